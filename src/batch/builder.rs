@@ -1,0 +1,123 @@
+//! Fills a batch, datagram by datagram.
+
+use bytes::Bytes;
+
+use crate::batch::{Batch, BatchHeader, Compression, HEADER_LEN, compression, record};
+use crate::datagram::{Datagram, Timestamp};
+use crate::limits::{BATCH_BODY_MAX, BATCH_BODY_TARGET, PAYLOAD_MAX};
+use crate::sequence::{Position, StreamId};
+
+/// Why a datagram does not go into this batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PushError {
+    /// The batch is full: finish it and push again.
+    #[error("the batch is full")]
+    Full,
+    /// The payload is longer than any UDP datagram can be.
+    #[error("a payload of more than 65,507 bytes")]
+    TooLong,
+}
+
+/// A batch being filled. Reused for one batch after the other, so that no datagram costs an allocation.
+#[derive(Debug)]
+pub struct BatchBuilder {
+    stream: StreamId,
+    compression: Compression,
+    /// Room for the header, then the records so far; `encoded.len() <= HEADER_LEN + BATCH_BODY_MAX`.
+    encoded: Vec<u8>,
+    datagrams: u32,
+    payload_bytes: u32,
+    earliest: Timestamp,
+    latest: Timestamp,
+}
+
+impl BatchBuilder {
+    /// An empty batch of `stream`.
+    pub fn new(stream: StreamId, compression: Compression) -> Self {
+        let mut builder = Self {
+            stream,
+            compression,
+            encoded: Vec::with_capacity(HEADER_LEN + BATCH_BODY_MAX),
+            datagrams: 0,
+            payload_bytes: 0,
+            earliest: Timestamp::default(),
+            latest: Timestamp::default(),
+        };
+        builder.clear();
+        builder
+    }
+
+    fn clear(&mut self) {
+        self.encoded.clear();
+        self.encoded.resize(HEADER_LEN, 0);
+        self.datagrams = 0;
+        self.payload_bytes = 0;
+        self.earliest = Timestamp(u64::MAX);
+        self.latest = Timestamp(0);
+    }
+
+    /// Whether no datagram is in it yet.
+    pub fn is_empty(&self) -> bool {
+        self.datagrams == 0
+    }
+
+    /// Takes `datagram` in, or says why not and stays as it was.
+    pub fn push(&mut self, datagram: &Datagram<'_>) -> Result<(), PushError> {
+        let length = u16::try_from(datagram.payload.len())
+            .ok()
+            .filter(|length| usize::from(*length) <= PAYLOAD_MAX)
+            .ok_or(PushError::TooLong)?;
+        let records_len = self.encoded.len() - HEADER_LEN;
+        if !self.is_empty() && records_len + record::encoded_len(datagram) > BATCH_BODY_TARGET {
+            return Err(PushError::Full);
+        }
+        record::put(&mut self.encoded, datagram, length);
+        self.datagrams += 1;
+        self.payload_bytes += u32::from(length);
+        self.earliest = self.earliest.min(datagram.arrival);
+        self.latest = self.latest.max(datagram.arrival);
+        Ok(())
+    }
+
+    /// Closes the batch with `first` as the position of its first datagram, and starts the next one.
+    /// `None` if it is empty.
+    pub fn finish(&mut self, first: Position) -> Option<Batch> {
+        if self.is_empty() {
+            return None;
+        }
+        let records_len = u32::try_from(self.encoded.len() - HEADER_LEN).ok()?;
+        let compression = self.compress();
+        let body = self.encoded.get(HEADER_LEN..)?;
+        let header = BatchHeader {
+            first,
+            earliest: self.earliest,
+            latest: self.latest,
+            datagrams: self.datagrams,
+            payload_bytes: self.payload_bytes,
+            body_len: u32::try_from(body.len()).ok()?,
+            records_len,
+            body_checksum: crc32c::crc32c(body),
+            compression,
+        };
+        self.encoded.get_mut(..HEADER_LEN)?.copy_from_slice(&header.encode(self.stream));
+        let bytes = Bytes::copy_from_slice(&self.encoded);
+        self.clear();
+        Some(Batch { header, bytes })
+    }
+
+    /// Replaces the records by their compressed form where that is wanted and shorter.
+    fn compress(&mut self) -> Compression {
+        let records = self.encoded.get(HEADER_LEN..).unwrap_or_default();
+        match self.compression {
+            Compression::Zstd => match compression::compress(records) {
+                Some(frame) => {
+                    self.encoded.truncate(HEADER_LEN);
+                    self.encoded.extend_from_slice(&frame);
+                    Compression::Zstd
+                }
+                None => Compression::None,
+            },
+            Compression::None => Compression::None,
+        }
+    }
+}

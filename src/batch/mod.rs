@@ -1,0 +1,146 @@
+//! A batch: a run of datagrams, encoded once. The same bytes lie in a segment and travel in a DATA message.
+//!
+//! All numbers are big-endian. A batch is a header of 56 bytes and a body:
+//!
+//! | offset | width | field | range |
+//! |---|---|---|---|
+//! | 0 | 4 | magic | `NFB1` |
+//! | 4 | 4 | CRC32C of the stream id (16 bytes) and then bytes 8 to 55 | |
+//! | 8 | 8 | position of the first datagram | first + datagrams <= 2^64 - 1 |
+//! | 16 | 8 | earliest arrival, nanoseconds since 1970-01-01 | |
+//! | 24 | 8 | latest arrival, likewise | earliest <= latest |
+//! | 32 | 4 | number of datagrams | 1 <= n |
+//! | 36 | 4 | payload bytes of all datagrams together | <= length of the records |
+//! | 40 | 4 | length of the body as stored | <= 65,600 |
+//! | 44 | 4 | length of the records, that is of the body once decompressed | <= 65,600 |
+//! | 48 | 4 | CRC32C of the body as stored | |
+//! | 52 | 1 | compression of the body | 0 none, 1 zstd |
+//! | 53 | 3 | zero | 0 |
+//!
+//! The body holds one record for each datagram, in order of arrival:
+//!
+//! | offset | width | field |
+//! |---|---|---|
+//! | 0 | 1 | bit 0: the exporter's address is IPv6; bit 1: the local address is IPv6; other bits 0 |
+//! | 1 | 2 | length of the payload, 0 to 65,507 |
+//! | 3 | 8 | arrival, nanoseconds since 1970-01-01 |
+//! | 11 | 4 or 16 | exporter address |
+//! | | 2 | exporter port |
+//! | | 4 or 16 | local address |
+//! | | 2 | local port |
+//! | | length | payload |
+//!
+//! The header's checksum covers the stream id so that a payload which looks like a batch is never taken for one
+//! when a reader searches damaged bytes for the next whole batch.
+
+mod builder;
+mod compression;
+mod header;
+mod record;
+
+pub use builder::{BatchBuilder, PushError};
+pub use compression::Compression;
+pub use header::{BatchHeader, HEADER_LEN, MAGIC};
+pub use record::Records;
+
+use bytes::Bytes;
+
+use crate::datagram::Timestamp;
+use crate::sequence::{Position, StreamId};
+
+/// Why bytes are not a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// The bytes do not start with a batch header of this stream.
+    #[error("no batch header of this stream")]
+    Header,
+    /// The header is whole, the body is not: so many bytes of it can be passed over.
+    #[error("the batch's body does not match its checksum")]
+    Body,
+    /// Header and body are whole, but the records in it are not well formed.
+    #[error("the batch's records are malformed")]
+    Records,
+}
+
+/// Whether enough bytes are there to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// So many bytes, counted from the start of the batch, are needed to go on.
+    NeedMore(usize),
+    /// A whole batch.
+    Batch(Batch),
+}
+
+/// A whole, checked, encoded batch. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    header: BatchHeader,
+    bytes: Bytes,
+}
+
+impl Batch {
+    /// Reads the batch that `bytes` start with; what follows it is left alone.
+    pub fn parse(stream: StreamId, bytes: &Bytes) -> Result<Parsed, BatchError> {
+        let Some(header) = BatchHeader::parse(stream, bytes)? else {
+            return Ok(Parsed::NeedMore(HEADER_LEN));
+        };
+        let Some(body) = bytes.get(HEADER_LEN..header.encoded_len()) else {
+            return Ok(Parsed::NeedMore(header.encoded_len()));
+        };
+        if crc32c::crc32c(body) != header.body_checksum {
+            return Err(BatchError::Body);
+        }
+        Ok(Parsed::Batch(Self { header, bytes: bytes.slice(..header.encoded_len()) }))
+    }
+
+    /// Reads `bytes` as exactly one batch.
+    pub fn parse_exact(stream: StreamId, bytes: &Bytes) -> Result<Self, BatchError> {
+        match Self::parse(stream, bytes)? {
+            Parsed::Batch(batch) if batch.bytes.len() == bytes.len() => Ok(batch),
+            Parsed::Batch(_) | Parsed::NeedMore(_) => Err(BatchError::Body),
+        }
+    }
+
+    /// Position of the first datagram.
+    pub fn first(&self) -> Position {
+        self.header.first
+    }
+
+    /// Position after the last datagram.
+    pub fn end(&self) -> Position {
+        self.header.end()
+    }
+
+    /// How many datagrams, at least 1.
+    pub fn datagrams(&self) -> u32 {
+        self.header.datagrams
+    }
+
+    /// Bytes of all payloads together.
+    pub fn payload_bytes(&self) -> u32 {
+        self.header.payload_bytes
+    }
+
+    /// When the earliest of the datagrams arrived.
+    pub fn earliest(&self) -> Timestamp {
+        self.header.earliest
+    }
+
+    /// When the latest of the datagrams arrived.
+    pub fn latest(&self) -> Timestamp {
+        self.header.latest
+    }
+
+    /// The encoded form, header and body.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The datagrams, decompressed and checked.
+    pub fn records(&self) -> Result<Records, BatchError> {
+        Records::decode(&self.header, self.bytes.slice(HEADER_LEN..))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! One datagram inside a batch's body.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use bytes::{Buf, BufMut, Bytes};
+
+use crate::batch::{BatchError, BatchHeader, Compression, compression};
+use crate::datagram::{Datagram, Timestamp};
+use crate::limits::PAYLOAD_MAX;
+
+const EXPORTER_IS_V6: u8 = 1;
+const LOCAL_IS_V6: u8 = 2;
+
+/// Bytes of a record beside its addresses and its payload: kinds, length, arrival and two ports.
+const FIXED_LEN: usize = 1 + 2 + 8 + 2 + 2;
+
+/// The datagrams of a batch, decompressed and known to be well formed.
+#[derive(Clone, Debug)]
+pub struct Records {
+    bytes: Bytes,
+}
+
+impl Records {
+    pub(super) fn decode(header: &BatchHeader, body: Bytes) -> Result<Self, BatchError> {
+        let records_len = usize::try_from(header.records_len).map_err(|_| BatchError::Records)?;
+        let bytes = match header.compression {
+            Compression::None if body.len() == records_len => body,
+            Compression::None => return Err(BatchError::Records),
+            Compression::Zstd => compression::decompress(&body, records_len)?.into(),
+        };
+        let records = Self { bytes };
+        records.check(header).ok_or(BatchError::Records)?;
+        Ok(records)
+    }
+
+    fn check(&self, header: &BatchHeader) -> Option<()> {
+        let mut rest: &[u8] = &self.bytes;
+        let mut payload_bytes = 0;
+        for _ in 0..header.datagrams {
+            payload_bytes += take(&mut rest)?.payload.len();
+        }
+        let payload_bytes_as_told = u32::try_from(payload_bytes) == Ok(header.payload_bytes);
+        (rest.is_empty() && payload_bytes_as_told).then_some(())
+    }
+
+    /// The datagrams in order of arrival.
+    pub fn iter(&self) -> impl Iterator<Item = Datagram<'_>> {
+        let mut rest: &[u8] = &self.bytes;
+        core::iter::from_fn(move || take(&mut rest))
+    }
+}
+
+/// Bytes that the record of `datagram` takes.
+pub(super) fn encoded_len(datagram: &Datagram<'_>) -> usize {
+    let address_len = |address: &SocketAddr| if address.is_ipv6() { 16 } else { 4 };
+    FIXED_LEN + address_len(&datagram.exporter) + address_len(&datagram.local) + datagram.payload.len()
+}
+
+/// Appends the record of `datagram`, whose payload is `length` bytes long.
+pub(super) fn put(out: &mut Vec<u8>, datagram: &Datagram<'_>, length: u16) {
+    let kind = |address: &SocketAddr, bit| if address.is_ipv6() { bit } else { 0 };
+    out.put_u8(kind(&datagram.exporter, EXPORTER_IS_V6) | kind(&datagram.local, LOCAL_IS_V6));
+    out.put_u16(length);
+    out.put_u64(datagram.arrival.0);
+    for address in [&datagram.exporter, &datagram.local] {
+        match address.ip() {
+            IpAddr::V4(ip) => out.put_slice(&ip.octets()),
+            IpAddr::V6(ip) => out.put_slice(&ip.octets()),
+        }
+        out.put_u16(address.port());
+    }
+    out.put_slice(datagram.payload);
+}
+
+/// Takes one record off the front; `None` if `rest` does not start with a whole one.
+fn take<'a>(rest: &mut &'a [u8]) -> Option<Datagram<'a>> {
+    let kinds = rest.try_get_u8().ok()?;
+    if kinds & !(EXPORTER_IS_V6 | LOCAL_IS_V6) != 0 {
+        return None;
+    }
+    let length = usize::from(rest.try_get_u16().ok()?);
+    let arrival = Timestamp(rest.try_get_u64().ok()?);
+    let exporter = take_address(rest, kinds & EXPORTER_IS_V6 != 0)?;
+    let local = take_address(rest, kinds & LOCAL_IS_V6 != 0)?;
+    if length > PAYLOAD_MAX {
+        return None;
+    }
+    let (payload, after) = rest.split_at_checked(length)?;
+    *rest = after;
+    Some(Datagram { exporter, local, arrival, payload })
+}
+
+fn take_address(rest: &mut &[u8], is_v6: bool) -> Option<SocketAddr> {
+    let ip: IpAddr = if is_v6 {
+        Ipv6Addr::from(rest.try_get_u128().ok()?).into()
+    } else {
+        Ipv4Addr::from(rest.try_get_u32().ok()?).into()
+    };
+    Some(SocketAddr::new(ip, rest.try_get_u16().ok()?))
+}

@@ -1,0 +1,20 @@
+//! Carries the datagrams of NetFlow and IPFIX exporters to their collectors, through outages and restarts.
+//!
+//! The modules stand in floors; each imports only from floors below its own:
+//!
+//! | floor | modules | may touch |
+//! |---|---|---|
+//! | 0 words | [`datagram`], [`sequence`], [`limits`] | core only |
+//! | 1 pure codecs | [`batch`], [`framing`], [`netflow`] | no I/O, no clock |
+//! | 2 machines | [`spool`], [`secure`], [`session`] | files through a trait; no sockets, no clock |
+//! | 3 settings | [`config`], [`cli`] | the files they are told to read |
+//! | 4 the host | [`service`], [`status`] | sockets, clock, runtime |
+//! | 5 the daemons | [`sender`], [`receiver`] | everything below |
+
+pub mod datagram;
+pub mod limits;
+pub mod sequence;
+
+pub mod batch;
+
+pub mod spool;

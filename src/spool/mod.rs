@@ -1,0 +1,5 @@
+//! The spool.
+
+mod policy;
+
+pub use policy::{Policy, WhenFull};
