@@ -1,5 +1,409 @@
-//! The spool.
+//! The spool: batches on disk, from the moment they must survive until they are acknowledged.
+//!
+//! Owns the files of one directory. Never takes a socket, a clock or a thread; whoever calls says what time it
+//! is. Always holds: the pieces (segments and gaps) follow each other without a hole, and a position that was
+//! acknowledged, dropped or found damaged is never given again.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `00000000000000000042.segment` | batches from position 42 on (format: [`segment`], [`crate::batch`]) |
+//! | `00000000000000000042-00000000000000000050-spool-full.gap` | positions that were dropped, and why; empty |
+//! | `stream` | which stream this is and where its numbering stands (format: [`identity`]) |
+//! | `damaged/` | pieces set aside; nobody needs them but whoever wants to know what happened |
 
+pub mod disk;
+pub mod identity;
+#[cfg(test)]
+pub(crate) mod memory_disk;
+mod name;
+mod open;
 mod policy;
+mod reader;
+mod segment;
 
+pub use identity::LastRun;
+pub use open::{Opened, open};
 pub use policy::{Policy, WhenFull};
+pub use reader::{Damage, Item, SegmentReader};
+pub use segment::SEGMENT_HEADER_LEN;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use crate::batch::Batch;
+use crate::datagram::Timestamp;
+use crate::sequence::{Gap, GapReason, Position, StreamId};
+use disk::{Disk, DiskFile};
+use identity::Identity;
+use segment::SegmentHeader;
+
+/// Why a batch was not taken. The spool is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// `max-size` or `min-free` is reached, and nothing may be dropped for it.
+    #[error("the spool is full")]
+    Full,
+    /// The disk refused; a later try may succeed.
+    #[error("cannot write to the spool: {0}")]
+    Disk(#[from] io::Error),
+}
+
+/// A run of positions on disk, or the record that they are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Piece {
+    Segment { end: Position, size: u64, newest: Timestamp },
+    Gap { end: Position, reason: GapReason },
+}
+
+impl Piece {
+    fn end(&self) -> Position {
+        match self {
+            Self::Segment { end, .. } | Self::Gap { end, .. } => *end,
+        }
+    }
+}
+
+/// The segment that batches are appended to.
+#[derive(Debug)]
+struct Active<F> {
+    first: Position,
+    file: Arc<F>,
+    begun: Timestamp,
+}
+
+/// What must be forced to disk so that all that was appended survives power loss. Runs without the spool, which
+/// can be used meanwhile.
+#[derive(Debug)]
+pub struct SyncJob<F> {
+    files: Vec<Arc<F>>,
+}
+
+impl<F: DiskFile> SyncJob<F> {
+    /// Waits until the disk has it all.
+    pub fn run(&self) -> io::Result<()> {
+        self.files.iter().try_for_each(|file| file.sync())
+    }
+}
+
+/// Batches on disk.
+#[derive(Debug)]
+pub struct Spool<D: Disk> {
+    disk: D,
+    stream: StreamId,
+    policy: Policy,
+    /// By first position; each ends where the next one starts.
+    pieces: BTreeMap<Position, Piece>,
+    active: Option<Active<D::File>>,
+    /// Bytes of all segments.
+    size: u64,
+    /// Everything below was acknowledged.
+    acknowledged: Position,
+    /// Dropped since somebody last asked.
+    dropped: Vec<Gap>,
+    /// Segments written to since the last sync, by first position.
+    unsynced: BTreeMap<Position, Arc<D::File>>,
+    /// Whether files were created or renamed since the last sync of the directory.
+    names_unsynced: bool,
+}
+
+impl<D: Disk> Spool<D> {
+    /// The stream that this spool numbers.
+    pub fn stream(&self) -> StreamId {
+        self.stream
+    }
+
+    /// The first position that a piece covers; `None` if there is none.
+    pub fn first(&self) -> Option<Position> {
+        self.pieces.keys().next().copied()
+    }
+
+    /// The position after the last piece; `None` if there is none.
+    pub fn end(&self) -> Option<Position> {
+        self.pieces.values().next_back().map(Piece::end)
+    }
+
+    /// How many segments there are.
+    pub fn segments(&self) -> usize {
+        self.pieces.values().filter(|piece| matches!(piece, Piece::Segment { .. })).count()
+    }
+
+    /// Bytes of all segments.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// All gaps on record, oldest first.
+    pub fn gaps(&self) -> impl Iterator<Item = Gap> {
+        self.pieces.iter().filter_map(|(first, piece)| match *piece {
+            Piece::Gap { end, reason } => Some(Gap { first: *first, end, reason }),
+            Piece::Segment { .. } => None,
+        })
+    }
+
+    /// Appends `batch`, which starts where the spool ends, or anywhere if the spool is empty. Positions below
+    /// `in_flight` may be on their way to the receiver and are not dropped to make room.
+    pub fn append(&mut self, batch: &Batch, now: Timestamp, in_flight: Position) -> Result<(), AppendError> {
+        let length = u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX);
+        self.make_room(length, in_flight)?;
+        if self.is_due(length, now) {
+            self.active = None;
+        }
+        loop {
+            match self.write(batch, now) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    self.drop_oldest(in_flight).ok_or(AppendError::Full)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Makes room for `length` bytes by the policy.
+    fn make_room(&mut self, length: u64, in_flight: Position) -> Result<(), AppendError> {
+        while self.size.saturating_add(length) > self.policy.max_size
+            || self.disk.free_bytes()? < self.policy.min_free.saturating_add(length)
+        {
+            self.drop_oldest(in_flight).ok_or(AppendError::Full)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the active segment has had its time or its size before `length` more bytes.
+    fn is_due(&self, length: u64, now: Timestamp) -> bool {
+        self.active.as_ref().is_some_and(|active| {
+            let full = match self.pieces.get(&active.first) {
+                Some(Piece::Segment { size, .. }) => size.saturating_add(length) > self.policy.rotate_size,
+                _ => true,
+            };
+            full || now.since(active.begun) >= self.policy.rotate_every
+        })
+    }
+
+    fn write(&mut self, batch: &Batch, now: Timestamp) -> io::Result<()> {
+        let (first, file) = match &self.active {
+            Some(active) => (active.first, active.file.clone()),
+            None => self.begin_segment(batch.first(), now)?,
+        };
+        let Some(Piece::Segment { end, size, newest }) = self.pieces.get_mut(&first) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        if let Err(error) = file.write_at(batch.bytes(), *size) {
+            // What part of it was written must go, or it would stand between two batches as damage.
+            if *end == first {
+                self.forget_segment(first);
+                self.remove_file(&name::segment(first));
+            } else if file.truncate(*size).is_err() {
+                self.active = None;
+            }
+            return Err(error);
+        }
+        let length = u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX);
+        *end = batch.end();
+        *size += length;
+        *newest = (*newest).max(batch.latest());
+        self.size += length;
+        self.unsynced.insert(first, file);
+        Ok(())
+    }
+
+    fn begin_segment(&mut self, first: Position, now: Timestamp) -> io::Result<(Position, Arc<D::File>)> {
+        let name = name::segment(first);
+        let file = self.disk.create(&name)?;
+        let header = SegmentHeader { stream: self.stream, first, begun: now }.encode();
+        if let Err(error) = file.truncate(0).and_then(|()| file.write_at(&header, 0)) {
+            self.disk.remove(&name)?;
+            return Err(error);
+        }
+        let size = u64::try_from(header.len()).unwrap_or(u64::MAX);
+        let file = Arc::new(file);
+        self.pieces.insert(first, Piece::Segment { end: first, size, newest: Timestamp(0) });
+        self.active = Some(Active { first, file: file.clone(), begun: now });
+        self.size += size;
+        self.names_unsynced = true;
+        Ok((first, file))
+    }
+
+    /// Drops the oldest segment that may go, if the policy says so, and leaves a gap in its place.
+    fn drop_oldest(&mut self, in_flight: Position) -> Option<()> {
+        if self.policy.when_full == WhenFull::DropNewest {
+            return None;
+        }
+        self.drop_segment(in_flight, GapReason::SpoolFull, |_| true)
+    }
+
+    /// Drops the oldest segment that is not in flight, if `given_up` holds for its newest datagram.
+    fn drop_segment(
+        &mut self,
+        in_flight: Position,
+        reason: GapReason,
+        given_up: impl Fn(Timestamp) -> bool,
+    ) -> Option<()> {
+        let (first, end, newest) = self.pieces.iter().find_map(|(first, piece)| match piece {
+            Piece::Segment { end, newest, .. } if in_flight <= self.acknowledged.max(*first) => {
+                Some((*first, *end, *newest))
+            }
+            _ => None,
+        })?;
+        if !given_up(newest) {
+            return None;
+        }
+        self.forget_segment(first);
+        let gap = Gap { first: first.max(self.acknowledged), end, reason };
+        if gap.first < gap.end {
+            self.record_gap(gap);
+            self.dropped.push(gap);
+        }
+        self.remove_file(&name::segment(first));
+        Some(())
+    }
+
+    fn forget_segment(&mut self, first: Position) {
+        if self.active.as_ref().is_some_and(|active| active.first == first) {
+            self.active = None;
+        }
+        self.unsynced.remove(&first);
+        if let Some(Piece::Segment { size, .. }) = self.pieces.remove(&first) {
+            self.size = self.size.saturating_sub(size);
+        }
+    }
+
+    /// A file that cannot be removed now is removed by the next start; what it holds is not sent again meanwhile.
+    fn remove_file(&self, name: &str) {
+        if let Err(error) = self.disk.remove(name) {
+            tracing::warn!(file = name, %error, "cannot remove a file of the spool");
+        }
+    }
+
+    /// Leaves a record that the positions of `gap` are gone; where no piece covers them yet, they follow the end.
+    /// A record that cannot be written is kept in memory.
+    pub fn record_gap(&mut self, gap: Gap) {
+        if self.active.as_ref().is_some_and(|active| active.first <= gap.first) {
+            self.active = None;
+        }
+        let before = self.pieces.range(..gap.first).next_back().map(|(first, piece)| (*first, *piece));
+        let written = match before {
+            Some((first, Piece::Gap { end, reason })) if end == gap.first && reason == gap.reason => {
+                let old = Gap { first, end, reason };
+                let new = Gap { end: gap.end, ..old };
+                self.pieces.insert(first, Piece::Gap { end: gap.end, reason });
+                self.disk.rename(&name::gap(&old), &name::gap(&new))
+            }
+            _ => {
+                self.pieces.insert(gap.first, Piece::Gap { end: gap.end, reason: gap.reason });
+                self.disk.create(&name::gap(&gap)).map(|_| ())
+            }
+        };
+        self.names_unsynced = true;
+        if let Err(error) = written {
+            tracing::warn!(first = gap.first.0, end = gap.end.0, %error, "cannot record a gap in the spool");
+        }
+    }
+
+    /// What was dropped since the last call.
+    pub fn take_dropped(&mut self) -> Vec<Gap> {
+        core::mem::take(&mut self.dropped)
+    }
+
+    /// Everything below `position` has been acknowledged: its files go as soon as no other batch is in them.
+    pub fn acknowledge(&mut self, position: Position) {
+        self.acknowledged = self.acknowledged.max(position);
+        while let Some((&first, piece)) = self.pieces.first_key_value()
+            && piece.end() <= self.acknowledged
+        {
+            match *piece {
+                Piece::Segment { .. } => {
+                    self.forget_segment(first);
+                    self.remove_file(&name::segment(first));
+                }
+                Piece::Gap { end, reason } => {
+                    self.pieces.remove(&first);
+                    self.remove_gap_file(&Gap { first, end, reason });
+                }
+            }
+        }
+    }
+
+    /// Gaps that damage left have no file; for others a missing file is no trouble either.
+    fn remove_gap_file(&self, gap: &Gap) {
+        if gap.reason != GapReason::Corrupt {
+            self.remove_file(&name::gap(gap));
+        }
+    }
+
+    /// To be called now and then: ends segments whose time is over and drops those that are too old.
+    pub fn tend(&mut self, now: Timestamp, in_flight: Position) {
+        if self.is_due(0, now) {
+            self.active = None;
+        }
+        if let Some(max_age) = self.policy.max_age {
+            let too_old = |newest| now.since(newest) > max_age;
+            while self.drop_segment(in_flight, GapReason::TooOld, too_old).is_some() {}
+        }
+    }
+
+    /// What is to be forced to disk; `None` if nothing is.
+    pub fn sync_job(&mut self) -> io::Result<Option<SyncJob<D::File>>> {
+        if self.names_unsynced {
+            self.disk.sync_directory()?;
+            self.names_unsynced = false;
+        }
+        let files: Vec<_> = core::mem::take(&mut self.unsynced).into_values().collect();
+        Ok((!files.is_empty()).then_some(SyncJob { files }))
+    }
+
+    /// A sync failed: what the kernel held of the active segment may be gone, so nothing more goes into it.
+    pub fn sync_failed(&mut self) {
+        self.active = None;
+    }
+
+    /// A reader from `position` on, which ends where that segment ends now; `None` if no segment holds it.
+    pub fn reader(&self, position: Position) -> io::Result<Option<SegmentReader<D::File>>> {
+        let Some((first, end, size)) = self.segment_at(position) else { return Ok(None) };
+        let file = self.disk.open(&name::segment(first))?;
+        let mut reader = SegmentReader::new(file, self.stream, first, end, size);
+        reader.skip_to(position)?;
+        Ok(Some(reader))
+    }
+
+    /// The segment that holds `position`: its first position, the position after its last, and its size in bytes.
+    pub fn segment_at(&self, position: Position) -> Option<(Position, Position, u64)> {
+        match self.pieces.range(..=position).next_back() {
+            Some((first, Piece::Segment { end, size, .. })) if *end > position => Some((*first, *end, *size)),
+            _ => None,
+        }
+    }
+
+    /// Keeps a copy of damaged bytes of the segment that starts at `first`.
+    pub fn set_aside(&self, first: Position, offset: u64, length: u64) -> io::Result<()> {
+        let segment = self.disk.open(&name::segment(first))?;
+        let piece = self.disk.create(&name::damaged(first, offset, length))?;
+        let mut buffer = vec![0; 64 * 1024];
+        let mut done = 0;
+        while done < length {
+            let count = usize::try_from(length - done).unwrap_or(usize::MAX).min(buffer.len());
+            let place = buffer.get_mut(..count).unwrap_or_default();
+            let read = segment.read_at(place, offset + done)?;
+            if read == 0 {
+                break;
+            }
+            piece.write_at(place.get(..read).unwrap_or_default(), done)?;
+            done += u64::try_from(read).unwrap_or(u64::MAX);
+        }
+        Ok(())
+    }
+
+    /// Writes down that a run begins which gives out positions from `start` on.
+    pub fn begin_run(&self, start: Position) -> io::Result<()> {
+        Identity { stream: self.stream, last_run: LastRun::CutShort { start } }.write(&self.disk)
+    }
+
+    /// Writes down where an orderly run ends, once everything else is on disk.
+    pub fn end_run(&self, acknowledged: Position, next: Position) -> io::Result<()> {
+        Identity { stream: self.stream, last_run: LastRun::Orderly { acknowledged, next } }.write(&self.disk)
+    }
+}
+
+#[cfg(test)]
+mod tests;

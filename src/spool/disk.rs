@@ -1,0 +1,136 @@
+//! The few file operations that a spool needs, and the directory that really does them.
+//!
+//! Everything else in the spool goes through these traits, so that tests can tear writes, flip bits and fill disks.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use crate::datagram::Timestamp;
+
+/// A file of the spool as a listing shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The name inside the spool directory.
+    pub name: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// When it was last written to.
+    pub modified: Timestamp,
+}
+
+/// A spool directory.
+pub trait Disk: core::fmt::Debug {
+    /// An open file of it.
+    type File: DiskFile + core::fmt::Debug;
+
+    /// The plain files in it, in no order.
+    fn list(&self) -> io::Result<Vec<Entry>>;
+    /// Opens a file for writing; it is made if it is not there, and keeps what it holds if it is.
+    fn create(&self, name: &str) -> io::Result<Self::File>;
+    /// Opens a file for reading.
+    fn open(&self, name: &str) -> io::Result<Self::File>;
+    /// Gives a file another name; another file of that name is replaced at once.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes what was created, renamed and removed so far survive power loss.
+    fn sync_directory(&self) -> io::Result<()>;
+    /// Bytes that this process may still write to the file system.
+    fn free_bytes(&self) -> io::Result<u64>;
+}
+
+/// An open file of a spool directory.
+pub trait DiskFile {
+    /// Writes all of `bytes` at `offset`. After an error any part of them may be there.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Reads up to `buffer.len()` bytes at `offset`; 0 means the end of the file.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Makes the file end after `size` bytes.
+    fn truncate(&self, size: u64) -> io::Result<()>;
+    /// Makes what was written survive power loss.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// A directory of the file system.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    handle: File,
+}
+
+impl Directory {
+    /// Opens the directory at `path`, which must exist, and makes sure that there is a place for damaged pieces.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let damaged = path.join(super::name::DAMAGED);
+        match std::fs::DirBuilder::new().mode(0o700).create(damaged) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        Ok(Self { path: path.to_owned(), handle: File::open(path)? })
+    }
+}
+
+impl Disk for Directory {
+    type File = File;
+
+    fn list(&self) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let metadata = entry.metadata()?;
+            if metadata.is_file() {
+                let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+                entries.push(Entry { name, size: metadata.len(), modified: Timestamp::from_unix(modified) });
+            }
+        }
+        Ok(entries)
+    }
+
+    fn create(&self, name: &str) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600).open(self.path.join(name))
+    }
+
+    fn open(&self, name: &str) -> io::Result<File> {
+        File::open(self.path.join(name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.path.join(name))
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.handle.sync_all()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let facts = rustix::fs::fstatvfs(&self.handle)?;
+        Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
+    }
+}
+
+impl DiskFile for File {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        FileExt::read_at(self, buffer, offset)
+    }
+
+    fn truncate(&self, size: u64) -> io::Result<()> {
+        self.set_len(size)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}

@@ -1,0 +1,217 @@
+//! A disk in memory that fails as real ones do: it forgets what was not synced, runs full, tears writes and
+//! refuses reads.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+
+use crate::datagram::Timestamp;
+use crate::spool::disk::{Disk, DiskFile, Entry};
+
+#[derive(Debug, Default)]
+struct Content {
+    bytes: RefCell<Vec<u8>>,
+    synced: RefCell<Vec<u8>>,
+}
+
+type Names = BTreeMap<String, Rc<Content>>;
+
+/// A directory that lives in memory. Clones show the same directory.
+#[derive(Clone, Debug)]
+pub(crate) struct MemoryDisk {
+    now: Rc<RefCell<Names>>,
+    synced: Rc<RefCell<Names>>,
+    capacity: Rc<Cell<u64>>,
+    failing: Rc<Cell<bool>>,
+    opened: Rc<RefCell<Vec<String>>>,
+}
+
+impl Default for MemoryDisk {
+    fn default() -> Self {
+        Self {
+            now: Rc::default(),
+            synced: Rc::default(),
+            capacity: Rc::new(Cell::new(u64::MAX)),
+            failing: Rc::default(),
+            opened: Rc::default(),
+        }
+    }
+}
+
+/// An open file of a [`MemoryDisk`].
+#[derive(Debug)]
+pub(crate) struct MemoryFile {
+    content: Rc<Content>,
+    disk: MemoryDisk,
+}
+
+fn size(length: usize) -> u64 {
+    length.try_into().unwrap()
+}
+
+fn index(offset: u64) -> usize {
+    offset.try_into().unwrap()
+}
+
+impl MemoryDisk {
+    /// A second disk with the same files, all of them synced.
+    pub(crate) fn copy(&self) -> Self {
+        let copy = Self::default();
+        for (name, content) in self.now.borrow().iter() {
+            copy.put(name, content.bytes.borrow().clone());
+        }
+        copy
+    }
+
+    /// Puts a synced file there.
+    pub(crate) fn put(&self, name: &str, bytes: Vec<u8>) {
+        let content = Content { bytes: bytes.clone().into(), synced: bytes.into() };
+        self.now.borrow_mut().insert(name.to_owned(), Rc::new(content));
+        *self.synced.borrow_mut() = self.now.borrow().clone();
+    }
+
+    /// Everything that was not synced is gone.
+    pub(crate) fn lose_power(&self) {
+        *self.now.borrow_mut() = self.synced.borrow().clone();
+        for content in self.now.borrow().values() {
+            let synced = content.synced.borrow().clone();
+            *content.bytes.borrow_mut() = synced;
+        }
+    }
+
+    /// From now on at most so many bytes fit; a write over that is torn and fails with ENOSPC.
+    pub(crate) fn set_capacity(&self, bytes: u64) {
+        self.capacity.set(bytes);
+    }
+
+    /// From now on every write and read fails with EIO, or no longer.
+    pub(crate) fn set_failing(&self, failing: bool) {
+        self.failing.set(failing);
+    }
+
+    /// Bytes of all files.
+    pub(crate) fn used(&self) -> u64 {
+        self.now.borrow().values().map(|content| size(content.bytes.borrow().len())).sum()
+    }
+
+    /// The names of all files.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.now.borrow().keys().cloned().collect()
+    }
+
+    /// The bytes of a file.
+    pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
+        self.now.borrow()[name].bytes.borrow().clone()
+    }
+
+    /// Flips the bits of `mask` in one byte.
+    pub(crate) fn flip(&self, name: &str, byte: usize, mask: u8) {
+        self.now.borrow()[name].bytes.borrow_mut()[byte] ^= mask;
+    }
+
+    /// Cuts a file short.
+    pub(crate) fn cut(&self, name: &str, length: usize) {
+        self.now.borrow()[name].bytes.borrow_mut().truncate(length);
+    }
+
+    /// The names of the files opened for reading so far.
+    pub(crate) fn opened(&self) -> Vec<String> {
+        self.opened.borrow().clone()
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.failing.get() { Err(rustix::io::Errno::IO.into()) } else { Ok(()) }
+    }
+}
+
+impl Disk for MemoryDisk {
+    type File = MemoryFile;
+
+    fn list(&self) -> io::Result<Vec<Entry>> {
+        self.check()?;
+        let names = self.now.borrow();
+        let entry = |(name, content): (&String, &Rc<Content>)| {
+            let entry = Entry {
+                name: name.clone(),
+                size: size(content.bytes.borrow().len()),
+                modified: Timestamp(0),
+            };
+            (!name.contains('/')).then_some(entry)
+        };
+        Ok(names.iter().filter_map(entry).collect())
+    }
+
+    fn create(&self, name: &str) -> io::Result<MemoryFile> {
+        self.check()?;
+        let content = self.now.borrow_mut().entry(name.to_owned()).or_default().clone();
+        Ok(MemoryFile { content, disk: self.clone() })
+    }
+
+    fn open(&self, name: &str) -> io::Result<MemoryFile> {
+        self.check()?;
+        let content = self.now.borrow().get(name).cloned().ok_or(io::ErrorKind::NotFound)?;
+        self.opened.borrow_mut().push(name.to_owned());
+        Ok(MemoryFile { content, disk: self.clone() })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.check()?;
+        let content = self.now.borrow_mut().remove(from).ok_or(io::ErrorKind::NotFound)?;
+        self.now.borrow_mut().insert(to.to_owned(), content);
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.check()?;
+        self.now.borrow_mut().remove(name).map(|_| ()).ok_or(io::ErrorKind::NotFound.into())
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.check()?;
+        *self.synced.borrow_mut() = self.now.borrow().clone();
+        Ok(())
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.check()?;
+        Ok(self.capacity.get().saturating_sub(self.used()))
+    }
+}
+
+impl DiskFile for MemoryFile {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.disk.check()?;
+        let start = index(offset);
+        let inside = self.content.bytes.borrow().len().saturating_sub(start);
+        let room = self.disk.capacity.get().saturating_sub(self.disk.used());
+        let written = bytes.len().min(inside + usize::try_from(room).unwrap_or(usize::MAX >> 1));
+        let mut content = self.content.bytes.borrow_mut();
+        if content.len() < start + written {
+            content.resize(start + written, 0);
+        }
+        content[start..start + written].copy_from_slice(&bytes[..written]);
+        if written < bytes.len() { Err(rustix::io::Errno::NOSPC.into()) } else { Ok(()) }
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.disk.check()?;
+        let content = self.content.bytes.borrow();
+        let rest = content.get(index(offset)..).unwrap_or_default();
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        Ok(count)
+    }
+
+    fn truncate(&self, size: u64) -> io::Result<()> {
+        self.disk.check()?;
+        self.content.bytes.borrow_mut().truncate(index(size));
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.check()?;
+        *self.content.synced.borrow_mut() = self.content.bytes.borrow().clone();
+        Ok(())
+    }
+}

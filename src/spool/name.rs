@@ -1,0 +1,81 @@
+//! The names of files in a spool directory. They sort by position.
+
+use crate::sequence::{Gap, GapReason, Position};
+
+/// Where damaged pieces are set aside, below the spool directory.
+pub(super) const DAMAGED: &str = "damaged";
+
+/// What a name says of its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Name {
+    /// `<first position, 20 digits>.segment`: batches.
+    Segment(Position),
+    /// `<first, 20 digits>-<end, 20 digits>-<reason>.gap`: an empty file for positions that were dropped.
+    Gap(Gap),
+}
+
+impl Name {
+    /// Reads a name; `None` if the file is none of ours.
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        if let Some(first) = name.strip_suffix(".segment") {
+            return Some(Self::Segment(parse_position(first)?));
+        }
+        let mut parts = name.strip_suffix(".gap")?.splitn(3, '-');
+        let first = parse_position(parts.next()?)?;
+        let end = parse_position(parts.next()?)?;
+        let reason = GapReason::from_word(parts.next()?)?;
+        (first < end).then_some(Self::Gap(Gap { first, end, reason }))
+    }
+}
+
+fn parse_position(digits: &str) -> Option<Position> {
+    let well_formed = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if well_formed { digits.parse().ok().map(Position) } else { None }
+}
+
+/// The name of the segment that starts at `first`.
+pub(super) fn segment(first: Position) -> String {
+    format!("{:020}.segment", first.0)
+}
+
+/// The name of the file that stands for `gap`.
+pub(super) fn gap(gap: &Gap) -> String {
+    format!("{:020}-{:020}-{}.gap", gap.first.0, gap.end.0, gap.reason.word())
+}
+
+/// The name of a piece set aside: `length` bytes at `offset` of the segment that starts at `first`.
+pub(super) fn damaged(first: Position, offset: u64, length: u64) -> String {
+    format!("{DAMAGED}/{:020}.segment-{offset}-{length}", first.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back_to_what_they_were_made_from() {
+        let first = Position(42);
+        assert_eq!(Name::parse(&segment(first)), Some(Name::Segment(first)));
+        let dropped = Gap { first, end: Position(u64::MAX), reason: GapReason::SpoolFull };
+        assert_eq!(Name::parse(&gap(&dropped)), Some(Name::Gap(dropped)));
+        assert_eq!(segment(first), "00000000000000000042.segment");
+    }
+
+    #[test]
+    fn other_names_are_none_of_ours() {
+        for name in [
+            "",
+            "stream",
+            "lock",
+            "intake",
+            "42.segment",
+            "0000000000000000004x.segment",
+            "99999999999999999999.segment",
+            "00000000000000000042.segment.old",
+            "00000000000000000042-00000000000000000042-spool-full.gap",
+            "00000000000000000042-00000000000000000043-bored.gap",
+        ] {
+            assert_eq!(Name::parse(name), None, "{name}");
+        }
+    }
+}

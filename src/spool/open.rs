@@ -1,0 +1,149 @@
+//! Takes up a spool directory as it was left: reads names, and the last segment only.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use crate::sequence::{Gap, GapReason, Position, StreamId};
+use crate::spool::disk::{Disk, DiskFile, Entry};
+use crate::spool::identity::{Identity, LastRun};
+use crate::spool::name::Name;
+use crate::spool::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
+use crate::spool::{Piece, Policy, SegmentReader, Spool};
+
+/// A spool just taken up.
+#[derive(Debug)]
+pub struct Opened<D: Disk> {
+    /// The spool.
+    pub spool: Spool<D>,
+    /// How the last run left it; `None` if there was none.
+    pub last_run: Option<LastRun>,
+    /// Positions whose segments are missing.
+    pub missing: Vec<Gap>,
+    /// Bytes behind the last whole batch that were set aside.
+    pub torn: u64,
+}
+
+/// Opens the spool on `disk`; an empty one becomes the stream `new_stream`.
+pub fn open<D: Disk>(disk: D, new_stream: StreamId, policy: Policy) -> io::Result<Opened<D>> {
+    let mut files: Vec<(Name, Entry)> = disk
+        .list()?
+        .into_iter()
+        .filter_map(|entry| Name::parse(&entry.name).map(|name| (name, entry)))
+        .collect();
+    files.sort_by_key(|(name, _)| first_of(name));
+    let identity = Identity::read(&disk)?;
+    let stream = match identity {
+        Some(identity) => identity.stream,
+        None => stream_of_segments(&disk, &files)?.unwrap_or(new_stream),
+    };
+    let mut opened = Opened {
+        spool: Spool {
+            disk,
+            stream,
+            policy,
+            pieces: BTreeMap::new(),
+            active: None,
+            size: 0,
+            acknowledged: Position(0),
+            dropped: Vec::new(),
+            unsynced: BTreeMap::new(),
+            names_unsynced: false,
+        },
+        last_run: identity.map(|identity| identity.last_run),
+        missing: Vec::new(),
+        torn: 0,
+    };
+    opened.take_files(&files)?;
+    if let (None, Some(end)) = (identity, opened.spool.end()) {
+        opened.last_run = Some(LastRun::CutShort { start: end });
+    }
+    Ok(opened)
+}
+
+fn first_of(name: &Name) -> Position {
+    match name {
+        Name::Segment(first) => *first,
+        Name::Gap(gap) => gap.first,
+    }
+}
+
+/// The stream that the newest segment with a whole header belongs to.
+fn stream_of_segments(disk: &impl Disk, files: &[(Name, Entry)]) -> io::Result<Option<StreamId>> {
+    for (name, entry) in files.iter().rev() {
+        if matches!(name, Name::Segment(_)) {
+            let mut bytes = [0; SEGMENT_HEADER_LEN];
+            let read = disk.open(&entry.name)?.read_at(&mut bytes, 0)?;
+            if let Some(header) = SegmentHeader::parse(bytes.get(..read).unwrap_or_default()) {
+                return Ok(Some(header.stream));
+            }
+        }
+    }
+    Ok(None)
+}
+
+impl<D: Disk> Opened<D> {
+    fn take_files(&mut self, files: &[(Name, Entry)]) -> io::Result<()> {
+        for (index, (name, entry)) in files.iter().enumerate() {
+            let end = self.spool.end();
+            let first = first_of(name);
+            match name {
+                // A gap is written before the segment it stands for is removed: a crash may leave both.
+                Name::Segment(_) if end.is_some_and(|end| first < end) => self.spool.remove_file(&entry.name),
+                Name::Segment(_) => {
+                    self.note_missing(end, first);
+                    let next = files.get(index + 1).map(|(name, _)| first_of(name));
+                    self.take_segment(first, next, entry)?;
+                }
+                Name::Gap(gap) => {
+                    self.note_missing(end, first);
+                    self.spool.pieces.insert(first, Piece::Gap { end: gap.end, reason: gap.reason });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The positions from `end` to `first` have neither a segment nor a gap.
+    fn note_missing(&mut self, end: Option<Position>, first: Position) {
+        if let Some(end) = end.filter(|end| *end < first) {
+            let gap = Gap { first: end, end: first, reason: GapReason::Corrupt };
+            self.spool.pieces.insert(end, Piece::Gap { end: first, reason: gap.reason });
+            self.missing.push(gap);
+        }
+    }
+
+    /// Takes a segment in, which ends where the `next` file starts; the last one is looked into.
+    fn take_segment(&mut self, first: Position, next: Option<Position>, entry: &Entry) -> io::Result<()> {
+        let (end, size) = match next {
+            Some(next) => (next, entry.size),
+            None => self.find_end(first, entry)?,
+        };
+        if first == end {
+            self.spool.remove_file(&entry.name);
+            return Ok(());
+        }
+        self.spool.pieces.insert(first, Piece::Segment { end, size, newest: entry.modified });
+        self.spool.size += size;
+        Ok(())
+    }
+
+    /// Where the last segment ends. A torn tail is set aside and cut off.
+    fn find_end(&mut self, first: Position, entry: &Entry) -> io::Result<(Position, u64)> {
+        let file = self.spool.disk.open(&entry.name)?;
+        let mut reader = SegmentReader::new(file, self.spool.stream, first, Position(u64::MAX), entry.size);
+        reader.give_unreadable_up();
+        let (end, size) = reader.find_end()?;
+        let torn = entry.size.saturating_sub(size);
+        if torn > 0 {
+            self.torn = torn;
+            let set_aside = self
+                .spool
+                .set_aside(first, size, torn)
+                .and_then(|()| self.spool.disk.create(&entry.name)?.truncate(size));
+            if let Err(error) = set_aside {
+                tracing::warn!(file = entry.name, %error, "cannot set a torn end of a segment aside");
+            }
+        }
+        Ok((end, size))
+    }
+}

@@ -1,0 +1,311 @@
+//! Reads a segment from any position, and passes over what is damaged in its smallest piece.
+//!
+//! Owns an open segment and a place in it. Never writes. Always holds: the items that it gives cover every
+//! position from where it began up to `end`, in order, each exactly once.
+
+use std::io;
+
+use bytes::{Buf, BytesMut};
+
+use crate::batch::{Batch, BatchError, BatchHeader, HEADER_LEN, MAGIC};
+use crate::sequence::{Position, StreamId};
+use crate::spool::disk::DiskFile;
+use crate::spool::segment::SEGMENT_HEADER_LEN;
+
+/// Bytes read at once.
+const CHUNK: usize = 256 * 1024;
+
+/// A block of this many bytes that cannot be read is taken for zeros, which no checksum lets pass.
+const BLOCK: usize = 4096;
+
+/// What a segment holds next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A whole batch.
+    Batch(Batch),
+    /// Bytes that cannot be used, or positions whose bytes are missing.
+    Damage(Damage),
+}
+
+/// A damaged piece of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Where the damaged bytes start in the segment.
+    pub offset: u64,
+    /// How many damaged bytes; 0 if bytes are missing.
+    pub length: u64,
+    /// The first position lost.
+    pub first: Position,
+    /// The position after the last one lost; `first <= end`.
+    pub end: Position,
+}
+
+/// A place in a segment.
+#[derive(Debug)]
+pub struct SegmentReader<F> {
+    file: F,
+    stream: StreamId,
+    /// Offset in the file of the first byte in `buffer`; `offset + buffer.len() <= limit`.
+    offset: u64,
+    /// Bytes of the file that are valid.
+    limit: u64,
+    /// The next position to give; `expected <= end` unless the segment holds nothing.
+    expected: Position,
+    end: Position,
+    buffer: BytesMut,
+    /// A batch that was found behind damage which was given first; the buffer starts after it.
+    found: Option<Batch>,
+    zero_unreadable: bool,
+}
+
+impl<F: DiskFile> SegmentReader<F> {
+    /// A reader of the positions `first..end`, which lie in the first `limit` bytes of `file`.
+    pub fn new(file: F, stream: StreamId, first: Position, end: Position, limit: u64) -> Self {
+        Self {
+            file,
+            stream,
+            offset: u64::try_from(SEGMENT_HEADER_LEN).unwrap_or(u64::MAX).min(limit),
+            limit,
+            expected: first,
+            end,
+            buffer: BytesMut::new(),
+            found: None,
+            zero_unreadable: false,
+        }
+    }
+
+    /// The segment has grown since.
+    pub fn extend(&mut self, end: Position, limit: u64) {
+        self.end = self.end.max(end);
+        self.limit = self.limit.max(limit);
+    }
+
+    /// The next position that this reader gives.
+    pub fn position(&self) -> Position {
+        self.expected
+    }
+
+    /// From now on blocks that cannot be read are damage; before, they are errors that a later try may not meet.
+    pub fn give_unreadable_up(&mut self) {
+        self.zero_unreadable = true;
+    }
+
+    /// What comes next; `None` at the end.
+    pub fn next_item(&mut self) -> io::Result<Option<Item>> {
+        if let Some(batch) = self.found.take() {
+            return Ok(Some(self.give(batch)));
+        }
+        if self.expected >= self.end {
+            return Ok(None);
+        }
+        let start = self.offset;
+        let (damaged_to, batch) = self.find_batch()?;
+        let lost_to = batch.as_ref().map_or(self.end, |batch| batch.first().max(self.expected));
+        let length = damaged_to.saturating_sub(start);
+        if length == 0 && lost_to == self.expected {
+            return Ok(batch.map(|batch| self.give(batch)));
+        }
+        let damage = Damage { offset: start, length, first: self.expected, end: lost_to };
+        self.expected = lost_to;
+        self.found = batch;
+        Ok(Some(Item::Damage(damage)))
+    }
+
+    fn give(&mut self, batch: Batch) -> Item {
+        self.expected = batch.end();
+        Item::Batch(batch)
+    }
+
+    /// Goes to the next batch that holds wanted positions, and past it. Says also where damage in front of it
+    /// ended, which is where this began if there was none.
+    fn find_batch(&mut self) -> io::Result<(u64, Option<Batch>)> {
+        let mut damaged_to = self.offset;
+        loop {
+            let at = self.offset;
+            match self.take_batch()? {
+                Taken::Batch(batch) if batch.first() >= self.end => return Ok((damaged_to, None)),
+                Taken::Batch(batch) if batch.end() > self.expected => return Ok((damaged_to, Some(batch))),
+                Taken::Batch(_) if damaged_to == at => damaged_to = self.offset,
+                Taken::Batch(_) => {}
+                Taken::BadBody => damaged_to = self.offset,
+                Taken::BadHeader => {
+                    self.resync()?;
+                    damaged_to = self.offset;
+                }
+                Taken::End => return Ok((damaged_to, None)),
+            }
+        }
+    }
+
+    fn take_batch(&mut self) -> io::Result<Taken> {
+        let header = match self.header(CHUNK)? {
+            Some(Ok(header)) => header,
+            Some(Err(_)) => return Ok(Taken::BadHeader),
+            None => return Ok(Taken::End),
+        };
+        self.fill(header.encoded_len(), CHUNK)?;
+        if self.buffer.len() < header.encoded_len() {
+            return Ok(Taken::BadHeader);
+        }
+        let bytes = self.buffer.split_to(header.encoded_len()).freeze();
+        self.offset += length(&bytes);
+        Ok(match Batch::parse_exact(self.stream, &bytes) {
+            Ok(batch) => Taken::Batch(batch),
+            Err(_) => Taken::BadBody,
+        })
+    }
+
+    /// The header here, read in pieces of `chunk` bytes; `None` at the end of the segment.
+    fn header(&mut self, chunk: usize) -> io::Result<Option<Result<BatchHeader, BatchError>>> {
+        self.fill(HEADER_LEN, chunk)?;
+        if self.buffer.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(
+            BatchHeader::parse(self.stream, &self.buffer).and_then(|header| header.ok_or(BatchError::Header)),
+        ))
+    }
+
+    /// Goes on to the next header that can be the one of a wanted batch, or to the end; by at least one byte.
+    fn resync(&mut self) -> io::Result<()> {
+        self.skip(1);
+        loop {
+            self.fill(HEADER_LEN, CHUNK)?;
+            if self.buffer.is_empty() {
+                return Ok(());
+            }
+            match self.buffer.windows(MAGIC.len()).position(|window| window == MAGIC) {
+                Some(at) => {
+                    self.skip(at);
+                    if let Some(Ok(header)) = self.header(CHUNK)?
+                        && header.end() > self.expected
+                        && header.end() <= self.end
+                    {
+                        return Ok(());
+                    }
+                    self.skip(1);
+                }
+                None => self.skip(self.buffer.len().saturating_sub(MAGIC.len() - 1).max(1)),
+            }
+        }
+    }
+
+    fn skip(&mut self, count: usize) {
+        let count = count.min(self.buffer.len());
+        self.buffer.advance(count);
+        self.offset += u64::try_from(count).unwrap_or(u64::MAX);
+    }
+
+    /// Goes to the batch that holds `position`, reading headers only as long as they are whole.
+    pub fn skip_to(&mut self, position: Position) -> io::Result<()> {
+        while let Some(Ok(header)) = self.header(HEADER_LEN)? {
+            if header.end() > position || header.first < self.expected || header.end() > self.end {
+                break;
+            }
+            self.hop(&header);
+        }
+        while self.expected < position && self.next_before(position)? {}
+        Ok(())
+    }
+
+    /// Passes over one item in front of `position`; false if there is none.
+    fn next_before(&mut self, position: Position) -> io::Result<bool> {
+        let Some(item) = self.next_item()? else { return Ok(false) };
+        match item {
+            Item::Batch(batch) if batch.end() > position => {
+                self.expected = position;
+                self.found = Some(batch);
+                Ok(false)
+            }
+            Item::Damage(damage) if damage.end > position => {
+                self.expected = position;
+                Ok(false)
+            }
+            Item::Batch(_) | Item::Damage(_) => Ok(true),
+        }
+    }
+
+    fn hop(&mut self, header: &BatchHeader) {
+        self.expected = header.end();
+        self.offset += u64::try_from(header.encoded_len()).unwrap_or(u64::MAX);
+        self.buffer.clear();
+    }
+
+    /// Where the segment really ends: the position after its last batch whose bytes are all there, and the
+    /// offset after it. Reads headers only as long as they are whole.
+    pub fn find_end(&mut self) -> io::Result<(Position, u64)> {
+        let mut good = (self.expected, self.offset);
+        loop {
+            match self.header(HEADER_LEN)? {
+                Some(Ok(header)) => {
+                    let after = self.offset + u64::try_from(header.encoded_len()).unwrap_or(u64::MAX);
+                    if after <= self.limit && header.end() >= self.expected {
+                        self.hop(&header);
+                        good = (self.expected, self.offset);
+                    } else {
+                        self.resync()?;
+                    }
+                }
+                Some(Err(_)) => self.resync()?,
+                None => return Ok(good),
+            }
+        }
+    }
+
+    /// Makes at least `wanted` bytes lie in the buffer if the segment has them, reading `chunk` at once.
+    fn fill(&mut self, wanted: usize, chunk: usize) -> io::Result<()> {
+        while self.buffer.len() < wanted {
+            let at = self.offset + length(&self.buffer);
+            let left = usize::try_from(self.limit.saturating_sub(at)).unwrap_or(usize::MAX);
+            let count = left.min(chunk.max(wanted));
+            if count == 0 {
+                break;
+            }
+            let old = self.buffer.len();
+            self.buffer.resize(old + count, 0);
+            let place = self.buffer.get_mut(old..).unwrap_or_default();
+            let read = match self.file.read_at(place, at) {
+                Err(_) if self.zero_unreadable => Ok(read_blocks(&self.file, place, at)),
+                other => other,
+            };
+            self.buffer.truncate(old + read.as_ref().map_or(0, |read| *read));
+            if read? == 0 {
+                self.limit = at;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What lies at the reader's place.
+enum Taken {
+    /// A whole batch, which the reader has passed.
+    Batch(Batch),
+    /// A batch with a whole header and a damaged body, which the reader has passed.
+    BadBody,
+    /// No whole header, or a body that is cut off; the reader has not moved.
+    BadHeader,
+    /// The end of the segment.
+    End,
+}
+
+fn length(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}
+
+/// Reads block by block up to the end of `place`, leaving zeros where a block cannot be read.
+fn read_blocks(file: &impl DiskFile, place: &mut [u8], mut at: u64) -> usize {
+    let mut total = 0;
+    for block in place.chunks_mut(BLOCK) {
+        let read = file.read_at(block, at).unwrap_or_else(|_| {
+            block.fill(0);
+            block.len()
+        });
+        total += read;
+        at += u64::try_from(read).unwrap_or(u64::MAX);
+        if read < block.len() {
+            break;
+        }
+    }
+    total
+}

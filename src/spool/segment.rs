@@ -1,0 +1,90 @@
+//! The first bytes of a segment.
+//!
+//! | offset | width | field | range |
+//! |---|---|---|---|
+//! | 0 | 8 | magic | `NFSPOOL1` |
+//! | 8 | 4 | CRC32C of bytes 12 to 63 | |
+//! | 12 | 2 | version of the format | 1 |
+//! | 14 | 2 | zero | 0 |
+//! | 16 | 16 | stream id | |
+//! | 32 | 8 | position of the first datagram | as in the file's name |
+//! | 40 | 8 | when the segment was begun, nanoseconds since 1970-01-01 | |
+//! | 48 | 16 | zero | 0 |
+//!
+//! Batches follow, one right after the other (see [`crate::batch`]). Each carries its own position and
+//! checksums, so a damaged header loses nothing.
+
+use bytes::{Buf, BufMut};
+
+use crate::datagram::Timestamp;
+use crate::sequence::{Position, StreamId};
+
+/// Bytes of a segment header: where the first batch starts.
+pub const SEGMENT_HEADER_LEN: usize = 64;
+
+const MAGIC: [u8; 8] = *b"NFSPOOL1";
+const CHECKED_FROM: usize = 12;
+const VERSION: u16 = 1;
+
+/// The fields of a segment header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SegmentHeader {
+    pub(super) stream: StreamId,
+    pub(super) first: Position,
+    pub(super) begun: Timestamp,
+}
+
+impl SegmentHeader {
+    pub(super) fn encode(&self) -> [u8; SEGMENT_HEADER_LEN] {
+        let mut header = [0; SEGMENT_HEADER_LEN];
+        let mut rest: &mut [u8] = &mut header;
+        rest.put_slice(&MAGIC);
+        rest.put_u32(0);
+        rest.put_u16(VERSION);
+        rest.put_u16(0);
+        rest.put_slice(&self.stream.0);
+        rest.put_u64(self.first.0);
+        rest.put_u64(self.begun.0);
+        let checksum = header.get(CHECKED_FROM..).map_or(0, crc32c::crc32c);
+        if let Some(place) = header.get_mut(MAGIC.len()..CHECKED_FROM) {
+            place.copy_from_slice(&checksum.to_be_bytes());
+        }
+        header
+    }
+
+    /// Reads a header; `None` if it is damaged, cut, or of another format.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        let header = bytes.get(..SEGMENT_HEADER_LEN)?;
+        let mut rest = header.strip_prefix(&MAGIC)?;
+        let checksum = rest.try_get_u32().ok()?;
+        if checksum != crc32c::crc32c(rest) || rest.try_get_u16().ok()? != VERSION {
+            return None;
+        }
+        rest.try_get_u16().ok()?;
+        Some(Self {
+            stream: StreamId(rest.try_get_u128().ok()?.to_be_bytes()),
+            first: Position(rest.try_get_u64().ok()?),
+            begun: Timestamp(rest.try_get_u64().ok()?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_comes_back_as_written_and_no_flipped_bit_goes_unseen() {
+        let header = SegmentHeader { stream: StreamId([3; 16]), first: Position(9), begun: Timestamp(77) };
+        let bytes = header.encode();
+        assert_eq!(SegmentHeader::parse(&bytes), Some(header));
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes;
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(SegmentHeader::parse(&damaged), None, "bit {bit}");
+        }
+        for cut in 0..bytes.len() {
+            assert_eq!(SegmentHeader::parse(&bytes[..cut]), None);
+        }
+    }
+}
