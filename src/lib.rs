@@ -18,3 +18,5 @@ pub mod sequence;
 pub mod batch;
 
 pub mod spool;
+
+pub mod sender;

@@ -269,10 +269,14 @@ impl<D: Disk> Spool<D> {
         }
     }
 
-    /// A file that cannot be removed now is removed by the next start; what it holds is not sent again meanwhile.
+    /// Removes a file if it is there. One that cannot be removed now is taken up by the next start; what it holds
+    /// is then sent once more, and the receiver drops it.
     fn remove_file(&self, name: &str) {
-        if let Err(error) = self.disk.remove(name) {
-            tracing::warn!(file = name, %error, "cannot remove a file of the spool");
+        match self.disk.remove(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(file = name, %error, "cannot remove a file of the spool");
+            }
+            _ => {}
         }
     }
 
@@ -319,16 +323,9 @@ impl<D: Disk> Spool<D> {
                 }
                 Piece::Gap { end, reason } => {
                     self.pieces.remove(&first);
-                    self.remove_gap_file(&Gap { first, end, reason });
+                    self.remove_file(&name::gap(&Gap { first, end, reason }));
                 }
             }
-        }
-    }
-
-    /// Gaps that damage left have no file; for others a missing file is no trouble either.
-    fn remove_gap_file(&self, gap: &Gap) {
-        if gap.reason != GapReason::Corrupt {
-            self.remove_file(&name::gap(gap));
         }
     }
 
@@ -356,6 +353,15 @@ impl<D: Disk> Spool<D> {
     /// A sync failed: what the kernel held of the active segment may be gone, so nothing more goes into it.
     pub fn sync_failed(&mut self) {
         self.active = None;
+    }
+
+    /// When the oldest segment was begun, as its header says.
+    pub fn oldest(&self) -> io::Result<Option<Timestamp>> {
+        let is_segment = |piece: &Piece| matches!(piece, Piece::Segment { .. });
+        let Some((first, _)) = self.pieces.iter().find(|(_, piece)| is_segment(piece)) else { return Ok(None) };
+        let mut header = [0; SEGMENT_HEADER_LEN];
+        let read = self.disk.open(&name::segment(*first))?.read_at(&mut header, 0)?;
+        Ok(header.get(..read).and_then(SegmentHeader::parse).map(|header| header.begun))
     }
 
     /// A reader from `position` on, which ends where that segment ends now; `None` if no segment holds it.

@@ -1,0 +1,47 @@
+//! The two system calls of the intake that no library wraps for memory of the caller's own layout.
+
+#![expect(unsafe_code, reason = "system calls on memory that outlives the process")]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use libc::{c_int, c_uint, mmsghdr};
+
+/// Takes up to `count` datagrams that wait at `socket`, without waiting for more. Says how many.
+///
+/// # Safety
+///
+/// `headers` points to `count` message headers whose buffers are valid for writes, and nothing else uses any of
+/// that memory during the call.
+pub(super) unsafe fn recvmmsg(socket: impl AsFd, headers: *mut mmsghdr, count: c_uint) -> io::Result<usize> {
+    // musl declares the flags unsigned.
+    let flags = libc::MSG_DONTWAIT.try_into().unwrap_or_default();
+    // SAFETY: the caller promises what the call asks for; no time-out is given.
+    let taken = unsafe {
+        libc::recvmmsg(socket.as_fd().as_raw_fd(), headers, count, flags, core::ptr::null_mut())
+    };
+    usize::try_from(taken).map_err(|_| io::Error::last_os_error())
+}
+
+/// Asks the kernel to tell with each datagram when it arrived, which of our addresses it was sent to, and how
+/// many the socket has dropped.
+pub(crate) fn ask_for_details(socket: impl AsFd, is_v6: bool) -> io::Result<()> {
+    let (level, packet_info) = if is_v6 {
+        (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
+    } else {
+        (libc::IPPROTO_IP, libc::IP_PKTINFO)
+    };
+    turn_on(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS)?;
+    turn_on(&socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL)?;
+    turn_on(&socket, level, packet_info)
+}
+
+fn turn_on(socket: &impl AsFd, level: c_int, option: c_int) -> io::Result<()> {
+    let on: c_int = 1;
+    let length = libc::socklen_t::try_from(size_of::<c_int>()).unwrap_or_default();
+    // SAFETY: `on` lives through the call and is as long as `length` says.
+    let outcome = unsafe {
+        libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw const on).cast(), length)
+    };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,169 @@
+//! The slots that recvmmsg fills: message headers, addresses, control messages and payloads, in the intake file.
+//!
+//! The kernel writes a slot's length last. A slot armed with a length that no datagram has is therefore known
+//! to be empty until the kernel has filled all of it, even for a process that died in the call.
+//!
+//! | part | bytes each | content |
+//! |---|---|---|
+//! | headers | 64 | `struct mmsghdr`: pointers (of no use to the next process), lengths, flags |
+//! | vectors | 16 | `struct iovec` |
+//! | names | 128 | `struct sockaddr_storage`: the exporter |
+//! | controls | 128 | control messages ([`super::control`]) |
+//! | payloads | 65,536 | the datagram |
+
+#![expect(unsafe_code, reason = "a mapping is made and handed to the kernel")]
+
+use core::mem::offset_of;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+
+use libc::{iovec, mmsghdr, msghdr};
+use memmap2::{MmapMut, MmapOptions};
+
+use super::control::Details;
+use super::recvmmsg::recvmmsg;
+use crate::limits::{INTAKE_SLOT_SIZE, INTAKE_SLOTS, PAYLOAD_MAX};
+
+const HEADER: usize = size_of::<mmsghdr>();
+const VECTOR: usize = size_of::<iovec>();
+const NAME: usize = 128;
+const CONTROL: usize = 128;
+
+const VECTORS_AT: usize = INTAKE_SLOTS * HEADER;
+const NAMES_AT: usize = VECTORS_AT + INTAKE_SLOTS * VECTOR;
+const CONTROLS_AT: usize = NAMES_AT + INTAKE_SLOTS * NAME;
+const PAYLOADS_AT: usize = (CONTROLS_AT + INTAKE_SLOTS * CONTROL).next_multiple_of(4096);
+
+/// The length that an empty slot shows.
+const EMPTY: u32 = u32::MAX;
+
+const LENGTH_AT: usize = offset_of!(mmsghdr, msg_len);
+const NAME_LENGTH_AT: usize = offset_of!(mmsghdr, msg_hdr) + offset_of!(msghdr, msg_namelen);
+const CONTROL_LENGTH_AT: usize = offset_of!(mmsghdr, msg_hdr) + offset_of!(msghdr, msg_controllen);
+
+/// Bytes of all slots together.
+pub(super) fn total_len() -> usize {
+    PAYLOADS_AT + INTAKE_SLOTS * INTAKE_SLOT_SIZE
+}
+
+/// One filled slot.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Slot<'a> {
+    /// Where the datagram came from.
+    pub(crate) exporter: SocketAddr,
+    /// The address that it was sent to, where the kernel told.
+    pub(crate) local: Option<IpAddr>,
+    /// When it arrived, where the kernel told.
+    pub(crate) arrival: Option<crate::datagram::Timestamp>,
+    /// How many datagrams the socket had dropped by then, where the kernel told.
+    pub(crate) dropped: Option<u32>,
+    /// What the exporter sent.
+    pub(crate) payload: &'a [u8],
+}
+
+/// The slots of an intake.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    map: MmapMut,
+}
+
+impl Slots {
+    pub(super) fn map(file: &File, offset: u64) -> io::Result<Self> {
+        // SAFETY: the file is ours alone (mode 0600, directory locked), never shrinks, and this part of it is
+        // changed only through this mapping and by the kernel during a call that `self` is borrowed for.
+        let map = unsafe { MmapOptions::new().offset(offset).len(total_len()).map_mut(file)? };
+        Ok(Self { map })
+    }
+
+    /// Empties all slots.
+    pub(crate) fn clear(&mut self) {
+        for slot in 0..INTAKE_SLOTS {
+            self.put(slot * HEADER + LENGTH_AT, &EMPTY.to_ne_bytes());
+        }
+    }
+
+    /// Takes the datagrams that wait at `socket`, as many as there are slots. Says how many.
+    /// All slots must have been emptied.
+    pub(crate) fn receive(&mut self, socket: impl AsFd) -> io::Result<usize> {
+        self.arm();
+        let count = u32::try_from(INTAKE_SLOTS).unwrap_or_default();
+        // SAFETY: `arm` has made every header point to its own parts of this mapping, which `self` borrows
+        // exclusively; the mapping starts with the headers and is page-aligned.
+        unsafe { recvmmsg(socket, self.map.as_mut_ptr().cast(), count) }
+    }
+
+    /// Points each header to the slot's vector, name and control, and each vector to the payload.
+    fn arm(&mut self) {
+        let base = self.map.as_mut_ptr();
+        for slot in 0..INTAKE_SLOTS {
+            let at = |part: usize, size: usize| base.wrapping_add(part + slot * size);
+            let vector = iovec { iov_base: at(PAYLOADS_AT, INTAKE_SLOT_SIZE).cast(), iov_len: INTAKE_SLOT_SIZE };
+            let vector_at = at(VECTORS_AT, VECTOR).cast::<iovec>();
+            let header_at = at(0, HEADER).cast::<mmsghdr>();
+            // SAFETY: both places lie inside the mapping, are aligned (the parts start at multiples of 16) and
+            // overlap nothing else; the types are plain data.
+            unsafe {
+                vector_at.write(vector);
+                (*header_at).msg_hdr = msghdr {
+                    msg_name: at(NAMES_AT, NAME).cast(),
+                    msg_namelen: u32::try_from(NAME).unwrap_or_default(),
+                    msg_iov: vector_at,
+                    msg_iovlen: 1,
+                    msg_control: at(CONTROLS_AT, CONTROL).cast(),
+                    msg_controllen: CONTROL,
+                    msg_flags: 0,
+                };
+            }
+        }
+    }
+
+    /// The datagram in `slot`; `None` if it is empty or, in a damaged file, not well formed.
+    pub(crate) fn get(&self, slot: usize) -> Option<Slot<'_>> {
+        if slot >= INTAKE_SLOTS {
+            return None;
+        }
+        let header = slot * HEADER;
+        let length = usize::try_from(self.word(header + LENGTH_AT)?).ok()?;
+        if length > PAYLOAD_MAX {
+            return None;
+        }
+        let name_length = usize::try_from(self.word(header + NAME_LENGTH_AT)?).ok()?.min(NAME);
+        let control_length = usize::try_from(self.word(header + CONTROL_LENGTH_AT)?).ok()?.min(CONTROL);
+        let details = Details::parse(self.part(CONTROLS_AT + slot * CONTROL, control_length)?);
+        Some(Slot {
+            exporter: parse_name(self.part(NAMES_AT + slot * NAME, name_length)?)?,
+            local: details.local,
+            arrival: details.arrival,
+            dropped: details.dropped,
+            payload: self.part(PAYLOADS_AT + slot * INTAKE_SLOT_SIZE, length)?,
+        })
+    }
+
+    fn part(&self, at: usize, length: usize) -> Option<&[u8]> {
+        self.map.get(at..at + length)
+    }
+
+    fn word(&self, at: usize) -> Option<u32> {
+        Some(u32::from_ne_bytes(self.part(at, 4)?.try_into().ok()?))
+    }
+
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        if let Some(place) = self.map.get_mut(at..at + bytes.len()) {
+            place.copy_from_slice(bytes);
+        }
+    }
+}
+
+/// Reads a `struct sockaddr_in` or `sockaddr_in6`. An IPv4 address in IPv6 form becomes IPv4.
+fn parse_name(name: &[u8]) -> Option<SocketAddr> {
+    let family = i32::from(u16::from_ne_bytes(name.get(..2)?.try_into().ok()?));
+    let port = u16::from_be_bytes(name.get(2..4)?.try_into().ok()?);
+    let address: IpAddr = match family {
+        libc::AF_INET => Ipv4Addr::from(<[u8; 4]>::try_from(name.get(4..8)?).ok()?).into(),
+        libc::AF_INET6 => Ipv6Addr::from(<[u8; 16]>::try_from(name.get(8..24)?).ok()?).to_canonical(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(address, port))
+}

@@ -1,0 +1,139 @@
+use std::net::UdpSocket;
+
+use super::*;
+use crate::batch::{Batch, BatchBuilder, Compression};
+use crate::datagram::{Datagram, Timestamp};
+use crate::limits::INTAKE_SLOTS;
+
+const STREAM: StreamId = StreamId([4; 16]);
+const BOOT: [u8; 16] = [1; 16];
+
+fn batch(first: u64, payload: &[u8]) -> Batch {
+    let address = "192.0.2.7:1".parse().unwrap();
+    let mut builder = BatchBuilder::new(STREAM, Compression::None);
+    builder.push(&Datagram { exporter: address, local: address, arrival: Timestamp(1), payload }).unwrap();
+    builder.finish(Position(first)).unwrap()
+}
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn open(directory: &tempfile::TempDir) -> (Intake, Option<Left>) {
+    Intake::open(&directory.path().join("intake"), STREAM, BOOT).unwrap()
+}
+
+#[test]
+fn a_new_intake_holds_nothing() {
+    let directory = directory();
+    let (mut intake, left) = open(&directory);
+    assert!(left.is_none());
+    assert!(intake.recover_ring(STREAM, Position(0)).unwrap().is_empty());
+    assert!((0..INTAKE_SLOTS).all(|slot| intake.slots.get(slot).is_none()));
+}
+
+#[test]
+fn what_recvmmsg_took_is_there_for_the_next_process() {
+    let directory = directory();
+    let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+    ask_for_details(&receiver, false).unwrap();
+    let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let payloads: [&[u8]; 3] = [b"one", b"", &[7; 9000]];
+    for payload in payloads {
+        exporter.send_to(payload, receiver.local_addr().unwrap()).unwrap();
+    }
+    let (mut intake, _) = open(&directory);
+    intake.slots.clear();
+    assert_eq!(intake.slots.receive(&receiver).unwrap(), 3);
+    // Nothing is closed in order: the mapping is forgotten as a killed process forgets it.
+    core::mem::forget(intake);
+
+    let (intake, left) = open(&directory);
+    assert!(left.unwrap().same_boot);
+    for (slot, payload) in payloads.into_iter().enumerate() {
+        let filled = intake.slots.get(slot).unwrap();
+        assert_eq!(filled.payload, payload);
+        assert_eq!(filled.exporter, exporter.local_addr().unwrap());
+        assert_eq!(filled.local, Some("127.0.0.1".parse().unwrap()));
+        assert!(filled.arrival.is_some());
+    }
+    assert!(intake.slots.get(3).is_none());
+}
+
+#[test]
+fn a_socket_that_serves_both_families_tells_ipv4_exporters_by_their_ipv4_address() {
+    let directory = directory();
+    let receiver = UdpSocket::bind("[::]:0").unwrap();
+    ask_for_details(&receiver, true).unwrap();
+    let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
+    exporter.send_to(b"x", ("127.0.0.1", receiver.local_addr().unwrap().port())).unwrap();
+    let (mut intake, _) = open(&directory);
+    intake.slots.clear();
+    assert_eq!(intake.slots.receive(&receiver).unwrap(), 1);
+    let filled = intake.slots.get(0).unwrap();
+    assert_eq!(filled.exporter, exporter.local_addr().unwrap());
+    assert_eq!(filled.local, Some("127.0.0.1".parse().unwrap()));
+}
+
+#[test]
+fn batches_in_the_ring_are_there_for_the_next_process_in_order() {
+    let directory = directory();
+    let (mut intake, _) = open(&directory);
+    for first in 0..5 {
+        intake.ring.write(batch(first, b"payload")).unwrap();
+    }
+    core::mem::forget(intake);
+    let (mut intake, _) = open(&directory);
+    let held = intake.recover_ring(STREAM, Position(2)).unwrap();
+    assert_eq!(held.iter().map(|held| held.batch.first().0).collect::<Vec<_>>(), [2, 3, 4]);
+    assert_eq!(held[0].batch, batch(2, b"payload"));
+    assert_eq!(intake.marks.ring_tail(), held[0].start);
+}
+
+#[test]
+fn a_ring_that_went_round_many_times_gives_back_only_what_is_live() {
+    let directory = directory();
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(directory.path().join("ring"))
+        .unwrap();
+    file.set_len(100 + 3000).unwrap();
+    let file = Arc::new(file);
+    let mut ring = Ring::new(file.clone(), 100, 3000);
+    let mut live: Vec<Held> = Vec::new();
+    for first in 0..400 {
+        let next = batch(first, &vec![3; usize::try_from(first * 37 % 700).unwrap()]);
+        while !ring.fits(&next, live.first().map_or(ring.head(), |oldest| oldest.start)) {
+            live.remove(0);
+        }
+        live.push(ring.write(next).unwrap());
+        let tail = live[0].start;
+        let floor = live[0].batch.first();
+        let mut again = Ring::new(file.clone(), 100, 3000);
+        let found = again.recover(STREAM, tail, floor).unwrap();
+        assert_eq!(
+            found.iter().map(|held| (held.batch.first(), held.start, held.end)).collect::<Vec<_>>(),
+            live.iter().map(|held| (held.batch.first(), held.start, held.end)).collect::<Vec<_>>(),
+        );
+        assert_eq!(again.head(), ring.head());
+        let empty = Ring::new(file.clone(), 100, 3000).recover(STREAM, ring.head(), live.last().unwrap().batch.end());
+        assert!(empty.unwrap().is_empty(), "behind the newest batch nothing is live");
+    }
+}
+
+#[test]
+fn marks_outlive_the_process_and_tell_another_boot_and_another_stream() {
+    let directory = directory();
+    let (intake, _) = open(&directory);
+    intake.marks.set_next(Position(77));
+    intake.marks.set_acknowledged(Position(70));
+    drop(intake);
+    let path = directory.path().join("intake");
+    let left = Intake::open(&path, STREAM, BOOT).unwrap().1.unwrap();
+    assert_eq!((left.same_boot, left.next, left.acknowledged), (true, Position(77), Position(70)));
+    let left = Intake::open(&path, STREAM, [2; 16]).unwrap().1.unwrap();
+    assert!(!left.same_boot);
+    assert!(Intake::open(&path, StreamId([5; 16]), BOOT).unwrap().1.is_none());
+}

@@ -1,0 +1,266 @@
+//! The keeper: a thread that moves what stays unacknowledged from the tail into the spool, forces it to disk,
+//! and removes what is acknowledged.
+//!
+//! Half of `sync-after` goes by before a batch is written, and at most the other half before it is forced, so
+//! that nothing older than `sync-after` depends on the machine's memory. On a healthy link nothing gets that old
+//! and nothing is written at all.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::datagram::Timestamp;
+use crate::limits::{INTAKE_RING, LOG_INTERVAL};
+use crate::sender::intake::Held;
+use crate::sender::queue::{Queue, SpoolFigures, Stage, State, TEND_EVERY};
+use crate::sequence::{Gap, GapReason, Position};
+use crate::spool::{AppendError, WhenFull};
+
+/// How long the keeper waits before it tries again a disk that refused.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// What the keeper is to do now.
+struct Task {
+    acknowledged: Position,
+    in_flight: Position,
+    stage: Stage,
+    /// The oldest batch of the tail, if it is time for it, and the gaps in front of it.
+    spill: Option<(Held, Vec<Gap>)>,
+}
+
+/// The keeper's own view of time and trouble.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    queue: Arc<Queue>,
+    when_full: WhenFull,
+    half: Duration,
+    /// The end of the spool as this thread left it.
+    spool_end: Option<Position>,
+    unsynced_since: Option<Instant>,
+    tend_at: Instant,
+    retry_at: Option<Instant>,
+    complained_at: Option<Instant>,
+    dropped_untold: u64,
+}
+
+impl Keeper {
+    /// A keeper of `queue`, which forces to disk what is older than `sync_after`.
+    pub(crate) fn new(queue: Arc<Queue>, when_full: WhenFull, sync_after: Duration) -> Self {
+        let spool_end = queue.spool().end();
+        Self {
+            queue,
+            when_full,
+            half: sync_after / 2,
+            spool_end,
+            unsynced_since: None,
+            tend_at: Instant::now(),
+            retry_at: None,
+            complained_at: None,
+            dropped_untold: 0,
+        }
+    }
+
+    /// Runs until the queue is stopped; then everything is on disk.
+    pub(crate) fn run(mut self) {
+        loop {
+            let task = self.wait();
+            self.work(&task);
+            if task.stage == Stage::Stopped && task.spill.is_none() {
+                break;
+            }
+        }
+        self.finish();
+    }
+
+    fn wait(&self) -> Task {
+        let mut state = self.queue.state();
+        loop {
+            let now = Instant::now();
+            let due = self.due(&state, now);
+            if due <= now {
+                return self.task(&state, now);
+            }
+            let (woken, _) = self
+                .queue
+                .work
+                .wait_timeout(state, due - now)
+                .unwrap_or_else(PoisonError::into_inner);
+            state = woken;
+        }
+    }
+
+    /// When there is something to do.
+    fn due(&self, state: &State, now: Instant) -> Instant {
+        let spool_has_acknowledged = state.spool.size > 0 && self.spool_first_acknowledged(state);
+        if state.stage == Stage::Stopped || spool_has_acknowledged {
+            return now;
+        }
+        [self.spill_at(state, now), self.unsynced_since.map(|since| since + self.half)]
+            .into_iter()
+            .flatten()
+            .fold(self.tend_at, Instant::min)
+    }
+
+    /// Whether all that the spool holds is acknowledged, so that its files can go at once.
+    fn spool_first_acknowledged(&self, state: &State) -> bool {
+        self.spool_end.is_some_and(|end| end <= state.ledger.acknowledged())
+    }
+
+    /// When the oldest batch of the tail goes to the spool.
+    fn spill_at(&self, state: &State, now: Instant) -> Option<Instant> {
+        let (_, since) = state.tail.front()?;
+        let hurry = state.stage > Stage::Running || Queue::is_pressing(state);
+        let wanted = if hurry { now } else { *since + self.half };
+        Some(self.retry_at.map_or(wanted, |retry| wanted.max(retry)))
+    }
+
+    fn task(&self, state: &State, now: Instant) -> Task {
+        let is_due = self.spill_at(state, now).is_some_and(|at| at <= now);
+        let acknowledged = state.ledger.acknowledged();
+        let spill = state.tail.front().filter(|_| is_due).map(|(held, _)| {
+            let from = self.spool_end.unwrap_or(held.batch.first()).max(acknowledged);
+            (held.clone(), state.ledger.gaps_within(from, held.batch.first()).collect())
+        });
+        Task { acknowledged, in_flight: state.in_flight, stage: state.stage, spill }
+    }
+
+    fn work(&mut self, task: &Task) {
+        let now = Instant::now();
+        let queue = self.queue.clone();
+        let mut spool = queue.spool();
+        spool.acknowledge(task.acknowledged);
+        if now >= self.tend_at {
+            spool.tend(wall_clock(), task.in_flight);
+            self.tend_at = now + TEND_EVERY;
+        }
+        let outcome = task.spill.as_ref().map(|(held, gaps)| {
+            if spool.end().is_some() {
+                gaps.iter().for_each(|gap| spool.record_gap(*gap));
+            }
+            spool.append(&held.batch, wall_clock(), task.in_flight)
+        });
+        let dropped = spool.take_dropped();
+        self.spool_end = spool.end();
+        let oldest = spool.oldest().ok().flatten();
+        let figures = SpoolFigures { size: spool.size(), segments: spool.segments(), oldest };
+        drop(spool);
+        self.account(task, outcome, &dropped, figures);
+        self.sync_if_due();
+    }
+
+    /// Takes over into the queue's state what happened to the spool.
+    fn account(
+        &mut self,
+        task: &Task,
+        outcome: Option<Result<(), AppendError>>,
+        dropped: &[Gap],
+        figures: SpoolFigures,
+    ) {
+        let queue = self.queue.clone();
+        let mut state = queue.state();
+        let lost: u64 = dropped.iter().map(|gap| state.ledger.lose(*gap)).sum();
+        state.spool = figures;
+        self.dropped_untold += lost;
+        match (outcome, &task.spill) {
+            (Some(Ok(())), Some((held, _))) => {
+                self.retry_at = None;
+                state.is_full = false;
+                queue.pop_tail(&mut state, held.batch.end());
+                self.unsynced_since.get_or_insert_with(Instant::now);
+            }
+            (Some(Err(error)), _) => {
+                self.retry_at = Some(Instant::now() + RETRY);
+                state.is_full = true;
+                self.dropped_untold += self.relieve(&mut state);
+                queue.room_changed();
+                self.complain(&error);
+            }
+            _ => {}
+        }
+        if state.spool.size == 0 {
+            self.unsynced_since = None;
+        }
+        drop(state);
+        self.tell_dropped();
+    }
+
+    /// The spool takes nothing: if the ring is nearly full too, its oldest batches make room for newer ones.
+    fn relieve(&self, state: &mut State) -> u64 {
+        let mut lost = 0;
+        if self.when_full == WhenFull::DropOldest && state.tail_bytes() > INTAKE_RING / 4 * 3 {
+            while Queue::is_pressing(state)
+                && let Some((held, _)) = state.tail.front()
+                && state.in_flight <= held.batch.first()
+            {
+                let (first, end) = (held.batch.first(), held.batch.end());
+                lost += state.ledger.lose(Gap { first, end, reason: GapReason::SpoolFull });
+                self.queue.pop_tail(state, end);
+            }
+        }
+        lost
+    }
+
+    fn complain(&mut self, error: &AppendError) {
+        if self.may_speak() {
+            match error {
+                AppendError::Full => tracing::warn!(
+                    "the spool is full (max-size or min-free is reached): what arrives stays in memory while there is room"
+                ),
+                AppendError::Disk(error) => tracing::error!(
+                    %error,
+                    "cannot write to the spool: what arrives stays in memory while there is room; trying again"
+                ),
+            }
+        }
+    }
+
+    fn tell_dropped(&mut self) {
+        if self.dropped_untold > 0 && self.may_speak() {
+            tracing::warn!(
+                datagrams = self.dropped_untold,
+                "dropped datagrams by the spool's limits; see 'dropped' in the status"
+            );
+            self.dropped_untold = 0;
+        }
+    }
+
+    /// Whether the last complaint is long enough ago for another.
+    fn may_speak(&mut self) -> bool {
+        let now = Instant::now();
+        let may = self.complained_at.is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL);
+        if may {
+            self.complained_at = Some(now);
+        }
+        may
+    }
+
+    fn sync_if_due(&mut self) {
+        if self.unsynced_since.is_some_and(|since| since.elapsed() >= self.half) {
+            self.sync();
+        }
+    }
+
+    /// Forces to disk what the spool holds. The spool can be used meanwhile.
+    fn sync(&mut self) {
+        self.unsynced_since = None;
+        let outcome = self.queue.spool().sync_job().and_then(|job| job.map_or(Ok(()), |job| job.run()));
+        if let Err(error) = outcome {
+            self.queue.spool().sync_failed();
+            tracing::error!(%error, "cannot force the spool to disk: a power loss now would lose datagrams");
+        }
+    }
+
+    fn finish(&mut self) {
+        self.sync();
+        let (acknowledged, next) = {
+            let state = self.queue.state();
+            (state.ledger.acknowledged(), state.ledger.next())
+        };
+        if let Err(error) = self.queue.spool().end_run(acknowledged, next) {
+            tracing::warn!(%error, "cannot write down where the spool stands; the next start works it out");
+        }
+    }
+}
+
+fn wall_clock() -> Timestamp {
+    Timestamp::from_unix(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}

@@ -1,0 +1,223 @@
+//! The sender's account of every datagram: each is in exactly one place.
+//!
+//! Owns positions and counts, nothing else. Always holds:
+//! received + recovered = acknowledged + queued + dropped (spool-full, too-old and corrupt).
+
+use crate::sequence::{Gap, GapReason, Position};
+
+/// Counts since the start of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) received: u64,
+    pub(crate) received_bytes: u64,
+    /// What the spool held when the process started.
+    pub(crate) recovered: u64,
+    pub(crate) acknowledged: u64,
+    pub(crate) acknowledged_bytes: u64,
+    pub(crate) spool_full: u64,
+    pub(crate) too_old: u64,
+    pub(crate) corrupt: u64,
+}
+
+/// Which positions are acknowledged, held or gone.
+#[derive(Clone, Debug)]
+pub(crate) struct Ledger {
+    /// Everything below is acknowledged or gone; `acknowledged <= next`.
+    acknowledged: Position,
+    /// The position of the next datagram.
+    next: Position,
+    /// Positions from `acknowledged` to `next` that are not held, in order, none touching another of its reason.
+    gaps: Vec<Gap>,
+    counts: Counts,
+}
+
+impl Ledger {
+    /// A ledger of the positions `acknowledged..next`, of which those in `gaps` were given up by earlier runs.
+    pub(crate) fn new(acknowledged: Position, next: Position, gaps: impl Iterator<Item = Gap>) -> Self {
+        let mut ledger = Self { acknowledged, next, gaps: Vec::new(), counts: Counts::default() };
+        for gap in gaps {
+            ledger.insert(gap);
+        }
+        ledger.counts.recovered = ledger.queued();
+        ledger
+    }
+
+    /// Counts since the start of the process.
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Everything below is acknowledged or gone.
+    pub(crate) fn acknowledged(&self) -> Position {
+        self.acknowledged
+    }
+
+    /// The position that the next datagram gets.
+    pub(crate) fn next(&self) -> Position {
+        self.next
+    }
+
+    /// How many datagrams are held.
+    pub(crate) fn queued(&self) -> u64 {
+        let gone: u64 = self.gaps.iter().map(|gap| gap.end.since(gap.first)).sum();
+        self.next.since(self.acknowledged).saturating_sub(gone)
+    }
+
+    /// The gap that `position` is in, from there on.
+    pub(crate) fn gap_at(&self, position: Position) -> Option<Gap> {
+        let index = self.gaps.partition_point(|gap| gap.end <= position);
+        let gap = self.gaps.get(index).filter(|gap| gap.first <= position)?;
+        Some(Gap { first: position, ..*gap })
+    }
+
+    /// The gaps within `from..to`, cut to that range.
+    pub(crate) fn gaps_within(&self, from: Position, to: Position) -> impl Iterator<Item = Gap> {
+        let cut = move |gap: &Gap| Gap { first: gap.first.max(from), end: gap.end.min(to), ..*gap };
+        self.gaps.iter().map(cut).filter(|gap| gap.first < gap.end)
+    }
+
+    /// Datagrams were taken from the sockets, with so many bytes of payload.
+    pub(crate) fn receive(&mut self, datagrams: u64, bytes: u64) {
+        self.next = self.next.plus(datagrams);
+        self.counts.received += datagrams;
+        self.counts.received_bytes += bytes;
+    }
+
+    /// What is held of `gap` is lost. Says how many datagrams that are.
+    pub(crate) fn lose(&mut self, gap: Gap) -> u64 {
+        let lost = self.insert(gap);
+        match gap.reason {
+            GapReason::SpoolFull => self.counts.spool_full += lost,
+            GapReason::TooOld => self.counts.too_old += lost,
+            GapReason::Corrupt => self.counts.corrupt += lost,
+            GapReason::Unused => {}
+        }
+        lost
+    }
+
+    /// The receiver has everything below `position`. Says how many datagrams of it were held.
+    pub(crate) fn acknowledge(&mut self, position: Position, bytes: u64) -> u64 {
+        let position = position.min(self.next);
+        if position <= self.acknowledged {
+            return 0;
+        }
+        let before = self.queued();
+        self.acknowledged = position;
+        self.gaps.retain(|gap| gap.end > position);
+        if let Some(gap) = self.gaps.first_mut() {
+            gap.first = gap.first.max(position);
+        }
+        let datagrams = before.saturating_sub(self.queued());
+        self.counts.acknowledged += datagrams;
+        self.counts.acknowledged_bytes += bytes;
+        datagrams
+    }
+
+    /// Adds what of `gap` is held now. Says how many positions that are.
+    fn insert(&mut self, gap: Gap) -> u64 {
+        let end = gap.end.min(self.next);
+        let mut first = gap.first.max(self.acknowledged);
+        let before = self.queued();
+        while first < end {
+            if let Some(covered) = self.gap_at(first) {
+                first = covered.end;
+                continue;
+            }
+            let index = self.gaps.partition_point(|other| other.end <= first);
+            let stop = self.gaps.get(index).map_or(end, |other| other.first.min(end));
+            self.gaps.insert(index, Gap { first, end: stop, ..gap });
+            first = stop;
+        }
+        self.gaps.dedup_by(|later, earlier| {
+            let touching = earlier.end == later.first && earlier.reason == later.reason;
+            if touching {
+                earlier.end = later.end;
+            }
+            touching
+        });
+        before.saturating_sub(self.queued())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn gap(first: u64, end: u64, reason: GapReason) -> Gap {
+        Gap { first: Position(first), end: Position(end), reason }
+    }
+
+    fn is_balanced(ledger: &Ledger) -> bool {
+        let counts = ledger.counts();
+        counts.received + counts.recovered
+            == counts.acknowledged + ledger.queued() + counts.spool_full + counts.too_old + counts.corrupt
+    }
+
+    #[test]
+    fn gaps_of_earlier_runs_are_neither_recovered_nor_dropped_again() {
+        let gaps = [gap(10, 20, GapReason::SpoolFull), gap(30, 1000, GapReason::Unused)];
+        let mut ledger = Ledger::new(Position(5), Position(1000), gaps.into_iter());
+        assert_eq!(ledger.counts(), Counts { recovered: 15, ..Counts::default() });
+        assert_eq!(ledger.acknowledge(Position(1000), 0), 15);
+        assert!(is_balanced(&ledger));
+    }
+
+    #[test]
+    fn a_position_in_a_gap_is_told_with_the_rest_of_the_gap() {
+        let mut ledger = Ledger::new(Position(0), Position(100), core::iter::empty());
+        ledger.lose(gap(10, 20, GapReason::Corrupt));
+        assert_eq!(ledger.gap_at(Position(9)), None);
+        assert_eq!(ledger.gap_at(Position(15)), Some(gap(15, 20, GapReason::Corrupt)));
+        assert_eq!(ledger.gap_at(Position(20)), None);
+    }
+
+    #[test]
+    fn what_is_lost_twice_counts_once() {
+        let mut ledger = Ledger::new(Position(0), Position(100), core::iter::empty());
+        assert_eq!(ledger.lose(gap(10, 20, GapReason::Corrupt)), 10);
+        assert_eq!(ledger.lose(gap(5, 40, GapReason::SpoolFull)), 25);
+        assert_eq!(ledger.lose(gap(0, 100, GapReason::TooOld)), 65);
+        assert_eq!(ledger.queued(), 0);
+        assert!(is_balanced(&ledger));
+    }
+
+    proptest! {
+        #[test]
+        fn every_datagram_is_in_exactly_one_place(
+            steps in proptest::collection::vec((0_u8..3, 0_u64..300, 1_u64..50, 1_u8..4), 1..60),
+        ) {
+            let mut ledger = Ledger::new(Position(0), Position(20), core::iter::empty());
+            // What each position is, kept the slow and plain way: held, acknowledged or lost.
+            let mut held: Vec<bool> = vec![true; 20];
+            for (step, at, length, reason) in steps {
+                let range = |held: &Vec<bool>| {
+                    let clip = |position: u64| usize::try_from(position).unwrap().min(held.len());
+                    clip(at)..clip(at + length)
+                };
+                match step {
+                    0 => {
+                        ledger.receive(length, length * 10);
+                        held.resize(held.len() + usize::try_from(length).unwrap(), true);
+                    }
+                    1 => {
+                        let range = range(&held);
+                        let lost = held[range.clone()].iter().filter(|held| **held).count();
+                        held[range].fill(false);
+                        let reason = GapReason::from_code(reason).unwrap();
+                        prop_assert_eq!(ledger.lose(gap(at, at + length, reason)), u64::try_from(lost).unwrap());
+                    }
+                    _ => {
+                        let end = range(&held).start;
+                        let got = held[..end].iter().filter(|held| **held).count();
+                        held[..end].fill(false);
+                        prop_assert_eq!(ledger.acknowledge(Position(at), 0), u64::try_from(got).unwrap());
+                    }
+                }
+                prop_assert_eq!(ledger.queued(), u64::try_from(held.iter().filter(|held| **held).count()).unwrap());
+                prop_assert!(is_balanced(&ledger));
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! nf-sender.
+pub(crate) mod intake;
+pub(crate) mod ledger;

@@ -1,0 +1,327 @@
+//! The queue between the sockets and the link: in memory while the link keeps up, in the spool when it does not.
+//!
+//! Owns the ledger, the tail (batches that lie in the intake's ring, and in memory) and the spool. Shared by
+//! the ingest thread, which pushes; the keeper thread, which moves what stays too long from the tail into the
+//! spool; and the link, which reads and acknowledges. Nothing waits for the disk while it holds `state`.
+//! Always holds: every position from `acknowledged` to `next` is in the tail, in the spool, or in a gap.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::batch::Batch;
+use crate::datagram::Timestamp;
+use crate::limits::INTAKE_RING;
+use crate::sender::intake::{Held, Marks, Ring};
+use crate::sender::ledger::{Counts, Ledger};
+use crate::sequence::{Gap, GapReason, Position};
+use crate::spool::disk::Directory;
+use crate::spool::{Damage, SegmentReader, Spool, WhenFull};
+
+/// What follows at a position.
+#[derive(Clone, Debug)]
+pub(crate) enum Next {
+    /// A batch that holds the position.
+    Batch(Batch),
+    /// The position is gone, and so is what follows up to the gap's end.
+    Gap(Gap),
+    /// It is to be read from the spool.
+    InSpool,
+    /// It is not given out yet.
+    Nothing,
+}
+
+/// How far a stop has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// Datagrams are taken and sent.
+    Running,
+    /// None is taken any more; what is in the tail goes to the spool, and what the link can send is sent.
+    Draining,
+    /// The link is done too.
+    Stopped,
+}
+
+/// Figures of the queue at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Figures {
+    pub(crate) counts: Counts,
+    pub(crate) queued: u64,
+    /// Bytes that the queue occupies, in memory and on disk.
+    pub(crate) bytes: u64,
+    pub(crate) segments: usize,
+    /// When the oldest datagram of the queue arrived; to the precision of a segment.
+    pub(crate) oldest: Option<Timestamp>,
+}
+
+/// What the spool occupies, as the keeper last saw it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SpoolFigures {
+    pub(super) size: u64,
+    pub(super) segments: usize,
+    pub(super) oldest: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) ledger: Ledger,
+    /// Batches in the ring, oldest first, each with when it came.
+    pub(super) tail: VecDeque<(Held, Instant)>,
+    /// Positions below may be on their way to the receiver.
+    pub(super) in_flight: Position,
+    /// The spool took no more when it was last tried.
+    pub(super) is_full: bool,
+    pub(super) stage: Stage,
+    pub(super) spool: SpoolFigures,
+    head: u64,
+}
+
+impl State {
+    /// Bytes of the ring that are taken.
+    pub(super) fn tail_bytes(&self) -> u64 {
+        self.tail.front().map_or(0, |(oldest, _)| self.head.saturating_sub(oldest.start))
+    }
+}
+
+/// The queue.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    pub(super) spool: Mutex<Spool<Directory>>,
+    marks: Arc<Marks>,
+    when_full: WhenFull,
+    /// Something changed that the keeper may have to act on.
+    pub(super) work: Condvar,
+    /// The ring has more room.
+    room: Condvar,
+    /// Something can be sent.
+    arrived: Notify,
+}
+
+impl Queue {
+    pub(super) fn new(
+        ledger: Ledger,
+        spool: Spool<Directory>,
+        held: Vec<Held>,
+        marks: Arc<Marks>,
+        when_full: WhenFull,
+    ) -> Self {
+        let now = Instant::now();
+        let head = held.last().map_or(0, |newest| newest.end);
+        let figures = SpoolFigures {
+            size: spool.size(),
+            segments: spool.segments(),
+            oldest: spool.oldest().ok().flatten(),
+        };
+        let state = State {
+            in_flight: ledger.acknowledged(),
+            ledger,
+            tail: held.into_iter().map(|held| (held, now)).collect(),
+            is_full: false,
+            stage: Stage::Running,
+            spool: figures,
+            head,
+        };
+        Self {
+            state: Mutex::new(state),
+            spool: Mutex::new(spool),
+            marks,
+            when_full,
+            work: Condvar::new(),
+            room: Condvar::new(),
+            arrived: Notify::new(),
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn spool(&self) -> MutexGuard<'_, Spool<Directory>> {
+        self.spool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The position that the next datagram gets.
+    pub(crate) fn next_position(&self) -> Position {
+        self.state().ledger.next()
+    }
+
+    /// Takes a batch in, which starts at `next_position`. Once this returns, it survives the process. Waits for
+    /// room only when neither disk nor link takes anything; drops the batch then if the policy says so.
+    pub(crate) fn push(&self, batch: Batch, ring: &mut Ring) {
+        let (datagrams, bytes) = (u64::from(batch.datagrams()), u64::from(batch.payload_bytes()));
+        let (first, end) = (batch.first(), batch.end());
+        if self.wait_for_room(&batch, ring) {
+            let held = match ring.write(batch.clone()) {
+                Ok(held) => held,
+                Err(error) => {
+                    tracing::error!(%error, "cannot write to the intake: a crash now would lose datagrams");
+                    Held { batch, start: ring.head(), end: ring.head() }
+                }
+            };
+            let mut state = self.state();
+            state.head = held.end;
+            state.ledger.receive(datagrams, bytes);
+            state.tail.push_back((held, Instant::now()));
+        } else {
+            let mut state = self.state();
+            state.ledger.receive(datagrams, bytes);
+            state.ledger.lose(Gap { first, end, reason: GapReason::SpoolFull });
+        }
+        self.marks.set_next(end);
+        self.arrived.notify_one();
+        self.work.notify_one();
+    }
+
+    /// Waits until `batch` fits into the ring; false if it is to be dropped instead.
+    fn wait_for_room(&self, batch: &Batch, ring: &Ring) -> bool {
+        let mut state = self.state();
+        loop {
+            let tail = state.tail.front().map_or(ring.head(), |(oldest, _)| oldest.start);
+            if ring.fits(batch, tail) {
+                return true;
+            }
+            if state.is_full && self.when_full == WhenFull::DropNewest {
+                return false;
+            }
+            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// What follows at `position`.
+    pub(crate) fn next(&self, position: Position) -> Next {
+        let state = self.state();
+        if let Some(gap) = state.ledger.gap_at(position) {
+            return Next::Gap(gap);
+        }
+        let index = state.tail.partition_point(|(held, _)| held.batch.end() <= position);
+        match state.tail.get(index) {
+            Some((held, _)) if held.batch.first() <= position => Next::Batch(held.batch.clone()),
+            _ if position < state.ledger.next() => Next::InSpool,
+            _ => Next::Nothing,
+        }
+    }
+
+    /// Waits until something was pushed since the last call.
+    pub(crate) async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// From now on positions below `position` may be on their way.
+    pub(crate) fn set_in_flight(&self, position: Position) {
+        self.state().in_flight = position;
+    }
+
+    /// The receiver has everything below `position`, of which `bytes` of payload were sent by this process.
+    pub(crate) fn acknowledge(&self, position: Position, bytes: u64) {
+        let mut state = self.state();
+        state.ledger.acknowledge(position, bytes);
+        let acknowledged = state.ledger.acknowledged();
+        self.marks.set_acknowledged(acknowledged);
+        self.pop_tail(&mut state, acknowledged);
+        let spool_has_some = state.spool.size > 0;
+        drop(state);
+        if spool_has_some {
+            self.work.notify_one();
+        }
+    }
+
+    /// Everything below `position` needs the tail no longer.
+    pub(super) fn pop_tail(&self, state: &mut State, position: Position) {
+        let mut popped = false;
+        while state.tail.front().is_some_and(|(held, _)| held.batch.end() <= position) {
+            state.tail.pop_front();
+            popped = true;
+        }
+        if popped {
+            let tail = state.tail.front().map_or(state.head, |(oldest, _)| oldest.start);
+            self.marks.set_ring_tail(tail);
+            self.room.notify_one();
+        }
+    }
+
+    /// The ring's room is looked at anew by whoever waits for it.
+    pub(super) fn room_changed(&self) {
+        self.room.notify_one();
+    }
+
+    /// Whether the ring is so full that the tail must go to the spool at once.
+    pub(super) fn is_pressing(state: &State) -> bool {
+        state.tail_bytes() > INTAKE_RING / 2
+    }
+
+    /// A segment reader at `position`; `None` if the position is not in a segment (any more).
+    pub(crate) fn reader(&self, position: Position) -> io::Result<Option<(Position, SegmentReader<File>)>> {
+        let spool = self.spool();
+        let Some((first, _, _)) = spool.segment_at(position) else { return Ok(None) };
+        Ok(spool.reader(position)?.map(|reader| (first, reader)))
+    }
+
+    /// How far the segment that starts at `first` and holds `position` reaches now, and its size in bytes.
+    pub(crate) fn segment_end(&self, first: Position, position: Position) -> Option<(Position, u64)> {
+        let (found, end, size) = self.spool().segment_at(position)?;
+        (found == first).then_some((end, size))
+    }
+
+    /// The segment that holds `position` cannot be read from there on: its positions.
+    pub(crate) fn rest_of_segment(&self, position: Position) -> Option<Damage> {
+        let (_, end, _) = self.spool().segment_at(position)?;
+        Some(Damage { offset: 0, length: 0, first: position, end })
+    }
+
+    /// A piece of the segment that starts at `segment` is damaged: it is set aside and counted.
+    pub(crate) fn give_up(&self, segment: Position, damage: Damage) {
+        let set_aside = if damage.length > 0 {
+            self.spool().set_aside(segment, damage.offset, damage.length)
+        } else {
+            Ok(())
+        };
+        let gap = Gap { first: damage.first, end: damage.end, reason: GapReason::Corrupt };
+        let lost = self.state().ledger.lose(gap);
+        tracing::error!(
+            segment = segment.0,
+            offset = damage.offset,
+            bytes = damage.length,
+            lost,
+            "a piece of the spool is damaged; it is set aside in the directory 'damaged', the rest is delivered"
+        );
+        if let Err(error) = set_aside {
+            tracing::warn!(%error, "cannot keep a copy of the damaged piece");
+        }
+    }
+
+    /// Goes on to `stage`.
+    pub(crate) fn set_stage(&self, stage: Stage) {
+        let mut state = self.state();
+        state.stage = state.stage.max(stage);
+        drop(state);
+        self.work.notify_one();
+        self.room.notify_one();
+    }
+
+    /// Everything below is acknowledged or gone.
+    pub(crate) fn acknowledged(&self) -> Position {
+        self.state().ledger.acknowledged()
+    }
+
+    /// The figures at this moment: they agree with each other.
+    pub(crate) fn figures(&self) -> Figures {
+        let state = self.state();
+        let tail_oldest = state.tail.front().map(|(held, _)| held.batch.earliest());
+        let queued = state.ledger.queued();
+        Figures {
+            counts: state.ledger.counts(),
+            queued,
+            bytes: if queued == 0 { 0 } else { state.spool.size + state.tail_bytes() },
+            segments: state.spool.segments,
+            oldest: state.spool.oldest.or(tail_oldest).filter(|_| queued > 0),
+        }
+    }
+}
+
+/// How long the keeper waits at the most before it looks at the spool again.
+pub(super) const TEND_EVERY: Duration = Duration::from_secs(1);
