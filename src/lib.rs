@@ -18,4 +18,5 @@ pub mod sequence;
 pub mod batch;
 pub mod framing;
 
+pub mod secure;
 pub mod spool;
