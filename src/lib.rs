@@ -19,4 +19,5 @@ pub mod batch;
 pub mod framing;
 
 pub mod secure;
+pub mod session;
 pub mod spool;
