@@ -18,7 +18,9 @@ pub(super) struct Wire {
 impl Wire {
     pub(super) fn handle_bytes(&mut self, bytes: &[u8], now: Instant) {
         self.decoder.extend(bytes);
-        if let Some(liveness) = &mut self.liveness {
+        if let Some(liveness) = &mut self.liveness
+            && !bytes.is_empty()
+        {
             liveness.heard(now);
         }
     }

@@ -241,6 +241,7 @@ impl Simulation {
                 other => panic!("{other:?}"),
             }
         }
+        assert!(sender.poll_timeout().is_some_and(|at| at > self.now), "a timeout that is over is asked for");
         let since = dead_since.unwrap_or(self.now);
         assert!(self.now - since < 4 * HEARTBEAT, "a dead connection goes unnoticed");
         while let Some(wanted) = sender.wants() {
@@ -285,6 +286,10 @@ impl Simulation {
                 Err(error) => panic!("{error}"),
             }
         }
+        assert!(
+            receiver.poll_timeout().is_none_or(|at| at > self.now),
+            "a timeout that is over is asked for"
+        );
         down.write(receiver.outbox(), &mut self.rng, self.now);
         true
     }
