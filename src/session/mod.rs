@@ -18,7 +18,8 @@
 //! (`limits::MESSAGE_MAX`) and one read of what came in, and `limits::OUTBOX_MAX` of what goes out.
 //!
 //! After its end (an error, a refusal, a goodbye) a session gives no events and has no timeout. What its outbox
-//! still holds is the last word to the other side: write it, then close the connection.
+//! still holds is the last word to the other side: write it, then close the connection. A refusal gets lost if
+//! the kernel answers unread bytes with a reset: shut down writing first, and read on for a moment.
 
 mod error;
 mod liveness;
