@@ -16,7 +16,10 @@ pub mod limits;
 pub mod sequence;
 
 pub mod batch;
+pub mod framing;
 
+pub mod secure;
+pub mod session;
 pub mod spool;
 
 pub mod sender;

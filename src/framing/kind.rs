@@ -1,0 +1,73 @@
+//! The types of messages: their numbers, names and lengths.
+
+use core::ops::RangeInclusive;
+
+use crate::framing::FramingError;
+use crate::limits::{MESSAGE_MAX, REFUSAL_TEXT_MAX};
+
+/// The longest HELLO of any version in bytes: room for what later versions may add.
+const HELLO_MAX: usize = 1024;
+
+/// The type of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Hello,
+    Welcome,
+    Data,
+    Ack,
+    Gap,
+    Ping,
+    Refuse,
+    Goodbye,
+}
+
+impl Kind {
+    /// Every type with its number on the wire and its name.
+    const ALL: [(Self, u8, &'static str); 8] = [
+        (Self::Hello, 1, "HELLO"),
+        (Self::Welcome, 2, "WELCOME"),
+        (Self::Data, 3, "DATA"),
+        (Self::Ack, 4, "ACK"),
+        (Self::Gap, 5, "GAP"),
+        (Self::Ping, 6, "PING"),
+        (Self::Refuse, 7, "REFUSE"),
+        (Self::Goodbye, 8, "GOODBYE"),
+    ];
+
+    pub(super) fn code(self) -> u8 {
+        Self::ALL.iter().find(|row| row.0 == self).map_or(0, |row| row.1)
+    }
+
+    pub(super) fn from_code(code: u8) -> Result<Self, FramingError> {
+        Self::ALL.iter().find(|row| row.1 == code).map(|row| row.0).ok_or(FramingError::UnknownType(code))
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        Self::ALL.iter().find(|row| row.0 == self).map_or("", |row| row.2)
+    }
+
+    /// Bytes that a payload of this type may have; never more than `MESSAGE_MAX`.
+    fn lengths(self) -> RangeInclusive<usize> {
+        match self {
+            Self::Hello => 2..=HELLO_MAX,
+            Self::Welcome => 12..=12,
+            Self::Data => 1..=MESSAGE_MAX,
+            Self::Ack => 8..=8,
+            Self::Gap => 25..=25,
+            Self::Ping | Self::Goodbye => 0..=0,
+            Self::Refuse => 1..=1 + REFUSAL_TEXT_MAX,
+        }
+    }
+
+    /// `length` as a number of bytes to wait for, if a payload of this type may have as many.
+    pub(super) fn check_length(self, length: u32) -> Result<usize, FramingError> {
+        let (length, allowed) = (usize::try_from(length).unwrap_or(usize::MAX), self.lengths());
+        if allowed.contains(&length) { Ok(length) } else { Err(self.wrong_length(length, &allowed)) }
+    }
+
+    /// The error that says: a payload of this type does not have `length` bytes.
+    pub(super) fn wrong_length(self, length: usize, allowed: &RangeInclusive<usize>) -> FramingError {
+        let (shortest, longest) = (*allowed.start(), *allowed.end());
+        FramingError::Length { name: self.name(), length, shortest, longest }
+    }
+}

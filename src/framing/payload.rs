@@ -1,0 +1,65 @@
+//! The way from a payload's bytes back to the message.
+
+use bytes::{Buf, Bytes};
+
+use crate::framing::kind::Kind;
+use crate::framing::{FramingError, Heartbeat, Hello, Message, Refusal, RefusalCode, VERSION, Welcome};
+use crate::sequence::{Gap, GapReason, Position, StreamId};
+
+/// Bytes of the payload of a HELLO of this version.
+const HELLO_LEN: usize = 30;
+
+/// Reads the payload of a message of type `kind`, which may have as many bytes.
+pub(super) fn parse(kind: Kind, payload: Bytes) -> Result<Message, FramingError> {
+    match kind {
+        Kind::Hello => hello(&payload).map(Message::Hello),
+        Kind::Welcome => welcome(&payload).map(Message::Welcome),
+        Kind::Data => Ok(Message::Data(payload)),
+        Kind::Ack => Ok(Message::Ack(Position(payload.as_ref().try_get_u64()?))),
+        Kind::Gap => gap(&payload).map(Message::Gap),
+        Kind::Ping => Ok(Message::Ping),
+        Kind::Refuse => refusal(&payload).map(Message::Refuse),
+        Kind::Goodbye => Ok(Message::Goodbye),
+    }
+}
+
+fn hello(payload: &[u8]) -> Result<Hello, FramingError> {
+    let mut rest = payload;
+    let version = rest.try_get_u16()?;
+    if version != VERSION {
+        return Err(FramingError::Version(version));
+    }
+    if payload.len() != HELLO_LEN {
+        return Err(Kind::Hello.wrong_length(payload.len(), &(HELLO_LEN..=HELLO_LEN)));
+    }
+    let mut stream = StreamId([0; 16]);
+    rest.try_copy_to_slice(&mut stream.0)?;
+    let first = Position(rest.try_get_u64()?);
+    let millis = rest.try_get_u32()?;
+    let heartbeat = Heartbeat::from_millis(millis).ok_or(FramingError::Heartbeat(millis))?;
+    Ok(Hello { stream, first, heartbeat })
+}
+
+fn welcome(mut rest: &[u8]) -> Result<Welcome, FramingError> {
+    let welcome = Welcome { resume: Position(rest.try_get_u64()?), window: rest.try_get_u32()? };
+    if welcome.window == 0 { Err(FramingError::Window) } else { Ok(welcome) }
+}
+
+fn gap(mut rest: &[u8]) -> Result<Gap, FramingError> {
+    let (first, end) = (Position(rest.try_get_u64()?), Position(rest.try_get_u64()?));
+    let (reason, count) = (rest.try_get_u8()?, rest.try_get_u64()?);
+    if first >= end {
+        return Err(FramingError::GapRange { first, end });
+    }
+    let reason = GapReason::from_code(reason).ok_or(FramingError::GapReason(reason))?;
+    let gap = Gap { first, end, reason };
+    let expected = gap.datagrams();
+    if count == expected { Ok(gap) } else { Err(FramingError::GapCount { count, expected }) }
+}
+
+fn refusal(mut rest: &[u8]) -> Result<Refusal, FramingError> {
+    let code = RefusalCode::from_code(rest.try_get_u8()?);
+    let text = core::str::from_utf8(rest).map_err(|_| FramingError::RefusalText)?;
+    let refusal = Refusal::new(code, text);
+    if refusal.text() == text { Ok(refusal) } else { Err(FramingError::RefusalText) }
+}

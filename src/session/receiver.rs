@@ -1,0 +1,245 @@
+//! The receiver's side: says where to go on, hands out one batch at a time, and acknowledges what is delivered.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::batch::Batch;
+use crate::framing::{Hello, Message, Refusal, RefusalCode, Welcome};
+use crate::limits::WINDOW;
+use crate::sequence::{Gap, Position, StreamId};
+use crate::session::liveness::Liveness;
+use crate::session::wire::Wire;
+use crate::session::{Outbox, SessionError};
+
+/// What a receiver learns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReceiverEvent {
+    /// A sender asks for a session: `welcome` or `refuse` it.
+    Hello(Hello),
+    /// The next batch: deliver it, store its end, then `acknowledge`.
+    Batch {
+        /// The batch, whole and undamaged; its records are not looked at yet.
+        batch: Batch,
+        /// So many datagrams at its start were delivered before; `skip < batch.datagrams()`.
+        skip: usize,
+    },
+    /// The next positions will never come: store the end, then `acknowledge`. Starts at what was expected.
+    Gap(Gap),
+    /// A batch came of which everything was delivered before. Nothing is to be done.
+    Repeat {
+        /// How many datagrams it held.
+        datagrams: u32,
+    },
+    /// The sender ended the session in good order.
+    Goodbye,
+}
+
+/// The receiver's side of a session.
+#[derive(Debug, Default)]
+pub struct ReceiverSession {
+    wire: Wire,
+    phase: Phase,
+    /// Everything below is delivered and the sender is not told yet.
+    unsaid: Option<Position>,
+}
+
+#[derive(Debug, Default)]
+enum Phase {
+    /// HELLO is not here yet.
+    #[default]
+    Greeting,
+    /// HELLO was handed out and not answered yet.
+    Asked(Hello),
+    Open(Progress),
+    Ended,
+}
+
+/// How far a stream came.
+#[derive(Debug)]
+struct Progress {
+    stream: StreamId,
+    /// The position that is to come next.
+    expected: Position,
+    /// A batch or gap was handed out and not acknowledged yet. It ends at `expected`.
+    is_delivering: bool,
+}
+
+impl Progress {
+    fn take_batch(&mut self, bytes: &Bytes) -> Result<ReceiverEvent, SessionError> {
+        let batch = Batch::parse_exact(self.stream, bytes)?;
+        let skip = self.expected.since(batch.first());
+        if !self.advance(batch.first(), batch.end())? {
+            return Ok(ReceiverEvent::Repeat { datagrams: batch.datagrams() });
+        }
+        Ok(ReceiverEvent::Batch { batch, skip: usize::try_from(skip).unwrap_or(usize::MAX) })
+    }
+
+    fn take_gap(&mut self, gap: Gap) -> Result<Option<ReceiverEvent>, SessionError> {
+        let first = gap.first.max(self.expected);
+        let is_news = self.advance(gap.first, gap.end)?;
+        Ok(is_news.then_some(ReceiverEvent::Gap(Gap { first, ..gap })))
+    }
+
+    /// Whether positions `first` to `end` hold news; then they are being delivered from now on.
+    fn advance(&mut self, first: Position, end: Position) -> Result<bool, SessionError> {
+        if first > self.expected {
+            return Err(SessionError::Hole { expected: self.expected, found: first });
+        }
+        self.is_delivering = end > self.expected;
+        self.expected = self.expected.max(end);
+        Ok(self.is_delivering)
+    }
+}
+
+impl ReceiverSession {
+    /// A session that waits for HELLO, for as long as the daemon lets it: it has no timeout yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes in what was read from the connection.
+    pub fn handle_bytes(&mut self, bytes: &[u8], now: Instant) {
+        self.wire.handle_bytes(bytes, now);
+    }
+
+    /// Whether the daemon may read from the connection. Not while an event waits for its answer: what the sender
+    /// sends meanwhile stays in its spool and on the way.
+    pub fn wants_bytes(&self) -> bool {
+        match &self.phase {
+            Phase::Greeting => true,
+            Phase::Open(progress) => !progress.is_delivering,
+            Phase::Asked(_) | Phase::Ended => false,
+        }
+    }
+
+    /// Looks at the clock: to be called when `poll_timeout` has passed, at any other time without harm.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.wire.handle_timeout(now);
+    }
+
+    /// When `handle_timeout` is to be called, unless something else happens first.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.wire.poll_timeout()
+    }
+
+    /// What waits to be written. However many acknowledgements there were since the last one was written, only
+    /// the newest goes.
+    pub fn outbox(&mut self) -> &mut Outbox {
+        if self.wire.outbox.is_empty() {
+            self.say_unsaid();
+        }
+        &mut self.wire.outbox
+    }
+
+    fn say_unsaid(&mut self) {
+        if let Some(position) = self.unsaid.take() {
+            self.wire.outbox.push(Message::Ack(position));
+        }
+    }
+
+    /// The next event; `None` until more bytes or a timeout were handled, and while the last event still waits
+    /// for its answer. An error ends the session, and the sender is told.
+    pub fn poll_event(&mut self) -> Result<Option<ReceiverEvent>, SessionError> {
+        let event = self.next_event();
+        match &event {
+            Err(error) => match error.refusal_code() {
+                Some(code) => self.refuse(code, &error.to_string()),
+                None => self.end(),
+            },
+            Ok(Some(ReceiverEvent::Goodbye)) => self.end(),
+            Ok(_) => {}
+        }
+        event
+    }
+
+    fn next_event(&mut self) -> Result<Option<ReceiverEvent>, SessionError> {
+        while self.wants_bytes() {
+            let Some(message) = self.wire.next_message()? else { break };
+            if let Some(event) = self.handle_message(message)? {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    fn handle_message(&mut self, message: Message) -> Result<Option<ReceiverEvent>, SessionError> {
+        let event = match (&mut self.phase, message) {
+            (Phase::Greeting, Message::Hello(hello)) => {
+                self.phase = Phase::Asked(hello);
+                return Ok(Some(ReceiverEvent::Hello(hello)));
+            }
+            (Phase::Open(progress), Message::Data(bytes)) => Some(progress.take_batch(&bytes)?),
+            (Phase::Open(progress), Message::Gap(gap)) => progress.take_gap(gap)?,
+            (Phase::Open(_), Message::Ping) => return Ok(None),
+            (Phase::Open(_), Message::Goodbye) => return Ok(Some(ReceiverEvent::Goodbye)),
+            (phase, message) => {
+                let moment = match phase {
+                    Phase::Open(_) | Phase::Ended => "in an open session",
+                    Phase::Greeting | Phase::Asked(_) => "before the session was agreed",
+                };
+                return Err(SessionError::Unexpected { message: message.name(), moment });
+            }
+        };
+        self.acknowledge_repeats();
+        if !self.wants_bytes()
+            && let Some(liveness) = &mut self.wire.liveness
+        {
+            liveness.stop_listening();
+        }
+        Ok(event)
+    }
+
+    /// A sender that repeats does not know what was delivered.
+    fn acknowledge_repeats(&mut self) {
+        if let Phase::Open(Progress { expected, is_delivering: false, .. }) = &self.phase {
+            self.unsaid = Some(*expected);
+        }
+    }
+
+    /// Answers HELLO: everything below `stored` is delivered. The sender goes on from there, or from the first
+    /// position that it still holds if that is later. From now on both sides must give signs of life.
+    pub fn welcome(&mut self, stored: Position, now: Instant) {
+        let Phase::Asked(hello) = &self.phase else { return };
+        let resume = stored.max(hello.first);
+        self.wire.liveness = Some(Liveness::new(hello.heartbeat.duration(), now));
+        self.phase = Phase::Open(Progress { stream: hello.stream, expected: resume, is_delivering: false });
+        self.wire.outbox.push(Message::Welcome(Welcome { resume, window: WINDOW }));
+    }
+
+    /// The batch or gap that was handed out last is delivered and its end is stored: the sender is told, and
+    /// the next one may come. The time that this took does not count as the sender's silence.
+    pub fn acknowledge(&mut self, now: Instant) {
+        let Phase::Open(progress) = &mut self.phase else { return };
+        if progress.is_delivering {
+            progress.is_delivering = false;
+            self.unsaid = Some(progress.expected);
+            if let Some(liveness) = &mut self.wire.liveness {
+                liveness.listen(now);
+            }
+        }
+    }
+
+    /// Ends the session and says why, in a sentence for the sender's operator.
+    pub fn refuse(&mut self, code: RefusalCode, text: &str) {
+        self.end_with(Message::Refuse(Refusal::new(code, text)));
+    }
+
+    /// Ends the session in good order.
+    pub fn goodbye(&mut self) {
+        self.end_with(Message::Goodbye);
+    }
+
+    fn end_with(&mut self, last_word: Message) {
+        if !matches!(self.phase, Phase::Ended) {
+            self.say_unsaid();
+            self.wire.outbox.push(last_word);
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        self.phase = Phase::Ended;
+        self.wire.liveness = None;
+    }
+}

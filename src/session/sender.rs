@@ -1,0 +1,208 @@
+//! The sender's side: says what it has, learns where to go on, sends, and is told what is delivered.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use crate::batch::Batch;
+use crate::framing::{HEADER_LEN, Hello, Message, Refusal, Welcome};
+use crate::limits::{MESSAGE_MAX, OUTBOX_MAX, WINDOW};
+use crate::sequence::{Gap, Position};
+use crate::session::liveness::Liveness;
+use crate::session::wire::Wire;
+use crate::session::{OutOfTurn, Outbox, SessionError};
+
+/// What a sender learns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SenderEvent {
+    /// The session is agreed. Everything below `resume` counts as acknowledged and is not acknowledged again; it
+    /// may be more than was ever acknowledged before, as acknowledgements get lost. That it is not beyond all that
+    /// was ever numbered is for the daemon to check.
+    Welcomed {
+        /// The position to go on from.
+        resume: Position,
+    },
+    /// Everything below this position is delivered; more than was acknowledged before.
+    Acknowledged(Position),
+    /// The receiver ended the session and says why.
+    Refused(Refusal),
+    /// The receiver ended the session in good order.
+    Goodbye,
+}
+
+/// The sender's side of a session.
+#[derive(Debug)]
+pub struct SenderSession {
+    wire: Wire,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// HELLO is sent, WELCOME not here yet.
+    Greeting,
+    Open(UnderWay),
+    Ended,
+}
+
+/// What is sent and what of it is acknowledged; `acknowledged <= next`.
+#[derive(Debug)]
+struct UnderWay {
+    acknowledged: Position,
+    /// The position to be sent next.
+    next: Position,
+    /// Ends and lengths of the batches that were sent and are not acknowledged, in order.
+    batches: VecDeque<(Position, usize)>,
+    /// Bytes of them all.
+    bytes: usize,
+    /// No further batch while as many bytes are under way.
+    window: usize,
+}
+
+impl UnderWay {
+    fn new(welcome: Welcome) -> Self {
+        Self {
+            acknowledged: welcome.resume,
+            next: welcome.resume,
+            batches: VecDeque::new(),
+            bytes: 0,
+            window: usize::try_from(welcome.window.min(WINDOW)).unwrap_or(usize::MAX),
+        }
+    }
+
+    fn take_turn(&mut self, first: Position, end: Position) -> Result<(), OutOfTurn> {
+        if !(first..end).contains(&self.next) {
+            return Err(OutOfTurn { first, end });
+        }
+        self.next = end;
+        Ok(())
+    }
+
+    /// Whether that was news.
+    fn acknowledge(&mut self, position: Position) -> Result<bool, SessionError> {
+        if position > self.next {
+            return Err(SessionError::AcknowledgedTooMuch { acknowledged: position, sent: self.next });
+        }
+        if position <= self.acknowledged {
+            return Ok(false);
+        }
+        self.acknowledged = position;
+        while let Some((_, bytes)) = self.batches.front().filter(|(end, _)| *end <= position) {
+            self.bytes -= bytes;
+            self.batches.pop_front();
+        }
+        Ok(true)
+    }
+}
+
+impl SenderSession {
+    /// Opens a session: HELLO waits in the outbox.
+    pub fn new(hello: Hello, now: Instant) -> Self {
+        let mut wire = Wire::default();
+        wire.liveness = Some(Liveness::new(hello.heartbeat.duration(), now));
+        wire.outbox.push(Message::Hello(hello));
+        Self { wire, phase: Phase::Greeting }
+    }
+
+    /// Takes in what was read from the connection.
+    pub fn handle_bytes(&mut self, bytes: &[u8], now: Instant) {
+        self.wire.handle_bytes(bytes, now);
+    }
+
+    /// Looks at the clock: to be called when `poll_timeout` has passed, at any other time without harm.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.wire.handle_timeout(now);
+    }
+
+    /// When `handle_timeout` is to be called, unless something else happens first.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.wire.poll_timeout()
+    }
+
+    /// What waits to be written.
+    pub fn outbox(&mut self) -> &mut Outbox {
+        &mut self.wire.outbox
+    }
+
+    /// The next event; `None` until more bytes or a timeout were handled. An error ends the session.
+    pub fn poll_event(&mut self) -> Result<Option<SenderEvent>, SessionError> {
+        let event = self.next_event();
+        if matches!(event, Err(_) | Ok(Some(SenderEvent::Refused(_) | SenderEvent::Goodbye))) {
+            self.end();
+        }
+        event
+    }
+
+    fn next_event(&mut self) -> Result<Option<SenderEvent>, SessionError> {
+        while !matches!(self.phase, Phase::Ended) {
+            let Some(message) = self.wire.next_message()? else { break };
+            if let Some(event) = self.handle_message(message)? {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    fn handle_message(&mut self, message: Message) -> Result<Option<SenderEvent>, SessionError> {
+        match (&mut self.phase, message) {
+            (_, Message::Ping) => Ok(None),
+            (_, Message::Refuse(refusal)) => Ok(Some(SenderEvent::Refused(refusal))),
+            (_, Message::Goodbye) => Ok(Some(SenderEvent::Goodbye)),
+            (Phase::Greeting, Message::Welcome(welcome)) => {
+                self.phase = Phase::Open(UnderWay::new(welcome));
+                Ok(Some(SenderEvent::Welcomed { resume: welcome.resume }))
+            }
+            (Phase::Open(under_way), Message::Ack(position)) => {
+                let is_news = under_way.acknowledge(position)?;
+                Ok(is_news.then_some(SenderEvent::Acknowledged(position)))
+            }
+            (phase, message) => {
+                let moment = match phase {
+                    Phase::Greeting => "before WELCOME",
+                    Phase::Open(_) | Phase::Ended => "to a sender that it had welcomed",
+                };
+                Err(SessionError::Unexpected { message: message.name(), moment })
+            }
+        }
+    }
+
+    /// The position to be sent next; `None` while nothing may be sent.
+    pub fn wants(&self) -> Option<Position> {
+        let Phase::Open(under_way) = &self.phase else { return None };
+        let has_room = self.wire.outbox.len() + HEADER_LEN + MESSAGE_MAX <= OUTBOX_MAX;
+        (has_room && under_way.bytes < under_way.window).then_some(under_way.next)
+    }
+
+    /// Sends a batch that holds the wanted position: after a resume in its middle, all of it.
+    pub fn send_batch(&mut self, batch: &Batch) -> Result<(), OutOfTurn> {
+        let (first, end) = (batch.first(), batch.end());
+        let Phase::Open(under_way) = &mut self.phase else { return Err(OutOfTurn { first, end }) };
+        under_way.take_turn(first, end)?;
+        let bytes = batch.bytes().clone();
+        under_way.bytes += bytes.len();
+        under_way.batches.push_back((end, bytes.len()));
+        self.wire.outbox.push(Message::Data(bytes));
+        Ok(())
+    }
+
+    /// Says that positions, among them the wanted one, will never come.
+    pub fn send_gap(&mut self, gap: Gap) -> Result<(), OutOfTurn> {
+        let Gap { first, end, .. } = gap;
+        let Phase::Open(under_way) = &mut self.phase else { return Err(OutOfTurn { first, end }) };
+        under_way.take_turn(first, end)?;
+        self.wire.outbox.push(Message::Gap(gap));
+        Ok(())
+    }
+
+    /// Ends the session in good order. Acknowledgements that are still on their way are not waited for.
+    pub fn goodbye(&mut self) {
+        if !matches!(self.phase, Phase::Ended) {
+            self.wire.outbox.push(Message::Goodbye);
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        self.phase = Phase::Ended;
+        self.wire.liveness = None;
+    }
+}
