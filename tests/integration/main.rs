@@ -1,1 +1,10 @@
-//! Tests of the real daemons.
+//! Tests of the two daemons as processes, with real sockets, on loopback; and of the kit that drives them.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on fails there"
+)]
+
+mod kit;
+mod support;
