@@ -24,7 +24,7 @@ fn datagram(pattern: Pattern, exporter: u16, number: u32) -> Vec<u8> {
 fn what_exporters_send_straight_to_a_collector_is_found_exact() {
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(8, pattern);
-    let mut exporters = Exporters::new(8, collector.addr(), pattern);
+    let mut exporters = Exporters::new(0..8, collector.addr(), pattern);
     let started = Instant::now();
     for _ in 0..100 {
         exporters.send(200);
@@ -104,7 +104,7 @@ fn a_tally_splits_the_ranges_that_it_misses() {
 fn a_wait_for_what_does_not_come_ends_with_the_whole_picture() {
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(1, pattern);
-    Exporters::new(1, collector.addr(), pattern).send(2);
+    Exporters::new(0..1, collector.addr(), pattern).send(2);
     collector.wait_for_all(&[3], Duration::from_millis(100));
 }
 

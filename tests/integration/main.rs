@@ -3,8 +3,18 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a test that cannot go on fails there"
+    clippy::print_stderr,
+    reason = "a test that cannot go on fails there, and says what it saw"
 )]
 
+mod backlog;
+mod bad_input;
+mod chaos;
+mod delivery;
+mod floors;
 mod kit;
+mod outage;
+mod real_tools;
+mod running;
+#[expect(dead_code, reason = "the demo uses parts of the kit that no test needs")]
 mod support;

@@ -17,7 +17,7 @@ const BUFFER: usize = 1 << 16;
 
 /// A collector of made-up datagrams: tells which are missing, repeated, out of order or changed.
 pub(crate) struct Collector {
-    socket: Socket,
+    intake: Intake,
     shared: Arc<Shared<Report>>,
 }
 
@@ -28,24 +28,24 @@ impl Collector {
         let shared = Arc::new(Shared::new(report));
         let notes = Arc::clone(&shared);
         let mut expected = Vec::new();
-        let socket = Socket::start("127.0.0.1:0", move |payload| {
+        let intake = Intake::start("127.0.0.1:0", move |payload| {
             let claim = chatter::identify(payload);
             if let Some((exporter, number)) = claim {
                 pattern.datagram(exporter, number, &mut expected);
             }
             notes.update(|report| note(report, claim, payload == expected));
         });
-        Self { socket, shared }
+        Self { intake, shared }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
-        self.socket.addr
+        self.intake.addr
     }
 
     /// What was seen so far.
     pub(crate) fn report(&self) -> Report {
         let mut report = self.shared.lock().seen.clone();
-        report.kernel_drops = self.socket.kernel.figures().dropped;
+        report.kernel_drops = self.intake.kernel.figures().dropped;
         report
     }
 
@@ -95,7 +95,7 @@ fn note(report: &mut Report, claim: Option<(u16, u32)>, exact: bool) -> bool {
 
 /// A collector that keeps every payload, for small numbers of arbitrary datagrams.
 pub(crate) struct Inbox {
-    socket: Socket,
+    intake: Intake,
     shared: Arc<Shared<Vec<Vec<u8>>>>,
 }
 
@@ -104,23 +104,23 @@ impl Inbox {
     pub(crate) fn start(bind: &str) -> Self {
         let shared = Arc::new(Shared::new(Vec::new()));
         let notes = Arc::clone(&shared);
-        let socket = Socket::start(bind, move |payload| {
+        let intake = Intake::start(bind, move |payload| {
             notes.update(|seen: &mut Vec<Vec<u8>>| {
                 seen.push(payload.to_vec());
                 true
             });
         });
-        Self { socket, shared }
+        Self { intake, shared }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
-        self.socket.addr
+        self.intake.addr
     }
 
     /// Waits for so many payloads and returns all, in order of arrival; gives up if none comes for as long as `stall`.
     pub(crate) fn wait_for(&self, total: usize, stall: Duration) -> Vec<Vec<u8>> {
         let outcome = self.shared.wait_for(u64::try_from(total).unwrap(), stall);
-        let drops = self.socket.kernel.figures().dropped;
+        let drops = self.intake.kernel.figures().dropped;
         assert_eq!(outcome, Ok(()), "of {total} datagrams only so many came ({drops} dropped at the inbox)");
         self.shared.lock().seen.clone()
     }
@@ -175,7 +175,7 @@ impl<T> Shared<T> {
 }
 
 /// The socket and its reader thread.
-struct Socket {
+struct Intake {
     addr: SocketAddr,
     kernel: KernelSocket,
     socket: UdpSocket,
@@ -183,7 +183,7 @@ struct Socket {
     reader: Option<JoinHandle<()>>,
 }
 
-impl Socket {
+impl Intake {
     fn start(bind: &str, mut take: impl FnMut(&[u8]) + Send + 'static) -> Self {
         let socket = UdpSocket::bind(bind).unwrap();
         enlarge(&socket);
@@ -205,7 +205,7 @@ impl Socket {
     }
 }
 
-impl Drop for Socket {
+impl Drop for Intake {
     fn drop(&mut self) {
         self.closing.store(true, Ordering::SeqCst);
         // Linux wakes the reader of an unconnected UDP socket, although it also reports that there is no connection.

@@ -1,12 +1,14 @@
 //! Exporters: sockets of their own on loopback that send the made-up datagrams, each numbered from 0.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::ops::Range;
 
 use super::chatter::Pattern;
 
-/// A number of exporters with one target. Exporter `n` sends from 127.0.0.(n + 2) and a port of its own.
+/// Some exporters with one target. Exporter `n` sends from 127.0.0.(n + 2) and a port of its own.
 pub(crate) struct Exporters {
     pattern: Pattern,
+    first: u16,
     sockets: Vec<UdpSocket>,
     sent: Vec<u32>,
     turn: usize,
@@ -14,9 +16,11 @@ pub(crate) struct Exporters {
 }
 
 impl Exporters {
-    pub(crate) fn new(count: u16, target: SocketAddr, pattern: Pattern) -> Self {
-        let sockets: Vec<_> = (0..count).map(|exporter| connected(exporter, target)).collect();
-        Self { pattern, sent: vec![0; sockets.len()], sockets, turn: 0, buffer: Vec::new() }
+    /// The exporters with these numbers.
+    pub(crate) fn new(numbers: Range<u16>, target: SocketAddr, pattern: Pattern) -> Self {
+        let first = numbers.start;
+        let sockets: Vec<_> = numbers.map(|exporter| connected(exporter, target)).collect();
+        Self { pattern, first, sent: vec![0; sockets.len()], sockets, turn: 0, buffer: Vec::new() }
     }
 
     /// How many datagrams each exporter has sent so far.
@@ -32,13 +36,13 @@ impl Exporters {
     /// Sends the next datagrams, the exporters taking turns.
     pub(crate) fn send(&mut self, datagrams: u64) {
         for _ in 0..datagrams {
-            let exporter = self.turn;
-            self.turn = (exporter + 1) % self.sockets.len();
-            let id = u16::try_from(exporter).unwrap();
-            self.pattern.datagram(id, self.sent[exporter], &mut self.buffer);
-            let sent = self.sockets[exporter].send(&self.buffer);
-            assert_eq!(sent.expect("exporter cannot send"), self.buffer.len());
-            self.sent[exporter] += 1;
+            let place = self.turn;
+            self.turn = (place + 1) % self.sockets.len();
+            let exporter = self.first + u16::try_from(place).unwrap();
+            self.pattern.datagram(exporter, self.sent[place], &mut self.buffer);
+            let sent = self.sockets[place].send(&self.buffer);
+            assert_eq!(sent.expect("an exporter can send"), self.buffer.len());
+            self.sent[place] += 1;
         }
     }
 }

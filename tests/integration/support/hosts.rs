@@ -58,13 +58,18 @@ impl HeldUdp {
     pub(crate) fn dropped(&self) -> u64 {
         self.kernel().dropped
     }
+
+    /// Waits until the daemon has taken all that the kernel queued.
+    pub(crate) fn wait_until_drained(&self) {
+        self.kernel.wait_until_drained();
+    }
 }
 
 /// The machine of nf-sender.
 pub(crate) struct SenderHost {
     directory: TempDir,
     id: String,
-    receiver: String,
+    receiver: Option<String>,
     udp: Arc<HeldUdp>,
     more_sockets: Vec<UdpSocket>,
     daemon: Option<Daemon>,
@@ -72,7 +77,7 @@ pub(crate) struct SenderHost {
 
 impl SenderHost {
     /// A machine with an empty spool whose daemon, once started, connects to `receiver` with the settings `toml`.
-    pub(crate) fn new(id: &str, receiver: impl ToString, toml: &str) -> Self {
+    pub(crate) fn new(id: &str, receiver: &impl ToString, toml: &str) -> Self {
         let directory = directory();
         std::fs::write(directory.path().join("nf-sender.toml"), toml).unwrap();
         std::fs::create_dir(directory.path().join("run")).unwrap();
@@ -80,7 +85,7 @@ impl SenderHost {
         Self {
             directory,
             id: id.to_owned(),
-            receiver: receiver.to_string(),
+            receiver: Some(receiver.to_string()),
             udp,
             more_sockets: Vec::new(),
             daemon: None,
@@ -92,12 +97,22 @@ impl SenderHost {
         self.more_sockets.push(socket);
     }
 
+    /// Changes the settings of the next start.
+    pub(crate) fn set_toml(&mut self, toml: &str) {
+        std::fs::write(self.path("nf-sender.toml"), toml).unwrap();
+    }
+
+    /// Changes the receiver that the next start names, or names none.
+    pub(crate) fn set_receiver(&mut self, receiver: Option<String>) {
+        self.receiver = receiver;
+    }
+
     pub(crate) fn udp(&self) -> &Arc<HeldUdp> {
         &self.udp
     }
 
     pub(crate) fn exporters(&self, count: u16, pattern: Pattern) -> Exporters {
-        Exporters::new(count, self.udp.addr(), pattern)
+        Exporters::new(0..count, self.udp.addr(), pattern)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -113,7 +128,8 @@ impl SenderHost {
         assert!(self.daemon.is_none(), "nf-sender runs already");
         let launch = Launch::new(Program::Sender)
             .args(["-c", self.path("nf-sender.toml").to_str().unwrap()])
-            .args(["-r", &self.receiver, "--id", &self.id, "--plaintext"])
+            .args(["--id", &self.id, "--plaintext"])
+            .args(self.receiver.iter().flat_map(|receiver| ["-r", receiver]))
             .args(["--spool", self.path("spool").to_str().unwrap()])
             .args(["--control", self.control().to_str().unwrap()])
             .env("RUNTIME_DIRECTORY", self.path("run"))

@@ -12,5 +12,7 @@ pub(crate) mod hosts;
 pub(crate) mod kernel_socket;
 pub(crate) mod link;
 pub(crate) mod load;
+pub(crate) mod netflow_tools;
+pub(crate) mod pair;
 pub(crate) mod samples;
 pub(crate) mod tally;
