@@ -358,7 +358,9 @@ impl<D: Disk> Spool<D> {
     /// When the oldest segment was begun, as its header says.
     pub fn oldest(&self) -> io::Result<Option<Timestamp>> {
         let is_segment = |piece: &Piece| matches!(piece, Piece::Segment { .. });
-        let Some((first, _)) = self.pieces.iter().find(|(_, piece)| is_segment(piece)) else { return Ok(None) };
+        let Some((first, _)) = self.pieces.iter().find(|(_, piece)| is_segment(piece)) else {
+            return Ok(None);
+        };
         let mut header = [0; SEGMENT_HEADER_LEN];
         let read = self.disk.open(&name::segment(*first))?.read_at(&mut header, 0)?;
         Ok(header.get(..read).and_then(SegmentHeader::parse).map(|header| header.begun))

@@ -1,8 +1,8 @@
 //! The network between sender and receiver: a TCP proxy that can be cut, frozen and mended.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,6 +29,7 @@ pub(crate) struct Link {
     state: watch::Sender<LinkState>,
     forwarded: Arc<AtomicU64>,
     connections: Arc<AtomicU64>,
+    sockets: Arc<OpenSockets>,
     runtime: Option<Runtime>,
     _place: Socket,
 }
@@ -41,17 +42,18 @@ impl Link {
         let (state, states) = watch::channel(LinkState::Cut);
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let forwarded = Arc::new(AtomicU64::new(0));
-        let connections = Arc::new(AtomicU64::new(0));
         let proxy = Proxy {
             addr,
             target,
             states,
-            forwarded: Arc::clone(&forwarded),
-            connections: Arc::clone(&connections),
+            forwarded: Arc::default(),
+            connections: Arc::default(),
+            sockets: Arc::default(),
         };
-        runtime.spawn(proxy.run());
-        let link = Self { addr, state, forwarded, connections, runtime: Some(runtime), _place: place };
+        runtime.spawn(proxy.clone().run());
+        let Proxy { forwarded, connections, sockets, .. } = proxy;
+        let link =
+            Self { addr, state, forwarded, connections, sockets, runtime: Some(runtime), _place: place };
         link.mend();
         link
     }
@@ -61,9 +63,10 @@ impl Link {
         self.addr
     }
 
-    /// Resets all connections and refuses new ones.
+    /// Resets all connections and refuses new ones; when it returns, both is so.
     pub(crate) fn cut(&self) {
         self.state.send_replace(LinkState::Cut);
+        self.sockets.wait_until(|open| !open.listener && open.connections == 0);
     }
 
     /// Keeps all connections and forwards nothing.
@@ -71,9 +74,10 @@ impl Link {
         self.state.send_replace(LinkState::Frozen);
     }
 
-    /// Forwards again, and lets new connections through.
+    /// Forwards again, and lets new connections through; when it returns, they are no longer refused.
     pub(crate) fn mend(&self) {
         self.state.send_replace(LinkState::Up);
+        self.sockets.wait_until(|open| open.listener);
     }
 
     pub(crate) fn state(&self) -> LinkState {
@@ -104,6 +108,7 @@ struct Proxy {
     states: watch::Receiver<LinkState>,
     forwarded: Arc<AtomicU64>,
     connections: Arc<AtomicU64>,
+    sockets: Arc<OpenSockets>,
 }
 
 impl Proxy {
@@ -111,11 +116,13 @@ impl Proxy {
     async fn run(mut self) {
         while self.states.wait_for(|state| *state != LinkState::Cut).await.is_ok() {
             let listener = listening(self.addr);
+            self.sockets.update(|open| open.listener = true);
             let mut states = self.states.clone();
             tokio::select! {
                 _ = states.wait_for(|state| *state == LinkState::Cut) => {}
                 () = self.accept(listener) => {}
             }
+            self.sockets.update(|open| open.listener = false);
         }
     }
 
@@ -123,7 +130,13 @@ impl Proxy {
         let mut states = self.states.clone();
         while states.wait_for(|state| *state == LinkState::Up).await.is_ok() {
             let Ok((client, _)) = listener.accept().await else { return };
-            tokio::spawn(self.clone().carry(client));
+            self.sockets.update(|open| open.connections += 1);
+            let proxy = self.clone();
+            tokio::spawn(async move {
+                let sockets = Arc::clone(&proxy.sockets);
+                proxy.carry(client).await;
+                sockets.update(|open| open.connections -= 1);
+            });
         }
     }
 
@@ -168,6 +181,31 @@ impl Proxy {
                 },
             }
         }
+    }
+}
+
+/// What the proxy has open, for those who wait for it to change.
+#[derive(Default)]
+struct OpenSockets {
+    open: Mutex<Open>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Open {
+    listener: bool,
+    connections: u64,
+}
+
+impl OpenSockets {
+    fn update(&self, change: impl FnOnce(&mut Open)) {
+        change(&mut self.open.lock().unwrap());
+        self.changed.notify_all();
+    }
+
+    fn wait_until(&self, wanted: impl Fn(&Open) -> bool) {
+        let open = self.open.lock().unwrap();
+        drop(self.changed.wait_while(open, |open| !wanted(open)).unwrap());
     }
 }
 
