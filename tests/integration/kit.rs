@@ -10,6 +10,7 @@ use crate::support::exporter::Exporters;
 use crate::support::hosts::HeldUdp;
 use crate::support::kernel_socket::KernelSocket;
 use crate::support::link::{Link, LinkState};
+use crate::support::netflow_tools::{Nfcapd, export, installed, write_capture};
 use crate::support::tally::Tally;
 
 const STALL: Duration = Duration::from_secs(5);
@@ -133,6 +134,21 @@ fn the_kernel_tells_what_a_held_socket_queues_and_drops() {
         exporter.send_to(&[1; 1000], full.local_addr().unwrap()).unwrap();
     }
     assert!(KernelSocket::of(&full).figures().dropped > 900);
+}
+
+#[test]
+fn one_export_of_softflowd_gives_two_nfcapd_the_same_flows() {
+    if !installed() {
+        eprintln!("skipped: needs softflowd and nfdump (Debian packages of these names)");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let capture = directory.path().join("capture.pcap");
+    write_capture(&capture, 60);
+    let nfcapd = ["one", "two"].map(|name| Nfcapd::start(directory.path().join(name)));
+    export(&capture, 9, &[nfcapd[0].addr(), nfcapd[1].addr()]);
+    let [one, two] = nfcapd.map(Nfcapd::finish);
+    assert_eq!((one.len(), &one), (60, &two));
 }
 
 /// Connects, sends two bytes and waits for their echo.

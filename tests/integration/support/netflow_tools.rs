@@ -74,7 +74,7 @@ pub(crate) fn export(capture: &Path, version: u8, targets: &[SocketAddr]) {
         .args(["-d", "-a", "-v", &version.to_string(), "-n", &targets.join(",")])
         .args(["-r".as_ref(), capture.as_os_str()])
         .args(["-p".as_ref(), capture.with_extension("pid").as_os_str()])
-        .args(["-c".as_ref(), capture.with_extension("ctl").as_os_str()])
+        .args(["-c", "none"]) // with a control socket softflowd 1.1.0 may wait for a connection to it instead of reading
         .stdin(Stdio::null())
         .output()
         .unwrap();

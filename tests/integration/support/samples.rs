@@ -1,9 +1,9 @@
 //! Samples of nf-sender's status, taken all the time while the daemon comes and goes. In each, every datagram must be
 //! in exactly one place.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -25,34 +25,41 @@ pub(crate) struct Sample {
 /// A thread that takes samples.
 pub(crate) struct Sampler {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<Sample>>,
+    taken: Arc<Mutex<Vec<Sample>>>,
+    thread: JoinHandle<()>,
 }
 
 impl Sampler {
     /// Takes a sample at every interval from the daemon behind this control socket.
     pub(crate) fn start(control: PathBuf, interval: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let taken = Arc::new(Mutex::new(Vec::new()));
+        let (stopped, samples) = (Arc::clone(&stop), Arc::clone(&taken));
         let thread = std::thread::spawn(move || {
             let began = Instant::now();
-            let mut samples = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
-                samples.push(sample(&control, began.elapsed()));
+                let sample = sample(&control, began.elapsed());
+                samples.lock().unwrap().push(sample);
                 std::thread::sleep(interval);
             }
-            samples
         });
-        Self { stop, thread }
+        Self { stop, taken, thread }
+    }
+
+    /// The latest sample.
+    pub(crate) fn latest(&self) -> Option<Sample> {
+        self.taken.lock().unwrap().last().cloned()
     }
 
     /// Ends the sampling; panics if any sample broke the law of conservation.
     pub(crate) fn finish(self) -> Vec<Sample> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("a sample of the status")
+        self.thread.join().expect("a sample of the status");
+        std::mem::take(&mut self.taken.lock().unwrap())
     }
 }
 
-fn sample(control: &std::path::Path, at: Duration) -> Sample {
+fn sample(control: &Path, at: Duration) -> Sample {
     let status = Program::Sender.status(control);
     if let Some(status) = &status {
         assert_conserved(status);

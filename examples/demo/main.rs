@@ -1,0 +1,138 @@
+//! What the pair is for, in half a minute: exporters send NetFlow v5, v9 and IPFIX without a pause, while the link is
+//! cut and each daemon is killed and started again. In the end every datagram must have arrived.
+//!
+//! Needs no root and no systemd: the demo holds the daemons' sockets, as systemd would. `make demo` builds and runs it.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a demo that cannot go on ends there, and says what it saw"
+)]
+
+mod chart;
+mod progress;
+mod table;
+
+#[expect(dead_code, reason = "the tests use parts of the kit that the demo does not need")]
+#[path = "../../tests/integration/support/mod.rs"]
+mod support;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use chart::Event;
+use progress::Progress;
+use support::chatter::{MIXED, Pattern};
+use support::load::{Load, Until};
+use support::pair::Pair;
+use support::samples::Sampler;
+
+const EXPORTERS: u16 = 6;
+const DATAGRAMS_PER_SECOND: u32 = 2000;
+const DATAGRAMS: u64 = 50_000;
+
+/// The demo gives up when nothing has arrived for so long.
+const STALL: Duration = Duration::from_secs(30);
+
+/// The defaults, but for disks that are nearly full.
+const SETTINGS: &str = "[spool]\nmin-free = \"0B\"\n";
+
+fn main() -> ExitCode {
+    println!(
+        "{EXPORTERS} exporters send {DATAGRAMS_PER_SECOND} datagrams a second: NetFlow v5, v9 and IPFIX.\n\n    \
+         exporters --UDP--> nf-sender [spool] ==TCP==> nf-receiver --UDP--> collector\n"
+    );
+    let pair = Pair::connected(EXPORTERS, Pattern::new(MIXED), SETTINGS);
+    let watch = Sampler::start(pair.sender.control(), Duration::from_millis(100));
+    let load = pair.load(Some(DATAGRAMS_PER_SECOND), Until::Sent(DATAGRAMS));
+    let progress = Progress::new(DATAGRAMS);
+    let demo = Demo { pair, load, watch, progress, began: Instant::now(), events: Vec::new() };
+    demo.run()
+}
+
+struct Demo {
+    pair: Pair,
+    load: Load,
+    watch: Sampler,
+    progress: Progress,
+    began: Instant,
+    events: Vec<Event>,
+}
+
+impl Demo {
+    fn run(mut self) -> ExitCode {
+        self.go_on(4);
+        self.tell("the link is cut");
+        self.pair.link.cut();
+        self.go_on(4);
+        self.tell("the link is mended");
+        self.pair.link.mend();
+        self.go_on(5);
+        self.tell("nf-sender is killed with -9 and started again");
+        self.pair.sender.take().kill();
+        self.pair.sender.start();
+        self.go_on(4);
+        self.tell("nf-receiver is killed with -9");
+        self.pair.receiver.take().kill();
+        self.go_on(3);
+        self.tell("nf-receiver is started again");
+        self.pair.receiver.start();
+        self.wait_for_the_rest();
+        self.report()
+    }
+
+    /// Lets the datagrams flow for so many seconds.
+    fn go_on(&self, seconds: u64) {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < end {
+            self.show();
+        }
+    }
+
+    /// Lets the datagrams flow until all have arrived, or nothing has for long.
+    fn wait_for_the_rest(&self) {
+        let (mut arrived, mut since) = (0, Instant::now());
+        while arrived < DATAGRAMS && since.elapsed() < STALL {
+            self.show();
+            let now = self.pair.collector.arrived();
+            if now > arrived {
+                (arrived, since) = (now, Instant::now());
+            }
+        }
+    }
+
+    fn show(&self) {
+        std::thread::sleep(Duration::from_millis(100));
+        let latest = self.watch.latest();
+        self.progress.show(
+            self.began.elapsed(),
+            self.load.sent(),
+            self.pair.collector.arrived(),
+            latest.as_ref(),
+        );
+    }
+
+    fn tell(&mut self, what: &'static str) {
+        let event = Event { at: self.began.elapsed(), what };
+        self.progress.tell(&event);
+        self.events.push(event);
+    }
+
+    fn report(self) -> ExitCode {
+        let held_back = self.load.held_back();
+        let exporters = self.load.finish();
+        let samples = self.watch.finish();
+        self.progress.finish();
+        let report = self.pair.collector.report();
+        println!("{}", table::table(&report, exporters.sent()));
+        println!("{}", chart::chart(&samples, &self.events));
+        if held_back > 0 {
+            println!(
+                "The exporters held back for {held_back} ms in all, while the kernel's socket buffer was half full."
+            );
+        }
+        table::verdict(&report, exporters.sent(), self.pair.sender.udp().dropped())
+    }
+}

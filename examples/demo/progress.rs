@@ -1,0 +1,76 @@
+//! What the demo shows while it runs: bars on a terminal, a line now and then elsewhere.
+
+use std::cell::Cell;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::chart::Event;
+use crate::support::samples::Sample;
+
+/// Time between two lines where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(2);
+
+/// The bars, or the time of the last line.
+pub(crate) enum Progress {
+    Bars { all: MultiProgress, sent: ProgressBar, arrived: ProgressBar, queue: ProgressBar },
+    Lines { last: Cell<Duration> },
+}
+
+impl Progress {
+    pub(crate) fn new(datagrams: u64) -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self::Lines { last: Cell::new(Duration::ZERO) };
+        }
+        let all = MultiProgress::new();
+        let bar = |name, colour: &str| {
+            let template = format!("  {{prefix:<8}} {{bar:44.{colour}}} {{human_pos:>7}} {{msg}}");
+            let style = ProgressStyle::with_template(&template).unwrap().progress_chars("━╸ ");
+            all.add(ProgressBar::new(datagrams).with_style(style).with_prefix(name))
+        };
+        let (sent, arrived, queue) = (bar("sent", "cyan"), bar("arrived", "green"), bar("queued", "yellow"));
+        Self::Bars { all, sent, arrived, queue }
+    }
+
+    /// Shows the figures of this moment.
+    pub(crate) fn show(&self, at: Duration, sent: u64, arrived: u64, sample: Option<&Sample>) {
+        let queued = sample.map_or(0, |sample| sample.queued);
+        let state = sample.and_then(|sample| sample.state.as_deref()).unwrap_or("down");
+        match self {
+            Self::Bars { sent: sent_bar, arrived: arrived_bar, queue, .. } => {
+                sent_bar.set_position(sent);
+                arrived_bar.set_position(arrived);
+                queue.set_position(queued);
+                queue.set_message(format!("link: {state}"));
+            }
+            Self::Lines { last } if at >= last.get() + LINE_EVERY => {
+                last.set(at);
+                let seconds = at.as_secs_f64();
+                eprintln!(
+                    "{seconds:>6.1} s  sent {sent:>6}  arrived {arrived:>6}  queued {queued:>6}  link: {state}"
+                );
+            }
+            Self::Lines { .. } => {}
+        }
+    }
+
+    /// Tells what the demo does to the pair.
+    pub(crate) fn tell(&self, event: &Event) {
+        let line = format!("{:>6.1} s  {}", event.at.as_secs_f64(), event.what);
+        match self {
+            Self::Bars { all, .. } => all.println(line).unwrap(),
+            Self::Lines { .. } => eprintln!("{line}"),
+        }
+    }
+
+    /// Leaves the bars as they are.
+    pub(crate) fn finish(&self) {
+        if let Self::Bars { sent, arrived, queue, .. } = self {
+            for bar in [sent, arrived, queue] {
+                bar.abandon();
+            }
+        }
+        println!();
+    }
+}
