@@ -27,7 +27,7 @@ test: test-tools
 check: fmt clippy doc deny configs
 
 bench:
-	$(CARGO) bench
+	$(CARGO) bench --bench healthy_link --bench backlog_start
 
 fmt:
 	$(CARGO) fmt --check
@@ -36,7 +36,7 @@ clippy:
 	$(CARGO) clippy --all-targets -- -D warnings
 
 doc:
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
 
 # The database of advisories is on the network; what is known without it is checked anyway.
 deny:
