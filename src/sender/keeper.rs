@@ -35,6 +35,8 @@ pub(crate) struct Keeper {
     half: Duration,
     /// The end of the spool as this thread left it.
     spool_end: Option<Position>,
+    /// What the spool occupied then.
+    figures: SpoolFigures,
     unsynced_since: Option<Instant>,
     tend_at: Instant,
     retry_at: Option<Instant>,
@@ -45,12 +47,16 @@ pub(crate) struct Keeper {
 impl Keeper {
     /// A keeper of `queue`, which forces to disk what is older than `sync_after`.
     pub(crate) fn new(queue: Arc<Queue>, when_full: WhenFull, sync_after: Duration) -> Self {
-        let spool_end = queue.spool().end();
+        let (spool_end, figures) = {
+            let spool = queue.spool();
+            (spool.end(), SpoolFigures::of(&spool))
+        };
         Self {
             queue,
             when_full,
             half: sync_after / 2,
             spool_end,
+            figures,
             unsynced_since: None,
             tend_at: Instant::now(),
             retry_at: None,
@@ -140,10 +146,9 @@ impl Keeper {
         });
         let dropped = spool.take_dropped();
         self.spool_end = spool.end();
-        let oldest = spool.oldest().ok().flatten();
-        let figures = SpoolFigures { size: spool.size(), segments: spool.segments(), oldest };
+        self.figures.update(&spool);
         drop(spool);
-        self.account(task, outcome, &dropped, figures);
+        self.account(task, outcome, &dropped);
         self.sync_if_due();
     }
 
@@ -153,12 +158,11 @@ impl Keeper {
         task: &Task,
         outcome: Option<Result<(), AppendError>>,
         dropped: &[Gap],
-        figures: SpoolFigures,
     ) {
         let queue = self.queue.clone();
         let mut state = queue.state();
         let lost: u64 = dropped.iter().map(|gap| state.ledger.lose(*gap)).sum();
-        state.spool = figures;
+        state.spool = self.figures;
         self.dropped_untold += lost;
         match (outcome, &task.spill) {
             (Some(Ok(())), Some((held, _))) => {

@@ -64,6 +64,25 @@ pub(super) struct SpoolFigures {
     pub(super) size: u64,
     pub(super) segments: usize,
     pub(super) oldest: Option<Timestamp>,
+    /// Where the spool began when `oldest` was read.
+    first: Option<Position>,
+}
+
+impl SpoolFigures {
+    pub(super) fn of(spool: &Spool<Directory>) -> Self {
+        let mut figures = Self::default();
+        figures.update(spool);
+        figures
+    }
+
+    pub(super) fn update(&mut self, spool: &Spool<Directory>) {
+        self.size = spool.size();
+        self.segments = spool.segments();
+        if self.first != spool.first() {
+            self.first = spool.first();
+            self.oldest = spool.oldest().ok().flatten();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -112,11 +131,7 @@ impl Queue {
     ) -> Self {
         let now = Instant::now();
         let head = held.last().map_or(0, |newest| newest.end);
-        let figures = SpoolFigures {
-            size: spool.size(),
-            segments: spool.segments(),
-            oldest: spool.oldest().ok().flatten(),
-        };
+        let figures = SpoolFigures::of(&spool);
         let state = State {
             in_flight: ledger.acknowledged(),
             ledger,

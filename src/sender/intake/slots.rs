@@ -24,7 +24,7 @@ use memmap2::{MmapMut, MmapOptions};
 
 use super::control::Details;
 use super::recvmmsg::recvmmsg;
-use crate::limits::{INTAKE_SLOT_SIZE, INTAKE_SLOTS, PAYLOAD_MAX};
+use crate::limits::{INTAKE_SLOT_SIZE, INTAKE_SLOTS};
 
 const HEADER: usize = size_of::<mmsghdr>();
 const VECTOR: usize = size_of::<iovec>();
@@ -126,7 +126,7 @@ impl Slots {
         }
         let header = slot * HEADER;
         let length = usize::try_from(self.word(header + LENGTH_AT)?).ok()?;
-        if length > PAYLOAD_MAX {
+        if length > INTAKE_SLOT_SIZE {
             return None;
         }
         let name_length = usize::try_from(self.word(header + NAME_LENGTH_AT)?).ok()?.min(NAME);
