@@ -18,3 +18,6 @@ pub mod sequence;
 pub mod batch;
 
 pub mod spool;
+
+pub mod cli;
+pub mod config;
