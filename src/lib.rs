@@ -21,3 +21,5 @@ pub mod spool;
 
 pub mod cli;
 pub mod config;
+
+pub mod service;
