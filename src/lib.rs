@@ -23,3 +23,4 @@ pub mod cli;
 pub mod config;
 
 pub mod service;
+pub mod status;
