@@ -24,3 +24,6 @@ pub mod config;
 
 pub mod service;
 pub mod status;
+
+pub mod receiver;
+pub mod sender;
