@@ -22,4 +22,11 @@ pub mod secure;
 pub mod session;
 pub mod spool;
 
+pub mod cli;
+pub mod config;
+
+pub mod service;
+pub mod status;
+
+pub mod receiver;
 pub mod sender;
