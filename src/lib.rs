@@ -16,5 +16,6 @@ pub mod limits;
 pub mod sequence;
 
 pub mod batch;
+pub mod netflow;
 
 pub mod spool;
