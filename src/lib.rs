@@ -19,3 +19,5 @@ pub mod batch;
 pub mod netflow;
 
 pub mod spool;
+
+pub mod receiver;

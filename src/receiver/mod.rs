@@ -1,0 +1,3 @@
+//! The receiver.
+
+pub mod positions;
