@@ -117,10 +117,10 @@ impl Positions {
             let streams: Vec<_> = open.streams.values().cloned().collect();
             (streams, std::mem::take(&mut open.directory_changed))
         };
-        let synced = streams
-            .iter()
-            .try_for_each(|stream| stream.sync())
-            .and_then(|()| if directory_changed { self.sync_directory() } else { Ok(()) });
+        let mut synced = if directory_changed { self.sync_directory() } else { Ok(()) };
+        for stream in &streams {
+            synced = synced.and(stream.sync());
+        }
         drop(streams);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.directory_changed |= directory_changed && synced.is_err();
