@@ -1,3 +1,5 @@
 //! The receiver.
 
+pub mod delivery;
+pub mod output;
 pub mod positions;
