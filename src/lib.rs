@@ -17,6 +17,7 @@ pub mod sequence;
 
 pub mod batch;
 pub mod framing;
+pub mod netflow;
 
 pub mod secure;
 pub mod session;

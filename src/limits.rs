@@ -119,3 +119,6 @@ pub const HANDSHAKE_TIMEOUT_MAX: Duration = Duration::from_secs(300);
 
 /// Peers whose repeated log lines are counted one by one; the others share one count.
 pub const LOG_KEYS_MAX: usize = 1024;
+
+/// Senders whose seat nf-receiver keeps, with counters and position at hand, before free seats are given up.
+pub const SEATS_MAX: usize = 16_384;

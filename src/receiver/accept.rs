@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::receiver::serve::{Shared, serve};
 use crate::secure::preface::{Mode, Parsed, Preface, PrefaceError, Status};
-use crate::service::LogLimit;
+use crate::service::{LogLimit, Stop};
 
 /// How long the listener rests when the system has no file descriptor left for a connection.
 const REST: Duration = Duration::from_millis(100);
@@ -33,17 +33,18 @@ enum Turned {
 
 /// What all listeners share.
 #[derive(Debug)]
-pub(super) struct Gate {
-    pub(super) shared: Arc<Shared>,
-    pub(super) plaintext: bool,
-    pub(super) handshake_timeout: Duration,
-    pub(super) connections: Arc<Semaphore>,
-    pub(super) complaints: Mutex<LogLimit<IpAddr>>,
+pub(crate) struct Gate {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) plaintext: bool,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) connections: Arc<Semaphore>,
+    pub(crate) complaints: Mutex<LogLimit<IpAddr>>,
 }
 
 impl Gate {
     /// Serves connections of `listener` until told to stop; returns once all of them have ended.
-    pub(super) async fn run(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, stop: Stop) {
+        let mut stopping = stop.clone();
         let mut sessions = JoinSet::new();
         loop {
             tokio::select! {
@@ -58,13 +59,13 @@ impl Gate {
                     }
                 },
                 Some(_) = sessions.join_next() => {}
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = stopping.told() => break,
             }
         }
         while sessions.join_next().await.is_some() {}
     }
 
-    async fn admit(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr, stop: watch::Receiver<bool>) {
+    async fn admit(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr, stop: Stop) {
         let place = self.connections.clone().try_acquire_owned();
         let greeting = timeout(self.handshake_timeout, self.greet(&mut stream, peer, place.is_ok()));
         let outcome = match greeting.await {
@@ -72,14 +73,21 @@ impl Gate {
             Err(_) => Err(Turned::TimedOut),
         };
         match outcome {
-            Ok(preface) => serve(&self.shared, stream, peer, preface.sender, self.handshake_timeout, stop).await,
+            Ok(preface) => {
+                serve(&self.shared, stream, peer, preface.sender, self.handshake_timeout, stop).await
+            }
             Err(turned) => self.complain(peer, &turned),
         }
         drop(place);
     }
 
     /// Reads the preface and answers it.
-    async fn greet(&self, stream: &mut TcpStream, peer: SocketAddr, has_place: bool) -> Result<Preface, Turned> {
+    async fn greet(
+        &self,
+        stream: &mut TcpStream,
+        peer: SocketAddr,
+        has_place: bool,
+    ) -> Result<Preface, Turned> {
         let preface = match read_preface(stream).await {
             Err(Turned::Preface(PrefaceError::Version(_))) => {
                 return self.refuse(stream, Status::UnsupportedVersion).await;

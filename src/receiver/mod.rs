@@ -2,6 +2,9 @@
 
 mod accept;
 mod daemon;
+mod delivery;
+mod output;
+mod positions;
 mod seats;
 mod serve;
 
@@ -34,7 +37,7 @@ fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
     let surroundings = Surroundings::of_this_process();
     let file = file.as_deref();
     match action {
-        ReceiverAction::Run => daemon::run(config::load_receiver(file, overrides, &surroundings)?.settings),
+        ReceiverAction::Run => daemon::run(config::load_receiver(file, overrides, &surroundings)?),
         ReceiverAction::Check => {
             console::print(&config::load_receiver(file, overrides, &surroundings)?.report.to_string())
         }

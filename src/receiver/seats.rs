@@ -19,31 +19,31 @@ use crate::status::{PeerState, PeerStatus, Tally};
 
 /// A batch on its way to the collectors.
 #[derive(Debug)]
-pub(super) struct Pending {
-    pub(super) delivery: Delivery,
-    pub(super) first: Position,
-    pub(super) end: Position,
-    pub(super) payload_bytes: u64,
+pub(crate) struct Pending {
+    pub(crate) delivery: Delivery,
+    pub(crate) first: Position,
+    pub(crate) end: Position,
+    pub(crate) payload_bytes: u64,
 }
 
 impl Pending {
     /// Everything below is with every collector.
-    pub(super) fn position(&self) -> Position {
+    pub(crate) fn position(&self) -> Position {
         self.first.plus(self.delivery.delivered())
     }
 }
 
 /// What the sender's current stream is, and how far it is delivered.
 #[derive(Debug)]
-pub(super) struct Current {
-    pub(super) stream: StreamId,
-    pub(super) stored: Arc<StreamPosition>,
-    pub(super) pending: Option<Pending>,
+pub(crate) struct Current {
+    pub(crate) stream: StreamId,
+    pub(crate) stored: Arc<StreamPosition>,
+    pub(crate) pending: Option<Pending>,
 }
 
 impl Current {
     /// Everything below is with every collector; `None` if nothing of the stream was ever delivered.
-    pub(super) fn position(&self) -> Option<Position> {
+    pub(crate) fn position(&self) -> Option<Position> {
         let pending = self.pending.as_ref().map(Pending::position);
         self.stored.get().max(pending)
     }
@@ -51,28 +51,28 @@ impl Current {
 
 /// Counts of one sender since the start of the process.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
-    pub(super) datagrams: AtomicU64,
-    pub(super) bytes: AtomicU64,
-    pub(super) duplicates: AtomicU64,
-    pub(super) gaps: AtomicU64,
+pub(crate) struct Counters {
+    pub(crate) datagrams: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) duplicates: AtomicU64,
+    pub(crate) gaps: AtomicU64,
 }
 
 impl Counters {
-    pub(super) fn add(counter: &AtomicU64, count: u64) {
+    pub(crate) fn add(counter: &AtomicU64, count: u64) {
         counter.fetch_add(count, Ordering::Relaxed);
     }
 }
 
 /// The seat of one sender.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(crate) struct Seat {
     /// Held by the connection that delivers.
     turn: Arc<tokio::sync::Mutex<Option<Current>>>,
     /// The number of the newest connection.
     newest: watch::Sender<u64>,
     view: Mutex<View>,
-    pub(super) counters: Counters,
+    pub(crate) counters: Counters,
 }
 
 /// What the status shows beside the counters.
@@ -85,19 +85,11 @@ struct View {
 
 /// The right to deliver a sender's stream, while it lasts.
 #[derive(Debug)]
-pub(super) struct Turn {
-    pub(super) seat: Arc<Seat>,
-    pub(super) current: OwnedMutexGuard<Option<Current>>,
-    newest: watch::Receiver<u64>,
-}
-
-impl Turn {
-    /// Waits until a newer connection of the same sender wants the seat.
-    pub(super) async fn is_wanted(&mut self) {
-        if self.newest.changed().await.is_err() {
-            core::future::pending().await
-        }
-    }
+pub(crate) struct Turn {
+    pub(crate) seat: Arc<Seat>,
+    pub(crate) current: OwnedMutexGuard<Option<Current>>,
+    /// Changes when a newer connection of the same sender wants the seat.
+    pub(crate) newest: watch::Receiver<u64>,
 }
 
 impl Drop for Turn {
@@ -121,7 +113,7 @@ impl Seat {
     }
 
     /// Takes the seat: whoever sits there rises. `None` if a still newer connection came meanwhile.
-    pub(super) async fn take(self: Arc<Self>, peer: SocketAddr, stream: StreamId) -> Option<Turn> {
+    pub(crate) async fn take(self: Arc<Self>, peer: SocketAddr, stream: StreamId) -> Option<Turn> {
         let mut number = 0;
         self.newest.send_modify(|newest| {
             *newest += 1;
@@ -137,13 +129,15 @@ impl Seat {
     }
 
     fn is_free(&self) -> bool {
-        self.turn.try_lock().is_ok_and(|current| current.as_ref().is_none_or(|current| current.pending.is_none()))
+        self.turn
+            .try_lock()
+            .is_ok_and(|current| current.as_ref().is_none_or(|current| current.pending.is_none()))
     }
 }
 
 /// The seats of all senders seen.
 #[derive(Debug, Default)]
-pub(super) struct Seats {
+pub(crate) struct Seats {
     seats: Mutex<HashMap<SenderId, Arc<Seat>>>,
 }
 
@@ -153,7 +147,7 @@ impl Seats {
     }
 
     /// The seat of `id`. With too many seats, free ones are given up, and their counters with them.
-    pub(super) fn seat(&self, id: &SenderId, peer: SocketAddr, stream: StreamId) -> Arc<Seat> {
+    pub(crate) fn seat(&self, id: &SenderId, peer: SocketAddr, stream: StreamId) -> Arc<Seat> {
         let mut seats = self.seats();
         if seats.len() >= SEATS_MAX && !seats.contains_key(id) {
             seats.retain(|_, seat| !seat.is_free());
@@ -162,14 +156,14 @@ impl Seats {
     }
 
     /// What the status shows of every sender, by id.
-    pub(super) fn status(&self) -> Vec<PeerStatus> {
+    pub(crate) fn status(&self) -> Vec<PeerStatus> {
         let mut rows: Vec<PeerStatus> = self.seats().iter().map(|(id, seat)| row(id, seat)).collect();
         rows.sort_by(|a, b| a.id.cmp(&b.id));
         rows
     }
 
     /// Stores, for batches that were on their way when the daemon stopped, what the collectors have of them.
-    pub(super) async fn settle(&self) {
+    pub(crate) async fn settle(&self) {
         let seats: Vec<Arc<Seat>> = self.seats().values().cloned().collect();
         for seat in seats {
             let current = seat.turn.lock().await;

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::batch::Batch;
@@ -20,6 +19,7 @@ use crate::receiver::output::Outputs;
 use crate::receiver::positions::{Positions, PositionsError};
 use crate::receiver::seats::{Counters, Current, Pending, Seats, Turn};
 use crate::sequence::{Gap, SenderId};
+use crate::service::Stop;
 use crate::session::{ReceiverEvent, ReceiverSession, SessionError};
 
 /// Bytes read from a connection at once.
@@ -30,10 +30,10 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What all connections share.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) seats: Seats,
-    pub(super) positions: Positions,
-    pub(super) outputs: Outputs,
+pub(crate) struct Shared {
+    pub(crate) seats: Seats,
+    pub(crate) positions: Positions,
+    pub(crate) outputs: Outputs,
 }
 
 /// How a connection ended.
@@ -58,13 +58,13 @@ enum Ended {
 }
 
 /// Serves `stream` until it ends.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     shared: &Arc<Shared>,
     mut stream: TcpStream,
     peer: SocketAddr,
     id: SenderId,
     handshake_timeout: Duration,
-    stop: watch::Receiver<bool>,
+    stop: Stop,
 ) {
     let mut connection =
         Connection { shared, session: ReceiverSession::new(), input: vec![0; READ_SIZE], stop };
@@ -91,7 +91,7 @@ struct Connection<'a> {
     shared: &'a Shared,
     session: ReceiverSession,
     input: Vec<u8>,
-    stop: watch::Receiver<bool>,
+    stop: Stop,
 }
 
 /// What ended a wait.
@@ -106,7 +106,12 @@ enum Happened {
 
 impl Connection<'_> {
     /// Waits for HELLO, takes the sender's seat, and says where to go on.
-    async fn greet(&mut self, stream: &mut TcpStream, peer: SocketAddr, id: &SenderId) -> Result<Turn, Ended> {
+    async fn greet(
+        &mut self,
+        stream: &mut TcpStream,
+        peer: SocketAddr,
+        id: &SenderId,
+    ) -> Result<Turn, Ended> {
         let hello = self.hello(stream).await?;
         let seat = self.shared.seats.seat(id, peer, hello.stream);
         let mut turn = seat.take(peer, hello.stream).await.ok_or(Ended::Superseded)?;
@@ -173,7 +178,7 @@ impl Connection<'_> {
         let wake_at = self.session.poll_timeout().map(Instant::from_std);
         let wants_bytes = self.session.wants_bytes();
         let has_output = !self.session.outbox().is_empty();
-        let Turn { current, .. } = turn;
+        let Turn { current, newest, .. } = turn;
         let pending = current.as_mut().and_then(|current| current.pending.as_mut()).filter(|_| !wants_bytes);
         let is_delivering = pending.is_some();
         tokio::select! {
@@ -181,7 +186,8 @@ impl Connection<'_> {
             wrote = writer.write_buf(self.session.outbox()), if has_output => Happened::Wrote(wrote),
             () = deliver(pending, &self.shared.outputs), if is_delivering => Happened::Delivered,
             () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Happened::Time,
-            _ = self.stop.wait_for(|stop| *stop) => Happened::Stop,
+            Ok(()) = newest.changed() => Happened::Wanted,
+            () = self.stop.told() => Happened::Stop,
         }
     }
 

@@ -135,7 +135,10 @@ impl Ingest {
         let taken = self.encoder.encode(&self.slots, &mut tally, local, done);
         drop(tally);
         if taken.admitted > done {
-            tracing::info!(datagrams = taken.admitted - done, "took up datagrams that the last run had received");
+            tracing::info!(
+                datagrams = taken.admitted - done,
+                "took up datagrams that the last run had received"
+            );
         }
     }
 
@@ -202,7 +205,13 @@ struct Taken {
 
 impl Encoder {
     /// Pushes the datagrams of the filled slots, without the first `skip` of those that are admitted.
-    fn encode(&mut self, slots: &Slots, exporters: &mut ExporterTable, local: SocketAddr, skip: u64) -> Taken {
+    fn encode(
+        &mut self,
+        slots: &Slots,
+        exporters: &mut ExporterTable,
+        local: SocketAddr,
+        skip: u64,
+    ) -> Taken {
         let now = wall_clock();
         let mut taken = Taken::default();
         for slot in (0..).map_while(|index| slots.get(index)) {
@@ -251,4 +260,3 @@ impl Encoder {
 fn wall_clock() -> Timestamp {
     Timestamp::from_unix(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
-

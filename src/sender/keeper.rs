@@ -85,11 +85,8 @@ impl Keeper {
             if due <= now {
                 return self.task(&state, now);
             }
-            let (woken, _) = self
-                .queue
-                .work
-                .wait_timeout(state, due - now)
-                .unwrap_or_else(PoisonError::into_inner);
+            let (woken, _) =
+                self.queue.work.wait_timeout(state, due - now).unwrap_or_else(PoisonError::into_inner);
             state = woken;
         }
     }
@@ -153,12 +150,7 @@ impl Keeper {
     }
 
     /// Takes over into the queue's state what happened to the spool.
-    fn account(
-        &mut self,
-        task: &Task,
-        outcome: Option<Result<(), AppendError>>,
-        dropped: &[Gap],
-    ) {
+    fn account(&mut self, task: &Task, outcome: Option<Result<(), AppendError>>, dropped: &[Gap]) {
         let queue = self.queue.clone();
         let mut state = queue.state();
         let lost: u64 = dropped.iter().map(|gap| state.ledger.lose(*gap)).sum();

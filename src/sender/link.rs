@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -22,6 +22,7 @@ use crate::sender::backlog::Backlog;
 use crate::sender::dial::{DialError, dial};
 use crate::sender::queue::{Next, Queue};
 use crate::sequence::{Position, SenderId, StreamId};
+use crate::service::Stop;
 use crate::session::{SenderEvent, SenderSession, SessionError};
 
 /// How long the last words to a receiver may take.
@@ -99,7 +100,7 @@ pub(crate) struct Link {
     /// Notified when the next attempt is to be made at once.
     pub(crate) retry: Arc<Notify>,
     /// True once the link is to end.
-    pub(crate) stop: watch::Receiver<bool>,
+    pub(crate) stop: Stop,
 }
 
 impl LinkView {
@@ -114,7 +115,7 @@ impl Link {
     }
 
     fn is_stopping(&self) -> bool {
-        *self.stop.borrow()
+        self.stop.is_told()
     }
 
     /// Connects, sends, and connects again, until told to stop.
@@ -124,7 +125,7 @@ impl Link {
                           set 'receivers' in the configuration or give --receiver";
             tracing::warn!("{reason}");
             self.view().reason = Some(reason.to_owned());
-            let _ended = self.stop.wait_for(|stop| *stop).await;
+            self.stop.told().await;
             return;
         }
         let mut failures = 0;
@@ -160,7 +161,7 @@ impl Link {
         tokio::select! {
             () = sleep_until(at) => {}
             () = self.retry.notified() => tracing::info!("trying again at once"),
-            _ = self.stop.wait_for(|stop| *stop) => {}
+            () = self.stop.told() => {}
         }
     }
 
@@ -168,17 +169,16 @@ impl Link {
     async fn attempt(&mut self) -> Attempt {
         let mut last = None;
         for receiver in self.receivers.clone() {
-            *self.view() = LinkView {
-                state: LinkState::Connecting,
-                receiver: Some(receiver.to_string()),
-                reason: None,
-            };
+            *self.view() =
+                LinkView { state: LinkState::Connecting, receiver: Some(receiver.to_string()), reason: None };
             let dialled = tokio::select! {
                 dialled = dial(&receiver, &self.id, self.plaintext) => dialled,
-                _ = self.stop.wait_for(|stop| *stop) => break,
+                () = self.stop.told() => break,
             };
             match dialled {
-                Ok((stream, address)) => return self.converse(stream, &format!("{receiver} ({address})")).await,
+                Ok((stream, address)) => {
+                    return self.converse(stream, &format!("{receiver} ({address})")).await;
+                }
                 Err(error) => last = Some((receiver, error)),
             }
         }
@@ -191,7 +191,8 @@ impl Link {
     fn failed(&self, receiver: &HostPort, error: &DialError) -> Attempt {
         let mut reason = error.to_string();
         if self.receivers.len() > 1 {
-            reason = format!("none of {} receivers answers; the last, {receiver}: {reason}", self.receivers.len());
+            reason =
+                format!("none of {} receivers answers; the last, {receiver}: {reason}", self.receivers.len());
         }
         Attempt { was_agreed: false, is_refusal: error.is_refusal(), reason }
     }
@@ -311,7 +312,7 @@ impl<'a> Conversation<'a> {
             (backlog, outcome) = read_ahead(&mut self.backlog) => Happened::ReadAhead(backlog, outcome),
             () = self.link.queue.arrived(), if waits_for_more => Happened::Arrived,
             () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Happened::Time,
-            _ = stop.wait_for(|stop| *stop), if stopping_at.is_none() => Happened::Stop,
+            () = stop.told(), if stopping_at.is_none() => Happened::Stop,
         }
     }
 

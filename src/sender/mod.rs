@@ -10,6 +10,7 @@ mod ledger;
 mod link;
 mod queue;
 mod recovery;
+mod report;
 
 use std::env;
 use std::process;
@@ -40,7 +41,7 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
     let surroundings = Surroundings::of_this_process();
     let file = file.as_deref();
     match action {
-        SenderAction::Run => daemon::run(config::load_sender(file, overrides, &surroundings)?.settings),
+        SenderAction::Run => daemon::run(config::load_sender(file, overrides, &surroundings)?),
         SenderAction::Check => {
             console::print(&config::load_sender(file, overrides, &surroundings)?.report.to_string())
         }

@@ -55,8 +55,7 @@ pub(crate) fn recover(
     let stream = opened.spool.stream();
     let path = runtime_directory.unwrap_or(directory).join("intake");
     let boot = intake::boot_id().map_err(failed("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
-    let (mut intake, left) =
-        Intake::open(&path, stream, boot).map_err(failed("make the intake", &path))?;
+    let (mut intake, left) = Intake::open(&path, stream, boot).map_err(failed("make the intake", &path))?;
     let left = left.filter(|left| is_current(left, opened.last_run));
     let trusted = left.as_ref().filter(|left| left.same_boot);
 
@@ -81,8 +80,10 @@ pub(crate) fn recover(
     );
     let slots_done = trusted.map(|_| numbering.next.since(intake.marks.slots_first()));
     let ledger = make_ledger(&numbering, &opened);
-    for gap in numbering.gaps.iter().filter(|gap| Some(gap.first) == opened.spool.end()) {
-        opened.spool.record_gap(*gap);
+    for gap in &numbering.gaps {
+        if opened.spool.end() == Some(gap.first) {
+            opened.spool.record_gap(*gap);
+        }
     }
     opened.spool.begin_run(numbering.next).map_err(failed("write the file 'stream' in", directory))?;
     intake.marks.set_next(numbering.next);
@@ -243,7 +244,8 @@ mod tests {
     #[test]
     fn a_leap_of_the_start_before_stays_unused_after_a_kill() {
         let last_run = Some(LastRun::CutShort { start: at(1000) });
-        let numbering = Numbering::work_out(Some(at(60)), Some((at(60), at(90))), &[], Some(at(1010)), last_run);
+        let numbering =
+            Numbering::work_out(Some(at(60)), Some((at(60), at(90))), &[], Some(at(1010)), last_run);
         let gaps = vec![gap(90, 1000, GapReason::Unused), gap(1000, 1010, GapReason::Corrupt)];
         assert_eq!(numbering, Numbering { acknowledged: at(60), next: at(1010), gaps });
     }

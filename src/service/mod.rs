@@ -7,8 +7,10 @@ pub mod logging;
 pub mod notify;
 mod ownership;
 pub mod sockets;
+mod stop;
 
 pub use error::DaemonError;
 pub use log_limit::LogLimit;
 pub use ownership::{DirectoryLock, OwnershipError};
 pub use sockets::SocketError;
+pub use stop::{Stop, Stopper, stop_channel};

@@ -133,6 +133,12 @@ impl<D: Disk> Spool<D> {
         self.size
     }
 
+    /// Bytes that can still be appended before something must give way.
+    pub fn room(&self) -> io::Result<u64> {
+        let free = self.disk.free_bytes()?.saturating_sub(self.policy.min_free);
+        Ok(self.policy.max_size.saturating_sub(self.size).min(free))
+    }
+
     /// All gaps on record, oldest first.
     pub fn gaps(&self) -> impl Iterator<Item = Gap> {
         self.pieces.iter().filter_map(|(first, piece)| match *piece {
@@ -358,7 +364,9 @@ impl<D: Disk> Spool<D> {
     /// When the oldest segment was begun, as its header says.
     pub fn oldest(&self) -> io::Result<Option<Timestamp>> {
         let is_segment = |piece: &Piece| matches!(piece, Piece::Segment { .. });
-        let Some((first, _)) = self.pieces.iter().find(|(_, piece)| is_segment(piece)) else { return Ok(None) };
+        let Some((first, _)) = self.pieces.iter().find(|(_, piece)| is_segment(piece)) else {
+            return Ok(None);
+        };
         let mut header = [0; SEGMENT_HEADER_LEN];
         let read = self.disk.open(&name::segment(*first))?.read_at(&mut header, 0)?;
         Ok(header.get(..read).and_then(SegmentHeader::parse).map(|header| header.begun))

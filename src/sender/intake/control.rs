@@ -44,9 +44,9 @@ impl Details {
             (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => self.dropped = content.try_get_u32_ne().ok(),
             // struct in_pktinfo: interface index, local address, destination address of the header.
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                self.local = content.get(8..12).and_then(|octets| {
-                    Some(Ipv4Addr::from(<[u8; 4]>::try_from(octets).ok()?).into())
-                });
+                self.local = content
+                    .get(8..12)
+                    .and_then(|octets| Some(Ipv4Addr::from(<[u8; 4]>::try_from(octets).ok()?).into()));
             }
             // struct in6_pktinfo: address, interface index.
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
@@ -76,7 +76,8 @@ mod tests {
 
     fn message(level: i32, kind: i32, content: &[u8]) -> Vec<u8> {
         let length = u64::try_from(HEADER_LEN + content.len()).unwrap();
-        let mut bytes = [&length.to_ne_bytes()[..], &level.to_ne_bytes(), &kind.to_ne_bytes(), content].concat();
+        let mut bytes =
+            [&length.to_ne_bytes()[..], &level.to_ne_bytes(), &kind.to_ne_bytes(), content].concat();
         bytes.resize(bytes.len().next_multiple_of(8), 0);
         bytes
     }

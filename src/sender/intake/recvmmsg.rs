@@ -17,9 +17,8 @@ pub(super) unsafe fn recvmmsg(socket: impl AsFd, headers: *mut mmsghdr, count: c
     // musl declares the flags unsigned.
     let flags = libc::MSG_DONTWAIT.try_into().unwrap_or_default();
     // SAFETY: the caller promises what the call asks for; no time-out is given.
-    let taken = unsafe {
-        libc::recvmmsg(socket.as_fd().as_raw_fd(), headers, count, flags, core::ptr::null_mut())
-    };
+    let taken =
+        unsafe { libc::recvmmsg(socket.as_fd().as_raw_fd(), headers, count, flags, core::ptr::null_mut()) };
     usize::try_from(taken).map_err(|_| io::Error::last_os_error())
 }
 

@@ -99,7 +99,8 @@ impl Slots {
         let base = self.map.as_mut_ptr();
         for slot in 0..INTAKE_SLOTS {
             let at = |part: usize, size: usize| base.wrapping_add(part + slot * size);
-            let vector = iovec { iov_base: at(PAYLOADS_AT, INTAKE_SLOT_SIZE).cast(), iov_len: INTAKE_SLOT_SIZE };
+            let vector =
+                iovec { iov_base: at(PAYLOADS_AT, INTAKE_SLOT_SIZE).cast(), iov_len: INTAKE_SLOT_SIZE };
             let vector_at = at(VECTORS_AT, VECTOR).cast::<iovec>();
             let header_at = at(0, HEADER).cast::<mmsghdr>();
             // SAFETY: both places lie inside the mapping, are aligned (the parts start at multiples of 16) and

@@ -118,7 +118,8 @@ fn a_ring_that_went_round_many_times_gives_back_only_what_is_live() {
             live.iter().map(|held| (held.batch.first(), held.start, held.end)).collect::<Vec<_>>(),
         );
         assert_eq!(again.head(), ring.head());
-        let empty = Ring::new(file.clone(), 100, 3000).recover(STREAM, ring.head(), live.last().unwrap().batch.end());
+        let empty =
+            Ring::new(file.clone(), 100, 3000).recover(STREAM, ring.head(), live.last().unwrap().batch.end());
         assert!(empty.unwrap().is_empty(), "behind the newest batch nothing is live");
     }
 }
