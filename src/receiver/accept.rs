@@ -74,7 +74,7 @@ impl Gate {
         };
         match outcome {
             Ok(preface) => {
-                serve(&self.shared, stream, peer, preface.sender, self.handshake_timeout, stop).await
+                serve(&self.shared, stream, peer, preface.sender, self.handshake_timeout, stop).await;
             }
             Err(turned) => self.complain(peer, &turned),
         }

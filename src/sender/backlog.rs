@@ -34,12 +34,11 @@ impl Backlog {
     /// the position is no longer in the spool: whoever asks looks at the queue again.
     pub(crate) fn read(&mut self, position: Position) -> io::Result<Vec<Batch>> {
         let outcome = self.read_segment(position);
-        match &outcome {
-            Ok(_) => self.failures = 0,
-            Err(_) => {
-                self.failures += 1;
-                self.open = None;
-            }
+        if outcome.is_ok() {
+            self.failures = 0;
+        } else {
+            self.failures += 1;
+            self.open = None;
         }
         outcome
     }

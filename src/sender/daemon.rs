@@ -177,7 +177,7 @@ fn start_threads(
 /// Ends ingest, lets the link send what it can, and puts the rest on disk. Says whether all of it is there.
 async fn stop_threads(threads: Threads, stop_link: Stopper, link: tokio::task::JoinHandle<()>) -> bool {
     let Threads { queue, stop_ingest, ingest_ended, keeper } = threads;
-    queue.set_stage(Stage::Draining);
+    queue.go_on_to(Stage::Draining);
     if let Err(error) = rustix::io::write(&stop_ingest, &1_u64.to_ne_bytes()) {
         tracing::error!(%error, "cannot stop taking datagrams");
     }
@@ -186,7 +186,7 @@ async fn stop_threads(threads: Threads, stop_link: Stopper, link: tokio::task::J
     if !link.is_finished() && timeout(STOP_GRACE * 2, link).await.is_err() {
         tracing::warn!("the link did not end in time");
     }
-    queue.set_stage(Stage::Stopped);
+    queue.go_on_to(Stage::Stopped);
     let keeper = tokio::task::spawn_blocking(move || keeper.join());
     let keeper_ended = timeout(STOP_GRACE * 2, keeper).await.is_ok();
     ingest_ended && keeper_ended

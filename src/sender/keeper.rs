@@ -137,7 +137,9 @@ impl Keeper {
         }
         let outcome = task.spill.as_ref().map(|(held, gaps)| {
             if spool.end().is_some() {
-                gaps.iter().for_each(|gap| spool.record_gap(*gap));
+                for gap in gaps {
+                    spool.record_gap(*gap);
+                }
             }
             spool.append(&held.batch, wall_clock(), task.in_flight)
         });

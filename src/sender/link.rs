@@ -364,7 +364,7 @@ impl<'a> Conversation<'a> {
                     }
                 }
                 Next::InSpool => {
-                    if let Some(batch) = self.from_ahead(position) {
+                    if let Some(batch) = self.take_ahead(position) {
                         self.send(&batch);
                     } else {
                         self.start_reading(position);
@@ -386,7 +386,7 @@ impl<'a> Conversation<'a> {
     }
 
     /// The batch read ahead that holds `position`.
-    fn from_ahead(&mut self, position: Position) -> Option<Batch> {
+    fn take_ahead(&mut self, position: Position) -> Option<Batch> {
         while self.ahead.front().is_some_and(|batch| batch.end() <= position) {
             self.ahead.pop_front();
         }

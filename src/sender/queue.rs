@@ -134,7 +134,7 @@ impl Queue {
         when_full: WhenFull,
     ) -> Self {
         let now = Instant::now();
-        let head = held.last().map_or(0, |newest| newest.end);
+        let ring_head = held.last().map_or(0, |newest| newest.end);
         let figures = SpoolFigures::of(&spool);
         let state = State {
             in_flight: ledger.acknowledged(),
@@ -143,7 +143,7 @@ impl Queue {
             is_full: false,
             stage: Stage::Running,
             spool: figures,
-            head,
+            head: ring_head,
         };
         Self {
             state: Mutex::new(state),
@@ -313,10 +313,10 @@ impl Queue {
         }
     }
 
-    /// Goes on to `stage`.
-    pub(crate) fn set_stage(&self, stage: Stage) {
+    /// Goes on to the `next` stage.
+    pub(crate) fn go_on_to(&self, next: Stage) {
         let mut state = self.state();
-        state.stage = state.stage.max(stage);
+        state.stage = state.stage.max(next);
         drop(state);
         self.work.notify_one();
         self.room.notify_one();

@@ -12,6 +12,10 @@
 //! | payloads | 65,536 | the datagram |
 
 #![expect(unsafe_code, reason = "a mapping is made and handed to the kernel")]
+#![expect(
+    clippy::cast_ptr_alignment,
+    reason = "mappings start on a page, and every part of them at a multiple of 16"
+)]
 
 use core::mem::offset_of;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
