@@ -1,1 +1,20 @@
-//! Tests of the real daemons.
+//! Tests of the two daemons as processes, with real sockets, on loopback; and of the kit that drives them.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test that cannot go on fails there, and says what it saw"
+)]
+
+mod backlog;
+mod bad_input;
+mod chaos;
+mod delivery;
+mod floors;
+mod kit;
+mod outage;
+mod real_tools;
+mod running;
+#[expect(dead_code, reason = "the demo uses parts of the kit that no test needs")]
+mod support;

@@ -1,0 +1,285 @@
+//! What operators and strangers get wrong: each is answered by a sentence that says what, where and what to do.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::running::shared;
+use crate::support::chatter::{MIXED, Pattern};
+use crate::support::daemon::{Launch, Program};
+use crate::support::hosts::{QUICK_SENDER, SenderHost};
+use crate::support::pair::{Pair, STALL};
+
+/// How long a refusal may take.
+const REFUSAL: Duration = Duration::from_secs(20);
+
+/// Exit codes of sysexits.h.
+const USAGE: i32 = 64;
+const CONFIG: i32 = 78;
+
+/// A directory with a settings file of this text.
+fn settings(toml: &str) -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("settings.toml");
+    std::fs::write(&file, toml).unwrap();
+    (directory, file)
+}
+
+/// A launch that would work, with everything below this directory.
+fn launch(program: Program, directory: &TempDir, file: &std::path::Path) -> Launch {
+    let path = |name: &str| directory.path().join(name).into_os_string();
+    let store = if program == Program::Sender { "--spool" } else { "--state" };
+    Launch::new(program)
+        .args(["-c".into(), file.as_os_str().to_owned(), "--plaintext".into()])
+        .args([store.into(), path("store"), "--control".into(), path("control.sock")])
+        .env("RUNTIME_DIRECTORY", directory.path())
+}
+
+/// Panics unless the daemon ends by itself with a message that has all of these words. Returns its exit code.
+fn assert_refused(launch: Launch, words: &[&str]) -> i32 {
+    let (status, log) = launch.spawn().wait_exit(REFUSAL);
+    let code = status.code().unwrap();
+    assert_ne!(code, 0, "{log}");
+    assert_words(&log, words);
+    code
+}
+
+fn assert_words(text: &str, words: &[&str]) {
+    let lower = text.to_lowercase();
+    let missing: Vec<_> = words.iter().filter(|word| !lower.contains(&word.to_lowercase())).collect();
+    assert!(missing.is_empty(), "the message does not say {missing:?}:\n{text}");
+}
+
+/// Both the daemon and its `check` command refuse these settings as configuration, in these words.
+fn assert_settings_refused(program: Program, toml: &str, words: &[&str]) {
+    let _running = shared();
+    let (directory, file) = settings(toml);
+    assert_eq!(assert_refused(launch(program, &directory, &file), words), CONFIG);
+    let checked = program.run(&["check", "-c", file.to_str().unwrap()]);
+    assert_eq!(checked.status.code(), Some(CONFIG));
+    assert_words(&String::from_utf8_lossy(&checked.stderr), words);
+}
+
+#[test]
+fn an_unknown_key_is_named_with_file_and_line() {
+    assert_settings_refused(
+        Program::Sender,
+        "heartbeat = \"5s\"\ncolour = 1\n",
+        &["settings.toml", "2", "colour"],
+    );
+    assert_settings_refused(Program::Receiver, "\n\ncolour = 1\n", &["settings.toml", "3", "colour"]);
+}
+
+#[test]
+fn an_unknown_key_in_a_table_is_named() {
+    assert_settings_refused(Program::Sender, "[spool]\ncolour = 1\n", &["settings.toml", "2", "colour"]);
+    assert_settings_refused(Program::Receiver, "[[collector]]\ncolour = 1\n", &["settings.toml", "colour"]);
+}
+
+#[test]
+fn a_mistyped_key_is_answered_with_the_keys_there_are() {
+    assert_settings_refused(Program::Sender, "[spool]\nmax-sise = \"8GiB\"\n", &["max-sise", "max-size"]);
+    assert_settings_refused(
+        Program::Receiver,
+        "[[collector]]\nadress = \"127.0.0.1:1\"\n",
+        &["adress", "address"],
+    );
+}
+
+#[test]
+fn an_impossible_value_is_named_with_its_key_and_what_is_allowed() {
+    let sender = [
+        ("[spool]\nmax-size = \"many\"\n", vec!["max-size", "many"]),
+        ("[spool]\nwhen-full = \"explode\"\n", vec!["when-full", "explode", "drop-oldest", "drop-newest"]),
+        ("heartbeat = \"0s\"\n", vec!["heartbeat"]),
+        ("listen = [\"nowhere\"]\n", vec!["listen", "nowhere"]),
+        ("allow = [\"10.0.0.0/99\"]\n", vec!["allow", "10.0.0.0/99"]),
+        ("[reconnect]\nfirst = \"soon\"\n", vec!["first", "soon"]),
+    ];
+    for (toml, words) in sender {
+        assert_settings_refused(Program::Sender, toml, &words);
+    }
+    let when_down = "[[collector]]\naddress = \"127.0.0.1:1\"\nwhen-down = \"cry\"\n";
+    assert_settings_refused(Program::Receiver, when_down, &["when-down", "cry", "hold", "skip"]);
+}
+
+#[test]
+fn settings_that_are_no_toml_are_refused_with_the_line() {
+    assert_settings_refused(Program::Sender, "heartbeat = \"5s\"\n[spool\n", &["settings.toml", "2"]);
+}
+
+#[test]
+fn a_settings_file_that_cannot_be_read_is_named() {
+    let _running = shared();
+    let (directory, file) = settings("");
+    let absent = directory.path().join("absent.toml");
+    for program in [Program::Sender, Program::Receiver] {
+        assert_refused(launch(program, &directory, &absent), &["absent.toml", "no such file"]);
+        // A directory in its place cannot be read by root either.
+        assert_refused(launch(program, &directory, directory.path()), &[directory.path().to_str().unwrap()]);
+    }
+    drop(file);
+}
+
+#[test]
+fn an_unknown_option_is_an_error_of_usage() {
+    let _running = shared();
+    for program in [Program::Sender, Program::Receiver] {
+        let output = program.run(&["--colour"]);
+        assert_eq!(output.status.code(), Some(USAGE));
+        assert_words(&String::from_utf8_lossy(&output.stderr), &["--colour"]);
+    }
+}
+
+#[test]
+fn a_udp_port_in_use_is_named() {
+    let _running = shared();
+    let (directory, file) = settings("");
+    let holder = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = holder.local_addr().unwrap().to_string();
+    let launch = launch(Program::Sender, &directory, &file).args(["-l", &addr]);
+    assert_refused(launch, &[&addr, "in use"]);
+}
+
+#[test]
+fn a_tcp_port_in_use_is_named() {
+    let _running = shared();
+    let (directory, file) = settings("");
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = holder.local_addr().unwrap().to_string();
+    let launch = launch(Program::Receiver, &directory, &file).args(["-l", &addr]);
+    assert_refused(launch, &[&addr, "in use"]);
+}
+
+#[test]
+fn a_spool_directory_that_cannot_be_written_is_named() {
+    let _running = shared();
+    let (directory, file) = settings("");
+    // Below a file there can be no directory, not even for root.
+    let spool = file.join("spool");
+    let spool = spool.to_str().unwrap();
+    let launch = Launch::new(Program::Sender)
+        .args(["-c", file.to_str().unwrap(), "--plaintext", "-l", "127.0.0.1:0", "--spool", spool])
+        .args(["--control", directory.path().join("control.sock").to_str().unwrap()])
+        .env("RUNTIME_DIRECTORY", directory.path());
+    assert_refused(launch, &[spool]);
+}
+
+#[test]
+fn a_spool_directory_without_permission_is_named() {
+    let _running = shared();
+    if rustix::process::geteuid().is_root() {
+        eprintln!("skipped: root may write everywhere");
+        return;
+    }
+    let (directory, file) = settings("");
+    let spool = directory.path().join("store");
+    std::fs::create_dir(&spool).unwrap();
+    std::fs::set_permissions(&spool, std::fs::Permissions::from_mode(0o500)).unwrap();
+    let launch = launch(Program::Sender, &directory, &file).args(["-l", "127.0.0.1:0"]);
+    assert_refused(launch, &[spool.to_str().unwrap(), "permission"]);
+}
+
+#[test]
+fn a_spool_directory_that_another_sender_holds_is_refused_with_its_pid() {
+    let _running = shared();
+    let mut first = SenderHost::new("edge", &"127.0.0.1:9", QUICK_SENDER);
+    let pid = first.start().pid().to_string();
+    let (directory, file) = settings("");
+    let spool = first.path("spool");
+    let spool = spool.to_str().unwrap();
+    let second = Launch::new(Program::Sender)
+        .args(["-c", file.to_str().unwrap(), "--plaintext", "-l", "127.0.0.1:0", "--spool", spool])
+        .args(["--control", directory.path().join("control.sock").to_str().unwrap()])
+        .env("RUNTIME_DIRECTORY", directory.path());
+    assert_refused(second, &[spool, &pid]);
+    first.status();
+}
+
+#[test]
+fn a_receiver_name_that_does_not_resolve_keeps_the_sender_running_and_is_told() {
+    let _running = shared();
+    let name = "no-such-host.invalid";
+    let mut sender = SenderHost::new("edge", &format!("{name}:2055"), QUICK_SENDER);
+    sender.start();
+    let mut exporters = sender.exporters(1, Pattern::new(MIXED));
+    exporters.send(5);
+    sender.wait_status(STALL, |status| {
+        status["queued"]["datagrams"] == 5
+            && status["reason"].as_str().is_some_and(|reason| reason.contains(name))
+    });
+    sender.daemon().wait_for_log(&[name], STALL);
+}
+
+/// Sends bytes to the receiver as a stranger would, and waits until it hangs up.
+fn stranger(addr: SocketAddr, bytes: &[u8]) {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(REFUSAL)).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut answer = [0; 4096];
+    loop {
+        match stream.read(&mut answer) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
+            Err(error) => panic!("the receiver did not hang up on a stranger: {error}"),
+        }
+    }
+}
+
+/// A connected pair that goes on carrying datagrams after strangers sent these bytes, and says what happened.
+fn assert_survives(strangers: &[&[u8]], words: &[&str]) {
+    let _running = shared();
+    let pair = Pair::connected(1, Pattern::new(MIXED), QUICK_SENDER);
+    for bytes in strangers {
+        stranger(pair.receiver.addr(), bytes);
+    }
+    pair.receiver.daemon().wait_for_log(words, STALL);
+    let mut exporters = pair.exporters();
+    exporters.send(10);
+    pair.assert_all_arrive(&exporters, true);
+}
+
+#[test]
+fn garbage_on_the_tcp_port_is_told_and_harms_nothing() {
+    assert_survives(&[&[0xa5; 64], &[0; 64], b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n"], &["127.0.0.1"]);
+}
+
+#[test]
+fn lengths_past_all_bounds_take_no_memory_and_harm_nothing() {
+    let memory = {
+        let _running = shared();
+        let pair = Pair::connected(1, Pattern::new(MIXED), QUICK_SENDER);
+        for _ in 0..50 {
+            stranger(pair.receiver.addr(), &[0xff; 64]);
+        }
+        pair.receiver.status();
+        pair.receiver.daemon().memory_peak()
+    };
+    assert!(memory < 64 << 20, "nf-receiver took {} MiB for what strangers announced", memory >> 20);
+}
+
+#[test]
+fn a_web_request_on_the_tcp_port_is_recognised() {
+    assert_survives(&[b"GET / HTTP/1.1\r\nHost: collector.example.net\r\n\r\n"], &["http", "127.0.0.1"]);
+}
+
+#[test]
+fn a_control_socket_that_is_not_there_is_named() {
+    let _running = shared();
+    let directory = tempfile::tempdir().unwrap();
+    let absent = directory.path().join("absent.sock");
+    let absent = absent.to_str().unwrap();
+    for program in [Program::Sender, Program::Receiver] {
+        let output = program.run(&["status", "--control", absent]);
+        assert!(!output.status.success());
+        assert_words(&String::from_utf8_lossy(&output.stderr), &[absent, program.name()]);
+    }
+    let output = Program::Sender.run(&["reconnect", "--control", absent]);
+    assert!(!output.status.success());
+    assert_words(&String::from_utf8_lossy(&output.stderr), &[absent]);
+}

@@ -1,0 +1,87 @@
+//! Two hundred faults in a row under steady load, chosen by a seed: `NF_CHAOS_SEED` repeats a run.
+
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::running::alone;
+use crate::support::chatter::{MEDIUM, Pattern};
+use crate::support::hosts::QUICK_SENDER;
+use crate::support::load::Until;
+use crate::support::pair::{Pair, STALL};
+use crate::support::samples::Sampler;
+
+const FAULTS: u32 = 200;
+const EXPORTERS: u16 = 8;
+const DATAGRAMS_PER_SECOND: u32 = 20_000;
+
+/// Longest body of a batch in bytes, and what each datagram needs in it beside its payload (docs/spool-format.md).
+const BATCH_BODY: usize = 65_600;
+const RECORD_OVERHEAD: usize = 23;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    KillSender,
+    KillReceiver,
+    CutLink,
+}
+
+impl Fault {
+    fn strike(self, pair: &mut Pair, lasts: Duration) {
+        match self {
+            Self::KillSender => {
+                pair.sender.take().kill();
+                std::thread::sleep(lasts / 4); // the kernel holds what comes, as long as there is room
+                pair.sender.start();
+            }
+            Self::KillReceiver => {
+                pair.receiver.take().kill();
+                std::thread::sleep(lasts);
+                pair.receiver.start();
+            }
+            Self::CutLink => {
+                pair.link.cut();
+                std::thread::sleep(lasts);
+                pair.link.mend();
+            }
+        }
+    }
+}
+
+#[test]
+fn two_hundred_kills_and_cuts_under_load_lose_nothing_and_repeat_at_most_a_batch_per_receiver() {
+    let _running = alone();
+    let seed = std::env::var("NF_CHAOS_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    println!("NF_CHAOS_SEED={seed}");
+    let mut dice = SmallRng::seed_from_u64(seed);
+    let pattern = Pattern::new(MEDIUM);
+    let mut pair = Pair::connected(EXPORTERS, pattern, QUICK_SENDER);
+    let watch = Sampler::start(pair.sender.control(), Duration::from_millis(100));
+    let load = pair.load(Some(DATAGRAMS_PER_SECOND), Until::Stopped);
+    let mut struck = Vec::new();
+    for _ in 0..FAULTS {
+        std::thread::sleep(Duration::from_millis(dice.random_range(0..300)));
+        let fault = [Fault::KillSender, Fault::KillReceiver, Fault::CutLink][dice.random_range(0..3)];
+        fault.strike(&mut pair, Duration::from_millis(dice.random_range(0..300)));
+        struck.push(fault);
+    }
+    let held_back = load.held_back();
+    let exporters = load.stop();
+    pair.assert_all_arrive(&exporters, false);
+    let samples = watch.finish();
+    let answered = samples.iter().filter(|sample| sample.state.is_some()).count();
+    let kills = struck.iter().filter(|fault| **fault == Fault::KillReceiver).count();
+    let repeated = pair.collector.report().repeated();
+    let batch = BATCH_BODY / (RECORD_OVERHEAD + pattern.shortest());
+    println!(
+        "{} datagrams, {FAULTS} faults, {kills} of them kills of the receiver, {repeated} repeats; {answered} of {} \
+         samples of the status answered; the load held back {held_back} times",
+        exporters.total(),
+        samples.len(),
+    );
+    assert!(answered > 100, "only {answered} samples");
+    let bound = u64::try_from(kills * batch).unwrap();
+    assert!(repeated <= bound, "{repeated} repeats after {kills} kills of the receiver: more than {bound}");
+    pair.sender.wait_state("connected", STALL);
+}

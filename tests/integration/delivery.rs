@@ -1,0 +1,173 @@
+//! The whole way of a datagram while nothing goes wrong.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::running::shared;
+use crate::support::chatter::{MIXED, Pattern};
+use crate::support::collector::{Collector, Inbox};
+use crate::support::exporter::Exporters;
+use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use crate::support::load::{Load, Until};
+use crate::support::samples::{assert_conserved, count};
+
+const STALL: Duration = Duration::from_secs(10);
+
+/// The longest payload that UDP over IPv4 takes, in bytes.
+const LONGEST: usize = 65_507;
+
+/// Sends the payloads from `exporter` and waits until the inbox has each of them, byte for byte and in order.
+fn assert_carried(exporter: &UdpSocket, target: SocketAddr, inbox: &Inbox, payloads: &[Vec<u8>]) {
+    let mut sent = 0;
+    for chunk in payloads.chunks(8) {
+        for payload in chunk {
+            exporter.send_to(payload, target).unwrap();
+        }
+        sent += chunk.len();
+        inbox.wait_for(sent, STALL);
+    }
+    let arrived = inbox.wait_for(sent, STALL);
+    assert_eq!(arrived.len(), payloads.len());
+    for (number, (arrived, payload)) in arrived.iter().zip(payloads).enumerate() {
+        assert!(arrived == payload, "datagram {number} of {} bytes is not as it was sent", payload.len());
+    }
+}
+
+/// Payloads of sizes where formats and buffers have their edges, with different bytes.
+fn payloads_of_all_sizes() -> Vec<Vec<u8>> {
+    let sizes = [0, 1, 2, 255, 256, 512, 1400, 1464, 1472, 1473, 4096, 9000, 32_768, 65_000, LONGEST, 3, 0];
+    let payload = |(seed, size): (u8, &usize)| {
+        (0..*size).map(|i| seed ^ i.to_le_bytes()[0] ^ i.to_le_bytes()[1]).collect()
+    };
+    (1..).zip(&sizes).map(payload).collect()
+}
+
+#[test]
+fn datagrams_from_empty_to_the_longest_cross_byte_for_byte_over_ipv4() {
+    let _running = shared();
+    let inbox = Inbox::start("127.0.0.1:0");
+    let mut receiver = ReceiverHost::new(&[inbox.addr()], "");
+    receiver.start();
+    let mut sender = SenderHost::new("edge", &receiver.addr(), QUICK_SENDER);
+    sender.start();
+    let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
+    assert_carried(&exporter, sender.udp().addr(), &inbox, &payloads_of_all_sizes());
+}
+
+#[test]
+fn datagrams_from_empty_to_the_longest_cross_byte_for_byte_over_ipv6() {
+    let _running = shared();
+    let inbox = Inbox::start("[::1]:0");
+    let mut receiver = ReceiverHost::new(&[inbox.addr()], "");
+    receiver.start();
+    let mut sender = SenderHost::new("edge", &receiver.addr(), QUICK_SENDER);
+    let incoming = UdpSocket::bind("[::1]:0").unwrap();
+    let target = incoming.local_addr().unwrap();
+    sender.add_socket(incoming);
+    sender.start();
+    let exporter = UdpSocket::bind("[::1]:0").unwrap();
+    assert_carried(&exporter, target, &inbox, &payloads_of_all_sizes());
+}
+
+#[test]
+fn compressed_datagrams_cross_byte_for_byte() {
+    let _running = shared();
+    let inbox = Inbox::start("127.0.0.1:0");
+    let mut receiver = ReceiverHost::new(&[inbox.addr()], "");
+    receiver.start();
+    let toml = format!("{QUICK_SENDER}compression = \"zstd\"\n");
+    let mut sender = SenderHost::new("edge", &receiver.addr(), &toml);
+    sender.start();
+    let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
+    assert_carried(&exporter, sender.udp().addr(), &inbox, &payloads_of_all_sizes());
+}
+
+/// `NF_TRANSPORT_CORPUS` names a directory of real datagrams, one in each `*.dat` file.
+#[test]
+fn datagrams_of_real_vendors_cross_byte_for_byte() {
+    let Some(corpus) = std::env::var_os("NF_TRANSPORT_CORPUS") else {
+        eprintln!("skipped: NF_TRANSPORT_CORPUS names no directory of datagrams");
+        return;
+    };
+    let _running = shared();
+    let files = std::fs::read_dir(PathBuf::from(corpus)).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|kind| kind == "dat")).collect();
+    files.sort();
+    let read = |path: &PathBuf| std::fs::read(path).unwrap();
+    let payloads: Vec<_> = files.iter().map(read).filter(|payload| payload.len() <= LONGEST).collect();
+    let inbox = Inbox::start("127.0.0.1:0");
+    let mut receiver = ReceiverHost::new(&[inbox.addr()], "");
+    receiver.start();
+    let mut sender = SenderHost::new("edge", &receiver.addr(), QUICK_SENDER);
+    sender.start();
+    let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
+    assert_carried(&exporter, sender.udp().addr(), &inbox, &payloads);
+}
+
+#[test]
+fn two_collectors_each_get_everything() {
+    let _running = shared();
+    let pattern = Pattern::new(MIXED);
+    let collectors = [Collector::start(3, pattern), Collector::start(3, pattern)];
+    let mut receiver = ReceiverHost::new(&[collectors[0].addr(), collectors[1].addr()], "");
+    receiver.start();
+    let mut sender = SenderHost::new("edge", &receiver.addr(), QUICK_SENDER);
+    sender.start();
+    let exporters = sender.exporters(3, pattern);
+    let exporters = Load::start(exporters, sender.udp().clone(), Some(5000), Until::Sent(6000)).finish();
+    for collector in &collectors {
+        collector.wait_for_all(exporters.sent(), STALL).assert_exact(exporters.sent());
+    }
+}
+
+#[test]
+fn several_senders_at_once_each_keep_their_order() {
+    let _running = shared();
+    let pattern = Pattern::new(MIXED);
+    let collector = Collector::start(6, pattern);
+    let mut receiver = ReceiverHost::new(&[collector.addr()], "");
+    receiver.start();
+    let mut senders =
+        ["brno", "praha", "plzen"].map(|id| SenderHost::new(id, &receiver.addr(), QUICK_SENDER));
+    let loads = [0..2, 2..4, 4..6].into_iter().zip(&mut senders).map(|(numbers, sender)| {
+        sender.start();
+        let exporters = Exporters::new(numbers, sender.udp().addr(), pattern);
+        Load::start(exporters, sender.udp().clone(), Some(2000), Until::Sent(2000))
+    });
+    let loads: Vec<_> = loads.collect();
+    let sent: Vec<_> = loads.into_iter().flat_map(|load| load.finish().sent().to_vec()).collect();
+    collector.wait_for_all(&sent, STALL).assert_exact(&sent);
+    let known = receiver.status()["senders"].as_array().unwrap().len();
+    assert_eq!(known, 3);
+}
+
+#[test]
+fn status_tells_what_came_what_went_and_that_all_is_well() {
+    let _running = shared();
+    let pattern = Pattern::new(MIXED);
+    let collector = Collector::start(3, pattern);
+    let mut receiver = ReceiverHost::new(&[collector.addr()], "");
+    receiver.start();
+    let mut sender = SenderHost::new("edge", &receiver.addr(), QUICK_SENDER);
+    sender.start();
+    let mut exporters = sender.exporters(3, pattern);
+    exporters.send(90);
+    collector.wait_for_all(exporters.sent(), STALL);
+    let status = sender.wait_status(STALL, |status| count(status, "/acknowledged/datagrams") == 90);
+    assert_conserved(&status);
+    assert_eq!((status["service"].as_str(), status["id"].as_str()), (Some("nf-sender"), Some("edge")));
+    assert_eq!(status["state"], "connected");
+    assert_eq!(count(&status, "/received/datagrams"), 90);
+    assert_eq!(count(&status, "/queued/datagrams"), 0);
+    assert_eq!(count(&status, "/dropped/kernel"), 0);
+    let status = receiver.status();
+    assert_eq!(status["service"], "nf-receiver");
+    assert_eq!(
+        (&status["senders"][0]["id"], &status["senders"][0]["stream"]),
+        (&"edge".into(), &sender.status()["stream"])
+    );
+    assert_eq!(count(&status, "/senders/0/delivered/datagrams"), 90);
+    assert_eq!(count(&status, "/senders/0/duplicates"), 0);
+    assert_eq!(count(&status, "/collectors/0/delivered/datagrams"), 90);
+}

@@ -1,0 +1,189 @@
+//! The kit itself: what it sends is what it finds, and what it does not find it tells.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use crate::support::chatter::{MEDIUM, MIXED, Pattern, Version, identify};
+use crate::support::collector::{Collector, Inbox};
+use crate::support::exporter::Exporters;
+use crate::support::hosts::HeldUdp;
+use crate::support::kernel_socket::KernelSocket;
+use crate::support::link::{Link, LinkState};
+use crate::support::tally::Tally;
+
+const STALL: Duration = Duration::from_secs(5);
+
+fn datagram(pattern: Pattern, exporter: u16, number: u32) -> Vec<u8> {
+    let mut payload = Vec::new();
+    pattern.datagram(exporter, number, &mut payload);
+    payload
+}
+
+#[test]
+fn what_exporters_send_straight_to_a_collector_is_found_exact() {
+    let pattern = Pattern::new(MIXED);
+    let collector = Collector::start(8, pattern);
+    let mut exporters = Exporters::new(0..8, collector.addr(), pattern);
+    let started = Instant::now();
+    for _ in 0..100 {
+        exporters.send(200);
+        collector.wait_for(exporters.total(), STALL);
+    }
+    println!("{} datagrams in {:?}", exporters.total(), started.elapsed());
+    let report = collector.wait_for_all(exporters.sent(), STALL);
+    assert_eq!(report.kernel_drops, 0);
+    report.assert_exact(exporters.sent());
+}
+
+#[test]
+fn every_datagram_tells_its_exporter_and_number_and_differs_from_all_others() {
+    let pattern = Pattern::new(MIXED);
+    let mut seen = std::collections::HashSet::new();
+    for exporter in 0..9 {
+        for number in 0..100 {
+            let payload = datagram(pattern, exporter, number);
+            assert_eq!(identify(&payload), Some((exporter, number)));
+            assert!((pattern.shortest()..=1472).contains(&payload.len()), "{}", payload.len());
+            assert!(seen.insert(payload));
+        }
+    }
+}
+
+#[test]
+fn sequence_numbers_count_records_in_v5_and_ipfix_and_datagrams_in_v9() {
+    let pattern = Pattern::new(MEDIUM);
+    let number = |payload: &[u8], at: usize| u32::from_be_bytes(*payload[at..].first_chunk().unwrap());
+    for (exporter, version, at) in [(0, Version::V5, 16), (1, Version::V9, 12), (2, Version::Ipfix, 8)] {
+        assert_eq!(Version::of(exporter), version);
+        let sequence: Vec<_> = (0..10).map(|n| number(&datagram(pattern, exporter, n), at)).collect();
+        let records = [0, 4, 32, 41, 61, 74, 102, 108, 132, 136];
+        let expected = if version == Version::V9 { [0, 1, 2, 3, 4, 5, 6, 7, 8, 9] } else { records };
+        assert_eq!(sequence, expected, "{}", version.name());
+    }
+}
+
+#[test]
+fn a_collector_tells_a_missing_a_repeated_a_late_and_a_changed_datagram() {
+    let pattern = Pattern::new(MIXED);
+    let collector = Collector::start(1, pattern);
+    let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let send = |payload: &[u8]| exporter.send_to(payload, collector.addr()).unwrap();
+    for number in [0, 1, 1, 3, 5, 4] {
+        send(&datagram(pattern, 0, number));
+    }
+    let mut changed = datagram(pattern, 0, 6);
+    *changed.last_mut().unwrap() ^= 1;
+    send(&changed);
+    send(b"no NetFlow");
+    send(&datagram(pattern, 0, 7));
+    collector.wait_for(6, STALL);
+    let report = collector.report();
+    let tally = &report.exporters[0];
+    assert_eq!((tally.arrived, tally.repeated, tally.out_of_order, tally.corrupted), (6, 1, 1, 1));
+    assert_eq!((tally.missing(9), report.missing(&[9])), (vec![(2, 3), (6, 7), (8, 9)], 3));
+    assert_eq!(report.foreign, 1);
+}
+
+#[test]
+fn a_tally_splits_the_ranges_that_it_misses() {
+    let mut tally = Tally::default();
+    assert!(tally.note(9));
+    for number in [4, 0, 8] {
+        assert!(tally.note(number));
+        assert!(!tally.note(number));
+    }
+    assert_eq!(tally.missing(12), [(1, 4), (5, 8), (10, 12)]);
+    assert_eq!((tally.out_of_order, tally.repeated), (3, 3));
+}
+
+#[test]
+#[should_panic(
+    expected = "exporter 0: sent 3, arrived 2, repeated 0, out of order 0, corrupted 0, missing 1 [2..3)"
+)]
+fn a_wait_for_what_does_not_come_ends_with_the_whole_picture() {
+    let pattern = Pattern::new(MIXED);
+    let collector = Collector::start(1, pattern);
+    Exporters::new(0..1, collector.addr(), pattern).send(2);
+    collector.wait_for_all(&[3], Duration::from_millis(100));
+}
+
+#[test]
+fn an_inbox_keeps_payloads_of_any_size() {
+    let inbox = Inbox::start("[::1]:0");
+    let exporter = UdpSocket::bind("[::1]:0").unwrap();
+    let payloads = [vec![], vec![7], vec![9; 65_507]];
+    for payload in &payloads {
+        exporter.send_to(payload, inbox.addr()).unwrap();
+    }
+    assert_eq!(inbox.wait_for(3, STALL), payloads);
+}
+
+#[test]
+fn the_kernel_tells_what_a_held_socket_queues_and_drops() {
+    let held = HeldUdp::bind("127.0.0.1:0");
+    let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
+    assert_eq!((held.kernel().queued, held.dropped()), (0, 0));
+    exporter.send_to(&[1; 100], held.addr()).unwrap();
+    assert!(held.kernel().queued >= 100);
+    assert!(held.capacity() >= 212_992);
+    let full = UdpSocket::bind("127.0.0.1:0").unwrap();
+    rustix::net::sockopt::set_socket_recv_buffer_size(&full, 4096).unwrap();
+    for _ in 0..1000 {
+        exporter.send_to(&[1; 1000], full.local_addr().unwrap()).unwrap();
+    }
+    assert!(KernelSocket::of(&full).figures().dropped > 900);
+}
+
+/// Connects, sends two bytes and waits for their echo.
+fn echo(link: &Link) -> std::io::Result<TcpStream> {
+    let mut stream = TcpStream::connect(link.addr())?;
+    stream.set_read_timeout(Some(STALL))?;
+    stream.write_all(b"hi")?;
+    stream.read_exact(&mut [0; 2])?;
+    Ok(stream)
+}
+
+fn echo_server() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || std::io::copy(&mut stream.try_clone().unwrap(), &mut stream));
+        }
+    });
+    addr
+}
+
+#[test]
+fn a_cut_link_resets_what_runs_and_refuses_what_comes_until_mended() {
+    let link = Link::to(echo_server());
+    let mut stream = echo(&link).unwrap();
+    assert_eq!((link.forwarded(), link.connections()), (4, 1));
+    link.cut();
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(TcpStream::connect(link.addr()).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    link.mend();
+    echo(&link).unwrap();
+    assert_eq!(link.state(), LinkState::Up);
+}
+
+#[test]
+fn a_frozen_link_forwards_nothing_and_loses_nothing() {
+    let link = Link::to(echo_server());
+    let mut stream = echo(&link).unwrap();
+    link.freeze();
+    stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    // A byte that was under way when the link froze may still come through; later ones may not.
+    stream.write_all(b"a").unwrap();
+    drop(stream.read(&mut [0]));
+    stream.write_all(b"b").unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    link.mend();
+    stream.set_read_timeout(Some(STALL)).unwrap();
+    let mut rest = [0];
+    while rest != *b"b" {
+        stream.read_exact(&mut rest).unwrap();
+    }
+}

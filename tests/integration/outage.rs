@@ -1,0 +1,209 @@
+//! What breaks, one thing at a time, while datagrams keep coming; and that nothing is lost by it.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::running::shared;
+use crate::support::chatter::{MIXED, Pattern};
+use crate::support::daemon::Program;
+use crate::support::hosts::QUICK_SENDER;
+use crate::support::load::Until;
+use crate::support::pair::{Pair, STALL};
+use crate::support::samples::{assert_conserved, count};
+
+const RATE: Option<u32> = Some(3000);
+
+fn pattern() -> Pattern {
+    Pattern::new(MIXED)
+}
+
+/// A connected pair under load; `fault` is called with part of the load carried, and the load goes on after it.
+/// Everything must arrive: exactly once if `once`.
+fn carries_all_through(once: bool, fault: impl FnOnce(&mut Pair)) {
+    let _running = shared();
+    let mut pair = Pair::connected(3, pattern(), QUICK_SENDER);
+    let load = pair.load(RATE, Until::Stopped);
+    pair.collector.wait_for(1000, STALL);
+    fault(&mut pair);
+    let arrived = pair.collector.arrived();
+    pair.collector.wait_for(arrived + 1000, STALL);
+    let exporters = load.stop();
+    pair.assert_all_arrive(&exporters, once);
+}
+
+/// Lets the load go on for so many datagrams, whether they arrive or not.
+fn let_queue(pair: &Pair, datagrams: u64) {
+    pair.sender.wait_status(STALL, |status| {
+        assert_conserved(status);
+        count(status, "/queued/datagrams") >= datagrams
+    });
+}
+
+#[test]
+fn a_cut_link_loses_and_repeats_nothing() {
+    carries_all_through(true, |pair| {
+        pair.link.cut();
+        let_queue(pair, 2000);
+        pair.link.mend();
+    });
+}
+
+#[test]
+fn a_killed_receiver_loses_nothing_and_repeats_at_most_a_batch() {
+    carries_all_through(false, |pair| {
+        pair.receiver.take().kill();
+        let_queue(pair, 2000);
+        pair.receiver.start();
+    });
+}
+
+#[test]
+fn a_receiver_stopped_in_order_repeats_nothing() {
+    carries_all_through(true, |pair| {
+        let status = pair.receiver.take().terminate();
+        assert_eq!(status.code(), Some(0));
+        let_queue(pair, 1000);
+        pair.receiver.start();
+    });
+}
+
+#[test]
+fn a_killed_sender_loses_and_repeats_nothing() {
+    carries_all_through(true, |pair| {
+        pair.sender.take().kill();
+        pair.sender.start();
+    });
+}
+
+#[test]
+fn a_sender_killed_with_a_backlog_sends_it_after_the_restart() {
+    carries_all_through(true, |pair| {
+        pair.link.cut();
+        let_queue(pair, 3000);
+        pair.sender.take().kill();
+        pair.sender.start();
+        let status = pair.sender.status();
+        assert!(count(&status, "/recovered/datagrams") >= 3000, "{status:#}");
+        pair.link.mend();
+    });
+}
+
+#[test]
+fn a_sender_told_to_stop_ends_with_0_and_the_next_one_sends_the_rest() {
+    carries_all_through(true, |pair| {
+        pair.link.cut();
+        let_queue(pair, 3000);
+        let asked = Instant::now();
+        let status = pair.sender.take().terminate();
+        assert_eq!(status.code(), Some(0));
+        assert!(asked.elapsed() < Duration::from_secs(8), "stopped after {:?}", asked.elapsed());
+        pair.sender.start();
+        pair.link.mend();
+    });
+}
+
+#[test]
+fn a_sender_told_to_stop_on_a_good_link_leaves_nothing_behind() {
+    let _running = shared();
+    let mut pair = Pair::connected(3, pattern(), QUICK_SENDER);
+    let exporters = pair.load(RATE, Until::Sent(3000)).finish();
+    pair.sender.udp().wait_until_drained();
+    assert_eq!(pair.sender.take().terminate().code(), Some(0));
+    pair.collector.wait_for_all(exporters.sent(), STALL).assert_exact(exporters.sent());
+}
+
+#[test]
+fn a_stopped_process_on_either_side_delays_but_loses_nothing() {
+    carries_all_through(true, |pair| {
+        pair.receiver.daemon().signal(Signal::STOP);
+        let_queue(pair, 1500);
+        pair.receiver.daemon().signal(Signal::CONT);
+    });
+}
+
+#[test]
+fn a_link_that_falls_silent_is_found_by_heartbeats_and_given_up() {
+    carries_all_through(true, |pair| {
+        let before = pair.link.connections();
+        pair.link.freeze();
+        let frozen = Instant::now();
+        pair.sender.wait_status(STALL, |status| status["state"] != "connected");
+        // Three heartbeats of 200 ms; the default of 5 s makes 15 s of it.
+        assert!(frozen.elapsed() < Duration::from_secs(3), "found after {:?}", frozen.elapsed());
+        pair.link.mend();
+        pair.sender.wait_state("connected", STALL);
+        assert!(pair.link.connections() > before);
+    });
+}
+
+/// A sender that will not retry by itself for an hour.
+const PATIENT_SENDER: &str = r#"
+heartbeat = "200ms"
+[reconnect]
+first = "1h"
+factor = 1
+longest = "1h"
+[spool]
+min-free = "0B"
+"#;
+
+/// Makes a patient sender wait for its next attempt, mends the link, and asks for a retry by `ask`.
+fn retries_at_once_when(ask: impl FnOnce(&Pair)) {
+    let _running = shared();
+    let pair = Pair::connected(1, pattern(), PATIENT_SENDER);
+    pair.link.cut();
+    let status = pair.sender.wait_state("waiting", STALL);
+    assert!(status["retry_in_s"].as_f64().unwrap() > 3000.0, "{status:#}");
+    let mut exporters = pair.exporters();
+    exporters.send(10);
+    pair.link.mend();
+    ask(&pair);
+    pair.assert_all_arrive(&exporters, true);
+}
+
+#[test]
+fn the_reconnect_command_retries_at_once() {
+    retries_at_once_when(|pair| {
+        let output =
+            Program::Sender.run(&["reconnect", "--control", pair.sender.control().to_str().unwrap()]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    });
+}
+
+#[test]
+fn a_reload_retries_at_once() {
+    retries_at_once_when(|pair| pair.sender.daemon().signal(Signal::HUP));
+}
+
+#[test]
+fn the_first_receiver_that_answers_is_taken() {
+    let _running = shared();
+    let mut pair = Pair::new(1, pattern(), "");
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let toml = format!("receivers = [\"{dead}\", \"{}\"]\n{QUICK_SENDER}", pair.link.addr());
+    pair.sender.set_toml(&toml);
+    pair.sender.set_receiver(None);
+    pair.receiver.start();
+    pair.sender.start();
+    let status = pair.sender.wait_state("connected", STALL);
+    assert_eq!(status["receiver"], pair.link.addr().to_string());
+    let mut exporters = pair.exporters();
+    exporters.send(10);
+    pair.assert_all_arrive(&exporters, true);
+}
+
+#[test]
+fn a_sender_without_a_receiver_spools_and_says_so() {
+    let _running = shared();
+    let mut pair = Pair::new(1, pattern(), QUICK_SENDER);
+    pair.sender.set_receiver(None);
+    pair.sender.start();
+    let mut exporters = pair.exporters();
+    exporters.send(10);
+    let status = pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 10);
+    assert_ne!(status["state"], "connected");
+    let reason = status["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("receiver"), "{status:#}");
+    pair.sender.daemon().wait_for_log(&["receiver"], STALL);
+}

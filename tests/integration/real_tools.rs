@@ -1,0 +1,56 @@
+//! Real peers at both ends: what softflowd exports through the pair, nfcapd takes as if it had come straight.
+
+use std::time::Duration;
+
+use crate::running::shared;
+use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use crate::support::netflow_tools::{Nfcapd, export, installed, write_capture};
+use crate::support::samples::count;
+
+/// Exports one capture both straight and through the pair, datagram by datagram the same, and compares what nfdump
+/// prints of both. Returns how many flows that were.
+fn flows_that_arrive_alike(version: u8) -> Option<usize> {
+    if !installed() {
+        eprintln!("skipped: needs softflowd and nfdump (Debian packages of these names)");
+        return None;
+    }
+    let _running = shared();
+    let directory = tempfile::tempdir().unwrap();
+    let capture = directory.path().join("capture.pcap");
+    write_capture(&capture, 600);
+    let straight = Nfcapd::start(directory.path().join("straight"));
+    let carried = Nfcapd::start(directory.path().join("carried"));
+    let mut receiver = ReceiverHost::new(&[carried.addr()], "");
+    receiver.start();
+    let mut sender = SenderHost::new("probe", &receiver.addr(), QUICK_SENDER);
+    sender.start();
+    export(&capture, version, &[straight.addr(), sender.udp().addr()]);
+    sender.udp().wait_until_drained();
+    sender.wait_status(Duration::from_secs(20), |status| {
+        count(status, "/received/datagrams") > 0 && count(status, "/queued/datagrams") == 0
+    });
+    let (straight, carried) = (straight.finish(), carried.finish());
+    assert_eq!(carried, straight);
+    Some(straight.len())
+}
+
+#[test]
+fn netflow_5_of_softflowd_reaches_nfcapd_as_if_sent_straight() {
+    if let Some(flows) = flows_that_arrive_alike(5) {
+        assert_eq!(flows, 300, "v5 carries the IPv4 flows");
+    }
+}
+
+#[test]
+fn netflow_9_of_softflowd_reaches_nfcapd_as_if_sent_straight() {
+    if let Some(flows) = flows_that_arrive_alike(9) {
+        assert_eq!(flows, 600);
+    }
+}
+
+#[test]
+fn ipfix_of_softflowd_reaches_nfcapd_as_if_sent_straight() {
+    if let Some(flows) = flows_that_arrive_alike(10) {
+        assert_eq!(flows, 600);
+    }
+}

@@ -1,0 +1,215 @@
+//! Collectors: a UDP socket and a thread that checks every datagram as it comes.
+//!
+//! The pair sends from an address of its own, so the exporter is known by the payload alone.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::chatter::{self, Pattern};
+use super::kernel_socket::{KernelSocket, enlarge};
+use super::tally::{Report, Tally};
+
+/// Longer than any datagram, so that none is cut unnoticed.
+const BUFFER: usize = 1 << 16;
+
+/// A collector of made-up datagrams: tells which are missing, repeated, out of order or changed.
+pub(crate) struct Collector {
+    intake: Intake,
+    shared: Arc<Shared<Report>>,
+}
+
+impl Collector {
+    /// Starts to collect what `exporters` exporters send by `pattern`.
+    pub(crate) fn start(exporters: u16, pattern: Pattern) -> Self {
+        let report = Report { exporters: vec![Tally::default(); exporters.into()], ..Report::default() };
+        let shared = Arc::new(Shared::new(report));
+        let notes = Arc::clone(&shared);
+        let mut expected = Vec::new();
+        let intake = Intake::start("127.0.0.1:0", move |payload| {
+            let claim = chatter::identify(payload);
+            if let Some((exporter, number)) = claim {
+                pattern.datagram(exporter, number, &mut expected);
+            }
+            notes.update(|report| note(report, claim, payload == expected));
+        });
+        Self { intake, shared }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.intake.addr
+    }
+
+    /// What was seen so far.
+    pub(crate) fn report(&self) -> Report {
+        let mut report = self.shared.lock().seen.clone();
+        report.kernel_drops = self.intake.kernel.figures().dropped;
+        report
+    }
+
+    /// Different datagrams that arrived so far.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.shared.lock().arrived
+    }
+
+    /// Waits until `total` different datagrams have arrived. Panics with the whole picture if no new one comes for
+    /// as long as `stall`.
+    pub(crate) fn wait_for(&self, total: u64, stall: Duration) {
+        if let Err(arrived) = self.shared.wait_for(total, stall) {
+            let picture = self.report().picture(&vec![0; self.report().exporters.len()]);
+            panic!("{arrived} of {total} datagrams arrived, then none for {stall:?}\n{picture}");
+        }
+    }
+
+    /// Waits until all of `sent` has arrived, as [`Self::wait_for`] does, and returns what was seen.
+    pub(crate) fn wait_for_all(&self, sent: &[u32], stall: Duration) -> Report {
+        let total = sent.iter().map(|sent| u64::from(*sent)).sum();
+        if let Err(arrived) = self.shared.wait_for(total, stall) {
+            let picture = self.report().picture(sent);
+            panic!("{arrived} of {total} datagrams arrived, then none for {stall:?}\n{picture}");
+        }
+        self.report()
+    }
+}
+
+/// Enters one datagram in the report; says whether it is a new one.
+fn note(report: &mut Report, claim: Option<(u16, u32)>, exact: bool) -> bool {
+    let Some((exporter, number)) = claim else {
+        report.foreign += 1;
+        return false;
+    };
+    match report.exporters.get_mut(usize::from(exporter)) {
+        Some(tally) if exact => tally.note(number),
+        Some(tally) => {
+            tally.corrupted += 1;
+            false
+        }
+        None => {
+            report.foreign += 1;
+            false
+        }
+    }
+}
+
+/// A collector that keeps every payload, for small numbers of arbitrary datagrams.
+pub(crate) struct Inbox {
+    intake: Intake,
+    shared: Arc<Shared<Vec<Vec<u8>>>>,
+}
+
+impl Inbox {
+    /// Starts to collect on a free port of this address.
+    pub(crate) fn start(bind: &str) -> Self {
+        let shared = Arc::new(Shared::new(Vec::new()));
+        let notes = Arc::clone(&shared);
+        let intake = Intake::start(bind, move |payload| {
+            notes.update(|seen: &mut Vec<Vec<u8>>| {
+                seen.push(payload.to_vec());
+                true
+            });
+        });
+        Self { intake, shared }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.intake.addr
+    }
+
+    /// Waits for so many payloads and returns all, in order of arrival; gives up if none comes for as long as `stall`.
+    pub(crate) fn wait_for(&self, total: usize, stall: Duration) -> Vec<Vec<u8>> {
+        let outcome = self.shared.wait_for(u64::try_from(total).unwrap(), stall);
+        let drops = self.intake.kernel.figures().dropped;
+        assert_eq!(outcome, Ok(()), "of {total} datagrams only so many came ({drops} dropped at the inbox)");
+        self.shared.lock().seen.clone()
+    }
+}
+
+/// What the reader thread writes and others wait for.
+struct Shared<T> {
+    state: Mutex<State<T>>,
+    reached: Condvar,
+}
+
+struct State<T> {
+    seen: T,
+    arrived: u64,
+    /// Whoever waits is woken when so many have arrived.
+    wanted: u64,
+}
+
+impl<T> Shared<T> {
+    fn new(seen: T) -> Self {
+        Self { state: Mutex::new(State { seen, arrived: 0, wanted: u64::MAX }), reached: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap()
+    }
+
+    /// Enters a datagram by `note`, which says whether it counts as arrived.
+    fn update(&self, note: impl FnOnce(&mut T) -> bool) {
+        let mut state = self.lock();
+        state.arrived += u64::from(note(&mut state.seen));
+        if state.arrived >= state.wanted {
+            self.reached.notify_all();
+        }
+    }
+
+    /// Waits for one waiter at a time; the error is how many arrived before none came for as long as `stall`.
+    fn wait_for(&self, total: u64, stall: Duration) -> Result<(), u64> {
+        let mut state = self.lock();
+        state.wanted = total;
+        while state.arrived < total {
+            let before = state.arrived;
+            let (next, waited) =
+                self.reached.wait_timeout_while(state, stall, |state| state.arrived < total).unwrap();
+            state = next;
+            if waited.timed_out() && state.arrived == before {
+                return Err(before);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The socket and its reader thread.
+struct Intake {
+    addr: SocketAddr,
+    kernel: KernelSocket,
+    socket: UdpSocket,
+    closing: Arc<AtomicBool>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Intake {
+    fn start(bind: &str, mut take: impl FnMut(&[u8]) + Send + 'static) -> Self {
+        let socket = UdpSocket::bind(bind).unwrap();
+        enlarge(&socket);
+        let incoming = socket.try_clone().unwrap();
+        let closing = Arc::new(AtomicBool::new(false));
+        let closed = Arc::clone(&closing);
+        let reader = std::thread::spawn(move || {
+            let mut buffer = vec![0; BUFFER];
+            loop {
+                let received = incoming.recv(&mut buffer);
+                if closed.load(Ordering::SeqCst) {
+                    break;
+                }
+                take(&buffer[..received.unwrap()]);
+            }
+        });
+        let addr = socket.local_addr().unwrap();
+        Self { addr, kernel: KernelSocket::of(&socket), socket, closing, reader: Some(reader) }
+    }
+}
+
+impl Drop for Intake {
+    fn drop(&mut self) {
+        self.closing.store(true, Ordering::SeqCst);
+        // Linux wakes the reader of an unconnected UDP socket, although it also reports that there is no connection.
+        rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both).unwrap_or_default();
+        drop(self.reader.take().map(JoinHandle::join));
+    }
+}

@@ -1,0 +1,318 @@
+//! The daemons as processes: started as systemd starts them, stopped as operators and accidents stop them.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use command_fds::{CommandFdExt, FdMapping};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// How long a daemon may take to start. Generous, for machines that do other things too.
+const START: Duration = Duration::from_secs(20);
+
+/// How long a daemon may take to end when told to: its grace is 5 s.
+const STOP: Duration = Duration::from_secs(12);
+
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Program {
+    Sender,
+    Receiver,
+}
+
+impl Program {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sender => "nf-sender",
+            Self::Receiver => "nf-receiver",
+        }
+    }
+
+    /// Where Cargo built it: told to integration tests, else beside the example that runs.
+    pub(crate) fn path(self) -> PathBuf {
+        let told = match self {
+            Self::Sender => option_env!("CARGO_BIN_EXE_nf-sender"),
+            Self::Receiver => option_env!("CARGO_BIN_EXE_nf-receiver"),
+        };
+        let beside =
+            || std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join(self.name());
+        told.map_or_else(beside, PathBuf::from)
+    }
+
+    /// A command with nothing of the environment that a service manager would set.
+    pub(crate) fn command(self) -> Command {
+        let mut command = Command::new(self.path());
+        clear_service_environment(&mut command);
+        command
+    }
+
+    /// Runs one of the program's other commands to its end.
+    pub(crate) fn run(self, args: &[&str]) -> Output {
+        self.command().args(args).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// What `status --json` says; nothing while no daemon answers there.
+    pub(crate) fn status(self, control: &Path) -> Option<Value> {
+        let output = self.run(&["status", "--json", "--control", control.to_str().unwrap()]);
+        let parsed = serde_json::from_slice(&output.stdout);
+        output.status.success().then(|| parsed.expect("status --json prints JSON"))
+    }
+}
+
+fn clear_service_environment(command: &mut Command) {
+    let service = ["LISTEN_", "NOTIFY_", "WATCHDOG_", "JOURNAL_", "INVOCATION_", "NF_"];
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if service.iter().any(|prefix| text.starts_with(prefix)) || text.ends_with("_DIRECTORY") {
+            command.env_remove(&name);
+        }
+    }
+}
+
+/// How to start a daemon.
+pub(crate) struct Launch {
+    program: Program,
+    args: Vec<OsString>,
+    environment: Vec<(&'static str, OsString)>,
+    sockets: Vec<(&'static str, OwnedFd)>,
+}
+
+impl Launch {
+    pub(crate) fn new(program: Program) -> Self {
+        Self { program, args: Vec::new(), environment: Vec::new(), sockets: Vec::new() }
+    }
+
+    pub(crate) fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    pub(crate) fn env(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name, value.into()));
+        self
+    }
+
+    /// Passes a socket by `LISTEN_FDS`, as systemd does, under this name.
+    pub(crate) fn socket(mut self, name: &'static str, socket: impl Into<OwnedFd>) -> Self {
+        self.sockets.push((name, socket.into()));
+        self
+    }
+
+    /// Starts the daemon and waits until it says that it is ready.
+    pub(crate) fn start(self) -> Daemon {
+        let mut daemon = self.spawn();
+        daemon.wait_ready();
+        daemon
+    }
+
+    /// Starts the daemon and waits for nothing.
+    pub(crate) fn spawn(self) -> Daemon {
+        let program = self.program;
+        let directory = tempfile::tempdir().unwrap();
+        let notify_path = directory.path().join("notify");
+        let notify = UnixDatagram::bind(&notify_path).unwrap();
+        let mut command = self.command();
+        command.env("NOTIFY_SOCKET", &notify_path).stdin(Stdio::null()).stderr(Stdio::piped());
+        let started = Instant::now();
+        let mut child = command.spawn().unwrap();
+        drop(command); // it holds the sockets that it passed
+        let (events, incoming) = channel();
+        let log = Arc::new(Log::default());
+        follow_log(child.stderr.take().unwrap(), Arc::clone(&log), events.clone());
+        follow_notify(notify.try_clone().unwrap(), events);
+        Daemon {
+            program,
+            child,
+            started,
+            ready_after: None,
+            log,
+            notify,
+            events: incoming,
+            _directory: directory,
+        }
+    }
+
+    /// `LISTEN_PID` must be the daemon's own, which a shell knows and keeps when it turns into the daemon.
+    fn command(self) -> Command {
+        let mut command = if self.sockets.is_empty() {
+            self.program.command()
+        } else {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", r#"LISTEN_PID=$$ exec "$0" "$@""#]).arg(self.program.path());
+            clear_service_environment(&mut shell);
+            let names: Vec<_> = self.sockets.iter().map(|(name, _)| *name).collect();
+            shell.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+            let mapping = |(parent_fd, child_fd)| FdMapping { parent_fd, child_fd };
+            let sockets = self.sockets.into_iter().map(|(_, socket)| socket);
+            shell.fd_mappings(sockets.zip(3..).map(mapping).collect()).unwrap();
+            shell
+        };
+        command.args(self.args).envs(self.environment);
+        command
+    }
+}
+
+/// What a daemon tells while it runs.
+enum Event {
+    /// A message to the service manager.
+    Notify(String),
+    /// Its standard error ended: so has the process.
+    Ended,
+}
+
+/// A running daemon. Dropping it kills it.
+pub(crate) struct Daemon {
+    program: Program,
+    child: Child,
+    started: Instant,
+    ready_after: Option<Duration>,
+    log: Arc<Log>,
+    notify: UnixDatagram,
+    events: Receiver<Event>,
+    _directory: tempfile::TempDir,
+}
+
+impl Daemon {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// From start to READY.
+    pub(crate) fn ready_after(&self) -> Duration {
+        self.ready_after.expect("the daemon has not said that it is ready")
+    }
+
+    /// What it wrote to standard error so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.text()
+    }
+
+    /// Waits until one line of the log holds all of these words.
+    pub(crate) fn wait_for_log(&self, words: &[&str], patience: Duration) {
+        let found = self.log.wait_for(words, patience);
+        assert!(found, "{} did not log {words:?} within {patience:?}:\n{}", self.program.name(), self.log());
+    }
+
+    /// Ends it at once, as a crash would.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn terminate(self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait_exit(STOP).0
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits until it ends by itself; returns its status and all that it logged.
+    pub(crate) fn wait_exit(mut self, patience: Duration) -> (ExitStatus, String) {
+        let ended = self.wait_event(patience, |event| matches!(event, Event::Ended));
+        assert!(ended.is_some(), "{} still runs after {patience:?}:\n{}", self.program.name(), self.log());
+        (self.child.wait().unwrap(), self.log())
+    }
+
+    /// The most memory that it has ever had resident, in bytes.
+    pub(crate) fn memory_peak(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a running process");
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+        kibibytes * 1024
+    }
+
+    fn wait_ready(&mut self) {
+        let started = self.started;
+        let ready = |event: &Event| match event {
+            Event::Notify(message) => message.lines().any(|line| line == "READY=1"),
+            Event::Ended => true,
+        };
+        let event = self.wait_event(START, ready);
+        let is_ready = matches!(event, Some(Event::Notify(_)));
+        assert!(is_ready, "{} did not get ready:\n{}", self.program.name(), self.log());
+        self.ready_after = Some(started.elapsed());
+    }
+
+    fn wait_event(&mut self, patience: Duration, wanted: impl Fn(&Event) -> bool) -> Option<Event> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let event = self.events.recv_timeout(left).ok()?;
+            if wanted(&event) {
+                return Some(event);
+            }
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        drop(self.notify.shutdown(std::net::Shutdown::Both)); // ends the thread that reads it
+    }
+}
+
+/// The lines of a standard error, as they come.
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    grown: Condvar,
+}
+
+impl Log {
+    /// The last lines are enough for a message: daemons under test are killed hundreds of times.
+    const SHOWN: usize = 200;
+
+    fn text(&self) -> String {
+        let lines = self.lines.lock().unwrap();
+        lines[lines.len().saturating_sub(Self::SHOWN)..].join("\n")
+    }
+
+    fn push(&self, line: String) {
+        self.lines.lock().unwrap().push(line);
+        self.grown.notify_all();
+    }
+
+    fn wait_for(&self, words: &[&str], patience: Duration) -> bool {
+        let absent = |lines: &mut Vec<String>| {
+            !lines
+                .iter()
+                .any(|line| words.iter().all(|word| line.to_lowercase().contains(&word.to_lowercase())))
+        };
+        let lines = self.lines.lock().unwrap();
+        !self.grown.wait_timeout_while(lines, patience, absent).unwrap().1.timed_out()
+    }
+}
+
+fn follow_log(stderr: ChildStderr, log: Arc<Log>, events: Sender<Event>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+            log.push(String::from_utf8_lossy(&line).into_owned());
+        }
+        drop(events.send(Event::Ended));
+    });
+}
+
+fn follow_notify(notify: UnixDatagram, events: Sender<Event>) {
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = notify.recv(&mut buffer) {
+            let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if events.send(Event::Notify(message)).is_err() {
+                break;
+            }
+        }
+    });
+}

@@ -1,0 +1,55 @@
+//! Exporters: sockets of their own on loopback that send the made-up datagrams, each numbered from 0.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::ops::Range;
+
+use super::chatter::Pattern;
+
+/// Some exporters with one target. Exporter `n` sends from 127.0.0.(n + 2) and a port of its own.
+pub(crate) struct Exporters {
+    pattern: Pattern,
+    first: u16,
+    sockets: Vec<UdpSocket>,
+    sent: Vec<u32>,
+    turn: usize,
+    buffer: Vec<u8>,
+}
+
+impl Exporters {
+    /// The exporters with these numbers.
+    pub(crate) fn new(numbers: Range<u16>, target: SocketAddr, pattern: Pattern) -> Self {
+        let first = numbers.start;
+        let sockets: Vec<_> = numbers.map(|exporter| connected(exporter, target)).collect();
+        Self { pattern, first, sent: vec![0; sockets.len()], sockets, turn: 0, buffer: Vec::new() }
+    }
+
+    /// How many datagrams each exporter has sent so far.
+    pub(crate) fn sent(&self) -> &[u32] {
+        &self.sent
+    }
+
+    /// How many datagrams all exporters have sent so far.
+    pub(crate) fn total(&self) -> u64 {
+        self.sent.iter().map(|sent| u64::from(*sent)).sum()
+    }
+
+    /// Sends the next datagrams, the exporters taking turns.
+    pub(crate) fn send(&mut self, datagrams: u64) {
+        for _ in 0..datagrams {
+            let place = self.turn;
+            self.turn = (place + 1) % self.sockets.len();
+            let exporter = self.first + u16::try_from(place).unwrap();
+            self.pattern.datagram(exporter, self.sent[place], &mut self.buffer);
+            let sent = self.sockets[place].send(&self.buffer);
+            assert_eq!(sent.expect("an exporter can send"), self.buffer.len());
+            self.sent[place] += 1;
+        }
+    }
+}
+
+fn connected(exporter: u16, target: SocketAddr) -> UdpSocket {
+    let last = u8::try_from(exporter + 2).unwrap();
+    let socket = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, last), 0)).unwrap();
+    socket.connect(target).unwrap();
+    socket
+}

@@ -1,0 +1,240 @@
+//! The two machines of the field: one runs nf-sender, one nf-receiver. Each keeps what outlives its daemon: sockets,
+//! as systemd would hold them, and directories.
+
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::chatter::Pattern;
+use super::daemon::{Daemon, Launch, Program};
+use super::exporter::Exporters;
+use super::kernel_socket::{KernelFigures, KernelSocket, enlarge};
+
+/// Settings under which faults pass quickly: a dead peer is found within 0.6 s, a retry comes within 0.2 s. The
+/// spool needs no spare room on the machine that runs the tests.
+pub(crate) const QUICK_SENDER: &str = r#"
+heartbeat = "200ms"
+[reconnect]
+first = "50ms"
+factor = 2
+longest = "200ms"
+[spool]
+min-free = "0B"
+"#;
+
+/// A UDP socket that is held while daemons come and go.
+pub(crate) struct HeldUdp {
+    socket: UdpSocket,
+    kernel: KernelSocket,
+    capacity: u64,
+}
+
+impl HeldUdp {
+    /// Binds a free port of this address and asks for a large receive buffer.
+    pub(crate) fn bind(addr: &str) -> Self {
+        let socket = UdpSocket::bind(addr).unwrap();
+        let capacity = u64::try_from(enlarge(&socket)).unwrap();
+        Self { kernel: KernelSocket::of(&socket), socket, capacity }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap()
+    }
+
+    /// Bytes that the kernel queues here at most.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    pub(crate) fn kernel(&self) -> KernelFigures {
+        self.kernel.figures()
+    }
+
+    /// Datagrams that the kernel had no room for.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.kernel().dropped
+    }
+
+    /// Waits until the daemon has taken all that the kernel queued.
+    pub(crate) fn wait_until_drained(&self) {
+        self.kernel.wait_until_drained();
+    }
+}
+
+/// The machine of nf-sender.
+pub(crate) struct SenderHost {
+    directory: TempDir,
+    id: String,
+    receiver: Option<String>,
+    udp: Arc<HeldUdp>,
+    more_sockets: Vec<UdpSocket>,
+    daemon: Option<Daemon>,
+}
+
+impl SenderHost {
+    /// A machine with an empty spool whose daemon, once started, connects to `receiver` with the settings `toml`.
+    pub(crate) fn new(id: &str, receiver: &impl ToString, toml: &str) -> Self {
+        let directory = directory();
+        std::fs::write(directory.path().join("nf-sender.toml"), toml).unwrap();
+        std::fs::create_dir(directory.path().join("run")).unwrap();
+        let udp = Arc::new(HeldUdp::bind("127.0.0.1:0"));
+        Self {
+            directory,
+            id: id.to_owned(),
+            receiver: Some(receiver.to_string()),
+            udp,
+            more_sockets: Vec::new(),
+            daemon: None,
+        }
+    }
+
+    /// Holds one more UDP socket for the daemon.
+    pub(crate) fn add_socket(&mut self, socket: UdpSocket) {
+        self.more_sockets.push(socket);
+    }
+
+    /// Changes the settings of the next start.
+    pub(crate) fn set_toml(&mut self, toml: &str) {
+        std::fs::write(self.path("nf-sender.toml"), toml).unwrap();
+    }
+
+    /// Changes the receiver that the next start names, or names none.
+    pub(crate) fn set_receiver(&mut self, receiver: Option<String>) {
+        self.receiver = receiver;
+    }
+
+    pub(crate) fn udp(&self) -> &Arc<HeldUdp> {
+        &self.udp
+    }
+
+    pub(crate) fn exporters(&self, count: u16, pattern: Pattern) -> Exporters {
+        Exporters::new(0..count, self.udp.addr(), pattern)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn control(&self) -> PathBuf {
+        self.path("run/control.sock")
+    }
+
+    /// Starts the daemon and waits until it is ready.
+    pub(crate) fn start(&mut self) -> &Daemon {
+        assert!(self.daemon.is_none(), "nf-sender runs already");
+        let launch = Launch::new(Program::Sender)
+            .args(["-c", self.path("nf-sender.toml").to_str().unwrap()])
+            .args(["--id", &self.id, "--plaintext"])
+            .args(self.receiver.iter().flat_map(|receiver| ["-r", receiver]))
+            .args(["--spool", self.path("spool").to_str().unwrap()])
+            .args(["--control", self.control().to_str().unwrap()])
+            .env("RUNTIME_DIRECTORY", self.path("run"))
+            .socket("netflow", self.udp.socket.try_clone().unwrap());
+        let more = self.more_sockets.iter().map(|socket| socket.try_clone().unwrap());
+        self.daemon.insert(more.fold(launch, |launch, socket| launch.socket("netflow", socket)).start())
+    }
+
+    pub(crate) fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().expect("nf-sender runs")
+    }
+
+    /// Hands the daemon over, to be killed or stopped.
+    pub(crate) fn take(&mut self) -> Daemon {
+        self.daemon.take().expect("nf-sender runs")
+    }
+
+    pub(crate) fn status(&self) -> Value {
+        Program::Sender.status(&self.control()).expect("nf-sender answers")
+    }
+
+    /// Waits until the status is as wanted; panics with the status and the log if that takes longer than `patience`.
+    pub(crate) fn wait_status(&self, patience: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + patience;
+        loop {
+            let status = self.status();
+            if wanted(&status) {
+                return status;
+            }
+            let log = || self.daemon().log();
+            assert!(
+                Instant::now() < deadline,
+                "not within {patience:?}; status:\n{status:#}\nlog:\n{}",
+                log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub(crate) fn wait_state(&self, state: &str, patience: Duration) -> Value {
+        self.wait_status(patience, |status| status["state"] == state)
+    }
+}
+
+/// The machine of nf-receiver.
+pub(crate) struct ReceiverHost {
+    directory: TempDir,
+    tcp: TcpListener,
+    collectors: Vec<SocketAddr>,
+    daemon: Option<Daemon>,
+}
+
+impl ReceiverHost {
+    /// A machine whose daemon, once started, delivers to these collectors with the settings `toml`.
+    pub(crate) fn new(collectors: &[SocketAddr], toml: &str) -> Self {
+        let directory = directory();
+        std::fs::write(directory.path().join("nf-receiver.toml"), toml).unwrap();
+        std::fs::create_dir(directory.path().join("run")).unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self { directory, tcp, collectors: collectors.to_vec(), daemon: None }
+    }
+
+    /// Where it listens.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.tcp.local_addr().unwrap()
+    }
+
+    pub(crate) fn control(&self) -> PathBuf {
+        self.path("run/control.sock")
+    }
+
+    /// Starts the daemon and waits until it is ready.
+    pub(crate) fn start(&mut self) -> &Daemon {
+        assert!(self.daemon.is_none(), "nf-receiver runs already");
+        let collectors = self.collectors.iter().flat_map(|addr| ["-C".to_owned(), addr.to_string()]);
+        let launch = Launch::new(Program::Receiver)
+            .args(["-c", self.path("nf-receiver.toml").to_str().unwrap(), "--plaintext"])
+            .args(["--state", self.path("state").to_str().unwrap()])
+            .args(["--control", self.control().to_str().unwrap()])
+            .args(collectors)
+            .env("RUNTIME_DIRECTORY", self.path("run"))
+            .socket("nf-receiver.socket", self.tcp.try_clone().unwrap());
+        self.daemon.insert(launch.start())
+    }
+
+    pub(crate) fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().expect("nf-receiver runs")
+    }
+
+    /// Hands the daemon over, to be killed or stopped.
+    pub(crate) fn take(&mut self) -> Daemon {
+        self.daemon.take().expect("nf-receiver runs")
+    }
+
+    pub(crate) fn status(&self) -> Value {
+        Program::Receiver.status(&self.control()).expect("nf-receiver answers")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+}
+
+/// A directory on a real disk, below the build's: `/tmp` may be small, or memory.
+fn directory() -> TempDir {
+    let place = option_env!("CARGO_TARGET_TMPDIR").map(Path::new).filter(|place| place.is_dir());
+    place.map_or_else(tempfile::tempdir, tempfile::tempdir_in).unwrap()
+}

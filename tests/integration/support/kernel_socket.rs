@@ -1,0 +1,83 @@
+//! What the kernel knows about a UDP socket: how full its queue is, and what it dropped.
+//!
+//! The figures come from `/proc/self/net/udp` and `udp6`, which every user may read.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+/// Bytes of receive buffer that the kit asks for.
+const RECEIVE_BUFFER: usize = 64 * 1024 * 1024;
+
+/// A socket, found again by its inode whoever holds it.
+#[derive(Clone, Debug)]
+pub(crate) struct KernelSocket {
+    inode: String,
+}
+
+/// The figures of one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KernelFigures {
+    /// Bytes that wait in the socket's queue, with the kernel's own overhead.
+    pub(crate) queued: u64,
+    /// Datagrams that found no room, since the socket was made.
+    pub(crate) dropped: u64,
+}
+
+impl KernelSocket {
+    pub(crate) fn of(socket: &UdpSocket) -> Self {
+        let name = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
+        let inode = name.to_str().unwrap().trim_start_matches("socket:[").trim_end_matches(']');
+        Self { inode: inode.to_owned() }
+    }
+
+    /// The socket that another process binds to this port; waits until it does.
+    pub(crate) fn wait_for_port(port: u16) -> Self {
+        let suffix = format!(":{port:04X}");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let table = udp_table();
+            if let Some(row) = rows(&table).find(|row| row[1].ends_with(&suffix)) {
+                return Self { inode: row[9].to_owned() };
+            }
+            assert!(Instant::now() < deadline, "nothing listens on UDP port {port} after 10 s");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub(crate) fn figures(&self) -> KernelFigures {
+        let table = udp_table();
+        let row = rows(&table).find(|row| row[9] == self.inode);
+        let row = row.unwrap_or_else(|| panic!("no UDP socket with inode {} any more", self.inode));
+        let (_, queued) = row[4].split_once(':').unwrap();
+        KernelFigures { queued: u64::from_str_radix(queued, 16).unwrap(), dropped: row[12].parse().unwrap() }
+    }
+
+    /// Waits until the process that reads the socket has taken all there is.
+    pub(crate) fn wait_until_drained(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.figures().queued > 0 {
+            assert!(Instant::now() < deadline, "a UDP socket is not drained after 10 s");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Asks for a large receive buffer, past the system's limit where that is allowed; returns what was granted, in bytes.
+pub(crate) fn enlarge(socket: &UdpSocket) -> usize {
+    if rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, RECEIVE_BUFFER).is_err() {
+        rustix::net::sockopt::set_socket_recv_buffer_size(socket, RECEIVE_BUFFER).unwrap();
+    }
+    rustix::net::sockopt::socket_recv_buffer_size(socket).unwrap()
+}
+
+fn udp_table() -> String {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    read("/proc/self/net/udp") + &read("/proc/self/net/udp6")
+}
+
+/// The rows that describe a socket, as words: 1 is the local address, 4 the queues, 9 the inode, 12 the drops.
+fn rows(table: &str) -> impl Iterator<Item = Vec<&str>> {
+    table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).filter(|row| row.len() == 13)
+}

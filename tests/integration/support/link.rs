@@ -1,0 +1,240 @@
+//! The network between sender and receiver: a TCP proxy that can be cut, frozen and mended.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+/// What the network does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LinkState {
+    /// It forwards.
+    Up,
+    /// Connections are reset, new ones refused.
+    Cut,
+    /// Connections stay, nothing is forwarded, nobody is told: a half-open connection. New ones are left unanswered.
+    Frozen,
+}
+
+/// A link from a fixed address of its own to a target.
+///
+/// The address is held by a socket that never listens, so that nobody else gets it while the link is cut.
+pub(crate) struct Link {
+    addr: SocketAddr,
+    state: watch::Sender<LinkState>,
+    forwarded: Arc<AtomicU64>,
+    connections: Arc<AtomicU64>,
+    sockets: Arc<OpenSockets>,
+    runtime: Option<Runtime>,
+    _place: Socket,
+}
+
+impl Link {
+    /// A link that is up.
+    pub(crate) fn to(target: SocketAddr) -> Self {
+        let place = bound((Ipv4Addr::LOCALHOST, 0).into());
+        let addr = place.local_addr().unwrap().as_socket().unwrap();
+        let (state, states) = watch::channel(LinkState::Cut);
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let proxy = Proxy {
+            addr,
+            target,
+            states,
+            forwarded: Arc::default(),
+            connections: Arc::default(),
+            sockets: Arc::default(),
+        };
+        runtime.spawn(proxy.clone().run());
+        let Proxy { forwarded, connections, sockets, .. } = proxy;
+        let link =
+            Self { addr, state, forwarded, connections, sockets, runtime: Some(runtime), _place: place };
+        link.mend();
+        link
+    }
+
+    /// Where the sender connects.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Resets all connections and refuses new ones; when it returns, both is so.
+    pub(crate) fn cut(&self) {
+        self.state.send_replace(LinkState::Cut);
+        self.sockets.wait_until(|open| !open.listener && open.connections == 0);
+    }
+
+    /// Keeps all connections and forwards nothing.
+    pub(crate) fn freeze(&self) {
+        self.state.send_replace(LinkState::Frozen);
+    }
+
+    /// Forwards again, and lets new connections through; when it returns, they are no longer refused.
+    pub(crate) fn mend(&self) {
+        self.state.send_replace(LinkState::Up);
+        self.sockets.wait_until(|open| open.listener);
+    }
+
+    pub(crate) fn state(&self) -> LinkState {
+        *self.state.borrow()
+    }
+
+    /// Bytes that were forwarded, both ways together.
+    pub(crate) fn forwarded(&self) -> u64 {
+        self.forwarded.load(Ordering::Relaxed)
+    }
+
+    /// Connections that were let through so far.
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
+    }
+}
+
+#[derive(Clone)]
+struct Proxy {
+    addr: SocketAddr,
+    target: SocketAddr,
+    states: watch::Receiver<LinkState>,
+    forwarded: Arc<AtomicU64>,
+    connections: Arc<AtomicU64>,
+    sockets: Arc<OpenSockets>,
+}
+
+impl Proxy {
+    /// Listens unless the link is cut; ends with the link.
+    async fn run(mut self) {
+        while self.states.wait_for(|state| *state != LinkState::Cut).await.is_ok() {
+            let listener = listening(self.addr);
+            self.sockets.update(|open| open.listener = true);
+            let mut states = self.states.clone();
+            tokio::select! {
+                _ = states.wait_for(|state| *state == LinkState::Cut) => {}
+                () = self.accept(listener) => {}
+            }
+            self.sockets.update(|open| open.listener = false);
+        }
+    }
+
+    async fn accept(&self, listener: TcpListener) {
+        let mut states = self.states.clone();
+        while states.wait_for(|state| *state == LinkState::Up).await.is_ok() {
+            let Ok((client, _)) = listener.accept().await else { return };
+            self.sockets.update(|open| open.connections += 1);
+            let proxy = self.clone();
+            tokio::spawn(async move {
+                let sockets = Arc::clone(&proxy.sockets);
+                proxy.carry(client).await;
+                sockets.update(|open| open.connections -= 1);
+            });
+        }
+    }
+
+    /// Carries one connection until it ends or the link is cut.
+    async fn carry(mut self, mut client: TcpStream) {
+        let Ok(mut server) = TcpStream::connect(self.target).await else {
+            drop(client.set_zero_linger()); // the target refused: so does the link
+            return;
+        };
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        for stream in [&client, &server] {
+            drop(stream.set_nodelay(true));
+        }
+        if self.forward(&mut client, &mut server).await.is_err() {
+            for stream in [&client, &server] {
+                drop(stream.set_zero_linger()); // closing sends a reset
+            }
+        }
+    }
+
+    /// Forwards both ways while the link is up; an error means that the connection is to be reset.
+    async fn forward(&mut self, client: &mut TcpStream, server: &mut TcpStream) -> std::io::Result<()> {
+        let (mut from_client, mut to_client) = client.split();
+        let (mut from_server, mut to_server) = server.split();
+        let forwarded = Arc::clone(&self.forwarded);
+        let both = async {
+            tokio::try_join!(
+                pump(&mut from_client, &mut to_server, &forwarded),
+                pump(&mut from_server, &mut to_client, &forwarded)
+            )
+        };
+        tokio::pin!(both);
+        loop {
+            let state = *self.states.borrow_and_update();
+            let change = async { self.states.changed().await.map_err(std::io::Error::other) };
+            match state {
+                LinkState::Cut => return Err(std::io::ErrorKind::ConnectionReset.into()),
+                LinkState::Frozen => change.await?,
+                LinkState::Up => tokio::select! {
+                    changed = change => changed?,
+                    ended = &mut both => return ended.map(drop),
+                },
+            }
+        }
+    }
+}
+
+/// What the proxy has open, for those who wait for it to change.
+#[derive(Default)]
+struct OpenSockets {
+    open: Mutex<Open>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Open {
+    listener: bool,
+    connections: u64,
+}
+
+impl OpenSockets {
+    fn update(&self, change: impl FnOnce(&mut Open)) {
+        change(&mut self.open.lock().unwrap());
+        self.changed.notify_all();
+    }
+
+    fn wait_until(&self, wanted: impl Fn(&Open) -> bool) {
+        let open = self.open.lock().unwrap();
+        drop(self.changed.wait_while(open, |open| !wanted(open)).unwrap());
+    }
+}
+
+async fn pump(
+    from: &mut (impl AsyncReadExt + Unpin),
+    to: &mut (impl AsyncWriteExt + Unpin),
+    forwarded: &AtomicU64,
+) -> std::io::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&buffer[..length]).await?;
+        forwarded.fetch_add(u64::try_from(length).unwrap(), Ordering::Relaxed);
+    }
+}
+
+fn bound(addr: SocketAddr) -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&addr.into()).unwrap();
+    socket
+}
+
+fn listening(addr: SocketAddr) -> TcpListener {
+    let socket = bound(addr);
+    socket.listen(16).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    TcpListener::from_std(socket.into()).unwrap()
+}

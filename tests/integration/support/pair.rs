@@ -1,0 +1,68 @@
+//! The whole field: exporters' target, nf-sender, a link that breaks on request, nf-receiver and a collector.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::chatter::Pattern;
+use super::collector::Collector;
+use super::exporter::Exporters;
+use super::hosts::{ReceiverHost, SenderHost};
+use super::link::Link;
+use super::load::{Load, Until};
+use super::samples::{assert_conserved, count};
+
+/// How long nothing new may arrive while something is under way.
+pub(crate) const STALL: Duration = Duration::from_secs(20);
+
+/// One sender, one receiver, one collector. What was declared first ends first, so a daemon outlives its exporters.
+pub(crate) struct Pair {
+    pub(crate) sender: SenderHost,
+    pub(crate) link: Link,
+    pub(crate) receiver: ReceiverHost,
+    pub(crate) collector: Collector,
+    exporters: u16,
+    pattern: Pattern,
+}
+
+impl Pair {
+    /// All in place, no daemon started.
+    pub(crate) fn new(exporters: u16, pattern: Pattern, sender_toml: &str) -> Self {
+        let collector = Collector::start(exporters, pattern);
+        let receiver = ReceiverHost::new(&[collector.addr()], "");
+        let link = Link::to(receiver.addr());
+        let sender = SenderHost::new("edge", &link.addr(), sender_toml);
+        Self { sender, link, receiver, collector, exporters, pattern }
+    }
+
+    /// Both daemons run and are connected.
+    pub(crate) fn connected(exporters: u16, pattern: Pattern, sender_toml: &str) -> Self {
+        let mut pair = Self::new(exporters, pattern, sender_toml);
+        pair.receiver.start();
+        pair.sender.start();
+        pair.sender.wait_state("connected", STALL);
+        pair
+    }
+
+    pub(crate) fn exporters(&self) -> Exporters {
+        self.sender.exporters(self.exporters, self.pattern)
+    }
+
+    /// Starts load from exporters that have not sent yet.
+    pub(crate) fn load(&self, rate: Option<u32>, until: Until) -> Load {
+        Load::start(self.exporters(), Arc::clone(self.sender.udp()), rate, until)
+    }
+
+    /// Panics unless all that the exporters sent arrives in order, and exactly once if `once`; and unless the sender
+    /// then agrees that nothing is left.
+    pub(crate) fn assert_all_arrive(&self, exporters: &Exporters, once: bool) {
+        assert_eq!(self.sender.udp().dropped(), 0, "the load was to hold back while the held socket is full");
+        let report = self.collector.wait_for_all(exporters.sent(), STALL);
+        assert_eq!(report.kernel_drops, 0, "the collector was too slow for its own socket");
+        if once {
+            report.assert_exact(exporters.sent());
+        } else {
+            report.assert_complete_and_in_order(exporters.sent());
+        }
+        assert_conserved(&self.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0));
+    }
+}

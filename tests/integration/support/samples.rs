@@ -1,0 +1,76 @@
+//! Samples of nf-sender's status, taken all the time while the daemon comes and goes. In each, every datagram must be
+//! in exactly one place.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::daemon::Program;
+
+/// What one sample says.
+#[derive(Clone, Debug)]
+pub(crate) struct Sample {
+    /// Since the sampling began.
+    pub(crate) at: Duration,
+    /// The state of the link as nf-sender sees it; nothing if no daemon answered.
+    pub(crate) state: Option<String>,
+    /// Datagrams in the spool.
+    pub(crate) queued: u64,
+}
+
+/// A thread that takes samples.
+pub(crate) struct Sampler {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<Sample>>,
+}
+
+impl Sampler {
+    /// Takes a sample at every interval from the daemon behind this control socket.
+    pub(crate) fn start(control: PathBuf, interval: Duration) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let began = Instant::now();
+            let mut samples = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                samples.push(sample(&control, began.elapsed()));
+                std::thread::sleep(interval);
+            }
+            samples
+        });
+        Self { stop, thread }
+    }
+
+    /// Ends the sampling; panics if any sample broke the law of conservation.
+    pub(crate) fn finish(self) -> Vec<Sample> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("a sample of the status")
+    }
+}
+
+fn sample(control: &std::path::Path, at: Duration) -> Sample {
+    let status = Program::Sender.status(control);
+    if let Some(status) = &status {
+        assert_conserved(status);
+    }
+    let state = status.as_ref().map(|status| status["state"].as_str().unwrap().to_owned());
+    Sample { at, state, queued: status.map_or(0, |status| count(&status, "/queued/datagrams")) }
+}
+
+/// Panics unless received + recovered = acknowledged + queued + dropped.
+pub(crate) fn assert_conserved(status: &Value) {
+    let came = count(status, "/received/datagrams") + count(status, "/recovered/datagrams");
+    let reasons = ["spool_full", "too_old", "corrupt"];
+    let dropped: u64 = reasons.iter().map(|reason| count(status, &format!("/dropped/{reason}"))).sum();
+    let is = count(status, "/acknowledged/datagrams") + count(status, "/queued/datagrams") + dropped;
+    assert_eq!(came, is, "received + recovered is not acknowledged + queued + dropped in\n{status:#}");
+}
+
+/// The number at this place of a status.
+pub(crate) fn count(status: &Value, pointer: &str) -> u64 {
+    status.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("no {pointer} in\n{status:#}"))
+}

@@ -1,0 +1,138 @@
+//! What arrived of one exporter's datagrams, and of all of them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// One exporter's datagrams.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// The number that should come next.
+    next: u32,
+    /// Ranges of numbers that were passed over: from first to end, exclusive.
+    missing: BTreeMap<u32, u32>,
+    /// Different datagrams that arrived.
+    pub(crate) arrived: u64,
+    /// Datagrams that had arrived before.
+    pub(crate) repeated: u64,
+    /// Datagrams that arrived after a later one, for the first time.
+    pub(crate) out_of_order: u64,
+    /// Datagrams whose bytes are not those that were sent.
+    pub(crate) corrupted: u64,
+}
+
+impl Tally {
+    /// Notes that datagram `number` arrived whole; says whether for the first time.
+    pub(crate) fn note(&mut self, number: u32) -> bool {
+        let new = if number >= self.next {
+            if number > self.next {
+                self.missing.insert(self.next, number);
+            }
+            self.next = number + 1;
+            true
+        } else {
+            let late = self.take_from_missing(number);
+            self.out_of_order += u64::from(late);
+            self.repeated += u64::from(!late);
+            late
+        };
+        self.arrived += u64::from(new);
+        new
+    }
+
+    /// The ranges of numbers below `sent` that did not arrive.
+    pub(crate) fn missing(&self, sent: u32) -> Vec<(u32, u32)> {
+        let tail = (self.next < sent).then_some((self.next, sent));
+        self.missing.iter().map(|(first, end)| (*first, *end)).chain(tail).collect()
+    }
+
+    fn take_from_missing(&mut self, number: u32) -> bool {
+        let Some((&first, &end)) = self.missing.range(..=number).next_back() else { return false };
+        if number >= end {
+            return false;
+        }
+        self.missing.remove(&first);
+        if first < number {
+            self.missing.insert(first, number);
+        }
+        if number + 1 < end {
+            self.missing.insert(number + 1, end);
+        }
+        true
+    }
+}
+
+/// What a collector has seen.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Report {
+    /// By exporter number.
+    pub(crate) exporters: Vec<Tally>,
+    /// Datagrams that are none of any exporter's.
+    pub(crate) foreign: u64,
+    /// Datagrams that the kernel dropped at the collector's own socket: no fault of the pair.
+    pub(crate) kernel_drops: u64,
+}
+
+impl Report {
+    /// Different datagrams that arrived.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.exporters.iter().map(|tally| tally.arrived).sum()
+    }
+
+    pub(crate) fn repeated(&self) -> u64 {
+        self.exporters.iter().map(|tally| tally.repeated).sum()
+    }
+
+    /// How many of the datagrams sent did not arrive.
+    pub(crate) fn missing(&self, sent: &[u32]) -> u64 {
+        let ranges = self.exporters.iter().zip(sent).flat_map(|(tally, sent)| tally.missing(*sent));
+        ranges.map(|(first, end)| u64::from(end - first)).sum()
+    }
+
+    /// Panics with the whole picture unless all that was sent arrived in order and unchanged. Repeats are not looked at.
+    pub(crate) fn assert_complete_and_in_order(&self, sent: &[u32]) {
+        let faulty = |tally: &Tally| tally.out_of_order + tally.corrupted > 0;
+        let fault = self.missing(sent) + self.foreign > 0 || self.exporters.iter().any(faulty);
+        assert!(!fault, "not all that was sent arrived in order and unchanged\n{}", self.picture(sent));
+    }
+
+    /// The same, and nothing came twice.
+    pub(crate) fn assert_exact(&self, sent: &[u32]) {
+        self.assert_complete_and_in_order(sent);
+        assert_eq!(self.repeated(), 0, "datagrams came twice\n{}", self.picture(sent));
+    }
+
+    /// A line for each exporter, for people.
+    pub(crate) fn picture(&self, sent: &[u32]) -> String {
+        let lines = self.exporters.iter().zip(sent).enumerate().map(|(exporter, (tally, sent))| {
+            format!("exporter {exporter}: sent {sent}, {tally}, missing {}\n", Ranges(&tally.missing(*sent)))
+        });
+        let rest =
+            format!("foreign {}, dropped by the kernel at the collector {}", self.foreign, self.kernel_drops);
+        lines.chain([rest]).collect()
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { arrived, repeated, out_of_order, corrupted, .. } = self;
+        write!(
+            f,
+            "arrived {arrived}, repeated {repeated}, out of order {out_of_order}, corrupted {corrupted}"
+        )
+    }
+}
+
+/// The first few ranges, and how many more there are.
+struct Ranges<'a>(&'a [(u32, u32)]);
+
+impl fmt::Display for Ranges<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 10;
+        let total: u32 = self.0.iter().map(|(first, end)| end - first).sum();
+        write!(f, "{total}")?;
+        for (first, end) in self.0.iter().take(SHOWN) {
+            write!(f, " [{first}..{end})")?;
+        }
+        if self.0.len() > SHOWN { write!(f, " and {} more ranges", self.0.len() - SHOWN) } else { Ok(()) }
+    }
+}
