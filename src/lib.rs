@@ -17,9 +17,17 @@ pub mod sequence;
 
 pub mod batch;
 pub mod framing;
+pub mod netflow;
 
 pub mod secure;
 pub mod session;
 pub mod spool;
 
+pub mod cli;
+pub mod config;
+
+pub mod service;
+pub mod status;
+
+pub mod receiver;
 pub mod sender;

@@ -65,3 +65,60 @@ pub const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Bytes of a control request line.
 pub const CONTROL_REQUEST_MAX: u64 = 256;
+
+/// Bytes of a control reply: status with all of `EXPORTERS_MAX` exporters is below 1 MiB.
+pub const CONTROL_REPLY_MAX: u64 = 16 * 1024 * 1024;
+
+/// How long either side of the control socket waits for the other.
+pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Control requests that are answered at once; more wait.
+pub const CONTROL_CONNECTIONS: usize = 16;
+
+/// The shortest heartbeat: below it, the scheduling of a busy host looks like a dead peer.
+pub const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
+
+/// The shortest delay between attempts to connect: below it, a dead receiver costs the host work.
+pub const RECONNECT_MIN: Duration = Duration::from_millis(10);
+
+/// The longest delay between attempts to connect: a link that is back is found within a day at the latest.
+pub const RECONNECT_MAX: Duration = Duration::from_secs(86_400);
+
+/// The least that a segment may be told to hold in bytes: a batch of any size fits beside its header.
+pub const SEGMENT_MIN: u64 = 128 * 1024;
+
+/// The most that a spool may be told to hold in bytes: 1 PiB, far above any disk in use.
+pub const SPOOL_MAX: u64 = 1 << 50;
+
+/// The shortest time in which segments may rotate or age: below it, files cost more than what they hold.
+pub const ROTATE_EVERY_MIN: Duration = Duration::from_millis(100);
+
+/// The longest time that segments may be told to last: ten years of 365.25 days.
+pub const MAX_AGE_MAX: Duration = Duration::from_secs(10 * 31_557_600);
+
+/// The longest time that unacknowledged data may be told to stay off the disk.
+pub const SYNC_AFTER_MAX: Duration = Duration::from_secs(3600);
+
+/// Receivers that nf-sender tries in turn at the most.
+pub const RECEIVERS_MAX: usize = 16;
+
+/// Prefixes of allowed exporters at the most; each is compared with each datagram.
+pub const PREFIXES_MAX: usize = 1024;
+
+/// Collectors that nf-receiver delivers to at the most.
+pub const COLLECTORS_MAX: usize = 64;
+
+/// Connections that nf-receiver may be told to hold at the most: each takes a file descriptor and buffers.
+pub const CONNECTIONS_MAX: u32 = 100_000;
+
+/// The shortest time that a peer may be given to agree on a session.
+pub const HANDSHAKE_TIMEOUT_MIN: Duration = Duration::from_millis(100);
+
+/// The longest time that a peer may be given to agree on a session.
+pub const HANDSHAKE_TIMEOUT_MAX: Duration = Duration::from_secs(300);
+
+/// Peers whose repeated log lines are counted one by one; the others share one count.
+pub const LOG_KEYS_MAX: usize = 1024;
+
+/// Senders whose seat nf-receiver keeps, with counters and position at hand, before free seats are given up.
+pub const SEATS_MAX: usize = 16_384;

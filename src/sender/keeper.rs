@@ -35,6 +35,8 @@ pub(crate) struct Keeper {
     half: Duration,
     /// The end of the spool as this thread left it.
     spool_end: Option<Position>,
+    /// What the spool occupied then.
+    figures: SpoolFigures,
     unsynced_since: Option<Instant>,
     tend_at: Instant,
     retry_at: Option<Instant>,
@@ -45,12 +47,16 @@ pub(crate) struct Keeper {
 impl Keeper {
     /// A keeper of `queue`, which forces to disk what is older than `sync_after`.
     pub(crate) fn new(queue: Arc<Queue>, when_full: WhenFull, sync_after: Duration) -> Self {
-        let spool_end = queue.spool().end();
+        let (spool_end, figures) = {
+            let spool = queue.spool();
+            (spool.end(), SpoolFigures::of(&spool))
+        };
         Self {
             queue,
             when_full,
             half: sync_after / 2,
             spool_end,
+            figures,
             unsynced_since: None,
             tend_at: Instant::now(),
             retry_at: None,
@@ -79,11 +85,8 @@ impl Keeper {
             if due <= now {
                 return self.task(&state, now);
             }
-            let (woken, _) = self
-                .queue
-                .work
-                .wait_timeout(state, due - now)
-                .unwrap_or_else(PoisonError::into_inner);
+            let (woken, _) =
+                self.queue.work.wait_timeout(state, due - now).unwrap_or_else(PoisonError::into_inner);
             state = woken;
         }
     }
@@ -134,31 +137,26 @@ impl Keeper {
         }
         let outcome = task.spill.as_ref().map(|(held, gaps)| {
             if spool.end().is_some() {
-                gaps.iter().for_each(|gap| spool.record_gap(*gap));
+                for gap in gaps {
+                    spool.record_gap(*gap);
+                }
             }
             spool.append(&held.batch, wall_clock(), task.in_flight)
         });
         let dropped = spool.take_dropped();
         self.spool_end = spool.end();
-        let oldest = spool.oldest().ok().flatten();
-        let figures = SpoolFigures { size: spool.size(), segments: spool.segments(), oldest };
+        self.figures.update(&spool);
         drop(spool);
-        self.account(task, outcome, &dropped, figures);
+        self.account(task, outcome, &dropped);
         self.sync_if_due();
     }
 
     /// Takes over into the queue's state what happened to the spool.
-    fn account(
-        &mut self,
-        task: &Task,
-        outcome: Option<Result<(), AppendError>>,
-        dropped: &[Gap],
-        figures: SpoolFigures,
-    ) {
+    fn account(&mut self, task: &Task, outcome: Option<Result<(), AppendError>>, dropped: &[Gap]) {
         let queue = self.queue.clone();
         let mut state = queue.state();
         let lost: u64 = dropped.iter().map(|gap| state.ledger.lose(*gap)).sum();
-        state.spool = figures;
+        state.spool = self.figures;
         self.dropped_untold += lost;
         match (outcome, &task.spill) {
             (Some(Ok(())), Some((held, _))) => {

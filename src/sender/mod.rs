@@ -1,3 +1,64 @@
-//! nf-sender.
-pub(crate) mod intake;
-pub(crate) mod ledger;
+//! nf-sender: what its command line asks for is done here or by the daemon.
+
+mod backlog;
+mod daemon;
+mod dial;
+mod ingest;
+mod intake;
+mod keeper;
+mod ledger;
+mod link;
+mod queue;
+mod recovery;
+mod report;
+
+use std::env;
+use std::process;
+
+use crate::cli::{self, Giver, Invocation, SenderAction};
+use crate::config::{self, Origin, Overrides, SENDER, Surroundings};
+use crate::service::{DaemonError, console};
+use crate::status::{self, Manner, Request};
+
+/// Does what the command line of this process asks for, and gives the exit code.
+pub fn main() -> process::ExitCode {
+    match cli::parse_sender(env::args_os()) {
+        Ok(invocation) => console::concluded(SENDER, run(invocation)).into(),
+        Err(answer) => console::concluded_by_clap(&answer).into(),
+    }
+}
+
+fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
+    let Invocation { file, given, action } = invocation;
+    let mut overrides = Overrides::default();
+    for given in given {
+        let origin = match given.giver {
+            Giver::Option(name) => Origin::Option(name),
+            Giver::Variable(name) => Origin::Variable(name),
+        };
+        overrides.put(given.key, given.words, origin);
+    }
+    let surroundings = Surroundings::of_this_process();
+    let file = file.as_deref();
+    match action {
+        SenderAction::Run => daemon::run(config::load_sender(file, overrides, &surroundings)?),
+        SenderAction::Check => {
+            console::print(&config::load_sender(file, overrides, &surroundings)?.report.to_string())
+        }
+        SenderAction::Status { json, watch } => {
+            let path = config::control_path(SENDER, file, overrides, &surroundings)?;
+            status::show(
+                &path,
+                Manner { json, watch },
+                status::render_sender,
+                console::print,
+                DaemonError::unavailable,
+            )
+        }
+        SenderAction::Reconnect => {
+            let path = config::control_path(SENDER, file, overrides, &surroundings)?;
+            status::request(&path, Request::Reconnect).map_err(DaemonError::unavailable)?;
+            console::print("nf-sender connects now\n")
+        }
+    }
+}

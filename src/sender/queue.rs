@@ -56,33 +56,56 @@ pub(crate) struct Figures {
     pub(crate) segments: usize,
     /// When the oldest datagram of the queue arrived; to the precision of a segment.
     pub(crate) oldest: Option<Timestamp>,
+    /// Bytes that the spool still takes before something must give way.
+    pub(crate) room: u64,
 }
 
 /// What the spool occupies, as the keeper last saw it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct SpoolFigures {
-    pub(super) size: u64,
-    pub(super) segments: usize,
-    pub(super) oldest: Option<Timestamp>,
+pub(crate) struct SpoolFigures {
+    pub(crate) size: u64,
+    pub(crate) segments: usize,
+    pub(crate) oldest: Option<Timestamp>,
+    pub(crate) room: u64,
+    /// Where the spool began when `oldest` was read.
+    first: Option<Position>,
+}
+
+impl SpoolFigures {
+    pub(crate) fn of(spool: &Spool<Directory>) -> Self {
+        let mut figures = Self::default();
+        figures.update(spool);
+        figures
+    }
+
+    pub(crate) fn update(&mut self, spool: &Spool<Directory>) {
+        self.size = spool.size();
+        self.segments = spool.segments();
+        self.room = spool.room().unwrap_or_default();
+        if self.first != spool.first() {
+            self.first = spool.first();
+            self.oldest = spool.oldest().ok().flatten();
+        }
+    }
 }
 
 #[derive(Debug)]
-pub(super) struct State {
-    pub(super) ledger: Ledger,
+pub(crate) struct State {
+    pub(crate) ledger: Ledger,
     /// Batches in the ring, oldest first, each with when it came.
-    pub(super) tail: VecDeque<(Held, Instant)>,
+    pub(crate) tail: VecDeque<(Held, Instant)>,
     /// Positions below may be on their way to the receiver.
-    pub(super) in_flight: Position,
+    pub(crate) in_flight: Position,
     /// The spool took no more when it was last tried.
-    pub(super) is_full: bool,
-    pub(super) stage: Stage,
-    pub(super) spool: SpoolFigures,
+    pub(crate) is_full: bool,
+    pub(crate) stage: Stage,
+    pub(crate) spool: SpoolFigures,
     head: u64,
 }
 
 impl State {
     /// Bytes of the ring that are taken.
-    pub(super) fn tail_bytes(&self) -> u64 {
+    pub(crate) fn tail_bytes(&self) -> u64 {
         self.tail.front().map_or(0, |(oldest, _)| self.head.saturating_sub(oldest.start))
     }
 }
@@ -91,11 +114,11 @@ impl State {
 #[derive(Debug)]
 pub(crate) struct Queue {
     state: Mutex<State>,
-    pub(super) spool: Mutex<Spool<Directory>>,
+    pub(crate) spool: Mutex<Spool<Directory>>,
     marks: Arc<Marks>,
     when_full: WhenFull,
     /// Something changed that the keeper may have to act on.
-    pub(super) work: Condvar,
+    pub(crate) work: Condvar,
     /// The ring has more room.
     room: Condvar,
     /// Something can be sent.
@@ -103,7 +126,7 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn new(
+    pub(crate) fn new(
         ledger: Ledger,
         spool: Spool<Directory>,
         held: Vec<Held>,
@@ -111,12 +134,8 @@ impl Queue {
         when_full: WhenFull,
     ) -> Self {
         let now = Instant::now();
-        let head = held.last().map_or(0, |newest| newest.end);
-        let figures = SpoolFigures {
-            size: spool.size(),
-            segments: spool.segments(),
-            oldest: spool.oldest().ok().flatten(),
-        };
+        let ring_head = held.last().map_or(0, |newest| newest.end);
+        let figures = SpoolFigures::of(&spool);
         let state = State {
             in_flight: ledger.acknowledged(),
             ledger,
@@ -124,7 +143,7 @@ impl Queue {
             is_full: false,
             stage: Stage::Running,
             spool: figures,
-            head,
+            head: ring_head,
         };
         Self {
             state: Mutex::new(state),
@@ -137,11 +156,11 @@ impl Queue {
         }
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn spool(&self) -> MutexGuard<'_, Spool<Directory>> {
+    pub(crate) fn spool(&self) -> MutexGuard<'_, Spool<Directory>> {
         self.spool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -231,7 +250,7 @@ impl Queue {
     }
 
     /// Everything below `position` needs the tail no longer.
-    pub(super) fn pop_tail(&self, state: &mut State, position: Position) {
+    pub(crate) fn pop_tail(&self, state: &mut State, position: Position) {
         let mut popped = false;
         while state.tail.front().is_some_and(|(held, _)| held.batch.end() <= position) {
             state.tail.pop_front();
@@ -245,12 +264,12 @@ impl Queue {
     }
 
     /// The ring's room is looked at anew by whoever waits for it.
-    pub(super) fn room_changed(&self) {
+    pub(crate) fn room_changed(&self) {
         self.room.notify_one();
     }
 
     /// Whether the ring is so full that the tail must go to the spool at once.
-    pub(super) fn is_pressing(state: &State) -> bool {
+    pub(crate) fn is_pressing(state: &State) -> bool {
         state.tail_bytes() > INTAKE_RING / 2
     }
 
@@ -294,10 +313,10 @@ impl Queue {
         }
     }
 
-    /// Goes on to `stage`.
-    pub(crate) fn set_stage(&self, stage: Stage) {
+    /// Goes on to the `next` stage.
+    pub(crate) fn go_on_to(&self, next: Stage) {
         let mut state = self.state();
-        state.stage = state.stage.max(stage);
+        state.stage = state.stage.max(next);
         drop(state);
         self.work.notify_one();
         self.room.notify_one();
@@ -319,9 +338,10 @@ impl Queue {
             bytes: if queued == 0 { 0 } else { state.spool.size + state.tail_bytes() },
             segments: state.spool.segments,
             oldest: state.spool.oldest.or(tail_oldest).filter(|_| queued > 0),
+            room: state.spool.room,
         }
     }
 }
 
 /// How long the keeper waits at the most before it looks at the spool again.
-pub(super) const TEND_EVERY: Duration = Duration::from_secs(1);
+pub(crate) const TEND_EVERY: Duration = Duration::from_secs(1);

@@ -133,6 +133,12 @@ impl<D: Disk> Spool<D> {
         self.size
     }
 
+    /// Bytes that can still be appended before something must give way.
+    pub fn room(&self) -> io::Result<u64> {
+        let free = self.disk.free_bytes()?.saturating_sub(self.policy.min_free);
+        Ok(self.policy.max_size.saturating_sub(self.size).min(free))
+    }
+
     /// All gaps on record, oldest first.
     pub fn gaps(&self) -> impl Iterator<Item = Gap> {
         self.pieces.iter().filter_map(|(first, piece)| match *piece {

@@ -71,7 +71,7 @@ fn read_from(spool: &Spool<MemoryDisk>, mut position: Position) -> Given {
             match item {
                 Item::Batch(batch) => given.batches.push(batch),
                 Item::Damage(damage) if damage.first < damage.end => {
-                    given.lost.push((damage.first, damage.end))
+                    given.lost.push((damage.first, damage.end));
                 }
                 Item::Damage(_) => {}
             }

@@ -12,6 +12,10 @@
 //! | 96 | 8 | slots: port of the socket that it was called on |
 
 #![expect(unsafe_code, reason = "words of a mapping are used as atomics")]
+#![expect(
+    clippy::cast_ptr_alignment,
+    reason = "mappings start on a page, and every part of them at a multiple of 16"
+)]
 
 use std::fs::File;
 use std::io;

@@ -14,11 +14,10 @@ use libc::{c_int, c_uint, mmsghdr};
 /// `headers` points to `count` message headers whose buffers are valid for writes, and nothing else uses any of
 /// that memory during the call.
 pub(super) unsafe fn recvmmsg(socket: impl AsFd, headers: *mut mmsghdr, count: c_uint) -> io::Result<usize> {
-    // musl declares the flags unsigned.
-    let flags = libc::MSG_DONTWAIT.try_into().unwrap_or_default();
     // SAFETY: the caller promises what the call asks for; no time-out is given.
-    let taken =
-        unsafe { libc::recvmmsg(socket.as_fd().as_raw_fd(), headers, count, flags, core::ptr::null_mut()) };
+    let taken = unsafe {
+        libc::recvmmsg(socket.as_fd().as_raw_fd(), headers, count, libc::MSG_DONTWAIT, core::ptr::null_mut())
+    };
     usize::try_from(taken).map_err(|_| io::Error::last_os_error())
 }
 

@@ -12,6 +12,10 @@
 //! | payloads | 65,536 | the datagram |
 
 #![expect(unsafe_code, reason = "a mapping is made and handed to the kernel")]
+#![expect(
+    clippy::cast_ptr_alignment,
+    reason = "mappings start on a page, and every part of them at a multiple of 16"
+)]
 
 use core::mem::offset_of;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,7 +28,7 @@ use memmap2::{MmapMut, MmapOptions};
 
 use super::control::Details;
 use super::recvmmsg::recvmmsg;
-use crate::limits::{INTAKE_SLOT_SIZE, INTAKE_SLOTS, PAYLOAD_MAX};
+use crate::limits::{INTAKE_SLOT_SIZE, INTAKE_SLOTS};
 
 const HEADER: usize = size_of::<mmsghdr>();
 const VECTOR: usize = size_of::<iovec>();
@@ -127,7 +131,7 @@ impl Slots {
         }
         let header = slot * HEADER;
         let length = usize::try_from(self.word(header + LENGTH_AT)?).ok()?;
-        if length > PAYLOAD_MAX {
+        if length > INTAKE_SLOT_SIZE {
             return None;
         }
         let name_length = usize::try_from(self.word(header + NAME_LENGTH_AT)?).ok()?.min(NAME);

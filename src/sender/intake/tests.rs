@@ -93,12 +93,8 @@ fn batches_in_the_ring_are_there_for_the_next_process_in_order() {
 #[test]
 fn a_ring_that_went_round_many_times_gives_back_only_what_is_live() {
     let directory = directory();
-    let file = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(directory.path().join("ring"))
-        .unwrap();
+    let file =
+        File::options().read(true).write(true).create_new(true).open(directory.path().join("ring")).unwrap();
     file.set_len(100 + 3000).unwrap();
     let file = Arc::new(file);
     let mut ring = Ring::new(file.clone(), 100, 3000);

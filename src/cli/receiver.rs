@@ -1,0 +1,120 @@
+//! The command line of nf-receiver.
+
+use std::ffi::OsString;
+
+use clap::{ArgMatches, Command};
+
+use crate::cli::{Invocation, Row, Takes, check_command, file_argument, parse, status_command, with_options};
+
+/// What nf-receiver is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReceiverAction {
+    /// Run as the service.
+    Run,
+    /// Say what a running service is doing.
+    Status {
+        /// For programs.
+        json: bool,
+        /// Again and again.
+        watch: bool,
+    },
+    /// Check the configuration.
+    Check,
+}
+
+const ROWS: &[Row] = &[
+    Row {
+        key: "listen",
+        long: "listen",
+        short: Some('l'),
+        variable: "NF_RECEIVER_LISTEN",
+        takes: Takes::Many("ADDR:PORT"),
+        help: "Take connections on this TCP address; may be repeated; sockets from systemd replace it \
+               [default: [::]:2055]",
+    },
+    Row {
+        key: "collector",
+        long: "collector",
+        short: Some('C'),
+        variable: "NF_RECEIVER_COLLECTOR",
+        takes: Takes::Many("HOST:PORT"),
+        help: "Deliver to this collector by UDP; may be repeated: every one of them \
+               [default: 127.0.0.1:9995]",
+    },
+    Row {
+        key: "plaintext",
+        long: "plaintext",
+        short: None,
+        variable: "NF_RECEIVER_PLAINTEXT",
+        takes: Takes::Nothing,
+        help: "Let senders on other machines in without encryption too; otherwise only those on this one",
+    },
+    Row {
+        key: "state",
+        long: "state",
+        short: None,
+        variable: "NF_RECEIVER_STATE",
+        takes: Takes::One("DIR"),
+        help: "Keep how far each sender was delivered in this directory \
+               [default: $STATE_DIRECTORY, else /var/lib/nf-receiver]",
+    },
+    Row {
+        key: "control",
+        long: "control",
+        short: None,
+        variable: "NF_RECEIVER_CONTROL",
+        takes: Takes::One("PATH"),
+        help: "Serve, or ask, at this control socket \
+               [default: $RUNTIME_DIRECTORY/control.sock, else /run/nf-receiver/control.sock]",
+    },
+];
+
+const AFTER_HELP: &str = "\
+Examples:
+  nf-receiver --plaintext --collector 127.0.0.1:9995
+  nf-receiver --listen 192.0.2.1:2055 --collector 127.0.0.1:9995 --collector [2001:db8::7]:2055
+  nf-receiver status --watch
+  nf-receiver --config new.toml check
+
+Files:
+  /etc/nf-receiver/nf-receiver.toml           configuration; may be absent
+  /etc/nf-receiver/nf-receiver.toml.d/*.toml  drop-ins, read after it in the order of their names
+
+An option stands above its environment variable, that above drop-ins, those above the file.
+In variables, several values are separated by commas.
+
+Exit codes:
+  0 done   64 wrong usage   69 the service does not answer   71 refused by the system
+  73 cannot create or own a file   74 input or output failed   78 wrong configuration";
+
+fn command() -> Command {
+    let command = Command::new("nf-receiver")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(
+            "Takes what nf-sender brings, checks and acknowledges it, and hands every datagram, byte for byte \
+             and in order, to collectors by UDP",
+        )
+        .after_help(AFTER_HELP)
+        .arg(file_argument("NF_RECEIVER_CONFIG"))
+        .subcommand(status_command("Print senders, collectors and counters of the running nf-receiver"))
+        .subcommand(check_command());
+    with_options(command, ROWS)
+}
+
+/// What `arguments`, the program's name first, and the environment say; or what clap has to say, which may be
+/// the help.
+pub fn parse_receiver(
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<Invocation<ReceiverAction>, clap::Error> {
+    parse(command(), ROWS, arguments, action)
+}
+
+fn action(subcommand: Option<(&str, &ArgMatches)>) -> ReceiverAction {
+    match subcommand {
+        Some(("status", flags)) => {
+            ReceiverAction::Status { json: flags.get_flag("json"), watch: flags.get_flag("watch") }
+        }
+        Some(("check", _)) => ReceiverAction::Check,
+        _ => ReceiverAction::Run,
+    }
+}

@@ -1,0 +1,134 @@
+//! The command line of nf-sender.
+
+use std::ffi::OsString;
+
+use clap::{ArgMatches, Command};
+
+use crate::cli::{Invocation, Row, Takes, check_command, file_argument, parse, status_command, with_options};
+
+/// What nf-sender is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SenderAction {
+    /// Run as the service.
+    Run,
+    /// Say what a running service is doing.
+    Status {
+        /// For programs.
+        json: bool,
+        /// Again and again.
+        watch: bool,
+    },
+    /// Tell a running service to connect now.
+    Reconnect,
+    /// Check the configuration.
+    Check,
+}
+
+const ROWS: &[Row] = &[
+    Row {
+        key: "listen",
+        long: "listen",
+        short: Some('l'),
+        variable: "NF_SENDER_LISTEN",
+        takes: Takes::Many("ADDR:PORT"),
+        help: "Take datagrams on this UDP address; may be repeated; sockets from systemd replace it \
+               [default: [::]:2055]",
+    },
+    Row {
+        key: "receivers",
+        long: "receiver",
+        short: Some('r'),
+        variable: "NF_SENDER_RECEIVER",
+        takes: Takes::Many("HOST:PORT"),
+        help: "Connect to this nf-receiver; may be repeated: the first that answers, in order",
+    },
+    Row {
+        key: "plaintext",
+        long: "plaintext",
+        short: None,
+        variable: "NF_SENDER_PLAINTEXT",
+        takes: Takes::Nothing,
+        help: "Send without encryption to other machines too; otherwise only to this one",
+    },
+    Row {
+        key: "spool.directory",
+        long: "spool",
+        short: None,
+        variable: "NF_SENDER_SPOOL",
+        takes: Takes::One("DIR"),
+        help: "Keep datagrams that wait for the link in this directory \
+               [default: $STATE_DIRECTORY, else /var/lib/nf-sender]",
+    },
+    Row {
+        key: "id",
+        long: "id",
+        short: None,
+        variable: "NF_SENDER_ID",
+        takes: Takes::One("NAME"),
+        help: "Be known to the receiver by this name [default: the host name]",
+    },
+    Row {
+        key: "control",
+        long: "control",
+        short: None,
+        variable: "NF_SENDER_CONTROL",
+        takes: Takes::One("PATH"),
+        help: "Serve, or ask, at this control socket \
+               [default: $RUNTIME_DIRECTORY/control.sock, else /run/nf-sender/control.sock]",
+    },
+];
+
+const AFTER_HELP: &str = "\
+Examples:
+  nf-sender --plaintext --receiver collector.example.net:2055
+  nf-sender --listen 192.0.2.1:9995 --receiver 127.0.0.1:2055 --spool /var/tmp/spool
+  nf-sender status --watch
+  nf-sender --config new.toml check
+
+Files:
+  /etc/nf-sender/nf-sender.toml           configuration; may be absent
+  /etc/nf-sender/nf-sender.toml.d/*.toml  drop-ins, read after it in the order of their names
+
+An option stands above its environment variable, that above drop-ins, those above the file.
+In variables, several values are separated by commas.
+
+Exit codes:
+  0 done   64 wrong usage   69 the service does not answer   71 refused by the system
+  73 cannot create or own a file   74 input or output failed   78 wrong configuration";
+
+fn command() -> Command {
+    let command = Command::new("nf-sender")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(
+            "Takes NetFlow and IPFIX datagrams from exporters by UDP, keeps them on disk, and brings each of \
+             them, in order, to an nf-receiver",
+        )
+        .after_help(AFTER_HELP)
+        .arg(file_argument("NF_SENDER_CONFIG"))
+        .subcommand(status_command("Print state, queue and counters of the running nf-sender"))
+        .subcommand(
+            Command::new("reconnect")
+                .about("Make the running nf-sender try its receivers now instead of waiting"),
+        )
+        .subcommand(check_command());
+    with_options(command, ROWS)
+}
+
+/// What `arguments`, the program's name first, and the environment say; or what clap has to say, which may be
+/// the help.
+pub fn parse_sender(
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<Invocation<SenderAction>, clap::Error> {
+    parse(command(), ROWS, arguments, action)
+}
+
+fn action(subcommand: Option<(&str, &ArgMatches)>) -> SenderAction {
+    match subcommand {
+        Some(("status", flags)) => {
+            SenderAction::Status { json: flags.get_flag("json"), watch: flags.get_flag("watch") }
+        }
+        Some(("reconnect", _)) => SenderAction::Reconnect,
+        Some(("check", _)) => SenderAction::Check,
+        _ => SenderAction::Run,
+    }
+}

@@ -1,0 +1,68 @@
+use super::*;
+
+fn sender(line: &str) -> Result<Invocation<SenderAction>, clap::Error> {
+    parse_sender(line.split(' ').map(OsString::from))
+}
+
+#[test]
+fn a_bare_command_runs_the_service_with_nothing_given() {
+    let invocation = sender("nf-sender").unwrap();
+    assert_eq!(invocation, Invocation { file: None, given: Vec::new(), action: SenderAction::Run });
+}
+
+#[test]
+fn repeated_options_and_commas_give_lists_in_order() {
+    let invocation = sender("nf-sender -r a:1 --receiver b:2,c:3 --plaintext --spool dir").unwrap();
+    let given = |key, words: &[&str], option| Given {
+        key,
+        words: words.iter().map(|word| (*word).to_owned()).collect(),
+        giver: Giver::Option(option),
+    };
+    let expected = [
+        given("receivers", &["a:1", "b:2", "c:3"], "receiver"),
+        given("plaintext", &["true"], "plaintext"),
+        given("spool.directory", &["dir"], "spool"),
+    ];
+    assert_eq!(invocation.given, expected);
+}
+
+#[test]
+fn file_and_control_socket_may_be_named_before_or_after_a_subcommand() {
+    for line in [
+        "nf-sender -c f.toml --control c.sock status --json",
+        "nf-sender status --json --control c.sock -c f.toml",
+    ] {
+        let invocation = sender(line).unwrap();
+        assert_eq!(invocation.file, Some(PathBuf::from("f.toml")), "{line}");
+        assert_eq!(invocation.given.len(), 1, "{line}");
+        assert_eq!(invocation.action, SenderAction::Status { json: true, watch: false }, "{line}");
+    }
+}
+
+#[test]
+fn what_is_not_there_is_refused_as_unknown() {
+    for option in ["--key=x", "-k", "--key-file=x", "--cipher=blowfish", "--metrics=x", "--encrypt"] {
+        let error = sender(&format!("nf-sender {option}")).unwrap_err();
+        assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument, "{option}");
+    }
+    assert!(sender("nf-sender keygen").is_err());
+    let receiver = |line: &str| parse_receiver(line.split(' ').map(OsString::from));
+    assert!(receiver("nf-receiver --source=own").is_err());
+    assert!(receiver("nf-receiver reconnect").is_err());
+    assert_eq!(receiver("nf-receiver check").unwrap().action, ReceiverAction::Check);
+}
+
+#[test]
+fn the_help_names_every_option_its_variable_and_the_files() {
+    let help = sender("nf-sender --help").unwrap_err().to_string();
+    for words in [
+        "--listen",
+        "NF_SENDER_LISTEN",
+        "--plaintext",
+        "--control",
+        "reconnect",
+        "/etc/nf-sender/nf-sender.toml",
+    ] {
+        assert!(help.contains(words), "{words} is not in:\n{help}");
+    }
+}

@@ -1,0 +1,136 @@
+//! Reads a configuration file and its drop-ins.
+//!
+//! The drop-ins of `FILE` are the files `FILE.d/*.toml` in the order of their names; each lies over what was
+//! read before it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use toml::de::{DeTable, DeValue};
+
+use crate::config::value::{Found, Table, Value};
+use crate::config::{ConfigError, Origin, Problem};
+
+/// The files that were read, in that order, and what they say together.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) read: Vec<PathBuf>,
+    pub(super) table: Table,
+}
+
+/// Reads `file`, which must exist, or else the default file of `service`, which may be absent.
+pub(super) fn read(service: &str, file: Option<&Path>) -> Result<Files, ConfigError> {
+    let default = PathBuf::from(format!("/etc/{service}/{service}.toml"));
+    let path = file.unwrap_or(&default);
+    let mut files = Files { read: Vec::new(), table: Table::default() };
+    let may_be_absent = file.is_none();
+    match fs::read_to_string(path) {
+        Ok(text) => files.take(path, &text)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && may_be_absent => {}
+        Err(source) => return Err(Problem::Unreadable { path: path.to_owned(), source }.into()),
+    }
+    for drop_in in drop_ins(path)? {
+        let text = fs::read_to_string(&drop_in)
+            .map_err(|source| Problem::Unreadable { path: drop_in.clone(), source })?;
+        files.take(&drop_in, &text)?;
+    }
+    Ok(files)
+}
+
+impl Files {
+    fn take(&mut self, path: &Path, text: &str) -> Result<(), Problem> {
+        self.table.lay_over(parse(path, text)?);
+        self.read.push(path.to_owned());
+        Ok(())
+    }
+}
+
+/// The drop-ins of `path`, sorted by name; hidden files are none.
+fn drop_ins(path: &Path) -> Result<Vec<PathBuf>, Problem> {
+    let mut directory = path.as_os_str().to_owned();
+    directory.push(".d");
+    let directory = PathBuf::from(directory);
+    let unreadable = |source| Problem::Unreadable { path: directory.clone(), source };
+    let entries = match fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(unreadable(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(unreadable)?;
+        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        let path = entry.path();
+        if !hidden && path.extension().is_some_and(|extension| extension == "toml") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// What `text`, the content of `path`, says.
+pub(super) fn parse(path: &Path, text: &str) -> Result<Table, Problem> {
+    let document = DeTable::parse(text).map_err(|error| {
+        let (line, column) = line_and_column(text, error.span().map_or(0, |span| span.start));
+        Problem::Syntax { path: path.to_owned(), line, column, message: error.message().to_owned() }
+    })?;
+    let source = Source { path: Arc::new(path.to_owned()), text };
+    Ok(source.table(document.get_ref()))
+}
+
+/// A file while its values are taken over.
+struct Source<'t> {
+    path: Arc<PathBuf>,
+    text: &'t str,
+}
+
+impl Source<'_> {
+    fn table(&self, table: &DeTable<'_>) -> Table {
+        let mut taken = Table::default();
+        for (key, value) in table {
+            let origin = self.origin(key.span().start);
+            taken.insert(key.get_ref().to_string(), Found { value: self.value(value.get_ref()), origin });
+        }
+        taken
+    }
+
+    fn value(&self, value: &DeValue<'_>) -> Value {
+        match value {
+            DeValue::String(text) => Value::Text(text.to_string()),
+            DeValue::Integer(number) => Value::Number(decimal(number.as_str(), number.radix())),
+            DeValue::Float(number) => Value::Number(number.as_str().to_owned()),
+            DeValue::Boolean(value) => Value::Boolean(*value),
+            DeValue::Datetime(moment) => Value::Moment(moment.to_string()),
+            DeValue::Table(table) => Value::Table(self.table(table)),
+            DeValue::Array(items) => Value::List(
+                items
+                    .iter()
+                    .map(|item| Found {
+                        value: self.value(item.get_ref()),
+                        origin: self.origin(item.span().start),
+                    })
+                    .collect(),
+            ),
+        }
+    }
+
+    fn origin(&self, offset: usize) -> Origin {
+        Origin::File { path: Arc::clone(&self.path), line: line_and_column(self.text, offset).0 }
+    }
+}
+
+/// The digits of a number of any radix as decimal ones.
+fn decimal(digits: &str, radix: u32) -> String {
+    i128::from_str_radix(digits, radix).map_or_else(|_| digits.to_owned(), |number| number.to_string())
+}
+
+/// The line and column of the byte at `offset`, both from 1, the column in characters.
+fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|character| *character != '\n').count() + 1;
+    (line, column)
+}

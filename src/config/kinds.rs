@@ -1,0 +1,145 @@
+//! The kinds of values that keys take. Each kind turns a value as found into the thing itself, or says what it
+//! expects; the same words serve every key of that kind.
+
+use core::fmt::Display;
+use core::net::{IpAddr, SocketAddr};
+use core::ops::RangeInclusive;
+use core::str::FromStr;
+use core::time::Duration;
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+use ipnet::IpNet;
+
+use crate::config::HostPort;
+use crate::config::value::Value;
+use crate::sequence::SenderId;
+
+/// What a kind makes of a value: the thing, or what it expects instead.
+pub(super) type Understood<T> = Result<T, String>;
+
+/// The text of a value that is one text.
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::Text(text) => Some(text),
+        Value::Words(words) => match words.as_slice() {
+            [word] => Some(word),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// A text that parses, or `expected` with the parser's reason.
+fn parsed<T: FromStr<Err: Display>>(value: &Value, expected: &str) -> Understood<T> {
+    let text = text(value).ok_or_else(|| expected.to_owned())?;
+    text.parse().map_err(|error| format!("{expected}: {error}"))
+}
+
+pub(super) fn socket_address(value: &Value) -> Understood<SocketAddr> {
+    let expected = "an address and a port such as \"[::]:2055\" or \"192.0.2.1:2055\"";
+    text(value).and_then(|text| text.parse().ok()).ok_or_else(|| expected.to_owned())
+}
+
+pub(super) fn host_port(value: &Value) -> Understood<HostPort> {
+    parsed(value, "a host and a port such as \"collector.example.net:2055\"")
+}
+
+/// A prefix; its host bits are cleared. An address alone stands for itself.
+pub(super) fn prefix(value: &Value) -> Understood<IpNet> {
+    let expected = "a prefix such as \"192.0.2.0/24\" or \"2001:db8::/32\"";
+    let text = text(value).ok_or(expected)?;
+    let single = || text.parse().ok().map(|address: IpAddr| address.into());
+    text.parse().ok().map(|net: IpNet| net.trunc()).or_else(single).ok_or_else(|| expected.to_owned())
+}
+
+pub(super) fn sender_id(value: &Value) -> Understood<SenderId> {
+    parsed(value, "an id such as \"brno-edge\"")
+}
+
+/// A path. In files it is absolute; options and variables may give one relative to the working directory.
+pub(super) fn path(value: &Value) -> Understood<PathBuf> {
+    let path = match value {
+        Value::Words(_) => text(value).and_then(|text| std::path::absolute(text).ok()),
+        _ => text(value).map(PathBuf::from).filter(|path| path.is_absolute()),
+    };
+    path.ok_or_else(|| "an absolute path".to_owned())
+}
+
+pub(super) fn boolean(value: &Value) -> Understood<bool> {
+    if let Value::Boolean(value) = value {
+        return Ok(*value);
+    }
+    let Value::Words(_) = value else { return Err("true or false".to_owned()) };
+    match text(value) {
+        Some("true" | "yes" | "on" | "1") => Ok(true),
+        Some("false" | "no" | "off" | "0") => Ok(false),
+        _ => Err("true or false".to_owned()),
+    }
+}
+
+/// A duration within `bounds`.
+pub(super) fn duration(bounds: RangeInclusive<Duration>) -> impl Fn(&Value) -> Understood<Duration> {
+    move |value| {
+        let (from, to) = (compact(*bounds.start()), compact(*bounds.end()));
+        let duration = text(value).and_then(|text| humantime::parse_duration(text).ok());
+        duration
+            .filter(|duration| bounds.contains(duration))
+            .ok_or_else(|| format!("a duration from \"{from}\" to \"{to}\", such as \"5s\" or \"10min\""))
+    }
+}
+
+/// A duration within `bounds`, or `None` for the word `unlimited`.
+pub(super) fn duration_or_unlimited(
+    bounds: RangeInclusive<Duration>,
+) -> impl Fn(&Value) -> Understood<Option<Duration>> {
+    let duration = duration(bounds);
+    move |value| match text(value) {
+        Some("unlimited") => Ok(None),
+        _ => duration(value).map(Some).map_err(|expected| format!("\"unlimited\" or {expected}")),
+    }
+}
+
+/// A duration as one would write it, such as `1day` or `10ms`.
+fn compact(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string().replace(' ', "")
+}
+
+/// A number of bytes within `bounds`.
+pub(super) fn size(bounds: RangeInclusive<u64>) -> impl Fn(&Value) -> Understood<u64> {
+    move |value| {
+        let size = text(value).and_then(|text| text.parse::<ByteSize>().ok()).map(|size| size.as_u64());
+        size.filter(|size| bounds.contains(size)).ok_or_else(|| {
+            let (from, to) = (ByteSize(*bounds.start()), ByteSize(*bounds.end()));
+            format!("a size from \"{from:.0}\" to \"{to:.0}\", such as \"64MiB\" or \"8GiB\"")
+        })
+    }
+}
+
+pub(super) fn whole_number(bounds: RangeInclusive<u32>) -> impl Fn(&Value) -> Understood<u32> {
+    move |value| {
+        let number = if let Value::Number(digits) = value { digits.parse().ok() } else { None };
+        number
+            .filter(|number| bounds.contains(number))
+            .ok_or_else(|| format!("a whole number from {} to {}", bounds.start(), bounds.end()))
+    }
+}
+
+/// A number from 0 to 1.
+pub(super) fn share(value: &Value) -> Understood<f64> {
+    let number = if let Value::Number(digits) = value { digits.parse().ok() } else { None };
+    number.filter(|number| (0.0..=1.0).contains(number)).ok_or_else(|| "a number from 0.0 to 1.0".to_owned())
+}
+
+/// One of `choices`, by its word.
+pub(super) fn one_of<T: Copy, const N: usize>(
+    choices: [(&'static str, T); N],
+) -> impl Fn(&Value) -> Understood<T> {
+    move |value| {
+        let word = text(value);
+        let chosen = choices.iter().find(|(name, _)| Some(*name) == word);
+        chosen.map(|(_, choice)| *choice).ok_or_else(|| {
+            choices.iter().map(|(name, _)| format!("\"{name}\"")).collect::<Vec<_>>().join(" or ")
+        })
+    }
+}

@@ -1,0 +1,117 @@
+//! From files, variables and options to settings that cannot be wrong.
+//!
+//! Every layer becomes a [`Table`] of values that remember where they came from; later layers are laid over
+//! earlier ones; then one reader turns the result into settings, or says everything that is wrong with it:
+//! where it stands, what was found, what is allowed. It reads the files it is told to, and nothing else.
+
+mod error;
+mod files;
+mod host_port;
+mod kinds;
+mod reader;
+mod receiver;
+mod reconnect;
+mod report;
+mod sender;
+mod surroundings;
+mod value;
+
+use std::path::{Path, PathBuf};
+
+pub use error::{ConfigError, Problem};
+pub use host_port::{HostPort, HostPortError};
+pub use receiver::{CollectorSettings, ReceiverSettings};
+pub use reconnect::Reconnect;
+pub use report::Report;
+pub use sender::{SenderSettings, SpoolSettings};
+pub use surroundings::Surroundings;
+pub use value::Origin;
+
+use reader::Reader;
+use value::Table;
+
+/// The name of the sender's service: its files and directories are called so.
+pub const SENDER: &str = "nf-sender";
+
+/// The name of the receiver's service: its files and directories are called so.
+pub const RECEIVER: &str = "nf-receiver";
+
+/// Values that options and variables gave; they stand above those of all files.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides(Table);
+
+impl Overrides {
+    /// Sets `key` (dots lead into sections, as in `spool.directory`) to `words`, which `origin` gave.
+    pub fn put(&mut self, key: &str, words: Vec<String>, origin: Origin) {
+        self.0.put_words(key, words, origin);
+    }
+}
+
+/// Settings, and what there is to tell about them.
+#[derive(Debug)]
+pub struct Loaded<S> {
+    /// The settings, checked.
+    pub settings: S,
+    /// Which files were read, every value in effect, and warnings.
+    pub report: Report,
+}
+
+/// The settings of nf-sender. `file` must exist; without it the default file is read if it is there.
+pub fn load_sender(
+    file: Option<&Path>,
+    overrides: Overrides,
+    surroundings: &Surroundings,
+) -> Result<Loaded<SenderSettings>, ConfigError> {
+    load(SENDER, file, overrides, |reader| sender::read(reader, surroundings), SenderSettings::warnings)
+}
+
+/// The settings of nf-receiver. `file` must exist; without it the default file is read if it is there.
+pub fn load_receiver(
+    file: Option<&Path>,
+    overrides: Overrides,
+    surroundings: &Surroundings,
+) -> Result<Loaded<ReceiverSettings>, ConfigError> {
+    load(RECEIVER, file, overrides, |reader| receiver::read(reader, surroundings), ReceiverSettings::warnings)
+}
+
+/// Where `service` (such as [`SENDER`]) has its control socket. The files are read only if nothing above them
+/// says so, and what else is wrong with them does not matter here.
+pub fn control_path(
+    service: &str,
+    file: Option<&Path>,
+    overrides: Overrides,
+    surroundings: &Surroundings,
+) -> Result<PathBuf, ConfigError> {
+    let mut table =
+        if overrides.0.contains("control") { Table::default() } else { files::read(service, file)?.table };
+    table.lay_over(overrides.0);
+    let mut problems = Vec::new();
+    let control =
+        Reader::new(table, &mut problems).take("control", surroundings.control_path(service), kinds::path);
+    control.ok_or(ConfigError(problems))
+}
+
+fn load<S>(
+    service: &str,
+    file: Option<&Path>,
+    overrides: Overrides,
+    read: impl FnOnce(&mut Reader<'_>) -> Option<S>,
+    warnings: impl FnOnce(&S) -> Vec<String>,
+) -> Result<Loaded<S>, ConfigError> {
+    let files::Files { read: files, mut table } = files::read(service, file)?;
+    table.lay_over(overrides.0);
+    let mut problems = Vec::new();
+    let mut reader = Reader::new(table, &mut problems);
+    let settings = read(&mut reader);
+    let values = reader.finish();
+    match settings {
+        Some(settings) if problems.is_empty() => {
+            let warnings = warnings(&settings);
+            Ok(Loaded { settings, report: Report { files, values, warnings } })
+        }
+        _ => Err(ConfigError(problems)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! Takes connections in, and finds out who speaks before anything else is done for them.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::receiver::serve::{Shared, serve};
+use crate::secure::preface::{Mode, Parsed, Preface, PrefaceError, Status};
+use crate::service::{LogLimit, Stop};
+
+/// How long the listener rests when the system has no file descriptor left for a connection.
+const REST: Duration = Duration::from_millis(100);
+
+/// Why a connection came to nothing before it had a session.
+#[derive(Debug, thiserror::Error)]
+enum Turned {
+    #[error("{0}")]
+    Preface(#[from] PrefaceError),
+    #[error("refused: {0}")]
+    Refused(Status),
+    #[error("closed before it said who it is: {0}")]
+    Lost(#[from] io::Error),
+    #[error("did not say who it is in time")]
+    TimedOut,
+}
+
+/// What all listeners share.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) plaintext: bool,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) connections: Arc<Semaphore>,
+    pub(crate) complaints: Mutex<LogLimit<IpAddr>>,
+}
+
+impl Gate {
+    /// Serves connections of `listener` until told to stop; returns once all of them have ended.
+    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, stop: Stop) {
+        let mut stopping = stop.clone();
+        let mut sessions = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => {
+                        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                        sessions.spawn(self.clone().admit(stream, peer, stop.clone()));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a connection");
+                        tokio::time::sleep(REST).await;
+                    }
+                },
+                Some(_) = sessions.join_next() => {}
+                () = stopping.told() => break,
+            }
+        }
+        while sessions.join_next().await.is_some() {}
+    }
+
+    async fn admit(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr, stop: Stop) {
+        let place = self.connections.clone().try_acquire_owned();
+        let greeting = timeout(self.handshake_timeout, self.greet(&mut stream, peer, place.is_ok()));
+        let outcome = match greeting.await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Turned::TimedOut),
+        };
+        match outcome {
+            Ok(preface) => {
+                serve(&self.shared, stream, peer, preface.sender, self.handshake_timeout, stop).await;
+            }
+            Err(turned) => self.complain(peer, &turned),
+        }
+        drop(place);
+    }
+
+    /// Reads the preface and answers it.
+    async fn greet(
+        &self,
+        stream: &mut TcpStream,
+        peer: SocketAddr,
+        has_place: bool,
+    ) -> Result<Preface, Turned> {
+        let preface = match read_preface(stream).await {
+            Err(Turned::Preface(PrefaceError::Version(_))) => {
+                return self.refuse(stream, Status::UnsupportedVersion).await;
+            }
+            other => other?,
+        };
+        let status = match preface.mode {
+            _ if !has_place => Status::TooManyConnections,
+            Mode::None if !self.plaintext && !peer.ip().is_loopback() => Status::EncryptionRequired,
+            mode => mode.answer_without_keys(),
+        };
+        if status != Status::Accepted {
+            return self.refuse(stream, status).await;
+        }
+        stream.set_nodelay(true)?;
+        stream.write_all(&status.encode_reply()).await?;
+        Ok(preface)
+    }
+
+    async fn refuse(&self, stream: &mut TcpStream, status: Status) -> Result<Preface, Turned> {
+        stream.write_all(&status.encode_reply()).await?;
+        stream.shutdown().await?;
+        Err(Turned::Refused(status))
+    }
+
+    fn complain(&self, peer: SocketAddr, turned: &Turned) {
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held_back) = complaints.admit(peer.ip(), Instant::now()) {
+            tracing::warn!(%peer, held_back, "turned a connection away: {turned}");
+        }
+    }
+}
+
+async fn read_preface(stream: &mut TcpStream) -> Result<Preface, Turned> {
+    let mut bytes = Vec::new();
+    loop {
+        match Preface::parse(&bytes)? {
+            Parsed::Here(preface) => return Ok(preface),
+            Parsed::NeedMore(total) => {
+                let missing = u64::try_from(total.saturating_sub(bytes.len())).unwrap_or(0);
+                if (&mut *stream).take(missing).read_buf(&mut bytes).await? == 0 {
+                    return Err(Turned::Lost(io::ErrorKind::UnexpectedEof.into()));
+                }
+            }
+        }
+    }
+}

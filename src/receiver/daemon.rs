@@ -1,0 +1,207 @@
+//! The daemon: takes what it needs, serves senders, and ends in good order.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use tokio::net::{TcpListener, lookup_host};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Duration, MissedTickBehavior, interval, sleep};
+
+use crate::config::{HostPort, Loaded, ReceiverSettings};
+use crate::receiver::accept::Gate;
+use crate::receiver::output::Outputs;
+use crate::receiver::positions::Positions;
+use crate::receiver::seats::Seats;
+use crate::receiver::serve::Shared;
+use crate::service::{DaemonError, DirectoryLock, LogLimit, Stop, logging, notify, sockets, stop_channel};
+use crate::status::{CollectorStatus, ControlSocket, PeerState, ReceiverStatus, Reply, Request, Tally};
+
+/// How often positions are forced to disk, and the service manager is told how things stand.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long after a collector's name did not resolve it is tried again.
+const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
+
+/// Runs nf-receiver until it is told to stop.
+pub(crate) fn run(loaded: Loaded<ReceiverSettings>) -> Result<(), DaemonError> {
+    logging::start();
+    for warning in loaded.report.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let settings = loaded.settings;
+    let _lock = DirectoryLock::take(&settings.state)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| DaemonError::system(format_args!("cannot start the runtime: {error}")))?;
+    runtime.block_on(supervise(settings))
+}
+
+async fn supervise(settings: ReceiverSettings) -> Result<(), DaemonError> {
+    let mut terminate = watch_for(SignalKind::terminate())?;
+    let mut interrupt = watch_for(SignalKind::interrupt())?;
+    let listeners = listen(&settings.listen)?;
+    let control = ControlSocket::bind(&settings.control).map_err(DaemonError::cannot_create)?;
+    let positions = Positions::open(&settings.state).map_err(DaemonError::cannot_create)?;
+    let (stop, stopped) = stop_channel();
+    let shared: Arc<OnceLock<Arc<Shared>>> = Arc::default();
+    let answers = tokio::spawn(control.serve(answer(shared.clone())));
+    let mut serving = tokio::spawn(serve(settings, listeners, positions, shared.clone(), stopped));
+    notify::ready();
+
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let outcome = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            _ = tick.tick() => if let Some(shared) = shared.get() {
+                notify::status(&line(shared));
+                sync(shared).await;
+            },
+            ended = &mut serving => break ended.unwrap_or_else(|error| Err(DaemonError::system(error))),
+        }
+    };
+    notify::stopping();
+    tracing::info!("stopping");
+    stop.stop();
+    if !serving.is_finished() {
+        serving.await.map_err(DaemonError::system)??;
+    }
+    if let Some(shared) = shared.get() {
+        shared.seats.settle().await;
+        sync(shared).await;
+    }
+    answers.abort();
+    outcome
+}
+
+fn watch_for(kind: SignalKind) -> Result<Signal, DaemonError> {
+    signal(kind).map_err(|error| DaemonError::system(format_args!("cannot watch for signals: {error}")))
+}
+
+/// The sockets from systemd, else those of the settings.
+fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
+    let inherited = sockets::inherited_tcp_listeners()?;
+    let from_systemd = !inherited.is_empty();
+    let sockets = if from_systemd {
+        inherited
+    } else {
+        addresses.iter().map(|address| sockets::bind_tcp(*address)).collect::<Result<_, _>>()?
+    };
+    let told = |error| DaemonError::system(format_args!("cannot set up a TCP socket: {error}"));
+    let mut listeners = Vec::new();
+    for socket in sockets {
+        let address = socket.local_addr().map_err(told)?;
+        tracing::info!(%address, from_systemd, "waiting for senders");
+        listeners.push(TcpListener::from_std(socket).map_err(told)?);
+    }
+    Ok(listeners)
+}
+
+/// Finds the collectors, then serves every listener until told to stop.
+async fn serve(
+    settings: ReceiverSettings,
+    listeners: Vec<TcpListener>,
+    positions: Positions,
+    place: Arc<OnceLock<Arc<Shared>>>,
+    mut stop: Stop,
+) -> Result<(), DaemonError> {
+    let names: Vec<HostPort> =
+        settings.collectors.iter().map(|collector| collector.address.clone()).collect();
+    let addresses = tokio::select! {
+        addresses = resolve(&names) => addresses,
+        () = stop.told() => return Ok(()),
+    };
+    let outputs = Outputs::new(&addresses).map_err(DaemonError::system)?;
+    let made = Arc::new(Shared { seats: Seats::default(), positions, outputs });
+    let shared = place.get_or_init(|| made).clone();
+    let gate = Arc::new(Gate {
+        shared,
+        plaintext: settings.plaintext,
+        handshake_timeout: settings.handshake_timeout,
+        connections: Arc::new(Semaphore::new(settings.connections)),
+        complaints: Mutex::new(LogLimit::default()),
+    });
+    let mut gates = JoinSet::new();
+    for listener in listeners {
+        gates.spawn(gate.clone().run(listener, stop.clone()));
+    }
+    while gates.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// The address of each collector. A name that does not resolve yet is tried again: senders keep their data.
+async fn resolve(names: &[HostPort]) -> Vec<SocketAddr> {
+    let mut addresses = Vec::new();
+    for name in names {
+        addresses.push(loop {
+            let cause = match lookup_host((name.host(), name.port())).await {
+                Ok(mut found) => match found.next() {
+                    Some(address) => break address,
+                    None => "it has no address".to_owned(),
+                },
+                Err(error) => error.to_string(),
+            };
+            tracing::error!(
+                collector = %name,
+                "cannot resolve the collector's name: {cause}; senders wait, trying again in {} s",
+                RESOLVE_AGAIN.as_secs()
+            );
+            sleep(RESOLVE_AGAIN).await;
+        });
+    }
+    addresses
+}
+
+/// Forces the positions to disk.
+async fn sync(shared: &Arc<Shared>) {
+    let shared = shared.clone();
+    let outcome = tokio::task::spawn_blocking(move || shared.positions.sync()).await;
+    if let Ok(Err(error)) = outcome {
+        tracing::error!(%error, "after a power loss now, more would be repeated");
+    }
+}
+
+fn answer(shared: Arc<OnceLock<Arc<Shared>>>) -> impl Fn(Request) -> Reply + Clone + Send + 'static {
+    move |request| match request {
+        Request::Status => match serde_json::to_value(status(shared.get())) {
+            Ok(status) => Reply::Ok(status),
+            Err(error) => Reply::Error(error.to_string()),
+        },
+        Request::Reconnect => Reply::Error("nf-receiver does not connect; ask nf-sender".to_owned()),
+    }
+}
+
+fn status(shared: Option<&Arc<Shared>>) -> ReceiverStatus {
+    ReceiverStatus {
+        service: "nf-receiver".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        senders: shared.map_or_else(Vec::new, |shared| shared.seats.status()),
+        collectors: shared.map_or_else(Vec::new, |shared| collectors(&shared.outputs)),
+    }
+}
+
+fn collectors(outputs: &Outputs) -> Vec<CollectorStatus> {
+    outputs
+        .counters()
+        .into_iter()
+        .map(|counters| CollectorStatus {
+            address: counters.address.to_string(),
+            state: counters.state,
+            delivered: Tally { datagrams: counters.delivered_datagrams, bytes: counters.delivered_bytes },
+            skipped: 0,
+            held_s: counters.held_s,
+            socket_drops: counters.socket_drops,
+        })
+        .collect()
+}
+
+fn line(shared: &Shared) -> String {
+    let senders = shared.seats.status();
+    let connected = senders.iter().filter(|sender| sender.state == PeerState::Connected).count();
+    let delivered: u64 = senders.iter().map(|sender| sender.delivered.datagrams).sum();
+    format!("{connected} senders connected; {delivered} datagrams delivered")
+}

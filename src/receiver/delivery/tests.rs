@@ -1,0 +1,197 @@
+use core::net::SocketAddr;
+use core::time::Duration;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use rand::{RngExt, SeedableRng};
+
+use super::*;
+use crate::batch::{BatchBuilder, Compression};
+use crate::datagram::Timestamp;
+use crate::limits::PAYLOAD_MAX;
+use crate::sequence::{Position, StreamId};
+use crate::status::CollectorState;
+
+/// `payloads` as batches.
+fn batches(payloads: &[Vec<u8>]) -> Vec<Records> {
+    let exporter = "192.0.2.1:4000".parse().unwrap();
+    let local = "192.0.2.2:2055".parse().unwrap();
+    let mut builder = BatchBuilder::new(StreamId([1; 16]), Compression::None);
+    let mut batches = Vec::new();
+    for payload in payloads {
+        let datagram = Datagram { exporter, local, arrival: Timestamp(0), payload };
+        if builder.push(&datagram).is_err() {
+            batches.push(builder.finish(Position(0)).unwrap().records().unwrap());
+            builder.push(&datagram).unwrap();
+        }
+    }
+    batches.extend(builder.finish(Position(0)).map(|batch| batch.records().unwrap()));
+    batches
+}
+
+/// Payloads that say their number, of `length` bytes each.
+fn numbered(count: u32, length: usize) -> Vec<Vec<u8>> {
+    let numbered = |number: u32| {
+        let mut payload = number.to_be_bytes().to_vec();
+        payload.resize(length, 0);
+        payload
+    };
+    (0..count).map(numbered).collect()
+}
+
+/// 2,000 numbered payloads whose last byte is `sender`.
+fn signed(sender: u8) -> Vec<Vec<u8>> {
+    let mut payloads = numbered(2000, 300);
+    for payload in &mut payloads {
+        payload[299] = sender;
+    }
+    payloads
+}
+
+fn collector(address: &str) -> UdpSocket {
+    let socket = UdpSocket::bind(address).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    socket
+}
+
+/// Reads `count` datagrams, with a pause after every `burst` of them.
+fn read_slowly(socket: UdpSocket, count: usize, burst: usize) -> JoinHandle<Vec<Vec<u8>>> {
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 65_536];
+        let mut read = Vec::new();
+        while read.len() < count {
+            let Ok(length) = socket.recv(&mut buffer) else { break };
+            read.push(buffer[..length].to_vec());
+            if read.len().is_multiple_of(burst) {
+                std::thread::sleep(Duration::from_millis(3));
+            }
+        }
+        read
+    })
+}
+
+async fn deliver_all(outputs: &Outputs, payloads: &[Vec<u8>]) {
+    for records in batches(payloads) {
+        Delivery::new(records, 0, outputs).run(outputs).await;
+    }
+}
+
+#[tokio::test]
+async fn datagrams_of_every_length_arrive_byte_for_byte_at_every_collector() {
+    let payloads: Vec<Vec<u8>> =
+        [0, 1, 1464, 0, 9000, PAYLOAD_MAX, 3].iter().map(|length| vec![0xA5; *length]).collect();
+    let sockets = ["127.0.0.1:0", "[::1]:0", "0.0.0.0:0"].map(collector);
+    let port = sockets[2].local_addr().unwrap().port();
+    let addresses = [
+        sockets[0].local_addr().unwrap(),
+        sockets[1].local_addr().unwrap(),
+        SocketAddr::new("127.0.0.1".parse().unwrap(), port),
+    ];
+    let outputs = Outputs::new(&addresses).unwrap();
+    let readers = sockets.map(|socket| read_slowly(socket, payloads.len(), 1));
+    deliver_all(&outputs, &payloads).await;
+    for reader in readers {
+        assert_eq!(reader.join().unwrap(), payloads);
+    }
+    let bytes: usize = payloads.iter().map(Vec::len).sum();
+    for (counters, address) in outputs.counters().iter().zip(addresses) {
+        assert_eq!(counters.address, address);
+        assert_eq!(counters.delivered_datagrams, 7);
+        assert_eq!(counters.delivered_bytes, u64::try_from(bytes).unwrap());
+        assert_eq!(counters.held_s, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_collector_with_a_small_queue_loses_nothing() {
+    let payloads = numbered(20_000, 1000);
+    let socket = collector("127.0.0.1:0");
+    let outputs = Outputs::new(&[socket.local_addr().unwrap()]).unwrap();
+    let keep_open = socket.try_clone().unwrap();
+    let reader = read_slowly(socket, payloads.len(), 200);
+    deliver_all(&outputs, &payloads).await;
+    assert!(reader.join().unwrap() == payloads, "lost, repeated or out of order");
+    let counters = outputs.counters();
+    assert_eq!((counters[0].state, counters[0].socket_drops), (CollectorState::Up, 0));
+    drop(keep_open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_while_no_collector_listens_arrives_in_order_once_it_does() {
+    let payloads = numbered(500, 200);
+    let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let outputs = Outputs::new(&[address]).unwrap();
+    let mut delivery = Box::pin(deliver_all(&outputs, &payloads));
+    tokio::time::timeout(Duration::from_secs(60), &mut delivery).await.unwrap_err();
+    let counters = outputs.counters().remove(0);
+    assert_eq!((counters.state, counters.delivered_datagrams), (CollectorState::Down, 0));
+    let reader = read_slowly(collector(&address.to_string()), payloads.len(), 100);
+    delivery.await;
+    assert_eq!(reader.join().unwrap(), payloads);
+    assert_eq!(outputs.counters()[0].delivered_datagrams, 500);
+}
+
+#[tokio::test]
+async fn a_delivery_that_is_dropped_and_taken_up_again_repeats_and_loses_nothing() {
+    let mut random = rand::rngs::StdRng::seed_from_u64(7);
+    let payloads = numbered(5000, 1200);
+    let sockets = ["127.0.0.1:0", "[::1]:0"].map(collector);
+    let addresses = [0, 1].map(|index| sockets[index].local_addr().unwrap());
+    let outputs = Outputs::new(&addresses).unwrap();
+    let bursts = [100, 333];
+    let mut bursts = bursts.iter();
+    let readers = sockets.map(|socket| read_slowly(socket, payloads.len(), *bursts.next().unwrap()));
+    let mut dropped = 0;
+    for records in batches(&payloads) {
+        let datagrams = u64::try_from(records.iter().count()).unwrap();
+        let mut delivery = Delivery::new(records, 0, &outputs);
+        let mut before = 0;
+        while delivery.delivered() < datagrams {
+            let patience = Duration::from_micros(random.random_range(0..1500));
+            let whole = tokio::time::timeout(patience, delivery.run(&outputs)).await;
+            dropped += u32::from(whole.is_err());
+            assert!(delivery.delivered() >= before);
+            before = delivery.delivered();
+        }
+        assert_eq!(delivery.delivered(), datagrams);
+    }
+    for reader in readers {
+        assert!(reader.join().unwrap() == payloads, "lost, repeated or out of order");
+    }
+    assert!(dropped > 10, "{dropped}");
+}
+
+#[tokio::test]
+async fn a_delivery_that_goes_on_after_a_restart_leaves_out_what_was_delivered() {
+    let payloads = numbered(10, 20);
+    let socket = collector("127.0.0.1:0");
+    let outputs = Outputs::new(&[socket.local_addr().unwrap()]).unwrap();
+    let mut delivery = Delivery::new(batches(&payloads).remove(0), 4, &outputs);
+    assert_eq!(delivery.delivered(), 4);
+    delivery.run(&outputs).await;
+    assert_eq!(delivery.delivered(), 10);
+    assert_eq!(read_slowly(socket, 6, 10).join().unwrap(), payloads[4..]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_senders_share_a_collector_and_each_keeps_its_order() {
+    let socket = collector("127.0.0.1:0");
+    let outputs = Arc::new(Outputs::new(&[socket.local_addr().unwrap()]).unwrap());
+    let reader = read_slowly(socket, 4 * 2000, 500);
+    let senders: Vec<_> = (1u8..=4)
+        .map(|sender| {
+            let outputs = Arc::clone(&outputs);
+            let payloads = signed(sender);
+            tokio::spawn(async move { deliver_all(&outputs, &payloads).await })
+        })
+        .collect();
+    for sender in senders {
+        sender.await.unwrap();
+    }
+    let read = reader.join().unwrap();
+    for sender in 1..=4 {
+        let of_sender: Vec<_> = read.iter().filter(|payload| payload[299] == sender).cloned().collect();
+        assert!(of_sender == signed(sender), "lost, repeated or out of order");
+    }
+}

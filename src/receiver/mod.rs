@@ -1,0 +1,55 @@
+//! nf-receiver: what its command line asks for is done here or by the daemon.
+
+mod accept;
+mod daemon;
+mod delivery;
+mod output;
+mod positions;
+mod seats;
+mod serve;
+
+use std::env;
+use std::process;
+
+use crate::cli::{self, Giver, Invocation, ReceiverAction};
+use crate::config::{self, Origin, Overrides, RECEIVER, Surroundings};
+use crate::service::{DaemonError, console};
+use crate::status::{self, Manner};
+
+/// Does what the command line of this process asks for, and gives the exit code.
+pub fn main() -> process::ExitCode {
+    match cli::parse_receiver(env::args_os()) {
+        Ok(invocation) => console::concluded(RECEIVER, run(invocation)).into(),
+        Err(answer) => console::concluded_by_clap(&answer).into(),
+    }
+}
+
+fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
+    let Invocation { file, given, action } = invocation;
+    let mut overrides = Overrides::default();
+    for given in given {
+        let origin = match given.giver {
+            Giver::Option(name) => Origin::Option(name),
+            Giver::Variable(name) => Origin::Variable(name),
+        };
+        overrides.put(given.key, given.words, origin);
+    }
+    let surroundings = Surroundings::of_this_process();
+    let file = file.as_deref();
+    match action {
+        ReceiverAction::Run => daemon::run(config::load_receiver(file, overrides, &surroundings)?),
+        ReceiverAction::Check => {
+            console::print(&config::load_receiver(file, overrides, &surroundings)?.report.to_string())
+        }
+        ReceiverAction::Status { json, watch } => {
+            let path = config::control_path(RECEIVER, file, overrides, &surroundings)?;
+            status::show(
+                &path,
+                Manner { json, watch },
+                status::render_receiver,
+                console::print,
+                DaemonError::unavailable,
+            )
+        }
+    }
+}

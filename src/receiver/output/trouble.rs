@@ -1,0 +1,59 @@
+//! What the log says about a collector that takes nothing: one line when it begins and one when it is over, and
+//! no more than one trouble in each [`LOG_INTERVAL`] however often it comes and goes.
+
+use core::net::SocketAddr;
+
+use tokio::time::Instant;
+
+use crate::limits::LOG_INTERVAL;
+
+/// The trouble with one collector.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    /// What the log says is wrong now.
+    told: Option<String>,
+    /// When the log last said that something is wrong.
+    when: Option<Instant>,
+}
+
+impl Trouble {
+    /// Nothing can be delivered to the collector, because of `reason`.
+    pub(super) fn persists(&mut self, collector: SocketAddr, reason: &str) {
+        let recently = self.when.is_some_and(|when| when.elapsed() < LOG_INTERVAL);
+        if recently || self.told.as_deref() == Some(reason) {
+            return;
+        }
+        tracing::warn!(%collector, reason, "the collector takes nothing; datagrams are held until it does");
+        self.told = Some(reason.to_owned());
+        self.when = Some(Instant::now());
+    }
+
+    /// The collector takes datagrams.
+    pub(super) fn over(&mut self, collector: SocketAddr) {
+        if self.told.take().is_some() {
+            tracing::info!(%collector, "the collector takes datagrams again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trouble_is_told_once_and_another_one_not_before_the_interval_is_over() {
+        let collector = "192.0.2.1:9995".parse().unwrap();
+        let mut trouble = Trouble::default();
+        trouble.persists(collector, "one");
+        assert_eq!(trouble.told.as_deref(), Some("one"));
+        trouble.over(collector);
+        trouble.persists(collector, "two");
+        assert_eq!(trouble.told, None);
+        tokio::time::advance(LOG_INTERVAL / 2).await;
+        trouble.persists(collector, "two");
+        assert_eq!(trouble.told, None);
+        tokio::time::advance(LOG_INTERVAL / 2).await;
+        trouble.persists(collector, "two");
+        assert_eq!(trouble.told.as_deref(), Some("two"));
+    }
+}

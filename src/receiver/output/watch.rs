@@ -1,0 +1,168 @@
+//! What the kernel tells about the socket that a datagram to a collector on this machine would reach
+//! (`sock_diag(7)`): the same look-up that delivery itself makes, so wildcard, dual-stack and shared ports are
+//! found as they are.
+
+use core::net::SocketAddr;
+use std::io;
+
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_UDP};
+use netlink_packet_sock_diag::inet::nlas::Nla;
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
+use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
+
+/// The index of the loopback interface in every network namespace: datagrams to the machine's own addresses
+/// arrive there.
+const LOOPBACK_INDEX: u32 = 1;
+
+/// The cookie that stands for any socket.
+const ANY_COOKIE: [u8; 8] = [0xFF; 8];
+
+/// Room for a reply: one socket and its attributes.
+const REPLY_ROOM: usize = 4096;
+
+/// The receive queue of the collector's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ReceiveQueue {
+    /// Tells this socket from another one in its place.
+    pub(super) cookie: [u8; 8],
+    /// Bytes of kernel memory that wait to be read. While the queue is not empty, up to a quarter of `limit`
+    /// that the collector has read already may still count.
+    pub(super) queued: u32,
+    /// Bytes of kernel memory from which on the kernel drops.
+    pub(super) limit: u32,
+    /// Datagrams dropped so far, modulo 2^32.
+    pub(super) drops: u32,
+}
+
+/// A question to the kernel, ready to be asked again and again.
+#[derive(Debug)]
+pub(super) struct Watch {
+    netlink: Socket,
+    request: Vec<u8>,
+    reply: Vec<u8>,
+}
+
+impl Watch {
+    /// Watches the socket that a datagram from `source` to `collector` reaches.
+    pub(super) fn open(source: SocketAddr, collector: SocketAddr) -> io::Result<Self> {
+        let netlink = Socket::new(NETLINK_SOCK_DIAG)?;
+        let request = request(source, collector);
+        Ok(Self { netlink, request, reply: Vec::with_capacity(REPLY_ROOM) })
+    }
+
+    /// Asks the kernel; `None` if no socket is there. Never waits: the kernel answers while it is asked.
+    pub(super) fn look(&mut self) -> io::Result<Option<ReceiveQueue>> {
+        self.netlink.send(&self.request, 0)?;
+        self.reply.clear();
+        self.netlink.recv(&mut self.reply, libc::MSG_DONTWAIT)?;
+        let reply = NetlinkMessage::<SockDiagMessage>::deserialize(&self.reply).map_err(io::Error::other)?;
+        match reply.payload {
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                receive_queue(&response).map(Some)
+            }
+            NetlinkPayload::Error(error) if error.to_io().kind() == io::ErrorKind::NotFound => Ok(None),
+            NetlinkPayload::Error(error) => Err(error.to_io()),
+            _ => Err(io::Error::other("the kernel's answer about the collector's socket is not understood")),
+        }
+    }
+}
+
+/// Bytes of kernel memory that a datagram takes in a receive queue, or somewhat more: the kernel rounds its
+/// buffer, with headers and bookkeeping, up to a power of two and adds a structure of its own. Measured on
+/// Linux 6.18: 832 for 0 bytes, 2,304 for 1,464, 16,640 for 8,000, 66,342 for 65,507.
+pub(super) fn memory_of(payload_len: usize) -> u64 {
+    let buffer = payload_len.saturating_add(512).checked_next_power_of_two().unwrap_or(usize::MAX);
+    u64::try_from(buffer).unwrap_or(u64::MAX).saturating_add(512)
+}
+
+fn receive_queue(response: &InetResponse) -> io::Result<ReceiveQueue> {
+    let memory = response.nlas.iter().find_map(|attribute| match attribute {
+        Nla::MemInfo(memory) => Some(memory),
+        _ => None,
+    });
+    let memory = memory.ok_or_else(|| io::Error::other("the kernel does not tell a socket's memory"))?;
+    Ok(ReceiveQueue {
+        cookie: response.header.socket_id.cookie,
+        queued: memory.receive_queue,
+        limit: memory.receive_queue_max,
+        drops: memory.drops,
+    })
+}
+
+fn request(source: SocketAddr, collector: SocketAddr) -> Vec<u8> {
+    let interface_id = match collector {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => v6.scope_id(),
+        _ => LOOPBACK_INDEX,
+    };
+    let request = InetRequest {
+        family: if collector.is_ipv4() { AF_INET } else { AF_INET6 },
+        protocol: IPPROTO_UDP,
+        extensions: ExtensionFlags::SKMEMINFO,
+        states: StateFlags::all(),
+        // For UDP the kernel takes source and destination as they stand in the datagram, not as seen from the
+        // socket that it looks for.
+        socket_id: SocketId {
+            source_port: source.port(),
+            destination_port: collector.port(),
+            source_address: source.ip(),
+            destination_address: collector.ip(),
+            interface_id,
+            cookie: ANY_COOKIE,
+        },
+    };
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST;
+    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    fn look(from: &UdpSocket, to: SocketAddr) -> Option<ReceiveQueue> {
+        Watch::open(from.local_addr().unwrap(), to).unwrap().look().unwrap()
+    }
+
+    #[test]
+    fn a_socket_on_the_address_or_on_a_wildcard_is_found_and_none_is_told() {
+        for (from, listen, to) in [
+            ("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1"),
+            ("127.0.0.1:0", "0.0.0.0:0", "127.0.0.1"),
+            ("127.0.0.1:0", "[::]:0", "127.0.0.1"),
+            ("[::1]:0", "[::1]:0", "::1"),
+            ("[::1]:0", "[::]:0", "::1"),
+        ] {
+            let from = UdpSocket::bind(from).unwrap();
+            let listener = UdpSocket::bind(listen).unwrap();
+            let to = SocketAddr::new(to.parse().unwrap(), listener.local_addr().unwrap().port());
+            assert_eq!(look(&from, to).map(|queue| queue.queued), Some(0), "{listen}");
+            drop(listener);
+            assert_eq!(look(&from, to), None, "{listen}");
+        }
+    }
+
+    #[test]
+    fn no_datagram_takes_more_memory_than_expected() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let from = UdpSocket::bind(address).unwrap();
+            let to = UdpSocket::bind(address).unwrap();
+            let to_address = to.local_addr().unwrap();
+            let mut watch = Watch::open(from.local_addr().unwrap(), to_address).unwrap();
+            let lengths = (0..3000).chain([3700, 7800, 8000, 15_990, 20_000, 40_000, 65_507]);
+            for length in lengths {
+                from.send_to(&vec![0; length], to_address).unwrap();
+                let queued = watch.look().unwrap().unwrap().queued;
+                assert!(queued > 0 && u64::from(queued) <= memory_of(length), "{length}: {queued}");
+                to.recv(&mut [0; 10]).unwrap();
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The position file of one stream.
+
+use std::fs::{File, OpenOptions, rename};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use crate::receiver::positions::slot::{SLOT_LEN, Slot};
+use crate::receiver::positions::{PositionsError, set_aside_path};
+use crate::sequence::{Position, StreamId};
+
+/// Where the slots lie: on pages of their own, so that what damages the one spares the other.
+const SLOT_OFFSETS: [u64; 2] = [0, 4096];
+
+/// Up to where one stream has been delivered.
+#[derive(Debug)]
+pub(crate) struct StreamPosition {
+    path: PathBuf,
+    stream: StreamId,
+    file: File,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// What the newest slot holds; `None` before the first store.
+    position: Option<Position>,
+    /// Where the next store goes: never to the newest slot.
+    next_offset: u64,
+    /// The offset that the store after the next one goes to.
+    newest_offset: u64,
+    /// Something was stored since the last sync.
+    dirty: bool,
+}
+
+impl StreamPosition {
+    /// Opens the file at `path`, or makes it. A damaged one is set aside, and `true` says so.
+    pub(super) fn open(path: PathBuf, stream: StreamId) -> Result<(Self, bool), PositionsError> {
+        let file = open_file(&path).map_err(PositionsError::of("open", &path))?;
+        let slots = read_slots(&file, stream).map_err(PositionsError::of("read", &path))?;
+        let damaged = slots.contains(&Slot::Damaged);
+        let lost = damaged && slots.iter().all(|slot| slot.position().is_none());
+        if damaged && !lost {
+            tracing::warn!(file = %path.display(), "one of two slots is damaged; the other one counts");
+        }
+        let file = if lost { set_aside(&path)? } else { file };
+        file.set_modified(SystemTime::now()).map_err(PositionsError::of("mark as seen", &path))?;
+        let state = Mutex::new(State::of(slots));
+        Ok((Self { path, stream, file, state }, lost))
+    }
+
+    /// The position after the last datagram delivered; `None` if the stream is not known.
+    pub(crate) fn get(&self) -> Option<Position> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).position
+    }
+
+    /// Stores `position`, unless one as high is stored already. If it fails, the one before it stays.
+    pub(crate) fn store(&self, position: Position) -> Result<(), PositionsError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.position.is_some_and(|stored| stored >= position) {
+            return Ok(());
+        }
+        self.file
+            .write_all_at(&Slot::encode(self.stream, position), state.next_offset)
+            .map_err(PositionsError::of("write", &self.path))?;
+        state.stored(position);
+        Ok(())
+    }
+
+    /// Forces to disk what was stored since the last call. If that fails, the next call tries again; by then
+    /// newer stores have written the same pages anew, as a failed sync may have dropped them.
+    pub(super) fn sync(&self) -> Result<(), PositionsError> {
+        if !std::mem::take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).dirty) {
+            return Ok(());
+        }
+        self.file.sync_data().map_err(|cause| {
+            self.state.lock().unwrap_or_else(PoisonError::into_inner).dirty = true;
+            PositionsError::of("sync", &self.path)(cause)
+        })
+    }
+
+    /// Whether something was stored since the last sync.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).dirty
+    }
+}
+
+impl State {
+    fn of([first, second]: [Slot; 2]) -> Self {
+        let [first_offset, second_offset] = SLOT_OFFSETS;
+        let first_is_newest = first.position() > second.position();
+        let (newest_offset, next_offset) =
+            if first_is_newest { (first_offset, second_offset) } else { (second_offset, first_offset) };
+        let position = first.position().max(second.position());
+        Self { position, next_offset, newest_offset, dirty: false }
+    }
+
+    fn stored(&mut self, position: Position) {
+        self.position = Some(position);
+        std::mem::swap(&mut self.next_offset, &mut self.newest_offset);
+        self.dirty = true;
+    }
+}
+
+fn open_file(path: &std::path::Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+fn read_slots(file: &File, stream: StreamId) -> io::Result<[Slot; 2]> {
+    let [first, second] = SLOT_OFFSETS;
+    Ok([read_slot(file, stream, first)?, read_slot(file, stream, second)?])
+}
+
+fn read_slot(file: &File, stream: StreamId, offset: u64) -> io::Result<Slot> {
+    let mut bytes = [0; SLOT_LEN];
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + u64::try_from(filled).unwrap_or_default())? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    Ok(Slot::parse(stream, bytes.get(..filled).unwrap_or_default()))
+}
+
+/// Renames the damaged file at `path`, and starts a new one in its place.
+fn set_aside(path: &std::path::Path) -> Result<File, PositionsError> {
+    let aside = set_aside_path(path);
+    rename(path, &aside).map_err(PositionsError::of("rename", path))?;
+    tracing::warn!(
+        file = %aside.display(),
+        "the position of a stream is damaged and set aside; what its sender still holds is delivered again"
+    );
+    open_file(path).map_err(PositionsError::of("open", path))
+}

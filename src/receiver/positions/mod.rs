@@ -1,0 +1,183 @@
+//! Up to where each stream has been delivered, kept so that a new connection resumes exactly there.
+//!
+//! One small file for each stream, `positions/{sender id}@{stream id in hex}` in the state directory:
+//!
+//! | offset | width | field |
+//! |---|---|---|
+//! | 0 | 16 | slot 0 |
+//! | 4,096 | 16 | slot 1 |
+//!
+//! with, in each slot, all numbers big-endian:
+//!
+//! | offset | width | field | range |
+//! |---|---|---|---|
+//! | 0 | 4 | magic | `NFP1` |
+//! | 4 | 4 | CRC32C of the stream id (16 bytes) and then bytes 8 to 15 | |
+//! | 8 | 8 | position after the last datagram delivered | |
+//!
+//! The slots are written in turn, so that a write cut short leaves the one before it; the highest valid slot
+//! counts. A slot of zeros, or past the end of the file, was never written.
+//!
+//! What is stored outlives the process at once, and a loss of power once [`Positions::sync`] has run. A stream's
+//! position never goes back. A damaged file never stops the service: it is set aside, and the stream starts
+//! unknown.
+
+mod file;
+mod slot;
+
+pub(crate) use file::StreamPosition;
+
+use std::collections::HashMap;
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use crate::limits::STREAMS_PER_SENDER;
+use crate::sequence::{SenderId, StreamId};
+
+/// What stands between the sender id and the stream id in a file's name: no sender id holds it.
+const SEPARATOR: char = '@';
+
+/// Length of a stream id in hex.
+const STREAM_HEX_LEN: usize = 32;
+
+/// What could not be done to a file of positions, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {operation} {}: {cause}; positions of streams are kept there", path.display())]
+pub(crate) struct PositionsError {
+    operation: &'static str,
+    path: PathBuf,
+    #[source]
+    cause: io::Error,
+}
+
+impl PositionsError {
+    /// Puts words to an error: `result.map_err(PositionsError::of("open", path))`.
+    fn of(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |cause| Self { operation, path: path.to_owned(), cause }
+    }
+}
+
+/// The positions of all streams, one file each. At most [`STREAMS_PER_SENDER`] files of each sender id.
+#[derive(Debug)]
+pub(crate) struct Positions {
+    directory: PathBuf,
+    open: Mutex<Open>,
+}
+
+/// What is in use or not yet forced to disk.
+#[derive(Debug, Default)]
+struct Open {
+    /// By file name.
+    streams: HashMap<String, Arc<StreamPosition>>,
+    /// A file was made, removed or renamed since the last sync.
+    directory_changed: bool,
+}
+
+impl Positions {
+    /// The positions in `positions/` of the state directory, which is made if it is not there.
+    pub(crate) fn open(state_directory: &Path) -> Result<Self, PositionsError> {
+        let directory = state_directory.join("positions");
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .map_err(PositionsError::of("make the directory", &directory))?;
+        let open = Mutex::new(Open { directory_changed: true, ..Open::default() });
+        Ok(Self { directory, open })
+    }
+
+    /// The position of one stream; every holder of the same stream shares it. A stream never seen before takes
+    /// the place of the sender's stream unseen longest, if there are too many.
+    pub(crate) fn stream(
+        &self,
+        sender: &SenderId,
+        stream: StreamId,
+    ) -> Result<Arc<StreamPosition>, PositionsError> {
+        let name = format!("{sender}{SEPARATOR}{stream}");
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = open.streams.get(&name) {
+            return Ok(Arc::clone(known));
+        }
+        let path = self.directory.join(&name);
+        if !path.exists() {
+            self.make_room(sender, &open)?;
+            open.directory_changed = true;
+        }
+        let (position, set_aside) = StreamPosition::open(path, stream)?;
+        open.directory_changed |= set_aside;
+        let position = Arc::new(position);
+        open.streams.insert(name, Arc::clone(&position));
+        Ok(position)
+    }
+
+    /// Forces to disk what was stored since the last call. Blocks: call it where that is allowed.
+    pub(crate) fn sync(&self) -> Result<(), PositionsError> {
+        let (streams, directory_changed) = {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let streams: Vec<_> = open.streams.values().cloned().collect();
+            (streams, std::mem::take(&mut open.directory_changed))
+        };
+        let mut synced = if directory_changed { self.sync_directory() } else { Ok(()) };
+        for stream in &streams {
+            synced = synced.and(stream.sync());
+        }
+        drop(streams);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.directory_changed |= directory_changed && synced.is_err();
+        open.streams.retain(|_, stream| Arc::strong_count(stream) > 1 || stream.is_dirty());
+        synced
+    }
+
+    fn sync_directory(&self) -> Result<(), PositionsError> {
+        File::open(&self.directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(PositionsError::of("sync the directory", &self.directory))
+    }
+
+    /// Removes streams of `sender` that are not in use, those unseen longest first, until one more has room.
+    fn make_room(&self, sender: &SenderId, open: &Open) -> Result<(), PositionsError> {
+        let mut files = self.files_of(sender).map_err(PositionsError::of("list", &self.directory))?;
+        files.sort_unstable();
+        let excess = (files.len() + 1).saturating_sub(STREAMS_PER_SENDER);
+        let unused = files.into_iter().filter(|(_, name)| !open.streams.contains_key(name));
+        for (_, name) in unused.take(excess) {
+            let path = self.directory.join(&name);
+            std::fs::remove_file(&path).map_err(PositionsError::of("remove", &path))?;
+            tracing::info!(
+                file = name,
+                "the sender has too many streams; its stream unseen longest is forgotten"
+            );
+        }
+        Ok(())
+    }
+
+    /// The files of `sender`, each with the time when it was last written or opened.
+    fn files_of(&self, sender: &SenderId) -> io::Result<Vec<(SystemTime, String)>> {
+        let is_of_sender = |name: &str| {
+            let stream = name.strip_prefix(sender.as_str()).and_then(|rest| rest.strip_prefix(SEPARATOR));
+            stream.is_some_and(|stream| stream.len() == STREAM_HEX_LEN)
+        };
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            if let Some(name) = entry.file_name().to_str().filter(|name| is_of_sender(name)) {
+                files.push((entry.metadata()?.modified()?, name.to_owned()));
+            }
+        }
+        Ok(files)
+    }
+}
+
+/// The path to which the damaged file at `path` is set aside.
+fn set_aside_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".damaged");
+    name.into()
+}
+
+#[cfg(test)]
+mod tests;

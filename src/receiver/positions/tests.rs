@@ -1,0 +1,193 @@
+use tempfile::TempDir;
+
+use super::*;
+use crate::receiver::positions::file::StreamPosition;
+use crate::sequence::Position;
+
+const STREAM: StreamId = StreamId([7; 16]);
+const GOLDEN: &[u8] = include_bytes!("golden/v1.position");
+
+fn sender() -> SenderId {
+    "brno-edge".parse().unwrap()
+}
+
+fn file_of(state: &TempDir, stream: StreamId) -> PathBuf {
+    state.path().join("positions").join(format!("brno-edge@{stream}"))
+}
+
+/// What a daemon that starts on the file's bytes takes for the position.
+fn position_in(bytes: &[u8]) -> Option<Position> {
+    let state = TempDir::new().unwrap();
+    let positions = Positions::open(state.path()).unwrap();
+    std::fs::write(file_of(&state, STREAM), bytes).unwrap();
+    let position = positions.stream(&sender(), STREAM).unwrap();
+    let found = position.get();
+    position.store(Position(u64::MAX)).unwrap();
+    assert_eq!(position.get(), Some(Position(u64::MAX)));
+    found
+}
+
+#[test]
+fn a_position_is_there_again_after_a_restart() {
+    let state = TempDir::new().unwrap();
+    for stored in 0..5u64 {
+        let positions = Positions::open(state.path()).unwrap();
+        let position = positions.stream(&sender(), STREAM).unwrap();
+        assert_eq!(position.get(), stored.checked_sub(1).map(Position));
+        position.store(Position(stored)).unwrap();
+        assert_eq!(position.get(), Some(Position(stored)));
+    }
+}
+
+#[test]
+fn a_position_never_goes_back() {
+    let state = TempDir::new().unwrap();
+    let positions = Positions::open(state.path()).unwrap();
+    let position = positions.stream(&sender(), STREAM).unwrap();
+    for (stored, expected) in [(5, 5), (3, 5), (5, 5), (6, 6)] {
+        position.store(Position(stored)).unwrap();
+        assert_eq!(position.get(), Some(Position(expected)));
+    }
+}
+
+#[test]
+fn two_connections_of_a_stream_share_its_position() {
+    let state = TempDir::new().unwrap();
+    let positions = Positions::open(state.path()).unwrap();
+    let older = positions.stream(&sender(), STREAM).unwrap();
+    let newer = positions.stream(&sender(), STREAM).unwrap();
+    older.store(Position(9)).unwrap();
+    assert_eq!(newer.get(), Some(Position(9)));
+}
+
+#[test]
+fn a_write_cut_short_leaves_the_position_before_it() {
+    let state = TempDir::new().unwrap();
+    let positions = Positions::open(state.path()).unwrap();
+    let position = positions.stream(&sender(), STREAM).unwrap();
+    position.store(Position(1)).unwrap();
+    position.store(Position(2)).unwrap();
+    let before = std::fs::read(file_of(&state, STREAM)).unwrap();
+    position.store(Position(3)).unwrap();
+    let after = std::fs::read(file_of(&state, STREAM)).unwrap();
+    for cut in 0..slot::SLOT_LEN {
+        let torn = [&after[..cut], &before[cut..]].concat();
+        assert_eq!(position_in(&torn), Some(Position(2)), "{cut} bytes written");
+    }
+}
+
+#[test]
+fn every_flipped_bit_costs_one_slot_at_the_most() {
+    assert_eq!(position_in(GOLDEN), Some(Position(0x0102_0304_0506_0709)));
+    // The newest slot of the golden file is the first one.
+    for (offset, left) in [(0, 0x0102_0304_0506_0708), (4096, 0x0102_0304_0506_0709)] {
+        for bit in 0..slot::SLOT_LEN * 8 {
+            let mut bytes = GOLDEN.to_vec();
+            bytes[offset + bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(position_in(&bytes), Some(Position(left)), "bit {bit} at {offset}");
+        }
+    }
+}
+
+#[test]
+fn a_file_cut_short_anywhere_keeps_its_first_slot_or_is_set_aside() {
+    for length in (0..=slot::SLOT_LEN).chain(4096..4096 + slot::SLOT_LEN) {
+        let expected = (length >= slot::SLOT_LEN).then_some(Position(0x0102_0304_0506_0709));
+        assert_eq!(position_in(&GOLDEN[..length]), expected, "{length} bytes");
+    }
+}
+
+#[test]
+fn a_file_with_both_slots_damaged_is_set_aside_and_the_stream_is_unknown() {
+    let state = TempDir::new().unwrap();
+    let positions = Positions::open(state.path()).unwrap();
+    let path = file_of(&state, STREAM);
+    std::fs::write(&path, vec![1; 4112]).unwrap();
+    let position = positions.stream(&sender(), STREAM).unwrap();
+    assert_eq!(position.get(), None);
+    assert_eq!(std::fs::read(set_aside_path(&path)).unwrap(), vec![1; 4112]);
+    position.store(Position(4)).unwrap();
+    let (reopened, set_aside) = StreamPosition::open(path, STREAM).unwrap();
+    assert_eq!((reopened.get(), set_aside), (Some(Position(4)), false));
+}
+
+#[test]
+fn the_file_of_another_stream_is_not_taken() {
+    let state = TempDir::new().unwrap();
+    let positions = Positions::open(state.path()).unwrap();
+    std::fs::write(file_of(&state, StreamId([8; 16])), GOLDEN).unwrap();
+    assert_eq!(positions.stream(&sender(), StreamId([8; 16])).unwrap().get(), None);
+}
+
+#[test]
+fn the_stream_unseen_longest_is_forgotten_when_there_are_too_many() {
+    let state = TempDir::new().unwrap();
+    let positions = Positions::open(state.path()).unwrap();
+    let stream = |number: usize| StreamId([u8::try_from(number).unwrap(); 16]);
+    let in_use = positions.stream(&sender(), stream(0)).unwrap();
+    for number in 0..=STREAMS_PER_SENDER {
+        let opened = positions.stream(&sender(), stream(number)).unwrap();
+        opened.store(Position(1)).unwrap();
+        let age = core::time::Duration::from_secs(1000 - u64::try_from(number).unwrap());
+        let file = File::options().write(true).open(file_of(&state, stream(number))).unwrap();
+        file.set_modified(SystemTime::now() - age).unwrap();
+        drop(opened);
+        positions.sync().unwrap();
+    }
+    let exists = |number| file_of(&state, stream(number)).exists();
+    assert!(exists(0), "in use");
+    assert!(!exists(1), "unseen longest");
+    assert!((2..=STREAMS_PER_SENDER).all(exists));
+    in_use.store(Position(2)).unwrap();
+}
+
+#[test]
+fn other_senders_and_damaged_files_do_not_count_towards_the_limit() {
+    let state = TempDir::new().unwrap();
+    let positions = Positions::open(state.path()).unwrap();
+    for number in 0..STREAMS_PER_SENDER {
+        let other = state.path().join("positions").join(format!("brno-edge-{number}@{STREAM}"));
+        std::fs::write(&other, b"").unwrap();
+        std::fs::write(file_of(&state, StreamId([1; 16])).with_extension(number.to_string()), b"").unwrap();
+    }
+    positions.stream(&sender(), STREAM).unwrap();
+    let left = std::fs::read_dir(state.path().join("positions")).unwrap().count();
+    assert_eq!(left, 2 * STREAMS_PER_SENDER + 1);
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_told_with_its_path() {
+    let state = TempDir::new().unwrap();
+    std::fs::write(state.path().join("positions"), b"a file").unwrap();
+    let error = Positions::open(state.path()).unwrap_err().to_string();
+    assert!(error.starts_with("cannot make the directory /"), "{error}");
+    assert!(error.contains("/positions: "), "{error}");
+}
+
+#[test]
+fn the_golden_file_of_version_1_stays_readable() {
+    assert_eq!(position_in(GOLDEN), Some(Position(0x0102_0304_0506_0709)));
+    assert_eq!(
+        golden(),
+        GOLDEN,
+        "the encoding of a position has changed: that needs a new version of the format"
+    );
+}
+
+fn golden() -> Vec<u8> {
+    let state = TempDir::new().unwrap();
+    let positions = Positions::open(state.path()).unwrap();
+    let position = positions.stream(&sender(), STREAM).unwrap();
+    for last_byte in 7..=9 {
+        position.store(Position(0x0102_0304_0506_0700 + last_byte)).unwrap();
+    }
+    std::fs::read(file_of(&state, STREAM)).unwrap()
+}
+
+/// Writes the golden file anew: only for a new version of the format.
+#[test]
+#[ignore = "writes the golden file; run by hand for a new version of the format"]
+fn write_golden_position() {
+    let path = format!("{}/src/receiver/positions/golden/v1.position", env!("CARGO_MANIFEST_DIR"));
+    std::fs::write(path, golden()).unwrap();
+}

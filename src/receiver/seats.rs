@@ -1,0 +1,193 @@
+//! One seat for each sender: who sits there delivers its stream, and nobody else does.
+//!
+//! Owns what outlives a connection: the position of the stream, and a batch that is on its way to the
+//! collectors. A newer connection of the same sender asks the older one to rise, and takes the batch over where
+//! it stands, so that a lost link repeats nothing.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedMutexGuard, watch};
+
+use crate::limits::SEATS_MAX;
+use crate::receiver::delivery::Delivery;
+use crate::receiver::positions::StreamPosition;
+use crate::sequence::{Position, SenderId, StreamId};
+use crate::status::{PeerState, PeerStatus, Tally};
+
+/// A batch on its way to the collectors.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) delivery: Delivery,
+    pub(crate) first: Position,
+    pub(crate) end: Position,
+    pub(crate) payload_bytes: u64,
+}
+
+impl Pending {
+    /// Everything below is with every collector.
+    pub(crate) fn position(&self) -> Position {
+        self.first.plus(self.delivery.delivered())
+    }
+}
+
+/// What the sender's current stream is, and how far it is delivered.
+#[derive(Debug)]
+pub(crate) struct Current {
+    pub(crate) stream: StreamId,
+    pub(crate) stored: Arc<StreamPosition>,
+    pub(crate) pending: Option<Pending>,
+}
+
+impl Current {
+    /// Everything below is with every collector; `None` if nothing of the stream was ever delivered.
+    pub(crate) fn position(&self) -> Option<Position> {
+        let pending = self.pending.as_ref().map(Pending::position);
+        self.stored.get().max(pending)
+    }
+}
+
+/// Counts of one sender since the start of the process.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) datagrams: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) duplicates: AtomicU64,
+    pub(crate) gaps: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+/// The seat of one sender.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    /// Held by the connection that delivers.
+    turn: Arc<tokio::sync::Mutex<Option<Current>>>,
+    /// The number of the newest connection.
+    newest: watch::Sender<u64>,
+    view: Mutex<View>,
+    pub(crate) counters: Counters,
+}
+
+/// What the status shows beside the counters.
+#[derive(Clone, Copy, Debug)]
+struct View {
+    peer: SocketAddr,
+    stream: StreamId,
+    state: PeerState,
+}
+
+/// The right to deliver a sender's stream, while it lasts.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    pub(crate) seat: Arc<Seat>,
+    pub(crate) current: OwnedMutexGuard<Option<Current>>,
+    /// Changes when a newer connection of the same sender wants the seat.
+    pub(crate) newest: watch::Receiver<u64>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.seat.view().state = PeerState::Disconnected;
+    }
+}
+
+impl Seat {
+    fn new(peer: SocketAddr, stream: StreamId) -> Self {
+        Self {
+            turn: Arc::default(),
+            newest: watch::Sender::new(0),
+            view: Mutex::new(View { peer, stream, state: PeerState::Disconnected }),
+            counters: Counters::default(),
+        }
+    }
+
+    fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the seat: whoever sits there rises. `None` if a still newer connection came meanwhile.
+    pub(crate) async fn take(self: Arc<Self>, peer: SocketAddr, stream: StreamId) -> Option<Turn> {
+        let mut number = 0;
+        self.newest.send_modify(|newest| {
+            *newest += 1;
+            number = *newest;
+        });
+        let current = self.turn.clone().lock_owned().await;
+        let newest = self.newest.subscribe();
+        if *newest.borrow() != number {
+            return None;
+        }
+        *self.view() = View { peer, stream, state: PeerState::Connected };
+        Some(Turn { seat: self, current, newest })
+    }
+
+    fn is_free(&self) -> bool {
+        self.turn
+            .try_lock()
+            .is_ok_and(|current| current.as_ref().is_none_or(|current| current.pending.is_none()))
+    }
+}
+
+/// The seats of all senders seen.
+#[derive(Debug, Default)]
+pub(crate) struct Seats {
+    seats: Mutex<HashMap<SenderId, Arc<Seat>>>,
+}
+
+impl Seats {
+    fn seats(&self) -> MutexGuard<'_, HashMap<SenderId, Arc<Seat>>> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The seat of `id`. With too many seats, free ones are given up, and their counters with them.
+    pub(crate) fn seat(&self, id: &SenderId, peer: SocketAddr, stream: StreamId) -> Arc<Seat> {
+        let mut seats = self.seats();
+        if seats.len() >= SEATS_MAX && !seats.contains_key(id) {
+            seats.retain(|_, seat| !seat.is_free());
+        }
+        seats.entry(id.clone()).or_insert_with(|| Arc::new(Seat::new(peer, stream))).clone()
+    }
+
+    /// What the status shows of every sender, by id.
+    pub(crate) fn status(&self) -> Vec<PeerStatus> {
+        let mut rows: Vec<PeerStatus> = self.seats().iter().map(|(id, seat)| row(id, seat)).collect();
+        rows.sort_by(|a, b| a.id.cmp(&b.id));
+        rows
+    }
+
+    /// Stores, for batches that were on their way when the daemon stopped, what the collectors have of them.
+    pub(crate) async fn settle(&self) {
+        let seats: Vec<Arc<Seat>> = self.seats().values().cloned().collect();
+        for seat in seats {
+            let current = seat.turn.lock().await;
+            if let Some(current) = current.as_ref()
+                && let Some(position) = current.pending.as_ref().map(Pending::position)
+                && let Err(error) = current.stored.store(position)
+            {
+                tracing::error!(%error, "cannot store how far a stream is delivered: some of it will be repeated");
+            }
+        }
+    }
+}
+
+fn row(id: &SenderId, seat: &Seat) -> PeerStatus {
+    let view = *seat.view();
+    let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    PeerStatus {
+        id: id.to_string(),
+        stream: view.stream.to_string(),
+        peer: view.peer.to_string(),
+        state: view.state,
+        cipher: "none".to_owned(),
+        delivered: Tally { datagrams: get(&seat.counters.datagrams), bytes: get(&seat.counters.bytes) },
+        duplicates: get(&seat.counters.duplicates),
+        gaps: get(&seat.counters.gaps),
+    }
+}

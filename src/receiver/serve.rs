@@ -1,0 +1,288 @@
+//! One connection of a sender: checks, orders, drops repeats, delivers, stores the position, acknowledges.
+//!
+//! Holds at most one batch and one read of input. While a batch is held by a collector nothing more is read, so
+//! that what waits, waits in the sender's spool.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::batch::Batch;
+use crate::framing::{Hello, RefusalCode};
+use crate::receiver::delivery::Delivery;
+use crate::receiver::output::Outputs;
+use crate::receiver::positions::{Positions, PositionsError};
+use crate::receiver::seats::{Counters, Current, Pending, Seats, Turn};
+use crate::sequence::{Gap, SenderId};
+use crate::service::Stop;
+use crate::session::{ReceiverEvent, ReceiverSession, SessionError};
+
+/// Bytes read from a connection at once.
+const READ_SIZE: usize = 64 * 1024;
+
+/// How long the last words to a sender may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) seats: Seats,
+    pub(crate) positions: Positions,
+    pub(crate) outputs: Outputs,
+}
+
+/// How a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("the sender closed the connection")]
+    Closed,
+    #[error("the sender ended the session")]
+    Goodbye,
+    #[error("connection lost: {0}")]
+    Lost(#[from] io::Error),
+    #[error("{0}")]
+    Session(#[from] SessionError),
+    #[error("a newer connection of the same sender took over")]
+    Superseded,
+    #[error("no HELLO in time")]
+    NoHello,
+    #[error("{0}")]
+    Storage(#[from] PositionsError),
+    #[error("stopping")]
+    Stopping,
+}
+
+/// Serves `stream` until it ends.
+pub(crate) async fn serve(
+    shared: &Arc<Shared>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    id: SenderId,
+    handshake_timeout: Duration,
+    stop: Stop,
+) {
+    let mut connection =
+        Connection { shared, session: ReceiverSession::new(), input: vec![0; READ_SIZE], stop };
+    let greeting = timeout(handshake_timeout, connection.greet(&mut stream, peer, &id));
+    let ended = match greeting.await {
+        Ok(Ok(mut turn)) => {
+            let ended = connection.run(&mut stream, &mut turn).await;
+            drop(turn);
+            ended
+        }
+        Ok(Err(ended)) => ended,
+        Err(_) => Ended::NoHello,
+    };
+    connection.part(&mut stream, &ended).await;
+    match ended {
+        Ended::Closed | Ended::Goodbye | Ended::Superseded | Ended::Stopping => {
+            tracing::info!(%peer, sender = %id, "session ended: {ended}");
+        }
+        _ => tracing::warn!(%peer, sender = %id, "session ended: {ended}"),
+    }
+}
+
+struct Connection<'a> {
+    shared: &'a Shared,
+    session: ReceiverSession,
+    input: Vec<u8>,
+    stop: Stop,
+}
+
+/// What ended a wait.
+enum Happened {
+    Read(io::Result<usize>),
+    Wrote(io::Result<usize>),
+    Delivered,
+    Time,
+    Wanted,
+    Stop,
+}
+
+impl Connection<'_> {
+    /// Waits for HELLO, takes the sender's seat, and says where to go on.
+    async fn greet(
+        &mut self,
+        stream: &mut TcpStream,
+        peer: SocketAddr,
+        id: &SenderId,
+    ) -> Result<Turn, Ended> {
+        let hello = self.hello(stream).await?;
+        let seat = self.shared.seats.seat(id, peer, hello.stream);
+        let mut turn = seat.take(peer, hello.stream).await.ok_or(Ended::Superseded)?;
+        if turn.current.as_ref().is_none_or(|current| current.stream != hello.stream) {
+            let stored = self.shared.positions.stream(id, hello.stream)?;
+            *turn.current = Some(Current { stream: hello.stream, stored, pending: None });
+        }
+        let known = turn.current.as_ref().and_then(Current::position);
+        let resume = known.unwrap_or_default().max(hello.first);
+        if known.is_some_and(|known| known < hello.first) {
+            let missing = hello.first.since(known.unwrap_or_default());
+            tracing::warn!(sender = %id, missing, "the sender no longer has what was never delivered here");
+        }
+        self.session.welcome(known.unwrap_or_default(), Instant::now().into_std());
+        tracing::info!(%peer, sender = %id, stream = %hello.stream, resume = resume.0, "session agreed");
+        Ok(turn)
+    }
+
+    async fn hello(&mut self, stream: &mut TcpStream) -> Result<Hello, Ended> {
+        loop {
+            match self.session.poll_event()? {
+                Some(ReceiverEvent::Hello(hello)) => return Ok(hello),
+                Some(ReceiverEvent::Goodbye) => return Err(Ended::Goodbye),
+                Some(_) | None => {}
+            }
+            let count = stream.read(&mut self.input).await?;
+            if count == 0 {
+                return Err(Ended::Closed);
+            }
+            self.take_input(count);
+        }
+    }
+
+    fn take_input(&mut self, count: usize) {
+        let bytes = self.input.get(..count).unwrap_or_default();
+        self.session.handle_bytes(bytes, Instant::now().into_std());
+    }
+
+    async fn run(&mut self, stream: &mut TcpStream, turn: &mut Turn) -> Ended {
+        loop {
+            if let Err(ended) = self.take_events(turn) {
+                return ended;
+            }
+            match self.happens(stream, turn).await {
+                Happened::Read(Ok(0)) => return Ended::Closed,
+                Happened::Read(Ok(count)) => self.take_input(count),
+                Happened::Read(Err(error)) | Happened::Wrote(Err(error)) => return error.into(),
+                Happened::Wrote(Ok(_)) => {}
+                Happened::Delivered => {
+                    if let Err(error) = self.delivered(turn) {
+                        return error.into();
+                    }
+                }
+                Happened::Time => self.session.handle_timeout(Instant::now().into_std()),
+                Happened::Wanted => return Ended::Superseded,
+                Happened::Stop => return Ended::Stopping,
+            }
+        }
+    }
+
+    /// Waits for whatever comes first.
+    async fn happens(&mut self, stream: &mut TcpStream, turn: &mut Turn) -> Happened {
+        let (mut reader, mut writer) = stream.split();
+        let wake_at = self.session.poll_timeout().map(Instant::from_std);
+        let wants_bytes = self.session.wants_bytes();
+        let has_output = !self.session.outbox().is_empty();
+        let Turn { current, newest, .. } = turn;
+        let pending = current.as_mut().and_then(|current| current.pending.as_mut()).filter(|_| !wants_bytes);
+        let is_delivering = pending.is_some();
+        tokio::select! {
+            read = reader.read(&mut self.input), if wants_bytes => Happened::Read(read),
+            wrote = writer.write_buf(self.session.outbox()), if has_output => Happened::Wrote(wrote),
+            () = deliver(pending, &self.shared.outputs), if is_delivering => Happened::Delivered,
+            () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Happened::Time,
+            Ok(()) = newest.changed() => Happened::Wanted,
+            () = self.stop.told() => Happened::Stop,
+        }
+    }
+
+    fn take_events(&mut self, turn: &mut Turn) -> Result<(), Ended> {
+        while let Some(event) = self.session.poll_event()? {
+            match event {
+                ReceiverEvent::Hello(_) => {}
+                ReceiverEvent::Batch { batch, skip } => self.begin(turn, &batch, skip),
+                ReceiverEvent::Gap(gap) => self.pass_over(turn, gap)?,
+                ReceiverEvent::Repeat { datagrams } => {
+                    Counters::add(&turn.seat.counters.duplicates, u64::from(datagrams));
+                }
+                ReceiverEvent::Goodbye => return Err(Ended::Goodbye),
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to deliver `batch`, or goes on where an earlier connection left it.
+    fn begin(&mut self, turn: &mut Turn, batch: &Batch, skip: usize) {
+        let Some(current) = turn.current.as_mut() else { return };
+        if current.pending.as_ref().is_some_and(|pending| pending.end == batch.end()) {
+            return;
+        }
+        let skip = u64::try_from(skip).unwrap_or(u64::MAX);
+        current.pending = match batch.records() {
+            Ok(records) => Some(Pending {
+                delivery: Delivery::new(records, skip, &self.shared.outputs),
+                first: batch.first(),
+                end: batch.end(),
+                payload_bytes: u64::from(batch.payload_bytes()),
+            }),
+            Err(error) => {
+                tracing::error!(%error, first = batch.first().0, "a batch cannot be read; it is passed over");
+                Counters::add(&turn.seat.counters.gaps, u64::from(batch.datagrams()));
+                None
+            }
+        };
+    }
+
+    /// The sender says that positions will never come.
+    fn pass_over(&mut self, turn: &mut Turn, gap: Gap) -> Result<(), PositionsError> {
+        if gap.datagrams() > 0 {
+            let (reason, lost) = (gap.reason.word(), gap.datagrams());
+            tracing::warn!(first = gap.first.0, lost, reason, "the sender lost datagrams");
+            Counters::add(&turn.seat.counters.gaps, lost);
+        }
+        if let Some(current) = turn.current.as_mut() {
+            current.pending = None;
+            current.stored.store(gap.end)?;
+        }
+        self.session.acknowledge(Instant::now().into_std());
+        Ok(())
+    }
+
+    /// The batch under way is with every collector.
+    fn delivered(&mut self, turn: &mut Turn) -> Result<(), PositionsError> {
+        if let Some(current) = turn.current.as_mut()
+            && let Some(pending) = current.pending.take()
+        {
+            current.stored.store(pending.end)?;
+            Counters::add(&turn.seat.counters.datagrams, pending.end.since(pending.first));
+            Counters::add(&turn.seat.counters.bytes, pending.payload_bytes);
+        }
+        self.session.acknowledge(Instant::now().into_std());
+        Ok(())
+    }
+
+    /// Says the last words that fit the end, and closes.
+    async fn part(&mut self, stream: &mut TcpStream, ended: &Ended) {
+        match ended {
+            Ended::Superseded => self.session.refuse(RefusalCode::Superseded, &ended.to_string()),
+            Ended::Storage(error) => self.session.refuse(RefusalCode::StorageFailed, &error.to_string()),
+            Ended::Stopping => self.session.goodbye(),
+            Ended::Closed | Ended::Goodbye | Ended::Lost(_) | Ended::Session(_) | Ended::NoHello => {}
+        }
+        let last_words = async {
+            while !self.session.outbox().is_empty() {
+                stream.write_buf(self.session.outbox()).await?;
+            }
+            stream.shutdown().await?;
+            // Unread input would make the kernel answer with a reset, which can eat what was just written.
+            while stream.read(&mut self.input).await? > 0 {}
+            io::Result::Ok(())
+        };
+        if !matches!(timeout(FAREWELL, last_words).await, Ok(Ok(()))) {
+            tracing::debug!("the sender did not take the last words");
+        }
+    }
+}
+
+/// Delivers what is pending.
+async fn deliver(pending: Option<&mut Pending>, outputs: &Outputs) {
+    match pending {
+        Some(pending) => pending.delivery.run(outputs).await,
+        None => core::future::pending().await,
+    }
+}

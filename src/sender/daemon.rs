@@ -1,0 +1,206 @@
+//! The daemon: takes what it needs, joins ingest, keeper and link, and ends them in the right order.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread;
+
+use rustix::event::{EventfdFlags, eventfd};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Duration, MissedTickBehavior, interval, timeout};
+
+use crate::config::{Loaded, SenderSettings};
+use crate::limits::{RECEIVE_BUFFER, STOP_GRACE};
+use crate::sender::ingest::{Ingest, Listener, Tally};
+use crate::sender::intake;
+use crate::sender::keeper::Keeper;
+use crate::sender::link::{Link, LinkView};
+use crate::sender::queue::{Queue, Stage};
+use crate::sender::recovery::recover;
+use crate::sender::report::Reporter;
+use crate::service::{DaemonError, DirectoryLock, Stop, Stopper, logging, notify, sockets, stop_channel};
+use crate::status::{ControlSocket, Reply, Request};
+
+/// How often the service manager is told how things stand.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+
+/// Runs nf-sender until it is told to stop.
+pub(crate) fn run(loaded: Loaded<SenderSettings>) -> Result<(), DaemonError> {
+    logging::start();
+    for warning in loaded.report.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let settings = loaded.settings;
+    let _lock = DirectoryLock::take(&settings.spool.directory)?;
+    let listeners = listen(&settings.listen)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| DaemonError::system(format_args!("cannot start the runtime: {error}")))?;
+    let outcome = runtime.block_on(supervise(settings, listeners));
+    // A blocking task that still reads the spool has nothing to finish.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// The sockets from systemd, else those of the settings.
+fn listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, DaemonError> {
+    let inherited = sockets::inherited_udp()?;
+    let outlives_us = !inherited.is_empty();
+    let sockets = if outlives_us {
+        inherited
+    } else {
+        addresses.iter().map(|address| sockets::bind_udp(*address)).collect::<Result<_, _>>()?
+    };
+    let mut smallest = usize::MAX;
+    let mut listeners = Vec::new();
+    for socket in sockets {
+        let told = |error| DaemonError::system(format_args!("cannot set up a UDP socket: {error}"));
+        smallest = smallest.min(sockets::ensure_receive_buffer(&socket, RECEIVE_BUFFER).map_err(told)?);
+        let address = socket.local_addr().map_err(told)?;
+        tracing::info!(%address, from_systemd = outlives_us, "taking datagrams");
+        listeners.push(Listener::new(socket, outlives_us).map_err(told)?);
+    }
+    if let Some(advice) = sockets::receive_buffer_advice(RECEIVE_BUFFER, smallest) {
+        tracing::warn!("{advice}");
+    }
+    Ok(listeners)
+}
+
+/// The threads beside the runtime.
+struct Threads {
+    queue: Arc<Queue>,
+    /// Writing to it ends ingest.
+    stop_ingest: OwnedFd,
+    ingest_ended: oneshot::Receiver<()>,
+    keeper: thread::JoinHandle<()>,
+}
+
+async fn supervise(settings: SenderSettings, listeners: Vec<Listener>) -> Result<(), DaemonError> {
+    let mut terminate = watch_for(SignalKind::terminate())?;
+    let mut interrupt = watch_for(SignalKind::interrupt())?;
+    let mut hangup = watch_for(SignalKind::hangup())?;
+    let control = ControlSocket::bind(&settings.control).map_err(DaemonError::cannot_create)?;
+    let runtime_directory = settings.runtime_directory.as_deref();
+    let recovered = recover(&settings.spool.directory, runtime_directory, settings.spool.policy)
+        .map_err(DaemonError::cannot_create)?;
+
+    let intake = recovered.intake.clone();
+    let tally = Arc::new(Tally::new(listeners.len()));
+    let reporter = Reporter {
+        id: settings.id.clone(),
+        stream: recovered.stream,
+        queue: recovered.queue.clone(),
+        tally: tally.clone(),
+        view: LinkView::new(),
+        pace: Arc::default(),
+    };
+    let retry = Arc::new(Notify::new());
+    let (stop_link, stop) = stop_channel();
+    let link = make_link(&settings, &reporter, &retry, stop);
+    let mut threads = start_threads(&settings, listeners, recovered, tally)?;
+    let answers = tokio::spawn(control.serve(answer(reporter.clone(), retry.clone())));
+    let mut link = tokio::spawn(link.run());
+    notify::ready();
+
+    let mut tick = interval(STATUS_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let outcome = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            _ = hangup.recv() => retry.notify_one(),
+            _ = tick.tick() => {
+                reporter.note_pace();
+                notify::status(&reporter.line());
+            }
+            _ = &mut threads.ingest_ended => break Err(DaemonError::system("cannot take datagrams any more")),
+            _ = &mut link => break Err(DaemonError::system("the link's task ended")),
+        }
+    };
+    notify::stopping();
+    tracing::info!("stopping: what the link does not take in {} s stays in the spool", STOP_GRACE.as_secs());
+    let everything_spooled = stop_threads(threads, stop_link, link).await;
+    if everything_spooled && let Err(error) = intake::remove(&intake) {
+        tracing::debug!(%error, "cannot remove the intake");
+    }
+    answers.abort();
+    let figures = reporter.queue.figures();
+    tracing::info!(queued = figures.queued, "stopped");
+    outcome
+}
+
+fn watch_for(kind: SignalKind) -> Result<tokio::signal::unix::Signal, DaemonError> {
+    signal(kind).map_err(|error| DaemonError::system(format_args!("cannot watch for signals: {error}")))
+}
+
+fn make_link(settings: &SenderSettings, reporter: &Reporter, retry: &Arc<Notify>, stop: Stop) -> Link {
+    Link {
+        queue: reporter.queue.clone(),
+        stream: reporter.stream,
+        id: settings.id.clone(),
+        receivers: settings.receivers.clone(),
+        plaintext: settings.plaintext,
+        heartbeat: settings.heartbeat,
+        reconnect: settings.reconnect,
+        view: reporter.view.clone(),
+        retry: retry.clone(),
+        stop,
+    }
+}
+
+fn start_threads(
+    settings: &SenderSettings,
+    listeners: Vec<Listener>,
+    recovered: crate::sender::recovery::Recovered,
+    tally: Arc<Tally>,
+) -> Result<Threads, DaemonError> {
+    let told = |error| DaemonError::system(format_args!("cannot start a thread: {error}"));
+    let stop_ingest = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| told(error.into()))?;
+    let stop = stop_ingest.try_clone().map_err(told)?;
+    let queue = recovered.queue.clone();
+    let spool = &settings.spool;
+    let keeper = Keeper::new(queue.clone(), spool.policy.when_full, spool.sync_after);
+    let keeper = thread::Builder::new().name("keeper".to_owned()).spawn(|| keeper.run()).map_err(told)?;
+    let ingest = Ingest::new(listeners, stop, recovered, tally, settings.allow.clone(), spool.compression);
+    let (ended, ingest_ended) = oneshot::channel();
+    let run = move || {
+        ingest.run();
+        // Nobody listens once the daemon has stopped waiting.
+        let _nobody = ended.send(());
+    };
+    thread::Builder::new().name("ingest".to_owned()).spawn(run).map_err(told)?;
+    Ok(Threads { queue, stop_ingest, ingest_ended, keeper })
+}
+
+/// Ends ingest, lets the link send what it can, and puts the rest on disk. Says whether all of it is there.
+async fn stop_threads(threads: Threads, stop_link: Stopper, link: tokio::task::JoinHandle<()>) -> bool {
+    let Threads { queue, stop_ingest, ingest_ended, keeper } = threads;
+    queue.go_on_to(Stage::Draining);
+    if let Err(error) = rustix::io::write(&stop_ingest, &1_u64.to_ne_bytes()) {
+        tracing::error!(%error, "cannot stop taking datagrams");
+    }
+    let ingest_ended = timeout(STOP_GRACE, ingest_ended).await.is_ok();
+    stop_link.stop();
+    if !link.is_finished() && timeout(STOP_GRACE * 2, link).await.is_err() {
+        tracing::warn!("the link did not end in time");
+    }
+    queue.go_on_to(Stage::Stopped);
+    let keeper = tokio::task::spawn_blocking(move || keeper.join());
+    let keeper_ended = timeout(STOP_GRACE * 2, keeper).await.is_ok();
+    ingest_ended && keeper_ended
+}
+
+fn answer(reporter: Reporter, retry: Arc<Notify>) -> impl Fn(Request) -> Reply + Clone + Send + 'static {
+    move |request| match request {
+        Request::Status => match serde_json::to_value(reporter.status()) {
+            Ok(status) => Reply::Ok(status),
+            Err(error) => Reply::Error(error.to_string()),
+        },
+        Request::Reconnect => {
+            retry.notify_one();
+            Reply::Ok(serde_json::Value::Null)
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The ingest thread: takes datagrams from every socket, makes batches of them, and pushes these into the queue.
+//!
+//! Owns the sockets, the slots and the ring. Never waits for disk or network. Always holds: a datagram that left
+//! the kernel lies in the slots until the ring has it.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ipnet::IpNet;
+use rustix::event::{PollFd, PollFlags};
+
+use crate::batch::{BatchBuilder, Compression, PushError};
+use crate::datagram::{Datagram, Timestamp};
+use crate::limits::PAYLOAD_MAX;
+use crate::netflow::ExporterTable;
+use crate::sender::intake::{Marks, Ring, Slots, ask_for_details};
+use crate::sender::queue::Queue;
+use crate::sender::recovery::Recovered;
+
+/// What ingest counts beside the queue's own counts.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    exporters: Mutex<ExporterTable>,
+    denied: AtomicU64,
+    /// For each socket, what the kernel says it has dropped since the socket was made.
+    kernel_drops: Vec<AtomicU64>,
+}
+
+impl Tally {
+    pub(crate) fn new(sockets: usize) -> Self {
+        Self { kernel_drops: (0..sockets).map(|_| AtomicU64::new(0)).collect(), ..Self::default() }
+    }
+
+    /// The exporters heard so far.
+    pub(crate) fn exporters(&self) -> MutexGuard<'_, ExporterTable> {
+        self.exporters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Datagrams from exporters that are not allowed.
+    pub(crate) fn denied(&self) -> u64 {
+        self.denied.load(Ordering::Relaxed)
+    }
+
+    /// Datagrams that the kernel dropped at the sockets.
+    pub(crate) fn kernel_drops(&self) -> u64 {
+        self.kernel_drops.iter().map(|drops| drops.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// A socket that datagrams come to.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: UdpSocket,
+    local: SocketAddr,
+    /// Whether systemd holds the socket too, so that what it queues waits for the next run.
+    outlives_us: bool,
+}
+
+impl Listener {
+    /// A listener on `socket`, which does not block.
+    pub(crate) fn new(socket: UdpSocket, outlives_us: bool) -> std::io::Result<Self> {
+        let local = socket.local_addr()?;
+        ask_for_details(&socket, local.is_ipv6())?;
+        Ok(Self { socket, local, outlives_us })
+    }
+}
+
+/// The ingest thread's belongings.
+#[derive(Debug)]
+pub(crate) struct Ingest {
+    listeners: Vec<Listener>,
+    /// Readable once datagrams are to be taken no more.
+    stop: OwnedFd,
+    slots: Slots,
+    marks: Arc<Marks>,
+    tally: Arc<Tally>,
+    encoder: Encoder,
+    slots_done: Option<u64>,
+}
+
+/// Makes batches of datagrams and pushes them.
+#[derive(Debug)]
+struct Encoder {
+    builder: BatchBuilder,
+    ring: Ring,
+    queue: Arc<Queue>,
+    allow: Vec<IpNet>,
+}
+
+impl Ingest {
+    /// Ingest from `listeners`, until `stop` is readable.
+    pub(crate) fn new(
+        listeners: Vec<Listener>,
+        stop: OwnedFd,
+        recovered: Recovered,
+        tally: Arc<Tally>,
+        allow: Vec<IpNet>,
+        compression: Compression,
+    ) -> Self {
+        let Recovered { queue, stream, ring, slots, marks, slots_done, .. } = recovered;
+        let encoder = Encoder { builder: BatchBuilder::new(stream, compression), ring, queue, allow };
+        Self { listeners, stop, slots, marks, tally, encoder, slots_done }
+    }
+
+    /// Takes datagrams until told to stop; then those that are queued at sockets which end with the process.
+    pub(crate) fn run(mut self) {
+        self.take_up_slots();
+        self.slots.clear();
+        loop {
+            match self.wait() {
+                Ok(Ready::Listeners(readable)) => readable.into_iter().for_each(|index| {
+                    self.take(index);
+                }),
+                Ok(Ready::Stop) => break,
+                Err(error) => {
+                    tracing::error!(%error, "cannot wait for datagrams");
+                    break;
+                }
+            }
+        }
+        for index in 0..self.listeners.len() {
+            let ends_with_us = self.listeners.get(index).is_some_and(|listener| !listener.outlives_us);
+            while ends_with_us && self.take(index) > 0 {}
+        }
+    }
+
+    /// What the last run's recvmmsg returned and its ring does not have.
+    fn take_up_slots(&mut self) {
+        let Some(done) = self.slots_done.take() else { return };
+        let local = SocketAddr::new([0, 0, 0, 0].into(), self.marks.slots_port());
+        let mut tally = self.tally.exporters();
+        let taken = self.encoder.encode(&self.slots, &mut tally, local, done);
+        drop(tally);
+        if taken.admitted > done {
+            tracing::info!(
+                datagrams = taken.admitted - done,
+                "took up datagrams that the last run had received"
+            );
+        }
+    }
+
+    /// Waits for datagrams, or to be stopped.
+    fn wait(&self) -> std::io::Result<Ready> {
+        let mut waiting: Vec<PollFd<'_>> =
+            self.listeners.iter().map(|listener| PollFd::new(&listener.socket, PollFlags::IN)).collect();
+        waiting.push(PollFd::new(&self.stop, PollFlags::IN));
+        while let Err(error) = rustix::event::poll(&mut waiting, None) {
+            if error != rustix::io::Errno::INTR {
+                return Err(error.into());
+            }
+        }
+        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        if waiting.pop().is_some_and(|stop| is_ready(&stop)) {
+            return Ok(Ready::Stop);
+        }
+        let ready = waiting.iter().enumerate().filter(|(_, fd)| is_ready(fd));
+        Ok(Ready::Listeners(ready.map(|(index, _)| index).collect()))
+    }
+
+    /// Takes what waits at one listener, as much as there are slots. Says how many datagrams that were.
+    fn take(&mut self, index: usize) -> usize {
+        let Some(listener) = self.listeners.get(index) else { return 0 };
+        self.marks.set_slots(self.encoder.queue.next_position(), listener.local.port());
+        match self.slots.receive(&listener.socket) {
+            Ok(count) => {
+                let mut exporters = self.tally.exporters();
+                let taken = self.encoder.encode(&self.slots, &mut exporters, listener.local, 0);
+                drop(exporters);
+                self.slots.clear();
+                self.tally.denied.fetch_add(taken.denied, Ordering::Relaxed);
+                if let (Some(dropped), Some(drops)) = (taken.dropped, self.tally.kernel_drops.get(index)) {
+                    drops.store(u64::from(dropped), Ordering::Relaxed);
+                }
+                count
+            }
+            Err(error) => {
+                if error.kind() != std::io::ErrorKind::WouldBlock {
+                    tracing::debug!(%error, "recvmmsg");
+                }
+                0
+            }
+        }
+    }
+}
+
+/// What a wait ended with.
+#[derive(Debug)]
+enum Ready {
+    /// Datagrams wait at these listeners.
+    Listeners(Vec<usize>),
+    /// It is time to stop.
+    Stop,
+}
+
+/// What came of a run of slots.
+#[derive(Debug, Default)]
+struct Taken {
+    admitted: u64,
+    denied: u64,
+    dropped: Option<u32>,
+}
+
+impl Encoder {
+    /// Pushes the datagrams of the filled slots, without the first `skip` of those that are admitted.
+    fn encode(
+        &mut self,
+        slots: &Slots,
+        exporters: &mut ExporterTable,
+        local: SocketAddr,
+        skip: u64,
+    ) -> Taken {
+        let now = wall_clock();
+        let mut taken = Taken::default();
+        for slot in (0..).map_while(|index| slots.get(index)) {
+            taken.dropped = slot.dropped.or(taken.dropped);
+            // Over IPv6 a payload can be longer than the 65,507 bytes that IPv4 could deliver.
+            if !self.allows(slot.exporter) || slot.payload.len() > PAYLOAD_MAX {
+                taken.denied += 1;
+                continue;
+            }
+            taken.admitted += 1;
+            if taken.admitted <= skip {
+                continue;
+            }
+            let datagram = Datagram {
+                exporter: slot.exporter,
+                local: SocketAddr::new(slot.local.unwrap_or(local.ip()), local.port()),
+                arrival: slot.arrival.unwrap_or(now),
+                payload: slot.payload,
+            };
+            exporters.note(&datagram);
+            self.push(&datagram);
+        }
+        self.flush();
+        taken
+    }
+
+    fn allows(&self, exporter: SocketAddr) -> bool {
+        self.allow.is_empty() || self.allow.iter().any(|prefix| prefix.contains(&exporter.ip()))
+    }
+
+    fn push(&mut self, datagram: &Datagram<'_>) {
+        if self.builder.push(datagram) == Err(PushError::Full) {
+            self.flush();
+            // An empty batch takes any datagram that a slot can hold.
+            self.builder.push(datagram).unwrap_or_default();
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Some(batch) = self.builder.finish(self.queue.next_position()) {
+            self.queue.push(batch, &mut self.ring);
+        }
+    }
+}
+
+fn wall_clock() -> Timestamp {
+    Timestamp::from_unix(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}

@@ -1,0 +1,260 @@
+//! Takes up what the last run left: the spool, the intake's ring, and the numbering.
+//!
+//! Which positions were given out is known from the intake, if the machine was not booted since; else from the
+//! `stream` file, if the last run stopped in order. Else the numbering leaps so far ahead that no position can
+//! have been given out twice, and the leap is an `unused` gap.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::limits::POSITIONS_PER_RUN;
+use crate::sender::intake::{self, Held, Intake, Left, Ring, Slots};
+use crate::sender::ledger::Ledger;
+use crate::sender::queue::Queue;
+use crate::sequence::{Gap, GapReason, Position, StreamId};
+use crate::spool::disk::Directory;
+use crate::spool::{self, LastRun, Policy};
+
+/// Why nf-sender cannot take up its spool.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {path}: {cause}")]
+pub(crate) struct RecoveryError {
+    action: &'static str,
+    path: PathBuf,
+    cause: io::Error,
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RecoveryError {
+    move |cause| RecoveryError { action, path: path.to_owned(), cause }
+}
+
+/// All that a run starts with.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) stream: StreamId,
+    pub(crate) ring: Ring,
+    pub(crate) slots: Slots,
+    pub(crate) marks: Arc<intake::Marks>,
+    /// How many datagrams of the slots are in the ring already; `None` if the slots hold nothing to take up.
+    pub(crate) slots_done: Option<u64>,
+    /// Where the intake is, to be removed after an orderly stop.
+    pub(crate) intake: PathBuf,
+}
+
+/// Takes up the spool in `directory`, which this process owns.
+pub(crate) fn recover(
+    directory: &Path,
+    runtime_directory: Option<&Path>,
+    policy: Policy,
+) -> Result<Recovered, RecoveryError> {
+    let disk = Directory::open(directory).map_err(failed("open the spool directory", directory))?;
+    let mut opened =
+        spool::open(disk, new_stream(), policy).map_err(failed("read the spool directory", directory))?;
+    let stream = opened.spool.stream();
+    let path = runtime_directory.unwrap_or(directory).join("intake");
+    let boot = intake::boot_id().map_err(failed("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
+    let (mut intake, left) = Intake::open(&path, stream, boot).map_err(failed("make the intake", &path))?;
+    let left = left.filter(|left| is_current(left, opened.last_run));
+    let trusted = left.as_ref().filter(|left| left.same_boot);
+
+    let acknowledged = match (trusted, opened.last_run) {
+        (Some(left), _) => Some(left.acknowledged),
+        (None, Some(LastRun::Orderly { acknowledged, .. })) => Some(acknowledged),
+        (None, _) => None,
+    };
+    opened.spool.acknowledge(acknowledged.unwrap_or_default());
+    let floor = opened.spool.end().unwrap_or_default().max(acknowledged.unwrap_or_default());
+    let held = match left {
+        Some(_) => intake.recover_ring(stream, floor).map_err(failed("read the intake", &path))?,
+        None => Vec::new(),
+    };
+
+    let numbering = Numbering::work_out(
+        acknowledged,
+        opened.spool.first().zip(opened.spool.end()),
+        &held,
+        trusted.map(|left| left.next),
+        opened.last_run,
+    );
+    let slots_done = trusted.map(|_| numbering.next.since(intake.marks.slots_first()));
+    let ledger = make_ledger(&numbering, &opened);
+    for gap in &numbering.gaps {
+        if opened.spool.end() == Some(gap.first) {
+            opened.spool.record_gap(*gap);
+        }
+    }
+    opened.spool.begin_run(numbering.next).map_err(failed("write the file 'stream' in", directory))?;
+    intake.marks.set_next(numbering.next);
+    intake.marks.set_acknowledged(ledger.acknowledged());
+    tell(&opened, &ledger, &held);
+
+    let queue = Queue::new(ledger, opened.spool, held, intake.marks.clone(), policy.when_full);
+    Ok(Recovered {
+        queue: Arc::new(queue),
+        stream,
+        ring: intake.ring,
+        slots: intake.slots,
+        marks: intake.marks,
+        slots_done,
+        intake: path,
+    })
+}
+
+fn new_stream() -> StreamId {
+    let mut id = [0; 16];
+    // Without randomness two spools could share an id; the process id and the time keep that unlikely.
+    if getrandom::fill(&mut id).is_err() {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        id = (now.as_nanos() << 32 | u128::from(std::process::id())).to_be_bytes();
+    }
+    StreamId(id)
+}
+
+/// Whether the intake is the last run's. One of an earlier run, found where another run had its own elsewhere,
+/// knows less than the `stream` file.
+fn is_current(left: &Left, last_run: Option<LastRun>) -> bool {
+    match last_run {
+        Some(LastRun::CutShort { start }) => left.next >= start,
+        Some(LastRun::Orderly { next, .. }) => left.next >= next,
+        None => false,
+    }
+}
+
+/// Which positions a run starts with.
+#[derive(Debug, PartialEq, Eq)]
+struct Numbering {
+    acknowledged: Position,
+    next: Position,
+    /// Positions from `acknowledged` to `next` that neither spool nor ring has.
+    gaps: Vec<Gap>,
+}
+
+impl Numbering {
+    fn work_out(
+        acknowledged: Option<Position>,
+        spool: Option<(Position, Position)>,
+        held: &[Held],
+        trusted_next: Option<Position>,
+        last_run: Option<LastRun>,
+    ) -> Self {
+        let mut runs: Vec<(Position, Position)> = Vec::from_iter(spool);
+        runs.extend(held.iter().map(|held| (held.batch.first(), held.batch.end())));
+        let known_end = runs.last().map_or(Position(0), |(_, end)| *end);
+        let next = match (trusted_next, last_run) {
+            (Some(next), _) | (None, Some(LastRun::Orderly { next, .. })) => next.max(known_end),
+            (None, Some(LastRun::CutShort { start })) => start.max(known_end).plus(POSITIONS_PER_RUN),
+            (None, None) => known_end,
+        };
+        let first = runs.first().map_or(next, |(first, _)| *first);
+        let acknowledged = acknowledged.unwrap_or(first).min(next);
+        // Below the start of a run lie the positions that an earlier start leapt over.
+        let leap_to = match (trusted_next, last_run) {
+            (Some(_), Some(LastRun::CutShort { start })) => start,
+            (None, Some(LastRun::CutShort { .. })) => next,
+            _ => Position(0),
+        };
+        let mut gaps = Vec::new();
+        let mut at = acknowledged;
+        runs.push((next, next));
+        for (first, end) in runs {
+            let leapt = leap_to.max(at).min(first);
+            gaps.push(Gap { first: at, end: leapt, reason: GapReason::Unused });
+            gaps.push(Gap { first: leapt, end: first, reason: GapReason::Corrupt });
+            at = at.max(end);
+        }
+        gaps.retain(|gap| gap.first < gap.end);
+        Self { acknowledged, next, gaps }
+    }
+}
+
+/// A ledger that counts as recovered what should be there, and as corrupt what of it is not.
+fn make_ledger(numbering: &Numbering, opened: &spool::Opened<Directory>) -> Ledger {
+    let of_spool: Vec<Gap> = opened.spool.gaps().collect();
+    let all = of_spool.iter().chain(&numbering.gaps);
+    let is_loss = |gap: &&Gap| gap.reason == GapReason::Corrupt;
+    let known = all.clone().filter(|gap| !is_loss(gap)).copied();
+    let mut ledger = Ledger::new(numbering.acknowledged, numbering.next, known);
+    for gap in all.filter(is_loss) {
+        ledger.lose(*gap);
+    }
+    ledger
+}
+
+fn tell(opened: &spool::Opened<Directory>, ledger: &Ledger, held: &[Held]) {
+    let counts = ledger.counts();
+    if counts.recovered > 0 {
+        let segments = opened.spool.segments();
+        let in_intake: u64 = held.iter().map(|held| u64::from(held.batch.datagrams())).sum();
+        tracing::info!(datagrams = counts.recovered, segments, in_intake, "took up what the last run left");
+    }
+    if counts.corrupt > 0 {
+        tracing::error!(datagrams = counts.corrupt, "part of the spool is missing; the rest is delivered");
+    }
+    if opened.torn > 0 {
+        tracing::warn!(bytes = opened.torn, "the last segment ended in a torn batch; it is set aside");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn at(position: u64) -> Position {
+        Position(position)
+    }
+
+    fn gap(first: u64, end: u64, reason: GapReason) -> Gap {
+        Gap { first: at(first), end: at(end), reason }
+    }
+
+    const KILLED: Option<LastRun> = Some(LastRun::CutShort { start: at(50) });
+
+    #[test]
+    fn a_first_run_starts_at_zero() {
+        let numbering = Numbering::work_out(None, None, &[], None, None);
+        assert_eq!(numbering, Numbering { acknowledged: at(0), next: at(0), gaps: vec![] });
+    }
+
+    #[test]
+    fn after_a_kill_the_intake_says_where_to_go_on() {
+        let numbering = Numbering::work_out(Some(at(70)), Some((at(60), at(90))), &[], Some(at(90)), KILLED);
+        assert_eq!(numbering, Numbering { acknowledged: at(70), next: at(90), gaps: vec![] });
+    }
+
+    #[test]
+    fn what_the_intake_has_numbered_and_nobody_holds_is_corrupt() {
+        let numbering = Numbering::work_out(Some(at(70)), Some((at(75), at(90))), &[], Some(at(99)), KILLED);
+        let gaps = vec![gap(70, 75, GapReason::Corrupt), gap(90, 99, GapReason::Corrupt)];
+        assert_eq!(numbering, Numbering { acknowledged: at(70), next: at(99), gaps });
+    }
+
+    #[test]
+    fn after_a_power_loss_the_numbering_leaps_over_all_that_may_have_been_given_out() {
+        let numbering = Numbering::work_out(None, Some((at(60), at(90))), &[], None, KILLED);
+        let next = 90 + POSITIONS_PER_RUN;
+        let gaps = vec![gap(90, next, GapReason::Unused)];
+        assert_eq!(numbering, Numbering { acknowledged: at(60), next: at(next), gaps });
+        let nothing_held = Numbering::work_out(None, None, &[], None, KILLED);
+        let next = at(50 + POSITIONS_PER_RUN);
+        assert_eq!(nothing_held, Numbering { acknowledged: next, next, gaps: vec![] });
+    }
+
+    #[test]
+    fn a_leap_of_the_start_before_stays_unused_after_a_kill() {
+        let last_run = Some(LastRun::CutShort { start: at(1000) });
+        let numbering =
+            Numbering::work_out(Some(at(60)), Some((at(60), at(90))), &[], Some(at(1010)), last_run);
+        let gaps = vec![gap(90, 1000, GapReason::Unused), gap(1000, 1010, GapReason::Corrupt)];
+        assert_eq!(numbering, Numbering { acknowledged: at(60), next: at(1010), gaps });
+    }
+
+    #[test]
+    fn an_orderly_stop_leaves_exact_numbers() {
+        let last_run = Some(LastRun::Orderly { acknowledged: at(70), next: at(90) });
+        let numbering = Numbering::work_out(Some(at(70)), None, &[], None, last_run);
+        let gaps = vec![gap(70, 90, GapReason::Corrupt)];
+        assert_eq!(numbering, Numbering { acknowledged: at(70), next: at(90), gaps });
+    }
+}

@@ -1,0 +1,167 @@
+//! What nf-sender tells about itself: its status, and one line of it for the service manager.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+use crate::datagram::Timestamp;
+use crate::sender::ingest::Tally;
+use crate::sender::link::{LinkState, LinkView};
+use crate::sender::queue::{Figures, Queue};
+use crate::sequence::{SenderId, StreamId};
+use crate::status;
+use crate::status::{Dropped, ExporterStatus, Queued, Recovered, SenderStatus};
+
+/// Seconds that rates are taken over.
+const WINDOW: usize = 10;
+
+/// All that the status is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Reporter {
+    pub(crate) id: SenderId,
+    pub(crate) stream: StreamId,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) tally: Arc<Tally>,
+    pub(crate) view: Arc<Mutex<LinkView>>,
+    pub(crate) pace: Arc<Mutex<Pace>>,
+}
+
+/// What arrived in the last seconds.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    /// When, and how many datagrams and bytes had arrived by then; oldest first.
+    samples: VecDeque<(Instant, u64, u64)>,
+}
+
+impl Pace {
+    fn note(&mut self, figures: &Figures) {
+        if self.samples.len() > WINDOW {
+            self.samples.pop_front();
+        }
+        self.samples.push_back((Instant::now(), figures.counts.received, figures.counts.received_bytes));
+    }
+
+    /// Datagrams and bytes a second.
+    fn rates(&self) -> (f64, f64) {
+        let (Some((from, datagrams, bytes)), Some((to, datagrams_now, bytes_now))) =
+            (self.samples.front(), self.samples.back())
+        else {
+            return (0.0, 0.0);
+        };
+        let seconds = to.duration_since(*from).as_secs_f64();
+        let rate = |count: u64| if seconds > 0.0 { to_f64(count) / seconds } else { 0.0 };
+        (rate(datagrams_now - datagrams), rate(bytes_now - bytes))
+    }
+}
+
+/// A count as a fraction's part: exact up to 2^32 times 2^20.
+fn to_f64(count: u64) -> f64 {
+    let high = u32::try_from(count >> 32).unwrap_or(u32::MAX);
+    let low = u32::try_from(count & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+    f64::from(high) * 4_294_967_296.0 + f64::from(low)
+}
+
+impl Reporter {
+    /// To be called once a second.
+    pub(crate) fn note_pace(&self) {
+        let figures = self.queue.figures();
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner).note(&figures);
+    }
+
+    fn rates(&self) -> (f64, f64) {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner).rates()
+    }
+
+    /// One line: state, queue and rate.
+    pub(crate) fn line(&self) -> String {
+        let status = self.status();
+        let receiver = status.receiver.as_deref().unwrap_or("no receiver");
+        let state = match (status.state, status.retry_in_s) {
+            (status::LinkState::Connected, _) => format!("connected to {receiver}"),
+            (status::LinkState::Connecting, _) => format!("connecting to {receiver}"),
+            (_, Some(seconds)) => format!("not connected to {receiver}, next try in {seconds} s"),
+            (_, None) => "no receiver configured, spooling only".to_owned(),
+        };
+        format!("{state}; {} datagrams queued; {:.0} datagrams/s in", status.queued.datagrams, self.rates().0)
+    }
+
+    /// The status at this moment.
+    pub(crate) fn status(&self) -> SenderStatus {
+        let view = self.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let figures = self.queue.figures();
+        let counts = figures.counts;
+        let (state, retry_at) = match view.state {
+            LinkState::Connected => (status::LinkState::Connected, None),
+            LinkState::Connecting => (status::LinkState::Connecting, None),
+            LinkState::Waiting(at) => (status::LinkState::Waiting, at),
+            LinkState::Refused(at) => (status::LinkState::Refused, Some(at)),
+        };
+        let retry_in = |at: Instant| at.saturating_duration_since(Instant::now()).as_secs_f64().ceil();
+        SenderStatus {
+            service: "nf-sender".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            id: self.id.to_string(),
+            stream: self.stream.to_string(),
+            state,
+            receiver: view.receiver,
+            retry_in_s: retry_at.map(|at| core::time::Duration::from_secs_f64(retry_in(at)).as_secs()),
+            reason: view.reason,
+            received: status::Tally { datagrams: counts.received, bytes: counts.received_bytes },
+            recovered: Recovered { datagrams: counts.recovered },
+            acknowledged: status::Tally { datagrams: counts.acknowledged, bytes: counts.acknowledged_bytes },
+            queued: self.queued(&figures),
+            dropped: Dropped {
+                kernel: self.tally.kernel_drops(),
+                denied: self.tally.denied(),
+                spool_full: counts.spool_full,
+                too_old: counts.too_old,
+                corrupt: counts.corrupt,
+            },
+            exporters: self.exporters(),
+        }
+    }
+
+    fn queued(&self, figures: &Figures) -> Queued {
+        let (_, bytes_per_s) = self.rates();
+        let room_s = (bytes_per_s > 0.0).then(|| {
+            core::time::Duration::try_from_secs_f64(to_f64(figures.room) / bytes_per_s)
+                .map_or(u64::MAX, |room| room.as_secs())
+        });
+        Queued {
+            datagrams: figures.queued,
+            bytes: figures.bytes,
+            segments: u64::try_from(figures.segments).unwrap_or(u64::MAX),
+            oldest_s: figures.oldest.map_or(0, seconds_since),
+            room_s,
+        }
+    }
+
+    fn exporters(&self) -> Vec<ExporterStatus> {
+        let table = self.tally.exporters();
+        let mut rows: Vec<ExporterStatus> = table
+            .iter()
+            .map(|exporter| {
+                let is_flow = exporter.key.version != 0;
+                ExporterStatus {
+                    address: exporter.key.address.ip(),
+                    port: exporter.key.address.port(),
+                    version: is_flow.then_some(exporter.key.version),
+                    source_id: is_flow.then_some(exporter.key.source_id),
+                    datagrams: exporter.datagrams,
+                    missing: exporter.missing.count(),
+                    last_seen_s: seconds_since(exporter.last_seen),
+                }
+            })
+            .collect();
+        drop(table);
+        rows.sort_by_key(|row| (row.address, row.port, row.version, row.source_id));
+        rows
+    }
+}
+
+fn seconds_since(moment: Timestamp) -> u64 {
+    let now = Timestamp::from_unix(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+    now.since(moment).as_secs()
+}

@@ -1,0 +1,16 @@
+//! The host: what a service gets from it and tells it, whether systemd runs it or a terminal.
+
+pub mod console;
+mod error;
+mod log_limit;
+pub mod logging;
+pub mod notify;
+mod ownership;
+pub mod sockets;
+mod stop;
+
+pub use error::DaemonError;
+pub use log_limit::LogLimit;
+pub use ownership::{DirectoryLock, OwnershipError};
+pub use sockets::SocketError;
+pub use stop::{Stop, Stopper, stop_channel};

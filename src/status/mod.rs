@@ -1,0 +1,26 @@
+//! What a running service tells about itself: the figures, the socket on which it tells them, and how they are
+//! shown to people.
+
+pub mod control;
+mod receiver;
+mod render;
+mod sender;
+mod show;
+mod table;
+
+use serde::{Deserialize, Serialize};
+
+pub use control::{ControlError, ControlSocket, Reply, Request, request};
+pub use receiver::{CollectorState, CollectorStatus, PeerState, PeerStatus, ReceiverStatus};
+pub use render::{Earlier, render_receiver, render_sender};
+pub use sender::{Dropped, ExporterStatus, LinkState, Queued, Recovered, SenderStatus};
+pub use show::{Manner, show};
+
+/// Datagrams, and the bytes of their payloads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// How many.
+    pub datagrams: u64,
+    /// Bytes of all payloads together.
+    pub bytes: u64,
+}

@@ -1,0 +1,78 @@
+//! The status of nf-receiver, as `nf-receiver status --json` prints it. Counters run from the start of the process.
+
+use serde::{Deserialize, Serialize};
+
+use crate::status::Tally;
+
+/// Everything that nf-receiver tells about itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiverStatus {
+    /// Always `nf-receiver`.
+    pub service: String,
+    /// The version of the program.
+    pub version: String,
+    /// The senders heard.
+    pub senders: Vec<PeerStatus>,
+    /// The collectors delivered to.
+    pub collectors: Vec<CollectorStatus>,
+}
+
+/// One stream of one sender.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// The sender's id.
+    pub id: String,
+    /// The id of the stream, in hexadecimal.
+    pub stream: String,
+    /// Address and port of the connection, or of the last one.
+    pub peer: String,
+    /// Whether it is connected.
+    pub state: PeerState,
+    /// What encrypts the connection; `none` for plaintext.
+    pub cipher: String,
+    /// What was delivered.
+    pub delivered: Tally,
+    /// Datagrams that came again and were not delivered again.
+    pub duplicates: u64,
+    /// Datagrams that the sender told to be lost.
+    pub gaps: u64,
+}
+
+/// Whether a sender is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerState {
+    /// A session is agreed.
+    Connected,
+    /// It was connected before.
+    Disconnected,
+}
+
+/// One collector.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectorStatus {
+    /// Host and port.
+    pub address: String,
+    /// Whether somebody listens there.
+    pub state: CollectorState,
+    /// What was delivered.
+    pub delivered: Tally,
+    /// Datagrams passed over while it was down.
+    pub skipped: u64,
+    /// Seconds for which delivery has been held back; 0 if it is not.
+    pub held_s: u64,
+    /// Datagrams that the collector's own socket dropped, where that can be seen.
+    pub socket_drops: u64,
+}
+
+/// Whether somebody listens at a collector's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CollectorState {
+    /// Yes.
+    Up,
+    /// No.
+    Down,
+    /// That cannot be seen from here.
+    Unknown,
+}

@@ -1,0 +1,256 @@
+//! Status for people: the state as a sentence first, then tables.
+
+use core::time::Duration;
+
+use bytesize::ByteSize;
+
+use crate::status::table::{Align, Table};
+use crate::status::{CollectorState, LinkState, PeerState, ReceiverStatus, SenderStatus};
+
+/// A status from before, for rates.
+#[derive(Debug)]
+pub struct Earlier<'s, S> {
+    /// What it was.
+    pub status: &'s S,
+    /// How long ago that was.
+    pub ago: Duration,
+}
+
+impl<S> Clone for Earlier<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S> Copy for Earlier<'_, S> {}
+
+/// The status of nf-sender; with `earlier`, rates too.
+pub fn render_sender(status: &SenderStatus, earlier: Option<Earlier<'_, SenderStatus>>) -> String {
+    let mut text = format!("{} {}: {}\n\n", status.service, status.id, link_sentence(status));
+    text += &sender_totals(status, earlier);
+    if !status.exporters.is_empty() {
+        text += "\n";
+        text += &exporters(status);
+    }
+    text
+}
+
+fn link_sentence(status: &SenderStatus) -> String {
+    let receiver = status.receiver.as_deref().unwrap_or("a receiver");
+    let reason = status.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let retry = status.retry_in_s.map(|seconds| format!(", retry in {seconds} s")).unwrap_or_default();
+    match status.state {
+        LinkState::Connected => format!("connected to {receiver}"),
+        LinkState::Connecting => format!("connecting to {receiver}"),
+        LinkState::Waiting => format!("waiting{retry}{reason}"),
+        LinkState::Refused => format!("refused by {receiver}{retry}{reason}"),
+    }
+}
+
+fn sender_totals(status: &SenderStatus, earlier: Option<Earlier<'_, SenderStatus>>) -> String {
+    let left = ("", Align::Left);
+    let mut table =
+        Table::new([left, ("datagrams", Align::Right), ("bytes", Align::Right), ("", Align::Left)]);
+    let rate = |count: fn(&SenderStatus) -> u64| {
+        earlier
+            .map(|earlier| per_second(count(status), count(earlier.status), earlier.ago))
+            .unwrap_or_default()
+    };
+    let mut row = |name: &str, datagrams: u64, bytes: Option<u64>, remark: String| {
+        table.row([name.to_owned(), grouped(datagrams), bytes.map(size).unwrap_or_default(), remark]);
+    };
+    let (received, acknowledged) = (status.received, status.acknowledged);
+    row("received", received.datagrams, Some(received.bytes), rate(|status| status.received.datagrams));
+    row("recovered", status.recovered.datagrams, None, String::new());
+    row(
+        "acknowledged",
+        acknowledged.datagrams,
+        Some(acknowledged.bytes),
+        rate(|status| status.acknowledged.datagrams),
+    );
+    row("queued", status.queued.datagrams, Some(status.queued.bytes), queue_remark(status));
+    let dropped = status.dropped;
+    for (reason, count) in [
+        ("dropped: kernel", dropped.kernel),
+        ("dropped: denied", dropped.denied),
+        ("dropped: spool full", dropped.spool_full),
+        ("dropped: too old", dropped.too_old),
+        ("dropped: corrupt", dropped.corrupt),
+    ] {
+        if count > 0 {
+            row(reason, count, None, String::new());
+        }
+    }
+    table.render()
+}
+
+fn queue_remark(status: &SenderStatus) -> String {
+    let queued = status.queued;
+    let mut parts = Vec::new();
+    if queued.segments > 0 {
+        let files = if queued.segments == 1 { "file" } else { "files" };
+        parts.push(format!("in {} {files}", grouped(queued.segments)));
+    }
+    if queued.datagrams > 0 {
+        parts.push(format!("oldest {}", span(queued.oldest_s)));
+    }
+    if let Some(room) = queued.room_s {
+        parts.push(format!("room for {}", span(room)));
+    }
+    parts.join(", ")
+}
+
+fn exporters(status: &SenderStatus) -> String {
+    let mut table = Table::new([
+        ("exporter", Align::Left),
+        ("version", Align::Right),
+        ("source", Align::Right),
+        ("datagrams", Align::Right),
+        ("missing", Align::Right),
+        ("last seen", Align::Right),
+    ]);
+    let or_dash = |number: Option<u32>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+    for exporter in &status.exporters {
+        table.row([
+            core::net::SocketAddr::new(exporter.address, exporter.port).to_string(),
+            or_dash(exporter.version.map(u32::from)),
+            or_dash(exporter.source_id),
+            grouped(exporter.datagrams),
+            grouped(exporter.missing),
+            format!("{} ago", span(exporter.last_seen_s)),
+        ]);
+    }
+    table.render()
+}
+
+/// The status of nf-receiver; with `earlier`, rates too.
+pub fn render_receiver(status: &ReceiverStatus, earlier: Option<Earlier<'_, ReceiverStatus>>) -> String {
+    let connected = status.senders.iter().filter(|sender| sender.state == PeerState::Connected).count();
+    let plural = if connected == 1 { "sender" } else { "senders" };
+    let mut text = format!("{}: {connected} {plural} connected\n", status.service);
+    if !status.senders.is_empty() {
+        text += "\n";
+        text += &senders(status, earlier);
+    }
+    text += "\n";
+    text += &collectors(status, earlier);
+    text
+}
+
+fn senders(status: &ReceiverStatus, earlier: Option<Earlier<'_, ReceiverStatus>>) -> String {
+    let mut table = Table::new([
+        ("sender", Align::Left),
+        ("state", Align::Left),
+        ("peer", Align::Left),
+        ("cipher", Align::Left),
+        ("datagrams", Align::Right),
+        ("bytes", Align::Right),
+        ("repeated", Align::Right),
+        ("lost", Align::Right),
+        ("", Align::Right),
+    ]);
+    for sender in &status.senders {
+        let before = |status: &ReceiverStatus| {
+            let same = status.senders.iter().find(|other| other.stream == sender.stream);
+            same.map_or(0, |same| same.delivered.datagrams)
+        };
+        table.row([
+            sender.id.clone(),
+            match sender.state {
+                PeerState::Connected => "connected".to_owned(),
+                PeerState::Disconnected => "disconnected".to_owned(),
+            },
+            sender.peer.clone(),
+            sender.cipher.clone(),
+            grouped(sender.delivered.datagrams),
+            size(sender.delivered.bytes),
+            grouped(sender.duplicates),
+            grouped(sender.gaps),
+            earlier
+                .map(|earlier| per_second(sender.delivered.datagrams, before(earlier.status), earlier.ago))
+                .unwrap_or_default(),
+        ]);
+    }
+    table.render()
+}
+
+fn collectors(status: &ReceiverStatus, earlier: Option<Earlier<'_, ReceiverStatus>>) -> String {
+    let mut table = Table::new([
+        ("collector", Align::Left),
+        ("state", Align::Left),
+        ("datagrams", Align::Right),
+        ("bytes", Align::Right),
+        ("skipped", Align::Right),
+        ("its drops", Align::Right),
+        ("", Align::Right),
+    ]);
+    for collector in &status.collectors {
+        let before = |status: &ReceiverStatus| {
+            let same = status.collectors.iter().find(|other| other.address == collector.address);
+            same.map_or(0, |same| same.delivered.datagrams)
+        };
+        let state = match collector.state {
+            CollectorState::Up => "up",
+            CollectorState::Down => "down",
+            CollectorState::Unknown => "unknown",
+        };
+        let held = if collector.held_s == 0 {
+            String::new()
+        } else {
+            format!(", held for {}", span(collector.held_s))
+        };
+        table.row([
+            collector.address.clone(),
+            format!("{state}{held}"),
+            grouped(collector.delivered.datagrams),
+            size(collector.delivered.bytes),
+            grouped(collector.skipped),
+            grouped(collector.socket_drops),
+            earlier
+                .map(|earlier| per_second(collector.delivered.datagrams, before(earlier.status), earlier.ago))
+                .unwrap_or_default(),
+        ]);
+    }
+    table.render()
+}
+
+fn size(bytes: u64) -> String {
+    ByteSize(bytes).to_string()
+}
+
+/// How fast a counter went from `before` to `now`; 0 if the service was restarted in between.
+fn per_second(now: u64, before: u64, ago: Duration) -> String {
+    let milliseconds = ago.as_millis().max(1);
+    let rate = u128::from(now.saturating_sub(before)) * 1000 / milliseconds;
+    format!("{}/s", grouped(u64::try_from(rate).unwrap_or(u64::MAX)))
+}
+
+/// A number with a comma between each three digits.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// A time span in its two largest units, such as `1h 2m`.
+fn span(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    if days > 0 {
+        format!("{days}d {}h", hours % 24)
+    } else if hours > 0 {
+        format!("{hours}h {}m", minutes % 60)
+    } else if minutes > 0 {
+        format!("{minutes}m {}s", seconds % 60)
+    } else {
+        format!("{seconds}s")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+use super::*;
+use crate::status::{CollectorStatus, Dropped, ExporterStatus, PeerStatus, Queued, Recovered, Tally};
+
+fn sender() -> SenderStatus {
+    SenderStatus {
+        service: "nf-sender".to_owned(),
+        version: "0.1.0".to_owned(),
+        id: "brno-edge".to_owned(),
+        stream: "00ff".to_owned(),
+        state: LinkState::Connected,
+        receiver: Some("127.0.0.1:2055".to_owned()),
+        retry_in_s: None,
+        reason: None,
+        received: Tally { datagrams: 1_234_567, bytes: 1_500_000_000 },
+        recovered: Recovered { datagrams: 0 },
+        acknowledged: Tally { datagrams: 1_234_533, bytes: 1_499_950_000 },
+        queued: Queued { datagrams: 34, bytes: 50_000, segments: 1, oldest_s: 3, room_s: Some(432_000) },
+        dropped: Dropped { kernel: 12, ..Dropped::default() },
+        exporters: vec![
+            ExporterStatus {
+                address: "192.0.2.1".parse().unwrap(),
+                port: 50_000,
+                version: Some(9),
+                source_id: Some(0),
+                datagrams: 1_234_000,
+                missing: 2,
+                last_seen_s: 0,
+            },
+            ExporterStatus {
+                address: "2001:db8::7".parse().unwrap(),
+                port: 4739,
+                version: None,
+                source_id: None,
+                datagrams: 567,
+                missing: 0,
+                last_seen_s: 3_725,
+            },
+        ],
+    }
+}
+
+#[test]
+fn a_sender_is_shown_with_its_link_its_totals_and_its_exporters() {
+    let expected = "\
+nf-sender brno-edge: connected to 127.0.0.1:2055
+
+                 datagrams     bytes
+received         1,234,567   1.4 GiB
+recovered                0
+acknowledged     1,234,533   1.4 GiB
+queued                  34  48.8 KiB  in 1 file, oldest 3s, room for 5d 0h
+dropped: kernel         12
+
+exporter            version  source  datagrams  missing  last seen
+192.0.2.1:50000           9       0  1,234,000        2     0s ago
+[2001:db8::7]:4739        -       -        567        0  1h 2m ago
+";
+    let expected =
+        expected.replace("missing   last seen", "missing  last seen").replace("2      0s", "2     0s");
+    assert_eq!(render_sender(&sender(), None), expected);
+}
+
+#[test]
+fn two_snapshots_give_rates() {
+    let mut before = sender();
+    before.received.datagrams -= 40_000;
+    before.acknowledged.datagrams -= 39_000;
+    let earlier = Earlier { status: &before, ago: Duration::from_secs(2) };
+    let text = render_sender(&sender(), Some(earlier));
+    assert!(text.contains("received         1,234,567   1.4 GiB  20,000/s\n"), "{text}");
+    assert!(text.contains("acknowledged     1,234,533   1.4 GiB  19,500/s\n"), "{text}");
+}
+
+#[test]
+fn the_sentence_about_the_link_says_what_happens_next_and_why() {
+    let sentence = |state, retry_in_s, reason: &str, receiver: Option<&str>| {
+        link_sentence(&SenderStatus {
+            state,
+            retry_in_s,
+            reason: (!reason.is_empty()).then(|| reason.to_owned()),
+            receiver: receiver.map(str::to_owned),
+            ..sender()
+        })
+    };
+    let receiver = Some("a.example.net:2055");
+    assert_eq!(
+        sentence(LinkState::Waiting, Some(9), "connection refused", None),
+        "waiting, retry in 9 s: connection refused"
+    );
+    assert_eq!(
+        sentence(LinkState::Waiting, None, "no receiver is configured", None),
+        "waiting: no receiver is configured"
+    );
+    assert_eq!(sentence(LinkState::Connecting, None, "", receiver), "connecting to a.example.net:2055");
+    assert_eq!(
+        sentence(LinkState::Refused, Some(243), "keys differ", receiver),
+        "refused by a.example.net:2055, retry in 243 s: keys differ"
+    );
+}
+
+fn receiver() -> ReceiverStatus {
+    ReceiverStatus {
+        service: "nf-receiver".to_owned(),
+        version: "0.1.0".to_owned(),
+        senders: vec![PeerStatus {
+            id: "brno-edge".to_owned(),
+            stream: "00ff".to_owned(),
+            peer: "127.0.0.1:40000".to_owned(),
+            state: PeerState::Connected,
+            cipher: "none".to_owned(),
+            delivered: Tally { datagrams: 12_000, bytes: 2048 },
+            duplicates: 3,
+            gaps: 0,
+        }],
+        collectors: vec![CollectorStatus {
+            address: "127.0.0.1:9995".to_owned(),
+            state: CollectorState::Down,
+            delivered: Tally { datagrams: 12_000, bytes: 2048 },
+            skipped: 0,
+            held_s: 61,
+            socket_drops: 0,
+        }],
+    }
+}
+
+#[test]
+fn a_receiver_is_shown_with_its_senders_and_collectors() {
+    let expected = "\
+nf-receiver: 1 sender connected
+
+sender     state      peer             cipher  datagrams    bytes  repeated  lost
+brno-edge  connected  127.0.0.1:40000  none       12,000  2.0 KiB         3     0
+
+collector       state                 datagrams    bytes  skipped  its drops
+127.0.0.1:9995  down, held for 1m 1s     12,000  2.0 KiB        0          0
+";
+    assert_eq!(render_receiver(&receiver(), None), expected);
+}
+
+#[test]
+fn a_receiver_that_was_restarted_has_a_rate_of_zero_instead_of_a_wrong_one() {
+    let mut before = receiver();
+    before.collectors[0].delivered.datagrams = 1_000_000;
+    before.senders[0].delivered.datagrams = 11_000;
+    let earlier = Earlier { status: &before, ago: Duration::from_secs(1) };
+    let text = render_receiver(&receiver(), Some(earlier));
+    let ends: Vec<&str> = text.lines().filter(|line| line.ends_with("/s")).collect();
+    assert_eq!(ends.len(), 2, "{text}");
+    assert!(ends[0].ends_with(" 1,000/s") && ends[1].ends_with(" 0/s"), "{text}");
+}
+
+#[test]
+fn numbers_and_spans_are_easy_to_read() {
+    assert_eq!(["0", "999", "1,000", "1,000,000"], [0, 999, 1000, 1_000_000].map(grouped));
+    assert_eq!(["0s", "59s", "1m 0s", "1h 1m", "2d 3h"], [0, 59, 60, 3_660, 183_600].map(span));
+}
+
+#[test]
+fn json_has_the_keys_of_the_contract_and_null_where_something_does_not_apply() {
+    let value = serde_json::to_value(sender()).unwrap();
+    assert_eq!(value["state"], "connected");
+    assert_eq!(value["retry_in_s"], serde_json::Value::Null);
+    assert!(value.as_object().unwrap().contains_key("reason"));
+    assert_eq!(value["queued"]["oldest_s"], 3);
+    assert_eq!(value["dropped"]["spool_full"], 0);
+    assert_eq!(value["exporters"][0]["address"], "192.0.2.1");
+    assert_eq!(serde_json::from_value::<SenderStatus>(value).unwrap(), sender());
+    let value = serde_json::to_value(receiver()).unwrap();
+    assert_eq!(value["collectors"][0]["state"], "down");
+    assert_eq!(value["senders"][0]["delivered"]["datagrams"], 12_000);
+    assert_eq!(serde_json::from_value::<ReceiverStatus>(value).unwrap(), receiver());
+}

@@ -1,0 +1,110 @@
+//! The status of nf-sender, as `nf-sender status --json` prints it. Counters run from the start of the process.
+
+use core::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::status::Tally;
+
+/// Everything that nf-sender tells about itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SenderStatus {
+    /// Always `nf-sender`.
+    pub service: String,
+    /// The version of the program.
+    pub version: String,
+    /// The sender's id.
+    pub id: String,
+    /// The id of the stream, in hexadecimal.
+    pub stream: String,
+    /// How the link is.
+    pub state: LinkState,
+    /// The receiver that is connected, or being tried, or that refused; `None` while there is none.
+    pub receiver: Option<String>,
+    /// Seconds until the next attempt to connect, while waiting for it.
+    pub retry_in_s: Option<u64>,
+    /// Why the link is not there, in words.
+    pub reason: Option<String>,
+    /// What was taken from the sockets.
+    pub received: Tally,
+    /// What the spool held at the start.
+    pub recovered: Recovered,
+    /// What the receiver acknowledged.
+    pub acknowledged: Tally,
+    /// What waits.
+    pub queued: Queued,
+    /// What is lost, by reason.
+    pub dropped: Dropped,
+    /// The exporters heard.
+    pub exporters: Vec<ExporterStatus>,
+}
+
+/// How the link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkState {
+    /// A session is agreed.
+    Connected,
+    /// An attempt is under way.
+    Connecting,
+    /// The next attempt has its time, or there is nothing to connect to.
+    Waiting,
+    /// The receiver refused; the next attempt has its time.
+    Refused,
+}
+
+/// What the spool held at the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovered {
+    /// How many datagrams.
+    pub datagrams: u64,
+}
+
+/// What waits for the link or for its acknowledgement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queued {
+    /// How many datagrams.
+    pub datagrams: u64,
+    /// Bytes of all payloads together.
+    pub bytes: u64,
+    /// Files that hold them.
+    pub segments: u64,
+    /// Age of the oldest in seconds; 0 if there is none.
+    pub oldest_s: u64,
+    /// Seconds until the spool is full at the present rate; `None` while nothing arrives.
+    pub room_s: Option<u64>,
+}
+
+/// Datagrams lost, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// The kernel had no room in the receive buffer.
+    pub kernel: u64,
+    /// The exporter is not allowed.
+    pub denied: u64,
+    /// The spool was full.
+    pub spool_full: u64,
+    /// Older than `max-age`.
+    pub too_old: u64,
+    /// The spool's bytes were damaged.
+    pub corrupt: u64,
+}
+
+/// One exporter: a source of datagrams, by address, port and the number it gives itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExporterStatus {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// NetFlow version 5 or 9, or 10 for IPFIX; `None` for what is neither.
+    pub version: Option<u16>,
+    /// Source id or observation domain; `None` where the version has none.
+    pub source_id: Option<u32>,
+    /// Datagrams received.
+    pub datagrams: u64,
+    /// Datagrams, or flows where the version counts those, that its sequence numbers show to be missing.
+    pub missing: u64,
+    /// Seconds since it was heard.
+    pub last_seen_s: u64,
+}

@@ -1,0 +1,57 @@
+//! `status` on the command line: asks, shows, and with `--watch` does so again every second.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+
+use crate::status::{ControlError, Earlier, Request, request};
+
+/// How `status` is to be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Manner {
+    /// As JSON, one line for each status.
+    pub json: bool,
+    /// Again and again, until interrupted.
+    pub watch: bool,
+}
+
+/// Time from one look at a service to the next.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Moves a terminal's cursor to its upper left corner and clears what is below (ECMA-48, CUP and ED).
+const CLEAR: &str = "\x1b[H\x1b[J";
+
+/// Asks the service whose control socket is at `path` for its status, and gives what is to be shown to `print`.
+/// Errors of either end it; `unavailable` makes one of what the socket says.
+pub fn show<S: DeserializeOwned, E>(
+    path: &Path,
+    manner: Manner,
+    render: impl Fn(&S, Option<Earlier<'_, S>>) -> String,
+    print: impl Fn(&str) -> Result<(), E>,
+    unavailable: impl Fn(ControlError) -> E,
+) -> Result<(), E> {
+    let mut before: Option<(S, Instant)> = None;
+    loop {
+        let answer = request(path, Request::Status).map_err(&unavailable)?;
+        let now = Instant::now();
+        if manner.json {
+            print(&format!("{answer}\n"))?;
+        } else {
+            let status: S = serde_json::from_value(answer).map_err(|error| {
+                let reason = error.to_string();
+                unavailable(ControlError::Nonsense { path: path.to_owned(), reason })
+            })?;
+            let earlier =
+                before.as_ref().map(|(status, then)| Earlier { status, ago: now.duration_since(*then) });
+            let text = render(&status, earlier);
+            print(&if manner.watch { format!("{CLEAR}{text}") } else { text })?;
+            before = Some((status, now));
+        }
+        if !manner.watch {
+            return Ok(());
+        }
+        thread::sleep(PERIOD);
+    }
+}

@@ -1,0 +1,46 @@
+//! Text in columns.
+
+/// On which side a column's texts meet.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Align {
+    Left,
+    Right,
+}
+
+/// Rows of texts, shown with columns as wide as their widest text, two spaces apart.
+#[derive(Debug)]
+pub(super) struct Table {
+    alignments: Vec<Align>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table whose columns are headed as `columns` say.
+    pub(super) fn new<const N: usize>(columns: [(&str, Align); N]) -> Self {
+        let heads = columns.iter().map(|(head, _)| (*head).to_owned()).collect();
+        Self { alignments: columns.iter().map(|(_, align)| *align).collect(), rows: vec![heads] }
+    }
+
+    pub(super) fn row<const N: usize>(&mut self, texts: [String; N]) {
+        self.rows.push(texts.into());
+    }
+
+    /// The rows, each on a line of its own.
+    pub(super) fn render(&self) -> String {
+        let width = |column: usize| {
+            self.rows.iter().filter_map(|row| row.get(column)).map(|text| text.chars().count()).max()
+        };
+        let line = |row: &Vec<String>| {
+            let cells = row.iter().zip(&self.alignments).enumerate().map(|(column, (text, align))| {
+                let width = width(column).unwrap_or(0);
+                match align {
+                    Align::Left => format!("{text:width$}"),
+                    Align::Right => format!("{text:>width$}"),
+                }
+            });
+            let cells: Vec<String> = cells.collect();
+            format!("{}\n", cells.join("  ").trim_end())
+        };
+        self.rows.iter().map(line).collect()
+    }
+}
