@@ -273,7 +273,7 @@ struct Log {
 
 impl Log {
     /// The last lines are enough for a message: daemons under test are killed hundreds of times.
-    const SHOWN: usize = 200;
+    const SHOWN: usize = 40;
 
     fn text(&self) -> String {
         let lines = self.lines.lock().unwrap();
