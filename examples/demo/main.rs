@@ -66,10 +66,10 @@ impl Demo {
         self.go_on(4);
         self.tell("the link is cut");
         self.pair.link.cut();
-        self.go_on(4);
-        self.tell("the link is mended");
+        self.go_on(3);
+        self.tell("the link is mended; nf-sender tries again when its wait of 3 s is over");
         self.pair.link.mend();
-        self.go_on(5);
+        self.go_on(6);
         self.tell("nf-sender is killed with -9 and started again");
         self.pair.sender.take().kill();
         self.pair.sender.start();

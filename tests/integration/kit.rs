@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::support::chatter::{MEDIUM, MIXED, Pattern, Version, identify};
@@ -10,6 +11,7 @@ use crate::support::exporter::Exporters;
 use crate::support::hosts::HeldUdp;
 use crate::support::kernel_socket::KernelSocket;
 use crate::support::link::{Link, LinkState};
+use crate::support::load::{Load, Until};
 use crate::support::netflow_tools::{Nfcapd, export, installed, write_capture};
 use crate::support::tally::Tally;
 
@@ -149,6 +151,24 @@ fn one_export_of_softflowd_gives_two_nfcapd_the_same_flows() {
     export(&capture, 9, &[nfcapd[0].addr(), nfcapd[1].addr()]);
     let [one, two] = nfcapd.map(Nfcapd::finish);
     assert_eq!((one.len(), &one), (60, &two));
+}
+
+#[test]
+fn a_load_holds_back_while_a_socket_of_the_default_size_is_half_full() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 106_496).unwrap(); // the kernel doubles it
+    let reader = socket.try_clone().unwrap();
+    let held = Arc::new(HeldUdp::of(socket));
+    assert_eq!(held.capacity(), 212_992);
+    let exporters = Exporters::new(0..2, held.addr(), Pattern::new(MIXED));
+    let load = Load::start(exporters, Arc::clone(&held), None, Until::Sent(3000));
+    while load.held_back() == 0 {
+        std::thread::yield_now();
+    }
+    for _ in 0..3000 {
+        reader.recv(&mut [0; 2000]).unwrap();
+    }
+    assert_eq!((load.finish().total(), held.dropped()), (3000, 0));
 }
 
 /// Connects, sends two bytes and waits for their echo.

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::chatter::Pattern;
 use super::daemon::{Daemon, Launch, Program};
 use super::exporter::Exporters;
-use super::kernel_socket::{KernelFigures, KernelSocket, enlarge};
+use super::kernel_socket::{KernelFigures, KernelSocket, enlarge, receive_buffer};
 
 /// Settings under which faults pass quickly: a dead peer is found within 0.6 s, a retry comes within 0.2 s. The
 /// spool needs no spare room on the machine that runs the tests.
@@ -37,7 +37,13 @@ impl HeldUdp {
     /// Binds a free port of this address and asks for a large receive buffer.
     pub(crate) fn bind(addr: &str) -> Self {
         let socket = UdpSocket::bind(addr).unwrap();
-        let capacity = u64::try_from(enlarge(&socket)).unwrap();
+        enlarge(&socket);
+        Self::of(socket)
+    }
+
+    /// Holds a socket as it is.
+    pub(crate) fn of(socket: UdpSocket) -> Self {
+        let capacity = u64::try_from(receive_buffer(&socket)).unwrap();
         Self { kernel: KernelSocket::of(&socket), socket, capacity }
     }
 

@@ -64,11 +64,15 @@ impl KernelSocket {
     }
 }
 
-/// Asks for a large receive buffer, past the system's limit where that is allowed; returns what was granted, in bytes.
-pub(crate) fn enlarge(socket: &UdpSocket) -> usize {
+/// Asks for a large receive buffer, past the system's limit where that is allowed.
+pub(crate) fn enlarge(socket: &UdpSocket) {
     if rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, RECEIVE_BUFFER).is_err() {
         rustix::net::sockopt::set_socket_recv_buffer_size(socket, RECEIVE_BUFFER).unwrap();
     }
+}
+
+/// Bytes that the kernel queues at a socket at most, its own overhead included.
+pub(crate) fn receive_buffer(socket: &UdpSocket) -> usize {
     rustix::net::sockopt::socket_recv_buffer_size(socket).unwrap()
 }
 
