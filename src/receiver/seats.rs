@@ -22,8 +22,11 @@ use crate::status::{PeerState, PeerStatus, Tally};
 pub(crate) struct Pending {
     pub(crate) delivery: Delivery,
     pub(crate) first: Position,
+    /// Datagrams from here on were not delivered before.
+    pub(crate) news: Position,
     pub(crate) end: Position,
-    pub(crate) payload_bytes: u64,
+    /// Bytes of their payloads.
+    pub(crate) news_bytes: u64,
 }
 
 impl Pending {

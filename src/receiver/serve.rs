@@ -212,13 +212,15 @@ impl Connection<'_> {
         if current.pending.as_ref().is_some_and(|pending| pending.end == batch.end()) {
             return;
         }
-        let skip = u64::try_from(skip).unwrap_or(u64::MAX);
+        let repeated = u64::try_from(skip).unwrap_or(u64::MAX);
+        Counters::add(&turn.seat.counters.duplicates, repeated);
         current.pending = match batch.records() {
             Ok(records) => Some(Pending {
-                delivery: Delivery::new(records, skip, &self.shared.outputs),
+                news_bytes: records.iter().skip(skip).map(|datagram| length(datagram.payload)).sum(),
+                delivery: Delivery::new(records, repeated, &self.shared.outputs),
                 first: batch.first(),
+                news: batch.first().plus(repeated),
                 end: batch.end(),
-                payload_bytes: u64::from(batch.payload_bytes()),
             }),
             Err(error) => {
                 tracing::error!(%error, first = batch.first().0, "a batch cannot be read; it is passed over");
@@ -249,8 +251,8 @@ impl Connection<'_> {
             && let Some(pending) = current.pending.take()
         {
             current.stored.store(pending.end)?;
-            Counters::add(&turn.seat.counters.datagrams, pending.end.since(pending.first));
-            Counters::add(&turn.seat.counters.bytes, pending.payload_bytes);
+            Counters::add(&turn.seat.counters.datagrams, pending.end.since(pending.news));
+            Counters::add(&turn.seat.counters.bytes, pending.news_bytes);
         }
         self.session.acknowledge(Instant::now().into_std());
         Ok(())
@@ -277,6 +279,10 @@ impl Connection<'_> {
             tracing::debug!("the sender did not take the last words");
         }
     }
+}
+
+fn length(payload: &[u8]) -> u64 {
+    u64::try_from(payload.len()).unwrap_or(u64::MAX)
 }
 
 /// Delivers what is pending.

@@ -1,6 +1,7 @@
 //! nf-sender: what its command line asks for is done here or by the daemon.
 
 mod backlog;
+mod conversation;
 mod daemon;
 mod dial;
 mod ingest;
@@ -11,6 +12,7 @@ mod link;
 mod queue;
 mod recovery;
 mod report;
+mod schedule;
 
 use std::env;
 use std::process;

@@ -1,0 +1,303 @@
+//! One session with a receiver: sends what the queue holds, and frees what is acknowledged.
+//!
+//! Never holds more than `READ_AHEAD` and `OUTBOX_MAX` bytes of the backlog.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::batch::Batch;
+use crate::framing::{Heartbeat, Hello};
+use crate::limits::STOP_GRACE;
+use crate::sender::backlog::Backlog;
+use crate::sender::link::{Link, LinkState};
+use crate::sender::queue::Next;
+use crate::sequence::Position;
+use crate::session::{SenderEvent, SenderSession, SessionError};
+
+/// How long the last words to a receiver may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long after a failed read of the spool the link tries again.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+
+/// Bytes read from the connection at once: acknowledgements and heartbeats are small.
+const READ_SIZE: usize = 4096;
+
+/// How a session ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Ended {
+    #[error("the receiver closed the connection")]
+    Closed,
+    #[error("the receiver ended the session")]
+    Goodbye,
+    #[error("connection lost: {0}")]
+    Lost(#[from] io::Error),
+    #[error("the receiver refuses: {0}")]
+    Refused(String),
+    #[error("{0}")]
+    Session(#[from] SessionError),
+    #[error(
+        "the receiver has positions of this stream that this spool never gave out ({0} of {1}): \
+         was the spool restored from a copy? Move its files away to begin a new stream"
+    )]
+    AheadOfUs(Position, Position),
+    #[error("stopping")]
+    Stopped,
+}
+
+/// One session.
+pub(crate) struct Conversation<'a> {
+    link: &'a Link,
+    session: SenderSession,
+    /// Whether the receiver has welcomed this sender.
+    pub(crate) is_agreed: bool,
+    /// Ends and payload bytes of batches sent and not acknowledged, in order.
+    sent: VecDeque<(Position, u64)>,
+    /// Batches read ahead from the spool.
+    ahead: VecDeque<Batch>,
+    backlog: Reading,
+}
+
+/// Who has the spool's reader.
+enum Reading {
+    Idle(Backlog),
+    Busy(JoinHandle<(Backlog, io::Result<Vec<Batch>>)>),
+    /// A read failed: not before this time again.
+    Resting(Backlog, Instant),
+}
+
+/// What ended a wait.
+enum Happened {
+    Read(io::Result<usize>),
+    Wrote(io::Result<usize>),
+    ReadAhead(Backlog, io::Result<Vec<Batch>>),
+    Arrived,
+    Time,
+    Stop,
+}
+
+impl<'a> Conversation<'a> {
+    pub(crate) fn new(link: &'a Link) -> Self {
+        let hello = Hello {
+            stream: link.stream,
+            first: link.queue.acknowledged(),
+            heartbeat: Heartbeat::nearest(link.heartbeat),
+        };
+        Self {
+            link,
+            session: SenderSession::new(hello, Instant::now().into_std()),
+            is_agreed: false,
+            sent: VecDeque::new(),
+            ahead: VecDeque::new(),
+            backlog: Reading::Idle(Backlog::new(link.queue.clone())),
+        }
+    }
+
+    /// Keeps the session over `stream` until it ends.
+    pub(crate) async fn run(&mut self, mut stream: TcpStream, peer: &str) -> Ended {
+        let mut stopping_at = None;
+        let mut input = [0; READ_SIZE];
+        loop {
+            if let Err(ended) = self.take_events(peer) {
+                self.farewell(&mut stream).await;
+                return ended;
+            }
+            let waits_for_more = self.offer();
+            if stopping_at.is_some() && self.is_done() {
+                break;
+            }
+            match self.happens(&mut stream, &mut input, waits_for_more, stopping_at).await {
+                Happened::Read(Ok(0)) => return Ended::Closed,
+                Happened::Read(Ok(count)) => {
+                    let bytes = input.get(..count).unwrap_or_default();
+                    self.session.handle_bytes(bytes, Instant::now().into_std());
+                }
+                Happened::Read(Err(error)) | Happened::Wrote(Err(error)) => return error.into(),
+                Happened::ReadAhead(backlog, outcome) => self.take_read_ahead(backlog, outcome),
+                Happened::Wrote(Ok(_)) | Happened::Arrived => {}
+                Happened::Time if stopping_at.is_some_and(|at| at <= Instant::now()) => break,
+                Happened::Time => self.session.handle_timeout(Instant::now().into_std()),
+                Happened::Stop => stopping_at = Some(Instant::now() + STOP_GRACE),
+            }
+        }
+        self.session.goodbye();
+        self.farewell(&mut stream).await;
+        Ended::Stopped
+    }
+
+    /// Waits for whatever comes first.
+    async fn happens(
+        &mut self,
+        stream: &mut TcpStream,
+        input: &mut [u8],
+        waits_for_more: bool,
+        stopping_at: Option<Instant>,
+    ) -> Happened {
+        let (mut reader, mut writer) = stream.split();
+        let resting_until = match self.backlog {
+            Reading::Resting(_, until) => Some(until),
+            Reading::Idle(_) | Reading::Busy(_) => None,
+        };
+        let session_timeout = self.session.poll_timeout().map(Instant::from_std);
+        let wake_at = [session_timeout, resting_until, stopping_at].into_iter().flatten().min();
+        let has_output = !self.session.outbox().is_empty();
+        let mut stop = self.link.stop.clone();
+        tokio::select! {
+            read = reader.read(input) => Happened::Read(read),
+            wrote = writer.write_buf(self.session.outbox()), if has_output => Happened::Wrote(wrote),
+            (backlog, outcome) = read_ahead(&mut self.backlog) => Happened::ReadAhead(backlog, outcome),
+            () = self.link.queue.arrived(), if waits_for_more => Happened::Arrived,
+            () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Happened::Time,
+            () = stop.told(), if stopping_at.is_none() => Happened::Stop,
+        }
+    }
+
+    fn take_events(&mut self, peer: &str) -> Result<(), Ended> {
+        while let Some(event) = self.session.poll_event()? {
+            match event {
+                SenderEvent::Welcomed { resume } => self.welcomed(resume, peer)?,
+                SenderEvent::Acknowledged(position) => self.acknowledged(position),
+                SenderEvent::Refused(refusal) => return Err(Ended::Refused(refusal.text().to_owned())),
+                SenderEvent::Goodbye => return Err(Ended::Goodbye),
+            }
+        }
+        Ok(())
+    }
+
+    fn welcomed(&mut self, resume: Position, peer: &str) -> Result<(), Ended> {
+        let next = self.link.queue.next_position();
+        if resume > next {
+            return Err(Ended::AheadOfUs(resume, next));
+        }
+        self.is_agreed = true;
+        self.acknowledged(resume);
+        self.link.queue.set_in_flight(resume);
+        let queued = self.link.queue.figures().queued;
+        tracing::info!(peer, resume = resume.0, queued, "connected");
+        let mut view = self.link.view();
+        view.state = LinkState::Connected;
+        view.reason = None;
+        Ok(())
+    }
+
+    fn acknowledged(&mut self, position: Position) {
+        let mut bytes = 0;
+        while let Some((_, length)) = self.sent.front().filter(|(end, _)| *end <= position) {
+            bytes += length;
+            self.sent.pop_front();
+        }
+        self.link.queue.acknowledge(position, bytes);
+    }
+
+    /// Hands the session all that it takes now. Says whether it would take more that has yet to arrive.
+    fn offer(&mut self) -> bool {
+        while let Some(position) = self.session.wants() {
+            match self.link.queue.next(position) {
+                Next::Batch(batch) => self.send(&batch),
+                Next::Gap(gap) => {
+                    if let Err(error) = self.session.send_gap(gap) {
+                        tracing::error!(%error, "a gap was offered out of turn");
+                    }
+                }
+                Next::InSpool => {
+                    if let Some(batch) = self.take_ahead(position) {
+                        self.send(&batch);
+                    } else {
+                        self.start_reading(position);
+                        return false;
+                    }
+                }
+                Next::Nothing => return true,
+            }
+        }
+        false
+    }
+
+    fn send(&mut self, batch: &Batch) {
+        self.link.queue.set_in_flight(batch.end());
+        match self.session.send_batch(batch) {
+            Ok(()) => self.sent.push_back((batch.end(), u64::from(batch.payload_bytes()))),
+            Err(error) => tracing::error!(%error, "a batch was offered out of turn"),
+        }
+    }
+
+    /// The batch read ahead that holds `position`.
+    fn take_ahead(&mut self, position: Position) -> Option<Batch> {
+        while self.ahead.front().is_some_and(|batch| batch.end() <= position) {
+            self.ahead.pop_front();
+        }
+        if self.ahead.front().is_some_and(|batch| batch.first() <= position) {
+            return self.ahead.pop_front();
+        }
+        self.ahead.clear();
+        None
+    }
+
+    fn start_reading(&mut self, position: Position) {
+        let ready = match &self.backlog {
+            Reading::Idle(_) => true,
+            Reading::Resting(_, until) => *until <= Instant::now(),
+            Reading::Busy(_) => false,
+        };
+        if !ready {
+            return;
+        }
+        let empty = Reading::Idle(Backlog::new(self.link.queue.clone()));
+        if let Reading::Idle(mut backlog) | Reading::Resting(mut backlog, _) =
+            core::mem::replace(&mut self.backlog, empty)
+        {
+            self.backlog = Reading::Busy(tokio::task::spawn_blocking(move || {
+                let outcome = backlog.read(position);
+                (backlog, outcome)
+            }));
+        }
+    }
+
+    fn take_read_ahead(&mut self, backlog: Backlog, outcome: io::Result<Vec<Batch>>) {
+        self.backlog = match outcome {
+            Ok(batches) => {
+                self.ahead.extend(batches);
+                Reading::Idle(backlog)
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot read the spool; trying again");
+                Reading::Resting(backlog, Instant::now() + READ_AGAIN)
+            }
+        };
+    }
+
+    /// Whether everything is acknowledged.
+    fn is_done(&self) -> bool {
+        self.is_agreed && self.link.queue.figures().queued == 0
+    }
+
+    /// Writes what the outbox still holds, for a moment at the most.
+    async fn farewell(&mut self, stream: &mut TcpStream) {
+        let last_words = async {
+            while !self.session.outbox().is_empty() {
+                stream.write_buf(self.session.outbox()).await?;
+            }
+            stream.shutdown().await
+        };
+        if !matches!(timeout(FAREWELL, last_words).await, Ok(Ok(()))) {
+            tracing::debug!("the receiver did not take the last words");
+        }
+    }
+}
+
+/// Waits for a read under way; for ever if there is none.
+async fn read_ahead(reading: &mut Reading) -> (Backlog, io::Result<Vec<Batch>>) {
+    match reading {
+        Reading::Busy(task) => match task.await {
+            Ok(done) => done,
+            Err(_) => core::future::pending().await,
+        },
+        Reading::Idle(_) | Reading::Resting(..) => core::future::pending().await,
+    }
+}
