@@ -35,8 +35,9 @@ fmt:
 clippy:
 	$(CARGO) clippy --all-targets -- -D warnings
 
+# Readers of the source are the only readers of these pages, so they show the private items too.
 doc:
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --no-deps --document-private-items
 
 # The database of advisories is on the network; what is known without it is checked anyway.
 deny:
