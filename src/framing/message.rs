@@ -79,8 +79,6 @@ pub enum RefusalCode {
     UnsupportedVersion,
     /// The sender's messages broke the protocol.
     BrokenProtocol,
-    /// It carries as many sessions as it may.
-    TooManyConnections,
     /// It cannot store the position, so it can acknowledge nothing.
     StorageFailed,
     /// The same sender opened a newer connection.
@@ -91,12 +89,11 @@ pub enum RefusalCode {
 
 impl RefusalCode {
     /// Every reason that this version knows, with its number on the wire.
-    const ALL: [(Self, u8); 5] = [
+    const ALL: [(Self, u8); 4] = [
         (Self::UnsupportedVersion, 1),
         (Self::BrokenProtocol, 2),
-        (Self::TooManyConnections, 3),
-        (Self::StorageFailed, 4),
-        (Self::Superseded, 5),
+        (Self::StorageFailed, 3),
+        (Self::Superseded, 4),
     ];
 
     fn code(self) -> u8 {

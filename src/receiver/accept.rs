@@ -3,13 +3,13 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::receiver::serve::{Shared, serve};
 use crate::secure::preface::{Mode, Parsed, Preface, PrefaceError, Status};
@@ -66,15 +66,16 @@ impl Gate {
     }
 
     async fn admit(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr, stop: Stop) {
+        let deadline = Instant::now() + self.handshake_timeout;
         let place = self.connections.clone().try_acquire_owned();
-        let greeting = timeout(self.handshake_timeout, self.greet(&mut stream, peer, place.is_ok()));
+        let greeting = timeout_at(deadline, self.greet(&mut stream, peer, place.is_ok()));
         let outcome = match greeting.await {
             Ok(outcome) => outcome,
             Err(_) => Err(Turned::TimedOut),
         };
         match outcome {
             Ok(preface) => {
-                serve(&self.shared, stream, peer, preface.sender, self.handshake_timeout, stop).await;
+                serve(&self.shared, stream, peer, preface.sender, deadline, stop).await;
             }
             Err(turned) => self.complain(peer, &turned),
         }
@@ -115,7 +116,7 @@ impl Gate {
 
     fn complain(&self, peer: SocketAddr, turned: &Turned) {
         let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held_back) = complaints.admit(peer.ip(), Instant::now()) {
+        if let Some(held_back) = complaints.admit(peer.ip(), Instant::now().into_std()) {
             tracing::warn!(%peer, held_back, "turned a connection away: {turned}");
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::batch::Batch;
 use crate::framing::{Hello, RefusalCode};
@@ -57,18 +57,18 @@ enum Ended {
     Stopping,
 }
 
-/// Serves `stream` until it ends.
+/// Serves `stream` until it ends. A session must be agreed before `greeted_by`.
 pub(crate) async fn serve(
     shared: &Arc<Shared>,
     mut stream: TcpStream,
     peer: SocketAddr,
     id: SenderId,
-    handshake_timeout: Duration,
+    greeted_by: Instant,
     stop: Stop,
 ) {
     let mut connection =
         Connection { shared, session: ReceiverSession::new(), input: vec![0; READ_SIZE], stop };
-    let greeting = timeout(handshake_timeout, connection.greet(&mut stream, peer, &id));
+    let greeting = timeout_at(greeted_by, connection.greet(&mut stream, peer, &id));
     let ended = match greeting.await {
         Ok(Ok(mut turn)) => {
             let ended = connection.run(&mut stream, &mut turn).await;
