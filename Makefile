@@ -22,7 +22,7 @@ demo:
 	@$(BUILT)/examples/demo
 
 test: test-tools
-	$(CARGO) test
+	$(CARGO) test --quiet
 
 check: fmt clippy doc deny configs
 

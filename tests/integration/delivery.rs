@@ -2,17 +2,17 @@
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
-use std::time::Duration;
+
+use rustix::process::Signal;
 
 use crate::running::shared;
-use crate::support::chatter::{MIXED, Pattern};
+use crate::support::chatter::{LARGE, MIXED, Pattern};
 use crate::support::collector::{Collector, Inbox};
 use crate::support::exporter::Exporters;
 use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use crate::support::load::{Load, Until};
+use crate::support::pair::{Pair, STALL};
 use crate::support::samples::{assert_conserved, count};
-
-const STALL: Duration = Duration::from_secs(10);
 
 /// The longest payload that UDP over IPv4 takes, in bytes.
 const LONGEST: usize = 65_507;
@@ -170,4 +170,25 @@ fn status_tells_what_came_what_went_and_that_all_is_well() {
     assert_eq!(count(&status, "/senders/0/delivered/datagrams"), 90);
     assert_eq!(count(&status, "/senders/0/duplicates"), 0);
     assert_eq!(count(&status, "/collectors/0/delivered/datagrams"), 90);
+}
+
+#[test]
+fn datagrams_that_the_kernel_drops_at_the_socket_are_counted() {
+    let _running = shared();
+    let pair = Pair::connected(1, Pattern::new(LARGE), QUICK_SENDER);
+    let mut exporters = pair.sender.exporters(1, Pattern::new(LARGE));
+    pair.sender.daemon().signal(Signal::STOP);
+    while pair.sender.udp().dropped() == 0 {
+        exporters.send(1000);
+    }
+    pair.sender.daemon().signal(Signal::CONT);
+    pair.sender.udp().wait_until_drained();
+    exporters.send(1); // a datagram tells how many were dropped before it
+    let dropped = pair.sender.udp().dropped();
+    let status = pair.sender.wait_status(STALL, |status| {
+        assert_conserved(status);
+        count(status, "/received/datagrams") == exporters.total() - dropped
+            && count(status, "/dropped/kernel") > 0
+    });
+    assert_eq!(count(&status, "/dropped/kernel"), dropped);
 }
