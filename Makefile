@@ -5,8 +5,8 @@ CARGO ?= cargo
 CARGO_TARGET_DIR ?= target
 BUILT = $(CARGO_TARGET_DIR)/debug
 
-# What the tests with real exporters and collectors need, as program:Debian package.
-TEST_TOOLS = softflowd:softflowd nfcapd:nfdump nfdump:nfdump
+# What the tests with real exporters, collectors and networks need, as program:Debian package.
+TEST_TOOLS = softflowd:softflowd nfcapd:nfdump nfdump:nfdump ip:iproute2 unshare:util-linux
 
 # Debian keeps some of them where only root looks.
 export PATH := $(PATH):/usr/sbin:/sbin

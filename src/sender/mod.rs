@@ -64,3 +64,6 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ mod delivery;
 mod floors;
 mod kit;
 mod outage;
+mod path_mtu;
 mod real_tools;
 mod running;
 #[expect(dead_code, reason = "the demo uses parts of the kit that no test needs")]

@@ -1,32 +1,43 @@
-//! Whether an address is this machine's own, by the route that the kernel takes to it.
+//! The kernel's route to a collector: where datagrams leave from, and whether they leave this machine at all.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::io;
 use std::net::UdpSocket;
 
-/// Whether datagrams to `address` stay on this machine: to an address of its own the kernel sends from that same
-/// address. Connecting a UDP socket looks up the route and sends nothing.
-pub(super) fn is_local(address: SocketAddr) -> io::Result<bool> {
-    let any: IpAddr =
-        if address.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0))?;
+/// Any port of any address in the family of `address`.
+pub(super) fn any_port(address: SocketAddr) -> SocketAddr {
+    if address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() }
+}
+
+/// The address that datagrams to `address` leave from; `None` if there is no route. Connecting a UDP socket looks
+/// the route up and sends nothing.
+pub(super) fn source_to(address: SocketAddr) -> io::Result<Option<IpAddr>> {
+    let socket = UdpSocket::bind(any_port(address))?;
     match socket.connect(address) {
-        Ok(()) => {}
-        // No route there: surely not here.
-        Err(error) if is_unreachable(&error) => return Ok(false),
-        Err(error) => return Err(error),
+        Ok(()) => Ok(Some(socket.local_addr()?.ip())),
+        Err(error) if is_unreachable(&error) => Ok(None),
+        Err(error) => Err(error),
     }
-    let ip = address.ip().to_canonical();
-    Ok(ip.is_loopback() || socket.local_addr()?.ip().to_canonical() == ip)
 }
 
 fn is_unreachable(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable)
 }
 
+/// Whether datagrams to `address`, which leave from `source`, stay on this machine: to an address of its own the
+/// kernel sends from that same address.
+pub(super) fn is_own(address: SocketAddr, source: IpAddr) -> bool {
+    let ip = address.ip().to_canonical();
+    ip.is_loopback() || source.to_canonical() == ip
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn is_local(address: SocketAddr) -> bool {
+        source_to(address).unwrap().is_some_and(|source| is_own(address, source))
+    }
 
     #[test]
     fn loopback_is_local_and_documentation_addresses_are_not() {
@@ -37,16 +48,14 @@ mod tests {
             ("192.0.2.77:9995", false),
             ("[2001:db8::77]:9995", false),
         ] {
-            assert_eq!(is_local(address.parse().unwrap()).unwrap(), expected, "{address}");
+            assert_eq!(is_local(address.parse().unwrap()), expected, "{address}");
         }
     }
 
     #[test]
     fn the_address_that_this_machine_sends_from_is_local() {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        if socket.connect("192.0.2.77:9").is_ok() {
-            let own = SocketAddr::new(socket.local_addr().unwrap().ip(), 9995);
-            assert!(is_local(own).unwrap(), "{own}");
+        if let Some(own) = source_to("192.0.2.77:9".parse().unwrap()).unwrap() {
+            assert!(is_local(SocketAddr::new(own, 9995)), "{own}");
         }
     }
 }

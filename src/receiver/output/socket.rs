@@ -1,6 +1,6 @@
 //! The own socket of an output, and runs of datagrams through it.
 
-use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::net::SocketAddr;
 use std::io::{self, IoSlice};
 
 use rustix::net::addr::SocketAddrArg;
@@ -29,23 +29,17 @@ pub(super) fn open(collector: SocketAddr) -> io::Result<Socket> {
     } else {
         set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::DONT)?;
     }
-    socket.bind(&any_port(collector).into())?;
+    socket.bind(&route::any_port(collector).into())?;
     Ok(socket)
-}
-
-fn any_port(collector: SocketAddr) -> SocketAddr {
-    if collector.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() }
 }
 
 /// A watch on the collector's socket as `socket` reaches it; `None` if the collector is on another machine.
 pub(super) fn watch(socket: &Socket, collector: SocketAddr) -> io::Result<Option<Watch>> {
-    if !route::is_local(collector)? {
+    let Some(ip) = route::source_to(collector)?.filter(|ip| route::is_own(collector, *ip)) else {
         return Ok(None);
-    }
+    };
     let own = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
-    let route = std::net::UdpSocket::bind(any_port(collector))?;
-    route.connect(collector)?;
-    let source = SocketAddr::new(route.local_addr()?.ip(), own.port());
+    let source = SocketAddr::new(ip, own.port());
     // Without the kernel's part for UDP every socket seems absent: ask for one that is there.
     if Watch::open(source, source)?.look()?.is_none() {
         return Err(io::Error::other("the kernel does not tell about UDP sockets (module udp_diag)"));

@@ -1,0 +1,199 @@
+//! The queue with its spool and intake in a real directory, without sockets and link.
+
+use std::time::{Duration, Instant};
+
+use crate::batch::{Batch, BatchBuilder, Compression};
+use crate::datagram::{Datagram, Timestamp};
+use crate::sender::backlog::Backlog;
+use crate::sender::keeper::Keeper;
+use crate::sender::queue::{Next, Queue, Stage};
+use crate::sender::recovery::{Recovered, recover};
+use crate::sequence::Position;
+use crate::spool::{Policy, WhenFull};
+
+fn policy() -> Policy {
+    Policy { min_free: 0, ..Policy::default() }
+}
+
+fn start(directory: &tempfile::TempDir, policy: Policy) -> Recovered {
+    recover(directory.path(), None, policy).unwrap()
+}
+
+/// Ends a run as kill -9 does: nothing is written any more.
+fn kill(recovered: Recovered) {
+    core::mem::forget(recovered);
+}
+
+/// Pushes so many batches of one datagram of `length` bytes.
+fn push(run: &mut Recovered, batches: u64, length: usize) {
+    let mut builder = BatchBuilder::new(run.stream, Compression::None);
+    let address = "192.0.2.7:1".parse().unwrap();
+    for _ in 0..batches {
+        let first = run.queue.next_position();
+        let payload = vec![u8::try_from(first.0 % 251).unwrap(); length];
+        builder
+            .push(&Datagram { exporter: address, local: address, arrival: Timestamp(5), payload: &payload })
+            .unwrap();
+        run.queue.push(builder.finish(first).unwrap(), &mut run.ring);
+    }
+}
+
+/// Runs a keeper until it has put everything into the spool and on disk.
+fn spool_all(run: &Recovered, policy: Policy) {
+    let keeper = Keeper::new(run.queue.clone(), policy.when_full, Duration::from_secs(1));
+    let thread = std::thread::spawn(move || keeper.run());
+    run.queue.go_on_to(Stage::Stopped);
+    thread.join().unwrap();
+}
+
+/// All that the queue gives from `position` on, from memory or from disk: the first position and payload of each.
+fn drain(queue: &std::sync::Arc<Queue>, mut position: Position) -> Vec<u64> {
+    let mut given = Vec::new();
+    let mut backlog = Backlog::new(queue.clone());
+    let mut take = |batch: &Batch| {
+        for (number, datagram) in (batch.first().0..).zip(batch.records().unwrap().iter()) {
+            assert!(datagram.payload.iter().all(|byte| u64::from(*byte) == number % 251));
+            given.push(number);
+        }
+    };
+    loop {
+        match queue.next(position) {
+            Next::Batch(batch) => {
+                take(&batch);
+                position = batch.end();
+            }
+            Next::Gap(gap) => position = gap.end,
+            Next::InSpool => {
+                for batch in backlog.read(position).unwrap() {
+                    take(&batch);
+                    position = batch.end();
+                }
+            }
+            Next::Nothing => return given,
+        }
+    }
+}
+
+fn segments(directory: &tempfile::TempDir) -> usize {
+    let names = std::fs::read_dir(directory.path()).unwrap();
+    names
+        .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|kind| kind == "segment"))
+        .count()
+}
+
+fn assert_balanced(queue: &Queue) {
+    let figures = queue.figures();
+    let counts = figures.counts;
+    assert_eq!(
+        counts.received + counts.recovered,
+        counts.acknowledged + figures.queued + counts.spool_full + counts.too_old + counts.corrupt
+    );
+}
+
+#[test]
+fn what_is_acknowledged_in_time_never_touches_the_spool() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, policy());
+    let keeper = Keeper::new(run.queue.clone(), WhenFull::DropOldest, Duration::from_secs(3600));
+    let thread = std::thread::spawn(move || keeper.run());
+    for _ in 0..100 {
+        push(&mut run, 10, 1464);
+        run.queue.acknowledge(run.queue.next_position(), 14_640);
+    }
+    assert_eq!((run.queue.figures().queued, segments(&directory)), (0, 0));
+    run.queue.go_on_to(Stage::Stopped);
+    thread.join().unwrap();
+    assert_eq!(segments(&directory), 0);
+}
+
+#[test]
+fn what_stays_unacknowledged_goes_to_the_spool_by_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, policy());
+    let keeper = Keeper::new(run.queue.clone(), WhenFull::DropOldest, Duration::ZERO);
+    let thread = std::thread::spawn(move || keeper.run());
+    push(&mut run, 10, 100);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while run.queue.figures().segments == 0 || !matches!(run.queue.next(Position(9)), Next::InSpool) {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    assert_eq!(drain(&run.queue, Position(0)), (0..10).collect::<Vec<_>>());
+    run.queue.acknowledge(Position(10), 0);
+    run.queue.go_on_to(Stage::Stopped);
+    thread.join().unwrap();
+    assert_eq!(segments(&directory), 0, "what is acknowledged is removed");
+}
+
+#[test]
+fn what_was_pushed_survives_a_kill_in_memory_in_the_spool_or_in_both() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, policy());
+    push(&mut run, 5, 100);
+    kill(run);
+    let mut run = start(&directory, policy());
+    assert_eq!(run.queue.figures().counts.recovered, 5);
+    push(&mut run, 5, 3000);
+    spool_all(&run, policy());
+    kill(run);
+    let mut run = start(&directory, policy());
+    push(&mut run, 5, 0);
+    kill(run);
+    let run = start(&directory, policy());
+    assert_eq!(run.queue.figures().counts.recovered, 15);
+    assert_eq!(drain(&run.queue, Position(0)), (0..15).collect::<Vec<_>>());
+    assert_balanced(&run.queue);
+}
+
+#[test]
+fn what_was_acknowledged_before_a_kill_is_not_given_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, policy());
+    push(&mut run, 10, 100);
+    run.queue.acknowledge(Position(7), 0);
+    kill(run);
+    let run = start(&directory, policy());
+    assert_eq!(run.queue.acknowledged(), Position(7));
+    assert_eq!(drain(&run.queue, Position(7)), [7, 8, 9]);
+}
+
+#[test]
+fn a_position_is_never_given_out_twice_even_if_the_intake_is_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, policy());
+    push(&mut run, 10, 100);
+    spool_all(&run, policy());
+    push(&mut run, 3, 100);
+    // The stop above wrote the end of an orderly run; a later one was cut short.
+    kill(run);
+    kill(start(&directory, policy()));
+    std::fs::remove_file(directory.path().join("intake")).unwrap();
+    let mut run = start(&directory, policy());
+    assert!(run.queue.next_position() > Position(13));
+    push(&mut run, 2, 100);
+    let given = drain(&run.queue, Position(0));
+    assert_eq!(given.len(), 12, "ten from the spool, two new ones: {given:?}");
+    assert_balanced(&run.queue);
+}
+
+#[test]
+fn a_spool_that_takes_nothing_lets_the_oldest_or_the_newest_go_as_told() {
+    for (when_full, first_is_kept) in [(WhenFull::DropOldest, false), (WhenFull::DropNewest, true)] {
+        let directory = tempfile::tempdir().unwrap();
+        // Nothing fits: whatever is free must stay free.
+        let full = Policy { min_free: u64::MAX / 2, when_full, ..Policy::default() };
+        let mut run = start(&directory, full);
+        let keeper = Keeper::new(run.queue.clone(), when_full, Duration::ZERO);
+        let thread = std::thread::spawn(move || keeper.run());
+        push(&mut run, 600, 60_000);
+        let figures = run.queue.figures();
+        assert!(figures.counts.spool_full > 0 && figures.queued > 0, "{figures:?}");
+        assert_balanced(&run.queue);
+        let given = drain(&run.queue, run.queue.acknowledged());
+        assert_eq!(given.first() == Some(&0), first_is_kept);
+        assert_eq!(given.last() == Some(&599), !first_is_kept);
+        run.queue.acknowledge(run.queue.next_position(), 0);
+        run.queue.go_on_to(Stage::Stopped);
+        thread.join().unwrap();
+    }
+}
