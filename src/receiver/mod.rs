@@ -11,9 +11,9 @@ mod serve;
 use std::env;
 use std::process;
 
-use crate::cli::{self, Giver, Invocation, ReceiverAction};
-use crate::config::{self, Origin, Overrides, RECEIVER, Surroundings};
-use crate::service::{DaemonError, console};
+use crate::cli::{self, Invocation, ReceiverAction};
+use crate::config::{self, RECEIVER, Surroundings};
+use crate::service::{DaemonError, console, overrides};
 use crate::status::{self, Manner};
 
 /// Does what the command line of this process asks for, and gives the exit code.
@@ -26,14 +26,7 @@ pub fn main() -> process::ExitCode {
 
 fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
     let Invocation { file, given, action } = invocation;
-    let mut overrides = Overrides::default();
-    for given in given {
-        let origin = match given.giver {
-            Giver::Option(name) => Origin::Option(name),
-            Giver::Variable(name) => Origin::Variable(name),
-        };
-        overrides.put(given.key, given.words, origin);
-    }
+    let overrides = overrides(given);
     let surroundings = Surroundings::of_this_process();
     let file = file.as_deref();
     match action {

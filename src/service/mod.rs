@@ -1,5 +1,6 @@
 //! The host: what a service gets from it and tells it, whether systemd runs it or a terminal.
 
+mod command_line;
 pub mod console;
 mod error;
 mod log_limit;
@@ -9,6 +10,7 @@ mod ownership;
 pub mod sockets;
 mod stop;
 
+pub use command_line::overrides;
 pub use error::DaemonError;
 pub use log_limit::LogLimit;
 pub use ownership::{DirectoryLock, OwnershipError};
