@@ -317,6 +317,11 @@ impl<D: Disk> Spool<D> {
         }
     }
 
+    /// From now on `max-size` bounds nothing: for the last batches of a run, which have no other place to stay.
+    pub fn lift_max_size(&mut self) {
+        self.policy.max_size = u64::MAX;
+    }
+
     /// What was dropped since the last call.
     pub fn take_dropped(&mut self) -> Vec<Gap> {
         core::mem::take(&mut self.dropped)
