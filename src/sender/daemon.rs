@@ -93,7 +93,7 @@ async fn supervise(settings: SenderSettings, listeners: Vec<Listener>) -> Result
         stream: recovered.stream,
         queue: recovered.queue.clone(),
         tally: tally.clone(),
-        view: LinkView::new(),
+        view: LinkView::new(&settings.receivers),
         pace: Arc::default(),
     };
     let retry = Arc::new(Notify::new());
@@ -120,6 +120,7 @@ async fn supervise(settings: SenderSettings, listeners: Vec<Listener>) -> Result
         }
     };
     notify::stopping();
+    notify::status(&format!("stopping; {} datagrams queued", reporter.queue.figures().queued));
     tracing::info!("stopping: what the link does not take in {} s stays in the spool", STOP_GRACE.as_secs());
     let everything_spooled = stop_threads(threads, stop_link, link).await;
     if !everything_spooled {
