@@ -175,8 +175,8 @@ impl Keeper {
             }
             (Some(Err(error)), _) => {
                 self.retry_at = Some(Instant::now() + RETRY);
-                state.is_full = true;
                 self.dropped_untold += self.relieve(&mut state);
+                state.is_full = self.when_full == WhenFull::DropNewest || Self::is_crowded(&state);
                 queue.room_changed();
                 self.complain(&error);
             }
@@ -192,7 +192,7 @@ impl Keeper {
     /// The spool takes nothing: if the ring is nearly full too, its oldest batches make room for newer ones.
     fn relieve(&self, state: &mut State) -> u64 {
         let mut lost = 0;
-        if self.when_full == WhenFull::DropOldest && state.tail_bytes() > INTAKE_RING / 4 * 3 {
+        if self.when_full == WhenFull::DropOldest && Self::is_crowded(state) {
             while Queue::is_pressing(state)
                 && let Some((held, _)) = state.tail.front()
                 && state.in_flight <= held.batch.first()
@@ -203,6 +203,11 @@ impl Keeper {
             }
         }
         lost
+    }
+
+    /// Whether the ring is nearly full.
+    fn is_crowded(state: &State) -> bool {
+        state.tail_bytes() > INTAKE_RING / 4 * 3
     }
 
     fn complain(&mut self, error: &AppendError) {
