@@ -3,6 +3,8 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::losses::{REASONS, deliver_the_rest, dropped, gaps, go_on, wait_until_spooled};
 use crate::running::shared;
 use crate::support::chatter::{LARGE, MIXED, Pattern};
@@ -238,4 +240,26 @@ fn a_sender_whose_spool_was_wiped_begins_a_new_stream_and_is_delivered() {
     streams.sort();
     streams.dedup();
     assert_eq!(streams.len(), 3, "each wiped spool is a stream of its own");
+}
+
+#[test]
+fn a_small_spool_whose_receiver_hangs_goes_on_taking_datagrams_and_counts_what_it_drops() {
+    let _running = shared();
+    // Nobody gives the link up, so all that was sent stays on its way and may not be dropped.
+    let toml = small_spool("drop-oldest").replace("200ms\"\n[reconnect]", "1h\"\n[reconnect]");
+    let pair = apart(&toml);
+    pair.link.mend();
+    pair.sender.daemon().signal(Signal::HUP);
+    pair.sender.wait_state("connected", STALL);
+    pair.receiver.daemon().signal(Signal::STOP);
+    let exporters = go_on(&pair, pair.exporters(), 40_000);
+    pair.sender.udp().wait_until_drained();
+    let status = pair.sender.wait_status(STALL, |status| {
+        assert_conserved(status);
+        count(status, "/received/datagrams") == exporters.total()
+    });
+    assert!(dropped(&status, "spool_full") > 0, "{status:#}");
+    pair.receiver.daemon().signal(Signal::CONT);
+    let outcome = deliver_the_rest(&pair, &exporters);
+    assert_eq!(outcome.missing, dropped(&outcome.status, "spool_full"));
 }
