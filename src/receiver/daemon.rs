@@ -57,14 +57,18 @@ async fn supervise(settings: ReceiverSettings) -> Result<(), DaemonError> {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
-            _ = tick.tick() => if let Some(shared) = shared.get() {
-                notify::status(&line(shared));
-                sync(shared).await;
+            _ = tick.tick() => match shared.get() {
+                Some(shared) => {
+                    notify::status(&line(shared));
+                    sync(shared).await;
+                }
+                None => notify::status("looking up the names of the collectors; senders wait"),
             },
             ended = &mut serving => break ended.unwrap_or_else(|error| Err(DaemonError::system(error))),
         }
     };
     notify::stopping();
+    notify::status("stopping");
     tracing::info!("stopping");
     stop.stop();
     if !serving.is_finished() {
@@ -203,5 +207,9 @@ fn line(shared: &Shared) -> String {
     let senders = shared.seats.status();
     let connected = senders.iter().filter(|sender| sender.state == PeerState::Connected).count();
     let delivered: u64 = senders.iter().map(|sender| sender.delivered.datagrams).sum();
-    format!("{connected} senders connected; {delivered} datagrams delivered")
+    let mut parts =
+        vec![format!("{connected} senders connected"), format!("{delivered} datagrams delivered")];
+    let held = collectors(&shared.outputs).into_iter().filter(|collector| collector.held_s > 0);
+    parts.extend(held.map(|held| format!("waiting for {} for {} s", held.address, held.held_s)));
+    parts.join("; ")
 }

@@ -93,7 +93,7 @@ async fn supervise(settings: SenderSettings, listeners: Vec<Listener>) -> Result
         stream: recovered.stream,
         queue: recovered.queue.clone(),
         tally: tally.clone(),
-        view: LinkView::new(),
+        view: LinkView::new(&settings.receivers),
         pace: Arc::default(),
     };
     let retry = Arc::new(Notify::new());
@@ -120,9 +120,15 @@ async fn supervise(settings: SenderSettings, listeners: Vec<Listener>) -> Result
         }
     };
     notify::stopping();
+    notify::status(&format!("stopping; {} datagrams queued", reporter.queue.figures().queued));
     tracing::info!("stopping: what the link does not take in {} s stays in the spool", STOP_GRACE.as_secs());
     let everything_spooled = stop_threads(threads, stop_link, link).await;
-    if everything_spooled && let Err(error) = intake::remove(&intake) {
+    if !everything_spooled {
+        tracing::error!(
+            intake = %intake.display(),
+            "the spool did not take everything: what is left stays in the intake for the next start"
+        );
+    } else if let Err(error) = intake::remove(&intake) {
         tracing::debug!(%error, "cannot remove the intake");
     }
     answers.abort();
@@ -189,7 +195,7 @@ async fn stop_threads(threads: Threads, stop_link: Stopper, link: tokio::task::J
     queue.go_on_to(Stage::Stopped);
     let keeper = tokio::task::spawn_blocking(move || keeper.join());
     let keeper_ended = timeout(STOP_GRACE * 2, keeper).await.is_ok();
-    ingest_ended && keeper_ended
+    ingest_ended && keeper_ended && queue.state().tail.is_empty()
 }
 
 fn answer(reporter: Reporter, retry: Arc<Notify>) -> impl Fn(Request) -> Reply + Clone + Send + 'static {

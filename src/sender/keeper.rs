@@ -65,12 +65,12 @@ impl Keeper {
         }
     }
 
-    /// Runs until the queue is stopped; then everything is on disk.
+    /// Runs until the queue is stopped; then everything is on disk, but for what the disk does not take.
     pub(crate) fn run(mut self) {
         loop {
             let task = self.wait();
-            self.work(&task);
-            if task.stage == Stage::Stopped && task.spill.is_none() {
+            let is_refused = !self.work(&task);
+            if task.stage == Stage::Stopped && (task.spill.is_none() || is_refused) {
                 break;
             }
         }
@@ -113,7 +113,8 @@ impl Keeper {
         let (_, since) = state.tail.front()?;
         let hurry = state.stage > Stage::Running || Queue::is_pressing(state);
         let wanted = if hurry { now } else { *since + self.half };
-        Some(self.retry_at.map_or(wanted, |retry| wanted.max(retry)))
+        let retry_at = self.retry_at.filter(|_| state.stage < Stage::Stopped);
+        Some(retry_at.map_or(wanted, |retry| wanted.max(retry)))
     }
 
     fn task(&self, state: &State, now: Instant) -> Task {
@@ -126,11 +127,16 @@ impl Keeper {
         Task { acknowledged, in_flight: state.in_flight, stage: state.stage, spill }
     }
 
-    fn work(&mut self, task: &Task) {
+    /// Does `task`. Says whether the spool took what was to go there.
+    fn work(&mut self, task: &Task) -> bool {
         let now = Instant::now();
         let queue = self.queue.clone();
         let mut spool = queue.spool();
         spool.acknowledge(task.acknowledged);
+        if task.stage == Stage::Stopped {
+            // The ring may not outlive the service, and what it holds is bounded.
+            spool.lift_max_size();
+        }
         if now >= self.tend_at {
             spool.tend(wall_clock(), task.in_flight);
             self.tend_at = now + TEND_EVERY;
@@ -143,12 +149,14 @@ impl Keeper {
             }
             spool.append(&held.batch, wall_clock(), task.in_flight)
         });
+        let is_taken = !matches!(outcome, Some(Err(_)));
         let dropped = spool.take_dropped();
         self.spool_end = spool.end();
         self.figures.update(&spool);
         drop(spool);
         self.account(task, outcome, &dropped);
         self.sync_if_due();
+        is_taken
     }
 
     /// Takes over into the queue's state what happened to the spool.
@@ -167,8 +175,8 @@ impl Keeper {
             }
             (Some(Err(error)), _) => {
                 self.retry_at = Some(Instant::now() + RETRY);
-                state.is_full = true;
                 self.dropped_untold += self.relieve(&mut state);
+                state.is_full = self.when_full == WhenFull::DropNewest || Self::is_crowded(&state);
                 queue.room_changed();
                 self.complain(&error);
             }
@@ -184,7 +192,7 @@ impl Keeper {
     /// The spool takes nothing: if the ring is nearly full too, its oldest batches make room for newer ones.
     fn relieve(&self, state: &mut State) -> u64 {
         let mut lost = 0;
-        if self.when_full == WhenFull::DropOldest && state.tail_bytes() > INTAKE_RING / 4 * 3 {
+        if self.when_full == WhenFull::DropOldest && Self::is_crowded(state) {
             while Queue::is_pressing(state)
                 && let Some((held, _)) = state.tail.front()
                 && state.in_flight <= held.batch.first()
@@ -195,6 +203,11 @@ impl Keeper {
             }
         }
         lost
+    }
+
+    /// Whether the ring is nearly full.
+    fn is_crowded(state: &State) -> bool {
+        state.tail_bytes() > INTAKE_RING / 4 * 3
     }
 
     fn complain(&mut self, error: &AppendError) {
@@ -248,11 +261,22 @@ impl Keeper {
     }
 
     fn finish(&mut self) {
-        self.sync();
-        let (acknowledged, next) = {
+        let (acknowledged, next, dropped_last) = {
             let state = self.queue.state();
-            (state.ledger.acknowledged(), state.ledger.next())
+            let (acknowledged, next) = (state.ledger.acknowledged(), state.ledger.next());
+            let from = self.spool_end.unwrap_or_default().max(acknowledged);
+            // Behind a tail that the disk did not take, a record would have to stand alone.
+            let dropped_last: Vec<Gap> = if state.tail.is_empty() {
+                state.ledger.gaps_within(from, next).collect()
+            } else {
+                Vec::new()
+            };
+            (acknowledged, next, dropped_last)
         };
+        for gap in dropped_last {
+            self.queue.spool().record_gap(gap);
+        }
+        self.sync();
         if let Err(error) = self.queue.spool().end_run(acknowledged, next) {
             tracing::warn!(%error, "cannot write down where the spool stands; the next start works it out");
         }

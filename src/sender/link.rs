@@ -65,8 +65,11 @@ pub(crate) struct Link {
 }
 
 impl LinkView {
-    pub(crate) fn new() -> Arc<Mutex<Self>> {
-        Arc::new(Mutex::new(Self { state: LinkState::Waiting(None), receiver: None, reason: None }))
+    /// The link before its first attempt, which goes to the first of these.
+    pub(crate) fn new(receivers: &[HostPort]) -> Arc<Mutex<Self>> {
+        let receiver = receivers.first().map(ToString::to_string);
+        let state = if receiver.is_some() { LinkState::Connecting } else { LinkState::Waiting(None) };
+        Arc::new(Mutex::new(Self { state, receiver, reason: None }))
     }
 }
 

@@ -20,7 +20,7 @@ use crate::sender::intake::{Held, Marks, Ring};
 use crate::sender::ledger::{Counts, Ledger};
 use crate::sequence::{Gap, GapReason, Position};
 use crate::spool::disk::Directory;
-use crate::spool::{Damage, SegmentReader, Spool, WhenFull};
+use crate::spool::{Damage, SegmentReader, Spool};
 
 /// What follows at a position.
 #[derive(Clone, Debug)]
@@ -96,7 +96,8 @@ pub(crate) struct State {
     pub(crate) tail: VecDeque<(Held, Instant)>,
     /// Positions below may be on their way to the receiver.
     pub(crate) in_flight: Position,
-    /// The spool took no more when it was last tried.
+    /// The spool took no more when it was last tried, and nothing in the ring may give way: what does not fit
+    /// into the ring is dropped.
     pub(crate) is_full: bool,
     pub(crate) stage: Stage,
     pub(crate) spool: SpoolFigures,
@@ -116,7 +117,6 @@ pub(crate) struct Queue {
     state: Mutex<State>,
     pub(crate) spool: Mutex<Spool<Directory>>,
     marks: Arc<Marks>,
-    when_full: WhenFull,
     /// Something changed that the keeper may have to act on.
     pub(crate) work: Condvar,
     /// The ring has more room.
@@ -126,13 +126,7 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    pub(crate) fn new(
-        ledger: Ledger,
-        spool: Spool<Directory>,
-        held: Vec<Held>,
-        marks: Arc<Marks>,
-        when_full: WhenFull,
-    ) -> Self {
+    pub(crate) fn new(ledger: Ledger, spool: Spool<Directory>, held: Vec<Held>, marks: Arc<Marks>) -> Self {
         let now = Instant::now();
         let ring_head = held.last().map_or(0, |newest| newest.end);
         let figures = SpoolFigures::of(&spool);
@@ -149,7 +143,6 @@ impl Queue {
             state: Mutex::new(state),
             spool: Mutex::new(spool),
             marks,
-            when_full,
             work: Condvar::new(),
             room: Condvar::new(),
             arrived: Notify::new(),
@@ -170,7 +163,7 @@ impl Queue {
     }
 
     /// Takes a batch in, which starts at `next_position`. Once this returns, it survives the process. Waits for
-    /// room only when neither disk nor link takes anything; drops the batch then if the policy says so.
+    /// room until the keeper has tried to make some; drops the batch if there is none then.
     pub(crate) fn push(&self, batch: Batch, ring: &mut Ring) {
         let (datagrams, bytes) = (u64::from(batch.datagrams()), u64::from(batch.payload_bytes()));
         let (first, end) = (batch.first(), batch.end());
@@ -204,7 +197,7 @@ impl Queue {
             if ring.fits(batch, tail) {
                 return true;
             }
-            if state.is_full && self.when_full == WhenFull::DropNewest {
+            if state.is_full {
                 return false;
             }
             state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);

@@ -90,7 +90,7 @@ pub(crate) fn recover(
     intake.marks.set_acknowledged(ledger.acknowledged());
     tell(&opened, &ledger, &held);
 
-    let queue = Queue::new(ledger, opened.spool, held, intake.marks.clone(), policy.when_full);
+    let queue = Queue::new(ledger, opened.spool, held, intake.marks.clone());
     Ok(Recovered {
         queue: Arc::new(queue),
         stream,

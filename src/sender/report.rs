@@ -81,7 +81,10 @@ impl Reporter {
         let state = match (status.state, status.retry_in_s) {
             (status::LinkState::Connected, _) => format!("connected to {receiver}"),
             (status::LinkState::Connecting, _) => format!("connecting to {receiver}"),
-            (_, Some(seconds)) => format!("not connected to {receiver}, next try in {seconds} s"),
+            (_, Some(seconds)) => {
+                let reason = status.reason.as_deref().unwrap_or("no reason is known");
+                format!("not connected to {receiver}: {reason}; next try in {seconds} s")
+            }
             (_, None) => "no receiver configured, spooling only".to_owned(),
         };
         format!("{state}; {} datagrams queued; {:.0} datagrams/s in", status.queued.datagrams, self.rates().0)

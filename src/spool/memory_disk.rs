@@ -23,6 +23,7 @@ pub(crate) struct MemoryDisk {
     now: Rc<RefCell<Names>>,
     synced: Rc<RefCell<Names>>,
     capacity: Rc<Cell<u64>>,
+    files_max: Rc<Cell<usize>>,
     failing: Rc<Cell<bool>>,
     opened: Rc<RefCell<Vec<String>>>,
 }
@@ -33,6 +34,7 @@ impl Default for MemoryDisk {
             now: Rc::default(),
             synced: Rc::default(),
             capacity: Rc::new(Cell::new(u64::MAX)),
+            files_max: Rc::new(Cell::new(usize::MAX)),
             failing: Rc::default(),
             opened: Rc::default(),
         }
@@ -83,6 +85,11 @@ impl MemoryDisk {
     /// From now on at most so many bytes fit; a write over that is torn and fails with ENOSPC.
     pub(crate) fn set_capacity(&self, bytes: u64) {
         self.capacity.set(bytes);
+    }
+
+    /// From now on there are at most so many files; one more fails with ENOSPC.
+    pub(crate) fn set_files_max(&self, files: usize) {
+        self.files_max.set(files);
     }
 
     /// From now on every write and read fails with EIO, or no longer.
@@ -144,7 +151,11 @@ impl Disk for MemoryDisk {
 
     fn create(&self, name: &str) -> io::Result<MemoryFile> {
         self.check()?;
-        let content = self.now.borrow_mut().entry(name.to_owned()).or_default().clone();
+        let mut names = self.now.borrow_mut();
+        if names.len() >= self.files_max.get() && !names.contains_key(name) {
+            return Err(rustix::io::Errno::NOSPC.into());
+        }
+        let content = names.entry(name.to_owned()).or_default().clone();
         Ok(MemoryFile { content, disk: self.clone() })
     }
 

@@ -257,11 +257,15 @@ impl<D: Disk> Spool<D> {
         }
         self.forget_segment(first);
         let gap = Gap { first: first.max(self.acknowledged), end, reason };
-        if gap.first < gap.end {
-            self.record_gap(gap);
+        let recorded = if gap.first < gap.end {
             self.dropped.push(gap);
-        }
+            self.write_gap(gap)
+        } else {
+            Ok(())
+        };
         self.remove_file(&name::segment(first));
+        // A disk that had no room for one more file has it now.
+        tell_unrecorded(gap, recorded.or_else(|_| self.disk.create(&name::gap(&gap)).map(drop)));
         Some(())
     }
 
@@ -289,11 +293,17 @@ impl<D: Disk> Spool<D> {
     /// Leaves a record that the positions of `gap` are gone; where no piece covers them yet, they follow the end.
     /// A record that cannot be written is kept in memory.
     pub fn record_gap(&mut self, gap: Gap) {
+        let recorded = self.write_gap(gap);
+        tell_unrecorded(gap, recorded);
+    }
+
+    fn write_gap(&mut self, gap: Gap) -> io::Result<()> {
+        self.names_unsynced = true;
         if self.active.as_ref().is_some_and(|active| active.first <= gap.first) {
             self.active = None;
         }
         let before = self.pieces.range(..gap.first).next_back().map(|(first, piece)| (*first, *piece));
-        let written = match before {
+        match before {
             Some((first, Piece::Gap { end, reason })) if end == gap.first && reason == gap.reason => {
                 let old = Gap { first, end, reason };
                 let new = Gap { end: gap.end, ..old };
@@ -302,13 +312,14 @@ impl<D: Disk> Spool<D> {
             }
             _ => {
                 self.pieces.insert(gap.first, Piece::Gap { end: gap.end, reason: gap.reason });
-                self.disk.create(&name::gap(&gap)).map(|_| ())
+                self.disk.create(&name::gap(&gap)).map(drop)
             }
-        };
-        self.names_unsynced = true;
-        if let Err(error) = written {
-            tracing::warn!(first = gap.first.0, end = gap.end.0, %error, "cannot record a gap in the spool");
         }
+    }
+
+    /// From now on `max-size` bounds nothing: for the last batches of a run, which have no other place to stay.
+    pub fn lift_max_size(&mut self) {
+        self.policy.max_size = u64::MAX;
     }
 
     /// What was dropped since the last call.
@@ -416,6 +427,12 @@ impl<D: Disk> Spool<D> {
     /// Writes down where an orderly run ends, once everything else is on disk.
     pub fn end_run(&self, acknowledged: Position, next: Position) -> io::Result<()> {
         Identity { stream: self.stream, last_run: LastRun::Orderly { acknowledged, next } }.write(&self.disk)
+    }
+}
+
+fn tell_unrecorded(gap: Gap, recorded: io::Result<()>) {
+    if let Err(error) = recorded {
+        tracing::warn!(first = gap.first.0, end = gap.end.0, %error, "cannot record a gap in the spool");
     }
 }
 

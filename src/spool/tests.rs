@@ -199,6 +199,22 @@ fn a_full_spool_drops_the_oldest_segment_and_leaves_a_gap_that_lasts() {
 }
 
 #[test]
+fn a_disk_with_room_for_no_more_files_drops_the_oldest_and_the_gap_lasts() {
+    let disk = MemoryDisk::default();
+    let mut spool = open_with(&disk, policy()).spool;
+    spool.append(&batch(0, 3), NOW, Position(0)).unwrap();
+    disk.set_files_max(disk.names().len() + 3);
+    for number in 1..40 {
+        spool.append(&batch(number * 3, 3), NOW, Position(0)).unwrap();
+    }
+    let lost: u64 = spool.take_dropped().iter().map(Gap::datagrams).sum();
+    assert!(lost > 0);
+    let opened = open_with(&disk, policy());
+    let whole = Gap { first: Position(0), end: Position(lost), reason: GapReason::SpoolFull };
+    assert_eq!((opened.spool.gaps().collect::<Vec<_>>(), opened.missing), (vec![whole], vec![]));
+}
+
+#[test]
 fn a_full_spool_refuses_what_is_newest_if_told_to() {
     let disk = MemoryDisk::default();
     let small = Policy { max_size: 1500, when_full: WhenFull::DropNewest, ..policy() };

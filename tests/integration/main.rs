@@ -10,12 +10,18 @@
 mod backlog;
 mod bad_input;
 mod chaos;
+mod damage;
 mod delivery;
 mod floors;
+mod full_disk;
 mod kit;
+mod limits;
+mod losses;
 mod outage;
 mod path_mtu;
 mod real_tools;
+mod rivals;
 mod running;
+mod service;
 #[expect(dead_code, reason = "the demo uses parts of the kit that no test needs")]
 mod support;

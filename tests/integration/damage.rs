@@ -1,0 +1,193 @@
+//! A damaged spool: the smallest piece is set aside and counted, on both sides; all the rest is delivered.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::losses::{
+    Outcome, deliver_the_rest, dropped, first_position, length, segments, wait_until_spooled,
+};
+use crate::running::shared;
+use crate::support::chatter::{LARGE, Pattern};
+use crate::support::hosts::QUICK_SENDER;
+use crate::support::load::Until;
+use crate::support::pair::{Pair, STALL};
+use crate::support::samples::assert_conserved;
+
+/// Datagrams in the backlog: about ten segments of 256 KiB.
+const BACKLOG: u64 = 2000;
+
+/// Bytes in front of the first batch of a segment, and of a batch's header (docs/spool-format.md).
+const SEGMENT_HEADER: u64 = 64;
+
+/// The longest batch holds so many datagrams of this pattern at most.
+const BATCH: u64 = 64 * 1024 / 1300;
+
+/// What a damage costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cost {
+    Nothing,
+    /// One batch, and no more.
+    Batch,
+    /// So many datagrams.
+    Exactly(u64),
+    /// Any part of so many datagrams.
+    Within(u64),
+}
+
+/// Lets `damage` at the segments of a stopped sender with a backlog; then all but what that costs must arrive. Returns
+/// the sizes of the pieces set aside, in bytes.
+fn damaged(damage: impl FnOnce(&[PathBuf]) -> Cost) -> Vec<u64> {
+    let _running = shared();
+    let toml = format!("{QUICK_SENDER}sync-after = \"0s\"\nrotate-size = \"256KiB\"\n");
+    let mut pair = Pair::new(2, Pattern::new(LARGE), &toml);
+    pair.link.cut();
+    pair.receiver.start();
+    pair.sender.start();
+    let exporters = pair.load(None, Until::Sent(BACKLOG)).finish();
+    wait_until_spooled(&pair);
+    assert_eq!(pair.sender.take().terminate().code(), Some(0));
+    let spool = pair.sender.path("spool");
+    let files = segments(&spool);
+    assert!(files.len() > 6, "{files:?}");
+    let cost = damage(&files);
+
+    pair.sender.start();
+    assert_conserved(&pair.sender.status());
+    pair.link.mend();
+    let Outcome { status, missing, .. } = deliver_the_rest(&pair, &exporters);
+    assert_eq!(missing, dropped(&status, "corrupt"), "{status:#}");
+    let right = match cost {
+        Cost::Nothing => missing == 0,
+        Cost::Batch => (1..=BATCH).contains(&missing),
+        Cost::Exactly(datagrams) => missing == datagrams,
+        Cost::Within(datagrams) => (1..=datagrams).contains(&missing),
+    };
+    assert!(right, "{missing} datagrams are missing where the damage costs {cost:?}\n{status:#}");
+    if missing > 0 {
+        pair.sender.daemon().wait_for_log(&["spool", "the rest is delivered"], STALL);
+    }
+    let aside = std::fs::read_dir(spool.join("damaged")).unwrap();
+    aside.map(|entry| length(&entry.unwrap().path())).collect()
+}
+
+/// Turns over all bits of `count` bytes at `offset`.
+fn flip(segment: &Path, offset: u64, count: usize) {
+    let file = OpenOptions::new().read(true).write(true).open(segment).unwrap();
+    let mut bytes = vec![0; count];
+    file.read_exact_at(&mut bytes, offset).unwrap();
+    for byte in &mut bytes {
+        *byte = !*byte;
+    }
+    file.write_all_at(&bytes, offset).unwrap();
+}
+
+fn cut(segment: &Path, length: u64) {
+    OpenOptions::new().write(true).open(segment).unwrap().set_len(length).unwrap();
+}
+
+/// How many positions the segment at `index` holds; the last one ends with the backlog.
+fn positions(files: &[PathBuf], index: usize) -> u64 {
+    let end = files.get(index + 1).map_or(BACKLOG, |next| first_position(next));
+    end - first_position(&files[index])
+}
+
+#[test]
+fn a_flipped_byte_costs_one_batch_which_is_set_aside() {
+    let aside = damaged(|files| {
+        flip(&files[4], length(&files[4]) / 2, 1);
+        Cost::Batch
+    });
+    assert!(matches!(aside[..], [size] if size > 0), "{aside:?}");
+}
+
+#[test]
+fn a_damaged_segment_header_costs_nothing() {
+    damaged(|files| {
+        flip(&files[0], 8, 4);
+        flip(&files[3], 0, 64);
+        Cost::Nothing
+    });
+}
+
+#[test]
+fn a_damaged_batch_header_costs_one_batch() {
+    let aside = damaged(|files| {
+        flip(&files[2], SEGMENT_HEADER, 4);
+        Cost::Batch
+    });
+    assert!(matches!(aside[..], [size] if size > 0), "{aside:?}");
+}
+
+#[test]
+fn a_segment_that_is_cut_loses_what_was_behind_the_cut() {
+    damaged(|files| {
+        cut(&files[3], length(&files[3]) / 2);
+        Cost::Within(positions(files, 3))
+    });
+}
+
+#[test]
+fn a_last_segment_that_is_cut_loses_its_torn_end() {
+    let aside = damaged(|files| {
+        let last = files.last().unwrap();
+        cut(last, length(last) - 1);
+        Cost::Batch
+    });
+    assert!(matches!(aside[..], [size] if size > 0), "{aside:?}");
+}
+
+#[test]
+fn a_segment_of_nothing_but_zeros_is_set_aside_whole() {
+    let aside = damaged(|files| {
+        let size = length(&files[5]);
+        cut(&files[5], 0);
+        cut(&files[5], size);
+        Cost::Exactly(positions(files, 5))
+    });
+    assert!(matches!(aside[..], [size] if size > 0), "{aside:?}");
+}
+
+#[test]
+fn a_first_segment_that_is_gone_is_counted() {
+    damaged(|files| {
+        std::fs::remove_file(&files[0]).unwrap();
+        Cost::Exactly(positions(files, 0))
+    });
+}
+
+#[test]
+fn a_segment_in_the_middle_that_is_gone_is_counted() {
+    damaged(|files| {
+        std::fs::remove_file(&files[4]).unwrap();
+        Cost::Exactly(positions(files, 4))
+    });
+}
+
+#[test]
+fn a_last_segment_that_is_gone_is_counted() {
+    damaged(|files| {
+        std::fs::remove_file(files.last().unwrap()).unwrap();
+        Cost::Exactly(positions(files, files.len() - 1))
+    });
+}
+
+#[test]
+fn an_empty_segment_and_foreign_files_harm_nothing_else() {
+    damaged(|files| {
+        let spool = files[0].parent().unwrap();
+        std::fs::write(spool.join("notes.txt"), "ours").unwrap();
+        std::fs::create_dir(spool.join("lost+found")).unwrap();
+        File::create(&files[6]).unwrap();
+        Cost::Exactly(positions(files, 6))
+    });
+}
+
+#[test]
+fn a_damaged_stream_file_costs_nothing() {
+    damaged(|files| {
+        let stream = files[0].with_file_name("stream");
+        flip(&stream, 0, usize::try_from(length(&stream)).unwrap());
+        Cost::Nothing
+    });
+}

@@ -1,0 +1,173 @@
+//! A spool on a disk that is really full: nf-sender goes on, counts what it had to drop, and delivers the rest.
+//!
+//! Needs root, for a small file system of its own.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::losses::{deliver_the_rest, dropped, go_on, wait_until_spooled};
+use crate::running::shared;
+use crate::support::chatter::{LARGE, Pattern};
+use crate::support::hosts::QUICK_SENDER;
+use crate::support::load::Until;
+use crate::support::pair::{Pair, STALL};
+use crate::support::samples::{Sampler, assert_conserved, count};
+
+/// The least payload bytes that a datagram of `LARGE` has on average.
+const DATAGRAM: u64 = 1358;
+
+/// Whether small file systems can be mounted. Where continuous integration runs (`CI=true`) they must be.
+fn may_mount() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    let required = std::env::var("CI").is_ok_and(|value| value == "true");
+    assert!(is_root || !required, "only root can mount the small disks of these tests");
+    if !is_root {
+        eprintln!("skipped: only root can mount a small disk");
+    }
+    is_root
+}
+
+/// A small file system at a directory of its own.
+struct Disk {
+    place: PathBuf,
+}
+
+impl Disk {
+    /// Mounts what these arguments of mount(8) name.
+    fn mount(arguments: &[&str], place: &Path) -> Self {
+        std::fs::create_dir(place).unwrap();
+        run(Command::new("mount").args(arguments).arg(place));
+        Self { place: place.to_owned() }
+    }
+
+    /// An ext4 of so many MiB, in a file.
+    fn ext4(mebibytes: u64, image: &Path, place: &Path) -> Self {
+        File::create(image).unwrap().set_len(mebibytes << 20).unwrap();
+        run(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(image));
+        Self::mount(&["-o", "loop", image.to_str().unwrap()], place)
+    }
+
+    /// Takes all the room that is left, as some other program might; gives the file that took it.
+    fn fill(&self) -> PathBuf {
+        let path = self.place.join("somebody-elses");
+        let mut file = File::create(&path).unwrap();
+        let chunk = [1; 4096];
+        while file.write_all(&chunk).is_ok() {}
+        path
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("--lazy").arg(&self.place).status());
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Waits until nf-sender has received so many datagrams and dropped some.
+fn wait_until_full(pair: &Pair, received: u64) -> Value {
+    pair.sender.udp().wait_until_drained();
+    pair.sender.wait_status(STALL, |status| {
+        assert_conserved(status);
+        count(status, "/received/datagrams") == received && dropped(status, "spool_full") > 0
+    })
+}
+
+/// Fills a pair's disk with what the link does not take, kills nf-sender, gives it more, and lets the link up: all but
+/// what was dropped arrives.
+fn goes_on(toml: &str, mount: impl FnOnce(&Pair) -> Disk) {
+    let mut pair = Pair::new(2, Pattern::new(LARGE), &format!("{QUICK_SENDER}{toml}"));
+    let disk = mount(&pair);
+    pair.link.cut();
+    pair.receiver.start();
+    pair.sender.start();
+    let watch = Sampler::start(pair.sender.control(), Duration::from_millis(50));
+    let exporters = pair.load(None, Until::Sent(8000)).finish();
+    let filler = disk.fill();
+    let exporters = go_on(&pair, exporters, 40_000);
+    let status = wait_until_full(&pair, 40_000);
+    assert_eq!(status["state"], "waiting", "{status:#}");
+    pair.sender.daemon().wait_for_log(&["dropped datagrams by the spool's limits"], STALL);
+
+    std::fs::remove_file(filler).unwrap();
+    let exporters = go_on(&pair, exporters, 42_000);
+    pair.link.mend();
+    let outcome = deliver_the_rest(&pair, &exporters);
+    watch.finish();
+    assert_eq!(outcome.missing, dropped(&outcome.status, "spool_full"), "{:#}", outcome.status);
+    for (tally, sent) in outcome.report.exporters.iter().zip(exporters.sent()) {
+        assert!(tally.missing(*sent).iter().all(|(_, end)| end < sent), "the newest arrived");
+    }
+}
+
+#[test]
+fn a_full_ext4_costs_the_oldest_and_nothing_else() {
+    let _running = shared();
+    if may_mount() {
+        goes_on("rotate-size = \"1MiB\"\n", |pair| {
+            Disk::ext4(32, &pair.sender.path("disk"), &pair.sender.path("spool"))
+        });
+    }
+}
+
+#[test]
+fn a_full_ext4_that_keeps_the_oldest_costs_the_newest_only_and_an_orderly_stop_nothing_more() {
+    let _running = shared();
+    if !may_mount() {
+        return;
+    }
+    let toml = format!("{QUICK_SENDER}sync-after = \"0s\"\nwhen-full = \"drop-newest\"\n");
+    let mut pair = Pair::new(2, Pattern::new(LARGE), &toml);
+    let disk = Disk::ext4(16, &pair.sender.path("disk"), &pair.sender.path("spool"));
+    pair.link.cut();
+    pair.receiver.start();
+    pair.sender.start();
+    let exporters = pair.load(None, Until::Sent(2000)).finish();
+    wait_until_spooled(&pair);
+    disk.fill();
+    let exporters = go_on(&pair, exporters, 30_000);
+    let status = wait_until_full(&pair, 30_000);
+    let (held, full) = (count(&status, "/queued/datagrams"), dropped(&status, "spool_full"));
+    assert!(held * DATAGRAM > 18 << 20, "the intake alone holds 16 MiB\n{status:#}");
+
+    assert_eq!(pair.sender.take().terminate().code(), Some(0));
+    pair.sender.start();
+    assert_eq!(count(&pair.sender.status(), "/queued/datagrams"), held);
+    pair.link.mend();
+    assert_eq!(deliver_the_rest(&pair, &exporters).missing, full);
+}
+
+#[test]
+fn a_disk_without_inodes_costs_the_oldest_and_a_kill_costs_nothing_more() {
+    let _running = shared();
+    if !may_mount() {
+        return;
+    }
+    let toml = format!("{QUICK_SENDER}sync-after = \"0s\"\nrotate-size = \"128KiB\"\n");
+    let mut pair = Pair::new(2, Pattern::new(LARGE), &toml);
+    let options = ["-t", "tmpfs", "-o", "size=64m,nr_inodes=24", "spool"];
+    let _disk = Disk::mount(&options, &pair.sender.path("spool"));
+    pair.link.cut();
+    pair.receiver.start();
+    pair.sender.start();
+    let exporters = pair.load(None, Until::Sent(5000)).finish();
+    let first_run = dropped(&wait_until_spooled(&pair), "spool_full");
+    assert!(first_run > 0);
+    pair.sender.take().kill();
+    pair.sender.start();
+    let exporters = go_on(&pair, exporters, 7000);
+    wait_until_spooled(&pair);
+    pair.link.mend();
+    let outcome = deliver_the_rest(&pair, &exporters);
+    assert_eq!(outcome.missing, first_run + dropped(&outcome.status, "spool_full"));
+    assert_eq!(dropped(&outcome.status, "corrupt"), 0, "{:#}", outcome.status);
+}

@@ -1,0 +1,265 @@
+//! The bounds of the spool: what gives way, that both sides count it, and that the rest arrives in order.
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::losses::{REASONS, deliver_the_rest, dropped, gaps, go_on, wait_until_spooled};
+use crate::running::shared;
+use crate::support::chatter::{LARGE, MIXED, Pattern};
+use crate::support::exporter::Exporters;
+use crate::support::hosts::{QUICK_SENDER, SenderHost};
+use crate::support::load::{Load, Until};
+use crate::support::pair::{Pair, STALL};
+use crate::support::samples::{Sampler, assert_conserved, count};
+
+const EXPORTERS: u16 = 3;
+
+/// The least payload bytes that a datagram of `LARGE` has on average.
+const DATAGRAM: u64 = 1358;
+
+/// How often the status is looked at while things change.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A spool of 4 MiB that takes up at once what the link does not.
+fn small_spool(when_full: &str) -> String {
+    format!(
+        "{QUICK_SENDER}sync-after = \"0s\"\nmax-size = \"4MiB\"\nrotate-size = \"1MiB\"\nwhen-full = \"{when_full}\"\n"
+    )
+}
+
+/// A pair whose link has been down from the start.
+fn apart(toml: &str) -> Pair {
+    let mut pair = Pair::new(EXPORTERS, Pattern::new(LARGE), toml);
+    pair.link.cut();
+    pair.receiver.start();
+    pair.sender.start();
+    pair
+}
+
+#[test]
+fn a_full_spool_drops_the_oldest_and_says_so_over_a_kill_too() {
+    let _running = shared();
+    let mut pair = apart(&small_spool("drop-oldest"));
+    let watch = Sampler::start(pair.sender.control(), LOOK);
+    let exporters = go_on(&pair, pair.exporters(), 5000);
+    let first_run = dropped(&wait_until_spooled(&pair), "spool_full");
+    assert!(first_run > 1000, "{first_run}");
+    pair.sender.take().kill();
+    pair.sender.start();
+    let exporters = go_on(&pair, exporters, 10_000);
+    let held = wait_until_spooled(&pair);
+    assert!(count(&held, "/queued/bytes") <= 4 << 20, "{held:#}");
+    pair.link.mend();
+    let outcome = deliver_the_rest(&pair, &exporters);
+    watch.finish();
+    assert_eq!(outcome.missing, first_run + dropped(&outcome.status, "spool_full"));
+    assert_eq!((dropped(&outcome.status, "corrupt"), dropped(&outcome.status, "too_old")), (0, 0));
+    for (tally, sent) in outcome.report.exporters.iter().zip(exporters.sent()) {
+        let missing = tally.missing(*sent);
+        assert!(matches!(missing[..], [(0, _)]), "not just the oldest is missing: {missing:?}");
+    }
+}
+
+#[test]
+fn what_was_delivered_before_a_kill_under_load_and_what_was_kept_arrive_around_one_gap() {
+    let _running = shared();
+    let mut pair = apart(&small_spool("drop-oldest"));
+    pair.link.mend();
+    let watch = Sampler::start(pair.sender.control(), LOOK);
+    let exporters = go_on(&pair, pair.exporters(), 300);
+    pair.collector.wait_for_all(exporters.sent(), STALL);
+    pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+    pair.link.cut();
+    let load = Load::start(exporters, pair.sender.udp().clone(), Some(8000), Until::Sent(10_000));
+    pair.sender.wait_status(STALL, |status| dropped(status, "spool_full") > 500);
+    pair.sender.take().kill();
+    pair.sender.start();
+    let exporters = load.finish();
+    wait_until_spooled(&pair);
+    pair.link.mend();
+    let outcome = deliver_the_rest(&pair, &exporters);
+    watch.finish();
+    assert_eq!(dropped(&outcome.status, "corrupt"), 0, "{:#}", outcome.status);
+    for (tally, sent) in outcome.report.exporters.iter().zip(exporters.sent()) {
+        let missing = tally.missing(*sent);
+        assert!(matches!(missing[..], [(100, _)]), "not one gap after 100 datagrams: {missing:?}");
+    }
+}
+
+/// Sends more than spool and intake take while the link is down, and returns how much of it was sent.
+fn overfill(pair: &Pair) -> Exporters {
+    let exporters = go_on(pair, pair.exporters(), 22_000);
+    pair.sender.udp().wait_until_drained();
+    let status = pair.sender.wait_status(STALL, |status| {
+        assert_conserved(status);
+        let came = count(status, "/received/datagrams");
+        came == exporters.total() && dropped(status, "spool_full") > 0
+    });
+    // The spool has 4 MiB and the intake 16 MiB, each but for the last batch that did not fit.
+    assert!(count(&status, "/queued/datagrams") * DATAGRAM > 19 << 20, "{status:#}");
+    exporters
+}
+
+#[test]
+fn a_full_spool_that_drops_the_newest_keeps_what_came_first() {
+    let _running = shared();
+    let pair = apart(&small_spool("drop-newest"));
+    let watch = Sampler::start(pair.sender.control(), LOOK);
+    let exporters = overfill(&pair);
+    pair.link.mend();
+    let outcome = deliver_the_rest(&pair, &exporters);
+    assert_eq!(outcome.missing, dropped(&outcome.status, "spool_full"));
+    for (tally, sent) in outcome.report.exporters.iter().zip(exporters.sent()) {
+        let first_missing = u64::from(tally.missing(*sent)[0].0);
+        assert!(first_missing * u64::from(EXPORTERS) * DATAGRAM > 19 << 20, "{first_missing}");
+    }
+    let exporters = go_on(&pair, exporters, 22_500);
+    let after = deliver_the_rest(&pair, &exporters);
+    watch.finish();
+    assert_eq!(after.missing, outcome.missing, "with the link up there is room again");
+}
+
+#[test]
+fn what_a_full_spool_could_not_take_is_not_lost_by_an_orderly_stop() {
+    let _running = shared();
+    let mut pair = apart(&small_spool("drop-newest"));
+    let exporters = overfill(&pair);
+    let status = pair.sender.status();
+    let (held, full) = (count(&status, "/queued/datagrams"), dropped(&status, "spool_full"));
+    assert_eq!(pair.sender.take().terminate().code(), Some(0));
+    pair.sender.start();
+    let status = pair.sender.status();
+    assert_eq!(count(&status, "/recovered/datagrams"), held, "{status:#}");
+    pair.link.mend();
+    let outcome = deliver_the_rest(&pair, &exporters);
+    assert_eq!(outcome.missing, full);
+    assert_eq!(REASONS.map(|reason| dropped(&outcome.status, reason)), [0; 3], "{:#}", outcome.status);
+}
+
+#[test]
+fn what_is_older_than_max_age_is_dropped_as_too_old_and_the_younger_arrives() {
+    let _running = shared();
+    let toml = format!(
+        "{QUICK_SENDER}sync-after = \"0s\"\nmax-age = \"3s\"\nrotate-every = \"200ms\"\nwhen-full = \"drop-newest\"\n"
+    );
+    let pair = apart(&toml);
+    let mut exporters = pair.exporters();
+    exporters.send(300);
+    let status = pair.sender.wait_status(STALL, |status| {
+        assert_conserved(status);
+        dropped(status, "too_old") == 300
+    });
+    assert_eq!(count(&status, "/queued/datagrams"), 0, "{status:#}");
+    exporters.send(300);
+    pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 300);
+    pair.link.mend();
+    let outcome = deliver_the_rest(&pair, &exporters);
+    assert_eq!((outcome.missing, dropped(&outcome.status, "too_old")), (300, 300));
+    for (tally, sent) in outcome.report.exporters.iter().zip(exporters.sent()) {
+        assert_eq!(tally.missing(*sent), [(0, 100)]);
+    }
+}
+
+#[test]
+fn exporters_outside_of_the_allowed_prefixes_are_counted_and_not_delivered() {
+    let _running = shared();
+    // Exporter 1 sends from 127.0.0.3, exporter 2 from 127.0.0.4.
+    let toml = format!("allow = [\"127.0.0.3\", \"127.0.0.4/31\", \"2001:db8::/32\"]\n{QUICK_SENDER}");
+    let mut pair = Pair::new(EXPORTERS, Pattern::new(MIXED), &toml);
+    // A socket of both families shows IPv4 exporters as IPv6 ones.
+    let both = UdpSocket::bind("[::]:0").unwrap();
+    let port = both.local_addr().unwrap().port();
+    pair.sender.add_socket(both);
+    pair.receiver.start();
+    pair.sender.start();
+    let mut exporters = pair.exporters();
+    exporters.send(300);
+    pair.collector.wait_for(200, STALL);
+    let mut others = Exporters::new(0..1, ([127, 0, 0, 1], port).into(), Pattern::new(MIXED));
+    others.send(50);
+    let status = pair.sender.wait_status(STALL, |status| dropped(status, "denied") == 150);
+    assert_conserved(&status);
+    assert_eq!(count(&status, "/received/datagrams"), 200, "{status:#}");
+    let report = pair.collector.report();
+    let arrived: Vec<_> = report.exporters.iter().map(|tally| tally.arrived).collect();
+    assert_eq!(arrived, [0, 100, 100]);
+    assert_eq!(gaps(&pair.receiver), 0, "what is denied was never part of the stream");
+    let mut allowed = Exporters::new(1..2, ([127, 0, 0, 1], port).into(), Pattern::new(MIXED));
+    allowed.send(101);
+    pair.collector.wait_for(201, STALL);
+}
+
+#[test]
+fn two_sockets_are_taken_from_at_once_and_each_exporter_keeps_its_order() {
+    let _running = shared();
+    let pattern = Pattern::new(MIXED);
+    let mut pair = Pair::new(4, pattern, QUICK_SENDER);
+    let second = UdpSocket::bind("[::]:0").unwrap();
+    let target = ([127, 0, 0, 1], second.local_addr().unwrap().port()).into();
+    pair.sender.add_socket(second);
+    pair.receiver.start();
+    pair.sender.start();
+    let mut on_first = pair.sender.exporters(2, pattern);
+    let mut on_second = Exporters::new(2..4, target, pattern);
+    for round in 1..=50 {
+        on_first.send(20);
+        on_second.send(20);
+        pair.collector.wait_for(round * 40, STALL);
+    }
+    let sent = [on_first.sent(), on_second.sent()].concat();
+    pair.collector.wait_for_all(&sent, STALL).assert_exact(&sent);
+}
+
+#[test]
+fn a_sender_whose_spool_was_wiped_begins_a_new_stream_and_is_delivered() {
+    let _running = shared();
+    let mut pair = Pair::connected(1, Pattern::new(MIXED), QUICK_SENDER);
+    let stream = |sender: &SenderHost| sender.status()["stream"].as_str().unwrap().to_owned();
+    let mut exporters = pair.exporters();
+    let mut streams = vec![stream(&pair.sender)];
+    for orderly in [true, false] {
+        exporters.send(20);
+        pair.assert_all_arrive(&exporters, true);
+        let daemon = pair.sender.take();
+        if orderly {
+            assert_eq!(daemon.terminate().code(), Some(0));
+        } else {
+            daemon.kill();
+        }
+        std::fs::remove_dir_all(pair.sender.path("spool")).unwrap();
+        pair.sender.start();
+        streams.push(stream(&pair.sender));
+        exporters.send(20);
+        pair.assert_all_arrive(&exporters, true);
+    }
+    let status = pair.receiver.status();
+    assert_eq!(status["senders"][0]["stream"].as_str(), streams.last().map(String::as_str));
+    assert_eq!(gaps(&pair.receiver), 0, "{status:#}");
+    streams.sort();
+    streams.dedup();
+    assert_eq!(streams.len(), 3, "each wiped spool is a stream of its own");
+}
+
+#[test]
+fn a_small_spool_whose_receiver_hangs_goes_on_taking_datagrams_and_counts_what_it_drops() {
+    let _running = shared();
+    // Nobody gives the link up, so all that was sent stays on its way and may not be dropped.
+    let toml = small_spool("drop-oldest").replace("200ms\"\n[reconnect]", "1h\"\n[reconnect]");
+    let pair = apart(&toml);
+    pair.link.mend();
+    pair.sender.daemon().signal(Signal::HUP);
+    pair.sender.wait_state("connected", STALL);
+    pair.receiver.daemon().signal(Signal::STOP);
+    let exporters = go_on(&pair, pair.exporters(), 40_000);
+    pair.sender.udp().wait_until_drained();
+    let status = pair.sender.wait_status(STALL, |status| {
+        assert_conserved(status);
+        count(status, "/received/datagrams") == exporters.total()
+    });
+    assert!(dropped(&status, "spool_full") > 0, "{status:#}");
+    pair.receiver.daemon().signal(Signal::CONT);
+    let outcome = deliver_the_rest(&pair, &exporters);
+    assert_eq!(outcome.missing, dropped(&outcome.status, "spool_full"));
+}

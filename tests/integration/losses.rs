@@ -1,0 +1,89 @@
+//! What a pair loses on purpose or by damage: both daemons count the same, and it is what did not arrive.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::support::exporter::Exporters;
+use crate::support::hosts::ReceiverHost;
+use crate::support::load::{Load, Until};
+use crate::support::pair::{Pair, STALL};
+use crate::support::samples::{assert_conserved, count};
+use crate::support::tally::{Report, Tally};
+
+/// How a delivery with losses ended.
+pub(crate) struct Outcome {
+    /// The sender's last status.
+    pub(crate) status: Value,
+    /// What the collector saw.
+    pub(crate) report: Report,
+    /// Datagrams that did not arrive.
+    pub(crate) missing: u64,
+}
+
+/// The reasons for which nf-sender drops what it has received.
+pub(crate) const REASONS: [&str; 3] = ["spool_full", "too_old", "corrupt"];
+
+/// The count of one reason in a status of nf-sender.
+pub(crate) fn dropped(status: &Value, reason: &str) -> u64 {
+    count(status, &format!("/dropped/{reason}"))
+}
+
+/// What nf-receiver was told to be lost, of all senders.
+pub(crate) fn gaps(receiver: &ReceiverHost) -> u64 {
+    let status = receiver.status();
+    let senders = status["senders"].as_array().expect("a list of senders");
+    senders.iter().map(|sender| count(sender, "/gaps")).sum()
+}
+
+/// Waits until nf-sender has nothing left. Panics unless all that it sent arrived once, in order and unchanged, but
+/// for as many datagrams as nf-receiver was told to be lost.
+pub(crate) fn deliver_the_rest(pair: &Pair, exporters: &Exporters) -> Outcome {
+    assert_eq!(pair.sender.udp().dropped(), 0, "the load was to hold back while the held socket is full");
+    let status = pair.sender.wait_status(STALL * 2, |status| count(status, "/queued/datagrams") == 0);
+    assert_conserved(&status);
+    let missing = gaps(&pair.receiver);
+    pair.collector.wait_for(exporters.total() - missing, STALL);
+    let report = pair.collector.report();
+    let picture = || format!("{}\n{status:#}", report.picture(exporters.sent()));
+    assert_eq!(report.kernel_drops, 0, "the collector was too slow for its own socket");
+    assert_eq!(report.missing(exporters.sent()), missing, "what the receiver was told\n{}", picture());
+    let is_exact = |tally: &Tally| tally.repeated + tally.out_of_order + tally.corrupted == 0;
+    assert!(report.foreign == 0 && report.exporters.iter().all(is_exact), "{}", picture());
+    Outcome { status, report, missing }
+}
+
+/// Goes on with exporters until they have sent `total` datagrams, as fast as they are taken.
+pub(crate) fn go_on(pair: &Pair, exporters: Exporters, total: u64) -> Exporters {
+    Load::start(exporters, pair.sender.udp().clone(), None, Until::Sent(total)).finish()
+}
+
+/// Waits until nf-sender has put into segments all that it received, so that nothing of it moves any more.
+pub(crate) fn wait_until_spooled(pair: &Pair) -> Value {
+    pair.sender.udp().wait_until_drained();
+    let spool = pair.sender.path("spool");
+    pair.sender.wait_status(STALL, |status| {
+        assert_conserved(status);
+        let held = count(status, "/queued/bytes");
+        held > 0 && held == segments(&spool).iter().map(|path| length(path)).sum::<u64>()
+    })
+}
+
+/// The segments of a spool directory, oldest first.
+pub(crate) fn segments(spool: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(spool).unwrap().map(|entry| entry.unwrap().path());
+    let is_segment = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "segment");
+    let mut paths: Vec<_> = entries.filter(is_segment).collect();
+    paths.sort();
+    paths
+}
+
+/// Bytes of a file; 0 if it has gone meanwhile.
+pub(crate) fn length(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |facts| facts.len())
+}
+
+/// The first position of a segment.
+pub(crate) fn first_position(segment: &Path) -> u64 {
+    segment.file_stem().unwrap().to_str().unwrap().parse().unwrap()
+}

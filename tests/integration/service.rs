@@ -1,0 +1,216 @@
+//! What the daemons and the service manager tell each other: sockets that are passed, and messages that come back.
+
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::running::shared;
+use crate::support::chatter::{MIXED, Pattern};
+use crate::support::daemon::{Launch, Program};
+use crate::support::exporter::Exporters;
+use crate::support::pair::STALL;
+
+/// Exit code of sysexits.h: a restart changes nothing.
+const CONFIG: i32 = 78;
+
+/// The options of a daemon that has everything in this directory, and delivers or connects to `peer`.
+fn options(program: Program, directory: &TempDir, peer: &str) -> Vec<String> {
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("settings.toml"), "").unwrap();
+    let (store, to) = match program {
+        Program::Sender => ("--spool", "-r"),
+        Program::Receiver => ("--state", "-C"),
+    };
+    let control = path("control.sock");
+    let given = ["-c", &path("settings.toml"), "--plaintext", store, &path("store"), "--control", &control];
+    given.into_iter().chain([to, peer]).map(str::to_owned).collect()
+}
+
+/// The daemon, given these sockets by the service manager, ends with 78 and says what was found and what is needed.
+fn assert_wrong(program: Program, sockets: Vec<OwnedFd>, words: &[&str]) {
+    let _running = shared();
+    let directory = tempfile::tempdir().unwrap();
+    let launch = Launch::new(program)
+        .args(options(program, &directory, "127.0.0.1:9"))
+        .env("RUNTIME_DIRECTORY", directory.path());
+    let launch = sockets.into_iter().fold(launch, |launch, socket| launch.socket("netflow", socket));
+    let (status, log) = launch.spawn().wait_exit(STALL);
+    assert_eq!(status.code(), Some(CONFIG), "{log}");
+    for word in words {
+        assert!(log.contains(word), "the message does not say {word:?}:\n{log}");
+    }
+}
+
+fn udp() -> OwnedFd {
+    UdpSocket::bind("127.0.0.1:0").unwrap().into()
+}
+
+fn tcp() -> OwnedFd {
+    TcpListener::bind("127.0.0.1:0").unwrap().into()
+}
+
+fn unix_stream() -> OwnedFd {
+    let directory = tempfile::tempdir().unwrap();
+    UnixListener::bind(directory.path().join("socket")).unwrap().into()
+}
+
+#[test]
+fn a_tcp_socket_for_the_sender_ends_it_with_78_and_a_sentence() {
+    let words = ["descriptor 3", "is a TCP socket", "a UDP socket is needed", "ListenDatagram="];
+    assert_wrong(Program::Sender, vec![tcp()], &words);
+}
+
+#[test]
+fn a_udp_socket_for_the_receiver_ends_it_with_78_and_a_sentence() {
+    let words = ["descriptor 3", "is a UDP socket", "a listening TCP socket is needed", "ListenStream="];
+    assert_wrong(Program::Receiver, vec![udp()], &words);
+}
+
+#[test]
+fn unix_sockets_end_either_daemon_with_78_and_a_sentence() {
+    assert_wrong(Program::Sender, vec![UnixDatagram::unbound().unwrap().into()], &["is a Unix socket"]);
+    assert_wrong(Program::Sender, vec![unix_stream()], &["is a Unix socket"]);
+    assert_wrong(Program::Receiver, vec![unix_stream()], &["is a Unix socket"]);
+}
+
+#[test]
+fn a_connection_in_place_of_a_listening_socket_ends_the_receiver_with_78_and_a_sentence() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    assert_wrong(Program::Receiver, vec![connection.into()], &["is a connected socket", "Accept=yes"]);
+}
+
+#[test]
+fn a_file_in_place_of_a_socket_ends_the_sender_with_78_and_a_sentence() {
+    let file = std::fs::File::open("/dev/null").unwrap();
+    assert_wrong(Program::Sender, vec![file.into()], &["descriptor 3", "a UDP socket is needed"]);
+}
+
+#[test]
+fn one_wrong_socket_among_good_ones_is_told_by_its_number() {
+    assert_wrong(Program::Sender, vec![udp(), tcp()], &["descriptor 4", "is a TCP socket"]);
+}
+
+/// A daemon whose messages to the service manager are read by the test.
+struct Told {
+    child: Child,
+    socket: UnixDatagram,
+    messages: Vec<String>,
+    _directory: TempDir,
+}
+
+impl Told {
+    fn start(program: Program, listen: &str, peer: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let mut command = program.command();
+        command.args(options(program, &directory, peer)).args(["-l", listen]);
+        command.env("NOTIFY_SOCKET", &path).env("RUNTIME_DIRECTORY", directory.path());
+        let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        Self { child, socket, messages: Vec::new(), _directory: directory }
+    }
+
+    /// Waits for a message that is as wanted.
+    fn wait_for(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + STALL;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            self.socket.set_read_timeout(Some(left)).unwrap();
+            let mut buffer = [0; 4096];
+            let received = self.socket.recv(&mut buffer);
+            let length = received.unwrap_or_else(|_| panic!("no {what} in {:#?}", self.messages));
+            let message = String::from_utf8(buffer[..length].to_vec()).unwrap();
+            self.messages.push(message.clone());
+            if wanted(&message) {
+                return message;
+            }
+        }
+    }
+
+    fn wait_for_status(&mut self, words: &[&str]) -> String {
+        self.wait_for(&format!("status with {words:?}"), |message| {
+            message.starts_with("STATUS=") && words.iter().all(|word| message.contains(word))
+        })
+    }
+
+    /// Asks the daemon to end; it says so, and ends with 0.
+    fn stop(mut self) -> Vec<String> {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        self.wait_for("STOPPING=1", |message| message.lines().any(|line| line == "STOPPING=1"));
+        let status = self.child.wait().unwrap();
+        assert_eq!(status.code(), Some(0));
+        self.socket.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 4096];
+        while let Ok(length) = self.socket.recv(&mut buffer) {
+            self.messages.push(String::from_utf8(buffer[..length].to_vec()).unwrap());
+        }
+        std::mem::take(&mut self.messages)
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// A UDP address that nobody has at the moment.
+fn free_udp() -> SocketAddr {
+    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+#[test]
+fn the_sender_tells_the_service_manager_when_it_is_ready_how_it_stands_and_that_it_stops() {
+    let _running = shared();
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let listen = free_udp();
+    let mut sender = Told::start(Program::Sender, &listen.to_string(), &dead);
+    let first = sender.wait_for("READY=1", |_| true);
+    assert_eq!(first.trim_end(), "READY=1", "what comes first is that it is ready");
+    let status = sender.wait_for("status", |message| message.starts_with("STATUS="));
+    assert!(status.contains(&dead), "the first status names the receiver: {status}");
+    sender.wait_for_status(&["not connected", &dead, "refused", "next try in", "0 datagrams queued"]);
+    Exporters::new(0..1, listen, Pattern::new(MIXED)).send(7);
+    sender.wait_for_status(&["7 datagrams queued"]);
+    let messages = sender.stop();
+    println!("{messages:#?}");
+    assert!(messages.iter().all(|message| message.trim_end().lines().count() == 1), "{messages:#?}");
+    let last = messages.last().unwrap();
+    assert!(last.starts_with("STATUS=stopping") && last.contains("7 datagrams queued"), "{messages:#?}");
+}
+
+#[test]
+fn a_sender_without_a_receiver_tells_the_service_manager_that_it_only_spools() {
+    let _running = shared();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let all = options(Program::Sender, &directory, "-");
+    let mut command = Program::Sender.command();
+    command.args(&all[..all.len() - 2]).args(["-l", "127.0.0.1:0"]);
+    command.env("NOTIFY_SOCKET", &path).env("RUNTIME_DIRECTORY", directory.path());
+    let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut sender = Told { child, socket, messages: Vec::new(), _directory: directory };
+    let status = sender.wait_for_status(&["no receiver configured", "spooling only"]);
+    assert_eq!(status.matches("no receiver").count(), 1, "{status}");
+    sender.stop();
+}
+
+#[test]
+fn the_receiver_tells_the_service_manager_when_it_is_ready_how_it_stands_and_that_it_stops() {
+    let _running = shared();
+    let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = collector.local_addr().unwrap().to_string();
+    let mut receiver = Told::start(Program::Receiver, "127.0.0.1:0", &addr);
+    let first = receiver.wait_for("READY=1", |_| true);
+    assert_eq!(first.trim_end(), "READY=1", "what comes first is that it is ready");
+    receiver.wait_for_status(&["0 senders connected", "0 datagrams delivered"]);
+    println!("{:#?}", receiver.stop());
+}
