@@ -18,7 +18,7 @@ use crate::receiver::delivery::Delivery;
 use crate::receiver::output::Outputs;
 use crate::receiver::positions::{Positions, PositionsError};
 use crate::receiver::seats::{Counters, Current, Pending, Seats, Turn};
-use crate::sequence::{Gap, SenderId};
+use crate::sequence::{Gap, Position, SenderId};
 use crate::service::Stop;
 use crate::session::{ReceiverEvent, ReceiverSession, SessionError};
 
@@ -195,7 +195,7 @@ impl Connection<'_> {
         while let Some(event) = self.session.poll_event()? {
             match event {
                 ReceiverEvent::Hello(_) => {}
-                ReceiverEvent::Batch { batch, skip } => self.begin(turn, &batch, skip),
+                ReceiverEvent::Batch { batch, skip } => self.begin(turn, &batch, skip)?,
                 ReceiverEvent::Gap(gap) => self.pass_over(turn, gap)?,
                 ReceiverEvent::Repeat { datagrams } => {
                     Counters::add(&turn.seat.counters.duplicates, u64::from(datagrams));
@@ -207,27 +207,31 @@ impl Connection<'_> {
     }
 
     /// Begins to deliver `batch`, or goes on where an earlier connection left it.
-    fn begin(&mut self, turn: &mut Turn, batch: &Batch, skip: usize) {
-        let Some(current) = turn.current.as_mut() else { return };
+    fn begin(&mut self, turn: &mut Turn, batch: &Batch, skip: usize) -> Result<(), PositionsError> {
+        let Some(current) = turn.current.as_mut() else { return Ok(()) };
         if current.pending.as_ref().is_some_and(|pending| pending.end == batch.end()) {
-            return;
+            return Ok(());
         }
         let repeated = u64::try_from(skip).unwrap_or(u64::MAX);
         Counters::add(&turn.seat.counters.duplicates, repeated);
-        current.pending = match batch.records() {
-            Ok(records) => Some(Pending {
-                news_bytes: records.iter().skip(skip).map(|datagram| length(datagram.payload)).sum(),
-                delivery: Delivery::new(records, repeated, &self.shared.outputs),
-                first: batch.first(),
-                news: batch.first().plus(repeated),
-                end: batch.end(),
-            }),
+        let records = match batch.records() {
+            Ok(records) => records,
             Err(error) => {
-                tracing::error!(%error, first = batch.first().0, "a batch cannot be read; it is passed over");
-                Counters::add(&turn.seat.counters.gaps, u64::from(batch.datagrams()));
-                None
+                let lost = u64::from(batch.datagrams()).saturating_sub(repeated);
+                let first = batch.first().plus(repeated).0;
+                tracing::error!(%error, first, lost, "a batch cannot be read; it is passed over");
+                Counters::add(&turn.seat.counters.gaps, lost);
+                return self.skip_to(turn, batch.end());
             }
         };
+        current.pending = Some(Pending {
+            news_bytes: records.iter().skip(skip).map(|datagram| length(datagram.payload)).sum(),
+            delivery: Delivery::new(records, repeated, &self.shared.outputs),
+            first: batch.first(),
+            news: batch.first().plus(repeated),
+            end: batch.end(),
+        });
+        Ok(())
     }
 
     /// The sender says that positions will never come.
@@ -237,9 +241,14 @@ impl Connection<'_> {
             tracing::warn!(first = gap.first.0, lost, reason, "the sender lost datagrams");
             Counters::add(&turn.seat.counters.gaps, lost);
         }
+        self.skip_to(turn, gap.end)
+    }
+
+    /// Nothing below `end` is still to be delivered, and the sender may forget it.
+    fn skip_to(&mut self, turn: &mut Turn, end: Position) -> Result<(), PositionsError> {
         if let Some(current) = turn.current.as_mut() {
             current.pending = None;
-            current.stored.store(gap.end)?;
+            current.stored.store(end)?;
         }
         self.session.acknowledge(Instant::now().into_std());
         Ok(())
@@ -292,3 +301,6 @@ async fn deliver(pending: Option<&mut Pending>, outputs: &Outputs) {
         None => core::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
