@@ -65,13 +65,13 @@ impl Gate {
         while sessions.join_next().await.is_some() {}
     }
 
-    async fn admit(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr, stop: Stop) {
+    async fn admit(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr, mut stop: Stop) {
         let deadline = Instant::now() + self.handshake_timeout;
         let place = self.connections.clone().try_acquire_owned();
         let greeting = timeout_at(deadline, self.greet(&mut stream, peer, place.is_ok()));
-        let outcome = match greeting.await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Turned::TimedOut),
+        let outcome = tokio::select! {
+            outcome = greeting => outcome.unwrap_or(Err(Turned::TimedOut)),
+            () = stop.told() => return,
         };
         match outcome {
             Ok(preface) => {
@@ -133,6 +133,48 @@ async fn read_preface(stream: &mut TcpStream) -> Result<Preface, Turned> {
                     return Err(Turned::Lost(io::ErrorKind::UnexpectedEof.into()));
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::receiver::output::Outputs;
+    use crate::receiver::positions::Positions;
+    use crate::receiver::seats::Seats;
+    use crate::service::stop_channel;
+
+    #[tokio::test]
+    async fn a_peer_that_says_nothing_does_not_hold_up_the_end() {
+        for greeted in [false, true] {
+            let state = tempfile::tempdir().unwrap();
+            let gate = Arc::new(Gate {
+                shared: Arc::new(Shared {
+                    seats: Seats::default(),
+                    positions: Positions::open(state.path()).unwrap(),
+                    outputs: Outputs::new(&["127.0.0.1:9995".parse().unwrap()]).unwrap(),
+                }),
+                plaintext: false,
+                handshake_timeout: Duration::from_secs(300),
+                connections: Arc::new(Semaphore::new(1)),
+                complaints: Mutex::new(LogLimit::default()),
+            });
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (stopper, stop) = stop_channel();
+            let running = tokio::spawn(gate.clone().run(listener, stop));
+            if greeted {
+                peer.write_all(&Preface::encode_plain(&"edge".parse().unwrap())).await.unwrap();
+                peer.read_u8().await.unwrap();
+            } else {
+                // The place is taken once the connection is admitted.
+                while gate.connections.available_permits() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            stopper.stop();
+            tokio::time::timeout(Duration::from_secs(30), running).await.unwrap().unwrap();
         }
     }
 }

@@ -66,17 +66,17 @@ pub(crate) async fn serve(
     greeted_by: Instant,
     stop: Stop,
 ) {
+    let mut stopping = stop.clone();
     let mut connection =
         Connection { shared, session: ReceiverSession::new(), input: vec![0; READ_SIZE], stop };
     let greeting = timeout_at(greeted_by, connection.greet(&mut stream, peer, &id));
-    let ended = match greeting.await {
-        Ok(Ok(mut turn)) => {
-            let ended = connection.run(&mut stream, &mut turn).await;
-            drop(turn);
-            ended
-        }
-        Ok(Err(ended)) => ended,
-        Err(_) => Ended::NoHello,
+    let greeted = tokio::select! {
+        greeted = greeting => greeted.unwrap_or(Err(Ended::NoHello)),
+        () = stopping.told() => Err(Ended::Stopping),
+    };
+    let ended = match greeted {
+        Ok(mut turn) => connection.run(&mut stream, &mut turn).await,
+        Err(ended) => ended,
     };
     connection.part(&mut stream, &ended).await;
     match ended {
