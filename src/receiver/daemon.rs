@@ -10,12 +10,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Duration, MissedTickBehavior, interval, sleep};
 
 use crate::config::{HostPort, Loaded, ReceiverSettings};
+use crate::limits::{FILES_BESIDE, FILES_PER_CONNECTION};
 use crate::receiver::accept::Gate;
 use crate::receiver::output::Outputs;
 use crate::receiver::positions::Positions;
 use crate::receiver::seats::Seats;
 use crate::receiver::serve::Shared;
-use crate::service::{DaemonError, DirectoryLock, LogLimit, Stop, logging, notify, sockets, stop_channel};
+use crate::service::{
+    DaemonError, DirectoryLock, LogLimit, Stop, allow_open_files, logging, notify, sockets, stop_channel,
+};
 use crate::status::{CollectorStatus, ControlSocket, PeerState, ReceiverStatus, Reply, Request, Tally};
 
 /// How often positions are forced to disk, and the service manager is told how things stand.
@@ -31,12 +34,27 @@ pub(crate) fn run(loaded: Loaded<ReceiverSettings>) -> Result<(), DaemonError> {
         tracing::warn!("{warning}");
     }
     let settings = loaded.settings;
+    warn_of_few_files(settings.connections);
     let _lock = DirectoryLock::take(&settings.state)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| DaemonError::system(format_args!("cannot start the runtime: {error}")))?;
     runtime.block_on(supervise(settings))
+}
+
+/// More connections than files would end in refusals that look like faults.
+fn warn_of_few_files(connections: usize) {
+    let wanted =
+        u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(FILES_PER_CONNECTION) + FILES_BESIDE;
+    if let Some(allowed) = allow_open_files().filter(|allowed| *allowed < wanted) {
+        tracing::warn!(
+            allowed,
+            wanted,
+            "fewer files may be open than {connections} connections take: raise LimitNOFILE= (ulimit -Hn), or lower \
+             limits.connections"
+        );
+    }
 }
 
 async fn supervise(settings: ReceiverSettings) -> Result<(), DaemonError> {

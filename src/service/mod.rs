@@ -5,12 +5,14 @@ mod error;
 mod log_limit;
 pub mod logging;
 pub mod notify;
+mod open_files;
 mod ownership;
 pub mod sockets;
 mod stop;
 
 pub use error::DaemonError;
 pub use log_limit::LogLimit;
+pub use open_files::allow_open_files;
 pub use ownership::{DirectoryLock, OwnershipError};
 pub use sockets::SocketError;
 pub use stop::{Stop, Stopper, stop_channel};
