@@ -1,8 +1,8 @@
 //! Takes connections in, and finds out who speaks before anything else is done for them.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::receiver::serve::{Shared, serve};
 use crate::secure::preface::{Mode, Parsed, Preface, PrefaceError, Status};
-use crate::service::{LogLimit, Stop};
+use crate::service::Stop;
 
 /// How long the listener rests when the system has no file descriptor left for a connection.
 const REST: Duration = Duration::from_millis(100);
@@ -38,7 +38,6 @@ pub(crate) struct Gate {
     pub(crate) plaintext: bool,
     pub(crate) handshake_timeout: Duration,
     pub(crate) connections: Arc<Semaphore>,
-    pub(crate) complaints: Mutex<LogLimit<IpAddr>>,
 }
 
 impl Gate {
@@ -54,7 +53,10 @@ impl Gate {
                         sessions.spawn(self.clone().admit(stream, peer, stop.clone()));
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "cannot accept a connection");
+                        // No peer is known: the unspecified address stands for all.
+                        if let Some(held_back) = self.shared.may_complain(Ipv6Addr::UNSPECIFIED.into()) {
+                            tracing::warn!(%error, held_back, "cannot accept a connection");
+                        }
                         tokio::time::sleep(REST).await;
                     }
                 },
@@ -115,8 +117,7 @@ impl Gate {
     }
 
     fn complain(&self, peer: SocketAddr, turned: &Turned) {
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held_back) = complaints.admit(peer.ip(), Instant::now().into_std()) {
+        if let Some(held_back) = self.shared.may_complain(peer.ip()) {
             tracing::warn!(%peer, held_back, "turned a connection away: {turned}");
         }
     }
@@ -144,6 +145,7 @@ mod tests {
     use crate::receiver::positions::Positions;
     use crate::receiver::seats::Seats;
     use crate::service::stop_channel;
+    use std::sync::Mutex;
 
     #[tokio::test]
     async fn a_peer_that_says_nothing_does_not_hold_up_the_end() {
@@ -154,11 +156,11 @@ mod tests {
                     seats: Seats::default(),
                     positions: Positions::open(state.path()).unwrap(),
                     outputs: Outputs::new(&["127.0.0.1:9995".parse().unwrap()]).unwrap(),
+                    complaints: Mutex::default(),
                 }),
                 plaintext: false,
                 handshake_timeout: Duration::from_secs(300),
                 connections: Arc::new(Semaphore::new(1)),
-                complaints: Mutex::new(LogLimit::default()),
             });
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

@@ -17,7 +17,7 @@ use crate::receiver::positions::Positions;
 use crate::receiver::seats::Seats;
 use crate::receiver::serve::Shared;
 use crate::service::{
-    DaemonError, DirectoryLock, LogLimit, Stop, allow_open_files, logging, notify, sockets, stop_channel,
+    DaemonError, DirectoryLock, Stop, allow_open_files, logging, notify, sockets, stop_channel,
 };
 use crate::status::{CollectorStatus, ControlSocket, PeerState, ReceiverStatus, Reply, Request, Tally};
 
@@ -134,14 +134,13 @@ async fn serve(
         () = stop.told() => return Ok(()),
     };
     let outputs = Outputs::new(&addresses).map_err(DaemonError::system)?;
-    let made = Arc::new(Shared { seats: Seats::default(), positions, outputs });
+    let made = Arc::new(Shared { seats: Seats::default(), positions, outputs, complaints: Mutex::default() });
     let shared = place.get_or_init(|| made).clone();
     let gate = Arc::new(Gate {
         shared,
         plaintext: settings.plaintext,
         handshake_timeout: settings.handshake_timeout,
         connections: Arc::new(Semaphore::new(settings.connections)),
-        complaints: Mutex::new(LogLimit::default()),
     });
     let mut gates = JoinSet::new();
     for listener in listeners {

@@ -4,8 +4,8 @@
 //! that what waits, waits in the sender's spool.
 
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,7 +19,7 @@ use crate::receiver::output::Outputs;
 use crate::receiver::positions::{Positions, PositionsError};
 use crate::receiver::seats::{Counters, Current, Pending, Seats, Turn};
 use crate::sequence::{Gap, Position, SenderId};
-use crate::service::Stop;
+use crate::service::{LogLimit, Stop};
 use crate::session::{ReceiverEvent, ReceiverSession, SessionError};
 
 /// Bytes read from a connection at once.
@@ -34,6 +34,15 @@ pub(crate) struct Shared {
     pub(crate) seats: Seats,
     pub(crate) positions: Positions,
     pub(crate) outputs: Outputs,
+    pub(crate) complaints: Mutex<LogLimit<IpAddr>>,
+}
+
+impl Shared {
+    /// Whether to log a complaint about `peer` now; with how many were held back since the last one.
+    pub(crate) fn may_complain(&self, peer: IpAddr) -> Option<u64> {
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        complaints.admit(peer, Instant::now().into_std())
+    }
 }
 
 /// How a connection ended.
@@ -83,7 +92,11 @@ pub(crate) async fn serve(
         Ended::Closed | Ended::Goodbye | Ended::Superseded | Ended::Stopping => {
             tracing::info!(%peer, sender = %id, "session ended: {ended}");
         }
-        _ => tracing::warn!(%peer, sender = %id, "session ended: {ended}"),
+        _ => {
+            if let Some(held_back) = shared.may_complain(peer.ip()) {
+                tracing::warn!(%peer, sender = %id, held_back, "session ended: {ended}");
+            }
+        }
     }
 }
 

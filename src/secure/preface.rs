@@ -134,7 +134,9 @@ pub enum Status {
     #[error("the receiver does not speak this version of the protocol; update the older side")]
     UnsupportedVersion,
     /// The receiver takes encrypted connections only.
-    #[error("the receiver takes no plain text from other machines; start it with --plaintext if this network may read the flow data")]
+    #[error(
+        "the receiver takes no plain text from other machines; start it with --plaintext if this network may read the flow data"
+    )]
     EncryptionRequired,
     /// The receiver has no key.
     #[error("this sender uses encryption and the receiver has no key; give it the same key")]

@@ -32,6 +32,7 @@ impl Exchange {
             seats: Seats::default(),
             positions: Positions::open(state.path()).unwrap(),
             outputs: Outputs::new(&[collector.local_addr().unwrap()]).unwrap(),
+            complaints: Mutex::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
