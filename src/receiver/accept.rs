@@ -27,6 +27,8 @@ enum Turned {
     Refused(Status),
     #[error("closed before it said who it is: {0}")]
     Lost(#[from] io::Error),
+    #[error("closed unheard: there are too many connections; raise limits.connections or stop other senders")]
+    Unheard,
     #[error("did not say who it is in time")]
     TimedOut,
 }
@@ -38,6 +40,8 @@ pub(crate) struct Gate {
     pub(crate) plaintext: bool,
     pub(crate) handshake_timeout: Duration,
     pub(crate) connections: Arc<Semaphore>,
+    /// Connections beyond the limit that are being told so.
+    pub(crate) refusals: Arc<Semaphore>,
 }
 
 impl Gate {
@@ -70,6 +74,10 @@ impl Gate {
     async fn admit(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr, mut stop: Stop) {
         let deadline = Instant::now() + self.handshake_timeout;
         let place = self.connections.clone().try_acquire_owned();
+        let refusal = if place.is_err() { Some(self.refusals.clone().try_acquire_owned()) } else { None };
+        if let Some(Err(_)) = refusal {
+            return self.complain(peer, &Turned::Unheard);
+        }
         let greeting = timeout_at(deadline, self.greet(&mut stream, peer, place.is_ok()));
         let outcome = tokio::select! {
             outcome = greeting => outcome.unwrap_or(Err(Turned::TimedOut)),
@@ -81,7 +89,7 @@ impl Gate {
             }
             Err(turned) => self.complain(peer, &turned),
         }
-        drop(place);
+        drop((place, refusal));
     }
 
     /// Reads the preface and answers it.
@@ -147,36 +155,65 @@ mod tests {
     use crate::service::stop_channel;
     use std::sync::Mutex;
 
+    /// A gate with one place, and the directory that it keeps positions in.
+    fn gate() -> (Arc<Gate>, tempfile::TempDir) {
+        let state = tempfile::tempdir().unwrap();
+        let gate = Gate {
+            shared: Arc::new(Shared {
+                seats: Seats::default(),
+                positions: Positions::open(state.path()).unwrap(),
+                outputs: Outputs::new(&["127.0.0.1:9995".parse().unwrap()]).unwrap(),
+                complaints: Mutex::default(),
+            }),
+            plaintext: false,
+            handshake_timeout: Duration::from_secs(300),
+            connections: Arc::new(Semaphore::new(1)),
+            refusals: Arc::new(Semaphore::new(1)),
+        };
+        (Arc::new(gate), state)
+    }
+
+    /// Connects, and waits until the connection is admitted: a place of `places` is taken.
+    async fn connect(address: SocketAddr, places: &Semaphore) -> TcpStream {
+        let peer = TcpStream::connect(address).await.unwrap();
+        while places.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        peer
+    }
+
     #[tokio::test]
     async fn a_peer_that_says_nothing_does_not_hold_up_the_end() {
         for greeted in [false, true] {
-            let state = tempfile::tempdir().unwrap();
-            let gate = Arc::new(Gate {
-                shared: Arc::new(Shared {
-                    seats: Seats::default(),
-                    positions: Positions::open(state.path()).unwrap(),
-                    outputs: Outputs::new(&["127.0.0.1:9995".parse().unwrap()]).unwrap(),
-                    complaints: Mutex::default(),
-                }),
-                plaintext: false,
-                handshake_timeout: Duration::from_secs(300),
-                connections: Arc::new(Semaphore::new(1)),
-            });
+            let (gate, _state) = gate();
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let address = listener.local_addr().unwrap();
             let (stopper, stop) = stop_channel();
             let running = tokio::spawn(gate.clone().run(listener, stop));
+            let mut peer = connect(address, &gate.connections).await;
             if greeted {
                 peer.write_all(&Preface::encode_plain(&"edge".parse().unwrap())).await.unwrap();
                 peer.read_u8().await.unwrap();
-            } else {
-                // The place is taken once the connection is admitted.
-                while gate.connections.available_permits() > 0 {
-                    tokio::task::yield_now().await;
-                }
             }
             stopper.stop();
             tokio::time::timeout(Duration::from_secs(30), running).await.unwrap().unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn connections_beyond_the_limit_are_closed_unheard_if_too_many_are_being_refused() {
+        let (gate, _state) = gate();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_stopper, stop) = stop_channel();
+        tokio::spawn(gate.clone().run(listener, stop));
+        let _in_place = connect(address, &gate.connections).await;
+        let mut refused = connect(address, &gate.refusals).await;
+        let mut unheard = TcpStream::connect(address).await.unwrap();
+        assert_eq!(unheard.read(&mut [0]).await.unwrap(), 0);
+        refused.write_all(&Preface::encode_plain(&"edge".parse().unwrap())).await.unwrap();
+        let mut reply = [0; 24];
+        refused.read_exact(&mut reply).await.unwrap();
+        assert_eq!(reply, Status::TooManyConnections.encode_reply());
     }
 }

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Duration, MissedTickBehavior, interval, sleep};
 
 use crate::config::{HostPort, Loaded, ReceiverSettings};
-use crate::limits::{FILES_BESIDE, FILES_PER_CONNECTION};
+use crate::limits::{FILES_BESIDE, FILES_PER_CONNECTION, REFUSALS_AT_ONCE};
 use crate::receiver::accept::Gate;
 use crate::receiver::output::Outputs;
 use crate::receiver::positions::Positions;
@@ -141,6 +141,7 @@ async fn serve(
         plaintext: settings.plaintext,
         handshake_timeout: settings.handshake_timeout,
         connections: Arc::new(Semaphore::new(settings.connections)),
+        refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE)),
     });
     let mut gates = JoinSet::new();
     for listener in listeners {
