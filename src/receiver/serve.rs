@@ -76,8 +76,7 @@ pub(crate) async fn serve(
     stop: Stop,
 ) {
     let mut stopping = stop.clone();
-    let mut connection =
-        Connection { shared, session: ReceiverSession::new(), input: vec![0; READ_SIZE], stop };
+    let mut connection = Connection { shared, session: ReceiverSession::new(), stop };
     let greeting = timeout_at(greeted_by, connection.greet(&mut stream, peer, &id));
     let greeted = tokio::select! {
         greeted = greeting => greeted.unwrap_or(Err(Ended::NoHello)),
@@ -103,13 +102,12 @@ pub(crate) async fn serve(
 struct Connection<'a> {
     shared: &'a Shared,
     session: ReceiverSession,
-    input: Vec<u8>,
     stop: Stop,
 }
 
 /// What ended a wait.
 enum Happened {
-    Read(io::Result<usize>),
+    Readable(io::Result<()>),
     Wrote(io::Result<usize>),
     Delivered,
     Time,
@@ -150,17 +148,24 @@ impl Connection<'_> {
                 Some(ReceiverEvent::Goodbye) => return Err(Ended::Goodbye),
                 Some(_) | None => {}
             }
-            let count = stream.read(&mut self.input).await?;
-            if count == 0 {
-                return Err(Ended::Closed);
-            }
-            self.take_input(count);
+            stream.readable().await?;
+            self.read(stream)?;
         }
     }
 
-    fn take_input(&mut self, count: usize) {
-        let bytes = self.input.get(..count).unwrap_or_default();
-        self.session.handle_bytes(bytes, Instant::now().into_std());
+    /// Takes in what is there. The buffer lives for this moment only: thousands of idle connections have none.
+    fn read(&mut self, stream: &TcpStream) -> Result<(), Ended> {
+        let mut input = vec![0; READ_SIZE];
+        match stream.try_read(&mut input) {
+            Ok(0) => Err(Ended::Closed),
+            Ok(count) => {
+                let bytes = input.get(..count).unwrap_or_default();
+                self.session.handle_bytes(bytes, Instant::now().into_std());
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn run(&mut self, stream: &mut TcpStream, turn: &mut Turn) -> Ended {
@@ -169,9 +174,12 @@ impl Connection<'_> {
                 return ended;
             }
             match self.happens(stream, turn).await {
-                Happened::Read(Ok(0)) => return Ended::Closed,
-                Happened::Read(Ok(count)) => self.take_input(count),
-                Happened::Read(Err(error)) | Happened::Wrote(Err(error)) => return error.into(),
+                Happened::Readable(Ok(())) => {
+                    if let Err(ended) = self.read(stream) {
+                        return ended;
+                    }
+                }
+                Happened::Readable(Err(error)) | Happened::Wrote(Err(error)) => return error.into(),
                 Happened::Wrote(Ok(_)) => {}
                 Happened::Delivered => {
                     if let Err(error) = self.delivered(turn) {
@@ -187,7 +195,7 @@ impl Connection<'_> {
 
     /// Waits for whatever comes first.
     async fn happens(&mut self, stream: &mut TcpStream, turn: &mut Turn) -> Happened {
-        let (mut reader, mut writer) = stream.split();
+        let (reader, mut writer) = stream.split();
         let wake_at = self.session.poll_timeout().map(Instant::from_std);
         let wants_bytes = self.session.wants_bytes();
         let has_output = !self.session.outbox().is_empty();
@@ -195,7 +203,7 @@ impl Connection<'_> {
         let pending = current.as_mut().and_then(|current| current.pending.as_mut()).filter(|_| !wants_bytes);
         let is_delivering = pending.is_some();
         tokio::select! {
-            read = reader.read(&mut self.input), if wants_bytes => Happened::Read(read),
+            readable = reader.readable(), if wants_bytes => Happened::Readable(readable),
             wrote = writer.write_buf(self.session.outbox()), if has_output => Happened::Wrote(wrote),
             () = deliver(pending, &self.shared.outputs), if is_delivering => Happened::Delivered,
             () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Happened::Time,
@@ -294,7 +302,8 @@ impl Connection<'_> {
             }
             stream.shutdown().await?;
             // Unread input would make the kernel answer with a reset, which can eat what was just written.
-            while stream.read(&mut self.input).await? > 0 {}
+            let mut unread = [0; 1024];
+            while stream.read(&mut unread).await? > 0 {}
             io::Result::Ok(())
         };
         if !matches!(timeout(FAREWELL, last_words).await, Ok(Ok(()))) {
