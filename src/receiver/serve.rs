@@ -56,7 +56,7 @@ enum Ended {
     Lost(#[from] io::Error),
     #[error("{0}")]
     Session(#[from] SessionError),
-    #[error("a newer connection of the same sender took over")]
+    #[error("a newer connection of the same sender took over; if this goes on, two senders have the same id")]
     Superseded,
     #[error("no HELLO in time")]
     NoHello,
