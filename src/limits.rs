@@ -111,6 +111,15 @@ pub const COLLECTORS_MAX: usize = 64;
 /// Connections that nf-receiver may be told to hold at the most: each takes a file descriptor and buffers.
 pub const CONNECTIONS_MAX: u32 = 100_000;
 
+/// Connections beyond the limit that nf-receiver listens to, to tell them so; further ones are closed at once.
+pub const REFUSALS_AT_ONCE: usize = 64;
+
+/// Files that each connection of nf-receiver takes: its socket and the position of its stream.
+pub const FILES_PER_CONNECTION: u64 = 2;
+
+/// Files that nf-receiver takes beside its connections: listeners, two for each of 64 collectors, control socket, refusals.
+pub const FILES_BESIDE: u64 = 256;
+
 /// The shortest time that a peer may be given to agree on a session.
 pub const HANDSHAKE_TIMEOUT_MIN: Duration = Duration::from_millis(100);
 

@@ -8,7 +8,7 @@ use crate::framing::{FramingError, HEADER_LEN, Message, payload};
 /// Bytes that arrived and are no message yet.
 ///
 /// Whoever takes every message out before bringing more bytes makes it hold less than one message and what
-/// was brought last.
+/// was brought last, and nothing while no message is begun.
 #[derive(Debug, Default)]
 pub struct Decoder {
     buffer: BytesMut,
@@ -32,6 +32,10 @@ impl Decoder {
             return Ok(None);
         }
         let mut message = self.buffer.split_to(whole).freeze();
+        if self.buffer.is_empty() {
+            // Without this the memory of the last message would stay for as long as the connection is idle.
+            self.buffer = BytesMut::new();
+        }
         message.advance(HEADER_LEN);
         payload::parse(kind, message).map(Some)
     }

@@ -1,8 +1,8 @@
 //! Takes connections in, and finds out who speaks before anything else is done for them.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::receiver::serve::{Shared, serve};
 use crate::secure::preface::{Mode, Parsed, Preface, PrefaceError, Status};
-use crate::service::{LogLimit, Stop};
+use crate::service::Stop;
 
 /// How long the listener rests when the system has no file descriptor left for a connection.
 const REST: Duration = Duration::from_millis(100);
@@ -27,6 +27,8 @@ enum Turned {
     Refused(Status),
     #[error("closed before it said who it is: {0}")]
     Lost(#[from] io::Error),
+    #[error("closed unheard: there are too many connections; raise limits.connections or stop other senders")]
+    Unheard,
     #[error("did not say who it is in time")]
     TimedOut,
 }
@@ -38,7 +40,8 @@ pub(crate) struct Gate {
     pub(crate) plaintext: bool,
     pub(crate) handshake_timeout: Duration,
     pub(crate) connections: Arc<Semaphore>,
-    pub(crate) complaints: Mutex<LogLimit<IpAddr>>,
+    /// Connections beyond the limit that are being told so.
+    pub(crate) refusals: Arc<Semaphore>,
 }
 
 impl Gate {
@@ -54,7 +57,10 @@ impl Gate {
                         sessions.spawn(self.clone().admit(stream, peer, stop.clone()));
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "cannot accept a connection");
+                        // No peer is known: the unspecified address stands for all.
+                        if let Some(held_back) = self.shared.may_complain(Ipv6Addr::UNSPECIFIED.into()) {
+                            tracing::warn!(%error, held_back, "cannot accept a connection");
+                        }
                         tokio::time::sleep(REST).await;
                     }
                 },
@@ -65,13 +71,17 @@ impl Gate {
         while sessions.join_next().await.is_some() {}
     }
 
-    async fn admit(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr, stop: Stop) {
+    async fn admit(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr, mut stop: Stop) {
         let deadline = Instant::now() + self.handshake_timeout;
         let place = self.connections.clone().try_acquire_owned();
+        let refusal = if place.is_err() { Some(self.refusals.clone().try_acquire_owned()) } else { None };
+        if let Some(Err(_)) = refusal {
+            return self.complain(peer, &Turned::Unheard);
+        }
         let greeting = timeout_at(deadline, self.greet(&mut stream, peer, place.is_ok()));
-        let outcome = match greeting.await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Turned::TimedOut),
+        let outcome = tokio::select! {
+            outcome = greeting => outcome.unwrap_or(Err(Turned::TimedOut)),
+            () = stop.told() => return,
         };
         match outcome {
             Ok(preface) => {
@@ -79,7 +89,7 @@ impl Gate {
             }
             Err(turned) => self.complain(peer, &turned),
         }
-        drop(place);
+        drop((place, refusal));
     }
 
     /// Reads the preface and answers it.
@@ -115,8 +125,7 @@ impl Gate {
     }
 
     fn complain(&self, peer: SocketAddr, turned: &Turned) {
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held_back) = complaints.admit(peer.ip(), Instant::now().into_std()) {
+        if let Some(held_back) = self.shared.may_complain(peer.ip()) {
             tracing::warn!(%peer, held_back, "turned a connection away: {turned}");
         }
     }
@@ -134,5 +143,77 @@ async fn read_preface(stream: &mut TcpStream) -> Result<Preface, Turned> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::receiver::output::Outputs;
+    use crate::receiver::positions::Positions;
+    use crate::receiver::seats::Seats;
+    use crate::service::stop_channel;
+    use std::sync::Mutex;
+
+    /// A gate with one place, and the directory that it keeps positions in.
+    fn gate() -> (Arc<Gate>, tempfile::TempDir) {
+        let state = tempfile::tempdir().unwrap();
+        let gate = Gate {
+            shared: Arc::new(Shared {
+                seats: Seats::default(),
+                positions: Positions::open(state.path()).unwrap(),
+                outputs: Outputs::new(&["127.0.0.1:9995".parse().unwrap()]).unwrap(),
+                complaints: Mutex::default(),
+            }),
+            plaintext: false,
+            handshake_timeout: Duration::from_secs(300),
+            connections: Arc::new(Semaphore::new(1)),
+            refusals: Arc::new(Semaphore::new(1)),
+        };
+        (Arc::new(gate), state)
+    }
+
+    /// Connects, and waits until the connection is admitted: a place of `places` is taken.
+    async fn connect(address: SocketAddr, places: &Semaphore) -> TcpStream {
+        let peer = TcpStream::connect(address).await.unwrap();
+        while places.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        peer
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_says_nothing_does_not_hold_up_the_end() {
+        for greeted in [false, true] {
+            let (gate, _state) = gate();
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let (stopper, stop) = stop_channel();
+            let running = tokio::spawn(gate.clone().run(listener, stop));
+            let mut peer = connect(address, &gate.connections).await;
+            if greeted {
+                peer.write_all(&Preface::encode_plain(&"edge".parse().unwrap())).await.unwrap();
+                peer.read_u8().await.unwrap();
+            }
+            stopper.stop();
+            tokio::time::timeout(Duration::from_secs(30), running).await.unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_beyond_the_limit_are_closed_unheard_if_too_many_are_being_refused() {
+        let (gate, _state) = gate();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_stopper, stop) = stop_channel();
+        tokio::spawn(gate.clone().run(listener, stop));
+        let _in_place = connect(address, &gate.connections).await;
+        let mut refused = connect(address, &gate.refusals).await;
+        let mut unheard = TcpStream::connect(address).await.unwrap();
+        assert_eq!(unheard.read(&mut [0]).await.unwrap(), 0);
+        refused.write_all(&Preface::encode_plain(&"edge".parse().unwrap())).await.unwrap();
+        let mut reply = [0; 24];
+        refused.read_exact(&mut reply).await.unwrap();
+        assert_eq!(reply, Status::TooManyConnections.encode_reply());
     }
 }

@@ -10,12 +10,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Duration, MissedTickBehavior, interval, sleep};
 
 use crate::config::{HostPort, Loaded, ReceiverSettings};
+use crate::limits::{FILES_BESIDE, FILES_PER_CONNECTION, REFUSALS_AT_ONCE};
 use crate::receiver::accept::Gate;
 use crate::receiver::output::Outputs;
 use crate::receiver::positions::Positions;
 use crate::receiver::seats::Seats;
 use crate::receiver::serve::Shared;
-use crate::service::{DaemonError, DirectoryLock, LogLimit, Stop, logging, notify, sockets, stop_channel};
+use crate::service::{
+    DaemonError, DirectoryLock, Stop, allow_open_files, logging, notify, sockets, stop_channel,
+};
 use crate::status::{CollectorStatus, ControlSocket, PeerState, ReceiverStatus, Reply, Request, Tally};
 
 /// How often positions are forced to disk, and the service manager is told how things stand.
@@ -31,12 +34,27 @@ pub(crate) fn run(loaded: Loaded<ReceiverSettings>) -> Result<(), DaemonError> {
         tracing::warn!("{warning}");
     }
     let settings = loaded.settings;
+    warn_of_few_files(settings.connections);
     let _lock = DirectoryLock::take(&settings.state)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| DaemonError::system(format_args!("cannot start the runtime: {error}")))?;
     runtime.block_on(supervise(settings))
+}
+
+/// More connections than files would end in refusals that look like faults.
+fn warn_of_few_files(connections: usize) {
+    let wanted =
+        u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(FILES_PER_CONNECTION) + FILES_BESIDE;
+    if let Some(allowed) = allow_open_files().filter(|allowed| *allowed < wanted) {
+        tracing::warn!(
+            allowed,
+            wanted,
+            "fewer files may be open than {connections} connections take: raise LimitNOFILE= (ulimit -Hn), or lower \
+             limits.connections"
+        );
+    }
 }
 
 async fn supervise(settings: ReceiverSettings) -> Result<(), DaemonError> {
@@ -120,14 +138,14 @@ async fn serve(
         () = stop.told() => return Ok(()),
     };
     let outputs = Outputs::new(&addresses).map_err(DaemonError::system)?;
-    let made = Arc::new(Shared { seats: Seats::default(), positions, outputs });
+    let made = Arc::new(Shared { seats: Seats::default(), positions, outputs, complaints: Mutex::default() });
     let shared = place.get_or_init(|| made).clone();
     let gate = Arc::new(Gate {
         shared,
         plaintext: settings.plaintext,
         handshake_timeout: settings.handshake_timeout,
         connections: Arc::new(Semaphore::new(settings.connections)),
-        complaints: Mutex::new(LogLimit::default()),
+        refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE)),
     });
     let mut gates = JoinSet::new();
     for listener in listeners {

@@ -96,7 +96,9 @@ pub(crate) struct Turn {
 }
 
 impl Drop for Turn {
+    /// What nobody needs until the sender is back, such as an open file, is given up.
     fn drop(&mut self) {
+        self.current.take_if(|current| current.pending.is_none());
         self.seat.view().state = PeerState::Disconnected;
     }
 }
@@ -131,7 +133,8 @@ impl Seat {
         Some(Turn { seat: self, current, newest })
     }
 
-    fn is_free(&self) -> bool {
+    /// Whether no batch is under way.
+    fn is_idle(&self) -> bool {
         self.turn
             .try_lock()
             .is_ok_and(|current| current.as_ref().is_none_or(|current| current.pending.is_none()))
@@ -153,7 +156,8 @@ impl Seats {
     pub(crate) fn seat(&self, id: &SenderId, peer: SocketAddr, stream: StreamId) -> Arc<Seat> {
         let mut seats = self.seats();
         if seats.len() >= SEATS_MAX && !seats.contains_key(id) {
-            seats.retain(|_, seat| !seat.is_free());
+            // Who shares a seat is about to take it: a second one for the same sender must not come to be.
+            seats.retain(|_, seat| Arc::strong_count(seat) > 1 || !seat.is_idle());
         }
         seats.entry(id.clone()).or_insert_with(|| Arc::new(Seat::new(peer, stream))).clone()
     }
@@ -192,5 +196,46 @@ fn row(id: &SenderId, seat: &Seat) -> PeerStatus {
         delivered: Tally { datagrams: get(&seat.counters.datagrams), bytes: get(&seat.counters.bytes) },
         duplicates: get(&seat.counters.duplicates),
         gaps: get(&seat.counters.gaps),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::receiver::positions::Positions;
+
+    const STREAM: StreamId = StreamId([1; 16]);
+
+    async fn turn(seats: &Seats, id: &str) -> Turn {
+        let peer = "192.0.2.1:40000".parse().unwrap();
+        let seat = seats.seat(&id.parse().unwrap(), peer, STREAM);
+        seat.take(peer, STREAM).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_sender_that_is_gone_keeps_its_counters_and_no_open_file() {
+        let state = tempfile::tempdir().unwrap();
+        let positions = Positions::open(state.path()).unwrap();
+        let seats = Seats::default();
+        let mut turn = turn(&seats, "edge").await;
+        let stored = positions.stream(&"edge".parse().unwrap(), STREAM).unwrap();
+        let file = Arc::downgrade(&stored);
+        *turn.current = Some(Current { stream: STREAM, stored, pending: None });
+        Counters::add(&turn.seat.counters.datagrams, 3);
+        drop(turn);
+        positions.sync().unwrap();
+        assert!(file.upgrade().is_none());
+        assert_eq!(seats.status()[0].delivered.datagrams, 3);
+    }
+
+    #[tokio::test]
+    async fn a_seat_that_somebody_is_about_to_take_is_never_given_up() {
+        let seats = Seats::default();
+        let peer = "192.0.2.1:40000".parse().unwrap();
+        let seat = seats.seat(&"edge".parse().unwrap(), peer, STREAM);
+        for number in 0..=SEATS_MAX {
+            seats.seat(&format!("other-{number}").parse().unwrap(), peer, STREAM);
+        }
+        assert!(Arc::ptr_eq(&seat, &seats.seat(&"edge".parse().unwrap(), peer, STREAM)));
     }
 }

@@ -4,8 +4,8 @@
 //! that what waits, waits in the sender's spool.
 
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,8 +18,8 @@ use crate::receiver::delivery::Delivery;
 use crate::receiver::output::Outputs;
 use crate::receiver::positions::{Positions, PositionsError};
 use crate::receiver::seats::{Counters, Current, Pending, Seats, Turn};
-use crate::sequence::{Gap, SenderId};
-use crate::service::Stop;
+use crate::sequence::{Gap, Position, SenderId};
+use crate::service::{LogLimit, Stop};
 use crate::session::{ReceiverEvent, ReceiverSession, SessionError};
 
 /// Bytes read from a connection at once.
@@ -34,6 +34,15 @@ pub(crate) struct Shared {
     pub(crate) seats: Seats,
     pub(crate) positions: Positions,
     pub(crate) outputs: Outputs,
+    pub(crate) complaints: Mutex<LogLimit<IpAddr>>,
+}
+
+impl Shared {
+    /// Whether to log a complaint about `peer` now; with how many were held back since the last one.
+    pub(crate) fn may_complain(&self, peer: IpAddr) -> Option<u64> {
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        complaints.admit(peer, Instant::now().into_std())
+    }
 }
 
 /// How a connection ended.
@@ -47,7 +56,7 @@ enum Ended {
     Lost(#[from] io::Error),
     #[error("{0}")]
     Session(#[from] SessionError),
-    #[error("a newer connection of the same sender took over")]
+    #[error("a newer connection of the same sender took over; if this goes on, two senders have the same id")]
     Superseded,
     #[error("no HELLO in time")]
     NoHello,
@@ -66,37 +75,39 @@ pub(crate) async fn serve(
     greeted_by: Instant,
     stop: Stop,
 ) {
-    let mut connection =
-        Connection { shared, session: ReceiverSession::new(), input: vec![0; READ_SIZE], stop };
+    let mut stopping = stop.clone();
+    let mut connection = Connection { shared, session: ReceiverSession::new(), stop };
     let greeting = timeout_at(greeted_by, connection.greet(&mut stream, peer, &id));
-    let ended = match greeting.await {
-        Ok(Ok(mut turn)) => {
-            let ended = connection.run(&mut stream, &mut turn).await;
-            drop(turn);
-            ended
-        }
-        Ok(Err(ended)) => ended,
-        Err(_) => Ended::NoHello,
+    let greeted = tokio::select! {
+        greeted = greeting => greeted.unwrap_or(Err(Ended::NoHello)),
+        () = stopping.told() => Err(Ended::Stopping),
+    };
+    let ended = match greeted {
+        Ok(mut turn) => connection.run(&mut stream, &mut turn).await,
+        Err(ended) => ended,
     };
     connection.part(&mut stream, &ended).await;
     match ended {
         Ended::Closed | Ended::Goodbye | Ended::Superseded | Ended::Stopping => {
             tracing::info!(%peer, sender = %id, "session ended: {ended}");
         }
-        _ => tracing::warn!(%peer, sender = %id, "session ended: {ended}"),
+        _ => {
+            if let Some(held_back) = shared.may_complain(peer.ip()) {
+                tracing::warn!(%peer, sender = %id, held_back, "session ended: {ended}");
+            }
+        }
     }
 }
 
 struct Connection<'a> {
     shared: &'a Shared,
     session: ReceiverSession,
-    input: Vec<u8>,
     stop: Stop,
 }
 
 /// What ended a wait.
 enum Happened {
-    Read(io::Result<usize>),
+    Readable(io::Result<()>),
     Wrote(io::Result<usize>),
     Delivered,
     Time,
@@ -137,17 +148,24 @@ impl Connection<'_> {
                 Some(ReceiverEvent::Goodbye) => return Err(Ended::Goodbye),
                 Some(_) | None => {}
             }
-            let count = stream.read(&mut self.input).await?;
-            if count == 0 {
-                return Err(Ended::Closed);
-            }
-            self.take_input(count);
+            stream.readable().await?;
+            self.read(stream)?;
         }
     }
 
-    fn take_input(&mut self, count: usize) {
-        let bytes = self.input.get(..count).unwrap_or_default();
-        self.session.handle_bytes(bytes, Instant::now().into_std());
+    /// Takes in what is there. The buffer lives for this moment only: thousands of idle connections have none.
+    fn read(&mut self, stream: &TcpStream) -> Result<(), Ended> {
+        let mut input = vec![0; READ_SIZE];
+        match stream.try_read(&mut input) {
+            Ok(0) => Err(Ended::Closed),
+            Ok(count) => {
+                let bytes = input.get(..count).unwrap_or_default();
+                self.session.handle_bytes(bytes, Instant::now().into_std());
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn run(&mut self, stream: &mut TcpStream, turn: &mut Turn) -> Ended {
@@ -156,9 +174,12 @@ impl Connection<'_> {
                 return ended;
             }
             match self.happens(stream, turn).await {
-                Happened::Read(Ok(0)) => return Ended::Closed,
-                Happened::Read(Ok(count)) => self.take_input(count),
-                Happened::Read(Err(error)) | Happened::Wrote(Err(error)) => return error.into(),
+                Happened::Readable(Ok(())) => {
+                    if let Err(ended) = self.read(stream) {
+                        return ended;
+                    }
+                }
+                Happened::Readable(Err(error)) | Happened::Wrote(Err(error)) => return error.into(),
                 Happened::Wrote(Ok(_)) => {}
                 Happened::Delivered => {
                     if let Err(error) = self.delivered(turn) {
@@ -174,7 +195,7 @@ impl Connection<'_> {
 
     /// Waits for whatever comes first.
     async fn happens(&mut self, stream: &mut TcpStream, turn: &mut Turn) -> Happened {
-        let (mut reader, mut writer) = stream.split();
+        let (reader, mut writer) = stream.split();
         let wake_at = self.session.poll_timeout().map(Instant::from_std);
         let wants_bytes = self.session.wants_bytes();
         let has_output = !self.session.outbox().is_empty();
@@ -182,7 +203,7 @@ impl Connection<'_> {
         let pending = current.as_mut().and_then(|current| current.pending.as_mut()).filter(|_| !wants_bytes);
         let is_delivering = pending.is_some();
         tokio::select! {
-            read = reader.read(&mut self.input), if wants_bytes => Happened::Read(read),
+            readable = reader.readable(), if wants_bytes => Happened::Readable(readable),
             wrote = writer.write_buf(self.session.outbox()), if has_output => Happened::Wrote(wrote),
             () = deliver(pending, &self.shared.outputs), if is_delivering => Happened::Delivered,
             () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Happened::Time,
@@ -195,7 +216,7 @@ impl Connection<'_> {
         while let Some(event) = self.session.poll_event()? {
             match event {
                 ReceiverEvent::Hello(_) => {}
-                ReceiverEvent::Batch { batch, skip } => self.begin(turn, &batch, skip),
+                ReceiverEvent::Batch { batch, skip } => self.begin(turn, &batch, skip)?,
                 ReceiverEvent::Gap(gap) => self.pass_over(turn, gap)?,
                 ReceiverEvent::Repeat { datagrams } => {
                     Counters::add(&turn.seat.counters.duplicates, u64::from(datagrams));
@@ -207,27 +228,31 @@ impl Connection<'_> {
     }
 
     /// Begins to deliver `batch`, or goes on where an earlier connection left it.
-    fn begin(&mut self, turn: &mut Turn, batch: &Batch, skip: usize) {
-        let Some(current) = turn.current.as_mut() else { return };
+    fn begin(&mut self, turn: &mut Turn, batch: &Batch, skip: usize) -> Result<(), PositionsError> {
+        let Some(current) = turn.current.as_mut() else { return Ok(()) };
         if current.pending.as_ref().is_some_and(|pending| pending.end == batch.end()) {
-            return;
+            return Ok(());
         }
         let repeated = u64::try_from(skip).unwrap_or(u64::MAX);
         Counters::add(&turn.seat.counters.duplicates, repeated);
-        current.pending = match batch.records() {
-            Ok(records) => Some(Pending {
-                news_bytes: records.iter().skip(skip).map(|datagram| length(datagram.payload)).sum(),
-                delivery: Delivery::new(records, repeated, &self.shared.outputs),
-                first: batch.first(),
-                news: batch.first().plus(repeated),
-                end: batch.end(),
-            }),
+        let records = match batch.records() {
+            Ok(records) => records,
             Err(error) => {
-                tracing::error!(%error, first = batch.first().0, "a batch cannot be read; it is passed over");
-                Counters::add(&turn.seat.counters.gaps, u64::from(batch.datagrams()));
-                None
+                let lost = u64::from(batch.datagrams()).saturating_sub(repeated);
+                let first = batch.first().plus(repeated).0;
+                tracing::error!(%error, first, lost, "a batch cannot be read; it is passed over");
+                Counters::add(&turn.seat.counters.gaps, lost);
+                return self.skip_to(turn, batch.end());
             }
         };
+        current.pending = Some(Pending {
+            news_bytes: records.iter().skip(skip).map(|datagram| length(datagram.payload)).sum(),
+            delivery: Delivery::new(records, repeated, &self.shared.outputs),
+            first: batch.first(),
+            news: batch.first().plus(repeated),
+            end: batch.end(),
+        });
+        Ok(())
     }
 
     /// The sender says that positions will never come.
@@ -237,9 +262,14 @@ impl Connection<'_> {
             tracing::warn!(first = gap.first.0, lost, reason, "the sender lost datagrams");
             Counters::add(&turn.seat.counters.gaps, lost);
         }
+        self.skip_to(turn, gap.end)
+    }
+
+    /// Nothing below `end` is still to be delivered, and the sender may forget it.
+    fn skip_to(&mut self, turn: &mut Turn, end: Position) -> Result<(), PositionsError> {
         if let Some(current) = turn.current.as_mut() {
             current.pending = None;
-            current.stored.store(gap.end)?;
+            current.stored.store(end)?;
         }
         self.session.acknowledge(Instant::now().into_std());
         Ok(())
@@ -272,7 +302,8 @@ impl Connection<'_> {
             }
             stream.shutdown().await?;
             // Unread input would make the kernel answer with a reset, which can eat what was just written.
-            while stream.read(&mut self.input).await? > 0 {}
+            let mut unread = [0; 1024];
+            while stream.read(&mut unread).await? > 0 {}
             io::Result::Ok(())
         };
         if !matches!(timeout(FAREWELL, last_words).await, Ok(Ok(()))) {
@@ -292,3 +323,6 @@ async fn deliver(pending: Option<&mut Pending>, outputs: &Outputs) {
         None => core::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -134,7 +134,9 @@ pub enum Status {
     #[error("the receiver does not speak this version of the protocol; update the older side")]
     UnsupportedVersion,
     /// The receiver takes encrypted connections only.
-    #[error("the receiver requires encryption and this sender uses none; give it the receiver's key")]
+    #[error(
+        "the receiver takes no plain text from other machines; start it with --plaintext if this network may read the flow data"
+    )]
     EncryptionRequired,
     /// The receiver has no key.
     #[error("this sender uses encryption and the receiver has no key; give it the same key")]
@@ -146,7 +148,7 @@ pub enum Status {
     #[error("the receiver does not know this sender's key; both sides need the same key")]
     AuthenticationFailed,
     /// The receiver carries as many connections as it may.
-    #[error("the receiver has too many connections; raise its limit or stop other senders")]
+    #[error("the receiver has too many connections; raise its limits.connections or stop other senders")]
     TooManyConnections,
 }
 

@@ -169,7 +169,7 @@ fn kind_of(passed: &mut ListenFd, index: usize) -> &'static str {
     {
         "a Unix socket"
     } else if passed.take_raw_fd(index).is_ok_and(|fd| fd.is_none()) {
-        "a connected socket (Accept=yes?)"
+        "a TCP socket that does not listen (Accept=yes?)"
     } else {
         "something else"
     }

@@ -108,7 +108,7 @@ pub enum ControlError {
         path: PathBuf,
     },
     /// Anything else.
-    #[error("{}: the control socket cannot be {operation}: {source}", path.display())]
+    #[error("{}: the control socket cannot be {operation}: {source}: --control names another one", path.display())]
     Io {
         /// Where it is, or should be.
         path: PathBuf,

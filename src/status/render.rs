@@ -151,7 +151,7 @@ fn senders(status: &ReceiverStatus, earlier: Option<Earlier<'_, ReceiverStatus>>
     ]);
     for sender in &status.senders {
         let before = |status: &ReceiverStatus| {
-            let same = status.senders.iter().find(|other| other.stream == sender.stream);
+            let same = status.senders.iter().find(|other| other.id == sender.id);
             same.map_or(0, |same| same.delivered.datagrams)
         };
         table.row([

@@ -251,6 +251,19 @@ fn garbage_on_the_tcp_port_is_told_and_harms_nothing() {
 }
 
 #[test]
+fn a_sender_that_breaks_the_protocol_over_and_over_does_not_flood_the_log() {
+    let _running = shared();
+    let pair = Pair::connected(1, Pattern::new(MIXED), QUICK_SENDER);
+    let hostile = [b"NFR1\x01\0\0\0\0\x04edge".as_slice(), &[0xff; 64]].concat();
+    for _ in 0..50 {
+        stranger(pair.receiver.addr(), &hostile);
+    }
+    pair.receiver.daemon().wait_for_log(&["session ended", "unknown type 255"], STALL);
+    let lines = pair.receiver.daemon().log().matches("unknown type 255").count();
+    assert!(lines < 10, "{lines} lines");
+}
+
+#[test]
 fn lengths_past_all_bounds_take_no_memory_and_harm_nothing() {
     let memory = {
         let _running = shared();

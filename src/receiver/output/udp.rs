@@ -47,7 +47,7 @@ struct Figures {
     delivered_datagrams: u64,
     delivered_bytes: u64,
     socket_drops: u64,
-    /// Since when the task whose turn it is waits; means nothing while it is no task's turn.
+    /// Since when nothing could be sent to the collector, whichever tasks tried; `None` while nobody waits.
     held_since: Option<Instant>,
 }
 
@@ -195,7 +195,7 @@ impl UdpOutput {
             Obstacle::Failing(error) => Some(error.to_string()),
         };
         let mut figures = self.figures();
-        figures.held_since = Some(began);
+        figures.held_since.get_or_insert(began);
         figures.socket_drops = turn.gate.drops();
         if let Some(reason) = reason {
             figures.state = CollectorState::Down;
@@ -316,6 +316,21 @@ mod tests {
         }
         let counters = output.counters();
         assert_eq!((counters.state, counters.held_s), (CollectorState::Down, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_delivery_left_and_taken_up_again_does_not_begin_the_time_of_holding_anew() {
+        let address = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let output = UdpOutput::open(address).unwrap();
+        let datagrams = datagrams(&[b"x"]);
+        let mut done = 0;
+        for _ in 0..11 {
+            let delivery = output.deliver(&datagrams, &mut done);
+            tokio::time::timeout(Duration::from_secs(5), delivery).await.unwrap_err();
+        }
+        let mut delivery = Box::pin(output.deliver(&datagrams, &mut done));
+        tokio::time::timeout(Duration::from_secs(5), &mut delivery).await.unwrap_err();
+        assert_eq!(output.counters().held_s, 60);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,0 +1,110 @@
+//! Over real sockets on loopback: a sender of the test's own speaks to one connection.
+
+use core::net::SocketAddr;
+
+use bytes::{Bytes, BytesMut};
+use tokio::net::{TcpListener, UdpSocket};
+
+use super::*;
+use crate::batch::{BatchBuilder, BatchHeader, Compression, HEADER_LEN};
+use crate::datagram::{Datagram, Timestamp};
+use crate::framing::{Decoder, Heartbeat, Message};
+use crate::sequence::StreamId;
+use crate::service::{Stopper, stop_channel};
+
+const STREAM: StreamId = StreamId([7; 16]);
+
+/// A sender connected to a receiver that delivers to `collector`.
+struct Exchange {
+    stream: TcpStream,
+    decoder: Decoder,
+    collector: UdpSocket,
+    shared: Arc<Shared>,
+    _stopper: Stopper,
+    _state: tempfile::TempDir,
+}
+
+impl Exchange {
+    async fn agreed() -> Self {
+        let collector = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let shared = Arc::new(Shared {
+            seats: Seats::default(),
+            positions: Positions::open(state.path()).unwrap(),
+            outputs: Outputs::new(&[collector.local_addr().unwrap()]).unwrap(),
+            complaints: Mutex::default(),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, peer) = listener.accept().await.unwrap();
+        let (stopper, stop) = stop_channel();
+        let greeted_by = Instant::now() + Duration::from_secs(10);
+        let of_connection = shared.clone();
+        tokio::spawn(async move {
+            serve(&of_connection, accepted, peer, "edge".parse().unwrap(), greeted_by, stop).await;
+        });
+        let mut exchange =
+            Self { stream, decoder: Decoder::default(), collector, shared, _stopper: stopper, _state: state };
+        let heartbeat = Heartbeat::nearest(Duration::from_secs(5));
+        exchange.say(Message::Hello(Hello { stream: STREAM, first: Position(0), heartbeat })).await;
+        assert!(matches!(exchange.hear().await, Message::Welcome(_)));
+        exchange
+    }
+
+    async fn say(&mut self, message: Message) {
+        let mut bytes = BytesMut::new();
+        let batch = message.encode(&mut bytes).unwrap_or_default();
+        self.stream.write_all(&bytes).await.unwrap();
+        self.stream.write_all(&batch).await.unwrap();
+    }
+
+    /// The next message that is not a sign of life only.
+    async fn hear(&mut self) -> Message {
+        let mut input = [0; 1024];
+        loop {
+            match self.decoder.next_message().unwrap() {
+                Some(Message::Ping) => {}
+                Some(message) => return message,
+                None => {
+                    let read = timeout(Duration::from_secs(10), self.stream.read(&mut input));
+                    let count = read.await.unwrap().unwrap();
+                    assert_ne!(count, 0, "the receiver closed the connection");
+                    self.decoder.extend(&input[..count]);
+                }
+            }
+        }
+    }
+}
+
+fn batch(first: Position, payload: &[u8]) -> Batch {
+    let address: SocketAddr = "192.0.2.1:2055".parse().unwrap();
+    let datagram = Datagram { exporter: address, local: address, arrival: Timestamp(0), payload };
+    let mut builder = BatchBuilder::new(STREAM, Compression::None);
+    builder.push(&datagram).unwrap();
+    builder.finish(first).unwrap()
+}
+
+/// Whole by its checksums, but its record ends nowhere.
+fn unreadable(first: Position) -> Bytes {
+    let whole = batch(first, b"x");
+    let body = [0xFF; 20];
+    let mut header = BatchHeader::parse(STREAM, whole.bytes()).unwrap().unwrap();
+    header.body_len = 20;
+    header.records_len = 20;
+    header.body_checksum = crc32c::crc32c(&body);
+    assert_eq!(header.encode(STREAM).len(), HEADER_LEN);
+    [header.encode(STREAM).as_slice(), &body].concat().into()
+}
+
+#[tokio::test]
+async fn a_batch_that_cannot_be_read_is_counted_and_the_next_one_is_delivered() {
+    let mut exchange = Exchange::agreed().await;
+    exchange.say(Message::Data(unreadable(Position(0)))).await;
+    exchange.say(Message::Data(batch(Position(1), b"second").bytes().clone())).await;
+    while exchange.hear().await != Message::Ack(Position(2)) {}
+    let mut payload = [0; 16];
+    let length = exchange.collector.recv(&mut payload).await.unwrap();
+    assert_eq!(&payload[..length], b"second");
+    let [sender] = exchange.shared.seats.status().try_into().unwrap();
+    assert_eq!((sender.gaps, sender.delivered.datagrams), (1, 1));
+}
