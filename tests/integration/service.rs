@@ -82,7 +82,7 @@ fn unix_sockets_end_either_daemon_with_78_and_a_sentence() {
 fn a_connection_in_place_of_a_listening_socket_ends_the_receiver_with_78_and_a_sentence() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    assert_wrong(Program::Receiver, vec![connection.into()], &["is a connected socket", "Accept=yes"]);
+    assert_wrong(Program::Receiver, vec![connection.into()], &["that does not listen", "Accept=yes"]);
 }
 
 #[test]

@@ -25,6 +25,14 @@ pub(crate) struct KernelFigures {
     pub(crate) dropped: u64,
 }
 
+impl KernelFigures {
+    fn find(table: &str, inode: &str) -> Option<Self> {
+        let row = rows(table).find(|row| row[9] == inode)?;
+        let (_, queued) = row[4].split_once(':')?;
+        Some(Self { queued: u64::from_str_radix(queued, 16).unwrap(), dropped: row[12].parse().unwrap() })
+    }
+}
+
 impl KernelSocket {
     pub(crate) fn of(socket: &UdpSocket) -> Self {
         let name = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
@@ -47,11 +55,11 @@ impl KernelSocket {
     }
 
     pub(crate) fn figures(&self) -> KernelFigures {
-        let table = udp_table();
-        let row = rows(&table).find(|row| row[9] == self.inode);
-        let row = row.unwrap_or_else(|| panic!("no UDP socket with inode {} any more", self.inode));
-        let (_, queued) = row[4].split_once(':').unwrap();
-        KernelFigures { queued: u64::from_str_radix(queued, 16).unwrap(), dropped: row[12].parse().unwrap() }
+        // The kernel gives the table out in pieces: while sockets elsewhere come and go between two of them, a row
+        // can slip through. A socket that is really gone is missing every time.
+        let look = || KernelFigures::find(&udp_table(), &self.inode);
+        let found = (0..100).find_map(|_| look());
+        found.unwrap_or_else(|| panic!("no UDP socket with inode {} any more", self.inode))
     }
 
     /// Waits until the process that reads the socket has taken all there is.
