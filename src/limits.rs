@@ -60,6 +60,9 @@ pub const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Streams whose position nf-receiver remembers for each sender id; the one unseen longest makes room.
 pub const STREAMS_PER_SENDER: usize = 8;
 
+/// Streams whose position nf-receiver remembers in all: no number of sender ids fills the disk.
+pub const STREAMS_MAX: usize = 131_072;
+
 /// One log line about the same thing from the same peer in this time; the rest is counted.
 pub const LOG_INTERVAL: Duration = Duration::from_secs(10);
 

@@ -72,7 +72,7 @@ impl ReceiverSettings {
         if self.plaintext {
             return Vec::new();
         }
-        vec!["senders on other machines are refused: without encryption they are let in only if plaintext is true"
+        vec!["senders on other machines are refused: start with --plaintext, or set plaintext = true, to let them in"
             .to_owned()]
     }
 }

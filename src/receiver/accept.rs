@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::receiver::serve::{Shared, serve};
 use crate::secure::preface::{Mode, Parsed, Preface, PrefaceError, Status};
-use crate::service::Stop;
+use crate::service::{Stop, counted};
 
 /// How long the listener rests when the system has no file descriptor left for a connection.
 const REST: Duration = Duration::from_millis(100);
@@ -59,7 +59,7 @@ impl Gate {
                     Err(error) => {
                         // No peer is known: the unspecified address stands for all.
                         if let Some(held_back) = self.shared.may_complain(Ipv6Addr::UNSPECIFIED.into()) {
-                            tracing::warn!(%error, held_back, "cannot accept a connection");
+                            tracing::warn!(%error, held_back = counted(held_back), "cannot accept a connection");
                         }
                         tokio::time::sleep(REST).await;
                     }
@@ -126,7 +126,7 @@ impl Gate {
 
     fn complain(&self, peer: SocketAddr, turned: &Turned) {
         if let Some(held_back) = self.shared.may_complain(peer.ip()) {
-            tracing::warn!(%peer, held_back, "turned a connection away: {turned}");
+            tracing::warn!(%peer, held_back = counted(held_back), "turned a connection away: {turned}");
         }
     }
 }

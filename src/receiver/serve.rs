@@ -19,7 +19,7 @@ use crate::receiver::output::Outputs;
 use crate::receiver::positions::{Positions, PositionsError};
 use crate::receiver::seats::{Counters, Current, Pending, Seats, Turn};
 use crate::sequence::{Gap, Position, SenderId};
-use crate::service::{LogLimit, Stop};
+use crate::service::{LogLimit, Stop, counted};
 use crate::session::{ReceiverEvent, ReceiverSession, SessionError};
 
 /// Bytes read from a connection at once.
@@ -93,7 +93,7 @@ pub(crate) async fn serve(
         }
         _ => {
             if let Some(held_back) = shared.may_complain(peer.ip()) {
-                tracing::warn!(%peer, sender = %id, held_back, "session ended: {ended}");
+                tracing::warn!(%peer, sender = %id, held_back = counted(held_back), "session ended: {ended}");
             }
         }
     }

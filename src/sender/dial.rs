@@ -30,7 +30,7 @@ pub(crate) enum DialError {
     Lost(io::Error),
     #[error("what answers is no nf-receiver: {0}")]
     Foreign(#[from] PrefaceError),
-    #[error("the receiver refuses: {0}")]
+    #[error("{0}")]
     Refused(Status),
     #[error(
         "not sent in plain text to another machine: \

@@ -2,6 +2,7 @@
 //!
 //! Owns the schedule of attempts and what the status shows of them.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::sender::dial::{DialError, dial};
 use crate::sender::queue::Queue;
 use crate::sender::schedule::Schedule;
 use crate::sequence::{SenderId, StreamId};
-use crate::service::{LogLimit, Stop};
+use crate::service::{LogLimit, Stop, counted};
 
 /// What the link does at the moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,7 +115,13 @@ impl Link {
         view.reason = Some(attempt.reason.clone());
         if let Some(held_back) = complaints.admit(attempt.reason.clone(), Instant::now().into_std()) {
             let (receiver, retry_in_s) = (view.receiver.as_deref(), delay.as_secs_f64());
-            tracing::warn!(receiver, retry_in_s, held_back, "not connected: {}", attempt.reason);
+            tracing::warn!(
+                receiver,
+                retry_in_s,
+                held_back = counted(held_back),
+                "not connected: {}",
+                attempt.reason
+            );
         }
     }
 
@@ -139,7 +146,7 @@ impl Link {
             };
             match dialled {
                 Ok((stream, address)) => {
-                    return self.converse(stream, &format!("{receiver} ({address})")).await;
+                    return self.converse(stream, &peer_name(&receiver, address)).await;
                 }
                 Err(error) => last = Some((receiver, error)),
             }
@@ -169,4 +176,10 @@ impl Link {
         let is_refusal = matches!(ended, Ended::Refused(_) | Ended::AheadOfUs(..));
         Attempt { was_agreed, is_refusal, reason: ended.to_string() }
     }
+}
+
+/// The receiver as it was named, and its address if the name does not show it.
+fn peer_name(receiver: &HostPort, address: SocketAddr) -> String {
+    let (name, address) = (receiver.to_string(), address.to_string());
+    if name == address { name } else { format!("{name} ({address})") }
 }

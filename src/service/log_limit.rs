@@ -66,6 +66,11 @@ impl<K: Eq + Hash> LogLimit<K> {
     }
 }
 
+/// A count for a log line that shows it only if it is above 0.
+pub fn counted(count: u64) -> Option<u64> {
+    (count > 0).then_some(count)
+}
+
 #[cfg(test)]
 mod tests {
     use core::time::Duration;

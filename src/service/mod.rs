@@ -13,7 +13,7 @@ mod stop;
 
 pub use command_line::overrides;
 pub use error::DaemonError;
-pub use log_limit::LogLimit;
+pub use log_limit::{LogLimit, counted};
 pub use open_files::allow_open_files;
 pub use ownership::{DirectoryLock, OwnershipError};
 pub use sockets::SocketError;

@@ -24,7 +24,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 const CLEAR: &str = "\x1b[H\x1b[J";
 
 /// Asks the service whose control socket is at `path` for its status, and gives what is to be shown to `print`.
-/// Errors of either end it; `unavailable` makes one of what the socket says.
+/// Errors of either end it; `unavailable` makes one of what the socket says. A watch that has begun outlasts
+/// restarts of the service.
 pub fn show<S: DeserializeOwned, E>(
     path: &Path,
     manner: Manner,
@@ -33,8 +34,19 @@ pub fn show<S: DeserializeOwned, E>(
     unavailable: impl Fn(ControlError) -> E,
 ) -> Result<(), E> {
     let mut before: Option<(S, Instant)> = None;
+    let mut has_answered = false;
     loop {
-        let answer = request(path, Request::Status).map_err(&unavailable)?;
+        let answer = match request(path, Request::Status) {
+            Err(error) if has_answered => {
+                if !manner.json {
+                    print(&format!("{CLEAR}{error}\n\nasking again every second\n"))?;
+                }
+                thread::sleep(PERIOD);
+                continue;
+            }
+            answer => answer.map_err(&unavailable)?,
+        };
+        has_answered = true;
         let now = Instant::now();
         if manner.json {
             print(&format!("{answer}\n"))?;

@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use crate::limits::STREAMS_PER_SENDER;
+use crate::limits::{STREAMS_MAX, STREAMS_PER_SENDER};
 use crate::sequence::{SenderId, StreamId};
 
 /// What stands between the sender id and the stream id in a file's name: no sender id holds it.
@@ -61,7 +61,8 @@ impl PositionsError {
     }
 }
 
-/// The positions of all streams, one file each. At most [`STREAMS_PER_SENDER`] files of each sender id.
+/// The positions of all streams, one file each: at most [`STREAMS_PER_SENDER`] of each sender id, and at most
+/// [`STREAMS_MAX`] of all.
 #[derive(Debug)]
 pub(crate) struct Positions {
     directory: PathBuf,
@@ -138,38 +139,53 @@ impl Positions {
             .map_err(PositionsError::of("sync the directory", &self.directory))
     }
 
-    /// Removes streams of `sender` that are not in use, those unseen longest first, until one more has room.
+    /// Makes room for one more stream of `sender`, by forgetting those unseen longest.
     fn make_room(&self, sender: &SenderId, open: &Open) -> Result<(), PositionsError> {
-        let mut files = self.files_of(sender).map_err(PositionsError::of("list", &self.directory))?;
-        files.sort_unstable();
-        let excess = (files.len() + 1).saturating_sub(STREAMS_PER_SENDER);
-        let unused = files.into_iter().filter(|(_, name)| !open.streams.contains_key(name));
-        for (_, name) in unused.take(excess) {
+        let mut names = self.names().map_err(PositionsError::of("list", &self.directory))?;
+        self.forget(&mut names, STREAMS_MAX, open)?;
+        names.retain(|name| is_of_sender(name, sender));
+        self.forget(&mut names, STREAMS_PER_SENDER, open)
+    }
+
+    /// Removes files of `names` that are not in use, those unseen longest first, until one more keeps to `limit`.
+    fn forget(&self, names: &mut Vec<String>, limit: usize, open: &Open) -> Result<(), PositionsError> {
+        let excess = (names.len() + 1).saturating_sub(limit);
+        if excess == 0 {
+            return Ok(());
+        }
+        let last_seen =
+            |name: &String| std::fs::metadata(self.directory.join(name)).and_then(|file| file.modified());
+        let mut unused: Vec<(SystemTime, String)> = names
+            .iter()
+            .filter(|name| !open.streams.contains_key(*name))
+            .filter_map(|name| Some((last_seen(name).ok()?, name.clone())))
+            .collect();
+        unused.sort_unstable();
+        for (_, name) in unused.into_iter().take(excess) {
             let path = self.directory.join(&name);
             std::fs::remove_file(&path).map_err(PositionsError::of("remove", &path))?;
-            tracing::info!(
-                file = name,
-                "the sender has too many streams; its stream unseen longest is forgotten"
-            );
+            names.retain(|other| *other != name);
+            tracing::info!(file = name, limit, "too many streams: the one unseen longest is forgotten");
         }
         Ok(())
     }
 
-    /// The files of `sender`, each with the time when it was last written or opened.
-    fn files_of(&self, sender: &SenderId) -> io::Result<Vec<(SystemTime, String)>> {
-        let is_of_sender = |name: &str| {
-            let stream = name.strip_prefix(sender.as_str()).and_then(|rest| rest.strip_prefix(SEPARATOR));
-            stream.is_some_and(|stream| stream.len() == STREAM_HEX_LEN)
-        };
-        let mut files = Vec::new();
+    /// The names of all position files.
+    fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.directory)? {
-            let entry = entry?;
-            if let Some(name) = entry.file_name().to_str().filter(|name| is_of_sender(name)) {
-                files.push((entry.metadata()?.modified()?, name.to_owned()));
+            if let Ok(name) = entry?.file_name().into_string()
+                && name.rsplit_once(SEPARATOR).is_some_and(|(_, stream)| stream.len() == STREAM_HEX_LEN)
+            {
+                names.push(name);
             }
         }
-        Ok(files)
+        Ok(names)
     }
+}
+
+fn is_of_sender(name: &str, sender: &SenderId) -> bool {
+    name.rsplit_once(SEPARATOR).is_some_and(|(id, _)| id == sender.as_str())
 }
 
 /// The path to which the damaged file at `path` is set aside.
