@@ -19,7 +19,9 @@ use crate::receiver::serve::Shared;
 use crate::service::{
     DaemonError, DirectoryLock, Stop, allow_open_files, logging, notify, sockets, stop_channel,
 };
-use crate::status::{CollectorStatus, ControlSocket, PeerState, ReceiverStatus, Reply, Request, Tally};
+use crate::status::{
+    CollectorStatus, ControlSocket, PeerState, ReceiverStatus, Reply, Request, Tally, count_of,
+};
 
 /// How often positions are forced to disk, and the service manager is told how things stand.
 const TICK: Duration = Duration::from_secs(1);
@@ -225,8 +227,9 @@ fn line(shared: &Shared) -> String {
     let senders = shared.seats.status();
     let connected = senders.iter().filter(|sender| sender.state == PeerState::Connected).count();
     let delivered: u64 = senders.iter().map(|sender| sender.delivered.datagrams).sum();
+    let connected = count_of(u64::try_from(connected).unwrap_or(u64::MAX), "sender");
     let mut parts =
-        vec![format!("{connected} senders connected"), format!("{delivered} datagrams delivered")];
+        vec![format!("{connected} connected"), format!("{} delivered", count_of(delivered, "datagram"))];
     let held = collectors(&shared.outputs).into_iter().filter(|collector| collector.held_s > 0);
     parts.extend(held.map(|held| format!("waiting for {} for {} s", held.address, held.held_s)));
     parts.join("; ")

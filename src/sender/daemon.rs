@@ -20,7 +20,7 @@ use crate::sender::queue::{Queue, Stage};
 use crate::sender::recovery::recover;
 use crate::sender::report::Reporter;
 use crate::service::{DaemonError, DirectoryLock, Stop, Stopper, logging, notify, sockets, stop_channel};
-use crate::status::{ControlSocket, Reply, Request};
+use crate::status::{ControlSocket, Reply, Request, count_of};
 
 /// How often the service manager is told how things stand.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
@@ -120,7 +120,8 @@ async fn supervise(settings: SenderSettings, listeners: Vec<Listener>) -> Result
         }
     };
     notify::stopping();
-    notify::status(&format!("stopping; {} datagrams queued", reporter.queue.figures().queued));
+    let queued = count_of(reporter.queue.figures().queued, "datagram");
+    notify::status(&format!("stopping; {queued} queued"));
     tracing::info!("stopping: what the link does not take in {} s stays in the spool", STOP_GRACE.as_secs());
     let everything_spooled = stop_threads(threads, stop_link, link).await;
     if !everything_spooled {

@@ -87,7 +87,8 @@ impl Reporter {
             }
             (_, None) => "no receiver configured, spooling only".to_owned(),
         };
-        format!("{state}; {} datagrams queued; {:.0} datagrams/s in", status.queued.datagrams, self.rates().0)
+        let queued = status::count_of(status.queued.datagrams, "datagram");
+        format!("{state}; {queued} queued; {:.0} datagrams/s in", self.rates().0)
     }
 
     /// The status at this moment.

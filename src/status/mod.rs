@@ -16,6 +16,11 @@ pub use render::{Earlier, render_receiver, render_sender};
 pub use sender::{Dropped, ExporterStatus, LinkState, Queued, Recovered, SenderStatus};
 pub use show::{Manner, show};
 
+/// A count with its noun, as in "1 sender" and "2 senders".
+pub fn count_of(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Datagrams, and the bytes of their payloads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {

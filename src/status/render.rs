@@ -5,7 +5,7 @@ use core::time::Duration;
 use bytesize::ByteSize;
 
 use crate::status::table::{Align, Table};
-use crate::status::{CollectorState, LinkState, PeerState, ReceiverStatus, SenderStatus};
+use crate::status::{CollectorState, LinkState, PeerState, ReceiverStatus, SenderStatus, count_of};
 
 /// A status from before, for rates.
 #[derive(Debug)]
@@ -126,8 +126,8 @@ fn exporters(status: &SenderStatus) -> String {
 /// The status of nf-receiver; with `earlier`, rates too.
 pub fn render_receiver(status: &ReceiverStatus, earlier: Option<Earlier<'_, ReceiverStatus>>) -> String {
     let connected = status.senders.iter().filter(|sender| sender.state == PeerState::Connected).count();
-    let plural = if connected == 1 { "sender" } else { "senders" };
-    let mut text = format!("{}: {connected} {plural} connected\n", status.service);
+    let connected = count_of(u64::try_from(connected).unwrap_or(u64::MAX), "sender");
+    let mut text = format!("{}: {connected} connected\n", status.service);
     if !status.senders.is_empty() {
         text += "\n";
         text += &senders(status, earlier);
