@@ -149,6 +149,7 @@ async fn read_preface(stream: &mut TcpStream) -> Result<Preface, Turned> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::receiver::ahead::Ahead;
     use crate::receiver::output::Outputs;
     use crate::receiver::positions::Positions;
     use crate::receiver::seats::Seats;
@@ -163,6 +164,7 @@ mod tests {
                 seats: Seats::default(),
                 positions: Positions::open(state.path()).unwrap(),
                 outputs: Outputs::new(&["127.0.0.1:9995".parse().unwrap()]).unwrap(),
+                ahead: Ahead::take_up(state.path()),
                 complaints: Mutex::default(),
             }),
             plaintext: false,

@@ -12,6 +12,7 @@ use tokio::time::{Duration, MissedTickBehavior, interval, sleep};
 use crate::config::{HostPort, Loaded, ReceiverSettings};
 use crate::limits::{FILES_BESIDE, FILES_PER_CONNECTION, REFUSALS_AT_ONCE};
 use crate::receiver::accept::Gate;
+use crate::receiver::ahead::{self, Ahead};
 use crate::receiver::output::Outputs;
 use crate::receiver::positions::Positions;
 use crate::receiver::seats::Seats;
@@ -65,6 +66,7 @@ async fn supervise(settings: ReceiverSettings) -> Result<(), DaemonError> {
     let listeners = listen(&settings.listen)?;
     let control = ControlSocket::bind(&settings.control).map_err(DaemonError::cannot_create)?;
     let positions = Positions::open(&settings.state).map_err(DaemonError::cannot_create)?;
+    let state = settings.state.clone();
     let (stop, stopped) = stop_channel();
     let shared: Arc<OnceLock<Arc<Shared>>> = Arc::default();
     let answers = tokio::spawn(control.serve(answer(shared.clone())));
@@ -95,7 +97,11 @@ async fn supervise(settings: ReceiverSettings) -> Result<(), DaemonError> {
         serving.await.map_err(DaemonError::system)??;
     }
     if let Some(shared) = shared.get() {
-        shared.seats.settle().await;
+        let collectors: Vec<SocketAddr> = shared.outputs.addresses().collect();
+        let progress = shared.seats.settle(&collectors).await;
+        if let Err(error) = ahead::leave(&state, &progress) {
+            tracing::error!(%error, "cannot store what some collectors have: part of a batch will be repeated to them");
+        }
         sync(shared).await;
     }
     answers.abort();
@@ -140,7 +146,9 @@ async fn serve(
         () = stop.told() => return Ok(()),
     };
     let outputs = Outputs::new(&addresses).map_err(DaemonError::system)?;
-    let made = Arc::new(Shared { seats: Seats::default(), positions, outputs, complaints: Mutex::default() });
+    let ahead = Ahead::take_up(&settings.state);
+    let made =
+        Arc::new(Shared { seats: Seats::default(), positions, outputs, ahead, complaints: Mutex::default() });
     let shared = place.get_or_init(|| made).clone();
     let gate = Arc::new(Gate {
         shared,

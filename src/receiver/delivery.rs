@@ -26,6 +26,19 @@ impl Delivery {
         Self { records, done: vec![skip; outputs.iter().len()] }
     }
 
+    /// The collector at `place` among the outputs has the first `count` datagrams already.
+    pub(crate) fn advance(&mut self, place: usize, count: u64) {
+        if let Some(done) = self.done.get_mut(place) {
+            let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.records.iter().count());
+            *done = count.max(*done);
+        }
+    }
+
+    /// For each output in order, how many datagrams from the front of the batch it has.
+    pub(crate) fn progress(&self) -> impl Iterator<Item = u64> {
+        self.done.iter().map(|done| u64::try_from(*done).unwrap_or(u64::MAX))
+    }
+
     /// Delivers what `outputs`, the same as at first, do not have yet. Returns once all have the whole batch; may
     /// be dropped before that and called again.
     pub(crate) async fn run(&mut self, outputs: &Outputs) {
@@ -44,8 +57,7 @@ impl Delivery {
 
     /// How many datagrams, from the front of the batch, every collector has.
     pub(crate) fn delivered(&self) -> u64 {
-        let least = self.done.iter().min().copied().unwrap_or_default();
-        u64::try_from(least).unwrap_or(u64::MAX)
+        self.progress().min().unwrap_or_default()
     }
 }
 

@@ -1,6 +1,7 @@
 //! nf-receiver: what its command line asks for is done here or by the daemon.
 
 mod accept;
+mod ahead;
 mod daemon;
 mod delivery;
 mod output;

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedMutexGuard, watch};
 
 use crate::limits::SEATS_MAX;
+use crate::receiver::ahead::Progress;
 use crate::receiver::delivery::Delivery;
 use crate::receiver::positions::StreamPosition;
 use crate::sequence::{Position, SenderId, StreamId};
@@ -42,6 +43,8 @@ pub(crate) struct Current {
     pub(crate) stream: StreamId,
     pub(crate) stored: Arc<StreamPosition>,
     pub(crate) pending: Option<Pending>,
+    /// What collectors had of the next batch when the last run of the daemon stopped.
+    pub(crate) ahead: HashMap<SocketAddr, Position>,
 }
 
 impl Current {
@@ -169,18 +172,30 @@ impl Seats {
         rows
     }
 
-    /// Stores, for batches that were on their way when the daemon stopped, what the collectors have of them.
-    pub(crate) async fn settle(&self) {
-        let seats: Vec<Arc<Seat>> = self.seats().values().cloned().collect();
-        for seat in seats {
+    /// Stores, for batches that were on their way when the daemon stopped, what every collector has of them. Gives
+    /// what some of the collectors at `addresses` have beyond that.
+    pub(crate) async fn settle(&self, addresses: &[SocketAddr]) -> Vec<Progress> {
+        let seats: Vec<(SenderId, Arc<Seat>)> =
+            self.seats().iter().map(|(id, seat)| (id.clone(), seat.clone())).collect();
+        let mut ahead = Vec::new();
+        for (id, seat) in seats {
             let current = seat.turn.lock().await;
-            if let Some(current) = current.as_ref()
-                && let Some(position) = current.pending.as_ref().map(Pending::position)
-                && let Err(error) = current.stored.store(position)
-            {
+            let Some(current) = current.as_ref() else { continue };
+            let Some(pending) = current.pending.as_ref() else { continue };
+            let stored = pending.position();
+            if let Err(error) = current.stored.store(stored) {
                 tracing::error!(%error, "cannot store how far a stream is delivered: some of it will be repeated");
             }
+            let positions = pending.delivery.progress().map(|count| pending.first.plus(count));
+            let beyond = addresses.iter().zip(positions).filter(|(_, position)| *position > stored);
+            ahead.extend(beyond.map(|(collector, position)| Progress {
+                sender: id.to_string(),
+                stream: current.stream.to_string(),
+                collector: *collector,
+                position: position.0,
+            }));
         }
+        ahead
     }
 }
 
@@ -220,7 +235,7 @@ mod tests {
         let mut turn = turn(&seats, "edge").await;
         let stored = positions.stream(&"edge".parse().unwrap(), STREAM).unwrap();
         let file = Arc::downgrade(&stored);
-        *turn.current = Some(Current { stream: STREAM, stored, pending: None });
+        *turn.current = Some(Current { stream: STREAM, stored, pending: None, ahead: HashMap::new() });
         Counters::add(&turn.seat.counters.datagrams, 3);
         drop(turn);
         positions.sync().unwrap();

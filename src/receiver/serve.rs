@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::batch::Batch;
 use crate::framing::{Hello, RefusalCode};
+use crate::receiver::ahead::Ahead;
 use crate::receiver::delivery::Delivery;
 use crate::receiver::output::Outputs;
 use crate::receiver::positions::{Positions, PositionsError};
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) seats: Seats,
     pub(crate) positions: Positions,
     pub(crate) outputs: Outputs,
+    pub(crate) ahead: Ahead,
     pub(crate) complaints: Mutex<LogLimit<IpAddr>>,
 }
 
@@ -128,7 +130,8 @@ impl Connection<'_> {
         let mut turn = seat.take(peer, hello.stream).await.ok_or(Ended::Superseded)?;
         if turn.current.as_ref().is_none_or(|current| current.stream != hello.stream) {
             let stored = self.shared.positions.stream(id, hello.stream)?;
-            *turn.current = Some(Current { stream: hello.stream, stored, pending: None });
+            let ahead = self.shared.ahead.take(id, hello.stream);
+            *turn.current = Some(Current { stream: hello.stream, stored, pending: None, ahead });
         }
         let known = turn.current.as_ref().and_then(Current::position);
         let resume = known.unwrap_or_default().max(hello.first);
@@ -245,9 +248,16 @@ impl Connection<'_> {
                 return self.skip_to(turn, batch.end());
             }
         };
+        let news_bytes = records.iter().skip(skip).map(|datagram| length(datagram.payload)).sum();
+        let mut delivery = Delivery::new(records, repeated, &self.shared.outputs);
+        let ahead = core::mem::take(&mut current.ahead);
+        for (place, collector) in self.shared.outputs.addresses().enumerate() {
+            let position = ahead.get(&collector).copied().unwrap_or_default();
+            delivery.advance(place, position.since(batch.first()));
+        }
         current.pending = Some(Pending {
-            news_bytes: records.iter().skip(skip).map(|datagram| length(datagram.payload)).sum(),
-            delivery: Delivery::new(records, repeated, &self.shared.outputs),
+            news_bytes,
+            delivery,
             first: batch.first(),
             news: batch.first().plus(repeated),
             end: batch.end(),

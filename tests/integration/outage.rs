@@ -1,13 +1,15 @@
 //! What breaks, one thing at a time, while datagrams keep coming; and that nothing is lost by it.
 
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::running::shared;
 use crate::support::chatter::{MIXED, Pattern};
+use crate::support::collector::{Collector, Inbox};
 use crate::support::daemon::Program;
-use crate::support::hosts::QUICK_SENDER;
+use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use crate::support::load::Until;
 use crate::support::pair::{Pair, STALL};
 use crate::support::samples::{assert_conserved, count};
@@ -206,4 +208,24 @@ fn a_sender_without_a_receiver_spools_and_says_so() {
     let reason = status["reason"].as_str().unwrap_or_default();
     assert!(reason.contains("receiver"), "{status:#}");
     pair.sender.daemon().wait_for_log(&["receiver"], STALL);
+}
+
+#[test]
+fn an_orderly_restart_while_one_of_two_collectors_is_away_repeats_nothing_to_the_other() {
+    let _running = shared();
+    let there = Collector::start(1, pattern());
+    let away = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut receiver = ReceiverHost::new(&[there.addr(), away], "");
+    receiver.start();
+    let mut sender = SenderHost::new("edge", &receiver.addr(), QUICK_SENDER);
+    sender.start();
+    let mut exporters = sender.exporters(1, pattern());
+    exporters.send(5);
+    there.wait_for(1, STALL);
+    assert_eq!(receiver.take().terminate().code(), Some(0));
+    receiver.start();
+    exporters.send(5);
+    let late = Inbox::start(&away.to_string());
+    assert_eq!(late.wait_for(10, STALL).len(), 10);
+    there.wait_for_all(exporters.sent(), STALL).assert_exact(exporters.sent());
 }

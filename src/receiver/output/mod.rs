@@ -92,6 +92,13 @@ impl Outputs {
         self.outputs.iter()
     }
 
+    /// Where the collectors listen.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.outputs.iter().map(|output| match output {
+            Output::Udp(output) => output.address(),
+        })
+    }
+
     /// The counters of every collector, in the order of their addresses.
     pub(crate) fn counters(&self) -> Vec<CollectorCounters> {
         self.outputs.iter().map(Output::counters).collect()

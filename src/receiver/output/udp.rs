@@ -65,6 +65,11 @@ enum Obstacle {
 }
 
 impl UdpOutput {
+    /// Where the collector listens.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// An output to the collector at `address`, inside a tokio runtime.
     pub(super) fn open(address: SocketAddr) -> io::Result<Self> {
         let address = without_v4_mapping(address);

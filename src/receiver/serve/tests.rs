@@ -9,6 +9,7 @@ use super::*;
 use crate::batch::{BatchBuilder, BatchHeader, Compression, HEADER_LEN};
 use crate::datagram::{Datagram, Timestamp};
 use crate::framing::{Decoder, Heartbeat, Message};
+use crate::receiver::ahead::Ahead;
 use crate::sequence::StreamId;
 use crate::service::{Stopper, stop_channel};
 
@@ -32,6 +33,7 @@ impl Exchange {
             seats: Seats::default(),
             positions: Positions::open(state.path()).unwrap(),
             outputs: Outputs::new(&[collector.local_addr().unwrap()]).unwrap(),
+            ahead: Ahead::take_up(state.path()),
             complaints: Mutex::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

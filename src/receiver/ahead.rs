@@ -1,0 +1,116 @@
+//! What some collectors have of a batch that others still wait for, from an orderly stop to the next start.
+//!
+//! The position of a stream says what every collector has. Where one collector held a batch up when the daemon
+//! stopped, others may have more of it; that is written to the file `ahead.json` of the state directory, and
+//! taken up once by the next start, so that nothing is repeated to them. Without the file, or with a damaged
+//! one, they get part of one batch twice.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::sequence::{Position, SenderId, StreamId};
+
+/// What one collector has of one stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    pub(crate) sender: String,
+    pub(crate) stream: String,
+    pub(crate) collector: SocketAddr,
+    /// Everything below was handed to the kernel for this collector.
+    pub(crate) position: u64,
+}
+
+/// What the last run left, as far as it was not taken yet.
+#[derive(Debug)]
+pub(crate) struct Ahead {
+    left: Mutex<HashMap<(String, String), Vec<Progress>>>,
+}
+
+impl Ahead {
+    /// Takes up what the last run left in the state directory.
+    pub(crate) fn take_up(state_directory: &Path) -> Self {
+        let path = file(state_directory);
+        let mut left: HashMap<_, Vec<Progress>> = HashMap::new();
+        match read_and_remove(&path) {
+            Ok(list) => {
+                for progress in list {
+                    let key = (progress.sender.clone(), progress.stream.clone());
+                    left.entry(key).or_default().push(progress);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(
+                file = %path.display(),
+                %error,
+                "cannot take up what collectors had when the last run stopped: part of a batch may be repeated"
+            ),
+        }
+        Self { left: Mutex::new(left) }
+    }
+
+    /// What collectors had of this stream when the last run stopped. Told once.
+    pub(crate) fn take(&self, sender: &SenderId, stream: StreamId) -> HashMap<SocketAddr, Position> {
+        let key = (sender.to_string(), stream.to_string());
+        let taken = self.left.lock().unwrap_or_else(PoisonError::into_inner).remove(&key).unwrap_or_default();
+        taken.into_iter().map(|progress| (progress.collector, Position(progress.position))).collect()
+    }
+}
+
+/// Writes down, at an orderly stop, what collectors have beyond the positions of their streams.
+pub(crate) fn leave(state_directory: &Path, list: &[Progress]) -> io::Result<()> {
+    if list.is_empty() {
+        return Ok(());
+    }
+    std::fs::write(file(state_directory), serde_json::to_vec(list)?)
+}
+
+fn file(state_directory: &Path) -> PathBuf {
+    state_directory.join("ahead.json")
+}
+
+/// The file is removed before it is believed: a run that is killed later must not find it again.
+fn read_and_remove(path: &Path) -> io::Result<Vec<Progress>> {
+    let bytes = std::fs::read(path)?;
+    std::fs::remove_file(path)?;
+    Ok(serde_json::from_slice(&bytes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STREAM: StreamId = StreamId([7; 16]);
+
+    fn progress(collector: &str, position: u64) -> Progress {
+        let (sender, stream) = ("brno".to_owned(), STREAM.to_string());
+        Progress { sender, stream, collector: collector.parse().unwrap(), position }
+    }
+
+    #[test]
+    fn what_is_left_is_taken_up_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let list = [progress("127.0.0.1:1", 5), progress("[::1]:2", 9)];
+        leave(directory.path(), &list).unwrap();
+        let ahead = Ahead::take_up(directory.path());
+        assert!(!file(directory.path()).exists());
+        let brno: SenderId = "brno".parse().unwrap();
+        assert!(ahead.take(&"praha".parse().unwrap(), STREAM).is_empty());
+        let taken = ahead.take(&brno, STREAM);
+        assert_eq!(taken[&"[::1]:2".parse().unwrap()], Position(9));
+        assert_eq!(taken.len(), 2);
+        assert!(ahead.take(&brno, STREAM).is_empty());
+    }
+
+    #[test]
+    fn a_damaged_file_is_done_without() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(file(directory.path()), b"{nonsense").unwrap();
+        assert!(Ahead::take_up(directory.path()).take(&"brno".parse().unwrap(), STREAM).is_empty());
+        assert!(!file(directory.path()).exists());
+    }
+}
