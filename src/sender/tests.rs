@@ -1,10 +1,16 @@
 //! The queue with its spool and intake in a real directory, without sockets and link.
 
+use std::net::UdpSocket;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
 
 use crate::batch::{Batch, BatchBuilder, Compression};
 use crate::datagram::{Datagram, Timestamp};
+use crate::limits::INTAKE_RING;
 use crate::sender::backlog::Backlog;
+use crate::sender::ingest::{Ingest, Listener, Tally};
 use crate::sender::keeper::Keeper;
 use crate::sender::queue::{Next, Queue, Stage};
 use crate::sender::recovery::{Recovered, recover};
@@ -196,4 +202,37 @@ fn a_spool_that_takes_nothing_lets_the_oldest_or_the_newest_go_as_told() {
         run.queue.go_on_to(Stage::Stopped);
         thread.join().unwrap();
     }
+}
+
+#[test]
+fn whoever_looks_at_the_exporters_does_not_wait_for_room_in_the_ring() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, policy());
+    while run.queue.state().tail_bytes() + 2 * 61_000 < INTAKE_RING {
+        push(&mut run, 1, 60_000);
+    }
+    let full = run.queue.figures().counts.received;
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for _ in 0..3 {
+        exporter.send_to(&[7; 60_000], socket.local_addr().unwrap()).unwrap();
+    }
+    let tally = Arc::new(Tally::new(1));
+    let stop = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+    let listener = Listener::new(socket, true).unwrap();
+    let queue = run.queue.clone();
+    let ingest =
+        Ingest::new(vec![listener], stop.try_clone().unwrap(), run, tally.clone(), vec![], Compression::None);
+    let thread = std::thread::spawn(move || ingest.run());
+    while queue.figures().counts.received == full {
+        std::thread::yield_now();
+    }
+    let (seen, sees) = std::sync::mpsc::channel();
+    let onlooker = std::thread::spawn(move || seen.send(tally.exporters().iter().count()));
+    let seen = sees.recv_timeout(Duration::from_secs(20));
+    queue.acknowledge(queue.next_position(), 0);
+    rustix::io::write(&stop, &1_u64.to_ne_bytes()).unwrap();
+    thread.join().unwrap();
+    onlooker.join().unwrap().unwrap();
+    assert_eq!(seen, Ok(1));
 }
