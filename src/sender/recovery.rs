@@ -79,15 +79,21 @@ pub(crate) fn recover(
         opened.last_run,
     );
     let slots_done = trusted.map(|_| numbering.next.since(intake.marks.slots_first()));
+    if slots_done.is_none() {
+        intake.slots.clear();
+    }
     let ledger = make_ledger(&numbering, &opened);
     for gap in &numbering.gaps {
         if opened.spool.end() == Some(gap.first) {
             opened.spool.record_gap(*gap);
         }
     }
-    opened.spool.begin_run(numbering.next).map_err(failed("write the file 'stream' in", directory))?;
-    intake.marks.set_next(numbering.next);
+    // In this order, so that a kill between any two leaves an intake that the next start knows as the last run's,
+    // and believes only if its marks are right.
     intake.marks.set_acknowledged(ledger.acknowledged());
+    intake.marks.set_next(numbering.next);
+    opened.spool.begin_run(numbering.next).map_err(failed("write the file 'stream' in", directory))?;
+    intake.marks.set_boot(boot);
     tell(&opened, &ledger, &held);
 
     let queue = Queue::new(ledger, opened.spool, held, intake.marks.clone());

@@ -1,6 +1,7 @@
 //! The queue with its spool and intake in a real directory, without sockets and link.
 
 use std::net::UdpSocket;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,9 +9,10 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::batch::{Batch, BatchBuilder, Compression};
 use crate::datagram::{Datagram, Timestamp};
-use crate::limits::INTAKE_RING;
+use crate::limits::{INTAKE_RING, POSITIONS_PER_RUN};
 use crate::sender::backlog::Backlog;
 use crate::sender::ingest::{Ingest, Listener, Tally};
+use crate::sender::intake;
 use crate::sender::keeper::Keeper;
 use crate::sender::queue::{Next, Queue, Stage};
 use crate::sender::recovery::{Recovered, recover};
@@ -235,4 +237,19 @@ fn whoever_looks_at_the_exporters_does_not_wait_for_room_in_the_ring() {
     thread.join().unwrap();
     onlooker.join().unwrap().unwrap();
     assert_eq!(seen, Ok(1));
+}
+
+#[test]
+fn an_interrupted_start_after_a_reboot_does_not_make_old_marks_believed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, policy());
+    push(&mut run, 3, 100);
+    let stream = run.stream;
+    kill(run);
+    let path = directory.path().join("intake");
+    // The machine is booted: the marks bear another boot's id, and may be older than what was given out.
+    std::fs::File::options().write(true).open(&path).unwrap().write_all_at(&[0; 16], 24).unwrap();
+    drop(intake::Intake::open(&path, stream, intake::boot_id().unwrap()).unwrap());
+    let run = start(&directory, policy());
+    assert!(run.queue.next_position() >= Position(POSITIONS_PER_RUN));
 }

@@ -43,6 +43,7 @@ fn what_recvmmsg_took_is_there_for_the_next_process() {
         exporter.send_to(payload, receiver.local_addr().unwrap()).unwrap();
     }
     let (mut intake, _) = open(&directory);
+    intake.marks.set_boot(BOOT);
     intake.slots.clear();
     assert_eq!(intake.slots.receive(&receiver).unwrap(), 3);
     // Nothing is closed in order: the mapping is forgotten as a killed process forgets it.
@@ -126,6 +127,7 @@ fn marks_outlive_the_process_and_tell_another_boot_and_another_stream() {
     let (intake, _) = open(&directory);
     intake.marks.set_next(Position(77));
     intake.marks.set_acknowledged(Position(70));
+    intake.marks.set_boot(BOOT);
     drop(intake);
     let path = directory.path().join("intake");
     let left = Intake::open(&path, STREAM, BOOT).unwrap().1.unwrap();
