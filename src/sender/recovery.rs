@@ -68,7 +68,10 @@ pub(crate) fn recover(
     let floor = opened.spool.end().unwrap_or_default().max(acknowledged.unwrap_or_default());
     let held = match left {
         Some(_) => intake.recover_ring(stream, floor).map_err(failed("read the intake", &path))?,
-        None => Vec::new(),
+        None => {
+            intake.forget_ring();
+            Vec::new()
+        }
     };
 
     let numbering = Numbering::work_out(

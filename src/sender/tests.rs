@@ -253,3 +253,20 @@ fn an_interrupted_start_after_a_reboot_does_not_make_old_marks_believed() {
     let run = start(&directory, policy());
     assert!(run.queue.next_position() >= Position(POSITIONS_PER_RUN));
 }
+
+#[test]
+fn an_intake_of_an_older_run_does_not_hide_what_comes_into_it_now() {
+    let directory = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, policy());
+    push(&mut run, 5, 100);
+    run.queue.acknowledge(Position(5), 0);
+    kill(run);
+    kill(recover(directory.path(), Some(elsewhere.path()), policy()).unwrap());
+    let mut run = start(&directory, policy());
+    push(&mut run, 8, 100);
+    kill(run);
+    let run = start(&directory, policy());
+    assert_eq!(drain(&run.queue, run.queue.acknowledged()).len(), 8);
+    assert_eq!(run.queue.figures().counts.corrupt, 0);
+}

@@ -92,6 +92,11 @@ impl Intake {
         self.marks.set_ring_tail(held.first().map_or(self.ring.head(), |first| first.start));
         Ok(held)
     }
+
+    /// Begins the ring anew: what lies in it is of no use.
+    pub(crate) fn forget_ring(&mut self) {
+        self.marks.set_ring_tail(self.ring.head());
+    }
 }
 
 /// The id of this boot of the machine; it changes when memory is lost.
