@@ -266,11 +266,16 @@ impl Queue {
         state.tail_bytes() > INTAKE_RING / 2
     }
 
-    /// A segment reader at `position`; `None` if the position is not in a segment (any more).
-    pub(crate) fn reader(&self, position: Position) -> io::Result<Option<(Position, SegmentReader<File>)>> {
+    /// A segment reader at `position`; `None` if the position is not in a segment (any more). Blocks that cannot
+    /// be read are errors, or damage if they are given up.
+    pub(crate) fn reader(
+        &self,
+        position: Position,
+        give_unreadable_up: bool,
+    ) -> io::Result<Option<(Position, SegmentReader<File>)>> {
         let spool = self.spool();
         let Some((first, _, _)) = spool.segment_at(position) else { return Ok(None) };
-        Ok(spool.reader(position)?.map(|reader| (first, reader)))
+        Ok(spool.reader(position, give_unreadable_up)?.map(|reader| (first, reader)))
     }
 
     /// How far the segment that starts at `first` and holds `position` reaches now, and its size in bytes.
