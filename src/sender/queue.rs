@@ -168,13 +168,10 @@ impl Queue {
         let (datagrams, bytes) = (u64::from(batch.datagrams()), u64::from(batch.payload_bytes()));
         let (first, end) = (batch.first(), batch.end());
         if self.wait_for_room(&batch, ring) {
-            let held = match ring.write(batch.clone()) {
-                Ok(held) => held,
-                Err(error) => {
-                    tracing::error!(%error, "cannot write to the intake: a crash now would lose datagrams");
-                    Held { batch, start: ring.head(), end: ring.head() }
-                }
-            };
+            let (held, written) = ring.write(batch);
+            if let Err(error) = written {
+                tracing::error!(%error, "cannot write to the intake: a crash now would lose datagrams");
+            }
             let mut state = self.state();
             state.head = held.end;
             state.ledger.receive(datagrams, bytes);
