@@ -328,6 +328,17 @@ fn a_lost_stream_file_is_made_up_for_by_the_segments() {
 }
 
 #[test]
+fn a_stream_file_that_cannot_be_read_does_not_stop_a_start() {
+    let disk = filled(10);
+    disk.set_unreadable("stream", 0..128);
+    let newest = disk.names().into_iter().rfind(|name| name.ends_with(".segment")).unwrap();
+    disk.set_unreadable(&newest, 0..1);
+    let opened = open(disk.clone(), StreamId([9; 16]), policy()).unwrap();
+    assert_eq!(opened.spool.stream(), STREAM);
+    assert_eq!(opened.last_run, Some(LastRun::CutShort { start: opened.spool.end().unwrap() }));
+}
+
+#[test]
 fn a_missing_segment_is_a_gap_and_foreign_files_are_left_alone() {
     let disk = filled(12);
     disk.put("README", b"not ours".to_vec());
