@@ -174,9 +174,9 @@ impl<'a> Conversation<'a> {
     }
 
     fn welcomed(&mut self, resume: Position, peer: &str) -> Result<(), Ended> {
-        let next = self.link.queue.next_position();
-        if resume > next {
-            return Err(Ended::AheadOfUs(resume, next));
+        let reach = self.link.queue.reach();
+        if resume > reach {
+            return Err(Ended::AheadOfUs(resume, reach));
         }
         self.is_agreed = true;
         self.acknowledged(resume);
@@ -204,6 +204,7 @@ impl<'a> Conversation<'a> {
             match self.link.queue.next(position) {
                 Next::Batch(batch) => self.send(&batch),
                 Next::Gap(gap) => {
+                    self.link.queue.set_in_flight(gap.end);
                     if let Err(error) = self.session.send_gap(gap) {
                         tracing::error!(%error, "a gap was offered out of turn");
                     }

@@ -96,6 +96,8 @@ pub(crate) struct State {
     pub(crate) tail: VecDeque<(Held, Instant)>,
     /// Positions below may be on their way to the receiver.
     pub(crate) in_flight: Position,
+    /// What a receiver can have of this stream ends here: all of earlier runs, and what this one sent.
+    reach: Position,
     /// The spool took no more when it was last tried, and nothing in the ring may give way: what does not fit
     /// into the ring is dropped.
     pub(crate) is_full: bool,
@@ -132,6 +134,7 @@ impl Queue {
         let figures = SpoolFigures::of(&spool);
         let state = State {
             in_flight: ledger.acknowledged(),
+            reach: ledger.next(),
             ledger,
             tail: held.into_iter().map(|held| (held, now)).collect(),
             is_full: false,
@@ -222,7 +225,14 @@ impl Queue {
 
     /// From now on positions below `position` may be on their way.
     pub(crate) fn set_in_flight(&self, position: Position) {
-        self.state().in_flight = position;
+        let mut state = self.state();
+        state.in_flight = position;
+        state.reach = state.reach.max(position);
+    }
+
+    /// The position up to which a receiver can have this stream, if it is the one that this spool numbers.
+    pub(crate) fn reach(&self) -> Position {
+        self.state().reach
     }
 
     /// The receiver has everything below `position`, of which `bytes` of payload were sent by this process.

@@ -270,3 +270,16 @@ fn an_intake_of_an_older_run_does_not_hide_what_comes_into_it_now() {
     assert_eq!(drain(&run.queue, run.queue.acknowledged()).len(), 8);
     assert_eq!(run.queue.figures().counts.corrupt, 0);
 }
+
+#[test]
+fn a_receiver_can_have_what_earlier_runs_gave_out_and_what_this_one_sent() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, policy());
+    push(&mut run, 5, 100);
+    assert_eq!(run.queue.reach(), Position(0), "numbered, but on no link yet");
+    run.queue.set_in_flight(Position(3));
+    run.queue.set_in_flight(Position(0));
+    assert_eq!(run.queue.reach(), Position(3));
+    kill(run);
+    assert_eq!(start(&directory, policy()).queue.reach(), Position(5));
+}
