@@ -66,12 +66,11 @@ pub(crate) fn recover(
     };
     opened.spool.acknowledge(acknowledged.unwrap_or_default());
     let floor = opened.spool.end().unwrap_or_default().max(acknowledged.unwrap_or_default());
-    let held = match left {
-        Some(_) => intake.recover_ring(stream, floor).map_err(failed("read the intake", &path))?,
-        None => {
-            intake.forget_ring();
-            Vec::new()
-        }
+    let held = if left.is_some() {
+        intake.recover_ring(stream, floor).map_err(failed("read the intake", &path))?
+    } else {
+        intake.forget_ring();
+        Vec::new()
     };
 
     let numbering = Numbering::work_out(

@@ -55,7 +55,7 @@ fn spool_all(run: &Recovered, policy: Policy) {
 }
 
 /// All that the queue gives from `position` on, from memory or from disk: the first position and payload of each.
-fn drain(queue: &std::sync::Arc<Queue>, mut position: Position) -> Vec<u64> {
+fn drain(queue: &Arc<Queue>, mut position: Position) -> Vec<u64> {
     let mut given = Vec::new();
     let mut backlog = Backlog::new(queue.clone());
     let mut take = |batch: &Batch| {
@@ -217,7 +217,7 @@ fn whoever_looks_at_the_exporters_does_not_wait_for_room_in_the_ring() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
     for _ in 0..3 {
-        exporter.send_to(&[7; 60_000], socket.local_addr().unwrap()).unwrap();
+        exporter.send_to(&vec![7; 60_000], socket.local_addr().unwrap()).unwrap();
     }
     let tally = Arc::new(Tally::new(1));
     let stop = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
@@ -229,9 +229,9 @@ fn whoever_looks_at_the_exporters_does_not_wait_for_room_in_the_ring() {
     while queue.figures().counts.received == full {
         std::thread::yield_now();
     }
-    let (seen, sees) = std::sync::mpsc::channel();
-    let onlooker = std::thread::spawn(move || seen.send(tally.exporters().iter().count()));
-    let seen = sees.recv_timeout(Duration::from_secs(20));
+    let (told, hears) = std::sync::mpsc::channel();
+    let onlooker = std::thread::spawn(move || told.send(tally.exporters().iter().count()));
+    let seen = hears.recv_timeout(Duration::from_secs(20));
     queue.acknowledge(queue.next_position(), 0);
     rustix::io::write(&stop, &1_u64.to_ne_bytes()).unwrap();
     thread.join().unwrap();
