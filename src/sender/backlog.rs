@@ -75,7 +75,7 @@ impl Backlog {
             reader.extend(end, size);
             return Ok(true);
         }
-        self.open = match self.queue.reader(position) {
+        self.open = match self.queue.reader(position, self.failures >= PATIENCE) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if let Some(damage) = self.queue.rest_of_segment(position) {
                     self.queue.give_up(position, damage);
@@ -84,11 +84,6 @@ impl Backlog {
             }
             other => other?,
         };
-        if self.failures >= PATIENCE
-            && let Some((_, reader)) = &mut self.open
-        {
-            reader.give_unreadable_up();
-        }
         Ok(self.open.is_some())
     }
 }

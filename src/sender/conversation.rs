@@ -122,7 +122,10 @@ impl<'a> Conversation<'a> {
                 Happened::ReadAhead(backlog, outcome) => self.take_read_ahead(backlog, outcome),
                 Happened::Wrote(Ok(_)) | Happened::Arrived => {}
                 Happened::Time if stopping_at.is_some_and(|at| at <= Instant::now()) => break,
-                Happened::Time => self.session.handle_timeout(Instant::now().into_std()),
+                Happened::Time => {
+                    self.end_rest();
+                    self.session.handle_timeout(Instant::now().into_std());
+                }
                 Happened::Stop => stopping_at = Some(Instant::now() + STOP_GRACE),
             }
         }
@@ -171,9 +174,9 @@ impl<'a> Conversation<'a> {
     }
 
     fn welcomed(&mut self, resume: Position, peer: &str) -> Result<(), Ended> {
-        let next = self.link.queue.next_position();
-        if resume > next {
-            return Err(Ended::AheadOfUs(resume, next));
+        let reach = self.link.queue.reach();
+        if resume > reach {
+            return Err(Ended::AheadOfUs(resume, reach));
         }
         self.is_agreed = true;
         self.acknowledged(resume);
@@ -201,6 +204,7 @@ impl<'a> Conversation<'a> {
             match self.link.queue.next(position) {
                 Next::Batch(batch) => self.send(&batch),
                 Next::Gap(gap) => {
+                    self.link.queue.set_in_flight(gap.end);
                     if let Err(error) = self.session.send_gap(gap) {
                         tracing::error!(%error, "a gap was offered out of turn");
                     }
@@ -240,23 +244,25 @@ impl<'a> Conversation<'a> {
     }
 
     fn start_reading(&mut self, position: Position) {
-        let ready = match &self.backlog {
-            Reading::Idle(_) => true,
-            Reading::Resting(_, until) => *until <= Instant::now(),
-            Reading::Busy(_) => false,
-        };
-        if !ready {
+        if !matches!(self.backlog, Reading::Idle(_)) {
             return;
         }
         let empty = Reading::Idle(Backlog::new(self.link.queue.clone()));
-        if let Reading::Idle(mut backlog) | Reading::Resting(mut backlog, _) =
-            core::mem::replace(&mut self.backlog, empty)
-        {
+        if let Reading::Idle(mut backlog) = core::mem::replace(&mut self.backlog, empty) {
             self.backlog = Reading::Busy(tokio::task::spawn_blocking(move || {
                 let outcome = backlog.read(position);
                 (backlog, outcome)
             }));
         }
+    }
+
+    /// After its time of rest the reader is idle, whether or not it is wanted at once.
+    fn end_rest(&mut self) {
+        let empty = Reading::Idle(Backlog::new(self.link.queue.clone()));
+        self.backlog = match core::mem::replace(&mut self.backlog, empty) {
+            Reading::Resting(backlog, until) if until <= Instant::now() => Reading::Idle(backlog),
+            other => other,
+        };
     }
 
     fn take_read_ahead(&mut self, backlog: Backlog, outcome: io::Result<Vec<Batch>>) {

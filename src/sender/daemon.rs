@@ -188,14 +188,16 @@ async fn stop_threads(threads: Threads, stop_link: Stopper, link: tokio::task::J
     if let Err(error) = rustix::io::write(&stop_ingest, &1_u64.to_ne_bytes()) {
         tracing::error!(%error, "cannot stop taking datagrams");
     }
-    let ingest_ended = timeout(STOP_GRACE, ingest_ended).await.is_ok();
+    // If ingest ended by itself, that was heard already: what it still had is in the intake.
+    let ingest_ended =
+        !ingest_ended.is_terminated() && matches!(timeout(STOP_GRACE, ingest_ended).await, Ok(Ok(())));
     stop_link.stop();
     if !link.is_finished() && timeout(STOP_GRACE * 2, link).await.is_err() {
         tracing::warn!("the link did not end in time");
     }
     queue.go_on_to(Stage::Stopped);
     let keeper = tokio::task::spawn_blocking(move || keeper.join());
-    let keeper_ended = timeout(STOP_GRACE * 2, keeper).await.is_ok();
+    let keeper_ended = matches!(timeout(STOP_GRACE * 2, keeper).await, Ok(Ok(Ok(()))));
     ingest_ended && keeper_ended && queue.state().tail.is_empty()
 }
 

@@ -131,9 +131,7 @@ impl Ingest {
     fn take_up_slots(&mut self) {
         let Some(done) = self.slots_done.take() else { return };
         let local = SocketAddr::new([0, 0, 0, 0].into(), self.marks.slots_port());
-        let mut tally = self.tally.exporters();
-        let taken = self.encoder.encode(&self.slots, &mut tally, local, done);
-        drop(tally);
+        let taken = self.encoder.encode(&self.slots, &self.tally, local, done);
         if taken.admitted > done {
             tracing::info!(
                 datagrams = taken.admitted - done,
@@ -166,9 +164,7 @@ impl Ingest {
         self.marks.set_slots(self.encoder.queue.next_position(), listener.local.port());
         match self.slots.receive(&listener.socket) {
             Ok(count) => {
-                let mut exporters = self.tally.exporters();
-                let taken = self.encoder.encode(&self.slots, &mut exporters, listener.local, 0);
-                drop(exporters);
+                let taken = self.encoder.encode(&self.slots, &self.tally, listener.local, 0);
                 self.slots.clear();
                 self.tally.denied.fetch_add(taken.denied, Ordering::Relaxed);
                 if let (Some(dropped), Some(drops)) = (taken.dropped, self.tally.kernel_drops.get(index)) {
@@ -205,13 +201,7 @@ struct Taken {
 
 impl Encoder {
     /// Pushes the datagrams of the filled slots, without the first `skip` of those that are admitted.
-    fn encode(
-        &mut self,
-        slots: &Slots,
-        exporters: &mut ExporterTable,
-        local: SocketAddr,
-        skip: u64,
-    ) -> Taken {
+    fn encode(&mut self, slots: &Slots, tally: &Tally, local: SocketAddr, skip: u64) -> Taken {
         let now = wall_clock();
         let mut taken = Taken::default();
         for slot in (0..).map_while(|index| slots.get(index)) {
@@ -231,7 +221,8 @@ impl Encoder {
                 arrival: slot.arrival.unwrap_or(now),
                 payload: slot.payload,
             };
-            exporters.note(&datagram);
+            // Held for this line only: a push may wait for room, and the status must not wait with it.
+            tally.exporters().note(&datagram);
             self.push(&datagram);
         }
         self.flush();

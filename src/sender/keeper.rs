@@ -253,7 +253,9 @@ impl Keeper {
     /// Forces to disk what the spool holds. The spool can be used meanwhile.
     fn sync(&mut self) {
         self.unsynced_since = None;
-        let outcome = self.queue.spool().sync_job().and_then(|job| job.map_or(Ok(()), |job| job.run()));
+        // In a statement of its own: the spool's lock lives to the end of it.
+        let job = self.queue.spool().sync_job();
+        let outcome = job.and_then(|job| job.map_or(Ok(()), |job| job.run()));
         if let Err(error) = outcome {
             self.queue.spool().sync_failed();
             tracing::error!(%error, "cannot force the spool to disk: a power loss now would lose datagrams");

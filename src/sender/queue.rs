@@ -96,6 +96,8 @@ pub(crate) struct State {
     pub(crate) tail: VecDeque<(Held, Instant)>,
     /// Positions below may be on their way to the receiver.
     pub(crate) in_flight: Position,
+    /// What a receiver can have of this stream ends here: all of earlier runs, and what this one sent.
+    reach: Position,
     /// The spool took no more when it was last tried, and nothing in the ring may give way: what does not fit
     /// into the ring is dropped.
     pub(crate) is_full: bool,
@@ -132,6 +134,7 @@ impl Queue {
         let figures = SpoolFigures::of(&spool);
         let state = State {
             in_flight: ledger.acknowledged(),
+            reach: ledger.next(),
             ledger,
             tail: held.into_iter().map(|held| (held, now)).collect(),
             is_full: false,
@@ -168,13 +171,10 @@ impl Queue {
         let (datagrams, bytes) = (u64::from(batch.datagrams()), u64::from(batch.payload_bytes()));
         let (first, end) = (batch.first(), batch.end());
         if self.wait_for_room(&batch, ring) {
-            let held = match ring.write(batch.clone()) {
-                Ok(held) => held,
-                Err(error) => {
-                    tracing::error!(%error, "cannot write to the intake: a crash now would lose datagrams");
-                    Held { batch, start: ring.head(), end: ring.head() }
-                }
-            };
+            let (held, written) = ring.write(batch);
+            if let Err(error) = written {
+                tracing::error!(%error, "cannot write to the intake: a crash now would lose datagrams");
+            }
             let mut state = self.state();
             state.head = held.end;
             state.ledger.receive(datagrams, bytes);
@@ -225,7 +225,14 @@ impl Queue {
 
     /// From now on positions below `position` may be on their way.
     pub(crate) fn set_in_flight(&self, position: Position) {
-        self.state().in_flight = position;
+        let mut state = self.state();
+        state.in_flight = position;
+        state.reach = state.reach.max(position);
+    }
+
+    /// The position up to which a receiver can have this stream, if it is the one that this spool numbers.
+    pub(crate) fn reach(&self) -> Position {
+        self.state().reach
     }
 
     /// The receiver has everything below `position`, of which `bytes` of payload were sent by this process.
@@ -266,11 +273,16 @@ impl Queue {
         state.tail_bytes() > INTAKE_RING / 2
     }
 
-    /// A segment reader at `position`; `None` if the position is not in a segment (any more).
-    pub(crate) fn reader(&self, position: Position) -> io::Result<Option<(Position, SegmentReader<File>)>> {
+    /// A segment reader at `position`; `None` if the position is not in a segment (any more). Blocks that cannot
+    /// be read are errors, or damage if they are given up.
+    pub(crate) fn reader(
+        &self,
+        position: Position,
+        give_unreadable_up: bool,
+    ) -> io::Result<Option<(Position, SegmentReader<File>)>> {
         let spool = self.spool();
         let Some((first, _, _)) = spool.segment_at(position) else { return Ok(None) };
-        Ok(spool.reader(position)?.map(|reader| (first, reader)))
+        Ok(spool.reader(position, give_unreadable_up)?.map(|reader| (first, reader)))
     }
 
     /// How far the segment that starts at `first` and holds `position` reaches now, and its size in bytes.

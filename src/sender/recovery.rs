@@ -66,9 +66,11 @@ pub(crate) fn recover(
     };
     opened.spool.acknowledge(acknowledged.unwrap_or_default());
     let floor = opened.spool.end().unwrap_or_default().max(acknowledged.unwrap_or_default());
-    let held = match left {
-        Some(_) => intake.recover_ring(stream, floor).map_err(failed("read the intake", &path))?,
-        None => Vec::new(),
+    let held = if left.is_some() {
+        intake.recover_ring(stream, floor).map_err(failed("read the intake", &path))?
+    } else {
+        intake.forget_ring();
+        Vec::new()
     };
 
     let numbering = Numbering::work_out(
@@ -79,15 +81,21 @@ pub(crate) fn recover(
         opened.last_run,
     );
     let slots_done = trusted.map(|_| numbering.next.since(intake.marks.slots_first()));
+    if slots_done.is_none() {
+        intake.slots.clear();
+    }
     let ledger = make_ledger(&numbering, &opened);
     for gap in &numbering.gaps {
         if opened.spool.end() == Some(gap.first) {
             opened.spool.record_gap(*gap);
         }
     }
-    opened.spool.begin_run(numbering.next).map_err(failed("write the file 'stream' in", directory))?;
-    intake.marks.set_next(numbering.next);
+    // In this order, so that a kill between any two leaves an intake that the next start knows as the last run's,
+    // and believes only if its marks are right.
     intake.marks.set_acknowledged(ledger.acknowledged());
+    intake.marks.set_next(numbering.next);
+    opened.spool.begin_run(numbering.next).map_err(failed("write the file 'stream' in", directory))?;
+    intake.marks.set_boot(boot);
     tell(&opened, &ledger, &held);
 
     let queue = Queue::new(ledger, opened.spool, held, intake.marks.clone());

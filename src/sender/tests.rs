@@ -1,10 +1,18 @@
 //! The queue with its spool and intake in a real directory, without sockets and link.
 
+use std::net::UdpSocket;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
 
 use crate::batch::{Batch, BatchBuilder, Compression};
 use crate::datagram::{Datagram, Timestamp};
+use crate::limits::{INTAKE_RING, POSITIONS_PER_RUN};
 use crate::sender::backlog::Backlog;
+use crate::sender::ingest::{Ingest, Listener, Tally};
+use crate::sender::intake;
 use crate::sender::keeper::Keeper;
 use crate::sender::queue::{Next, Queue, Stage};
 use crate::sender::recovery::{Recovered, recover};
@@ -47,7 +55,7 @@ fn spool_all(run: &Recovered, policy: Policy) {
 }
 
 /// All that the queue gives from `position` on, from memory or from disk: the first position and payload of each.
-fn drain(queue: &std::sync::Arc<Queue>, mut position: Position) -> Vec<u64> {
+fn drain(queue: &Arc<Queue>, mut position: Position) -> Vec<u64> {
     let mut given = Vec::new();
     let mut backlog = Backlog::new(queue.clone());
     let mut take = |batch: &Batch| {
@@ -196,4 +204,82 @@ fn a_spool_that_takes_nothing_lets_the_oldest_or_the_newest_go_as_told() {
         run.queue.go_on_to(Stage::Stopped);
         thread.join().unwrap();
     }
+}
+
+#[test]
+fn whoever_looks_at_the_exporters_does_not_wait_for_room_in_the_ring() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, policy());
+    while run.queue.state().tail_bytes() + 2 * 61_000 < INTAKE_RING {
+        push(&mut run, 1, 60_000);
+    }
+    let full = run.queue.figures().counts.received;
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for _ in 0..3 {
+        exporter.send_to(&vec![7; 60_000], socket.local_addr().unwrap()).unwrap();
+    }
+    let tally = Arc::new(Tally::new(1));
+    let stop = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+    let listener = Listener::new(socket, true).unwrap();
+    let queue = run.queue.clone();
+    let ingest =
+        Ingest::new(vec![listener], stop.try_clone().unwrap(), run, tally.clone(), vec![], Compression::None);
+    let thread = std::thread::spawn(move || ingest.run());
+    while queue.figures().counts.received == full {
+        std::thread::yield_now();
+    }
+    let (told, hears) = std::sync::mpsc::channel();
+    let onlooker = std::thread::spawn(move || told.send(tally.exporters().iter().count()));
+    let seen = hears.recv_timeout(Duration::from_secs(20));
+    queue.acknowledge(queue.next_position(), 0);
+    rustix::io::write(&stop, &1_u64.to_ne_bytes()).unwrap();
+    thread.join().unwrap();
+    onlooker.join().unwrap().unwrap();
+    assert_eq!(seen, Ok(1));
+}
+
+#[test]
+fn an_interrupted_start_after_a_reboot_does_not_make_old_marks_believed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, policy());
+    push(&mut run, 3, 100);
+    let stream = run.stream;
+    kill(run);
+    let path = directory.path().join("intake");
+    // The machine is booted: the marks bear another boot's id, and may be older than what was given out.
+    std::fs::File::options().write(true).open(&path).unwrap().write_all_at(&[0; 16], 24).unwrap();
+    drop(intake::Intake::open(&path, stream, intake::boot_id().unwrap()).unwrap());
+    let run = start(&directory, policy());
+    assert!(run.queue.next_position() >= Position(POSITIONS_PER_RUN));
+}
+
+#[test]
+fn an_intake_of_an_older_run_does_not_hide_what_comes_into_it_now() {
+    let directory = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, policy());
+    push(&mut run, 5, 100);
+    run.queue.acknowledge(Position(5), 0);
+    kill(run);
+    kill(recover(directory.path(), Some(elsewhere.path()), policy()).unwrap());
+    let mut run = start(&directory, policy());
+    push(&mut run, 8, 100);
+    kill(run);
+    let run = start(&directory, policy());
+    assert_eq!(drain(&run.queue, run.queue.acknowledged()).len(), 8);
+    assert_eq!(run.queue.figures().counts.corrupt, 0);
+}
+
+#[test]
+fn a_receiver_can_have_what_earlier_runs_gave_out_and_what_this_one_sent() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, policy());
+    push(&mut run, 5, 100);
+    assert_eq!(run.queue.reach(), Position(0), "numbered, but on no link yet");
+    run.queue.set_in_flight(Position(3));
+    run.queue.set_in_flight(Position(0));
+    assert_eq!(run.queue.reach(), Position(3));
+    kill(run);
+    assert_eq!(start(&directory, policy()).queue.reach(), Position(5));
 }

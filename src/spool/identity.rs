@@ -95,7 +95,7 @@ impl Identity {
         Some(Self { stream, last_run })
     }
 
-    /// What the spool's file says; `None` if there is none or both copies are damaged.
+    /// What the spool's file says; `None` if there is none or both copies are damaged or cannot be read.
     pub(super) fn read(disk: &impl Disk) -> io::Result<Option<Self>> {
         let file = match disk.open(FILE) {
             Ok(file) => file,
@@ -105,9 +105,13 @@ impl Identity {
         let mut copies = [0; 2 * RECORD_LEN];
         let mut length = 0;
         while let Some(rest) = copies.get_mut(length..).filter(|rest| !rest.is_empty()) {
-            match file.read_at(rest, u64::try_from(length).unwrap_or(u64::MAX))? {
-                0 => break,
-                count => length += count,
+            match file.read_at(rest, u64::try_from(length).unwrap_or(u64::MAX)) {
+                Ok(0) => break,
+                Ok(count) => length += count,
+                Err(error) => {
+                    tracing::error!(file = FILE, %error, "cannot be read; the segments tell the stream");
+                    break;
+                }
             }
         }
         Ok(copies.chunks(RECORD_LEN).find_map(Self::parse))

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 
 use crate::datagram::Timestamp;
@@ -13,6 +14,8 @@ use crate::spool::disk::{Disk, DiskFile, Entry};
 struct Content {
     bytes: RefCell<Vec<u8>>,
     synced: RefCell<Vec<u8>>,
+    /// Reads that touch these bytes fail with EIO.
+    unreadable: RefCell<Range<usize>>,
 }
 
 type Names = BTreeMap<String, Rc<Content>>;
@@ -68,7 +71,7 @@ impl MemoryDisk {
 
     /// Puts a synced file there.
     pub(crate) fn put(&self, name: &str, bytes: Vec<u8>) {
-        let content = Content { bytes: bytes.clone().into(), synced: bytes.into() };
+        let content = Content { bytes: bytes.clone().into(), synced: bytes.into(), ..Content::default() };
         self.now.borrow_mut().insert(name.to_owned(), Rc::new(content));
         *self.synced.borrow_mut() = self.now.borrow().clone();
     }
@@ -95,6 +98,11 @@ impl MemoryDisk {
     /// From now on every write and read fails with EIO, or no longer.
     pub(crate) fn set_failing(&self, failing: bool) {
         self.failing.set(failing);
+    }
+
+    /// From now on these bytes of a file cannot be read.
+    pub(crate) fn set_unreadable(&self, name: &str, bytes: Range<usize>) {
+        *self.now.borrow()[name].unreadable.borrow_mut() = bytes;
     }
 
     /// Bytes of all files.
@@ -210,6 +218,10 @@ impl DiskFile for MemoryFile {
         let content = self.content.bytes.borrow();
         let rest = content.get(index(offset)..).unwrap_or_default();
         let count = rest.len().min(buffer.len());
+        let unreadable = self.content.unreadable.borrow();
+        if index(offset) < unreadable.end && unreadable.start < index(offset) + count {
+            return Err(rustix::io::Errno::IO.into());
+        }
         buffer[..count].copy_from_slice(&rest[..count]);
         Ok(count)
     }

@@ -383,11 +383,19 @@ impl<D: Disk> Spool<D> {
         Ok(header.get(..read).and_then(SegmentHeader::parse).map(|header| header.begun))
     }
 
-    /// A reader from `position` on, which ends where that segment ends now; `None` if no segment holds it.
-    pub fn reader(&self, position: Position) -> io::Result<Option<SegmentReader<D::File>>> {
+    /// A reader from `position` on, which ends where that segment ends now; `None` if no segment holds it. Blocks
+    /// that cannot be read are errors, or damage if they are given up.
+    pub fn reader(
+        &self,
+        position: Position,
+        give_unreadable_up: bool,
+    ) -> io::Result<Option<SegmentReader<D::File>>> {
         let Some((first, end, size)) = self.segment_at(position) else { return Ok(None) };
         let file = self.disk.open(&name::segment(first))?;
         let mut reader = SegmentReader::new(file, self.stream, first, end, size);
+        if give_unreadable_up {
+            reader.give_unreadable_up();
+        }
         reader.skip_to(position)?;
         Ok(Some(reader))
     }

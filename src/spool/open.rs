@@ -72,7 +72,8 @@ fn stream_of_segments(disk: &impl Disk, files: &[(Name, Entry)]) -> io::Result<O
     for (name, entry) in files.iter().rev() {
         if matches!(name, Name::Segment(_)) {
             let mut bytes = [0; SEGMENT_HEADER_LEN];
-            let read = disk.open(&entry.name)?.read_at(&mut bytes, 0)?;
+            // One that cannot be read tells no more than a damaged one.
+            let read = disk.open(&entry.name)?.read_at(&mut bytes, 0).unwrap_or_default();
             if let Some(header) = SegmentHeader::parse(bytes.get(..read).unwrap_or_default()) {
                 return Ok(Some(header.stream));
             }

@@ -61,7 +61,7 @@ fn read_from(spool: &Spool<MemoryDisk>, mut position: Position) -> Given {
     let mut given = Given::default();
     let end = spool.end().unwrap_or(position);
     while position < end {
-        let Some(mut reader) = spool.reader(position).unwrap() else {
+        let Some(mut reader) = spool.reader(position, false).unwrap() else {
             let gap = spool.gaps().find(|gap| gap.first <= position && position < gap.end).unwrap();
             given.lost.push((position, gap.end));
             position = gap.end;
@@ -168,7 +168,7 @@ fn a_reader_goes_on_where_a_growing_segment_ended() {
     let disk = MemoryDisk::default();
     let mut spool = reopen(&disk).spool;
     spool.append(&batch(0, 3), NOW, Position(0)).unwrap();
-    let mut reader = spool.reader(Position(0)).unwrap().unwrap();
+    let mut reader = spool.reader(Position(0), false).unwrap().unwrap();
     assert_eq!(reader.next_item().unwrap(), Some(Item::Batch(batch(0, 3))));
     assert_eq!(reader.next_item().unwrap(), None);
     spool.append(&batch(3, 3), NOW, Position(0)).unwrap();
@@ -328,6 +328,17 @@ fn a_lost_stream_file_is_made_up_for_by_the_segments() {
 }
 
 #[test]
+fn a_stream_file_that_cannot_be_read_does_not_stop_a_start() {
+    let disk = filled(10);
+    disk.set_unreadable("stream", 0..128);
+    let newest = disk.names().into_iter().rfind(|name| name.ends_with(".segment")).unwrap();
+    disk.set_unreadable(&newest, 0..1);
+    let opened = open(disk.clone(), StreamId([9; 16]), policy()).unwrap();
+    assert_eq!(opened.spool.stream(), STREAM);
+    assert_eq!(opened.last_run, Some(LastRun::CutShort { start: opened.spool.end().unwrap() }));
+}
+
+#[test]
 fn a_missing_segment_is_a_gap_and_foreign_files_are_left_alone() {
     let disk = filled(12);
     disk.put("README", b"not ours".to_vec());
@@ -454,7 +465,7 @@ fn damaged_bytes_are_set_aside() {
     let disk = filled(4);
     disk.flip("00000000000000000000.segment", SEGMENT_HEADER_LEN + 60, 0xFF);
     let spool = reopen(&disk).spool;
-    let mut reader = spool.reader(Position(0)).unwrap().unwrap();
+    let mut reader = spool.reader(Position(0), false).unwrap().unwrap();
     let Some(Item::Damage(damage)) = reader.next_item().unwrap() else { panic!("damage comes first") };
     spool.set_aside(Position(0), damage.offset, damage.length).unwrap();
     let length = batch(0, 3).bytes().len();
@@ -466,12 +477,24 @@ fn damaged_bytes_are_set_aside() {
 fn blocks_that_cannot_be_read_are_an_error_first_and_damage_once_given_up() {
     let disk = filled(3);
     let spool = reopen(&disk).spool;
-    let mut reader = spool.reader(Position(0)).unwrap().unwrap();
+    let mut reader = spool.reader(Position(0), false).unwrap().unwrap();
     disk.set_failing(true);
     reader.next_item().unwrap_err();
     reader.give_unreadable_up();
     let Some(Item::Damage(damage)) = reader.next_item().unwrap() else { panic!("all is damage") };
     assert_eq!((damage.first, damage.end), (Position(0), Position(9)));
+}
+
+#[test]
+fn a_header_that_cannot_be_read_does_not_keep_what_follows_it_from_being_read() {
+    let disk = filled(3);
+    let spool = reopen(&disk).spool;
+    let second = 64 + batch(0, 3).bytes().len();
+    disk.set_unreadable("00000000000000000000.segment", second..second + 1);
+    spool.reader(Position(3), false).unwrap_err();
+    let mut reader = spool.reader(Position(3), true).unwrap().unwrap();
+    let Some(Item::Damage(damage)) = reader.next_item().unwrap() else { panic!("damage comes first") };
+    assert!(damage.first == Position(3) && damage.end <= Position(9));
 }
 
 #[test]

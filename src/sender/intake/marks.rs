@@ -85,19 +85,23 @@ impl Marks {
         self.get(WORD_MAGIC) == MAGIC && self.id(WORD_STREAM) == stream.0
     }
 
-    /// The boot that the marks were last claimed in.
+    /// The boot whose marks these are.
     pub(super) fn boot(&self) -> [u8; 16] {
         self.id(WORD_BOOT)
     }
 
-    /// Makes these the marks of `stream` in this boot. Marks of another stream are cleared.
-    pub(super) fn claim(&self, stream: StreamId, boot: [u8; 16]) {
+    /// Makes these the marks of `stream`. Marks of another stream are cleared, and then are of no boot.
+    pub(super) fn claim(&self, stream: StreamId) {
         if !self.is_of(stream) {
             (0..WORDS).for_each(|word| self.set(word, 0));
         }
         self.set_id(WORD_STREAM, stream.0);
-        self.set_id(WORD_BOOT, boot);
         self.set(WORD_MAGIC, MAGIC);
+    }
+
+    /// From now on the marks are believed by the next start in this boot: to be called once they are right.
+    pub(crate) fn set_boot(&self, boot: [u8; 16]) {
+        self.set_id(WORD_BOOT, boot);
     }
 
     pub(crate) fn next(&self) -> Position {

@@ -54,7 +54,8 @@ pub(crate) struct Left {
 }
 
 impl Intake {
-    /// Opens the intake at `path` for `stream`, making it if it is not there or belongs to something else.
+    /// Opens the intake at `path` for `stream`, making it if it is not there or belongs to something else. What
+    /// is left stays as it is: a start that is cut short here leaves it to the next one.
     pub(crate) fn open(path: &Path, stream: StreamId, boot: [u8; 16]) -> io::Result<(Self, Option<Left>)> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -76,7 +77,7 @@ impl Intake {
             next: marks.next(),
             acknowledged: marks.acknowledged(),
         });
-        marks.claim(stream, boot);
+        marks.claim(stream);
         let mut slots = Slots::map(&file, slots_at)?;
         if left.is_none() {
             slots.clear();
@@ -90,6 +91,11 @@ impl Intake {
         let held = self.ring.recover(stream, self.marks.ring_tail(), floor)?;
         self.marks.set_ring_tail(held.first().map_or(self.ring.head(), |first| first.start));
         Ok(held)
+    }
+
+    /// Begins the ring anew: what lies in it is of no use.
+    pub(crate) fn forget_ring(&mut self) {
+        self.marks.set_ring_tail(self.ring.head());
     }
 }
 

@@ -57,13 +57,14 @@ impl Ring {
         self.start(self.head, length) + length - tail <= self.size
     }
 
-    /// Writes `batch`, which must fit. Once this returns it survives the process, however that ends.
-    pub(crate) fn write(&mut self, batch: Batch) -> io::Result<Held> {
+    /// Writes `batch`, which must fit. Once this returns well it survives the process, however that ends. If it
+    /// cannot be written it takes its room all the same, so that the ring bounds what lies in memory.
+    pub(crate) fn write(&mut self, batch: Batch) -> (Held, io::Result<()>) {
         let length = encoded_len(&batch);
         let start = self.start(self.head, length);
-        self.file.write_all_at(batch.bytes(), self.base + start % self.size)?;
+        let written = self.file.write_all_at(batch.bytes(), self.base + start % self.size);
         self.head = start + length;
-        Ok(Held { batch, start, end: self.head })
+        (Held { batch, start, end: self.head }, written)
     }
 
     /// Reads what an earlier run left: batches from `tail` on that end above `floor`. The ring goes on after them.

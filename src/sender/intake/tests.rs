@@ -43,6 +43,7 @@ fn what_recvmmsg_took_is_there_for_the_next_process() {
         exporter.send_to(payload, receiver.local_addr().unwrap()).unwrap();
     }
     let (mut intake, _) = open(&directory);
+    intake.marks.set_boot(BOOT);
     intake.slots.clear();
     assert_eq!(intake.slots.receive(&receiver).unwrap(), 3);
     // Nothing is closed in order: the mapping is forgotten as a killed process forgets it.
@@ -80,7 +81,7 @@ fn batches_in_the_ring_are_there_for_the_next_process_in_order() {
     let directory = directory();
     let (mut intake, _) = open(&directory);
     for first in 0..5 {
-        intake.ring.write(batch(first, b"payload")).unwrap();
+        intake.ring.write(batch(first, b"payload")).1.unwrap();
     }
     core::mem::forget(intake);
     let (mut intake, _) = open(&directory);
@@ -104,7 +105,9 @@ fn a_ring_that_went_round_many_times_gives_back_only_what_is_live() {
         while !ring.fits(&next, live.first().map_or(ring.head(), |oldest| oldest.start)) {
             live.remove(0);
         }
-        live.push(ring.write(next).unwrap());
+        let (held, written) = ring.write(next);
+        written.unwrap();
+        live.push(held);
         let tail = live[0].start;
         let floor = live[0].batch.first();
         let mut again = Ring::new(file.clone(), 100, 3000);
@@ -126,6 +129,7 @@ fn marks_outlive_the_process_and_tell_another_boot_and_another_stream() {
     let (intake, _) = open(&directory);
     intake.marks.set_next(Position(77));
     intake.marks.set_acknowledged(Position(70));
+    intake.marks.set_boot(BOOT);
     drop(intake);
     let path = directory.path().join("intake");
     let left = Intake::open(&path, STREAM, BOOT).unwrap().1.unwrap();
@@ -133,4 +137,18 @@ fn marks_outlive_the_process_and_tell_another_boot_and_another_stream() {
     let left = Intake::open(&path, STREAM, [2; 16]).unwrap().1.unwrap();
     assert!(!left.same_boot);
     assert!(Intake::open(&path, StreamId([5; 16]), BOOT).unwrap().1.is_none());
+}
+
+#[test]
+fn what_cannot_be_written_to_the_ring_takes_its_room_all_the_same() {
+    let directory = directory();
+    let path = directory.path().join("ring");
+    File::create(&path).unwrap().set_len(3000).unwrap();
+    let mut ring = Ring::new(Arc::new(File::open(&path).unwrap()), 0, 3000);
+    let mut taken = 0;
+    while ring.fits(&batch(taken, &[3; 700]), 0) {
+        assert!(ring.write(batch(taken, &[3; 700])).1.is_err(), "the file is open for reading only");
+        taken += 1;
+    }
+    assert_eq!(taken, 3);
 }
