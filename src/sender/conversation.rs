@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,7 +17,7 @@ use crate::framing::{Heartbeat, Hello};
 use crate::limits::STOP_GRACE;
 use crate::sender::backlog::Backlog;
 use crate::sender::link::{Link, LinkState};
-use crate::sender::queue::Next;
+use crate::sender::queue::{Next, Queue};
 use crate::sequence::Position;
 use crate::session::{SenderEvent, SenderSession, SessionError};
 
@@ -47,6 +48,8 @@ pub(crate) enum Ended {
          was the spool restored from a copy? Move its files away to begin a new stream"
     )]
     AheadOfUs(Position, Position),
+    #[error("the receiver asks for positions from {0} on, which it has acknowledged up to {1}")]
+    BehindUs(Position, Position),
     #[error("stopping")]
     Stopped,
 }
@@ -154,7 +157,7 @@ impl<'a> Conversation<'a> {
         tokio::select! {
             read = reader.read(input) => Happened::Read(read),
             wrote = writer.write_buf(self.session.outbox()), if has_output => Happened::Wrote(wrote),
-            (backlog, outcome) = read_ahead(&mut self.backlog) => Happened::ReadAhead(backlog, outcome),
+            (backlog, outcome) = read_ahead(&mut self.backlog, &self.link.queue) => Happened::ReadAhead(backlog, outcome),
             () = self.link.queue.arrived(), if waits_for_more => Happened::Arrived,
             () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Happened::Time,
             () = stop.told(), if stopping_at.is_none() => Happened::Stop,
@@ -177,6 +180,10 @@ impl<'a> Conversation<'a> {
         let reach = self.link.queue.reach();
         if resume > reach {
             return Err(Ended::AheadOfUs(resume, reach));
+        }
+        let acknowledged = self.link.queue.acknowledged();
+        if resume < acknowledged {
+            return Err(Ended::BehindUs(resume, acknowledged));
         }
         self.is_agreed = true;
         self.acknowledged(resume);
@@ -298,12 +305,12 @@ impl<'a> Conversation<'a> {
 }
 
 /// Waits for a read under way; for ever if there is none.
-async fn read_ahead(reading: &mut Reading) -> (Backlog, io::Result<Vec<Batch>>) {
+async fn read_ahead(reading: &mut Reading, queue: &Arc<Queue>) -> (Backlog, io::Result<Vec<Batch>>) {
     match reading {
-        Reading::Busy(task) => match task.await {
-            Ok(done) => done,
-            Err(_) => core::future::pending().await,
-        },
+        Reading::Busy(task) => {
+            let failed = |error| (Backlog::new(queue.clone()), Err(io::Error::other(error)));
+            task.await.unwrap_or_else(failed)
+        }
         Reading::Idle(_) | Reading::Resting(..) => core::future::pending().await,
     }
 }

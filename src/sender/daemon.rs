@@ -110,7 +110,7 @@ async fn supervise(settings: SenderSettings, listeners: Vec<Listener>) -> Result
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
-            _ = hangup.recv() => retry.notify_one(),
+            _ = hangup.recv() => retry.notify_waiters(),
             _ = tick.tick() => {
                 reporter.note_pace();
                 notify::status(&reporter.line());
@@ -208,7 +208,7 @@ fn answer(reporter: Reporter, retry: Arc<Notify>) -> impl Fn(Request) -> Reply +
             Err(error) => Reply::Error(error.to_string()),
         },
         Request::Reconnect => {
-            retry.notify_one();
+            retry.notify_waiters();
             Reply::Ok(serde_json::Value::Null)
         }
     }

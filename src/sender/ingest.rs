@@ -7,25 +7,25 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::batch::{BatchBuilder, Compression, PushError};
-use crate::datagram::{Datagram, Timestamp};
+use crate::datagram::Datagram;
 use crate::limits::PAYLOAD_MAX;
 use crate::netflow::ExporterTable;
-use crate::sender::intake::{Marks, Ring, Slots, ask_for_details};
+use crate::sender::intake::{Entry, Marks, Ring, Slots, ask_for_details};
 use crate::sender::queue::Queue;
 use crate::sender::recovery::Recovered;
+use crate::service::wall_clock;
 
 /// What ingest counts beside the queue's own counts.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     exporters: Mutex<ExporterTable>,
     denied: AtomicU64,
-    /// For each socket, what the kernel says it has dropped since the socket was made.
+    /// For each socket, how many datagrams the kernel has dropped since the first one that this process took.
     kernel_drops: Vec<AtomicU64>,
 }
 
@@ -57,6 +57,8 @@ pub(crate) struct Listener {
     local: SocketAddr,
     /// Whether systemd holds the socket too, so that what it queues waits for the next run.
     outlives_us: bool,
+    /// What the kernel had dropped at it when the first datagram came that this process took.
+    dropped_before: Option<u32>,
 }
 
 impl Listener {
@@ -64,7 +66,7 @@ impl Listener {
     pub(crate) fn new(socket: UdpSocket, outlives_us: bool) -> std::io::Result<Self> {
         let local = socket.local_addr()?;
         ask_for_details(&socket, local.is_ipv6())?;
-        Ok(Self { socket, local, outlives_us })
+        Ok(Self { socket, local, outlives_us, dropped_before: None })
     }
 }
 
@@ -131,7 +133,7 @@ impl Ingest {
     fn take_up_slots(&mut self) {
         let Some(done) = self.slots_done.take() else { return };
         let local = SocketAddr::new([0, 0, 0, 0].into(), self.marks.slots_port());
-        let taken = self.encoder.encode(&self.slots, &self.tally, local, done);
+        let taken = self.encoder.encode(&mut self.slots, &self.tally, local, done);
         if taken.admitted > done {
             tracing::info!(
                 datagrams = taken.admitted - done,
@@ -160,15 +162,17 @@ impl Ingest {
 
     /// Takes what waits at one listener, as much as there are slots. Says how many datagrams that were.
     fn take(&mut self, index: usize) -> usize {
-        let Some(listener) = self.listeners.get(index) else { return 0 };
+        let Some(listener) = self.listeners.get_mut(index) else { return 0 };
         self.marks.set_slots(self.encoder.queue.next_position(), listener.local.port());
         match self.slots.receive(&listener.socket) {
             Ok(count) => {
-                let taken = self.encoder.encode(&self.slots, &self.tally, listener.local, 0);
+                let taken = self.encoder.encode(&mut self.slots, &self.tally, listener.local, 0);
                 self.slots.clear();
-                self.tally.denied.fetch_add(taken.denied, Ordering::Relaxed);
-                if let (Some(dropped), Some(drops)) = (taken.dropped, self.tally.kernel_drops.get(index)) {
-                    drops.store(u64::from(dropped), Ordering::Relaxed);
+                if let (Some((first, last)), Some(drops)) =
+                    (taken.dropped, self.tally.kernel_drops.get(index))
+                {
+                    let before = *listener.dropped_before.get_or_insert(first);
+                    drops.store(u64::from(last.wrapping_sub(before)), Ordering::Relaxed);
                 }
                 count
             }
@@ -195,22 +199,29 @@ enum Ready {
 #[derive(Debug, Default)]
 struct Taken {
     admitted: u64,
-    denied: u64,
-    dropped: Option<u32>,
+    /// What the socket had dropped when the first datagram came, and when the last one did.
+    dropped: Option<(u32, u32)>,
 }
 
 impl Encoder {
-    /// Pushes the datagrams of the filled slots, without the first `skip` of those that are admitted.
-    fn encode(&mut self, slots: &Slots, tally: &Tally, local: SocketAddr, skip: u64) -> Taken {
+    /// Pushes the datagrams of the filled slots, without the first `skip` of those that are admitted. Which are not
+    /// is decided, and marked in the slots, before the first is pushed: should this process be killed, the next
+    /// one decides nothing twice.
+    fn encode(&mut self, slots: &mut Slots, tally: &Tally, local: SocketAddr, skip: u64) -> Taken {
+        if skip == 0 {
+            self.deny(slots, tally);
+        }
         let now = wall_clock();
         let mut taken = Taken::default();
-        for slot in (0..).map_while(|index| slots.get(index)) {
-            taken.dropped = slot.dropped.or(taken.dropped);
-            // Over IPv6 a payload can be longer than the 65,507 bytes that IPv4 could deliver.
-            if !self.allows(slot.exporter) || slot.payload.len() > PAYLOAD_MAX {
-                taken.denied += 1;
-                continue;
-            }
+        for index in 0.. {
+            let slot = match slots.get(index) {
+                Entry::Filled(slot) => slot,
+                Entry::Denied => continue,
+                Entry::Empty => break,
+            };
+            // The kernel says nothing where it has dropped nothing.
+            let dropped = slot.dropped.unwrap_or_default();
+            taken.dropped = Some((taken.dropped.map_or(dropped, |(first, _)| first), dropped));
             taken.admitted += 1;
             if taken.admitted <= skip {
                 continue;
@@ -227,6 +238,22 @@ impl Encoder {
         }
         self.flush();
         taken
+    }
+
+    /// Marks the slots whose datagrams are not to be carried.
+    fn deny(&self, slots: &mut Slots, tally: &Tally) {
+        for index in 0.. {
+            let denied = match slots.get(index) {
+                // Over IPv6 a payload can be longer than the 65,507 bytes that IPv4 could deliver.
+                Entry::Filled(slot) => !self.allows(slot.exporter) || slot.payload.len() > PAYLOAD_MAX,
+                Entry::Denied => false,
+                Entry::Empty => break,
+            };
+            if denied {
+                slots.deny(index);
+                tally.denied.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 
     fn allows(&self, exporter: SocketAddr) -> bool {
@@ -246,8 +273,4 @@ impl Encoder {
             self.queue.push(batch, &mut self.ring);
         }
     }
-}
-
-fn wall_clock() -> Timestamp {
-    Timestamp::from_unix(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }

@@ -6,14 +6,17 @@
 //! and nothing is written at all.
 
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use crate::datagram::Timestamp;
 use crate::limits::{INTAKE_RING, LOG_INTERVAL};
 use crate::sender::intake::Held;
-use crate::sender::queue::{Queue, SpoolFigures, Stage, State, TEND_EVERY};
+use crate::sender::queue::{Queue, SpoolFigures, Stage, State};
 use crate::sequence::{Gap, GapReason, Position};
+use crate::service::wall_clock;
 use crate::spool::{AppendError, WhenFull};
+
+/// How long the keeper waits at the most before it looks at the spool again.
+const TEND_EVERY: Duration = Duration::from_secs(1);
 
 /// How long the keeper waits before it tries again a disk that refused.
 const RETRY: Duration = Duration::from_millis(250);
@@ -93,7 +96,7 @@ impl Keeper {
 
     /// When there is something to do.
     fn due(&self, state: &State, now: Instant) -> Instant {
-        let spool_has_acknowledged = state.spool.size > 0 && self.spool_first_acknowledged(state);
+        let spool_has_acknowledged = state.spool.size > 0 && self.is_spool_acknowledged(state);
         if state.stage == Stage::Stopped || spool_has_acknowledged {
             return now;
         }
@@ -104,7 +107,7 @@ impl Keeper {
     }
 
     /// Whether all that the spool holds is acknowledged, so that its files can go at once.
-    fn spool_first_acknowledged(&self, state: &State) -> bool {
+    fn is_spool_acknowledged(&self, state: &State) -> bool {
         self.spool_end.is_some_and(|end| end <= state.ledger.acknowledged())
     }
 
@@ -258,6 +261,7 @@ impl Keeper {
         let outcome = job.and_then(|job| job.map_or(Ok(()), |job| job.run()));
         if let Err(error) = outcome {
             self.queue.spool().sync_failed();
+            self.unsynced_since = Some(Instant::now());
             tracing::error!(%error, "cannot force the spool to disk: a power loss now would lose datagrams");
         }
     }
@@ -283,8 +287,4 @@ impl Keeper {
             tracing::warn!(%error, "cannot write down where the spool stands; the next start works it out");
         }
     }
-}
-
-fn wall_clock() -> Timestamp {
-    Timestamp::from_unix(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }

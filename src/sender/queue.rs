@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -347,6 +347,3 @@ impl Queue {
         }
     }
 }
-
-/// How long the keeper waits at the most before it looks at the spool again.
-pub(crate) const TEND_EVERY: Duration = Duration::from_secs(1);

@@ -13,6 +13,7 @@ use crate::sender::intake::{self, Held, Intake, Left, Ring, Slots};
 use crate::sender::ledger::Ledger;
 use crate::sender::queue::Queue;
 use crate::sequence::{Gap, GapReason, Position, StreamId};
+use crate::service::wall_clock;
 use crate::spool::disk::Directory;
 use crate::spool::{self, LastRun, Policy};
 
@@ -55,7 +56,7 @@ pub(crate) fn recover(
     let stream = opened.spool.stream();
     let path = runtime_directory.unwrap_or(directory).join("intake");
     let boot = intake::boot_id().map_err(failed("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
-    let (mut intake, left) = Intake::open(&path, stream, boot).map_err(failed("make the intake", &path))?;
+    let (mut intake, left) = open_intake(&path, stream, boot)?;
     let left = left.filter(|left| is_current(left, opened.last_run));
     let trusted = left.as_ref().filter(|left| left.same_boot);
 
@@ -110,12 +111,33 @@ pub(crate) fn recover(
     })
 }
 
+/// Opens the intake; one in memory where the disk has no room for it, as what the spool holds must drain all the
+/// same.
+fn open_intake(
+    path: &Path,
+    stream: StreamId,
+    boot: [u8; 16],
+) -> Result<(Intake, Option<Left>), RecoveryError> {
+    match Intake::open(path, stream, boot) {
+        Err(error) if has_no_room(&error) => {
+            tracing::error!(intake = %path.display(), %error, "no room for the intake: a crash would lose datagrams");
+            let intake = Intake::in_memory(stream).map_err(failed("make in memory the intake", path))?;
+            Ok((intake, None))
+        }
+        other => other.map_err(failed("make the intake", path)),
+    }
+}
+
+fn has_no_room(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull, Unsupported};
+    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem | Unsupported)
+}
+
 fn new_stream() -> StreamId {
     let mut id = [0; 16];
     // Without randomness two spools could share an id; the process id and the time keep that unlikely.
     if getrandom::fill(&mut id).is_err() {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        id = (now.as_nanos() << 32 | u128::from(std::process::id())).to_be_bytes();
+        id = (u128::from(wall_clock().0) << 64 | u128::from(std::process::id())).to_be_bytes();
     }
     StreamId(id)
 }
@@ -177,14 +199,13 @@ impl Numbering {
     }
 }
 
-/// A ledger that counts as recovered what should be there, and as corrupt what of it is not.
+/// A ledger that counts as recovered what should be there, and as corrupt what of it is found missing now. Gaps
+/// on record were counted by the run that recorded them.
 fn make_ledger(numbering: &Numbering, opened: &spool::Opened<Directory>) -> Ledger {
-    let of_spool: Vec<Gap> = opened.spool.gaps().collect();
-    let all = of_spool.iter().chain(&numbering.gaps);
-    let is_loss = |gap: &&Gap| gap.reason == GapReason::Corrupt;
-    let known = all.clone().filter(|gap| !is_loss(gap)).copied();
-    let mut ledger = Ledger::new(numbering.acknowledged, numbering.next, known);
-    for gap in all.filter(is_loss) {
+    let on_record = opened.spool.gaps().filter(|gap| !opened.missing.contains(gap));
+    let leaps = numbering.gaps.iter().filter(|gap| gap.reason == GapReason::Unused).copied();
+    let mut ledger = Ledger::new(numbering.acknowledged, numbering.next, on_record.chain(leaps));
+    for gap in opened.missing.iter().chain(&numbering.gaps) {
         ledger.lose(*gap);
     }
     ledger

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
@@ -11,6 +10,7 @@ use crate::sender::ingest::Tally;
 use crate::sender::link::{LinkState, LinkView};
 use crate::sender::queue::{Figures, Queue};
 use crate::sequence::{SenderId, StreamId};
+use crate::service::wall_clock;
 use crate::status;
 use crate::status::{Dropped, ExporterStatus, Queued, Recovered, SenderStatus};
 
@@ -166,6 +166,5 @@ impl Reporter {
 }
 
 fn seconds_since(moment: Timestamp) -> u64 {
-    let now = Timestamp::from_unix(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
-    now.since(moment).as_secs()
+    wall_clock().since(moment).as_secs()
 }

@@ -27,9 +27,9 @@ fn start(directory: &tempfile::TempDir, policy: Policy) -> Recovered {
     recover(directory.path(), None, policy).unwrap()
 }
 
-/// Ends a run as kill -9 does: nothing is written any more.
+/// Ends a run as kill -9 does: nothing is written any more, only the kernel lets go of the files.
 fn kill(recovered: Recovered) {
-    core::mem::forget(recovered);
+    drop(recovered);
 }
 
 /// Pushes so many batches of one datagram of `length` bytes.

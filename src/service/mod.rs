@@ -1,5 +1,6 @@
 //! The host: what a service gets from it and tells it, whether systemd runs it or a terminal.
 
+mod clock;
 mod command_line;
 pub mod console;
 mod error;
@@ -11,6 +12,7 @@ mod ownership;
 pub mod sockets;
 mod stop;
 
+pub use clock::wall_clock;
 pub use command_line::overrides;
 pub use error::DaemonError;
 pub use log_limit::{LogLimit, counted};

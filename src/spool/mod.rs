@@ -86,6 +86,11 @@ impl<F: DiskFile> SyncJob<F> {
     }
 }
 
+/// Whether the disk, or this user's share of it, has no room left.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Batches on disk.
 #[derive(Debug)]
 pub struct Spool<D: Disk> {
@@ -158,7 +163,7 @@ impl<D: Disk> Spool<D> {
         loop {
             match self.write(batch, now) {
                 Ok(()) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                Err(error) if is_full(&error) => {
                     self.drop_oldest(in_flight).ok_or(AppendError::Full)?;
                 }
                 Err(error) => return Err(error.into()),

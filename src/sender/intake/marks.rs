@@ -80,6 +80,11 @@ impl Marks {
         self.set(word + 1, low_half(value));
     }
 
+    /// Whether the marks can be true; bytes that a failing disk made up hardly are.
+    pub(super) fn is_sane(&self) -> bool {
+        self.acknowledged() <= self.next() && self.ring_tail() < 1 << 62
+    }
+
     /// Whether these are marks of `stream`.
     pub(super) fn is_of(&self, stream: StreamId) -> bool {
         self.get(WORD_MAGIC) == MAGIC && self.id(WORD_STREAM) == stream.0

@@ -21,18 +21,21 @@ mod slots;
 pub(crate) use marks::Marks;
 pub(crate) use recvmmsg::ask_for_details;
 pub(crate) use ring::{Held, Ring};
-pub(crate) use slots::Slots;
+pub(crate) use slots::{Entry, Slots};
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, MemfdFlags};
 
 use crate::limits::INTAKE_RING;
 use crate::sequence::{Position, StreamId};
+
+/// The intake's file as its parts share it. Its lock lasts as long as any of them.
+type SharedFile = Arc<File>;
 
 /// The intake of a run.
 #[derive(Debug)]
@@ -60,6 +63,19 @@ impl Intake {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = options.open(path)?;
+        if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "another nf-sender has it in use"));
+        }
+        Self::lay_out(file, stream, boot)
+    }
+
+    /// An intake that ends with the process: better than none where no file can be had.
+    pub(crate) fn in_memory(stream: StreamId) -> io::Result<Self> {
+        let file = rustix::fs::memfd_create("intake", MemfdFlags::CLOEXEC)?;
+        Ok(Self::lay_out(file.into(), stream, [0; 16])?.0)
+    }
+
+    fn lay_out(file: File, stream: StreamId, boot: [u8; 16]) -> io::Result<(Self, Option<Left>)> {
         let slots_at = u64::try_from(marks::LEN).unwrap_or(u64::MAX);
         let slots_len = slots::total_len();
         let ring_at = slots_at + u64::try_from(slots_len).unwrap_or(u64::MAX);
@@ -72,7 +88,7 @@ impl Intake {
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size)?;
         let marks = Marks::map(&file)?;
         let same_boot = marks.boot() == boot;
-        let left = (usable && marks.is_of(stream)).then(|| Left {
+        let left = (usable && marks.is_of(stream) && marks.is_sane()).then(|| Left {
             same_boot,
             next: marks.next(),
             acknowledged: marks.acknowledged(),
@@ -113,6 +129,3 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests;
-
-/// The file as it is shared by the parts of the intake.
-type SharedFile = Arc<File>;

@@ -43,6 +43,9 @@ const PAYLOADS_AT: usize = (CONTROLS_AT + INTAKE_SLOTS * CONTROL).next_multiple_
 /// The length that an empty slot shows.
 const EMPTY: u32 = u32::MAX;
 
+/// The length that a slot shows whose datagram is not to be carried.
+const DENIED: u32 = u32::MAX - 1;
+
 const LENGTH_AT: usize = offset_of!(mmsghdr, msg_len);
 const NAME_LENGTH_AT: usize = offset_of!(mmsghdr, msg_hdr) + offset_of!(msghdr, msg_namelen);
 const CONTROL_LENGTH_AT: usize = offset_of!(mmsghdr, msg_hdr) + offset_of!(msghdr, msg_controllen);
@@ -65,6 +68,17 @@ pub(crate) struct Slot<'a> {
     pub(crate) dropped: Option<u32>,
     /// What the exporter sent.
     pub(crate) payload: &'a [u8],
+}
+
+/// What a slot holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entry<'a> {
+    /// A datagram.
+    Filled(Slot<'a>),
+    /// A datagram that is not to be carried, or one that is not well formed, as only a damaged file has them.
+    Denied,
+    /// Nothing, and nothing in the slots behind it either.
+    Empty,
 }
 
 /// The slots of an intake.
@@ -124,16 +138,23 @@ impl Slots {
         }
     }
 
-    /// The datagram in `slot`; `None` if it is empty or, in a damaged file, not well formed.
-    pub(crate) fn get(&self, slot: usize) -> Option<Slot<'_>> {
-        if slot >= INTAKE_SLOTS {
-            return None;
+    /// What `slot` holds; slots past the last one are empty.
+    pub(crate) fn get(&self, slot: usize) -> Entry<'_> {
+        let length = (slot < INTAKE_SLOTS).then(|| self.word(slot * HEADER + LENGTH_AT)).flatten();
+        match length {
+            None | Some(EMPTY) => Entry::Empty,
+            Some(length) => self.filled(slot, length).map_or(Entry::Denied, Entry::Filled),
         }
+    }
+
+    /// The datagram in `slot` is not to be carried.
+    pub(crate) fn deny(&mut self, slot: usize) {
+        self.put(slot * HEADER + LENGTH_AT, &DENIED.to_ne_bytes());
+    }
+
+    fn filled(&self, slot: usize, length: u32) -> Option<Slot<'_>> {
         let header = slot * HEADER;
-        let length = usize::try_from(self.word(header + LENGTH_AT)?).ok()?;
-        if length > INTAKE_SLOT_SIZE {
-            return None;
-        }
+        let length = usize::try_from(length).ok().filter(|length| *length <= INTAKE_SLOT_SIZE)?;
         let name_length = usize::try_from(self.word(header + NAME_LENGTH_AT)?).ok()?.min(NAME);
         let control_length = usize::try_from(self.word(header + CONTROL_LENGTH_AT)?).ok()?.min(CONTROL);
         let details = Details::parse(self.part(CONTROLS_AT + slot * CONTROL, control_length)?);

@@ -29,7 +29,7 @@ fn a_new_intake_holds_nothing() {
     let (mut intake, left) = open(&directory);
     assert!(left.is_none());
     assert!(intake.recover_ring(STREAM, Position(0)).unwrap().is_empty());
-    assert!((0..INTAKE_SLOTS).all(|slot| intake.slots.get(slot).is_none()));
+    assert!((0..=INTAKE_SLOTS).all(|slot| intake.slots.get(slot) == Entry::Empty));
 }
 
 #[test]
@@ -46,19 +46,19 @@ fn what_recvmmsg_took_is_there_for_the_next_process() {
     intake.marks.set_boot(BOOT);
     intake.slots.clear();
     assert_eq!(intake.slots.receive(&receiver).unwrap(), 3);
-    // Nothing is closed in order: the mapping is forgotten as a killed process forgets it.
-    core::mem::forget(intake);
+    // As a killed process does: nothing more is written, the kernel lets go of the file.
+    drop(intake);
 
     let (intake, left) = open(&directory);
     assert!(left.unwrap().same_boot);
     for (slot, payload) in payloads.into_iter().enumerate() {
-        let filled = intake.slots.get(slot).unwrap();
+        let Entry::Filled(filled) = intake.slots.get(slot) else { panic!("slot {slot} holds nothing") };
         assert_eq!(filled.payload, payload);
         assert_eq!(filled.exporter, exporter.local_addr().unwrap());
         assert_eq!(filled.local, Some("127.0.0.1".parse().unwrap()));
         assert!(filled.arrival.is_some());
     }
-    assert!(intake.slots.get(3).is_none());
+    assert!(intake.slots.get(3) == Entry::Empty);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_socket_that_serves_both_families_tells_ipv4_exporters_by_their_ipv4_address
     let (mut intake, _) = open(&directory);
     intake.slots.clear();
     assert_eq!(intake.slots.receive(&receiver).unwrap(), 1);
-    let filled = intake.slots.get(0).unwrap();
+    let Entry::Filled(filled) = intake.slots.get(0) else { panic!("slot {} holds nothing", 0) };
     assert_eq!(filled.exporter, exporter.local_addr().unwrap());
     assert_eq!(filled.local, Some("127.0.0.1".parse().unwrap()));
 }
@@ -83,7 +83,7 @@ fn batches_in_the_ring_are_there_for_the_next_process_in_order() {
     for first in 0..5 {
         intake.ring.write(batch(first, b"payload")).1.unwrap();
     }
-    core::mem::forget(intake);
+    drop(intake);
     let (mut intake, _) = open(&directory);
     let held = intake.recover_ring(STREAM, Position(2)).unwrap();
     assert_eq!(held.iter().map(|held| held.batch.first().0).collect::<Vec<_>>(), [2, 3, 4]);
@@ -151,4 +151,40 @@ fn what_cannot_be_written_to_the_ring_takes_its_room_all_the_same() {
         taken += 1;
     }
     assert_eq!(taken, 3);
+}
+
+#[test]
+fn a_denied_datagram_stays_denied_for_the_next_process_and_hides_none_behind_it() {
+    let directory = directory();
+    let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for payload in [b"first", b"other"] {
+        exporter.send_to(payload, receiver.local_addr().unwrap()).unwrap();
+    }
+    let (mut intake, _) = open(&directory);
+    intake.slots.clear();
+    assert_eq!(intake.slots.receive(&receiver).unwrap(), 2);
+    intake.slots.deny(0);
+    drop(intake);
+    let (intake, _) = open(&directory);
+    assert!(intake.slots.get(0) == Entry::Denied);
+    let Entry::Filled(filled) = intake.slots.get(1) else { panic!("slot 1 holds nothing") };
+    assert_eq!(filled.payload, b"other");
+}
+
+#[test]
+fn an_intake_that_another_process_has_is_refused() {
+    let directory = directory();
+    let _held = open(&directory);
+    let refused = Intake::open(&directory.path().join("intake"), STREAM, BOOT).unwrap_err();
+    assert_eq!(refused.to_string(), "another nf-sender has it in use");
+}
+
+#[test]
+fn an_intake_in_memory_serves_as_well() {
+    let mut intake = Intake::in_memory(STREAM).unwrap();
+    let (held, written) = intake.ring.write(batch(0, b"payload"));
+    written.unwrap();
+    assert_eq!(intake.ring.head(), held.end);
+    assert!(intake.slots.get(0) == Entry::Empty);
 }
