@@ -86,7 +86,7 @@ impl Link {
 
     /// Bytes that were forwarded, both ways together.
     pub(crate) fn forwarded(&self) -> u64 {
-        self.forwarded.load(Ordering::Relaxed)
+        self.forwarded.load(Ordering::SeqCst)
     }
 
     /// Connections that were let through so far.
@@ -220,8 +220,9 @@ async fn pump(
         if length == 0 {
             return to.shutdown().await;
         }
+        // Counted first: whoever reads these bytes may look at the count at once.
+        forwarded.fetch_add(u64::try_from(length).unwrap(), Ordering::SeqCst);
         to.write_all(&buffer[..length]).await?;
-        forwarded.fetch_add(u64::try_from(length).unwrap(), Ordering::Relaxed);
     }
 }
 
