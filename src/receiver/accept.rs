@@ -166,6 +166,7 @@ mod tests {
                 outputs: Outputs::new(&["127.0.0.1:9995".parse().unwrap()]).unwrap(),
                 ahead: Ahead::take_up(state.path()),
                 complaints: Mutex::default(),
+                news: Mutex::default(),
             }),
             plaintext: false,
             handshake_timeout: Duration::from_secs(300),

@@ -21,7 +21,8 @@ use crate::service::{
     DaemonError, DirectoryLock, Stop, allow_open_files, logging, notify, sockets, stop_channel,
 };
 use crate::status::{
-    CollectorStatus, ControlSocket, PeerState, ReceiverStatus, Reply, Request, Tally, count_of,
+    CollectorState, CollectorStatus, ControlSocket, PeerState, ReceiverStatus, Reply, Request, Tally,
+    count_of,
 };
 
 /// How often positions are forced to disk, and the service manager is told how things stand.
@@ -69,7 +70,8 @@ async fn supervise(settings: ReceiverSettings) -> Result<(), DaemonError> {
     let state = settings.state.clone();
     let (stop, stopped) = stop_channel();
     let shared: Arc<OnceLock<Arc<Shared>>> = Arc::default();
-    let answers = tokio::spawn(control.serve(answer(shared.clone())));
+    let unresolved = settings.collectors.iter().map(|collector| unresolved(&collector.address)).collect();
+    let answers = tokio::spawn(control.serve(answer(shared.clone(), unresolved)));
     let mut serving = tokio::spawn(serve(settings, listeners, positions, shared.clone(), stopped));
     notify::ready();
 
@@ -147,8 +149,14 @@ async fn serve(
     };
     let outputs = Outputs::new(&addresses).map_err(DaemonError::system)?;
     let ahead = Ahead::take_up(&settings.state);
-    let made =
-        Arc::new(Shared { seats: Seats::default(), positions, outputs, ahead, complaints: Mutex::default() });
+    let made = Arc::new(Shared {
+        seats: Seats::default(),
+        positions,
+        outputs,
+        ahead,
+        complaints: Mutex::default(),
+        news: Mutex::default(),
+    });
     let shared = place.get_or_init(|| made).clone();
     let gate = Arc::new(Gate {
         shared,
@@ -197,9 +205,12 @@ async fn sync(shared: &Arc<Shared>) {
     }
 }
 
-fn answer(shared: Arc<OnceLock<Arc<Shared>>>) -> impl Fn(Request) -> Reply + Clone + Send + 'static {
+fn answer(
+    shared: Arc<OnceLock<Arc<Shared>>>,
+    unresolved: Vec<CollectorStatus>,
+) -> impl Fn(Request) -> Reply + Clone + Send + 'static {
     move |request| match request {
-        Request::Status => match serde_json::to_value(status(shared.get())) {
+        Request::Status => match serde_json::to_value(status(shared.get(), &unresolved)) {
             Ok(status) => Reply::Ok(status),
             Err(error) => Reply::Error(error.to_string()),
         },
@@ -207,12 +218,25 @@ fn answer(shared: Arc<OnceLock<Arc<Shared>>>) -> impl Fn(Request) -> Reply + Clo
     }
 }
 
-fn status(shared: Option<&Arc<Shared>>) -> ReceiverStatus {
+/// The status; before the collectors' names are resolved, with what is known of them then.
+fn status(shared: Option<&Arc<Shared>>, unresolved: &[CollectorStatus]) -> ReceiverStatus {
     ReceiverStatus {
         service: "nf-receiver".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         senders: shared.map_or_else(Vec::new, |shared| shared.seats.status()),
-        collectors: shared.map_or_else(Vec::new, |shared| collectors(&shared.outputs)),
+        collectors: shared.map_or_else(|| unresolved.to_vec(), |shared| collectors(&shared.outputs)),
+    }
+}
+
+/// A collector whose name is not resolved yet.
+fn unresolved(name: &HostPort) -> CollectorStatus {
+    CollectorStatus {
+        address: name.to_string(),
+        state: CollectorState::Unknown,
+        delivered: Tally::default(),
+        skipped: 0,
+        held_s: 0,
+        socket_drops: 0,
     }
 }
 

@@ -37,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) outputs: Outputs,
     pub(crate) ahead: Ahead,
     pub(crate) complaints: Mutex<LogLimit<IpAddr>>,
+    pub(crate) news: Mutex<LogLimit<SenderId>>,
 }
 
 impl Shared {
@@ -44,6 +45,12 @@ impl Shared {
     pub(crate) fn may_complain(&self, peer: IpAddr) -> Option<u64> {
         let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
         complaints.admit(peer, Instant::now().into_std())
+    }
+
+    /// Whether to log now that a session of `id` begins or ends; with how many such lines were held back.
+    fn is_news(&self, id: &SenderId) -> Option<u64> {
+        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        news.admit(id.clone(), Instant::now().into_std())
     }
 }
 
@@ -78,7 +85,7 @@ pub(crate) async fn serve(
     stop: Stop,
 ) {
     let mut stopping = stop.clone();
-    let mut connection = Connection { shared, session: ReceiverSession::new(), stop };
+    let mut connection = Connection { shared, session: ReceiverSession::new(), stop, was_told: false };
     let greeting = timeout_at(greeted_by, connection.greet(&mut stream, peer, &id));
     let greeted = tokio::select! {
         greeted = greeting => greeted.unwrap_or(Err(Ended::NoHello)),
@@ -91,7 +98,10 @@ pub(crate) async fn serve(
     connection.part(&mut stream, &ended).await;
     match ended {
         Ended::Closed | Ended::Goodbye | Ended::Superseded | Ended::Stopping => {
-            tracing::info!(%peer, sender = %id, "session ended: {ended}");
+            let held_back = if connection.was_told { Some(0) } else { shared.is_news(&id) };
+            if let Some(held_back) = held_back {
+                tracing::info!(%peer, sender = %id, held_back = counted(held_back), "session ended: {ended}");
+            }
         }
         _ => {
             if let Some(held_back) = shared.may_complain(peer.ip()) {
@@ -105,6 +115,8 @@ struct Connection<'a> {
     shared: &'a Shared,
     session: ReceiverSession,
     stop: Stop,
+    /// Whether the log tells that this session began; then it tells that it ended, too.
+    was_told: bool,
 }
 
 /// What ended a wait.
@@ -140,7 +152,11 @@ impl Connection<'_> {
             tracing::warn!(sender = %id, missing, "the sender no longer has what was never delivered here");
         }
         self.session.welcome(known.unwrap_or_default(), Instant::now().into_std());
-        tracing::info!(%peer, sender = %id, stream = %hello.stream, resume = resume.0, "session agreed");
+        if let Some(held_back) = self.shared.is_news(id) {
+            let (stream, resume, held_back) = (hello.stream, resume.0, counted(held_back));
+            tracing::info!(%peer, sender = %id, %stream, resume, held_back, "session agreed");
+            self.was_told = true;
+        }
         Ok(turn)
     }
 

@@ -1,7 +1,11 @@
 //! What the service manager is told. Without `NOTIFY_SOCKET` nobody is told anything; that a message did not
-//! get through is logged, and changes nothing else.
+//! get through is logged once, and changes nothing else.
+
+use std::sync::Once;
 
 use sd_notify::NotifyState;
+
+static COMPLAINT: Once = Once::new();
 
 /// The service has its sockets and its data, and works.
 pub fn ready() {
@@ -20,6 +24,8 @@ pub fn status(line: &str) {
 
 fn send(state: &NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(core::slice::from_ref(state)) {
-        tracing::debug!(%error, "the service manager was not told");
+        COMPLAINT.call_once(
+            || tracing::warn!(%error, "the service manager at NOTIFY_SOCKET cannot be told anything"),
+        );
     }
 }

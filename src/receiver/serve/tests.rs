@@ -35,6 +35,7 @@ impl Exchange {
             outputs: Outputs::new(&[collector.local_addr().unwrap()]).unwrap(),
             ahead: Ahead::take_up(state.path()),
             complaints: Mutex::default(),
+            news: Mutex::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
