@@ -229,3 +229,19 @@ fn an_orderly_restart_while_one_of_two_collectors_is_away_repeats_nothing_to_the
     assert_eq!(late.wait_for(10, STALL).len(), 10);
     there.wait_for_all(exporters.sent(), STALL).assert_exact(exporters.sent());
 }
+
+#[test]
+fn a_receiver_is_found_by_its_name_whichever_of_its_addresses_answers() {
+    let _running = shared();
+    let collector = Collector::start(1, pattern());
+    let mut receiver = ReceiverHost::new(&[collector.addr()], "");
+    receiver.start();
+    // The receiver listens on IPv4 alone; where the name means the IPv6 address too, that one refuses.
+    let name = format!("localhost:{}", receiver.addr().port());
+    let mut sender = SenderHost::new("edge", &name, QUICK_SENDER);
+    sender.start();
+    let mut exporters = sender.exporters(1, pattern());
+    exporters.send(3);
+    collector.wait_for_all(exporters.sent(), STALL).assert_exact(exporters.sent());
+    assert_eq!(sender.wait_state("connected", STALL)["receiver"], name);
+}
