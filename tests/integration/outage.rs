@@ -9,7 +9,7 @@ use crate::running::shared;
 use crate::support::chatter::{MIXED, Pattern};
 use crate::support::collector::{Collector, Inbox};
 use crate::support::daemon::Program;
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use crate::support::hosts::{PATIENT_SENDER, QUICK_SENDER, ReceiverHost, SenderHost};
 use crate::support::load::Until;
 use crate::support::pair::{Pair, STALL};
 use crate::support::samples::{assert_conserved, count};
@@ -138,17 +138,6 @@ fn a_link_that_falls_silent_is_found_by_heartbeats_and_given_up() {
         assert!(pair.link.connections() > before);
     });
 }
-
-/// A sender that will not retry by itself for an hour.
-const PATIENT_SENDER: &str = r#"
-heartbeat = "200ms"
-[reconnect]
-first = "1h"
-factor = 1
-longest = "1h"
-[spool]
-min-free = "0B"
-"#;
 
 /// Makes a patient sender wait for its next attempt, mends the link, and asks for a retry by `ask`.
 fn retries_at_once_when(ask: impl FnOnce(&Pair)) {

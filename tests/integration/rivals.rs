@@ -5,20 +5,9 @@ use crate::support::chatter::{MIXED, Pattern};
 use crate::support::collector::Collector;
 use crate::support::daemon::Program;
 use crate::support::exporter::Exporters;
-use crate::support::hosts::{ReceiverHost, SenderHost};
+use crate::support::hosts::{PATIENT_SENDER, ReceiverHost, SenderHost};
 use crate::support::pair::STALL;
 use crate::support::samples::{assert_conserved, count};
-
-/// A sender that will not retry by itself for an hour.
-const PATIENT: &str = r#"
-heartbeat = "200ms"
-[reconnect]
-first = "1h"
-factor = 1
-longest = "1h"
-[spool]
-min-free = "0B"
-"#;
 
 /// The older of two senders must have been refused, in status and log, and still answer.
 fn assert_superseded(older: &SenderHost) {
@@ -36,8 +25,8 @@ fn of_two_senders_with_one_id_the_newer_connection_wins_and_neither_loses_data()
     let collector = Collector::start(2, pattern);
     let mut receiver = ReceiverHost::new(&[collector.addr()], "");
     receiver.start();
-    let mut older = SenderHost::new("edge", &receiver.addr(), PATIENT);
-    let mut newer = SenderHost::new("edge", &receiver.addr(), PATIENT);
+    let mut older = SenderHost::new("edge", &receiver.addr(), PATIENT_SENDER);
+    let mut newer = SenderHost::new("edge", &receiver.addr(), PATIENT_SENDER);
     older.start();
     older.wait_state("connected", STALL);
     let mut first = Exporters::new(0..1, older.udp().addr(), pattern);

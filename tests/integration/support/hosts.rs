@@ -26,6 +26,17 @@ longest = "200ms"
 min-free = "0B"
 "#;
 
+/// A sender that will not retry by itself for an hour.
+pub(crate) const PATIENT_SENDER: &str = r#"
+heartbeat = "200ms"
+[reconnect]
+first = "1h"
+factor = 1
+longest = "1h"
+[spool]
+min-free = "0B"
+"#;
+
 /// A UDP socket that is held while daemons come and go.
 pub(crate) struct HeldUdp {
     socket: UdpSocket,
