@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::net::{TcpListener, lookup_host};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Duration, MissedTickBehavior, interval, sleep};
@@ -18,7 +18,7 @@ use crate::receiver::positions::Positions;
 use crate::receiver::seats::Seats;
 use crate::receiver::serve::Shared;
 use crate::service::{
-    DaemonError, DirectoryLock, Stop, allow_open_files, logging, notify, sockets, stop_channel,
+    DaemonError, DirectoryLock, Stop, allow_open_files, logging, notify, sockets, stop_channel, watch_for,
 };
 use crate::status::{
     CollectorState, CollectorStatus, ControlSocket, PeerState, ReceiverStatus, Reply, Request, Tally,
@@ -108,10 +108,6 @@ async fn supervise(settings: ReceiverSettings) -> Result<(), DaemonError> {
     }
     answers.abort();
     outcome
-}
-
-fn watch_for(kind: SignalKind) -> Result<Signal, DaemonError> {
-    signal(kind).map_err(|error| DaemonError::system(format_args!("cannot watch for signals: {error}")))
 }
 
 /// The sockets from systemd, else those of the settings.

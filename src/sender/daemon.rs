@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 
 use rustix::event::{EventfdFlags, eventfd};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Duration, MissedTickBehavior, interval, timeout};
 
@@ -19,7 +19,9 @@ use crate::sender::link::{Link, LinkView};
 use crate::sender::queue::{Queue, Stage};
 use crate::sender::recovery::recover;
 use crate::sender::report::Reporter;
-use crate::service::{DaemonError, DirectoryLock, Stop, Stopper, logging, notify, sockets, stop_channel};
+use crate::service::{
+    DaemonError, DirectoryLock, Stop, Stopper, logging, notify, sockets, stop_channel, watch_for,
+};
 use crate::status::{ControlSocket, Reply, Request, count_of};
 
 /// How often the service manager is told how things stand.
@@ -136,10 +138,6 @@ async fn supervise(settings: SenderSettings, listeners: Vec<Listener>) -> Result
     let figures = reporter.queue.figures();
     tracing::info!(queued = figures.queued, "stopped");
     outcome
-}
-
-fn watch_for(kind: SignalKind) -> Result<tokio::signal::unix::Signal, DaemonError> {
-    signal(kind).map_err(|error| DaemonError::system(format_args!("cannot watch for signals: {error}")))
 }
 
 fn make_link(settings: &SenderSettings, reporter: &Reporter, retry: &Arc<Notify>, stop: Stop) -> Link {

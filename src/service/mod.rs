@@ -9,6 +9,7 @@ pub mod logging;
 pub mod notify;
 mod open_files;
 mod ownership;
+mod signals;
 pub mod sockets;
 mod stop;
 
@@ -18,5 +19,6 @@ pub use error::DaemonError;
 pub use log_limit::{LogLimit, counted};
 pub use open_files::allow_open_files;
 pub use ownership::{DirectoryLock, OwnershipError};
+pub use signals::watch_for;
 pub use sockets::SocketError;
 pub use stop::{Stop, Stopper, stop_channel};
