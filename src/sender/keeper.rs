@@ -8,11 +8,11 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::limits::{INTAKE_RING, LOG_INTERVAL};
+use crate::limits::INTAKE_RING;
 use crate::sender::intake::Held;
 use crate::sender::queue::{Queue, SpoolFigures, Stage, State};
 use crate::sequence::{Gap, GapReason, Position};
-use crate::service::wall_clock;
+use crate::service::{LogLimit, counted, wall_clock};
 use crate::spool::{AppendError, WhenFull};
 
 /// How long the keeper waits at the most before it looks at the spool again.
@@ -30,6 +30,14 @@ struct Task {
     spill: Option<(Held, Vec<Gap>)>,
 }
 
+/// What the keeper complains of, each once in a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Complaint {
+    Refused,
+    Dropped,
+    Unsynced,
+}
+
 /// The keeper's own view of time and trouble.
 #[derive(Debug)]
 pub(crate) struct Keeper {
@@ -43,7 +51,7 @@ pub(crate) struct Keeper {
     unsynced_since: Option<Instant>,
     tend_at: Instant,
     retry_at: Option<Instant>,
-    complained_at: Option<Instant>,
+    complaints: LogLimit<Complaint>,
     dropped_untold: u64,
 }
 
@@ -63,7 +71,7 @@ impl Keeper {
             unsynced_since: None,
             tend_at: Instant::now(),
             retry_at: None,
-            complained_at: None,
+            complaints: LogLimit::default(),
             dropped_untold: 0,
         }
     }
@@ -214,37 +222,29 @@ impl Keeper {
     }
 
     fn complain(&mut self, error: &AppendError) {
-        if self.may_speak() {
-            match error {
-                AppendError::Full => tracing::warn!(
-                    "the spool is full (max-size or min-free is reached): what arrives stays in memory while there is room"
-                ),
-                AppendError::Disk(error) => tracing::error!(
-                    %error,
-                    "cannot write to the spool: what arrives stays in memory while there is room; trying again"
-                ),
-            }
+        let Some(held_back) = self.complaints.admit(Complaint::Refused, Instant::now()) else { return };
+        let held_back = counted(held_back);
+        match error {
+            AppendError::Full => tracing::warn!(
+                held_back,
+                "the spool is full (max-size or min-free is reached): what arrives stays in memory while there is room"
+            ),
+            AppendError::Disk(error) => tracing::error!(
+                %error,
+                held_back,
+                "cannot write to the spool: what arrives stays in memory while there is room; trying again"
+            ),
         }
     }
 
     fn tell_dropped(&mut self) {
-        if self.dropped_untold > 0 && self.may_speak() {
+        if self.dropped_untold > 0 && self.complaints.admit(Complaint::Dropped, Instant::now()).is_some() {
             tracing::warn!(
                 datagrams = self.dropped_untold,
                 "dropped datagrams by the spool's limits; see 'dropped' in the status"
             );
             self.dropped_untold = 0;
         }
-    }
-
-    /// Whether the last complaint is long enough ago for another.
-    fn may_speak(&mut self) -> bool {
-        let now = Instant::now();
-        let may = self.complained_at.is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL);
-        if may {
-            self.complained_at = Some(now);
-        }
-        may
     }
 
     fn sync_if_due(&mut self) {
@@ -262,7 +262,14 @@ impl Keeper {
         if let Err(error) = outcome {
             self.queue.spool().sync_failed();
             self.unsynced_since = Some(Instant::now());
-            tracing::error!(%error, "cannot force the spool to disk: a power loss now would lose datagrams");
+            if let Some(held_back) = self.complaints.admit(Complaint::Unsynced, Instant::now()) {
+                let held_back = counted(held_back);
+                tracing::error!(
+                    %error,
+                    held_back,
+                    "cannot force the spool to disk: a power loss now would lose datagrams"
+                );
+            }
         }
     }
 
