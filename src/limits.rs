@@ -134,3 +134,12 @@ pub const LOG_KEYS_MAX: usize = 1024;
 
 /// Senders whose seat nf-receiver keeps, with counters and position at hand, before free seats are given up.
 pub const SEATS_MAX: usize = 16_384;
+
+/// Senders with keys of their own at the most.
+pub const SENDERS_MAX: usize = 4096;
+
+/// Bytes of a file that holds a key or a passphrase.
+pub const KEY_FILE_MAX: usize = 4096;
+
+/// Characters below which a passphrase is warned of: fewer can be found by trying.
+pub const PASSPHRASE_SHORT: usize = 16;

@@ -1,6 +1,6 @@
 //! The command lines of both programs: what can be said on them, and what was.
 //!
-//! Options that set values are rows of a table; each has an environment variable of the same words. Their texts
+//! Options that set values are rows of a table; each but a key has an environment variable of the same words. Their texts
 //! are passed on as they are: what a value may be is known by the configuration alone.
 
 mod receiver;
@@ -51,7 +51,8 @@ struct Row {
     key: &'static str,
     long: &'static str,
     short: Option<char>,
-    variable: &'static str,
+    /// `None` for what must not lie in an environment.
+    variable: Option<&'static str>,
     takes: Takes,
     help: &'static str,
 }
@@ -65,8 +66,9 @@ enum Takes {
 
 impl Row {
     fn argument(&self) -> Arg {
-        let argument = Arg::new(self.long).long(self.long).env(self.variable).help(self.help);
+        let argument = Arg::new(self.long).long(self.long).help(self.help);
         let argument = if let Some(short) = self.short { argument.short(short) } else { argument };
+        let argument = if let Some(variable) = self.variable { argument.env(variable) } else { argument };
         match self.takes {
             // A text all the same, so that a variable can say "false" too.
             Takes::Nothing => argument.action(ArgAction::Set).num_args(0).default_missing_value("true"),
@@ -79,7 +81,7 @@ impl Row {
     fn given(&self, matches: &ArgMatches) -> Option<Given> {
         let giver = match matches.value_source(self.long)? {
             ValueSource::CommandLine => Giver::Option(self.long),
-            ValueSource::EnvVariable => Giver::Variable(self.variable),
+            ValueSource::EnvVariable => Giver::Variable(self.variable?),
             _ => return None,
         };
         let words: Vec<String> = matches.get_many(self.long)?.cloned().collect();

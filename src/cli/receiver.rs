@@ -27,7 +27,7 @@ const ROWS: &[Row] = &[
         key: "listen",
         long: "listen",
         short: Some('l'),
-        variable: "NF_RECEIVER_LISTEN",
+        variable: Some("NF_RECEIVER_LISTEN"),
         takes: Takes::Many("ADDR:PORT"),
         help: "Take connections on this TCP address; may be repeated; sockets from systemd replace it \
                [default: [::]:2055]",
@@ -36,24 +36,43 @@ const ROWS: &[Row] = &[
         key: "collector",
         long: "collector",
         short: Some('C'),
-        variable: "NF_RECEIVER_COLLECTOR",
+        variable: Some("NF_RECEIVER_COLLECTOR"),
         takes: Takes::Many("HOST:PORT"),
         help: "Deliver to this collector by UDP; may be repeated: every one of them \
                [default: 127.0.0.1:9995]",
     },
     Row {
+        key: "key",
+        long: "key",
+        short: Some('k'),
+        variable: None,
+        takes: Takes::One("KEY"),
+        help: "Use this shared key, or passphrase, of both sides; - reads it from standard input. On the command \
+               line others can read it: --key-file, or the systemd credential `key`, is safer",
+    },
+    Row {
+        key: "key-file",
+        long: "key-file",
+        short: None,
+        variable: Some("NF_RECEIVER_KEY_FILE"),
+        takes: Takes::One("FILE"),
+        help: "Use the shared key in this file, which nobody else may read; keygen makes keys \
+               [default: the systemd credential `key`, if there is one]",
+    },
+    Row {
         key: "plaintext",
         long: "plaintext",
         short: None,
-        variable: "NF_RECEIVER_PLAINTEXT",
+        variable: Some("NF_RECEIVER_PLAINTEXT"),
         takes: Takes::Nothing,
-        help: "Let senders on other machines in without encryption too; otherwise only those on this one",
+        help: "Let senders in without encryption, on other machines too; without this and without a key, \
+               only those on this one",
     },
     Row {
         key: "state",
         long: "state",
         short: None,
-        variable: "NF_RECEIVER_STATE",
+        variable: Some("NF_RECEIVER_STATE"),
         takes: Takes::One("DIR"),
         help: "Keep how far each sender was delivered in this directory \
                [default: $STATE_DIRECTORY, else /var/lib/nf-receiver]",
@@ -62,7 +81,7 @@ const ROWS: &[Row] = &[
         key: "control",
         long: "control",
         short: None,
-        variable: "NF_RECEIVER_CONTROL",
+        variable: Some("NF_RECEIVER_CONTROL"),
         takes: Takes::One("PATH"),
         help: "Serve, or ask, at this control socket \
                [default: $RUNTIME_DIRECTORY/control.sock, else /run/nf-receiver/control.sock]",

@@ -66,6 +66,15 @@ pub(super) fn path(value: &Value) -> Understood<PathBuf> {
     path.ok_or_else(|| "an absolute path".to_owned())
 }
 
+/// The word that stands for standard input. A key itself never gets here: one on the command line is moved to
+/// standard input first, and in files it would be read by too many.
+pub(super) fn standard_input(value: &Value) -> Understood<()> {
+    match value {
+        Value::Words(words) if words.iter().map(String::as_str).eq(["-"]) => Ok(()),
+        _ => Err("a key from the command line only; name a file that holds it with key-file".to_owned()),
+    }
+}
+
 pub(super) fn boolean(value: &Value) -> Understood<bool> {
     if let Value::Boolean(value) = value {
         return Ok(*value);

@@ -8,6 +8,7 @@ mod error;
 mod files;
 mod host_port;
 mod kinds;
+mod protection;
 mod reader;
 mod receiver;
 mod reconnect;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::{ConfigError, Problem};
 pub use host_port::{HostPort, HostPortError};
+pub use protection::{KeyPair, KeySource, ReceiverProtection, SenderKeys, SenderProtection};
 pub use receiver::{CollectorSettings, ReceiverSettings};
 pub use reconnect::Reconnect;
 pub use report::Report;

@@ -3,8 +3,10 @@
 //! What is taken is known; what is left at the end is an unknown key. So no list of keys stands anywhere else.
 //! A `None` from here always means that a problem was noted.
 
+use core::cmp::Ordering;
 use core::fmt::Display;
 use core::ops::RangeInclusive;
+use std::collections::HashSet;
 
 use crate::config::kinds::Understood;
 use crate::config::report::InEffect;
@@ -65,6 +67,34 @@ impl<'p> Reader<'p> {
         None
     }
 
+    /// The value of `key`, if it is there.
+    pub(super) fn optional<T>(
+        &mut self,
+        key: &'static str,
+        understand: impl FnOnce(&Value) -> Understood<T>,
+    ) -> Option<Option<T>> {
+        if self.table.contains(key) {
+            // The default is never looked at.
+            return self.take(key, "", understand).map(Some);
+        }
+        self.known.push(key);
+        Some(None)
+    }
+
+    /// The value of `key`, if it is there; what is found instead is not shown.
+    pub(super) fn optional_secret<T>(
+        &mut self,
+        key: &'static str,
+        understand: impl Fn(&Value) -> Understood<T>,
+    ) -> Option<Option<T>> {
+        if let Some(found) = self.table.get_mut(key)
+            && understand(&found.value).is_err()
+        {
+            found.value = Value::Hidden;
+        }
+        self.optional(key, understand)
+    }
+
     /// The items of the list `key`, or else of `default`: as many as `count` allows, none twice.
     pub(super) fn list<T: PartialEq>(
         &mut self,
@@ -118,17 +148,17 @@ impl<'p> Reader<'p> {
     }
 
     /// Reads each of the tables `[[key]]` with `read`. Words from an option or a variable stand for tables
-    /// that have only the key `word_key`; without either, `default` is such a word. As many as `count` allows,
+    /// that have only the key `word_key`; without either, `defaults` are such words. As many as `count` allows,
     /// none twice.
-    pub(super) fn tables<T: PartialEq>(
+    pub(super) fn tables<T: PartialEq, const N: usize>(
         &mut self,
         key: &'static str,
         word_key: &'static str,
-        default: &str,
+        defaults: [&str; N],
         count: RangeInclusive<usize>,
         read: impl Fn(&mut Reader<'_>) -> Option<T>,
     ) -> Option<Vec<T>> {
-        let found = self.found(key, Value::Words(vec![default.to_owned()]));
+        let found = self.found(key, Value::Words(defaults.map(str::to_owned).into()));
         let items = tables(&found, key, word_key).and_then(|items| within(&count, items));
         let items = self.noted(key, &found, items)?;
         let mut all: Option<Vec<T>> = Some(Vec::new());
@@ -165,23 +195,59 @@ impl<'p> Reader<'p> {
     /// Notes that the values of `smaller` and `larger`, both taken, stand the wrong way round. The one that
     /// somebody gave is to blame, or the larger if both were.
     pub(super) fn refuse_order(&mut self, smaller: &str, larger: &str) {
-        let of = |key: &str| {
-            let key = format!("{}{key}", self.prefix);
-            self.values.iter().find(|value| value.key == key).cloned()
-        };
-        let (Some(smaller), Some(larger)) = (of(smaller), of(larger)) else { return };
+        let (Some(smaller), Some(larger)) = (self.taken(smaller), self.taken(larger)) else { return };
         let (blamed, bound, other) = if larger.origin == Origin::Default {
             (smaller, "at most", larger)
         } else {
             (larger, "at least", smaller)
         };
         let expected = format!("{bound} {}, which is {} ({})", other.key, other.text, other.origin);
-        self.problems.push(Problem::Value {
-            origin: blamed.origin,
-            key: blamed.key,
-            found: blamed.text,
-            expected,
-        });
+        self.refuse(blamed, expected);
+    }
+
+    /// Of two alternatives, both taken, the one that stands in the higher layer counts: whether that is `one`. In
+    /// the same layer they contradict each other.
+    pub(super) fn chosen(&mut self, one: &str, other: &str) -> Option<bool> {
+        let (one, other) = (self.taken(one)?, self.taken(other)?);
+        match one.origin.layer().cmp(&other.origin.layer()) {
+            Ordering::Greater => Some(true),
+            Ordering::Less => Some(false),
+            Ordering::Equal => {
+                let expected = format!("one of {} and {} ({})", one.key, other.key, other.origin);
+                self.refuse(one, expected);
+                None
+            }
+        }
+    }
+
+    /// Notes that `key`, which was taken, means nothing without `other`.
+    pub(super) fn refuse_alone(&mut self, key: &str, other: &str) {
+        if let Some(value) = self.taken(key) {
+            self.refuse(value, format!("{other} beside it"));
+        }
+    }
+
+    /// Notes that several of the tables `[[key]]`, whose ids these are, have the same one.
+    pub(super) fn refuse_twice<'i>(&mut self, key: &str, ids: impl Iterator<Item = &'i str>) {
+        let mut seen = HashSet::new();
+        for id in ids.filter(|id| !seen.insert(*id)) {
+            let quoted = format!("{id:?}");
+            let key = format!("{}{key}.id", self.prefix);
+            let last = self.values.iter().rfind(|value| value.key == key && value.text == quoted).cloned();
+            if let Some(value) = last {
+                self.refuse(value, "an id that no other table has".to_owned());
+            }
+        }
+    }
+
+    fn taken(&self, key: &str) -> Option<InEffect> {
+        let key = format!("{}{key}", self.prefix);
+        self.values.iter().find(|value| value.key == key).cloned()
+    }
+
+    fn refuse(&mut self, value: InEffect, expected: String) {
+        let InEffect { key, text: found, origin } = value;
+        self.problems.push(Problem::Value { origin, key, found, expected });
     }
 
     /// Notes the keys that nobody took, and gives the values of those that were.

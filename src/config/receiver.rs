@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::config::reader::Reader;
 use crate::config::value::Value;
-use crate::config::{HostPort, RECEIVER, Surroundings, kinds};
+use crate::config::{HostPort, RECEIVER, ReceiverProtection, Surroundings, kinds, protection};
 use crate::limits;
 
 /// What nf-receiver is told to do.
@@ -14,8 +14,8 @@ use crate::limits;
 pub struct ReceiverSettings {
     /// TCP addresses to take connections on; `1 <= listen.len() <= LISTENERS_MAX`, no two alike.
     pub listen: Vec<SocketAddr>,
-    /// Whether peers on other machines may be spoken to without encryption.
-    pub plaintext: bool,
+    /// Whom it lets in.
+    pub protection: ReceiverProtection,
     /// The directory that keeps the position of each stream.
     pub state: PathBuf,
     /// Where to deliver: every one of them; `1 <= collectors.len() <= COLLECTORS_MAX`, no two alike.
@@ -37,11 +37,11 @@ pub struct CollectorSettings {
 
 pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<ReceiverSettings> {
     let listen = reader.list("listen", ["[::]:2055"], 1..=limits::LISTENERS_MAX, kinds::socket_address);
-    let plaintext = reader.take("plaintext", false, kinds::boolean);
+    let protection = protection::read_receiver(reader, surroundings);
     let state = reader.take("state", surroundings.state_path(RECEIVER), kinds::path);
     let control = reader.take("control", surroundings.control_path(RECEIVER), kinds::path);
     let collectors =
-        reader.tables("collector", "address", "127.0.0.1:9995", 1..=limits::COLLECTORS_MAX, |reader| {
+        reader.tables("collector", "address", ["127.0.0.1:9995"], 1..=limits::COLLECTORS_MAX, |reader| {
             Some(CollectorSettings { address: reader.required("address", kinds::host_port)? })
         });
     let limits = reader.section("limits", |reader| {
@@ -57,7 +57,7 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
     let (connections, handshake_timeout) = limits?;
     Some(ReceiverSettings {
         listen: listen?,
-        plaintext: plaintext?,
+        protection: protection?,
         state: state?,
         collectors: collectors?,
         connections,
@@ -69,10 +69,18 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
 impl ReceiverSettings {
     /// Sentences about what is allowed, but probably not meant.
     pub(super) fn warnings(&self) -> Vec<String> {
-        if self.plaintext {
-            return Vec::new();
+        match (self.protection.has_keys(), self.protection.plaintext) {
+            (true, true) => vec![
+                "senders with a key are let in, and senders in clear text as well: \
+                 set plaintext = false once all of them have a key"
+                    .to_owned(),
+            ],
+            (false, false) => vec![
+                "there is no key, so senders on other machines are refused: invite them (nf-receiver invite NAME), \
+                 give both sides a key (key-file), or let clear text in with plaintext = true (--plaintext)"
+                    .to_owned(),
+            ],
+            (true, false) | (false, true) => Vec::new(),
         }
-        vec!["senders on other machines are refused: start with --plaintext, or set plaintext = true, to let them in"
-            .to_owned()]
     }
 }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use crate::batch::Compression;
 use crate::config::reader::Reader;
 use crate::config::value::Value;
-use crate::config::{HostPort, Reconnect, SENDER, Surroundings, kinds};
+use crate::config::{HostPort, Reconnect, SENDER, SenderProtection, Surroundings, kinds, protection};
 use crate::limits;
 use crate::sequence::SenderId;
 use crate::spool::{Policy, WhenFull};
@@ -23,8 +23,8 @@ pub struct SenderSettings {
     pub allow: Vec<IpNet>,
     /// Where to connect: the first that answers, in order. Empty: datagrams are spooled only.
     pub receivers: Vec<HostPort>,
-    /// Whether peers on other machines may be spoken to without encryption.
-    pub plaintext: bool,
+    /// How what is sent is protected.
+    pub protection: SenderProtection,
     /// The name by which the receiver knows this sender.
     pub id: SenderId,
     /// Something is sent at least this often; `HEARTBEAT_MIN <= heartbeat <= HEARTBEAT_MAX`.
@@ -56,7 +56,7 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
     let listen = reader.list("listen", ["[::]:2055"], 1..=limits::LISTENERS_MAX, kinds::socket_address);
     let allow = reader.list("allow", [], 0..=limits::PREFIXES_MAX, kinds::prefix);
     let receivers = reader.list("receivers", [], 0..=limits::RECEIVERS_MAX, kinds::host_port);
-    let plaintext = reader.take("plaintext", false, kinds::boolean);
+    let protection = protection::read_sender(reader, surroundings);
     let id = reader.take("id", surroundings.default_id().as_str(), kinds::sender_id);
     let heartbeat =
         reader.take("heartbeat", "5s", kinds::duration(limits::HEARTBEAT_MIN..=limits::HEARTBEAT_MAX));
@@ -67,7 +67,7 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
         listen: listen?,
         allow: allow?,
         receivers: receivers?,
-        plaintext: plaintext?,
+        protection: protection?,
         id: id?,
         heartbeat: heartbeat?,
         reconnect: reconnect?,
@@ -137,9 +137,11 @@ impl SenderSettings {
         if self.receivers.is_empty() {
             warnings.push("no receiver is configured: datagrams will be spooled only".to_owned());
         }
-        for receiver in self.receivers.iter().filter(|receiver| !self.plaintext && !receiver.is_loopback()) {
+        let is_bare = self.protection == SenderProtection::LoopbackOnly;
+        for receiver in self.receivers.iter().filter(|receiver| is_bare && !receiver.is_loopback()) {
             warnings.push(format!(
-                "{receiver} may be another machine: without encryption nothing goes there unless plaintext is true"
+                "{receiver} may be another machine, to which nothing goes without a key: join it (nf-sender join TOKEN), \
+                 give both sides a key (key-file), or set plaintext = true (--plaintext)"
             ));
         }
         warnings

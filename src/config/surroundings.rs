@@ -1,6 +1,7 @@
 //! What the defaults take from the process and its host.
 
 use std::env;
+use std::fs;
 use std::path::PathBuf;
 
 use crate::sequence::SenderId;
@@ -12,6 +13,8 @@ pub struct Surroundings {
     pub state_directory: Option<PathBuf>,
     /// The first directory of `$RUNTIME_DIRECTORY`.
     pub runtime_directory: Option<PathBuf>,
+    /// The files that systemd passed as credentials in `$CREDENTIALS_DIRECTORY`.
+    pub credentials: Vec<PathBuf>,
     /// The host's name as the kernel knows it.
     pub host_name: String,
 }
@@ -22,12 +25,18 @@ impl Surroundings {
         Self {
             state_directory: first_directory("STATE_DIRECTORY"),
             runtime_directory: first_directory("RUNTIME_DIRECTORY"),
+            credentials: files_in(first_directory("CREDENTIALS_DIRECTORY")),
             host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         }
     }
 
     pub(super) fn state_path(&self, service: &str) -> PathBuf {
         self.state_directory.clone().unwrap_or_else(|| format!("/var/lib/{service}").into())
+    }
+
+    /// The credential of this name, if there is one.
+    pub(super) fn credential(&self, name: &str) -> Option<PathBuf> {
+        self.credentials.iter().find(|path| path.file_name().is_some_and(|file| file == name)).cloned()
     }
 
     pub(super) fn control_path(&self, service: &str) -> PathBuf {
@@ -42,6 +51,12 @@ impl Surroundings {
         let id: String = self.host_name.trim_start_matches('.').chars().map(replaced).take(64).collect();
         if id.parse::<SenderId>().is_ok() { id } else { "unnamed".to_owned() }
     }
+}
+
+/// The files in `directory`; none if it cannot be read.
+fn files_in(directory: Option<PathBuf>) -> Vec<PathBuf> {
+    let entries = directory.and_then(|directory| fs::read_dir(directory).ok());
+    entries.into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect()
 }
 
 /// systemd separates several directories by colons.
@@ -77,7 +92,7 @@ mod tests {
         let given = Surroundings {
             state_directory: Some("/srv/state".into()),
             runtime_directory: Some("/run/mine".into()),
-            host_name: String::new(),
+            ..Surroundings::default()
         };
         assert_eq!(given.state_path("nf-sender"), PathBuf::from("/srv/state"));
         assert_eq!(given.control_path("nf-sender"), PathBuf::from("/run/mine/control.sock"));

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::batch::Compression;
+use crate::secure::Suite;
 use crate::spool::{Policy, WhenFull};
 
 fn surroundings() -> Surroundings {
@@ -65,7 +66,8 @@ fn overrides(key: &str, words: &[&str], origin: Origin) -> Overrides {
 fn an_empty_file_gives_the_documented_defaults_of_nf_sender() {
     let settings = File::new("").sender().unwrap().settings;
     assert_eq!(settings.listen, ["[::]:2055".parse::<SocketAddr>().unwrap()]);
-    assert_eq!((settings.allow.len(), settings.receivers.len(), settings.plaintext), (0, 0, false));
+    assert_eq!((settings.allow.len(), settings.receivers.len()), (0, 0));
+    assert_eq!(settings.protection, SenderProtection::LoopbackOnly);
     assert_eq!(settings.id.as_str(), "brno-edge");
     assert_eq!(settings.heartbeat, Duration::from_secs(5));
     assert_eq!(settings.control, PathBuf::from("/run/nf-sender/control.sock"));
@@ -87,7 +89,13 @@ fn an_empty_file_gives_the_documented_defaults_of_nf_receiver() {
     let collectors: Vec<String> =
         settings.collectors.iter().map(|collector| collector.address.to_string()).collect();
     assert_eq!(collectors, ["127.0.0.1:9995"]);
-    assert_eq!((settings.plaintext, settings.connections), (false, 10_000));
+    let protection = ReceiverProtection {
+        plaintext: false,
+        suites: vec![Suite::Blowfish, Suite::ChaCha20Poly1305, Suite::Aes256Gcm],
+        shared: None,
+        senders: Vec::new(),
+    };
+    assert_eq!((settings.protection, settings.connections), (protection, 10_000));
     assert_eq!(settings.handshake_timeout, Duration::from_secs(10));
 }
 
@@ -160,7 +168,7 @@ fn every_key_of_nf_sender_is_taken_over() {
     assert_eq!(allow, ["192.0.2.0/24", "2001:db8::/32", "198.51.100.9/32"]);
     let receivers: Vec<String> = settings.receivers.iter().map(ToString::to_string).collect();
     assert_eq!(receivers, ["a.example.net:2055", "[2001:db8::1]:2056"]);
-    assert!(settings.plaintext);
+    assert_eq!(settings.protection, SenderProtection::Plaintext);
     assert_eq!((settings.id.as_str(), settings.heartbeat), ("r1", Duration::from_millis(200)));
     assert_eq!(settings.control, PathBuf::from("/tmp/c.sock"));
     let reconnect = Reconnect {
@@ -221,7 +229,7 @@ fn an_unknown_key_is_refused_with_its_line_and_the_known_ones() {
     assert_eq!(
         sender_refusal("# receivers\n\nrecievers = []\n"),
         "c.toml:3: unknown key 'recievers'; known keys here: \
-         listen, allow, receivers, plaintext, id, heartbeat, control, reconnect, spool"
+         listen, allow, receivers, plaintext, key, key-file, cipher, id, heartbeat, control, reconnect, spool"
     );
     assert_eq!(
         sender_refusal("[spool]\nmax_size = \"1GiB\"\n"),
@@ -236,12 +244,11 @@ fn an_unknown_key_is_refused_with_its_line_and_the_known_ones() {
 
 #[test]
 fn what_is_not_built_yet_is_unknown() {
-    for key in ["cipher", "key-file", "metrics", "exporters", "rate-limit"] {
+    for key in ["metrics", "exporters", "rate-limit"] {
         let refusal = sender_refusal(&format!("{key} = \"x\"\n"));
         assert!(refusal.starts_with(&format!("c.toml:1: unknown key '{key}'")), "{refusal}");
     }
     assert!(sender_refusal("[spool]\nencrypt = false\n").contains("unknown key 'spool.encrypt'"));
-    assert!(receiver_refusal("ciphers = []\n[[sender]]\nid = \"x\"\n").contains("unknown key 'sender'"));
 }
 
 #[test]
@@ -429,7 +436,8 @@ fn bad_values_of_options_and_variables_name_them() {
 fn a_variable_can_turn_off_what_the_file_turned_on() {
     let file = File::new("plaintext = true\n");
     let off = overrides("plaintext", &["no"], Origin::Variable("NF_SENDER_PLAINTEXT"));
-    assert!(!load_sender(Some(&file.path), off, &surroundings()).unwrap().settings.plaintext);
+    let loaded = load_sender(Some(&file.path), off, &surroundings()).unwrap();
+    assert_eq!(loaded.settings.protection, SenderProtection::LoopbackOnly);
 }
 
 #[test]
@@ -441,8 +449,9 @@ fn the_report_shows_files_values_origins_and_warnings() {
         "  listen             = [\"[::]:2055\"]                   (default)\n",
         "  receivers          = [\"collector.example.net:2055\"]  (c.toml:1)\n",
         "  spool.max-size     = \"2GiB\"                          (c.toml:4)\n",
-        "warning: collector.example.net:2055 may be another machine: without encryption nothing goes there \
-         unless plaintext is true\n",
+        "warning: collector.example.net:2055 may be another machine, to which nothing goes without a key: \
+         join it (nf-sender join TOKEN), give both sides a key (key-file), or set plaintext = true \
+         (--plaintext)\n",
     ] {
         assert!(report.contains(line), "{line:?} is not in:\n{report}");
     }

@@ -23,6 +23,18 @@ pub enum Origin {
     Option(&'static str),
 }
 
+impl Origin {
+    /// What stands above what: a layer of a higher number counts.
+    pub(super) fn layer(&self) -> u8 {
+        match self {
+            Self::Default => 0,
+            Self::File { .. } => 1,
+            Self::Variable(_) => 2,
+            Self::Option(_) => 3,
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -50,6 +62,8 @@ pub(super) enum Value {
     Boolean(bool),
     /// A TOML date or time: no key takes one.
     Moment(String),
+    /// Something that must not be shown.
+    Hidden,
     List(Vec<Found>),
     Table(Table),
     /// One or more texts from an option or a variable, which know no types.
@@ -69,6 +83,7 @@ impl fmt::Display for Value {
             Self::Text(text) => write!(f, "{text:?}"),
             Self::Number(text) | Self::Moment(text) => f.write_str(text),
             Self::Boolean(value) => value.fmt(f),
+            Self::Hidden => f.write_str("something that is not shown here"),
             Self::List(items) => separated(f, items.iter().map(|item| &item.value)),
             Self::Table(_) => f.write_str("a table"),
             Self::Words(words) => match words.as_slice() {
@@ -126,6 +141,10 @@ impl Table {
         self.0.contains_key(key)
     }
 
+    pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut Found> {
+        self.0.get_mut(key)
+    }
+
     pub(super) fn remove(&mut self, key: &str) -> Option<Found> {
         self.0.remove(key)
     }
@@ -134,7 +153,7 @@ impl Table {
         self.0.into_iter()
     }
 
-    /// Puts `later` above this: tables merge, everything else is replaced as a whole.
+    /// Puts `later` above this: tables merge, the tables of a list add up, everything else is replaced as a whole.
     pub(super) fn lay_over(&mut self, later: Self) {
         for (key, found) in later.0 {
             match (self.0.get_mut(&key), found) {
@@ -142,6 +161,11 @@ impl Table {
                     Some(Found { value: Value::Table(table), .. }),
                     Found { value: Value::Table(above), .. },
                 ) => table.lay_over(above),
+                (Some(Found { value: Value::List(items), .. }), Found { value: Value::List(above), .. })
+                    if items.iter().chain(&above).all(|item| matches!(item.value, Value::Table(_))) =>
+                {
+                    items.extend(above);
+                }
                 (_, found) => self.insert(key, found),
             }
         }

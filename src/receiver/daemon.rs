@@ -156,7 +156,7 @@ async fn serve(
     let shared = place.get_or_init(|| made).clone();
     let gate = Arc::new(Gate {
         shared,
-        plaintext: settings.plaintext,
+        plaintext: settings.protection.plaintext,
         handshake_timeout: settings.handshake_timeout,
         connections: Arc::new(Semaphore::new(settings.connections)),
         refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE)),

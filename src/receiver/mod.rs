@@ -14,7 +14,7 @@ use std::process;
 
 use crate::cli::{self, Invocation, ReceiverAction};
 use crate::config::{self, RECEIVER, Surroundings};
-use crate::service::{DaemonError, console, overrides};
+use crate::service::{DaemonError, conceal_key, console, overrides};
 use crate::status::{self, Manner};
 
 /// Does what the command line of this process asks for, and gives the exit code.
@@ -27,6 +27,7 @@ pub fn main() -> process::ExitCode {
 
 fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
     let Invocation { file, given, action } = invocation;
+    conceal_key(&given)?;
     let overrides = overrides(given);
     let surroundings = Surroundings::of_this_process();
     let file = file.as_deref();

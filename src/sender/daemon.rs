@@ -10,7 +10,7 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Duration, MissedTickBehavior, interval, timeout};
 
-use crate::config::{Loaded, SenderSettings};
+use crate::config::{Loaded, SenderProtection, SenderSettings};
 use crate::limits::{RECEIVE_BUFFER, STOP_GRACE};
 use crate::sender::ingest::{Ingest, Listener, Tally};
 use crate::sender::intake;
@@ -146,7 +146,7 @@ fn make_link(settings: &SenderSettings, reporter: &Reporter, retry: &Arc<Notify>
         stream: reporter.stream,
         id: settings.id.clone(),
         receivers: settings.receivers.clone(),
-        plaintext: settings.plaintext,
+        plaintext: settings.protection == SenderProtection::Plaintext,
         heartbeat: settings.heartbeat,
         reconnect: settings.reconnect,
         view: reporter.view.clone(),

@@ -19,7 +19,7 @@ use std::process;
 
 use crate::cli::{self, Invocation, SenderAction};
 use crate::config::{self, SENDER, Surroundings};
-use crate::service::{DaemonError, console, overrides};
+use crate::service::{DaemonError, conceal_key, console, overrides};
 use crate::status::{self, Manner, Request};
 
 /// Does what the command line of this process asks for, and gives the exit code.
@@ -32,6 +32,7 @@ pub fn main() -> process::ExitCode {
 
 fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
     let Invocation { file, given, action } = invocation;
+    conceal_key(&given)?;
     let overrides = overrides(given);
     let surroundings = Surroundings::of_this_process();
     let file = file.as_deref();

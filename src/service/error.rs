@@ -5,7 +5,7 @@ use core::fmt::Display;
 use sysexits::ExitCode;
 
 use crate::config::ConfigError;
-use crate::service::{OwnershipError, SocketError};
+use crate::service::{KeyTrouble, OwnershipError, SocketError};
 
 /// A sentence for the operator, and the exit code of sysexits that goes with it.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +53,12 @@ impl DaemonError {
 
 impl From<ConfigError> for DaemonError {
     fn from(error: ConfigError) -> Self {
+        Self::configuration(error)
+    }
+}
+
+impl From<KeyTrouble> for DaemonError {
+    fn from(error: KeyTrouble) -> Self {
         Self::configuration(error)
     }
 }

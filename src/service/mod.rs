@@ -2,8 +2,10 @@
 
 mod clock;
 mod command_line;
+mod concealed_key;
 pub mod console;
 mod error;
+mod keys;
 mod log_limit;
 pub mod logging;
 pub mod notify;
@@ -15,7 +17,9 @@ mod stop;
 
 pub use clock::wall_clock;
 pub use command_line::overrides;
+pub use concealed_key::conceal_key;
 pub use error::DaemonError;
+pub use keys::{KeyTrouble, read_key};
 pub use log_limit::{LogLimit, counted};
 pub use open_files::allow_open_files;
 pub use ownership::{DirectoryLock, OwnershipError};

@@ -1,0 +1,162 @@
+//! What protects the way between the two sides: a key, or nothing. Settings say where a key is to be found, and
+//! never hold it.
+
+use core::fmt;
+use std::path::PathBuf;
+
+use crate::config::reader::Reader;
+use crate::config::{Surroundings, kinds};
+use crate::limits;
+use crate::secure::Suite;
+use crate::sequence::SenderId;
+
+/// Name of the systemd credential that holds the shared key.
+const KEY_CREDENTIAL: &str = "key";
+
+/// Where a key is to be found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// On standard input, up to its end.
+    StandardInput,
+    /// In a file that nobody else may read.
+    File(PathBuf),
+    /// In a file that systemd passed in `$CREDENTIALS_DIRECTORY`.
+    Credential(PathBuf),
+}
+
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StandardInput => f.write_str("the key on standard input"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Credential(path) => write!(f, "the credential {}", path.display()),
+        }
+    }
+}
+
+/// How nf-sender protects what it sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SenderProtection {
+    /// Nothing was said: in clear text, and to this machine only.
+    LoopbackOnly,
+    /// In clear text, as the operator wants it.
+    Plaintext,
+    /// By a shared key.
+    Key {
+        /// Where the key is.
+        source: KeySource,
+        /// What it is used with.
+        suite: Suite,
+    },
+}
+
+/// Whom nf-receiver lets in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceiverProtection {
+    /// Whether senders on any machine are let in in clear text.
+    pub plaintext: bool,
+    /// Ciphers that senders may use; at least one.
+    pub suites: Vec<Suite>,
+    /// The key of all senders that have none of their own.
+    pub shared: Option<KeyPair>,
+    /// Senders with keys of their own; no two have one id.
+    pub senders: Vec<SenderKeys>,
+}
+
+impl ReceiverProtection {
+    /// Whether any sender can prove who it is.
+    pub fn has_keys(&self) -> bool {
+        self.shared.is_some() || !self.senders.is_empty()
+    }
+}
+
+/// Where a key is to be found, and the one before it, which is let in as well while senders change over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPair {
+    /// The key.
+    pub current: KeySource,
+    /// The key before it.
+    pub previous: Option<KeySource>,
+}
+
+/// A sender with a key of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SenderKeys {
+    /// Who must have this key, and no other.
+    pub id: SenderId,
+    /// Its key.
+    pub keys: KeyPair,
+}
+
+/// Where the key of either side is, if it has one: what was said last of -k and `key-file`, else the credential.
+fn key_source(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<Option<KeySource>> {
+    let typed = reader.optional_secret("key", kinds::standard_input)?.map(|()| KeySource::StandardInput);
+    let file = reader.optional("key-file", kinds::path)?.map(KeySource::File);
+    Some(match (typed, file) {
+        (Some(typed), Some(file)) => Some(if reader.chosen("key", "key-file")? { typed } else { file }),
+        (typed, file) => typed.or(file).or_else(|| credential(surroundings)),
+    })
+}
+
+fn credential(surroundings: &Surroundings) -> Option<KeySource> {
+    surroundings.credential(KEY_CREDENTIAL).map(KeySource::Credential)
+}
+
+pub(super) fn read_sender(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<SenderProtection> {
+    let plaintext = reader.take("plaintext", false, kinds::boolean);
+    let source = key_source(reader, surroundings);
+    let suite = reader.take("cipher", Suite::Blowfish.name(), kinds::one_of(Suite::NAMED));
+    let (plaintext, source, suite) = (plaintext?, source?, suite?);
+    let Some(source) = source else {
+        return Some(if plaintext { SenderProtection::Plaintext } else { SenderProtection::LoopbackOnly });
+    };
+    let is_plain = plaintext
+        && match source {
+            KeySource::StandardInput => reader.chosen("plaintext", "key")?,
+            KeySource::File(_) => reader.chosen("plaintext", "key-file")?,
+            KeySource::Credential(_) => true,
+        };
+    if is_plain {
+        return Some(SenderProtection::Plaintext);
+    }
+    Some(SenderProtection::Key { source, suite })
+}
+
+pub(super) fn read_receiver(
+    reader: &mut Reader<'_>,
+    surroundings: &Surroundings,
+) -> Option<ReceiverProtection> {
+    let plaintext = reader.take("plaintext", false, kinds::boolean);
+    let current = key_source(reader, surroundings);
+    let previous = previous_key(reader);
+    let names = Suite::NAMED.map(|(name, _)| name);
+    let suites = reader.list("ciphers", names, 1..=names.len(), kinds::one_of(Suite::NAMED));
+    let senders = reader.tables("sender", "id", [], 0..=limits::SENDERS_MAX, read_sender_keys);
+    let (current, previous) = (current?, previous?);
+    if current.is_none() && previous.is_some() {
+        reader.refuse_alone("previous-key-file", "key-file");
+    }
+    let senders = senders?;
+    reader.refuse_twice("sender", senders.iter().map(|sender| sender.id.as_str()));
+    Some(ReceiverProtection {
+        plaintext: plaintext?,
+        suites: suites?,
+        shared: current.map(|current| KeyPair { current, previous }),
+        senders,
+    })
+}
+
+fn previous_key(reader: &mut Reader<'_>) -> Option<Option<KeySource>> {
+    Some(reader.optional("previous-key-file", kinds::path)?.map(KeySource::File))
+}
+
+fn read_sender_keys(reader: &mut Reader<'_>) -> Option<SenderKeys> {
+    let id = reader.required("id", kinds::sender_id);
+    let current = reader.required("key-file", kinds::path);
+    let previous = previous_key(reader);
+    let current = KeySource::File(current?);
+    Some(SenderKeys { id: id?, keys: KeyPair { current, previous: previous? } })
+}
+
+#[cfg(test)]
+mod tests;

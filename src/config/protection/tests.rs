@@ -1,0 +1,169 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::config::{Origin, Overrides, load_receiver, load_sender};
+
+fn surroundings() -> Surroundings {
+    Surroundings { host_name: "edge".to_owned(), ..Surroundings::default() }
+}
+
+/// With the credentials `key` and `other`.
+fn with_credentials() -> Surroundings {
+    let credentials = vec!["/run/credentials/s/other".into(), "/run/credentials/s/key".into()];
+    Surroundings { credentials, ..surroundings() }
+}
+
+/// Options, each with its key and text.
+fn options(given: &[(&'static str, &str)]) -> Overrides {
+    let mut overrides = Overrides::default();
+    for (key, word) in given {
+        overrides.put(key, vec![(*word).to_owned()], Origin::Option(key));
+    }
+    overrides
+}
+
+/// A file of this name and text, and its directory.
+fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("c.toml");
+    fs::write(&path, text).unwrap();
+    (directory, path)
+}
+
+fn told(directory: &Path, error: &dyn ToString) -> String {
+    error.to_string().replace(&format!("{}/", directory.display()), "")
+}
+
+/// What nf-sender makes of a file of this text and of options.
+fn sender(
+    text: &str,
+    given: &[(&'static str, &str)],
+    around: &Surroundings,
+) -> Result<SenderProtection, String> {
+    let (directory, path) = file(text);
+    load_sender(Some(&path), options(given), around)
+        .map(|loaded| loaded.settings.protection)
+        .map_err(|error| told(directory.path(), &error))
+}
+
+/// What nf-receiver makes of a file of this text and of options.
+fn receiver(text: &str, given: &[(&'static str, &str)]) -> Result<ReceiverProtection, String> {
+    let (directory, path) = file(text);
+    load_receiver(Some(&path), options(given), &surroundings())
+        .map(|loaded| loaded.settings.protection)
+        .map_err(|error| told(directory.path(), &error))
+}
+
+fn key(source: KeySource, suite: Suite) -> Result<SenderProtection, String> {
+    Ok(SenderProtection::Key { source, suite })
+}
+
+fn file_source(path: &str) -> KeySource {
+    KeySource::File(path.into())
+}
+
+#[test]
+fn a_key_alone_means_blowfish() {
+    let bare = surroundings();
+    assert_eq!(sender("", &[("key", "-")], &bare), key(KeySource::StandardInput, Suite::Blowfish));
+    assert_eq!(sender("key-file = \"/k\"\n", &[], &bare), key(file_source("/k"), Suite::Blowfish));
+    let suited = sender("cipher = \"aes-256-gcm\"\nkey-file = \"/k\"\n", &[], &bare);
+    assert_eq!(suited, key(file_source("/k"), Suite::Aes256Gcm));
+    let typed = sender("", &[("key", "-"), ("cipher", "chacha20-poly1305")], &bare);
+    assert_eq!(typed, key(KeySource::StandardInput, Suite::ChaCha20Poly1305));
+}
+
+#[test]
+fn the_credential_counts_where_nothing_else_is_said() {
+    let credential = KeySource::Credential("/run/credentials/s/key".into());
+    assert_eq!(sender("", &[], &with_credentials()), key(credential, Suite::Blowfish));
+    let named = sender("key-file = \"/k\"\n", &[], &with_credentials());
+    assert_eq!(named, key(file_source("/k"), Suite::Blowfish));
+    assert_eq!(sender("", &[], &surroundings()), Ok(SenderProtection::LoopbackOnly));
+    assert_eq!(sender("plaintext = true\n", &[], &with_credentials()), Ok(SenderProtection::Plaintext));
+}
+
+#[test]
+fn of_keys_and_clear_text_the_one_in_the_higher_layer_counts() {
+    let bare = surroundings();
+    let typed = [("key", "-")];
+    assert_eq!(sender("key-file = \"/k\"\n", &typed, &bare), key(KeySource::StandardInput, Suite::Blowfish));
+    assert_eq!(sender("plaintext = true\n", &typed, &bare), key(KeySource::StandardInput, Suite::Blowfish));
+    let plain = [("plaintext", "true")];
+    assert_eq!(sender("key-file = \"/k\"\n", &plain, &bare), Ok(SenderProtection::Plaintext));
+}
+
+#[test]
+fn in_one_layer_they_contradict_each_other() {
+    let bare = surroundings();
+    assert_eq!(
+        sender("plaintext = true\nkey-file = \"/k\"\n", &[], &bare),
+        Err("c.toml:1: plaintext: found true, expected one of plaintext and key-file (c.toml:2)".to_owned())
+    );
+    assert_eq!(
+        sender("", &[("key", "-"), ("key-file", "/k")], &bare),
+        Err("option --key: found \"-\", expected one of key and key-file (option --key-file)".to_owned())
+    );
+}
+
+#[test]
+fn a_key_in_a_configuration_file_is_refused_and_not_shown() {
+    let refusal = sender("key = \"hidden\"\n", &[], &surroundings()).unwrap_err();
+    let expected = "a key from the command line only; name a file that holds it with key-file";
+    assert!(refusal.ends_with(expected), "{refusal}");
+    assert!(!refusal.contains("hidden"), "{refusal}");
+}
+
+#[test]
+fn senders_of_drop_ins_add_to_those_of_the_file() {
+    let (directory, path) = file("[[sender]]\nid = \"a\"\nkey-file = \"/a\"\n");
+    fs::create_dir(directory.path().join("c.toml.d")).unwrap();
+    let drop_in = "[[sender]]\nid = \"b\"\nkey-file = \"/b\"\nprevious-key-file = \"/old\"\n";
+    fs::write(directory.path().join("c.toml.d/b.toml"), drop_in).unwrap();
+    let loaded = load_receiver(Some(&path), Overrides::default(), &surroundings()).unwrap();
+    let sender = |id: &str, current, previous: Option<&str>| {
+        let keys = KeyPair { current: file_source(current), previous: previous.map(file_source) };
+        SenderKeys { id: id.parse().unwrap(), keys }
+    };
+    let protection = loaded.settings.protection;
+    assert_eq!(protection.senders, [sender("a", "/a", None), sender("b", "/b", Some("/old"))]);
+    assert!(protection.has_keys());
+}
+
+#[test]
+fn the_shared_key_may_have_one_before_it() {
+    let protection = receiver("key-file = \"/k\"\nprevious-key-file = \"/old\"\n", &[]).unwrap();
+    let pair = KeyPair { current: file_source("/k"), previous: Some(file_source("/old")) };
+    assert_eq!(protection.shared, Some(pair));
+    assert_eq!(
+        receiver("previous-key-file = \"/old\"\n", &[]),
+        Err("c.toml:1: previous-key-file: found \"/old\", expected key-file beside it".to_owned())
+    );
+}
+
+#[test]
+fn one_id_has_one_table() {
+    let twice = "[[sender]]\nid = \"a\"\nkey-file = \"/a\"\n[[sender]]\nid = \"a\"\nkey-file = \"/b\"\n";
+    assert_eq!(
+        receiver(twice, &[]),
+        Err("c.toml:5: sender.id: found \"a\", expected an id that no other table has".to_owned())
+    );
+}
+
+#[test]
+fn ciphers_that_nobody_knows_are_refused_with_those_there_are() {
+    let known = "\"blowfish\" or \"chacha20-poly1305\" or \"aes-256-gcm\"";
+    assert_eq!(
+        sender("cipher = \"rot13\"\n", &[], &surroundings()),
+        Err(format!("c.toml:1: cipher: found \"rot13\", expected {known}"))
+    );
+    assert_eq!(
+        receiver("ciphers = [\"des\"]\n", &[]),
+        Err(format!("c.toml:1: ciphers: found \"des\", expected {known}"))
+    );
+    assert_eq!(
+        receiver("ciphers = []\n", &[]),
+        Err("c.toml:1: ciphers: found [], expected at least one entry".to_owned())
+    );
+}

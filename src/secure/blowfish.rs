@@ -1,0 +1,168 @@
+//! The suite of the original, made sound: Blowfish in counter mode, encrypt-then-MAC with HMAC-SHA256.
+//!
+//! Every message has a Blowfish key of its own, so that none ever encrypts more than 8,190 blocks: the 64-bit
+//! blocks of Blowfish give nothing away by repeating (Sweet32, <https://sweet32.info>), however much is sent.
+//!
+//! | what | how |
+//! |---|---|
+//! | keys of a channel | Ke = HMAC(k, `nf-transport bf enc v1`), Ka = HMAC(k, `nf-transport bf mac v1`) |
+//! | key of message n | HMAC(Ke, n), n as 8 bytes big-endian; 32 bytes of Blowfish key |
+//! | ciphertext C | Blowfish in counter mode, a counter of 64 bits big-endian, from 0 |
+//! | tag | HMAC(Ka, n, length of the associated data as 8 bytes big-endian, associated data, C), its first 16 bytes |
+//! | rekey | k = HMAC(k, `nf-transport bf rekey v1`) |
+//!
+//! The tag is checked, in constant time, before anything else is done with a message.
+
+use aws_lc_rs::constant_time;
+use aws_lc_rs::hmac::{self, HMAC_SHA256};
+use blowfish::Blowfish;
+use ctr::cipher::{InnerIvInit, KeyInit, StreamCipher, StreamCipherCoreWrapper};
+use zeroize::{Zeroize, Zeroizing};
+
+/// Bytes of the tag behind each message.
+pub(super) const TAG_LEN: usize = 16;
+
+type Counter = ctr::CtrCore<Blowfish, ctr::flavors::Ctr64BE>;
+
+/// One direction of a channel.
+pub(super) struct BlowfishCtrHmac {
+    key: Zeroizing<[u8; 32]>,
+    encryption: hmac::Key,
+    authentication: hmac::Key,
+}
+
+/// The message is not what was sealed, or not by this key, or not in this place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Forged;
+
+impl BlowfishCtrHmac {
+    pub(super) fn new(key: &[u8; 32]) -> Self {
+        let derived = |label: &[u8]| hmac::Key::new(HMAC_SHA256, derive(key, label).as_slice());
+        Self {
+            key: Zeroizing::new(*key),
+            encryption: derived(b"nf-transport bf enc v1"),
+            authentication: derived(b"nf-transport bf mac v1"),
+        }
+    }
+
+    /// Writes message `number` to the start of `out`; gives its length, `plaintext.len() + TAG_LEN`.
+    ///
+    /// # Panics
+    ///
+    /// If `out` is shorter than that.
+    pub(super) fn seal(&self, number: u64, associated: &[u8], plaintext: &[u8], out: &mut [u8]) -> usize {
+        let (body, rest) = out.split_at_mut(plaintext.len());
+        body.copy_from_slice(plaintext);
+        self.apply_keystream(number, body);
+        let tag = self.tag(number, associated, body);
+        rest.split_at_mut(TAG_LEN).0.copy_from_slice(&tag);
+        plaintext.len() + TAG_LEN
+    }
+
+    /// Writes what message `number` holds to the start of `out`, and gives its length.
+    pub(super) fn open(
+        &self,
+        number: u64,
+        associated: &[u8],
+        sealed: &[u8],
+        out: &mut [u8],
+    ) -> Result<usize, Forged> {
+        let (body, tag) = sealed.split_last_chunk::<TAG_LEN>().ok_or(Forged)?;
+        let expected = self.tag(number, associated, body);
+        constant_time::verify_slices_are_equal(&expected, tag).map_err(|_| Forged)?;
+        let place = out.get_mut(..body.len()).ok_or(Forged)?;
+        place.copy_from_slice(body);
+        self.apply_keystream(number, place);
+        Ok(body.len())
+    }
+
+    /// Goes on with a key from which the one before cannot be found.
+    pub(super) fn rekey(&mut self) {
+        *self = Self::new(&derive(&self.key, b"nf-transport bf rekey v1"));
+    }
+
+    fn apply_keystream(&self, number: u64, bytes: &mut [u8]) {
+        let mut key = [0; 32];
+        key.copy_from_slice(hmac::sign(&self.encryption, &number.to_be_bytes()).as_ref());
+        let cipher: Blowfish =
+            Blowfish::new_from_slice(&key).expect("32 bytes are within the 4 to 56 allowed");
+        key.zeroize();
+        let counter = Counter::inner_iv_init(cipher, &[0; 8].into());
+        StreamCipherCoreWrapper::from_core(counter).apply_keystream(bytes);
+    }
+
+    fn tag(&self, number: u64, associated: &[u8], body: &[u8]) -> [u8; TAG_LEN] {
+        let length = u64::try_from(associated.len()).unwrap_or(u64::MAX);
+        let mut context = hmac::Context::with_key(&self.authentication);
+        for part in [number.to_be_bytes().as_slice(), &length.to_be_bytes(), associated, body] {
+            context.update(part);
+        }
+        context.sign().as_ref().first_chunk().copied().unwrap_or_default()
+    }
+}
+
+fn derive(key: &[u8; 32], label: &[u8]) -> Zeroizing<[u8; 32]> {
+    let mut derived = Zeroizing::new([0; 32]);
+    derived.copy_from_slice(hmac::sign(&hmac::Key::new(HMAC_SHA256, key), label).as_ref());
+    derived
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ctr::cipher::BlockCipherEncrypt;
+    use data_encoding::HEXLOWER;
+
+    fn sequential_key() -> [u8; 32] {
+        core::array::from_fn(|index| u8::try_from(index).unwrap())
+    }
+
+    fn seal(cipher: &BlowfishCtrHmac, number: u64, associated: &[u8], plaintext: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; plaintext.len() + TAG_LEN];
+        assert_eq!(cipher.seal(number, associated, plaintext, &mut out), out.len());
+        out
+    }
+
+    #[test]
+    fn the_block_cipher_gives_the_vector_of_its_author() {
+        // Eric Young, https://www.schneier.com/wp-content/uploads/2015/12/vectors-2.txt: zero key, zero block.
+        let cipher: Blowfish = Blowfish::new_from_slice(&[0; 8]).unwrap();
+        let mut block = [0; 8].into();
+        cipher.encrypt_block(&mut block);
+        assert_eq!(HEXLOWER.encode(&block), "4ef997456198dd78");
+    }
+
+    #[test]
+    fn sealed_messages_are_those_that_another_implementation_computed() {
+        let mut cipher = BlowfishCtrHmac::new(&sequential_key());
+        let sealed = seal(&cipher, 5, b"header", b"netflow record layer");
+        let expected = "f91a769937d43041ca679d52091fff4a0466e4c019726b1b95d81f67bdf457fe6bfae70a";
+        assert_eq!(HEXLOWER.encode(&sealed), expected);
+        cipher.rekey();
+        let sealed = seal(&cipher, 6, b"", b"after rekey");
+        assert_eq!(HEXLOWER.encode(&sealed), "2fe45412e9d01c77f2c7550c15325d75d8393c1c27c5248fae928f");
+    }
+
+    #[test]
+    fn what_was_sealed_opens_in_its_place_only_and_no_flipped_bit_goes_unseen() {
+        let cipher = BlowfishCtrHmac::new(&sequential_key());
+        let sealed = seal(&cipher, 7, b"ad", b"some flow records");
+        let mut out = [0; 64];
+        let open = |number, associated: &[u8], sealed: &[u8], out: &mut [u8]| {
+            cipher.open(number, associated, sealed, out)
+        };
+        assert_eq!(open(7, b"ad", &sealed, &mut out), Ok(17));
+        assert_eq!(&out[..17], b"some flow records");
+        assert_eq!(open(8, b"ad", &sealed, &mut out), Err(Forged));
+        assert_eq!(open(7, b"da", &sealed, &mut out), Err(Forged));
+        assert_eq!(open(7, b"ad", &sealed, &mut [0; 16]), Err(Forged));
+        for bit in 0..sealed.len() * 8 {
+            let mut damaged = sealed.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(open(7, b"ad", &damaged, &mut out), Err(Forged), "bit {bit}");
+        }
+        for cut in 0..sealed.len() {
+            assert_eq!(open(7, b"ad", &sealed[..cut], &mut out), Err(Forged), "cut at {cut}");
+        }
+    }
+}
