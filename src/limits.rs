@@ -114,13 +114,17 @@ pub const COLLECTORS_MAX: usize = 64;
 /// Connections that nf-receiver may be told to hold at the most: each takes a file descriptor and buffers.
 pub const CONNECTIONS_MAX: u32 = 100_000;
 
-/// Connections beyond the limit that nf-receiver listens to, to tell them so; further ones are closed at once.
-pub const REFUSALS_AT_ONCE: usize = 64;
+/// Sources of proven senders that nf-receiver remembers, so that they get through a flood of strangers.
+pub const KNOWN_SOURCES: usize = 4096;
+
+/// Peers turned away of late that the status shows.
+pub const REFUSED_SHOWN: usize = 64;
 
 /// Files that each connection of nf-receiver takes: its socket and the position of its stream.
 pub const FILES_PER_CONNECTION: u64 = 2;
 
-/// Files that nf-receiver takes beside its connections: listeners, two for each of 64 collectors, control socket, refusals.
+/// Files that nf-receiver takes beside its connections and the strangers: listeners, two for each of 64 collectors,
+/// control socket.
 pub const FILES_BESIDE: u64 = 256;
 
 /// The shortest time that a peer may be given to agree on a session.
@@ -134,6 +138,18 @@ pub const LOG_KEYS_MAX: usize = 1024;
 
 /// Senders whose seat nf-receiver keeps, with counters and position at hand, before free seats are given up.
 pub const SEATS_MAX: usize = 16_384;
+
+/// Records of one direction after which both sides go on with a new key: at most 256 MiB under one.
+pub const REKEY_EVERY: u64 = 4096;
+
+/// Bytes of one direction after which a sender makes a new handshake.
+pub const CHANNEL_BYTES_MAX: u64 = 1 << 40;
+
+/// Time after which a sender makes a new handshake.
+pub const CHANNEL_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// No further record is sealed while as many bytes wait to be written: enough for one write to take two records.
+pub const SEALED_AHEAD: usize = 128 * 1024;
 
 /// Senders with keys of their own at the most.
 pub const SENDERS_MAX: usize = 4096;

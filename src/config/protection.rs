@@ -4,7 +4,7 @@
 use core::fmt;
 use std::path::PathBuf;
 
-use crate::config::reader::Reader;
+use crate::config::reader::{Noted, Reader};
 use crate::config::{Surroundings, kinds};
 use crate::limits;
 use crate::secure::Suite;
@@ -89,7 +89,7 @@ pub struct SenderKeys {
 }
 
 /// Where the key of either side is, if it has one: what was said last of -k and `key-file`, else the credential.
-fn key_source(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<Option<KeySource>> {
+fn key_source(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Noted<Option<KeySource>> {
     let typed = reader.optional_secret("key", kinds::standard_input)?.map(|()| KeySource::StandardInput);
     let file = reader.optional("key-file", kinds::path)?.map(KeySource::File);
     Some(match (typed, file) {
@@ -146,7 +146,7 @@ pub(super) fn read_receiver(
     })
 }
 
-fn previous_key(reader: &mut Reader<'_>) -> Option<Option<KeySource>> {
+fn previous_key(reader: &mut Reader<'_>) -> Noted<Option<KeySource>> {
     Some(reader.optional("previous-key-file", kinds::path)?.map(KeySource::File))
 }
 

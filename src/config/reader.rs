@@ -13,6 +13,9 @@ use crate::config::report::InEffect;
 use crate::config::value::{Found, Table, Value};
 use crate::config::{Origin, Problem};
 
+/// What was read; `None` means that a problem was noted.
+pub(super) type Noted<T> = Option<T>;
+
 /// A table being read.
 pub(super) struct Reader<'p> {
     table: Table,
@@ -72,7 +75,7 @@ impl<'p> Reader<'p> {
         &mut self,
         key: &'static str,
         understand: impl FnOnce(&Value) -> Understood<T>,
-    ) -> Option<Option<T>> {
+    ) -> Noted<Option<T>> {
         if self.table.contains(key) {
             // The default is never looked at.
             return self.take(key, "", understand).map(Some);
@@ -86,7 +89,7 @@ impl<'p> Reader<'p> {
         &mut self,
         key: &'static str,
         understand: impl Fn(&Value) -> Understood<T>,
-    ) -> Option<Option<T>> {
+    ) -> Noted<Option<T>> {
         if let Some(found) = self.table.get_mut(key)
             && understand(&found.value).is_err()
         {

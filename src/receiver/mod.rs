@@ -6,8 +6,11 @@ mod daemon;
 mod delivery;
 mod output;
 mod positions;
+mod refused;
+mod reload;
 mod seats;
 mod serve;
+mod strangers;
 
 use std::env;
 use std::process;
@@ -30,14 +33,15 @@ fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
     conceal_key(&given)?;
     let overrides = overrides(given);
     let surroundings = Surroundings::of_this_process();
-    let file = file.as_deref();
     match action {
-        ReceiverAction::Run => daemon::run(config::load_receiver(file, overrides, &surroundings)?),
-        ReceiverAction::Check => {
-            console::print(&config::load_receiver(file, overrides, &surroundings)?.report.to_string())
-        }
+        ReceiverAction::Run => daemon::run(Box::new(move || {
+            config::load_receiver(file.as_deref(), overrides.clone(), &surroundings)
+        })),
+        ReceiverAction::Check => console::print(
+            &config::load_receiver(file.as_deref(), overrides, &surroundings)?.report.to_string(),
+        ),
         ReceiverAction::Status { json, watch } => {
-            let path = config::control_path(RECEIVER, file, overrides, &surroundings)?;
+            let path = config::control_path(RECEIVER, file.as_deref(), overrides, &surroundings)?;
             status::show(
                 &path,
                 Manner { json, watch },

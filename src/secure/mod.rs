@@ -8,12 +8,23 @@
 //! | [`suite`] | which ciphers there are |
 //! | `blowfish`, `resolver` | the primitives; no other file touches a cipher |
 //! | [`preface`] | the first bytes, in clear text |
+//! | [`admission`] | whom a receiver lets in |
+//! | [`handshake`] | the way from the first bytes to a channel, for either side |
+//! | [`channel`] | the stream of bytes that the session speaks over |
 
+pub mod admission;
 mod blowfish;
+pub mod channel;
+mod fuzz;
+pub mod handshake;
 pub mod key;
 pub mod preface;
 mod resolver;
 pub mod suite;
 
+pub use admission::{Admission, Pass};
+pub use channel::{Channel, ChannelError};
+pub use fuzz::{fuzz_receiver_handshake, fuzz_sender_handshake};
+pub use handshake::{Admitted, Handshake, ReceiverHandshake, SenderHandshake, SenderHandshakeError, Turned};
 pub use key::{Key, KeyError, KeyId, Strength};
 pub use suite::Suite;

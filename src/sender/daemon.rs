@@ -7,10 +7,10 @@ use std::thread;
 
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::signal::unix::SignalKind;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Duration, MissedTickBehavior, interval, timeout};
 
-use crate::config::{Loaded, SenderProtection, SenderSettings};
+use crate::config::SenderSettings;
 use crate::limits::{RECEIVE_BUFFER, STOP_GRACE};
 use crate::sender::ingest::{Ingest, Listener, Tally};
 use crate::sender::intake;
@@ -18,6 +18,7 @@ use crate::sender::keeper::Keeper;
 use crate::sender::link::{Link, LinkView};
 use crate::sender::queue::{Queue, Stage};
 use crate::sender::recovery::recover;
+use crate::sender::reload::{Load, Reloader};
 use crate::sender::report::Reporter;
 use crate::service::{
     DaemonError, DirectoryLock, Stop, Stopper, logging, notify, sockets, stop_channel, watch_for,
@@ -28,19 +29,21 @@ use crate::status::{ControlSocket, Reply, Request, count_of};
 const STATUS_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs nf-sender until it is told to stop.
-pub(crate) fn run(loaded: Loaded<SenderSettings>) -> Result<(), DaemonError> {
+pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
+    let loaded = load()?;
     logging::start();
     for warning in loaded.report.warnings() {
         tracing::warn!("{warning}");
     }
     let settings = loaded.settings;
+    let reloader = Reloader::new(load, &settings)?;
     let _lock = DirectoryLock::take(&settings.spool.directory)?;
     let listeners = listen(&settings.listen)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| DaemonError::system(format_args!("cannot start the runtime: {error}")))?;
-    let outcome = runtime.block_on(supervise(settings, listeners));
+    let outcome = runtime.block_on(supervise(settings, listeners, Arc::new(reloader)));
     // A blocking task that still reads the spool has nothing to finish.
     runtime.shutdown_background();
     outcome
@@ -79,7 +82,11 @@ struct Threads {
     keeper: thread::JoinHandle<()>,
 }
 
-async fn supervise(settings: SenderSettings, listeners: Vec<Listener>) -> Result<(), DaemonError> {
+async fn supervise(
+    settings: SenderSettings,
+    listeners: Vec<Listener>,
+    reloader: Arc<Reloader>,
+) -> Result<(), DaemonError> {
     let mut terminate = watch_for(SignalKind::terminate())?;
     let mut interrupt = watch_for(SignalKind::interrupt())?;
     let mut hangup = watch_for(SignalKind::hangup())?;
@@ -98,11 +105,10 @@ async fn supervise(settings: SenderSettings, listeners: Vec<Listener>) -> Result
         view: LinkView::new(&settings.receivers),
         pace: Arc::default(),
     };
-    let retry = Arc::new(Notify::new());
     let (stop_link, stop) = stop_channel();
-    let link = make_link(&settings, &reporter, &retry, stop);
+    let link = make_link(&settings, &reporter, &reloader, stop);
     let mut threads = start_threads(&settings, listeners, recovered, tally)?;
-    let answers = tokio::spawn(control.serve(answer(reporter.clone(), retry.clone())));
+    let answers = tokio::spawn(control.serve(answer(reporter.clone(), reloader.clone())));
     let mut link = tokio::spawn(link.run());
     notify::ready();
 
@@ -112,7 +118,8 @@ async fn supervise(settings: SenderSettings, listeners: Vec<Listener>) -> Result
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
-            _ = hangup.recv() => retry.notify_waiters(),
+            // What is wrong with the settings is in the log; the daemon goes on.
+            _ = hangup.recv() => drop(reloader.reload()),
             _ = tick.tick() => {
                 reporter.note_pace();
                 notify::status(&reporter.line());
@@ -140,17 +147,14 @@ async fn supervise(settings: SenderSettings, listeners: Vec<Listener>) -> Result
     outcome
 }
 
-fn make_link(settings: &SenderSettings, reporter: &Reporter, retry: &Arc<Notify>, stop: Stop) -> Link {
+fn make_link(settings: &SenderSettings, reporter: &Reporter, reloader: &Reloader, stop: Stop) -> Link {
     Link {
         queue: reporter.queue.clone(),
         stream: reporter.stream,
         id: settings.id.clone(),
-        receivers: settings.receivers.clone(),
-        plaintext: settings.protection == SenderProtection::Plaintext,
-        heartbeat: settings.heartbeat,
-        reconnect: settings.reconnect,
+        settings: reloader.settings(),
         view: reporter.view.clone(),
-        retry: retry.clone(),
+        retry: reloader.retry().clone(),
         stop,
     }
 }
@@ -199,15 +203,19 @@ async fn stop_threads(threads: Threads, stop_link: Stopper, link: tokio::task::J
     ingest_ended && keeper_ended && queue.state().tail.is_empty()
 }
 
-fn answer(reporter: Reporter, retry: Arc<Notify>) -> impl Fn(Request) -> Reply + Clone + Send + 'static {
+fn answer(reporter: Reporter, reloader: Arc<Reloader>) -> impl Fn(Request) -> Reply + Clone + Send + 'static {
     move |request| match request {
         Request::Status => match serde_json::to_value(reporter.status()) {
             Ok(status) => Reply::Ok(status),
             Err(error) => Reply::Error(error.to_string()),
         },
         Request::Reconnect => {
-            retry.notify_waiters();
+            reloader.retry().notify_waiters();
             Reply::Ok(serde_json::Value::Null)
         }
+        Request::Reload => match reloader.reload() {
+            Ok(()) => Reply::Ok(serde_json::Value::Null),
+            Err(error) => Reply::Error(error.to_string()),
+        },
     }
 }

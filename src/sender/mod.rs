@@ -11,6 +11,7 @@ mod ledger;
 mod link;
 mod queue;
 mod recovery;
+mod reload;
 mod report;
 mod schedule;
 
@@ -35,14 +36,15 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
     conceal_key(&given)?;
     let overrides = overrides(given);
     let surroundings = Surroundings::of_this_process();
-    let file = file.as_deref();
     match action {
-        SenderAction::Run => daemon::run(config::load_sender(file, overrides, &surroundings)?),
-        SenderAction::Check => {
-            console::print(&config::load_sender(file, overrides, &surroundings)?.report.to_string())
-        }
+        SenderAction::Run => daemon::run(Box::new(move || {
+            config::load_sender(file.as_deref(), overrides.clone(), &surroundings)
+        })),
+        SenderAction::Check => console::print(
+            &config::load_sender(file.as_deref(), overrides, &surroundings)?.report.to_string(),
+        ),
         SenderAction::Status { json, watch } => {
-            let path = config::control_path(SENDER, file, overrides, &surroundings)?;
+            let path = config::control_path(SENDER, file.as_deref(), overrides, &surroundings)?;
             status::show(
                 &path,
                 Manner { json, watch },
@@ -52,7 +54,7 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
             )
         }
         SenderAction::Reconnect => {
-            let path = config::control_path(SENDER, file, overrides, &surroundings)?;
+            let path = config::control_path(SENDER, file.as_deref(), overrides, &surroundings)?;
             status::request(&path, Request::Reconnect).map_err(DaemonError::unavailable)?;
             console::print("nf-sender connects now\n")
         }

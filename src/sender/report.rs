@@ -110,6 +110,7 @@ impl Reporter {
             stream: self.stream.to_string(),
             state,
             receiver: view.receiver,
+            cipher: view.cipher.map(str::to_owned),
             retry_in_s: retry_at.map(|at| core::time::Duration::from_secs_f64(retry_in(at)).as_secs()),
             reason: view.reason,
             received: status::Tally { datagrams: counts.received, bytes: counts.received_bytes },

@@ -57,6 +57,23 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
+/// Reads keys again and again. What was typed, or came on standard input, is there only once: it stays.
+#[derive(Debug, Default)]
+pub struct KeyReader {
+    typed: Option<Key>,
+}
+
+impl KeyReader {
+    /// The key at `source`.
+    pub fn read(&mut self, source: &KeySource) -> Result<Key, KeyTrouble> {
+        match (source, &self.typed) {
+            (KeySource::StandardInput, Some(key)) => Ok(key.clone()),
+            (KeySource::StandardInput, None) => Ok(self.typed.insert(read_key(source)?).clone()),
+            _ => read_key(source),
+        }
+    }
+}
+
 /// The key at `source`. A passphrase takes a tenth of a second and 64 MiB to become one: once, not for each use.
 pub fn read_key(source: &KeySource) -> Result<Key, KeyTrouble> {
     let text = read_text(source)?;

@@ -14,12 +14,13 @@ mod ownership;
 mod signals;
 pub mod sockets;
 mod stop;
+pub mod stream;
 
 pub use clock::wall_clock;
 pub use command_line::overrides;
 pub use concealed_key::conceal_key;
 pub use error::DaemonError;
-pub use keys::{KeyTrouble, read_key};
+pub use keys::{KeyReader, KeyTrouble, read_key};
 pub use log_limit::{LogLimit, counted};
 pub use open_files::allow_open_files;
 pub use ownership::{DirectoryLock, OwnershipError};

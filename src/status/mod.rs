@@ -11,7 +11,7 @@ mod table;
 use serde::{Deserialize, Serialize};
 
 pub use control::{ControlError, ControlSocket, Reply, Request, request};
-pub use receiver::{CollectorState, CollectorStatus, PeerState, PeerStatus, ReceiverStatus};
+pub use receiver::{CollectorState, CollectorStatus, PeerState, PeerStatus, ReceiverStatus, RefusedStatus};
 pub use render::{Earlier, render_receiver, render_sender};
 pub use sender::{Dropped, ExporterStatus, LinkState, Queued, Recovered, SenderStatus};
 pub use show::{Manner, show};

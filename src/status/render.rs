@@ -40,7 +40,10 @@ fn link_sentence(status: &SenderStatus) -> String {
     let reason = status.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let retry = status.retry_in_s.map(|seconds| format!(", retry in {seconds} s")).unwrap_or_default();
     match status.state {
-        LinkState::Connected => format!("connected to {receiver}"),
+        LinkState::Connected => match status.cipher.as_deref() {
+            Some("none") | None => format!("connected to {receiver} in clear text"),
+            Some(cipher) => format!("connected to {receiver}, encrypted by {cipher}"),
+        },
         LinkState::Connecting => format!("connecting to {receiver}"),
         LinkState::Waiting => format!("waiting{retry}{reason}"),
         LinkState::Refused => format!("refused by {receiver}{retry}{reason}"),
@@ -134,7 +137,29 @@ pub fn render_receiver(status: &ReceiverStatus, earlier: Option<Earlier<'_, Rece
     }
     text += "\n";
     text += &collectors(status, earlier);
+    if !status.refused.is_empty() {
+        text += "\n";
+        text += &refused(status);
+    }
     text
+}
+
+fn refused(status: &ReceiverStatus) -> String {
+    let mut table = Table::new([
+        ("turned away", Align::Left),
+        ("times", Align::Right),
+        ("last", Align::Right),
+        ("why", Align::Left),
+    ]);
+    for refused in &status.refused {
+        table.row([
+            refused.peer.to_string(),
+            grouped(refused.count),
+            format!("{} ago", span(refused.last_s)),
+            refused.reason.clone(),
+        ]);
+    }
+    table.render()
 }
 
 fn senders(status: &ReceiverStatus, earlier: Option<Earlier<'_, ReceiverStatus>>) -> String {

@@ -21,6 +21,8 @@ pub struct SenderStatus {
     pub state: LinkState,
     /// The receiver that is connected, or being tried, or that refused; `None` while there is none.
     pub receiver: Option<String>,
+    /// What encrypts the connection, while there is one; `none` for clear text.
+    pub cipher: Option<String>,
     /// Seconds until the next attempt to connect, while waiting for it.
     pub retry_in_s: Option<u64>,
     /// Why the link is not there, in words.

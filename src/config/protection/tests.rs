@@ -55,8 +55,8 @@ fn receiver(text: &str, given: &[(&'static str, &str)]) -> Result<ReceiverProtec
         .map_err(|error| told(directory.path(), &error))
 }
 
-fn key(source: KeySource, suite: Suite) -> Result<SenderProtection, String> {
-    Ok(SenderProtection::Key { source, suite })
+fn key(source: KeySource, suite: Suite) -> SenderProtection {
+    SenderProtection::Key { source, suite }
 }
 
 fn file_source(path: &str) -> KeySource {
@@ -66,20 +66,20 @@ fn file_source(path: &str) -> KeySource {
 #[test]
 fn a_key_alone_means_blowfish() {
     let bare = surroundings();
-    assert_eq!(sender("", &[("key", "-")], &bare), key(KeySource::StandardInput, Suite::Blowfish));
-    assert_eq!(sender("key-file = \"/k\"\n", &[], &bare), key(file_source("/k"), Suite::Blowfish));
+    assert_eq!(sender("", &[("key", "-")], &bare), Ok(key(KeySource::StandardInput, Suite::Blowfish)));
+    assert_eq!(sender("key-file = \"/k\"\n", &[], &bare), Ok(key(file_source("/k"), Suite::Blowfish)));
     let suited = sender("cipher = \"aes-256-gcm\"\nkey-file = \"/k\"\n", &[], &bare);
-    assert_eq!(suited, key(file_source("/k"), Suite::Aes256Gcm));
+    assert_eq!(suited, Ok(key(file_source("/k"), Suite::Aes256Gcm)));
     let typed = sender("", &[("key", "-"), ("cipher", "chacha20-poly1305")], &bare);
-    assert_eq!(typed, key(KeySource::StandardInput, Suite::ChaCha20Poly1305));
+    assert_eq!(typed, Ok(key(KeySource::StandardInput, Suite::ChaCha20Poly1305)));
 }
 
 #[test]
 fn the_credential_counts_where_nothing_else_is_said() {
     let credential = KeySource::Credential("/run/credentials/s/key".into());
-    assert_eq!(sender("", &[], &with_credentials()), key(credential, Suite::Blowfish));
+    assert_eq!(sender("", &[], &with_credentials()), Ok(key(credential, Suite::Blowfish)));
     let named = sender("key-file = \"/k\"\n", &[], &with_credentials());
-    assert_eq!(named, key(file_source("/k"), Suite::Blowfish));
+    assert_eq!(named, Ok(key(file_source("/k"), Suite::Blowfish)));
     assert_eq!(sender("", &[], &surroundings()), Ok(SenderProtection::LoopbackOnly));
     assert_eq!(sender("plaintext = true\n", &[], &with_credentials()), Ok(SenderProtection::Plaintext));
 }
@@ -88,8 +88,14 @@ fn the_credential_counts_where_nothing_else_is_said() {
 fn of_keys_and_clear_text_the_one_in_the_higher_layer_counts() {
     let bare = surroundings();
     let typed = [("key", "-")];
-    assert_eq!(sender("key-file = \"/k\"\n", &typed, &bare), key(KeySource::StandardInput, Suite::Blowfish));
-    assert_eq!(sender("plaintext = true\n", &typed, &bare), key(KeySource::StandardInput, Suite::Blowfish));
+    assert_eq!(
+        sender("key-file = \"/k\"\n", &typed, &bare),
+        Ok(key(KeySource::StandardInput, Suite::Blowfish))
+    );
+    assert_eq!(
+        sender("plaintext = true\n", &typed, &bare),
+        Ok(key(KeySource::StandardInput, Suite::Blowfish))
+    );
     let plain = [("plaintext", "true")];
     assert_eq!(sender("key-file = \"/k\"\n", &plain, &bare), Ok(SenderProtection::Plaintext));
 }
