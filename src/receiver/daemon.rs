@@ -42,7 +42,7 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     }
     let settings = loaded.settings;
     let reloader = Reloader::new(load, &settings)?;
-    warn_of_few_files(settings.connections + settings.strangers.0);
+    warn_of_few_files(settings.connections, settings.strangers.0);
     let _lock = DirectoryLock::take(&settings.state)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -52,9 +52,12 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
 }
 
 /// More connections than files would end in refusals that look like faults.
-fn warn_of_few_files(connections: usize) {
-    let wanted =
-        u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(FILES_PER_CONNECTION) + FILES_BESIDE;
+fn warn_of_few_files(connections: usize, strangers: usize) {
+    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let wanted = count(connections)
+        .saturating_mul(FILES_PER_CONNECTION)
+        .saturating_add(count(strangers))
+        .saturating_add(FILES_BESIDE);
     if let Some(allowed) = allow_open_files().filter(|allowed| *allowed < wanted) {
         tracing::warn!(
             allowed,
