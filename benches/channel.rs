@@ -38,7 +38,8 @@ const KINDS: [Option<Suite>; 4] =
     [None, Some(Suite::Blowfish), Some(Suite::ChaCha20Poly1305), Some(Suite::Aes256Gcm)];
 
 fn main() {
-    let turns = std::env::var("NF_BENCH_TURNS").map_or(TURNS, |text| text.parse().expect("a number of turns"));
+    let turns =
+        std::env::var("NF_BENCH_TURNS").map_or(TURNS, |text| text.parse().expect("a number of turns"));
     let sides = Sides::new();
     println!("the channel, medians of {turns} turns of each kind in turn\n");
     println!(
@@ -54,7 +55,8 @@ fn main() {
     let medians: Vec<[f64; 5]> = measured.into_iter().map(Row::medians).collect();
     for (kind, row) in KINDS.into_iter().zip(&medians) {
         let rate = |column: usize| format!("{:.0} ({:.2})", row[column], row[column] / medians[0][column]);
-        let cost = |column: usize| if row[column] > 0.0 { format!("{:.1} us", row[column]) } else { "-".to_owned() };
+        let cost =
+            |column: usize| if row[column] > 0.0 { format!("{:.1} us", row[column]) } else { "-".to_owned() };
         println!(
             "{:<20} {:>14} {:>14} {:>14} {:>12} {:>12}",
             kind.map_or("clear text", Suite::name),
@@ -65,7 +67,9 @@ fn main() {
             cost(4)
         );
     }
-    println!("\nin memory: one core seals and opens; TCP: over loopback, a thread for either side; handshake: both sides");
+    println!(
+        "\nin memory: one core seals and opens; TCP: over loopback, a thread for either side; handshake: both sides"
+    );
     println!("together, in memory; wrong key: what a receiver spends on refusing one");
 }
 
@@ -188,7 +192,7 @@ impl Sides {
                 loop {
                     receiving.ready(true, false).await.unwrap();
                     match receiving.receive(&mut buffer, |bytes| total += bytes.len()).unwrap() {
-                        Received::Open => {}
+                        Received::Bytes | Received::Nothing => {}
                         Received::End => break total,
                     }
                 }

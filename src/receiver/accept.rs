@@ -135,10 +135,12 @@ pub(crate) struct Known {
 impl Known {
     /// Waits until this sender is not let in any more.
     pub(crate) async fn expelled(&mut self) {
-        let Self { sender, pass, admission } = self;
-        if admission.wait_for(|admission| !admission.still_admits(sender, pass)).await.is_err() {
-            core::future::pending::<()>().await;
+        while self.admission.changed().await.is_ok() {
+            if !self.admission.borrow_and_update().still_admits(&self.sender, &self.pass) {
+                return;
+            }
         }
+        core::future::pending().await
     }
 }
 

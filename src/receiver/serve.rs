@@ -195,20 +195,24 @@ impl Connection<'_> {
     }
 
     /// Takes in what is there. The buffer lives for this moment only: thousands of idle connections have none.
-    fn read(&mut self, stream: &mut Stream) -> Result<(), Ended> {
+    fn read(&mut self, stream: &mut Stream) -> Result<Received, Ended> {
         let now = Instant::now().into_std();
         match stream.receive(&mut vec![0; READ_SIZE], |bytes| self.session.handle_bytes(bytes, now))? {
-            Received::Open => Ok(()),
             Received::End => Err(Ended::Closed),
+            received => Ok(received),
         }
     }
 
-    /// Reads and writes what the socket has and takes.
+    /// Reads what the socket has, or else writes what it takes: a last word that lies there tells why nothing can be
+    /// written any more.
     fn transfer(&mut self, stream: &mut Stream, ready: Ready) -> Result<(), Ended> {
+        if ready.is_readable() && self.read(stream)? == Received::Bytes {
+            return Ok(());
+        }
         if ready.is_writable() {
             stream.send(self.session.outbox())?;
         }
-        if ready.is_readable() { self.read(stream) } else { Ok(()) }
+        Ok(())
     }
 
     async fn run(&mut self, stream: &mut Stream, turn: &mut Turn) -> Ended {

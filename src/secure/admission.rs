@@ -1,6 +1,6 @@
 //! Whom a receiver lets in.
 //!
-//! Always holds: a sender with keys of its own is let in by these and no other, and nobody else's key takes its id.
+//! Always holds: a sender with keys of its own is let in by these and nothing else, and nobody else's key takes its id.
 
 use core::fmt;
 use std::collections::HashMap;
@@ -44,9 +44,10 @@ impl Admission {
         !self.shared.is_empty() || !self.senders.is_empty()
     }
 
-    /// Whether clear text is let in: where it was asked for, and from this machine where there are no keys.
-    pub fn admits_clear_text(&self, is_local: bool) -> bool {
-        self.plaintext || (is_local && !self.has_keys())
+    /// Whether this sender is let in in clear text: where that was asked for, unless it has a key of its own; and
+    /// from this machine where there are no keys.
+    pub fn admits_clear_text(&self, sender: &SenderId, is_local: bool) -> bool {
+        (self.plaintext && !self.senders.contains_key(sender)) || (is_local && !self.has_keys())
     }
 
     /// The keys by which this sender is let in.
@@ -62,7 +63,7 @@ impl Admission {
     /// Whether a sender that was let in by `pass` would be let in now.
     pub fn still_admits(&self, sender: &SenderId, pass: &Pass) -> bool {
         match pass {
-            Pass::ClearText { is_local } => self.admits_clear_text(*is_local),
+            Pass::ClearText { is_local } => self.admits_clear_text(sender, *is_local),
             Pass::Key { id, suite } => {
                 self.key_of(sender, Some(*id)).is_some() && self.suites.contains(suite)
             }

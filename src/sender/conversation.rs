@@ -126,7 +126,7 @@ impl<'a> Conversation<'a> {
             }
             match self.happens(&stream, waits_for_more, stopping_at).await {
                 Happened::Socket(Ok(ready)) => match self.transfer(&mut stream, ready) {
-                    Ok(Received::Open) => {}
+                    Ok(Received::Bytes | Received::Nothing) => {}
                     Ok(Received::End) => return Ended::Closed,
                     Err(error) => return error.into(),
                 },
@@ -160,16 +160,21 @@ impl<'a> Conversation<'a> {
         Ended::Renewed
     }
 
-    /// Reads and writes what the socket has and takes.
+    /// Reads what the socket has, or else writes what it takes: a last word that lies there tells why nothing can be
+    /// written any more.
     fn transfer(&mut self, stream: &mut Stream, ready: Ready) -> Result<Received, StreamError> {
-        if !self.session.outbox().is_empty() || ready.is_writable() {
+        if ready.is_readable() {
+            let now = Instant::now().into_std();
+            let take = |bytes: &[u8]| self.session.handle_bytes(bytes, now);
+            match stream.receive(&mut [0; READ_SIZE], take)? {
+                Received::Nothing => {}
+                received => return Ok(received),
+            }
+        }
+        if ready.is_writable() {
             stream.send(self.session.outbox())?;
         }
-        if !ready.is_readable() {
-            return Ok(Received::Open);
-        }
-        let now = Instant::now().into_std();
-        stream.receive(&mut [0; READ_SIZE], |bytes| self.session.handle_bytes(bytes, now))
+        Ok(Received::Nothing)
     }
 
     /// Waits for whatever comes first.

@@ -234,3 +234,6 @@ fn peer_name(receiver: &HostPort, address: SocketAddr) -> String {
     let (name, address) = (receiver.to_string(), address.to_string());
     if name == address { name } else { format!("{name} ({address})") }
 }
+
+#[cfg(test)]
+mod tests;

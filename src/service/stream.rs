@@ -61,8 +61,10 @@ pub async fn shake<H: Handshake>(
 /// What a read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
-    /// Bytes, or nothing yet.
-    Open,
+    /// Bytes.
+    Bytes,
+    /// Nothing yet.
+    Nothing,
     /// The other side sends no more.
     End,
 }
@@ -109,9 +111,9 @@ impl Stream {
             Ok(0) => Ok(Received::End),
             Ok(count) => {
                 self.channel.open(buffer.get(..count).unwrap_or_default(), &mut take)?;
-                Ok(Received::Open)
+                Ok(Received::Bytes)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received::Open),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received::Nothing),
             Err(error) => Err(error.into()),
         }
     }

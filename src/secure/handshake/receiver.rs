@@ -154,7 +154,7 @@ impl ReceiverHandshake {
     fn judge(&self, mode: Mode, sender: &SenderId) -> Result<Option<Suite>, (Status, Turned)> {
         let admission = &self.admission;
         match mode {
-            Mode::None if admission.admits_clear_text(self.is_local) => Ok(None),
+            Mode::None if admission.admits_clear_text(sender, self.is_local) => Ok(None),
             Mode::None => Err((Status::EncryptionRequired, Turned::ClearText(sender.clone()))),
             Mode::Unknown(mode) => {
                 Err((Status::UnsupportedVersion, Turned::Mode { sender: sender.clone(), mode }))

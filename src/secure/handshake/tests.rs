@@ -139,6 +139,9 @@ fn a_sender_with_a_key_of_its_own_is_let_in_by_no_other_and_nobody_else_takes_it
     };
     assert!(admits("edge", 5) && admits("edge", 4), "the key, and the one before it");
     assert!(!admits("edge", 1), "the shared key");
+    let clear_text = receiver(Admission { plaintext: true, ..own() });
+    let outcome = play(SenderHandshake::plain(&edge()), clear_text, &mut unchanged).1;
+    assert!(matches!(outcome, Some(Err(Turned::ClearText(_)))), "clear text, though others may use it");
     assert!(admits("other", 1) && !admits("other", 5), "another sender");
 }
 
