@@ -12,6 +12,9 @@ pub const BATCH_BODY_TARGET: usize = 64 * 1024;
 /// Longest body of a batch in bytes: one datagram of any size fits, with its addresses.
 pub const BATCH_BODY_MAX: usize = 65_600;
 
+/// Bytes by which sealing makes a batch's body longer: key id (8), salt (16) and tag (16).
+pub const SEAL_OVERHEAD: usize = 40;
+
 /// Longest message on the wire in bytes, its header not counted: a batch with its header.
 pub const MESSAGE_MAX: usize = BATCH_BODY_MAX + 64;
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::batch::{Batch, BatchHeader, Compression, HEADER_LEN, compression, record};
+use crate::batch::{Batch, BatchHeader, Compression, HEADER_LEN, Sealing, compression, record};
 use crate::datagram::{Datagram, Timestamp};
 use crate::limits::{BATCH_BODY_MAX, BATCH_BODY_TARGET, PAYLOAD_MAX};
 use crate::sequence::{Position, StreamId};
@@ -98,6 +98,7 @@ impl BatchBuilder {
             records_len,
             body_checksum: crc32c::crc32c(body),
             compression,
+            sealing: Sealing::None,
         };
         self.encoded.get_mut(..HEADER_LEN)?.copy_from_slice(&header.encode(self.stream));
         let bytes = Bytes::copy_from_slice(&self.encoded);

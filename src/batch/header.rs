@@ -2,9 +2,9 @@
 
 use bytes::{Buf, BufMut};
 
-use crate::batch::{BatchError, Compression};
+use crate::batch::{BatchError, Compression, Sealing};
 use crate::datagram::Timestamp;
-use crate::limits::BATCH_BODY_MAX;
+use crate::limits::{BATCH_BODY_MAX, SEAL_OVERHEAD};
 use crate::sequence::{Position, StreamId};
 
 /// Bytes of a batch header.
@@ -15,6 +15,9 @@ pub const MAGIC: [u8; 4] = *b"NFB1";
 
 /// Where the bytes start that the header's checksum covers.
 const CHECKED_FROM: usize = 8;
+
+/// Bytes that say which batch a seal belongs to.
+const CONTEXT_LEN: usize = 16 + HEADER_LEN - CHECKED_FROM;
 
 /// The fields of a batch header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +32,7 @@ pub struct BatchHeader {
     pub datagrams: u32,
     /// Bytes of all payloads together; `payload_bytes <= records_len`.
     pub payload_bytes: u32,
-    /// Bytes of the body as stored; `body_len <= BATCH_BODY_MAX`.
+    /// Bytes of the body as stored; `body_len <= BATCH_BODY_MAX`, and `SEAL_OVERHEAD` more where it is sealed.
     pub body_len: u32,
     /// Bytes of the body once decompressed; `records_len <= BATCH_BODY_MAX`.
     pub records_len: u32,
@@ -37,6 +40,8 @@ pub struct BatchHeader {
     pub body_checksum: u32,
     /// How the body is stored.
     pub compression: Compression,
+    /// Whether the body is sealed on top of that.
+    pub sealing: Sealing,
 }
 
 impl BatchHeader {
@@ -65,18 +70,20 @@ impl BatchHeader {
             records_len: rest.try_get_u32().ok()?,
             body_checksum: rest.try_get_u32().ok()?,
             compression: Compression::from_code(rest.try_get_u8().ok()?)?,
+            sealing: Sealing::from_code(rest.try_get_u8().ok()?)?,
         };
-        (rest == [0; 3] && fields.is_within_bounds()).then_some(fields)
+        (rest == [0; 2] && fields.is_within_bounds()).then_some(fields)
     }
 
-    fn is_within_bounds(&self) -> bool {
-        let bounded = |length: u32| usize::try_from(length).is_ok_and(|length| length <= BATCH_BODY_MAX);
+    pub(super) fn is_within_bounds(&self) -> bool {
+        let within = |length: u32, most: usize| usize::try_from(length).is_ok_and(|length| length <= most);
+        let overhead = if self.sealing == Sealing::None { 0 } else { SEAL_OVERHEAD };
         self.datagrams >= 1
             && self.first.0.checked_add(u64::from(self.datagrams)).is_some()
             && self.earliest <= self.latest
             && self.payload_bytes <= self.records_len
-            && bounded(self.body_len)
-            && bounded(self.records_len)
+            && within(self.body_len, BATCH_BODY_MAX + overhead)
+            && within(self.records_len, BATCH_BODY_MAX)
     }
 
     /// The header's bytes.
@@ -94,11 +101,23 @@ impl BatchHeader {
         rest.put_u32(self.records_len);
         rest.put_u32(self.body_checksum);
         rest.put_u8(self.compression.code());
+        rest.put_u8(self.sealing.code());
         let checksum = checksum(stream, &header).unwrap_or_default();
         if let Some(place) = header.get_mut(MAGIC.len()..CHECKED_FROM) {
             place.copy_from_slice(&checksum.to_be_bytes());
         }
         header
+    }
+
+    /// What a seal of this batch's body is bound to: the stream id, then the header from its position on, with zeros
+    /// for the two fields that follow from the body as stored: its length and its checksum.
+    pub fn context(&self, stream: StreamId) -> [u8; CONTEXT_LEN] {
+        let bare = Self { body_len: 0, body_checksum: 0, ..*self }.encode(stream);
+        let mut context = [0; CONTEXT_LEN];
+        let mut rest: &mut [u8] = &mut context;
+        rest.put_slice(&stream.0);
+        rest.put_slice(bare.get(CHECKED_FROM..).unwrap_or_default());
+        context
     }
 
     /// Position after the last datagram.

@@ -11,11 +11,12 @@
 //! | 24 | 8 | latest arrival, likewise | earliest <= latest |
 //! | 32 | 4 | number of datagrams | 1 <= n |
 //! | 36 | 4 | payload bytes of all datagrams together | <= length of the records |
-//! | 40 | 4 | length of the body as stored | <= 65,600 |
+//! | 40 | 4 | length of the body as stored | <= 65,600; <= 65,640 if sealed |
 //! | 44 | 4 | length of the records, that is of the body once decompressed | <= 65,600 |
 //! | 48 | 4 | CRC32C of the body as stored | |
 //! | 52 | 1 | compression of the body | 0 none, 1 zstd |
-//! | 53 | 3 | zero | 0 |
+//! | 53 | 1 | sealing of the body | 0 none, 1 AES-256-GCM ([`crate::secure::at_rest`]); 0 in a DATA message |
+//! | 54 | 2 | zero | 0 |
 //!
 //! The body holds one record for each datagram, in order of arrival:
 //!
@@ -37,13 +38,15 @@ mod builder;
 mod compression;
 mod header;
 mod record;
+mod sealing;
 
 pub use builder::{BatchBuilder, PushError};
 pub use compression::Compression;
 pub use header::{BatchHeader, HEADER_LEN, MAGIC};
 pub use record::Records;
+pub use sealing::Sealing;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::datagram::Timestamp;
 use crate::sequence::{Position, StreamId};
@@ -60,6 +63,9 @@ pub enum BatchError {
     /// Header and body are whole, but the records in it are not well formed.
     #[error("the batch's records are malformed")]
     Records,
+    /// The records are sealed, as they are in an encrypted spool: they have no place anywhere else.
+    #[error("the batch is sealed")]
+    Sealed,
 }
 
 /// Whether enough bytes are there to tell.
@@ -101,6 +107,34 @@ impl Batch {
         }
     }
 
+    /// The same datagrams with `body` in the place of their own, sealed as `sealing` says, and checksums to match.
+    /// `None` if no batch can have that body.
+    pub fn with_body(&self, stream: StreamId, sealing: Sealing, body: &[u8]) -> Option<Self> {
+        let header = BatchHeader {
+            body_len: u32::try_from(body.len()).ok()?,
+            body_checksum: crc32c::crc32c(body),
+            sealing,
+            ..self.header
+        };
+        if !header.is_within_bounds() {
+            return None;
+        }
+        let mut bytes = BytesMut::with_capacity(header.encoded_len());
+        bytes.put_slice(&header.encode(stream));
+        bytes.put_slice(body);
+        Some(Self { header, bytes: bytes.freeze() })
+    }
+
+    /// What can be known without the body.
+    pub fn header(&self) -> &BatchHeader {
+        &self.header
+    }
+
+    /// Whether the body is sealed, so that its records cannot be read.
+    pub fn is_sealed(&self) -> bool {
+        self.header.sealing != Sealing::None
+    }
+
     /// Position of the first datagram.
     pub fn first(&self) -> Position {
         self.header.first
@@ -136,9 +170,14 @@ impl Batch {
         &self.bytes
     }
 
-    /// The datagrams, decompressed and checked.
+    /// The body as stored.
+    pub fn body(&self) -> Bytes {
+        self.bytes.slice(HEADER_LEN..)
+    }
+
+    /// The datagrams, decompressed and checked. An error if they are sealed.
     pub fn records(&self) -> Result<Records, BatchError> {
-        Records::decode(&self.header, self.bytes.slice(HEADER_LEN..))
+        Records::decode(&self.header, self.body())
     }
 }
 

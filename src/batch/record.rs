@@ -4,7 +4,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::{Buf, BufMut, Bytes};
 
-use crate::batch::{BatchError, BatchHeader, Compression, compression};
+use crate::batch::{BatchError, BatchHeader, Compression, Sealing, compression};
 use crate::datagram::{Datagram, Timestamp};
 use crate::limits::PAYLOAD_MAX;
 
@@ -22,6 +22,9 @@ pub struct Records {
 
 impl Records {
     pub(super) fn decode(header: &BatchHeader, body: Bytes) -> Result<Self, BatchError> {
+        if header.sealing != Sealing::None {
+            return Err(BatchError::Sealed);
+        }
         let records_len = usize::try_from(header.records_len).map_err(|_| BatchError::Records)?;
         let bytes = match header.compression {
             Compression::None if body.len() == records_len => body,

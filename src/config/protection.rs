@@ -13,6 +13,9 @@ use crate::sequence::SenderId;
 /// Name of the systemd credential that holds the shared key.
 const KEY_CREDENTIAL: &str = "key";
 
+/// Name of the systemd credential that holds the key of the spool.
+const SPOOL_KEY_CREDENTIAL: &str = "spool-key";
+
 /// Where a key is to be found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
@@ -86,6 +89,32 @@ pub struct SenderKeys {
     pub id: SenderId,
     /// Its key.
     pub keys: KeyPair,
+}
+
+/// Whether the spool is encrypted, and where its keys are. Keys open what is there, whether more is encrypted or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolEncryption {
+    /// Whether what goes to disk is encrypted; only with a `current` key.
+    pub encrypt: bool,
+    /// The key.
+    pub current: Option<KeySource>,
+    /// The key before it.
+    pub previous: Option<KeySource>,
+}
+
+pub(super) fn read_spool(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<SpoolEncryption> {
+    let encrypt = reader.take("encrypt", false, kinds::boolean);
+    let file = reader.optional("key-file", kinds::path);
+    let previous = previous_key(reader);
+    let credential = || surroundings.credential(SPOOL_KEY_CREDENTIAL).map(KeySource::Credential);
+    let (encrypt, current) = (encrypt?, file?.map(KeySource::File).or_else(credential));
+    if encrypt && current.is_none() {
+        reader.refuse_alone(
+            "encrypt",
+            "key-file (nf-sender keygen makes keys) or the systemd credential spool-key",
+        );
+    }
+    Some(SpoolEncryption { encrypt, current, previous: previous? })
 }
 
 /// Where the key of either side is, if it has one: what was said last of -k and `key-file`, else the credential.

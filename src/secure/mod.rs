@@ -6,13 +6,15 @@
 //! |---|---|
 //! | [`key`] | the shared secret |
 //! | [`suite`] | which ciphers there are |
-//! | `blowfish`, `resolver` | the primitives; no other file touches a cipher |
+//! | `blowfish`, `resolver` | the primitives of the channel |
+//! | [`at_rest`] | the seal of a batch on disk; no file but these three touches a cipher |
 //! | [`preface`] | the first bytes, in clear text |
 //! | [`admission`] | whom a receiver lets in |
 //! | [`handshake`] | the way from the first bytes to a channel, for either side |
 //! | [`channel`] | the stream of bytes that the session speaks over |
 
 pub mod admission;
+pub mod at_rest;
 mod blowfish;
 pub mod channel;
 mod fuzz;
@@ -23,6 +25,7 @@ mod resolver;
 pub mod suite;
 
 pub use admission::{Admission, Pass};
+pub use at_rest::{OpenError, SpoolKeys};
 pub use channel::{Channel, ChannelError};
 pub use fuzz::{fuzz_receiver_handshake, fuzz_sender_handshake};
 pub use handshake::{Admitted, Handshake, ReceiverHandshake, SenderHandshake, SenderHandshakeError, Turned};

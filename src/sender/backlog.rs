@@ -9,12 +9,22 @@ use std::sync::Arc;
 
 use crate::batch::Batch;
 use crate::limits::READ_AHEAD;
+use crate::secure::OpenError;
 use crate::sender::queue::Queue;
 use crate::sequence::Position;
-use crate::spool::{Item, SegmentReader};
+use crate::spool::{Damage, Item, SegmentReader};
 
 /// After so many failed reads in a row, what cannot be read counts as damage.
 const PATIENCE: u32 = 3;
+
+/// Why nothing was read. A later try may succeed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BacklogError {
+    #[error("{0}")]
+    Disk(#[from] io::Error),
+    #[error("{0}: start with that key as spool.previous-key-file")]
+    Sealed(#[from] OpenError),
+}
 
 /// A reader of all that the spool holds.
 #[derive(Debug)]
@@ -32,18 +42,21 @@ impl Backlog {
 
     /// Batches from `position` on, about `READ_AHEAD` bytes of them. None if damage or a gap comes first, or if
     /// the position is no longer in the spool: whoever asks looks at the queue again.
-    pub(crate) fn read(&mut self, position: Position) -> io::Result<Vec<Batch>> {
+    pub(crate) fn read(&mut self, position: Position) -> Result<Vec<Batch>, BacklogError> {
         let outcome = self.read_segment(position);
-        if outcome.is_ok() {
-            self.failures = 0;
-        } else {
-            self.failures += 1;
-            self.open = None;
+        match &outcome {
+            Ok(_) => self.failures = 0,
+            // However often: the data is whole, and comes as soon as its key does.
+            Err(BacklogError::Sealed(_)) => self.open = None,
+            Err(BacklogError::Disk(_)) => {
+                self.failures += 1;
+                self.open = None;
+            }
         }
         outcome
     }
 
-    fn read_segment(&mut self, position: Position) -> io::Result<Vec<Batch>> {
+    fn read_segment(&mut self, position: Position) -> Result<Vec<Batch>, BacklogError> {
         let mut batches = Vec::new();
         if !self.seek(position)? {
             return Ok(batches);
@@ -52,10 +65,20 @@ impl Backlog {
         let mut bytes = 0;
         while bytes < READ_AHEAD {
             match reader.next_item()? {
-                Some(Item::Batch(batch)) => {
-                    bytes += batch.bytes().len();
-                    batches.push(batch);
-                }
+                Some(Item::Batch(batch)) => match self.queue.open(&batch) {
+                    Ok(batch) => {
+                        bytes += batch.bytes().len();
+                        batches.push(batch);
+                    }
+                    Err(OpenError::Damaged) => {
+                        let (first, end) = (batch.first().max(position), batch.end());
+                        self.queue.give_up(*segment, Damage { offset: 0, length: 0, first, end });
+                        break;
+                    }
+                    // What comes before it is sent first.
+                    Err(OpenError::UnknownKey(_)) if !batches.is_empty() => break,
+                    Err(error) => return Err(error.into()),
+                },
                 Some(Item::Damage(damage)) => {
                     self.queue.give_up(*segment, damage);
                     break;

@@ -15,11 +15,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::batch::Batch;
 use crate::framing::{Heartbeat, Hello};
 use crate::limits::{CHANNEL_AGE_MAX, STOP_GRACE};
-use crate::sender::backlog::Backlog;
+use crate::sender::backlog::{Backlog, BacklogError};
 use crate::sender::link::{Link, LinkSettings, LinkState};
 use crate::sender::queue::{Next, Queue};
 use crate::sequence::Position;
 use crate::service::stream::{Received, Stream, StreamError};
+use crate::service::{LogLimit, counted};
 use crate::session::{SenderEvent, SenderSession, SessionError};
 
 /// How long the last words to a receiver may take.
@@ -72,12 +73,13 @@ pub(crate) struct Conversation<'a> {
     renew_at: Instant,
     /// Changes when there are other settings to go on with.
     settings: watch::Receiver<LinkSettings>,
+    complaints: LogLimit<()>,
 }
 
 /// Who has the spool's reader.
 enum Reading {
     Idle(Backlog),
-    Busy(JoinHandle<(Backlog, io::Result<Vec<Batch>>)>),
+    Busy(JoinHandle<(Backlog, Result<Vec<Batch>, BacklogError>)>),
     /// A read failed: not before this time again.
     Resting(Backlog, Instant),
 }
@@ -85,7 +87,7 @@ enum Reading {
 /// What ended a wait.
 enum Happened {
     Socket(io::Result<Ready>),
-    ReadAhead(Backlog, io::Result<Vec<Batch>>),
+    ReadAhead(Backlog, Result<Vec<Batch>, BacklogError>),
     Arrived,
     Time,
     Settings,
@@ -105,6 +107,7 @@ impl<'a> Conversation<'a> {
             backlog: Reading::Idle(Backlog::new(link.queue.clone())),
             renew_at: Instant::now() + CHANNEL_AGE_MAX,
             settings,
+            complaints: LogLimit::default(),
         }
     }
 
@@ -312,14 +315,18 @@ impl<'a> Conversation<'a> {
         };
     }
 
-    fn take_read_ahead(&mut self, backlog: Backlog, outcome: io::Result<Vec<Batch>>) {
+    fn take_read_ahead(&mut self, backlog: Backlog, outcome: Result<Vec<Batch>, BacklogError>) {
         self.backlog = match outcome {
             Ok(batches) => {
                 self.ahead.extend(batches);
+                self.link.view().reason = None;
                 Reading::Idle(backlog)
             }
             Err(error) => {
-                tracing::error!(%error, "cannot read the spool; trying again");
+                if let Some(held_back) = self.complaints.admit((), Instant::now().into_std()) {
+                    tracing::error!(%error, held_back = counted(held_back), "cannot read the spool; trying again");
+                }
+                self.link.view().reason = Some(format!("cannot read the spool: {error}"));
                 Reading::Resting(backlog, Instant::now() + READ_AGAIN)
             }
         };
@@ -344,10 +351,13 @@ impl<'a> Conversation<'a> {
 }
 
 /// Waits for a read under way; for ever if there is none.
-async fn read_ahead(reading: &mut Reading, queue: &Arc<Queue>) -> (Backlog, io::Result<Vec<Batch>>) {
+async fn read_ahead(
+    reading: &mut Reading,
+    queue: &Arc<Queue>,
+) -> (Backlog, Result<Vec<Batch>, BacklogError>) {
     match reading {
         Reading::Busy(task) => {
-            let failed = |error| (Backlog::new(queue.clone()), Err(io::Error::other(error)));
+            let failed = |error| (Backlog::new(queue.clone()), Err(io::Error::other(error).into()));
             task.await.unwrap_or_else(failed)
         }
         Reading::Idle(_) | Reading::Resting(..) => core::future::pending().await,

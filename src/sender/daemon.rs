@@ -10,8 +10,9 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::oneshot;
 use tokio::time::{Duration, MissedTickBehavior, interval, timeout};
 
-use crate::config::SenderSettings;
+use crate::config::{KeySource, SenderSettings, SpoolEncryption};
 use crate::limits::{RECEIVE_BUFFER, STOP_GRACE};
+use crate::secure::SpoolKeys;
 use crate::sender::ingest::{Ingest, Listener, Tally};
 use crate::sender::intake;
 use crate::sender::keeper::Keeper;
@@ -21,7 +22,8 @@ use crate::sender::recovery::recover;
 use crate::sender::reload::{Load, Reloader};
 use crate::sender::report::Reporter;
 use crate::service::{
-    DaemonError, DirectoryLock, Stop, Stopper, logging, notify, sockets, stop_channel, watch_for,
+    DaemonError, DirectoryLock, KeyTrouble, Stop, Stopper, logging, notify, read_key, sockets, stop_channel,
+    watch_for,
 };
 use crate::status::{ControlSocket, Reply, Request, count_of};
 
@@ -73,6 +75,16 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, DaemonError> {
     Ok(listeners)
 }
 
+/// The keys of the spool, from where the settings say that they are.
+fn spool_keys(encryption: &SpoolEncryption) -> Result<SpoolKeys, KeyTrouble> {
+    let read = |source: &Option<KeySource>| source.as_ref().map(read_key).transpose();
+    let (current, previous) = (read(&encryption.current)?, read(&encryption.previous)?);
+    Ok(match current {
+        Some(current) if encryption.encrypt => SpoolKeys::sealing(current, previous),
+        current => SpoolKeys::opening(current.into_iter().chain(previous)),
+    })
+}
+
 /// The threads beside the runtime.
 struct Threads {
     queue: Arc<Queue>,
@@ -92,8 +104,9 @@ async fn supervise(
     let mut hangup = watch_for(SignalKind::hangup())?;
     let control = ControlSocket::bind(&settings.control).map_err(DaemonError::cannot_create)?;
     let runtime_directory = settings.runtime_directory.as_deref();
-    let recovered = recover(&settings.spool.directory, runtime_directory, settings.spool.policy)
-        .map_err(DaemonError::cannot_create)?;
+    let spool = &settings.spool;
+    let keys = Arc::new(spool_keys(&spool.encryption)?);
+    let recovered = recover(&spool.directory, runtime_directory, spool.policy, &keys)?;
 
     let intake = recovered.intake.clone();
     let tally = Arc::new(Tally::new(listeners.len()));

@@ -16,9 +16,10 @@ use tokio::sync::Notify;
 use crate::batch::Batch;
 use crate::datagram::Timestamp;
 use crate::limits::INTAKE_RING;
+use crate::secure::{OpenError, SpoolKeys};
 use crate::sender::intake::{Held, Marks, Ring};
 use crate::sender::ledger::{Counts, Ledger};
-use crate::sequence::{Gap, GapReason, Position};
+use crate::sequence::{Gap, GapReason, Position, StreamId};
 use crate::spool::disk::Directory;
 use crate::spool::{Damage, SegmentReader, Spool};
 
@@ -118,6 +119,9 @@ impl State {
 pub(crate) struct Queue {
     state: Mutex<State>,
     pub(crate) spool: Mutex<Spool<Directory>>,
+    stream: StreamId,
+    /// What lies in the spool is sealed with these, if it is.
+    keys: Arc<SpoolKeys>,
     marks: Arc<Marks>,
     /// Something changed that the keeper may have to act on.
     pub(crate) work: Condvar,
@@ -128,7 +132,13 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    pub(crate) fn new(ledger: Ledger, spool: Spool<Directory>, held: Vec<Held>, marks: Arc<Marks>) -> Self {
+    pub(crate) fn new(
+        ledger: Ledger,
+        spool: Spool<Directory>,
+        held: Vec<Held>,
+        marks: Arc<Marks>,
+        keys: Arc<SpoolKeys>,
+    ) -> Self {
         let now = Instant::now();
         let ring_head = held.last().map_or(0, |newest| newest.end);
         let figures = SpoolFigures::of(&spool);
@@ -144,7 +154,9 @@ impl Queue {
         };
         Self {
             state: Mutex::new(state),
+            stream: spool.stream(),
             spool: Mutex::new(spool),
+            keys,
             marks,
             work: Condvar::new(),
             room: Condvar::new(),
@@ -283,6 +295,16 @@ impl Queue {
         let spool = self.spool();
         let Some((first, _, _)) = spool.segment_at(position) else { return Ok(None) };
         Ok(spool.reader(position, give_unreadable_up)?.map(|reader| (first, reader)))
+    }
+
+    /// `batch` as it goes into the spool.
+    pub(crate) fn seal(&self, batch: &Batch) -> io::Result<Batch> {
+        self.keys.seal(self.stream, batch).map_err(io::Error::other)
+    }
+
+    /// A batch of the spool as it was before it went there.
+    pub(crate) fn open(&self, batch: &Batch) -> Result<Batch, OpenError> {
+        self.keys.open(self.stream, batch)
     }
 
     /// How far the segment that starts at `first` and holds `position` reaches now, and its size in bytes.

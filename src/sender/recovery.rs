@@ -9,25 +9,65 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::limits::POSITIONS_PER_RUN;
+use crate::secure::{KeyId, SpoolKeys};
 use crate::sender::intake::{self, Held, Intake, Left, Ring, Slots};
 use crate::sender::ledger::Ledger;
 use crate::sender::queue::Queue;
 use crate::sequence::{Gap, GapReason, Position, StreamId};
-use crate::service::wall_clock;
+use crate::service::{DaemonError, wall_clock};
 use crate::spool::disk::Directory;
-use crate::spool::{self, LastRun, Policy};
+use crate::spool::{self, Item, LastRun, Policy, Spool};
 
-/// Why nf-sender cannot take up its spool.
+/// Why nf-sender cannot take up its spool. What is there stays as it is.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} {path}: {cause}")]
-pub(crate) struct RecoveryError {
-    action: &'static str,
-    path: PathBuf,
-    cause: io::Error,
+pub(crate) enum RecoveryError {
+    /// The system says no.
+    #[error("cannot {action} {path}: {cause}")]
+    Failed {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The spool cannot be read with the keys that are given.
+    #[error(
+        "{}: the spool is encrypted with key {missing}, and {given}: name the file with that key as \
+         spool.previous-key-file, or move the segments away if their datagrams may be lost; nothing was changed",
+        path.display()
+    )]
+    KeyMissing {
+        /// The spool.
+        path: PathBuf,
+        /// The key that is needed.
+        missing: KeyId,
+        /// The keys that are there, in words.
+        given: String,
+    },
+    /// Datagrams of a run without encryption lie where encryption is asked for.
+    #[error(
+        "{}: datagrams that an earlier run without spool.encrypt left are still here: start once without it and stop \
+         in order, which moves them; nothing was changed",
+        path.display()
+    )]
+    BareIntake {
+        /// The intake.
+        path: PathBuf,
+    },
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RecoveryError {
-    move |cause| RecoveryError { action, path: path.to_owned(), cause }
+    move |cause| RecoveryError::Failed { action, path: path.to_owned(), cause }
+}
+
+impl From<RecoveryError> for DaemonError {
+    fn from(error: RecoveryError) -> Self {
+        match error {
+            RecoveryError::Failed { .. } => Self::cannot_create(error),
+            RecoveryError::KeyMissing { .. } | RecoveryError::BareIntake { .. } => Self::configuration(error),
+        }
+    }
 }
 
 /// All that a run starts with.
@@ -49,14 +89,20 @@ pub(crate) fn recover(
     directory: &Path,
     runtime_directory: Option<&Path>,
     policy: Policy,
+    keys: &Arc<SpoolKeys>,
 ) -> Result<Recovered, RecoveryError> {
     let disk = Directory::open(directory).map_err(failed("open the spool directory", directory))?;
     let mut opened =
         spool::open(disk, new_stream(), policy).map_err(failed("read the spool directory", directory))?;
     let stream = opened.spool.stream();
+    check_keys(directory, &opened.spool, keys)?;
     let path = runtime_directory.unwrap_or(directory).join("intake");
     let boot = intake::boot_id().map_err(failed("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
-    let (mut intake, left) = open_intake(&path, stream, boot)?;
+    let (mut intake, left) = if keys.seals() && runtime_directory.is_none() {
+        (intake_off_the_disk(&path, stream)?, None)
+    } else {
+        open_intake(&path, stream, boot)?
+    };
     let left = left.filter(|left| is_current(left, opened.last_run));
     let trusted = left.as_ref().filter(|left| left.same_boot);
 
@@ -99,7 +145,7 @@ pub(crate) fn recover(
     intake.marks.set_boot(boot);
     tell(&opened, &ledger, &held);
 
-    let queue = Queue::new(ledger, opened.spool, held, intake.marks.clone());
+    let queue = Queue::new(ledger, opened.spool, held, intake.marks.clone(), keys.clone());
     Ok(Recovered {
         queue: Arc::new(queue),
         stream,
@@ -109,6 +155,40 @@ pub(crate) fn recover(
         slots_done,
         intake: path,
     })
+}
+
+/// Whether the oldest and the newest segment can be read with `keys`. What lies between was written with one of
+/// theirs, or is waited for when it is reached.
+fn check_keys(path: &Path, spool: &Spool<Directory>, keys: &SpoolKeys) -> Result<(), RecoveryError> {
+    for first in spool.outermost_segments().into_iter().flatten() {
+        // What cannot be read now is told of when it is read.
+        let reader = spool.reader(first, false).ok().flatten();
+        let Some(Ok(Some(Item::Batch(batch)))) = reader.map(|mut reader| reader.next_item()) else {
+            continue;
+        };
+        if let Some(missing) = keys.missing(&batch) {
+            let ids: Vec<String> = keys.ids().map(|id| id.to_string()).collect();
+            let given = if ids.is_empty() {
+                "no key is given for it".to_owned()
+            } else {
+                format!("the keys given for it are {}", ids.join(" and "))
+            };
+            return Err(RecoveryError::KeyMissing { path: path.to_owned(), missing, given });
+        }
+    }
+    Ok(())
+}
+
+/// An intake for a spool that is encrypted, where there is no runtime directory: what it holds must not get on the disk.
+fn intake_off_the_disk(path: &Path, stream: StreamId) -> Result<Intake, RecoveryError> {
+    if path.exists() {
+        return Err(RecoveryError::BareIntake { path: path.to_owned() });
+    }
+    tracing::warn!(
+        "without a runtime directory in memory (RUNTIME_DIRECTORY), what is received and not yet encrypted stays in this \
+         process: kill -9 would lose it"
+    );
+    Intake::in_memory(stream).map_err(failed("make in memory the intake", path))
 }
 
 /// Opens the intake; one in memory where the disk has no room for it, as what the spool holds must drain all the

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, BatchError};
 use crate::framing::{Hello, Message, Refusal, RefusalCode, Welcome};
 use crate::limits::WINDOW;
 use crate::sequence::{Gap, Position, StreamId};
@@ -68,6 +68,9 @@ struct Progress {
 impl Progress {
     fn take_batch(&mut self, bytes: &Bytes) -> Result<ReceiverEvent, SessionError> {
         let batch = Batch::parse_exact(self.stream, bytes)?;
+        if batch.is_sealed() {
+            return Err(BatchError::Sealed.into());
+        }
         let skip = self.expected.since(batch.first());
         if !self.advance(batch.first(), batch.end())? {
             return Ok(ReceiverEvent::Repeat { datagrams: batch.datagrams() });

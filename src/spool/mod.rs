@@ -133,6 +133,14 @@ impl<D: Disk> Spool<D> {
         self.pieces.values().filter(|piece| matches!(piece, Piece::Segment { .. })).count()
     }
 
+    /// The first positions of the oldest and of the newest segment.
+    pub fn outermost_segments(&self) -> [Option<Position>; 2] {
+        let mut segments = self.pieces.iter().filter(|(_, piece)| matches!(piece, Piece::Segment { .. }));
+        let oldest = segments.next();
+        let newest = segments.next_back().or(oldest);
+        [oldest, newest].map(|segment| segment.map(|(first, _)| *first))
+    }
+
     /// Bytes of all segments.
     pub fn size(&self) -> u64 {
         self.size

@@ -41,8 +41,8 @@ fn link_sentence(status: &SenderStatus) -> String {
     let retry = status.retry_in_s.map(|seconds| format!(", retry in {seconds} s")).unwrap_or_default();
     match status.state {
         LinkState::Connected => match status.cipher.as_deref() {
-            Some("none") | None => format!("connected to {receiver} in clear text"),
-            Some(cipher) => format!("connected to {receiver}, encrypted by {cipher}"),
+            Some("none") | None => format!("connected to {receiver} in clear text{reason}"),
+            Some(cipher) => format!("connected to {receiver}, encrypted by {cipher}{reason}"),
         },
         LinkState::Connecting => format!("connecting to {receiver}"),
         LinkState::Waiting => format!("waiting{retry}{reason}"),

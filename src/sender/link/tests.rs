@@ -81,7 +81,8 @@ impl Running {
         let (told, seen) = mpsc::unbounded_channel();
         tokio::spawn(receive(listener, known, told));
         let directory = tempfile::tempdir().unwrap();
-        let recovered = recover(directory.path(), None, Policy { min_free: 0, ..Policy::default() }).unwrap();
+        let policy = Policy { min_free: 0, ..Policy::default() };
+        let recovered = recover(directory.path(), None, policy, &Arc::default()).unwrap();
         let (stopper, stop) = stop_channel();
         let view = LinkView::new(&receivers);
         let settings = watch::Sender::new(LinkSettings {

@@ -1,0 +1,143 @@
+//! A spool that is encrypted: what lies on disk shows nothing, and all of it arrives.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::running::shared;
+use crate::support::chatter::{MIXED, Pattern};
+use crate::support::collector::Collector;
+use crate::support::daemon::{Launch, Program};
+use crate::support::hosts::{PATIENT_SENDER, ReceiverHost, SenderHost, write_key};
+use crate::support::pair::STALL;
+use crate::support::samples::{assert_conserved, count};
+
+/// Nobody listens there: TCP's discard port.
+const NOWHERE: &str = "127.0.0.1:9";
+
+/// Settings with the key files `keys` of this host: the one that seals, then the one before it.
+fn settings(host: &SenderHost, encrypt: bool, keys: &[&str]) -> String {
+    let names = ["key-file", "previous-key-file"];
+    let lines = names.iter().zip(keys).map(|(name, key)| format!("{name} = {:?}\n", host.path(key)));
+    format!("{PATIENT_SENDER}encrypt = {encrypt}\n{}", lines.collect::<String>())
+}
+
+/// Every file below `directory`, with what it holds.
+fn contents(directory: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+        } else {
+            found.push((path.display().to_string(), std::fs::read(&path).unwrap()));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// How many of the first `sent` datagrams of exporter 0 can be seen in the spool's files.
+fn visible(host: &SenderHost, pattern: Pattern, sent: u32) -> usize {
+    let files = contents(&host.path("spool"));
+    let mut payload = Vec::new();
+    let shows = |number: &u32| {
+        pattern.datagram(0, *number, &mut payload);
+        let piece = &payload[payload.len() - 32..];
+        files.iter().any(|(_, bytes)| bytes.windows(piece.len()).any(|window| window == piece))
+    };
+    (0..sent).filter(shows).count()
+}
+
+/// Starts the host's daemon, gives it 100 more datagrams, and waits until the disk has them.
+fn spool_100(host: &mut SenderHost, exporters: &mut crate::support::exporter::Exporters, queued: u64) {
+    host.start();
+    exporters.send(100);
+    host.wait_status(STALL, |status| {
+        count(status, "/queued/datagrams") == queued && count(status, "/queued/segments") > 0
+    });
+}
+
+#[test]
+fn a_backlog_is_unreadable_on_disk_and_drains_through_kills_and_a_change_of_keys() {
+    let _running = shared();
+    let pattern = Pattern::new(MIXED);
+    let collector = Collector::start(1, pattern);
+    let mut receiver = ReceiverHost::new(&[collector.addr()], "");
+    receiver.start();
+    let mut sender = SenderHost::new("edge", &NOWHERE, "");
+    for key in ["one", "two"] {
+        write_key(&sender.path(key), key);
+    }
+    let mut exporters = sender.exporters(1, pattern);
+
+    sender.set_toml(&settings(&sender, false, &[]));
+    spool_100(&mut sender, &mut exporters, 100);
+    sender.take().terminate();
+    assert_eq!(visible(&sender, pattern, 100), 100, "without encryption");
+
+    sender.set_toml(&settings(&sender, true, &["one"]));
+    spool_100(&mut sender, &mut exporters, 200);
+    sender.take().kill();
+    assert_eq!(visible(&sender, pattern, 200), 100, "those of before only");
+    sender.set_toml(&settings(&sender, true, &["two", "one"]));
+    spool_100(&mut sender, &mut exporters, 300);
+    sender.take().terminate();
+    assert_eq!(visible(&sender, pattern, 300), 100, "those of before only");
+
+    sender.set_toml(&settings(&sender, false, &["two", "one"]));
+    sender.set_receiver(Some(receiver.addr().to_string()));
+    sender.start();
+    collector.wait_for_all(exporters.sent(), STALL).assert_exact(exporters.sent());
+    assert_conserved(&sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0));
+}
+
+#[test]
+fn with_another_key_nothing_is_touched_and_the_sender_says_which_it_needs() {
+    let _running = shared();
+    let mut sender = SenderHost::new("edge", &NOWHERE, "");
+    for key in ["one", "two"] {
+        write_key(&sender.path(key), key);
+    }
+    sender.set_toml(&settings(&sender, true, &["one"]));
+    let mut exporters = sender.exporters(1, Pattern::new(MIXED));
+    spool_100(&mut sender, &mut exporters, 100);
+    sender.take().terminate();
+    let before = contents(&sender.path("spool"));
+    for keys in [&["two"][..], &[]] {
+        sender.set_toml(&settings(&sender, !keys.is_empty(), keys));
+        let launch = Launch::new(Program::Sender)
+            .args(["-c", sender.path("nf-sender.toml").to_str().unwrap(), "--plaintext"])
+            .args(["-l", "127.0.0.1:0", "--spool", sender.path("spool").to_str().unwrap()])
+            .args(["--control", sender.control().to_str().unwrap()])
+            .env("RUNTIME_DIRECTORY", sender.path("run"));
+        let (status, log) = launch.spawn().wait_exit(Duration::from_secs(20));
+        assert_eq!(status.code(), Some(78), "{log}");
+        assert!(
+            log.contains("the spool is encrypted with key") && log.contains("previous-key-file"),
+            "{log}"
+        );
+        let without_lock = |files: &[(String, Vec<u8>)]| {
+            files.iter().filter(|(name, _)| !name.ends_with("/lock")).cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(without_lock(&contents(&sender.path("spool"))), without_lock(&before));
+    }
+    sender.set_toml(&settings(&sender, true, &["one"]));
+    sender.start();
+    assert_eq!(count(&sender.status(), "/queued/datagrams"), 100);
+}
+
+#[test]
+fn encryption_without_a_key_is_refused_with_what_is_missing() {
+    let output = {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("nf-sender.toml");
+        std::fs::write(&file, "[spool]\nencrypt = true\n").unwrap();
+        Program::Sender.run(&["check", "-c", file.to_str().unwrap()])
+    };
+    assert_eq!(output.status.code(), Some(78));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        told.contains("spool.encrypt") && told.contains("spool-key") && told.contains("keygen"),
+        "{told}"
+    );
+}
