@@ -160,5 +160,8 @@ pub const SENDERS_MAX: usize = 4096;
 /// Bytes of a file that holds a key or a passphrase.
 pub const KEY_FILE_MAX: usize = 4096;
 
+/// Characters of an invitation's token.
+pub const TOKEN_MAX: usize = 2048;
+
 /// Characters below which a passphrase is warned of: fewer can be found by trying.
 pub const PASSPHRASE_SHORT: usize = 16;

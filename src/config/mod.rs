@@ -93,6 +93,16 @@ pub fn control_path(
     control.ok_or(ConfigError(problems))
 }
 
+/// The configuration file of `service`: `file`, or else its default one.
+pub fn file_path(service: &str, file: Option<&Path>) -> PathBuf {
+    file.map_or_else(|| files::default_path(service), Path::to_owned)
+}
+
+/// Where the drop-ins of the configuration `file` are.
+pub fn drop_in_directory(file: &Path) -> PathBuf {
+    files::drop_in_directory(file)
+}
+
 fn load<S>(
     service: &str,
     file: Option<&Path>,

@@ -4,6 +4,7 @@ mod accept;
 mod ahead;
 mod daemon;
 mod delivery;
+mod invite;
 mod output;
 mod positions;
 mod refused;
@@ -17,6 +18,8 @@ use std::process;
 
 use crate::cli::{self, Invocation, ReceiverAction};
 use crate::config::{self, RECEIVER, Surroundings};
+use crate::receiver::invite::Change;
+use crate::service::pairing::keygen;
 use crate::service::{DaemonError, conceal_key, console, overrides};
 use crate::status::{self, Manner};
 
@@ -40,6 +43,15 @@ fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
         ReceiverAction::Check => console::print(
             &config::load_receiver(file.as_deref(), overrides, &surroundings)?.report.to_string(),
         ),
+        ReceiverAction::Keygen { file } => keygen(file.as_deref()),
+        ReceiverAction::Invite { id, address, renew, revoke } => {
+            let change = match (renew, revoke) {
+                (_, true) => Change::Revoke,
+                (true, _) => Change::Renew,
+                _ => Change::Invite,
+            };
+            invite::run(file.as_deref(), overrides, &surroundings, &id, address.as_deref(), change)
+        }
         ReceiverAction::Status { json, watch } => {
             let path = config::control_path(RECEIVER, file.as_deref(), overrides, &surroundings)?;
             status::show(

@@ -8,6 +8,7 @@
 //! | [`suite`] | which ciphers there are |
 //! | `blowfish`, `resolver` | the primitives of the channel |
 //! | [`at_rest`] | the seal of a batch on disk; no file but these three touches a cipher |
+//! | [`token`] | what an invited sender needs to join |
 //! | [`preface`] | the first bytes, in clear text |
 //! | [`admission`] | whom a receiver lets in |
 //! | [`handshake`] | the way from the first bytes to a channel, for either side |
@@ -23,6 +24,7 @@ pub mod key;
 pub mod preface;
 mod resolver;
 pub mod suite;
+pub mod token;
 
 pub use admission::{Admission, Pass};
 pub use at_rest::{OpenError, SpoolKeys};

@@ -111,7 +111,7 @@ async fn supervise(
     let intake = recovered.intake.clone();
     let tally = Arc::new(Tally::new(listeners.len()));
     let reporter = Reporter {
-        id: settings.id.clone(),
+        settings: reloader.settings(),
         stream: recovered.stream,
         queue: recovered.queue.clone(),
         tally: tally.clone(),
@@ -119,7 +119,7 @@ async fn supervise(
         pace: Arc::default(),
     };
     let (stop_link, stop) = stop_channel();
-    let link = make_link(&settings, &reporter, &reloader, stop);
+    let link = make_link(&reporter, &reloader, stop);
     let mut threads = start_threads(&settings, listeners, recovered, tally)?;
     let answers = tokio::spawn(control.serve(answer(reporter.clone(), reloader.clone())));
     let mut link = tokio::spawn(link.run());
@@ -160,11 +160,10 @@ async fn supervise(
     outcome
 }
 
-fn make_link(settings: &SenderSettings, reporter: &Reporter, reloader: &Reloader, stop: Stop) -> Link {
+fn make_link(reporter: &Reporter, reloader: &Reloader, stop: Stop) -> Link {
     Link {
         queue: reporter.queue.clone(),
         stream: reporter.stream,
-        id: settings.id.clone(),
         settings: reloader.settings(),
         view: reporter.view.clone(),
         retry: reloader.retry().clone(),

@@ -43,9 +43,11 @@ pub(crate) struct LinkView {
     pub(crate) cipher: Option<&'static str>,
 }
 
-/// Where to connect, how to speak there, and when. A reload may change all of it.
+/// Who this is, where to connect, how to speak there, and when. A reload may change all of it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct LinkSettings {
+    /// The name by which receivers know this sender.
+    pub(crate) id: SenderId,
     pub(crate) receivers: Vec<HostPort>,
     pub(crate) speech: Speech,
     pub(crate) heartbeat: Duration,
@@ -66,7 +68,6 @@ struct Attempt {
 pub(crate) struct Link {
     pub(crate) queue: Arc<Queue>,
     pub(crate) stream: StreamId,
-    pub(crate) id: SenderId,
     pub(crate) settings: watch::Receiver<LinkSettings>,
     pub(crate) view: Arc<Mutex<LinkView>>,
     /// Notified when the next attempt is to be made at once.
@@ -181,7 +182,7 @@ impl Link {
                 cipher: None,
             };
             let dialled = tokio::select! {
-                dialled = dial(receiver, &self.id, &settings.speech) => dialled,
+                dialled = dial(receiver, &settings.id, &settings.speech) => dialled,
                 () = self.stop.told() => break,
             };
             match dialled {

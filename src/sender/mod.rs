@@ -6,6 +6,7 @@ mod daemon;
 mod dial;
 mod ingest;
 mod intake;
+mod join;
 mod keeper;
 mod ledger;
 mod link;
@@ -20,6 +21,7 @@ use std::process;
 
 use crate::cli::{self, Invocation, SenderAction};
 use crate::config::{self, SENDER, Surroundings};
+use crate::service::pairing::keygen;
 use crate::service::{DaemonError, conceal_key, console, overrides};
 use crate::status::{self, Manner, Request};
 
@@ -53,6 +55,8 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
                 DaemonError::unavailable,
             )
         }
+        SenderAction::Keygen { file } => keygen(file.as_deref()),
+        SenderAction::Join { token } => join::run(file.as_deref(), &overrides, &surroundings, &token),
         SenderAction::Reconnect => {
             let path = config::control_path(SENDER, file.as_deref(), overrides, &surroundings)?;
             status::request(&path, Request::Reconnect).map_err(DaemonError::unavailable)?;

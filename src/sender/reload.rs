@@ -1,4 +1,4 @@
-//! Takes up changed settings while nf-sender runs: where to connect, with which key and how, and when to try again.
+//! Takes up changed settings while nf-sender runs: its id, where to connect, with which key, and when to try again.
 //! What else changed is taken up by the next start.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,6 +67,7 @@ impl Reloader {
 
 fn link_settings(settings: &SenderSettings, keys: &mut KeyReader) -> Result<LinkSettings, KeyTrouble> {
     Ok(LinkSettings {
+        id: settings.id.clone(),
         receivers: settings.receivers.clone(),
         speech: Speech::prepare(&settings.protection, keys)?,
         heartbeat: settings.heartbeat,

@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::datagram::Timestamp;
 use crate::sender::ingest::Tally;
-use crate::sender::link::{LinkState, LinkView};
+use crate::sender::link::{LinkSettings, LinkState, LinkView};
 use crate::sender::queue::{Figures, Queue};
-use crate::sequence::{SenderId, StreamId};
+use crate::sequence::StreamId;
 use crate::service::wall_clock;
 use crate::status;
 use crate::status::{Dropped, ExporterStatus, Queued, Recovered, SenderStatus};
@@ -20,7 +21,7 @@ const WINDOW: usize = 10;
 /// All that the status is made of.
 #[derive(Clone, Debug)]
 pub(crate) struct Reporter {
-    pub(crate) id: SenderId,
+    pub(crate) settings: watch::Receiver<LinkSettings>,
     pub(crate) stream: StreamId,
     pub(crate) queue: Arc<Queue>,
     pub(crate) tally: Arc<Tally>,
@@ -106,7 +107,7 @@ impl Reporter {
         SenderStatus {
             service: "nf-sender".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            id: self.id.to_string(),
+            id: self.settings.borrow().id.to_string(),
             stream: self.stream.to_string(),
             state,
             receiver: view.receiver,

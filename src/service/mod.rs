@@ -11,6 +11,8 @@ pub mod logging;
 pub mod notify;
 mod open_files;
 mod ownership;
+pub mod pairing;
+pub mod safe_file;
 mod signals;
 pub mod sockets;
 mod stop;

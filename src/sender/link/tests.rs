@@ -86,6 +86,7 @@ impl Running {
         let (stopper, stop) = stop_channel();
         let view = LinkView::new(&receivers);
         let settings = watch::Sender::new(LinkSettings {
+            id: "edge".parse().unwrap(),
             receivers,
             speech: Speech::Keyed(key, Suite::Aes256Gcm),
             heartbeat: Duration::from_secs(3600),
@@ -99,7 +100,6 @@ impl Running {
         let link = Link {
             queue: recovered.queue.clone(),
             stream: recovered.stream,
-            id: "edge".parse().unwrap(),
             settings: settings.subscribe(),
             view: view.clone(),
             retry: Arc::default(),

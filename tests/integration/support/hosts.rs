@@ -100,7 +100,7 @@ impl HeldUdp {
 /// The machine of nf-sender.
 pub(crate) struct SenderHost {
     directory: TempDir,
-    id: String,
+    id: Option<String>,
     receiver: Option<String>,
     udp: Arc<HeldUdp>,
     more_sockets: Vec<UdpSocket>,
@@ -117,7 +117,7 @@ impl SenderHost {
         let udp = Arc::new(HeldUdp::bind("127.0.0.1:0"));
         Self {
             directory,
-            id: id.to_owned(),
+            id: Some(id.to_owned()),
             receiver: Some(receiver.to_string()),
             udp,
             more_sockets: Vec::new(),
@@ -134,6 +134,11 @@ impl SenderHost {
     /// Changes the settings of the next start.
     pub(crate) fn set_toml(&mut self, toml: &str) {
         std::fs::write(self.path("nf-sender.toml"), toml).unwrap();
+    }
+
+    /// The next start leaves the id to the settings.
+    pub(crate) fn forget_id(&mut self) {
+        self.id = None;
     }
 
     /// Changes what the next start says of clear text and keys.
@@ -175,7 +180,7 @@ impl SenderHost {
         assert!(self.daemon.is_none(), "nf-sender runs already");
         let launch = Launch::new(Program::Sender)
             .args(["-c", self.path("nf-sender.toml").to_str().unwrap()])
-            .args(["--id", &self.id])
+            .args(self.id.iter().flat_map(|id| ["--id", id]))
             .args(&self.protection)
             .args(self.receiver.iter().flat_map(|receiver| ["-r", receiver]))
             .args(["--spool", self.path("spool").to_str().unwrap()])
