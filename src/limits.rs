@@ -154,6 +154,15 @@ pub const CHANNEL_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// No further record is sealed while as many bytes wait to be written: enough for one write to take two records.
 pub const SEALED_AHEAD: usize = 128 * 1024;
 
+/// Lists of revoked certificates at the most.
+pub const REVOKED_MAX: usize = 64;
+
+/// Bytes of a PEM file.
+pub const PEM_MAX: usize = 4 * 1024 * 1024;
+
+/// An own certificate that ends within this time is warned of, once a day.
+pub const CERTIFICATE_WARNING: Duration = Duration::from_secs(14 * 86_400);
+
 /// Senders with keys of their own at the most.
 pub const SENDERS_MAX: usize = 4096;
 

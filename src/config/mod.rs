@@ -21,7 +21,10 @@ use std::path::{Path, PathBuf};
 
 pub use error::{ConfigError, Problem};
 pub use host_port::{HostPort, HostPortError};
-pub use protection::{KeyPair, KeySource, ReceiverProtection, SenderKeys, SenderProtection, SpoolEncryption};
+pub use protection::{
+    KeyPair, KeySource, ReceiverProtection, ReceiverTlsSettings, SenderKeys, SenderProtection,
+    SpoolEncryption, TlsFiles,
+};
 pub use receiver::{CollectorSettings, ReceiverSettings};
 pub use reconnect::Reconnect;
 pub use report::Report;

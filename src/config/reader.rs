@@ -65,9 +65,14 @@ impl<'p> Reader<'p> {
             return self.take(key, "", understand);
         }
         self.known.push(key);
-        self.problems
-            .push(Problem::Missing { origin: self.origin.clone(), key: format!("{}{key}", self.prefix) });
+        self.note_missing(key);
         None
+    }
+
+    /// Notes that `key` must be here.
+    pub(super) fn note_missing(&mut self, key: &str) {
+        let key = format!("{}{key}", self.prefix);
+        self.problems.push(Problem::Missing { origin: self.origin.clone(), key });
     }
 
     /// The value of `key`, if it is there.

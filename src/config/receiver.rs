@@ -80,7 +80,7 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
 impl ReceiverSettings {
     /// Sentences about what is allowed, but probably not meant.
     pub(super) fn warnings(&self) -> Vec<String> {
-        match (self.protection.has_keys(), self.protection.plaintext) {
+        match (self.protection.has_proofs(), self.protection.plaintext) {
             (true, true) => vec![
                 "senders with a key are let in, and senders in clear text as well: \
                  set plaintext = false once all of them have a key"

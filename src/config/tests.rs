@@ -94,6 +94,7 @@ fn an_empty_file_gives_the_documented_defaults_of_nf_receiver() {
         suites: vec![Suite::Blowfish, Suite::ChaCha20Poly1305, Suite::Aes256Gcm],
         shared: None,
         senders: Vec::new(),
+        tls: None,
     };
     assert_eq!((settings.protection, settings.connections), (protection, 10_000));
     assert_eq!(settings.handshake_timeout, Duration::from_secs(10));
@@ -229,7 +230,7 @@ fn an_unknown_key_is_refused_with_its_line_and_the_known_ones() {
     assert_eq!(
         sender_refusal("# receivers\n\nrecievers = []\n"),
         "c.toml:3: unknown key 'recievers'; known keys here: \
-         listen, allow, receivers, plaintext, key, key-file, cipher, id, heartbeat, control, reconnect, spool"
+         listen, allow, receivers, plaintext, key, key-file, cipher, tls, id, heartbeat, control, reconnect, spool"
     );
     assert_eq!(
         sender_refusal("[spool]\nmax_size = \"1GiB\"\n"),

@@ -20,7 +20,8 @@ use crate::receiver::seats::Seats;
 use crate::receiver::serve::Shared;
 use crate::receiver::strangers::Strangers;
 use crate::service::{
-    DaemonError, DirectoryLock, Stop, allow_open_files, logging, notify, sockets, stop_channel, watch_for,
+    DaemonError, DirectoryLock, ExpiryWatch, Stop, allow_open_files, certificate_status, logging, notify,
+    sockets, stop_channel, watch_for,
 };
 use crate::status::{
     CollectorState, CollectorStatus, ControlSocket, PeerState, ReceiverStatus, Reply, Request, Tally,
@@ -86,6 +87,8 @@ async fn supervise(settings: ReceiverSettings, reloader: Arc<Reloader>) -> Resul
 
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut expiry = ExpiryWatch::default();
+    let admission = reloader.admission();
     let outcome = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
@@ -95,6 +98,7 @@ async fn supervise(settings: ReceiverSettings, reloader: Arc<Reloader>) -> Resul
             _ = tick.tick() => match shared.get() {
                 Some(shared) => {
                     notify::status(&line(shared));
+                    expiry.look_at(admission.borrow().tls.as_ref().map(|tls| &tls.certificate));
                     sync(shared).await;
                 }
                 None => notify::status("looking up the names of the collectors; senders wait"),
@@ -220,7 +224,7 @@ fn answer(
     reloader: Arc<Reloader>,
 ) -> impl Fn(Request) -> Reply + Clone + Send + 'static {
     move |request| match request {
-        Request::Status => match serde_json::to_value(status(shared.get(), &unresolved)) {
+        Request::Status => match serde_json::to_value(status(shared.get(), &unresolved, &reloader)) {
             Ok(status) => Reply::Ok(status),
             Err(error) => Reply::Error(error.to_string()),
         },
@@ -233,12 +237,18 @@ fn answer(
 }
 
 /// The status; before the collectors' names are resolved, with what is known of them then.
-fn status(shared: Option<&Arc<Shared>>, unresolved: &[CollectorStatus]) -> ReceiverStatus {
+fn status(
+    shared: Option<&Arc<Shared>>,
+    unresolved: &[CollectorStatus],
+    reloader: &Reloader,
+) -> ReceiverStatus {
+    let admission = reloader.admission().borrow().clone();
     ReceiverStatus {
         service: "nf-receiver".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         senders: shared.map_or_else(Vec::new, |shared| shared.seats.status()),
         collectors: shared.map_or_else(|| unresolved.to_vec(), |shared| collectors(&shared.outputs)),
+        certificate: admission.tls.as_ref().map(|tls| certificate_status(&tls.certificate)),
         refused: shared.map_or_else(Vec::new, |shared| shared.refused()),
     }
 }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::config::{ConfigError, KeyPair, Loaded, ReceiverProtection, ReceiverSettings};
 use crate::secure::{Admission, Key};
-use crate::service::{DaemonError, KeyReader, KeyTrouble};
+use crate::service::{DaemonError, KeyReader, KeyTrouble, TlsTrouble, read_receiver_tls};
 
 /// Reads the settings again, from where they came at the start.
 pub(crate) type Load = Box<dyn Fn() -> Result<Loaded<ReceiverSettings>, ConfigError> + Send + Sync>;
@@ -21,7 +21,7 @@ pub(crate) struct Reloader {
 
 impl Reloader {
     /// Begins with `settings`, which `load` gave.
-    pub(crate) fn new(load: Load, settings: &ReceiverSettings) -> Result<Self, KeyTrouble> {
+    pub(crate) fn new(load: Load, settings: &ReceiverSettings) -> Result<Self, TlsTrouble> {
         let mut keys = KeyReader::default();
         let admission = admission(&settings.protection, &mut keys)?;
         Ok(Self { load, keys: Mutex::new(keys), admission: watch::Sender::new(Arc::new(admission)) })
@@ -56,7 +56,7 @@ impl Reloader {
     }
 }
 
-fn admission(protection: &ReceiverProtection, keys: &mut KeyReader) -> Result<Admission, KeyTrouble> {
+fn admission(protection: &ReceiverProtection, keys: &mut KeyReader) -> Result<Admission, TlsTrouble> {
     let shared = protection.shared.as_ref().map(|pair| read_pair(pair, keys)).transpose()?;
     let senders = protection
         .senders
@@ -68,6 +68,7 @@ fn admission(protection: &ReceiverProtection, keys: &mut KeyReader) -> Result<Ad
         suites: protection.suites.clone(),
         shared: shared.unwrap_or_default(),
         senders,
+        tls: protection.tls.as_ref().map(read_receiver_tls).transpose()?,
     })
 }
 

@@ -5,7 +5,7 @@
 use core::fmt;
 use std::collections::HashMap;
 
-use crate::secure::{Key, KeyId, Suite};
+use crate::secure::{Key, KeyId, ReceiverTls, Suite};
 use crate::sequence::SenderId;
 
 /// The keys and rules of a receiver.
@@ -19,6 +19,8 @@ pub struct Admission {
     pub shared: Vec<Key>,
     /// The keys of those that do.
     pub senders: HashMap<SenderId, Vec<Key>>,
+    /// What lets senders with certificates in, if anything does.
+    pub tls: Option<ReceiverTls>,
 }
 
 /// By what a sender was let in.
@@ -36,6 +38,8 @@ pub enum Pass {
         /// What the key is used with.
         suite: Suite,
     },
+    /// By a certificate of its name.
+    Certificate,
 }
 
 impl Admission {
@@ -44,10 +48,15 @@ impl Admission {
         !self.shared.is_empty() || !self.senders.is_empty()
     }
 
+    /// Whether senders can prove who they are.
+    fn has_proofs(&self) -> bool {
+        self.has_keys() || self.tls.is_some()
+    }
+
     /// Whether this sender is let in in clear text: where that was asked for, unless it has a key of its own; and
-    /// from this machine where there are no keys.
+    /// from this machine where there are neither keys nor certificates.
     pub fn admits_clear_text(&self, sender: &SenderId, is_local: bool) -> bool {
-        (self.plaintext && !self.senders.contains_key(sender)) || (is_local && !self.has_keys())
+        (self.plaintext && !self.senders.contains_key(sender)) || (is_local && !self.has_proofs())
     }
 
     /// The keys by which this sender is let in.
@@ -67,6 +76,7 @@ impl Admission {
             Pass::Key { id, suite } => {
                 self.key_of(sender, Some(*id)).is_some() && self.suites.contains(suite)
             }
+            Pass::Certificate => self.tls.as_ref().is_some_and(|tls| tls.admits(sender)),
         }
     }
 }
@@ -76,6 +86,7 @@ impl fmt::Display for Pass {
         match self {
             Self::ClearText { .. } => f.write_str("none"),
             Self::Key { suite, .. } => suite.fmt(f),
+            Self::Certificate => f.write_str("tls"),
         }
     }
 }

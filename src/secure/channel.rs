@@ -9,8 +9,9 @@
 //! its place; after one that is not, nothing is opened any more.
 
 use core::fmt;
+use std::io::{self, Read, Write};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use snow::TransportState;
 
 use crate::limits::{CHANNEL_BYTES_MAX, REKEY_EVERY, SEALED_AHEAD};
@@ -25,9 +26,12 @@ const RECORD_MAX: usize = 65_535;
 /// Bytes of a record's payload at the most.
 const PAYLOAD_MAX: usize = RECORD_MAX - TAG_LEN;
 
+/// Bytes of the payload of a TLS record at the most (RFC 8446, section 5.1).
+const TLS_PAYLOAD_MAX: usize = 16 * 1024;
+
 /// Why a channel cannot go on. The connection is of no more use; all that is not acknowledged is sent again on the
 /// next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChannelError {
     /// A record is not what the other side sealed.
     #[error(
@@ -38,6 +42,9 @@ pub enum ChannelError {
     /// A record that cannot hold its tag.
     #[error("a record of {0} bytes, where at least {TAG_LEN} are needed")]
     Short(usize),
+    /// TLS says no, on this side or the other.
+    #[error("TLS: {0}")]
+    Tls(String),
     /// Nothing can be sealed any more.
     #[error("the encrypted connection cannot go on after {0} records")]
     Exhausted(u64),
@@ -46,11 +53,14 @@ pub enum ChannelError {
 /// One side of a connection.
 pub struct Channel {
     layer: Layer,
+    /// What came with the last bytes of the handshake and was not handed on yet.
+    early: Vec<u8>,
 }
 
 enum Layer {
     Plain,
     Keyed(Box<Records>),
+    Tls(Box<rustls::Connection>),
 }
 
 /// The records of both directions.
@@ -68,14 +78,28 @@ struct Records {
 impl Channel {
     /// A channel in clear text.
     pub fn plain() -> Self {
-        Self { layer: Layer::Plain }
+        Self { layer: Layer::Plain, early: Vec::new() }
     }
 
     /// A channel behind a handshake.
     pub(super) fn keyed(transport: TransportState, suite: Suite) -> Self {
         let records =
             Records { transport, suite, input: BytesMut::new(), sealed: 0, opened: 0, is_broken: false };
-        Self { layer: Layer::Keyed(Box::new(records)) }
+        Self { layer: Layer::Keyed(Box::new(records)), early: Vec::new() }
+    }
+
+    /// A channel over TLS, whose handshake is done.
+    pub(super) fn tls(connection: impl Into<rustls::Connection>) -> Self {
+        let mut connection = connection.into();
+        let mut early = Vec::new();
+        // What is wrong with it is found again, and told, when the next bytes come.
+        drop(take_plain(&mut connection, &mut |bytes| early.extend_from_slice(bytes)));
+        Self { layer: Layer::Tls(Box::new(connection)), early }
+    }
+
+    /// Whether there is something to be handed on although nothing was read.
+    pub fn has_early(&self) -> bool {
+        !self.early.is_empty()
     }
 
     /// Whether what is sent is what is written, so that it need not go through `seal`.
@@ -88,13 +112,15 @@ impl Channel {
         match &self.layer {
             Layer::Plain => "none",
             Layer::Keyed(records) => records.suite.name(),
+            Layer::Tls(_) => "tls",
         }
     }
 
     /// Whether so much went over it that a new handshake is due.
     pub fn is_worn(&self) -> bool {
         match &self.layer {
-            Layer::Plain => false,
+            // TLS changes its keys by itself.
+            Layer::Plain | Layer::Tls(_) => false,
             Layer::Keyed(records) => records.sealed.max(records.opened) >= CHANNEL_BYTES_MAX,
         }
     }
@@ -111,17 +137,22 @@ impl Channel {
                 Ok(())
             }
             Layer::Keyed(records) => records.seal(plain, wire),
+            Layer::Tls(connection) => seal_tls(connection, plain, wire),
         }
     }
 
     /// Takes in what was read, and hands on to `take` what it holds, in order.
     pub fn open(&mut self, wire: &[u8], take: &mut impl FnMut(&[u8])) -> Result<(), ChannelError> {
+        if self.has_early() {
+            take(&core::mem::take(&mut self.early));
+        }
         match &mut self.layer {
             Layer::Plain => {
                 take(wire);
                 Ok(())
             }
             Layer::Keyed(records) => records.open(wire, take),
+            Layer::Tls(connection) => open_tls(connection, wire, take),
         }
     }
 }
@@ -176,6 +207,52 @@ impl Records {
             self.input = BytesMut::new();
         }
         Ok(())
+    }
+}
+
+fn seal_tls(
+    connection: &mut rustls::Connection,
+    plain: &mut impl Buf,
+    wire: &mut BytesMut,
+) -> Result<(), ChannelError> {
+    let failed = |error: io::Error| ChannelError::Tls(error.to_string());
+    loop {
+        while connection.wants_write() {
+            connection.write_tls(&mut wire.writer()).map_err(failed)?;
+        }
+        if !plain.has_remaining() || wire.len() >= SEALED_AHEAD {
+            return Ok(());
+        }
+        // It takes as much as it has room for, which was made above.
+        let count = connection.writer().write(plain.chunk()).map_err(failed)?;
+        plain.advance(count);
+    }
+}
+
+fn open_tls(
+    connection: &mut rustls::Connection,
+    mut wire: &[u8],
+    take: &mut impl FnMut(&[u8]),
+) -> Result<(), ChannelError> {
+    while !wire.is_empty() {
+        connection.read_tls(&mut wire).map_err(|error| ChannelError::Tls(error.to_string()))?;
+        connection.process_new_packets().map_err(|error| ChannelError::Tls(error.to_string()))?;
+        take_plain(connection, take)?;
+    }
+    Ok(())
+}
+
+/// Hands on all that TLS has opened.
+fn take_plain(connection: &mut rustls::Connection, take: &mut impl FnMut(&[u8])) -> Result<(), ChannelError> {
+    let mut payload = vec![0; TLS_PAYLOAD_MAX];
+    loop {
+        match connection.reader().read(&mut payload) {
+            // The other side ends in good order; the socket tells the same.
+            Ok(0) => return Ok(()),
+            Ok(count) => take(payload.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(ChannelError::Tls(error.to_string())),
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 //! | [`token`] | what an invited sender needs to join |
 //! | [`preface`] | the first bytes, in clear text |
 //! | [`admission`] | whom a receiver lets in |
+//! | [`tls`] | certificates, and what TLS is told |
 //! | [`handshake`] | the way from the first bytes to a channel, for either side |
 //! | [`channel`] | the stream of bytes that the session speaks over |
 
@@ -24,6 +25,7 @@ pub mod key;
 pub mod preface;
 mod resolver;
 pub mod suite;
+pub mod tls;
 pub mod token;
 
 pub use admission::{Admission, Pass};
@@ -33,3 +35,4 @@ pub use fuzz::{fuzz_receiver_handshake, fuzz_sender_handshake};
 pub use handshake::{Admitted, Handshake, ReceiverHandshake, SenderHandshake, SenderHandshakeError, Turned};
 pub use key::{Key, KeyError, KeyId, Strength};
 pub use suite::Suite;
+pub use tls::{Certificate, Pem, ReceiverTls, SenderTls, TlsError};

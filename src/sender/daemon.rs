@@ -22,8 +22,8 @@ use crate::sender::recovery::recover;
 use crate::sender::reload::{Load, Reloader};
 use crate::sender::report::Reporter;
 use crate::service::{
-    DaemonError, DirectoryLock, KeyTrouble, Stop, Stopper, logging, notify, read_key, sockets, stop_channel,
-    watch_for,
+    DaemonError, DirectoryLock, ExpiryWatch, KeyTrouble, Stop, Stopper, logging, notify, read_key, sockets,
+    stop_channel, watch_for,
 };
 use crate::status::{ControlSocket, Reply, Request, count_of};
 
@@ -127,6 +127,7 @@ async fn supervise(
 
     let mut tick = interval(STATUS_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut expiry = ExpiryWatch::default();
     let outcome = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
@@ -136,6 +137,7 @@ async fn supervise(
             _ = tick.tick() => {
                 reporter.note_pace();
                 notify::status(&reporter.line());
+                expiry.look_at(reporter.settings.borrow().speech.certificate());
             }
             _ = &mut threads.ingest_ended => break Err(DaemonError::system("cannot take datagrams any more")),
             _ = &mut link => break Err(DaemonError::system("the link's task ended")),

@@ -8,10 +8,10 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use crate::config::{HostPort, SenderProtection};
-use crate::secure::{Key, SenderHandshake, SenderHandshakeError, Suite};
+use crate::secure::{Certificate, Key, SenderHandshake, SenderHandshakeError, SenderTls, Suite};
 use crate::sequence::SenderId;
 use crate::service::stream::{ShakeError, Stream, shake};
-use crate::service::{KeyReader, KeyTrouble};
+use crate::service::{KeyReader, TlsTrouble, read_sender_tls};
 
 /// How long one address has to take a connection, and again to come to a channel.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,23 +25,37 @@ pub(crate) enum Speech {
     ClearText,
     /// Encrypted by a shared key.
     Keyed(Key, Suite),
+    /// Over TLS.
+    Tls(SenderTls),
 }
 
 impl Speech {
     /// What `protection` asks for, with the key that it tells of.
-    pub(crate) fn prepare(protection: &SenderProtection, keys: &mut KeyReader) -> Result<Self, KeyTrouble> {
+    pub(crate) fn prepare(protection: &SenderProtection, keys: &mut KeyReader) -> Result<Self, TlsTrouble> {
         Ok(match protection {
             SenderProtection::LoopbackOnly => Self::LoopbackOnly,
             SenderProtection::Plaintext => Self::ClearText,
             SenderProtection::Key { source, suite } => Self::Keyed(keys.read(source)?, *suite),
+            SenderProtection::Tls { files, server_name } => {
+                Self::Tls(read_sender_tls(files, server_name.as_deref())?)
+            }
         })
     }
 
-    fn handshake(&self, id: &SenderId) -> SenderHandshake {
+    /// The own certificate, where TLS is spoken.
+    pub(crate) fn certificate(&self) -> Option<&Certificate> {
         match self {
+            Self::Tls(tls) => Some(&tls.certificate),
+            Self::LoopbackOnly | Self::ClearText | Self::Keyed(..) => None,
+        }
+    }
+
+    fn handshake(&self, id: &SenderId, host: &str) -> Result<SenderHandshake, SenderHandshakeError> {
+        Ok(match self {
             Self::LoopbackOnly | Self::ClearText => SenderHandshake::plain(id),
             Self::Keyed(key, suite) => SenderHandshake::keyed(id, key, *suite),
-        }
+            Self::Tls(tls) => SenderHandshake::tls(tls, host)?,
+        })
     }
 }
 
@@ -87,7 +101,8 @@ pub(crate) async fn dial(
     let addresses = lookup_host((receiver.host(), receiver.port())).await.map_err(DialError::Resolve)?;
     let mut outcome = Err(DialError::NoAddress);
     for address in addresses {
-        outcome = dial_address(address, id, speech).await.map(|stream| (stream, address));
+        let handshake = speech.handshake(id, receiver.host())?;
+        outcome = dial_address(address, speech, handshake).await.map(|stream| (stream, address));
         if outcome.is_ok() {
             break;
         }
@@ -95,14 +110,18 @@ pub(crate) async fn dial(
     outcome
 }
 
-async fn dial_address(address: SocketAddr, id: &SenderId, speech: &Speech) -> Result<Stream, DialError> {
+async fn dial_address(
+    address: SocketAddr,
+    speech: &Speech,
+    handshake: SenderHandshake,
+) -> Result<Stream, DialError> {
     if *speech == Speech::LoopbackOnly && !address.ip().to_canonical().is_loopback() {
         return Err(DialError::PlaintextNotAllowed);
     }
     let connecting = timeout(PATIENCE, TcpStream::connect(address));
     let mut tcp = connecting.await.map_err(|_| DialError::TimedOut)?.map_err(DialError::Connect)?;
     tcp.set_nodelay(true).map_err(DialError::Connect)?;
-    match timeout(PATIENCE, shake(&mut tcp, speech.handshake(id))).await {
+    match timeout(PATIENCE, shake(&mut tcp, handshake)).await {
         Err(_) => Err(DialError::TimedOut),
         Ok(Err(ShakeError::Lost(error))) => Err(DialError::Lost(error)),
         Ok(Err(ShakeError::Failed(error))) => Err(error.into()),

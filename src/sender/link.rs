@@ -10,12 +10,13 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::{HostPort, Reconnect};
+use crate::secure::ChannelError;
 use crate::sender::conversation::{Conversation, Ended};
 use crate::sender::dial::{DialError, Speech, dial};
 use crate::sender::queue::Queue;
 use crate::sender::schedule::Schedule;
 use crate::sequence::{SenderId, StreamId};
-use crate::service::stream::Stream;
+use crate::service::stream::{Stream, StreamError};
 use crate::service::{LogLimit, Stop, counted};
 
 /// What the link does at the moment.
@@ -210,7 +211,12 @@ impl Link {
         let was_agreed = conversation.is_agreed;
         // Nothing is on its way any more.
         self.queue.set_in_flight(self.queue.acknowledged());
-        let is_refusal = matches!(ended, Ended::Refused(_) | Ended::AheadOfUs(..));
+        let is_refusal = matches!(
+            ended,
+            Ended::Refused(_)
+                | Ended::AheadOfUs(..)
+                | Ended::Stream(StreamError::Channel(ChannelError::Tls(_)))
+        );
         let is_renewed = matches!(ended, Ended::Renewed);
         Attempt { was_agreed, is_refusal, is_renewed, reason: ended.to_string() }
     }

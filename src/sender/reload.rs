@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 use crate::config::{ConfigError, Loaded, SenderSettings};
 use crate::sender::dial::Speech;
 use crate::sender::link::LinkSettings;
-use crate::service::{DaemonError, KeyReader, KeyTrouble};
+use crate::service::{DaemonError, KeyReader, TlsTrouble};
 
 /// Reads the settings again, from where they came at the start.
 pub(crate) type Load = Box<dyn Fn() -> Result<Loaded<SenderSettings>, ConfigError> + Send + Sync>;
@@ -23,7 +23,7 @@ pub(crate) struct Reloader {
 
 impl Reloader {
     /// Begins with `settings`, which `load` gave.
-    pub(crate) fn new(load: Load, settings: &SenderSettings) -> Result<Self, KeyTrouble> {
+    pub(crate) fn new(load: Load, settings: &SenderSettings) -> Result<Self, TlsTrouble> {
         let mut keys = KeyReader::default();
         let link = link_settings(settings, &mut keys)?;
         Ok(Self { load, keys: Mutex::new(keys), settings: watch::Sender::new(link), retry: Arc::default() })
@@ -65,7 +65,7 @@ impl Reloader {
     }
 }
 
-fn link_settings(settings: &SenderSettings, keys: &mut KeyReader) -> Result<LinkSettings, KeyTrouble> {
+fn link_settings(settings: &SenderSettings, keys: &mut KeyReader) -> Result<LinkSettings, TlsTrouble> {
     Ok(LinkSettings {
         id: settings.id.clone(),
         receivers: settings.receivers.clone(),

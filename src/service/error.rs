@@ -6,7 +6,7 @@ use sysexits::ExitCode;
 
 use crate::config::ConfigError;
 use crate::service::safe_file::FileError;
-use crate::service::{KeyTrouble, OwnershipError, SocketError};
+use crate::service::{KeyTrouble, OwnershipError, SocketError, TlsTrouble};
 
 /// A sentence for the operator, and the exit code of sysexits that goes with it.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +66,12 @@ impl From<ConfigError> for DaemonError {
 impl From<FileError> for DaemonError {
     fn from(error: FileError) -> Self {
         Self::cannot_create(error)
+    }
+}
+
+impl From<TlsTrouble> for DaemonError {
+    fn from(error: TlsTrouble) -> Self {
+        Self::configuration(error)
     }
 }
 

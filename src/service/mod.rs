@@ -1,5 +1,6 @@
 //! The host: what a service gets from it and tells it, whether systemd runs it or a terminal.
 
+mod certificates;
 mod clock;
 mod command_line;
 mod concealed_key;
@@ -18,6 +19,7 @@ pub mod sockets;
 mod stop;
 pub mod stream;
 
+pub use certificates::{ExpiryWatch, TlsTrouble, certificate_status, read_receiver_tls, read_sender_tls};
 pub use clock::wall_clock;
 pub use command_line::overrides;
 pub use concealed_key::conceal_key;

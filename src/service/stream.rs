@@ -91,6 +91,9 @@ impl Stream {
 
     /// Waits until the socket can be read or written: whichever of them is wanted.
     pub async fn ready(&self, wants_bytes: bool, has_output: bool) -> io::Result<Ready> {
+        if wants_bytes && self.channel.has_early() {
+            return Ok(Ready::READABLE);
+        }
         let has_output = has_output || !self.sealed.is_empty();
         let interest = match (wants_bytes, has_output) {
             (true, true) => Interest::READABLE | Interest::WRITABLE,
@@ -107,6 +110,10 @@ impl Stream {
         buffer: &mut [u8],
         mut take: impl FnMut(&[u8]),
     ) -> Result<Received, StreamError> {
+        if self.channel.has_early() {
+            self.channel.open(&[], &mut take)?;
+            return Ok(Received::Bytes);
+        }
         match self.tcp.try_read(buffer) {
             Ok(0) => Ok(Received::End),
             Ok(count) => {

@@ -21,6 +21,17 @@ pub fn count_of(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
+/// The own certificate, where TLS is spoken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// Whose it is, if the name can be a sender's.
+    pub name: Option<String>,
+    /// When it ends, in seconds since 1970-01-01.
+    pub not_after: i64,
+    /// Seconds until then; below 0 if it has ended.
+    pub expires_s: i64,
+}
+
 /// Datagrams, and the bytes of their payloads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {

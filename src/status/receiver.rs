@@ -4,7 +4,7 @@ use core::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::status::Tally;
+use crate::status::{CertificateStatus, Tally};
 
 /// Everything that nf-receiver tells about itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +17,9 @@ pub struct ReceiverStatus {
     pub senders: Vec<PeerStatus>,
     /// The collectors delivered to.
     pub collectors: Vec<CollectorStatus>,
+    /// The own certificate, if TLS is spoken.
+    #[serde(default)]
+    pub certificate: Option<CertificateStatus>,
     /// Peers turned away of late, latest first; at most `limits::REFUSED_SHOWN`.
     #[serde(default)]
     pub refused: Vec<RefusedStatus>,

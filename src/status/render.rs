@@ -5,7 +5,9 @@ use core::time::Duration;
 use bytesize::ByteSize;
 
 use crate::status::table::{Align, Table};
-use crate::status::{CollectorState, LinkState, PeerState, ReceiverStatus, SenderStatus, count_of};
+use crate::status::{
+    CertificateStatus, CollectorState, LinkState, PeerState, ReceiverStatus, SenderStatus, count_of,
+};
 
 /// A status from before, for rates.
 #[derive(Debug)]
@@ -28,6 +30,7 @@ impl<S> Copy for Earlier<'_, S> {}
 pub fn render_sender(status: &SenderStatus, earlier: Option<Earlier<'_, SenderStatus>>) -> String {
     let mut text = format!("{} {}: {}\n\n", status.service, status.id, link_sentence(status));
     text += &sender_totals(status, earlier);
+    text += &certificate(status.certificate.as_ref());
     if !status.exporters.is_empty() {
         text += "\n";
         text += &exporters(status);
@@ -137,11 +140,21 @@ pub fn render_receiver(status: &ReceiverStatus, earlier: Option<Earlier<'_, Rece
     }
     text += "\n";
     text += &collectors(status, earlier);
+    text += &certificate(status.certificate.as_ref());
     if !status.refused.is_empty() {
         text += "\n";
         text += &refused(status);
     }
     text
+}
+
+/// When the own certificate ends, if there is one.
+fn certificate(certificate: Option<&CertificateStatus>) -> String {
+    let Some(certificate) = certificate else { return String::new() };
+    match u64::try_from(certificate.expires_s) {
+        Ok(left) => format!("\ncertificate: expires in {}\n", span(left)),
+        Err(_) => "\ncertificate: EXPIRED, nothing is delivered; renew it and reload\n".to_owned(),
+    }
 }
 
 fn refused(status: &ReceiverStatus) -> String {

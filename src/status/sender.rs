@@ -4,7 +4,7 @@ use core::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::status::Tally;
+use crate::status::{CertificateStatus, Tally};
 
 /// Everything that nf-sender tells about itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,8 @@ pub struct SenderStatus {
     pub receiver: Option<String>,
     /// What encrypts the connection, while there is one; `none` for clear text.
     pub cipher: Option<String>,
+    /// The own certificate, if TLS is spoken.
+    pub certificate: Option<CertificateStatus>,
     /// Seconds until the next attempt to connect, while waiting for it.
     pub retry_in_s: Option<u64>,
     /// Why the link is not there, in words.

@@ -134,7 +134,7 @@ fn senders_of_drop_ins_add_to_those_of_the_file() {
     };
     let protection = loaded.settings.protection;
     assert_eq!(protection.senders, [sender("a", "/a", None), sender("b", "/b", Some("/old"))]);
-    assert!(protection.has_keys());
+    assert!(protection.has_proofs());
 }
 
 #[test]
@@ -172,4 +172,28 @@ fn ciphers_that_nobody_knows_are_refused_with_those_there_are() {
         receiver("ciphers = []\n", &[]),
         Err("c.toml:1: ciphers: found [], expected at least one entry".to_owned())
     );
+}
+
+#[test]
+fn tls_needs_all_three_files_and_is_an_alternative_to_a_key() {
+    let files = "[tls]\nauthority = \"/ca\"\ncertificate = \"/c\"\nkey = \"/k\"\n";
+    let tls = TlsFiles { authority: "/ca".into(), certificate: "/c".into(), key: "/k".into() };
+    let bare = surroundings();
+    let expected = SenderProtection::Tls { files: tls.clone(), server_name: None };
+    assert_eq!(sender(files, &[], &bare), Ok(expected.clone()));
+    assert_eq!(sender(files, &[], &with_credentials()), Ok(expected));
+    assert_eq!(sender(files, &[("key", "-")], &bare), Ok(key(KeySource::StandardInput, Suite::Blowfish)));
+    let both = sender(&format!("key-file = \"/f\"\n{files}"), &[], &bare).unwrap_err();
+    assert!(both.contains("expected one of tls.certificate and key-file (c.toml:1)"), "{both}");
+    assert_eq!(
+        sender("[tls]\nauthority = \"/ca\"\n", &[], &bare),
+        Err("c.toml:1: 'tls.certificate' is missing here\nc.toml:1: 'tls.key' is missing here".to_owned())
+    );
+    let protection = receiver(&format!("{files}revoked = [\"/crl\"]\nsenders = [\"a\"]\n"), &[]).unwrap();
+    let senders = vec!["a".parse().unwrap()];
+    assert_eq!(
+        protection.tls,
+        Some(ReceiverTlsSettings { files: tls, revoked: vec!["/crl".into()], senders })
+    );
+    assert!(protection.has_proofs());
 }

@@ -14,6 +14,8 @@
 //! 1 that was recorded worthless. Neither side trusts the other before it has opened something that only a holder of
 //! the key can have sealed for this very connection: the sender with message 2, the receiver with record 0.
 //!
+//! A sender with a certificate begins with TLS instead of a preface; see [`crate::secure::tls`].
+//!
 //! Both sides are machines without sockets: [`Handshake`] says how they are driven.
 
 mod receiver;
@@ -22,6 +24,7 @@ mod sender;
 pub use receiver::{Admitted, ReceiverHandshake, Turned};
 pub use sender::{SenderHandshake, SenderHandshakeError};
 
+use rustls::{ConnectionCommon, SideData};
 use snow::params::{
     BaseChoice, CipherChoice, DHChoice, HandshakeChoice, HandshakeModifier, HandshakeModifierList,
     HandshakePattern, HashChoice, NoiseParams,
@@ -101,6 +104,24 @@ fn missing_of_frame(input: &[u8], longest: usize) -> Result<usize, usize> {
     let Some(length) = input.first_chunk() else { return Ok(2 - input.len()) };
     let length = usize::from(u16::from_be_bytes(*length));
     if length > longest { Err(length) } else { Ok((2 + length).saturating_sub(input.len())) }
+}
+
+/// Bytes that a TLS handshake reads at once.
+const TLS_READ: usize = 4096;
+
+/// Appends to `output` what TLS has to say.
+fn tls_output(connection: &mut ConnectionCommon<impl SideData>, output: &mut Vec<u8>) {
+    // Writing to memory never fails, so this ends.
+    while connection.wants_write() && connection.write_tls(output).is_ok() {}
+}
+
+/// Hands `bytes` to TLS.
+fn tls_input(connection: &mut ConnectionCommon<impl SideData>, mut bytes: &[u8]) -> Result<(), String> {
+    while !bytes.is_empty() {
+        connection.read_tls(&mut bytes).map_err(|error| error.to_string())?;
+        connection.process_new_packets().map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

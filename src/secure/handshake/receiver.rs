@@ -3,15 +3,20 @@
 use std::sync::Arc;
 
 use aws_lc_rs::rand;
+use bytes::BytesMut;
+use rustls::ServerConnection;
 use snow::{HandshakeState, TransportState};
 
+use crate::framing::{Message, Refusal, RefusalCode};
 use crate::secure::admission::{Admission, Pass};
 use crate::secure::channel::Channel;
 use crate::secure::handshake::{
-    CONFIRMATION_LEN, Handshake, MESSAGE_LEN, frame, framed, missing_of_frame, responder,
+    CONFIRMATION_LEN, Handshake, MESSAGE_LEN, TLS_READ, frame, framed, missing_of_frame, responder,
+    tls_input, tls_output,
 };
-use crate::secure::preface::{CHALLENGE_LEN, Mode, Parsed, Preface, PrefaceError, Status};
-use crate::secure::{Key, KeyId, Suite};
+use crate::secure::preface::{CHALLENGE_LEN, Foreign, Mode, Parsed, Preface, PrefaceError, Status};
+use crate::secure::tls::{is_meant, peer_name};
+use crate::secure::{Key, KeyId, ReceiverTls, Suite};
 use crate::sequence::SenderId;
 
 /// A sender that was let in.
@@ -83,6 +88,15 @@ pub enum Turned {
     /// A handshake message of a length that none has.
     #[error("the sender's handshake message has {0} bytes, where {1} are allowed")]
     Length(usize, usize),
+    /// TLS says no.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// A certificate that is good, with a name that is none.
+    #[error("its certificate has no name (DNS name or common name) that can be a sender id")]
+    NoName,
+    /// A certificate of a sender that is not let in.
+    #[error("the certificate of {0} is good, but 'senders' in [tls] does not have this name")]
+    NameNotAdmitted(SenderId),
     /// The system does not give what the handshake takes, such as randomness.
     #[error("cannot prepare the handshake: the system gives no randomness")]
     System,
@@ -115,6 +129,7 @@ enum Phase {
     Preface,
     Message1 { claim: Claim, state: Box<HandshakeState> },
     Confirmation { claim: Claim, transport: Box<TransportState> },
+    Tls(Box<ServerConnection>),
     Done(Admitted),
     Over,
 }
@@ -133,6 +148,7 @@ impl ReceiverHandshake {
                 self.reply(Status::UnsupportedVersion, Mode::None, [0; CHALLENGE_LEN]);
                 return Err(PrefaceError::Version(version).into());
             }
+            Err(PrefaceError::Foreign(Foreign::Tls)) => return self.begin_tls(),
             Err(error) => return Err(error.into()),
         };
         match self.judge(mode, &sender) {
@@ -147,6 +163,59 @@ impl ReceiverHandshake {
                 self.reply(status, mode, [0; CHALLENGE_LEN]);
                 Err(turned)
             }
+        }
+    }
+
+    /// What came is the start of TLS.
+    fn begin_tls(&mut self) -> Result<(), Turned> {
+        let connection = self.admission.tls.as_ref().map(ReceiverTls::accept);
+        let connection = connection.ok_or(PrefaceError::Foreign(Foreign::Tls))?.ok_or(Turned::System)?;
+        self.phase = Phase::Tls(Box::new(connection));
+        let begun = core::mem::take(&mut self.input);
+        self.take_tls(&begun)
+    }
+
+    fn take_tls(&mut self, bytes: &[u8]) -> Result<(), Turned> {
+        let Phase::Tls(connection) = &mut self.phase else { return Ok(()) };
+        let outcome = tls_input(&mut ***connection, bytes).map_err(Turned::Tls);
+        tls_output(&mut ***connection, &mut self.output);
+        outcome?;
+        if connection.is_handshaking() {
+            return Ok(());
+        }
+        let Phase::Tls(connection) = core::mem::replace(&mut self.phase, Phase::Over) else { return Ok(()) };
+        if !is_meant(&connection) {
+            return Err(Turned::Tls("the other side does not mean the protocol nf-transport/1".to_owned()));
+        }
+        let name = peer_name(&connection);
+        let mut channel = Channel::tls(*connection);
+        let admitted = name.ok_or(Turned::NoName).and_then(|sender| {
+            let admits = self.admission.tls.as_ref().is_some_and(|tls| tls.admits(&sender));
+            if admits { Ok(sender) } else { Err(Turned::NameNotAdmitted(sender)) }
+        });
+        match admitted {
+            Ok(sender) => {
+                self.phase = Phase::Done(Admitted { channel, sender, pass: Pass::Certificate });
+                Ok(())
+            }
+            Err(turned) => {
+                self.refuse_within(&mut channel, &turned);
+                Err(turned)
+            }
+        }
+    }
+
+    /// Tells a sender with a good certificate why it is not let in: as a message of the session, as its channel is
+    /// there already.
+    fn refuse_within(&mut self, channel: &mut Channel, turned: &Turned) {
+        let mut message = BytesMut::new();
+        let refusal = Refusal::new(RefusalCode::NotAdmitted, &format!("this sender: {turned}"));
+        let mut wire = BytesMut::new();
+        // A refusal has no batch to follow, and one that cannot be sealed is only not heard.
+        if Message::Refuse(refusal).encode(&mut message).is_none()
+            && channel.seal(&mut message, &mut wire).is_ok()
+        {
+            self.output.extend_from_slice(&wire);
         }
     }
 
@@ -270,17 +339,21 @@ impl Handshake for ReceiverHandshake {
             },
             Phase::Message1 { .. } => missing_of_frame(&self.input, MESSAGE_LEN).unwrap_or(0),
             Phase::Confirmation { .. } => missing_of_frame(&self.input, CONFIRMATION_LEN).unwrap_or(0),
+            Phase::Tls(_) => TLS_READ,
             Phase::Done(_) | Phase::Over => 0,
         }
     }
 
     fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), Turned> {
+        if matches!(self.phase, Phase::Tls(_)) {
+            return self.take_tls(bytes);
+        }
         self.input.extend_from_slice(bytes);
         match &self.phase {
             Phase::Preface => self.take_preface(),
             Phase::Message1 { .. } => self.take_message_1(),
             Phase::Confirmation { .. } => self.take_confirmation(),
-            Phase::Done(_) | Phase::Over => Ok(()),
+            Phase::Tls(_) | Phase::Done(_) | Phase::Over => Ok(()),
         }
     }
 

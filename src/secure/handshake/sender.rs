@@ -1,11 +1,14 @@
 //! The sender's side of a handshake.
 
+use rustls::ClientConnection;
 use snow::HandshakeState;
 
 use crate::secure::channel::Channel;
-use crate::secure::handshake::{Handshake, MESSAGE_LEN, frame, framed, initiator, missing_of_frame};
+use crate::secure::handshake::{
+    Handshake, MESSAGE_LEN, TLS_READ, frame, framed, initiator, missing_of_frame, tls_input, tls_output,
+};
 use crate::secure::preface::{Mode, Parsed, Preface, PrefaceError, REPLY_LEN, Status};
-use crate::secure::{Key, Suite};
+use crate::secure::{Key, SenderTls, Suite};
 use crate::sequence::SenderId;
 
 /// Why a sender did not come to a channel. Everything that it holds stays where it is.
@@ -23,6 +26,9 @@ pub enum SenderHandshakeError {
     /// A handshake message of a length that none has.
     #[error("the receiver's handshake message has {0} bytes, where 1 or {MESSAGE_LEN} are allowed")]
     Length(usize),
+    /// TLS says no.
+    #[error("TLS: {0}")]
+    Tls(String),
     /// The system does not give what the handshake takes, such as randomness.
     #[error("cannot prepare the handshake: {0}")]
     System(snow::Error),
@@ -31,7 +37,13 @@ pub enum SenderHandshakeError {
 impl SenderHandshakeError {
     /// Whether the receiver said no, or is not the one that it should be.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Refused(_) | Self::Unproven | Self::Preface(PrefaceError::ModeChanged { .. }))
+        matches!(
+            self,
+            Self::Refused(_)
+                | Self::Unproven
+                | Self::Tls(_)
+                | Self::Preface(PrefaceError::ModeChanged { .. })
+        )
     }
 }
 
@@ -56,6 +68,7 @@ enum Phase {
         state: Box<HandshakeState>,
         suite: Suite,
     },
+    Tls(Box<ClientConnection>),
     Done(Channel),
 }
 
@@ -69,6 +82,12 @@ impl SenderHandshake {
     pub fn keyed(sender: &SenderId, key: &Key, suite: Suite) -> Self {
         let mode = Mode::Key { suite: suite.code(), key: Some(key.id()) };
         Self::new(Preface::encode_keyed(sender, key.id(), suite), mode, Some((key.clone(), suite)))
+    }
+
+    /// A handshake that leads to a channel over TLS with the receiver at `host`.
+    pub fn tls(tls: &SenderTls, host: &str) -> Result<Self, SenderHandshakeError> {
+        let connection = tls.connect(host).map_err(|error| SenderHandshakeError::Tls(error.to_string()))?;
+        Ok(Self { input: Vec::new(), output: Vec::new(), phase: Phase::Tls(Box::new(connection)) })
     }
 
     fn new(preface: Vec<u8>, mode: Mode, key: Option<(Key, Suite)>) -> Self {
@@ -130,6 +149,9 @@ impl Handshake for SenderHandshake {
     type Error = SenderHandshakeError;
 
     fn take_output(&mut self) -> Vec<u8> {
+        if let Phase::Tls(connection) = &mut self.phase {
+            tls_output(&mut ***connection, &mut self.output);
+        }
         core::mem::take(&mut self.output)
     }
 
@@ -138,22 +160,27 @@ impl Handshake for SenderHandshake {
             Phase::Reply { .. } => REPLY_LEN.saturating_sub(self.input.len()),
             // A length that is too long was told of when it came.
             Phase::Message2 { .. } => missing_of_frame(&self.input, MESSAGE_LEN).unwrap_or(0),
-            Phase::Done(_) => 0,
+            Phase::Tls(connection) if connection.is_handshaking() => TLS_READ,
+            Phase::Tls(_) | Phase::Done(_) => 0,
         }
     }
 
     fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), SenderHandshakeError> {
+        if let Phase::Tls(connection) = &mut self.phase {
+            return tls_input(&mut ***connection, bytes).map_err(SenderHandshakeError::Tls);
+        }
         self.input.extend_from_slice(bytes);
         match &self.phase {
             Phase::Reply { .. } => self.take_reply(),
             Phase::Message2 { .. } => self.take_message_2(),
-            Phase::Done(_) => Ok(()),
+            Phase::Tls(_) | Phase::Done(_) => Ok(()),
         }
     }
 
     fn finish(self) -> Option<Channel> {
         match self.phase {
             Phase::Done(channel) => Some(channel),
+            Phase::Tls(connection) => (!connection.is_handshaking()).then(|| Channel::tls(*connection)),
             Phase::Reply { .. } | Phase::Message2 { .. } => None,
         }
     }

@@ -29,13 +29,18 @@ fn receiver(admission: Admission) -> ReceiverHandshake {
 }
 
 /// What may be done to what one side says: message by message, the sender's and the receiver's counted as one.
-type Meddle<'m> = &'m mut dyn FnMut(usize, Vec<u8>) -> Vec<u8>;
+pub(in crate::secure) type Meddle<'m> = &'m mut dyn FnMut(usize, Vec<u8>) -> Vec<u8>;
 
 /// How a handshake ended on either side; an error stands for itself, a lack of bytes for `None`.
-type Ends = (Option<Result<Channel, SenderHandshakeError>>, Option<Result<Admitted, Turned>>);
+pub(in crate::secure) type Ends =
+    (Option<Result<Channel, SenderHandshakeError>>, Option<Result<Admitted, Turned>>);
 
 /// Plays both sides until nobody says anything, through somebody who meddles.
-fn play(mut sender: SenderHandshake, mut receiver: ReceiverHandshake, meddle: Meddle<'_>) -> Ends {
+pub(in crate::secure) fn play(
+    mut sender: SenderHandshake,
+    mut receiver: ReceiverHandshake,
+    meddle: Meddle<'_>,
+) -> Ends {
     let (mut sender_error, mut receiver_error) = (None, None);
     for round in 0.. {
         let to_receiver = sender.take_output();
