@@ -3,6 +3,7 @@
 //! Always holds: a key that a sender may be using is let in until it is revoked or two renewals old, whatever fails in
 //! between.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -186,7 +187,7 @@ fn hand_out(
 /// Where senders probably reach this receiver.
 fn guessed_address(settings: &ReceiverSettings, surroundings: &Surroundings) -> String {
     let listen = settings.listen.first();
-    let port = listen.map_or(2055, |address| address.port());
+    let port = listen.map_or(2055, SocketAddr::port);
     let named = listen.filter(|address| !address.ip().is_unspecified() && !address.ip().is_loopback());
     if let Some(address) = named {
         return address.to_string();

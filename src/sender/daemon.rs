@@ -25,7 +25,7 @@ use crate::service::{
     DaemonError, DirectoryLock, ExpiryWatch, KeyTrouble, Stop, Stopper, logging, notify, read_key, sockets,
     stop_channel, watch_for,
 };
-use crate::status::{ControlSocket, Reply, Request, count_of};
+use crate::status::{ControlSocket, Reply, Request, count_of, sender_metrics, serve_metrics};
 
 /// How often the service manager is told how things stand.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
@@ -121,6 +121,11 @@ async fn supervise(
     let (stop_link, stop) = stop_channel();
     let link = make_link(&reporter, &reloader, stop);
     let mut threads = start_threads(&settings, listeners, recovered, tally)?;
+    if let Some(address) = settings.metrics {
+        let reporter = reporter.clone();
+        let listener = sockets::bind_metrics(address)?;
+        tokio::spawn(serve_metrics(listener, move || sender_metrics(reporter.status())));
+    }
     let answers = tokio::spawn(control.serve(answer(reporter.clone(), reloader.clone())));
     let mut link = tokio::spawn(link.run());
     notify::ready();

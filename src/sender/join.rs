@@ -1,7 +1,7 @@
 //! `nf-sender join`: writes what a token says into the configuration.
 
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -71,12 +71,12 @@ fn typed() -> Result<Zeroizing<String>, DaemonError> {
 }
 
 /// Another key than the token's stays beside the new one: whoever joined by mistake can go back.
-fn keep_previous(place: &Place, key_file: &PathBuf, token: &Token) -> Result<(), DaemonError> {
+fn keep_previous(place: &Place, key_file: &Path, token: &Token) -> Result<(), DaemonError> {
     if !key_file.exists() {
         return Ok(());
     }
     place.restrict_key(key_file)?;
-    let old = read_key(&KeySource::File(key_file.clone()))?;
+    let old = read_key(&KeySource::File(key_file.to_owned()))?;
     if old != token.key {
         let previous = place.beside("key.previous");
         place.write_key(&previous, &old)?;
