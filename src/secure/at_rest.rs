@@ -126,9 +126,7 @@ fn seal(key: &Key, salt: [u8; SALT_LEN], stream: StreamId, batch: &Batch) -> Opt
     // The context holds how the body is sealed, so it is that of the batch to be.
     let context = BatchHeader { sealing, ..*batch.header() }.context(stream);
     let place = body.get_mut(CIPHERTEXT_AT..)?;
-    let tag = batch_key(key, &salt)?
-        .seal_in_place_separate_tag(nonce(), Aad::from(context), place)
-        .ok()?;
+    let tag = batch_key(key, &salt)?.seal_in_place_separate_tag(nonce(), Aad::from(context), place).ok()?;
     body.put_slice(tag.as_ref());
     batch.with_body(stream, sealing, &body)
 }

@@ -116,9 +116,8 @@ fn a_body_cut_anywhere_or_longer_than_it_was_is_refused() {
 
 #[test]
 fn a_batch_put_in_the_place_of_another_is_refused() {
-    let [one, other] = [0, 50].map(|first| {
-        keys().seal(STREAM, &batch(first, &[b"payload"], Compression::None)).unwrap()
-    });
+    let [one, other] =
+        [0, 50].map(|first| keys().seal(STREAM, &batch(first, &[b"payload"], Compression::None)).unwrap());
     let swapped = forged(&one, &other.body()).unwrap();
     assert_eq!(keys().open(STREAM, &swapped), Err(OpenError::Damaged));
 }
