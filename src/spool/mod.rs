@@ -22,7 +22,7 @@ mod reader;
 mod segment;
 
 pub use identity::LastRun;
-pub use open::{Opened, open};
+pub use open::{Opened, Survey, open, survey};
 pub use policy::{Policy, WhenFull};
 pub use reader::{Damage, Item, SegmentReader};
 pub use segment::SEGMENT_HEADER_LEN;
