@@ -14,6 +14,7 @@ mod receiver;
 mod reconnect;
 mod report;
 mod sender;
+mod spool_encryption;
 mod surroundings;
 mod value;
 
@@ -26,6 +27,7 @@ pub use receiver::{CollectorSettings, ReceiverSettings};
 pub use reconnect::Reconnect;
 pub use report::Report;
 pub use sender::{SenderSettings, SpoolSettings};
+pub use spool_encryption::SpoolEncryption;
 pub use surroundings::Surroundings;
 pub use value::Origin;
 

@@ -227,6 +227,13 @@ impl<'p> Reader<'p> {
         }
     }
 
+    /// Notes that the value of `key`, which was taken, does not do without what is `expected`.
+    pub(super) fn refuse_taken(&mut self, key: &str, expected: &str) {
+        if let Some(value) = self.taken(key) {
+            self.refuse(value, expected.to_owned());
+        }
+    }
+
     /// Notes that several of the tables `[[key]]`, whose ids these are, have the same one.
     pub(super) fn refuse_twice<'i>(&mut self, key: &str, ids: impl Iterator<Item = &'i str>) {
         let mut seen = HashSet::new();

@@ -9,7 +9,10 @@ use ipnet::IpNet;
 use crate::batch::Compression;
 use crate::config::reader::Reader;
 use crate::config::value::Value;
-use crate::config::{HostPort, Reconnect, SENDER, SenderProtection, Surroundings, kinds, protection};
+use crate::config::{
+    HostPort, Reconnect, SENDER, SenderProtection, SpoolEncryption, Surroundings, kinds, protection,
+    spool_encryption,
+};
 use crate::limits;
 use crate::sequence::SenderId;
 use crate::spool::{Policy, WhenFull};
@@ -50,6 +53,8 @@ pub struct SpoolSettings {
     pub sync_after: Duration,
     /// How batches are stored and sent.
     pub compression: Compression,
+    /// Whether they are encrypted on disk, and with which key.
+    pub encryption: SpoolEncryption,
 }
 
 pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<SenderSettings> {
@@ -97,11 +102,13 @@ fn read_spool(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<Sp
         reader.take("sync-after", "1s", kinds::duration(Duration::ZERO..=limits::SYNC_AFTER_MAX));
     let compressions = kinds::one_of([("none", Compression::None), ("zstd", Compression::Zstd)]);
     let compression = reader.take("compression", "none", compressions);
+    let encryption = spool_encryption::read(reader, surroundings);
     Some(SpoolSettings {
         directory: directory?,
         policy: policy?,
         sync_after: sync_after?,
         compression: compression?,
+        encryption: encryption?,
     })
 }
 

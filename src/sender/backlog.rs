@@ -1,7 +1,8 @@
 //! Reads ahead in the spool for the link.
 //!
 //! Owns a place in one segment. Used from a blocking task: it reads files. Damage that it meets is told to the
-//! queue, which counts it and shows it as a gap from then on.
+//! queue, which counts it and shows it as a gap from then on. What is encrypted with a key that is not here is no
+//! damage: it stays where it is until somebody brings the key.
 
 use std::fs::File;
 use std::io;
@@ -9,12 +10,34 @@ use std::sync::Arc;
 
 use crate::batch::Batch;
 use crate::limits::READ_AHEAD;
+use crate::secure::KeyId;
+use crate::secure::at_rest::OpenError;
 use crate::sender::queue::Queue;
+use crate::sender::spool_keys;
 use crate::sequence::Position;
-use crate::spool::{Item, SegmentReader};
+use crate::spool::{Damage, Item, SegmentReader};
 
 /// After so many failed reads in a row, what cannot be read counts as damage.
 const PATIENCE: u32 = 3;
+
+/// Why nothing was read. A later try may succeed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// The disk refuses.
+    #[error("cannot read the spool: {0}; trying again")]
+    Disk(#[from] io::Error),
+    /// The batch at `position` is encrypted with a key that is not here.
+    #[error(
+        "the spool is encrypted with the key {missing} from position {position} on, but {given}: nothing is sent \
+         until nf-sender is started with that key in spool.previous-key-file"
+    )]
+    Locked {
+        position: Position,
+        missing: KeyId,
+        /// Which keys are here, in words.
+        given: String,
+    },
+}
 
 /// A reader of all that the spool holds.
 #[derive(Debug)]
@@ -32,30 +55,49 @@ impl Backlog {
 
     /// Batches from `position` on, about `READ_AHEAD` bytes of them. None if damage or a gap comes first, or if
     /// the position is no longer in the spool: whoever asks looks at the queue again.
-    pub(crate) fn read(&mut self, position: Position) -> io::Result<Vec<Batch>> {
+    pub(crate) fn read(&mut self, position: Position) -> Result<Vec<Batch>, ReadError> {
         let outcome = self.read_segment(position);
-        if outcome.is_ok() {
-            self.failures = 0;
-        } else {
-            self.failures += 1;
+        match &outcome {
+            Ok(_) => self.failures = 0,
+            Err(ReadError::Disk(_)) => self.failures += 1,
+            Err(ReadError::Locked { .. }) => {}
+        }
+        if outcome.is_err() {
             self.open = None;
         }
         outcome
     }
 
-    fn read_segment(&mut self, position: Position) -> io::Result<Vec<Batch>> {
+    fn read_segment(&mut self, position: Position) -> Result<Vec<Batch>, ReadError> {
         let mut batches = Vec::new();
         if !self.seek(position)? {
             return Ok(batches);
         }
         let Some((segment, reader)) = &mut self.open else { return Ok(batches) };
         let mut bytes = 0;
+        let mut at = position;
         while bytes < READ_AHEAD {
             match reader.next_item()? {
-                Some(Item::Batch(batch)) => {
-                    bytes += batch.bytes().len();
-                    batches.push(batch);
-                }
+                Some(Item::Batch(batch)) => match self.queue.open(&batch) {
+                    Ok(batch) => {
+                        bytes += batch.bytes().len();
+                        at = batch.end();
+                        batches.push(batch);
+                    }
+                    Err(OpenError::Damaged) => {
+                        self.queue.give_up(*segment, whole(&batch, reader, at));
+                        break;
+                    }
+                    Err(OpenError::UnknownKey(missing)) if batches.is_empty() => {
+                        let given = spool_keys::named(self.queue.keys());
+                        return Err(ReadError::Locked { position: at, missing, given });
+                    }
+                    Err(OpenError::UnknownKey(_)) => {
+                        // The reader is past this batch; the next read comes back to it.
+                        self.open = None;
+                        break;
+                    }
+                },
                 Some(Item::Damage(damage)) => {
                     self.queue.give_up(*segment, damage);
                     break;
@@ -85,5 +127,16 @@ impl Backlog {
             other => other?,
         };
         Ok(self.open.is_some())
+    }
+}
+
+/// All of `batch`, which `reader` has just given, as damage from position `at` on.
+fn whole(batch: &Batch, reader: &SegmentReader<File>, at: Position) -> Damage {
+    let length = u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX);
+    Damage {
+        offset: reader.offset().saturating_sub(length),
+        length,
+        first: batch.first().max(at),
+        end: batch.end(),
     }
 }

@@ -15,10 +15,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::batch::Batch;
 use crate::framing::{Heartbeat, Hello};
 use crate::limits::STOP_GRACE;
-use crate::sender::backlog::Backlog;
+use crate::sender::backlog::{Backlog, ReadError};
 use crate::sender::link::{Link, LinkState};
 use crate::sender::queue::{Next, Queue};
 use crate::sequence::Position;
+use crate::service::{LogLimit, counted};
 use crate::session::{SenderEvent, SenderSession, SessionError};
 
 /// How long the last words to a receiver may take.
@@ -65,12 +66,17 @@ pub(crate) struct Conversation<'a> {
     /// Batches read ahead from the spool.
     ahead: VecDeque<Batch>,
     backlog: Reading,
+    /// The same trouble with the spool is told once in a while.
+    complaints: LogLimit<()>,
 }
+
+/// What a read of the spool came to.
+type ReadOutcome = Result<Vec<Batch>, ReadError>;
 
 /// Who has the spool's reader.
 enum Reading {
     Idle(Backlog),
-    Busy(JoinHandle<(Backlog, io::Result<Vec<Batch>>)>),
+    Busy(JoinHandle<(Backlog, ReadOutcome)>),
     /// A read failed: not before this time again.
     Resting(Backlog, Instant),
 }
@@ -79,7 +85,7 @@ enum Reading {
 enum Happened {
     Read(io::Result<usize>),
     Wrote(io::Result<usize>),
-    ReadAhead(Backlog, io::Result<Vec<Batch>>),
+    ReadAhead(Backlog, ReadOutcome),
     Arrived,
     Time,
     Stop,
@@ -99,6 +105,7 @@ impl<'a> Conversation<'a> {
             sent: VecDeque::new(),
             ahead: VecDeque::new(),
             backlog: Reading::Idle(Backlog::new(link.queue.clone())),
+            complaints: LogLimit::default(),
         }
     }
 
@@ -272,17 +279,28 @@ impl<'a> Conversation<'a> {
         };
     }
 
-    fn take_read_ahead(&mut self, backlog: Backlog, outcome: io::Result<Vec<Batch>>) {
+    fn take_read_ahead(&mut self, backlog: Backlog, outcome: ReadOutcome) {
         self.backlog = match outcome {
             Ok(batches) => {
                 self.ahead.extend(batches);
+                self.link.view().reason = None;
                 Reading::Idle(backlog)
             }
             Err(error) => {
-                tracing::error!(%error, "cannot read the spool; trying again");
+                self.complain(&error);
                 Reading::Resting(backlog, Instant::now() + READ_AGAIN)
             }
         };
+    }
+
+    /// Says why the spool gives nothing; the status shows it if only an operator can change that.
+    fn complain(&mut self, error: &ReadError) {
+        if matches!(error, ReadError::Locked { .. }) {
+            self.link.view().reason = Some(error.to_string());
+        }
+        if let Some(held_back) = self.complaints.admit((), Instant::now().into_std()) {
+            tracing::error!(held_back = counted(held_back), "{error}");
+        }
     }
 
     /// Whether everything is acknowledged.
@@ -305,10 +323,10 @@ impl<'a> Conversation<'a> {
 }
 
 /// Waits for a read under way; for ever if there is none.
-async fn read_ahead(reading: &mut Reading, queue: &Arc<Queue>) -> (Backlog, io::Result<Vec<Batch>>) {
+async fn read_ahead(reading: &mut Reading, queue: &Arc<Queue>) -> (Backlog, ReadOutcome) {
     match reading {
         Reading::Busy(task) => {
-            let failed = |error| (Backlog::new(queue.clone()), Err(io::Error::other(error)));
+            let failed = |error| (Backlog::new(queue.clone()), Err(io::Error::other(error).into()));
             task.await.unwrap_or_else(failed)
         }
         Reading::Idle(_) | Reading::Resting(..) => core::future::pending().await,

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
@@ -19,6 +20,7 @@ use crate::sender::link::{Link, LinkView};
 use crate::sender::queue::{Queue, Stage};
 use crate::sender::recovery::recover;
 use crate::sender::report::Reporter;
+use crate::sender::spool_keys;
 use crate::service::{
     DaemonError, DirectoryLock, Stop, Stopper, logging, notify, sockets, stop_channel, watch_for,
 };
@@ -85,8 +87,8 @@ async fn supervise(settings: SenderSettings, listeners: Vec<Listener>) -> Result
     let mut hangup = watch_for(SignalKind::hangup())?;
     let control = ControlSocket::bind(&settings.control).map_err(DaemonError::cannot_create)?;
     let runtime_directory = settings.runtime_directory.as_deref();
-    let recovered = recover(&settings.spool.directory, runtime_directory, settings.spool.policy)
-        .map_err(DaemonError::cannot_create)?;
+    let keys = spool_keys::read(&settings.spool.encryption)?;
+    let recovered = recover(&settings.spool.directory, runtime_directory, settings.spool.policy, keys)?;
 
     let intake = recovered.intake.clone();
     let tally = Arc::new(Tally::new(listeners.len()));
@@ -126,18 +128,28 @@ async fn supervise(settings: SenderSettings, listeners: Vec<Listener>) -> Result
     notify::status(&format!("stopping; {queued} queued"));
     tracing::info!("stopping: what the link does not take in {} s stays in the spool", STOP_GRACE.as_secs());
     let everything_spooled = stop_threads(threads, stop_link, link).await;
-    if !everything_spooled {
-        tracing::error!(
-            intake = %intake.display(),
-            "the spool did not take everything: what is left stays in the intake for the next start"
-        );
-    } else if let Err(error) = intake::remove(&intake) {
-        tracing::debug!(%error, "cannot remove the intake");
-    }
+    leave(intake.as_deref(), everything_spooled);
     answers.abort();
     let figures = reporter.queue.figures();
     tracing::info!(queued = figures.queued, "stopped");
     outcome
+}
+
+/// Leaves the intake behind if something is in it, or removes it.
+fn leave(intake: Option<&Path>, everything_spooled: bool) {
+    match intake {
+        Some(intake) if everything_spooled => {
+            if let Err(error) = intake::remove(intake) {
+                tracing::debug!(%error, "cannot remove the intake");
+            }
+        }
+        Some(intake) => tracing::error!(
+            intake = %intake.display(),
+            "the spool did not take everything: what is left stays in the intake for the next start"
+        ),
+        None if everything_spooled => {}
+        None => tracing::error!("the spool did not take everything, and what was in memory only is lost"),
+    }
 }
 
 fn make_link(settings: &SenderSettings, reporter: &Reporter, retry: &Arc<Notify>, stop: Stop) -> Link {

@@ -5,6 +5,7 @@
 //! that nothing older than `sync-after` depends on the machine's memory. On a healthy link nothing gets that old
 //! and nothing is written at all.
 
+use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -142,6 +143,7 @@ impl Keeper {
     fn work(&mut self, task: &Task) -> bool {
         let now = Instant::now();
         let queue = self.queue.clone();
+        let sealed = task.spill.as_ref().map(|(held, _)| queue.seal(&held.batch));
         let mut spool = queue.spool();
         spool.acknowledge(task.acknowledged);
         if task.stage == Stage::Stopped {
@@ -152,13 +154,13 @@ impl Keeper {
             spool.tend(wall_clock(), task.in_flight);
             self.tend_at = now + TEND_EVERY;
         }
-        let outcome = task.spill.as_ref().map(|(held, gaps)| {
+        let outcome = task.spill.as_ref().zip(sealed).map(|((_, gaps), sealed)| {
             if spool.end().is_some() {
                 for gap in gaps {
                     spool.record_gap(*gap);
                 }
             }
-            spool.append(&held.batch, wall_clock(), task.in_flight)
+            spool.append(&sealed.map_err(io::Error::other)?, wall_clock(), task.in_flight)
         });
         let is_taken = !matches!(outcome, Some(Err(_)));
         let dropped = spool.take_dropped();

@@ -37,7 +37,7 @@ pub(crate) struct LinkView {
     pub(crate) state: LinkState,
     /// The receiver that is connected, or tried last.
     pub(crate) receiver: Option<String>,
-    /// Why the link is not connected.
+    /// Why the link is not connected, or sends nothing though it is.
     pub(crate) reason: Option<String>,
 }
 

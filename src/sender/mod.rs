@@ -13,6 +13,7 @@ mod queue;
 mod recovery;
 mod report;
 mod schedule;
+mod spool_keys;
 
 use std::env;
 use std::process;

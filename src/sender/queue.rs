@@ -16,9 +16,11 @@ use tokio::sync::Notify;
 use crate::batch::Batch;
 use crate::datagram::Timestamp;
 use crate::limits::INTAKE_RING;
+use crate::secure::SpoolKeys;
+use crate::secure::at_rest::{OpenError, SealError};
 use crate::sender::intake::{Held, Marks, Ring};
 use crate::sender::ledger::{Counts, Ledger};
-use crate::sequence::{Gap, GapReason, Position};
+use crate::sequence::{Gap, GapReason, Position, StreamId};
 use crate::spool::disk::Directory;
 use crate::spool::{Damage, SegmentReader, Spool};
 
@@ -118,6 +120,8 @@ impl State {
 pub(crate) struct Queue {
     state: Mutex<State>,
     pub(crate) spool: Mutex<Spool<Directory>>,
+    stream: StreamId,
+    keys: SpoolKeys,
     marks: Arc<Marks>,
     /// Something changed that the keeper may have to act on.
     pub(crate) work: Condvar,
@@ -128,7 +132,13 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    pub(crate) fn new(ledger: Ledger, spool: Spool<Directory>, held: Vec<Held>, marks: Arc<Marks>) -> Self {
+    pub(crate) fn new(
+        ledger: Ledger,
+        spool: Spool<Directory>,
+        keys: SpoolKeys,
+        held: Vec<Held>,
+        marks: Arc<Marks>,
+    ) -> Self {
         let now = Instant::now();
         let ring_head = held.last().map_or(0, |newest| newest.end);
         let figures = SpoolFigures::of(&spool);
@@ -144,7 +154,9 @@ impl Queue {
         };
         Self {
             state: Mutex::new(state),
+            stream: spool.stream(),
             spool: Mutex::new(spool),
+            keys,
             marks,
             work: Condvar::new(),
             room: Condvar::new(),
@@ -158,6 +170,21 @@ impl Queue {
 
     pub(crate) fn spool(&self) -> MutexGuard<'_, Spool<Directory>> {
         self.spool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The keys of the spool.
+    pub(crate) fn keys(&self) -> &SpoolKeys {
+        &self.keys
+    }
+
+    /// `batch` as it is to lie in the spool.
+    pub(crate) fn seal(&self, batch: &Batch) -> Result<Batch, SealError> {
+        self.keys.seal(self.stream, batch)
+    }
+
+    /// `batch`, which lay in the spool, as it is to be sent.
+    pub(crate) fn open(&self, batch: &Batch) -> Result<Batch, OpenError> {
+        self.keys.open(self.stream, batch)
     }
 
     /// The position that the next datagram gets.

@@ -9,26 +9,51 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::limits::POSITIONS_PER_RUN;
+use crate::secure::SpoolKeys;
 use crate::sender::intake::{self, Held, Intake, Left, Ring, Slots};
 use crate::sender::ledger::Ledger;
 use crate::sender::queue::Queue;
+use crate::sender::spool_keys::{self, WrongKey};
 use crate::sequence::{Gap, GapReason, Position, StreamId};
-use crate::service::wall_clock;
+use crate::service::{DaemonError, wall_clock};
 use crate::spool::disk::Directory;
 use crate::spool::{self, LastRun, Policy};
 
 /// Why nf-sender cannot take up its spool.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} {path}: {cause}")]
-pub(crate) struct RecoveryError {
-    action: &'static str,
-    path: PathBuf,
-    cause: io::Error,
+pub(crate) enum RecoveryError {
+    /// The system refuses.
+    #[error("cannot {action} {}: {cause}", path.display())]
+    Refused { action: &'static str, path: PathBuf, cause: io::Error },
+    /// The key is missing that the spool is encrypted with.
+    #[error(transparent)]
+    WrongKey(#[from] WrongKey),
+    /// What an earlier run received lies in clear in the spool directory, in a file that an encrypted spool does
+    /// not have.
+    #[error(
+        "{} holds in clear text what an earlier run received and did not send, and the spool is to be encrypted: \
+         start nf-sender once without spool.encrypt and stop it in order, which puts all of it into the spool and \
+         removes the file; nothing was changed",
+        .0.display()
+    )]
+    PlainIntake(PathBuf),
+}
+
+impl From<RecoveryError> for DaemonError {
+    fn from(error: RecoveryError) -> Self {
+        match error {
+            RecoveryError::Refused { .. } => Self::cannot_create(error),
+            RecoveryError::WrongKey(_) | RecoveryError::PlainIntake(_) => Self::configuration(error),
+        }
+    }
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RecoveryError {
-    move |cause| RecoveryError { action, path: path.to_owned(), cause }
+    move |cause| RecoveryError::Refused { action, path: path.to_owned(), cause }
 }
+
+/// The name of the intake's file.
+const INTAKE: &str = "intake";
 
 /// All that a run starts with.
 #[derive(Debug)]
@@ -40,23 +65,27 @@ pub(crate) struct Recovered {
     pub(crate) marks: Arc<intake::Marks>,
     /// How many datagrams of the slots are in the ring already; `None` if the slots hold nothing to take up.
     pub(crate) slots_done: Option<u64>,
-    /// Where the intake is, to be removed after an orderly stop.
-    pub(crate) intake: PathBuf,
+    /// Where the intake is, to be removed after an orderly stop; `None` if it ends with the process.
+    pub(crate) intake: Option<PathBuf>,
 }
 
-/// Takes up the spool in `directory`, which this process owns.
+/// Takes up the spool in `directory`, which this process owns. Nothing is changed there before it is known that
+/// `keys` are the right ones.
 pub(crate) fn recover(
     directory: &Path,
     runtime_directory: Option<&Path>,
     policy: Policy,
+    keys: SpoolKeys,
 ) -> Result<Recovered, RecoveryError> {
     let disk = Directory::open(directory).map_err(failed("open the spool directory", directory))?;
-    let mut opened =
-        spool::open(disk, new_stream(), policy).map_err(failed("read the spool directory", directory))?;
+    let unreadable = || failed("read the spool directory", directory);
+    let survey = spool::survey(disk).map_err(unreadable())?;
+    spool_keys::check(directory, &survey, &keys)?;
+    let path = intake_path(directory, runtime_directory, &keys)?;
+    let mut opened = survey.take_up(new_stream(), policy).map_err(unreadable())?;
     let stream = opened.spool.stream();
-    let path = runtime_directory.unwrap_or(directory).join("intake");
     let boot = intake::boot_id().map_err(failed("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
-    let (mut intake, left) = open_intake(&path, stream, boot)?;
+    let (mut intake, left) = open_intake(path.as_deref(), stream, boot)?;
     let left = left.filter(|left| is_current(left, opened.last_run));
     let trusted = left.as_ref().filter(|left| left.same_boot);
 
@@ -68,7 +97,7 @@ pub(crate) fn recover(
     opened.spool.acknowledge(acknowledged.unwrap_or_default());
     let floor = opened.spool.end().unwrap_or_default().max(acknowledged.unwrap_or_default());
     let held = if left.is_some() {
-        intake.recover_ring(stream, floor).map_err(failed("read the intake", &path))?
+        intake.recover_ring(stream, floor).map_err(failed("read the intake of", directory))?
     } else {
         intake.forget_ring();
         Vec::new()
@@ -99,7 +128,7 @@ pub(crate) fn recover(
     intake.marks.set_boot(boot);
     tell(&opened, &ledger, &held);
 
-    let queue = Queue::new(ledger, opened.spool, held, intake.marks.clone());
+    let queue = Queue::new(ledger, opened.spool, keys, held, intake.marks.clone());
     Ok(Recovered {
         queue: Arc::new(queue),
         stream,
@@ -111,18 +140,54 @@ pub(crate) fn recover(
     })
 }
 
-/// Opens the intake; one in memory where the disk has no room for it, as what the spool holds must drain all the
-/// same.
+/// Where the intake is to be. What lies in it is in clear text, so with an encrypted spool it is never in the spool
+/// directory: without a runtime directory it is in memory then, which `None` stands for.
+fn intake_path(
+    directory: &Path,
+    runtime_directory: Option<&Path>,
+    keys: &SpoolKeys,
+) -> Result<Option<PathBuf>, RecoveryError> {
+    let in_spool = directory.join(INTAKE);
+    let is_left = keys.seals() && in_spool.exists();
+    match runtime_directory {
+        Some(runtime) => {
+            if is_left {
+                tracing::warn!(
+                    intake = %in_spool.display(),
+                    "a run without RUNTIME_DIRECTORY left this file, which may hold datagrams in clear text; it is \
+                     not used: remove it"
+                );
+            }
+            Ok(Some(runtime.join(INTAKE)))
+        }
+        None if is_left => Err(RecoveryError::PlainIntake(in_spool)),
+        None if keys.seals() => {
+            tracing::warn!(
+                "the spool is encrypted and there is no RUNTIME_DIRECTORY, so what is in no segment yet is in memory \
+                 only: kill -9 loses it; a RUNTIME_DIRECTORY in memory, as systemd's RuntimeDirectory= gives, keeps it"
+            );
+            Ok(None)
+        }
+        None => Ok(Some(in_spool)),
+    }
+}
+
+/// Opens the intake at `path`; one in memory without a path, and where the disk has no room for it, as what the spool
+/// holds must drain all the same.
 fn open_intake(
-    path: &Path,
+    path: Option<&Path>,
     stream: StreamId,
     boot: [u8; 16],
 ) -> Result<(Intake, Option<Left>), RecoveryError> {
+    let in_memory = || {
+        let intake = Intake::in_memory(stream).map_err(failed("make in memory", Path::new(INTAKE)))?;
+        Ok((intake, None))
+    };
+    let Some(path) = path else { return in_memory() };
     match Intake::open(path, stream, boot) {
         Err(error) if has_no_room(&error) => {
             tracing::error!(intake = %path.display(), %error, "no room for the intake: a crash would lose datagrams");
-            let intake = Intake::in_memory(stream).map_err(failed("make in memory the intake", path))?;
-            Ok((intake, None))
+            in_memory()
         }
         other => other.map_err(failed("make the intake", path)),
     }

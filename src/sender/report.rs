@@ -79,7 +79,10 @@ impl Reporter {
         let status = self.status();
         let receiver = status.receiver.as_deref().unwrap_or("no receiver");
         let state = match (status.state, status.retry_in_s) {
-            (status::LinkState::Connected, _) => format!("connected to {receiver}"),
+            (status::LinkState::Connected, _) => {
+                let reason = status.reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+                format!("connected to {receiver}{reason}")
+            }
             (status::LinkState::Connecting, _) => format!("connecting to {receiver}"),
             (_, Some(seconds)) => {
                 let reason = status.reason.as_deref().unwrap_or("no reason is known");

@@ -10,12 +10,13 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::batch::{Batch, BatchBuilder, Compression};
 use crate::datagram::{Datagram, Timestamp};
 use crate::limits::{INTAKE_RING, POSITIONS_PER_RUN};
+use crate::secure::SpoolKeys;
 use crate::sender::backlog::Backlog;
 use crate::sender::ingest::{Ingest, Listener, Tally};
 use crate::sender::intake;
 use crate::sender::keeper::Keeper;
 use crate::sender::queue::{Next, Queue, Stage};
-use crate::sender::recovery::{Recovered, recover};
+use crate::sender::recovery::{Recovered, RecoveryError, recover};
 use crate::sequence::Position;
 use crate::spool::{Policy, WhenFull};
 
@@ -24,7 +25,15 @@ fn policy() -> Policy {
 }
 
 fn start(directory: &tempfile::TempDir, policy: Policy) -> Recovered {
-    recover(directory.path(), None, policy).unwrap()
+    start_with(directory, policy, SpoolKeys::default()).unwrap()
+}
+
+fn start_with(
+    directory: &tempfile::TempDir,
+    policy: Policy,
+    keys: SpoolKeys,
+) -> Result<Recovered, RecoveryError> {
+    recover(directory.path(), None, policy, keys)
 }
 
 /// Ends a run as kill -9 does: nothing is written any more, only the kernel lets go of the files.
@@ -262,7 +271,7 @@ fn an_intake_of_an_older_run_does_not_hide_what_comes_into_it_now() {
     push(&mut run, 5, 100);
     run.queue.acknowledge(Position(5), 0);
     kill(run);
-    kill(recover(directory.path(), Some(elsewhere.path()), policy()).unwrap());
+    kill(recover(directory.path(), Some(elsewhere.path()), policy(), SpoolKeys::default()).unwrap());
     let mut run = start(&directory, policy());
     push(&mut run, 8, 100);
     kill(run);
@@ -283,3 +292,5 @@ fn a_receiver_can_have_what_earlier_runs_gave_out_and_what_this_one_sent() {
     kill(run);
     assert_eq!(start(&directory, policy()).queue.reach(), Position(5));
 }
+
+mod encryption;

@@ -40,7 +40,7 @@ fn link_sentence(status: &SenderStatus) -> String {
     let reason = status.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let retry = status.retry_in_s.map(|seconds| format!(", retry in {seconds} s")).unwrap_or_default();
     match status.state {
-        LinkState::Connected => format!("connected to {receiver}"),
+        LinkState::Connected => format!("connected to {receiver}{reason}"),
         LinkState::Connecting => format!("connecting to {receiver}"),
         LinkState::Waiting => format!("waiting{retry}{reason}"),
         LinkState::Refused => format!("refused by {receiver}{retry}{reason}"),

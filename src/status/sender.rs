@@ -23,7 +23,7 @@ pub struct SenderStatus {
     pub receiver: Option<String>,
     /// Seconds until the next attempt to connect, while waiting for it.
     pub retry_in_s: Option<u64>,
-    /// Why the link is not there, in words.
+    /// Why the link is not there, or sends nothing though it is, in words.
     pub reason: Option<String>,
     /// What was taken from the sockets.
     pub received: Tally,

@@ -23,5 +23,6 @@ mod real_tools;
 mod rivals;
 mod running;
 mod service;
+mod spool_encryption;
 #[expect(dead_code, reason = "the demo uses parts of the kit that no test needs")]
 mod support;

@@ -89,6 +89,7 @@ pub(crate) struct SenderHost {
     receiver: Option<String>,
     udp: Arc<HeldUdp>,
     more_sockets: Vec<UdpSocket>,
+    has_runtime_directory: bool,
     daemon: Option<Daemon>,
 }
 
@@ -105,6 +106,7 @@ impl SenderHost {
             receiver: Some(receiver.to_string()),
             udp,
             more_sockets: Vec::new(),
+            has_runtime_directory: true,
             daemon: None,
         }
     }
@@ -122,6 +124,11 @@ impl SenderHost {
     /// Changes the receiver that the next start names, or names none.
     pub(crate) fn set_receiver(&mut self, receiver: Option<String>) {
         self.receiver = receiver;
+    }
+
+    /// From the next start on the service manager gives no runtime directory.
+    pub(crate) fn take_runtime_directory_away(&mut self) {
+        self.has_runtime_directory = false;
     }
 
     pub(crate) fn udp(&self) -> &Arc<HeldUdp> {
@@ -143,16 +150,22 @@ impl SenderHost {
     /// Starts the daemon and waits until it is ready.
     pub(crate) fn start(&mut self) -> &Daemon {
         assert!(self.daemon.is_none(), "nf-sender runs already");
+        self.daemon.insert(self.launch().start())
+    }
+
+    /// How the daemon is started.
+    pub(crate) fn launch(&self) -> Launch {
+        let runtime_directory = self.has_runtime_directory.then(|| ("RUNTIME_DIRECTORY", self.path("run")));
         let launch = Launch::new(Program::Sender)
             .args(["-c", self.path("nf-sender.toml").to_str().unwrap()])
             .args(["--id", &self.id, "--plaintext"])
             .args(self.receiver.iter().flat_map(|receiver| ["-r", receiver]))
             .args(["--spool", self.path("spool").to_str().unwrap()])
             .args(["--control", self.control().to_str().unwrap()])
-            .env("RUNTIME_DIRECTORY", self.path("run"))
             .socket("netflow", self.udp.socket.try_clone().unwrap());
         let more = self.more_sockets.iter().map(|socket| socket.try_clone().unwrap());
-        self.daemon.insert(more.fold(launch, |launch, socket| launch.socket("netflow", socket)).start())
+        let launch = more.fold(launch, |launch, socket| launch.socket("netflow", socket));
+        runtime_directory.into_iter().fold(launch, |launch, (name, path)| launch.env(name, path))
     }
 
     pub(crate) fn daemon(&self) -> &Daemon {

@@ -1,0 +1,267 @@
+//! An encrypted spool: all of it arrives, nothing of it can be read on the disk, and keys can be changed, but not lost.
+
+use std::collections::{BTreeMap, HashSet};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::losses::{go_on, wait_until_spooled};
+use crate::running::shared;
+use crate::support::chatter::{MIXED, Pattern};
+use crate::support::exporter::Exporters;
+use crate::support::hosts::QUICK_SENDER;
+use crate::support::load::Until;
+use crate::support::pair::{Pair, STALL};
+use crate::support::samples::{assert_conserved, count};
+
+/// How long a refusal may take.
+const REFUSAL: Duration = Duration::from_secs(20);
+
+/// Exit code of sysexits.h: a restart changes nothing.
+const CONFIG: i32 = 78;
+
+/// Datagrams that each step of a test adds to the backlog.
+const STEP: u64 = 1000;
+
+/// Bytes of a payload by which it is looked for.
+const NEEDLE: usize = 16;
+
+fn pattern() -> Pattern {
+    Pattern::new(MIXED)
+}
+
+/// The settings of a sender that spools at once, with these lines in its section `[spool]`.
+fn settings(spool: &str) -> String {
+    format!("{QUICK_SENDER}sync-after = \"0s\"\nrotate-size = \"256KiB\"\n{spool}")
+}
+
+/// A pair whose link is cut, with the sender not started.
+fn cut_pair() -> Pair {
+    let mut pair = Pair::new(3, pattern(), &settings(""));
+    pair.link.cut();
+    pair.receiver.start();
+    pair
+}
+
+/// A key file of nobody else, made of this digit; gives its path.
+fn key(pair: &Pair, digit: char) -> String {
+    use std::io::Write;
+    let path = pair.sender.path(&format!("key-{digit}"));
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&path).unwrap();
+    writeln!(file, "{}", digit.to_string().repeat(64)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn encrypted(key: &str) -> String {
+    settings(&format!("encrypt = true\nkey-file = \"{key}\"\n"))
+}
+
+fn encrypted_after(key: &str, previous: &str) -> String {
+    format!("{}previous-key-file = \"{previous}\"\n", encrypted(key))
+}
+
+fn start(pair: &mut Pair, toml: &str) {
+    pair.sender.set_toml(toml);
+    pair.sender.start();
+}
+
+/// Stops the sender in order and starts it with other settings.
+fn restart(pair: &mut Pair, toml: &str) {
+    assert_eq!(pair.sender.take().terminate().code(), Some(0));
+    start(pair, toml);
+}
+
+/// Adds a step to the backlog, and waits until it is in segments.
+fn add(pair: &Pair, exporters: Exporters) -> Exporters {
+    let total = exporters.total() + STEP;
+    let exporters = go_on(pair, exporters, total);
+    wait_until_spooled(pair);
+    exporters
+}
+
+/// Every file below `path`, but for the lock, which names a process.
+fn files(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(path).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else if !path.ends_with("lock") {
+            let bytes = std::fs::read(&path).unwrap();
+            found.insert(path, bytes);
+        }
+    }
+    found
+}
+
+/// Whether any file of the spool directory shows any part of a datagram that was sent.
+fn shows_payload(pair: &Pair, exporters: &Exporters) -> bool {
+    let mut needles: HashSet<[u8; NEEDLE]> = HashSet::new();
+    for (exporter, sent) in (0..).zip(exporters.sent()) {
+        for number in 0..*sent {
+            let mut payload = Vec::new();
+            pattern().datagram(exporter, number, &mut payload);
+            needles.extend(payload.chunks_exact(NEEDLE).map(|part| <[u8; NEEDLE]>::try_from(part).unwrap()));
+        }
+    }
+    let shows = |bytes: &Vec<u8>| bytes.windows(NEEDLE).any(|window| needles.contains(window));
+    files(&pair.sender.path("spool")).values().any(shows)
+}
+
+#[test]
+fn an_encrypted_backlog_survives_kills_arrives_exactly_and_is_never_seen_on_the_disk() {
+    let _running = shared();
+    let mut pair = cut_pair();
+    let key = key(&pair, '1');
+    start(&mut pair, &encrypted(&key));
+    let mut exporters = pair.exporters();
+    for _ in 0..3 {
+        exporters = add(&pair, exporters);
+        pair.sender.take().kill();
+        assert!(!shows_payload(&pair, &exporters));
+        pair.sender.start();
+        assert_conserved(&pair.sender.status());
+    }
+    // Killed once more with part of it in the intake, and once more while it drains.
+    let total = exporters.total() + STEP;
+    exporters = go_on(&pair, exporters, total);
+    pair.sender.udp().wait_until_drained();
+    pair.sender.take().kill();
+    assert!(!shows_payload(&pair, &exporters));
+    pair.sender.start();
+    pair.link.mend();
+    pair.collector.wait_for(STEP, STALL);
+    pair.sender.take().kill();
+    pair.sender.start();
+    pair.assert_all_arrive(&exporters, true);
+}
+
+#[test]
+fn on_a_good_link_encryption_is_not_noticed() {
+    let _running = shared();
+    let mut pair = cut_pair();
+    let key = key(&pair, '1');
+    start(&mut pair, &encrypted(&key));
+    pair.link.mend();
+    pair.sender.wait_state("connected", STALL);
+    let exporters = pair.load(Some(3000), Until::Sent(3 * STEP)).finish();
+    pair.assert_all_arrive(&exporters, true);
+}
+
+#[test]
+fn with_another_key_or_none_the_sender_ends_with_78_says_so_and_changes_nothing() {
+    let _running = shared();
+    let mut pair = cut_pair();
+    let (right, wrong) = (key(&pair, '1'), key(&pair, '2'));
+    start(&mut pair, &encrypted(&right));
+    let exporters = add(&pair, pair.exporters());
+    pair.sender.take().kill();
+    let before = files(&pair.sender.path("spool"));
+    for (toml, given) in [(encrypted(&wrong), "the key given is "), (settings(""), "no key is given")] {
+        pair.sender.set_toml(&toml);
+        let (status, log) = pair.sender.launch().spawn().wait_exit(REFUSAL);
+        assert_eq!(status.code(), Some(CONFIG), "{log}");
+        for words in ["is encrypted with the key ", given, "spool.previous-key-file", "nothing was changed"] {
+            assert!(log.contains(words), "the message does not say {words:?}:\n{log}");
+        }
+        assert!(files(&pair.sender.path("spool")) == before, "the spool has changed");
+    }
+    start(&mut pair, &encrypted(&right));
+    pair.link.mend();
+    pair.assert_all_arrive(&exporters, true);
+}
+
+#[test]
+fn a_new_key_needs_no_draining() {
+    let _running = shared();
+    let mut pair = cut_pair();
+    let (old, new) = (key(&pair, '1'), key(&pair, '2'));
+    start(&mut pair, &encrypted(&old));
+    let exporters = add(&pair, pair.exporters());
+    restart(&mut pair, &encrypted_after(&new, &old));
+    let exporters = add(&pair, exporters);
+    assert!(!shows_payload(&pair, &exporters));
+    pair.link.mend();
+    pair.assert_all_arrive(&exporters, true);
+    // Nothing of the old key is left.
+    restart(&mut pair, &encrypted(&new));
+    assert_eq!(count(&pair.sender.status(), "/queued/datagrams"), 0);
+}
+
+#[test]
+fn encryption_is_turned_on_and_off_with_a_backlog() {
+    let _running = shared();
+    let mut pair = cut_pair();
+    let key = key(&pair, '1');
+    start(&mut pair, &settings(""));
+    let exporters = add(&pair, pair.exporters());
+    assert!(shows_payload(&pair, &exporters), "what is not encrypted can be found by this search");
+    restart(&mut pair, &encrypted(&key));
+    let exporters = add(&pair, exporters);
+    restart(&mut pair, &settings(&format!("key-file = \"{key}\"\n")));
+    let exporters = add(&pair, exporters);
+    pair.link.mend();
+    pair.assert_all_arrive(&exporters, true);
+}
+
+#[test]
+fn without_a_runtime_directory_the_sender_warns_and_nothing_is_seen_on_the_disk() {
+    let _running = shared();
+    let mut pair = cut_pair();
+    pair.sender.take_runtime_directory_away();
+    let key = key(&pair, '1');
+    start(&mut pair, &encrypted(&key));
+    pair.sender.daemon().wait_for_log(&["RUNTIME_DIRECTORY", "kill -9 loses it"], STALL);
+    let exporters = add(&pair, pair.exporters());
+    assert!(!pair.sender.path("spool/intake").exists() && !shows_payload(&pair, &exporters));
+    restart(&mut pair, &encrypted(&key));
+    assert!(!pair.sender.path("spool/intake").exists() && !shows_payload(&pair, &exporters));
+    pair.link.mend();
+    pair.assert_all_arrive(&exporters, true);
+}
+
+#[test]
+fn what_an_earlier_run_left_in_clear_is_not_lost_when_encryption_is_turned_on() {
+    let _running = shared();
+    let mut pair = cut_pair();
+    pair.sender.take_runtime_directory_away();
+    let key = key(&pair, '1');
+    start(&mut pair, &settings(""));
+    let exporters = add(&pair, pair.exporters());
+    pair.sender.take().kill();
+    pair.sender.set_toml(&encrypted(&key));
+    let (status, log) = pair.sender.launch().spawn().wait_exit(REFUSAL);
+    assert_eq!(status.code(), Some(CONFIG), "{log}");
+    assert!(log.contains("start nf-sender once without spool.encrypt and stop it in order"), "{log}");
+    start(&mut pair, &settings(""));
+    restart(&mut pair, &encrypted(&key));
+    pair.link.mend();
+    pair.assert_all_arrive(&exporters, true);
+}
+
+#[test]
+fn a_key_that_only_the_middle_of_the_backlog_wants_is_waited_for() {
+    let _running = shared();
+    let mut pair = cut_pair();
+    let (ends, middle) = (key(&pair, '1'), key(&pair, '2'));
+    start(&mut pair, &encrypted(&ends));
+    let exporters = add(&pair, pair.exporters());
+    restart(&mut pair, &encrypted_after(&middle, &ends));
+    let exporters = add(&pair, exporters);
+    restart(&mut pair, &encrypted_after(&ends, &middle));
+    let exporters = add(&pair, exporters);
+
+    restart(&mut pair, &encrypted(&ends));
+    pair.link.mend();
+    let daemon = pair.sender.daemon();
+    daemon.wait_for_log(&["is encrypted with the key", "nothing is sent until"], STALL);
+    let waits = |status: &serde_json::Value| count(status, "/queued/datagrams") == 2 * STEP;
+    let status = pair.sender.wait_status(STALL, waits);
+    assert_eq!((status["state"].as_str(), count(&status, "/dropped/corrupt")), (Some("connected"), 0));
+    assert!(status["reason"].as_str().unwrap().contains("spool.previous-key-file"), "{status:#}");
+    assert_conserved(&status);
+
+    restart(&mut pair, &encrypted_after(&ends, &middle));
+    pair.assert_all_arrive(&exporters, true);
+}
