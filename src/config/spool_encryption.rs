@@ -54,31 +54,31 @@ mod tests {
             .map_err(|error| error.to_string().replace(&format!("{}/", directory.path().display()), ""))
     }
 
-    fn file(path: &str) -> Option<KeySource> {
-        Some(KeySource::File(path.into()))
+    fn file(path: &str) -> KeySource {
+        KeySource::File(path.into())
     }
 
-    fn credential() -> Option<KeySource> {
-        Some(KeySource::Credential("/run/credentials/s/spool-key".into()))
+    fn credential() -> KeySource {
+        KeySource::Credential("/run/credentials/s/spool-key".into())
     }
 
     #[test]
     fn nothing_is_encrypted_unless_it_is_said() {
         assert_eq!(read("", false), Ok(SpoolEncryption::default()));
-        let opens_only = SpoolEncryption { key: credential(), ..SpoolEncryption::default() };
+        let opens_only = SpoolEncryption { key: Some(credential()), ..SpoolEncryption::default() };
         assert_eq!(read("", true), Ok(opens_only));
     }
 
     #[test]
     fn the_key_is_in_the_file_that_is_named_else_in_the_credential() {
-        let given = |key| Ok(SpoolEncryption { encrypt: true, key, previous_key: None });
+        let given = |key| Ok(SpoolEncryption { encrypt: true, key: Some(key), previous_key: None });
         assert_eq!(read("encrypt = true\n", true), given(credential()));
         assert_eq!(read("encrypt = true\nkey-file = \"/k\"\n", true), given(file("/k")));
     }
 
     #[test]
     fn keys_without_encryption_are_there_to_open() {
-        let given = SpoolEncryption { encrypt: false, key: file("/k"), previous_key: file("/p") };
+        let given = SpoolEncryption { encrypt: false, key: Some(file("/k")), previous_key: Some(file("/p")) };
         assert_eq!(read("key-file = \"/k\"\nprevious-key-file = \"/p\"\n", false), Ok(given));
     }
 

@@ -26,17 +26,22 @@ pub(crate) enum ReadError {
     /// The disk refuses.
     #[error("cannot read the spool: {0}; trying again")]
     Disk(#[from] io::Error),
-    /// The batch at `position` is encrypted with a key that is not here.
-    #[error(
-        "the spool is encrypted with the key {missing} from position {position} on, but {given}: nothing is sent \
-         until nf-sender is started with that key in spool.previous-key-file"
-    )]
-    Locked {
-        position: Position,
-        missing: KeyId,
-        /// Which keys are here, in words.
-        given: String,
-    },
+    /// The key is missing.
+    #[error(transparent)]
+    Locked(Box<Locked>),
+}
+
+/// The batch at `position` is encrypted with a key that is not here.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the spool is encrypted with the key {missing} from position {position} on, but {given}: nothing is sent until \
+     nf-sender is started with that key in spool.previous-key-file"
+)]
+pub(crate) struct Locked {
+    pub(crate) position: Position,
+    pub(crate) missing: KeyId,
+    /// Which keys are here, in words.
+    given: String,
 }
 
 /// A reader of all that the spool holds.
@@ -60,7 +65,7 @@ impl Backlog {
         match &outcome {
             Ok(_) => self.failures = 0,
             Err(ReadError::Disk(_)) => self.failures += 1,
-            Err(ReadError::Locked { .. }) => {}
+            Err(ReadError::Locked(_)) => {}
         }
         if outcome.is_err() {
             self.open = None;
@@ -90,7 +95,7 @@ impl Backlog {
                     }
                     Err(OpenError::UnknownKey(missing)) if batches.is_empty() => {
                         let given = spool_keys::named(self.queue.keys());
-                        return Err(ReadError::Locked { position: at, missing, given });
+                        return Err(ReadError::Locked(Box::new(Locked { position: at, missing, given })));
                     }
                     Err(OpenError::UnknownKey(_)) => {
                         // The reader is past this batch; the next read comes back to it.

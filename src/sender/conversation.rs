@@ -295,7 +295,7 @@ impl<'a> Conversation<'a> {
 
     /// Says why the spool gives nothing; the status shows it if only an operator can change that.
     fn complain(&mut self, error: &ReadError) {
-        if matches!(error, ReadError::Locked { .. }) {
+        if matches!(error, ReadError::Locked(_)) {
             self.link.view().reason = Some(error.to_string());
         }
         if let Some(held_back) = self.complaints.admit((), Instant::now().into_std()) {

@@ -123,7 +123,7 @@ fn an_encrypted_backlog_survives_kills_arrives_exactly_and_is_never_seen_on_the_
         pair.sender.start();
         assert_conserved(&pair.sender.status());
     }
-    // Killed once more with part of it in the intake, and once more while it drains.
+    // Killed once more wherever it is by then, and once more while it drains.
     let total = exporters.total() + STEP;
     exporters = go_on(&pair, exporters, total);
     pair.sender.udp().wait_until_drained();

@@ -148,8 +148,8 @@ fn assert_the_middle_waits(directory: &tempfile::TempDir) {
     assert_eq!(front.iter().map(|batch| batch.first().0).collect::<Vec<_>>(), [0, 1, 2]);
     for _ in 0..10 {
         match backlog.read(Position(3)) {
-            Err(ReadError::Locked { position, missing, .. }) => {
-                assert_eq!((position, missing), (Position(3), key('2').id()));
+            Err(ReadError::Locked(locked)) => {
+                assert_eq!((locked.position, locked.missing), (Position(3), key('2').id()));
             }
             other => panic!("{other:?}"),
         }
