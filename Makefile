@@ -27,7 +27,7 @@ test: test-tools
 check: fmt clippy doc deny configs
 
 bench:
-	$(CARGO) bench --bench healthy_link --bench backlog_start
+	$(CARGO) bench --bench healthy_link --bench backlog_start --bench channel
 
 fmt:
 	$(CARGO) fmt --check

@@ -117,13 +117,17 @@ pub const COLLECTORS_MAX: usize = 64;
 /// Connections that nf-receiver may be told to hold at the most: each takes a file descriptor and buffers.
 pub const CONNECTIONS_MAX: u32 = 100_000;
 
-/// Connections beyond the limit that nf-receiver listens to, to tell them so; further ones are closed at once.
-pub const REFUSALS_AT_ONCE: usize = 64;
+/// Sources of proven senders that nf-receiver remembers, so that they get through a flood of strangers.
+pub const KNOWN_SOURCES: usize = 4096;
+
+/// Peers turned away of late that the status shows.
+pub const REFUSED_SHOWN: usize = 64;
 
 /// Files that each connection of nf-receiver takes: its socket and the position of its stream.
 pub const FILES_PER_CONNECTION: u64 = 2;
 
-/// Files that nf-receiver takes beside its connections: listeners, two for each of 64 collectors, control socket, refusals.
+/// Files that nf-receiver takes beside its connections and the strangers: listeners, two for each of 64 collectors,
+/// control socket.
 pub const FILES_BESIDE: u64 = 256;
 
 /// The shortest time that a peer may be given to agree on a session.
@@ -138,11 +142,35 @@ pub const LOG_KEYS_MAX: usize = 1024;
 /// Senders whose seat nf-receiver keeps, with counters and position at hand, before free seats are given up.
 pub const SEATS_MAX: usize = 16_384;
 
+/// Records of one direction after which both sides go on with a new key: at most 256 MiB under one.
+pub const REKEY_EVERY: u64 = 4096;
+
+/// Bytes of one direction after which a sender makes a new handshake.
+pub const CHANNEL_BYTES_MAX: u64 = 1 << 40;
+
+/// Time after which a sender makes a new handshake.
+pub const CHANNEL_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// No further record is sealed while as many bytes wait to be written: enough for one write to take two records.
+pub const SEALED_AHEAD: usize = 128 * 1024;
+
+/// Lists of revoked certificates at the most.
+pub const REVOKED_MAX: usize = 64;
+
+/// Bytes of a PEM file.
+pub const PEM_MAX: usize = 4 * 1024 * 1024;
+
+/// An own certificate that ends within this time is warned of, once a day.
+pub const CERTIFICATE_WARNING: Duration = Duration::from_secs(14 * 86_400);
+
 /// Senders with keys of their own at the most.
 pub const SENDERS_MAX: usize = 4096;
 
 /// Bytes of a file that holds a key or a passphrase.
 pub const KEY_FILE_MAX: usize = 4096;
+
+/// Characters of an invitation's token.
+pub const TOKEN_MAX: usize = 2048;
 
 /// Characters below which a passphrase is warned of: fewer can be found by trying.
 pub const PASSPHRASE_SHORT: usize = 16;

@@ -117,6 +117,22 @@ fn check_command() -> Command {
         .about("Read the configuration as the service would, say what is in effect, and stop")
 }
 
+fn keygen_command() -> Command {
+    Command::new("keygen")
+        .about("Make a new key: print it, or write it to a file that only its owner may read")
+        .arg(
+            Arg::new("file")
+                .value_name("FILE")
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("Write the key to this file, which must not be there yet"),
+        )
+}
+
+/// The file that `keygen` is to write, if one was named.
+fn keygen_file(matches: &ArgMatches) -> Option<PathBuf> {
+    matches.get_one::<PathBuf>("file").cloned()
+}
+
 /// A command with the `rows` as its options; those that find the service also stand after its subcommands.
 fn with_options(command: Command, rows: &[Row]) -> Command {
     rows.iter().fold(command, |command, row| command.arg(row.argument().global(row.key == "control")))

@@ -1,13 +1,18 @@
 //! The command line of nf-receiver.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::cli::{Invocation, Row, Takes, check_command, file_argument, parse, status_command, with_options};
+use crate::cli::{
+    Invocation, Row, Takes, check_command, file_argument, keygen_command, keygen_file, parse, status_command,
+    with_options,
+};
+use crate::sequence::SenderId;
 
 /// What nf-receiver is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReceiverAction {
     /// Run as the service.
     Run,
@@ -20,6 +25,22 @@ pub enum ReceiverAction {
     },
     /// Check the configuration.
     Check,
+    /// Make a key.
+    Keygen {
+        /// Where to; standard output if nowhere.
+        file: Option<PathBuf>,
+    },
+    /// Give a sender a key of its own, or take it away.
+    Invite {
+        /// The sender.
+        id: SenderId,
+        /// Where it will connect.
+        address: Option<String>,
+        /// It gets another key.
+        renew: bool,
+        /// It loses its keys.
+        revoke: bool,
+    },
 }
 
 const ROWS: &[Row] = &[
@@ -90,7 +111,8 @@ const ROWS: &[Row] = &[
 
 const AFTER_HELP: &str = "\
 Examples:
-  nf-receiver --plaintext --collector 127.0.0.1:9995
+  nf-receiver invite brno-edge --address collector.example.net:2055
+  nf-receiver --collector 127.0.0.1:9995 --key-file /etc/nf-receiver/key
   nf-receiver --listen 192.0.2.1:2055 --collector 127.0.0.1:9995 --collector [2001:db8::7]:2055
   nf-receiver status --watch
   nf-receiver --config new.toml check
@@ -116,8 +138,48 @@ fn command() -> Command {
         .after_help(AFTER_HELP)
         .arg(file_argument("NF_RECEIVER_CONFIG"))
         .subcommand(status_command("Print senders, collectors and counters of the running nf-receiver"))
-        .subcommand(check_command());
+        .subcommand(check_command())
+        .subcommand(keygen_command())
+        .subcommand(invite_command());
     with_options(command, ROWS)
+}
+
+fn invite_command() -> Command {
+    let flag = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+    };
+    Command::new("invite")
+        .about(
+            "Give the sender NAME a key of its own and print a token with which it joins (nf-sender join TOKEN); \
+             nobody without that key can take the name. Safe to repeat: the token stays the same",
+        )
+        .arg(
+            Arg::new("name")
+                .value_name("NAME")
+                .required(true)
+                .value_parser(|name: &str| name.parse::<SenderId>())
+                .help("What the sender is called: 1 to 64 of A-Z a-z 0-9 . _ -"),
+        )
+        .arg(
+            Arg::new("address")
+                .long("address")
+                .value_name("HOST:PORT")
+                .help("Where the sender reaches this receiver [default: this machine's name and the port listened on]"),
+        )
+        .arg(flag(
+            "renew",
+            "Make another key; the one before it stays valid until the next renewal, so that nothing is lost",
+        ))
+        .arg(flag("revoke", "Take the key away: the sender is not let in any more").conflicts_with("renew"))
+}
+
+fn invite_action(matches: &ArgMatches) -> ReceiverAction {
+    ReceiverAction::Invite {
+        id: matches.get_one::<SenderId>("name").expect("a command line without it is refused").clone(),
+        address: matches.get_one::<String>("address").cloned(),
+        renew: matches.get_flag("renew"),
+        revoke: matches.get_flag("revoke"),
+    }
 }
 
 /// What `arguments`, the program's name first, and the environment say; or what clap has to say, which may be
@@ -134,6 +196,8 @@ fn action(subcommand: Option<(&str, &ArgMatches)>) -> ReceiverAction {
             ReceiverAction::Status { json: flags.get_flag("json"), watch: flags.get_flag("watch") }
         }
         Some(("check", _)) => ReceiverAction::Check,
+        Some(("keygen", matches)) => ReceiverAction::Keygen { file: keygen_file(matches) },
+        Some(("invite", matches)) => invite_action(matches),
         _ => ReceiverAction::Run,
     }
 }

@@ -1,13 +1,17 @@
 //! The command line of nf-sender.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command};
 
-use crate::cli::{Invocation, Row, Takes, check_command, file_argument, parse, status_command, with_options};
+use crate::cli::{
+    Invocation, Row, Takes, check_command, file_argument, keygen_command, keygen_file, parse, status_command,
+    with_options,
+};
 
 /// What nf-sender is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SenderAction {
     /// Run as the service.
     Run,
@@ -22,6 +26,16 @@ pub enum SenderAction {
     Reconnect,
     /// Check the configuration.
     Check,
+    /// Make a key.
+    Keygen {
+        /// Where to; standard output if nowhere.
+        file: Option<PathBuf>,
+    },
+    /// Write what a token says into the configuration.
+    Join {
+        /// The token, or `-` for standard input.
+        token: String,
+    },
 }
 
 const ROWS: &[Row] = &[
@@ -106,7 +120,8 @@ const ROWS: &[Row] = &[
 
 const AFTER_HELP: &str = "\
 Examples:
-  nf-sender --plaintext --receiver collector.example.net:2055
+  nf-sender join TOKEN
+  nf-sender --receiver collector.example.net:2055 --key-file /etc/nf-sender/key
   nf-sender --listen 192.0.2.1:9995 --receiver 127.0.0.1:2055 --spool /var/tmp/spool
   nf-sender status --watch
   nf-sender --config new.toml check
@@ -136,7 +151,19 @@ fn command() -> Command {
             Command::new("reconnect")
                 .about("Make the running nf-sender try its receivers now instead of waiting"),
         )
-        .subcommand(check_command());
+        .subcommand(check_command())
+        .subcommand(keygen_command())
+        .subcommand(
+            Command::new("join")
+                .about(
+                    "Write what a token of `nf-receiver invite` says (receiver, id, key and cipher) into the \
+                     configuration, and make a running nf-sender take it up; safe to repeat",
+                )
+                .arg(Arg::new("token").value_name("TOKEN").required(true).allow_hyphen_values(true).help(
+                    "The token; - reads it from standard input, which keeps the key in it out of `ps` and of the \
+                     shell's history",
+                )),
+        );
     with_options(command, ROWS)
 }
 
@@ -155,6 +182,10 @@ fn action(subcommand: Option<(&str, &ArgMatches)>) -> SenderAction {
         }
         Some(("reconnect", _)) => SenderAction::Reconnect,
         Some(("check", _)) => SenderAction::Check,
+        Some(("keygen", matches)) => SenderAction::Keygen { file: keygen_file(matches) },
+        Some(("join", matches)) => {
+            SenderAction::Join { token: matches.get_one::<String>("token").cloned().unwrap_or_default() }
+        }
         _ => SenderAction::Run,
     }
 }

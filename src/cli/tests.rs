@@ -45,7 +45,7 @@ fn what_is_not_there_is_refused_as_unknown() {
         let error = sender(&format!("nf-sender {option}")).unwrap_err();
         assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument, "{option}");
     }
-    assert!(sender("nf-sender keygen").is_err());
+    assert!(sender("nf-sender join").is_err());
     let receiver = |line: &str| parse_receiver(line.split(' ').map(OsString::from));
     assert!(receiver("nf-receiver --source=own").is_err());
     assert!(receiver("nf-receiver reconnect").is_err());

@@ -20,9 +20,21 @@ pub(super) struct Files {
     pub(super) table: Table,
 }
 
+/// The file that is read where none is named.
+pub(super) fn default_path(service: &str) -> PathBuf {
+    format!("/etc/{service}/{service}.toml").into()
+}
+
+/// Where the drop-ins of `file` are.
+pub(super) fn drop_in_directory(file: &Path) -> PathBuf {
+    let mut directory = file.as_os_str().to_owned();
+    directory.push(".d");
+    directory.into()
+}
+
 /// Reads `file`, which must exist, or else the default file of `service`, which may be absent.
 pub(super) fn read(service: &str, file: Option<&Path>) -> Result<Files, ConfigError> {
-    let default = PathBuf::from(format!("/etc/{service}/{service}.toml"));
+    let default = default_path(service);
     let path = file.unwrap_or(&default);
     let mut files = Files { read: Vec::new(), table: Table::default() };
     let may_be_absent = file.is_none();
@@ -49,9 +61,7 @@ impl Files {
 
 /// The drop-ins of `path`, sorted by name; hidden files are none.
 fn drop_ins(path: &Path) -> Result<Vec<PathBuf>, Problem> {
-    let mut directory = path.as_os_str().to_owned();
-    directory.push(".d");
-    let directory = PathBuf::from(directory);
+    let directory = drop_in_directory(path);
     let unreadable = |source| Problem::Unreadable { path: directory.clone(), source };
     let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,

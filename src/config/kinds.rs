@@ -53,6 +53,11 @@ pub(super) fn prefix(value: &Value) -> Understood<IpNet> {
     text.parse().ok().map(|net: IpNet| net.trunc()).or_else(single).ok_or_else(|| expected.to_owned())
 }
 
+/// A text that is understood elsewhere.
+pub(super) fn text_of_any_kind(value: &Value) -> Understood<String> {
+    text(value).map(str::to_owned).ok_or_else(|| "a text".to_owned())
+}
+
 pub(super) fn sender_id(value: &Value) -> Understood<SenderId> {
     parsed(value, "an id such as \"brno-edge\"")
 }

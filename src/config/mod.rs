@@ -14,7 +14,6 @@ mod receiver;
 mod reconnect;
 mod report;
 mod sender;
-mod spool_encryption;
 mod surroundings;
 mod value;
 
@@ -22,12 +21,14 @@ use std::path::{Path, PathBuf};
 
 pub use error::{ConfigError, Problem};
 pub use host_port::{HostPort, HostPortError};
-pub use protection::{KeyPair, KeySource, ReceiverProtection, SenderKeys, SenderProtection};
+pub use protection::{
+    KeyPair, KeySource, ReceiverProtection, ReceiverTlsSettings, SenderKeys, SenderProtection,
+    SpoolEncryption, TlsFiles,
+};
 pub use receiver::{CollectorSettings, ReceiverSettings};
 pub use reconnect::Reconnect;
 pub use report::Report;
 pub use sender::{SenderSettings, SpoolSettings};
-pub use spool_encryption::SpoolEncryption;
 pub use surroundings::Surroundings;
 pub use value::Origin;
 
@@ -93,6 +94,16 @@ pub fn control_path(
     let control =
         Reader::new(table, &mut problems).take("control", surroundings.control_path(service), kinds::path);
     control.ok_or(ConfigError(problems))
+}
+
+/// The configuration file of `service`: `file`, or else its default one.
+pub fn file_path(service: &str, file: Option<&Path>) -> PathBuf {
+    file.map_or_else(|| files::default_path(service), Path::to_owned)
+}
+
+/// Where the drop-ins of the configuration `file` are.
+pub fn drop_in_directory(file: &Path) -> PathBuf {
+    files::drop_in_directory(file)
 }
 
 fn load<S>(

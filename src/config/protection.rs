@@ -4,7 +4,7 @@
 use core::fmt;
 use std::path::PathBuf;
 
-use crate::config::reader::Reader;
+use crate::config::reader::{Noted, Reader};
 use crate::config::{Surroundings, kinds};
 use crate::limits;
 use crate::secure::Suite;
@@ -12,6 +12,9 @@ use crate::sequence::SenderId;
 
 /// Name of the systemd credential that holds the shared key.
 const KEY_CREDENTIAL: &str = "key";
+
+/// Name of the systemd credential that holds the key of the spool.
+const SPOOL_KEY_CREDENTIAL: &str = "spool-key";
 
 /// Where a key is to be found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +51,35 @@ pub enum SenderProtection {
         /// What it is used with.
         suite: Suite,
     },
+    /// By TLS.
+    Tls {
+        /// The PEM files.
+        files: TlsFiles,
+        /// What the receiver's certificate must be called, if not like the receiver.
+        server_name: Option<String>,
+    },
+}
+
+/// PEM files of one side of TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Certificates of those who sign the other side's.
+    pub authority: PathBuf,
+    /// The own certificate.
+    pub certificate: PathBuf,
+    /// The own private key.
+    pub key: PathBuf,
+}
+
+/// How nf-receiver speaks TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceiverTlsSettings {
+    /// The PEM files.
+    pub files: TlsFiles,
+    /// PEM files with lists of certificates that were revoked.
+    pub revoked: Vec<PathBuf>,
+    /// Names that are let in; empty: all that the authority signed.
+    pub senders: Vec<SenderId>,
 }
 
 /// Whom nf-receiver lets in.
@@ -61,12 +93,14 @@ pub struct ReceiverProtection {
     pub shared: Option<KeyPair>,
     /// Senders with keys of their own; no two have one id.
     pub senders: Vec<SenderKeys>,
+    /// How senders with certificates are let in, if they are.
+    pub tls: Option<ReceiverTlsSettings>,
 }
 
 impl ReceiverProtection {
     /// Whether any sender can prove who it is.
-    pub fn has_keys(&self) -> bool {
-        self.shared.is_some() || !self.senders.is_empty()
+    pub fn has_proofs(&self) -> bool {
+        self.shared.is_some() || !self.senders.is_empty() || self.tls.is_some()
     }
 }
 
@@ -88,8 +122,34 @@ pub struct SenderKeys {
     pub keys: KeyPair,
 }
 
+/// Whether the spool is encrypted, and where its keys are. Keys open what is there, whether more is encrypted or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolEncryption {
+    /// Whether what goes to disk is encrypted; only with a `current` key.
+    pub encrypt: bool,
+    /// The key.
+    pub current: Option<KeySource>,
+    /// The key before it.
+    pub previous: Option<KeySource>,
+}
+
+pub(super) fn read_spool(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<SpoolEncryption> {
+    let encrypt = reader.take("encrypt", false, kinds::boolean);
+    let file = reader.optional("key-file", kinds::path);
+    let previous = previous_key(reader);
+    let credential = || surroundings.credential(SPOOL_KEY_CREDENTIAL).map(KeySource::Credential);
+    let (encrypt, current) = (encrypt?, file?.map(KeySource::File).or_else(credential));
+    if encrypt && current.is_none() {
+        reader.refuse_alone(
+            "encrypt",
+            "key-file (nf-sender keygen makes keys) or the systemd credential spool-key",
+        );
+    }
+    Some(SpoolEncryption { encrypt, current, previous: previous? })
+}
+
 /// Where the key of either side is, if it has one: what was said last of -k and `key-file`, else the credential.
-fn key_source(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<Option<KeySource>> {
+fn key_source(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Noted<Option<KeySource>> {
     let typed = reader.optional_secret("key", kinds::standard_input)?.map(|()| KeySource::StandardInput);
     let file = reader.optional("key-file", kinds::path)?.map(KeySource::File);
     Some(match (typed, file) {
@@ -106,20 +166,58 @@ pub(super) fn read_sender(reader: &mut Reader<'_>, surroundings: &Surroundings) 
     let plaintext = reader.take("plaintext", false, kinds::boolean);
     let source = key_source(reader, surroundings);
     let suite = reader.take("cipher", Suite::Blowfish.name(), kinds::one_of(Suite::NAMED));
-    let (plaintext, source, suite) = (plaintext?, source?, suite?);
-    let Some(source) = source else {
-        return Some(if plaintext { SenderProtection::Plaintext } else { SenderProtection::LoopbackOnly });
-    };
-    let is_plain = plaintext
-        && match source {
-            KeySource::StandardInput => reader.chosen("plaintext", "key")?,
-            KeySource::File(_) => reader.chosen("plaintext", "key-file")?,
-            KeySource::Credential(_) => true,
-        };
-    if is_plain {
-        return Some(SenderProtection::Plaintext);
+    let tls = reader.section("tls", |reader| {
+        let files = tls_files(reader);
+        let server_name = reader.optional("server-name", kinds::text_of_any_kind);
+        Some((files?, server_name?))
+    });
+    let (plaintext, source, suite, (tls, server_name)) = (plaintext?, source?, suite?, tls?);
+    // Each alternative with the key that asks for it; a credential gives way to all that was said.
+    let mut said: Vec<(&str, SenderProtection)> = Vec::new();
+    if plaintext {
+        said.push(("plaintext", SenderProtection::Plaintext));
     }
-    Some(SenderProtection::Key { source, suite })
+    if let Some(files) = tls {
+        said.push(("tls.certificate", SenderProtection::Tls { files, server_name }));
+    }
+    match source {
+        Some(source @ KeySource::StandardInput) => {
+            said.push(("key", SenderProtection::Key { source, suite }))
+        }
+        Some(source @ KeySource::File(_)) => said.push(("key-file", SenderProtection::Key { source, suite })),
+        Some(source @ KeySource::Credential(_)) if said.is_empty() => {
+            return Some(SenderProtection::Key { source, suite });
+        }
+        _ => {}
+    }
+    let mut said = said.into_iter();
+    let Some(mut chosen) = said.next() else { return Some(SenderProtection::LoopbackOnly) };
+    for other in said {
+        if !reader.chosen(chosen.0, other.0)? {
+            chosen = other;
+        }
+    }
+    Some(chosen.1)
+}
+
+/// The PEM files of a `[tls]` table: all three, or none.
+fn tls_files(reader: &mut Reader<'_>) -> Noted<Option<TlsFiles>> {
+    let authority = reader.optional("authority", kinds::path)?;
+    let certificate = reader.optional("certificate", kinds::path)?;
+    let key = reader.optional("key", kinds::path)?;
+    match (authority, certificate, key) {
+        (None, None, None) => Some(None),
+        (Some(authority), Some(certificate), Some(key)) => {
+            Some(Some(TlsFiles { authority, certificate, key }))
+        }
+        (authority, certificate, key) => {
+            let missing = [("authority", authority), ("certificate", certificate), ("key", key)];
+            for (name, _) in missing.into_iter().filter(|(_, path)| path.is_none()) {
+                reader.note_missing(name);
+            }
+            None
+        }
+    }
 }
 
 pub(super) fn read_receiver(
@@ -132,6 +230,12 @@ pub(super) fn read_receiver(
     let names = Suite::NAMED.map(|(name, _)| name);
     let suites = reader.list("ciphers", names, 1..=names.len(), kinds::one_of(Suite::NAMED));
     let senders = reader.tables("sender", "id", [], 0..=limits::SENDERS_MAX, read_sender_keys);
+    let tls = reader.section("tls", |reader| {
+        let Some(files) = tls_files(reader)? else { return Some(None) };
+        let revoked = reader.list("revoked", [], 0..=limits::REVOKED_MAX, kinds::path);
+        let senders = reader.list("senders", [], 0..=limits::SENDERS_MAX, kinds::sender_id);
+        Some(Some(ReceiverTlsSettings { files, revoked: revoked?, senders: senders? }))
+    });
     let (current, previous) = (current?, previous?);
     if current.is_none() && previous.is_some() {
         reader.refuse_alone("previous-key-file", "key-file");
@@ -143,10 +247,11 @@ pub(super) fn read_receiver(
         suites: suites?,
         shared: current.map(|current| KeyPair { current, previous }),
         senders,
+        tls: tls?,
     })
 }
 
-fn previous_key(reader: &mut Reader<'_>) -> Option<Option<KeySource>> {
+fn previous_key(reader: &mut Reader<'_>) -> Noted<Option<KeySource>> {
     Some(reader.optional("previous-key-file", kinds::path)?.map(KeySource::File))
 }
 

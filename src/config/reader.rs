@@ -13,6 +13,9 @@ use crate::config::report::InEffect;
 use crate::config::value::{Found, Table, Value};
 use crate::config::{Origin, Problem};
 
+/// What was read; `None` means that a problem was noted.
+pub(super) type Noted<T> = Option<T>;
+
 /// A table being read.
 pub(super) struct Reader<'p> {
     table: Table,
@@ -62,9 +65,14 @@ impl<'p> Reader<'p> {
             return self.take(key, "", understand);
         }
         self.known.push(key);
-        self.problems
-            .push(Problem::Missing { origin: self.origin.clone(), key: format!("{}{key}", self.prefix) });
+        self.note_missing(key);
         None
+    }
+
+    /// Notes that `key` must be here.
+    pub(super) fn note_missing(&mut self, key: &str) {
+        let key = format!("{}{key}", self.prefix);
+        self.problems.push(Problem::Missing { origin: self.origin.clone(), key });
     }
 
     /// The value of `key`, if it is there.
@@ -72,7 +80,7 @@ impl<'p> Reader<'p> {
         &mut self,
         key: &'static str,
         understand: impl FnOnce(&Value) -> Understood<T>,
-    ) -> Option<Option<T>> {
+    ) -> Noted<Option<T>> {
         if self.table.contains(key) {
             // The default is never looked at.
             return self.take(key, "", understand).map(Some);
@@ -86,7 +94,7 @@ impl<'p> Reader<'p> {
         &mut self,
         key: &'static str,
         understand: impl Fn(&Value) -> Understood<T>,
-    ) -> Option<Option<T>> {
+    ) -> Noted<Option<T>> {
         if let Some(found) = self.table.get_mut(key)
             && understand(&found.value).is_err()
         {
@@ -224,13 +232,6 @@ impl<'p> Reader<'p> {
     pub(super) fn refuse_alone(&mut self, key: &str, other: &str) {
         if let Some(value) = self.taken(key) {
             self.refuse(value, format!("{other} beside it"));
-        }
-    }
-
-    /// Notes that the value of `key`, which was taken, does not do without what is `expected`.
-    pub(super) fn refuse_taken(&mut self, key: &str, expected: &str) {
-        if let Some(value) = self.taken(key) {
-            self.refuse(value, expected.to_owned());
         }
     }
 

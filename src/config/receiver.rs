@@ -22,6 +22,8 @@ pub struct ReceiverSettings {
     pub collectors: Vec<CollectorSettings>,
     /// Connections at once; `1 <= connections`.
     pub connections: usize,
+    /// Connections that have not proven who they are: in all, and from one source; both at least 1.
+    pub strangers: (usize, usize),
     /// A connection that is not agreed after this long is given up.
     pub handshake_timeout: Duration,
     /// Where the control socket is.
@@ -50,17 +52,26 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
             Value::number("10000"),
             kinds::whole_number(1..=limits::CONNECTIONS_MAX),
         );
+        let strangers =
+            reader.take("strangers", Value::number("256"), kinds::whole_number(1..=limits::CONNECTIONS_MAX));
+        let per_source = reader.take(
+            "strangers-per-source",
+            Value::number("8"),
+            kinds::whole_number(1..=limits::CONNECTIONS_MAX),
+        );
         let bounds = limits::HANDSHAKE_TIMEOUT_MIN..=limits::HANDSHAKE_TIMEOUT_MAX;
         let handshake_timeout = reader.take("handshake-timeout", "10s", kinds::duration(bounds));
-        Some((usize::try_from(connections?).ok()?, handshake_timeout?))
+        let count = |count: u32| usize::try_from(count).ok();
+        Some((count(connections?)?, (count(strangers?)?, count(per_source?)?), handshake_timeout?))
     });
-    let (connections, handshake_timeout) = limits?;
+    let (connections, strangers, handshake_timeout) = limits?;
     Some(ReceiverSettings {
         listen: listen?,
         protection: protection?,
         state: state?,
         collectors: collectors?,
         connections,
+        strangers,
         handshake_timeout,
         control: control?,
     })
@@ -69,7 +80,7 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
 impl ReceiverSettings {
     /// Sentences about what is allowed, but probably not meant.
     pub(super) fn warnings(&self) -> Vec<String> {
-        match (self.protection.has_keys(), self.protection.plaintext) {
+        match (self.protection.has_proofs(), self.protection.plaintext) {
             (true, true) => vec![
                 "senders with a key are let in, and senders in clear text as well: \
                  set plaintext = false once all of them have a key"

@@ -11,7 +11,6 @@ use crate::config::reader::Reader;
 use crate::config::value::Value;
 use crate::config::{
     HostPort, Reconnect, SENDER, SenderProtection, SpoolEncryption, Surroundings, kinds, protection,
-    spool_encryption,
 };
 use crate::limits;
 use crate::sequence::SenderId;
@@ -53,7 +52,7 @@ pub struct SpoolSettings {
     pub sync_after: Duration,
     /// How batches are stored and sent.
     pub compression: Compression,
-    /// Whether they are encrypted on disk, and with which key.
+    /// Whether they are encrypted on disk, and how.
     pub encryption: SpoolEncryption,
 }
 
@@ -102,7 +101,7 @@ fn read_spool(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<Sp
         reader.take("sync-after", "1s", kinds::duration(Duration::ZERO..=limits::SYNC_AFTER_MAX));
     let compressions = kinds::one_of([("none", Compression::None), ("zstd", Compression::Zstd)]);
     let compression = reader.take("compression", "none", compressions);
-    let encryption = spool_encryption::read(reader, surroundings);
+    let encryption = protection::read_spool(reader, surroundings);
     Some(SpoolSettings {
         directory: directory?,
         policy: policy?,

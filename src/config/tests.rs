@@ -75,7 +75,6 @@ fn an_empty_file_gives_the_documented_defaults_of_nf_sender() {
     assert_eq!(settings.spool.policy, Policy::default());
     assert_eq!(settings.spool.sync_after, Duration::from_secs(1));
     assert_eq!(settings.spool.compression, Compression::None);
-    assert_eq!(settings.spool.encryption, SpoolEncryption::default());
     let delays: Vec<u64> = settings.reconnect.schedule().take(7).map(|delay| delay.as_secs()).collect();
     assert_eq!(delays, [1, 3, 9, 27, 81, 243, 243]);
 }
@@ -95,6 +94,7 @@ fn an_empty_file_gives_the_documented_defaults_of_nf_receiver() {
         suites: vec![Suite::Blowfish, Suite::ChaCha20Poly1305, Suite::Aes256Gcm],
         shared: None,
         senders: Vec::new(),
+        tls: None,
     };
     assert_eq!((settings.protection, settings.connections), (protection, 10_000));
     assert_eq!(settings.handshake_timeout, Duration::from_secs(10));
@@ -162,9 +162,6 @@ fn every_key_of_nf_sender_is_taken_over() {
         when-full = "drop-newest"
         sync-after = "0s"
         compression = "zstd"
-        encrypt = true
-        key-file = "/etc/nf-sender/spool-key"
-        previous-key-file = "/etc/nf-sender/spool-key.old"
     "#;
     let settings = File::new(text).sender().unwrap().settings;
     assert_eq!(settings.listen.len(), 2);
@@ -194,12 +191,6 @@ fn every_key_of_nf_sender_is_taken_over() {
     assert_eq!(settings.spool.policy, policy);
     assert_eq!(settings.spool.sync_after, Duration::ZERO);
     assert_eq!(settings.spool.compression, Compression::Zstd);
-    let encryption = SpoolEncryption {
-        encrypt: true,
-        key: Some(KeySource::File("/etc/nf-sender/spool-key".into())),
-        previous_key: Some(KeySource::File("/etc/nf-sender/spool-key.old".into())),
-    };
-    assert_eq!(settings.spool.encryption, encryption);
 }
 
 #[test]
@@ -239,7 +230,7 @@ fn an_unknown_key_is_refused_with_its_line_and_the_known_ones() {
     assert_eq!(
         sender_refusal("# receivers\n\nrecievers = []\n"),
         "c.toml:3: unknown key 'recievers'; known keys here: \
-         listen, allow, receivers, plaintext, key, key-file, cipher, id, heartbeat, control, reconnect, spool"
+         listen, allow, receivers, plaintext, key, key-file, cipher, tls, id, heartbeat, control, reconnect, spool"
     );
     assert_eq!(
         sender_refusal("[spool]\nmax_size = \"1GiB\"\n"),

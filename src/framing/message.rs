@@ -83,17 +83,23 @@ pub enum RefusalCode {
     StorageFailed,
     /// The same sender opened a newer connection.
     Superseded,
+    /// The sender is not let in any more.
+    NotAdmitted,
+    /// The receiver carries as many connections as it may.
+    TooManyConnections,
     /// A reason that only a newer receiver knows.
     Other(u8),
 }
 
 impl RefusalCode {
     /// Every reason that this version knows, with its number on the wire.
-    const ALL: [(Self, u8); 4] = [
+    const ALL: [(Self, u8); 6] = [
         (Self::UnsupportedVersion, 1),
         (Self::BrokenProtocol, 2),
         (Self::StorageFailed, 3),
         (Self::Superseded, 4),
+        (Self::NotAdmitted, 5),
+        (Self::TooManyConnections, 6),
     ];
 
     fn code(self) -> u8 {

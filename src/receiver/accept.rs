@@ -5,14 +5,16 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use crate::receiver::serve::{Shared, serve};
-use crate::secure::preface::{Mode, Parsed, Preface, PrefaceError, Status};
+use crate::receiver::serve::{Shared, serve, turn_back};
+use crate::receiver::strangers::{Place, Strangers};
+use crate::secure::{Admission, Admitted, Pass, ReceiverHandshake, Turned};
+use crate::sequence::SenderId;
+use crate::service::stream::{ShakeError, Stream, shake};
 use crate::service::{Stop, counted};
 
 /// How long the listener rests when the system has no file descriptor left for a connection.
@@ -20,28 +22,31 @@ const REST: Duration = Duration::from_millis(100);
 
 /// Why a connection came to nothing before it had a session.
 #[derive(Debug, thiserror::Error)]
-enum Turned {
+enum Rejected {
     #[error("{0}")]
-    Preface(#[from] PrefaceError),
-    #[error("refused: {0}")]
-    Refused(Status),
-    #[error("closed before it said who it is: {0}")]
-    Lost(#[from] io::Error),
-    #[error("closed unheard: there are too many connections; raise limits.connections or stop other senders")]
-    Unheard,
-    #[error("did not say who it is in time")]
+    Turned(Turned),
+    #[error("closed before it had proven who it is: {0}")]
+    Lost(io::Error),
+    #[error(
+        "had not proven who it is when others needed its place (limits.strangers, limits.strangers-per-source)"
+    )]
+    Crowded,
+    #[error("did not prove who it is in time (limits.handshake-timeout)")]
     TimedOut,
+    #[error("there are too many connections: raise limits.connections, or stop other senders")]
+    NoPlace,
 }
 
 /// What all listeners share.
 #[derive(Debug)]
 pub(crate) struct Gate {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) plaintext: bool,
+    /// Whom to let in, as of now.
+    pub(crate) admission: watch::Receiver<Arc<Admission>>,
     pub(crate) handshake_timeout: Duration,
+    /// Places for those that were let in.
     pub(crate) connections: Arc<Semaphore>,
-    /// Connections beyond the limit that are being told so.
-    pub(crate) refusals: Arc<Semaphore>,
+    pub(crate) strangers: Arc<Strangers>,
 }
 
 impl Gate {
@@ -54,7 +59,8 @@ impl Gate {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
                         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                        sessions.spawn(self.clone().admit(stream, peer, stop.clone()));
+                        let place = self.strangers.enter(peer.ip());
+                        sessions.spawn(self.clone().admit(stream, peer, place, stop.clone()));
                     }
                     Err(error) => {
                         // No peer is known: the unspecified address stands for all.
@@ -71,92 +77,88 @@ impl Gate {
         while sessions.join_next().await.is_some() {}
     }
 
-    async fn admit(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr, mut stop: Stop) {
+    /// Lets a stranger in, or not, and serves it until it ends.
+    async fn admit(self: Arc<Self>, mut tcp: TcpStream, peer: SocketAddr, mut place: Place, mut stop: Stop) {
         let deadline = Instant::now() + self.handshake_timeout;
-        let place = self.connections.clone().try_acquire_owned();
-        let refusal = if place.is_err() { Some(self.refusals.clone().try_acquire_owned()) } else { None };
-        if let Some(Err(_)) = refusal {
-            return self.complain(peer, &Turned::Unheard);
-        }
-        let greeting = timeout_at(deadline, self.greet(&mut stream, peer, place.is_ok()));
         let outcome = tokio::select! {
-            outcome = greeting => outcome.unwrap_or(Err(Turned::TimedOut)),
+            outcome = timeout_at(deadline, self.greet(&mut tcp, peer)) => {
+                outcome.unwrap_or(Err(Rejected::TimedOut))
+            }
+            () = place.lost() => Err(Rejected::Crowded),
             () = stop.told() => return,
         };
-        match outcome {
-            Ok(preface) => {
-                serve(&self.shared, stream, peer, preface.sender, deadline, stop).await;
-            }
-            Err(turned) => self.complain(peer, &turned),
-        }
-        drop((place, refusal));
-    }
-
-    /// Reads the preface and answers it.
-    async fn greet(
-        &self,
-        stream: &mut TcpStream,
-        peer: SocketAddr,
-        has_place: bool,
-    ) -> Result<Preface, Turned> {
-        let preface = match read_preface(stream).await {
-            Err(Turned::Preface(PrefaceError::Version(_))) => {
-                return self.refuse(stream, Status::UnsupportedVersion).await;
-            }
-            other => other?,
+        let Admitted { channel, sender, pass } = match outcome {
+            Ok(admitted) => admitted,
+            Err(rejected) => return self.complain(peer, &rejected),
         };
-        let status = match preface.mode {
-            _ if !has_place => Status::TooManyConnections,
-            Mode::None if !self.plaintext && !peer.ip().is_loopback() => Status::EncryptionRequired,
-            mode => mode.answer_without_keys(),
-        };
-        if status != Status::Accepted {
-            return self.refuse(stream, status).await;
+        if matches!(pass, Pass::Key { .. }) {
+            self.strangers.know(peer.ip());
         }
-        stream.set_nodelay(true)?;
-        stream.write_all(&status.encode_reply()).await?;
-        Ok(preface)
+        let stream = Stream::new(tcp, channel);
+        let Ok(_connection) = self.connections.clone().try_acquire_owned() else {
+            self.complain(peer, &Rejected::NoPlace);
+            // Until it is told so it stays in its place among the strangers, of which there are few.
+            return turn_back(stream, &Rejected::NoPlace.to_string()).await;
+        };
+        drop(place);
+        let admission = self.admission.clone();
+        serve(&self.shared, stream, peer, Known { sender, pass, admission }, deadline, stop).await;
     }
 
-    async fn refuse(&self, stream: &mut TcpStream, status: Status) -> Result<Preface, Turned> {
-        stream.write_all(&status.encode_reply()).await?;
-        stream.shutdown().await?;
-        Err(Turned::Refused(status))
+    /// Finds out who the peer is.
+    async fn greet(&self, tcp: &mut TcpStream, peer: SocketAddr) -> Result<Admitted, Rejected> {
+        tcp.set_nodelay(true).map_err(Rejected::Lost)?;
+        let admission = self.admission.borrow().clone();
+        let handshake = ReceiverHandshake::new(admission, peer.ip().is_loopback());
+        shake(tcp, handshake).await.map_err(|error| match error {
+            ShakeError::Lost(error) => Rejected::Lost(error),
+            ShakeError::Failed(turned) => Rejected::Turned(turned),
+        })
     }
 
-    fn complain(&self, peer: SocketAddr, turned: &Turned) {
+    fn complain(&self, peer: SocketAddr, rejected: &Rejected) {
+        self.shared.note_refused(peer, rejected.to_string());
         if let Some(held_back) = self.shared.may_complain(peer.ip()) {
-            tracing::warn!(%peer, held_back = counted(held_back), "turned a connection away: {turned}");
+            tracing::warn!(%peer, held_back = counted(held_back), "turned a connection away: {rejected}");
         }
     }
 }
 
-async fn read_preface(stream: &mut TcpStream) -> Result<Preface, Turned> {
-    let mut bytes = Vec::new();
-    loop {
-        match Preface::parse(&bytes)? {
-            Parsed::Here(preface) => return Ok(preface),
-            Parsed::NeedMore(total) => {
-                let missing = u64::try_from(total.saturating_sub(bytes.len())).unwrap_or(0);
-                if (&mut *stream).take(missing).read_buf(&mut bytes).await? == 0 {
-                    return Err(Turned::Lost(io::ErrorKind::UnexpectedEof.into()));
-                }
+/// A sender that was let in, and whom to let in from now on.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) sender: SenderId,
+    pub(crate) pass: Pass,
+    pub(crate) admission: watch::Receiver<Arc<Admission>>,
+}
+
+impl Known {
+    /// Waits until this sender is not let in any more.
+    pub(crate) async fn expelled(&mut self) {
+        while self.admission.changed().await.is_ok() {
+            if !self.admission.borrow_and_update().still_admits(&self.sender, &self.pass) {
+                return;
             }
         }
+        core::future::pending().await
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use crate::receiver::ahead::Ahead;
     use crate::receiver::output::Outputs;
     use crate::receiver::positions::Positions;
     use crate::receiver::seats::Seats;
-    use crate::service::stop_channel;
+    use crate::secure::preface::{CHALLENGE_LEN, Mode, Preface, REPLY_LEN, Status};
+    use crate::service::{Stopper, stop_channel};
     use std::sync::Mutex;
+    use tokio::task::JoinHandle;
 
-    /// A gate with one place, and the directory that it keeps positions in.
+    /// A gate with one place for a sender in clear text, and the directory that it keeps positions in.
     fn gate() -> (Arc<Gate>, tempfile::TempDir) {
         let state = tempfile::tempdir().unwrap();
         let gate = Gate {
@@ -167,56 +169,75 @@ mod tests {
                 ahead: Ahead::take_up(state.path()),
                 complaints: Mutex::default(),
                 news: Mutex::default(),
+                refused: Mutex::default(),
             }),
-            plaintext: false,
+            admission: watch::channel(Arc::default()).1,
             handshake_timeout: Duration::from_secs(300),
             connections: Arc::new(Semaphore::new(1)),
-            refusals: Arc::new(Semaphore::new(1)),
+            strangers: Strangers::new(4, 2),
         };
         (Arc::new(gate), state)
     }
 
-    /// Connects, and waits until the connection is admitted: a place of `places` is taken.
-    async fn connect(address: SocketAddr, places: &Semaphore) -> TcpStream {
-        let peer = TcpStream::connect(address).await.unwrap();
-        while places.available_permits() > 0 {
-            tokio::task::yield_now().await;
-        }
+    fn preface() -> Vec<u8> {
+        Preface::encode_plain(&"edge".parse().unwrap())
+    }
+
+    /// A gate that runs, and its address.
+    async fn running() -> (Arc<Gate>, SocketAddr, tempfile::TempDir, Stopper, JoinHandle<()>) {
+        let (gate, state) = gate();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stopper, stop) = stop_channel();
+        let running = tokio::spawn(gate.clone().run(listener, stop));
+        (gate, address, state, stopper, running)
+    }
+
+    /// A sender that was let in.
+    async fn greeted(address: SocketAddr) -> TcpStream {
+        let mut peer = TcpStream::connect(address).await.unwrap();
+        peer.write_all(&preface()).await.unwrap();
+        let mut reply = [0; REPLY_LEN];
+        peer.read_exact(&mut reply).await.unwrap();
+        assert_eq!(reply, Status::Accepted.encode_reply(Mode::None, [0; CHALLENGE_LEN]));
         peer
     }
 
     #[tokio::test]
     async fn a_peer_that_says_nothing_does_not_hold_up_the_end() {
-        for greeted in [false, true] {
-            let (gate, _state) = gate();
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let address = listener.local_addr().unwrap();
-            let (stopper, stop) = stop_channel();
-            let running = tokio::spawn(gate.clone().run(listener, stop));
-            let mut peer = connect(address, &gate.connections).await;
-            if greeted {
-                peer.write_all(&Preface::encode_plain(&"edge".parse().unwrap())).await.unwrap();
-                peer.read_u8().await.unwrap();
-            }
+        for says_who in [false, true] {
+            let (_gate, address, _state, stopper, running) = running().await;
+            let peer =
+                if says_who { greeted(address).await } else { TcpStream::connect(address).await.unwrap() };
             stopper.stop();
             tokio::time::timeout(Duration::from_secs(30), running).await.unwrap().unwrap();
+            drop(peer);
         }
     }
 
     #[tokio::test]
-    async fn connections_beyond_the_limit_are_closed_unheard_if_too_many_are_being_refused() {
-        let (gate, _state) = gate();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (_stopper, stop) = stop_channel();
-        tokio::spawn(gate.clone().run(listener, stop));
-        let _in_place = connect(address, &gate.connections).await;
-        let mut refused = connect(address, &gate.refusals).await;
-        let mut unheard = TcpStream::connect(address).await.unwrap();
-        assert_eq!(unheard.read(&mut [0]).await.unwrap(), 0);
-        refused.write_all(&Preface::encode_plain(&"edge".parse().unwrap())).await.unwrap();
-        let mut reply = [0; 24];
-        refused.read_exact(&mut reply).await.unwrap();
-        assert_eq!(reply, Status::TooManyConnections.encode_reply());
+    async fn senders_beyond_the_limit_are_told_so_and_strangers_do_not_count() {
+        let (gate, address, _state, _stopper, _running) = running().await;
+        let _stranger = TcpStream::connect(address).await.unwrap();
+        let _in_place = greeted(address).await;
+        while gate.connections.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let mut told = Vec::new();
+        greeted(address).await.read_to_end(&mut told).await.unwrap();
+        let told = String::from_utf8_lossy(&told).into_owned();
+        assert!(told.contains("too many connections: raise limits.connections"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn the_oldest_stranger_makes_room_for_the_next_of_its_source() {
+        let (gate, address, _state, _stopper, _running) = running().await;
+        let mut oldest = TcpStream::connect(address).await.unwrap();
+        let _second = TcpStream::connect(address).await.unwrap();
+        let _third = TcpStream::connect(address).await.unwrap();
+        assert_eq!(oldest.read(&mut [0]).await.unwrap(), 0);
+        let refused = gate.shared.refused();
+        assert!(refused[0].reason.contains("limits.strangers"), "{refused:?}");
+        greeted(address).await;
     }
 }

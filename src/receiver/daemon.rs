@@ -9,16 +9,19 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Duration, MissedTickBehavior, interval, sleep};
 
-use crate::config::{HostPort, Loaded, ReceiverSettings};
-use crate::limits::{FILES_BESIDE, FILES_PER_CONNECTION, REFUSALS_AT_ONCE};
+use crate::config::{HostPort, ReceiverSettings};
+use crate::limits::{FILES_BESIDE, FILES_PER_CONNECTION};
 use crate::receiver::accept::Gate;
 use crate::receiver::ahead::{self, Ahead};
 use crate::receiver::output::Outputs;
 use crate::receiver::positions::Positions;
+use crate::receiver::reload::{Load, Reloader};
 use crate::receiver::seats::Seats;
 use crate::receiver::serve::Shared;
+use crate::receiver::strangers::Strangers;
 use crate::service::{
-    DaemonError, DirectoryLock, Stop, allow_open_files, logging, notify, sockets, stop_channel, watch_for,
+    DaemonError, DirectoryLock, ExpiryWatch, Stop, allow_open_files, certificate_status, logging, notify,
+    sockets, stop_channel, watch_for,
 };
 use crate::status::{
     CollectorState, CollectorStatus, ControlSocket, PeerState, ReceiverStatus, Reply, Request, Tally,
@@ -32,25 +35,30 @@ const TICK: Duration = Duration::from_secs(1);
 const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Runs nf-receiver until it is told to stop.
-pub(crate) fn run(loaded: Loaded<ReceiverSettings>) -> Result<(), DaemonError> {
+pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
+    let loaded = load()?;
     logging::start();
     for warning in loaded.report.warnings() {
         tracing::warn!("{warning}");
     }
     let settings = loaded.settings;
-    warn_of_few_files(settings.connections);
+    let reloader = Reloader::new(load, &settings)?;
+    warn_of_few_files(settings.connections, settings.strangers.0);
     let _lock = DirectoryLock::take(&settings.state)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| DaemonError::system(format_args!("cannot start the runtime: {error}")))?;
-    runtime.block_on(supervise(settings))
+    runtime.block_on(supervise(settings, Arc::new(reloader)))
 }
 
 /// More connections than files would end in refusals that look like faults.
-fn warn_of_few_files(connections: usize) {
-    let wanted =
-        u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(FILES_PER_CONNECTION) + FILES_BESIDE;
+fn warn_of_few_files(connections: usize, strangers: usize) {
+    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let wanted = count(connections)
+        .saturating_mul(FILES_PER_CONNECTION)
+        .saturating_add(count(strangers))
+        .saturating_add(FILES_BESIDE);
     if let Some(allowed) = allow_open_files().filter(|allowed| *allowed < wanted) {
         tracing::warn!(
             allowed,
@@ -61,9 +69,10 @@ fn warn_of_few_files(connections: usize) {
     }
 }
 
-async fn supervise(settings: ReceiverSettings) -> Result<(), DaemonError> {
+async fn supervise(settings: ReceiverSettings, reloader: Arc<Reloader>) -> Result<(), DaemonError> {
     let mut terminate = watch_for(SignalKind::terminate())?;
     let mut interrupt = watch_for(SignalKind::interrupt())?;
+    let mut hangup = watch_for(SignalKind::hangup())?;
     let listeners = listen(&settings.listen)?;
     let control = ControlSocket::bind(&settings.control).map_err(DaemonError::cannot_create)?;
     let positions = Positions::open(&settings.state).map_err(DaemonError::cannot_create)?;
@@ -71,19 +80,25 @@ async fn supervise(settings: ReceiverSettings) -> Result<(), DaemonError> {
     let (stop, stopped) = stop_channel();
     let shared: Arc<OnceLock<Arc<Shared>>> = Arc::default();
     let unresolved = settings.collectors.iter().map(|collector| unresolved(&collector.address)).collect();
-    let answers = tokio::spawn(control.serve(answer(shared.clone(), unresolved)));
-    let mut serving = tokio::spawn(serve(settings, listeners, positions, shared.clone(), stopped));
+    let answers = tokio::spawn(control.serve(answer(shared.clone(), unresolved, reloader.clone())));
+    let mut serving =
+        tokio::spawn(serve(settings, listeners, positions, reloader.clone(), shared.clone(), stopped));
     notify::ready();
 
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut expiry = ExpiryWatch::default();
+    let admission = reloader.admission();
     let outcome = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
+            // What is wrong with the settings is in the log; the daemon goes on.
+            _ = hangup.recv() => drop(reloader.reload()),
             _ = tick.tick() => match shared.get() {
                 Some(shared) => {
                     notify::status(&line(shared));
+                    expiry.look_at(admission.borrow().tls.as_ref().map(|tls| &tls.certificate));
                     sync(shared).await;
                 }
                 None => notify::status("looking up the names of the collectors; senders wait"),
@@ -134,6 +149,7 @@ async fn serve(
     settings: ReceiverSettings,
     listeners: Vec<TcpListener>,
     positions: Positions,
+    reloader: Arc<Reloader>,
     place: Arc<OnceLock<Arc<Shared>>>,
     mut stop: Stop,
 ) -> Result<(), DaemonError> {
@@ -152,14 +168,15 @@ async fn serve(
         ahead,
         complaints: Mutex::default(),
         news: Mutex::default(),
+        refused: Mutex::default(),
     });
     let shared = place.get_or_init(|| made).clone();
     let gate = Arc::new(Gate {
         shared,
-        plaintext: settings.protection.plaintext,
+        admission: reloader.admission(),
         handshake_timeout: settings.handshake_timeout,
         connections: Arc::new(Semaphore::new(settings.connections)),
-        refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE)),
+        strangers: Strangers::new(settings.strangers.0, settings.strangers.1),
     });
     let mut gates = JoinSet::new();
     for listener in listeners {
@@ -204,23 +221,35 @@ async fn sync(shared: &Arc<Shared>) {
 fn answer(
     shared: Arc<OnceLock<Arc<Shared>>>,
     unresolved: Vec<CollectorStatus>,
+    reloader: Arc<Reloader>,
 ) -> impl Fn(Request) -> Reply + Clone + Send + 'static {
     move |request| match request {
-        Request::Status => match serde_json::to_value(status(shared.get(), &unresolved)) {
+        Request::Status => match serde_json::to_value(status(shared.get(), &unresolved, &reloader)) {
             Ok(status) => Reply::Ok(status),
             Err(error) => Reply::Error(error.to_string()),
         },
         Request::Reconnect => Reply::Error("nf-receiver does not connect; ask nf-sender".to_owned()),
+        Request::Reload => match reloader.reload() {
+            Ok(()) => Reply::Ok(serde_json::Value::Null),
+            Err(error) => Reply::Error(error.to_string()),
+        },
     }
 }
 
 /// The status; before the collectors' names are resolved, with what is known of them then.
-fn status(shared: Option<&Arc<Shared>>, unresolved: &[CollectorStatus]) -> ReceiverStatus {
+fn status(
+    shared: Option<&Arc<Shared>>,
+    unresolved: &[CollectorStatus],
+    reloader: &Reloader,
+) -> ReceiverStatus {
+    let admission = reloader.admission().borrow().clone();
     ReceiverStatus {
         service: "nf-receiver".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         senders: shared.map_or_else(Vec::new, |shared| shared.seats.status()),
         collectors: shared.map_or_else(|| unresolved.to_vec(), |shared| collectors(&shared.outputs)),
+        certificate: admission.tls.as_ref().map(|tls| certificate_status(&tls.certificate)),
+        refused: shared.map_or_else(Vec::new, |shared| shared.refused()),
     }
 }
 

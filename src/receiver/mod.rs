@@ -4,16 +4,22 @@ mod accept;
 mod ahead;
 mod daemon;
 mod delivery;
+mod invite;
 mod output;
 mod positions;
+mod refused;
+mod reload;
 mod seats;
 mod serve;
+mod strangers;
 
 use std::env;
 use std::process;
 
 use crate::cli::{self, Invocation, ReceiverAction};
 use crate::config::{self, RECEIVER, Surroundings};
+use crate::receiver::invite::Change;
+use crate::service::pairing::keygen;
 use crate::service::{DaemonError, conceal_key, console, overrides};
 use crate::status::{self, Manner};
 
@@ -30,14 +36,24 @@ fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
     conceal_key(&given)?;
     let overrides = overrides(given);
     let surroundings = Surroundings::of_this_process();
-    let file = file.as_deref();
     match action {
-        ReceiverAction::Run => daemon::run(config::load_receiver(file, overrides, &surroundings)?),
-        ReceiverAction::Check => {
-            console::print(&config::load_receiver(file, overrides, &surroundings)?.report.to_string())
+        ReceiverAction::Run => daemon::run(Box::new(move || {
+            config::load_receiver(file.as_deref(), overrides.clone(), &surroundings)
+        })),
+        ReceiverAction::Check => console::print(
+            &config::load_receiver(file.as_deref(), overrides, &surroundings)?.report.to_string(),
+        ),
+        ReceiverAction::Keygen { file } => keygen(file.as_deref()),
+        ReceiverAction::Invite { id, address, renew, revoke } => {
+            let change = match (renew, revoke) {
+                (_, true) => Change::Revoke,
+                (true, _) => Change::Renew,
+                _ => Change::Invite,
+            };
+            invite::run(file.as_deref(), overrides, &surroundings, &id, address.as_deref(), change)
         }
         ReceiverAction::Status { json, watch } => {
-            let path = config::control_path(RECEIVER, file, overrides, &surroundings)?;
+            let path = config::control_path(RECEIVER, file.as_deref(), overrides, &surroundings)?;
             status::show(
                 &path,
                 Manner { json, watch },

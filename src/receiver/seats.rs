@@ -87,6 +87,8 @@ struct View {
     peer: SocketAddr,
     stream: StreamId,
     state: PeerState,
+    /// What encrypts the connection.
+    cipher: &'static str,
 }
 
 /// The right to deliver a sender's stream, while it lasts.
@@ -111,7 +113,7 @@ impl Seat {
         Self {
             turn: Arc::default(),
             newest: watch::Sender::new(0),
-            view: Mutex::new(View { peer, stream, state: PeerState::Disconnected }),
+            view: Mutex::new(View { peer, stream, state: PeerState::Disconnected, cipher: "none" }),
             counters: Counters::default(),
         }
     }
@@ -121,7 +123,12 @@ impl Seat {
     }
 
     /// Takes the seat: whoever sits there rises. `None` if a still newer connection came meanwhile.
-    pub(crate) async fn take(self: Arc<Self>, peer: SocketAddr, stream: StreamId) -> Option<Turn> {
+    pub(crate) async fn take(
+        self: Arc<Self>,
+        peer: SocketAddr,
+        stream: StreamId,
+        cipher: &'static str,
+    ) -> Option<Turn> {
         let mut number = 0;
         self.newest.send_modify(|newest| {
             *newest += 1;
@@ -132,7 +139,7 @@ impl Seat {
         if *newest.borrow() != number {
             return None;
         }
-        *self.view() = View { peer, stream, state: PeerState::Connected };
+        *self.view() = View { peer, stream, state: PeerState::Connected, cipher };
         Some(Turn { seat: self, current, newest })
     }
 
@@ -207,7 +214,7 @@ fn row(id: &SenderId, seat: &Seat) -> PeerStatus {
         stream: view.stream.to_string(),
         peer: view.peer.to_string(),
         state: view.state,
-        cipher: "none".to_owned(),
+        cipher: view.cipher.to_owned(),
         delivered: Tally { datagrams: get(&seat.counters.datagrams), bytes: get(&seat.counters.bytes) },
         duplicates: get(&seat.counters.duplicates),
         gaps: get(&seat.counters.gaps),
@@ -224,7 +231,7 @@ mod tests {
     async fn turn(seats: &Seats, id: &str) -> Turn {
         let peer = "192.0.2.1:40000".parse().unwrap();
         let seat = seats.seat(&id.parse().unwrap(), peer, STREAM);
-        seat.take(peer, STREAM).await.unwrap()
+        seat.take(peer, STREAM, "none").await.unwrap()
     }
 
     #[tokio::test]

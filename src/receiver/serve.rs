@@ -8,20 +8,23 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::Ready;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::batch::Batch;
 use crate::framing::{Hello, RefusalCode};
+use crate::receiver::accept::Known;
 use crate::receiver::ahead::Ahead;
 use crate::receiver::delivery::Delivery;
 use crate::receiver::output::Outputs;
 use crate::receiver::positions::{Positions, PositionsError};
+use crate::receiver::refused::Refused;
 use crate::receiver::seats::{Counters, Current, Pending, Seats, Turn};
 use crate::sequence::{Gap, Position, SenderId};
+use crate::service::stream::{Received, Stream, StreamError};
 use crate::service::{LogLimit, Stop, counted};
 use crate::session::{ReceiverEvent, ReceiverSession, SessionError};
+use crate::status::RefusedStatus;
 
 /// Bytes read from a connection at once.
 const READ_SIZE: usize = 64 * 1024;
@@ -38,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) ahead: Ahead,
     pub(crate) complaints: Mutex<LogLimit<IpAddr>>,
     pub(crate) news: Mutex<LogLimit<SenderId>>,
+    pub(crate) refused: Mutex<Refused>,
 }
 
 impl Shared {
@@ -45,6 +49,16 @@ impl Shared {
     pub(crate) fn may_complain(&self, peer: IpAddr) -> Option<u64> {
         let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
         complaints.admit(peer, Instant::now().into_std())
+    }
+
+    /// Notes for the status that `peer` was turned away.
+    pub(crate) fn note_refused(&self, peer: SocketAddr, reason: String) {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).note(peer, reason);
+    }
+
+    /// The peers turned away of late.
+    pub(crate) fn refused(&self) -> Vec<RefusedStatus> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).status()
     }
 
     /// Whether to log now that a session of `id` begins or ends; with how many such lines were held back.
@@ -61,12 +75,14 @@ enum Ended {
     Closed,
     #[error("the sender ended the session")]
     Goodbye,
-    #[error("connection lost: {0}")]
-    Lost(#[from] io::Error),
+    #[error("{0}")]
+    Stream(#[from] StreamError),
     #[error("{0}")]
     Session(#[from] SessionError),
     #[error("a newer connection of the same sender took over; if this goes on, two senders have the same id")]
     Superseded,
+    #[error("its key is not let in any more, since the configuration was reloaded")]
+    Expelled,
     #[error("no HELLO in time")]
     NoHello,
     #[error("{0}")]
@@ -78,14 +94,15 @@ enum Ended {
 /// Serves `stream` until it ends. A session must be agreed before `greeted_by`.
 pub(crate) async fn serve(
     shared: &Arc<Shared>,
-    mut stream: TcpStream,
+    mut stream: Stream,
     peer: SocketAddr,
-    id: SenderId,
+    known: Known,
     greeted_by: Instant,
     stop: Stop,
 ) {
     let mut stopping = stop.clone();
-    let mut connection = Connection { shared, session: ReceiverSession::new(), stop, was_told: false };
+    let id = known.sender.clone();
+    let mut connection = Connection { shared, session: ReceiverSession::new(), known, stop, was_told: false };
     let greeting = timeout_at(greeted_by, connection.greet(&mut stream, peer, &id));
     let greeted = tokio::select! {
         greeted = greeting => greeted.unwrap_or(Err(Ended::NoHello)),
@@ -95,8 +112,7 @@ pub(crate) async fn serve(
         Ok(mut turn) => connection.run(&mut stream, &mut turn).await,
         Err(ended) => ended,
     };
-    connection.part(&mut stream, &ended).await;
-    match ended {
+    match &ended {
         Ended::Closed | Ended::Goodbye | Ended::Superseded | Ended::Stopping => {
             let held_back = if connection.was_told { Some(0) } else { shared.is_news(&id) };
             if let Some(held_back) = held_back {
@@ -104,16 +120,26 @@ pub(crate) async fn serve(
             }
         }
         _ => {
+            shared.note_refused(peer, format!("session of {id} ended: {ended}"));
             if let Some(held_back) = shared.may_complain(peer.ip()) {
                 tracing::warn!(%peer, sender = %id, held_back = counted(held_back), "session ended: {ended}");
             }
         }
     }
+    connection.part(&mut stream, &ended).await;
+}
+
+/// Tells a sender that was let in that there is no place for it, and why.
+pub(crate) async fn turn_back(mut stream: Stream, reason: &str) {
+    let mut session = ReceiverSession::new();
+    session.refuse(RefusalCode::TooManyConnections, reason);
+    farewell(&mut stream, &mut session).await;
 }
 
 struct Connection<'a> {
     shared: &'a Shared,
     session: ReceiverSession,
+    known: Known,
     stop: Stop,
     /// Whether the log tells that this session began; then it tells that it ended, too.
     was_told: bool,
@@ -121,25 +147,21 @@ struct Connection<'a> {
 
 /// What ended a wait.
 enum Happened {
-    Readable(io::Result<()>),
-    Wrote(io::Result<usize>),
+    Socket(io::Result<Ready>),
     Delivered,
     Time,
     Wanted,
+    Expelled,
     Stop,
 }
 
 impl Connection<'_> {
     /// Waits for HELLO, takes the sender's seat, and says where to go on.
-    async fn greet(
-        &mut self,
-        stream: &mut TcpStream,
-        peer: SocketAddr,
-        id: &SenderId,
-    ) -> Result<Turn, Ended> {
+    async fn greet(&mut self, stream: &mut Stream, peer: SocketAddr, id: &SenderId) -> Result<Turn, Ended> {
         let hello = self.hello(stream).await?;
         let seat = self.shared.seats.seat(id, peer, hello.stream);
-        let mut turn = seat.take(peer, hello.stream).await.ok_or(Ended::Superseded)?;
+        let cipher = stream.channel().cipher();
+        let mut turn = seat.take(peer, hello.stream, cipher).await.ok_or(Ended::Superseded)?;
         if turn.current.as_ref().is_none_or(|current| current.stream != hello.stream) {
             let stored = self.shared.positions.stream(id, hello.stream)?;
             let ahead = self.shared.ahead.take(id, hello.stream);
@@ -154,52 +176,57 @@ impl Connection<'_> {
         self.session.welcome(known.unwrap_or_default(), Instant::now().into_std());
         if let Some(held_back) = self.shared.is_news(id) {
             let (stream, resume, held_back) = (hello.stream, resume.0, counted(held_back));
-            tracing::info!(%peer, sender = %id, %stream, resume, held_back, "session agreed");
+            tracing::info!(%peer, sender = %id, cipher, %stream, resume, held_back, "session agreed");
             self.was_told = true;
         }
         Ok(turn)
     }
 
-    async fn hello(&mut self, stream: &mut TcpStream) -> Result<Hello, Ended> {
+    async fn hello(&mut self, stream: &mut Stream) -> Result<Hello, Ended> {
         loop {
             match self.session.poll_event()? {
                 Some(ReceiverEvent::Hello(hello)) => return Ok(hello),
                 Some(ReceiverEvent::Goodbye) => return Err(Ended::Goodbye),
                 Some(_) | None => {}
             }
-            stream.readable().await?;
+            stream.ready(true, false).await.map_err(StreamError::from)?;
             self.read(stream)?;
         }
     }
 
     /// Takes in what is there. The buffer lives for this moment only: thousands of idle connections have none.
-    fn read(&mut self, stream: &TcpStream) -> Result<(), Ended> {
-        let mut input = vec![0; READ_SIZE];
-        match stream.try_read(&mut input) {
-            Ok(0) => Err(Ended::Closed),
-            Ok(count) => {
-                let bytes = input.get(..count).unwrap_or_default();
-                self.session.handle_bytes(bytes, Instant::now().into_std());
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(error.into()),
+    fn read(&mut self, stream: &mut Stream) -> Result<Received, Ended> {
+        let now = Instant::now().into_std();
+        match stream.receive(&mut vec![0; READ_SIZE], |bytes| self.session.handle_bytes(bytes, now))? {
+            Received::End => Err(Ended::Closed),
+            received => Ok(received),
         }
     }
 
-    async fn run(&mut self, stream: &mut TcpStream, turn: &mut Turn) -> Ended {
+    /// Reads what the socket has, or else writes what it takes: a last word that lies there tells why nothing can be
+    /// written any more.
+    fn transfer(&mut self, stream: &mut Stream, ready: Ready) -> Result<(), Ended> {
+        if ready.is_readable() && self.read(stream)? == Received::Bytes {
+            return Ok(());
+        }
+        if ready.is_writable() {
+            stream.send(self.session.outbox())?;
+        }
+        Ok(())
+    }
+
+    async fn run(&mut self, stream: &mut Stream, turn: &mut Turn) -> Ended {
         loop {
             if let Err(ended) = self.take_events(turn) {
                 return ended;
             }
             match self.happens(stream, turn).await {
-                Happened::Readable(Ok(())) => {
-                    if let Err(ended) = self.read(stream) {
+                Happened::Socket(Ok(ready)) => {
+                    if let Err(ended) = self.transfer(stream, ready) {
                         return ended;
                     }
                 }
-                Happened::Readable(Err(error)) | Happened::Wrote(Err(error)) => return error.into(),
-                Happened::Wrote(Ok(_)) => {}
+                Happened::Socket(Err(error)) => return Ended::Stream(error.into()),
                 Happened::Delivered => {
                     if let Err(error) = self.delivered(turn) {
                         return error.into();
@@ -207,14 +234,14 @@ impl Connection<'_> {
                 }
                 Happened::Time => self.session.handle_timeout(Instant::now().into_std()),
                 Happened::Wanted => return Ended::Superseded,
+                Happened::Expelled => return Ended::Expelled,
                 Happened::Stop => return Ended::Stopping,
             }
         }
     }
 
     /// Waits for whatever comes first.
-    async fn happens(&mut self, stream: &mut TcpStream, turn: &mut Turn) -> Happened {
-        let (reader, mut writer) = stream.split();
+    async fn happens(&mut self, stream: &Stream, turn: &mut Turn) -> Happened {
         let wake_at = self.session.poll_timeout().map(Instant::from_std);
         let wants_bytes = self.session.wants_bytes();
         let has_output = !self.session.outbox().is_empty();
@@ -222,11 +249,11 @@ impl Connection<'_> {
         let pending = current.as_mut().and_then(|current| current.pending.as_mut()).filter(|_| !wants_bytes);
         let is_delivering = pending.is_some();
         tokio::select! {
-            readable = reader.readable(), if wants_bytes => Happened::Readable(readable),
-            wrote = writer.write_buf(self.session.outbox()), if has_output => Happened::Wrote(wrote),
+            ready = stream.ready(wants_bytes, has_output) => Happened::Socket(ready),
             () = deliver(pending, &self.shared.outputs), if is_delivering => Happened::Delivered,
             () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Happened::Time,
             Ok(()) = newest.changed() => Happened::Wanted,
+            () = self.known.expelled() => Happened::Expelled,
             () = self.stop.told() => Happened::Stop,
         }
     }
@@ -315,26 +342,29 @@ impl Connection<'_> {
     }
 
     /// Says the last words that fit the end, and closes.
-    async fn part(&mut self, stream: &mut TcpStream, ended: &Ended) {
+    async fn part(&mut self, stream: &mut Stream, ended: &Ended) {
         match ended {
+            Ended::Expelled => {
+                self.session.refuse(RefusalCode::NotAdmitted, "this sender is not let in any more");
+            }
             Ended::Superseded => self.session.refuse(RefusalCode::Superseded, &ended.to_string()),
             Ended::Storage(error) => self.session.refuse(RefusalCode::StorageFailed, &error.to_string()),
             Ended::Stopping => self.session.goodbye(),
-            Ended::Closed | Ended::Goodbye | Ended::Lost(_) | Ended::Session(_) | Ended::NoHello => {}
+            Ended::Closed | Ended::Goodbye | Ended::Stream(_) | Ended::Session(_) | Ended::NoHello => {}
         }
-        let last_words = async {
-            while !self.session.outbox().is_empty() {
-                stream.write_buf(self.session.outbox()).await?;
-            }
-            stream.shutdown().await?;
-            // Unread input would make the kernel answer with a reset, which can eat what was just written.
-            let mut unread = [0; 1024];
-            while stream.read(&mut unread).await? > 0 {}
-            io::Result::Ok(())
-        };
-        if !matches!(timeout(FAREWELL, last_words).await, Ok(Ok(()))) {
-            tracing::debug!("the sender did not take the last words");
-        }
+        farewell(stream, &mut self.session).await;
+    }
+}
+
+/// Writes what `session` still has to say, and closes.
+async fn farewell(stream: &mut Stream, session: &mut ReceiverSession) {
+    let last_words = async {
+        stream.flush(session.outbox()).await?;
+        stream.part().await?;
+        Ok::<(), StreamError>(())
+    };
+    if !matches!(timeout(FAREWELL, last_words).await, Ok(Ok(()))) {
+        tracing::debug!("the sender did not take the last words");
     }
 }
 

@@ -8,15 +8,31 @@
 //! | [`suite`] | which ciphers there are |
 //! | `blowfish`, `resolver` | the primitives of the channel |
 //! | [`at_rest`] | the seal of a batch on disk; no file but these three touches a cipher |
+//! | [`token`] | what an invited sender needs to join |
 //! | [`preface`] | the first bytes, in clear text |
+//! | [`admission`] | whom a receiver lets in |
+//! | [`tls`] | certificates, and what TLS is told |
+//! | [`handshake`] | the way from the first bytes to a channel, for either side |
+//! | [`channel`] | the stream of bytes that the session speaks over |
 
+pub mod admission;
 pub mod at_rest;
 mod blowfish;
+pub mod channel;
+mod fuzz;
+pub mod handshake;
 pub mod key;
 pub mod preface;
 mod resolver;
 pub mod suite;
+pub mod tls;
+pub mod token;
 
-pub use at_rest::SpoolKeys;
+pub use admission::{Admission, Pass};
+pub use at_rest::{OpenError, SpoolKeys};
+pub use channel::{Channel, ChannelError};
+pub use fuzz::{fuzz_receiver_handshake, fuzz_sender_handshake};
+pub use handshake::{Admitted, Handshake, ReceiverHandshake, SenderHandshake, SenderHandshakeError, Turned};
 pub use key::{Key, KeyError, KeyId, Strength};
 pub use suite::Suite;
+pub use tls::{Certificate, Pem, ReceiverTls, SenderTls, TlsError};

@@ -7,12 +7,12 @@
 //! |---|---|---|---|
 //! | 0 | 4 | magic | `NFR1` |
 //! | 4 | 1 | version | 1 |
-//! | 5 | 1 | mode | 0 no encryption; others mean encryption |
-//! | 6 | 1 | suite | 0 without encryption |
+//! | 5 | 1 | mode | 0 no encryption, 1 a shared key |
+//! | 6 | 1 | suite | 0 without encryption; 1 blowfish, 2 chacha20-poly1305, 3 aes-256-gcm |
 //! | 7 | 1 | zero | 0 |
-//! | 8 | 1 | length of the key id | 0 to 64; 0 without encryption |
+//! | 8 | 1 | length of the key id | 0 without encryption; 8 for a shared key; never more than 64 |
 //! | 9 | 1 | length of the sender id | 1 to 64 |
-//! | 10 | | key id | |
+//! | 10 | | key id | see [`KeyId`] |
 //! | | | sender id | `A-Z a-z 0-9 . _ -`, not starting with a dot |
 //!
 //! The receiver answers with a reply of 24 bytes:
@@ -20,12 +20,14 @@
 //! | offset | width | field | range |
 //! |---|---|---|---|
 //! | 0 | 4 | magic | `NFR1` |
-//! | 4 | 1 | status | 0 accepted, 1 to 6 refused, see [`Status`] |
-//! | 5 | 1 | mode | 0 |
-//! | 6 | 1 | suite | 0 |
+//! | 4 | 1 | status | 0 accepted, 1 to 5 refused, see [`Status`] |
+//! | 5 | 1 | mode | as in the preface |
+//! | 6 | 1 | suite | as in the preface |
 //! | 7 | 1 | zero | 0 |
-//! | 8 | 16 | zero; not looked at without encryption | 0 |
+//! | 8 | 16 | challenge: made by chance for this connection; zero without encryption | |
 
+use crate::secure::key::KEY_ID_LEN;
+use crate::secure::{KeyId, Suite};
 use crate::sequence::SenderId;
 
 /// The longest preface in bytes: its fixed part and two ids of 64 bytes.
@@ -34,11 +36,15 @@ pub const PREFACE_MAX: usize = HEADER_LEN + 2 * ID_MAX;
 /// Bytes of the receiver's reply.
 pub const REPLY_LEN: usize = 24;
 
+/// Bytes of the receiver's challenge.
+pub const CHALLENGE_LEN: usize = 16;
+
 const MAGIC: [u8; 4] = *b"NFR1";
 const VERSION: u8 = 1;
 const HEADER_LEN: usize = 10;
 const ID_MAX: usize = 64;
 const MODE_NONE: u8 = 0;
+const MODE_KEY: u8 = 1;
 
 /// Whether enough bytes are there to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,21 +61,23 @@ pub enum Parsed<T> {
 pub enum Mode {
     /// In clear text.
     None,
-    /// Encrypted in a way that this version does not know.
-    Encrypted {
-        /// The mode's number; 1 is a shared key.
-        mode: u8,
-        /// The suite's number.
+    /// Encrypted with a key that both sides have.
+    Key {
+        /// The number of the suite.
         suite: u8,
+        /// Which key it is; `None` if the id is none that this version makes.
+        key: Option<KeyId>,
     },
+    /// Encrypted in a way that this version does not know.
+    Unknown(u8),
 }
 
 impl Mode {
-    /// What a receiver that has no key answers.
-    pub fn answer_without_keys(self) -> Status {
+    fn numbers(self) -> (u8, u8) {
         match self {
-            Self::None => Status::Accepted,
-            Self::Encrypted { .. } => Status::EncryptionNotConfigured,
+            Self::None => (MODE_NONE, 0),
+            Self::Key { suite, .. } => (MODE_KEY, suite),
+            Self::Unknown(mode) => (mode, 0),
         }
     }
 }
@@ -86,9 +94,19 @@ pub struct Preface {
 impl Preface {
     /// The preface of a sender that speaks without encryption.
     pub fn encode_plain(sender: &SenderId) -> Vec<u8> {
+        Self::encode(MODE_NONE, 0, &[], sender)
+    }
+
+    /// The preface of a sender that has a key.
+    pub fn encode_keyed(sender: &SenderId, key: KeyId, suite: Suite) -> Vec<u8> {
+        Self::encode(MODE_KEY, suite.code(), &key.0, sender)
+    }
+
+    fn encode(mode: u8, suite: u8, key: &[u8], sender: &SenderId) -> Vec<u8> {
         let sender = sender.as_str().as_bytes();
-        let length = u8::try_from(sender.len()).unwrap_or(u8::MAX);
-        [MAGIC.as_slice(), &[VERSION, MODE_NONE, 0, 0, 0, length], sender].concat()
+        let length = |bytes: &[u8]| u8::try_from(bytes.len()).unwrap_or(u8::MAX);
+        let header = [VERSION, mode, suite, 0, length(key), length(sender)];
+        [MAGIC.as_slice(), &header, key, sender].concat()
     }
 
     /// Reads the preface that `bytes` start with.
@@ -114,10 +132,15 @@ impl Preface {
         let mode = match mode {
             MODE_NONE if suite != 0 || key_id_len != 0 => return Err(PrefaceError::Malformed),
             MODE_NONE => Mode::None,
-            mode => Mode::Encrypted { mode, suite },
+            MODE_KEY => Mode::Key { suite, key: key_id(bytes.get(HEADER_LEN..sender_at)) },
+            mode => Mode::Unknown(mode),
         };
         Ok(Parsed::Here(Self { mode, sender: sender_id(sender)? }))
     }
+}
+
+fn key_id(bytes: Option<&[u8]>) -> Option<KeyId> {
+    bytes.and_then(|bytes| <[u8; KEY_ID_LEN]>::try_from(bytes).ok()).map(KeyId)
 }
 
 fn sender_id(bytes: &[u8]) -> Result<SenderId, PrefaceError> {
@@ -127,66 +150,79 @@ fn sender_id(bytes: &[u8]) -> Result<SenderId, PrefaceError> {
 /// How a receiver answers a preface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Status {
-    /// The session begins.
+    /// What follows is in the mode of the preface.
     #[error("accepted")]
     Accepted,
-    /// The receiver does not know this version of the preface.
+    /// The receiver does not know this version of the preface, or its mode.
     #[error("the receiver does not speak this version of the protocol; update the older side")]
     UnsupportedVersion,
     /// The receiver takes encrypted connections only.
     #[error(
-        "the receiver takes no plain text from other machines; start it with --plaintext if this network may read the flow data"
+        "the receiver takes no clear text from here: invite this sender there and join it here, give both sides the \
+         same key (--key-file), or start the receiver with --plaintext if this network may read the flow data"
     )]
     EncryptionRequired,
     /// The receiver has no key.
-    #[error("this sender uses encryption and the receiver has no key; give it the same key")]
+    #[error(
+        "this sender uses a key and the receiver has none: give it the same key, or invite this sender there"
+    )]
     EncryptionNotConfigured,
     /// The receiver does not take this suite.
-    #[error("the receiver does not allow this sender's cipher; choose one that it allows")]
+    #[error("the receiver does not allow this sender's cipher: set 'cipher' to one that its 'ciphers' has")]
     SuiteNotAllowed,
     /// Key and sender do not fit together.
-    #[error("the receiver does not know this sender's key; both sides need the same key")]
+    #[error(
+        "the receiver does not know this sender's key: both sides need the same key, for this sender's id"
+    )]
     AuthenticationFailed,
-    /// The receiver carries as many connections as it may.
-    #[error("the receiver has too many connections; raise its limits.connections or stop other senders")]
-    TooManyConnections,
 }
 
 impl Status {
     /// Every status with its number on the wire.
-    const ALL: [(Self, u8); 7] = [
+    const ALL: [(Self, u8); 6] = [
         (Self::Accepted, 0),
         (Self::UnsupportedVersion, 1),
         (Self::EncryptionRequired, 2),
         (Self::EncryptionNotConfigured, 3),
         (Self::SuiteNotAllowed, 4),
         (Self::AuthenticationFailed, 5),
-        (Self::TooManyConnections, 6),
     ];
 
-    /// The reply that gives this answer, without encryption.
-    pub fn encode_reply(self) -> [u8; REPLY_LEN] {
-        let code = Self::ALL.iter().find(|row| row.0 == self).map_or(u8::MAX, |row| row.1);
+    pub(super) fn code(self) -> u8 {
+        Self::ALL.iter().find(|row| row.0 == self).map_or(u8::MAX, |row| row.1)
+    }
+
+    pub(super) fn from_code(code: u8) -> Result<Self, PrefaceError> {
+        let known = Self::ALL.iter().find(|row| row.1 == code).map(|row| row.0);
+        known.ok_or(PrefaceError::UnknownStatus(code))
+    }
+
+    /// The reply that gives this answer to a preface of this `mode`.
+    pub fn encode_reply(self, mode: Mode, challenge: [u8; CHALLENGE_LEN]) -> [u8; REPLY_LEN] {
         let mut reply = [0; REPLY_LEN];
+        let (mode, suite) = mode.numbers();
         let [m0, m1, m2, m3] = MAGIC;
-        if let Some(start) = reply.first_chunk_mut() {
-            *start = [m0, m1, m2, m3, code];
+        if let Some((start, rest)) = reply.split_first_chunk_mut() {
+            *start = [m0, m1, m2, m3, self.code(), mode, suite, 0];
+            rest.copy_from_slice(&challenge);
         }
         reply
     }
 
-    /// Reads the reply that `bytes` start with; the sender asked for no encryption.
-    pub fn parse_reply(bytes: &[u8]) -> Result<Parsed<Self>, PrefaceError> {
+    /// Reads the reply that `bytes` start with; the sender asked for `mode`.
+    pub fn parse_reply(mode: Mode, bytes: &[u8]) -> Result<Parsed<Self>, PrefaceError> {
         if !starts_with_magic(bytes)? {
             return Ok(Parsed::NeedMore(REPLY_LEN));
         }
-        let Some([_, _, _, _, status, mode, suite, zero, ..]) = bytes.first_chunk::<REPLY_LEN>() else {
+        let Some([_, _, _, _, status, answered, suite, zero, ..]) = bytes.first_chunk::<REPLY_LEN>() else {
             return Ok(Parsed::NeedMore(REPLY_LEN));
         };
-        let known = Self::ALL.iter().find(|row| row.1 == *status).map(|row| row.0);
-        match known.ok_or(PrefaceError::UnknownStatus(*status))? {
-            Self::Accepted if *mode != MODE_NONE => Err(PrefaceError::ModeChanged(*mode)),
-            Self::Accepted if *suite != 0 || *zero != 0 => Err(PrefaceError::Malformed),
+        let (asked, asked_suite) = mode.numbers();
+        match Self::from_code(*status)? {
+            Self::Accepted if *answered != asked => {
+                Err(PrefaceError::ModeChanged { asked, answered: *answered })
+            }
+            Self::Accepted if *suite != asked_suite || *zero != 0 => Err(PrefaceError::Malformed),
             status => Ok(Parsed::Here(status)),
         }
     }
@@ -241,8 +277,16 @@ pub enum PrefaceError {
     #[error("the receiver refused for reason {0}, which is not known here; it may be newer")]
     UnknownStatus(u8),
     /// The answer is for another way of speaking than the sender asked for.
-    #[error("the receiver answered with mode {0}, but this sender asked for no encryption")]
-    ModeChanged(u8),
+    #[error(
+        "the receiver's answer is for mode {answered}, but this sender asked for mode {asked}: \
+         somebody on the way may have changed it"
+    )]
+    ModeChanged {
+        /// What the sender asked for.
+        asked: u8,
+        /// What the answer is for.
+        answered: u8,
+    },
 }
 
 #[cfg(test)]

@@ -24,11 +24,17 @@ impl CryptoResolver for Resolver {
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        matches!(choice, DHChoice::Curve25519).then(|| Box::new(Curve::default()) as Box<dyn Dh>)
+        match choice {
+            DHChoice::Curve25519 => Some(Box::new(Curve::default())),
+            DHChoice::Curve448 => None,
+        }
     }
 
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
-        matches!(choice, HashChoice::SHA256).then(|| Box::new(Sha256::default()) as Box<dyn Hash>)
+        match choice {
+            HashChoice::SHA256 => Some(Box::new(Sha256::default())),
+            _ => None,
+        }
     }
 
     /// The suite's cipher. `_choice` is a placeholder: snow knows no Blowfish.
@@ -213,5 +219,38 @@ impl Cipher for Blowfish {
 
     fn rekey(&mut self) {
         self.0.rekey();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_of_small_order_gives_no_secret() {
+        let mut curve = Curve::default();
+        curve.generate(&mut Chance).unwrap();
+        assert_eq!(curve.dh(&[0; 32], &mut [0; 32]), Err(Error::Dh));
+        let mut other = Curve::default();
+        other.generate(&mut Chance).unwrap();
+        let (mut ours, mut theirs) = ([0; 32], [0; 32]);
+        curve.dh(other.pubkey(), &mut ours).unwrap();
+        other.dh(curve.pubkey(), &mut theirs).unwrap();
+        assert_eq!(ours, theirs);
+    }
+
+    #[test]
+    fn no_choice_of_snow_leads_to_another_cipher_than_the_suites_own() {
+        for (suite, name) in [
+            (Suite::Blowfish, "BlowfishCTRHMAC"),
+            (Suite::ChaCha20Poly1305, "ChaChaPoly"),
+            (Suite::Aes256Gcm, "AESGCM"),
+        ] {
+            for choice in [CipherChoice::ChaChaPoly, CipherChoice::AESGCM] {
+                assert_eq!(Resolver(suite).resolve_cipher(&choice).unwrap().name(), name);
+            }
+            assert!(Resolver(suite).resolve_dh(&DHChoice::Curve448).is_none());
+            assert!(Resolver(suite).resolve_hash(&HashChoice::Blake2b).is_none());
+        }
     }
 }

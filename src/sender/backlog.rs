@@ -1,8 +1,7 @@
 //! Reads ahead in the spool for the link.
 //!
 //! Owns a place in one segment. Used from a blocking task: it reads files. Damage that it meets is told to the
-//! queue, which counts it and shows it as a gap from then on. What is encrypted with a key that is not here is no
-//! damage: it stays where it is until somebody brings the key.
+//! queue, which counts it and shows it as a gap from then on.
 
 use std::fs::File;
 use std::io;
@@ -10,10 +9,8 @@ use std::sync::Arc;
 
 use crate::batch::Batch;
 use crate::limits::READ_AHEAD;
-use crate::secure::KeyId;
-use crate::secure::at_rest::OpenError;
+use crate::secure::OpenError;
 use crate::sender::queue::Queue;
-use crate::sender::spool_keys;
 use crate::sequence::Position;
 use crate::spool::{Damage, Item, SegmentReader};
 
@@ -22,26 +19,11 @@ const PATIENCE: u32 = 3;
 
 /// Why nothing was read. A later try may succeed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ReadError {
-    /// The disk refuses.
-    #[error("cannot read the spool: {0}; trying again")]
+pub(crate) enum BacklogError {
+    #[error("{0}")]
     Disk(#[from] io::Error),
-    /// The key is missing.
-    #[error(transparent)]
-    Locked(Box<Locked>),
-}
-
-/// The batch at `position` is encrypted with a key that is not here.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the spool is encrypted with the key {missing} from position {position} on, but {given}: nothing is sent until \
-     nf-sender is started with that key in spool.previous-key-file"
-)]
-pub(crate) struct Locked {
-    pub(crate) position: Position,
-    pub(crate) missing: KeyId,
-    /// Which keys are here, in words.
-    given: String,
+    #[error("{0}: start with that key as spool.previous-key-file")]
+    Sealed(#[from] OpenError),
 }
 
 /// A reader of all that the spool holds.
@@ -60,48 +42,42 @@ impl Backlog {
 
     /// Batches from `position` on, about `READ_AHEAD` bytes of them. None if damage or a gap comes first, or if
     /// the position is no longer in the spool: whoever asks looks at the queue again.
-    pub(crate) fn read(&mut self, position: Position) -> Result<Vec<Batch>, ReadError> {
+    pub(crate) fn read(&mut self, position: Position) -> Result<Vec<Batch>, BacklogError> {
         let outcome = self.read_segment(position);
         match &outcome {
             Ok(_) => self.failures = 0,
-            Err(ReadError::Disk(_)) => self.failures += 1,
-            Err(ReadError::Locked(_)) => {}
-        }
-        if outcome.is_err() {
-            self.open = None;
+            // However often: the data is whole, and comes as soon as its key does.
+            Err(BacklogError::Sealed(_)) => self.open = None,
+            Err(BacklogError::Disk(_)) => {
+                self.failures += 1;
+                self.open = None;
+            }
         }
         outcome
     }
 
-    fn read_segment(&mut self, position: Position) -> Result<Vec<Batch>, ReadError> {
+    fn read_segment(&mut self, position: Position) -> Result<Vec<Batch>, BacklogError> {
         let mut batches = Vec::new();
         if !self.seek(position)? {
             return Ok(batches);
         }
         let Some((segment, reader)) = &mut self.open else { return Ok(batches) };
         let mut bytes = 0;
-        let mut at = position;
         while bytes < READ_AHEAD {
             match reader.next_item()? {
                 Some(Item::Batch(batch)) => match self.queue.open(&batch) {
                     Ok(batch) => {
                         bytes += batch.bytes().len();
-                        at = batch.end();
                         batches.push(batch);
                     }
                     Err(OpenError::Damaged) => {
-                        self.queue.give_up(*segment, whole(&batch, reader, at));
+                        let (first, end) = (batch.first().max(position), batch.end());
+                        self.queue.give_up(*segment, Damage { offset: 0, length: 0, first, end });
                         break;
                     }
-                    Err(OpenError::UnknownKey(missing)) if batches.is_empty() => {
-                        let given = spool_keys::named(self.queue.keys());
-                        return Err(ReadError::Locked(Box::new(Locked { position: at, missing, given })));
-                    }
-                    Err(OpenError::UnknownKey(_)) => {
-                        // The reader is past this batch; the next read comes back to it.
-                        self.open = None;
-                        break;
-                    }
+                    // What comes before it is sent first.
+                    Err(OpenError::UnknownKey(_)) if !batches.is_empty() => break,
+                    Err(error) => return Err(error.into()),
                 },
                 Some(Item::Damage(damage)) => {
                     self.queue.give_up(*segment, damage);
@@ -132,16 +108,5 @@ impl Backlog {
             other => other?,
         };
         Ok(self.open.is_some())
-    }
-}
-
-/// All of `batch`, which `reader` has just given, as damage from position `at` on.
-fn whole(batch: &Batch, reader: &SegmentReader<File>, at: Position) -> Damage {
-    let length = u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX);
-    Damage {
-        offset: reader.offset().saturating_sub(length),
-        length,
-        first: batch.first().max(at),
-        end: batch.end(),
     }
 }

@@ -7,18 +7,19 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::Ready;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::batch::Batch;
 use crate::framing::{Heartbeat, Hello};
-use crate::limits::STOP_GRACE;
-use crate::sender::backlog::{Backlog, ReadError};
-use crate::sender::link::{Link, LinkState};
+use crate::limits::{CHANNEL_AGE_MAX, STOP_GRACE};
+use crate::sender::backlog::{Backlog, BacklogError};
+use crate::sender::link::{Link, LinkSettings, LinkState};
 use crate::sender::queue::{Next, Queue};
 use crate::sequence::Position;
+use crate::service::stream::{Received, Stream, StreamError};
 use crate::service::{LogLimit, counted};
 use crate::session::{SenderEvent, SenderSession, SessionError};
 
@@ -38,8 +39,8 @@ pub(crate) enum Ended {
     Closed,
     #[error("the receiver ended the session")]
     Goodbye,
-    #[error("connection lost: {0}")]
-    Lost(#[from] io::Error),
+    #[error("{0}")]
+    Stream(#[from] StreamError),
     #[error("the receiver refuses: {0}")]
     Refused(String),
     #[error("{0}")]
@@ -51,6 +52,8 @@ pub(crate) enum Ended {
     AheadOfUs(Position, Position),
     #[error("the receiver asks for positions from {0} on, which it has acknowledged up to {1}")]
     BehindUs(Position, Position),
+    #[error("connecting anew")]
+    Renewed,
     #[error("stopping")]
     Stopped,
 }
@@ -66,38 +69,35 @@ pub(crate) struct Conversation<'a> {
     /// Batches read ahead from the spool.
     ahead: VecDeque<Batch>,
     backlog: Reading,
-    /// The same trouble with the spool is told once in a while.
+    /// When the channel is too old to go on.
+    renew_at: Instant,
+    /// Changes when there are other settings to go on with.
+    settings: watch::Receiver<LinkSettings>,
     complaints: LogLimit<()>,
 }
-
-/// What a read of the spool came to.
-type ReadOutcome = Result<Vec<Batch>, ReadError>;
 
 /// Who has the spool's reader.
 enum Reading {
     Idle(Backlog),
-    Busy(JoinHandle<(Backlog, ReadOutcome)>),
+    Busy(JoinHandle<(Backlog, Result<Vec<Batch>, BacklogError>)>),
     /// A read failed: not before this time again.
     Resting(Backlog, Instant),
 }
 
 /// What ended a wait.
 enum Happened {
-    Read(io::Result<usize>),
-    Wrote(io::Result<usize>),
-    ReadAhead(Backlog, ReadOutcome),
+    Socket(io::Result<Ready>),
+    ReadAhead(Backlog, Result<Vec<Batch>, BacklogError>),
     Arrived,
     Time,
+    Settings,
     Stop,
 }
 
 impl<'a> Conversation<'a> {
-    pub(crate) fn new(link: &'a Link) -> Self {
-        let hello = Hello {
-            stream: link.stream,
-            first: link.queue.acknowledged(),
-            heartbeat: Heartbeat::nearest(link.heartbeat),
-        };
+    pub(crate) fn new(link: &'a Link, settings: watch::Receiver<LinkSettings>) -> Self {
+        let heartbeat = Heartbeat::nearest(settings.borrow().heartbeat);
+        let hello = Hello { stream: link.stream, first: link.queue.acknowledged(), heartbeat };
         Self {
             link,
             session: SenderSession::new(hello, Instant::now().into_std()),
@@ -105,16 +105,17 @@ impl<'a> Conversation<'a> {
             sent: VecDeque::new(),
             ahead: VecDeque::new(),
             backlog: Reading::Idle(Backlog::new(link.queue.clone())),
+            renew_at: Instant::now() + CHANNEL_AGE_MAX,
+            settings,
             complaints: LogLimit::default(),
         }
     }
 
     /// Keeps the session over `stream` until it ends.
-    pub(crate) async fn run(&mut self, mut stream: TcpStream, peer: &str) -> Ended {
+    pub(crate) async fn run(&mut self, mut stream: Stream, peer: &str) -> Ended {
         let mut stopping_at = None;
-        let mut input = [0; READ_SIZE];
         loop {
-            if let Err(ended) = self.take_events(peer) {
+            if let Err(ended) = self.take_events(&stream, peer) {
                 self.farewell(&mut stream).await;
                 return ended;
             }
@@ -122,15 +123,20 @@ impl<'a> Conversation<'a> {
             if stopping_at.is_some() && self.is_done() {
                 break;
             }
-            match self.happens(&mut stream, &mut input, waits_for_more, stopping_at).await {
-                Happened::Read(Ok(0)) => return Ended::Closed,
-                Happened::Read(Ok(count)) => {
-                    let bytes = input.get(..count).unwrap_or_default();
-                    self.session.handle_bytes(bytes, Instant::now().into_std());
-                }
-                Happened::Read(Err(error)) | Happened::Wrote(Err(error)) => return error.into(),
+            if self.is_worn(&stream) {
+                tracing::info!(peer, "connecting anew: the keys of this connection have served their time");
+                return self.renew(&mut stream).await;
+            }
+            match self.happens(&stream, waits_for_more, stopping_at).await {
+                Happened::Socket(Ok(ready)) => match self.transfer(&mut stream, ready) {
+                    Ok(Received::Bytes | Received::Nothing) => {}
+                    Ok(Received::End) => return Ended::Closed,
+                    Err(error) => return error.into(),
+                },
+                Happened::Socket(Err(error)) => return Ended::Stream(error.into()),
                 Happened::ReadAhead(backlog, outcome) => self.take_read_ahead(backlog, outcome),
-                Happened::Wrote(Ok(_)) | Happened::Arrived => {}
+                Happened::Arrived => {}
+                Happened::Settings => return self.renew(&mut stream).await,
                 Happened::Time if stopping_at.is_some_and(|at| at <= Instant::now()) => break,
                 Happened::Time => {
                     self.end_rest();
@@ -144,37 +150,66 @@ impl<'a> Conversation<'a> {
         Ended::Stopped
     }
 
+    /// Whether the connection is too old to go on, or has carried too much for its keys.
+    fn is_worn(&self, stream: &Stream) -> bool {
+        let channel = stream.channel();
+        !channel.is_plain() && (channel.is_worn() || self.renew_at <= Instant::now())
+    }
+
+    /// Ends this session in good order, for another to go on where it stands.
+    async fn renew(&mut self, stream: &mut Stream) -> Ended {
+        self.session.goodbye();
+        self.farewell(stream).await;
+        Ended::Renewed
+    }
+
+    /// Reads what the socket has, or else writes what it takes: a last word that lies there tells why nothing can be
+    /// written any more.
+    fn transfer(&mut self, stream: &mut Stream, ready: Ready) -> Result<Received, StreamError> {
+        if ready.is_readable() {
+            let now = Instant::now().into_std();
+            let take = |bytes: &[u8]| self.session.handle_bytes(bytes, now);
+            match stream.receive(&mut [0; READ_SIZE], take)? {
+                Received::Nothing => {}
+                received => return Ok(received),
+            }
+        }
+        if ready.is_writable() {
+            stream.send(self.session.outbox())?;
+        }
+        Ok(Received::Nothing)
+    }
+
     /// Waits for whatever comes first.
     async fn happens(
         &mut self,
-        stream: &mut TcpStream,
-        input: &mut [u8],
+        stream: &Stream,
         waits_for_more: bool,
         stopping_at: Option<Instant>,
     ) -> Happened {
-        let (mut reader, mut writer) = stream.split();
         let resting_until = match self.backlog {
             Reading::Resting(_, until) => Some(until),
             Reading::Idle(_) | Reading::Busy(_) => None,
         };
         let session_timeout = self.session.poll_timeout().map(Instant::from_std);
-        let wake_at = [session_timeout, resting_until, stopping_at].into_iter().flatten().min();
+        let renew_at = Some(self.renew_at).filter(|_| !stream.channel().is_plain());
+        let wake_at = [session_timeout, resting_until, stopping_at, renew_at].into_iter().flatten().min();
         let has_output = !self.session.outbox().is_empty();
         let mut stop = self.link.stop.clone();
         tokio::select! {
-            read = reader.read(input) => Happened::Read(read),
-            wrote = writer.write_buf(self.session.outbox()), if has_output => Happened::Wrote(wrote),
+            ready = stream.ready(true, has_output) => Happened::Socket(ready),
             (backlog, outcome) = read_ahead(&mut self.backlog, &self.link.queue) => Happened::ReadAhead(backlog, outcome),
             () = self.link.queue.arrived(), if waits_for_more => Happened::Arrived,
             () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Happened::Time,
+            Ok(()) = self.settings.changed(), if stopping_at.is_none() => Happened::Settings,
             () = stop.told(), if stopping_at.is_none() => Happened::Stop,
         }
     }
 
-    fn take_events(&mut self, peer: &str) -> Result<(), Ended> {
+    fn take_events(&mut self, stream: &Stream, peer: &str) -> Result<(), Ended> {
         while let Some(event) = self.session.poll_event()? {
             match event {
-                SenderEvent::Welcomed { resume } => self.welcomed(resume, peer)?,
+                SenderEvent::Welcomed { resume } => self.welcomed(resume, stream.channel().cipher(), peer)?,
                 SenderEvent::Acknowledged(position) => self.acknowledged(position),
                 SenderEvent::Refused(refusal) => return Err(Ended::Refused(refusal.text().to_owned())),
                 SenderEvent::Goodbye => return Err(Ended::Goodbye),
@@ -183,7 +218,7 @@ impl<'a> Conversation<'a> {
         Ok(())
     }
 
-    fn welcomed(&mut self, resume: Position, peer: &str) -> Result<(), Ended> {
+    fn welcomed(&mut self, resume: Position, cipher: &'static str, peer: &str) -> Result<(), Ended> {
         let reach = self.link.queue.reach();
         if resume > reach {
             return Err(Ended::AheadOfUs(resume, reach));
@@ -196,10 +231,11 @@ impl<'a> Conversation<'a> {
         self.acknowledged(resume);
         self.link.queue.set_in_flight(resume);
         let queued = self.link.queue.figures().queued;
-        tracing::info!(peer, resume = resume.0, queued, "connected");
+        tracing::info!(peer, cipher, resume = resume.0, queued, "connected");
         let mut view = self.link.view();
         view.state = LinkState::Connected;
         view.reason = None;
+        view.cipher = Some(cipher);
         Ok(())
     }
 
@@ -279,7 +315,7 @@ impl<'a> Conversation<'a> {
         };
     }
 
-    fn take_read_ahead(&mut self, backlog: Backlog, outcome: ReadOutcome) {
+    fn take_read_ahead(&mut self, backlog: Backlog, outcome: Result<Vec<Batch>, BacklogError>) {
         self.backlog = match outcome {
             Ok(batches) => {
                 self.ahead.extend(batches);
@@ -287,20 +323,13 @@ impl<'a> Conversation<'a> {
                 Reading::Idle(backlog)
             }
             Err(error) => {
-                self.complain(&error);
+                if let Some(held_back) = self.complaints.admit((), Instant::now().into_std()) {
+                    tracing::error!(%error, held_back = counted(held_back), "cannot read the spool; trying again");
+                }
+                self.link.view().reason = Some(format!("cannot read the spool: {error}"));
                 Reading::Resting(backlog, Instant::now() + READ_AGAIN)
             }
         };
-    }
-
-    /// Says why the spool gives nothing; the status shows it if only an operator can change that.
-    fn complain(&mut self, error: &ReadError) {
-        if matches!(error, ReadError::Locked(_)) {
-            self.link.view().reason = Some(error.to_string());
-        }
-        if let Some(held_back) = self.complaints.admit((), Instant::now().into_std()) {
-            tracing::error!(held_back = counted(held_back), "{error}");
-        }
     }
 
     /// Whether everything is acknowledged.
@@ -309,12 +338,11 @@ impl<'a> Conversation<'a> {
     }
 
     /// Writes what the outbox still holds, for a moment at the most.
-    async fn farewell(&mut self, stream: &mut TcpStream) {
+    async fn farewell(&mut self, stream: &mut Stream) {
         let last_words = async {
-            while !self.session.outbox().is_empty() {
-                stream.write_buf(self.session.outbox()).await?;
-            }
-            stream.shutdown().await
+            stream.flush(self.session.outbox()).await?;
+            stream.end().await?;
+            Ok::<(), StreamError>(())
         };
         if !matches!(timeout(FAREWELL, last_words).await, Ok(Ok(()))) {
             tracing::debug!("the receiver did not take the last words");
@@ -323,7 +351,10 @@ impl<'a> Conversation<'a> {
 }
 
 /// Waits for a read under way; for ever if there is none.
-async fn read_ahead(reading: &mut Reading, queue: &Arc<Queue>) -> (Backlog, ReadOutcome) {
+async fn read_ahead(
+    reading: &mut Reading,
+    queue: &Arc<Queue>,
+) -> (Backlog, Result<Vec<Batch>, BacklogError>) {
     match reading {
         Reading::Busy(task) => {
             let failed = |error| (Backlog::new(queue.clone()), Err(io::Error::other(error).into()));

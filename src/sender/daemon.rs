@@ -2,27 +2,28 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::signal::unix::SignalKind;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Duration, MissedTickBehavior, interval, timeout};
 
-use crate::config::{Loaded, SenderProtection, SenderSettings};
+use crate::config::{KeySource, SenderSettings, SpoolEncryption};
 use crate::limits::{RECEIVE_BUFFER, STOP_GRACE};
+use crate::secure::SpoolKeys;
 use crate::sender::ingest::{Ingest, Listener, Tally};
 use crate::sender::intake;
 use crate::sender::keeper::Keeper;
 use crate::sender::link::{Link, LinkView};
 use crate::sender::queue::{Queue, Stage};
 use crate::sender::recovery::recover;
+use crate::sender::reload::{Load, Reloader};
 use crate::sender::report::Reporter;
-use crate::sender::spool_keys;
 use crate::service::{
-    DaemonError, DirectoryLock, Stop, Stopper, logging, notify, sockets, stop_channel, watch_for,
+    DaemonError, DirectoryLock, ExpiryWatch, KeyTrouble, Stop, Stopper, logging, notify, read_key, sockets,
+    stop_channel, watch_for,
 };
 use crate::status::{ControlSocket, Reply, Request, count_of};
 
@@ -30,19 +31,21 @@ use crate::status::{ControlSocket, Reply, Request, count_of};
 const STATUS_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs nf-sender until it is told to stop.
-pub(crate) fn run(loaded: Loaded<SenderSettings>) -> Result<(), DaemonError> {
+pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
+    let loaded = load()?;
     logging::start();
     for warning in loaded.report.warnings() {
         tracing::warn!("{warning}");
     }
     let settings = loaded.settings;
+    let reloader = Reloader::new(load, &settings)?;
     let _lock = DirectoryLock::take(&settings.spool.directory)?;
     let listeners = listen(&settings.listen)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| DaemonError::system(format_args!("cannot start the runtime: {error}")))?;
-    let outcome = runtime.block_on(supervise(settings, listeners));
+    let outcome = runtime.block_on(supervise(settings, listeners, Arc::new(reloader)));
     // A blocking task that still reads the spool has nothing to finish.
     runtime.shutdown_background();
     outcome
@@ -72,6 +75,16 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, DaemonError> {
     Ok(listeners)
 }
 
+/// The keys of the spool, from where the settings say that they are.
+fn spool_keys(encryption: &SpoolEncryption) -> Result<SpoolKeys, KeyTrouble> {
+    let read = |source: &Option<KeySource>| source.as_ref().map(read_key).transpose();
+    let (current, previous) = (read(&encryption.current)?, read(&encryption.previous)?);
+    Ok(match current {
+        Some(current) if encryption.encrypt => SpoolKeys::sealing(current, previous),
+        current => SpoolKeys::opening(current.into_iter().chain(previous)),
+    })
+}
+
 /// The threads beside the runtime.
 struct Threads {
     queue: Arc<Queue>,
@@ -81,43 +94,50 @@ struct Threads {
     keeper: thread::JoinHandle<()>,
 }
 
-async fn supervise(settings: SenderSettings, listeners: Vec<Listener>) -> Result<(), DaemonError> {
+async fn supervise(
+    settings: SenderSettings,
+    listeners: Vec<Listener>,
+    reloader: Arc<Reloader>,
+) -> Result<(), DaemonError> {
     let mut terminate = watch_for(SignalKind::terminate())?;
     let mut interrupt = watch_for(SignalKind::interrupt())?;
     let mut hangup = watch_for(SignalKind::hangup())?;
     let control = ControlSocket::bind(&settings.control).map_err(DaemonError::cannot_create)?;
     let runtime_directory = settings.runtime_directory.as_deref();
-    let keys = spool_keys::read(&settings.spool.encryption)?;
-    let recovered = recover(&settings.spool.directory, runtime_directory, settings.spool.policy, keys)?;
+    let spool = &settings.spool;
+    let keys = Arc::new(spool_keys(&spool.encryption)?);
+    let recovered = recover(&spool.directory, runtime_directory, spool.policy, &keys)?;
 
     let intake = recovered.intake.clone();
     let tally = Arc::new(Tally::new(listeners.len()));
     let reporter = Reporter {
-        id: settings.id.clone(),
+        settings: reloader.settings(),
         stream: recovered.stream,
         queue: recovered.queue.clone(),
         tally: tally.clone(),
         view: LinkView::new(&settings.receivers),
         pace: Arc::default(),
     };
-    let retry = Arc::new(Notify::new());
     let (stop_link, stop) = stop_channel();
-    let link = make_link(&settings, &reporter, &retry, stop);
+    let link = make_link(&reporter, &reloader, stop);
     let mut threads = start_threads(&settings, listeners, recovered, tally)?;
-    let answers = tokio::spawn(control.serve(answer(reporter.clone(), retry.clone())));
+    let answers = tokio::spawn(control.serve(answer(reporter.clone(), reloader.clone())));
     let mut link = tokio::spawn(link.run());
     notify::ready();
 
     let mut tick = interval(STATUS_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut expiry = ExpiryWatch::default();
     let outcome = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
-            _ = hangup.recv() => retry.notify_waiters(),
+            // What is wrong with the settings is in the log; the daemon goes on.
+            _ = hangup.recv() => drop(reloader.reload()),
             _ = tick.tick() => {
                 reporter.note_pace();
                 notify::status(&reporter.line());
+                expiry.look_at(reporter.settings.borrow().speech.certificate());
             }
             _ = &mut threads.ingest_ended => break Err(DaemonError::system("cannot take datagrams any more")),
             _ = &mut link => break Err(DaemonError::system("the link's task ended")),
@@ -128,41 +148,27 @@ async fn supervise(settings: SenderSettings, listeners: Vec<Listener>) -> Result
     notify::status(&format!("stopping; {queued} queued"));
     tracing::info!("stopping: what the link does not take in {} s stays in the spool", STOP_GRACE.as_secs());
     let everything_spooled = stop_threads(threads, stop_link, link).await;
-    leave(intake.as_deref(), everything_spooled);
+    if !everything_spooled {
+        tracing::error!(
+            intake = %intake.display(),
+            "the spool did not take everything: what is left stays in the intake for the next start"
+        );
+    } else if let Err(error) = intake::remove(&intake) {
+        tracing::debug!(%error, "cannot remove the intake");
+    }
     answers.abort();
     let figures = reporter.queue.figures();
     tracing::info!(queued = figures.queued, "stopped");
     outcome
 }
 
-/// Leaves the intake behind if something is in it, or removes it.
-fn leave(intake: Option<&Path>, everything_spooled: bool) {
-    match intake {
-        Some(intake) if everything_spooled => {
-            if let Err(error) = intake::remove(intake) {
-                tracing::debug!(%error, "cannot remove the intake");
-            }
-        }
-        Some(intake) => tracing::error!(
-            intake = %intake.display(),
-            "the spool did not take everything: what is left stays in the intake for the next start"
-        ),
-        None if everything_spooled => {}
-        None => tracing::error!("the spool did not take everything, and what was in memory only is lost"),
-    }
-}
-
-fn make_link(settings: &SenderSettings, reporter: &Reporter, retry: &Arc<Notify>, stop: Stop) -> Link {
+fn make_link(reporter: &Reporter, reloader: &Reloader, stop: Stop) -> Link {
     Link {
         queue: reporter.queue.clone(),
         stream: reporter.stream,
-        id: settings.id.clone(),
-        receivers: settings.receivers.clone(),
-        plaintext: settings.protection == SenderProtection::Plaintext,
-        heartbeat: settings.heartbeat,
-        reconnect: settings.reconnect,
+        settings: reloader.settings(),
         view: reporter.view.clone(),
-        retry: retry.clone(),
+        retry: reloader.retry().clone(),
         stop,
     }
 }
@@ -211,15 +217,19 @@ async fn stop_threads(threads: Threads, stop_link: Stopper, link: tokio::task::J
     ingest_ended && keeper_ended && queue.state().tail.is_empty()
 }
 
-fn answer(reporter: Reporter, retry: Arc<Notify>) -> impl Fn(Request) -> Reply + Clone + Send + 'static {
+fn answer(reporter: Reporter, reloader: Arc<Reloader>) -> impl Fn(Request) -> Reply + Clone + Send + 'static {
     move |request| match request {
         Request::Status => match serde_json::to_value(reporter.status()) {
             Ok(status) => Reply::Ok(status),
             Err(error) => Reply::Error(error.to_string()),
         },
         Request::Reconnect => {
-            retry.notify_waiters();
+            reloader.retry().notify_waiters();
             Reply::Ok(serde_json::Value::Null)
         }
+        Request::Reload => match reloader.reload() {
+            Ok(()) => Reply::Ok(serde_json::Value::Null),
+            Err(error) => Reply::Error(error.to_string()),
+        },
     }
 }

@@ -1,19 +1,63 @@
-//! Finds a receiver that answers, and agrees with it on how to speak.
+//! Finds a receiver that answers, and comes to a channel with it.
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
-use crate::config::HostPort;
-use crate::secure::preface::{Parsed, Preface, PrefaceError, REPLY_LEN, Status};
+use crate::config::{HostPort, SenderProtection};
+use crate::secure::{Certificate, Key, SenderHandshake, SenderHandshakeError, SenderTls, Suite};
 use crate::sequence::SenderId;
+use crate::service::stream::{ShakeError, Stream, shake};
+use crate::service::{KeyReader, TlsTrouble, read_sender_tls};
 
-/// How long one address has to take a connection, and again to answer the preface.
+/// How long one address has to take a connection, and again to come to a channel.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How a sender speaks to receivers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Speech {
+    /// In clear text, and to this machine only.
+    LoopbackOnly,
+    /// In clear text.
+    ClearText,
+    /// Encrypted by a shared key.
+    Keyed(Key, Suite),
+    /// Over TLS.
+    Tls(SenderTls),
+}
+
+impl Speech {
+    /// What `protection` asks for, with the key that it tells of.
+    pub(crate) fn prepare(protection: &SenderProtection, keys: &mut KeyReader) -> Result<Self, TlsTrouble> {
+        Ok(match protection {
+            SenderProtection::LoopbackOnly => Self::LoopbackOnly,
+            SenderProtection::Plaintext => Self::ClearText,
+            SenderProtection::Key { source, suite } => Self::Keyed(keys.read(source)?, *suite),
+            SenderProtection::Tls { files, server_name } => {
+                Self::Tls(read_sender_tls(files, server_name.as_deref())?)
+            }
+        })
+    }
+
+    /// The own certificate, where TLS is spoken.
+    pub(crate) fn certificate(&self) -> Option<&Certificate> {
+        match self {
+            Self::Tls(tls) => Some(&tls.certificate),
+            Self::LoopbackOnly | Self::ClearText | Self::Keyed(..) => None,
+        }
+    }
+
+    fn handshake(&self, id: &SenderId, host: &str) -> Result<SenderHandshake, SenderHandshakeError> {
+        Ok(match self {
+            Self::LoopbackOnly | Self::ClearText => SenderHandshake::plain(id),
+            Self::Keyed(key, suite) => SenderHandshake::keyed(id, key, *suite),
+            Self::Tls(tls) => SenderHandshake::tls(tls, host)?,
+        })
+    }
+}
 
 /// Why a receiver could not be spoken to.
 #[derive(Debug, thiserror::Error)]
@@ -28,13 +72,11 @@ pub(crate) enum DialError {
     TimedOut,
     #[error("connection lost before the receiver answered: {0}")]
     Lost(io::Error),
-    #[error("what answers is no nf-receiver: {0}")]
-    Foreign(#[from] PrefaceError),
     #[error("{0}")]
-    Refused(Status),
+    Handshake(#[from] SenderHandshakeError),
     #[error(
-        "not sent in plain text to another machine: \
-         set 'plaintext = true' (or --plaintext) if this network may read the flow data"
+        "not sent in clear text to another machine: join the receiver (nf-sender join TOKEN), give both sides a key \
+         (--key-file), or set 'plaintext = true' (or --plaintext) if this network may read the flow data"
     )]
     PlaintextNotAllowed,
 }
@@ -42,7 +84,11 @@ pub(crate) enum DialError {
 impl DialError {
     /// Whether the receiver, or this side's own settings, said no.
     pub(crate) fn is_refusal(&self) -> bool {
-        matches!(self, Self::Refused(_) | Self::PlaintextNotAllowed)
+        match self {
+            Self::Handshake(error) => error.is_refusal(),
+            Self::PlaintextNotAllowed => true,
+            _ => false,
+        }
     }
 }
 
@@ -50,12 +96,13 @@ impl DialError {
 pub(crate) async fn dial(
     receiver: &HostPort,
     id: &SenderId,
-    plaintext: bool,
-) -> Result<(TcpStream, SocketAddr), DialError> {
+    speech: &Speech,
+) -> Result<(Stream, SocketAddr), DialError> {
     let addresses = lookup_host((receiver.host(), receiver.port())).await.map_err(DialError::Resolve)?;
     let mut outcome = Err(DialError::NoAddress);
     for address in addresses {
-        outcome = dial_address(address, id, plaintext).await.map(|stream| (stream, address));
+        let handshake = speech.handshake(id, receiver.host())?;
+        outcome = dial_address(address, speech, handshake).await.map(|stream| (stream, address));
         if outcome.is_ok() {
             break;
         }
@@ -63,30 +110,21 @@ pub(crate) async fn dial(
     outcome
 }
 
-async fn dial_address(address: SocketAddr, id: &SenderId, plaintext: bool) -> Result<TcpStream, DialError> {
-    if !plaintext && !address.ip().to_canonical().is_loopback() {
+async fn dial_address(
+    address: SocketAddr,
+    speech: &Speech,
+    handshake: SenderHandshake,
+) -> Result<Stream, DialError> {
+    if *speech == Speech::LoopbackOnly && !address.ip().to_canonical().is_loopback() {
         return Err(DialError::PlaintextNotAllowed);
     }
     let connecting = timeout(PATIENCE, TcpStream::connect(address));
-    let mut stream = connecting.await.map_err(|_| DialError::TimedOut)?.map_err(DialError::Connect)?;
-    stream.set_nodelay(true).map_err(DialError::Connect)?;
-    timeout(PATIENCE, exchange_prefaces(&mut stream, id)).await.map_err(|_| DialError::TimedOut)??;
-    Ok(stream)
-}
-
-async fn exchange_prefaces(stream: &mut TcpStream, id: &SenderId) -> Result<(), DialError> {
-    stream.write_all(&Preface::encode_plain(id)).await.map_err(DialError::Lost)?;
-    let mut reply = Vec::with_capacity(REPLY_LEN);
-    loop {
-        match Status::parse_reply(&reply)? {
-            Parsed::Here(Status::Accepted) => return Ok(()),
-            Parsed::Here(status) => return Err(DialError::Refused(status)),
-            Parsed::NeedMore(total) => {
-                let missing = u64::try_from(total.saturating_sub(reply.len())).unwrap_or(0);
-                if (&mut *stream).take(missing).read_buf(&mut reply).await.map_err(DialError::Lost)? == 0 {
-                    return Err(DialError::Lost(io::ErrorKind::UnexpectedEof.into()));
-                }
-            }
-        }
+    let mut tcp = connecting.await.map_err(|_| DialError::TimedOut)?.map_err(DialError::Connect)?;
+    tcp.set_nodelay(true).map_err(DialError::Connect)?;
+    match timeout(PATIENCE, shake(&mut tcp, handshake)).await {
+        Err(_) => Err(DialError::TimedOut),
+        Ok(Err(ShakeError::Lost(error))) => Err(DialError::Lost(error)),
+        Ok(Err(ShakeError::Failed(error))) => Err(error.into()),
+        Ok(Ok(channel)) => Ok(Stream::new(tcp, channel)),
     }
 }

@@ -5,7 +5,6 @@
 //! that nothing older than `sync-after` depends on the machine's memory. On a healthy link nothing gets that old
 //! and nothing is written at all.
 
-use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -160,7 +159,7 @@ impl Keeper {
                     spool.record_gap(*gap);
                 }
             }
-            spool.append(&sealed.map_err(io::Error::other)?, wall_clock(), task.in_flight)
+            spool.append(&sealed?, wall_clock(), task.in_flight)
         });
         let is_taken = !matches!(outcome, Some(Err(_)));
         let dropped = spool.take_dropped();

@@ -6,16 +6,17 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::{HostPort, Reconnect};
+use crate::secure::ChannelError;
 use crate::sender::conversation::{Conversation, Ended};
-use crate::sender::dial::{DialError, dial};
+use crate::sender::dial::{DialError, Speech, dial};
 use crate::sender::queue::Queue;
 use crate::sender::schedule::Schedule;
 use crate::sequence::{SenderId, StreamId};
+use crate::service::stream::{Stream, StreamError};
 use crate::service::{LogLimit, Stop, counted};
 
 /// What the link does at the moment.
@@ -37,14 +38,29 @@ pub(crate) struct LinkView {
     pub(crate) state: LinkState,
     /// The receiver that is connected, or tried last.
     pub(crate) receiver: Option<String>,
-    /// Why the link is not connected, or sends nothing though it is.
+    /// Why the link is not connected.
     pub(crate) reason: Option<String>,
+    /// What encrypts the connection, while there is one; `none` for clear text.
+    pub(crate) cipher: Option<&'static str>,
+}
+
+/// Who this is, where to connect, how to speak there, and when. A reload may change all of it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LinkSettings {
+    /// The name by which receivers know this sender.
+    pub(crate) id: SenderId,
+    pub(crate) receivers: Vec<HostPort>,
+    pub(crate) speech: Speech,
+    pub(crate) heartbeat: Duration,
+    pub(crate) reconnect: Reconnect,
 }
 
 /// Why an attempt ended, for the schedule and the status.
 struct Attempt {
     was_agreed: bool,
     is_refusal: bool,
+    /// Whether the next attempt is to be made at once.
+    is_renewed: bool,
     reason: String,
 }
 
@@ -53,11 +69,7 @@ struct Attempt {
 pub(crate) struct Link {
     pub(crate) queue: Arc<Queue>,
     pub(crate) stream: StreamId,
-    pub(crate) id: SenderId,
-    pub(crate) receivers: Vec<HostPort>,
-    pub(crate) plaintext: bool,
-    pub(crate) heartbeat: Duration,
-    pub(crate) reconnect: Reconnect,
+    pub(crate) settings: watch::Receiver<LinkSettings>,
     pub(crate) view: Arc<Mutex<LinkView>>,
     /// Notified when the next attempt is to be made at once.
     pub(crate) retry: Arc<Notify>,
@@ -70,7 +82,7 @@ impl LinkView {
     pub(crate) fn new(receivers: &[HostPort]) -> Arc<Mutex<Self>> {
         let receiver = receivers.first().map(ToString::to_string);
         let state = if receiver.is_some() { LinkState::Connecting } else { LinkState::Waiting(None) };
-        Arc::new(Mutex::new(Self { state, receiver, reason: None }))
+        Arc::new(Mutex::new(Self { state, receiver, reason: None, cipher: None }))
     }
 }
 
@@ -85,24 +97,47 @@ impl Link {
 
     /// Connects, sends, and connects again, until told to stop.
     pub(crate) async fn run(mut self) {
-        if self.receivers.is_empty() {
-            let reason = "no receiver is configured: datagrams are spooled only; \
-                          set 'receivers' in the configuration or give --receiver";
-            tracing::warn!("{reason}");
-            self.view().reason = Some(reason.to_owned());
-            self.stop.told().await;
-            return;
-        }
-        let mut schedule = Schedule::new(self.reconnect);
         let mut complaints = LogLimit::default();
         while !self.is_stopping() {
-            let attempt = self.attempt().await;
+            let settings = self.settings.borrow_and_update().clone();
+            if settings.receivers.is_empty() {
+                self.idle().await;
+            } else {
+                self.follow(&settings, &mut complaints).await;
+            }
+        }
+    }
+
+    /// Without a receiver there is nothing to do until the settings change.
+    async fn idle(&mut self) {
+        let reason = "no receiver is configured: datagrams are spooled only; \
+                      set 'receivers' in the configuration or give --receiver";
+        tracing::warn!("{reason}");
+        *self.view() = LinkView {
+            state: LinkState::Waiting(None),
+            receiver: None,
+            reason: Some(reason.to_owned()),
+            cipher: None,
+        };
+        tokio::select! {
+            Ok(()) = self.settings.changed() => {}
+            () = self.stop.told() => {}
+        }
+    }
+
+    /// Connects by these settings, again and again, until they change.
+    async fn follow(&mut self, settings: &LinkSettings, complaints: &mut LogLimit<String>) {
+        let mut schedule = Schedule::new(settings.reconnect);
+        while !self.is_stopping() && !self.settings.has_changed().unwrap_or(false) {
+            let attempt = self.attempt(settings).await;
             if self.is_stopping() {
                 break;
             }
             let delay = schedule.after(attempt.was_agreed);
-            self.announce(&attempt, delay, &mut complaints);
-            self.wait(delay).await;
+            if !attempt.is_renewed {
+                self.announce(&attempt, delay, complaints);
+                self.wait(delay).await;
+            }
         }
     }
 
@@ -113,6 +148,7 @@ impl Link {
         let mut view = self.view();
         view.state = if attempt.is_refusal { LinkState::Refused(at) } else { LinkState::Waiting(Some(at)) };
         view.reason = Some(attempt.reason.clone());
+        view.cipher = None;
         if let Some(held_back) = complaints.admit(attempt.reason.clone(), Instant::now().into_std()) {
             let (receiver, retry_in_s) = (view.receiver.as_deref(), delay.as_secs_f64());
             tracing::warn!(
@@ -130,52 +166,74 @@ impl Link {
         tokio::select! {
             () = sleep_until(Instant::now() + delay) => {}
             () = self.retry.notified() => tracing::info!("trying again at once"),
+            // Seen again by whoever follows the settings.
+            Ok(()) = changed(self.settings.clone()) => {}
             () = self.stop.told() => {}
         }
     }
 
     /// Tries the receivers in turn; keeps a session with the first that answers.
-    async fn attempt(&mut self) -> Attempt {
+    async fn attempt(&mut self, settings: &LinkSettings) -> Attempt {
         let mut last = None;
-        for receiver in self.receivers.clone() {
-            *self.view() =
-                LinkView { state: LinkState::Connecting, receiver: Some(receiver.to_string()), reason: None };
+        for receiver in &settings.receivers {
+            *self.view() = LinkView {
+                state: LinkState::Connecting,
+                receiver: Some(receiver.to_string()),
+                reason: None,
+                cipher: None,
+            };
             let dialled = tokio::select! {
-                dialled = dial(&receiver, &self.id, self.plaintext) => dialled,
+                dialled = dial(receiver, &settings.id, &settings.speech) => dialled,
                 () = self.stop.told() => break,
             };
             match dialled {
                 Ok((stream, address)) => {
-                    return self.converse(stream, &peer_name(&receiver, address)).await;
+                    return self.converse(stream, &peer_name(receiver, address)).await;
                 }
                 Err(error) => last = Some((receiver, error)),
             }
         }
         match last {
-            Some((receiver, error)) => self.failed(&receiver, &error),
-            None => Attempt { was_agreed: false, is_refusal: false, reason: "stopping".to_owned() },
+            Some((receiver, error)) => failed(receiver, settings.receivers.len(), &error),
+            None => Attempt {
+                was_agreed: false,
+                is_refusal: false,
+                is_renewed: false,
+                reason: "stopping".to_owned(),
+            },
         }
-    }
-
-    fn failed(&self, receiver: &HostPort, error: &DialError) -> Attempt {
-        let mut reason = error.to_string();
-        if self.receivers.len() > 1 {
-            reason =
-                format!("none of {} receivers answers; the last, {receiver}: {reason}", self.receivers.len());
-        }
-        Attempt { was_agreed: false, is_refusal: error.is_refusal(), reason }
     }
 
     /// Keeps a session over `stream` until it ends.
-    async fn converse(&mut self, stream: TcpStream, peer: &str) -> Attempt {
-        let mut conversation = Conversation::new(self);
+    async fn converse(&mut self, stream: Stream, peer: &str) -> Attempt {
+        let mut conversation = Conversation::new(self, self.settings.clone());
         let ended = conversation.run(stream, peer).await;
         let was_agreed = conversation.is_agreed;
         // Nothing is on its way any more.
         self.queue.set_in_flight(self.queue.acknowledged());
-        let is_refusal = matches!(ended, Ended::Refused(_) | Ended::AheadOfUs(..));
-        Attempt { was_agreed, is_refusal, reason: ended.to_string() }
+        let is_refusal = matches!(
+            ended,
+            Ended::Refused(_)
+                | Ended::AheadOfUs(..)
+                | Ended::Stream(StreamError::Channel(ChannelError::Tls(_)))
+        );
+        let is_renewed = matches!(ended, Ended::Renewed);
+        Attempt { was_agreed, is_refusal, is_renewed, reason: ended.to_string() }
     }
+}
+
+/// None of `count` receivers could be spoken to; this is what the last one came to.
+fn failed(receiver: &HostPort, count: usize, error: &DialError) -> Attempt {
+    let mut reason = error.to_string();
+    if count > 1 {
+        reason = format!("none of {count} receivers answers; the last, {receiver}: {reason}");
+    }
+    Attempt { was_agreed: false, is_refusal: error.is_refusal(), is_renewed: false, reason }
+}
+
+/// Waits for other settings, and leaves it to others to take them up.
+async fn changed(mut settings: watch::Receiver<LinkSettings>) -> Result<(), watch::error::RecvError> {
+    settings.changed().await
 }
 
 /// The receiver as it was named, and its address if the name does not show it.
@@ -183,3 +241,6 @@ fn peer_name(receiver: &HostPort, address: SocketAddr) -> String {
     let (name, address) = (receiver.to_string(), address.to_string());
     if name == address { name } else { format!("{name} ({address})") }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,20 +6,22 @@ mod daemon;
 mod dial;
 mod ingest;
 mod intake;
+mod join;
 mod keeper;
 mod ledger;
 mod link;
 mod queue;
 mod recovery;
+mod reload;
 mod report;
 mod schedule;
-mod spool_keys;
 
 use std::env;
 use std::process;
 
 use crate::cli::{self, Invocation, SenderAction};
 use crate::config::{self, SENDER, Surroundings};
+use crate::service::pairing::keygen;
 use crate::service::{DaemonError, conceal_key, console, overrides};
 use crate::status::{self, Manner, Request};
 
@@ -36,14 +38,15 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
     conceal_key(&given)?;
     let overrides = overrides(given);
     let surroundings = Surroundings::of_this_process();
-    let file = file.as_deref();
     match action {
-        SenderAction::Run => daemon::run(config::load_sender(file, overrides, &surroundings)?),
-        SenderAction::Check => {
-            console::print(&config::load_sender(file, overrides, &surroundings)?.report.to_string())
-        }
+        SenderAction::Run => daemon::run(Box::new(move || {
+            config::load_sender(file.as_deref(), overrides.clone(), &surroundings)
+        })),
+        SenderAction::Check => console::print(
+            &config::load_sender(file.as_deref(), overrides, &surroundings)?.report.to_string(),
+        ),
         SenderAction::Status { json, watch } => {
-            let path = config::control_path(SENDER, file, overrides, &surroundings)?;
+            let path = config::control_path(SENDER, file.as_deref(), overrides, &surroundings)?;
             status::show(
                 &path,
                 Manner { json, watch },
@@ -52,8 +55,10 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
                 DaemonError::unavailable,
             )
         }
+        SenderAction::Keygen { file } => keygen(file.as_deref()),
+        SenderAction::Join { token } => join::run(file.as_deref(), &overrides, &surroundings, &token),
         SenderAction::Reconnect => {
-            let path = config::control_path(SENDER, file, overrides, &surroundings)?;
+            let path = config::control_path(SENDER, file.as_deref(), overrides, &surroundings)?;
             status::request(&path, Request::Reconnect).map_err(DaemonError::unavailable)?;
             console::print("nf-sender connects now\n")
         }

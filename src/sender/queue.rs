@@ -16,8 +16,7 @@ use tokio::sync::Notify;
 use crate::batch::Batch;
 use crate::datagram::Timestamp;
 use crate::limits::INTAKE_RING;
-use crate::secure::SpoolKeys;
-use crate::secure::at_rest::{OpenError, SealError};
+use crate::secure::{OpenError, SpoolKeys};
 use crate::sender::intake::{Held, Marks, Ring};
 use crate::sender::ledger::{Counts, Ledger};
 use crate::sequence::{Gap, GapReason, Position, StreamId};
@@ -121,7 +120,8 @@ pub(crate) struct Queue {
     state: Mutex<State>,
     pub(crate) spool: Mutex<Spool<Directory>>,
     stream: StreamId,
-    keys: SpoolKeys,
+    /// What lies in the spool is sealed with these, if it is.
+    keys: Arc<SpoolKeys>,
     marks: Arc<Marks>,
     /// Something changed that the keeper may have to act on.
     pub(crate) work: Condvar,
@@ -135,9 +135,9 @@ impl Queue {
     pub(crate) fn new(
         ledger: Ledger,
         spool: Spool<Directory>,
-        keys: SpoolKeys,
         held: Vec<Held>,
         marks: Arc<Marks>,
+        keys: Arc<SpoolKeys>,
     ) -> Self {
         let now = Instant::now();
         let ring_head = held.last().map_or(0, |newest| newest.end);
@@ -170,21 +170,6 @@ impl Queue {
 
     pub(crate) fn spool(&self) -> MutexGuard<'_, Spool<Directory>> {
         self.spool.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The keys of the spool.
-    pub(crate) fn keys(&self) -> &SpoolKeys {
-        &self.keys
-    }
-
-    /// `batch` as it is to lie in the spool.
-    pub(crate) fn seal(&self, batch: &Batch) -> Result<Batch, SealError> {
-        self.keys.seal(self.stream, batch)
-    }
-
-    /// `batch`, which lay in the spool, as it is to be sent.
-    pub(crate) fn open(&self, batch: &Batch) -> Result<Batch, OpenError> {
-        self.keys.open(self.stream, batch)
     }
 
     /// The position that the next datagram gets.
@@ -310,6 +295,16 @@ impl Queue {
         let spool = self.spool();
         let Some((first, _, _)) = spool.segment_at(position) else { return Ok(None) };
         Ok(spool.reader(position, give_unreadable_up)?.map(|reader| (first, reader)))
+    }
+
+    /// `batch` as it goes into the spool.
+    pub(crate) fn seal(&self, batch: &Batch) -> io::Result<Batch> {
+        self.keys.seal(self.stream, batch).map_err(io::Error::other)
+    }
+
+    /// A batch of the spool as it was before it went there.
+    pub(crate) fn open(&self, batch: &Batch) -> Result<Batch, OpenError> {
+        self.keys.open(self.stream, batch)
     }
 
     /// How far the segment that starts at `first` and holds `position` reaches now, and its size in bytes.

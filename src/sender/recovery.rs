@@ -9,51 +9,66 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::limits::POSITIONS_PER_RUN;
-use crate::secure::SpoolKeys;
+use crate::secure::{KeyId, SpoolKeys};
 use crate::sender::intake::{self, Held, Intake, Left, Ring, Slots};
 use crate::sender::ledger::Ledger;
 use crate::sender::queue::Queue;
-use crate::sender::spool_keys::{self, WrongKey};
 use crate::sequence::{Gap, GapReason, Position, StreamId};
 use crate::service::{DaemonError, wall_clock};
 use crate::spool::disk::Directory;
-use crate::spool::{self, LastRun, Policy};
+use crate::spool::{self, Item, LastRun, Policy, Spool};
 
-/// Why nf-sender cannot take up its spool.
+/// Why nf-sender cannot take up its spool. What is there stays as it is.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RecoveryError {
-    /// The system refuses.
-    #[error("cannot {action} {}: {cause}", path.display())]
-    Refused { action: &'static str, path: PathBuf, cause: io::Error },
-    /// The key is missing that the spool is encrypted with.
-    #[error(transparent)]
-    WrongKey(#[from] WrongKey),
-    /// What an earlier run received lies in clear in the spool directory, in a file that an encrypted spool does
-    /// not have.
+    /// The system says no.
+    #[error("cannot {action} {path}: {cause}")]
+    Failed {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The spool cannot be read with the keys that are given.
     #[error(
-        "{} holds in clear text what an earlier run received and did not send, and the spool is to be encrypted: \
-         start nf-sender once without spool.encrypt and stop it in order, which puts all of it into the spool and \
-         removes the file; nothing was changed",
-        .0.display()
+        "{}: the spool is encrypted with key {missing}, and {given}: name the file with that key as \
+         spool.previous-key-file, or move the segments away if their datagrams may be lost; nothing was changed",
+        path.display()
     )]
-    PlainIntake(PathBuf),
+    KeyMissing {
+        /// The spool.
+        path: PathBuf,
+        /// The key that is needed.
+        missing: KeyId,
+        /// The keys that are there, in words.
+        given: String,
+    },
+    /// Datagrams of a run without encryption lie where encryption is asked for.
+    #[error(
+        "{}: datagrams that an earlier run without spool.encrypt left are still here: start once without it and stop \
+         in order, which moves them; nothing was changed",
+        path.display()
+    )]
+    BareIntake {
+        /// The intake.
+        path: PathBuf,
+    },
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RecoveryError {
+    move |cause| RecoveryError::Failed { action, path: path.to_owned(), cause }
 }
 
 impl From<RecoveryError> for DaemonError {
     fn from(error: RecoveryError) -> Self {
         match error {
-            RecoveryError::Refused { .. } => Self::cannot_create(error),
-            RecoveryError::WrongKey(_) | RecoveryError::PlainIntake(_) => Self::configuration(error),
+            RecoveryError::Failed { .. } => Self::cannot_create(error),
+            RecoveryError::KeyMissing { .. } | RecoveryError::BareIntake { .. } => Self::configuration(error),
         }
     }
 }
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RecoveryError {
-    move |cause| RecoveryError::Refused { action, path: path.to_owned(), cause }
-}
-
-/// The name of the intake's file.
-const INTAKE: &str = "intake";
 
 /// All that a run starts with.
 #[derive(Debug)]
@@ -65,27 +80,29 @@ pub(crate) struct Recovered {
     pub(crate) marks: Arc<intake::Marks>,
     /// How many datagrams of the slots are in the ring already; `None` if the slots hold nothing to take up.
     pub(crate) slots_done: Option<u64>,
-    /// Where the intake is, to be removed after an orderly stop; `None` if it ends with the process.
-    pub(crate) intake: Option<PathBuf>,
+    /// Where the intake is, to be removed after an orderly stop.
+    pub(crate) intake: PathBuf,
 }
 
-/// Takes up the spool in `directory`, which this process owns. Nothing is changed there before it is known that
-/// `keys` are the right ones.
+/// Takes up the spool in `directory`, which this process owns.
 pub(crate) fn recover(
     directory: &Path,
     runtime_directory: Option<&Path>,
     policy: Policy,
-    keys: SpoolKeys,
+    keys: &Arc<SpoolKeys>,
 ) -> Result<Recovered, RecoveryError> {
     let disk = Directory::open(directory).map_err(failed("open the spool directory", directory))?;
-    let unreadable = || failed("read the spool directory", directory);
-    let survey = spool::survey(disk).map_err(unreadable())?;
-    spool_keys::check(directory, &survey, &keys)?;
-    let path = intake_path(directory, runtime_directory, &keys)?;
-    let mut opened = survey.take_up(new_stream(), policy).map_err(unreadable())?;
+    let mut opened =
+        spool::open(disk, new_stream(), policy).map_err(failed("read the spool directory", directory))?;
     let stream = opened.spool.stream();
+    check_keys(directory, &opened.spool, keys)?;
+    let path = runtime_directory.unwrap_or(directory).join("intake");
     let boot = intake::boot_id().map_err(failed("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
-    let (mut intake, left) = open_intake(path.as_deref(), stream, boot)?;
+    let (mut intake, left) = if keys.seals() && runtime_directory.is_none() {
+        (intake_off_the_disk(&path, stream)?, None)
+    } else {
+        open_intake(&path, stream, boot)?
+    };
     let left = left.filter(|left| is_current(left, opened.last_run));
     let trusted = left.as_ref().filter(|left| left.same_boot);
 
@@ -97,7 +114,7 @@ pub(crate) fn recover(
     opened.spool.acknowledge(acknowledged.unwrap_or_default());
     let floor = opened.spool.end().unwrap_or_default().max(acknowledged.unwrap_or_default());
     let held = if left.is_some() {
-        intake.recover_ring(stream, floor).map_err(failed("read the intake of", directory))?
+        intake.recover_ring(stream, floor).map_err(failed("read the intake", &path))?
     } else {
         intake.forget_ring();
         Vec::new()
@@ -128,7 +145,7 @@ pub(crate) fn recover(
     intake.marks.set_boot(boot);
     tell(&opened, &ledger, &held);
 
-    let queue = Queue::new(ledger, opened.spool, keys, held, intake.marks.clone());
+    let queue = Queue::new(ledger, opened.spool, held, intake.marks.clone(), keys.clone());
     Ok(Recovered {
         queue: Arc::new(queue),
         stream,
@@ -140,54 +157,52 @@ pub(crate) fn recover(
     })
 }
 
-/// Where the intake is to be. What lies in it is in clear text, so with an encrypted spool it is never in the spool
-/// directory: without a runtime directory it is in memory then, which `None` stands for.
-fn intake_path(
-    directory: &Path,
-    runtime_directory: Option<&Path>,
-    keys: &SpoolKeys,
-) -> Result<Option<PathBuf>, RecoveryError> {
-    let in_spool = directory.join(INTAKE);
-    let is_left = keys.seals() && in_spool.exists();
-    match runtime_directory {
-        Some(runtime) => {
-            if is_left {
-                tracing::warn!(
-                    intake = %in_spool.display(),
-                    "a run without RUNTIME_DIRECTORY left this file, which may hold datagrams in clear text; it is \
-                     not used: remove it"
-                );
-            }
-            Ok(Some(runtime.join(INTAKE)))
+/// Whether the oldest and the newest segment can be read with `keys`. What lies between was written with one of
+/// theirs, or is waited for when it is reached.
+fn check_keys(path: &Path, spool: &Spool<Directory>, keys: &SpoolKeys) -> Result<(), RecoveryError> {
+    for first in spool.outermost_segments().into_iter().flatten() {
+        // What cannot be read now is told of when it is read.
+        let reader = spool.reader(first, false).ok().flatten();
+        let Some(Ok(Some(Item::Batch(batch)))) = reader.map(|mut reader| reader.next_item()) else {
+            continue;
+        };
+        if let Some(missing) = keys.missing(&batch) {
+            let ids: Vec<String> = keys.ids().map(|id| id.to_string()).collect();
+            let given = if ids.is_empty() {
+                "no key is given for it".to_owned()
+            } else {
+                format!("the keys given for it are {}", ids.join(" and "))
+            };
+            return Err(RecoveryError::KeyMissing { path: path.to_owned(), missing, given });
         }
-        None if is_left => Err(RecoveryError::PlainIntake(in_spool)),
-        None if keys.seals() => {
-            tracing::warn!(
-                "the spool is encrypted and there is no RUNTIME_DIRECTORY, so what is in no segment yet is in memory \
-                 only: kill -9 loses it; a RUNTIME_DIRECTORY in memory, as systemd's RuntimeDirectory= gives, keeps it"
-            );
-            Ok(None)
-        }
-        None => Ok(Some(in_spool)),
     }
+    Ok(())
 }
 
-/// Opens the intake at `path`; one in memory without a path, and where the disk has no room for it, as what the spool
-/// holds must drain all the same.
+/// An intake for a spool that is encrypted, where there is no runtime directory: what it holds must not get on the disk.
+fn intake_off_the_disk(path: &Path, stream: StreamId) -> Result<Intake, RecoveryError> {
+    if path.exists() {
+        return Err(RecoveryError::BareIntake { path: path.to_owned() });
+    }
+    tracing::warn!(
+        "without a runtime directory in memory (RUNTIME_DIRECTORY), what is received and not yet encrypted stays in this \
+         process: kill -9 would lose it"
+    );
+    Intake::in_memory(stream).map_err(failed("make in memory the intake", path))
+}
+
+/// Opens the intake; one in memory where the disk has no room for it, as what the spool holds must drain all the
+/// same.
 fn open_intake(
-    path: Option<&Path>,
+    path: &Path,
     stream: StreamId,
     boot: [u8; 16],
 ) -> Result<(Intake, Option<Left>), RecoveryError> {
-    let in_memory = || {
-        let intake = Intake::in_memory(stream).map_err(failed("make in memory", Path::new(INTAKE)))?;
-        Ok((intake, None))
-    };
-    let Some(path) = path else { return in_memory() };
     match Intake::open(path, stream, boot) {
         Err(error) if has_no_room(&error) => {
             tracing::error!(intake = %path.display(), %error, "no room for the intake: a crash would lose datagrams");
-            in_memory()
+            let intake = Intake::in_memory(stream).map_err(failed("make in memory the intake", path))?;
+            Ok((intake, None))
         }
         other => other.map_err(failed("make the intake", path)),
     }

@@ -3,14 +3,15 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::datagram::Timestamp;
 use crate::sender::ingest::Tally;
-use crate::sender::link::{LinkState, LinkView};
+use crate::sender::link::{LinkSettings, LinkState, LinkView};
 use crate::sender::queue::{Figures, Queue};
-use crate::sequence::{SenderId, StreamId};
-use crate::service::wall_clock;
+use crate::sequence::StreamId;
+use crate::service::{certificate_status, wall_clock};
 use crate::status;
 use crate::status::{Dropped, ExporterStatus, Queued, Recovered, SenderStatus};
 
@@ -20,7 +21,7 @@ const WINDOW: usize = 10;
 /// All that the status is made of.
 #[derive(Clone, Debug)]
 pub(crate) struct Reporter {
-    pub(crate) id: SenderId,
+    pub(crate) settings: watch::Receiver<LinkSettings>,
     pub(crate) stream: StreamId,
     pub(crate) queue: Arc<Queue>,
     pub(crate) tally: Arc<Tally>,
@@ -79,10 +80,7 @@ impl Reporter {
         let status = self.status();
         let receiver = status.receiver.as_deref().unwrap_or("no receiver");
         let state = match (status.state, status.retry_in_s) {
-            (status::LinkState::Connected, _) => {
-                let reason = status.reason.map(|reason| format!(": {reason}")).unwrap_or_default();
-                format!("connected to {receiver}{reason}")
-            }
+            (status::LinkState::Connected, _) => format!("connected to {receiver}"),
             (status::LinkState::Connecting, _) => format!("connecting to {receiver}"),
             (_, Some(seconds)) => {
                 let reason = status.reason.as_deref().unwrap_or("no reason is known");
@@ -109,10 +107,12 @@ impl Reporter {
         SenderStatus {
             service: "nf-sender".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            id: self.id.to_string(),
+            id: self.settings.borrow().id.to_string(),
             stream: self.stream.to_string(),
             state,
             receiver: view.receiver,
+            certificate: self.settings.borrow().speech.certificate().map(certificate_status),
+            cipher: view.cipher.map(str::to_owned),
             retry_in_s: retry_at.map(|at| core::time::Duration::from_secs_f64(retry_in(at)).as_secs()),
             reason: view.reason,
             received: status::Tally { datagrams: counts.received, bytes: counts.received_bytes },

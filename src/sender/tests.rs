@@ -10,7 +10,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::batch::{Batch, BatchBuilder, Compression};
 use crate::datagram::{Datagram, Timestamp};
 use crate::limits::{INTAKE_RING, POSITIONS_PER_RUN};
-use crate::secure::SpoolKeys;
+use crate::secure::{Key, SpoolKeys};
 use crate::sender::backlog::Backlog;
 use crate::sender::ingest::{Ingest, Listener, Tally};
 use crate::sender::intake;
@@ -25,15 +25,7 @@ fn policy() -> Policy {
 }
 
 fn start(directory: &tempfile::TempDir, policy: Policy) -> Recovered {
-    start_with(directory, policy, SpoolKeys::default()).unwrap()
-}
-
-fn start_with(
-    directory: &tempfile::TempDir,
-    policy: Policy,
-    keys: SpoolKeys,
-) -> Result<Recovered, RecoveryError> {
-    recover(directory.path(), None, policy, keys)
+    recover(directory.path(), None, policy, &Arc::default()).unwrap()
 }
 
 /// Ends a run as kill -9 does: nothing is written any more, only the kernel lets go of the files.
@@ -271,7 +263,7 @@ fn an_intake_of_an_older_run_does_not_hide_what_comes_into_it_now() {
     push(&mut run, 5, 100);
     run.queue.acknowledge(Position(5), 0);
     kill(run);
-    kill(recover(directory.path(), Some(elsewhere.path()), policy(), SpoolKeys::default()).unwrap());
+    kill(recover(directory.path(), Some(elsewhere.path()), policy(), &Arc::default()).unwrap());
     let mut run = start(&directory, policy());
     push(&mut run, 8, 100);
     kill(run);
@@ -293,4 +285,124 @@ fn a_receiver_can_have_what_earlier_runs_gave_out_and_what_this_one_sent() {
     assert_eq!(start(&directory, policy()).queue.reach(), Position(5));
 }
 
-mod encryption;
+fn spool_key(byte: char) -> Key {
+    Key::from_text(&byte.to_string().repeat(64)).unwrap().0
+}
+
+/// Starts with these keys, and a runtime directory so that the intake is not beside the spool.
+fn start_sealed(
+    directory: &tempfile::TempDir,
+    runtime: &tempfile::TempDir,
+    keys: SpoolKeys,
+) -> Result<Recovered, RecoveryError> {
+    recover(directory.path(), Some(runtime.path()), policy(), &Arc::new(keys))
+}
+
+/// Every file of the spool with what it holds.
+fn contents(directory: &tempfile::TempDir) -> std::collections::BTreeMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.filter(|path| path.is_file());
+    files.map(|path| (path.display().to_string(), std::fs::read(&path).unwrap())).collect()
+}
+
+#[test]
+fn a_spool_that_is_encrypted_shows_no_payload_and_drains_in_order_through_a_change_of_keys() {
+    let (directory, runtime) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let runs = [
+        SpoolKeys::opening([]),
+        SpoolKeys::sealing(spool_key('1'), []),
+        SpoolKeys::sealing(spool_key('2'), [spool_key('1')]),
+        SpoolKeys::opening([spool_key('2'), spool_key('1')]),
+    ];
+    for (number, keys) in runs.into_iter().enumerate() {
+        let mut run = start_sealed(&directory, &runtime, keys).unwrap();
+        let given = drain(&run.queue, Position(0));
+        assert_eq!(given, (0..30 * u64::try_from(number).unwrap()).collect::<Vec<_>>());
+        push(&mut run, 30, 700);
+        let before = contents(&directory);
+        spool_all(&run, policy());
+        let new: Vec<u8> = contents(&directory)
+            .into_iter()
+            .filter(|(name, _)| !before.contains_key(name))
+            .flat_map(|(_, bytes)| bytes)
+            .collect();
+        let shows =
+            new.windows(64).any(|window| window.iter().all(|byte| *byte == window[0]) && window[0] > 0);
+        assert_eq!(shows, number == 0 || number == 3, "run {number}");
+        assert_balanced(&run.queue);
+        kill(run);
+    }
+}
+
+#[test]
+fn without_its_key_an_encrypted_spool_is_left_exactly_as_it_is() {
+    let (directory, runtime) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut run = start_sealed(&directory, &runtime, SpoolKeys::sealing(spool_key('1'), [])).unwrap();
+    push(&mut run, 10, 100);
+    spool_all(&run, policy());
+    kill(run);
+    let before = contents(&directory);
+    for (keys, given) in [
+        (SpoolKeys::default(), "no key is given for it"),
+        (
+            SpoolKeys::sealing(spool_key('2'), []),
+            &format!("the keys given for it are {}", spool_key('2').id()),
+        ),
+    ] {
+        let refusal = start_sealed(&directory, &runtime, keys).unwrap_err().to_string();
+        assert!(
+            refusal.contains(&format!("encrypted with key {}, and {given}", spool_key('1').id())),
+            "{refusal}"
+        );
+        assert_eq!(contents(&directory), before);
+    }
+    let run = start_sealed(&directory, &runtime, SpoolKeys::opening([spool_key('1')])).unwrap();
+    assert_eq!(drain(&run.queue, Position(0)), (0..10).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_segment_in_the_middle_whose_key_is_missing_is_waited_for_and_never_given_up() {
+    let (directory, runtime) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for key in ['1', '2', '1'] {
+        let keys = SpoolKeys::sealing(spool_key(key), [spool_key('1'), spool_key('2')]);
+        let mut run = start_sealed(&directory, &runtime, keys).unwrap();
+        push(&mut run, 5, 100);
+        spool_all(&run, policy());
+        kill(run);
+    }
+    let run = start_sealed(&directory, &runtime, SpoolKeys::sealing(spool_key('1'), [])).unwrap();
+    let mut backlog = Backlog::new(run.queue.clone());
+    let first = backlog.read(Position(0)).unwrap();
+    assert_eq!(first.last().unwrap().end(), Position(5));
+    for _ in 0..10 {
+        let error = backlog.read(Position(5)).unwrap_err().to_string();
+        assert!(error.contains(&spool_key('2').id().to_string()), "{error}");
+    }
+    assert_eq!(run.queue.figures().counts.corrupt, 0);
+    assert_eq!(run.queue.figures().queued, 15);
+    drop(backlog);
+    kill(run);
+    let both = SpoolKeys::opening([spool_key('1'), spool_key('2')]);
+    let run = start_sealed(&directory, &runtime, both).unwrap();
+    assert_eq!(drain(&run.queue, Position(0)), (0..15).collect::<Vec<_>>());
+}
+
+#[test]
+fn datagrams_of_a_bare_intake_on_the_disk_are_not_lost_to_encryption() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, policy());
+    push(&mut run, 3, 100);
+    kill(run);
+    let sealing = || Arc::new(SpoolKeys::sealing(spool_key('1'), []));
+    let refusal = recover(directory.path(), None, policy(), &sealing()).unwrap_err().to_string();
+    assert!(refusal.contains("start once without it and stop in order"), "{refusal}");
+    let run = start(&directory, policy());
+    assert_eq!(drain(&run.queue, Position(0)), [0, 1, 2]);
+    spool_all(&run, policy());
+    std::fs::remove_file(directory.path().join("intake")).unwrap();
+    kill(run);
+    let mut run = recover(directory.path(), None, policy(), &sealing()).unwrap();
+    push(&mut run, 3, 100);
+    assert!(!directory.path().join("intake").exists());
+    assert_eq!(drain(&run.queue, Position(0)), [0, 1, 2, 3, 4, 5]);
+}

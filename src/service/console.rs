@@ -19,6 +19,11 @@ pub fn print(text: &str) -> Result<(), DaemonError> {
     }
 }
 
+/// Says something beside the result, on stderr. Where that is closed, nobody wants to know.
+pub fn note(sentence: &str) {
+    drop(io::stderr().write_all(format!("{sentence}\n").as_bytes()));
+}
+
 /// The exit code of a command of `program`, after its error, if any, was said on stderr.
 pub fn concluded(program: &str, outcome: Result<(), DaemonError>) -> ExitCode {
     let Err(error) = outcome else { return ExitCode::Ok };

@@ -5,7 +5,8 @@ use core::fmt::Display;
 use sysexits::ExitCode;
 
 use crate::config::ConfigError;
-use crate::service::{KeyTrouble, OwnershipError, SocketError};
+use crate::service::safe_file::FileError;
+use crate::service::{KeyTrouble, OwnershipError, SocketError, TlsTrouble};
 
 /// A sentence for the operator, and the exit code of sysexits that goes with it.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,11 @@ pub struct DaemonError {
 impl DaemonError {
     fn new(code: ExitCode, sentence: impl Display) -> Self {
         Self { sentence: sentence.to_string(), code }
+    }
+
+    /// The command line says something that cannot be (64).
+    pub fn usage(sentence: impl Display) -> Self {
+        Self::new(ExitCode::Usage, sentence)
     }
 
     /// A service that should answer does not (69).
@@ -53,6 +59,18 @@ impl DaemonError {
 
 impl From<ConfigError> for DaemonError {
     fn from(error: ConfigError) -> Self {
+        Self::configuration(error)
+    }
+}
+
+impl From<FileError> for DaemonError {
+    fn from(error: FileError) -> Self {
+        Self::cannot_create(error)
+    }
+}
+
+impl From<TlsTrouble> for DaemonError {
+    fn from(error: TlsTrouble) -> Self {
         Self::configuration(error)
     }
 }

@@ -57,6 +57,23 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
+/// Reads keys again and again. What was typed, or came on standard input, is there only once: it stays.
+#[derive(Debug, Default)]
+pub struct KeyReader {
+    typed: Option<Key>,
+}
+
+impl KeyReader {
+    /// The key at `source`.
+    pub fn read(&mut self, source: &KeySource) -> Result<Key, KeyTrouble> {
+        match (source, &self.typed) {
+            (KeySource::StandardInput, Some(key)) => Ok(key.clone()),
+            (KeySource::StandardInput, None) => Ok(self.typed.insert(read_key(source)?).clone()),
+            _ => read_key(source),
+        }
+    }
+}
+
 /// The key at `source`. A passphrase takes a tenth of a second and 64 MiB to become one: once, not for each use.
 pub fn read_key(source: &KeySource) -> Result<Key, KeyTrouble> {
     let text = read_text(source)?;
@@ -71,17 +88,25 @@ pub fn read_key(source: &KeySource) -> Result<Key, KeyTrouble> {
     Ok(key)
 }
 
+/// The bytes of a file that nobody but its owner may read, `most` of them at the most.
+pub(super) fn read_private(path: &Path, most: usize) -> Result<Zeroizing<Vec<u8>>, KeyTrouble> {
+    let place = || KeySource::File(path.to_owned());
+    let unreadable = |source| KeyTrouble::Unreadable { place: place(), source };
+    let file = File::open(path).map_err(unreadable)?;
+    check_mode(path, &file)?;
+    bounded(file, most).map_err(unreadable)
+}
+
 fn read_text(source: &KeySource) -> Result<Zeroizing<String>, KeyTrouble> {
     let unreadable = |error| KeyTrouble::Unreadable { place: source.clone(), source: error };
     let bytes = match source {
-        KeySource::StandardInput => bounded(io::stdin().lock()),
-        KeySource::File(path) => File::open(path).map_err(unreadable).and_then(|file| {
-            check_mode(path, &file)?;
-            Ok(bounded(file))
-        })?,
-        KeySource::Credential(path) => File::open(path).and_then(bounded),
+        KeySource::StandardInput => bounded(io::stdin().lock(), KEY_FILE_MAX).map_err(unreadable),
+        KeySource::File(path) => read_private(path, KEY_FILE_MAX),
+        KeySource::Credential(path) => {
+            File::open(path).and_then(|file| bounded(file, KEY_FILE_MAX)).map_err(unreadable)
+        }
     };
-    let bytes = bytes.map_err(unreadable)?;
+    let bytes = bytes?;
     let text = str::from_utf8(&bytes).ok().filter(|text| !text.trim().contains(char::is_control));
     match text {
         Some(text) if bytes.len() <= KEY_FILE_MAX => Ok(Zeroizing::new(text.to_owned())),
@@ -90,10 +115,10 @@ fn read_text(source: &KeySource) -> Result<Zeroizing<String>, KeyTrouble> {
 }
 
 /// What `reader` holds; one byte more than a key may have tells that it is too long.
-fn bounded(reader: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
+fn bounded(reader: impl Read, most: usize) -> io::Result<Zeroizing<Vec<u8>>> {
     // Room for all of it at once, so that no copy is left behind when it grows.
     let mut bytes = Zeroizing::new(Vec::with_capacity(2 * KEY_FILE_MAX));
-    reader.take(u64::try_from(KEY_FILE_MAX + 1).unwrap_or(u64::MAX)).read_to_end(&mut bytes)?;
+    reader.take(u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

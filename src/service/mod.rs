@@ -1,5 +1,6 @@
 //! The host: what a service gets from it and tells it, whether systemd runs it or a terminal.
 
+mod certificates;
 mod clock;
 mod command_line;
 mod concealed_key;
@@ -11,15 +12,19 @@ pub mod logging;
 pub mod notify;
 mod open_files;
 mod ownership;
+pub mod pairing;
+pub mod safe_file;
 mod signals;
 pub mod sockets;
 mod stop;
+pub mod stream;
 
+pub use certificates::{ExpiryWatch, TlsTrouble, certificate_status, read_receiver_tls, read_sender_tls};
 pub use clock::wall_clock;
 pub use command_line::overrides;
 pub use concealed_key::conceal_key;
 pub use error::DaemonError;
-pub use keys::{KeyTrouble, read_key};
+pub use keys::{KeyReader, KeyTrouble, read_key};
 pub use log_limit::{LogLimit, counted};
 pub use open_files::allow_open_files;
 pub use ownership::{DirectoryLock, OwnershipError};

@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::{Buf, BytesMut};
 
 use super::*;
-use crate::batch::{Batch, BatchBuilder, BatchError, Compression, Sealing};
+use crate::batch::{Batch, BatchBuilder, Compression};
 use crate::datagram::{Datagram, Timestamp};
 use crate::framing::{Heartbeat, Hello, Message, Refusal, RefusalCode, Welcome};
 use crate::limits::{OUTBOX_MAX, REFUSAL_TEXT_MAX};
@@ -441,15 +441,6 @@ fn data_that_is_no_whole_batch_of_this_stream_is_never_handed_out() {
     };
     let refused = Pair::open(0).say_to_receiver(Message::Data(other.bytes().clone()));
     assert!(matches!(refused, Err(SessionError::Batch(_))));
-}
-
-#[test]
-fn a_sealed_batch_is_refused_and_never_handed_out() {
-    let sealed = batch(0, 3).with_body(STREAM, Sealing::Aes256Gcm, &[0x5A; 200]).unwrap();
-    let mut pair = Pair::open(0);
-    let refused = pair.say_to_receiver(Message::Data(sealed.bytes().clone()));
-    assert_eq!(refused, Err(SessionError::Batch(BatchError::Sealed)));
-    assert_eq!(pair.refusal().code(), RefusalCode::BrokenProtocol);
 }
 
 #[test]

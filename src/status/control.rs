@@ -1,6 +1,6 @@
 //! The control socket: a Unix stream socket that answers one request line with one line of JSON.
 //!
-//! A request is `status` or `reconnect`; a reply is `{"ok": …}` or `{"error": "…"}`. Length and time of both are
+//! A request is `status`, `reconnect` or `reload`; a reply is `{"ok": …}` or `{"error": "…"}`. Length and time of both are
 //! bounded on both sides, so neither can hold the other up.
 
 use core::str::FromStr;
@@ -25,6 +25,8 @@ pub enum Request {
     Status,
     /// To connect now.
     Reconnect,
+    /// To take up its configuration as it is now.
+    Reload,
 }
 
 impl Request {
@@ -32,6 +34,7 @@ impl Request {
         match self {
             Self::Status => "status",
             Self::Reconnect => "reconnect",
+            Self::Reload => "reload",
         }
     }
 }
@@ -40,10 +43,10 @@ impl FromStr for Request {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Self, String> {
-        [Self::Status, Self::Reconnect]
+        [Self::Status, Self::Reconnect, Self::Reload]
             .into_iter()
             .find(|request| request.word() == word)
-            .ok_or_else(|| "unknown request; known are: status, reconnect".to_owned())
+            .ok_or_else(|| "unknown request; known are: status, reconnect, reload".to_owned())
     }
 }
 

@@ -11,7 +11,7 @@ mod table;
 use serde::{Deserialize, Serialize};
 
 pub use control::{ControlError, ControlSocket, Reply, Request, request};
-pub use receiver::{CollectorState, CollectorStatus, PeerState, PeerStatus, ReceiverStatus};
+pub use receiver::{CollectorState, CollectorStatus, PeerState, PeerStatus, ReceiverStatus, RefusedStatus};
 pub use render::{Earlier, render_receiver, render_sender};
 pub use sender::{Dropped, ExporterStatus, LinkState, Queued, Recovered, SenderStatus};
 pub use show::{Manner, show};
@@ -19,6 +19,17 @@ pub use show::{Manner, show};
 /// A count with its noun, as in "1 sender" and "2 senders".
 pub fn count_of(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// The own certificate, where TLS is spoken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// Whose it is, if the name can be a sender's.
+    pub name: Option<String>,
+    /// When it ends, in seconds since 1970-01-01.
+    pub not_after: i64,
+    /// Seconds until then; below 0 if it has ended.
+    pub expires_s: i64,
 }
 
 /// Datagrams, and the bytes of their payloads.

@@ -1,8 +1,10 @@
 //! The status of nf-receiver, as `nf-receiver status --json` prints it. Counters run from the start of the process.
 
+use core::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
-use crate::status::Tally;
+use crate::status::{CertificateStatus, Tally};
 
 /// Everything that nf-receiver tells about itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +17,25 @@ pub struct ReceiverStatus {
     pub senders: Vec<PeerStatus>,
     /// The collectors delivered to.
     pub collectors: Vec<CollectorStatus>,
+    /// The own certificate, if TLS is spoken.
+    #[serde(default)]
+    pub certificate: Option<CertificateStatus>,
+    /// Peers turned away of late, latest first; at most `limits::REFUSED_SHOWN`.
+    #[serde(default)]
+    pub refused: Vec<RefusedStatus>,
+}
+
+/// A peer that was turned away.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedStatus {
+    /// Its address.
+    pub peer: IpAddr,
+    /// How often.
+    pub count: u64,
+    /// Seconds since the last time.
+    pub last_s: u64,
+    /// Why, the last time.
+    pub reason: String,
 }
 
 /// One stream of one sender.

@@ -5,7 +5,9 @@ use core::time::Duration;
 use bytesize::ByteSize;
 
 use crate::status::table::{Align, Table};
-use crate::status::{CollectorState, LinkState, PeerState, ReceiverStatus, SenderStatus, count_of};
+use crate::status::{
+    CertificateStatus, CollectorState, LinkState, PeerState, ReceiverStatus, SenderStatus, count_of,
+};
 
 /// A status from before, for rates.
 #[derive(Debug)]
@@ -28,6 +30,7 @@ impl<S> Copy for Earlier<'_, S> {}
 pub fn render_sender(status: &SenderStatus, earlier: Option<Earlier<'_, SenderStatus>>) -> String {
     let mut text = format!("{} {}: {}\n\n", status.service, status.id, link_sentence(status));
     text += &sender_totals(status, earlier);
+    text += &certificate(status.certificate.as_ref());
     if !status.exporters.is_empty() {
         text += "\n";
         text += &exporters(status);
@@ -40,7 +43,10 @@ fn link_sentence(status: &SenderStatus) -> String {
     let reason = status.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let retry = status.retry_in_s.map(|seconds| format!(", retry in {seconds} s")).unwrap_or_default();
     match status.state {
-        LinkState::Connected => format!("connected to {receiver}{reason}"),
+        LinkState::Connected => match status.cipher.as_deref() {
+            Some("none") | None => format!("connected to {receiver} in clear text{reason}"),
+            Some(cipher) => format!("connected to {receiver}, encrypted by {cipher}{reason}"),
+        },
         LinkState::Connecting => format!("connecting to {receiver}"),
         LinkState::Waiting => format!("waiting{retry}{reason}"),
         LinkState::Refused => format!("refused by {receiver}{retry}{reason}"),
@@ -134,7 +140,39 @@ pub fn render_receiver(status: &ReceiverStatus, earlier: Option<Earlier<'_, Rece
     }
     text += "\n";
     text += &collectors(status, earlier);
+    text += &certificate(status.certificate.as_ref());
+    if !status.refused.is_empty() {
+        text += "\n";
+        text += &refused(status);
+    }
     text
+}
+
+/// When the own certificate ends, if there is one.
+fn certificate(certificate: Option<&CertificateStatus>) -> String {
+    let Some(certificate) = certificate else { return String::new() };
+    match u64::try_from(certificate.expires_s) {
+        Ok(left) => format!("\ncertificate: expires in {}\n", span(left)),
+        Err(_) => "\ncertificate: EXPIRED, nothing is delivered; renew it and reload\n".to_owned(),
+    }
+}
+
+fn refused(status: &ReceiverStatus) -> String {
+    let mut table = Table::new([
+        ("turned away", Align::Left),
+        ("times", Align::Right),
+        ("last", Align::Right),
+        ("why", Align::Left),
+    ]);
+    for refused in &status.refused {
+        table.row([
+            refused.peer.to_string(),
+            grouped(refused.count),
+            format!("{} ago", span(refused.last_s)),
+            refused.reason.clone(),
+        ]);
+    }
+    table.render()
 }
 
 fn senders(status: &ReceiverStatus, earlier: Option<Earlier<'_, ReceiverStatus>>) -> String {

@@ -4,7 +4,7 @@ use core::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::status::Tally;
+use crate::status::{CertificateStatus, Tally};
 
 /// Everything that nf-sender tells about itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,9 +21,13 @@ pub struct SenderStatus {
     pub state: LinkState,
     /// The receiver that is connected, or being tried, or that refused; `None` while there is none.
     pub receiver: Option<String>,
+    /// What encrypts the connection, while there is one; `none` for clear text.
+    pub cipher: Option<String>,
+    /// The own certificate, if TLS is spoken.
+    pub certificate: Option<CertificateStatus>,
     /// Seconds until the next attempt to connect, while waiting for it.
     pub retry_in_s: Option<u64>,
-    /// Why the link is not there, or sends nothing though it is, in words.
+    /// Why the link is not there, in words.
     pub reason: Option<String>,
     /// What was taken from the sockets.
     pub received: Tally,

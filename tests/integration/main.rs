@@ -18,6 +18,7 @@ mod kit;
 mod limits;
 mod losses;
 mod outage;
+mod pairing;
 mod path_mtu;
 mod real_tools;
 mod rivals;

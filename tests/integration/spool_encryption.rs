@@ -1,267 +1,143 @@
-//! An encrypted spool: all of it arrives, nothing of it can be read on the disk, and keys can be changed, but not lost.
+//! A spool that is encrypted: what lies on disk shows nothing, and all of it arrives.
 
-use std::collections::{BTreeMap, HashSet};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use crate::losses::{go_on, wait_until_spooled};
 use crate::running::shared;
 use crate::support::chatter::{MIXED, Pattern};
-use crate::support::exporter::Exporters;
-use crate::support::hosts::QUICK_SENDER;
-use crate::support::load::Until;
-use crate::support::pair::{Pair, STALL};
+use crate::support::collector::Collector;
+use crate::support::daemon::{Launch, Program};
+use crate::support::hosts::{PATIENT_SENDER, ReceiverHost, SenderHost, write_key};
+use crate::support::pair::STALL;
 use crate::support::samples::{assert_conserved, count};
 
-/// How long a refusal may take.
-const REFUSAL: Duration = Duration::from_secs(20);
+/// Nobody listens there: TCP's discard port.
+const NOWHERE: &str = "127.0.0.1:9";
 
-/// Exit code of sysexits.h: a restart changes nothing.
-const CONFIG: i32 = 78;
-
-/// Datagrams that each step of a test adds to the backlog.
-const STEP: u64 = 1000;
-
-/// Bytes of a payload by which it is looked for.
-const NEEDLE: usize = 16;
-
-fn pattern() -> Pattern {
-    Pattern::new(MIXED)
+/// Settings with the key files `keys` of this host: the one that seals, then the one before it.
+fn settings(host: &SenderHost, encrypt: bool, keys: &[&str]) -> String {
+    let names = ["key-file", "previous-key-file"];
+    let lines = names.iter().zip(keys).map(|(name, key)| format!("{name} = {:?}\n", host.path(key)));
+    format!("{PATIENT_SENDER}encrypt = {encrypt}\n{}", lines.collect::<String>())
 }
 
-/// The settings of a sender that spools at once, with these lines in its section `[spool]`.
-fn settings(spool: &str) -> String {
-    format!("{QUICK_SENDER}sync-after = \"0s\"\nrotate-size = \"256KiB\"\n{spool}")
-}
-
-/// A pair whose link is cut, with the sender not started.
-fn cut_pair() -> Pair {
-    let mut pair = Pair::new(3, pattern(), &settings(""));
-    pair.link.cut();
-    pair.receiver.start();
-    pair
-}
-
-/// A key file of nobody else, made of this digit; gives its path.
-fn key(pair: &Pair, digit: char) -> String {
-    use std::io::Write;
-    let path = pair.sender.path(&format!("key-{digit}"));
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&path).unwrap();
-    writeln!(file, "{}", digit.to_string().repeat(64)).unwrap();
-    path.to_str().unwrap().to_owned()
-}
-
-fn encrypted(key: &str) -> String {
-    settings(&format!("encrypt = true\nkey-file = \"{key}\"\n"))
-}
-
-fn encrypted_after(key: &str, previous: &str) -> String {
-    format!("{}previous-key-file = \"{previous}\"\n", encrypted(key))
-}
-
-fn start(pair: &mut Pair, toml: &str) {
-    pair.sender.set_toml(toml);
-    pair.sender.start();
-}
-
-/// Stops the sender in order and starts it with other settings.
-fn restart(pair: &mut Pair, toml: &str) {
-    assert_eq!(pair.sender.take().terminate().code(), Some(0));
-    start(pair, toml);
-}
-
-/// Adds a step to the backlog, and waits until it is in segments.
-fn add(pair: &Pair, exporters: Exporters) -> Exporters {
-    let total = exporters.total() + STEP;
-    let exporters = go_on(pair, exporters, total);
-    wait_until_spooled(pair);
-    exporters
-}
-
-/// Every file below `path`, but for the lock, which names a process.
-fn files(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for entry in std::fs::read_dir(path).unwrap() {
+/// Every file below `directory`, with what it holds.
+fn contents(directory: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            found.extend(files(&path));
-        } else if !path.ends_with("lock") {
-            let bytes = std::fs::read(&path).unwrap();
-            found.insert(path, bytes);
+            found.extend(contents(&path));
+        } else {
+            found.push((path.display().to_string(), std::fs::read(&path).unwrap()));
         }
     }
+    found.sort();
     found
 }
 
-/// Whether any file of the spool directory shows any part of a datagram that was sent.
-fn shows_payload(pair: &Pair, exporters: &Exporters) -> bool {
-    let mut needles: HashSet<[u8; NEEDLE]> = HashSet::new();
-    for (exporter, sent) in (0..).zip(exporters.sent()) {
-        for number in 0..*sent {
-            let mut payload = Vec::new();
-            pattern().datagram(exporter, number, &mut payload);
-            needles.extend(payload.chunks_exact(NEEDLE).map(|part| <[u8; NEEDLE]>::try_from(part).unwrap()));
-        }
+/// How many of the first `sent` datagrams of exporter 0 can be seen in the spool's files.
+fn visible(host: &SenderHost, pattern: Pattern, sent: u32) -> usize {
+    let files = contents(&host.path("spool"));
+    let mut payload = Vec::new();
+    let shows = |number: &u32| {
+        pattern.datagram(0, *number, &mut payload);
+        let piece = &payload[payload.len() - 32..];
+        files.iter().any(|(_, bytes)| bytes.windows(piece.len()).any(|window| window == piece))
+    };
+    (0..sent).filter(shows).count()
+}
+
+/// Starts the host's daemon, gives it 100 more datagrams, and waits until the disk has them.
+fn spool_100(host: &mut SenderHost, exporters: &mut crate::support::exporter::Exporters, queued: u64) {
+    host.start();
+    exporters.send(100);
+    host.wait_status(STALL, |status| {
+        count(status, "/queued/datagrams") == queued && count(status, "/queued/segments") > 0
+    });
+}
+
+#[test]
+fn a_backlog_is_unreadable_on_disk_and_drains_through_kills_and_a_change_of_keys() {
+    let _running = shared();
+    let pattern = Pattern::new(MIXED);
+    let collector = Collector::start(1, pattern);
+    let mut receiver = ReceiverHost::new(&[collector.addr()], "");
+    receiver.start();
+    let mut sender = SenderHost::new("edge", &NOWHERE, "");
+    for key in ["one", "two"] {
+        write_key(&sender.path(key), key);
     }
-    let shows = |bytes: &Vec<u8>| bytes.windows(NEEDLE).any(|window| needles.contains(window));
-    files(&pair.sender.path("spool")).values().any(shows)
+    let mut exporters = sender.exporters(1, pattern);
+
+    sender.set_toml(&settings(&sender, false, &[]));
+    spool_100(&mut sender, &mut exporters, 100);
+    sender.take().terminate();
+    assert_eq!(visible(&sender, pattern, 100), 100, "without encryption");
+
+    sender.set_toml(&settings(&sender, true, &["one"]));
+    spool_100(&mut sender, &mut exporters, 200);
+    sender.take().kill();
+    assert_eq!(visible(&sender, pattern, 200), 100, "those of before only");
+    sender.set_toml(&settings(&sender, true, &["two", "one"]));
+    spool_100(&mut sender, &mut exporters, 300);
+    sender.take().terminate();
+    assert_eq!(visible(&sender, pattern, 300), 100, "those of before only");
+
+    sender.set_toml(&settings(&sender, false, &["two", "one"]));
+    sender.set_receiver(Some(receiver.addr().to_string()));
+    sender.start();
+    collector.wait_for_all(exporters.sent(), STALL).assert_exact(exporters.sent());
+    assert_conserved(&sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0));
 }
 
 #[test]
-fn an_encrypted_backlog_survives_kills_arrives_exactly_and_is_never_seen_on_the_disk() {
+fn with_another_key_nothing_is_touched_and_the_sender_says_which_it_needs() {
     let _running = shared();
-    let mut pair = cut_pair();
-    let key = key(&pair, '1');
-    start(&mut pair, &encrypted(&key));
-    let mut exporters = pair.exporters();
-    for _ in 0..3 {
-        exporters = add(&pair, exporters);
-        pair.sender.take().kill();
-        assert!(!shows_payload(&pair, &exporters));
-        pair.sender.start();
-        assert_conserved(&pair.sender.status());
+    let mut sender = SenderHost::new("edge", &NOWHERE, "");
+    for key in ["one", "two"] {
+        write_key(&sender.path(key), key);
     }
-    // Killed once more wherever it is by then, and once more while it drains.
-    let total = exporters.total() + STEP;
-    exporters = go_on(&pair, exporters, total);
-    pair.sender.udp().wait_until_drained();
-    pair.sender.take().kill();
-    assert!(!shows_payload(&pair, &exporters));
-    pair.sender.start();
-    pair.link.mend();
-    pair.collector.wait_for(STEP, STALL);
-    pair.sender.take().kill();
-    pair.sender.start();
-    pair.assert_all_arrive(&exporters, true);
-}
-
-#[test]
-fn on_a_good_link_encryption_is_not_noticed() {
-    let _running = shared();
-    let mut pair = cut_pair();
-    let key = key(&pair, '1');
-    start(&mut pair, &encrypted(&key));
-    pair.link.mend();
-    pair.sender.wait_state("connected", STALL);
-    let exporters = pair.load(Some(3000), Until::Sent(3 * STEP)).finish();
-    pair.assert_all_arrive(&exporters, true);
-}
-
-#[test]
-fn with_another_key_or_none_the_sender_ends_with_78_says_so_and_changes_nothing() {
-    let _running = shared();
-    let mut pair = cut_pair();
-    let (right, wrong) = (key(&pair, '1'), key(&pair, '2'));
-    start(&mut pair, &encrypted(&right));
-    let exporters = add(&pair, pair.exporters());
-    pair.sender.take().kill();
-    let before = files(&pair.sender.path("spool"));
-    for (toml, given) in [(encrypted(&wrong), "the key given is "), (settings(""), "no key is given")] {
-        pair.sender.set_toml(&toml);
-        let (status, log) = pair.sender.launch().spawn().wait_exit(REFUSAL);
-        assert_eq!(status.code(), Some(CONFIG), "{log}");
-        for words in ["is encrypted with the key ", given, "spool.previous-key-file", "nothing was changed"] {
-            assert!(log.contains(words), "the message does not say {words:?}:\n{log}");
-        }
-        assert!(files(&pair.sender.path("spool")) == before, "the spool has changed");
+    sender.set_toml(&settings(&sender, true, &["one"]));
+    let mut exporters = sender.exporters(1, Pattern::new(MIXED));
+    spool_100(&mut sender, &mut exporters, 100);
+    sender.take().terminate();
+    let before = contents(&sender.path("spool"));
+    for keys in [&["two"][..], &[]] {
+        sender.set_toml(&settings(&sender, !keys.is_empty(), keys));
+        let launch = Launch::new(Program::Sender)
+            .args(["-c", sender.path("nf-sender.toml").to_str().unwrap(), "--plaintext"])
+            .args(["-l", "127.0.0.1:0", "--spool", sender.path("spool").to_str().unwrap()])
+            .args(["--control", sender.control().to_str().unwrap()])
+            .env("RUNTIME_DIRECTORY", sender.path("run"));
+        let (status, log) = launch.spawn().wait_exit(Duration::from_secs(20));
+        assert_eq!(status.code(), Some(78), "{log}");
+        assert!(
+            log.contains("the spool is encrypted with key") && log.contains("previous-key-file"),
+            "{log}"
+        );
+        let without_lock = |files: &[(String, Vec<u8>)]| {
+            files.iter().filter(|(name, _)| !name.ends_with("/lock")).cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(without_lock(&contents(&sender.path("spool"))), without_lock(&before));
     }
-    start(&mut pair, &encrypted(&right));
-    pair.link.mend();
-    pair.assert_all_arrive(&exporters, true);
+    sender.set_toml(&settings(&sender, true, &["one"]));
+    sender.start();
+    assert_eq!(count(&sender.status(), "/queued/datagrams"), 100);
 }
 
 #[test]
-fn a_new_key_needs_no_draining() {
-    let _running = shared();
-    let mut pair = cut_pair();
-    let (old, new) = (key(&pair, '1'), key(&pair, '2'));
-    start(&mut pair, &encrypted(&old));
-    let exporters = add(&pair, pair.exporters());
-    restart(&mut pair, &encrypted_after(&new, &old));
-    let exporters = add(&pair, exporters);
-    assert!(!shows_payload(&pair, &exporters));
-    pair.link.mend();
-    pair.assert_all_arrive(&exporters, true);
-    // Nothing of the old key is left.
-    restart(&mut pair, &encrypted(&new));
-    assert_eq!(count(&pair.sender.status(), "/queued/datagrams"), 0);
-}
-
-#[test]
-fn encryption_is_turned_on_and_off_with_a_backlog() {
-    let _running = shared();
-    let mut pair = cut_pair();
-    let key = key(&pair, '1');
-    start(&mut pair, &settings(""));
-    let exporters = add(&pair, pair.exporters());
-    assert!(shows_payload(&pair, &exporters), "what is not encrypted can be found by this search");
-    restart(&mut pair, &encrypted(&key));
-    let exporters = add(&pair, exporters);
-    restart(&mut pair, &settings(&format!("key-file = \"{key}\"\n")));
-    let exporters = add(&pair, exporters);
-    pair.link.mend();
-    pair.assert_all_arrive(&exporters, true);
-}
-
-#[test]
-fn without_a_runtime_directory_the_sender_warns_and_nothing_is_seen_on_the_disk() {
-    let _running = shared();
-    let mut pair = cut_pair();
-    pair.sender.take_runtime_directory_away();
-    let key = key(&pair, '1');
-    start(&mut pair, &encrypted(&key));
-    pair.sender.daemon().wait_for_log(&["RUNTIME_DIRECTORY", "kill -9 loses it"], STALL);
-    let exporters = add(&pair, pair.exporters());
-    assert!(!pair.sender.path("spool/intake").exists() && !shows_payload(&pair, &exporters));
-    restart(&mut pair, &encrypted(&key));
-    assert!(!pair.sender.path("spool/intake").exists() && !shows_payload(&pair, &exporters));
-    pair.link.mend();
-    pair.assert_all_arrive(&exporters, true);
-}
-
-#[test]
-fn what_an_earlier_run_left_in_clear_is_not_lost_when_encryption_is_turned_on() {
-    let _running = shared();
-    let mut pair = cut_pair();
-    pair.sender.take_runtime_directory_away();
-    let key = key(&pair, '1');
-    start(&mut pair, &settings(""));
-    let exporters = add(&pair, pair.exporters());
-    pair.sender.take().kill();
-    pair.sender.set_toml(&encrypted(&key));
-    let (status, log) = pair.sender.launch().spawn().wait_exit(REFUSAL);
-    assert_eq!(status.code(), Some(CONFIG), "{log}");
-    assert!(log.contains("start nf-sender once without spool.encrypt and stop it in order"), "{log}");
-    start(&mut pair, &settings(""));
-    restart(&mut pair, &encrypted(&key));
-    pair.link.mend();
-    pair.assert_all_arrive(&exporters, true);
-}
-
-#[test]
-fn a_key_that_only_the_middle_of_the_backlog_wants_is_waited_for() {
-    let _running = shared();
-    let mut pair = cut_pair();
-    let (ends, middle) = (key(&pair, '1'), key(&pair, '2'));
-    start(&mut pair, &encrypted(&ends));
-    let exporters = add(&pair, pair.exporters());
-    restart(&mut pair, &encrypted_after(&middle, &ends));
-    let exporters = add(&pair, exporters);
-    restart(&mut pair, &encrypted_after(&ends, &middle));
-    let exporters = add(&pair, exporters);
-
-    restart(&mut pair, &encrypted(&ends));
-    pair.link.mend();
-    let daemon = pair.sender.daemon();
-    daemon.wait_for_log(&["is encrypted with the key", "nothing is sent until"], STALL);
-    let waits = |status: &serde_json::Value| count(status, "/queued/datagrams") == 2 * STEP;
-    let status = pair.sender.wait_status(STALL, waits);
-    assert_eq!((status["state"].as_str(), count(&status, "/dropped/corrupt")), (Some("connected"), 0));
-    assert!(status["reason"].as_str().unwrap().contains("spool.previous-key-file"), "{status:#}");
-    assert_conserved(&status);
-
-    restart(&mut pair, &encrypted_after(&ends, &middle));
-    pair.assert_all_arrive(&exporters, true);
+fn encryption_without_a_key_is_refused_with_what_is_missing() {
+    let output = {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("nf-sender.toml");
+        std::fs::write(&file, "[spool]\nencrypt = true\n").unwrap();
+        Program::Sender.run(&["check", "-c", file.to_str().unwrap()])
+    };
+    assert_eq!(output.status.code(), Some(78));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        told.contains("spool.encrypt") && told.contains("spool-key") && told.contains("keygen"),
+        "{told}"
+    );
 }

@@ -55,8 +55,8 @@ fn receiver(text: &str, given: &[(&'static str, &str)]) -> Result<ReceiverProtec
         .map_err(|error| told(directory.path(), &error))
 }
 
-fn key(source: KeySource, suite: Suite) -> Result<SenderProtection, String> {
-    Ok(SenderProtection::Key { source, suite })
+fn key(source: KeySource, suite: Suite) -> SenderProtection {
+    SenderProtection::Key { source, suite }
 }
 
 fn file_source(path: &str) -> KeySource {
@@ -66,20 +66,20 @@ fn file_source(path: &str) -> KeySource {
 #[test]
 fn a_key_alone_means_blowfish() {
     let bare = surroundings();
-    assert_eq!(sender("", &[("key", "-")], &bare), key(KeySource::StandardInput, Suite::Blowfish));
-    assert_eq!(sender("key-file = \"/k\"\n", &[], &bare), key(file_source("/k"), Suite::Blowfish));
+    assert_eq!(sender("", &[("key", "-")], &bare), Ok(key(KeySource::StandardInput, Suite::Blowfish)));
+    assert_eq!(sender("key-file = \"/k\"\n", &[], &bare), Ok(key(file_source("/k"), Suite::Blowfish)));
     let suited = sender("cipher = \"aes-256-gcm\"\nkey-file = \"/k\"\n", &[], &bare);
-    assert_eq!(suited, key(file_source("/k"), Suite::Aes256Gcm));
+    assert_eq!(suited, Ok(key(file_source("/k"), Suite::Aes256Gcm)));
     let typed = sender("", &[("key", "-"), ("cipher", "chacha20-poly1305")], &bare);
-    assert_eq!(typed, key(KeySource::StandardInput, Suite::ChaCha20Poly1305));
+    assert_eq!(typed, Ok(key(KeySource::StandardInput, Suite::ChaCha20Poly1305)));
 }
 
 #[test]
 fn the_credential_counts_where_nothing_else_is_said() {
     let credential = KeySource::Credential("/run/credentials/s/key".into());
-    assert_eq!(sender("", &[], &with_credentials()), key(credential, Suite::Blowfish));
+    assert_eq!(sender("", &[], &with_credentials()), Ok(key(credential, Suite::Blowfish)));
     let named = sender("key-file = \"/k\"\n", &[], &with_credentials());
-    assert_eq!(named, key(file_source("/k"), Suite::Blowfish));
+    assert_eq!(named, Ok(key(file_source("/k"), Suite::Blowfish)));
     assert_eq!(sender("", &[], &surroundings()), Ok(SenderProtection::LoopbackOnly));
     assert_eq!(sender("plaintext = true\n", &[], &with_credentials()), Ok(SenderProtection::Plaintext));
 }
@@ -88,8 +88,14 @@ fn the_credential_counts_where_nothing_else_is_said() {
 fn of_keys_and_clear_text_the_one_in_the_higher_layer_counts() {
     let bare = surroundings();
     let typed = [("key", "-")];
-    assert_eq!(sender("key-file = \"/k\"\n", &typed, &bare), key(KeySource::StandardInput, Suite::Blowfish));
-    assert_eq!(sender("plaintext = true\n", &typed, &bare), key(KeySource::StandardInput, Suite::Blowfish));
+    assert_eq!(
+        sender("key-file = \"/k\"\n", &typed, &bare),
+        Ok(key(KeySource::StandardInput, Suite::Blowfish))
+    );
+    assert_eq!(
+        sender("plaintext = true\n", &typed, &bare),
+        Ok(key(KeySource::StandardInput, Suite::Blowfish))
+    );
     let plain = [("plaintext", "true")];
     assert_eq!(sender("key-file = \"/k\"\n", &plain, &bare), Ok(SenderProtection::Plaintext));
 }
@@ -128,7 +134,7 @@ fn senders_of_drop_ins_add_to_those_of_the_file() {
     };
     let protection = loaded.settings.protection;
     assert_eq!(protection.senders, [sender("a", "/a", None), sender("b", "/b", Some("/old"))]);
-    assert!(protection.has_keys());
+    assert!(protection.has_proofs());
 }
 
 #[test]
@@ -166,4 +172,28 @@ fn ciphers_that_nobody_knows_are_refused_with_those_there_are() {
         receiver("ciphers = []\n", &[]),
         Err("c.toml:1: ciphers: found [], expected at least one entry".to_owned())
     );
+}
+
+#[test]
+fn tls_needs_all_three_files_and_is_an_alternative_to_a_key() {
+    let files = "[tls]\nauthority = \"/ca\"\ncertificate = \"/c\"\nkey = \"/k\"\n";
+    let tls = TlsFiles { authority: "/ca".into(), certificate: "/c".into(), key: "/k".into() };
+    let bare = surroundings();
+    let expected = SenderProtection::Tls { files: tls.clone(), server_name: None };
+    assert_eq!(sender(files, &[], &bare), Ok(expected.clone()));
+    assert_eq!(sender(files, &[], &with_credentials()), Ok(expected));
+    assert_eq!(sender(files, &[("key", "-")], &bare), Ok(key(KeySource::StandardInput, Suite::Blowfish)));
+    let both = sender(&format!("key-file = \"/f\"\n{files}"), &[], &bare).unwrap_err();
+    assert!(both.contains("expected one of tls.certificate and key-file (c.toml:1)"), "{both}");
+    assert_eq!(
+        sender("[tls]\nauthority = \"/ca\"\n", &[], &bare),
+        Err("c.toml:1: 'tls.certificate' is missing here\nc.toml:1: 'tls.key' is missing here".to_owned())
+    );
+    let protection = receiver(&format!("{files}revoked = [\"/crl\"]\nsenders = [\"a\"]\n"), &[]).unwrap();
+    let senders = vec!["a".parse().unwrap()];
+    assert_eq!(
+        protection.tls,
+        Some(ReceiverTlsSettings { files: tls, revoked: vec!["/crl".into()], senders })
+    );
+    assert!(protection.has_proofs());
 }

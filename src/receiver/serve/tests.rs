@@ -3,13 +3,16 @@
 use core::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::watch;
 
 use super::*;
 use crate::batch::{BatchBuilder, BatchHeader, Compression, HEADER_LEN};
 use crate::datagram::{Datagram, Timestamp};
 use crate::framing::{Decoder, Heartbeat, Message};
 use crate::receiver::ahead::Ahead;
+use crate::secure::{Admission, Channel, Pass};
 use crate::sequence::StreamId;
 use crate::service::{Stopper, stop_channel};
 
@@ -21,6 +24,7 @@ struct Exchange {
     decoder: Decoder,
     collector: UdpSocket,
     shared: Arc<Shared>,
+    admission: watch::Sender<Arc<Admission>>,
     _stopper: Stopper,
     _state: tempfile::TempDir,
 }
@@ -36,6 +40,7 @@ impl Exchange {
             ahead: Ahead::take_up(state.path()),
             complaints: Mutex::default(),
             news: Mutex::default(),
+            refused: Mutex::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -43,11 +48,16 @@ impl Exchange {
         let (stopper, stop) = stop_channel();
         let greeted_by = Instant::now() + Duration::from_secs(10);
         let of_connection = shared.clone();
+        let (admission, admissions) = watch::channel(Arc::default());
         tokio::spawn(async move {
-            serve(&of_connection, accepted, peer, "edge".parse().unwrap(), greeted_by, stop).await;
+            let sender = "edge".parse().unwrap();
+            let known = Known { sender, pass: Pass::ClearText { is_local: true }, admission: admissions };
+            let accepted = Stream::new(accepted, Channel::plain());
+            serve(&of_connection, accepted, peer, known, greeted_by, stop).await;
         });
+        let decoder = Decoder::default();
         let mut exchange =
-            Self { stream, decoder: Decoder::default(), collector, shared, _stopper: stopper, _state: state };
+            Self { stream, decoder, collector, shared, admission, _stopper: stopper, _state: state };
         let heartbeat = Heartbeat::nearest(Duration::from_secs(5));
         exchange.say(Message::Hello(Hello { stream: STREAM, first: Position(0), heartbeat })).await;
         assert!(matches!(exchange.hear().await, Message::Welcome(_)));
@@ -110,4 +120,18 @@ async fn a_batch_that_cannot_be_read_is_counted_and_the_next_one_is_delivered() 
     assert_eq!(&payload[..length], b"second");
     let [sender] = exchange.shared.seats.status().try_into().unwrap();
     assert_eq!((sender.gaps, sender.delivered.datagrams), (1, 1));
+}
+
+#[tokio::test]
+async fn a_sender_that_is_not_let_in_any_more_is_told_so() {
+    let mut exchange = Exchange::agreed().await;
+    let stricter = Admission { plaintext: true, ..Admission::default() };
+    exchange.admission.send_replace(Arc::new(stricter));
+    exchange.say(Message::Ping).await;
+    let key = crate::secure::Key::generate().unwrap();
+    exchange.admission.send_replace(Arc::new(Admission { shared: vec![key], ..Admission::default() }));
+    let Message::Refuse(refusal) = exchange.hear().await else { panic!("no refusal") };
+    assert_eq!(refusal.code(), RefusalCode::NotAdmitted);
+    assert!(refusal.text().contains("not let in any more"), "{}", refusal.text());
+    assert_eq!(exchange.shared.refused().len(), 1);
 }

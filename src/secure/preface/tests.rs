@@ -8,13 +8,30 @@ fn plain() -> Vec<u8> {
     Preface::encode_plain(&sender())
 }
 
+const KEY: KeyId = KeyId(*b"key-id-1");
+
+/// What a sender with a shared key asks for.
+const KEYED: Mode = Mode::Key { suite: 2, key: Some(KEY) };
+
 /// The preface of a sender with a shared key.
 fn with_key() -> Vec<u8> {
-    b"NFR1\x01\x01\x02\x00\x04\x09key1brno-edge".to_vec()
+    Preface::encode_keyed(&sender(), KEY, Suite::ChaCha20Poly1305)
 }
 
-const GOLDEN_PREFACE: &[u8] = include_bytes!("../golden/v1-plain.preface");
-const GOLDEN_REPLY: &[u8] = include_bytes!("../golden/v1-accepted.reply");
+const CHALLENGE: [u8; CHALLENGE_LEN] = *b"sixteen by chanc";
+
+/// The replies that accept, each with what was asked for.
+fn acceptances() -> [(Mode, [u8; REPLY_LEN]); 2] {
+    [
+        (Mode::None, Status::Accepted.encode_reply(Mode::None, [0; CHALLENGE_LEN])),
+        (KEYED, Status::Accepted.encode_reply(KEYED, CHALLENGE)),
+    ]
+}
+
+const GOLDEN_PREFACES: [&[u8]; 2] =
+    [include_bytes!("../golden/v1-plain.preface"), include_bytes!("../golden/v1-key.preface")];
+const GOLDEN_REPLIES: [&[u8]; 2] =
+    [include_bytes!("../golden/v1-accepted.reply"), include_bytes!("../golden/v1-key-accepted.reply")];
 
 #[test]
 fn a_preface_comes_out_as_it_went_in() {
@@ -26,11 +43,20 @@ fn a_preface_comes_out_as_it_went_in() {
 }
 
 #[test]
-fn an_encrypted_sender_is_understood_well_enough_to_be_refused_clearly() {
-    let Ok(Parsed::Here(preface)) = Preface::parse(&with_key()) else { panic!("not understood") };
-    assert_eq!(preface, Preface { mode: Mode::Encrypted { mode: 1, suite: 2 }, sender: sender() });
-    assert_eq!(preface.mode.answer_without_keys(), Status::EncryptionNotConfigured);
-    assert_eq!(Mode::None.answer_without_keys(), Status::Accepted);
+fn a_sender_with_a_key_says_which_and_how_it_uses_it() {
+    assert_eq!(with_key(), b"NFR1\x01\x01\x02\x00\x08\x09key-id-1brno-edge");
+    let parsed = Preface::parse(&with_key());
+    assert_eq!(parsed, Ok(Parsed::Here(Preface { mode: KEYED, sender: sender() })));
+}
+
+#[test]
+fn key_ids_and_modes_of_the_future_are_understood_well_enough_to_be_refused_clearly() {
+    let other = |bytes: &[u8]| match Preface::parse(bytes) {
+        Ok(Parsed::Here(preface)) => preface.mode,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(other(b"NFR1\x01\x01\x03\x00\x04\x01key1x"), Mode::Key { suite: 3, key: None });
+    assert_eq!(other(b"NFR1\x01\x02\x03\x00\x04\x01key1x"), Mode::Unknown(2));
 }
 
 #[test]
@@ -41,9 +67,11 @@ fn a_part_of_a_preface_says_how_much_is_needed_and_never_more_than_the_whole() {
             assert_eq!(Preface::parse(&whole[..cut]), Ok(Parsed::NeedMore(needed)), "cut at {cut}");
         }
     }
-    let reply = Status::Accepted.encode_reply();
-    for cut in 0..reply.len() {
-        assert_eq!(Status::parse_reply(&reply[..cut]), Ok(Parsed::NeedMore(REPLY_LEN)), "cut at {cut}");
+    for (mode, reply) in acceptances() {
+        for cut in 0..reply.len() {
+            let parsed = Status::parse_reply(mode, &reply[..cut]);
+            assert_eq!(parsed, Ok(Parsed::NeedMore(REPLY_LEN)), "cut at {cut}");
+        }
     }
 }
 
@@ -67,45 +95,50 @@ fn no_flipped_bit_leaves_a_preface_as_it_was() {
     for whole in [plain(), with_key()] {
         let original = Preface::parse(&whole);
         for bit in 0..whole.len() * 8 {
-            let is_key_id = whole == with_key() && (HEADER_LEN..HEADER_LEN + 4).contains(&(bit / 8));
             let mut bytes = whole.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(Preface::parse(&bytes) != original || is_key_id, "bit {bit}");
+            assert!(Preface::parse(&bytes) != original, "bit {bit}");
         }
     }
 }
 
 #[test]
 fn an_acceptance_with_a_flipped_bit_is_none() {
-    let reply = Status::Accepted.encode_reply();
-    for bit in 0..8 * 8 {
-        let mut bytes = reply;
-        bytes[bit / 8] ^= 1 << (bit % 8);
-        assert_ne!(Status::parse_reply(&bytes), Ok(Parsed::Here(Status::Accepted)), "bit {bit}");
+    for (mode, reply) in acceptances() {
+        for bit in 0..8 * 8 {
+            let mut bytes = reply;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(Status::parse_reply(mode, &bytes), Ok(Parsed::Here(Status::Accepted)), "bit {bit}");
+        }
     }
 }
 
 #[test]
 fn every_status_survives_the_way_to_the_sender() {
     for (status, code) in Status::ALL {
-        let reply = status.encode_reply();
-        assert_eq!(reply[4], code);
-        assert_eq!(Status::parse_reply(&reply), Ok(Parsed::Here(status)));
+        for mode in [Mode::None, KEYED] {
+            let reply = status.encode_reply(mode, CHALLENGE);
+            assert_eq!(reply[4], code);
+            assert_eq!(Status::parse_reply(mode, &reply), Ok(Parsed::Here(status)));
+        }
     }
 }
 
 #[test]
 fn a_status_of_the_future_is_a_refusal_with_its_number() {
-    let mut reply = Status::Accepted.encode_reply();
+    let mut reply = Status::Accepted.encode_reply(Mode::None, CHALLENGE);
     reply[4] = 77;
-    assert_eq!(Status::parse_reply(&reply), Err(PrefaceError::UnknownStatus(77)));
+    assert_eq!(Status::parse_reply(Mode::None, &reply), Err(PrefaceError::UnknownStatus(77)));
 }
 
 #[test]
 fn an_acceptance_in_another_mode_is_not_taken() {
-    let mut reply = Status::Accepted.encode_reply();
-    reply[5] = 1;
-    assert_eq!(Status::parse_reply(&reply), Err(PrefaceError::ModeChanged(1)));
+    let [(plain, plain_reply), (keyed, keyed_reply)] = acceptances();
+    let changed = |asked, answered| Err(PrefaceError::ModeChanged { asked, answered });
+    assert_eq!(Status::parse_reply(plain, &keyed_reply), changed(0, 1));
+    assert_eq!(Status::parse_reply(keyed, &plain_reply), changed(1, 0));
+    let other_suite = Mode::Key { suite: 1, key: Some(KEY) };
+    assert_eq!(Status::parse_reply(other_suite, &keyed_reply), Err(PrefaceError::Malformed));
 }
 
 #[test]
@@ -148,7 +181,7 @@ fn foreign_protocols_are_recognised_by_either_side() {
     ];
     for (bytes, foreign) in recognised {
         assert_eq!(Preface::parse(bytes), Err(PrefaceError::Foreign(foreign)));
-        assert_eq!(Status::parse_reply(bytes), Err(PrefaceError::Foreign(foreign)));
+        assert_eq!(Status::parse_reply(Mode::None, bytes), Err(PrefaceError::Foreign(foreign)));
     }
     assert_eq!(
         PrefaceError::Foreign(Foreign::Http).to_string(),
@@ -158,8 +191,9 @@ fn foreign_protocols_are_recognised_by_either_side() {
 
 #[test]
 fn the_golden_preface_and_reply_of_version_1_stay_as_they_are() {
-    assert_eq!(plain(), GOLDEN_PREFACE, "the bytes of a preface have changed: that needs a new version");
-    assert_eq!(Status::Accepted.encode_reply(), GOLDEN_REPLY, "the bytes of a reply have changed");
+    let changed = "the bytes have changed: that needs a new version";
+    assert_eq!([plain(), with_key()], GOLDEN_PREFACES, "{changed}");
+    assert_eq!(acceptances().map(|(_, reply)| reply), GOLDEN_REPLIES, "{changed}");
 }
 
 /// Writes the golden files anew: only for a new version of the protocol.
@@ -167,6 +201,13 @@ fn the_golden_preface_and_reply_of_version_1_stay_as_they_are() {
 #[ignore = "writes the golden files; run by hand for a new version of the protocol"]
 fn write_golden_preface_and_reply() {
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/src/secure/golden");
-    std::fs::write(format!("{golden}/v1-plain.preface"), plain()).unwrap();
-    std::fs::write(format!("{golden}/v1-accepted.reply"), Status::Accepted.encode_reply()).unwrap();
+    let [(_, plain_reply), (_, key_reply)] = acceptances();
+    for (name, bytes) in [
+        ("v1-plain.preface", plain().as_slice()),
+        ("v1-key.preface", &with_key()),
+        ("v1-accepted.reply", &plain_reply),
+        ("v1-key-accepted.reply", &key_reply),
+    ] {
+        std::fs::write(format!("{golden}/{name}"), bytes).unwrap();
+    }
 }

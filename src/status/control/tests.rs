@@ -18,6 +18,7 @@ fn asked(path: &Path, ask: impl FnOnce(&Path) -> Result<serde_json::Value, Contr
     runtime.spawn(socket.serve(|request| match request {
         Request::Status => Reply::Ok(json!({"service": "test"})),
         Request::Reconnect => Reply::Error("there is nothing to connect to".to_owned()),
+        Request::Reload => Reply::Ok(json!(null)),
     }));
     let answer = thread::scope(|scope| scope.spawn(|| ask(path)).join().unwrap());
     answer.map_or_else(|error| error.to_string(), |value| value.to_string())
@@ -28,6 +29,7 @@ fn a_request_gets_its_reply() {
     let (_directory, path) = place();
     assert_eq!(asked(&path, |path| request(path, Request::Status)), r#"{"service":"test"}"#);
     assert!(!path.exists());
+    assert_eq!(asked(&path, |path| request(path, Request::Reload)), "null");
     assert_eq!(
         asked(&path, |path| request(path, Request::Reconnect)),
         "the service refused: there is nothing to connect to"
@@ -45,7 +47,7 @@ fn what_is_no_request_is_answered_with_an_error_and_its_length_is_bounded() {
             BufReader::new(stream).read_line(&mut reply).unwrap();
             Ok(serde_json::from_str(&reply).unwrap())
         });
-        assert_eq!(answer, r#"{"error":"unknown request; known are: status, reconnect"}"#);
+        assert_eq!(answer, r#"{"error":"unknown request; known are: status, reconnect, reload"}"#);
     }
 }
 

@@ -1,5 +1,7 @@
 use super::*;
-use crate::status::{CollectorStatus, Dropped, ExporterStatus, PeerStatus, Queued, Recovered, Tally};
+use crate::status::{
+    CollectorStatus, Dropped, ExporterStatus, PeerStatus, Queued, Recovered, RefusedStatus, Tally,
+};
 
 fn sender() -> SenderStatus {
     SenderStatus {
@@ -9,6 +11,8 @@ fn sender() -> SenderStatus {
         stream: "00ff".to_owned(),
         state: LinkState::Connected,
         receiver: Some("127.0.0.1:2055".to_owned()),
+        cipher: Some("aes-256-gcm".to_owned()),
+        certificate: None,
         retry_in_s: None,
         reason: None,
         received: Tally { datagrams: 1_234_567, bytes: 1_500_000_000 },
@@ -42,7 +46,7 @@ fn sender() -> SenderStatus {
 #[test]
 fn a_sender_is_shown_with_its_link_its_totals_and_its_exporters() {
     let expected = "\
-nf-sender brno-edge: connected to 127.0.0.1:2055
+nf-sender brno-edge: connected to 127.0.0.1:2055, encrypted by aes-256-gcm
 
                  datagrams     bytes
 received         1,234,567   1.4 GiB
@@ -120,6 +124,13 @@ fn receiver() -> ReceiverStatus {
             held_s: 61,
             socket_drops: 0,
         }],
+        certificate: Some(CertificateStatus { name: None, not_after: 1_800_000_000, expires_s: 183_600 }),
+        refused: vec![RefusedStatus {
+            peer: "192.0.2.9".parse().unwrap(),
+            count: 1200,
+            last_s: 3,
+            reason: "the other side speaks HTTP".to_owned(),
+        }],
     }
 }
 
@@ -133,6 +144,11 @@ brno-edge  connected  127.0.0.1:40000  none       12,000  2.0 KiB         3     
 
 collector       state                 datagrams    bytes  skipped  its drops
 127.0.0.1:9995  down, held for 1m 1s     12,000  2.0 KiB        0          0
+
+certificate: expires in 2d 3h
+
+turned away  times    last  why
+192.0.2.9    1,200  3s ago  the other side speaks HTTP
 ";
     assert_eq!(render_receiver(&receiver(), None), expected);
 }

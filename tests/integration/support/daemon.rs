@@ -190,15 +190,27 @@ impl Daemon {
         self.ready_after.expect("the daemon has not said that it is ready")
     }
 
-    /// What it wrote to standard error so far.
+    /// The last lines that it wrote to standard error.
     pub(crate) fn log(&self) -> String {
         self.log.text()
     }
 
     /// Waits until one line of the log holds all of these words.
     pub(crate) fn wait_for_log(&self, words: &[&str], patience: Duration) {
-        let found = self.log.wait_for(words, patience);
+        let found = self.log.wait_for(words, 0, patience);
         assert!(found, "{} did not log {words:?} within {patience:?}:\n{}", self.program.name(), self.log());
+    }
+
+    /// How many lines of the log hold all of these words.
+    pub(crate) fn count_log(&self, words: &[&str]) -> usize {
+        self.log.count(words)
+    }
+
+    /// Makes it take up its settings anew, and waits until it has, or has said that it does not.
+    pub(crate) fn reload(&self) {
+        let said = self.count_log(&["reloaded"]);
+        self.signal(Signal::HUP);
+        assert!(self.log.wait_for(&["reloaded"], said, START), "no reload:\n{}", self.log());
     }
 
     /// Ends it at once, as a crash would.
@@ -285,15 +297,21 @@ impl Log {
         self.grown.notify_all();
     }
 
-    fn wait_for(&self, words: &[&str], patience: Duration) -> bool {
-        let absent = |lines: &mut Vec<String>| {
-            !lines
-                .iter()
-                .any(|line| words.iter().all(|word| line.to_lowercase().contains(&word.to_lowercase())))
-        };
+    fn count(&self, words: &[&str]) -> usize {
+        count(&self.lines.lock().unwrap(), words)
+    }
+
+    fn wait_for(&self, words: &[&str], more_than: usize, patience: Duration) -> bool {
+        let absent = |lines: &mut Vec<String>| count(lines, words) <= more_than;
         let lines = self.lines.lock().unwrap();
         !self.grown.wait_timeout_while(lines, patience, absent).unwrap().1.timed_out()
     }
+}
+
+/// How many of the lines hold all of these words, whatever their case.
+fn count(lines: &[String], words: &[&str]) -> usize {
+    let holds = |line: &&String| words.iter().all(|word| line.to_lowercase().contains(&word.to_lowercase()));
+    lines.iter().filter(holds).count()
 }
 
 fn follow_log(stderr: ChildStderr, log: Arc<Log>, events: Sender<Event>) {

@@ -1,7 +1,10 @@
 //! The two machines of the field: one runs nf-sender, one nf-receiver. Each keeps what outlives its daemon: sockets,
 //! as systemd would hold them, and directories.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +39,18 @@ longest = "1h"
 [spool]
 min-free = "0B"
 "#;
+
+/// Writes a key file that only its owner may read: a key that is always the same for the same `seed`.
+pub(crate) fn write_key(path: &Path, seed: &str) {
+    let digits: String = seed.bytes().cycle().take(32).map(|byte| format!("{byte:02x}")).collect();
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();
+    writeln!(file, "{digits}").unwrap();
+}
+
+/// What a daemon is told on its command line of clear text and keys: clear text, unless a test says otherwise.
+fn clear_text() -> Vec<String> {
+    vec!["--plaintext".to_owned()]
+}
 
 /// A UDP socket that is held while daemons come and go.
 pub(crate) struct HeldUdp {
@@ -85,11 +100,11 @@ impl HeldUdp {
 /// The machine of nf-sender.
 pub(crate) struct SenderHost {
     directory: TempDir,
-    id: String,
+    id: Option<String>,
     receiver: Option<String>,
     udp: Arc<HeldUdp>,
     more_sockets: Vec<UdpSocket>,
-    has_runtime_directory: bool,
+    protection: Vec<String>,
     daemon: Option<Daemon>,
 }
 
@@ -102,11 +117,11 @@ impl SenderHost {
         let udp = Arc::new(HeldUdp::bind("127.0.0.1:0"));
         Self {
             directory,
-            id: id.to_owned(),
+            id: Some(id.to_owned()),
             receiver: Some(receiver.to_string()),
             udp,
             more_sockets: Vec::new(),
-            has_runtime_directory: true,
+            protection: clear_text(),
             daemon: None,
         }
     }
@@ -121,14 +136,27 @@ impl SenderHost {
         std::fs::write(self.path("nf-sender.toml"), toml).unwrap();
     }
 
+    /// The next start leaves the id to the settings.
+    pub(crate) fn forget_id(&mut self) {
+        self.id = None;
+    }
+
+    /// Changes what the next start says of clear text and keys.
+    pub(crate) fn protect(&mut self, args: &[&str]) {
+        self.protection = args.iter().map(ToString::to_string).collect();
+    }
+
+    /// Makes the key of `seed` this machine's; returns the file.
+    pub(crate) fn use_key(&mut self, seed: &str) -> PathBuf {
+        let path = self.path("key");
+        write_key(&path, seed);
+        self.protect(&["--key-file", path.to_str().unwrap()]);
+        path
+    }
+
     /// Changes the receiver that the next start names, or names none.
     pub(crate) fn set_receiver(&mut self, receiver: Option<String>) {
         self.receiver = receiver;
-    }
-
-    /// From the next start on the service manager gives no runtime directory.
-    pub(crate) fn take_runtime_directory_away(&mut self) {
-        self.has_runtime_directory = false;
     }
 
     pub(crate) fn udp(&self) -> &Arc<HeldUdp> {
@@ -150,22 +178,17 @@ impl SenderHost {
     /// Starts the daemon and waits until it is ready.
     pub(crate) fn start(&mut self) -> &Daemon {
         assert!(self.daemon.is_none(), "nf-sender runs already");
-        self.daemon.insert(self.launch().start())
-    }
-
-    /// How the daemon is started.
-    pub(crate) fn launch(&self) -> Launch {
-        let runtime_directory = self.has_runtime_directory.then(|| ("RUNTIME_DIRECTORY", self.path("run")));
         let launch = Launch::new(Program::Sender)
             .args(["-c", self.path("nf-sender.toml").to_str().unwrap()])
-            .args(["--id", &self.id, "--plaintext"])
+            .args(self.id.iter().flat_map(|id| ["--id", id]))
+            .args(&self.protection)
             .args(self.receiver.iter().flat_map(|receiver| ["-r", receiver]))
             .args(["--spool", self.path("spool").to_str().unwrap()])
             .args(["--control", self.control().to_str().unwrap()])
+            .env("RUNTIME_DIRECTORY", self.path("run"))
             .socket("netflow", self.udp.socket.try_clone().unwrap());
         let more = self.more_sockets.iter().map(|socket| socket.try_clone().unwrap());
-        let launch = more.fold(launch, |launch, socket| launch.socket("netflow", socket));
-        runtime_directory.into_iter().fold(launch, |launch, (name, path)| launch.env(name, path))
+        self.daemon.insert(more.fold(launch, |launch, socket| launch.socket("netflow", socket)).start())
     }
 
     pub(crate) fn daemon(&self) -> &Daemon {
@@ -209,6 +232,7 @@ pub(crate) struct ReceiverHost {
     directory: TempDir,
     tcp: TcpListener,
     collectors: Vec<SocketAddr>,
+    protection: Vec<String>,
     daemon: Option<Daemon>,
 }
 
@@ -219,7 +243,25 @@ impl ReceiverHost {
         std::fs::write(directory.path().join("nf-receiver.toml"), toml).unwrap();
         std::fs::create_dir(directory.path().join("run")).unwrap();
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-        Self { directory, tcp, collectors: collectors.to_vec(), daemon: None }
+        Self { directory, tcp, collectors: collectors.to_vec(), protection: clear_text(), daemon: None }
+    }
+
+    /// Changes the settings of the next start or reload.
+    pub(crate) fn set_toml(&mut self, toml: &str) {
+        std::fs::write(self.path("nf-receiver.toml"), toml).unwrap();
+    }
+
+    /// Changes what the next start says of clear text and keys.
+    pub(crate) fn protect(&mut self, args: &[&str]) {
+        self.protection = args.iter().map(ToString::to_string).collect();
+    }
+
+    /// Makes the key of `seed` that of all senders; returns the file.
+    pub(crate) fn use_key(&mut self, seed: &str) -> PathBuf {
+        let path = self.path("key");
+        write_key(&path, seed);
+        self.protect(&["--key-file", path.to_str().unwrap()]);
+        path
     }
 
     /// Where it listens.
@@ -236,7 +278,8 @@ impl ReceiverHost {
         assert!(self.daemon.is_none(), "nf-receiver runs already");
         let collectors = self.collectors.iter().flat_map(|addr| ["-C".to_owned(), addr.to_string()]);
         let launch = Launch::new(Program::Receiver)
-            .args(["-c", self.path("nf-receiver.toml").to_str().unwrap(), "--plaintext"])
+            .args(["-c", self.path("nf-receiver.toml").to_str().unwrap()])
+            .args(&self.protection)
             .args(["--state", self.path("state").to_str().unwrap()])
             .args(["--control", self.control().to_str().unwrap()])
             .args(collectors)
@@ -258,7 +301,7 @@ impl ReceiverHost {
         Program::Receiver.status(&self.control()).expect("nf-receiver answers")
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 }

@@ -1,0 +1,87 @@
+//! The peers that were turned away of late, for the status: an operator who looks for a sender that does not come
+//! finds the reason here.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use tokio::time::Instant;
+
+use crate::limits::REFUSED_SHOWN;
+use crate::status::RefusedStatus;
+
+/// The last word on each peer; the one unheard longest makes room.
+#[derive(Debug, Default)]
+pub(crate) struct Refused(HashMap<IpAddr, Entry>);
+
+#[derive(Debug)]
+struct Entry {
+    reason: String,
+    count: u64,
+    last: Instant,
+}
+
+impl Refused {
+    /// Notes that `peer` was turned away.
+    pub(crate) fn note(&mut self, peer: SocketAddr, reason: String) {
+        let last = Instant::now();
+        if let Some(entry) = self.0.get_mut(&peer.ip()) {
+            *entry = Entry { reason, count: entry.count + 1, last };
+            return;
+        }
+        if self.0.len() >= REFUSED_SHOWN
+            && let Some(oldest) = self.0.iter().min_by_key(|(_, entry)| entry.last).map(|(peer, _)| *peer)
+        {
+            self.0.remove(&oldest);
+        }
+        self.0.insert(peer.ip(), Entry { reason, count: 1, last });
+    }
+
+    /// What the status shows, latest first.
+    pub(crate) fn status(&self) -> Vec<RefusedStatus> {
+        let row = |(peer, entry): (&IpAddr, &Entry)| RefusedStatus {
+            peer: *peer,
+            count: entry.count,
+            last_s: entry.last.elapsed().as_secs(),
+            reason: entry.reason.clone(),
+        };
+        let mut rows: Vec<RefusedStatus> = self.0.iter().map(row).collect();
+        rows.sort_by_key(|row| (row.last_s, row.peer));
+        rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn peer(number: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, number], 40_000))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_peer_has_one_row_with_its_last_reason_and_the_latest_stands_first() {
+        let mut refused = Refused::default();
+        refused.note(peer(1), "first".to_owned());
+        refused.note(peer(2), "other".to_owned());
+        advance(Duration::from_secs(5)).await;
+        refused.note(peer(1), "second".to_owned());
+        let rows = refused.status();
+        let seen: Vec<_> = rows.iter().map(|row| (row.reason.as_str(), row.count, row.last_s)).collect();
+        assert_eq!(seen, [("second", 2, 0), ("other", 1, 5)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_peers_take_no_more_room_than_there_is() {
+        let mut refused = Refused::default();
+        for number in 0..=u8::MAX {
+            refused.note(peer(number), String::new());
+            advance(Duration::from_secs(1)).await;
+        }
+        let rows = refused.status();
+        assert_eq!((rows.len(), rows[0].peer), (REFUSED_SHOWN, peer(255).ip()));
+    }
+}

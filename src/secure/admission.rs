@@ -1,0 +1,92 @@
+//! Whom a receiver lets in.
+//!
+//! Always holds: a sender with keys of its own is let in by these and nothing else, and nobody else's key takes its id.
+
+use core::fmt;
+use std::collections::HashMap;
+
+use crate::secure::{Key, KeyId, ReceiverTls, Suite};
+use crate::sequence::SenderId;
+
+/// The keys and rules of a receiver.
+#[derive(Debug, Default)]
+pub struct Admission {
+    /// Whether clear text is let in from every machine.
+    pub plaintext: bool,
+    /// Suites that senders may use.
+    pub suites: Vec<Suite>,
+    /// The keys of all senders that have none of their own.
+    pub shared: Vec<Key>,
+    /// The keys of those that do.
+    pub senders: HashMap<SenderId, Vec<Key>>,
+    /// What lets senders with certificates in, if anything does.
+    pub tls: Option<ReceiverTls>,
+}
+
+/// By what a sender was let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// By nothing: it speaks clear text.
+    ClearText {
+        /// Whether it is on this machine.
+        is_local: bool,
+    },
+    /// By a key.
+    Key {
+        /// Which key.
+        id: KeyId,
+        /// What the key is used with.
+        suite: Suite,
+    },
+    /// By a certificate of its name.
+    Certificate,
+}
+
+impl Admission {
+    /// Whether there is any key.
+    pub fn has_keys(&self) -> bool {
+        !self.shared.is_empty() || !self.senders.is_empty()
+    }
+
+    /// Whether senders can prove who they are.
+    fn has_proofs(&self) -> bool {
+        self.has_keys() || self.tls.is_some()
+    }
+
+    /// Whether this sender is let in in clear text: where that was asked for, unless it has a key of its own; and
+    /// from this machine where there are neither keys nor certificates.
+    pub fn admits_clear_text(&self, sender: &SenderId, is_local: bool) -> bool {
+        (self.plaintext && !self.senders.contains_key(sender)) || (is_local && !self.has_proofs())
+    }
+
+    /// The keys by which this sender is let in.
+    pub fn keys_of(&self, sender: &SenderId) -> &[Key] {
+        self.senders.get(sender).unwrap_or(&self.shared)
+    }
+
+    /// The key of this sender that has this id.
+    pub fn key_of(&self, sender: &SenderId, id: Option<KeyId>) -> Option<&Key> {
+        self.keys_of(sender).iter().find(|key| Some(key.id()) == id)
+    }
+
+    /// Whether a sender that was let in by `pass` would be let in now.
+    pub fn still_admits(&self, sender: &SenderId, pass: &Pass) -> bool {
+        match pass {
+            Pass::ClearText { is_local } => self.admits_clear_text(sender, *is_local),
+            Pass::Key { id, suite } => {
+                self.key_of(sender, Some(*id)).is_some() && self.suites.contains(suite)
+            }
+            Pass::Certificate => self.tls.as_ref().is_some_and(|tls| tls.admits(sender)),
+        }
+    }
+}
+
+impl fmt::Display for Pass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ClearText { .. } => f.write_str("none"),
+            Self::Key { suite, .. } => suite.fmt(f),
+            Self::Certificate => f.write_str("tls"),
+        }
+    }
+}

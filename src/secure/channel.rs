@@ -1,0 +1,270 @@
+//! A connection as the session sees it: a stream of bytes, whatever protects it on the way.
+//!
+//! What is to be sent goes through `seal` before it is written, what was read through `open`. A record is a length of
+//! two bytes and a Noise transport message (<https://noiseprotocol.org/noise.html>, section 7.1) of at most 65,535
+//! bytes; where records begin and end means nothing to the session. After each `REKEY_EVERY` records of one
+//! direction, both sides go on with a new key for it (section 11.3 there).
+//!
+//! Always holds: nothing of a record is handed on before all of it was found to be what the other side sealed, in
+//! its place; after one that is not, nothing is opened any more.
+
+use core::fmt;
+use std::io::{self, Read, Write};
+
+use bytes::{Buf, BufMut, BytesMut};
+use snow::TransportState;
+
+use crate::limits::{CHANNEL_BYTES_MAX, REKEY_EVERY, SEALED_AHEAD};
+use crate::secure::Suite;
+
+/// Bytes of the tag in each record.
+const TAG_LEN: usize = 16;
+
+/// Bytes of a record at the most, its length not counted.
+const RECORD_MAX: usize = 65_535;
+
+/// Bytes of a record's payload at the most.
+const PAYLOAD_MAX: usize = RECORD_MAX - TAG_LEN;
+
+/// Bytes of the payload of a TLS record at the most (RFC 8446, section 5.1).
+const TLS_PAYLOAD_MAX: usize = 16 * 1024;
+
+/// Why a channel cannot go on. The connection is of no more use; all that is not acknowledged is sent again on the
+/// next.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChannelError {
+    /// A record is not what the other side sealed.
+    #[error(
+        "record {0} of the encrypted connection is not what was sent: somebody on the way changed, repeated or left \
+         out something"
+    )]
+    Forged(u64),
+    /// A record that cannot hold its tag.
+    #[error("a record of {0} bytes, where at least {TAG_LEN} are needed")]
+    Short(usize),
+    /// TLS says no, on this side or the other.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// Nothing can be sealed any more.
+    #[error("the encrypted connection cannot go on after {0} records")]
+    Exhausted(u64),
+}
+
+/// One side of a connection.
+pub struct Channel {
+    layer: Layer,
+    /// What came with the last bytes of the handshake and was not handed on yet.
+    early: Vec<u8>,
+}
+
+enum Layer {
+    Plain,
+    Keyed(Box<Records>),
+    Tls(Box<rustls::Connection>),
+}
+
+/// The records of both directions.
+struct Records {
+    transport: TransportState,
+    suite: Suite,
+    /// The start of a record that is not whole; `input.len() < 2 + RECORD_MAX`.
+    input: BytesMut,
+    /// Bytes of all records, by direction.
+    sealed: u64,
+    opened: u64,
+    is_broken: bool,
+}
+
+impl Channel {
+    /// A channel in clear text.
+    pub fn plain() -> Self {
+        Self { layer: Layer::Plain, early: Vec::new() }
+    }
+
+    /// A channel behind a handshake.
+    pub(super) fn keyed(transport: TransportState, suite: Suite) -> Self {
+        let records =
+            Records { transport, suite, input: BytesMut::new(), sealed: 0, opened: 0, is_broken: false };
+        Self { layer: Layer::Keyed(Box::new(records)), early: Vec::new() }
+    }
+
+    /// A channel over TLS, whose handshake is done.
+    pub(super) fn tls(connection: impl Into<rustls::Connection>) -> Self {
+        let mut connection = connection.into();
+        let mut early = Vec::new();
+        // What is wrong with it is found again, and told, when the next bytes come.
+        drop(take_plain(&mut connection, &mut |bytes| early.extend_from_slice(bytes)));
+        Self { layer: Layer::Tls(Box::new(connection)), early }
+    }
+
+    /// Whether there is something to be handed on although nothing was read.
+    pub fn has_early(&self) -> bool {
+        !self.early.is_empty()
+    }
+
+    /// Whether what is sent is what is written, so that it need not go through `seal`.
+    pub fn is_plain(&self) -> bool {
+        matches!(self.layer, Layer::Plain)
+    }
+
+    /// What encrypts it, `none` if nothing does.
+    pub fn cipher(&self) -> &'static str {
+        match &self.layer {
+            Layer::Plain => "none",
+            Layer::Keyed(records) => records.suite.name(),
+            Layer::Tls(_) => "tls",
+        }
+    }
+
+    /// Whether so much went over it that a new handshake is due.
+    pub fn is_worn(&self) -> bool {
+        match &self.layer {
+            // TLS changes its keys by itself.
+            Layer::Plain | Layer::Tls(_) => false,
+            Layer::Keyed(records) => records.sealed.max(records.opened) >= CHANNEL_BYTES_MAX,
+        }
+    }
+
+    /// Takes from the front of `plain` what `wire` has room for, and appends it there as it is to be written.
+    pub fn seal(&mut self, plain: &mut impl Buf, wire: &mut BytesMut) -> Result<(), ChannelError> {
+        match &mut self.layer {
+            Layer::Plain => {
+                while plain.has_remaining() && wire.len() < SEALED_AHEAD {
+                    let chunk = plain.chunk();
+                    wire.extend_from_slice(chunk);
+                    plain.advance(chunk.len());
+                }
+                Ok(())
+            }
+            Layer::Keyed(records) => records.seal(plain, wire),
+            Layer::Tls(connection) => seal_tls(connection, plain, wire),
+        }
+    }
+
+    /// Takes in what was read, and hands on to `take` what it holds, in order.
+    pub fn open(&mut self, wire: &[u8], take: &mut impl FnMut(&[u8])) -> Result<(), ChannelError> {
+        if self.has_early() {
+            take(&core::mem::take(&mut self.early));
+        }
+        match &mut self.layer {
+            Layer::Plain => {
+                take(wire);
+                Ok(())
+            }
+            Layer::Keyed(records) => records.open(wire, take),
+            Layer::Tls(connection) => open_tls(connection, wire, take),
+        }
+    }
+}
+
+impl Records {
+    fn seal(&mut self, plain: &mut impl Buf, wire: &mut BytesMut) -> Result<(), ChannelError> {
+        while plain.has_remaining() && wire.len() < SEALED_AHEAD {
+            let payload = plain.copy_to_bytes(plain.remaining().min(PAYLOAD_MAX));
+            let length = payload.len() + TAG_LEN;
+            let start = wire.len();
+            wire.extend_from_slice(&u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes());
+            wire.resize(start + 2 + length, 0);
+            let place = wire.get_mut(start + 2..).unwrap_or_default();
+            if self.transport.write_message(&payload, place).is_err() {
+                return Err(ChannelError::Exhausted(self.transport.sending_nonce()));
+            }
+            self.sealed += bytes_of(length);
+            if self.transport.sending_nonce().is_multiple_of(REKEY_EVERY) {
+                self.transport.rekey_outgoing();
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, wire: &[u8], take: &mut impl FnMut(&[u8])) -> Result<(), ChannelError> {
+        if self.is_broken {
+            return Err(ChannelError::Forged(self.transport.receiving_nonce()));
+        }
+        self.input.extend_from_slice(wire);
+        let mut payload = Vec::new();
+        while let Some(length) = self.input.first_chunk() {
+            let length = usize::from(u16::from_be_bytes(*length));
+            if length < TAG_LEN {
+                self.is_broken = true;
+                return Err(ChannelError::Short(length));
+            }
+            let Some(record) = self.input.get(2..2 + length) else { break };
+            payload.resize(length - TAG_LEN, 0);
+            if self.transport.read_message(record, &mut payload).is_err() {
+                self.is_broken = true;
+                return Err(ChannelError::Forged(self.transport.receiving_nonce()));
+            }
+            self.input.advance(2 + length);
+            self.opened += bytes_of(length);
+            if self.transport.receiving_nonce().is_multiple_of(REKEY_EVERY) {
+                self.transport.rekey_incoming();
+            }
+            take(&payload);
+        }
+        if self.input.is_empty() {
+            // A connection that rests holds no memory for its next record.
+            self.input = BytesMut::new();
+        }
+        Ok(())
+    }
+}
+
+fn seal_tls(
+    connection: &mut rustls::Connection,
+    plain: &mut impl Buf,
+    wire: &mut BytesMut,
+) -> Result<(), ChannelError> {
+    let failed = |error: io::Error| ChannelError::Tls(error.to_string());
+    loop {
+        while connection.wants_write() {
+            connection.write_tls(&mut wire.writer()).map_err(failed)?;
+        }
+        if !plain.has_remaining() || wire.len() >= SEALED_AHEAD {
+            return Ok(());
+        }
+        // It takes as much as it has room for, which was made above.
+        let count = connection.writer().write(plain.chunk()).map_err(failed)?;
+        plain.advance(count);
+    }
+}
+
+fn open_tls(
+    connection: &mut rustls::Connection,
+    mut wire: &[u8],
+    take: &mut impl FnMut(&[u8]),
+) -> Result<(), ChannelError> {
+    while !wire.is_empty() {
+        connection.read_tls(&mut wire).map_err(|error| ChannelError::Tls(error.to_string()))?;
+        connection.process_new_packets().map_err(|error| ChannelError::Tls(error.to_string()))?;
+        take_plain(connection, take)?;
+    }
+    Ok(())
+}
+
+/// Hands on all that TLS has opened.
+fn take_plain(connection: &mut rustls::Connection, take: &mut impl FnMut(&[u8])) -> Result<(), ChannelError> {
+    let mut payload = vec![0; TLS_PAYLOAD_MAX];
+    loop {
+        match connection.reader().read(&mut payload) {
+            // The other side ends in good order; the socket tells the same.
+            Ok(0) => return Ok(()),
+            Ok(count) => take(payload.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(ChannelError::Tls(error.to_string())),
+        }
+    }
+}
+
+fn bytes_of(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Channel({})", self.cipher())
+    }
+}
+
+#[cfg(test)]
+mod tests;

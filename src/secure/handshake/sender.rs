@@ -1,0 +1,187 @@
+//! The sender's side of a handshake.
+
+use rustls::ClientConnection;
+use snow::HandshakeState;
+
+use crate::secure::channel::Channel;
+use crate::secure::handshake::{
+    Handshake, MESSAGE_LEN, TLS_READ, frame, framed, initiator, missing_of_frame, tls_input, tls_output,
+};
+use crate::secure::preface::{Mode, Parsed, Preface, PrefaceError, REPLY_LEN, Status};
+use crate::secure::{Key, SenderTls, Suite};
+use crate::sequence::SenderId;
+
+/// Why a sender did not come to a channel. Everything that it holds stays where it is.
+#[derive(Debug, thiserror::Error)]
+pub enum SenderHandshakeError {
+    /// What answers is no receiver, or one that cannot be understood.
+    #[error("what answers is no nf-receiver: {0}")]
+    Preface(#[from] PrefaceError),
+    /// The receiver said no.
+    #[error("{0}")]
+    Refused(Status),
+    /// The receiver's proof is wrong.
+    #[error("the receiver could not prove that it has the key: somebody on the way may pose as the receiver")]
+    Unproven,
+    /// A handshake message of a length that none has.
+    #[error("the receiver's handshake message has {0} bytes, where 1 or {MESSAGE_LEN} are allowed")]
+    Length(usize),
+    /// TLS says no.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// The system does not give what the handshake takes, such as randomness.
+    #[error("cannot prepare the handshake: {0}")]
+    System(snow::Error),
+}
+
+impl SenderHandshakeError {
+    /// Whether the receiver said no, or is not the one that it should be.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(_)
+                | Self::Unproven
+                | Self::Tls(_)
+                | Self::Preface(PrefaceError::ModeChanged { .. })
+        )
+    }
+}
+
+/// The sender's side of a handshake.
+#[derive(Debug)]
+pub struct SenderHandshake {
+    input: Vec<u8>,
+    output: Vec<u8>,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The receiver has not answered the preface yet.
+    Reply {
+        preface: Vec<u8>,
+        mode: Mode,
+        key: Option<(Key, Suite)>,
+    },
+    /// Message 1 is sent.
+    Message2 {
+        state: Box<HandshakeState>,
+        suite: Suite,
+    },
+    Tls(Box<ClientConnection>),
+    Done(Channel),
+}
+
+impl SenderHandshake {
+    /// A handshake that leads to a channel in clear text.
+    pub fn plain(sender: &SenderId) -> Self {
+        Self::new(Preface::encode_plain(sender), Mode::None, None)
+    }
+
+    /// A handshake that leads to a channel encrypted by `suite`.
+    pub fn keyed(sender: &SenderId, key: &Key, suite: Suite) -> Self {
+        let mode = Mode::Key { suite: suite.code(), key: Some(key.id()) };
+        Self::new(Preface::encode_keyed(sender, key.id(), suite), mode, Some((key.clone(), suite)))
+    }
+
+    /// A handshake that leads to a channel over TLS with the receiver at `host`.
+    pub fn tls(tls: &SenderTls, host: &str) -> Result<Self, SenderHandshakeError> {
+        let connection = tls.connect(host).map_err(|error| SenderHandshakeError::Tls(error.to_string()))?;
+        Ok(Self { input: Vec::new(), output: Vec::new(), phase: Phase::Tls(Box::new(connection)) })
+    }
+
+    fn new(preface: Vec<u8>, mode: Mode, key: Option<(Key, Suite)>) -> Self {
+        Self { input: Vec::new(), output: preface.clone(), phase: Phase::Reply { preface, mode, key } }
+    }
+
+    /// The receiver's reply is whole or recognisably none.
+    fn take_reply(&mut self) -> Result<(), SenderHandshakeError> {
+        let Phase::Reply { preface, mode, key } = &self.phase else { return Ok(()) };
+        let status = match Status::parse_reply(*mode, &self.input)? {
+            Parsed::NeedMore(_) => return Ok(()),
+            Parsed::Here(status) => status,
+        };
+        if status != Status::Accepted {
+            return Err(SenderHandshakeError::Refused(status));
+        }
+        self.phase = match key {
+            None => Phase::Done(Channel::plain()),
+            Some((key, suite)) => {
+                let prologue = [preface.as_slice(), &self.input].concat();
+                let mut state = initiator(*suite, key, &prologue).map_err(SenderHandshakeError::System)?;
+                self.output = framed(&mut state).map_err(SenderHandshakeError::System)?;
+                Phase::Message2 { state: Box::new(state), suite: *suite }
+            }
+        };
+        self.input.clear();
+        Ok(())
+    }
+
+    /// Message 2 is whole, or a refusal in its place.
+    fn take_message_2(&mut self) -> Result<(), SenderHandshakeError> {
+        if missing_of_frame(&self.input, MESSAGE_LEN).map_err(SenderHandshakeError::Length)? > 0 {
+            return Ok(());
+        }
+        match self.input.split_off(2).as_slice() {
+            [code] => Err(SenderHandshakeError::Refused(Status::from_code(*code)?)),
+            message if message.len() == MESSAGE_LEN => self.confirm(message),
+            message => Err(SenderHandshakeError::Length(message.len())),
+        }
+    }
+
+    fn confirm(&mut self, message: &[u8]) -> Result<(), SenderHandshakeError> {
+        let done = Phase::Done(Channel::plain());
+        let Phase::Message2 { mut state, suite } = core::mem::replace(&mut self.phase, done) else {
+            return Ok(());
+        };
+        state.read_message(message, &mut []).map_err(|_| SenderHandshakeError::Unproven)?;
+        let mut transport = state.into_transport_mode().map_err(SenderHandshakeError::System)?;
+        let mut confirmation = [0; super::CONFIRMATION_LEN];
+        transport.write_message(&[], &mut confirmation).map_err(SenderHandshakeError::System)?;
+        self.output = frame(&confirmation);
+        self.phase = Phase::Done(Channel::keyed(transport, suite));
+        Ok(())
+    }
+}
+
+impl Handshake for SenderHandshake {
+    type Outcome = Channel;
+    type Error = SenderHandshakeError;
+
+    fn take_output(&mut self) -> Vec<u8> {
+        if let Phase::Tls(connection) = &mut self.phase {
+            tls_output(&mut ***connection, &mut self.output);
+        }
+        core::mem::take(&mut self.output)
+    }
+
+    fn wanted(&self) -> usize {
+        match &self.phase {
+            Phase::Reply { .. } => REPLY_LEN.saturating_sub(self.input.len()),
+            // A length that is too long was told of when it came.
+            Phase::Message2 { .. } => missing_of_frame(&self.input, MESSAGE_LEN).unwrap_or(0),
+            Phase::Tls(connection) if connection.is_handshaking() => TLS_READ,
+            Phase::Tls(_) | Phase::Done(_) => 0,
+        }
+    }
+
+    fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), SenderHandshakeError> {
+        if let Phase::Tls(connection) = &mut self.phase {
+            return tls_input(&mut ***connection, bytes).map_err(SenderHandshakeError::Tls);
+        }
+        self.input.extend_from_slice(bytes);
+        match &self.phase {
+            Phase::Reply { .. } => self.take_reply(),
+            Phase::Message2 { .. } => self.take_message_2(),
+            Phase::Tls(_) | Phase::Done(_) => Ok(()),
+        }
+    }
+
+    fn finish(self) -> Option<Channel> {
+        match self.phase {
+            Phase::Done(channel) => Some(channel),
+            Phase::Tls(connection) => (!connection.is_handshaking()).then(|| Channel::tls(*connection)),
+            Phase::Reply { .. } | Phase::Message2 { .. } => None,
+        }
+    }
+}

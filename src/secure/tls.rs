@@ -1,0 +1,266 @@
+//! Mutual TLS 1.3 (RFC 8446) as another way to a channel, for sites with a PKI.
+//!
+//! Owns what either side brings to a TLS handshake, made from PEM texts (RFC 7468). Always holds: only TLS 1.3 is spoken;
+//! both sides show a certificate; nothing is resumed and nothing sent early, so that every connection checks anew.
+//!
+//! A sender is known by the name in its certificate: the first DNS name that can be a sender id, or else the common
+//! name. The application protocol (ALPN) is `nf-transport/1`.
+
+use core::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use crate::sequence::SenderId;
+
+/// What both sides must mean to speak.
+const PROTOCOL: &[u8] = b"nf-transport/1";
+
+/// PEM texts of one side.
+#[derive(Clone, Copy, Debug)]
+pub struct Pem<'a> {
+    /// Certificates of those who sign the other side's.
+    pub authority: &'a [u8],
+    /// The own certificate, then those between it and its authority.
+    pub certificate: &'a [u8],
+    /// The own private key.
+    pub key: &'a [u8],
+}
+
+/// Why PEM texts are of no use.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TlsError {
+    /// There is nothing of the kind in it.
+    #[error("{0}: no PEM block of that kind is in it")]
+    Nothing(&'static str),
+    /// It cannot be understood.
+    #[error("{0}: {1}")]
+    Unusable(&'static str, String),
+    /// The certificate has no name that a sender could have.
+    #[error("certificate: it has no name (DNS name or common name) that is 1 to 64 of A-Z a-z 0-9 . _ -")]
+    NoName,
+    /// The name of the receiver is none.
+    #[error("{0} is no name that a certificate can have: set server-name in [tls]")]
+    ServerName(String),
+}
+
+/// A certificate, as far as anybody asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// Whose it is, if the name can be a sender's.
+    pub name: Option<SenderId>,
+    /// When it ends to be valid, in seconds since 1970-01-01.
+    pub not_after: i64,
+}
+
+impl Certificate {
+    fn read(der: &[u8]) -> Result<Self, TlsError> {
+        let unusable = |error: x509_parser::nom::Err<_>| TlsError::Unusable("certificate", error.to_string());
+        let (_, certificate) = X509Certificate::from_der(der).map_err(unusable)?;
+        let not_after = certificate.validity().not_after.timestamp();
+        Ok(Self { name: name_of(&certificate), not_after })
+    }
+}
+
+fn name_of(certificate: &X509Certificate<'_>) -> Option<SenderId> {
+    let alternatives = certificate.subject_alternative_name().ok().flatten();
+    let mut names = alternatives.iter().flat_map(|names| &names.value.general_names);
+    let by_dns = names.find_map(|name| match name {
+        GeneralName::DNSName(name) => name.parse().ok(),
+        _ => None,
+    });
+    let common =
+        || certificate.subject().iter_common_name().find_map(|name| name.as_str().ok()?.parse().ok());
+    if alternatives.is_some() { by_dns } else { common() }
+}
+
+/// What a sender brings.
+#[derive(Clone)]
+pub struct SenderTls {
+    config: Arc<ClientConfig>,
+    /// What the receiver's certificate must be called; the receiver's own name if not said.
+    server_name: Option<ServerName<'static>>,
+    /// The sender's own certificate.
+    pub certificate: Certificate,
+    /// Tells whether anything has changed.
+    digest: [u8; 32],
+}
+
+impl SenderTls {
+    /// A sender with these PEM texts, whose receiver's certificate is called `server_name`.
+    pub fn new(pem: Pem<'_>, server_name: Option<&str>) -> Result<Self, TlsError> {
+        let roots = roots(pem.authority)?;
+        let (chain, key, certificate) = own(pem)?;
+        certificate.name.as_ref().ok_or(TlsError::NoName)?;
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(unusable("certificate"))?;
+        let mut config = builder
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)
+            .map_err(unusable("key"))?;
+        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        config.resumption = Resumption::disabled();
+        Ok(Self {
+            config: Arc::new(config),
+            server_name: server_name.map(parse_name).transpose()?,
+            certificate,
+            digest: digest_of([
+                pem.authority,
+                pem.certificate,
+                pem.key,
+                server_name.unwrap_or("").as_bytes(),
+            ]),
+        })
+    }
+
+    /// A connection to the receiver at `host`.
+    pub(super) fn connect(&self, host: &str) -> Result<ClientConnection, TlsError> {
+        let name = match &self.server_name {
+            Some(name) => name.clone(),
+            None => parse_name(host)?,
+        };
+        ClientConnection::new(self.config.clone(), name).map_err(unusable("certificate"))
+    }
+}
+
+impl PartialEq for SenderTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Eq for SenderTls {}
+
+impl fmt::Debug for SenderTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SenderTls({:?})", self.certificate)
+    }
+}
+
+/// What a receiver brings.
+#[derive(Clone)]
+pub struct ReceiverTls {
+    config: Arc<ServerConfig>,
+    /// Names that are let in; empty: all that the authority signed.
+    pub senders: Vec<SenderId>,
+    /// The receiver's own certificate.
+    pub certificate: Certificate,
+}
+
+impl ReceiverTls {
+    /// A receiver with these PEM texts, which lets nobody in whose certificate is in the lists `revoked`.
+    pub fn new(pem: Pem<'_>, revoked: &[Vec<u8>], senders: Vec<SenderId>) -> Result<Self, TlsError> {
+        let mut lists = Vec::new();
+        for list in revoked {
+            let found = CertificateRevocationListDer::pem_slice_iter(list).collect::<Result<Vec<_>, _>>();
+            let found = found.map_err(|error| TlsError::Unusable("revoked", error.to_string()))?;
+            if found.is_empty() {
+                return Err(TlsError::Nothing("revoked"));
+            }
+            lists.extend(found);
+        }
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots(pem.authority)?), provider())
+                .with_crls(lists)
+                .build()
+                .map_err(|error| TlsError::Unusable("authority", error.to_string()))?;
+        let (chain, key, certificate) = own(pem)?;
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(unusable("certificate"))?;
+        let mut config = builder
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)
+            .map_err(unusable("key"))?;
+        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        Ok(Self { config: Arc::new(config), senders, certificate })
+    }
+
+    /// Whether a sender of this name is let in.
+    pub fn admits(&self, sender: &SenderId) -> bool {
+        self.senders.is_empty() || self.senders.contains(sender)
+    }
+
+    pub(super) fn accept(&self) -> Option<ServerConnection> {
+        ServerConnection::new(self.config.clone()).ok()
+    }
+}
+
+impl fmt::Debug for ReceiverTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ReceiverTls({:?})", self.certificate)
+    }
+}
+
+/// The name of the sender at the other end, once its certificate was found good.
+pub(super) fn peer_name(connection: &ServerConnection) -> Option<SenderId> {
+    let leaf = connection.peer_certificates().and_then(|chain| chain.first())?;
+    Certificate::read(leaf).ok()?.name
+}
+
+/// Whether the other side means this protocol.
+pub(super) fn is_meant(connection: &ServerConnection) -> bool {
+    connection.alpn_protocol() == Some(PROTOCOL)
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+fn roots(pem: &[u8]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates("authority", pem)? {
+        roots.add(certificate).map_err(unusable("authority"))?;
+    }
+    Ok(roots)
+}
+
+type Own = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, Certificate);
+
+fn own(pem: Pem<'_>) -> Result<Own, TlsError> {
+    let chain = certificates("certificate", pem.certificate)?;
+    let key = PrivateKeyDer::from_pem_slice(pem.key).map_err(|_| TlsError::Nothing("key"))?;
+    let leaf = chain.first().ok_or(TlsError::Nothing("certificate"))?;
+    let certificate = Certificate::read(leaf)?;
+    Ok((chain, key, certificate))
+}
+
+fn certificates(what: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(TlsError::Nothing(what)),
+        Ok(found) => Ok(found),
+        Err(error) => Err(TlsError::Unusable(what, error.to_string())),
+    }
+}
+
+fn parse_name(name: &str) -> Result<ServerName<'static>, TlsError> {
+    ServerName::try_from(name.to_owned()).map_err(|_| TlsError::ServerName(name.to_owned()))
+}
+
+fn unusable(what: &'static str) -> impl Fn(rustls::Error) -> TlsError {
+    move |error| TlsError::Unusable(what, error.to_string())
+}
+
+fn digest_of<const N: usize>(parts: [&[u8]; N]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        context.update(part);
+    }
+    context.finish().as_ref().first_chunk().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+pub(in crate::secure) mod tests;

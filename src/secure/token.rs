@@ -1,0 +1,164 @@
+//! What an invited sender needs to join, in one line: where the receiver is, what the sender is called there, its key
+//! and its cipher.
+//!
+//! A token is `nft1_` and base64 for URLs without padding (RFC 4648, section 5) of a JSON object and then the CRC32C of
+//! it in four bytes, big-endian. The object has the texts `address`, `id`, `key` (as in key files) and `cipher`.
+//! A token is as secret as the key in it.
+
+use core::fmt;
+use core::str::FromStr;
+
+use data_encoding::BASE64URL_NOPAD;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::limits::TOKEN_MAX;
+use crate::secure::{Key, Strength, Suite};
+use crate::sequence::SenderId;
+
+const START: &str = "nft1_";
+
+/// What every version of a token starts with.
+const FAMILY: &str = "nft";
+
+/// An invitation.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Where the receiver is: a host and a port.
+    pub address: String,
+    /// What the sender is called.
+    pub id: SenderId,
+    /// Its key.
+    pub key: Key,
+    /// What the key is used with.
+    pub suite: Suite,
+}
+
+/// Why a text is no token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Something else.
+    #[error("this is no token: a token is what `nf-receiver invite NAME` prints, and starts with {START}")]
+    Foreign,
+    /// A later version.
+    #[error("this token was made by a newer nf-receiver: update this nf-sender")]
+    Newer,
+    /// Not what was printed.
+    #[error("this token was cut or mistyped: copy all of the line that `nf-receiver invite NAME` prints")]
+    Damaged,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Fields<'a> {
+    address: String,
+    id: String,
+    key: &'a str,
+    cipher: String,
+}
+
+impl Token {
+    /// The token as a line, without its end.
+    pub fn encode(&self) -> Zeroizing<String> {
+        let key = self.key.to_text();
+        let (address, id) = (self.address.clone(), self.id.to_string());
+        let fields = Fields { address, id, key: &key, cipher: self.suite.to_string() };
+        // A few texts always make a JSON object.
+        let mut bytes = Zeroizing::new(serde_json::to_vec(&fields).unwrap_or_default());
+        let checksum = crc32c::crc32c(&bytes);
+        bytes.extend_from_slice(&checksum.to_be_bytes());
+        let text = Zeroizing::new(BASE64URL_NOPAD.encode(&bytes));
+        Zeroizing::new(format!("{START}{}", *text))
+    }
+}
+
+impl FromStr for Token {
+    type Err = TokenError;
+
+    fn from_str(text: &str) -> Result<Self, TokenError> {
+        let text = text.trim();
+        let Some(coded) = text.strip_prefix(START) else {
+            let is_newer =
+                text.strip_prefix(FAMILY).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+            return Err(if is_newer { TokenError::Newer } else { TokenError::Foreign });
+        };
+        if coded.len() > TOKEN_MAX {
+            return Err(TokenError::Damaged);
+        }
+        let bytes = BASE64URL_NOPAD.decode(coded.as_bytes()).map_err(|_| TokenError::Damaged)?;
+        Self::decode(&Zeroizing::new(bytes)).ok_or(TokenError::Damaged)
+    }
+}
+
+impl Token {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (object, checksum) = bytes.split_last_chunk()?;
+        if crc32c::crc32c(object) != u32::from_be_bytes(*checksum) {
+            return None;
+        }
+        let fields: Fields<'_> = serde_json::from_slice(object).ok()?;
+        let (key, strength) = Key::from_text(fields.key).ok()?;
+        (strength == Strength::Random).then_some(())?;
+        Some(Self {
+            address: fields.address,
+            id: fields.id.parse().ok()?,
+            key,
+            suite: fields.cipher.parse().ok()?,
+        })
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({} at {}, key {}, {})", self.id, self.address, self.key.id(), self.suite)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token() -> Token {
+        Token {
+            address: "collector.example.net:2055".to_owned(),
+            id: "brno-edge".parse().unwrap(),
+            key: Key::from_text(&"1f".repeat(32)).unwrap().0,
+            suite: Suite::ChaCha20Poly1305,
+        }
+    }
+
+    #[test]
+    fn a_token_is_one_word_and_comes_back_as_it_was() {
+        let text = token().encode();
+        assert!(text.starts_with("nft1_") && !text.contains(char::is_whitespace), "{}", *text);
+        assert_eq!(text.parse(), Ok(token()));
+        assert_eq!(format!(" {}\n", *text).parse(), Ok(token()));
+    }
+
+    #[test]
+    fn no_cut_and_no_changed_character_goes_unseen() {
+        let text = token().encode();
+        for cut in START.len()..text.len() {
+            assert_eq!(text[..cut].parse::<Token>(), Err(TokenError::Damaged), "cut at {cut}");
+        }
+        for place in START.len()..text.len() {
+            let other = if text.as_bytes()[place] == b'A' { "B" } else { "A" };
+            let mut changed = text.to_string();
+            changed.replace_range(place..=place, other);
+            assert_eq!(changed.parse::<Token>(), Err(TokenError::Damaged), "at {place}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_token_is_told_from_one_of_the_future() {
+        assert_eq!("".parse::<Token>(), Err(TokenError::Foreign));
+        assert_eq!("1f".repeat(32).parse::<Token>(), Err(TokenError::Foreign));
+        assert_eq!("nft2_AAAA".parse::<Token>(), Err(TokenError::Newer));
+        assert_eq!(format!("nft1_{}", "A".repeat(100_000)).parse::<Token>(), Err(TokenError::Damaged));
+    }
+
+    #[test]
+    fn a_token_is_never_shown() {
+        let shown = format!("{:?}", token());
+        assert!(shown.contains("brno-edge") && !shown.contains("1f1f"), "{shown}");
+    }
+}

@@ -1,0 +1,165 @@
+//! A link and a receiver of the test's own, over real sockets on loopback and in virtual time.
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::limits::CHANNEL_AGE_MAX;
+use crate::secure::{Admission, Key, Pass, ReceiverHandshake, Suite};
+use crate::sender::recovery::recover;
+use crate::sequence::Position;
+use crate::service::stop_channel;
+use crate::service::stream::{Received, shake};
+use crate::session::{ReceiverEvent, ReceiverSession};
+use crate::spool::Policy;
+
+/// One session that the receiver had.
+#[derive(Debug)]
+struct Seen {
+    began: Instant,
+    pass: Pass,
+    /// Whether the sender said goodbye, rather than just being gone.
+    in_good_order: bool,
+}
+
+/// Lets in whoever has one of `keys`, one connection after the other, and tells of each when it has ended.
+async fn receive(listener: TcpListener, keys: Vec<Key>, seen: mpsc::UnboundedSender<Seen>) {
+    let suites = Suite::NAMED.map(|(_, suite)| suite).into();
+    let admission = Arc::new(Admission { suites, shared: keys, ..Admission::default() });
+    while let Ok((mut tcp, _)) = listener.accept().await {
+        let handshake = ReceiverHandshake::new(admission.clone(), true);
+        let Ok(admitted) = shake(&mut tcp, handshake).await else { continue };
+        let began = Instant::now();
+        let in_good_order = serve(Stream::new(tcp, admitted.channel)).await;
+        seen.send(Seen { began, pass: admitted.pass, in_good_order }).unwrap();
+    }
+}
+
+/// Keeps a session until it ends.
+async fn serve(mut stream: Stream) -> bool {
+    let mut session = ReceiverSession::new();
+    loop {
+        let now = || Instant::now().into_std();
+        while let Some(event) = session.poll_event().unwrap() {
+            match event {
+                ReceiverEvent::Hello(_) => session.welcome(Position(0), now()),
+                ReceiverEvent::Goodbye => return true,
+                _ => session.acknowledge(now()),
+            }
+        }
+        let timeout =
+            session.poll_timeout().map_or_else(|| Instant::now() + CHANNEL_AGE_MAX, Instant::from_std);
+        let has_output = !session.outbox().is_empty();
+        tokio::select! {
+            ready = stream.ready(true, has_output) => {
+                ready.unwrap();
+                match stream.receive(&mut [0; 4096], |bytes| session.handle_bytes(bytes, now())).unwrap() {
+                    Received::Bytes => {}
+                    Received::Nothing => stream.send(session.outbox()).unwrap(),
+                    Received::End => return false,
+                }
+            }
+            () = sleep_until(timeout) => session.handle_timeout(now()),
+        }
+    }
+}
+
+/// A link that runs, with its settings, and what its receiver saw.
+struct Running {
+    settings: watch::Sender<LinkSettings>,
+    seen: mpsc::UnboundedReceiver<Seen>,
+    view: Arc<Mutex<LinkView>>,
+    _stopper: crate::service::Stopper,
+    _directory: tempfile::TempDir,
+}
+
+impl Running {
+    /// A link that uses `key`, to a receiver that knows `known`.
+    async fn start(key: Key, known: Vec<Key>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let receivers = vec![listener.local_addr().unwrap().to_string().parse().unwrap()];
+        let (told, seen) = mpsc::unbounded_channel();
+        tokio::spawn(receive(listener, known, told));
+        let directory = tempfile::tempdir().unwrap();
+        let policy = Policy { min_free: 0, ..Policy::default() };
+        let recovered = recover(directory.path(), None, policy, &Arc::default()).unwrap();
+        let (stopper, stop) = stop_channel();
+        let view = LinkView::new(&receivers);
+        let settings = watch::Sender::new(LinkSettings {
+            id: "edge".parse().unwrap(),
+            receivers,
+            speech: Speech::Keyed(key, Suite::Aes256Gcm),
+            heartbeat: Duration::from_secs(3600),
+            reconnect: Reconnect {
+                first: Duration::from_secs(1),
+                factor: 3,
+                longest: Duration::from_secs(243),
+                jitter: 0.0,
+            },
+        });
+        let link = Link {
+            queue: recovered.queue.clone(),
+            stream: recovered.stream,
+            settings: settings.subscribe(),
+            view: view.clone(),
+            retry: Arc::default(),
+            stop,
+        };
+        tokio::spawn(link.run());
+        Self { settings, seen, view, _stopper: stopper, _directory: directory }
+    }
+
+    async fn connected(&self) {
+        while self.view.lock().unwrap().state != LinkState::Connected {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_24_hours_a_sender_makes_a_new_handshake_in_good_order() {
+    let key = Key::generate().unwrap();
+    let mut running = Running::start(key.clone(), vec![key]).await;
+    let first = running.seen.recv().await.unwrap();
+    assert!(first.in_good_order);
+    running.connected().await;
+    let age = Instant::now().duration_since(first.began);
+    assert!((CHANNEL_AGE_MAX..CHANNEL_AGE_MAX + Duration::from_secs(1)).contains(&age), "{age:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_key_is_used_at_once_and_the_connection_before_ends_in_good_order() {
+    let keys = [Key::generate().unwrap(), Key::generate().unwrap()];
+    let mut running = Running::start(keys[0].clone(), keys.to_vec()).await;
+    running.connected().await;
+    let began = Instant::now();
+    running
+        .settings
+        .send_modify(|settings| settings.speech = Speech::Keyed(keys[1].clone(), Suite::ChaCha20Poly1305));
+    let first = running.seen.recv().await.unwrap();
+    assert_eq!(first.pass, Pass::Key { id: keys[0].id(), suite: Suite::Aes256Gcm });
+    assert!(first.in_good_order);
+    running.connected().await;
+    running.settings.send_modify(|settings| settings.receivers.clear());
+    let second = running.seen.recv().await.unwrap();
+    assert_eq!(second.pass, Pass::Key { id: keys[1].id(), suite: Suite::ChaCha20Poly1305 });
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_corrected_is_tried_at_once_whatever_the_schedule_says() {
+    let keys = [Key::generate().unwrap(), Key::generate().unwrap()];
+    let running = Running::start(keys[0].clone(), vec![keys[1].clone()]).await;
+    while !matches!(running.view.lock().unwrap().state, LinkState::Refused(at) if at > Instant::now() + Duration::from_secs(200))
+    {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let reason = running.view.lock().unwrap().reason.clone().unwrap();
+    assert!(reason.contains("does not know this sender's key"), "{reason}");
+    let corrected = Instant::now();
+    running
+        .settings
+        .send_modify(|settings| settings.speech = Speech::Keyed(keys[1].clone(), Suite::Aes256Gcm));
+    running.connected().await;
+    assert!(corrected.elapsed() < Duration::from_secs(1), "{:?}", corrected.elapsed());
+}

@@ -1,0 +1,167 @@
+//! A TCP connection and the channel over it, as both daemons use it.
+//!
+//! Nothing here waits but [`Stream::ready`], [`Stream::flush`], [`Stream::part`] and [`shake`]; all but the last may be
+//! given up at any moment without harm.
+
+use std::io::{self, IoSlice};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, Ready};
+use tokio::net::TcpStream;
+
+use crate::secure::{Channel, ChannelError, Handshake};
+
+/// Pieces that one write takes at the most.
+const PIECES: usize = 64;
+
+/// Why a connection is of no more use.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// The network, or this side's kernel, says no.
+    #[error("connection lost: {0}")]
+    Lost(#[from] io::Error),
+    /// What came is not what the other side sent.
+    #[error("{0}")]
+    Channel(#[from] ChannelError),
+}
+
+/// Why a handshake came to nothing.
+#[derive(Debug)]
+pub enum ShakeError<E> {
+    /// The connection ended.
+    Lost(io::Error),
+    /// The handshake did.
+    Failed(E),
+}
+
+/// Plays one side of a handshake over `tcp`. The last word of one that fails is written too.
+pub async fn shake<H: Handshake>(
+    tcp: &mut TcpStream,
+    mut handshake: H,
+) -> Result<H::Outcome, ShakeError<H::Error>> {
+    let mut outcome = Ok(());
+    loop {
+        let output = handshake.take_output();
+        tcp.write_all(&output).await.map_err(ShakeError::Lost)?;
+        outcome.map_err(ShakeError::Failed)?;
+        let wanted = handshake.wanted();
+        if wanted == 0 {
+            let eof = || ShakeError::Lost(io::ErrorKind::UnexpectedEof.into());
+            return handshake.finish().ok_or_else(eof);
+        }
+        let mut bytes = vec![0; wanted];
+        let count = tcp.read(&mut bytes).await.map_err(ShakeError::Lost)?;
+        if count == 0 {
+            return Err(ShakeError::Lost(io::ErrorKind::UnexpectedEof.into()));
+        }
+        outcome = handshake.handle_bytes(bytes.get(..count).unwrap_or_default());
+    }
+}
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// Bytes.
+    Bytes,
+    /// Nothing yet.
+    Nothing,
+    /// The other side sends no more.
+    End,
+}
+
+/// A connection over which the session speaks.
+#[derive(Debug)]
+pub struct Stream {
+    tcp: TcpStream,
+    channel: Channel,
+    /// What is sealed and not written yet.
+    sealed: BytesMut,
+}
+
+impl Stream {
+    /// A connection whose handshake led to `channel`.
+    pub fn new(tcp: TcpStream, channel: Channel) -> Self {
+        Self { tcp, channel, sealed: BytesMut::new() }
+    }
+
+    /// What protects it.
+    pub fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// Waits until the socket can be read or written: whichever of them is wanted.
+    pub async fn ready(&self, wants_bytes: bool, has_output: bool) -> io::Result<Ready> {
+        if wants_bytes && self.channel.has_early() {
+            return Ok(Ready::READABLE);
+        }
+        let has_output = has_output || !self.sealed.is_empty();
+        let interest = match (wants_bytes, has_output) {
+            (true, true) => Interest::READABLE | Interest::WRITABLE,
+            (true, false) => Interest::READABLE,
+            (false, true) => Interest::WRITABLE,
+            (false, false) => core::future::pending().await,
+        };
+        self.tcp.ready(interest).await
+    }
+
+    /// Reads what is there, at most as much as `buffer` takes, and hands what it holds on to `take`.
+    pub fn receive(
+        &mut self,
+        buffer: &mut [u8],
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<Received, StreamError> {
+        if self.channel.has_early() {
+            self.channel.open(&[], &mut take)?;
+            return Ok(Received::Bytes);
+        }
+        match self.tcp.try_read(buffer) {
+            Ok(0) => Ok(Received::End),
+            Ok(count) => {
+                self.channel.open(buffer.get(..count).unwrap_or_default(), &mut take)?;
+                Ok(Received::Bytes)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received::Nothing),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes from the front of `output` what the socket takes at once.
+    pub fn send(&mut self, output: &mut impl Buf) -> Result<(), StreamError> {
+        let written = if self.channel.is_plain() {
+            let mut pieces = [IoSlice::new(&[]); PIECES];
+            let count = output.chunks_vectored(&mut pieces);
+            let written = self.tcp.try_write_vectored(pieces.get(..count).unwrap_or_default());
+            written.map(|count| output.advance(count))
+        } else {
+            self.channel.seal(output, &mut self.sealed)?;
+            self.tcp.try_write(&self.sealed).map(|count| self.sealed.advance(count))
+        };
+        match written {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes all of `output`.
+    pub async fn flush(&mut self, output: &mut impl Buf) -> Result<(), StreamError> {
+        while output.has_remaining() || !self.sealed.is_empty() {
+            self.ready(false, true).await?;
+            self.send(output)?;
+        }
+        Ok(())
+    }
+
+    /// Ends this side: nothing more is sent.
+    pub async fn end(&mut self) -> io::Result<()> {
+        self.tcp.shutdown().await
+    }
+
+    /// Ends this side, and reads on until the other side ends too: unread input would make the kernel answer with a
+    /// reset, which can eat what was just written.
+    pub async fn part(&mut self) -> io::Result<()> {
+        self.end().await?;
+        let mut unread = [0; 1024];
+        while self.tcp.read(&mut unread).await? > 0 {}
+        Ok(())
+    }
+}
