@@ -25,5 +25,6 @@ mod rivals;
 mod running;
 mod service;
 mod spool_encryption;
+mod spool_faults;
 #[expect(dead_code, reason = "the demo uses parts of the kit that no test needs")]
 mod support;
