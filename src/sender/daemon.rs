@@ -170,7 +170,9 @@ fn leave(intake: Option<&Path>, everything_spooled: bool) {
         ),
         None if everything_spooled => {}
         None => {
-            tracing::error!("the spool did not take everything: what is left was in memory only, and is lost")
+            tracing::error!(
+                "the spool did not take everything: what is left was in memory only, and is lost"
+            );
         }
     }
 }
