@@ -114,6 +114,7 @@ pub(crate) struct SenderHost {
     udp: Arc<HeldUdp>,
     more_sockets: Vec<UdpSocket>,
     protection: Vec<String>,
+    has_runtime_directory: bool,
     daemon: Option<Daemon>,
 }
 
@@ -131,6 +132,7 @@ impl SenderHost {
             udp,
             more_sockets: Vec::new(),
             protection: clear_text(),
+            has_runtime_directory: true,
             daemon: None,
         }
     }
@@ -168,6 +170,11 @@ impl SenderHost {
         self.receiver = receiver;
     }
 
+    /// From the next start on the service manager gives no runtime directory.
+    pub(crate) fn take_runtime_directory_away(&mut self) {
+        self.has_runtime_directory = false;
+    }
+
     pub(crate) fn udp(&self) -> &Arc<HeldUdp> {
         &self.udp
     }
@@ -187,6 +194,12 @@ impl SenderHost {
     /// Starts the daemon and waits until it is ready.
     pub(crate) fn start(&mut self) -> &Daemon {
         assert!(self.daemon.is_none(), "nf-sender runs already");
+        self.daemon.insert(self.launch().start())
+    }
+
+    /// How the daemon is started.
+    pub(crate) fn launch(&self) -> Launch {
+        let runtime_directory = self.has_runtime_directory.then(|| self.path("run"));
         let launch = Launch::new(Program::Sender)
             .args(["-c", self.path("nf-sender.toml").to_str().unwrap()])
             .args(self.id.iter().flat_map(|id| ["--id", id]))
@@ -194,10 +207,10 @@ impl SenderHost {
             .args(self.receiver.iter().flat_map(|receiver| ["-r", receiver]))
             .args(["--spool", self.path("spool").to_str().unwrap()])
             .args(["--control", self.control().to_str().unwrap()])
-            .env("RUNTIME_DIRECTORY", self.path("run"))
             .socket("netflow", self.udp.socket.try_clone().unwrap());
         let more = self.more_sockets.iter().map(|socket| socket.try_clone().unwrap());
-        self.daemon.insert(more.fold(launch, |launch, socket| launch.socket("netflow", socket)).start())
+        let launch = more.fold(launch, |launch, socket| launch.socket("netflow", socket));
+        runtime_directory.into_iter().fold(launch, |launch, path| launch.env("RUNTIME_DIRECTORY", path))
     }
 
     pub(crate) fn daemon(&self) -> &Daemon {
