@@ -7,6 +7,7 @@ mod render;
 mod sender;
 mod show;
 mod table;
+mod take_up;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,7 @@ pub use receiver::{CollectorState, CollectorStatus, PeerState, PeerStatus, Recei
 pub use render::{Earlier, render_receiver, render_sender};
 pub use sender::{Dropped, ExporterStatus, LinkState, Queued, Recovered, SenderStatus};
 pub use show::{Manner, show};
+pub use take_up::take_up;
 
 /// A count with its noun, as in "1 sender" and "2 senders".
 pub fn count_of(count: u64, noun: &str) -> String {
