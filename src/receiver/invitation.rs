@@ -1,5 +1,7 @@
 //! What an invitation says: where senders reach this receiver, and the token that tells them.
 
+use core::net::SocketAddr;
+
 use crate::config::{HostPort, ReceiverSettings, Surroundings};
 use crate::secure::token::Token;
 use crate::secure::{Key, Suite};
@@ -32,7 +34,7 @@ pub(crate) fn guessed_address(
     if settings.listen.iter().all(|address| address.ip().to_canonical().is_loopback()) {
         return Err(unknown("nf-receiver listens to its own machine only"));
     }
-    let port = settings.listen.first().map_or(0, |address| address.port());
+    let port = settings.listen.first().map_or(0, SocketAddr::port);
     let guess: Option<HostPort> = format!("{}:{port}", surroundings.host_name).parse().ok();
     let address = guess
         .filter(|guess| !guess.is_loopback() && !guess.is_unspecified())

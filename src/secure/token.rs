@@ -58,13 +58,14 @@ struct Fields<'a> {
 
 impl Token {
     /// The token as a line, without its end.
+    #[expect(clippy::missing_panics_doc, reason = "a few texts always make a JSON object")]
     pub fn encode(&self) -> Zeroizing<String> {
         let key = self.key.to_text();
         let (address, id) = (self.address.clone(), self.id.to_string());
         let fields = Fields { address, id, key: &key, cipher: self.suite.to_string() };
         // Room for all of it at once, so that no copy of the key is left behind when it grows.
         let mut bytes = Zeroizing::new(Vec::with_capacity(TOKEN_MAX));
-        serde_json::to_writer(&mut *bytes, &fields).expect("a few texts always make a JSON object");
+        serde_json::to_writer(&mut *bytes, &fields).expect("a few texts are written to memory");
         let checksum = crc32c::crc32c(&bytes);
         bytes.extend_from_slice(&checksum.to_be_bytes());
         let mut text = Zeroizing::new(String::with_capacity(TOKEN_MAX));

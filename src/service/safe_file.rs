@@ -97,9 +97,10 @@ impl Owner {
 /// be written for it.
 pub fn write(path: &Path, content: &[u8], mode: u32, owner: Owner) -> Result<bool, FileError> {
     let there = open(path).map_err(failed(path, "replaced"))?;
-    let is_so =
-        |file: &File| Ok(owner.has(file, mode)? && content_of(file, content.len())?.as_slice() == content);
-    if there.as_ref().is_some_and(|file| is_so(file).unwrap_or_else(|_: io::Error| false)) {
+    let is_so = |file: &File| -> io::Result<bool> {
+        Ok(owner.has(file, mode)? && content_of(file, content.len())?.as_slice() == content)
+    };
+    if there.as_ref().is_some_and(|file| is_so(file).unwrap_or(false)) {
         return Ok(false);
     }
     replace(path, there.as_ref(), mode, owner, |file| file.write_all(content))?;
@@ -138,11 +139,11 @@ fn prepared(
     owner: Owner,
     fill: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> io::Result<NamedTempFile> {
-    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(directory_of(path))?;
-    fill(file.as_file_mut())?;
-    owner.settle(file.as_file(), mode)?;
-    file.as_file().sync_all()?;
-    Ok(file)
+    let mut beside = tempfile::Builder::new().prefix(".new-").tempfile_in(directory_of(path))?;
+    fill(beside.as_file_mut())?;
+    owner.settle(beside.as_file(), mode)?;
+    beside.as_file().sync_all()?;
+    Ok(beside)
 }
 
 /// What the file at `path` holds, if there is one. At most as much as a key file may have, and one byte more, which

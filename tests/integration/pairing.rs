@@ -159,14 +159,14 @@ fn inviting_again_gives_the_same_token_and_mends_what_is_not_as_it_must_be() {
     let drop_in = receiver.path("nf-receiver.toml.d/sender-brno-edge.toml");
     let text = std::fs::read(&drop_in).unwrap();
     let chmod = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
-    for harm in [
+    let harms: [&dyn Fn(); 5] = [
         &|| std::fs::remove_file(&drop_in).unwrap(),
         &|| std::fs::write(&drop_in, "[[sender").unwrap(),
         &|| chmod(&drop_in, 0o600),
         &|| chmod(&key, 0o644),
         &|| chmod(&keys, 0o755),
-    ] as [&dyn Fn(); 5]
-    {
+    ];
+    for harm in harms {
         harm();
         assert_eq!(token(&receiver, &arguments), first);
         assert_eq!((mode(&keys), mode(&key), mode(&drop_in)), (0o700, 0o600, 0o644));
