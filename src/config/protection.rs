@@ -182,7 +182,7 @@ pub(super) fn read_sender(reader: &mut Reader<'_>, surroundings: &Surroundings) 
     }
     match source {
         Some(source @ KeySource::StandardInput) => {
-            said.push(("key", SenderProtection::Key { source, suite }))
+            said.push(("key", SenderProtection::Key { source, suite }));
         }
         Some(source @ KeySource::File(_)) => said.push(("key-file", SenderProtection::Key { source, suite })),
         Some(source @ KeySource::Credential(_)) if said.is_empty() => {

@@ -140,7 +140,7 @@ impl Known {
                 return;
             }
         }
-        core::future::pending().await
+        core::future::pending::<()>().await;
     }
 }
 
