@@ -4,7 +4,6 @@
 //! `NF_BENCH_TURNS` changes how many turns each kind gets.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
     reason = "a benchmark that cannot go on ends there, and says what it saw"

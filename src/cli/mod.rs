@@ -13,7 +13,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 pub use receiver::{ReceiverAction, parse_receiver};
-pub use sender::{SenderAction, parse_sender};
+pub use sender::{SenderAction, TypedToken, parse_sender};
 
 /// What was said on a command line whose actions are `A`.
 #[derive(Debug, PartialEq, Eq)]

@@ -151,7 +151,8 @@ fn invite_command() -> Command {
     Command::new("invite")
         .about(
             "Give the sender NAME a key of its own and print a token with which it joins (nf-sender join TOKEN); \
-             nobody without that key can take the name. Safe to repeat: the token stays the same",
+             nobody without that key can take the name. The token holds the key: treat it like a password. Safe to \
+             repeat: the token stays the same",
         )
         .arg(
             Arg::new("name")
@@ -170,7 +171,7 @@ fn invite_command() -> Command {
             "renew",
             "Make another key; the one before it stays valid until the next renewal, so that nothing is lost",
         ))
-        .arg(flag("revoke", "Take the key away: the sender is not let in any more").conflicts_with("renew"))
+        .arg(flag("revoke", "Take the key away: the sender is not let in any more").conflicts_with_all(["renew", "address"]))
 }
 
 fn invite_action(matches: &ArgMatches) -> ReceiverAction {

@@ -1,9 +1,11 @@
 //! The command line of nf-sender.
 
+use core::fmt;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgMatches, Command};
+use zeroize::Zeroizing;
 
 use crate::cli::{
     Invocation, Row, Takes, check_command, file_argument, keygen_command, keygen_file, parse, status_command,
@@ -34,8 +36,25 @@ pub enum SenderAction {
     /// Write what a token says into the configuration.
     Join {
         /// The token, or `-` for standard input.
-        token: String,
+        token: TypedToken,
     },
+}
+
+/// A token as it was typed. It is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TypedToken(Zeroizing<String>);
+
+impl TypedToken {
+    /// What was typed.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for TypedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TypedToken")
+    }
 }
 
 const ROWS: &[Row] = &[
@@ -120,7 +139,7 @@ const ROWS: &[Row] = &[
 
 const AFTER_HELP: &str = "\
 Examples:
-  nf-sender join TOKEN
+  nf-sender join - < token
   nf-sender --receiver collector.example.net:2055 --key-file /etc/nf-sender/key
   nf-sender --listen 192.0.2.1:9995 --receiver 127.0.0.1:2055 --spool /var/tmp/spool
   nf-sender status --watch
@@ -160,8 +179,8 @@ fn command() -> Command {
                      configuration, and make a running nf-sender take it up; safe to repeat",
                 )
                 .arg(Arg::new("token").value_name("TOKEN").required(true).allow_hyphen_values(true).help(
-                    "The token; - reads it from standard input, which keeps the key in it out of `ps` and of the \
-                     shell's history",
+                    "The token. It holds the key: treat it like a password. Better than to type it is -, which reads \
+                     it from standard input and so keeps it out of `ps` and of the shell's history",
                 )),
         );
     with_options(command, ROWS)
@@ -184,7 +203,8 @@ fn action(subcommand: Option<(&str, &ArgMatches)>) -> SenderAction {
         Some(("check", _)) => SenderAction::Check,
         Some(("keygen", matches)) => SenderAction::Keygen { file: keygen_file(matches) },
         Some(("join", matches)) => {
-            SenderAction::Join { token: matches.get_one::<String>("token").cloned().unwrap_or_default() }
+            let token = matches.get_one::<String>("token").cloned().unwrap_or_default();
+            SenderAction::Join { token: TypedToken(Zeroizing::new(token)) }
         }
         _ => SenderAction::Run,
     }

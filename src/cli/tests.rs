@@ -53,6 +53,44 @@ fn what_is_not_there_is_refused_as_unknown() {
 }
 
 #[test]
+fn a_token_is_taken_as_it_is_and_never_shown() {
+    for typed in ["nft1_c2VjcmV0", "-", "--odd"] {
+        let invocation = sender(&format!("nf-sender -c f.toml join {typed}")).unwrap();
+        let SenderAction::Join { token } = &invocation.action else { panic!("{invocation:?}") };
+        assert_eq!(token.as_str(), typed);
+        assert!(!format!("{invocation:?}").contains(typed) || typed == "-", "{invocation:?}");
+    }
+}
+
+#[test]
+fn an_invitation_has_one_name_and_is_either_renewed_or_revoked() {
+    let receiver = |line: &str| parse_receiver(line.split(' ').map(OsString::from));
+    let invite = |address: Option<&str>, renew, revoke| ReceiverAction::Invite {
+        id: "brno-edge".parse().unwrap(),
+        address: address.map(str::to_owned),
+        renew,
+        revoke,
+    };
+    for (line, action) in [
+        ("invite brno-edge", invite(None, false, false)),
+        ("invite --address a:1 brno-edge", invite(Some("a:1"), false, false)),
+        ("invite --renew brno-edge", invite(None, true, false)),
+        ("invite brno-edge --revoke", invite(None, false, true)),
+    ] {
+        assert_eq!(receiver(&format!("nf-receiver {line}")).unwrap().action, action, "{line}");
+    }
+    for line in [
+        "invite",
+        "invite a b",
+        "invite ../a",
+        "invite a --renew --revoke",
+        "invite a --revoke --address b:1",
+    ] {
+        assert!(receiver(&format!("nf-receiver {line}")).is_err(), "{line}");
+    }
+}
+
+#[test]
 fn the_help_names_every_option_its_variable_and_the_files() {
     let help = sender("nf-sender --help").unwrap_err().to_string();
     for words in [

@@ -20,6 +20,15 @@ pub(super) struct Files {
     pub(super) table: Table,
 }
 
+/// A drop-in as it is about to be, so that what would be in effect is known before anything is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Revision<'a> {
+    /// The drop-in, as a path that begins like the configuration file's.
+    pub path: &'a Path,
+    /// What it will say; `None` if it will be gone.
+    pub text: Option<&'a str>,
+}
+
 /// The file that is read where none is named.
 pub(super) fn default_path(service: &str) -> PathBuf {
     format!("/etc/{service}/{service}.toml").into()
@@ -32,8 +41,13 @@ pub(super) fn drop_in_directory(file: &Path) -> PathBuf {
     directory.into()
 }
 
-/// Reads `file`, which must exist, or else the default file of `service`, which may be absent.
-pub(super) fn read(service: &str, file: Option<&Path>) -> Result<Files, ConfigError> {
+/// Reads `file`, which must exist, or else the default file of `service`, which may be absent; one drop-in may be
+/// taken as it is about to be.
+pub(super) fn read(
+    service: &str,
+    file: Option<&Path>,
+    revision: Option<Revision<'_>>,
+) -> Result<Files, ConfigError> {
     let default = default_path(service);
     let path = file.unwrap_or(&default);
     let mut files = Files { read: Vec::new(), table: Table::default() };
@@ -43,7 +57,19 @@ pub(super) fn read(service: &str, file: Option<&Path>) -> Result<Files, ConfigEr
         Err(error) if error.kind() == io::ErrorKind::NotFound && may_be_absent => {}
         Err(source) => return Err(Problem::Unreadable { path: path.to_owned(), source }.into()),
     }
-    for drop_in in drop_ins(path)? {
+    let mut drop_ins = drop_ins(path)?;
+    if let Some(Revision { path, text }) = revision {
+        drop_ins.retain(|drop_in| drop_in != path);
+        drop_ins.extend(text.is_some().then(|| path.to_owned()));
+        drop_ins.sort();
+    }
+    for drop_in in drop_ins {
+        if let Some(Revision { path, text: Some(text) }) = revision
+            && path == drop_in
+        {
+            files.take(path, text)?;
+            continue;
+        }
         let text = fs::read_to_string(&drop_in)
             .map_err(|source| Problem::Unreadable { path: drop_in.clone(), source })?;
         files.take(&drop_in, &text)?;

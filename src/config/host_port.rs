@@ -28,6 +28,11 @@ impl HostPort {
         self.host.eq_ignore_ascii_case("localhost")
             || self.host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
     }
+
+    /// Whether this is the address that stands for all of a machine, to which nobody can connect from elsewhere.
+    pub fn is_unspecified(&self) -> bool {
+        self.host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_unspecified())
+    }
 }
 
 impl fmt::Display for HostPort {

@@ -20,6 +20,7 @@ mod value;
 use std::path::{Path, PathBuf};
 
 pub use error::{ConfigError, Problem};
+pub use files::Revision;
 pub use host_port::{HostPort, HostPortError};
 pub use protection::{
     KeyPair, KeySource, ReceiverProtection, ReceiverTlsSettings, SenderKeys, SenderProtection,
@@ -67,7 +68,18 @@ pub fn load_sender(
     overrides: Overrides,
     surroundings: &Surroundings,
 ) -> Result<Loaded<SenderSettings>, ConfigError> {
-    load(SENDER, file, overrides, |reader| sender::read(reader, surroundings), SenderSettings::warnings)
+    revised_sender(file, overrides, surroundings, None)
+}
+
+/// The settings of nf-sender as [`load_sender`] gives them, with one drop-in as it is about to be.
+pub fn revised_sender(
+    file: Option<&Path>,
+    overrides: Overrides,
+    surroundings: &Surroundings,
+    revision: Option<Revision<'_>>,
+) -> Result<Loaded<SenderSettings>, ConfigError> {
+    let files = files::read(SENDER, file, revision)?;
+    load(files, overrides, |reader| sender::read(reader, surroundings), SenderSettings::warnings)
 }
 
 /// The settings of nf-receiver. `file` must exist; without it the default file is read if it is there.
@@ -76,7 +88,18 @@ pub fn load_receiver(
     overrides: Overrides,
     surroundings: &Surroundings,
 ) -> Result<Loaded<ReceiverSettings>, ConfigError> {
-    load(RECEIVER, file, overrides, |reader| receiver::read(reader, surroundings), ReceiverSettings::warnings)
+    revised_receiver(file, overrides, surroundings, None)
+}
+
+/// The settings of nf-receiver as [`load_receiver`] gives them, with one drop-in as it is about to be.
+pub fn revised_receiver(
+    file: Option<&Path>,
+    overrides: Overrides,
+    surroundings: &Surroundings,
+    revision: Option<Revision<'_>>,
+) -> Result<Loaded<ReceiverSettings>, ConfigError> {
+    let files = files::read(RECEIVER, file, revision)?;
+    load(files, overrides, |reader| receiver::read(reader, surroundings), ReceiverSettings::warnings)
 }
 
 /// Where `service` (such as [`SENDER`]) has its control socket. The files are read only if nothing above them
@@ -87,8 +110,11 @@ pub fn control_path(
     overrides: Overrides,
     surroundings: &Surroundings,
 ) -> Result<PathBuf, ConfigError> {
-    let mut table =
-        if overrides.0.contains("control") { Table::default() } else { files::read(service, file)?.table };
+    let mut table = if overrides.0.contains("control") {
+        Table::default()
+    } else {
+        files::read(service, file, None)?.table
+    };
     table.lay_over(overrides.0);
     let mut problems = Vec::new();
     let control =
@@ -107,13 +133,12 @@ pub fn drop_in_directory(file: &Path) -> PathBuf {
 }
 
 fn load<S>(
-    service: &str,
-    file: Option<&Path>,
+    files: files::Files,
     overrides: Overrides,
     read: impl FnOnce(&mut Reader<'_>) -> Option<S>,
     warnings: impl FnOnce(&S) -> Vec<String>,
 ) -> Result<Loaded<S>, ConfigError> {
-    let files::Files { read: files, mut table } = files::read(service, file)?;
+    let files::Files { read: files, mut table } = files;
     table.lay_over(overrides.0);
     let mut problems = Vec::new();
     let mut reader = Reader::new(table, &mut problems);

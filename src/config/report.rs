@@ -19,6 +19,17 @@ impl Report {
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
+
+    /// Where the value of `key`, with its section, came from, if it is in effect.
+    pub fn origin(&self, key: &str) -> Option<&Origin> {
+        self.values.iter().find(|value| value.key == key).map(|value| &value.origin)
+    }
+
+    /// Where the one of several tables came from whose `key`, with its section, is the text `value`.
+    pub fn origin_among(&self, key: &str, value: &str) -> Option<&Origin> {
+        let quoted = format!("{value:?}");
+        self.values.iter().find(|found| found.key == key && found.text == quoted).map(|found| &found.origin)
+    }
 }
 
 /// A value in effect.

@@ -469,3 +469,25 @@ fn the_control_socket_is_found_even_if_the_rest_of_the_file_is_wrong() {
     let unread = control_path(SENDER, Some(Path::new("/nonexistent")), option, &surroundings());
     assert_eq!(unread.unwrap(), PathBuf::from("/tmp/other.sock"));
 }
+
+#[test]
+fn what_a_drop_in_would_change_is_known_before_it_is_written() {
+    let file = File::new("id = \"a\"\n");
+    file.drop_in("50-mine.toml", "id = \"b\"\n");
+    let path = file.directory.path().join("c.toml.d/50-mine.toml");
+    let revised = |path: &Path, text: Option<&str>| {
+        let revision = Some(Revision { path, text });
+        revised_sender(Some(&file.path), Overrides::default(), &surroundings(), revision)
+    };
+    let id = |path: &Path, text| revised(path, text).unwrap().settings.id.to_string();
+    assert_eq!(id(&path, Some("id = \"c\"\n")), "c");
+    assert_eq!(id(&path, None), "a");
+    let (earlier, later) = (path.with_file_name("10.toml"), path.with_file_name("90.toml"));
+    assert_eq!(id(&earlier, Some("id = \"c\"\n")), "b");
+    assert_eq!(id(&later, Some("id = \"c\"\n")), "c");
+    let report = revised(&path, Some("\nid = \"c\"\n")).unwrap().report;
+    assert_eq!(file.without_directory(&report.origin("id").unwrap().to_string()), "c.toml.d/50-mine.toml:2");
+    let refused = revised(&path, Some("plaintext = 1\n")).unwrap_err().to_string();
+    assert!(refused.contains("50-mine.toml:1: plaintext: found 1"), "{refused}");
+    assert_eq!(file.sender().unwrap().settings.id.as_str(), "b");
+}

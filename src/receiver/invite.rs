@@ -1,21 +1,25 @@
 //! `nf-receiver invite`: gives a sender a key of its own, and prints the token with which it joins.
 //!
 //! Always holds: a key that a sender may be using is let in until it is revoked or two renewals old, whatever fails in
-//! between.
+//! between; and no drop-in names a key file that is not there.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::config::{
-    self, HostPort, KeySource, Overrides, RECEIVER, ReceiverSettings, SenderKeys, Surroundings,
+    self, ConfigError, HostPort, Loaded, Overrides, RECEIVER, ReceiverSettings, Revision, SenderKeys,
+    Surroundings,
 };
-use crate::secure::token::Token;
-use crate::secure::{Key, Suite};
+use crate::receiver::invitation;
+use crate::secure::Key;
 use crate::sequence::SenderId;
-use crate::service::pairing::Place;
+use crate::service::pairing::{DropIn, Place};
 use crate::service::{DaemonError, console, read_key, safe_file};
+use crate::status::take_up;
+
+/// What the file with a sender's key before the present one ends in. No sender is called so.
+const PREVIOUS: &str = ".previous";
 
 /// What is to be done about a sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,16 +32,9 @@ pub(crate) enum Change {
     Revoke,
 }
 
-/// The files of one sender.
-struct Files {
-    key: PathBuf,
-    previous: PathBuf,
-    drop_in: PathBuf,
-}
-
 /// What a drop-in says.
 #[derive(Serialize)]
-struct DropIn {
+struct Settings {
     sender: [Entry; 1],
 }
 
@@ -50,6 +47,16 @@ struct Entry {
     previous_key_file: Option<PathBuf>,
 }
 
+/// One sender, as far as invitations are about it: its files, and the configuration around them.
+struct Guest<'a> {
+    id: &'a SenderId,
+    place: Place,
+    key: PathBuf,
+    previous: PathBuf,
+    overrides: Overrides,
+    surroundings: &'a Surroundings,
+}
+
 /// Does what `change` says about the sender `id`; `address` is where it will connect.
 pub(crate) fn run(
     file: Option<&Path>,
@@ -59,142 +66,161 @@ pub(crate) fn run(
     address: Option<&str>,
     change: Change,
 ) -> Result<(), DaemonError> {
-    let address: Option<HostPort> = address.map(str::parse).transpose().map_err(|error| {
-        DaemonError::usage(format_args!(
-            "option --address: a host and a port such as \"collector.example.net:2055\": {error}"
-        ))
-    })?;
-    let settings = config::load_receiver(file, overrides, surroundings)?.settings;
-    let place = Place::new(RECEIVER, file);
-    let files = Files {
-        key: place.beside("keys").join(id.as_str()),
-        previous: place.beside("keys").join(format!("{id}.previous")),
-        drop_in: place.drop_in(&format!("sender-{id}.toml")),
-    };
-    let elsewhere =
-        settings.protection.senders.iter().find(|sender| sender.id == *id && !files.are_of(sender));
-    match (change, elsewhere) {
-        (Change::Invite, Some(sender)) => {
-            let key = read_key(&sender.keys.current)?;
-            return hand_out(&settings, surroundings, id, address, key);
-        }
-        (Change::Renew | Change::Revoke, Some(sender)) => {
-            return Err(DaemonError::configuration(format_args!(
-                "{id} has the key file {}, which no invitation wrote: change its [[sender]] table by hand",
-                sender.keys.current
-            )));
-        }
-        (Change::Revoke, None) => files.revoke(id)?,
-        (Change::Invite, None) => {
-            let key = files.invite(&place, id)?;
-            hand_out(&settings, surroundings, id, address, key)?;
-        }
-        (Change::Renew, None) => {
-            let key = files.renew(&place, id)?;
-            hand_out(&settings, surroundings, id, address, key)?;
-        }
+    if id.as_str().ends_with(PREVIOUS) {
+        return Err(DaemonError::usage(format_args!(
+            "{id}: no sender can be invited by a name that ends in {PREVIOUS}: old keys are called so"
+        )));
     }
-    place.take_up(&settings.control);
+    let place = Place::new(RECEIVER, file);
+    let keys = place.beside("keys");
+    let (key, previous) = (keys.join(id.as_str()), keys.join(format!("{id}{PREVIOUS}")));
+    let guest = Guest { id, place, key, previous, overrides, surroundings };
+    // Whoever has a table in another file is found even if it names the same key file.
+    let rest = guest.configuration(None)?;
+    let by_hand = rest.settings.protection.senders.iter().find(|sender| sender.id == *id);
+    if change == Change::Revoke {
+        if let Some(sender) = by_hand {
+            return Err(guest.not_ours(&rest, sender, "remove that table, and the key file"));
+        }
+        guest.revoke(&rest.settings)?;
+    } else {
+        let address = address.map(invitation::given_address).transpose()?;
+        let address =
+            address.map_or_else(|| invitation::guessed_address(&rest.settings, surroundings), Ok)?;
+        let key = match by_hand {
+            Some(sender) if change == Change::Renew => {
+                let how = "put a new key into that file (nf-receiver keygen), and name the old one as previous-key-file";
+                return Err(guest.not_ours(&rest, sender, how));
+            }
+            Some(sender) => {
+                let key = read_key(&sender.keys.current)?;
+                console::note(&format!("{}: nothing was written", guest.table(&rest, sender)));
+                return invitation::hand_out(&rest.settings, id, &address, key);
+            }
+            None => {
+                // Two at once must not hand out two keys, of which one is none.
+                let _alone = guest.place.lock_keys(&keys)?;
+                if change == Change::Renew { guest.renew(&address)? } else { guest.invite()? }
+            }
+        };
+        invitation::hand_out(&rest.settings, id, &address, key)?;
+    }
+    console::note(&take_up(RECEIVER, &rest.settings.control));
     Ok(())
 }
 
-impl Files {
-    /// Whether the keys of `sender` are in these files.
-    fn are_of(&self, sender: &SenderKeys) -> bool {
-        sender.keys.current == KeySource::File(self.key.clone())
+impl Guest<'_> {
+    fn drop_in_name(&self) -> String {
+        format!("sender-{}.toml", self.id)
     }
 
-    /// Makes sure that the sender has a key, and that the configuration says so.
-    fn invite(&self, place: &Place, id: &SenderId) -> Result<Key, DaemonError> {
-        let key = if self.key.exists() {
-            place.restrict_key(&self.key)?;
-            read_key(&KeySource::File(self.key.clone()))?
-        } else {
-            let key = Key::generate().map_err(DaemonError::system)?;
-            place.write_key(&self.key, &key)?;
-            key
+    fn drop_in_path(&self) -> PathBuf {
+        self.place.drop_in_path(&self.drop_in_name())
+    }
+
+    /// The configuration with this drop-in in the place of the one that may be there; with none at all for `None`.
+    fn configuration(&self, drop_in: Option<&DropIn>) -> Result<Loaded<ReceiverSettings>, ConfigError> {
+        let path = self.drop_in_path();
+        let revision = drop_in.map_or(Revision { path: &path, text: None }, DropIn::revision);
+        config::revised_receiver(self.place.file(), self.overrides.clone(), self.surroundings, Some(revision))
+    }
+
+    /// The drop-in for the keys that there will be. The configuration is good with it.
+    fn drop_in(&self, has_previous: bool) -> Result<DropIn, DaemonError> {
+        let entry = Entry {
+            id: self.id.to_string(),
+            key_file: self.key.clone(),
+            previous_key_file: has_previous.then(|| self.previous.clone()),
         };
-        self.write_drop_in(place, id, self.previous.exists())?;
+        let id = self.id;
+        let origin =
+            format!("Written by nf-receiver invite {id}; nf-receiver invite --revoke {id} removes it.");
+        let drop_in = self.place.drop_in(&self.drop_in_name(), &origin, &Settings { sender: [entry] })?;
+        self.configuration(Some(&drop_in))?;
+        Ok(drop_in)
+    }
+
+    /// Makes sure that the sender has a key, with the mode and owner that it must have, and that the configuration
+    /// says so.
+    fn invite(&self) -> Result<Key, DaemonError> {
+        let had_key = self.place.key(&self.key)?;
+        let previous = self.place.key(&self.previous)?;
+        let drop_in = self.drop_in(previous.is_some())?;
+        let is_new = had_key.is_none();
+        let key = had_key.map_or_else(Key::generate, Ok).map_err(DaemonError::system)?;
+        let mut written = self.place.write_key(&self.key, &key)?;
+        if let Some(previous) = previous {
+            written |= self.place.write_key(&self.previous, &previous)?;
+        }
+        written |= self.place.write_drop_in(&drop_in)?;
+        console::note(&match (is_new, written) {
+            (true, _) => format!("{} is invited: its new key is in {}", self.id, self.key.display()),
+            (false, true) => {
+                format!("{} keeps its key; its files are as they must be again", self.id)
+            }
+            (false, false) => format!("{} is invited already, and keeps its key", self.id),
+        });
         Ok(key)
     }
 
     /// Gives the sender another key. The old one is valid as the previous one before the new one takes its place.
-    fn renew(&self, place: &Place, id: &SenderId) -> Result<Key, DaemonError> {
-        if !self.key.exists() {
-            return self.invite(place, id);
-        }
-        place.restrict_key(&self.key)?;
-        let old = read_key(&KeySource::File(self.key.clone()))?;
-        place.write_key(&self.previous, &old)?;
-        self.write_drop_in(place, id, true)?;
+    fn renew(&self, address: &HostPort) -> Result<Key, DaemonError> {
+        let Some(old) = self.place.key(&self.key)? else { return self.invite() };
+        let drop_in = self.drop_in(true)?;
         let key = Key::generate().map_err(DaemonError::system)?;
-        place.write_key(&self.key, &key)?;
+        self.place.write_key(&self.previous, &old)?;
+        self.place.write_drop_in(&drop_in)?;
+        self.place.write_key(&self.key, &key)?;
         console::note(&format!(
-            "the key of {id} is new; the one before it stays valid until the next renewal, so that nothing is lost meanwhile"
+            "the key of {id} is new; the one before, {}, is let in as well until the next renewal, so that nothing is \
+             lost meanwhile. To end it once {id} has joined: rm {}, then nf-receiver invite {id} --address {address}",
+            old.id(),
+            self.previous.display(),
+            id = self.id,
         ));
         Ok(key)
     }
 
-    fn write_drop_in(&self, place: &Place, id: &SenderId, has_previous: bool) -> Result<(), DaemonError> {
-        let entry = Entry {
-            id: id.to_string(),
-            key_file: self.key.clone(),
-            previous_key_file: has_previous.then(|| self.previous.clone()),
-        };
-        let origin =
-            format!("Written by nf-receiver invite {id}; nf-receiver invite --revoke {id} removes it.");
-        place.write_drop_in(&self.drop_in, &origin, &DropIn { sender: [entry] })
-    }
-
     /// The drop-in goes first: without its keys it would be an error.
-    fn revoke(&self, id: &SenderId) -> Result<(), DaemonError> {
-        let mut was_there = false;
-        for path in [&self.drop_in, &self.key, &self.previous] {
-            was_there |= safe_file::remove(path)?;
+    fn revoke(&self, rest: &ReceiverSettings) -> Result<(), DaemonError> {
+        let mut removed = Vec::new();
+        for path in [&self.drop_in_path(), &self.key, &self.previous] {
+            if safe_file::remove(path)? {
+                removed.push(path.display().to_string());
+            }
         }
-        console::note(&if was_there {
-            format!("the invitation of {id} is revoked")
-        } else {
+        let id = self.id;
+        console::note(&if removed.is_empty() {
             format!("{id} had no invitation: there is nothing to revoke")
+        } else {
+            format!("the invitation of {id} is revoked: removed {}", removed.join(", "))
         });
+        let protection = &rest.protection;
+        if protection.shared.is_some() {
+            console::note(&format!("warning: whoever has the shared key can still come as {id}"));
+        }
+        if protection.plaintext {
+            console::note(&format!(
+                "warning: in clear text, anybody can still come as {id} (plaintext = true)"
+            ));
+        }
         Ok(())
     }
-}
 
-/// Prints the token.
-fn hand_out(
-    settings: &ReceiverSettings,
-    surroundings: &Surroundings,
-    id: &SenderId,
-    address: Option<HostPort>,
-    key: Key,
-) -> Result<(), DaemonError> {
-    let address = match address {
-        Some(address) => address.to_string(),
-        None => guessed_address(settings, surroundings),
-    };
-    let allowed = &settings.protection.suites;
-    let preferred = [Suite::ChaCha20Poly1305, Suite::Aes256Gcm, Suite::Blowfish];
-    let suite =
-        preferred.into_iter().find(|suite| allowed.contains(suite)).unwrap_or(Suite::ChaCha20Poly1305);
-    let token = Token { address, id: id.clone(), key, suite };
-    console::note(&format!(
-        "this token lets whoever has it in as {id}: treat it like a password. On the sender's machine: nf-sender join TOKEN"
-    ));
-    console::print(&format!("{}\n", *token.encode()))
-}
-
-/// Where senders probably reach this receiver.
-fn guessed_address(settings: &ReceiverSettings, surroundings: &Surroundings) -> String {
-    let listen = settings.listen.first();
-    let port = listen.map_or(2055, SocketAddr::port);
-    let named = listen.filter(|address| !address.ip().is_unspecified() && !address.ip().is_loopback());
-    if let Some(address) = named {
-        return address.to_string();
+    /// Where a table stands that no invitation wrote, and which key it names.
+    fn table(&self, rest: &Loaded<ReceiverSettings>, sender: &SenderKeys) -> String {
+        let origin = rest.report.origin_among("sender.id", self.id.as_str());
+        let origin = origin.map_or_else(|| "the configuration".to_owned(), ToString::to_string);
+        format!(
+            "{origin}: {} has its own [[sender]] table here, with the key in {}",
+            self.id, sender.keys.current
+        )
     }
-    let address = format!("{}:{port}", surroundings.host_name);
-    console::note(&format!(
-        "the token says {address}, by this machine's name: if senders reach it by another, give --address HOST:PORT"
-    ));
-    address
+
+    fn not_ours(&self, rest: &Loaded<ReceiverSettings>, sender: &SenderKeys, how: &str) -> DaemonError {
+        let table = self.table(rest, sender);
+        DaemonError::configuration(format_args!(
+            "{table}, and no invitation wrote it: nothing was changed: {how}, by hand"
+        ))
+    }
 }

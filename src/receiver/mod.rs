@@ -4,6 +4,7 @@ mod accept;
 mod ahead;
 mod daemon;
 mod delivery;
+mod invitation;
 mod invite;
 mod output;
 mod positions;

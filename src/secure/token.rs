@@ -3,7 +3,7 @@
 //!
 //! A token is `nft1_` and base64 for URLs without padding (RFC 4648, section 5) of a JSON object and then the CRC32C of
 //! it in four bytes, big-endian. The object has the texts `address`, `id`, `key` (as in key files) and `cipher`.
-//! A token is as secret as the key in it.
+//! A token is as secret as the key in it: its text is wiped when dropped, and `Debug` shows the key's id only.
 
 use core::fmt;
 use core::str::FromStr;
@@ -18,7 +18,7 @@ use crate::sequence::SenderId;
 
 const START: &str = "nft1_";
 
-/// What every version of a token starts with.
+/// What every version of a token starts with; its number and `_` follow.
 const FAMILY: &str = "nft";
 
 /// An invitation.
@@ -58,16 +58,20 @@ struct Fields<'a> {
 
 impl Token {
     /// The token as a line, without its end.
+    #[expect(clippy::missing_panics_doc, reason = "a few texts always make a JSON object")]
     pub fn encode(&self) -> Zeroizing<String> {
         let key = self.key.to_text();
         let (address, id) = (self.address.clone(), self.id.to_string());
         let fields = Fields { address, id, key: &key, cipher: self.suite.to_string() };
-        // A few texts always make a JSON object.
-        let mut bytes = Zeroizing::new(serde_json::to_vec(&fields).unwrap_or_default());
+        // Room for all of it at once, so that no copy of the key is left behind when it grows.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(TOKEN_MAX));
+        serde_json::to_writer(&mut *bytes, &fields).expect("a few texts are written to memory");
         let checksum = crc32c::crc32c(&bytes);
         bytes.extend_from_slice(&checksum.to_be_bytes());
-        let text = Zeroizing::new(BASE64URL_NOPAD.encode(&bytes));
-        Zeroizing::new(format!("{START}{}", *text))
+        let mut text = Zeroizing::new(String::with_capacity(TOKEN_MAX));
+        text.push_str(START);
+        BASE64URL_NOPAD.encode_append(&bytes, &mut text);
+        text
     }
 }
 
@@ -77,9 +81,7 @@ impl FromStr for Token {
     fn from_str(text: &str) -> Result<Self, TokenError> {
         let text = text.trim();
         let Some(coded) = text.strip_prefix(START) else {
-            let is_newer =
-                text.strip_prefix(FAMILY).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
-            return Err(if is_newer { TokenError::Newer } else { TokenError::Foreign });
+            return Err(if is_newer(text) { TokenError::Newer } else { TokenError::Foreign });
         };
         if coded.len() > TOKEN_MAX {
             return Err(TokenError::Damaged);
@@ -87,6 +89,14 @@ impl FromStr for Token {
         let bytes = BASE64URL_NOPAD.decode(coded.as_bytes()).map_err(|_| TokenError::Damaged)?;
         Self::decode(&Zeroizing::new(bytes)).ok_or(TokenError::Damaged)
     }
+}
+
+/// Whether `text` has the start of a token of another version.
+fn is_newer(text: &str) -> bool {
+    let version = text.strip_prefix(FAMILY).and_then(|rest| rest.split_once('_')).map(|(version, _)| version);
+    version.is_some_and(|version| {
+        version != "1" && !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit())
+    })
 }
 
 impl Token {
@@ -129,6 +139,7 @@ mod tests {
     #[test]
     fn a_token_is_one_word_and_comes_back_as_it_was() {
         let text = token().encode();
+        assert!(text.len() < TOKEN_MAX / 4, "{}", text.len());
         assert!(text.starts_with("nft1_") && !text.contains(char::is_whitespace), "{}", *text);
         assert_eq!(text.parse(), Ok(token()));
         assert_eq!(format!(" {}\n", *text).parse(), Ok(token()));
@@ -140,11 +151,14 @@ mod tests {
         for cut in START.len()..text.len() {
             assert_eq!(text[..cut].parse::<Token>(), Err(TokenError::Damaged), "cut at {cut}");
         }
-        for place in START.len()..text.len() {
-            let other = if text.as_bytes()[place] == b'A' { "B" } else { "A" };
-            let mut changed = text.to_string();
-            changed.replace_range(place..=place, other);
-            assert_eq!(changed.parse::<Token>(), Err(TokenError::Damaged), "at {place}");
+        for place in 0..text.len() {
+            for bit in 0..7 {
+                let mut changed = text.as_bytes().to_vec();
+                changed[place] ^= 1 << bit;
+                let changed = str::from_utf8(&changed).unwrap();
+                let told = changed.parse::<Token>().unwrap_err();
+                assert!(place < START.len() || told == TokenError::Damaged, "{told} at {place}, bit {bit}");
+            }
         }
     }
 
@@ -152,7 +166,12 @@ mod tests {
     fn what_is_no_token_is_told_from_one_of_the_future() {
         assert_eq!("".parse::<Token>(), Err(TokenError::Foreign));
         assert_eq!("1f".repeat(32).parse::<Token>(), Err(TokenError::Foreign));
-        assert_eq!("nft2_AAAA".parse::<Token>(), Err(TokenError::Newer));
+        for newer in ["nft2_AAAA", "nft10_AAAA", "nft9_"] {
+            assert_eq!(newer.parse::<Token>(), Err(TokenError::Newer), "{newer}");
+        }
+        for foreign in ["nft", "nft_AAAA", "nft1AAAA", "nftx_AAAA", "NFT1_AAAA"] {
+            assert_eq!(foreign.parse::<Token>(), Err(TokenError::Foreign), "{foreign}");
+        }
         assert_eq!(format!("nft1_{}", "A".repeat(100_000)).parse::<Token>(), Err(TokenError::Damaged));
     }
 

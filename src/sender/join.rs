@@ -1,21 +1,28 @@
 //! `nf-sender join`: writes what a token says into the configuration.
+//!
+//! Always holds: nothing is written unless all of it will be in effect, and no key that was there is lost.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, IsTerminal, Read};
 use std::path::Path;
 
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::config::{self, HostPort, KeySource, Overrides, SENDER, SenderProtection, Surroundings};
+use crate::config::{
+    self, HostPort, KeySource, Loaded, Overrides, SENDER, SenderProtection, SenderSettings, Surroundings,
+};
 use crate::limits::TOKEN_MAX;
 use crate::secure::token::Token;
-use crate::service::pairing::Place;
-use crate::service::{DaemonError, console, read_key};
+use crate::service::pairing::{DropIn, Place};
+use crate::service::{DaemonError, console};
+use crate::status::take_up;
+
+const NAME: &str = "50-joined.toml";
 
 /// What the drop-in says.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct DropIn<'a> {
+struct Settings<'a> {
     receivers: [&'a str; 1],
     id: &'a str,
     key_file: &'a Path,
@@ -32,55 +39,115 @@ pub(crate) fn run(
     let text = if token == "-" { typed()? } else { Zeroizing::new(token.to_owned()) };
     let token: Token = text.parse().map_err(DaemonError::usage)?;
     let receiver: HostPort = token.address.parse().map_err(|error| {
-        DaemonError::usage(format_args!("the token's address {}: {error}", token.address))
+        DaemonError::usage(format_args!("the token's address {:?}: {error}", token.address))
     })?;
     let place = Place::new(SENDER, file);
     let key_file = place.beside("key");
-    keep_previous(&place, &key_file, &token)?;
-    place.write_key(&key_file, &token.key)?;
-    let settings = DropIn {
+    let settings = Settings {
         receivers: [&token.address],
         id: token.id.as_str(),
         key_file: &key_file,
         cipher: token.suite.name(),
     };
-    let origin = "Written by nf-sender join; joining again replaces it.";
-    place.write_drop_in(&place.drop_in("50-joined.toml"), origin, &settings)?;
-    console::note(&format!("this sender is {} at {receiver}, with key {}", token.id, token.key.id()));
+    let drop_in = place.drop_in(NAME, "Written by nf-sender join; joining again replaces it.", &settings)?;
 
-    let loaded = config::load_sender(file, overrides.clone(), surroundings)?.settings;
-    let wanted = SenderProtection::Key { source: KeySource::File(key_file), suite: token.suite };
-    let in_effect = loaded.receivers == [receiver] && loaded.id == token.id && loaded.protection == wanted;
-    if !in_effect {
-        return Err(DaemonError::configuration(
-            "what was written is not in effect: an option, a variable or a later drop-in says something else; \
-             nf-sender check shows which",
-        ));
+    let load = |revision| config::revised_sender(place.file(), overrides.clone(), surroundings, revision);
+    let joined = load(Some(drop_in.revision())).map_err(|error| {
+        DaemonError::configuration(format_args!(
+            "{error}\nnothing was written: together with {} that is no good configuration: \
+             change it there, and join again",
+            drop_in.path().display()
+        ))
+    })?;
+    refuse_if_overruled(&joined, &receiver, &token, &key_file, &drop_in)?;
+    let before = load(None).ok();
+
+    let kept = keep_previous(&place, &key_file, &token)?;
+    let written = [place.write_key(&key_file, &token.key)?, place.write_drop_in(&drop_in)?];
+    if written == [false, false] {
+        console::note(&format!("nothing to change: this sender is {} at {receiver} already", token.id));
+    } else {
+        for change in changes(before.as_ref(), &joined).into_iter().chain(kept) {
+            console::note(&change);
+        }
+        console::note(&format!("this sender is {} at {receiver}, with key {}", token.id, token.key.id()));
     }
-    place.take_up(&loaded.control);
+    console::note(&take_up(SENDER, &joined.settings.control));
     Ok(())
 }
 
+/// The first line of standard input.
 fn typed() -> Result<Zeroizing<String>, DaemonError> {
+    if io::stdin().is_terminal() {
+        console::note("the token, and Enter:");
+    }
     let mut text = Zeroizing::new(String::with_capacity(2 * TOKEN_MAX));
     let most = u64::try_from(2 * TOKEN_MAX).unwrap_or(u64::MAX);
-    io::stdin().lock().take(most).read_to_string(&mut text).map_err(|error| {
+    io::stdin().lock().take(most).read_line(&mut text).map_err(|error| {
         DaemonError::input_output(format_args!("the token cannot be read from standard input: {error}"))
     })?;
     Ok(text)
 }
 
-/// Another key than the token's stays beside the new one: whoever joined by mistake can go back.
-fn keep_previous(place: &Place, key_file: &Path, token: &Token) -> Result<(), DaemonError> {
-    if !key_file.exists() {
-        return Ok(());
+/// What stands above the drop-in (a later one, a variable, an option) would make the token mean nothing.
+fn refuse_if_overruled(
+    joined: &Loaded<SenderSettings>,
+    receiver: &HostPort,
+    token: &Token,
+    key_file: &Path,
+    drop_in: &DropIn,
+) -> Result<(), DaemonError> {
+    let settings = &joined.settings;
+    let protected = match &settings.protection {
+        SenderProtection::Key { source: KeySource::File(path), suite } if path == key_file => {
+            if *suite == token.suite { None } else { Some("cipher") }
+        }
+        SenderProtection::Key { source: KeySource::StandardInput, .. } => Some("key"),
+        SenderProtection::Key { .. } => Some("key-file"),
+        SenderProtection::Tls { .. } => Some("tls.certificate"),
+        SenderProtection::Plaintext | SenderProtection::LoopbackOnly => Some("plaintext"),
+    };
+    // More receivers than the one that invited may be meant.
+    let others = (!settings.receivers.contains(receiver)).then_some("receivers");
+    let id = (settings.id != token.id).then_some("id");
+    let Some(key) = protected.or(id).or(others) else { return Ok(()) };
+    let origin = joined.report.origin(key).map_or_else(|| "something".to_owned(), ToString::to_string);
+    Err(DaemonError::configuration(format_args!(
+        "{origin}: {key} is set here, and stands above {}: the token would not be in effect, so nothing was written: \
+         remove it there, and join again",
+        drop_in.path().display()
+    )))
+}
+
+/// Another key than the token's stays beside the new one: whoever joined by mistake can go back. What there is to
+/// say about it.
+fn keep_previous(place: &Place, key_file: &Path, token: &Token) -> Result<Option<String>, DaemonError> {
+    let Some(old) = place.key(key_file)?.filter(|old| *old != token.key) else { return Ok(None) };
+    let previous = place.beside("key.previous");
+    place.write_key(&previous, &old)?;
+    Ok(Some(format!("the key before, {}, is kept in {}", old.id(), previous.display())))
+}
+
+/// How the settings differ from those before, if these could be read.
+fn changes(before: Option<&Loaded<SenderSettings>>, now: &Loaded<SenderSettings>) -> Vec<String> {
+    let Some(before) = before else { return Vec::new() };
+    let (before, now) = (&before.settings, &now.settings);
+    let mut changes = Vec::new();
+    if before.id != now.id {
+        changes.push(format!("id: was {}, is {}", before.id, now.id));
     }
-    place.restrict_key(key_file)?;
-    let old = read_key(&KeySource::File(key_file.to_owned()))?;
-    if old != token.key {
-        let previous = place.beside("key.previous");
-        place.write_key(&previous, &old)?;
-        console::note(&format!("the key before, {}, is kept in {}", old.id(), previous.display()));
+    if before.receivers != now.receivers && !before.receivers.is_empty() {
+        let list = |list: &[HostPort]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        changes.push(format!("receivers: were {}, are {}", list(&before.receivers), list(&now.receivers)));
     }
-    Ok(())
+    let suite = |settings: &SenderSettings| match settings.protection {
+        SenderProtection::Key { suite, .. } => Some(suite),
+        _ => None,
+    };
+    if let (Some(before), Some(now)) = (suite(before), suite(now))
+        && before != now
+    {
+        changes.push(format!("cipher: was {before}, is {now}"));
+    }
+    changes
 }

@@ -56,7 +56,7 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
             )
         }
         SenderAction::Keygen { file } => keygen(file.as_deref()),
-        SenderAction::Join { token } => join::run(file.as_deref(), &overrides, &surroundings, &token),
+        SenderAction::Join { token } => join::run(file.as_deref(), &overrides, &surroundings, token.as_str()),
         SenderAction::Reconnect => {
             let path = config::control_path(SENDER, file.as_deref(), overrides, &surroundings)?;
             status::request(&path, Request::Reconnect).map_err(DaemonError::unavailable)?;

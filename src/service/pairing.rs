@@ -1,36 +1,63 @@
-//! What inviting and joining have in common: where keys and drop-ins lie, how they are written, and that the daemon
-//! takes them up.
+//! What inviting and joining have in common: where keys and drop-ins lie, how they are read and written, and whose
+//! they are.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use zeroize::Zeroizing;
 
-use crate::config;
+use crate::config::{self, KeySource, Revision};
+use crate::limits::KEY_FILE_MAX;
 use crate::secure::Key;
 use crate::service::safe_file::{self, FileError, Owner};
-use crate::service::{DaemonError, console};
-use crate::status::{ControlError, Request, request};
+use crate::service::{DaemonError, KeyTrouble, console};
 
 /// Only its owner reads a key; everybody may read a drop-in, which holds none.
 const SECRET: u32 = 0o600;
 const PUBLIC: u32 = 0o644;
-const DIRECTORY: u32 = 0o755;
-const SECRET_DIRECTORY: u32 = 0o700;
 
 /// The configuration of a service as a place to write to.
 #[derive(Clone, Debug)]
 pub struct Place {
-    service: &'static str,
+    /// The configuration file; absolute.
     file: PathBuf,
+    /// Whether it was named, and so must be there.
+    is_named: bool,
+    /// Whose keys are.
     owner: Owner,
+}
+
+/// A drop-in before it is written.
+#[derive(Clone, Debug)]
+pub struct DropIn {
+    path: PathBuf,
+    text: String,
+}
+
+impl DropIn {
+    /// Where it goes.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The change that it makes to a configuration.
+    pub fn revision(&self) -> Revision<'_> {
+        Revision { path: &self.path, text: Some(&self.text) }
+    }
 }
 
 impl Place {
     /// Beside the configuration `file` of `service`, or its default one.
-    pub fn new(service: &'static str, file: Option<&Path>) -> Self {
-        let file = config::file_path(service, file);
-        let file = std::path::absolute(&file).unwrap_or(file);
-        Self { service, file, owner: Owner::named(service) }
+    pub fn new(service: &str, file: Option<&Path>) -> Self {
+        let path = config::file_path(service, file);
+        let path = std::path::absolute(&path).unwrap_or(path);
+        Self { file: path, is_named: file.is_some(), owner: Owner::named(service) }
+    }
+
+    /// The configuration file, if one was named: what paths of drop-ins begin with.
+    pub fn file(&self) -> Option<&Path> {
+        self.is_named.then_some(&self.file)
     }
 
     /// The path of `name` beside the configuration file.
@@ -39,66 +66,75 @@ impl Place {
     }
 
     /// The path of the drop-in `name`.
-    pub fn drop_in(&self, name: &str) -> PathBuf {
+    pub fn drop_in_path(&self, name: &str) -> PathBuf {
         config::drop_in_directory(&self.file).join(name)
     }
 
-    /// Writes a key file, and makes its directory if that is not there.
-    pub fn write_key(&self, path: &Path, key: &Key) -> Result<(), FileError> {
-        if let Some(directory) = path.parent() {
-            let is_own = directory != self.file.parent().unwrap_or(Path::new("/"));
-            let (mode, owner) =
-                if is_own { (SECRET_DIRECTORY, self.owner) } else { (DIRECTORY, Owner::writer()) };
-            safe_file::make_directory(directory, mode, owner)?;
-        }
-        safe_file::write(path, format!("{}\n", *key.to_text()).as_bytes(), SECRET, self.owner)
-    }
-
-    /// Makes sure that a key file that is there can be read by the service and nobody else.
-    pub fn restrict_key(&self, path: &Path) -> Result<(), FileError> {
-        safe_file::restrict(path, SECRET, self.owner)
-    }
-
-    /// Writes a drop-in that says `settings`, under a line that says where it comes from.
-    pub fn write_drop_in(
+    /// The drop-in `name` that says `settings`, under a line that says where it comes from.
+    pub fn drop_in(
         &self,
-        path: &Path,
+        name: &str,
         origin: &str,
         settings: &impl Serialize,
-    ) -> Result<(), DaemonError> {
-        let settings = toml::to_string(settings).map_err(DaemonError::input_output)?;
-        let directory = config::drop_in_directory(&self.file);
-        safe_file::make_directory(&directory, DIRECTORY, Owner::writer())?;
-        safe_file::write(path, format!("# {origin}\n{settings}").as_bytes(), PUBLIC, Owner::writer())?;
-        Ok(())
+    ) -> Result<DropIn, DaemonError> {
+        let path = self.drop_in_path(name);
+        let settings = toml::to_string(settings).map_err(|error| {
+            DaemonError::configuration(format_args!("{}: cannot be written as text: {error}", path.display()))
+        })?;
+        Ok(DropIn { path, text: format!("# {origin}\n{settings}") })
     }
 
-    /// Makes the daemon behind `control` take up what was written, and says how that went.
-    pub fn take_up(&self, control: &Path) {
-        let service = self.service;
-        match request(control, Request::Reload) {
-            Ok(_) => console::note(&format!("the running {service} has taken this up")),
-            Err(ControlError::NotThere { .. } | ControlError::NobodyAnswers { .. }) => {
-                console::note(&format!("{service} does not run here: it takes this up when it starts"));
-            }
-            Err(error) => console::note(&format!(
-                "warning: the running {service} has not taken this up: {error}: systemctl reload {service}"
-            )),
-        }
+    /// Writes a drop-in; whether it was not so already.
+    pub fn write_drop_in(&self, drop_in: &DropIn) -> Result<bool, FileError> {
+        safe_file::make_directory(&config::drop_in_directory(&self.file))?;
+        safe_file::write(&drop_in.path, drop_in.text.as_bytes(), PUBLIC, Owner::writer())
     }
+
+    /// The key in the file at `path`, if there is one. Its mode does not matter here: it is mended.
+    pub fn key(&self, path: &Path) -> Result<Option<Key>, DaemonError> {
+        let Some(content) = safe_file::read(path)? else { return Ok(None) };
+        let source = || KeySource::File(path.to_owned());
+        let text = str::from_utf8(&content).ok().filter(|_| content.len() <= KEY_FILE_MAX);
+        let text = text.ok_or_else(|| KeyTrouble::NoText(source()))?;
+        let (key, _) = Key::from_text(text).map_err(|error| KeyTrouble::Bad { place: source(), error })?;
+        Ok(Some(key))
+    }
+
+    /// Writes a key file beside the configuration or into the directory of keys; whether it was not so already, with
+    /// its mode and owner.
+    pub fn write_key(&self, path: &Path, key: &Key) -> Result<bool, FileError> {
+        safe_file::make_directory(path.parent().unwrap_or(Path::new("/")))?;
+        safe_file::write(path, text_of(key).as_bytes(), SECRET, self.owner)
+    }
+
+    /// Makes sure that there is a directory of keys at `path`, and keeps every other process that does so waiting as
+    /// long as what this gives is there.
+    pub fn lock_keys(&self, path: &Path) -> Result<File, DaemonError> {
+        safe_file::make_secret_directory(path, self.owner)?;
+        let locked = || {
+            let directory = File::open(path)?;
+            directory.lock()?;
+            Ok(directory)
+        };
+        locked().map_err(|error: std::io::Error| {
+            DaemonError::cannot_create(format_args!("{}: cannot be locked: {error}", path.display()))
+        })
+    }
+}
+
+/// What a key file holds.
+fn text_of(key: &Key) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(String::with_capacity(128));
+    text.push_str(&key.to_text());
+    text.push('\n');
+    text
 }
 
 /// Prints a new key, or writes it to `file`, which must not be there.
 pub fn keygen(file: Option<&Path>) -> Result<(), DaemonError> {
     let key = Key::generate().map_err(DaemonError::system)?;
-    let Some(file) = file else { return console::print(&format!("{}\n", *key.to_text())) };
-    if file.symlink_metadata().is_ok() {
-        return Err(DaemonError::cannot_create(format_args!(
-            "{}: something is there already, and keys are not replaced: remove it first, or name another file",
-            file.display()
-        )));
-    }
+    let Some(file) = file else { return console::print(&text_of(&key)) };
     let file = std::path::absolute(file).map_err(DaemonError::cannot_create)?;
-    safe_file::write(&file, format!("{}\n", *key.to_text()).as_bytes(), SECRET, Owner::writer())?;
+    safe_file::create(&file, text_of(&key).as_bytes(), SECRET)?;
     console::print(&format!("key {} is in {}\n", key.id(), file.display()))
 }

@@ -1,13 +1,21 @@
 //! Files that are whole at every moment: what is written replaces what was there at once, or not at all.
+//!
+//! The one place where the programs' commands write keys and settings. Root may write here into directories of the
+//! user that a service runs as, so nothing follows symbolic links, and modes and owners are given to files that are
+//! open, never to names.
 
-use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::User;
+use tempfile::NamedTempFile;
+use zeroize::Zeroizing;
 
-/// A file or directory that could not be written or removed. What was there before is there still.
+use crate::limits::KEY_FILE_MAX;
+
+/// A file or directory that could not be read, written or removed. What was there before is there still.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: cannot be {operation}: {source}{}", path.display(), hint(source))]
 pub struct FileError {
@@ -18,9 +26,22 @@ pub struct FileError {
 
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => ": run this as root, or name another configuration with -c",
+        io::ErrorKind::PermissionDenied if !rustix::process::geteuid().is_root() => {
+            ": run this as root, or name a place that this user may write to (-c names another configuration)"
+        }
+        io::ErrorKind::AlreadyExists => {
+            ": what is there is never replaced: remove it first, or name another file"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => ": name a place that can be written",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ": make room there, and try again",
+        io::ErrorKind::NotFound => ": make the directory first",
+        io::ErrorKind::NotADirectory => ": a file is where a directory must be: move it away",
         _ => "",
     }
+}
+
+fn failed(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> FileError {
+    move |source| FileError { path: path.to_owned(), operation, source }
 }
 
 /// Who may read a secret: the user that a service runs as. Only root can give files away.
@@ -35,125 +56,176 @@ impl Owner {
         Self(user.map(|user| (user.uid.as_raw(), user.gid.as_raw())))
     }
 
-    /// Whoever writes the file.
+    /// Whoever writes the file; root leaves a file that it replaces with the owner that it had.
     pub fn writer() -> Self {
         Self(None)
     }
 
-    /// Gives the file or directory at `path` to this owner.
-    fn give(self, path: &Path) -> io::Result<()> {
-        match self.0 {
-            Some((user, group)) => chown(path, Some(user), Some(group)),
-            None => Ok(()),
+    /// This one, or else who has `file` now, as far as this process can give files away.
+    fn or_of(self, file: Option<&File>) -> io::Result<Self> {
+        match (self.0, file) {
+            (None, Some(file)) if rustix::process::geteuid().is_root() => {
+                let metadata = file.metadata()?;
+                Ok(Self(Some((metadata.uid(), metadata.gid()))))
+            }
+            _ => Ok(self),
         }
+    }
+
+    /// Gives `file`, which may be a directory, this mode and owner, as far as it has them not.
+    fn settle(self, file: &File, mode: u32) -> io::Result<()> {
+        let metadata = file.metadata()?;
+        if let Some((user, group)) = self.0
+            && (metadata.uid(), metadata.gid()) != (user, group)
+        {
+            fchown(file, Some(user), Some(group))?;
+        }
+        if metadata.mode() & 0o7777 != mode {
+            file.set_permissions(Permissions::from_mode(mode))?;
+        }
+        Ok(())
+    }
+
+    fn has(self, file: &File, mode: u32) -> io::Result<bool> {
+        let metadata = file.metadata()?;
+        let is_owned = self.0.is_none_or(|owner| owner == (metadata.uid(), metadata.gid()));
+        Ok(is_owned && metadata.mode() & 0o7777 == mode)
     }
 }
 
-/// Writes `content` to `path`, readable as `mode` says, and makes sure that it outlives a power loss.
-pub fn write(path: &Path, content: &[u8], mode: u32, owner: Owner) -> Result<(), FileError> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
+/// Makes sure that `path` holds `content`, readable as `mode` says, even after a power loss. Whether anything had to
+/// be written for it.
+pub fn write(path: &Path, content: &[u8], mode: u32, owner: Owner) -> Result<bool, FileError> {
+    let there = open(path).map_err(failed(path, "replaced"))?;
+    let is_so = |file: &File| -> io::Result<bool> {
+        Ok(owner.has(file, mode)? && content_of(file, content.len())?.as_slice() == content)
+    };
+    if there.as_ref().is_some_and(|file| is_so(file).unwrap_or(false)) {
+        return Ok(false);
+    }
+    replace(path, there.as_ref(), mode, owner, |file| file.write_all(content))?;
+    Ok(true)
+}
+
+/// Puts what `fill` writes in the place of the file `there` at `path`, if there is one.
+fn replace(
+    path: &Path,
+    there: Option<&File>,
+    mode: u32,
+    owner: Owner,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> Result<(), FileError> {
     let replace = || -> io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(directory)?;
-        file.write_all(content)?;
-        file.as_file().set_permissions(Permissions::from_mode(mode))?;
-        owner.give(file.path())?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        File::open(directory)?.sync_all()
+        let owner = owner.or_of(there)?;
+        prepared(path, mode, owner, fill)?.persist(path)?;
+        sync_directory_of(path)
     };
     replace().map_err(failed(path, "written"))
 }
 
-/// Makes sure that the directory at `path` is there, with this mode if it is made now.
-pub fn make_directory(path: &Path, mode: u32, owner: Owner) -> Result<(), FileError> {
-    let make = || -> io::Result<()> {
-        if path.is_dir() {
-            return Ok(());
-        }
-        if let Some(above) = path.parent() {
-            fs::create_dir_all(above)?;
-        }
-        DirBuilder::new().mode(mode).create(path)?;
-        owner.give(path)
+/// Writes `content` to a file that is made for it; one that is there stays.
+pub fn create(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
+    let create = || -> io::Result<()> {
+        prepared(path, mode, Owner::writer(), |file| file.write_all(content))?.persist_noclobber(path)?;
+        sync_directory_of(path)
     };
-    make().map_err(failed(path, "made"))
+    create().map_err(failed(path, "written"))
 }
 
-/// Makes sure that a file that is there is readable as `mode` says, and by whom.
-pub fn restrict(path: &Path, mode: u32, owner: Owner) -> Result<(), FileError> {
-    fs::set_permissions(path, Permissions::from_mode(mode))
-        .and_then(|()| owner.give(path))
-        .map_err(failed(path, "given its mode and owner"))
+/// A file beside `path`, complete and on disk; dropped without being kept, it is gone.
+fn prepared(
+    path: &Path,
+    mode: u32,
+    owner: Owner,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<NamedTempFile> {
+    let mut beside = tempfile::Builder::new().prefix(".new-").tempfile_in(directory_of(path))?;
+    fill(beside.as_file_mut())?;
+    owner.settle(beside.as_file(), mode)?;
+    beside.as_file().sync_all()?;
+    Ok(beside)
 }
 
-/// Removes a file; whether it was there.
+/// What the file at `path` holds, if there is one. At most as much as a key file may have, and one byte more, which
+/// tells that it is too long.
+pub fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, FileError> {
+    let read = || open(path)?.map(|file| content_of(&file, KEY_FILE_MAX)).transpose();
+    read().map_err(failed(path, "read"))
+}
+
+/// The regular file at `path`, if there is one.
+fn open(path: &Path) -> io::Result<Option<File>> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(_) if path.is_symlink() => {
+            return Err(io::Error::other(
+                "it is a symbolic link, where a file must be: put the file itself there",
+            ));
+        }
+        opened => opened?,
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no file: move it away"));
+    }
+    Ok(Some(file))
+}
+
+/// What `file` holds, up to one byte more than `most`.
+fn content_of(file: &File, most: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    // Room for all of it at once, so that no copy of a secret is left behind when it grows.
+    let mut content = Zeroizing::new(Vec::with_capacity(2 * most + 64));
+    file.take(u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+/// Makes sure that there is a directory at `path`, which everybody may look into if it is made now.
+pub fn make_directory(path: &Path) -> Result<(), FileError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent() {
+        make_directory(above)?;
+    }
+    // What the umask takes away, the service's user would miss.
+    make(path, 0o755)
+        .and_then(|()| Owner::writer().settle(&File::open(path)?, 0o755))
+        .map_err(failed(path, "made"))
+}
+
+/// Makes sure that there is a directory at `path` that nobody but its owner may look into.
+pub fn make_secret_directory(path: &Path, owner: Owner) -> Result<(), FileError> {
+    const MODE: u32 = 0o700;
+    let settle = || -> io::Result<()> {
+        let flags = libc::O_NOFOLLOW | libc::O_DIRECTORY;
+        owner.settle(&OpenOptions::new().read(true).custom_flags(flags).open(path)?, MODE)
+    };
+    make_directory(directory_of(path))?;
+    let made = if path.is_dir() { Ok(()) } else { make(path, MODE) };
+    made.and_then(|()| settle()).map_err(failed(path, "made a directory of its owner alone"))
+}
+
+fn make(path: &Path, mode: u32) -> io::Result<()> {
+    DirBuilder::new().mode(mode).create(path)?;
+    sync_directory_of(path)
+}
+
+/// Removes a file for good; whether it was there.
 pub fn remove(path: &Path) -> Result<bool, FileError> {
     match fs::remove_file(path) {
-        Ok(()) => Ok(true),
+        Ok(()) => sync_directory_of(path).map_err(failed(path, "removed")).map(|()| true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(failed(path, "removed")(error)),
     }
 }
 
-fn failed(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> FileError {
-    move |source| FileError { path: path.to_owned(), operation, source }
+fn directory_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
+fn sync_directory_of(path: &Path) -> io::Result<()> {
+    File::open(directory_of(path))?.sync_all()
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::MetadataExt;
-
-    use super::*;
-
-    #[test]
-    fn a_file_replaces_the_one_before_it_with_its_mode_and_leaves_nothing_else() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("key");
-        write(&path, b"one", 0o644, Owner::writer()).unwrap();
-        write(&path, b"two", 0o600, Owner::writer()).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"two");
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
-        assert!(remove(&path).unwrap() && !remove(&path).unwrap());
-    }
-
-    #[test]
-    fn what_cannot_be_written_is_told_with_its_path_and_leaves_what_was_there() {
-        let directory = tempfile::tempdir().unwrap();
-        let taken = directory.path().join("taken");
-        fs::create_dir(&taken).unwrap();
-        fs::write(taken.join("inside"), "kept").unwrap();
-        let told = write(&taken, b"x", 0o600, Owner::writer()).unwrap_err().to_string();
-        assert!(told.starts_with(&format!("{}: cannot be written: ", taken.display())), "{told}");
-        assert_eq!(fs::read(taken.join("inside")).unwrap(), b"kept");
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn directories_are_made_with_their_mode_and_those_that_are_there_stay() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("etc/keys");
-        for mode in [0o700, 0o755] {
-            make_directory(&path, mode, Owner::writer()).unwrap();
-            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o700);
-        }
-    }
-
-    #[test]
-    fn root_gives_secrets_to_the_user_of_the_service() {
-        if !rustix::process::geteuid().is_root() {
-            return;
-        }
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("key");
-        write(&path, b"secret", 0o600, Owner::named("nobody")).unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().uid(),
-            User::from_name("nobody").unwrap().unwrap().uid.as_raw()
-        );
-        restrict(&path, 0o400, Owner::named("root")).unwrap();
-        let metadata = fs::metadata(&path).unwrap();
-        assert_eq!((metadata.uid(), metadata.mode() & 0o7777), (0, 0o400));
-        write(&path, b"secret", 0o600, Owner::named("no-such-user")).unwrap();
-    }
-}
+mod tests;

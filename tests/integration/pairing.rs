@@ -1,5 +1,6 @@
 //! Two commands pair a sender with a receiver, while both run or before; another takes it back.
 
+use std::fs::Permissions;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -119,7 +120,7 @@ fn what_is_written_has_the_right_modes_and_is_good_before_anything_runs() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let (receiver, sender) = (bare_receiver(&collector), bare_sender());
     let invited = invite(&receiver, &["brno-edge", "--address", "collector.example.net:2055"]);
-    assert!(told(&invited).contains("takes this up when it starts"), "{invited:?}");
+    assert!(told(&invited).contains("will take this up when it starts"), "{invited:?}");
     let joined = join(&sender, &String::from_utf8(invited.stdout).unwrap());
     assert!(joined.status.success(), "{joined:?}");
     for (path, expected) in [
@@ -144,12 +145,131 @@ fn what_is_written_has_the_right_modes_and_is_good_before_anything_runs() {
     assert!(receiver_says.contains("brno-edge"), "{receiver_says}");
     let key = String::from_utf8(key).unwrap();
     assert!(!sender_says.contains(key.trim()) && !receiver_says.contains(key.trim()));
+}
 
-    // A mode that somebody loosened is mended by inviting again.
-    let file = receiver.path("keys/brno-edge");
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
-    token(&receiver, &["brno-edge"]);
-    assert_eq!(mode(&file), 0o600);
+#[test]
+fn inviting_again_gives_the_same_token_and_mends_what_is_not_as_it_must_be() {
+    let collector = Collector::start(1, Pattern::new(MIXED));
+    let receiver = bare_receiver(&collector);
+    let arguments = ["brno-edge", "--address", "collector.example.net:2055"];
+    let first = token(&receiver, &arguments);
+    assert!(told(&invite(&receiver, &arguments)).contains("is invited already, and keeps its key"));
+
+    let (keys, key) = (receiver.path("keys"), receiver.path("keys/brno-edge"));
+    let drop_in = receiver.path("nf-receiver.toml.d/sender-brno-edge.toml");
+    let text = std::fs::read(&drop_in).unwrap();
+    let chmod = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    let harms: [&dyn Fn(); 5] = [
+        &|| std::fs::remove_file(&drop_in).unwrap(),
+        &|| std::fs::write(&drop_in, "[[sender").unwrap(),
+        &|| chmod(&drop_in, 0o600),
+        &|| chmod(&key, 0o644),
+        &|| chmod(&keys, 0o755),
+    ];
+    for harm in harms {
+        harm();
+        assert_eq!(token(&receiver, &arguments), first);
+        assert_eq!((mode(&keys), mode(&key), mode(&drop_in)), (0o700, 0o600, 0o644));
+        assert_eq!(std::fs::read(&drop_in).unwrap(), text);
+    }
+    assert_eq!(std::fs::read_dir(&keys).unwrap().count(), 1);
+}
+
+#[test]
+fn a_link_in_the_place_of_a_key_is_never_followed() {
+    let collector = Collector::start(1, Pattern::new(MIXED));
+    let receiver = bare_receiver(&collector);
+    let arguments = ["brno-edge", "--address", "collector.example.net:2055"];
+    token(&receiver, &arguments);
+    let (key, precious) = (receiver.path("keys/brno-edge"), receiver.path("precious"));
+    std::fs::rename(&key, &precious).unwrap();
+    std::fs::set_permissions(&precious, Permissions::from_mode(0o644)).unwrap();
+    std::os::unix::fs::symlink(&precious, &key).unwrap();
+    for change in [&[][..], &["--renew"]] {
+        let output = invite(&receiver, &[&arguments[..], change].concat());
+        assert_eq!(output.status.code(), Some(73));
+        assert!(told(&output).contains("it is a symbolic link") && output.stdout.is_empty(), "{output:?}");
+    }
+    assert_eq!(mode(&precious), 0o644);
+    assert!(invite(&receiver, &["brno-edge", "--revoke"]).status.success());
+    assert!(precious.exists() && !key.is_symlink(), "the link is revoked, not what it names");
+}
+
+#[test]
+fn a_renewal_keeps_one_key_before_and_revoking_takes_both() {
+    let collector = Collector::start(1, Pattern::new(MIXED));
+    let receiver = bare_receiver(&collector);
+    let renew = ["brno-edge", "--address", "collector.example.net:2055", "--renew"];
+    let (key, previous) = (receiver.path("keys/brno-edge"), receiver.path("keys/brno-edge.previous"));
+    let drop_in = receiver.path("nf-receiver.toml.d/sender-brno-edge.toml");
+    let mut tokens = vec![token(&receiver, &renew)];
+    assert!(!previous.exists(), "the first key has none before it");
+    for _ in 0..2 {
+        let old = std::fs::read(&key).unwrap();
+        tokens.push(token(&receiver, &renew));
+        assert_eq!((std::fs::read(&previous).unwrap(), mode(&previous)), (old, 0o600));
+        assert!(std::fs::read_to_string(&drop_in).unwrap().contains("previous-key-file"));
+    }
+    assert_eq!(token(&receiver, &renew[..3]), tokens[2], "inviting again shows the newest");
+    tokens.dedup();
+    assert_eq!(tokens.len(), 3);
+
+    std::fs::remove_file(&previous).unwrap();
+    assert_eq!(token(&receiver, &renew[..3]), tokens[2]);
+    assert!(!std::fs::read_to_string(&drop_in).unwrap().contains("previous-key-file"));
+
+    token(&receiver, &renew);
+    let revoked = invite(&receiver, &["brno-edge", "--revoke"]);
+    assert!(told(&revoked).contains("revoked: removed"), "{revoked:?}");
+    assert!(![key, previous, drop_in].iter().any(|path| path.exists()));
+    let settings = receiver.path("nf-receiver.toml");
+    let check = Program::Receiver.run(&["check", "-c", settings.to_str().unwrap()]);
+    assert!(check.status.success(), "{check:?}");
+}
+
+#[test]
+fn what_cannot_be_written_is_told_with_path_cause_and_remedy_and_hands_nothing_out() {
+    let collector = Collector::start(1, Pattern::new(MIXED));
+    let (receiver, sender) = (bare_receiver(&collector), bare_sender());
+    let arguments = ["brno-edge", "--address", "collector.example.net:2055"];
+    let good = token(&receiver, &arguments);
+    let blocked = receiver.path("keys");
+    std::fs::remove_dir_all(&blocked).unwrap();
+    std::fs::write(&blocked, "").unwrap();
+    let output = invite(&receiver, &arguments);
+    assert_eq!(output.status.code(), Some(73));
+    assert!(told(&output).contains(blocked.to_str().unwrap()) && output.stdout.is_empty(), "{output:?}");
+
+    std::fs::write(sender.path("nf-sender.toml.d"), "").unwrap();
+    let joined = join(&sender, &good);
+    assert_eq!(joined.status.code(), Some(78));
+    assert!(told(&joined).contains("nf-sender.toml.d") && !sender.path("key").exists(), "{joined:?}");
+}
+
+#[test]
+fn joining_again_says_what_changed_if_anything_did() {
+    let collector = Collector::start(1, Pattern::new(MIXED));
+    let (receiver, sender) = (bare_receiver(&collector), bare_sender());
+    let invited = |name: &str, address: &str| token(&receiver, &[name, "--address", address]);
+    let first = invited("brno-edge", "a.example.net:2055");
+    assert!(
+        told(&join(&sender, &first)).contains("this sender is brno-edge at a.example.net:2055, with key ")
+    );
+    let again = join(&sender, &first);
+    assert!(told(&again).contains("nothing to change: this sender is brno-edge"), "{again:?}");
+    assert!(!sender.path("key.previous").exists());
+
+    let old = std::fs::read(sender.path("key")).unwrap();
+    let other = join(&sender, &invited("brno-core", "b.example.net:2055"));
+    for words in [
+        "id: was brno-edge, is brno-core",
+        "receivers: were a.example.net:2055, are b.example.net:2055",
+        "is kept in ",
+    ] {
+        assert!(told(&other).contains(words), "{other:?}");
+    }
+    assert_eq!(std::fs::read(sender.path("key.previous")).unwrap(), old);
+    assert_eq!(mode(&sender.path("key.previous")), 0o600);
 }
 
 #[test]
@@ -161,19 +281,48 @@ fn a_join_that_something_else_overrules_is_told_so() {
     let joined = join(&sender, &token);
     assert_eq!(joined.status.code(), Some(78));
     assert!(told(&joined).contains("one of plaintext and key-file"), "{joined:?}");
+    assert!(told(&joined).contains("nothing was written"), "{joined:?}");
+    assert!(!sender.path("key").exists() && !sender.path("nf-sender.toml.d").exists());
+
     sender.set_toml("");
-    std::fs::write(sender.path("nf-sender.toml.d/90-mine.toml"), "receivers = [\"b.example.net:1\"]\n")
+    let later = sender.path("nf-sender.toml.d/90-mine.toml");
+    std::fs::create_dir(later.parent().unwrap()).unwrap();
+    for (text, key) in [
+        ("receivers = [\"b.example.net:1\"]\n", "receivers"),
+        ("id = \"other\"\n", "id"),
+        ("cipher = \"aes-256-gcm\"\n", "cipher"),
+        ("key-file = \"/nonexistent/key\"\n", "key-file"),
+    ] {
+        std::fs::write(&later, text).unwrap();
+        let joined = join(&sender, &token);
+        assert_eq!(joined.status.code(), Some(78));
+        let words = format!("{}:1: {key} is set here", later.display());
+        assert!(told(&joined).contains(&words), "{joined:?}");
+        assert!(!sender.path("key").exists());
+    }
+    std::fs::remove_file(&later).unwrap();
+    let settings = sender.path("nf-sender.toml");
+    let output = Program::Sender
+        .command()
+        .args(["-c", settings.to_str().unwrap(), "join", &token])
+        .env("NF_SENDER_PLAINTEXT", "true")
+        .output()
         .unwrap();
-    let joined = join(&sender, &token);
-    assert_eq!(joined.status.code(), Some(78));
-    assert!(told(&joined).contains("not in effect"), "{joined:?}");
+    assert_eq!(output.status.code(), Some(78));
+    assert!(
+        told(&output).contains("environment variable NF_SENDER_PLAINTEXT: plaintext is set here"),
+        "{output:?}"
+    );
+    // More receivers than one may be meant.
+    std::fs::write(&later, "receivers = [\"b.example.net:1\", \"a.example.net:2055\"]\n").unwrap();
+    assert!(join(&sender, &token).status.success());
 }
 
 #[test]
 fn tokens_and_names_that_are_none_are_refused_and_nothing_is_written() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let (receiver, sender) = (bare_receiver(&collector), bare_sender());
-    let good = token(&receiver, &["brno-edge"]);
+    let good = token(&receiver, &["brno-edge", "--address", "a.example.net:2055"]);
     for (text, words) in [
         (&good[..good.len() - 1], "cut or mistyped"),
         ("hello", "is no token"),
@@ -185,7 +334,13 @@ fn tokens_and_names_that_are_none_are_refused_and_nothing_is_written() {
         assert!(told(&joined).contains(words), "{joined:?}");
     }
     assert!(!sender.path("key").exists() && !sender.path("nf-sender.toml.d").exists());
-    for args in [&["../key"][..], &["brno-edge", "--address", "nowhere"], &["x", "--renew", "--revoke"]] {
+    for args in [
+        &["../key"][..],
+        &["brno-edge", "--address", "nowhere"],
+        &["brno-edge", "--address", "0.0.0.0:2055"],
+        &["brno-edge.previous", "--address", "a:1"],
+        &["x", "--renew", "--revoke"],
+    ] {
         assert_eq!(invite(&receiver, args).status.code(), Some(64));
     }
 }
@@ -194,17 +349,31 @@ fn tokens_and_names_that_are_none_are_refused_and_nothing_is_written() {
 fn a_sender_that_the_operator_wrote_by_hand_is_not_changed() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let mut receiver = bare_receiver(&collector);
-    let key = receiver.path("mine");
-    assert!(Program::Receiver.run(&["keygen", key.to_str().unwrap()]).status.success());
-    receiver.set_toml(&format!("[[sender]]\nid = \"brno-edge\"\nkey-file = {key:?}\n"));
-    token(&receiver, &["brno-edge"]);
-    assert!(!receiver.path("keys").exists(), "its own key is in the token");
-    for change in ["--renew", "--revoke"] {
-        let output = invite(&receiver, &["brno-edge", change]);
-        assert_eq!(output.status.code(), Some(78));
-        assert!(told(&output).contains("change its [[sender]] table by hand"), "{output:?}");
+    // Where an invitation would have put it, as the shipped example has it, and elsewhere.
+    std::fs::create_dir(receiver.path("keys")).unwrap();
+    for name in ["keys/brno-edge", "mine"] {
+        let key = receiver.path(name);
+        assert!(Program::Receiver.run(&["keygen", key.to_str().unwrap()]).status.success());
+        let before = std::fs::read(&key).unwrap();
+        receiver.set_toml(&format!("\n[[sender]]\nid = \"brno-edge\"\nkey-file = {key:?}\n"));
+        let address = ["--address", "a.example.net:2055"];
+        let first = token(&receiver, &[&["brno-edge"], &address[..]].concat());
+        assert_eq!(token(&receiver, &[&["brno-edge"], &address[..]].concat()), first);
+        for change in [&["--renew", "--address", "a:1"][..], &["--revoke"]] {
+            let output = invite(&receiver, &[&["brno-edge"], change].concat());
+            assert_eq!(output.status.code(), Some(78));
+            let place = format!(
+                "{}:3: brno-edge has its own [[sender]] table",
+                receiver.path("nf-receiver.toml").display()
+            );
+            assert!(
+                told(&output).contains(&place) && told(&output).contains("nothing was changed"),
+                "{output:?}"
+            );
+        }
+        assert_eq!(std::fs::read(&key).unwrap(), before);
+        assert!(!receiver.path("nf-receiver.toml.d").exists());
     }
-    assert!(key.exists());
 }
 
 #[test]
@@ -224,6 +393,6 @@ fn keys_are_made_for_a_reader_or_a_file_and_never_replaced() {
     let before = std::fs::read(&file).unwrap();
     let again = Program::Sender.run(&["keygen", file.to_str().unwrap()]);
     assert_eq!(again.status.code(), Some(73));
-    assert!(told(&again).contains("keys are not replaced"), "{again:?}");
+    assert!(told(&again).contains("never replaced"), "{again:?}");
     assert_eq!(std::fs::read(&file).unwrap(), before);
 }

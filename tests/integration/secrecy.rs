@@ -37,10 +37,10 @@ fn is_telling(run: &[u8]) -> bool {
     run.iter().collect::<std::collections::HashSet<_>>().len() >= 6
 }
 
-/// Panics if `seen` holds the key of `seed`, as bytes or as text.
-fn assert_no_key(seen: &[u8], seed: &str) {
-    let text = key_text(seed);
-    let bytes: Vec<u8> = seed.bytes().cycle().take(32).collect();
+/// Panics if `seen` holds the key of `key`, as bytes or as text.
+fn assert_no_key(seen: &[u8], key: &str) {
+    let text = key_text(key);
+    let bytes: Vec<u8> = key.bytes().cycle().take(32).collect();
     for needle in [text.as_bytes(), &bytes[..16]] {
         assert!(!seen.windows(needle.len()).any(|window| window == needle), "a key can be seen");
     }
