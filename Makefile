@@ -27,7 +27,7 @@ test: test-tools
 check: fmt clippy doc deny configs
 
 bench:
-	$(CARGO) bench --bench healthy_link --bench backlog_start --bench channel
+	$(CARGO) bench --bench healthy_link --bench backlog_start --bench channel --bench strangers
 
 fmt:
 	$(CARGO) fmt --check

@@ -14,6 +14,11 @@ impl Timestamp {
         Self(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
     }
 
+    /// Whole seconds since 1970-01-01T00:00:00Z.
+    pub fn seconds(self) -> i64 {
+        i64::try_from(self.0 / 1_000_000_000).unwrap_or(i64::MAX)
+    }
+
     /// How much later this is than `earlier`; zero if it is not.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

@@ -36,15 +36,20 @@ const DATAGRAMS: u64 = 50_000;
 /// The demo gives up when nothing has arrived for so long.
 const STALL: Duration = Duration::from_secs(30);
 
-/// The defaults, but for disks that are nearly full.
-const SETTINGS: &str = "[spool]\nmin-free = \"0B\"\n";
+/// The cipher that invitations name, and defaults, but for disks that are nearly full.
+const SETTINGS: &str = "cipher = \"chacha20-poly1305\"\n[spool]\nmin-free = \"0B\"\n";
 
 fn main() -> ExitCode {
     println!(
         "{EXPORTERS} exporters send {DATAGRAMS_PER_SECOND} datagrams a second: NetFlow v5, v9 and IPFIX.\n\n    \
-         exporters --UDP--> nf-sender [spool] ==TCP==> nf-receiver --UDP--> collector\n"
+         exporters --UDP--> nf-sender [spool] ==TCP, chacha20-poly1305==> nf-receiver --UDP--> collector\n"
     );
-    let pair = Pair::connected(EXPORTERS, Pattern::new(MIXED), SETTINGS);
+    let mut pair = Pair::new(EXPORTERS, Pattern::new(MIXED), SETTINGS);
+    pair.sender.use_key("the demo");
+    pair.receiver.use_key("the demo");
+    pair.receiver.start();
+    pair.sender.start();
+    pair.sender.wait_state("connected", STALL);
     let watch = Sampler::start(pair.sender.control(), Duration::from_millis(100));
     let load = pair.load(Some(DATAGRAMS_PER_SECOND), Until::Sent(DATAGRAMS));
     let progress = Progress::new(DATAGRAMS);

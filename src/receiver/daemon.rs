@@ -20,12 +20,12 @@ use crate::receiver::seats::Seats;
 use crate::receiver::serve::Shared;
 use crate::receiver::strangers::Strangers;
 use crate::service::{
-    DaemonError, DirectoryLock, ExpiryWatch, Stop, allow_open_files, certificate_status, logging, notify,
-    sockets, stop_channel, watch_for,
+    DaemonError, DirectoryLock, ExpiryWatch, Stop, allow_open_files, logging, notify, sockets, stop_channel,
+    wall_clock, watch_for,
 };
 use crate::status::{
-    CollectorState, CollectorStatus, ControlSocket, PeerState, ReceiverStatus, Reply, Request, Tally,
-    count_of, receiver_metrics, serve_metrics,
+    CertificateStatus, CollectorState, CollectorStatus, ControlSocket, PeerState, ReceiverStatus, Reply,
+    Request, Tally, count_of, receiver_metrics, serve_metrics,
 };
 
 /// How often positions are forced to disk, and the service manager is told how things stand.
@@ -257,7 +257,7 @@ fn status(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         senders: shared.map_or_else(Vec::new, |shared| shared.seats.status()),
         collectors: shared.map_or_else(|| unresolved.to_vec(), |shared| collectors(&shared.outputs)),
-        certificate: admission.tls.as_ref().map(|tls| certificate_status(&tls.certificate)),
+        certificate: admission.tls.as_ref().map(|tls| CertificateStatus::of(&tls.certificate, wall_clock())),
         refusals,
         refused,
     }

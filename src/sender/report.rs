@@ -11,9 +11,9 @@ use crate::sender::ingest::Tally;
 use crate::sender::link::{LinkSettings, LinkState, LinkView};
 use crate::sender::queue::{Figures, Queue};
 use crate::sequence::StreamId;
-use crate::service::{certificate_status, wall_clock};
+use crate::service::wall_clock;
 use crate::status;
-use crate::status::{Dropped, ExporterStatus, Queued, Recovered, SenderStatus};
+use crate::status::{CertificateStatus, Dropped, ExporterStatus, Queued, Recovered, SenderStatus};
 
 /// Seconds that rates are taken over.
 const WINDOW: usize = 10;
@@ -111,7 +111,12 @@ impl Reporter {
             stream: self.stream.to_string(),
             state,
             receiver: view.receiver,
-            certificate: self.settings.borrow().speech.certificate().map(certificate_status),
+            certificate: self
+                .settings
+                .borrow()
+                .speech
+                .certificate()
+                .map(|own| CertificateStatus::of(own, wall_clock())),
             cipher: view.cipher.map(str::to_owned),
             retry_in_s: retry_at.map(|at| core::time::Duration::from_secs_f64(retry_in(at)).as_secs()),
             reason: view.reason,

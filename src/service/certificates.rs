@@ -12,7 +12,6 @@ use crate::config::{ReceiverTlsSettings, TlsFiles};
 use crate::limits::{CERTIFICATE_WARNING, PEM_MAX};
 use crate::secure::{Certificate, Pem, ReceiverTls, SenderTls, TlsError};
 use crate::service::{KeyTrouble, keys, wall_clock};
-use crate::status::CertificateStatus;
 
 /// How often the end of a certificate is warned of.
 const WARN_EVERY: Duration = Duration::from_secs(86_400);
@@ -89,17 +88,8 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsTrouble> {
     Ok(bytes)
 }
 
-/// What the status shows of the own `certificate`.
-pub fn certificate_status(certificate: &Certificate) -> CertificateStatus {
-    CertificateStatus {
-        name: certificate.name.as_ref().map(ToString::to_string),
-        not_after: certificate.not_after,
-        expires_s: certificate.not_after.saturating_sub(now()),
-    }
-}
-
 fn now() -> i64 {
-    i64::try_from(wall_clock().0 / 1_000_000_000).unwrap_or(i64::MAX)
+    wall_clock().seconds()
 }
 
 /// Warns, once a day, of a certificate that ends soon.

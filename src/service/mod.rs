@@ -19,7 +19,7 @@ pub mod sockets;
 mod stop;
 pub mod stream;
 
-pub use certificates::{ExpiryWatch, TlsTrouble, certificate_status, read_receiver_tls, read_sender_tls};
+pub use certificates::{ExpiryWatch, TlsTrouble, read_receiver_tls, read_sender_tls};
 pub use clock::wall_clock;
 pub use command_line::overrides;
 pub use concealed_key::conceal_key;

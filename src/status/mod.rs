@@ -11,6 +11,8 @@ mod show;
 mod table;
 mod take_up;
 
+use crate::datagram::Timestamp;
+use crate::secure::Certificate;
 use serde::{Deserialize, Serialize};
 
 pub use control::{ControlError, ControlSocket, Reply, Request, request};
@@ -36,6 +38,17 @@ pub struct CertificateStatus {
     pub not_after: i64,
     /// Seconds until then; below 0 if it has ended.
     pub expires_s: i64,
+}
+
+impl CertificateStatus {
+    /// What there is to tell of `certificate` now.
+    pub fn of(certificate: &Certificate, now: Timestamp) -> Self {
+        Self {
+            name: certificate.name.as_ref().map(ToString::to_string),
+            not_after: certificate.not_after,
+            expires_s: certificate.not_after.saturating_sub(now.seconds()),
+        }
+    }
 }
 
 /// Datagrams, and the bytes of their payloads.
