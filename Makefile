@@ -6,7 +6,7 @@ CARGO_TARGET_DIR ?= target
 BUILT = $(CARGO_TARGET_DIR)/debug
 
 # What the tests with real exporters, collectors and networks need, as program:Debian package.
-TEST_TOOLS = softflowd:softflowd nfcapd:nfdump nfdump:nfdump ip:iproute2 unshare:util-linux
+TEST_TOOLS = softflowd:softflowd nfcapd:nfdump nfdump:nfdump ip:iproute2 unshare:util-linux tshark:tshark
 
 # Debian keeps some of them where only root looks.
 export PATH := $(PATH):/usr/sbin:/sbin

@@ -26,6 +26,8 @@ pub struct ReceiverSettings {
     pub strangers: (usize, usize),
     /// A connection that is not agreed after this long is given up.
     pub handshake_timeout: Duration,
+    /// Where metrics are given, if anywhere.
+    pub metrics: Option<SocketAddr>,
     /// Where the control socket is.
     pub control: PathBuf,
 }
@@ -46,6 +48,7 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
         reader.tables("collector", "address", ["127.0.0.1:9995"], 1..=limits::COLLECTORS_MAX, |reader| {
             Some(CollectorSettings { address: reader.required("address", kinds::host_port)? })
         });
+    let metrics = reader.section("metrics", |reader| reader.optional("listen", kinds::socket_address));
     let limits = reader.section("limits", |reader| {
         let connections = reader.take(
             "connections",
@@ -73,6 +76,7 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
         connections,
         strangers,
         handshake_timeout,
+        metrics: metrics?,
         control: control?,
     })
 }

@@ -37,6 +37,8 @@ pub struct SenderSettings {
     pub spool: SpoolSettings,
     /// A directory that outlives this process but not the host's power: `$RUNTIME_DIRECTORY`, if there is one.
     pub runtime_directory: Option<PathBuf>,
+    /// Where metrics are given, if anywhere.
+    pub metrics: Option<SocketAddr>,
     /// Where the control socket is.
     pub control: PathBuf,
 }
@@ -65,6 +67,7 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
     let heartbeat =
         reader.take("heartbeat", "5s", kinds::duration(limits::HEARTBEAT_MIN..=limits::HEARTBEAT_MAX));
     let control = reader.take("control", surroundings.control_path(SENDER), kinds::path);
+    let metrics = reader.section("metrics", |reader| reader.optional("listen", kinds::socket_address));
     let reconnect = reader.section("reconnect", read_reconnect);
     let spool = reader.section("spool", |reader| read_spool(reader, surroundings));
     Some(SenderSettings {
@@ -77,6 +80,7 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
         reconnect: reconnect?,
         spool: spool?,
         runtime_directory: surroundings.runtime_directory.clone(),
+        metrics: metrics?,
         control: control?,
     })
 }

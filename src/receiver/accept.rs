@@ -236,7 +236,7 @@ mod tests {
         let _second = TcpStream::connect(address).await.unwrap();
         let _third = TcpStream::connect(address).await.unwrap();
         assert_eq!(oldest.read(&mut [0]).await.unwrap(), 0);
-        let refused = gate.shared.refused();
+        let (_, refused) = gate.shared.refused();
         assert!(refused[0].reason.contains("limits.strangers"), "{refused:?}");
         greeted(address).await;
     }

@@ -25,7 +25,7 @@ use crate::service::{
 };
 use crate::status::{
     CollectorState, CollectorStatus, ControlSocket, PeerState, ReceiverStatus, Reply, Request, Tally,
-    count_of,
+    count_of, receiver_metrics, serve_metrics,
 };
 
 /// How often positions are forced to disk, and the service manager is told how things stand.
@@ -79,8 +79,17 @@ async fn supervise(settings: ReceiverSettings, reloader: Arc<Reloader>) -> Resul
     let state = settings.state.clone();
     let (stop, stopped) = stop_channel();
     let shared: Arc<OnceLock<Arc<Shared>>> = Arc::default();
-    let unresolved = settings.collectors.iter().map(|collector| unresolved(&collector.address)).collect();
-    let answers = tokio::spawn(control.serve(answer(shared.clone(), unresolved, reloader.clone())));
+    let unresolved: Vec<CollectorStatus> =
+        settings.collectors.iter().map(|collector| unresolved(&collector.address)).collect();
+    let state_of = {
+        let (shared, unresolved, reloader) = (shared.clone(), unresolved, reloader.clone());
+        move || status(shared.get(), &unresolved, &reloader)
+    };
+    if let Some(address) = settings.metrics {
+        let state_of = state_of.clone();
+        tokio::spawn(serve_metrics(sockets::bind_metrics(address)?, move || receiver_metrics(state_of())));
+    }
+    let answers = tokio::spawn(control.serve(answer(state_of, reloader.clone())));
     let mut serving =
         tokio::spawn(serve(settings, listeners, positions, reloader.clone(), shared.clone(), stopped));
     notify::ready();
@@ -219,12 +228,11 @@ async fn sync(shared: &Arc<Shared>) {
 }
 
 fn answer(
-    shared: Arc<OnceLock<Arc<Shared>>>,
-    unresolved: Vec<CollectorStatus>,
+    state_of: impl Fn() -> ReceiverStatus + Clone + Send + 'static,
     reloader: Arc<Reloader>,
 ) -> impl Fn(Request) -> Reply + Clone + Send + 'static {
     move |request| match request {
-        Request::Status => match serde_json::to_value(status(shared.get(), &unresolved, &reloader)) {
+        Request::Status => match serde_json::to_value(state_of()) {
             Ok(status) => Reply::Ok(status),
             Err(error) => Reply::Error(error.to_string()),
         },
@@ -243,13 +251,15 @@ fn status(
     reloader: &Reloader,
 ) -> ReceiverStatus {
     let admission = reloader.admission().borrow().clone();
+    let (refusals, refused) = shared.map_or_else(Default::default, |shared| shared.refused());
     ReceiverStatus {
         service: "nf-receiver".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         senders: shared.map_or_else(Vec::new, |shared| shared.seats.status()),
         collectors: shared.map_or_else(|| unresolved.to_vec(), |shared| collectors(&shared.outputs)),
         certificate: admission.tls.as_ref().map(|tls| certificate_status(&tls.certificate)),
-        refused: shared.map_or_else(Vec::new, |shared| shared.refused()),
+        refusals,
+        refused,
     }
 }
 

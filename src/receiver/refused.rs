@@ -11,7 +11,10 @@ use crate::status::RefusedStatus;
 
 /// The last word on each peer; the one unheard longest makes room.
 #[derive(Debug, Default)]
-pub(crate) struct Refused(HashMap<IpAddr, Entry>);
+pub(crate) struct Refused {
+    peers: HashMap<IpAddr, Entry>,
+    count: u64,
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -24,16 +27,22 @@ impl Refused {
     /// Notes that `peer` was turned away.
     pub(crate) fn note(&mut self, peer: SocketAddr, reason: String) {
         let last = Instant::now();
-        if let Some(entry) = self.0.get_mut(&peer.ip()) {
+        self.count += 1;
+        if let Some(entry) = self.peers.get_mut(&peer.ip()) {
             *entry = Entry { reason, count: entry.count + 1, last };
             return;
         }
-        if self.0.len() >= REFUSED_SHOWN
-            && let Some(oldest) = self.0.iter().min_by_key(|(_, entry)| entry.last).map(|(peer, _)| *peer)
+        if self.peers.len() >= REFUSED_SHOWN
+            && let Some(oldest) = self.peers.iter().min_by_key(|(_, entry)| entry.last).map(|(peer, _)| *peer)
         {
-            self.0.remove(&oldest);
+            self.peers.remove(&oldest);
         }
-        self.0.insert(peer.ip(), Entry { reason, count: 1, last });
+        self.peers.insert(peer.ip(), Entry { reason, count: 1, last });
+    }
+
+    /// How many connections were turned away.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
     }
 
     /// What the status shows, latest first.
@@ -44,7 +53,7 @@ impl Refused {
             last_s: entry.last.elapsed().as_secs(),
             reason: entry.reason.clone(),
         };
-        let mut rows: Vec<RefusedStatus> = self.0.iter().map(row).collect();
+        let mut rows: Vec<RefusedStatus> = self.peers.iter().map(row).collect();
         rows.sort_by_key(|row| (row.last_s, row.peer));
         rows
     }

@@ -56,9 +56,10 @@ impl Shared {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).note(peer, reason);
     }
 
-    /// The peers turned away of late.
-    pub(crate) fn refused(&self) -> Vec<RefusedStatus> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).status()
+    /// How many connections were turned away, and the peers of late.
+    pub(crate) fn refused(&self) -> (u64, Vec<RefusedStatus>) {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        (refused.count(), refused.status())
     }
 
     /// Whether to log now that a session of `id` begins or ends; with how many such lines were held back.
@@ -113,13 +114,13 @@ pub(crate) async fn serve(
         Err(ended) => ended,
     };
     match &ended {
-        Ended::Closed | Ended::Goodbye | Ended::Superseded | Ended::Stopping => {
+        Ended::Closed | Ended::Goodbye | Ended::Superseded | Ended::Expelled | Ended::Stopping => {
             let held_back = if connection.was_told { Some(0) } else { shared.is_news(&id) };
             if let Some(held_back) = held_back {
                 tracing::info!(%peer, sender = %id, held_back = counted(held_back), "session ended: {ended}");
             }
         }
-        _ => {
+        Ended::Stream(_) | Ended::Session(_) | Ended::NoHello | Ended::Storage(_) => {
             shared.note_refused(peer, format!("session of {id} ended: {ended}"));
             if let Some(held_back) = shared.may_complain(peer.ip()) {
                 tracing::warn!(%peer, sender = %id, held_back = counted(held_back), "session ended: {ended}");

@@ -71,8 +71,7 @@ impl Backlog {
                         batches.push(batch);
                     }
                     Err(OpenError::Damaged) => {
-                        let (first, end) = (batch.first().max(position), batch.end());
-                        self.queue.give_up(*segment, Damage { offset: 0, length: 0, first, end });
+                        self.queue.give_up(*segment, whole(&batch, reader, position));
                         break;
                     }
                     // What comes before it is sent first.
@@ -108,5 +107,16 @@ impl Backlog {
             other => other?,
         };
         Ok(self.open.is_some())
+    }
+}
+
+/// All of `batch`, which `reader` has just given, as damage from `position` on.
+fn whole(batch: &Batch, reader: &SegmentReader<File>, position: Position) -> Damage {
+    let length = u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX);
+    Damage {
+        offset: reader.offset().saturating_sub(length),
+        length,
+        first: batch.first().max(position),
+        end: batch.end(),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
@@ -25,7 +26,7 @@ use crate::service::{
     DaemonError, DirectoryLock, ExpiryWatch, KeyTrouble, Stop, Stopper, logging, notify, read_key, sockets,
     stop_channel, watch_for,
 };
-use crate::status::{ControlSocket, Reply, Request, count_of};
+use crate::status::{ControlSocket, Reply, Request, count_of, sender_metrics, serve_metrics};
 
 /// How often the service manager is told how things stand.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
@@ -121,6 +122,11 @@ async fn supervise(
     let (stop_link, stop) = stop_channel();
     let link = make_link(&reporter, &reloader, stop);
     let mut threads = start_threads(&settings, listeners, recovered, tally)?;
+    if let Some(address) = settings.metrics {
+        let reporter = reporter.clone();
+        let listener = sockets::bind_metrics(address)?;
+        tokio::spawn(serve_metrics(listener, move || sender_metrics(reporter.status())));
+    }
     let answers = tokio::spawn(control.serve(answer(reporter.clone(), reloader.clone())));
     let mut link = tokio::spawn(link.run());
     notify::ready();
@@ -148,18 +154,32 @@ async fn supervise(
     notify::status(&format!("stopping; {queued} queued"));
     tracing::info!("stopping: what the link does not take in {} s stays in the spool", STOP_GRACE.as_secs());
     let everything_spooled = stop_threads(threads, stop_link, link).await;
-    if !everything_spooled {
-        tracing::error!(
-            intake = %intake.display(),
-            "the spool did not take everything: what is left stays in the intake for the next start"
-        );
-    } else if let Err(error) = intake::remove(&intake) {
-        tracing::debug!(%error, "cannot remove the intake");
-    }
+    leave(intake.as_deref(), everything_spooled);
     answers.abort();
     let figures = reporter.queue.figures();
     tracing::info!(queued = figures.queued, "stopped");
     outcome
+}
+
+/// Leaves the intake to the next start if something is in it, or removes it.
+fn leave(intake: Option<&Path>, everything_spooled: bool) {
+    match intake {
+        Some(intake) if everything_spooled => {
+            if let Err(error) = intake::remove(intake) {
+                tracing::debug!(%error, "cannot remove the intake");
+            }
+        }
+        Some(intake) => tracing::error!(
+            intake = %intake.display(),
+            "the spool did not take everything: what is left stays in the intake for the next start"
+        ),
+        None if everything_spooled => {}
+        None => {
+            tracing::error!(
+                "the spool did not take everything: what is left was in memory only, and is lost"
+            );
+        }
+    }
 }
 
 fn make_link(reporter: &Reporter, reloader: &Reloader, stop: Stop) -> Link {

@@ -16,7 +16,7 @@ use crate::sender::queue::Queue;
 use crate::sequence::{Gap, GapReason, Position, StreamId};
 use crate::service::{DaemonError, wall_clock};
 use crate::spool::disk::Directory;
-use crate::spool::{self, Item, LastRun, Policy, Spool};
+use crate::spool::{self, LastRun, Policy, Survey};
 
 /// Why nf-sender cannot take up its spool. What is there stays as it is.
 #[derive(Debug, thiserror::Error)]
@@ -80,11 +80,12 @@ pub(crate) struct Recovered {
     pub(crate) marks: Arc<intake::Marks>,
     /// How many datagrams of the slots are in the ring already; `None` if the slots hold nothing to take up.
     pub(crate) slots_done: Option<u64>,
-    /// Where the intake is, to be removed after an orderly stop.
-    pub(crate) intake: PathBuf,
+    /// Where the intake is, to be removed after an orderly stop; `None` if it ends with the process.
+    pub(crate) intake: Option<PathBuf>,
 }
 
-/// Takes up the spool in `directory`, which this process owns.
+/// Takes up the spool in `directory`, which this process owns. Nothing is changed there before it is known that
+/// `keys` are the right ones.
 pub(crate) fn recover(
     directory: &Path,
     runtime_directory: Option<&Path>,
@@ -92,17 +93,14 @@ pub(crate) fn recover(
     keys: &Arc<SpoolKeys>,
 ) -> Result<Recovered, RecoveryError> {
     let disk = Directory::open(directory).map_err(failed("open the spool directory", directory))?;
-    let mut opened =
-        spool::open(disk, new_stream(), policy).map_err(failed("read the spool directory", directory))?;
+    let unreadable = || failed("read the spool directory", directory);
+    let survey = spool::survey(disk).map_err(unreadable())?;
+    check_keys(directory, &survey, keys)?;
+    let path = intake_path(directory, runtime_directory, keys)?;
+    let mut opened = survey.take_up(new_stream(), policy).map_err(unreadable())?;
     let stream = opened.spool.stream();
-    check_keys(directory, &opened.spool, keys)?;
-    let path = runtime_directory.unwrap_or(directory).join("intake");
     let boot = intake::boot_id().map_err(failed("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
-    let (mut intake, left) = if keys.seals() && runtime_directory.is_none() {
-        (intake_off_the_disk(&path, stream)?, None)
-    } else {
-        open_intake(&path, stream, boot)?
-    };
+    let (mut intake, left) = open_intake(path.as_deref(), stream, boot)?;
     let left = left.filter(|left| is_current(left, opened.last_run));
     let trusted = left.as_ref().filter(|left| left.same_boot);
 
@@ -114,7 +112,7 @@ pub(crate) fn recover(
     opened.spool.acknowledge(acknowledged.unwrap_or_default());
     let floor = opened.spool.end().unwrap_or_default().max(acknowledged.unwrap_or_default());
     let held = if left.is_some() {
-        intake.recover_ring(stream, floor).map_err(failed("read the intake", &path))?
+        intake.recover_ring(stream, floor).map_err(failed("read the intake of", directory))?
     } else {
         intake.forget_ring();
         Vec::new()
@@ -159,50 +157,67 @@ pub(crate) fn recover(
 
 /// Whether the oldest and the newest segment can be read with `keys`. What lies between was written with one of
 /// theirs, or is waited for when it is reached.
-fn check_keys(path: &Path, spool: &Spool<Directory>, keys: &SpoolKeys) -> Result<(), RecoveryError> {
-    for first in spool.outermost_segments().into_iter().flatten() {
-        // What cannot be read now is told of when it is read.
-        let reader = spool.reader(first, false).ok().flatten();
-        let Some(Ok(Some(Item::Batch(batch)))) = reader.map(|mut reader| reader.next_item()) else {
-            continue;
-        };
-        if let Some(missing) = keys.missing(&batch) {
-            let ids: Vec<String> = keys.ids().map(|id| id.to_string()).collect();
-            let given = if ids.is_empty() {
-                "no key is given for it".to_owned()
-            } else {
-                format!("the keys given for it are {}", ids.join(" and "))
-            };
-            return Err(RecoveryError::KeyMissing { path: path.to_owned(), missing, given });
+fn check_keys(path: &Path, survey: &Survey<Directory>, keys: &SpoolKeys) -> Result<(), RecoveryError> {
+    let Some(missing) = survey.samples().iter().find_map(|batch| keys.missing(batch)) else {
+        return Ok(());
+    };
+    let ids: Vec<String> = keys.ids().map(|id| id.to_string()).collect();
+    let given = if ids.is_empty() {
+        "no key is given for it".to_owned()
+    } else {
+        format!("the keys given for it are {}", ids.join(" and "))
+    };
+    Err(RecoveryError::KeyMissing { path: path.to_owned(), missing, given })
+}
+
+/// Where the intake is to be. What lies in it is in clear, so that with an encrypted spool it is never in the spool
+/// directory: without a runtime directory it is in memory then, which `None` stands for.
+fn intake_path(
+    directory: &Path,
+    runtime_directory: Option<&Path>,
+    keys: &SpoolKeys,
+) -> Result<Option<PathBuf>, RecoveryError> {
+    let in_spool = directory.join("intake");
+    let is_bare = keys.seals() && in_spool.exists();
+    match runtime_directory {
+        Some(runtime_directory) => {
+            if is_bare {
+                tracing::warn!(
+                    intake = %in_spool.display(),
+                    "a run without a runtime directory left this file, which may hold datagrams in clear; it is not \
+                     used any more: remove it"
+                );
+            }
+            Ok(Some(runtime_directory.join("intake")))
         }
+        None if is_bare => Err(RecoveryError::BareIntake { path: in_spool }),
+        None if keys.seals() => {
+            tracing::warn!(
+                "without a runtime directory in memory (RUNTIME_DIRECTORY), what is received and not yet encrypted stays \
+                 in this process: kill -9 would lose it"
+            );
+            Ok(None)
+        }
+        None => Ok(Some(in_spool)),
     }
-    Ok(())
 }
 
-/// An intake for a spool that is encrypted, where there is no runtime directory: what it holds must not get on the disk.
-fn intake_off_the_disk(path: &Path, stream: StreamId) -> Result<Intake, RecoveryError> {
-    if path.exists() {
-        return Err(RecoveryError::BareIntake { path: path.to_owned() });
-    }
-    tracing::warn!(
-        "without a runtime directory in memory (RUNTIME_DIRECTORY), what is received and not yet encrypted stays in this \
-         process: kill -9 would lose it"
-    );
-    Intake::in_memory(stream).map_err(failed("make in memory the intake", path))
-}
-
-/// Opens the intake; one in memory where the disk has no room for it, as what the spool holds must drain all the
-/// same.
+/// Opens the intake at `path`; one in memory without a path, and where the disk has no room for it, as what the spool
+/// holds must drain all the same.
 fn open_intake(
-    path: &Path,
+    path: Option<&Path>,
     stream: StreamId,
     boot: [u8; 16],
 ) -> Result<(Intake, Option<Left>), RecoveryError> {
+    let in_memory = || {
+        let intake = Intake::in_memory(stream).map_err(failed("make in memory", Path::new("intake")))?;
+        Ok((intake, None))
+    };
+    let Some(path) = path else { return in_memory() };
     match Intake::open(path, stream, boot) {
         Err(error) if has_no_room(&error) => {
             tracing::error!(intake = %path.display(), %error, "no room for the intake: a crash would lose datagrams");
-            let intake = Intake::in_memory(stream).map_err(failed("make in memory the intake", path))?;
-            Ok((intake, None))
+            in_memory()
         }
         other => other.map_err(failed("make the intake", path)),
     }

@@ -406,3 +406,5 @@ fn datagrams_of_a_bare_intake_on_the_disk_are_not_lost_to_encryption() {
     assert!(!directory.path().join("intake").exists());
     assert_eq!(drain(&run.queue, Position(0)), [0, 1, 2, 3, 4, 5]);
 }
+
+mod encryption;

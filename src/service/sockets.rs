@@ -185,6 +185,15 @@ pub fn bind_tcp(address: SocketAddr) -> Result<TcpListener, SocketError> {
     bind(Protocol::Tcp, address).map(TcpListener::from)
 }
 
+/// Takes a TCP address for those who ask for metrics, inside a tokio runtime.
+pub fn bind_metrics(address: SocketAddr) -> Result<tokio::net::TcpListener, SocketError> {
+    let failed = |source| SocketError::new(Protocol::Tcp, address, source);
+    let listener = tokio::net::TcpListener::from_std(bind_tcp(address)?).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    tracing::info!(%address, "giving metrics at /metrics");
+    Ok(listener)
+}
+
 fn bind(protocol: Protocol, address: SocketAddr) -> Result<Socket, SocketError> {
     let failed = |source| SocketError::new(protocol, address, source);
     match open(protocol, address) {

@@ -22,7 +22,7 @@ mod reader;
 mod segment;
 
 pub use identity::LastRun;
-pub use open::{Opened, open};
+pub use open::{Opened, Survey, open, survey};
 pub use policy::{Policy, WhenFull};
 pub use reader::{Damage, Item, SegmentReader};
 pub use segment::SEGMENT_HEADER_LEN;
@@ -131,14 +131,6 @@ impl<D: Disk> Spool<D> {
     /// How many segments there are.
     pub fn segments(&self) -> usize {
         self.pieces.values().filter(|piece| matches!(piece, Piece::Segment { .. })).count()
-    }
-
-    /// The first positions of the oldest and of the newest segment.
-    pub fn outermost_segments(&self) -> [Option<Position>; 2] {
-        let mut segments = self.pieces.iter().filter(|(_, piece)| matches!(piece, Piece::Segment { .. }));
-        let oldest = segments.next();
-        let newest = segments.next_back().or(oldest);
-        [oldest, newest].map(|segment| segment.map(|(first, _)| *first))
     }
 
     /// Bytes of all segments.

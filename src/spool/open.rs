@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use crate::batch::Batch;
 use crate::sequence::{Gap, GapReason, Position, StreamId};
 use crate::spool::disk::{Disk, DiskFile, Entry};
 use crate::spool::identity::{Identity, LastRun};
 use crate::spool::name::Name;
 use crate::spool::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
-use crate::spool::{Piece, Policy, SegmentReader, Spool};
+use crate::spool::{Item, Piece, Policy, SegmentReader, Spool};
 
 /// A spool just taken up.
 #[derive(Debug)]
@@ -23,8 +24,20 @@ pub struct Opened<D: Disk> {
     pub torn: u64,
 }
 
-/// Opens the spool on `disk`; an empty one becomes the stream `new_stream`.
-pub fn open<D: Disk>(disk: D, new_stream: StreamId, policy: Policy) -> io::Result<Opened<D>> {
+/// A spool directory that was looked at, and not touched.
+#[derive(Debug)]
+pub struct Survey<D: Disk> {
+    disk: D,
+    /// Segments and gaps, by position.
+    files: Vec<(Name, Entry)>,
+    identity: Option<Identity>,
+    /// The stream that lies there; `None` if nothing says so.
+    stream: Option<StreamId>,
+}
+
+/// Looks at the spool on `disk` without touching it: reads names, the file `stream`, and at most the headers of
+/// segments.
+pub fn survey<D: Disk>(disk: D) -> io::Result<Survey<D>> {
     let mut files: Vec<(Name, Entry)> = disk
         .list()?
         .into_iter()
@@ -33,31 +46,64 @@ pub fn open<D: Disk>(disk: D, new_stream: StreamId, policy: Policy) -> io::Resul
     files.sort_by_key(|(name, _)| first_of(name));
     let identity = Identity::read(&disk)?;
     let stream = match identity {
-        Some(identity) => identity.stream,
-        None => stream_of_segments(&disk, &files)?.unwrap_or(new_stream),
+        Some(identity) => Some(identity.stream),
+        None => stream_of_segments(&disk, &files)?,
     };
-    let mut opened = Opened {
-        spool: Spool {
-            disk,
-            stream,
-            policy,
-            pieces: BTreeMap::new(),
-            active: None,
-            size: 0,
-            acknowledged: Position(0),
-            dropped: Vec::new(),
-            unsynced: BTreeMap::new(),
-            names_unsynced: false,
-        },
-        last_run: identity.map(|identity| identity.last_run),
-        missing: Vec::new(),
-        torn: 0,
-    };
-    opened.take_files(&files)?;
-    if let (None, Some(end)) = (identity, opened.spool.end()) {
-        opened.last_run = Some(LastRun::CutShort { start: end });
+    Ok(Survey { disk, files, identity, stream })
+}
+
+/// Opens the spool on `disk`; an empty one becomes the stream `new_stream`.
+pub fn open<D: Disk>(disk: D, new_stream: StreamId, policy: Policy) -> io::Result<Opened<D>> {
+    survey(disk)?.take_up(new_stream, policy)
+}
+
+impl<D: Disk> Survey<D> {
+    /// The first whole batch of the oldest segment, and of the newest one.
+    pub fn samples(&self) -> Vec<Batch> {
+        let segments = || self.files.iter().filter(|(name, _)| matches!(name, Name::Segment(_)));
+        let ends = [segments().next(), segments().next_back()].into_iter().flatten();
+        ends.filter_map(|(name, entry)| self.sample(first_of(name), entry)).collect()
     }
-    Ok(opened)
+
+    /// The first whole batch of a segment; `None` if it has none, or cannot be read.
+    fn sample(&self, first: Position, entry: &Entry) -> Option<Batch> {
+        let file = self.disk.open(&entry.name).ok()?;
+        let mut reader = SegmentReader::new(file, self.stream?, first, Position(u64::MAX), entry.size);
+        reader.give_unreadable_up();
+        loop {
+            match reader.next_item().ok()?? {
+                Item::Batch(batch) => return Some(batch),
+                Item::Damage(_) => {}
+            }
+        }
+    }
+
+    /// Opens the spool; an empty one becomes the stream `new_stream`.
+    pub fn take_up(self, new_stream: StreamId, policy: Policy) -> io::Result<Opened<D>> {
+        let Self { disk, files, identity, stream } = self;
+        let mut opened = Opened {
+            spool: Spool {
+                disk,
+                stream: stream.unwrap_or(new_stream),
+                policy,
+                pieces: BTreeMap::new(),
+                active: None,
+                size: 0,
+                acknowledged: Position(0),
+                dropped: Vec::new(),
+                unsynced: BTreeMap::new(),
+                names_unsynced: false,
+            },
+            last_run: identity.map(|identity| identity.last_run),
+            missing: Vec::new(),
+            torn: 0,
+        };
+        opened.take_files(&files)?;
+        if let (None, Some(end)) = (identity, opened.spool.end()) {
+            opened.last_run = Some(LastRun::CutShort { start: end });
+        }
+        Ok(opened)
+    }
 }
 
 fn first_of(name: &Name) -> Position {

@@ -85,6 +85,11 @@ impl<F: DiskFile> SegmentReader<F> {
         self.expected
     }
 
+    /// The offset in the file after the batch that was given last.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// From now on blocks that cannot be read are damage; before, they are errors that a later try may not meet.
     pub fn give_unreadable_up(&mut self) {
         self.zero_unreadable = true;

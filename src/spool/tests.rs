@@ -2,6 +2,7 @@ use core::time::Duration;
 
 use proptest::prelude::*;
 
+use super::disk::Entry;
 use super::memory_disk::MemoryDisk;
 use super::*;
 use crate::batch::{BatchBuilder, Compression};
@@ -127,6 +128,37 @@ fn a_start_reads_names_and_the_last_segment_only() {
     let before = disk.opened().len();
     reopen(&disk);
     assert_eq!(disk.opened()[before..], ["stream".to_owned(), segments.last().unwrap().clone()]);
+}
+
+#[test]
+fn a_survey_gives_the_first_batches_of_both_ends_reads_no_more_and_changes_nothing() {
+    let disk = filled(12);
+    let (names, before) = (disk.list().unwrap(), disk.opened().len());
+    let samples = survey(disk.clone()).unwrap().samples();
+    let firsts: Vec<u64> = samples.iter().map(|batch| batch.first().0).collect();
+    let segments: Vec<&Entry> = names.iter().filter(|entry| entry.name.ends_with(".segment")).collect();
+    let (oldest, newest) = (segments[0].name.clone(), segments[segments.len() - 1].name.clone());
+    assert_eq!(format!("{:020}.segment", firsts[1]), newest);
+    assert_eq!(firsts[0], 0);
+    assert_eq!(disk.opened()[before..], ["stream".to_owned(), oldest, newest]);
+    assert_eq!(disk.list().unwrap(), names);
+}
+
+#[test]
+fn a_survey_passes_over_damage_to_the_first_whole_batch() {
+    let disk = filled(2);
+    disk.flip(&name::segment(Position(0)), SEGMENT_HEADER_LEN, 1);
+    let samples = survey(disk).unwrap().samples();
+    assert_eq!(samples, [batch(3, 3), batch(3, 3)]);
+}
+
+#[test]
+fn a_survey_of_nothing_or_of_damage_alone_gives_nothing() {
+    let disk = MemoryDisk::default();
+    assert_eq!(survey(disk.clone()).unwrap().samples(), []);
+    disk.put(&name::segment(Position(0)), vec![0x5A; 5000]);
+    disk.put(&name::segment(Position(9)), Vec::new());
+    assert_eq!(survey(disk).unwrap().samples(), []);
 }
 
 #[test]

@@ -2,8 +2,10 @@
 //! shown to people.
 
 pub mod control;
+mod metrics;
 mod receiver;
 mod render;
+mod scrape;
 mod sender;
 mod show;
 mod table;
@@ -12,8 +14,10 @@ mod take_up;
 use serde::{Deserialize, Serialize};
 
 pub use control::{ControlError, ControlSocket, Reply, Request, request};
+pub use metrics::{receiver_metrics, sender_metrics};
 pub use receiver::{CollectorState, CollectorStatus, PeerState, PeerStatus, ReceiverStatus, RefusedStatus};
 pub use render::{Earlier, render_receiver, render_sender};
+pub use scrape::serve_metrics;
 pub use sender::{Dropped, ExporterStatus, LinkState, Queued, Recovered, SenderStatus};
 pub use show::{Manner, show};
 pub use take_up::take_up;

@@ -20,6 +20,9 @@ pub struct ReceiverStatus {
     /// The own certificate, if TLS is spoken.
     #[serde(default)]
     pub certificate: Option<CertificateStatus>,
+    /// Connections turned away.
+    #[serde(default)]
+    pub refusals: u64,
     /// Peers turned away of late, latest first; at most `limits::REFUSED_SHOWN`.
     #[serde(default)]
     pub refused: Vec<RefusedStatus>,

@@ -21,9 +21,14 @@ mod outage;
 mod pairing;
 mod path_mtu;
 mod real_tools;
+mod refusals;
 mod rivals;
 mod running;
+mod secrecy;
 mod service;
 mod spool_encryption;
+mod spool_faults;
 #[expect(dead_code, reason = "the demo uses parts of the kit that no test needs")]
 mod support;
+mod tampering;
+mod tls;

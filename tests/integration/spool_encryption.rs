@@ -17,7 +17,8 @@ const NOWHERE: &str = "127.0.0.1:9";
 /// Settings with the key files `keys` of this host: the one that seals, then the one before it.
 fn settings(host: &SenderHost, encrypt: bool, keys: &[&str]) -> String {
     let names = ["key-file", "previous-key-file"];
-    let lines = names.iter().zip(keys).map(|(name, key)| format!("{name} = {:?}\n", host.path(key)));
+    let lines =
+        names.iter().zip(keys).map(|(name, key)| format!("{name} = \"{}\"\n", host.path(key).display()));
     format!("{PATIENT_SENDER}encrypt = {encrypt}\n{}", lines.collect::<String>())
 }
 

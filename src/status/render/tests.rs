@@ -3,7 +3,7 @@ use crate::status::{
     CollectorStatus, Dropped, ExporterStatus, PeerStatus, Queued, Recovered, RefusedStatus, Tally,
 };
 
-fn sender() -> SenderStatus {
+pub(in crate::status) fn sender() -> SenderStatus {
     SenderStatus {
         service: "nf-sender".to_owned(),
         version: "0.1.0".to_owned(),
@@ -102,7 +102,7 @@ fn the_sentence_about_the_link_says_what_happens_next_and_why() {
     );
 }
 
-fn receiver() -> ReceiverStatus {
+pub(in crate::status) fn receiver() -> ReceiverStatus {
     ReceiverStatus {
         service: "nf-receiver".to_owned(),
         version: "0.1.0".to_owned(),
@@ -125,6 +125,7 @@ fn receiver() -> ReceiverStatus {
             socket_drops: 0,
         }],
         certificate: Some(CertificateStatus { name: None, not_after: 1_800_000_000, expires_s: 183_600 }),
+        refusals: 1200,
         refused: vec![RefusedStatus {
             peer: "192.0.2.9".parse().unwrap(),
             count: 1200,

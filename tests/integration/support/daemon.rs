@@ -201,6 +201,14 @@ impl Daemon {
         assert!(found, "{} did not log {words:?} within {patience:?}:\n{}", self.program.name(), self.log());
     }
 
+    /// The address that the log line with this word names.
+    pub(crate) fn logged_address(&self, word: &str) -> std::net::SocketAddr {
+        let log = self.log();
+        let line = log.lines().find(|line| line.contains(word)).expect("a line with that word");
+        let text = line.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
+        text.expect("an address in it").parse().unwrap()
+    }
+
     /// How many lines of the log hold all of these words.
     pub(crate) fn count_log(&self, words: &[&str]) -> usize {
         self.log.count(words)

@@ -42,9 +42,18 @@ min-free = "0B"
 
 /// Writes a key file that only its owner may read: a key that is always the same for the same `seed`.
 pub(crate) fn write_key(path: &Path, seed: &str) {
-    let digits: String = seed.bytes().cycle().take(32).map(|byte| format!("{byte:02x}")).collect();
+    write_secret(path, &key_text(seed));
+}
+
+/// The key of `seed` as key files hold it.
+pub(crate) fn key_text(seed: &str) -> String {
+    seed.bytes().cycle().take(32).fold(String::new(), |digits, byte| digits + &format!("{byte:02x}"))
+}
+
+/// Writes a file that only its owner may read.
+pub(crate) fn write_secret(path: &Path, text: &str) {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();
-    writeln!(file, "{digits}").unwrap();
+    writeln!(file, "{text}").unwrap();
 }
 
 /// What a daemon is told on its command line of clear text and keys: clear text, unless a test says otherwise.
@@ -105,6 +114,7 @@ pub(crate) struct SenderHost {
     udp: Arc<HeldUdp>,
     more_sockets: Vec<UdpSocket>,
     protection: Vec<String>,
+    has_runtime_directory: bool,
     daemon: Option<Daemon>,
 }
 
@@ -122,6 +132,7 @@ impl SenderHost {
             udp,
             more_sockets: Vec::new(),
             protection: clear_text(),
+            has_runtime_directory: true,
             daemon: None,
         }
     }
@@ -159,6 +170,11 @@ impl SenderHost {
         self.receiver = receiver;
     }
 
+    /// From the next start on the service manager gives no runtime directory.
+    pub(crate) fn take_runtime_directory_away(&mut self) {
+        self.has_runtime_directory = false;
+    }
+
     pub(crate) fn udp(&self) -> &Arc<HeldUdp> {
         &self.udp
     }
@@ -178,6 +194,12 @@ impl SenderHost {
     /// Starts the daemon and waits until it is ready.
     pub(crate) fn start(&mut self) -> &Daemon {
         assert!(self.daemon.is_none(), "nf-sender runs already");
+        self.daemon.insert(self.launch().start())
+    }
+
+    /// How the daemon is started.
+    pub(crate) fn launch(&self) -> Launch {
+        let runtime_directory = self.has_runtime_directory.then(|| self.path("run"));
         let launch = Launch::new(Program::Sender)
             .args(["-c", self.path("nf-sender.toml").to_str().unwrap()])
             .args(self.id.iter().flat_map(|id| ["--id", id]))
@@ -185,10 +207,10 @@ impl SenderHost {
             .args(self.receiver.iter().flat_map(|receiver| ["-r", receiver]))
             .args(["--spool", self.path("spool").to_str().unwrap()])
             .args(["--control", self.control().to_str().unwrap()])
-            .env("RUNTIME_DIRECTORY", self.path("run"))
             .socket("netflow", self.udp.socket.try_clone().unwrap());
         let more = self.more_sockets.iter().map(|socket| socket.try_clone().unwrap());
-        self.daemon.insert(more.fold(launch, |launch, socket| launch.socket("netflow", socket)).start())
+        let launch = more.fold(launch, |launch, socket| launch.socket("netflow", socket));
+        runtime_directory.into_iter().fold(launch, |launch, path| launch.env("RUNTIME_DIRECTORY", path))
     }
 
     pub(crate) fn daemon(&self) -> &Daemon {
@@ -206,20 +228,7 @@ impl SenderHost {
 
     /// Waits until the status is as wanted; panics with the status and the log if that takes longer than `patience`.
     pub(crate) fn wait_status(&self, patience: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + patience;
-        loop {
-            let status = self.status();
-            if wanted(&status) {
-                return status;
-            }
-            let log = || self.daemon().log();
-            assert!(
-                Instant::now() < deadline,
-                "not within {patience:?}; status:\n{status:#}\nlog:\n{}",
-                log()
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_status(patience, || self.status(), wanted, self.daemon())
     }
 
     pub(crate) fn wait_state(&self, state: &str, patience: Duration) -> Value {
@@ -254,6 +263,11 @@ impl ReceiverHost {
     /// Changes what the next start says of clear text and keys.
     pub(crate) fn protect(&mut self, args: &[&str]) {
         self.protection = args.iter().map(ToString::to_string).collect();
+    }
+
+    /// Waits until the status is as wanted; panics with the status and the log if that takes longer than `patience`.
+    pub(crate) fn wait_status(&self, patience: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
+        wait_status(patience, || self.status(), wanted, self.daemon())
     }
 
     /// Makes the key of `seed` that of all senders; returns the file.
@@ -303,6 +317,25 @@ impl ReceiverHost {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+}
+
+/// Asks `status` until it is as wanted.
+fn wait_status(
+    patience: Duration,
+    status: impl Fn() -> Value,
+    wanted: impl Fn(&Value) -> bool,
+    daemon: &Daemon,
+) -> Value {
+    let deadline = Instant::now() + patience;
+    loop {
+        let status = status();
+        if wanted(&status) {
+            return status;
+        }
+        let log = || daemon.log();
+        assert!(Instant::now() < deadline, "not within {patience:?}; status:\n{status:#}\nlog:\n{}", log());
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

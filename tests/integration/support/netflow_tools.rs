@@ -18,10 +18,14 @@ use super::kernel_socket::KernelSocket;
 const FLOW_FORMAT: &str =
     "fmt:%ts %te %td %pr %sap %dap %flg %tos %pkt %byt %fl %in %out %sas %das %nfv %ra %eng";
 
-/// Whether the tools are installed. Where continuous integration runs (`CI=true`) they must be.
+/// Whether real exporters and collectors are installed.
 pub(crate) fn installed() -> bool {
-    let missing: Vec<_> =
-        ["softflowd", "nfcapd", "nfdump"].into_iter().filter(|tool| find(tool).is_none()).collect();
+    have(&["softflowd", "nfcapd", "nfdump"])
+}
+
+/// Whether these tools are installed. Where continuous integration runs (`CI=true`) they must be.
+pub(crate) fn have(tools: &[&str]) -> bool {
+    let missing: Vec<_> = tools.iter().filter(|tool| find(tool).is_none()).collect();
     let required = std::env::var("CI").is_ok_and(|value| value == "true");
     assert!(!required || missing.is_empty(), "not installed: {missing:?}; `make test` as root installs them");
     missing.is_empty()

@@ -1,0 +1,211 @@
+//! An encrypted spool: what lies on disk, and what becomes of it with the right key, another one, or none.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::*;
+use crate::batch::{Parsed, Sealing};
+use crate::secure::OpenError;
+use crate::sender::backlog::BacklogError;
+use crate::sequence::StreamId;
+use crate::service::DaemonError;
+use crate::spool::SEGMENT_HEADER_LEN;
+
+fn key(digit: char) -> Key {
+    Key::from_text(&digit.to_string().repeat(64)).unwrap().0
+}
+
+fn sealing(current: char, others: &[char]) -> SpoolKeys {
+    SpoolKeys::sealing(key(current), others.iter().map(|digit| key(*digit)))
+}
+
+/// Every file below `path` with its bytes.
+fn files(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(path).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            let bytes = std::fs::read(&path).unwrap();
+            found.insert(path, bytes);
+        }
+    }
+    found
+}
+
+/// Whether any file of the spool holds part of a payload that [`push`] made: one byte, other than zero, many times.
+fn shows_payload(directory: &tempfile::TempDir) -> bool {
+    let is_payload = |window: &[u8]| window[0] != 0 && window.iter().all(|byte| *byte == window[0]);
+    files(directory.path()).values().any(|bytes| bytes.windows(16).any(is_payload))
+}
+
+/// A run with these keys that puts so many batches into a segment of its own and stops in order.
+fn run_with(directory: &tempfile::TempDir, keys: SpoolKeys, batches: u64) {
+    let mut run = start_with(directory, policy(), keys).unwrap();
+    push(&mut run, batches, 300);
+    spool_all(&run, policy());
+    if let Some(intake) = &run.intake {
+        intake::remove(intake).unwrap();
+    }
+}
+
+fn all_segments(directory: &tempfile::TempDir) -> Vec<PathBuf> {
+    let all = files(directory.path()).into_keys();
+    all.filter(|path| path.extension().is_some_and(|kind| kind == "segment")).collect()
+}
+
+fn start_with(
+    directory: &tempfile::TempDir,
+    policy: Policy,
+    keys: SpoolKeys,
+) -> Result<Recovered, RecoveryError> {
+    recover(directory.path(), None, policy, &Arc::new(keys))
+}
+
+fn refusal(directory: &tempfile::TempDir, keys: SpoolKeys) -> (u8, String) {
+    let error: DaemonError = start_with(directory, policy(), keys).unwrap_err().into();
+    let directory = directory.path().display().to_string();
+    (u8::from(error.code()), error.to_string().replace(&directory, "DIR"))
+}
+
+#[test]
+fn with_another_key_or_none_nothing_starts_and_nothing_is_changed() {
+    let directory = tempfile::tempdir().unwrap();
+    run_with(&directory, sealing('1', &[]), 5);
+    // A torn end, a gap that covers a segment: what an ordinary start would put in order.
+    let segment = all_segments(&directory).pop().unwrap();
+    let torn = [&std::fs::read(&segment).unwrap()[..], b"NFB1 torn"].concat();
+    std::fs::write(&segment, torn).unwrap();
+    let gap = format!("{:020}-{:020}-spool-full.gap", 0, 3);
+    std::fs::write(directory.path().join(gap), "").unwrap();
+    std::fs::remove_file(directory.path().join("stream")).unwrap();
+    let before = files(directory.path());
+
+    let ids = ['1', '2', '3'].map(|digit| key(digit).id().to_string());
+    let advice = "name the file with that key as spool.previous-key-file, or move the segments away if their \
+                  datagrams may be lost; nothing was changed";
+    for (keys, given) in [
+        (SpoolKeys::default(), "no key is given for it".to_owned()),
+        (sealing('2', &[]), format!("the keys given for it are {}", ids[1])),
+        (
+            SpoolKeys::opening([key('2'), key('3')]),
+            format!("the keys given for it are {} and {}", ids[1], ids[2]),
+        ),
+    ] {
+        let told = format!("DIR: the spool is encrypted with key {}, and {given}: {advice}", ids[0]);
+        assert_eq!(refusal(&directory, keys), (78, told));
+        assert_eq!(files(directory.path()), before);
+    }
+}
+
+#[test]
+fn a_damaged_first_batch_does_not_hide_which_key_is_missing() {
+    let directory = tempfile::tempdir().unwrap();
+    run_with(&directory, sealing('1', &[]), 3);
+    let segment = all_segments(&directory).pop().unwrap();
+    let file = std::fs::File::options().write(true).open(&segment).unwrap();
+    file.write_all_at(b"????", u64::try_from(SEGMENT_HEADER_LEN).unwrap()).unwrap();
+    let before = files(directory.path());
+    let (code, told) = refusal(&directory, SpoolKeys::default());
+    assert!(code == 78 && told.contains(&key('1').id().to_string()), "{told}");
+    assert_eq!(files(directory.path()), before);
+}
+
+#[test]
+fn the_newest_segment_counts_as_well_as_the_oldest() {
+    let directory = tempfile::tempdir().unwrap();
+    run_with(&directory, SpoolKeys::default(), 3);
+    run_with(&directory, sealing('1', &[]), 3);
+    let before = files(directory.path());
+    let (code, told) = refusal(&directory, sealing('2', &[]));
+    assert!(code == 78 && told.contains(&key('1').id().to_string()), "{told}");
+    assert_eq!(files(directory.path()), before);
+}
+
+/// A spool of which the batches from 3 to 6 are sealed with another key than those around them.
+fn with_a_locked_middle(directory: &tempfile::TempDir) {
+    run_with(directory, sealing('1', &[]), 3);
+    run_with(directory, sealing('2', &['1']), 3);
+    run_with(directory, sealing('1', &['2']), 3);
+}
+
+/// With the key of the ends alone, what is in front of the middle is read, and the middle waits.
+fn assert_the_middle_waits(directory: &tempfile::TempDir) {
+    let before = all_segments(directory);
+    let run = start_with(directory, policy(), sealing('1', &[])).unwrap();
+    let mut backlog = Backlog::new(run.queue.clone());
+    let front = backlog.read(Position(0)).unwrap();
+    assert_eq!(front.iter().map(|batch| batch.first().0).collect::<Vec<_>>(), [0, 1, 2]);
+    for _ in 0..10 {
+        match backlog.read(Position(3)) {
+            Err(BacklogError::Sealed(OpenError::UnknownKey(missing))) => assert_eq!(missing, key('2').id()),
+            other => panic!("{other:?}"),
+        }
+    }
+    let figures = run.queue.figures();
+    assert_eq!((figures.queued, figures.counts.corrupt), (9, 0));
+    drop(run);
+    assert_eq!(all_segments(directory), before);
+    let run = start_with(directory, policy(), sealing('1', &['2'])).unwrap();
+    assert_eq!(drain(&run.queue, Position(0)), (0..9).collect::<Vec<_>>());
+    assert_balanced(&run.queue);
+}
+
+#[test]
+fn batches_of_an_unknown_key_within_a_segment_wait_too() {
+    let directory = tempfile::tempdir().unwrap();
+    with_a_locked_middle(&directory);
+    let segments = all_segments(&directory);
+    let mut joined = std::fs::read(&segments[0]).unwrap();
+    joined.extend(&std::fs::read(&segments[1]).unwrap()[SEGMENT_HEADER_LEN..]);
+    std::fs::write(&segments[0], joined).unwrap();
+    std::fs::remove_file(&segments[1]).unwrap();
+    assert_the_middle_waits(&directory);
+}
+
+/// Changes the sealed body of the batch at `position` and mends the checksums, as only somebody does who means to.
+fn forge(segment: &Path, stream: StreamId, position: Position) {
+    let bytes = Bytes::from(std::fs::read(segment).unwrap());
+    let mut forged = bytes[..SEGMENT_HEADER_LEN].to_vec();
+    let mut rest = bytes.slice(SEGMENT_HEADER_LEN..);
+    while !rest.is_empty() {
+        let Parsed::Batch(batch) = Batch::parse(stream, &rest).unwrap() else { panic!("a cut segment") };
+        rest = rest.slice(batch.bytes().len()..);
+        let mut body = batch.body().to_vec();
+        *body.last_mut().unwrap() ^= u8::from(batch.first() == position);
+        forged.extend_from_slice(batch.with_body(stream, Sealing::Aes256Gcm, &body).unwrap().bytes());
+    }
+    std::fs::write(segment, forged).unwrap();
+}
+
+#[test]
+fn a_batch_that_was_forged_is_damage_and_the_rest_is_delivered() {
+    let directory = tempfile::tempdir().unwrap();
+    run_with(&directory, sealing('1', &[]), 5);
+    let stream = start_with(&directory, policy(), sealing('1', &[])).unwrap().stream;
+    forge(&all_segments(&directory)[0], stream, Position(2));
+    let run = start_with(&directory, policy(), sealing('1', &[])).unwrap();
+    // The start before was cut short and had its intake in memory: the numbering has leapt.
+    assert_eq!(drain(&run.queue, Position(0)), [0, 1, 3, 4]);
+    assert_eq!(run.queue.figures().counts.corrupt, 1);
+    assert_balanced(&run.queue);
+    let aside = files(&directory.path().join("damaged"));
+    assert_eq!(aside.len(), 1);
+    let (_, piece) = aside.first_key_value().unwrap();
+    let Parsed::Batch(batch) = Batch::parse(stream, &Bytes::from(piece.clone())).unwrap() else { panic!() };
+    assert_eq!((batch.first(), batch.bytes().len()), (Position(2), piece.len()));
+    assert!(!shows_payload(&directory));
+}
+
+#[test]
+fn without_a_runtime_directory_nothing_unencrypted_lies_in_the_spool_directory_even_after_a_kill() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start_with(&directory, policy(), sealing('1', &[])).unwrap();
+    assert_eq!(run.intake, None);
+    push(&mut run, 5, 300);
+    kill(run);
+    assert!(!directory.path().join("intake").exists() && !shows_payload(&directory));
+}

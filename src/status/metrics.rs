@@ -1,0 +1,230 @@
+//! The figures of the status as metrics, in the text format of OpenMetrics
+//! (<https://prometheus.io/docs/specs/om/open_metrics_spec/>). Labels are few: reasons of drops, and collectors.
+
+use core::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::status::{CertificateStatus, CollectorState, LinkState, PeerState, ReceiverStatus, SenderStatus};
+
+/// The metrics of nf-sender.
+pub fn sender_metrics(status: SenderStatus) -> String {
+    text("nf_sender", status)
+}
+
+/// The metrics of nf-receiver.
+pub fn receiver_metrics(status: ReceiverStatus) -> String {
+    text("nf_receiver", status)
+}
+
+fn text(prefix: &str, status: impl Collector) -> String {
+    let mut registry = Registry::with_prefix(prefix);
+    registry.register_collector(Box::new(status));
+    let mut text = String::new();
+    // Writing to a string never fails.
+    encode(&mut text, &registry).map_or_else(|_| String::new(), |()| text)
+}
+
+impl Collector for SenderStatus {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut metrics = Metrics(encoder);
+        metrics.counter("received_datagrams", "Datagrams taken from the sockets", self.received.datagrams)?;
+        metrics.counter("received_bytes", "Payload bytes taken from the sockets", self.received.bytes)?;
+        metrics.counter(
+            "recovered_datagrams",
+            "Datagrams that the spool held at the start",
+            self.recovered.datagrams,
+        )?;
+        metrics.counter(
+            "acknowledged_datagrams",
+            "Datagrams that the receiver acknowledged",
+            self.acknowledged.datagrams,
+        )?;
+        metrics.counter(
+            "acknowledged_bytes",
+            "Payload bytes that the receiver acknowledged",
+            self.acknowledged.bytes,
+        )?;
+        metrics.gauge("queued_datagrams", "Datagrams that wait", signed(self.queued.datagrams))?;
+        metrics.gauge("queued_bytes", "Bytes that the queue occupies", signed(self.queued.bytes))?;
+        metrics.gauge(
+            "queue_age_seconds",
+            "Age of the oldest datagram that waits",
+            signed(self.queued.oldest_s),
+        )?;
+        let dropped = self.dropped;
+        metrics.counters(
+            ("dropped_datagrams", "Datagrams lost, by reason"),
+            "reason",
+            [
+                ("kernel", dropped.kernel),
+                ("denied", dropped.denied),
+                ("spool-full", dropped.spool_full),
+                ("too-old", dropped.too_old),
+                ("corrupt", dropped.corrupt),
+            ],
+        )?;
+        let connected = i64::from(self.state == LinkState::Connected);
+        metrics.gauge("connected", "1 while a session with a receiver is agreed", connected)?;
+        metrics.certificate(self.certificate.as_ref())
+    }
+}
+
+impl Collector for ReceiverStatus {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut metrics = Metrics(encoder);
+        let sum = |count: fn(&crate::status::PeerStatus) -> u64| self.senders.iter().map(count).sum::<u64>();
+        let connected = self.senders.iter().filter(|sender| sender.state == PeerState::Connected).count();
+        metrics.gauge(
+            "senders_connected",
+            "Senders that are connected",
+            i64::try_from(connected).unwrap_or(i64::MAX),
+        )?;
+        metrics.counter(
+            "received_datagrams",
+            "Datagrams of all senders that every collector has",
+            sum(|sender| sender.delivered.datagrams),
+        )?;
+        metrics.counter(
+            "repeated_datagrams",
+            "Datagrams that came again and were not delivered again",
+            sum(|sender| sender.duplicates),
+        )?;
+        metrics.counter(
+            "lost_datagrams",
+            "Datagrams that senders told to be lost",
+            sum(|sender| sender.gaps),
+        )?;
+        let by_collector = |count: fn(&crate::status::CollectorStatus) -> u64| {
+            self.collectors.iter().map(move |collector| (collector.address.as_str(), count(collector)))
+        };
+        metrics.counters(
+            ("delivered_datagrams", "Datagrams handed to each collector"),
+            "collector",
+            by_collector(|collector| collector.delivered.datagrams),
+        )?;
+        metrics.counters(
+            ("delivered_bytes", "Payload bytes handed to each collector"),
+            "collector",
+            by_collector(|collector| collector.delivered.bytes),
+        )?;
+        metrics.counters(
+            ("collector_socket_drops", "Datagrams that each collector's own socket dropped"),
+            "collector",
+            by_collector(|collector| collector.socket_drops),
+        )?;
+        let up =
+            |collector: &crate::status::CollectorStatus| i64::from(collector.state == CollectorState::Up);
+        metrics.gauges(
+            ("collector_up", "1 while somebody is seen to listen at the collector's address"),
+            "collector",
+            self.collectors.iter().map(|collector| (collector.address.as_str(), up(collector))),
+        )?;
+        metrics.counter("refused_connections", "Connections that were turned away", self.refusals)?;
+        metrics.certificate(self.certificate.as_ref())
+    }
+}
+
+/// Where metrics go, each with its sentence.
+struct Metrics<'e>(DescriptorEncoder<'e>);
+
+impl Metrics<'_> {
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let metric = ConstCounter::new(value);
+        metric.encode(self.0.encode_descriptor(name, help, None, metric.metric_type())?)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: i64) -> fmt::Result {
+        let metric = ConstGauge::new(value);
+        metric.encode(self.0.encode_descriptor(name, help, None, metric.metric_type())?)
+    }
+
+    fn counters<'v>(
+        &mut self,
+        (name, help): (&str, &str),
+        label: &str,
+        values: impl IntoIterator<Item = (&'v str, u64)>,
+    ) -> fmt::Result {
+        let metrics = values.into_iter().map(|(value, count)| (value, ConstCounter::new(count)));
+        self.family(name, help, label, metrics)
+    }
+
+    fn gauges<'v>(
+        &mut self,
+        (name, help): (&str, &str),
+        label: &str,
+        values: impl IntoIterator<Item = (&'v str, i64)>,
+    ) -> fmt::Result {
+        let metrics = values.into_iter().map(|(value, level)| (value, ConstGauge::new(level)));
+        self.family(name, help, label, metrics)
+    }
+
+    fn family<'v, M: EncodeMetric>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        metrics: impl Iterator<Item = (&'v str, M)>,
+    ) -> fmt::Result {
+        let mut metrics = metrics.peekable();
+        let Some((_, first)) = metrics.peek() else { return Ok(()) };
+        let mut family = self.0.encode_descriptor(name, help, None, first.metric_type())?;
+        for (value, metric) in metrics {
+            metric.encode(family.encode_family(&[(label, value)])?)?;
+        }
+        Ok(())
+    }
+
+    fn certificate(&mut self, certificate: Option<&CertificateStatus>) -> fmt::Result {
+        let Some(certificate) = certificate else { return Ok(()) };
+        let help = "When the own certificate ends, in seconds since 1970-01-01";
+        self.gauge("certificate_not_after_seconds", help, certificate.not_after)
+    }
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::render::tests::{receiver, sender};
+
+    #[test]
+    fn the_metrics_of_a_sender_are_the_figures_of_its_status() {
+        let certificate = CertificateStatus { name: None, not_after: 1_800_000_000, expires_s: 5 };
+        let text = sender_metrics(SenderStatus { certificate: Some(certificate), ..sender() });
+        for line in [
+            "nf_sender_received_datagrams_total 1234567",
+            "nf_sender_queued_datagrams 34",
+            "nf_sender_dropped_datagrams_total{reason=\"kernel\"} 12",
+            "nf_sender_connected 1",
+            "nf_sender_certificate_not_after_seconds 1800000000",
+            "# TYPE nf_sender_acknowledged_bytes counter",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+        assert!(!sender_metrics(sender()).contains("certificate"));
+    }
+
+    #[test]
+    fn the_metrics_of_a_receiver_are_the_figures_of_its_status() {
+        let text = receiver_metrics(receiver());
+        for line in [
+            "nf_receiver_senders_connected 1",
+            "nf_receiver_delivered_datagrams_total{collector=\"127.0.0.1:9995\"} 12000",
+            "nf_receiver_collector_up{collector=\"127.0.0.1:9995\"} 0",
+            "nf_receiver_refused_connections_total 1200",
+            "nf_receiver_certificate_not_after_seconds 1800000000",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! What can be seen from outside: nothing of the flow data and nothing of the keys, neither on the wire nor on the command
+//! line nor in the log.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::running::shared;
+use crate::support::chatter::{MIXED, Pattern};
+use crate::support::daemon::Program;
+use crate::support::hosts::{QUICK_SENDER, key_text};
+use crate::support::meddler::{Meddler, Side};
+use crate::support::netflow_tools::have;
+use crate::support::pair::{Pair, STALL};
+
+const CIPHERS: [&str; 3] = ["blowfish", "chacha20-poly1305", "aes-256-gcm"];
+
+/// Datagrams that each test sends.
+const SENT: u32 = 200;
+
+/// As many bytes of flow data in a row are no coincidence.
+const RUN: usize = 8;
+
+/// How many runs of flow data `seen` holds. Runs of few different bytes, such as zeros, stand for nothing.
+fn runs(seen: &[u8], pattern: Pattern) -> usize {
+    let mut sent = std::collections::HashSet::new();
+    let mut payload = Vec::new();
+    for number in 0..SENT {
+        pattern.datagram(0, number, &mut payload);
+        sent.extend(payload.windows(RUN).filter(|run| is_telling(run)).map(<[u8]>::to_vec));
+    }
+    seen.windows(RUN).filter(|run| sent.contains(*run)).count()
+}
+
+fn is_telling(run: &[u8]) -> bool {
+    run.iter().collect::<std::collections::HashSet<_>>().len() >= 6
+}
+
+/// Panics if `seen` holds the key of `seed`, as bytes or as text.
+fn assert_no_key(seen: &[u8], seed: &str) {
+    let text = key_text(seed);
+    let bytes: Vec<u8> = seed.bytes().cycle().take(32).collect();
+    for needle in [text.as_bytes(), &bytes[..16]] {
+        assert!(!seen.windows(needle.len()).any(|window| window == needle), "a key can be seen");
+    }
+}
+
+#[test]
+fn no_run_of_flow_data_and_no_key_is_on_the_wire_under_any_cipher_but_all_of_it_is_in_clear_text() {
+    let _running = shared();
+    let pattern = Pattern::new(MIXED);
+    for cipher in CIPHERS {
+        let mut pair = Pair::new(1, pattern, &format!("cipher = \"{cipher}\"\n{QUICK_SENDER}"));
+        let meddler = Meddler::before(pair.receiver.addr());
+        pair.sender.set_receiver(Some(meddler.addr().to_string()));
+        pair.sender.use_key("a secret of both");
+        pair.receiver.use_key("a secret of both");
+        pair.receiver.start();
+        pair.sender.start();
+        let mut exporters = pair.exporters();
+        exporters.send(SENT.into());
+        pair.assert_all_arrive(&exporters, true);
+        let seen = [meddler.heard(Side::Sender).concat(), meddler.heard(Side::Receiver).concat()].concat();
+        assert!(seen.len() > 100_000, "{} bytes are not what was sent", seen.len());
+        assert_eq!(runs(&seen, pattern), 0, "{cipher}");
+        assert_no_key(&seen, "a secret of both");
+    }
+}
+
+/// A capture of a TCP port on loopback.
+struct Capture {
+    tool: Child,
+    file: tempfile::NamedTempFile,
+}
+
+impl Capture {
+    /// Starts, and waits until the tool says that it captures.
+    fn start(port: u16) -> Self {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+        let mut tool = Command::new("tshark")
+            .args(["-i", "lo", "-q", "-f", &format!("tcp port {port}"), "-F", "pcap", "-w"])
+            .arg(file.path())
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut said = std::io::BufReader::new(tool.stderr.take().unwrap());
+        let mut line = String::new();
+        while std::io::BufRead::read_line(&mut said, &mut line).unwrap() > 0 && !line.contains("Capturing on")
+        {
+        }
+        assert!(line.contains("Capturing on"), "{line}");
+        // It says so a little before it does: the file's header is written when it does.
+        while fs::metadata(file.path()).unwrap().len() == 0 {
+            std::thread::yield_now();
+        }
+        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        Self { tool, file }
+    }
+
+    /// What was captured.
+    fn finish(mut self) -> Vec<u8> {
+        rustix::process::kill_process(
+            rustix::process::Pid::from_child(&self.tool),
+            rustix::process::Signal::INT,
+        )
+        .unwrap();
+        self.tool.wait().unwrap();
+        fs::read(self.file.path()).unwrap()
+    }
+}
+
+#[test]
+fn a_capture_shows_no_flow_data_and_no_key_and_one_of_clear_text_shows_it() {
+    if !have(&["tshark"]) || !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs tshark (Debian package tshark) and root");
+        return;
+    }
+    let _running = shared();
+    let pattern = Pattern::new(MIXED);
+    for cipher in ["none"].into_iter().chain(CIPHERS) {
+        let settings = if cipher == "none" { String::new() } else { format!("cipher = \"{cipher}\"\n") };
+        let mut pair = Pair::new(1, pattern, &format!("{settings}{QUICK_SENDER}"));
+        if cipher != "none" {
+            pair.sender.use_key("a secret of both");
+            pair.receiver.use_key("a secret of both");
+        }
+        let capture = Capture::start(pair.receiver.addr().port());
+        pair.receiver.start();
+        pair.sender.start();
+        let mut exporters = pair.exporters();
+        exporters.send(SENT.into());
+        pair.assert_all_arrive(&exporters, true);
+        let seen = capture.finish();
+        assert!(seen.len() > 100_000, "{} bytes are not what was sent", seen.len());
+        assert_eq!(runs(&seen, pattern) > 0, cipher == "none", "{cipher}");
+        assert_no_key(&seen, "a secret of both");
+    }
+}
+
+/// What any user can read of a process.
+fn visible(pid: u32) -> Vec<u8> {
+    let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap();
+    [read("cmdline"), read("environ")].concat()
+}
+
+#[test]
+fn a_key_on_the_command_line_is_gone_once_the_daemons_are_ready_and_means_blowfish() {
+    let _running = shared();
+    let key = "a passphrase of two daemons";
+    let mut pair = Pair::new(1, Pattern::new(MIXED), QUICK_SENDER);
+    for args in [&["-k", key][..], &["--key=a passphrase of two daemons"]] {
+        pair.sender.protect(args);
+        pair.receiver.protect(args);
+        pair.receiver.start();
+        pair.sender.start();
+        assert_eq!(pair.sender.wait_state("connected", STALL)["cipher"], "blowfish");
+        for daemon in [pair.sender.daemon(), pair.receiver.daemon()] {
+            let seen = String::from_utf8_lossy(&visible(daemon.pid())).into_owned();
+            assert!(!seen.contains("passphrase") && seen.contains("-k\0-\0"), "{seen}");
+            daemon.wait_for_log(&["--key-file", "credential", "-k -"], STALL);
+            assert_eq!(daemon.count_log(&["passphrase of two"]), 0, "{}", daemon.log());
+        }
+        pair.sender.take().terminate();
+        pair.receiver.take().terminate();
+    }
+}
+
+#[test]
+fn a_key_is_read_from_standard_input_and_from_the_credential_of_systemd() {
+    let directory = tempfile::tempdir().unwrap();
+    let credential = directory.path().join("key");
+    fs::write(&credential, key_text("one")).unwrap();
+    let check = |program: Program, args: &[&str], credentials: Option<&Path>| {
+        let mut command = program.command();
+        command.args(args).arg("check").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.envs(credentials.map(|path| ("CREDENTIALS_DIRECTORY", path)));
+        let mut child = command.spawn().unwrap();
+        // Whoever needs no key does not read it.
+        drop(child.stdin.take().unwrap().write_all(b"two\n"));
+        String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
+    };
+    for program in [Program::Sender, Program::Receiver] {
+        assert!(check(program, &["-k", "-"], None).contains("key"), "{}", program.name());
+        let receiver: &[&str] =
+            if program == Program::Sender { &["--receiver", "collector.example.net:2055"] } else { &[] };
+        assert!(check(program, receiver, None).contains("warning"), "{}", program.name());
+        assert!(!check(program, receiver, Some(directory.path())).contains("warning"), "{}", program.name());
+    }
+}

@@ -1,0 +1,208 @@
+//! What goes wrong with an encrypted spool: kills, no runtime directory, a key that is missing half-way. Nothing is lost by it,
+//! and nothing is seen on the disk.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::losses::{go_on, wait_until_spooled};
+use crate::running::shared;
+use crate::support::chatter::{MIXED, Pattern};
+use crate::support::exporter::Exporters;
+use crate::support::hosts::{QUICK_SENDER, write_key};
+use crate::support::load::Until;
+use crate::support::pair::{Pair, STALL};
+use crate::support::samples::{assert_conserved, count};
+
+/// How long a refusal may take.
+const REFUSAL: Duration = Duration::from_secs(20);
+
+/// Exit code of sysexits.h: a restart changes nothing.
+const CONFIG: i32 = 78;
+
+/// Datagrams that each step of a test adds to the backlog.
+const STEP: u64 = 1000;
+
+/// Bytes of a payload by which it is looked for.
+const NEEDLE: usize = 16;
+
+fn pattern() -> Pattern {
+    Pattern::new(MIXED)
+}
+
+/// The settings of a sender that spools at once, with these lines in its section `[spool]`.
+fn settings(spool: &str) -> String {
+    format!("{QUICK_SENDER}sync-after = \"0s\"\nrotate-size = \"256KiB\"\n{spool}")
+}
+
+/// A pair whose link is cut, with the sender not started.
+fn cut_pair() -> Pair {
+    let mut pair = Pair::new(3, pattern(), &settings(""));
+    pair.link.cut();
+    pair.receiver.start();
+    pair
+}
+
+/// The key file of this name, which is made if it is not there.
+fn key(pair: &Pair, name: &str) -> String {
+    let path = pair.sender.path(name);
+    write_key(&path, name);
+    path.to_str().unwrap().to_owned()
+}
+
+fn encrypted(key: &str) -> String {
+    settings(&format!("encrypt = true\nkey-file = \"{key}\"\n"))
+}
+
+fn encrypted_after(key: &str, previous: &str) -> String {
+    format!("{}previous-key-file = \"{previous}\"\n", encrypted(key))
+}
+
+fn start(pair: &mut Pair, toml: &str) {
+    pair.sender.set_toml(toml);
+    pair.sender.start();
+}
+
+/// Stops the sender in order and starts it with other settings.
+fn restart(pair: &mut Pair, toml: &str) {
+    assert_eq!(pair.sender.take().terminate().code(), Some(0));
+    start(pair, toml);
+}
+
+/// Adds a step to the backlog, and waits until it is in segments.
+fn add(pair: &Pair, exporters: Exporters) -> Exporters {
+    let total = exporters.total() + STEP;
+    let exporters = go_on(pair, exporters, total);
+    wait_until_spooled(pair);
+    exporters
+}
+
+/// Every file below `path`, but for the lock, which names a process.
+fn files(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(path).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else if !path.ends_with("lock") {
+            let bytes = std::fs::read(&path).unwrap();
+            found.insert(path, bytes);
+        }
+    }
+    found
+}
+
+/// Whether any file of the spool directory shows any part of a datagram that was sent.
+fn shows_payload(pair: &Pair, exporters: &Exporters) -> bool {
+    let mut needles: HashSet<[u8; NEEDLE]> = HashSet::new();
+    for (exporter, sent) in (0..).zip(exporters.sent()) {
+        for number in 0..*sent {
+            let mut payload = Vec::new();
+            pattern().datagram(exporter, number, &mut payload);
+            needles.extend(payload.chunks_exact(NEEDLE).map(|part| <[u8; NEEDLE]>::try_from(part).unwrap()));
+        }
+    }
+    let shows = |bytes: &Vec<u8>| bytes.windows(NEEDLE).any(|window| needles.contains(window));
+    files(&pair.sender.path("spool")).values().any(shows)
+}
+
+#[test]
+fn an_encrypted_backlog_survives_kills_arrives_exactly_and_is_never_seen_on_the_disk() {
+    let _running = shared();
+    let mut pair = cut_pair();
+    let key = key(&pair, "one");
+    start(&mut pair, &encrypted(&key));
+    let mut exporters = pair.exporters();
+    for _ in 0..3 {
+        exporters = add(&pair, exporters);
+        pair.sender.take().kill();
+        assert!(!shows_payload(&pair, &exporters));
+        pair.sender.start();
+        assert_conserved(&pair.sender.status());
+    }
+    // Killed once more wherever it is by then, and once more while it drains.
+    let total = exporters.total() + STEP;
+    exporters = go_on(&pair, exporters, total);
+    pair.sender.udp().wait_until_drained();
+    pair.sender.take().kill();
+    assert!(!shows_payload(&pair, &exporters));
+    pair.sender.start();
+    pair.link.mend();
+    pair.collector.wait_for(STEP, STALL);
+    pair.sender.take().kill();
+    pair.sender.start();
+    pair.assert_all_arrive(&exporters, true);
+}
+
+#[test]
+fn on_a_good_link_encryption_is_not_noticed() {
+    let _running = shared();
+    let mut pair = cut_pair();
+    let key = key(&pair, "one");
+    start(&mut pair, &encrypted(&key));
+    pair.link.mend();
+    pair.sender.wait_state("connected", STALL);
+    let exporters = pair.load(Some(3000), Until::Sent(3 * STEP)).finish();
+    pair.assert_all_arrive(&exporters, true);
+}
+
+#[test]
+fn without_a_runtime_directory_the_sender_warns_and_nothing_is_seen_on_the_disk() {
+    let _running = shared();
+    let mut pair = cut_pair();
+    pair.sender.take_runtime_directory_away();
+    let key = key(&pair, "one");
+    start(&mut pair, &encrypted(&key));
+    pair.sender.daemon().wait_for_log(&["RUNTIME_DIRECTORY", "kill -9 would lose it"], STALL);
+    let exporters = add(&pair, pair.exporters());
+    assert!(!pair.sender.path("spool/intake").exists() && !shows_payload(&pair, &exporters));
+    restart(&mut pair, &encrypted(&key));
+    assert!(!pair.sender.path("spool/intake").exists() && !shows_payload(&pair, &exporters));
+    pair.link.mend();
+    pair.assert_all_arrive(&exporters, true);
+}
+
+#[test]
+fn what_an_earlier_run_left_in_clear_is_not_lost_when_encryption_is_turned_on() {
+    let _running = shared();
+    let mut pair = cut_pair();
+    pair.sender.take_runtime_directory_away();
+    let key = key(&pair, "one");
+    start(&mut pair, &settings(""));
+    let exporters = add(&pair, pair.exporters());
+    pair.sender.take().kill();
+    pair.sender.set_toml(&encrypted(&key));
+    let (status, log) = pair.sender.launch().spawn().wait_exit(REFUSAL);
+    assert_eq!(status.code(), Some(CONFIG), "{log}");
+    assert!(log.contains("start once without it and stop in order"), "{log}");
+    start(&mut pair, &settings(""));
+    restart(&mut pair, &encrypted(&key));
+    pair.link.mend();
+    pair.assert_all_arrive(&exporters, true);
+}
+
+#[test]
+fn a_key_that_only_the_middle_of_the_backlog_wants_is_waited_for() {
+    let _running = shared();
+    let mut pair = cut_pair();
+    let (ends, middle) = (key(&pair, "one"), key(&pair, "two"));
+    start(&mut pair, &encrypted(&ends));
+    let exporters = add(&pair, pair.exporters());
+    restart(&mut pair, &encrypted_after(&middle, &ends));
+    let exporters = add(&pair, exporters);
+    restart(&mut pair, &encrypted_after(&ends, &middle));
+    let exporters = add(&pair, exporters);
+
+    restart(&mut pair, &encrypted(&ends));
+    pair.link.mend();
+    let daemon = pair.sender.daemon();
+    daemon.wait_for_log(&["is encrypted with the key", "spool.previous-key-file"], STALL);
+    let waits = |status: &serde_json::Value| count(status, "/queued/datagrams") == 2 * STEP;
+    let status = pair.sender.wait_status(STALL, waits);
+    assert_eq!((status["state"].as_str(), count(&status, "/dropped/corrupt")), (Some("connected"), 0));
+    assert!(status["reason"].as_str().unwrap().contains("spool.previous-key-file"), "{status:#}");
+    assert_conserved(&status);
+
+    restart(&mut pair, &encrypted_after(&ends, &middle));
+    pair.assert_all_arrive(&exporters, true);
+}

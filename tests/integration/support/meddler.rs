@@ -1,0 +1,164 @@
+//! A man in the middle: passes on what sender and receiver say, and on request changes one part of it.
+//!
+//! Knows how the encrypted protocol is cut into parts (preface or reply first, then a length of two bytes before each
+//! part), and keeps all that went through.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+/// Who says something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Sender,
+    Receiver,
+}
+
+/// What is done to the next part that a side says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trick {
+    /// One bit of it is another.
+    Flip,
+    /// It does not arrive.
+    Drop,
+    /// It arrives twice.
+    Double,
+    /// It arrives after the next one.
+    Swap,
+    /// Half of it arrives, then the end.
+    Truncate,
+    /// This byte of it is another.
+    Set(usize, u8),
+}
+
+/// The man in the middle.
+pub(crate) struct Meddler {
+    addr: SocketAddr,
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    armed: Option<(Side, Trick)>,
+    /// All that either side said, part by part, over all connections.
+    heard: Vec<(Side, Vec<u8>)>,
+}
+
+impl Meddler {
+    /// Stands between senders and `receiver`.
+    pub(crate) fn before(receiver: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let shared = Arc::new(Mutex::new(Shared::default()));
+        let of_connections = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            for sender in listener.incoming() {
+                let sender = sender.unwrap();
+                let Ok(receiver) = TcpStream::connect(receiver) else { continue };
+                for stream in [&sender, &receiver] {
+                    stream.set_nodelay(true).unwrap();
+                }
+                let ends = (sender.try_clone().unwrap(), receiver.try_clone().unwrap());
+                spawn(Side::Sender, sender, receiver, Arc::clone(&of_connections));
+                spawn(Side::Receiver, ends.1, ends.0, Arc::clone(&of_connections));
+            }
+        });
+        Self { addr, shared }
+    }
+
+    /// Where senders connect.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Does this to the next part that `side` says.
+    pub(crate) fn arm(&self, side: Side, trick: Trick) {
+        self.shared.lock().unwrap().armed = Some((side, trick));
+    }
+
+    /// Whether the trick was played.
+    pub(crate) fn is_played(&self) -> bool {
+        self.shared.lock().unwrap().armed.is_none()
+    }
+
+    /// The parts that `side` said so far.
+    pub(crate) fn heard(&self, side: Side) -> Vec<Vec<u8>> {
+        let shared = self.shared.lock().unwrap();
+        shared.heard.iter().filter(|(of, _)| *of == side).map(|(_, part)| part.clone()).collect()
+    }
+}
+
+/// Passes on what `from` says, which is `side`.
+fn spawn(side: Side, mut from: TcpStream, mut to: TcpStream, shared: Arc<Mutex<Shared>>) {
+    std::thread::spawn(move || {
+        // Whichever end is gone, both are closed.
+        drop(pass_on(side, &mut from, &mut to, &shared));
+        for stream in [from, to] {
+            drop(stream.shutdown(Shutdown::Both));
+        }
+    });
+}
+
+fn pass_on(
+    side: Side,
+    from: &mut TcpStream,
+    to: &mut TcpStream,
+    shared: &Mutex<Shared>,
+) -> std::io::Result<()> {
+    let mut is_first = true;
+    let mut held_back = None;
+    loop {
+        let part = if is_first { first_part(side, from)? } else { later_part(from)? };
+        is_first = false;
+        let trick = {
+            let mut shared = shared.lock().unwrap();
+            shared.heard.push((side, part.clone()));
+            match shared.armed {
+                Some((armed, trick)) if armed == side => {
+                    shared.armed = None;
+                    Some(trick)
+                }
+                _ => None,
+            }
+        };
+        let mut changed = part.clone();
+        match trick {
+            None => {}
+            Some(Trick::Flip) => *changed.last_mut().unwrap() ^= 1,
+            Some(Trick::Set(at, byte)) => changed[at] = byte,
+            Some(Trick::Drop) => continue,
+            Some(Trick::Double) => to.write_all(&part)?,
+            Some(Trick::Swap) => {
+                held_back = Some(part);
+                continue;
+            }
+            Some(Trick::Truncate) => return to.write_all(&part[..part.len() / 2]),
+        }
+        to.write_all(&changed)?;
+        if let Some(held_back) = held_back.take() {
+            to.write_all(&held_back)?;
+        }
+    }
+}
+
+/// A preface or a reply.
+fn first_part(side: Side, from: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut part = vec![0; if side == Side::Sender { 10 } else { 24 }];
+    from.read_exact(&mut part)?;
+    if side == Side::Sender {
+        let mut ids = vec![0; usize::from(part[8]) + usize::from(part[9])];
+        from.read_exact(&mut ids)?;
+        part.extend(ids);
+    }
+    Ok(part)
+}
+
+/// A handshake message or a record, with its length.
+fn later_part(from: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut part = vec![0; 2];
+    from.read_exact(&mut part)?;
+    let mut rest = vec![0; usize::from(u16::from_be_bytes([part[0], part[1]]))];
+    from.read_exact(&mut rest)?;
+    part.extend(rest);
+    Ok(part)
+}

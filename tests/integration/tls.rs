@@ -1,0 +1,166 @@
+//! Mutual TLS between the real daemons: certificates instead of keys.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, SystemTime};
+
+use crate::running::shared;
+use crate::support::chatter::{MIXED, Pattern};
+use crate::support::collector::Collector;
+use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost, write_secret};
+use crate::support::pair::STALL;
+use crate::support::pki::{Authority, Issued};
+use crate::support::samples::{assert_conserved, count};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A sender, a receiver and an authority that both believe.
+struct Site {
+    authority: Authority,
+    sender: SenderHost,
+    receiver: ReceiverHost,
+    collector: Collector,
+    pattern: Pattern,
+}
+
+impl Site {
+    /// Nothing runs yet. The receiver's certificate ends in four days and a half.
+    fn new() -> Self {
+        let pattern = Pattern::new(MIXED);
+        let collector = Collector::start(1, pattern);
+        let authority = Authority::new("authority");
+        let mut receiver = ReceiverHost::new(&[collector.addr()], "");
+        let mut sender = SenderHost::new("anything", &receiver.addr(), QUICK_SENDER);
+        sender.protect(&[]);
+        receiver.protect(&[]);
+        let files = |directory: &dyn Fn(&str) -> std::path::PathBuf| {
+            let line = |key, file: &str| format!("{key} = \"{}\"\n", directory(file).display());
+            format!(
+                "[tls]\n{}{}{}",
+                line("authority", "ca"),
+                line("certificate", "certificate"),
+                line("key", "private")
+            )
+        };
+        let sender_tls = files(&|name| sender.path(name)) + "server-name = \"collector.example.net\"\n";
+        sender.set_toml(&format!("{QUICK_SENDER}{sender_tls}"));
+        let revoked = format!("revoked = [\"{}\"]\n", receiver.path("crl").display());
+        let metrics = "[metrics]\nlisten = \"127.0.0.1:0\"\n";
+        receiver.set_toml(&format!("{metrics}{}{revoked}", files(&|name| receiver.path(name))));
+        let site = Self { authority, sender, receiver, collector, pattern };
+        let own = site.authority.issue("collector.example.net", 1, SystemTime::now() + 4 * DAY + DAY / 2);
+        for (name, text) in
+            [("certificate", &own.certificate), ("private", &own.key), ("ca", &site.authority.pem)]
+        {
+            write_secret(&site.receiver.path(name), text);
+        }
+        write_secret(&site.sender.path("ca"), &site.authority.pem);
+        site.revoke(&[]);
+        site
+    }
+
+    fn revoke(&self, issued: &[&Issued]) {
+        write_secret(&self.receiver.path("crl"), &self.authority.revoke(issued));
+    }
+
+    /// Gives the sender a certificate of this name.
+    fn give(&self, name: &str, serial: u64) -> Issued {
+        let issued = self.authority.issue(name, serial, SystemTime::now() + 300 * DAY);
+        write_secret(&self.sender.path("certificate"), &issued.certificate);
+        write_secret(&self.sender.path("private"), &issued.key);
+        issued
+    }
+}
+
+#[test]
+fn flows_go_over_tls_and_a_renewed_certificate_is_taken_up_without_a_loss() {
+    let _running = shared();
+    let mut site = Site::new();
+    site.give("brno-edge", 2);
+    site.receiver.start();
+    site.sender.start();
+    let status = site.sender.wait_state("connected", STALL);
+    assert_eq!(status["cipher"], "tls");
+    assert_eq!(status["certificate"]["name"], "brno-edge");
+    assert!(status["certificate"]["expires_s"].as_i64().unwrap() > 299 * 86_400, "{status:#}");
+    let mut exporters = site.sender.exporters(1, site.pattern);
+    exporters.send(100);
+    site.collector.wait_for(100, STALL);
+    let senders = site.receiver.status()["senders"].clone();
+    assert_eq!((&senders[0]["id"], &senders[0]["cipher"]), (&"brno-edge".into(), &"tls".into()));
+
+    site.give("brno-edge", 3);
+    site.sender.daemon().reload();
+    site.receiver.daemon().reload();
+    exporters.send(100);
+    let report = site.collector.wait_for_all(exporters.sent(), STALL);
+    report.assert_exact(exporters.sent());
+    assert_conserved(&site.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0));
+}
+
+#[test]
+fn a_revoked_certificate_is_refused_after_a_reload_and_a_new_one_delivers_what_was_kept() {
+    let _running = shared();
+    let mut site = Site::new();
+    let first = site.give("brno-edge", 2);
+    site.receiver.start();
+    site.sender.start();
+    site.sender.wait_state("connected", STALL);
+    site.revoke(&[&first]);
+    site.receiver.daemon().reload();
+    // The reload of the sender is told of no change, so the connection is ended from outside.
+    site.sender.take().terminate();
+    site.sender.start();
+    site.receiver.daemon().wait_for_log(&["turned a connection away", "revoked"], STALL);
+    let mut exporters = site.sender.exporters(1, site.pattern);
+    exporters.send(100);
+    let status = site.sender.wait_status(STALL, |status| {
+        status["state"] == "refused" && count(status, "/queued/datagrams") == 100
+    });
+    assert!(status["reason"].as_str().unwrap().contains("TLS"), "{status:#}");
+    assert!(site.receiver.status()["refused"][0]["reason"].as_str().unwrap().contains("evoked"));
+
+    site.give("brno-edge", 3);
+    site.sender.daemon().reload();
+    site.collector.wait_for_all(exporters.sent(), STALL).assert_exact(exporters.sent());
+    assert_conserved(&site.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0));
+}
+
+#[test]
+fn bad_files_on_a_reload_leave_everything_as_it_was() {
+    let _running = shared();
+    let mut site = Site::new();
+    site.give("brno-edge", 2);
+    site.receiver.start();
+    site.sender.start();
+    site.sender.wait_state("connected", STALL);
+    write_secret(&site.sender.path("certificate"), "nothing");
+    write_secret(&site.receiver.path("private"), "nothing");
+    site.sender.daemon().reload();
+    site.receiver.daemon().reload();
+    for daemon in [site.sender.daemon(), site.receiver.daemon()] {
+        daemon.wait_for_log(&["not reloaded, everything stays as it was", "no PEM block"], STALL);
+    }
+    let mut exporters = site.sender.exporters(1, site.pattern);
+    exporters.send(50);
+    site.collector.wait_for_all(exporters.sent(), STALL).assert_exact(exporters.sent());
+}
+
+#[test]
+fn a_certificate_that_ends_soon_is_warned_of_and_shown_in_status_and_metrics() {
+    let _running = shared();
+    let mut site = Site::new();
+    site.receiver.start();
+    site.receiver.daemon().wait_for_log(&["the own certificate expires in 4 days", "renew it"], STALL);
+    let certificate = site.receiver.status()["certificate"].clone();
+    let not_after = certificate["not_after"].as_i64().unwrap();
+    assert!((4 * 86_400..=5 * 86_400).contains(&certificate["expires_s"].as_i64().unwrap()));
+    site.receiver.daemon().wait_for_log(&["metrics", "127.0.0.1:"], STALL);
+    let address = site.receiver.daemon().logged_address("metrics");
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let line = format!("\nnf_receiver_certificate_not_after_seconds {not_after}\n");
+    assert!(answer.contains(&line), "{answer}");
+}
