@@ -4,6 +4,7 @@
 //! `NF_BENCH_SECONDS` makes it shorter or longer.
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
     reason = "a benchmark that cannot go on ends there, and says what it saw"
