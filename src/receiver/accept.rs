@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::receiver::serve::{Shared, serve, turn_back};
+use crate::receiver::serve::{FAREWELL, Shared, serve, turn_back};
 use crate::receiver::strangers::{Place, Strangers};
-use crate::secure::{Admission, Admitted, Pass, ReceiverHandshake, Turned};
+use crate::secure::{Admission, Admitted, Channel, Pass, ReceiverHandshake, Turned};
 use crate::sequence::SenderId;
 use crate::service::stream::{ShakeError, Stream, shake};
 use crate::service::{Stop, counted};
@@ -89,7 +89,10 @@ impl Gate {
         };
         let Admitted { channel, sender, pass } = match outcome {
             Ok(admitted) => admitted,
-            Err(rejected) => return self.complain(peer, &rejected),
+            Err(rejected) => {
+                self.complain(peer, &rejected);
+                return linger(tcp, place, &rejected).await;
+            }
         };
         if matches!(pass, Pass::Key { .. }) {
             self.strangers.know(peer.ip());
@@ -120,6 +123,20 @@ impl Gate {
         self.shared.note_refused(peer, rejected.to_string());
         if let Some(held_back) = self.shared.may_complain(peer.ip()) {
             tracing::warn!(%peer, held_back = counted(held_back), "turned a connection away: {rejected}");
+        }
+    }
+}
+
+/// After a TLS handshake that failed, the sender may have said more already, which would make the kernel answer with a reset
+/// and eat the alert that tells why: it is read for a moment.
+async fn linger(tcp: TcpStream, mut place: Place, rejected: &Rejected) {
+    let is_tls =
+        matches!(rejected, Rejected::Turned(Turned::Tls(_) | Turned::NoName | Turned::NameNotAdmitted(_)));
+    if is_tls {
+        let mut stream = Stream::new(tcp, Channel::plain());
+        tokio::select! {
+            _ = timeout(FAREWELL, stream.part()) => {}
+            () = place.lost() => {}
         }
     }
 }
@@ -210,7 +227,7 @@ mod tests {
             let peer =
                 if says_who { greeted(address).await } else { TcpStream::connect(address).await.unwrap() };
             stopper.stop();
-            tokio::time::timeout(Duration::from_secs(30), running).await.unwrap().unwrap();
+            timeout(Duration::from_secs(30), running).await.unwrap().unwrap();
             drop(peer);
         }
     }

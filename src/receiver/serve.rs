@@ -30,7 +30,7 @@ use crate::status::RefusedStatus;
 const READ_SIZE: usize = 64 * 1024;
 
 /// How long the last words to a sender may take.
-const FAREWELL: Duration = Duration::from_secs(1);
+pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What all connections share.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ enum Ended {
     Session(#[from] SessionError),
     #[error("a newer connection of the same sender took over; if this goes on, two senders have the same id")]
     Superseded,
-    #[error("its key is not let in any more, since the configuration was reloaded")]
+    #[error("it is not let in any more as it was, since the configuration was reloaded")]
     Expelled,
     #[error("no HELLO in time")]
     NoHello,
@@ -346,7 +346,10 @@ impl Connection<'_> {
     async fn part(&mut self, stream: &mut Stream, ended: &Ended) {
         match ended {
             Ended::Expelled => {
-                self.session.refuse(RefusalCode::NotAdmitted, "this sender is not let in any more");
+                self.session.refuse(
+                    RefusalCode::NotAdmitted,
+                    "this sender is not let in any more as it was: the configuration was reloaded",
+                );
             }
             Ended::Superseded => self.session.refuse(RefusalCode::Superseded, &ended.to_string()),
             Ended::Storage(error) => self.session.refuse(RefusalCode::StorageFailed, &error.to_string()),

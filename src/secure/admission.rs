@@ -39,7 +39,10 @@ pub enum Pass {
         suite: Suite,
     },
     /// By a certificate of its name.
-    Certificate,
+    Certificate {
+        /// What certificates were held against then: see [`ReceiverTls::trust`].
+        trust: [u8; 32],
+    },
 }
 
 impl Admission {
@@ -76,7 +79,8 @@ impl Admission {
             Pass::Key { id, suite } => {
                 self.key_of(sender, Some(*id)).is_some() && self.suites.contains(suite)
             }
-            Pass::Certificate => self.tls.as_ref().is_some_and(|tls| tls.admits(sender)),
+            // Certificates are checked by handshakes only: with other authorities, lists or names it takes a new one.
+            Pass::Certificate { trust } => self.tls.as_ref().is_some_and(|tls| tls.trust == *trust),
         }
     }
 }
@@ -86,7 +90,7 @@ impl fmt::Display for Pass {
         match self {
             Self::ClearText { .. } => f.write_str("none"),
             Self::Key { suite, .. } => suite.fmt(f),
-            Self::Certificate => f.write_str("tls"),
+            Self::Certificate { .. } => f.write_str("tls"),
         }
     }
 }

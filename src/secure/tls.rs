@@ -154,6 +154,8 @@ pub struct ReceiverTls {
     pub senders: Vec<SenderId>,
     /// The receiver's own certificate.
     pub certificate: Certificate,
+    /// Tells whether other certificates may be let in than before: by another authority, list or name.
+    pub trust: [u8; 32],
 }
 
 impl ReceiverTls {
@@ -184,7 +186,11 @@ impl ReceiverTls {
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Self { config: Arc::new(config), senders, certificate })
+        let names: Vec<&str> = senders.iter().map(SenderId::as_str).collect();
+        let names = names.join(" ");
+        let lists = revoked.iter().map(Vec::as_slice);
+        let trust = digest_of([pem.authority, names.as_bytes()].into_iter().chain(lists));
+        Ok(Self { config: Arc::new(config), senders, certificate, trust })
     }
 
     /// Whether a sender of this name is let in.
@@ -253,7 +259,7 @@ fn unusable(what: &'static str) -> impl Fn(rustls::Error) -> TlsError {
     move |error| TlsError::Unusable(what, error.to_string())
 }
 
-fn digest_of<const N: usize>(parts: [&[u8]; N]) -> [u8; 32] {
+fn digest_of<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
     for part in parts {
         context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());

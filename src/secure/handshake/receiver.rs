@@ -190,12 +190,15 @@ impl ReceiverHandshake {
         let name = peer_name(&connection);
         let mut channel = Channel::tls(*connection);
         let admitted = name.ok_or(Turned::NoName).and_then(|sender| {
-            let admits = self.admission.tls.as_ref().is_some_and(|tls| tls.admits(&sender));
-            if admits { Ok(sender) } else { Err(Turned::NameNotAdmitted(sender)) }
+            let tls = self.admission.tls.as_ref().filter(|tls| tls.admits(&sender));
+            match tls {
+                Some(tls) => Ok((sender, Pass::Certificate { trust: tls.trust })),
+                None => Err(Turned::NameNotAdmitted(sender)),
+            }
         });
         match admitted {
-            Ok(sender) => {
-                self.phase = Phase::Done(Admitted { channel, sender, pass: Pass::Certificate });
+            Ok((sender, pass)) => {
+                self.phase = Phase::Done(Admitted { channel, sender, pass });
                 Ok(())
             }
             Err(turned) => {

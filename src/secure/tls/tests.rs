@@ -63,7 +63,7 @@ fn outcome(
         at_sender.ok_or_else(lost).and_then(|outcome| outcome.map_err(|error| error.to_string()));
     let name = |outcome: Result<crate::secure::Admitted, Turned>| match outcome {
         Ok(admitted) => {
-            assert_eq!(admitted.pass, Pass::Certificate);
+            assert!(matches!(admitted.pass, Pass::Certificate { .. }));
             Ok(admitted.sender)
         }
         Err(turned) => Err(turned.to_string()),
@@ -224,4 +224,18 @@ fn certificates_are_the_same_only_if_every_file_is() {
     assert_eq!(of(&own, None), of(&own, None));
     assert_ne!(of(&own, None), of(&renewed, None));
     assert_ne!(of(&own, None), of(&own, Some("elsewhere.example.net")));
+}
+
+#[test]
+fn other_authorities_lists_or_names_ask_for_new_handshakes_and_another_own_certificate_does_not() {
+    let (authority, other) = (Authority::new("one"), Authority::new("other"));
+    let revoked = authority.issue("brno-edge", 2, in_a_year());
+    let trust = |authority: &Authority, revoked: &[&Issued], senders: &[&str]| {
+        receiver(authority, revoked, senders).tls.unwrap().trust
+    };
+    let before = trust(&authority, &[], &[]);
+    assert_eq!(trust(&authority, &[], &[]), before, "each has a certificate of its own");
+    assert_ne!(trust(&other, &[], &[]), before);
+    assert_ne!(trust(&authority, &[&revoked], &[]), before);
+    assert_ne!(trust(&authority, &[], &["brno-edge"]), before);
 }
