@@ -1,9 +1,8 @@
 //! A path that takes shorter packets than some datagrams need.
 
 use std::net::UdpSocket;
-use std::process::Command;
 
-use crate::running::shared;
+use crate::running::{in_a_network, shared};
 use crate::support::collector::Inbox;
 use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use crate::support::pair::STALL;
@@ -15,19 +14,8 @@ const LENGTHS: [usize; 5] = [1472, 1473, 4000, 9000, 65_507];
 
 #[test]
 fn datagrams_longer_than_the_path_takes_are_fragmented_by_ip_and_arrive() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: needs root to make a network namespace");
-        return;
-    }
     let _running = shared();
-    let script = "ip link set lo mtu 1500 up; exec \"$0\" --exact --ignored \"$1\"";
-    let inside = Command::new("unshare")
-        .args(["--net", "sh", "-ec", script])
-        .arg(std::env::current_exe().unwrap())
-        .arg(INSIDE)
-        .output()
-        .unwrap();
-    assert!(inside.status.success(), "{}", String::from_utf8_lossy(&inside.stdout));
+    in_a_network("ip link set lo mtu 1500 up", INSIDE);
 }
 
 #[test]

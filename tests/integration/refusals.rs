@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use crate::running::shared;
+use crate::running::{in_a_network, shared};
 use crate::support::chatter::{MIXED, Pattern};
 use crate::support::collector::Collector;
 use crate::support::daemon::Program;
@@ -305,4 +305,35 @@ fn without_a_key_nothing_goes_to_other_machines_and_the_sender_says_what_to_do()
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(78), "{told}");
     assert!(told.contains(&format!("chmod 600 {}", key.display())), "{told}");
+}
+
+const INSIDE: &str = "refusals::inside_a_network_where_the_sender_has_the_address_of_another_machine";
+
+#[test]
+fn a_receiver_without_a_key_serves_this_machine_only_and_says_what_to_do() {
+    let _running = shared();
+    in_a_network("ip link set lo up; ip addr add 192.0.2.1/32 dev lo", INSIDE);
+}
+
+#[test]
+#[ignore = "runs in a network namespace that the other test makes"]
+fn inside_a_network_where_the_sender_has_the_address_of_another_machine() {
+    let collector = Collector::start(1, Pattern::new(MIXED));
+    let mut receiver = ReceiverHost::new(&[collector.addr()], "");
+    receiver.protect(&[]);
+    receiver.listen_on("192.0.2.1:0");
+    receiver.start();
+    let mut sender = SenderHost::new("edge", &receiver.addr(), QUICK_SENDER);
+    sender.start();
+    let mut exporters = sender.exporters(1, Pattern::new(MIXED));
+    exporters.send(20);
+    let status = sender.wait_state("refused", STALL);
+    assert!(
+        status["reason"].as_str().unwrap().contains("invite this sender there and join it here"),
+        "{status:#}"
+    );
+    let refused = receiver.wait_status(STALL, |status| count(status, "/refusals") > 0)["refused"][0].clone();
+    assert_eq!(refused["peer"], "192.0.2.1");
+    assert!(refused["reason"].as_str().unwrap().contains("nf-receiver invite edge"), "{refused:#}");
+    assert_eq!(collector.arrived(), 0);
 }

@@ -278,6 +278,11 @@ impl ReceiverHost {
         path
     }
 
+    /// Listens on a free port of this address instead.
+    pub(crate) fn listen_on(&mut self, address: &str) {
+        self.tcp = TcpListener::bind(address).unwrap();
+    }
+
     /// Where it listens.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.tcp.local_addr().unwrap()
