@@ -70,6 +70,7 @@ enum Phase {
     },
     Tls(Box<ClientConnection>),
     Done(Channel),
+    Over,
 }
 
 impl SenderHandshake {
@@ -130,8 +131,7 @@ impl SenderHandshake {
     }
 
     fn confirm(&mut self, message: &[u8]) -> Result<(), SenderHandshakeError> {
-        let done = Phase::Done(Channel::plain());
-        let Phase::Message2 { mut state, suite } = core::mem::replace(&mut self.phase, done) else {
+        let Phase::Message2 { mut state, suite } = core::mem::replace(&mut self.phase, Phase::Over) else {
             return Ok(());
         };
         state.read_message(message, &mut []).map_err(|_| SenderHandshakeError::Unproven)?;
@@ -161,7 +161,7 @@ impl Handshake for SenderHandshake {
             // A length that is too long was told of when it came.
             Phase::Message2 { .. } => missing_of_frame(&self.input, MESSAGE_LEN).unwrap_or(0),
             Phase::Tls(connection) if connection.is_handshaking() => TLS_READ,
-            Phase::Tls(_) | Phase::Done(_) => 0,
+            Phase::Tls(_) | Phase::Done(_) | Phase::Over => 0,
         }
     }
 
@@ -173,7 +173,7 @@ impl Handshake for SenderHandshake {
         match &self.phase {
             Phase::Reply { .. } => self.take_reply(),
             Phase::Message2 { .. } => self.take_message_2(),
-            Phase::Tls(_) | Phase::Done(_) => Ok(()),
+            Phase::Tls(_) | Phase::Done(_) | Phase::Over => Ok(()),
         }
     }
 
@@ -181,7 +181,7 @@ impl Handshake for SenderHandshake {
         match self.phase {
             Phase::Done(channel) => Some(channel),
             Phase::Tls(connection) => (!connection.is_handshaking()).then(|| Channel::tls(*connection)),
-            Phase::Reply { .. } | Phase::Message2 { .. } => None,
+            Phase::Reply { .. } | Phase::Message2 { .. } | Phase::Over => None,
         }
     }
 }

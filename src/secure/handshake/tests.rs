@@ -281,6 +281,10 @@ fn a_receiver_that_does_not_have_the_key_is_not_believed() {
     let mut forge = |number, bytes: Vec<u8>| if number == 3 { frame(&[7; MESSAGE_LEN]) } else { bytes };
     let (at_sender, _) = play(sender, receiver(shared()), &mut forge);
     assert!(matches!(at_sender, Some(Err(SenderHandshakeError::Unproven))));
+    let mut sender = SenderHandshake::keyed(&edge(), &key(1), Suite::Aes256Gcm);
+    feed(&mut sender, &[b"NFR1\0\x01\x03\0".as_slice(), &[7; 16]].concat()).unwrap();
+    assert!(feed(&mut sender, &frame(&[7; MESSAGE_LEN])).is_err());
+    assert!(sender.finish().is_none(), "not even in clear text");
 }
 
 #[test]
