@@ -5,16 +5,65 @@ CARGO ?= cargo
 CARGO_TARGET_DIR ?= target
 BUILT = $(CARGO_TARGET_DIR)/debug
 
+# Where `make install` puts things, below DESTDIR; distributions set what differs.
+prefix ?= /usr/local
+sbindir ?= $(prefix)/sbin
+sysconfdir ?= /etc
+# Options of the units: NF_SENDER_OPTS and NF_RECEIVER_OPTS (RPM: sysconfig).
+optionsdir ?= $(sysconfdir)/default
+unitdir ?= $(prefix)/lib/systemd/system
+sysusersdir ?= $(prefix)/lib/sysusers.d
+tmpfilesdir ?= $(prefix)/lib/tmpfiles.d
+catalogdir ?= $(prefix)/lib/systemd/catalog
+mandir ?= $(prefix)/share/man
+docdir ?= $(prefix)/share/doc
+bashcompletiondir ?= $(prefix)/share/bash-completion/completions
+zshcompletiondir ?= $(prefix)/share/zsh/site-functions
+fishcompletiondir ?= $(prefix)/share/fish/vendor_completions.d
+# Where the binaries to install were built: release by `make release`.
+BINARIES ?= $(CARGO_TARGET_DIR)/release
+
 # What the tests with real exporters, collectors and networks need, as program:Debian package.
 TEST_TOOLS = softflowd:softflowd nfcapd:nfdump nfdump:nfdump ip:iproute2 unshare:util-linux tshark:tshark
 
 # Debian keeps some of them where only root looks.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: build demo test check bench test-tools fmt clippy doc deny configs
+.PHONY: build release install install-nf-sender install-nf-receiver demo test check bench test-tools fmt clippy doc deny \
+	configs units
 
 build:
 	$(CARGO) build --bins
+
+release:
+	$(CARGO) build --release --locked --bins
+
+# The one list of what belongs to an installed service, used by both packagings. It asks nobody and starts nothing;
+# docs/install.md has the steps that follow.
+install: install-nf-sender install-nf-receiver
+
+install-nf-sender install-nf-receiver: install-%:
+	install -D -m 755 $(BINARIES)/$* $(DESTDIR)$(sbindir)/$*
+	install -D -m 644 etc/$*.toml $(DESTDIR)$(sysconfdir)/$*/$*.toml
+	install -d -m 755 $(DESTDIR)$(sysconfdir)/$*/$*.toml.d
+	install -D -m 644 etc/options/$* $(DESTDIR)$(optionsdir)/$*
+	install -D -m 644 units/$*.socket $(DESTDIR)$(unitdir)/$*.socket
+	install -d -m 755 $(DESTDIR)$(unitdir)
+	sed 's,@sbindir@,$(sbindir),g; s,@docdir@,$(docdir),g' units/$*.service.in > $(DESTDIR)$(unitdir)/$*.service
+	chmod 644 $(DESTDIR)$(unitdir)/$*.service
+	install -D -m 644 sysusers.d/$*.conf $(DESTDIR)$(sysusersdir)/$*.conf
+	install -D -m 644 tmpfiles.d/$*.conf $(DESTDIR)$(tmpfilesdir)/$*.conf
+	install -D -m 644 catalog/$*.catalog $(DESTDIR)$(catalogdir)/$*.catalog
+	install -D -m 644 man/$*.8 $(DESTDIR)$(mandir)/man8/$*.8
+	install -D -m 644 man/$*.toml.5 $(DESTDIR)$(mandir)/man5/$*.toml.5
+	# Both packages bring it, and may be on one machine: sections of their own keep them apart, and man finds either.
+	install -D -m 644 man/nf-transport.7 $(DESTDIR)$(mandir)/man7/nf-transport.7$*
+	install -d -m 755 $(DESTDIR)$(docdir)/$*/examples
+	install -m 644 units/examples/$*-*.conf $(DESTDIR)$(docdir)/$*/examples
+	install -m 644 README.md SECURITY.md CHANGELOG.md docs/install.md $(DESTDIR)$(docdir)/$*
+	install -D -m 644 completions/$*.bash $(DESTDIR)$(bashcompletiondir)/$*
+	install -D -m 644 completions/_$* $(DESTDIR)$(zshcompletiondir)/_$*
+	install -D -m 644 completions/$*.fish $(DESTDIR)$(fishcompletiondir)/$*.fish
 
 # Half a minute of NetFlow through cuts and kills; no root, no systemd.
 demo:

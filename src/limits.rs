@@ -174,3 +174,9 @@ pub const TOKEN_MAX: usize = 2048;
 
 /// Characters below which a passphrase is warned of: fewer can be found by trying.
 pub const PASSPHRASE_SHORT: usize = 16;
+
+/// More time that the service manager is asked for at once by a start or a stop that takes long.
+pub const EXTENSION: Duration = Duration::from_secs(15);
+
+/// How long a start or a stop asks for more time at the most.
+pub const EXTENSIONS_MAX: Duration = Duration::from_secs(600);

@@ -47,6 +47,11 @@ impl BatchBuilder {
         builder
     }
 
+    /// From the next batch on, batches are stored and sent like this.
+    pub fn set_compression(&mut self, compression: Compression) {
+        self.compression = compression;
+    }
+
     fn clear(&mut self) {
         self.encoded.clear();
         self.encoded.resize(HEADER_LEN, 0);

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-pub use receiver::{ReceiverAction, parse_receiver};
-pub use sender::{SenderAction, TypedToken, parse_sender};
+pub use receiver::{ReceiverAction, parse_receiver, receiver_command};
+pub use sender::{SenderAction, TypedToken, parse_sender, sender_command};
 
 /// What was said on a command line whose actions are `A`.
 #[derive(Debug, PartialEq, Eq)]
@@ -114,7 +114,14 @@ fn status_command(about: &'static str) -> Command {
 
 fn check_command() -> Command {
     Command::new("check")
-        .about("Read the configuration as the service would, say what is in effect, and stop")
+        .about("Read configuration and keys as the service would, say what is in effect, and stop")
+        .arg(
+            Arg::new("quiet")
+                .short('q')
+                .long("quiet")
+                .action(ArgAction::SetTrue)
+                .help("Say nothing if all is well"),
+        )
 }
 
 fn keygen_command() -> Command {

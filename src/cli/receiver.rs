@@ -24,7 +24,10 @@ pub enum ReceiverAction {
         watch: bool,
     },
     /// Check the configuration.
-    Check,
+    Check {
+        /// Say nothing if all is well.
+        quiet: bool,
+    },
     /// Make a key.
     Keygen {
         /// Where to; standard output if nowhere.
@@ -128,7 +131,8 @@ Exit codes:
   0 done   64 wrong usage   69 the service does not answer   71 refused by the system
   73 cannot create or own a file   74 input or output failed   78 wrong configuration";
 
-fn command() -> Command {
+/// The command line, for whatever describes it.
+pub fn receiver_command() -> Command {
     let command = Command::new("nf-receiver")
         .version(env!("CARGO_PKG_VERSION"))
         .about(
@@ -188,7 +192,7 @@ fn invite_action(matches: &ArgMatches) -> ReceiverAction {
 pub fn parse_receiver(
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<Invocation<ReceiverAction>, clap::Error> {
-    parse(command(), ROWS, arguments, action)
+    parse(receiver_command(), ROWS, arguments, action)
 }
 
 fn action(subcommand: Option<(&str, &ArgMatches)>) -> ReceiverAction {
@@ -196,7 +200,7 @@ fn action(subcommand: Option<(&str, &ArgMatches)>) -> ReceiverAction {
         Some(("status", flags)) => {
             ReceiverAction::Status { json: flags.get_flag("json"), watch: flags.get_flag("watch") }
         }
-        Some(("check", _)) => ReceiverAction::Check,
+        Some(("check", flags)) => ReceiverAction::Check { quiet: flags.get_flag("quiet") },
         Some(("keygen", matches)) => ReceiverAction::Keygen { file: keygen_file(matches) },
         Some(("invite", matches)) => invite_action(matches),
         _ => ReceiverAction::Run,

@@ -27,7 +27,10 @@ pub enum SenderAction {
     /// Tell a running service to connect now.
     Reconnect,
     /// Check the configuration.
-    Check,
+    Check {
+        /// Say nothing if all is well.
+        quiet: bool,
+    },
     /// Make a key.
     Keygen {
         /// Where to; standard output if nowhere.
@@ -156,7 +159,8 @@ Exit codes:
   0 done   64 wrong usage   69 the service does not answer   71 refused by the system
   73 cannot create or own a file   74 input or output failed   78 wrong configuration";
 
-fn command() -> Command {
+/// The command line, for whatever describes it.
+pub fn sender_command() -> Command {
     let command = Command::new("nf-sender")
         .version(env!("CARGO_PKG_VERSION"))
         .about(
@@ -191,7 +195,7 @@ fn command() -> Command {
 pub fn parse_sender(
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<Invocation<SenderAction>, clap::Error> {
-    parse(command(), ROWS, arguments, action)
+    parse(sender_command(), ROWS, arguments, action)
 }
 
 fn action(subcommand: Option<(&str, &ArgMatches)>) -> SenderAction {
@@ -200,7 +204,7 @@ fn action(subcommand: Option<(&str, &ArgMatches)>) -> SenderAction {
             SenderAction::Status { json: flags.get_flag("json"), watch: flags.get_flag("watch") }
         }
         Some(("reconnect", _)) => SenderAction::Reconnect,
-        Some(("check", _)) => SenderAction::Check,
+        Some(("check", flags)) => SenderAction::Check { quiet: flags.get_flag("quiet") },
         Some(("keygen", matches)) => SenderAction::Keygen { file: keygen_file(matches) },
         Some(("join", matches)) => {
             let token = matches.get_one::<String>("token").cloned().unwrap_or_default();

@@ -82,6 +82,21 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
 }
 
 impl ReceiverSettings {
+    /// The keys that only a start takes up, and whose values in `other` are not these.
+    pub fn differs_at_start(&self, other: &Self) -> Vec<&'static str> {
+        let limits = |settings: &Self| (settings.connections, settings.strangers, settings.handshake_timeout);
+        [
+            ("listen", self.listen != other.listen),
+            ("state", self.state != other.state),
+            ("control", self.control != other.control),
+            ("metrics.listen", self.metrics != other.metrics),
+            ("limits", limits(self) != limits(other)),
+        ]
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
+    }
+
     /// Sentences about what is allowed, but probably not meant.
     pub(super) fn warnings(&self) -> Vec<String> {
         match (self.protection.has_proofs(), self.protection.plaintext) {

@@ -14,8 +14,9 @@ use crate::receiver::serve::{FAREWELL, Shared, serve, turn_back};
 use crate::receiver::strangers::{Place, Strangers};
 use crate::secure::{Admission, Admitted, Channel, Pass, ReceiverHandshake, Turned};
 use crate::sequence::SenderId;
+use crate::service::messages::receiver;
 use crate::service::stream::{ShakeError, Stream, shake};
-use crate::service::{Stop, counted};
+use crate::service::{Pulse, ROUND, Stop, counted};
 
 /// How long the listener rests when the system has no file descriptor left for a connection.
 const REST: Duration = Duration::from_millis(100);
@@ -51,10 +52,11 @@ pub(crate) struct Gate {
 
 impl Gate {
     /// Serves connections of `listener` until told to stop; returns once all of them have ended.
-    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, stop: Stop) {
+    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, pulse: Pulse, stop: Stop) {
         let mut stopping = stop.clone();
         let mut sessions = JoinSet::new();
         loop {
+            pulse.beat();
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
@@ -71,6 +73,7 @@ impl Gate {
                     }
                 },
                 Some(_) = sessions.join_next() => {}
+                () = tokio::time::sleep(ROUND) => {}
                 () = stopping.told() => break,
             }
         }
@@ -122,7 +125,7 @@ impl Gate {
     fn complain(&self, peer: SocketAddr, rejected: &Rejected) {
         self.shared.note_refused(peer, rejected.to_string());
         if let Some(held_back) = self.shared.may_complain(peer.ip()) {
-            tracing::warn!(%peer, held_back = counted(held_back), "turned a connection away: {rejected}");
+            tracing::warn!(message_id = receiver::TURNED_AWAY, %peer, held_back = counted(held_back), "turned a connection away: {rejected}");
         }
     }
 }
@@ -178,11 +181,12 @@ mod tests {
     /// A gate with one place for a sender in clear text, and the directory that it keeps positions in.
     fn gate() -> (Arc<Gate>, tempfile::TempDir) {
         let state = tempfile::tempdir().unwrap();
+        let outputs = Outputs::default().changed_to(&["127.0.0.1:9995".parse().unwrap()]).unwrap();
         let gate = Gate {
             shared: Arc::new(Shared {
                 seats: Seats::default(),
                 positions: Positions::open(state.path()).unwrap(),
-                outputs: Outputs::new(&["127.0.0.1:9995".parse().unwrap()]).unwrap(),
+                outputs: watch::channel(Arc::new(outputs)).1,
                 ahead: Ahead::take_up(state.path()),
                 complaints: Mutex::default(),
                 news: Mutex::default(),
@@ -206,7 +210,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stopper, stop) = stop_channel();
-        let running = tokio::spawn(gate.clone().run(listener, stop));
+        let running = tokio::spawn(gate.clone().run(listener, Pulse::default(), stop));
         (gate, address, state, stopper, running)
     }
 

@@ -3,36 +3,32 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use tokio::net::{TcpListener, lookup_host};
+use tokio::net::TcpListener;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-use tokio::time::{Duration, MissedTickBehavior, interval, sleep};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::{HostPort, ReceiverSettings};
 use crate::limits::{FILES_BESIDE, FILES_PER_CONNECTION};
 use crate::receiver::accept::Gate;
 use crate::receiver::ahead::{self, Ahead};
+use crate::receiver::collectors::Collectors;
 use crate::receiver::output::Outputs;
 use crate::receiver::positions::Positions;
 use crate::receiver::reload::{Load, Reloader};
 use crate::receiver::seats::Seats;
 use crate::receiver::serve::Shared;
 use crate::receiver::strangers::Strangers;
+use crate::service::messages::receiver;
 use crate::service::{
-    DaemonError, DirectoryLock, ExpiryWatch, Stop, allow_open_files, logging, notify, sockets, stop_channel,
-    wall_clock, watch_for,
+    DaemonError, DirectoryLock, ExpiryWatch, Pulse, ROUND, Stop, Watchdog, allow_open_files, logging, notify,
+    sockets, stop_channel, wall_clock, watch_for,
 };
 use crate::status::{
-    CertificateStatus, CollectorState, CollectorStatus, ControlSocket, PeerState, ReceiverStatus, Reply,
-    Request, Tally, count_of, receiver_metrics, serve_metrics,
+    CertificateStatus, CollectorState, CollectorStatus, ControlSocket, Pace, PeerState, ReceiverStatus,
+    Reply, Request, Tally, count_of, receiver_metrics, serve_metrics,
 };
-
-/// How often positions are forced to disk, and the service manager is told how things stand.
-const TICK: Duration = Duration::from_secs(1);
-
-/// How long after a collector's name did not resolve it is tried again.
-const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Runs nf-receiver until it is told to stop.
 pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
@@ -42,7 +38,7 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
         tracing::warn!("{warning}");
     }
     let settings = loaded.settings;
-    let reloader = Reloader::new(load, &settings)?;
+    let reloader = Reloader::new(load, settings.clone())?;
     warn_of_few_files(settings.connections, settings.strangers.0);
     let _lock = DirectoryLock::take(&settings.state)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -90,13 +86,17 @@ async fn supervise(settings: ReceiverSettings, reloader: Arc<Reloader>) -> Resul
         tokio::spawn(serve_metrics(sockets::bind_metrics(address)?, move || receiver_metrics(state_of())));
     }
     let answers = tokio::spawn(control.serve(answer(state_of, reloader.clone())));
+    let mut watchdog = Watchdog::new(receiver::LOOP_STUCK);
+    let listeners = listeners.into_iter().map(|listener| (listener, watchdog.pulse("gate"))).collect();
     let mut serving =
         tokio::spawn(serve(settings, listeners, positions, reloader.clone(), shared.clone(), stopped));
     notify::ready();
 
-    let mut tick = interval(TICK);
+    let mut tick = interval(ROUND);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut expiry = ExpiryWatch::default();
+    let mut expiry = ExpiryWatch::new(receiver::CERTIFICATE_ENDS);
+    let mut pace = Pace::default();
+    let mut syncing: Option<JoinHandle<()>> = None;
     let admission = reloader.admission();
     let outcome = loop {
         tokio::select! {
@@ -104,14 +104,20 @@ async fn supervise(settings: ReceiverSettings, reloader: Arc<Reloader>) -> Resul
             _ = interrupt.recv() => break Ok(()),
             // What is wrong with the settings is in the log; the daemon goes on.
             _ = hangup.recv() => drop(reloader.reload()),
-            _ = tick.tick() => match shared.get() {
-                Some(shared) => {
-                    notify::status(&line(shared));
-                    expiry.look_at(admission.borrow().tls.as_ref().map(|tls| &tls.certificate));
-                    sync(shared).await;
+            _ = tick.tick() => {
+                watchdog.look();
+                expiry.look_at(admission.borrow().tls.as_ref().map(|tls| &tls.certificate));
+                match shared.get() {
+                    Some(shared) => {
+                        pace.note(delivered(shared));
+                        notify::status(&line(shared, &pace));
+                        if syncing.as_ref().is_none_or(JoinHandle::is_finished) {
+                            syncing = Some(tokio::spawn(sync(shared.clone())));
+                        }
+                    }
+                    None => notify::status("looking up the names of the collectors; senders wait"),
                 }
-                None => notify::status("looking up the names of the collectors; senders wait"),
-            },
+            }
             ended = &mut serving => break ended.unwrap_or_else(|error| Err(DaemonError::system(error))),
         }
     };
@@ -120,15 +126,14 @@ async fn supervise(settings: ReceiverSettings, reloader: Arc<Reloader>) -> Resul
     tracing::info!("stopping");
     stop.stop();
     if !serving.is_finished() {
-        serving.await.map_err(DaemonError::system)??;
+        notify::with_patience(serving).await.map_err(DaemonError::system)??;
     }
     if let Some(shared) = shared.get() {
-        let collectors: Vec<SocketAddr> = shared.outputs.addresses().collect();
-        let progress = shared.seats.settle(&collectors).await;
+        let progress = shared.seats.settle().await;
         if let Err(error) = ahead::leave(&state, &progress) {
             tracing::error!(%error, "cannot store what some collectors have: part of a batch will be repeated to them");
         }
-        sync(shared).await;
+        notify::with_patience(sync(shared.clone())).await;
     }
     answers.abort();
     outcome
@@ -156,24 +161,21 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
 /// Finds the collectors, then serves every listener until told to stop.
 async fn serve(
     settings: ReceiverSettings,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<(TcpListener, Pulse)>,
     positions: Positions,
     reloader: Arc<Reloader>,
     place: Arc<OnceLock<Arc<Shared>>>,
     mut stop: Stop,
 ) -> Result<(), DaemonError> {
-    let names: Vec<HostPort> =
-        settings.collectors.iter().map(|collector| collector.address.clone()).collect();
-    let addresses = tokio::select! {
-        addresses = resolve(&names) => addresses,
+    let collectors = tokio::select! {
+        collectors = Collectors::find(reloader.collectors()) => collectors.map_err(DaemonError::system)?,
         () = stop.told() => return Ok(()),
     };
-    let outputs = Outputs::new(&addresses).map_err(DaemonError::system)?;
     let ahead = Ahead::take_up(&settings.state);
     let made = Arc::new(Shared {
         seats: Seats::default(),
         positions,
-        outputs,
+        outputs: collectors.outputs(),
         ahead,
         complaints: Mutex::default(),
         news: Mutex::default(),
@@ -187,40 +189,18 @@ async fn serve(
         connections: Arc::new(Semaphore::new(settings.connections)),
         strangers: Strangers::new(settings.strangers.0, settings.strangers.1),
     });
+    let following = tokio::spawn(collectors.follow());
     let mut gates = JoinSet::new();
-    for listener in listeners {
-        gates.spawn(gate.clone().run(listener, stop.clone()));
+    for (listener, pulse) in listeners {
+        gates.spawn(gate.clone().run(listener, pulse, stop.clone()));
     }
     while gates.join_next().await.is_some() {}
+    following.abort();
     Ok(())
 }
 
-/// The address of each collector. A name that does not resolve yet is tried again: senders keep their data.
-async fn resolve(names: &[HostPort]) -> Vec<SocketAddr> {
-    let mut addresses = Vec::new();
-    for name in names {
-        addresses.push(loop {
-            let cause = match lookup_host((name.host(), name.port())).await {
-                Ok(mut found) => match found.next() {
-                    Some(address) => break address,
-                    None => "it has no address".to_owned(),
-                },
-                Err(error) => error.to_string(),
-            };
-            tracing::error!(
-                collector = %name,
-                "cannot resolve the collector's name: {cause}; senders wait, trying again in {} s",
-                RESOLVE_AGAIN.as_secs()
-            );
-            sleep(RESOLVE_AGAIN).await;
-        });
-    }
-    addresses
-}
-
 /// Forces the positions to disk.
-async fn sync(shared: &Arc<Shared>) {
-    let shared = shared.clone();
+async fn sync(shared: Arc<Shared>) {
     let outcome = tokio::task::spawn_blocking(move || shared.positions.sync()).await;
     if let Ok(Err(error)) = outcome {
         tracing::error!(%error, "after a power loss now, more would be repeated");
@@ -256,7 +236,7 @@ fn status(
         service: "nf-receiver".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         senders: shared.map_or_else(Vec::new, |shared| shared.seats.status()),
-        collectors: shared.map_or_else(|| unresolved.to_vec(), |shared| collectors(&shared.outputs)),
+        collectors: shared.map_or_else(|| unresolved.to_vec(), |shared| collectors(&shared.outputs())),
         certificate: admission.tls.as_ref().map(|tls| CertificateStatus::of(&tls.certificate, wall_clock())),
         refusals,
         refused,
@@ -290,14 +270,25 @@ fn collectors(outputs: &Outputs) -> Vec<CollectorStatus> {
         .collect()
 }
 
-fn line(shared: &Shared) -> String {
+/// Datagrams and bytes delivered since the start of the process.
+fn delivered(shared: &Shared) -> (u64, u64) {
+    let senders = shared.seats.status();
+    senders.iter().fold((0, 0), |(datagrams, bytes), sender| {
+        (datagrams + sender.delivered.datagrams, bytes + sender.delivered.bytes)
+    })
+}
+
+/// One line: state, what is delivered, how fast, and what waits.
+fn line(shared: &Shared, pace: &Pace) -> String {
     let senders = shared.seats.status();
     let connected = senders.iter().filter(|sender| sender.state == PeerState::Connected).count();
-    let delivered: u64 = senders.iter().map(|sender| sender.delivered.datagrams).sum();
     let connected = count_of(u64::try_from(connected).unwrap_or(u64::MAX), "sender");
-    let mut parts =
-        vec![format!("{connected} connected"), format!("{} delivered", count_of(delivered, "datagram"))];
-    let held = collectors(&shared.outputs).into_iter().filter(|collector| collector.held_s > 0);
+    let mut parts = vec![
+        format!("{connected} connected"),
+        format!("{} delivered", count_of(delivered(shared).0, "datagram")),
+        format!("{:.0} datagrams/s out", pace.rates().0),
+    ];
+    let held = collectors(&shared.outputs()).into_iter().filter(|collector| collector.held_s > 0);
     parts.extend(held.map(|held| format!("waiting for {} for {} s", held.address, held.held_s)));
     parts.join("; ")
 }

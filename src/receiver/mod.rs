@@ -2,6 +2,7 @@
 
 mod accept;
 mod ahead;
+mod collectors;
 mod daemon;
 mod delivery;
 mod invitation;
@@ -20,6 +21,7 @@ use std::process;
 use crate::cli::{self, Invocation, ReceiverAction};
 use crate::config::{self, RECEIVER, Surroundings};
 use crate::receiver::invite::Change;
+use crate::service::messages::receiver;
 use crate::service::pairing::keygen;
 use crate::service::{DaemonError, conceal_key, console, overrides};
 use crate::status::{self, Manner};
@@ -27,7 +29,9 @@ use crate::status::{self, Manner};
 /// Does what the command line of this process asks for, and gives the exit code.
 pub fn main() -> process::ExitCode {
     match cli::parse_receiver(env::args_os()) {
-        Ok(invocation) => console::concluded(RECEIVER, run(invocation)).into(),
+        Ok(invocation) => {
+            console::concluded(RECEIVER, receiver::CONFIGURATION_REFUSED, run(invocation)).into()
+        }
         Err(answer) => console::concluded_by_clap(&answer).into(),
     }
 }
@@ -41,9 +45,11 @@ fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
         ReceiverAction::Run => daemon::run(Box::new(move || {
             config::load_receiver(file.as_deref(), overrides.clone(), &surroundings)
         })),
-        ReceiverAction::Check => console::print(
-            &config::load_receiver(file.as_deref(), overrides, &surroundings)?.report.to_string(),
-        ),
+        ReceiverAction::Check { quiet } => {
+            let loaded = config::load_receiver(file.as_deref(), overrides, &surroundings)?;
+            reload::check(&loaded.settings)?;
+            if quiet { Ok(()) } else { console::print(&loaded.report.to_string()) }
+        }
         ReceiverAction::Keygen { file } => keygen(file.as_deref()),
         ReceiverAction::Invite { id, address, renew, revoke } => {
             let change = match (renew, revoke) {

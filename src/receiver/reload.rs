@@ -1,13 +1,17 @@
-//! Takes up changed settings while nf-receiver runs: whom it lets in. Senders that are still let in stay connected;
-//! those that are not are told so. What else changed is taken up by the next start.
+//! Takes up changed settings while nf-receiver runs: whom it lets in, and where it delivers. Senders that are still let
+//! in stay connected; those that are not are told so. For what belongs to the start, such as sockets and directories, the
+//! log tells that a restart is needed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::config::{ConfigError, KeyPair, Loaded, ReceiverProtection, ReceiverSettings};
+use crate::config::{ConfigError, HostPort, KeyPair, Loaded, ReceiverProtection, ReceiverSettings};
 use crate::secure::{Admission, Key};
-use crate::service::{DaemonError, KeyReader, KeyTrouble, TlsTrouble, read_receiver_tls};
+use crate::service::messages::receiver;
+use crate::service::{
+    DaemonError, KeyReader, KeyTrouble, TlsTrouble, needs_restart, notify, read_receiver_tls,
+};
 
 /// Reads the settings again, from where they came at the start.
 pub(crate) type Load = Box<dyn Fn() -> Result<Loaded<ReceiverSettings>, ConfigError> + Send + Sync>;
@@ -16,15 +20,24 @@ pub(crate) type Load = Box<dyn Fn() -> Result<Loaded<ReceiverSettings>, ConfigEr
 pub(crate) struct Reloader {
     load: Load,
     keys: Mutex<KeyReader>,
+    /// The settings that the daemon began with.
+    begun_with: ReceiverSettings,
     admission: watch::Sender<Arc<Admission>>,
+    collectors: watch::Sender<Vec<HostPort>>,
 }
 
 impl Reloader {
     /// Begins with `settings`, which `load` gave.
-    pub(crate) fn new(load: Load, settings: &ReceiverSettings) -> Result<Self, TlsTrouble> {
+    pub(crate) fn new(load: Load, settings: ReceiverSettings) -> Result<Self, TlsTrouble> {
         let mut keys = KeyReader::default();
         let admission = admission(&settings.protection, &mut keys)?;
-        Ok(Self { load, keys: Mutex::new(keys), admission: watch::Sender::new(Arc::new(admission)) })
+        Ok(Self {
+            load,
+            keys: Mutex::new(keys),
+            admission: watch::Sender::new(Arc::new(admission)),
+            collectors: watch::Sender::new(collectors(&settings)),
+            begun_with: settings,
+        })
     }
 
     /// Whom to let in.
@@ -32,28 +45,58 @@ impl Reloader {
         self.admission.subscribe()
     }
 
-    /// Takes up what changed. If anything is wrong, nothing changes.
-    pub(crate) fn reload(&self) -> Result<(), DaemonError> {
-        let outcome = self.read();
-        match outcome {
-            Ok(admission) => {
-                let senders = admission.senders.len();
-                self.admission.send_replace(Arc::new(admission));
-                tracing::info!(senders, "reloaded: keys and ciphers, and whom they let in");
-                Ok(())
-            }
-            Err(error) => {
-                tracing::error!("not reloaded, everything stays as it was: {error}");
-                Err(error)
-            }
-        }
+    /// Where to deliver.
+    pub(crate) fn collectors(&self) -> watch::Receiver<Vec<HostPort>> {
+        self.collectors.subscribe()
     }
 
-    fn read(&self) -> Result<Admission, DaemonError> {
-        let loaded = (self.load)()?;
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(admission(&loaded.settings.protection, &mut keys)?)
+    /// Takes up what changed. If anything is wrong, nothing changes.
+    pub(crate) fn reload(&self) -> Result<(), DaemonError> {
+        notify::reloading();
+        let outcome = self.read().map(|(settings, admission)| self.take_up(&settings, admission));
+        if let Err(error) = &outcome {
+            let message_id = receiver::NOT_RELOADED;
+            tracing::error!(message_id, "not reloaded, everything stays as it was: {error}");
+        }
+        notify::ready();
+        outcome
     }
+
+    fn read(&self) -> Result<(ReceiverSettings, Admission), DaemonError> {
+        let settings = (self.load)()?.settings;
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let admission = admission(&settings.protection, &mut keys)?;
+        Ok((settings, admission))
+    }
+
+    fn take_up(&self, settings: &ReceiverSettings, admission: Admission) {
+        let senders = admission.senders.len();
+        let collectors = collectors(settings);
+        tracing::info!(
+            message_id = receiver::RELOADED,
+            senders,
+            collectors = collectors.len(),
+            "reloaded: keys and ciphers, whom they let in, and collectors"
+        );
+        self.admission.send_replace(Arc::new(admission));
+        self.collectors.send_if_modified(|current| {
+            let changed = *current != collectors;
+            *current = collectors;
+            changed
+        });
+        needs_restart(&self.begun_with.differs_at_start(settings));
+    }
+}
+
+fn collectors(settings: &ReceiverSettings) -> Vec<HostPort> {
+    settings.collectors.iter().map(|collector| collector.address.clone()).collect()
+}
+
+/// Whether nf-receiver can start with `settings`, or take them up, as far as files can tell: their keys and certificates
+/// can be read.
+pub(crate) fn check(settings: &ReceiverSettings) -> Result<(), DaemonError> {
+    admission(&settings.protection, &mut KeyReader::default())?;
+    Ok(())
 }
 
 fn admission(protection: &ReceiverProtection, keys: &mut KeyReader) -> Result<Admission, TlsTrouble> {

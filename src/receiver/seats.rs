@@ -180,8 +180,8 @@ impl Seats {
     }
 
     /// Stores, for batches that were on their way when the daemon stopped, what every collector has of them. Gives
-    /// what some of the collectors at `addresses` have beyond that.
-    pub(crate) async fn settle(&self, addresses: &[SocketAddr]) -> Vec<Progress> {
+    /// what some of the collectors have beyond that.
+    pub(crate) async fn settle(&self) -> Vec<Progress> {
         let seats: Vec<(SenderId, Arc<Seat>)> =
             self.seats().iter().map(|(id, seat)| (id.clone(), seat.clone())).collect();
         let mut ahead = Vec::new();
@@ -193,12 +193,13 @@ impl Seats {
             if let Err(error) = current.stored.store(stored) {
                 tracing::error!(%error, "cannot store how far a stream is delivered: some of it will be repeated");
             }
-            let positions = pending.delivery.progress().map(|count| pending.first.plus(count));
-            let beyond = addresses.iter().zip(positions).filter(|(_, position)| *position > stored);
+            let progress = pending.delivery.progress();
+            let positions = progress.map(|(collector, count)| (collector, pending.first.plus(count)));
+            let beyond = positions.filter(|(_, position)| *position > stored);
             ahead.extend(beyond.map(|(collector, position)| Progress {
                 sender: id.to_string(),
                 stream: current.stream.to_string(),
-                collector: *collector,
+                collector,
                 position: position.0,
             }));
         }

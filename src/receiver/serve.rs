@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::Ready;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::batch::Batch;
@@ -21,6 +22,7 @@ use crate::receiver::positions::{Positions, PositionsError};
 use crate::receiver::refused::Refused;
 use crate::receiver::seats::{Counters, Current, Pending, Seats, Turn};
 use crate::sequence::{Gap, Position, SenderId};
+use crate::service::messages::receiver;
 use crate::service::stream::{Received, Stream, StreamError};
 use crate::service::{LogLimit, Stop, counted};
 use crate::session::{ReceiverEvent, ReceiverSession, SessionError};
@@ -37,7 +39,8 @@ pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 pub(crate) struct Shared {
     pub(crate) seats: Seats,
     pub(crate) positions: Positions,
-    pub(crate) outputs: Outputs,
+    /// The collectors, as of now.
+    pub(crate) outputs: watch::Receiver<Arc<Outputs>>,
     pub(crate) ahead: Ahead,
     pub(crate) complaints: Mutex<LogLimit<IpAddr>>,
     pub(crate) news: Mutex<LogLimit<SenderId>>,
@@ -45,6 +48,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// The collectors, as of now.
+    pub(crate) fn outputs(&self) -> Arc<Outputs> {
+        self.outputs.borrow().clone()
+    }
+
     /// Whether to log a complaint about `peer` now; with how many were held back since the last one.
     pub(crate) fn may_complain(&self, peer: IpAddr) -> Option<u64> {
         let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
@@ -103,7 +111,9 @@ pub(crate) async fn serve(
 ) {
     let mut stopping = stop.clone();
     let id = known.sender.clone();
-    let mut connection = Connection { shared, session: ReceiverSession::new(), known, stop, was_told: false };
+    let outputs = shared.outputs.clone();
+    let mut connection =
+        Connection { shared, session: ReceiverSession::new(), outputs, known, stop, was_told: false };
     let greeting = timeout_at(greeted_by, connection.greet(&mut stream, peer, &id));
     let greeted = tokio::select! {
         greeted = greeting => greeted.unwrap_or(Err(Ended::NoHello)),
@@ -117,13 +127,13 @@ pub(crate) async fn serve(
         Ended::Closed | Ended::Goodbye | Ended::Superseded | Ended::Expelled | Ended::Stopping => {
             let held_back = if connection.was_told { Some(0) } else { shared.is_news(&id) };
             if let Some(held_back) = held_back {
-                tracing::info!(%peer, sender = %id, held_back = counted(held_back), "session ended: {ended}");
+                tracing::info!(message_id = receiver::SESSION_ENDED, %peer, sender = %id, held_back = counted(held_back), "session ended: {ended}");
             }
         }
         Ended::Stream(_) | Ended::Session(_) | Ended::NoHello | Ended::Storage(_) => {
             shared.note_refused(peer, format!("session of {id} ended: {ended}"));
             if let Some(held_back) = shared.may_complain(peer.ip()) {
-                tracing::warn!(%peer, sender = %id, held_back = counted(held_back), "session ended: {ended}");
+                tracing::warn!(message_id = receiver::SESSION_ENDED, %peer, sender = %id, held_back = counted(held_back), "session ended: {ended}");
             }
         }
     }
@@ -140,6 +150,7 @@ pub(crate) async fn turn_back(mut stream: Stream, reason: &str) {
 struct Connection<'a> {
     shared: &'a Shared,
     session: ReceiverSession,
+    outputs: watch::Receiver<Arc<Outputs>>,
     known: Known,
     stop: Stop,
     /// Whether the log tells that this session began; then it tells that it ended, too.
@@ -151,6 +162,7 @@ enum Happened {
     Socket(io::Result<Ready>),
     Delivered,
     Time,
+    Collectors,
     Wanted,
     Expelled,
     Stop,
@@ -177,7 +189,7 @@ impl Connection<'_> {
         self.session.welcome(known.unwrap_or_default(), Instant::now().into_std());
         if let Some(held_back) = self.shared.is_news(id) {
             let (stream, resume, held_back) = (hello.stream, resume.0, counted(held_back));
-            tracing::info!(%peer, sender = %id, cipher, %stream, resume, held_back, "session agreed");
+            tracing::info!(message_id = receiver::SESSION_BEGAN, %peer, sender = %id, cipher, %stream, resume, held_back, "session agreed");
             self.was_told = true;
         }
         Ok(turn)
@@ -234,6 +246,7 @@ impl Connection<'_> {
                     }
                 }
                 Happened::Time => self.session.handle_timeout(Instant::now().into_std()),
+                Happened::Collectors => self.follow_collectors(turn),
                 Happened::Wanted => return Ended::Superseded,
                 Happened::Expelled => return Ended::Expelled,
                 Happened::Stop => return Ended::Stopping,
@@ -251,8 +264,9 @@ impl Connection<'_> {
         let is_delivering = pending.is_some();
         tokio::select! {
             ready = stream.ready(wants_bytes, has_output) => Happened::Socket(ready),
-            () = deliver(pending, &self.shared.outputs), if is_delivering => Happened::Delivered,
+            () = deliver(pending), if is_delivering => Happened::Delivered,
             () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Happened::Time,
+            Ok(()) = self.outputs.changed() => Happened::Collectors,
             Ok(()) = newest.changed() => Happened::Wanted,
             () = self.known.expelled() => Happened::Expelled,
             () = self.stop.told() => Happened::Stop,
@@ -278,6 +292,7 @@ impl Connection<'_> {
     fn begin(&mut self, turn: &mut Turn, batch: &Batch, skip: usize) -> Result<(), PositionsError> {
         let Some(current) = turn.current.as_mut() else { return Ok(()) };
         if current.pending.as_ref().is_some_and(|pending| pending.end == batch.end()) {
+            self.follow_collectors(turn);
             return Ok(());
         }
         let repeated = u64::try_from(skip).unwrap_or(u64::MAX);
@@ -293,11 +308,9 @@ impl Connection<'_> {
             }
         };
         let news_bytes = records.iter().skip(skip).map(|datagram| length(datagram.payload)).sum();
-        let mut delivery = Delivery::new(records, repeated, &self.shared.outputs);
-        let ahead = core::mem::take(&mut current.ahead);
-        for (place, collector) in self.shared.outputs.addresses().enumerate() {
-            let position = ahead.get(&collector).copied().unwrap_or_default();
-            delivery.advance(place, position.since(batch.first()));
+        let mut delivery = Delivery::new(records, repeated, &self.outputs.borrow_and_update());
+        for (collector, position) in core::mem::take(&mut current.ahead) {
+            delivery.advance(collector, position.since(batch.first()));
         }
         current.pending = Some(Pending {
             news_bytes,
@@ -309,11 +322,25 @@ impl Connection<'_> {
         Ok(())
     }
 
+    /// The batch under way goes to the collectors as they are now.
+    fn follow_collectors(&mut self, turn: &mut Turn) {
+        let outputs = self.outputs.borrow_and_update();
+        if let Some(pending) = turn.current.as_mut().and_then(|current| current.pending.as_mut()) {
+            pending.delivery.change(&outputs);
+        }
+    }
+
     /// The sender says that positions will never come.
     fn pass_over(&mut self, turn: &mut Turn, gap: Gap) -> Result<(), PositionsError> {
         if gap.datagrams() > 0 {
             let (reason, lost) = (gap.reason.word(), gap.datagrams());
-            tracing::warn!(first = gap.first.0, lost, reason, "the sender lost datagrams");
+            tracing::warn!(
+                message_id = receiver::SENDER_LOST,
+                first = gap.first.0,
+                lost,
+                reason,
+                "the sender lost datagrams"
+            );
             Counters::add(&turn.seat.counters.gaps, lost);
         }
         self.skip_to(turn, gap.end)
@@ -377,9 +404,9 @@ fn length(payload: &[u8]) -> u64 {
 }
 
 /// Delivers what is pending.
-async fn deliver(pending: Option<&mut Pending>, outputs: &Outputs) {
+async fn deliver(pending: Option<&mut Pending>) {
     match pending {
-        Some(pending) => pending.delivery.run(outputs).await,
+        Some(pending) => pending.delivery.run().await,
         None => core::future::pending().await,
     }
 }

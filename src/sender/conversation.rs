@@ -19,8 +19,9 @@ use crate::sender::backlog::{Backlog, BacklogError};
 use crate::sender::link::{Link, LinkSettings, LinkState};
 use crate::sender::queue::{Next, Queue};
 use crate::sequence::Position;
+use crate::service::messages::sender;
 use crate::service::stream::{Received, Stream, StreamError};
-use crate::service::{LogLimit, counted};
+use crate::service::{LogLimit, ROUND, counted};
 use crate::session::{SenderEvent, SenderSession, SessionError};
 
 /// How long the last words to a receiver may take.
@@ -115,6 +116,7 @@ impl<'a> Conversation<'a> {
     pub(crate) async fn run(&mut self, mut stream: Stream, peer: &str) -> Ended {
         let mut stopping_at = None;
         loop {
+            self.link.pulse.beat();
             if let Err(ended) = self.take_events(&stream, peer) {
                 self.farewell(&mut stream).await;
                 return ended;
@@ -193,7 +195,9 @@ impl<'a> Conversation<'a> {
         };
         let session_timeout = self.session.poll_timeout().map(Instant::from_std);
         let renew_at = Some(self.renew_at).filter(|_| !stream.channel().is_plain());
-        let wake_at = [session_timeout, resting_until, stopping_at, renew_at].into_iter().flatten().min();
+        let round = Some(Instant::now() + ROUND);
+        let wake_at =
+            [round, session_timeout, resting_until, stopping_at, renew_at].into_iter().flatten().min();
         let has_output = !self.session.outbox().is_empty();
         let mut stop = self.link.stop.clone();
         tokio::select! {
@@ -231,7 +235,7 @@ impl<'a> Conversation<'a> {
         self.acknowledged(resume);
         self.link.queue.set_in_flight(resume);
         let queued = self.link.queue.figures().queued;
-        tracing::info!(peer, cipher, resume = resume.0, queued, "connected");
+        tracing::info!(message_id = sender::CONNECTED, peer, cipher, resume = resume.0, queued, "connected");
         let mut view = self.link.view();
         view.state = LinkState::Connected;
         view.reason = None;

@@ -9,9 +9,9 @@ use std::thread;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::signal::unix::SignalKind;
 use tokio::sync::oneshot;
-use tokio::time::{Duration, MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::config::{KeySource, SenderSettings, SpoolEncryption};
+use crate::config::{SenderSettings, SpoolSettings};
 use crate::limits::{RECEIVE_BUFFER, STOP_GRACE};
 use crate::secure::SpoolKeys;
 use crate::sender::ingest::{Ingest, Listener, Tally};
@@ -19,17 +19,15 @@ use crate::sender::intake;
 use crate::sender::keeper::Keeper;
 use crate::sender::link::{Link, LinkView};
 use crate::sender::queue::{Queue, Stage};
-use crate::sender::recovery::recover;
-use crate::sender::reload::{Load, Reloader};
+use crate::sender::recovery::{Recovered, recover};
+use crate::sender::reload::{Load, Reloader, spool_keys};
 use crate::sender::report::Reporter;
+use crate::service::messages::sender;
 use crate::service::{
-    DaemonError, DirectoryLock, ExpiryWatch, KeyTrouble, Stop, Stopper, logging, notify, read_key, sockets,
+    DaemonError, DirectoryLock, ExpiryWatch, Pulse, ROUND, Stop, Stopper, Watchdog, logging, notify, sockets,
     stop_channel, watch_for,
 };
 use crate::status::{ControlSocket, Reply, Request, count_of, sender_metrics, serve_metrics};
-
-/// How often the service manager is told how things stand.
-const STATUS_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs nf-sender until it is told to stop.
 pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
@@ -39,7 +37,7 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
         tracing::warn!("{warning}");
     }
     let settings = loaded.settings;
-    let reloader = Reloader::new(load, &settings)?;
+    let reloader = Reloader::new(load, settings.clone())?;
     let _lock = DirectoryLock::take(&settings.spool.directory)?;
     let listeners = listen(&settings.listen)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -71,19 +69,9 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, DaemonError> {
         listeners.push(Listener::new(socket, outlives_us).map_err(told)?);
     }
     if let Some(advice) = sockets::receive_buffer_advice(RECEIVE_BUFFER, smallest) {
-        tracing::warn!("{advice}");
+        tracing::warn!(message_id = sender::BUFFER_SMALL, "{advice}");
     }
     Ok(listeners)
-}
-
-/// The keys of the spool, from where the settings say that they are.
-fn spool_keys(encryption: &SpoolEncryption) -> Result<SpoolKeys, KeyTrouble> {
-    let read = |source: &Option<KeySource>| source.as_ref().map(read_key).transpose();
-    let (current, previous) = (read(&encryption.current)?, read(&encryption.previous)?);
-    Ok(match current {
-        Some(current) if encryption.encrypt => SpoolKeys::sealing(current, previous),
-        current => SpoolKeys::opening(current.into_iter().chain(previous)),
-    })
 }
 
 /// The threads beside the runtime.
@@ -107,12 +95,12 @@ async fn supervise(
     let runtime_directory = settings.runtime_directory.as_deref();
     let spool = &settings.spool;
     let keys = Arc::new(spool_keys(&spool.encryption)?);
-    let recovered = recover(&spool.directory, runtime_directory, spool.policy, &keys)?;
+    let recovered = notify::with_patience(open_spool(spool, runtime_directory, &keys)).await?;
 
     let intake = recovered.intake.clone();
     let tally = Arc::new(Tally::new(listeners.len()));
     let reporter = Reporter {
-        settings: reloader.settings(),
+        settings: reloader.link(),
         stream: recovered.stream,
         queue: recovered.queue.clone(),
         tally: tally.clone(),
@@ -120,8 +108,9 @@ async fn supervise(
         pace: Arc::default(),
     };
     let (stop_link, stop) = stop_channel();
-    let link = make_link(&reporter, &reloader, stop);
-    let mut threads = start_threads(&settings, listeners, recovered, tally)?;
+    let mut watchdog = Watchdog::new(sender::LOOP_STUCK);
+    let link = make_link(&reporter, &reloader, watchdog.pulse("link"), stop);
+    let mut threads = start_threads(listeners, recovered, tally, &reloader, &mut watchdog)?;
     if let Some(address) = settings.metrics {
         let reporter = reporter.clone();
         let listener = sockets::bind_metrics(address)?;
@@ -131,9 +120,9 @@ async fn supervise(
     let mut link = tokio::spawn(link.run());
     notify::ready();
 
-    let mut tick = interval(STATUS_EVERY);
+    let mut tick = interval(ROUND);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut expiry = ExpiryWatch::default();
+    let mut expiry = ExpiryWatch::new(sender::CERTIFICATE_ENDS);
     let outcome = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
@@ -141,6 +130,7 @@ async fn supervise(
             // What is wrong with the settings is in the log; the daemon goes on.
             _ = hangup.recv() => drop(reloader.reload()),
             _ = tick.tick() => {
+                watchdog.look();
                 reporter.note_pace();
                 notify::status(&reporter.line());
                 expiry.look_at(reporter.settings.borrow().speech.certificate());
@@ -153,7 +143,7 @@ async fn supervise(
     let queued = count_of(reporter.queue.figures().queued, "datagram");
     notify::status(&format!("stopping; {queued} queued"));
     tracing::info!("stopping: what the link does not take in {} s stays in the spool", STOP_GRACE.as_secs());
-    let everything_spooled = stop_threads(threads, stop_link, link).await;
+    let everything_spooled = notify::with_patience(stop_threads(threads, stop_link, link)).await;
     leave(intake.as_deref(), everything_spooled);
     answers.abort();
     let figures = reporter.queue.figures();
@@ -182,31 +172,45 @@ fn leave(intake: Option<&Path>, everything_spooled: bool) {
     }
 }
 
-fn make_link(reporter: &Reporter, reloader: &Reloader, stop: Stop) -> Link {
+/// Opens the spool and takes up what the last run left, in a thread of its own: it may take a while.
+async fn open_spool(
+    spool: &SpoolSettings,
+    runtime_directory: Option<&Path>,
+    keys: &Arc<SpoolKeys>,
+) -> Result<Recovered, DaemonError> {
+    let (directory, policy, keys) = (spool.directory.clone(), spool.policy, keys.clone());
+    let runtime_directory = runtime_directory.map(Path::to_owned);
+    let opening =
+        tokio::task::spawn_blocking(move || recover(&directory, runtime_directory.as_deref(), policy, &keys));
+    Ok(opening.await.map_err(DaemonError::system)??)
+}
+
+fn make_link(reporter: &Reporter, reloader: &Reloader, pulse: Pulse, stop: Stop) -> Link {
     Link {
         queue: reporter.queue.clone(),
         stream: reporter.stream,
-        settings: reloader.settings(),
+        settings: reloader.link(),
         view: reporter.view.clone(),
         retry: reloader.retry().clone(),
+        pulse,
         stop,
     }
 }
 
 fn start_threads(
-    settings: &SenderSettings,
     listeners: Vec<Listener>,
-    recovered: crate::sender::recovery::Recovered,
+    recovered: Recovered,
     tally: Arc<Tally>,
+    reloader: &Reloader,
+    watchdog: &mut Watchdog,
 ) -> Result<Threads, DaemonError> {
     let told = |error| DaemonError::system(format_args!("cannot start a thread: {error}"));
     let stop_ingest = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| told(error.into()))?;
     let stop = stop_ingest.try_clone().map_err(told)?;
     let queue = recovered.queue.clone();
-    let spool = &settings.spool;
-    let keeper = Keeper::new(queue.clone(), spool.policy.when_full, spool.sync_after);
+    let keeper = Keeper::new(queue.clone(), reloader.keeper(), watchdog.pulse("keeper"));
     let keeper = thread::Builder::new().name("keeper".to_owned()).spawn(|| keeper.run()).map_err(told)?;
-    let ingest = Ingest::new(listeners, stop, recovered, tally, settings.allow.clone(), spool.compression);
+    let ingest = Ingest::new(listeners, stop, recovered, tally, reloader.ingest(), watchdog.pulse("ingest"));
     let (ended, ingest_ended) = oneshot::channel();
     let run = move || {
         ingest.run();

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use tokio::sync::watch;
 
 use crate::batch::{BatchBuilder, Compression, PushError};
 use crate::datagram::Datagram;
@@ -18,7 +19,7 @@ use crate::netflow::ExporterTable;
 use crate::sender::intake::{Entry, Marks, Ring, Slots, ask_for_details};
 use crate::sender::queue::Queue;
 use crate::sender::recovery::Recovered;
-use crate::service::wall_clock;
+use crate::service::{Pulse, ROUND, wall_clock};
 
 /// What ingest counts beside the queue's own counts.
 #[derive(Debug, Default)]
@@ -50,6 +51,14 @@ impl Tally {
     }
 }
 
+/// What of the settings ingest follows. A reload may change all of it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct IngestSettings {
+    /// Exporters outside of these prefixes are denied; empty allows all.
+    pub(crate) allow: Vec<IpNet>,
+    pub(crate) compression: Compression,
+}
+
 /// A socket that datagrams come to.
 #[derive(Debug)]
 pub(crate) struct Listener {
@@ -76,6 +85,8 @@ pub(crate) struct Ingest {
     listeners: Vec<Listener>,
     /// Readable once datagrams are to be taken no more.
     stop: OwnedFd,
+    /// What a reload may change.
+    settings: watch::Receiver<IngestSettings>,
     slots: Slots,
     marks: Arc<Marks>,
     tally: Arc<Tally>,
@@ -90,6 +101,7 @@ struct Encoder {
     ring: Ring,
     queue: Arc<Queue>,
     allow: Vec<IpNet>,
+    pulse: Pulse,
 }
 
 impl Ingest {
@@ -99,12 +111,13 @@ impl Ingest {
         stop: OwnedFd,
         recovered: Recovered,
         tally: Arc<Tally>,
-        allow: Vec<IpNet>,
-        compression: Compression,
+        mut settings: watch::Receiver<IngestSettings>,
+        pulse: Pulse,
     ) -> Self {
         let Recovered { queue, stream, ring, slots, marks, slots_done, .. } = recovered;
-        let encoder = Encoder { builder: BatchBuilder::new(stream, compression), ring, queue, allow };
-        Self { listeners, stop, slots, marks, tally, encoder, slots_done }
+        let IngestSettings { allow, compression } = settings.borrow_and_update().clone();
+        let encoder = Encoder { builder: BatchBuilder::new(stream, compression), ring, queue, allow, pulse };
+        Self { listeners, stop, settings, slots, marks, tally, encoder, slots_done }
     }
 
     /// Takes datagrams until told to stop; then those that are queued at sockets which end with the process.
@@ -112,6 +125,8 @@ impl Ingest {
         self.take_up_slots();
         self.slots.clear();
         loop {
+            self.encoder.pulse.beat();
+            self.take_up_settings();
             match self.wait() {
                 Ok(Ready::Listeners(readable)) => readable.into_iter().for_each(|index| {
                     self.take(index);
@@ -142,12 +157,22 @@ impl Ingest {
         }
     }
 
-    /// Waits for datagrams, or to be stopped.
+    /// What a reload changed counts from the next datagram on.
+    fn take_up_settings(&mut self) {
+        if self.settings.has_changed().unwrap_or(false) {
+            let IngestSettings { allow, compression } = self.settings.borrow_and_update().clone();
+            self.encoder.allow = allow;
+            self.encoder.builder.set_compression(compression);
+        }
+    }
+
+    /// Waits for datagrams, or to be stopped, for a while.
     fn wait(&self) -> std::io::Result<Ready> {
         let mut waiting: Vec<PollFd<'_>> =
             self.listeners.iter().map(|listener| PollFd::new(&listener.socket, PollFlags::IN)).collect();
         waiting.push(PollFd::new(&self.stop, PollFlags::IN));
-        while let Err(error) = rustix::event::poll(&mut waiting, None) {
+        let round = Timespec::try_from(ROUND).ok();
+        while let Err(error) = rustix::event::poll(&mut waiting, round.as_ref()) {
             if error != rustix::io::Errno::INTR {
                 return Err(error.into());
             }
@@ -270,7 +295,7 @@ impl Encoder {
 
     fn flush(&mut self) {
         if let Some(batch) = self.builder.finish(self.queue.next_position()) {
-            self.queue.push(batch, &mut self.ring);
+            self.queue.push(batch, &mut self.ring, &self.pulse);
         }
     }
 }

@@ -12,14 +12,25 @@ use crate::limits::INTAKE_RING;
 use crate::sender::intake::Held;
 use crate::sender::queue::{Queue, SpoolFigures, Stage, State};
 use crate::sequence::{Gap, GapReason, Position};
-use crate::service::{LogLimit, counted, wall_clock};
-use crate::spool::{AppendError, WhenFull};
+use crate::service::messages::sender;
+use crate::service::{LogLimit, Pulse, counted, wall_clock};
+use crate::spool::{AppendError, Policy, WhenFull};
+use tokio::sync::watch;
 
 /// How long the keeper waits at the most before it looks at the spool again.
 const TEND_EVERY: Duration = Duration::from_secs(1);
 
 /// How long the keeper waits before it tries again a disk that refused.
 const RETRY: Duration = Duration::from_millis(250);
+
+/// What of the settings the keeper follows. A reload may change all of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct KeeperSettings {
+    /// The bounds of the spool.
+    pub(crate) policy: Policy,
+    /// What stays unacknowledged longer is forced to disk.
+    pub(crate) sync_after: Duration,
+}
 
 /// What the keeper is to do now.
 struct Task {
@@ -42,6 +53,8 @@ enum Complaint {
 #[derive(Debug)]
 pub(crate) struct Keeper {
     queue: Arc<Queue>,
+    settings: watch::Receiver<KeeperSettings>,
+    pulse: Pulse,
     when_full: WhenFull,
     half: Duration,
     /// The end of the spool as this thread left it.
@@ -56,15 +69,22 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// A keeper of `queue`, which forces to disk what is older than `sync_after`.
-    pub(crate) fn new(queue: Arc<Queue>, when_full: WhenFull, sync_after: Duration) -> Self {
+    /// A keeper of `queue`, whose spool has the bounds of `settings` already.
+    pub(crate) fn new(
+        queue: Arc<Queue>,
+        mut settings: watch::Receiver<KeeperSettings>,
+        pulse: Pulse,
+    ) -> Self {
+        let KeeperSettings { policy, sync_after } = *settings.borrow_and_update();
         let (spool_end, figures) = {
             let spool = queue.spool();
             (spool.end(), SpoolFigures::of(&spool))
         };
         Self {
             queue,
-            when_full,
+            settings,
+            pulse,
+            when_full: policy.when_full,
             half: sync_after / 2,
             spool_end,
             figures,
@@ -79,6 +99,8 @@ impl Keeper {
     /// Runs until the queue is stopped; then everything is on disk, but for what the disk does not take.
     pub(crate) fn run(mut self) {
         loop {
+            self.pulse.beat();
+            self.take_up_settings();
             let task = self.wait();
             let is_refused = !self.work(&task);
             if task.stage == Stage::Stopped && (task.spill.is_none() || is_refused) {
@@ -86,6 +108,17 @@ impl Keeper {
             }
         }
         self.finish();
+    }
+
+    /// What a reload changed counts from now on. Within a second it is seen.
+    fn take_up_settings(&mut self) {
+        if self.settings.has_changed().unwrap_or(false) {
+            let KeeperSettings { policy, sync_after } = *self.settings.borrow_and_update();
+            (self.when_full, self.half) = (policy.when_full, sync_after / 2);
+            self.queue.spool().set_policy(policy);
+            self.tend_at = Instant::now();
+            self.retry_at = None;
+        }
     }
 
     fn wait(&self) -> Task {
@@ -144,6 +177,7 @@ impl Keeper {
         let queue = self.queue.clone();
         let sealed = task.spill.as_ref().map(|(held, _)| queue.seal(&held.batch));
         let mut spool = queue.spool();
+        let disk = self.pulse.away();
         spool.acknowledge(task.acknowledged);
         if task.stage == Stage::Stopped {
             // The ring may not outlive the service, and what it holds is bounded.
@@ -165,6 +199,7 @@ impl Keeper {
         let dropped = spool.take_dropped();
         self.spool_end = spool.end();
         self.figures.update(&spool);
+        drop(disk);
         drop(spool);
         self.account(task, outcome, &dropped);
         self.sync_if_due();
@@ -227,10 +262,12 @@ impl Keeper {
         let held_back = counted(held_back);
         match error {
             AppendError::Full => tracing::warn!(
+                message_id = sender::SPOOL_FULL,
                 held_back,
                 "the spool is full (max-size or min-free is reached): what arrives stays in memory while there is room"
             ),
             AppendError::Disk(error) => tracing::error!(
+                message_id = sender::SPOOL_FAILS,
                 %error,
                 held_back,
                 "cannot write to the spool: what arrives stays in memory while there is room; trying again"
@@ -241,6 +278,7 @@ impl Keeper {
     fn tell_dropped(&mut self) {
         if self.dropped_untold > 0 && self.complaints.admit(Complaint::Dropped, Instant::now()).is_some() {
             tracing::warn!(
+                message_id = sender::DATAGRAMS_DROPPED,
                 datagrams = self.dropped_untold,
                 "dropped datagrams by the spool's limits; see 'dropped' in the status"
             );
@@ -259,13 +297,16 @@ impl Keeper {
         self.unsynced_since = None;
         // In a statement of its own: the spool's lock lives to the end of it.
         let job = self.queue.spool().sync_job();
+        let disk = self.pulse.away();
         let outcome = job.and_then(|job| job.map_or(Ok(()), |job| job.run()));
+        drop(disk);
         if let Err(error) = outcome {
             self.queue.spool().sync_failed();
             self.unsynced_since = Some(Instant::now());
             if let Some(held_back) = self.complaints.admit(Complaint::Unsynced, Instant::now()) {
                 let held_back = counted(held_back);
                 tracing::error!(
+                    message_id = sender::SPOOL_FAILS,
                     %error,
                     held_back,
                     "cannot force the spool to disk: a power loss now would lose datagrams"

@@ -2,12 +2,13 @@
 //!
 //! Owns the schedule of attempts and what the status shows of them.
 
+use core::pin::pin;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::{HostPort, Reconnect};
 use crate::secure::ChannelError;
@@ -16,8 +17,9 @@ use crate::sender::dial::{DialError, Speech, dial};
 use crate::sender::queue::Queue;
 use crate::sender::schedule::Schedule;
 use crate::sequence::{SenderId, StreamId};
+use crate::service::messages::sender;
 use crate::service::stream::{Stream, StreamError};
-use crate::service::{LogLimit, Stop, counted};
+use crate::service::{LogLimit, Pulse, ROUND, Stop, counted};
 
 /// What the link does at the moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +75,8 @@ pub(crate) struct Link {
     pub(crate) view: Arc<Mutex<LinkView>>,
     /// Notified when the next attempt is to be made at once.
     pub(crate) retry: Arc<Notify>,
+    /// Beats as the link goes round.
+    pub(crate) pulse: Pulse,
     /// True once the link is to end.
     pub(crate) stop: Stop,
 }
@@ -119,10 +123,8 @@ impl Link {
             reason: Some(reason.to_owned()),
             cipher: None,
         };
-        tokio::select! {
-            Ok(()) = self.settings.changed() => {}
-            () = self.stop.told() => {}
-        }
+        let mut settings = self.settings.clone();
+        self.while_waiting(async { settings.changed().await.unwrap_or_default() }).await;
     }
 
     /// Connects by these settings, again and again, until they change.
@@ -151,7 +153,9 @@ impl Link {
         view.cipher = None;
         if let Some(held_back) = complaints.admit(attempt.reason.clone(), Instant::now().into_std()) {
             let (receiver, retry_in_s) = (view.receiver.as_deref(), delay.as_secs_f64());
+            let message_id = if attempt.is_refusal { sender::REFUSED } else { sender::NOT_CONNECTED };
             tracing::warn!(
+                message_id,
                 receiver,
                 retry_in_s,
                 held_back = counted(held_back),
@@ -163,12 +167,29 @@ impl Link {
 
     /// Waits for the next attempt, unless somebody asks for it at once.
     async fn wait(&mut self, delay: Duration) {
-        tokio::select! {
-            () = sleep_until(Instant::now() + delay) => {}
-            () = self.retry.notified() => tracing::info!("trying again at once"),
-            // Seen again by whoever follows the settings.
-            Ok(()) = changed(self.settings.clone()) => {}
-            () = self.stop.told() => {}
+        // That they changed is seen again by whoever follows the settings.
+        let mut settings = self.settings.clone();
+        let retry = self.retry.clone();
+        let next_attempt = async {
+            tokio::select! {
+                () = sleep_until(Instant::now() + delay) => {}
+                () = retry.notified() => tracing::info!("trying again at once"),
+                Ok(()) = settings.changed() => {}
+            }
+        };
+        self.while_waiting(next_attempt).await;
+    }
+
+    /// Waits until `event` happens or the link is to end, and goes round meanwhile.
+    async fn while_waiting(&mut self, event: impl Future<Output = ()>) {
+        let mut event = pin!(event);
+        loop {
+            self.pulse.beat();
+            tokio::select! {
+                () = &mut event => break,
+                () = self.stop.told() => break,
+                () = sleep(ROUND) => {}
+            }
         }
     }
 
@@ -182,10 +203,12 @@ impl Link {
                 reason: None,
                 cipher: None,
             };
+            let network = self.pulse.away();
             let dialled = tokio::select! {
                 dialled = dial(receiver, &settings.id, &settings.speech) => dialled,
                 () = self.stop.told() => break,
             };
+            drop(network);
             match dialled {
                 Ok((stream, address)) => {
                     return self.converse(stream, &peer_name(receiver, address)).await;
@@ -229,11 +252,6 @@ fn failed(receiver: &HostPort, count: usize, error: &DialError) -> Attempt {
         reason = format!("none of {count} receivers answers; the last, {receiver}: {reason}");
     }
     Attempt { was_agreed: false, is_refusal: error.is_refusal(), is_renewed: false, reason }
-}
-
-/// Waits for other settings, and leaves it to others to take them up.
-async fn changed(mut settings: watch::Receiver<LinkSettings>) -> Result<(), watch::error::RecvError> {
-    settings.changed().await
 }
 
 /// The receiver as it was named, and its address if the name does not show it.

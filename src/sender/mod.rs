@@ -21,6 +21,7 @@ use std::process;
 
 use crate::cli::{self, Invocation, SenderAction};
 use crate::config::{self, SENDER, Surroundings};
+use crate::service::messages::sender;
 use crate::service::pairing::keygen;
 use crate::service::{DaemonError, conceal_key, console, overrides};
 use crate::status::{self, Manner, Request};
@@ -28,7 +29,7 @@ use crate::status::{self, Manner, Request};
 /// Does what the command line of this process asks for, and gives the exit code.
 pub fn main() -> process::ExitCode {
     match cli::parse_sender(env::args_os()) {
-        Ok(invocation) => console::concluded(SENDER, run(invocation)).into(),
+        Ok(invocation) => console::concluded(SENDER, sender::CONFIGURATION_REFUSED, run(invocation)).into(),
         Err(answer) => console::concluded_by_clap(&answer).into(),
     }
 }
@@ -42,9 +43,11 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
         SenderAction::Run => daemon::run(Box::new(move || {
             config::load_sender(file.as_deref(), overrides.clone(), &surroundings)
         })),
-        SenderAction::Check => console::print(
-            &config::load_sender(file.as_deref(), overrides, &surroundings)?.report.to_string(),
-        ),
+        SenderAction::Check { quiet } => {
+            let loaded = config::load_sender(file.as_deref(), overrides, &surroundings)?;
+            reload::check(&loaded.settings)?;
+            if quiet { Ok(()) } else { console::print(&loaded.report.to_string()) }
+        }
         SenderAction::Status { json, watch } => {
             let path = config::control_path(SENDER, file.as_deref(), overrides, &surroundings)?;
             status::show(

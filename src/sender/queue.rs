@@ -20,6 +20,8 @@ use crate::secure::{OpenError, SpoolKeys};
 use crate::sender::intake::{Held, Marks, Ring};
 use crate::sender::ledger::{Counts, Ledger};
 use crate::sequence::{Gap, GapReason, Position, StreamId};
+use crate::service::messages::sender;
+use crate::service::{Pulse, ROUND};
 use crate::spool::disk::Directory;
 use crate::spool::{Damage, SegmentReader, Spool};
 
@@ -179,10 +181,10 @@ impl Queue {
 
     /// Takes a batch in, which starts at `next_position`. Once this returns, it survives the process. Waits for
     /// room until the keeper has tried to make some; drops the batch if there is none then.
-    pub(crate) fn push(&self, batch: Batch, ring: &mut Ring) {
+    pub(crate) fn push(&self, batch: Batch, ring: &mut Ring, pulse: &Pulse) {
         let (datagrams, bytes) = (u64::from(batch.datagrams()), u64::from(batch.payload_bytes()));
         let (first, end) = (batch.first(), batch.end());
-        if self.wait_for_room(&batch, ring) {
+        if self.wait_for_room(&batch, ring, pulse) {
             let (held, written) = ring.write(batch);
             if let Err(error) = written {
                 tracing::error!(%error, "cannot write to the intake: a crash now would lose datagrams");
@@ -202,7 +204,7 @@ impl Queue {
     }
 
     /// Waits until `batch` fits into the ring; false if it is to be dropped instead.
-    fn wait_for_room(&self, batch: &Batch, ring: &Ring) -> bool {
+    fn wait_for_room(&self, batch: &Batch, ring: &Ring, pulse: &Pulse) -> bool {
         let mut state = self.state();
         loop {
             let tail = state.tail.front().map_or(ring.head(), |(oldest, _)| oldest.start);
@@ -212,7 +214,8 @@ impl Queue {
             if state.is_full {
                 return false;
             }
-            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+            (state, _) = self.room.wait_timeout(state, ROUND).unwrap_or_else(PoisonError::into_inner);
+            pulse.beat();
         }
     }
 
@@ -329,6 +332,7 @@ impl Queue {
         let gap = Gap { first: damage.first, end: damage.end, reason: GapReason::Corrupt };
         let lost = self.state().ledger.lose(gap);
         tracing::error!(
+            message_id = sender::SPOOL_DAMAGED,
             segment = segment.0,
             offset = damage.offset,
             bytes = damage.length,

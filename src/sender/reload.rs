@@ -1,14 +1,18 @@
-//! Takes up changed settings while nf-sender runs: its id, where to connect, with which key, and when to try again.
-//! What else changed is taken up by the next start.
+//! Takes up changed settings while nf-sender runs: all but those that belong to its start, such as its sockets and
+//! directories, for which the log tells that a restart is needed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
-use crate::config::{ConfigError, Loaded, SenderSettings};
+use crate::config::{ConfigError, KeySource, Loaded, SenderSettings, SpoolEncryption};
+use crate::secure::SpoolKeys;
 use crate::sender::dial::Speech;
+use crate::sender::ingest::IngestSettings;
+use crate::sender::keeper::KeeperSettings;
 use crate::sender::link::LinkSettings;
-use crate::service::{DaemonError, KeyReader, TlsTrouble};
+use crate::service::messages::sender;
+use crate::service::{DaemonError, KeyReader, KeyTrouble, TlsTrouble, needs_restart, notify, read_key};
 
 /// Reads the settings again, from where they came at the start.
 pub(crate) type Load = Box<dyn Fn() -> Result<Loaded<SenderSettings>, ConfigError> + Send + Sync>;
@@ -17,21 +21,43 @@ pub(crate) type Load = Box<dyn Fn() -> Result<Loaded<SenderSettings>, ConfigErro
 pub(crate) struct Reloader {
     load: Load,
     keys: Mutex<KeyReader>,
-    settings: watch::Sender<LinkSettings>,
+    /// The settings that the daemon began with.
+    begun_with: SenderSettings,
+    ingest: watch::Sender<IngestSettings>,
+    keeper: watch::Sender<KeeperSettings>,
+    link: watch::Sender<LinkSettings>,
     retry: Arc<Notify>,
 }
 
 impl Reloader {
     /// Begins with `settings`, which `load` gave.
-    pub(crate) fn new(load: Load, settings: &SenderSettings) -> Result<Self, TlsTrouble> {
+    pub(crate) fn new(load: Load, settings: SenderSettings) -> Result<Self, TlsTrouble> {
         let mut keys = KeyReader::default();
-        let link = link_settings(settings, &mut keys)?;
-        Ok(Self { load, keys: Mutex::new(keys), settings: watch::Sender::new(link), retry: Arc::default() })
+        let link = link_settings(&settings, &mut keys)?;
+        Ok(Self {
+            load,
+            keys: Mutex::new(keys),
+            ingest: watch::Sender::new(ingest_settings(&settings)),
+            keeper: watch::Sender::new(keeper_settings(&settings)),
+            link: watch::Sender::new(link),
+            retry: Arc::default(),
+            begun_with: settings,
+        })
+    }
+
+    /// What ingest follows.
+    pub(crate) fn ingest(&self) -> watch::Receiver<IngestSettings> {
+        self.ingest.subscribe()
+    }
+
+    /// What the keeper follows.
+    pub(crate) fn keeper(&self) -> watch::Receiver<KeeperSettings> {
+        self.keeper.subscribe()
     }
 
     /// What the link follows.
-    pub(crate) fn settings(&self) -> watch::Receiver<LinkSettings> {
-        self.settings.subscribe()
+    pub(crate) fn link(&self) -> watch::Receiver<LinkSettings> {
+        self.link.subscribe()
     }
 
     /// Notified when the next attempt to connect is to be made at once.
@@ -42,27 +68,74 @@ impl Reloader {
     /// Takes up what changed, and connects at once where there is no connection. A connection ends only if something
     /// that it depends on changed. If anything is wrong, nothing changes.
     pub(crate) fn reload(&self) -> Result<(), DaemonError> {
+        notify::reloading();
         let outcome = self.read();
         match &outcome {
-            Ok(link) => {
-                let changed = self.settings.send_if_modified(|current| {
-                    let changed = current != link;
-                    current.clone_from(link);
-                    changed
-                });
-                tracing::info!(changed, "reloaded: receivers, keys and times of the link");
-                self.retry.notify_waiters();
-            }
-            Err(error) => tracing::error!("not reloaded, everything stays as it was: {error}"),
+            Ok((settings, link)) => self.take_up(settings, link),
+            Err(error) => tracing::error!(
+                message_id = sender::NOT_RELOADED,
+                "not reloaded, everything stays as it was: {error}"
+            ),
         }
+        notify::ready();
         outcome.map(drop)
     }
 
-    fn read(&self) -> Result<LinkSettings, DaemonError> {
-        let loaded = (self.load)()?;
+    fn read(&self) -> Result<(SenderSettings, LinkSettings), DaemonError> {
+        let settings = (self.load)()?.settings;
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(link_settings(&loaded.settings, &mut keys)?)
+        let link = link_settings(&settings, &mut keys)?;
+        Ok((settings, link))
     }
+
+    fn take_up(&self, settings: &SenderSettings, link: &LinkSettings) {
+        let changed = [
+            ("allow, compression", follow(&self.ingest, &ingest_settings(settings))),
+            ("limits of the spool", follow(&self.keeper, &keeper_settings(settings))),
+            ("receivers, keys and times of the link", follow(&self.link, link)),
+        ];
+        let changed: Vec<&str> =
+            changed.iter().filter(|(_, changed)| *changed).map(|(what, _)| *what).collect();
+        let changed = if changed.is_empty() { "nothing".to_owned() } else { changed.join("; ") };
+        tracing::info!(message_id = sender::RELOADED, changed, "reloaded");
+        needs_restart(&self.begun_with.differs_at_start(settings));
+        self.retry.notify_waiters();
+    }
+}
+
+/// Shows `now` to whoever follows, and says whether it is new.
+fn follow<T: Clone + PartialEq>(settings: &watch::Sender<T>, now: &T) -> bool {
+    settings.send_if_modified(|current| {
+        let changed = current != now;
+        current.clone_from(now);
+        changed
+    })
+}
+
+fn ingest_settings(settings: &SenderSettings) -> IngestSettings {
+    IngestSettings { allow: settings.allow.clone(), compression: settings.spool.compression }
+}
+
+fn keeper_settings(settings: &SenderSettings) -> KeeperSettings {
+    KeeperSettings { policy: settings.spool.policy, sync_after: settings.spool.sync_after }
+}
+
+/// Whether nf-sender can start with `settings`, or take them up, as far as files can tell: their keys and certificates can
+/// be read.
+pub(crate) fn check(settings: &SenderSettings) -> Result<(), DaemonError> {
+    link_settings(settings, &mut KeyReader::default())?;
+    spool_keys(&settings.spool.encryption)?;
+    Ok(())
+}
+
+/// The keys of the spool, from where the settings say that they are.
+pub(crate) fn spool_keys(encryption: &SpoolEncryption) -> Result<SpoolKeys, KeyTrouble> {
+    let read = |source: &Option<KeySource>| source.as_ref().map(read_key).transpose();
+    let (current, previous) = (read(&encryption.current)?, read(&encryption.previous)?);
+    Ok(match current {
+        Some(current) if encryption.encrypt => SpoolKeys::sealing(current, previous),
+        current => SpoolKeys::opening(current.into_iter().chain(previous)),
+    })
 }
 
 fn link_settings(settings: &SenderSettings, keys: &mut KeyReader) -> Result<LinkSettings, TlsTrouble> {

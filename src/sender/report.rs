@@ -1,6 +1,5 @@
 //! What nf-sender tells about itself: its status, and one line of it for the service manager.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -13,10 +12,7 @@ use crate::sender::queue::{Figures, Queue};
 use crate::sequence::StreamId;
 use crate::service::wall_clock;
 use crate::status;
-use crate::status::{CertificateStatus, Dropped, ExporterStatus, Queued, Recovered, SenderStatus};
-
-/// Seconds that rates are taken over.
-const WINDOW: usize = 10;
+use crate::status::{CertificateStatus, Dropped, ExporterStatus, Pace, Queued, Recovered, SenderStatus};
 
 /// All that the status is made of.
 #[derive(Clone, Debug)]
@@ -29,46 +25,14 @@ pub(crate) struct Reporter {
     pub(crate) pace: Arc<Mutex<Pace>>,
 }
 
-/// What arrived in the last seconds.
-#[derive(Debug, Default)]
-pub(crate) struct Pace {
-    /// When, and how many datagrams and bytes had arrived by then; oldest first.
-    samples: VecDeque<(Instant, u64, u64)>,
-}
-
-impl Pace {
-    fn note(&mut self, figures: &Figures) {
-        if self.samples.len() > WINDOW {
-            self.samples.pop_front();
-        }
-        self.samples.push_back((Instant::now(), figures.counts.received, figures.counts.received_bytes));
-    }
-
-    /// Datagrams and bytes a second.
-    fn rates(&self) -> (f64, f64) {
-        let (Some((from, datagrams, bytes)), Some((to, datagrams_now, bytes_now))) =
-            (self.samples.front(), self.samples.back())
-        else {
-            return (0.0, 0.0);
-        };
-        let seconds = to.duration_since(*from).as_secs_f64();
-        let rate = |count: u64| if seconds > 0.0 { to_f64(count) / seconds } else { 0.0 };
-        (rate(datagrams_now - datagrams), rate(bytes_now - bytes))
-    }
-}
-
-/// A count as a fraction's part: exact up to 2^32 times 2^20.
-fn to_f64(count: u64) -> f64 {
-    let high = u32::try_from(count >> 32).unwrap_or(u32::MAX);
-    let low = u32::try_from(count & u64::from(u32::MAX)).unwrap_or(u32::MAX);
-    f64::from(high) * 4_294_967_296.0 + f64::from(low)
-}
-
 impl Reporter {
     /// To be called once a second.
     pub(crate) fn note_pace(&self) {
         let figures = self.queue.figures();
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner).note(&figures);
+        self.pace
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .note((figures.counts.received, figures.counts.received_bytes));
     }
 
     fn rates(&self) -> (f64, f64) {
@@ -138,7 +102,7 @@ impl Reporter {
     fn queued(&self, figures: &Figures) -> Queued {
         let (_, bytes_per_s) = self.rates();
         let room_s = (bytes_per_s > 0.0).then(|| {
-            core::time::Duration::try_from_secs_f64(to_f64(figures.room) / bytes_per_s)
+            core::time::Duration::try_from_secs_f64(status::to_f64(figures.room) / bytes_per_s)
                 .map_or(u64::MAX, |room| room.as_secs())
         });
         Queued {

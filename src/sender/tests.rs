@@ -6,18 +6,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
+use tokio::sync::watch;
 
 use crate::batch::{Batch, BatchBuilder, Compression};
 use crate::datagram::{Datagram, Timestamp};
 use crate::limits::{INTAKE_RING, POSITIONS_PER_RUN};
 use crate::secure::{Key, SpoolKeys};
 use crate::sender::backlog::Backlog;
-use crate::sender::ingest::{Ingest, Listener, Tally};
+use crate::sender::ingest::{Ingest, IngestSettings, Listener, Tally};
 use crate::sender::intake;
-use crate::sender::keeper::Keeper;
+use crate::sender::keeper::{Keeper, KeeperSettings};
 use crate::sender::queue::{Next, Queue, Stage};
 use crate::sender::recovery::{Recovered, RecoveryError, recover};
 use crate::sequence::Position;
+use crate::service::Pulse;
 use crate::spool::{Policy, WhenFull};
 
 fn policy() -> Policy {
@@ -43,13 +45,19 @@ fn push(run: &mut Recovered, batches: u64, length: usize) {
         builder
             .push(&Datagram { exporter: address, local: address, arrival: Timestamp(5), payload: &payload })
             .unwrap();
-        run.queue.push(builder.finish(first).unwrap(), &mut run.ring);
+        run.queue.push(builder.finish(first).unwrap(), &mut run.ring, &Pulse::default());
     }
+}
+
+/// A keeper of the run's queue.
+fn keeper(run: &Recovered, policy: Policy, sync_after: Duration) -> Keeper {
+    let settings = watch::channel(KeeperSettings { policy, sync_after }).1;
+    Keeper::new(run.queue.clone(), settings, Pulse::default())
 }
 
 /// Runs a keeper until it has put everything into the spool and on disk.
 fn spool_all(run: &Recovered, policy: Policy) {
-    let keeper = Keeper::new(run.queue.clone(), policy.when_full, Duration::from_secs(1));
+    let keeper = keeper(run, policy, Duration::from_secs(1));
     let thread = std::thread::spawn(move || keeper.run());
     run.queue.go_on_to(Stage::Stopped);
     thread.join().unwrap();
@@ -103,7 +111,7 @@ fn assert_balanced(queue: &Queue) {
 fn what_is_acknowledged_in_time_never_touches_the_spool() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
-    let keeper = Keeper::new(run.queue.clone(), WhenFull::DropOldest, Duration::from_secs(3600));
+    let keeper = keeper(&run, Policy::default(), Duration::from_secs(3600));
     let thread = std::thread::spawn(move || keeper.run());
     for _ in 0..100 {
         push(&mut run, 10, 1464);
@@ -119,7 +127,7 @@ fn what_is_acknowledged_in_time_never_touches_the_spool() {
 fn what_stays_unacknowledged_goes_to_the_spool_by_itself() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
-    let keeper = Keeper::new(run.queue.clone(), WhenFull::DropOldest, Duration::ZERO);
+    let keeper = keeper(&run, Policy::default(), Duration::ZERO);
     let thread = std::thread::spawn(move || keeper.run());
     push(&mut run, 10, 100);
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -192,7 +200,7 @@ fn a_spool_that_takes_nothing_lets_the_oldest_or_the_newest_go_as_told() {
         // Nothing fits: whatever is free must stay free.
         let full = Policy { min_free: u64::MAX / 2, when_full, ..Policy::default() };
         let mut run = start(&directory, full);
-        let keeper = Keeper::new(run.queue.clone(), when_full, Duration::ZERO);
+        let keeper = keeper(&run, full, Duration::ZERO);
         let thread = std::thread::spawn(move || keeper.run());
         push(&mut run, 600, 60_000);
         let figures = run.queue.figures();
@@ -224,8 +232,9 @@ fn whoever_looks_at_the_exporters_does_not_wait_for_room_in_the_ring() {
     let stop = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
     let listener = Listener::new(socket, true).unwrap();
     let queue = run.queue.clone();
-    let ingest =
-        Ingest::new(vec![listener], stop.try_clone().unwrap(), run, tally.clone(), vec![], Compression::None);
+    let settings = watch::channel(IngestSettings { allow: Vec::new(), compression: Compression::None }).1;
+    let stopped = stop.try_clone().unwrap();
+    let ingest = Ingest::new(vec![listener], stopped, run, tally.clone(), settings, Pulse::default());
     let thread = std::thread::spawn(move || ingest.run());
     while queue.figures().counts.received == full {
         std::thread::yield_now();

@@ -93,17 +93,24 @@ fn now() -> i64 {
 }
 
 /// Warns, once a day, of a certificate that ends soon.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ExpiryWatch {
+    message_id: &'static str,
     /// When which certificate was warned of.
     warned: Option<(Instant, Certificate)>,
 }
 
 impl ExpiryWatch {
+    /// A watch that warns under this number.
+    pub fn new(message_id: &'static str) -> Self {
+        Self { message_id, warned: None }
+    }
+
     /// To be called now and then with the own certificate, if there is one.
     pub fn look_at(&mut self, certificate: Option<&Certificate>) {
         if let Some(left) = certificate.and_then(|certificate| self.is_due(certificate)) {
             tracing::warn!(
+                message_id = self.message_id,
                 "{}: nothing is delivered from then on: renew it and reload (systemctl reload)",
                 sentence(left)
             );
@@ -145,7 +152,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_certificate_is_warned_of_once_a_day_in_its_last_14_days_and_after() {
-        let mut watch = ExpiryWatch::default();
+        let mut watch = ExpiryWatch::new("");
         assert_eq!(watch.is_due(&ending_in(15 * 86_400)), None);
         for left in [13 * 86_400, -5] {
             let certificate = ending_in(left);

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use sysexits::ExitCode;
 
-use crate::service::DaemonError;
+use crate::service::{DaemonError, logging};
 
 /// Writes `text` to stdout.
 pub fn print(text: &str) -> Result<(), DaemonError> {
@@ -24,9 +24,16 @@ pub fn note(sentence: &str) {
     drop(io::stderr().write_all(format!("{sentence}\n").as_bytes()));
 }
 
-/// The exit code of a command of `program`, after its error, if any, was said on stderr.
-pub fn concluded(program: &str, outcome: Result<(), DaemonError>) -> ExitCode {
+/// The exit code of a command of `program`, after its error, if any, was said: in the journal if stderr leads there, where
+/// `refused` is the number of the message that its configuration cannot be followed.
+pub fn concluded(program: &str, refused: &'static str, outcome: Result<(), DaemonError>) -> ExitCode {
     let Err(error) = outcome else { return ExitCode::Ok };
+    if logging::stderr_is_the_journal() {
+        logging::start();
+        let message_id = (error.code() == ExitCode::Config).then_some(refused);
+        tracing::error!(message_id, "{error}");
+        return error.code();
+    }
     let sentences: Vec<String> =
         error.to_string().lines().map(|line| format!("{program}: {line}\n")).collect();
     // Where stderr is closed, the exit code is all that can be said.

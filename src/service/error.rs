@@ -108,7 +108,8 @@ mod tests {
         let code = |error: DaemonError| u8::from(error.code());
         let address = "[::]:2055".parse().unwrap();
         assert_eq!(code(SocketError::InUse { protocol: sockets::Protocol::Udp, address }.into()), 71);
-        let wrong = SocketError::WrongKind { fd: 3, found: "a unix socket", wanted: "a UDP socket" };
+        let wrong =
+            SocketError::WrongKind { fd: 3, name: None, found: "a unix socket", wanted: "a UDP socket" };
         assert_eq!(code(wrong.into()), 78);
         let held = OwnershipError::Held { path: "/srv".into(), process: None };
         assert_eq!(code(held.into()), 73);

@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::net::{Ipv4Addr, SocketAddr};
+use std::env;
 use std::io;
 use std::net::{TcpListener, UdpSocket};
 
@@ -52,12 +53,15 @@ impl fmt::Display for Protocol {
 pub enum SocketError {
     /// systemd passed something else.
     #[error(
-        "file descriptor {fd} from systemd is {found}, but {wanted} is needed: \
-         correct ListenDatagram= and ListenStream= in the socket unit"
+        "file descriptor {fd}{} from systemd is {found}, but {wanted} is needed: \
+         correct ListenDatagram= and ListenStream= in the socket unit",
+        name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default()
     )]
     WrongKind {
         /// Its number.
         fd: usize,
+        /// Its name: `FileDescriptorName=` of the socket unit, or the unit's own.
+        name: Option<String>,
         /// What it is.
         found: &'static str,
         /// What it should be.
@@ -145,11 +149,14 @@ fn inherited<S>(
     wanted: &'static str,
     take: impl Fn(&mut ListenFd, usize) -> Option<S>,
 ) -> Result<Vec<S>, SocketError> {
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let name_of = |index| names.split(':').nth(index).filter(|name| !name.is_empty()).map(str::to_owned);
     let mut sockets = Vec::new();
     for index in 0..passed.len() {
         let socket = take(&mut passed, index).ok_or_else(|| SocketError::WrongKind {
             // SD_LISTEN_FDS_START, sd_listen_fds(3).
             fd: index + 3,
+            name: name_of(index),
             found: kind_of(&mut passed, index),
             wanted,
         })?;
@@ -348,10 +355,11 @@ mod tests {
 
     #[test]
     fn a_passed_descriptor_of_the_wrong_kind_is_named() {
-        let wrong = SocketError::WrongKind { fd: 4, found: "a TCP socket", wanted: "a UDP socket" };
+        let name = Some("netflow".to_owned());
+        let wrong = SocketError::WrongKind { fd: 4, name, found: "a TCP socket", wanted: "a UDP socket" };
         assert_eq!(
             wrong.to_string(),
-            "file descriptor 4 from systemd is a TCP socket, but a UDP socket is needed: correct \
+            "file descriptor 4 (netflow) from systemd is a TCP socket, but a UDP socket is needed: correct \
              ListenDatagram= and ListenStream= in the socket unit"
         );
     }

@@ -322,6 +322,11 @@ impl<D: Disk> Spool<D> {
         }
     }
 
+    /// From now on these are its bounds. What it holds beyond them goes when it is tended next.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
     /// From now on `max-size` bounds nothing: for the last batches of a run, which have no other place to stay.
     pub fn lift_max_size(&mut self) {
         self.policy.max_size = u64::MAX;

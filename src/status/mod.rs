@@ -3,6 +3,7 @@
 
 pub mod control;
 mod metrics;
+mod pace;
 mod receiver;
 mod render;
 mod scrape;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use control::{ControlError, ControlSocket, Reply, Request, request};
 pub use metrics::{receiver_metrics, sender_metrics};
+pub use pace::{Pace, to_f64};
 pub use receiver::{CollectorState, CollectorStatus, PeerState, PeerStatus, ReceiverStatus, RefusedStatus};
 pub use render::{Earlier, render_receiver, render_sender};
 pub use scrape::serve_metrics;

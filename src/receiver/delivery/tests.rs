@@ -73,7 +73,7 @@ fn read_slowly(socket: UdpSocket, count: usize, burst: usize) -> JoinHandle<Vec<
 
 async fn deliver_all(outputs: &Outputs, payloads: &[Vec<u8>]) {
     for records in batches(payloads) {
-        Delivery::new(records, 0, outputs).run(outputs).await;
+        Delivery::new(records, 0, outputs).run().await;
     }
 }
 
@@ -88,7 +88,7 @@ async fn datagrams_of_every_length_arrive_byte_for_byte_at_every_collector() {
         sockets[1].local_addr().unwrap(),
         SocketAddr::new("127.0.0.1".parse().unwrap(), port),
     ];
-    let outputs = Outputs::new(&addresses).unwrap();
+    let outputs = Outputs::default().changed_to(&addresses).unwrap();
     let readers = sockets.map(|socket| read_slowly(socket, payloads.len(), 1));
     deliver_all(&outputs, &payloads).await;
     for reader in readers {
@@ -107,7 +107,7 @@ async fn datagrams_of_every_length_arrive_byte_for_byte_at_every_collector() {
 async fn a_slow_collector_with_a_small_queue_loses_nothing() {
     let payloads = numbered(20_000, 1000);
     let socket = collector("127.0.0.1:0");
-    let outputs = Outputs::new(&[socket.local_addr().unwrap()]).unwrap();
+    let outputs = Outputs::default().changed_to(&[socket.local_addr().unwrap()]).unwrap();
     let keep_open = socket.try_clone().unwrap();
     let reader = read_slowly(socket, payloads.len(), 200);
     deliver_all(&outputs, &payloads).await;
@@ -121,7 +121,7 @@ async fn a_slow_collector_with_a_small_queue_loses_nothing() {
 async fn what_comes_while_no_collector_listens_arrives_in_order_once_it_does() {
     let payloads = numbered(500, 200);
     let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let outputs = Outputs::new(&[address]).unwrap();
+    let outputs = Outputs::default().changed_to(&[address]).unwrap();
     let mut delivery = Box::pin(deliver_all(&outputs, &payloads));
     tokio::time::timeout(Duration::from_secs(60), &mut delivery).await.unwrap_err();
     let counters = outputs.counters().remove(0);
@@ -138,7 +138,7 @@ async fn a_delivery_that_is_dropped_and_taken_up_again_repeats_and_loses_nothing
     let payloads = numbered(5000, 1200);
     let sockets = ["127.0.0.1:0", "[::1]:0"].map(collector);
     let addresses = [0, 1].map(|index| sockets[index].local_addr().unwrap());
-    let outputs = Outputs::new(&addresses).unwrap();
+    let outputs = Outputs::default().changed_to(&addresses).unwrap();
     let bursts = [100, 333];
     let mut bursts = bursts.iter();
     let readers = sockets.map(|socket| read_slowly(socket, payloads.len(), *bursts.next().unwrap()));
@@ -149,7 +149,7 @@ async fn a_delivery_that_is_dropped_and_taken_up_again_repeats_and_loses_nothing
         let mut before = 0;
         while delivery.delivered() < datagrams {
             let patience = Duration::from_micros(random.random_range(0..1500));
-            let whole = tokio::time::timeout(patience, delivery.run(&outputs)).await;
+            let whole = tokio::time::timeout(patience, delivery.run()).await;
             dropped += u32::from(whole.is_err());
             assert!(delivery.delivered() >= before);
             before = delivery.delivered();
@@ -166,10 +166,10 @@ async fn a_delivery_that_is_dropped_and_taken_up_again_repeats_and_loses_nothing
 async fn a_delivery_that_goes_on_after_a_restart_leaves_out_what_was_delivered() {
     let payloads = numbered(10, 20);
     let socket = collector("127.0.0.1:0");
-    let outputs = Outputs::new(&[socket.local_addr().unwrap()]).unwrap();
+    let outputs = Outputs::default().changed_to(&[socket.local_addr().unwrap()]).unwrap();
     let mut delivery = Delivery::new(batches(&payloads).remove(0), 4, &outputs);
     assert_eq!(delivery.delivered(), 4);
-    delivery.run(&outputs).await;
+    delivery.run().await;
     assert_eq!(delivery.delivered(), 10);
     assert_eq!(read_slowly(socket, 6, 10).join().unwrap(), payloads[4..]);
 }
@@ -177,7 +177,7 @@ async fn a_delivery_that_goes_on_after_a_restart_leaves_out_what_was_delivered()
 #[tokio::test(flavor = "multi_thread")]
 async fn many_senders_share_a_collector_and_each_keeps_its_order() {
     let socket = collector("127.0.0.1:0");
-    let outputs = Arc::new(Outputs::new(&[socket.local_addr().unwrap()]).unwrap());
+    let outputs = Arc::new(Outputs::default().changed_to(&[socket.local_addr().unwrap()]).unwrap());
     let reader = read_slowly(socket, 4 * 2000, 500);
     let senders: Vec<_> = (1u8..=4)
         .map(|sender| {

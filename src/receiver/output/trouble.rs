@@ -6,6 +6,7 @@ use core::net::SocketAddr;
 use tokio::time::Instant;
 
 use crate::limits::LOG_INTERVAL;
+use crate::service::messages::receiver;
 
 /// The trouble with one collector.
 #[derive(Debug, Default)]
@@ -23,7 +24,7 @@ impl Trouble {
         if recently || self.told.as_deref() == Some(reason) {
             return;
         }
-        tracing::warn!(%collector, reason, "the collector takes nothing; datagrams are held until it does");
+        tracing::warn!(message_id = receiver::COLLECTOR_DOWN, %collector, reason, "the collector takes nothing; datagrams are held until it does");
         self.told = Some(reason.to_owned());
         self.when = Some(Instant::now());
     }
@@ -31,7 +32,7 @@ impl Trouble {
     /// The collector takes datagrams.
     pub(super) fn over(&mut self, collector: SocketAddr) {
         if self.told.take().is_some() {
-            tracing::info!(%collector, "the collector takes datagrams again");
+            tracing::info!(message_id = receiver::COLLECTOR_BACK, %collector, "the collector takes datagrams again");
         }
     }
 }

@@ -70,9 +70,9 @@ impl UdpOutput {
         self.address
     }
 
-    /// An output to the collector at `address`, inside a tokio runtime.
+    /// An output to the collector at `address`, which is no IPv4 address in the form of an IPv6 one, inside a tokio
+    /// runtime.
     pub(super) fn open(address: SocketAddr) -> io::Result<Self> {
-        let address = without_v4_mapping(address);
         let socket = socket::open(address)?;
         let watch = socket::watch(&socket, address).unwrap_or_else(|error| {
             tracing::warn!(
@@ -251,12 +251,6 @@ impl Obstacle {
     }
 }
 
-/// An IPv4 address that is written as an IPv6 one (`::ffff:192.0.2.1`) as what it is.
-fn without_v4_mapping(address: SocketAddr) -> SocketAddr {
-    let canonical = address.ip().to_canonical();
-    if canonical == address.ip() { address } else { SocketAddr::new(canonical, address.port()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -365,16 +359,5 @@ mod tests {
         });
         held.await.unwrap_err();
         assert_eq!((done, output.counters().state), (0, CollectorState::Down));
-    }
-
-    #[test]
-    fn a_v4_address_in_v6_clothes_is_taken_as_v4() {
-        for (given, expected) in [
-            ("[::ffff:127.0.0.1]:9995", "127.0.0.1:9995"),
-            ("[fe80::1%3]:9995", "[fe80::1%3]:9995"),
-            ("127.0.0.1:1", "127.0.0.1:1"),
-        ] {
-            assert_eq!(without_v4_mapping(given.parse().unwrap()), expected.parse().unwrap());
-        }
     }
 }

@@ -98,6 +98,7 @@ impl Running {
             },
         });
         let link = Link {
+            pulse: Pulse::default(),
             queue: recovered.queue.clone(),
             stream: recovered.stream,
             settings: settings.subscribe(),
@@ -111,7 +112,7 @@ impl Running {
 
     async fn connected(&self) {
         while self.view.lock().unwrap().state != LinkState::Connected {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            sleep(Duration::from_millis(1)).await;
         }
     }
 }
@@ -152,7 +153,7 @@ async fn a_key_that_is_corrected_is_tried_at_once_whatever_the_schedule_says() {
     let running = Running::start(keys[0].clone(), vec![keys[1].clone()]).await;
     while !matches!(running.view.lock().unwrap().state, LinkState::Refused(at) if at > Instant::now() + Duration::from_secs(200))
     {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(100)).await;
     }
     let reason = running.view.lock().unwrap().reason.clone().unwrap();
     assert!(reason.contains("does not know this sender's key"), "{reason}");

@@ -1,0 +1,61 @@
+//! The events that the journal knows by a number of their own (`MESSAGE_ID`, systemd.journal-fields(7)): those that an
+//! operator may have to act on, or waits for. `catalog/` explains each of them to `journalctl -x`; a test holds the two
+//! together.
+
+/// What nf-sender says.
+pub mod sender {
+    /// The configuration cannot be followed: the service does not start, and is not restarted (exit 78).
+    pub const CONFIGURATION_REFUSED: &str = "8052ba71f52440638f0618e2369180e2";
+    /// A changed configuration was taken up.
+    pub const RELOADED: &str = "0c103e71b66d4831a7547090ece9f171";
+    /// A changed configuration was refused; the one before it stays in effect.
+    pub const NOT_RELOADED: &str = "3694d808624d4355a3fc709930200ab9";
+    /// A loop does not go round: the watchdog is not fed any more.
+    pub const LOOP_STUCK: &str = "9c8fd6b108424145a985b12246499d4d";
+    /// The own certificate ends soon, or has ended.
+    pub const CERTIFICATE_ENDS: &str = "1b92dca4eacf45a495b05c7c8901f9c4";
+    /// A session with a receiver is agreed.
+    pub const CONNECTED: &str = "09d3c0784c88401c9ef43590c847c0ea";
+    /// No receiver can be spoken to; datagrams wait in the spool.
+    pub const NOT_CONNECTED: &str = "a8f1a27eb9cc4bbc88a0983afaf57f95";
+    /// A receiver was reached and says no; datagrams wait in the spool.
+    pub const REFUSED: &str = "1013e88b49b8450f9aae05c9abc85483";
+    /// The spool has reached one of its limits.
+    pub const SPOOL_FULL: &str = "23daa407b425456293a4c53d6bb7e85a";
+    /// The disk refuses to take, or to keep, what goes to the spool.
+    pub const SPOOL_FAILS: &str = "283dc6132752406490337810168cabfb";
+    /// A piece of the spool is damaged and was set aside.
+    pub const SPOOL_DAMAGED: &str = "d059b1b836084a5fb65d18ee08244693";
+    /// Datagrams were dropped by the spool's limits.
+    pub const DATAGRAMS_DROPPED: &str = "38e07dbeaac5463f823434eb5a026855";
+    /// The kernel grants a smaller receive buffer than was asked for.
+    pub const BUFFER_SMALL: &str = "c9139425b519454bb8f06ff3ff7f65bc";
+}
+
+/// What nf-receiver says.
+pub mod receiver {
+    /// The configuration cannot be followed: the service does not start, and is not restarted (exit 78).
+    pub const CONFIGURATION_REFUSED: &str = "12773916cf4041849c51110c5207b80a";
+    /// A changed configuration was taken up.
+    pub const RELOADED: &str = "ddfead469b474c6ca5155c494492fb4e";
+    /// A changed configuration was refused; the one before it stays in effect.
+    pub const NOT_RELOADED: &str = "6149671cf00548878c3a494c67acf077";
+    /// A loop does not go round: the watchdog is not fed any more.
+    pub const LOOP_STUCK: &str = "1051d220f6554a7795f5f6ce676120a7";
+    /// The own certificate ends soon, or has ended.
+    pub const CERTIFICATE_ENDS: &str = "728d83726ed1458b93f92dcf8246cc34";
+    /// A session with a sender is agreed.
+    pub const SESSION_BEGAN: &str = "e93ad38d720e46c195c5f98db79651b5";
+    /// A session with a sender has ended.
+    pub const SESSION_ENDED: &str = "5703132608134380a63917dfa2febbe7";
+    /// A connection was turned away before it had a session.
+    pub const TURNED_AWAY: &str = "30ff064bdb544be08fa25e9e9ecca558";
+    /// A sender lost datagrams, on purpose or by damage, and said so.
+    pub const SENDER_LOST: &str = "a56912e227f04d7fa822e6b0c082ed48";
+    /// A collector takes nothing; datagrams are held.
+    pub const COLLECTOR_DOWN: &str = "64b11a6d7ac84b839de02833a25cbfbd";
+    /// A collector takes datagrams again.
+    pub const COLLECTOR_BACK: &str = "c27a6ff8bad54d9990d4b684c40a8a6f";
+    /// The name of a collector cannot be resolved; senders wait.
+    pub const COLLECTOR_UNKNOWN: &str = "34af8518e5664512a521f261857bc12a";
+}
