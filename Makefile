@@ -29,8 +29,8 @@ TEST_TOOLS = softflowd:softflowd nfcapd:nfdump nfdump:nfdump ip:iproute2 unshare
 # Debian keeps some of them where only root looks.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: build release install install-nf-sender install-nf-receiver demo test check bench test-tools fmt clippy doc deny \
-	configs units
+.PHONY: build release install install-nf-sender install-nf-receiver packages packages-tree deb \
+	rpm test-machine demo test check bench test-tools fmt clippy doc deny configs units
 
 build:
 	$(CARGO) build --bins
@@ -64,6 +64,46 @@ install-nf-sender install-nf-receiver: install-%:
 	install -D -m 644 completions/$*.bash $(DESTDIR)$(bashcompletiondir)/$*
 	install -D -m 644 completions/_$* $(DESTDIR)$(zshcompletiondir)/_$*
 	install -D -m 644 completions/$*.fish $(DESTDIR)$(fishcompletiondir)/$*.fish
+
+# Debian and RPM packages from a tree that holds what git knows and nothing else. Both builds share what cargo makes.
+PACKAGES := $(abspath $(CARGO_TARGET_DIR))/packages
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+packages deb rpm: export CARGO_TARGET_DIR := $(PACKAGES)/build
+
+packages: deb rpm
+
+packages-tree:
+	rm -rf $(PACKAGES)/tree && mkdir -p $(PACKAGES)/tree/nf-transport-$(VERSION)
+	git ls-files --cached --others --exclude-standard -z | tar -c --null --files-from=- | \
+		tar -x -C $(PACKAGES)/tree/nf-transport-$(VERSION)
+
+# A toolchain of rustup's is unknown to dpkg.
+deb: packages-tree
+	rm -rf $(PACKAGES)/deb && cp -a $(PACKAGES)/tree $(PACKAGES)/deb
+	cd $(PACKAGES)/deb/nf-transport-$(VERSION) && dpkg-buildpackage -us -uc \
+		$$(dpkg-query -W cargo >/dev/null 2>&1 || echo -Ppkg.nf-transport.rustup)
+
+rpm: packages-tree
+	rm -rf $(PACKAGES)/rpm && mkdir -p $(PACKAGES)/rpm/SOURCES
+	tar -c -z -f $(PACKAGES)/rpm/SOURCES/nf-transport-$(VERSION).tar.gz -C $(PACKAGES)/tree nf-transport-$(VERSION)
+	rpmbuild -ba --define "_topdir $(PACKAGES)/rpm" \
+		$$(rpm -q cargo systemd-rpm-macros >/dev/null 2>&1 || echo --nodeps) rpm/nf-transport.spec
+
+# What the tests on machines with systemd need: the packages, and a fresh Debian to install them in.
+TEST_DEBIAN = $(PACKAGES)/debian
+
+test-machine: packages $(TEST_DEBIAN)/complete
+
+# Consoles and logins are of no use there.
+$(TEST_DEBIAN)/complete:
+	rm -rf $(TEST_DEBIAN) && mkdir -p $(TEST_DEBIAN)
+	debootstrap --variant=minbase --include=systemd,systemd-sysv,procps,iproute2,netcat-openbsd,nfdump,rpm \
+		bookworm $(TEST_DEBIAN)
+	chroot $(TEST_DEBIAN) systemctl mask --quiet getty.target console-getty.service systemd-logind.service
+	rm -f $(TEST_DEBIAN)/etc/machine-id $(TEST_DEBIAN)/var/cache/apt/archives/*.deb
+	touch $(TEST_DEBIAN)/etc/machine-id
+	mkdir -p $(TEST_DEBIAN)/var/log/journal
+	touch $@
 
 # Half a minute of NetFlow through cuts and kills; no root, no systemd.
 demo:

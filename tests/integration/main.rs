@@ -26,9 +26,11 @@ mod rivals;
 mod running;
 mod secrecy;
 mod service;
+mod shipped;
 mod spool_encryption;
 mod spool_faults;
 #[expect(dead_code, reason = "the demo uses parts of the kit that no test needs")]
 mod support;
+mod systemd;
 mod tampering;
 mod tls;

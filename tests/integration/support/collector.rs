@@ -24,11 +24,16 @@ pub(crate) struct Collector {
 impl Collector {
     /// Starts to collect what `exporters` exporters send by `pattern`.
     pub(crate) fn start(exporters: u16, pattern: Pattern) -> Self {
+        Self::start_on("127.0.0.1:0", exporters, pattern)
+    }
+
+    /// As [`Self::start`], on this address.
+    pub(crate) fn start_on(bind: &str, exporters: u16, pattern: Pattern) -> Self {
         let report = Report { exporters: vec![Tally::default(); exporters.into()], ..Report::default() };
         let shared = Arc::new(Shared::new(report));
         let notes = Arc::clone(&shared);
         let mut expected = Vec::new();
-        let intake = Intake::start("127.0.0.1:0", move |payload| {
+        let intake = Intake::start(bind, move |payload| {
             let claim = chatter::identify(payload);
             if let Some((exporter, number)) = claim {
                 pattern.datagram(exporter, number, &mut expected);

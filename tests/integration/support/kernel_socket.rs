@@ -1,7 +1,9 @@
 //! What the kernel knows about a UDP socket: how full its queue is, and what it dropped.
 //!
-//! The figures come from `/proc/self/net/udp` and `udp6`, which every user may read.
+//! The figures come from `/proc/self/net/udp` and `udp6`, which every user may read; for the network of another machine,
+//! from those of one of its processes.
 
+use std::cell::RefCell;
 use std::fs;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
@@ -14,6 +16,18 @@ const RECEIVE_BUFFER: usize = 64 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct KernelSocket {
     inode: String,
+    /// Where the tables of its network are.
+    tables: String,
+}
+
+thread_local! {
+    /// Where the tables of the network are that this thread sees.
+    static TABLES: RefCell<String> = RefCell::new("/proc/self/net".to_owned());
+}
+
+/// Sockets made by this thread from now on are in the network whose tables are in this directory.
+pub(crate) fn look_into(tables: String) {
+    TABLES.set(tables);
 }
 
 /// The figures of one moment.
@@ -37,7 +51,7 @@ impl KernelSocket {
     pub(crate) fn of(socket: &UdpSocket) -> Self {
         let name = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
         let inode = name.to_str().unwrap().trim_start_matches("socket:[").trim_end_matches(']');
-        Self { inode: inode.to_owned() }
+        Self { inode: inode.to_owned(), tables: TABLES.with_borrow(Clone::clone) }
     }
 
     /// The socket that another process binds to this port; waits until it does.
@@ -45,9 +59,10 @@ impl KernelSocket {
         let suffix = format!(":{port:04X}");
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            let table = udp_table();
+            let tables = TABLES.with_borrow(Clone::clone);
+            let table = udp_table(&tables);
             if let Some(row) = rows(&table).find(|row| row[1].ends_with(&suffix)) {
-                return Self { inode: row[9].to_owned() };
+                return Self { inode: row[9].to_owned(), tables };
             }
             assert!(Instant::now() < deadline, "nothing listens on UDP port {port} after 10 s");
             std::thread::sleep(Duration::from_millis(5));
@@ -57,7 +72,7 @@ impl KernelSocket {
     pub(crate) fn figures(&self) -> KernelFigures {
         // The kernel gives the table out in pieces: while sockets elsewhere come and go between two of them, a row
         // can slip through. A socket that is really gone is missing every time.
-        let look = || KernelFigures::find(&udp_table(), &self.inode);
+        let look = || KernelFigures::find(&udp_table(&self.tables), &self.inode);
         let found = (0..100).find_map(|_| look());
         found.unwrap_or_else(|| panic!("no UDP socket with inode {} any more", self.inode))
     }
@@ -84,9 +99,9 @@ pub(crate) fn receive_buffer(socket: &UdpSocket) -> usize {
     rustix::net::sockopt::socket_recv_buffer_size(socket).unwrap()
 }
 
-fn udp_table() -> String {
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
-    read("/proc/self/net/udp") + &read("/proc/self/net/udp6")
+fn udp_table(tables: &str) -> String {
+    let read = |name| fs::read_to_string(format!("{tables}/{name}")).unwrap_or_default();
+    read("udp") + &read("udp6")
 }
 
 /// The rows that describe a socket, as words: 1 is the local address, 4 the queues, 9 the inode, 12 the drops.

@@ -35,6 +35,20 @@ pub(crate) struct Load {
 impl Load {
     /// Starts sending at `rate` datagrams a second, or, without one, as fast as `target` is read.
     pub(crate) fn start(exporters: Exporters, target: Arc<HeldUdp>, rate: Option<u32>, until: Until) -> Self {
+        Self::start_worker(exporters, Some(target), rate, until)
+    }
+
+    /// Starts sending at `rate` datagrams a second until stopped, whatever becomes of them.
+    pub(crate) fn relentless(exporters: Exporters, rate: u32) -> Self {
+        Self::start_worker(exporters, None, Some(rate), Until::Stopped)
+    }
+
+    fn start_worker(
+        exporters: Exporters,
+        target: Option<Arc<HeldUdp>>,
+        rate: Option<u32>,
+        until: Until,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let sent = Arc::new(AtomicU64::new(exporters.total()));
         let held_back = Arc::new(AtomicU64::new(0));
@@ -74,7 +88,8 @@ impl Load {
 
 struct Worker {
     exporters: Exporters,
-    target: Arc<HeldUdp>,
+    /// Whose queue is not to be more than half full.
+    target: Option<Arc<HeldUdp>>,
     until: Until,
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -83,7 +98,8 @@ struct Worker {
 
 impl Worker {
     fn run(mut self, rate: Option<u32>) -> Exporters {
-        let burst = (self.target.capacity() / 2 / KERNEL_BYTES).clamp(1, BURST_MAX);
+        let capacity = self.target.as_ref().map_or(u64::MAX, |target| target.capacity());
+        let burst = (capacity / 2 / KERNEL_BYTES).clamp(1, BURST_MAX);
         let started = Instant::now();
         let before = self.exporters.total();
         while !self.stop.load(Ordering::Relaxed) {
@@ -95,7 +111,7 @@ impl Worker {
             }
             if sent >= due {
                 std::thread::sleep(Duration::from_millis(1));
-            } else if self.target.kernel().queued > self.target.capacity() / 2 {
+            } else if self.target.as_ref().is_some_and(|target| target.kernel().queued > capacity / 2) {
                 self.held_back.fetch_add(1, Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(1));
             } else {

@@ -1,0 +1,451 @@
+//! Machines of the field as they are in the world: a Debian with systemd as its first process, on a network with others.
+//!
+//! Each is a set of namespaces over a root of its own, boots within a second or two, and can be cut off, crashed and
+//! booted again. All networks are made here and lead nowhere else. Takes root, and what `make test-machine` makes.
+
+use std::cell::Cell;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::kernel_socket;
+
+/// How long a machine may take to boot, and a unit to do what it is told, on a busy host.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What `make test-machine` leaves: a fresh Debian, and the packages.
+#[derive(Clone, Debug)]
+pub(crate) struct Parts {
+    /// The root of the Debian, which nobody changes.
+    pub(crate) root: PathBuf,
+    pub(crate) packages: PathBuf,
+}
+
+impl Parts {
+    /// What is there; `None` after saying what is missing. Where continuous integration runs (`CI=true`) it must be there.
+    pub(crate) fn find() -> Option<Self> {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+        let packages = target.join("packages");
+        let root = packages.join("debian");
+        let missing = if !rustix::process::geteuid().is_root() {
+            "needs root to boot machines"
+        } else if !root.join("complete").exists() || !packages.join("deb").exists() {
+            "needs packages and a Debian to boot: make test-machine"
+        } else {
+            return Some(Self { root, packages });
+        };
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "{missing}");
+        eprintln!("skipped: {missing}");
+        None
+    }
+
+    /// The files in `directory` of the packages whose names end so.
+    pub(crate) fn files(&self, directory: &str, ending: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.packages.join(directory)).unwrap();
+        let mut files: Vec<_> = entries
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.to_str().unwrap().ends_with(ending))
+            .collect();
+        files.sort();
+        files
+    }
+
+    /// The Debian packages to install.
+    pub(crate) fn debs(&self) -> Vec<PathBuf> {
+        let files = self.files("deb", ".deb");
+        files.into_iter().filter(|path| !path.to_str().unwrap().contains("-dbgsym")).collect()
+    }
+}
+
+/// A switch that machines hang on.
+#[derive(Debug)]
+pub(crate) struct Network {
+    namespace: String,
+}
+
+impl Network {
+    pub(crate) fn new() -> Arc<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let network = Self { namespace: format!("nf-{}-{count}", std::process::id()) };
+        call("ip", &["netns", "add", &network.namespace]);
+        network.ip(&["link", "add", "switch", "type", "bridge"]);
+        network.ip(&["link", "set", "switch", "up"]);
+        Arc::new(network)
+    }
+
+    fn ip(&self, args: &[&str]) {
+        call("ip", &[&["-n", &self.namespace], args].concat());
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        drop(Command::new("ip").args(["netns", "del", &self.namespace]).status());
+    }
+}
+
+/// A machine. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    name: String,
+    address: String,
+    network: Arc<Network>,
+    disk: Arc<Disk>,
+    running: Option<Running>,
+}
+
+/// What outlives a crash.
+#[derive(Debug)]
+struct Disk {
+    lower: String,
+    directory: TempDir,
+    /// Layers below it that must stay.
+    _below: Option<Arc<Disk>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    /// `unshare`, with which the whole machine ends.
+    outer: Child,
+    /// The machine's first process, as seen from here.
+    init: u32,
+}
+
+impl Disk {
+    fn new(lower: String, below: Option<Arc<Self>>) -> Arc<Self> {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        // The upper layer of an overlay may not be an overlay itself, as the build directory may be.
+        call("mount", &["-t", "tmpfs", "-o", "mode=755", "machine", directory.path().to_str().unwrap()]);
+        for name in ["upper", "work", "root"] {
+            fs::create_dir(directory.path().join(name)).unwrap();
+        }
+        Arc::new(Self { lower, directory, _below: below })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(self.directory.path()).status());
+    }
+}
+
+impl Machine {
+    /// A machine with this Debian and nothing else, not booted yet.
+    pub(crate) fn fresh(name: &str, address: &str, network: &Arc<Network>, root: &Path) -> Self {
+        Self::on(name, address, network, Disk::new(root.to_str().unwrap().to_owned(), None))
+    }
+
+    /// A machine with both packages installed, booted.
+    pub(crate) fn installed(name: &str, address: &str, network: &Arc<Network>, parts: &Parts) -> Self {
+        static INSTALLED: OnceLock<Arc<Disk>> = OnceLock::new();
+        let below = INSTALLED.get_or_init(|| {
+            let mut machine = Self::fresh("image", "10.77.0.250/24", &Network::new(), &parts.root);
+            machine.boot();
+            machine.install(&parts.debs());
+            machine.halt();
+            machine.disk.clone()
+        });
+        let lower = format!("{}:{}", below.path("upper").display(), below.lower);
+        let mut machine = Self::on(name, address, network, Disk::new(lower, Some(below.clone())));
+        machine.boot();
+        machine
+    }
+
+    fn on(name: &str, address: &str, network: &Arc<Network>, disk: Arc<Disk>) -> Self {
+        Self {
+            name: name.to_owned(),
+            address: address.to_owned(),
+            network: network.clone(),
+            disk,
+            running: None,
+        }
+    }
+
+    /// Its address on the network.
+    pub(crate) fn ip(&self) -> &str {
+        self.address.split('/').next().unwrap()
+    }
+
+    /// Boots it; returns once its systemd has started everything.
+    pub(crate) fn boot(&mut self) {
+        assert!(self.running.is_none(), "{} is up", self.name);
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/support/boot.sh");
+        let group = cgroups().join(format!("nf-{}-{}", std::process::id(), self.name));
+        fs::create_dir_all(&group).unwrap();
+        let console = File::create(self.disk.path("console")).unwrap();
+        let path = |name| self.disk.path(name).to_str().unwrap().to_owned();
+        let mut outer = Command::new("sh")
+            // The machine's control groups begin where this shell is when the namespace is made.
+            .args(["-ec", "echo $$ > \"$0/cgroup.procs\"; exec \"$@\"", group.to_str().unwrap()])
+            .args(["setpriv", "--pdeathsig", "KILL", "unshare"])
+            .args(["--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup", "--fork", "--kill-child"])
+            .args(["sh", script, &self.name, &self.disk.lower, &path("upper"), &path("work"), &path("root")])
+            .stdin(Stdio::null())
+            .stdout(console.try_clone().unwrap())
+            .stderr(console)
+            .spawn()
+            .unwrap();
+        let init = wait_for("its first process", || {
+            assert_eq!(outer.try_wait().unwrap(), None, "{}", self.console());
+            let children = format!("/proc/{0}/task/{0}/children", outer.id());
+            fs::read_to_string(children).ok()?.split_whitespace().next()?.parse().ok()
+        });
+        self.running = Some(Running { outer, init });
+        self.connect(init);
+        wait_for_or(
+            "systemd",
+            PATIENCE,
+            || self.console(),
+            || {
+                let state = self.run(&["systemctl", "is-system-running"]);
+                let state = String::from_utf8_lossy(&state.stdout).trim().to_owned();
+                ["running", "degraded"].contains(&state.as_str()).then_some(())
+            },
+        );
+    }
+
+    fn connect(&self, init: u32) {
+        let link = self.link();
+        let init = init.to_string();
+        self.network.ip(&["link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &init]);
+        self.network.ip(&["link", "set", &link, "master", "switch", "up"]);
+        let inside = |args: &[&str]| call("nsenter", &[&["-t", &init, "-n", "ip"], args].concat());
+        inside(&["address", "add", &self.address, "dev", "eth0"]);
+        inside(&["link", "set", "eth0", "up"]);
+        inside(&["link", "set", "lo", "up"]);
+    }
+
+    /// Its end of the network.
+    fn link(&self) -> String {
+        format!("to-{}", self.name)
+    }
+
+    fn console(&self) -> String {
+        fs::read_to_string(self.disk.path("console")).unwrap_or_default()
+    }
+
+    /// Takes its link to the network down.
+    pub(crate) fn cut(&self) {
+        self.network.ip(&["link", "set", &self.link(), "down"]);
+    }
+
+    /// Brings its link up again.
+    pub(crate) fn mend(&self) {
+        self.network.ip(&["link", "set", &self.link(), "up"]);
+    }
+
+    /// Ends every process of the machine at once, as a failing power supply does; its disk stays.
+    pub(crate) fn crash(&mut self) {
+        let Some(mut running) = self.running.take() else { return };
+        drop(running.outer.kill());
+        drop(running.outer.wait());
+        // The link goes with the machine's network namespace, once its last process has gone.
+        let path = format!("/proc/{}", running.init);
+        wait_for("its end", || (!Path::new(&path).exists()).then_some(()));
+        drop(Command::new("ip").args(["-n", &self.network.namespace, "link", "del", &self.link()]).output());
+    }
+
+    /// Shuts it down in good order.
+    pub(crate) fn halt(&mut self) {
+        let init = self.running.as_ref().unwrap().init;
+        self.run(&["systemctl", "halt", "--no-wall"]);
+        let path = format!("/proc/{init}");
+        wait_for("its end", || (!Path::new(&path).exists()).then_some(()));
+        self.crash();
+    }
+
+    fn inner(&self) -> u32 {
+        self.running.as_ref().unwrap_or_else(|| panic!("{} is down", self.name)).init
+    }
+
+    /// Runs a command on the machine.
+    pub(crate) fn run(&self, command: &[&str]) -> Output {
+        self.command(command).output().unwrap()
+    }
+
+    fn command(&self, command: &[&str]) -> Command {
+        let mut run = Command::new("nsenter");
+        run.args(["-t", &self.inner().to_string(), "-m", "-u", "-i", "-n", "-p", "-C", "--", "env", "-i"]);
+        run.args(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"]);
+        run.args(["SYSTEMD_PAGER=cat", "SYSTEMD_COLORS=0", "DEBIAN_FRONTEND=noninteractive"]);
+        run.args(command).stdin(Stdio::null());
+        run
+    }
+
+    /// Runs a shell command, which must succeed; returns what it said on stdout.
+    pub(crate) fn sh(&self, script: &str) -> String {
+        self.sh_with(script, "")
+    }
+
+    /// As [`Self::sh`], with something to read on stdin.
+    pub(crate) fn sh_with(&self, script: &str, input: &str) -> String {
+        let mut command = self.command(&["sh", "-ec", script]);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let [out, err] =
+            [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        assert!(output.status.success(), "{}: {script}\n{out}{err}\n{}", self.name, self.story());
+        out
+    }
+
+    /// Runs a shell command, which must fail; returns all that it said.
+    pub(crate) fn sh_fails(&self, script: &str) -> String {
+        let output = self.run(&["sh", "-ec", script]);
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(!output.status.success(), "{}: {script}\n{said}", self.name);
+        said
+    }
+
+    /// What the journal holds of both services, for whoever finds a test failed.
+    fn story(&self) -> String {
+        let journal = self.run(&["journalctl", "--no-pager", "-o", "short-precise", "-n", "60"]);
+        String::from_utf8_lossy(&journal.stdout).into_owned()
+    }
+
+    /// Installs Debian packages.
+    pub(crate) fn install(&self, packages: &[PathBuf]) -> String {
+        let names: Vec<String> = packages.iter().map(|path| self.put(path)).collect();
+        self.sh(&format!("dpkg --install {} 2>&1", names.join(" ")))
+    }
+
+    /// Copies a file into the machine, and returns its path there.
+    pub(crate) fn put(&self, file: &Path) -> String {
+        let path = format!("/root/{}", file.file_name().unwrap().to_str().unwrap());
+        fs::copy(file, self.host_path(&path)).unwrap();
+        path
+    }
+
+    /// Writes a file of the machine; directories are made.
+    pub(crate) fn write(&self, path: &str, text: &str) {
+        let path = self.host_path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn host_path(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{path}", self.inner()))
+    }
+
+    /// Makes a drop-in of a unit, as `systemctl edit` does.
+    pub(crate) fn edit(&self, unit: &str, text: &str) {
+        self.write(&format!("/etc/systemd/system/{unit}.d/override.conf"), text);
+        self.sh("systemctl daemon-reload");
+    }
+
+    /// A property of a unit.
+    pub(crate) fn property(&self, unit: &str, name: &str) -> String {
+        self.sh(&format!("systemctl show {unit} -P {name}")).trim().to_owned()
+    }
+
+    /// The status of a service of ours; `None` while it does not answer.
+    pub(crate) fn status(&self, service: &str) -> Option<Value> {
+        let output = self.run(&[service, "status", "--json"]);
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
+    }
+
+    /// Waits until the status of a service is as wanted.
+    pub(crate) fn wait_status(&self, service: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let last = Cell::new(None);
+        let picture = || format!("{:#?}\n{}", last.take(), self.story());
+        wait_for_or("a status", PATIENCE, picture, || {
+            let status = self.status(service)?;
+            let is_wanted = wanted(&status);
+            last.set(Some(status.clone()));
+            is_wanted.then_some(status)
+        })
+    }
+
+    /// The journal of a unit, as `journalctl -u UNIT` and these options show it.
+    pub(crate) fn journal(&self, unit: &str, options: &str) -> String {
+        self.sh(&format!("journalctl --sync; journalctl --no-pager -u {unit} {options}"))
+    }
+
+    /// Waits until the journal of a unit has a line with all of these words.
+    pub(crate) fn wait_journal(&self, unit: &str, words: &[&str]) -> String {
+        let journal = || self.journal(unit, "-o short-precise");
+        wait_for_or(&format!("{words:?}"), PATIENCE, journal, || {
+            let journal = journal();
+            let line = journal.lines().find(|line| words.iter().all(|word| line.contains(word)));
+            line.map(str::to_owned)
+        })
+    }
+
+    /// Does something in a thread that sees the machine's network: sockets made there are the machine's.
+    pub(crate) fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let init = self.inner();
+        let enter = move || {
+            let network = File::open(format!("/proc/{init}/ns/net")).unwrap();
+            move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            kernel_socket::look_into(format!("/proc/{init}/net"));
+            work()
+        };
+        std::thread::spawn(enter).join().unwrap_or_else(|cause| std::panic::resume_unwind(cause))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.crash();
+        let group = cgroups().join(format!("nf-{}-{}", std::process::id(), self.name));
+        remove_group(&group);
+    }
+}
+
+/// Where the unified control groups are.
+fn cgroups() -> PathBuf {
+    let unified = PathBuf::from("/sys/fs/cgroup/unified");
+    if unified.is_dir() { unified } else { "/sys/fs/cgroup".into() }
+}
+
+/// Control groups go from the leaves up; what is still in use stays.
+fn remove_group(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            remove_group(&entry.path());
+        }
+    }
+    drop(fs::remove_dir(group));
+}
+
+fn call(program: &str, args: &[&str]) {
+    let output = Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    wait_for_or(what, PATIENCE, String::new, look)
+}
+
+/// Looks again and again until there is what is wanted; panics with `picture` if that takes too long.
+pub(crate) fn wait_for_or<T>(
+    what: &str,
+    patience: Duration,
+    picture: impl Fn() -> String,
+    mut look: impl FnMut() -> Option<T>,
+) -> T {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "no {what} within {patience:?}\n{}", picture());
+        std::thread::sleep(Duration::from_millis(25));
+    }
+}

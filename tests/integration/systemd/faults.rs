@@ -1,0 +1,101 @@
+//! Faults of the world: a link that is cut, a machine that crashes, a daemon that is frozen. Nothing is lost that the
+//! promises do not allow, and the journal tells what happened.
+
+use std::time::Duration;
+
+use crate::running::shared;
+use crate::support::collector::Collector;
+use crate::support::load::Load;
+use crate::support::machine::Parts;
+use crate::systemd::{EXPORTERS, Site, assert_told, pattern};
+
+const RATE: u32 = 2_000;
+
+#[test]
+fn a_link_that_is_cut_for_a_minute_loses_nothing_and_the_journal_tells_it() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let site = Site::paired(&parts);
+    let collector = site.collector();
+    let load = Load::relentless(site.exporters(), RATE);
+    site.wait_connected();
+    site.center.cut();
+    site.edge.wait_status("nf-sender", |status| status["state"] == "waiting");
+    // The length of the outage is what is tested.
+    std::thread::sleep(Duration::from_secs(60));
+    site.center.mend();
+    site.edge.sh("nf-sender reconnect");
+    site.wait_connected();
+    let exporters = load.stop();
+    site.assert_all_arrive(&exporters, &collector, true);
+    assert_eq!(site.socket().figures().dropped, 0);
+    let journal = site.edge.journal("nf-sender", "-o cat");
+    assert_told(&journal, &["connected", "not connected: ", "trying again at once", "connected"]);
+    let explained = site.edge.journal("nf-sender", "-x");
+    assert!(explained.contains("nf-sender reconnect"), "{explained}");
+    let receiver = site.center.journal("nf-receiver", "-o cat");
+    assert_told(&receiver, &["session agreed", "session ended", "session agreed"]);
+}
+
+#[test]
+fn a_crash_of_the_receivers_machine_loses_nothing() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let mut site = Site::paired(&parts);
+    // The collector is elsewhere, so that it outlives the crash.
+    let collector = site.edge.inside(|| Collector::start_on("10.77.0.1:9995", EXPORTERS, pattern()));
+    let collectors = "[[collector]]\naddress = \"10.77.0.1:9995\"\n";
+    site.center.write("/etc/nf-receiver/nf-receiver.toml.d/collector.toml", collectors);
+    site.center.sh("systemctl reload-or-restart nf-receiver");
+    let load = Load::relentless(site.exporters(), RATE);
+    site.wait_connected();
+    collector.wait_for(2000, Duration::from_secs(20));
+    site.center.crash();
+    site.edge.wait_status("nf-sender", |status| status["state"] == "waiting");
+    site.center.boot();
+    site.edge.sh("nf-sender reconnect");
+    site.wait_connected();
+    let exporters = load.stop();
+    // Its machine may have crashed between a datagram and its position: those are repeated.
+    site.assert_all_arrive(&exporters, &collector, false);
+    assert_eq!(site.socket().figures().dropped, 0);
+}
+
+#[test]
+fn a_frozen_sender_is_restarted_by_the_watchdog_and_loses_nothing() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let site = Site::paired(&parts);
+    site.edge.edit("nf-sender.service", "[Service]\nWatchdogSec=4s\n");
+    let collector = site.collector();
+    let load = Load::relentless(site.exporters(), RATE);
+    site.wait_connected();
+    assert_eq!(site.edge.property("nf-sender", "WatchdogUSec"), "4s");
+    let frozen = site.edge.property("nf-sender", "MainPID");
+    site.edge.sh(&format!("kill -STOP {frozen}"));
+    site.edge.wait_journal("nf-sender", &["Watchdog timeout (limit 4s)"]);
+    site.wait_connected();
+    assert_ne!(site.edge.property("nf-sender", "MainPID"), frozen);
+    let exporters = load.stop();
+    site.assert_all_arrive(&exporters, &collector, true);
+    assert_eq!(site.socket().figures().dropped, 0);
+    let journal = site.edge.journal("nf-sender", "-o cat");
+    assert_told(&journal, &["connected", "Watchdog timeout", "took up", "connected"]);
+}
+
+#[test]
+fn a_healthy_service_feeds_the_watchdog_for_as_long_as_it_is_idle() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let site = Site::paired(&parts);
+    for (machine, service) in [(&site.edge, "nf-sender"), (&site.center, "nf-receiver")] {
+        machine.edit(&format!("{service}.service"), "[Service]\nWatchdogSec=3s\n");
+        machine.sh(&format!("systemctl restart {service}"));
+    }
+    site.wait_connected();
+    let of = |service, machine: &crate::support::machine::Machine| machine.property(service, "MainPID");
+    let before = [of("nf-sender", &site.edge), of("nf-receiver", &site.center)];
+    // Longer than the watchdog waits, and than the link is idle between two heartbeats.
+    std::thread::sleep(Duration::from_secs(12));
+    assert_eq!([of("nf-sender", &site.edge), of("nf-receiver", &site.center)], before);
+}

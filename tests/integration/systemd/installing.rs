@@ -1,0 +1,126 @@
+//! What docs/install.md promises: two machines, a few commands, and flows arrive; also after a reboot.
+
+use std::time::Duration;
+
+use crate::running::shared;
+use crate::support::machine::{Parts, wait_for_or};
+use crate::support::samples::count;
+use crate::systemd::Site;
+
+#[test]
+fn two_machines_are_paired_by_a_few_commands_and_flows_arrive_at_nfcapd() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let site = Site::new(&parts);
+    site.center.sh(
+        "mkdir /root/flows; systemd-run --quiet --unit=nfcapd nfcapd -b 127.0.0.1 -p 9995 -w /root/flows",
+    );
+    site.pair();
+    // Nothing has started nf-sender yet: the first datagram does.
+    assert_eq!(site.edge.property("nf-sender.service", "ActiveState"), "inactive");
+    let mut exporters = site.exporters();
+    exporters.send(40);
+    site.wait_connected();
+    let delivered = |status: &serde_json::Value| count(status, "/senders/0/delivered/datagrams") == 40;
+    let status = site.center.wait_status("nf-receiver", delivered);
+    assert_eq!(status["senders"][0]["id"], "edge");
+    assert_eq!(status["senders"][0]["cipher"], "chacha20-poly1305");
+    site.center.sh("systemctl stop nfcapd");
+    let flows = site.center.sh("nfdump -q -R /root/flows -o 'fmt:%sap %dap'");
+    assert!(flows.lines().count() >= 40, "{flows}");
+
+    // Both say in one line how things stand, and the sockets have what the units ask for.
+    let line = site.edge.sh("systemctl status nf-sender");
+    assert!(line.contains("Status: \"connected to 10.77.0.2:2055; 0 datagrams queued; "), "{line}");
+    let line = site.center.sh("systemctl status nf-receiver");
+    assert!(line.contains("Status: \"1 sender connected; 40 datagrams delivered; "), "{line}");
+    let buffer = site.edge.sh("ss --udp --listening --no-header --memory 'sport = :2055'");
+    assert!(buffer.contains("rb134217728"), "64 MiB, which the kernel counts double: {buffer}");
+}
+
+#[test]
+fn after_a_crash_of_the_senders_machine_the_backlog_drains_at_boot_without_a_new_datagram() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let mut site = Site::paired(&parts);
+    let collector = site.collector();
+    let mut exporters = site.exporters();
+    exporters.send(100);
+    collector.wait_for(100, Duration::from_secs(20));
+    site.center.cut();
+    exporters.send(5000);
+    let queued = |status: &serde_json::Value| count(status, "/queued/datagrams") == 5000;
+    site.edge.wait_status("nf-sender", queued);
+    // What is older than sync-after, a second, outlives a power loss.
+    std::thread::sleep(Duration::from_secs(2));
+    site.edge.crash();
+    site.center.mend();
+    site.edge.boot();
+    assert_eq!(
+        site.edge.property("nf-sender.service", "ActiveState"),
+        "active",
+        "started by the boot itself"
+    );
+    let report = collector.wait_for_all(exporters.sent(), Duration::from_secs(20));
+    report.assert_complete_and_in_order(exporters.sent());
+    assert_eq!(count(&site.edge.status("nf-sender").unwrap(), "/received/datagrams"), 0);
+    let journal = || site.edge.journal("nf-sender", "--boot -1");
+    wait_for_or("journal of the boot before", Duration::from_secs(20), String::new, || {
+        journal().contains("not connected").then_some(())
+    });
+}
+
+#[test]
+fn both_services_run_as_users_of_their_own_without_capabilities_and_their_files_are_theirs_alone() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let site = Site::paired(&parts);
+    site.exporters().send(1);
+    site.wait_connected();
+    for (machine, service) in [(&site.edge, "nf-sender"), (&site.center, "nf-receiver")] {
+        let pid = machine.property(service, "MainPID");
+        let process = machine.sh(&format!("cat /proc/{pid}/status; stat -c 'owner %U' /proc/{pid}"));
+        assert!(process.contains(&format!("owner {service}")), "{process}");
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert!(process.contains(&format!("{set}:\t0000000000000000")), "{process}");
+        }
+        assert!(process.contains("NoNewPrivs:\t1") && process.contains("Seccomp:\t2"), "{process}");
+        let limits = machine.sh(&format!("cat /proc/{pid}/limits"));
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    }
+    let modes = |machine: &crate::support::machine::Machine, paths: &[&str]| {
+        machine.sh(&format!("stat -c '%n %a %U:%G' {}", paths.join(" ")))
+    };
+    assert_eq!(
+        modes(
+            &site.edge,
+            &[
+                "/var/lib/nf-sender",
+                "/var/lib/nf-sender/stream",
+                "/run/nf-sender",
+                "/run/nf-sender/intake",
+                "/run/nf-sender/control.sock",
+                "/etc/nf-sender",
+                "/etc/nf-sender/nf-sender.toml",
+                "/etc/nf-sender/key",
+                "/etc/nf-sender/nf-sender.toml.d"
+            ]
+        ),
+        "/var/lib/nf-sender 700 nf-sender:nf-sender\n\
+         /var/lib/nf-sender/stream 600 nf-sender:nf-sender\n\
+         /run/nf-sender 755 nf-sender:nf-sender\n\
+         /run/nf-sender/intake 600 nf-sender:nf-sender\n\
+         /run/nf-sender/control.sock 600 nf-sender:nf-sender\n\
+         /etc/nf-sender 755 root:root\n\
+         /etc/nf-sender/nf-sender.toml 644 root:root\n\
+         /etc/nf-sender/key 600 nf-sender:nf-sender\n\
+         /etc/nf-sender/nf-sender.toml.d 755 root:root\n"
+    );
+    assert_eq!(
+        modes(&site.center, &["/var/lib/nf-receiver", "/etc/nf-receiver/keys", "/etc/nf-receiver/keys/edge"]),
+        "/var/lib/nf-receiver 700 nf-receiver:nf-receiver\n\
+         /etc/nf-receiver/keys 700 nf-receiver:nf-receiver\n\
+         /etc/nf-receiver/keys/edge 600 nf-receiver:nf-receiver\n"
+    );
+}

@@ -1,0 +1,151 @@
+//! The packages themselves: what checkers say of them, what they install, and what they leave behind.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::running::shared;
+use crate::support::machine::{Machine, Parts};
+use crate::systemd::alone;
+
+/// What both packages bring, beside their documentation.
+fn files(service: &str, options: &str, units: &str, zsh: &str) -> Vec<String> {
+    [
+        format!("/etc/{service}/{service}.toml"),
+        format!("/etc/{options}/{service}"),
+        format!("{units}/{service}.service"),
+        format!("{units}/{service}.socket"),
+        format!("/usr/lib/systemd/catalog/{service}.catalog"),
+        format!("/usr/lib/sysusers.d/{service}.conf"),
+        format!("/usr/lib/tmpfiles.d/{service}.conf"),
+        format!("/usr/sbin/{service}"),
+        format!("/usr/share/bash-completion/completions/{service}"),
+        format!("/usr/share/fish/vendor_completions.d/{service}.fish"),
+        format!("/usr/share/zsh/{zsh}/_{service}"),
+        format!("/usr/share/man/man8/{service}.8"),
+        format!("/usr/share/man/man5/{service}.toml.5"),
+        format!("/usr/share/man/man7/nf-transport.7{service}"),
+        format!("/usr/share/doc/{service}/install.md"),
+    ]
+    .into()
+}
+
+fn checker(program: &str, args: &[&str], files: &[&Path]) {
+    let output = Command::new(program).args(args).args(files).output().unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{program}:\n{said}");
+}
+
+#[test]
+fn lintian_and_rpmlint_find_nothing_that_is_not_explained() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let changes = parts.files("deb", ".changes");
+    checker("lintian", &["--fail-on", "error,warning", "--allow-root"], &[&changes[0]]);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let config = source.join("rpm/rpmlint.toml");
+    let rpms = [parts.files("rpm/RPMS/x86_64", ".rpm"), parts.files("rpm/SRPMS", ".rpm")].concat();
+    let spec = source.join("rpm/nf-transport.spec");
+    let files: Vec<&Path> = rpms.iter().map(AsRef::as_ref).chain([spec.as_path()]).collect();
+    checker("rpmlint", &["--strict", "--config", config.to_str().unwrap()], &files);
+}
+
+/// Nothing runs, listens or fails that nobody asked for, and the users are there.
+fn assert_installed_and_asleep(machine: &Machine, files: &[String]) {
+    for file in files {
+        machine.sh(&format!("test -e {file} || test -e {file}.gz || {{ echo no {file} >&2; exit 1; }}"));
+    }
+    for service in ["nf-sender", "nf-receiver"] {
+        for unit in [format!("{service}.socket"), format!("{service}.service")] {
+            assert_eq!(machine.property(&unit, "LoadState"), "loaded", "{unit}");
+            assert_eq!(machine.property(&unit, "ActiveState"), "inactive", "{unit}");
+            assert_eq!(machine.property(&unit, "UnitFileState"), "disabled", "{unit}");
+        }
+        let user = machine.sh(&format!("getent passwd {service}"));
+        assert!(user.contains(&format!(":/var/lib/{service}:/usr/sbin/nologin")), "{user}");
+        let said = machine.sh(&format!("{service} check"));
+        assert!(said.contains(&format!("/etc/{service}/{service}.toml")), "{said}");
+    }
+}
+
+#[test]
+fn the_debian_packages_install_in_a_fresh_debian_and_leave_no_data_behind_but_what_was_never_delivered() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let mut machine = Machine::fresh("fresh", "10.77.0.9/24", &alone(), &parts.root);
+    machine.boot();
+    let failed_before = machine.sh("systemctl --failed --plain --no-legend");
+    machine.install(&parts.debs());
+    let all = ["nf-sender", "nf-receiver"]
+        .map(|service| files(service, "default", "/lib/systemd/system", "vendor-completions"));
+    assert_installed_and_asleep(&machine, &all.concat());
+    assert_eq!(machine.sh("systemctl --failed --plain --no-legend"), failed_before);
+
+    machine.sh("systemctl enable --now nf-sender.socket nf-receiver.socket");
+    for service in ["nf-sender", "nf-receiver"] {
+        assert_eq!(machine.property(&format!("{service}.service"), "UnitFileState"), "enabled");
+        assert_eq!(machine.property(&format!("{service}.socket"), "ActiveState"), "active");
+    }
+    // Something that is spooled and never delivered.
+    machine.sh("echo unsent > /root/datagram; nc -u -N -w 1 127.0.0.1 2055 < /root/datagram");
+    machine.wait_status("nf-sender", |status| status["queued"]["datagrams"] == 1);
+    machine.sh("systemctl start nf-receiver");
+
+    machine.sh("dpkg --remove nf-sender nf-receiver");
+    for service in ["nf-sender", "nf-receiver"] {
+        machine.sh_fails(&format!("pgrep {service}"));
+        assert_eq!(machine.property(&format!("{service}.socket"), "ActiveState"), "inactive");
+    }
+    let said = machine.sh("dpkg --purge nf-sender nf-receiver 2>&1");
+    assert!(said.contains("datagrams that were never delivered") && said.contains("rm -r"), "{said}");
+    machine.sh("ls /var/lib/nf-sender/*.segment; test ! -e /var/lib/nf-receiver; test ! -e /etc/nf-receiver");
+    assert_eq!(machine.sh("find /etc/systemd -name 'nf[-_]*'"), "", "links are left");
+
+    // Installed again, the service takes up what was kept; once nothing is left to deliver, a purge leaves nothing.
+    machine.install(&parts.debs());
+    machine.sh("systemctl start nf-sender");
+    assert_eq!(machine.status("nf-sender").unwrap()["recovered"]["datagrams"], 1);
+    machine.sh("systemctl stop nf-sender.socket nf-sender; rm /var/lib/nf-sender/*.segment");
+    machine.sh("dpkg --purge nf-sender");
+    machine.sh("test ! -e /var/lib/nf-sender; test ! -e /etc/nf-sender");
+}
+
+#[test]
+fn the_rpms_install_with_the_same_files_users_and_units_and_keep_data_when_erased() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let mut machine = Machine::fresh("fedora", "10.77.0.9/24", &alone(), &parts.root);
+    machine.boot();
+    // As distributions with RPM have it: nothing is enabled by being installed.
+    machine.write("/etc/systemd/system-preset/99-default.preset", "disable *\n");
+    let rpms: Vec<String> =
+        parts.files("rpm/RPMS/x86_64", ".rpm").iter().map(|path| machine.put(path)).collect();
+    // The machine's own packages are Debian's, of which rpm knows nothing.
+    machine.sh(&format!("rpm --install --nodeps {}", rpms.join(" ")));
+    let units = "/usr/lib/systemd/system";
+    let all =
+        ["nf-sender", "nf-receiver"].map(|service| files(service, "sysconfig", units, "site-functions"));
+    assert_installed_and_asleep(&machine, &all.concat());
+    machine.sh("rpm --verify --nodeps nf-sender nf-receiver");
+    let marked = machine.sh("rpm -q --configfiles nf-sender");
+    assert_eq!(marked, "/etc/nf-sender/nf-sender.toml\n/etc/sysconfig/nf-sender\n");
+
+    machine.write("/etc/sysconfig/nf-sender", "NF_SENDER_OPTS=\"--id from-sysconfig\"\n");
+    machine.sh("systemctl enable --now nf-sender.socket; systemctl start nf_sender");
+    assert_eq!(machine.status("nf-sender").unwrap()["id"], "from-sysconfig");
+    machine.sh("echo unsent > /root/datagram; nc -u -N -w 1 127.0.0.1 2055 < /root/datagram");
+    machine.wait_status("nf-sender", |status| status["queued"]["datagrams"] == 1);
+    machine.sh("rpm --erase --nodeps nf-sender nf-receiver");
+    machine.sh_fails("pgrep nf-sender");
+    machine.sh("ls /var/lib/nf-sender/*.segment; test ! -e /usr/sbin/nf-sender");
+    assert_eq!(machine.sh("find /etc/systemd -name 'nf[-_]*'"), "", "links are left");
+}
+
+#[test]
+fn the_test_that_the_debian_packages_bring_passes_on_a_machine() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let machine = Machine::installed("tested", "10.77.0.9/24", &alone(), &parts);
+    let script = machine.put(&Path::new(env!("CARGO_MANIFEST_DIR")).join("debian/tests/pair"));
+    let said = machine.sh(&format!("sh {script}"));
+    assert!(said.contains("192.0.2.1:1111"), "{said}");
+}

@@ -1,0 +1,81 @@
+//! Restarts in good order under 20,000 datagrams a second: the socket's drop counter stays 0, and nothing is lost, repeated
+//! or out of order.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::running::alone as machine_alone;
+use crate::support::load::Load;
+use crate::support::machine::{Machine, Parts};
+use crate::systemd::Site;
+
+const RATE: u32 = 20_000;
+
+/// Does something to both services, one after the other, while datagrams keep coming.
+fn under_load(what: impl Fn(&Machine, &str)) {
+    let _running = machine_alone();
+    let Some(parts) = Parts::find() else { return };
+    let site = Site::paired(&parts);
+    let collector = site.collector();
+    let load = Load::relentless(site.exporters(), RATE);
+    site.wait_connected();
+    let socket = site.socket();
+    for (machine, service) in [(&site.edge, "nf-sender"), (&site.center, "nf-receiver")] {
+        let before = machine.property(service, "MainPID");
+        let sent = load.sent();
+        what(machine, service);
+        machine.wait_status(service, |_| true);
+        assert_ne!(machine.property(service, "MainPID"), before, "{service} is another process now");
+        site.wait_connected();
+        collector.wait_for(sent, Duration::from_secs(30));
+    }
+    let exporters = load.stop();
+    assert!(exporters.total() > u64::from(RATE), "the load was meant to go on: {}", exporters.total());
+    site.assert_all_arrive(&exporters, &collector, true);
+    assert_eq!(socket.figures().dropped, 0, "dropped at the socket of nf-sender");
+    let journal = site.edge.journal("nf-sender", "-o cat");
+    assert!(journal.contains("stopping") && journal.contains("stopped"), "{journal}");
+}
+
+#[test]
+fn a_restart_under_load_loses_nothing() {
+    under_load(|machine, service| {
+        machine.sh(&format!("systemctl restart {service}"));
+    });
+}
+
+#[test]
+fn a_stop_and_a_start_five_seconds_later_under_load_lose_nothing() {
+    under_load(|machine, service| {
+        machine.sh(&format!("systemctl stop {service} 2>&1; sleep 5; systemctl start {service}"));
+    });
+}
+
+#[test]
+fn an_upgrade_of_the_packages_under_load_loses_nothing() {
+    let Some(parts) = Parts::find() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let newer: Vec<PathBuf> = parts.debs().iter().map(|deb| newer(deb, directory.path())).collect();
+    under_load(|machine, service| {
+        let deb = newer.iter().find(|deb| deb.to_str().unwrap().contains(service)).unwrap();
+        machine.install(std::slice::from_ref(deb));
+        let installed = machine.sh(&format!("dpkg-query --show --showformat='${{Version}}' {service}"));
+        assert!(installed.ends_with("+upgrade"), "{installed}");
+    });
+}
+
+/// The same package under a higher version.
+fn newer(deb: &Path, directory: &Path) -> PathBuf {
+    let tree = directory.join("tree");
+    let path = directory.join(deb.file_name().unwrap());
+    let run = |command: &mut Command| {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    run(Command::new("dpkg-deb").arg("--raw-extract").arg(deb).arg(&tree));
+    run(Command::new("sed").args(["-i", "s/^Version: .*/&+upgrade/"]).arg(tree.join("DEBIAN/control")));
+    run(Command::new("dpkg-deb").args(["--build", "--root-owner-group", "-Znone"]).arg(&tree).arg(&path));
+    std::fs::remove_dir_all(tree).unwrap();
+    path
+}

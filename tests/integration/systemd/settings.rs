@@ -1,0 +1,257 @@
+//! Settings as administrators make them: drop-ins of units, reloads, and mistakes.
+
+use std::time::Duration;
+
+use crate::running::shared;
+use crate::support::collector::Inbox;
+use crate::support::exporter::Exporters;
+use crate::support::machine::{Machine, Parts};
+use crate::support::samples::count;
+use crate::systemd::{EXPORTERS, Site, alone, pattern};
+
+#[test]
+fn a_drop_in_adds_a_port() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let site = Site::paired(&parts);
+    let collector = site.collector();
+    let example = site.edge.sh("cat /usr/share/doc/nf-sender/examples/nf-sender-ports.conf");
+    // The example, but for the address that this machine does not have.
+    let example: String =
+        example.lines().filter(|line| !line.contains("192.0.2.1")).map(|line| format!("{line}\n")).collect();
+    site.edge.edit("nf-sender.socket", &example);
+    site.edge.sh("systemctl restart nf-sender.socket");
+    let mut exporters =
+        site.edge.inside(|| Exporters::new(0..EXPORTERS, "127.0.0.1:4739".parse().unwrap(), pattern()));
+    exporters.send(10);
+    site.assert_all_arrive(&exporters, &collector, true);
+}
+
+#[test]
+fn a_drop_in_moves_the_receiver_to_another_port() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let site = Site::new(&parts);
+    site.center.edit("nf-receiver.socket", "[Socket]\nListenStream=\nListenStream=10.77.0.2:9000\n");
+    site.center.sh("systemctl enable --quiet --now nf-receiver.socket");
+    let token = site.center.sh("nf-receiver invite edge --address 10.77.0.2:9000");
+    site.edge.sh_with("nf-sender join -", &token);
+    site.edge.sh("systemctl start nf-sender");
+    let status = site.edge.wait_status("nf-sender", |status| status["state"] == "connected");
+    assert_eq!(status["receiver"], "10.77.0.2:9000");
+}
+
+#[test]
+fn a_socket_of_the_wrong_kind_is_named_and_not_tried_again() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let machine = Machine::installed("wrong", "10.77.0.9/24", &alone(), &parts);
+    machine.edit("nf-sender.socket", "[Socket]\nListenDatagram=\nListenStream=2055\n");
+    machine.sh("systemctl start nf-sender.socket");
+    machine.sh_fails("systemctl start nf-sender");
+    let line =
+        machine.wait_journal("nf-sender", &["file descriptor 3 (netflow) from systemd is a TCP socket"]);
+    assert!(line.contains("correct ListenDatagram= and ListenStream= in the socket unit"), "{line}");
+    assert_eq!(machine.property("nf-sender", "ExecMainStatus"), "78");
+    assert_eq!(machine.property("nf-sender", "NRestarts"), "0");
+}
+
+#[test]
+fn a_reload_takes_up_another_collector_key_and_limit_and_breaks_no_connection() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let site = Site::paired(&parts);
+    let first = site.collector();
+    let mut exporters = site.exporters();
+    exporters.send(100);
+    first.wait_for(100, Duration::from_secs(20));
+
+    // Another collector: the first one keeps what it had, the second gets what comes from now on.
+    let second = site.center.inside(|| Inbox::start("127.0.0.1:0"));
+    let collectors = format!("[[collector]]\naddress = \"{}\"\n", second.addr());
+    site.center.write("/etc/nf-receiver/nf-receiver.toml.d/collector.toml", &collectors);
+    site.center.sh("systemctl reload nf-receiver");
+    site.center.wait_status("nf-receiver", |status| {
+        status["collectors"].as_array().unwrap().len() == 1
+            && status["collectors"][0]["address"] == second.addr().to_string()
+    });
+    exporters.send(100);
+    second.wait_for(100, Duration::from_secs(20));
+    assert_eq!(first.arrived(), 100);
+
+    // Other limits of the spool.
+    site.edge.write("/etc/nf-sender/nf-sender.toml.d/limits.toml", "[spool]\nmax-size = \"128MiB\"\n");
+    site.edge.sh("systemctl reload nf-sender");
+    site.edge.wait_journal("nf-sender", &["reloaded", "limits of the spool"]);
+    assert!(site.edge.sh("nf-sender check").contains("128MiB"));
+
+    // Another key: the receiver lets both in, the sender changes over, the old one goes.
+    let keys = "/etc/nf-receiver/keys/edge";
+    site.center.sh(&format!("cp -p {keys} {keys}.old"));
+    let token = site.center.sh("nf-receiver invite edge --renew --address 10.77.0.2:2055");
+    site.edge.sh_with("nf-sender join -", &token);
+    site.wait_connected();
+    exporters.send(100);
+    second.wait_for(200, Duration::from_secs(20));
+
+    // Only the last change was one that a connection depends on.
+    let journal = site.edge.journal("nf-sender", "-o cat");
+    let connected = journal.lines().filter(|line| line.starts_with("connected")).count();
+    assert!((1..=3).contains(&connected), "{journal}");
+    assert_eq!(site.edge.property("nf-sender", "NRestarts"), "0");
+    assert_eq!(count(&site.edge.status("nf-sender").unwrap(), "/received/datagrams"), 300);
+}
+
+#[test]
+fn a_reload_that_leaves_the_link_alone_keeps_the_session() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let site = Site::paired(&parts);
+    site.exporters().send(1);
+    site.wait_connected();
+    let sessions = || site.center.journal("nf-receiver", "-o cat").matches("session agreed").count();
+    let before = sessions();
+    site.edge.write("/etc/nf-sender/nf-sender.toml.d/limits.toml", "[spool]\nmax-age = \"1h\"\n");
+    site.center
+        .write("/etc/nf-receiver/nf-receiver.toml.d/ciphers.toml", "ciphers = [\"chacha20-poly1305\"]\n");
+    site.edge.sh("systemctl reload nf-sender");
+    site.center.sh("systemctl reload nf-receiver");
+    site.edge.wait_journal("nf-sender", &["reloaded"]);
+    site.center.wait_journal("nf-receiver", &["reloaded"]);
+    site.wait_connected();
+    assert_eq!(sessions(), before);
+    for (machine, service) in [(&site.edge, "nf-sender"), (&site.center, "nf-receiver")] {
+        assert_eq!(machine.property(service, "ActiveState"), "active");
+        assert_eq!(machine.property(service, "SubState"), "running");
+    }
+}
+
+#[test]
+fn what_only_a_restart_takes_up_is_said_after_a_reload() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let site = Site::paired(&parts);
+    site.edge.sh("systemctl start nf-sender");
+    site.edge.write("/etc/nf-sender/nf-sender.toml.d/m.toml", "[metrics]\nlisten = \"127.0.0.1:9255\"\n");
+    site.edge.sh("systemctl reload nf-sender");
+    site.edge.wait_journal("nf-sender", &["restart", "metrics.listen"]);
+}
+
+#[test]
+fn a_broken_configuration_fails_the_reload_is_said_and_the_old_one_stays() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let site = Site::paired(&parts);
+    site.exporters().send(1);
+    site.wait_connected();
+    for (machine, service) in [(&site.edge, "nf-sender"), (&site.center, "nf-receiver")] {
+        let path = format!("/etc/{service}/{service}.toml.d/typo.toml");
+        machine.write(&path, "lisen = [\"[::]:2055\"]\n");
+        machine.sh_fails(&format!("systemctl reload {service}"));
+        let line = machine.wait_journal(service, &[&path, "lisen"]);
+        assert!(line.contains("line 1"), "{line}");
+        assert_eq!(machine.property(service, "ActiveState"), "active");
+        // Past the check, the daemon itself refuses it as well.
+        machine.sh(&format!("systemctl kill --signal HUP {service}"));
+        machine.wait_journal(service, &["not reloaded, everything stays as it was"]);
+        let explained = machine.journal(service, "-x");
+        assert!(explained.contains("has refused a changed configuration"), "{explained}");
+        machine.sh(&format!("rm {path}; systemctl reload {service}"));
+        machine.wait_journal(service, &["reloaded"]);
+    }
+    site.wait_connected();
+}
+
+#[test]
+fn a_wrong_configuration_ends_with_78_is_explained_and_not_tried_again_and_again() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let machine = Machine::installed("typo", "10.77.0.9/24", &alone(), &parts);
+    for service in ["nf-sender", "nf-receiver"] {
+        machine.write(&format!("/etc/{service}/{service}.toml.d/typo.toml"), "listen = [\"[::]:70000\"]\n");
+        machine.sh(&format!("systemctl start {service}.socket"));
+        machine.sh_fails(&format!("systemctl start {service}"));
+        assert_eq!(machine.property(service, "ExecMainStatus"), "78");
+        assert_eq!(machine.property(service, "ActiveState"), "failed");
+        assert_eq!(machine.property(service, "NRestarts"), "0");
+        let explained = machine.journal(service, "-x");
+        for word in ["typo.toml", "70000", "cannot follow its configuration", &format!("{service} check")] {
+            assert!(explained.contains(word), "no {word:?} in\n{explained}");
+        }
+        let entry = machine.journal(service, "-o json -p err");
+        let entry: serde_json::Value = serde_json::from_str(entry.lines().next().unwrap()).unwrap();
+        assert_eq!(entry["PRIORITY"], "3");
+        assert_eq!(entry["SYSLOG_IDENTIFIER"], service);
+        assert!(entry["MESSAGE_ID"].is_string(), "{entry}");
+        machine.sh(&format!("rm /etc/{service}/{service}.toml.d/typo.toml; systemctl start {service}"));
+    }
+}
+
+#[test]
+fn options_of_the_environment_file_reach_the_daemon_and_names_of_the_original_work() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let machine = Machine::installed("named", "10.77.0.9/24", &alone(), &parts);
+    machine
+        .write("/etc/default/nf-sender", "NF_SENDER_OPTS=\"--id from-default --receiver 127.0.0.1:2055\"\n");
+    machine
+        .sh("systemctl enable --quiet --now nf-sender.socket nf-receiver.socket; systemctl start nf_sender");
+    let status = machine.wait_status("nf-sender", |status| status["state"] == "connected");
+    assert_eq!(status["id"], "from-default");
+    machine.sh("systemctl stop nf-sender.socket nf_sender nf-receiver.socket nf_receiver");
+    assert_eq!(machine.property("nf-sender", "ActiveState"), "inactive");
+}
+
+#[test]
+fn keys_come_as_credentials() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let site = Site::new(&parts);
+    let key = site.center.sh("nf-receiver keygen");
+    site.center.write("/etc/credstore/nf-receiver.key", &key);
+    site.edge.write("/etc/credstore/nf-sender.key", &key);
+    site.edge.write("/etc/credstore/nf-sender.spool-key", &site.edge.sh("nf-sender keygen"));
+    let settings = "receivers = [\"10.77.0.2:2055\"]\n[spool]\nencrypt = true\n";
+    site.edge.write("/etc/nf-sender/nf-sender.toml.d/here.toml", settings);
+    for (machine, service) in [(&site.center, "nf-receiver"), (&site.edge, "nf-sender")] {
+        machine.sh(&format!("systemd-tmpfiles --create {service}.conf; systemctl start {service}"));
+        let mode = machine.sh(&format!("stat -c '%a %U' /etc/credstore/{service}.key"));
+        assert_eq!(mode, "600 root\n");
+    }
+    let status = site.edge.wait_status("nf-sender", |status| status["state"] == "connected");
+    assert_eq!(status["cipher"], "blowfish");
+}
+
+#[test]
+fn an_absent_receiver_never_ends_the_service() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let machine = Machine::installed("lonely", "10.77.0.9/24", &alone(), &parts);
+    machine.write(
+        "/etc/nf-sender/nf-sender.toml.d/here.toml",
+        "receivers = [\"10.77.0.200:2055\", \"nowhere.invalid:2055\"]\nplaintext = true\n[reconnect]\nfirst = \"100ms\"\nlongest = \"100ms\"\n",
+    );
+    machine.sh("systemctl start nf-sender");
+    let began = machine.property("nf-sender", "MainPID");
+    machine.wait_status("nf-sender", |status| status["state"] == "waiting");
+    machine.wait_journal("nf-sender", &["not connected", "none of 2 receivers answers"]);
+    assert_eq!(machine.property("nf-sender", "ActiveState"), "active");
+    assert_eq!(machine.property("nf-sender", "MainPID"), began);
+}
+
+#[test]
+fn entries_of_the_journal_have_fields_to_search_by() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let site = Site::paired(&parts);
+    site.exporters().send(1);
+    site.wait_connected();
+    site.center.wait_journal("nf-receiver", &["session agreed"]);
+    let found = site.center.journal("nf-receiver", "-o json SENDER=edge");
+    let entry: serde_json::Value = serde_json::from_str(found.lines().next().unwrap()).unwrap();
+    assert_eq!(entry["MESSAGE"], "session agreed");
+    assert_eq!(entry["CIPHER"], "chacha20-poly1305");
+    assert_eq!(entry["PRIORITY"], "5");
+    let fields: Vec<&str> = entry.as_object().unwrap().keys().map(String::as_str).collect();
+    assert!(fields.contains(&"MESSAGE_ID") && fields.contains(&"_SYSTEMD_UNIT"), "{fields:?}");
+}
