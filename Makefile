@@ -94,12 +94,13 @@ TEST_DEBIAN = $(PACKAGES)/debian
 
 test-machine: packages $(TEST_DEBIAN)/complete
 
-# Consoles and logins are of no use there.
+# Consoles and logins are of no use there, and the collector is started by the tests themselves.
 $(TEST_DEBIAN)/complete:
 	rm -rf $(TEST_DEBIAN) && mkdir -p $(TEST_DEBIAN)
 	debootstrap --variant=minbase --include=systemd,systemd-sysv,procps,iproute2,netcat-openbsd,nfdump,rpm \
 		bookworm $(TEST_DEBIAN)
-	chroot $(TEST_DEBIAN) systemctl mask --quiet getty.target console-getty.service systemd-logind.service
+	chroot $(TEST_DEBIAN) systemctl mask --quiet getty.target console-getty.service systemd-logind.service \
+		nfdump.service e2scrub_reap.service apt-daily.timer apt-daily-upgrade.timer
 	rm -f $(TEST_DEBIAN)/etc/machine-id $(TEST_DEBIAN)/var/cache/apt/archives/*.deb
 	touch $(TEST_DEBIAN)/etc/machine-id
 	mkdir -p $(TEST_DEBIAN)/var/log/journal

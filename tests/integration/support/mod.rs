@@ -1,7 +1,7 @@
 //! What the tests, the demo and the benchmarks drive the real daemons with: exporters, collectors, a link that
 //! breaks on request, and the daemons themselves as processes.
 //!
-//! Everything is on loopback and needs no privilege, but for the machines, which have networks of their own. Nothing waits by sleeping for luck: each wait is for a fact,
+//! Everything is on loopback and needs no privilege. Nothing waits by sleeping for luck: each wait is for a fact,
 //! and one that does not come true ends in a report of what was seen instead.
 
 pub(crate) mod chatter;
@@ -12,7 +12,6 @@ pub(crate) mod hosts;
 pub(crate) mod kernel_socket;
 pub(crate) mod link;
 pub(crate) mod load;
-pub(crate) mod machine;
 pub(crate) mod meddler;
 pub(crate) mod netflow_tools;
 pub(crate) mod pair;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::running::shared;
 use crate::support::collector::Collector;
 use crate::support::load::Load;
-use crate::support::machine::Parts;
+use crate::systemd::machine::Parts;
 use crate::systemd::{EXPORTERS, Site, assert_told, pattern};
 
 const RATE: u32 = 2_000;
@@ -93,7 +93,7 @@ fn a_healthy_service_feeds_the_watchdog_for_as_long_as_it_is_idle() {
         machine.sh(&format!("systemctl restart {service}"));
     }
     site.wait_connected();
-    let of = |service, machine: &crate::support::machine::Machine| machine.property(service, "MainPID");
+    let of = |service, machine: &crate::systemd::machine::Machine| machine.property(service, "MainPID");
     let before = [of("nf-sender", &site.edge), of("nf-receiver", &site.center)];
     // Longer than the watchdog waits, and than the link is idle between two heartbeats.
     std::thread::sleep(Duration::from_secs(12));

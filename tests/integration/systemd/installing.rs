@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::running::shared;
-use crate::support::machine::{Parts, wait_for_or};
 use crate::support::samples::count;
 use crate::systemd::Site;
+use crate::systemd::machine::{Parts, wait_for_or};
 
 #[test]
 fn two_machines_are_paired_by_a_few_commands_and_flows_arrive_at_nfcapd() {
@@ -89,7 +89,7 @@ fn both_services_run_as_users_of_their_own_without_capabilities_and_their_files_
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
         assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
     }
-    let modes = |machine: &crate::support::machine::Machine, paths: &[&str]| {
+    let modes = |machine: &crate::systemd::machine::Machine, paths: &[&str]| {
         machine.sh(&format!("stat -c '%n %a %U:%G' {}", paths.join(" ")))
     };
     assert_eq!(

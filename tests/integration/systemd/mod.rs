@@ -2,6 +2,7 @@
 
 mod faults;
 mod installing;
+mod machine;
 mod packages;
 mod restarts;
 mod settings;
@@ -12,9 +13,9 @@ use crate::support::chatter::{MIXED, Pattern};
 use crate::support::collector::Collector;
 use crate::support::exporter::Exporters;
 use crate::support::kernel_socket::KernelSocket;
-use crate::support::machine::{Machine, Network, Parts};
 use crate::support::pair::STALL;
 use crate::support::samples::{assert_conserved, count};
+use crate::systemd::machine::{Machine, Network, Parts};
 
 const EXPORTERS: u16 = 4;
 

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::running::shared;
-use crate::support::machine::{Machine, Parts};
 use crate::systemd::alone;
+use crate::systemd::machine::{Machine, Parts};
 
 /// What both packages bring, beside their documentation.
 fn files(service: &str, options: &str, units: &str, zsh: &str) -> Vec<String> {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::running::alone as machine_alone;
 use crate::support::load::Load;
-use crate::support::machine::{Machine, Parts};
 use crate::systemd::Site;
+use crate::systemd::machine::{Machine, Parts};
 
 const RATE: u32 = 20_000;
 

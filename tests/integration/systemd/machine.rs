@@ -17,7 +17,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::kernel_socket;
+use crate::support::kernel_socket;
 
 /// How long a machine may take to boot, and a unit to do what it is told, on a busy host.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -166,6 +166,8 @@ impl Machine {
     }
 
     fn on(name: &str, address: &str, network: &Arc<Network>, disk: Arc<Disk>) -> Self {
+        fs::create_dir_all(disk.path("upper/etc")).unwrap();
+        fs::write(disk.path("upper/etc/hostname"), format!("{name}\n")).unwrap();
         Self {
             name: name.to_owned(),
             address: address.to_owned(),
@@ -183,7 +185,7 @@ impl Machine {
     /// Boots it; returns once its systemd has started everything.
     pub(crate) fn boot(&mut self) {
         assert!(self.running.is_none(), "{} is up", self.name);
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/support/boot.sh");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/systemd/boot.sh");
         let group = cgroups().join(format!("nf-{}-{}", std::process::id(), self.name));
         fs::create_dir_all(&group).unwrap();
         let console = File::create(self.disk.path("console")).unwrap();
@@ -315,7 +317,8 @@ impl Machine {
 
     /// What the journal holds of both services, for whoever finds a test failed.
     fn story(&self) -> String {
-        let journal = self.run(&["journalctl", "--no-pager", "-o", "short-precise", "-n", "60"]);
+        let journal =
+            self.run(&["journalctl", "--no-pager", "-o", "short-precise", "-n", "60", "-u", "nf-*"]);
         String::from_utf8_lossy(&journal.stdout).into_owned()
     }
 
