@@ -150,8 +150,11 @@ pub(super) fn read_spool(reader: &mut Reader<'_>, surroundings: &Surroundings) -
 
 /// Where the key of either side is, if it has one: what was said last of -k and `key-file`, else the credential.
 fn key_source(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Noted<Option<KeySource>> {
-    let typed = reader.optional_secret("key", kinds::standard_input)?.map(|()| KeySource::StandardInput);
-    let file = reader.optional("key-file", kinds::path)?.map(KeySource::File);
+    // Both are read before either is judged, so that a mistake in one does not make the other unknown.
+    let typed = reader.optional_secret("key", kinds::standard_input);
+    let file = reader.optional("key-file", kinds::path);
+    let typed = typed?.map(|()| KeySource::StandardInput);
+    let file = file?.map(KeySource::File);
     Some(match (typed, file) {
         (Some(typed), Some(file)) => Some(if reader.chosen("key", "key-file")? { typed } else { file }),
         (typed, file) => typed.or(file).or_else(|| credential(surroundings)),

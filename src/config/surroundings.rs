@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::sequence::SenderId;
 
@@ -13,8 +13,8 @@ pub struct Surroundings {
     pub state_directory: Option<PathBuf>,
     /// The first directory of `$RUNTIME_DIRECTORY`.
     pub runtime_directory: Option<PathBuf>,
-    /// The files that systemd passed as credentials in `$CREDENTIALS_DIRECTORY`.
-    pub credentials: Vec<PathBuf>,
+    /// The credentials that systemd passed: their names and files.
+    pub credentials: Vec<(String, PathBuf)>,
     /// The host's name as the kernel knows it.
     pub host_name: String,
 }
@@ -25,9 +25,23 @@ impl Surroundings {
         Self {
             state_directory: first_directory("STATE_DIRECTORY"),
             runtime_directory: first_directory("RUNTIME_DIRECTORY"),
-            credentials: files_in(first_directory("CREDENTIALS_DIRECTORY")),
+            credentials: first_directory("CREDENTIALS_DIRECTORY")
+                .map_or_else(Vec::new, |path| files_in(&path)),
             host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         }
+    }
+
+    /// Those that `service` would have, for a command that an administrator runs beside it: the credentials are those of
+    /// the running service, else those that its unit would load.
+    pub fn of_the_service(service: &str) -> Self {
+        let mut surroundings = Self::of_this_process();
+        if env::var_os("CREDENTIALS_DIRECTORY").is_none() {
+            surroundings.credentials = files_in(Path::new(&format!("/run/credentials/{service}.service")));
+            if surroundings.credentials.is_empty() {
+                surroundings.credentials = stored_for(service, files_in(Path::new("/etc/credstore")));
+            }
+        }
+        surroundings
     }
 
     pub(super) fn state_path(&self, service: &str) -> PathBuf {
@@ -36,7 +50,7 @@ impl Surroundings {
 
     /// The credential of this name, if there is one.
     pub(super) fn credential(&self, name: &str) -> Option<PathBuf> {
-        self.credentials.iter().find(|path| path.file_name().is_some_and(|file| file == name)).cloned()
+        self.credentials.iter().find(|(found, _)| found == name).map(|(_, path)| path.clone())
     }
 
     pub(super) fn control_path(&self, service: &str) -> PathBuf {
@@ -53,10 +67,16 @@ impl Surroundings {
     }
 }
 
-/// The files in `directory`; none if it cannot be read.
-fn files_in(directory: Option<PathBuf>) -> Vec<PathBuf> {
-    let entries = directory.and_then(|directory| fs::read_dir(directory).ok());
-    entries.into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect()
+/// The names and paths of the files in `directory`; none if it cannot be read.
+fn files_in(directory: &Path) -> Vec<(String, PathBuf)> {
+    let named = |entry: fs::DirEntry| Some((entry.file_name().into_string().ok()?, entry.path()));
+    fs::read_dir(directory).into_iter().flatten().flatten().filter_map(named).collect()
+}
+
+/// Those of `files` that the unit of `service` loads: `nf-sender.key` is the credential `key` of nf-sender.
+fn stored_for(service: &str, files: Vec<(String, PathBuf)>) -> Vec<(String, PathBuf)> {
+    let of_service = |name: &str| name.strip_prefix(service)?.strip_prefix('.').map(str::to_owned);
+    files.into_iter().filter_map(|(name, path)| Some((of_service(&name)?, path))).collect()
 }
 
 /// systemd separates several directories by colons.
@@ -82,6 +102,17 @@ mod tests {
             let surroundings = Surroundings { host_name: host_name.to_owned(), ..Surroundings::default() };
             assert_eq!(surroundings.default_id(), id);
         }
+    }
+
+    #[test]
+    fn stored_credentials_are_those_of_the_service_by_their_names_in_it() {
+        let file = |name: &str| (name.to_owned(), PathBuf::from(format!("/etc/credstore/{name}")));
+        let files = ["nf-sender.key", "nf-sender.spool-key", "nf-receiver.key", "nf-sender"].map(file).into();
+        let surroundings =
+            Surroundings { credentials: stored_for("nf-sender", files), ..Surroundings::default() };
+        assert_eq!(surroundings.credential("key"), Some("/etc/credstore/nf-sender.key".into()));
+        assert_eq!(surroundings.credential("spool-key"), Some("/etc/credstore/nf-sender.spool-key".into()));
+        assert_eq!(surroundings.credentials.len(), 2);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::secure::{Admission, Admitted, Channel, Pass, ReceiverHandshake, Turne
 use crate::sequence::SenderId;
 use crate::service::messages::receiver;
 use crate::service::stream::{ShakeError, Stream, shake};
-use crate::service::{Pulse, ROUND, Stop, counted};
+use crate::service::{More, Pulse, ROUND, Stop};
 
 /// How long the listener rests when the system has no file descriptor left for a connection.
 const REST: Duration = Duration::from_millis(100);
@@ -67,7 +67,12 @@ impl Gate {
                     Err(error) => {
                         // No peer is known: the unspecified address stands for all.
                         if let Some(held_back) = self.shared.may_complain(Ipv6Addr::UNSPECIFIED.into()) {
-                            tracing::warn!(%error, held_back = counted(held_back), "cannot accept a connection");
+                            tracing::warn!(
+                                %error,
+                                held_back,
+                                "cannot accept a connection: {error}{}",
+                                More(held_back)
+                            );
                         }
                         tokio::time::sleep(REST).await;
                     }
@@ -125,7 +130,13 @@ impl Gate {
     fn complain(&self, peer: SocketAddr, rejected: &Rejected) {
         self.shared.note_refused(peer, rejected.to_string());
         if let Some(held_back) = self.shared.may_complain(peer.ip()) {
-            tracing::warn!(message_id = receiver::TURNED_AWAY, %peer, held_back = counted(held_back), "turned a connection away: {rejected}");
+            tracing::warn!(
+                message_id = receiver::TURNED_AWAY,
+                %peer,
+                held_back,
+                "turned a connection from {peer} away: {rejected}{}",
+                More(held_back)
+            );
         }
     }
 }

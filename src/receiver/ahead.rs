@@ -44,11 +44,14 @@ impl Ahead {
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!(
-                file = %path.display(),
-                %error,
-                "cannot take up what collectors had when the last run stopped: part of a batch may be repeated"
-            ),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "{}: cannot be taken up, so that part of a batch may be repeated to some \
+                     collectors: {error}",
+                    path.display()
+                );
+            }
         }
         Self { left: Mutex::new(left) }
     }

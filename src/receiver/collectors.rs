@@ -45,10 +45,10 @@ impl Collectors {
                     let collectors: Vec<String> =
                         outputs.addresses().map(|address| address.to_string()).collect();
                     let collectors = collectors.join(", ");
-                    tracing::info!(collectors, "delivering to other collectors from now on");
+                    tracing::info!(collectors, "delivering to these collectors from now on: {collectors}");
                     self.outputs.send_replace(Arc::new(outputs));
                 }
-                Err(error) => tracing::error!(%error, "the collectors stay as they were"),
+                Err(error) => tracing::error!(%error, "the collectors stay as they were: {error}"),
             }
         }
     }
@@ -85,7 +85,7 @@ async fn resolve_one(name: &HostPort) -> SocketAddr {
         tracing::error!(
             message_id = receiver::COLLECTOR_UNKNOWN,
             collector = %name,
-            "cannot resolve the collector's name: {cause}; trying again in {} s",
+            "the name of the collector {name} cannot be resolved: {cause}; trying again in {} s",
             RESOLVE_AGAIN.as_secs()
         );
         sleep(RESOLVE_AGAIN).await;

@@ -59,8 +59,8 @@ fn warn_of_few_files(connections: usize, strangers: usize) {
         tracing::warn!(
             allowed,
             wanted,
-            "fewer files may be open than {connections} connections take: raise LimitNOFILE= (ulimit -Hn), or lower \
-             limits.connections"
+            "{allowed} files may be open, and {connections} connections take up to {wanted}: raise \
+             LimitNOFILE= (ulimit -Hn), or lower limits.connections"
         );
     }
 }
@@ -131,7 +131,11 @@ async fn supervise(settings: ReceiverSettings, reloader: Arc<Reloader>) -> Resul
     if let Some(shared) = shared.get() {
         let progress = shared.seats.settle().await;
         if let Err(error) = ahead::leave(&state, &progress) {
-            tracing::error!(%error, "cannot store what some collectors have: part of a batch will be repeated to them");
+            tracing::error!(
+                %error,
+                "cannot store what some collectors have, so that part of a batch will be repeated to \
+                 them: {error}"
+            );
         }
         notify::with_patience(sync(shared.clone())).await;
     }
@@ -152,7 +156,12 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
     let mut listeners = Vec::new();
     for socket in sockets {
         let address = socket.local_addr().map_err(told)?;
-        tracing::info!(%address, from_systemd, "waiting for senders");
+        tracing::info!(
+            %address,
+            from_systemd,
+            "waiting for senders at {address}{}",
+            sockets::origin(from_systemd)
+        );
         listeners.push(TcpListener::from_std(socket).map_err(told)?);
     }
     Ok(listeners)
@@ -203,7 +212,7 @@ async fn serve(
 async fn sync(shared: Arc<Shared>) {
     let outcome = tokio::task::spawn_blocking(move || shared.positions.sync()).await;
     if let Ok(Err(error)) = outcome {
-        tracing::error!(%error, "after a power loss now, more would be repeated");
+        tracing::error!(%error, "{error}: after a power loss now, more would be repeated");
     }
 }
 

@@ -40,7 +40,10 @@ fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
     let Invocation { file, given, action } = invocation;
     conceal_key(&given)?;
     let overrides = overrides(given);
-    let surroundings = Surroundings::of_this_process();
+    let surroundings = match action {
+        ReceiverAction::Run => Surroundings::of_this_process(),
+        _ => Surroundings::of_the_service(RECEIVER),
+    };
     match action {
         ReceiverAction::Run => daemon::run(Box::new(move || {
             config::load_receiver(file.as_deref(), overrides.clone(), &surroundings)

@@ -76,7 +76,8 @@ impl Reloader {
             message_id = receiver::RELOADED,
             senders,
             collectors = collectors.len(),
-            "reloaded: keys and ciphers, whom they let in, and collectors"
+            "reloaded: keys and ciphers, {senders} senders with keys of their own, {} collectors",
+            collectors.len()
         );
         self.admission.send_replace(Arc::new(admission));
         self.collectors.send_if_modified(|current| {

@@ -191,7 +191,11 @@ impl Seats {
             let Some(pending) = current.pending.as_ref() else { continue };
             let stored = pending.position();
             if let Err(error) = current.stored.store(stored) {
-                tracing::error!(%error, "cannot store how far a stream is delivered: some of it will be repeated");
+                tracing::error!(
+                    %error,
+                    "cannot store how far a stream is delivered, so that some of it will be repeated: \
+                     {error}"
+                );
             }
             let progress = pending.delivery.progress();
             let positions = progress.map(|(collector, count)| (collector, pending.first.plus(count)));

@@ -23,8 +23,8 @@ use crate::receiver::refused::Refused;
 use crate::receiver::seats::{Counters, Current, Pending, Seats, Turn};
 use crate::sequence::{Gap, Position, SenderId};
 use crate::service::messages::receiver;
-use crate::service::stream::{Received, Stream, StreamError};
-use crate::service::{LogLimit, Stop, counted};
+use crate::service::stream::{Received, Stream, StreamError, protection};
+use crate::service::{LogLimit, More, Stop};
 use crate::session::{ReceiverEvent, ReceiverSession, SessionError};
 use crate::status::RefusedStatus;
 
@@ -127,13 +127,27 @@ pub(crate) async fn serve(
         Ended::Closed | Ended::Goodbye | Ended::Superseded | Ended::Expelled | Ended::Stopping => {
             let held_back = if connection.was_told { Some(0) } else { shared.is_news(&id) };
             if let Some(held_back) = held_back {
-                tracing::info!(message_id = receiver::SESSION_ENDED, %peer, sender = %id, held_back = counted(held_back), "session ended: {ended}");
+                tracing::info!(
+                    message_id = receiver::SESSION_ENDED,
+                    %peer,
+                    sender = %id,
+                    held_back,
+                    "session of {id} at {peer} ended: {ended}{}",
+                    More(held_back)
+                );
             }
         }
         Ended::Stream(_) | Ended::Session(_) | Ended::NoHello | Ended::Storage(_) => {
             shared.note_refused(peer, format!("session of {id} ended: {ended}"));
             if let Some(held_back) = shared.may_complain(peer.ip()) {
-                tracing::warn!(message_id = receiver::SESSION_ENDED, %peer, sender = %id, held_back = counted(held_back), "session ended: {ended}");
+                tracing::warn!(
+                    message_id = receiver::SESSION_ENDED,
+                    %peer,
+                    sender = %id,
+                    held_back,
+                    "session of {id} at {peer} ended: {ended}{}",
+                    More(held_back)
+                );
             }
         }
     }
@@ -184,12 +198,27 @@ impl Connection<'_> {
         let resume = known.unwrap_or_default().max(hello.first);
         if known.is_some_and(|known| known < hello.first) {
             let missing = hello.first.since(known.unwrap_or_default());
-            tracing::warn!(sender = %id, missing, "the sender no longer has what was never delivered here");
+            tracing::warn!(
+                sender = %id,
+                missing,
+                "{id} no longer has {missing} datagrams that were never delivered here"
+            );
         }
         self.session.welcome(known.unwrap_or_default(), Instant::now().into_std());
         if let Some(held_back) = self.shared.is_news(id) {
-            let (stream, resume, held_back) = (hello.stream, resume.0, counted(held_back));
-            tracing::info!(message_id = receiver::SESSION_BEGAN, %peer, sender = %id, cipher, %stream, resume, held_back, "session agreed");
+            let (stream, resume, held_back) = (hello.stream, resume.0, held_back);
+            tracing::info!(
+                message_id = receiver::SESSION_BEGAN,
+                %peer,
+                sender = %id,
+                cipher,
+                %stream,
+                resume,
+                held_back,
+                "session of {id} at {peer} agreed, {}; its stream goes on at {resume}{}",
+                protection(cipher),
+                More(held_back)
+            );
             self.was_told = true;
         }
         Ok(turn)
@@ -302,7 +331,12 @@ impl Connection<'_> {
             Err(error) => {
                 let lost = u64::from(batch.datagrams()).saturating_sub(repeated);
                 let first = batch.first().plus(repeated).0;
-                tracing::error!(%error, first, lost, "a batch cannot be read; it is passed over");
+                tracing::error!(
+                    %error,
+                    first,
+                    lost,
+                    "a batch of {lost} datagrams cannot be read and is passed over: {error}"
+                );
                 Counters::add(&turn.seat.counters.gaps, lost);
                 return self.skip_to(turn, batch.end());
             }
@@ -336,10 +370,12 @@ impl Connection<'_> {
             let (reason, lost) = (gap.reason.word(), gap.datagrams());
             tracing::warn!(
                 message_id = receiver::SENDER_LOST,
+                sender = %self.known.sender,
                 first = gap.first.0,
                 lost,
                 reason,
-                "the sender lost datagrams"
+                "{} lost {lost} datagrams: {reason}",
+                self.known.sender
             );
             Counters::add(&turn.seat.counters.gaps, lost);
         }

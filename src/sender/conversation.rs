@@ -20,8 +20,8 @@ use crate::sender::link::{Link, LinkSettings, LinkState};
 use crate::sender::queue::{Next, Queue};
 use crate::sequence::Position;
 use crate::service::messages::sender;
-use crate::service::stream::{Received, Stream, StreamError};
-use crate::service::{LogLimit, ROUND, counted};
+use crate::service::stream::{Received, Stream, StreamError, protection};
+use crate::service::{LogLimit, More, ROUND};
 use crate::session::{SenderEvent, SenderSession, SessionError};
 
 /// How long the last words to a receiver may take.
@@ -126,7 +126,10 @@ impl<'a> Conversation<'a> {
                 break;
             }
             if self.is_worn(&stream) {
-                tracing::info!(peer, "connecting anew: the keys of this connection have served their time");
+                tracing::info!(
+                    peer,
+                    "connecting to {peer} anew: the keys of this connection have served their time"
+                );
                 return self.renew(&mut stream).await;
             }
             match self.happens(&stream, waits_for_more, stopping_at).await {
@@ -235,7 +238,15 @@ impl<'a> Conversation<'a> {
         self.acknowledged(resume);
         self.link.queue.set_in_flight(resume);
         let queued = self.link.queue.figures().queued;
-        tracing::info!(message_id = sender::CONNECTED, peer, cipher, resume = resume.0, queued, "connected");
+        tracing::info!(
+            message_id = sender::CONNECTED,
+            peer,
+            cipher,
+            resume = resume.0,
+            queued,
+            "connected to {peer}, {}; {queued} datagrams queued",
+            protection(cipher)
+        );
         let mut view = self.link.view();
         view.state = LinkState::Connected;
         view.reason = None;
@@ -260,7 +271,7 @@ impl<'a> Conversation<'a> {
                 Next::Gap(gap) => {
                     self.link.queue.set_in_flight(gap.end);
                     if let Err(error) = self.session.send_gap(gap) {
-                        tracing::error!(%error, "a gap was offered out of turn");
+                        tracing::error!(%error, "a gap was offered out of turn: {error}");
                     }
                 }
                 Next::InSpool => {
@@ -281,7 +292,7 @@ impl<'a> Conversation<'a> {
         self.link.queue.set_in_flight(batch.end());
         match self.session.send_batch(batch) {
             Ok(()) => self.sent.push_back((batch.end(), u64::from(batch.payload_bytes()))),
-            Err(error) => tracing::error!(%error, "a batch was offered out of turn"),
+            Err(error) => tracing::error!(%error, "a batch was offered out of turn: {error}"),
         }
     }
 
@@ -328,7 +339,12 @@ impl<'a> Conversation<'a> {
             }
             Err(error) => {
                 if let Some(held_back) = self.complaints.admit((), Instant::now().into_std()) {
-                    tracing::error!(%error, held_back = counted(held_back), "cannot read the spool; trying again");
+                    tracing::error!(
+                        %error,
+                        held_back,
+                        "cannot read the spool: {error}; trying again{}",
+                        More(held_back)
+                    );
                 }
                 self.link.view().reason = Some(format!("cannot read the spool: {error}"));
                 Reading::Resting(backlog, Instant::now() + READ_AGAIN)

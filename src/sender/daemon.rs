@@ -65,7 +65,12 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, DaemonError> {
         let told = |error| DaemonError::system(format_args!("cannot set up a UDP socket: {error}"));
         smallest = smallest.min(sockets::ensure_receive_buffer(&socket, RECEIVE_BUFFER).map_err(told)?);
         let address = socket.local_addr().map_err(told)?;
-        tracing::info!(%address, from_systemd = outlives_us, "taking datagrams");
+        tracing::info!(
+            %address,
+            from_systemd = outlives_us,
+            "taking datagrams at {address}{}",
+            sockets::origin(outlives_us)
+        );
         listeners.push(Listener::new(socket, outlives_us).map_err(told)?);
     }
     if let Some(advice) = sockets::receive_buffer_advice(RECEIVE_BUFFER, smallest) {
@@ -147,7 +152,7 @@ async fn supervise(
     leave(intake.as_deref(), everything_spooled);
     answers.abort();
     let figures = reporter.queue.figures();
-    tracing::info!(queued = figures.queued, "stopped");
+    tracing::info!(queued = figures.queued, "stopped; {} datagrams wait in the spool", figures.queued);
     outcome
 }
 
@@ -156,12 +161,12 @@ fn leave(intake: Option<&Path>, everything_spooled: bool) {
     match intake {
         Some(intake) if everything_spooled => {
             if let Err(error) = intake::remove(intake) {
-                tracing::debug!(%error, "cannot remove the intake");
+                tracing::debug!("cannot remove the intake: {error}");
             }
         }
         Some(intake) => tracing::error!(
-            intake = %intake.display(),
-            "the spool did not take everything: what is left stays in the intake for the next start"
+            "the spool did not take everything: what is left stays in {} for the next start",
+            intake.display()
         ),
         None if everything_spooled => {}
         None => {
@@ -226,7 +231,7 @@ async fn stop_threads(threads: Threads, stop_link: Stopper, link: tokio::task::J
     let Threads { queue, stop_ingest, ingest_ended, keeper } = threads;
     queue.go_on_to(Stage::Draining);
     if let Err(error) = rustix::io::write(&stop_ingest, &1_u64.to_ne_bytes()) {
-        tracing::error!(%error, "cannot stop taking datagrams");
+        tracing::error!(%error, "cannot stop taking datagrams: {error}");
     }
     // If ingest ended by itself, that was heard already: what it still had is in the intake.
     let ingest_ended =

@@ -133,7 +133,7 @@ impl Ingest {
                 }),
                 Ok(Ready::Stop) => break,
                 Err(error) => {
-                    tracing::error!(%error, "cannot wait for datagrams");
+                    tracing::error!(%error, "cannot wait for datagrams: {error}");
                     break;
                 }
             }
@@ -152,7 +152,8 @@ impl Ingest {
         if taken.admitted > done {
             tracing::info!(
                 datagrams = taken.admitted - done,
-                "took up datagrams that the last run had received"
+                "took up {} datagrams that the last run had just received",
+                taken.admitted - done
             );
         }
     }
@@ -203,7 +204,7 @@ impl Ingest {
             }
             Err(error) => {
                 if error.kind() != std::io::ErrorKind::WouldBlock {
-                    tracing::debug!(%error, "recvmmsg");
+                    tracing::debug!("recvmmsg: {error}");
                 }
                 0
             }

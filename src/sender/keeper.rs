@@ -13,7 +13,7 @@ use crate::sender::intake::Held;
 use crate::sender::queue::{Queue, SpoolFigures, Stage, State};
 use crate::sequence::{Gap, GapReason, Position};
 use crate::service::messages::sender;
-use crate::service::{LogLimit, Pulse, counted, wall_clock};
+use crate::service::{LogLimit, More, Pulse, wall_clock};
 use crate::spool::{AppendError, Policy, WhenFull};
 use tokio::sync::watch;
 
@@ -259,19 +259,24 @@ impl Keeper {
 
     fn complain(&mut self, error: &AppendError) {
         let Some(held_back) = self.complaints.admit(Complaint::Refused, Instant::now()) else { return };
-        let held_back = counted(held_back);
         match error {
             AppendError::Full => tracing::warn!(
                 message_id = sender::SPOOL_FULL,
                 held_back,
-                "the spool is full (max-size or min-free is reached): what arrives stays in memory while there is room"
+                "the spool is full (max-size or min-free is reached): what arrives stays in memory \
+                 while there is room{}",
+                More(held_back)
             ),
-            AppendError::Disk(error) => tracing::error!(
-                message_id = sender::SPOOL_FAILS,
-                %error,
-                held_back,
-                "cannot write to the spool: what arrives stays in memory while there is room; trying again"
-            ),
+            AppendError::Disk(error) => {
+                tracing::error!(
+                    message_id = sender::SPOOL_FAILS,
+                    %error,
+                    held_back,
+                    "cannot write to the spool: {error}; what arrives stays in memory while there is \
+                     room; trying again{}",
+                    More(held_back)
+                );
+            }
         }
     }
 
@@ -280,7 +285,8 @@ impl Keeper {
             tracing::warn!(
                 message_id = sender::DATAGRAMS_DROPPED,
                 datagrams = self.dropped_untold,
-                "dropped datagrams by the spool's limits; see 'dropped' in the status"
+                "dropped {} datagrams by the spool's limits; see 'dropped' in the status",
+                self.dropped_untold
             );
             self.dropped_untold = 0;
         }
@@ -304,12 +310,12 @@ impl Keeper {
             self.queue.spool().sync_failed();
             self.unsynced_since = Some(Instant::now());
             if let Some(held_back) = self.complaints.admit(Complaint::Unsynced, Instant::now()) {
-                let held_back = counted(held_back);
                 tracing::error!(
                     message_id = sender::SPOOL_FAILS,
                     %error,
                     held_back,
-                    "cannot force the spool to disk: a power loss now would lose datagrams"
+                    "cannot force the spool to disk: {error}; a power loss now would lose datagrams{}",
+                    More(held_back)
                 );
             }
         }
@@ -333,7 +339,10 @@ impl Keeper {
         }
         self.sync();
         if let Err(error) = self.queue.spool().end_run(acknowledged, next) {
-            tracing::warn!(%error, "cannot write down where the spool stands; the next start works it out");
+            tracing::warn!(
+                %error,
+                "cannot write down where the spool stands: {error}; the next start works it out"
+            );
         }
     }
 }

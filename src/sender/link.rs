@@ -19,7 +19,7 @@ use crate::sender::schedule::Schedule;
 use crate::sequence::{SenderId, StreamId};
 use crate::service::messages::sender;
 use crate::service::stream::{Stream, StreamError};
-use crate::service::{LogLimit, Pulse, ROUND, Stop, counted};
+use crate::service::{LogLimit, More, Pulse, ROUND, Stop};
 
 /// What the link does at the moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,9 +158,11 @@ impl Link {
                 message_id,
                 receiver,
                 retry_in_s,
-                held_back = counted(held_back),
-                "not connected: {}",
-                attempt.reason
+                held_back,
+                "not connected: {}; trying again in {} s{}",
+                attempt.reason,
+                delay.as_secs_f64().ceil(),
+                More(held_back)
             );
         }
     }

@@ -38,7 +38,10 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
     let Invocation { file, given, action } = invocation;
     conceal_key(&given)?;
     let overrides = overrides(given);
-    let surroundings = Surroundings::of_this_process();
+    let surroundings = match action {
+        SenderAction::Run => Surroundings::of_this_process(),
+        _ => Surroundings::of_the_service(SENDER),
+    };
     match action {
         SenderAction::Run => daemon::run(Box::new(move || {
             config::load_sender(file.as_deref(), overrides.clone(), &surroundings)

@@ -187,7 +187,7 @@ impl Queue {
         if self.wait_for_room(&batch, ring, pulse) {
             let (held, written) = ring.write(batch);
             if let Err(error) = written {
-                tracing::error!(%error, "cannot write to the intake: a crash now would lose datagrams");
+                tracing::error!(%error, "cannot write to the intake: {error}; a crash now would lose datagrams");
             }
             let mut state = self.state();
             state.head = held.end;
@@ -337,10 +337,11 @@ impl Queue {
             offset = damage.offset,
             bytes = damage.length,
             lost,
-            "a piece of the spool is damaged; it is set aside in the directory 'damaged', the rest is delivered"
+            "a piece of the spool is damaged, and {lost} datagrams with it; it is set aside in the \
+             directory 'damaged', the rest is delivered"
         );
         if let Err(error) = set_aside {
-            tracing::warn!(%error, "cannot keep a copy of the damaged piece");
+            tracing::warn!(%error, "cannot keep a copy of the damaged piece: {error}");
         }
     }
 

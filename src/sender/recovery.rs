@@ -183,9 +183,9 @@ fn intake_path(
         Some(runtime_directory) => {
             if is_bare {
                 tracing::warn!(
-                    intake = %in_spool.display(),
-                    "a run without a runtime directory left this file, which may hold datagrams in clear; it is not \
-                     used any more: remove it"
+                    "{}: a run without a runtime directory left this file, which may hold datagrams \
+                     in clear; it is not used any more: remove it",
+                    in_spool.display()
                 );
             }
             Ok(Some(runtime_directory.join("intake")))
@@ -193,8 +193,8 @@ fn intake_path(
         None if is_bare => Err(RecoveryError::BareIntake { path: in_spool }),
         None if keys.seals() => {
             tracing::warn!(
-                "without a runtime directory in memory (RUNTIME_DIRECTORY), what is received and not yet encrypted stays \
-                 in this process: kill -9 would lose it"
+                "without a runtime directory in memory (RUNTIME_DIRECTORY), what is received and not \
+                 yet encrypted stays in this process: kill -9 would lose it"
             );
             Ok(None)
         }
@@ -216,7 +216,11 @@ fn open_intake(
     let Some(path) = path else { return in_memory() };
     match Intake::open(path, stream, boot) {
         Err(error) if has_no_room(&error) => {
-            tracing::error!(intake = %path.display(), %error, "no room for the intake: a crash would lose datagrams");
+            tracing::error!(
+                %error,
+                "{}: no room for the intake: {error}; a crash would lose datagrams",
+                path.display()
+            );
             in_memory()
         }
         other => other.map_err(failed("make the intake", path)),
@@ -311,13 +315,28 @@ fn tell(opened: &spool::Opened<Directory>, ledger: &Ledger, held: &[Held]) {
     if counts.recovered > 0 {
         let segments = opened.spool.segments();
         let in_intake: u64 = held.iter().map(|held| u64::from(held.batch.datagrams())).sum();
-        tracing::info!(datagrams = counts.recovered, segments, in_intake, "took up what the last run left");
+        tracing::info!(
+            datagrams = counts.recovered,
+            segments,
+            in_intake,
+            "took up {} datagrams that the last run left: {segments} segments and {in_intake} batches \
+             of the intake",
+            counts.recovered
+        );
     }
     if counts.corrupt > 0 {
-        tracing::error!(datagrams = counts.corrupt, "part of the spool is missing; the rest is delivered");
+        tracing::error!(
+            datagrams = counts.corrupt,
+            "part of the spool is missing, {} datagrams; the rest is delivered",
+            counts.corrupt
+        );
     }
     if opened.torn > 0 {
-        tracing::warn!(bytes = opened.torn, "the last segment ended in a torn batch; it is set aside");
+        tracing::warn!(
+            bytes = opened.torn,
+            "the last segment ended in a torn batch of {} bytes; it is set aside",
+            opened.torn
+        );
     }
 }
 

@@ -29,8 +29,8 @@ pub fn conceal_key(given: &[Given]) -> Result<(), DaemonError> {
     }
     logging::start();
     tracing::warn!(
-        "the key was on the command line, where other users could read it until now, and where histories and logs \
-         keep it: use --key-file, the systemd credential `key`, or `-k -` instead"
+        "the key was on the command line, where other users could read it until now, and where \
+         histories and logs keep it: use --key-file, the systemd credential `key`, or `-k -` instead"
     );
     let failed =
         |error| DaemonError::system(format_args!("cannot take the key off the command line: {error}"));

@@ -1,5 +1,6 @@
 //! One log line about the same thing in a while; the rest is counted and told in the next line.
 
+use core::fmt;
 use core::hash::Hash;
 use std::collections::HashMap;
 use std::time::Instant;
@@ -66,9 +67,17 @@ impl<K: Eq + Hash> LogLimit<K> {
     }
 }
 
-/// A count for a log line that shows it only if it is above 0.
-pub fn counted(count: u64) -> Option<u64> {
-    (count > 0).then_some(count)
+/// The end of a log line that tells how many like it were held back since the last one; nothing if none was.
+#[derive(Clone, Copy, Debug)]
+pub struct More(pub u64);
+
+impl fmt::Display for More {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            count => write!(f, " ({count} more like this since the last one told)"),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -5,22 +5,17 @@ use std::env;
 use std::io::{self, IsTerminal};
 use std::sync::Once;
 
-use tracing::field::{Field, Visit};
-use tracing_subscriber::field::{RecordFields, VisitFmt, VisitOutput};
+use tracing::field::Field;
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::fmt::FormatFields;
-use tracing_subscriber::fmt::format::{DefaultVisitor, Writer};
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, fmt as text};
 
-/// The field that carries one of [`messages`](crate::service::messages). The journal has it, text does not show it.
-const MESSAGE_ID: &str = "message_id";
-
 /// Starts logging, if that was not done yet; to be called before anything is logged.
 ///
-/// `RUST_LOG` chooses what is shown, `info` and above by default. In the journal every field of an event is a field of
-/// the entry, its name in capitals. Text carries the time, which a service manager's log would add itself; colours are
-/// for terminals.
+/// `RUST_LOG` chooses what is shown, `info` and above by default. Each event is a sentence that says it all. In the journal
+/// the event's fields are fields of the entry, their names in capitals. Text carries the time, which a service manager's
+/// log would add itself; colours are for terminals.
 pub fn start() {
     STARTED.call_once(start_now);
 }
@@ -40,7 +35,7 @@ fn start_now() {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
-        .fmt_fields(WithoutMessageId);
+        .fmt_fields(debug_fn(write_sentence));
     if is_journal { registry.with(lines.without_time()).init() } else { registry.with(lines).init() }
 }
 
@@ -52,35 +47,10 @@ pub fn stderr_is_the_journal() -> bool {
     stream == format!("{}:{}", stderr.st_dev, stderr.st_ino)
 }
 
-/// The fields of a line of text: all but the message's number.
-struct WithoutMessageId;
-
-impl<'writer> FormatFields<'writer> for WithoutMessageId {
-    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
-        let mut visitor = Rest(DefaultVisitor::new(writer, true));
-        fields.record(&mut visitor);
-        visitor.0.finish()
-    }
-}
-
-struct Rest<V>(V);
-
-impl<V: VisitFmt> Visit for Rest<V> {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if field.name() != MESSAGE_ID {
-            self.0.record_debug(field, value);
-        }
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() != MESSAGE_ID {
-            self.0.record_str(field, value);
-        }
-    }
-
-    fn record_error(&mut self, field: &Field, value: &(dyn core::error::Error + 'static)) {
-        self.0.record_error(field, value);
-    }
+/// Writes the sentence of an event and leaves out its fields: they repeat what it says, for programs and for searching in
+/// the journal.
+fn write_sentence(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    if field.name() == "message" { write!(writer, "{value:?}") } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -103,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_text_show_every_field_but_the_number_of_the_message() {
+    fn lines_of_text_are_the_sentences_alone() {
         let page = Page::default();
         let written = page.clone();
         let lines = text::layer()
@@ -111,13 +81,13 @@ mod tests {
             .with_ansi(false)
             .with_target(false)
             .without_time()
-            .fmt_fields(WithoutMessageId);
+            .fmt_fields(debug_fn(write_sentence));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
-            tracing::info!(message_id = "0123", peer = "edge", count = 3, "connected");
+            tracing::info!(message_id = "0123", peer = "edge", count = 3, "connected to {}", "edge");
         });
         assert_eq!(
             String::from_utf8(written.0.lock().unwrap().clone()).unwrap(),
-            " INFO connected peer=\"edge\" count=3\n"
+            " INFO connected to edge\n"
         );
     }
 }

@@ -28,7 +28,7 @@ pub use command_line::overrides;
 pub use concealed_key::conceal_key;
 pub use error::DaemonError;
 pub use keys::{KeyReader, KeyTrouble, read_key};
-pub use log_limit::{LogLimit, counted};
+pub use log_limit::{LogLimit, More};
 pub use open_files::allow_open_files;
 pub use ownership::{DirectoryLock, OwnershipError};
 pub use reload::needs_restart;

@@ -21,7 +21,7 @@ pub fn ready() {
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::warn!(%error, "the system's monotonic clock cannot be read"),
+        Err(error) => tracing::warn!(%error, "the system's monotonic clock cannot be read: {error}"),
     }
 }
 
@@ -63,7 +63,7 @@ fn microseconds(time: Duration) -> u32 {
 fn send(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         COMPLAINT.call_once(
-            || tracing::warn!(%error, "the service manager at NOTIFY_SOCKET cannot be told anything"),
+            || tracing::warn!(%error, "the service manager at NOTIFY_SOCKET cannot be told anything: {error}"),
         );
     }
 }

@@ -101,7 +101,7 @@ impl DirectoryLock {
         }
         if let Err(error) = name_this_process(&mut file) {
             // A full disk must not keep a service from starting: the lock itself holds.
-            tracing::warn!(directory = %directory.display(), %error, "the lock does not name its holder");
+            tracing::warn!(%error, "{}: the lock does not name its holder: {error}", directory.display());
         }
         Ok(Self { _file: file })
     }

@@ -182,6 +182,11 @@ fn kind_of(passed: &mut ListenFd, index: usize) -> &'static str {
     }
 }
 
+/// Where a socket comes from, as the end of a sentence.
+pub fn origin(from_systemd: bool) -> &'static str {
+    if from_systemd { ", a socket that systemd holds" } else { "" }
+}
+
 /// A UDP socket on `address`. On `[::]` it takes IPv4 too; without IPv6 on the host, it is on `0.0.0.0`.
 pub fn bind_udp(address: SocketAddr) -> Result<UdpSocket, SocketError> {
     bind(Protocol::Udp, address).map(UdpSocket::from)
@@ -197,7 +202,7 @@ pub fn bind_metrics(address: SocketAddr) -> Result<tokio::net::TcpListener, Sock
     let failed = |source| SocketError::new(Protocol::Tcp, address, source);
     let listener = tokio::net::TcpListener::from_std(bind_tcp(address)?).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    tracing::info!(%address, "giving metrics at /metrics");
+    tracing::info!(%address, "giving metrics at http://{address}/metrics");
     Ok(listener)
 }
 
@@ -206,7 +211,11 @@ fn bind(protocol: Protocol, address: SocketAddr) -> Result<Socket, SocketError> 
     match open(protocol, address) {
         Err(error) if address.is_ipv6() && address.ip().is_unspecified() && lacks_ipv6(&error) => {
             let instead = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-            tracing::warn!(%address, %instead, "this host has no IPv6: listening on IPv4 only");
+            tracing::warn!(
+                %address,
+                %instead,
+                "this host has no IPv6: listening on {instead} instead of {address}"
+            );
             open(protocol, instead).map_err(failed)
         }
         opened => opened.map_err(failed),

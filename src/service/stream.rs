@@ -14,6 +14,11 @@ use crate::secure::{Channel, ChannelError, Handshake};
 /// Pieces that one write takes at the most.
 const PIECES: usize = 64;
 
+/// How a connection with this cipher is protected, in words.
+pub fn protection(cipher: &str) -> String {
+    if cipher == "none" { "in clear text".to_owned() } else { format!("encrypted by {cipher}") }
+}
+
 /// Why a connection is of no more use.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {

@@ -109,7 +109,11 @@ impl Identity {
                 Ok(0) => break,
                 Ok(count) => length += count,
                 Err(error) => {
-                    tracing::error!(file = FILE, %error, "cannot be read; the segments tell the stream");
+                    tracing::error!(
+                        %error,
+                        "the file {FILE:?} of the spool cannot be read: {error}; the segments tell \
+                         the stream"
+                    );
                     break;
                 }
             }

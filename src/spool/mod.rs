@@ -289,7 +289,7 @@ impl<D: Disk> Spool<D> {
     fn remove_file(&self, name: &str) {
         match self.disk.remove(name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(file = name, %error, "cannot remove a file of the spool");
+                tracing::warn!(%error, "cannot remove the file {name:?} of the spool: {error}");
             }
             _ => {}
         }
@@ -450,7 +450,12 @@ impl<D: Disk> Spool<D> {
 
 fn tell_unrecorded(gap: Gap, recorded: io::Result<()>) {
     if let Err(error) = recorded {
-        tracing::warn!(first = gap.first.0, end = gap.end.0, %error, "cannot record a gap in the spool");
+        tracing::warn!(
+            first = gap.first.0,
+            end = gap.end.0,
+            %error,
+            "cannot record a gap in the spool: {error}"
+        );
     }
 }
 

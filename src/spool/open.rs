@@ -188,7 +188,7 @@ impl<D: Disk> Opened<D> {
                 .set_aside(first, size, torn)
                 .and_then(|()| self.spool.disk.create(&entry.name)?.truncate(size));
             if let Err(error) = set_aside {
-                tracing::warn!(file = entry.name, %error, "cannot set a torn end of a segment aside");
+                tracing::warn!(%error, "cannot set the torn end of the segment {:?} aside: {error}", entry.name);
             }
         }
         Ok((end, size))

@@ -159,7 +159,7 @@ impl ControlSocket {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(%error, "the control socket could not take a connection");
+                    tracing::warn!(%error, "the control socket could not take a connection: {error}");
                     tokio::time::sleep(CONTROL_TIMEOUT).await;
                     continue;
                 }
@@ -168,7 +168,7 @@ impl ControlSocket {
             tokio::spawn(async move {
                 match timeout(CONTROL_TIMEOUT, answer(stream, handler)).await {
                     Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::debug!(%error, "a control request was not answered"),
+                    Ok(Err(error)) => tracing::debug!("a control request was not answered: {error}"),
                     Err(_) => tracing::debug!("a control request took too long"),
                 }
                 drop(place);
@@ -180,7 +180,7 @@ impl ControlSocket {
 impl Drop for ControlSocket {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
-            tracing::debug!(%error, "the control socket was not removed");
+            tracing::debug!("the control socket was not removed: {error}");
         }
     }
 }

@@ -27,7 +27,7 @@ pub async fn serve_metrics(listener: TcpListener, text: impl Fn() -> String + Cl
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection for metrics");
+                tracing::warn!(%error, "cannot accept a connection for metrics: {error}");
                 tokio::time::sleep(CONTROL_TIMEOUT).await;
                 continue;
             }

@@ -67,7 +67,7 @@ fn records_of_the_sender_that_are_changed_dropped_doubled_or_swapped_end_the_con
             field.collector.wait_for(10, STALL);
             field.meddler.arm(Side::Sender, trick);
             field.exporters.send(10);
-            field.receiver.daemon().wait_for_log(&["session ended", "sender=edge", NOTICED], STALL);
+            field.receiver.daemon().wait_for_log(&["session of", "edge", NOTICED], STALL);
             assert!(field.meddler.is_played());
             field.exporters.send(10);
             field.assert_all_arrived();
@@ -107,7 +107,7 @@ fn a_connection_that_is_cut_inside_a_record_delivers_nothing_of_it_and_goes_on_w
 fn a_handshake_that_is_changed_anywhere_lets_nobody_in_and_the_next_one_does() {
     let _running = shared();
     let at_receiver = |field: &Field, words: &str| {
-        field.receiver.daemon().wait_for_log(&["turned a connection away", words], STALL);
+        field.receiver.daemon().wait_for_log(&["turned a connection from", words], STALL);
     };
     // Another id, another suite, another mode, in the preface; then the same mode in a reply that is for none.
     for (side, trick, words) in [
@@ -157,7 +157,7 @@ fn a_recorded_session_is_worth_nothing() {
         assert!(recorded.len() > 4, "a preface, a message, and records: {}", recorded.len());
         let delivered = count(&field.receiver.status(), "/senders/0/delivered/datagrams");
         play_back(field.receiver.addr(), &recorded);
-        field.receiver.daemon().wait_for_log(&["turned a connection away", "repeated the handshake"], STALL);
+        field.receiver.daemon().wait_for_log(&["turned a connection from", "repeated the handshake"], STALL);
         let status = field.receiver.status();
         assert_eq!(count(&status, "/senders/0/delivered/datagrams"), delivered, "{status:#}");
         assert_eq!(

@@ -10,7 +10,8 @@ fn surroundings() -> Surroundings {
 
 /// With the credentials `key` and `other`.
 fn with_credentials() -> Surroundings {
-    let credentials = vec!["/run/credentials/s/other".into(), "/run/credentials/s/key".into()];
+    let file = |name: &str| (name.to_owned(), format!("/run/credentials/s/{name}").into());
+    let credentials = ["other", "key"].map(file).into();
     Surroundings { credentials, ..surroundings() }
 }
 

@@ -24,7 +24,12 @@ impl Trouble {
         if recently || self.told.as_deref() == Some(reason) {
             return;
         }
-        tracing::warn!(message_id = receiver::COLLECTOR_DOWN, %collector, reason, "the collector takes nothing; datagrams are held until it does");
+        tracing::warn!(
+            message_id = receiver::COLLECTOR_DOWN,
+            %collector,
+            reason,
+            "the collector {collector} takes nothing ({reason}): datagrams are held until it does"
+        );
         self.told = Some(reason.to_owned());
         self.when = Some(Instant::now());
     }
@@ -32,7 +37,11 @@ impl Trouble {
     /// The collector takes datagrams.
     pub(super) fn over(&mut self, collector: SocketAddr) {
         if self.told.take().is_some() {
-            tracing::info!(message_id = receiver::COLLECTOR_BACK, %collector, "the collector takes datagrams again");
+            tracing::info!(
+                message_id = receiver::COLLECTOR_BACK,
+                %collector,
+                "the collector {collector} takes datagrams again"
+            );
         }
     }
 }

@@ -76,9 +76,10 @@ impl UdpOutput {
         let socket = socket::open(address)?;
         let watch = socket::watch(&socket, address).unwrap_or_else(|error| {
             tracing::warn!(
-                collector = %address, %error,
-                "the collector's socket cannot be watched: what comes while it is stopped, or is more than it \
-                 can read, is lost"
+                collector = %address,
+                %error,
+                "the socket of the collector {address} cannot be watched, so that what comes while it \
+                 is stopped, or is more than it can read, is lost: {error}"
             );
             None
         });

@@ -43,7 +43,7 @@ impl StreamPosition {
         let damaged = slots.contains(&Slot::Damaged);
         let lost = damaged && slots.iter().all(|slot| slot.position().is_none());
         if damaged && !lost {
-            tracing::warn!(file = %path.display(), "one of two slots is damaged; the other one counts");
+            tracing::warn!("{}: one of two slots is damaged; the other one counts", path.display());
         }
         let file = if lost { set_aside(&path)? } else { file };
         file.set_modified(SystemTime::now()).map_err(PositionsError::of("mark as seen", &path))?;
@@ -130,8 +130,9 @@ fn set_aside(path: &std::path::Path) -> Result<File, PositionsError> {
     let aside = set_aside_path(path);
     rename(path, &aside).map_err(PositionsError::of("rename", path))?;
     tracing::warn!(
-        file = %aside.display(),
-        "the position of a stream is damaged and set aside; what its sender still holds is delivered again"
+        "{}: the position of a stream was damaged and is set aside here; what its sender still holds \
+         is delivered again",
+        aside.display()
     );
     open_file(path).map_err(PositionsError::of("open", path))
 }

@@ -165,7 +165,10 @@ impl Positions {
             let path = self.directory.join(&name);
             std::fs::remove_file(&path).map_err(PositionsError::of("remove", &path))?;
             names.retain(|other| *other != name);
-            tracing::info!(file = name, limit, "too many streams: the one unseen longest is forgotten");
+            tracing::info!(
+                limit,
+                "there are more than {limit} streams: the one unseen longest is forgotten ({name})"
+            );
         }
         Ok(())
     }

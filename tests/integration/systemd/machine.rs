@@ -357,6 +357,12 @@ impl Machine {
         self.sh(&format!("systemctl show {unit} -P {name}")).trim().to_owned()
     }
 
+    /// Waits until a property of a unit is as wanted.
+    pub(crate) fn wait_property(&self, unit: &str, name: &str, wanted: &str) {
+        let picture = || self.sh(&format!("systemctl show {unit}"));
+        wait_for_or(wanted, PATIENCE, picture, || (self.property(unit, name) == wanted).then_some(()));
+    }
+
     /// The status of a service of ours; `None` while it does not answer.
     pub(crate) fn status(&self, service: &str) -> Option<Value> {
         let output = self.run(&[service, "status", "--json"]);
@@ -373,6 +379,12 @@ impl Machine {
             last.set(Some(status.clone()));
             is_wanted.then_some(status)
         })
+    }
+
+    /// Waits until `systemctl status` of a unit has a line that contains this.
+    pub(crate) fn wait_line(&self, unit: &str, wanted: &str) {
+        let look = || self.sh(&format!("systemctl status {unit}"));
+        wait_for_or(wanted, PATIENCE, look, || look().contains(wanted).then_some(()));
     }
 
     /// The journal of a unit, as `journalctl -u UNIT` and these options show it.
