@@ -28,6 +28,9 @@ _nf__receiver() {
             nf__receiver,keygen)
                 cmd="nf__receiver__subcmd__keygen"
                 ;;
+            nf__receiver,reload)
+                cmd="nf__receiver__subcmd__reload"
+                ;;
             nf__receiver,status)
                 cmd="nf__receiver__subcmd__status"
                 ;;
@@ -43,6 +46,9 @@ _nf__receiver() {
             nf__receiver__subcmd__help,keygen)
                 cmd="nf__receiver__subcmd__help__subcmd__keygen"
                 ;;
+            nf__receiver__subcmd__help,reload)
+                cmd="nf__receiver__subcmd__help__subcmd__reload"
+                ;;
             nf__receiver__subcmd__help,status)
                 cmd="nf__receiver__subcmd__help__subcmd__status"
                 ;;
@@ -53,7 +59,7 @@ _nf__receiver() {
 
     case "${cmd}" in
         nf__receiver)
-            opts="-c -l -C -k -h -V --config --listen --collector --key --key-file --plaintext --state --control --help --version status check keygen invite help"
+            opts="-c -l -C -k -h -V --config --listen --collector --key --key-file --plaintext --state --control --help --version status check reload keygen invite help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -111,7 +117,7 @@ _nf__receiver() {
             return 0
             ;;
         nf__subcmd__receiver__subcmd__check)
-            opts="-q -c -h --quiet --config --control --help"
+            opts="-c -h --config --control --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -137,7 +143,7 @@ _nf__receiver() {
             return 0
             ;;
         nf__subcmd__receiver__subcmd__help)
-            opts="status check keygen invite help"
+            opts="status check reload keygen invite help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -206,6 +212,20 @@ _nf__receiver() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        nf__subcmd__receiver__subcmd__help__subcmd__reload)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         nf__subcmd__receiver__subcmd__help__subcmd__status)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -251,6 +271,32 @@ _nf__receiver() {
             return 0
             ;;
         nf__subcmd__receiver__subcmd__keygen)
+            opts="-c -h --config --control --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --control)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        nf__subcmd__receiver__subcmd__reload)
             opts="-c -h --config --control --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

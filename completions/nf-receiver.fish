@@ -36,6 +36,7 @@ complete -c nf-receiver -n "__fish_nf_receiver_needs_command" -s h -l help -d 'P
 complete -c nf-receiver -n "__fish_nf_receiver_needs_command" -s V -l version -d 'Print version'
 complete -c nf-receiver -n "__fish_nf_receiver_needs_command" -f -a "status" -d 'Print senders, collectors and counters of the running nf-receiver'
 complete -c nf-receiver -n "__fish_nf_receiver_needs_command" -f -a "check" -d 'Read configuration and keys as the service would, say what is in effect, and stop'
+complete -c nf-receiver -n "__fish_nf_receiver_needs_command" -f -a "reload" -d 'Make the running nf-receiver take up its configuration, as far as that goes without a restart'
 complete -c nf-receiver -n "__fish_nf_receiver_needs_command" -f -a "keygen" -d 'Make a new key: print it, or write it to a file that only its owner may read'
 complete -c nf-receiver -n "__fish_nf_receiver_needs_command" -f -a "invite" -d 'Give the sender NAME a key of its own and print a token with which it joins (nf-sender join TOKEN); nobody without that key can take the name. The token holds the key: treat it like a password. Safe to repeat: the token stays the same'
 complete -c nf-receiver -n "__fish_nf_receiver_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -46,8 +47,10 @@ complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand status" -l watch
 complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand status" -s h -l help -d 'Print help'
 complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand check" -s c -l config -d 'Read this configuration file, which must exist, and its drop-ins FILE.d/*.toml' -r -F
 complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand check" -l control -d 'Serve, or ask, at this control socket [default: $RUNTIME_DIRECTORY/control.sock, else /run/nf-receiver/control.sock]' -r
-complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand check" -s q -l quiet -d 'Say nothing if all is well'
 complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand check" -s h -l help -d 'Print help'
+complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand reload" -s c -l config -d 'Read this configuration file, which must exist, and its drop-ins FILE.d/*.toml' -r -F
+complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand reload" -l control -d 'Serve, or ask, at this control socket [default: $RUNTIME_DIRECTORY/control.sock, else /run/nf-receiver/control.sock]' -r
+complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand reload" -s h -l help -d 'Print help'
 complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand keygen" -s c -l config -d 'Read this configuration file, which must exist, and its drop-ins FILE.d/*.toml' -r -F
 complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand keygen" -l control -d 'Serve, or ask, at this control socket [default: $RUNTIME_DIRECTORY/control.sock, else /run/nf-receiver/control.sock]' -r
 complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand keygen" -s h -l help -d 'Print help'
@@ -57,8 +60,9 @@ complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand invite" -l contr
 complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand invite" -l renew -d 'Make another key; the one before it stays valid until the next renewal, so that nothing is lost'
 complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand invite" -l revoke -d 'Take the key away: the sender is not let in any more'
 complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand invite" -s h -l help -d 'Print help'
-complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand help; and not __fish_seen_subcommand_from status check keygen invite help" -f -a "status" -d 'Print senders, collectors and counters of the running nf-receiver'
-complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand help; and not __fish_seen_subcommand_from status check keygen invite help" -f -a "check" -d 'Read configuration and keys as the service would, say what is in effect, and stop'
-complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand help; and not __fish_seen_subcommand_from status check keygen invite help" -f -a "keygen" -d 'Make a new key: print it, or write it to a file that only its owner may read'
-complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand help; and not __fish_seen_subcommand_from status check keygen invite help" -f -a "invite" -d 'Give the sender NAME a key of its own and print a token with which it joins (nf-sender join TOKEN); nobody without that key can take the name. The token holds the key: treat it like a password. Safe to repeat: the token stays the same'
-complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand help; and not __fish_seen_subcommand_from status check keygen invite help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand help; and not __fish_seen_subcommand_from status check reload keygen invite help" -f -a "status" -d 'Print senders, collectors and counters of the running nf-receiver'
+complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand help; and not __fish_seen_subcommand_from status check reload keygen invite help" -f -a "check" -d 'Read configuration and keys as the service would, say what is in effect, and stop'
+complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand help; and not __fish_seen_subcommand_from status check reload keygen invite help" -f -a "reload" -d 'Make the running nf-receiver take up its configuration, as far as that goes without a restart'
+complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand help; and not __fish_seen_subcommand_from status check reload keygen invite help" -f -a "keygen" -d 'Make a new key: print it, or write it to a file that only its owner may read'
+complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand help; and not __fish_seen_subcommand_from status check reload keygen invite help" -f -a "invite" -d 'Give the sender NAME a key of its own and print a token with which it joins (nf-sender join TOKEN); nobody without that key can take the name. The token holds the key: treat it like a password. Safe to repeat: the token stays the same'
+complete -c nf-receiver -n "__fish_nf_receiver_using_subcommand help; and not __fish_seen_subcommand_from status check reload keygen invite help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -31,6 +31,9 @@ _nf__sender() {
             nf__sender,reconnect)
                 cmd="nf__sender__subcmd__reconnect"
                 ;;
+            nf__sender,reload)
+                cmd="nf__sender__subcmd__reload"
+                ;;
             nf__sender,status)
                 cmd="nf__sender__subcmd__status"
                 ;;
@@ -49,6 +52,9 @@ _nf__sender() {
             nf__sender__subcmd__help,reconnect)
                 cmd="nf__sender__subcmd__help__subcmd__reconnect"
                 ;;
+            nf__sender__subcmd__help,reload)
+                cmd="nf__sender__subcmd__help__subcmd__reload"
+                ;;
             nf__sender__subcmd__help,status)
                 cmd="nf__sender__subcmd__help__subcmd__status"
                 ;;
@@ -59,7 +65,7 @@ _nf__sender() {
 
     case "${cmd}" in
         nf__sender)
-            opts="-c -l -r -k -h -V --config --listen --receiver --key --key-file --cipher --plaintext --spool --id --control --help --version status reconnect check keygen join help"
+            opts="-c -l -r -k -h -V --config --listen --receiver --key --key-file --cipher --plaintext --spool --id --control --help --version status reconnect check reload keygen join help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -125,7 +131,7 @@ _nf__sender() {
             return 0
             ;;
         nf__subcmd__sender__subcmd__check)
-            opts="-q -c -h --quiet --config --control --help"
+            opts="-c -h --config --control --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -151,7 +157,7 @@ _nf__sender() {
             return 0
             ;;
         nf__subcmd__sender__subcmd__help)
-            opts="status reconnect check keygen join help"
+            opts="status reconnect check reload keygen join help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -234,6 +240,20 @@ _nf__sender() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        nf__subcmd__sender__subcmd__help__subcmd__reload)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         nf__subcmd__sender__subcmd__help__subcmd__status)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -301,6 +321,32 @@ _nf__sender() {
             return 0
             ;;
         nf__subcmd__sender__subcmd__reconnect)
+            opts="-c -h --config --control --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --control)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        nf__subcmd__sender__subcmd__reload)
             opts="-c -h --config --control --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

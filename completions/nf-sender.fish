@@ -39,6 +39,7 @@ complete -c nf-sender -n "__fish_nf_sender_needs_command" -s V -l version -d 'Pr
 complete -c nf-sender -n "__fish_nf_sender_needs_command" -f -a "status" -d 'Print state, queue and counters of the running nf-sender'
 complete -c nf-sender -n "__fish_nf_sender_needs_command" -f -a "reconnect" -d 'Make the running nf-sender try its receivers now instead of waiting'
 complete -c nf-sender -n "__fish_nf_sender_needs_command" -f -a "check" -d 'Read configuration and keys as the service would, say what is in effect, and stop'
+complete -c nf-sender -n "__fish_nf_sender_needs_command" -f -a "reload" -d 'Make the running nf-sender take up its configuration, as far as that goes without a restart'
 complete -c nf-sender -n "__fish_nf_sender_needs_command" -f -a "keygen" -d 'Make a new key: print it, or write it to a file that only its owner may read'
 complete -c nf-sender -n "__fish_nf_sender_needs_command" -f -a "join" -d 'Write what a token of `nf-receiver invite` says (receiver, id, key and cipher) into the configuration, and make a running nf-sender take it up; safe to repeat'
 complete -c nf-sender -n "__fish_nf_sender_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -52,17 +53,20 @@ complete -c nf-sender -n "__fish_nf_sender_using_subcommand reconnect" -l contro
 complete -c nf-sender -n "__fish_nf_sender_using_subcommand reconnect" -s h -l help -d 'Print help'
 complete -c nf-sender -n "__fish_nf_sender_using_subcommand check" -s c -l config -d 'Read this configuration file, which must exist, and its drop-ins FILE.d/*.toml' -r -F
 complete -c nf-sender -n "__fish_nf_sender_using_subcommand check" -l control -d 'Serve, or ask, at this control socket [default: $RUNTIME_DIRECTORY/control.sock, else /run/nf-sender/control.sock]' -r
-complete -c nf-sender -n "__fish_nf_sender_using_subcommand check" -s q -l quiet -d 'Say nothing if all is well'
 complete -c nf-sender -n "__fish_nf_sender_using_subcommand check" -s h -l help -d 'Print help'
+complete -c nf-sender -n "__fish_nf_sender_using_subcommand reload" -s c -l config -d 'Read this configuration file, which must exist, and its drop-ins FILE.d/*.toml' -r -F
+complete -c nf-sender -n "__fish_nf_sender_using_subcommand reload" -l control -d 'Serve, or ask, at this control socket [default: $RUNTIME_DIRECTORY/control.sock, else /run/nf-sender/control.sock]' -r
+complete -c nf-sender -n "__fish_nf_sender_using_subcommand reload" -s h -l help -d 'Print help'
 complete -c nf-sender -n "__fish_nf_sender_using_subcommand keygen" -s c -l config -d 'Read this configuration file, which must exist, and its drop-ins FILE.d/*.toml' -r -F
 complete -c nf-sender -n "__fish_nf_sender_using_subcommand keygen" -l control -d 'Serve, or ask, at this control socket [default: $RUNTIME_DIRECTORY/control.sock, else /run/nf-sender/control.sock]' -r
 complete -c nf-sender -n "__fish_nf_sender_using_subcommand keygen" -s h -l help -d 'Print help'
 complete -c nf-sender -n "__fish_nf_sender_using_subcommand join" -s c -l config -d 'Read this configuration file, which must exist, and its drop-ins FILE.d/*.toml' -r -F
 complete -c nf-sender -n "__fish_nf_sender_using_subcommand join" -l control -d 'Serve, or ask, at this control socket [default: $RUNTIME_DIRECTORY/control.sock, else /run/nf-sender/control.sock]' -r
 complete -c nf-sender -n "__fish_nf_sender_using_subcommand join" -s h -l help -d 'Print help'
-complete -c nf-sender -n "__fish_nf_sender_using_subcommand help; and not __fish_seen_subcommand_from status reconnect check keygen join help" -f -a "status" -d 'Print state, queue and counters of the running nf-sender'
-complete -c nf-sender -n "__fish_nf_sender_using_subcommand help; and not __fish_seen_subcommand_from status reconnect check keygen join help" -f -a "reconnect" -d 'Make the running nf-sender try its receivers now instead of waiting'
-complete -c nf-sender -n "__fish_nf_sender_using_subcommand help; and not __fish_seen_subcommand_from status reconnect check keygen join help" -f -a "check" -d 'Read configuration and keys as the service would, say what is in effect, and stop'
-complete -c nf-sender -n "__fish_nf_sender_using_subcommand help; and not __fish_seen_subcommand_from status reconnect check keygen join help" -f -a "keygen" -d 'Make a new key: print it, or write it to a file that only its owner may read'
-complete -c nf-sender -n "__fish_nf_sender_using_subcommand help; and not __fish_seen_subcommand_from status reconnect check keygen join help" -f -a "join" -d 'Write what a token of `nf-receiver invite` says (receiver, id, key and cipher) into the configuration, and make a running nf-sender take it up; safe to repeat'
-complete -c nf-sender -n "__fish_nf_sender_using_subcommand help; and not __fish_seen_subcommand_from status reconnect check keygen join help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c nf-sender -n "__fish_nf_sender_using_subcommand help; and not __fish_seen_subcommand_from status reconnect check reload keygen join help" -f -a "status" -d 'Print state, queue and counters of the running nf-sender'
+complete -c nf-sender -n "__fish_nf_sender_using_subcommand help; and not __fish_seen_subcommand_from status reconnect check reload keygen join help" -f -a "reconnect" -d 'Make the running nf-sender try its receivers now instead of waiting'
+complete -c nf-sender -n "__fish_nf_sender_using_subcommand help; and not __fish_seen_subcommand_from status reconnect check reload keygen join help" -f -a "check" -d 'Read configuration and keys as the service would, say what is in effect, and stop'
+complete -c nf-sender -n "__fish_nf_sender_using_subcommand help; and not __fish_seen_subcommand_from status reconnect check reload keygen join help" -f -a "reload" -d 'Make the running nf-sender take up its configuration, as far as that goes without a restart'
+complete -c nf-sender -n "__fish_nf_sender_using_subcommand help; and not __fish_seen_subcommand_from status reconnect check reload keygen join help" -f -a "keygen" -d 'Make a new key: print it, or write it to a file that only its owner may read'
+complete -c nf-sender -n "__fish_nf_sender_using_subcommand help; and not __fish_seen_subcommand_from status reconnect check reload keygen join help" -f -a "join" -d 'Write what a token of `nf-receiver invite` says (receiver, id, key and cipher) into the configuration, and make a running nf-sender take it up; safe to repeat'
+complete -c nf-sender -n "__fish_nf_sender_using_subcommand help; and not __fish_seen_subcommand_from status reconnect check reload keygen join help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -115,13 +115,10 @@ fn status_command(about: &'static str) -> Command {
 fn check_command() -> Command {
     Command::new("check")
         .about("Read configuration and keys as the service would, say what is in effect, and stop")
-        .arg(
-            Arg::new("quiet")
-                .short('q')
-                .long("quiet")
-                .action(ArgAction::SetTrue)
-                .help("Say nothing if all is well"),
-        )
+}
+
+fn reload_command(about: &'static str) -> Command {
+    Command::new("reload").about(about)
 }
 
 fn keygen_command() -> Command {

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::cli::{
-    Invocation, Row, Takes, check_command, file_argument, keygen_command, keygen_file, parse, status_command,
-    with_options,
+    Invocation, Row, Takes, check_command, file_argument, keygen_command, keygen_file, parse, reload_command,
+    status_command, with_options,
 };
 use crate::sequence::SenderId;
 
@@ -24,10 +24,9 @@ pub enum ReceiverAction {
         watch: bool,
     },
     /// Check the configuration.
-    Check {
-        /// Say nothing if all is well.
-        quiet: bool,
-    },
+    Check,
+    /// Tell a running service to take up its configuration.
+    Reload,
     /// Make a key.
     Keygen {
         /// Where to; standard output if nowhere.
@@ -143,6 +142,7 @@ pub fn receiver_command() -> Command {
         .arg(file_argument("NF_RECEIVER_CONFIG"))
         .subcommand(status_command("Print senders, collectors and counters of the running nf-receiver"))
         .subcommand(check_command())
+        .subcommand(reload_command("Make the running nf-receiver take up its configuration, as far as that goes without a restart"))
         .subcommand(keygen_command())
         .subcommand(invite_command());
     with_options(command, ROWS)
@@ -200,7 +200,8 @@ fn action(subcommand: Option<(&str, &ArgMatches)>) -> ReceiverAction {
         Some(("status", flags)) => {
             ReceiverAction::Status { json: flags.get_flag("json"), watch: flags.get_flag("watch") }
         }
-        Some(("check", flags)) => ReceiverAction::Check { quiet: flags.get_flag("quiet") },
+        Some(("check", _)) => ReceiverAction::Check,
+        Some(("reload", _)) => ReceiverAction::Reload,
         Some(("keygen", matches)) => ReceiverAction::Keygen { file: keygen_file(matches) },
         Some(("invite", matches)) => invite_action(matches),
         _ => ReceiverAction::Run,

@@ -8,8 +8,8 @@ use clap::{Arg, ArgMatches, Command};
 use zeroize::Zeroizing;
 
 use crate::cli::{
-    Invocation, Row, Takes, check_command, file_argument, keygen_command, keygen_file, parse, status_command,
-    with_options,
+    Invocation, Row, Takes, check_command, file_argument, keygen_command, keygen_file, parse, reload_command,
+    status_command, with_options,
 };
 
 /// What nf-sender is to do.
@@ -27,10 +27,9 @@ pub enum SenderAction {
     /// Tell a running service to connect now.
     Reconnect,
     /// Check the configuration.
-    Check {
-        /// Say nothing if all is well.
-        quiet: bool,
-    },
+    Check,
+    /// Tell a running service to take up its configuration.
+    Reload,
     /// Make a key.
     Keygen {
         /// Where to; standard output if nowhere.
@@ -175,6 +174,7 @@ pub fn sender_command() -> Command {
                 .about("Make the running nf-sender try its receivers now instead of waiting"),
         )
         .subcommand(check_command())
+        .subcommand(reload_command("Make the running nf-sender take up its configuration, as far as that goes without a restart"))
         .subcommand(keygen_command())
         .subcommand(
             Command::new("join")
@@ -204,7 +204,8 @@ fn action(subcommand: Option<(&str, &ArgMatches)>) -> SenderAction {
             SenderAction::Status { json: flags.get_flag("json"), watch: flags.get_flag("watch") }
         }
         Some(("reconnect", _)) => SenderAction::Reconnect,
-        Some(("check", flags)) => SenderAction::Check { quiet: flags.get_flag("quiet") },
+        Some(("check", _)) => SenderAction::Check,
+        Some(("reload", _)) => SenderAction::Reload,
         Some(("keygen", matches)) => SenderAction::Keygen { file: keygen_file(matches) },
         Some(("join", matches)) => {
             let token = matches.get_one::<String>("token").cloned().unwrap_or_default();

@@ -24,13 +24,16 @@ use crate::receiver::invite::Change;
 use crate::service::messages::receiver;
 use crate::service::pairing::keygen;
 use crate::service::{DaemonError, conceal_key, console, overrides};
-use crate::status::{self, Manner};
+use crate::status::{self, ControlError, Manner, Request};
 
 /// Does what the command line of this process asks for, and gives the exit code.
 pub fn main() -> process::ExitCode {
     match cli::parse_receiver(env::args_os()) {
         Ok(invocation) => {
-            console::concluded(RECEIVER, receiver::CONFIGURATION_REFUSED, run(invocation)).into()
+            // Only a service that does not start is told as such.
+            let refused =
+                (invocation.action == ReceiverAction::Run).then_some(receiver::CONFIGURATION_REFUSED);
+            console::concluded(RECEIVER, refused, run(invocation)).into()
         }
         Err(answer) => console::concluded_by_clap(&answer).into(),
     }
@@ -48,10 +51,20 @@ fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
         ReceiverAction::Run => daemon::run(Box::new(move || {
             config::load_receiver(file.as_deref(), overrides.clone(), &surroundings)
         })),
-        ReceiverAction::Check { quiet } => {
+        ReceiverAction::Check => {
             let loaded = config::load_receiver(file.as_deref(), overrides, &surroundings)?;
             reload::check(&loaded.settings)?;
-            if quiet { Ok(()) } else { console::print(&loaded.report.to_string()) }
+            console::print(&loaded.report.to_string())
+        }
+        ReceiverAction::Reload => {
+            let path = config::control_path(RECEIVER, file.as_deref(), overrides, &surroundings)?;
+            status::request(&path, Request::Reload).map_err(|error| match error {
+                ControlError::Refused(reason) => {
+                    DaemonError::configuration(format_args!("not reloaded: {reason}"))
+                }
+                error => DaemonError::unavailable(error),
+            })?;
+            console::print("nf-receiver has taken up its configuration\n")
         }
         ReceiverAction::Keygen { file } => keygen(file.as_deref()),
         ReceiverAction::Invite { id, address, renew, revoke } => {

@@ -26,7 +26,7 @@ use crate::service::messages::receiver;
 use crate::service::stream::{Received, Stream, StreamError, protection};
 use crate::service::{LogLimit, More, Stop};
 use crate::session::{ReceiverEvent, ReceiverSession, SessionError};
-use crate::status::RefusedStatus;
+use crate::status::{RefusedStatus, count_of};
 
 /// Bytes read from a connection at once.
 const READ_SIZE: usize = 64 * 1024;
@@ -201,7 +201,8 @@ impl Connection<'_> {
             tracing::warn!(
                 sender = %id,
                 missing,
-                "{id} no longer has {missing} datagrams that were never delivered here"
+                "{id} no longer has {} that were never delivered here",
+                count_of(missing, "datagram")
             );
         }
         self.session.welcome(known.unwrap_or_default(), Instant::now().into_std());
@@ -335,7 +336,8 @@ impl Connection<'_> {
                     %error,
                     first,
                     lost,
-                    "a batch of {lost} datagrams cannot be read and is passed over: {error}"
+                    "a batch of {} cannot be read and is passed over: {error}",
+                    count_of(lost, "datagram")
                 );
                 Counters::add(&turn.seat.counters.gaps, lost);
                 return self.skip_to(turn, batch.end());
@@ -374,8 +376,9 @@ impl Connection<'_> {
                 first = gap.first.0,
                 lost,
                 reason,
-                "{} lost {lost} datagrams: {reason}",
-                self.known.sender
+                "{} lost {}: {reason}",
+                self.known.sender,
+                count_of(lost, "datagram")
             );
             Counters::add(&turn.seat.counters.gaps, lost);
         }

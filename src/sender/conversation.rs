@@ -23,6 +23,7 @@ use crate::service::messages::sender;
 use crate::service::stream::{Received, Stream, StreamError, protection};
 use crate::service::{LogLimit, More, ROUND};
 use crate::session::{SenderEvent, SenderSession, SessionError};
+use crate::status::count_of;
 
 /// How long the last words to a receiver may take.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -244,8 +245,9 @@ impl<'a> Conversation<'a> {
             cipher,
             resume = resume.0,
             queued,
-            "connected to {peer}, {}; {queued} datagrams queued",
-            protection(cipher)
+            "connected to {peer}, {}; {} queued",
+            protection(cipher),
+            count_of(queued, "datagram")
         );
         let mut view = self.link.view();
         view.state = LinkState::Connected;

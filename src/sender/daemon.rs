@@ -152,7 +152,7 @@ async fn supervise(
     leave(intake.as_deref(), everything_spooled);
     answers.abort();
     let figures = reporter.queue.figures();
-    tracing::info!(queued = figures.queued, "stopped; {} datagrams wait in the spool", figures.queued);
+    tracing::info!(queued = figures.queued, "stopped; {} in the spool", count_of(figures.queued, "datagram"));
     outcome
 }
 

@@ -20,6 +20,7 @@ use crate::sender::intake::{Entry, Marks, Ring, Slots, ask_for_details};
 use crate::sender::queue::Queue;
 use crate::sender::recovery::Recovered;
 use crate::service::{Pulse, ROUND, wall_clock};
+use crate::status::count_of;
 
 /// What ingest counts beside the queue's own counts.
 #[derive(Debug, Default)]
@@ -152,8 +153,8 @@ impl Ingest {
         if taken.admitted > done {
             tracing::info!(
                 datagrams = taken.admitted - done,
-                "took up {} datagrams that the last run had just received",
-                taken.admitted - done
+                "took up {} that the last run had just received",
+                count_of(taken.admitted - done, "datagram")
             );
         }
     }

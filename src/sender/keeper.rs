@@ -15,6 +15,7 @@ use crate::sequence::{Gap, GapReason, Position};
 use crate::service::messages::sender;
 use crate::service::{LogLimit, More, Pulse, wall_clock};
 use crate::spool::{AppendError, Policy, WhenFull};
+use crate::status::count_of;
 use tokio::sync::watch;
 
 /// How long the keeper waits at the most before it looks at the spool again.
@@ -285,8 +286,8 @@ impl Keeper {
             tracing::warn!(
                 message_id = sender::DATAGRAMS_DROPPED,
                 datagrams = self.dropped_untold,
-                "dropped {} datagrams by the spool's limits; see 'dropped' in the status",
-                self.dropped_untold
+                "dropped {} by the spool's limits; see 'dropped' in the status",
+                count_of(self.dropped_untold, "datagram")
             );
             self.dropped_untold = 0;
         }

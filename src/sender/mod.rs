@@ -24,12 +24,16 @@ use crate::config::{self, SENDER, Surroundings};
 use crate::service::messages::sender;
 use crate::service::pairing::keygen;
 use crate::service::{DaemonError, conceal_key, console, overrides};
-use crate::status::{self, Manner, Request};
+use crate::status::{self, ControlError, Manner, Request};
 
 /// Does what the command line of this process asks for, and gives the exit code.
 pub fn main() -> process::ExitCode {
     match cli::parse_sender(env::args_os()) {
-        Ok(invocation) => console::concluded(SENDER, sender::CONFIGURATION_REFUSED, run(invocation)).into(),
+        Ok(invocation) => {
+            // Only a service that does not start is told as such.
+            let refused = (invocation.action == SenderAction::Run).then_some(sender::CONFIGURATION_REFUSED);
+            console::concluded(SENDER, refused, run(invocation)).into()
+        }
         Err(answer) => console::concluded_by_clap(&answer).into(),
     }
 }
@@ -46,10 +50,20 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
         SenderAction::Run => daemon::run(Box::new(move || {
             config::load_sender(file.as_deref(), overrides.clone(), &surroundings)
         })),
-        SenderAction::Check { quiet } => {
+        SenderAction::Check => {
             let loaded = config::load_sender(file.as_deref(), overrides, &surroundings)?;
             reload::check(&loaded.settings)?;
-            if quiet { Ok(()) } else { console::print(&loaded.report.to_string()) }
+            console::print(&loaded.report.to_string())
+        }
+        SenderAction::Reload => {
+            let path = config::control_path(SENDER, file.as_deref(), overrides, &surroundings)?;
+            status::request(&path, Request::Reload).map_err(|error| match error {
+                ControlError::Refused(reason) => {
+                    DaemonError::configuration(format_args!("not reloaded: {reason}"))
+                }
+                error => DaemonError::unavailable(error),
+            })?;
+            console::print("nf-sender has taken up its configuration\n")
         }
         SenderAction::Status { json, watch } => {
             let path = config::control_path(SENDER, file.as_deref(), overrides, &surroundings)?;

@@ -24,6 +24,7 @@ use crate::service::messages::sender;
 use crate::service::{Pulse, ROUND};
 use crate::spool::disk::Directory;
 use crate::spool::{Damage, SegmentReader, Spool};
+use crate::status::count_of;
 
 /// What follows at a position.
 #[derive(Clone, Debug)]
@@ -337,8 +338,9 @@ impl Queue {
             offset = damage.offset,
             bytes = damage.length,
             lost,
-            "a piece of the spool is damaged, and {lost} datagrams with it; it is set aside in the \
-             directory 'damaged', the rest is delivered"
+            "a piece of the spool is damaged, and {} with it; it is set aside in the directory \
+             'damaged', the rest is delivered",
+            count_of(lost, "datagram")
         );
         if let Err(error) = set_aside {
             tracing::warn!(%error, "cannot keep a copy of the damaged piece: {error}");

@@ -17,6 +17,7 @@ use crate::sequence::{Gap, GapReason, Position, StreamId};
 use crate::service::{DaemonError, wall_clock};
 use crate::spool::disk::Directory;
 use crate::spool::{self, LastRun, Policy, Survey};
+use crate::status::count_of;
 
 /// Why nf-sender cannot take up its spool. What is there stays as it is.
 #[derive(Debug, thiserror::Error)]
@@ -319,16 +320,15 @@ fn tell(opened: &spool::Opened<Directory>, ledger: &Ledger, held: &[Held]) {
             datagrams = counts.recovered,
             segments,
             in_intake,
-            "took up {} datagrams that the last run left: {segments} segments and {in_intake} batches \
-             of the intake",
-            counts.recovered
+            "took up {} that the last run left, {in_intake} of them in the intake",
+            count_of(counts.recovered, "datagram")
         );
     }
     if counts.corrupt > 0 {
         tracing::error!(
             datagrams = counts.corrupt,
-            "part of the spool is missing, {} datagrams; the rest is delivered",
-            counts.corrupt
+            "part of the spool is missing, {}; the rest is delivered",
+            count_of(counts.corrupt, "datagram")
         );
     }
     if opened.torn > 0 {

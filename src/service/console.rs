@@ -26,11 +26,11 @@ pub fn note(sentence: &str) {
 
 /// The exit code of a command of `program`, after its error, if any, was said: in the journal if stderr leads there, where
 /// `refused` is the number of the message that its configuration cannot be followed.
-pub fn concluded(program: &str, refused: &'static str, outcome: Result<(), DaemonError>) -> ExitCode {
+pub fn concluded(program: &str, refused: Option<&'static str>, outcome: Result<(), DaemonError>) -> ExitCode {
     let Err(error) = outcome else { return ExitCode::Ok };
     if logging::stderr_is_the_journal() {
         logging::start();
-        let message_id = (error.code() == ExitCode::Config).then_some(refused);
+        let message_id = refused.filter(|_| error.code() == ExitCode::Config);
         tracing::error!(message_id, "{error}");
         return error.code();
     }
