@@ -25,12 +25,15 @@ BINARIES ?= $(CARGO_TARGET_DIR)/release
 
 # What the tests with real exporters, collectors and networks need, as program:Debian package.
 TEST_TOOLS = softflowd:softflowd nfcapd:nfdump nfdump:nfdump ip:iproute2 unshare:util-linux tshark:tshark
+# What making and checking the packages, and the machines that they are tried on, needs.
+PACKAGE_TOOLS = dh:debhelper dpkg-buildpackage:dpkg-dev lintian:lintian rpmbuild:rpm rpmlint:rpmlint debootstrap:debootstrap \
+	systemd-analyze:systemd mandoc:mandoc groff:groff-base
 
 # Debian keeps some of them where only root looks.
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .PHONY: build release install install-nf-sender install-nf-receiver packages packages-tree deb \
-	rpm test-machine demo test check bench test-tools fmt clippy doc deny configs units
+	rpm test-machine demo test check bench test-tools fmt clippy doc deny configs units pages
 
 build:
 	$(CARGO) build --bins
@@ -112,9 +115,11 @@ demo:
 	@$(BUILT)/examples/demo
 
 test: test-tools
+	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory test-machine >$(PACKAGES).log 2>&1 || \
+		{ tail -n 40 $(PACKAGES).log; exit 1; }; fi
 	$(CARGO) test --quiet
 
-check: fmt clippy doc deny configs
+check: fmt clippy doc deny configs units pages
 
 bench:
 	$(CARGO) bench --bench healthy_link --bench backlog_start --bench channel --bench strangers
@@ -148,16 +153,37 @@ configs: build
 		fi; \
 	done
 
+# What `make install` puts into place, as systemd judges it. At most so many tenths may be exposed.
+EXPOSURE_nf-sender = 12
+EXPOSURE_nf-receiver = 14
+units: build
+	@root=$$(mktemp -d) && trap 'rm -rf $$root' EXIT && \
+	$(MAKE) --no-print-directory --silent install prefix=$$root/usr sysconfdir=$$root/etc BINARIES=$(BUILT) && \
+	cd $$root/usr/lib/systemd/system && \
+	systemd-analyze verify --man=no ./nf-sender.service ./nf-sender.socket ./nf-receiver.service ./nf-receiver.socket && \
+	for bound in nf-sender:$(EXPOSURE_nf-sender) nf-receiver:$(EXPOSURE_nf-receiver); do \
+		systemd-analyze security --offline=true --no-pager --threshold=$${bound##*:} ./$${bound%%:*}.service \
+			>$$root/report || { cat $$root/report; exit 1; }; \
+		tail -n 1 $$root/report; \
+	done && \
+	mkdir -p $$root/var/lib/systemd/catalog && journalctl --root=$$root --update-catalog
+
+# Manual pages, as two formatters judge them.
+pages:
+	@for page in man/*; do \
+		mandoc -T lint -W warning $$page && test -z "$$(groff -mandoc -ww -z -K utf8 $$page 2>&1)" || exit 1; \
+	done
+
 # Installs what is missing where that is possible; says what is skipped where it is not.
 test-tools:
 	@missing=""; \
-	for pair in $(TEST_TOOLS); do \
+	for pair in $(TEST_TOOLS) $(PACKAGE_TOOLS); do \
 		command -v $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair##*:}"; \
 	done; \
 	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null && exit 0; \
 	fi; \
-	echo "Not installed:$$missing. The tests with real exporters and collectors are skipped."; \
+	echo "Not installed:$$missing. The tests that need them are skipped."; \
 	echo "As root: apt-get install$$missing"; \
 	[ "$${CI:-}" != true ]

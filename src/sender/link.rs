@@ -159,7 +159,8 @@ impl Link {
                 receiver,
                 retry_in_s,
                 held_back,
-                "not connected: {}; trying again in {} s{}",
+                "not connected to {}: {}; trying again in {} s{}",
+                receiver.unwrap_or("a receiver"),
                 attempt.reason,
                 delay.as_secs_f64().ceil(),
                 More(held_back)
@@ -215,11 +216,11 @@ impl Link {
                 Ok((stream, address)) => {
                     return self.converse(stream, &peer_name(receiver, address)).await;
                 }
-                Err(error) => last = Some((receiver, error)),
+                Err(error) => last = Some(error),
             }
         }
         match last {
-            Some((receiver, error)) => failed(receiver, settings.receivers.len(), &error),
+            Some(error) => failed(settings.receivers.len(), &error),
             None => Attempt {
                 was_agreed: false,
                 is_refusal: false,
@@ -248,10 +249,10 @@ impl Link {
 }
 
 /// None of `count` receivers could be spoken to; this is what the last one came to.
-fn failed(receiver: &HostPort, count: usize, error: &DialError) -> Attempt {
+fn failed(count: usize, error: &DialError) -> Attempt {
     let mut reason = error.to_string();
     if count > 1 {
-        reason = format!("none of {count} receivers answers; the last, {receiver}: {reason}");
+        reason = format!("none of {count} receivers answers; the last: {reason}");
     }
     Attempt { was_agreed: false, is_refusal: error.is_refusal(), is_renewed: false, reason }
 }

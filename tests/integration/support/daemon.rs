@@ -205,8 +205,8 @@ impl Daemon {
     pub(crate) fn logged_address(&self, word: &str) -> std::net::SocketAddr {
         let log = self.log();
         let line = log.lines().find(|line| line.contains(word)).expect("a line with that word");
-        let text = line.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
-        text.expect("an address in it").parse().unwrap()
+        let mut words = line.split([' ', ',', '/']);
+        words.find_map(|word| word.parse().ok()).expect("an address in it")
     }
 
     /// How many lines of the log hold all of these words.
