@@ -40,6 +40,31 @@ fn a_drop_in_moves_the_receiver_to_another_port() {
 }
 
 #[test]
+fn drop_ins_limit_the_addresses_of_exporters_and_senders() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let site = Site::paired(&parts);
+    let limit = |address: &str| format!("[Socket]\nIPAddressDeny=any\nIPAddressAllow={address}\n");
+    // The first exporter sends from this address, the others from others.
+    site.edge.edit("nf-sender.socket", &limit("127.0.0.2"));
+    site.edge.sh("systemctl restart nf-sender.socket; systemctl start nf-sender");
+    site.wait_connected();
+    site.exporters().send(4 * 5);
+    let received = site.edge.wait_status("nf-sender", |status| count(status, "/received/datagrams") >= 5);
+    assert_eq!(received["exporters"].as_array().unwrap().len(), 1, "{received:#}");
+    assert_eq!(received["exporters"][0]["address"], "127.0.0.2");
+
+    site.center.edit("nf-receiver.socket", &limit("10.77.0.3"));
+    site.center.sh("systemctl restart nf-receiver.socket");
+    site.edge.wait_status("nf-sender", |status| status["state"] != "connected");
+    site.edge.wait_journal("nf-sender", &["not connected to 10.77.0.2:2055", "no answer"]);
+    site.center.edit("nf-receiver.socket", &limit("10.77.0.1"));
+    site.center.sh("systemctl restart nf-receiver.socket");
+    site.edge.sh("nf-sender reconnect");
+    site.wait_connected();
+}
+
+#[test]
 fn a_socket_of_the_wrong_kind_is_named_and_not_tried_again() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
