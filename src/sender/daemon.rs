@@ -13,7 +13,6 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::config::{SenderSettings, SpoolSettings};
 use crate::limits::{RECEIVE_BUFFER, STOP_GRACE};
-use crate::secure::SpoolKeys;
 use crate::sender::ingest::{Ingest, Listener, Tally};
 use crate::sender::intake;
 use crate::sender::keeper::Keeper;
@@ -99,8 +98,7 @@ async fn supervise(
     let control = ControlSocket::bind(&settings.control).map_err(DaemonError::cannot_create)?;
     let runtime_directory = settings.runtime_directory.as_deref();
     let spool = &settings.spool;
-    let keys = Arc::new(spool_keys(&spool.encryption)?);
-    let recovered = notify::with_patience(open_spool(spool, runtime_directory, &keys)).await?;
+    let recovered = notify::with_patience(open_spool(spool, runtime_directory)).await?;
 
     let intake = recovered.intake.clone();
     let tally = Arc::new(Tally::new(listeners.len()));
@@ -181,13 +179,13 @@ fn leave(intake: Option<&Path>, everything_spooled: bool) {
 async fn open_spool(
     spool: &SpoolSettings,
     runtime_directory: Option<&Path>,
-    keys: &Arc<SpoolKeys>,
 ) -> Result<Recovered, DaemonError> {
-    let (directory, policy, keys) = (spool.directory.clone(), spool.policy, keys.clone());
-    let runtime_directory = runtime_directory.map(Path::to_owned);
-    let opening =
-        tokio::task::spawn_blocking(move || recover(&directory, runtime_directory.as_deref(), policy, &keys));
-    Ok(opening.await.map_err(DaemonError::system)??)
+    let (spool, runtime_directory) = (spool.clone(), runtime_directory.map(Path::to_owned));
+    let opening = tokio::task::spawn_blocking(move || {
+        let keys = Arc::new(spool_keys(&spool.encryption)?);
+        Ok(recover(&spool.directory, runtime_directory.as_deref(), spool.policy, &keys)?)
+    });
+    opening.await.map_err(DaemonError::system)?
 }
 
 fn make_link(reporter: &Reporter, reloader: &Reloader, pulse: Pulse, stop: Stop) -> Link {

@@ -6,6 +6,9 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid as Traced;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -101,23 +104,29 @@ struct Told {
     child: Child,
     socket: UnixDatagram,
     messages: Vec<String>,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Told {
     fn start(program: Program, listen: &str, peer: &str) -> Self {
+        Self::start_with(program, listen, peer, &[])
+    }
+
+    /// As [`Self::start`], with these variables in the environment.
+    fn start_with(program: Program, listen: &str, peer: &str, variables: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         let mut command = program.command();
         command.args(options(program, &directory, peer)).args(["-l", listen]);
         command.env("NOTIFY_SOCKET", &path).env("RUNTIME_DIRECTORY", directory.path());
+        command.envs(variables.iter().copied());
         let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        Self { child, socket, messages: Vec::new(), _directory: directory }
+        Self { child, socket, messages: Vec::new(), directory }
     }
 
     /// Waits for a message that is as wanted.
-    fn wait_for(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+    fn wait_for(&mut self, what: &str, mut wanted: impl FnMut(&str) -> bool) -> String {
         let deadline = Instant::now() + STALL;
         loop {
             let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
@@ -197,7 +206,7 @@ fn a_sender_without_a_receiver_tells_the_service_manager_that_it_only_spools() {
     command.args(&all[..all.len() - 2]).args(["-l", "127.0.0.1:0"]);
     command.env("NOTIFY_SOCKET", &path).env("RUNTIME_DIRECTORY", directory.path());
     let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let mut sender = Told { child, socket, messages: Vec::new(), _directory: directory };
+    let mut sender = Told { child, socket, messages: Vec::new(), directory };
     let status = sender.wait_for_status(&["no receiver configured", "spooling only"]);
     assert_eq!(status.matches("no receiver").count(), 1, "{status}");
     sender.stop();
@@ -213,4 +222,100 @@ fn the_receiver_tells_the_service_manager_when_it_is_ready_how_it_stands_and_tha
     assert_eq!(first.trim_end(), "READY=1", "what comes first is that it is ready");
     receiver.wait_for_status(&["0 senders connected", "0 datagrams delivered"]);
     println!("{:#?}", receiver.stop());
+}
+
+/// A watchdog that is to be fed every few seconds.
+const WATCHDOG: [(&str, &str); 1] = [("WATCHDOG_USEC", "4000000")];
+
+#[test]
+fn both_tell_the_service_manager_when_a_reload_begins_and_when_it_is_over() {
+    let _running = shared();
+    for (program, listen) in
+        [(Program::Sender, free_udp().to_string()), (Program::Receiver, "127.0.0.1:0".to_owned())]
+    {
+        let mut daemon = Told::start(program, &listen, "127.0.0.1:9");
+        daemon.wait_for("READY=1", |message| message.trim_end() == "READY=1");
+        let settings = daemon.directory.path().join("settings.toml");
+        for text in ["", "no-such-key = 1\n"] {
+            std::fs::write(&settings, text).unwrap();
+            kill_process(Pid::from_child(&daemon.child), Signal::HUP).unwrap();
+            let begun = daemon.wait_for("RELOADING=1", |message| message.starts_with("RELOADING=1"));
+            let when = begun.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).unwrap();
+            assert!(when.parse::<u64>().unwrap() > 0, "{begun}");
+            daemon.wait_for("READY=1", |message| message.trim_end() == "READY=1");
+        }
+        daemon.stop();
+    }
+}
+
+#[test]
+fn the_watchdog_is_fed_again_and_again_while_there_is_nothing_to_do() {
+    let _running = shared();
+    for (program, listen) in
+        [(Program::Sender, free_udp().to_string()), (Program::Receiver, "127.0.0.1:0".to_owned())]
+    {
+        let mut daemon = Told::start_with(program, &listen, "127.0.0.1:9", &WATCHDOG);
+        for _ in 0..5 {
+            daemon.wait_for("WATCHDOG=1", |message| message.trim_end() == "WATCHDOG=1");
+        }
+        daemon.stop();
+    }
+}
+
+/// The thread of this name, stopped as a debugger stops it: the others go on.
+fn stop_thread(process: &Child, name: &str) -> Traced {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
+    let thread = threads
+        .map(|thread| thread.unwrap().path())
+        .find(|path| std::fs::read_to_string(path.join("comm")).unwrap().trim() == name)
+        .unwrap_or_else(|| panic!("no thread {name}"));
+    let thread = Traced::from_raw(thread.file_name().unwrap().to_str().unwrap().parse().unwrap());
+    ptrace::seize(thread, ptrace::Options::empty()).unwrap();
+    ptrace::interrupt(thread).unwrap();
+    thread
+}
+
+#[test]
+fn one_thread_that_stands_still_is_enough_to_feed_the_watchdog_no_more() {
+    let _running = shared();
+    for thread in ["ingest", "keeper"] {
+        let listen = free_udp().to_string();
+        let mut sender = Told::start_with(Program::Sender, &listen, "127.0.0.1:9", &WATCHDOG);
+        sender.wait_for("WATCHDOG=1", |message| message.trim_end() == "WATCHDOG=1");
+        let traced = stop_thread(&sender.child, thread);
+        // The status is told every second, as the watchdog was.
+        let mut hungry = 0;
+        sender.wait_for("four seconds without WATCHDOG=1", |message| {
+            hungry = if message.starts_with("WATCHDOG=1") { 0 } else { hungry + 1 };
+            hungry == 4
+        });
+        sender.child.kill().unwrap();
+        // Whoever traces a thread has to take note of its end.
+        while !matches!(waitpid(traced, Some(WaitPidFlag::__WALL)), Ok(WaitStatus::Signaled(..)) | Err(_)) {}
+    }
+}
+
+#[test]
+fn a_start_that_takes_long_asks_the_service_manager_for_more_time() {
+    let _running = shared();
+    let directory = tempfile::tempdir().unwrap();
+    let notify = directory.path().join("notify");
+    let key = directory.path().join("spool-key");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &key, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    let settings = directory.path().join("long.toml");
+    let text = format!("[spool]\nencrypt = true\nkey-file = {:?}\n", key.to_str().unwrap());
+    std::fs::write(&settings, text).unwrap();
+    let socket = UnixDatagram::bind(&notify).unwrap();
+    let all = options(Program::Sender, &directory, "127.0.0.1:9");
+    let mut command = Program::Sender.command();
+    command.args(["-c", settings.to_str().unwrap()]).args(&all[2..]).args(["-l", "127.0.0.1:0"]);
+    command.env("NOTIFY_SOCKET", &notify).env("RUNTIME_DIRECTORY", directory.path());
+    let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut sender = Told { child, socket, messages: Vec::new(), directory };
+    sender.wait_for("EXTEND_TIMEOUT_USEC", |message| message.starts_with("EXTEND_TIMEOUT_USEC=15000000"));
+    assert!(!sender.messages.iter().any(|message| message.contains("READY=1")), "{:#?}", sender.messages);
+    // The key comes at last.
+    std::fs::write(&key, "0123456789abcdef".repeat(4)).unwrap();
+    sender.wait_for("READY=1", |message| message.trim_end() == "READY=1");
+    sender.stop();
 }

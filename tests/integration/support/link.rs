@@ -72,6 +72,7 @@ impl Link {
     /// Keeps all connections and forwards nothing.
     pub(crate) fn freeze(&self) {
         self.state.send_replace(LinkState::Frozen);
+        self.sockets.wait_until(|open| open.frozen == open.connections);
     }
 
     /// Forwards again, and lets new connections through; when it returns, they are no longer refused.
@@ -174,7 +175,12 @@ impl Proxy {
             let change = async { self.states.changed().await.map_err(std::io::Error::other) };
             match state {
                 LinkState::Cut => return Err(std::io::ErrorKind::ConnectionReset.into()),
-                LinkState::Frozen => change.await?,
+                LinkState::Frozen => {
+                    self.sockets.update(|open| open.frozen += 1);
+                    let changed = change.await;
+                    self.sockets.update(|open| open.frozen -= 1);
+                    changed?;
+                }
                 LinkState::Up => tokio::select! {
                     changed = change => changed?,
                     ended = &mut both => return ended.map(drop),
@@ -195,6 +201,8 @@ struct OpenSockets {
 struct Open {
     listener: bool,
     connections: u64,
+    /// Connections that forward nothing any more until the link changes.
+    frozen: u64,
 }
 
 impl OpenSockets {
