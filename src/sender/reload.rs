@@ -96,7 +96,7 @@ impl Reloader {
         ];
         let changed: Vec<&str> =
             changed.iter().filter(|(_, changed)| *changed).map(|(what, _)| *what).collect();
-        let changed = if changed.is_empty() { "nothing".to_owned() } else { changed.join("; ") };
+        let changed = if changed.is_empty() { "nothing has changed".to_owned() } else { changed.join("; ") };
         tracing::info!(message_id = sender::RELOADED, changed, "reloaded: {changed}");
         needs_restart(&self.begun_with.differs_at_start(settings));
         self.retry.notify_waiters();
