@@ -59,6 +59,26 @@ impl Parts {
         files
     }
 
+    /// What the installation of the packages adds to the Debian: made anew by whoever needs it first after they changed.
+    fn installed(&self) -> &'static Path {
+        static INSTALLED: OnceLock<PathBuf> = OnceLock::new();
+        INSTALLED.get_or_init(|| {
+            let (layer, stamp) = (self.packages.join("installed"), self.packages.join("installed.stamp"));
+            let made = |path: &PathBuf| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+            if made(&stamp) <= self.debs().iter().map(made).max().unwrap() {
+                let mut machine = Machine::fresh("image", "10.77.0.250/24", &Network::new(), &self.root);
+                machine.boot();
+                machine.install(&self.debs());
+                machine.halt();
+                let upper = machine.disk.path("upper");
+                call("rm", &["-rf", layer.to_str().unwrap()]);
+                call("cp", &["-a", upper.to_str().unwrap(), layer.to_str().unwrap()]);
+                File::create(stamp).unwrap();
+            }
+            layer
+        })
+    }
+
     /// The Debian packages to install.
     pub(crate) fn debs(&self) -> Vec<PathBuf> {
         let files = self.files("deb", ".deb");
@@ -100,7 +120,7 @@ pub(crate) struct Machine {
     name: String,
     address: String,
     network: Arc<Network>,
-    disk: Arc<Disk>,
+    disk: Disk,
     running: Option<Running>,
 }
 
@@ -109,8 +129,6 @@ pub(crate) struct Machine {
 struct Disk {
     lower: String,
     directory: TempDir,
-    /// Layers below it that must stay.
-    _below: Option<Arc<Disk>>,
 }
 
 #[derive(Debug)]
@@ -122,14 +140,14 @@ struct Running {
 }
 
 impl Disk {
-    fn new(lower: String, below: Option<Arc<Self>>) -> Arc<Self> {
+    fn new(lower: String) -> Self {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         // The upper layer of an overlay may not be an overlay itself, as the build directory may be.
         call("mount", &["-t", "tmpfs", "-o", "mode=755", "machine", directory.path().to_str().unwrap()]);
         for name in ["upper", "work", "root"] {
             fs::create_dir(directory.path().join(name)).unwrap();
         }
-        Arc::new(Self { lower, directory, _below: below })
+        Self { lower, directory }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -146,26 +164,18 @@ impl Drop for Disk {
 impl Machine {
     /// A machine with this Debian and nothing else, not booted yet.
     pub(crate) fn fresh(name: &str, address: &str, network: &Arc<Network>, root: &Path) -> Self {
-        Self::on(name, address, network, Disk::new(root.to_str().unwrap().to_owned(), None))
+        Self::on(name, address, network, Disk::new(root.to_str().unwrap().to_owned()))
     }
 
     /// A machine with both packages installed, booted.
     pub(crate) fn installed(name: &str, address: &str, network: &Arc<Network>, parts: &Parts) -> Self {
-        static INSTALLED: OnceLock<Arc<Disk>> = OnceLock::new();
-        let below = INSTALLED.get_or_init(|| {
-            let mut machine = Self::fresh("image", "10.77.0.250/24", &Network::new(), &parts.root);
-            machine.boot();
-            machine.install(&parts.debs());
-            machine.halt();
-            machine.disk.clone()
-        });
-        let lower = format!("{}:{}", below.path("upper").display(), below.lower);
-        let mut machine = Self::on(name, address, network, Disk::new(lower, Some(below.clone())));
+        let lower = format!("{}:{}", parts.installed().display(), parts.root.display());
+        let mut machine = Self::on(name, address, network, Disk::new(lower));
         machine.boot();
         machine
     }
 
-    fn on(name: &str, address: &str, network: &Arc<Network>, disk: Arc<Disk>) -> Self {
+    fn on(name: &str, address: &str, network: &Arc<Network>, disk: Disk) -> Self {
         fs::create_dir_all(disk.path("upper/etc")).unwrap();
         fs::write(disk.path("upper/etc/hostname"), format!("{name}\n")).unwrap();
         Self {
