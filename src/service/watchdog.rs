@@ -108,12 +108,11 @@ impl Watchdog {
         let late = self.looked.elapsed().saturating_sub(2 * ROUND);
         self.looked = Instant::now();
         self.loops.iter_mut().for_each(|watched| watched.seen += late);
-        // Each of them is looked at, whatever the others do.
-        let still = self
-            .loops
-            .iter_mut()
-            .filter_map(|watched| (!watched.is_alive(patience, message_id)).then_some(()));
-        still.count() == 0
+        let mut all = true;
+        for watched in &mut self.loops {
+            all &= watched.is_alive(patience, message_id);
+        }
+        all
     }
 }
 

@@ -132,6 +132,26 @@ async fn what_comes_while_no_collector_listens_arrives_in_order_once_it_does() {
     assert_eq!(outputs.counters()[0].delivered_datagrams, 500);
 }
 
+#[tokio::test(start_paused = true)]
+async fn when_collectors_change_those_that_stay_get_nothing_twice_and_a_new_one_what_was_not_with_all() {
+    let payloads = numbered(50, 200);
+    let [stays, comes] = ["127.0.0.1:0", "127.0.0.1:0"].map(collector);
+    let [stays_at, comes_at] = [&stays, &comes].map(|socket| socket.local_addr().unwrap());
+    let absent = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let outputs = Outputs::default().changed_to(&[stays_at, absent]).unwrap();
+    let mut delivery = Delivery::new(batches(&payloads).remove(0), 10, &outputs);
+    tokio::time::timeout(Duration::from_secs(5), delivery.run()).await.unwrap_err();
+    assert_eq!(delivery.progress().collect::<Vec<_>>(), [(stays_at, 50), (absent, 10)]);
+
+    delivery.change(&outputs.changed_to(&[comes_at, stays_at]).unwrap());
+    assert_eq!(delivery.delivered(), 10);
+    delivery.run().await;
+    assert_eq!(delivery.delivered(), 50);
+    for (socket, count) in [(stays, 40), (comes, 40)] {
+        assert_eq!(read_slowly(socket, count, count).join().unwrap(), payloads[10..]);
+    }
+}
+
 #[tokio::test]
 async fn a_delivery_that_is_dropped_and_taken_up_again_repeats_and_loses_nothing() {
     let mut random = rand::rngs::StdRng::seed_from_u64(7);
