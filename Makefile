@@ -68,7 +68,8 @@ install-nf-sender install-nf-receiver: install-%:
 	install -D -m 644 completions/_$* $(DESTDIR)$(zshcompletiondir)/_$*
 	install -D -m 644 completions/$*.fish $(DESTDIR)$(fishcompletiondir)/$*.fish
 
-# Debian and RPM packages from a tree that holds what git knows and nothing else. Both builds share what cargo makes.
+# Debian and RPM packages from a tree that holds the files of the repository, committed or not, and nothing that was built.
+# Both builds share what cargo makes.
 PACKAGES := $(abspath $(CARGO_TARGET_DIR))/packages
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 packages deb rpm: export CARGO_TARGET_DIR := $(PACKAGES)/build

@@ -11,8 +11,8 @@ use crate::config::HostPort;
 use crate::receiver::output::{OutputError, Outputs};
 use crate::service::messages::receiver;
 
-/// How long after a collector's name did not resolve it is tried again.
-const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
+/// How long after a collector's name did not resolve, or no socket could be had for it, that is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// Follows the names of the collectors.
 #[derive(Debug)]
@@ -34,21 +34,35 @@ impl Collectors {
         self.outputs.subscribe()
     }
 
-    /// Follows changes for as long as there can be any. Until other collectors are found, and if one of them cannot be
-    /// reached by any socket, those before them stay.
+    /// Follows changes for as long as there can be any. Until other collectors are found, and each of them has a socket,
+    /// those before them stay.
     pub(crate) async fn follow(mut self) {
         while self.names.changed().await.is_ok() {
-            let addresses = resolve_newest(&mut self.names).await;
-            let outputs = self.outputs.borrow().changed_to(&addresses);
-            match outputs {
-                Ok(outputs) => {
-                    let collectors: Vec<String> =
-                        outputs.addresses().map(|address| address.to_string()).collect();
-                    let collectors = collectors.join(", ");
-                    tracing::info!(collectors, "delivering to these collectors from now on: {collectors}");
-                    self.outputs.send_replace(Arc::new(outputs));
+            loop {
+                let addresses = resolve_newest(&mut self.names).await;
+                if self.take_up(&addresses) {
+                    break;
                 }
-                Err(error) => tracing::error!(%error, "the collectors stay as they were: {error}"),
+                sleep(TRY_AGAIN).await;
+            }
+        }
+    }
+
+    /// Whether there are outputs to all of `addresses` now.
+    fn take_up(&self, addresses: &[SocketAddr]) -> bool {
+        let outputs = self.outputs.borrow().changed_to(addresses);
+        match outputs {
+            Ok(outputs) => {
+                let collectors: Vec<String> =
+                    outputs.addresses().map(|address| address.to_string()).collect();
+                let collectors = collectors.join(", ");
+                tracing::info!(collectors, "delivering to these collectors from now on: {collectors}");
+                self.outputs.send_replace(Arc::new(outputs));
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "{error}; the collectors stay as they were, trying again in {} s", TRY_AGAIN.as_secs());
+                false
             }
         }
     }
@@ -86,8 +100,8 @@ async fn resolve_one(name: &HostPort) -> SocketAddr {
             message_id = receiver::COLLECTOR_UNKNOWN,
             collector = %name,
             "the name of the collector {name} cannot be resolved: {cause}; trying again in {} s",
-            RESOLVE_AGAIN.as_secs()
+            TRY_AGAIN.as_secs()
         );
-        sleep(RESOLVE_AGAIN).await;
+        sleep(TRY_AGAIN).await;
     }
 }

@@ -129,7 +129,7 @@ async fn supervise(settings: ReceiverSettings, reloader: Arc<Reloader>) -> Resul
         notify::with_patience(serving).await.map_err(DaemonError::system)??;
     }
     if let Some(shared) = shared.get() {
-        let progress = shared.seats.settle().await;
+        let progress = notify::with_patience(shared.seats.settle()).await;
         if let Err(error) = ahead::leave(&state, &progress) {
             tracing::error!(
                 %error,

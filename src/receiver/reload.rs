@@ -12,6 +12,7 @@ use crate::service::messages::receiver;
 use crate::service::{
     DaemonError, KeyReader, KeyTrouble, TlsTrouble, needs_restart, notify, read_receiver_tls,
 };
+use crate::status::count_of;
 
 /// Reads the settings again, from where they came at the start.
 pub(crate) type Load = Box<dyn Fn() -> Result<Loaded<ReceiverSettings>, ConfigError> + Send + Sync>;
@@ -72,12 +73,14 @@ impl Reloader {
     fn take_up(&self, settings: &ReceiverSettings, admission: Admission) {
         let senders = admission.senders.len();
         let collectors = collectors(settings);
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         tracing::info!(
             message_id = receiver::RELOADED,
             senders,
             collectors = collectors.len(),
-            "reloaded: keys and ciphers, {senders} senders with keys of their own, {} collectors",
-            collectors.len()
+            "reloaded: keys and ciphers, {} with keys of their own, {}",
+            count_of(count(senders), "sender"),
+            count_of(count(collectors.len()), "collector")
         );
         self.admission.send_replace(Arc::new(admission));
         self.collectors.send_if_modified(|current| {

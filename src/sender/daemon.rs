@@ -194,7 +194,7 @@ fn make_link(reporter: &Reporter, reloader: &Reloader, pulse: Pulse, stop: Stop)
         stream: reporter.stream,
         settings: reloader.link(),
         view: reporter.view.clone(),
-        retry: reloader.retry().clone(),
+        retry: reloader.retry(),
         pulse,
         stop,
     }
@@ -251,7 +251,7 @@ fn answer(reporter: Reporter, reloader: Arc<Reloader>) -> impl Fn(Request) -> Re
             Err(error) => Reply::Error(error.to_string()),
         },
         Request::Reconnect => {
-            reloader.retry().notify_waiters();
+            reloader.reconnect();
             Reply::Ok(serde_json::Value::Null)
         }
         Request::Reload => match reloader.reload() {

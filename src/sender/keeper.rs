@@ -8,6 +8,8 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use crate::limits::INTAKE_RING;
 use crate::sender::intake::Held;
 use crate::sender::queue::{Queue, SpoolFigures, Stage, State};
@@ -16,7 +18,6 @@ use crate::service::messages::sender;
 use crate::service::{LogLimit, More, Pulse, wall_clock};
 use crate::spool::{AppendError, Policy, WhenFull};
 use crate::status::count_of;
-use tokio::sync::watch;
 
 /// How long the keeper waits at the most before it looks at the spool again.
 const TEND_EVERY: Duration = Duration::from_secs(1);
@@ -116,7 +117,9 @@ impl Keeper {
         if self.settings.has_changed().unwrap_or(false) {
             let KeeperSettings { policy, sync_after } = *self.settings.borrow_and_update();
             (self.when_full, self.half) = (policy.when_full, sync_after / 2);
+            let disk = self.pulse.away();
             self.queue.spool().set_policy(policy);
+            drop(disk);
             self.tend_at = Instant::now();
             self.retry_at = None;
         }
@@ -177,8 +180,9 @@ impl Keeper {
         let now = Instant::now();
         let queue = self.queue.clone();
         let sealed = task.spill.as_ref().map(|(held, _)| queue.seal(&held.batch));
-        let mut spool = queue.spool();
+        // Others hold the spool while they wait for the disk, too.
         let disk = self.pulse.away();
+        let mut spool = queue.spool();
         spool.acknowledge(task.acknowledged);
         if task.stage == Stage::Stopped {
             // The ring may not outlive the service, and what it holds is bounded.
@@ -302,9 +306,9 @@ impl Keeper {
     /// Forces to disk what the spool holds. The spool can be used meanwhile.
     fn sync(&mut self) {
         self.unsynced_since = None;
+        let disk = self.pulse.away();
         // In a statement of its own: the spool's lock lives to the end of it.
         let job = self.queue.spool().sync_job();
-        let disk = self.pulse.away();
         let outcome = job.and_then(|job| job.map_or(Ok(()), |job| job.run()));
         drop(disk);
         if let Err(error) = outcome {

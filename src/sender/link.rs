@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::{HostPort, Reconnect};
@@ -73,8 +73,8 @@ pub(crate) struct Link {
     pub(crate) stream: StreamId,
     pub(crate) settings: watch::Receiver<LinkSettings>,
     pub(crate) view: Arc<Mutex<LinkView>>,
-    /// Notified when the next attempt is to be made at once.
-    pub(crate) retry: Arc<Notify>,
+    /// Changes when the next attempt is to be made at once.
+    pub(crate) retry: watch::Receiver<()>,
     /// Beats as the link goes round.
     pub(crate) pulse: Pulse,
     /// True once the link is to end.
@@ -172,11 +172,12 @@ impl Link {
     async fn wait(&mut self, delay: Duration) {
         // That they changed is seen again by whoever follows the settings.
         let mut settings = self.settings.clone();
-        let retry = self.retry.clone();
+        let mut retry = self.retry.clone();
+        self.retry.mark_unchanged();
         let next_attempt = async {
             tokio::select! {
                 () = sleep_until(Instant::now() + delay) => {}
-                () = retry.notified() => tracing::info!("trying again at once"),
+                Ok(()) = retry.changed() => tracing::info!("trying again at once"),
                 Ok(()) = settings.changed() => {}
             }
         };
@@ -235,6 +236,8 @@ impl Link {
         let mut conversation = Conversation::new(self, self.settings.clone());
         let ended = conversation.run(stream, peer).await;
         let was_agreed = conversation.is_agreed;
+        // Who asked to connect while there was a connection has had what was asked for.
+        self.retry.mark_unchanged();
         // Nothing is on its way any more.
         self.queue.set_in_flight(self.queue.acknowledged());
         let is_refusal = matches!(

@@ -1,9 +1,9 @@
 //! Takes up changed settings while nf-sender runs: all but those that belong to its start, such as its sockets and
 //! directories, for which the log tells that a restart is needed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::config::{ConfigError, KeySource, Loaded, SenderSettings, SpoolEncryption};
 use crate::secure::SpoolKeys;
@@ -26,7 +26,7 @@ pub(crate) struct Reloader {
     ingest: watch::Sender<IngestSettings>,
     keeper: watch::Sender<KeeperSettings>,
     link: watch::Sender<LinkSettings>,
-    retry: Arc<Notify>,
+    retry: watch::Sender<()>,
 }
 
 impl Reloader {
@@ -40,7 +40,7 @@ impl Reloader {
             ingest: watch::Sender::new(ingest_settings(&settings)),
             keeper: watch::Sender::new(keeper_settings(&settings)),
             link: watch::Sender::new(link),
-            retry: Arc::default(),
+            retry: watch::Sender::new(()),
             begun_with: settings,
         })
     }
@@ -60,9 +60,14 @@ impl Reloader {
         self.link.subscribe()
     }
 
-    /// Notified when the next attempt to connect is to be made at once.
-    pub(crate) fn retry(&self) -> &Arc<Notify> {
-        &self.retry
+    /// Changes when the next attempt to connect is to be made at once.
+    pub(crate) fn retry(&self) -> watch::Receiver<()> {
+        self.retry.subscribe()
+    }
+
+    /// Where there is no connection, connects at once.
+    pub(crate) fn reconnect(&self) {
+        self.retry.send_replace(());
     }
 
     /// Takes up what changed, and connects at once where there is no connection. A connection ends only if something
@@ -99,7 +104,7 @@ impl Reloader {
         let changed = if changed.is_empty() { "nothing has changed".to_owned() } else { changed.join("; ") };
         tracing::info!(message_id = sender::RELOADED, changed, "reloaded: {changed}");
         needs_restart(&self.begun_with.differs_at_start(settings));
-        self.retry.notify_waiters();
+        self.reconnect();
     }
 }
 

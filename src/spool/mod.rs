@@ -322,7 +322,7 @@ impl<D: Disk> Spool<D> {
         }
     }
 
-    /// From now on these are its bounds. What it holds beyond them goes when it is tended next.
+    /// From now on these are its bounds. What it holds beyond `max_size` gives way when something is to be written.
     pub fn set_policy(&mut self, policy: Policy) {
         self.policy = policy;
     }

@@ -103,7 +103,7 @@ impl Running {
             stream: recovered.stream,
             settings: settings.subscribe(),
             view: view.clone(),
-            retry: Arc::default(),
+            retry: watch::channel(()).1,
             stop,
         };
         tokio::spawn(link.run());

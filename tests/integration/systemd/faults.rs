@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::running::shared;
 use crate::support::collector::Collector;
 use crate::support::load::Load;
+use crate::support::samples::count;
 use crate::systemd::machine::Parts;
 use crate::systemd::{EXPORTERS, Site, assert_told, pattern};
 
@@ -67,6 +68,40 @@ fn a_crash_of_the_receivers_machine_loses_nothing() {
     // Its machine may have crashed between a datagram and its position: those are repeated.
     site.assert_all_arrive(&exporters, &collector, false);
     assert_eq!(site.socket().figures().dropped, 0);
+    let journal = site.edge.journal("nf-sender", "-o cat");
+    assert_told(
+        &journal,
+        &["connected to 10.77.0.2:2055", "not connected to 10.77.0.2:2055", "connected to 10.77.0.2:2055"],
+    );
+    let receiver = site.center.journal("nf-receiver", "-o cat");
+    assert_told(&receiver, &["session of edge", "waiting for senders", "session of edge"]);
+}
+
+#[test]
+fn what_a_killed_sender_had_received_outlives_a_restart_that_a_wrong_configuration_prevents() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let site = Site::paired(&parts);
+    let collector = site.collector();
+    let mut exporters = site.exporters();
+    exporters.send(10);
+    site.wait_connected();
+    collector.wait_for(10, Duration::from_secs(20));
+    // With the longest time to force what waits, it stays in the intake in memory.
+    site.edge.write("/etc/nf-sender/nf-sender.toml.d/memory.toml", "[spool]\nsync-after = \"1h\"\n");
+    site.edge.sh("systemctl reload nf-sender");
+    site.center.sh("systemctl stop nf-receiver.socket nf-receiver");
+    site.edge.wait_status("nf-sender", |status| status["state"] == "waiting");
+    exporters.send(1000);
+    site.edge.wait_status("nf-sender", |status| status["queued"]["datagrams"] == 1000);
+    site.edge.write("/etc/nf-sender/nf-sender.toml.d/typo.toml", "lisen = []\n");
+    site.edge.sh("systemctl kill --kill-who=main --signal KILL nf-sender");
+    site.edge.wait_journal("nf-sender", &["unknown key 'lisen'"]);
+    site.edge.wait_property("nf-sender", "ActiveState", "failed");
+    site.center.sh("systemctl start nf-receiver.socket");
+    site.edge.sh("rm /etc/nf-sender/nf-sender.toml.d/typo.toml; systemctl start nf-sender");
+    site.assert_all_arrive(&exporters, &collector, true);
+    assert_eq!(count(&site.edge.status("nf-sender").unwrap(), "/recovered/datagrams"), 1000);
 }
 
 #[test]

@@ -46,11 +46,12 @@ fn after_a_crash_of_the_senders_machine_the_backlog_drains_at_boot_without_a_new
     exporters.send(100);
     collector.wait_for(100, Duration::from_secs(20));
     site.center.cut();
+    let before = count(&site.edge.status("nf-sender").unwrap(), "/received/bytes");
     exporters.send(5000);
     let queued = |status: &serde_json::Value| count(status, "/queued/datagrams") == 5000;
-    site.edge.wait_status("nf-sender", queued);
-    // What is older than sync-after, a second, outlives a power loss.
-    std::thread::sleep(Duration::from_secs(2));
+    let bytes = count(&site.edge.wait_status("nf-sender", queued), "/received/bytes") - before;
+    // After half of sync-after, all of it is in segments, which outlive a power loss.
+    site.edge.wait_spooled(bytes);
     site.edge.crash();
     site.center.mend();
     site.edge.boot();

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -65,7 +65,8 @@ impl Parts {
         INSTALLED.get_or_init(|| {
             let (layer, stamp) = (self.packages.join("installed"), self.packages.join("installed.stamp"));
             let made = |path: &PathBuf| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-            if made(&stamp) <= self.debs().iter().map(made).max().unwrap() {
+            let parts = [self.debs(), vec![self.root.join("complete")]].concat();
+            if made(&stamp) <= parts.iter().map(made).max().unwrap() {
                 let mut machine = Machine::fresh("image", "10.77.0.250/24", &Network::new(), &self.root);
                 machine.boot();
                 machine.install(&self.debs());
@@ -95,6 +96,8 @@ pub(crate) struct Network {
 impl Network {
     pub(crate) fn new() -> Arc<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
+        static SWEPT: Once = Once::new();
+        SWEPT.call_once(sweep);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let network = Self { namespace: format!("nf-{}-{count}", std::process::id()) };
         call("ip", &["netns", "add", &network.namespace]);
@@ -121,6 +124,8 @@ pub(crate) struct Machine {
     address: String,
     network: Arc<Network>,
     disk: Disk,
+    /// Its control groups.
+    group: PathBuf,
     running: Option<Running>,
 }
 
@@ -141,7 +146,9 @@ struct Running {
 
 impl Disk {
     fn new(lower: String) -> Self {
-        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let name = format!("nf-{}-", std::process::id());
+        let directory =
+            tempfile::Builder::new().prefix(&name).tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         // The upper layer of an overlay may not be an overlay itself, as the build directory may be.
         call("mount", &["-t", "tmpfs", "-o", "mode=755", "machine", directory.path().to_str().unwrap()]);
         for name in ["upper", "work", "root"] {
@@ -183,6 +190,7 @@ impl Machine {
             address: address.to_owned(),
             network: network.clone(),
             disk,
+            group: cgroups().join(format!("{}-{name}", network.namespace)),
             running: None,
         }
     }
@@ -196,8 +204,8 @@ impl Machine {
     pub(crate) fn boot(&mut self) {
         assert!(self.running.is_none(), "{} is up", self.name);
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/systemd/boot.sh");
-        let group = cgroups().join(format!("nf-{}-{}", std::process::id(), self.name));
-        fs::create_dir_all(&group).unwrap();
+        let group = &self.group;
+        fs::create_dir_all(group).unwrap();
         let console = File::create(self.disk.path("console")).unwrap();
         let path = |name| self.disk.path(name).to_str().unwrap().to_owned();
         let mut outer = Command::new("sh")
@@ -262,13 +270,19 @@ impl Machine {
 
     /// Ends every process of the machine at once, as a failing power supply does; its disk stays.
     pub(crate) fn crash(&mut self) {
-        let Some(mut running) = self.running.take() else { return };
+        assert!(self.end(), "{} does not end", self.name);
+    }
+
+    /// As [`Self::crash`]; says whether it has ended.
+    fn end(&mut self) -> bool {
+        let Some(mut running) = self.running.take() else { return true };
         drop(running.outer.kill());
         drop(running.outer.wait());
         // The link goes with the machine's network namespace, once its last process has gone.
         let path = format!("/proc/{}", running.init);
-        wait_for("its end", || (!Path::new(&path).exists()).then_some(()));
+        let has_ended = look_for(PATIENCE, || (!Path::new(&path).exists()).then_some(())).is_some();
         drop(Command::new("ip").args(["-n", &self.network.namespace, "link", "del", &self.link()]).output());
+        has_ended
     }
 
     /// Shuts it down in good order.
@@ -397,6 +411,13 @@ impl Machine {
         wait_for_or(wanted, PATIENCE, look, || look().contains(wanted).then_some(()));
     }
 
+    /// Waits until the segments of nf-sender hold so many bytes.
+    pub(crate) fn wait_spooled(&self, bytes: u64) {
+        let sizes = || self.sh("stat --format %s /var/lib/nf-sender/*.segment || true");
+        let sum = || sizes().lines().filter_map(|line| line.parse::<u64>().ok()).sum::<u64>();
+        wait_for_or("full spool", PATIENCE, sizes, || (sum() >= bytes).then_some(()));
+    }
+
     /// The journal of a unit, as `journalctl -u UNIT` and these options show it.
     pub(crate) fn journal(&self, unit: &str, options: &str) -> String {
         self.sh(&format!("journalctl --sync; journalctl --no-pager -u {unit} {options}"))
@@ -427,9 +448,8 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        self.crash();
-        let group = cgroups().join(format!("nf-{}-{}", std::process::id(), self.name));
-        remove_group(&group);
+        self.end();
+        remove_group(&self.group);
     }
 }
 
@@ -459,18 +479,48 @@ fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
 }
 
 /// Looks again and again until there is what is wanted; panics with `picture` if that takes too long.
-pub(crate) fn wait_for_or<T>(
+fn wait_for_or<T>(
     what: &str,
     patience: Duration,
     picture: impl Fn() -> String,
-    mut look: impl FnMut() -> Option<T>,
+    look: impl FnMut() -> Option<T>,
 ) -> T {
+    look_for(patience, look).unwrap_or_else(|| panic!("no {what} within {patience:?}\n{}", picture()))
+}
+
+/// Looks again and again until there is what is wanted, but not for longer than `patience`.
+fn look_for<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + patience;
     loop {
-        if let Some(found) = look() {
+        let found = look();
+        if found.is_some() || Instant::now() >= deadline {
             return found;
         }
-        assert!(Instant::now() < deadline, "no {what} within {patience:?}\n{}", picture());
         std::thread::sleep(Duration::from_millis(25));
+    }
+}
+
+/// What a run that was killed left behind: its networks and disks are named after its process.
+fn sweep() {
+    let is_left = |name: &str| {
+        let process = name.strip_prefix("nf-")?.split('-').next()?;
+        process.parse::<u32>().ok()?;
+        (!Path::new("/proc").join(process).exists()).then_some(())
+    };
+    let names = |directory: &Path| -> Vec<String> {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter(|name| is_left(name).is_some()).collect()
+    };
+    for name in names(Path::new("/run/netns")) {
+        drop(Command::new("ip").args(["netns", "del", &name]).output());
+    }
+    let disks = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    for name in names(disks) {
+        drop(Command::new("umount").arg("-l").arg(disks.join(&name)).output());
+        drop(fs::remove_dir(disks.join(&name)));
+    }
+    for name in names(&cgroups()) {
+        remove_group(&cgroups().join(name));
     }
 }

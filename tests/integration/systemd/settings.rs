@@ -108,17 +108,19 @@ fn a_reload_takes_up_another_collector_key_and_limit_and_breaks_no_connection() 
     site.edge.sh("systemctl reload nf-sender");
     site.edge.wait_journal("nf-sender", &["reloaded", "limits of the spool"]);
     assert!(site.edge.sh("nf-sender check").contains("128MiB"));
-    let connections = || site.edge.journal("nf-sender", "-o cat").matches("connected to ").count();
+    let connections = || {
+        let journal = site.edge.journal("nf-sender", "-o cat");
+        journal.lines().filter(|line| line.starts_with("connected to ")).count()
+    };
     assert_eq!(connections(), 1, "neither was a change that a connection depends on");
 
     // Another key: the receiver lets both in, the sender changes over, the old one goes.
     let token = site.center.sh("nf-receiver invite edge --renew --address 10.77.0.2:2055");
     site.edge.sh_with("nf-sender join -", &token);
-    site.wait_connected();
     exporters.send(100);
     second.wait_for(200, Duration::from_secs(20));
+    site.edge.wait_journal("nf-sender", &["reloaded: receivers, keys and times of the link"]);
 
-    assert!(connections() > 1);
     assert_eq!(site.edge.property("nf-sender", "NRestarts"), "0");
     assert_eq!(count(&site.edge.status("nf-sender").unwrap(), "/received/datagrams"), 300);
 }
