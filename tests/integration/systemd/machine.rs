@@ -80,6 +80,11 @@ impl Parts {
         })
     }
 
+    /// The RPM packages to install.
+    pub(crate) fn rpms(&self) -> Vec<PathBuf> {
+        self.files(&format!("rpm/RPMS/{}", std::env::consts::ARCH), ".rpm")
+    }
+
     /// The Debian packages to install.
     pub(crate) fn debs(&self) -> Vec<PathBuf> {
         let files = self.files("deb", ".deb");

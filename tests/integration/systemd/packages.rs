@@ -29,6 +29,9 @@ fn files(service: &str, options: &str, units: &str, zsh: &str) -> Vec<String> {
     .into()
 }
 
+/// The inode of the socket that nf-sender.socket holds.
+const SOCKET: &str = "ss --udp --listening --no-header --extended 'sport = :2055' | grep -o 'ino:[0-9]*'";
+
 fn checker(program: &str, args: &[&str], files: &[&Path]) {
     let output = Command::new(program).args(args).args(files).output().unwrap();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
@@ -43,7 +46,7 @@ fn lintian_and_rpmlint_find_nothing_that_is_not_explained() {
     checker("lintian", &["--fail-on", "error,warning", "--allow-root"], &[&changes[0]]);
     let source = Path::new(env!("CARGO_MANIFEST_DIR"));
     let config = source.join("rpm/rpmlint.toml");
-    let rpms = [parts.files("rpm/RPMS/x86_64", ".rpm"), parts.files("rpm/SRPMS", ".rpm")].concat();
+    let rpms = [parts.rpms(), parts.files("rpm/SRPMS", ".rpm")].concat();
     let spec = source.join("rpm/nf-transport.spec");
     let files: Vec<&Path> = rpms.iter().map(AsRef::as_ref).chain([spec.as_path()]).collect();
     checker("rpmlint", &["--strict", "--config", config.to_str().unwrap()], &files);
@@ -117,8 +120,7 @@ fn the_rpms_install_with_the_same_files_users_and_units_and_keep_data_when_erase
     machine.boot();
     // As distributions with RPM have it: nothing is enabled by being installed.
     machine.write("/etc/systemd/system-preset/99-default.preset", "disable *\n");
-    let rpms: Vec<String> =
-        parts.files("rpm/RPMS/x86_64", ".rpm").iter().map(|path| machine.put(path)).collect();
+    let rpms: Vec<String> = parts.rpms().iter().map(|path| machine.put(path)).collect();
     // The machine's own packages are Debian's, of which rpm knows nothing.
     machine.sh(&format!("rpm --install --nodeps {}", rpms.join(" ")));
     let units = "/usr/lib/systemd/system";
@@ -134,6 +136,16 @@ fn the_rpms_install_with_the_same_files_users_and_units_and_keep_data_when_erase
     assert_eq!(machine.status("nf-sender").unwrap()["id"], "from-sysconfig");
     machine.sh("echo unsent > /root/datagram; nc -u -N -w 1 127.0.0.1 2055 < /root/datagram");
     machine.wait_status("nf-sender", |status| status["queued"]["datagrams"] == 1);
+
+    // An upgrade, here to the same version, restarts the service and leaves the socket alone.
+    let (process, socket) = (machine.property("nf-sender", "MainPID"), machine.sh(SOCKET));
+    machine.sh(&format!("rpm --upgrade --force --nodeps {}", rpms.join(" ")));
+    assert_ne!(machine.property("nf-sender", "MainPID"), process);
+    assert_eq!(machine.sh(SOCKET), socket);
+    let status = machine.wait_status("nf-sender", |status| status["queued"]["datagrams"] == 1);
+    assert_eq!((&status["id"], &status["recovered"]["datagrams"]), (&"from-sysconfig".into(), &1.into()));
+    assert_eq!(machine.property("nf-sender.socket", "UnitFileState"), "enabled");
+
     machine.sh("rpm --erase --nodeps nf-sender nf-receiver");
     machine.sh_fails("pgrep nf-sender");
     machine.sh("ls /var/lib/nf-sender/*.segment; test ! -e /usr/sbin/nf-sender");

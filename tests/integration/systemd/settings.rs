@@ -273,6 +273,42 @@ fn keys_come_as_credentials() {
 }
 
 #[test]
+fn a_key_may_lie_encrypted_on_disk_as_the_example_says() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let site = Site::new(&parts);
+    let key = site.center.sh("nf-receiver keygen");
+    for (machine, service) in [(&site.center, "nf-receiver"), (&site.edge, "nf-sender")] {
+        let encrypt = "systemd-creds encrypt --quiet --name=key -";
+        let stored = format!("/etc/credstore.encrypted/{service}.key");
+        machine.sh_with(&format!("mkdir -p /etc/credstore.encrypted; {encrypt} {stored}"), &key);
+        let example = format!("/usr/share/doc/{service}/examples/{service}-encrypted-key.conf");
+        machine.edit(&format!("{service}.service"), &machine.sh(&format!("cat {example}")));
+    }
+    site.edge.write("/etc/nf-sender/nf-sender.toml.d/here.toml", "receivers = [\"10.77.0.2:2055\"]\n");
+    site.center.sh("systemctl start nf-receiver");
+    site.edge.sh("systemctl start nf-sender");
+    let status = site.edge.wait_status("nf-sender", |status| status["state"] == "connected");
+    assert_eq!(status["cipher"], "blowfish");
+}
+
+#[test]
+fn the_example_that_gives_the_receiver_cap_net_raw_gives_nothing_else() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let machine = Machine::installed("raw", "10.77.0.9/24", &alone(), &parts);
+    let example = "/usr/share/doc/nf-receiver/examples/nf-receiver-source-address.conf";
+    machine.edit("nf-receiver.service", &machine.sh(&format!("cat {example}")));
+    machine.sh("systemctl start nf-receiver");
+    let pid = machine.property("nf-receiver", "MainPID");
+    let process = machine.sh(&format!("cat /proc/{pid}/status"));
+    for set in ["CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        // CAP_NET_RAW is number 13, capabilities(7).
+        assert!(process.contains(&format!("{set}:\t{:016x}", 1 << 13)), "{process}");
+    }
+}
+
+#[test]
 fn an_absent_receiver_never_ends_the_service() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
