@@ -24,7 +24,7 @@ use crate::receiver::invite::Change;
 use crate::service::messages::receiver;
 use crate::service::pairing::keygen;
 use crate::service::{DaemonError, conceal_key, console, overrides};
-use crate::status::{self, ControlError, Manner, Request};
+use crate::status::{self, Manner};
 
 /// Does what the command line of this process asks for, and gives the exit code.
 pub fn main() -> process::ExitCode {
@@ -58,12 +58,7 @@ fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
         }
         ReceiverAction::Reload => {
             let path = config::control_path(RECEIVER, file.as_deref(), overrides, &surroundings)?;
-            status::request(&path, Request::Reload).map_err(|error| match error {
-                ControlError::Refused(reason) => {
-                    DaemonError::configuration(format_args!("not reloaded: {reason}"))
-                }
-                error => DaemonError::unavailable(error),
-            })?;
+            status::reload(&path, DaemonError::configuration, DaemonError::unavailable)?;
             console::print("nf-receiver has taken up its configuration\n")
         }
         ReceiverAction::Keygen { file } => keygen(file.as_deref()),

@@ -24,7 +24,7 @@ use crate::config::{self, SENDER, Surroundings};
 use crate::service::messages::sender;
 use crate::service::pairing::keygen;
 use crate::service::{DaemonError, conceal_key, console, overrides};
-use crate::status::{self, ControlError, Manner, Request};
+use crate::status::{self, Manner, Request};
 
 /// Does what the command line of this process asks for, and gives the exit code.
 pub fn main() -> process::ExitCode {
@@ -57,12 +57,7 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
         }
         SenderAction::Reload => {
             let path = config::control_path(SENDER, file.as_deref(), overrides, &surroundings)?;
-            status::request(&path, Request::Reload).map_err(|error| match error {
-                ControlError::Refused(reason) => {
-                    DaemonError::configuration(format_args!("not reloaded: {reason}"))
-                }
-                error => DaemonError::unavailable(error),
-            })?;
+            status::reload(&path, DaemonError::configuration, DaemonError::unavailable)?;
             console::print("nf-sender has taken up its configuration\n")
         }
         SenderAction::Status { json, watch } => {

@@ -24,7 +24,7 @@ pub use render::{Earlier, render_receiver, render_sender};
 pub use scrape::serve_metrics;
 pub use sender::{Dropped, ExporterStatus, LinkState, Queued, Recovered, SenderStatus};
 pub use show::{Manner, show};
-pub use take_up::take_up;
+pub use take_up::{reload, take_up};
 
 /// A count with its noun, as in "1 sender" and "2 senders".
 pub fn count_of(count: u64, noun: &str) -> String {

@@ -1,4 +1,4 @@
-//! After settings were written: asks the running service to take them up, and says how that went.
+//! Asks the running service to take up its configuration, and says how that went.
 
 use std::path::Path;
 
@@ -16,5 +16,19 @@ pub fn take_up(service: &str, control: &Path) -> String {
             "warning: the running {service} has not taken this up: {error}: \
              set that right and reload it (systemctl reload {service})"
         ),
+    }
+}
+
+/// Asks the service whose control socket is at `control` to take up its configuration. The errors of the caller are made by
+/// `refused`, where the service stays as it was because something is wrong, and by `unavailable`.
+pub fn reload<E>(
+    control: &Path,
+    refused: impl FnOnce(String) -> E,
+    unavailable: impl FnOnce(ControlError) -> E,
+) -> Result<(), E> {
+    match request(control, Request::Reload) {
+        Ok(_) => Ok(()),
+        Err(ControlError::Refused(reason)) => Err(refused(format!("not reloaded: {reason}"))),
+        Err(error) => Err(unavailable(error)),
     }
 }

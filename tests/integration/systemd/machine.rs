@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -249,9 +250,17 @@ impl Machine {
         self.network.ip(&["link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &init]);
         self.network.ip(&["link", "set", &link, "master", "switch", "up"]);
         let inside = |args: &[&str]| call("nsenter", &[&["-t", &init, "-n", "ip"], args].concat());
+        // As a card does, the machine keeps its hardware address over boots: others on the network remember it.
+        inside(&["link", "set", "eth0", "address", &self.hardware_address()]);
         inside(&["address", "add", &self.address, "dev", "eth0"]);
         inside(&["link", "set", "eth0", "up"]);
         inside(&["link", "set", "lo", "up"]);
+    }
+
+    /// A locally administered hardware address that follows from the IP address.
+    fn hardware_address(&self) -> String {
+        let [a, b, c, d] = self.ip().parse::<Ipv4Addr>().unwrap().octets();
+        format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
     }
 
     /// Its end of the network.
