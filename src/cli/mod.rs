@@ -117,8 +117,10 @@ fn check_command() -> Command {
         .about("Read configuration and keys as the service would, say what is in effect, and stop")
 }
 
-fn reload_command(about: &'static str) -> Command {
-    Command::new("reload").about(about)
+fn reload_command(service: &str) -> Command {
+    Command::new("reload").about(format!(
+        "Make the running {service} take up its configuration, as far as that goes without a restart"
+    ))
 }
 
 fn keygen_command() -> Command {

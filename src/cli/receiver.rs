@@ -142,7 +142,7 @@ pub fn receiver_command() -> Command {
         .arg(file_argument("NF_RECEIVER_CONFIG"))
         .subcommand(status_command("Print senders, collectors and counters of the running nf-receiver"))
         .subcommand(check_command())
-        .subcommand(reload_command("Make the running nf-receiver take up its configuration, as far as that goes without a restart"))
+        .subcommand(reload_command("nf-receiver"))
         .subcommand(keygen_command())
         .subcommand(invite_command());
     with_options(command, ROWS)

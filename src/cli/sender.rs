@@ -174,7 +174,7 @@ pub fn sender_command() -> Command {
                 .about("Make the running nf-sender try its receivers now instead of waiting"),
         )
         .subcommand(check_command())
-        .subcommand(reload_command("Make the running nf-sender take up its configuration, as far as that goes without a restart"))
+        .subcommand(reload_command("nf-sender"))
         .subcommand(keygen_command())
         .subcommand(
             Command::new("join")

@@ -153,5 +153,10 @@ fn load<S>(
     }
 }
 
+/// The keys of which it is true that they differ.
+fn that_differ<const N: usize>(keys: [(&'static str, bool); N]) -> Vec<&'static str> {
+    keys.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+}
+
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::config::reader::Reader;
 use crate::config::value::Value;
-use crate::config::{HostPort, RECEIVER, ReceiverProtection, Surroundings, kinds, protection};
+use crate::config::{HostPort, RECEIVER, ReceiverProtection, Surroundings, kinds, protection, that_differ};
 use crate::limits;
 
 /// What nf-receiver is told to do.
@@ -85,16 +85,13 @@ impl ReceiverSettings {
     /// The keys that only a start takes up, and whose values in `other` are not these.
     pub fn differs_at_start(&self, other: &Self) -> Vec<&'static str> {
         let limits = |settings: &Self| (settings.connections, settings.strangers, settings.handshake_timeout);
-        [
+        that_differ([
             ("listen", self.listen != other.listen),
             ("state", self.state != other.state),
             ("control", self.control != other.control),
             ("metrics.listen", self.metrics != other.metrics),
             ("limits", limits(self) != limits(other)),
-        ]
-        .into_iter()
-        .filter_map(|(key, differs)| differs.then_some(key))
-        .collect()
+        ])
     }
 
     /// Sentences about what is allowed, but probably not meant.

@@ -11,6 +11,7 @@ use crate::config::reader::Reader;
 use crate::config::value::Value;
 use crate::config::{
     HostPort, Reconnect, SENDER, SenderProtection, SpoolEncryption, Surroundings, kinds, protection,
+    that_differ,
 };
 use crate::limits;
 use crate::sequence::SenderId;
@@ -143,16 +144,13 @@ fn read_policy(reader: &mut Reader<'_>) -> Option<Policy> {
 impl SenderSettings {
     /// The keys that only a start takes up, and whose values in `other` are not these.
     pub fn differs_at_start(&self, other: &Self) -> Vec<&'static str> {
-        [
+        that_differ([
             ("listen", self.listen != other.listen),
             ("control", self.control != other.control),
             ("metrics.listen", self.metrics != other.metrics),
             ("spool.directory", self.spool.directory != other.spool.directory),
             ("the encryption of the spool", self.spool.encryption != other.spool.encryption),
-        ]
-        .into_iter()
-        .filter_map(|(key, differs)| differs.then_some(key))
-        .collect()
+        ])
     }
 
     /// Sentences about what is allowed, but probably not meant.

@@ -26,8 +26,8 @@ use crate::service::{
     sockets, stop_channel, wall_clock, watch_for,
 };
 use crate::status::{
-    CertificateStatus, CollectorState, CollectorStatus, ControlSocket, Pace, PeerState, ReceiverStatus,
-    Reply, Request, Tally, count_of, receiver_metrics, serve_metrics,
+    CertificateStatus, CollectorState, CollectorStatus, ControlSocket, Pace, PeerState, PeerStatus,
+    ReceiverStatus, Reply, Request, Tally, count_of, receiver_metrics, serve_metrics,
 };
 
 /// Runs nf-receiver until it is told to stop.
@@ -109,8 +109,9 @@ async fn supervise(settings: ReceiverSettings, reloader: Arc<Reloader>) -> Resul
                 expiry.look_at(admission.borrow().tls.as_ref().map(|tls| &tls.certificate));
                 match shared.get() {
                     Some(shared) => {
-                        pace.note(delivered(shared));
-                        notify::status(&line(shared, &pace));
+                        let senders = shared.seats.status();
+                        pace.note(delivered(&senders));
+                        notify::status(&line(&senders, &shared.outputs(), &pace));
                         if syncing.as_ref().is_none_or(JoinHandle::is_finished) {
                             syncing = Some(tokio::spawn(sync(shared.clone())));
                         }
@@ -280,24 +281,22 @@ fn collectors(outputs: &Outputs) -> Vec<CollectorStatus> {
 }
 
 /// Datagrams and bytes delivered since the start of the process.
-fn delivered(shared: &Shared) -> (u64, u64) {
-    let senders = shared.seats.status();
+fn delivered(senders: &[PeerStatus]) -> (u64, u64) {
     senders.iter().fold((0, 0), |(datagrams, bytes), sender| {
         (datagrams + sender.delivered.datagrams, bytes + sender.delivered.bytes)
     })
 }
 
 /// One line: state, what is delivered, how fast, and what waits.
-fn line(shared: &Shared, pace: &Pace) -> String {
-    let senders = shared.seats.status();
+fn line(senders: &[PeerStatus], outputs: &Outputs, pace: &Pace) -> String {
     let connected = senders.iter().filter(|sender| sender.state == PeerState::Connected).count();
     let connected = count_of(u64::try_from(connected).unwrap_or(u64::MAX), "sender");
     let mut parts = vec![
         format!("{connected} connected"),
-        format!("{} delivered", count_of(delivered(shared).0, "datagram")),
+        format!("{} delivered", count_of(delivered(senders).0, "datagram")),
         format!("{:.0} datagrams/s out", pace.rates().0),
     ];
-    let held = collectors(&shared.outputs()).into_iter().filter(|collector| collector.held_s > 0);
+    let held = collectors(outputs).into_iter().filter(|collector| collector.held_s > 0);
     parts.extend(held.map(|held| format!("waiting for {} for {} s", held.address, held.held_s)));
     parts.join("; ")
 }

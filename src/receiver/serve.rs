@@ -123,6 +123,7 @@ pub(crate) async fn serve(
         Ok(mut turn) => connection.run(&mut stream, &mut turn).await,
         Err(ended) => ended,
     };
+    let sentence = |held_back| format!("session of {id} at {peer} ended: {ended}{}", More(held_back));
     match &ended {
         Ended::Closed | Ended::Goodbye | Ended::Superseded | Ended::Expelled | Ended::Stopping => {
             let held_back = if connection.was_told { Some(0) } else { shared.is_news(&id) };
@@ -132,8 +133,8 @@ pub(crate) async fn serve(
                     %peer,
                     sender = %id,
                     held_back,
-                    "session of {id} at {peer} ended: {ended}{}",
-                    More(held_back)
+                    "{}",
+                    sentence(held_back)
                 );
             }
         }
@@ -145,8 +146,8 @@ pub(crate) async fn serve(
                     %peer,
                     sender = %id,
                     held_back,
-                    "session of {id} at {peer} ended: {ended}{}",
-                    More(held_back)
+                    "{}",
+                    sentence(held_back)
                 );
             }
         }

@@ -131,7 +131,7 @@ fn a_healthy_service_feeds_the_watchdog_for_as_long_as_it_is_idle() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let site = Site::paired(&parts);
-    for (machine, service) in [(&site.edge, "nf-sender"), (&site.center, "nf-receiver")] {
+    for (machine, service) in site.services() {
         machine.edit(&format!("{service}.service"), "[Service]\nWatchdogSec=8s\n");
         machine.sh(&format!("systemctl restart {service}"));
     }

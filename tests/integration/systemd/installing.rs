@@ -73,7 +73,7 @@ fn both_services_run_as_users_of_their_own_without_capabilities_and_their_files_
     let site = Site::paired(&parts);
     site.exporters().send(1);
     site.wait_connected();
-    for (machine, service) in [(&site.edge, "nf-sender"), (&site.center, "nf-receiver")] {
+    for (machine, service) in site.services() {
         let pid = machine.property(service, "MainPID");
         let process = machine.sh(&format!("cat /proc/{pid}/status; stat -c 'owner %U' /proc/{pid}"));
         assert!(process.contains(&format!("owner {service}")), "{process}");

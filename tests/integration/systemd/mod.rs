@@ -7,8 +7,6 @@ mod packages;
 mod restarts;
 mod settings;
 
-use std::sync::Arc;
-
 use crate::support::chatter::{MIXED, Pattern};
 use crate::support::collector::Collector;
 use crate::support::exporter::Exporters;
@@ -47,6 +45,11 @@ impl Site {
         let token = self.center.sh(&format!("nf-receiver invite edge --address {address}"));
         self.edge.sh("systemctl enable --quiet --now nf-sender.socket");
         self.edge.sh_with("nf-sender join -", &token);
+    }
+
+    /// Each service, and the machine that it is on.
+    fn services(&self) -> [(&Machine, &'static str); 2] {
+        [(&self.edge, "nf-sender"), (&self.center, "nf-receiver")]
     }
 
     /// A collector where nf-receiver delivers by default.
@@ -96,7 +99,7 @@ fn assert_told(journal: &str, story: &[&str]) {
     }
 }
 
-/// A network of a test's own, for a machine that is alone.
-fn alone() -> Arc<Network> {
-    Network::new()
+/// A machine with both packages that is alone on its network.
+fn lone(name: &str, parts: &Parts) -> Machine {
+    Machine::installed(name, "10.77.0.9/24", &Network::new(), parts)
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::running::shared;
-use crate::systemd::alone;
-use crate::systemd::machine::{Machine, Parts};
+use crate::systemd::lone;
+use crate::systemd::machine::{Machine, Network, Parts};
 
 /// What both packages bring, beside their documentation.
 fn files(service: &str, options: &str, units: &str, zsh: &str) -> Vec<String> {
@@ -74,7 +74,7 @@ fn assert_installed_and_asleep(machine: &Machine, files: &[String]) {
 fn the_debian_packages_install_in_a_fresh_debian_and_leave_no_data_behind_but_what_was_never_delivered() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let mut machine = Machine::fresh("fresh", "10.77.0.9/24", &alone(), &parts.root);
+    let mut machine = Machine::fresh("fresh", "10.77.0.9/24", &Network::new(), &parts.root);
     machine.boot();
     let failed_before = machine.sh("systemctl --failed --plain --no-legend");
     machine.install(&parts.debs());
@@ -116,7 +116,7 @@ fn the_debian_packages_install_in_a_fresh_debian_and_leave_no_data_behind_but_wh
 fn the_rpms_install_with_the_same_files_users_and_units_and_keep_data_when_erased() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let mut machine = Machine::fresh("fedora", "10.77.0.9/24", &alone(), &parts.root);
+    let mut machine = Machine::fresh("fedora", "10.77.0.9/24", &Network::new(), &parts.root);
     machine.boot();
     // As distributions with RPM have it: nothing is enabled by being installed.
     machine.write("/etc/systemd/system-preset/99-default.preset", "disable *\n");
@@ -156,7 +156,7 @@ fn the_rpms_install_with_the_same_files_users_and_units_and_keep_data_when_erase
 fn the_test_that_the_debian_packages_bring_passes_on_a_machine() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let machine = Machine::installed("tested", "10.77.0.9/24", &alone(), &parts);
+    let machine = lone("tested", &parts);
     let script = machine.put(&Path::new(env!("CARGO_MANIFEST_DIR")).join("debian/tests/pair"));
     let said = machine.sh(&format!("sh {script}"));
     assert!(said.contains("192.0.2.1:1111"), "{said}");

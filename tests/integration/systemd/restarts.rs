@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::running::alone as machine_alone;
+use crate::running::alone;
 use crate::support::load::Load;
 use crate::systemd::Site;
 use crate::systemd::machine::{Machine, Parts};
@@ -14,7 +14,7 @@ const RATE: u32 = 20_000;
 
 /// Does something to both services, one after the other, while datagrams keep coming.
 fn under_load(what: impl Fn(&Machine, &str)) {
-    let _running = machine_alone();
+    let _running = alone();
     let Some(parts) = Parts::find() else { return };
     let site = Site::paired(&parts);
     let collector = site.collector();
@@ -22,7 +22,7 @@ fn under_load(what: impl Fn(&Machine, &str)) {
     let began = Instant::now();
     site.wait_connected();
     let socket = site.socket();
-    for (machine, service) in [(&site.edge, "nf-sender"), (&site.center, "nf-receiver")] {
+    for (machine, service) in site.services() {
         let before = machine.property(service, "MainPID");
         let sent = load.sent();
         what(machine, service);

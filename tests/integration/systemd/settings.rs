@@ -6,8 +6,8 @@ use crate::running::shared;
 use crate::support::collector::Inbox;
 use crate::support::exporter::Exporters;
 use crate::support::samples::count;
-use crate::systemd::machine::{Machine, Parts};
-use crate::systemd::{EXPORTERS, Site, alone, pattern};
+use crate::systemd::machine::Parts;
+use crate::systemd::{EXPORTERS, Site, lone, pattern};
 
 #[test]
 fn a_drop_in_adds_a_port() {
@@ -68,7 +68,7 @@ fn drop_ins_limit_the_addresses_of_exporters_and_senders() {
 fn a_socket_of_the_wrong_kind_is_named_and_not_tried_again() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let machine = Machine::installed("wrong", "10.77.0.9/24", &alone(), &parts);
+    let machine = lone("wrong", &parts);
     machine.edit("nf-sender.socket", "[Socket]\nListenDatagram=\nListenStream=2055\n");
     machine.sh("systemctl start nf-sender.socket");
     machine.sh_fails("systemctl start nf-sender");
@@ -143,7 +143,7 @@ fn a_reload_that_leaves_the_link_alone_keeps_the_session() {
     site.center.wait_journal("nf-receiver", &["reloaded"]);
     site.wait_connected();
     assert_eq!(sessions(), before);
-    for (machine, service) in [(&site.edge, "nf-sender"), (&site.center, "nf-receiver")] {
+    for (machine, service) in site.services() {
         assert_eq!(machine.property(service, "ActiveState"), "active");
         assert_eq!(machine.property(service, "SubState"), "running");
     }
@@ -167,7 +167,7 @@ fn a_broken_configuration_fails_the_reload_is_said_and_the_old_one_stays() {
     let site = Site::paired(&parts);
     site.exporters().send(1);
     site.wait_connected();
-    for (machine, service) in [(&site.edge, "nf-sender"), (&site.center, "nf-receiver")] {
+    for (machine, service) in site.services() {
         let path = format!("/etc/{service}/{service}.toml.d/typo.toml");
         machine.write(&path, "lisen = [\"[::]:2055\"]\n");
         machine.sh_fails(&format!("systemctl reload {service}"));
@@ -188,7 +188,7 @@ fn a_broken_configuration_fails_the_reload_is_said_and_the_old_one_stays() {
 fn a_wrong_configuration_ends_with_78_is_explained_and_not_tried_again_and_again() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let machine = Machine::installed("typo", "10.77.0.9/24", &alone(), &parts);
+    let machine = lone("typo", &parts);
     for service in ["nf-sender", "nf-receiver"] {
         machine.write(&format!("/etc/{service}/{service}.toml.d/typo.toml"), "listen = [\"[::]:70000\"]\n");
         machine.sh(&format!("systemctl start {service}.socket"));
@@ -235,7 +235,7 @@ fn datagrams_that_come_while_the_configuration_is_wrong_wait_without_a_storm_of_
 fn options_of_the_environment_file_reach_the_daemon_and_names_of_the_original_work() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let machine = Machine::installed("named", "10.77.0.9/24", &alone(), &parts);
+    let machine = lone("named", &parts);
     machine
         .write("/etc/default/nf-sender", "NF_SENDER_OPTS=\"--id from-default --receiver 127.0.0.1:2055\"\n");
     machine
@@ -296,7 +296,7 @@ fn a_key_may_lie_encrypted_on_disk_as_the_example_says() {
 fn the_example_that_gives_the_receiver_cap_net_raw_gives_nothing_else() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let machine = Machine::installed("raw", "10.77.0.9/24", &alone(), &parts);
+    let machine = lone("raw", &parts);
     let example = "/usr/share/doc/nf-receiver/examples/nf-receiver-source-address.conf";
     machine.edit("nf-receiver.service", &machine.sh(&format!("cat {example}")));
     machine.sh("systemctl start nf-receiver");
@@ -312,7 +312,7 @@ fn the_example_that_gives_the_receiver_cap_net_raw_gives_nothing_else() {
 fn an_absent_receiver_never_ends_the_service() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let machine = Machine::installed("lonely", "10.77.0.9/24", &alone(), &parts);
+    let machine = lone("lonely", &parts);
     machine.write(
         "/etc/nf-sender/nf-sender.toml.d/here.toml",
         "receivers = [\"10.77.0.200:2055\", \"nowhere.invalid:2055\"]\nplaintext = true\n[reconnect]\nfirst = \"100ms\"\nlongest = \"100ms\"\n",
