@@ -54,6 +54,26 @@ pub const LISTENERS_MAX: usize = 64;
 /// Exporters whose counters nf-sender keeps; the one unheard longest makes room.
 pub const EXPORTERS_MAX: usize = 4096;
 
+/// Templates of one exporter that are kept: routers have a few dozens at the most; the oldest makes room.
+pub const TEMPLATES_PER_EXPORTER: usize = 256;
+
+/// Bytes of templates of one exporter that are kept: 256 of 40 fields each. One that is longer is not kept.
+pub const TEMPLATE_BYTES_PER_EXPORTER: usize = 64 * 1024;
+
+/// Bytes that each kept template counts beside its definition: its entry and what the allocator adds.
+pub const TEMPLATE_OVERHEAD: usize = 64;
+
+/// Bytes that each exporter counts beside its templates: its entry in a table that is half full.
+pub const TEMPLATE_EXPORTER_OVERHEAD: usize = 384;
+
+/// Bytes of templates that are kept in all: 2,000 exporters with 10 templates of 25 fields; the exporter that has defined
+/// nothing for longest makes room.
+pub const TEMPLATE_MEMORY: usize = 4 * 1024 * 1024;
+
+/// Bytes of a datagram that repeats templates, unless one template alone is longer: it passes a link of 1,500 bytes
+/// whole, whatever tunnels add.
+pub const REPEAT_TARGET: usize = 1400;
+
 /// Positions passed over when the last one used is not known: no run of the program uses as many.
 pub const POSITIONS_PER_RUN: u64 = 1 << 44;
 
@@ -120,14 +140,45 @@ pub const CONNECTIONS_MAX: u32 = 100_000;
 /// Sources of proven senders that nf-receiver remembers, so that they get through a flood of strangers.
 pub const KNOWN_SOURCES: usize = 4096;
 
+/// Exporters of each collector that the status shows with the address that they are seen as: of 64 collectors 6 MiB.
+pub const SEEN_AS_SHOWN: usize = 1024;
+
 /// Peers turned away of late that the status shows.
 pub const REFUSED_SHOWN: usize = 64;
 
 /// Files that each connection of nf-receiver takes: its socket and the position of its stream.
 pub const FILES_PER_CONNECTION: u64 = 2;
 
-/// Files that nf-receiver takes beside its connections and the strangers: listeners, two for each of 64 collectors,
-/// control socket.
+/// Sockets of one collector, each for one exporter, that nf-receiver may be told to hold at the most: there are no more ports.
+pub const EXPORTER_SOCKETS_MAX: u32 = 65_536;
+
+/// Datagrams a second that a collector may be told to get at the most: above it there is no limit to speak of.
+pub const RATE_MAX: u32 = 1_000_000_000;
+
+/// How often faster than they arrived datagrams may be told to be delivered when they are late: above it there is no limit
+/// to speak of.
+pub const CATCH_UP_PACE_MAX: u32 = 1_000_000;
+
+/// Datagrams a second that a collector on another machine gets, unless it is told otherwise, while it is caught up with. Its
+/// queue cannot be seen: the 208 KiB that Linux gives it by default hold 92 datagrams of 1,464 bytes, which is 4.6 ms at this
+/// rate, and collectors read three times as fast (nfcapd 65,000 a second).
+pub const CATCH_UP_LIMIT: u32 = 20_000;
+
+/// A datagram counts as late, so that the limits for catching up hold for it, from this age on.
+pub const LATE: Duration = Duration::from_secs(1);
+
+/// The longest time after which datagrams may be told to go to a collector's address for late ones.
+pub const LATE_AFTER_MAX: Duration = Duration::from_secs(10 * 31_557_600);
+
+/// Exporters and domains of which nf-receiver remembers, for each collector, that it has their templates; beyond, it is told
+/// all of them once more.
+pub const PRIMED_MAX: usize = 65_536;
+
+/// Bytes of batches that wait in nf-receiver for the collectors of one stream while others are ahead of them.
+pub const LANE_MAX: usize = 1024 * 1024;
+
+/// Files that nf-receiver takes beside its connections, the strangers and the sockets for exporters: listeners, two for each
+/// of 64 collectors, control socket.
 pub const FILES_BESIDE: u64 = 256;
 
 /// The shortest time that a peer may be given to agree on a session.

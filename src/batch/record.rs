@@ -46,6 +46,12 @@ impl Records {
         (rest.is_empty() && payload_bytes_as_told).then_some(())
     }
 
+    /// Bytes that they take.
+    #[expect(clippy::len_without_is_empty, reason = "there is at least one datagram")]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The datagrams in order of arrival.
     pub fn iter(&self) -> impl Iterator<Item = Datagram<'_>> {
         let mut rest: &[u8] = &self.bytes;

@@ -65,6 +65,15 @@ const ROWS: &[Row] = &[
                [default: 127.0.0.1:9995]",
     },
     Row {
+        key: "source",
+        long: "source",
+        short: None,
+        variable: Some("NF_RECEIVER_SOURCE"),
+        takes: Takes::One("own|exporter"),
+        help: "Deliver from this machine's own address, with a port for each exporter, or from the exporter's own \
+               address and port, which takes CAP_NET_RAW [default: own]",
+    },
+    Row {
         key: "key",
         long: "key",
         short: Some('k'),

@@ -47,7 +47,7 @@ fn what_is_not_there_is_refused_as_unknown() {
     }
     assert!(sender("nf-sender join").is_err());
     let receiver = |line: &str| parse_receiver(line.split(' ').map(OsString::from));
-    assert!(receiver("nf-receiver --source=own").is_err());
+    assert!(receiver("nf-receiver --reconnect").is_err());
     assert!(receiver("nf-receiver reconnect").is_err());
     assert_eq!(receiver("nf-receiver check").unwrap().action, ReceiverAction::Check);
 }

@@ -139,6 +139,23 @@ pub(super) fn whole_number(bounds: RangeInclusive<u32>) -> impl Fn(&Value) -> Un
     }
 }
 
+/// A whole number within `bounds`, or `None` for the word `unlimited`.
+pub(super) fn whole_number_or_unlimited(
+    bounds: RangeInclusive<u32>,
+) -> impl Fn(&Value) -> Understood<Option<u32>> {
+    let number = whole_number(bounds);
+    move |value| match text(value) {
+        Some("unlimited") => Ok(None),
+        _ => number(value).map(Some).map_err(|expected| format!("\"unlimited\" or {expected}")),
+    }
+}
+
+/// The name of a group: 1 to 64 characters.
+pub(super) fn group(value: &Value) -> Understood<String> {
+    let name = text(value).filter(|name| (1..=64).contains(&name.chars().count()));
+    name.map(str::to_owned).ok_or_else(|| "a name of 1 to 64 characters".to_owned())
+}
+
 /// A number from 0 to 1.
 pub(super) fn share(value: &Value) -> Understood<f64> {
     let number = if let Value::Number(digits) = value { digits.parse().ok() } else { None };

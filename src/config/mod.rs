@@ -4,6 +4,7 @@
 //! earlier ones; then one reader turns the result into settings, or says everything that is wrong with it:
 //! where it stands, what was found, what is allowed. It reads the files it is told to, and nothing else.
 
+mod collector;
 mod error;
 mod files;
 mod host_port;
@@ -19,6 +20,7 @@ mod value;
 
 use std::path::{Path, PathBuf};
 
+pub use collector::{CollectorSettings, LateSettings, Limit, Source, WhenDown};
 pub use error::{ConfigError, Problem};
 pub use files::Revision;
 pub use host_port::{HostPort, HostPortError};
@@ -26,7 +28,7 @@ pub use protection::{
     KeyPair, KeySource, ReceiverProtection, ReceiverTlsSettings, SenderKeys, SenderProtection,
     SpoolEncryption, TlsFiles,
 };
-pub use receiver::{CollectorSettings, ReceiverSettings};
+pub use receiver::ReceiverSettings;
 pub use reconnect::Reconnect;
 pub use report::Report;
 pub use sender::{SenderSettings, SpoolSettings};

@@ -244,7 +244,7 @@ pub(super) fn read_receiver(
         reader.refuse_alone("previous-key-file", "key-file");
     }
     let senders = senders?;
-    reader.refuse_twice("sender", senders.iter().map(|sender| sender.id.as_str()));
+    reader.refuse_twice("sender", "id", senders.iter().map(|sender| sender.id.as_str()));
     Some(ReceiverProtection {
         plaintext: plaintext?,
         suites: suites?,

@@ -235,17 +235,27 @@ impl<'p> Reader<'p> {
         }
     }
 
-    /// Notes that several of the tables `[[key]]`, whose ids these are, have the same one.
-    pub(super) fn refuse_twice<'i>(&mut self, key: &str, ids: impl Iterator<Item = &'i str>) {
+    /// Notes that several of the tables `[[table]]` have the same `key`, which names each: `names` are those of all.
+    pub(super) fn refuse_twice<'i>(
+        &mut self,
+        table: &str,
+        key: &str,
+        names: impl Iterator<Item = &'i str>,
+    ) {
         let mut seen = HashSet::new();
-        for id in ids.filter(|id| !seen.insert(*id)) {
-            let quoted = format!("{id:?}");
-            let key = format!("{}{key}.id", self.prefix);
-            let last = self.values.iter().rfind(|value| value.key == key && value.text == quoted).cloned();
-            if let Some(value) = last {
-                self.refuse(value, "an id that no other table has".to_owned());
+        for name in names.filter(|name| !seen.insert(*name)) {
+            let quoted = format!("{name:?}");
+            let full = format!("{}{table}.{key}", self.prefix);
+            let last = self.values.iter().rfind(|value| value.key == full && value.text == quoted);
+            if let Some(value) = last.cloned() {
+                self.refuse(value, format!("an {key} that no other table has"));
             }
         }
+    }
+
+    /// Whether the value of `key`, which was taken, came from the command line or the environment.
+    pub(super) fn is_given_by_hand(&self, key: &str) -> bool {
+        self.taken(key).is_some_and(|value| value.origin.layer() > 1)
     }
 
     fn taken(&self, key: &str) -> Option<InEffect> {

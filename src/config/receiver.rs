@@ -1,12 +1,15 @@
 //! The settings of nf-receiver: every key of its configuration, its default, and what it may be.
 
 use core::net::SocketAddr;
+use core::num::NonZeroUsize;
 use core::time::Duration;
 use std::path::PathBuf;
 
 use crate::config::reader::Reader;
 use crate::config::value::Value;
-use crate::config::{HostPort, RECEIVER, ReceiverProtection, Surroundings, kinds, protection, that_differ};
+use crate::config::{
+    CollectorSettings, RECEIVER, ReceiverProtection, Surroundings, collector, kinds, protection, that_differ,
+};
 use crate::limits;
 
 /// What nf-receiver is told to do.
@@ -24,6 +27,8 @@ pub struct ReceiverSettings {
     pub connections: usize,
     /// Connections that have not proven who they are: in all, and from one source; both at least 1.
     pub strangers: (usize, usize),
+    /// Sockets of each collector, one for each exporter; at least 1.
+    pub exporter_sockets: NonZeroUsize,
     /// A connection that is not agreed after this long is given up.
     pub handshake_timeout: Duration,
     /// Where metrics are given, if anywhere.
@@ -32,22 +37,12 @@ pub struct ReceiverSettings {
     pub control: PathBuf,
 }
 
-/// One collector.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CollectorSettings {
-    /// Where it takes UDP.
-    pub address: HostPort,
-}
-
 pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<ReceiverSettings> {
     let listen = reader.list("listen", ["[::]:2055"], 1..=limits::LISTENERS_MAX, kinds::socket_address);
     let protection = protection::read_receiver(reader, surroundings);
     let state = reader.take("state", surroundings.state_path(RECEIVER), kinds::path);
     let control = reader.take("control", surroundings.control_path(RECEIVER), kinds::path);
-    let collectors =
-        reader.tables("collector", "address", ["127.0.0.1:9995"], 1..=limits::COLLECTORS_MAX, |reader| {
-            Some(CollectorSettings { address: reader.required("address", kinds::host_port)? })
-        });
+    let collectors = collector::read_all(reader);
     let metrics = reader.section("metrics", |reader| reader.optional("listen", kinds::socket_address));
     let limits = reader.section("limits", |reader| {
         let connections = reader.take(
@@ -64,10 +59,20 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
         );
         let bounds = limits::HANDSHAKE_TIMEOUT_MIN..=limits::HANDSHAKE_TIMEOUT_MAX;
         let handshake_timeout = reader.take("handshake-timeout", "10s", kinds::duration(bounds));
+        let exporter_sockets = reader.take(
+            "exporter-sockets",
+            Value::number("1024"),
+            kinds::whole_number(1..=limits::EXPORTER_SOCKETS_MAX),
+        );
         let count = |count: u32| usize::try_from(count).ok();
-        Some((count(connections?)?, (count(strangers?)?, count(per_source?)?), handshake_timeout?))
+        Some((
+            count(connections?)?,
+            (count(strangers?)?, count(per_source?)?),
+            NonZeroUsize::new(count(exporter_sockets?)?)?,
+            handshake_timeout?,
+        ))
     });
-    let (connections, strangers, handshake_timeout) = limits?;
+    let (connections, strangers, exporter_sockets, handshake_timeout) = limits?;
     Some(ReceiverSettings {
         listen: listen?,
         protection: protection?,
@@ -75,6 +80,7 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
         collectors: collectors?,
         connections,
         strangers,
+        exporter_sockets,
         handshake_timeout,
         metrics: metrics?,
         control: control?,
@@ -84,7 +90,10 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
 impl ReceiverSettings {
     /// The keys that only a start takes up, and whose values in `other` are not these.
     pub fn differs_at_start(&self, other: &Self) -> Vec<&'static str> {
-        let limits = |settings: &Self| (settings.connections, settings.strangers, settings.handshake_timeout);
+        let limits = |settings: &Self| {
+            let Self { connections, strangers, exporter_sockets, handshake_timeout, .. } = settings;
+            (*connections, *strangers, *exporter_sockets, *handshake_timeout)
+        };
         that_differ([
             ("listen", self.listen != other.listen),
             ("state", self.state != other.state),

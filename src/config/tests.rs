@@ -238,8 +238,9 @@ fn an_unknown_key_is_refused_with_its_line_and_the_known_ones() {
          max-size, max-age, min-free, when-full, sync-after, compression, encrypt, key-file, previous-key-file"
     );
     assert_eq!(
-        receiver_refusal("[[collector]]\naddress = \"a:1\"\nwhen-down = \"skip\"\n"),
-        "c.toml:3: unknown key 'collector.when-down'; known keys here: address"
+        receiver_refusal("[[collector]]\naddress = \"a:1\"\nwhen-dwon = \"skip\"\n"),
+        "c.toml:3: unknown key 'collector.when-dwon'; known keys here: address, source, when-down, exporters, group, \
+         rate-limit, catch-up-limit, catch-up-pace, late-after, late-address, repeat-templates"
     );
 }
 

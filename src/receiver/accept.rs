@@ -192,13 +192,14 @@ mod tests {
     /// A gate with one place for a sender in clear text, and the directory that it keeps positions in.
     fn gate() -> (Arc<Gate>, tempfile::TempDir) {
         let state = tempfile::tempdir().unwrap();
-        let outputs = Outputs::default().changed_to(&["127.0.0.1:9995".parse().unwrap()]).unwrap();
+        let outputs = Outputs::to(&["127.0.0.1:9995".parse().unwrap()]);
         let gate = Gate {
             shared: Arc::new(Shared {
                 seats: Seats::default(),
                 positions: Positions::open(state.path()).unwrap(),
                 outputs: watch::channel(Arc::new(outputs)).1,
                 ahead: Ahead::take_up(state.path()),
+                templates: Arc::default(),
                 complaints: Mutex::default(),
                 news: Mutex::default(),
                 refused: Mutex::default(),

@@ -1,32 +1,38 @@
-//! From the names of the collectors in the settings to outputs: at the start, and whenever a reload changes them.
+//! From the collectors in the settings to outputs: at the start, whenever a reload changes them, and whenever a name leads
+//! elsewhere.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::net::lookup_host;
 use tokio::sync::watch;
 use tokio::time::{Duration, sleep};
 
-use crate::config::HostPort;
-use crate::receiver::output::{OutputError, Outputs};
+use crate::config::{CollectorSettings, HostPort};
+use crate::receiver::output::{Outputs, Resolved};
 use crate::service::messages::receiver;
 
-/// How long after a collector's name did not resolve, or no socket could be had for it, that is tried again.
+/// How long after a collector's name did not resolve that is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 
-/// Follows the names of the collectors.
+/// How often names are looked up anew.
+const LOOK_UP_EVERY: Duration = Duration::from_secs(60);
+
+/// Follows the collectors of the settings.
 #[derive(Debug)]
 pub(crate) struct Collectors {
-    names: watch::Receiver<Vec<HostPort>>,
+    wanted: watch::Receiver<Vec<CollectorSettings>>,
+    found: Vec<Resolved>,
     outputs: watch::Sender<Arc<Outputs>>,
 }
 
 impl Collectors {
-    /// Finds the collectors. Does so again and again while a name does not resolve: senders keep their data.
-    pub(crate) async fn find(mut names: watch::Receiver<Vec<HostPort>>) -> Result<Self, OutputError> {
-        let addresses = resolve_newest(&mut names).await;
-        let outputs = Outputs::default().changed_to(&addresses)?;
-        Ok(Self { names, outputs: watch::Sender::new(Arc::new(outputs)) })
+    /// Finds the collectors, which go where `none` says. Tries again and again while a name does not resolve: senders keep
+    /// their data.
+    pub(crate) async fn find(mut wanted: watch::Receiver<Vec<CollectorSettings>>, none: &Outputs) -> Self {
+        let found = resolve_newest(&mut wanted, &[]).await;
+        let outputs = none.changed_to(&found);
+        Self { wanted, found, outputs: watch::Sender::new(Arc::new(outputs)) }
     }
 
     /// What the collectors are as of now.
@@ -34,66 +40,83 @@ impl Collectors {
         self.outputs.subscribe()
     }
 
-    /// Follows changes for as long as there can be any. Until other collectors are found, and each of them has a socket,
-    /// those before them stay.
+    /// Follows changes for as long as there can be any. Until all other collectors are found, those before them stay.
     pub(crate) async fn follow(mut self) {
-        while self.names.changed().await.is_ok() {
-            loop {
-                let addresses = resolve_newest(&mut self.names).await;
-                if self.take_up(&addresses) {
-                    break;
-                }
-                sleep(TRY_AGAIN).await;
+        loop {
+            let has_names = self.found.iter().any(Resolved::has_name);
+            tokio::select! {
+                changed = self.wanted.changed() => if changed.is_err() { return },
+                () = sleep(LOOK_UP_EVERY), if has_names => {}
+            }
+            let found = resolve_newest(&mut self.wanted, &self.found).await;
+            if found != self.found {
+                self.take_up(found);
             }
         }
     }
 
-    /// Whether there are outputs to all of `addresses` now.
-    fn take_up(&self, addresses: &[SocketAddr]) -> bool {
-        let outputs = self.outputs.borrow().changed_to(addresses);
-        match outputs {
-            Ok(outputs) => {
-                let collectors: Vec<String> =
-                    outputs.addresses().map(|address| address.to_string()).collect();
-                let collectors = collectors.join(", ");
-                tracing::info!(collectors, "delivering to these collectors from now on: {collectors}");
-                self.outputs.send_replace(Arc::new(outputs));
-                true
-            }
-            Err(error) => {
-                tracing::error!(%error, "{error}; the collectors stay as they were, trying again in {} s", TRY_AGAIN.as_secs());
-                false
-            }
-        }
+    fn take_up(&mut self, found: Vec<Resolved>) {
+        let outputs = self.outputs.borrow().changed_to(&found);
+        let collectors: Vec<String> = outputs.addresses().map(|address| address.to_string()).collect();
+        let collectors = collectors.join(", ");
+        tracing::info!(collectors, "delivering to these collectors from now on: {collectors}");
+        self.outputs.send_replace(Arc::new(outputs));
+        self.found = found;
     }
 }
 
-/// The addresses of the names, as they are when all of them are found.
-async fn resolve_newest(names: &mut watch::Receiver<Vec<HostPort>>) -> Vec<SocketAddr> {
+impl Resolved {
+    /// Whether its address, or the one for late datagrams, may change by itself.
+    fn has_name(&self) -> bool {
+        let late = self.settings.late.as_ref().map(|late| &late.address);
+        [Some(&self.settings.address), late].into_iter().flatten().any(is_name)
+    }
+}
+
+fn is_name(address: &HostPort) -> bool {
+    address.host().parse::<IpAddr>().is_err()
+}
+
+/// Where the collectors are, as they are wanted when all of them are found. Addresses found before are kept while their
+/// names still have them.
+async fn resolve_newest(
+    wanted: &mut watch::Receiver<Vec<CollectorSettings>>,
+    before: &[Resolved],
+) -> Vec<Resolved> {
     loop {
-        let wanted = names.borrow_and_update().clone();
+        let settings = wanted.borrow_and_update().clone();
         tokio::select! {
-            addresses = resolve(&wanted) => return addresses,
-            Ok(()) = names.changed() => {}
+            found = resolve(&settings, before) => return found,
+            Ok(()) = wanted.changed() => {}
         }
     }
 }
 
-async fn resolve(names: &[HostPort]) -> Vec<SocketAddr> {
-    let mut addresses = Vec::new();
-    for name in names {
-        addresses.push(resolve_one(name).await);
+async fn resolve(wanted: &[CollectorSettings], before: &[Resolved]) -> Vec<Resolved> {
+    let mut found = Vec::new();
+    for settings in wanted {
+        let known = before.iter().find(|known| known.settings.address == settings.address);
+        let address = resolve_one(&settings.address, known.map(|known| known.address)).await;
+        let late = match &settings.late {
+            Some(late) => Some(resolve_one(&late.address, known.and_then(|known| known.late)).await),
+            None => None,
+        };
+        found.push(Resolved { settings: settings.clone(), address, late });
     }
-    addresses
+    found
 }
 
-async fn resolve_one(name: &HostPort) -> SocketAddr {
+async fn resolve_one(name: &HostPort, before: Option<SocketAddr>) -> SocketAddr {
     loop {
         let cause = match lookup_host((name.host(), name.port())).await {
-            Ok(mut found) => match found.next() {
-                Some(address) => return address,
-                None => "it has no address".to_owned(),
-            },
+            Ok(found) => {
+                let found: Vec<SocketAddr> = found.collect();
+                let kept = before.filter(|before| found.contains(before));
+                match kept.or(found.first().copied()) {
+                    Some(address) => return address,
+                    None => "it has no address".to_owned(),
+                }
+            }
             Err(error) => error.to_string(),
         };
         tracing::error!(
@@ -103,5 +126,33 @@ async fn resolve_one(name: &HostPort) -> SocketAddr {
             TRY_AGAIN.as_secs()
         );
         sleep(TRY_AGAIN).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_found_before_is_kept_while_the_name_still_has_it() {
+        let name: HostPort = "localhost:9995".parse().unwrap();
+        let all: Vec<SocketAddr> = lookup_host(("localhost", 9995)).await.unwrap().collect();
+        for before in &all {
+            assert_eq!(resolve_one(&name, Some(*before)).await, *before);
+        }
+        let elsewhere = "192.0.2.1:9995".parse().unwrap();
+        assert_eq!(resolve_one(&name, Some(elsewhere)).await, all[0]);
+    }
+
+    #[test]
+    fn only_names_are_looked_up_again() {
+        let named = |address: &str| Resolved {
+            settings: CollectorSettings::at(&address),
+            address: "192.0.2.1:1".parse().unwrap(),
+            late: None,
+        };
+        assert!(named("collector.example.net:9995").has_name());
+        assert!(!named("192.0.2.1:9995").has_name());
+        assert!(!named("[2001:db8::1]:9995").has_name());
     }
 }

@@ -1,6 +1,7 @@
 //! The daemon: takes what it needs, serves senders, and ends in good order.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::net::TcpListener;
@@ -14,20 +15,21 @@ use crate::limits::{FILES_BESIDE, FILES_PER_CONNECTION};
 use crate::receiver::accept::Gate;
 use crate::receiver::ahead::{self, Ahead};
 use crate::receiver::collectors::Collectors;
-use crate::receiver::output::Outputs;
+use crate::receiver::output::{Counts, LateFigures, Outputs};
 use crate::receiver::positions::Positions;
 use crate::receiver::reload::{Load, Reloader};
 use crate::receiver::seats::Seats;
 use crate::receiver::serve::Shared;
 use crate::receiver::strangers::Strangers;
+use crate::receiver::templates::Templates;
 use crate::service::messages::receiver;
 use crate::service::{
     DaemonError, DirectoryLock, ExpiryWatch, Pulse, ROUND, Stop, Watchdog, allow_open_files, logging, notify,
     sockets, stop_channel, wall_clock, watch_for,
 };
 use crate::status::{
-    CertificateStatus, CollectorState, CollectorStatus, ControlSocket, Pace, PeerState, PeerStatus,
-    ReceiverStatus, Reply, Request, Tally, count_of, receiver_metrics, serve_metrics,
+    CertificateStatus, CollectorState, CollectorStatus, ControlSocket, LateStatus, Pace, PeerState, PeerStatus,
+    ReceiverStatus, Reply, Request, SeenAs, Tally, count_of, receiver_metrics, serve_metrics,
 };
 
 /// Runs nf-receiver until it is told to stop.
@@ -39,7 +41,7 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     }
     let settings = loaded.settings;
     let reloader = Reloader::new(load, settings.clone())?;
-    warn_of_few_files(settings.connections, settings.strangers.0);
+    warn_of_few_files(&settings);
     let _lock = DirectoryLock::take(&settings.state)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -49,18 +51,21 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
 }
 
 /// More connections than files would end in refusals that look like faults.
-fn warn_of_few_files(connections: usize, strangers: usize) {
+fn warn_of_few_files(settings: &ReceiverSettings) {
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-    let wanted = count(connections)
+    let sockets = count(settings.collectors.len()).saturating_mul(count(settings.exporter_sockets.get()));
+    let wanted = count(settings.connections)
         .saturating_mul(FILES_PER_CONNECTION)
-        .saturating_add(count(strangers))
+        .saturating_add(count(settings.strangers.0))
+        .saturating_add(sockets)
         .saturating_add(FILES_BESIDE);
     if let Some(allowed) = allow_open_files().filter(|allowed| *allowed < wanted) {
+        let connections = settings.connections;
         tracing::warn!(
             allowed,
             wanted,
-            "{allowed} files may be open, and {connections} connections take up to {wanted}: raise \
-             LimitNOFILE= (ulimit -Hn), or lower limits.connections"
+            "{allowed} files may be open, and {connections} connections with {sockets} sockets for exporters take up \
+             to {wanted}: raise LimitNOFILE= (ulimit -Hn), or lower limits.connections or limits.exporter-sockets"
         );
     }
 }
@@ -113,7 +118,7 @@ async fn supervise(settings: ReceiverSettings, reloader: Arc<Reloader>) -> Resul
                         pace.note(delivered(&senders));
                         notify::status(&line(&senders, &shared.outputs(), &pace));
                         if syncing.as_ref().is_none_or(JoinHandle::is_finished) {
-                            syncing = Some(tokio::spawn(sync(shared.clone())));
+                            syncing = Some(tokio::spawn(sync(shared.clone(), state.clone())));
                         }
                     }
                     None => notify::status("looking up the names of the collectors; senders wait"),
@@ -138,7 +143,7 @@ async fn supervise(settings: ReceiverSettings, reloader: Arc<Reloader>) -> Resul
                  them: {error}"
             );
         }
-        notify::with_patience(sync(shared.clone())).await;
+        notify::with_patience(sync(shared.clone(), state)).await;
     }
     answers.abort();
     outcome
@@ -177,8 +182,10 @@ async fn serve(
     place: Arc<OnceLock<Arc<Shared>>>,
     mut stop: Stop,
 ) -> Result<(), DaemonError> {
+    let templates = Arc::new(Templates::take_up(&settings.state));
+    let none = Outputs::none(settings.exporter_sockets, templates.clone());
     let collectors = tokio::select! {
-        collectors = Collectors::find(reloader.collectors()) => collectors.map_err(DaemonError::system)?,
+        collectors = Collectors::find(reloader.collectors(), &none) => collectors,
         () = stop.told() => return Ok(()),
     };
     let ahead = Ahead::take_up(&settings.state);
@@ -187,6 +194,7 @@ async fn serve(
         positions,
         outputs: collectors.outputs(),
         ahead,
+        templates,
         complaints: Mutex::default(),
         news: Mutex::default(),
         refused: Mutex::default(),
@@ -209,10 +217,15 @@ async fn serve(
     Ok(())
 }
 
-/// Forces the positions to disk.
-async fn sync(shared: Arc<Shared>) {
-    let outcome = tokio::task::spawn_blocking(move || shared.positions.sync()).await;
-    if let Ok(Err(error)) = outcome {
+/// Forces the positions to disk, and keeps the templates there.
+async fn sync(shared: Arc<Shared>, state: PathBuf) {
+    let outcome = tokio::task::spawn_blocking(move || {
+        if let Err(error) = shared.templates.keep(&state) {
+            tracing::error!(%error, "cannot keep the templates of exporters in {}: {error}", state.display());
+        }
+        shared.positions.sync()
+    });
+    if let Ok(Err(error)) = outcome.await {
         tracing::error!(%error, "{error}: after a power loss now, more would be repeated");
     }
 }
@@ -262,20 +275,39 @@ fn unresolved(name: &HostPort) -> CollectorStatus {
         skipped: 0,
         held_s: 0,
         socket_drops: 0,
+        unread: 0,
+        templates: 0,
+        late: None,
+        seen_as: Vec::new(),
     }
 }
 
 fn collectors(outputs: &Outputs) -> Vec<CollectorStatus> {
+    let delivered = |counts: Counts| Tally { datagrams: counts.datagrams, bytes: counts.bytes };
+    let seen_as = |(exporter, seen_as): (SocketAddr, SocketAddr)| SeenAs { exporter, seen_as };
+    let late = |late: LateFigures| LateStatus {
+        address: late.address.to_string(),
+        state: late.state,
+        delivered: delivered(late.counts),
+        skipped: late.counts.skipped,
+        held_s: late.held_s,
+        socket_drops: late.counts.socket_drops,
+        unread: late.counts.unread,
+    };
     outputs
-        .counters()
+        .figures()
         .into_iter()
-        .map(|counters| CollectorStatus {
-            address: counters.address.to_string(),
-            state: counters.state,
-            delivered: Tally { datagrams: counters.delivered_datagrams, bytes: counters.delivered_bytes },
-            skipped: 0,
-            held_s: counters.held_s,
-            socket_drops: counters.socket_drops,
+        .map(|figures| CollectorStatus {
+            address: figures.address.to_string(),
+            state: figures.state,
+            delivered: delivered(figures.counts),
+            skipped: figures.counts.skipped,
+            held_s: figures.held_s,
+            socket_drops: figures.counts.socket_drops,
+            unread: figures.counts.unread,
+            templates: figures.counts.templates,
+            late: figures.late.map(late),
+            seen_as: figures.seen_as.into_iter().map(seen_as).collect(),
         })
         .collect()
 }

@@ -1,87 +1,295 @@
-//! One batch on its way to every collector.
+//! One stream on its way to every collector.
 //!
-//! A delivery can be left at any point and taken up again: each collector's progress is counted as the kernel
-//! takes the datagrams, so none is repeated and none is passed over.
+//! Batches wait in two lanes, one for the collectors that are set to hold and one for those set to skip, until all of the
+//! lane's collectors have them. The collector that is furthest sets the pace. One that is set to skip and cannot follow is
+//! passed over as soon as its lane is full.
+//!
+//! A delivery can be left at any point and taken up again: each collector's progress is counted as the kernel takes the
+//! datagrams, so none is repeated and none is passed over by that.
 
 use core::future::poll_fn;
 use core::net::SocketAddr;
 use core::pin::Pin;
 use core::task::Poll;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::batch::Records;
+use crate::config::WhenDown;
 use crate::datagram::Datagram;
-use crate::receiver::output::{Output, Outputs};
+use crate::limits::LANE_MAX;
+use crate::receiver::output::{Output, Outputs, Progress};
+use crate::sequence::Position;
+use crate::status::Tally;
 
-/// One batch on its way to every collector.
+/// A batch on its way, or positions that will never come.
 #[derive(Debug)]
-pub(crate) struct Delivery {
-    records: Records,
-    legs: Vec<Leg>,
+pub(crate) struct Parcel {
+    pub(crate) first: Position,
+    pub(crate) end: Position,
+    /// Datagrams from here on were not delivered before.
+    pub(crate) news: Position,
+    /// One datagram for each position; none if they will never come.
+    pub(crate) records: Option<Records>,
 }
 
-/// The way of the batch to one collector.
+impl Parcel {
+    /// Its datagrams from `position` on.
+    fn from(&self, position: Position) -> impl Iterator<Item = Datagram<'_>> {
+        let done = usize::try_from(position.since(self.first)).unwrap_or(usize::MAX);
+        self.records.iter().flat_map(Records::iter).skip(done)
+    }
+
+    /// The datagrams below `position` that were not delivered before.
+    fn news_below(&self, position: Position) -> Tally {
+        let count = position.since(self.news);
+        let news = self.from(self.news).take(usize::try_from(count).unwrap_or(usize::MAX));
+        news.fold(Tally::default(), |tally, datagram| Tally {
+            datagrams: tally.datagrams + 1,
+            bytes: tally.bytes + u64::try_from(datagram.payload.len()).unwrap_or(u64::MAX),
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        self.records.as_ref().map_or(0, Records::len)
+    }
+}
+
+/// The way of a stream to one collector.
 #[derive(Debug)]
 struct Leg {
     output: Arc<Output>,
-    /// How many datagrams of the batch it has.
-    done: usize,
+    progress: Progress,
 }
 
-impl Delivery {
-    /// A delivery of `records` to `outputs`, of which all have the first `skip` datagrams already.
-    pub(crate) fn new(records: Records, skip: u64, outputs: &Outputs) -> Self {
-        let done = usize::try_from(skip).unwrap_or(usize::MAX);
-        let legs = outputs.iter().map(|output| Leg { output: output.clone(), done }).collect();
-        Self { records, legs }
-    }
-
-    /// From now on the batch goes to `outputs`. Those that it went to before go on where they are; to others goes what
-    /// was not with every collector yet.
-    pub(crate) fn change(&mut self, outputs: &Outputs) {
-        let delivered = self.with_all();
-        let done = |output: &Arc<Output>| {
-            let known = self.legs.iter().find(|leg| leg.output.address() == output.address());
-            known.map_or(delivered, |leg| leg.done)
-        };
-        let legs = outputs.iter().map(|output| Leg { output: output.clone(), done: done(output) }).collect();
-        self.legs = legs;
-    }
-
-    /// The collector at this address has the first `count` datagrams already.
-    pub(crate) fn advance(&mut self, collector: SocketAddr, count: u64) {
-        let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.records.iter().count());
-        for leg in self.legs.iter_mut().filter(|leg| leg.output.address() == collector) {
-            leg.done = count.max(leg.done);
+impl Leg {
+    /// Delivers all of `parcels` that the collector does not have.
+    async fn run(&mut self, parcels: &VecDeque<Arc<Parcel>>) {
+        for parcel in parcels {
+            if parcel.end <= self.progress.position {
+                continue;
+            }
+            self.progress.position = self.progress.position.max(parcel.first);
+            let datagrams: Vec<Datagram<'_>> = parcel.from(self.progress.position).collect();
+            self.output.deliver(&datagrams, &mut self.progress).await;
+            self.progress.position = parcel.end;
         }
     }
 
-    /// Each collector, and how many datagrams from the front of the batch it has.
-    pub(crate) fn progress(&self) -> impl Iterator<Item = (SocketAddr, u64)> {
-        self.legs.iter().map(|leg| (leg.output.address(), u64::try_from(leg.done).unwrap_or(u64::MAX)))
+    /// The collector does not get what it does not have of `parcel`.
+    fn pass_over(&mut self, parcel: &Parcel) {
+        if self.progress.position < parcel.end {
+            self.output.pass_over(parcel.from(self.progress.position));
+            self.progress.position = parcel.end;
+        }
+    }
+}
+
+/// The collectors of one kind, and the batches that not all of them have.
+#[derive(Debug, Default)]
+struct Lane {
+    legs: Vec<Leg>,
+    /// In the order of the stream, nothing between them left out.
+    parcels: VecDeque<Arc<Parcel>>,
+    /// Bytes of them all.
+    bytes: usize,
+}
+
+impl Lane {
+    fn has_room(&self) -> bool {
+        self.parcels.is_empty() || self.bytes < LANE_MAX
     }
 
-    /// Delivers what the collectors do not have yet. Returns once all have the whole batch; may be dropped before that
-    /// and called again.
+    /// Up to where all of its collectors have the stream; `None` without any.
+    fn position(&self) -> Option<Position> {
+        self.legs.iter().map(|leg| leg.progress.position).min()
+    }
+
+    fn push(&mut self, parcel: Arc<Parcel>) {
+        if !self.legs.is_empty() {
+            self.bytes += parcel.bytes();
+            self.parcels.push_back(parcel);
+        }
+    }
+
+    /// Takes off the front what all of its collectors have.
+    fn pop(&mut self) -> Option<Arc<Parcel>> {
+        let position = self.position();
+        let is_done = |parcel: &&Arc<Parcel>| position.is_none_or(|position| parcel.end <= position);
+        self.parcels.front().filter(is_done)?;
+        let parcel = self.parcels.pop_front()?;
+        self.bytes -= parcel.bytes();
+        Some(parcel)
+    }
+
+    /// Passes over, for those who are last, what is more than the lane takes.
+    fn make_room(&mut self) {
+        while !self.has_room()
+            && let Some(oldest) = self.parcels.front().cloned()
+        {
+            self.legs.iter_mut().for_each(|leg| leg.pass_over(&oldest));
+            self.pop();
+        }
+    }
+
+    /// Forgets all batches, and says what its collectors have of them.
+    fn leave(&mut self) -> Tally {
+        let position = self.position().unwrap_or_default();
+        self.bytes = 0;
+        self.parcels.drain(..).map(|parcel| parcel.news_below(position)).fold(Tally::default(), sum)
+    }
+
+    /// Takes off the front what all of its collectors have, and says what that is.
+    fn settle(&mut self) -> Tally {
+        core::iter::from_fn(|| self.pop())
+            .map(|parcel| parcel.news_below(parcel.end))
+            .fold(Tally::default(), sum)
+    }
+}
+
+fn sum(one: Tally, other: Tally) -> Tally {
+    Tally { datagrams: one.datagrams + other.datagrams, bytes: one.bytes + other.bytes }
+}
+
+/// One stream on its way to every collector.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    holding: Lane,
+    skipping: Lane,
+    /// Everything below came.
+    front: Position,
+}
+
+impl Delivery {
+    /// A delivery to `outputs`, which all have everything below `position`; some have more, as `ahead` tells.
+    pub(crate) fn new(position: Position, outputs: &Outputs, ahead: &HashMap<SocketAddr, Position>) -> Self {
+        let (holding, skipping) = (Lane::default(), Lane::default());
+        let mut delivery = Self { holding, skipping, front: position };
+        delivery.change(outputs);
+        for leg in delivery.legs_mut() {
+            let further = ahead.get(&leg.output.address()).copied().unwrap_or_default();
+            leg.progress.position = leg.progress.position.max(further);
+        }
+        delivery
+    }
+
+    /// After [`Self::leave`], the stream comes again from `position` on, which is at least [`Self::position`].
+    pub(crate) fn resume(&mut self, position: Position) {
+        self.front = position;
+        for leg in self.legs_mut() {
+            leg.progress.position = leg.progress.position.max(position);
+        }
+    }
+
+    /// Forgets what came and is not with all collectors: it will come again. Says what those that are waited for have of it.
+    pub(crate) fn leave(&mut self) -> Tally {
+        let (holding, skipping) = (self.holding.leave(), self.skipping.leave());
+        if self.holding.legs.is_empty() { skipping } else { holding }
+    }
+
+    /// From now on the stream goes to `outputs`. Those that it went to before go on where they are; to others goes what
+    /// was not with every collector yet.
+    pub(crate) fn change(&mut self, outputs: &Outputs) {
+        let begin = self.position();
+        let parcels = if self.skipping.legs.is_empty() { &self.holding } else { &self.skipping };
+        let (parcels, bytes) = (parcels.parcels.clone(), parcels.bytes);
+        let mut known: HashMap<SocketAddr, Progress> =
+            self.legs_mut().map(|leg| (leg.output.address(), leg.progress)).collect();
+        let had_holding = !self.holding.legs.is_empty();
+        self.holding.legs.clear();
+        self.skipping.legs.clear();
+        for output in outputs.iter() {
+            let progress = known.remove(&output.address()).unwrap_or(Progress::at(begin));
+            let lane = match output.when_down() {
+                WhenDown::Hold => &mut self.holding,
+                WhenDown::Skip => &mut self.skipping,
+            };
+            lane.legs.push(Leg { output: output.clone(), progress });
+        }
+        if !had_holding {
+            (self.holding.parcels, self.holding.bytes) = (parcels.clone(), bytes);
+        }
+        (self.skipping.parcels, self.skipping.bytes) = (parcels, bytes);
+    }
+
+    /// The next of the stream.
+    pub(crate) fn push(&mut self, parcel: Parcel) {
+        let parcel = Arc::new(parcel);
+        self.front = parcel.end;
+        self.holding.push(parcel.clone());
+        self.skipping.push(parcel);
+        self.skipping.make_room();
+    }
+
+    /// Whether the next of the stream may come.
+    pub(crate) fn may_take_more(&self) -> bool {
+        if self.skipping.legs.is_empty() {
+            return self.holding.parcels.is_empty();
+        }
+        let is_first = |leg: &Leg| leg.progress.position >= self.front;
+        self.holding.has_room() && (self.skipping.has_room() || self.legs().any(is_first))
+    }
+
+    /// Whether there is something that a collector does not have.
+    pub(crate) fn is_under_way(&self) -> bool {
+        !self.holding.parcels.is_empty() || !self.skipping.parcels.is_empty()
+    }
+
+    /// Delivers what the collectors do not have yet. Returns once one of them has everything or, where all are set to hold,
+    /// all of them have; may be dropped before that and called again.
     pub(crate) async fn run(&mut self) {
-        let datagrams: Vec<Datagram<'_>> = self.records.iter().collect();
-        let legs = self.legs.iter_mut();
-        let mut running: Vec<Pin<Box<_>>> =
-            legs.map(|leg| Box::pin(leg.output.deliver(&datagrams, &mut leg.done))).collect();
+        let needs_all = self.skipping.legs.is_empty();
+        let Self { holding, skipping, .. } = self;
+        let mut running: Vec<Pin<Box<_>>> = Vec::new();
+        for lane in [holding, skipping] {
+            let Lane { legs, parcels, .. } = lane;
+            let end = parcels.back().map_or(Position::default(), |parcel| parcel.end);
+            let waiting = legs.iter_mut().filter(|leg| leg.progress.position < end);
+            running.extend(waiting.map(|leg| Box::pin(leg.run(parcels))));
+        }
         poll_fn(|context| {
-            running.retain_mut(|delivery| delivery.as_mut().poll(context).is_pending());
-            if running.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+            let before = running.len();
+            running.retain_mut(|leg| leg.as_mut().poll(context).is_pending());
+            let is_done = if needs_all { running.is_empty() } else { running.len() < before };
+            if is_done || running.is_empty() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
 
-    fn with_all(&self) -> usize {
-        self.legs.iter().map(|leg| leg.done).min().unwrap_or_default()
+    /// What has reached all collectors that are waited for since the last call.
+    pub(crate) fn settle(&mut self) -> Tally {
+        let (holding, skipping) = (self.holding.settle(), self.skipping.settle());
+        if self.holding.legs.is_empty() { skipping } else { holding }
     }
 
-    /// How many datagrams, from the front of the batch, every collector has.
-    pub(crate) fn delivered(&self) -> u64 {
-        u64::try_from(self.with_all()).unwrap_or(u64::MAX)
+    /// Everything below is with every collector that is set to hold; where none is, with every one, or passed over.
+    pub(crate) fn position(&self) -> Position {
+        self.holding.position().or(self.skipping.position()).unwrap_or(self.front)
+    }
+
+    /// The end of the last whole batch below [`Self::position`].
+    pub(crate) fn settled(&self) -> Position {
+        let lane = if self.holding.legs.is_empty() { &self.skipping } else { &self.holding };
+        lane.parcels.front().map_or(self.front, |oldest| oldest.first)
+    }
+
+    /// Whether every collector has as much of the stream.
+    pub(crate) fn is_even(&self) -> bool {
+        let position = self.position();
+        self.legs().all(|leg| leg.progress.position == position)
+    }
+
+    /// Each collector, and up to where it has the stream.
+    pub(crate) fn progress(&self) -> impl Iterator<Item = (SocketAddr, Position)> {
+        self.legs().map(|leg| (leg.output.address(), leg.progress.position))
+    }
+
+    fn legs(&self) -> impl Iterator<Item = &Leg> {
+        self.holding.legs.iter().chain(&self.skipping.legs)
+    }
+
+    fn legs_mut(&mut self) -> impl Iterator<Item = &mut Leg> {
+        self.holding.legs.iter_mut().chain(&mut self.skipping.legs)
     }
 }
 

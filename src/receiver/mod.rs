@@ -14,6 +14,7 @@ mod reload;
 mod seats;
 mod serve;
 mod strangers;
+mod templates;
 
 use std::env;
 use std::process;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::config::{ConfigError, HostPort, KeyPair, Loaded, ReceiverProtection, ReceiverSettings};
+use crate::config::{CollectorSettings, ConfigError, KeyPair, Loaded, ReceiverProtection, ReceiverSettings};
 use crate::secure::{Admission, Key};
 use crate::service::messages::receiver;
 use crate::service::{
@@ -24,7 +24,7 @@ pub(crate) struct Reloader {
     /// The settings that the daemon began with.
     begun_with: ReceiverSettings,
     admission: watch::Sender<Arc<Admission>>,
-    collectors: watch::Sender<Vec<HostPort>>,
+    collectors: watch::Sender<Vec<CollectorSettings>>,
 }
 
 impl Reloader {
@@ -36,7 +36,7 @@ impl Reloader {
             load,
             keys: Mutex::new(keys),
             admission: watch::Sender::new(Arc::new(admission)),
-            collectors: watch::Sender::new(collectors(&settings)),
+            collectors: watch::Sender::new(settings.collectors.clone()),
             begun_with: settings,
         })
     }
@@ -47,7 +47,7 @@ impl Reloader {
     }
 
     /// Where to deliver.
-    pub(crate) fn collectors(&self) -> watch::Receiver<Vec<HostPort>> {
+    pub(crate) fn collectors(&self) -> watch::Receiver<Vec<CollectorSettings>> {
         self.collectors.subscribe()
     }
 
@@ -72,7 +72,7 @@ impl Reloader {
 
     fn take_up(&self, settings: &ReceiverSettings, admission: Admission) {
         let senders = admission.senders.len();
-        let collectors = collectors(settings);
+        let collectors = settings.collectors.clone();
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         tracing::info!(
             message_id = receiver::RELOADED,
@@ -90,10 +90,6 @@ impl Reloader {
         });
         needs_restart(&self.begun_with.differs_at_start(settings));
     }
-}
-
-fn collectors(settings: &ReceiverSettings) -> Vec<HostPort> {
-    settings.collectors.iter().map(|collector| collector.address.clone()).collect()
 }
 
 /// Whether nf-receiver can start with `settings`, or take them up, as far as files can tell: their keys and certificates

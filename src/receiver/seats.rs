@@ -1,8 +1,7 @@
 //! One seat for each sender: who sits there delivers its stream, and nobody else does.
 //!
-//! Owns what outlives a connection: the position of the stream, and a batch that is on its way to the
-//! collectors. A newer connection of the same sender asks the older one to rise, and takes the batch over where
-//! it stands, so that a lost link repeats nothing.
+//! Owns what outlives a connection: the position of the stream, and how much of it each collector has. A newer connection
+//! of the same sender asks the older one to rise, and goes on where that stands, so that a lost link repeats nothing.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -15,43 +14,21 @@ use crate::limits::SEATS_MAX;
 use crate::receiver::ahead::Progress;
 use crate::receiver::delivery::Delivery;
 use crate::receiver::positions::StreamPosition;
-use crate::sequence::{Position, SenderId, StreamId};
+use crate::sequence::{SenderId, StreamId};
 use crate::status::{PeerState, PeerStatus, Tally};
-
-/// A batch on its way to the collectors.
-#[derive(Debug)]
-pub(crate) struct Pending {
-    pub(crate) delivery: Delivery,
-    pub(crate) first: Position,
-    /// Datagrams from here on were not delivered before.
-    pub(crate) news: Position,
-    pub(crate) end: Position,
-    /// Bytes of their payloads.
-    pub(crate) news_bytes: u64,
-}
-
-impl Pending {
-    /// Everything below is with every collector.
-    pub(crate) fn position(&self) -> Position {
-        self.first.plus(self.delivery.delivered())
-    }
-}
 
 /// What the sender's current stream is, and how far it is delivered.
 #[derive(Debug)]
 pub(crate) struct Current {
     pub(crate) stream: StreamId,
     pub(crate) stored: Arc<StreamPosition>,
-    pub(crate) pending: Option<Pending>,
-    /// What collectors had of the next batch when the last run of the daemon stopped.
-    pub(crate) ahead: HashMap<SocketAddr, Position>,
+    pub(crate) delivery: Delivery,
 }
 
 impl Current {
-    /// Everything below is with every collector; `None` if nothing of the stream was ever delivered.
-    pub(crate) fn position(&self) -> Option<Position> {
-        let pending = self.pending.as_ref().map(Pending::position);
-        self.stored.get().max(pending)
+    /// Whether the stored position says all that there is to know.
+    fn is_settled(&self) -> bool {
+        self.delivery.is_even() && self.stored.get().unwrap_or_default() == self.delivery.position()
     }
 }
 
@@ -65,6 +42,12 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
+    /// Adds what was delivered.
+    pub(crate) fn delivered(&self, tally: Tally) {
+        Self::add(&self.datagrams, tally.datagrams);
+        Self::add(&self.bytes, tally.bytes);
+    }
+
     pub(crate) fn add(counter: &AtomicU64, count: u64) {
         counter.fetch_add(count, Ordering::Relaxed);
     }
@@ -101,9 +84,12 @@ pub(crate) struct Turn {
 }
 
 impl Drop for Turn {
-    /// What nobody needs until the sender is back, such as an open file, is given up.
+    /// What nobody needs until the sender is back, such as an open file, or what will come again, is given up.
     fn drop(&mut self) {
-        self.current.take_if(|current| current.pending.is_none());
+        if let Some(current) = self.current.as_mut() {
+            self.seat.counters.delivered(current.delivery.leave());
+        }
+        self.current.take_if(|current| current.is_settled());
         self.seat.view().state = PeerState::Disconnected;
     }
 }
@@ -143,11 +129,9 @@ impl Seat {
         Some(Turn { seat: self, current, newest })
     }
 
-    /// Whether no batch is under way.
+    /// Whether nothing is under way.
     fn is_idle(&self) -> bool {
-        self.turn
-            .try_lock()
-            .is_ok_and(|current| current.as_ref().is_none_or(|current| current.pending.is_none()))
+        self.turn.try_lock().is_ok_and(|current| current.as_ref().is_none_or(Current::is_settled))
     }
 }
 
@@ -188,8 +172,7 @@ impl Seats {
         for (id, seat) in seats {
             let current = seat.turn.lock().await;
             let Some(current) = current.as_ref() else { continue };
-            let Some(pending) = current.pending.as_ref() else { continue };
-            let stored = pending.position();
+            let stored = current.delivery.position();
             if let Err(error) = current.stored.store(stored) {
                 tracing::error!(
                     %error,
@@ -197,9 +180,7 @@ impl Seats {
                      {error}"
                 );
             }
-            let progress = pending.delivery.progress();
-            let positions = progress.map(|(collector, count)| (collector, pending.first.plus(count)));
-            let beyond = positions.filter(|(_, position)| *position > stored);
+            let beyond = current.delivery.progress().filter(|(_, position)| *position > stored);
             ahead.extend(beyond.map(|(collector, position)| Progress {
                 sender: id.to_string(),
                 stream: current.stream.to_string(),
@@ -229,7 +210,9 @@ fn row(id: &SenderId, seat: &Seat) -> PeerStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::receiver::output::Outputs;
     use crate::receiver::positions::Positions;
+    use crate::sequence::Position;
 
     const STREAM: StreamId = StreamId([1; 16]);
 
@@ -247,7 +230,9 @@ mod tests {
         let mut turn = turn(&seats, "edge").await;
         let stored = positions.stream(&"edge".parse().unwrap(), STREAM).unwrap();
         let file = Arc::downgrade(&stored);
-        *turn.current = Some(Current { stream: STREAM, stored, pending: None, ahead: HashMap::new() });
+        stored.store(Position(3)).unwrap();
+        let delivery = Delivery::new(Position(3), &Outputs::to(&[]), &HashMap::new());
+        *turn.current = Some(Current { stream: STREAM, stored, delivery });
         Counters::add(&turn.seat.counters.datagrams, 3);
         drop(turn);
         positions.sync().unwrap();

@@ -1,7 +1,7 @@
 //! One connection of a sender: checks, orders, drops repeats, delivers, stores the position, acknowledges.
 //!
-//! Holds at most one batch and one read of input. While a batch is held by a collector nothing more is read, so
-//! that what waits, waits in the sender's spool.
+//! Holds one read of input and what the lanes of the delivery hold. While that is held by a collector nothing more is read,
+//! so that what waits, waits in the sender's spool.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,11 +16,12 @@ use crate::batch::Batch;
 use crate::framing::{Hello, RefusalCode};
 use crate::receiver::accept::Known;
 use crate::receiver::ahead::Ahead;
-use crate::receiver::delivery::Delivery;
+use crate::receiver::delivery::{Delivery, Parcel};
 use crate::receiver::output::Outputs;
 use crate::receiver::positions::{Positions, PositionsError};
 use crate::receiver::refused::Refused;
-use crate::receiver::seats::{Counters, Current, Pending, Seats, Turn};
+use crate::receiver::seats::{Counters, Current, Seats, Turn};
+use crate::receiver::templates::Templates;
 use crate::sequence::{Gap, Position, SenderId};
 use crate::service::messages::receiver;
 use crate::service::stream::{Received, Stream, StreamError, protection};
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     /// The collectors, as of now.
     pub(crate) outputs: watch::Receiver<Arc<Outputs>>,
     pub(crate) ahead: Ahead,
+    pub(crate) templates: Arc<Templates>,
     pub(crate) complaints: Mutex<LogLimit<IpAddr>>,
     pub(crate) news: Mutex<LogLimit<SenderId>>,
     pub(crate) refused: Mutex<Refused>,
@@ -190,13 +192,7 @@ impl Connection<'_> {
         let seat = self.shared.seats.seat(id, peer, hello.stream);
         let cipher = stream.channel().cipher();
         let mut turn = seat.take(peer, hello.stream, cipher).await.ok_or(Ended::Superseded)?;
-        if turn.current.as_ref().is_none_or(|current| current.stream != hello.stream) {
-            let stored = self.shared.positions.stream(id, hello.stream)?;
-            let ahead = self.shared.ahead.take(id, hello.stream);
-            *turn.current = Some(Current { stream: hello.stream, stored, pending: None, ahead });
-        }
-        let known = turn.current.as_ref().and_then(Current::position);
-        let resume = known.unwrap_or_default().max(hello.first);
+        let (known, resume) = self.find_place(&mut turn, id, &hello)?;
         if known.is_some_and(|known| known < hello.first) {
             let missing = hello.first.since(known.unwrap_or_default());
             tracing::warn!(
@@ -224,6 +220,30 @@ impl Connection<'_> {
             self.was_told = true;
         }
         Ok(turn)
+    }
+
+    /// Up to where the stream of `hello` is known to be delivered, if at all, and where it goes on.
+    fn find_place(
+        &mut self,
+        turn: &mut Turn,
+        id: &SenderId,
+        hello: &Hello,
+    ) -> Result<(Option<Position>, Position), PositionsError> {
+        let outputs = self.outputs.borrow_and_update().clone();
+        let current = turn.current.as_mut().filter(|current| current.stream == hello.stream);
+        let Some(current) = current else {
+            let stored = self.shared.positions.stream(id, hello.stream)?;
+            let known = stored.get();
+            let resume = known.unwrap_or_default().max(hello.first);
+            let delivery = Delivery::new(resume, &outputs, &self.shared.ahead.take(id, hello.stream));
+            *turn.current = Some(Current { stream: hello.stream, stored, delivery });
+            return Ok((known, resume));
+        };
+        let known = current.delivery.position();
+        let resume = known.max(hello.first);
+        current.delivery.resume(resume);
+        current.delivery.change(&outputs);
+        Ok((Some(known), resume))
     }
 
     async fn hello(&mut self, stream: &mut Stream) -> Result<Hello, Ended> {
@@ -261,7 +281,7 @@ impl Connection<'_> {
 
     async fn run(&mut self, stream: &mut Stream, turn: &mut Turn) -> Ended {
         loop {
-            if let Err(ended) = self.take_events(turn) {
+            if let Err(ended) = self.take_events(turn).and_then(|()| Ok(self.settle(turn)?)) {
                 return ended;
             }
             match self.happens(stream, turn).await {
@@ -271,11 +291,7 @@ impl Connection<'_> {
                     }
                 }
                 Happened::Socket(Err(error)) => return Ended::Stream(error.into()),
-                Happened::Delivered => {
-                    if let Err(error) = self.delivered(turn) {
-                        return error.into();
-                    }
-                }
+                Happened::Delivered => {}
                 Happened::Time => self.session.handle_timeout(Instant::now().into_std()),
                 Happened::Collectors => self.follow_collectors(turn),
                 Happened::Wanted => return Ended::Superseded,
@@ -291,11 +307,12 @@ impl Connection<'_> {
         let wants_bytes = self.session.wants_bytes();
         let has_output = !self.session.outbox().is_empty();
         let Turn { current, newest, .. } = turn;
-        let pending = current.as_mut().and_then(|current| current.pending.as_mut()).filter(|_| !wants_bytes);
-        let is_delivering = pending.is_some();
+        let delivery = current.as_mut().map(|current| &mut current.delivery);
+        let delivery = delivery.filter(|delivery| delivery.is_under_way());
+        let is_delivering = delivery.is_some();
         tokio::select! {
             ready = stream.ready(wants_bytes, has_output) => Happened::Socket(ready),
-            () = deliver(pending), if is_delivering => Happened::Delivered,
+            () = deliver(delivery), if is_delivering => Happened::Delivered,
             () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Happened::Time,
             Ok(()) = self.outputs.changed() => Happened::Collectors,
             Ok(()) = newest.changed() => Happened::Wanted,
@@ -308,8 +325,8 @@ impl Connection<'_> {
         while let Some(event) = self.session.poll_event()? {
             match event {
                 ReceiverEvent::Hello(_) => {}
-                ReceiverEvent::Batch { batch, skip } => self.begin(turn, &batch, skip)?,
-                ReceiverEvent::Gap(gap) => self.pass_over(turn, gap)?,
+                ReceiverEvent::Batch { batch, skip } => self.begin(turn, &batch, skip),
+                ReceiverEvent::Gap(gap) => self.pass_over(turn, gap),
                 ReceiverEvent::Repeat { datagrams } => {
                     Counters::add(&turn.seat.counters.duplicates, u64::from(datagrams));
                 }
@@ -319,56 +336,39 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// Begins to deliver `batch`, or goes on where an earlier connection left it.
-    fn begin(&mut self, turn: &mut Turn, batch: &Batch, skip: usize) -> Result<(), PositionsError> {
-        let Some(current) = turn.current.as_mut() else { return Ok(()) };
-        if current.pending.as_ref().is_some_and(|pending| pending.end == batch.end()) {
-            self.follow_collectors(turn);
-            return Ok(());
-        }
+    /// Begins to deliver `batch`, of which `skip` datagrams were delivered before.
+    fn begin(&mut self, turn: &mut Turn, batch: &Batch, skip: usize) {
         let repeated = u64::try_from(skip).unwrap_or(u64::MAX);
         Counters::add(&turn.seat.counters.duplicates, repeated);
-        let records = match batch.records() {
-            Ok(records) => records,
+        let news = batch.first().plus(repeated);
+        let records = batch.records();
+        match &records {
+            Ok(records) => self.shared.templates.learn(records),
             Err(error) => {
-                let lost = u64::from(batch.datagrams()).saturating_sub(repeated);
-                let first = batch.first().plus(repeated).0;
+                let lost = batch.end().since(news);
                 tracing::error!(
                     %error,
-                    first,
+                    first = news.0,
                     lost,
                     "a batch of {} cannot be read and is passed over: {error}",
                     count_of(lost, "datagram")
                 );
                 Counters::add(&turn.seat.counters.gaps, lost);
-                return self.skip_to(turn, batch.end());
             }
-        };
-        let news_bytes = records.iter().skip(skip).map(|datagram| length(datagram.payload)).sum();
-        let mut delivery = Delivery::new(records, repeated, &self.outputs.borrow_and_update());
-        for (collector, position) in core::mem::take(&mut current.ahead) {
-            delivery.advance(collector, position.since(batch.first()));
         }
-        current.pending = Some(Pending {
-            news_bytes,
-            delivery,
-            first: batch.first(),
-            news: batch.first().plus(repeated),
-            end: batch.end(),
-        });
-        Ok(())
+        push(turn, Parcel { first: batch.first(), end: batch.end(), news, records: records.ok() });
     }
 
-    /// The batch under way goes to the collectors as they are now.
+    /// The batches under way go to the collectors as they are now.
     fn follow_collectors(&mut self, turn: &mut Turn) {
         let outputs = self.outputs.borrow_and_update();
-        if let Some(pending) = turn.current.as_mut().and_then(|current| current.pending.as_mut()) {
-            pending.delivery.change(&outputs);
+        if let Some(current) = turn.current.as_mut() {
+            current.delivery.change(&outputs);
         }
     }
 
     /// The sender says that positions will never come.
-    fn pass_over(&mut self, turn: &mut Turn, gap: Gap) -> Result<(), PositionsError> {
+    fn pass_over(&mut self, turn: &mut Turn, gap: Gap) {
         if gap.datagrams() > 0 {
             let (reason, lost) = (gap.reason.word(), gap.datagrams());
             tracing::warn!(
@@ -383,29 +383,21 @@ impl Connection<'_> {
             );
             Counters::add(&turn.seat.counters.gaps, lost);
         }
-        self.skip_to(turn, gap.end)
+        push(turn, Parcel { first: gap.first, end: gap.end, news: gap.end, records: None });
     }
 
-    /// Nothing below `end` is still to be delivered, and the sender may forget it.
-    fn skip_to(&mut self, turn: &mut Turn, end: Position) -> Result<(), PositionsError> {
-        if let Some(current) = turn.current.as_mut() {
-            current.pending = None;
-            current.stored.store(end)?;
+    /// Stores how far the stream is delivered, tells the sender, and lets more come if there is room.
+    fn settle(&mut self, turn: &mut Turn) -> Result<(), PositionsError> {
+        let Some(current) = turn.current.as_mut() else { return Ok(()) };
+        turn.seat.counters.delivered(current.delivery.settle());
+        let position = current.delivery.settled();
+        if current.stored.get().is_none_or(|stored| stored < position) {
+            current.stored.store(position)?;
         }
-        self.session.acknowledge(Instant::now().into_std());
-        Ok(())
-    }
-
-    /// The batch under way is with every collector.
-    fn delivered(&mut self, turn: &mut Turn) -> Result<(), PositionsError> {
-        if let Some(current) = turn.current.as_mut()
-            && let Some(pending) = current.pending.take()
-        {
-            current.stored.store(pending.end)?;
-            Counters::add(&turn.seat.counters.datagrams, pending.end.since(pending.news));
-            Counters::add(&turn.seat.counters.bytes, pending.news_bytes);
+        self.session.acknowledge(position);
+        if current.delivery.may_take_more() {
+            self.session.go_on(Instant::now().into_std());
         }
-        self.session.acknowledge(Instant::now().into_std());
         Ok(())
     }
 
@@ -439,14 +431,17 @@ async fn farewell(stream: &mut Stream, session: &mut ReceiverSession) {
     }
 }
 
-fn length(payload: &[u8]) -> u64 {
-    u64::try_from(payload.len()).unwrap_or(u64::MAX)
+/// The next of the stream goes to the collectors.
+fn push(turn: &mut Turn, parcel: Parcel) {
+    if let Some(current) = turn.current.as_mut() {
+        current.delivery.push(parcel);
+    }
 }
 
-/// Delivers what is pending.
-async fn deliver(pending: Option<&mut Pending>) {
-    match pending {
-        Some(pending) => pending.delivery.run().await,
+/// Delivers what is under way.
+async fn deliver(delivery: Option<&mut Delivery>) {
+    match delivery {
+        Some(delivery) => delivery.run().await,
         None => core::future::pending().await,
     }
 }

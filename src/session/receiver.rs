@@ -17,14 +17,14 @@ use crate::session::{Outbox, SessionError};
 pub enum ReceiverEvent {
     /// A sender asks for a session: `welcome` or `refuse` it.
     Hello(Hello),
-    /// The next batch: deliver it, store its end, then `acknowledge`.
+    /// The next batch: no other comes before `go_on`. Once it is delivered and that is stored, `acknowledge` its end.
     Batch {
         /// The batch, whole and undamaged; its records are not looked at yet.
         batch: Batch,
         /// So many datagrams at its start were delivered before; `skip < batch.datagrams()`.
         skip: usize,
     },
-    /// The next positions will never come: store the end, then `acknowledge`. Starts at what was expected.
+    /// The next positions will never come: `go_on` and `acknowledge` as with a batch. Starts at what was expected.
     Gap(Gap),
     /// A batch came of which everything was delivered before. Nothing is to be done.
     Repeat {
@@ -61,8 +61,10 @@ struct Progress {
     stream: StreamId,
     /// The position that is to come next.
     expected: Position,
-    /// A batch or gap was handed out and not acknowledged yet. It ends at `expected`.
-    is_delivering: bool,
+    /// Everything below is delivered; `delivered <= expected`.
+    delivered: Position,
+    /// A batch or gap was handed out, and the next one is not wanted yet.
+    is_paused: bool,
 }
 
 impl Progress {
@@ -84,14 +86,14 @@ impl Progress {
         Ok(is_news.then_some(ReceiverEvent::Gap(Gap { first, ..gap })))
     }
 
-    /// Whether positions `first` to `end` hold news; then they are being delivered from now on.
+    /// Whether positions `first` to `end` hold news; then nothing else is wanted for now.
     fn advance(&mut self, first: Position, end: Position) -> Result<bool, SessionError> {
         if first > self.expected {
             return Err(SessionError::Hole { expected: self.expected, found: first });
         }
-        self.is_delivering = end > self.expected;
+        self.is_paused = end > self.expected;
         self.expected = self.expected.max(end);
-        Ok(self.is_delivering)
+        Ok(self.is_paused)
     }
 }
 
@@ -106,12 +108,12 @@ impl ReceiverSession {
         self.wire.handle_bytes(bytes, now);
     }
 
-    /// Whether the daemon may read from the connection. Not while an event waits for its answer: what the sender
-    /// sends meanwhile stays in its spool and on the way.
+    /// Whether the daemon may read from the connection. Not while an event waits for its answer, or the next batch is not
+    /// wanted: what the sender sends meanwhile stays in its spool and on the way.
     pub fn wants_bytes(&self) -> bool {
         match &self.phase {
             Phase::Greeting => true,
-            Phase::Open(progress) => !progress.is_delivering,
+            Phase::Open(progress) => !progress.is_paused,
             Phase::Asked(_) | Phase::Ended => false,
         }
     }
@@ -195,8 +197,8 @@ impl ReceiverSession {
 
     /// A sender that repeats does not know what was delivered.
     fn acknowledge_repeats(&mut self) {
-        if let Phase::Open(Progress { expected, is_delivering: false, .. }) = &self.phase {
-            self.unsaid = Some(*expected);
+        if let Phase::Open(Progress { delivered, is_paused: false, .. }) = &self.phase {
+            self.unsaid = Some(*delivered);
         }
     }
 
@@ -206,20 +208,28 @@ impl ReceiverSession {
         let Phase::Asked(hello) = &self.phase else { return };
         let resume = stored.max(hello.first);
         self.wire.liveness = Some(Liveness::new(hello.heartbeat.duration(), now));
-        self.phase = Phase::Open(Progress { stream: hello.stream, expected: resume, is_delivering: false });
+        let (stream, expected, delivered) = (hello.stream, resume, resume);
+        self.phase = Phase::Open(Progress { stream, expected, delivered, is_paused: false });
         self.wire.outbox.push(Message::Welcome(Welcome { resume, window: WINDOW }));
     }
 
-    /// The batch or gap that was handed out last is delivered and its end is stored: the sender is told, and
-    /// the next one may come. The time that this took does not count as the sender's silence.
-    pub fn acknowledge(&mut self, now: Instant) {
+    /// The next batch or gap may come. The time for which it was not wanted does not count as the sender's silence.
+    pub fn go_on(&mut self, now: Instant) {
         let Phase::Open(progress) = &mut self.phase else { return };
-        if progress.is_delivering {
-            progress.is_delivering = false;
-            self.unsaid = Some(progress.expected);
-            if let Some(liveness) = &mut self.wire.liveness {
-                liveness.listen(now);
-            }
+        if core::mem::take(&mut progress.is_paused)
+            && let Some(liveness) = &mut self.wire.liveness
+        {
+            liveness.listen(now);
+        }
+    }
+
+    /// Everything below `position` is delivered, and that is stored: the sender is told.
+    pub fn acknowledge(&mut self, position: Position) {
+        let Phase::Open(progress) = &mut self.phase else { return };
+        let position = position.min(progress.expected);
+        if position > progress.delivered {
+            progress.delivered = position;
+            self.unsaid = Some(position);
         }
     }
 

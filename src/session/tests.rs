@@ -19,6 +19,12 @@ const STREAM: StreamId = StreamId([7; 16]);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// A batch of datagrams whose payloads begin with their position and are `length` bytes long.
+/// What was handed out is delivered, and the next may come.
+fn all_is_delivered(receiver: &mut ReceiverSession, now: Instant) {
+    receiver.acknowledge(Position(u64::MAX));
+    receiver.go_on(now);
+}
+
 fn batch_of(first: u64, datagrams: u64, length: usize) -> Batch {
     let mut builder = BatchBuilder::new(STREAM, Compression::None);
     for position in first..first + datagrams {
@@ -152,9 +158,9 @@ fn a_batch_is_acknowledged_once_the_daemon_says_so() {
     assert_eq!(pair.sender.wants(), Some(Position(5)));
     assert_eq!(pair.flow_up(), Ok(Some(delivery(&sent, 0))));
     assert_eq!(pair.flow_down(), Ok(None));
-    pair.receiver.acknowledge(pair.now);
+    all_is_delivered(&mut pair.receiver, pair.now);
     assert_eq!(pair.flow_down(), Ok(Some(acknowledged(5))));
-    pair.receiver.acknowledge(pair.now);
+    all_is_delivered(&mut pair.receiver, pair.now);
     assert!(pair.receiver.outbox().is_empty(), "there is nothing to acknowledge twice");
 }
 
@@ -206,7 +212,7 @@ fn a_gap_takes_the_place_of_its_positions() {
     pair.sender.send_batch(&batch(9, 10)).unwrap();
     assert_eq!(pair.flow_up(), Ok(Some(ReceiverEvent::Gap(gap(0, 9)))));
     assert_eq!(pair.receiver.poll_event(), Ok(None), "a gap is to be acknowledged too");
-    pair.receiver.acknowledge(pair.now);
+    all_is_delivered(&mut pair.receiver, pair.now);
     assert_eq!(pair.flow_down(), Ok(Some(acknowledged(9))));
     assert_eq!(pair.receiver.poll_event(), Ok(Some(delivery(&batch(9, 10), 0))));
 }
@@ -270,7 +276,7 @@ fn one_batch_at_a_time_is_handed_out() {
     assert_eq!(pair.flow_up(), Ok(Some(delivery(&sent[0], 0))));
     assert!(!pair.receiver.wants_bytes());
     assert_eq!(pair.receiver.poll_event(), Ok(None));
-    pair.receiver.acknowledge(pair.now);
+    all_is_delivered(&mut pair.receiver, pair.now);
     assert_eq!(pair.receiver.poll_event(), Ok(Some(delivery(&sent[1], 0))));
 }
 
@@ -282,7 +288,7 @@ fn of_many_acknowledgements_only_the_newest_is_written() {
     }
     pair.flow_up().unwrap();
     for _ in 0..3 {
-        pair.receiver.acknowledge(pair.now);
+        all_is_delivered(&mut pair.receiver, pair.now);
         pair.receiver.poll_event().unwrap();
     }
     assert_eq!(written(pair.receiver.outbox()), bytes_of(Message::Ack(Position(3))));
@@ -367,7 +373,7 @@ fn a_delivery_that_takes_long_is_nobodys_death() {
         assert!(!pair.receiver.outbox().is_empty(), "the sender hears that the receiver lives");
         assert_eq!(pair.flow_down(), Ok(None));
     }
-    pair.receiver.acknowledge(pair.now);
+    all_is_delivered(&mut pair.receiver, pair.now);
     pair.wait(2 * HEARTBEAT);
     assert_eq!(pair.receiver.poll_event(), Ok(None), "the sender has its whole time again");
     pair.wait(HEARTBEAT);
@@ -391,7 +397,7 @@ fn a_refusal_in_mid_session_still_acknowledges_what_was_delivered() {
     let mut pair = Pair::open(0);
     pair.sender.send_batch(&batch(0, 2)).unwrap();
     pair.flow_up().unwrap();
-    pair.receiver.acknowledge(pair.now);
+    all_is_delivered(&mut pair.receiver, pair.now);
     pair.receiver.refuse(RefusalCode::Superseded, "a newer connection of this sender is open");
     assert_eq!(pair.flow_down(), Ok(Some(acknowledged(2))));
     assert_eq!(pair.refusal().code(), RefusalCode::Superseded);
@@ -473,7 +479,7 @@ fn a_goodbye_of_either_side_ends_both_in_good_order() {
     pair.sender.goodbye();
     assert_eq!((pair.sender.wants(), pair.sender.poll_timeout()), (None, None));
     assert_eq!(pair.flow_up(), Ok(Some(delivery(&batch(0, 1), 0))));
-    pair.receiver.acknowledge(pair.now);
+    all_is_delivered(&mut pair.receiver, pair.now);
     assert_eq!(pair.receiver.poll_event(), Ok(Some(ReceiverEvent::Goodbye)));
     assert_eq!(pair.say_to_receiver(Message::Ping), Ok(None), "what follows a goodbye is not looked at");
 

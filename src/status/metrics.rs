@@ -114,9 +114,19 @@ impl Collector for ReceiverStatus {
             by_collector(|collector| collector.delivered.bytes),
         )?;
         metrics.counters(
-            ("collector_socket_drops", "Datagrams that each collector's own socket dropped"),
+            ("collector_socket_drops", "Datagrams dropped at each collector's own socket during delivery"),
             "collector",
             by_collector(|collector| collector.socket_drops),
+        )?;
+        metrics.counters(
+            ("collector_unread", "Datagrams, at most, that lay unread in each collector's socket when it went away"),
+            "collector",
+            by_collector(|collector| collector.unread),
+        )?;
+        metrics.counters(
+            ("skipped_datagrams", "Datagrams passed over, as the collector is set to that"),
+            "collector",
+            by_collector(|collector| collector.skipped),
         )?;
         let up =
             |collector: &crate::status::CollectorStatus| i64::from(collector.state == CollectorState::Up);

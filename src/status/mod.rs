@@ -19,7 +19,9 @@ use serde::{Deserialize, Serialize};
 pub use control::{ControlError, ControlSocket, Reply, Request, request};
 pub use metrics::{receiver_metrics, sender_metrics};
 pub use pace::{Pace, to_f64};
-pub use receiver::{CollectorState, CollectorStatus, PeerState, PeerStatus, ReceiverStatus, RefusedStatus};
+pub use receiver::{
+    CollectorState, CollectorStatus, LateStatus, PeerState, PeerStatus, ReceiverStatus, RefusedStatus, SeenAs,
+};
 pub use render::{Earlier, render_receiver, render_sender};
 pub use scrape::serve_metrics;
 pub use sender::{Dropped, ExporterStatus, LinkState, Queued, Recovered, SenderStatus};

@@ -1,6 +1,6 @@
 //! The status of nf-receiver, as `nf-receiver status --json` prints it. Counters run from the start of the process.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -81,12 +81,52 @@ pub struct CollectorStatus {
     pub state: CollectorState,
     /// What was delivered.
     pub delivered: Tally,
-    /// Datagrams passed over while it was down.
+    /// Datagrams passed over while it was down, or too slow for the others.
     pub skipped: u64,
     /// Seconds for which delivery has been held back; 0 if it is not.
     pub held_s: u64,
-    /// Datagrams that the collector's own socket dropped, where that can be seen.
+    /// Datagrams that the kernel dropped at the collector's socket while nf-receiver sent, where that can be seen.
     pub socket_drops: u64,
+    /// Datagrams, at the most, that lay unread in the collector's socket when it went away, where that can be seen.
+    #[serde(default)]
+    pub unread: u64,
+    /// Datagrams with templates, sent to it again because it had come back.
+    #[serde(default)]
+    pub templates: u64,
+    /// Its address for late datagrams, if it has one.
+    #[serde(default)]
+    pub late: Option<LateStatus>,
+    /// Exporters that it sees under another address, the one heard last first; at most `limits.exporter-sockets`.
+    #[serde(default)]
+    pub seen_as: Vec<SeenAs>,
+}
+
+/// A collector's address for late datagrams. The figures are those of [`CollectorStatus`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LateStatus {
+    /// Host and port.
+    pub address: String,
+    /// Whether somebody listens there.
+    pub state: CollectorState,
+    /// What was delivered there.
+    pub delivered: Tally,
+    /// Datagrams passed over.
+    pub skipped: u64,
+    /// Seconds for which delivery has been held back.
+    pub held_s: u64,
+    /// Datagrams dropped at the socket there.
+    pub socket_drops: u64,
+    /// Datagrams that lay unread in the socket when it went away.
+    pub unread: u64,
+}
+
+/// An exporter, and the address under which a collector sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenAs {
+    /// The exporter's own address and port.
+    pub exporter: SocketAddr,
+    /// What the collector sees.
+    pub seen_as: SocketAddr,
 }
 
 /// Whether somebody listens at a collector's address.

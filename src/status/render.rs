@@ -9,6 +9,9 @@ use crate::status::{
     CertificateStatus, CollectorState, LinkState, PeerState, ReceiverStatus, SenderStatus, count_of,
 };
 
+/// Exporters that are shown with the address that they are seen as.
+const SEEN_AS_ROWS: usize = 20;
+
 /// A status from before, for rates.
 #[derive(Debug)]
 pub struct Earlier<'s, S> {
@@ -220,6 +223,7 @@ fn collectors(status: &ReceiverStatus, earlier: Option<Earlier<'_, ReceiverStatu
         ("bytes", Align::Right),
         ("skipped", Align::Right),
         ("its drops", Align::Right),
+        ("unread", Align::Right),
         ("", Align::Right),
     ]);
     for collector in &status.collectors {
@@ -227,29 +231,59 @@ fn collectors(status: &ReceiverStatus, earlier: Option<Earlier<'_, ReceiverStatu
             let same = status.collectors.iter().find(|other| other.address == collector.address);
             same.map_or(0, |same| same.delivered.datagrams)
         };
-        let state = match collector.state {
-            CollectorState::Up => "up",
-            CollectorState::Down => "down",
-            CollectorState::Unknown => "unknown",
-        };
-        let held = if collector.held_s == 0 {
-            String::new()
-        } else {
-            format!(", held for {}", span(collector.held_s))
-        };
         table.row([
             collector.address.clone(),
-            format!("{state}{held}"),
+            state(collector.state, collector.held_s),
             grouped(collector.delivered.datagrams),
             size(collector.delivered.bytes),
             grouped(collector.skipped),
             grouped(collector.socket_drops),
+            grouped(collector.unread),
             earlier
                 .map(|earlier| per_second(collector.delivered.datagrams, before(earlier.status), earlier.ago))
                 .unwrap_or_default(),
         ]);
+        if let Some(late) = &collector.late {
+            table.row([
+                format!("  late: {}", late.address),
+                state(late.state, late.held_s),
+                grouped(late.delivered.datagrams),
+                size(late.delivered.bytes),
+                grouped(late.skipped),
+                grouped(late.socket_drops),
+                grouped(late.unread),
+                String::new(),
+            ]);
+        }
     }
-    table.render()
+    table.render() + &seen_as(status)
+}
+
+fn state(state: CollectorState, held_s: u64) -> String {
+    let state = match state {
+        CollectorState::Up => "up",
+        CollectorState::Down => "down",
+        CollectorState::Unknown => "unknown",
+    };
+    if held_s == 0 { state.to_owned() } else { format!("{state}, held for {}", span(held_s)) }
+}
+
+/// Which exporter is which for collectors that do not see it as itself; no more rows than a screen takes.
+fn seen_as(status: &ReceiverStatus) -> String {
+    let rows = status.collectors.iter().flat_map(|collector| {
+        collector.seen_as.iter().map(|row| [row.exporter.to_string(), row.seen_as.to_string(), collector.address.clone()])
+    });
+    let (total, mut table) =
+        (rows.clone().count(), Table::new(["exporter", "is seen as", "by"].map(|head| (head, Align::Left))));
+    if total == 0 {
+        return String::new();
+    }
+    rows.take(SEEN_AS_ROWS).for_each(|row| table.row(row));
+    let more = match total.saturating_sub(SEEN_AS_ROWS) {
+        0 => String::new(),
+        more => format!("and {more} more: status --json lists them\n"),
+    };
+    format!("\n{}{more}", table.render())
 }
 
 fn size(bytes: u64) -> String {

@@ -10,6 +10,7 @@ use super::*;
 use crate::batch::{BatchBuilder, Compression};
 use crate::datagram::Timestamp;
 use crate::limits::PAYLOAD_MAX;
+use crate::receiver::output::Resolved;
 use crate::sequence::{Position, StreamId};
 use crate::status::CollectorState;
 
@@ -71,9 +72,33 @@ fn read_slowly(socket: UdpSocket, count: usize, burst: usize) -> JoinHandle<Vec<
     })
 }
 
+/// A delivery to `outputs`, which have everything below `position`.
+fn begun(position: u64, outputs: &Outputs) -> Delivery {
+    Delivery::new(Position(position), outputs, &HashMap::new())
+}
+
+/// The next batch of the stream.
+fn push(delivery: &mut Delivery, records: Records) {
+    let first = Position(delivery.front.0);
+    let count = u64::try_from(records.iter().count()).unwrap();
+    delivery.push(Parcel { first, end: first.plus(count), news: first, records: Some(records) });
+}
+
+/// The first batch of the stream, of which all have `done` datagrams.
+fn begun_within(records: Records, done: u64, outputs: &Outputs) -> Delivery {
+    let mut delivery = begun(done, outputs);
+    let count = u64::try_from(records.iter().count()).unwrap();
+    let (first, end, news) = (Position(0), Position(count), Position(done));
+    delivery.push(Parcel { first, end, news, records: Some(records) });
+    delivery
+}
+
 async fn deliver_all(outputs: &Outputs, payloads: &[Vec<u8>]) {
+    let mut delivery = begun(0, outputs);
     for records in batches(payloads) {
-        Delivery::new(records, 0, outputs).run().await;
+        push(&mut delivery, records);
+        delivery.run().await;
+        delivery.settle();
     }
 }
 
@@ -88,17 +113,17 @@ async fn datagrams_of_every_length_arrive_byte_for_byte_at_every_collector() {
         sockets[1].local_addr().unwrap(),
         SocketAddr::new("127.0.0.1".parse().unwrap(), port),
     ];
-    let outputs = Outputs::default().changed_to(&addresses).unwrap();
+    let outputs = Outputs::to(&addresses);
     let readers = sockets.map(|socket| read_slowly(socket, payloads.len(), 1));
     deliver_all(&outputs, &payloads).await;
     for reader in readers {
         assert_eq!(reader.join().unwrap(), payloads);
     }
     let bytes: usize = payloads.iter().map(Vec::len).sum();
-    for (counters, address) in outputs.counters().iter().zip(addresses) {
+    for (counters, address) in outputs.figures().iter().zip(addresses) {
         assert_eq!(counters.address, address);
-        assert_eq!(counters.delivered_datagrams, 7);
-        assert_eq!(counters.delivered_bytes, u64::try_from(bytes).unwrap());
+        assert_eq!(counters.counts.datagrams, 7);
+        assert_eq!(counters.counts.bytes, u64::try_from(bytes).unwrap());
         assert_eq!(counters.held_s, 0);
     }
 }
@@ -107,13 +132,13 @@ async fn datagrams_of_every_length_arrive_byte_for_byte_at_every_collector() {
 async fn a_slow_collector_with_a_small_queue_loses_nothing() {
     let payloads = numbered(20_000, 1000);
     let socket = collector("127.0.0.1:0");
-    let outputs = Outputs::default().changed_to(&[socket.local_addr().unwrap()]).unwrap();
+    let outputs = Outputs::to(&[socket.local_addr().unwrap()]);
     let keep_open = socket.try_clone().unwrap();
     let reader = read_slowly(socket, payloads.len(), 200);
     deliver_all(&outputs, &payloads).await;
     assert!(reader.join().unwrap() == payloads, "lost, repeated or out of order");
-    let counters = outputs.counters();
-    assert_eq!((counters[0].state, counters[0].socket_drops), (CollectorState::Up, 0));
+    let counters = outputs.figures();
+    assert_eq!((counters[0].state, counters[0].counts.socket_drops), (CollectorState::Up, 0));
     drop(keep_open);
 }
 
@@ -121,15 +146,15 @@ async fn a_slow_collector_with_a_small_queue_loses_nothing() {
 async fn what_comes_while_no_collector_listens_arrives_in_order_once_it_does() {
     let payloads = numbered(500, 200);
     let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let outputs = Outputs::default().changed_to(&[address]).unwrap();
+    let outputs = Outputs::to(&[address]);
     let mut delivery = Box::pin(deliver_all(&outputs, &payloads));
     tokio::time::timeout(Duration::from_secs(60), &mut delivery).await.unwrap_err();
-    let counters = outputs.counters().remove(0);
-    assert_eq!((counters.state, counters.delivered_datagrams), (CollectorState::Down, 0));
+    let counters = outputs.figures().remove(0);
+    assert_eq!((counters.state, counters.counts.datagrams), (CollectorState::Down, 0));
     let reader = read_slowly(collector(&address.to_string()), payloads.len(), 100);
     delivery.await;
     assert_eq!(reader.join().unwrap(), payloads);
-    assert_eq!(outputs.counters()[0].delivered_datagrams, 500);
+    assert_eq!(outputs.figures()[0].counts.datagrams, 500);
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,15 +163,15 @@ async fn when_collectors_change_those_that_stay_get_nothing_twice_and_a_new_one_
     let [stays, comes] = ["127.0.0.1:0", "127.0.0.1:0"].map(collector);
     let [stays_at, comes_at] = [&stays, &comes].map(|socket| socket.local_addr().unwrap());
     let absent = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let outputs = Outputs::default().changed_to(&[stays_at, absent]).unwrap();
-    let mut delivery = Delivery::new(batches(&payloads).remove(0), 10, &outputs);
+    let outputs = Outputs::to(&[stays_at, absent]);
+    let mut delivery = begun_within(batches(&payloads).remove(0), 10, &outputs);
     tokio::time::timeout(Duration::from_secs(5), delivery.run()).await.unwrap_err();
-    assert_eq!(delivery.progress().collect::<Vec<_>>(), [(stays_at, 50), (absent, 10)]);
+    assert_eq!(delivery.progress().collect::<Vec<_>>(), [(stays_at, Position(50)), (absent, Position(10))]);
 
-    delivery.change(&outputs.changed_to(&[comes_at, stays_at]).unwrap());
-    assert_eq!(delivery.delivered(), 10);
+    delivery.change(&outputs.changed_to(&[comes_at, stays_at].map(|address| Resolved::at(&address))));
+    assert_eq!(delivery.position().0, 10);
     delivery.run().await;
-    assert_eq!(delivery.delivered(), 50);
+    assert_eq!(delivery.position().0, 50);
     for (socket, count) in [(stays, 40), (comes, 40)] {
         assert_eq!(read_slowly(socket, count, count).join().unwrap(), payloads[10..]);
     }
@@ -158,23 +183,24 @@ async fn a_delivery_that_is_dropped_and_taken_up_again_repeats_and_loses_nothing
     let payloads = numbered(5000, 1200);
     let sockets = ["127.0.0.1:0", "[::1]:0"].map(collector);
     let addresses = [0, 1].map(|index| sockets[index].local_addr().unwrap());
-    let outputs = Outputs::default().changed_to(&addresses).unwrap();
+    let outputs = Outputs::to(&addresses);
     let bursts = [100, 333];
     let mut bursts = bursts.iter();
     let readers = sockets.map(|socket| read_slowly(socket, payloads.len(), *bursts.next().unwrap()));
     let mut dropped = 0;
+    let mut delivery = begun(0, &outputs);
     for records in batches(&payloads) {
-        let datagrams = u64::try_from(records.iter().count()).unwrap();
-        let mut delivery = Delivery::new(records, 0, &outputs);
-        let mut before = 0;
-        while delivery.delivered() < datagrams {
+        let mut before = delivery.position().0;
+        push(&mut delivery, records);
+        let end = delivery.front.0;
+        while delivery.position().0 < end {
             let patience = Duration::from_micros(random.random_range(0..1500));
             let whole = tokio::time::timeout(patience, delivery.run()).await;
             dropped += u32::from(whole.is_err());
-            assert!(delivery.delivered() >= before);
-            before = delivery.delivered();
+            assert!(delivery.position().0 >= before);
+            before = delivery.position().0;
         }
-        assert_eq!(delivery.delivered(), datagrams);
+        delivery.settle();
     }
     for reader in readers {
         assert!(reader.join().unwrap() == payloads, "lost, repeated or out of order");
@@ -186,18 +212,18 @@ async fn a_delivery_that_is_dropped_and_taken_up_again_repeats_and_loses_nothing
 async fn a_delivery_that_goes_on_after_a_restart_leaves_out_what_was_delivered() {
     let payloads = numbered(10, 20);
     let socket = collector("127.0.0.1:0");
-    let outputs = Outputs::default().changed_to(&[socket.local_addr().unwrap()]).unwrap();
-    let mut delivery = Delivery::new(batches(&payloads).remove(0), 4, &outputs);
-    assert_eq!(delivery.delivered(), 4);
+    let outputs = Outputs::to(&[socket.local_addr().unwrap()]);
+    let mut delivery = begun_within(batches(&payloads).remove(0), 4, &outputs);
+    assert_eq!(delivery.position().0, 4);
     delivery.run().await;
-    assert_eq!(delivery.delivered(), 10);
+    assert_eq!(delivery.position().0, 10);
     assert_eq!(read_slowly(socket, 6, 10).join().unwrap(), payloads[4..]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_senders_share_a_collector_and_each_keeps_its_order() {
     let socket = collector("127.0.0.1:0");
-    let outputs = Arc::new(Outputs::default().changed_to(&[socket.local_addr().unwrap()]).unwrap());
+    let outputs = Arc::new(Outputs::to(&[socket.local_addr().unwrap()]));
     let reader = read_slowly(socket, 4 * 2000, 500);
     let senders: Vec<_> = (1u8..=4)
         .map(|sender| {

@@ -1,49 +1,93 @@
 //! Where datagrams go: the collectors.
 //!
-//! An output takes datagrams in order and says after each step how many it has taken for good. It waits as long
-//! as its collector cannot take more, holds nothing itself, and never passes a datagram over. Many tasks may
+//! An output takes datagrams in order and says after each step up to where it has them for good, or has passed them over.
+//! It waits as long as its collector cannot take more and wants them all the same, and holds nothing itself. Many tasks may
 //! deliver to it at once: they take turns.
 
+mod destination;
 mod gate;
+mod pace;
+mod reach;
 mod route;
+mod share;
 mod socket;
+mod sources;
 mod trouble;
 mod udp;
 mod watch;
 
-pub(crate) use udp::UdpOutput;
+pub(crate) use destination::Counts;
 
 use core::net::SocketAddr;
-use std::io;
+use core::num::NonZeroUsize;
 use std::sync::Arc;
 
+use crate::config::{CollectorSettings, WhenDown};
 use crate::datagram::Datagram;
+use crate::receiver::output::pace::CatchUp;
+use crate::receiver::output::udp::UdpOutput;
+use crate::receiver::templates::Templates;
+use crate::sequence::Position;
 use crate::status::CollectorState;
 
-/// The counters of one collector, from the start of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CollectorCounters {
+/// What is known of one collector. Counts run from the start of the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CollectorFigures {
     /// Where it listens.
     pub(crate) address: SocketAddr,
-    /// What is known about it.
+    /// Whether it does.
     pub(crate) state: CollectorState,
-    /// Datagrams handed to the kernel for it.
-    pub(crate) delivered_datagrams: u64,
-    /// Bytes of their payloads.
-    pub(crate) delivered_bytes: u64,
+    /// What it got.
+    pub(crate) counts: Counts,
     /// Whole seconds for which datagrams have been waiting for it; 0 if none wait.
     pub(crate) held_s: u64,
-    /// Datagrams that the kernel dropped at the collector's socket, from any source, since it is watched.
-    pub(crate) socket_drops: u64,
+    /// Its address for late datagrams, if it has one.
+    pub(crate) late: Option<LateFigures>,
+    /// Exporters that it sees under another address, and which; the one heard last first.
+    pub(crate) seen_as: Vec<(SocketAddr, SocketAddr)>,
 }
 
-/// Why an output cannot be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot open a socket for collector {address}: {cause}")]
-pub(crate) struct OutputError {
-    address: SocketAddr,
-    #[source]
-    cause: io::Error,
+/// What is known of a collector's address for late datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LateFigures {
+    /// Where it is.
+    pub(crate) address: SocketAddr,
+    /// Whether somebody listens there.
+    pub(crate) state: CollectorState,
+    /// What went there.
+    pub(crate) counts: Counts,
+    /// Whole seconds for which datagrams have been waiting for it; 0 if none wait.
+    pub(crate) held_s: u64,
+}
+
+/// How far one stream has come at one collector.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress {
+    /// Everything below is with the collector, or passed over.
+    pub(crate) position: Position,
+    catch_up: CatchUp,
+}
+
+impl Progress {
+    /// A stream of which the collector has everything below `position`.
+    pub(crate) fn at(position: Position) -> Self {
+        Self { position, catch_up: CatchUp::default() }
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.position = self.position.plus(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+}
+
+/// A collector as the settings have it, and where its names have led.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Resolved {
+    /// What is wanted.
+    pub(crate) settings: CollectorSettings,
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    /// Where it listens for late datagrams, if it does.
+    pub(crate) late: Option<SocketAddr>,
 }
 
 /// One collector.
@@ -54,10 +98,6 @@ pub(crate) enum Output {
 }
 
 impl Output {
-    fn open(address: SocketAddr) -> Result<Self, OutputError> {
-        UdpOutput::open(address).map(Self::Udp).map_err(|cause| OutputError { address, cause })
-    }
-
     /// Where its collector listens.
     pub(super) fn address(&self) -> SocketAddr {
         match self {
@@ -65,45 +105,82 @@ impl Output {
         }
     }
 
-    /// Delivers the datagrams from number `*done` on, in order, and counts `*done` up with each one that is
-    /// handed over for good. May be dropped at any point and called again with the same `done`.
-    pub(super) async fn deliver(&self, datagrams: &[Datagram<'_>], done: &mut usize) {
+    /// What becomes of datagrams while its collector takes none.
+    pub(super) fn when_down(&self) -> WhenDown {
         match self {
-            Self::Udp(output) => output.deliver(datagrams, done).await,
+            Self::Udp(output) => output.settings().when_down,
         }
     }
 
-    /// Its counters.
-    pub(crate) fn counters(&self) -> CollectorCounters {
+    /// Delivers the datagrams, of which the first has the position of `progress`, in order, and moves `progress` on with
+    /// each one that is handed over for good or passed over. May be dropped at any point and called again with what is
+    /// left.
+    pub(super) async fn deliver(&self, datagrams: &[Datagram<'_>], progress: &mut Progress) {
         match self {
-            Self::Udp(output) => output.counters(),
+            Self::Udp(output) => output.deliver(datagrams, progress).await,
+        }
+    }
+
+    /// Counts datagrams that its collector will not get.
+    pub(super) fn pass_over<'d>(&self, datagrams: impl Iterator<Item = Datagram<'d>>) {
+        match self {
+            Self::Udp(output) => output.pass_over(datagrams),
+        }
+    }
+
+    /// What is known of its collector.
+    pub(crate) fn figures(&self) -> CollectorFigures {
+        match self {
+            Self::Udp(output) => output.figures(),
         }
     }
 }
 
-/// Every collector. Each one gets every datagram.
-#[derive(Debug, Default)]
+/// Every collector.
+#[derive(Debug)]
 pub(crate) struct Outputs {
     outputs: Vec<Arc<Output>>,
+    /// Sockets of each collector.
+    sockets: NonZeroUsize,
+    templates: Arc<Templates>,
 }
 
 impl Outputs {
-    /// An output for each of `addresses`, at least one, inside a tokio runtime. Those that are here already stay as they
-    /// are, with their counters; others are opened. Never waits for a collector.
-    pub(crate) fn changed_to(&self, addresses: &[SocketAddr]) -> Result<Self, OutputError> {
+    /// No collector yet. Each that comes has at most so many sockets, one for each exporter.
+    pub(crate) fn none(sockets: NonZeroUsize, templates: Arc<Templates>) -> Self {
+        Self { outputs: Vec::new(), sockets, templates }
+    }
+
+    /// An output for each of the collectors, inside a tokio runtime. Those that are here already as they are wanted stay;
+    /// others are opened, and those at a known address go on counting. Never waits for a collector.
+    pub(crate) fn changed_to(&self, collectors: &[Resolved]) -> Self {
+        let all: Vec<&CollectorSettings> = collectors.iter().map(|collector| &collector.settings).collect();
         let mut outputs: Vec<Arc<Output>> = Vec::new();
-        for address in addresses.iter().copied().map(without_v4_mapping) {
-            let is_known = |output: &&Arc<Output>| output.address() == address;
-            if outputs.iter().any(|output| is_known(&output)) {
+        for collector in collectors {
+            let resolved = collector.without_v4_mapping();
+            if outputs.iter().any(|output| output.address() == resolved.address) {
                 continue;
             }
-            let output = match self.outputs.iter().find(is_known) {
-                Some(output) => output.clone(),
-                None => Arc::new(Output::open(address)?),
+            let before = self.outputs.iter().find(|output| output.address() == resolved.address);
+            let Some(Output::Udp(udp)) = before.map(Arc::as_ref) else {
+                outputs.push(self.open(&resolved, &all, None));
+                continue;
             };
-            outputs.push(output);
+            match before.filter(|_| udp.is(&resolved, &all)) {
+                Some(same) => outputs.push(same.clone()),
+                None => outputs.push(self.open(&resolved, &all, Some(udp))),
+            }
         }
-        Ok(Self { outputs })
+        Self { outputs, sockets: self.sockets, templates: self.templates.clone() }
+    }
+
+    fn open(
+        &self,
+        resolved: &Resolved,
+        all: &[&CollectorSettings],
+        before: Option<&UdpOutput>,
+    ) -> Arc<Output> {
+        Arc::new(Output::Udp(UdpOutput::open(resolved, all, self.sockets, &self.templates, before)))
     }
 
     /// The outputs, in the order of their addresses.
@@ -116,9 +193,16 @@ impl Outputs {
         self.outputs.iter().map(|output| output.address())
     }
 
-    /// The counters of every collector, in the order of their addresses.
-    pub(crate) fn counters(&self) -> Vec<CollectorCounters> {
-        self.outputs.iter().map(|output| output.counters()).collect()
+    /// What is known of every collector, in their order.
+    pub(crate) fn figures(&self) -> Vec<CollectorFigures> {
+        self.outputs.iter().map(|output| output.figures()).collect()
+    }
+}
+
+impl Resolved {
+    fn without_v4_mapping(&self) -> Self {
+        let (address, late) = (without_v4_mapping(self.address), self.late.map(without_v4_mapping));
+        Self { settings: self.settings.clone(), address, late }
     }
 }
 
@@ -126,6 +210,23 @@ impl Outputs {
 fn without_v4_mapping(address: SocketAddr) -> SocketAddr {
     let canonical = address.ip().to_canonical();
     if canonical == address.ip() { address } else { SocketAddr::new(canonical, address.port()) }
+}
+
+#[cfg(test)]
+impl Outputs {
+    /// Outputs to collectors at these addresses with default settings.
+    pub(crate) fn to(addresses: &[SocketAddr]) -> Self {
+        let all: Vec<Resolved> = addresses.iter().map(Resolved::at).collect();
+        Self::none(NonZeroUsize::new(16).expect("a number"), Arc::default()).changed_to(&all)
+    }
+}
+
+#[cfg(test)]
+impl Resolved {
+    /// A collector at this address with default settings.
+    pub(crate) fn at(address: &SocketAddr) -> Self {
+        Self { settings: CollectorSettings::at(address), address: *address, late: None }
+    }
 }
 
 #[cfg(test)]
@@ -147,9 +248,29 @@ mod tests {
     async fn other_collectors_leave_those_that_stay_as_they_were() {
         let [first, second, third] =
             ["127.0.0.1:4001", "127.0.0.1:4002", "[::1]:4003"].map(|text| text.parse().unwrap());
-        let before = Outputs::default().changed_to(&[first, second]).unwrap();
-        let after = before.changed_to(&[third, second, second]).unwrap();
+        let before = Outputs::to(&[first, second]);
+        let after = before.changed_to(&[third, second, second].map(|address| Resolved::at(&address)));
         assert_eq!(after.addresses().collect::<Vec<_>>(), [third, second]);
         assert!(Arc::ptr_eq(&before.outputs[1], &after.outputs[1]));
+    }
+
+    #[tokio::test]
+    async fn a_collector_whose_settings_change_goes_on_counting() {
+        let address: SocketAddr = "127.0.0.1:4001".parse().unwrap();
+        let before = Outputs::to(&[address]);
+        let Output::Udp(output) = before.outputs[0].as_ref();
+        output.pass_over([].into_iter());
+        let datagram = Datagram {
+            exporter: address,
+            local: address,
+            arrival: crate::datagram::Timestamp(0),
+            payload: b"x",
+        };
+        output.pass_over([datagram, datagram].into_iter());
+        let mut other = Resolved::at(&address);
+        other.settings.when_down = WhenDown::Skip;
+        let after = before.changed_to(&[other]);
+        assert!(!Arc::ptr_eq(&before.outputs[0], &after.outputs[0]));
+        assert_eq!(after.figures()[0].counts.skipped, 2);
     }
 }

@@ -1,17 +1,16 @@
-//! The own socket of an output, and runs of datagrams through it.
+//! The sockets that datagrams leave from, and runs of datagrams through them.
 
 use core::net::SocketAddr;
 use std::io::{self, IoSlice};
+use std::net::UdpSocket;
 
-use rustix::net::addr::SocketAddrArg;
+use nix::sys::socket::{setsockopt, sockopt};
 use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
 };
-use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
+use rustix::net::{MMsgHdr, RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmmsg};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::UdpSocket;
 
-use crate::datagram::Datagram;
 use crate::receiver::output::gate::RUN_MAX;
 use crate::receiver::output::route;
 use crate::receiver::output::watch::Watch;
@@ -19,8 +18,33 @@ use crate::receiver::output::watch::Watch;
 /// Bytes of send buffer asked for, so that a run of large datagrams to a slow interface goes in one call.
 const SEND_BUFFER: usize = 4 * 1024 * 1024;
 
-/// A non-blocking socket on any port, whose datagrams IP fragments where the path asks for it.
-pub(super) fn open(collector: SocketAddr) -> io::Result<Socket> {
+/// A socket on a port of its own, from which datagrams go to `collector`.
+pub(super) fn open_own(collector: SocketAddr) -> io::Result<Socket> {
+    let socket = unbound(collector)?;
+    socket.bind(&route::any_port(collector).into())?;
+    socket.connect(&collector.into())?;
+    Ok(socket)
+}
+
+/// A socket from which datagrams go to `collector` as if from `exporter`, which is of the same family. Takes
+/// `CAP_NET_RAW` in the user namespace of the network.
+pub(super) fn open_as(exporter: SocketAddr, collector: SocketAddr) -> io::Result<Socket> {
+    let socket = unbound(collector)?;
+    allow_foreign_address(&socket, collector)?;
+    // On a machine of exporter and collector both, other sockets may have that address, too.
+    socket.set_reuse_address(true)?;
+    socket.bind(&exporter.into())?;
+    socket.connect(&collector.into())?;
+    Ok(socket)
+}
+
+/// Lets `socket` be bound to addresses that are not this machine's.
+fn allow_foreign_address(socket: &Socket, collector: SocketAddr) -> io::Result<()> {
+    if collector.is_ipv4() { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) }
+}
+
+/// A non-blocking socket whose datagrams IP fragments where the path asks for it.
+fn unbound(collector: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(collector), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     socket.set_send_buffer_size(SEND_BUFFER)?;
@@ -29,33 +53,49 @@ pub(super) fn open(collector: SocketAddr) -> io::Result<Socket> {
     } else {
         set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::DONT)?;
     }
-    socket.bind(&route::any_port(collector).into())?;
     Ok(socket)
 }
 
-/// A watch on the collector's socket as `socket` reaches it; `None` if the collector is on another machine.
-pub(super) fn watch(socket: &Socket, collector: SocketAddr) -> io::Result<Option<Watch>> {
+/// From now on `socket` tells of everything that ICMP says about what it sent, not of ports that nobody has alone.
+pub(super) fn report_errors(socket: &Socket, collector: SocketAddr) -> io::Result<()> {
+    if collector.is_ipv4() {
+        setsockopt(socket, sockopt::Ipv4RecvErr, &true)?;
+    } else {
+        setsockopt(socket, sockopt::Ipv6RecvErr, &true)?;
+    }
+    Ok(())
+}
+
+/// What became of datagrams that `socket` sent before, if the network told that they did not arrive.
+pub(super) fn take_error(socket: &Socket) -> Option<io::Error> {
+    let error = socket.take_error().ok().flatten()?;
+    // The queue of details holds memory until it is read.
+    while recv(socket, &mut [0u8; 1], RecvFlags::ERRQUEUE | RecvFlags::DONTWAIT).is_ok() {}
+    Some(error)
+}
+
+/// A watch on the collector's socket; `None` if the collector is on another machine.
+pub(super) fn watch(collector: SocketAddr) -> io::Result<Option<Watch>> {
     let Some(ip) = route::source_to(collector)?.filter(|ip| route::is_own(collector, *ip)) else {
         return Ok(None);
     };
-    let own = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
-    let source = SocketAddr::new(ip, own.port());
     // Without the kernel's part for UDP every socket seems absent: ask for one that is there.
+    let asker = UdpSocket::bind(route::any_port(collector))?;
+    let source = SocketAddr::new(ip, asker.local_addr()?.port());
     if Watch::open(source, source)?.look()?.is_none() {
         return Err(io::Error::other("the kernel does not tell about UDP sockets (module udp_diag)"));
     }
     Watch::open(source, collector).map(Some)
 }
 
-/// Hands a run of 1 to [`RUN_MAX`] datagrams to the kernel, and says how many it took: at least one.
-pub(super) fn send(socket: &UdpSocket, collector: SocketAddr, run: &[Datagram<'_>]) -> io::Result<usize> {
-    let address = collector.as_any();
-    let payloads: Vec<_> = run.iter().map(|datagram| [IoSlice::new(datagram.payload)]).collect();
+/// Hands a run of 1 to [`RUN_MAX`] payloads to the kernel, and says how many it took: at least one.
+pub(super) fn send(socket: &Socket, run: &[&[u8]]) -> io::Result<usize> {
+    let payloads: Vec<_> = run.iter().map(|payload| [IoSlice::new(payload)]).collect();
     let mut no_control: [_; RUN_MAX] = core::array::from_fn(|_| SendAncillaryBuffer::default());
     let mut messages: Vec<_> = payloads
         .iter()
         .zip(&mut no_control)
-        .map(|(payload, control)| MMsgHdr::new_with_addr(&address, payload, control))
+        .map(|(payload, control)| MMsgHdr::new(payload, control))
         .collect();
     Ok(sendmmsg(socket, &mut messages, SendFlags::DONTWAIT)?)
 }

@@ -5,12 +5,15 @@ use core::net::SocketAddr;
 
 use tokio::time::Instant;
 
+use crate::config::WhenDown;
 use crate::limits::LOG_INTERVAL;
 use crate::service::messages::receiver;
 
 /// The trouble with one collector.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Trouble {
+    /// What becomes of the datagrams.
+    consequence: &'static str,
     /// What the log says is wrong now.
     told: Option<String>,
     /// When the log last said that something is wrong.
@@ -18,6 +21,15 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
+    /// No trouble yet.
+    pub(super) fn new(when_down: WhenDown) -> Self {
+        let consequence = match when_down {
+            WhenDown::Hold => "datagrams are held until it does",
+            WhenDown::Skip => "datagrams are passed over until it does",
+        };
+        Self { consequence, told: None, when: None }
+    }
+
     /// Nothing can be delivered to the collector, because of `reason`.
     pub(super) fn persists(&mut self, collector: SocketAddr, reason: &str) {
         let recently = self.when.is_some_and(|when| when.elapsed() < LOG_INTERVAL);
@@ -28,7 +40,8 @@ impl Trouble {
             message_id = receiver::COLLECTOR_DOWN,
             %collector,
             reason,
-            "the collector {collector} takes nothing ({reason}): datagrams are held until it does"
+            "the collector {collector} takes nothing ({reason}): {}",
+            self.consequence
         );
         self.told = Some(reason.to_owned());
         self.when = Some(Instant::now());
@@ -53,7 +66,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_trouble_is_told_once_and_another_one_not_before_the_interval_is_over() {
         let collector = "192.0.2.1:9995".parse().unwrap();
-        let mut trouble = Trouble::default();
+        let mut trouble = Trouble::new(WhenDown::Hold);
         trouble.persists(collector, "one");
         assert_eq!(trouble.told.as_deref(), Some("one"));
         trouble.over(collector);

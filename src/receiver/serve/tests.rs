@@ -33,12 +33,13 @@ impl Exchange {
     async fn agreed() -> Self {
         let collector = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let state = tempfile::tempdir().unwrap();
-        let outputs = Outputs::default().changed_to(&[collector.local_addr().unwrap()]).unwrap();
+        let outputs = Outputs::to(&[collector.local_addr().unwrap()]);
         let shared = Arc::new(Shared {
             seats: Seats::default(),
             positions: Positions::open(state.path()).unwrap(),
             outputs: watch::channel(Arc::new(outputs)).1,
             ahead: Ahead::take_up(state.path()),
+            templates: Arc::default(),
             complaints: Mutex::default(),
             news: Mutex::default(),
             refused: Mutex::default(),

@@ -44,7 +44,10 @@ async fn serve(mut stream: Stream) -> bool {
             match event {
                 ReceiverEvent::Hello(_) => session.welcome(Position(0), now()),
                 ReceiverEvent::Goodbye => return true,
-                _ => session.acknowledge(now()),
+                _ => {
+                    session.acknowledge(Position(u64::MAX));
+                    session.go_on(now());
+                }
             }
         }
         let timeout =

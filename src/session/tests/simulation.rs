@@ -9,7 +9,7 @@ use bytes::Buf;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{STREAM, batch, gap};
+use super::{STREAM, all_is_delivered, batch, gap};
 use crate::batch::Batch;
 use crate::framing::{Heartbeat, Hello};
 use crate::sequence::{Gap, Position};
@@ -261,7 +261,7 @@ impl Simulation {
         let Connection { receiver, up, down, delivering, dead_since, .. } = &mut self.connection;
         if let Some((event, _)) = delivering.take_if(|(_, until)| *until <= self.now) {
             self.store.deliver(&event, usize::MAX);
-            receiver.acknowledge(self.now);
+            all_is_delivered(receiver, self.now);
         }
         if receiver.wants_bytes() && dead_since.is_none() {
             receiver.handle_bytes(&up.read(self.now), self.now);
@@ -327,7 +327,7 @@ impl Simulation {
                     ReceiverEvent::Repeat { .. } => self.seen.repeats += 1,
                     event => {
                         self.store.deliver(&event, usize::MAX);
-                        receiver.acknowledge(self.now);
+                        all_is_delivered(&mut receiver, self.now);
                     }
                 }
             }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::status::{
-    CollectorStatus, Dropped, ExporterStatus, PeerStatus, Queued, Recovered, RefusedStatus, Tally,
+    CollectorStatus, Dropped, ExporterStatus, LateStatus, PeerStatus, Queued, Recovered, RefusedStatus, SeenAs, Tally,
 };
 
 pub(in crate::status) fn sender() -> SenderStatus {
@@ -123,6 +123,21 @@ pub(in crate::status) fn receiver() -> ReceiverStatus {
             skipped: 0,
             held_s: 61,
             socket_drops: 0,
+            unread: 7,
+            templates: 0,
+            late: Some(LateStatus {
+                address: "127.0.0.1:9996".to_owned(),
+                state: CollectorState::Up,
+                delivered: Tally { datagrams: 5, bytes: 1024 },
+                skipped: 0,
+                held_s: 0,
+                socket_drops: 0,
+                unread: 0,
+            }),
+            seen_as: vec![SeenAs {
+                exporter: "192.0.2.1:4000".parse().unwrap(),
+                seen_as: "127.0.0.1:50123".parse().unwrap(),
+            }],
         }],
         certificate: Some(CertificateStatus { name: None, not_after: 1_800_000_000, expires_s: 183_600 }),
         refusals: 1200,
@@ -143,8 +158,12 @@ nf-receiver: 1 sender connected
 sender     state      peer             cipher  datagrams    bytes  repeated  lost
 brno-edge  connected  127.0.0.1:40000  none       12,000  2.0 KiB         3     0
 
-collector       state                 datagrams    bytes  skipped  its drops
-127.0.0.1:9995  down, held for 1m 1s     12,000  2.0 KiB        0          0
+collector               state                 datagrams    bytes  skipped  its drops  unread
+127.0.0.1:9995          down, held for 1m 1s     12,000  2.0 KiB        0          0       7
+  late: 127.0.0.1:9996  up                            5  1.0 KiB        0          0       0
+
+exporter        is seen as       by
+192.0.2.1:4000  127.0.0.1:50123  127.0.0.1:9995
 
 certificate: expires in 2d 3h
 

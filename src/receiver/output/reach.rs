@@ -1,0 +1,139 @@
+//! Whether a collector on another machine takes datagrams, as far as the network tells.
+//!
+//! When ICMP says that it does not, it is down. From then on one datagram at a time is sent to it, the next that waits, as a
+//! probe: if ICMP says nothing for a while, the collector is back and has that datagram.
+
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::datagram::{Datagram, Timestamp};
+
+/// How long after a probe that failed the next one goes: routers and hosts send about one ICMP message a second.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a probe waits for what ICMP says: longer than any way there and back.
+const PROBE_WAIT: Duration = Duration::from_secs(1);
+
+/// What is known.
+#[derive(Debug, Default)]
+pub(super) struct Reach {
+    trouble: Option<Trouble>,
+    /// How often the collector came back.
+    returns: u64,
+}
+
+#[derive(Debug)]
+struct Trouble {
+    reason: String,
+    probe_at: Instant,
+    probe: Option<(Probe, Instant)>,
+}
+
+/// What tells the datagram that serves as a probe from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Probe(SocketAddr, Timestamp, usize);
+
+impl Probe {
+    fn of(datagram: &Datagram<'_>) -> Self {
+        Self(datagram.exporter, datagram.arrival, datagram.payload.len())
+    }
+}
+
+/// What may be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Leave {
+    /// Everything.
+    Free,
+    /// One datagram, as a probe: then [`Reach::probed`] is to be called.
+    Probe,
+    /// The datagram has arrived, as a probe: it is not to be sent again.
+    Arrived,
+    /// Nothing, for this reason.
+    None(String),
+}
+
+impl Reach {
+    /// What may be sent of what begins with `datagram`.
+    pub(super) fn ask(&mut self, datagram: &Datagram<'_>, now: Instant) -> Leave {
+        let Some(trouble) = &mut self.trouble else { return Leave::Free };
+        let Some((probe, until)) = trouble.probe else {
+            return if trouble.probe_at <= now { Leave::Probe } else { Leave::None(trouble.reason.clone()) };
+        };
+        if now < until {
+            return Leave::None(trouble.reason.clone());
+        }
+        self.trouble = None;
+        self.returns += 1;
+        if probe == Probe::of(datagram) { Leave::Arrived } else { Leave::Free }
+    }
+
+    /// `datagram` was sent as a probe. Nothing else may go, for the reason that is given, until it is known what came of it.
+    pub(super) fn probed(&mut self, datagram: &Datagram<'_>, now: Instant) -> String {
+        let Some(trouble) = &mut self.trouble else { return String::new() };
+        trouble.probe = Some((Probe::of(datagram), now + PROBE_WAIT));
+        trouble.reason.clone()
+    }
+
+    /// What was sent did not arrive.
+    pub(super) fn failed(&mut self, reason: String, now: Instant) {
+        self.trouble = Some(Trouble { reason, probe_at: now + PROBE_EVERY, probe: None });
+    }
+
+    /// Whether the collector is down.
+    pub(super) fn is_down(&self) -> bool {
+        self.trouble.is_some()
+    }
+
+    /// How often the collector came back.
+    pub(super) fn returns(&self) -> u64 {
+        self.returns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn datagram(number: u64) -> Datagram<'static> {
+        let address = "192.0.2.1:2055".parse().unwrap();
+        Datagram { exporter: address, local: address, arrival: Timestamp(number), payload: b"x" }
+    }
+
+    const REASON: &str = "refused";
+
+    #[tokio::test(start_paused = true)]
+    async fn a_collector_is_probed_each_second_until_a_probe_is_not_refused() {
+        let (one, two) = (datagram(1), datagram(2));
+        let mut reach = Reach::default();
+        assert_eq!(reach.ask(&one, Instant::now()), Leave::Free);
+        reach.failed(REASON.to_owned(), Instant::now());
+        assert_eq!(reach.ask(&one, Instant::now()), Leave::None(REASON.to_owned()));
+        tokio::time::advance(PROBE_EVERY).await;
+        assert_eq!(reach.ask(&one, Instant::now()), Leave::Probe);
+        reach.probed(&one, Instant::now());
+        tokio::time::advance(PROBE_WAIT / 2).await;
+        assert_eq!(reach.ask(&one, Instant::now()), Leave::None(REASON.to_owned()));
+        reach.failed(REASON.to_owned(), Instant::now());
+        tokio::time::advance(PROBE_EVERY).await;
+        assert_eq!(reach.ask(&one, Instant::now()), Leave::Probe);
+        reach.probed(&one, Instant::now());
+        tokio::time::advance(PROBE_WAIT).await;
+        assert!(reach.is_down());
+        assert_eq!(reach.ask(&one, Instant::now()), Leave::Arrived);
+        assert!(!reach.is_down());
+        assert_eq!(reach.ask(&two, Instant::now()), Leave::Free);
+        assert_eq!(reach.returns(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_of_another_stream_clears_the_way_for_all() {
+        let mut reach = Reach::default();
+        reach.failed(REASON.to_owned(), Instant::now());
+        tokio::time::advance(PROBE_EVERY).await;
+        reach.probed(&datagram(1), Instant::now());
+        tokio::time::advance(PROBE_WAIT).await;
+        assert_eq!(reach.ask(&datagram(2), Instant::now()), Leave::Free);
+    }
+}

@@ -1,0 +1,174 @@
+//! The templates of all exporters, for collectors that come back, and kept from one run to the next.
+//!
+//! What exporters define is learned as it passes. `templates.json` in the state directory holds it: written whole beside the
+//! file before it, which it then replaces. Without the file, or with a damaged one, collectors wait for the exporters' next
+//! refresh, as they would without this.
+
+use std::io::{self, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tempfile::NamedTempFile;
+
+use crate::batch::Records;
+use crate::datagram::Datagram;
+use crate::netflow::{Kept, TemplateMemory};
+
+/// What is known of templates.
+#[derive(Debug, Default)]
+pub(crate) struct Templates {
+    memory: Mutex<TemplateMemory>,
+    /// Whether the file is older than what is known.
+    is_news: AtomicBool,
+}
+
+impl Templates {
+    /// What the last run knew, from the file in the state directory.
+    pub(crate) fn take_up(state_directory: &Path) -> Self {
+        let path = file(state_directory);
+        let templates = Self::default();
+        match read(&path) {
+            Ok(kept) => {
+                let mut memory = templates.memory();
+                kept.into_iter().for_each(|kept| memory.restore(kept));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "{}: cannot be taken up, so that collectors which come back wait for their exporters' templates: \
+                     {error}",
+                    path.display()
+                );
+            }
+        }
+        templates
+    }
+
+    /// Learns what these datagrams define.
+    pub(crate) fn learn(&self, records: &Records) {
+        let mut memory = self.memory();
+        let mut is_news = false;
+        for datagram in records.iter() {
+            is_news |= memory.note(&datagram);
+        }
+        if is_news {
+            self.is_news.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The payloads of datagrams that make a collector which knows nothing decode `datagram`.
+    pub(crate) fn before(&self, datagram: &Datagram<'_>) -> Vec<Vec<u8>> {
+        self.memory().before(datagram)
+    }
+
+    /// Writes the file, if there is news. Blocks: call it where that is allowed.
+    pub(crate) fn keep(&self, state_directory: &Path) -> io::Result<()> {
+        if !self.is_news.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let kept: Vec<Kept> = self.memory().kept().collect();
+        let outcome = write(state_directory, &kept);
+        if outcome.is_err() {
+            self.is_news.store(true, Ordering::Relaxed);
+        }
+        outcome
+    }
+
+    fn memory(&self) -> MutexGuard<'_, TemplateMemory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn file(state_directory: &Path) -> PathBuf {
+    state_directory.join("templates.json")
+}
+
+fn read(path: &Path) -> io::Result<Vec<Kept>> {
+    Ok(serde_json::from_reader(BufReader::new(std::fs::File::open(path)?))?)
+}
+
+fn write(state_directory: &Path, kept: &[Kept]) -> io::Result<()> {
+    let mut new = NamedTempFile::new_in(state_directory)?;
+    let mut out = BufWriter::new(new.as_file_mut());
+    serde_json::to_writer(&mut out, kept)?;
+    out.flush()?;
+    drop(out);
+    new.as_file().sync_data()?;
+    new.persist(file(state_directory))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchBuilder, Compression};
+    use crate::datagram::Timestamp;
+    use crate::sequence::{Position, StreamId};
+
+    /// A NetFlow v9 datagram of sequence 7 and source 1 that defines template 256 with one field of four bytes, or that has
+    /// a record of it.
+    fn datagram(defines: bool) -> Vec<u8> {
+        let mut payload = vec![0, 9, 0, 1, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 7, 0, 0, 0, 1];
+        if defines {
+            payload.extend([0, 0, 0, 12, 1, 0, 0, 1, 0, 1, 0, 4]);
+        } else {
+            payload.extend([1, 0, 0, 8, 0, 0, 0, 9]);
+        }
+        payload
+    }
+
+    fn of_exporter(payload: &[u8]) -> Datagram<'_> {
+        let exporter = "192.0.2.1:4000".parse().unwrap();
+        Datagram { exporter, local: exporter, arrival: Timestamp(0), payload }
+    }
+
+    fn learned() -> Templates {
+        let payload = datagram(true);
+        let mut builder = BatchBuilder::new(StreamId([1; 16]), Compression::None);
+        builder.push(&of_exporter(&payload)).unwrap();
+        let batch = builder.finish(Position(0)).unwrap();
+        let templates = Templates::default();
+        templates.learn(&batch.records().unwrap());
+        templates
+    }
+
+    #[test]
+    fn what_was_learned_outlives_the_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let templates = learned();
+        let expected = templates.before(&of_exporter(&datagram(false)));
+        assert_eq!(expected.len(), 1);
+        templates.keep(directory.path()).unwrap();
+        let again = Templates::take_up(directory.path());
+        assert_eq!(again.before(&of_exporter(&datagram(false))), expected);
+    }
+
+    #[test]
+    fn nothing_is_written_without_news() {
+        let directory = tempfile::tempdir().unwrap();
+        let templates = learned();
+        templates.keep(directory.path()).unwrap();
+        std::fs::remove_file(file(directory.path())).unwrap();
+        templates.keep(directory.path()).unwrap();
+        assert!(!file(directory.path()).exists());
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let templates = learned();
+        templates.keep(&directory.path().join("not there")).unwrap_err();
+        templates.keep(directory.path()).unwrap();
+        assert!(file(directory.path()).exists());
+    }
+
+    #[test]
+    fn a_damaged_file_is_done_without() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(file(directory.path()), "[{\"exporter\": 7}").unwrap();
+        let templates = Templates::take_up(directory.path());
+        assert!(templates.before(&of_exporter(&datagram(false))).is_empty());
+    }
+}
