@@ -54,6 +54,26 @@ pub const LISTENERS_MAX: usize = 64;
 /// Exporters whose counters nf-sender keeps; the one unheard longest makes room.
 pub const EXPORTERS_MAX: usize = 4096;
 
+/// Templates of one exporter that are kept: routers have a few dozens at the most; the oldest makes room.
+pub const TEMPLATES_PER_EXPORTER: usize = 256;
+
+/// Bytes of templates of one exporter that are kept: 256 of 40 fields each. One that is longer is not kept.
+pub const TEMPLATE_BYTES_PER_EXPORTER: usize = 64 * 1024;
+
+/// Bytes that each kept template counts beside its definition: its entry and what the allocator adds.
+pub const TEMPLATE_OVERHEAD: usize = 64;
+
+/// Bytes that each exporter counts beside its templates: its entry in a table that is half full.
+pub const TEMPLATE_EXPORTER_OVERHEAD: usize = 384;
+
+/// Bytes of templates that are kept in all: 2,000 exporters with 10 templates of 25 fields; the exporter that has defined
+/// nothing for longest makes room.
+pub const TEMPLATE_MEMORY: usize = 4 * 1024 * 1024;
+
+/// Bytes of a datagram that repeats templates, unless one template alone is longer: it passes a link of 1,500 bytes
+/// whole, whatever tunnels add.
+pub const REPEAT_TARGET: usize = 1400;
+
 /// Positions passed over when the last one used is not known: no run of the program uses as many.
 pub const POSITIONS_PER_RUN: u64 = 1 << 44;
 
