@@ -1,8 +1,8 @@
 //! The templates that one exporter has defined and not withdrawn, in the order in which it did.
 //!
-//! Templates and options templates share their ids; the latest definition of an id is the one that is in force. Holds at
-//! most [`TEMPLATES_PER_EXPORTER`] and [`TEMPLATE_BYTES_PER_EXPORTER`]: the oldest make room. What is repeated without a
-//! change stays where it is, and costs no allocation.
+//! Templates and options templates share their ids; the latest definition of an id is the one that is in force.
+//! Holds at most [`TEMPLATES_PER_EXPORTER`] and [`TEMPLATE_BYTES_PER_EXPORTER`]: the oldest make room. What is
+//! repeated without a change stays where it is, and costs no allocation.
 
 use crate::limits::{TEMPLATE_BYTES_PER_EXPORTER, TEMPLATE_OVERHEAD, TEMPLATES_PER_EXPORTER};
 use crate::netflow::template::{Change, Template};

@@ -35,8 +35,8 @@ pub struct Header {
 pub struct Sequence {
     /// How much the exporter had sent before this datagram.
     pub number: u32,
-    /// How much this datagram adds: v5: its flows; v9: 1; IPFIX: its data records. `None` where that is not known: the
-    /// header of an IPFIX message does not tell it, and the templates that do may not have come.
+    /// How much this datagram adds: v5: its flows; v9: 1; IPFIX: its data records. `None` where that is not
+    /// known: the header of an IPFIX message does not tell it, and the templates that do may not have come.
     pub adds: Option<u32>,
 }
 

@@ -15,8 +15,8 @@ const AHEAD_MAX: u32 = 1 << 31;
 /// Follows the sequence numbers of one exporter.
 ///
 /// An exporter that starts again counts from anew, and from 0 as a rule: a number that lies far back says so,
-/// and nothing counts as missing. A datagram that arrives twice counts as a late one. After one that adds nobody knows
-/// how much, nothing counts as missing before the next: the count goes on from there.
+/// and nothing counts as missing. A datagram that arrives twice counts as a late one. After one that adds
+/// nobody knows how much, nothing counts as missing before the next: the count goes on from there.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Missing {
     /// The number that the next datagram bears if none is lost; `None` if that is not known.

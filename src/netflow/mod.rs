@@ -1,14 +1,16 @@
-//! What NetFlow and IPFIX datagrams tell about their exporters: from their headers who they are, from their sequence
-//! numbers what was lost before it could be received, and from their templates what a collector must know to decode.
+//! What NetFlow and IPFIX datagrams tell about their exporters: from their headers who they are, from their
+//! sequence numbers what was lost before it could be received, and from their templates what a collector must
+//! know to decode.
 //!
-//! Nothing here changes or refuses a datagram. What flow records and the fields of templates mean is the collector's
-//! business.
+//! Nothing here changes or refuses a datagram. What flow records and the fields of templates mean is the
+//! collector's business.
 
 mod definitions;
 mod header;
 mod kept;
 mod missing;
 mod recent;
+mod record_lengths;
 mod repeat;
 mod sets;
 mod table;

@@ -1,7 +1,7 @@
 //! What is known of exporters, one entry for each, in the order in which they were touched.
 //!
-//! Entries lie in a vector and are chained from the one touched last to the one untouched longest, so that every step
-//! costs the same however many there are. Bounds are the owner's business.
+//! Entries lie in a vector and are chained from the one touched last to the one untouched longest, so that
+//! every step costs the same however many there are. Bounds are the owner's business.
 
 use std::collections::HashMap;
 

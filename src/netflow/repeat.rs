@@ -1,11 +1,12 @@
 //! Datagrams that repeat what an exporter has defined, made so that they stand right before one of its own.
 //!
-//! They hold templates only: a repeat of data would report the same flows twice. Version, source id or observation
-//! domain, uptime and export time are those of the datagram that follows, so that they are no older than it.
+//! They hold templates only: a repeat of data would report the same flows twice. Version, source id or
+//! observation domain, uptime and export time are those of the datagram that follows, so that they are no older
+//! than it.
 //!
-//! Their sequence numbers are such that there is no gap between them and the datagram. Collectors (nfcapd for one)
-//! compare each number with the one before and what that had added, and count a failure where they differ; they drop
-//! nothing for it. So what can fail is the first repeat alone, as with an exporter that starts again:
+//! Their sequence numbers are such that there is no gap between them and the datagram. Collectors (nfcapd for
+//! one) compare each number with the one before and what that had added, and count a failure where they differ;
+//! they drop nothing for it. So what can fail is the first repeat alone, as with an exporter that starts again:
 //!
 //! - v9 counts datagrams (RFC 3954, 5.1): before a datagram of number s, n repeats bear s - n to s - 1, modulo 2^32.
 //! - IPFIX counts data records (RFC 7011, 3.1), and templates are none: each repeat bears s, and nothing fails.

@@ -1,7 +1,8 @@
 //! The sets of a NetFlow v9 or IPFIX datagram: walks over their headers and looks into none.
 //!
-//! All numbers are big-endian. Sets follow the datagram's header one after the other (RFC 3954, 5.1 and 5.2; RFC 7011,
-//! 3.3.2), those of IPFIX up to the length that the message tells, those of v9 up to the end of the datagram:
+//! All numbers are big-endian. Sets follow the datagram's header one after the other (RFC 3954, 5.1 and 5.2;
+//! RFC 7011, 3.3.2), those of IPFIX up to the length that the message tells, those of v9 up to the end of the
+//! datagram:
 //!
 //! | offset | width | field | range |
 //! |---|---|---|---|
@@ -97,7 +98,6 @@ impl<'a> Sets<'a> {
         Some(Self { format, rest })
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "data records are not counted yet"))]
     /// What the walk has not passed: after its end, what is no set.
     pub(super) fn rest(&self) -> &'a [u8] {
         self.rest

@@ -1,13 +1,15 @@
 //! The exporters heard so far, each with its counters.
 //!
-//! Never holds more than its bound: the exporter unheard longest makes room for a new one. A datagram of a known
-//! exporter costs one look-up and no allocation.
+//! Never holds more than its bound: the exporter unheard longest makes room for a new one. A datagram of a
+//! known exporter costs one look-up and no allocation; one of IPFIX a look-up for each of its sets more.
 
 use core::net::SocketAddr;
 
 use crate::datagram::{Datagram, Timestamp};
-use crate::limits::EXPORTERS_MAX;
+use crate::limits::{EXPORTERS_MAX, RECORD_LENGTHS_TOTAL};
 use crate::netflow::recent::{Keyed, Recent};
+use crate::netflow::record_lengths::RecordLengths;
+use crate::netflow::sets::Format;
 use crate::netflow::{Header, Missing};
 
 /// What tells one count of sequence numbers from another.
@@ -29,7 +31,7 @@ impl ExporterKey {
 }
 
 /// The counters of one exporter.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Exporter {
     /// Which one.
     pub key: ExporterKey,
@@ -39,11 +41,34 @@ pub struct Exporter {
     pub missing: Missing,
     /// When the last datagram arrived.
     pub last_seen: Timestamp,
+    /// What it takes to count the data records of IPFIX; `None` for other versions.
+    record_lengths: Option<Box<RecordLengths>>,
 }
 
 impl Exporter {
     fn new(key: ExporterKey) -> Self {
-        Self { key, datagrams: 0, missing: Missing::default(), last_seen: Timestamp::default() }
+        let record_lengths = (key.version == Format::Ipfix.version()).then(Box::default);
+        Self {
+            key,
+            datagrams: 0,
+            missing: Missing::default(),
+            last_seen: Timestamp::default(),
+            record_lengths,
+        }
+    }
+
+    /// Bytes of record lengths.
+    fn record_length_bytes(&self) -> usize {
+        self.record_lengths.as_ref().map_or(0, |lengths| lengths.bytes())
+    }
+
+    /// Follows the sequence number of a datagram with `header`; record lengths may take `room` bytes.
+    fn follow(&mut self, header: &Header, payload: &[u8], room: usize) {
+        let mut sequence = header.sequence;
+        if let Some(lengths) = &mut self.record_lengths {
+            sequence.adds = lengths.count(payload, room);
+        }
+        self.missing.note(sequence);
     }
 }
 
@@ -57,6 +82,8 @@ impl Keyed for Exporter {
 #[derive(Debug, Default)]
 pub struct ExporterTable {
     exporters: Recent<Exporter>,
+    /// Bytes of record lengths of all exporters: `record_length_bytes <= RECORD_LENGTHS_TOTAL`.
+    record_length_bytes: usize,
 }
 
 impl ExporterTable {
@@ -72,8 +99,17 @@ impl ExporterTable {
         exporter.datagrams += 1;
         exporter.last_seen = exporter.last_seen.max(datagram.arrival);
         if let Some(header) = header {
-            exporter.missing.note(header.sequence);
+            self.record_length_bytes -= exporter.record_length_bytes();
+            let room = RECORD_LENGTHS_TOTAL.saturating_sub(self.record_length_bytes);
+            exporter.follow(&header, datagram.payload, room);
+            self.record_length_bytes += exporter.record_length_bytes();
         }
+    }
+
+    /// Bytes of record lengths that are kept in all.
+    #[cfg(test)]
+    pub(super) fn record_length_bytes(&self) -> usize {
+        self.record_length_bytes
     }
 
     /// The exporters, from the one unheard longest to the one heard last.
@@ -83,7 +119,8 @@ impl ExporterTable {
 
     fn add(&mut self, key: ExporterKey) {
         if self.exporters.len() >= EXPORTERS_MAX {
-            self.exporters.remove_oldest();
+            let forgotten = self.exporters.remove_oldest();
+            self.record_length_bytes -= forgotten.map_or(0, |forgotten| forgotten.record_length_bytes());
         }
         self.exporters.add(Exporter::new(key));
     }
@@ -107,8 +144,8 @@ mod tests {
         fields.iter().flat_map(|field: &u32| field.to_be_bytes()).collect()
     }
 
-    fn row(table: &ExporterTable, version: u16, source_id: u32) -> Exporter {
-        *table.iter().find(|row| row.key.version == version && row.key.source_id == source_id).unwrap()
+    fn row(table: &ExporterTable, version: u16, source_id: u32) -> &Exporter {
+        table.iter().find(|row| row.key.version == version && row.key.source_id == source_id).unwrap()
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Template records of NetFlow v9 (RFC 3954, 5.2 and 6.1) and IPFIX (RFC 7011, 3.4), and withdrawals (RFC 7011, 8.1).
+//! Template records of NetFlow v9 (RFC 3954, 5.2 and 6.1) and IPFIX (RFC 7011, 3.4), and withdrawals (RFC 7011,
+//! 8.1).
 //!
 //! All numbers are big-endian. A record tells its id and its fields:
 //!
@@ -9,8 +10,8 @@
 //! | field | 2 type; 2 length | 2 type; 2 length; 4 enterprise number if the type's highest bit is set |
 //! | withdrawal | none | 2 template id, or the set's own id for all of its kind; 2 zero |
 //!
-//! Only the shape is looked at: what fields mean, and whether a collector likes them, is the collector's business. The
-//! walk over a set's records ends at the first that is none: padding, or damage.
+//! Only the shape is looked at: what fields mean, and whether a collector likes them, is the collector's
+//! business. The walk over a set's records ends at the first that is none: padding, or damage.
 
 use bytes::Buf;
 
@@ -63,10 +64,9 @@ impl<'a> Template<'a> {
         Some(Self { format, id, is_options, definition, fields })
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "data records are not counted yet"))]
-    /// The length of its records: how many bytes of fixed-length fields are before each variable-length one, and how
-    /// many are after the last, so one number if the records are all of a length. 65,535 means that or more: no
-    /// datagram holds such a record.
+    /// The length of its records: how many bytes of fixed-length fields are before each variable-length one,
+    /// and how many are after the last, so one number if the records are all of a length. 65,535 means that or
+    /// more: no datagram holds such a record.
     pub(super) fn runs(self) -> impl Iterator<Item = u16> {
         let mut fields = Some(self.fields);
         core::iter::from_fn(move || {

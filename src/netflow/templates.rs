@@ -1,8 +1,9 @@
-//! The templates of the exporters heard so far: what a collector that comes back has to be told before it can decode.
+//! The templates of the exporters heard so far: what a collector that comes back has to be told before it can
+//! decode.
 //!
-//! Keeps the definitions alone, never a datagram and never data. Never holds more than [`TEMPLATE_MEMORY`]: the exporter
-//! that has defined nothing for longest makes room. A datagram without templates costs a walk over the headers of its
-//! sets, and one that repeats what is known a look-up and a comparison.
+//! Keeps the definitions alone, never a datagram and never data. Never holds more than [`TEMPLATE_MEMORY`]: the
+//! exporter that has defined nothing for longest makes room. A datagram without templates costs a walk over the
+//! headers of its sets, and one that repeats what is known a look-up and a comparison.
 
 use core::fmt;
 use std::collections::HashSet;
@@ -18,8 +19,8 @@ use crate::netflow::{ExporterKey, Header, Kept};
 
 /// What exporters have defined and not withdrawn.
 ///
-/// What tells one set of templates from another is an [`ExporterKey`]: the exporter's address and port, the version,
-/// and the source id or observation domain.
+/// What tells one set of templates from another is an [`ExporterKey`]: the exporter's address and port, the
+/// version, and the source id or observation domain.
 #[derive(Default)]
 pub struct TemplateMemory {
     exporters: Recent<Templates>,
@@ -47,8 +48,8 @@ impl Keyed for Templates {
 }
 
 impl TemplateMemory {
-    /// Learns the templates and options templates that `datagram` defines, and forgets those that it withdraws. True
-    /// if that changed anything.
+    /// Learns the templates and options templates that `datagram` defines, and forgets those that it withdraws.
+    /// True if that changed anything.
     pub fn note(&mut self, datagram: &Datagram<'_>) -> bool {
         if changes(datagram.payload).next().is_none() {
             return false;
@@ -57,11 +58,13 @@ impl TemplateMemory {
         self.apply(ExporterKey::new(datagram.exporter, &header), changes(datagram.payload))
     }
 
-    /// The payloads that make a collector which knows nothing decode `datagram`, in the order in which they are to be
-    /// delivered before it: all templates known of its exporter but those that `datagram` itself defines, in the order
-    /// in which they were defined. Empty if there are none, or if it is neither NetFlow v9 nor IPFIX.
+    /// The payloads that make a collector which knows nothing decode `datagram`, in the order in which they are
+    /// to be delivered before it: all templates known of its exporter but those that `datagram` itself defines,
+    /// in the order in which they were defined. Empty if there are none, or if it is neither NetFlow v9 nor
+    /// IPFIX.
     ///
-    /// Each payload is at most [`REPEAT_TARGET`](crate::limits::REPEAT_TARGET) bytes long, or holds one template.
+    /// Each payload is at most [`REPEAT_TARGET`](crate::limits::REPEAT_TARGET) bytes long, or holds one
+    /// template.
     pub fn before(&self, datagram: &Datagram<'_>) -> Vec<Vec<u8>> {
         let Some(header) = Header::parse(datagram.payload) else { return Vec::new() };
         let key = ExporterKey::new(datagram.exporter, &header);
@@ -71,14 +74,14 @@ impl TemplateMemory {
         repeats(datagram.payload, known.definitions.iter().filter(other)).unwrap_or_default()
     }
 
-    /// All that is known, to keep it over a restart: exporter by exporter, the one that has defined nothing for longest
-    /// first.
+    /// All that is known, to keep it over a restart: exporter by exporter, the one that has defined nothing for
+    /// longest first.
     pub fn kept(&self) -> impl Iterator<Item = Kept> {
         self.exporters.iter().map(|known| Kept::new(known.key, &known.definitions))
     }
 
-    /// Learns what was kept, in the order of [`Self::kept`]; what is malformed is ignored. For the start: a template
-    /// that is known already is defined anew.
+    /// Learns what was kept, in the order of [`Self::kept`]; what is malformed is ignored. For the start: a
+    /// template that is known already is defined anew.
     #[expect(clippy::needless_pass_by_value, reason = "what was read from a file is of no further use")]
     pub fn restore(&mut self, kept: Kept) {
         self.apply(kept.key(), kept.changes());

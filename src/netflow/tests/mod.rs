@@ -4,6 +4,8 @@ use core::net::SocketAddr;
 
 use crate::datagram::{Datagram, Timestamp};
 
+mod corpus;
+mod counting;
 mod templates;
 
 /// Uptime and export time of the datagrams, as far as their formats have them.
