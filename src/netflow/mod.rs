@@ -6,6 +6,7 @@
 //! collector's business.
 
 mod definitions;
+mod fuzz;
 mod header;
 mod kept;
 mod missing;
@@ -17,6 +18,7 @@ mod table;
 mod template;
 mod templates;
 
+pub use fuzz::fuzz_netflow;
 pub use header::{Header, Sequence};
 pub use kept::{Kept, KeptTemplate};
 pub use missing::Missing;

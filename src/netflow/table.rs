@@ -107,7 +107,6 @@ impl ExporterTable {
     }
 
     /// Bytes of record lengths that are kept in all.
-    #[cfg(test)]
     pub(super) fn record_length_bytes(&self) -> usize {
         self.record_length_bytes
     }

@@ -6,6 +6,7 @@ use crate::datagram::{Datagram, Timestamp};
 
 mod corpus;
 mod counting;
+mod fuzzing;
 mod templates;
 
 /// Uptime and export time of the datagrams, as far as their formats have them.
