@@ -66,13 +66,25 @@ pub const TEMPLATE_OVERHEAD: usize = 64;
 /// Bytes that each exporter counts beside its templates: its entry in a table that is half full.
 pub const TEMPLATE_EXPORTER_OVERHEAD: usize = 384;
 
-/// Bytes of templates that are kept in all: 2,000 exporters with 10 templates of 25 fields; the exporter that has defined
-/// nothing for longest makes room.
+/// Bytes of templates that are kept in all: 2,000 exporters with 10 templates of 25 fields; the exporter that
+/// has defined nothing for longest makes room.
 pub const TEMPLATE_MEMORY: usize = 4 * 1024 * 1024;
 
-/// Bytes of a datagram that repeats templates, unless one template alone is longer: it passes a link of 1,500 bytes
-/// whole, whatever tunnels add.
+/// Bytes of a datagram that repeats templates, unless one template alone is longer: it passes a link of 1,500
+/// bytes whole, whatever tunnels add.
 pub const REPEAT_TARGET: usize = 1400;
+
+/// Bytes that the length of the records of one IPFIX template counts, beside two for each run of fields in
+/// records of variable length: its entry in a vector with room to grow.
+pub const RECORD_LENGTH_OVERHEAD: usize = 48;
+
+/// Bytes of record lengths of one IPFIX exporter: over 300 templates; when there is no more room all are
+/// learned anew.
+pub const RECORD_LENGTHS_PER_EXPORTER: usize = 16 * 1024;
+
+/// Bytes of record lengths of all IPFIX exporters: 40 templates for each of `EXPORTERS_MAX`; beyond that, what
+/// an exporter defines is not learned, and its data records are not counted.
+pub const RECORD_LENGTHS_TOTAL: usize = 8 * 1024 * 1024;
 
 /// Positions passed over when the last one used is not known: no run of the program uses as many.
 pub const POSITIONS_PER_RUN: u64 = 1 << 44;

@@ -47,6 +47,15 @@ pub enum Source {
     Exporter,
 }
 
+impl Source {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Exporter => "exporter",
+        }
+    }
+}
+
 /// What becomes of datagrams while a collector takes none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenDown {
@@ -84,12 +93,12 @@ pub(super) fn read_all(reader: &mut Reader<'_>) -> Option<Vec<CollectorSettings>
 }
 
 fn understand_source(value: &Value) -> kinds::Understood<Source> {
-    kinds::one_of([("own", Source::Own), ("exporter", Source::Exporter)])(value)
+    kinds::one_of([Source::Own, Source::Exporter].map(|source| (source.word(), source)))(value)
 }
 
 fn read_one(reader: &mut Reader<'_>, default_source: Source) -> Option<CollectorSettings> {
     let address = reader.required("address", kinds::host_port);
-    let source = reader.optional("source", understand_source);
+    let source = reader.take("source", default_source.word(), understand_source);
     let when_down =
         reader.take("when-down", "hold", kinds::one_of([("hold", WhenDown::Hold), ("skip", WhenDown::Skip)]));
     let exporters = reader.list("exporters", [], 0..=limits::PREFIXES_MAX, kinds::prefix);
@@ -104,7 +113,7 @@ fn read_one(reader: &mut Reader<'_>, default_source: Source) -> Option<Collector
     let limit = |number: Option<u32>| number.and_then(NonZeroU32::new);
     Some(CollectorSettings {
         address: address?,
-        source: source?.unwrap_or(default_source),
+        source: source?,
         when_down: when_down?,
         exporters: exporters?,
         group: group?,

@@ -26,9 +26,8 @@ pub struct Header {
     pub version: u16,
     /// v5: engine type * 256 + engine id; v9: source id; IPFIX: observation domain id.
     pub source_id: u32,
-    /// The datagram's place in its exporter's count, where the header alone tells both its number and the next
-    /// one. `None` for IPFIX: it counts data records, and how many a message holds only its templates tell.
-    pub sequence: Option<Sequence>,
+    /// The datagram's place in its exporter's count.
+    pub sequence: Sequence,
 }
 
 /// A datagram's place in the count of its exporter, modulo 2^32.
@@ -36,8 +35,9 @@ pub struct Header {
 pub struct Sequence {
     /// How much the exporter had sent before this datagram.
     pub number: u32,
-    /// How much this datagram adds: v5: its flows; v9: 1.
-    pub adds: u32,
+    /// How much this datagram adds: v5: its flows; v9: 1; IPFIX: its data records. `None` where that is not
+    /// known: the header of an IPFIX message does not tell it, and the templates that do may not have come.
+    pub adds: Option<u32>,
 }
 
 impl Header {
@@ -58,7 +58,7 @@ impl Header {
         let number = rest.try_get_u32().ok()?;
         let engine = rest.try_get_u16().ok()?;
         let whole = length >= V5_HEADER_LEN + V5_FLOW_LEN * usize::from(flows);
-        let sequence = Some(Sequence { number, adds: u32::from(flows) });
+        let sequence = Sequence { number, adds: Some(u32::from(flows)) };
         whole.then_some(Self { version: 5, source_id: u32::from(engine), sequence })
     }
 
@@ -66,15 +66,16 @@ impl Header {
         let mut rest = rest.get(10..)?;
         let number = rest.try_get_u32().ok()?;
         let source_id = rest.try_get_u32().ok()?;
-        Some(Self { version: 9, source_id, sequence: Some(Sequence { number, adds: 1 }) })
+        Some(Self { version: 9, source_id, sequence: Sequence { number, adds: Some(1) } })
     }
 
     fn parse_ipfix(length: usize, mut rest: &[u8]) -> Option<Self> {
         let told = usize::from(rest.try_get_u16().ok()?);
-        let mut rest = rest.get(8..)?;
+        let mut rest = rest.get(4..)?;
+        let number = rest.try_get_u32().ok()?;
         let source_id = rest.try_get_u32().ok()?;
         let whole = (IPFIX_HEADER_LEN..=length).contains(&told);
-        whole.then_some(Self { version: 10, source_id, sequence: None })
+        whole.then_some(Self { version: 10, source_id, sequence: Sequence { number, adds: None } })
     }
 }
 
@@ -97,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_v5_header_tells_engine_and_flows() {
-        let sequence = Some(Sequence { number: 1000, adds: 30 });
+        let sequence = Sequence { number: 1000, adds: Some(30) };
         let expected = Header { version: 5, source_id: 0x0102, sequence };
         assert_eq!(Header::parse(&v5(30, 1000, 0x0102)), Some(expected));
     }
@@ -108,16 +109,18 @@ mod tests {
         payload.extend([1; 8]);
         payload.extend(77u32.to_be_bytes());
         payload.extend(0x0A0B_0C0Du32.to_be_bytes());
-        let sequence = Some(Sequence { number: 77, adds: 1 });
+        let sequence = Sequence { number: 77, adds: Some(1) };
         assert_eq!(Header::parse(&payload), Some(Header { version: 9, source_id: 0x0A0B_0C0D, sequence }));
     }
 
     #[test]
-    fn an_ipfix_header_tells_its_observation_domain_only() {
+    fn an_ipfix_header_tells_its_observation_domain_but_not_its_records() {
         let mut payload = [10u16.to_be_bytes(), 16u16.to_be_bytes()].concat();
-        payload.extend([1; 8]);
+        payload.extend([1; 4]);
+        payload.extend(7u32.to_be_bytes());
         payload.extend(5u32.to_be_bytes());
-        assert_eq!(Header::parse(&payload), Some(Header { version: 10, source_id: 5, sequence: None }));
+        let sequence = Sequence { number: 7, adds: None };
+        assert_eq!(Header::parse(&payload), Some(Header { version: 10, source_id: 5, sequence }));
     }
 
     #[test]

@@ -15,10 +15,11 @@ const AHEAD_MAX: u32 = 1 << 31;
 /// Follows the sequence numbers of one exporter.
 ///
 /// An exporter that starts again counts from anew, and from 0 as a rule: a number that lies far back says so,
-/// and nothing counts as missing. A datagram that arrives twice counts as a late one.
+/// and nothing counts as missing. A datagram that arrives twice counts as a late one. After one that adds
+/// nobody knows how much, nothing counts as missing before the next: the count goes on from there.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Missing {
-    /// The number that the next datagram bears if none is lost.
+    /// The number that the next datagram bears if none is lost; `None` if that is not known.
     next: Option<u32>,
     missing: u64,
 }
@@ -26,25 +27,26 @@ pub struct Missing {
 impl Missing {
     /// Takes note of a datagram that came.
     pub fn note(&mut self, sequence: Sequence) {
-        let after = sequence.number.wrapping_add(sequence.adds);
+        let after = sequence.adds.map(|adds| sequence.number.wrapping_add(adds));
         let Some(next) = self.next else {
-            self.next = Some(after);
+            self.next = after;
             return;
         };
         let ahead = sequence.number.wrapping_sub(next);
         let behind = next.wrapping_sub(sequence.number);
         if (1..=LATE_MAX).contains(&behind) {
-            self.missing = self.missing.saturating_sub(u64::from(sequence.adds));
+            self.missing = self.missing.saturating_sub(u64::from(sequence.adds.unwrap_or_default()));
             return;
         }
         let ahead_max = if sequence.number < next { AHEAD_OVER_WRAP_MAX } else { AHEAD_MAX };
         if ahead <= ahead_max {
             self.missing = self.missing.saturating_add(u64::from(ahead));
         }
-        self.next = Some(after);
+        self.next = after;
     }
 
-    /// How much is missing so far, in the unit that the exporter counts: v5: flows; v9: datagrams.
+    /// How much is missing so far, in the unit that the exporter counts: v5: flows; v9: datagrams; IPFIX:
+    /// data records.
     pub fn count(&self) -> u64 {
         self.missing
     }
@@ -56,7 +58,7 @@ mod tests {
 
     fn missing_after(numbers: impl IntoIterator<Item = u32>, adds: u32) -> u64 {
         let mut missing = Missing::default();
-        numbers.into_iter().for_each(|number| missing.note(Sequence { number, adds }));
+        numbers.into_iter().for_each(|number| missing.note(Sequence { number, adds: Some(adds) }));
         missing.count()
     }
 
@@ -89,6 +91,23 @@ mod tests {
     fn an_exporter_that_starts_again_misses_nothing() {
         assert_eq!(missing_after([500_000, 500_001, 0, 1, 2], 1), 0);
         assert_eq!(missing_after([3_000_000_000, 0, 1], 1), 0);
+    }
+
+    #[test]
+    fn after_an_unknown_amount_the_count_goes_on_where_the_exporter_is() {
+        let mut missing = Missing::default();
+        let mut note = |number, adds| {
+            missing.note(Sequence { number, adds });
+            missing.count()
+        };
+        assert_eq!(note(100, None), 0);
+        assert_eq!(note(130, Some(10)), 0);
+        assert_eq!(note(145, None), 5, "what is missing before it is known");
+        assert_eq!(note(1_000, None), 5);
+        assert_eq!(note(2_000, Some(1)), 5);
+        assert_eq!(note(2_003, Some(1)), 7);
+        assert_eq!(note(2_001, None), 7, "how much came late is not known");
+        assert_eq!(note(2_004, Some(1)), 7);
     }
 
     #[test]

@@ -1,13 +1,29 @@
-//! What the header of a NetFlow or IPFIX datagram tells about the exporter, and what its sequence numbers tell
-//! about datagrams that were lost before they could be received.
+//! What NetFlow and IPFIX datagrams tell about their exporters: from their headers who they are, from their
+//! sequence numbers what was lost before it could be received, and from their templates what a collector must
+//! know to decode.
 //!
-//! Nothing here changes, refuses or looks further into a datagram: flow records and templates are the
+//! Nothing here changes or refuses a datagram. What flow records and the fields of templates mean is the
 //! collector's business.
 
+mod definitions;
+mod fuzz;
 mod header;
+mod kept;
 mod missing;
+mod recent;
+mod record_lengths;
+mod repeat;
+mod sets;
 mod table;
+mod template;
+mod templates;
 
+pub use fuzz::fuzz_netflow;
 pub use header::{Header, Sequence};
+pub use kept::{Kept, KeptTemplate};
 pub use missing::Missing;
 pub use table::{Exporter, ExporterKey, ExporterTable};
+pub use templates::TemplateMemory;
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,15 @@
 //! The exporters heard so far, each with its counters.
 //!
-//! Never holds more than its bound: the exporter unheard longest makes room for a new one. A datagram of a known
-//! exporter costs one look-up and no allocation. Entries lie in a vector and are chained from the one heard last
-//! to the one unheard longest.
+//! Never holds more than its bound: the exporter unheard longest makes room for a new one. A datagram of a
+//! known exporter costs one look-up and no allocation; one of IPFIX a look-up for each of its sets more.
 
 use core::net::SocketAddr;
-use std::collections::HashMap;
 
 use crate::datagram::{Datagram, Timestamp};
-use crate::limits::EXPORTERS_MAX;
+use crate::limits::{EXPORTERS_MAX, RECORD_LENGTHS_TOTAL};
+use crate::netflow::recent::{Keyed, Recent};
+use crate::netflow::record_lengths::RecordLengths;
+use crate::netflow::sets::Format;
 use crate::netflow::{Header, Missing};
 
 /// What tells one count of sequence numbers from another.
@@ -22,8 +23,15 @@ pub struct ExporterKey {
     pub source_id: u32,
 }
 
+impl ExporterKey {
+    /// The key of datagrams with `header` from `address`.
+    pub(super) fn new(address: SocketAddr, header: &Header) -> Self {
+        Self { address, version: header.version, source_id: header.source_id }
+    }
+}
+
 /// The counters of one exporter.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Exporter {
     /// Which one.
     pub key: ExporterKey,
@@ -33,110 +41,87 @@ pub struct Exporter {
     pub missing: Missing,
     /// When the last datagram arrived.
     pub last_seen: Timestamp,
-    /// The entry heard next after this one; none after the one heard last.
-    newer: Option<usize>,
-    /// The entry heard last before this one; none before the one unheard longest.
-    older: Option<usize>,
+    /// What it takes to count the data records of IPFIX; `None` for other versions.
+    record_lengths: Option<Box<RecordLengths>>,
+}
+
+impl Exporter {
+    fn new(key: ExporterKey) -> Self {
+        let record_lengths = (key.version == Format::Ipfix.version()).then(Box::default);
+        Self {
+            key,
+            datagrams: 0,
+            missing: Missing::default(),
+            last_seen: Timestamp::default(),
+            record_lengths,
+        }
+    }
+
+    /// Bytes of record lengths.
+    fn record_length_bytes(&self) -> usize {
+        self.record_lengths.as_ref().map_or(0, |lengths| lengths.bytes())
+    }
+
+    /// Follows the sequence number of a datagram with `header`; record lengths may take `room` bytes.
+    fn follow(&mut self, header: &Header, payload: &[u8], room: usize) {
+        let mut sequence = header.sequence;
+        if let Some(lengths) = &mut self.record_lengths {
+            sequence.adds = lengths.count(payload, room);
+        }
+        self.missing.note(sequence);
+    }
+}
+
+impl Keyed for Exporter {
+    fn key(&self) -> ExporterKey {
+        self.key
+    }
 }
 
 /// The exporters heard so far: at most [`EXPORTERS_MAX`].
 #[derive(Debug, Default)]
 pub struct ExporterTable {
-    /// Where each exporter lies in `exporters`.
-    places: HashMap<ExporterKey, usize>,
-    /// `exporters.len() <= EXPORTERS_MAX`.
-    exporters: Vec<Exporter>,
-    /// The entry heard last.
-    newest: Option<usize>,
-    /// The entry unheard longest.
-    oldest: Option<usize>,
+    exporters: Recent<Exporter>,
+    /// Bytes of record lengths of all exporters: `record_length_bytes <= RECORD_LENGTHS_TOTAL`.
+    record_length_bytes: usize,
 }
 
 impl ExporterTable {
     /// Counts `datagram`.
     pub fn note(&mut self, datagram: &Datagram<'_>) {
         let header = Header::parse(datagram.payload);
-        let key = ExporterKey {
-            address: datagram.exporter,
-            version: header.map_or(0, |header| header.version),
-            source_id: header.map_or(0, |header| header.source_id),
-        };
-        let place = self.place_of(key);
-        let Some(exporter) = self.exporters.get_mut(place) else { return };
+        let other = ExporterKey { address: datagram.exporter, version: 0, source_id: 0 };
+        let key = header.map_or(other, |header| ExporterKey::new(datagram.exporter, &header));
+        if !self.exporters.touch(&key) {
+            self.add(key);
+        }
+        let Some(exporter) = self.exporters.newest_mut() else { return };
         exporter.datagrams += 1;
         exporter.last_seen = exporter.last_seen.max(datagram.arrival);
-        if let Some(sequence) = header.and_then(|header| header.sequence) {
-            exporter.missing.note(sequence);
+        if let Some(header) = header {
+            self.record_length_bytes -= exporter.record_length_bytes();
+            let room = RECORD_LENGTHS_TOTAL.saturating_sub(self.record_length_bytes);
+            exporter.follow(&header, datagram.payload, room);
+            self.record_length_bytes += exporter.record_length_bytes();
         }
     }
 
-    /// The exporters, in no order.
+    /// Bytes of record lengths that are kept in all.
+    pub(super) fn record_length_bytes(&self) -> usize {
+        self.record_length_bytes
+    }
+
+    /// The exporters, from the one unheard longest to the one heard last.
     pub fn iter(&self) -> impl Iterator<Item = &Exporter> {
         self.exporters.iter()
     }
 
-    /// Where the entry of `key` lies, which is the newest from now on.
-    fn place_of(&mut self, key: ExporterKey) -> usize {
-        let known = self.places.get(&key).copied();
-        if known.is_some() && known == self.newest {
-            return known.unwrap_or_default();
+    fn add(&mut self, key: ExporterKey) {
+        if self.exporters.len() >= EXPORTERS_MAX {
+            let forgotten = self.exporters.remove_oldest();
+            self.record_length_bytes -= forgotten.map_or(0, |forgotten| forgotten.record_length_bytes());
         }
-        let place = known.unwrap_or_else(|| self.add(key));
-        if known.is_some() {
-            self.unchain(place);
-        }
-        self.chain_as_newest(place);
-        place
-    }
-
-    /// A place for a new entry, not chained yet: one more, or that of the exporter unheard longest.
-    fn add(&mut self, key: ExporterKey) -> usize {
-        let entry = Exporter {
-            key,
-            datagrams: 0,
-            missing: Missing::default(),
-            last_seen: Timestamp::default(),
-            newer: None,
-            older: None,
-        };
-        let full = self.exporters.len() >= EXPORTERS_MAX;
-        let place = if let Some(oldest) = self.oldest.filter(|_| full) {
-            self.unchain(oldest);
-            if let Some(old) = self.exporters.get_mut(oldest) {
-                self.places.remove(&old.key);
-                *old = entry;
-            }
-            oldest
-        } else {
-            self.exporters.push(entry);
-            self.exporters.len() - 1
-        };
-        self.places.insert(key, place);
-        place
-    }
-
-    fn unchain(&mut self, place: usize) {
-        let Some(entry) = self.exporters.get_mut(place) else { return };
-        let (newer, older) = (entry.newer.take(), entry.older.take());
-        match newer.and_then(|newer| self.exporters.get_mut(newer)) {
-            Some(newer) => newer.older = older,
-            None => self.newest = older,
-        }
-        match older.and_then(|older| self.exporters.get_mut(older)) {
-            Some(older) => older.newer = newer,
-            None => self.oldest = newer,
-        }
-    }
-
-    fn chain_as_newest(&mut self, place: usize) {
-        let before = self.newest.replace(place);
-        match before.and_then(|before| self.exporters.get_mut(before)) {
-            Some(before) => before.newer = Some(place),
-            None => self.oldest = Some(place),
-        }
-        if let Some(entry) = self.exporters.get_mut(place) {
-            entry.older = before;
-        }
+        self.exporters.add(Exporter::new(key));
     }
 }
 
@@ -158,8 +143,8 @@ mod tests {
         fields.iter().flat_map(|field: &u32| field.to_be_bytes()).collect()
     }
 
-    fn row(table: &ExporterTable, version: u16, source_id: u32) -> Exporter {
-        *table.iter().find(|row| row.key.version == version && row.key.source_id == source_id).unwrap()
+    fn row(table: &ExporterTable, version: u16, source_id: u32) -> &Exporter {
+        table.iter().find(|row| row.key.version == version && row.key.source_id == source_id).unwrap()
     }
 
     #[test]
@@ -186,32 +171,8 @@ mod tests {
         note(&mut table, exporter(3), 2, b"");
         note(&mut table, exporter(last + 1), 3, b"");
         note(&mut table, exporter(last + 2), 3, b"");
-        let mut kept: Vec<u16> = table.iter().map(|row| row.key.address.port()).collect();
-        kept.sort_unstable();
-        let expected: Vec<u16> = (1..=last + 2).filter(|number| ![2, 4].contains(number)).collect();
+        let kept: Vec<u16> = table.iter().map(|row| row.key.address.port()).collect();
+        let expected: Vec<u16> = (5..=last).chain([1, 3, last + 1, last + 2]).collect();
         assert_eq!(kept, expected);
-        assert_eq!(table.places.len(), EXPORTERS_MAX);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn the_chain_holds_every_exporter_in_the_order_heard(
-            heard in proptest::collection::vec(1u16..20, 1..200),
-        ) {
-            let mut table = ExporterTable::default();
-            let mut expected: Vec<u16> = Vec::new();
-            for number in heard {
-                note(&mut table, exporter(number), 1, b"");
-                expected.retain(|other| *other != number);
-                expected.push(number);
-            }
-            let mut chain = Vec::new();
-            let mut at = table.oldest;
-            while let Some(place) = at {
-                chain.push(table.exporters[place].key.address.port());
-                at = table.exporters[place].newer;
-            }
-            proptest::prop_assert_eq!(chain, expected);
-        }
     }
 }

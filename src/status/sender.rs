@@ -107,7 +107,8 @@ pub struct ExporterStatus {
     pub source_id: Option<u32>,
     /// Datagrams received.
     pub datagrams: u64,
-    /// Datagrams, or flows where the version counts those, that its sequence numbers show to be missing.
+    /// What its sequence numbers show to be missing, in the unit that its version counts: flows (5), datagrams
+    /// (9), or data records (IPFIX).
     pub missing: u64,
     /// Seconds since it was heard.
     pub last_seen_s: u64,

@@ -166,6 +166,6 @@ mod tests {
         let bid = Member::of(&CollectorSettings::at(&"collector.example.net:9995"))
             .bid("192.0.2.1".parse().unwrap())
             .0;
-        assert_eq!(bid, 0);
+        assert_eq!(bid, 6_366_954_465_039_294_489);
     }
 }

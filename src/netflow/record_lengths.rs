@@ -1,0 +1,238 @@
+//! How many data records an IPFIX message holds, by the templates that its exporter has defined.
+//!
+//! The sequence number of IPFIX counts data records, those of options among them, and no template records (RFC
+//! 7011, 3.1). How long a record is, only its template tells. Of each template nothing is kept but that; once
+//! it is known, a message costs no allocation. When there is no more room, all are forgotten: exporters repeat
+//! their templates over UDP, and until then the count is unknown, not wrong.
+
+use bytes::Buf;
+
+use crate::limits::{RECORD_LENGTH_OVERHEAD, RECORD_LENGTHS_PER_EXPORTER};
+use crate::netflow::sets::{DATA_MIN, Set, Sets};
+use crate::netflow::template::{Change, Changes, Template};
+
+/// A variable-length field of at least this length tells it in two further bytes (RFC 7011, 7).
+const LONG_FIELD: u8 = 255;
+
+/// The length of the records of one template.
+#[derive(Debug, PartialEq, Eq)]
+enum RecordLength {
+    /// All are of this many bytes.
+    Fixed(u16),
+    /// Bytes of fixed-length fields before each variable-length one, and after the last.
+    Variable(Box<[u16]>),
+}
+
+impl RecordLength {
+    fn of(template: Template<'_>) -> Self {
+        let mut runs = template.runs();
+        match (runs.next(), runs.next()) {
+            (Some(run), None) => Self::Fixed(run),
+            _ => Self::Variable(template.runs().collect()),
+        }
+    }
+
+    fn runs(&self) -> &[u16] {
+        match self {
+            Self::Fixed(run) => core::slice::from_ref(run),
+            Self::Variable(runs) => runs,
+        }
+    }
+
+    /// Bytes of the shortest record: each variable-length field takes one byte at least.
+    fn shortest(&self) -> usize {
+        let runs = self.runs();
+        runs.iter().map(|run| usize::from(*run)).sum::<usize>() + runs.len().saturating_sub(1)
+    }
+
+    /// How many records `body` holds. What is left and too short for a record is padding (RFC 7011, 3.3.1).
+    /// `None` if records have no length, or do not fit.
+    fn records(&self, body: &[u8]) -> Option<u32> {
+        match self {
+            Self::Fixed(length) => u32::try_from(body.len().checked_div(usize::from(*length))?).ok(),
+            Self::Variable(runs) => {
+                let shortest = self.shortest();
+                let mut rest = body;
+                let mut records = 0;
+                while rest.len() >= shortest {
+                    skip_record(runs, &mut rest)?;
+                    records += 1;
+                }
+                Some(records)
+            }
+        }
+    }
+}
+
+/// Takes one record with variable-length fields.
+fn skip_record(runs: &[u16], rest: &mut &[u8]) -> Option<()> {
+    let (last, before) = runs.split_last()?;
+    for run in before {
+        *rest = rest.get(usize::from(*run)..)?;
+        let length = match rest.try_get_u8().ok()? {
+            LONG_FIELD => usize::from(rest.try_get_u16().ok()?),
+            length => usize::from(length),
+        };
+        *rest = rest.get(length..)?;
+    }
+    *rest = rest.get(usize::from(*last)..)?;
+    Some(())
+}
+
+/// One template, as far as it is kept.
+#[derive(Debug)]
+struct Known {
+    template_id: u16,
+    is_options: bool,
+    length: RecordLength,
+}
+
+impl Known {
+    fn new(template: Template<'_>) -> Self {
+        let length = RecordLength::of(template);
+        Self { template_id: template.id, is_options: template.is_options, length }
+    }
+
+    fn is(&self, template: Template<'_>) -> bool {
+        self.is_options == template.is_options && self.length.runs().iter().copied().eq(template.runs())
+    }
+
+    /// Bytes that it takes.
+    fn cost(&self) -> usize {
+        let runs = if let RecordLength::Variable(runs) = &self.length { runs.len() } else { 0 };
+        RECORD_LENGTH_OVERHEAD + size_of::<u16>() * runs
+    }
+}
+
+/// The lengths of the records of one exporter.
+#[derive(Debug, Default)]
+pub(super) struct RecordLengths {
+    /// By template id, ascending.
+    templates: Vec<Known>,
+    /// What they take together: `bytes <= RECORD_LENGTHS_PER_EXPORTER`.
+    bytes: usize,
+}
+
+impl RecordLengths {
+    /// Bytes that all of them take.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The data records of the message `payload`, of which templates are learned on the way as far as they take
+    /// at most `room` bytes in all. `None` if not every set can be counted.
+    pub(super) fn count(&mut self, payload: &[u8], room: usize) -> Option<u32> {
+        let room = room.min(RECORD_LENGTHS_PER_EXPORTER);
+        let mut sets = Sets::of(payload)?;
+        let mut records = Some(0_u32);
+        for set in sets.by_ref() {
+            let more = if set.id >= DATA_MIN { self.records(&set) } else { self.learn(&set, room) };
+            records = records.zip(more).and_then(|(records, more)| records.checked_add(more));
+        }
+        let only_padding = sets.rest().iter().all(|byte| *byte == 0);
+        records.filter(|_| only_padding)
+    }
+
+    /// The records of a data set.
+    pub(super) fn records(&self, set: &Set<'_>) -> Option<u32> {
+        let known = self.templates.get(self.place(set.id).ok()?)?;
+        known.length.records(set.body)
+    }
+
+    /// Whether the length of the records of a template is known.
+    #[cfg(test)]
+    pub(super) fn knows(&self, template_id: u16) -> bool {
+        self.place(template_id).is_ok()
+    }
+
+    /// Follows a template set, which holds no data records; `None` if it is no such one.
+    fn learn(&mut self, set: &Set<'_>, room: usize) -> Option<u32> {
+        set.template_kind()?;
+        for change in Changes::of(set) {
+            match change {
+                Change::Defined(template) => self.define(template, room),
+                Change::Withdrawn(id) => self.forget(|known| known.template_id == id),
+                Change::AllWithdrawn { is_options } => self.forget(|known| known.is_options == is_options),
+            }
+        }
+        Some(0)
+    }
+
+    fn define(&mut self, template: Template<'_>, room: usize) {
+        let before = self.place(template.id).ok().and_then(|place| self.templates.get(place));
+        if before.is_some_and(|before| before.is(template)) {
+            return;
+        }
+        self.forget(|known| known.template_id == template.id);
+        let known = Known::new(template);
+        if self.bytes + known.cost() > room {
+            *self = Self::default();
+        }
+        if known.cost() <= room {
+            self.bytes += known.cost();
+            let place = self.place(template.id).unwrap_or_else(|place| place);
+            self.templates.insert(place, known);
+        }
+    }
+
+    fn forget(&mut self, gone: impl Fn(&Known) -> bool) {
+        self.templates.retain(|known| !gone(known));
+        self.bytes = self.templates.iter().map(Known::cost).sum();
+    }
+
+    /// Where the template `id` lies, or where it would.
+    fn place(&self, id: u16) -> Result<usize, usize> {
+        self.templates.binary_search_by_key(&id, |known| known.template_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netflow::sets::Format;
+
+    fn bytes(numbers: &[u16]) -> Vec<u8> {
+        numbers.iter().flat_map(|number| number.to_be_bytes()).collect()
+    }
+
+    /// The records that `body` holds by an IPFIX template of fields of `lengths`.
+    fn records(lengths: &[u16], body: &[u8]) -> Option<u32> {
+        let count = u16::try_from(lengths.len()).unwrap();
+        let fields = lengths.iter().flat_map(|length| [1, *length]);
+        let record = bytes(&[256, count].into_iter().chain(fields).collect::<Vec<_>>());
+        RecordLength::of(Template::parse(Format::Ipfix, false, &record).unwrap()).records(body)
+    }
+
+    #[test]
+    fn records_of_a_length_divide_their_set_and_the_rest_is_padding() {
+        assert_eq!(records(&[4, 1], &[9; 15]), Some(3));
+        assert_eq!(records(&[4, 1], &[9; 19]), Some(3));
+        assert_eq!(records(&[4, 1], &[9; 4]), Some(0));
+        assert_eq!(records(&[40_000, 40_000], &vec![9; 60_000]), Some(0));
+    }
+
+    #[test]
+    fn records_without_length_cannot_be_counted() {
+        assert_eq!(records(&[0], &[9; 4]), None);
+        assert_eq!(records(&[0, 0], &[]), None);
+    }
+
+    #[test]
+    fn records_of_variable_length_tell_it_themselves() {
+        let first = [1, 1, 3, 7, 7, 7, 2, 0];
+        let second = [1, 1, 0, 2, 1, 5];
+        let lengths = [2, 65_535, 1, 65_535];
+        assert_eq!(records(&lengths, &[first.as_slice(), &second].concat()), Some(2));
+        assert_eq!(records(&lengths, &[first.as_slice(), &second, &[0; 4]].concat()), Some(2));
+        assert_eq!(records(&lengths, &[]), Some(0));
+        assert_eq!(records(&lengths, &first[..7]), None, "a record that is cut short");
+    }
+
+    #[test]
+    fn long_fields_tell_their_length_in_two_further_bytes() {
+        let long = [[255, 1, 44].as_slice(), &[7; 300], &[1, 1]].concat();
+        assert_eq!(records(&[65_535, 2], &[long.as_slice(), &[0, 1, 1]].concat()), Some(2));
+        assert_eq!(records(&[65_535, 2], &long[..304]), None);
+        assert_eq!(records(&[65_535, 2], &[255, 1, 44]), None);
+    }
+}

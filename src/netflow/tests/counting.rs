@@ -1,0 +1,186 @@
+//! What sequence numbers tell of exporters of each version.
+
+use super::*;
+use crate::limits::{EXPORTERS_MAX, RECORD_LENGTHS_PER_EXPORTER, RECORD_LENGTHS_TOTAL};
+use crate::netflow::ExporterTable;
+
+/// How much is missing of each exporter, after `payloads` of exporter 1: (version, source id, missing).
+fn counted(payloads: &[Vec<u8>]) -> Vec<(u16, u32, u64)> {
+    let mut table = ExporterTable::default();
+    for payload in payloads {
+        table.note(&datagram(1, payload));
+    }
+    let row = |row: &crate::netflow::Exporter| (row.key.version, row.key.source_id, row.missing.count());
+    table.iter().map(row).collect()
+}
+
+/// How much is missing of the one exporter that sent `payloads`.
+fn missing(payloads: &[Vec<u8>]) -> u64 {
+    let counted = counted(payloads);
+    assert_eq!(counted.len(), 1);
+    counted[0].2
+}
+
+fn v5(sequence: u32, flows: u16) -> Vec<u8> {
+    let mut payload = numbers(&[5, flows]);
+    payload.extend([1; 12]);
+    payload.extend(sequence.to_be_bytes());
+    payload.extend([0; 4]);
+    payload.extend(vec![0; usize::from(flows) * 48]);
+    payload
+}
+
+/// Defines template 256 with records of 8 bytes, 257 with such of variable length, and options template 258
+/// with such of 6 bytes.
+fn defining(sequence: u32) -> Vec<u8> {
+    let templates = set(2, &[template(256, &[4, 4]), template(257, &[4, 65_535])].concat());
+    ipfix(7, sequence, &[templates, set(3, &ipfix_options(258, 2))])
+}
+
+/// A message of `records` data records by template 256.
+fn data(sequence: u32, records: usize) -> Vec<u8> {
+    ipfix(7, sequence, &[set(256, &vec![9; records * 8])])
+}
+
+#[test]
+fn v5_counts_flows() {
+    assert_eq!(missing(&[v5(0, 30), v5(30, 7), v5(37, 30)]), 0);
+    assert_eq!(missing(&[v5(0, 30), v5(60, 30)]), 30);
+    assert_eq!(missing(&[v5(u32::MAX - 29, 30), v5(0, 30), v5(40, 1)]), 10, "over the wrap");
+    assert_eq!(missing(&[v5(0, 30), v5(60, 30), v5(30, 30), v5(90, 30)]), 0, "overtaken");
+    assert_eq!(missing(&[v5(900_000, 30), v5(0, 30), v5(30, 30)]), 0, "the exporter starts again");
+}
+
+#[test]
+fn v9_counts_datagrams() {
+    let v9 = |sequence| v9(7, sequence, &[set(256, &[9; 400])]);
+    assert_eq!(missing(&[10, 11, 12].map(v9)), 0);
+    assert_eq!(missing(&[10, 11, 14].map(v9)), 2);
+    assert_eq!(missing(&[u32::MAX, 0, 2].map(v9)), 1, "over the wrap");
+    assert_eq!(missing(&[10, 12, 11, 13].map(v9)), 0, "overtaken");
+    assert_eq!(missing(&[900_000, 0, 1].map(v9)), 0, "the exporter starts again");
+}
+
+#[test]
+fn ipfix_counts_data_records() {
+    let after = |messages: &[Vec<u8>]| missing(&[&[defining(100)], messages].concat());
+    assert_eq!(after(&[data(100, 3), data(103, 5), data(108, 1)]), 0);
+    assert_eq!(after(&[data(100, 3), data(110, 5), data(115, 1)]), 7);
+    assert_eq!(after(&[data(102, 3)]), 2, "what came after the templates");
+    assert_eq!(after(&[data(100, 3), data(108, 5), data(103, 5), data(113, 1)]), 0, "overtaken");
+    assert_eq!(after(&[data(900_000, 1), data(0, 3), data(3, 1)]), 899_900, "the exporter starts again");
+}
+
+#[test]
+fn ipfix_numbers_wrap_without_a_gap_and_with_one() {
+    let last = u32::MAX - 9;
+    assert_eq!(missing(&[defining(last), data(last, 10), data(0, 5), data(5, 1)]), 0);
+    assert_eq!(missing(&[defining(last), data(last, 15), data(5, 5), data(13, 1)]), 3);
+    assert_eq!(missing(&[defining(last), data(last, 1), data(4, 5)]), 13);
+}
+
+#[test]
+fn templates_are_no_data_records_wherever_they_stand() {
+    let mixed = ipfix(7, 3, &[set(256, &[9; 16]), set(2, &template(300, &[2])), set(300, &[9; 6])]);
+    assert_eq!(missing(&[defining(0), data(0, 3), mixed, defining(8), defining(8), data(8, 1)]), 0);
+}
+
+#[test]
+fn data_records_of_options_count_too() {
+    let options = ipfix(7, 0, &[set(258, &[9; 24]), set(256, &[9; 8])]);
+    assert_eq!(missing(&[defining(0), options.clone(), data(5, 1)]), 0);
+    assert_eq!(missing(&[defining(0), options, data(8, 1)]), 3);
+}
+
+#[test]
+fn records_of_variable_length_are_counted_one_by_one() {
+    let variable = ipfix(7, 0, &[set(257, &[9, 9, 9, 9, 2, 7, 7, 9, 9, 9, 9, 0, 9, 9, 9, 9, 1, 7, 0, 0])]);
+    assert_eq!(missing(&[defining(0), variable.clone(), data(3, 1)]), 0);
+    assert_eq!(missing(&[defining(0), variable, data(4, 1)]), 1);
+}
+
+#[test]
+fn what_cannot_be_counted_counts_nothing_as_missing() {
+    let unknown = |sequence| ipfix(7, sequence, &[set(256, &[9; 8]), set(999, &[9; 40])]);
+    let cut_short = ipfix(7, 10, &[set(257, &[9, 9, 9, 9, 200, 7])]);
+    let damaged = ipfix(7, 10, &[set(256, &[9; 8]), vec![1, 0, 255, 255]]);
+    let reserved = ipfix(7, 10, &[set(5, &[9; 8])]);
+    assert_eq!(missing(&[data(0, 3), data(500, 3), data(900, 3)]), 0, "templates have not come yet");
+    for strange in [unknown(10), cut_short, damaged, reserved] {
+        let before = [defining(0), data(0, 4), strange];
+        assert_eq!(missing(&before), 6);
+        assert_eq!(missing(&[&before[..], &[data(500, 1), data(501, 1)]].concat()), 6);
+        assert_eq!(missing(&[&before[..], &[data(500, 1), data(503, 1)]].concat()), 6 + 2);
+    }
+}
+
+#[test]
+fn what_fills_a_message_up_is_no_damage() {
+    let padded = ipfix(7, 0, &[set(256, &[9; 8]), vec![0; 6]]);
+    assert_eq!(missing(&[defining(0), padded, data(3, 1)]), 2);
+}
+
+#[test]
+fn withdrawn_templates_count_no_more_until_they_are_defined_anew() {
+    let withdrawing = |body: &[u16]| ipfix(7, 0, &[set(2, &numbers(body))]);
+    for body in [[256, 0], [2, 0]] {
+        let withdrawn = [defining(0), withdrawing(&body), data(0, 3), data(500, 3), data(900, 3)];
+        assert_eq!(missing(&withdrawn), 0);
+        assert_eq!(missing(&[&withdrawn[..], &[defining(950), data(955, 1)]].concat()), 5);
+    }
+    assert_eq!(missing(&[defining(0), withdrawing(&[257, 0]), data(0, 3), data(5, 1)]), 2);
+}
+
+#[test]
+fn a_template_that_is_defined_differently_counts_differently() {
+    let redefined = ipfix(7, 4, &[set(2, &template(256, &[2])), set(256, &[9; 8])]);
+    assert_eq!(missing(&[defining(0), data(0, 4), redefined, data(8, 2), data(16, 1)]), 0);
+}
+
+#[test]
+fn each_domain_has_a_count_and_templates_of_its_own() {
+    let other = |sequence, sets: &[Vec<u8>]| ipfix(8, sequence, sets);
+    let told = counted(&[
+        defining(0),
+        other(50, &[set(2, &template(256, &[1]))]),
+        data(0, 2),
+        other(50, &[set(256, &[9; 8])]),
+        data(3, 2),
+        other(60, &[set(256, &[9; 8])]),
+        v9(7, 9, &[]),
+    ]);
+    assert_eq!(told, [(10, 7, 1), (10, 8, 2), (9, 7, 0)]);
+}
+
+#[test]
+fn an_exporter_that_defines_too_much_is_counted_by_what_it_defined_last() {
+    let mut table = ExporterTable::default();
+    for id in 256..2000 {
+        table.note(&datagram(1, &ipfix(7, 0, &[set(2, &template(id, &[4]))])));
+        assert!(table.record_length_bytes() <= RECORD_LENGTHS_PER_EXPORTER);
+    }
+    table.note(&datagram(1, &ipfix(7, 0, &[set(1999, &[9; 8])])));
+    table.note(&datagram(1, &ipfix(7, 5, &[])));
+    assert_eq!(table.iter().next().unwrap().missing.count(), 3);
+    let long = template(300, &vec![65_535; 9000]);
+    table.note(&datagram(1, &ipfix(7, 5, &[set(2, &long)])));
+    assert_eq!(table.record_length_bytes(), 0);
+}
+
+#[test]
+fn record_lengths_are_bounded_in_all_and_go_with_their_exporter() {
+    let mut table = ExporterTable::default();
+    let long = ipfix(7, 0, &[set(2, &template(256, &vec![65_535; 7000]))]);
+    let last = u16::try_from(EXPORTERS_MAX).unwrap();
+    for port in 1..=last {
+        table.note(&datagram(port, &long));
+    }
+    let full = table.record_length_bytes();
+    assert!(full <= RECORD_LENGTHS_TOTAL && full + 15_000 > RECORD_LENGTHS_TOTAL);
+    table.note(&datagram(1, &long));
+    assert_eq!(table.record_length_bytes(), full);
+    for port in 1..=last {
+        table.note(&datagram(port, b"something else"));
+    }
+    assert_eq!(table.record_length_bytes(), 0);
+}
