@@ -59,7 +59,7 @@ _nf__receiver() {
 
     case "${cmd}" in
         nf__receiver)
-            opts="-c -l -C -k -h -V --config --listen --collector --key --key-file --plaintext --state --control --help --version status check reload keygen invite help"
+            opts="-c -l -C -k -h -V --config --listen --collector --source --key --key-file --plaintext --state --control --help --version status check reload keygen invite help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -86,6 +86,10 @@ _nf__receiver() {
                     return 0
                     ;;
                 -C)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --source)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

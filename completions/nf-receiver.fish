@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_nf_receiver_global_optspecs
-    string join \n c/config= l/listen= C/collector= k/key= key-file= plaintext state= control= h/help V/version
+    string join \n c/config= l/listen= C/collector= source= k/key= key-file= plaintext state= control= h/help V/version
 end
 
 function __fish_nf_receiver_needs_command
@@ -27,6 +27,7 @@ end
 complete -c nf-receiver -n "__fish_nf_receiver_needs_command" -s c -l config -d 'Read this configuration file, which must exist, and its drop-ins FILE.d/*.toml' -r -F
 complete -c nf-receiver -n "__fish_nf_receiver_needs_command" -s l -l listen -d 'Take connections on this TCP address; may be repeated; sockets from systemd replace it [default: [::]:2055]' -r
 complete -c nf-receiver -n "__fish_nf_receiver_needs_command" -s C -l collector -d 'Deliver to this collector by UDP; may be repeated: every one of them [default: 127.0.0.1:9995]' -r
+complete -c nf-receiver -n "__fish_nf_receiver_needs_command" -l source -d 'Deliver from this machine\'s own address, with a port for each exporter, or from the exporter\'s own address and port, which takes CAP_NET_RAW [default: own]' -r
 complete -c nf-receiver -n "__fish_nf_receiver_needs_command" -s k -l key -d 'Use this shared key, or passphrase, of both sides; - reads it from standard input. On the command line others can read it: --key-file, or the systemd credential `key`, is safer' -r
 complete -c nf-receiver -n "__fish_nf_receiver_needs_command" -l key-file -d 'Use the shared key in this file, which nobody else may read; keygen makes keys [default: the systemd credential `key`, if there is one]' -r
 complete -c nf-receiver -n "__fish_nf_receiver_needs_command" -l state -d 'Keep how far each sender was delivered in this directory [default: $STATE_DIRECTORY, else /var/lib/nf-receiver]' -r

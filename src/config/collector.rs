@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::reader::Reader;
+use crate::config::reader::{Noted, Reader};
 use crate::config::value::Value;
 use crate::config::{HostPort, kinds};
 use crate::limits;
@@ -125,7 +125,7 @@ fn read_one(reader: &mut Reader<'_>, default_source: Source) -> Option<Collector
     })
 }
 
-fn read_late(reader: &mut Reader<'_>) -> Option<Option<LateSettings>> {
+fn read_late(reader: &mut Reader<'_>) -> Noted<Option<LateSettings>> {
     let ages = kinds::duration(limits::LATE..=limits::LATE_AFTER_MAX);
     let after = reader.optional("late-after", ages);
     let address = reader.optional("late-address", kinds::host_port);

@@ -236,12 +236,7 @@ impl<'p> Reader<'p> {
     }
 
     /// Notes that several of the tables `[[table]]` have the same `key`, which names each: `names` are those of all.
-    pub(super) fn refuse_twice<'i>(
-        &mut self,
-        table: &str,
-        key: &str,
-        names: impl Iterator<Item = &'i str>,
-    ) {
+    pub(super) fn refuse_twice<'i>(&mut self, table: &str, key: &str, names: impl Iterator<Item = &'i str>) {
         let mut seen = HashSet::new();
         for name in names.filter(|name| !seen.insert(*name)) {
             let quoted = format!("{name:?}");

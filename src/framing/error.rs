@@ -35,6 +35,9 @@ pub enum FramingError {
     /// A WELCOME allows not one byte.
     #[error("a WELCOME message with a window of 0 bytes")]
     Window,
+    /// An AGAIN asks for not one byte.
+    #[error("an AGAIN message for 0 bytes")]
+    Again,
     /// A GAP holds no position.
     #[error("a GAP message from position {first} to {end}, which is no range")]
     GapRange {

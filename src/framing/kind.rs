@@ -19,11 +19,13 @@ pub(super) enum Kind {
     Ping,
     Refuse,
     Goodbye,
+    Taken,
+    Again,
 }
 
 impl Kind {
     /// Every type with its number on the wire and its name.
-    const ALL: [(Self, u8, &'static str); 8] = [
+    const ALL: [(Self, u8, &'static str); 10] = [
         (Self::Hello, 1, "HELLO"),
         (Self::Welcome, 2, "WELCOME"),
         (Self::Data, 3, "DATA"),
@@ -32,6 +34,8 @@ impl Kind {
         (Self::Ping, 6, "PING"),
         (Self::Refuse, 7, "REFUSE"),
         (Self::Goodbye, 8, "GOODBYE"),
+        (Self::Taken, 9, "TAKEN"),
+        (Self::Again, 10, "AGAIN"),
     ];
 
     pub(super) fn code(self) -> u8 {
@@ -50,9 +54,9 @@ impl Kind {
     fn lengths(self) -> RangeInclusive<usize> {
         match self {
             Self::Hello => 2..=HELLO_MAX,
-            Self::Welcome => 12..=12,
+            Self::Welcome | Self::Again => 12..=12,
             Self::Data => 1..=MESSAGE_MAX,
-            Self::Ack => 8..=8,
+            Self::Ack | Self::Taken => 8..=8,
             Self::Gap => 25..=25,
             Self::Ping | Self::Goodbye => 0..=0,
             Self::Refuse => 1..=1 + REFUSAL_TEXT_MAX,

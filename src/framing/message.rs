@@ -28,6 +28,19 @@ pub enum Message {
     Refuse(Refusal),
     /// An orderly end.
     Goodbye,
+    /// Everything below this position has come and need not come again unless it is asked for. It is not all delivered.
+    Taken(Position),
+    /// The receiver asks for something once more.
+    Again(Again),
+}
+
+/// What a receiver asks for once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Again {
+    /// The position to begin with.
+    pub first: Position,
+    /// Batches are to come until they make up as many bytes, or there is no more; `1 <= bytes`.
+    pub bytes: u32,
 }
 
 /// What a sender opens a session with.
@@ -157,6 +170,8 @@ impl Message {
             Self::Ping => Kind::Ping,
             Self::Refuse(_) => Kind::Refuse,
             Self::Goodbye => Kind::Goodbye,
+            Self::Taken(_) => Kind::Taken,
+            Self::Again(_) => Kind::Again,
         }
     }
 
@@ -187,7 +202,11 @@ impl Message {
                 out.put_u32(welcome.window);
             }
             Self::Data(batch) => return Some(batch),
-            Self::Ack(position) => out.put_u64(position.0),
+            Self::Ack(position) | Self::Taken(position) => out.put_u64(position.0),
+            Self::Again(again) => {
+                out.put_u64(again.first.0);
+                out.put_u32(again.bytes);
+            }
             Self::Gap(gap) => {
                 out.put_u64(gap.first.0);
                 out.put_u64(gap.end.0);

@@ -6,7 +6,7 @@
 //! | offset | width | field | range |
 //! |---|---|---|---|
 //! | 0 | 4 | length of the payload | what the type allows, never more than 65,664 |
-//! | 4 | 1 | type | 1 to 8 |
+//! | 4 | 1 | type | 1 to 10 |
 //! | 5 | length | payload | |
 //!
 //! | type | name | payload: width and field | length of the payload |
@@ -19,6 +19,8 @@
 //! | 6 | PING | nothing | 0 |
 //! | 7 | REFUSE | 1 code; 0 to 512 of UTF-8 text without control characters | 1 to 513 |
 //! | 8 | GOODBYE | nothing | 0 |
+//! | 9 | TAKEN | 8 position: what lies below it has come | 8 |
+//! | 10 | AGAIN | 8 first position wanted once more; 4 bytes wanted, at least 1 | 12 |
 //!
 //! A HELLO of another version may be 2 to 1,024 bytes long; of it only the version is read.
 
@@ -32,7 +34,7 @@ mod payload;
 pub use decoder::Decoder;
 pub use error::FramingError;
 pub use fuzz::fuzz_decoder;
-pub use message::{Heartbeat, Hello, Message, Refusal, RefusalCode, Welcome};
+pub use message::{Again, Heartbeat, Hello, Message, Refusal, RefusalCode, Welcome};
 
 /// The version of the messages that this program speaks.
 pub const VERSION: u16 = 1;

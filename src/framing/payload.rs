@@ -3,7 +3,9 @@
 use bytes::{Buf, Bytes};
 
 use crate::framing::kind::Kind;
-use crate::framing::{FramingError, Heartbeat, Hello, Message, Refusal, RefusalCode, VERSION, Welcome};
+use crate::framing::{
+    Again, FramingError, Heartbeat, Hello, Message, Refusal, RefusalCode, VERSION, Welcome,
+};
 use crate::sequence::{Gap, GapReason, Position, StreamId};
 
 /// Bytes of the payload of a HELLO of this version.
@@ -20,6 +22,8 @@ pub(super) fn parse(kind: Kind, payload: Bytes) -> Result<Message, FramingError>
         Kind::Ping => Ok(Message::Ping),
         Kind::Refuse => refusal(&payload).map(Message::Refuse),
         Kind::Goodbye => Ok(Message::Goodbye),
+        Kind::Taken => Ok(Message::Taken(Position(payload.as_ref().try_get_u64()?))),
+        Kind::Again => again(&payload).map(Message::Again),
     }
 }
 
@@ -43,6 +47,11 @@ fn hello(payload: &[u8]) -> Result<Hello, FramingError> {
 fn welcome(mut rest: &[u8]) -> Result<Welcome, FramingError> {
     let welcome = Welcome { resume: Position(rest.try_get_u64()?), window: rest.try_get_u32()? };
     if welcome.window == 0 { Err(FramingError::Window) } else { Ok(welcome) }
+}
+
+fn again(mut rest: &[u8]) -> Result<Again, FramingError> {
+    let again = Again { first: Position(rest.try_get_u64()?), bytes: rest.try_get_u32()? };
+    if again.bytes == 0 { Err(FramingError::Again) } else { Ok(again) }
 }
 
 fn gap(mut rest: &[u8]) -> Result<Gap, FramingError> {

@@ -29,7 +29,7 @@ fn hello(heartbeat: Duration) -> Message {
 }
 
 /// One message of every type, with the name of its golden file.
-fn examples() -> [(&'static str, Message); 8] {
+fn examples() -> [(&'static str, Message); 10] {
     let gap = Gap { first: Position(10), end: Position(15), reason: GapReason::TooOld };
     let refusal =
         Refusal::new(RefusalCode::StorageFailed, "no space left on /var/lib/nf-receiver – free some");
@@ -42,6 +42,8 @@ fn examples() -> [(&'static str, Message); 8] {
         ("ping", Message::Ping),
         ("refuse", Message::Refuse(refusal)),
         ("goodbye", Message::Goodbye),
+        ("taken", Message::Taken(Position(0x1112_1314_1516_1718))),
+        ("again", Message::Again(Again { first: Position(0x2122_2324_2526_2728), bytes: 512 << 10 })),
     ]
 }
 
@@ -72,6 +74,9 @@ fn any_message() -> impl Strategy<Value = Message> {
         (any::<u8>(), ".{0,600}")
             .prop_map(|(code, text)| Message::Refuse(Refusal::new(RefusalCode::from_code(code), &text))),
         Just(Message::Goodbye),
+        any::<u64>().prop_map(|position| Message::Taken(Position(position))),
+        (any::<u64>(), 1..=u32::MAX)
+            .prop_map(|(first, bytes)| Message::Again(Again { first: Position(first), bytes })),
     ]
 }
 
@@ -96,7 +101,7 @@ proptest! {
     #[test]
     fn bytes_of_any_kind_never_panic(
         bytes in proptest::collection::vec(any::<u8>(), 0..200),
-        kind in 0_u8..10,
+        kind in 0_u8..12,
         message in any_message(),
         place in any::<prop::sample::Index>(),
     ) {
@@ -138,6 +143,8 @@ fn a_length_that_no_message_of_its_type_has_is_refused_from_the_header_alone() {
         (7, 0),
         (7, u32::try_from(REFUSAL_TEXT_MAX).unwrap() + 2),
         (8, 1),
+        (9, 7),
+        (10, 11),
     ];
     for (kind, length) in hostile {
         let refused = decoded(&raw(length, kind, b""));
@@ -155,7 +162,7 @@ fn a_length_that_no_message_of_its_type_has_is_refused_from_the_header_alone() {
 
 #[test]
 fn an_unknown_type_is_refused_by_its_number() {
-    for kind in [0, 9, 255] {
+    for kind in [0, 11, 255] {
         assert_eq!(decoded(&raw(0, kind, b"")), Err(FramingError::UnknownType(kind)));
     }
     assert_eq!(FramingError::UnknownType(9).to_string(), "a message of the unknown type 9");
@@ -190,8 +197,9 @@ fn a_heartbeat_outside_its_bounds_is_refused_and_never_sent() {
 }
 
 #[test]
-fn a_window_of_nothing_is_refused() {
+fn a_window_of_nothing_and_a_wish_for_nothing_are_refused() {
     assert_eq!(decoded(&raw(12, 2, &[0; 12])), Err(FramingError::Window));
+    assert_eq!(decoded(&raw(12, 10, &[0; 12])), Err(FramingError::Again));
 }
 
 #[test]

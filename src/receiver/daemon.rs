@@ -28,8 +28,8 @@ use crate::service::{
     sockets, stop_channel, wall_clock, watch_for,
 };
 use crate::status::{
-    CertificateStatus, CollectorState, CollectorStatus, ControlSocket, LateStatus, Pace, PeerState, PeerStatus,
-    ReceiverStatus, Reply, Request, SeenAs, Tally, count_of, receiver_metrics, serve_metrics,
+    CertificateStatus, CollectorState, CollectorStatus, ControlSocket, LateStatus, Pace, PeerState,
+    PeerStatus, ReceiverStatus, Reply, Request, SeenAs, Tally, count_of, receiver_metrics, serve_metrics,
 };
 
 /// Runs nf-receiver until it is told to stop.

@@ -1,8 +1,9 @@
 //! One stream on its way to every collector.
 //!
 //! Batches wait in two lanes, one for the collectors that are set to hold and one for those set to skip, until all of the
-//! lane's collectors have them. The collector that is furthest sets the pace. One that is set to skip and cannot follow is
-//! passed over as soon as its lane is full.
+//! lane's collectors have them. Where there are collectors of both kinds, the one that is furthest sets the pace. One that is
+//! set to skip and cannot follow is passed over as soon as its lane is full. Those that are set to hold and cannot follow get
+//! no more then; what they lack stays with the sender, which sends it once more when they have room for it.
 //!
 //! A delivery can be left at any point and taken up again: each collector's progress is counted as the kernel takes the
 //! datagrams, so none is repeated and none is passed over by that.
@@ -19,6 +20,7 @@ use crate::config::WhenDown;
 use crate::datagram::Datagram;
 use crate::limits::LANE_MAX;
 use crate::receiver::output::{Output, Outputs, Progress};
+use crate::receiver::templates::Templates;
 use crate::sequence::Position;
 use crate::status::Tally;
 
@@ -63,17 +65,14 @@ struct Leg {
 }
 
 impl Leg {
-    /// Delivers all of `parcels` that the collector does not have.
+    /// Delivers the first of `parcels` that the collector does not have as a whole.
     async fn run(&mut self, parcels: &VecDeque<Arc<Parcel>>) {
-        for parcel in parcels {
-            if parcel.end <= self.progress.position {
-                continue;
-            }
-            self.progress.position = self.progress.position.max(parcel.first);
-            let datagrams: Vec<Datagram<'_>> = parcel.from(self.progress.position).collect();
-            self.output.deliver(&datagrams, &mut self.progress).await;
-            self.progress.position = parcel.end;
-        }
+        let next = parcels.iter().find(|parcel| parcel.end > self.progress.position);
+        let Some(parcel) = next else { return };
+        self.progress.position = self.progress.position.max(parcel.first);
+        let datagrams: Vec<Datagram<'_>> = parcel.from(self.progress.position).collect();
+        self.output.deliver(&datagrams, &mut self.progress).await;
+        self.progress.position = parcel.end;
     }
 
     /// The collector does not get what it does not have of `parcel`.
@@ -93,6 +92,8 @@ struct Lane {
     parcels: VecDeque<Arc<Parcel>>,
     /// Bytes of them all.
     bytes: usize,
+    /// Everything below came this way.
+    end: Position,
 }
 
 impl Lane {
@@ -105,11 +106,25 @@ impl Lane {
         self.legs.iter().map(|leg| leg.progress.position).min()
     }
 
+    /// The next of the stream after `end`.
     fn push(&mut self, parcel: Arc<Parcel>) {
+        self.end = parcel.end;
         if !self.legs.is_empty() {
             self.bytes += parcel.bytes();
             self.parcels.push_back(parcel);
         }
+    }
+
+    /// Notes what exporters define for collectors of this `kind`, if there are any.
+    fn learn(&self, parcel: &Parcel, templates: &Templates, kind: WhenDown) {
+        if let Some(records) = parcel.records.as_ref().filter(|_| !self.legs.is_empty()) {
+            templates.learn(records, kind);
+        }
+    }
+
+    /// The end of the last whole batch that all of its collectors have.
+    fn settled(&self) -> Position {
+        self.parcels.front().map_or(self.end, |oldest| oldest.first)
     }
 
     /// Takes off the front what all of its collectors have.
@@ -156,29 +171,80 @@ fn sum(one: Tally, other: Tally) -> Tally {
 pub(crate) struct Delivery {
     holding: Lane,
     skipping: Lane,
-    /// Everything below came.
+    /// Everything below came; `holding.end <= front`, `skipping.end == front`.
     front: Position,
+    templates: Arc<Templates>,
 }
 
 impl Delivery {
-    /// A delivery to `outputs`, which all have everything below `position`; some have more, as `ahead` tells.
-    pub(crate) fn new(position: Position, outputs: &Outputs, ahead: &HashMap<SocketAddr, Position>) -> Self {
+    /// A delivery to `outputs`, which all have everything below `position`; those that are not waited for have everything
+    /// below `further`, and some have more, as `ahead` tells.
+    pub(crate) fn new(
+        position: Position,
+        further: Option<Position>,
+        outputs: &Outputs,
+        ahead: &HashMap<SocketAddr, Position>,
+    ) -> Self {
         let (holding, skipping) = (Lane::default(), Lane::default());
-        let mut delivery = Self { holding, skipping, front: position };
+        let templates = outputs.templates().clone();
+        let mut delivery = Self { holding, skipping, front: position, templates };
         delivery.change(outputs);
-        for leg in delivery.legs_mut() {
-            let further = ahead.get(&leg.output.address()).copied().unwrap_or_default();
-            leg.progress.position = leg.progress.position.max(further);
+        for leg in &mut delivery.skipping.legs {
+            leg.progress.position = leg.progress.position.max(further.unwrap_or_default());
         }
+        for leg in delivery.legs_mut() {
+            let more = ahead.get(&leg.output.address()).copied().unwrap_or_default();
+            leg.progress.position = leg.progress.position.max(more);
+        }
+        delivery.resume(position);
         delivery
     }
 
-    /// After [`Self::leave`], the stream comes again from `position` on, which is at least [`Self::position`].
+    /// After [`Self::leave`], there is nothing below `position`, which is at least [`Self::position`]. Everything that comes
+    /// next begins at the front, or before it.
     pub(crate) fn resume(&mut self, position: Position) {
-        self.front = position;
         for leg in self.legs_mut() {
             leg.progress.position = leg.progress.position.max(position);
         }
+        self.holding.end = position;
+        self.front = self.skipping.position().filter(|_| !self.holding.legs.is_empty()).unwrap_or(position);
+        self.skipping.end = self.front;
+    }
+
+    /// Everything below came, though not all of it is with those that are waited for.
+    pub(crate) fn front(&self) -> Position {
+        self.front
+    }
+
+    /// Whether those that are waited for lack something that has gone by; `false` if it is still here.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.holding.end < self.front && !self.holding.legs.is_empty()
+    }
+
+    /// What is wanted once more, now that there is room for it: from where on, and how many bytes.
+    pub(crate) fn wants_again(&self) -> Option<(Position, u32)> {
+        let room = LANE_MAX.saturating_sub(self.holding.bytes);
+        let wants = self.is_behind() && room > LANE_MAX / 2;
+        wants.then(|| (self.holding.end, u32::try_from(room).unwrap_or(u32::MAX)))
+    }
+
+    /// What was wanted once more.
+    pub(crate) fn push_again(&mut self, mut parcel: Parcel) {
+        if parcel.first <= self.holding.end && parcel.end > self.holding.end {
+            parcel.news = parcel.news.max(self.holding.end);
+            self.push_holding(Arc::new(parcel));
+        }
+    }
+
+    fn push_holding(&mut self, parcel: Arc<Parcel>) {
+        self.holding.learn(&parcel, &self.templates, WhenDown::Hold);
+        self.holding.push(parcel);
+    }
+
+    /// Up to where all of those have the stream that are not waited for, if that is further than those that are.
+    pub(crate) fn further(&self) -> Option<Position> {
+        let is_two = !self.holding.legs.is_empty() && !self.skipping.legs.is_empty();
+        Some(self.skipping.settled()).filter(|further| is_two && *further > self.settled())
     }
 
     /// Forgets what came and is not with all collectors: it will come again. Says what those that are waited for have of it.
@@ -191,8 +257,8 @@ impl Delivery {
     /// was not with every collector yet.
     pub(crate) fn change(&mut self, outputs: &Outputs) {
         let begin = self.position();
-        let parcels = if self.skipping.legs.is_empty() { &self.holding } else { &self.skipping };
-        let (parcels, bytes) = (parcels.parcels.clone(), parcels.bytes);
+        let source = if self.skipping.legs.is_empty() { &self.holding } else { &self.skipping };
+        let (parcels, bytes) = (source.parcels.clone(), source.bytes);
         let mut known: HashMap<SocketAddr, Progress> =
             self.legs_mut().map(|leg| (leg.output.address(), leg.progress)).collect();
         let had_holding = !self.holding.legs.is_empty();
@@ -207,16 +273,25 @@ impl Delivery {
             lane.legs.push(Leg { output: output.clone(), progress });
         }
         if !had_holding {
-            (self.holding.parcels, self.holding.bytes) = (parcels.clone(), bytes);
+            (self.holding.parcels, self.holding.bytes, self.holding.end) =
+                (parcels.clone(), bytes, self.front);
         }
         (self.skipping.parcels, self.skipping.bytes) = (parcels, bytes);
+        // What has gone by is only with the sender: those that are not waited for go without it.
+        let oldest = self.skipping.settled();
+        for leg in &mut self.skipping.legs {
+            leg.progress.position = leg.progress.position.max(oldest);
+        }
     }
 
     /// The next of the stream.
     pub(crate) fn push(&mut self, parcel: Parcel) {
         let parcel = Arc::new(parcel);
+        if !self.is_behind() && (self.holding.has_room() || self.skipping.legs.is_empty()) {
+            self.push_holding(parcel.clone());
+        }
         self.front = parcel.end;
-        self.holding.push(parcel.clone());
+        self.skipping.learn(&parcel, &self.templates, WhenDown::Skip);
         self.skipping.push(parcel);
         self.skipping.make_room();
     }
@@ -227,7 +302,7 @@ impl Delivery {
             return self.holding.parcels.is_empty();
         }
         let is_first = |leg: &Leg| leg.progress.position >= self.front;
-        self.holding.has_room() && (self.skipping.has_room() || self.legs().any(is_first))
+        self.skipping.has_room() || self.legs().any(is_first)
     }
 
     /// Whether there is something that a collector does not have.
@@ -270,7 +345,7 @@ impl Delivery {
     /// The end of the last whole batch below [`Self::position`].
     pub(crate) fn settled(&self) -> Position {
         let lane = if self.holding.legs.is_empty() { &self.skipping } else { &self.holding };
-        lane.parcels.front().map_or(self.front, |oldest| oldest.first)
+        lane.settled()
     }
 
     /// Whether every collector has as much of the stream.

@@ -231,7 +231,7 @@ mod tests {
         let stored = positions.stream(&"edge".parse().unwrap(), STREAM).unwrap();
         let file = Arc::downgrade(&stored);
         stored.store(Position(3)).unwrap();
-        let delivery = Delivery::new(Position(3), &Outputs::to(&[]), &HashMap::new());
+        let delivery = Delivery::new(Position(3), None, &Outputs::to(&[]), &HashMap::new());
         *turn.current = Some(Current { stream: STREAM, stored, delivery });
         Counters::add(&turn.seat.counters.datagrams, 3);
         drop(turn);

@@ -12,7 +12,7 @@ use tokio::io::Ready;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Records};
 use crate::framing::{Hello, RefusalCode};
 use crate::receiver::accept::Known;
 use crate::receiver::ahead::Ahead;
@@ -235,7 +235,8 @@ impl Connection<'_> {
             let stored = self.shared.positions.stream(id, hello.stream)?;
             let known = stored.get();
             let resume = known.unwrap_or_default().max(hello.first);
-            let delivery = Delivery::new(resume, &outputs, &self.shared.ahead.take(id, hello.stream));
+            let ahead = self.shared.ahead.take(id, hello.stream);
+            let delivery = Delivery::new(resume, stored.further(), &outputs, &ahead);
             *turn.current = Some(Current { stream: hello.stream, stored, delivery });
             return Ok((known, resume));
         };
@@ -325,8 +326,14 @@ impl Connection<'_> {
         while let Some(event) = self.session.poll_event()? {
             match event {
                 ReceiverEvent::Hello(_) => {}
-                ReceiverEvent::Batch { batch, skip } => self.begin(turn, &batch, skip),
+                ReceiverEvent::Batch { batch, skip } => begin(turn, &batch, skip),
                 ReceiverEvent::Gap(gap) => self.pass_over(turn, gap),
+                ReceiverEvent::Again { first, end, batch } => {
+                    let records = batch.and_then(|batch| open(turn, &batch, first));
+                    if let Some(current) = turn.current.as_mut() {
+                        current.delivery.push_again(Parcel { first, end, news: first, records });
+                    }
+                }
                 ReceiverEvent::Repeat { datagrams } => {
                     Counters::add(&turn.seat.counters.duplicates, u64::from(datagrams));
                 }
@@ -334,29 +341,6 @@ impl Connection<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Begins to deliver `batch`, of which `skip` datagrams were delivered before.
-    fn begin(&mut self, turn: &mut Turn, batch: &Batch, skip: usize) {
-        let repeated = u64::try_from(skip).unwrap_or(u64::MAX);
-        Counters::add(&turn.seat.counters.duplicates, repeated);
-        let news = batch.first().plus(repeated);
-        let records = batch.records();
-        match &records {
-            Ok(records) => self.shared.templates.learn(records),
-            Err(error) => {
-                let lost = batch.end().since(news);
-                tracing::error!(
-                    %error,
-                    first = news.0,
-                    lost,
-                    "a batch of {} cannot be read and is passed over: {error}",
-                    count_of(lost, "datagram")
-                );
-                Counters::add(&turn.seat.counters.gaps, lost);
-            }
-        }
-        push(turn, Parcel { first: batch.first(), end: batch.end(), news, records: records.ok() });
     }
 
     /// The batches under way go to the collectors as they are now.
@@ -395,6 +379,16 @@ impl Connection<'_> {
             current.stored.store(position)?;
         }
         self.session.acknowledge(position);
+        if let Some(further) = current.delivery.further() {
+            current.stored.store_further(further)?;
+        }
+        if current.delivery.is_behind() {
+            self.session.take(current.delivery.front());
+            if let Some((first, bytes)) = current.delivery.wants_again().filter(|_| !self.session.is_asking())
+            {
+                self.session.ask_again(first, bytes);
+            }
+        }
         if current.delivery.may_take_more() {
             self.session.go_on(Instant::now().into_std());
         }
@@ -428,6 +422,34 @@ async fn farewell(stream: &mut Stream, session: &mut ReceiverSession) {
     };
     if !matches!(timeout(FAREWELL, last_words).await, Ok(Ok(()))) {
         tracing::debug!("the sender did not take the last words");
+    }
+}
+
+/// Begins to deliver `batch`, of which `skip` datagrams were delivered before.
+fn begin(turn: &mut Turn, batch: &Batch, skip: usize) {
+    let repeated = u64::try_from(skip).unwrap_or(u64::MAX);
+    Counters::add(&turn.seat.counters.duplicates, repeated);
+    let news = batch.first().plus(repeated);
+    let records = open(turn, batch, news);
+    push(turn, Parcel { first: batch.first(), end: batch.end(), news, records });
+}
+
+/// The datagrams of `batch`, of which those from `news` on are new.
+fn open(turn: &Turn, batch: &Batch, news: Position) -> Option<Records> {
+    match batch.records() {
+        Ok(records) => Some(records),
+        Err(error) => {
+            let lost = batch.end().since(news);
+            tracing::error!(
+                %error,
+                first = news.0,
+                lost,
+                "a batch of {} cannot be read and is passed over: {error}",
+                count_of(lost, "datagram")
+            );
+            Counters::add(&turn.seat.counters.gaps, lost);
+            None
+        }
     }
 }
 

@@ -9,18 +9,29 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
 use crate::batch::Records;
+use crate::config::WhenDown;
 use crate::datagram::Datagram;
 use crate::netflow::{Kept, TemplateMemory};
 
-/// What is known of templates.
+/// What is known of templates. Collectors that are waited for may be far behind those that are not, where an exporter
+/// defined something else: each kind has a memory of its own.
 #[derive(Debug, Default)]
 pub(crate) struct Templates {
-    memory: Mutex<TemplateMemory>,
+    holding: Mutex<TemplateMemory>,
+    skipping: Mutex<TemplateMemory>,
     /// Whether the file is older than what is known.
     is_news: AtomicBool,
+}
+
+/// What the file holds.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Stored {
+    hold: Vec<Kept>,
+    skip: Vec<Kept>,
 }
 
 impl Templates {
@@ -29,9 +40,13 @@ impl Templates {
         let path = file(state_directory);
         let templates = Self::default();
         match read(&path) {
-            Ok(kept) => {
-                let mut memory = templates.memory();
-                kept.into_iter().for_each(|kept| memory.restore(kept));
+            Ok(stored) => {
+                for (kind, kept) in [(WhenDown::Hold, stored.hold), (WhenDown::Skip, stored.skip)] {
+                    let mut memory = templates.memory(kind);
+                    for kept in kept {
+                        memory.restore(kept);
+                    }
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
@@ -46,9 +61,9 @@ impl Templates {
         templates
     }
 
-    /// Learns what these datagrams define.
-    pub(crate) fn learn(&self, records: &Records) {
-        let mut memory = self.memory();
+    /// Learns what these datagrams define, which are on their way to collectors of this kind.
+    pub(crate) fn learn(&self, records: &Records, kind: WhenDown) {
+        let mut memory = self.memory(kind);
         let mut is_news = false;
         for datagram in records.iter() {
             is_news |= memory.note(&datagram);
@@ -58,9 +73,15 @@ impl Templates {
         }
     }
 
-    /// The payloads of datagrams that make a collector which knows nothing decode `datagram`.
-    pub(crate) fn before(&self, datagram: &Datagram<'_>) -> Vec<Vec<u8>> {
-        self.memory().before(datagram)
+    /// The payloads of datagrams that make a collector of this kind which knows nothing decode `datagram`. If there was none
+    /// of its kind until now, what those of the other know has to do.
+    pub(crate) fn before(&self, datagram: &Datagram<'_>, kind: WhenDown) -> Vec<Vec<u8>> {
+        let own = self.memory(kind).before(datagram);
+        let other = match kind {
+            WhenDown::Hold => WhenDown::Skip,
+            WhenDown::Skip => WhenDown::Hold,
+        };
+        if own.is_empty() { self.memory(other).before(datagram) } else { own }
     }
 
     /// Writes the file, if there is news. Blocks: call it where that is allowed.
@@ -68,16 +89,21 @@ impl Templates {
         if !self.is_news.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
-        let kept: Vec<Kept> = self.memory().kept().collect();
-        let outcome = write(state_directory, &kept);
+        let kept = |kind| self.memory(kind).kept().collect();
+        let outcome =
+            write(state_directory, &Stored { hold: kept(WhenDown::Hold), skip: kept(WhenDown::Skip) });
         if outcome.is_err() {
             self.is_news.store(true, Ordering::Relaxed);
         }
         outcome
     }
 
-    fn memory(&self) -> MutexGuard<'_, TemplateMemory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    fn memory(&self, kind: WhenDown) -> MutexGuard<'_, TemplateMemory> {
+        let memory = match kind {
+            WhenDown::Hold => &self.holding,
+            WhenDown::Skip => &self.skipping,
+        };
+        memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -85,14 +111,14 @@ fn file(state_directory: &Path) -> PathBuf {
     state_directory.join("templates.json")
 }
 
-fn read(path: &Path) -> io::Result<Vec<Kept>> {
+fn read(path: &Path) -> io::Result<Stored> {
     Ok(serde_json::from_reader(BufReader::new(std::fs::File::open(path)?))?)
 }
 
-fn write(state_directory: &Path, kept: &[Kept]) -> io::Result<()> {
+fn write(state_directory: &Path, stored: &Stored) -> io::Result<()> {
     let mut new = NamedTempFile::new_in(state_directory)?;
     let mut out = BufWriter::new(new.as_file_mut());
-    serde_json::to_writer(&mut out, kept)?;
+    serde_json::to_writer(&mut out, stored)?;
     out.flush()?;
     drop(out);
     new.as_file().sync_data()?;
@@ -130,7 +156,7 @@ mod tests {
         builder.push(&of_exporter(&payload)).unwrap();
         let batch = builder.finish(Position(0)).unwrap();
         let templates = Templates::default();
-        templates.learn(&batch.records().unwrap());
+        templates.learn(&batch.records().unwrap(), WhenDown::Hold);
         templates
     }
 
@@ -138,11 +164,11 @@ mod tests {
     fn what_was_learned_outlives_the_process() {
         let directory = tempfile::tempdir().unwrap();
         let templates = learned();
-        let expected = templates.before(&of_exporter(&datagram(false)));
+        let expected = templates.before(&of_exporter(&datagram(false)), WhenDown::Skip);
         assert_eq!(expected.len(), 1);
         templates.keep(directory.path()).unwrap();
         let again = Templates::take_up(directory.path());
-        assert_eq!(again.before(&of_exporter(&datagram(false))), expected);
+        assert_eq!(again.before(&of_exporter(&datagram(false)), WhenDown::Skip), expected);
     }
 
     #[test]
@@ -169,6 +195,6 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(file(directory.path()), "[{\"exporter\": 7}").unwrap();
         let templates = Templates::take_up(directory.path());
-        assert!(templates.before(&of_exporter(&datagram(false))).is_empty());
+        assert!(templates.before(&of_exporter(&datagram(false)), WhenDown::Skip).is_empty());
     }
 }

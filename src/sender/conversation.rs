@@ -18,6 +18,7 @@ use crate::limits::{CHANNEL_AGE_MAX, STOP_GRACE};
 use crate::sender::backlog::{Backlog, BacklogError};
 use crate::sender::link::{Link, LinkSettings, LinkState};
 use crate::sender::queue::{Next, Queue};
+use crate::sender::unacknowledged::Unacknowledged;
 use crate::sequence::Position;
 use crate::service::messages::sender;
 use crate::service::stream::{Received, Stream, StreamError, protection};
@@ -66,8 +67,10 @@ pub(crate) struct Conversation<'a> {
     session: SenderSession,
     /// Whether the receiver has welcomed this sender.
     pub(crate) is_agreed: bool,
-    /// Ends and payload bytes of batches sent and not acknowledged, in order.
-    sent: VecDeque<(Position, u64)>,
+    /// Ends and payload bytes of batches sent and not acknowledged.
+    sent: Unacknowledged,
+    /// The receiver has everything below, but acknowledges it later.
+    taken: Position,
     /// Batches read ahead from the spool.
     ahead: VecDeque<Batch>,
     backlog: Reading,
@@ -104,7 +107,8 @@ impl<'a> Conversation<'a> {
             link,
             session: SenderSession::new(hello, Instant::now().into_std()),
             is_agreed: false,
-            sent: VecDeque::new(),
+            sent: Unacknowledged::default(),
+            taken: Position::default(),
             ahead: VecDeque::new(),
             backlog: Reading::Idle(Backlog::new(link.queue.clone())),
             renew_at: Instant::now() + CHANNEL_AGE_MAX,
@@ -219,6 +223,7 @@ impl<'a> Conversation<'a> {
             match event {
                 SenderEvent::Welcomed { resume } => self.welcomed(resume, stream.channel().cipher(), peer)?,
                 SenderEvent::Acknowledged(position) => self.acknowledged(position),
+                SenderEvent::Taken(position) => self.taken(position)?,
                 SenderEvent::Refused(refusal) => return Err(Ended::Refused(refusal.text().to_owned())),
                 SenderEvent::Goodbye => return Err(Ended::Goodbye),
             }
@@ -257,12 +262,20 @@ impl<'a> Conversation<'a> {
     }
 
     fn acknowledged(&mut self, position: Position) {
-        let mut bytes = 0;
-        while let Some((_, length)) = self.sent.front().filter(|(end, _)| *end <= position) {
-            bytes += length;
-            self.sent.pop_front();
-        }
+        let bytes = self.sent.acknowledge(position);
         self.link.queue.acknowledge(position, bytes);
+    }
+
+    /// The receiver is ahead with some of its collectors. What others still lack, and what of that is under way to them, only
+    /// it knows: it asks for it.
+    fn taken(&mut self, position: Position) -> Result<(), Ended> {
+        let reach = self.link.queue.reach();
+        if position > reach {
+            return Err(Ended::AheadOfUs(position, reach));
+        }
+        self.taken = self.taken.max(position);
+        self.link.queue.set_in_flight(self.link.queue.acknowledged());
+        Ok(())
     }
 
     /// Hands the session all that it takes now. Says whether it would take more that has yet to arrive.
@@ -271,7 +284,7 @@ impl<'a> Conversation<'a> {
             match self.link.queue.next(position) {
                 Next::Batch(batch) => self.send(&batch),
                 Next::Gap(gap) => {
-                    self.link.queue.set_in_flight(gap.end);
+                    self.note_in_flight(gap.end);
                     if let Err(error) = self.session.send_gap(gap) {
                         tracing::error!(%error, "a gap was offered out of turn: {error}");
                     }
@@ -291,10 +304,19 @@ impl<'a> Conversation<'a> {
     }
 
     fn send(&mut self, batch: &Batch) {
-        self.link.queue.set_in_flight(batch.end());
+        self.note_in_flight(batch.end());
         match self.session.send_batch(batch) {
-            Ok(()) => self.sent.push_back((batch.end(), u64::from(batch.payload_bytes()))),
+            Ok(()) => self.sent.add(batch.end(), u64::from(batch.payload_bytes())),
             Err(error) => tracing::error!(%error, "a batch was offered out of turn: {error}"),
+        }
+    }
+
+    /// Positions below `end` are sent.
+    fn note_in_flight(&self, end: Position) {
+        if end > self.taken && self.taken > self.link.queue.acknowledged() {
+            self.link.queue.set_reach(end);
+        } else {
+            self.link.queue.set_in_flight(end);
         }
     }
 

@@ -15,6 +15,7 @@ mod recovery;
 mod reload;
 mod report;
 mod schedule;
+mod unacknowledged;
 
 use std::env;
 use std::process;

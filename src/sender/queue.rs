@@ -246,6 +246,12 @@ impl Queue {
         state.reach = state.reach.max(position);
     }
 
+    /// Positions below `position` were sent; what of them is on its way to those who are waited for is not known.
+    pub(crate) fn set_reach(&self, position: Position) {
+        let mut state = self.state();
+        state.reach = state.reach.max(position);
+    }
+
     /// The position up to which a receiver can have this stream, if it is the one that this spool numbers.
     pub(crate) fn reach(&self) -> Position {
         self.state().reach

@@ -42,6 +42,14 @@ pub enum SessionError {
         /// The end of what was sent; `sent < acknowledged`.
         sent: Position,
     },
+    /// The receiver wants something once more that was never sent, or that it has acknowledged.
+    #[error("the other side asks again for position {wanted}; only positions below {sent} were sent")]
+    NotSent {
+        /// The position that it wants.
+        wanted: Position,
+        /// The end of what was sent.
+        sent: Position,
+    },
     /// Not one byte came for too long.
     #[error(
         "nothing was heard from the other side for {0:?}: its host, its service or the way there is down"

@@ -2,7 +2,8 @@
 //!
 //! Both sides are machines without sockets, files or clocks: bytes, commands and `now` go in, bytes and events
 //! come out. The preface was exchanged before; what lies in the spool or in the receiver's store is known to the
-//! daemons only. Neither side ever speaks of a position that it cannot vouch for: a sender sends without holes
+//! daemons only. Where some collectors are ahead of others, the receiver takes more than it acknowledges, and asks for the
+//! rest once more. Neither side ever speaks of a position that it cannot vouch for: a sender sends without holes
 //! from where the receiver told it to go on, and a receiver acknowledges only what its daemon said is delivered.
 //!
 //! What a daemon does, over and over, in this order:

@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::batch::{Batch, BatchError};
-use crate::framing::{Hello, Message, Refusal, RefusalCode, Welcome};
+use crate::framing::{Again, Hello, Message, Refusal, RefusalCode, Welcome};
 use crate::limits::WINDOW;
 use crate::sequence::{Gap, Position, StreamId};
 use crate::session::liveness::Liveness;
@@ -26,6 +26,15 @@ pub enum ReceiverEvent {
     },
     /// The next positions will never come: `go_on` and `acknowledge` as with a batch. Starts at what was expected.
     Gap(Gap),
+    /// A batch that was asked for once more; or a gap in its place.
+    Again {
+        /// The positions that it takes; they begin with the one that was wanted, or before it.
+        first: Position,
+        /// Likewise; the next one wanted begins here.
+        end: Position,
+        /// The batch; `None` if its positions will never come.
+        batch: Option<Batch>,
+    },
     /// A batch came of which everything was delivered before. Nothing is to be done.
     Repeat {
         /// How many datagrams it held.
@@ -42,6 +51,8 @@ pub struct ReceiverSession {
     phase: Phase,
     /// Everything below is delivered and the sender is not told yet.
     unsaid: Option<Position>,
+    /// Everything below has come and the sender is not told yet.
+    unsaid_taken: Option<Position>,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +76,8 @@ struct Progress {
     delivered: Position,
     /// A batch or gap was handed out, and the next one is not wanted yet.
     is_paused: bool,
+    /// What was asked for once more and has not come: from where on, and how many bytes.
+    asked: Option<(Position, usize)>,
 }
 
 impl Progress {
@@ -74,6 +87,10 @@ impl Progress {
             return Err(BatchError::Sealed.into());
         }
         let skip = self.expected.since(batch.first());
+        if self.is_asked_for(batch.first(), batch.end(), batch.bytes().len()) {
+            let (first, end, batch) = (batch.first(), batch.end(), Some(batch));
+            return Ok(ReceiverEvent::Again { first, end, batch });
+        }
         if !self.advance(batch.first(), batch.end())? {
             return Ok(ReceiverEvent::Repeat { datagrams: batch.datagrams() });
         }
@@ -82,8 +99,22 @@ impl Progress {
 
     fn take_gap(&mut self, gap: Gap) -> Result<Option<ReceiverEvent>, SessionError> {
         let first = gap.first.max(self.expected);
+        if self.is_asked_for(gap.first, gap.end, 0) {
+            return Ok(Some(ReceiverEvent::Again { first: gap.first, end: gap.end, batch: None }));
+        }
         let is_news = self.advance(gap.first, gap.end)?;
         Ok(is_news.then_some(ReceiverEvent::Gap(Gap { first, ..gap })))
+    }
+
+    /// Whether positions `first` to `end` are what was asked for once more; then the next of that is waited for.
+    fn is_asked_for(&mut self, first: Position, end: Position, bytes: usize) -> bool {
+        let Some((next, wanted)) = self.asked else { return false };
+        if !(first..end).contains(&next) || end > self.expected {
+            return false;
+        }
+        let wanted = wanted.saturating_sub(bytes);
+        self.asked = (end < self.expected && wanted > 0).then_some((end, wanted));
+        true
     }
 
     /// Whether positions `first` to `end` hold news; then nothing else is wanted for now.
@@ -138,6 +169,9 @@ impl ReceiverSession {
     }
 
     fn say_unsaid(&mut self) {
+        if let Some(position) = self.unsaid_taken.take() {
+            self.wire.outbox.push(Message::Taken(position));
+        }
         if let Some(position) = self.unsaid.take() {
             self.wire.outbox.push(Message::Ack(position));
         }
@@ -209,7 +243,7 @@ impl ReceiverSession {
         let resume = stored.max(hello.first);
         self.wire.liveness = Some(Liveness::new(hello.heartbeat.duration(), now));
         let (stream, expected, delivered) = (hello.stream, resume, resume);
-        self.phase = Phase::Open(Progress { stream, expected, delivered, is_paused: false });
+        self.phase = Phase::Open(Progress { stream, expected, delivered, is_paused: false, asked: None });
         self.wire.outbox.push(Message::Welcome(Welcome { resume, window: WINDOW }));
     }
 
@@ -231,6 +265,32 @@ impl ReceiverSession {
             progress.delivered = position;
             self.unsaid = Some(position);
         }
+    }
+
+    /// Everything below `position` has come, if not in this session then in an earlier one: the sender is told to send only
+    /// what follows. What lies between that and what is acknowledged can be asked for.
+    pub fn take(&mut self, position: Position) {
+        let Phase::Open(progress) = &mut self.phase else { return };
+        progress.expected = progress.expected.max(position);
+        if position > progress.delivered {
+            self.unsaid_taken = Some(position);
+        }
+    }
+
+    /// Asks for batches from `first` on, which is not acknowledged, once more: as many as make up `bytes`, at least one.
+    pub fn ask_again(&mut self, first: Position, bytes: u32) {
+        let Phase::Open(progress) = &mut self.phase else { return };
+        if first < progress.expected {
+            progress.asked = Some((first, usize::try_from(bytes).unwrap_or(usize::MAX)));
+            // The sender must know first that everything has come.
+            self.say_unsaid();
+            self.wire.outbox.push(Message::Again(Again { first, bytes: bytes.max(1) }));
+        }
+    }
+
+    /// Whether something that was asked for once more is still to come.
+    pub fn is_asking(&self) -> bool {
+        matches!(&self.phase, Phase::Open(Progress { asked: Some(_), .. }))
     }
 
     /// Ends the session and says why, in a sentence for the sender's operator.

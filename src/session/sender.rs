@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::batch::Batch;
-use crate::framing::{HEADER_LEN, Hello, Message, Refusal, Welcome};
+use crate::framing::{Again, HEADER_LEN, Hello, Message, Refusal, Welcome};
 use crate::limits::{MESSAGE_MAX, OUTBOX_MAX, WINDOW};
 use crate::sequence::{Gap, Position};
 use crate::session::liveness::Liveness;
@@ -23,6 +23,9 @@ pub enum SenderEvent {
     },
     /// Everything below this position is delivered; more than was acknowledged before.
     Acknowledged(Position),
+    /// Everything below this position has come, without being delivered, and is not to be sent unless it is asked for. That
+    /// it is not beyond all that was ever numbered is for the daemon to check.
+    Taken(Position),
     /// The receiver ended the session and says why.
     Refused(Refusal),
     /// The receiver ended the session in good order.
@@ -56,6 +59,18 @@ struct UnderWay {
     bytes: usize,
     /// No further batch while as many bytes are under way.
     window: usize,
+    /// What the receiver wants once more.
+    again: Option<Once>,
+}
+
+/// What is to be sent once more; `next < end`, `0 < bytes`.
+#[derive(Clone, Copy, Debug)]
+struct Once {
+    next: Position,
+    /// What was sent when the receiver asked ends here.
+    end: Position,
+    /// Bytes of batches that it still wants.
+    bytes: usize,
 }
 
 impl UnderWay {
@@ -66,14 +81,47 @@ impl UnderWay {
             batches: VecDeque::new(),
             bytes: 0,
             window: usize::try_from(welcome.window.min(WINDOW)).unwrap_or(usize::MAX),
+            again: None,
         }
     }
 
-    fn take_turn(&mut self, first: Position, end: Position) -> Result<(), OutOfTurn> {
-        if !(first..end).contains(&self.next) {
+    /// The position to be sent next: what is wanted once more goes first.
+    fn wanted(&self) -> Position {
+        self.again.map_or(self.next, |again| again.next)
+    }
+
+    /// Goes on behind `end` with what is sent now, `bytes` of it. Whether it is sent for the first time.
+    fn take_turn(&mut self, first: Position, end: Position, bytes: usize) -> Result<bool, OutOfTurn> {
+        if !(first..end).contains(&self.wanted()) {
             return Err(OutOfTurn { first, end });
         }
-        self.next = end;
+        let Some(again) = self.again.take() else {
+            self.next = end;
+            return Ok(true);
+        };
+        let bytes = again.bytes.saturating_sub(bytes);
+        if end < again.end && bytes > 0 {
+            self.again = Some(Once { next: end, bytes, ..again });
+        }
+        self.next = self.next.max(end);
+        Ok(false)
+    }
+
+    /// Nothing below `position` is to be sent or counts as under way.
+    fn pass(&mut self, position: Position) {
+        while let Some((_, bytes)) = self.batches.front().filter(|(end, _)| *end <= position) {
+            self.bytes -= bytes;
+            self.batches.pop_front();
+        }
+        self.next = self.next.max(position);
+    }
+
+    fn send_again(&mut self, wish: Again) -> Result<(), SessionError> {
+        if !(self.acknowledged..self.next).contains(&wish.first) {
+            return Err(SessionError::NotSent { wanted: wish.first, sent: self.next });
+        }
+        let bytes = usize::try_from(wish.bytes).unwrap_or(usize::MAX);
+        self.again = Some(Once { next: wish.first, end: self.next, bytes });
         Ok(())
     }
 
@@ -86,9 +134,9 @@ impl UnderWay {
             return Ok(false);
         }
         self.acknowledged = position;
-        while let Some((_, bytes)) = self.batches.front().filter(|(end, _)| *end <= position) {
-            self.bytes -= bytes;
-            self.batches.pop_front();
+        self.pass(position);
+        if let Some(again) = self.again.filter(|again| again.next < position) {
+            self.again = (position < again.end).then_some(Once { next: position, ..again });
         }
         Ok(true)
     }
@@ -155,6 +203,14 @@ impl SenderSession {
                 let is_news = under_way.acknowledge(position)?;
                 Ok(is_news.then_some(SenderEvent::Acknowledged(position)))
             }
+            (Phase::Open(under_way), Message::Taken(position)) => {
+                under_way.pass(position);
+                Ok(Some(SenderEvent::Taken(position)))
+            }
+            (Phase::Open(under_way), Message::Again(wish)) => {
+                under_way.send_again(wish)?;
+                Ok(None)
+            }
             (phase, message) => {
                 let moment = match phase {
                     Phase::Greeting => "before WELCOME",
@@ -169,26 +225,32 @@ impl SenderSession {
     pub fn wants(&self) -> Option<Position> {
         let Phase::Open(under_way) = &self.phase else { return None };
         let has_room = self.wire.outbox.len() + HEADER_LEN + MESSAGE_MAX <= OUTBOX_MAX;
-        (has_room && under_way.bytes < under_way.window).then_some(under_way.next)
+        let may_send = under_way.again.is_some() || under_way.bytes < under_way.window;
+        (has_room && may_send).then_some(under_way.wanted())
     }
 
     /// Sends a batch that holds the wanted position: after a resume in its middle, all of it.
     pub fn send_batch(&mut self, batch: &Batch) -> Result<(), OutOfTurn> {
         let (first, end) = (batch.first(), batch.end());
         let Phase::Open(under_way) = &mut self.phase else { return Err(OutOfTurn { first, end }) };
-        under_way.take_turn(first, end)?;
         let bytes = batch.bytes().clone();
-        under_way.bytes += bytes.len();
-        under_way.batches.push_back((end, bytes.len()));
+        if under_way.take_turn(first, end, bytes.len())? {
+            under_way.bytes += bytes.len();
+            under_way.batches.push_back((end, bytes.len()));
+        }
         self.wire.outbox.push(Message::Data(bytes));
         Ok(())
     }
 
     /// Says that positions, among them the wanted one, will never come.
     pub fn send_gap(&mut self, gap: Gap) -> Result<(), OutOfTurn> {
-        let Gap { first, end, .. } = gap;
+        let Gap { first, mut end, reason } = gap;
         let Phase::Open(under_way) = &mut self.phase else { return Err(OutOfTurn { first, end }) };
-        under_way.take_turn(first, end)?;
+        if let Some(again) = under_way.again {
+            end = end.min(again.end);
+        }
+        let gap = Gap { first, end, reason };
+        under_way.take_turn(first, end, 0)?;
         self.wire.outbox.push(Message::Gap(gap));
         Ok(())
     }

@@ -119,7 +119,10 @@ impl Collector for ReceiverStatus {
             by_collector(|collector| collector.socket_drops),
         )?;
         metrics.counters(
-            ("collector_unread", "Datagrams, at most, that lay unread in each collector's socket when it went away"),
+            (
+                "collector_unread",
+                "Datagrams, at most, that lay unread in each collector's socket when it went away",
+            ),
             "collector",
             by_collector(|collector| collector.unread),
         )?;

@@ -271,7 +271,10 @@ fn state(state: CollectorState, held_s: u64) -> String {
 /// Which exporter is which for collectors that do not see it as itself; no more rows than a screen takes.
 fn seen_as(status: &ReceiverStatus) -> String {
     let rows = status.collectors.iter().flat_map(|collector| {
-        collector.seen_as.iter().map(|row| [row.exporter.to_string(), row.seen_as.to_string(), collector.address.clone()])
+        collector
+            .seen_as
+            .iter()
+            .map(|row| [row.exporter.to_string(), row.seen_as.to_string(), collector.address.clone()])
     });
     let (total, mut table) =
         (rows.clone().count(), Table::new(["exporter", "is seen as", "by"].map(|head| (head, Align::Left))));

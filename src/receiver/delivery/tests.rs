@@ -74,7 +74,7 @@ fn read_slowly(socket: UdpSocket, count: usize, burst: usize) -> JoinHandle<Vec<
 
 /// A delivery to `outputs`, which have everything below `position`.
 fn begun(position: u64, outputs: &Outputs) -> Delivery {
-    Delivery::new(Position(position), outputs, &HashMap::new())
+    Delivery::new(Position(position), None, outputs, &HashMap::new())
 }
 
 /// The next batch of the stream.

@@ -221,7 +221,7 @@ impl Destination {
             if place > 0 {
                 return Ok(place);
             }
-            for payload in templates.before(datagram) {
+            for payload in templates.before(datagram, self.when_down) {
                 self.send(turn, datagram.exporter, &[&payload])?;
                 self.figures().counts.templates += 1;
             }

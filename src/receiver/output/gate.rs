@@ -174,7 +174,8 @@ impl Gate {
 
     /// Of what was sent, only what makes up the last `queued` bytes of memory can be unread.
     fn forget_read(&mut self, queued: u64) {
-        while let Some(oldest) = self.unread.front().filter(|oldest| self.unread_memory - **oldest >= queued) {
+        while let Some(oldest) = self.unread.front().filter(|oldest| self.unread_memory - **oldest >= queued)
+        {
             self.unread_memory -= oldest;
             self.unread.pop_front();
         }

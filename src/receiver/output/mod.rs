@@ -139,7 +139,7 @@ impl Output {
 /// Every collector.
 #[derive(Debug)]
 pub(crate) struct Outputs {
-    outputs: Vec<Arc<Output>>,
+    collectors: Vec<Arc<Output>>,
     /// Sockets of each collector.
     sockets: NonZeroUsize,
     templates: Arc<Templates>,
@@ -148,7 +148,7 @@ pub(crate) struct Outputs {
 impl Outputs {
     /// No collector yet. Each that comes has at most so many sockets, one for each exporter.
     pub(crate) fn none(sockets: NonZeroUsize, templates: Arc<Templates>) -> Self {
-        Self { outputs: Vec::new(), sockets, templates }
+        Self { collectors: Vec::new(), sockets, templates }
     }
 
     /// An output for each of the collectors, inside a tokio runtime. Those that are here already as they are wanted stay;
@@ -161,7 +161,7 @@ impl Outputs {
             if outputs.iter().any(|output| output.address() == resolved.address) {
                 continue;
             }
-            let before = self.outputs.iter().find(|output| output.address() == resolved.address);
+            let before = self.collectors.iter().find(|output| output.address() == resolved.address);
             let Some(Output::Udp(udp)) = before.map(Arc::as_ref) else {
                 outputs.push(self.open(&resolved, &all, None));
                 continue;
@@ -171,7 +171,7 @@ impl Outputs {
                 None => outputs.push(self.open(&resolved, &all, Some(udp))),
             }
         }
-        Self { outputs, sockets: self.sockets, templates: self.templates.clone() }
+        Self { collectors: outputs, sockets: self.sockets, templates: self.templates.clone() }
     }
 
     fn open(
@@ -183,19 +183,24 @@ impl Outputs {
         Arc::new(Output::Udp(UdpOutput::open(resolved, all, self.sockets, &self.templates, before)))
     }
 
+    /// What is told to collectors that come back.
+    pub(super) fn templates(&self) -> &Arc<Templates> {
+        &self.templates
+    }
+
     /// The outputs, in the order of their addresses.
     pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Output>> {
-        self.outputs.iter()
+        self.collectors.iter()
     }
 
     /// Where the collectors listen.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.outputs.iter().map(|output| output.address())
+        self.collectors.iter().map(|output| output.address())
     }
 
     /// What is known of every collector, in their order.
     pub(crate) fn figures(&self) -> Vec<CollectorFigures> {
-        self.outputs.iter().map(|output| output.figures()).collect()
+        self.collectors.iter().map(|output| output.figures()).collect()
     }
 }
 
@@ -251,14 +256,14 @@ mod tests {
         let before = Outputs::to(&[first, second]);
         let after = before.changed_to(&[third, second, second].map(|address| Resolved::at(&address)));
         assert_eq!(after.addresses().collect::<Vec<_>>(), [third, second]);
-        assert!(Arc::ptr_eq(&before.outputs[1], &after.outputs[1]));
+        assert!(Arc::ptr_eq(&before.collectors[1], &after.collectors[1]));
     }
 
     #[tokio::test]
     async fn a_collector_whose_settings_change_goes_on_counting() {
         let address: SocketAddr = "127.0.0.1:4001".parse().unwrap();
         let before = Outputs::to(&[address]);
-        let Output::Udp(output) = before.outputs[0].as_ref();
+        let Output::Udp(output) = before.collectors[0].as_ref();
         output.pass_over([].into_iter());
         let datagram = Datagram {
             exporter: address,
@@ -270,7 +275,7 @@ mod tests {
         let mut other = Resolved::at(&address);
         other.settings.when_down = WhenDown::Skip;
         let after = before.changed_to(&[other]);
-        assert!(!Arc::ptr_eq(&before.outputs[0], &after.outputs[0]));
+        assert!(!Arc::ptr_eq(&before.collectors[0], &after.collectors[0]));
         assert_eq!(after.figures()[0].counts.skipped, 2);
     }
 }

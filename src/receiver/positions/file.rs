@@ -14,6 +14,9 @@ use crate::sequence::{Position, StreamId};
 /// Where the slots lie: on pages of their own, so that what damages the one spares the other.
 const SLOT_OFFSETS: [u64; 2] = [0, 4096];
 
+/// Where the slot lies that tells how far those collectors are that are not waited for.
+const FURTHER_OFFSET: u64 = 8192;
+
 /// Up to where one stream has been delivered.
 #[derive(Debug)]
 pub(crate) struct StreamPosition {
@@ -31,6 +34,8 @@ struct State {
     next_offset: u64,
     /// The offset that the store after the next one goes to.
     newest_offset: u64,
+    /// Up to where those collectors are that are not waited for, if that is further.
+    further: Option<Position>,
     /// Something was stored since the last sync.
     dirty: bool,
 }
@@ -47,7 +52,9 @@ impl StreamPosition {
         }
         let file = if lost { set_aside(&path)? } else { file };
         file.set_modified(SystemTime::now()).map_err(PositionsError::of("mark as seen", &path))?;
-        let state = Mutex::new(State::of(slots));
+        let further = if lost { None } else { read_slot(&file, stream, FURTHER_OFFSET).ok() };
+        let further = further.and_then(Slot::position);
+        let state = Mutex::new(State { further, ..State::of(slots) });
         Ok((Self { path, stream, file, state }, lost))
     }
 
@@ -66,6 +73,26 @@ impl StreamPosition {
             .write_all_at(&Slot::encode(self.stream, position), state.next_offset)
             .map_err(PositionsError::of("write", &self.path))?;
         state.stored(position);
+        Ok(())
+    }
+
+    /// Up to where those collectors have the stream that are not waited for, if that was further than the position. One slot
+    /// only: without it they get something twice.
+    pub(crate) fn further(&self) -> Option<Position> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).further
+    }
+
+    /// Stores how far those collectors are that are not waited for, unless as much is stored already.
+    pub(crate) fn store_further(&self, further: Position) -> Result<(), PositionsError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.further.is_some_and(|stored| stored >= further) {
+            return Ok(());
+        }
+        self.file
+            .write_all_at(&Slot::encode(self.stream, further), FURTHER_OFFSET)
+            .map_err(PositionsError::of("write", &self.path))?;
+        state.further = Some(further);
+        state.dirty = true;
         Ok(())
     }
 
@@ -94,7 +121,7 @@ impl State {
         let (newest_offset, next_offset) =
             if first_is_newest { (first_offset, second_offset) } else { (second_offset, first_offset) };
         let position = first.position().max(second.position());
-        Self { position, next_offset, newest_offset, dirty: false }
+        Self { position, next_offset, newest_offset, further: None, dirty: false }
     }
 
     fn stored(&mut self, position: Position) {

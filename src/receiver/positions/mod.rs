@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | 0 | 16 | slot 0 |
 //! | 4,096 | 16 | slot 1 |
+//! | 8,192 | 16 | a slot of its own: how far collectors are that are not waited for; absent while they are not ahead |
 //!
 //! with, in each slot, all numbers big-endian:
 //!
@@ -15,7 +16,7 @@
 //! | 4 | 4 | CRC32C of the stream id (16 bytes) and then bytes 8 to 15 | |
 //! | 8 | 8 | position after the last datagram delivered | |
 //!
-//! The slots are written in turn, so that a write cut short leaves the one before it; the highest valid slot
+//! The first two slots are written in turn, so that a write cut short leaves the one before it; the highest valid slot
 //! counts. A slot of zeros, or past the end of the file, was never written.
 //!
 //! What is stored outlives the process at once, and a loss of power once [`Positions::sync`] has run. A stream's

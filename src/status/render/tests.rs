@@ -1,6 +1,7 @@
 use super::*;
 use crate::status::{
-    CollectorStatus, Dropped, ExporterStatus, LateStatus, PeerStatus, Queued, Recovered, RefusedStatus, SeenAs, Tally,
+    CollectorStatus, Dropped, ExporterStatus, LateStatus, PeerStatus, Queued, Recovered, RefusedStatus,
+    SeenAs, Tally,
 };
 
 pub(in crate::status) fn sender() -> SenderStatus {

@@ -67,6 +67,25 @@ impl Version {
     }
 }
 
+/// Whether a datagram of v9 or IPFIX holds nothing but templates: the pair repeats those to collectors that come back.
+pub(crate) fn is_templates_only(payload: &[u8]) -> bool {
+    let header = match payload {
+        [0, 9, ..] => 20,
+        [0, 10, ..] => 16,
+        _ => return false,
+    };
+    let mut rest = payload.get(header..).unwrap_or_default();
+    let holds_something = !rest.is_empty();
+    while let [id_high, id_low, length_high, length_low, ..] = *rest {
+        let length = usize::from(u16::from_be_bytes([length_high, length_low]));
+        if u16::from_be_bytes([id_high, id_low]) > 3 || length < 4 {
+            return false;
+        }
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    holds_something
+}
+
 /// How many flow records the datagrams hold, in turn: 1 to 28 each, so that every datagram fits an Ethernet frame.
 /// The first datagram of each turn carries the template.
 pub(crate) type Mix = &'static [u8];

@@ -38,7 +38,8 @@ impl Collector {
             if let Some((exporter, number)) = claim {
                 pattern.datagram(exporter, number, &mut expected);
             }
-            notes.update(|report| note(report, claim, payload == expected));
+            let templates_only = chatter::is_templates_only(payload);
+            notes.update(|report| note(report, claim, payload == expected, templates_only));
         });
         Self { intake, shared }
     }
@@ -80,9 +81,10 @@ impl Collector {
 }
 
 /// Enters one datagram in the report; says whether it is a new one.
-fn note(report: &mut Report, claim: Option<(u16, u32)>, exact: bool) -> bool {
+fn note(report: &mut Report, claim: Option<(u16, u32)>, exact: bool, templates_only: bool) -> bool {
     let Some((exporter, number)) = claim else {
-        report.foreign += 1;
+        report.templates += u64::from(templates_only);
+        report.foreign += u64::from(!templates_only);
         return false;
     };
     match report.exporters.get_mut(usize::from(exporter)) {

@@ -68,6 +68,8 @@ pub(crate) struct Report {
     pub(crate) exporters: Vec<Tally>,
     /// Datagrams that are none of any exporter's.
     pub(crate) foreign: u64,
+    /// Datagrams that repeat templates, and nothing else.
+    pub(crate) templates: u64,
     /// Datagrams that the kernel dropped at the collector's own socket: no fault of the pair.
     pub(crate) kernel_drops: u64,
 }
