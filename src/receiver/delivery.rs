@@ -137,7 +137,7 @@ impl Lane {
         Some(parcel)
     }
 
-    /// Passes over, for those who are last, what is more than the lane takes.
+    /// Makes room for one more: those who are last are passed over with as much as that takes.
     fn make_room(&mut self) {
         while !self.has_room()
             && let Some(oldest) = self.parcels.front().cloned()
@@ -292,8 +292,8 @@ impl Delivery {
         }
         self.front = parcel.end;
         self.skipping.learn(&parcel, &self.templates, WhenDown::Skip);
-        self.skipping.push(parcel);
         self.skipping.make_room();
+        self.skipping.push(parcel);
     }
 
     /// Whether the next of the stream may come.

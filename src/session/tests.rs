@@ -1,5 +1,6 @@
 //! Facts about both sides, each shown with a pair of sessions in memory and a clock that the test moves.
 
+mod again;
 mod simulation;
 
 use core::time::Duration;

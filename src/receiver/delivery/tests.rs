@@ -241,3 +241,141 @@ async fn many_senders_share_a_collector_and_each_keeps_its_order() {
         assert!(of_sender == signed(sender), "lost, repeated or out of order");
     }
 }
+
+/// Outputs to `hold` and `skip`, which are set to that.
+fn of_both_kinds(hold: SocketAddr, skip: SocketAddr) -> Outputs {
+    let mut skipping = Resolved::at(&skip);
+    skipping.settings.when_down = WhenDown::Skip;
+    Outputs::to(&[]).changed_to(&[Resolved::at(&hold), skipping])
+}
+
+/// Batches of 100 datagrams of 1,000 bytes, as many as fill more than two lanes, and all payloads.
+fn long_stream() -> (Vec<Records>, Vec<Vec<u8>>) {
+    let payloads = numbered(3000, 1000);
+    (batches(&payloads), payloads)
+}
+
+fn nobody() -> SocketAddr {
+    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Delivers until nothing moves any more.
+async fn run_to_the_end(delivery: &mut Delivery) {
+    while delivery.is_under_way() {
+        if tokio::time::timeout(Duration::from_millis(300), delivery.run()).await.is_err() {
+            break;
+        }
+        delivery.settle();
+    }
+}
+
+#[tokio::test]
+async fn a_collector_that_is_down_and_holds_does_not_delay_one_that_skips() {
+    let (stream, payloads) = long_stream();
+    let skip = collector("127.0.0.1:0");
+    let absent = nobody();
+    let outputs = of_both_kinds(absent, skip.local_addr().unwrap());
+    let reader = read_slowly(skip, payloads.len(), 1000);
+    let mut delivery = begun(0, &outputs);
+    for records in stream {
+        push(&mut delivery, records);
+        while !delivery.may_take_more() {
+            delivery.run().await;
+            delivery.settle();
+        }
+        assert!(delivery.holding.bytes <= LANE_MAX + 66_000 && delivery.skipping.bytes <= LANE_MAX + 66_000);
+    }
+    run_to_the_end(&mut delivery).await;
+    assert!(reader.join().unwrap() == payloads, "lost, repeated or out of order");
+    assert_eq!((delivery.position(), delivery.settled()), (Position(0), Position(0)));
+    assert_eq!(outputs.figures()[1].counts.skipped, 0);
+    assert!(delivery.is_behind());
+    assert_eq!(delivery.wants_again(), None, "there is no room before the collector is back");
+}
+
+#[tokio::test]
+async fn a_collector_that_holds_and_comes_back_gets_what_has_gone_by_once_more_and_no_other_does() {
+    let (stream, payloads) = long_stream();
+    let skip = collector("127.0.0.1:0");
+    let absent = nobody();
+    let outputs = of_both_kinds(absent, skip.local_addr().unwrap());
+    let skip_reader = read_slowly(skip, payloads.len(), 1000);
+    let mut delivery = begun(0, &outputs);
+    for records in &stream {
+        push(&mut delivery, records.clone());
+        while !delivery.may_take_more() {
+            delivery.run().await;
+        }
+    }
+    let hold_reader = read_slowly(collector(&absent.to_string()), payloads.len(), 1000);
+    while delivery.position() < Position(3000) {
+        delivery.run().await;
+        delivery.settle();
+        let Some((first, bytes)) = delivery.wants_again() else { continue };
+        let (mut place, mut room) = (Position(0), usize::try_from(bytes).unwrap());
+        for records in &stream {
+            let end = place.plus(u64::try_from(records.iter().count()).unwrap());
+            if place >= first && room > 0 {
+                room = room.saturating_sub(records.len());
+                delivery.push_again(Parcel {
+                    first: place,
+                    end,
+                    news: place,
+                    records: Some(records.clone()),
+                });
+            }
+            place = end;
+        }
+    }
+    delivery.settle();
+    assert!(!delivery.is_behind() && delivery.is_even());
+    assert_eq!(delivery.settled(), Position(3000));
+    assert!(hold_reader.join().unwrap() == payloads, "lost, repeated or out of order");
+    assert!(skip_reader.join().unwrap() == payloads, "lost, repeated or out of order");
+    assert_eq!(outputs.figures()[1].counts.datagrams, 3000);
+}
+
+#[tokio::test]
+async fn a_collector_that_skips_and_cannot_follow_is_passed_over_and_delays_nobody() {
+    let (stream, payloads) = long_stream();
+    let hold = collector("127.0.0.1:0");
+    // It is there, and reads nothing.
+    let stuck = collector("127.0.0.1:0");
+    let outputs = of_both_kinds(hold.local_addr().unwrap(), stuck.local_addr().unwrap());
+    let reader = read_slowly(hold, payloads.len(), 1000);
+    let mut delivery = begun(0, &outputs);
+    for records in stream {
+        push(&mut delivery, records);
+        while !delivery.may_take_more() {
+            delivery.run().await;
+            delivery.settle();
+        }
+    }
+    while delivery.position() < Position(3000) {
+        delivery.run().await;
+        delivery.settle();
+    }
+    assert!(reader.join().unwrap() == payloads, "lost, repeated or out of order");
+    let [_, stuck] = outputs.figures().try_into().unwrap();
+    let waiting: u64 = delivery.skipping.parcels.iter().map(|parcel| parcel.end.since(parcel.first)).sum();
+    let partly = stuck.counts.datagrams + stuck.counts.skipped;
+    assert!(stuck.counts.skipped > 1000 && partly + waiting >= 3000, "{stuck:?}, {waiting} waiting");
+}
+
+#[tokio::test]
+async fn after_a_lost_link_those_that_are_ahead_go_on_and_the_others_ask_for_what_they_lack() {
+    let skip = collector("127.0.0.1:0");
+    let outputs = of_both_kinds(nobody(), skip.local_addr().unwrap());
+    let payloads = numbered(50, 100);
+    let mut delivery = begun(0, &outputs);
+    push(&mut delivery, batches(&payloads).remove(0));
+    run_to_the_end(&mut delivery).await;
+    assert_eq!(delivery.further(), Some(Position(50)));
+    assert_eq!(delivery.leave(), Tally::default());
+    delivery.resume(Position(0));
+    assert_eq!((delivery.position(), delivery.front()), (Position(0), Position(50)));
+    assert!(delivery.is_behind());
+    assert_eq!(delivery.wants_again().unwrap().0, Position(0));
+    let again = Delivery::new(Position(0), Some(Position(50)), &outputs, &HashMap::new());
+    assert_eq!((again.position(), again.front()), (Position(0), Position(50)));
+}
