@@ -92,6 +92,25 @@ pub(super) fn read_all(reader: &mut Reader<'_>) -> Option<Vec<CollectorSettings>
     Some(collectors)
 }
 
+/// Sentences about what is allowed, but probably not meant.
+pub(super) fn warnings(collectors: &[CollectorSettings]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if collectors.iter().all(|collector| !collector.exporters.is_empty()) {
+        warnings.push(
+            "every collector has prefixes in exporters: datagrams of exporters outside of all of them go nowhere"
+                .to_owned(),
+        );
+    }
+    for collector in collectors {
+        let Some(group) = &collector.group else { continue };
+        if collectors.iter().filter(|other| other.group.as_ref() == Some(group)).count() == 1 {
+            warnings
+                .push(format!("{} is alone in the group {group:?} and shares nothing", collector.address));
+        }
+    }
+    warnings
+}
+
 fn understand_source(value: &Value) -> kinds::Understood<Source> {
     kinds::one_of([Source::Own, Source::Exporter].map(|source| (source.word(), source)))(value)
 }

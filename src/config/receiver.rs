@@ -105,6 +105,12 @@ impl ReceiverSettings {
 
     /// Sentences about what is allowed, but probably not meant.
     pub(super) fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.warnings_of_protection();
+        warnings.extend(collector::warnings(&self.collectors));
+        warnings
+    }
+
+    fn warnings_of_protection(&self) -> Vec<String> {
         match (self.protection.has_proofs(), self.protection.plaintext) {
             (true, true) => vec![
                 "senders with a key are let in, and senders in clear text as well: \

@@ -56,6 +56,8 @@ pub mod receiver {
     pub const COLLECTOR_DOWN: &str = "64b11a6d7ac84b839de02833a25cbfbd";
     /// A collector takes datagrams again.
     pub const COLLECTOR_BACK: &str = "c27a6ff8bad54d9990d4b684c40a8a6f";
+    /// Datagrams that a collector's socket had been handed are lost: it was full, or went away.
+    pub const COLLECTOR_LOST: &str = "5d0c9d0e6a3f4a0c8f5f7b1f3c6a9e42";
     /// The name of a collector cannot be resolved; senders wait.
     pub const COLLECTOR_UNKNOWN: &str = "34af8518e5664512a521f261857bc12a";
 }

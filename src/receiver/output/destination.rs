@@ -5,7 +5,7 @@
 //! datagram is tried again or, if that is wanted, counted and passed over.
 
 use core::net::SocketAddr;
-use core::num::NonZeroUsize;
+use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
 use std::collections::HashSet;
 use std::io;
@@ -114,7 +114,7 @@ impl Destination {
             None
         });
         let is_watched = watch.is_some();
-        let catch_up_default = if is_watched { None } else { core::num::NonZeroU32::new(CATCH_UP_LIMIT) };
+        let catch_up_default = if is_watched { None } else { NonZeroU32::new(CATCH_UP_LIMIT) };
         let bucket = |limit: Limit| limit.map(Bucket::new);
         let turn = Turn {
             gate: Gate::new(watch),
@@ -299,7 +299,7 @@ impl Destination {
         let bytes: usize = sent.iter().map(|payload| payload.len()).sum();
         let mut figures = self.figures();
         figures.held_since = None;
-        figures.take_from(&mut turn.gate);
+        self.take_losses(turn, &mut figures);
         figures.state = if turn.gate.is_watching() { CollectorState::Up } else { CollectorState::Unknown };
         figures.counts.datagrams += u64::try_from(sent.len()).unwrap_or_default();
         figures.counts.bytes += u64::try_from(bytes).unwrap_or_default();
@@ -307,7 +307,7 @@ impl Destination {
 
     fn note_obstacle(&self, turn: &mut Turn, obstacle: &Obstacle, began: Instant) {
         let mut figures = self.figures();
-        figures.take_from(&mut turn.gate);
+        self.take_losses(turn, &mut figures);
         match obstacle {
             Obstacle::Full => _ = figures.held_since.get_or_insert(began),
             Obstacle::Paced(_) => {}
@@ -344,13 +344,21 @@ impl Destination {
         }
         let mut figures = self.figures();
         figures.held_since = None;
-        figures.take_from(&mut turn.gate);
+        self.take_losses(turn, &mut figures);
         figures.state = match seen {
             Some(Ok(Some(_))) => CollectorState::Up,
             Some(_) => CollectorState::Down,
             None if turn.reach.is_down() => CollectorState::Down,
             None => figures.state,
         };
+    }
+
+    /// Counts, and tells, what was lost in the collector's own socket.
+    fn take_losses(&self, turn: &mut Turn, figures: &mut Figures) {
+        let (dropped, unread) = (turn.gate.take_drops(), turn.gate.take_lost());
+        figures.counts.socket_drops += dropped;
+        figures.counts.unread += unread;
+        turn.trouble.lost(self.address, dropped, unread);
     }
 
     fn figures(&self) -> MutexGuard<'_, Figures> {
@@ -366,13 +374,6 @@ impl Turn {
     /// The limits that hold now.
     fn buckets(&mut self, is_late: bool) -> impl Iterator<Item = &mut Bucket> {
         self.limit.iter_mut().chain(self.catch_up_limit.iter_mut().filter(move |_| is_late))
-    }
-}
-
-impl Figures {
-    fn take_from(&mut self, gate: &mut Gate) {
-        self.counts.socket_drops += gate.take_drops();
-        self.counts.unread += gate.take_lost();
     }
 }
 
@@ -569,7 +570,7 @@ mod tests {
     async fn a_rate_limit_paces_and_one_for_catching_up_holds_for_late_datagrams_only() {
         let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let limit = |rate: u32| core::num::NonZeroU32::new(rate);
+        let limit = NonZeroU32::new;
         let settings = CollectorSettings {
             rate_limit: limit(1000),
             catch_up_limit: Some(limit(100)),

@@ -3,7 +3,7 @@
 //! Each socket either has the exporter's own address and port, or a port of this machine that no other exporter has. There
 //! are never more than a given number: the one unused longest makes room.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::num::NonZeroUsize;
 use core::time::Duration;
 use std::io;
@@ -57,7 +57,13 @@ impl Sources {
     pub(super) fn socket(&mut self, exporter: SocketAddr) -> io::Result<&mut Leaving> {
         let now = Instant::now();
         if !self.sockets.contains(&exporter) {
-            let leaving = self.open(exporter, now)?;
+            let leaving = match self.open(exporter, now) {
+                // There are fewer files than sockets may be: the one unused longest goes.
+                Err(error) if is_out_of_files(&error) && self.sockets.pop_lru().is_some() => {
+                    self.open(exporter, now)?
+                }
+                other => other?,
+            };
             self.sockets.push(exporter, leaving);
         }
         let leaving = self.sockets.get_mut(&exporter).ok_or(io::ErrorKind::NotFound)?;
@@ -70,8 +76,8 @@ impl Sources {
     pub(super) fn can_bear(&self, exporter: SocketAddr) -> bool {
         let ip = exporter.ip();
         let is_link_local = match ip {
-            core::net::IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
-            core::net::IpAddr::V6(v6) => v6.is_unicast_link_local(),
+            IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
         };
         exporter.is_ipv4() == self.collector.is_ipv4()
             && exporter.port() != 0
@@ -122,6 +128,10 @@ impl Sources {
         let all = self.sockets.iter().map(|(exporter, leaving)| (*exporter, leaving.seen_as));
         all.filter(|(exporter, seen_as)| exporter != seen_as).take(SEEN_AS_SHOWN).collect()
     }
+}
+
+fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// Whether the error tells that a collector cannot be reached, by itself or by the network.

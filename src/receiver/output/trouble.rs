@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use crate::config::WhenDown;
 use crate::limits::LOG_INTERVAL;
 use crate::service::messages::receiver;
+use crate::status::count_of;
 
 /// The trouble with one collector.
 #[derive(Debug)]
@@ -18,6 +19,10 @@ pub(super) struct Trouble {
     told: Option<String>,
     /// When the log last said that something is wrong.
     when: Option<Instant>,
+    /// Datagrams that were lost in the collector's own socket and are not told yet: dropped, and left unread.
+    lost: (u64, u64),
+    /// When the log last told of such.
+    lost_when: Option<Instant>,
 }
 
 impl Trouble {
@@ -27,7 +32,7 @@ impl Trouble {
             WhenDown::Hold => "datagrams are held until it does",
             WhenDown::Skip => "datagrams are passed over until it does",
         };
-        Self { consequence, told: None, when: None }
+        Self { consequence, told: None, when: None, lost: (0, 0), lost_when: None }
     }
 
     /// Nothing can be delivered to the collector, because of `reason`.
@@ -47,6 +52,27 @@ impl Trouble {
         self.when = Some(Instant::now());
     }
 
+    /// Of what the collector's socket was handed, `dropped` datagrams found its queue full, and up to `unread` were not read
+    /// before it went away.
+    pub(super) fn lost(&mut self, collector: SocketAddr, dropped: u64, unread: u64) {
+        self.lost = (self.lost.0 + dropped, self.lost.1 + unread);
+        if self.lost == (0, 0) || self.lost_when.is_some_and(|when| when.elapsed() < LOG_INTERVAL) {
+            return;
+        }
+        let (dropped, unread) = core::mem::take(&mut self.lost);
+        self.lost_when = Some(Instant::now());
+        tracing::warn!(
+            message_id = receiver::COLLECTOR_LOST,
+            %collector,
+            dropped,
+            unread,
+            "the collector {collector} lost what lay in its own socket: {} dropped as its queue was full, up to {} unread \
+             when it went away",
+            count_of(dropped, "datagram"),
+            count_of(unread, "datagram")
+        );
+    }
+
     /// The collector takes datagrams.
     pub(super) fn over(&mut self, collector: SocketAddr) {
         if self.told.take().is_some() {
@@ -62,6 +88,22 @@ impl Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn losses_are_told_at_once_and_then_summed_up_for_an_interval() {
+        let collector = "192.0.2.1:9995".parse().unwrap();
+        let mut trouble = Trouble::new(WhenDown::Hold);
+        trouble.lost(collector, 0, 0);
+        assert_eq!(trouble.lost_when, None);
+        trouble.lost(collector, 3, 0);
+        assert_eq!(trouble.lost, (0, 0));
+        trouble.lost(collector, 1, 5);
+        trouble.lost(collector, 2, 0);
+        assert_eq!(trouble.lost, (3, 5));
+        tokio::time::advance(LOG_INTERVAL).await;
+        trouble.lost(collector, 0, 0);
+        assert_eq!(trouble.lost, (0, 0));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_trouble_is_told_once_and_another_one_not_before_the_interval_is_over() {
