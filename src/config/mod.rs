@@ -149,7 +149,7 @@ fn load<S>(
     match settings {
         Some(settings) if problems.is_empty() => {
             let warnings = warnings(&settings);
-            Ok(Loaded { settings, report: Report { files, values, warnings } })
+            Ok(Loaded { settings, report: Report { files, values, notes: Vec::new(), warnings } })
         }
         _ => Err(ConfigError(problems)),
     }

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use crate::config::Origin;
 use crate::config::value::Found;
 
-/// Which files were read, every value in effect with its origin, and warnings.
+/// Which files were read, every value in effect with its origin, what else was found out, and warnings.
 #[derive(Debug)]
 pub struct Report {
     pub(super) files: Vec<PathBuf>,
     pub(super) values: Vec<InEffect>,
+    pub(super) notes: Vec<String>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -18,6 +19,16 @@ impl Report {
     /// Sentences about what is allowed, but probably not meant. Daemons log them at start.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// Adds sentences about what was found out beside the files.
+    pub fn note(&mut self, notes: impl IntoIterator<Item = String>) {
+        self.notes.extend(notes);
+    }
+
+    /// Adds sentences about what may not be as it is meant.
+    pub fn warn(&mut self, warnings: impl IntoIterator<Item = String>) {
+        self.warnings.extend(warnings);
     }
 
     /// Where the value of `key`, with its section, came from, if it is in effect.
@@ -63,6 +74,9 @@ impl fmt::Display for Report {
         let (keys, texts) = (longest(|value| &value.key), longest(|value| &value.text).min(40));
         for InEffect { key, text, origin } in &self.values {
             writeln!(f, "  {key:keys$} = {text:texts$}  ({origin})")?;
+        }
+        for note in &self.notes {
+            writeln!(f, "{note}")?;
         }
         for warning in &self.warnings {
             writeln!(f, "warning: {warning}")?;

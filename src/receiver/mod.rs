@@ -13,6 +13,7 @@ mod refused;
 mod reload;
 mod seats;
 mod serve;
+mod source_check;
 mod strangers;
 mod templates;
 
@@ -20,7 +21,7 @@ use std::env;
 use std::process;
 
 use crate::cli::{self, Invocation, ReceiverAction};
-use crate::config::{self, RECEIVER, Surroundings};
+use crate::config::{self, Loaded, RECEIVER, Surroundings};
 use crate::receiver::invite::Change;
 use crate::service::messages::receiver;
 use crate::service::pairing::keygen;
@@ -53,9 +54,11 @@ fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
             config::load_receiver(file.as_deref(), overrides.clone(), &surroundings)
         })),
         ReceiverAction::Check => {
-            let loaded = config::load_receiver(file.as_deref(), overrides, &surroundings)?;
-            reload::check(&loaded.settings)?;
-            console::print(&loaded.report.to_string())
+            let Loaded { settings, mut report } =
+                config::load_receiver(file.as_deref(), overrides, &surroundings)?;
+            reload::check(&settings)?;
+            source_check::check(&settings, &mut report)?;
+            console::print(&report.to_string())
         }
         ReceiverAction::Reload => {
             let path = config::control_path(RECEIVER, file.as_deref(), overrides, &surroundings)?;

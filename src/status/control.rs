@@ -11,6 +11,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
@@ -227,6 +228,15 @@ fn exchange(path: &Path, request: Request, reply: &mut String) -> io::Result<()>
     stream.set_write_timeout(Some(CONTROL_TIMEOUT))?;
     writeln!(stream, "{}", request.word())?;
     BufReader::new(stream.take(CONTROL_REPLY_MAX)).read_line(reply).map(drop)
+}
+
+/// The process that serves the control socket at `path`; `None` if there is none, or none that can be seen from here. It is
+/// asked nothing.
+pub fn serving_process(path: &Path) -> Option<u32> {
+    let stream = UnixStream::connect(path).ok()?;
+    // The process that began to listen; 0 if it is in another pid namespace.
+    let process = getsockopt(&stream, PeerCredentials).ok()?.pid();
+    u32::try_from(process).ok().filter(|process| *process > 0)
 }
 
 fn explained(path: &Path, source: io::Error) -> ControlError {

@@ -16,7 +16,7 @@ use crate::datagram::Timestamp;
 use crate::secure::Certificate;
 use serde::{Deserialize, Serialize};
 
-pub use control::{ControlError, ControlSocket, Reply, Request, request};
+pub use control::{ControlError, ControlSocket, Reply, Request, request, serving_process};
 pub use metrics::{receiver_metrics, sender_metrics};
 pub use pace::{Pace, to_f64};
 pub use receiver::{

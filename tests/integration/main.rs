@@ -27,6 +27,7 @@ mod running;
 mod secrecy;
 mod service;
 mod shipped;
+mod source_check;
 mod spool_encryption;
 mod spool_faults;
 #[expect(dead_code, reason = "the demo uses parts of the kit that no test needs")]

@@ -7,6 +7,7 @@
 mod destination;
 mod gate;
 mod pace;
+mod probe;
 mod reach;
 mod route;
 mod share;
@@ -17,6 +18,7 @@ mod udp;
 mod watch;
 
 pub(crate) use destination::Counts;
+pub(crate) use probe::{Outcome, probe};
 
 use core::net::SocketAddr;
 use core::num::NonZeroUsize;

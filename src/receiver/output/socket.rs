@@ -38,6 +38,11 @@ pub(super) fn open_as(exporter: SocketAddr, collector: SocketAddr) -> io::Result
     Ok(socket)
 }
 
+/// Whether this process may send as if from others at all: what [`open_as`] needs first.
+pub(super) fn may_open_as(collector: SocketAddr) -> io::Result<()> {
+    allow_foreign_address(&unbound(collector)?, collector)
+}
+
 /// Lets `socket` be bound to addresses that are not this machine's.
 fn allow_foreign_address(socket: &Socket, collector: SocketAddr) -> io::Result<()> {
     if collector.is_ipv4() { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) }

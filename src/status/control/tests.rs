@@ -154,3 +154,13 @@ fn status_is_shown_as_a_table_or_as_json_and_what_has_another_shape_is_refused()
     let (refused, printed) = shown(false);
     assert!(refused.contains("missing field `datagrams`") && printed.is_empty(), "{refused}");
 }
+
+#[test]
+fn the_process_that_serves_the_socket_is_known_while_it_does() {
+    let (_directory, path) = place();
+    assert_eq!(serving_process(&path), None);
+    let socket = ControlSocket::bind(&path).unwrap();
+    assert_eq!(serving_process(&path), Some(std::process::id()));
+    drop(socket);
+    assert_eq!(serving_process(&path), None);
+}

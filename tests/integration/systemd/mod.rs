@@ -6,6 +6,7 @@ mod machine;
 mod packages;
 mod restarts;
 mod settings;
+mod source_address;
 
 use crate::support::chatter::{MIXED, Pattern};
 use crate::support::collector::Collector;
