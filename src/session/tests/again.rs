@@ -40,6 +40,13 @@ fn what_a_receiver_takes_makes_room_in_the_window_and_is_not_acknowledged() {
 }
 
 #[test]
+fn what_a_receiver_takes_is_told_once() {
+    let mut pair = taken_up_to(20);
+    pair.receiver.take(Position(20));
+    assert!(pair.receiver.outbox().is_empty());
+}
+
+#[test]
 fn a_receiver_that_took_more_in_an_earlier_session_is_sent_only_what_follows() {
     let mut pair = Pair::open(20);
     pair.receiver.take(Position(70));
