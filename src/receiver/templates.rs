@@ -127,23 +127,36 @@ fn write(state_directory: &Path, stored: &Stored) -> io::Result<()> {
 }
 
 #[cfg(test)]
+impl Templates {
+    /// What `datagram` defines, on its way to collectors that are set to hold.
+    pub(crate) fn of(datagram: &Datagram<'_>) -> Self {
+        use crate::batch::{BatchBuilder, Compression};
+        let mut builder = BatchBuilder::new(crate::sequence::StreamId([1; 16]), Compression::None);
+        builder.push(datagram).expect("room in a batch");
+        let batch = builder.finish(crate::sequence::Position(0)).expect("a batch");
+        let templates = Self::default();
+        templates.learn(&batch.records().expect("records"), WhenDown::Hold);
+        templates
+    }
+}
+
+/// A NetFlow v9 datagram of sequence 7 and source 1 that defines template 256 with one field of four bytes, or that has
+/// a record of it.
+#[cfg(test)]
+pub(crate) fn netflow_9(defines: bool) -> Vec<u8> {
+    let mut payload = vec![0, 9, 0, 1, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 7, 0, 0, 0, 1];
+    if defines {
+        payload.extend([0, 0, 0, 12, 1, 0, 0, 1, 0, 1, 0, 4]);
+    } else {
+        payload.extend([1, 0, 0, 8, 0, 0, 0, 9]);
+    }
+    payload
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{BatchBuilder, Compression};
     use crate::datagram::Timestamp;
-    use crate::sequence::{Position, StreamId};
-
-    /// A NetFlow v9 datagram of sequence 7 and source 1 that defines template 256 with one field of four bytes, or that has
-    /// a record of it.
-    fn datagram(defines: bool) -> Vec<u8> {
-        let mut payload = vec![0, 9, 0, 1, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 7, 0, 0, 0, 1];
-        if defines {
-            payload.extend([0, 0, 0, 12, 1, 0, 0, 1, 0, 1, 0, 4]);
-        } else {
-            payload.extend([1, 0, 0, 8, 0, 0, 0, 9]);
-        }
-        payload
-    }
 
     fn of_exporter(payload: &[u8]) -> Datagram<'_> {
         let exporter = "192.0.2.1:4000".parse().unwrap();
@@ -151,24 +164,18 @@ mod tests {
     }
 
     fn learned() -> Templates {
-        let payload = datagram(true);
-        let mut builder = BatchBuilder::new(StreamId([1; 16]), Compression::None);
-        builder.push(&of_exporter(&payload)).unwrap();
-        let batch = builder.finish(Position(0)).unwrap();
-        let templates = Templates::default();
-        templates.learn(&batch.records().unwrap(), WhenDown::Hold);
-        templates
+        Templates::of(&of_exporter(&netflow_9(true)))
     }
 
     #[test]
     fn what_was_learned_outlives_the_process() {
         let directory = tempfile::tempdir().unwrap();
         let templates = learned();
-        let expected = templates.before(&of_exporter(&datagram(false)), WhenDown::Skip);
+        let expected = templates.before(&of_exporter(&netflow_9(false)), WhenDown::Skip);
         assert_eq!(expected.len(), 1);
         templates.keep(directory.path()).unwrap();
         let again = Templates::take_up(directory.path());
-        assert_eq!(again.before(&of_exporter(&datagram(false)), WhenDown::Skip), expected);
+        assert_eq!(again.before(&of_exporter(&netflow_9(false)), WhenDown::Skip), expected);
     }
 
     #[test]
@@ -195,6 +202,6 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(file(directory.path()), "[{\"exporter\": 7}").unwrap();
         let templates = Templates::take_up(directory.path());
-        assert!(templates.before(&of_exporter(&datagram(false)), WhenDown::Skip).is_empty());
+        assert!(templates.before(&of_exporter(&netflow_9(false)), WhenDown::Skip).is_empty());
     }
 }

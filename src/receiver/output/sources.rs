@@ -84,9 +84,18 @@ impl Sources {
             && !(ip.is_unspecified() || ip.is_multicast() || is_link_local)
     }
 
+    /// Whether the collector will see the next datagram of `exporter` come from where it saw the last one.
+    pub(super) fn is_seen_as_before(&self, exporter: SocketAddr) -> bool {
+        self.sockets.contains(&exporter) || self.bears(exporter)
+    }
+
+    /// Whether datagrams of `exporter` are to bear its own address.
+    fn bears(&self, exporter: SocketAddr) -> bool {
+        self.source == Source::Exporter && self.can_bear(exporter)
+    }
+
     fn open(&self, exporter: SocketAddr, now: Instant) -> io::Result<Leaving> {
-        let as_itself = self.source == Source::Exporter && self.can_bear(exporter);
-        let socket = if as_itself {
+        let socket = if self.bears(exporter) {
             socket::open_as(exporter, self.collector).or_else(|error| match error.raw_os_error() {
                 Some(libc::EPERM) => Err(io::Error::new(
                     error.kind(),
