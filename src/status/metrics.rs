@@ -87,7 +87,7 @@ impl Collector for ReceiverStatus {
         )?;
         metrics.counter(
             "received_datagrams",
-            "Datagrams of all senders that every collector has",
+            "Datagrams of all senders that were acknowledged",
             sum(|sender| sender.delivered.datagrams),
         )?;
         metrics.counter(
