@@ -25,7 +25,7 @@ pub(crate) use crate::receiver::delivery::memory::LaneMemory;
 use crate::receiver::delivery::memory::Part;
 use crate::receiver::output::{Output, Outputs, Progress};
 use crate::receiver::templates::Templates;
-use crate::sequence::Position;
+use crate::sequence::{Gap, Position};
 use crate::status::Tally;
 
 /// A batch on its way, or positions that will never come.
@@ -40,6 +40,11 @@ pub(crate) struct Parcel {
 }
 
 impl Parcel {
+    /// The positions of `gap`, which will never come.
+    pub(crate) fn never(gap: Gap) -> Self {
+        Self { first: gap.first, end: gap.end, news: gap.end, records: None }
+    }
+
     /// Its datagrams from `position` on.
     fn from(&self, position: Position) -> impl Iterator<Item = Datagram<'_>> {
         let done = usize::try_from(position.since(self.first)).unwrap_or(usize::MAX);
