@@ -161,7 +161,12 @@ impl Destination {
             self.note_obstacle(&mut turn, &obstacle, began);
             match obstacle {
                 Obstacle::Full => sleep(QUEUE_PAUSE).await,
-                Obstacle::Paced(due) => sleep_until(due).await,
+                Obstacle::Paced(due) => {
+                    // What is late waits for longer than what is not.
+                    drop(turn);
+                    sleep_until(due).await;
+                    turn = self.turn.lock().await;
+                }
                 Obstacle::Down(_) if self.when_down == WhenDown::Skip => {
                     self.pass_over(run.iter());
                     return run.len();
@@ -665,5 +670,25 @@ mod tests {
             assert!(began.elapsed().abs_diff(expected) <= expected / 8, "{:?}", began.elapsed());
             assert_eq!(received(&listener).len(), 100);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn late_datagrams_that_wait_for_their_limit_do_not_hold_up_others() {
+        let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let settings =
+            CollectorSettings { catch_up_limit: Some(NonZeroU32::new(1)), ..CollectorSettings::at(&address) };
+        let output = destination(address, &settings);
+        let (late, live) = (datagrams(&[b"late"]), datagrams(&[b"live"]));
+        output.take(&late, true).await;
+        let began = Instant::now();
+        let live = async {
+            tokio::task::yield_now().await;
+            output.take(&live, false).await;
+            began.elapsed()
+        };
+        let (_, waited) = tokio::join!(output.take(&late, true), live);
+        assert_eq!(waited, Duration::ZERO);
+        assert_eq!(received(&listener), [b"late", b"live", b"late"]);
     }
 }

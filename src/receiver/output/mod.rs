@@ -215,6 +215,11 @@ impl Outputs {
 }
 
 impl Resolved {
+    /// Whether both listen at one address.
+    pub(super) fn leads_where(&self, other: &Self) -> bool {
+        without_v4_mapping(self.address) == without_v4_mapping(other.address)
+    }
+
     fn without_v4_mapping(&self) -> Self {
         let (address, late) = (without_v4_mapping(self.address), self.late.map(without_v4_mapping));
         Self { settings: self.settings.clone(), address, late }
