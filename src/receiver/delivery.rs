@@ -24,7 +24,7 @@ use crate::limits::{BATCH_BODY_MAX, LANE_MAX};
 pub(crate) use crate::receiver::delivery::memory::LaneMemory;
 use crate::receiver::delivery::memory::Part;
 use crate::receiver::output::{Output, Outputs, Progress};
-use crate::receiver::templates::Templates;
+use crate::receiver::templates::Lessons;
 use crate::sequence::{Gap, Position};
 use crate::status::Tally;
 
@@ -75,26 +75,28 @@ struct Leg {
 
 impl Leg {
     /// Delivers the first of `parcels` that the collector does not have as a whole.
-    async fn run(&mut self, parcels: &VecDeque<Arc<Parcel>>) {
+    async fn run(&mut self, parcels: &VecDeque<Arc<Parcel>>, lessons: &Lessons) {
         let next = parcels.iter().find(|parcel| parcel.end > self.progress.position);
         let Some(parcel) = next else { return };
         self.progress.position = self.progress.position.max(parcel.first);
         let datagrams: Vec<Datagram<'_>> = parcel.from(self.progress.position).collect();
-        self.output.deliver(&datagrams, &mut self.progress).await;
+        self.output.deliver(&datagrams, &mut self.progress, lessons).await;
         self.progress.position = parcel.end;
     }
 
     /// The collector does not get what it does not have of `parcel`.
-    fn pass_over(&mut self, parcel: &Parcel) {
+    fn pass_over(&mut self, parcel: &Parcel, lessons: &Lessons) {
         if self.progress.position < parcel.end {
-            self.output.pass_over(parcel.from(self.progress.position));
+            let datagrams: Vec<Datagram<'_>> = parcel.from(self.progress.position).collect();
+            lessons.learn(self.progress.position.max(parcel.first), &datagrams);
+            self.output.pass_over(&datagrams);
             self.progress.position = parcel.end;
         }
     }
 }
 
 /// The collectors of one kind, and the batches that not all of them have.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Lane {
     legs: Vec<Leg>,
     /// In the order of the stream, nothing between them left out.
@@ -103,9 +105,15 @@ struct Lane {
     bytes: usize,
     /// Everything below came this way.
     end: Position,
+    lessons: Lessons,
 }
 
 impl Lane {
+    fn new(outputs: &Outputs, kind: WhenDown) -> Self {
+        let lessons = Lessons::new(outputs.templates().clone(), kind);
+        Self { legs: Vec::new(), parcels: VecDeque::new(), bytes: 0, end: Position::default(), lessons }
+    }
+
     fn has_room(&self, memory: &Part) -> bool {
         self.parcels.is_empty() || (self.bytes < LANE_MAX && !memory.is_spent())
     }
@@ -121,13 +129,6 @@ impl Lane {
         if !self.legs.is_empty() {
             self.bytes += parcel.bytes();
             self.parcels.push_back(parcel);
-        }
-    }
-
-    /// Notes what exporters define for collectors of this `kind`, if there are any.
-    fn learn(&self, parcel: &Parcel, templates: &Templates, kind: WhenDown) {
-        if let Some(records) = parcel.records.as_ref().filter(|_| !self.legs.is_empty()) {
-            templates.learn(records, kind);
         }
     }
 
@@ -151,7 +152,7 @@ impl Lane {
         while !self.has_room(memory)
             && let Some(oldest) = self.parcels.front().cloned()
         {
-            self.legs.iter_mut().for_each(|leg| leg.pass_over(&oldest));
+            self.legs.iter_mut().for_each(|leg| leg.pass_over(&oldest, &self.lessons));
             self.pop();
         }
     }
@@ -182,7 +183,6 @@ pub(crate) struct Delivery {
     skipping: Lane,
     /// Everything below came; `holding.end <= front`, `skipping.end == front`.
     front: Position,
-    templates: Arc<Templates>,
     memory: Part,
 }
 
@@ -195,9 +195,9 @@ impl Delivery {
         outputs: &Outputs,
         ahead: &HashMap<SocketAddr, Position>,
     ) -> Self {
-        let (holding, skipping) = (Lane::default(), Lane::default());
-        let (templates, memory) = (outputs.templates().clone(), Part::of(outputs.lane_memory()));
-        let mut delivery = Self { holding, skipping, front: position, templates, memory };
+        let (holding, skipping) = (Lane::new(outputs, WhenDown::Hold), Lane::new(outputs, WhenDown::Skip));
+        let memory = Part::of(outputs.lane_memory());
+        let mut delivery = Self { holding, skipping, front: position, memory };
         delivery.change(outputs);
         for leg in &mut delivery.skipping.legs {
             leg.progress.position = leg.progress.position.max(further.unwrap_or_default());
@@ -243,14 +243,9 @@ impl Delivery {
     pub(crate) fn push_again(&mut self, mut parcel: Parcel) {
         if parcel.first <= self.holding.end && parcel.end > self.holding.end {
             parcel.news = parcel.news.max(self.holding.end);
-            self.push_holding(Arc::new(parcel));
+            self.holding.push(Arc::new(parcel));
             self.note_memory();
         }
-    }
-
-    fn push_holding(&mut self, parcel: Arc<Parcel>) {
-        self.holding.learn(&parcel, &self.templates, WhenDown::Hold);
-        self.holding.push(parcel);
     }
 
     /// Up to where all of those have the stream that are not waited for, if that is further than those that are.
@@ -302,10 +297,9 @@ impl Delivery {
     pub(crate) fn push(&mut self, parcel: Parcel) {
         let parcel = Arc::new(parcel);
         if !self.is_behind() && (self.holding.has_room(&self.memory) || self.skipping.legs.is_empty()) {
-            self.push_holding(parcel.clone());
+            self.holding.push(parcel.clone());
         }
         self.front = parcel.end;
-        self.skipping.learn(&parcel, &self.templates, WhenDown::Skip);
         self.skipping.make_room(&self.memory);
         self.skipping.push(parcel);
         self.note_memory();
@@ -336,10 +330,10 @@ impl Delivery {
         let Self { holding, skipping, .. } = self;
         let mut running: Vec<Pin<Box<_>>> = Vec::new();
         for lane in [holding, skipping] {
-            let Lane { legs, parcels, .. } = lane;
+            let Lane { legs, parcels, lessons, .. } = lane;
             let end = parcels.back().map_or(Position::default(), |parcel| parcel.end);
             let waiting = legs.iter_mut().filter(|leg| leg.progress.position < end);
-            running.extend(waiting.map(|leg| Box::pin(leg.run(parcels))));
+            running.extend(waiting.map(|leg| Box::pin(leg.run(parcels, lessons))));
         }
         poll_fn(|context| {
             let before = running.len();

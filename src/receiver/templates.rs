@@ -8,16 +8,16 @@ use core::time::Duration;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::batch::Records;
 use crate::config::WhenDown;
 use crate::datagram::Datagram;
-use crate::netflow::{Kept, TemplateMemory};
+use crate::netflow::{Kept, TemplateMemory, changes_templates};
+use crate::sequence::Position;
 
 /// How often the file is written at the most, but for the end.
 const KEPT_EVERY: Duration = Duration::from_secs(10);
@@ -32,6 +32,32 @@ pub(crate) struct Templates {
     is_news: AtomicBool,
     /// When it was written last.
     kept: Mutex<Option<Instant>>,
+}
+
+/// What one stream teaches on its way to the collectors of one kind. A datagram is learned once the first of them is done
+/// with it: what still waits is to be decoded by what was defined before.
+#[derive(Debug)]
+pub(crate) struct Lessons {
+    templates: Arc<Templates>,
+    kind: WhenDown,
+    /// Everything below was learned.
+    learned: AtomicU64,
+}
+
+impl Lessons {
+    pub(crate) fn new(templates: Arc<Templates>, kind: WhenDown) -> Self {
+        Self { templates, kind, learned: AtomicU64::new(0) }
+    }
+
+    /// A collector is done with `datagrams`, which begin at `first`.
+    pub(crate) fn learn<'d>(&self, first: Position, datagrams: impl IntoIterator<Item = &'d Datagram<'d>>) {
+        for (position, datagram) in (first.0..).zip(datagrams) {
+            if position >= self.learned.load(Ordering::Relaxed) {
+                self.templates.learn(datagram, self.kind);
+                self.learned.store(position + 1, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
 /// What the file holds.
@@ -68,14 +94,9 @@ impl Templates {
         templates
     }
 
-    /// Learns what these datagrams define, which are on their way to collectors of this kind.
-    pub(crate) fn learn(&self, records: &Records, kind: WhenDown) {
-        let mut memory = self.memory(kind);
-        let mut is_news = false;
-        for datagram in records.iter() {
-            is_news |= memory.note(&datagram);
-        }
-        if is_news {
+    /// Learns what `datagram` defines, which collectors of this kind have.
+    fn learn(&self, datagram: &Datagram<'_>, kind: WhenDown) {
+        if changes_templates(datagram.payload) && self.memory(kind).note(datagram) {
             self.is_news.store(true, Ordering::Relaxed);
         }
     }
@@ -149,12 +170,8 @@ fn write(state_directory: &Path, stored: &Stored) -> io::Result<()> {
 impl Templates {
     /// What `datagram` defines, on its way to collectors that are set to hold.
     pub(crate) fn of(datagram: &Datagram<'_>) -> Self {
-        use crate::batch::{BatchBuilder, Compression};
-        let mut builder = BatchBuilder::new(crate::sequence::StreamId([1; 16]), Compression::None);
-        builder.push(datagram).expect("room in a batch");
-        let batch = builder.finish(crate::sequence::Position(0)).expect("a batch");
         let templates = Self::default();
-        templates.learn(&batch.records().expect("records"), WhenDown::Hold);
+        templates.learn(datagram, WhenDown::Hold);
         templates
     }
 }
@@ -184,6 +201,24 @@ mod tests {
 
     fn learned() -> Templates {
         Templates::of(&of_exporter(&netflow_9(true)))
+    }
+
+    #[test]
+    fn what_the_first_collector_has_is_learned_and_the_others_change_nothing_of_it() {
+        let [first, second] = [4, 8].map(|length| {
+            let mut payload = netflow_9(true);
+            payload.truncate(payload.len() - 1);
+            payload.push(length);
+            payload
+        });
+        let templates = Arc::<Templates>::default();
+        let lessons = Lessons::new(templates.clone(), WhenDown::Hold);
+        let told = || templates.before(&of_exporter(&netflow_9(false)), WhenDown::Hold).concat();
+        lessons.learn(Position(7), [&of_exporter(&first), &of_exporter(b"x")]);
+        assert!(told().ends_with(&first[20..]));
+        lessons.learn(Position(9), [&of_exporter(&second)]);
+        lessons.learn(Position(7), [&of_exporter(&first)]);
+        assert!(told().ends_with(&second[20..]));
     }
 
     #[test]

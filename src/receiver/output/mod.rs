@@ -29,7 +29,7 @@ use crate::datagram::Datagram;
 use crate::receiver::delivery::LaneMemory;
 use crate::receiver::output::pace::CatchUp;
 use crate::receiver::output::udp::UdpOutput;
-use crate::receiver::templates::Templates;
+use crate::receiver::templates::{Lessons, Templates};
 use crate::sequence::Position;
 use crate::status::CollectorState;
 
@@ -77,8 +77,10 @@ impl Progress {
         Self { position, catch_up: CatchUp::default() }
     }
 
-    fn advance(&mut self, count: usize) {
-        self.position = self.position.plus(u64::try_from(count).unwrap_or(u64::MAX));
+    /// The collector is done with `datagrams`.
+    fn advance(&mut self, datagrams: &[Datagram<'_>], lessons: &Lessons) {
+        lessons.learn(self.position, datagrams);
+        self.position = self.position.plus(u64::try_from(datagrams.len()).unwrap_or(u64::MAX));
     }
 }
 
@@ -118,14 +120,19 @@ impl Output {
     /// Delivers the datagrams, of which the first has the position of `progress`, in order, and moves `progress` on with
     /// each one that is handed over for good or passed over. May be dropped at any point and called again with what is
     /// left.
-    pub(super) async fn deliver(&self, datagrams: &[Datagram<'_>], progress: &mut Progress) {
+    pub(super) async fn deliver(
+        &self,
+        datagrams: &[Datagram<'_>],
+        progress: &mut Progress,
+        lessons: &Lessons,
+    ) {
         match self {
-            Self::Udp(output) => output.deliver(datagrams, progress).await,
+            Self::Udp(output) => output.deliver(datagrams, progress, lessons).await,
         }
     }
 
     /// Counts datagrams that its collector will not get.
-    pub(super) fn pass_over<'d>(&self, datagrams: impl Iterator<Item = Datagram<'d>>) {
+    pub(super) fn pass_over(&self, datagrams: &[Datagram<'_>]) {
         match self {
             Self::Udp(output) => output.pass_over(datagrams),
         }
@@ -279,14 +286,13 @@ mod tests {
         let address: SocketAddr = "127.0.0.1:4001".parse().unwrap();
         let before = Outputs::to(&[address]);
         let Output::Udp(output) = before.collectors[0].as_ref();
-        output.pass_over([].into_iter());
         let datagram = Datagram {
             exporter: address,
             local: address,
             arrival: crate::datagram::Timestamp(0),
             payload: b"x",
         };
-        output.pass_over([datagram, datagram].into_iter());
+        output.pass_over(&[datagram, datagram]);
         let mut other = Resolved::at(&address);
         other.settings.when_down = WhenDown::Skip;
         let after = before.changed_to(&[other]);

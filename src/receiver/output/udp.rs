@@ -14,7 +14,7 @@ use crate::receiver::output::destination::{Counts, Destination};
 use crate::receiver::output::gate::RUN_MAX;
 use crate::receiver::output::share::Share;
 use crate::receiver::output::{CollectorFigures, LateFigures, Progress, Resolved};
-use crate::receiver::templates::Templates;
+use crate::receiver::templates::{Lessons, Templates};
 use crate::service::wall_clock;
 
 /// A collector reached by UDP.
@@ -64,14 +64,20 @@ impl UdpOutput {
     }
 
     /// As [`Output::deliver`](super::Output::deliver).
-    pub(super) async fn deliver(&self, datagrams: &[Datagram<'_>], progress: &mut Progress) {
+    pub(super) async fn deliver(
+        &self,
+        datagrams: &[Datagram<'_>],
+        progress: &mut Progress,
+        lessons: &Lessons,
+    ) {
         let begin = progress.position;
         loop {
             let done = usize::try_from(progress.position.since(begin)).unwrap_or(usize::MAX);
             let Some(first) = datagrams.get(done) else { return };
             let waiting = datagrams.get(done..).unwrap_or_default();
             if !self.share.admits(first.exporter.ip()) {
-                progress.advance(same_exporter(waiting));
+                let others = waiting.get(..same_exporter(waiting)).unwrap_or_default();
+                progress.advance(others, lessons);
                 continue;
             }
             let age = wall_clock().since(first.arrival);
@@ -92,23 +98,24 @@ impl UdpOutput {
             let run = waiting.get(..count).unwrap_or_default();
             let late = self.late.as_ref().filter(|(after, _)| age >= *after).map(|(_, late)| late);
             let taken = late.unwrap_or(&self.main).take(run, is_late).await;
-            for datagram in run.get(..taken).unwrap_or_default() {
+            let run = run.get(..taken).unwrap_or_default();
+            for datagram in run {
                 match (late, &self.late) {
                     (Some(_), _) => self.main.misses(datagram),
                     (None, Some((_, late))) => late.misses(datagram),
                     (None, None) => {}
                 }
             }
-            progress.advance(taken);
+            progress.advance(run, lessons);
         }
     }
 
     /// Counts those of `datagrams` that it should have got, and will not get.
-    pub(super) fn pass_over<'d>(&self, datagrams: impl Iterator<Item = Datagram<'d>>) {
-        for datagram in datagrams.filter(|datagram| self.share.admits(datagram.exporter.ip())) {
-            self.main.pass_over(core::iter::once(&datagram));
+    pub(super) fn pass_over(&self, datagrams: &[Datagram<'_>]) {
+        for datagram in datagrams.iter().filter(|datagram| self.share.admits(datagram.exporter.ip())) {
+            self.main.pass_over(core::slice::from_ref(datagram));
             if let Some((_, late)) = &self.late {
-                late.misses(&datagram);
+                late.misses(datagram);
             }
         }
     }
