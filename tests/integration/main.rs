@@ -17,6 +17,7 @@ mod full_disk;
 mod kit;
 mod limits;
 mod losses;
+mod nfcapd;
 mod outage;
 mod pairing;
 mod path_mtu;
