@@ -28,6 +28,7 @@ mod running;
 mod secrecy;
 mod service;
 mod shipped;
+mod source_address;
 mod source_check;
 mod spool_encryption;
 mod spool_faults;
