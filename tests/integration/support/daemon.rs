@@ -125,7 +125,7 @@ impl Launch {
     }
 
     /// Runs the daemon as nobody with `CAP_NET_RAW` and nothing else. Takes root.
-    pub(crate) fn as_nobody_with_net_raw(mut self) -> Self {
+    pub(crate) fn for_nobody_with_net_raw(mut self) -> Self {
         self.before = NOBODY_WITH_NET_RAW.to_vec();
         self
     }

@@ -326,7 +326,7 @@ impl ReceiverHost {
             .args(collectors)
             .env("RUNTIME_DIRECTORY", self.path("run"))
             .socket("nf-receiver.socket", self.tcp.try_clone().unwrap());
-        let launch = if self.is_nobody { launch.as_nobody_with_net_raw() } else { launch };
+        let launch = if self.is_nobody { launch.for_nobody_with_net_raw() } else { launch };
         self.daemon.insert(launch.start())
     }
 
