@@ -96,7 +96,7 @@ impl Field {
 
     /// Flows in the files of nfcapd.
     fn flows(&self) -> u64 {
-        u64::try_from(self.nfcapd.flows(0, FORMAT).len()).unwrap()
+        u64::try_from(self.nfcapd.printed(0, FORMAT).lines().count()).unwrap()
     }
 
     /// The numbers of datagrams of which nfcapd has no flow, of the first `sent`. Panics unless it has all flows of the
@@ -108,19 +108,18 @@ impl Field {
             self.pattern.datagram(self.exporter, u32::try_from(number).unwrap(), &mut payload);
             let records = payload.len() - usize::try_from(FLOWS).unwrap() * 48;
             for record in payload[records..].chunks(48) {
-                assert_eq!(reference.insert(described(record), (number, 0)), None, "two flows look alike");
+                assert_eq!(reference.insert(Flow::of(record), (number, 0)), None, "two flows look alike");
             }
         }
-        for flow in self.nfcapd.flows(0, FORMAT) {
-            let flow = one_space(&flow);
-            let known = reference.get_mut(&flow);
-            known.unwrap_or_else(|| panic!("nfcapd has a flow that was not sent: {flow}")).1 += 1;
+        for line in self.nfcapd.printed(0, FORMAT).lines() {
+            let known = reference.get_mut(&Flow::printed(line));
+            known.unwrap_or_else(|| panic!("nfcapd has a flow that was not sent: {line}")).1 += 1;
         }
-        let mut found: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
+        let mut found: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
         for (number, times) in reference.into_values() {
             found.entry(number).or_default().push(times);
         }
-        let is_missing = |(number, times): (u64, Vec<u32>)| {
+        let is_missing = |(number, times): (u64, Vec<u8>)| {
             assert!(
                 times == [0, 0, 0] || times == [1, 1, 1],
                 "flows of datagram {number} came {times:?} times"
@@ -136,11 +135,23 @@ fn collector(nfcapd: &Nfcapd, toml: &str) -> String {
     format!("[[collector]]\naddress = \"{}\"\n{toml}", nfcapd.addr())
 }
 
-/// A flow record as nfdump prints it, with single spaces.
-fn described(record: &[u8]) -> String {
-    let number = |at: usize| u32::from_be_bytes(*record[at..].first_chunk().unwrap());
-    let ip = |at: usize| Ipv4Addr::from(number(at));
-    format!("{} {} {} {}", ip(0), ip(4), number(16), number(20))
+/// What tells a flow from all others: two addresses, packets and bytes.
+#[derive(PartialEq, Eq, Hash)]
+struct Flow([u32; 4]);
+
+impl Flow {
+    /// The flow of a record of NetFlow v5.
+    fn of(record: &[u8]) -> Self {
+        Self([0, 4, 16, 20].map(|at| u32::from_be_bytes(*record[at..].first_chunk().unwrap())))
+    }
+
+    /// The flow of a line of nfdump's.
+    fn printed(line: &str) -> Self {
+        let mut words = line.split_whitespace();
+        let addresses = [(); 2].map(|()| words.next().unwrap().parse::<Ipv4Addr>().unwrap().to_bits());
+        let numbers = [(); 2].map(|()| words.next().unwrap().parse().unwrap());
+        Self([addresses[0], addresses[1], numbers[0], numbers[1]])
+    }
 }
 
 fn delivered(status: &Value) -> u64 {

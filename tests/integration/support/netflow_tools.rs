@@ -196,16 +196,21 @@ impl Nfcapd {
 
     /// What nfdump prints in this format of the flows in the files of exporter `number`, or of all, sorted.
     pub(crate) fn flows(&self, number: usize, format: &str) -> Vec<String> {
+        let printed = self.printed(number, format);
+        let mut flows: Vec<_> = printed.lines().map(str::to_owned).collect();
+        flows.sort();
+        flows
+    }
+
+    /// The same, a line for each flow, in no order.
+    pub(crate) fn printed(&self, number: usize, format: &str) -> String {
         let output = Command::new(find("nfdump").unwrap())
             .args(["-q", "-N", "-6", "-o", format, "-R"])
             .arg(&self.settings.directories[number])
             .output()
             .unwrap();
         assert!(output.status.success(), "nfdump: {}", String::from_utf8_lossy(&output.stderr));
-        let mut flows: Vec<_> =
-            String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
-        flows.sort();
-        flows
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Lets nfcapd take what its socket holds, ends it, and returns the flows that nfdump prints, sorted.
