@@ -23,13 +23,15 @@ pub(crate) fn in_a_network(setup: &str, test: &str) {
         eprintln!("skipped: needs root to make a network namespace");
         return;
     }
-    let script = format!("{setup}; exec \"$0\" --exact --ignored \"$1\"");
+    let script = format!("{setup}; exec \"$0\" --exact --ignored --nocapture \"$1\"");
     let inside = Command::new("unshare")
         .args(["--net", "sh", "-ec", &script])
         .arg(std::env::current_exe().unwrap())
         .arg(test)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&inside.stdout).into_owned();
-    assert!(inside.status.success() && said.contains("1 passed"), "{said}");
+    let [said, remarks] =
+        [&inside.stdout, &inside.stderr].map(|said| String::from_utf8_lossy(said).into_owned());
+    assert!(inside.status.success() && said.contains("1 passed"), "{said}{remarks}");
+    eprint!("{remarks}");
 }

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::chown;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
@@ -83,11 +84,28 @@ pub(crate) struct Launch {
     args: Vec<OsString>,
     environment: Vec<(&'static str, OsString)>,
     sockets: Vec<(&'static str, OwnedFd)>,
+    /// Words before the program, by which another one runs it.
+    before: Vec<&'static str>,
 }
+
+/// The user and the group that own nothing.
+pub(crate) const NOBODY: u32 = 65_534;
+
+/// Runs a program as nobody, who may do nothing that needs a privilege but send as if from others.
+const NOBODY_WITH_NET_RAW: &[&str] = &[
+    "setpriv",
+    "--reuid=65534",
+    "--regid=65534",
+    "--clear-groups",
+    "--inh-caps=-all,+net_raw",
+    "--ambient-caps=-all,+net_raw",
+    "--bounding-set=-all,+net_raw",
+    "--",
+];
 
 impl Launch {
     pub(crate) fn new(program: Program) -> Self {
-        Self { program, args: Vec::new(), environment: Vec::new(), sockets: Vec::new() }
+        Self { program, args: Vec::new(), environment: Vec::new(), sockets: Vec::new(), before: Vec::new() }
     }
 
     pub(crate) fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
@@ -106,6 +124,12 @@ impl Launch {
         self
     }
 
+    /// Runs the daemon as nobody with `CAP_NET_RAW` and nothing else. Takes root.
+    pub(crate) fn for_nobody_with_net_raw(mut self) -> Self {
+        self.before = NOBODY_WITH_NET_RAW.to_vec();
+        self
+    }
+
     /// Starts the daemon and waits until it says that it is ready.
     pub(crate) fn start(self) -> Daemon {
         let mut daemon = self.spawn();
@@ -119,6 +143,10 @@ impl Launch {
         let directory = tempfile::tempdir().unwrap();
         let notify_path = directory.path().join("notify");
         let notify = UnixDatagram::bind(&notify_path).unwrap();
+        if !self.before.is_empty() {
+            chown(directory.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+            chown(&notify_path, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
         let mut command = self.command();
         command.env("NOTIFY_SOCKET", &notify_path).stdin(Stdio::null()).stderr(Stdio::piped());
         let started = Instant::now();
@@ -142,20 +170,24 @@ impl Launch {
 
     /// `LISTEN_PID` must be the daemon's own, which a shell knows and keeps when it turns into the daemon.
     fn command(self) -> Command {
+        let program = self.program.path();
+        let mut words = self.before.iter().map(OsString::from).chain([program.into_os_string()]);
         let mut command = if self.sockets.is_empty() {
-            self.program.command()
+            Command::new(words.next().unwrap())
         } else {
             let mut shell = Command::new("sh");
-            shell.args(["-c", r#"LISTEN_PID=$$ exec "$0" "$@""#]).arg(self.program.path());
-            clear_service_environment(&mut shell);
-            let names: Vec<_> = self.sockets.iter().map(|(name, _)| *name).collect();
-            shell.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
-            let mapping = |(parent_fd, child_fd)| FdMapping { parent_fd, child_fd };
-            let sockets = self.sockets.into_iter().map(|(_, socket)| socket);
-            shell.fd_mappings(sockets.zip(3..).map(mapping).collect()).unwrap();
+            shell.args(["-c", r#"LISTEN_PID=$$ exec "$0" "$@""#]);
             shell
         };
-        command.args(self.args).envs(self.environment);
+        clear_service_environment(&mut command);
+        if !self.sockets.is_empty() {
+            let names: Vec<_> = self.sockets.iter().map(|(name, _)| *name).collect();
+            command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+            let mapping = |(parent_fd, child_fd)| FdMapping { parent_fd, child_fd };
+            let sockets = self.sockets.into_iter().map(|(_, socket)| socket);
+            command.fd_mappings(sockets.zip(3..).map(mapping).collect()).unwrap();
+        }
+        command.args(words).args(self.args).envs(self.environment);
         command
     }
 }

@@ -3,6 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::ops::Range;
 
+use socket2::{Domain, Protocol, Socket, Type};
+
 use super::chatter::Pattern;
 
 /// Some exporters with one target. Exporter `n` sends from 127.0.0.(n + 2) and a port of its own.
@@ -52,4 +54,15 @@ fn connected(exporter: u16, target: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, last), 0)).unwrap();
     socket.connect(target).unwrap();
     socket
+}
+
+/// A socket that sends as if from this address, which need not be this machine's. Takes root. Others that do the same may
+/// have the address, too.
+pub(crate) fn bind_as(addr: SocketAddr) -> UdpSocket {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP)).unwrap();
+    if addr.is_ipv4() { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) }
+        .unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&addr.into()).unwrap();
+    socket.into()
 }

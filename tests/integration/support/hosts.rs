@@ -4,8 +4,9 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::chatter::Pattern;
-use super::daemon::{Daemon, Launch, Program};
+use super::daemon::{Daemon, Launch, NOBODY, Program};
 use super::exporter::Exporters;
 use super::kernel_socket::{KernelFigures, KernelSocket, enlarge, receive_buffer};
 
@@ -242,6 +243,7 @@ pub(crate) struct ReceiverHost {
     tcp: TcpListener,
     collectors: Vec<SocketAddr>,
     protection: Vec<String>,
+    is_nobody: bool,
     daemon: Option<Daemon>,
 }
 
@@ -252,7 +254,27 @@ impl ReceiverHost {
         std::fs::write(directory.path().join("nf-receiver.toml"), toml).unwrap();
         std::fs::create_dir(directory.path().join("run")).unwrap();
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-        Self { directory, tcp, collectors: collectors.to_vec(), protection: clear_text(), daemon: None }
+        Self {
+            directory,
+            tcp,
+            collectors: collectors.to_vec(),
+            protection: clear_text(),
+            is_nobody: false,
+            daemon: None,
+        }
+    }
+
+    /// From the next start on the daemon is nobody's, with `CAP_NET_RAW` and nothing else. Takes root. Says whether nobody
+    /// can reach the program and the directory.
+    pub(crate) fn run_as_nobody_with_net_raw(&mut self) -> bool {
+        for name in ["", "run", "nf-receiver.toml"] {
+            chown(self.path(name), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        self.is_nobody = true;
+        let mut reach = Command::new("setpriv");
+        reach.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")]).arg("--clear-groups");
+        reach.args(["sh", "-c", r#"test -x "$0" && test -w "$1""#]);
+        reach.arg(Program::Receiver.path()).arg(self.path("run")).status().unwrap().success()
     }
 
     /// Changes the settings of the next start or reload.
@@ -304,6 +326,7 @@ impl ReceiverHost {
             .args(collectors)
             .env("RUNTIME_DIRECTORY", self.path("run"))
             .socket("nf-receiver.socket", self.tcp.try_clone().unwrap());
+        let launch = if self.is_nobody { launch.for_nobody_with_net_raw() } else { launch };
         self.daemon.insert(launch.start())
     }
 

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
@@ -57,14 +57,25 @@ impl KernelSocket {
     /// The socket that another process binds to this port; waits until it does.
     pub(crate) fn wait_for_port(port: u16) -> Self {
         let suffix = format!(":{port:04X}");
+        Self::wait_for_local(&format!("UDP port {port}"), |local| local.ends_with(&suffix))
+    }
+
+    /// The socket that another process binds to exactly this address; waits until it does.
+    pub(crate) fn wait_for(addr: SocketAddr) -> Self {
+        let name = table_name(addr);
+        Self::wait_for_local(&format!("UDP {addr}"), |local| local == name)
+    }
+
+    /// The socket whose local address, as the tables name it, is the one wanted.
+    fn wait_for_local(described: &str, is_wanted: impl Fn(&str) -> bool) -> Self {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             let tables = TABLES.with_borrow(Clone::clone);
             let table = udp_table(&tables);
-            if let Some(row) = rows(&table).find(|row| row[1].ends_with(&suffix)) {
+            if let Some(row) = rows(&table).find(|row| is_wanted(row[1])) {
                 return Self { inode: row[9].to_owned(), tables };
             }
-            assert!(Instant::now() < deadline, "nothing listens on UDP port {port} after 10 s");
+            assert!(Instant::now() < deadline, "nothing listens on {described} after 10 s");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -97,6 +108,16 @@ pub(crate) fn enlarge(socket: &UdpSocket) {
 /// Bytes that the kernel queues at a socket at most, its own overhead included.
 pub(crate) fn receive_buffer(socket: &UdpSocket) -> usize {
     rustix::net::sockopt::socket_recv_buffer_size(socket).unwrap()
+}
+
+/// An address as the tables name it: words of four bytes in the order of this machine, and the port.
+fn table_name(addr: SocketAddr) -> String {
+    let octets = match addr.ip() {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    let words = octets.as_chunks::<4>().0.iter().map(|word| format!("{:08X}", u32::from_ne_bytes(*word)));
+    format!("{}:{:04X}", words.collect::<String>(), addr.port())
 }
 
 fn udp_table(tables: &str) -> String {

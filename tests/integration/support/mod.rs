@@ -6,6 +6,7 @@
 
 pub(crate) mod chatter;
 pub(crate) mod collector;
+pub(crate) mod corpus;
 pub(crate) mod daemon;
 pub(crate) mod exporter;
 pub(crate) mod hosts;

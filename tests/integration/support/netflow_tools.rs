@@ -2,8 +2,9 @@
 //!
 //! Both come from Debian's packages softflowd and nfdump. The demo and the benchmarks do without them.
 
-use std::fs::File;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -85,61 +86,178 @@ pub(crate) fn export(capture: &Path, version: u8, targets: &[SocketAddr]) {
     assert!(output.status.success(), "softflowd: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A running nfcapd. Dropping it kills it.
-pub(crate) struct Nfcapd {
-    child: Child,
+/// How an nfcapd is started: where it listens, and where its files go.
+pub(crate) struct NfcapdSettings {
     addr: SocketAddr,
-    flows: PathBuf,
-    kernel: KernelSocket,
+    args: Vec<OsString>,
+    directories: Vec<PathBuf>,
+}
+
+impl NfcapdSettings {
+    /// One that listens on a free port of this address.
+    fn at(ip: IpAddr) -> Self {
+        let addr = free_port(ip);
+        let family = if ip.is_ipv4() { "-4" } else { "-6" };
+        let args = [family, "-b", &ip.to_string(), "-p", &addr.port().to_string()].map(OsString::from);
+        Self { addr, args: args.to_vec(), directories: Vec::new() }
+    }
+
+    /// One that keeps what all exporters send in one directory.
+    pub(crate) fn of_all(ip: IpAddr, flows: PathBuf) -> Self {
+        let settings = Self { directories: vec![flows.clone()], ..Self::at(ip) };
+        settings.with(["-w".into(), flows.into_os_string()])
+    }
+
+    /// One that knows these exporters by their addresses, and keeps what each sends in a directory of its own.
+    pub(crate) fn of_each(ip: IpAddr, sources: &[(IpAddr, PathBuf)]) -> Self {
+        let settings =
+            Self { directories: sources.iter().map(|(_, flows)| flows.clone()).collect(), ..Self::at(ip) };
+        sources.iter().enumerate().fold(settings, |settings, (number, (exporter, flows))| {
+            let source = format!("exporter{number},{exporter},{}", flows.to_str().unwrap());
+            settings.with(["-n".into(), source.into()])
+        })
+    }
+
+    /// It asks for this receive buffer, in bytes, instead of that of the system.
+    pub(crate) fn buffer(self, bytes: u32) -> Self {
+        self.with(["-B".into(), bytes.to_string().into()])
+    }
+
+    /// It begins a new file so often, in seconds: 2 is the least.
+    pub(crate) fn rotate_every(self, seconds: u32) -> Self {
+        self.with(["-t".into(), seconds.to_string().into()])
+    }
+
+    /// Starts it for the first time.
+    pub(crate) fn start(self) -> Nfcapd {
+        for directory in &self.directories {
+            std::fs::create_dir(directory).unwrap();
+        }
+        let running = Some(Running::start(&self));
+        Nfcapd { settings: self, running }
+    }
+
+    fn with(mut self, args: [OsString; 2]) -> Self {
+        self.args.extend(args);
+        self
+    }
+}
+
+/// An nfcapd that may be stopped and started again at the same address, with the same files. Dropping it kills it.
+pub(crate) struct Nfcapd {
+    settings: NfcapdSettings,
+    running: Option<Running>,
 }
 
 impl Nfcapd {
     /// Starts nfcapd on a free port; it keeps its files in `flows`.
     pub(crate) fn start(flows: PathBuf) -> Self {
-        std::fs::create_dir(&flows).unwrap();
-        let addr = free_port();
-        let child = Command::new(find("nfcapd").unwrap())
-            .args(["-b", "127.0.0.1", "-p", &addr.port().to_string(), "-B", "4194304", "-t", "3600"])
-            .args(["-w".as_ref(), flows.as_os_str()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(flows.with_extension("log")).unwrap())
-            .spawn()
-            .unwrap();
-        Self { child, addr, flows, kernel: KernelSocket::wait_for_port(addr.port()) }
+        NfcapdSettings::of_all(Ipv4Addr::LOCALHOST.into(), flows).buffer(4 << 20).rotate_every(3600).start()
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
-        self.addr
+        self.settings.addr
+    }
+
+    /// What the kernel knows about its socket.
+    pub(crate) fn kernel(&self) -> &KernelSocket {
+        &self.running().kernel
+    }
+
+    /// Tells it to end, and waits until it has: it writes what it has read, and leaves what lies in its socket.
+    pub(crate) fn stop(&mut self) {
+        let mut running = self.running.take().expect("nfcapd runs");
+        running.signal(Signal::TERM);
+        let status = running.child.wait().unwrap();
+        assert!(status.success(), "nfcapd: {status}");
+    }
+
+    /// Ends it at once, as a crash would.
+    pub(crate) fn kill(&mut self) {
+        drop(self.running.take().expect("nfcapd runs"));
+    }
+
+    /// From now on it does nothing, as if it waited for a disk.
+    pub(crate) fn freeze(&self) {
+        self.running().signal(Signal::STOP);
+    }
+
+    /// Starts it again.
+    pub(crate) fn start_again(&mut self) {
+        assert!(self.running.is_none(), "nfcapd runs already");
+        self.running = Some(Running::start(&self.settings));
+    }
+
+    /// Lets it take what its socket holds and ends it.
+    pub(crate) fn stop_when_drained(&mut self) {
+        self.kernel().wait_until_drained();
+        self.stop();
+    }
+
+    /// What nfdump prints in this format of the flows in the files of exporter `number`, or of all, sorted.
+    pub(crate) fn flows(&self, number: usize, format: &str) -> Vec<String> {
+        let printed = self.printed(number, format);
+        let mut flows: Vec<_> = printed.lines().map(str::to_owned).collect();
+        flows.sort();
+        flows
+    }
+
+    /// The same, a line for each flow, in no order.
+    pub(crate) fn printed(&self, number: usize, format: &str) -> String {
+        let output = Command::new(find("nfdump").unwrap())
+            .args(["-q", "-N", "-6", "-o", format, "-R"])
+            .arg(&self.settings.directories[number])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "nfdump: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Lets nfcapd take what its socket holds, ends it, and returns the flows that nfdump prints, sorted.
     pub(crate) fn finish(mut self) -> Vec<String> {
-        self.kernel.wait_until_drained();
-        assert_eq!(self.kernel.figures().dropped, 0, "nfcapd's own socket was too small");
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        self.child.wait().unwrap();
-        let output = Command::new(find("nfdump").unwrap())
-            .args(["-q", "-N", "-6", "-o", FLOW_FORMAT, "-R"])
-            .arg(&self.flows)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "nfdump: {}", String::from_utf8_lossy(&output.stderr));
-        let mut flows: Vec<_> =
-            String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
-        flows.sort();
-        flows
+        self.kernel().wait_until_drained();
+        assert_eq!(self.kernel().figures().dropped, 0, "nfcapd's own socket was too small");
+        self.stop();
+        self.flows(0, FLOW_FORMAT)
+    }
+
+    fn running(&self) -> &Running {
+        self.running.as_ref().expect("nfcapd runs")
     }
 }
 
-impl Drop for Nfcapd {
+/// The process, and its socket.
+struct Running {
+    child: Child,
+    kernel: KernelSocket,
+}
+
+impl Running {
+    fn start(settings: &NfcapdSettings) -> Self {
+        let log = settings.directories[0].with_extension("log");
+        let child = Command::new(find("nfcapd").unwrap())
+            .args(&settings.args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(OpenOptions::new().create(true).append(true).open(log).unwrap())
+            .spawn()
+            .unwrap();
+        Self { child, kernel: KernelSocket::wait_for(settings.addr) }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// An address that nobody listens on at this moment.
-fn free_port() -> SocketAddr {
-    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+/// A port of this address that nobody listens on at this moment.
+fn free_port(ip: IpAddr) -> SocketAddr {
+    UdpSocket::bind((ip, 0)).unwrap().local_addr().unwrap()
 }
