@@ -74,6 +74,8 @@ struct Progress {
     expected: Position,
     /// Everything below is delivered; `delivered <= expected`.
     delivered: Position,
+    /// The sender was told that everything below has come.
+    taken: Position,
     /// A batch or gap was handed out, and the next one is not wanted yet.
     is_paused: bool,
     /// What was asked for once more and has not come: from where on, and how many bytes.
@@ -243,7 +245,14 @@ impl ReceiverSession {
         let resume = stored.max(hello.first);
         self.wire.liveness = Some(Liveness::new(hello.heartbeat.duration(), now));
         let (stream, expected, delivered) = (hello.stream, resume, resume);
-        self.phase = Phase::Open(Progress { stream, expected, delivered, is_paused: false, asked: None });
+        self.phase = Phase::Open(Progress {
+            stream,
+            expected,
+            delivered,
+            taken: resume,
+            is_paused: false,
+            asked: None,
+        });
         self.wire.outbox.push(Message::Welcome(Welcome { resume, window: WINDOW }));
     }
 
@@ -272,7 +281,8 @@ impl ReceiverSession {
     pub fn take(&mut self, position: Position) {
         let Phase::Open(progress) = &mut self.phase else { return };
         progress.expected = progress.expected.max(position);
-        if position > progress.delivered {
+        if position > progress.delivered.max(progress.taken) {
+            progress.taken = position;
             self.unsaid_taken = Some(position);
         }
     }
