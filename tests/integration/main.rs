@@ -15,6 +15,7 @@ mod delivery;
 mod floors;
 mod full_disk;
 mod kit;
+mod last_mile;
 mod limits;
 mod losses;
 mod outage;
