@@ -27,6 +27,7 @@ mod rivals;
 mod running;
 mod secrecy;
 mod service;
+mod several_collectors;
 mod shipped;
 mod source_check;
 mod spool_encryption;
