@@ -10,6 +10,7 @@
 mod backlog;
 mod bad_input;
 mod chaos;
+mod collector_elsewhere;
 mod damage;
 mod delivery;
 mod floors;
