@@ -17,6 +17,7 @@ mod floors;
 mod full_disk;
 mod kit;
 mod last_mile;
+mod late_data;
 mod limits;
 mod losses;
 mod outage;
