@@ -175,15 +175,14 @@ fn a_collector_elsewhere_never_gets_more_than_its_limit() {
 fn inside_a_limit() {
     const LIMIT: u64 = 500;
     const SECONDS: u64 = 5;
-    /// A hundredth of a second's worth at once, and as much that it saved.
-    const BURST: u64 = LIMIT / 50;
+    // A hundredth of a second's worth at once, and as much that was saved; and one whose time is not over yet.
+    const BURST: u64 = LIMIT / 50 + 1;
     let field = Field::with(&format!("rate-limit = {LIMIT}"));
     let collector = field.there.collector();
     let began = Instant::now();
-    let exporters = field.load(Some(1500), Until::Sent(LIMIT * SECONDS)).finish();
-    let mut arrived = 0;
-    let mut by_second = Vec::new();
-    while arrived < exporters.total() {
+    let load = field.load(Some(3 * u32::try_from(LIMIT).unwrap()), Until::Sent(LIMIT * SECONDS));
+    let (mut arrived, mut by_second) = (0, Vec::new());
+    while arrived < LIMIT * SECONDS {
         // Looked at first: what arrives meanwhile had more time.
         arrived = collector.arrived();
         let elapsed = began.elapsed();
@@ -196,6 +195,7 @@ fn inside_a_limit() {
         std::thread::sleep(Duration::from_millis(1));
     }
     println!("arrived at the ends of the seconds: {by_second:?}; all in {:?}", began.elapsed());
+    let exporters = load.finish();
     collector.wait_for_all(exporters.sent(), STALL).assert_exact(exporters.sent());
 }
 
