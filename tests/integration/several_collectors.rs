@@ -183,6 +183,14 @@ fn a_group_shares_exporters_for_good_and_a_new_member_only_takes_some() {
 
     field.receiver.set_toml(&group(&[&one, &two, &new]));
     field.receiver.daemon().reload();
+    // Sessions follow a reload in their own time: this one has, once the new member gets something.
+    let deadline = Instant::now() + STALL;
+    while new.arrived() == 0 {
+        assert!(Instant::now() < deadline, "the new member gets nothing");
+        exporters.send(MANY_EXPORTERS.into());
+        wait_for_sum(&[&one, &two, &new], exporters.total());
+        field.wait_acknowledged(exporters.total(), 0);
+    }
     let last = takers(&field, &mut exporters, &[&one, &two, &new]);
     let is_right = |(before, after): (&usize, &usize)| after == before || *after == 2;
     assert!(first.iter().zip(&last).all(is_right), "from {first:?} to {last:?}");
@@ -355,6 +363,69 @@ fn a_cut_link_repeats_nothing_while_one_collector_is_ahead_of_another() {
         field.sender.wait_state("connected", STALL);
     });
     assert_eq!(repeated, [0, 0]);
+}
+
+#[test]
+fn a_receiver_stopped_in_order_repeats_nothing_while_one_collector_is_ahead_of_another() {
+    let repeated = come_through(7, |field| {
+        assert_eq!(field.receiver.take().terminate().code(), Some(0));
+        field.receiver.start();
+    });
+    assert_eq!(repeated, [0, 0]);
+}
+
+#[test]
+fn a_killed_sender_repeats_nothing_while_one_collector_is_ahead_of_another() {
+    let _running = shared();
+    let pattern = Pattern::new(LARGE);
+    let there = Collector::start(EXPORTERS, pattern);
+    let away = absent(8);
+    let mut field = Field::with(&(table(away, "") + &table(there.addr(), "when-down = \"skip\"")));
+    let load = field.load(field.sender.exporters(EXPORTERS, pattern), Some(4000), Until::Sent(MANY));
+    let kill = |field: &mut Field| {
+        field.sender.take().kill();
+        field.sender.start();
+    };
+    through_faults(&there, &mut field, kill);
+    let exporters = load.finish();
+    assert_gets(&there, exporters.sent());
+    let reading = Reading { pace: Pace::PerSecond(4000), ..Reading::default() };
+    let late = Collector::start_reading(&away.to_string(), EXPORTERS, pattern, reading);
+    through_faults(&late, &mut field, kill);
+    assert_gets(&late, exporters.sent());
+    assert_gets(&there, exporters.sent());
+    field.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+}
+
+/// A reload makes `tables` of what was a collector that is held for and away, and one that has everything; then nothing waits.
+fn lets_go(place: u8, tables: impl Fn(SocketAddr, SocketAddr) -> String) {
+    let _running = shared();
+    let pattern = Pattern::new(LARGE);
+    let there = Collector::start(EXPORTERS, pattern);
+    let away = absent(place);
+    let mut field = Field::with(&(table(away, "") + &table(there.addr(), "when-down = \"skip\"")));
+    let exporters = field.send(pattern, MANY);
+    assert_gets(&there, exporters.sent());
+    field.wait_acknowledged(0, MANY);
+    field.receiver.set_toml(&tables(away, there.addr()));
+    field.receiver.daemon().reload();
+    field.wait_acknowledged(MANY, 0);
+    assert_gets(&there, exporters.sent());
+}
+
+#[test]
+fn a_collector_that_is_removed_is_not_waited_for_any_more() {
+    lets_go(9, |_, there| table(there, "when-down = \"skip\""));
+}
+
+#[test]
+fn a_collector_that_is_removed_is_not_waited_for_any_more_by_one_that_is_held_for_now() {
+    lets_go(10, |_, there| table(there, ""));
+}
+
+#[test]
+fn a_collector_that_is_set_to_skip_now_is_not_waited_for_any_more() {
+    lets_go(11, |away, there| table(away, "when-down = \"skip\"") + &table(there, "when-down = \"skip\""));
 }
 
 #[test]
