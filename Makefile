@@ -63,7 +63,7 @@ install-nf-sender install-nf-receiver: install-%:
 	install -D -m 644 man/nf-transport.7 $(DESTDIR)$(mandir)/man7/nf-transport.7$*
 	install -d -m 755 $(DESTDIR)$(docdir)/$*/examples
 	install -m 644 units/examples/$*-*.conf $(DESTDIR)$(docdir)/$*/examples
-	install -m 644 README.md SECURITY.md CHANGELOG.md docs/install.md $(DESTDIR)$(docdir)/$*
+	install -m 644 README.md SECURITY.md CHANGELOG.md docs/install.md docs/collectors.md $(DESTDIR)$(docdir)/$*
 	install -D -m 644 completions/$*.bash $(DESTDIR)$(bashcompletiondir)/$*
 	install -D -m 644 completions/_$* $(DESTDIR)$(zshcompletiondir)/_$*
 	install -D -m 644 completions/$*.fish $(DESTDIR)$(fishcompletiondir)/$*.fish

@@ -24,6 +24,7 @@ pub use kept::{Kept, KeptTemplate};
 pub use missing::Missing;
 pub use table::{Exporter, ExporterKey, ExporterTable};
 pub use templates::TemplateMemory;
+pub(crate) use templates::changes_templates;
 
 #[cfg(test)]
 mod tests;

@@ -51,7 +51,7 @@ impl TemplateMemory {
     /// Learns the templates and options templates that `datagram` defines, and forgets those that it withdraws.
     /// True if that changed anything.
     pub fn note(&mut self, datagram: &Datagram<'_>) -> bool {
-        if changes(datagram.payload).next().is_none() {
+        if !changes_templates(datagram.payload) {
             return false;
         }
         let Some(header) = Header::parse(datagram.payload) else { return false };
@@ -137,6 +137,11 @@ impl fmt::Debug for TemplateMemory {
             .field("bytes", &self.bytes)
             .finish()
     }
+}
+
+/// Whether `payload` defines or withdraws templates.
+pub(crate) fn changes_templates(payload: &[u8]) -> bool {
+    changes(payload).next().is_some()
 }
 
 /// What the template sets of `payload` say, in their order.

@@ -31,6 +31,7 @@ impl Collectors {
     /// their data.
     pub(crate) async fn find(mut wanted: watch::Receiver<Vec<CollectorSettings>>, none: &Outputs) -> Self {
         let found = resolve_newest(&mut wanted, &[]).await;
+        warn_of_twins(&found);
         let outputs = none.changed_to(&found);
         Self { wanted, found, outputs: watch::Sender::new(Arc::new(outputs)) }
     }
@@ -56,6 +57,7 @@ impl Collectors {
     }
 
     fn take_up(&mut self, found: Vec<Resolved>) {
+        warn_of_twins(&found);
         let outputs = self.outputs.borrow().changed_to(&found);
         let collectors: Vec<String> = outputs.addresses().map(|address| address.to_string()).collect();
         let collectors = collectors.join(", ");
@@ -70,6 +72,21 @@ impl Resolved {
     fn has_name(&self) -> bool {
         let late = self.settings.late.as_ref().map(|late| &late.address);
         [Some(&self.settings.address), late].into_iter().flatten().any(is_name)
+    }
+}
+
+/// Two names may lead to one address: what is there gets everything once, as the first of them has it.
+fn warn_of_twins(found: &[Resolved]) {
+    for (place, second) in found.iter().enumerate() {
+        let first = found.iter().take(place).find(|first| first.leads_where(second));
+        if let Some(first) = first {
+            let (first, second) = (&first.settings.address, &second.settings.address);
+            tracing::warn!(
+                collector = %second,
+                "the collectors {first} and {second} are at one address: the settings of the first are in effect, and \
+                 those of the second are not"
+            );
+        }
     }
 }
 

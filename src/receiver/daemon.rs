@@ -1,7 +1,8 @@
 //! The daemon: takes what it needs, serves senders, and ends in good order.
 
+use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::net::TcpListener;
@@ -53,7 +54,9 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
 /// More connections than files would end in refusals that look like faults.
 fn warn_of_few_files(settings: &ReceiverSettings) {
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-    let sockets = count(settings.collectors.len()).saturating_mul(count(settings.exporter_sockets.get()));
+    let late = settings.collectors.iter().filter(|collector| collector.late.is_some()).count();
+    let sockets =
+        count(settings.collectors.len() + late).saturating_mul(count(settings.exporter_sockets.get()));
     let wanted = count(settings.connections)
         .saturating_mul(FILES_PER_CONNECTION)
         .saturating_add(count(settings.strangers.0))
@@ -118,7 +121,7 @@ async fn supervise(settings: ReceiverSettings, reloader: Arc<Reloader>) -> Resul
                         pace.note(delivered(&senders));
                         notify::status(&line(&senders, &shared.outputs(), &pace));
                         if syncing.as_ref().is_none_or(JoinHandle::is_finished) {
-                            syncing = Some(tokio::spawn(sync(shared.clone(), state.clone())));
+                            syncing = Some(tokio::spawn(sync(shared.clone(), state.clone(), Templates::keep_at_times)));
                         }
                     }
                     None => notify::status("looking up the names of the collectors; senders wait"),
@@ -143,7 +146,7 @@ async fn supervise(settings: ReceiverSettings, reloader: Arc<Reloader>) -> Resul
                  them: {error}"
             );
         }
-        notify::with_patience(sync(shared.clone(), state)).await;
+        notify::with_patience(sync(shared.clone(), state, Templates::keep)).await;
     }
     answers.abort();
     outcome
@@ -217,10 +220,10 @@ async fn serve(
     Ok(())
 }
 
-/// Forces the positions to disk, and keeps the templates there.
-async fn sync(shared: Arc<Shared>, state: PathBuf) {
+/// Forces the positions to disk, and has the templates kept there by `keep`.
+async fn sync(shared: Arc<Shared>, state: PathBuf, keep: fn(&Templates, &Path) -> io::Result<()>) {
     let outcome = tokio::task::spawn_blocking(move || {
-        if let Err(error) = shared.templates.keep(&state) {
+        if let Err(error) = keep(&shared.templates, &state) {
             tracing::error!(%error, "cannot keep the templates of exporters in {}: {error}", state.display());
         }
         shared.positions.sync()

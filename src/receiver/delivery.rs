@@ -8,6 +8,8 @@
 //! A delivery can be left at any point and taken up again: each collector's progress is counted as the kernel takes the
 //! datagrams, so none is repeated and none is passed over by that.
 
+mod memory;
+
 use core::future::poll_fn;
 use core::net::SocketAddr;
 use core::pin::Pin;
@@ -18,10 +20,12 @@ use std::sync::Arc;
 use crate::batch::Records;
 use crate::config::WhenDown;
 use crate::datagram::Datagram;
-use crate::limits::LANE_MAX;
+use crate::limits::{BATCH_BODY_MAX, LANE_MAX};
+pub(crate) use crate::receiver::delivery::memory::LaneMemory;
+use crate::receiver::delivery::memory::Part;
 use crate::receiver::output::{Output, Outputs, Progress};
 use crate::receiver::templates::Templates;
-use crate::sequence::Position;
+use crate::sequence::{Gap, Position};
 use crate::status::Tally;
 
 /// A batch on its way, or positions that will never come.
@@ -36,6 +40,11 @@ pub(crate) struct Parcel {
 }
 
 impl Parcel {
+    /// The positions of `gap`, which will never come.
+    pub(crate) fn never(gap: Gap) -> Self {
+        Self { first: gap.first, end: gap.end, news: gap.end, records: None }
+    }
+
     /// Its datagrams from `position` on.
     fn from(&self, position: Position) -> impl Iterator<Item = Datagram<'_>> {
         let done = usize::try_from(position.since(self.first)).unwrap_or(usize::MAX);
@@ -97,8 +106,8 @@ struct Lane {
 }
 
 impl Lane {
-    fn has_room(&self) -> bool {
-        self.parcels.is_empty() || self.bytes < LANE_MAX
+    fn has_room(&self, memory: &Part) -> bool {
+        self.parcels.is_empty() || (self.bytes < LANE_MAX && !memory.is_spent())
     }
 
     /// Up to where all of its collectors have the stream; `None` without any.
@@ -138,8 +147,8 @@ impl Lane {
     }
 
     /// Makes room for one more: those who are last are passed over with as much as that takes.
-    fn make_room(&mut self) {
-        while !self.has_room()
+    fn make_room(&mut self, memory: &Part) {
+        while !self.has_room(memory)
             && let Some(oldest) = self.parcels.front().cloned()
         {
             self.legs.iter_mut().for_each(|leg| leg.pass_over(&oldest));
@@ -174,6 +183,7 @@ pub(crate) struct Delivery {
     /// Everything below came; `holding.end <= front`, `skipping.end == front`.
     front: Position,
     templates: Arc<Templates>,
+    memory: Part,
 }
 
 impl Delivery {
@@ -186,8 +196,8 @@ impl Delivery {
         ahead: &HashMap<SocketAddr, Position>,
     ) -> Self {
         let (holding, skipping) = (Lane::default(), Lane::default());
-        let templates = outputs.templates().clone();
-        let mut delivery = Self { holding, skipping, front: position, templates };
+        let (templates, memory) = (outputs.templates().clone(), Part::of(outputs.lane_memory()));
+        let mut delivery = Self { holding, skipping, front: position, templates, memory };
         delivery.change(outputs);
         for leg in &mut delivery.skipping.legs {
             leg.progress.position = leg.progress.position.max(further.unwrap_or_default());
@@ -223,8 +233,9 @@ impl Delivery {
 
     /// What is wanted once more, now that there is room for it: from where on, and how many bytes.
     pub(crate) fn wants_again(&self) -> Option<(Position, u32)> {
-        let room = LANE_MAX.saturating_sub(self.holding.bytes);
-        let wants = self.is_behind() && room > LANE_MAX / 2;
+        let most = if self.memory.is_spent() { BATCH_BODY_MAX } else { LANE_MAX };
+        let room = most.saturating_sub(self.holding.bytes);
+        let wants = self.is_behind() && room > most / 2;
         wants.then(|| (self.holding.end, u32::try_from(room).unwrap_or(u32::MAX)))
     }
 
@@ -233,6 +244,7 @@ impl Delivery {
         if parcel.first <= self.holding.end && parcel.end > self.holding.end {
             parcel.news = parcel.news.max(self.holding.end);
             self.push_holding(Arc::new(parcel));
+            self.note_memory();
         }
     }
 
@@ -250,6 +262,7 @@ impl Delivery {
     /// Forgets what came and is not with all collectors: it will come again. Says what those that are waited for have of it.
     pub(crate) fn leave(&mut self) -> Tally {
         let (holding, skipping) = (self.holding.leave(), self.skipping.leave());
+        self.note_memory();
         if self.holding.legs.is_empty() { skipping } else { holding }
     }
 
@@ -282,18 +295,24 @@ impl Delivery {
         for leg in &mut self.skipping.legs {
             leg.progress.position = leg.progress.position.max(oldest);
         }
+        self.note_memory();
     }
 
     /// The next of the stream.
     pub(crate) fn push(&mut self, parcel: Parcel) {
         let parcel = Arc::new(parcel);
-        if !self.is_behind() && (self.holding.has_room() || self.skipping.legs.is_empty()) {
+        if !self.is_behind() && (self.holding.has_room(&self.memory) || self.skipping.legs.is_empty()) {
             self.push_holding(parcel.clone());
         }
         self.front = parcel.end;
         self.skipping.learn(&parcel, &self.templates, WhenDown::Skip);
-        self.skipping.make_room();
+        self.skipping.make_room(&self.memory);
         self.skipping.push(parcel);
+        self.note_memory();
+    }
+
+    fn note_memory(&mut self) {
+        self.memory.set(self.holding.bytes + self.skipping.bytes);
     }
 
     /// Whether the next of the stream may come.
@@ -302,7 +321,7 @@ impl Delivery {
             return self.holding.parcels.is_empty();
         }
         let is_first = |leg: &Leg| leg.progress.position >= self.front;
-        self.skipping.has_room() || self.legs().any(is_first)
+        self.skipping.has_room(&self.memory) || self.legs().any(is_first)
     }
 
     /// Whether there is something that a collector does not have.
@@ -334,6 +353,7 @@ impl Delivery {
     /// What has reached all collectors that are waited for since the last call.
     pub(crate) fn settle(&mut self) -> Tally {
         let (holding, skipping) = (self.holding.settle(), self.skipping.settle());
+        self.note_memory();
         if self.holding.legs.is_empty() { skipping } else { holding }
     }
 

@@ -327,12 +327,18 @@ impl Connection<'_> {
             match event {
                 ReceiverEvent::Hello(_) => {}
                 ReceiverEvent::Batch { batch, skip } => begin(turn, &batch, skip),
-                ReceiverEvent::Gap(gap) => self.pass_over(turn, gap),
-                ReceiverEvent::Again { first, end, batch } => {
-                    let records = batch.and_then(|batch| open(turn, &batch, first));
-                    if let Some(current) = turn.current.as_mut() {
-                        current.delivery.push_again(Parcel { first, end, news: first, records });
-                    }
+                ReceiverEvent::Gap(gap) => {
+                    self.note_lost(turn, gap);
+                    push(turn, Parcel::never(gap));
+                }
+                ReceiverEvent::Again(batch) => {
+                    let (first, end) = (batch.first(), batch.end());
+                    let records = open(turn, &batch, first);
+                    push_again(turn, Parcel { first, end, news: first, records });
+                }
+                ReceiverEvent::GapAgain(gap) => {
+                    self.note_lost(turn, gap);
+                    push_again(turn, Parcel::never(gap));
                 }
                 ReceiverEvent::Repeat { datagrams } => {
                     Counters::add(&turn.seat.counters.duplicates, u64::from(datagrams));
@@ -352,22 +358,22 @@ impl Connection<'_> {
     }
 
     /// The sender says that positions will never come.
-    fn pass_over(&mut self, turn: &mut Turn, gap: Gap) {
-        if gap.datagrams() > 0 {
-            let (reason, lost) = (gap.reason.word(), gap.datagrams());
-            tracing::warn!(
-                message_id = receiver::SENDER_LOST,
-                sender = %self.known.sender,
-                first = gap.first.0,
-                lost,
-                reason,
-                "{} lost {}: {reason}",
-                self.known.sender,
-                count_of(lost, "datagram")
-            );
-            Counters::add(&turn.seat.counters.gaps, lost);
+    fn note_lost(&self, turn: &Turn, gap: Gap) {
+        let (reason, lost) = (gap.reason.word(), gap.datagrams());
+        if lost == 0 {
+            return;
         }
-        push(turn, Parcel { first: gap.first, end: gap.end, news: gap.end, records: None });
+        tracing::warn!(
+            message_id = receiver::SENDER_LOST,
+            sender = %self.known.sender,
+            first = gap.first.0,
+            lost,
+            reason,
+            "{} lost {}: {reason}",
+            self.known.sender,
+            count_of(lost, "datagram")
+        );
+        Counters::add(&turn.seat.counters.gaps, lost);
     }
 
     /// Stores how far the stream is delivered, tells the sender, and lets more come if there is room.
@@ -457,6 +463,13 @@ fn open(turn: &Turn, batch: &Batch, news: Position) -> Option<Records> {
 fn push(turn: &mut Turn, parcel: Parcel) {
     if let Some(current) = turn.current.as_mut() {
         current.delivery.push(parcel);
+    }
+}
+
+/// What was asked for once more goes to the collectors that lack it.
+fn push_again(turn: &mut Turn, parcel: Parcel) {
+    if let Some(current) = turn.current.as_mut() {
+        current.delivery.push_again(parcel);
     }
 }
 

@@ -4,18 +4,23 @@
 //! file before it, which it then replaces. Without the file, or with a damaged one, collectors wait for the exporters' next
 //! refresh, as they would without this.
 
+use core::time::Duration;
+use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 
 use crate::batch::Records;
 use crate::config::WhenDown;
 use crate::datagram::Datagram;
 use crate::netflow::{Kept, TemplateMemory};
+
+/// How often the file is written at the most, but for the end.
+const KEPT_EVERY: Duration = Duration::from_secs(10);
 
 /// What is known of templates. Collectors that are waited for may be far behind those that are not, where an exporter
 /// defined something else: each kind has a memory of its own.
@@ -25,6 +30,8 @@ pub(crate) struct Templates {
     skipping: Mutex<TemplateMemory>,
     /// Whether the file is older than what is known.
     is_news: AtomicBool,
+    /// When it was written last.
+    kept: Mutex<Option<Instant>>,
 }
 
 /// What the file holds.
@@ -84,7 +91,18 @@ impl Templates {
         if own.is_empty() { self.memory(other).before(datagram) } else { own }
     }
 
-    /// Writes the file, if there is news. Blocks: call it where that is allowed.
+    /// Writes the file, if there is news and it was not written just before. Blocks: call it where that is allowed.
+    pub(crate) fn keep_at_times(&self, state_directory: &Path) -> io::Result<()> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.is_some_and(|kept| kept.elapsed() < KEPT_EVERY) {
+            return Ok(());
+        }
+        self.keep(state_directory)?;
+        *kept = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Writes the file, if there is news. Blocks.
     pub(crate) fn keep(&self, state_directory: &Path) -> io::Result<()> {
         if !self.is_news.swap(false, Ordering::Relaxed) {
             return Ok(());
@@ -112,38 +130,52 @@ fn file(state_directory: &Path) -> PathBuf {
 }
 
 fn read(path: &Path) -> io::Result<Stored> {
-    Ok(serde_json::from_reader(BufReader::new(std::fs::File::open(path)?))?)
+    Ok(serde_json::from_reader(BufReader::new(File::open(path)?))?)
 }
 
 fn write(state_directory: &Path, stored: &Stored) -> io::Result<()> {
-    let mut new = NamedTempFile::new_in(state_directory)?;
-    let mut out = BufWriter::new(new.as_file_mut());
+    // One that a killed run left half written is written anew.
+    let path = state_directory.join("templates.json.new");
+    let new = File::create(&path)?;
+    let mut out = BufWriter::new(&new);
     serde_json::to_writer(&mut out, stored)?;
     out.flush()?;
     drop(out);
-    new.as_file().sync_data()?;
-    new.persist(file(state_directory))?;
-    Ok(())
+    new.sync_data()?;
+    std::fs::rename(path, file(state_directory))
+}
+
+#[cfg(test)]
+impl Templates {
+    /// What `datagram` defines, on its way to collectors that are set to hold.
+    pub(crate) fn of(datagram: &Datagram<'_>) -> Self {
+        use crate::batch::{BatchBuilder, Compression};
+        let mut builder = BatchBuilder::new(crate::sequence::StreamId([1; 16]), Compression::None);
+        builder.push(datagram).expect("room in a batch");
+        let batch = builder.finish(crate::sequence::Position(0)).expect("a batch");
+        let templates = Self::default();
+        templates.learn(&batch.records().expect("records"), WhenDown::Hold);
+        templates
+    }
+}
+
+/// A NetFlow v9 datagram of sequence 7 and source 1 that defines template 256 with one field of four bytes, or that has
+/// a record of it.
+#[cfg(test)]
+pub(crate) fn netflow_9(defines: bool) -> Vec<u8> {
+    let mut payload = vec![0, 9, 0, 1, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 7, 0, 0, 0, 1];
+    if defines {
+        payload.extend([0, 0, 0, 12, 1, 0, 0, 1, 0, 1, 0, 4]);
+    } else {
+        payload.extend([1, 0, 0, 8, 0, 0, 0, 9]);
+    }
+    payload
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{BatchBuilder, Compression};
     use crate::datagram::Timestamp;
-    use crate::sequence::{Position, StreamId};
-
-    /// A NetFlow v9 datagram of sequence 7 and source 1 that defines template 256 with one field of four bytes, or that has
-    /// a record of it.
-    fn datagram(defines: bool) -> Vec<u8> {
-        let mut payload = vec![0, 9, 0, 1, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 7, 0, 0, 0, 1];
-        if defines {
-            payload.extend([0, 0, 0, 12, 1, 0, 0, 1, 0, 1, 0, 4]);
-        } else {
-            payload.extend([1, 0, 0, 8, 0, 0, 0, 9]);
-        }
-        payload
-    }
 
     fn of_exporter(payload: &[u8]) -> Datagram<'_> {
         let exporter = "192.0.2.1:4000".parse().unwrap();
@@ -151,24 +183,18 @@ mod tests {
     }
 
     fn learned() -> Templates {
-        let payload = datagram(true);
-        let mut builder = BatchBuilder::new(StreamId([1; 16]), Compression::None);
-        builder.push(&of_exporter(&payload)).unwrap();
-        let batch = builder.finish(Position(0)).unwrap();
-        let templates = Templates::default();
-        templates.learn(&batch.records().unwrap(), WhenDown::Hold);
-        templates
+        Templates::of(&of_exporter(&netflow_9(true)))
     }
 
     #[test]
     fn what_was_learned_outlives_the_process() {
         let directory = tempfile::tempdir().unwrap();
         let templates = learned();
-        let expected = templates.before(&of_exporter(&datagram(false)), WhenDown::Skip);
+        let expected = templates.before(&of_exporter(&netflow_9(false)), WhenDown::Skip);
         assert_eq!(expected.len(), 1);
         templates.keep(directory.path()).unwrap();
         let again = Templates::take_up(directory.path());
-        assert_eq!(again.before(&of_exporter(&datagram(false)), WhenDown::Skip), expected);
+        assert_eq!(again.before(&of_exporter(&netflow_9(false)), WhenDown::Skip), expected);
     }
 
     #[test]
@@ -179,6 +205,20 @@ mod tests {
         std::fs::remove_file(file(directory.path())).unwrap();
         templates.keep(directory.path()).unwrap();
         assert!(!file(directory.path()).exists());
+    }
+
+    #[test]
+    fn news_that_come_fast_are_written_at_times_and_at_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let templates = learned();
+        templates.keep_at_times(directory.path()).unwrap();
+        std::fs::remove_file(file(directory.path())).unwrap();
+        templates.is_news.store(true, Ordering::Relaxed);
+        templates.keep_at_times(directory.path()).unwrap();
+        assert!(!file(directory.path()).exists());
+        templates.keep(directory.path()).unwrap();
+        assert!(file(directory.path()).exists());
+        assert_eq!(directory.path().read_dir().unwrap().count(), 1, "nothing half written is left");
     }
 
     #[test]
@@ -195,6 +235,6 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(file(directory.path()), "[{\"exporter\": 7}").unwrap();
         let templates = Templates::take_up(directory.path());
-        assert!(templates.before(&of_exporter(&datagram(false)), WhenDown::Skip).is_empty());
+        assert!(templates.before(&of_exporter(&netflow_9(false)), WhenDown::Skip).is_empty());
     }
 }

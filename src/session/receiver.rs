@@ -26,15 +26,10 @@ pub enum ReceiverEvent {
     },
     /// The next positions will never come: `go_on` and `acknowledge` as with a batch. Starts at what was expected.
     Gap(Gap),
-    /// A batch that was asked for once more; or a gap in its place.
-    Again {
-        /// The positions that it takes; they begin with the one that was wanted, or before it.
-        first: Position,
-        /// Likewise; the next one wanted begins here.
-        end: Position,
-        /// The batch; `None` if its positions will never come.
-        batch: Option<Batch>,
-    },
+    /// A batch that was asked for once more: the position that was wanted is in it.
+    Again(Batch),
+    /// The next positions that were asked for once more will never come.
+    GapAgain(Gap),
     /// A batch came of which everything was delivered before. Nothing is to be done.
     Repeat {
         /// How many datagrams it held.
@@ -89,9 +84,8 @@ impl Progress {
             return Err(BatchError::Sealed.into());
         }
         let skip = self.expected.since(batch.first());
-        if self.is_asked_for(batch.first(), batch.end(), batch.bytes().len()) {
-            let (first, end, batch) = (batch.first(), batch.end(), Some(batch));
-            return Ok(ReceiverEvent::Again { first, end, batch });
+        if self.take_asked(batch.first(), batch.end(), batch.bytes().len()).is_some() {
+            return Ok(ReceiverEvent::Again(batch));
         }
         if !self.advance(batch.first(), batch.end())? {
             return Ok(ReceiverEvent::Repeat { datagrams: batch.datagrams() });
@@ -101,22 +95,23 @@ impl Progress {
 
     fn take_gap(&mut self, gap: Gap) -> Result<Option<ReceiverEvent>, SessionError> {
         let first = gap.first.max(self.expected);
-        if self.is_asked_for(gap.first, gap.end, 0) {
-            return Ok(Some(ReceiverEvent::Again { first: gap.first, end: gap.end, batch: None }));
+        if let Some(first) = self.take_asked(gap.first, gap.end, 0) {
+            return Ok(Some(ReceiverEvent::GapAgain(Gap { first, ..gap })));
         }
         let is_news = self.advance(gap.first, gap.end)?;
         Ok(is_news.then_some(ReceiverEvent::Gap(Gap { first, ..gap })))
     }
 
-    /// Whether positions `first` to `end` are what was asked for once more; then the next of that is waited for.
-    fn is_asked_for(&mut self, first: Position, end: Position, bytes: usize) -> bool {
-        let Some((next, wanted)) = self.asked else { return false };
+    /// The first of the positions `first` to `end` that is wanted, if they are what was asked for once more; then what
+    /// follows them is waited for.
+    fn take_asked(&mut self, first: Position, end: Position, bytes: usize) -> Option<Position> {
+        let (next, wanted) = self.asked?;
         if !(first..end).contains(&next) || end > self.expected {
-            return false;
+            return None;
         }
         let wanted = wanted.saturating_sub(bytes);
         self.asked = (end < self.expected && wanted > 0).then_some((end, wanted));
-        true
+        Some(next)
     }
 
     /// Whether positions `first` to `end` hold news; then nothing else is wanted for now.

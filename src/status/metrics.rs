@@ -10,7 +10,9 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use crate::status::{CertificateStatus, CollectorState, LinkState, PeerState, ReceiverStatus, SenderStatus};
+use crate::status::{
+    CertificateStatus, CollectorState, LateStatus, LinkState, PeerState, ReceiverStatus, SenderStatus,
+};
 
 /// The metrics of nf-sender.
 pub fn sender_metrics(status: SenderStatus) -> String {
@@ -87,7 +89,7 @@ impl Collector for ReceiverStatus {
         )?;
         metrics.counter(
             "received_datagrams",
-            "Datagrams of all senders that every collector has",
+            "Datagrams of all senders that were acknowledged",
             sum(|sender| sender.delivered.datagrams),
         )?;
         metrics.counter(
@@ -131,6 +133,26 @@ impl Collector for ReceiverStatus {
             "collector",
             by_collector(|collector| collector.skipped),
         )?;
+        let figures: [LateFigure; 4] = [
+            ("late_datagrams", "Datagrams handed to each collector's address for late ones", |late| {
+                late.delivered.datagrams
+            }),
+            ("late_skipped_datagrams", "Datagrams for that address passed over", |late| late.skipped),
+            ("late_socket_drops", "Datagrams dropped at the socket there during delivery", |late| {
+                late.socket_drops
+            }),
+            (
+                "late_unread",
+                "Datagrams, at most, that lay unread in the socket there when it went away",
+                |late| late.unread,
+            ),
+        ];
+        for (name, help, figure) in figures {
+            let with_late = self.collectors.iter().filter_map(|collector| {
+                collector.late.as_ref().map(|late| (collector.address.as_str(), figure(late)))
+            });
+            metrics.counters((name, help), "collector", with_late)?;
+        }
         let up =
             |collector: &crate::status::CollectorStatus| i64::from(collector.state == CollectorState::Up);
         metrics.gauges(
@@ -142,6 +164,9 @@ impl Collector for ReceiverStatus {
         metrics.certificate(self.certificate.as_ref())
     }
 }
+
+/// A metric of addresses for late datagrams: name, help, and the figure.
+type LateFigure = (&'static str, &'static str, fn(&LateStatus) -> u64);
 
 /// Where metrics go, each with its sentence.
 struct Metrics<'e>(DescriptorEncoder<'e>);
@@ -234,6 +259,7 @@ mod tests {
             "nf_receiver_senders_connected 1",
             "nf_receiver_delivered_datagrams_total{collector=\"127.0.0.1:9995\"} 12000",
             "nf_receiver_collector_up{collector=\"127.0.0.1:9995\"} 0",
+            "nf_receiver_late_datagrams_total{collector=\"127.0.0.1:9995\"} 5",
             "nf_receiver_refused_connections_total 1200",
             "nf_receiver_certificate_not_after_seconds 1800000000",
         ] {

@@ -96,7 +96,7 @@ pub struct CollectorStatus {
     /// Its address for late datagrams, if it has one.
     #[serde(default)]
     pub late: Option<LateStatus>,
-    /// Exporters that it sees under another address, the one heard last first; at most `limits.exporter-sockets`.
+    /// Exporters that it sees under another address, the one heard last first; 1,024 of them at the most.
     #[serde(default)]
     pub seen_as: Vec<SeenAs>,
 }

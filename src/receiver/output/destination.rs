@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::config::{CollectorSettings, Limit, Source, WhenDown};
 use crate::datagram::Datagram;
 use crate::limits::{CATCH_UP_LIMIT, PRIMED_MAX};
-use crate::netflow::{ExporterKey, Header};
+use crate::netflow::{ExporterKey, Header, changes_templates};
 use crate::receiver::output::gate::{Admission, Gate, RUN_MAX};
 use crate::receiver::output::pace::Bucket;
 use crate::receiver::output::reach::{Leave, Reach};
@@ -31,6 +31,9 @@ const QUEUE_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long to wait before a collector that is down is tried again.
 const DOWN_PAUSE: Duration = Duration::from_millis(100);
+
+/// Whoever waits tries again within this time; then nobody waits any more.
+const WAITING: Duration = Duration::from_secs(1);
 
 /// What a destination counts, from the start of the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,8 +83,11 @@ struct Turn {
 struct Figures {
     state: CollectorState,
     counts: Counts,
-    /// Since when nothing could be sent to the collector, whichever tasks tried; `None` while nobody waits.
-    held_since: Option<Instant>,
+    /// Since when nothing could be sent to the collector, whichever tasks tried, and when one tried last; `None` while
+    /// nobody waits.
+    held: Option<(Instant, Instant)>,
+    /// Those that changed their templates in datagrams that the collector did not get.
+    missed: HashSet<ExporterKey>,
 }
 
 /// Why nothing could be sent.
@@ -133,7 +139,7 @@ impl Destination {
             templates,
             sources: Mutex::new(Sources::new(address, settings.source, !is_watched, sockets)),
             turn: tokio::sync::Mutex::new(turn),
-            figures: Mutex::new(Figures { state, counts, held_since: None }),
+            figures: Mutex::new(Figures { state, counts, held: None, missed: HashSet::new() }),
         }
     }
 
@@ -155,9 +161,14 @@ impl Destination {
             self.note_obstacle(&mut turn, &obstacle, began);
             match obstacle {
                 Obstacle::Full => sleep(QUEUE_PAUSE).await,
-                Obstacle::Paced(due) => sleep_until(due).await,
+                Obstacle::Paced(due) => {
+                    // What is late waits for longer than what is not.
+                    drop(turn);
+                    sleep_until(due).await;
+                    turn = self.turn.lock().await;
+                }
                 Obstacle::Down(_) if self.when_down == WhenDown::Skip => {
-                    self.pass_over(run.len());
+                    self.pass_over(run.iter());
                     return run.len();
                 }
                 Obstacle::Down(_) => sleep(DOWN_PAUSE).await,
@@ -166,8 +177,20 @@ impl Destination {
     }
 
     /// Counts datagrams that it will not get.
-    pub(super) fn pass_over(&self, count: usize) {
-        self.figures().counts.skipped += u64::try_from(count).unwrap_or(u64::MAX);
+    pub(super) fn pass_over<'d>(&self, datagrams: impl Iterator<Item = &'d Datagram<'d>>) {
+        let passed_over = datagrams.inspect(|datagram| self.misses(datagram)).count();
+        self.figures().counts.skipped += u64::try_from(passed_over).unwrap_or(u64::MAX);
+    }
+
+    /// Notes that the collector will not get `datagram`: what that defines is to be told to it before it has to decode more.
+    pub(super) fn misses(&self, datagram: &Datagram<'_>) {
+        if self.templates.is_none() || !changes_templates(datagram.payload) {
+            return;
+        }
+        let mut figures = self.figures();
+        if figures.missed.len() < PRIMED_MAX {
+            figures.missed.extend(templates_of(datagram));
+        }
     }
 
     /// Sends as many of the run as may go at once, and says how many: at least one. Nothing is awaited here.
@@ -209,13 +232,17 @@ impl Destination {
     fn prime(&self, turn: &mut Turn, run: &[Datagram<'_>]) -> Result<usize, Obstacle> {
         let Some(templates) = self.templates.as_ref() else { return Ok(run.len()) };
         let found_anew = turn.gate.found_anew() + turn.reach.returns();
-        if turn.primed_for != found_anew || turn.primed.len() >= PRIMED_MAX {
+        let missed = core::mem::take(&mut self.figures().missed);
+        if turn.primed_for != found_anew || turn.primed.len().max(missed.len()) >= PRIMED_MAX {
             turn.primed.clear();
             turn.primed_for = found_anew;
         }
+        for key in &missed {
+            turn.primed.remove(key);
+        }
         for (place, datagram) in run.iter().enumerate() {
             let Some(key) = templates_of(datagram) else { continue };
-            if turn.primed.contains(&key) {
+            if turn.primed.contains(&key) && self.sources().is_seen_as_before(datagram.exporter) {
                 continue;
             }
             if place > 0 {
@@ -303,7 +330,7 @@ impl Destination {
         turn.trouble.over(self.address);
         let bytes: usize = sent.iter().map(|payload| payload.len()).sum();
         let mut figures = self.figures();
-        figures.held_since = None;
+        figures.held = None;
         self.take_losses(turn, &mut figures);
         figures.state = if turn.gate.is_watching() { CollectorState::Up } else { CollectorState::Unknown };
         figures.counts.datagrams += u64::try_from(sent.len()).unwrap_or_default();
@@ -314,11 +341,11 @@ impl Destination {
         let mut figures = self.figures();
         self.take_losses(turn, &mut figures);
         match obstacle {
-            Obstacle::Full => _ = figures.held_since.get_or_insert(began),
+            Obstacle::Full => figures.waits(began),
             Obstacle::Paced(_) => {}
             Obstacle::Down(reason) => {
                 if self.when_down == WhenDown::Hold {
-                    figures.held_since.get_or_insert(began);
+                    figures.waits(began);
                 }
                 figures.state = CollectorState::Down;
                 turn.trouble.persists(self.address, reason);
@@ -333,7 +360,7 @@ impl Destination {
             self.look_while_idle(&mut turn);
         }
         let figures = self.figures();
-        (figures.state, figures.counts, figures.held_since.map_or(0, |since| since.elapsed().as_secs()))
+        (figures.state, figures.counts, figures.held.map_or(0, |(since, _)| since.elapsed().as_secs()))
     }
 
     /// Exporters that the collector sees under another address, and which.
@@ -348,7 +375,7 @@ impl Destination {
             turn.reach.failed(error.to_string(), now);
         }
         let mut figures = self.figures();
-        figures.held_since = None;
+        figures.held = figures.held.filter(|(_, tried)| now.duration_since(*tried) < WAITING);
         self.take_losses(turn, &mut figures);
         figures.state = match seen {
             Some(Ok(Some(_))) => CollectorState::Up,
@@ -372,6 +399,13 @@ impl Destination {
 
     fn sources(&self) -> MutexGuard<'_, Sources> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Figures {
+    /// Somebody who has waited since `began` still does.
+    fn waits(&mut self, began: Instant) {
+        self.held = Some((self.held.map_or(began, |(since, _)| since), Instant::now()));
     }
 }
 
@@ -412,6 +446,7 @@ fn obstacle(turn: &mut Turn, error: &io::Error) -> Obstacle {
 mod tests {
     use super::*;
     use crate::datagram::Timestamp;
+    use crate::receiver::templates::netflow_9;
 
     fn datagrams<'a>(payloads: &[&'a [u8]]) -> Vec<Datagram<'a>> {
         let address = "192.0.2.1:2055".parse().unwrap();
@@ -423,6 +458,13 @@ mod tests {
     fn destination(address: SocketAddr, settings: &CollectorSettings) -> Destination {
         let sockets = NonZeroUsize::new(8).unwrap();
         Destination::open(address, settings, sockets, None, Counts::default())
+    }
+
+    /// A destination with room for two exporters' sockets that knows what `datagram` defines.
+    fn told_templates(address: SocketAddr, datagram: &Datagram<'_>) -> Destination {
+        let (settings, sockets) = (CollectorSettings::at(&address), NonZeroUsize::new(2).unwrap());
+        let templates = Some(Arc::new(Templates::of(datagram)));
+        Destination::open(address, &settings, sockets, templates, Counts::default())
     }
 
     fn holding(address: SocketAddr) -> Destination {
@@ -489,6 +531,7 @@ mod tests {
             let (state, _, held_s) = output.figures_now();
             assert_eq!((state, held_s), (CollectorState::Down, 60));
         }
+        tokio::time::advance(WAITING).await;
         let (state, _, held_s) = output.figures_now();
         assert_eq!((state, held_s), (CollectorState::Down, 0));
     }
@@ -499,13 +542,11 @@ mod tests {
         let output = holding(address);
         let datagrams = datagrams(&[b"x"]);
         let mut done = 0;
-        for _ in 0..11 {
+        for round in 1..12 {
             let delivery = deliver(&output, &datagrams, &mut done);
             tokio::time::timeout(Duration::from_secs(5), delivery).await.unwrap_err();
+            assert_eq!(output.figures_now().2, 5 * round, "asked while nobody tries");
         }
-        let mut delivery = Box::pin(deliver(&output, &datagrams, &mut done));
-        tokio::time::timeout(Duration::from_secs(5), &mut delivery).await.unwrap_err();
-        assert_eq!(output.figures_now().2, 60);
     }
 
     #[tokio::test(start_paused = true)]
@@ -572,6 +613,47 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn templates_are_told_first_and_again_after_a_datagram_with_some_was_missed() {
+        let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (defining, data) = (netflow_9(true), netflow_9(false));
+        let defines = &datagrams(&[&defining])[0];
+        let output = told_templates(listener.local_addr().unwrap(), defines);
+        let told =
+            output.templates.as_ref().unwrap().before(&datagrams(&[&data])[0], WhenDown::Hold).remove(0);
+        for (missed, expected) in [
+            (None, vec![&told, &data]),
+            (None, vec![&data]),
+            (Some(&data), vec![&data]),
+            (Some(&defining), vec![&told, &data]),
+        ] {
+            output.pass_over(
+                datagrams(&missed.iter().map(|payload| payload.as_slice()).collect::<Vec<_>>()).iter(),
+            );
+            deliver(&output, &datagrams(&[&data]), &mut 0).await;
+            assert_eq!(received(&listener).iter().collect::<Vec<_>>(), expected, "{missed:?}");
+        }
+        let (_, counts, _) = output.figures_now();
+        assert_eq!((counts.templates, counts.skipped), (2, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn templates_are_told_again_from_another_port() {
+        let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (defining, data) = (netflow_9(true), netflow_9(false));
+        let output = told_templates(listener.local_addr().unwrap(), &datagrams(&[&defining])[0]);
+        let payloads = [data.as_slice()];
+        for (others, expected) in [(0, 2), (1, 1), (2, 2)] {
+            for other in 0..others {
+                let exporter = format!("192.0.2.7:{}", 1 + other).parse().unwrap();
+                deliver(&output, &[Datagram { exporter, ..datagrams(&[b"x"])[0] }], &mut 0).await;
+            }
+            received(&listener);
+            deliver(&output, &datagrams(&payloads), &mut 0).await;
+            assert_eq!(received(&listener).len(), expected, "after {others} other exporters");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_rate_limit_paces_and_one_for_catching_up_holds_for_late_datagrams_only() {
         let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -593,5 +675,25 @@ mod tests {
             assert!(began.elapsed().abs_diff(expected) <= expected / 8, "{:?}", began.elapsed());
             assert_eq!(received(&listener).len(), 100);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn late_datagrams_that_wait_for_their_limit_do_not_hold_up_others() {
+        let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let settings =
+            CollectorSettings { catch_up_limit: Some(NonZeroU32::new(1)), ..CollectorSettings::at(&address) };
+        let output = destination(address, &settings);
+        let (late, live) = (datagrams(&[b"late"]), datagrams(&[b"live"]));
+        output.take(&late, true).await;
+        let began = Instant::now();
+        let live = async {
+            tokio::task::yield_now().await;
+            output.take(&live, false).await;
+            began.elapsed()
+        };
+        let (_, waited) = tokio::join!(output.take(&late, true), live);
+        assert_eq!(waited, Duration::ZERO);
+        assert_eq!(received(&listener), [b"late", b"live", b"late"]);
     }
 }

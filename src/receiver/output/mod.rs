@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use crate::config::{CollectorSettings, WhenDown};
 use crate::datagram::Datagram;
+use crate::receiver::delivery::LaneMemory;
 use crate::receiver::output::pace::CatchUp;
 use crate::receiver::output::udp::UdpOutput;
 use crate::receiver::templates::Templates;
@@ -145,12 +146,13 @@ pub(crate) struct Outputs {
     /// Sockets of each collector.
     sockets: NonZeroUsize,
     templates: Arc<Templates>,
+    lane_memory: Arc<LaneMemory>,
 }
 
 impl Outputs {
     /// No collector yet. Each that comes has at most so many sockets, one for each exporter.
     pub(crate) fn none(sockets: NonZeroUsize, templates: Arc<Templates>) -> Self {
-        Self { collectors: Vec::new(), sockets, templates }
+        Self { collectors: Vec::new(), sockets, templates, lane_memory: Arc::default() }
     }
 
     /// An output for each of the collectors, inside a tokio runtime. Those that are here already as they are wanted stay;
@@ -173,7 +175,8 @@ impl Outputs {
                 None => outputs.push(self.open(&resolved, &all, Some(udp))),
             }
         }
-        Self { collectors: outputs, sockets: self.sockets, templates: self.templates.clone() }
+        let (templates, lane_memory) = (self.templates.clone(), self.lane_memory.clone());
+        Self { collectors: outputs, sockets: self.sockets, templates, lane_memory }
     }
 
     fn open(
@@ -188,6 +191,11 @@ impl Outputs {
     /// What is told to collectors that come back.
     pub(super) fn templates(&self) -> &Arc<Templates> {
         &self.templates
+    }
+
+    /// What the streams on their way to them take.
+    pub(super) fn lane_memory(&self) -> &Arc<LaneMemory> {
+        &self.lane_memory
     }
 
     /// The outputs, in the order of their addresses.
@@ -207,6 +215,11 @@ impl Outputs {
 }
 
 impl Resolved {
+    /// Whether both listen at one address.
+    pub(super) fn leads_where(&self, other: &Self) -> bool {
+        without_v4_mapping(self.address) == without_v4_mapping(other.address)
+    }
+
     fn without_v4_mapping(&self) -> Self {
         let (address, late) = (without_v4_mapping(self.address), self.late.map(without_v4_mapping));
         Self { settings: self.settings.clone(), address, late }

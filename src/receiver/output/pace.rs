@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 use crate::datagram::Timestamp;
 
-/// What may go at once after a while of less: a hundredth of a second's worth, which timers of a millisecond keep up with.
+/// For how long ahead may be sent at once, and for how long after it may be made good: together a fiftieth of a second's
+/// worth, which timers of a millisecond keep up with.
 const BURST: Duration = Duration::from_millis(10);
 
 /// How far catching up may lag behind its schedule, for whatever reason, and make good for it by going faster.

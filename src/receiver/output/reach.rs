@@ -13,8 +13,9 @@ use crate::datagram::{Datagram, Timestamp};
 /// How long after a probe that failed the next one goes: routers and hosts send about one ICMP message a second.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
-/// How long a probe waits for what ICMP says: longer than any way there and back.
-const PROBE_WAIT: Duration = Duration::from_secs(1);
+/// How long a probe waits for what ICMP says: longer than any way there and back, and than the 3 s after which the kernel
+/// gives up looking for a neighbour on the own link (`mcast_solicit` in arp(7)).
+pub(super) const PROBE_WAIT: Duration = Duration::from_secs(4);
 
 /// What is known.
 #[derive(Debug, Default)]

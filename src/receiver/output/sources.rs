@@ -14,10 +14,11 @@ use tokio::time::Instant;
 
 use crate::config::Source;
 use crate::limits::SEEN_AS_SHOWN;
+use crate::receiver::output::reach::PROBE_WAIT;
 use crate::receiver::output::socket;
 
-/// How long after it was used last a socket is asked for what ICMP said: longer than a datagram and its answer take.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+/// How long after it was used last a socket is asked for what ICMP said.
+const ANSWERS_WITHIN: Duration = PROBE_WAIT.saturating_add(Duration::from_secs(1));
 
 /// How often at the most all of these sockets are asked.
 const ASKED_EVERY: Duration = Duration::from_millis(20);
@@ -84,17 +85,29 @@ impl Sources {
             && !(ip.is_unspecified() || ip.is_multicast() || is_link_local)
     }
 
+    /// Whether the collector will see the next datagram of `exporter` come from where it saw the last one.
+    pub(super) fn is_seen_as_before(&self, exporter: SocketAddr) -> bool {
+        self.sockets.contains(&exporter) || self.bears(exporter)
+    }
+
+    /// Whether datagrams of `exporter` are to bear its own address.
+    fn bears(&self, exporter: SocketAddr) -> bool {
+        self.source == Source::Exporter && self.can_bear(exporter)
+    }
+
     fn open(&self, exporter: SocketAddr, now: Instant) -> io::Result<Leaving> {
-        let as_itself = self.source == Source::Exporter && self.can_bear(exporter);
-        let socket = if as_itself {
+        let socket = if self.bears(exporter) {
             socket::open_as(exporter, self.collector).or_else(|error| match error.raw_os_error() {
                 Some(libc::EPERM) => Err(io::Error::new(
                     error.kind(),
                     "sending from the addresses of exporters takes CAP_NET_RAW, and PrivateUsers=no: \
                      `nf-receiver check` tells more",
                 )),
-                // Somebody on this machine has that address and port, or it is a port for the privileged.
-                Some(libc::EADDRINUSE | libc::EACCES) => socket::open_own(self.collector),
+                // Somebody on this machine has that address and port, it is a port for the privileged, or the address means
+                // nothing on the way there, as 127.0.0.1 does not beyond this machine.
+                Some(
+                    libc::EADDRINUSE | libc::EACCES | libc::EINVAL | libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT,
+                ) => socket::open_own(self.collector),
                 _ => Err(error),
             })?
         } else {

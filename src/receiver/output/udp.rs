@@ -90,15 +90,27 @@ impl UdpOutput {
                 }
             }
             let run = waiting.get(..count).unwrap_or_default();
-            let destination = self.late.as_ref().filter(|(after, _)| age >= *after).map(|(_, late)| late);
-            progress.advance(destination.unwrap_or(&self.main).take(run, is_late).await);
+            let late = self.late.as_ref().filter(|(after, _)| age >= *after).map(|(_, late)| late);
+            let taken = late.unwrap_or(&self.main).take(run, is_late).await;
+            for datagram in run.get(..taken).unwrap_or_default() {
+                match (late, &self.late) {
+                    (Some(_), _) => self.main.misses(datagram),
+                    (None, Some((_, late))) => late.misses(datagram),
+                    (None, None) => {}
+                }
+            }
+            progress.advance(taken);
         }
     }
 
     /// Counts those of `datagrams` that it should have got, and will not get.
     pub(super) fn pass_over<'d>(&self, datagrams: impl Iterator<Item = Datagram<'d>>) {
-        let own = datagrams.filter(|datagram| self.share.admits(datagram.exporter.ip()));
-        self.main.pass_over(own.count());
+        for datagram in datagrams.filter(|datagram| self.share.admits(datagram.exporter.ip())) {
+            self.main.pass_over(core::iter::once(&datagram));
+            if let Some((_, late)) = &self.late {
+                late.misses(&datagram);
+            }
+        }
     }
 
     /// What is known of it.

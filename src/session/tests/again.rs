@@ -18,7 +18,7 @@ fn taken_up_to(end: u64) -> Pair {
 }
 
 fn once_more(batch: &Batch) -> ReceiverEvent {
-    ReceiverEvent::Again { first: batch.first(), end: batch.end(), batch: Some(batch.clone()) }
+    ReceiverEvent::Again(batch.clone())
 }
 
 #[test]
@@ -37,6 +37,13 @@ fn what_a_receiver_takes_makes_room_in_the_window_and_is_not_acknowledged() {
     );
     assert_eq!(pair.sender.wants(), Some(Position(end)));
     assert_eq!(pair.say_to_sender(Message::Ack(Position(10))), Ok(Some(acknowledged(10))));
+}
+
+#[test]
+fn what_a_receiver_takes_is_told_once() {
+    let mut pair = taken_up_to(20);
+    pair.receiver.take(Position(20));
+    assert!(pair.receiver.outbox().is_empty());
 }
 
 #[test]
@@ -86,8 +93,7 @@ fn a_gap_in_the_place_of_what_is_asked_for_is_told_up_to_where_it_was_sent() {
     pair.receiver.ask_again(Position(0), u32::MAX);
     pair.flow_down().unwrap();
     pair.sender.send_gap(gap(0, 50)).unwrap();
-    let event = ReceiverEvent::Again { first: Position(0), end: Position(20), batch: None };
-    assert_eq!(pair.flow_up(), Ok(Some(event)));
+    assert_eq!(pair.flow_up(), Ok(Some(ReceiverEvent::GapAgain(gap(0, 20)))));
     assert!(!pair.receiver.is_asking());
     assert_eq!(pair.sender.wants(), Some(Position(20)));
     pair.sender.send_gap(gap(0, 50)).unwrap();

@@ -337,15 +337,17 @@ impl Simulation {
                     *end = self.store.stored;
                 }
                 Ok(Some(ReceiverEvent::Repeat { .. })) => self.seen.repeats += 1,
-                Ok(Some(ReceiverEvent::Again { first, end: after, batch })) => {
+                Ok(Some(ReceiverEvent::Again(batch))) => {
                     self.seen.asked += 1;
-                    let skip = usize::try_from(end.since(first)).unwrap();
-                    let event = match batch {
-                        Some(batch) => ReceiverEvent::Batch { batch, skip },
-                        None => ReceiverEvent::Gap(gap(end.0, after.0)),
-                    };
-                    lane.push_back((event, until));
-                    *end = after;
+                    let skip = usize::try_from(end.since(batch.first())).unwrap();
+                    *end = batch.end();
+                    lane.push_back((ReceiverEvent::Batch { batch, skip }, until));
+                }
+                Ok(Some(ReceiverEvent::GapAgain(gap))) => {
+                    self.seen.asked += 1;
+                    assert_eq!(gap.first, *end);
+                    *end = gap.end;
+                    lane.push_back((ReceiverEvent::Gap(gap), until));
                 }
                 Ok(Some(event)) => {
                     let is_next = *end == further.stored && lane.len() < LANE_MAX;
