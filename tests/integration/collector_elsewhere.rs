@@ -2,7 +2,6 @@
 //! network says, and no more.
 
 use std::fs::File;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -23,8 +22,9 @@ use crate::support::samples::{assert_conserved, count};
 const NETWORK: &str = "ip link set lo up; ip link add here type veth peer name there; \
      ip address add 10.77.0.1/24 dev here; ip link set here up";
 
-/// Where the collector listens.
+/// Where the collector listens, and where another one on the same machine does.
 const COLLECTOR: &str = "10.77.0.2:9995";
+const ANOTHER: &str = "10.77.0.2:9996";
 
 fn pattern() -> Pattern {
     Pattern::new(MIXED)
@@ -55,14 +55,14 @@ impl Elsewhere {
         there
     }
 
-    /// Starts a collector there.
-    fn collector(&self) -> Collector {
+    /// Starts a collector there, at this address.
+    fn collector(&self, address: &'static str) -> Collector {
         let id = self.0.id();
         let start = move || {
             let network = File::open(format!("/proc/{id}/ns/net")).unwrap();
             move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
             kernel_socket::look_into(format!("/proc/{id}/net"));
-            Collector::start_on(COLLECTOR, 1, pattern())
+            Collector::start_on(address, 1, pattern())
         };
         std::thread::spawn(start).join().unwrap_or_else(|cause| std::panic::resume_unwind(cause))
     }
@@ -84,11 +84,11 @@ struct Field {
 }
 
 impl Field {
-    /// Both daemons run and are connected, the collector is set up with these lines and is not there yet.
-    fn with(lines: &str) -> Self {
+    /// Both daemons run and are connected, these collectors are set up with these lines and are not there yet.
+    fn with(collectors: &[&str], lines: &str) -> Self {
         let there = Elsewhere::connected();
-        let collector: SocketAddr = COLLECTOR.parse().unwrap();
-        let toml = format!("[[collector]]\naddress = \"{collector}\"\n{lines}\n");
+        let table = |address: &&str| format!("[[collector]]\naddress = \"{address}\"\n{lines}\n");
+        let toml: String = collectors.iter().map(table).collect();
         let mut receiver = ReceiverHost::new(&[], &toml);
         let link = Link::to(receiver.addr());
         let mut sender = SenderHost::new("edge", &link.addr(), QUICK_SENDER);
@@ -129,8 +129,8 @@ fn inside_a_collector_that_goes() {
     // What is sent after the collector's end and before ICMP is heard and asked for is lost, and nobody counts it: about
     // 20 ms of datagrams, and a run of 64 that is under way; ten times as much on a machine that does other things too.
     const LOST_MAX: u32 = 10 * (RATE / 50 + 64);
-    let field = Field::with("");
-    let collector = field.there.collector();
+    let field = Field::with(&[COLLECTOR], "");
+    let collector = field.there.collector(COLLECTOR);
     let load = field.load(Some(RATE), Until::Stopped);
     collector.wait_for(2000, STALL);
     field.wait_state("unknown");
@@ -142,7 +142,7 @@ fn inside_a_collector_that_goes() {
     field.receiver.wait_status(STALL, |status| count(status, "/collectors/0/held_s") >= 2);
     let held = count(&field.receiver.status(), "/collectors/0/delivered/datagrams");
 
-    let collector = field.there.collector();
+    let collector = field.there.collector(COLLECTOR);
     collector.wait_for(2000, STALL);
     let exporters = load.stop();
     let sent = exporters.sent()[0];
@@ -165,6 +165,41 @@ fn inside_a_collector_that_goes() {
 }
 
 #[test]
+fn collectors_on_one_machine_elsewhere_that_are_away_are_all_held_for() {
+    let _running = shared();
+    in_a_network(NETWORK, "collector_elsewhere::inside_collectors_that_are_away");
+}
+
+#[test]
+#[ignore = "runs in a network namespace that the other test makes"]
+fn inside_collectors_that_are_away() {
+    const RATE: u32 = 500;
+    const LOST_MAX: u32 = 10 * (RATE / 50 + 64);
+    let addresses = [COLLECTOR, ANOTHER];
+    let field = Field::with(&addresses, "");
+    let load = field.load(Some(RATE), Until::Stopped);
+    // So long that each of them is probed several times; the other machine says little more than once a second that nobody
+    // is there, whoever is asked for.
+    field.wait_queued(u64::from(RATE) * 12);
+    let collectors = addresses.map(|address| field.there.collector(address));
+    for collector in &collectors {
+        collector.wait_for(u64::from(RATE) * 6, STALL);
+    }
+    let sent = load.stop().sent()[0];
+    field.sender.wait_status(STALL, |status| count(status, "/acknowledged/datagrams") == u64::from(sent));
+    for collector in &collectors {
+        collector.wait_until_drained();
+        let tally = collector.report().exporters[0].clone();
+        let missing = tally.missing(sent);
+        println!("{sent} sent; {tally}, missing {missing:?}");
+        assert!(
+            missing.iter().all(|(first, end)| *first == 0 && *end <= LOST_MAX) && tally.repeated == 0,
+            "{tally}, missing {missing:?}"
+        );
+    }
+}
+
+#[test]
 fn a_collector_elsewhere_never_gets_more_than_its_limit() {
     let _running = shared();
     in_a_network(NETWORK, "collector_elsewhere::inside_a_limit");
@@ -177,8 +212,8 @@ fn inside_a_limit() {
     const SECONDS: u64 = 5;
     // A hundredth of a second's worth at once, and as much that was saved; and one whose time is not over yet.
     const BURST: u64 = LIMIT / 50 + 1;
-    let field = Field::with(&format!("rate-limit = {LIMIT}"));
-    let collector = field.there.collector();
+    let field = Field::with(&[COLLECTOR], &format!("rate-limit = {LIMIT}"));
+    let collector = field.there.collector(COLLECTOR);
     let began = Instant::now();
     let load = field.load(Some(3 * u32::try_from(LIMIT).unwrap()), Until::Sent(LIMIT * SECONDS));
     let (mut arrived, mut by_second) = (0, Vec::new());
@@ -209,8 +244,8 @@ fn a_collector_elsewhere_is_caught_up_with_at_20_000_datagrams_a_second() {
 #[ignore = "runs in a network namespace that the other test makes"]
 fn inside_catching_up() {
     const BACKLOG: u64 = 60_000;
-    let field = Field::with("");
-    let collector = field.there.collector();
+    let field = Field::with(&[COLLECTOR], "");
+    let collector = field.there.collector(COLLECTOR);
     field.link.cut();
     let exporters = field.load(None, Until::Sent(BACKLOG)).finish();
     field.wait_queued(BACKLOG);
