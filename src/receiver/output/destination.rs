@@ -288,6 +288,11 @@ impl Destination {
         let sent = if turn.gate.is_watching() {
             taken.saturating_sub(self.refused(&mut turn.gate, socket, taken, count))
         } else {
+            // Something stopped the run, and if ICMP did, nothing else tells.
+            let details = if taken < count { socket::take_details(socket) } else { Vec::new() };
+            if let Some(error) = details.iter().rfind(|error| is_unreachable(error)) {
+                turn.reach.failed(error.to_string(), Instant::now());
+            }
             taken
         };
         if sent == 0 {

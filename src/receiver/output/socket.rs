@@ -1,14 +1,15 @@
 //! The sockets that datagrams leave from, and runs of datagrams through them.
 
 use core::net::SocketAddr;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
 };
-use rustix::net::{MMsgHdr, RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmmsg};
+use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::receiver::output::gate::RUN_MAX;
@@ -75,8 +76,30 @@ pub(super) fn report_errors(socket: &Socket, collector: SocketAddr) -> io::Resul
 pub(super) fn take_error(socket: &Socket) -> Option<io::Error> {
     let error = socket.take_error().ok().flatten()?;
     // The queue of details holds memory until it is read.
-    while recv(socket, &mut [0u8; 1], RecvFlags::ERRQUEUE | RecvFlags::DONTWAIT).is_ok() {}
+    take_details(socket);
     Some(error)
+}
+
+/// The same of what the details tell, oldest first. The kernel says nothing else of an error that it meets in the middle of a
+/// call of [`send`]: the call comes to its end before that, as if all were well.
+pub(super) fn take_details(socket: &Socket) -> Vec<io::Error> {
+    core::iter::from_fn(|| next_detail(socket)).flatten().collect()
+}
+
+/// Reads one entry of the queue of details; `None` if it is empty.
+fn next_detail(socket: &Socket) -> Option<Option<io::Error>> {
+    let mut payload = [0u8; 1];
+    let mut payload = [IoSliceMut::new(&mut payload)];
+    let mut control = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
+    let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut payload, Some(&mut control), flags).ok()?;
+    let detail = message.cmsgs().ok()?.find_map(|detail| match detail {
+        ControlMessageOwned::Ipv4RecvErr(detail, _) | ControlMessageOwned::Ipv6RecvErr(detail, _) => {
+            i32::try_from(detail.ee_errno).ok()
+        }
+        _ => None,
+    });
+    Some(detail.map(io::Error::from_raw_os_error))
 }
 
 /// A watch on the collector's socket; `None` if the collector is on another machine.
@@ -103,4 +126,24 @@ pub(super) fn send(socket: &Socket, run: &[&[u8]]) -> io::Result<usize> {
         .map(|(payload, control)| MMsgHdr::new(payload, control))
         .collect();
     Ok(sendmmsg(socket, &mut messages, SendFlags::DONTWAIT)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_network_says_in_the_middle_of_a_run_is_in_the_details() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let gone = UdpSocket::bind(address).unwrap().local_addr().unwrap();
+            let socket = open_own(gone).unwrap();
+            report_errors(&socket, gone).unwrap();
+            assert!(take_details(&socket).is_empty());
+            assert_eq!(send(&socket, &[b"one", b"two", b"three"]).unwrap(), 1);
+            assert!(take_error(&socket).is_none());
+            let errnos: Vec<_> = take_details(&socket).iter().filter_map(io::Error::raw_os_error).collect();
+            assert_eq!(errnos, [libc::ECONNREFUSED]);
+            assert!(take_details(&socket).is_empty());
+        }
+    }
 }

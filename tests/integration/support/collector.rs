@@ -6,14 +6,41 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::chatter::{self, Pattern};
-use super::kernel_socket::{KernelSocket, enlarge};
+use super::kernel_socket::{KernelFigures, KernelSocket, enlarge, receive_buffer};
 use super::tally::{Report, Tally};
 
 /// Longer than any datagram, so that none is cut unnoticed.
 const BUFFER: usize = 1 << 16;
+
+/// How a collector reads its socket.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reading {
+    /// Whether the receive buffer is the system's default, as most collectors have it; else it is as large as it can be.
+    pub(crate) has_default_buffer: bool,
+    pub(crate) pace: Pace,
+}
+
+/// How fast a collector reads.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Pace {
+    /// As fast as it can.
+    #[default]
+    Unhindered,
+    /// It computes for so long on each datagram.
+    Work(Duration),
+    /// At most so many datagrams a second.
+    PerSecond(u32),
+}
+
+impl Reading {
+    /// A collector with the system's default receive buffer.
+    pub(crate) fn by_default(pace: Pace) -> Self {
+        Self { has_default_buffer: true, pace }
+    }
+}
 
 /// A collector of made-up datagrams: tells which are missing, repeated, out of order or changed.
 pub(crate) struct Collector {
@@ -29,11 +56,16 @@ impl Collector {
 
     /// As [`Self::start`], on this address.
     pub(crate) fn start_on(bind: &str, exporters: u16, pattern: Pattern) -> Self {
+        Self::start_reading(bind, exporters, pattern, Reading::default())
+    }
+
+    /// As [`Self::start_on`], reading like this.
+    pub(crate) fn start_reading(bind: &str, exporters: u16, pattern: Pattern, reading: Reading) -> Self {
         let report = Report { exporters: vec![Tally::default(); exporters.into()], ..Report::default() };
         let shared = Arc::new(Shared::new(report));
         let notes = Arc::clone(&shared);
         let mut expected = Vec::new();
-        let intake = Intake::start(bind, move |payload| {
+        let intake = Intake::start(bind, reading, move |payload| {
             let claim = chatter::identify(payload);
             if let Some((exporter, number)) = claim {
                 pattern.datagram(exporter, number, &mut expected);
@@ -46,6 +78,21 @@ impl Collector {
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.intake.addr
+    }
+
+    /// What the kernel knows of its socket.
+    pub(crate) fn kernel(&self) -> KernelFigures {
+        self.intake.kernel.figures()
+    }
+
+    /// Bytes that the kernel queues at its socket at most.
+    pub(crate) fn capacity(&self) -> usize {
+        receive_buffer(&self.intake.socket)
+    }
+
+    /// Waits until it has read all that its socket holds.
+    pub(crate) fn wait_until_drained(&self) {
+        self.intake.kernel.wait_until_drained();
     }
 
     /// What was seen so far.
@@ -111,7 +158,7 @@ impl Inbox {
     pub(crate) fn start(bind: &str) -> Self {
         let shared = Arc::new(Shared::new(Vec::new()));
         let notes = Arc::clone(&shared);
-        let intake = Intake::start(bind, move |payload| {
+        let intake = Intake::start(bind, Reading::default(), move |payload| {
             notes.update(|seen: &mut Vec<Vec<u8>>| {
                 seen.push(payload.to_vec());
                 true
@@ -191,20 +238,39 @@ struct Intake {
 }
 
 impl Intake {
-    fn start(bind: &str, mut take: impl FnMut(&[u8]) + Send + 'static) -> Self {
+    fn start(bind: &str, reading: Reading, mut take: impl FnMut(&[u8]) + Send + 'static) -> Self {
         let socket = UdpSocket::bind(bind).unwrap();
-        enlarge(&socket);
+        if !reading.has_default_buffer {
+            enlarge(&socket);
+        }
         let incoming = socket.try_clone().unwrap();
         let closing = Arc::new(AtomicBool::new(false));
         let closed = Arc::clone(&closing);
         let reader = std::thread::spawn(move || {
             let mut buffer = vec![0; BUFFER];
+            let mut due = Instant::now();
             loop {
                 let received = incoming.recv(&mut buffer);
                 if closed.load(Ordering::SeqCst) {
                     break;
                 }
+                let began = Instant::now();
                 take(&buffer[..received.unwrap()]);
+                match reading.pace {
+                    Pace::Unhindered => {}
+                    Pace::Work(time) => {
+                        while began.elapsed() < time {
+                            std::hint::spin_loop();
+                        }
+                    }
+                    Pace::PerSecond(rate) => {
+                        // What was missed by little is made good for, so that the rate is kept.
+                        let lag_max = Duration::from_millis(20);
+                        due = due.max(began.checked_sub(lag_max).unwrap_or(began));
+                        due += Duration::from_secs(1) / rate;
+                        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    }
+                }
             }
         });
         let addr = socket.local_addr().unwrap();

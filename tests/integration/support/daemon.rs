@@ -284,6 +284,16 @@ impl Daemon {
         kibibytes * 1024
     }
 
+    /// The time for which it has computed so far, in hundredths of a second as the kernel counts it.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // The name of the program, in parentheses, may hold anything; the state follows it, and 11 words on the times are.
+        let (_, words) = stat.rsplit_once(')').expect("a running process");
+        let times = words.split_whitespace().skip(11).take(2);
+        let hundredths: u64 = times.map(|time| time.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(10 * hundredths)
+    }
+
     fn wait_ready(&mut self) {
         let started = self.started;
         let ready = |event: &Event| match event {

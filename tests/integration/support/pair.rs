@@ -27,7 +27,11 @@ pub(crate) struct Pair {
 impl Pair {
     /// All in place, no daemon started.
     pub(crate) fn new(exporters: u16, pattern: Pattern, sender_toml: &str) -> Self {
-        let collector = Collector::start(exporters, pattern);
+        Self::around(Collector::start(exporters, pattern), exporters, pattern, sender_toml)
+    }
+
+    /// As [`Self::new`], with this collector.
+    pub(crate) fn around(collector: Collector, exporters: u16, pattern: Pattern, sender_toml: &str) -> Self {
         let receiver = ReceiverHost::new(&[collector.addr()], "");
         let link = Link::to(receiver.addr());
         let sender = SenderHost::new("edge", &link.addr(), sender_toml);

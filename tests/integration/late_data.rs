@@ -1,0 +1,121 @@
+//! Datagrams that are late when they are delivered: they can go to an address of their own, and no faster than a multiple of
+//! the pace at which they arrived.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::running::shared;
+use crate::support::chatter::{MIXED, Pattern};
+use crate::support::collector::Collector;
+use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use crate::support::link::Link;
+use crate::support::load::{Load, Until};
+use crate::support::pair::STALL;
+use crate::support::samples::count;
+
+/// Datagrams a second of one exporter.
+const RATE: u32 = 500;
+
+/// What is sent for so long while the link is down, and then waits for so long before the link is mended.
+const OUTAGE: [Duration; 2] = [Duration::from_millis(2500), Duration::from_millis(1500)];
+
+/// What a machine that does other things too may take off the span between two datagrams.
+const SLACK: Duration = Duration::from_millis(500);
+
+/// One exporter under load, and a link that was down.
+struct Outage {
+    sender: SenderHost,
+    receiver: ReceiverHost,
+    _link: Link,
+    load: Load,
+    /// Datagrams that were sent when the link was down, when it had been down for the first part of [`OUTAGE`], and just
+    /// before it was mended; and when each of that was.
+    sent: [(u32, Instant); 3],
+}
+
+impl Outage {
+    /// Datagrams go to `collector`, which these lines are about, until the link breaks; it is mended after [`OUTAGE`].
+    fn of(collector: &Collector, lines: &str) -> Self {
+        let toml = format!("[[collector]]\naddress = \"{}\"\n{lines}\n", collector.addr());
+        let mut receiver = ReceiverHost::new(&[], &toml);
+        let link = Link::to(receiver.addr());
+        let mut sender = SenderHost::new("edge", &link.addr(), QUICK_SENDER);
+        receiver.start();
+        sender.start();
+        sender.wait_state("connected", STALL);
+        let exporters = sender.exporters(1, pattern());
+        let load = Load::start(exporters, sender.udp().clone(), Some(RATE), Until::Stopped);
+        collector.wait_for(u64::from(RATE), STALL);
+        link.cut();
+        let sent = || (u32::try_from(load.sent()).unwrap(), Instant::now());
+        let cut = sent();
+        std::thread::sleep(OUTAGE[0]);
+        let old = sent();
+        std::thread::sleep(OUTAGE[1]);
+        let sent = [cut, old, sent()];
+        link.mend();
+        Self { sender, receiver, _link: link, load, sent }
+    }
+
+    /// Ends the load, and waits until everything is delivered. Returns how many datagrams were sent, and the status of
+    /// nf-receiver's collector then.
+    fn finish(self) -> (u32, Value) {
+        let exporters = self.load.stop();
+        let total = exporters.total();
+        self.sender.wait_status(STALL, |status| count(status, "/acknowledged/datagrams") == total);
+        (exporters.sent()[0], self.receiver.status()["collectors"][0].clone())
+    }
+}
+
+fn pattern() -> Pattern {
+    Pattern::new(MIXED)
+}
+
+/// The ranges of numbers that are missing in both.
+fn missing_in_both(one: &[(u32, u32)], other: &[(u32, u32)]) -> Vec<(u32, u32)> {
+    let pairs = one.iter().flat_map(|one| other.iter().map(move |other| (one, other)));
+    let common = pairs.map(|(one, other)| (one.0.max(other.0), one.1.min(other.1)));
+    common.filter(|(first, end)| first < end).collect()
+}
+
+#[test]
+fn after_an_outage_old_datagrams_go_to_the_address_for_late_ones_and_fresh_ones_to_the_first() {
+    let _running = shared();
+    let [fresh, late] = [(); 2].map(|()| Collector::start(1, pattern()));
+    let outage = Outage::of(&fresh, &format!("late-after = \"1s\"\nlate-address = \"{}\"", late.addr()));
+    let [(cut, _), (old, _), _] = outage.sent;
+    // Those that arrive there after the outage are fresh.
+    let before = fresh.arrived();
+    fresh.wait_for(before + 2 * u64::from(RATE), STALL);
+    let (sent, status) = outage.finish();
+
+    let arrived = |status: &Value, at: &str| count(status, &format!("{at}/delivered/datagrams"));
+    fresh.wait_for(arrived(&status, ""), STALL);
+    late.wait_for(arrived(&status, "/late"), STALL);
+    let [fresh, late] = [fresh.report(), late.report()].map(|report| report.exporters[0].clone());
+    println!("{sent} datagrams, {cut} to {old} surely late; fresh: {fresh}; late: {late}");
+    assert_eq!(fresh.arrived + late.arrived, u64::from(sent), "each datagram goes to one of the two");
+    let (not_fresh, not_late) = (fresh.missing(sent), late.missing(sent));
+    assert_eq!(missing_in_both(&not_fresh, &not_late), []);
+    for tally in [&fresh, &late] {
+        assert_eq!(tally.repeated + tally.out_of_order + tally.corrupted, 0, "{tally}");
+    }
+    let covers = |(first, end): &(u32, u32)| *first <= cut && old <= *end;
+    assert!(not_fresh.iter().any(covers), "{cut} to {old} are late, and of these are not: {not_fresh:?}");
+    assert!(not_late.last().is_some_and(|(_, end)| *end == sent), "the last one is fresh: {not_late:?}");
+}
+
+#[test]
+fn after_an_outage_datagrams_come_no_faster_than_the_multiple_of_their_own_pace() {
+    let _running = shared();
+    let collector = Collector::start(1, pattern());
+    let outage = Outage::of(&collector, "catch-up-pace = 2");
+    let [(_, cut), _, (waited, mended)] = outage.sent;
+    collector.wait_for(waited.into(), STALL);
+    let (took, recorded) = (mended.elapsed(), mended - cut);
+    println!("what was recorded for {recorded:?} came in {took:?}");
+    assert!(took + SLACK >= recorded / 2, "{recorded:?} of datagrams came in {took:?}");
+    let (sent, _) = outage.finish();
+    collector.wait_for_all(&[sent], STALL).assert_exact(&[sent]);
+}
