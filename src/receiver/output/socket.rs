@@ -83,23 +83,23 @@ pub(super) fn take_error(socket: &Socket) -> Option<io::Error> {
 /// The same of what the details tell, oldest first. The kernel says nothing else of an error that it meets in the middle of a
 /// call of [`send`]: the call comes to its end before that, as if all were well.
 pub(super) fn take_details(socket: &Socket) -> Vec<io::Error> {
-    core::iter::from_fn(|| next_detail(socket)).flatten().collect()
+    core::iter::from_fn(|| next_detail(socket).ok()).flatten().collect()
 }
 
-/// Reads one entry of the queue of details; `None` if it is empty.
-fn next_detail(socket: &Socket) -> Option<Option<io::Error>> {
+/// Reads one entry of the queue of details, and says what error it tells of; an error of the call if the queue is empty.
+fn next_detail(socket: &Socket) -> nix::Result<Option<io::Error>> {
     let mut payload = [0u8; 1];
     let mut payload = [IoSliceMut::new(&mut payload)];
     let mut control = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut payload, Some(&mut control), flags).ok()?;
-    let detail = message.cmsgs().ok()?.find_map(|detail| match detail {
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut payload, Some(&mut control), flags)?;
+    let detail = message.cmsgs()?.find_map(|detail| match detail {
         ControlMessageOwned::Ipv4RecvErr(detail, _) | ControlMessageOwned::Ipv6RecvErr(detail, _) => {
             i32::try_from(detail.ee_errno).ok()
         }
         _ => None,
     });
-    Some(detail.map(io::Error::from_raw_os_error))
+    Ok(detail.map(io::Error::from_raw_os_error))
 }
 
 /// A watch on the collector's socket; `None` if the collector is on another machine.
