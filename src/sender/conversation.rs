@@ -306,7 +306,7 @@ impl<'a> Conversation<'a> {
     fn send(&mut self, batch: &Batch) {
         self.note_in_flight(batch.end());
         match self.session.send_batch(batch) {
-            Ok(()) => self.sent.add(batch.end(), u64::from(batch.payload_bytes())),
+            Ok(()) => self.sent.add(batch.first(), batch.end(), u64::from(batch.payload_bytes())),
             Err(error) => tracing::error!(%error, "a batch was offered out of turn: {error}"),
         }
     }
