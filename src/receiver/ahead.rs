@@ -17,7 +17,7 @@ use crate::sequence::{Position, SenderId, StreamId};
 
 /// What one collector has of one stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Progress {
+pub(crate) struct Left {
     pub(crate) sender: String,
     pub(crate) stream: String,
     pub(crate) collector: SocketAddr,
@@ -28,14 +28,14 @@ pub(crate) struct Progress {
 /// What the last run left, as far as it was not taken yet.
 #[derive(Debug)]
 pub(crate) struct Ahead {
-    left: Mutex<HashMap<(String, String), Vec<Progress>>>,
+    left: Mutex<HashMap<(String, String), Vec<Left>>>,
 }
 
 impl Ahead {
     /// Takes up what the last run left in the state directory.
     pub(crate) fn take_up(state_directory: &Path) -> Self {
         let path = file(state_directory);
-        let mut left: HashMap<_, Vec<Progress>> = HashMap::new();
+        let mut left: HashMap<_, Vec<Left>> = HashMap::new();
         match read_and_remove(&path) {
             Ok(list) => {
                 for progress in list {
@@ -65,7 +65,7 @@ impl Ahead {
 }
 
 /// Writes down, at an orderly stop, what collectors have beyond the positions of their streams.
-pub(crate) fn leave(state_directory: &Path, list: &[Progress]) -> io::Result<()> {
+pub(crate) fn leave(state_directory: &Path, list: &[Left]) -> io::Result<()> {
     if list.is_empty() {
         return Ok(());
     }
@@ -77,7 +77,7 @@ fn file(state_directory: &Path) -> PathBuf {
 }
 
 /// The file is removed before it is believed: a run that is killed later must not find it again.
-fn read_and_remove(path: &Path) -> io::Result<Vec<Progress>> {
+fn read_and_remove(path: &Path) -> io::Result<Vec<Left>> {
     let bytes = std::fs::read(path)?;
     std::fs::remove_file(path)?;
     Ok(serde_json::from_slice(&bytes)?)
@@ -89,9 +89,9 @@ mod tests {
 
     const STREAM: StreamId = StreamId([7; 16]);
 
-    fn progress(collector: &str, position: u64) -> Progress {
+    fn progress(collector: &str, position: u64) -> Left {
         let (sender, stream) = ("brno".to_owned(), STREAM.to_string());
-        Progress { sender, stream, collector: collector.parse().unwrap(), position }
+        Left { sender, stream, collector: collector.parse().unwrap(), position }
     }
 
     #[test]

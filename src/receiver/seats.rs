@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedMutexGuard, watch};
 
 use crate::limits::SEATS_MAX;
-use crate::receiver::ahead::Progress;
+use crate::receiver::ahead::Left;
 use crate::receiver::delivery::Delivery;
 use crate::receiver::positions::StreamPosition;
 use crate::sequence::{SenderId, StreamId};
@@ -165,7 +165,7 @@ impl Seats {
 
     /// Stores, for batches that were on their way when the daemon stopped, what every collector has of them. Gives
     /// what some of the collectors have beyond that.
-    pub(crate) async fn settle(&self) -> Vec<Progress> {
+    pub(crate) async fn settle(&self) -> Vec<Left> {
         let seats: Vec<(SenderId, Arc<Seat>)> =
             self.seats().iter().map(|(id, seat)| (id.clone(), seat.clone())).collect();
         let mut ahead = Vec::new();
@@ -181,7 +181,7 @@ impl Seats {
                 );
             }
             let beyond = current.delivery.progress().filter(|(_, position)| *position > stored);
-            ahead.extend(beyond.map(|(collector, position)| Progress {
+            ahead.extend(beyond.map(|(collector, position)| Left {
                 sender: id.to_string(),
                 stream: current.stream.to_string(),
                 collector,
