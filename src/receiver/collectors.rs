@@ -1,39 +1,56 @@
 //! From the collectors in the settings to outputs: at the start, whenever a reload changes them, and whenever a name leads
 //! elsewhere.
 
-use std::net::{IpAddr, SocketAddr};
+mod names;
+
 use std::sync::Arc;
 
 use tokio::net::lookup_host;
 use tokio::sync::watch;
-use tokio::time::{Duration, sleep};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 
 use crate::config::{CollectorSettings, HostPort};
+use crate::receiver::collectors::names::{Answer, Found, Names};
 use crate::receiver::output::{Outputs, Resolved};
-use crate::service::messages::receiver;
-
-/// How long after a collector's name did not resolve that is tried again.
-const TRY_AGAIN: Duration = Duration::from_secs(5);
-
-/// How often names are looked up anew.
-const LOOK_UP_EVERY: Duration = Duration::from_secs(60);
 
 /// Follows the collectors of the settings.
 #[derive(Debug)]
 pub(crate) struct Collectors {
     wanted: watch::Receiver<Vec<CollectorSettings>>,
+    names: Names,
+    /// Look-ups under way, side by side.
+    running: JoinSet<(HostPort, Answer)>,
     found: Vec<Resolved>,
+    /// Collectors that are delivered without.
+    missing: watch::Sender<Vec<HostPort>>,
     outputs: watch::Sender<Arc<Outputs>>,
 }
 
 impl Collectors {
-    /// Finds the collectors, which go where `none` says. Tries again and again while a name does not resolve: senders keep
-    /// their data.
-    pub(crate) async fn find(mut wanted: watch::Receiver<Vec<CollectorSettings>>, none: &Outputs) -> Self {
-        let found = resolve_newest(&mut wanted, &[]).await;
-        warn_of_twins(&found);
-        let outputs = none.changed_to(&found);
-        Self { wanted, found, outputs: watch::Sender::new(Arc::new(outputs)) }
+    /// Finds the collectors, which go where `none` says; those that are delivered without for now are shown in `missing`.
+    /// Tries again and again while the name of one that is set to hold does not resolve: senders keep their data.
+    pub(crate) async fn find(
+        mut wanted: watch::Receiver<Vec<CollectorSettings>>,
+        none: &Outputs,
+        missing: watch::Sender<Vec<HostPort>>,
+    ) -> Self {
+        let mut names = Names::default();
+        names.want(&wanted.borrow_and_update(), Instant::now());
+        let outputs = watch::Sender::new(Arc::new(none.changed_to(&[])));
+        let mut collectors =
+            Self { wanted, names, running: JoinSet::new(), found: Vec::new(), missing, outputs };
+        let found = loop {
+            if let Some(found) = collectors.names.found(Instant::now()) {
+                break found;
+            }
+            collectors.wait().await;
+        };
+        warn_of_twins(&found.collectors);
+        collectors.outputs.send_replace(Arc::new(none.changed_to(&found.collectors)));
+        collectors.note_missing(found.missing);
+        collectors.found = found.collectors;
+        collectors
     }
 
     /// What the collectors are as of now.
@@ -41,18 +58,31 @@ impl Collectors {
         self.outputs.subscribe()
     }
 
-    /// Follows changes for as long as there can be any. Until all other collectors are found, those before them stay.
+    /// Follows changes, until dropped. Until all collectors are found that are waited for, those before them stay.
     pub(crate) async fn follow(mut self) {
         loop {
-            let has_names = self.found.iter().any(Resolved::has_name);
-            tokio::select! {
-                changed = self.wanted.changed() => if changed.is_err() { return },
-                () = sleep(LOOK_UP_EVERY), if has_names => {}
+            self.wait().await;
+            let Some(Found { collectors, missing }) = self.names.found(Instant::now()) else { continue };
+            if collectors != self.found {
+                self.take_up(collectors);
             }
-            let found = resolve_newest(&mut self.wanted, &self.found).await;
-            if found != self.found {
-                self.take_up(found);
+            self.note_missing(missing);
+        }
+    }
+
+    /// Waits until something may have changed.
+    async fn wait(&mut self) {
+        for name in self.names.take_due(Instant::now()) {
+            self.running.spawn(look_up(name));
+        }
+        let until = self.names.next();
+        tokio::select! {
+            Ok(()) = self.wanted.changed() => {
+                self.names.want(&self.wanted.borrow_and_update(), Instant::now());
             }
+            Some(Ok((name, answer))) = self.running.join_next() => self.names.note(&name, answer, Instant::now()),
+            () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
+            else => core::future::pending().await,
         }
     }
 
@@ -65,13 +95,17 @@ impl Collectors {
         self.outputs.send_replace(Arc::new(outputs));
         self.found = found;
     }
-}
 
-impl Resolved {
-    /// Whether its address, or the one for late datagrams, may change by itself.
-    fn has_name(&self) -> bool {
-        let late = self.settings.late.as_ref().map(|late| &late.address);
-        [Some(&self.settings.address), late].into_iter().flatten().any(is_name)
+    fn note_missing(&self, missing: Vec<HostPort>) {
+        for collector in &missing {
+            if !self.missing.borrow().contains(collector) {
+                tracing::warn!(
+                    %collector,
+                    "the collector {collector} is set to skip and cannot be found: what comes until then goes on without it"
+                );
+            }
+        }
+        self.missing.send_replace(missing);
     }
 }
 
@@ -90,86 +124,48 @@ fn warn_of_twins(found: &[Resolved]) {
     }
 }
 
-fn is_name(address: &HostPort) -> bool {
-    address.host().parse::<IpAddr>().is_err()
-}
-
-/// Where the collectors are, as they are wanted when all of them are found. Addresses found before are kept while their
-/// names still have them.
-async fn resolve_newest(
-    wanted: &mut watch::Receiver<Vec<CollectorSettings>>,
-    before: &[Resolved],
-) -> Vec<Resolved> {
-    loop {
-        let settings = wanted.borrow_and_update().clone();
-        tokio::select! {
-            found = resolve(&settings, before) => return found,
-            Ok(()) = wanted.changed() => {}
-        }
-    }
-}
-
-async fn resolve(wanted: &[CollectorSettings], before: &[Resolved]) -> Vec<Resolved> {
-    let mut found = Vec::new();
-    for settings in wanted {
-        let known = before.iter().find(|known| known.settings.address == settings.address);
-        let address = resolve_one(&settings.address, known.map(|known| known.address)).await;
-        let late = match &settings.late {
-            Some(late) => Some(resolve_one(&late.address, known.and_then(|known| known.late)).await),
-            None => None,
-        };
-        found.push(Resolved { settings: settings.clone(), address, late });
-    }
-    found
-}
-
-async fn resolve_one(name: &HostPort, before: Option<SocketAddr>) -> SocketAddr {
-    loop {
-        let cause = match lookup_host((name.host(), name.port())).await {
-            Ok(found) => {
-                let found: Vec<SocketAddr> = found.collect();
-                let kept = before.filter(|before| found.contains(before));
-                match kept.or(found.first().copied()) {
-                    Some(address) => return address,
-                    None => "it has no address".to_owned(),
-                }
-            }
-            Err(error) => error.to_string(),
-        };
-        tracing::error!(
-            message_id = receiver::COLLECTOR_UNKNOWN,
-            collector = %name,
-            "the name of the collector {name} cannot be resolved: {cause}; trying again in {} s",
-            TRY_AGAIN.as_secs()
-        );
-        sleep(TRY_AGAIN).await;
-    }
+async fn look_up(name: HostPort) -> (HostPort, Answer) {
+    let found = lookup_host((name.host(), name.port())).await;
+    let answer = found.map(Iterator::collect).map_err(|error| error.to_string());
+    (name, answer)
 }
 
 #[cfg(test)]
 mod tests {
+    use core::num::NonZeroUsize;
+
     use super::*;
+    use crate::config::WhenDown;
 
     #[tokio::test]
-    async fn an_address_found_before_is_kept_while_the_name_still_has_it() {
-        let name: HostPort = "localhost:9995".parse().unwrap();
-        let all: Vec<SocketAddr> = lookup_host(("localhost", 9995)).await.unwrap().collect();
-        for before in &all {
-            assert_eq!(resolve_one(&name, Some(*before)).await, *before);
-        }
-        let elsewhere = "192.0.2.1:9995".parse().unwrap();
-        assert_eq!(resolve_one(&name, Some(elsewhere)).await, all[0]);
+    async fn collectors_are_delivered_to_without_one_set_to_skip_that_no_name_server_knows() {
+        let gone = CollectorSettings {
+            when_down: WhenDown::Skip,
+            ..CollectorSettings::at(&"no-such-host.invalid:9995")
+        };
+        let others = ["127.0.0.1:4001", "[::1]:4002"].map(|address| CollectorSettings::at(&address));
+        let all = [vec![gone.clone()], others.to_vec()].concat();
+        let (wanted, missing) = (watch::Sender::new(all), watch::Sender::default());
+        let none = Outputs::none(NonZeroUsize::MIN, Arc::default());
+        let collectors = Collectors::find(wanted.subscribe(), &none, missing.clone()).await;
+        assert_eq!(*missing.borrow(), [gone.address]);
+        let mut outputs = collectors.outputs();
+        assert_eq!(outputs.borrow().addresses().count(), 2);
+
+        // A reload is taken up while that goes on.
+        let following = tokio::spawn(collectors.follow());
+        wanted.send_replace(others[..1].to_vec());
+        outputs.changed().await.unwrap();
+        assert_eq!(outputs.borrow().addresses().count(), 1);
+        following.abort();
     }
 
-    #[test]
-    fn only_names_are_looked_up_again() {
-        let named = |address: &str| Resolved {
-            settings: CollectorSettings::at(&address),
-            address: "192.0.2.1:1".parse().unwrap(),
-            late: None,
-        };
-        assert!(named("collector.example.net:9995").has_name());
-        assert!(!named("192.0.2.1:9995").has_name());
-        assert!(!named("[2001:db8::1]:9995").has_name());
+    #[tokio::test]
+    async fn a_name_of_this_machine_is_found() {
+        let wanted = watch::Sender::new(vec![CollectorSettings::at(&"localhost:9995")]);
+        let none = Outputs::none(NonZeroUsize::MIN, Arc::default());
+        let collectors = Collectors::find(wanted.subscribe(), &none, watch::Sender::default()).await;
+        let outputs = collectors.outputs();
+        assert!(outputs.borrow().addresses().all(|address| address.ip().is_loopback()));
     }
 }

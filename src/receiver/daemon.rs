@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::SignalKind;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -83,11 +83,16 @@ async fn supervise(settings: ReceiverSettings, reloader: Arc<Reloader>) -> Resul
     let state = settings.state.clone();
     let (stop, stopped) = stop_channel();
     let shared: Arc<OnceLock<Arc<Shared>>> = Arc::default();
-    let unresolved: Vec<CollectorStatus> =
-        settings.collectors.iter().map(|collector| unresolved(&collector.address)).collect();
+    let missing: watch::Sender<Vec<HostPort>> = watch::Sender::default();
     let state_of = {
-        let (shared, unresolved, reloader) = (shared.clone(), unresolved, reloader.clone());
-        move || status(shared.get(), &unresolved, &reloader)
+        let (shared, reloader, missing) = (shared.clone(), reloader.clone(), missing.subscribe());
+        let all: Vec<HostPort> =
+            settings.collectors.iter().map(|collector| collector.address.clone()).collect();
+        // Before any is found, none of them is.
+        move || match shared.get() {
+            Some(shared) => status(Some(shared), &missing.borrow(), &reloader),
+            None => status(None, &all, &reloader),
+        }
     };
     if let Some(address) = settings.metrics {
         let state_of = state_of.clone();
@@ -96,8 +101,15 @@ async fn supervise(settings: ReceiverSettings, reloader: Arc<Reloader>) -> Resul
     let answers = tokio::spawn(control.serve(answer(state_of, reloader.clone())));
     let mut watchdog = Watchdog::new(receiver::LOOP_STUCK);
     let listeners = listeners.into_iter().map(|listener| (listener, watchdog.pulse("gate"))).collect();
-    let mut serving =
-        tokio::spawn(serve(settings, listeners, positions, reloader.clone(), shared.clone(), stopped));
+    let mut serving = tokio::spawn(serve(
+        settings,
+        listeners,
+        positions,
+        reloader.clone(),
+        shared.clone(),
+        missing,
+        stopped,
+    ));
     notify::ready();
 
     let mut tick = interval(ROUND);
@@ -183,12 +195,13 @@ async fn serve(
     positions: Positions,
     reloader: Arc<Reloader>,
     place: Arc<OnceLock<Arc<Shared>>>,
+    missing: watch::Sender<Vec<HostPort>>,
     mut stop: Stop,
 ) -> Result<(), DaemonError> {
     let templates = Arc::new(Templates::take_up(&settings.state));
     let none = Outputs::none(settings.exporter_sockets, templates.clone());
     let collectors = tokio::select! {
-        collectors = Collectors::find(reloader.collectors(), &none) => collectors,
+        collectors = Collectors::find(reloader.collectors(), &none, missing) => collectors,
         () = stop.told() => return Ok(()),
     };
     let ahead = Ahead::take_up(&settings.state);
@@ -250,26 +263,23 @@ fn answer(
     }
 }
 
-/// The status; before the collectors' names are resolved, with what is known of them then.
-fn status(
-    shared: Option<&Arc<Shared>>,
-    unresolved: &[CollectorStatus],
-    reloader: &Reloader,
-) -> ReceiverStatus {
+/// The status, with what is known of collectors that are not found.
+fn status(shared: Option<&Arc<Shared>>, missing: &[HostPort], reloader: &Reloader) -> ReceiverStatus {
     let admission = reloader.admission().borrow().clone();
     let (refusals, refused) = shared.map_or_else(Default::default, |shared| shared.refused());
+    let found = shared.map_or_else(Vec::new, |shared| collectors(&shared.outputs()));
     ReceiverStatus {
         service: "nf-receiver".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         senders: shared.map_or_else(Vec::new, |shared| shared.seats.status()),
-        collectors: shared.map_or_else(|| unresolved.to_vec(), |shared| collectors(&shared.outputs())),
+        collectors: found.into_iter().chain(missing.iter().map(unresolved)).collect(),
         certificate: admission.tls.as_ref().map(|tls| CertificateStatus::of(&tls.certificate, wall_clock())),
         refusals,
         refused,
     }
 }
 
-/// A collector whose name is not resolved yet.
+/// A collector that is not found.
 fn unresolved(name: &HostPort) -> CollectorStatus {
     CollectorStatus {
         address: name.to_string(),

@@ -106,6 +106,22 @@ fn assert_gets(collector: &Collector, sent: &[u32]) {
 }
 
 #[test]
+fn a_collector_that_skips_and_whose_name_leads_nowhere_keeps_nobody_waiting() {
+    let _running = shared();
+    let pattern = Pattern::new(MIXED);
+    let collector = Collector::start(EXPORTERS, pattern);
+    let gone = "[[collector]]\naddress = \"no-such-host.invalid:9995\"\nwhen-down = \"skip\"\n";
+    let field = Field::with(&format!("{gone}{}", table(collector.addr(), "")));
+    let exporters = field.send(pattern, 300);
+    assert_gets(&collector, exporters.sent());
+    field.wait_acknowledged(300, 0);
+    let status = field.receiver.status();
+    let rows = status["collectors"].as_array().unwrap();
+    let gone = rows.iter().find(|row| row["address"] == "no-such-host.invalid:9995").unwrap();
+    assert_eq!((rows.len(), &gone["state"]), (2, &Value::from("unknown")));
+}
+
+#[test]
 fn each_collector_gets_the_exporters_in_its_prefixes() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
