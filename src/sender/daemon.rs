@@ -211,9 +211,10 @@ fn start_threads(
     let stop_ingest = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| told(error.into()))?;
     let stop = stop_ingest.try_clone().map_err(told)?;
     let queue = recovered.queue.clone();
-    let keeper = Keeper::new(queue.clone(), reloader.keeper(), watchdog.pulse("keeper"));
+    let keeper = Keeper::new(queue.clone(), reloader.keeper(), watchdog.running("keeper"));
     let keeper = thread::Builder::new().name("keeper".to_owned()).spawn(|| keeper.run()).map_err(told)?;
-    let ingest = Ingest::new(listeners, stop, recovered, tally, reloader.ingest(), watchdog.pulse("ingest"));
+    let ingest =
+        Ingest::new(listeners, stop, recovered, tally, reloader.ingest(), watchdog.running("ingest"));
     let (ended, ingest_ended) = oneshot::channel();
     let run = move || {
         ingest.run();

@@ -95,6 +95,13 @@ impl Watchdog {
         pulse
     }
 
+    /// The pulse of another loop that is about to begin, and is expected to go round from now on.
+    pub fn running(&mut self, name: &'static str) -> Pulse {
+        let pulse = self.pulse(name);
+        pulse.beat();
+        pulse
+    }
+
     /// To be called every [`ROUND`]: feeds the service manager's watchdog, unless a loop stands still.
     pub fn look(&mut self) {
         if self.all_alive() {
@@ -174,6 +181,22 @@ mod tests {
         assert!(watchdog.all_alive());
         advance(ROUND).await;
         assert!(watchdog.all_alive());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_running_loop_that_never_goes_round_stands_still_and_one_that_did_not_begin_does_not() {
+        let mut watchdog = Watchdog::new("");
+        let _gate = watchdog.pulse("gate");
+        for _ in 0..60 {
+            advance(ROUND).await;
+            assert!(watchdog.all_alive());
+        }
+        let _ingest = watchdog.running("ingest");
+        for _ in 0..=watchdog.patience.as_secs() {
+            advance(ROUND).await;
+            watchdog.all_alive();
+        }
+        assert!(!watchdog.all_alive());
     }
 
     #[tokio::test(start_paused = true)]

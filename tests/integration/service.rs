@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -262,27 +263,34 @@ fn the_watchdog_is_fed_again_and_again_while_there_is_nothing_to_do() {
     }
 }
 
-/// The thread of this name, stopped as a debugger stops it: the others go on.
-fn stop_thread(process: &Child, name: &str) -> Traced {
-    let threads = std::fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
-    let thread = threads
-        .map(|thread| thread.unwrap().path())
-        .find(|path| std::fs::read_to_string(path.join("comm")).unwrap().trim() == name)
-        .unwrap_or_else(|| panic!("no thread {name}"));
-    let thread = Traced::from_raw(thread.file_name().unwrap().to_str().unwrap().parse().unwrap());
+/// The thread of this name, if it goes by that yet: it gives itself the name when it first runs.
+fn find_thread(process: u32, name: &str) -> Option<Traced> {
+    let mut threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap().map(Result::unwrap);
+    // A thread that ended meanwhile has no name.
+    let is_it = |path: PathBuf| std::fs::read_to_string(path).is_ok_and(|found| found.trim() == name);
+    let thread = threads.find(|thread| is_it(thread.path().join("comm")))?;
+    Some(Traced::from_raw(thread.file_name().to_str().unwrap().parse().unwrap()))
+}
+
+/// Stops a thread as a debugger does: the others go on.
+fn stop_thread(thread: Traced) {
     ptrace::seize(thread, ptrace::Options::empty()).unwrap();
     ptrace::interrupt(thread).unwrap();
-    thread
 }
 
 #[test]
 fn one_thread_that_stands_still_is_enough_to_feed_the_watchdog_no_more() {
     let _running = shared();
-    for thread in ["ingest", "keeper"] {
+    for name in ["ingest", "keeper"] {
         let listen = free_udp().to_string();
         let mut sender = Told::start_with(Program::Sender, &listen, "127.0.0.1:9", &WATCHDOG);
-        sender.wait_for("WATCHDOG=1", |message| message.trim_end() == "WATCHDOG=1");
-        let traced = stop_thread(&sender.child, thread);
+        let (process, mut thread) = (sender.child.id(), None);
+        sender.wait_for(&format!("WATCHDOG=1 with a thread {name}"), |message| {
+            thread = find_thread(process, name);
+            message.starts_with("WATCHDOG=1") && thread.is_some()
+        });
+        let thread = thread.unwrap();
+        stop_thread(thread);
         // The status is told every second, as the watchdog was.
         let mut hungry = 0;
         sender.wait_for("four seconds without WATCHDOG=1", |message| {
@@ -291,7 +299,7 @@ fn one_thread_that_stands_still_is_enough_to_feed_the_watchdog_no_more() {
         });
         sender.child.kill().unwrap();
         // Whoever traces a thread has to take note of its end.
-        while !matches!(waitpid(traced, Some(WaitPidFlag::__WALL)), Ok(WaitStatus::Signaled(..)) | Err(_)) {}
+        while !matches!(waitpid(thread, Some(WaitPidFlag::__WALL)), Ok(WaitStatus::Signaled(..)) | Err(_)) {}
     }
 }
 
