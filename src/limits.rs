@@ -205,7 +205,8 @@ pub const HANDSHAKE_TIMEOUT_MAX: Duration = Duration::from_secs(300);
 /// Peers whose repeated log lines are counted one by one; the others share one count.
 pub const LOG_KEYS_MAX: usize = 1024;
 
-/// Senders whose seat nf-receiver keeps, with counters and position at hand, before free seats are given up.
+/// Senders whose seat nf-receiver keeps, with counters and position at hand, before free seats are given up. Those of absent
+/// senders whose streams not all collectors have as far are not free: they come on top, with an open file each.
 pub const SEATS_MAX: usize = 16_384;
 
 /// Records of one direction after which both sides go on with a new key: at most 256 MiB under one.

@@ -84,7 +84,8 @@ pub(crate) struct Turn {
 }
 
 impl Drop for Turn {
-    /// What nobody needs until the sender is back, such as an open file, or what will come again, is given up.
+    /// What will come again is given up, and what the stored position tells, too, with the open file. While a collector is
+    /// behind others, how far each of them is stays here, and the file stays open, until the sender is back.
     fn drop(&mut self) {
         if let Some(current) = self.current.as_mut() {
             self.seat.counters.delivered(current.delivery.leave());
