@@ -20,7 +20,7 @@ use std::sync::Arc;
 use crate::batch::Records;
 use crate::config::WhenDown;
 use crate::datagram::Datagram;
-use crate::limits::{BATCH_BODY_MAX, LANE_MAX};
+use crate::limits::{BATCH_BODY_MAX, LANE_MAX, PARCEL_OVERHEAD};
 pub(crate) use crate::receiver::delivery::memory::LaneMemory;
 use crate::receiver::delivery::memory::Part;
 use crate::receiver::output::{Output, Outputs, Progress};
@@ -61,8 +61,9 @@ impl Parcel {
         })
     }
 
+    /// Bytes that it takes.
     fn bytes(&self) -> usize {
-        self.records.as_ref().map_or(0, Records::len)
+        PARCEL_OVERHEAD + self.records.as_ref().map_or(0, Records::len)
     }
 }
 
@@ -265,8 +266,14 @@ impl Delivery {
     /// was not with every collector yet.
     pub(crate) fn change(&mut self, outputs: &Outputs) {
         let begin = self.position();
-        let source = if self.skipping.legs.is_empty() { &self.holding } else { &self.skipping };
-        let (parcels, bytes) = (source.parcels.clone(), source.bytes);
+        let (parcels, bytes) = if !self.skipping.legs.is_empty() {
+            (self.skipping.parcels.clone(), self.skipping.bytes)
+        } else if self.is_behind() {
+            // What lies between these and the front has gone by.
+            (VecDeque::new(), 0)
+        } else {
+            (self.holding.parcels.clone(), self.holding.bytes)
+        };
         let mut known: HashMap<SocketAddr, Progress> =
             self.legs_mut().map(|leg| (leg.output.address(), leg.progress)).collect();
         let had_holding = !self.holding.legs.is_empty();

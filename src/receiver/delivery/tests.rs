@@ -294,6 +294,25 @@ async fn a_collector_that_is_down_and_holds_does_not_delay_one_that_skips() {
 }
 
 #[tokio::test]
+async fn a_collector_that_is_added_and_skips_gets_what_comes_from_then_on() {
+    let (stream, _) = long_stream();
+    let (skip, absent) = (collector("127.0.0.1:0"), nobody());
+    let both = of_both_kinds(absent, skip.local_addr().unwrap());
+    let reader = read_slowly(skip, usize::MAX, 1000);
+    let mut delivery = begun(0, &both);
+    let mut stream = stream.into_iter();
+    while !delivery.is_behind() {
+        push(&mut delivery, stream.next().unwrap());
+        run_to_the_end(&mut delivery).await;
+    }
+    let front = delivery.front();
+    delivery.change(&both.changed_to(&[Resolved::at(&absent)]));
+    delivery.change(&both);
+    assert_eq!((delivery.skipping.position(), delivery.further()), (Some(front), Some(front)));
+    drop((delivery, reader));
+}
+
+#[tokio::test]
 async fn a_collector_that_holds_and_comes_back_gets_what_has_gone_by_once_more_and_no_other_does() {
     let (stream, payloads) = long_stream();
     let skip = collector("127.0.0.1:0");
