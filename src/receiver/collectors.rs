@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use tokio::net::lookup_host;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Duration, sleep};
 
-use crate::config::{CollectorSettings, HostPort};
+use crate::config::{CollectorSettings, HostPort, WhenDown};
 use crate::receiver::output::{Outputs, Resolved};
 use crate::service::messages::receiver;
 
@@ -22,17 +23,25 @@ const LOOK_UP_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Collectors {
     wanted: watch::Receiver<Vec<CollectorSettings>>,
-    found: Vec<Resolved>,
+    found: Found,
     outputs: watch::Sender<Arc<Outputs>>,
 }
 
+/// What names led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Found {
+    collectors: Vec<Resolved>,
+    /// Whether these are all; some that are set to skip may be missing.
+    is_complete: bool,
+}
+
 impl Collectors {
-    /// Finds the collectors, which go where `none` says. Tries again and again while a name does not resolve: senders keep
-    /// their data.
+    /// Finds the collectors, which go where `none` says. Tries again and again while the name of one that is set to hold does
+    /// not resolve: senders keep their data.
     pub(crate) async fn find(mut wanted: watch::Receiver<Vec<CollectorSettings>>, none: &Outputs) -> Self {
         let found = resolve_newest(&mut wanted, &[]).await;
-        warn_of_twins(&found);
-        let outputs = none.changed_to(&found);
+        warn_of_twins(&found.collectors);
+        let outputs = none.changed_to(&found.collectors);
         Self { wanted, found, outputs: watch::Sender::new(Arc::new(outputs)) }
     }
 
@@ -44,21 +53,22 @@ impl Collectors {
     /// Follows changes for as long as there can be any. Until all other collectors are found, those before them stay.
     pub(crate) async fn follow(mut self) {
         loop {
-            let has_names = self.found.iter().any(Resolved::has_name);
+            let pause = if self.found.is_complete { LOOK_UP_EVERY } else { TRY_AGAIN };
+            let has_names = !self.found.is_complete || self.found.collectors.iter().any(Resolved::has_name);
             tokio::select! {
                 changed = self.wanted.changed() => if changed.is_err() { return },
-                () = sleep(LOOK_UP_EVERY), if has_names => {}
+                () = sleep(pause), if has_names => {}
             }
-            let found = resolve_newest(&mut self.wanted, &self.found).await;
+            let found = resolve_newest(&mut self.wanted, &self.found.collectors).await;
             if found != self.found {
                 self.take_up(found);
             }
         }
     }
 
-    fn take_up(&mut self, found: Vec<Resolved>) {
-        warn_of_twins(&found);
-        let outputs = self.outputs.borrow().changed_to(&found);
+    fn take_up(&mut self, found: Found) {
+        warn_of_twins(&found.collectors);
+        let outputs = self.outputs.borrow().changed_to(&found.collectors);
         let collectors: Vec<String> = outputs.addresses().map(|address| address.to_string()).collect();
         let collectors = collectors.join(", ");
         tracing::info!(collectors, "delivering to these collectors from now on: {collectors}");
@@ -94,12 +104,8 @@ fn is_name(address: &HostPort) -> bool {
     address.host().parse::<IpAddr>().is_err()
 }
 
-/// Where the collectors are, as they are wanted when all of them are found. Addresses found before are kept while their
-/// names still have them.
-async fn resolve_newest(
-    wanted: &mut watch::Receiver<Vec<CollectorSettings>>,
-    before: &[Resolved],
-) -> Vec<Resolved> {
+/// Where the collectors are, as they are wanted when all of them are found that are waited for.
+async fn resolve_newest(wanted: &mut watch::Receiver<Vec<CollectorSettings>>, before: &[Resolved]) -> Found {
     loop {
         let settings = wanted.borrow_and_update().clone();
         tokio::select! {
@@ -109,41 +115,70 @@ async fn resolve_newest(
     }
 }
 
-async fn resolve(wanted: &[CollectorSettings], before: &[Resolved]) -> Vec<Resolved> {
-    let mut found = Vec::new();
-    for settings in wanted {
-        let known = before.iter().find(|known| known.settings.address == settings.address);
-        let address = resolve_one(&settings.address, known.map(|known| known.address)).await;
-        let late = match &settings.late {
-            Some(late) => Some(resolve_one(&late.address, known.and_then(|known| known.late)).await),
-            None => None,
+/// Addresses found before are kept while their names still have them, and while their names cannot be resolved. Nobody waits
+/// for a collector that is set to skip.
+async fn resolve(wanted: &[CollectorSettings], before: &[Resolved]) -> Found {
+    loop {
+        let addresses = look_up(wanted, before).await;
+        let with_address = wanted.iter().zip(&addresses);
+        let is_waited_for = |(settings, resolved): &(&CollectorSettings, &Option<Resolved>)| {
+            resolved.is_none() && settings.when_down == WhenDown::Hold
         };
-        found.push(Resolved { settings: settings.clone(), address, late });
+        if !with_address.clone().any(|each| is_waited_for(&each)) {
+            let is_complete = addresses.iter().all(Option::is_some);
+            return Found { collectors: addresses.into_iter().flatten().collect(), is_complete };
+        }
+        sleep(TRY_AGAIN).await;
+    }
+}
+
+/// All names are looked up side by side.
+async fn look_up(wanted: &[CollectorSettings], before: &[Resolved]) -> Vec<Option<Resolved>> {
+    let mut looking = JoinSet::new();
+    for (place, settings) in wanted.iter().cloned().enumerate() {
+        let known = before.iter().find(|known| known.settings.address == settings.address).cloned();
+        looking.spawn(async move {
+            let address = resolve_one(&settings.address, known.as_ref().map(|known| known.address)).await;
+            let late = match &settings.late {
+                Some(late) => resolve_one(&late.address, known.and_then(|known| known.late)).await.map(Some),
+                None => Some(None),
+            };
+            let resolved = address.zip(late).map(|(address, late)| Resolved { settings, address, late });
+            (place, resolved)
+        });
+    }
+    let mut found = vec![None; wanted.len()];
+    while let Some(Ok((place, resolved))) = looking.join_next().await {
+        if let Some(slot) = found.get_mut(place) {
+            *slot = resolved;
+        }
     }
     found
 }
 
-async fn resolve_one(name: &HostPort, before: Option<SocketAddr>) -> SocketAddr {
-    loop {
-        let cause = match lookup_host((name.host(), name.port())).await {
-            Ok(found) => {
-                let found: Vec<SocketAddr> = found.collect();
-                let kept = before.filter(|before| found.contains(before));
-                match kept.or(found.first().copied()) {
-                    Some(address) => return address,
-                    None => "it has no address".to_owned(),
-                }
+/// Where `name` leads, or has led before.
+async fn resolve_one(name: &HostPort, before: Option<SocketAddr>) -> Option<SocketAddr> {
+    let cause = match lookup_host((name.host(), name.port())).await {
+        Ok(found) => {
+            let found: Vec<SocketAddr> = found.collect();
+            let kept = before.filter(|before| found.contains(before));
+            match kept.or(found.first().copied()) {
+                Some(address) => return Some(address),
+                None => "it has no address".to_owned(),
             }
-            Err(error) => error.to_string(),
-        };
-        tracing::error!(
-            message_id = receiver::COLLECTOR_UNKNOWN,
-            collector = %name,
-            "the name of the collector {name} cannot be resolved: {cause}; trying again in {} s",
-            TRY_AGAIN.as_secs()
-        );
-        sleep(TRY_AGAIN).await;
-    }
+        }
+        Err(error) => error.to_string(),
+    };
+    let consequence = match before {
+        Some(before) => format!("going on with {before}"),
+        None => format!("trying again in {} s", TRY_AGAIN.as_secs()),
+    };
+    tracing::error!(
+        message_id = receiver::COLLECTOR_UNKNOWN,
+        collector = %name,
+        "the name of the collector {name} cannot be resolved: {cause}; {consequence}"
+    );
+    before
 }
 
 #[cfg(test)]
@@ -155,21 +190,55 @@ mod tests {
         let name: HostPort = "localhost:9995".parse().unwrap();
         let all: Vec<SocketAddr> = lookup_host(("localhost", 9995)).await.unwrap().collect();
         for before in &all {
-            assert_eq!(resolve_one(&name, Some(*before)).await, *before);
+            assert_eq!(resolve_one(&name, Some(*before)).await, Some(*before));
         }
         let elsewhere = "192.0.2.1:9995".parse().unwrap();
-        assert_eq!(resolve_one(&name, Some(elsewhere)).await, all[0]);
+        assert_eq!(resolve_one(&name, Some(elsewhere)).await, Some(all[0]));
+    }
+
+    /// A name that resolves nowhere (RFC 6761, section 6.4).
+    const NOWHERE: &str = "collector.invalid:9995";
+
+    fn named(address: &str, when_down: WhenDown) -> CollectorSettings {
+        CollectorSettings { when_down, ..CollectorSettings::at(&address) }
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_the_name_of_a_collector_that_is_set_to_skip() {
+        let wanted = [named(NOWHERE, WhenDown::Skip), named("127.0.0.1:9995", WhenDown::Hold)];
+        let found = resolve(&wanted, &[]).await;
+        let addresses: Vec<_> = found.collectors.iter().map(|collector| collector.address).collect();
+        assert_eq!((addresses, found.is_complete), (vec!["127.0.0.1:9995".parse().unwrap()], false));
+    }
+
+    #[tokio::test]
+    async fn everybody_waits_for_the_name_of_a_collector_that_is_set_to_hold() {
+        let wanted = [named(NOWHERE, WhenDown::Hold), named("127.0.0.1:9995", WhenDown::Skip)];
+        assert!(look_up(&wanted, &[]).await.iter().any(Option::is_none));
+        tokio::select! {
+            biased;
+            found = resolve(&wanted, &[]) => panic!("{found:?}"),
+            _ = look_up(&wanted, &[]) => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_found_before_is_kept_while_its_name_does_not_resolve() {
+        let settings = named(NOWHERE, WhenDown::Hold);
+        let before =
+            Resolved { settings: settings.clone(), address: "192.0.2.1:9995".parse().unwrap(), late: None };
+        let found = resolve(&[settings], core::slice::from_ref(&before)).await;
+        assert_eq!(found, Found { collectors: vec![before], is_complete: true });
     }
 
     #[test]
     fn only_names_are_looked_up_again() {
-        let named = |address: &str| Resolved {
-            settings: CollectorSettings::at(&address),
-            address: "192.0.2.1:1".parse().unwrap(),
-            late: None,
+        let has_name = |address: &str| {
+            let settings = CollectorSettings::at(&address);
+            Resolved { settings, address: "192.0.2.1:1".parse().unwrap(), late: None }.has_name()
         };
-        assert!(named("collector.example.net:9995").has_name());
-        assert!(!named("192.0.2.1:9995").has_name());
-        assert!(!named("[2001:db8::1]:9995").has_name());
+        assert!(has_name("collector.example.net:9995"));
+        assert!(!has_name("192.0.2.1:9995"));
+        assert!(!has_name("[2001:db8::1]:9995"));
     }
 }

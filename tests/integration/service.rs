@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -264,15 +265,27 @@ fn the_watchdog_is_fed_again_and_again_while_there_is_nothing_to_do() {
 
 /// The thread of this name, stopped as a debugger stops it: the others go on.
 fn stop_thread(process: &Child, name: &str) -> Traced {
-    let threads = std::fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
-    let thread = threads
-        .map(|thread| thread.unwrap().path())
-        .find(|path| std::fs::read_to_string(path.join("comm")).unwrap().trim() == name)
-        .unwrap_or_else(|| panic!("no thread {name}"));
-    let thread = Traced::from_raw(thread.file_name().unwrap().to_str().unwrap().parse().unwrap());
+    let deadline = Instant::now() + STALL;
+    let thread = loop {
+        if let Some(thread) = find_thread(process, name) {
+            break thread;
+        }
+        assert!(Instant::now() < deadline, "no thread {name} within {STALL:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    };
     ptrace::seize(thread, ptrace::Options::empty()).unwrap();
     ptrace::interrupt(thread).unwrap();
     thread
+}
+
+/// A thread names itself as the first thing that it does, and the kernel gives the list out while threads come and go.
+fn find_thread(process: &Child, name: &str) -> Option<Traced> {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
+    let mut paths = threads.map(|thread| thread.unwrap().path());
+    let has_name =
+        |path: &PathBuf| std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name);
+    let path = paths.find(has_name)?;
+    Some(Traced::from_raw(path.file_name().unwrap().to_str().unwrap().parse().unwrap()))
 }
 
 #[test]
