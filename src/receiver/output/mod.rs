@@ -165,21 +165,18 @@ impl Outputs {
     /// An output for each of the collectors, inside a tokio runtime. Those that are here already as they are wanted stay;
     /// others are opened, and those at a known address go on counting. Never waits for a collector.
     pub(crate) fn changed_to(&self, collectors: &[Resolved]) -> Self {
-        let all: Vec<&CollectorSettings> = collectors.iter().map(|collector| &collector.settings).collect();
+        let wanted = without_twins(collectors);
+        let all: Vec<&CollectorSettings> = wanted.iter().map(|collector| &collector.settings).collect();
         let mut outputs: Vec<Arc<Output>> = Vec::new();
-        for collector in collectors {
-            let resolved = collector.without_v4_mapping();
-            if outputs.iter().any(|output| output.address() == resolved.address) {
-                continue;
-            }
+        for resolved in &wanted {
             let before = self.collectors.iter().find(|output| output.address() == resolved.address);
             let Some(Output::Udp(udp)) = before.map(Arc::as_ref) else {
-                outputs.push(self.open(&resolved, &all, None));
+                outputs.push(self.open(resolved, &all, None));
                 continue;
             };
-            match before.filter(|_| udp.is(&resolved, &all)) {
+            match before.filter(|_| udp.is(resolved, &all)) {
                 Some(same) => outputs.push(same.clone()),
-                None => outputs.push(self.open(&resolved, &all, Some(udp))),
+                None => outputs.push(self.open(resolved, &all, Some(udp))),
             }
         }
         let (templates, lane_memory) = (self.templates.clone(), self.lane_memory.clone());
@@ -233,6 +230,17 @@ impl Resolved {
     }
 }
 
+/// Of those at one address the first only: the others get nothing, and so have no share of their groups.
+fn without_twins(collectors: &[Resolved]) -> Vec<Resolved> {
+    let mut first = Vec::<Resolved>::new();
+    for collector in collectors.iter().map(Resolved::without_v4_mapping) {
+        if !first.iter().any(|before| before.address == collector.address) {
+            first.push(collector);
+        }
+    }
+    first
+}
+
 /// An IPv4 address that is written as an IPv6 one (`::ffff:192.0.2.1`) as what it is.
 fn without_v4_mapping(address: SocketAddr) -> SocketAddr {
     let canonical = address.ip().to_canonical();
@@ -279,6 +287,31 @@ mod tests {
         let after = before.changed_to(&[third, second, second].map(|address| Resolved::at(&address)));
         assert_eq!(after.addresses().collect::<Vec<_>>(), [third, second]);
         assert!(Arc::ptr_eq(&before.collectors[1], &after.collectors[1]));
+    }
+
+    /// A member of a group that is written as `name` and found at `address`.
+    fn member(name: &str, address: &str) -> Resolved {
+        let settings =
+            CollectorSettings { group: Some("g".to_owned()), ..CollectorSettings::at(&name.to_owned()) };
+        Resolved { settings, ..Resolved::at(&address.parse().unwrap()) }
+    }
+
+    #[tokio::test]
+    async fn each_exporter_of_a_group_goes_to_one_of_the_addresses_that_two_names_may_share() {
+        let members = [
+            member("one.example.net:4001", "127.0.0.1:4001"),
+            member("two.example.net:4001", "[::ffff:127.0.0.1]:4001"),
+            member("three.example.net:4002", "127.0.0.1:4002"),
+        ];
+        let outputs = Outputs::to(&[]).changed_to(&members);
+        for number in 0..100 {
+            let exporter = SocketAddr::from(([192, 0, 2, number], 2055));
+            let arrival = crate::datagram::Timestamp(0);
+            let datagram = Datagram { exporter, local: exporter, arrival, payload: b"x" };
+            outputs.iter().for_each(|output| output.pass_over(&[datagram]));
+            let gone_by: u64 = outputs.figures().iter().map(|figures| figures.counts.skipped).sum();
+            assert_eq!(gone_by, u64::from(number) + 1, "{exporter} has one taker");
+        }
     }
 
     #[tokio::test]
