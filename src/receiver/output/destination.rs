@@ -191,7 +191,7 @@ impl Destination {
         }
         let mut figures = self.figures();
         if figures.missed.len() < PRIMED_MAX {
-            figures.missed.extend(templates_of(datagram));
+            figures.missed.extend(templates_key(datagram));
         }
     }
 
@@ -243,7 +243,7 @@ impl Destination {
             turn.primed.remove(key);
         }
         for (place, datagram) in run.iter().enumerate() {
-            let Some(key) = templates_of(datagram) else { continue };
+            let Some(key) = templates_key(datagram) else { continue };
             if turn.primed.contains(&key) && self.sources().is_seen_as_before(datagram.exporter) {
                 continue;
             }
@@ -425,9 +425,9 @@ impl Obstacle {
 }
 
 /// What tells the templates of a datagram's exporter from others; `None` if it needs none.
-fn templates_of(datagram: &Datagram<'_>) -> Option<ExporterKey> {
+fn templates_key(datagram: &Datagram<'_>) -> Option<ExporterKey> {
     let header = Header::parse(datagram.payload).filter(|header| header.version > 5)?;
-    Some(ExporterKey { address: datagram.exporter, version: header.version, source_id: header.source_id })
+    Some(ExporterKey::new(datagram.exporter, &header))
 }
 
 /// Why a datagram could not be sent, of the error that tells it.

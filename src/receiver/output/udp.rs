@@ -99,12 +99,12 @@ impl UdpOutput {
             let late = self.late.as_ref().filter(|(after, _)| age >= *after).map(|(_, late)| late);
             let taken = late.unwrap_or(&self.main).take(run, is_late).await;
             let run = run.get(..taken).unwrap_or_default();
-            for datagram in run {
-                match (late, &self.late) {
-                    (Some(_), _) => self.main.misses(datagram),
-                    (None, Some((_, late))) => late.misses(datagram),
-                    (None, None) => {}
-                }
+            let other = match late {
+                Some(_) => Some(&self.main),
+                None => self.late.as_ref().map(|(_, late)| late),
+            };
+            if let Some(other) = other {
+                run.iter().for_each(|datagram| other.misses(datagram));
             }
             progress.advance(run, lessons);
         }
