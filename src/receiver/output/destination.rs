@@ -19,6 +19,7 @@ use crate::limits::{CATCH_UP_LIMIT, PRIMED_MAX};
 use crate::netflow::{ExporterKey, Header, changes_templates};
 use crate::receiver::output::gate::{Admission, Gate, RUN_MAX};
 use crate::receiver::output::pace::Bucket;
+use crate::receiver::output::primed::Primed;
 use crate::receiver::output::reach::{Leave, Reach};
 use crate::receiver::output::socket;
 use crate::receiver::output::sources::{Sources, is_unreachable};
@@ -74,9 +75,7 @@ struct Turn {
     catch_up_limit: Option<Bucket>,
     trouble: Trouble,
     /// Those whose templates the collector has, as it is now.
-    primed: HashSet<ExporterKey>,
-    /// How often it was found anew, or came back, when `primed` was begun.
-    primed_for: u64,
+    primed: Primed,
 }
 
 #[derive(Debug)]
@@ -128,8 +127,7 @@ impl Destination {
             limit: bucket(settings.rate_limit),
             catch_up_limit: bucket(settings.catch_up_limit.unwrap_or(catch_up_default)),
             trouble: Trouble::new(settings.when_down),
-            primed: HashSet::new(),
-            primed_for: 0,
+            primed: Primed::default(),
         };
         let state = if is_watched { CollectorState::Down } else { CollectorState::Unknown };
         Self {
@@ -199,10 +197,7 @@ impl Destination {
     fn try_run(&self, turn: &mut Turn, run: &[Datagram<'_>], is_late: bool) -> Result<usize, Obstacle> {
         let now = Instant::now();
         let Some(first) = run.first() else { return Ok(0) };
-        let mut count = run.len().min(RUN_MAX);
-        for bucket in turn.buckets(is_late) {
-            count = bucket.admit(count, now).map_err(Obstacle::Paced)?;
-        }
+        let mut count = turn.admit(run.len().min(RUN_MAX), is_late, now)?;
         if let Some(error) = self.sources().take_error(now) {
             turn.reach.failed(error.to_string(), now);
         }
@@ -219,7 +214,9 @@ impl Destination {
         if !turn.gate.is_present().map_err(|error| Obstacle::Down(error.to_string()))? {
             return Err(Obstacle::absent());
         }
-        count = self.prime(turn, run.get(..count).unwrap_or_default())?;
+        count = self.prime(turn, run.get(..count).unwrap_or_default(), is_late)?;
+        // What was told may have taken up what the limits let through.
+        count = turn.admit(count, is_late, now)?;
         let payloads: Vec<&[u8]> = run.iter().take(count).map(|datagram| datagram.payload).collect();
         let sent = self.send(turn, first.exporter, &payloads)?;
         if leave == Leave::Probe {
@@ -231,35 +228,48 @@ impl Destination {
 
     /// Sends the templates that the collector needs for the first datagram of `run`, if it does not have them, and says how
     /// many of the run it can decode then: at least one.
-    fn prime(&self, turn: &mut Turn, run: &[Datagram<'_>]) -> Result<usize, Obstacle> {
+    fn prime(&self, turn: &mut Turn, run: &[Datagram<'_>], is_late: bool) -> Result<usize, Obstacle> {
         let Some(templates) = self.templates.as_ref() else { return Ok(run.len()) };
-        let found_anew = turn.gate.found_anew() + turn.reach.returns();
         let missed = core::mem::take(&mut self.figures().missed);
-        if turn.primed_for != found_anew || turn.primed.len().max(missed.len()) >= PRIMED_MAX {
-            turn.primed.clear();
-            turn.primed_for = found_anew;
-        }
-        for key in &missed {
-            turn.primed.remove(key);
-        }
+        turn.primed.keep_up(turn.changes(), &missed);
         for (place, datagram) in run.iter().enumerate() {
             let Some(key) = templates_key(datagram) else { continue };
-            if turn.primed.contains(&key) && self.sources().is_seen_as_before(datagram.exporter) {
+            let is_known = self.sources().is_seen_as_before(datagram.exporter);
+            if turn.primed.has(&key) && is_known {
                 continue;
             }
             if place > 0 {
                 return Ok(place);
             }
-            for payload in templates.before(datagram, self.when_down) {
-                self.send(turn, datagram.exporter, &[&payload])?;
-                self.figures().counts.templates += 1;
+            if !is_known {
+                turn.primed.forget(&key);
             }
-            // The look before the first datagram may have been the one that found the collector's socket.
-            if turn.primed_for == turn.gate.found_anew() + turn.reach.returns() {
-                turn.primed.insert(key);
-            }
+            self.tell(turn, datagram.exporter, key, &templates.before(datagram, self.when_down), is_late)?;
         }
         Ok(run.len())
+    }
+
+    /// Sends those of the `repeats` of an exporter's templates that the collector was not told already.
+    fn tell(
+        &self,
+        turn: &mut Turn,
+        exporter: SocketAddr,
+        key: ExporterKey,
+        repeats: &[Vec<u8>],
+        is_late: bool,
+    ) -> Result<(), Obstacle> {
+        let told = turn.primed.count(&key, repeats);
+        for (count, payload) in (1..).zip(repeats).skip(told) {
+            let now = Instant::now();
+            turn.admit(1, is_late, now)?;
+            self.send(turn, exporter, &[payload])?;
+            turn.charge(1, is_late, now);
+            self.figures().counts.templates += 1;
+            // The look before the first one may have been the one that found the collector's socket.
+            turn.primed.note_some(key, count, payload, turn.changes());
+        }
+        turn.primed.note_all(key, turn.changes());
+        Ok(())
     }
 
     /// Sends as many of the payloads as may go at once, from the socket of `exporter`, and says how many: at least one.
@@ -326,9 +336,7 @@ impl Destination {
     }
 
     fn note_sent(&self, turn: &mut Turn, sent: &[&[u8]], is_late: bool, now: Instant) {
-        for bucket in turn.buckets(is_late) {
-            bucket.take(sent.len(), now);
-        }
+        turn.charge(sent.len(), is_late, now);
         turn.trouble.over(self.address);
         let bytes: usize = sent.iter().map(|payload| payload.len()).sum();
         let mut figures = self.figures();
@@ -416,6 +424,25 @@ impl Turn {
     fn buckets(&mut self, is_late: bool) -> impl Iterator<Item = &mut Bucket> {
         self.limit.iter_mut().chain(self.catch_up_limit.iter_mut().filter(move |_| is_late))
     }
+
+    /// How many of `wanted` datagrams, at least one, the limits let through now.
+    fn admit(&mut self, wanted: usize, is_late: bool, now: Instant) -> Result<usize, Obstacle> {
+        self.buckets(is_late)
+            .try_fold(wanted, |count, bucket| bucket.admit(count, now))
+            .map_err(Obstacle::Paced)
+    }
+
+    /// Notes for the limits that `count` datagrams went.
+    fn charge(&mut self, count: usize, is_late: bool, now: Instant) {
+        for bucket in self.buckets(is_late) {
+            bucket.take(count, now);
+        }
+    }
+
+    /// How often the collector was found anew, or something did not arrive there: it may have lost what it knew.
+    fn changes(&self) -> u64 {
+        self.gate.found_anew() + self.reach.failures()
+    }
 }
 
 impl Obstacle {
@@ -461,6 +488,9 @@ mod tests {
         let sockets = NonZeroUsize::new(8).unwrap();
         Destination::open(address, settings, sockets, None, Counts::default())
     }
+
+    /// How far from its schedule what a limit paces may be.
+    const BUCKET_TOLERANCE: Duration = Duration::from_millis(50);
 
     /// A destination with room for two exporters' sockets that knows what `datagram` defines.
     fn told_templates(address: SocketAddr, datagram: &Datagram<'_>) -> Destination {
@@ -635,6 +665,77 @@ mod tests {
         }
         let (_, counts, _) = output.figures_now();
         assert_eq!((counts.templates, counts.skipped), (2, 2));
+    }
+
+    /// A NetFlow v9 datagram, of the same source as `netflow_9`, with templates that it takes ten datagrams to repeat.
+    fn many_templates() -> Vec<u8> {
+        let mut payload = netflow_9(true)[..20].to_vec();
+        payload.extend([0, 0]);
+        payload.extend((4 + 10 * 1204u16).to_be_bytes());
+        for id in 256..266u16 {
+            payload.extend(id.to_be_bytes());
+            payload.extend(300u16.to_be_bytes());
+            payload.extend([0, 1, 0, 4].repeat(300));
+        }
+        payload
+    }
+
+    /// Goes on with a delivery for a while, and leaves it then if it is not over.
+    async fn deliver_for(time: Duration, destination: &Destination, datagrams: &[Datagram<'_>]) {
+        drop(tokio::time::timeout(time, deliver(destination, datagrams, &mut 0)).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn telling_templates_goes_on_where_a_full_queue_stopped_it() {
+        let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket2::SockRef::from(&listener).set_recv_buffer_size(1).unwrap();
+        let data = netflow_9(false);
+        let data = &datagrams(&[&data])[0];
+        let output = told_templates(listener.local_addr().unwrap(), &datagrams(&[&many_templates()])[0]);
+        let mut expected = output.templates.as_ref().unwrap().before(data, WhenDown::Hold);
+        expected.push(data.payload.to_vec());
+        assert_eq!(expected.len(), 11);
+        for payload in &expected {
+            deliver_for(QUEUE_PAUSE * 3, &output, &[*data]).await;
+            assert_eq!(received(&listener), [payload.as_slice()]);
+        }
+        assert_eq!(output.figures_now().1.templates, 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn templates_that_are_told_count_for_the_limits() {
+        let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let settings =
+            CollectorSettings { rate_limit: NonZeroU32::new(10), ..CollectorSettings::at(&address) };
+        let templates = Some(Arc::new(Templates::of(&datagrams(&[&many_templates()])[0])));
+        let sockets = NonZeroUsize::new(2).unwrap();
+        let output = Destination::open(address, &settings, sockets, templates, Counts::default());
+        let (began, data) = (Instant::now(), netflow_9(false));
+        deliver(&output, &datagrams(&[&data]), &mut 0).await;
+        assert_eq!(received(&listener).len(), 11);
+        assert!(began.elapsed().abs_diff(Duration::from_secs(1)) < BUCKET_TOLERANCE, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_probe_comes_behind_its_templates_and_what_follows_the_return_does_not() {
+        let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (defining, data) = (netflow_9(true), netflow_9(false));
+        let output = told_templates(listener.local_addr().unwrap(), &datagrams(&[&defining])[0]);
+        let waiting = datagrams(&[&data]);
+        let told = output.templates.as_ref().unwrap().before(&waiting[0], WhenDown::Hold).remove(0);
+        let both = [told, data.clone()];
+        deliver(&output, &waiting, &mut 0).await;
+        assert_eq!(received(&listener), both);
+        for _ in 0..3 {
+            output.turn.lock().await.reach.failed("refused".to_owned(), Instant::now());
+            deliver_for(Duration::from_secs(2), &output, &waiting).await;
+            assert_eq!(received(&listener), both, "the probe");
+        }
+        deliver(&output, &waiting, &mut 0).await;
+        assert!(received(&listener).is_empty(), "the probe has arrived");
+        deliver(&output, &waiting, &mut 0).await;
+        assert_eq!(received(&listener), [data.as_slice()]);
     }
 
     #[tokio::test(start_paused = true)]

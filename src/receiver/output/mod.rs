@@ -7,6 +7,7 @@
 mod destination;
 mod gate;
 mod pace;
+mod primed;
 mod probe;
 mod reach;
 mod route;

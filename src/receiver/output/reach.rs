@@ -21,8 +21,8 @@ pub(super) const PROBE_WAIT: Duration = Duration::from_secs(4);
 #[derive(Debug, Default)]
 pub(super) struct Reach {
     trouble: Option<Trouble>,
-    /// How often the collector came back.
-    returns: u64,
+    /// How often something did not arrive.
+    failures: u64,
 }
 
 #[derive(Debug)]
@@ -66,7 +66,6 @@ impl Reach {
             return Leave::None(trouble.reason.clone());
         }
         self.trouble = None;
-        self.returns += 1;
         if probe == Probe::of(datagram) { Leave::Arrived } else { Leave::Free }
     }
 
@@ -79,6 +78,7 @@ impl Reach {
 
     /// What was sent did not arrive.
     pub(super) fn failed(&mut self, reason: String, now: Instant) {
+        self.failures += 1;
         self.trouble = Some(Trouble { reason, probe_at: now + PROBE_EVERY, probe: None });
     }
 
@@ -87,9 +87,9 @@ impl Reach {
         self.trouble.is_some()
     }
 
-    /// How often the collector came back.
-    pub(super) fn returns(&self) -> u64 {
-        self.returns
+    /// How often something did not arrive: after each time the collector may be another one, or one that lost what it knew.
+    pub(super) fn failures(&self) -> u64 {
+        self.failures
     }
 }
 
@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(reach.ask(&one, Instant::now()), Leave::Arrived);
         assert!(!reach.is_down());
         assert_eq!(reach.ask(&two, Instant::now()), Leave::Free);
-        assert_eq!(reach.returns(), 1);
+        assert_eq!(reach.failures(), 2);
     }
 
     #[tokio::test(start_paused = true)]
