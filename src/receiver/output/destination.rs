@@ -220,7 +220,9 @@ impl Destination {
         let payloads: Vec<&[u8]> = run.iter().take(count).map(|datagram| datagram.payload).collect();
         let sent = self.send(turn, first.exporter, &payloads)?;
         if leave == Leave::Probe {
-            return Err(Obstacle::Down(turn.reach.probed(first, now)));
+            // One that is passed over counts as that, even if it arrives.
+            let waits = self.when_down == WhenDown::Hold;
+            return Err(Obstacle::Down(turn.reach.probed(first, waits, now)));
         }
         self.note_sent(turn, payloads.get(..sent).unwrap_or_default(), is_late, now);
         Ok(sent)
