@@ -287,12 +287,9 @@ impl Destination {
         let socket = &sources.socket(exporter).map_err(failing)?.socket;
         turn.gate.sending();
         let attempt = || socket::send(socket, payloads);
-        let outcome = attempt().or_else(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => Err(error),
-            // An error that an earlier datagram left behind, at a socket that is watched, is told by the next call.
-            _ if turn.gate.is_watching() => attempt(),
-            _ => Err(error),
-        });
+        let is_watching = turn.gate.is_watching();
+        let outcome = attempt()
+            .or_else(|error| if may_be_left_behind(&error, is_watching) { attempt() } else { Err(error) });
         let taken = match outcome {
             Ok(taken) => taken,
             Err(error) => return Err(obstacle(turn, &error)),
@@ -339,12 +336,21 @@ impl Destination {
 
     fn note_sent(&self, turn: &mut Turn, sent: &[&[u8]], is_late: bool, now: Instant) {
         turn.charge(sent.len(), is_late, now);
-        turn.trouble.over(self.address);
+        let is_down = turn.reach.is_down();
+        if !is_down {
+            turn.trouble.over(self.address);
+        }
         let bytes: usize = sent.iter().map(|payload| payload.len()).sum();
         let mut figures = self.figures();
         figures.held = None;
         self.take_losses(turn, &mut figures);
-        figures.state = if turn.gate.is_watching() { CollectorState::Up } else { CollectorState::Unknown };
+        figures.state = if turn.gate.is_watching() {
+            CollectorState::Up
+        } else if is_down {
+            CollectorState::Down
+        } else {
+            CollectorState::Unknown
+        };
         figures.counts.datagrams += u64::try_from(sent.len()).unwrap_or_default();
         figures.counts.bytes += u64::try_from(bytes).unwrap_or_default();
     }
@@ -459,18 +465,27 @@ fn templates_key(datagram: &Datagram<'_>) -> Option<ExporterKey> {
     Some(ExporterKey::new(datagram.exporter, &header))
 }
 
+/// Whether the error tells that there is no room for a moment.
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+        || matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
+}
+
+/// Whether an earlier datagram may have left the error behind: it is told by the next call, which sends nothing, and is over
+/// then. Where nothing but ICMP tells whether the collector is there, what says that it is not stands.
+fn may_be_left_behind(error: &io::Error, is_watching: bool) -> bool {
+    !is_full(error) && (is_watching || !is_unreachable(error))
+}
+
 /// Why a datagram could not be sent, of the error that tells it.
 fn obstacle(turn: &mut Turn, error: &io::Error) -> Obstacle {
-    match error.raw_os_error() {
-        Some(libc::ENOBUFS | libc::ENOMEM) => Obstacle::Full,
-        _ if error.kind() == io::ErrorKind::WouldBlock => Obstacle::Full,
-        _ => {
-            if !turn.gate.is_watching() && is_unreachable(error) {
-                turn.reach.failed(error.to_string(), Instant::now());
-            }
-            Obstacle::Down(error.to_string())
-        }
+    if is_full(error) {
+        return Obstacle::Full;
     }
+    if !turn.gate.is_watching() && is_unreachable(error) {
+        turn.reach.failed(error.to_string(), Instant::now());
+    }
+    Obstacle::Down(error.to_string())
 }
 
 #[cfg(test)]
@@ -610,6 +625,21 @@ mod tests {
         });
         held.await.unwrap_err();
         assert_eq!((done, state(&output)), (0, CollectorState::Down));
+    }
+
+    #[test]
+    fn errors_that_say_nothing_of_the_collector_are_those_of_earlier_datagrams() {
+        for (errno, expected) in [
+            (libc::EMSGSIZE, [true, true]),
+            (libc::ECONNREFUSED, [true, false]),
+            (libc::EHOSTUNREACH, [true, false]),
+            (libc::EAGAIN, [false, false]),
+            (libc::ENOBUFS, [false, false]),
+        ] {
+            let error = io::Error::from_raw_os_error(errno);
+            let found = [true, false].map(|is_watching| may_be_left_behind(&error, is_watching));
+            assert_eq!(found, expected, "{error}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
