@@ -57,13 +57,22 @@ pub(crate) struct Counts {
 #[derive(Debug)]
 pub(super) struct Destination {
     address: SocketAddr,
-    source: Source,
-    when_down: WhenDown,
+    terms: Terms,
     templates: Option<Arc<Templates>>,
     sources: Mutex<Sources>,
     /// Held for one run of datagrams: tasks take turns.
     turn: tokio::sync::Mutex<Turn>,
     figures: Mutex<Figures>,
+}
+
+/// What of a collector's settings a destination has for life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Terms {
+    source: Source,
+    when_down: WhenDown,
+    rate_limit: Limit,
+    catch_up_limit: Option<Limit>,
+    repeat_templates: bool,
 }
 
 /// What the task needs whose turn it is.
@@ -132,13 +141,17 @@ impl Destination {
         let state = if is_watched { CollectorState::Down } else { CollectorState::Unknown };
         Self {
             address,
-            source: settings.source,
-            when_down: settings.when_down,
+            terms: Terms::of(settings),
             templates,
             sources: Mutex::new(Sources::new(address, settings.source, !is_watched, sockets)),
             turn: tokio::sync::Mutex::new(turn),
             figures: Mutex::new(Figures { state, counts, held: None, missed: HashSet::new() }),
         }
+    }
+
+    /// Whether it is what `settings` ask for at `address`.
+    pub(super) fn is(&self, address: SocketAddr, settings: &CollectorSettings) -> bool {
+        self.address == address && self.terms == Terms::of(settings)
     }
 
     /// Where it is.
@@ -165,7 +178,7 @@ impl Destination {
                     sleep_until(due).await;
                     turn = self.turn.lock().await;
                 }
-                Obstacle::Down(_) if self.when_down == WhenDown::Skip => {
+                Obstacle::Down(_) if self.terms.when_down == WhenDown::Skip => {
                     self.pass_over(run);
                     return run.len();
                 }
@@ -221,7 +234,7 @@ impl Destination {
         let sent = self.send(turn, first.exporter, &payloads)?;
         if leave == Leave::Probe {
             // One that is passed over counts as that, even if it arrives.
-            let waits = self.when_down == WhenDown::Hold;
+            let waits = self.terms.when_down == WhenDown::Hold;
             return Err(Obstacle::Down(turn.reach.probed(first, waits, now)));
         }
         self.note_sent(turn, payloads.get(..sent).unwrap_or_default(), is_late, now);
@@ -246,7 +259,13 @@ impl Destination {
             if !is_known {
                 turn.primed.forget(&key);
             }
-            self.tell(turn, datagram.exporter, key, &templates.before(datagram, self.when_down), is_late)?;
+            self.tell(
+                turn,
+                datagram.exporter,
+                key,
+                &templates.before(datagram, self.terms.when_down),
+                is_late,
+            )?;
         }
         Ok(run.len())
     }
@@ -321,7 +340,7 @@ impl Destination {
     fn refused(&self, gate: &mut Gate, socket: &socket2::Socket, taken: usize, count: usize) -> usize {
         // What cannot be told counts as delivered: sending it again might repeat it.
         let has_gone = |gate: &mut Gate| gate.is_same_socket().is_ok_and(|same| !same);
-        let refused = if self.source == Source::Exporter {
+        let refused = if self.terms.source == Source::Exporter {
             if has_gone(gate) { taken } else { 0 }
         } else if taken < count {
             usize::from(has_gone(gate))
@@ -362,7 +381,7 @@ impl Destination {
             Obstacle::Full => figures.waits(began),
             Obstacle::Paced(_) => {}
             Obstacle::Down(reason) => {
-                if self.when_down == WhenDown::Hold {
+                if self.terms.when_down == WhenDown::Hold {
                     figures.waits(began);
                 }
                 figures.state = CollectorState::Down;
@@ -417,6 +436,18 @@ impl Destination {
 
     fn sources(&self) -> MutexGuard<'_, Sources> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Terms {
+    fn of(settings: &CollectorSettings) -> Self {
+        Self {
+            source: settings.source,
+            when_down: settings.when_down,
+            rate_limit: settings.rate_limit,
+            catch_up_limit: settings.catch_up_limit,
+            repeat_templates: settings.repeat_templates,
+        }
     }
 }
 
