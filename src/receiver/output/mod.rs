@@ -363,18 +363,18 @@ mod tests {
     #[tokio::test]
     async fn what_others_got_of_an_exporter_in_the_meantime_is_told_once_it_is_in_the_share_again() {
         let (listener, address) = listener();
-        let all = Resolved::at(&address.parse().unwrap());
+        let all = [Resolved::at(&address.parse().unwrap())];
         let mut none_of_it = all.clone();
-        none_of_it.settings.exporters = vec!["198.51.100.0/24".parse().unwrap()];
+        none_of_it[0].settings.exporters = vec!["198.51.100.0/24".parse().unwrap()];
         let (defining, data) = (netflow_9(true), netflow_9(false));
-        let mut outputs = Outputs::to(&[]).changed_to(&[all.clone()]);
+        let mut outputs = Outputs::to(&[]).changed_to(&all);
         deliver(&outputs, &[of_exporter(1, &defining), of_exporter(1, &data)]).await;
         assert_eq!(received(&listener).len(), 2);
         for (meanwhile, expected) in [(&data, 1), (&defining, 2)] {
-            outputs = outputs.changed_to(&[none_of_it.clone()]);
+            outputs = outputs.changed_to(&none_of_it);
             deliver(&outputs, &[of_exporter(1, meanwhile)]).await;
             assert!(received(&listener).is_empty());
-            outputs = outputs.changed_to(&[all.clone()]);
+            outputs = outputs.changed_to(&all);
             deliver(&outputs, &[of_exporter(1, &data)]).await;
             assert_eq!(received(&listener).len(), expected);
         }

@@ -81,7 +81,9 @@ impl UdpOutput {
             let waiting = datagrams.get(done..).unwrap_or_default();
             if !self.share.admits(first.exporter.ip()) {
                 let others = waiting.get(..same_exporter(waiting)).unwrap_or_default();
-                others.iter().for_each(|datagram| self.misses(datagram));
+                for datagram in others {
+                    self.misses(datagram);
+                }
                 progress.advance(others, lessons);
                 continue;
             }
@@ -109,7 +111,9 @@ impl UdpOutput {
                 None => self.late.as_ref().map(|(_, late)| late),
             };
             if let Some(other) = other {
-                run.iter().for_each(|datagram| other.misses(datagram));
+                for datagram in run {
+                    other.misses(datagram);
+                }
             }
             progress.advance(run, lessons);
         }
