@@ -316,12 +316,14 @@ impl Delivery {
         self.memory.set(self.holding.bytes + self.skipping.bytes);
     }
 
-    /// Whether the next of the stream may come.
+    /// Whether the next of the stream may come. A collector that is done with everything sets the pace if it was sent
+    /// something that others still lack: one that is down, or is to get nothing of all that, does not.
     pub(crate) fn may_take_more(&self) -> bool {
         if self.skipping.legs.is_empty() {
             return self.holding.parcels.is_empty();
         }
-        let is_first = |leg: &Leg| leg.progress.position >= self.front;
+        let lacking = self.skipping.settled();
+        let is_first = |leg: &Leg| leg.progress.position >= self.front && leg.progress.sent > lacking;
         self.skipping.has_room(&self.memory) || self.legs().any(is_first)
     }
 

@@ -293,6 +293,35 @@ async fn a_collector_that_is_down_and_holds_does_not_delay_one_that_skips() {
     assert_eq!(delivery.wants_again(), None, "there is no room before the collector is back");
 }
 
+/// Outputs to these, all set to skip.
+fn skipping(addresses: [SocketAddr; 2]) -> Outputs {
+    let collectors = addresses.map(|address| {
+        let mut resolved = Resolved::at(&address);
+        resolved.settings.when_down = WhenDown::Skip;
+        resolved
+    });
+    Outputs::to(&[]).changed_to(&collectors)
+}
+
+#[tokio::test]
+async fn a_collector_that_is_down_and_skips_does_not_set_the_pace_of_the_others() {
+    let (stream, payloads) = long_stream();
+    let slow = collector("127.0.0.1:0");
+    let outputs = skipping([nobody(), slow.local_addr().unwrap()]);
+    let reader = read_slowly(slow, payloads.len(), 50);
+    let mut delivery = begun(0, &outputs);
+    for records in stream {
+        push(&mut delivery, records);
+        while !delivery.may_take_more() {
+            delivery.run().await;
+            delivery.settle();
+        }
+    }
+    run_to_the_end(&mut delivery).await;
+    assert_eq!(outputs.figures()[1].counts.skipped, 0);
+    assert!(reader.join().unwrap() == payloads, "lost, repeated or out of order");
+}
+
 #[tokio::test]
 async fn a_collector_that_is_added_and_skips_gets_what_comes_from_then_on() {
     let (stream, _) = long_stream();

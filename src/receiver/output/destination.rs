@@ -53,6 +53,15 @@ pub(crate) struct Counts {
     pub(crate) unread: u64,
 }
 
+/// What became of datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// So many from the front of a run are done with.
+    pub(super) count: usize,
+    /// Whether they were handed over, not passed over.
+    pub(super) is_sent: bool,
+}
+
 /// A UDP address.
 #[derive(Debug)]
 pub(super) struct Destination {
@@ -161,12 +170,12 @@ impl Destination {
 
     /// Delivers datagrams of one exporter from the front of `run`, which is not empty, or passes them over. Says how many:
     /// at least one. Waits for that as long as it takes; may be dropped and called again.
-    pub(super) async fn take(&self, run: &[Datagram<'_>], is_late: bool) -> usize {
+    pub(super) async fn take(&self, run: &[Datagram<'_>], is_late: bool) -> Taken {
         let mut turn = self.turn.lock().await;
         let began = Instant::now();
         loop {
             let obstacle = match self.try_run(&mut turn, run, is_late) {
-                Ok(sent) => return sent,
+                Ok(count) => return Taken { count, is_sent: true },
                 Err(obstacle) => obstacle,
             };
             self.note_obstacle(&mut turn, &obstacle, began);
@@ -180,7 +189,7 @@ impl Destination {
                 }
                 Obstacle::Down(_) if self.terms.when_down == WhenDown::Skip => {
                     self.pass_over(run);
-                    return run.len();
+                    return Taken { count: run.len(), is_sent: false };
                 }
                 Obstacle::Down(_) => sleep(DOWN_PAUSE).await,
             }
@@ -554,7 +563,7 @@ mod tests {
     /// Delivers the datagrams from number `done` on, which counts up with each one that is delivered.
     async fn deliver(destination: &Destination, datagrams: &[Datagram<'_>], done: &mut usize) {
         while let Some(waiting) = datagrams.get(*done..).filter(|waiting| !waiting.is_empty()) {
-            *done += destination.take(waiting, false).await;
+            *done += destination.take(waiting, false).await.count;
         }
     }
 
@@ -834,7 +843,7 @@ mod tests {
             let began = Instant::now();
             let (datagrams, mut done) = (datagrams(&payloads), 0);
             while done < datagrams.len() {
-                done += output.take(&datagrams[done..], is_late).await;
+                done += output.take(&datagrams[done..], is_late).await.count;
             }
             let expected = Duration::from_millis(expected);
             assert!(began.elapsed().abs_diff(expected) <= expected / 8, "{:?}", began.elapsed());

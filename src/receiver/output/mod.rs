@@ -69,13 +69,15 @@ pub(crate) struct LateFigures {
 pub(crate) struct Progress {
     /// Everything below is with the collector, or passed over.
     pub(crate) position: Position,
+    /// The datagram before this one is the last that the collector was sent.
+    pub(crate) sent: Position,
     catch_up: CatchUp,
 }
 
 impl Progress {
     /// A stream of which the collector has everything below `position`.
     pub(crate) fn at(position: Position) -> Self {
-        Self { position, catch_up: CatchUp::default() }
+        Self { position, sent: Position::default(), catch_up: CatchUp::default() }
     }
 
     /// The collector is done with `datagrams`.

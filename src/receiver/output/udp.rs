@@ -105,7 +105,7 @@ impl UdpOutput {
             let run = waiting.get(..count).unwrap_or_default();
             let late = self.late.as_ref().filter(|(after, _)| age >= *after).map(|(_, late)| late);
             let taken = late.unwrap_or(&self.main).take(run, is_late).await;
-            let run = run.get(..taken).unwrap_or_default();
+            let run = run.get(..taken.count).unwrap_or_default();
             let other = match late {
                 Some(_) => Some(&self.main),
                 None => self.late.as_ref().map(|(_, late)| late),
@@ -116,6 +116,9 @@ impl UdpOutput {
                 }
             }
             progress.advance(run, lessons);
+            if taken.is_sent {
+                progress.sent = progress.position;
+            }
         }
     }
 
