@@ -338,6 +338,9 @@ async fn a_collector_that_is_added_and_skips_gets_what_comes_from_then_on() {
     delivery.change(&both.changed_to(&[Resolved::at(&absent)]));
     delivery.change(&both);
     assert_eq!((delivery.skipping.position(), delivery.further()), (Some(front), Some(front)));
+    let skipping = skipping([absent, both.figures()[1].address]);
+    delivery.change(&skipping);
+    assert_eq!(skipping.figures()[0].counts.skipped, front.0, "it was waited for until now");
     drop((delivery, reader));
 }
 

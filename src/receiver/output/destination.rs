@@ -201,7 +201,12 @@ impl Destination {
         for datagram in datagrams {
             self.misses(datagram);
         }
-        self.figures().counts.skipped += u64::try_from(datagrams.len()).unwrap_or(u64::MAX);
+        self.count_skipped(u64::try_from(datagrams.len()).unwrap_or(u64::MAX));
+    }
+
+    /// Counts datagrams that it will not get, whatever they were.
+    pub(super) fn count_skipped(&self, count: u64) {
+        self.figures().counts.skipped += count;
     }
 
     /// Notes that the collector will not get `datagram`: what that defines is to be told to it before it has to decode more.

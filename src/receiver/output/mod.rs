@@ -141,6 +141,13 @@ impl Output {
         }
     }
 
+    /// Counts so many datagrams that went by while its collector was waited for, and are not waited for any more.
+    pub(super) fn count_skipped(&self, count: u64) {
+        match self {
+            Self::Udp(output) => output.count_skipped(count),
+        }
+    }
+
     /// What is known of its collector.
     pub(crate) fn figures(&self) -> CollectorFigures {
         match self {

@@ -132,6 +132,11 @@ impl UdpOutput {
         }
     }
 
+    /// As [`Output::count_skipped`](super::Output::count_skipped).
+    pub(super) fn count_skipped(&self, count: u64) {
+        self.main.count_skipped(count);
+    }
+
     /// Notes that the collector will not get `datagram` at any of its addresses. Even one of an exporter that is not in its
     /// share: with another share it may have to decode what comes later.
     fn misses(&self, datagram: &Datagram<'_>) {
