@@ -189,6 +189,9 @@ pub const PRIMED_MAX: usize = 65_536;
 /// Bytes of batches that wait in nf-receiver for the collectors of one stream while others are ahead of them.
 pub const LANE_MAX: usize = 1024 * 1024;
 
+/// Bytes that each of them takes beside its datagrams.
+pub const PARCEL_OVERHEAD: usize = 256;
+
 /// Bytes of such batches of all streams together; beyond, each stream holds one batch for each kind of collector.
 pub const LANES_MAX: usize = 64 * 1024 * 1024;
 

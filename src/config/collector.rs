@@ -2,6 +2,7 @@
 
 use core::num::NonZeroU32;
 use core::time::Duration;
+use std::collections::HashSet;
 
 use ipnet::IpNet;
 
@@ -89,7 +90,21 @@ pub(super) fn read_all(reader: &mut Reader<'_>) -> Option<Vec<CollectorSettings>
     })?;
     let addresses: Vec<String> = collectors.iter().map(|collector| collector.address.to_string()).collect();
     reader.refuse_twice("collector", "address", addresses.iter().map(String::as_str));
+    refuse_shared(reader, &collectors, addresses.into_iter().collect());
     Some(collectors)
+}
+
+/// What goes to one address from two sides would fill its queue from two sides: an address for late datagrams is none of
+/// those that are `taken`, and none that another collector has for them.
+fn refuse_shared(reader: &mut Reader<'_>, collectors: &[CollectorSettings], mut taken: HashSet<String>) {
+    for late in collectors.iter().filter_map(|collector| collector.late.as_ref()) {
+        let address = late.address.to_string();
+        if taken.contains(&address) {
+            let expected = "one that is no other address or late-address".to_owned();
+            reader.refuse_last("collector", "late-address", &address, expected);
+        }
+        taken.insert(address);
+    }
 }
 
 /// Sentences about what is allowed, but probably not meant.

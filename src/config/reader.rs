@@ -239,12 +239,17 @@ impl<'p> Reader<'p> {
     pub(super) fn refuse_twice<'i>(&mut self, table: &str, key: &str, names: impl Iterator<Item = &'i str>) {
         let mut seen = HashSet::new();
         for name in names.filter(|name| !seen.insert(*name)) {
-            let quoted = format!("{name:?}");
-            let full = format!("{}{table}.{key}", self.prefix);
-            let last = self.values.iter().rfind(|value| value.key == full && value.text == quoted);
-            if let Some(value) = last.cloned() {
-                self.refuse(value, format!("an {key} that no other table has"));
-            }
+            self.refuse_last(table, key, name, format!("an {key} that no other table has"));
+        }
+    }
+
+    /// Notes that `expected` is wanted instead of the last `key` in the tables `[[table]]` that is `text`.
+    pub(super) fn refuse_last(&mut self, table: &str, key: &str, text: &str, expected: String) {
+        let quoted = format!("{text:?}");
+        let full = format!("{}{table}.{key}", self.prefix);
+        let last = self.values.iter().rfind(|value| value.key == full && value.text == quoted);
+        if let Some(value) = last.cloned() {
+            self.refuse(value, expected);
         }
     }
 

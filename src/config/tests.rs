@@ -245,6 +245,26 @@ fn an_unknown_key_is_refused_with_its_line_and_the_known_ones() {
 }
 
 #[test]
+fn an_address_for_late_datagrams_is_that_of_nobody_else() {
+    let table = |address: &str, late: &str| {
+        format!("[[collector]]\naddress = \"{address}\"\nlate-after = \"1min\"\nlate-address = \"{late}\"\n")
+    };
+    for (tables, line, found) in [
+        (table("a:1", "a:1"), 4, "a:1"),
+        (table("a:1", "b:1") + &table("b:1", "c:1"), 4, "b:1"),
+        (table("a:1", "c:1") + &table("b:1", "c:1"), 8, "c:1"),
+    ] {
+        let expected = format!(
+            "c.toml:{line}: collector.late-address: found \"{found}\", expected one that is no other address or \
+             late-address"
+        );
+        assert_eq!(receiver_refusal(&tables), expected);
+    }
+    let apart = File::new(&(table("a:1", "a:2") + &table("b:1", "b:2")));
+    load_receiver(Some(&apart.path), Overrides::default(), &surroundings()).unwrap();
+}
+
+#[test]
 fn what_is_not_built_yet_is_unknown() {
     for key in ["exporters", "rate-limit"] {
         let refusal = sender_refusal(&format!("{key} = \"x\"\n"));

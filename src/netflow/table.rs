@@ -25,7 +25,7 @@ pub struct ExporterKey {
 
 impl ExporterKey {
     /// The key of datagrams with `header` from `address`.
-    pub(super) fn new(address: SocketAddr, header: &Header) -> Self {
+    pub(crate) fn new(address: SocketAddr, header: &Header) -> Self {
         Self { address, version: header.version, source_id: header.source_id }
     }
 }

@@ -332,7 +332,8 @@ fn delivered(senders: &[PeerStatus]) -> (u64, u64) {
     })
 }
 
-/// One line: state, what is delivered, how fast, and what waits.
+/// One line: state, what is delivered, how fast, and what waits. For that each idle collector's socket is looked at, so that
+/// what has been read by then does not count as unread if it goes away.
 fn line(senders: &[PeerStatus], outputs: &Outputs, pace: &Pace) -> String {
     let connected = senders.iter().filter(|sender| sender.state == PeerState::Connected).count();
     let connected = count_of(u64::try_from(connected).unwrap_or(u64::MAX), "sender");

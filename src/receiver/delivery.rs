@@ -14,13 +14,13 @@ use core::future::poll_fn;
 use core::net::SocketAddr;
 use core::pin::Pin;
 use core::task::Poll;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::batch::Records;
 use crate::config::WhenDown;
 use crate::datagram::Datagram;
-use crate::limits::{BATCH_BODY_MAX, LANE_MAX};
+use crate::limits::{BATCH_BODY_MAX, LANE_MAX, PARCEL_OVERHEAD};
 pub(crate) use crate::receiver::delivery::memory::LaneMemory;
 use crate::receiver::delivery::memory::Part;
 use crate::receiver::output::{Output, Outputs, Progress};
@@ -61,8 +61,9 @@ impl Parcel {
         })
     }
 
+    /// Bytes that it takes.
     fn bytes(&self) -> usize {
-        self.records.as_ref().map_or(0, Records::len)
+        PARCEL_OVERHEAD + self.records.as_ref().map_or(0, Records::len)
     }
 }
 
@@ -265,15 +266,25 @@ impl Delivery {
     /// was not with every collector yet.
     pub(crate) fn change(&mut self, outputs: &Outputs) {
         let begin = self.position();
-        let source = if self.skipping.legs.is_empty() { &self.holding } else { &self.skipping };
-        let (parcels, bytes) = (source.parcels.clone(), source.bytes);
+        let (parcels, bytes) = if !self.skipping.legs.is_empty() {
+            (self.skipping.parcels.clone(), self.skipping.bytes)
+        } else if self.is_behind() {
+            // What lies between these and the front has gone by.
+            (VecDeque::new(), 0)
+        } else {
+            (self.holding.parcels.clone(), self.holding.bytes)
+        };
         let mut known: HashMap<SocketAddr, Progress> =
             self.legs_mut().map(|leg| (leg.output.address(), leg.progress)).collect();
         let had_holding = !self.holding.legs.is_empty();
         self.holding.legs.clear();
         self.skipping.legs.clear();
+        let mut new = HashSet::new();
         for output in outputs.iter() {
-            let progress = known.remove(&output.address()).unwrap_or(Progress::at(begin));
+            let progress = known.remove(&output.address()).unwrap_or_else(|| {
+                new.insert(output.address());
+                Progress::at(begin)
+            });
             let lane = match output.when_down() {
                 WhenDown::Hold => &mut self.holding,
                 WhenDown::Skip => &mut self.skipping,
@@ -288,6 +299,9 @@ impl Delivery {
         // What has gone by is only with the sender: those that are not waited for go without it.
         let oldest = self.skipping.settled();
         for leg in &mut self.skipping.legs {
+            if !new.contains(&leg.output.address()) {
+                leg.output.count_skipped(oldest.since(leg.progress.position));
+            }
             leg.progress.position = leg.progress.position.max(oldest);
         }
         self.note_memory();
@@ -309,12 +323,14 @@ impl Delivery {
         self.memory.set(self.holding.bytes + self.skipping.bytes);
     }
 
-    /// Whether the next of the stream may come.
+    /// Whether the next of the stream may come. A collector that is done with everything sets the pace if it was sent
+    /// something that others still lack: one that is down, or is to get nothing of all that, does not.
     pub(crate) fn may_take_more(&self) -> bool {
         if self.skipping.legs.is_empty() {
             return self.holding.parcels.is_empty();
         }
-        let is_first = |leg: &Leg| leg.progress.position >= self.front;
+        let lacking = self.skipping.settled();
+        let is_first = |leg: &Leg| leg.progress.position >= self.front && leg.progress.sent > lacking;
         self.skipping.has_room(&self.memory) || self.legs().any(is_first)
     }
 

@@ -106,7 +106,12 @@ impl Progress {
     /// follows them is waited for.
     fn take_asked(&mut self, first: Position, end: Position, bytes: usize) -> Option<Position> {
         let (next, wanted) = self.asked?;
-        if !(first..end).contains(&next) || end > self.expected {
+        if !(first..end).contains(&next) {
+            return None;
+        }
+        if end > self.expected {
+            // The front lies within it. All of it can be asked for once it has come.
+            self.asked = None;
             return None;
         }
         let wanted = wanted.saturating_sub(bytes);

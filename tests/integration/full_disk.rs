@@ -95,7 +95,8 @@ fn goes_on(toml: &str, mount: impl FnOnce(&Pair) -> Disk) {
     let filler = disk.fill();
     let exporters = go_on(&pair, exporters, 40_000);
     let status = wait_until_full(&pair, 40_000);
-    assert_eq!(status["state"], "waiting", "{status:#}");
+    let without_link = ["waiting", "connecting"];
+    assert!(without_link.iter().any(|state| status["state"] == *state), "{status:#}");
     pair.sender.daemon().wait_for_log(&["datagrams by the spool's limits"], STALL);
 
     std::fs::remove_file(filler).unwrap();

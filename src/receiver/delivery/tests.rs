@@ -293,6 +293,57 @@ async fn a_collector_that_is_down_and_holds_does_not_delay_one_that_skips() {
     assert_eq!(delivery.wants_again(), None, "there is no room before the collector is back");
 }
 
+/// Outputs to these, all set to skip.
+fn skipping(addresses: [SocketAddr; 2]) -> Outputs {
+    let collectors = addresses.map(|address| {
+        let mut resolved = Resolved::at(&address);
+        resolved.settings.when_down = WhenDown::Skip;
+        resolved
+    });
+    Outputs::to(&[]).changed_to(&collectors)
+}
+
+#[tokio::test]
+async fn a_collector_that_is_down_and_skips_does_not_set_the_pace_of_the_others() {
+    let (stream, payloads) = long_stream();
+    let slow = collector("127.0.0.1:0");
+    let outputs = skipping([nobody(), slow.local_addr().unwrap()]);
+    let reader = read_slowly(slow, payloads.len(), 50);
+    let mut delivery = begun(0, &outputs);
+    for records in stream {
+        push(&mut delivery, records);
+        while !delivery.may_take_more() {
+            delivery.run().await;
+            delivery.settle();
+        }
+    }
+    run_to_the_end(&mut delivery).await;
+    assert_eq!(outputs.figures()[1].counts.skipped, 0);
+    assert!(reader.join().unwrap() == payloads, "lost, repeated or out of order");
+}
+
+#[tokio::test]
+async fn a_collector_that_is_added_and_skips_gets_what_comes_from_then_on() {
+    let (stream, _) = long_stream();
+    let (skip, absent) = (collector("127.0.0.1:0"), nobody());
+    let both = of_both_kinds(absent, skip.local_addr().unwrap());
+    let reader = read_slowly(skip, usize::MAX, 1000);
+    let mut delivery = begun(0, &both);
+    let mut stream = stream.into_iter();
+    while !delivery.is_behind() {
+        push(&mut delivery, stream.next().unwrap());
+        run_to_the_end(&mut delivery).await;
+    }
+    let front = delivery.front();
+    delivery.change(&both.changed_to(&[Resolved::at(&absent)]));
+    delivery.change(&both);
+    assert_eq!((delivery.skipping.position(), delivery.further()), (Some(front), Some(front)));
+    let skipping = skipping([absent, both.figures()[1].address]);
+    delivery.change(&skipping);
+    assert_eq!(skipping.figures()[0].counts.skipped, front.0, "it was waited for until now");
+    drop((delivery, reader));
+}
+
 #[tokio::test]
 async fn a_collector_that_holds_and_comes_back_gets_what_has_gone_by_once_more_and_no_other_does() {
     let (stream, payloads) = long_stream();

@@ -19,6 +19,7 @@ use crate::limits::{CATCH_UP_LIMIT, PRIMED_MAX};
 use crate::netflow::{ExporterKey, Header, changes_templates};
 use crate::receiver::output::gate::{Admission, Gate, RUN_MAX};
 use crate::receiver::output::pace::Bucket;
+use crate::receiver::output::primed::Primed;
 use crate::receiver::output::reach::{Leave, Reach};
 use crate::receiver::output::socket;
 use crate::receiver::output::sources::{Sources, is_unreachable};
@@ -52,17 +53,35 @@ pub(crate) struct Counts {
     pub(crate) unread: u64,
 }
 
+/// What became of datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// So many from the front of a run are done with.
+    pub(super) count: usize,
+    /// Whether they were handed over, not passed over.
+    pub(super) is_sent: bool,
+}
+
 /// A UDP address.
 #[derive(Debug)]
 pub(super) struct Destination {
     address: SocketAddr,
-    source: Source,
-    when_down: WhenDown,
+    terms: Terms,
     templates: Option<Arc<Templates>>,
     sources: Mutex<Sources>,
     /// Held for one run of datagrams: tasks take turns.
     turn: tokio::sync::Mutex<Turn>,
     figures: Mutex<Figures>,
+}
+
+/// What of a collector's settings a destination has for life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Terms {
+    source: Source,
+    when_down: WhenDown,
+    rate_limit: Limit,
+    catch_up_limit: Option<Limit>,
+    repeat_templates: bool,
 }
 
 /// What the task needs whose turn it is.
@@ -74,9 +93,7 @@ struct Turn {
     catch_up_limit: Option<Bucket>,
     trouble: Trouble,
     /// Those whose templates the collector has, as it is now.
-    primed: HashSet<ExporterKey>,
-    /// How often it was found anew, or came back, when `primed` was begun.
-    primed_for: u64,
+    primed: Primed,
 }
 
 #[derive(Debug)]
@@ -128,19 +145,22 @@ impl Destination {
             limit: bucket(settings.rate_limit),
             catch_up_limit: bucket(settings.catch_up_limit.unwrap_or(catch_up_default)),
             trouble: Trouble::new(settings.when_down),
-            primed: HashSet::new(),
-            primed_for: 0,
+            primed: Primed::default(),
         };
         let state = if is_watched { CollectorState::Down } else { CollectorState::Unknown };
         Self {
             address,
-            source: settings.source,
-            when_down: settings.when_down,
+            terms: Terms::of(settings),
             templates,
             sources: Mutex::new(Sources::new(address, settings.source, !is_watched, sockets)),
             turn: tokio::sync::Mutex::new(turn),
             figures: Mutex::new(Figures { state, counts, held: None, missed: HashSet::new() }),
         }
+    }
+
+    /// Whether it is what `settings` ask for at `address`.
+    pub(super) fn is(&self, address: SocketAddr, settings: &CollectorSettings) -> bool {
+        self.address == address && self.terms == Terms::of(settings)
     }
 
     /// Where it is.
@@ -150,12 +170,12 @@ impl Destination {
 
     /// Delivers datagrams of one exporter from the front of `run`, which is not empty, or passes them over. Says how many:
     /// at least one. Waits for that as long as it takes; may be dropped and called again.
-    pub(super) async fn take(&self, run: &[Datagram<'_>], is_late: bool) -> usize {
+    pub(super) async fn take(&self, run: &[Datagram<'_>], is_late: bool) -> Taken {
         let mut turn = self.turn.lock().await;
         let began = Instant::now();
         loop {
             let obstacle = match self.try_run(&mut turn, run, is_late) {
-                Ok(sent) => return sent,
+                Ok(count) => return Taken { count, is_sent: true },
                 Err(obstacle) => obstacle,
             };
             self.note_obstacle(&mut turn, &obstacle, began);
@@ -167,9 +187,9 @@ impl Destination {
                     sleep_until(due).await;
                     turn = self.turn.lock().await;
                 }
-                Obstacle::Down(_) if self.when_down == WhenDown::Skip => {
+                Obstacle::Down(_) if self.terms.when_down == WhenDown::Skip => {
                     self.pass_over(run);
-                    return run.len();
+                    return Taken { count: run.len(), is_sent: false };
                 }
                 Obstacle::Down(_) => sleep(DOWN_PAUSE).await,
             }
@@ -181,7 +201,12 @@ impl Destination {
         for datagram in datagrams {
             self.misses(datagram);
         }
-        self.figures().counts.skipped += u64::try_from(datagrams.len()).unwrap_or(u64::MAX);
+        self.count_skipped(u64::try_from(datagrams.len()).unwrap_or(u64::MAX));
+    }
+
+    /// Counts datagrams that it will not get, whatever they were.
+    pub(super) fn count_skipped(&self, count: u64) {
+        self.figures().counts.skipped += count;
     }
 
     /// Notes that the collector will not get `datagram`: what that defines is to be told to it before it has to decode more.
@@ -191,7 +216,7 @@ impl Destination {
         }
         let mut figures = self.figures();
         if figures.missed.len() < PRIMED_MAX {
-            figures.missed.extend(templates_of(datagram));
+            figures.missed.extend(templates_key(datagram));
         }
     }
 
@@ -199,10 +224,7 @@ impl Destination {
     fn try_run(&self, turn: &mut Turn, run: &[Datagram<'_>], is_late: bool) -> Result<usize, Obstacle> {
         let now = Instant::now();
         let Some(first) = run.first() else { return Ok(0) };
-        let mut count = run.len().min(RUN_MAX);
-        for bucket in turn.buckets(is_late) {
-            count = bucket.admit(count, now).map_err(Obstacle::Paced)?;
-        }
+        let mut count = turn.admit(run.len().min(RUN_MAX), is_late, now)?;
         if let Some(error) = self.sources().take_error(now) {
             turn.reach.failed(error.to_string(), now);
         }
@@ -219,11 +241,15 @@ impl Destination {
         if !turn.gate.is_present().map_err(|error| Obstacle::Down(error.to_string()))? {
             return Err(Obstacle::absent());
         }
-        count = self.prime(turn, run.get(..count).unwrap_or_default())?;
+        count = self.prime(turn, run.get(..count).unwrap_or_default(), is_late)?;
+        // What was told may have taken up what the limits let through.
+        count = turn.admit(count, is_late, now)?;
         let payloads: Vec<&[u8]> = run.iter().take(count).map(|datagram| datagram.payload).collect();
         let sent = self.send(turn, first.exporter, &payloads)?;
         if leave == Leave::Probe {
-            return Err(Obstacle::Down(turn.reach.probed(first, now)));
+            // One that is passed over counts as that, even if it arrives.
+            let waits = self.terms.when_down == WhenDown::Hold;
+            return Err(Obstacle::Down(turn.reach.probed(first, waits, now)));
         }
         self.note_sent(turn, payloads.get(..sent).unwrap_or_default(), is_late, now);
         Ok(sent)
@@ -231,35 +257,54 @@ impl Destination {
 
     /// Sends the templates that the collector needs for the first datagram of `run`, if it does not have them, and says how
     /// many of the run it can decode then: at least one.
-    fn prime(&self, turn: &mut Turn, run: &[Datagram<'_>]) -> Result<usize, Obstacle> {
+    fn prime(&self, turn: &mut Turn, run: &[Datagram<'_>], is_late: bool) -> Result<usize, Obstacle> {
         let Some(templates) = self.templates.as_ref() else { return Ok(run.len()) };
-        let found_anew = turn.gate.found_anew() + turn.reach.returns();
         let missed = core::mem::take(&mut self.figures().missed);
-        if turn.primed_for != found_anew || turn.primed.len().max(missed.len()) >= PRIMED_MAX {
-            turn.primed.clear();
-            turn.primed_for = found_anew;
-        }
-        for key in &missed {
-            turn.primed.remove(key);
-        }
+        turn.primed.keep_up(turn.changes(), &missed);
         for (place, datagram) in run.iter().enumerate() {
-            let Some(key) = templates_of(datagram) else { continue };
-            if turn.primed.contains(&key) && self.sources().is_seen_as_before(datagram.exporter) {
+            let Some(key) = templates_key(datagram) else { continue };
+            let is_known = self.sources().is_seen_as_before(datagram.exporter);
+            if turn.primed.has(&key) && is_known {
                 continue;
             }
             if place > 0 {
                 return Ok(place);
             }
-            for payload in templates.before(datagram, self.when_down) {
-                self.send(turn, datagram.exporter, &[&payload])?;
-                self.figures().counts.templates += 1;
+            if !is_known {
+                turn.primed.forget(&key);
             }
-            // The look before the first datagram may have been the one that found the collector's socket.
-            if turn.primed_for == turn.gate.found_anew() + turn.reach.returns() {
-                turn.primed.insert(key);
-            }
+            self.tell(
+                turn,
+                datagram.exporter,
+                key,
+                &templates.before(datagram, self.terms.when_down),
+                is_late,
+            )?;
         }
         Ok(run.len())
+    }
+
+    /// Sends those of the `repeats` of an exporter's templates that the collector was not told already.
+    fn tell(
+        &self,
+        turn: &mut Turn,
+        exporter: SocketAddr,
+        key: ExporterKey,
+        repeats: &[Vec<u8>],
+        is_late: bool,
+    ) -> Result<(), Obstacle> {
+        let told = turn.primed.count(&key, repeats);
+        for (count, payload) in (1..).zip(repeats).skip(told) {
+            let now = Instant::now();
+            turn.admit(1, is_late, now)?;
+            self.send(turn, exporter, &[payload])?;
+            turn.charge(1, is_late, now);
+            self.figures().counts.templates += 1;
+            // The look before the first one may have been the one that found the collector's socket.
+            turn.primed.note_some(key, count, payload, turn.changes());
+        }
+        turn.primed.note_all(key, turn.changes());
+        Ok(())
     }
 
     /// Sends as many of the payloads as may go at once, from the socket of `exporter`, and says how many: at least one.
@@ -275,12 +320,9 @@ impl Destination {
         let socket = &sources.socket(exporter).map_err(failing)?.socket;
         turn.gate.sending();
         let attempt = || socket::send(socket, payloads);
-        let outcome = attempt().or_else(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => Err(error),
-            // An error that an earlier datagram left behind, at a socket that is watched, is told by the next call.
-            _ if turn.gate.is_watching() => attempt(),
-            _ => Err(error),
-        });
+        let is_watching = turn.gate.is_watching();
+        let outcome = attempt()
+            .or_else(|error| if may_be_left_behind(&error, is_watching) { attempt() } else { Err(error) });
         let taken = match outcome {
             Ok(taken) => taken,
             Err(error) => return Err(obstacle(turn, &error)),
@@ -312,7 +354,7 @@ impl Destination {
     fn refused(&self, gate: &mut Gate, socket: &socket2::Socket, taken: usize, count: usize) -> usize {
         // What cannot be told counts as delivered: sending it again might repeat it.
         let has_gone = |gate: &mut Gate| gate.is_same_socket().is_ok_and(|same| !same);
-        let refused = if self.source == Source::Exporter {
+        let refused = if self.terms.source == Source::Exporter {
             if has_gone(gate) { taken } else { 0 }
         } else if taken < count {
             usize::from(has_gone(gate))
@@ -326,15 +368,22 @@ impl Destination {
     }
 
     fn note_sent(&self, turn: &mut Turn, sent: &[&[u8]], is_late: bool, now: Instant) {
-        for bucket in turn.buckets(is_late) {
-            bucket.take(sent.len(), now);
+        turn.charge(sent.len(), is_late, now);
+        let is_down = turn.reach.is_down();
+        if !is_down {
+            turn.trouble.over(self.address);
         }
-        turn.trouble.over(self.address);
         let bytes: usize = sent.iter().map(|payload| payload.len()).sum();
         let mut figures = self.figures();
         figures.held = None;
         self.take_losses(turn, &mut figures);
-        figures.state = if turn.gate.is_watching() { CollectorState::Up } else { CollectorState::Unknown };
+        figures.state = if turn.gate.is_watching() {
+            CollectorState::Up
+        } else if is_down {
+            CollectorState::Down
+        } else {
+            CollectorState::Unknown
+        };
         figures.counts.datagrams += u64::try_from(sent.len()).unwrap_or_default();
         figures.counts.bytes += u64::try_from(bytes).unwrap_or_default();
     }
@@ -346,7 +395,7 @@ impl Destination {
             Obstacle::Full => figures.waits(began),
             Obstacle::Paced(_) => {}
             Obstacle::Down(reason) => {
-                if self.when_down == WhenDown::Hold {
+                if self.terms.when_down == WhenDown::Hold {
                     figures.waits(began);
                 }
                 figures.state = CollectorState::Down;
@@ -404,6 +453,18 @@ impl Destination {
     }
 }
 
+impl Terms {
+    fn of(settings: &CollectorSettings) -> Self {
+        Self {
+            source: settings.source,
+            when_down: settings.when_down,
+            rate_limit: settings.rate_limit,
+            catch_up_limit: settings.catch_up_limit,
+            repeat_templates: settings.repeat_templates,
+        }
+    }
+}
+
 impl Figures {
     /// Somebody who has waited since `began` still does.
     fn waits(&mut self, began: Instant) {
@@ -416,6 +477,25 @@ impl Turn {
     fn buckets(&mut self, is_late: bool) -> impl Iterator<Item = &mut Bucket> {
         self.limit.iter_mut().chain(self.catch_up_limit.iter_mut().filter(move |_| is_late))
     }
+
+    /// How many of `wanted` datagrams, at least one, the limits let through now.
+    fn admit(&mut self, wanted: usize, is_late: bool, now: Instant) -> Result<usize, Obstacle> {
+        self.buckets(is_late)
+            .try_fold(wanted, |count, bucket| bucket.admit(count, now))
+            .map_err(Obstacle::Paced)
+    }
+
+    /// Notes for the limits that `count` datagrams went.
+    fn charge(&mut self, count: usize, is_late: bool, now: Instant) {
+        for bucket in self.buckets(is_late) {
+            bucket.take(count, now);
+        }
+    }
+
+    /// How often the collector was found anew, or something did not arrive there: it may have lost what it knew.
+    fn changes(&self) -> u64 {
+        self.gate.found_anew() + self.reach.failures()
+    }
 }
 
 impl Obstacle {
@@ -425,23 +505,32 @@ impl Obstacle {
 }
 
 /// What tells the templates of a datagram's exporter from others; `None` if it needs none.
-fn templates_of(datagram: &Datagram<'_>) -> Option<ExporterKey> {
+fn templates_key(datagram: &Datagram<'_>) -> Option<ExporterKey> {
     let header = Header::parse(datagram.payload).filter(|header| header.version > 5)?;
-    Some(ExporterKey { address: datagram.exporter, version: header.version, source_id: header.source_id })
+    Some(ExporterKey::new(datagram.exporter, &header))
+}
+
+/// Whether the error tells that there is no room for a moment.
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+        || matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
+}
+
+/// Whether an earlier datagram may have left the error behind: it is told by the next call, which sends nothing, and is over
+/// then. Where nothing but ICMP tells whether the collector is there, what says that it is not stands.
+fn may_be_left_behind(error: &io::Error, is_watching: bool) -> bool {
+    !is_full(error) && (is_watching || !is_unreachable(error))
 }
 
 /// Why a datagram could not be sent, of the error that tells it.
 fn obstacle(turn: &mut Turn, error: &io::Error) -> Obstacle {
-    match error.raw_os_error() {
-        Some(libc::ENOBUFS | libc::ENOMEM) => Obstacle::Full,
-        _ if error.kind() == io::ErrorKind::WouldBlock => Obstacle::Full,
-        _ => {
-            if !turn.gate.is_watching() && is_unreachable(error) {
-                turn.reach.failed(error.to_string(), Instant::now());
-            }
-            Obstacle::Down(error.to_string())
-        }
+    if is_full(error) {
+        return Obstacle::Full;
     }
+    if !turn.gate.is_watching() && is_unreachable(error) {
+        turn.reach.failed(error.to_string(), Instant::now());
+    }
+    Obstacle::Down(error.to_string())
 }
 
 #[cfg(test)]
@@ -462,6 +551,9 @@ mod tests {
         Destination::open(address, settings, sockets, None, Counts::default())
     }
 
+    /// How far from its schedule what a limit paces may be.
+    const BUCKET_TOLERANCE: Duration = Duration::from_millis(50);
+
     /// A destination with room for two exporters' sockets that knows what `datagram` defines.
     fn told_templates(address: SocketAddr, datagram: &Datagram<'_>) -> Destination {
         let (settings, sockets) = (CollectorSettings::at(&address), NonZeroUsize::new(2).unwrap());
@@ -476,7 +568,7 @@ mod tests {
     /// Delivers the datagrams from number `done` on, which counts up with each one that is delivered.
     async fn deliver(destination: &Destination, datagrams: &[Datagram<'_>], done: &mut usize) {
         while let Some(waiting) = datagrams.get(*done..).filter(|waiting| !waiting.is_empty()) {
-            *done += destination.take(waiting, false).await;
+            *done += destination.take(waiting, false).await.count;
         }
     }
 
@@ -580,6 +672,21 @@ mod tests {
         assert_eq!((done, state(&output)), (0, CollectorState::Down));
     }
 
+    #[test]
+    fn errors_that_say_nothing_of_the_collector_are_those_of_earlier_datagrams() {
+        for (errno, expected) in [
+            (libc::EMSGSIZE, [true, true]),
+            (libc::ECONNREFUSED, [true, false]),
+            (libc::EHOSTUNREACH, [true, false]),
+            (libc::EAGAIN, [false, false]),
+            (libc::ENOBUFS, [false, false]),
+        ] {
+            let error = io::Error::from_raw_os_error(errno);
+            let found = [true, false].map(|is_watching| may_be_left_behind(&error, is_watching));
+            assert_eq!(found, expected, "{error}");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn datagrams_for_a_collector_that_is_set_to_skip_are_passed_over_while_nothing_listens() {
         let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -637,6 +744,77 @@ mod tests {
         assert_eq!((counts.templates, counts.skipped), (2, 2));
     }
 
+    /// A NetFlow v9 datagram, of the same source as `netflow_9`, with templates that it takes ten datagrams to repeat.
+    fn many_templates() -> Vec<u8> {
+        let mut payload = netflow_9(true)[..20].to_vec();
+        payload.extend([0, 0]);
+        payload.extend((4 + 10 * 1204u16).to_be_bytes());
+        for id in 256..266u16 {
+            payload.extend(id.to_be_bytes());
+            payload.extend(300u16.to_be_bytes());
+            payload.extend([0, 1, 0, 4].repeat(300));
+        }
+        payload
+    }
+
+    /// Goes on with a delivery for a while, and leaves it then if it is not over.
+    async fn deliver_for(time: Duration, destination: &Destination, datagrams: &[Datagram<'_>]) {
+        drop(tokio::time::timeout(time, deliver(destination, datagrams, &mut 0)).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn telling_templates_goes_on_where_a_full_queue_stopped_it() {
+        let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket2::SockRef::from(&listener).set_recv_buffer_size(1).unwrap();
+        let data = netflow_9(false);
+        let data = &datagrams(&[&data])[0];
+        let output = told_templates(listener.local_addr().unwrap(), &datagrams(&[&many_templates()])[0]);
+        let mut expected = output.templates.as_ref().unwrap().before(data, WhenDown::Hold);
+        expected.push(data.payload.to_vec());
+        assert_eq!(expected.len(), 11);
+        for payload in &expected {
+            deliver_for(QUEUE_PAUSE * 3, &output, &[*data]).await;
+            assert_eq!(received(&listener), [payload.as_slice()]);
+        }
+        assert_eq!(output.figures_now().1.templates, 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn templates_that_are_told_count_for_the_limits() {
+        let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let settings =
+            CollectorSettings { rate_limit: NonZeroU32::new(10), ..CollectorSettings::at(&address) };
+        let templates = Some(Arc::new(Templates::of(&datagrams(&[&many_templates()])[0])));
+        let sockets = NonZeroUsize::new(2).unwrap();
+        let output = Destination::open(address, &settings, sockets, templates, Counts::default());
+        let (began, data) = (Instant::now(), netflow_9(false));
+        deliver(&output, &datagrams(&[&data]), &mut 0).await;
+        assert_eq!(received(&listener).len(), 11);
+        assert!(began.elapsed().abs_diff(Duration::from_secs(1)) < BUCKET_TOLERANCE, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_probe_comes_behind_its_templates_and_what_follows_the_return_does_not() {
+        let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (defining, data) = (netflow_9(true), netflow_9(false));
+        let output = told_templates(listener.local_addr().unwrap(), &datagrams(&[&defining])[0]);
+        let waiting = datagrams(&[&data]);
+        let told = output.templates.as_ref().unwrap().before(&waiting[0], WhenDown::Hold).remove(0);
+        let both = [told, data.clone()];
+        deliver(&output, &waiting, &mut 0).await;
+        assert_eq!(received(&listener), both);
+        for _ in 0..3 {
+            output.turn.lock().await.reach.failed("refused".to_owned(), Instant::now());
+            deliver_for(Duration::from_secs(2), &output, &waiting).await;
+            assert_eq!(received(&listener), both, "the probe");
+        }
+        deliver(&output, &waiting, &mut 0).await;
+        assert!(received(&listener).is_empty(), "the probe has arrived");
+        deliver(&output, &waiting, &mut 0).await;
+        assert_eq!(received(&listener), [data.as_slice()]);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn templates_are_told_again_from_another_port() {
         let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -670,7 +848,7 @@ mod tests {
             let began = Instant::now();
             let (datagrams, mut done) = (datagrams(&payloads), 0);
             while done < datagrams.len() {
-                done += output.take(&datagrams[done..], is_late).await;
+                done += output.take(&datagrams[done..], is_late).await.count;
             }
             let expected = Duration::from_millis(expected);
             assert!(began.elapsed().abs_diff(expected) <= expected / 8, "{:?}", began.elapsed());

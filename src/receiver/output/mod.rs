@@ -7,6 +7,7 @@
 mod destination;
 mod gate;
 mod pace;
+mod primed;
 mod probe;
 mod reach;
 mod route;
@@ -68,13 +69,15 @@ pub(crate) struct LateFigures {
 pub(crate) struct Progress {
     /// Everything below is with the collector, or passed over.
     pub(crate) position: Position,
+    /// The datagram before this one is the last that the collector was sent.
+    pub(crate) sent: Position,
     catch_up: CatchUp,
 }
 
 impl Progress {
     /// A stream of which the collector has everything below `position`.
     pub(crate) fn at(position: Position) -> Self {
-        Self { position, catch_up: CatchUp::default() }
+        Self { position, sent: Position::default(), catch_up: CatchUp::default() }
     }
 
     /// The collector is done with `datagrams`.
@@ -138,6 +141,13 @@ impl Output {
         }
     }
 
+    /// Counts so many datagrams that went by while its collector was waited for, and are not waited for any more.
+    pub(super) fn count_skipped(&self, count: u64) {
+        match self {
+            Self::Udp(output) => output.count_skipped(count),
+        }
+    }
+
     /// What is known of its collector.
     pub(crate) fn figures(&self) -> CollectorFigures {
         match self {
@@ -165,21 +175,18 @@ impl Outputs {
     /// An output for each of the collectors, inside a tokio runtime. Those that are here already as they are wanted stay;
     /// others are opened, and those at a known address go on counting. Never waits for a collector.
     pub(crate) fn changed_to(&self, collectors: &[Resolved]) -> Self {
-        let all: Vec<&CollectorSettings> = collectors.iter().map(|collector| &collector.settings).collect();
+        let wanted = without_twins(collectors);
+        let all: Vec<&CollectorSettings> = wanted.iter().map(|collector| &collector.settings).collect();
         let mut outputs: Vec<Arc<Output>> = Vec::new();
-        for collector in collectors {
-            let resolved = collector.without_v4_mapping();
-            if outputs.iter().any(|output| output.address() == resolved.address) {
-                continue;
-            }
+        for resolved in &wanted {
             let before = self.collectors.iter().find(|output| output.address() == resolved.address);
             let Some(Output::Udp(udp)) = before.map(Arc::as_ref) else {
-                outputs.push(self.open(&resolved, &all, None));
+                outputs.push(self.open(resolved, &all, None));
                 continue;
             };
-            match before.filter(|_| udp.is(&resolved, &all)) {
+            match before.filter(|_| udp.is(resolved, &all)) {
                 Some(same) => outputs.push(same.clone()),
-                None => outputs.push(self.open(&resolved, &all, Some(udp))),
+                None => outputs.push(self.open(resolved, &all, Some(udp))),
             }
         }
         let (templates, lane_memory) = (self.templates.clone(), self.lane_memory.clone());
@@ -233,6 +240,17 @@ impl Resolved {
     }
 }
 
+/// Of those at one address the first only: the others get nothing, and so have no share of their groups.
+fn without_twins(collectors: &[Resolved]) -> Vec<Resolved> {
+    let mut first = Vec::<Resolved>::new();
+    for collector in collectors.iter().map(Resolved::without_v4_mapping) {
+        if !first.iter().any(|before| before.address == collector.address) {
+            first.push(collector);
+        }
+    }
+    first
+}
+
 /// An IPv4 address that is written as an IPv6 one (`::ffff:192.0.2.1`) as what it is.
 fn without_v4_mapping(address: SocketAddr) -> SocketAddr {
     let canonical = address.ip().to_canonical();
@@ -258,7 +276,10 @@ impl Resolved {
 
 #[cfg(test)]
 mod tests {
+    use std::net::UdpSocket;
+
     use super::*;
+    use crate::receiver::templates::netflow_9;
 
     #[test]
     fn a_v4_address_in_v6_clothes_is_taken_as_v4() {
@@ -279,6 +300,93 @@ mod tests {
         let after = before.changed_to(&[third, second, second].map(|address| Resolved::at(&address)));
         assert_eq!(after.addresses().collect::<Vec<_>>(), [third, second]);
         assert!(Arc::ptr_eq(&before.collectors[1], &after.collectors[1]));
+    }
+
+    /// A member of a group that is written as `name` and found at `address`.
+    fn member(name: &str, address: &str) -> Resolved {
+        let settings =
+            CollectorSettings { group: Some("g".to_owned()), ..CollectorSettings::at(&name.to_owned()) };
+        Resolved { settings, ..Resolved::at(&address.parse().unwrap()) }
+    }
+
+    #[tokio::test]
+    async fn each_exporter_of_a_group_goes_to_one_of_the_addresses_that_two_names_may_share() {
+        let members = [
+            member("one.example.net:4001", "127.0.0.1:4001"),
+            member("two.example.net:4001", "[::ffff:127.0.0.1]:4001"),
+            member("three.example.net:4002", "127.0.0.1:4002"),
+        ];
+        let outputs = Outputs::to(&[]).changed_to(&members);
+        for number in 0..100 {
+            let datagram = of_exporter(number, b"x");
+            outputs.iter().for_each(|output| output.pass_over(&[datagram]));
+            let gone_by: u64 = outputs.figures().iter().map(|figures| figures.counts.skipped).sum();
+            assert_eq!(gone_by, u64::from(number) + 1, "exporter {number} has one taker");
+        }
+    }
+
+    fn of_exporter(number: u8, payload: &[u8]) -> Datagram<'_> {
+        let exporter = SocketAddr::from(([192, 0, 2, number], 2055));
+        Datagram { exporter, local: exporter, arrival: crate::service::wall_clock(), payload }
+    }
+
+    async fn deliver(outputs: &Outputs, datagrams: &[Datagram<'_>]) {
+        for output in outputs.iter() {
+            let lessons = Lessons::new(outputs.templates().clone(), WhenDown::Hold);
+            output.deliver(datagrams, &mut Progress::at(Position(0)), &lessons).await;
+        }
+    }
+
+    /// What the listener got, and where from.
+    fn received(listener: &UdpSocket) -> Vec<(Vec<u8>, SocketAddr)> {
+        listener.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 2048];
+        let next = || listener.recv_from(&mut buffer).ok().map(|(len, from)| (buffer[..len].to_vec(), from));
+        core::iter::from_fn(next).collect()
+    }
+
+    fn listener() -> (UdpSocket, String) {
+        let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        (listener, address)
+    }
+
+    #[tokio::test]
+    async fn what_a_member_keeps_of_its_share_comes_from_where_it_came_before() {
+        let ((first, first_address), (_second, second_address)) = (listener(), listener());
+        let alone = [member("one.example.net:4001", &first_address)];
+        let both = [alone[0].clone(), member("two.example.net:4001", &second_address)];
+        let numbers: Vec<[u8; 1]> = (0..10).map(|number| [number]).collect();
+        let datagrams: Vec<_> = numbers.iter().map(|payload| of_exporter(payload[0], payload)).collect();
+        let outputs = Outputs::to(&[]).changed_to(&alone);
+        deliver(&outputs, &datagrams).await;
+        let before = received(&first);
+        let outputs = outputs.changed_to(&both);
+        deliver(&outputs, &datagrams).await;
+        let after = received(&first);
+        assert!((1..10).contains(&after.len()), "{after:?}");
+        assert!(after.iter().all(|datagram| before.contains(datagram)), "{before:?} {after:?}");
+        assert_eq!(outputs.figures()[0].counts.datagrams, u64::try_from(10 + after.len()).unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_others_got_of_an_exporter_in_the_meantime_is_told_once_it_is_in_the_share_again() {
+        let (listener, address) = listener();
+        let all = [Resolved::at(&address.parse().unwrap())];
+        let mut none_of_it = all.clone();
+        none_of_it[0].settings.exporters = vec!["198.51.100.0/24".parse().unwrap()];
+        let (defining, data) = (netflow_9(true), netflow_9(false));
+        let mut outputs = Outputs::to(&[]).changed_to(&all);
+        deliver(&outputs, &[of_exporter(1, &defining), of_exporter(1, &data)]).await;
+        assert_eq!(received(&listener).len(), 2);
+        for (meanwhile, expected) in [(&data, 1), (&defining, 2)] {
+            outputs = outputs.changed_to(&none_of_it);
+            deliver(&outputs, &[of_exporter(1, meanwhile)]).await;
+            assert!(received(&listener).is_empty());
+            outputs = outputs.changed_to(&all);
+            deliver(&outputs, &[of_exporter(1, &data)]).await;
+            assert_eq!(received(&listener).len(), expected);
+        }
     }
 
     #[tokio::test]

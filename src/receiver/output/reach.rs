@@ -21,15 +21,18 @@ pub(super) const PROBE_WAIT: Duration = Duration::from_secs(4);
 #[derive(Debug, Default)]
 pub(super) struct Reach {
     trouble: Option<Trouble>,
-    /// How often the collector came back.
-    returns: u64,
+    /// The probe that has arrived, until the datagram that it was is asked for: others may be asked for before it.
+    arrived: Option<Probe>,
+    /// How often something did not arrive.
+    failures: u64,
 }
 
 #[derive(Debug)]
 struct Trouble {
     reason: String,
     probe_at: Instant,
-    probe: Option<(Probe, Instant)>,
+    /// What was sent, unless its datagram was given up, and when it is known to have arrived.
+    probe: Option<(Option<Probe>, Instant)>,
 }
 
 /// What tells the datagram that serves as a probe from others.
@@ -58,27 +61,34 @@ pub(super) enum Leave {
 impl Reach {
     /// What may be sent of what begins with `datagram`.
     pub(super) fn ask(&mut self, datagram: &Datagram<'_>, now: Instant) -> Leave {
-        let Some(trouble) = &mut self.trouble else { return Leave::Free };
-        let Some((probe, until)) = trouble.probe else {
-            return if trouble.probe_at <= now { Leave::Probe } else { Leave::None(trouble.reason.clone()) };
-        };
-        if now < until {
-            return Leave::None(trouble.reason.clone());
+        if let Some(trouble) = &self.trouble
+            && let Some((probe, until)) = trouble.probe
+            && until <= now
+        {
+            self.arrived = probe;
+            self.trouble = None;
         }
-        self.trouble = None;
-        self.returns += 1;
-        if probe == Probe::of(datagram) { Leave::Arrived } else { Leave::Free }
+        if self.arrived.take_if(|arrived| *arrived == Probe::of(datagram)).is_some() {
+            return Leave::Arrived;
+        }
+        match &self.trouble {
+            None => Leave::Free,
+            Some(trouble) if trouble.probe.is_none() && trouble.probe_at <= now => Leave::Probe,
+            Some(trouble) => Leave::None(trouble.reason.clone()),
+        }
     }
 
-    /// `datagram` was sent as a probe. Nothing else may go, for the reason that is given, until it is known what came of it.
-    pub(super) fn probed(&mut self, datagram: &Datagram<'_>, now: Instant) -> String {
+    /// `datagram` was sent as a probe; if it `waits`, it is asked for again. Nothing else may go, for the reason that is
+    /// given, until it is known what came of it.
+    pub(super) fn probed(&mut self, datagram: &Datagram<'_>, waits: bool, now: Instant) -> String {
         let Some(trouble) = &mut self.trouble else { return String::new() };
-        trouble.probe = Some((Probe::of(datagram), now + PROBE_WAIT));
+        trouble.probe = Some((waits.then(|| Probe::of(datagram)), now + PROBE_WAIT));
         trouble.reason.clone()
     }
 
     /// What was sent did not arrive.
     pub(super) fn failed(&mut self, reason: String, now: Instant) {
+        self.failures += 1;
         self.trouble = Some(Trouble { reason, probe_at: now + PROBE_EVERY, probe: None });
     }
 
@@ -87,9 +97,9 @@ impl Reach {
         self.trouble.is_some()
     }
 
-    /// How often the collector came back.
-    pub(super) fn returns(&self) -> u64 {
-        self.returns
+    /// How often something did not arrive: after each time the collector may be another one, or one that lost what it knew.
+    pub(super) fn failures(&self) -> u64 {
+        self.failures
     }
 }
 
@@ -113,28 +123,53 @@ mod tests {
         assert_eq!(reach.ask(&one, Instant::now()), Leave::None(REASON.to_owned()));
         tokio::time::advance(PROBE_EVERY).await;
         assert_eq!(reach.ask(&one, Instant::now()), Leave::Probe);
-        reach.probed(&one, Instant::now());
+        reach.probed(&one, true, Instant::now());
         tokio::time::advance(PROBE_WAIT / 2).await;
         assert_eq!(reach.ask(&one, Instant::now()), Leave::None(REASON.to_owned()));
         reach.failed(REASON.to_owned(), Instant::now());
         tokio::time::advance(PROBE_EVERY).await;
         assert_eq!(reach.ask(&one, Instant::now()), Leave::Probe);
-        reach.probed(&one, Instant::now());
+        reach.probed(&one, true, Instant::now());
         tokio::time::advance(PROBE_WAIT).await;
         assert!(reach.is_down());
         assert_eq!(reach.ask(&one, Instant::now()), Leave::Arrived);
         assert!(!reach.is_down());
         assert_eq!(reach.ask(&two, Instant::now()), Leave::Free);
-        assert_eq!(reach.returns(), 1);
+        assert_eq!(reach.failures(), 2);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_probe_of_another_stream_clears_the_way_for_all() {
+    /// What is known once a probe with `datagram` has arrived.
+    async fn probed_with(datagram: &Datagram<'_>, waits: bool) -> Reach {
         let mut reach = Reach::default();
         reach.failed(REASON.to_owned(), Instant::now());
         tokio::time::advance(PROBE_EVERY).await;
-        reach.probed(&datagram(1), Instant::now());
+        reach.probed(datagram, waits, Instant::now());
         tokio::time::advance(PROBE_WAIT).await;
-        assert_eq!(reach.ask(&datagram(2), Instant::now()), Leave::Free);
+        reach
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_of_another_stream_clears_the_way_for_all_and_is_not_sent_again() {
+        let (probe, other) = (datagram(1), datagram(2));
+        let mut reach = probed_with(&probe, true).await;
+        let answers = [&other, &other, &probe, &probe].map(|asked| reach.ask(asked, Instant::now()));
+        assert_eq!(answers, [Leave::Free, Leave::Free, Leave::Arrived, Leave::Free]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_arrived_has_arrived_whatever_comes_then() {
+        let (probe, other) = (datagram(1), datagram(2));
+        let mut reach = probed_with(&probe, true).await;
+        assert_eq!(reach.ask(&other, Instant::now()), Leave::Free);
+        reach.failed(REASON.to_owned(), Instant::now());
+        assert_eq!(reach.ask(&probe, Instant::now()), Leave::Arrived);
+        assert_eq!(reach.ask(&other, Instant::now()), Leave::None(REASON.to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_was_passed_over_is_no_other_datagram_that_looks_like_it() {
+        let probe = datagram(1);
+        let mut reach = probed_with(&probe, false).await;
+        assert_eq!(reach.ask(&probe, Instant::now()), Leave::Free);
     }
 }

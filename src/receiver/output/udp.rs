@@ -22,13 +22,13 @@ use crate::service::wall_clock;
 pub(crate) struct UdpOutput {
     resolved: Resolved,
     share: Share,
-    main: Destination,
-    late: Option<(Duration, Destination)>,
+    main: Arc<Destination>,
+    late: Option<(Duration, Arc<Destination>)>,
 }
 
 impl UdpOutput {
-    /// An output to the collector that `resolved` tells of, one of `all`, inside a tokio runtime. It goes on with the counts
-    /// of the one `before` it at the same address.
+    /// An output to the collector that `resolved` tells of, one of `all`, inside a tokio runtime. It goes on with the sockets
+    /// of the one `before` it at the same address, unless other ones are wanted, and with its counts.
     pub(super) fn open(
         resolved: &Resolved,
         all: &[&CollectorSettings],
@@ -38,13 +38,17 @@ impl UdpOutput {
     ) -> Self {
         let settings = &resolved.settings;
         let templates = settings.repeat_templates.then(|| templates.clone());
-        let counts = before.map_or_else(Counts::default, |before| before.main.figures_now().1);
-        let main = Destination::open(resolved.address, settings, sockets, templates.clone(), counts);
-        let late = settings.late.as_ref().zip(resolved.late).map(|(late, address)| {
-            let late_before = before.and_then(|before| before.late.as_ref());
-            let counts = late_before.map_or_else(Counts::default, |(_, before)| before.figures_now().1);
-            (late.after, Destination::open(address, settings, sockets, templates, counts))
-        });
+        let open = |address, before: Option<&Arc<Destination>>| {
+            if let Some(same) = before.filter(|before| before.is(address, settings)) {
+                return same.clone();
+            }
+            let counts = before.map_or_else(Counts::default, |before| before.figures_now().1);
+            Arc::new(Destination::open(address, settings, sockets, templates.clone(), counts))
+        };
+        let main = open(resolved.address, before.map(|before| &before.main));
+        let late_before = before.and_then(|before| before.late.as_ref()).map(|(_, late)| late);
+        let late = settings.late.as_ref().zip(resolved.late);
+        let late = late.map(|(late, address)| (late.after, open(address, late_before)));
         Self { resolved: resolved.clone(), share: Share::of(settings, all), main, late }
     }
 
@@ -77,6 +81,9 @@ impl UdpOutput {
             let waiting = datagrams.get(done..).unwrap_or_default();
             if !self.share.admits(first.exporter.ip()) {
                 let others = waiting.get(..same_exporter(waiting)).unwrap_or_default();
+                for datagram in others {
+                    self.misses(datagram);
+                }
                 progress.advance(others, lessons);
                 continue;
             }
@@ -98,25 +105,44 @@ impl UdpOutput {
             let run = waiting.get(..count).unwrap_or_default();
             let late = self.late.as_ref().filter(|(after, _)| age >= *after).map(|(_, late)| late);
             let taken = late.unwrap_or(&self.main).take(run, is_late).await;
-            let run = run.get(..taken).unwrap_or_default();
-            for datagram in run {
-                match (late, &self.late) {
-                    (Some(_), _) => self.main.misses(datagram),
-                    (None, Some((_, late))) => late.misses(datagram),
-                    (None, None) => {}
+            let run = run.get(..taken.count).unwrap_or_default();
+            let other = match late {
+                Some(_) => Some(&self.main),
+                None => self.late.as_ref().map(|(_, late)| late),
+            };
+            if let Some(other) = other {
+                for datagram in run {
+                    other.misses(datagram);
                 }
             }
             progress.advance(run, lessons);
+            if taken.is_sent {
+                progress.sent = progress.position;
+            }
         }
     }
 
     /// Counts those of `datagrams` that it should have got, and will not get.
     pub(super) fn pass_over(&self, datagrams: &[Datagram<'_>]) {
-        for datagram in datagrams.iter().filter(|datagram| self.share.admits(datagram.exporter.ip())) {
-            self.main.pass_over(core::slice::from_ref(datagram));
-            if let Some((_, late)) = &self.late {
-                late.misses(datagram);
+        for datagram in datagrams {
+            self.misses(datagram);
+            if self.share.admits(datagram.exporter.ip()) {
+                self.main.pass_over(core::slice::from_ref(datagram));
             }
+        }
+    }
+
+    /// As [`Output::count_skipped`](super::Output::count_skipped).
+    pub(super) fn count_skipped(&self, count: u64) {
+        self.main.count_skipped(count);
+    }
+
+    /// Notes that the collector will not get `datagram` at any of its addresses. Even one of an exporter that is not in its
+    /// share: with another share it may have to decode what comes later.
+    fn misses(&self, datagram: &Datagram<'_>) {
+        self.main.misses(datagram);
+        if let Some((_, late)) = &self.late {
+            late.misses(datagram);
         }
     }
 

@@ -57,6 +57,27 @@ fn a_receiver_that_took_more_in_an_earlier_session_is_sent_only_what_follows() {
 }
 
 #[test]
+fn what_is_asked_for_and_ends_within_a_batch_can_be_asked_for_again_when_all_of_that_has_come() {
+    let mut pair = Pair::open(0);
+    pair.receiver.take(Position(15));
+    pair.receiver.ask_again(Position(0), u32::MAX);
+    assert_eq!(pair.flow_down(), Ok(Some(SenderEvent::Taken(Position(15)))));
+    assert_eq!(pair.flow_down(), Ok(None));
+    pair.sender.send_batch(&batch(0, 10)).unwrap();
+    assert_eq!(pair.flow_up(), Ok(Some(once_more(&batch(0, 10)))));
+    assert_eq!(pair.sender.wants(), Some(Position(10)));
+    pair.sender.send_batch(&batch(10, 20)).unwrap();
+    assert_eq!(pair.flow_up(), Ok(Some(delivery(&batch(10, 20), 5))));
+    assert!(!pair.receiver.is_asking());
+    pair.receiver.go_on(pair.now);
+    pair.receiver.ask_again(Position(10), u32::MAX);
+    assert_eq!(pair.flow_down(), Ok(None));
+    pair.sender.send_batch(&batch(10, 20)).unwrap();
+    assert_eq!(pair.flow_up(), Ok(Some(once_more(&batch(10, 20)))));
+    assert_eq!(pair.sender.wants(), Some(Position(20)));
+}
+
+#[test]
 fn what_is_asked_for_comes_once_more_before_anything_new() {
     let mut pair = taken_up_to(40);
     let bytes = u32::try_from(batch(10, 20).bytes().len()).unwrap();

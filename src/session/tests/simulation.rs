@@ -349,6 +349,13 @@ impl Simulation {
                     *end = gap.end;
                     lane.push_back((ReceiverEvent::Gap(gap), until));
                 }
+                Ok(Some(event @ ReceiverEvent::Batch { .. }))
+                    if self.written < PIECES && self.rng.random_bool(0.03) =>
+                {
+                    // The connection is lost while the others have a part of it.
+                    further.deliver(&event, 1);
+                    return false;
+                }
                 Ok(Some(event)) => {
                     let is_next = *end == further.stored && lane.len() < LANE_MAX;
                     further.deliver(&event, usize::MAX);
