@@ -24,6 +24,10 @@ fn a_link_that_is_cut_for_a_minute_loses_nothing_and_the_journal_tells_it() {
     site.edge.wait_status("nf-sender", |status| status["state"] == "waiting");
     // The length of the outage is what is tested.
     std::thread::sleep(Duration::from_secs(60));
+    // Not just before the schedule's own next try, which would be the one that connects.
+    site.edge.wait_status("nf-sender", |status| {
+        status["retry_in_s"].as_u64().is_some_and(|seconds| seconds >= 10)
+    });
     site.center.mend();
     site.edge.sh("nf-sender reconnect");
     site.wait_connected();
