@@ -11,11 +11,11 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::running::{in_a_network, shared};
 use crate::support::chatter::{MIXED, Pattern};
 use crate::support::collector::Collector;
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use crate::support::hosts::{ReceiverHost, SenderHost};
 use crate::support::kernel_socket;
 use crate::support::link::Link;
 use crate::support::load::{Load, Until};
-use crate::support::pair::STALL;
+use crate::support::pair::{STALL, connected_daemons};
 use crate::support::samples::{assert_conserved, count};
 
 /// This machine's network.
@@ -89,12 +89,7 @@ impl Field {
         let there = Elsewhere::connected();
         let table = |address: &&str| format!("[[collector]]\naddress = \"{address}\"\n{lines}\n");
         let toml: String = collectors.iter().map(table).collect();
-        let mut receiver = ReceiverHost::new(&[], &toml);
-        let link = Link::to(receiver.addr());
-        let mut sender = SenderHost::new("edge", &link.addr(), QUICK_SENDER);
-        receiver.start();
-        sender.start();
-        sender.wait_state("connected", STALL);
+        let (sender, link, receiver) = connected_daemons(&toml);
         Self { sender, link, receiver, there }
     }
 

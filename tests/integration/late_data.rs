@@ -8,10 +8,10 @@ use serde_json::Value;
 use crate::running::shared;
 use crate::support::chatter::{MIXED, Pattern};
 use crate::support::collector::Collector;
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use crate::support::hosts::{ReceiverHost, SenderHost};
 use crate::support::link::Link;
 use crate::support::load::{Load, Until};
-use crate::support::pair::STALL;
+use crate::support::pair::{STALL, connected_daemons};
 use crate::support::samples::count;
 
 /// Datagrams a second of one exporter.
@@ -38,12 +38,7 @@ impl Outage {
     /// Datagrams go to `collector`, which these lines are about, until the link breaks; it is mended after [`OUTAGE`].
     fn of(collector: &Collector, lines: &str) -> Self {
         let toml = format!("[[collector]]\naddress = \"{}\"\n{lines}\n", collector.addr());
-        let mut receiver = ReceiverHost::new(&[], &toml);
-        let link = Link::to(receiver.addr());
-        let mut sender = SenderHost::new("edge", &link.addr(), QUICK_SENDER);
-        receiver.start();
-        sender.start();
-        sender.wait_state("connected", STALL);
+        let (sender, link, receiver) = connected_daemons(&toml);
         let exporters = sender.exporters(1, pattern());
         let load = Load::start(exporters, sender.udp().clone(), Some(RATE), Until::Stopped);
         collector.wait_for(u64::from(RATE), STALL);

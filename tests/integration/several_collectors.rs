@@ -10,10 +10,10 @@ use crate::support::chatter::{LARGE, MIXED, Pattern};
 use crate::support::collector::{Collector, Pace, Reading};
 use crate::support::daemon::Daemon;
 use crate::support::exporter::Exporters;
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use crate::support::hosts::{ReceiverHost, SenderHost};
 use crate::support::link::Link;
 use crate::support::load::{Load, Until};
-use crate::support::pair::STALL;
+use crate::support::pair::{STALL, connected_daemons};
 use crate::support::samples::{assert_conserved, count};
 
 /// Payload bytes that are more than nf-receiver, TCP and the sockets hold together: what waits, waits in the spool.
@@ -40,12 +40,7 @@ struct Field {
 impl Field {
     /// Both daemons run, with these tables of collectors, and are connected.
     fn with(tables: &str) -> Self {
-        let mut receiver = ReceiverHost::new(&[], tables);
-        let link = Link::to(receiver.addr());
-        let mut sender = SenderHost::new("edge", &link.addr(), QUICK_SENDER);
-        receiver.start();
-        sender.start();
-        sender.wait_state("connected", STALL);
+        let (sender, link, receiver) = connected_daemons(tables);
         Self { sender, link, receiver }
     }
 

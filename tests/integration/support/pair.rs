@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::chatter::Pattern;
 use super::collector::Collector;
 use super::exporter::Exporters;
-use super::hosts::{ReceiverHost, SenderHost};
+use super::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use super::link::Link;
 use super::load::{Load, Until};
 use super::samples::{assert_conserved, count};
@@ -22,6 +22,18 @@ pub(crate) struct Pair {
     pub(crate) collector: Collector,
     exporters: u16,
     pattern: Pattern,
+}
+
+/// Both daemons, connected by a link: nf-receiver with these settings and without collectors beside them, nf-sender with
+/// [`QUICK_SENDER`].
+pub(crate) fn connected_daemons(receiver_toml: &str) -> (SenderHost, Link, ReceiverHost) {
+    let mut receiver = ReceiverHost::new(&[], receiver_toml);
+    let link = Link::to(receiver.addr());
+    let mut sender = SenderHost::new("edge", &link.addr(), QUICK_SENDER);
+    receiver.start();
+    sender.start();
+    sender.wait_state("connected", STALL);
+    (sender, link, receiver)
 }
 
 impl Pair {
