@@ -126,10 +126,9 @@ impl UdpOutput {
     pub(super) fn pass_over(&self, datagrams: &[Datagram<'_>]) {
         for datagram in datagrams {
             self.misses(datagram);
-            if self.share.admits(datagram.exporter.ip()) {
-                self.main.pass_over(core::slice::from_ref(datagram));
-            }
         }
+        let own = datagrams.iter().filter(|datagram| self.share.admits(datagram.exporter.ip()));
+        self.count_skipped(u64::try_from(own.count()).unwrap_or(u64::MAX));
     }
 
     /// As [`Output::count_skipped`](super::Output::count_skipped).

@@ -1,0 +1,335 @@
+use super::*;
+use crate::datagram::Timestamp;
+use crate::receiver::templates::netflow_9;
+
+fn datagrams<'a>(payloads: &[&'a [u8]]) -> Vec<Datagram<'a>> {
+    let address = "192.0.2.1:2055".parse().unwrap();
+    let datagram = |payload| Datagram { exporter: address, local: address, arrival: Timestamp(0), payload };
+    payloads.iter().copied().map(datagram).collect()
+}
+
+fn destination(address: SocketAddr, settings: &CollectorSettings) -> Destination {
+    let sockets = NonZeroUsize::new(8).unwrap();
+    Destination::open(address, settings, sockets, None, Counts::default())
+}
+
+/// How far from its schedule what a limit paces may be.
+const BUCKET_TOLERANCE: Duration = Duration::from_millis(50);
+
+/// A destination with room for two exporters' sockets that knows what `datagram` defines.
+fn told_templates(address: SocketAddr, datagram: &Datagram<'_>) -> Destination {
+    let (settings, sockets) = (CollectorSettings::at(&address), NonZeroUsize::new(2).unwrap());
+    let templates = Some(Arc::new(Templates::of(datagram)));
+    Destination::open(address, &settings, sockets, templates, Counts::default())
+}
+
+fn holding(address: SocketAddr) -> Destination {
+    destination(address, &CollectorSettings::at(&address))
+}
+
+/// Delivers the datagrams from number `done` on, which counts up with each one that is delivered.
+async fn deliver(destination: &Destination, datagrams: &[Datagram<'_>], done: &mut usize) {
+    while let Some(waiting) = datagrams.get(*done..).filter(|waiting| !waiting.is_empty()) {
+        *done += destination.take(waiting, false).await.count;
+    }
+}
+
+fn state(destination: &Destination) -> CollectorState {
+    destination.figures_now().0
+}
+
+fn received(listener: &std::net::UdpSocket) -> Vec<Vec<u8>> {
+    listener.set_nonblocking(true).unwrap();
+    let mut buffer = vec![0; 65_536];
+    std::iter::from_fn(|| listener.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec())).collect()
+}
+
+/// Time stands still, so that the last look at the collector's socket counts although the socket has gone.
+#[tokio::test(start_paused = true)]
+async fn datagrams_that_find_the_collectors_socket_just_gone_are_held() {
+    for listen in ["127.0.0.1:0", "[::1]:0"] {
+        for waiting in 1..4 {
+            let listener = std::net::UdpSocket::bind(listen).unwrap();
+            let address = listener.local_addr().unwrap();
+            let output = holding(address);
+            assert_eq!(state(&output), CollectorState::Up);
+            drop(listener);
+
+            let payloads = [b"one".as_slice(), b"", b"three"];
+            let datagrams = datagrams(&payloads[..waiting]);
+            let mut done = 0;
+            let held = tokio::time::timeout(Duration::from_secs(5), deliver(&output, &datagrams, &mut done));
+            held.await.unwrap_err();
+            assert_eq!(done, 0);
+            assert_eq!(state(&output), CollectorState::Down);
+
+            let listener = std::net::UdpSocket::bind(address).unwrap();
+            deliver(&output, &datagrams, &mut done).await;
+            assert_eq!(received(&listener), payloads[..waiting]);
+            let (state, counts, _) = output.figures_now();
+            assert_eq!((state, counts.unread), (CollectorState::Up, 0));
+            assert_eq!(counts.datagrams, u64::try_from(waiting).unwrap());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn datagrams_are_held_for_as_long_as_nothing_listens() {
+    let address = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = holding(address);
+    let datagrams = datagrams(&[b"x"]);
+    let mut done = 0;
+    {
+        let mut delivery = Box::pin(deliver(&output, &datagrams, &mut done));
+        tokio::time::timeout(Duration::from_secs(60), &mut delivery).await.unwrap_err();
+        let (state, _, held_s) = output.figures_now();
+        assert_eq!((state, held_s), (CollectorState::Down, 60));
+    }
+    tokio::time::advance(WAITING).await;
+    let (state, _, held_s) = output.figures_now();
+    assert_eq!((state, held_s), (CollectorState::Down, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_left_and_taken_up_again_does_not_begin_the_time_of_holding_anew() {
+    let address = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = holding(address);
+    let datagrams = datagrams(&[b"x"]);
+    let mut done = 0;
+    for round in 1..12 {
+        let delivery = deliver(&output, &datagrams, &mut done);
+        tokio::time::timeout(Duration::from_secs(5), delivery).await.unwrap_err();
+        assert_eq!(output.figures_now().2, 5 * round, "asked while nobody tries");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_queue_of_a_collector_that_does_not_read_stays_half_empty() {
+    let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let output = holding(listener.local_addr().unwrap());
+    let payloads = [[7; 1464].as_slice(); 1000];
+    let datagrams = datagrams(&payloads);
+    let mut done = 0;
+    let held = tokio::time::timeout(Duration::from_secs(60), deliver(&output, &datagrams, &mut done));
+    held.await.unwrap_err();
+    let queue = output.turn.lock().await.gate.look().unwrap().unwrap();
+    assert!(queue.queued < queue.limit / 2, "{queue:?}");
+    assert!(queue.queued > queue.limit / 3, "{queue:?}");
+    assert_eq!((queue.drops, state(&output)), (0, CollectorState::Up));
+    assert_eq!(received(&listener), payloads[..done]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_collector_that_cannot_be_reached_is_down_and_the_datagram_is_held() {
+    // The address of all is refused by the kernel (EACCES) whatever the routes are.
+    let output = holding("255.255.255.255:9".parse().unwrap());
+    assert_eq!(state(&output), CollectorState::Unknown);
+    let mut done = 0;
+    let held = tokio::time::timeout(Duration::from_secs(5), async {
+        deliver(&output, &datagrams(&[b"x"]), &mut done).await;
+    });
+    held.await.unwrap_err();
+    assert_eq!((done, state(&output)), (0, CollectorState::Down));
+}
+
+#[test]
+fn errors_that_say_nothing_of_the_collector_are_those_of_earlier_datagrams() {
+    for (errno, expected) in [
+        (libc::EMSGSIZE, [true, true]),
+        (libc::ECONNREFUSED, [true, false]),
+        (libc::EHOSTUNREACH, [true, false]),
+        (libc::EAGAIN, [false, false]),
+        (libc::ENOBUFS, [false, false]),
+    ] {
+        let error = io::Error::from_raw_os_error(errno);
+        let found = [true, false].map(|is_watching| may_be_left_behind(&error, is_watching));
+        assert_eq!(found, expected, "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn datagrams_for_a_collector_that_is_set_to_skip_are_passed_over_while_nothing_listens() {
+    let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let settings = CollectorSettings { when_down: WhenDown::Skip, ..CollectorSettings::at(&address) };
+    let output = destination(address, &settings);
+    let datagrams = datagrams(&[b"one", b"two", b"three"]);
+    let began = Instant::now();
+    let mut done = 0;
+    deliver(&output, &datagrams, &mut done).await;
+    let (state, counts, held_s) = output.figures_now();
+    assert_eq!((state, counts.skipped, counts.datagrams, held_s), (CollectorState::Down, 3, 0, 0));
+    let listener = std::net::UdpSocket::bind(address).unwrap();
+    deliver(&output, &datagrams, &mut 1).await;
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(received(&listener), [b"two".as_slice(), b"three"]);
+    assert_eq!(output.figures_now().1.skipped, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_collector_had_not_read_when_it_went_is_counted_and_what_it_had_read_is_not() {
+    let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let output = holding(listener.local_addr().unwrap());
+    let payloads = [[7; 1464].as_slice(); 30];
+    deliver(&output, &datagrams(&payloads[..20]), &mut 0).await;
+    assert_eq!(received(&listener).len(), 20);
+    assert_eq!(state(&output), CollectorState::Up);
+    deliver(&output, &datagrams(&payloads[..10]), &mut 0).await;
+    drop(listener);
+    let (state, counts, _) = output.figures_now();
+    assert_eq!((state, counts.unread), (CollectorState::Down, 10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn templates_are_told_first_and_again_after_a_datagram_with_some_was_missed() {
+    let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (defining, data) = (netflow_9(true), netflow_9(false));
+    let defines = &datagrams(&[&defining])[0];
+    let output = told_templates(listener.local_addr().unwrap(), defines);
+    let told = output.templates.as_ref().unwrap().before(&datagrams(&[&data])[0], WhenDown::Hold).remove(0);
+    for (missed, expected) in [
+        (None, vec![&told, &data]),
+        (None, vec![&data]),
+        (Some(&data), vec![&data]),
+        (Some(&defining), vec![&told, &data]),
+    ] {
+        let missing: Vec<_> = missed.iter().map(|payload| payload.as_slice()).collect();
+        output.pass_over(&datagrams(&missing));
+        deliver(&output, &datagrams(&[&data]), &mut 0).await;
+        assert_eq!(received(&listener).iter().collect::<Vec<_>>(), expected, "{missed:?}");
+    }
+    let (_, counts, _) = output.figures_now();
+    assert_eq!((counts.templates, counts.skipped), (2, 2));
+}
+
+/// A NetFlow v9 datagram, of the same source as `netflow_9`, with templates that it takes ten datagrams to repeat.
+fn many_templates() -> Vec<u8> {
+    let mut payload = netflow_9(true)[..20].to_vec();
+    payload.extend([0, 0]);
+    payload.extend((4 + 10 * 1204u16).to_be_bytes());
+    for id in 256..266u16 {
+        payload.extend(id.to_be_bytes());
+        payload.extend(300u16.to_be_bytes());
+        payload.extend([0, 1, 0, 4].repeat(300));
+    }
+    payload
+}
+
+/// Goes on with a delivery for a while, and leaves it then if it is not over.
+async fn deliver_for(time: Duration, destination: &Destination, datagrams: &[Datagram<'_>]) {
+    drop(tokio::time::timeout(time, deliver(destination, datagrams, &mut 0)).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn telling_templates_goes_on_where_a_full_queue_stopped_it() {
+    let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket2::SockRef::from(&listener).set_recv_buffer_size(1).unwrap();
+    let data = netflow_9(false);
+    let data = &datagrams(&[&data])[0];
+    let output = told_templates(listener.local_addr().unwrap(), &datagrams(&[&many_templates()])[0]);
+    let mut expected = output.templates.as_ref().unwrap().before(data, WhenDown::Hold);
+    expected.push(data.payload.to_vec());
+    assert_eq!(expected.len(), 11);
+    for payload in &expected {
+        deliver_for(QUEUE_PAUSE * 3, &output, &[*data]).await;
+        assert_eq!(received(&listener), [payload.as_slice()]);
+    }
+    assert_eq!(output.figures_now().1.templates, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn templates_that_are_told_count_for_the_limits() {
+    let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let settings = CollectorSettings { rate_limit: NonZeroU32::new(10), ..CollectorSettings::at(&address) };
+    let templates = Some(Arc::new(Templates::of(&datagrams(&[&many_templates()])[0])));
+    let sockets = NonZeroUsize::new(2).unwrap();
+    let output = Destination::open(address, &settings, sockets, templates, Counts::default());
+    let (began, data) = (Instant::now(), netflow_9(false));
+    deliver(&output, &datagrams(&[&data]), &mut 0).await;
+    assert_eq!(received(&listener).len(), 11);
+    assert!(began.elapsed().abs_diff(Duration::from_secs(1)) < BUCKET_TOLERANCE, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_probe_comes_behind_its_templates_and_what_follows_the_return_does_not() {
+    let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (defining, data) = (netflow_9(true), netflow_9(false));
+    let output = told_templates(listener.local_addr().unwrap(), &datagrams(&[&defining])[0]);
+    let waiting = datagrams(&[&data]);
+    let told = output.templates.as_ref().unwrap().before(&waiting[0], WhenDown::Hold).remove(0);
+    let both = [told, data.clone()];
+    deliver(&output, &waiting, &mut 0).await;
+    assert_eq!(received(&listener), both);
+    for _ in 0..3 {
+        output.turn.lock().await.reach.failed("refused".to_owned(), Instant::now());
+        deliver_for(Duration::from_secs(2), &output, &waiting).await;
+        assert_eq!(received(&listener), both, "the probe");
+    }
+    deliver(&output, &waiting, &mut 0).await;
+    assert!(received(&listener).is_empty(), "the probe has arrived");
+    deliver(&output, &waiting, &mut 0).await;
+    assert_eq!(received(&listener), [data.as_slice()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn templates_are_told_again_from_another_port() {
+    let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (defining, data) = (netflow_9(true), netflow_9(false));
+    let output = told_templates(listener.local_addr().unwrap(), &datagrams(&[&defining])[0]);
+    let payloads = [data.as_slice()];
+    for (others, expected) in [(0, 2), (1, 1), (2, 2)] {
+        for other in 0..others {
+            let exporter = format!("192.0.2.7:{}", 1 + other).parse().unwrap();
+            deliver(&output, &[Datagram { exporter, ..datagrams(&[b"x"])[0] }], &mut 0).await;
+        }
+        received(&listener);
+        deliver(&output, &datagrams(&payloads), &mut 0).await;
+        assert_eq!(received(&listener).len(), expected, "after {others} other exporters");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_limit_paces_and_one_for_catching_up_holds_for_late_datagrams_only() {
+    let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let limit = NonZeroU32::new;
+    let settings = CollectorSettings {
+        rate_limit: limit(1000),
+        catch_up_limit: Some(limit(100)),
+        ..CollectorSettings::at(&address)
+    };
+    let payloads = [b"x".as_slice(); 100];
+    for (is_late, expected) in [(false, 100), (true, 1000)] {
+        let output = destination(address, &settings);
+        let began = Instant::now();
+        let (datagrams, mut done) = (datagrams(&payloads), 0);
+        while done < datagrams.len() {
+            done += output.take(&datagrams[done..], is_late).await.count;
+        }
+        let expected = Duration::from_millis(expected);
+        assert!(began.elapsed().abs_diff(expected) <= expected / 8, "{:?}", began.elapsed());
+        assert_eq!(received(&listener).len(), 100);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn late_datagrams_that_wait_for_their_limit_do_not_hold_up_others() {
+    let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let settings =
+        CollectorSettings { catch_up_limit: Some(NonZeroU32::new(1)), ..CollectorSettings::at(&address) };
+    let output = destination(address, &settings);
+    let (late, live) = (datagrams(&[b"late"]), datagrams(&[b"live"]));
+    output.take(&late, true).await;
+    let began = Instant::now();
+    let live = async {
+        tokio::task::yield_now().await;
+        output.take(&live, false).await;
+        began.elapsed()
+    };
+    let (_, waited) = tokio::join!(output.take(&late, true), live);
+    assert_eq!(waited, Duration::ZERO);
+    assert_eq!(received(&listener), [b"late", b"live", b"late"]);
+}
