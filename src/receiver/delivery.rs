@@ -14,7 +14,7 @@ use core::future::poll_fn;
 use core::net::SocketAddr;
 use core::pin::Pin;
 use core::task::Poll;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::batch::Records;
@@ -274,17 +274,13 @@ impl Delivery {
         } else {
             (self.holding.parcels.clone(), self.holding.bytes)
         };
-        let mut known: HashMap<SocketAddr, Progress> =
+        let known: HashMap<SocketAddr, Progress> =
             self.legs_mut().map(|leg| (leg.output.address(), leg.progress)).collect();
         let had_holding = !self.holding.legs.is_empty();
         self.holding.legs.clear();
         self.skipping.legs.clear();
-        let mut new = HashSet::new();
         for output in outputs.iter() {
-            let progress = known.remove(&output.address()).unwrap_or_else(|| {
-                new.insert(output.address());
-                Progress::at(begin)
-            });
+            let progress = known.get(&output.address()).copied().unwrap_or(Progress::at(begin));
             let lane = match output.when_down() {
                 WhenDown::Hold => &mut self.holding,
                 WhenDown::Skip => &mut self.skipping,
@@ -299,7 +295,7 @@ impl Delivery {
         // What has gone by is only with the sender: those that are not waited for go without it.
         let oldest = self.skipping.settled();
         for leg in &mut self.skipping.legs {
-            if !new.contains(&leg.output.address()) {
+            if known.contains_key(&leg.output.address()) {
                 leg.output.count_skipped(oldest.since(leg.progress.position));
             }
             leg.progress.position = leg.progress.position.max(oldest);

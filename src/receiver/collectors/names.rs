@@ -61,9 +61,11 @@ impl Names {
 
     /// The names to look up now. An answer to each is to be noted.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<HostPort> {
-        let is_due = |name: &&mut (&HostPort, &mut Name)| name.1.due.is_some_and(|due| due <= now);
-        let mut names: Vec<(&HostPort, &mut Name)> = self.known.iter_mut().collect();
-        names.iter_mut().filter(is_due).map(|(text, name)| (name.due.take(), text.clone()).1).collect()
+        let due = self.known.iter_mut().filter_map(|(text, name)| {
+            name.due.take_if(|due| *due <= now)?;
+            Some(text.clone())
+        });
+        due.collect()
     }
 
     /// When something changes without an answer: names are due, or patience ends.

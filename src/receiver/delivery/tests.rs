@@ -259,6 +259,15 @@ fn nobody() -> SocketAddr {
     UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
+/// Pushes the next batch of the stream, and delivers until another may come.
+async fn push_and_make_way(delivery: &mut Delivery, records: Records) {
+    push(delivery, records);
+    while !delivery.may_take_more() {
+        delivery.run().await;
+        delivery.settle();
+    }
+}
+
 /// Delivers until nothing moves any more.
 async fn run_to_the_end(delivery: &mut Delivery) {
     while delivery.is_under_way() {
@@ -278,11 +287,7 @@ async fn a_collector_that_is_down_and_holds_does_not_delay_one_that_skips() {
     let reader = read_slowly(skip, payloads.len(), 1000);
     let mut delivery = begun(0, &outputs);
     for records in stream {
-        push(&mut delivery, records);
-        while !delivery.may_take_more() {
-            delivery.run().await;
-            delivery.settle();
-        }
+        push_and_make_way(&mut delivery, records).await;
         assert!(delivery.holding.bytes <= LANE_MAX + 66_000 && delivery.skipping.bytes <= LANE_MAX + 66_000);
     }
     run_to_the_end(&mut delivery).await;
@@ -311,11 +316,7 @@ async fn a_collector_that_is_down_and_skips_does_not_set_the_pace_of_the_others(
     let reader = read_slowly(slow, payloads.len(), 50);
     let mut delivery = begun(0, &outputs);
     for records in stream {
-        push(&mut delivery, records);
-        while !delivery.may_take_more() {
-            delivery.run().await;
-            delivery.settle();
-        }
+        push_and_make_way(&mut delivery, records).await;
     }
     run_to_the_end(&mut delivery).await;
     assert_eq!(outputs.figures()[1].counts.skipped, 0);
@@ -396,11 +397,7 @@ async fn a_collector_that_skips_and_cannot_follow_is_passed_over_and_delays_nobo
     let reader = read_slowly(hold, payloads.len(), 1000);
     let mut delivery = begun(0, &outputs);
     for records in stream {
-        push(&mut delivery, records);
-        while !delivery.may_take_more() {
-            delivery.run().await;
-            delivery.settle();
-        }
+        push_and_make_way(&mut delivery, records).await;
     }
     while delivery.position() < Position(3000) {
         delivery.run().await;
