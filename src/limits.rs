@@ -24,6 +24,13 @@ pub const REFUSAL_TEXT_MAX: usize = 512;
 /// Bytes of batches that a sender has under way without an acknowledgement: enough to fill 1 Gbit/s over 60 ms.
 pub const WINDOW: u32 = 8 * 1024 * 1024;
 
+/// How long a receiver may keep an acknowledgement to itself: one then does for many batches, and the sender is not woken for
+/// each. Nothing waits for it: what is unacknowledged for so short a time lies in memory only.
+pub const ACK_DELAY: Duration = Duration::from_millis(10);
+
+/// Bytes of batches that a receiver acknowledges at once: an eighth of the window, so that the sender never has to stop.
+pub const ACK_BYTES: usize = 1024 * 1024;
+
 /// Bytes of messages that either side holds ready to be written to the connection.
 pub const OUTBOX_MAX: usize = 512 * 1024;
 
@@ -47,6 +54,9 @@ pub const INTAKE_RING: u64 = 16 * 1024 * 1024;
 
 /// Bytes of receive buffer that nf-sender asks for on each socket: over 2 s of 20,000 datagrams/s.
 pub const RECEIVE_BUFFER: usize = 64 * 1024 * 1024;
+
+/// How long nf-sender lets datagrams gather in its sockets, and only while two full batches come within this time.
+pub const GATHERING_MAX: Duration = Duration::from_millis(2);
 
 /// UDP sockets that nf-sender listens on at the most.
 pub const LISTENERS_MAX: usize = 64;

@@ -1,10 +1,11 @@
 //! Fills a batch, datagram by datagram.
 
-use bytes::Bytes;
+use bytes::BytesMut;
 
+use crate::batch::chunks::Chunks;
 use crate::batch::{Batch, BatchHeader, Compression, HEADER_LEN, Sealing, compression, record};
 use crate::datagram::{Datagram, Timestamp};
-use crate::limits::{BATCH_BODY_MAX, BATCH_BODY_TARGET, PAYLOAD_MAX};
+use crate::limits::{BATCH_BODY_TARGET, PAYLOAD_MAX};
 use crate::sequence::{Position, StreamId};
 
 /// Why a datagram does not go into this batch.
@@ -24,7 +25,8 @@ pub struct BatchBuilder {
     stream: StreamId,
     compression: Compression,
     /// Room for the header, then the records so far; `encoded.len() <= HEADER_LEN + BATCH_BODY_MAX`.
-    encoded: Vec<u8>,
+    encoded: BytesMut,
+    chunks: Chunks,
     datagrams: u32,
     payload_bytes: u32,
     earliest: Timestamp,
@@ -37,7 +39,8 @@ impl BatchBuilder {
         let mut builder = Self {
             stream,
             compression,
-            encoded: Vec::with_capacity(HEADER_LEN + BATCH_BODY_MAX),
+            encoded: BytesMut::new(),
+            chunks: Chunks::default(),
             datagrams: 0,
             payload_bytes: 0,
             earliest: Timestamp::default(),
@@ -54,6 +57,7 @@ impl BatchBuilder {
 
     fn clear(&mut self) {
         self.encoded.clear();
+        self.chunks.make_room(&mut self.encoded);
         self.encoded.resize(HEADER_LEN, 0);
         self.datagrams = 0;
         self.payload_bytes = 0;
@@ -106,7 +110,7 @@ impl BatchBuilder {
             sealing: Sealing::None,
         };
         self.encoded.get_mut(..HEADER_LEN)?.copy_from_slice(&header.encode(self.stream));
-        let bytes = Bytes::copy_from_slice(&self.encoded);
+        let bytes = self.encoded.split().freeze();
         self.clear();
         Some(Batch { header, bytes })
     }

@@ -35,6 +35,7 @@
 //! when a reader searches damaged bytes for the next whole batch.
 
 mod builder;
+mod chunks;
 mod compression;
 mod header;
 mod record;

@@ -66,7 +66,7 @@ pub(super) fn encoded_len(datagram: &Datagram<'_>) -> usize {
 }
 
 /// Appends the record of `datagram`, whose payload is `length` bytes long.
-pub(super) fn put(out: &mut Vec<u8>, datagram: &Datagram<'_>, length: u16) {
+pub(super) fn put(out: &mut impl BufMut, datagram: &Datagram<'_>, length: u16) {
     let kind = |address: &SocketAddr, bit| if address.is_ipv6() { bit } else { 0 };
     out.put_u8(kind(&datagram.exporter, EXPORTER_IS_V6) | kind(&datagram.local, LOCAL_IS_V6));
     out.put_u16(length);

@@ -3,6 +3,7 @@
 //! Holds one read of input and what the lanes of the delivery hold. While that is held by a collector nothing more is read,
 //! so that what waits, waits in the sender's spool.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,7 +31,12 @@ use crate::session::{ReceiverEvent, ReceiverSession, SessionError};
 use crate::status::{RefusedStatus, count_of};
 
 /// Bytes read from a connection at once.
-const READ_SIZE: usize = 64 * 1024;
+const READ_SIZE: usize = 256 * 1024;
+
+thread_local! {
+    /// What is read goes through here: thousands of idle connections have no buffer of their own.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_SIZE]);
+}
 
 /// How long the last words to a sender may take.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
@@ -259,10 +265,11 @@ impl Connection<'_> {
         }
     }
 
-    /// Takes in what is there. The buffer lives for this moment only: thousands of idle connections have none.
+    /// Takes in what is there.
     fn read(&mut self, stream: &mut Stream) -> Result<Received, Ended> {
         let now = Instant::now().into_std();
-        match stream.receive(&mut vec![0; READ_SIZE], |bytes| self.session.handle_bytes(bytes, now))? {
+        let take = |bytes: &[u8]| self.session.handle_bytes(bytes, now);
+        match BUFFER.with_borrow_mut(|buffer| stream.receive(buffer, take))? {
             Received::End => Err(Ended::Closed),
             received => Ok(received),
         }
@@ -282,8 +289,16 @@ impl Connection<'_> {
 
     async fn run(&mut self, stream: &mut Stream, turn: &mut Turn) -> Ended {
         loop {
-            if let Err(ended) = self.take_events(turn).and_then(|()| Ok(self.settle(turn)?)) {
-                return ended;
+            // What has come already is not waited for.
+            loop {
+                match self.take_events(turn).and_then(|()| Ok(self.settle(turn)?)) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(ended) => return ended,
+                }
+            }
+            if let Err(error) = stream.send_at_once(self.session.outbox()) {
+                return error.into();
             }
             match self.happens(stream, turn).await {
                 Happened::Socket(Ok(ready)) => {
@@ -376,15 +391,16 @@ impl Connection<'_> {
         Counters::add(&turn.seat.counters.gaps, lost);
     }
 
-    /// Stores how far the stream is delivered, tells the sender, and lets more come if there is room.
-    fn settle(&mut self, turn: &mut Turn) -> Result<(), PositionsError> {
-        let Some(current) = turn.current.as_mut() else { return Ok(()) };
+    /// Stores how far the stream is delivered, tells the sender, and lets more come if there is room. Says whether more may
+    /// come that could not before.
+    fn settle(&mut self, turn: &mut Turn) -> Result<bool, PositionsError> {
+        let Some(current) = turn.current.as_mut() else { return Ok(false) };
         turn.seat.counters.delivered(current.delivery.settle());
         let position = current.delivery.settled();
         if current.stored.get().is_none_or(|stored| stored < position) {
             current.stored.store(position)?;
         }
-        self.session.acknowledge(position);
+        self.session.acknowledge(position, Instant::now().into_std());
         if let Some(further) = current.delivery.further() {
             current.stored.store_further(further)?;
         }
@@ -395,10 +411,7 @@ impl Connection<'_> {
                 self.session.ask_again(first, bytes);
             }
         }
-        if current.delivery.may_take_more() {
-            self.session.go_on(Instant::now().into_std());
-        }
-        Ok(())
+        Ok(current.delivery.may_take_more() && self.session.go_on(Instant::now().into_std()))
     }
 
     /// Says the last words that fit the end, and closes.

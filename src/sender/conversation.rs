@@ -89,6 +89,17 @@ enum Reading {
     Resting(Backlog, Instant),
 }
 
+/// How much the session was handed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Offered {
+    /// As much as it takes now.
+    Enough,
+    /// All that was read from the spool.
+    AllRead,
+    /// All that there is.
+    All,
+}
+
 /// What ended a wait.
 enum Happened {
     Socket(io::Result<Ready>),
@@ -126,7 +137,10 @@ impl<'a> Conversation<'a> {
                 self.farewell(&mut stream).await;
                 return ended;
             }
-            let waits_for_more = self.offer();
+            let waits_for_more = match self.speak(&mut stream) {
+                Ok(offered) => offered == Offered::All,
+                Err(error) => return error.into(),
+            };
             if stopping_at.is_some() && self.is_done() {
                 break;
             }
@@ -278,8 +292,19 @@ impl<'a> Conversation<'a> {
         Ok(())
     }
 
-    /// Hands the session all that it takes now. Says whether it would take more that has yet to arrive.
-    fn offer(&mut self) -> bool {
+    /// Hands the session, and the socket, all that they take now.
+    fn speak(&mut self, stream: &mut Stream) -> Result<Offered, StreamError> {
+        loop {
+            let offered = self.offer();
+            stream.send_at_once(self.session.outbox())?;
+            if offered != Offered::Enough || self.session.wants().is_none() {
+                return Ok(offered);
+            }
+        }
+    }
+
+    /// Hands the session all that it takes now.
+    fn offer(&mut self) -> Offered {
         while let Some(position) = self.session.wants() {
             match self.link.queue.next(position) {
                 Next::Batch(batch) => self.send(&batch),
@@ -294,13 +319,13 @@ impl<'a> Conversation<'a> {
                         self.send(&batch);
                     } else {
                         self.start_reading(position);
-                        return false;
+                        return Offered::AllRead;
                     }
                 }
-                Next::Nothing => return true,
+                Next::Nothing => return Offered::All,
             }
         }
-        false
+        Offered::Enough
     }
 
     fn send(&mut self, batch: &Batch) {

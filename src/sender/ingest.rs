@@ -7,6 +7,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use ipnet::IpNet;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -14,8 +15,9 @@ use tokio::sync::watch;
 
 use crate::batch::{BatchBuilder, Compression, PushError};
 use crate::datagram::Datagram;
-use crate::limits::PAYLOAD_MAX;
+use crate::limits::{INTAKE_SLOTS, PAYLOAD_MAX};
 use crate::netflow::ExporterTable;
+use crate::sender::gathering::Gathering;
 use crate::sender::intake::{Entry, Marks, Ring, Slots, ask_for_details};
 use crate::sender::queue::Queue;
 use crate::sender::recovery::Recovered;
@@ -65,6 +67,8 @@ pub(crate) struct IngestSettings {
 pub(crate) struct Listener {
     socket: UdpSocket,
     local: SocketAddr,
+    /// Bytes that the kernel queues at it.
+    capacity: usize,
     /// Whether systemd holds the socket too, so that what it queues waits for the next run.
     outlives_us: bool,
     /// What the kernel had dropped at it when the first datagram came that this process took.
@@ -76,7 +80,8 @@ impl Listener {
     pub(crate) fn new(socket: UdpSocket, outlives_us: bool) -> std::io::Result<Self> {
         let local = socket.local_addr()?;
         ask_for_details(&socket, local.is_ipv6())?;
-        Ok(Self { socket, local, outlives_us, dropped_before: None })
+        let capacity = rustix::net::sockopt::socket_recv_buffer_size(&socket)?;
+        Ok(Self { socket, local, capacity, outlives_us, dropped_before: None })
     }
 }
 
@@ -92,6 +97,9 @@ pub(crate) struct Ingest {
     marks: Arc<Marks>,
     tally: Arc<Tally>,
     encoder: Encoder,
+    gathering: Gathering,
+    /// More datagrams may wait than the slots could take.
+    is_flooded: bool,
     slots_done: Option<u64>,
 }
 
@@ -118,7 +126,20 @@ impl Ingest {
         let Recovered { queue, stream, ring, slots, marks, slots_done, .. } = recovered;
         let IngestSettings { allow, compression } = settings.borrow_and_update().clone();
         let encoder = Encoder { builder: BatchBuilder::new(stream, compression), ring, queue, allow, pulse };
-        Self { listeners, stop, settings, slots, marks, tally, encoder, slots_done }
+        let capacities = listeners.iter().map(|listener| listener.capacity);
+        let gathering = Gathering::new(capacities.min().unwrap_or_default(), Instant::now());
+        Self {
+            listeners,
+            stop,
+            settings,
+            slots,
+            marks,
+            tally,
+            encoder,
+            gathering,
+            is_flooded: false,
+            slots_done,
+        }
     }
 
     /// Takes datagrams until told to stop; then those that are queued at sockets which end with the process.
@@ -128,10 +149,15 @@ impl Ingest {
         loop {
             self.encoder.pulse.beat();
             self.take_up_settings();
+            if !core::mem::take(&mut self.is_flooded) {
+                std::thread::sleep(self.gathering.pause());
+            }
             match self.wait() {
-                Ok(Ready::Listeners(readable)) => readable.into_iter().for_each(|index| {
-                    self.take(index);
-                }),
+                Ok(Ready::Listeners(readable)) => {
+                    for index in readable {
+                        self.is_flooded |= self.take(index) == INTAKE_SLOTS;
+                    }
+                }
                 Ok(Ready::Stop) => break,
                 Err(error) => {
                     tracing::error!(%error, "cannot wait for datagrams: {error}");
@@ -195,6 +221,7 @@ impl Ingest {
             Ok(count) => {
                 let taken = self.encoder.encode(&mut self.slots, &self.tally, listener.local, 0);
                 self.slots.clear();
+                self.gathering.note(taken.admitted, taken.bytes, Instant::now());
                 if let (Some((first, last)), Some(drops)) =
                     (taken.dropped, self.tally.kernel_drops.get(index))
                 {
@@ -226,6 +253,8 @@ enum Ready {
 #[derive(Debug, Default)]
 struct Taken {
     admitted: u64,
+    /// Bytes of their payloads.
+    bytes: u64,
     /// What the socket had dropped when the first datagram came, and when the last one did.
     dropped: Option<(u32, u32)>,
 }
@@ -250,6 +279,7 @@ impl Encoder {
             let dropped = slot.dropped.unwrap_or_default();
             taken.dropped = Some((taken.dropped.map_or(dropped, |(first, _)| first), dropped));
             taken.admitted += 1;
+            taken.bytes += u64::try_from(slot.payload.len()).unwrap_or_default();
             if taken.admitted <= skip {
                 continue;
             }

@@ -22,6 +22,9 @@ use crate::status::count_of;
 /// How long the keeper waits at the most before it looks at the spool again.
 const TEND_EVERY: Duration = Duration::from_secs(1);
 
+/// The shortest time after which the keeper looks whether something has come into an empty tail.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
 /// How long the keeper waits before it tries again a disk that refused.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -145,7 +148,9 @@ impl Keeper {
         if state.stage == Stage::Stopped || spool_has_acknowledged {
             return now;
         }
-        [self.spill_at(state, now), self.unsynced_since.map(|since| since + self.half)]
+        // What comes into an empty tail from now on is not told.
+        let spill_at = self.spill_at(state, now).unwrap_or(now + self.half.max(LOOK_EVERY));
+        [Some(spill_at), self.unsynced_since.map(|since| since + self.half)]
             .into_iter()
             .flatten()
             .fold(self.tend_at, Instant::min)

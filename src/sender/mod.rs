@@ -4,6 +4,7 @@ mod backlog;
 mod conversation;
 mod daemon;
 mod dial;
+mod gathering;
 mod ingest;
 mod intake;
 mod join;

@@ -186,14 +186,15 @@ impl Queue {
         let (datagrams, bytes) = (u64::from(batch.datagrams()), u64::from(batch.payload_bytes()));
         let (first, end) = (batch.first(), batch.end());
         if self.wait_for_room(&batch, ring, pulse) {
-            let (held, written) = ring.write(batch);
-            if let Err(error) = written {
-                tracing::error!(%error, "cannot write to the intake: {error}; a crash now would lose datagrams");
-            }
+            let held = ring.write(batch);
             let mut state = self.state();
             state.head = held.end;
             state.ledger.receive(datagrams, bytes);
             state.tail.push_back((held, Instant::now()));
+            // Else the keeper looks at the tail before anything in it gets too old.
+            if Self::is_pressing(&state) || state.stage > Stage::Running {
+                self.work.notify_one();
+            }
         } else {
             let mut state = self.state();
             state.ledger.receive(datagrams, bytes);
@@ -201,7 +202,6 @@ impl Queue {
         }
         self.marks.set_next(end);
         self.arrived.notify_one();
-        self.work.notify_one();
     }
 
     /// Waits until `batch` fits into the ring; false if it is to be dropped instead.

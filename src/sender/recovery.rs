@@ -113,7 +113,7 @@ pub(crate) fn recover(
     opened.spool.acknowledge(acknowledged.unwrap_or_default());
     let floor = opened.spool.end().unwrap_or_default().max(acknowledged.unwrap_or_default());
     let held = if left.is_some() {
-        intake.recover_ring(stream, floor).map_err(failed("read the intake of", directory))?
+        intake.recover_ring(stream, floor)
     } else {
         intake.forget_ring();
         Vec::new()

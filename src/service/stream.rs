@@ -147,6 +147,18 @@ impl Stream {
         }
     }
 
+    /// As [`Self::send`], without waiting to be told that the socket takes something. If the connection is lost whoever reads
+    /// from it learns that, after the last words that may lie there.
+    pub fn send_at_once(&mut self, output: &mut impl Buf) -> Result<(), StreamError> {
+        if !output.has_remaining() && self.sealed.is_empty() {
+            return Ok(());
+        }
+        match self.send(output) {
+            Err(StreamError::Lost(_)) => Ok(()),
+            other => other,
+        }
+    }
+
     /// Writes all of `output`.
     pub async fn flush(&mut self, output: &mut impl Buf) -> Result<(), StreamError> {
         while output.has_remaining() || !self.sealed.is_empty() {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::batch::{Batch, BatchError};
 use crate::framing::{Again, Hello, Message, Refusal, RefusalCode, Welcome};
-use crate::limits::WINDOW;
+use crate::limits::{ACK_BYTES, ACK_DELAY, WINDOW};
 use crate::sequence::{Gap, Position, StreamId};
 use crate::session::liveness::Liveness;
 use crate::session::wire::Wire;
@@ -46,6 +46,11 @@ pub struct ReceiverSession {
     phase: Phase,
     /// Everything below is delivered and the sender is not told yet.
     unsaid: Option<Position>,
+    /// When it is to be told at the latest, and whether it is to be told now.
+    say_at: Option<Instant>,
+    is_due: bool,
+    /// Bytes of batches that came since the sender was told something.
+    since_said: usize,
     /// Everything below has come and the sender is not told yet.
     unsaid_taken: Option<Position>,
 }
@@ -154,17 +159,21 @@ impl ReceiverSession {
     /// Looks at the clock: to be called when `poll_timeout` has passed, at any other time without harm.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.wire.handle_timeout(now);
+        if self.say_at.is_some_and(|at| at <= now) {
+            self.is_due = true;
+            self.say_at = None;
+        }
     }
 
     /// When `handle_timeout` is to be called, unless something else happens first.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.wire.poll_timeout()
+        self.wire.poll_timeout().into_iter().chain(self.say_at).min()
     }
 
     /// What waits to be written. However many acknowledgements there were since the last one was written, only
-    /// the newest goes.
+    /// the newest goes: once `ACK_BYTES` have come, after `ACK_DELAY`, or with what is said anyway.
     pub fn outbox(&mut self) -> &mut Outbox {
-        if self.wire.outbox.is_empty() {
+        if self.wire.outbox.is_empty() && (self.is_due || self.since_said >= ACK_BYTES) {
             self.say_unsaid();
         }
         &mut self.wire.outbox
@@ -177,6 +186,9 @@ impl ReceiverSession {
         if let Some(position) = self.unsaid.take() {
             self.wire.outbox.push(Message::Ack(position));
         }
+        self.since_said = 0;
+        self.is_due = false;
+        self.say_at = None;
     }
 
     /// The next event; `None` until more bytes or a timeout were handled, and while the last event still waits
@@ -205,6 +217,9 @@ impl ReceiverSession {
     }
 
     fn handle_message(&mut self, message: Message) -> Result<Option<ReceiverEvent>, SessionError> {
+        if let Message::Data(bytes) = &message {
+            self.since_said = self.since_said.saturating_add(bytes.len());
+        }
         let event = match (&mut self.phase, message) {
             (Phase::Greeting, Message::Hello(hello)) => {
                 self.phase = Phase::Asked(hello);
@@ -235,6 +250,7 @@ impl ReceiverSession {
     fn acknowledge_repeats(&mut self) {
         if let Phase::Open(Progress { delivered, is_paused: false, .. }) = &self.phase {
             self.unsaid = Some(*delivered);
+            self.is_due = true;
         }
     }
 
@@ -256,23 +272,27 @@ impl ReceiverSession {
         self.wire.outbox.push(Message::Welcome(Welcome { resume, window: WINDOW }));
     }
 
-    /// The next batch or gap may come. The time for which it was not wanted does not count as the sender's silence.
-    pub fn go_on(&mut self, now: Instant) {
-        let Phase::Open(progress) = &mut self.phase else { return };
-        if core::mem::take(&mut progress.is_paused)
-            && let Some(liveness) = &mut self.wire.liveness
-        {
+    /// The next batch or gap may come. The time for which it was not wanted does not count as the sender's silence. Says
+    /// whether it was not wanted until now: then it may have come already.
+    pub fn go_on(&mut self, now: Instant) -> bool {
+        let Phase::Open(progress) = &mut self.phase else { return false };
+        let was_paused = core::mem::take(&mut progress.is_paused);
+        if let Some(liveness) = self.wire.liveness.as_mut().filter(|_| was_paused) {
             liveness.listen(now);
         }
+        was_paused
     }
 
-    /// Everything below `position` is delivered, and that is stored: the sender is told.
-    pub fn acknowledge(&mut self, position: Position) {
+    /// Everything below `position` is delivered, and that is stored: the sender is told before long.
+    pub fn acknowledge(&mut self, position: Position, now: Instant) {
         let Phase::Open(progress) = &mut self.phase else { return };
         let position = position.min(progress.expected);
         if position > progress.delivered {
             progress.delivered = position;
             self.unsaid = Some(position);
+            if !self.is_due {
+                self.say_at.get_or_insert(now + ACK_DELAY);
+            }
         }
     }
 
@@ -284,6 +304,7 @@ impl ReceiverSession {
         if position > progress.delivered.max(progress.taken) {
             progress.taken = position;
             self.unsaid_taken = Some(position);
+            self.is_due = true;
         }
     }
 

@@ -13,19 +13,25 @@ use super::*;
 use crate::batch::{Batch, BatchBuilder, Compression};
 use crate::datagram::{Datagram, Timestamp};
 use crate::framing::{Heartbeat, Hello, Message, Refusal, RefusalCode, Welcome};
-use crate::limits::{OUTBOX_MAX, REFUSAL_TEXT_MAX};
+use crate::limits::{ACK_BYTES, ACK_DELAY, OUTBOX_MAX, REFUSAL_TEXT_MAX};
 use crate::sequence::{Gap, GapReason, Position, StreamId};
 
 const STREAM: StreamId = StreamId([7; 16]);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// A batch of datagrams whose payloads begin with their position and are `length` bytes long.
+/// Everything below `position` is delivered, and has been for so long that the sender is told.
+fn acknowledge_at_once(receiver: &mut ReceiverSession, position: Position, now: Instant) {
+    receiver.acknowledge(position, now.checked_sub(ACK_DELAY).unwrap());
+    receiver.handle_timeout(now);
+}
+
 /// What was handed out is delivered, and the next may come.
 fn all_is_delivered(receiver: &mut ReceiverSession, now: Instant) {
-    receiver.acknowledge(Position(u64::MAX));
+    acknowledge_at_once(receiver, Position(u64::MAX), now);
     receiver.go_on(now);
 }
 
+/// A batch of datagrams whose payloads begin with their position and are `length` bytes long.
 fn batch_of(first: u64, datagrams: u64, length: usize) -> Batch {
     let mut builder = BatchBuilder::new(STREAM, Compression::None);
     for position in first..first + datagrams {
@@ -279,6 +285,43 @@ fn one_batch_at_a_time_is_handed_out() {
     assert_eq!(pair.receiver.poll_event(), Ok(None));
     all_is_delivered(&mut pair.receiver, pair.now);
     assert_eq!(pair.receiver.poll_event(), Ok(Some(delivery(&sent[1], 0))));
+}
+
+#[test]
+fn an_acknowledgement_waits_a_moment_for_others() {
+    let mut pair = Pair::open(0);
+    for first in 0..2 {
+        pair.sender.send_batch(&batch(first, first + 1)).unwrap();
+        assert!(matches!(pair.flow_up(), Ok(Some(ReceiverEvent::Batch { .. }))));
+        pair.receiver.acknowledge(Position(first + 1), pair.now);
+        pair.receiver.go_on(pair.now);
+        assert!(pair.receiver.outbox().is_empty());
+        assert_eq!(
+            pair.receiver.poll_timeout(),
+            Some(pair.now + ACK_DELAY / 2 * u32::from(first == 0) + ACK_DELAY / 2)
+        );
+        pair.wait(ACK_DELAY / 2);
+    }
+    assert_eq!(written(pair.receiver.outbox()), bytes_of(Message::Ack(Position(2))));
+}
+
+#[test]
+fn many_bytes_are_acknowledged_at_once() {
+    let mut pair = Pair::open(0);
+    let mut sent = 0;
+    for first in 0.. {
+        let batch = batch_of(first, 1, 60_000);
+        sent += batch.bytes().len();
+        pair.sender.send_batch(&batch).unwrap();
+        assert!(matches!(pair.flow_up(), Ok(Some(ReceiverEvent::Batch { .. }))));
+        pair.receiver.acknowledge(Position(first + 1), pair.now);
+        pair.receiver.go_on(pair.now);
+        if sent >= ACK_BYTES {
+            assert_eq!(written(pair.receiver.outbox()), bytes_of(Message::Ack(Position(first + 1))));
+            break;
+        }
+        assert!(pair.receiver.outbox().is_empty());
+    }
 }
 
 #[test]

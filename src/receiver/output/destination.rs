@@ -21,8 +21,8 @@ use crate::receiver::output::gate::{Admission, Gate, RUN_MAX};
 use crate::receiver::output::pace::Bucket;
 use crate::receiver::output::primed::Primed;
 use crate::receiver::output::reach::{Leave, Reach};
-use crate::receiver::output::socket;
-use crate::receiver::output::sources::{Sources, is_unreachable};
+use crate::receiver::output::socket::{self, Handed};
+use crate::receiver::output::sources::{Leaving, Sources, is_unreachable};
 use crate::receiver::output::trouble::Trouble;
 use crate::receiver::templates::Templates;
 use crate::status::CollectorState;
@@ -313,21 +313,22 @@ impl Destination {
         };
         let payloads = payloads.get(..count).unwrap_or_default();
         let mut sources = self.sources();
-        let socket = &sources.socket(exporter).map_err(failing)?.socket;
+        let Leaving { socket, segments, .. } = sources.socket(exporter).map_err(failing)?;
         turn.gate.sending();
-        let attempt = || socket::send(socket, payloads);
+        let mut attempt = || socket::send(socket, payloads, segments);
         let is_watching = turn.gate.is_watching();
         let outcome = attempt()
             .or_else(|error| if may_be_left_behind(&error, is_watching) { attempt() } else { Err(error) });
-        let taken = match outcome {
-            Ok(taken) => taken,
+        let handed = match outcome {
+            Ok(handed) => handed,
             Err(error) => return Err(obstacle(turn, &error)),
         };
+        let Handed { asked, taken, .. } = handed;
         let sent = if is_watching {
-            taken.saturating_sub(self.refused(&mut turn.gate, socket, taken, count))
+            taken.saturating_sub(self.refused(&mut turn.gate, socket, handed))
         } else {
             // Something stopped the run, and if ICMP did, nothing else tells.
-            let details = if taken < count { socket::take_details(socket) } else { Vec::new() };
+            let details = if taken < asked { socket::take_details(socket) } else { Vec::new() };
             if let Some(error) = details.iter().rfind(|error| is_unreachable(error)) {
                 turn.reach.failed(error.to_string(), Instant::now());
             }
@@ -344,18 +345,21 @@ impl Destination {
     /// look.
     ///
     /// On the machine itself a refusal comes back to the own address within the call that sends. It stops a run behind the
-    /// datagram that was refused; behind the last one of a run it is left on the own socket. To the address of an exporter
-    /// no refusal comes back: there the collector's socket is looked at again, and if it has gone, the whole run counts as
-    /// refused.
-    fn refused(&self, gate: &mut Gate, socket: &socket2::Socket, taken: usize, count: usize) -> usize {
+    /// datagram that was refused; behind the last one of a run, or behind those that went as one, it is left on the own socket.
+    /// To the address of an exporter no refusal comes back: there the collector's socket is looked at again, and if it has gone,
+    /// the whole run counts as refused.
+    fn refused(&self, gate: &mut Gate, socket: &socket2::Socket, handed: Handed) -> usize {
+        let Handed { asked, taken, as_one } = handed;
         // What cannot be told counts as delivered: sending it again might repeat it.
         let has_gone = |gate: &mut Gate| gate.is_same_socket().is_ok_and(|same| !same);
         let refused = if self.terms.source == Source::Exporter {
             if has_gone(gate) { taken } else { 0 }
-        } else if taken < count {
+        } else if taken < asked {
             usize::from(has_gone(gate))
+        } else if socket.take_error().is_ok_and(|error| error.is_some()) {
+            if as_one { taken } else { 1 }
         } else {
-            usize::from(socket.take_error().is_ok_and(|error| error.is_some()))
+            0
         };
         if refused > 0 {
             gate.forget();

@@ -74,7 +74,7 @@ fn attempt(collector: SocketAddr) -> Result<(), Outcome> {
     let sent_as = outlet.local_addr().map_err(Outcome::NotTried)?.as_socket().unwrap_or(exporter);
     for length in [SHORT, LONG] {
         let payload = payload(length).map_err(Outcome::NotTried)?;
-        socket::send(&outlet, &[&payload]).map_err(refused)?;
+        socket::send_each(&outlet, &[&payload]).map_err(refused)?;
         match arrived(&inbox, &payload).map_err(Outcome::NotTried)? {
             None if length == SHORT => return Err(Outcome::Lost(exporter.ip())),
             None => return Err(Outcome::LongLost(exporter.ip(), length)),

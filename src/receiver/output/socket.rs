@@ -5,13 +5,16 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg, setsockopt, sockopt,
+};
 use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
 };
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::limits::PAYLOAD_MAX;
 use crate::receiver::output::gate::RUN_MAX;
 use crate::receiver::output::route;
 use crate::receiver::output::watch::Watch;
@@ -116,8 +119,87 @@ pub(super) fn watch(collector: SocketAddr) -> io::Result<Option<Watch>> {
     Watch::open(source, collector).map(Some)
 }
 
-/// Hands a run of 1 to [`RUN_MAX`] payloads to the kernel, and says how many it took: at least one.
-pub(super) fn send(socket: &Socket, run: &[&[u8]]) -> io::Result<usize> {
+/// What of a run was handed to the kernel in one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Handed {
+    /// So many from the front it was asked to take: at least one.
+    pub(super) asked: usize,
+    /// So many it took: at least one.
+    pub(super) taken: usize,
+    /// Whether they went as one, to be cut up at the other end or in the interface: what happens to one happens to all.
+    pub(super) as_one: bool,
+}
+
+/// Hands payloads from the front of a run of 1 to [`RUN_MAX`] to the kernel: as one those of equal length, with a shorter one
+/// behind them perhaps, where that works for the length (`UDP_SEGMENT`, udp(7)); else each for itself.
+pub(super) fn send(socket: &Socket, run: &[&[u8]], segments: &mut Segments) -> io::Result<Handed> {
+    let equal = segments.fitting(run);
+    if equal > 1 {
+        match send_as_one(socket, run.get(..equal).unwrap_or_default()) {
+            Ok(()) => return Ok(Handed { asked: equal, taken: equal, as_one: true }),
+            Err(error) if is_unfit(&error) => segments.are_unfit(run.first().map_or(0, |first| first.len())),
+            Err(error) => return Err(error),
+        }
+    }
+    let run = run.get(..segments.unequal(run)).unwrap_or_default();
+    let taken = send_each(socket, run)?;
+    Ok(Handed { asked: run.len(), taken, as_one: false })
+}
+
+/// Which payloads can go from a socket as one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Segments {
+    /// The longest that may work. One that IP would have to fragment does not.
+    longest: usize,
+}
+
+impl Default for Segments {
+    fn default() -> Self {
+        Self { longest: PAYLOAD_MAX }
+    }
+}
+
+impl Segments {
+    /// How many from the front of `run` may go as one; 1 if none may.
+    fn fitting(self, run: &[&[u8]]) -> usize {
+        let length = run.first().map_or(0, |first| first.len());
+        if length == 0 || length > self.longest {
+            return 1;
+        }
+        let most = (PAYLOAD_MAX / length).min(RUN_MAX);
+        let equal = run.iter().take(most).take_while(|payload| payload.len() == length).count();
+        let last = run.get(equal).filter(|last| (1..length).contains(&last.len()) && equal < RUN_MAX);
+        equal + usize::from(last.is_some_and(|last| equal * length + last.len() <= PAYLOAD_MAX))
+    }
+
+    /// How many from the front of `run` go each for itself before some that may go as one.
+    fn unequal(self, run: &[&[u8]]) -> usize {
+        let worth_it = |from: &usize| self.fitting(run.get(*from..).unwrap_or_default()) > 2;
+        (1..run.len()).find(worth_it).unwrap_or(run.len())
+    }
+
+    /// Payloads of this length do not work.
+    fn are_unfit(&mut self, length: usize) {
+        self.longest = self.longest.min(length.saturating_sub(1));
+    }
+}
+
+/// Whether an error tells that the interface cannot cut up, or not into pieces of this length.
+fn is_unfit(error: &io::Error) -> bool {
+    let unfit = [libc::EINVAL, libc::EMSGSIZE, libc::EIO, libc::EOPNOTSUPP, libc::ENOPROTOOPT];
+    error.raw_os_error().is_some_and(|errno| unfit.contains(&errno))
+}
+
+fn send_as_one(socket: &Socket, run: &[&[u8]]) -> io::Result<()> {
+    let payloads: Vec<_> = run.iter().map(|payload| IoSlice::new(payload)).collect();
+    let length = run.first().and_then(|first| u16::try_from(first.len()).ok()).unwrap_or_default();
+    let segment = [ControlMessage::UdpGsoSegments(&length)];
+    sendmsg::<()>(socket.as_raw_fd(), &payloads, &segment, MsgFlags::MSG_DONTWAIT, None)?;
+    Ok(())
+}
+
+/// Hands the payloads of a run of 1 to [`RUN_MAX`] to the kernel, each for itself, and says how many it took: at least one.
+pub(super) fn send_each(socket: &Socket, run: &[&[u8]]) -> io::Result<usize> {
     let payloads: Vec<_> = run.iter().map(|payload| [IoSlice::new(payload)]).collect();
     let mut no_control: [_; RUN_MAX] = core::array::from_fn(|_| SendAncillaryBuffer::default());
     let mut messages: Vec<_> = payloads
@@ -139,11 +221,77 @@ mod tests {
             let socket = open_own(gone).unwrap();
             report_errors(&socket, gone).unwrap();
             assert!(take_details(&socket).is_empty());
-            assert_eq!(send(&socket, &[b"one", b"two", b"three"]).unwrap(), 1);
+            assert_eq!(send_each(&socket, &[b"one", b"two", b"three"]).unwrap(), 1);
             assert!(take_error(&socket).is_none());
             let errnos: Vec<_> = take_details(&socket).iter().filter_map(io::Error::raw_os_error).collect();
             assert_eq!(errnos, [libc::ECONNREFUSED]);
             assert!(take_details(&socket).is_empty());
+        }
+    }
+
+    /// Sends all of `payloads`; says how many went in each call, and whether as one.
+    fn send_all(socket: &Socket, payloads: &[Vec<u8>], segments: &mut Segments) -> Vec<(usize, bool)> {
+        let run: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
+        let (mut rest, mut calls) = (&run[..], Vec::new());
+        while !rest.is_empty() {
+            let handed = send(socket, rest, segments).unwrap();
+            assert_eq!(handed.taken, handed.asked);
+            calls.push((handed.taken, handed.as_one));
+            rest = &rest[handed.taken..];
+        }
+        calls
+    }
+
+    fn payloads(lengths: &[usize]) -> Vec<Vec<u8>> {
+        (0..).zip(lengths).map(|(number, length)| vec![number; *length]).collect()
+    }
+
+    #[test]
+    fn datagrams_of_equal_length_go_as_one_and_arrive_as_they_were() {
+        let cases = [
+            (vec![100, 100, 100, 100], vec![(4, true)]),
+            (vec![100, 100, 100, 7], vec![(4, true)]),
+            (vec![100, 100, 100, 0], vec![(3, true), (1, false)]),
+            (vec![100, 50, 50, 50, 50], vec![(2, true), (3, true)]),
+            (vec![50, 100, 100, 70], vec![(1, false), (3, true)]),
+            (vec![0, 0, 0], vec![(3, false)]),
+            (vec![30_000, 30_000, 30_000], vec![(2, true), (1, false)]),
+            (vec![65_507], vec![(1, false)]),
+        ];
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let collector = UdpSocket::bind(address).unwrap();
+            let socket = open_own(collector.local_addr().unwrap()).unwrap();
+            for (lengths, expected) in &cases {
+                let payloads = payloads(lengths);
+                assert_eq!(&send_all(&socket, &payloads, &mut Segments::default()), expected, "{lengths:?}");
+                for payload in payloads {
+                    let mut buffer = vec![0; 1 << 16];
+                    let length = collector.recv(&mut buffer).unwrap();
+                    assert_eq!(buffer[..length], payload);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_length_that_cannot_go_as_one_is_not_tried_twice() {
+        let mut segments = Segments::default();
+        segments.are_unfit(1465);
+        let run = payloads(&[1465, 1465, 1464, 1464, 1464, 1464]);
+        let run: Vec<&[u8]> = run.iter().map(Vec::as_slice).collect();
+        assert_eq!(segments.fitting(&run), 1);
+        assert_eq!(segments.unequal(&run), 2);
+        assert_eq!(segments.fitting(&run[2..]), 4);
+    }
+
+    #[test]
+    fn what_goes_as_one_to_nobody_is_refused_as_one() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let gone = UdpSocket::bind(address).unwrap().local_addr().unwrap();
+            let socket = open_own(gone).unwrap();
+            assert_eq!(send_all(&socket, &payloads(&[10, 10, 10]), &mut Segments::default()), [(3, true)]);
+            let error = take_error(&socket).and_then(|error| error.raw_os_error());
+            assert_eq!(error, Some(libc::ECONNREFUSED));
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::config::Source;
 use crate::limits::SEEN_AS_SHOWN;
 use crate::receiver::output::reach::PROBE_WAIT;
-use crate::receiver::output::socket;
+use crate::receiver::output::socket::{self, Segments};
 
 /// How long after it was used last a socket is asked for what ICMP said.
 const ANSWERS_WITHIN: Duration = PROBE_WAIT.saturating_add(Duration::from_secs(1));
@@ -38,6 +38,7 @@ pub(super) struct Sources {
 #[derive(Debug)]
 pub(super) struct Leaving {
     pub(super) socket: Socket,
+    pub(super) segments: Segments,
     /// The address and port that the collector sees.
     pub(super) seen_as: SocketAddr,
     used: Instant,
@@ -117,7 +118,7 @@ impl Sources {
             socket::report_errors(&socket, self.collector)?;
         }
         let seen_as = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Leaving { socket, seen_as, used: now })
+        Ok(Leaving { socket, segments: Segments::default(), seen_as, used: now })
     }
 
     /// What ICMP said of late about datagrams that were sent, if it was bad.
@@ -181,7 +182,7 @@ mod tests {
     /// Which address the collector sees when a datagram of `exporter` is sent.
     fn seen(sources: &mut Sources, collector: &UdpSocket, exporter: SocketAddr) -> SocketAddr {
         let leaving = sources.socket(exporter).unwrap();
-        assert_eq!(socket::send(&leaving.socket, &[b"x"]).unwrap(), 1);
+        assert_eq!(socket::send(&leaving.socket, &[b"x"], &mut leaving.segments).unwrap().taken, 1);
         collector.recv_from(&mut [0; 2]).unwrap().1
     }
 

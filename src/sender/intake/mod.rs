@@ -98,15 +98,15 @@ impl Intake {
         if left.is_none() {
             slots.clear();
         }
-        let ring = Ring::new(Arc::new(file), ring_at, INTAKE_RING);
+        let ring = Ring::map(Arc::new(file), ring_at, INTAKE_RING)?;
         Ok((Self { marks: Arc::new(marks), slots, ring }, left))
     }
 
     /// Takes up what an earlier run left in the ring and no segment holds: batches that end above `floor`.
-    pub(crate) fn recover_ring(&mut self, stream: StreamId, floor: Position) -> io::Result<Vec<Held>> {
-        let held = self.ring.recover(stream, self.marks.ring_tail(), floor)?;
+    pub(crate) fn recover_ring(&mut self, stream: StreamId, floor: Position) -> Vec<Held> {
+        let held = self.ring.recover(stream, self.marks.ring_tail(), floor);
         self.marks.set_ring_tail(held.first().map_or(self.ring.head(), |first| first.start));
-        Ok(held)
+        held
     }
 
     /// Begins the ring anew: what lies in it is of no use.

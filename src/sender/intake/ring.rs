@@ -4,13 +4,15 @@
 //! bytes since the ring was made; the place in the file is the offset modulo the ring's size. Which batches are
 //! live shows in their positions alone: they rise, so what an earlier lap left behind is never taken for newer.
 
+#![expect(unsafe_code, reason = "a mapping is made")]
+
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
+use memmap2::{MmapMut, MmapOptions};
 
 use super::SharedFile;
-use crate::batch::{Batch, BatchHeader, HEADER_LEN};
+use crate::batch::{Batch, BatchHeader};
 use crate::sequence::{Position, StreamId};
 
 /// A batch in the ring.
@@ -27,17 +29,22 @@ pub(crate) struct Held {
 /// The writing end of the ring.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    file: SharedFile,
-    /// Where the ring starts in the file.
-    base: u64,
+    map: MmapMut,
+    /// The mapping's file, for its lock.
+    _file: SharedFile,
     size: u64,
     /// Offset after the newest batch.
     head: u64,
 }
 
 impl Ring {
-    pub(super) fn new(file: SharedFile, base: u64, size: u64) -> Self {
-        Self { file, base, size, head: 0 }
+    /// The ring that starts at `base` in the file and is `size` bytes long.
+    pub(super) fn map(file: SharedFile, base: u64, size: u64) -> io::Result<Self> {
+        let length = usize::try_from(size).map_err(io::Error::other)?;
+        // SAFETY: the file is ours alone (mode 0600, directory locked), never shrinks, and this part of it is changed
+        // only through this mapping.
+        let map = unsafe { MmapOptions::new().offset(base).len(length).map_mut(&*file)? };
+        Ok(Self { map, _file: file, size, head: 0 })
     }
 
     /// Offset after the newest batch.
@@ -45,34 +52,35 @@ impl Ring {
         self.head
     }
 
-    /// Where a batch of `length` bytes comes to lie if the newest ends at `head`.
-    fn start(&self, head: u64, length: u64) -> u64 {
-        let left = self.size - head % self.size;
-        if length <= left { head } else { head + left }
+    /// Where a batch of `length` bytes comes to lie.
+    fn start(&self, length: u64) -> u64 {
+        let left = self.size - self.head % self.size;
+        if length <= left { self.head } else { self.head + left }
     }
 
     /// Whether `batch` fits while everything from `tail` on must stay.
     pub(crate) fn fits(&self, batch: &Batch, tail: u64) -> bool {
         let length = encoded_len(batch);
-        self.start(self.head, length) + length - tail <= self.size
+        self.start(length) + length - tail <= self.size
     }
 
-    /// Writes `batch`, which must fit. Once this returns well it survives the process, however that ends. If it
-    /// cannot be written it takes its room all the same, so that the ring bounds what lies in memory.
-    pub(crate) fn write(&mut self, batch: Batch) -> (Held, io::Result<()>) {
+    /// Writes `batch`, which must fit. Once this returns it survives the process, however that ends.
+    pub(crate) fn write(&mut self, batch: Batch) -> Held {
         let length = encoded_len(&batch);
-        let start = self.start(self.head, length);
-        let written = self.file.write_all_at(batch.bytes(), self.base + start % self.size);
+        let start = self.start(length);
+        if let Some(place) = range(start % self.size, length).and_then(|range| self.map.get_mut(range)) {
+            place.copy_from_slice(batch.bytes());
+        }
         self.head = start + length;
-        (Held { batch, start, end: self.head }, written)
+        Held { batch, start, end: self.head }
     }
 
     /// Reads what an earlier run left: batches from `tail` on that end above `floor`. The ring goes on after them.
-    pub(super) fn recover(&mut self, stream: StreamId, tail: u64, floor: Position) -> io::Result<Vec<Held>> {
+    pub(super) fn recover(&mut self, stream: StreamId, tail: u64, floor: Position) -> Vec<Held> {
         let mut held = Vec::new();
         let mut expected = Position(0);
         let mut at = tail;
-        while let Some(found) = self.read(stream, at, expected)? {
+        while let Some(found) = self.read(stream, at, expected) {
             if found.end - tail > self.size {
                 break;
             }
@@ -83,38 +91,31 @@ impl Ring {
             }
         }
         self.head = at;
-        Ok(held)
+        held
     }
 
-    /// The batch at offset `at`, or at the beginning of the ring if it did not fit there.
-    fn read(&self, stream: StreamId, at: u64, expected: Position) -> io::Result<Option<Held>> {
+    /// The batch at offset `at`, or at the beginning of the ring if it is not there.
+    fn read(&self, stream: StreamId, at: u64, expected: Position) -> Option<Held> {
         let wrapped = at + (self.size - at % self.size);
-        for start in [at, wrapped] {
-            if let Some(batch) = self.read_at(stream, start)?
-                && batch.first() >= expected
-            {
-                let end = start + encoded_len(&batch);
-                return Ok(Some(Held { batch, start, end }));
-            }
-        }
-        Ok(None)
+        [at, wrapped].into_iter().find_map(|start| {
+            let batch = self.read_at(stream, start).filter(|batch| batch.first() >= expected)?;
+            let end = start + encoded_len(&batch);
+            Some(Held { batch, start, end })
+        })
     }
 
-    fn read_at(&self, stream: StreamId, start: u64) -> io::Result<Option<Batch>> {
-        let place = start % self.size;
-        let mut header = [0; HEADER_LEN];
-        if self.size - place < u64::try_from(HEADER_LEN).unwrap_or(u64::MAX) {
-            return Ok(None);
-        }
-        self.file.read_exact_at(&mut header, self.base + place)?;
-        let Ok(Some(header)) = BatchHeader::parse(stream, &header) else { return Ok(None) };
-        if self.size - place < u64::try_from(header.encoded_len()).unwrap_or(u64::MAX) {
-            return Ok(None);
-        }
-        let mut bytes = vec![0; header.encoded_len()];
-        self.file.read_exact_at(&mut bytes, self.base + place)?;
-        Ok(Batch::parse_exact(stream, &Bytes::from(bytes)).ok())
+    fn read_at(&self, stream: StreamId, start: u64) -> Option<Batch> {
+        let place = usize::try_from(start % self.size).ok()?;
+        let bytes = self.map.get(place..)?;
+        let header = BatchHeader::parse(stream, bytes).ok()??;
+        let bytes = bytes.get(..header.encoded_len())?;
+        Batch::parse_exact(stream, &Bytes::copy_from_slice(bytes)).ok()
     }
+}
+
+/// The bytes from `start` on.
+fn range(start: u64, length: u64) -> Option<core::ops::Range<usize>> {
+    Some(usize::try_from(start).ok()?..usize::try_from(start + length).ok()?)
 }
 
 fn encoded_len(batch: &Batch) -> u64 {

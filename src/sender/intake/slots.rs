@@ -85,6 +85,8 @@ pub(crate) enum Entry<'a> {
 #[derive(Debug)]
 pub(crate) struct Slots {
     map: MmapMut,
+    /// So many, from the first one on, the kernel may have changed since they were armed; the others are armed and empty.
+    used: usize,
 }
 
 impl Slots {
@@ -92,12 +94,12 @@ impl Slots {
         // SAFETY: the file is ours alone (mode 0600, directory locked), never shrinks, and this part of it is
         // changed only through this mapping and by the kernel during a call that `self` is borrowed for.
         let map = unsafe { MmapOptions::new().offset(offset).len(total_len()).map_mut(file)? };
-        Ok(Self { map })
+        Ok(Self { map, used: INTAKE_SLOTS })
     }
 
     /// Empties all slots.
     pub(crate) fn clear(&mut self) {
-        for slot in 0..INTAKE_SLOTS {
+        for slot in 0..self.used {
             self.put(slot * HEADER + LENGTH_AT, &EMPTY.to_ne_bytes());
         }
     }
@@ -109,13 +111,16 @@ impl Slots {
         let count = u32::try_from(INTAKE_SLOTS).unwrap_or_default();
         // SAFETY: `arm` has made every header point to its own parts of this mapping, which `self` borrows
         // exclusively; the mapping starts with the headers and is page-aligned.
-        unsafe { recvmmsg(socket, self.map.as_mut_ptr().cast(), count) }
+        let taken = unsafe { recvmmsg(socket, self.map.as_mut_ptr().cast(), count) };
+        // The call may have ended in the middle of one more.
+        self.used = taken.as_ref().map_or(0, |taken| *taken).saturating_add(1).min(INTAKE_SLOTS);
+        taken
     }
 
-    /// Points each header to the slot's vector, name and control, and each vector to the payload.
+    /// Points the header of each slot that was used to the slot's vector, name and control, and the vector to the payload.
     fn arm(&mut self) {
         let base = self.map.as_mut_ptr();
-        for slot in 0..INTAKE_SLOTS {
+        for slot in 0..self.used {
             let at = |part: usize, size: usize| base.wrapping_add(part + slot * size);
             let vector =
                 iovec { iov_base: at(PAYLOADS_AT, INTAKE_SLOT_SIZE).cast(), iov_len: INTAKE_SLOT_SIZE };

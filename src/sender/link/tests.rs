@@ -45,7 +45,7 @@ async fn serve(mut stream: Stream) -> bool {
                 ReceiverEvent::Hello(_) => session.welcome(Position(0), now()),
                 ReceiverEvent::Goodbye => return true,
                 _ => {
-                    session.acknowledge(Position(u64::MAX));
+                    session.acknowledge(Position(u64::MAX), now());
                     session.go_on(now());
                 }
             }

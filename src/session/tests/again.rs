@@ -125,7 +125,7 @@ fn a_gap_in_the_place_of_what_is_asked_for_is_told_up_to_where_it_was_sent() {
 fn a_receiver_that_asks_again_for_what_was_never_sent_or_is_acknowledged_ends_the_session() {
     for first in [5, 40, 1000] {
         let mut pair = taken_up_to(40);
-        pair.receiver.acknowledge(Position(10));
+        acknowledge_at_once(&mut pair.receiver, Position(10), pair.now);
         assert_eq!(pair.flow_down(), Ok(Some(acknowledged(10))));
         let error = SessionError::NotSent { wanted: Position(first), sent: Position(40) };
         assert_eq!(

@@ -321,7 +321,7 @@ impl Simulation {
         let Some(Further { store: further, lane, end }) = &mut self.further else { return true };
         while let Some((event, _)) = lane.pop_front_if(|(_, until)| *until <= self.now) {
             self.store.deliver(&event, usize::MAX);
-            receiver.acknowledge(self.store.stored);
+            receiver.acknowledge(self.store.stored, self.now);
         }
         if receiver.wants_bytes() && dead_since.is_none() {
             receiver.handle_bytes(&up.read(self.now), self.now);
