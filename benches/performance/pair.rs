@@ -1,0 +1,85 @@
+//! nf-sender and nf-receiver as they are installed: the spool on a disk, the runtime directory in memory.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use nf_transport::secure::Suite;
+use tempfile::TempDir;
+
+use crate::process::Process;
+use crate::support::hosts::{ReceiverHost, SenderHost};
+use crate::support::pair::STALL;
+
+/// A file system in memory, as `/run` is under systemd.
+const MEMORY: &str = "/dev/shm";
+
+/// The spool needs no spare room on the machine that measures, and the link is tried again soon.
+pub(crate) const SETTINGS: &str =
+    "[spool]\nmin-free = \"0B\"\n[reconnect]\nfirst = \"50ms\"\nfactor = 2\nlongest = \"200ms\"\n";
+
+/// The machine of nf-sender, and the memory that its runtime directory is in, if the system has such.
+pub(crate) struct Sender {
+    pub(crate) host: SenderHost,
+    _memory: Option<TempDir>,
+}
+
+impl Sender {
+    /// One whose daemon, once started, connects to `receiver`; with the receive buffer that anybody may have.
+    pub(crate) fn new(id: &str, receiver: SocketAddr) -> Self {
+        let mut host = SenderHost::new(id, &receiver, SETTINGS);
+        host.limit_receive_buffer();
+        let memory = Path::new(MEMORY).is_dir().then(|| run_in_memory(&host));
+        Self { host, _memory: memory }
+    }
+
+    pub(crate) fn process(&self) -> Process {
+        Process { name: "nf-sender", pid: self.host.daemon().pid() }
+    }
+}
+
+/// Leads the runtime directory into memory.
+fn run_in_memory(host: &SenderHost) -> TempDir {
+    let memory = tempfile::tempdir_in(MEMORY).unwrap();
+    let run = host.path("run");
+    std::fs::remove_dir(&run).unwrap();
+    std::os::unix::fs::symlink(memory.path(), run).unwrap();
+    memory
+}
+
+/// Both machines.
+pub(crate) struct Pair {
+    pub(crate) sender: Sender,
+    pub(crate) receiver: ReceiverHost,
+}
+
+impl Pair {
+    /// Both in place, no daemon started. nf-receiver delivers to `sink`.
+    pub(crate) fn new(sink: SocketAddr, suite: Option<Suite>) -> Self {
+        let mut receiver = ReceiverHost::new(&[sink], "");
+        let mut sender = Sender::new("edge", receiver.addr());
+        if let Some(suite) = suite {
+            let key = receiver.use_key("a key of all");
+            sender.host.protect(&["--key-file", key.to_str().unwrap(), "--cipher", suite.name()]);
+        }
+        Self { sender, receiver }
+    }
+
+    /// Both daemons run and are connected.
+    pub(crate) fn connected(sink: SocketAddr, suite: Option<Suite>) -> Self {
+        let mut pair = Self::new(sink, suite);
+        pair.receiver.start();
+        pair.sender.host.start();
+        pair.sender.host.wait_state("connected", STALL);
+        pair
+    }
+
+    /// Where nf-sender takes datagrams.
+    pub(crate) fn input(&self) -> SocketAddr {
+        self.sender.host.udp().addr()
+    }
+
+    pub(crate) fn processes(&self) -> [Process; 2] {
+        let receiver = Process { name: "nf-receiver", pid: self.receiver.daemon().pid() };
+        [self.sender.process(), receiver]
+    }
+}
