@@ -5,7 +5,8 @@
 //! `docs/performance.md` and its plot. `NF_BENCH_TURNS` (5) changes how many turns each relay gets,
 //! `NF_BENCH_PROBE_SECONDS` (1.5) and `NF_BENCH_RUN_SECONDS` (4) how long a probe of a rate and a run at a given rate
 //! last, `NF_BENCH_SECONDS` (60) how long is looked at what is written to disk, `NF_BENCH_BACKLOG_MIB` (1024) and
-//! `NF_BENCH_SEGMENTS` (10000) how much is caught up with and started with. With `NF_BENCH_VERBOSE=1` each run is shown.
+//! `NF_BENCH_SEGMENTS` (10000) how much is caught up with and started with. With `NF_BENCH_VERBOSE=1` each run is
+//! shown; `NF_BENCH_RELAYS=plain,aes-256-gcm` measures only these relays.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,

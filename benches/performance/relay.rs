@@ -55,8 +55,8 @@ impl Kind {
     }
 
     /// Whether what it takes is there.
-    pub(crate) fn is_installed(self) -> bool {
-        match self {
+    pub(crate) fn is_installed(&self) -> bool {
+        match *self {
             Self::Nfcapd => find("nfcapd").is_some(),
             Self::Nfacctd => find(nfacctd::PROGRAM).is_some(),
             Self::Pair(_) | Self::Bare(_) => true,

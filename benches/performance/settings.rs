@@ -1,7 +1,9 @@
 //! What the environment changes; see the documentation of the program.
 
+use crate::relay::Kind;
+
 /// How long and how often is measured.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) turns: usize,
     /// Seconds of a probe of a rate.
@@ -13,6 +15,8 @@ pub(crate) struct Settings {
     /// MiB of payload.
     pub(crate) backlog: f64,
     pub(crate) segments: u64,
+    /// Names of the relays that are measured; all if there are none.
+    relays: Vec<String>,
     /// Whether each run is shown as it ends.
     pub(crate) verbose: bool,
 }
@@ -26,8 +30,16 @@ impl Settings {
             disk: number("SECONDS", 60.0),
             backlog: number("BACKLOG_MIB", 1024.0),
             segments: crate::numbers::count(number("SEGMENTS", 10_000.0)),
+            relays: std::env::var("NF_BENCH_RELAYS")
+                .map_or_else(|_| Vec::new(), |names| names.split(',').map(str::to_owned).collect()),
             verbose: std::env::var_os("NF_BENCH_VERBOSE").is_some(),
         }
+    }
+
+    /// Those of the relays that are installed and wanted.
+    pub(crate) fn chosen(&self, kinds: impl IntoIterator<Item = Kind>) -> impl Iterator<Item = Kind> {
+        let is_wanted = |kind: &Kind| self.relays.is_empty() || self.relays.iter().any(|name| name == kind.name());
+        kinds.into_iter().filter(Kind::is_installed).filter(is_wanted)
     }
 
     /// Shows a run, if that is wanted.

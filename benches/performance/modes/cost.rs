@@ -27,7 +27,7 @@ pub(crate) const LATENCY_RATE: u64 = 20_000;
 
 /// One relay after the other, at all rates.
 pub(crate) fn turn(settings: &Settings, results: &mut Results) {
-    for kind in Kind::all().into_iter().filter(|kind| kind.is_installed()) {
+    for kind in settings.chosen(Kind::all()) {
         for rate in RATES {
             let run = measure(settings, kind, rate);
             note(results, kind, &run);
@@ -37,7 +37,7 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
 
 /// Only those whose latency is of interest.
 pub(crate) fn latency(settings: &Settings, results: &mut Results) {
-    for kind in Kind::PAIRS.into_iter().chain([Kind::BARE, Kind::Bare(Sending::Gso)]) {
+    for kind in settings.chosen(Kind::PAIRS.into_iter().chain([Kind::BARE, Kind::Bare(Sending::Gso)])) {
         let run = measure(settings, kind, LATENCY_RATE);
         results.add(LATENCY_MEDIAN, kind.name(), LATENCY_RATE, run.arrivals.latency(0.5));
         results.add(LATENCY_LATE, kind.name(), LATENCY_RATE, run.arrivals.latency(0.99));

@@ -13,7 +13,7 @@ pub(crate) const RATE: &str = "rate";
 const START: f64 = 40_000.0;
 
 pub(crate) fn turn(settings: &Settings, results: &mut Results) {
-    for kind in Kind::all().into_iter().filter(|kind| kind.is_installed()) {
+    for kind in settings.chosen(Kind::all()) {
         let guess = results.median(RATE, kind.name(), 0);
         results.add(RATE, kind.name(), 0, highest(settings, kind, guess));
     }
