@@ -14,7 +14,8 @@ use crate::messages::{COUNT, Messages};
 use crate::numbers::{float, index};
 use crate::payload::{self, LEN, Stamp};
 
-const TICK: Duration = Duration::from_millis(1);
+/// From burst to burst.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
 
 /// A generator that was held up catches up at this many times its rate, and not in one burst that nobody asked for.
 const CATCH_UP: f64 = 4.0;
@@ -22,6 +23,9 @@ const CATCH_UP: f64 = 4.0;
 /// By how much the whole may take longer than the rate says: a fiftieth, and one hold-up by the machine's other work.
 const LATENESS: f64 = 1.02;
 const HOLD_UP: Duration = Duration::from_millis(15);
+
+/// Calls of a flood between two looks whether there is room.
+const FLOOD_CALLS: usize = 64;
 
 /// How a call sends datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +137,17 @@ impl Generator {
         let took = began.elapsed();
         let planned = Duration::from_secs_f64(float(total) / rate * LATENESS);
         Sent { took, kept: took <= planned + HOLD_UP, ended_at: timetable.now() }
+    }
+
+    /// Sends all that the timetable has room for, of the first exporter, as fast as `wait` lets it. It is asked now and then.
+    pub(crate) fn flood(&mut self, timetable: &Timetable, wait: impl Fn()) {
+        let (total, part) = (timetable.total(), u64::try_from(COUNT).unwrap());
+        for (call, first) in (0..total).step_by(COUNT).enumerate() {
+            if call % FLOOD_CALLS == 0 {
+                wait();
+            }
+            self.send(timetable, 0, first, part.min(total - first));
+        }
     }
 
     /// Sends the next datagrams of one exporter by one call.

@@ -34,7 +34,7 @@ mod sink;
 #[path = "../../tests/integration/support/mod.rs"]
 mod support;
 
-use modes::{cost, rate};
+use modes::{catch_up, cost, disk, exporters, ingest, rate, senders, start};
 use results::Results;
 use settings::Settings;
 
@@ -42,13 +42,24 @@ use settings::Settings;
 type Turn = fn(&Settings, &mut Results);
 
 /// All modes, in the order of the report.
-const MODES: [(&str, Turn); 3] = [("rate", rate::turn), ("cost", cost::turn), ("latency", cost::latency)];
+const MODES: [(&str, Turn); 9] = [
+    ("rate", rate::turn),
+    ("cost", cost::turn),
+    ("latency", cost::latency),
+    ("ingest", ingest::turn),
+    ("catch-up", catch_up::turn),
+    ("exporters", exporters::turn),
+    ("senders", senders::turn),
+    ("disk", disk::turn),
+    ("start", start::turn),
+];
 
 fn main() {
     let words: Vec<_> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     if words.first().is_some_and(|word| word == bare::WORD) {
         return bare::run(&words[1..]);
     }
+    lift_limit_of_files();
     let settings = Settings::from_environment();
     for word in &words {
         assert!(MODES.iter().any(|(name, _)| name == word), "no mode {word}; there are {:?}", MODES.map(|(name, _)| name));
@@ -63,4 +74,11 @@ fn main() {
         }
     }
     println!("{results:#?}");
+}
+
+/// A thousand exporters have a socket each.
+fn lift_limit_of_files() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let lifted = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, lifted).unwrap();
 }

@@ -26,9 +26,14 @@ pub(crate) struct Sender {
 impl Sender {
     /// One whose daemon, once started, connects to `receiver`; with the receive buffer that anybody may have.
     pub(crate) fn new(id: &str, receiver: SocketAddr) -> Self {
+        Self::with(id, receiver, true)
+    }
+
+    /// The same, and says whether its runtime directory is to be in memory.
+    fn with(id: &str, receiver: SocketAddr, in_memory: bool) -> Self {
         let mut host = SenderHost::new(id, &receiver, SETTINGS);
         host.limit_receive_buffer();
-        let memory = Path::new(MEMORY).is_dir().then(|| run_in_memory(&host));
+        let memory = (in_memory && Path::new(MEMORY).is_dir()).then(|| run_in_memory(&host));
         Self { host, _memory: memory }
     }
 
@@ -55,8 +60,12 @@ pub(crate) struct Pair {
 impl Pair {
     /// Both in place, no daemon started. nf-receiver delivers to `sink`.
     pub(crate) fn new(sink: SocketAddr, suite: Option<Suite>) -> Self {
+        Self::with(sink, suite, true)
+    }
+
+    fn with(sink: SocketAddr, suite: Option<Suite>, in_memory: bool) -> Self {
         let mut receiver = ReceiverHost::new(&[sink], "");
-        let mut sender = Sender::new("edge", receiver.addr());
+        let mut sender = Sender::with("edge", receiver.addr(), in_memory);
         if let Some(suite) = suite {
             let key = receiver.use_key("a key of all");
             sender.host.protect(&["--key-file", key.to_str().unwrap(), "--cipher", suite.name()]);
@@ -66,7 +75,12 @@ impl Pair {
 
     /// Both daemons run and are connected.
     pub(crate) fn connected(sink: SocketAddr, suite: Option<Suite>) -> Self {
-        let mut pair = Self::new(sink, suite);
+        Self::connected_with(sink, suite, true)
+    }
+
+    /// The same, and says whether the runtime directory is to be in memory.
+    pub(crate) fn connected_with(sink: SocketAddr, suite: Option<Suite>, in_memory: bool) -> Self {
+        let mut pair = Self::with(sink, suite, in_memory);
         pair.receiver.start();
         pair.sender.host.start();
         pair.sender.host.wait_state("connected", STALL);

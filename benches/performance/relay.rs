@@ -68,19 +68,19 @@ impl Kind {
         match self {
             Self::Pair(suite) => {
                 let pair = Pair::connected(sink, suite);
-                Relay { input: pair.input(), processes: pair.processes().to_vec(), running: Running::Pair(pair) }
+                Relay { input: pair.input(), processes: pair.processes().to_vec(), _running: Running::Pair { _pair: pair } }
             }
             Self::Nfcapd => nfcapd(sink),
             Self::Nfacctd => {
                 let nfacctd = Nfacctd::start(sink, receive_buffer());
                 let process = Process { name: "nfacctd", pid: nfacctd.pid() };
                 let input = nfacctd.addr();
-                Relay { input, processes: vec![process], running: Running::Nfacctd { _process: nfacctd } }
+                Relay { input, processes: vec![process], _running: Running::Nfacctd { _process: nfacctd } }
             }
             Self::Bare(sending) => {
                 let bare = Bare::start(Some(sink), sending);
                 let process = Process { name: "bare loop", pid: bare.pid() };
-                Relay { input: bare.addr(), processes: vec![process], running: Running::Bare { _process: bare } }
+                Relay { input: bare.addr(), processes: vec![process], _running: Running::Bare { _process: bare } }
             }
         }
     }
@@ -93,7 +93,7 @@ fn nfcapd(sink: SocketAddr) -> Relay {
     let nfcapd = settings.buffer(buffer).rotate_every(3600).repeat_to(sink).start();
     let process = Process { name: "nfcapd", pid: nfcapd.pid() };
     let input = nfcapd.addr();
-    Relay { input, processes: vec![process], running: Running::Nfcapd { _process: nfcapd, _files: files } }
+    Relay { input, processes: vec![process], _running: Running::Nfcapd { _process: nfcapd, _files: files } }
 }
 
 /// Bytes of receive buffer that anybody may ask for.
@@ -107,19 +107,12 @@ pub(crate) struct Relay {
     /// Where it takes datagrams.
     pub(crate) input: SocketAddr,
     pub(crate) processes: Vec<Process>,
-    running: Running,
+    _running: Running,
 }
 
 enum Running {
-    Pair(Pair),
+    Pair { _pair: Pair },
     Nfcapd { _process: Nfcapd, _files: TempDir },
     Nfacctd { _process: Nfacctd },
     Bare { _process: Bare },
-}
-
-impl Relay {
-    /// The pair, if it is one.
-    pub(crate) fn pair(&self) -> Option<&Pair> {
-        if let Running::Pair(pair) = &self.running { Some(pair) } else { None }
-    }
 }

@@ -1,12 +1,13 @@
 //! One run: the generator sends at a rate for a while through a relay to the sink, and what it took is noted.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::generator::{Generator, Sending, Sent, Timetable};
+use crate::generator::{Generator, Sending, Sent, TICK, Timetable};
 use crate::numbers::{count, float};
-use crate::process::{Memory, Process};
+use crate::process::Process;
 use crate::relay::{Kind, Relay};
 use crate::sink::{Arrivals, Sink};
 
@@ -20,15 +21,15 @@ const STALL: Duration = Duration::from_secs(1);
 pub(crate) const EXPORTERS: u16 = 4;
 
 /// What a relay is warmed up with, so that its memory is in place and its sockets are made.
-const WARM_UP_RATE: f64 = 20_000.0;
-const WARM_UP_SECONDS: f64 = 0.75;
+pub(crate) const WARM_UP_RATE: f64 = 20_000.0;
+pub(crate) const WARM_UP_SECONDS: f64 = 0.75;
 
 /// A relay between generator and sink.
 pub(crate) struct Course {
     pub(crate) generator: Generator,
     pub(crate) processes: Vec<Process>,
     pub(crate) sink: Sink,
-    pub(crate) relay: Option<Relay>,
+    _relay: Option<Relay>,
 }
 
 /// What came of a run.
@@ -40,7 +41,7 @@ pub(crate) struct Run {
     pub(crate) arrivals: Arrivals,
     /// Processor time of each process of the relay.
     pub(crate) cpu: Vec<(&'static str, Duration)>,
-    pub(crate) memory: Vec<(&'static str, Memory)>,
+    /// Bytes that all processes wrote to disk.
     pub(crate) written: u64,
 }
 
@@ -49,9 +50,17 @@ impl Course {
     pub(crate) fn new(kind: Kind, exporters: u16) -> Self {
         let sink = Sink::start();
         let relay = kind.start(sink.addr());
-        let generator = Generator::new(exporters, &[relay.input], Sending::Plain);
-        let mut course = Self { generator, processes: relay.processes.clone(), sink, relay: Some(relay) };
-        course.run(WARM_UP_RATE, WARM_UP_SECONDS);
+        let course = Self::through(&[relay.input], relay.processes.clone(), sink, exporters);
+        Self { _relay: Some(relay), ..course }
+    }
+
+    /// Processes that take datagrams there and send them to the sink, warmed up.
+    pub(crate) fn through(inputs: &[SocketAddr], processes: Vec<Process>, sink: Sink, exporters: u16) -> Self {
+        let generator = Generator::new(exporters, inputs, Sending::Plain);
+        let mut course = Self { generator, processes, sink, _relay: None };
+        // Each exporter has its turn twice.
+        let turns = 2.0 * f64::from(exporters) * TICK.as_secs_f64();
+        course.run(WARM_UP_RATE, WARM_UP_SECONDS.max(turns));
         course
     }
 
@@ -74,7 +83,6 @@ impl Course {
             sent,
             arrivals: self.sink.arrivals(),
             cpu: names.zip(spent).collect(),
-            memory: self.processes.iter().map(|process| (process.name, process.memory())).collect(),
             written: written.saturating_sub(written_before),
         }
     }

@@ -11,7 +11,7 @@ use crate::generator::Timetable;
 use crate::messages::Messages;
 use crate::numbers::{float, index, quantile};
 use crate::payload::{self, Stamp};
-use crate::support::kernel_socket::{KernelSocket, enlarge};
+use crate::support::kernel_socket::{KernelSocket, enlarge, receive_buffer};
 
 /// Longer than any datagram of these, so that a longer one is seen as such.
 const SLOT: usize = 2048;
@@ -23,6 +23,7 @@ const PATIENCE: Duration = Duration::from_millis(50);
 pub(crate) struct Sink {
     addr: SocketAddr,
     kernel: KernelSocket,
+    capacity: u64,
     tally: Arc<Mutex<Tally>>,
     closing: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,
@@ -63,11 +64,12 @@ impl Sink {
         enlarge(&socket);
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let (addr, kernel) = (socket.local_addr().unwrap(), KernelSocket::of(&socket));
+        let capacity = u64::try_from(receive_buffer(&socket)).unwrap();
         let tally = Arc::new(Mutex::new(Tally::new(Timetable::new(0, 0), &[])));
         let closing = Arc::new(AtomicBool::new(false));
         let (notes, closed) = (Arc::clone(&tally), Arc::clone(&closing));
         let reader = std::thread::spawn(move || read(&socket, &notes, &closed));
-        Self { addr, kernel, tally, closing, reader: Some(reader) }
+        Self { addr, kernel, capacity, tally, closing, reader: Some(reader) }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -96,6 +98,11 @@ impl Sink {
             }
         }
         arrived >= total
+    }
+
+    /// Bytes that its socket holds at the most.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.capacity
     }
 
     /// Bytes that wait at its socket.

@@ -1,5 +1,6 @@
 //! `rate`: the highest rate end to end that loses nothing, comes in order and unchanged, and leaves nothing behind.
 
+use crate::modes::GENERATOR;
 use crate::relay::Kind;
 use crate::results::Results;
 use crate::run::{Course, EXPORTERS};
@@ -15,11 +16,15 @@ const START: f64 = 40_000.0;
 pub(crate) fn turn(settings: &Settings, results: &mut Results) {
     for kind in settings.chosen(Kind::all()) {
         let guess = results.median(RATE, kind.name(), 0);
-        results.add(RATE, kind.name(), 0, highest(settings, kind, guess));
+        let (highest, is_generator) = highest(settings, kind, guess);
+        results.add(RATE, kind.name(), 0, highest);
+        results.add(GENERATOR, kind.name(), 0, f64::from(u8::from(is_generator)));
     }
 }
 
-fn highest(settings: &Settings, kind: Kind, guess: Option<f64>) -> f64 {
+/// The highest rate, and whether it is the generator that could not do more.
+fn highest(settings: &Settings, kind: Kind, guess: Option<f64>) -> (f64, bool) {
+    let mut is_generator = false;
     let mut course = Course::new(kind, EXPORTERS);
     let highest = search::highest(guess, START, |rate| {
         let run = course.run(rate, settings.probe);
@@ -27,8 +32,9 @@ fn highest(settings: &Settings, kind: Kind, guess: Option<f64>) -> f64 {
         if !run.is_exact() {
             course = Course::new(kind, EXPORTERS); // nothing of it comes into the next probe
         }
+        is_generator = if run.is_reached() { is_generator } else { run.is_exact() && !run.sent.kept };
         run.is_reached()
     });
     settings.note(kind.name(), &format!("highest {highest:.0}/s"));
-    highest
+    (highest, is_generator)
 }
