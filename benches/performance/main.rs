@@ -17,14 +17,18 @@
 
 mod bare;
 mod generator;
+mod machine;
+mod marks;
 mod messages;
 mod modes;
 mod nfacctd;
 mod numbers;
 mod pair;
 mod payload;
+mod plot;
 mod process;
 mod relay;
+mod report;
 mod results;
 mod run;
 mod search;
@@ -73,7 +77,10 @@ fn main() {
             }
         }
     }
-    println!("{results:#?}");
+    report::print(&results);
+    if words.is_empty() && !settings.is_partial() {
+        report::write(&settings, &results);
+    }
 }
 
 /// A thousand exporters have a socket each.

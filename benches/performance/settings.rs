@@ -36,6 +36,11 @@ impl Settings {
         }
     }
 
+    /// Whether relays are left out.
+    pub(crate) fn is_partial(&self) -> bool {
+        !self.relays.is_empty()
+    }
+
     /// Those of the relays that are installed and wanted.
     pub(crate) fn chosen(&self, kinds: impl IntoIterator<Item = Kind>) -> impl Iterator<Item = Kind> {
         let is_wanted = |kind: &Kind| self.relays.is_empty() || self.relays.iter().any(|name| name == kind.name());
