@@ -27,7 +27,7 @@ impl Bare {
         // What anybody may ask for, as the other relays have it.
         rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER).unwrap();
         let (addr, kernel) = (socket.local_addr().unwrap(), KernelSocket::of(&socket));
-        let child = Command::new(std::env::current_exe().unwrap())
+        let child = Command::new("/proc/self/exe")
             .args([WORD, if sending == Sending::Gso { "gso" } else { "plain" }])
             .args(target.map(|target| target.to_string()))
             .stdin(OwnedFd::from(socket))
@@ -82,7 +82,10 @@ fn relay(socket: &UdpSocket, target: &str, sending: Sending) {
     let mut messages = Messages::new(LEN);
     loop {
         let count = messages.receive(socket);
-        assert!((0..count).all(|at| messages.received(at).len() == LEN), "the loop takes full datagrams only");
+        assert!(
+            (0..count).all(|at| messages.received(at).len() == LEN),
+            "the loop takes full datagrams only"
+        );
         if count > 0 {
             sending.send(&outgoing, &mut messages, count);
         }

@@ -32,7 +32,7 @@ const FLOOD_CALLS: usize = 64;
 pub(crate) enum Sending {
     /// sendmmsg.
     Plain,
-    /// One long send that the kernel cuts into datagrams (UDP_SEGMENT).
+    /// One long send that the kernel cuts into datagrams (`UDP_SEGMENT`).
     Gso,
 }
 
@@ -104,8 +104,11 @@ impl Generator {
     /// Exporters with ports and addresses of their own; they have the targets in turn.
     pub(crate) fn new(exporters: u16, targets: &[SocketAddr], sending: Sending) -> Self {
         let targets = targets.iter().cycle();
-        let sockets: Vec<_> = (0..exporters).zip(targets).map(|(number, target)| connected(number, *target)).collect();
-        sockets.iter().for_each(|socket| sending.prepare(socket));
+        let sockets: Vec<_> =
+            (0..exporters).zip(targets).map(|(number, target)| connected(number, *target)).collect();
+        for socket in &sockets {
+            sending.prepare(socket);
+        }
         let mut messages = Messages::new(LEN);
         (0..COUNT).for_each(|at| messages.slot(at).copy_from_slice(&payload::template()));
         Self { sequences: vec![0; sockets.len()], sockets, sending, messages }

@@ -40,7 +40,8 @@ fn field(path: &str, name: &str) -> Option<String> {
 fn version(program: &str, before: &str) -> String {
     let Some(path) = find(program) else { return format!("{program} not installed") };
     let output = Command::new(path).arg("-V").output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     let line = said.lines().find(|line| line.contains(before)).unwrap_or_default();
     let version = line.trim_start_matches(before).trim().trim_start_matches("Version: ");
     format!("{program} {}", version.trim_start_matches(program).trim())

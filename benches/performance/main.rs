@@ -66,7 +66,11 @@ fn main() {
     lift_limit_of_files();
     let settings = Settings::from_environment();
     for word in &words {
-        assert!(MODES.iter().any(|(name, _)| name == word), "no mode {word}; there are {:?}", MODES.map(|(name, _)| name));
+        assert!(
+            MODES.iter().any(|(name, _)| name == word),
+            "no mode {word}; there are {:?}",
+            MODES.map(|(name, _)| name)
+        );
     }
     let mut results = Results::default();
     for (name, turn) in MODES {

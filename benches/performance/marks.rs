@@ -90,7 +90,12 @@ fn queues(results: &Results) -> Vec<Mark> {
         ),
         Mark::ratio("catch-up from a backlog : bare sendmmsg", Bound::AtLeast(1.0), pair, plain),
         Mark::ratio("the same, with GSO", Bound::AtLeast(2.0), pair, plain),
-        Mark::ratio("latency p50, plain : bare loop", Bound::AtMost(4.0), median(Kind::PLAIN), median(Kind::BARE)),
+        Mark::ratio(
+            "latency p50, plain : bare loop",
+            Bound::AtMost(4.0),
+            median(Kind::PLAIN),
+            median(Kind::BARE),
+        ),
         Mark::new("latency p99, plain", Bound::AtMost(2.0), "ms", late),
     ]
 }
@@ -108,12 +113,32 @@ fn others(results: &Results) -> Vec<Mark> {
         Mark::new("memory of nf-sender at the most", Bound::AtMost(48.0), "MiB", peak("nf-sender")),
         Mark::new("memory of nf-receiver at the most", Bound::AtMost(24.0), "MiB", peak("nf-receiver")),
         Mark::new("memory of nf-receiver per idle sender", Bound::AtMost(64.0), "KiB", idle),
-        Mark::new("written or forced to disk, per byte carried", Bound::AtMost(0.01), "", written.map(|it| it.max(forced))),
+        Mark::new(
+            "written or forced to disk, per byte carried",
+            Bound::AtMost(0.01),
+            "",
+            written.map(|it| it.max(forced)),
+        ),
         Mark::new(started, Bound::AtMost(20.0), "ms", start::difference(results)),
-        Mark::ratio("CPU per datagram, 1,000 exporters : 1", Bound::AtMost(1.3), exporters(1000), exporters(1)),
-        Mark::ratio("CPU of nf-receiver per datagram, 100 senders : 1", Bound::AtMost(1.3), senders(100), senders(1)),
+        Mark::ratio(
+            "CPU per datagram, 1,000 exporters : 1",
+            Bound::AtMost(1.3),
+            exporters(1000),
+            exporters(1),
+        ),
+        Mark::ratio(
+            "CPU of nf-receiver per datagram, 100 senders : 1",
+            Bound::AtMost(1.3),
+            senders(100),
+            senders(1),
+        ),
         Mark::new("bytes on the wire, softflowd v9, zstd : none", Bound::AtMost(0.6), "", wire("zstd")),
-        Mark::new("bytes on the wire, softflowd v9, transposed : none", Bound::AtMost(0.45), "", wire("transposed")),
+        Mark::new(
+            "bytes on the wire, softflowd v9, transposed : none",
+            Bound::AtMost(0.45),
+            "",
+            wire("transposed"),
+        ),
     ]
 }
 

@@ -52,7 +52,9 @@ impl Messages {
         // SAFETY: the headers and all that they point to belong to `self`, which is borrowed for the call.
         let taken =
             unsafe { libc::recvmmsg(socket.as_raw_fd(), headers, count, libc::MSG_WAITFORONE, null_mut()) };
-        if taken < 0 { tolerate(&io::Error::last_os_error()) }
+        if taken < 0 {
+            tolerate(&io::Error::last_os_error());
+        }
         usize::try_from(taken).unwrap_or_default()
     }
 
@@ -63,7 +65,9 @@ impl Messages {
             let (headers, rest) = self.prepare(sent, count);
             // SAFETY: the headers and all that they point to belong to `self`, which is borrowed for the call.
             let taken: c_int = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, rest, 0) };
-            if taken < 0 { tolerate(&io::Error::last_os_error()) }
+            if taken < 0 {
+                tolerate(&io::Error::last_os_error());
+            }
             sent += usize::try_from(taken).unwrap_or_default();
         }
     }

@@ -83,5 +83,9 @@ impl From<f64> for Whole {
 /// Bytes as people read them.
 pub(crate) fn grouped_bytes(bytes: u64) -> String {
     let mebibytes = float(bytes) / f64::from(1 << 20);
-    if mebibytes < 1024.0 { format!("{} MiB", short(mebibytes)) } else { format!("{} GiB", short(mebibytes / 1024.0)) }
+    if mebibytes < 1024.0 {
+        format!("{} MiB", short(mebibytes))
+    } else {
+        format!("{} GiB", short(mebibytes / 1024.0))
+    }
 }

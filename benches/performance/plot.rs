@@ -4,10 +4,11 @@ use std::error::Error;
 use std::path::Path;
 
 use plotters::coord::Shift;
+use plotters::coord::ranged1d::Ranged;
 use plotters::prelude::*;
 
 use crate::modes::{cost, exporters};
-use crate::numbers::float;
+use crate::numbers::{float, grouped};
 use crate::relay::Kind;
 use crate::results::Results;
 
@@ -53,37 +54,13 @@ fn by_rate(area: &Area<'_>, lines: &[Line]) -> Outcome {
         .x_label_area_size(46)
         .y_label_area_size(58)
         .build_cartesian_2d(0.0..65_000.0, (low * 0.8..high * 1.25).log_scale())?;
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .bold_line_style(GRID)
-        .light_line_style(WHITE)
-        .axis_style(INK)
-        .label_style((FONT, 13, &INK))
-        .axis_desc_style((FONT, 14, &INK))
-        .x_labels(8)
-        .x_label_formatter(&|rate| format!("{:.0}", rate / 1000.0))
-        .y_label_formatter(&label)
-        .x_desc("thousand datagrams/s")
-        .y_desc("core-µs per datagram (logarithmic)")
-        .draw()?;
-    for (kind, points) in lines {
-        let style = colour(*kind).stroke_width(2);
-        chart
-            .draw_series(LineSeries::new(points.clone(), style).point_size(3))?
-            .label(name(*kind))
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], style));
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .label_font((FONT, 13, &INK))
-        .background_style(WHITE.mix(0.85))
-        .border_style(GRID)
-        .legend_area_size(28)
-        .margin(8)
-        .draw()?;
-    Ok(())
+    let mut mesh = chart.configure_mesh();
+    mesh.disable_x_mesh().bold_line_style(GRID).light_line_style(WHITE).axis_style(INK);
+    mesh.label_style((FONT, 13, &INK)).axis_desc_style((FONT, 14, &INK));
+    mesh.x_labels(8).x_label_formatter(&|rate| format!("{:.0}", rate / 1000.0));
+    mesh.y_label_formatter(&|cost: &f64| grouped(cost.round()));
+    mesh.x_desc("thousand datagrams/s").y_desc("core-µs per datagram (logarithmic)").draw()?;
+    draw_lines(&mut chart, lines)
 }
 
 fn by_exporters(area: &Area<'_>, lines: &[Line]) -> Outcome {
@@ -94,35 +71,37 @@ fn by_exporters(area: &Area<'_>, lines: &[Line]) -> Outcome {
         .x_label_area_size(46)
         .y_label_area_size(50)
         .build_cartesian_2d((0.8..1300.0).log_scale(), 0.0..high * 1.35)?;
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .bold_line_style(GRID)
-        .light_line_style(WHITE)
-        .axis_style(INK)
-        .label_style((FONT, 13, &INK))
-        .axis_desc_style((FONT, 14, &INK))
-        .x_label_formatter(&label)
-        .y_label_formatter(&|cost| format!("{cost:.0}"))
-        .x_desc("exporters (logarithmic)")
-        .y_desc("core-µs per datagram")
-        .draw()?;
+    let mut mesh = chart.configure_mesh();
+    mesh.disable_x_mesh().bold_line_style(GRID).light_line_style(WHITE).axis_style(INK);
+    mesh.label_style((FONT, 13, &INK)).axis_desc_style((FONT, 14, &INK));
+    mesh.x_label_formatter(&|exporters: &f64| grouped(exporters.round()));
+    mesh.y_label_formatter(&|cost| format!("{cost:.0}"));
+    mesh.x_desc("exporters (logarithmic)").y_desc("core-µs per datagram").draw()?;
+    draw_lines(&mut chart, lines)
+}
+
+/// Draws the lines with their points, and says which is which.
+fn draw_lines<'a, X, Y>(
+    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
+    lines: &[Line],
+) -> Outcome
+where
+    X: Ranged<ValueType = f64>,
+    Y: Ranged<ValueType = f64>,
+{
     for (kind, points) in lines {
         let style = colour(*kind).stroke_width(2);
-        chart
-            .draw_series(LineSeries::new(points.clone(), style).point_size(3))?
-            .label(name(*kind))
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], style));
+        let series = LineSeries::new(points.clone(), style.filled()).point_size(3);
+        let line = chart.draw_series(series)?;
+        line.label(name(*kind)).legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], style));
     }
-    chart
-        .configure_series_labels()
+    let mut names = chart.configure_series_labels();
+    names
         .position(SeriesLabelPosition::UpperRight)
         .label_font((FONT, 13, &INK))
-        .background_style(WHITE.mix(0.85))
-        .border_style(GRID)
         .legend_area_size(28)
-        .margin(8)
-        .draw()?;
+        .margin(8);
+    names.background_style(WHITE.mix(0.85)).border_style(GRID).draw()?;
     Ok(())
 }
 
@@ -130,10 +109,6 @@ fn by_exporters(area: &Area<'_>, lines: &[Line]) -> Outcome {
 fn extent(lines: &[Line]) -> (f64, f64) {
     let figures = || lines.iter().flat_map(|(_, points)| points.iter().map(|(_, figure)| *figure));
     (figures().fold(f64::MAX, f64::min), figures().fold(f64::MIN_POSITIVE, f64::max))
-}
-
-fn label(number: &f64) -> String {
-    crate::numbers::grouped(number.round())
 }
 
 fn name(kind: Kind) -> String {

@@ -1,6 +1,7 @@
 //! The relays that are compared. Each takes datagrams at one UDP address of loopback and sends them to another. All have
 //! the same receive buffer: what `net.core.rmem_max` allows to anybody.
 
+use std::any::Any;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use nf_transport::secure::Suite;
@@ -11,8 +12,7 @@ use crate::nfacctd::{self, Nfacctd};
 use crate::pair::Pair;
 use crate::process::Process;
 use crate::support::hosts::directory;
-use crate::support::netflow_tools::{Nfcapd, NfcapdSettings, find};
-use tempfile::TempDir;
+use crate::support::netflow_tools::{NfcapdSettings, find};
 
 /// Which relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +55,8 @@ impl Kind {
     }
 
     /// Whether what it takes is there.
-    pub(crate) fn is_installed(&self) -> bool {
-        match *self {
+    pub(crate) fn is_installed(self) -> bool {
+        match self {
             Self::Nfcapd => find("nfcapd").is_some(),
             Self::Nfacctd => find(nfacctd::PROGRAM).is_some(),
             Self::Pair(_) | Self::Bare(_) => true,
@@ -68,19 +68,19 @@ impl Kind {
         match self {
             Self::Pair(suite) => {
                 let pair = Pair::connected(sink, suite);
-                Relay { input: pair.input(), processes: pair.processes().to_vec(), _running: Running::Pair { _pair: pair } }
+                Relay { input: pair.input(), processes: pair.processes().to_vec(), _running: Box::new(pair) }
             }
             Self::Nfcapd => nfcapd(sink),
             Self::Nfacctd => {
                 let nfacctd = Nfacctd::start(sink, receive_buffer());
                 let process = Process { name: "nfacctd", pid: nfacctd.pid() };
                 let input = nfacctd.addr();
-                Relay { input, processes: vec![process], _running: Running::Nfacctd { _process: nfacctd } }
+                Relay { input, processes: vec![process], _running: Box::new(nfacctd) }
             }
             Self::Bare(sending) => {
                 let bare = Bare::start(Some(sink), sending);
                 let process = Process { name: "bare loop", pid: bare.pid() };
-                Relay { input: bare.addr(), processes: vec![process], _running: Running::Bare { _process: bare } }
+                Relay { input: bare.addr(), processes: vec![process], _running: Box::new(bare) }
             }
         }
     }
@@ -93,12 +93,13 @@ fn nfcapd(sink: SocketAddr) -> Relay {
     let nfcapd = settings.buffer(buffer).rotate_every(3600).repeat_to(sink).start();
     let process = Process { name: "nfcapd", pid: nfcapd.pid() };
     let input = nfcapd.addr();
-    Relay { input, processes: vec![process], _running: Running::Nfcapd { _process: nfcapd, _files: files } }
+    Relay { input, processes: vec![process], _running: Box::new((nfcapd, files)) }
 }
 
 /// Bytes of receive buffer that anybody may ask for.
 pub(crate) fn receive_buffer() -> u64 {
-    let text = std::fs::read_to_string("/proc/sys/net/core/rmem_max").expect("Linux says how large buffers may be");
+    let text =
+        std::fs::read_to_string("/proc/sys/net/core/rmem_max").expect("Linux says how large buffers may be");
     text.trim().parse().unwrap()
 }
 
@@ -107,12 +108,6 @@ pub(crate) struct Relay {
     /// Where it takes datagrams.
     pub(crate) input: SocketAddr,
     pub(crate) processes: Vec<Process>,
-    _running: Running,
-}
-
-enum Running {
-    Pair { _pair: Pair },
-    Nfcapd { _process: Nfcapd, _files: TempDir },
-    Nfacctd { _process: Nfacctd },
-    Bare { _process: Bare },
+    /// Whatever runs; it ends when it is dropped.
+    _running: Box<dyn Any>,
 }

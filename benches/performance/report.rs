@@ -29,10 +29,11 @@ pub(crate) fn print(results: &Results) {
 /// Writes `docs/performance.md` and the plot beside it.
 pub(crate) fn write(settings: &Settings, results: &Results) {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let Settings { turns, probe, run, disk, backlog, .. } = settings;
     let mut page = format!(
-        "# Performance\n\nWritten by `make bench`; [benches/performance](../benches/performance/main.rs) says how. Medians of {} turns, \
-         in which each relay was measured once after the other.\n\n{}\n",
-        settings.turns,
+        "# Performance\n\nWritten by `make bench`; [benches/performance](../benches/performance/main.rs) says how. Generator, relay and \
+         a sink that checks every byte are on one machine. Medians of {turns} turns, in each of which every relay was measured once. \
+         Probes of a rate took {probe} s, runs at a given rate {run} s, that of the disk {disk} s; the backlog was {backlog} MiB.\n\n{}\n",
         machine::description()
     );
     page += "\n![Processor time per datagram, by rate and by number of exporters](performance.svg)\n";
@@ -46,7 +47,8 @@ pub(crate) fn write(settings: &Settings, results: &Results) {
 }
 
 fn sections(results: &Results) -> Vec<Section> {
-    let all = [rates, costs, latencies, ingests, catch_ups, memory, by_exporters, by_senders, written, starts];
+    let all =
+        [rates, costs, latencies, ingests, catch_ups, memory, by_exporters, by_senders, written, starts];
     let mut sections: Vec<_> = all.iter().map(|section| section(results)).collect();
     sections.retain(|section| !section.rows.is_empty());
     sections.push(Section {
@@ -70,7 +72,7 @@ fn rates(results: &Results) -> Section {
     let is_measured = results.has(rate::RATE);
     Section {
         title: "Loss-free rate",
-        how: "Four exporters send NetFlow v5 datagrams of 1,464 bytes in bursts, one each millisecond, for 1.5 s. A rate is reached \
+        how: "Four exporters send NetFlow v5 datagrams of 1,464 bytes in bursts, one each millisecond. A rate is reached \
               if all arrive, once, in order and unchanged, the last within 150 ms of being sent; it is not if that fails twice. \
               The highest is found by bisection. All relays have the same receive buffer."
             .to_owned(),
@@ -88,7 +90,8 @@ fn at_least(results: &Results, who: &'static str) -> String {
 fn costs(results: &Results) -> Section {
     let mut rows = Vec::new();
     for kind in Kind::all().into_iter().filter(|_| results.has(cost::COST)) {
-        let parts = [("", cost::COST), (", nf-sender", cost::COST_SENDER), (", nf-receiver", cost::COST_RECEIVER)];
+        let parts =
+            [("", cost::COST), (", nf-sender", cost::COST_SENDER), (", nf-receiver", cost::COST_RECEIVER)];
         for (part, topic) in parts {
             let figures = cost::RATES.map(|rate| (rate, results.median(topic, kind.name(), rate)));
             if figures.iter().any(|(_, cost)| cost.is_some()) {
@@ -103,7 +106,8 @@ fn costs(results: &Results) -> Section {
     let rates = cost::RATES.map(|rate| format!("{}/s", grouped(rate)));
     Section {
         title: "Processor time per datagram",
-        how: "Core-microseconds, user and system time of all processes of the relay, at given rates.".to_owned(),
+        how: "Core-microseconds, user and system time of all processes of the relay, at given rates."
+            .to_owned(),
         head: [words(&["relay"]), rates.to_vec()].concat(),
         rows,
     }
@@ -117,7 +121,10 @@ fn latencies(results: &Results) -> Section {
     };
     Section {
         title: "Latency",
-        how: format!("Milliseconds from exporter to collector at {} datagrams/s.", grouped(cost::LATENCY_RATE)),
+        how: format!(
+            "Milliseconds from exporter to collector at {} datagrams/s.",
+            grouped(cost::LATENCY_RATE)
+        ),
         head: words(&["relay", "p50", "p99"]),
         rows: kinds.filter_map(row).collect(),
     }
@@ -144,7 +151,7 @@ fn catch_ups(results: &Results) -> Section {
     };
     Section {
         title: "Catching up",
-        how: "The receiver comes up when there is a backlog of 1 GiB: from the first to the last arrival at the collector. Beside it, a \
+        how: "The receiver comes up when there is a backlog: from the first to the last arrival at the collector. Beside it, a \
               sender of prepared datagrams, as fast as the collector takes them without loss."
             .to_owned(),
         head: words(&["", "datagrams/s"]),
@@ -225,7 +232,8 @@ fn starts(results: &Results) -> Section {
     let row = |(segments, milliseconds): (u64, f64)| vec![grouped(segments), short(milliseconds)];
     Section {
         title: "Start",
-        how: "Milliseconds of nf-sender from its start to READY, by how many segments are in its spool.".to_owned(),
+        how: "Milliseconds of nf-sender from its start to READY, by how many segments are in its spool."
+            .to_owned(),
         head: words(&["segments", "ms"]),
         rows: series.into_iter().map(row).collect(),
     }

@@ -55,7 +55,12 @@ impl Course {
     }
 
     /// Processes that take datagrams there and send them to the sink, warmed up.
-    pub(crate) fn through(inputs: &[SocketAddr], processes: Vec<Process>, sink: Sink, exporters: u16) -> Self {
+    pub(crate) fn through(
+        inputs: &[SocketAddr],
+        processes: Vec<Process>,
+        sink: Sink,
+        exporters: u16,
+    ) -> Self {
         let generator = Generator::new(exporters, inputs, Sending::Plain);
         let mut course = Self { generator, processes, sink, _relay: None };
         // Each exporter has its turn twice.
@@ -75,14 +80,14 @@ impl Course {
         let sent = self.generator.run(&timetable, rate);
         self.sink.wait_for_all(STALL);
         let (cpu, written) = measure(&self.processes);
-        let spent = cpu.iter().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
+        let each = cpu.iter().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
         let names = self.processes.iter().map(|process| process.name);
         Run {
             total: timetable.total(),
             rate,
             sent,
             arrivals: self.sink.arrivals(),
-            cpu: names.zip(spent).collect(),
+            cpu: names.zip(each).collect(),
             written: written.saturating_sub(written_before),
         }
     }

@@ -26,7 +26,11 @@ pub(crate) fn highest(guess: Option<f64>, start: f64, mut probe: impl FnMut(f64)
             break;
         }
         let is_reached = reached(rate);
-        if is_reached { low = rate } else { high = rate }
+        if is_reached {
+            low = rate;
+        } else {
+            high = rate;
+        }
         if is_reached != is_low {
             break;
         }

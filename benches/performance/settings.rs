@@ -43,8 +43,9 @@ impl Settings {
 
     /// Those of the relays that are installed and wanted.
     pub(crate) fn chosen(&self, kinds: impl IntoIterator<Item = Kind>) -> impl Iterator<Item = Kind> {
-        let is_wanted = |kind: &Kind| self.relays.is_empty() || self.relays.iter().any(|name| name == kind.name());
-        kinds.into_iter().filter(Kind::is_installed).filter(is_wanted)
+        let is_wanted =
+            |kind: &Kind| self.relays.is_empty() || self.relays.iter().any(|name| name == kind.name());
+        kinds.into_iter().filter(|kind| kind.is_installed()).filter(is_wanted)
     }
 
     /// Shows a run, if that is wanted.

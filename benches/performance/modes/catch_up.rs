@@ -53,7 +53,11 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
 fn note(settings: &Settings, results: &mut Results, who: &'static str, total: u64, arrivals: &Arrivals) {
     let lost = total - arrivals.arrived;
     settings.note(who, &format!("{:>7.0}/s, {lost} of {total} lost", arrivals.rate()));
-    assert_eq!(lost + arrivals.repeated + arrivals.out_of_order + arrivals.corrupted, 0, "{who} caught up, but not exactly");
+    assert_eq!(
+        lost + arrivals.repeated + arrivals.out_of_order + arrivals.corrupted,
+        0,
+        "{who} caught up, but not exactly"
+    );
     results.add(CATCH_UP, who, 0, arrivals.rate());
 }
 

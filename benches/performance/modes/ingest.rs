@@ -39,12 +39,13 @@ struct Probe {
 }
 
 pub(crate) fn turn(settings: &Settings, results: &mut Results) {
-    let kinds: [(&'static str, fn(f64, f64) -> Probe); 2] = [(SENDER, sender), (BARE, bare)];
-    for (who, measure) in kinds {
+    for who in [SENDER, BARE] {
+        let measure = if who == SENDER { sender } else { bare };
         let mut is_generator = false;
         let highest = search::highest(results.median(INGEST, who, 0), START, |rate| {
             let Probe { total, taken, dropped, kept } = measure(rate, settings.probe);
-            let words = format!("{rate:>7.0}/s: {total} sent, {taken} taken, {dropped} dropped, rate kept: {kept}");
+            let words =
+                format!("{rate:>7.0}/s: {total} sent, {taken} taken, {dropped} dropped, rate kept: {kept}");
             settings.note(who, &words);
             let is_taken = total == taken && dropped == 0;
             is_generator = if is_taken && kept { is_generator } else { is_taken };

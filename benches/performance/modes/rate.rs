@@ -25,12 +25,12 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
 /// The highest rate, and whether it is the generator that could not do more.
 fn highest(settings: &Settings, kind: Kind, guess: Option<f64>) -> (f64, bool) {
     let mut is_generator = false;
-    let mut course = Course::new(kind, EXPORTERS);
+    let mut course = None;
     let highest = search::highest(guess, START, |rate| {
-        let run = course.run(rate, settings.probe);
+        let run = course.get_or_insert_with(|| Course::new(kind, EXPORTERS)).run(rate, settings.probe);
         settings.note(kind.name(), &run);
         if !run.is_exact() {
-            course = Course::new(kind, EXPORTERS); // nothing of it comes into the next probe
+            course = None; // nothing of it comes into the next probe
         }
         is_generator = if run.is_reached() { is_generator } else { run.is_exact() && !run.sent.kept };
         run.is_reached()
