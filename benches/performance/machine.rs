@@ -18,8 +18,8 @@ pub(crate) fn description() -> String {
         memory(),
         kernel.trim(),
         grouped_bytes(receive_buffer()),
-        version("nfcapd", "nfcapd:"),
-        version("nfacctd", "NetFlow Accounting Daemon,"),
+        version("nfcapd", "Version:"),
+        version("nfacctd", "NetFlow Accounting Daemon, nfacctd"),
     )
 }
 
@@ -43,6 +43,6 @@ fn version(program: &str, before: &str) -> String {
     let said =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     let line = said.lines().find(|line| line.contains(before)).unwrap_or_default();
-    let version = line.trim_start_matches(before).trim().trim_start_matches("Version: ");
-    format!("{program} {}", version.trim_start_matches(program).trim())
+    let (_, version) = line.rsplit_once(before).unwrap_or_default();
+    format!("{program} {}", version.trim())
 }

@@ -72,11 +72,12 @@ fn main() {
             MODES.map(|(name, _)| name)
         );
     }
-    let mut results = Results::default();
+    let (mut results, began) = (Results::default(), std::time::Instant::now());
     for (name, turn) in MODES {
         if words.is_empty() || words.iter().any(|word| word == name) {
             for number in 1..=settings.turns {
-                println!("{name}, turn {number} of {}", settings.turns);
+                let minutes = began.elapsed().as_secs_f64() / 60.0;
+                println!("{minutes:>5.1} min: {name}, turn {number} of {}", settings.turns);
                 turn(&settings, &mut results);
             }
         }

@@ -47,6 +47,8 @@ pub(crate) fn short(number: f64) -> String {
         format!("{number:.1}")
     } else if size >= 0.1 || size == 0.0 {
         format!("{number:.2}")
+    } else if size >= 0.01 {
+        format!("{number:.3}")
     } else {
         format!("{number:.4}")
     }

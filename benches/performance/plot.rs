@@ -6,6 +6,7 @@ use std::path::Path;
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::Ranged;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::modes::{cost, exporters};
 use crate::numbers::{float, grouped};
@@ -15,10 +16,14 @@ use crate::results::Results;
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-const SIZE: (u32, u32) = (1120, 480);
+const SIZE: (u32, u32) = (1160, 440);
 const FONT: &str = "sans-serif";
 const INK: RGBColor = RGBColor(0x33, 0x33, 0x33);
 const GRID: RGBColor = RGBColor(0xe4, 0xe4, 0xe4);
+
+/// Where the axes have numbers: core-microseconds, and exporters.
+const TICKS: [f64; 9] = [0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0];
+const COUNTS: [f64; 4] = [1.0, 10.0, 100.0, 1000.0];
 
 /// Points of a line, and whose it is.
 type Line = (Kind, Vec<(f64, f64)>);
@@ -31,9 +36,12 @@ pub(crate) fn draw(path: &Path, results: &Results) {
 fn panels(path: &Path, results: &Results) -> Outcome {
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
-    let (left, right) = root.split_horizontally(640);
-    by_rate(&left, &lines(results, cost::COST, &Kind::all()))?;
-    by_exporters(&right, &lines(results, exporters::EXPORTERS, &exporters::KINDS))?;
+    let (left, rest) = root.split_horizontally(500);
+    let (middle, right) = rest.split_horizontally(200);
+    let by_rate = lines(results, cost::COST, &Kind::all());
+    draw_by_rate(&left, &by_rate)?;
+    draw_names(&middle, &by_rate)?;
+    draw_by_exporters(&right, &lines(results, exporters::EXPORTERS, &exporters::KINDS))?;
     root.present()?;
     Ok(())
 }
@@ -46,14 +54,17 @@ fn lines(results: &Results, topic: &'static str, kinds: &[Kind]) -> Vec<Line> {
     kinds.iter().map(points).filter(|(_, points): &Line| !points.is_empty()).collect()
 }
 
-fn by_rate(area: &Area<'_>, lines: &[Line]) -> Outcome {
+fn draw_by_rate(area: &Area<'_>, lines: &[Line]) -> Outcome {
     let (low, high) = extent(lines);
     let mut chart = ChartBuilder::on(area)
-        .caption("by rate, 4 exporters", (FONT, 17, &INK))
+        .caption("Cost by rate, 4 exporters", (FONT, 17, &INK))
         .margin(14)
         .x_label_area_size(46)
         .y_label_area_size(58)
-        .build_cartesian_2d(0.0..65_000.0, (low * 0.8..high * 1.25).log_scale())?;
+        .build_cartesian_2d(
+            0.0..65_000.0,
+            (low * 0.8..high * 1.25).log_scale().with_key_points(TICKS.to_vec()),
+        )?;
     let mut mesh = chart.configure_mesh();
     mesh.disable_x_mesh().bold_line_style(GRID).light_line_style(WHITE).axis_style(INK);
     mesh.label_style((FONT, 13, &INK)).axis_desc_style((FONT, 14, &INK));
@@ -63,14 +74,14 @@ fn by_rate(area: &Area<'_>, lines: &[Line]) -> Outcome {
     draw_lines(&mut chart, lines)
 }
 
-fn by_exporters(area: &Area<'_>, lines: &[Line]) -> Outcome {
+fn draw_by_exporters(area: &Area<'_>, lines: &[Line]) -> Outcome {
     let (_, high) = extent(lines);
     let mut chart = ChartBuilder::on(area)
-        .caption("by number of exporters, 20,000 datagrams/s", (FONT, 17, &INK))
+        .caption("Cost by exporters, 20,000 datagrams/s", (FONT, 17, &INK))
         .margin(14)
         .x_label_area_size(46)
         .y_label_area_size(50)
-        .build_cartesian_2d((0.8..1300.0).log_scale(), 0.0..high * 1.35)?;
+        .build_cartesian_2d((0.8..1300.0).log_scale().with_key_points(COUNTS.to_vec()), 0.0..high * 1.15)?;
     let mut mesh = chart.configure_mesh();
     mesh.disable_x_mesh().bold_line_style(GRID).light_line_style(WHITE).axis_style(INK);
     mesh.label_style((FONT, 13, &INK)).axis_desc_style((FONT, 14, &INK));
@@ -80,7 +91,7 @@ fn by_exporters(area: &Area<'_>, lines: &[Line]) -> Outcome {
     draw_lines(&mut chart, lines)
 }
 
-/// Draws the lines with their points, and says which is which.
+/// Draws the lines with their points.
 fn draw_lines<'a, X, Y>(
     chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
     lines: &[Line],
@@ -91,17 +102,22 @@ where
 {
     for (kind, points) in lines {
         let style = colour(*kind).stroke_width(2);
-        let series = LineSeries::new(points.clone(), style.filled()).point_size(3);
-        let line = chart.draw_series(series)?;
-        line.label(name(*kind)).legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], style));
+        chart.draw_series(LineSeries::new(points.clone(), style.filled()).point_size(3))?;
     }
-    let mut names = chart.configure_series_labels();
-    names
-        .position(SeriesLabelPosition::UpperRight)
-        .label_font((FONT, 13, &INK))
-        .legend_area_size(28)
-        .margin(8);
-    names.background_style(WHITE.mix(0.85)).border_style(GRID).draw()?;
+    Ok(())
+}
+
+/// Says which line is whose, for both panels: from the highest at the end to the lowest.
+fn draw_names(area: &Area<'_>, lines: &[Line]) -> Outcome {
+    let mut lines: Vec<_> = lines.iter().collect();
+    let end = |(_, points): &Line| points.last().map_or(0.0, |(_, figure)| *figure);
+    lines.sort_by(|one, other| end(other).total_cmp(&end(one)));
+    for ((kind, _), y) in lines.into_iter().zip((70..).step_by(26)) {
+        area.draw(&PathElement::new([(0, y), (24, y)], colour(*kind).stroke_width(2)))?;
+        area.draw(&Circle::new((12, y), 3, colour(*kind).filled()))?;
+        let style = (FONT, 14, &INK).into_text_style(area).pos(Pos::new(HPos::Left, VPos::Center));
+        area.draw(&Text::new(name(*kind), (32, y), style))?;
+    }
     Ok(())
 }
 
@@ -112,7 +128,7 @@ fn extent(lines: &[Line]) -> (f64, f64) {
 }
 
 fn name(kind: Kind) -> String {
-    if let Kind::Pair(_) = kind { format!("nf-transport, {}", kind.name()) } else { kind.name().to_owned() }
+    if let Kind::Pair(_) = kind { format!("pair, {}", kind.name()) } else { kind.name().to_owned() }
 }
 
 /// Colours that people with any sight can tell apart (Okabe, Ito).

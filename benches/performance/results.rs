@@ -27,6 +27,11 @@ impl Results {
         self.0.get(&(topic, who, under))?.iter().copied().reduce(f64::max)
     }
 
+    /// How many turns gave it.
+    pub(crate) fn count(&self, topic: &'static str, who: &'static str, under: u64) -> usize {
+        self.0.get(&(topic, who, under)).map_or(0, Vec::len)
+    }
+
     /// What the last turn gave.
     pub(crate) fn latest(&self, topic: &'static str, who: &'static str, under: u64) -> Option<f64> {
         self.0.get(&(topic, who, under))?.last().copied()

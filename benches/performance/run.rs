@@ -15,7 +15,7 @@ use crate::sink::{Arrivals, Sink};
 const PROMPT: Duration = Duration::from_millis(150);
 
 /// When nothing comes for so long, nothing more is waited for.
-const STALL: Duration = Duration::from_secs(1);
+const STALL: Duration = Duration::from_millis(500);
 
 /// Exporters where nothing else is said.
 pub(crate) const EXPORTERS: u16 = 4;

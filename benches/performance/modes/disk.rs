@@ -26,6 +26,9 @@ pub(crate) const BESIDE: &str = "intake beside the spool";
 /// Datagrams a second.
 const RATE: f64 = 5000.0;
 
+/// What is not the aim is looked at for so many seconds at the most.
+const BESIDE_SECONDS: f64 = 20.0;
+
 /// The traced run lasts this long at the most, in seconds.
 const TRACED: f64 = 15.0;
 
@@ -33,7 +36,8 @@ const TRACED: f64 = 15.0;
 pub(crate) fn turn(settings: &Settings, results: &mut Results) {
     for (who, in_memory) in [(IN_MEMORY, true), (BESIDE, false)] {
         if results.latest(WRITTEN, who, 0).is_none() {
-            let written = written(in_memory, settings.disk);
+            let seconds = if in_memory { settings.disk } else { settings.disk.min(BESIDE_SECONDS) };
+            let written = written(in_memory, seconds);
             results.add(WRITTEN, who, 0, written);
             settings.note(who, &format!("{written:.4} bytes written per byte carried"));
             if let Some((per_byte, forced)) = forced(in_memory, settings.disk.min(TRACED)) {
