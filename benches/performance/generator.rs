@@ -24,9 +24,6 @@ const CATCH_UP: f64 = 4.0;
 const LATENESS: f64 = 1.02;
 const HOLD_UP: Duration = Duration::from_millis(15);
 
-/// Calls of a flood between two looks whether there is room.
-const FLOOD_CALLS: usize = 64;
-
 /// How a call sends datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sending {
@@ -142,14 +139,14 @@ impl Generator {
         Sent { took, kept: took <= planned + HOLD_UP, ended_at: timetable.now() }
     }
 
-    /// Sends all that the timetable has room for, of the first exporter, as fast as `wait` lets it. It is asked now and then.
-    pub(crate) fn flood(&mut self, timetable: &Timetable, wait: impl Fn()) {
+    /// Sends all that the timetable has room for, as fast as `wait` lets it, which is asked before so many calls.
+    pub(crate) fn flood(&mut self, timetable: &Timetable, calls: usize, wait: impl Fn()) {
         let (total, part) = (timetable.total(), u64::try_from(COUNT).unwrap());
         for (call, first) in (0..total).step_by(COUNT).enumerate() {
-            if call % FLOOD_CALLS == 0 {
+            if call % calls == 0 {
                 wait();
             }
-            self.send(timetable, 0, first, part.min(total - first));
+            self.send(timetable, call % self.sockets.len(), first, part.min(total - first));
         }
     }
 

@@ -1,6 +1,7 @@
 //! nf-sender and nf-receiver as they are installed: the spool on a disk, the runtime directory in memory.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nf_transport::secure::Suite;
@@ -35,6 +36,12 @@ impl Sender {
         host.limit_receive_buffer();
         let memory = (in_memory && Path::new(MEMORY).is_dir()).then(|| run_in_memory(&host));
         Self { host, _memory: memory }
+    }
+
+    /// Bytes that the files of its runtime directory take: the intake.
+    pub(crate) fn intake(&self) -> u64 {
+        let files = std::fs::read_dir(self.host.path("run")).unwrap();
+        files.map(|file| 512 * file.unwrap().metadata().unwrap().blocks()).sum()
     }
 
     pub(crate) fn process(&self) -> Process {

@@ -69,7 +69,7 @@ fn draw_by_rate(area: &Area<'_>, lines: &[Line]) -> Outcome {
     mesh.disable_x_mesh().bold_line_style(GRID).light_line_style(WHITE).axis_style(INK);
     mesh.label_style((FONT, 13, &INK)).axis_desc_style((FONT, 14, &INK));
     mesh.x_labels(8).x_label_formatter(&|rate| format!("{:.0}", rate / 1000.0));
-    mesh.y_label_formatter(&|cost: &f64| grouped(cost.round()));
+    mesh.y_label_formatter(&|cost| format!("{cost}"));
     mesh.x_desc("thousand datagrams/s").y_desc("core-µs per datagram (logarithmic)").draw()?;
     draw_lines(&mut chart, lines)
 }

@@ -161,7 +161,7 @@ fn catch_ups(results: &Results) -> Section {
 
 fn memory(results: &Results) -> Section {
     let row = |who| {
-        let topics = [catch_up::MEMORY_OWN, catch_up::MEMORY_FILE, catch_up::MEMORY_SHARED];
+        let topics = [catch_up::MEMORY_OWN, catch_up::MEMORY_FILE, catch_up::MEMORY_INTAKE];
         let most = results.most(catch_up::MEMORY_PEAK, who, 0)?;
         let kinds = topics.map(|topic| results.median(topic, who, 0).map_or_else(String::new, short));
         Some([vec![who.to_owned(), short(most)], kinds.to_vec()].concat())
@@ -173,10 +173,10 @@ fn memory(results: &Results) -> Section {
     Section {
         title: "Memory",
         how: format!(
-            "MiB resident while a backlog is made and caught up with: the most of all turns; and afterwards, by kind: its own, files \
-             (the program itself), and shared mappings, which is nf-sender's intake in `/run`.{idle}"
+            "MiB while a backlog is made and caught up with: the most of all turns, the intake included; and afterwards, by kind: its own, \
+             the program itself, and nf-sender's intake, a file in `/run` that outlives a crash and of which little is mapped.{idle}"
         ),
-        head: words(&["", "at the most", "own", "files", "shared"]),
+        head: words(&["", "at the most", "own", "program", "intake"]),
         rows: ["nf-sender", "nf-receiver"].into_iter().filter_map(row).collect(),
     }
 }

@@ -54,7 +54,9 @@ fn written(in_memory: bool, seconds: f64) -> f64 {
     let pair = Pair::connected_with(sink.addr(), None, in_memory);
     let mut course = Course::through(&[pair.input()], pair.processes().to_vec(), sink, EXPORTERS);
     let run = course.run(RATE, seconds);
-    assert!(run.is_exact(), "not all was carried: {run}");
+    if !run.is_exact() {
+        println!("disk: not all was carried: {run}");
+    }
     float(run.written) / float(run.total * u64::try_from(LEN).unwrap())
 }
 
