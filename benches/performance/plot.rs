@@ -56,15 +56,14 @@ fn lines(results: &Results, topic: &'static str, kinds: &[Kind]) -> Vec<Line> {
 
 fn draw_by_rate(area: &Area<'_>, lines: &[Line]) -> Outcome {
     let (low, high) = extent(lines);
+    let (low, high) = (low * 0.8, high * 1.25);
+    let ticks = TICKS.into_iter().filter(|tick| (low..high).contains(tick)).collect();
     let mut chart = ChartBuilder::on(area)
         .caption("Cost by rate, 4 exporters", (FONT, 17, &INK))
         .margin(14)
         .x_label_area_size(46)
         .y_label_area_size(58)
-        .build_cartesian_2d(
-            0.0..65_000.0,
-            (low * 0.8..high * 1.25).log_scale().with_key_points(TICKS.to_vec()),
-        )?;
+        .build_cartesian_2d(0.0..65_000.0, (low..high).log_scale().with_key_points(ticks))?;
     let mut mesh = chart.configure_mesh();
     mesh.disable_x_mesh().bold_line_style(GRID).light_line_style(WHITE).axis_style(INK);
     mesh.label_style((FONT, 13, &INK)).axis_desc_style((FONT, 14, &INK));
