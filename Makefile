@@ -28,12 +28,14 @@ TEST_TOOLS = softflowd:softflowd nfcapd:nfdump nfdump:nfdump ip:iproute2 unshare
 # What making and checking the packages, and the machines that they are tried on, needs.
 PACKAGE_TOOLS = dh:debhelper dpkg-buildpackage:dpkg-dev lintian:lintian rpmbuild:rpm rpmlint:rpmlint debootstrap:debootstrap \
 	systemd-analyze:systemd mandoc:mandoc groff:groff-base
+# What the benchmarks compare with.
+BENCH_TOOLS = nfcapd:nfdump nfacctd:pmacct
 
 # Debian keeps some of them where only root looks.
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .PHONY: build release install install-nf-sender install-nf-receiver packages packages-tree deb \
-	rpm test-machine demo test check bench test-tools fmt clippy doc deny configs units pages
+	rpm test-machine demo test check bench test-tools bench-tools fmt clippy doc deny configs units pages
 
 build:
 	$(CARGO) build --bins
@@ -127,8 +129,9 @@ test: test-tools
 
 check: fmt clippy doc deny configs units pages
 
-bench:
-	$(CARGO) bench --bench healthy_link --bench backlog_start --bench channel --bench strangers
+# Writes docs/performance.md and its plot; takes about an hour.
+bench: bench-tools
+	$(CARGO) bench --bench performance --bench channel --bench strangers
 
 fmt:
 	$(CARGO) fmt --check
@@ -181,15 +184,17 @@ pages:
 	done
 
 # Installs what is missing where that is possible; says what is skipped where it is not.
-test-tools:
+test-tools: TOOLS = $(TEST_TOOLS) $(PACKAGE_TOOLS)
+bench-tools: TOOLS = $(BENCH_TOOLS)
+test-tools bench-tools:
 	@missing=""; \
-	for pair in $(TEST_TOOLS) $(PACKAGE_TOOLS); do \
+	for pair in $(TOOLS); do \
 		command -v $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair##*:}"; \
 	done; \
 	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null && exit 0; \
 	fi; \
-	echo "Not installed:$$missing. The tests that need them are skipped."; \
+	echo "Not installed:$$missing. What needs them is skipped."; \
 	echo "As root: apt-get install$$missing"; \
 	[ "$${CI:-}" != true ]

@@ -103,6 +103,9 @@ const NOBODY_WITH_NET_RAW: &[&str] = &[
     "--",
 ];
 
+/// Runs a program of root's without the right to have larger buffers than the system allows.
+const WITHOUT_NET_ADMIN: &[&str] = &["setpriv", "--bounding-set=-net_admin", "--"];
+
 impl Launch {
     pub(crate) fn new(program: Program) -> Self {
         Self { program, args: Vec::new(), environment: Vec::new(), sockets: Vec::new(), before: Vec::new() }
@@ -130,6 +133,14 @@ impl Launch {
         self
     }
 
+    /// Runs the daemon without `CAP_NET_ADMIN`, which only root's would have.
+    pub(crate) fn without_net_admin(mut self) -> Self {
+        if rustix::process::geteuid().is_root() {
+            self.before = WITHOUT_NET_ADMIN.to_vec();
+        }
+        self
+    }
+
     /// Starts the daemon and waits until it says that it is ready.
     pub(crate) fn start(self) -> Daemon {
         let mut daemon = self.spawn();
@@ -143,7 +154,7 @@ impl Launch {
         let directory = tempfile::tempdir().unwrap();
         let notify_path = directory.path().join("notify");
         let notify = UnixDatagram::bind(&notify_path).unwrap();
-        if !self.before.is_empty() {
+        if self.before == NOBODY_WITH_NET_RAW {
             chown(directory.path(), Some(NOBODY), Some(NOBODY)).unwrap();
             chown(&notify_path, Some(NOBODY), Some(NOBODY)).unwrap();
         }

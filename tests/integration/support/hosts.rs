@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::chatter::Pattern;
 use super::daemon::{Daemon, Launch, NOBODY, Program};
 use super::exporter::Exporters;
-use super::kernel_socket::{KernelFigures, KernelSocket, enlarge, receive_buffer};
+use super::kernel_socket::{KernelFigures, KernelSocket, RECEIVE_BUFFER, enlarge, receive_buffer};
 
 /// Settings under which faults pass quickly: a dead peer is found within 0.6 s, a retry comes within 0.2 s. The
 /// spool needs no spare room on the machine that runs the tests.
@@ -116,6 +116,7 @@ pub(crate) struct SenderHost {
     more_sockets: Vec<UdpSocket>,
     protection: Vec<String>,
     has_runtime_directory: bool,
+    has_net_admin: bool,
     daemon: Option<Daemon>,
 }
 
@@ -134,8 +135,18 @@ impl SenderHost {
             more_sockets: Vec::new(),
             protection: clear_text(),
             has_runtime_directory: true,
+            has_net_admin: true,
             daemon: None,
         }
+    }
+
+    /// From the next start on the daemon has the receive buffer that anybody may ask for, even as root. Exporters that are
+    /// there already know the socket before.
+    pub(crate) fn limit_receive_buffer(&mut self) {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER).unwrap();
+        self.udp = Arc::new(HeldUdp::of(socket));
+        self.has_net_admin = false;
     }
 
     /// Holds one more UDP socket for the daemon.
@@ -211,6 +222,7 @@ impl SenderHost {
             .socket("netflow", self.udp.socket.try_clone().unwrap());
         let more = self.more_sockets.iter().map(|socket| socket.try_clone().unwrap());
         let launch = more.fold(launch, |launch, socket| launch.socket("netflow", socket));
+        let launch = if self.has_net_admin { launch } else { launch.without_net_admin() };
         runtime_directory.into_iter().fold(launch, |launch, path| launch.env("RUNTIME_DIRECTORY", path))
     }
 
@@ -368,7 +380,7 @@ fn wait_status(
 }
 
 /// A directory on a real disk, below the build's: `/tmp` may be small, or memory.
-fn directory() -> TempDir {
+pub(crate) fn directory() -> TempDir {
     let place = option_env!("CARGO_TARGET_TMPDIR").map(Path::new).filter(|place| place.is_dir());
     place.map_or_else(tempfile::tempdir, tempfile::tempdir_in).unwrap()
 }

@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 /// Bytes of receive buffer that the kit asks for.
-const RECEIVE_BUFFER: usize = 64 * 1024 * 1024;
+pub(crate) const RECEIVE_BUFFER: usize = 64 * 1024 * 1024;
 
 /// A socket, found again by its inode whoever holds it.
 #[derive(Clone, Debug)]

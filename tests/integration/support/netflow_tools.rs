@@ -1,6 +1,6 @@
 //! Real peers: softflowd, which exports what a packet capture holds, and nfcapd, which collects and prints it.
 //!
-//! Both come from Debian's packages softflowd and nfdump. The demo and the benchmarks do without them.
+//! Both come from Debian's packages softflowd and nfdump. The demo does without them.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -33,7 +33,7 @@ pub(crate) fn have(tools: &[&str]) -> bool {
 }
 
 /// A daemon of Debian's may lie in a directory that only root's PATH has.
-fn find(tool: &str) -> Option<PathBuf> {
+pub(crate) fn find(tool: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let more = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(more).map(|directory| directory.join(tool)).find(|file| file.is_file())
@@ -123,6 +123,11 @@ impl NfcapdSettings {
         self.with(["-B".into(), bytes.to_string().into()])
     }
 
+    /// It repeats to this address what comes.
+    pub(crate) fn repeat_to(self, addr: SocketAddr) -> Self {
+        self.with(["-R".into(), format!("{}/{}", addr.ip(), addr.port()).into()])
+    }
+
     /// It begins a new file so often, in seconds: 2 is the least.
     pub(crate) fn rotate_every(self, seconds: u32) -> Self {
         self.with(["-t".into(), seconds.to_string().into()])
@@ -157,6 +162,10 @@ impl Nfcapd {
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.settings.addr
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.running().child.id()
     }
 
     /// What the kernel knows about its socket.
@@ -258,6 +267,6 @@ impl Drop for Running {
 }
 
 /// A port of this address that nobody listens on at this moment.
-fn free_port(ip: IpAddr) -> SocketAddr {
+pub(crate) fn free_port(ip: IpAddr) -> SocketAddr {
     UdpSocket::bind((ip, 0)).unwrap().local_addr().unwrap()
 }

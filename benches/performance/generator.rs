@@ -1,0 +1,178 @@
+//! The generator: exporters on loopback that send stamped datagrams at a rate, in bursts.
+//!
+//! A tick comes every millisecond, as exporters flush their caches in bursts: what a tick owes comes at once, and from one
+//! exporter; the next tick's from the next. A generator that cannot keep the rate says so.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+
+use crate::messages::{COUNT, Messages};
+use crate::numbers::{float, index};
+use crate::payload::{self, LEN, Stamp};
+
+/// From burst to burst.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
+
+/// A generator that was held up catches up at this many times its rate, and not in one burst that nobody asked for.
+const CATCH_UP: f64 = 4.0;
+
+/// By how much the whole may take longer than the rate says: a fiftieth, and one hold-up by the machine's other work.
+const LATENESS: f64 = 1.02;
+const HOLD_UP: Duration = Duration::from_millis(15);
+
+/// How a call sends datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sending {
+    /// sendmmsg.
+    Plain,
+    /// One long send that the kernel cuts into datagrams (`UDP_SEGMENT`).
+    Gso,
+}
+
+impl Sending {
+    /// Sends the first `count` datagrams by a socket that was made ready for it.
+    pub(crate) fn send(self, socket: &UdpSocket, messages: &mut Messages, count: usize) {
+        match self {
+            Self::Plain => messages.send(socket, count),
+            // A collector that is not there is no fault of the sender.
+            Self::Gso => drop(socket.send(messages.joined(count))),
+        }
+    }
+
+    pub(crate) fn prepare(self, socket: &UdpSocket) {
+        if self == Self::Gso {
+            setsockopt(socket, UdpGsoSegment, &i32::try_from(LEN).unwrap()).unwrap();
+        }
+    }
+}
+
+/// When each datagram of a run was sent.
+pub(crate) struct Timetable {
+    pub(crate) run: u32,
+    epoch: Instant,
+    /// Nanoseconds since the epoch, by number.
+    sent: Vec<AtomicU64>,
+}
+
+impl Timetable {
+    pub(crate) fn new(run: u32, total: u64) -> Arc<Self> {
+        let sent = (0..total).map(|_| AtomicU64::new(0)).collect();
+        Arc::new(Self { run, epoch: Instant::now(), sent })
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        u64::try_from(self.sent.len()).unwrap()
+    }
+
+    /// Nanoseconds since the epoch.
+    pub(crate) fn now(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap()
+    }
+
+    /// When this number was sent; nothing if the run has no such number.
+    pub(crate) fn sent_at(&self, number: u32) -> Option<u64> {
+        self.sent.get(index(number)).map(|sent| sent.load(Ordering::Relaxed))
+    }
+}
+
+/// Exporters with a socket each.
+pub(crate) struct Generator {
+    sockets: Vec<UdpSocket>,
+    sequences: Vec<u32>,
+    sending: Sending,
+    messages: Messages,
+}
+
+/// How a run of the generator went.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    pub(crate) took: Duration,
+    /// Whether the rate was kept.
+    pub(crate) kept: bool,
+    /// Nanoseconds since the timetable's epoch.
+    pub(crate) ended_at: u64,
+}
+
+impl Generator {
+    /// Exporters with ports and addresses of their own; they have the targets in turn.
+    pub(crate) fn new(exporters: u16, targets: &[SocketAddr], sending: Sending) -> Self {
+        let targets = targets.iter().cycle();
+        let sockets: Vec<_> =
+            (0..exporters).zip(targets).map(|(number, target)| connected(number, *target)).collect();
+        for socket in &sockets {
+            sending.prepare(socket);
+        }
+        let mut messages = Messages::new(LEN);
+        (0..COUNT).for_each(|at| messages.slot(at).copy_from_slice(&payload::template()));
+        Self { sequences: vec![0; sockets.len()], sockets, sending, messages }
+    }
+
+    /// How many datagrams each exporter has sent.
+    pub(crate) fn sequences(&self) -> &[u32] {
+        &self.sequences
+    }
+
+    /// Sends all that the timetable has room for.
+    pub(crate) fn run(&mut self, timetable: &Timetable, rate: f64) -> Sent {
+        let (total, began) = (timetable.total(), Instant::now());
+        let most = (CATCH_UP * rate * TICK.as_secs_f64()).ceil();
+        let (mut sent, mut tick) = (0, 0);
+        while sent < total {
+            tick += 1;
+            std::thread::sleep((began + TICK * tick).saturating_duration_since(Instant::now()));
+            let owed = (began.elapsed().as_secs_f64() * rate).floor().min(float(total)) - float(sent);
+            let exporter = index(tick) % self.sockets.len();
+            let mut burst = crate::numbers::count(owed.clamp(0.0, most));
+            while burst > 0 {
+                let part = burst.min(u64::try_from(COUNT).unwrap());
+                self.send(timetable, exporter, sent, part);
+                sent += part;
+                burst -= part;
+            }
+        }
+        let took = began.elapsed();
+        let planned = Duration::from_secs_f64(float(total) / rate * LATENESS);
+        Sent { took, kept: took <= planned + HOLD_UP, ended_at: timetable.now() }
+    }
+
+    /// Sends all that the timetable has room for, as fast as `wait` lets it, which is asked before so many calls.
+    pub(crate) fn flood(&mut self, timetable: &Timetable, calls: usize, wait: impl Fn()) {
+        let (total, part) = (timetable.total(), u64::try_from(COUNT).unwrap());
+        for (call, first) in (0..total).step_by(COUNT).enumerate() {
+            if call % calls == 0 {
+                wait();
+            }
+            self.send(timetable, call % self.sockets.len(), first, part.min(total - first));
+        }
+    }
+
+    /// Sends the next datagrams of one exporter by one call.
+    fn send(&mut self, timetable: &Timetable, exporter: usize, first: u64, count: u64) {
+        let first = u32::try_from(first).unwrap();
+        let count = u32::try_from(count).unwrap();
+        for at in 0..count {
+            let stamp = Stamp {
+                run: timetable.run,
+                number: first + at,
+                exporter: u16::try_from(exporter).unwrap(),
+                sequence: self.sequences[exporter],
+            };
+            self.sequences[exporter] += 1;
+            stamp.write(self.messages.slot(index(at)));
+        }
+        let now = timetable.now();
+        (first..first + count).for_each(|number| timetable.sent[index(number)].store(now, Ordering::Relaxed));
+        self.sending.send(&self.sockets[exporter], &mut self.messages, index(count));
+    }
+}
+
+fn connected(exporter: u16, target: SocketAddr) -> UdpSocket {
+    let [high, low] = (exporter + 2).to_be_bytes();
+    let socket = UdpSocket::bind((Ipv4Addr::new(127, 1, high, low), 0)).unwrap();
+    socket.connect(target).unwrap();
+    socket
+}

@@ -1,0 +1,104 @@
+//! `catch-up`: a backlog is delivered when the receiver comes up: datagrams a second from the first to the last arrival,
+//! and the most memory that the daemons had. Beside it a bare sender of prepared datagrams that looks at the sink's queue.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::generator::{Generator, Sending, Timetable};
+use crate::numbers::{count, float};
+use crate::pair::{self, Pair};
+use crate::payload::LEN;
+use crate::process::Memory;
+use crate::results::Results;
+use crate::run::{EXPORTERS, next_run};
+use crate::settings::Settings;
+use crate::sink::{Arrivals, Sink};
+use crate::support::pair::STALL;
+use crate::support::samples;
+
+/// Topic: datagrams a second.
+pub(crate) const CATCH_UP: &str = "catch-up";
+
+/// Who is measured.
+pub(crate) const PAIR: &str = "the pair";
+pub(crate) const PLAIN: &str = "bare sendmmsg";
+pub(crate) const GSO: &str = "bare GSO";
+
+/// Topics of the daemons' memory, MiB: at the most, with files in `/run` where these are memory; then, after catching up, its
+/// own; that of the program itself; and the files in `/run`.
+pub(crate) const MEMORY_PEAK: &str = "memory peak";
+pub(crate) const MEMORY_OWN: &str = "memory of its own";
+pub(crate) const MEMORY_FILE: &str = "memory of files";
+pub(crate) const MEMORY_INTAKE: &str = "memory of the intake";
+
+/// Calls between two looks at the queue of nf-sender's socket, and at the sink's, which is larger.
+const FILL_LOOKS: usize = 4;
+const SINK_LOOKS: usize = 64;
+
+pub(crate) fn turn(settings: &Settings, results: &mut Results) {
+    let total = count(settings.backlog * f64::from(1 << 20) / float(u64::try_from(LEN).unwrap()));
+    let (arrivals, memory) = caught_up(total);
+    note(settings, results, PAIR, total, &arrivals);
+    for (who, memory, intake) in memory {
+        let mebibytes = |bytes: u64| float(bytes) / f64::from(1 << 20);
+        results.add(MEMORY_PEAK, who, 0, mebibytes(memory.peak + intake.saturating_sub(memory.shared)));
+        results.add(MEMORY_OWN, who, 0, mebibytes(memory.anonymous));
+        results.add(MEMORY_FILE, who, 0, mebibytes(memory.file));
+        results.add(MEMORY_INTAKE, who, 0, mebibytes(intake));
+        settings.note(who, &format!("{memory:?}, intake {intake}"));
+    }
+    for (who, sending) in [(PLAIN, Sending::Plain), (GSO, Sending::Gso)] {
+        note(settings, results, who, total, &bare(sending, total));
+    }
+}
+
+fn note(settings: &Settings, results: &mut Results, who: &'static str, total: u64, arrivals: &Arrivals) {
+    let lost = total - arrivals.arrived;
+    settings.note(who, &format!("{:>7.0}/s, {lost} of {total} lost", arrivals.rate()));
+    if lost + arrivals.repeated + arrivals.out_of_order + arrivals.corrupted == 0 {
+        results.add(CATCH_UP, who, 0, arrivals.rate());
+    } else {
+        let Arrivals { repeated, out_of_order, corrupted, .. } = arrivals;
+        println!(
+            "catch-up: {who} does not count: {lost} lost, {repeated} repeated, {out_of_order} out of order, {corrupted} corrupted"
+        );
+    }
+}
+
+/// nf-sender fills its spool, then nf-receiver comes up.
+fn caught_up(total: u64) -> (Arrivals, [(&'static str, Memory, u64); 2]) {
+    let sink = Sink::start();
+    let mut pair = Pair::new(sink.addr(), None);
+    pair.sender.host.set_receiver(None);
+    pair.sender.host.start();
+    let timetable = Timetable::new(next_run(), total);
+    let mut generator = Generator::new(EXPORTERS, &[pair.input()], Sending::Plain);
+    sink.begin(&timetable, generator.sequences());
+    let udp = pair.sender.host.udp();
+    generator.flood(&timetable, FILL_LOOKS, || wait_while(|| udp.kernel().queued > udp.capacity() / 4));
+    pair.sender.host.wait_status(STALL, |status| samples::count(status, "/queued/datagrams") == total);
+    pair.receiver.start();
+    pair.sender.host.set_toml(&format!("receivers = [\"{}\"]\n{}", pair.receiver.addr(), pair::SETTINGS));
+    pair.sender.host.daemon().reload();
+    sink.wait_for_all(STALL);
+    let [sender, receiver] = pair.processes().map(|process| (process.name, process.memory()));
+    let intake = pair.sender.intake();
+    (sink.arrivals(), [(sender.0, sender.1, intake), (receiver.0, receiver.1, 0)])
+}
+
+/// Prepared datagrams, as fast as the sink takes them.
+fn bare(sending: Sending, total: u64) -> Arrivals {
+    let sink = Sink::start();
+    let timetable = Timetable::new(next_run(), total);
+    let mut generator = Generator::new(1, &[sink.addr()], sending);
+    sink.begin(&Arc::clone(&timetable), generator.sequences());
+    generator.flood(&timetable, SINK_LOOKS, || wait_while(|| sink.queued() > sink.capacity() / 2));
+    sink.wait_for_all(STALL);
+    sink.arrivals()
+}
+
+fn wait_while(is_full: impl Fn() -> bool) {
+    while is_full() {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}

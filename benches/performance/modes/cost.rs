@@ -1,0 +1,75 @@
+//! `cost` and `latency`: what a datagram costs at given rates, and how long it is on its way.
+
+use crate::generator::Sending;
+use crate::numbers::{count, float};
+use crate::relay::Kind;
+use crate::results::Results;
+use crate::run::{Course, EXPORTERS, Run};
+use crate::settings::Settings;
+
+/// Topics: core-microseconds per datagram, in all and by process, by rate.
+pub(crate) const COST: &str = "cost";
+pub(crate) const COST_SENDER: &str = "cost of nf-sender";
+pub(crate) const COST_RECEIVER: &str = "cost of nf-receiver";
+
+/// Topic: datagrams of a thousand that were lost, by rate.
+pub(crate) const LOSS: &str = "loss";
+
+/// Topics: milliseconds, by rate.
+pub(crate) const LATENCY_MEDIAN: &str = "latency p50";
+pub(crate) const LATENCY_LATE: &str = "latency p99";
+
+/// Datagrams a second.
+pub(crate) const RATES: [u64; 4] = [5000, 20_000, 40_000, 60_000];
+
+/// The rate at which latencies are compared.
+pub(crate) const LATENCY_RATE: u64 = 20_000;
+
+/// One relay after the other at each rate: what else the machine does meets them alike.
+pub(crate) fn turn(settings: &Settings, results: &mut Results) {
+    for rate in RATES {
+        for kind in settings.chosen(Kind::all()) {
+            let run = measure(settings, kind, rate);
+            note(results, kind, &run);
+        }
+    }
+}
+
+/// Only those whose latency is of interest.
+pub(crate) fn latency(settings: &Settings, results: &mut Results) {
+    for kind in settings.chosen(Kind::PAIRS.into_iter().chain([Kind::BARE, Kind::Bare(Sending::Gso)])) {
+        // The runs for the cost have told it, if there were any.
+        if results.count(LATENCY_MEDIAN, kind.name(), LATENCY_RATE) < settings.turns {
+            note_latency(results, kind, &measure(settings, kind, LATENCY_RATE));
+        }
+    }
+}
+
+/// A relay of its own for each rate: none has to carry what another left behind.
+fn measure(settings: &Settings, kind: Kind, rate: u64) -> Run {
+    let run = Course::new(kind, EXPORTERS).run(float(rate), settings.run);
+    settings.note(kind.name(), &run);
+    run
+}
+
+fn note(results: &mut Results, kind: Kind, run: &Run) {
+    let rate = count(run.rate);
+    if rate == LATENCY_RATE {
+        note_latency(results, kind, run);
+    }
+    results.add(COST, kind.name(), rate, run.cost());
+    results.add(LOSS, kind.name(), rate, 1000.0 * float(run.lost()) / float(run.total));
+    for (process, spent) in &run.cpu {
+        let topic = match *process {
+            "nf-sender" => COST_SENDER,
+            "nf-receiver" => COST_RECEIVER,
+            _ => continue,
+        };
+        results.add(topic, kind.name(), rate, spent.as_secs_f64() * 1e6 / float(run.total));
+    }
+}
+
+fn note_latency(results: &mut Results, kind: Kind, run: &Run) {
+    results.add(LATENCY_MEDIAN, kind.name(), LATENCY_RATE, run.arrivals.latency(0.5));
+    results.add(LATENCY_LATE, kind.name(), LATENCY_RATE, run.arrivals.latency(0.99));
+}

@@ -1,0 +1,73 @@
+//! `disk`: what the daemons write to disk while the link is healthy, for each byte that is carried: once with the runtime
+//! directory of nf-sender in memory, as systemd's is, and once on the disk of the spool.
+//!
+//! The aim is nothing that nf-sender forces to disk itself. Tracing slows it down, so that is counted in a run of its own.
+
+use crate::modes::trace::{Forced, Trace};
+use crate::numbers::{count, float};
+use crate::pair::Pair;
+use crate::payload::LEN;
+use crate::results::Results;
+use crate::run::{Course, EXPORTERS};
+use crate::settings::Settings;
+use crate::sink::Sink;
+
+/// Topics: bytes written, and forced to disk, for each byte carried.
+pub(crate) const WRITTEN: &str = "written";
+pub(crate) const FORCED: &str = "forced";
+
+/// Topic: calls that forced something to disk in the traced run.
+pub(crate) const CALLS: &str = "calls that force";
+
+/// Where the runtime directory is.
+pub(crate) const IN_MEMORY: &str = "intake in memory";
+pub(crate) const BESIDE: &str = "intake beside the spool";
+
+/// Datagrams a second.
+const RATE: f64 = 5000.0;
+
+/// What is not the aim is looked at for so many seconds at the most.
+const BESIDE_SECONDS: f64 = 20.0;
+
+/// The traced run lasts this long at the most, in seconds.
+const TRACED: f64 = 15.0;
+
+/// What is written hardly varies: one turn is enough.
+pub(crate) fn turn(settings: &Settings, results: &mut Results) {
+    for (who, in_memory) in [(IN_MEMORY, true), (BESIDE, false)] {
+        if results.latest(WRITTEN, who, 0).is_none() {
+            let seconds = if in_memory { settings.disk } else { settings.disk.min(BESIDE_SECONDS) };
+            let written = written(in_memory, seconds);
+            results.add(WRITTEN, who, 0, written);
+            settings.note(who, &format!("{written:.4} bytes written per byte carried"));
+            if let Some((per_byte, forced)) = forced(in_memory, settings.disk.min(TRACED)) {
+                results.add(FORCED, who, 0, per_byte);
+                results.add(CALLS, who, 0, float(forced.calls));
+                settings.note(who, &forced);
+            }
+        }
+    }
+}
+
+fn written(in_memory: bool, seconds: f64) -> f64 {
+    let sink = Sink::start();
+    let pair = Pair::connected_with(sink.addr(), None, in_memory);
+    let mut course = Course::through(&[pair.input()], pair.processes().to_vec(), sink, EXPORTERS);
+    let run = course.run(RATE, seconds);
+    if !run.is_exact() {
+        println!("disk: not all was carried: {run}");
+    }
+    float(run.written) / float(run.total * u64::try_from(LEN).unwrap())
+}
+
+/// Bytes that nf-sender forced to disk for each byte carried, and what it did; nothing if it cannot be traced.
+fn forced(in_memory: bool, seconds: f64) -> Option<(f64, Forced)> {
+    let sink = Sink::start();
+    let pair = Pair::connected_with(sink.addr(), None, in_memory);
+    let mut course = Course::through(&[pair.input()], pair.processes().to_vec(), sink, EXPORTERS);
+    let trace = Trace::of(pair.sender.process().pid)?;
+    course.run(RATE, seconds);
+    let forced = trace.end();
+    let carried = count(RATE * seconds) * u64::try_from(LEN).unwrap();
+    Some((float(forced.bytes) / float(carried), forced))
+}

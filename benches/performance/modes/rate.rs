@@ -1,0 +1,40 @@
+//! `rate`: the highest rate end to end that loses nothing, comes in order and unchanged, and leaves nothing behind.
+
+use crate::modes::GENERATOR;
+use crate::relay::Kind;
+use crate::results::Results;
+use crate::run::{Course, EXPORTERS};
+use crate::search;
+use crate::settings::Settings;
+
+/// Topic: datagrams a second.
+pub(crate) const RATE: &str = "rate";
+
+/// Where the first search begins, datagrams a second.
+const START: f64 = 40_000.0;
+
+pub(crate) fn turn(settings: &Settings, results: &mut Results) {
+    for kind in settings.chosen(Kind::all()) {
+        let guess = results.median(RATE, kind.name(), 0);
+        let (highest, is_generator) = highest(settings, kind, guess);
+        results.add(RATE, kind.name(), 0, highest);
+        results.add(GENERATOR, kind.name(), 0, f64::from(u8::from(is_generator)));
+    }
+}
+
+/// The highest rate, and whether it is the generator that could not do more.
+fn highest(settings: &Settings, kind: Kind, guess: Option<f64>) -> (f64, bool) {
+    let mut is_generator = false;
+    let mut course = None;
+    let highest = search::highest(guess, START, |rate| {
+        let run = course.get_or_insert_with(|| Course::new(kind, EXPORTERS)).run(rate, settings.probe);
+        settings.note(kind.name(), &run);
+        if !run.is_exact() {
+            course = None; // nothing of it comes into the next probe
+        }
+        is_generator = if run.is_reached() { is_generator } else { run.is_exact() && !run.sent.kept };
+        run.is_reached()
+    });
+    settings.note(kind.name(), &format!("highest {highest:.0}/s"));
+    (highest, is_generator)
+}

@@ -1,0 +1,69 @@
+//! `senders`: what a datagram costs nf-receiver with few and with many senders, at the same rate in all, and what memory a
+//! sender takes that is only connected.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::numbers::float;
+use crate::pair::Sender;
+use crate::process::Process;
+use crate::results::Results;
+use crate::run::Course;
+use crate::settings::Settings;
+use crate::sink::Sink;
+use crate::support::hosts::ReceiverHost;
+use crate::support::pair::STALL;
+
+/// Topic: core-microseconds of nf-receiver per datagram, by number of senders.
+pub(crate) const SENDERS: &str = "senders";
+
+/// Topic: KiB of nf-receiver's memory for each idle sender, by number of senders.
+pub(crate) const IDLE: &str = "idle senders";
+
+/// Who is measured.
+pub(crate) const RECEIVER: &str = "nf-receiver";
+
+/// How many senders.
+pub(crate) const COUNTS: [u16; 3] = [1, 10, 100];
+
+/// Datagrams a second of all together.
+pub(crate) const RATE: u64 = 20_000;
+
+/// After this time what a connection made nf-receiver do is done.
+const SETTLED: Duration = Duration::from_millis(500);
+
+pub(crate) fn turn(settings: &Settings, results: &mut Results) {
+    for count in COUNTS {
+        let sink = Sink::start();
+        let mut host = ReceiverHost::new(&[sink.addr()], "");
+        host.start();
+        let receiver = Process { name: RECEIVER, pid: host.daemon().pid() };
+        let resident = || {
+            let memory = receiver.memory();
+            float(memory.anonymous + memory.shared) / 1024.0
+        };
+        let before = resident();
+        let senders = connect(count, host.addr());
+        std::thread::sleep(SETTLED);
+        results.add(IDLE, RECEIVER, count.into(), (resident() - before) / f64::from(count));
+        let inputs: Vec<_> = senders.iter().map(|sender| sender.host.udp().addr()).collect();
+        let mut course = Course::through(&inputs, vec![receiver], sink, count);
+        let run = course.run(float(RATE), settings.run);
+        settings.note(RECEIVER, &format!("{count:>4} senders {run}"));
+        results.add(SENDERS, RECEIVER, count.into(), run.cost());
+    }
+}
+
+/// So many senders, all connected.
+fn connect(count: u16, receiver: SocketAddr) -> Vec<Sender> {
+    let started = |number: u16| {
+        let mut sender = Sender::new(&format!("edge-{number}"), receiver);
+        sender.host.start();
+        sender
+    };
+    let senders: Vec<_> = (0..count).map(started).collect();
+    for sender in &senders {
+        sender.host.wait_state("connected", STALL);
+    }
+    senders
+}

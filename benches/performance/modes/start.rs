@@ -1,0 +1,75 @@
+//! `start`: how long nf-sender takes from its start to READY with many segments, against an empty spool.
+//!
+//! The smallest segment that the configuration allows has 128 KiB, so the segments are written by the library, with one
+//! datagram each.
+
+use std::path::Path;
+use std::time::Duration;
+
+use nf_transport::batch::{BatchBuilder, Compression};
+use nf_transport::datagram::{Datagram, Timestamp};
+use nf_transport::sequence::{Position, StreamId};
+use nf_transport::spool::disk::Directory;
+use nf_transport::spool::{self, Policy};
+
+use crate::modes::ingest::NOWHERE;
+use crate::numbers::float;
+use crate::pair::Sender;
+use crate::payload;
+use crate::results::Results;
+use crate::settings::Settings;
+use crate::support::samples;
+
+/// Topic: milliseconds from start to READY, by number of segments.
+pub(crate) const START: &str = "start";
+
+/// Who is measured.
+pub(crate) const SENDER: &str = "nf-sender";
+
+/// Starts of each kind in a turn.
+const STARTS: usize = 3;
+
+pub(crate) fn turn(settings: &Settings, results: &mut Results) {
+    let mut empty = Sender::new("empty", NOWHERE.into());
+    let mut full = Sender::new("full", NOWHERE.into());
+    std::fs::create_dir(full.host.path("spool")).unwrap();
+    write_segments(&full.host.path("spool"), settings.segments);
+    for _ in 0..STARTS {
+        for (sender, segments) in [(&mut empty, 0), (&mut full, settings.segments)] {
+            let took = sender.host.start().ready_after();
+            let status = sender.host.status();
+            assert_eq!(samples::count(&status, "/queued/segments"), segments, "not taken up:\n{status:#}");
+            sender.host.take().terminate();
+            settings.note(SENDER, &format!("{segments} segments: ready after {took:.2?}"));
+            results.add(START, SENDER, segments, took.as_secs_f64() * 1000.0);
+        }
+    }
+}
+
+/// Fills a spool with so many segments of a datagram each.
+fn write_segments(directory: &Path, segments: u64) {
+    let stream = StreamId([7; 16]);
+    let policy = Policy { rotate_size: 1, min_free: 0, ..Policy::default() };
+    let mut spool = spool::open(Directory::open(directory).unwrap(), stream, policy).unwrap().spool;
+    let mut builder = BatchBuilder::new(stream, Compression::None);
+    let addr = ([127, 0, 0, 1], 2055).into();
+    let now = Timestamp::from_unix(Duration::from_secs(1_700_000_000));
+    let payload = payload::template();
+    for first in (0..segments).map(Position) {
+        builder.push(&Datagram { exporter: addr, local: addr, arrival: now, payload: &payload }).unwrap();
+        spool.append(&builder.finish(first).unwrap(), now, first).unwrap();
+    }
+    spool.end_run(Position(0), Position(segments)).unwrap();
+}
+
+/// Milliseconds that the start with segments takes longer.
+pub(crate) fn difference(results: &Results) -> Option<f64> {
+    let series = results.series(START, SENDER);
+    let [(0, empty), (_, full)] = *series else { return None };
+    Some(full - empty)
+}
+
+/// How many segments there were.
+pub(crate) fn segments(results: &Results) -> f64 {
+    results.series(START, SENDER).last().map_or(0.0, |(segments, _)| float(*segments))
+}

@@ -1,0 +1,72 @@
+//! pmacct's nfacctd with its tee plugin, which replicates datagrams as the relays of the field do.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::process::Process;
+use crate::support::hosts::directory;
+use crate::support::kernel_socket::KernelSocket;
+use crate::support::netflow_tools::{find, free_port};
+
+/// The program, from Debian's package pmacct.
+pub(crate) const PROGRAM: &str = "nfacctd";
+
+/// Bytes between its two processes, so that nothing is lost there that the socket's buffer could have held. Each datagram
+/// is handed over on its own, as is the default: with `plugin_buffer_size` it costs a third, but whatever does not fill a
+/// piece stays in it until more comes.
+const PIPE: u64 = 64 << 20;
+
+/// A running nfacctd. Dropping it ends it.
+pub(crate) struct Nfacctd {
+    child: Child,
+    addr: SocketAddr,
+    _directory: TempDir,
+}
+
+impl Nfacctd {
+    /// Starts one that sends on to `target`, with this receive buffer in bytes.
+    pub(crate) fn start(target: SocketAddr, buffer: u64) -> Self {
+        let directory = directory();
+        let addr = free_port(Ipv4Addr::LOCALHOST.into());
+        let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+        fs::write(path("receivers"), format!("id=1 ip={target}\n")).unwrap();
+        let settings = format!(
+            "daemonize: false\nnfacctd_ip: {}\nnfacctd_port: {}\nnfacctd_pipe_size: {buffer}\nnfacctd_disable_checks: true\n\
+             plugins: tee[a]\ntee_receivers[a]: {}\ntee_transparent[a]: false\ntee_pipe_size[a]: {buffer}\n\
+             plugin_pipe_size[a]: {PIPE}\n",
+            addr.ip(),
+            addr.port(),
+            path("receivers")
+        );
+        fs::write(path("nfacctd.conf"), settings).unwrap();
+        let log = File::create(path("log")).unwrap();
+        let child = Command::new(find(PROGRAM).unwrap())
+            .args(["-f", &path("nfacctd.conf")])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        KernelSocket::wait_for(addr);
+        Self { child, addr, _directory: directory }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Nfacctd {
+    /// It does not end when told to, and, killed alone, would leave its plugin behind.
+    fn drop(&mut self) {
+        Process { name: PROGRAM, pid: self.pid() }.kill();
+        drop(self.child.wait());
+    }
+}

@@ -1,0 +1,106 @@
+//! nf-sender and nf-receiver as they are installed: the spool on a disk, the runtime directory in memory.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nf_transport::secure::Suite;
+use tempfile::TempDir;
+
+use crate::process::Process;
+use crate::support::hosts::{ReceiverHost, SenderHost};
+use crate::support::pair::STALL;
+
+/// A file system in memory, as `/run` is under systemd.
+const MEMORY: &str = "/dev/shm";
+
+/// The spool needs no spare room on the machine that measures, and the link is tried again soon.
+pub(crate) const SETTINGS: &str =
+    "[spool]\nmin-free = \"0B\"\n[reconnect]\nfirst = \"50ms\"\nfactor = 2\nlongest = \"200ms\"\n";
+
+/// The machine of nf-sender, and the memory that its runtime directory is in, if the system has such.
+pub(crate) struct Sender {
+    pub(crate) host: SenderHost,
+    _memory: Option<TempDir>,
+}
+
+impl Sender {
+    /// One whose daemon, once started, connects to `receiver`; with the receive buffer that anybody may have.
+    pub(crate) fn new(id: &str, receiver: SocketAddr) -> Self {
+        Self::with(id, receiver, true)
+    }
+
+    /// The same, and says whether its runtime directory is to be in memory.
+    fn with(id: &str, receiver: SocketAddr, in_memory: bool) -> Self {
+        let mut host = SenderHost::new(id, &receiver, SETTINGS);
+        host.limit_receive_buffer();
+        let memory = (in_memory && Path::new(MEMORY).is_dir()).then(|| run_in_memory(&host));
+        Self { host, _memory: memory }
+    }
+
+    /// Bytes that the files of its runtime directory take: the intake.
+    pub(crate) fn intake(&self) -> u64 {
+        let files = std::fs::read_dir(self.host.path("run")).unwrap();
+        files.map(|file| 512 * file.unwrap().metadata().unwrap().blocks()).sum()
+    }
+
+    pub(crate) fn process(&self) -> Process {
+        Process { name: "nf-sender", pid: self.host.daemon().pid() }
+    }
+}
+
+/// Leads the runtime directory into memory.
+fn run_in_memory(host: &SenderHost) -> TempDir {
+    let memory = tempfile::tempdir_in(MEMORY).unwrap();
+    let run = host.path("run");
+    std::fs::remove_dir(&run).unwrap();
+    std::os::unix::fs::symlink(memory.path(), run).unwrap();
+    memory
+}
+
+/// Both machines.
+pub(crate) struct Pair {
+    pub(crate) sender: Sender,
+    pub(crate) receiver: ReceiverHost,
+}
+
+impl Pair {
+    /// Both in place, no daemon started. nf-receiver delivers to `sink`.
+    pub(crate) fn new(sink: SocketAddr, suite: Option<Suite>) -> Self {
+        Self::with(sink, suite, true)
+    }
+
+    fn with(sink: SocketAddr, suite: Option<Suite>, in_memory: bool) -> Self {
+        let mut receiver = ReceiverHost::new(&[sink], "");
+        let mut sender = Sender::with("edge", receiver.addr(), in_memory);
+        if let Some(suite) = suite {
+            let key = receiver.use_key("a key of all");
+            sender.host.protect(&["--key-file", key.to_str().unwrap(), "--cipher", suite.name()]);
+        }
+        Self { sender, receiver }
+    }
+
+    /// Both daemons run and are connected.
+    pub(crate) fn connected(sink: SocketAddr, suite: Option<Suite>) -> Self {
+        Self::connected_with(sink, suite, true)
+    }
+
+    /// The same, and says whether the runtime directory is to be in memory.
+    pub(crate) fn connected_with(sink: SocketAddr, suite: Option<Suite>, in_memory: bool) -> Self {
+        let mut pair = Self::with(sink, suite, in_memory);
+        pair.receiver.start();
+        pair.sender.host.start();
+        pair.sender.host.wait_state("connected", STALL);
+        pair
+    }
+
+    /// Where nf-sender takes datagrams.
+    pub(crate) fn input(&self) -> SocketAddr {
+        self.sender.host.udp().addr()
+    }
+
+    pub(crate) fn processes(&self) -> [Process; 2] {
+        let receiver = Process { name: "nf-receiver", pid: self.receiver.daemon().pid() };
+        [self.sender.process(), receiver]
+    }
+}

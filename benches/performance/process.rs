@@ -1,0 +1,93 @@
+//! What processes use: processor time, memory, disk.
+
+use std::fs;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::time::ClockId;
+use nix::unistd::Pid;
+
+/// A process of a relay, with all that it starts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Process {
+    pub(crate) name: &'static str,
+    pub(crate) pid: u32,
+}
+
+/// Bytes of memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Memory {
+    /// The most that was ever resident.
+    pub(crate) peak: u64,
+    /// Resident now: its own; of files, programs and libraries among them; shared, such as a mapping in `/run`.
+    pub(crate) anonymous: u64,
+    pub(crate) file: u64,
+    pub(crate) shared: u64,
+}
+
+impl Process {
+    /// Processor time of it and its children so far. The clock of a process counts nanoseconds, and those of threads that
+    /// have ended, too.
+    pub(crate) fn cpu(&self) -> Duration {
+        let clocks = self.tree().into_iter().filter_map(|pid| {
+            ClockId::pid_cpu_clock_id(Pid::from_raw(i32::try_from(pid).unwrap())).ok()?.now().ok()
+        });
+        clocks.map(Duration::from).sum()
+    }
+
+    /// Memory of it and its children.
+    pub(crate) fn memory(&self) -> Memory {
+        let each = self.tree().into_iter().map(|pid| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let figure = |name: &str| 1024 * figure(&status, name);
+            Memory {
+                peak: figure("VmHWM:"),
+                anonymous: figure("RssAnon:"),
+                file: figure("RssFile:"),
+                shared: figure("RssShmem:"),
+            }
+        });
+        each.reduce(|sum, one| Memory {
+            peak: sum.peak + one.peak,
+            anonymous: sum.anonymous + one.anonymous,
+            file: sum.file + one.file,
+            shared: sum.shared + one.shared,
+        })
+        .unwrap_or_default()
+    }
+
+    /// Bytes that it and its children caused to be written to storage, less those that were dropped before they got there.
+    pub(crate) fn written(&self) -> u64 {
+        let each = self.tree().into_iter().map(|pid| {
+            let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+            figure(&io, "write_bytes:").saturating_sub(figure(&io, "cancelled_write_bytes:"))
+        });
+        each.sum()
+    }
+
+    /// Ends it and its children at once.
+    pub(crate) fn kill(&self) {
+        for pid in self.tree() {
+            // One that has ended already is no fault.
+            kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap_or_default();
+        }
+    }
+
+    /// The process and all that came of it.
+    fn tree(&self) -> Vec<u32> {
+        let mut pids = vec![self.pid];
+        let mut at = 0;
+        while let Some(pid) = pids.get(at) {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+            pids.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+            at += 1;
+        }
+        pids
+    }
+}
+
+/// The number after a name at the beginning of a line.
+fn figure(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+    line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or_default()
+}

@@ -1,0 +1,113 @@
+//! The relays that are compared. Each takes datagrams at one UDP address of loopback and sends them to another. All have
+//! the same receive buffer: what `net.core.rmem_max` allows to anybody.
+
+use std::any::Any;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use nf_transport::secure::Suite;
+
+use crate::bare::Bare;
+use crate::generator::Sending;
+use crate::nfacctd::{self, Nfacctd};
+use crate::pair::Pair;
+use crate::process::Process;
+use crate::support::hosts::directory;
+use crate::support::netflow_tools::{NfcapdSettings, find};
+
+/// Which relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// nf-sender and nf-receiver, in clear text or with a cipher.
+    Pair(Option<Suite>),
+    /// `nfcapd -R`, which collects and repeats.
+    Nfcapd,
+    /// nfacctd with its tee plugin.
+    Nfacctd,
+    /// The loop of recvmmsg and sendmmsg, or GSO.
+    Bare(Sending),
+}
+
+impl Kind {
+    pub(crate) const PLAIN: Self = Self::Pair(None);
+    pub(crate) const PAIRS: [Self; 4] = [
+        Self::PLAIN,
+        Self::Pair(Some(Suite::Aes256Gcm)),
+        Self::Pair(Some(Suite::ChaCha20Poly1305)),
+        Self::Pair(Some(Suite::Blowfish)),
+    ];
+    pub(crate) const BARE: Self = Self::Bare(Sending::Plain);
+
+    /// All that send plainly.
+    pub(crate) fn all() -> Vec<Self> {
+        Self::PAIRS.into_iter().chain([Self::Nfcapd, Self::Nfacctd, Self::BARE]).collect()
+    }
+
+    /// As figures and tables name it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Pair(None) => "plain",
+            Self::Pair(Some(suite)) => suite.name(),
+            Self::Nfcapd => "nfcapd -R",
+            Self::Nfacctd => "nfacctd tee",
+            Self::Bare(Sending::Plain) => "bare loop",
+            Self::Bare(Sending::Gso) => "bare loop, GSO",
+        }
+    }
+
+    /// Whether what it takes is there.
+    pub(crate) fn is_installed(self) -> bool {
+        match self {
+            Self::Nfcapd => find("nfcapd").is_some(),
+            Self::Nfacctd => find(nfacctd::PROGRAM).is_some(),
+            Self::Pair(_) | Self::Bare(_) => true,
+        }
+    }
+
+    /// Starts it; it sends to `sink`.
+    pub(crate) fn start(self, sink: SocketAddr) -> Relay {
+        match self {
+            Self::Pair(suite) => {
+                let pair = Pair::connected(sink, suite);
+                Relay { input: pair.input(), processes: pair.processes().to_vec(), _running: Box::new(pair) }
+            }
+            Self::Nfcapd => nfcapd(sink),
+            Self::Nfacctd => {
+                let nfacctd = Nfacctd::start(sink, receive_buffer());
+                let process = Process { name: "nfacctd", pid: nfacctd.pid() };
+                let input = nfacctd.addr();
+                Relay { input, processes: vec![process], _running: Box::new(nfacctd) }
+            }
+            Self::Bare(sending) => {
+                let bare = Bare::start(Some(sink), sending);
+                let process = Process { name: "bare loop", pid: bare.pid() };
+                Relay { input: bare.addr(), processes: vec![process], _running: Box::new(bare) }
+            }
+        }
+    }
+}
+
+fn nfcapd(sink: SocketAddr) -> Relay {
+    let files = directory();
+    let settings = NfcapdSettings::of_all(Ipv4Addr::LOCALHOST.into(), files.path().join("flows"));
+    let buffer = u32::try_from(receive_buffer()).unwrap();
+    let nfcapd = settings.buffer(buffer).rotate_every(3600).repeat_to(sink).start();
+    let process = Process { name: "nfcapd", pid: nfcapd.pid() };
+    let input = nfcapd.addr();
+    Relay { input, processes: vec![process], _running: Box::new((nfcapd, files)) }
+}
+
+/// Bytes of receive buffer that anybody may ask for.
+pub(crate) fn receive_buffer() -> u64 {
+    let text =
+        std::fs::read_to_string("/proc/sys/net/core/rmem_max").expect("Linux says how large buffers may be");
+    text.trim().parse().unwrap()
+}
+
+/// A running relay. Dropping it ends it.
+pub(crate) struct Relay {
+    /// Where it takes datagrams.
+    pub(crate) input: SocketAddr,
+    pub(crate) processes: Vec<Process>,
+    /// Whatever runs; it ends when it is dropped.
+    _running: Box<dyn Any>,
+}

@@ -1,0 +1,274 @@
+//! The report: what was measured, in tables, on the terminal and in `docs/performance.md`.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use crate::marks;
+use crate::modes::{GENERATOR, catch_up, cost, disk, exporters, ingest, rate, senders, start};
+use crate::numbers::{grouped, short};
+use crate::relay::Kind;
+use crate::results::Results;
+use crate::settings::Settings;
+use crate::{machine, plot};
+
+/// A heading, how it was measured, and a table.
+struct Section {
+    title: &'static str,
+    how: String,
+    head: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+/// Shows what there is.
+pub(crate) fn print(results: &Results) {
+    for section in sections(results) {
+        println!("\n{}\n{}", section.title, aligned(&section.head, &section.rows));
+    }
+}
+
+/// Writes `docs/performance.md` and the plot beside it.
+pub(crate) fn write(settings: &Settings, results: &Results) {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let Settings { turns, probe, run, disk, backlog, .. } = settings;
+    let mut page = format!(
+        "# Performance\n\nWritten by `make bench`; [benches/performance](../benches/performance/main.rs) says how. Generator, relay and \
+         a sink that checks every byte are on one machine. Medians of {turns} turns, in each of which every relay was measured once. \
+         Probes of a rate took {probe} s, runs at a given rate {run} s, that of the disk {disk} s; the backlog was {backlog} MiB.\n\n{}\n",
+        machine::description()
+    );
+    page += "\n![Processor time per datagram, by rate and by number of exporters](performance.svg)\n";
+    for section in sections(results) {
+        let Section { title, how, head, rows } = section;
+        write!(page, "\n## {title}\n\n{how}\n\n{}", markdown(&head, &rows)).unwrap();
+    }
+    std::fs::write(docs.join("performance.md"), page).unwrap();
+    plot::draw(&docs.join("performance.svg"), results);
+    println!("\nwritten: docs/performance.md, docs/performance.svg");
+}
+
+fn sections(results: &Results) -> Vec<Section> {
+    let all =
+        [rates, costs, latencies, ingests, catch_ups, memory, by_exporters, by_senders, written, starts];
+    let mut sections: Vec<_> = all.iter().map(|section| section(results)).collect();
+    sections.retain(|section| !section.rows.is_empty());
+    sections.push(Section {
+        title: "Marks",
+        how: "Ratios of the medians above.".to_owned(),
+        head: words(&["what", "figure", "ratio or amount", "mark", ""]),
+        rows: marks::rows(&marks::all(results)),
+    });
+    sections
+}
+
+fn rates(results: &Results) -> Section {
+    let tee = results.median(rate::RATE, Kind::Nfacctd.name(), 0);
+    let row = |kind: Kind| {
+        let Some(rate) = results.median(rate::RATE, kind.name(), 0) else {
+            return vec![called(kind), "not installed".to_owned(), String::new()];
+        };
+        let ratio = tee.map_or_else(String::new, |tee| short(rate / tee));
+        vec![called(kind), at_least(results, kind.name()) + &grouped(rate), ratio]
+    };
+    let is_measured = results.has(rate::RATE);
+    Section {
+        title: "Loss-free rate",
+        how: "Four exporters send NetFlow v5 datagrams of 1,464 bytes in bursts, one each millisecond. A rate is reached \
+              if all arrive, once, in order and unchanged, the last within 150 ms of being sent; it is not if that fails twice. \
+              The highest is found by bisection. All relays have the same receive buffer."
+            .to_owned(),
+        head: words(&["relay", "datagrams/s", "to nfacctd tee"]),
+        rows: if is_measured { Kind::all().into_iter().map(row).collect() } else { Vec::new() },
+    }
+}
+
+/// Says so where the generator, and not the relay, is what was measured.
+fn at_least(results: &Results, who: &'static str) -> String {
+    let is_generator = results.median(GENERATOR, who, 0).is_some_and(|share| share > 0.5);
+    if is_generator { "≥ ".to_owned() } else { String::new() }
+}
+
+fn costs(results: &Results) -> Section {
+    let mut rows = Vec::new();
+    for kind in Kind::all().into_iter().filter(|_| results.has(cost::COST)) {
+        let parts =
+            [("", cost::COST), (", nf-sender", cost::COST_SENDER), (", nf-receiver", cost::COST_RECEIVER)];
+        for (part, topic) in parts {
+            let figures = cost::RATES.map(|rate| (rate, results.median(topic, kind.name(), rate)));
+            if figures.iter().any(|(_, cost)| cost.is_some()) {
+                let shown = figures.map(|(rate, cost)| {
+                    let lossy = results.median(cost::LOSS, kind.name(), rate).is_some_and(|loss| loss > 0.0);
+                    cost.map_or_else(String::new, |cost| short(cost) + if lossy { " (lossy)" } else { "" })
+                });
+                rows.push([vec![called(kind) + part], shown.to_vec()].concat());
+            }
+        }
+    }
+    let rates = cost::RATES.map(|rate| format!("{}/s", grouped(rate)));
+    Section {
+        title: "Processor time per datagram",
+        how: "Core-microseconds, user and system time of all processes of the relay, at given rates."
+            .to_owned(),
+        head: [words(&["relay"]), rates.to_vec()].concat(),
+        rows,
+    }
+}
+
+fn latencies(results: &Results) -> Section {
+    let kinds = Kind::PAIRS.into_iter().chain([Kind::BARE, Kind::Bare(crate::generator::Sending::Gso)]);
+    let row = |kind: Kind| {
+        let figure = |topic| results.median(topic, kind.name(), cost::LATENCY_RATE);
+        Some(vec![called(kind), short(figure(cost::LATENCY_MEDIAN)?), short(figure(cost::LATENCY_LATE)?)])
+    };
+    Section {
+        title: "Latency",
+        how: format!(
+            "Milliseconds from exporter to collector at {} datagrams/s.",
+            grouped(cost::LATENCY_RATE)
+        ),
+        head: words(&["relay", "p50", "p99"]),
+        rows: kinds.filter_map(row).collect(),
+    }
+}
+
+fn ingests(results: &Results) -> Section {
+    let row = |who| {
+        let rate = results.median(ingest::INGEST, who, 0)?;
+        Some(vec![who.to_owned(), at_least(results, who) + &grouped(rate)])
+    };
+    Section {
+        title: "Ingest while the link is down",
+        how: "The highest rate at which nothing is lost and everything received is in the spool; the loop beside it only receives. The \
+              exporters send by GSO here."
+            .to_owned(),
+        head: words(&["", "datagrams/s"]),
+        rows: [ingest::SENDER, ingest::BARE].into_iter().filter_map(row).collect(),
+    }
+}
+
+fn catch_ups(results: &Results) -> Section {
+    let row = |who: &str, name: &'static str| {
+        Some(vec![who.to_owned(), grouped(results.median(catch_up::CATCH_UP, name, 0)?)])
+    };
+    Section {
+        title: "Catching up",
+        how: "The receiver comes up when there is a backlog: from the first to the last arrival at the collector. Beside it, a \
+              sender of prepared datagrams, as fast as the collector takes them without loss."
+            .to_owned(),
+        head: words(&["", "datagrams/s"]),
+        rows: [catch_up::PAIR, catch_up::PLAIN, catch_up::GSO].into_iter().filter_map(|who| row(who, who)).collect(),
+    }
+}
+
+fn memory(results: &Results) -> Section {
+    let row = |who| {
+        let topics = [catch_up::MEMORY_OWN, catch_up::MEMORY_FILE, catch_up::MEMORY_INTAKE];
+        let most = results.most(catch_up::MEMORY_PEAK, who, 0)?;
+        let kinds = topics.map(|topic| results.median(topic, who, 0).map_or_else(String::new, short));
+        Some([vec![who.to_owned(), short(most)], kinds.to_vec()].concat())
+    };
+    let idle = results.median(senders::IDLE, senders::RECEIVER, 100);
+    let idle = idle.map_or_else(String::new, |idle| {
+        format!(" Each of 100 idle senders takes {} KiB of nf-receiver's memory.", short(idle))
+    });
+    Section {
+        title: "Memory",
+        how: format!(
+            "MiB while a backlog is made and caught up with: the most of all turns, the intake included; and afterwards, by kind: its own, \
+             the program itself, and nf-sender's intake, a file in `/run` that outlives a crash and of which little is mapped.{idle}"
+        ),
+        head: words(&["", "at the most", "own", "program", "intake"]),
+        rows: ["nf-sender", "nf-receiver"].into_iter().filter_map(row).collect(),
+    }
+}
+
+fn by_exporters(results: &Results) -> Section {
+    let row = |kind: Kind| {
+        let series = results.series(exporters::EXPORTERS, kind.name());
+        (!series.is_empty()).then(|| [vec![called(kind)], figures(&series)].concat())
+    };
+    Section {
+        title: "By number of exporters",
+        how: format!(
+            "Core-microseconds per datagram at {} datagrams/s in all; each burst comes from the next exporter.",
+            grouped(exporters::RATE)
+        ),
+        head: [words(&["relay"]), exporters::COUNTS.map(|count| grouped(u64::from(count))).to_vec()].concat(),
+        rows: exporters::KINDS.into_iter().filter_map(row).collect(),
+    }
+}
+
+fn by_senders(results: &Results) -> Section {
+    let series = results.series(senders::SENDERS, senders::RECEIVER);
+    let row = [vec![senders::RECEIVER.to_owned()], figures(&series)].concat();
+    Section {
+        title: "By number of senders",
+        how: format!(
+            "Core-microseconds of nf-receiver per datagram at {} datagrams/s in all; each burst comes by the next sender.",
+            grouped(senders::RATE)
+        ),
+        head: [words(&[""]), senders::COUNTS.map(|count| grouped(u64::from(count))).to_vec()].concat(),
+        rows: if series.is_empty() { Vec::new() } else { vec![row] },
+    }
+}
+
+fn written(results: &Results) -> Section {
+    let row = |who: &'static str| {
+        let written = results.latest(disk::WRITTEN, who, 0)?;
+        let figure = |topic| results.latest(topic, who, 0).map_or_else(|| "no strace".to_owned(), short);
+        Some(vec![who.to_owned(), short(written), figure(disk::FORCED), figure(disk::CALLS)])
+    };
+    Section {
+        title: "Disk",
+        how: "Bytes that both daemons cause to be written to storage, for each byte of payload that is carried at 5,000 datagrams/s on a \
+              healthy link; and what nf-sender forces to disk by itself in a traced run."
+            .to_owned(),
+        head: words(&["", "written per byte", "forced per byte", "calls that force"]),
+        rows: [disk::IN_MEMORY, disk::BESIDE].into_iter().filter_map(row).collect(),
+    }
+}
+
+fn starts(results: &Results) -> Section {
+    let series = results.series(start::START, start::SENDER);
+    let row = |(segments, milliseconds): (u64, f64)| vec![grouped(segments), short(milliseconds)];
+    Section {
+        title: "Start",
+        how: "Milliseconds of nf-sender from its start to READY, by how many segments are in its spool."
+            .to_owned(),
+        head: words(&["segments", "ms"]),
+        rows: series.into_iter().map(row).collect(),
+    }
+}
+
+/// What a relay is called where the pair is not the only one.
+fn called(kind: Kind) -> String {
+    if let Kind::Pair(_) = kind { format!("the pair, {}", kind.name()) } else { kind.name().to_owned() }
+}
+
+fn figures(series: &[(u64, f64)]) -> Vec<String> {
+    series.iter().map(|(_, figure)| short(*figure)).collect()
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(ToString::to_string).collect()
+}
+
+fn markdown(head: &[String], rows: &[Vec<String>]) -> String {
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    // What is not the first column is numbers.
+    let rule: Vec<_> = (0..head.len()).map(|at| if at == 0 { "---" } else { "---:" }.to_owned()).collect();
+    line(head) + &line(&rule) + &rows.iter().map(|row| line(row)).collect::<String>()
+}
+
+/// A table for the terminal.
+fn aligned(head: &[String], rows: &[Vec<String>]) -> String {
+    let all = || std::iter::once(head).chain(rows.iter().map(Vec::as_slice));
+    let width = |at: usize| all().map(|row| row[at].chars().count()).max().unwrap_or_default();
+    let line = |row: &[String]| {
+        let cell = |(at, text): (usize, &String)| {
+            let width = width(at);
+            if at == 0 { format!("  {text:<width$}") } else { format!("  {text:>width$}") }
+        };
+        row.iter().enumerate().map(cell).collect::<String>() + "\n"
+    };
+    all().map(line).collect()
+}

@@ -1,0 +1,156 @@
+//! One run: the generator sends at a rate for a while through a relay to the sink, and what it took is noted.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::generator::{Generator, Sending, Sent, TICK, Timetable};
+use crate::numbers::{count, float};
+use crate::process::Process;
+use crate::relay::{Kind, Relay};
+use crate::sink::{Arrivals, Sink};
+
+/// The last datagram arrives within this time of the last one sent, or the relay has only stored what it was to carry.
+const PROMPT: Duration = Duration::from_millis(150);
+
+/// When nothing comes for so long, nothing more is waited for.
+const STALL: Duration = Duration::from_millis(500);
+
+/// Exporters where nothing else is said.
+pub(crate) const EXPORTERS: u16 = 4;
+
+/// What a relay is warmed up with, so that its memory is in place and its sockets are made.
+pub(crate) const WARM_UP_RATE: f64 = 20_000.0;
+pub(crate) const WARM_UP_SECONDS: f64 = 0.75;
+
+/// A relay between generator and sink.
+pub(crate) struct Course {
+    pub(crate) generator: Generator,
+    pub(crate) processes: Vec<Process>,
+    pub(crate) sink: Sink,
+    _relay: Option<Relay>,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    pub(crate) total: u64,
+    pub(crate) rate: f64,
+    pub(crate) sent: Sent,
+    pub(crate) arrivals: Arrivals,
+    /// Processor time of each process of the relay.
+    pub(crate) cpu: Vec<(&'static str, Duration)>,
+    /// Bytes that all processes wrote to disk.
+    pub(crate) written: u64,
+}
+
+impl Course {
+    /// A relay of this kind, warmed up.
+    pub(crate) fn new(kind: Kind, exporters: u16) -> Self {
+        let sink = Sink::start();
+        let relay = kind.start(sink.addr());
+        let course = Self::through(&[relay.input], relay.processes.clone(), sink, exporters);
+        Self { _relay: Some(relay), ..course }
+    }
+
+    /// Processes that take datagrams there and send them to the sink, warmed up.
+    pub(crate) fn through(
+        inputs: &[SocketAddr],
+        processes: Vec<Process>,
+        sink: Sink,
+        exporters: u16,
+    ) -> Self {
+        let generator = Generator::new(exporters, inputs, Sending::Plain);
+        let mut course = Self { generator, processes, sink, _relay: None };
+        // Each exporter has its turn twice.
+        let turns = 2.0 * f64::from(exporters) * TICK.as_secs_f64();
+        course.run(WARM_UP_RATE, WARM_UP_SECONDS.max(turns));
+        course
+    }
+
+    /// Sends at this rate for so many seconds, and waits for what arrives.
+    pub(crate) fn run(&mut self, rate: f64, seconds: f64) -> Run {
+        let timetable = Timetable::new(next_run(), count(rate * seconds));
+        self.sink.begin(&timetable, self.generator.sequences());
+        let measure = |processes: &[Process]| -> (Vec<Duration>, u64) {
+            (processes.iter().map(Process::cpu).collect(), processes.iter().map(Process::written).sum())
+        };
+        let (cpu_before, written_before) = measure(&self.processes);
+        let sent = self.generator.run(&timetable, rate);
+        self.sink.wait_for_all(STALL);
+        let (cpu, written) = measure(&self.processes);
+        let each = cpu.iter().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
+        let names = self.processes.iter().map(|process| process.name);
+        Run {
+            total: timetable.total(),
+            rate,
+            sent,
+            arrivals: self.sink.arrivals(),
+            cpu: names.zip(each).collect(),
+            written: written.saturating_sub(written_before),
+        }
+    }
+}
+
+/// Each run has a number, by which the sink knows its datagrams.
+pub(crate) fn next_run() -> u32 {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+impl Run {
+    pub(crate) fn lost(&self) -> u64 {
+        self.total - self.arrivals.arrived
+    }
+
+    /// Whether all came once, in order and unchanged.
+    pub(crate) fn is_exact(&self) -> bool {
+        let Arrivals { repeated, out_of_order, corrupted, .. } = self.arrivals;
+        self.lost() + repeated + out_of_order + corrupted == 0
+    }
+
+    /// From the last datagram sent to the last one that arrived.
+    pub(crate) fn tail(&self) -> Duration {
+        Duration::from_nanos(self.arrivals.last_at.saturating_sub(self.sent.ended_at))
+    }
+
+    /// Whether the relay carried the rate, and the generator kept it.
+    pub(crate) fn is_reached(&self) -> bool {
+        self.sent.kept && self.is_exact() && self.tail() <= PROMPT
+    }
+
+    /// Processor time of all processes for each datagram, in microseconds.
+    pub(crate) fn cost(&self) -> f64 {
+        let spent: Duration = self.cpu.iter().map(|(_, spent)| spent).sum();
+        spent.as_secs_f64() * 1e6 / float(self.total)
+    }
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Arrivals { repeated, out_of_order, corrupted, kernel_drops, .. } = self.arrivals;
+        let (median, late) = (self.arrivals.latency(0.5), self.arrivals.latency(0.99));
+        write!(f, "{:>7.0}/s: {} sent", self.rate, self.total)?;
+        for (what, count) in [
+            ("lost", self.lost()),
+            ("repeated", repeated),
+            ("out of order", out_of_order),
+            ("corrupted", corrupted),
+            ("dropped at the sink", kernel_drops),
+        ] {
+            if count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
+        }
+        write!(f, ", last after {:.1?}, p50 {median:.2} ms, p99 {late:.2} ms", self.tail())?;
+        for (name, spent) in &self.cpu {
+            let each = spent.as_secs_f64() * 1e6 / float(self.total);
+            write!(f, ", {name} {each:.2} us")?;
+        }
+        if !self.sent.kept {
+            write!(f, ", the generator took {:.2?}", self.sent.took)?;
+        }
+        Ok(())
+    }
+}
