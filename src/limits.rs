@@ -50,7 +50,7 @@ pub const INTAKE_SLOTS: usize = 128;
 pub const INTAKE_SLOT_SIZE: usize = 64 * 1024;
 
 /// Bytes of the intake's ring: batches that are neither acknowledged nor in a segment.
-pub const INTAKE_RING: u64 = 16 * 1024 * 1024;
+pub const INTAKE_RING: u64 = 12 * 1024 * 1024;
 
 /// Bytes of receive buffer that nf-sender asks for on each socket: over 2 s of 20,000 datagrams/s.
 pub const RECEIVE_BUFFER: usize = 64 * 1024 * 1024;

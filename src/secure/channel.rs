@@ -20,6 +20,9 @@ use crate::secure::Suite;
 /// Bytes of the tag in each record.
 const TAG_LEN: usize = 16;
 
+/// Bytes of the length in front of it.
+const LENGTH_LEN: usize = 2;
+
 /// Bytes of a record at the most, its length not counted.
 const RECORD_MAX: usize = 65_535;
 
@@ -181,33 +184,65 @@ impl Records {
         if self.is_broken {
             return Err(ChannelError::Forged(self.transport.receiving_nonce()));
         }
-        self.input.extend_from_slice(wire);
+        let outcome = self.open_all(wire, take);
+        self.is_broken = outcome.is_err();
+        outcome
+    }
+
+    /// Opens the records that are whole, most of them where they lie. Of the last one the start is kept.
+    fn open_all(&mut self, mut wire: &[u8], take: &mut impl FnMut(&[u8])) -> Result<(), ChannelError> {
         let mut payload = Vec::new();
-        while let Some(length) = self.input.first_chunk() {
-            let length = usize::from(u16::from_be_bytes(*length));
-            if length < TAG_LEN {
-                self.is_broken = true;
-                return Err(ChannelError::Short(length));
+        let mut begun = core::mem::take(&mut self.input);
+        while !begun.is_empty() {
+            let whole = whole_len(&begun)?;
+            let wanted = whole.unwrap_or(LENGTH_LEN);
+            let (more, rest) = wire.split_at(wire.len().min(wanted.saturating_sub(begun.len())));
+            begun.extend_from_slice(more);
+            wire = rest;
+            if begun.len() < wanted {
+                self.input = begun;
+                return Ok(());
             }
-            let Some(record) = self.input.get(2..2 + length) else { break };
-            payload.resize(length - TAG_LEN, 0);
-            if self.transport.read_message(record, &mut payload).is_err() {
-                self.is_broken = true;
-                return Err(ChannelError::Forged(self.transport.receiving_nonce()));
+            if whole.is_some() {
+                self.open_record(&begun, &mut payload, take)?;
+                begun.clear();
             }
-            self.input.advance(2 + length);
-            self.opened += bytes_of(length);
-            if self.transport.receiving_nonce().is_multiple_of(REKEY_EVERY) {
-                self.transport.rekey_incoming();
-            }
-            take(&payload);
         }
-        if self.input.is_empty() {
-            // A connection that rests holds no memory for its next record.
-            self.input = BytesMut::new();
+        while let Some((record, rest)) = whole_len(wire)?.and_then(|whole| wire.split_at_checked(whole)) {
+            self.open_record(record, &mut payload, take)?;
+            wire = rest;
         }
+        // A connection that rests holds no memory for its next record.
+        self.input = BytesMut::from(wire);
         Ok(())
     }
+
+    /// Opens a whole record, its length in front.
+    fn open_record(
+        &mut self,
+        record: &[u8],
+        payload: &mut Vec<u8>,
+        take: &mut impl FnMut(&[u8]),
+    ) -> Result<(), ChannelError> {
+        let message = record.get(LENGTH_LEN..).unwrap_or_default();
+        payload.resize(message.len().saturating_sub(TAG_LEN), 0);
+        if self.transport.read_message(message, payload).is_err() {
+            return Err(ChannelError::Forged(self.transport.receiving_nonce()));
+        }
+        self.opened += bytes_of(message.len());
+        if self.transport.receiving_nonce().is_multiple_of(REKEY_EVERY) {
+            self.transport.rekey_incoming();
+        }
+        take(payload);
+        Ok(())
+    }
+}
+
+/// Bytes of the record that starts like this, its length included; `None` if more are needed to tell.
+fn whole_len(start: &[u8]) -> Result<Option<usize>, ChannelError> {
+    let Some(length) = start.first_chunk() else { return Ok(None) };
+    let length = usize::from(u16::from_be_bytes(*length));
+    if length < TAG_LEN { Err(ChannelError::Short(length)) } else { Ok(Some(LENGTH_LEN + length)) }
 }
 
 fn seal_tls(

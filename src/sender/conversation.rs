@@ -1,6 +1,6 @@
 //! One session with a receiver: sends what the queue holds, and frees what is acknowledged.
 //!
-//! Never holds more than `READ_AHEAD` and `OUTBOX_MAX` bytes of the backlog.
+//! Never holds more than twice `READ_AHEAD`, and `OUTBOX_MAX`, bytes of the backlog.
 
 use std::collections::VecDeque;
 use std::io;
@@ -31,6 +31,9 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How long after a failed read of the spool the link tries again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
+
+/// Batches read ahead with which it is time to read more: half of `READ_AHEAD`, where they are full.
+const READ_ON: usize = 4;
 
 /// Bytes read from the connection at once: acknowledgements and heartbeats are small.
 const READ_SIZE: usize = 4096;
@@ -317,6 +320,7 @@ impl<'a> Conversation<'a> {
                 Next::InSpool => {
                     if let Some(batch) = self.take_ahead(position) {
                         self.send(&batch);
+                        self.read_on();
                     } else {
                         self.start_reading(position);
                         return Offered::AllRead;
@@ -355,6 +359,17 @@ impl<'a> Conversation<'a> {
         }
         self.ahead.clear();
         None
+    }
+
+    /// The next batches are read while the last ones are sent.
+    fn read_on(&mut self) {
+        let next = self.ahead.back().map(Batch::end).filter(|_| self.ahead.len() <= READ_ON);
+        if let Some(next) = next
+            && matches!(self.backlog, Reading::Idle(_))
+            && matches!(self.link.queue.next(next), Next::InSpool)
+        {
+            self.start_reading(next);
+        }
     }
 
     fn start_reading(&mut self, position: Position) {

@@ -5,7 +5,10 @@
 //! that nothing older than `sync-after` depends on the machine's memory. On a healthy link nothing gets that old
 //! and nothing is written at all.
 
+use std::fs::File;
+use std::io;
 use std::sync::{Arc, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -16,7 +19,7 @@ use crate::sender::queue::{Queue, SpoolFigures, Stage, State};
 use crate::sequence::{Gap, GapReason, Position};
 use crate::service::messages::sender;
 use crate::service::{LogLimit, More, Pulse, wall_clock};
-use crate::spool::{AppendError, Policy, WhenFull};
+use crate::spool::{AppendError, Policy, SyncJob, WhenFull};
 use crate::status::count_of;
 
 /// How long the keeper waits at the most before it looks at the spool again.
@@ -24,6 +27,9 @@ const TEND_EVERY: Duration = Duration::from_secs(1);
 
 /// The shortest time after which the keeper looks whether something has come into an empty tail.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// How long the keeper waits before it looks again whether what was written is on disk.
+const LOOK_AT_SYNC: Duration = Duration::from_millis(10);
 
 /// How long the keeper waits before it tries again a disk that refused.
 const RETRY: Duration = Duration::from_millis(250);
@@ -67,6 +73,9 @@ pub(crate) struct Keeper {
     /// What the spool occupied then.
     figures: SpoolFigures,
     unsynced_since: Option<Instant>,
+    /// What was written before is being forced to disk, in a thread of its own, as that may take long; and when to look again
+    /// whether it is.
+    syncing: Option<(JoinHandle<io::Result<()>>, Instant)>,
     tend_at: Instant,
     retry_at: Option<Instant>,
     complaints: LogLimit<Complaint>,
@@ -94,6 +103,7 @@ impl Keeper {
             spool_end,
             figures,
             unsynced_since: None,
+            syncing: None,
             tend_at: Instant::now(),
             retry_at: None,
             complaints: LogLimit::default(),
@@ -150,10 +160,11 @@ impl Keeper {
         }
         // What comes into an empty tail from now on is not told.
         let spill_at = self.spill_at(state, now).unwrap_or(now + self.half.max(LOOK_EVERY));
-        [Some(spill_at), self.unsynced_since.map(|since| since + self.half)]
-            .into_iter()
-            .flatten()
-            .fold(self.tend_at, Instant::min)
+        let sync_at = match &self.syncing {
+            Some((_, look_at)) => Some(*look_at),
+            None => self.unsynced_since.map(|since| since + self.half),
+        };
+        [Some(spill_at), sync_at].into_iter().flatten().fold(self.tend_at, Instant::min)
     }
 
     /// Whether all that the spool holds is acknowledged, so that its files can go at once.
@@ -302,20 +313,52 @@ impl Keeper {
         }
     }
 
+    /// Forces to disk what the spool holds once that is due. It can be used meanwhile.
     fn sync_if_due(&mut self) {
+        if let Some((syncing, look_at)) = self.syncing.take() {
+            if !syncing.is_finished() {
+                let look_at = if look_at <= Instant::now() { Instant::now() + LOOK_AT_SYNC } else { look_at };
+                self.syncing = Some((syncing, look_at));
+                return;
+            }
+            self.is_synced(ended(syncing));
+        }
         if self.unsynced_since.is_some_and(|since| since.elapsed() >= self.half) {
-            self.sync();
+            self.unsynced_since = None;
+            match self.sync_job() {
+                Ok(Some(job)) => {
+                    match thread::Builder::new().name("sync".to_owned()).spawn(move || job.run()) {
+                        Ok(syncing) => self.syncing = Some((syncing, Instant::now() + LOOK_AT_SYNC)),
+                        Err(error) => self.is_synced(Err(error)),
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => self.is_synced(Err(error)),
+            }
         }
     }
 
-    /// Forces to disk what the spool holds. The spool can be used meanwhile.
+    /// Forces to disk what the spool holds, at once.
     fn sync(&mut self) {
+        let syncing = self.syncing.take();
+        let disk = self.pulse.away();
+        let before = syncing.map_or(Ok(()), |(syncing, _)| ended(syncing));
+        drop(disk);
+        self.is_synced(before);
         self.unsynced_since = None;
         let disk = self.pulse.away();
-        // In a statement of its own: the spool's lock lives to the end of it.
-        let job = self.queue.spool().sync_job();
-        let outcome = job.and_then(|job| job.map_or(Ok(()), |job| job.run()));
+        let outcome = self.sync_job().and_then(|job| job.map_or(Ok(()), |job| job.run()));
         drop(disk);
+        self.is_synced(outcome);
+    }
+
+    fn sync_job(&self) -> io::Result<Option<SyncJob<File>>> {
+        let _disk = self.pulse.away();
+        self.queue.spool().sync_job()
+    }
+
+    /// Notes how forcing to disk ended.
+    fn is_synced(&mut self, outcome: io::Result<()>) {
         if let Err(error) = outcome {
             self.queue.spool().sync_failed();
             self.unsynced_since = Some(Instant::now());
@@ -355,4 +398,9 @@ impl Keeper {
             );
         }
     }
+}
+
+/// What came of a thread.
+fn ended(thread: JoinHandle<io::Result<()>>) -> io::Result<()> {
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that does it has failed")))
 }

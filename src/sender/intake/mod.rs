@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | 0 | 4096 | marks: where everything stands ([`marks`]) |
 //! | 4096 | 12 MiB at most | slots: what recvmmsg fills ([`slots`]) |
-//! | after that | 16 MiB | ring: encoded batches ([`ring`]) |
+//! | after that | 12 MiB | ring: encoded batches ([`ring`]) |
 //!
 //! The file is only ever read on the machine, and in the boot, that wrote it; numbers are in the machine's order.
 
