@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::sync::watch;
 
 use crate::batch::{BatchBuilder, Compression, PushError};
-use crate::datagram::Datagram;
+use crate::datagram::{Datagram, FlowRun};
 use crate::limits::PAYLOAD_MAX;
 use crate::netflow::ExporterTable;
 use crate::sender::intake::{Entry, Marks, Ring, Slots, ask_for_details};
@@ -99,6 +99,8 @@ pub(crate) struct Ingest {
 #[derive(Debug)]
 struct Encoder {
     builder: BatchBuilder,
+    /// Where flow records lie in the datagram at hand, for compression; the vector is reused.
+    flows: Vec<FlowRun>,
     ring: Ring,
     queue: Arc<Queue>,
     allow: Vec<IpNet>,
@@ -117,7 +119,8 @@ impl Ingest {
     ) -> Self {
         let Recovered { queue, stream, ring, slots, marks, slots_done, .. } = recovered;
         let IngestSettings { allow, compression } = settings.borrow_and_update().clone();
-        let encoder = Encoder { builder: BatchBuilder::new(stream, compression), ring, queue, allow, pulse };
+        let builder = BatchBuilder::new(stream, compression);
+        let encoder = Encoder { builder, flows: Vec::new(), ring, queue, allow, pulse };
         Self { listeners, stop, settings, slots, marks, tally, encoder, slots_done }
     }
 
@@ -259,8 +262,13 @@ impl Encoder {
                 arrival: slot.arrival.unwrap_or(now),
                 payload: slot.payload,
             };
-            // Held for this line only: a push may wait for room, and the status must not wait with it.
-            tally.exporters().note(&datagram);
+            // Held for one line only: a push may wait for room, and the status must not wait with it.
+            self.flows.clear();
+            if self.builder.compresses() {
+                tally.exporters().note_flows(&datagram, &mut self.flows);
+            } else {
+                tally.exporters().note(&datagram);
+            }
             self.push(&datagram);
         }
         self.flush();
@@ -288,10 +296,10 @@ impl Encoder {
     }
 
     fn push(&mut self, datagram: &Datagram<'_>) {
-        if self.builder.push(datagram) == Err(PushError::Full) {
+        if self.builder.push_flows(datagram, &self.flows) == Err(PushError::Full) {
             self.flush();
             // An empty batch takes any datagram that a slot can hold.
-            self.builder.push(datagram).unwrap_or_default();
+            self.builder.push_flows(datagram, &self.flows).unwrap_or_default();
         }
     }
 
