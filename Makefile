@@ -35,7 +35,7 @@ BENCH_TOOLS = nfcapd:nfdump nfacctd:pmacct
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .PHONY: build release install install-nf-sender install-nf-receiver packages packages-tree deb \
-	rpm test-machine demo test check bench test-tools bench-tools fmt clippy doc deny configs units pages
+	rpm test-machine demo test check bench captures test-tools bench-tools fmt clippy doc deny configs units pages
 
 build:
 	$(CARGO) build --bins
@@ -129,9 +129,23 @@ test: test-tools
 
 check: fmt clippy doc deny configs units pages
 
-# Writes docs/performance.md and its plot; takes about an hour.
+# Writes docs/performance.md and its plot; takes about an hour. Compression is tried on real captures where there are some.
 bench: bench-tools
-	$(CARGO) bench --bench performance --bench channel --bench strangers
+	$(if $(wildcard $(CAPTURES)/*.pcap),NF_TRANSPORT_CAPTURES=$(CAPTURES)) $(CARGO) bench --bench performance --bench channel \
+		--bench strangers --bench compression
+
+# Real captures, some hundred of one application each: those that nDPI is tested with, from Debian's archive of its
+# source (127 MB).
+CAPTURES = $(abspath $(CARGO_TARGET_DIR))/captures
+CAPTURES_URL = https://deb.debian.org/debian/pool/main/n/ndpi/ndpi_4.2.orig.tar.gz
+CAPTURES_SHA256 = e54ce8fe13adc5d747be7553513657fae78f796e0bd459e122c280cc06ce4daf
+
+captures:
+	rm -rf $(CAPTURES) && mkdir -p $(CAPTURES)
+	curl -sSfL -o $(CAPTURES)/ndpi.tar.gz $(CAPTURES_URL)
+	echo "$(CAPTURES_SHA256)  $(CAPTURES)/ndpi.tar.gz" | sha256sum -c -
+	tar -xzf $(CAPTURES)/ndpi.tar.gz -C $(CAPTURES) --wildcards --strip-components=3 '*/tests/pcap/*.pcap'
+	rm $(CAPTURES)/ndpi.tar.gz
 
 fmt:
 	$(CARGO) fmt --check

@@ -1,4 +1,4 @@
-//! One UDP payload with where and when it arrived.
+//! One UDP payload with where and when it arrived, and where flow records lie in it.
 
 use core::fmt;
 use core::net::SocketAddr;
@@ -42,5 +42,57 @@ impl fmt::Debug for Datagram<'_> {
     /// Shows where from, where to and how long, never the payload: flow data stays out of logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} -> {} ({} bytes)", self.exporter, self.local, self.payload.len())
+    }
+}
+
+/// Flow records of one kind that follow each other in a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowRun {
+    /// Where in the payload the first of them starts.
+    pub start: usize,
+    /// How many there are.
+    pub records: usize,
+    /// The id of their template; 0 if they need none.
+    pub template: u16,
+    /// What each of them looks like.
+    pub layout: FlowLayout,
+}
+
+/// What is known of flow records of one kind: as much as helps to compress them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowLayout {
+    /// Bytes of each record.
+    pub length: u16,
+    /// Where its two addresses are, if it has them.
+    pub addresses: Option<FlowAddresses>,
+}
+
+/// Where a flow record says between whom the flow was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowAddresses {
+    /// Offset of the source address in the record.
+    pub source: u16,
+    /// Offset of the destination address, of the same family.
+    pub destination: u16,
+    /// Whether they are of IPv4 or of IPv6.
+    pub family: AddressFamily,
+}
+
+/// Which addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressFamily {
+    /// Of 4 bytes.
+    V4,
+    /// Of 16 bytes.
+    V6,
+}
+
+impl AddressFamily {
+    /// Bytes of an address.
+    pub fn address_len(self) -> u16 {
+        match self {
+            Self::V4 => 4,
+            Self::V6 => 16,
+        }
     }
 }

@@ -12,6 +12,12 @@ pub const BATCH_BODY_TARGET: usize = 64 * 1024;
 /// Longest body of a batch in bytes: one datagram of any size fits, with its addresses.
 pub const BATCH_BODY_MAX: usize = 65_600;
 
+/// Tables of rows that the transposed records of a batch have at the most: some for each template of a few exporters.
+pub const TABLES_MAX: usize = 64;
+
+/// Pieces that the rows of transposed records are put together of at the most: one for each row if all are of 8 bytes.
+pub const PIECES_MAX: usize = 8192;
+
 /// Bytes by which sealing makes a batch's body longer: key id (8), salt (16) and tag (16).
 pub const SEAL_OVERHEAD: usize = 40;
 
@@ -84,15 +90,15 @@ pub const TEMPLATE_MEMORY: usize = 4 * 1024 * 1024;
 /// bytes whole, whatever tunnels add.
 pub const REPEAT_TARGET: usize = 1400;
 
-/// Bytes that the length of the records of one IPFIX template counts, beside two for each run of fields in
-/// records of variable length: its entry in a vector with room to grow.
+/// Bytes that the length of the records of one template counts, beside two for each run of fields in records of
+/// variable length: its entry in a vector with room to grow. Kept of IPFIX, and of NetFlow v9 for compression.
 pub const RECORD_LENGTH_OVERHEAD: usize = 48;
 
-/// Bytes of record lengths of one IPFIX exporter: over 300 templates; when there is no more room all are
+/// Bytes of record lengths of one exporter: over 300 templates; when there is no more room all are
 /// learned anew.
 pub const RECORD_LENGTHS_PER_EXPORTER: usize = 16 * 1024;
 
-/// Bytes of record lengths of all IPFIX exporters: 40 templates for each of `EXPORTERS_MAX`; beyond that, what
+/// Bytes of record lengths of all exporters: 40 templates for each of `EXPORTERS_MAX`; beyond that, what
 /// an exporter defines is not learned, and its data records are not counted.
 pub const RECORD_LENGTHS_TOTAL: usize = 8 * 1024 * 1024;
 

@@ -3,8 +3,10 @@
 use bytes::BytesMut;
 
 use crate::batch::chunks::Chunks;
-use crate::batch::{Batch, BatchHeader, Compression, HEADER_LEN, Sealing, compression, record};
-use crate::datagram::{Datagram, Timestamp};
+use crate::batch::compression::Compressor;
+use crate::batch::transposed::Flows;
+use crate::batch::{Batch, BatchHeader, Compression, HEADER_LEN, Sealing, record};
+use crate::datagram::{Datagram, FlowRun, Timestamp};
 use crate::limits::{BATCH_BODY_TARGET, PAYLOAD_MAX};
 use crate::sequence::{Position, StreamId};
 
@@ -31,6 +33,9 @@ pub struct BatchBuilder {
     payload_bytes: u32,
     earliest: Timestamp,
     latest: Timestamp,
+    /// Where flow records lie; of use only for compression.
+    flows: Flows,
+    compressor: Compressor,
 }
 
 impl BatchBuilder {
@@ -45,6 +50,8 @@ impl BatchBuilder {
             payload_bytes: 0,
             earliest: Timestamp::default(),
             latest: Timestamp::default(),
+            flows: Flows::default(),
+            compressor: Compressor::default(),
         };
         builder.clear();
         builder
@@ -55,7 +62,13 @@ impl BatchBuilder {
         self.compression = compression;
     }
 
+    /// Whether batches are compressed, so that it helps to know where flow records lie.
+    pub fn compresses(&self) -> bool {
+        self.compression != Compression::None
+    }
+
     fn clear(&mut self) {
+        self.flows.clear();
         self.encoded.clear();
         self.chunks.make_room(&mut self.encoded);
         self.encoded.resize(HEADER_LEN, 0);
@@ -68,6 +81,18 @@ impl BatchBuilder {
     /// Whether no datagram is in it yet.
     pub fn is_empty(&self) -> bool {
         self.datagrams == 0
+    }
+
+    /// Takes `datagram` in, in which `flows` lie. Compression makes use of them; if they are not where they are said
+    /// to be, it makes less of the batch, and nothing else comes of it.
+    pub fn push_flows(&mut self, datagram: &Datagram<'_>, flows: &[FlowRun]) -> Result<(), PushError> {
+        self.push(datagram)?;
+        if self.compresses() {
+            let end = self.encoded.len() - HEADER_LEN;
+            let length = record::encoded_len(datagram);
+            self.flows.note(end - length, length - datagram.payload.len(), end, flows);
+        }
+        Ok(())
     }
 
     /// Takes `datagram` in, or says why not and stays as it was.
@@ -117,17 +142,15 @@ impl BatchBuilder {
 
     /// Replaces the records by their compressed form where that is wanted and shorter.
     fn compress(&mut self) -> Compression {
-        let records = self.encoded.get(HEADER_LEN..).unwrap_or_default();
-        match self.compression {
-            Compression::Zstd => match compression::compress(records) {
-                Some(frame) => {
-                    self.encoded.truncate(HEADER_LEN);
-                    self.encoded.extend_from_slice(&frame);
-                    Compression::Zstd
-                }
-                None => Compression::None,
-            },
-            Compression::None => Compression::None,
+        if !self.compresses() {
+            return Compression::None;
         }
+        let records = self.encoded.get(HEADER_LEN..).unwrap_or_default();
+        let Some((compression, body)) = self.compressor.compress(records, &self.flows) else {
+            return Compression::None;
+        };
+        self.encoded.truncate(HEADER_LEN);
+        self.encoded.extend_from_slice(body);
+        compression
     }
 }

@@ -14,7 +14,7 @@
 //! | 40 | 4 | length of the body as stored | <= 65,600; <= 65,640 if sealed |
 //! | 44 | 4 | length of the records, that is of the body once decompressed | <= 65,600 |
 //! | 48 | 4 | CRC32C of the body as stored | |
-//! | 52 | 1 | compression of the body | 0 none, 1 zstd |
+//! | 52 | 1 | compression of the body | 0 none, 1 zstd, 2 zstd of the transposed records ([`transposed`]) |
 //! | 53 | 1 | sealing of the body | 0 none, 1 AES-256-GCM ([`crate::secure::at_rest`]); 0 in a DATA message |
 //! | 54 | 2 | zero | 0 |
 //!
@@ -40,12 +40,14 @@ mod compression;
 mod header;
 mod record;
 mod sealing;
+mod transposed;
 
 pub use builder::{BatchBuilder, PushError};
 pub use compression::Compression;
 pub use header::{BatchHeader, HEADER_LEN, MAGIC};
 pub use record::Records;
 pub use sealing::Sealing;
+pub use transposed::fuzz_transposed;
 
 use bytes::{BufMut, Bytes, BytesMut};
 

@@ -30,6 +30,7 @@ impl Records {
             Compression::None if body.len() == records_len => body,
             Compression::None => return Err(BatchError::Records),
             Compression::Zstd => compression::decompress(&body, records_len)?.into(),
+            Compression::Transposed => compression::decompress_transposed(&body, records_len)?.into(),
         };
         let records = Self { bytes };
         records.check(header).ok_or(BatchError::Records)?;

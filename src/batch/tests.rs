@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::datagram::Datagram;
+use crate::datagram::{AddressFamily, Datagram, FlowAddresses, FlowLayout, FlowRun};
 use crate::limits::{BATCH_BODY_MAX, PAYLOAD_MAX};
 
 const STREAM: StreamId = StreamId([7; 16]);
@@ -51,6 +51,38 @@ fn batch_of(datagrams: &[Owned], compression: Compression) -> Batch {
     let mut builder = BatchBuilder::new(STREAM, compression);
     for datagram in datagrams {
         builder.push(&datagram.as_datagram()).unwrap();
+    }
+    builder.finish(Position(100)).unwrap()
+}
+
+/// A NetFlow v5 datagram of ten flows, those of each two hosts one after the other.
+fn v5(number: u8) -> Owned {
+    let flow = |flow: u8| {
+        let hosts = [[10, 0, number, flow / 2], [192, 0, 2, flow / 4]];
+        let [source, destination] = if flow.is_multiple_of(2) { hosts } else { [hosts[1], hosts[0]] };
+        [source.as_slice(), &destination, &[flow; 4], &[number; 4], &[0; 32]].concat()
+    };
+    let header = [[0, 5, 0, 10].as_slice(), &[number; 20]].concat();
+    datagram(&[header, (0..10).flat_map(flow).collect()].concat())
+}
+
+/// Where the flows of a datagram of [`v5`] are.
+const V5_FLOWS: FlowRun = FlowRun {
+    start: 24,
+    records: 10,
+    template: 0,
+    layout: FlowLayout {
+        length: 48,
+        addresses: Some(FlowAddresses { source: 0, destination: 4, family: AddressFamily::V4 }),
+    },
+};
+
+/// All datagrams in one batch, with the flows of those that have them.
+fn batch_of_flows(datagrams: &[Owned], compression: Compression) -> Batch {
+    let mut builder = BatchBuilder::new(STREAM, compression);
+    for datagram in datagrams {
+        let flows: &[FlowRun] = if datagram.payload.starts_with(&[0, 5]) { &[V5_FLOWS] } else { &[] };
+        builder.push_flows(&datagram.as_datagram(), flows).unwrap();
     }
     builder.finish(Position(100)).unwrap()
 }
@@ -161,8 +193,58 @@ fn records_that_decompress_to_more_than_the_header_says_are_refused() {
 }
 
 #[test]
+fn flow_records_are_transposed_where_compression_is_wanted() {
+    let datagrams = [v5(1), datagram(b"no flows"), v5(2)];
+    let [none, transposed] =
+        [Compression::None, Compression::Zstd].map(|wanted| batch_of_flows(&datagrams, wanted));
+    let plain = batch_of(&datagrams, Compression::Zstd);
+    assert_eq!(none.header.compression, Compression::None);
+    assert_eq!(plain.header.compression, Compression::Zstd, "where it is not known where flows are");
+    assert_eq!(transposed.header.compression, Compression::Transposed);
+    assert_eq!(transposed.records().unwrap().iter().map(owned).collect::<Vec<_>>(), datagrams);
+}
+
+#[test]
+fn flows_of_a_datagram_that_did_not_go_into_a_batch_are_not_looked_for_in_it() {
+    let mut builder = BatchBuilder::new(STREAM, Compression::Zstd);
+    let (large, small) = (datagram(&vec![5; 65_000]), v5(1));
+    builder.push_flows(&large.as_datagram(), &[]).unwrap();
+    assert_eq!(builder.push_flows(&small.as_datagram(), &[V5_FLOWS]), Err(PushError::Full));
+    assert_eq!(
+        builder.finish(Position(0)).unwrap().records().unwrap().iter().map(owned).collect::<Vec<_>>(),
+        [large]
+    );
+    builder.push_flows(&small.as_datagram(), &[V5_FLOWS]).unwrap();
+    let batch = builder.finish(Position(1)).unwrap();
+    assert_eq!(batch.header.compression, Compression::Transposed);
+    assert_eq!(batch.records().unwrap().iter().map(owned).collect::<Vec<_>>(), [small]);
+}
+
+#[test]
+fn flipped_bits_and_cuts_of_a_compressed_body_never_panic() {
+    let batch = batch_of_flows(&[v5(1), v5(2)], Compression::Zstd);
+    let body = batch.body();
+    for cut in 0..body.len() {
+        assert!(matches!(Records::decode(&batch.header, body.slice(..cut)), Err(BatchError::Records)));
+    }
+    for bit in 0..body.len() * 8 {
+        let mut damaged = body.to_vec();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        match Records::decode(&batch.header, damaged.into()) {
+            Ok(records) => assert_eq!(records.iter().count(), 2, "bit {bit}"),
+            Err(error) => assert_eq!(error, BatchError::Records, "bit {bit}"),
+        }
+    }
+}
+
+#[test]
 fn the_golden_batches_of_version_1_stay_readable() {
     let datagrams = [datagram(b"one"), datagram(b""), datagram(&[0xAB; 600])];
+    let flows = [v5(1), datagram(b"no flows"), v5(2)];
+    let transposed = Bytes::from_static(include_bytes!("golden/v1-transposed.batch"));
+    let transposed = Batch::parse_exact(STREAM, &transposed).unwrap();
+    assert_eq!(transposed.header.compression, Compression::Transposed);
+    assert_eq!(transposed.records().unwrap().iter().map(owned).collect::<Vec<_>>(), flows);
     for (golden, compression) in [
         (include_bytes!("golden/v1-plain.batch").as_slice(), Compression::None),
         (include_bytes!("golden/v1-zstd.batch").as_slice(), Compression::Zstd),
@@ -187,4 +269,7 @@ fn write_golden_batches() {
         let path = format!("{}/src/batch/golden/v1-{name}.batch", env!("CARGO_MANIFEST_DIR"));
         std::fs::write(path, batch_of(&datagrams, compression).bytes()).unwrap();
     }
+    let path = format!("{}/src/batch/golden/v1-transposed.batch", env!("CARGO_MANIFEST_DIR"));
+    let batch = batch_of_flows(&[v5(1), datagram(b"no flows"), v5(2)], Compression::Zstd);
+    std::fs::write(path, batch.bytes()).unwrap();
 }

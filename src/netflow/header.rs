@@ -10,11 +10,19 @@
 
 use bytes::Buf;
 
+use crate::datagram::{AddressFamily, FlowAddresses, FlowLayout, FlowRun};
+
 /// Bytes of a NetFlow v5 header.
 const V5_HEADER_LEN: usize = 24;
 
 /// Bytes of each flow in a NetFlow v5 datagram.
 const V5_FLOW_LEN: usize = 48;
+
+/// What each flow in a NetFlow v5 datagram looks like.
+const V5_FLOW: FlowLayout = FlowLayout {
+    length: 48,
+    addresses: Some(FlowAddresses { source: 0, destination: 4, family: AddressFamily::V4 }),
+};
 
 /// Bytes of an IPFIX message header.
 const IPFIX_HEADER_LEN: usize = 16;
@@ -60,6 +68,13 @@ impl Header {
         let whole = length >= V5_HEADER_LEN + V5_FLOW_LEN * usize::from(flows);
         let sequence = Sequence { number, adds: Some(u32::from(flows)) };
         whole.then_some(Self { version: 5, source_id: u32::from(engine), sequence })
+    }
+
+    /// Where the flows of a v5 datagram with this header lie; `None` if it is another, or has none.
+    pub(super) fn v5_flows(&self) -> Option<FlowRun> {
+        let flows = self.sequence.adds.filter(|flows| self.version == 5 && *flows > 0)?;
+        let records = usize::try_from(flows).ok()?;
+        Some(FlowRun { start: V5_HEADER_LEN, records, template: 0, layout: V5_FLOW })
     }
 
     fn parse_v9(rest: &[u8]) -> Option<Self> {

@@ -1,9 +1,9 @@
 //! What NetFlow and IPFIX datagrams tell about their exporters: from their headers who they are, from their
 //! sequence numbers what was lost before it could be received, and from their templates what a collector must
-//! know to decode.
+//! know to decode, and where flow records lie, which compression makes use of.
 //!
 //! Nothing here changes or refuses a datagram. What flow records and the fields of templates mean is the
-//! collector's business.
+//! collector's business, but for where the two addresses are.
 
 mod definitions;
 mod fuzz;

@@ -1,12 +1,14 @@
-//! How many data records an IPFIX message holds, by the templates that its exporter has defined.
+//! How many data records a NetFlow v9 datagram or IPFIX message holds and where they lie, by the templates that
+//! its exporter has defined.
 //!
 //! The sequence number of IPFIX counts data records, those of options among them, and no template records (RFC
-//! 7011, 3.1). How long a record is, only its template tells. Of each template nothing is kept but that; once
-//! it is known, a message costs no allocation. When there is no more room, all are forgotten: exporters repeat
+//! 7011, 3.1). How long a record is, only its template tells. Of each template nothing is kept but that, and where
+//! the addresses are; once it is known, a message costs no allocation. When there is no more room, all are forgotten: exporters repeat
 //! their templates over UDP, and until then the count is unknown, not wrong.
 
 use bytes::Buf;
 
+use crate::datagram::{FlowLayout, FlowRun};
 use crate::limits::{RECORD_LENGTH_OVERHEAD, RECORD_LENGTHS_PER_EXPORTER};
 use crate::netflow::sets::{DATA_MIN, Set, Sets};
 use crate::netflow::template::{Change, Changes, Template};
@@ -17,8 +19,8 @@ const LONG_FIELD: u8 = 255;
 /// The length of the records of one template.
 #[derive(Debug, PartialEq, Eq)]
 enum RecordLength {
-    /// All are of this many bytes.
-    Fixed(u16),
+    /// All are of the same length.
+    Fixed(FlowLayout),
     /// Bytes of fixed-length fields before each variable-length one, and after the last.
     Variable(Box<[u16]>),
 }
@@ -27,16 +29,20 @@ impl RecordLength {
     fn of(template: Template<'_>) -> Self {
         let mut runs = template.runs();
         match (runs.next(), runs.next()) {
-            (Some(run), None) => Self::Fixed(run),
+            (Some(length), None) => Self::Fixed(FlowLayout { length, addresses: template.addresses() }),
             _ => Self::Variable(template.runs().collect()),
         }
     }
 
     fn runs(&self) -> &[u16] {
         match self {
-            Self::Fixed(run) => core::slice::from_ref(run),
+            Self::Fixed(layout) => core::slice::from_ref(&layout.length),
             Self::Variable(runs) => runs,
         }
+    }
+
+    fn layout(&self) -> Option<&FlowLayout> {
+        if let Self::Fixed(layout) = self { Some(layout) } else { None }
     }
 
     /// Bytes of the shortest record: each variable-length field takes one byte at least.
@@ -49,7 +55,7 @@ impl RecordLength {
     /// `None` if records have no length, or do not fit.
     fn records(&self, body: &[u8]) -> Option<u32> {
         match self {
-            Self::Fixed(length) => u32::try_from(body.len().checked_div(usize::from(*length))?).ok(),
+            Self::Fixed(layout) => u32::try_from(body.len().checked_div(usize::from(layout.length))?).ok(),
             Self::Variable(runs) => {
                 let shortest = self.shortest();
                 let mut rest = body;
@@ -94,7 +100,9 @@ impl Known {
     }
 
     fn is(&self, template: Template<'_>) -> bool {
-        self.is_options == template.is_options && self.length.runs().iter().copied().eq(template.runs())
+        self.is_options == template.is_options
+            && self.length.runs().iter().copied().eq(template.runs())
+            && self.length.layout().is_none_or(|layout| layout.addresses == template.addresses())
     }
 
     /// Bytes that it takes.
@@ -122,12 +130,27 @@ impl RecordLengths {
     /// The data records of the message `payload`, of which templates are learned on the way as far as they take
     /// at most `room` bytes in all. `None` if not every set can be counted.
     pub(super) fn count(&mut self, payload: &[u8], room: usize) -> Option<u32> {
+        self.find(payload, room, |_| ())
+    }
+
+    /// The same, and tells of each data set with records of one length where these lie.
+    pub(super) fn find(
+        &mut self,
+        payload: &[u8],
+        room: usize,
+        mut found: impl FnMut(FlowRun),
+    ) -> Option<u32> {
         let room = room.min(RECORD_LENGTHS_PER_EXPORTER);
         let mut sets = Sets::of(payload)?;
         let mut records = Some(0_u32);
-        for set in sets.by_ref() {
+        loop {
+            let start = sets.next_body();
+            let Some(set) = sets.next() else { break };
             let more = if set.id >= DATA_MIN { self.records(&set) } else { self.learn(&set, room) };
             records = records.zip(more).and_then(|(records, more)| records.checked_add(more));
+            if let Some(run) = self.run(&set, start) {
+                found(run);
+            }
         }
         let only_padding = sets.rest().iter().all(|byte| *byte == 0);
         records.filter(|_| only_padding)
@@ -137,6 +160,14 @@ impl RecordLengths {
     pub(super) fn records(&self, set: &Set<'_>) -> Option<u32> {
         let known = self.templates.get(self.place(set.id).ok()?)?;
         known.length.records(set.body)
+    }
+
+    /// The records of a data set whose body starts at `start`, if all are of one length.
+    fn run(&self, set: &Set<'_>, start: usize) -> Option<FlowRun> {
+        let known = self.templates.get(self.place(set.id).ok()?)?;
+        let layout = *known.length.layout()?;
+        let records = set.body.len().checked_div(usize::from(layout.length))?;
+        (records > 0).then_some(FlowRun { start, records, template: set.id, layout })
     }
 
     /// Whether the length of the records of a template is known.
@@ -209,6 +240,11 @@ mod tests {
         assert_eq!(records(&[4, 1], &[9; 19]), Some(3));
         assert_eq!(records(&[4, 1], &[9; 4]), Some(0));
         assert_eq!(records(&[40_000, 40_000], &vec![9; 60_000]), Some(0));
+    }
+
+    #[test]
+    fn a_template_costs_no_more_than_its_entry_in_a_vector_with_room_to_grow() {
+        assert!(2 * size_of::<Known>() <= RECORD_LENGTH_OVERHEAD);
     }
 
     #[test]

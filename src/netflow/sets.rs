@@ -85,6 +85,8 @@ impl Set<'_> {
 pub(super) struct Sets<'a> {
     format: Format,
     rest: &'a [u8],
+    /// Where in the payload `rest` starts.
+    at: usize,
 }
 
 impl<'a> Sets<'a> {
@@ -95,7 +97,12 @@ impl<'a> Sets<'a> {
         let length = usize::from(fields.try_get_u16().ok()?);
         let end = if format == Format::Ipfix { length } else { payload.len() };
         let rest = payload.get(format.header_len()..end)?;
-        Some(Self { format, rest })
+        Some(Self { format, rest, at: format.header_len() })
+    }
+
+    /// Where in the payload the body of the set starts that comes next, if one does.
+    pub(super) fn next_body(&self) -> usize {
+        self.at + SET_HEADER_LEN
     }
 
     /// What the walk has not passed: after its end, what is no set.
@@ -113,6 +120,7 @@ impl<'a> Iterator for Sets<'a> {
         let length = usize::from(fields.try_get_u16().ok()?);
         let body = self.rest.get(SET_HEADER_LEN..length)?;
         self.rest = self.rest.get(length..)?;
+        self.at += length;
         Some(Set { format: self.format, id, body })
     }
 }

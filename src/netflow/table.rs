@@ -5,7 +5,7 @@
 
 use core::net::SocketAddr;
 
-use crate::datagram::{Datagram, Timestamp};
+use crate::datagram::{Datagram, FlowRun, Timestamp};
 use crate::limits::{EXPORTERS_MAX, RECORD_LENGTHS_TOTAL};
 use crate::netflow::recent::{Keyed, Recent};
 use crate::netflow::record_lengths::RecordLengths;
@@ -41,7 +41,7 @@ pub struct Exporter {
     pub missing: Missing,
     /// When the last datagram arrived.
     pub last_seen: Timestamp,
-    /// What it takes to count the data records of IPFIX; `None` for other versions.
+    /// What it takes to count the data records of IPFIX, and to find those of v9 once that is wanted; `None` else.
     record_lengths: Option<Box<RecordLengths>>,
 }
 
@@ -63,12 +63,29 @@ impl Exporter {
     }
 
     /// Follows the sequence number of a datagram with `header`; record lengths may take `room` bytes.
-    fn follow(&mut self, header: &Header, payload: &[u8], room: usize) {
+    fn follow(&mut self, header: &Header, payload: &[u8], room: usize, flows: Option<&mut Vec<FlowRun>>) {
         let mut sequence = header.sequence;
-        if let Some(lengths) = &mut self.record_lengths {
-            sequence.adds = lengths.count(payload, room);
+        let records = flows.map(|flows| self.find(header, payload, room, flows));
+        if header.version == Format::Ipfix.version() {
+            let lengths = self.record_lengths.as_mut();
+            sequence.adds =
+                records.unwrap_or_else(|| lengths.and_then(|lengths| lengths.count(payload, room)));
         }
         self.missing.note(sequence);
+    }
+
+    /// Adds where the flow records of a datagram with `header` lie to `flows`; says how many data records it holds
+    /// where templates tell.
+    fn find(
+        &mut self,
+        header: &Header,
+        payload: &[u8],
+        room: usize,
+        flows: &mut Vec<FlowRun>,
+    ) -> Option<u32> {
+        flows.extend(header.v5_flows());
+        Format::of(header.version)?;
+        self.record_lengths.get_or_insert_default().find(payload, room, |run| flows.push(run))
     }
 }
 
@@ -89,6 +106,16 @@ pub struct ExporterTable {
 impl ExporterTable {
     /// Counts `datagram`.
     pub fn note(&mut self, datagram: &Datagram<'_>) {
+        self.count(datagram, None);
+    }
+
+    /// Counts `datagram` and adds to `flows` where flow records lie in it, in ascending order, as far as that is
+    /// known by what came before.
+    pub fn note_flows(&mut self, datagram: &Datagram<'_>, flows: &mut Vec<FlowRun>) {
+        self.count(datagram, Some(flows));
+    }
+
+    fn count(&mut self, datagram: &Datagram<'_>, flows: Option<&mut Vec<FlowRun>>) {
         let header = Header::parse(datagram.payload);
         let other = ExporterKey { address: datagram.exporter, version: 0, source_id: 0 };
         let key = header.map_or(other, |header| ExporterKey::new(datagram.exporter, &header));
@@ -101,7 +128,7 @@ impl ExporterTable {
         if let Some(header) = header {
             self.record_length_bytes -= exporter.record_length_bytes();
             let room = RECORD_LENGTHS_TOTAL.saturating_sub(self.record_length_bytes);
-            exporter.follow(&header, datagram.payload, room);
+            exporter.follow(&header, datagram.payload, room, flows);
             self.record_length_bytes += exporter.record_length_bytes();
         }
     }

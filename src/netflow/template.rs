@@ -10,11 +10,12 @@
 //! | field | 2 type; 2 length | 2 type; 2 length; 4 enterprise number if the type's highest bit is set |
 //! | withdrawal | none | 2 template id, or the set's own id for all of its kind; 2 zero |
 //!
-//! Only the shape is looked at: what fields mean, and whether a collector likes them, is the collector's
-//! business. The walk over a set's records ends at the first that is none: padding, or damage.
+//! Only the shape is looked at, and where the two addresses are: what else fields mean, and whether a collector
+//! likes them, is the collector's business. The walk over a set's records ends at the first that is none: padding, or damage.
 
 use bytes::Buf;
 
+use crate::datagram::{AddressFamily, FlowAddresses};
 use crate::netflow::sets::{DATA_MIN, Format, Set};
 
 /// Bytes of a withdrawal, and of a template without its fields.
@@ -31,6 +32,10 @@ const ENTERPRISE_BIT: u16 = 0x8000;
 
 /// The length of fields that tell their length themselves, in IPFIX (RFC 7011, 7).
 const VARIABLE_LENGTH: u16 = 65_535;
+
+/// The types of source and destination address (RFC 3954, 8; RFC 7012), alike in v9 and IPFIX.
+const ADDRESS_TYPES: [(AddressFamily, u16, u16); 2] =
+    [(AddressFamily::V4, 8, 12), (AddressFamily::V6, 27, 28)];
 
 /// One template or options template.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +61,7 @@ impl<'a> Template<'a> {
             Format::V9 | Format::Ipfix => usize::from(first),
         };
         for _ in 0..count {
-            next_field_length(format, &mut after)?;
+            next_field(format, &mut after)?;
         }
         let head_len = if is_options { OPTIONS_TEMPLATE_HEAD_LEN } else { TEMPLATE_HEAD_LEN };
         let definition = bytes.get(..bytes.len().saturating_sub(after.len()))?;
@@ -72,7 +77,7 @@ impl<'a> Template<'a> {
         core::iter::from_fn(move || {
             let rest = fields.as_mut()?;
             let mut run = 0_u16;
-            while let Some(length) = next_field_length(self.format, rest) {
+            while let Some((_, length)) = next_field(self.format, rest) {
                 if length == VARIABLE_LENGTH {
                     return Some(run);
                 }
@@ -82,6 +87,27 @@ impl<'a> Template<'a> {
             Some(run)
         })
     }
+
+    /// Where the addresses are in records of one length: those of the first family that has both.
+    pub(super) fn addresses(self) -> Option<FlowAddresses> {
+        ADDRESS_TYPES.into_iter().find_map(|(family, source, destination)| {
+            let offset = |kind| self.offset(kind, family.address_len());
+            Some(FlowAddresses { source: offset(source)?, destination: offset(destination)?, family })
+        })
+    }
+
+    /// Where the first field of this type is, if it has this length.
+    fn offset(self, kind: u16, length: u16) -> Option<u16> {
+        let mut fields = self.fields;
+        let mut offset = 0_u16;
+        while let Some(field) = next_field(self.format, &mut fields) {
+            if field.0 == kind {
+                return (field.1 == length).then_some(offset);
+            }
+            offset = offset.checked_add(field.1)?;
+        }
+        None
+    }
 }
 
 /// How many fields a v9 options template has.
@@ -90,14 +116,14 @@ fn v9_options_fields(scope_bytes: u16, option_bytes: u16) -> Option<usize> {
     whole.then_some(usize::from(scope_bytes / FIELD_LEN) + usize::from(option_bytes / FIELD_LEN))
 }
 
-/// Takes one field specifier: the length of the field in a record.
-fn next_field_length(format: Format, rest: &mut &[u8]) -> Option<u16> {
+/// Takes one field specifier: the field's type, and its length in a record.
+fn next_field(format: Format, rest: &mut &[u8]) -> Option<(u16, u16)> {
     let kind = rest.try_get_u16().ok()?;
     let length = rest.try_get_u16().ok()?;
     if format == Format::Ipfix && kind & ENTERPRISE_BIT != 0 {
         rest.try_get_u32().ok()?;
     }
-    Some(length)
+    Some((kind, length))
 }
 
 /// What one record of a template set says.

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::sync::watch;
 
 use crate::batch::{BatchBuilder, Compression, PushError};
-use crate::datagram::Datagram;
+use crate::datagram::{Datagram, FlowRun};
 use crate::limits::{INTAKE_SLOTS, PAYLOAD_MAX};
 use crate::netflow::ExporterTable;
 use crate::sender::gathering::Gathering;
@@ -107,6 +107,8 @@ pub(crate) struct Ingest {
 #[derive(Debug)]
 struct Encoder {
     builder: BatchBuilder,
+    /// Where flow records lie in the datagram at hand, for compression; the vector is reused.
+    flows: Vec<FlowRun>,
     ring: Ring,
     queue: Arc<Queue>,
     allow: Vec<IpNet>,
@@ -125,7 +127,8 @@ impl Ingest {
     ) -> Self {
         let Recovered { queue, stream, ring, slots, marks, slots_done, .. } = recovered;
         let IngestSettings { allow, compression } = settings.borrow_and_update().clone();
-        let encoder = Encoder { builder: BatchBuilder::new(stream, compression), ring, queue, allow, pulse };
+        let builder = BatchBuilder::new(stream, compression);
+        let encoder = Encoder { builder, flows: Vec::new(), ring, queue, allow, pulse };
         let capacities = listeners.iter().map(|listener| listener.capacity);
         let gathering = Gathering::new(capacities.min().unwrap_or_default(), Instant::now());
         Self {
@@ -289,8 +292,13 @@ impl Encoder {
                 arrival: slot.arrival.unwrap_or(now),
                 payload: slot.payload,
             };
-            // Held for this line only: a push may wait for room, and the status must not wait with it.
-            tally.exporters().note(&datagram);
+            // Held for one line only: a push may wait for room, and the status must not wait with it.
+            self.flows.clear();
+            if self.builder.compresses() {
+                tally.exporters().note_flows(&datagram, &mut self.flows);
+            } else {
+                tally.exporters().note(&datagram);
+            }
             self.push(&datagram);
         }
         self.flush();
@@ -318,10 +326,10 @@ impl Encoder {
     }
 
     fn push(&mut self, datagram: &Datagram<'_>) {
-        if self.builder.push(datagram) == Err(PushError::Full) {
+        if self.builder.push_flows(datagram, &self.flows) == Err(PushError::Full) {
             self.flush();
             // An empty batch takes any datagram that a slot can hold.
-            self.builder.push(datagram).unwrap_or_default();
+            self.builder.push_flows(datagram, &self.flows).unwrap_or_default();
         }
     }
 

@@ -11,6 +11,7 @@ mod backlog;
 mod bad_input;
 mod chaos;
 mod collector_elsewhere;
+mod compression;
 mod damage;
 mod delivery;
 mod floors;

@@ -8,8 +8,8 @@ use crate::support::netflow_tools::{Nfcapd, export, installed, write_capture};
 use crate::support::samples::count;
 
 /// Exports one capture both straight and through the pair, datagram by datagram the same, and compares what nfdump
-/// prints of both. Returns how many flows that were.
-fn flows_that_arrive_alike(version: u8) -> Option<usize> {
+/// prints of both. Returns how many flows that were. `spool` is what nf-sender is told of its spool.
+fn flows_that_arrive_alike(version: u8, spool: &str) -> Option<usize> {
     if !installed() {
         eprintln!("skipped: needs softflowd and nfdump (Debian packages of these names)");
         return None;
@@ -22,7 +22,7 @@ fn flows_that_arrive_alike(version: u8) -> Option<usize> {
     let carried = Nfcapd::start(directory.path().join("carried"));
     let mut receiver = ReceiverHost::new(&[carried.addr()], "");
     receiver.start();
-    let mut sender = SenderHost::new("probe", &receiver.addr(), QUICK_SENDER);
+    let mut sender = SenderHost::new("probe", &receiver.addr(), &format!("{QUICK_SENDER}{spool}"));
     sender.start();
     export(&capture, version, &[straight.addr(), sender.udp().addr()]);
     sender.udp().wait_until_drained();
@@ -36,21 +36,28 @@ fn flows_that_arrive_alike(version: u8) -> Option<usize> {
 
 #[test]
 fn netflow_5_of_softflowd_reaches_nfcapd_as_if_sent_straight() {
-    if let Some(flows) = flows_that_arrive_alike(5) {
+    if let Some(flows) = flows_that_arrive_alike(5, "") {
         assert_eq!(flows, 300, "v5 carries the IPv4 flows");
     }
 }
 
 #[test]
 fn netflow_9_of_softflowd_reaches_nfcapd_as_if_sent_straight() {
-    if let Some(flows) = flows_that_arrive_alike(9) {
+    if let Some(flows) = flows_that_arrive_alike(9, "") {
         assert_eq!(flows, 600);
     }
 }
 
 #[test]
 fn ipfix_of_softflowd_reaches_nfcapd_as_if_sent_straight() {
-    if let Some(flows) = flows_that_arrive_alike(10) {
+    if let Some(flows) = flows_that_arrive_alike(10, "") {
         assert_eq!(flows, 600);
+    }
+}
+
+#[test]
+fn compressed_flows_of_softflowd_reach_nfcapd_as_if_sent_straight() {
+    for version in [5, 9, 10] {
+        flows_that_arrive_alike(version, "compression = \"zstd\"\n");
     }
 }

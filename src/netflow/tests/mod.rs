@@ -6,6 +6,7 @@ use crate::datagram::{Datagram, Timestamp};
 
 mod corpus;
 mod counting;
+mod flows;
 mod fuzzing;
 mod templates;
 

@@ -9,6 +9,7 @@ pub(crate) mod collector;
 pub(crate) mod corpus;
 pub(crate) mod daemon;
 pub(crate) mod exporter;
+pub(crate) mod flow_exports;
 pub(crate) mod hosts;
 pub(crate) mod kernel_socket;
 pub(crate) mod link;

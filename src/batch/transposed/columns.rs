@@ -1,0 +1,159 @@
+//! Rows into columns, and back.
+//!
+//! The column of a cell starts, within its table, at the cell's offset times the number of rows. Cells of one byte are
+//! moved eight by eight, rows and columns, as far as there are as many.
+
+use crate::batch::transposed::description::{Description, Table};
+
+/// Rows and columns of a block.
+const BLOCK: usize = 8;
+
+/// Which way bytes go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    ToColumns,
+    ToRows,
+}
+
+/// Puts `rows` of all tables into `columns`, which is as long.
+pub(super) fn of_rows(rows: &[u8], description: &Description, columns: &mut [u8]) -> Option<()> {
+    let (mut rows, mut columns) = (rows, columns);
+    for (table, length) in description.tables.iter().zip(description.table_lens()) {
+        let (from, later_rows) = rows.split_at_checked(length)?;
+        let (to, later_columns) = columns.split_at_mut_checked(length)?;
+        move_table(Way::ToColumns, table, from, to)?;
+        (rows, columns) = (later_rows, later_columns);
+    }
+    Some(())
+}
+
+/// Puts `columns` of all tables into `rows`, which is as long.
+pub(super) fn to_rows(columns: &[u8], description: &Description, rows: &mut [u8]) -> Option<()> {
+    let (mut columns, mut rows) = (columns, rows);
+    for (table, length) in description.tables.iter().zip(description.table_lens()) {
+        let (from, later_columns) = columns.split_at_checked(length)?;
+        let (to, later_rows) = rows.split_at_mut_checked(length)?;
+        move_table(Way::ToRows, table, from, to)?;
+        (columns, rows) = (later_columns, later_rows);
+    }
+    Some(())
+}
+
+fn move_table(way: Way, table: &Table, from: &[u8], to: &mut [u8]) -> Option<()> {
+    let row_len = usize::from(table.row_len);
+    if row_len == 1 || table.rows == 1 {
+        to.copy_from_slice(from);
+        return Some(());
+    }
+    let mut at = 0;
+    for cell in &table.wide {
+        let offset = usize::from(cell.offset);
+        move_bytes(way, table, at..offset, from, to)?;
+        move_wide(way, table, offset, usize::from(cell.length), from, to)?;
+        at = cell.end();
+    }
+    move_bytes(way, table, at..row_len, from, to)
+}
+
+/// Moves the cells of one byte at these offsets.
+fn move_bytes(
+    way: Way,
+    table: &Table,
+    offsets: core::ops::Range<usize>,
+    from: &[u8],
+    to: &mut [u8],
+) -> Option<()> {
+    let mut offset = offsets.start;
+    while offset + BLOCK <= offsets.end {
+        move_block_columns(way, table, offset, from, to)?;
+        offset += BLOCK;
+    }
+    (offset..offsets.end).try_for_each(|offset| move_wide(way, table, offset, 1, from, to))
+}
+
+/// Moves a column of cells of `length` bytes.
+fn move_wide(
+    way: Way,
+    table: &Table,
+    offset: usize,
+    length: usize,
+    from: &[u8],
+    to: &mut [u8],
+) -> Option<()> {
+    let row_len = usize::from(table.row_len);
+    let column = offset * table.rows..(offset + length) * table.rows;
+    match way {
+        Way::ToColumns => {
+            let cells = to.get_mut(column)?.chunks_exact_mut(length);
+            for (cell, row) in cells.zip(from.chunks_exact(row_len)) {
+                cell.copy_from_slice(row.get(offset..offset + length)?);
+            }
+        }
+        Way::ToRows => {
+            let cells = from.get(column)?.chunks_exact(length);
+            for (cell, row) in cells.zip(to.chunks_exact_mut(row_len)) {
+                row.get_mut(offset..offset + length)?.copy_from_slice(cell);
+            }
+        }
+    }
+    Some(())
+}
+
+/// Moves eight columns of one byte each.
+fn move_block_columns(way: Way, table: &Table, offset: usize, from: &[u8], to: &mut [u8]) -> Option<()> {
+    let row_len = usize::from(table.row_len);
+    let in_columns = |row: usize| (offset * table.rows + row, table.rows);
+    let in_rows = |row: usize| (row * row_len + offset, row_len);
+    let mut row = 0;
+    while row + BLOCK <= table.rows {
+        let (source, target) = match way {
+            Way::ToColumns => (in_rows(row), in_columns(row)),
+            Way::ToRows => (in_columns(row), in_rows(row)),
+        };
+        store(flip(load(from, source)?), target, to)?;
+        row += BLOCK;
+    }
+    for row in row..table.rows {
+        for column in offset..offset + BLOCK {
+            let (in_rows, in_columns) = (row * row_len + column, column * table.rows + row);
+            let (source, target) =
+                if way == Way::ToColumns { (in_rows, in_columns) } else { (in_columns, in_rows) };
+            *to.get_mut(target)? = *from.get(source)?;
+        }
+    }
+    Some(())
+}
+
+/// Eight times eight bytes, which start at `start` and lie `apart` bytes from each other.
+fn load(from: &[u8], (start, apart): (usize, usize)) -> Option<[u64; BLOCK]> {
+    let mut block = [0; BLOCK];
+    for (number, word) in block.iter_mut().enumerate() {
+        *word = u64::from_le_bytes(*from.get(start + number * apart..)?.first_chunk()?);
+    }
+    Some(block)
+}
+
+fn store(block: [u64; BLOCK], (start, apart): (usize, usize), to: &mut [u8]) -> Option<()> {
+    for (number, word) in block.into_iter().enumerate() {
+        *to.get_mut(start + number * apart..)?.first_chunk_mut()? = word.to_le_bytes();
+    }
+    Some(())
+}
+
+/// Byte i of word j becomes byte j of word i: first within squares of two, then of four, then of eight.
+fn flip(mut block: [u64; BLOCK]) -> [u64; BLOCK] {
+    for (half, low) in [(1, 0x00FF_00FF_00FF_00FF), (2, 0x0000_FFFF_0000_FFFF), (4, 0x0000_0000_FFFF_FFFF)] {
+        for square in block.chunks_exact_mut(2 * half) {
+            let (ones, others) = square.split_at_mut(half);
+            for (one, other) in ones.iter_mut().zip(others) {
+                (*one, *other) = exchange(*one, *other, 8 * half, low);
+            }
+        }
+    }
+    block
+}
+
+/// Exchanges the high parts of `one` with the low parts of `other`; `low` has the bits of the low ones.
+fn exchange(one: u64, other: u64, bits: usize, low: u64) -> (u64, u64) {
+    ((one & low) | ((other & low) << bits), ((one >> bits) & low) | (other & !low))
+}

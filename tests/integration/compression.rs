@@ -1,0 +1,170 @@
+//! Compression that knows flows: whatever exporters send comes back as it was, and what softflowd exports takes much
+//! less room.
+
+use std::net::SocketAddr;
+
+use nf_transport::batch::{Batch, BatchBuilder, Compression, PushError};
+use nf_transport::datagram::{Datagram, Timestamp};
+use nf_transport::netflow::ExporterTable;
+use nf_transport::sequence::Position;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use crate::support::corpus::corpus;
+use crate::support::flow_exports::{Exports, STREAM, capture, exported, wire};
+use crate::support::netflow_tools::installed;
+
+fn datagram(payload: &[u8]) -> Datagram<'_> {
+    let exporter = SocketAddr::from(([192, 0, 2, 1], 4000));
+    Datagram { exporter, local: exporter, arrival: Timestamp(7), payload }
+}
+
+/// The batches that nf-sender makes of datagrams of one exporter.
+fn batches(payloads: &[Vec<u8>]) -> Vec<Batch> {
+    let mut table = ExporterTable::default();
+    let mut builder = BatchBuilder::new(STREAM, Compression::Zstd);
+    let mut batches = Vec::new();
+    for payload in payloads {
+        let mut flows = Vec::new();
+        table.note_flows(&datagram(payload), &mut flows);
+        if builder.push_flows(&datagram(payload), &flows) == Err(PushError::Full) {
+            batches.extend(builder.finish(Position(0)));
+            builder.push_flows(&datagram(payload), &flows).unwrap();
+        }
+    }
+    batches.extend(builder.finish(Position(0)));
+    batches
+}
+
+/// The payloads of batches, read from their bytes.
+fn payloads(batches: &[Batch]) -> Vec<Vec<u8>> {
+    let records = |batch: &Batch| Batch::parse_exact(STREAM, batch.bytes()).unwrap().records().unwrap();
+    let owned = |batch| records(batch).iter().map(|datagram| datagram.payload.to_vec()).collect::<Vec<_>>();
+    batches.iter().flat_map(owned).collect()
+}
+
+fn numbers(numbers: &[u16]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_be_bytes()).collect()
+}
+
+fn set(id: u16, body: &[u8]) -> Vec<u8> {
+    [numbers(&[id, u16::try_from(4 + body.len()).unwrap()]).as_slice(), body].concat()
+}
+
+/// Fields of a template: addresses, lengths of their own, variable length.
+fn any_fields() -> impl Strategy<Value = Vec<(u16, u16)>> {
+    let addresses = prop_oneof![Just(vec![(8, 4), (12, 4)]), Just(vec![(28, 16), (27, 16)]), Just(vec![])];
+    let length = prop_oneof![9 => 0..9_u16, 1 => Just(65_535)];
+    (addresses, vec((1..5_u16, length), 0..6)).prop_map(|(addresses, others)| [others, addresses].concat())
+}
+
+/// A set of v9 or IPFIX: templates of few ids, which are so defined again and again; or data of few values.
+fn any_set(is_ipfix: bool) -> impl Strategy<Value = Vec<u8>> {
+    let templates = if is_ipfix { 2 } else { 0 };
+    let template = (256..259_u16, any_fields()).prop_map(move |(id, fields)| {
+        let fields: Vec<u16> = fields.iter().flat_map(|(kind, length)| [*kind, *length]).collect();
+        set(
+            templates,
+            &numbers(&[&[id, u16::try_from(fields.len() / 2).unwrap()], fields.as_slice()].concat()),
+        )
+    });
+    let data = (256..259_u16, vec(0..2_u8, 0..400)).prop_map(|(id, body)| set(id, &body));
+    prop_oneof![template, data]
+}
+
+/// A datagram of v5, v9 or IPFIX, the length or count in its header at times a lie, cut short at times.
+fn any_netflow() -> impl Strategy<Value = Vec<u8>> {
+    let v5 = (0..31_u16, vec(0..3_u8, 48 * 30)).prop_map(|(flows, body)| {
+        [
+            numbers(&[5, flows]),
+            vec![9; 20],
+            body[..usize::from(flows) * 48].iter().take(1440).copied().collect(),
+        ]
+        .concat()
+    });
+    let v9 =
+        vec(any_set(false), 0..6).prop_map(|sets| [numbers(&[9, 1]), vec![9; 16], sets.concat()].concat());
+    let ipfix = vec(any_set(true), 0..6).prop_map(|sets| {
+        let length = u16::try_from(16 + sets.concat().len()).unwrap();
+        [numbers(&[10, length]), vec![9; 12], sets.concat()].concat()
+    });
+    let sound = prop_oneof![v5.prop_filter("30 flows at the most", |v5| v5.len() <= 1464), v9, ipfix];
+    let damage = prop_oneof![4 => Just(None), 1 => any::<(proptest::sample::Index, u8)>().prop_map(Some)];
+    (sound, damage).prop_map(|(mut payload, damage)| {
+        if let Some((place, byte)) = damage {
+            let place = place.index(payload.len());
+            if byte < 128 {
+                payload.truncate(place);
+            } else {
+                payload[place] = byte;
+            }
+        }
+        payload
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_exporters_send_comes_out_of_compressed_batches_as_it_was(sent in vec(any_netflow(), 1..60)) {
+        prop_assert_eq!(payloads(&batches(&sent)), sent);
+    }
+
+    #[test]
+    fn payloads_of_any_kind_come_out_of_compressed_batches_as_they_were(
+        sent in vec((prop_oneof![Just(5_u8), Just(9), Just(10), any::<u8>()], vec(any::<u8>(), 0..2000)), 1..40),
+    ) {
+        let sent: Vec<_> = sent.into_iter().map(|(version, rest)| [[0, version].as_slice(), &rest].concat()).collect();
+        prop_assert_eq!(payloads(&batches(&sent)), sent);
+    }
+}
+
+#[test]
+fn datagrams_of_real_vendors_come_out_of_compressed_batches_as_they_were() {
+    let Some(sent) = corpus() else {
+        eprintln!("skipped: NF_TRANSPORT_CORPUS names no directory of datagrams");
+        return;
+    };
+    let twice = [sent.clone(), sent].concat();
+    assert_eq!(payloads(&batches(&twice)), twice);
+}
+
+/// Bytes of batches to bytes of payload: with zstd alone, and as nf-sender does it.
+fn ratios(version: u8) -> Option<(f64, f64)> {
+    if !installed() {
+        eprintln!("skipped: needs softflowd and nfdump (Debian packages of these names)");
+        return None;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (capture, what) = capture(directory.path());
+    let exports = Exports::new(exported(&capture, version));
+    let raw = u32::try_from(exports.raw()).unwrap();
+    let ratio = |compression| {
+        let batches = exports.batches(compression, u32::MAX);
+        assert_eq!(payloads(&batches), exports.payloads());
+        f64::from(u32::try_from(wire(&batches)).unwrap()) / f64::from(raw)
+    };
+    let (base, transposed) = (ratio(Compression::Zstd), ratio(Compression::Transposed));
+    eprintln!("version {version}: {base:.3} with zstd alone, {transposed:.3} transposed; {what}");
+    Some((base, transposed))
+}
+
+#[test]
+fn softflowds_netflow_5_takes_much_less_room_in_columns() {
+    if let Some((base, transposed)) = ratios(5) {
+        assert!(base <= 0.6 && transposed <= 0.45 && transposed < 0.9 * base);
+    }
+}
+
+#[test]
+fn softflowds_netflow_9_takes_much_less_room_in_columns() {
+    if let Some((base, transposed)) = ratios(9) {
+        assert!(base <= 0.6 && transposed <= 0.45 && transposed < 0.9 * base);
+    }
+}
+
+#[test]
+fn softflowds_ipfix_takes_much_less_room_in_columns() {
+    if let Some((base, transposed)) = ratios(10) {
+        assert!(base <= 0.6 && transposed <= 0.45 && transposed < 0.9 * base);
+    }
+}

@@ -1,0 +1,155 @@
+//! What softflowd exports of a capture, and the batches that this makes: to see what compression is worth.
+//!
+//! The capture is made of real ones, where the environment variable `NF_TRANSPORT_CAPTURES` names a directory of them
+//! (`make captures` fetches some to target/captures): as if all had been taken at the same time on one link. Else it is the kit's own.
+
+use std::fs::File;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nf_transport::batch::{Batch, BatchBuilder, Compression, PushError};
+use nf_transport::datagram::{Datagram, FlowRun, Timestamp};
+use nf_transport::netflow::ExporterTable;
+use nf_transport::sequence::{Position, StreamId};
+use pcap_file::DataLink;
+use pcap_file::pcap::{PcapPacket, PcapReader, PcapWriter};
+
+use super::netflow_tools::{export, write_capture};
+
+/// The stream of all batches made here.
+pub(crate) const STREAM: StreamId = StreamId([7; 16]);
+
+/// Captures that last longer have gaps in which all flows expire.
+const LONGEST: Duration = Duration::from_secs(7200);
+
+/// Bytes of each packet that are kept: all headers.
+const SNAPLEN: usize = 128;
+
+/// A capture to export, in `directory`, and what it is.
+pub(crate) fn capture(directory: &Path) -> (PathBuf, String) {
+    let path = directory.join("capture.pcap");
+    if let Some(real) = std::env::var_os("NF_TRANSPORT_CAPTURES") {
+        let captures = merge(Path::new(&real), &path);
+        return (path, format!("{captures} real captures, as if taken at the same time on one link"));
+    }
+    write_capture(&path, 6000);
+    (path, "no real capture, but one made up: 6,000 flows, each seen in one direction".to_owned())
+}
+
+/// Writes the packets of all captures in `from` as if these had begun at the same time; says how many captures.
+fn merge(from: &Path, to: &Path) -> usize {
+    let mut files: Vec<_> = std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    // Such damaged on purpose are no traffic.
+    files.retain(|file| !file.file_name().unwrap().to_string_lossy().starts_with("fuzz"));
+    let captures: Vec<_> = files.iter().filter_map(|file| packets(file)).collect();
+    assert!(!captures.is_empty(), "no captures of Ethernet in {}", from.display());
+    let count = captures.len();
+    let mut packets: Vec<_> = captures.into_iter().flatten().collect();
+    packets.sort_by_key(|(time, _, _)| *time);
+    let mut writer = PcapWriter::new(File::create(to).unwrap()).unwrap();
+    for (time, length, data) in packets {
+        let time = Duration::from_secs(1_700_000_000) + time;
+        writer.write_packet(&PcapPacket::new_owned(time, length, data)).unwrap();
+    }
+    count
+}
+
+/// Time since the first, length on the wire, and the start of each packet; `None` if that is no short capture of
+/// Ethernet.
+fn packets(file: &Path) -> Option<Vec<(Duration, u32, Vec<u8>)>> {
+    let mut reader = PcapReader::new(File::open(file).ok()?).ok()?;
+    if reader.header().datalink != DataLink::ETHERNET {
+        return None;
+    }
+    let mut packets = Vec::new();
+    while let Some(Ok(packet)) = reader.next_packet() {
+        let kept = &packet.data[..packet.data.len().min(SNAPLEN)];
+        packets.push((packet.timestamp, packet.orig_len, kept.to_vec()));
+    }
+    let first = packets.iter().map(|(time, _, _)| *time).min()?;
+    for (time, _, _) in &mut packets {
+        *time -= first;
+    }
+    packets.iter().all(|(time, _, _)| *time <= LONGEST).then_some(packets)
+}
+
+/// The datagrams by which softflowd exports `capture` in this version (5, 9, or 10 for IPFIX).
+pub(crate) fn exported(capture: &Path, version: u8) -> Vec<Vec<u8>> {
+    let inbox = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket2::SockRef::from(&inbox).set_recv_buffer_size(64 << 20).unwrap();
+    inbox.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let target = inbox.local_addr().unwrap();
+    let receiving = std::thread::spawn(move || {
+        let mut buffer = vec![0; 65_536];
+        let mut take = || inbox.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec());
+        // softflowd reads the whole capture before it exports anything.
+        let first = std::iter::repeat_with(&mut take).take(200).flatten().next();
+        first.into_iter().chain(std::iter::from_fn(&mut take)).collect::<Vec<_>>()
+    });
+    export(capture, version, &[target]);
+    receiving.join().unwrap()
+}
+
+/// Datagrams, and where flow records lie in each.
+pub(crate) struct Exports {
+    payloads: Vec<Vec<u8>>,
+    flows: Vec<Vec<FlowRun>>,
+}
+
+impl Exports {
+    /// The datagrams of one exporter.
+    pub(crate) fn new(payloads: Vec<Vec<u8>>) -> Self {
+        let mut table = ExporterTable::default();
+        let flows = (0..).zip(&payloads).map(|(number, payload)| {
+            let mut flows = Vec::new();
+            table.note_flows(&datagram(number, payload), &mut flows);
+            flows
+        });
+        let flows = flows.collect();
+        Self { payloads, flows }
+    }
+
+    /// Bytes of all payloads.
+    pub(crate) fn raw(&self) -> usize {
+        self.payloads.iter().map(Vec::len).sum()
+    }
+
+    pub(crate) fn payloads(&self) -> &[Vec<u8>] {
+        &self.payloads
+    }
+
+    /// The batches that they make, each as full as can be or with as many datagrams as `most`. Transposed only if
+    /// that is the compression, whereas nf-sender does it whenever it can.
+    pub(crate) fn batches(&self, compression: Compression, most: u32) -> Vec<Batch> {
+        let mut builder = BatchBuilder::new(STREAM, compression);
+        let mut batches = Vec::new();
+        let mut taken = 0;
+        for ((number, payload), flows) in (0..).zip(&self.payloads).zip(&self.flows) {
+            let datagram = datagram(number, payload);
+            let flows = if compression == Compression::Transposed { flows.as_slice() } else { &[] };
+            if taken == most || builder.push_flows(&datagram, flows) == Err(PushError::Full) {
+                batches.extend(builder.finish(Position(0)));
+                builder.push_flows(&datagram, flows).unwrap();
+                taken = 0;
+            }
+            taken += 1;
+        }
+        batches.extend(builder.finish(Position(0)));
+        batches
+    }
+}
+
+/// The datagram of this number: they come in a burst, a few microseconds apart.
+fn datagram(number: u64, payload: &[u8]) -> Datagram<'_> {
+    let exporter = SocketAddr::from(([192, 0, 2, 1], 50_123));
+    let local = SocketAddr::from(([192, 0, 2, 9], 2055));
+    let arrival = Timestamp(1_700_000_000_000_000_000 + number * 31_337 + number * number % 7919);
+    Datagram { exporter, local, arrival, payload }
+}
+
+/// Bytes of all batches together, headers among them.
+pub(crate) fn wire(batches: &[Batch]) -> usize {
+    batches.iter().map(|batch| batch.bytes().len()).sum()
+}
