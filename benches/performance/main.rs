@@ -6,7 +6,8 @@
 //! `NF_BENCH_PROBE_SECONDS` (1.5) and `NF_BENCH_RUN_SECONDS` (4) how long a probe of a rate and a run at a given rate
 //! last, `NF_BENCH_SECONDS` (60) how long is looked at what is written to disk, `NF_BENCH_BACKLOG_MIB` (1024) and
 //! `NF_BENCH_SEGMENTS` (10000) how much is caught up with and started with. With `NF_BENCH_VERBOSE=1` each run is
-//! shown; `NF_BENCH_RELAYS=plain,aes-256-gcm` measures only these relays.
+//! shown; `NF_BENCH_RELAYS=plain,aes-256-gcm` measures only these relays. `NF_TRANSPORT_CAPTURES` names a directory of real
+//! captures, for compression.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -38,7 +39,7 @@ mod sink;
 #[path = "../../tests/integration/support/mod.rs"]
 mod support;
 
-use modes::{catch_up, cost, disk, exporters, ingest, rate, senders, start};
+use modes::{catch_up, compression, cost, disk, exporters, ingest, rate, senders, start};
 use results::Results;
 use settings::Settings;
 
@@ -46,7 +47,7 @@ use settings::Settings;
 type Turn = fn(&Settings, &mut Results);
 
 /// All modes, in the order of the report.
-const MODES: [(&str, Turn); 9] = [
+const MODES: [(&str, Turn); 10] = [
     ("rate", rate::turn),
     ("cost", cost::turn),
     ("latency", cost::latency),
@@ -56,6 +57,7 @@ const MODES: [(&str, Turn); 9] = [
     ("senders", senders::turn),
     ("disk", disk::turn),
     ("start", start::turn),
+    ("compression", compression::turn),
 ];
 
 fn main() {

@@ -1,6 +1,6 @@
 //! The marks: what is to be reached, as ratios of medians where anything is compared, all in one place.
 
-use crate::modes::{WIRE, catch_up, cost, disk, exporters, ingest, rate, senders, start};
+use crate::modes::{catch_up, compression, cost, disk, exporters, ingest, rate, senders, start};
 use crate::numbers::{grouped, short};
 use crate::relay::Kind;
 use crate::results::Results;
@@ -107,7 +107,7 @@ fn others(results: &Results) -> Vec<Mark> {
     let forced = results.most(disk::FORCED, disk::IN_MEMORY, 0).unwrap_or_default();
     let exporters = |count| results.median(exporters::EXPORTERS, Kind::PLAIN.name(), count);
     let senders = |count| results.median(senders::SENDERS, senders::RECEIVER, count);
-    let wire = |who| results.median(WIRE, who, 0);
+    let wire = |who| results.median(compression::FULL, who, 9);
     let started = format!("start to READY, {} segments less none", grouped(start::segments(results)));
     vec![
         Mark::new("memory of nf-sender at the most", Bound::AtMost(48.0), "MiB", peak("nf-sender")),
@@ -132,12 +132,17 @@ fn others(results: &Results) -> Vec<Mark> {
             senders(100),
             senders(1),
         ),
-        Mark::new("bytes on the wire, softflowd v9, zstd : none", Bound::AtMost(0.6), "", wire("zstd")),
         Mark::new(
-            "bytes on the wire, softflowd v9, transposed : none",
+            "bytes on the wire per byte of softflowd's v9, zstd",
+            Bound::AtMost(0.6),
+            "",
+            wire(compression::ZSTD),
+        ),
+        Mark::new(
+            "bytes on the wire per byte of softflowd's v9, transposed",
             Bound::AtMost(0.45),
             "",
-            wire("transposed"),
+            wire(compression::TRANSPOSED),
         ),
     ]
 }

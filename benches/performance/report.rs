@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::marks;
-use crate::modes::{GENERATOR, catch_up, cost, disk, exporters, ingest, rate, senders, start};
+use crate::modes::{GENERATOR, catch_up, compression, cost, disk, exporters, ingest, rate, senders, start};
 use crate::numbers::{grouped, short};
 use crate::relay::Kind;
 use crate::results::Results;
@@ -32,7 +32,7 @@ pub(crate) fn write(settings: &Settings, results: &Results) {
     let Settings { turns, probe, run, disk, backlog, .. } = settings;
     let mut page = format!(
         "# Performance\n\nWritten by `make bench`; [benches/performance](../benches/performance/main.rs) says how. Generator, relay and \
-         a sink that checks every byte are on one machine. Medians of {turns} turns, in each of which every relay was measured once. \
+         a sink that checks every byte are on one machine. Medians of {turns} turn(s), in each of which every relay was measured once. \
          Probes of a rate took {probe} s, runs at a given rate {run} s, that of the disk {disk} s; the backlog was {backlog} MiB.\n\n{}\n",
         machine::description()
     );
@@ -47,8 +47,19 @@ pub(crate) fn write(settings: &Settings, results: &Results) {
 }
 
 fn sections(results: &Results) -> Vec<Section> {
-    let all =
-        [rates, costs, latencies, ingests, catch_ups, memory, by_exporters, by_senders, written, starts];
+    let all = [
+        rates,
+        costs,
+        latencies,
+        ingests,
+        catch_ups,
+        memory,
+        by_exporters,
+        by_senders,
+        written,
+        starts,
+        compressed,
+    ];
     let mut sections: Vec<_> = all.iter().map(|section| section(results)).collect();
     sections.retain(|section| !section.rows.is_empty());
     sections.push(Section {
@@ -236,6 +247,27 @@ fn starts(results: &Results) -> Section {
             .to_owned(),
         head: words(&["segments", "ms"]),
         rows: series.into_iter().map(row).collect(),
+    }
+}
+
+fn compressed(results: &Results) -> Section {
+    let row = |version: (u8, &str), kind: &'static str| {
+        let figure = |topic| results.median(topic, kind, u64::from(version.0)).map(short);
+        let topics = [compression::FULL, compression::LONE, compression::ENCODE, compression::DECODE];
+        let figures = topics.into_iter().map(figure).collect::<Option<Vec<_>>>()?;
+        Some([vec![format!("{}, {kind}", version.1)], figures].concat())
+    };
+    let kinds = [compression::NONE, compression::ZSTD, compression::TRANSPOSED];
+    let rows = compression::VERSIONS.into_iter().flat_map(|version| kinds.map(|kind| row(version, kind)));
+    Section {
+        title: "Compression",
+        how: format!(
+            "Bytes of batches for each byte of payload of what softflowd exports, in full batches and with one datagram in each; and \
+             GB/s of payload, encoded and decoded on one core. Of {}.",
+            compression::captured().unwrap_or("nothing")
+        ),
+        head: words(&["", "full batches", "lone datagrams", "encoded, GB/s", "decoded, GB/s"]),
+        rows: rows.flatten().collect(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The modes: each measures one thing and notes it in the results.
 
 pub(crate) mod catch_up;
+pub(crate) mod compression;
 pub(crate) mod cost;
 pub(crate) mod disk;
 pub(crate) mod exporters;
@@ -9,9 +10,6 @@ pub(crate) mod rate;
 pub(crate) mod senders;
 pub(crate) mod start;
 mod trace;
-
-/// Topic: bytes on the wire for each byte of payload, of what softflowd exports. No mode measures it yet.
-pub(crate) const WIRE: &str = "wire";
 
 /// Topic: 1 where the generator could not send faster, so that the relay's own limit is not known, else 0.
 pub(crate) const GENERATOR: &str = "generator";
