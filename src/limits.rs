@@ -27,14 +27,15 @@ pub const MESSAGE_MAX: usize = BATCH_BODY_MAX + 64;
 /// Longest sentence that a refusal carries, in bytes of UTF-8.
 pub const REFUSAL_TEXT_MAX: usize = 512;
 
-/// Bytes of batches that a sender has under way without an acknowledgement: enough to fill 1 Gbit/s over 60 ms.
-pub const WINDOW: u32 = 8 * 1024 * 1024;
+/// Bytes of batches that a sender has under way without an acknowledgement: enough to fill 1 Gbit/s over 50 ms. No more than
+/// half of `INTAKE_RING`, so that all of it stays in memory until it is known to be late.
+pub const WINDOW: u32 = 6 * 1024 * 1024;
 
 /// How long a receiver may keep an acknowledgement to itself: one then does for many batches, and the sender is not woken for
 /// each. Nothing waits for it: what is unacknowledged for so short a time lies in memory only.
 pub const ACK_DELAY: Duration = Duration::from_millis(10);
 
-/// Bytes of batches that a receiver acknowledges at once: an eighth of the window, so that the sender never has to stop.
+/// Bytes of batches that a receiver acknowledges at once: a sixth of the window, so that the sender never has to stop.
 pub const ACK_BYTES: usize = 1024 * 1024;
 
 /// Bytes of messages that either side holds ready to be written to the connection.

@@ -260,6 +260,7 @@ impl<'a> Conversation<'a> {
         self.is_agreed = true;
         self.acknowledged(resume);
         self.link.queue.set_in_flight(resume);
+        self.link.queue.set_reach(resume);
         let queued = self.link.queue.figures().queued;
         tracing::info!(
             message_id = sender::CONNECTED,
@@ -309,10 +310,10 @@ impl<'a> Conversation<'a> {
     /// Hands the session all that it takes now.
     fn offer(&mut self) -> Offered {
         while let Some(position) = self.session.wants() {
-            match self.link.queue.next(position) {
+            match self.next_to_send(position) {
                 Next::Batch(batch) => self.send(&batch),
                 Next::Gap(gap) => {
-                    self.note_in_flight(gap.end);
+                    self.link.queue.set_reach(gap.end);
                     if let Err(error) = self.session.send_gap(gap) {
                         tracing::error!(%error, "a gap was offered out of turn: {error}");
                     }
@@ -333,20 +334,19 @@ impl<'a> Conversation<'a> {
     }
 
     fn send(&mut self, batch: &Batch) {
-        self.note_in_flight(batch.end());
+        self.link.queue.set_reach(batch.end());
         match self.session.send_batch(batch) {
             Ok(()) => self.sent.add(batch.first(), batch.end(), u64::from(batch.payload_bytes())),
             Err(error) => tracing::error!(%error, "a batch was offered out of turn: {error}"),
         }
     }
 
-    /// Positions below `end` are sent.
-    fn note_in_flight(&self, end: Position) {
-        if end > self.taken && self.taken > self.link.queue.acknowledged() {
-            self.link.queue.set_reach(end);
-        } else {
-            self.link.queue.set_in_flight(end);
-        }
+    /// What follows at `position`. What those who are waited for lack of what was taken they ask for: until then it is not on
+    /// its way to them.
+    fn next_to_send(&self, position: Position) -> Next {
+        let queue = &self.link.queue;
+        let is_beyond = position >= self.taken && self.taken > queue.acknowledged();
+        if is_beyond { queue.next(position) } else { queue.next_to_send(position) }
     }
 
     /// The batch read ahead that holds `position`.
@@ -366,7 +366,7 @@ impl<'a> Conversation<'a> {
         let next = self.ahead.back().map(Batch::end).filter(|_| self.ahead.len() <= READ_ON);
         if let Some(next) = next
             && matches!(self.backlog, Reading::Idle(_))
-            && matches!(self.link.queue.next(next), Next::InSpool)
+            && matches!(self.next_to_send(next), Next::InSpool)
         {
             self.start_reading(next);
         }

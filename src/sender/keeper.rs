@@ -46,7 +46,6 @@ pub(crate) struct KeeperSettings {
 /// What the keeper is to do now.
 struct Task {
     acknowledged: Position,
-    in_flight: Position,
     stage: Stage,
     /// The oldest batch of the tail, if it is time for it, and the gaps in front of it.
     spill: Option<(Held, Vec<Gap>)>,
@@ -188,7 +187,7 @@ impl Keeper {
             let from = self.spool_end.unwrap_or(held.batch.first()).max(acknowledged);
             (held.clone(), state.ledger.gaps_within(from, held.batch.first()).collect())
         });
-        Task { acknowledged, in_flight: state.in_flight, stage: state.stage, spill }
+        Task { acknowledged, stage: state.stage, spill }
     }
 
     /// Does `task`. Says whether the spool took what was to go there.
@@ -199,13 +198,15 @@ impl Keeper {
         // Others hold the spool while they wait for the disk, too.
         let disk = self.pulse.away();
         let mut spool = queue.spool();
+        // What the link reads from now on waits for the spool, and finds what is dropped gone.
+        let in_flight = queue.state().in_flight;
         spool.acknowledge(task.acknowledged);
         if task.stage == Stage::Stopped {
             // The ring may not outlive the service, and what it holds is bounded.
             spool.lift_max_size();
         }
         if now >= self.tend_at {
-            spool.tend(wall_clock(), task.in_flight);
+            spool.tend(wall_clock(), in_flight);
             self.tend_at = now + TEND_EVERY;
         }
         let outcome = task.spill.as_ref().zip(sealed).map(|((_, gaps), sealed)| {
@@ -214,7 +215,7 @@ impl Keeper {
                     spool.record_gap(*gap);
                 }
             }
-            spool.append(&sealed?, wall_clock(), task.in_flight)
+            spool.append(&sealed?, wall_clock(), in_flight)
         });
         let is_taken = !matches!(outcome, Some(Err(_)));
         let dropped = spool.take_dropped();

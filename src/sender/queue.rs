@@ -111,6 +111,18 @@ pub(crate) struct State {
 }
 
 impl State {
+    fn next(&self, position: Position) -> Next {
+        if let Some(gap) = self.ledger.gap_at(position) {
+            return Next::Gap(gap);
+        }
+        let index = self.tail.partition_point(|(held, _)| held.batch.end() <= position);
+        match self.tail.get(index) {
+            Some((held, _)) if held.batch.first() <= position => Next::Batch(held.batch.clone()),
+            _ if position < self.ledger.next() => Next::InSpool,
+            _ => Next::Nothing,
+        }
+    }
+
     /// Bytes of the ring that are taken.
     pub(crate) fn tail_bytes(&self) -> u64 {
         self.tail.front().map_or(0, |(oldest, _)| self.head.saturating_sub(oldest.start))
@@ -222,16 +234,23 @@ impl Queue {
 
     /// What follows at `position`.
     pub(crate) fn next(&self, position: Position) -> Next {
-        let state = self.state();
-        if let Some(gap) = state.ledger.gap_at(position) {
-            return Next::Gap(gap);
-        }
-        let index = state.tail.partition_point(|(held, _)| held.batch.end() <= position);
-        match state.tail.get(index) {
-            Some((held, _)) if held.batch.first() <= position => Next::Batch(held.batch.clone()),
-            _ if position < state.ledger.next() => Next::InSpool,
-            _ => Next::Nothing,
-        }
+        self.state().next(position)
+    }
+
+    /// The same, for a link that sends it, or reads it to be sent: from now on it may be on its way, so that it is not
+    /// dropped to make room.
+    pub(crate) fn next_to_send(&self, position: Position) -> Next {
+        let mut state = self.state();
+        let next = state.next(position);
+        let end = match &next {
+            Next::Batch(batch) => batch.end(),
+            Next::Gap(gap) => gap.end,
+            // With one position of a segment all of it is kept.
+            Next::InSpool => position.plus(1),
+            Next::Nothing => position,
+        };
+        state.in_flight = state.in_flight.max(end);
+        next
     }
 
     /// Waits until something was pushed since the last call.
@@ -239,14 +258,12 @@ impl Queue {
         self.arrived.notified().await;
     }
 
-    /// From now on positions below `position` may be on their way.
+    /// From now on only positions below `position` may be on their way.
     pub(crate) fn set_in_flight(&self, position: Position) {
-        let mut state = self.state();
-        state.in_flight = position;
-        state.reach = state.reach.max(position);
+        self.state().in_flight = position;
     }
 
-    /// Positions below `position` were sent; what of them is on its way to those who are waited for is not known.
+    /// Positions below `position` were sent.
     pub(crate) fn set_reach(&self, position: Position) {
         let mut state = self.state();
         state.reach = state.reach.max(position);

@@ -287,11 +287,25 @@ fn a_receiver_can_have_what_earlier_runs_gave_out_and_what_this_one_sent() {
     let mut run = start(&directory, policy());
     push(&mut run, 5, 100);
     assert_eq!(run.queue.reach(), Position(0), "numbered, but on no link yet");
-    run.queue.set_in_flight(Position(3));
-    run.queue.set_in_flight(Position(0));
+    run.queue.set_reach(Position(3));
+    run.queue.set_reach(Position(0));
     assert_eq!(run.queue.reach(), Position(3));
     kill(run);
     assert_eq!(start(&directory, policy()).queue.reach(), Position(5));
+}
+
+#[test]
+fn what_a_link_sends_or_reads_is_on_its_way_from_that_moment_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, policy());
+    push(&mut run, 10, 100);
+    assert!(matches!(run.queue.next(Position(0)), Next::Batch(_)));
+    assert_eq!(run.queue.state().in_flight, Position(0), "somebody only looked");
+    assert!(matches!(run.queue.next_to_send(Position(0)), Next::Batch(_)));
+    assert_eq!(run.queue.state().in_flight, Position(1));
+    spool_all(&run, policy());
+    assert!(matches!(run.queue.next_to_send(Position(7)), Next::InSpool));
+    assert_eq!(run.queue.state().in_flight, Position(8));
 }
 
 fn spool_key(byte: char) -> Key {
