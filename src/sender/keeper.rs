@@ -209,14 +209,25 @@ impl Keeper {
             spool.tend(wall_clock(), in_flight);
             self.tend_at = now + TEND_EVERY;
         }
+        let is_syncing = self.syncing.is_some();
         let outcome = task.spill.as_ref().zip(sealed).map(|((_, gaps), sealed)| {
             if spool.end().is_some() {
                 for gap in gaps {
                     spool.record_gap(*gap);
                 }
             }
-            spool.append(&sealed?, wall_clock(), in_flight)
+            if is_syncing {
+                spool.append_if_room(&sealed?, wall_clock())
+            } else {
+                spool.append(&sealed?, wall_clock(), in_flight)
+            }
         });
+        if is_syncing && matches!(outcome, Some(Err(AppendError::Full))) {
+            drop(disk);
+            drop(spool);
+            self.end_sync();
+            return self.work(task);
+        }
         let is_taken = !matches!(outcome, Some(Err(_)));
         let dropped = spool.take_dropped();
         self.spool_end = spool.end();
@@ -341,16 +352,22 @@ impl Keeper {
 
     /// Forces to disk what the spool holds, at once.
     fn sync(&mut self) {
-        let syncing = self.syncing.take();
-        let disk = self.pulse.away();
-        let before = syncing.map_or(Ok(()), |(syncing, _)| ended(syncing));
-        drop(disk);
-        self.is_synced(before);
+        self.end_sync();
         self.unsynced_since = None;
         let disk = self.pulse.away();
         let outcome = self.sync_job().and_then(|job| job.map_or(Ok(()), |job| job.run()));
         drop(disk);
         self.is_synced(outcome);
+    }
+
+    /// Waits until what is being forced to disk is there.
+    fn end_sync(&mut self) {
+        if let Some((syncing, _)) = self.syncing.take() {
+            let disk = self.pulse.away();
+            let outcome = ended(syncing);
+            drop(disk);
+            self.is_synced(outcome);
+        }
     }
 
     fn sync_job(&self) -> io::Result<Option<SyncJob<File>>> {

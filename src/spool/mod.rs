@@ -171,6 +171,14 @@ impl<D: Disk> Spool<D> {
         }
     }
 
+    /// As [`Self::append`], but drops nothing to make room. What is dropped while it is forced to disk gives none.
+    pub fn append_if_room(&mut self, batch: &Batch, now: Timestamp) -> Result<(), AppendError> {
+        let when_full = core::mem::replace(&mut self.policy.when_full, WhenFull::DropNewest);
+        let outcome = self.append(batch, now, Position(0));
+        self.policy.when_full = when_full;
+        outcome
+    }
+
     /// Makes room for `length` bytes by the policy.
     fn make_room(&mut self, length: u64, in_flight: Position) -> Result<(), AppendError> {
         while self.size.saturating_add(length) > self.policy.max_size

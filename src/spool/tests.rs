@@ -260,6 +260,21 @@ fn a_full_spool_refuses_what_is_newest_if_told_to() {
 }
 
 #[test]
+fn where_nothing_is_to_be_dropped_nothing_is_and_the_policy_stays() {
+    let disk = MemoryDisk::default();
+    let mut spool = open_with(&disk, Policy { max_size: 2600, ..policy() }).spool;
+    let mut taken = 0;
+    while spool.append_if_room(&batch(taken * 3, 3), NOW).is_ok() {
+        taken += 1;
+    }
+    assert!(taken > 0);
+    assert!(matches!(spool.append_if_room(&batch(taken * 3, 3), NOW), Err(AppendError::Full)));
+    assert_eq!((spool.first(), spool.take_dropped()), (Some(Position(0)), Vec::new()));
+    spool.append(&batch(taken * 3, 3), NOW, Position(0)).unwrap();
+    assert!(!spool.take_dropped().is_empty());
+}
+
+#[test]
 fn what_is_in_flight_is_not_dropped() {
     let disk = MemoryDisk::default();
     let mut spool = open_with(&disk, Policy { max_size: 2600, ..policy() }).spool;
