@@ -327,35 +327,31 @@ impl Keeper {
 
     /// Forces to disk what the spool holds once that is due. It can be used meanwhile.
     fn sync_if_due(&mut self) {
-        if let Some((syncing, look_at)) = self.syncing.take() {
-            if !syncing.is_finished() {
-                let look_at = if look_at <= Instant::now() { Instant::now() + LOOK_AT_SYNC } else { look_at };
-                self.syncing = Some((syncing, look_at));
-                return;
-            }
-            self.is_synced(ended(syncing));
-        }
-        if self.unsynced_since.is_some_and(|since| since.elapsed() >= self.half) {
-            self.unsynced_since = None;
-            match self.sync_job() {
-                Ok(Some(job)) => {
-                    match thread::Builder::new().name("sync".to_owned()).spawn(move || job.run()) {
-                        Ok(syncing) => self.syncing = Some((syncing, Instant::now() + LOOK_AT_SYNC)),
-                        Err(error) => self.is_synced(Err(error)),
-                    }
+        match &mut self.syncing {
+            Some((syncing, look_at)) if !syncing.is_finished() => *look_at = Instant::now() + LOOK_AT_SYNC,
+            _ => {
+                self.end_sync();
+                if self.unsynced_since.is_some_and(|since| since.elapsed() >= self.half) {
+                    let outcome = self.start_sync();
+                    self.is_synced(outcome);
                 }
-                Ok(None) => {}
-                Err(error) => self.is_synced(Err(error)),
             }
         }
+    }
+
+    fn start_sync(&mut self) -> io::Result<()> {
+        let Some(job) = self.sync_job()? else { return Ok(()) };
+        let syncing = thread::Builder::new().name("sync".to_owned()).spawn(move || job.run())?;
+        self.syncing = Some((syncing, Instant::now() + LOOK_AT_SYNC));
+        Ok(())
     }
 
     /// Forces to disk what the spool holds, at once.
     fn sync(&mut self) {
         self.end_sync();
-        self.unsynced_since = None;
+        let job = self.sync_job();
         let disk = self.pulse.away();
-        let outcome = self.sync_job().and_then(|job| job.map_or(Ok(()), |job| job.run()));
+        let outcome = job.and_then(|job| job.map_or(Ok(()), |job| job.run()));
         drop(disk);
         self.is_synced(outcome);
     }
@@ -370,7 +366,9 @@ impl Keeper {
         }
     }
 
-    fn sync_job(&self) -> io::Result<Option<SyncJob<File>>> {
+    /// What is to be forced to disk now, and counts as if it were.
+    fn sync_job(&mut self) -> io::Result<Option<SyncJob<File>>> {
+        self.unsynced_since = None;
         let _disk = self.pulse.away();
         self.queue.spool().sync_job()
     }

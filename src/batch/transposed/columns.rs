@@ -17,24 +17,20 @@ enum Way {
 
 /// Puts `rows` of all tables into `columns`, which is as long.
 pub(super) fn of_rows(rows: &[u8], description: &Description, columns: &mut [u8]) -> Option<()> {
-    let (mut rows, mut columns) = (rows, columns);
-    for (table, length) in description.tables.iter().zip(description.table_lens()) {
-        let (from, later_rows) = rows.split_at_checked(length)?;
-        let (to, later_columns) = columns.split_at_mut_checked(length)?;
-        move_table(Way::ToColumns, table, from, to)?;
-        (rows, columns) = (later_rows, later_columns);
-    }
-    Some(())
+    move_tables(Way::ToColumns, rows, description, columns)
 }
 
 /// Puts `columns` of all tables into `rows`, which is as long.
 pub(super) fn to_rows(columns: &[u8], description: &Description, rows: &mut [u8]) -> Option<()> {
-    let (mut columns, mut rows) = (columns, rows);
+    move_tables(Way::ToRows, columns, description, rows)
+}
+
+fn move_tables(way: Way, mut from: &[u8], description: &Description, mut to: &mut [u8]) -> Option<()> {
     for (table, length) in description.tables.iter().zip(description.table_lens()) {
-        let (from, later_columns) = columns.split_at_checked(length)?;
-        let (to, later_rows) = rows.split_at_mut_checked(length)?;
-        move_table(Way::ToRows, table, from, to)?;
-        (columns, rows) = (later_columns, later_rows);
+        let (table_from, later_from) = from.split_at_checked(length)?;
+        let (table_to, later_to) = to.split_at_mut_checked(length)?;
+        move_table(way, table, table_from, table_to)?;
+        (from, to) = (later_from, later_to);
     }
     Some(())
 }
