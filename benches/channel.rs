@@ -185,7 +185,7 @@ impl Sides {
                 for _ in 0..OVER_TCP / piece.len() {
                     sending.flush(&mut piece.clone()).await.unwrap();
                 }
-                sending.end().await.unwrap();
+                sending.end().unwrap();
             });
             let receiver = tokio::spawn(async move {
                 let (mut total, mut buffer) = (0, vec![0; PIECES[0]]);

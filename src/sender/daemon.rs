@@ -16,6 +16,7 @@ use crate::limits::{RECEIVE_BUFFER, STOP_GRACE};
 use crate::sender::ingest::{Ingest, Listener, Tally};
 use crate::sender::intake;
 use crate::sender::keeper::Keeper;
+use crate::sender::line::Lent;
 use crate::sender::link::{Link, LinkView};
 use crate::sender::queue::{Queue, Stage};
 use crate::sender::recovery::{Recovered, recover};
@@ -113,7 +114,8 @@ async fn supervise(
     let (stop_link, stop) = stop_channel();
     let mut watchdog = Watchdog::new(sender::LOOP_STUCK);
     let link = make_link(&reporter, &reloader, watchdog.pulse("link"), stop);
-    let mut threads = start_threads(listeners, recovered, tally, &reloader, &mut watchdog)?;
+    let lent = link.lent.clone();
+    let mut threads = start_threads(listeners, recovered, lent, tally, &reloader, &mut watchdog)?;
     if let Some(address) = settings.metrics {
         let reporter = reporter.clone();
         let listener = sockets::bind_metrics(address)?;
@@ -191,6 +193,7 @@ async fn open_spool(
 fn make_link(reporter: &Reporter, reloader: &Reloader, pulse: Pulse, stop: Stop) -> Link {
     Link {
         queue: reporter.queue.clone(),
+        lent: Arc::default(),
         stream: reporter.stream,
         settings: reloader.link(),
         view: reporter.view.clone(),
@@ -203,6 +206,7 @@ fn make_link(reporter: &Reporter, reloader: &Reloader, pulse: Pulse, stop: Stop)
 fn start_threads(
     listeners: Vec<Listener>,
     recovered: Recovered,
+    lent: Arc<Lent>,
     tally: Arc<Tally>,
     reloader: &Reloader,
     watchdog: &mut Watchdog,
@@ -214,7 +218,7 @@ fn start_threads(
     let keeper = Keeper::new(queue.clone(), reloader.keeper(), watchdog.running("keeper"));
     let keeper = thread::Builder::new().name("keeper".to_owned()).spawn(|| keeper.run()).map_err(told)?;
     let ingest =
-        Ingest::new(listeners, stop, recovered, tally, reloader.ingest(), watchdog.running("ingest"));
+        Ingest::new(listeners, stop, recovered, lent, tally, reloader.ingest(), watchdog.running("ingest"));
     let (ended, ingest_ended) = oneshot::channel();
     let run = move || {
         ingest.run();

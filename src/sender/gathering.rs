@@ -1,5 +1,5 @@
-//! How long ingest lets a flood gather before it takes it: a lone datagram leaves at once, a flood leaves in large pieces, which
-//! cost both daemons, and the kernel between them, far less.
+//! How long ingest lets datagrams gather before it takes them: a lone one leaves at once, a burst as one, and a flood in large
+//! pieces. Each piece costs both daemons, and the kernel between them, far more than the datagrams in it.
 
 use core::time::Duration;
 use std::time::Instant;
@@ -11,6 +11,13 @@ const PIECE: u64 = 128 * 1024;
 
 /// How long a rate is measured.
 const SPAN: Duration = Duration::from_millis(10);
+
+/// How long the rest of a burst is waited for once its first datagram is there: the shortest sleep, which the kernel makes some
+/// 50 us long (its timer slack).
+const BURST: Duration = Duration::from_micros(1);
+
+/// In so many microseconds a datagram must come for bursts to be waited for: fewer are taken one by one.
+const BURST_RATE: u128 = 1000;
 
 /// Bytes of kernel memory that a datagram takes in a socket's queue beside its payload, at the most.
 const OVERHEAD: u64 = 1536;
@@ -25,13 +32,14 @@ pub(crate) struct Gathering {
     datagrams: u64,
     bytes: u64,
     pause: Duration,
+    burst: Duration,
 }
 
 impl Gathering {
     /// Where the smallest socket queues `capacity` bytes. Half of that stays free for what comes while ingest is at work.
     pub(crate) fn new(capacity: usize, now: Instant) -> Self {
         let room = u64::try_from(capacity / 4).unwrap_or(u64::MAX);
-        Self { room, began: now, datagrams: 0, bytes: 0, pause: Duration::ZERO }
+        Self { room, began: now, datagrams: 0, bytes: 0, pause: Duration::ZERO, burst: Duration::ZERO }
     }
 
     /// So many datagrams with so many bytes of payload were just taken.
@@ -41,13 +49,20 @@ impl Gathering {
         let span = now.duration_since(self.began);
         if span >= SPAN {
             self.pause = self.pause_at(span);
+            let come_often = span.as_micros() <= BURST_RATE * u128::from(self.datagrams);
+            self.burst = if come_often && self.pause.is_zero() { BURST } else { Duration::ZERO };
             (self.began, self.datagrams, self.bytes) = (now, 0, 0);
         }
     }
 
-    /// How long to wait before datagrams are taken again.
+    /// How long to let a flood gather before datagrams are waited for again.
     pub(crate) fn pause(&self) -> Duration {
         self.pause
+    }
+
+    /// How long to let a burst gather once its first datagram is there.
+    pub(crate) fn burst(&self) -> Duration {
+        self.burst
     }
 
     /// The time in which a piece comes, unless that is too long or more than the socket holds.
@@ -70,14 +85,33 @@ mod tests {
     const MILLISECOND: Duration = Duration::from_millis(1);
 
     /// What follows from a second in which so many datagrams of this length came in each millisecond.
-    fn pause(capacity: usize, datagrams: u64, length: u64) -> Duration {
+    fn gathering(capacity: usize, datagrams: u64, length: u64) -> Gathering {
         let mut now = Instant::now();
         let mut gathering = Gathering::new(capacity, now);
         for _ in 0..1000 {
             now += MILLISECOND;
             gathering.note(datagrams, datagrams * length, now);
         }
-        gathering.pause()
+        gathering
+    }
+
+    fn pause(capacity: usize, datagrams: u64, length: u64) -> Duration {
+        gathering(capacity, datagrams, length).pause()
+    }
+
+    #[test]
+    fn bursts_are_waited_for_while_many_datagrams_come_and_no_flood() {
+        for (datagrams, is_waited_for) in [(0, false), (1, true), (20, true), (100, false)] {
+            let burst = gathering(usize::MAX, datagrams, 1464).burst();
+            assert_eq!(!burst.is_zero(), is_waited_for, "{datagrams}");
+        }
+        let mut now = Instant::now();
+        let mut gathering = Gathering::new(usize::MAX, now);
+        for _ in 0..1000 {
+            now += Duration::from_millis(2);
+            gathering.note(1, 1464, now);
+        }
+        assert!(gathering.burst().is_zero(), "500 a second are taken one by one");
     }
 
     #[test]

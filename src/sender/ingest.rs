@@ -7,6 +7,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
 use std::time::Instant;
 
 use ipnet::IpNet;
@@ -19,6 +20,7 @@ use crate::limits::{INTAKE_SLOTS, PAYLOAD_MAX};
 use crate::netflow::ExporterTable;
 use crate::sender::gathering::Gathering;
 use crate::sender::intake::{Entry, Marks, Ring, Slots, ask_for_details};
+use crate::sender::line::Lent;
 use crate::sender::queue::Queue;
 use crate::sender::recovery::Recovered;
 use crate::service::{Pulse, ROUND, wall_clock};
@@ -98,8 +100,6 @@ pub(crate) struct Ingest {
     tally: Arc<Tally>,
     encoder: Encoder,
     gathering: Gathering,
-    /// More datagrams may wait than the slots could take.
-    is_flooded: bool,
     slots_done: Option<u64>,
 }
 
@@ -111,8 +111,11 @@ struct Encoder {
     flows: Vec<FlowRun>,
     ring: Ring,
     queue: Arc<Queue>,
+    lent: Arc<Lent>,
     allow: Vec<IpNet>,
     pulse: Pulse,
+    /// More datagrams may wait than the slots could take.
+    is_flooded: bool,
 }
 
 impl Ingest {
@@ -121,6 +124,7 @@ impl Ingest {
         listeners: Vec<Listener>,
         stop: OwnedFd,
         recovered: Recovered,
+        lent: Arc<Lent>,
         tally: Arc<Tally>,
         mut settings: watch::Receiver<IngestSettings>,
         pulse: Pulse,
@@ -128,21 +132,11 @@ impl Ingest {
         let Recovered { queue, stream, ring, slots, marks, slots_done, .. } = recovered;
         let IngestSettings { allow, compression } = settings.borrow_and_update().clone();
         let builder = BatchBuilder::new(stream, compression);
-        let encoder = Encoder { builder, flows: Vec::new(), ring, queue, allow, pulse };
+        let encoder =
+            Encoder { builder, flows: Vec::new(), ring, queue, lent, allow, pulse, is_flooded: false };
         let capacities = listeners.iter().map(|listener| listener.capacity);
         let gathering = Gathering::new(capacities.min().unwrap_or_default(), Instant::now());
-        Self {
-            listeners,
-            stop,
-            settings,
-            slots,
-            marks,
-            tally,
-            encoder,
-            gathering,
-            is_flooded: false,
-            slots_done,
-        }
+        Self { listeners, stop, settings, slots, marks, tally, encoder, gathering, slots_done }
     }
 
     /// Takes datagrams until told to stop; then those that are queued at sockets which end with the process.
@@ -152,13 +146,16 @@ impl Ingest {
         loop {
             self.encoder.pulse.beat();
             self.take_up_settings();
-            if !core::mem::take(&mut self.is_flooded) {
-                std::thread::sleep(self.gathering.pause());
+            if !core::mem::take(&mut self.encoder.is_flooded) {
+                sleep(self.gathering.pause());
             }
             match self.wait() {
                 Ok(Ready::Listeners(readable)) => {
+                    if !readable.is_empty() {
+                        sleep(self.gathering.burst());
+                    }
                     for index in readable {
-                        self.is_flooded |= self.take(index) == INTAKE_SLOTS;
+                        self.take(index);
                     }
                 }
                 Ok(Ready::Stop) => break,
@@ -222,6 +219,7 @@ impl Ingest {
         self.marks.set_slots(self.encoder.queue.next_position(), listener.local.port());
         match self.slots.receive(&listener.socket) {
             Ok(count) => {
+                self.encoder.is_flooded |= count == INTAKE_SLOTS;
                 let taken = self.encoder.encode(&mut self.slots, &self.tally, listener.local, 0);
                 self.slots.clear();
                 self.gathering.note(taken.admitted, taken.bytes, Instant::now());
@@ -302,14 +300,20 @@ impl Encoder {
             self.push(&datagram);
         }
         self.flush();
+        if !self.is_flooded && !self.lent.speak(&self.queue) {
+            self.queue.announce();
+        }
         taken
     }
 
     /// Marks the slots whose datagrams are not to be carried.
     fn deny(&self, slots: &mut Slots, tally: &Tally) {
+        // Over IPv6 a payload can be longer than the 65,507 bytes that IPv4 could deliver.
+        if self.allow.is_empty() && slots.longest() <= PAYLOAD_MAX {
+            return;
+        }
         for index in 0.. {
             let denied = match slots.get(index) {
-                // Over IPv6 a payload can be longer than the 65,507 bytes that IPv4 could deliver.
                 Entry::Filled(slot) => !self.allows(slot.exporter) || slot.payload.len() > PAYLOAD_MAX,
                 Entry::Denied => false,
                 Entry::Empty => break,
@@ -336,6 +340,10 @@ impl Encoder {
     fn flush(&mut self) {
         if let Some(batch) = self.builder.finish(self.queue.next_position()) {
             self.queue.push(batch, &mut self.ring, &self.pulse);
+            // Of a flood, the link sends one part while the next is taken.
+            if self.is_flooded {
+                self.queue.announce();
+            }
         }
     }
 }

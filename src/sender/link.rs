@@ -14,6 +14,7 @@ use crate::config::{HostPort, Reconnect};
 use crate::secure::ChannelError;
 use crate::sender::conversation::{Conversation, Ended};
 use crate::sender::dial::{DialError, Speech, dial};
+use crate::sender::line::Lent;
 use crate::sender::queue::Queue;
 use crate::sender::schedule::Schedule;
 use crate::sequence::{SenderId, StreamId};
@@ -70,6 +71,8 @@ struct Attempt {
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) queue: Arc<Queue>,
+    /// Where the line of an agreed session lies, for ingest.
+    pub(crate) lent: Arc<Lent>,
     pub(crate) stream: StreamId,
     pub(crate) settings: watch::Receiver<LinkSettings>,
     pub(crate) view: Arc<Mutex<LinkView>>,
@@ -233,8 +236,8 @@ impl Link {
 
     /// Keeps a session over `stream` until it ends.
     async fn converse(&mut self, stream: Stream, peer: &str) -> Attempt {
-        let mut conversation = Conversation::new(self, self.settings.clone());
-        let ended = conversation.run(stream, peer).await;
+        let mut conversation = Conversation::new(self, stream, self.settings.clone());
+        let ended = conversation.run(peer).await;
         let was_agreed = conversation.is_agreed;
         // Who asked to connect while there was a connection has had what was asked for.
         self.retry.mark_unchanged();

@@ -111,7 +111,8 @@ pub(crate) struct State {
 }
 
 impl State {
-    fn next(&self, position: Position) -> Next {
+    /// What follows at `position`.
+    pub(crate) fn next(&self, position: Position) -> Next {
         if let Some(gap) = self.ledger.gap_at(position) {
             return Next::Gap(gap);
         }
@@ -213,6 +214,10 @@ impl Queue {
             state.ledger.lose(Gap { first, end, reason: GapReason::SpoolFull });
         }
         self.marks.set_next(end);
+    }
+
+    /// Tells the link that something was pushed.
+    pub(crate) fn announce(&self) {
         self.arrived.notify_one();
     }
 
@@ -227,21 +232,21 @@ impl Queue {
             if state.is_full {
                 return false;
             }
+            self.announce();
             (state, _) = self.room.wait_timeout(state, ROUND).unwrap_or_else(PoisonError::into_inner);
             pulse.beat();
         }
     }
 
-    /// What follows at `position`.
-    pub(crate) fn next(&self, position: Position) -> Next {
-        self.state().next(position)
-    }
-
-    /// The same, for a link that sends it, or reads it to be sent: from now on it may be on its way, so that it is not
-    /// dropped to make room.
-    pub(crate) fn next_to_send(&self, position: Position) -> Next {
+    /// What follows at `position`, for a link that sends it, or reads it to be sent: from now on it may be on its way, so that it
+    /// is not dropped to make room. The receiver has everything below `taken`: what others lack of that it asks for, and until then what
+    /// follows is not on its way to them.
+    pub(crate) fn next_to_send(&self, position: Position, taken: Position) -> Next {
         let mut state = self.state();
         let next = state.next(position);
+        if position >= taken && taken > state.ledger.acknowledged() {
+            return next;
+        }
         let end = match &next {
             Next::Batch(batch) => batch.end(),
             Next::Gap(gap) => gap.end,
@@ -253,7 +258,7 @@ impl Queue {
         next
     }
 
-    /// Waits until something was pushed since the last call.
+    /// Waits until something was announced since the last call.
     pub(crate) async fn arrived(&self) {
         self.arrived.notified().await;
     }

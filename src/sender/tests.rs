@@ -74,7 +74,8 @@ fn drain(queue: &Arc<Queue>, mut position: Position) -> Vec<u64> {
         }
     };
     loop {
-        match queue.next(position) {
+        let next = queue.state().next(position);
+        match next {
             Next::Batch(batch) => {
                 take(&batch);
                 position = batch.end();
@@ -131,7 +132,7 @@ fn what_stays_unacknowledged_goes_to_the_spool_by_itself() {
     let thread = std::thread::spawn(move || keeper.run());
     push(&mut run, 10, 100);
     let deadline = Instant::now() + Duration::from_secs(20);
-    while run.queue.figures().segments == 0 || !matches!(run.queue.next(Position(9)), Next::InSpool) {
+    while run.queue.figures().segments == 0 || !matches!(run.queue.state().next(Position(9)), Next::InSpool) {
         assert!(Instant::now() < deadline);
         std::thread::yield_now();
     }
@@ -234,7 +235,8 @@ fn whoever_looks_at_the_exporters_does_not_wait_for_room_in_the_ring() {
     let queue = run.queue.clone();
     let settings = watch::channel(IngestSettings { allow: Vec::new(), compression: Compression::None }).1;
     let stopped = stop.try_clone().unwrap();
-    let ingest = Ingest::new(vec![listener], stopped, run, tally.clone(), settings, Pulse::default());
+    let ingest =
+        Ingest::new(vec![listener], stopped, run, Arc::default(), tally.clone(), settings, Pulse::default());
     let thread = std::thread::spawn(move || ingest.run());
     while queue.figures().counts.received == full {
         std::thread::yield_now();
@@ -299,12 +301,12 @@ fn what_a_link_sends_or_reads_is_on_its_way_from_that_moment_on() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
     push(&mut run, 10, 100);
-    assert!(matches!(run.queue.next(Position(0)), Next::Batch(_)));
+    assert!(matches!(run.queue.state().next(Position(0)), Next::Batch(_)));
     assert_eq!(run.queue.state().in_flight, Position(0), "somebody only looked");
-    assert!(matches!(run.queue.next_to_send(Position(0)), Next::Batch(_)));
+    assert!(matches!(run.queue.next_to_send(Position(0), Position(0)), Next::Batch(_)));
     assert_eq!(run.queue.state().in_flight, Position(1));
     spool_all(&run, policy());
-    assert!(matches!(run.queue.next_to_send(Position(7)), Next::InSpool));
+    assert!(matches!(run.queue.next_to_send(Position(7), Position(0)), Next::InSpool));
     assert_eq!(run.queue.state().in_flight, Position(8));
 }
 

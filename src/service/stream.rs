@@ -4,8 +4,10 @@
 //! given up at any moment without harm.
 
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
+use rustix::net::Shutdown;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, Ready};
 use tokio::net::TcpStream;
 
@@ -77,7 +79,7 @@ pub enum Received {
 /// A connection over which the session speaks.
 #[derive(Debug)]
 pub struct Stream {
-    tcp: TcpStream,
+    tcp: Arc<TcpStream>,
     channel: Channel,
     /// What is sealed and not written yet.
     sealed: BytesMut,
@@ -86,7 +88,7 @@ pub struct Stream {
 impl Stream {
     /// A connection whose handshake led to `channel`.
     pub fn new(tcp: TcpStream, channel: Channel) -> Self {
-        Self { tcp, channel, sealed: BytesMut::new() }
+        Self { tcp: Arc::new(tcp), channel, sealed: BytesMut::new() }
     }
 
     /// What protects it.
@@ -94,19 +96,32 @@ impl Stream {
         &self.channel
     }
 
-    /// Waits until the socket can be read or written: whichever of them is wanted.
-    pub async fn ready(&self, wants_bytes: bool, has_output: bool) -> io::Result<Ready> {
-        if wants_bytes && self.channel.has_early() {
-            return Ok(Ready::READABLE);
-        }
-        let has_output = has_output || !self.sealed.is_empty();
-        let interest = match (wants_bytes, has_output) {
-            (true, true) => Interest::READABLE | Interest::WRITABLE,
-            (true, false) => Interest::READABLE,
-            (false, true) => Interest::WRITABLE,
-            (false, false) => core::future::pending().await,
+    /// Whether something is sealed and not written yet.
+    pub fn has_output(&self) -> bool {
+        !self.sealed.is_empty()
+    }
+
+    /// Waits until the socket can be read or written: whichever of them is wanted as of now. Meanwhile others may use the stream.
+    pub fn ready(
+        &self,
+        wants_bytes: bool,
+        has_output: bool,
+    ) -> impl Future<Output = io::Result<Ready>> + use<> {
+        let has_early = wants_bytes && self.channel.has_early();
+        let interest = match (wants_bytes, has_output || self.has_output()) {
+            (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
+            (true, false) => Some(Interest::READABLE),
+            (false, true) => Some(Interest::WRITABLE),
+            (false, false) => None,
         };
-        self.tcp.ready(interest).await
+        let tcp = self.tcp.clone();
+        async move {
+            match interest {
+                _ if has_early => Ok(Ready::READABLE),
+                Some(interest) => tcp.ready(interest).await,
+                None => core::future::pending().await,
+            }
+        }
     }
 
     /// Reads what is there, at most as much as `buffer` takes, and hands what it holds on to `take`.
@@ -119,7 +134,7 @@ impl Stream {
             self.channel.open(&[], &mut take)?;
             return Ok(Received::Bytes);
         }
-        match self.tcp.try_read(buffer) {
+        match self.read(buffer) {
             Ok(0) => Ok(Received::End),
             Ok(count) => {
                 self.channel.open(buffer.get(..count).unwrap_or_default(), &mut take)?;
@@ -128,6 +143,17 @@ impl Stream {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received::Nothing),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Reads what is there. If the buffer is larger than that, there is nothing to be read now, as if another read had said so.
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut count = 0;
+        let room = buffer.len();
+        let outcome = self.tcp.try_io(Interest::READABLE, || {
+            count = rustix::io::read(&self.tcp, buffer)?;
+            if (1..room).contains(&count) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        if count > 0 { Ok(count) } else { outcome.map(|()| 0) }
     }
 
     /// Writes from the front of `output` what the socket takes at once.
@@ -150,7 +176,7 @@ impl Stream {
     /// As [`Self::send`], without waiting to be told that the socket takes something. If the connection is lost whoever reads
     /// from it learns that, after the last words that may lie there.
     pub fn send_at_once(&mut self, output: &mut impl Buf) -> Result<(), StreamError> {
-        if !output.has_remaining() && self.sealed.is_empty() {
+        if !output.has_remaining() && !self.has_output() {
             return Ok(());
         }
         match self.send(output) {
@@ -161,7 +187,7 @@ impl Stream {
 
     /// Writes all of `output`.
     pub async fn flush(&mut self, output: &mut impl Buf) -> Result<(), StreamError> {
-        while output.has_remaining() || !self.sealed.is_empty() {
+        while output.has_remaining() || self.has_output() {
             self.ready(false, true).await?;
             self.send(output)?;
         }
@@ -169,16 +195,23 @@ impl Stream {
     }
 
     /// Ends this side: nothing more is sent.
-    pub async fn end(&mut self) -> io::Result<()> {
-        self.tcp.shutdown().await
+    pub fn end(&self) -> io::Result<()> {
+        Ok(rustix::net::shutdown(&self.tcp, Shutdown::Write)?)
     }
 
     /// Ends this side, and reads on until the other side ends too: unread input would make the kernel answer with a
     /// reset, which can eat what was just written.
     pub async fn part(&mut self) -> io::Result<()> {
-        self.end().await?;
+        self.end()?;
         let mut unread = [0; 1024];
-        while self.tcp.read(&mut unread).await? > 0 {}
-        Ok(())
+        loop {
+            self.tcp.readable().await?;
+            match self.read(&mut unread) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }

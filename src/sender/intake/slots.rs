@@ -145,11 +145,22 @@ impl Slots {
 
     /// What `slot` holds; slots past the last one are empty.
     pub(crate) fn get(&self, slot: usize) -> Entry<'_> {
-        let length = (slot < INTAKE_SLOTS).then(|| self.word(slot * HEADER + LENGTH_AT)).flatten();
-        match length {
-            None | Some(EMPTY) => Entry::Empty,
+        match self.length(slot) {
+            None => Entry::Empty,
             Some(length) => self.filled(slot, length).map_or(Entry::Denied, Entry::Filled),
         }
+    }
+
+    /// Bytes of the longest payload; 0 if there is none.
+    pub(crate) fn longest(&self) -> usize {
+        let lengths = (0..INTAKE_SLOTS).map_while(|slot| self.length(slot));
+        usize::try_from(lengths.filter(|length| *length != DENIED).max().unwrap_or(0)).unwrap_or(usize::MAX)
+    }
+
+    /// What `slot` shows as its length, unless it is empty.
+    fn length(&self, slot: usize) -> Option<u32> {
+        let length = (slot < INTAKE_SLOTS).then(|| self.word(slot * HEADER + LENGTH_AT)).flatten();
+        length.filter(|length| *length != EMPTY)
     }
 
     /// The datagram in `slot` is not to be carried.

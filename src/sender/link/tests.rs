@@ -4,9 +4,12 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::batch::{BatchBuilder, Compression};
+use crate::datagram::{Datagram, Timestamp};
 use crate::limits::CHANNEL_AGE_MAX;
 use crate::secure::{Admission, Key, Pass, ReceiverHandshake, Suite};
-use crate::sender::recovery::recover;
+use crate::sender::intake::Ring;
+use crate::sender::recovery::{Recovered, recover};
 use crate::sequence::Position;
 use crate::service::stop_channel;
 use crate::service::stream::{Received, shake};
@@ -44,10 +47,11 @@ async fn serve(mut stream: Stream) -> bool {
             match event {
                 ReceiverEvent::Hello(_) => session.welcome(Position(0), now()),
                 ReceiverEvent::Goodbye => return true,
-                _ => {
-                    session.acknowledge(Position(u64::MAX), now());
+                ReceiverEvent::Batch { batch, .. } => {
+                    session.acknowledge(batch.end(), now());
                     session.go_on(now());
                 }
+                other => panic!("{other:?}"),
             }
         }
         let timeout =
@@ -72,6 +76,10 @@ struct Running {
     settings: watch::Sender<LinkSettings>,
     seen: mpsc::UnboundedReceiver<Seen>,
     view: Arc<Mutex<LinkView>>,
+    stream: StreamId,
+    queue: Arc<Queue>,
+    lent: Arc<Lent>,
+    ring: Ring,
     _stopper: crate::service::Stopper,
     _directory: tempfile::TempDir,
 }
@@ -100,9 +108,11 @@ impl Running {
                 jitter: 0.0,
             },
         });
+        let (queue, lent) = (recovered.queue.clone(), Arc::<Lent>::default());
         let link = Link {
             pulse: Pulse::default(),
-            queue: recovered.queue.clone(),
+            queue: queue.clone(),
+            lent: lent.clone(),
             stream: recovered.stream,
             settings: settings.subscribe(),
             view: view.clone(),
@@ -110,7 +120,25 @@ impl Running {
             stop,
         };
         tokio::spawn(link.run());
-        Self { settings, seen, view, _stopper: stopper, _directory: directory }
+        let Recovered { stream, ring, .. } = recovered;
+        Self { settings, seen, view, stream, queue, lent, ring, _stopper: stopper, _directory: directory }
+    }
+
+    /// A datagram comes, and nobody tells the link.
+    fn push(&mut self) {
+        let address = "192.0.2.7:1".parse().unwrap();
+        let datagram =
+            Datagram { exporter: address, local: address, arrival: Timestamp(5), payload: b"flow" };
+        let mut builder = BatchBuilder::new(self.stream, Compression::None);
+        builder.push(&datagram).unwrap();
+        let batch = builder.finish(self.queue.next_position()).unwrap();
+        self.queue.push(batch, &mut self.ring, &Pulse::default());
+    }
+
+    async fn acknowledged(&self, position: Position) {
+        while self.queue.acknowledged() < position {
+            sleep(Duration::from_millis(1)).await;
+        }
     }
 
     async fn connected(&self) {
@@ -166,4 +194,21 @@ async fn a_key_that_is_corrected_is_tried_at_once_whatever_the_schedule_says() {
         .send_modify(|settings| settings.speech = Speech::Keyed(keys[1].clone(), Suite::Aes256Gcm));
     running.connected().await;
     assert!(corrected.elapsed() < Duration::from_secs(1), "{:?}", corrected.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn ingest_sends_by_the_line_of_an_agreed_session_without_the_link() {
+    let key = Key::generate().unwrap();
+    let mut running = Running::start(key.clone(), vec![key]).await;
+    running.push();
+    assert!(!running.lent.speak(&running.queue), "nobody is connected yet");
+    running.connected().await;
+    running.acknowledged(Position(1)).await;
+    running.push();
+    assert!(running.lent.speak(&running.queue));
+    running.acknowledged(Position(2)).await;
+    running.settings.send_modify(|settings| settings.receivers.clear());
+    running.seen.recv().await.unwrap();
+    running.push();
+    assert!(!running.lent.speak(&running.queue), "the session has ended");
 }

@@ -1,0 +1,123 @@
+//! The line to a receiver: the session with it, and the connection that this goes over.
+//!
+//! The link keeps it. While nothing else is to be sent first ingest sends by it, too, what has just come: to wake the link up
+//! for each burst costs more than to send the burst.
+
+use std::sync::{Arc, PoisonError};
+
+use tokio::sync::Mutex;
+
+use crate::batch::Batch;
+use crate::sender::queue::{Next, Queue};
+use crate::sender::unacknowledged::Unacknowledged;
+use crate::sequence::Position;
+use crate::service::stream::{Stream, StreamError};
+use crate::session::SenderSession;
+
+/// How much the session was handed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offered {
+    /// As much as it takes now.
+    Enough,
+    /// All that was read from the spool.
+    AllRead,
+    /// All that there is.
+    All,
+}
+
+/// A session and its connection.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) session: SenderSession,
+    pub(crate) stream: Stream,
+    /// Ends and payload bytes of batches sent and not acknowledged.
+    sent: Unacknowledged,
+    /// The receiver has everything below, but acknowledges it later.
+    taken: Position,
+}
+
+impl Line {
+    pub(crate) fn new(session: SenderSession, stream: Stream) -> Self {
+        Self { session, stream, sent: Unacknowledged::default(), taken: Position::default() }
+    }
+
+    /// Hands the session, and the socket, all that they take now. What lies in the spool only, `read` has to know: the batch that
+    /// holds this position, where the receiver has everything below the other one.
+    pub(crate) fn speak(
+        &mut self,
+        queue: &Queue,
+        mut read: impl FnMut(Position, Position) -> Option<Batch>,
+    ) -> Result<Offered, StreamError> {
+        loop {
+            let offered = self.offer(queue, &mut read);
+            self.stream.send_at_once(self.session.outbox())?;
+            if offered != Offered::Enough || self.session.wants().is_none() {
+                return Ok(offered);
+            }
+        }
+    }
+
+    /// Hands the session all that it takes now.
+    fn offer(&mut self, queue: &Queue, mut read: impl FnMut(Position, Position) -> Option<Batch>) -> Offered {
+        while let Some(position) = self.session.wants() {
+            match queue.next_to_send(position, self.taken) {
+                Next::Batch(batch) => self.send(queue, &batch),
+                Next::Gap(gap) => {
+                    queue.set_reach(gap.end);
+                    if let Err(error) = self.session.send_gap(gap) {
+                        tracing::error!(%error, "a gap was offered out of turn: {error}");
+                    }
+                }
+                Next::InSpool => match read(position, self.taken) {
+                    Some(batch) => self.send(queue, &batch),
+                    None => return Offered::AllRead,
+                },
+                Next::Nothing => return Offered::All,
+            }
+        }
+        Offered::Enough
+    }
+
+    fn send(&mut self, queue: &Queue, batch: &Batch) {
+        queue.set_reach(batch.end());
+        match self.session.send_batch(batch) {
+            Ok(()) => self.sent.add(batch.first(), batch.end(), u64::from(batch.payload_bytes())),
+            Err(error) => tracing::error!(%error, "a batch was offered out of turn: {error}"),
+        }
+    }
+
+    /// The receiver has everything below `position`: how many bytes of payload that are which were sent by this line.
+    pub(crate) fn acknowledge(&mut self, position: Position) -> u64 {
+        self.sent.acknowledge(position)
+    }
+
+    /// The receiver has everything below `position`, but does not acknowledge it yet.
+    pub(crate) fn take(&mut self, position: Position) {
+        self.taken = self.taken.max(position);
+    }
+
+    /// Whether something waits to be written.
+    fn has_output(&mut self) -> bool {
+        !self.session.outbox().is_empty() || self.stream.has_output()
+    }
+}
+
+/// Where the link leaves its line for ingest.
+#[derive(Debug, Default)]
+pub(crate) struct Lent {
+    line: std::sync::Mutex<Option<Arc<Mutex<Line>>>>,
+}
+
+impl Lent {
+    /// From now on ingest sends by this line, or by none.
+    pub(crate) fn set(&self, line: Option<Arc<Mutex<Line>>>) {
+        *self.line.lock().unwrap_or_else(PoisonError::into_inner) = line;
+    }
+
+    /// Sends what the queue holds; nothing is waited for. Whether that was all, so that the link has nothing to do.
+    pub(crate) fn speak(&self, queue: &Queue) -> bool {
+        let line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut line) = line.as_ref().and_then(|line| line.try_lock().ok()) else { return false };
+        matches!(line.speak(queue, |_, _| None), Ok(Offered::All)) && !line.has_output()
+    }
+}
