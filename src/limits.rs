@@ -62,8 +62,8 @@ pub const INTAKE_RING: u64 = 12 * 1024 * 1024;
 /// Bytes of receive buffer that nf-sender asks for on each socket: over 2 s of 20,000 datagrams/s.
 pub const RECEIVE_BUFFER: usize = 64 * 1024 * 1024;
 
-/// How long nf-sender lets datagrams gather in its sockets, and only while two full batches come within this time.
-pub const GATHERING_MAX: Duration = Duration::from_millis(2);
+/// How long nf-sender lets datagrams gather in its sockets at the most, and only while they come more often than that.
+pub const GATHERING_MAX: Duration = Duration::from_millis(1);
 
 /// UDP sockets that nf-sender listens on at the most.
 pub const LISTENERS_MAX: usize = 64;

@@ -146,13 +146,10 @@ impl Ingest {
         loop {
             self.encoder.pulse.beat();
             self.take_up_settings();
-            if !core::mem::take(&mut self.encoder.is_flooded) {
-                sleep(self.gathering.pause());
-            }
             match self.wait() {
                 Ok(Ready::Listeners(readable)) => {
-                    if !readable.is_empty() {
-                        sleep(self.gathering.burst());
+                    if !core::mem::take(&mut self.encoder.is_flooded) && !readable.is_empty() {
+                        sleep(self.gathering.time());
                     }
                     for index in readable {
                         self.take(index);
