@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use nf_transport::secure::Suite;
 
-use crate::bare::Bare;
+use crate::bare::{Bare, BarePair};
 use crate::generator::Sending;
 use crate::nfacctd::{self, Nfacctd};
 use crate::pair::Pair;
@@ -25,6 +25,8 @@ pub(crate) enum Kind {
     Nfacctd,
     /// The loop of recvmmsg and sendmmsg, or GSO.
     Bare(Sending),
+    /// Two loops with a TCP connection between them.
+    BarePair,
 }
 
 impl Kind {
@@ -39,7 +41,7 @@ impl Kind {
 
     /// All that send plainly.
     pub(crate) fn all() -> Vec<Self> {
-        Self::PAIRS.into_iter().chain([Self::Nfcapd, Self::Nfacctd, Self::BARE]).collect()
+        Self::PAIRS.into_iter().chain([Self::Nfcapd, Self::Nfacctd, Self::BarePair, Self::BARE]).collect()
     }
 
     /// As figures and tables name it.
@@ -51,6 +53,7 @@ impl Kind {
             Self::Nfacctd => "nfacctd tee",
             Self::Bare(Sending::Plain) => "bare loop",
             Self::Bare(Sending::Gso) => "bare loop, GSO",
+            Self::BarePair => "bare TCP pair",
         }
     }
 
@@ -59,7 +62,7 @@ impl Kind {
         match self {
             Self::Nfcapd => find("nfcapd").is_some(),
             Self::Nfacctd => find(nfacctd::PROGRAM).is_some(),
-            Self::Pair(_) | Self::Bare(_) => true,
+            Self::Pair(_) | Self::Bare(_) | Self::BarePair => true,
         }
     }
 
@@ -81,6 +84,10 @@ impl Kind {
                 let bare = Bare::start(Some(sink), sending);
                 let process = Process { name: "bare loop", pid: bare.pid() };
                 Relay { input: bare.addr(), processes: vec![process], _running: Box::new(bare) }
+            }
+            Self::BarePair => {
+                let bare = BarePair::start(sink);
+                Relay { input: bare.addr(), processes: bare.processes(), _running: Box::new(bare) }
             }
         }
     }

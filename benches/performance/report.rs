@@ -125,7 +125,11 @@ fn costs(results: &Results) -> Section {
 }
 
 fn latencies(results: &Results) -> Section {
-    let kinds = Kind::PAIRS.into_iter().chain([Kind::BARE, Kind::Bare(crate::generator::Sending::Gso)]);
+    let kinds = Kind::PAIRS.into_iter().chain([
+        Kind::BarePair,
+        Kind::BARE,
+        Kind::Bare(crate::generator::Sending::Gso),
+    ]);
     let row = |kind: Kind| {
         let figure = |topic| results.median(topic, kind.name(), cost::LATENCY_RATE);
         Some(vec![called(kind), short(figure(cost::LATENCY_MEDIAN)?), short(figure(cost::LATENCY_LATE)?)])

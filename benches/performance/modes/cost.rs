@@ -37,7 +37,9 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
 
 /// Only those whose latency is of interest.
 pub(crate) fn latency(settings: &Settings, results: &mut Results) {
-    for kind in settings.chosen(Kind::PAIRS.into_iter().chain([Kind::BARE, Kind::Bare(Sending::Gso)])) {
+    for kind in
+        settings.chosen(Kind::PAIRS.into_iter().chain([Kind::BarePair, Kind::BARE, Kind::Bare(Sending::Gso)]))
+    {
         // The runs for the cost have told it, if there were any.
         if results.count(LATENCY_MEDIAN, kind.name(), LATENCY_RATE) < settings.turns {
             note_latency(results, kind, &measure(settings, kind, LATENCY_RATE));
