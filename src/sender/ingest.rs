@@ -219,7 +219,9 @@ impl Ingest {
                 self.encoder.is_flooded |= count == INTAKE_SLOTS;
                 let taken = self.encoder.encode(&mut self.slots, &self.tally, listener.local, 0);
                 self.slots.clear();
-                self.gathering.note(taken.admitted, taken.bytes, Instant::now());
+                // What is denied filled the socket, too.
+                let datagrams = u64::try_from(count).unwrap_or(u64::MAX);
+                self.gathering.note(datagrams, taken.bytes, Instant::now());
                 if let (Some((first, last)), Some(drops)) =
                     (taken.dropped, self.tally.kernel_drops.get(index))
                 {

@@ -1,7 +1,7 @@
 //! The line to a receiver: the session with it, and the connection that this goes over.
 //!
-//! The link keeps it. While nothing else is to be sent first ingest sends by it, too, what has just come: to wake the link up
-//! for each burst costs more than to send the burst.
+//! The link keeps it. From WELCOME on ingest sends by it, too, what lies in memory: to wake the link up for each burst costs
+//! more than to send the burst. What lies in the spool only the link sends.
 
 use std::sync::{Arc, PoisonError};
 

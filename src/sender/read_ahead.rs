@@ -71,6 +71,9 @@ impl ReadAhead {
     }
 
     fn start(&mut self, position: Position) {
+        if !matches!(self.reader, Reader::Idle(_)) {
+            return;
+        }
         self.reader = match self.take_reader() {
             Reader::Idle(mut backlog) => Reader::Busy(tokio::task::spawn_blocking(move || {
                 let outcome = backlog.read(position);

@@ -194,9 +194,12 @@ impl Stream {
         Ok(())
     }
 
-    /// Ends this side: nothing more is sent.
+    /// Ends this side: nothing more is sent. Where the other side has torn the connection down, that is so already.
     pub fn end(&self) -> io::Result<()> {
-        Ok(rustix::net::shutdown(&self.tcp, Shutdown::Write)?)
+        match rustix::net::shutdown(&self.tcp, Shutdown::Write) {
+            Err(rustix::io::Errno::NOTCONN) => Ok(()),
+            other => Ok(other?),
+        }
     }
 
     /// Ends this side, and reads on until the other side ends too: unread input would make the kernel answer with a

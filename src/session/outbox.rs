@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::framing::Message;
 
-/// Messages as bytes, in order; written by `AsyncWriteExt::write_buf`, which takes off the front what went.
+/// Messages as bytes, in order; whoever writes them takes off the front what went.
 #[derive(Debug, Default)]
 pub struct Outbox {
     /// None of them is empty.
