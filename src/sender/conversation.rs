@@ -263,13 +263,17 @@ impl<'a> Conversation<'a> {
 
     /// A read of the spool has ended like this.
     fn note_read(&mut self, outcome: Result<(), BacklogError>) {
-        let reason = outcome.err().map(|error| format!("cannot read the spool: {error}"));
-        if let Some(reason) = &reason
+        if let Err(error) = &outcome
             && let Some(held_back) = self.complaints.admit((), Instant::now().into_std())
         {
-            tracing::error!(held_back, "{reason}; trying again{}", More(held_back));
+            tracing::error!(
+                %error,
+                held_back,
+                "cannot read the spool: {error}; trying again{}",
+                More(held_back)
+            );
         }
-        self.link.view().reason = reason;
+        self.link.view().reason = outcome.err().map(|error| format!("cannot read the spool: {error}"));
     }
 
     /// Whether everything is acknowledged.

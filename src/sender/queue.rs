@@ -238,9 +238,9 @@ impl Queue {
         }
     }
 
-    /// What follows at `position`, for a link that sends it, or reads it to be sent: from now on it may be on its way, so that it
-    /// is not dropped to make room. The receiver has everything below `taken`: what others lack of that it asks for, and until then what
-    /// follows is not on its way to them.
+    /// What follows at `position`, for a link that sends it, or reads it to be sent: from now on it may be on its way, so
+    /// that it is not dropped to make room. The receiver has everything below `taken`: what others lack of that it asks
+    /// for, and until then what follows is not on its way to them.
     pub(crate) fn next_to_send(&self, position: Position, taken: Position) -> Next {
         let mut state = self.state();
         let next = state.next(position);

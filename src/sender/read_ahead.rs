@@ -21,27 +21,30 @@ const READ_AGAIN: Duration = Duration::from_secs(1);
 /// Batches with which it is time to read more: half of `READ_AHEAD`, where they are full.
 const READ_ON: usize = 4;
 
-/// Batches that were read, and who reads the next ones.
+/// The spool's reader, and what it read.
+type Read = (Backlog, Result<Vec<Batch>, BacklogError>);
+
+/// Batches that were read, and what reads the next ones.
 #[derive(Debug)]
 pub(crate) struct ReadAhead {
     queue: Arc<Queue>,
     batches: VecDeque<Batch>,
-    reader: Reader,
-}
-
-/// Who has the spool's reader.
-#[derive(Debug)]
-enum Reader {
-    Idle(Backlog),
-    Busy(JoinHandle<(Backlog, Result<Vec<Batch>, BacklogError>)>),
+    /// The spool's reader, while it does not read.
+    idle: Option<Backlog>,
+    reading: Option<JoinHandle<Read>>,
     /// A read failed: not before this time again.
-    Resting(Backlog, Instant),
+    resting_until: Option<Instant>,
 }
 
 impl ReadAhead {
     pub(crate) fn new(queue: &Arc<Queue>) -> Self {
-        let reader = Reader::Idle(Backlog::new(queue.clone()));
-        Self { queue: queue.clone(), batches: VecDeque::new(), reader }
+        Self {
+            queue: queue.clone(),
+            batches: VecDeque::new(),
+            idle: Some(Backlog::new(queue.clone())),
+            reading: None,
+            resting_until: None,
+        }
     }
 
     /// The batch that holds `position`. What is not read yet will be. The receiver has everything below `taken`.
@@ -63,60 +66,51 @@ impl ReadAhead {
     fn read_on(&mut self, taken: Position) {
         let next = self.batches.back().map(Batch::end).filter(|_| self.batches.len() <= READ_ON);
         if let Some(next) = next
-            && matches!(self.reader, Reader::Idle(_))
+            && self.may_read()
             && matches!(self.queue.next_to_send(next, taken), Next::InSpool)
         {
             self.start(next);
         }
     }
 
-    fn start(&mut self, position: Position) {
-        if !matches!(self.reader, Reader::Idle(_)) {
-            return;
-        }
-        self.reader = match self.take_reader() {
-            Reader::Idle(mut backlog) => Reader::Busy(tokio::task::spawn_blocking(move || {
-                let outcome = backlog.read(position);
-                (backlog, outcome)
-            })),
-            other => other,
-        };
+    fn may_read(&self) -> bool {
+        self.idle.is_some() && self.resting_until.is_none()
     }
 
-    /// The reader, for another to be put in its place.
-    fn take_reader(&mut self) -> Reader {
-        core::mem::replace(&mut self.reader, Reader::Idle(Backlog::new(self.queue.clone())))
+    fn start(&mut self, position: Position) {
+        if self.may_read()
+            && let Some(mut backlog) = self.idle.take()
+        {
+            self.reading = Some(tokio::task::spawn_blocking(move || {
+                let outcome = backlog.read(position);
+                (backlog, outcome)
+            }));
+        }
     }
 
     /// Waits for a read under way, and says how it ended; for ever if there is none.
     pub(crate) async fn finished(&mut self) -> Result<(), BacklogError> {
-        let Reader::Busy(task) = &mut self.reader else { return core::future::pending().await };
+        let Some(reading) = &mut self.reading else { return core::future::pending().await };
         let failed = |error| (Backlog::new(self.queue.clone()), Err(io::Error::other(error).into()));
-        let (backlog, outcome) = task.await.unwrap_or_else(failed);
-        let (reader, outcome) = match outcome {
-            Ok(batches) => {
-                self.batches.extend(batches);
-                (Reader::Idle(backlog), Ok(()))
+        let (backlog, outcome) = reading.await.unwrap_or_else(failed);
+        (self.reading, self.idle) = (None, Some(backlog));
+        match outcome {
+            Ok(batches) => self.batches.extend(batches),
+            Err(error) => {
+                self.resting_until = Some(Instant::now() + READ_AGAIN);
+                return Err(error);
             }
-            Err(error) => (Reader::Resting(backlog, Instant::now() + READ_AGAIN), Err(error)),
-        };
-        self.reader = reader;
-        outcome
+        }
+        Ok(())
     }
 
     /// Until when nothing is read, after a read that failed.
     pub(crate) fn resting_until(&self) -> Option<Instant> {
-        match self.reader {
-            Reader::Resting(_, until) => Some(until),
-            Reader::Idle(_) | Reader::Busy(_) => None,
-        }
+        self.resting_until
     }
 
-    /// After its time of rest the reader is idle, whether or not it is wanted at once.
+    /// After its time of rest the reader may read again, whether or not it is wanted at once.
     pub(crate) fn end_rest(&mut self) {
-        self.reader = match self.take_reader() {
-            Reader::Resting(backlog, until) if until <= Instant::now() => Reader::Idle(backlog),
-            other => other,
-        };
+        self.resting_until = self.resting_until.filter(|until| *until > Instant::now());
     }
 }
