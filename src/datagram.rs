@@ -1,4 +1,4 @@
-//! One UDP payload with where and when it arrived, and where flow records lie in it.
+//! One UDP payload with where and when it arrived, and where flow records lie in it; and what a moment is.
 
 use core::fmt;
 use core::net::SocketAddr;
@@ -23,6 +23,63 @@ impl Timestamp {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+}
+
+/// Identifies one boot of one machine: the first 8 bytes of the kernel's boot id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BootId(pub u64);
+
+/// A moment of the boot clock (`CLOCK_BOOTTIME`): it counts while the machine is suspended, and nobody can set it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BootTime {
+    /// The boot that it belongs to; 0 if that is unknown.
+    pub boot: BootId,
+    /// The time since the machine was booted.
+    pub elapsed: Duration,
+}
+
+impl BootTime {
+    /// The time from `earlier` to this moment; `None` if they are of two boots, or in the wrong order.
+    pub fn since(self, earlier: Self) -> Option<Duration> {
+        if self.boot == earlier.boot { self.elapsed.checked_sub(earlier.elapsed) } else { None }
+    }
+}
+
+/// A moment by both clocks of the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// By the wall clock, which may be wrong and may be set at any time.
+    pub wall: Timestamp,
+    /// By the boot clock.
+    pub boot: BootTime,
+}
+
+impl Moment {
+    /// Nanoseconds by which the wall clock is ahead of the boot clock. They change only when the wall clock is set: both
+    /// clocks are slewed alike.
+    pub fn wall_ahead(self) -> i128 {
+        i128::from(self.wall.0) - nanoseconds(self.boot.elapsed)
+    }
+
+    /// The same moment `later`, of clocks that nobody sets.
+    #[cfg(test)]
+    pub(crate) fn plus(self, later: Duration) -> Self {
+        let elapsed = self.boot.elapsed + later;
+        Self { boot: BootTime { elapsed, ..self.boot }, ..self }.set(later, true)
+    }
+
+    /// The same moment after the wall clock was set `by` so much.
+    #[cfg(test)]
+    pub(crate) fn set(self, by: Duration, forward: bool) -> Self {
+        let by = u64::try_from(by.as_nanos()).expect("less than 584 years");
+        let wall = if forward { self.wall.0 + by } else { self.wall.0.saturating_sub(by) };
+        Self { wall: Timestamp(wall), ..self }
+    }
+}
+
+/// A duration as a number that can be below zero, too.
+pub fn nanoseconds(duration: Duration) -> i128 {
+    i128::try_from(duration.as_nanos()).unwrap_or(i128::MAX)
 }
 
 /// A datagram as it came from its socket. `payload` is 0 to 65,507 bytes long.

@@ -5,7 +5,7 @@
 //! | floor | modules | may touch |
 //! |---|---|---|
 //! | 0 words | [`datagram`], [`sequence`], [`limits`] | core only |
-//! | 1 pure codecs | [`batch`], [`framing`], [`netflow`] | no I/O, no clock |
+//! | 1 pure codecs and clock arithmetic | [`batch`], [`clock`], [`framing`], [`netflow`] | no I/O, no clock |
 //! | 2 machines | [`spool`], [`secure`], [`session`] | files through a trait; no sockets, no clock |
 //! | 3 settings | [`config`], [`cli`] | the files they are told to read |
 //! | 4 the host | [`service`], [`status`] | sockets, clock, runtime |
@@ -16,6 +16,7 @@ pub mod limits;
 pub mod sequence;
 
 pub mod batch;
+pub mod clock;
 pub mod framing;
 pub mod netflow;
 

@@ -196,6 +196,25 @@ pub const CATCH_UP_LIMIT: u32 = 20_000;
 /// A datagram counts as late, so that the limits for catching up hold for it, from this age on.
 pub const LATE: Duration = Duration::from_secs(1);
 
+/// The longest time for which `catch-up-pace` makes one datagram wait. A longer distance between two arrivals is a quiet
+/// exporter, where no file gets too much, or a clock that was set: neither is worth stalling a stream for.
+pub const PACE_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// A wall clock that moved so far against the boot clock was set. Smaller corrections are within the precision of all that is
+/// measured with it, leap seconds aside.
+pub const CLOCK_STEP: Duration = Duration::from_secs(1);
+
+/// nf-receiver follows a step of its own clock once it has lasted for so long: a clock that is wrong for a moment makes
+/// nothing late.
+pub const CLOCK_SETTLED_AFTER: Duration = Duration::from_secs(60);
+
+/// A wall clock that has not been set for so long may tell how old the datagrams of an earlier boot are: time
+/// synchronization sets a wrong clock within minutes of the boot or of the network's return.
+pub const CLOCK_STEADY_AFTER: Duration = Duration::from_secs(3600);
+
+/// 2026-01-01, since 1970: a clock that shows an earlier time is wrong, as this program did not exist then.
+pub const CLOCK_EARLIEST: Duration = Duration::from_secs(1_767_225_600);
+
 /// The longest time after which datagrams may be told to go to a collector's address for late ones.
 pub const LATE_AFTER_MAX: Duration = Duration::from_secs(10 * 31_557_600);
 

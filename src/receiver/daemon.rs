@@ -287,6 +287,7 @@ fn unresolved(name: &HostPort) -> CollectorStatus {
         delivered: Tally::default(),
         skipped: 0,
         held_s: 0,
+        paced_s: None,
         socket_drops: 0,
         unread: 0,
         templates: 0,
@@ -316,6 +317,7 @@ fn collectors(outputs: &Outputs) -> Vec<CollectorStatus> {
             delivered: delivered(figures.counts),
             skipped: figures.counts.skipped,
             held_s: figures.held_s,
+            paced_s: figures.paced_s,
             socket_drops: figures.counts.socket_drops,
             unread: figures.counts.unread,
             templates: figures.counts.templates,
@@ -342,7 +344,10 @@ fn line(senders: &[PeerStatus], outputs: &Outputs, pace: &Pace) -> String {
         format!("{} delivered", count_of(delivered(senders).0, "datagram")),
         format!("{:.0} datagrams/s out", pace.rates().0),
     ];
-    let held = collectors(outputs).into_iter().filter(|collector| collector.held_s > 0);
+    let collectors = collectors(outputs);
+    let held = collectors.iter().filter(|collector| collector.held_s > 0);
     parts.extend(held.map(|held| format!("waiting for {} for {} s", held.address, held.held_s)));
+    let paced = collectors.iter().filter(|collector| collector.paced_s.is_some());
+    parts.extend(paced.map(|paced| format!("catching up with {} at catch-up-pace", paced.address)));
     parts.join("; ")
 }

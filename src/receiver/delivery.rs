@@ -275,12 +275,12 @@ impl Delivery {
             (self.holding.parcels.clone(), self.holding.bytes)
         };
         let known: HashMap<SocketAddr, Progress> =
-            self.legs_mut().map(|leg| (leg.output.address(), leg.progress)).collect();
+            self.legs_mut().map(|leg| (leg.output.address(), leg.progress.clone())).collect();
         let had_holding = !self.holding.legs.is_empty();
         self.holding.legs.clear();
         self.skipping.legs.clear();
         for output in outputs.iter() {
-            let progress = known.get(&output.address()).copied().unwrap_or(Progress::at(begin));
+            let progress = known.get(&output.address()).cloned().unwrap_or_else(|| Progress::at(begin));
             let lane = match output.when_down() {
                 WhenDown::Hold => &mut self.holding,
                 WhenDown::Skip => &mut self.skipping,

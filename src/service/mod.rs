@@ -24,7 +24,7 @@ pub mod stream;
 mod watchdog;
 
 pub use certificates::{ExpiryWatch, TlsTrouble, read_receiver_tls, read_sender_tls};
-pub use clock::wall_clock;
+pub use clock::{boot_clock, both_clocks, wall_clock};
 pub use command_line::overrides;
 pub use concealed_key::conceal_key;
 pub use error::DaemonError;

@@ -85,6 +85,9 @@ pub struct CollectorStatus {
     pub skipped: u64,
     /// Seconds for which delivery has been held back; 0 if it is not.
     pub held_s: u64,
+    /// Seconds until the next late datagram is due by `catch-up-pace`, at most 60; `None` while none waits for that.
+    #[serde(default)]
+    pub paced_s: Option<u64>,
     /// Datagrams that the kernel dropped at the collector's socket while nf-receiver sent, where that can be seen.
     pub socket_drops: u64,
     /// Datagrams, at the most, that lay unread in the collector's socket when it went away, where that can be seen.

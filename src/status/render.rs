@@ -233,7 +233,7 @@ fn collectors(status: &ReceiverStatus, earlier: Option<Earlier<'_, ReceiverStatu
         };
         table.row([
             collector.address.clone(),
-            state(collector.state, collector.held_s),
+            state(collector.state, collector.held_s) + &pacing(collector.paced_s),
             grouped(collector.delivered.datagrams),
             size(collector.delivered.bytes),
             grouped(collector.skipped),
@@ -266,6 +266,15 @@ fn state(state: CollectorState, held_s: u64) -> String {
         CollectorState::Unknown => "unknown",
     };
     if held_s == 0 { state.to_owned() } else { format!("{state}, held for {}", span(held_s)) }
+}
+
+/// Whether late datagrams wait for `catch-up-pace`.
+fn pacing(paced_s: Option<u64>) -> String {
+    match paced_s {
+        None => String::new(),
+        Some(0 | 1) => ", pacing".to_owned(),
+        Some(seconds) => format!(", pacing: next in {}", span(seconds)),
+    }
 }
 
 /// Which exporter is which for collectors that do not see it as itself; no more rows than a screen takes.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The rooms of each floor, from below.
 const FLOORS: [&[&str]; 6] = [
     &["datagram", "sequence", "limits"],
-    &["batch", "framing", "netflow"],
+    &["batch", "clock", "framing", "netflow"],
     &["spool", "secure", "session"],
     &["config", "cli"],
     &["service", "status"],

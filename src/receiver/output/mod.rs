@@ -6,6 +6,7 @@
 
 mod destination;
 mod gate;
+mod lateness;
 mod pace;
 mod primed;
 mod probe;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use crate::config::{CollectorSettings, WhenDown};
 use crate::datagram::Datagram;
 use crate::receiver::delivery::LaneMemory;
+use crate::receiver::output::lateness::Lateness;
 use crate::receiver::output::pace::CatchUp;
 use crate::receiver::output::udp::UdpOutput;
 use crate::receiver::templates::{Lessons, Templates};
@@ -47,6 +49,8 @@ pub(crate) struct CollectorFigures {
     pub(crate) held_s: u64,
     /// Its address for late datagrams, if it has one.
     pub(crate) late: Option<LateFigures>,
+    /// Whole seconds until the datagram is due that `catch-up-pace` makes wait; `None` while none waits.
+    pub(crate) paced_s: Option<u64>,
     /// Exporters that it sees under another address, and which; the one heard last first.
     pub(crate) seen_as: Vec<(SocketAddr, SocketAddr)>,
 }
@@ -65,19 +69,25 @@ pub(crate) struct LateFigures {
 }
 
 /// How far one stream has come at one collector.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Progress {
     /// Everything below is with the collector, or passed over.
     pub(crate) position: Position,
     /// The datagram before this one is the last that the collector was sent.
     pub(crate) sent: Position,
     catch_up: CatchUp,
+    lateness: Lateness,
 }
 
 impl Progress {
     /// A stream of which the collector has everything below `position`.
     pub(crate) fn at(position: Position) -> Self {
-        Self { position, sent: Position::default(), catch_up: CatchUp::default() }
+        Self {
+            position,
+            sent: Position::default(),
+            catch_up: CatchUp::default(),
+            lateness: Lateness::default(),
+        }
     }
 
     /// The collector is done with `datagrams`.
@@ -367,6 +377,36 @@ mod tests {
         assert!((1..10).contains(&after.len()), "{after:?}");
         assert!(after.iter().all(|datagram| before.contains(datagram)), "{before:?} {after:?}");
         assert_eq!(outputs.figures()[0].counts.datagrams, u64::try_from(10 + after.len()).unwrap());
+    }
+
+    /// Datagrams that arrived at these times, as seconds since 1970.
+    fn arrived_at<'a>(seconds: &[u64], payload: &'a [u8]) -> Vec<Datagram<'a>> {
+        let arrived = |second: &u64| Datagram {
+            arrival: crate::datagram::Timestamp(second * 1_000_000_000),
+            ..of_exporter(1, payload)
+        };
+        seconds.iter().map(arrived).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backlog_begun_in_1970_is_delivered_in_a_minute() {
+        let (listener, address) = listener();
+        let mut paced = Resolved::at(&address.parse().unwrap());
+        paced.settings.catch_up_pace = core::num::NonZeroU32::new(4);
+        let outputs = Outputs::to(&[]).changed_to(&[paced]);
+        let now = u64::try_from(crate::service::wall_clock().seconds()).unwrap();
+        let datagrams = arrived_at(&[0, 4, now - 3600, now - 3596, now + 3600], b"x");
+        let begun = tokio::time::Instant::now();
+        let delivery = deliver(&outputs, &datagrams);
+        tokio::pin!(delivery);
+        tokio::time::timeout(core::time::Duration::from_secs(31), &mut delivery).await.unwrap_err();
+        assert_eq!(outputs.figures()[0].paced_s, Some(30));
+        delivery.await;
+        assert_eq!(received(&listener).len(), datagrams.len());
+        // A second from 0 to 4, the longest wait there is, and another second; the one in the future goes at once.
+        assert_eq!(begun.elapsed().as_secs(), 62);
+        tokio::time::advance(core::time::Duration::from_secs(2)).await;
+        assert_eq!(outputs.figures()[0].paced_s, None);
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ use core::time::Duration;
 use tokio::time::Instant;
 
 use crate::datagram::Timestamp;
+use crate::limits::PACE_WAIT_MAX;
 
 /// For how long ahead may be sent at once, and for how long after it may be made good: together a fiftieth of a second's
 /// worth, which timers of a millisecond keep up with.
@@ -60,9 +61,15 @@ impl CatchUp {
         self.began = None;
     }
 
-    /// When a late datagram that arrived at `arrival` may go, at `pace` times the speed of then; `None`: at once.
+    /// When a late datagram that arrived at `arrival` may go, at `pace` times the speed of then; `None`: at once. No datagram
+    /// waits for longer than `PACE_WAIT_MAX`: the schedule goes on from there.
     pub(super) fn due(&mut self, pace: NonZeroU32, arrival: Timestamp, now: Instant) -> Option<Instant> {
         let (began, first) = *self.began.get_or_insert((now, arrival));
+        let wait = (arrival.since(first) / pace.get()).saturating_sub(now.duration_since(began));
+        if wait > PACE_WAIT_MAX {
+            self.began = Some((now + PACE_WAIT_MAX, arrival));
+            return Some(now + PACE_WAIT_MAX);
+        }
         let due = began + arrival.since(first) / pace.get();
         if due > now {
             return Some(due);
@@ -141,6 +148,45 @@ mod tests {
         assert_eq!(catch_up.due(rate(2), Timestamp(1_000_000_000), Instant::now()), None);
         let next = catch_up.due(rate(2), Timestamp(3_000_000_000), Instant::now());
         assert_eq!(next, Some(Instant::now() + Duration::from_secs(1)));
+    }
+
+    /// How long each of the datagrams with these arrivals, in seconds, waits at a pace of 4.
+    async fn waits(arrivals: &[u64]) -> Vec<Duration> {
+        let mut catch_up = CatchUp::default();
+        let mut waits = Vec::new();
+        for second in arrivals {
+            let asked = Instant::now();
+            while let Some(due) = catch_up.due(rate(4), Timestamp(second * 1_000_000_000), Instant::now()) {
+                tokio::time::sleep_until(due).await;
+            }
+            waits.push(asked.elapsed());
+        }
+        waits
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_set_forward_costs_one_minute_at_most() {
+        let hour = 3600;
+        for (set_from, to) in [(1_900_000_000 - hour, 1_900_000_000), (0, 1_900_000_000), (0, 18_000_000_000)]
+        {
+            let waits = waits(&[set_from, set_from + 4, to, to + 4, to + 8]).await;
+            let second = Duration::from_secs(1);
+            assert_eq!(waits, [Duration::ZERO, second, PACE_WAIT_MAX, second, second], "{set_from} to {to}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_schedule_asked_again_waits_no_longer() {
+        let mut catch_up = CatchUp::default();
+        assert_eq!(catch_up.due(rate(4), Timestamp(0), Instant::now()), None);
+        let began = Instant::now();
+        let far = Timestamp(1_000_000_000_000_000);
+        for asked in 0..60 {
+            let due = catch_up.due(rate(4), far, Instant::now());
+            assert_eq!(due, Some(began + PACE_WAIT_MAX), "asked after {asked} s");
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(catch_up.due(rate(4), far, Instant::now()), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 use core::net::SocketAddr;
 use core::num::NonZeroUsize;
 use core::time::Duration;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::{Instant, sleep_until};
 
@@ -12,10 +12,14 @@ use crate::datagram::Datagram;
 use crate::limits::LATE;
 use crate::receiver::output::destination::{Counts, Destination};
 use crate::receiver::output::gate::RUN_MAX;
+use crate::receiver::output::lateness::went_back;
 use crate::receiver::output::share::Share;
 use crate::receiver::output::{CollectorFigures, LateFigures, Progress, Resolved};
 use crate::receiver::templates::{Lessons, Templates};
-use crate::service::wall_clock;
+use crate::service::both_clocks;
+
+/// A collector counts as paced for so long after a datagram that waited has gone.
+const PACED: Duration = Duration::from_secs(1);
 
 /// A collector reached by UDP.
 #[derive(Debug)]
@@ -24,6 +28,8 @@ pub(crate) struct UdpOutput {
     share: Share,
     main: Arc<Destination>,
     late: Option<(Duration, Arc<Destination>)>,
+    /// When the datagram is due that `catch-up-pace` makes wait, or made wait last.
+    paced_until: Mutex<Option<Instant>>,
 }
 
 impl UdpOutput {
@@ -49,7 +55,8 @@ impl UdpOutput {
         let late_before = before.and_then(|before| before.late.as_ref()).map(|(_, late)| late);
         let late = settings.late.as_ref().zip(resolved.late);
         let late = late.map(|(late, address)| (late.after, open(address, late_before)));
-        Self { resolved: resolved.clone(), share: Share::of(settings, all), main, late }
+        let share = Share::of(settings, all);
+        Self { resolved: resolved.clone(), share, main, late, paced_until: Mutex::default() }
     }
 
     /// Whether it is what `resolved`, one of `all`, asks for.
@@ -87,12 +94,13 @@ impl UdpOutput {
                 progress.advance(others, lessons);
                 continue;
             }
-            let age = wall_clock().since(first.arrival);
+            let age = progress.lateness.age(first, both_clocks());
             let is_late = age >= LATE;
             let mut count = same_exporter(waiting);
             if let Some(pace) = self.settings().catch_up_pace {
                 if is_late {
                     if let Some(due) = progress.catch_up.due(pace, first.arrival, Instant::now()) {
+                        self.note_paced(due);
                         sleep_until(due).await;
                         continue;
                     }
@@ -106,6 +114,7 @@ impl UdpOutput {
             let late = self.late.as_ref().filter(|(after, _)| age >= *after).map(|(_, late)| late);
             let taken = late.unwrap_or(&self.main).take(run, is_late).await;
             let run = run.get(..taken.count).unwrap_or_default();
+            run.last().and_then(|last| progress.lateness.note(last));
             let other = match late {
                 Some(_) => Some(&self.main),
                 None => self.late.as_ref().map(|(_, late)| late),
@@ -136,6 +145,24 @@ impl UdpOutput {
         self.main.count_skipped(count);
     }
 
+    fn paced_until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.paced_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a datagram waits for its turn by `catch-up-pace`.
+    fn note_paced(&self, due: Instant) {
+        let mut until = self.paced_until();
+        *until = (*until).max(Some(due));
+    }
+
+    /// Whole seconds, rounded up, until a datagram is due that `catch-up-pace` makes wait: 0 between two of them, `None` once
+    /// none has waited for a while.
+    fn paced_s(&self) -> Option<u64> {
+        let (until, now) = ((*self.paced_until())?, Instant::now());
+        let left = until.saturating_duration_since(now).as_millis().div_ceil(1000);
+        (now < until + PACED).then(|| u64::try_from(left).unwrap_or(u64::MAX))
+    }
+
     /// Notes that the collector will not get `datagram` at any of its addresses. Even one of an exporter that is not in its
     /// share: with another share it may have to decode what comes later.
     fn misses(&self, datagram: &Datagram<'_>) {
@@ -158,14 +185,20 @@ impl UdpOutput {
             counts,
             held_s,
             late,
+            paced_s: self.paced_s(),
             seen_as: self.main.seen_as(),
         }
     }
 }
 
-/// How many of `waiting`, from the first one on and at most a run, come from the same exporter.
+/// How many of `waiting`, from the first one on and at most a run, come from the same exporter, with no step of the sender's
+/// clock between them.
 fn same_exporter(waiting: &[Datagram<'_>]) -> usize {
-    let exporter = waiting.first().map(|first| first.exporter);
-    let same = |datagram: &&Datagram<'_>| Some(datagram.exporter) == exporter;
+    let Some(first) = waiting.first() else { return 0 };
+    let mut last = first.arrival;
+    let same = |datagram: &&Datagram<'_>| {
+        let before = core::mem::replace(&mut last, datagram.arrival);
+        datagram.exporter == first.exporter && !went_back(before, datagram.arrival)
+    };
     waiting.iter().take(RUN_MAX).take_while(same).count()
 }

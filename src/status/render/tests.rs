@@ -123,6 +123,7 @@ pub(in crate::status) fn receiver() -> ReceiverStatus {
             delivered: Tally { datagrams: 12_000, bytes: 2048 },
             skipped: 0,
             held_s: 61,
+            paced_s: None,
             socket_drops: 0,
             unread: 7,
             templates: 0,
@@ -172,6 +173,17 @@ turned away  times    last  why
 192.0.2.9    1,200  3s ago  the other side speaks HTTP
 ";
     assert_eq!(render_receiver(&receiver(), None), expected);
+}
+
+#[test]
+fn a_collector_that_is_paced_is_shown_so() {
+    let mut status = receiver();
+    (status.collectors[0].state, status.collectors[0].held_s) = (CollectorState::Up, 0);
+    for (paced_s, state) in [(57, "up, pacing: next in 57s"), (0, "up, pacing   ")] {
+        status.collectors[0].paced_s = Some(paced_s);
+        let text = render_receiver(&status, None);
+        assert!(text.contains(&format!("127.0.0.1:9995          {state} ")), "{text}");
+    }
 }
 
 #[test]

@@ -1,0 +1,182 @@
+//! How old datagrams are when they are delivered.
+//!
+//! A datagram bears the time at which it arrived, by the wall clock of nf-sender's machine; nf-receiver compares it with its
+//! own. Both clocks may be set while a stream is on its way, which makes no datagram older. Three facts keep steps out:
+//!
+//! - nf-receiver's clock is read without steps that do not last ([`SettledClock`]);
+//! - no datagram has arrived in the future: one that bears a later time than now has just come;
+//! - datagrams come in the order of their arrival. Where their times go back, the sender's clock was set back: from there on
+//!   they are as much younger than their times say, until the sender's clock shows a time in the future by this measure.
+//!
+//! Not recognized is a sender's clock that is behind from the beginning: what comes from there looks late until it is set.
+
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use crate::clock::SettledClock;
+use crate::datagram::{Datagram, Moment, Timestamp};
+use crate::limits::{CLOCK_STEP, LATE, LISTENERS_MAX};
+
+/// The ages of the datagrams of one stream, asked in their order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lateness {
+    /// The clock of this machine; `None` until it is first read.
+    clock: Option<SettledClock>,
+    /// By how much the sender's clock was set back since it last agreed.
+    set_back: Duration,
+    /// Whether the last datagram whose age was asked was not late.
+    was_fresh: bool,
+    /// The last time of arrival at each of the sender's sockets. Its sockets take turns, so that only within one of them times
+    /// have an order.
+    last: Vec<(SocketAddr, Timestamp)>,
+}
+
+impl Lateness {
+    /// How long ago `datagram` arrived at the sender.
+    pub(super) fn age(&mut self, datagram: &Datagram<'_>, now: Moment) -> Duration {
+        let now = self.clock.get_or_insert_with(|| SettledClock::new(now)).read(now);
+        let last = self.note(datagram);
+        let apparent = now - i128::from(datagram.arrival.0);
+        let Some(apparent) = u64::try_from(apparent.max(0)).ok().map(Duration::from_nanos) else {
+            return Duration::MAX;
+        };
+        self.set_back = self.set_back.min(apparent);
+        let age = apparent.saturating_sub(self.set_back);
+        if let Some(last) = last.filter(|last| age >= LATE && went_back(*last, datagram.arrival)) {
+            // The times go back by the step, less the time between the two arrivals. That is known to be short in a backlog
+            // only; a stream that was fresh stays so.
+            let step = if self.was_fresh { age } else { last.since(datagram.arrival) };
+            self.set_back += step.min(age);
+        }
+        let age = apparent.saturating_sub(self.set_back);
+        self.was_fresh = age < LATE;
+        age
+    }
+
+    /// Notes that `datagram` is the last of those that were delivered, and returns when the one before it arrived at the same
+    /// socket.
+    pub(super) fn note(&mut self, datagram: &Datagram<'_>) -> Option<Timestamp> {
+        if let Some((_, last)) = self.last.iter_mut().find(|(local, _)| *local == datagram.local) {
+            return Some(core::mem::replace(last, datagram.arrival));
+        }
+        if self.last.len() >= LISTENERS_MAX {
+            self.last.remove(0);
+        }
+        self.last.push((datagram.local, datagram.arrival));
+        None
+    }
+}
+
+/// Whether the sender's clock was set back between two arrivals at one socket.
+pub(super) fn went_back(before: Timestamp, after: Timestamp) -> bool {
+    before.since(after) >= CLOCK_STEP
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datagram::{BootId, BootTime};
+    use crate::limits::CLOCK_SETTLED_AFTER;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const HOUR: Duration = Duration::from_secs(3600);
+    const TEN_YEARS: Duration = Duration::from_secs(10 * 31_557_600);
+
+    /// In 2030, ten days after a boot.
+    fn start() -> Moment {
+        let wall = Timestamp::from_unix(Duration::from_secs(1_900_000_000));
+        Moment { wall, boot: BootTime { boot: BootId(7), elapsed: HOUR * 240 } }
+    }
+
+    /// Asks the age of a datagram that arrived at `port` at this moment of the sender's clocks.
+    fn age(lateness: &mut Lateness, port: u16, arrival: Moment, now: Moment) -> Duration {
+        let local = SocketAddr::from(([192, 0, 2, 1], port));
+        let exporter = SocketAddr::from(([192, 0, 2, 7], 1));
+        lateness.age(&Datagram { exporter, local, arrival: arrival.wall, payload: b"" }, now)
+    }
+
+    #[test]
+    fn with_clocks_in_step_a_datagram_is_as_old_as_it_is() {
+        let mut lateness = Lateness::default();
+        for late in [HOUR, 30 * SECOND, SECOND, Duration::ZERO] {
+            let now = start().plus(HOUR);
+            assert_eq!(age(&mut lateness, 1, start().plus(HOUR.saturating_sub(late)), now), late);
+        }
+    }
+
+    #[test]
+    fn an_arrival_in_the_future_has_just_come() {
+        for ahead in [HOUR, TEN_YEARS] {
+            let mut lateness = Lateness::default();
+            for second in 0..100 {
+                let now = start().plus(second * SECOND);
+                assert_eq!(age(&mut lateness, 1, now.set(ahead, true), now), Duration::ZERO);
+            }
+        }
+    }
+
+    #[test]
+    fn fresh_stays_fresh_while_the_senders_clock_is_wrong() {
+        for is_forward in [true, false] {
+            let mut lateness = Lateness::default();
+            for second in 0..200 {
+                let now = start().plus(second * SECOND);
+                let is_wrong = (50..53).contains(&second) || second > 150;
+                let arrival = if is_wrong { now.set(TEN_YEARS, is_forward) } else { now };
+                assert_eq!(age(&mut lateness, 1, arrival, now), Duration::ZERO, "second {second}");
+            }
+        }
+    }
+
+    #[test]
+    fn late_is_late_again_after_the_senders_clock_was_wrong() {
+        for is_forward in [true, false] {
+            let mut lateness = Lateness::default();
+            age(&mut lateness, 1, start(), start());
+            age(&mut lateness, 1, start().set(HOUR, is_forward), start());
+            age(&mut lateness, 1, start().plus(SECOND), start().plus(SECOND));
+            let now = start().plus(HOUR);
+            assert_eq!(age(&mut lateness, 1, start().plus(HOUR / 2), now), HOUR / 2);
+        }
+    }
+
+    #[test]
+    fn a_clock_set_back_in_a_backlog_makes_nothing_later() {
+        let mut lateness = Lateness::default();
+        let now = start().plus(HOUR);
+        assert_eq!(age(&mut lateness, 1, start(), now), HOUR);
+        assert_eq!(age(&mut lateness, 1, start().set(TEN_YEARS, false), now), HOUR);
+        let second_later = start().plus(SECOND).set(TEN_YEARS, false);
+        assert_eq!(age(&mut lateness, 1, second_later, now), HOUR.saturating_sub(SECOND));
+    }
+
+    #[test]
+    fn a_wrong_moment_of_the_own_clock_makes_nothing_late() {
+        let mut lateness = Lateness::default();
+        for second in 0..100 {
+            let now = start().plus(second * SECOND);
+            let shown = if (50..53).contains(&second) { now.set(TEN_YEARS, true) } else { now };
+            assert_eq!(age(&mut lateness, 1, now, shown), Duration::ZERO, "second {second}");
+        }
+    }
+
+    #[test]
+    fn an_own_clock_that_is_set_right_counts_after_a_minute() {
+        let mut lateness = Lateness::default();
+        let an_hour_ahead = start().set(HOUR, true);
+        assert_eq!(age(&mut lateness, 1, start(), an_hour_ahead), HOUR);
+        age(&mut lateness, 1, start(), start());
+        let later = start().plus(CLOCK_SETTLED_AFTER);
+        assert_eq!(age(&mut lateness, 1, later, later), Duration::ZERO);
+    }
+
+    #[test]
+    fn sockets_that_take_turns_are_no_step() {
+        let mut lateness = Lateness::default();
+        let now = start().plus(HOUR);
+        assert_eq!(age(&mut lateness, 1, now, now), Duration::ZERO);
+        assert_eq!(age(&mut lateness, 2, start(), now), HOUR, "waited in the other socket");
+        assert_eq!(age(&mut lateness, 1, now, now), Duration::ZERO);
+        assert_eq!(age(&mut lateness, 2, start().plus(SECOND), now), HOUR.saturating_sub(SECOND));
+    }
+}
