@@ -28,11 +28,26 @@ impl fmt::Display for Position {
     }
 }
 
-/// All that one spool ever numbers. A wiped spool is a new stream.
+/// All that one spool ever numbers. A wiped spool is a new stream, and so is one that was rolled back or cloned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub [u8; 16]);
 
 impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// One run of nf-sender over one spool: drawn at random at every start, so that no two lives of a spool share one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunId(pub [u8; 16]);
+
+impl RunId {
+    /// Stands for no run: a position that was stored without one.
+    pub const NONE: Self = Self([0; 16]);
+}
+
+impl fmt::Display for RunId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }

@@ -128,6 +128,15 @@ impl Batch {
         Some(Self { header, bytes: bytes.freeze() })
     }
 
+    /// The same batch as one of `stream`.
+    #[must_use]
+    pub fn of_stream(&self, stream: StreamId) -> Self {
+        let mut bytes = BytesMut::with_capacity(self.bytes.len());
+        bytes.put_slice(&self.header.encode(stream));
+        bytes.put_slice(&self.body());
+        Self { header: self.header, bytes: bytes.freeze() }
+    }
+
     /// What can be known without the body.
     pub fn header(&self) -> &BatchHeader {
         &self.header

@@ -35,6 +35,14 @@ pub enum FramingError {
     /// A WELCOME allows not one byte.
     #[error("a WELCOME message with a window of 0 bytes")]
     Window,
+    /// A WELCOME has received less than it has delivered.
+    #[error("a WELCOME message that has received up to {received} and delivered up to {resume}")]
+    Received {
+        /// The position to go on from.
+        resume: Position,
+        /// Up to where everything has come; `received < resume`.
+        received: Position,
+    },
     /// An AGAIN asks for not one byte.
     #[error("an AGAIN message for 0 bytes")]
     Again,

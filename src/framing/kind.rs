@@ -54,7 +54,8 @@ impl Kind {
     fn lengths(self) -> RangeInclusive<usize> {
         match self {
             Self::Hello => 2..=HELLO_MAX,
-            Self::Welcome | Self::Again => 12..=12,
+            Self::Welcome => 36..=36,
+            Self::Again => 12..=12,
             Self::Data => 1..=MESSAGE_MAX,
             Self::Ack | Self::Taken => 8..=8,
             Self::Gap => 25..=25,

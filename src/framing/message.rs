@@ -7,7 +7,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::framing::VERSION;
 use crate::framing::kind::Kind;
 use crate::limits::{HEARTBEAT_MAX, REFUSAL_TEXT_MAX};
-use crate::sequence::{Gap, Position, StreamId};
+use crate::sequence::{Gap, Position, RunId, StreamId};
+
+/// Stands for no stream in HELLO.
+pub(super) const NO_STREAM: StreamId = StreamId([0; 16]);
 
 /// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +55,10 @@ pub struct Hello {
     pub first: Position,
     /// How often both sides send something.
     pub heartbeat: Heartbeat,
+    /// The sender's run.
+    pub run: RunId,
+    /// The stream that this one continues, because the spool was rolled back or cloned.
+    pub replaces: Option<StreamId>,
 }
 
 /// How often either side sends something: whole milliseconds, `1 ms <= heartbeat <= HEARTBEAT_MAX`.
@@ -83,6 +90,10 @@ pub struct Welcome {
     pub resume: Position,
     /// Bytes of batches that may be under way without an acknowledgement; `1 <= window`.
     pub window: u32,
+    /// Everything below has come, delivered or not; `resume <= received`.
+    pub received: Position,
+    /// The run that sent the latest of that; [`RunId::NONE`] if it is not known.
+    pub run: RunId,
 }
 
 /// Why a receiver ends a session.
@@ -196,10 +207,14 @@ impl Message {
                 out.put_slice(&hello.stream.0);
                 out.put_u64(hello.first.0);
                 out.put_u32(hello.heartbeat.0);
+                out.put_slice(&hello.run.0);
+                out.put_slice(&hello.replaces.unwrap_or(NO_STREAM).0);
             }
             Self::Welcome(welcome) => {
                 out.put_u64(welcome.resume.0);
                 out.put_u32(welcome.window);
+                out.put_u64(welcome.received.0);
+                out.put_slice(&welcome.run.0);
             }
             Self::Data(batch) => return Some(batch),
             Self::Ack(position) | Self::Taken(position) => out.put_u64(position.0),

@@ -3,13 +3,14 @@
 use bytes::{Buf, Bytes};
 
 use crate::framing::kind::Kind;
+use crate::framing::message::NO_STREAM;
 use crate::framing::{
     Again, FramingError, Heartbeat, Hello, Message, Refusal, RefusalCode, VERSION, Welcome,
 };
-use crate::sequence::{Gap, GapReason, Position, StreamId};
+use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
 
 /// Bytes of the payload of a HELLO of this version.
-const HELLO_LEN: usize = 30;
+const HELLO_LEN: usize = 62;
 
 /// Reads the payload of a message of type `kind`, which may have as many bytes.
 pub(super) fn parse(kind: Kind, payload: Bytes) -> Result<Message, FramingError> {
@@ -36,17 +37,31 @@ fn hello(payload: &[u8]) -> Result<Hello, FramingError> {
     if payload.len() != HELLO_LEN {
         return Err(Kind::Hello.wrong_length(payload.len(), &(HELLO_LEN..=HELLO_LEN)));
     }
-    let mut stream = StreamId([0; 16]);
-    rest.try_copy_to_slice(&mut stream.0)?;
+    let stream = StreamId(id(&mut rest)?);
     let first = Position(rest.try_get_u64()?);
     let millis = rest.try_get_u32()?;
     let heartbeat = Heartbeat::from_millis(millis).ok_or(FramingError::Heartbeat(millis))?;
-    Ok(Hello { stream, first, heartbeat })
+    let run = RunId(id(&mut rest)?);
+    let replaces = Some(StreamId(id(&mut rest)?)).filter(|stream| *stream != NO_STREAM);
+    Ok(Hello { stream, first, heartbeat, run, replaces })
+}
+
+fn id(rest: &mut &[u8]) -> Result<[u8; 16], FramingError> {
+    let mut id = [0; 16];
+    rest.try_copy_to_slice(&mut id)?;
+    Ok(id)
 }
 
 fn welcome(mut rest: &[u8]) -> Result<Welcome, FramingError> {
-    let welcome = Welcome { resume: Position(rest.try_get_u64()?), window: rest.try_get_u32()? };
-    if welcome.window == 0 { Err(FramingError::Window) } else { Ok(welcome) }
+    let (resume, window) = (Position(rest.try_get_u64()?), rest.try_get_u32()?);
+    let (received, run) = (Position(rest.try_get_u64()?), RunId(id(&mut rest)?));
+    if window == 0 {
+        return Err(FramingError::Window);
+    }
+    if received < resume {
+        return Err(FramingError::Received { resume, received });
+    }
+    Ok(Welcome { resume, window, received, run })
 }
 
 fn again(mut rest: &[u8]) -> Result<Again, FramingError> {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::limits::{HEARTBEAT_MAX, MESSAGE_MAX, REFUSAL_TEXT_MAX};
-use crate::sequence::{Gap, GapReason, Position, StreamId};
+use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
 
 fn encoded(message: Message) -> Vec<u8> {
     let mut out = BytesMut::new();
@@ -24,8 +24,13 @@ fn raw(length: u32, kind: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 fn hello(heartbeat: Duration) -> Message {
-    let heartbeat = Heartbeat::nearest(heartbeat);
-    Message::Hello(Hello { stream: StreamId([7; 16]), first: Position(100), heartbeat })
+    Message::Hello(Hello {
+        stream: StreamId([7; 16]),
+        first: Position(100),
+        heartbeat: Heartbeat::nearest(heartbeat),
+        run: RunId([9; 16]),
+        replaces: Some(StreamId([6; 16])),
+    })
 }
 
 /// One message of every type, with the name of its golden file.
@@ -33,9 +38,11 @@ fn examples() -> [(&'static str, Message); 10] {
     let gap = Gap { first: Position(10), end: Position(15), reason: GapReason::TooOld };
     let refusal =
         Refusal::new(RefusalCode::StorageFailed, "no space left on /var/lib/nf-receiver – free some");
+    let (resume, received) = (Position(1 << 40), Position(1 << 41));
+    let welcome = Welcome { resume, window: 8 << 20, received, run: RunId([9; 16]) };
     [
         ("hello", hello(Duration::from_secs(5))),
-        ("welcome", Message::Welcome(Welcome { resume: Position(1 << 40), window: 8 << 20 })),
+        ("welcome", Message::Welcome(welcome)),
         ("data", Message::Data(Bytes::from_static(b"what a batch holds is not looked at here"))),
         ("ack", Message::Ack(Position(0x0102_0304_0506_0708))),
         ("gap", Message::Gap(gap)),
@@ -61,12 +68,23 @@ fn any_message() -> impl Strategy<Value = Message> {
         Gap { first: Position(first.min(end - 1)), end: Position(end), reason }
     });
     prop_oneof![
-        (any::<[u8; 16]>(), any::<u64>(), any::<u32>()).prop_map(|(stream, first, millis)| {
-            let heartbeat = Heartbeat::nearest(Duration::from_millis(millis.into()));
-            Message::Hello(Hello { stream: StreamId(stream), first: Position(first), heartbeat })
-        }),
-        (any::<u64>(), 1..=u32::MAX)
-            .prop_map(|(resume, window)| Message::Welcome(Welcome { resume: Position(resume), window })),
+        (any::<[u8; 16]>(), any::<u64>(), any::<u32>(), any::<[u8; 16]>(), any::<bool>()).prop_map(
+            |(stream, first, millis, run, is_replaced)| {
+                Message::Hello(Hello {
+                    stream: StreamId(stream),
+                    first: Position(first),
+                    heartbeat: Heartbeat::nearest(Duration::from_millis(millis.into())),
+                    run: RunId(run),
+                    replaces: is_replaced.then_some(StreamId([1; 16])),
+                })
+            }
+        ),
+        (any::<u64>(), 1..=u32::MAX, any::<u64>(), any::<[u8; 16]>()).prop_map(
+            |(resume, window, received, run)| {
+                let (resume, received) = (Position(resume.min(received)), Position(received));
+                Message::Welcome(Welcome { resume, window, received, run: RunId(run) })
+            }
+        ),
         proptest::collection::vec(any::<u8>(), 1..2000).prop_map(|batch| Message::Data(batch.into())),
         any::<u64>().prop_map(|position| Message::Ack(Position(position))),
         gap.prop_map(Message::Gap),
@@ -130,8 +148,8 @@ fn a_length_that_no_message_of_its_type_has_is_refused_from_the_header_alone() {
     let hostile = [
         (1, 1),
         (1, 1025),
-        (2, 11),
-        (2, 13),
+        (2, 35),
+        (2, 37),
         (3, 0),
         (3, longest + 1),
         (3, u32::MAX),
@@ -176,16 +194,16 @@ fn a_hello_of_another_version_is_told_by_its_version_whatever_follows() {
         assert_eq!(decoded(&hello), Err(FramingError::Version(7)));
     }
     assert_eq!(FramingError::Version(7).to_string(), "protocol version 7 is not spoken here, only version 1");
-    let short = raw(29, 1, &[&[0, 1], [0; 27].as_slice()].concat());
-    assert!(matches!(decoded(&short), Err(FramingError::Length { shortest: 30, longest: 30, .. })));
+    let short = raw(61, 1, &[&[0, 1], [0; 59].as_slice()].concat());
+    assert!(matches!(decoded(&short), Err(FramingError::Length { shortest: 62, longest: 62, .. })));
 }
 
 #[test]
 fn a_heartbeat_outside_its_bounds_is_refused_and_never_sent() {
     let of = |millis: u32| {
         let mut bytes = encoded(hello(Duration::from_secs(1)));
-        let place = bytes.len() - 4;
-        bytes[place..].copy_from_slice(&millis.to_be_bytes());
+        let place = HEADER_LEN + 26;
+        bytes[place..place + 4].copy_from_slice(&millis.to_be_bytes());
         decoded(&bytes)
     };
     for millis in [0, 3_600_001, u32::MAX] {
@@ -198,8 +216,18 @@ fn a_heartbeat_outside_its_bounds_is_refused_and_never_sent() {
 
 #[test]
 fn a_window_of_nothing_and_a_wish_for_nothing_are_refused() {
-    assert_eq!(decoded(&raw(12, 2, &[0; 12])), Err(FramingError::Window));
+    assert_eq!(decoded(&raw(36, 2, &[0; 36])), Err(FramingError::Window));
     assert_eq!(decoded(&raw(12, 10, &[0; 12])), Err(FramingError::Again));
+}
+
+#[test]
+fn a_welcome_with_less_received_than_delivered_is_refused() {
+    let (resume, received) = (Position(5), Position(4));
+    let welcome = Welcome { resume, window: 1, received, run: RunId::NONE };
+    assert_eq!(
+        decoded(&encoded(Message::Welcome(welcome))),
+        Err(FramingError::Received { resume, received })
+    );
 }
 
 #[test]

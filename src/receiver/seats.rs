@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedMutexGuard, watch};
 
+use crate::framing::Hello;
 use crate::limits::SEATS_MAX;
 use crate::receiver::ahead::Left;
 use crate::receiver::delivery::Delivery;
 use crate::receiver::positions::StreamPosition;
-use crate::sequence::{SenderId, StreamId};
+use crate::sequence::{RunId, SenderId, StreamId};
 use crate::status::{PeerState, PeerStatus, Tally};
 
 /// What the sender's current stream is, and how far it is delivered.
@@ -23,6 +24,8 @@ pub(crate) struct Current {
     pub(crate) stream: StreamId,
     pub(crate) stored: Arc<StreamPosition>,
     pub(crate) delivery: Delivery,
+    /// The run that sent the latest of what has come.
+    pub(crate) run: RunId,
 }
 
 impl Current {
@@ -58,8 +61,8 @@ impl Counters {
 pub(crate) struct Seat {
     /// Held by the connection that delivers.
     turn: Arc<tokio::sync::Mutex<Option<Current>>>,
-    /// The number of the newest connection.
-    newest: watch::Sender<u64>,
+    /// The number of the newest connection, and its address.
+    newest: watch::Sender<(u64, SocketAddr)>,
     view: Mutex<View>,
     pub(crate) counters: Counters,
 }
@@ -72,6 +75,10 @@ struct View {
     state: PeerState,
     /// What encrypts the connection.
     cipher: &'static str,
+    /// The stream that this one continues, because the spool was rolled back or cloned.
+    replaces: Option<StreamId>,
+    /// The last connection that a newer one took over from.
+    superseded: Option<SocketAddr>,
 }
 
 /// The right to deliver a sender's stream, while it lasts.
@@ -80,7 +87,14 @@ pub(crate) struct Turn {
     pub(crate) seat: Arc<Seat>,
     pub(crate) current: OwnedMutexGuard<Option<Current>>,
     /// Changes when a newer connection of the same sender wants the seat.
-    pub(crate) newest: watch::Receiver<u64>,
+    pub(crate) newest: watch::Receiver<(u64, SocketAddr)>,
+}
+
+impl Turn {
+    /// The address of the newest connection of the same sender.
+    pub(crate) fn newest_peer(&self) -> SocketAddr {
+        self.newest.borrow().1
+    }
 }
 
 impl Drop for Turn {
@@ -99,8 +113,15 @@ impl Seat {
     fn new(peer: SocketAddr, stream: StreamId) -> Self {
         Self {
             turn: Arc::default(),
-            newest: watch::Sender::new(0),
-            view: Mutex::new(View { peer, stream, state: PeerState::Disconnected, cipher: "none" }),
+            newest: watch::Sender::new((0, peer)),
+            view: Mutex::new(View {
+                peer,
+                stream,
+                state: PeerState::Disconnected,
+                cipher: "none",
+                replaces: None,
+                superseded: None,
+            }),
             counters: Counters::default(),
         }
     }
@@ -109,25 +130,33 @@ impl Seat {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the seat: whoever sits there rises. `None` if a still newer connection came meanwhile.
+    /// Takes the seat: a connection that has it ends. Fails with the address of a still newer connection.
     pub(crate) async fn take(
         self: Arc<Self>,
         peer: SocketAddr,
-        stream: StreamId,
+        hello: &Hello,
         cipher: &'static str,
-    ) -> Option<Turn> {
+    ) -> Result<Turn, SocketAddr> {
         let mut number = 0;
         self.newest.send_modify(|newest| {
-            *newest += 1;
-            number = *newest;
+            *newest = (newest.0 + 1, peer);
+            number = newest.0;
         });
-        let current = self.turn.clone().lock_owned().await;
+        let mut superseded = self.view().superseded;
+        let current = if let Ok(current) = self.turn.clone().try_lock_owned() {
+            current
+        } else {
+            superseded = Some(self.view().peer);
+            self.turn.clone().lock_owned().await
+        };
         let newest = self.newest.subscribe();
-        if *newest.borrow() != number {
-            return None;
+        let (newest_number, newest_peer) = *newest.borrow();
+        if newest_number != number {
+            return Err(newest_peer);
         }
-        *self.view() = View { peer, stream, state: PeerState::Connected, cipher };
-        Some(Turn { seat: self, current, newest })
+        let (stream, replaces, state) = (hello.stream, hello.replaces, PeerState::Connected);
+        *self.view() = View { peer, stream, state, cipher, replaces, superseded };
+        Ok(Turn { seat: self, current, newest })
     }
 
     /// Whether nothing is under way.
@@ -174,7 +203,7 @@ impl Seats {
             let current = seat.turn.lock().await;
             let Some(current) = current.as_ref() else { continue };
             let stored = current.delivery.position();
-            if let Err(error) = current.stored.store(stored) {
+            if let Err(error) = current.stored.store(stored, current.run) {
                 tracing::error!(
                     %error,
                     "cannot store how far a stream is delivered, so that some of it will be repeated: \
@@ -205,22 +234,30 @@ fn row(id: &SenderId, seat: &Seat) -> PeerStatus {
         delivered: Tally { datagrams: get(&seat.counters.datagrams), bytes: get(&seat.counters.bytes) },
         duplicates: get(&seat.counters.duplicates),
         gaps: get(&seat.counters.gaps),
+        replaces: view.replaces.map(|stream| stream.to_string()),
+        superseded: view.superseded.map(|peer| peer.to_string()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::framing::Heartbeat;
     use crate::receiver::output::Outputs;
     use crate::receiver::positions::Positions;
     use crate::sequence::Position;
 
     const STREAM: StreamId = StreamId([1; 16]);
 
+    fn hello() -> Hello {
+        let heartbeat = Heartbeat::nearest(core::time::Duration::from_secs(5));
+        Hello { stream: STREAM, first: Position(0), heartbeat, run: RunId([2; 16]), replaces: None }
+    }
+
     async fn turn(seats: &Seats, id: &str) -> Turn {
         let peer = "192.0.2.1:40000".parse().unwrap();
         let seat = seats.seat(&id.parse().unwrap(), peer, STREAM);
-        seat.take(peer, STREAM, "none").await.unwrap()
+        seat.take(peer, &hello(), "none").await.unwrap()
     }
 
     #[tokio::test]
@@ -231,9 +268,9 @@ mod tests {
         let mut turn = turn(&seats, "edge").await;
         let stored = positions.stream(&"edge".parse().unwrap(), STREAM).unwrap();
         let file = Arc::downgrade(&stored);
-        stored.store(Position(3)).unwrap();
+        stored.store(Position(3), RunId::NONE).unwrap();
         let delivery = Delivery::new(Position(3), None, &Outputs::to(&[]), &HashMap::new());
-        *turn.current = Some(Current { stream: STREAM, stored, delivery });
+        *turn.current = Some(Current { stream: STREAM, stored, delivery, run: RunId::NONE });
         Counters::add(&turn.seat.counters.datagrams, 3);
         drop(turn);
         positions.sync().unwrap();

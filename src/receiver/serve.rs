@@ -23,11 +23,11 @@ use crate::receiver::positions::{Positions, PositionsError};
 use crate::receiver::refused::Refused;
 use crate::receiver::seats::{Counters, Current, Seats, Turn};
 use crate::receiver::templates::Templates;
-use crate::sequence::{Gap, Position, SenderId};
+use crate::sequence::{Gap, Position, RunId, SenderId};
 use crate::service::messages::receiver;
 use crate::service::stream::{Received, Stream, StreamError, protection};
 use crate::service::{LogLimit, More, Stop};
-use crate::session::{ReceiverEvent, ReceiverSession, SessionError};
+use crate::session::{Place, ReceiverEvent, ReceiverSession, SessionError};
 use crate::status::{RefusedStatus, count_of};
 
 /// Bytes read from a connection at once.
@@ -96,8 +96,11 @@ enum Ended {
     Stream(#[from] StreamError),
     #[error("{0}")]
     Session(#[from] SessionError),
-    #[error("a newer connection of the same sender took over; if this goes on, two senders have the same id")]
-    Superseded,
+    #[error(
+        "a newer connection of the same sender, from {0}, took over; if this repeats, two machines use the same id \
+         and key: give one of them an id of its own"
+    )]
+    Superseded(SocketAddr),
     #[error("it is not let in any more as it was, since the configuration was reloaded")]
     Expelled,
     #[error("no HELLO in time")]
@@ -120,8 +123,15 @@ pub(crate) async fn serve(
     let mut stopping = stop.clone();
     let id = known.sender.clone();
     let outputs = shared.outputs.clone();
-    let mut connection =
-        Connection { shared, session: ReceiverSession::new(), outputs, known, stop, was_told: false };
+    let mut connection = Connection {
+        shared,
+        session: ReceiverSession::new(),
+        outputs,
+        known,
+        stop,
+        run: RunId::NONE,
+        was_told: false,
+    };
     let greeting = timeout_at(greeted_by, connection.greet(&mut stream, peer, &id));
     let greeted = tokio::select! {
         greeted = greeting => greeted.unwrap_or(Err(Ended::NoHello)),
@@ -133,7 +143,7 @@ pub(crate) async fn serve(
     };
     let sentence = |held_back| format!("session of {id} at {peer} ended: {ended}{}", More(held_back));
     match &ended {
-        Ended::Closed | Ended::Goodbye | Ended::Superseded | Ended::Expelled | Ended::Stopping => {
+        Ended::Closed | Ended::Goodbye | Ended::Superseded(_) | Ended::Expelled | Ended::Stopping => {
             let held_back = if connection.was_told { Some(0) } else { shared.is_news(&id) };
             if let Some(held_back) = held_back {
                 tracing::info!(
@@ -176,6 +186,8 @@ struct Connection<'a> {
     outputs: watch::Receiver<Arc<Outputs>>,
     known: Known,
     stop: Stop,
+    /// The run that the sender named in HELLO.
+    run: RunId,
     /// Whether the log tells that this session began; then it tells that it ended, too.
     was_told: bool,
 }
@@ -197,18 +209,21 @@ impl Connection<'_> {
         let hello = self.hello(stream).await?;
         let seat = self.shared.seats.seat(id, peer, hello.stream);
         let cipher = stream.channel().cipher();
-        let mut turn = seat.take(peer, hello.stream, cipher).await.ok_or(Ended::Superseded)?;
-        let (known, resume) = self.find_place(&mut turn, id, &hello)?;
-        if known.is_some_and(|known| known < hello.first) {
-            let missing = hello.first.since(known.unwrap_or_default());
+        let mut turn = seat.take(peer, &hello, cipher).await.map_err(Ended::Superseded)?;
+        let (place, is_new) = self.find_place(&mut turn, id, &hello)?;
+        self.run = hello.run;
+        if let Some(replaced) = hello.replaces.filter(|_| is_new) {
             tracing::warn!(
+                message_id = receiver::STREAM_REPLACED,
+                %peer,
                 sender = %id,
-                missing,
-                "{id} no longer has {} that were never delivered here",
-                count_of(missing, "datagram")
+                %replaced,
+                "{id} at {peer} began a new stream, because its spool was restored from a backup or another machine \
+                 uses a copy of it; datagrams that the copy held may arrive twice, none is lost"
             );
         }
-        self.session.welcome(known.unwrap_or_default(), Instant::now().into_std());
+        let resume = place.delivered.max(hello.first);
+        self.session.welcome(place, Instant::now().into_std());
         if let Some(held_back) = self.shared.is_news(id) {
             let (stream, resume, held_back) = (hello.stream, resume.0, held_back);
             tracing::info!(
@@ -228,29 +243,29 @@ impl Connection<'_> {
         Ok(turn)
     }
 
-    /// Up to where the stream of `hello` is known to be delivered, if at all, and where it goes on.
+    /// How far the stream of `hello` has come, and whether it is new here.
     fn find_place(
         &mut self,
         turn: &mut Turn,
         id: &SenderId,
         hello: &Hello,
-    ) -> Result<(Option<Position>, Position), PositionsError> {
+    ) -> Result<(Place, bool), PositionsError> {
         let outputs = self.outputs.borrow_and_update().clone();
         let current = turn.current.as_mut().filter(|current| current.stream == hello.stream);
         let Some(current) = current else {
             let stored = self.shared.positions.stream(id, hello.stream)?;
-            let known = stored.get();
-            let resume = known.unwrap_or_default().max(hello.first);
+            let (known, run) = (stored.get(), stored.run());
+            let delivered = known.unwrap_or_default();
             let ahead = self.shared.ahead.take(id, hello.stream);
-            let delivery = Delivery::new(resume, stored.further(), &outputs, &ahead);
-            *turn.current = Some(Current { stream: hello.stream, stored, delivery });
-            return Ok((known, resume));
+            let delivery = Delivery::new(delivered.max(hello.first), stored.further(), &outputs, &ahead);
+            let place = Place { delivered, received: delivery.front(), run };
+            *turn.current = Some(Current { stream: hello.stream, stored, delivery, run });
+            return Ok((place, known.is_none()));
         };
-        let known = current.delivery.position();
-        let resume = known.max(hello.first);
-        current.delivery.resume(resume);
+        let delivered = current.delivery.position();
+        current.delivery.resume(delivered.max(hello.first));
         current.delivery.change(&outputs);
-        Ok((Some(known), resume))
+        Ok((Place { delivered, received: current.delivery.front(), run: current.run }, false))
     }
 
     async fn hello(&mut self, stream: &mut Stream) -> Result<Hello, Ended> {
@@ -310,7 +325,7 @@ impl Connection<'_> {
                 Happened::Delivered => {}
                 Happened::Time => self.session.handle_timeout(Instant::now().into_std()),
                 Happened::Collectors => self.follow_collectors(turn),
-                Happened::Wanted => return Ended::Superseded,
+                Happened::Wanted => return Ended::Superseded(turn.newest_peer()),
                 Happened::Expelled => return Ended::Expelled,
                 Happened::Stop => return Ended::Stopping,
             }
@@ -341,17 +356,23 @@ impl Connection<'_> {
         while let Some(event) = self.session.poll_event()? {
             match event {
                 ReceiverEvent::Hello(_) => {}
-                ReceiverEvent::Batch { batch, skip } => begin(turn, &batch, skip),
+                ReceiverEvent::Batch { batch, skip } => {
+                    self.adopt_run(turn);
+                    begin(turn, &batch, skip);
+                }
                 ReceiverEvent::Gap(gap) => {
+                    self.adopt_run(turn);
                     self.note_lost(turn, gap);
                     push(turn, Parcel::never(gap));
                 }
                 ReceiverEvent::Again(batch) => {
+                    self.adopt_run(turn);
                     let (first, end) = (batch.first(), batch.end());
                     let records = open(turn, &batch, first);
                     push_again(turn, Parcel { first, end, news: first, records });
                 }
                 ReceiverEvent::GapAgain(gap) => {
+                    self.adopt_run(turn);
                     self.note_lost(turn, gap);
                     push_again(turn, Parcel::never(gap));
                 }
@@ -362,6 +383,13 @@ impl Connection<'_> {
             }
         }
         Ok(())
+    }
+
+    /// From now on the stream is that of this run: by sending, the sender has accepted what WELCOME said of its stream.
+    fn adopt_run(&self, turn: &mut Turn) {
+        if let Some(current) = turn.current.as_mut() {
+            current.run = self.run;
+        }
     }
 
     /// The batches under way go to the collectors as they are now.
@@ -398,11 +426,11 @@ impl Connection<'_> {
         turn.seat.counters.delivered(current.delivery.settle());
         let position = current.delivery.settled();
         if current.stored.get().is_none_or(|stored| stored < position) {
-            current.stored.store(position)?;
+            current.stored.store(position, current.run)?;
         }
         self.session.acknowledge(position, Instant::now().into_std());
         if let Some(further) = current.delivery.further() {
-            current.stored.store_further(further)?;
+            current.stored.store_further(further, current.run)?;
         }
         if current.delivery.is_behind() {
             self.session.take(current.delivery.front());
@@ -423,7 +451,7 @@ impl Connection<'_> {
                     "this sender is not let in any more as it was: the configuration was reloaded",
                 );
             }
-            Ended::Superseded => self.session.refuse(RefusalCode::Superseded, &ended.to_string()),
+            Ended::Superseded(_) => self.session.refuse(RefusalCode::Superseded, &ended.to_string()),
             Ended::Storage(error) => self.session.refuse(RefusalCode::StorageFailed, &error.to_string()),
             Ended::Stopping => self.session.goodbye(),
             Ended::Closed | Ended::Goodbye | Ended::Stream(_) | Ended::Session(_) | Ended::NoHello => {}

@@ -10,7 +10,7 @@ use tokio::io::Ready;
 use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::framing::{Heartbeat, Hello};
+use crate::framing::{Heartbeat, RefusalCode, Welcome};
 use crate::limits::{CHANNEL_AGE_MAX, STOP_GRACE};
 use crate::sender::backlog::BacklogError;
 use crate::sender::line::{Line, Offered};
@@ -21,6 +21,7 @@ use crate::service::messages::sender;
 use crate::service::stream::{Received, Stream, StreamError, protection};
 use crate::service::{LogLimit, More, ROUND};
 use crate::session::{SenderEvent, SenderSession, SessionError};
+use crate::spool::Divergence;
 use crate::status::count_of;
 
 /// How long the last words to a receiver may take.
@@ -42,11 +43,17 @@ pub(crate) enum Ended {
     Refused(String),
     #[error("{0}")]
     Session(#[from] SessionError),
+    #[error("the receiver refuses: {0}")]
+    Superseded(String),
     #[error(
-        "the receiver has positions of this stream that this spool never gave out ({0} of {1}): \
-         was the spool restored from a copy? Move its files away to begin a new stream"
+        "the receiver has datagrams of this stream that this spool never sent: it was restored from a backup, or \
+         another machine uses a copy of it; sending all that is queued as a new stream"
     )]
-    AheadOfUs(Position, Position),
+    Diverged {
+        divergence: Divergence,
+        /// What the receiver has delivered of the stream.
+        delivered: Position,
+    },
     #[error("the receiver asks for positions from {0} on, which it has acknowledged up to {1}")]
     BehindUs(Position, Position),
     #[error("connecting anew")]
@@ -83,11 +90,11 @@ impl<'a> Conversation<'a> {
     /// A session over `stream`.
     pub(crate) fn new(link: &'a Link, stream: Stream, settings: watch::Receiver<LinkSettings>) -> Self {
         let heartbeat = Heartbeat::nearest(settings.borrow().heartbeat);
-        let hello = Hello { stream: link.stream, first: link.queue.acknowledged(), heartbeat };
+        let hello = link.queue.hello(heartbeat);
         let session = SenderSession::new(hello, Instant::now().into_std());
         Self {
             link,
-            line: Arc::new(Mutex::new(Line::new(session, stream))),
+            line: Arc::new(Mutex::new(Line::new(session, stream, hello.stream))),
             is_agreed: false,
             ahead: ReadAhead::new(&link.queue),
             renew_at: Instant::now() + CHANNEL_AGE_MAX,
@@ -112,7 +119,8 @@ impl<'a> Conversation<'a> {
             Ended::Goodbye
             | Ended::Refused(_)
             | Ended::Session(_)
-            | Ended::AheadOfUs(..)
+            | Ended::Superseded(_)
+            | Ended::Diverged { .. }
             | Ended::BehindUs(..) => farewell(&mut line).await,
         }
         ended
@@ -201,9 +209,12 @@ impl<'a> Conversation<'a> {
     fn take_events(&mut self, line: &mut Line, peer: &str) -> Result<(), Ended> {
         while let Some(event) = line.session.poll_event()? {
             match event {
-                SenderEvent::Welcomed { resume } => self.welcomed(line, resume, peer)?,
+                SenderEvent::Welcomed(welcome) => self.welcomed(line, &welcome, peer)?,
                 SenderEvent::Acknowledged(position) => self.acknowledged(line, position),
-                SenderEvent::Taken(position) => self.taken(line, position)?,
+                SenderEvent::Taken(position) => self.taken(line, position),
+                SenderEvent::Refused(refusal) if refusal.code() == RefusalCode::Superseded => {
+                    return Err(Ended::Superseded(refusal.text().to_owned()));
+                }
                 SenderEvent::Refused(refusal) => return Err(Ended::Refused(refusal.text().to_owned())),
                 SenderEvent::Goodbye => return Err(Ended::Goodbye),
             }
@@ -211,10 +222,10 @@ impl<'a> Conversation<'a> {
         Ok(())
     }
 
-    fn welcomed(&mut self, line: &mut Line, resume: Position, peer: &str) -> Result<(), Ended> {
-        let reach = self.link.queue.reach();
-        if resume > reach {
-            return Err(Ended::AheadOfUs(resume, reach));
+    fn welcomed(&mut self, line: &mut Line, welcome: &Welcome, peer: &str) -> Result<(), Ended> {
+        let resume = welcome.resume;
+        if let Err(divergence) = self.link.queue.check_lineage(welcome) {
+            return Err(Ended::Diverged { divergence, delivered: resume });
         }
         let acknowledged = self.link.queue.acknowledged();
         if resume < acknowledged {
@@ -223,7 +234,7 @@ impl<'a> Conversation<'a> {
         self.is_agreed = true;
         self.acknowledged(line, resume);
         self.link.queue.set_in_flight(resume);
-        self.link.queue.set_reach(resume);
+        self.link.queue.note_sent(resume);
         self.link.lent.set(Some(self.line.clone()));
         let cipher = line.stream.channel().cipher();
         let queued = self.link.queue.figures().queued;
@@ -251,14 +262,9 @@ impl<'a> Conversation<'a> {
 
     /// The receiver is ahead with some of its collectors. What others still lack, and what of that is under way to them, only
     /// it knows: it asks for it.
-    fn taken(&self, line: &mut Line, position: Position) -> Result<(), Ended> {
-        let reach = self.link.queue.reach();
-        if position > reach {
-            return Err(Ended::AheadOfUs(position, reach));
-        }
+    fn taken(&self, line: &mut Line, position: Position) {
         line.take(position);
         self.link.queue.set_in_flight(self.link.queue.acknowledged());
-        Ok(())
     }
 
     /// A read of the spool has ended like this.

@@ -105,7 +105,6 @@ async fn supervise(
     let tally = Arc::new(Tally::new(listeners.len()));
     let reporter = Reporter {
         settings: reloader.link(),
-        stream: recovered.stream,
         queue: recovered.queue.clone(),
         tally: tally.clone(),
         view: LinkView::new(&settings.receivers),
@@ -194,7 +193,6 @@ fn make_link(reporter: &Reporter, reloader: &Reloader, pulse: Pulse, stop: Stop)
     Link {
         queue: reporter.queue.clone(),
         lent: Arc::default(),
-        stream: reporter.stream,
         settings: reloader.link(),
         view: reporter.view.clone(),
         retry: reloader.retry(),

@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use crate::batch::Batch;
 use crate::sender::queue::{Next, Queue};
 use crate::sender::unacknowledged::Unacknowledged;
-use crate::sequence::Position;
+use crate::sequence::{Position, StreamId};
 use crate::service::stream::{Stream, StreamError};
 use crate::session::SenderSession;
 
@@ -30,6 +30,8 @@ pub(crate) enum Offered {
 pub(crate) struct Line {
     pub(crate) session: SenderSession,
     pub(crate) stream: Stream,
+    /// The stream that the session is about.
+    sent_as: StreamId,
     /// Ends and payload bytes of batches sent and not acknowledged.
     sent: Unacknowledged,
     /// The receiver has everything below, but acknowledges it later.
@@ -37,8 +39,8 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(crate) fn new(session: SenderSession, stream: Stream) -> Self {
-        Self { session, stream, sent: Unacknowledged::default(), taken: Position::default() }
+    pub(crate) fn new(session: SenderSession, stream: Stream, sent_as: StreamId) -> Self {
+        Self { session, stream, sent_as, sent: Unacknowledged::default(), taken: Position::default() }
     }
 
     /// Hands the session, and the socket, all that they take now. What lies in the spool only, `read` has to know: the batch that
@@ -63,7 +65,7 @@ impl Line {
             match queue.next_to_send(position, self.taken) {
                 Next::Batch(batch) => self.send(queue, &batch),
                 Next::Gap(gap) => {
-                    queue.set_reach(gap.end);
+                    queue.note_sent(gap.end);
                     if let Err(error) = self.session.send_gap(gap) {
                         tracing::error!(%error, "a gap was offered out of turn: {error}");
                     }
@@ -79,8 +81,9 @@ impl Line {
     }
 
     fn send(&mut self, queue: &Queue, batch: &Batch) {
-        queue.set_reach(batch.end());
-        match self.session.send_batch(batch) {
+        queue.note_sent(batch.end());
+        let restamped = (self.sent_as != queue.stream()).then(|| batch.of_stream(self.sent_as));
+        match self.session.send_batch(restamped.as_ref().unwrap_or(batch)) {
             Ok(()) => self.sent.add(batch.first(), batch.end(), u64::from(batch.payload_bytes())),
             Err(error) => tracing::error!(%error, "a batch was offered out of turn: {error}"),
         }

@@ -16,11 +16,13 @@ use crate::sender::conversation::{Conversation, Ended};
 use crate::sender::dial::{DialError, Speech, dial};
 use crate::sender::line::Lent;
 use crate::sender::queue::Queue;
+use crate::sender::recovery::new_stream_id;
 use crate::sender::schedule::Schedule;
-use crate::sequence::{SenderId, StreamId};
+use crate::sequence::{Position, SenderId};
 use crate::service::messages::sender;
 use crate::service::stream::{Stream, StreamError};
 use crate::service::{LogLimit, More, Pulse, ROUND, Stop};
+use crate::spool::Divergence;
 
 /// What the link does at the moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +75,6 @@ pub(crate) struct Link {
     pub(crate) queue: Arc<Queue>,
     /// Where the line of an agreed session lies, for ingest.
     pub(crate) lent: Arc<Lent>,
-    pub(crate) stream: StreamId,
     pub(crate) settings: watch::Receiver<LinkSettings>,
     pub(crate) view: Arc<Mutex<LinkView>>,
     /// Changes when the next attempt is to be made at once.
@@ -238,7 +239,8 @@ impl Link {
     async fn converse(&mut self, stream: Stream, peer: &str) -> Attempt {
         let mut conversation = Conversation::new(self, stream, self.settings.clone());
         let ended = conversation.run(peer).await;
-        let was_agreed = conversation.is_agreed;
+        // One that another connection of the same id took over from comes back later each time.
+        let was_agreed = conversation.is_agreed && !matches!(ended, Ended::Superseded(_));
         // Who asked to connect while there was a connection has had what was asked for.
         self.retry.mark_unchanged();
         // Nothing is on its way any more.
@@ -246,11 +248,28 @@ impl Link {
         let is_refusal = matches!(
             ended,
             Ended::Refused(_)
-                | Ended::AheadOfUs(..)
+                | Ended::Superseded(_)
                 | Ended::Stream(StreamError::Channel(ChannelError::Tls(_)))
         );
         let is_renewed = matches!(ended, Ended::Renewed);
+        if let Ended::Diverged { divergence, delivered } = ended {
+            self.replace_stream(divergence, delivered, peer).await;
+        }
         Attempt { was_agreed, is_refusal, is_renewed, reason: ended.to_string() }
+    }
+}
+
+impl Link {
+    /// Gives the queue a new stream. The next attempt sends it as that.
+    async fn replace_stream(&self, divergence: Divergence, delivered: Position, peer: &str) {
+        let (queue, peer) = (self.queue.clone(), peer.to_owned());
+        let _disk = self.pulse.away();
+        let replacing = tokio::task::spawn_blocking(move || {
+            queue.replace_stream(new_stream_id(), divergence, delivered, &peer);
+        });
+        if let Err(error) = replacing.await {
+            tracing::error!(%error, "cannot begin a new stream: {error}");
+        }
     }
 }
 

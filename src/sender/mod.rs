@@ -16,6 +16,7 @@ mod queue;
 mod read_ahead;
 mod recovery;
 mod reload;
+mod replacement;
 mod report;
 mod schedule;
 mod unacknowledged;

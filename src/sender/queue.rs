@@ -23,7 +23,7 @@ use crate::sequence::{Gap, GapReason, Position, StreamId};
 use crate::service::messages::sender;
 use crate::service::{Pulse, ROUND};
 use crate::spool::disk::Directory;
-use crate::spool::{Damage, SegmentReader, Spool};
+use crate::spool::{Damage, Lineage, SegmentReader, Spool};
 use crate::status::count_of;
 
 /// What follows at a position.
@@ -62,6 +62,11 @@ pub(crate) struct Figures {
     pub(crate) oldest: Option<Timestamp>,
     /// Bytes that the spool still takes before something must give way.
     pub(crate) room: u64,
+    /// The stream that the queue is sent as, and the one that it was sent as before.
+    pub(crate) stream: StreamId,
+    pub(crate) replaced: Option<StreamId>,
+    /// Datagrams that were queued when the stream was replaced, and that the receiver may have had already.
+    pub(crate) possible_repeats: u64,
 }
 
 /// What the spool occupies, as the keeper last saw it.
@@ -100,8 +105,12 @@ pub(crate) struct State {
     pub(crate) tail: VecDeque<(Held, Instant)>,
     /// Positions below may be on their way to the receiver.
     pub(crate) in_flight: Position,
-    /// What a receiver can have of this stream ends here: all of earlier runs, and what this one sent.
-    reach: Position,
+    /// Which stream the queue is sent as, and by which runs.
+    pub(crate) lineage: Lineage,
+    /// What this run sent ends here; what earlier runs may have sent ends where it began to number.
+    pub(crate) highest_sent: Position,
+    /// Datagrams that were queued when the stream was replaced, and that the receiver may have had already.
+    pub(crate) possible_repeats: u64,
     /// The spool took no more when it was last tried, and nothing in the ring may give way: what does not fit
     /// into the ring is dropped.
     pub(crate) is_full: bool,
@@ -160,7 +169,9 @@ impl Queue {
         let figures = SpoolFigures::of(&spool);
         let state = State {
             in_flight: ledger.acknowledged(),
-            reach: ledger.next(),
+            lineage: spool.lineage().clone(),
+            highest_sent: ledger.acknowledged(),
+            possible_repeats: 0,
             ledger,
             tail: held.into_iter().map(|held| (held, now)).collect(),
             is_full: false,
@@ -269,14 +280,9 @@ impl Queue {
     }
 
     /// Positions below `position` were sent.
-    pub(crate) fn set_reach(&self, position: Position) {
+    pub(crate) fn note_sent(&self, position: Position) {
         let mut state = self.state();
-        state.reach = state.reach.max(position);
-    }
-
-    /// The position up to which a receiver can have this stream, if it is the one that this spool numbers.
-    pub(crate) fn reach(&self) -> Position {
-        self.state().reach
+        state.highest_sent = state.highest_sent.max(position);
     }
 
     /// The receiver has everything below `position`, of which `bytes` of payload were sent by this process.
@@ -327,6 +333,11 @@ impl Queue {
         let spool = self.spool();
         let Some((first, _, _)) = spool.segment_at(position) else { return Ok(None) };
         Ok(spool.reader(position, give_unreadable_up)?.map(|reader| (first, reader)))
+    }
+
+    /// The stream id that batches of the queue bear.
+    pub(crate) fn stream(&self) -> StreamId {
+        self.stream
     }
 
     /// `batch` as it goes into the spool.
@@ -401,6 +412,9 @@ impl Queue {
             segments: state.spool.segments,
             oldest: state.spool.oldest.or(tail_oldest).filter(|_| queued > 0),
             room: state.spool.room,
+            stream: state.lineage.sent_as(),
+            replaced: state.lineage.replaced(),
+            possible_repeats: state.possible_repeats,
         }
     }
 }

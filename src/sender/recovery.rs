@@ -13,7 +13,7 @@ use crate::secure::{KeyId, SpoolKeys};
 use crate::sender::intake::{self, Held, Intake, Left, Ring, Slots};
 use crate::sender::ledger::Ledger;
 use crate::sender::queue::Queue;
-use crate::sequence::{Gap, GapReason, Position, StreamId};
+use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
 use crate::service::{DaemonError, wall_clock};
 use crate::spool::disk::Directory;
 use crate::spool::{self, LastRun, Policy, Survey};
@@ -35,7 +35,7 @@ pub(crate) enum RecoveryError {
     /// The spool cannot be read with the keys that are given.
     #[error(
         "{}: the spool is encrypted with key {missing}, and {given}: name the file with that key as \
-         spool.previous-key-file, or move the segments away if their datagrams may be lost; nothing was changed",
+         spool.previous-key-file; nothing was changed",
         path.display()
     )]
     KeyMissing {
@@ -98,7 +98,7 @@ pub(crate) fn recover(
     let survey = spool::survey(disk).map_err(unreadable())?;
     check_keys(directory, &survey, keys)?;
     let path = intake_path(directory, runtime_directory, keys)?;
-    let mut opened = survey.take_up(new_stream(), policy).map_err(unreadable())?;
+    let mut opened = survey.take_up(new_stream_id(), policy).map_err(unreadable())?;
     let stream = opened.spool.stream();
     let boot = intake::boot_id().map_err(failed("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
     let (mut intake, left) = open_intake(path.as_deref(), stream, boot)?;
@@ -140,7 +140,10 @@ pub(crate) fn recover(
     // and believes only if its marks are right.
     intake.marks.set_acknowledged(ledger.acknowledged());
     intake.marks.set_next(numbering.next);
-    opened.spool.begin_run(numbering.next).map_err(failed("write the file 'stream' in", directory))?;
+    opened
+        .spool
+        .begin_run(RunId(random_id()), numbering.next)
+        .map_err(failed("write the file 'stream' in", directory))?;
     intake.marks.set_boot(boot);
     tell(&opened, &ledger, &held);
 
@@ -233,13 +236,18 @@ fn has_no_room(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem | Unsupported)
 }
 
-fn new_stream() -> StreamId {
+/// The id of a stream that no other spool has.
+pub(crate) fn new_stream_id() -> StreamId {
+    StreamId(random_id())
+}
+
+fn random_id() -> [u8; 16] {
     let mut id = [0; 16];
     // Without randomness two spools could share an id; the process id and the time keep that unlikely.
     if getrandom::fill(&mut id).is_err() {
         id = (u128::from(wall_clock().0) << 64 | u128::from(std::process::id())).to_be_bytes();
     }
-    StreamId(id)
+    id
 }
 
 /// Whether the intake is the last run's. One of an earlier run, found where another run had its own elsewhere,

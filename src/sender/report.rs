@@ -9,7 +9,6 @@ use crate::datagram::Timestamp;
 use crate::sender::ingest::Tally;
 use crate::sender::link::{LinkSettings, LinkState, LinkView};
 use crate::sender::queue::{Figures, Queue};
-use crate::sequence::StreamId;
 use crate::service::wall_clock;
 use crate::status;
 use crate::status::{CertificateStatus, Dropped, ExporterStatus, Pace, Queued, Recovered, SenderStatus};
@@ -18,7 +17,6 @@ use crate::status::{CertificateStatus, Dropped, ExporterStatus, Pace, Queued, Re
 #[derive(Clone, Debug)]
 pub(crate) struct Reporter {
     pub(crate) settings: watch::Receiver<LinkSettings>,
-    pub(crate) stream: StreamId,
     pub(crate) queue: Arc<Queue>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) view: Arc<Mutex<LinkView>>,
@@ -72,7 +70,9 @@ impl Reporter {
             service: "nf-sender".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             id: self.settings.borrow().id.to_string(),
-            stream: self.stream.to_string(),
+            stream: figures.stream.to_string(),
+            replaced_stream: figures.replaced.map(|stream| stream.to_string()),
+            possible_repeats: figures.possible_repeats,
             state,
             receiver: view.receiver,
             certificate: self

@@ -284,19 +284,6 @@ fn an_intake_of_an_older_run_does_not_hide_what_comes_into_it_now() {
 }
 
 #[test]
-fn a_receiver_can_have_what_earlier_runs_gave_out_and_what_this_one_sent() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut run = start(&directory, policy());
-    push(&mut run, 5, 100);
-    assert_eq!(run.queue.reach(), Position(0), "numbered, but on no link yet");
-    run.queue.set_reach(Position(3));
-    run.queue.set_reach(Position(0));
-    assert_eq!(run.queue.reach(), Position(3));
-    kill(run);
-    assert_eq!(start(&directory, policy()).queue.reach(), Position(5));
-}
-
-#[test]
 fn what_a_link_sends_or_reads_is_on_its_way_from_that_moment_on() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
@@ -433,3 +420,4 @@ fn datagrams_of_a_bare_intake_on_the_disk_are_not_lost_to_encryption() {
 }
 
 mod encryption;
+mod replacement;

@@ -24,6 +24,8 @@ pub mod sender {
     pub const SPOOL_FULL: &str = "23daa407b425456293a4c53d6bb7e85a";
     /// The disk refuses to take, or to keep, what goes to the spool.
     pub const SPOOL_FAILS: &str = "283dc6132752406490337810168cabfb";
+    /// The spool was rolled back or cloned; its queued datagrams go out as a new stream.
+    pub const STREAM_REPLACED: &str = "3f0c0a4bb6f94f7b8b3a6f7c1c4e2d19";
     /// A piece of the spool is damaged and was set aside.
     pub const SPOOL_DAMAGED: &str = "d059b1b836084a5fb65d18ee08244693";
     /// Datagrams were dropped by the spool's limits.
@@ -50,6 +52,8 @@ pub mod receiver {
     pub const SESSION_ENDED: &str = "5703132608134380a63917dfa2febbe7";
     /// A connection was turned away before it had a session.
     pub const TURNED_AWAY: &str = "30ff064bdb544be08fa25e9e9ecca558";
+    /// A sender's spool was rolled back or cloned; its queued datagrams come as a new stream.
+    pub const STREAM_REPLACED: &str = "7b1de0b4f9a94d07a9d64d0b5b7f7c55";
     /// A sender lost datagrams, on purpose or by damage, and said so.
     pub const SENDER_LOST: &str = "a56912e227f04d7fa822e6b0c082ed48";
     /// A collector takes nothing; datagrams are held.

@@ -42,6 +42,14 @@ pub enum SessionError {
         /// The end of what was sent; `sent < acknowledged`.
         sent: Position,
     },
+    /// The receiver has received what was never sent.
+    #[error("the other side received up to position {taken}, but only positions below {sent} were sent")]
+    TakenTooMuch {
+        /// The position up to which it has everything.
+        taken: Position,
+        /// The end of what was sent, in this session or before it; `sent < taken`.
+        sent: Position,
+    },
     /// The receiver wants something once more that was never sent, or that it has acknowledged.
     #[error("the other side asks again for position {wanted}; only positions below {sent} were sent")]
     NotSent {

@@ -31,7 +31,7 @@ mod wire;
 
 pub use error::{OutOfTurn, SessionError};
 pub use outbox::Outbox;
-pub use receiver::{ReceiverEvent, ReceiverSession};
+pub use receiver::{Place, ReceiverEvent, ReceiverSession};
 pub use sender::{SenderEvent, SenderSession};
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::batch::{Batch, BatchError};
 use crate::framing::{Again, Hello, Message, Refusal, RefusalCode, Welcome};
 use crate::limits::{ACK_BYTES, ACK_DELAY, WINDOW};
-use crate::sequence::{Gap, Position, StreamId};
+use crate::sequence::{Gap, Position, RunId, StreamId};
 use crate::session::liveness::Liveness;
 use crate::session::wire::Wire;
 use crate::session::{Outbox, SessionError};
@@ -37,6 +37,17 @@ pub enum ReceiverEvent {
     },
     /// The sender ended the session in good order.
     Goodbye,
+}
+
+/// How far a stream has come when its sender connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Everything below is delivered.
+    pub delivered: Position,
+    /// Everything below has come, delivered or not.
+    pub received: Position,
+    /// The run of the sender that sent the latest of it.
+    pub run: RunId,
 }
 
 /// The receiver's side of a session.
@@ -254,11 +265,12 @@ impl ReceiverSession {
         }
     }
 
-    /// Answers HELLO: everything below `stored` is delivered. The sender goes on from there, or from the first
+    /// Answers HELLO with how far the stream has come. The sender goes on from what is delivered, or from the first
     /// position that it still holds if that is later. From now on both sides must give signs of life.
-    pub fn welcome(&mut self, stored: Position, now: Instant) {
+    pub fn welcome(&mut self, place: Place, now: Instant) {
         let Phase::Asked(hello) = &self.phase else { return };
-        let resume = stored.max(hello.first);
+        let resume = place.delivered.max(hello.first);
+        let (received, run) = (place.received.max(resume), place.run);
         self.wire.liveness = Some(Liveness::new(hello.heartbeat.duration(), now));
         let (stream, expected, delivered) = (hello.stream, resume, resume);
         self.phase = Phase::Open(Progress {
@@ -269,7 +281,7 @@ impl ReceiverSession {
             is_paused: false,
             asked: None,
         });
-        self.wire.outbox.push(Message::Welcome(Welcome { resume, window: WINDOW }));
+        self.wire.outbox.push(Message::Welcome(Welcome { resume, window: WINDOW, received, run }));
     }
 
     /// The next batch or gap may come. The time for which it was not wanted does not count as the sender's silence. Says

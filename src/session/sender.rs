@@ -15,16 +15,13 @@ use crate::session::{OutOfTurn, Outbox, SessionError};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SenderEvent {
     /// The session is agreed. Everything below `resume` counts as acknowledged and is not acknowledged again; it
-    /// may be more than was ever acknowledged before, as acknowledgements get lost. That it is not beyond all that
-    /// was ever numbered is for the daemon to check.
-    Welcomed {
-        /// The position to go on from.
-        resume: Position,
-    },
+    /// may be more than was ever acknowledged before, as acknowledgements get lost. The daemon has to check that the run
+    /// named by WELCOME sent all that the receiver says it has.
+    Welcomed(Welcome),
     /// Everything below this position is delivered; more than was acknowledged before.
     Acknowledged(Position),
-    /// Everything below this position has come, without being delivered, and is not to be sent unless it is asked for. That
-    /// it is not beyond all that was ever numbered is for the daemon to check.
+    /// Everything below this position has come, without being delivered, and is not to be sent unless it is asked for. It was
+    /// sent in this session, or WELCOME said that it had come.
     Taken(Position),
     /// The receiver ended the session and says why.
     Refused(Refusal),
@@ -53,6 +50,8 @@ struct UnderWay {
     acknowledged: Position,
     /// The position to be sent next.
     next: Position,
+    /// The receiver had everything below when the session began.
+    received: Position,
     /// Ends and lengths of the batches that were sent and are not acknowledged, in order.
     batches: VecDeque<(Position, usize)>,
     /// Bytes of them all.
@@ -78,6 +77,7 @@ impl UnderWay {
         Self {
             acknowledged: welcome.resume,
             next: welcome.resume,
+            received: welcome.received,
             batches: VecDeque::new(),
             bytes: 0,
             window: usize::try_from(welcome.window.min(WINDOW)).unwrap_or(usize::MAX),
@@ -114,6 +114,16 @@ impl UnderWay {
             self.batches.pop_front();
         }
         self.next = self.next.max(position);
+    }
+
+    /// The receiver has everything below `position`.
+    fn take(&mut self, position: Position) -> Result<(), SessionError> {
+        let sent = self.next.max(self.received);
+        if position > sent {
+            return Err(SessionError::TakenTooMuch { taken: position, sent });
+        }
+        self.pass(position);
+        Ok(())
     }
 
     fn send_again(&mut self, wish: Again) -> Result<(), SessionError> {
@@ -197,14 +207,14 @@ impl SenderSession {
             (_, Message::Goodbye) => Ok(Some(SenderEvent::Goodbye)),
             (Phase::Greeting, Message::Welcome(welcome)) => {
                 self.phase = Phase::Open(UnderWay::new(welcome));
-                Ok(Some(SenderEvent::Welcomed { resume: welcome.resume }))
+                Ok(Some(SenderEvent::Welcomed(welcome)))
             }
             (Phase::Open(under_way), Message::Ack(position)) => {
                 let is_news = under_way.acknowledge(position)?;
                 Ok(is_news.then_some(SenderEvent::Acknowledged(position)))
             }
             (Phase::Open(under_way), Message::Taken(position)) => {
-                under_way.pass(position);
+                under_way.take(position)?;
                 Ok(Some(SenderEvent::Taken(position)))
             }
             (Phase::Open(under_way), Message::Again(wish)) => {

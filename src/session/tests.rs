@@ -13,10 +13,11 @@ use super::*;
 use crate::batch::{Batch, BatchBuilder, Compression};
 use crate::datagram::{Datagram, Timestamp};
 use crate::framing::{Heartbeat, Hello, Message, Refusal, RefusalCode, Welcome};
-use crate::limits::{ACK_BYTES, ACK_DELAY, OUTBOX_MAX, REFUSAL_TEXT_MAX};
-use crate::sequence::{Gap, GapReason, Position, StreamId};
+use crate::limits::{ACK_BYTES, ACK_DELAY, OUTBOX_MAX, REFUSAL_TEXT_MAX, WINDOW};
+use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
 
 const STREAM: StreamId = StreamId([7; 16]);
+const RUN: RunId = RunId([3; 16]);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// Everything below `position` is delivered, and has been for so long that the sender is told.
@@ -53,7 +54,17 @@ fn gap(first: u64, end: u64) -> Gap {
 }
 
 fn hello(first: u64) -> Hello {
-    Hello { stream: STREAM, first: Position(first), heartbeat: Heartbeat::nearest(HEARTBEAT) }
+    let heartbeat = Heartbeat::nearest(HEARTBEAT);
+    Hello { stream: STREAM, first: Position(first), heartbeat, run: RUN, replaces: None }
+}
+
+/// A stream of which everything below `position` is delivered and nothing else has come.
+fn place(position: Position) -> Place {
+    Place { delivered: position, received: position, run: RUN }
+}
+
+fn welcome(resume: u64, window: u32) -> Welcome {
+    Welcome { resume: Position(resume), window, received: Position(resume), run: RUN }
 }
 
 /// Takes out all that waits.
@@ -82,10 +93,17 @@ impl Pair {
 
     /// A pair whose session is agreed, with everything below `resume` delivered.
     fn open(resume: u64) -> Self {
+        Self::open_with(resume, resume)
+    }
+
+    /// As `open`, with everything below `received` received before.
+    fn open_with(resume: u64, received: u64) -> Self {
         let mut pair = Self::new(0);
         assert_eq!(pair.flow_up(), Ok(Some(ReceiverEvent::Hello(hello(0)))));
-        pair.receiver.welcome(Position(resume), pair.now);
-        assert_eq!(pair.flow_down(), Ok(Some(SenderEvent::Welcomed { resume: Position(resume) })));
+        let received = Position(received);
+        pair.receiver.welcome(Place { received, ..place(Position(resume)) }, pair.now);
+        let welcome = Welcome { received, ..welcome(resume, WINDOW) };
+        assert_eq!(pair.flow_down(), Ok(Some(SenderEvent::Welcomed(welcome))));
         pair
     }
 
@@ -140,9 +158,9 @@ fn nothing_is_sent_before_the_welcome() {
     assert!(pair.sender.send_batch(&batch(0, 1)).is_err());
     assert_eq!(pair.flow_up(), Ok(Some(ReceiverEvent::Hello(hello(0)))));
     assert!(!pair.receiver.wants_bytes(), "an unanswered HELLO holds everything else up");
-    pair.receiver.welcome(Position(0), pair.now);
+    pair.receiver.welcome(place(Position(0)), pair.now);
     assert!(pair.receiver.wants_bytes());
-    assert_eq!(pair.flow_down(), Ok(Some(SenderEvent::Welcomed { resume: Position(0) })));
+    assert_eq!(pair.flow_down(), Ok(Some(SenderEvent::Welcomed(welcome(0, WINDOW)))));
     assert_eq!(pair.sender.wants(), Some(Position(0)));
 }
 
@@ -151,8 +169,8 @@ fn a_session_goes_on_from_what_is_stored_or_from_the_first_position_held_if_that
     for (first, stored, resume) in [(0, 70, 70), (50, 20, 50), (50, 50, 50)] {
         let mut pair = Pair::new(first);
         pair.flow_up().unwrap();
-        pair.receiver.welcome(Position(stored), pair.now);
-        assert_eq!(pair.flow_down(), Ok(Some(SenderEvent::Welcomed { resume: Position(resume) })));
+        pair.receiver.welcome(place(Position(stored)), pair.now);
+        assert_eq!(pair.flow_down(), Ok(Some(SenderEvent::Welcomed(welcome(resume, WINDOW)))));
         assert_eq!(pair.sender.wants(), Some(Position(resume)));
     }
 }
@@ -237,7 +255,7 @@ fn the_window_closes_when_it_is_full_and_opens_with_an_acknowledgement() {
     let mut pair = Pair::new(0);
     let sent = [batch(0, 2), batch(2, 4)];
     let window = u32::try_from(sent[0].bytes().len() + 1).unwrap();
-    pair.say_to_sender(Message::Welcome(Welcome { resume: Position(0), window })).unwrap();
+    pair.say_to_sender(Message::Welcome(welcome(0, window))).unwrap();
     for batch in &sent {
         assert_eq!(pair.sender.wants(), Some(batch.first()));
         pair.sender.send_batch(batch).unwrap();
@@ -496,7 +514,7 @@ fn data_that_is_no_whole_batch_of_this_stream_is_never_handed_out() {
 #[test]
 fn a_message_out_of_place_ends_the_session() {
     let ack = || Message::Ack(Position(0));
-    let welcome = || Message::Welcome(Welcome { resume: Position(0), window: 1 });
+    let welcome = || Message::Welcome(welcome(0, 1));
     for message in [ack(), Message::Ping, Message::Goodbye, Message::Gap(gap(0, 1)), welcome()] {
         let mut pair = Pair::new(0);
         let refused = pair.say_to_receiver(message);

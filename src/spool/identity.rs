@@ -1,33 +1,44 @@
-//! The file `stream`: which stream this spool numbers, and where the numbering stands.
+//! The file `stream`: which stream this spool numbers, where the numbering stands, and which runs sent it.
 //!
-//! It is written twice in a run, at start and at an orderly stop, never in between. The file holds the same
-//! record two times, written in place one after the other, so that neither a damaged byte nor a power loss
+//! It is written twice in a run, at start and at an orderly stop, and when the spool begins a new stream. The file holds
+//! the same record two times, written in place one after the other, so that neither a damaged byte nor a power loss
 //! between the two loses anything, and a full disk does not stand in the way. The first whole record counts.
 //!
 //! | offset | width | field | range |
 //! |---|---|---|---|
 //! | 0 | 8 | magic | `NFSTREAM` |
-//! | 8 | 4 | CRC32C of bytes 12 to 63 | |
-//! | 12 | 2 | version of the format | 1 |
+//! | 8 | 4 | CRC32C of the bytes from 12 to the end of the record | |
+//! | 12 | 2 | version of the format | 2 |
 //! | 14 | 1 | how the last run ended | 0 not orderly (or it still runs), 1 orderly |
-//! | 15 | 1 | zero | 0 |
-//! | 16 | 16 | stream id | |
+//! | 15 | 1 | number of runs, n | 0 to 64 |
+//! | 16 | 16 | stream id of the batches in the spool | |
 //! | 32 | 8 | acknowledged up to this position | <= next; orderly only, else 0 |
 //! | 40 | 8 | orderly: the position of the next datagram; else: where the run began to number | |
-//! | 48 | 16 | zero | 0 |
+//! | 48 | 16 | stream id that the spool is sent as | |
+//! | 64 | 16 | stream id that it was sent as before it was rolled back or cloned | zero if it never was |
+//! | 80 | 24 n | runs, oldest first: 16 id, 8 position of the first datagram | |
+//! | 80 + 24 n | | zero, up to 2048 | 0 |
+//!
+//! The second record follows at 2048. Version 1, which is still read, had records of 64 bytes, with zeros from 48 on.
 
 use std::io;
 
 use bytes::{Buf, BufMut};
 
-use crate::sequence::{Position, StreamId};
+use crate::sequence::{Position, RunId, StreamId};
 use crate::spool::disk::{Disk, DiskFile};
+use crate::spool::lineage::{Lineage, RUNS_MAX, Run};
 
 const FILE: &str = "stream";
 const MAGIC: [u8; 8] = *b"NFSTREAM";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const CHECKED_FROM: usize = 12;
-const RECORD_LEN: usize = 64;
+const RECORD_LEN: usize = 2048;
+const RECORD_LEN_1: usize = 64;
+const RUN_LEN: usize = 24;
+
+/// Stands for no stream.
+const NO_STREAM: StreamId = StreamId([0; 16]);
 
 /// How the last run left the numbering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,28 +58,48 @@ pub enum LastRun {
 }
 
 /// What the file says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
+    /// The stream whose batches lie in the spool.
     pub(super) stream: StreamId,
     pub(super) last_run: LastRun,
+    pub(super) lineage: Lineage,
+}
+
+/// What was found in the place of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing, or nothing whole.
+    Nothing,
+    Identity(Identity),
+    /// A file of this newer version, which is left alone.
+    Newer(u16),
 }
 
 impl Identity {
     fn encode(&self) -> [u8; RECORD_LEN] {
+        const { assert!(80 + RUNS_MAX * RUN_LEN <= RECORD_LEN && RUNS_MAX <= 255) }
         let (orderly, acknowledged, position) = match self.last_run {
             LastRun::Orderly { acknowledged, next } => (1, acknowledged, next),
             LastRun::CutShort { start } => (0, Position(0), start),
         };
+        let runs = self.lineage.runs();
         let mut record = [0; RECORD_LEN];
         let mut rest: &mut [u8] = &mut record;
         rest.put_slice(&MAGIC);
         rest.put_u32(0);
         rest.put_u16(VERSION);
         rest.put_u8(orderly);
-        rest.put_u8(0);
+        rest.put_u8(u8::try_from(runs.len()).unwrap_or(u8::MAX));
         rest.put_slice(&self.stream.0);
         rest.put_u64(acknowledged.0);
         rest.put_u64(position.0);
+        rest.put_slice(&self.lineage.sent_as().0);
+        rest.put_slice(&self.lineage.replaced().unwrap_or(NO_STREAM).0);
+        for run in runs {
+            rest.put_slice(&run.id.0);
+            rest.put_u64(run.start.0);
+        }
         let checksum = record.get(CHECKED_FROM..).map_or(0, crc32c::crc32c);
         if let Some(place) = record.get_mut(MAGIC.len()..CHECKED_FROM) {
             place.copy_from_slice(&checksum.to_be_bytes());
@@ -76,15 +107,16 @@ impl Identity {
         record
     }
 
-    fn parse(record: &[u8]) -> Option<Self> {
-        let mut rest = record.get(..RECORD_LEN)?.strip_prefix(&MAGIC)?;
+    /// Reads a record of `version`, which is 1 or 2, from the bytes in its place.
+    fn parse(record: &[u8], version: u16) -> Option<Self> {
+        let mut rest = record.strip_prefix(&MAGIC)?;
         let checksum = rest.try_get_u32().ok()?;
-        if checksum != crc32c::crc32c(rest) || rest.try_get_u16().ok()? != VERSION {
+        if checksum != crc32c::crc32c(rest) || rest.try_get_u16().ok()? != version {
             return None;
         }
         let orderly = rest.try_get_u8().ok()? == 1;
-        rest.try_get_u8().ok()?;
-        let stream = StreamId(rest.try_get_u128().ok()?.to_be_bytes());
+        let runs = rest.try_get_u8().ok()?;
+        let stream = stream_id(&mut rest)?;
         let acknowledged = Position(rest.try_get_u64().ok()?);
         let position = Position(rest.try_get_u64().ok()?);
         let last_run = if orderly {
@@ -92,33 +124,30 @@ impl Identity {
         } else {
             LastRun::CutShort { start: position }
         };
-        Some(Self { stream, last_run })
+        let lineage = if version == VERSION { lineage(rest, runs)? } else { Lineage::new(stream) };
+        Some(Self { stream, last_run, lineage })
     }
 
-    /// What the spool's file says; `None` if there is none or both copies are damaged or cannot be read.
-    pub(super) fn read(disk: &impl Disk) -> io::Result<Option<Self>> {
+    /// Reads the spool's file. One of which no copy is whole counts as none, and so does one that cannot be read.
+    pub(super) fn read(disk: &impl Disk) -> io::Result<Found> {
         let file = match disk.open(FILE) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
             Err(error) => return Err(error),
         };
-        let mut copies = [0; 2 * RECORD_LEN];
-        let mut length = 0;
-        while let Some(rest) = copies.get_mut(length..).filter(|rest| !rest.is_empty()) {
-            match file.read_at(rest, u64::try_from(length).unwrap_or(u64::MAX)) {
-                Ok(0) => break,
-                Ok(count) => length += count,
-                Err(error) => {
-                    tracing::error!(
-                        %error,
-                        "the file {FILE:?} of the spool cannot be read: {error}; the segments tell \
-                         the stream"
-                    );
-                    break;
-                }
-            }
-        }
-        Ok(copies.chunks(RECORD_LEN).find_map(Self::parse))
+        let mut bytes = vec![0; 2 * RECORD_LEN];
+        let length = read_all(&file, &mut bytes);
+        bytes.truncate(length);
+        let mut version_1 = bytes.get(..2 * RECORD_LEN_1).unwrap_or(&bytes).chunks(RECORD_LEN_1);
+        let identity = bytes
+            .chunks(RECORD_LEN)
+            .find_map(|record| Self::parse(record, VERSION))
+            .or_else(|| version_1.find_map(|record| Self::parse(record, 1)));
+        Ok(match (identity, version_of(&bytes)) {
+            (Some(identity), _) => Found::Identity(identity),
+            (None, Some(newer)) if newer > VERSION => Found::Newer(newer),
+            (None, _) => Found::Nothing,
+        })
     }
 
     /// Writes the spool's file. Survives power loss once it returns.
@@ -135,43 +164,110 @@ impl Identity {
     }
 }
 
+fn stream_id(rest: &mut &[u8]) -> Option<StreamId> {
+    Some(StreamId(rest.try_get_u128().ok()?.to_be_bytes()))
+}
+
+/// Reads what follows the numbering: stream ids and `count` runs.
+fn lineage(mut rest: &[u8], count: u8) -> Option<Lineage> {
+    let sent_as = stream_id(&mut rest)?;
+    let replaced = stream_id(&mut rest).filter(|stream| *stream != NO_STREAM);
+    let mut runs = Vec::new();
+    for _ in 0..count {
+        let id = RunId(rest.try_get_u128().ok()?.to_be_bytes());
+        runs.push(Run { id, start: Position(rest.try_get_u64().ok()?) });
+    }
+    Some(Lineage::restored(sent_as, replaced, runs))
+}
+
+/// The version that the first record claims; `None` if it is none of ours at all.
+fn version_of(bytes: &[u8]) -> Option<u16> {
+    let mut rest = bytes.strip_prefix(&MAGIC)?.get(CHECKED_FROM - MAGIC.len()..)?;
+    rest.try_get_u16().ok()
+}
+
+/// Fills `bytes` as far as the file can be read; returns how far.
+fn read_all(file: &impl DiskFile, bytes: &mut [u8]) -> usize {
+    let mut length = 0;
+    while let Some(rest) = bytes.get_mut(length..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, u64::try_from(length).unwrap_or(u64::MAX)) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(error) => {
+                tracing::error!(
+                    %error,
+                    "cannot read the file {FILE:?} of the spool: {error}; taking the stream from the segments"
+                );
+                break;
+            }
+        }
+    }
+    length
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::spool::memory_disk::MemoryDisk;
 
-    const ORDERLY: Identity = Identity {
-        stream: StreamId([9; 16]),
-        last_run: LastRun::Orderly { acknowledged: Position(5), next: Position(8) },
-    };
+    const LAST_RUN: LastRun = LastRun::Orderly { acknowledged: Position(5), next: Position(8) };
+
+    fn orderly() -> Identity {
+        let mut lineage = Lineage::new(StreamId([8; 16]));
+        lineage.replace_stream(StreamId([7; 16]));
+        for number in 0..100 {
+            lineage.begin(RunId([number; 16]), Position(number.into()), Position(0));
+        }
+        Identity { stream: StreamId([9; 16]), last_run: LAST_RUN, lineage }
+    }
+
+    fn read(disk: &MemoryDisk) -> Found {
+        Identity::read(disk).unwrap()
+    }
 
     #[test]
     fn what_is_written_is_read_after_power_loss() {
         let disk = MemoryDisk::default();
-        assert_eq!(Identity::read(&disk).unwrap(), None);
-        ORDERLY.write(&disk).unwrap();
+        assert_eq!(read(&disk), Found::Nothing);
+        orderly().write(&disk).unwrap();
         disk.lose_power();
-        assert_eq!(Identity::read(&disk).unwrap(), Some(ORDERLY));
+        assert_eq!(read(&disk), Found::Identity(orderly()));
     }
 
     #[test]
     fn any_one_damaged_byte_loses_nothing() {
         let disk = MemoryDisk::default();
-        ORDERLY.write(&disk).unwrap();
+        orderly().write(&disk).unwrap();
         for byte in 0..2 * RECORD_LEN {
             let damaged = disk.copy();
             damaged.flip(FILE, byte, 0xFF);
-            assert_eq!(Identity::read(&damaged).unwrap(), Some(ORDERLY), "byte {byte}");
+            assert_eq!(read(&damaged), Found::Identity(orderly()), "byte {byte}");
         }
     }
 
     #[test]
     fn a_full_disk_does_not_stand_in_the_way() {
         let disk = MemoryDisk::default();
-        ORDERLY.write(&disk).unwrap();
+        orderly().write(&disk).unwrap();
         disk.set_capacity(disk.used());
-        let next = Identity { last_run: LastRun::CutShort { start: Position(8) }, ..ORDERLY };
+        let next = Identity { last_run: LastRun::CutShort { start: Position(8) }, ..orderly() };
         next.write(&disk).unwrap();
-        assert_eq!(Identity::read(&disk).unwrap(), Some(next));
+        assert_eq!(read(&disk), Found::Identity(next));
+    }
+
+    #[test]
+    fn a_file_of_version_1_names_no_runs() {
+        let disk = MemoryDisk::default();
+        disk.put(FILE, include_bytes!("golden/v1.stream").to_vec());
+        let Found::Identity(identity) = read(&disk) else { panic!("not readable") };
+        assert_eq!(identity.lineage, Lineage::new(identity.stream));
+    }
+
+    #[test]
+    fn a_file_of_a_newer_version_is_no_damage() {
+        let disk = MemoryDisk::default();
+        let newer = [&MAGIC[..], &[0; 4], &3_u16.to_be_bytes(), &[9; 100]].concat();
+        disk.put(FILE, newer);
+        assert_eq!(read(&disk), Found::Newer(3));
     }
 }

@@ -8,11 +8,12 @@
 //! |---|---|
 //! | `00000000000000000042.segment` | batches from position 42 on (format: [`segment`], [`crate::batch`]) |
 //! | `00000000000000000042-00000000000000000050-spool-full.gap` | positions that were dropped, and why; empty |
-//! | `stream` | which stream this is and where its numbering stands (format: [`identity`]) |
+//! | `stream` | which stream this is, where its numbering stands, and which runs sent it (format: [`identity`]) |
 //! | `damaged/` | pieces set aside; nobody needs them but whoever wants to know what happened |
 
 pub mod disk;
 pub mod identity;
+pub mod lineage;
 #[cfg(test)]
 pub(crate) mod memory_disk;
 mod name;
@@ -22,6 +23,7 @@ mod reader;
 mod segment;
 
 pub use identity::LastRun;
+pub use lineage::{Divergence, Lineage};
 pub use open::{Opened, Survey, open, survey};
 pub use policy::{Policy, WhenFull};
 pub use reader::{Damage, Item, SegmentReader};
@@ -33,7 +35,7 @@ use std::sync::Arc;
 
 use crate::batch::Batch;
 use crate::datagram::Timestamp;
-use crate::sequence::{Gap, GapReason, Position, StreamId};
+use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
 use disk::{Disk, DiskFile};
 use identity::Identity;
 use segment::SegmentHeader;
@@ -96,6 +98,9 @@ fn is_full(error: &io::Error) -> bool {
 pub struct Spool<D: Disk> {
     disk: D,
     stream: StreamId,
+    lineage: Lineage,
+    /// Whether the file `stream` is of a newer version, and stays as it is.
+    is_identity_newer: bool,
     policy: Policy,
     /// By first position; each ends where the next one starts.
     pieces: BTreeMap<Position, Piece>,
@@ -116,6 +121,11 @@ impl<D: Disk> Spool<D> {
     /// The stream that this spool numbers.
     pub fn stream(&self) -> StreamId {
         self.stream
+    }
+
+    /// Which stream the spool is sent as, and by which runs.
+    pub fn lineage(&self) -> &Lineage {
+        &self.lineage
     }
 
     /// The first position that a piece covers; `None` if there is none.
@@ -445,14 +455,31 @@ impl<D: Disk> Spool<D> {
         Ok(())
     }
 
-    /// Writes down that a run begins which gives out positions from `start` on.
-    pub fn begin_run(&self, start: Position) -> io::Result<()> {
-        Identity { stream: self.stream, last_run: LastRun::CutShort { start } }.write(&self.disk)
+    /// Begins the run `run`, which gives out positions from `start` on, and records that. A run that cannot be recorded
+    /// loses nothing: a later one takes what it sent for another life of the spool, and sends what is queued again.
+    pub fn begin_run(&mut self, run: RunId, start: Position) -> io::Result<()> {
+        self.lineage.begin(run, start, self.acknowledged);
+        self.write_identity(LastRun::CutShort { start })
     }
 
-    /// Writes down where an orderly run ends, once everything else is on disk.
-    pub fn end_run(&self, acknowledged: Position, next: Position) -> io::Result<()> {
-        Identity { stream: self.stream, last_run: LastRun::Orderly { acknowledged, next } }.write(&self.disk)
+    /// Records where an orderly run ends, once everything else is on disk.
+    pub fn end_run(&mut self, acknowledged: Position, next: Position) -> io::Result<()> {
+        self.lineage.forget(acknowledged);
+        self.write_identity(LastRun::Orderly { acknowledged, next })
+    }
+
+    /// Sends the spool as the stream `new` from now on, and records that. The present run goes on.
+    pub fn replace_stream(&mut self, new: StreamId) -> io::Result<()> {
+        self.lineage.replace_stream(new);
+        let start = self.lineage.runs().last().map_or(Position(0), |run| run.start);
+        self.write_identity(LastRun::CutShort { start })
+    }
+
+    fn write_identity(&self, last_run: LastRun) -> io::Result<()> {
+        if self.is_identity_newer {
+            return Ok(());
+        }
+        Identity { stream: self.stream, last_run, lineage: self.lineage.clone() }.write(&self.disk)
     }
 }
 

@@ -6,10 +6,10 @@ use std::io;
 use crate::batch::Batch;
 use crate::sequence::{Gap, GapReason, Position, StreamId};
 use crate::spool::disk::{Disk, DiskFile, Entry};
-use crate::spool::identity::{Identity, LastRun};
+use crate::spool::identity::{Found, Identity, LastRun};
 use crate::spool::name::Name;
 use crate::spool::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
-use crate::spool::{Item, Piece, Policy, SegmentReader, Spool};
+use crate::spool::{Item, Lineage, Piece, Policy, SegmentReader, Spool};
 
 /// A spool just taken up.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub struct Survey<D: Disk> {
     /// Segments and gaps, by position.
     files: Vec<(Name, Entry)>,
     identity: Option<Identity>,
+    /// The version of the file `stream`, if that is newer than this program.
+    newer: Option<u16>,
     /// The stream that lies there; `None` if nothing says so.
     stream: Option<StreamId>,
 }
@@ -44,12 +46,20 @@ pub fn survey<D: Disk>(disk: D) -> io::Result<Survey<D>> {
         .filter_map(|entry| Name::parse(&entry.name).map(|name| (name, entry)))
         .collect();
     files.sort_by_key(|(name, _)| first_of(name));
-    let identity = Identity::read(&disk)?;
-    let stream = match identity {
+    let (identity, newer) = match Identity::read(&disk)? {
+        Found::Identity(identity) => (Some(identity), None),
+        Found::Newer(version) => (None, Some(version)),
+        Found::Nothing => (None, None),
+    };
+    let stream = match &identity {
+        // Nothing is left under the old id: batches get the id that they are sent as.
+        Some(identity) if files.is_empty() && is_drained(identity.last_run) => {
+            Some(identity.lineage.sent_as())
+        }
         Some(identity) => Some(identity.stream),
         None => stream_of_segments(&disk, &files)?,
     };
-    Ok(Survey { disk, files, identity, stream })
+    Ok(Survey { disk, files, identity, newer, stream })
 }
 
 /// Opens the spool on `disk`; an empty one becomes the stream `new_stream`.
@@ -80,11 +90,22 @@ impl<D: Disk> Survey<D> {
 
     /// Opens the spool; an empty one becomes the stream `new_stream`.
     pub fn take_up(self, new_stream: StreamId, policy: Policy) -> io::Result<Opened<D>> {
-        let Self { disk, files, identity, stream } = self;
+        let Self { disk, files, identity, newer, stream } = self;
+        if let Some(version) = newer {
+            tracing::error!(
+                "the file \"stream\" of the spool is of version {version}, which a newer nf-sender wrote: leaving it as \
+                 it is and delivering what the segments hold; some datagrams may arrive twice; install the newer \
+                 version again to go on exactly where it stopped"
+            );
+        }
+        let stream = stream.unwrap_or(new_stream);
+        let last_run = identity.as_ref().map(|identity| identity.last_run);
         let mut opened = Opened {
             spool: Spool {
                 disk,
-                stream: stream.unwrap_or(new_stream),
+                stream,
+                lineage: identity.map_or_else(|| Lineage::new(stream), |identity| identity.lineage),
+                is_identity_newer: newer.is_some(),
                 policy,
                 pieces: BTreeMap::new(),
                 active: None,
@@ -94,16 +115,21 @@ impl<D: Disk> Survey<D> {
                 unsynced: BTreeMap::new(),
                 names_unsynced: false,
             },
-            last_run: identity.map(|identity| identity.last_run),
+            last_run,
             missing: Vec::new(),
             torn: 0,
         };
         opened.take_files(&files)?;
-        if let (None, Some(end)) = (identity, opened.spool.end()) {
+        if let (None, Some(end)) = (last_run, opened.spool.end()) {
             opened.last_run = Some(LastRun::CutShort { start: end });
         }
         Ok(opened)
     }
+}
+
+/// Whether the run left nothing to send.
+fn is_drained(last_run: LastRun) -> bool {
+    matches!(last_run, LastRun::Orderly { acknowledged, next } if acknowledged == next)
 }
 
 fn first_of(name: &Name) -> Position {

@@ -44,7 +44,7 @@ fn reopen(disk: &MemoryDisk) -> Opened<MemoryDisk> {
 fn filled(batches: u64) -> MemoryDisk {
     let disk = MemoryDisk::default();
     let mut spool = reopen(&disk).spool;
-    spool.begin_run(Position(0)).unwrap();
+    spool.begin_run(RunId([1; 16]), Position(0)).unwrap();
     for number in 0..batches {
         spool.append(&batch(number * 3, 3), NOW, Position(0)).unwrap();
     }
@@ -357,8 +357,8 @@ fn what_is_acknowledged_in_time_is_never_forced_to_disk() {
 fn the_last_run_is_told() {
     let disk = MemoryDisk::default();
     assert_eq!(reopen(&disk).last_run, None);
-    let spool = reopen(&disk).spool;
-    spool.begin_run(Position(7)).unwrap();
+    let mut spool = reopen(&disk).spool;
+    spool.begin_run(RunId([2; 16]), Position(7)).unwrap();
     assert_eq!(reopen(&disk).last_run, Some(LastRun::CutShort { start: Position(7) }));
     spool.end_run(Position(8), Position(9)).unwrap();
     let orderly = LastRun::Orderly { acknowledged: Position(8), next: Position(9) };
@@ -545,17 +545,19 @@ fn a_header_that_cannot_be_read_does_not_keep_what_follows_it_from_being_read() 
 }
 
 #[test]
-fn the_golden_spool_of_version_1_stays_readable() {
-    let disk = MemoryDisk::default();
-    disk.put("00000000000000000000.segment", include_bytes!("golden/v1.segment").to_vec());
-    disk.put("stream", include_bytes!("golden/v1.stream").to_vec());
-    let opened = reopen(&disk);
-    assert_eq!(opened.last_run, Some(LastRun::Orderly { acknowledged: Position(0), next: Position(9) }));
-    assert_eq!(read_from(&opened.spool, Position(0)).batches, [batch(0, 3), batch(3, 3), batch(6, 3)]);
+fn the_golden_spools_stay_readable() {
+    for stream in [include_bytes!("golden/v1.stream").as_slice(), include_bytes!("golden/v2.stream")] {
+        let disk = MemoryDisk::default();
+        disk.put("00000000000000000000.segment", include_bytes!("golden/v1.segment").to_vec());
+        disk.put("stream", stream.to_vec());
+        let opened = reopen(&disk);
+        assert_eq!(opened.last_run, Some(LastRun::Orderly { acknowledged: Position(0), next: Position(9) }));
+        assert_eq!(read_from(&opened.spool, Position(0)).batches, [batch(0, 3), batch(3, 3), batch(6, 3)]);
+    }
     let written = filled(3);
     reopen(&written).spool.end_run(Position(0), Position(9)).unwrap();
     assert_eq!(written.bytes("00000000000000000000.segment"), include_bytes!("golden/v1.segment"));
-    assert_eq!(written.bytes("stream"), include_bytes!("golden/v1.stream"));
+    assert_eq!(written.bytes("stream"), include_bytes!("golden/v2.stream"));
 }
 
 /// Writes the golden files anew: only for a new version of the format.
@@ -566,5 +568,5 @@ fn write_golden_spool() {
     reopen(&disk).spool.end_run(Position(0), Position(9)).unwrap();
     let folder = format!("{}/src/spool/golden", env!("CARGO_MANIFEST_DIR"));
     std::fs::write(format!("{folder}/v1.segment"), disk.bytes("00000000000000000000.segment")).unwrap();
-    std::fs::write(format!("{folder}/v1.stream"), disk.bytes("stream")).unwrap();
+    std::fs::write(format!("{folder}/v2.stream"), disk.bytes("stream")).unwrap();
 }

@@ -71,6 +71,11 @@ impl Collector for SenderStatus {
                 ("corrupt", dropped.corrupt),
             ],
         )?;
+        metrics.counter(
+            "possible_repeats",
+            "Queued datagrams that may arrive twice, as the spool was restored from a backup or cloned",
+            self.possible_repeats,
+        )?;
         let connected = i64::from(self.state == LinkState::Connected);
         metrics.gauge("connected", "1 while a session with a receiver is agreed", connected)?;
         metrics.certificate(self.certificate.as_ref())

@@ -60,6 +60,13 @@ pub struct PeerStatus {
     pub duplicates: u64,
     /// Datagrams that the sender told to be lost.
     pub gaps: u64,
+    /// The id of the stream that this one continues, because the spool was restored from a backup or cloned.
+    #[serde(default)]
+    pub replaces: Option<String>,
+    /// Address and port of the last connection of the same id that a newer one took over from while it was still open.
+    /// Two machines with one id take over from each other again and again.
+    #[serde(default)]
+    pub superseded: Option<String>,
 }
 
 /// Whether a sender is connected.

@@ -6,7 +6,8 @@ use bytesize::ByteSize;
 
 use crate::status::table::{Align, Table};
 use crate::status::{
-    CertificateStatus, CollectorState, LinkState, PeerState, ReceiverStatus, SenderStatus, count_of,
+    CertificateStatus, CollectorState, LinkState, PeerState, PeerStatus, ReceiverStatus, SenderStatus,
+    count_of,
 };
 
 /// Exporters that are shown with the address that they are seen as.
@@ -90,7 +91,13 @@ fn sender_totals(status: &SenderStatus, earlier: Option<Earlier<'_, SenderStatus
             row(reason, count, None, String::new());
         }
     }
-    table.render()
+    if status.possible_repeats > 0 {
+        row("may arrive twice", status.possible_repeats, None, String::new());
+    }
+    let replaced = status.replaced_stream.as_ref().map(|replaced| {
+        format!("\nstream {} continues {replaced}: the spool was restored or cloned\n", status.stream)
+    });
+    table.render() + &replaced.unwrap_or_default()
 }
 
 fn queue_remark(status: &SenderStatus) -> String {
@@ -212,7 +219,23 @@ fn senders(status: &ReceiverStatus, earlier: Option<Earlier<'_, ReceiverStatus>>
                 .unwrap_or_default(),
         ]);
     }
-    table.render()
+    table.render() + &lives(status)
+}
+
+/// Senders whose spool has lived twice, and senders whose connections take over from each other.
+fn lives(status: &ReceiverStatus) -> String {
+    let sentences =
+        status.senders.iter().flat_map(|PeerStatus { id, stream, replaces, superseded, .. }| {
+            let replaced = replaces.as_ref().map(|replaced| {
+                format!("{id}: stream {stream} continues {replaced}: its spool was restored or cloned\n")
+            });
+            let took_over = superseded
+                .as_ref()
+                .map(|peer| format!("{id}: took over from an open connection of {peer}\n"));
+            replaced.into_iter().chain(took_over)
+        });
+    let text: String = sentences.collect();
+    if text.is_empty() { text } else { format!("\n{text}") }
 }
 
 fn collectors(status: &ReceiverStatus, earlier: Option<Earlier<'_, ReceiverStatus>>) -> String {

@@ -17,6 +17,13 @@ pub struct SenderStatus {
     pub id: String,
     /// The id of the stream, in hexadecimal.
     pub stream: String,
+    /// The id of the stream that this one continues, because the spool was restored from a backup or cloned.
+    #[serde(default)]
+    pub replaced_stream: Option<String>,
+    /// Datagrams that were queued when the stream was replaced and may have been delivered before, so that they may
+    /// arrive twice.
+    #[serde(default)]
+    pub possible_repeats: u64,
     /// How the link is.
     pub state: LinkState,
     /// The receiver that is connected, or being tried, or that refused; `None` while there is none.

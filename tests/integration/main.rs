@@ -27,6 +27,7 @@ mod pairing;
 mod path_mtu;
 mod real_tools;
 mod refusals;
+mod restored;
 mod rivals;
 mod running;
 mod secrecy;

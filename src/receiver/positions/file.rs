@@ -7,15 +7,19 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use crate::receiver::positions::slot::{SLOT_LEN, Slot};
+use crate::receiver::positions::slot::{Progress, SLOT_LEN, Slot};
 use crate::receiver::positions::{PositionsError, set_aside_path};
-use crate::sequence::{Position, StreamId};
+use crate::sequence::{Position, RunId, StreamId};
 
 /// Where the slots lie: on pages of their own, so that what damages the one spares the other.
 const SLOT_OFFSETS: [u64; 2] = [0, 4096];
 
 /// Where the slot lies that tells how far those collectors are that are not waited for.
 const FURTHER_OFFSET: u64 = 8192;
+
+/// Why a file is left alone that a newer version wrote.
+const NEWER: &str = "a newer version of nf-receiver wrote it: install that version again, or remove the file to have \
+                     all delivered that the sender still holds";
 
 /// Up to where one stream has been delivered.
 #[derive(Debug)]
@@ -29,13 +33,13 @@ pub(crate) struct StreamPosition {
 #[derive(Debug)]
 struct State {
     /// What the newest slot holds; `None` before the first store.
-    position: Option<Position>,
+    delivered: Option<Progress>,
     /// Where the next store goes: never to the newest slot.
     next_offset: u64,
     /// The offset that the store after the next one goes to.
     newest_offset: u64,
     /// Up to where those collectors are that are not waited for, if that is further.
-    further: Option<Position>,
+    further: Option<Progress>,
     /// Something was stored since the last sync.
     dirty: bool,
 }
@@ -45,49 +49,62 @@ impl StreamPosition {
     pub(super) fn open(path: PathBuf, stream: StreamId) -> Result<(Self, bool), PositionsError> {
         let file = open_file(&path).map_err(PositionsError::of("open", &path))?;
         let slots = read_slots(&file, stream).map_err(PositionsError::of("read", &path))?;
+        let is_known = slots.iter().any(|slot| slot.progress().is_some());
+        if !is_known && slots.contains(&Slot::Newer) {
+            return Err(PositionsError::of("use", &path)(io::Error::new(io::ErrorKind::Unsupported, NEWER)));
+        }
         let damaged = slots.contains(&Slot::Damaged);
-        let lost = damaged && slots.iter().all(|slot| slot.position().is_none());
+        let lost = damaged && !is_known;
         if damaged && !lost {
             tracing::warn!("{}: one of two slots is damaged; the other one counts", path.display());
         }
         let file = if lost { set_aside(&path)? } else { file };
         file.set_modified(SystemTime::now()).map_err(PositionsError::of("mark as seen", &path))?;
         let further = if lost { None } else { read_slot(&file, stream, FURTHER_OFFSET).ok() };
-        let further = further.and_then(Slot::position);
+        let further = further.and_then(Slot::progress);
         let state = Mutex::new(State { further, ..State::of(slots) });
         Ok((Self { path, stream, file, state }, lost))
     }
 
     /// The position after the last datagram delivered; `None` if the stream is not known.
     pub(crate) fn get(&self) -> Option<Position> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).position
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).delivered.map(|stored| stored.position)
     }
 
-    /// Stores `position`, unless one as high is stored already. If it fails, the one before it stays.
-    pub(crate) fn store(&self, position: Position) -> Result<(), PositionsError> {
+    /// The run that sent the latest of what is stored; [`RunId::NONE`] if it is not known.
+    pub(crate) fn run(&self) -> RunId {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = state.delivered.into_iter().chain(state.further).max_by_key(|stored| stored.position);
+        latest.map_or(RunId::NONE, |stored| stored.run)
+    }
+
+    /// Stores `position`, sent by `run`, unless one as high is stored already. If it fails, the one before it stays.
+    pub(crate) fn store(&self, position: Position, run: RunId) -> Result<(), PositionsError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.position.is_some_and(|stored| stored >= position) {
+        if state.delivered.is_some_and(|stored| stored.position >= position) {
             return Ok(());
         }
+        let progress = Progress { position, run };
         self.file
-            .write_all_at(&Slot::encode(self.stream, position), state.next_offset)
+            .write_all_at(&Slot::encode(self.stream, progress), state.next_offset)
             .map_err(PositionsError::of("write", &self.path))?;
-        state.stored(position);
+        state.stored(progress);
         Ok(())
     }
 
     /// Up to where those collectors have the stream that are not waited for, if that was further than the position. One slot
     /// only: without it they get something twice.
     pub(crate) fn further(&self) -> Option<Position> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).further
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).further.map(|stored| stored.position)
     }
 
-    /// Stores how far those collectors are that are not waited for, unless as much is stored already.
-    pub(crate) fn store_further(&self, further: Position) -> Result<(), PositionsError> {
+    /// Stores how far those collectors are that are not waited for, sent by `run`, unless as much is stored already.
+    pub(crate) fn store_further(&self, further: Position, run: RunId) -> Result<(), PositionsError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.further.is_some_and(|stored| stored >= further) {
+        if state.further.is_some_and(|stored| stored.position >= further) {
             return Ok(());
         }
+        let further = Progress { position: further, run };
         self.file
             .write_all_at(&Slot::encode(self.stream, further), FURTHER_OFFSET)
             .map_err(PositionsError::of("write", &self.path))?;
@@ -117,18 +134,23 @@ impl StreamPosition {
 impl State {
     fn of([first, second]: [Slot; 2]) -> Self {
         let [first_offset, second_offset] = SLOT_OFFSETS;
-        let first_is_newest = first.position() > second.position();
+        let (first, second) = (first.progress(), second.progress());
+        let first_is_newest = position_of(first) > position_of(second);
         let (newest_offset, next_offset) =
             if first_is_newest { (first_offset, second_offset) } else { (second_offset, first_offset) };
-        let position = first.position().max(second.position());
-        Self { position, next_offset, newest_offset, further: None, dirty: false }
+        let delivered = if first_is_newest { first } else { second };
+        Self { delivered, next_offset, newest_offset, further: None, dirty: false }
     }
 
-    fn stored(&mut self, position: Position) {
-        self.position = Some(position);
+    fn stored(&mut self, progress: Progress) {
+        self.delivered = Some(progress);
         std::mem::swap(&mut self.next_offset, &mut self.newest_offset);
         self.dirty = true;
     }
+}
+
+fn position_of(progress: Option<Progress>) -> Option<Position> {
+    progress.map(|progress| progress.position)
 }
 
 fn open_file(path: &std::path::Path) -> io::Result<File> {

@@ -4,17 +4,21 @@
 //!
 //! | offset | width | field |
 //! |---|---|---|
-//! | 0 | 16 | slot 0 |
-//! | 4,096 | 16 | slot 1 |
-//! | 8,192 | 16 | a slot of its own: how far collectors are that are not waited for; absent while they are not ahead |
+//! | 0 | 32 | slot 0 |
+//! | 4,096 | 32 | slot 1 |
+//! | 8,192 | 32 | a slot of its own: how far collectors are that are not waited for; absent while they are not ahead |
 //!
 //! with, in each slot, all numbers big-endian:
 //!
 //! | offset | width | field | range |
 //! |---|---|---|---|
-//! | 0 | 4 | magic | `NFP1` |
-//! | 4 | 4 | CRC32C of the stream id (16 bytes) and then bytes 8 to 15 | |
+//! | 0 | 4 | magic and version | `NFP2` |
+//! | 4 | 4 | CRC32C of the stream id (16 bytes) and then bytes 8 to 31 | |
 //! | 8 | 8 | position after the last datagram delivered | |
+//! | 16 | 16 | run of the sender that sent the latest of them | |
+//!
+//! A slot of version 1, `NFP1`, ends before the run. A file with newer slots only is left alone, and the stream is not
+//! accepted.
 //!
 //! The first two slots are written in turn, so that a write cut short leaves the one before it; the highest valid slot
 //! counts. A slot of zeros, or past the end of the file, was never written.

@@ -2,13 +2,19 @@
 
 use bytes::{Buf, BufMut};
 
-use crate::sequence::{Position, StreamId};
+use crate::sequence::{Position, RunId, StreamId};
 
 /// Bytes of a slot.
-pub(super) const SLOT_LEN: usize = 16;
+pub(super) const SLOT_LEN: usize = 32;
 
-/// The four bytes that a slot starts with.
-const MAGIC: [u8; 4] = *b"NFP1";
+/// The bytes that a slot of any version starts with; the version follows as a digit.
+const MAGIC: [u8; 3] = *b"NFP";
+
+/// The version that is written.
+const VERSION: u8 = b'2';
+
+/// The version before it, whose slots are of 16 bytes and name no run.
+const VERSION_1: u8 = b'1';
 
 /// What the bytes in the place of a slot are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,9 +22,20 @@ pub(super) enum Slot {
     /// Never written.
     Empty,
     /// A position of this stream.
-    Valid(Position),
-    /// Neither.
+    Valid(Progress),
+    /// Written by a newer version of nf-receiver.
+    Newer,
+    /// None of these.
     Damaged,
+}
+
+/// How far a stream has come, and by which run of its sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Everything below has come.
+    pub(crate) position: Position,
+    /// The run that sent the latest of it; [`RunId::NONE`] in a slot of version 1.
+    pub(crate) run: RunId,
 }
 
 impl Slot {
@@ -27,36 +44,57 @@ impl Slot {
         if bytes.iter().all(|byte| *byte == 0) {
             return Self::Empty;
         }
-        Self::parse_valid(stream, bytes).map_or(Self::Damaged, Self::Valid)
+        let Some(([version], rest)) = bytes.strip_prefix(&MAGIC).and_then(|rest| rest.split_first_chunk())
+        else {
+            return Self::Damaged;
+        };
+        match *version {
+            VERSION => parse_progress(stream, rest),
+            VERSION_1 => parse_progress(stream, rest.get(..12).unwrap_or_default()),
+            newer if (VERSION..=b'9').contains(&newer) => return Self::Newer,
+            _ => None,
+        }
+        .map_or(Self::Damaged, Self::Valid)
     }
 
-    fn parse_valid(stream: StreamId, bytes: &[u8]) -> Option<Position> {
-        let mut rest = bytes.strip_prefix(&MAGIC)?;
-        let checksum_as_told = rest.try_get_u32().ok()?;
-        let position = Position(rest.try_get_u64().ok()?);
-        let valid = rest.is_empty() && checksum_as_told == checksum(stream, position);
-        valid.then_some(position)
-    }
-
-    /// The bytes of a slot that holds `position`.
-    pub(super) fn encode(stream: StreamId, position: Position) -> [u8; SLOT_LEN] {
+    /// The bytes of a slot that holds `progress`.
+    pub(super) fn encode(stream: StreamId, progress: Progress) -> [u8; SLOT_LEN] {
         let mut slot = [0; SLOT_LEN];
-        let mut rest: &mut [u8] = &mut slot;
+        let (head, body) = slot.split_at_mut(8);
+        let mut rest: &mut [u8] = body;
+        rest.put_u64(progress.position.0);
+        rest.put_slice(&progress.run.0);
+        let mut rest: &mut [u8] = head;
         rest.put_slice(&MAGIC);
-        rest.put_u32(checksum(stream, position));
-        rest.put_u64(position.0);
+        rest.put_u8(VERSION);
+        rest.put_u32(checksum(stream, body));
         slot
     }
 
-    /// The position, if the slot is valid.
-    pub(super) fn position(self) -> Option<Position> {
+    /// What the slot holds, if it is valid.
+    pub(super) fn progress(self) -> Option<Progress> {
         match self {
-            Self::Valid(position) => Some(position),
-            Self::Empty | Self::Damaged => None,
+            Self::Valid(progress) => Some(progress),
+            Self::Empty | Self::Newer | Self::Damaged => None,
         }
     }
 }
 
-fn checksum(stream: StreamId, position: Position) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&stream.0), &position.0.to_be_bytes())
+/// Reads what follows the version: a checksum, a position and, from version 2 on, a run.
+fn parse_progress(stream: StreamId, bytes: &[u8]) -> Option<Progress> {
+    let (mut head, body) = bytes.split_at_checked(4)?;
+    if head.try_get_u32().ok()? != checksum(stream, body) {
+        return None;
+    }
+    let mut rest = body;
+    let position = Position(rest.try_get_u64().ok()?);
+    let mut run = RunId::NONE;
+    if !rest.is_empty() {
+        rest.try_copy_to_slice(&mut run.0).ok()?;
+    }
+    Some(Progress { position, run })
+}
+
+fn checksum(stream: StreamId, body: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&stream.0), body)
 }

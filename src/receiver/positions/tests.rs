@@ -2,10 +2,12 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::receiver::positions::file::StreamPosition;
-use crate::sequence::Position;
+use crate::sequence::{Position, RunId};
 
 const STREAM: StreamId = StreamId([7; 16]);
-const GOLDEN: &[u8] = include_bytes!("golden/v1.position");
+const RUN: RunId = RunId([3; 16]);
+const GOLDEN: &[u8] = include_bytes!("golden/v2.position");
+const GOLDEN_1: &[u8] = include_bytes!("golden/v1.position");
 
 fn sender() -> SenderId {
     "brno-edge".parse().unwrap()
@@ -22,7 +24,7 @@ fn position_in(bytes: &[u8]) -> Option<Position> {
     std::fs::write(file_of(&state, STREAM), bytes).unwrap();
     let position = positions.stream(&sender(), STREAM).unwrap();
     let found = position.get();
-    position.store(Position(u64::MAX)).unwrap();
+    position.store(Position(u64::MAX), RUN).unwrap();
     assert_eq!(position.get(), Some(Position(u64::MAX)));
     found
 }
@@ -34,7 +36,7 @@ fn a_position_is_there_again_after_a_restart() {
         let positions = Positions::open(state.path()).unwrap();
         let position = positions.stream(&sender(), STREAM).unwrap();
         assert_eq!(position.get(), stored.checked_sub(1).map(Position));
-        position.store(Position(stored)).unwrap();
+        position.store(Position(stored), RUN).unwrap();
         assert_eq!(position.get(), Some(Position(stored)));
     }
 }
@@ -45,7 +47,7 @@ fn a_position_never_goes_back() {
     let positions = Positions::open(state.path()).unwrap();
     let position = positions.stream(&sender(), STREAM).unwrap();
     for (stored, expected) in [(5, 5), (3, 5), (5, 5), (6, 6)] {
-        position.store(Position(stored)).unwrap();
+        position.store(Position(stored), RUN).unwrap();
         assert_eq!(position.get(), Some(Position(expected)));
     }
 }
@@ -56,7 +58,7 @@ fn two_connections_of_a_stream_share_its_position() {
     let positions = Positions::open(state.path()).unwrap();
     let older = positions.stream(&sender(), STREAM).unwrap();
     let newer = positions.stream(&sender(), STREAM).unwrap();
-    older.store(Position(9)).unwrap();
+    older.store(Position(9), RUN).unwrap();
     assert_eq!(newer.get(), Some(Position(9)));
 }
 
@@ -65,10 +67,10 @@ fn a_write_cut_short_leaves_the_position_before_it() {
     let state = TempDir::new().unwrap();
     let positions = Positions::open(state.path()).unwrap();
     let position = positions.stream(&sender(), STREAM).unwrap();
-    position.store(Position(1)).unwrap();
-    position.store(Position(2)).unwrap();
+    position.store(Position(1), RUN).unwrap();
+    position.store(Position(2), RUN).unwrap();
     let before = std::fs::read(file_of(&state, STREAM)).unwrap();
-    position.store(Position(3)).unwrap();
+    position.store(Position(3), RunId([4; 16])).unwrap();
     let after = std::fs::read(file_of(&state, STREAM)).unwrap();
     for cut in 0..slot::SLOT_LEN {
         let torn = [&after[..cut], &before[cut..]].concat();
@@ -106,7 +108,7 @@ fn a_file_with_both_slots_damaged_is_set_aside_and_the_stream_is_unknown() {
     let position = positions.stream(&sender(), STREAM).unwrap();
     assert_eq!(position.get(), None);
     assert_eq!(std::fs::read(set_aside_path(&path)).unwrap(), vec![1; 4112]);
-    position.store(Position(4)).unwrap();
+    position.store(Position(4), RUN).unwrap();
     let (reopened, set_aside) = StreamPosition::open(path, STREAM).unwrap();
     assert_eq!((reopened.get(), set_aside), (Some(Position(4)), false));
 }
@@ -127,7 +129,7 @@ fn the_stream_unseen_longest_is_forgotten_when_there_are_too_many() {
     let in_use = positions.stream(&sender(), stream(0)).unwrap();
     for number in 0..=STREAMS_PER_SENDER {
         let opened = positions.stream(&sender(), stream(number)).unwrap();
-        opened.store(Position(1)).unwrap();
+        opened.store(Position(1), RUN).unwrap();
         let age = core::time::Duration::from_secs(1000 - u64::try_from(number).unwrap());
         let file = File::options().write(true).open(file_of(&state, stream(number))).unwrap();
         file.set_modified(SystemTime::now() - age).unwrap();
@@ -138,7 +140,7 @@ fn the_stream_unseen_longest_is_forgotten_when_there_are_too_many() {
     assert!(exists(0), "in use");
     assert!(!exists(1), "unseen longest");
     assert!((2..=STREAMS_PER_SENDER).all(exists));
-    in_use.store(Position(2)).unwrap();
+    in_use.store(Position(2), RUN).unwrap();
 }
 
 #[test]
@@ -166,6 +168,35 @@ fn a_directory_that_cannot_be_made_is_told_with_its_path() {
 
 #[test]
 fn the_golden_file_of_version_1_stays_readable() {
+    assert_eq!(position_in(GOLDEN_1), Some(Position(0x0102_0304_0506_0709)));
+}
+
+#[test]
+fn the_run_that_sent_the_latest_is_stored_with_it() {
+    let state = TempDir::new().unwrap();
+    let open = || Positions::open(state.path()).unwrap().stream(&sender(), STREAM).unwrap();
+    assert_eq!(open().run(), RunId::NONE);
+    open().store(Position(5), RUN).unwrap();
+    assert_eq!(open().run(), RUN);
+    open().store_further(Position(9), RunId([4; 16])).unwrap();
+    assert_eq!(open().run(), RunId([4; 16]));
+    open().store(Position(20), RunId([5; 16])).unwrap();
+    assert_eq!(open().run(), RunId([5; 16]));
+}
+
+#[test]
+fn a_file_of_a_newer_version_is_left_alone() {
+    let state = TempDir::new().unwrap();
+    let positions = Positions::open(state.path()).unwrap();
+    let newer = [b"NFP3".as_slice(), &[7; 60]].concat();
+    std::fs::write(file_of(&state, STREAM), &newer).unwrap();
+    let error = positions.stream(&sender(), STREAM).unwrap_err().to_string();
+    assert!(error.contains("a newer version of nf-receiver wrote it"), "{error}");
+    assert_eq!(std::fs::read(file_of(&state, STREAM)).unwrap(), newer);
+}
+
+#[test]
+fn the_golden_file_of_version_2_stays_readable() {
     assert_eq!(position_in(GOLDEN), Some(Position(0x0102_0304_0506_0709)));
     assert_eq!(
         golden(),
@@ -179,7 +210,7 @@ fn golden() -> Vec<u8> {
     let positions = Positions::open(state.path()).unwrap();
     let position = positions.stream(&sender(), STREAM).unwrap();
     for last_byte in 7..=9 {
-        position.store(Position(0x0102_0304_0506_0700 + last_byte)).unwrap();
+        position.store(Position(0x0102_0304_0506_0700 + last_byte), RUN).unwrap();
     }
     std::fs::read(file_of(&state, STREAM)).unwrap()
 }
@@ -188,6 +219,6 @@ fn golden() -> Vec<u8> {
 #[test]
 #[ignore = "writes the golden file; run by hand for a new version of the format"]
 fn write_golden_position() {
-    let path = format!("{}/src/receiver/positions/golden/v1.position", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/src/receiver/positions/golden/v2.position", env!("CARGO_MANIFEST_DIR"));
     std::fs::write(path, golden()).unwrap();
 }

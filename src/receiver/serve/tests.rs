@@ -61,7 +61,9 @@ impl Exchange {
         let mut exchange =
             Self { stream, decoder, collector, shared, admission, _stopper: stopper, _state: state };
         let heartbeat = Heartbeat::nearest(Duration::from_secs(5));
-        exchange.say(Message::Hello(Hello { stream: STREAM, first: Position(0), heartbeat })).await;
+        let hello =
+            Hello { stream: STREAM, first: Position(0), heartbeat, run: RunId([3; 16]), replaces: None };
+        exchange.say(Message::Hello(hello)).await;
         assert!(matches!(exchange.hear().await, Message::Welcome(_)));
         exchange
     }

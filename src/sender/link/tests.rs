@@ -6,14 +6,15 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::batch::{BatchBuilder, Compression};
 use crate::datagram::{Datagram, Timestamp};
+use crate::framing::RefusalCode;
 use crate::limits::CHANNEL_AGE_MAX;
 use crate::secure::{Admission, Key, Pass, ReceiverHandshake, Suite};
 use crate::sender::intake::Ring;
 use crate::sender::recovery::{Recovered, recover};
-use crate::sequence::Position;
+use crate::sequence::{Position, RunId, StreamId};
 use crate::service::stop_channel;
 use crate::service::stream::{Received, shake};
-use crate::session::{ReceiverEvent, ReceiverSession};
+use crate::session::{Place, ReceiverEvent, ReceiverSession};
 use crate::spool::Policy;
 
 /// One session that the receiver had.
@@ -26,26 +27,32 @@ struct Seen {
 }
 
 /// Lets in whoever has one of `keys`, one connection after the other, and tells of each when it has ended.
-async fn receive(listener: TcpListener, keys: Vec<Key>, seen: mpsc::UnboundedSender<Seen>) {
+async fn receive(listener: TcpListener, keys: Vec<Key>, seen: mpsc::UnboundedSender<Seen>, supersedes: bool) {
     let suites = Suite::NAMED.map(|(_, suite)| suite).into();
     let admission = Arc::new(Admission { suites, shared: keys, ..Admission::default() });
     while let Ok((mut tcp, _)) = listener.accept().await {
         let handshake = ReceiverHandshake::new(admission.clone(), true);
         let Ok(admitted) = shake(&mut tcp, handshake).await else { continue };
         let began = Instant::now();
-        let in_good_order = serve(Stream::new(tcp, admitted.channel)).await;
+        let in_good_order = serve(Stream::new(tcp, admitted.channel), supersedes).await;
         seen.send(Seen { began, pass: admitted.pass, in_good_order }).unwrap();
     }
 }
 
-/// Keeps a session until it ends.
-async fn serve(mut stream: Stream) -> bool {
+/// Keeps a session until it ends; ends it at once where `supersedes`, as if a newer connection had come.
+async fn serve(mut stream: Stream, supersedes: bool) -> bool {
     let mut session = ReceiverSession::new();
     loop {
         let now = || Instant::now().into_std();
         while let Some(event) = session.poll_event().unwrap() {
             match event {
-                ReceiverEvent::Hello(_) => session.welcome(Position(0), now()),
+                ReceiverEvent::Hello(_) => {
+                    let nothing = Place { delivered: Position(0), received: Position(0), run: RunId::NONE };
+                    session.welcome(nothing, now());
+                    if supersedes {
+                        session.refuse(RefusalCode::Superseded, "a newer connection took over");
+                    }
+                }
                 ReceiverEvent::Goodbye => return true,
                 ReceiverEvent::Batch { batch, .. } => {
                     session.acknowledge(batch.end(), now());
@@ -87,10 +94,14 @@ struct Running {
 impl Running {
     /// A link that uses `key`, to a receiver that knows `known`.
     async fn start(key: Key, known: Vec<Key>) -> Self {
+        Self::with(key, known, false).await
+    }
+
+    async fn with(key: Key, known: Vec<Key>, supersedes: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let receivers = vec![listener.local_addr().unwrap().to_string().parse().unwrap()];
         let (told, seen) = mpsc::unbounded_channel();
-        tokio::spawn(receive(listener, known, told));
+        tokio::spawn(receive(listener, known, told, supersedes));
         let directory = tempfile::tempdir().unwrap();
         let policy = Policy { min_free: 0, ..Policy::default() };
         let recovered = recover(directory.path(), None, policy, &Arc::default()).unwrap();
@@ -113,7 +124,6 @@ impl Running {
             pulse: Pulse::default(),
             queue: queue.clone(),
             lent: lent.clone(),
-            stream: recovered.stream,
             settings: settings.subscribe(),
             view: view.clone(),
             retry: watch::channel(()).1,
@@ -211,4 +221,16 @@ async fn ingest_sends_by_the_line_of_an_agreed_session_without_the_link() {
     running.seen.recv().await.unwrap();
     running.push();
     assert!(!running.lent.speak(&running.queue), "the session has ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_superseded_sender_waits_longer_each_time() {
+    let key = Key::generate().unwrap();
+    let mut link = Running::with(key.clone(), vec![key], true).await;
+    let mut began = Vec::new();
+    for _ in 0..5 {
+        began.push(link.seen.recv().await.unwrap().began);
+    }
+    let waits: Vec<u64> = began.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
+    assert_eq!(waits, [1, 3, 9, 27]);
 }

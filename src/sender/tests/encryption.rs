@@ -85,8 +85,7 @@ fn with_another_key_or_none_nothing_starts_and_nothing_is_changed() {
     let before = files(directory.path());
 
     let ids = ['1', '2', '3'].map(|digit| key(digit).id().to_string());
-    let advice = "name the file with that key as spool.previous-key-file, or move the segments away if their \
-                  datagrams may be lost; nothing was changed";
+    let advice = "name the file with that key as spool.previous-key-file; nothing was changed";
     for (keys, given) in [
         (SpoolKeys::default(), "no key is given for it".to_owned()),
         (sealing('2', &[]), format!("the keys given for it are {}", ids[1])),

@@ -17,6 +17,13 @@ fn taken_up_to(end: u64) -> Pair {
     pair
 }
 
+#[test]
+fn a_receiver_cannot_have_received_what_was_never_sent() {
+    let mut pair = Pair::open_with(0, 15);
+    let taken = pair.say_to_sender(Message::Taken(Position(16)));
+    assert_eq!(taken, Err(SessionError::TakenTooMuch { taken: Position(16), sent: Position(15) }));
+}
+
 fn once_more(batch: &Batch) -> ReceiverEvent {
     ReceiverEvent::Again(batch.clone())
 }
@@ -48,7 +55,7 @@ fn what_a_receiver_takes_is_told_once() {
 
 #[test]
 fn a_receiver_that_took_more_in_an_earlier_session_is_sent_only_what_follows() {
-    let mut pair = Pair::open(20);
+    let mut pair = Pair::open_with(20, 70);
     pair.receiver.take(Position(70));
     assert_eq!(pair.flow_down(), Ok(Some(SenderEvent::Taken(Position(70)))));
     assert_eq!(pair.sender.wants(), Some(Position(70)));
@@ -58,7 +65,7 @@ fn a_receiver_that_took_more_in_an_earlier_session_is_sent_only_what_follows() {
 
 #[test]
 fn what_is_asked_for_and_ends_within_a_batch_can_be_asked_for_again_when_all_of_that_has_come() {
-    let mut pair = Pair::open(0);
+    let mut pair = Pair::open_with(0, 15);
     pair.receiver.take(Position(15));
     pair.receiver.ask_again(Position(0), u32::MAX);
     assert_eq!(pair.flow_down(), Ok(Some(SenderEvent::Taken(Position(15)))));

@@ -9,11 +9,13 @@ use bytes::Buf;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{STREAM, all_is_delivered, batch, gap};
+use super::{all_is_delivered, batch, gap, hello, place};
 use crate::batch::Batch;
-use crate::framing::{Heartbeat, Hello};
+use crate::framing::{Heartbeat, Hello, Welcome};
 use crate::sequence::{Gap, Position};
-use crate::session::{Outbox, ReceiverEvent, ReceiverSession, SenderEvent, SenderSession, SessionError};
+use crate::session::{
+    Outbox, Place, ReceiverEvent, ReceiverSession, SenderEvent, SenderSession, SessionError,
+};
 
 const HEARTBEAT: Duration = Duration::from_millis(100);
 const SEEDS: u64 = 300;
@@ -171,7 +173,7 @@ fn spool(rng: &mut StdRng) -> Vec<Piece> {
 }
 
 fn connect(first: Position, now: Instant) -> Connection {
-    let hello = Hello { stream: STREAM, first, heartbeat: Heartbeat::nearest(HEARTBEAT) };
+    let hello = Hello { first, heartbeat: Heartbeat::nearest(HEARTBEAT), ..hello(0) };
     Connection {
         sender: SenderSession::new(hello, now),
         receiver: ReceiverSession::new(),
@@ -241,7 +243,7 @@ impl Simulation {
         sender.handle_timeout(self.now);
         loop {
             match sender.poll_event() {
-                Ok(Some(SenderEvent::Welcomed { resume })) => {
+                Ok(Some(SenderEvent::Welcomed(Welcome { resume, .. }))) => {
                     assert!(self.acknowledged <= resume && resume <= self.store.stored);
                     self.acknowledged = resume;
                 }
@@ -290,7 +292,7 @@ impl Simulation {
         receiver.handle_timeout(self.now);
         loop {
             match receiver.poll_event() {
-                Ok(Some(ReceiverEvent::Hello(_))) => receiver.welcome(self.store.stored, self.now),
+                Ok(Some(ReceiverEvent::Hello(_))) => receiver.welcome(place(self.store.stored), self.now),
                 Ok(Some(ReceiverEvent::Repeat { .. })) => self.seen.repeats += 1,
                 Ok(Some(event)) => {
                     self.seen.skips += u64::from(matches!(event, ReceiverEvent::Batch { skip: 1.., .. }));
@@ -332,7 +334,8 @@ impl Simulation {
             let until = self.now + Duration::from_millis(self.rng.random_range(0..longest));
             match receiver.poll_event() {
                 Ok(Some(ReceiverEvent::Hello(_))) => {
-                    receiver.welcome(self.store.stored, self.now);
+                    let place = Place { received: further.stored, ..place(self.store.stored) };
+                    receiver.welcome(place, self.now);
                     lane.clear();
                     *end = self.store.stored;
                 }
@@ -413,7 +416,7 @@ impl Simulation {
             receiver.handle_bytes(piece, self.now);
             while let Some(event) = receiver.poll_event().unwrap() {
                 match event {
-                    ReceiverEvent::Hello(_) => receiver.welcome(self.store.stored, self.now),
+                    ReceiverEvent::Hello(_) => receiver.welcome(place(self.store.stored), self.now),
                     ReceiverEvent::Repeat { .. } => self.seen.repeats += 1,
                     event => {
                         self.store.deliver(&event, usize::MAX);

@@ -1,7 +1,6 @@
 use super::*;
 use crate::status::{
-    CollectorStatus, Dropped, ExporterStatus, LateStatus, PeerStatus, Queued, Recovered, RefusedStatus,
-    SeenAs, Tally,
+    CollectorStatus, Dropped, ExporterStatus, LateStatus, Queued, Recovered, RefusedStatus, SeenAs, Tally,
 };
 
 pub(in crate::status) fn sender() -> SenderStatus {
@@ -10,6 +9,8 @@ pub(in crate::status) fn sender() -> SenderStatus {
         version: "0.1.0".to_owned(),
         id: "brno-edge".to_owned(),
         stream: "00ff".to_owned(),
+        replaced_stream: None,
+        possible_repeats: 0,
         state: LinkState::Connected,
         receiver: Some("127.0.0.1:2055".to_owned()),
         cipher: Some("aes-256-gcm".to_owned()),
@@ -116,6 +117,8 @@ pub(in crate::status) fn receiver() -> ReceiverStatus {
             delivered: Tally { datagrams: 12_000, bytes: 2048 },
             duplicates: 3,
             gaps: 0,
+            replaces: None,
+            superseded: None,
         }],
         collectors: vec![CollectorStatus {
             address: "127.0.0.1:9995".to_owned(),
@@ -184,6 +187,24 @@ fn a_collector_that_is_paced_is_shown_so() {
         let text = render_receiver(&status, None);
         assert!(text.contains(&format!("127.0.0.1:9995          {state} ")), "{text}");
     }
+}
+
+#[test]
+fn a_replaced_stream_and_a_rival_are_explained() {
+    let mut status = sender();
+    (status.replaced_stream, status.possible_repeats) = (Some("00ee".to_owned()), 12);
+    let text = render_sender(&status, None);
+    assert!(text.contains("\nmay arrive twice         12\n"), "{text}");
+    assert!(text.contains("\nstream 00ff continues 00ee: the spool was restored or cloned\n"), "{text}");
+    let mut status = receiver();
+    status.senders[0].replaces = Some("00ee".to_owned());
+    status.senders[0].superseded = Some("192.0.2.8:4000".to_owned());
+    let text = render_receiver(&status, None);
+    assert!(
+        text.contains("\nbrno-edge: stream 00ff continues 00ee: its spool was restored or cloned\n"),
+        "{text}"
+    );
+    assert!(text.contains("\nbrno-edge: took over from an open connection of 192.0.2.8:4000\n"), "{text}");
 }
 
 #[test]

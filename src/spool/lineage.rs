@@ -1,0 +1,189 @@
+//! The lives of a spool: which runs of nf-sender sent its stream, and where each began to number.
+//!
+//! A spool that is restored from a backup, or used by a second machine, goes on from an earlier point than its receiver
+//! knows. Positions alone cannot tell: the copy numbers new datagrams with positions that the receiver has delivered
+//! other datagrams for. So every run draws an id, and the receiver remembers with each position which run sent it. What a
+//! receiver has counts as delivered only if a run of this lineage can have sent it.
+//!
+//! Pure: knows no disk and no clock. [`super::identity`] stores it.
+
+use crate::sequence::{Position, RunId, StreamId};
+
+/// Runs that are remembered at most. With more restarts while nothing is acknowledged the oldest is forgotten; then a
+/// receiver that last heard that run gets datagrams again that it did not acknowledge.
+pub const RUNS_MAX: usize = 64;
+
+/// One run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Its id.
+    pub id: RunId,
+    /// The position of its first datagram.
+    pub start: Position,
+}
+
+/// What a receiver has that this spool never sent: its stream was continued elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Divergence {
+    /// Everything below was numbered before the two lives parted, so that the receiver has it from the other one.
+    /// `None` if that cannot be known.
+    pub common: Option<Position>,
+}
+
+/// Which stream a spool is sent as, and by which runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lineage {
+    sent_as: StreamId,
+    replaced: Option<StreamId>,
+    /// Oldest first; the last one is the present run. At most `RUNS_MAX`.
+    runs: Vec<Run>,
+}
+
+impl Lineage {
+    /// The lineage of a stream that no run has sent yet.
+    pub fn new(sent_as: StreamId) -> Self {
+        Self::restored(sent_as, None, Vec::new())
+    }
+
+    pub(super) fn restored(sent_as: StreamId, replaced: Option<StreamId>, runs: Vec<Run>) -> Self {
+        Self { sent_as, replaced, runs }
+    }
+
+    /// The stream id under which receivers know this spool.
+    pub fn sent_as(&self) -> StreamId {
+        self.sent_as
+    }
+
+    /// The stream that it was sent as before it was rolled back or cloned.
+    pub fn replaced(&self) -> Option<StreamId> {
+        self.replaced
+    }
+
+    /// The runs, oldest first.
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    /// The present run.
+    pub fn run(&self) -> RunId {
+        self.runs.last().map_or(RunId::NONE, |run| run.id)
+    }
+
+    /// A run begins that numbers datagrams from `start` on; everything below `acknowledged` is acknowledged.
+    pub fn begin(&mut self, id: RunId, start: Position, acknowledged: Position) {
+        self.runs.push(Run { id, start });
+        self.forget(acknowledged);
+    }
+
+    /// Forgets runs that nothing depends on: of what they sent, all is acknowledged.
+    pub fn forget(&mut self, acknowledged: Position) {
+        let is_needed = |next: &Run| next.start > acknowledged;
+        let successors = self.runs.get(1..).unwrap_or_default();
+        let ended = successors.iter().position(is_needed).unwrap_or(successors.len());
+        let excess = self.runs.len().saturating_sub(RUNS_MAX);
+        self.runs.drain(..ended.max(excess));
+    }
+
+    /// Checks that this lineage can have sent everything below `received`, the latest of it by `run`. The present run has
+    /// sent nothing from `highest_sent` on.
+    pub fn check(&self, received: Position, run: RunId, highest_sent: Position) -> Result<(), Divergence> {
+        let Some(index) = self.runs.iter().position(|known| known.id == run) else {
+            return Err(Divergence { common: None });
+        };
+        match self.runs.get(index + 1) {
+            Some(next) if received <= next.start => Ok(()),
+            Some(next) => Err(Divergence { common: Some(next.start) }),
+            None if received <= highest_sent => Ok(()),
+            None => Err(Divergence { common: None }),
+        }
+    }
+
+    /// From now on the spool is sent as the stream `new`, which no other life of it shares.
+    pub fn replace_stream(&mut self, new: StreamId) {
+        self.replaced = Some(self.sent_as);
+        self.sent_as = new;
+        let present = self.runs.len().saturating_sub(1);
+        self.runs.drain(..present);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STREAM: StreamId = StreamId([7; 16]);
+
+    fn run(number: u8) -> RunId {
+        RunId([number; 16])
+    }
+
+    /// Runs 1, 2 and 3, which began at positions 0, 100 and 200.
+    fn three_runs() -> Lineage {
+        let mut lineage = Lineage::new(STREAM);
+        for (number, start) in [(1, 0), (2, 100), (3, 200)] {
+            lineage.begin(run(number), Position(start), Position(0));
+        }
+        lineage
+    }
+
+    fn check(received: u64, by: u8) -> Result<(), Divergence> {
+        three_runs().check(Position(received), run(by), Position(250))
+    }
+
+    #[test]
+    fn a_run_can_have_sent_what_came_before_the_next() {
+        assert_eq!(check(100, 1), Ok(()));
+        assert_eq!(check(200, 2), Ok(()));
+        assert_eq!(check(250, 3), Ok(()));
+    }
+
+    #[test]
+    fn a_run_that_went_on_elsewhere_shows_where() {
+        assert_eq!(check(101, 1), Err(Divergence { common: Some(Position(100)) }));
+        assert_eq!(check(9000, 2), Err(Divergence { common: Some(Position(200)) }));
+    }
+
+    #[test]
+    fn an_unknown_run_is_another_life_of_the_spool() {
+        assert_eq!(check(1, 9), Err(Divergence { common: None }));
+        assert_eq!(
+            three_runs().check(Position(1), RunId::NONE, Position(250)),
+            Err(Divergence { common: None })
+        );
+    }
+
+    #[test]
+    fn more_than_the_present_run_sent_is_another_life() {
+        assert_eq!(check(251, 3), Err(Divergence { common: None }));
+    }
+
+    #[test]
+    fn runs_below_the_acknowledged_are_forgotten() {
+        let starts = |acknowledged| {
+            let mut lineage = three_runs();
+            lineage.forget(Position(acknowledged));
+            lineage.runs().iter().map(|run| run.start.0).collect::<Vec<_>>()
+        };
+        assert_eq!(starts(99), [0, 100, 200]);
+        assert_eq!(starts(100), [100, 200]);
+        assert_eq!(starts(5000), [200]);
+    }
+
+    #[test]
+    fn the_number_of_runs_is_bounded() {
+        let mut lineage = Lineage::new(STREAM);
+        for number in 0..1000_u64 {
+            lineage.begin(RunId(u128::from(number).to_be_bytes()), Position(number + 1), Position(0));
+        }
+        assert_eq!(lineage.runs().len(), RUNS_MAX);
+        assert_eq!(lineage.run(), RunId(999_u128.to_be_bytes()));
+    }
+
+    #[test]
+    fn a_new_stream_keeps_the_present_run_only() {
+        let mut lineage = three_runs();
+        lineage.replace_stream(StreamId([8; 16]));
+        assert_eq!((lineage.sent_as(), lineage.replaced()), (StreamId([8; 16]), Some(STREAM)));
+        assert_eq!(lineage.runs(), [Run { id: run(3), start: Position(200) }]);
+    }
+}

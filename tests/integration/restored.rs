@@ -1,0 +1,257 @@
+//! Spools that are restored from a backup or cloned, and numbers that jump: what is queued arrives, what is lost is counted,
+//! and nobody is alarmed about datagrams that never were.
+
+use std::path::{Path, PathBuf};
+
+use crate::losses::{gaps, go_on, wait_until_spooled};
+use crate::running::shared;
+use crate::support::chatter::{MIXED, Pattern};
+use crate::support::collector::Collector;
+use crate::support::exporter::Exporters;
+use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use crate::support::load::{Load, Until};
+use crate::support::pair::{Pair, STALL};
+use crate::support::samples::{assert_conserved, count};
+
+const STEP: u64 = 1000;
+
+fn pattern() -> Pattern {
+    Pattern::new(MIXED)
+}
+
+/// Copies the spool of `sender` into `to`, as a backup or a cloned disk has it.
+fn copy_spool(sender: &SenderHost, to: &Path) {
+    replace_files(&sender.path("spool"), to);
+}
+
+/// Makes `to` hold the files of `from` and nothing else.
+fn replace_files(from: &Path, to: &Path) {
+    if to.exists() {
+        std::fs::remove_dir_all(to).unwrap();
+    }
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() && !path.ends_with("lock") {
+            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+}
+
+/// Stops nf-sender, and puts the backup in the place of its spool. Its memory is gone, as on another machine.
+fn restore(sender: &mut SenderHost, backup: &Path) {
+    stop(sender);
+    replace_files(backup, &sender.path("spool"));
+    drop(std::fs::remove_file(sender.path("run/intake")));
+}
+
+fn stop(sender: &mut SenderHost) {
+    assert_eq!(sender.take().terminate().code(), Some(0));
+}
+
+fn restart(sender: &mut SenderHost) {
+    stop(sender);
+    sender.start();
+}
+
+fn wait_until_delivered(sender: &SenderHost) {
+    sender.udp().wait_until_drained();
+    assert_conserved(&sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0));
+}
+
+/// A connected pair with one step delivered, the backup of its stopped spool, and another step delivered after that.
+fn backed_up() -> (Pair, Exporters, PathBuf) {
+    let mut pair = Pair::connected(2, pattern(), QUICK_SENDER);
+    let exporters = go_on(&pair, pair.exporters(), STEP);
+    wait_until_delivered(&pair.sender);
+    stop(&mut pair.sender);
+    let backup = pair.sender.path("backup");
+    copy_spool(&pair.sender, &backup);
+    pair.sender.start();
+    let exporters = go_on(&pair, exporters, 2 * STEP);
+    wait_until_delivered(&pair.sender);
+    (pair, exporters, backup)
+}
+
+#[test]
+fn a_restored_backup_loses_and_repeats_nothing() {
+    let _running = shared();
+    let (mut pair, exporters, backup) = backed_up();
+    restore(&mut pair.sender, &backup);
+    pair.sender.start();
+    let exporters = go_on(&pair, exporters, 3 * STEP);
+    restart(&mut pair.sender);
+    let exporters = go_on(&pair, exporters, 4 * STEP);
+    pair.assert_all_arrive(&exporters, true);
+    let status = pair.sender.status();
+    assert!(status["replaced_stream"].is_string(), "{status:#}");
+    let receiver = pair.receiver.status();
+    assert_eq!(receiver["senders"][0]["replaces"], status["replaced_stream"], "{receiver:#}");
+    pair.receiver.daemon().wait_for_log(&["edge at", "began a new stream", "none is lost"], STALL);
+}
+
+#[test]
+fn a_backup_restored_during_an_outage_loses_nothing() {
+    let _running = shared();
+    let (mut pair, mut exporters, backup) = backed_up();
+    pair.link.cut();
+    restore(&mut pair.sender, &backup);
+    pair.sender.start();
+    for step in 3..6 {
+        exporters = go_on(&pair, exporters, step * STEP);
+        pair.sender.udp().wait_until_drained();
+        if step == 4 {
+            pair.sender.take().kill();
+            pair.sender.start();
+        } else {
+            restart(&mut pair.sender);
+        }
+    }
+    pair.link.mend();
+    pair.assert_all_arrive(&exporters, true);
+}
+
+#[test]
+fn repeats_of_a_restored_backup_are_counted() {
+    let _running = shared();
+    let mut pair = Pair::connected(2, pattern(), QUICK_SENDER);
+    let exporters = go_on(&pair, pair.exporters(), STEP);
+    wait_until_delivered(&pair.sender);
+    pair.link.cut();
+    let exporters = go_on(&pair, exporters, 2 * STEP);
+    wait_until_spooled(&pair);
+    stop(&mut pair.sender);
+    let backup = pair.sender.path("backup");
+    copy_spool(&pair.sender, &backup);
+    pair.link.mend();
+    pair.sender.start();
+    let exporters = go_on(&pair, exporters, 3 * STEP);
+    wait_until_delivered(&pair.sender);
+    restore(&mut pair.sender, &backup);
+    pair.sender.start();
+    let exporters = go_on(&pair, exporters, 4 * STEP);
+    pair.assert_all_arrive(&exporters, false);
+    wait_until_delivered(&pair.sender);
+    let repeated = pair.collector.report().repeated();
+    let status = pair.sender.status();
+    assert_eq!((repeated, count(&status, "/possible_repeats")), (STEP, STEP), "{status:#}");
+    pair.sender.daemon().wait_for_log(&["restored from a backup", "may arrive twice"], STALL);
+}
+
+/// Two machines with one id and copies of one spool.
+fn clones(is_stopped_for_the_copy: bool) {
+    let collector = Collector::start(2, pattern());
+    let mut receiver = ReceiverHost::new(&[collector.addr()], "");
+    receiver.start();
+    let mut original = SenderHost::new("edge", &receiver.addr(), QUICK_SENDER);
+    let mut clone = SenderHost::new("edge", &receiver.addr(), QUICK_SENDER);
+    original.start();
+    let load = |exporters: Exporters, sender: &SenderHost, total| {
+        Load::start(exporters, sender.udp().clone(), None, Until::Sent(total)).finish()
+    };
+    let mut first = Exporters::new(0..1, original.udp().addr(), pattern());
+    let mut second = Exporters::new(1..2, clone.udp().addr(), pattern());
+    first = load(first, &original, STEP);
+    wait_until_delivered(&original);
+    if is_stopped_for_the_copy {
+        stop(&mut original);
+        copy_spool(&original, &clone.path("spool"));
+        original.start();
+    } else {
+        copy_spool(&original, &clone.path("spool"));
+    }
+    clone.start();
+    for step in 2..5 {
+        first = load(first, &original, step * STEP);
+        second = load(second, &clone, (step - 1) * STEP);
+        match step {
+            2 => restart(&mut clone),
+            3 => {
+                original.take().kill();
+                original.start();
+            }
+            _ => {}
+        }
+    }
+    let sent = [first.sent()[0], second.sent()[0]];
+    collector.wait_for_all(&sent, STALL).assert_complete_and_in_order(&sent);
+    wait_until_delivered(&original);
+    wait_until_delivered(&clone);
+    for sender in [&original, &clone] {
+        sender.daemon().wait_for_log(&["newer connection of the same sender, from 127.0.0.1:"], STALL);
+    }
+    receiver.daemon().wait_for_log(&["edge at 127.0.0.1:", "newer connection", "from 127.0.0.1:"], STALL);
+    assert!(receiver.status()["senders"][0]["superseded"].is_string());
+}
+
+#[test]
+fn a_clone_of_a_stopped_sender_loses_nothing() {
+    let _running = shared();
+    clones(true);
+}
+
+#[test]
+fn a_clone_of_a_running_sender_loses_nothing() {
+    let _running = shared();
+    clones(false);
+}
+
+#[test]
+fn a_hot_copy_restored_twice_loses_nothing() {
+    let _running = shared();
+    let mut pair = Pair::connected(2, pattern(), QUICK_SENDER);
+    let mut exporters = go_on(&pair, pair.exporters(), STEP);
+    wait_until_delivered(&pair.sender);
+    let backup = pair.sender.path("backup");
+    copy_spool(&pair.sender, &backup);
+    for step in 2..4 {
+        exporters = go_on(&pair, exporters, step * STEP);
+        wait_until_delivered(&pair.sender);
+        restore(&mut pair.sender, &backup);
+        pair.sender.start();
+    }
+    exporters = go_on(&pair, exporters, 4 * STEP);
+    pair.assert_all_arrive(&exporters, true);
+}
+
+#[test]
+fn a_power_loss_with_an_empty_queue_alarms_nobody() {
+    let _running = shared();
+    let mut pair = Pair::connected(2, pattern(), QUICK_SENDER);
+    let exporters = go_on(&pair, pair.exporters(), STEP);
+    wait_until_delivered(&pair.sender);
+    pair.sender.take().kill();
+    std::fs::remove_file(pair.sender.path("run/intake")).unwrap();
+    pair.sender.start();
+    let exporters = go_on(&pair, exporters, 2 * STEP);
+    pair.assert_all_arrive(&exporters, true);
+    assert_no_alarm(&pair.receiver);
+}
+
+#[test]
+fn a_return_to_the_first_receiver_alarms_nobody() {
+    let _running = shared();
+    let mut pair = Pair::connected(2, pattern(), QUICK_SENDER);
+    let mut other = ReceiverHost::new(&[pair.collector.addr()], "");
+    other.start();
+    let home = pair.link.addr().to_string();
+    let mut exporters = go_on(&pair, pair.exporters(), STEP);
+    wait_until_delivered(&pair.sender);
+    for (step, receiver) in [(2, other.addr().to_string()), (3, home)] {
+        stop(&mut pair.sender);
+        pair.sender.set_receiver(Some(receiver));
+        pair.sender.start();
+        exporters = go_on(&pair, exporters, step * STEP);
+        wait_until_delivered(&pair.sender);
+    }
+    pair.assert_all_arrive(&exporters, true);
+    assert_no_alarm(&pair.receiver);
+    assert_no_alarm(&other);
+}
+
+/// nf-receiver neither warns of the sender nor counts a loss.
+fn assert_no_alarm(receiver: &ReceiverHost) {
+    assert_eq!(gaps(receiver), 0);
+    let log = receiver.daemon().log();
+    assert!(!log.lines().any(|line| line.contains("WARN") && line.contains("edge")), "{log}");
+}
