@@ -62,6 +62,9 @@ pub const INTAKE_RING: u64 = 12 * 1024 * 1024;
 /// Bytes of receive buffer that nf-sender asks for on each socket: over 2 s of 20,000 datagrams/s.
 pub const RECEIVE_BUFFER: usize = 64 * 1024 * 1024;
 
+/// Mappings of intakes that one process can guard against SIGBUS: nf-sender has three, its unit tests some for each core.
+pub const INTAKE_MAPPINGS_MAX: usize = 512;
+
 /// How long nf-sender lets datagrams gather in its sockets at the most, and only while they come more often than that.
 pub const GATHERING_MAX: Duration = Duration::from_millis(1);
 
@@ -108,6 +111,12 @@ pub const POSITIONS_PER_RUN: u64 = 1 << 44;
 
 /// How long nf-sender keeps sending after it was told to stop.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Copies of damaged pieces that nf-sender keeps in `damaged/`: each damage makes one. The oldest makes room.
+pub const DAMAGED_FILES_MAX: u64 = 1024;
+
+/// Bytes of all copies of damaged pieces: four segments of the default size, enough to see what happened.
+pub const DAMAGED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Streams whose position nf-receiver remembers for each sender id; the one unseen longest makes room.
 pub const STREAMS_PER_SENDER: usize = 8;

@@ -78,6 +78,13 @@ impl BatchBuilder {
         self.latest = Timestamp(0);
     }
 
+    /// Empties it. Returns how many datagrams were in it.
+    pub fn discard(&mut self) -> u32 {
+        let datagrams = self.datagrams;
+        self.clear();
+        datagrams
+    }
+
     /// Whether no datagram is in it yet.
     pub fn is_empty(&self) -> bool {
         self.datagrams == 0

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BufMut};
 
-use crate::batch::{BatchError, Compression, Sealing};
+use crate::batch::{BatchError, Compression, Needs, NewerBatch, Sealing};
 use crate::datagram::Timestamp;
 use crate::limits::{BATCH_BODY_MAX, SEAL_OVERHEAD};
 use crate::sequence::{Position, StreamId};
@@ -49,17 +49,26 @@ impl BatchHeader {
     pub fn parse(stream: StreamId, bytes: &[u8]) -> Result<Option<Self>, BatchError> {
         let start = bytes.get(..MAGIC.len().min(bytes.len())).unwrap_or_default();
         if !MAGIC.starts_with(start) {
-            return Err(BatchError::Header);
+            let newer = NewerBatch::of_format(stream, bytes);
+            return Err(newer.map_or(BatchError::Header, BatchError::Newer));
         }
         let Some(bytes) = bytes.get(..HEADER_LEN) else { return Ok(None) };
-        Self::parse_whole(stream, bytes).ok_or(BatchError::Header).map(Some)
+        match Self::parse_whole(stream, bytes) {
+            Some(header) => Ok(Some(header)),
+            // With the right checksum it is no damage.
+            None if has_checksum(stream, bytes) => {
+                let newer = NewerBatch::read(bytes, needs(bytes));
+                Err(newer.map_or(BatchError::Header, BatchError::Newer))
+            }
+            None => Err(BatchError::Header),
+        }
     }
 
     fn parse_whole(stream: StreamId, header: &[u8]) -> Option<Self> {
-        let mut rest = header.get(MAGIC.len()..)?;
-        if rest.try_get_u32().ok()? != checksum(stream, header)? {
+        if !has_checksum(stream, header) {
             return None;
         }
+        let mut rest = header.get(CHECKED_FROM..)?;
         let fields = Self {
             first: Position(rest.try_get_u64().ok()?),
             earliest: Timestamp(rest.try_get_u64().ok()?),
@@ -128,6 +137,21 @@ impl BatchHeader {
     /// Bytes of the whole batch, header and body.
     pub fn encoded_len(&self) -> usize {
         usize::try_from(self.body_len).unwrap_or(usize::MAX).saturating_add(HEADER_LEN)
+    }
+}
+
+/// Whether `header` has its checksum, that of this stream.
+pub(super) fn has_checksum(stream: StreamId, header: &[u8]) -> bool {
+    let stated = header.get(MAGIC.len()..).and_then(|mut rest| rest.try_get_u32().ok());
+    stated.is_some() && stated == checksum(stream, header)
+}
+
+/// Why a header with the right checksum cannot be read.
+fn needs(header: &[u8]) -> Needs {
+    match (header.get(52).copied(), header.get(53).copied()) {
+        (Some(code), _) if Compression::from_code(code).is_none() => Needs::Compression(code),
+        (_, Some(code)) if Sealing::from_code(code).is_none() => Needs::Sealing(code),
+        _ => Needs::Field,
     }
 }
 

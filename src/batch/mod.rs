@@ -38,6 +38,7 @@ mod builder;
 mod chunks;
 mod compression;
 mod header;
+mod newer;
 mod record;
 mod sealing;
 mod transposed;
@@ -45,6 +46,7 @@ mod transposed;
 pub use builder::{BatchBuilder, PushError};
 pub use compression::Compression;
 pub use header::{BatchHeader, HEADER_LEN, MAGIC};
+pub use newer::{Needs, NewerBatch, is_newer_than_1};
 pub use record::Records;
 pub use sealing::Sealing;
 pub use transposed::fuzz_transposed;
@@ -60,6 +62,9 @@ pub enum BatchError {
     /// The bytes do not start with a batch header of this stream.
     #[error("no batch header of this stream")]
     Header,
+    /// The header is whole and of this stream, but of a newer version.
+    #[error("a batch of a newer version: {}", .0.needs)]
+    Newer(NewerBatch),
     /// The header is whole, the body is not: so many bytes of it can be passed over.
     #[error("the batch's body does not match its checksum")]
     Body,
@@ -135,6 +140,19 @@ impl Batch {
         bytes.put_slice(&self.header.encode(stream));
         bytes.put_slice(&self.body());
         Self { header: self.header, bytes: bytes.freeze() }
+    }
+
+    /// The same datagrams as a batch of `stream` that starts at `first`. `None` if it is sealed, as a seal is bound to its
+    /// place, or if there are no such positions.
+    pub fn renumbered(&self, stream: StreamId, first: Position) -> Option<Self> {
+        let header = BatchHeader { first, ..self.header };
+        if self.is_sealed() || !header.is_within_bounds() {
+            return None;
+        }
+        let mut bytes = BytesMut::with_capacity(header.encoded_len());
+        bytes.put_slice(&header.encode(stream));
+        bytes.put_slice(&self.body());
+        Some(Self { header, bytes: bytes.freeze() })
     }
 
     /// What can be known without the body.

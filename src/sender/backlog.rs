@@ -82,6 +82,10 @@ impl Backlog {
                     self.queue.give_up(*segment, damage);
                     break;
                 }
+                Some(Item::Newer(newer)) => {
+                    self.queue.keep_newer(*segment, &newer)?;
+                    break;
+                }
                 None => break,
             }
         }

@@ -109,6 +109,7 @@ async fn supervise(
         tally: tally.clone(),
         view: LinkView::new(&settings.receivers),
         pace: Arc::default(),
+        intake: intake.clone(),
     };
     let (stop_link, stop) = stop_channel();
     let mut watchdog = Watchdog::new(sender::LOOP_STUCK);
@@ -148,7 +149,7 @@ async fn supervise(
     notify::status(&format!("stopping; {queued} queued"));
     tracing::info!("stopping: what the link does not take in {} s stays in the spool", STOP_GRACE.as_secs());
     let everything_spooled = notify::with_patience(stop_threads(threads, stop_link, link)).await;
-    leave(intake.as_deref(), everything_spooled);
+    leave(intake.path(), everything_spooled);
     answers.abort();
     let figures = reporter.queue.figures();
     tracing::info!(queued = figures.queued, "stopped; {} in the spool", count_of(figures.queued, "datagram"));

@@ -19,10 +19,11 @@ use crate::datagram::{Datagram, FlowRun};
 use crate::limits::{INTAKE_SLOTS, PAYLOAD_MAX};
 use crate::netflow::ExporterTable;
 use crate::sender::gathering::Gathering;
-use crate::sender::intake::{Entry, Marks, Ring, Slots, ask_for_details};
+use crate::sender::intake::{Backing, Entry, Marks, Place, Ring, Slots, ask_for_details};
 use crate::sender::line::Lent;
 use crate::sender::queue::Queue;
 use crate::sender::recovery::Recovered;
+use crate::service::messages::sender;
 use crate::service::{Pulse, ROUND, wall_clock};
 use crate::status::count_of;
 
@@ -97,6 +98,8 @@ pub(crate) struct Ingest {
     settings: watch::Receiver<IngestSettings>,
     slots: Slots,
     marks: Arc<Marks>,
+    /// Where slots, marks and ring are.
+    place: Arc<Place>,
     tally: Arc<Tally>,
     encoder: Encoder,
     gathering: Gathering,
@@ -129,14 +132,14 @@ impl Ingest {
         mut settings: watch::Receiver<IngestSettings>,
         pulse: Pulse,
     ) -> Self {
-        let Recovered { queue, stream, ring, slots, marks, slots_done, .. } = recovered;
+        let Recovered { queue, stream, ring, slots, marks, slots_done, intake: place } = recovered;
         let IngestSettings { allow, compression } = settings.borrow_and_update().clone();
         let builder = BatchBuilder::new(stream, compression);
         let encoder =
             Encoder { builder, flows: Vec::new(), ring, queue, lent, allow, pulse, is_flooded: false };
         let capacities = listeners.iter().map(|listener| listener.capacity);
         let gathering = Gathering::new(capacities.min().unwrap_or_default(), Instant::now());
-        Self { listeners, stop, settings, slots, marks, tally, encoder, gathering, slots_done }
+        Self { listeners, stop, settings, slots, marks, place, tally, encoder, gathering, slots_done }
     }
 
     /// Takes datagrams until told to stop; then those that are queued at sockets which end with the process.
@@ -146,6 +149,7 @@ impl Ingest {
         loop {
             self.encoder.pulse.beat();
             self.take_up_settings();
+            self.look_after_intake();
             match self.wait() {
                 Ok(Ready::Listeners(readable)) => {
                     if !core::mem::take(&mut self.encoder.is_flooded) && !readable.is_empty() {
@@ -172,12 +176,36 @@ impl Ingest {
     fn take_up_slots(&mut self) {
         let Some(done) = self.slots_done.take() else { return };
         let local = SocketAddr::new([0, 0, 0, 0].into(), self.marks.slots_port());
-        let taken = self.encoder.encode(&mut self.slots, &self.tally, local, done);
+        let taken = self.encoder.encode(&mut self.slots, &self.tally, local, Source::LastRun { done });
         if taken.admitted > done {
             tracing::info!(
                 datagrams = taken.admitted - done,
                 "took up {} that the last run had just received",
                 count_of(taken.admitted - done, "datagram")
+            );
+        }
+    }
+
+    /// Goes on in memory with all of the intake if part of its file has failed.
+    fn look_after_intake(&self) {
+        let backings = [self.marks.backing(), self.slots.backing(), self.encoder.ring.backing()];
+        if self.place.path().is_none() || backings == [Backing::File; 3] {
+            return;
+        }
+        let moved = self
+            .marks
+            .move_to_memory()
+            .and_then(|()| self.slots.move_to_memory())
+            .and_then(|()| self.encoder.ring.move_to_memory());
+        if let Err(error) = moved {
+            tracing::error!(%error, "cannot move the intake to memory: {error}; trying again");
+            return;
+        }
+        if let Some(reason) = self.place.leave_file() {
+            tracing::error!(
+                message_id = sender::INTAKE_IN_MEMORY,
+                "the intake failed: {reason}; it is in memory now: kill -9 would lose what is received and not yet in \
+                 the spool; remove the cause and restart"
             );
         }
     }
@@ -217,10 +245,11 @@ impl Ingest {
         match self.slots.receive(&listener.socket) {
             Ok(count) => {
                 self.encoder.is_flooded |= count == INTAKE_SLOTS;
-                let taken = self.encoder.encode(&mut self.slots, &self.tally, listener.local, 0);
-                self.slots.clear();
                 // What is denied filled the socket, too.
                 let datagrams = u64::try_from(count).unwrap_or(u64::MAX);
+                let source = Source::Socket { datagrams };
+                let taken = self.encoder.encode(&mut self.slots, &self.tally, listener.local, source);
+                self.slots.clear();
                 self.gathering.note(datagrams, taken.bytes, Instant::now());
                 if let (Some((first, last)), Some(drops)) =
                     (taken.dropped, self.tally.kernel_drops.get(index))
@@ -249,6 +278,15 @@ enum Ready {
     Stop,
 }
 
+/// Where the datagrams of a run of slots come from.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    /// So many were just taken from a socket.
+    Socket { datagrams: u64 },
+    /// The last run left them; the first `done` of those that are admitted lie in the ring already.
+    LastRun { done: u64 },
+}
+
 /// What came of a run of slots.
 #[derive(Debug, Default)]
 struct Taken {
@@ -260,13 +298,14 @@ struct Taken {
 }
 
 impl Encoder {
-    /// Pushes the datagrams of the filled slots, without the first `skip` of those that are admitted. Which are not
-    /// is decided, and marked in the slots, before the first is pushed: should this process be killed, the next
-    /// one decides nothing twice.
-    fn encode(&mut self, slots: &mut Slots, tally: &Tally, local: SocketAddr, skip: u64) -> Taken {
-        if skip == 0 {
-            self.deny(slots, tally);
-        }
+    /// Pushes the datagrams of the filled slots. Which are not admitted is decided, and marked in the slots, before the
+    /// first is pushed: should this process be killed, the next one decides nothing twice.
+    fn encode(&mut self, slots: &mut Slots, tally: &Tally, local: SocketAddr, source: Source) -> Taken {
+        let backing = slots.backing();
+        let (skip, denied) = match source {
+            Source::LastRun { done } if done > 0 => (done, 0),
+            Source::LastRun { .. } | Source::Socket { .. } => (0, self.deny(slots, tally)),
+        };
         let now = wall_clock();
         let mut taken = Taken::default();
         for index in 0.. {
@@ -297,6 +336,12 @@ impl Encoder {
                 tally.exporters().note(&datagram);
             }
             self.push(&datagram);
+            if is_torn(slots, backing) {
+                break;
+            }
+        }
+        if is_torn(slots, backing) {
+            self.give_slots_up(&mut taken, denied, source);
         }
         self.flush();
         if !self.is_flooded && !self.lent.speak(&self.queue) {
@@ -305,11 +350,30 @@ impl Encoder {
         taken
     }
 
-    /// Marks the slots whose datagrams are not to be carried.
-    fn deny(&self, slots: &mut Slots, tally: &Tally) {
+    /// Part of the slots was lost while they were read: all that is not in a batch yet counts as lost, as parts of it may
+    /// have been read as zeros.
+    fn give_slots_up(&mut self, taken: &mut Taken, denied: u64, source: Source) {
+        taken.admitted -= u64::from(self.builder.discard());
+        let lost = match source {
+            Source::Socket { datagrams } => datagrams.saturating_sub(denied).saturating_sub(taken.admitted),
+            // How many there were was known to the slots alone.
+            Source::LastRun { .. } => 0,
+        };
+        self.queue.note_lost(lost);
+        tracing::error!(
+            message_id = sender::INTAKE_IN_MEMORY,
+            datagrams = lost,
+            "the intake failed while {} were in it that had just been received: they are lost",
+            count_of(lost, "datagram")
+        );
+    }
+
+    /// Marks the slots whose datagrams are not to be carried. Returns how many that are.
+    fn deny(&self, slots: &mut Slots, tally: &Tally) -> u64 {
+        let mut count = 0;
         // Over IPv6 a payload can be longer than the 65,507 bytes that IPv4 could deliver.
         if self.allow.is_empty() && slots.longest() <= PAYLOAD_MAX {
-            return;
+            return count;
         }
         for index in 0.. {
             let denied = match slots.get(index) {
@@ -319,9 +383,11 @@ impl Encoder {
             };
             if denied {
                 slots.deny(index);
-                tally.denied.fetch_add(1, Ordering::Relaxed);
+                count += 1;
             }
         }
+        tally.denied.fetch_add(count, Ordering::Relaxed);
+        count
     }
 
     fn allows(&self, exporter: SocketAddr) -> bool {
@@ -345,4 +411,9 @@ impl Encoder {
             }
         }
     }
+}
+
+/// Whether part of what lay in `slots` was lost since `backing` held them.
+fn is_torn(slots: &Slots, backing: Backing) -> bool {
+    backing != Backing::Incomplete && slots.backing() == Backing::Incomplete
 }

@@ -83,6 +83,14 @@ impl Ledger {
         self.counts.received_bytes += bytes;
     }
 
+    /// Datagrams up to `end` were taken in that a newer version had left. Returns how many that are.
+    pub(crate) fn take_in(&mut self, end: Position) -> u64 {
+        let datagrams = end.since(self.next);
+        self.next = self.next.max(end);
+        self.counts.recovered += datagrams;
+        datagrams
+    }
+
     /// What is held of `gap` is lost. Says how many datagrams that are.
     pub(crate) fn lose(&mut self, gap: Gap) -> u64 {
         let lost = self.insert(gap);
@@ -93,6 +101,14 @@ impl Ledger {
             GapReason::Unused => {}
         }
         lost
+    }
+
+    /// What is held of `gap` is kept apart: it is not in the queue any more, as if it had never been recovered. Returns
+    /// how many datagrams that are.
+    pub(crate) fn keep_apart(&mut self, gap: Gap) -> u64 {
+        let kept = self.insert(gap);
+        self.counts.recovered = self.counts.recovered.saturating_sub(kept);
+        kept
     }
 
     /// The receiver has everything below `position`. Says how many datagrams of it were held.
@@ -180,6 +196,14 @@ mod tests {
         assert_eq!(ledger.lose(gap(5, 40, GapReason::SpoolFull)), 25);
         assert_eq!(ledger.lose(gap(0, 100, GapReason::TooOld)), 65);
         assert_eq!(ledger.queued(), 0);
+        assert!(is_balanced(&ledger));
+    }
+
+    #[test]
+    fn what_is_kept_apart_was_never_recovered() {
+        let mut ledger = Ledger::new(Position(0), Position(100), core::iter::empty());
+        assert_eq!(ledger.keep_apart(gap(10, 20, GapReason::Unused)), 10);
+        assert_eq!((ledger.counts().recovered, ledger.queued()), (90, 90));
         assert!(is_balanced(&ledger));
     }
 

@@ -9,6 +9,7 @@ mod ingest;
 mod intake;
 mod join;
 mod keeper;
+mod last_run;
 mod ledger;
 mod line;
 mod link;

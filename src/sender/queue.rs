@@ -23,7 +23,7 @@ use crate::sequence::{Gap, GapReason, Position, StreamId};
 use crate::service::messages::sender;
 use crate::service::{Pulse, ROUND};
 use crate::spool::disk::Directory;
-use crate::spool::{Damage, Lineage, SegmentReader, Spool};
+use crate::spool::{Aside, Damage, Lineage, Newer, SegmentReader, Spool};
 use crate::status::count_of;
 
 /// What follows at a position.
@@ -67,6 +67,10 @@ pub(crate) struct Figures {
     pub(crate) replaced: Option<StreamId>,
     /// Datagrams that were queued when the stream was replaced, and that the receiver may have had already.
     pub(crate) possible_repeats: u64,
+    /// Copies of damaged pieces.
+    pub(crate) damaged: Aside,
+    /// What a newer version wrote.
+    pub(crate) newer: Aside,
 }
 
 /// What the spool occupies, as the keeper last saw it.
@@ -76,6 +80,8 @@ pub(crate) struct SpoolFigures {
     pub(crate) segments: usize,
     pub(crate) oldest: Option<Timestamp>,
     pub(crate) room: u64,
+    pub(crate) damaged: Aside,
+    pub(crate) newer: Aside,
     /// Where the spool began when `oldest` was read.
     first: Option<Position>,
 }
@@ -91,6 +97,7 @@ impl SpoolFigures {
         self.size = spool.size();
         self.segments = spool.segments();
         self.room = spool.room().unwrap_or_default();
+        (self.damaged, self.newer) = (spool.damaged(), spool.newer());
         if self.first != spool.first() {
             self.first = spool.first();
             self.oldest = spool.oldest().ok().flatten();
@@ -224,6 +231,17 @@ impl Queue {
             state.ledger.receive(datagrams, bytes);
             state.ledger.lose(Gap { first, end, reason: GapReason::SpoolFull });
         }
+        self.marks.set_next(end);
+    }
+
+    /// So many datagrams were received, and lost before they could be made a batch.
+    pub(crate) fn note_lost(&self, datagrams: u64) {
+        let mut state = self.state();
+        let first = state.ledger.next();
+        state.ledger.receive(datagrams, 0);
+        let end = state.ledger.next();
+        state.ledger.lose(Gap { first, end, reason: GapReason::Corrupt });
+        drop(state);
         self.marks.set_next(end);
     }
 
@@ -386,6 +404,23 @@ impl Queue {
         }
     }
 
+    /// A newer version wrote a piece of the segment that starts at `segment`: it is taken out of the queue and kept. The
+    /// receiver hears that its positions are unused, as they are; what lies there gets others once it can be read.
+    pub(crate) fn keep_newer(&self, segment: Position, newer: &Newer) -> io::Result<()> {
+        let aside = {
+            let mut spool = self.spool();
+            spool.keep_newer(segment, newer.place)?;
+            spool.newer()
+        };
+        let Damage { first, end, .. } = newer.place;
+        let mut state = self.state();
+        state.spool.newer = aside;
+        let kept = state.ledger.keep_apart(Gap { first, end, reason: GapReason::Unused });
+        drop(state);
+        tell_newer(count_of(kept, "datagram"), &newer.needs);
+        Ok(())
+    }
+
     /// Goes on to the `next` stage.
     pub(crate) fn go_on_to(&self, next: Stage) {
         let mut state = self.state();
@@ -415,6 +450,18 @@ impl Queue {
             stream: state.lineage.sent_as(),
             replaced: state.lineage.replaced(),
             possible_repeats: state.possible_repeats,
+            damaged: state.spool.damaged,
+            newer: state.spool.newer,
         }
     }
+}
+
+/// Logs that `what` a newer version wrote is kept, and what it needs.
+pub(crate) fn tell_newer(what: impl core::fmt::Display, needs: &str) {
+    tracing::error!(
+        message_id = sender::NEWER_FORMAT,
+        needs,
+        "{what} in the spool come from a newer nf-sender ({needs}): they are kept in the directory 'newer' and not sent; \
+         start a version that reads them, which takes them into the queue again"
+    );
 }

@@ -4,20 +4,26 @@
 //! `stream` file, if the last run stopped in order. Else the numbering leaps so far ahead that no position can
 //! have been given out twice, and the leap is an `unused` gap.
 
+mod lost_intake;
+mod newer;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::limits::POSITIONS_PER_RUN;
 use crate::secure::{KeyId, SpoolKeys};
-use crate::sender::intake::{self, Held, Intake, Left, Ring, Slots};
+use crate::sender::intake::{self, Entry, Found, Held, Intake, Left, Place, Ring, Slots};
+use crate::sender::last_run::Began;
 use crate::sender::ledger::Ledger;
 use crate::sender::queue::Queue;
 use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
+use crate::service::messages::sender;
 use crate::service::{DaemonError, wall_clock};
 use crate::spool::disk::Directory;
 use crate::spool::{self, LastRun, Policy, Survey};
 use crate::status::count_of;
+use lost_intake::LostIntake;
 
 /// Why nf-sender cannot take up its spool. What is there stays as it is.
 #[derive(Debug, thiserror::Error)]
@@ -81,8 +87,8 @@ pub(crate) struct Recovered {
     pub(crate) marks: Arc<intake::Marks>,
     /// How many datagrams of the slots are in the ring already; `None` if the slots hold nothing to take up.
     pub(crate) slots_done: Option<u64>,
-    /// Where the intake is, to be removed after an orderly stop; `None` if it ends with the process.
-    pub(crate) intake: Option<PathBuf>,
+    /// Where the intake is.
+    pub(crate) intake: Arc<Place>,
 }
 
 /// Takes up the spool in `directory`, which this process owns. Nothing is changed there before it is known that
@@ -101,8 +107,14 @@ pub(crate) fn recover(
     let mut opened = survey.take_up(new_stream_id(), policy).map_err(unreadable())?;
     let stream = opened.spool.stream();
     let boot = intake::boot_id().map_err(failed("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
-    let (mut intake, left) = open_intake(path.as_deref(), stream, boot)?;
-    let left = left.filter(|left| is_current(left, opened.last_run));
+    if let Some(path) = &path {
+        newer::move_intake_away(path).map_err(failed("move away the intake of a newer version", path))?;
+    }
+    let (mut intake, place, found) = open_intake(path.as_deref(), stream, boot)?;
+    let left = match found {
+        Found::Left(left) => Some(left).filter(|left| is_current(left, opened.last_run)),
+        Found::New | Found::Damaged => None,
+    };
     let trusted = left.as_ref().filter(|left| left.same_boot);
 
     let acknowledged = match (trusted, opened.last_run) {
@@ -112,12 +124,24 @@ pub(crate) fn recover(
     };
     opened.spool.acknowledge(acknowledged.unwrap_or_default());
     let floor = opened.spool.end().unwrap_or_default().max(acknowledged.unwrap_or_default());
-    let held = if left.is_some() {
-        intake.recover_ring(stream, floor)
+    let was_cut_short = matches!(opened.last_run, Some(LastRun::CutShort { .. }));
+    let held = if left.is_some() || (was_cut_short && found == Found::Damaged) {
+        intake.recover_ring(stream, left.is_some(), floor)
     } else {
         intake.forget_ring();
         Vec::new()
     };
+    if was_cut_short && trusted.is_none() {
+        let lost = LostIntake {
+            path: path.as_deref(),
+            found,
+            began: Began::read(directory),
+            boot,
+            newest: opened.newest,
+            salvaged: held.iter().map(|held| u64::from(held.batch.datagrams())).sum(),
+        };
+        lost.log();
+    }
 
     let numbering = Numbering::work_out(
         acknowledged,
@@ -125,25 +149,34 @@ pub(crate) fn recover(
         &held,
         trusted.map(|left| left.next),
         opened.last_run,
+        opened.newer,
     );
     let slots_done = trusted.map(|_| numbering.next.since(intake.marks.slots_first()));
     if slots_done.is_none() {
         intake.slots.clear();
     }
-    let ledger = make_ledger(&numbering, &opened);
+    let mut ledger = make_ledger(&numbering, &opened);
     for gap in &numbering.gaps {
         if opened.spool.end() == Some(gap.first) {
             opened.spool.record_gap(*gap);
         }
     }
+    let is_at_end = opened.spool.end().is_none_or(|end| end == ledger.next());
+    if held.is_empty() && slots_done.is_none_or(|_| intake.slots.get(0) == Entry::Empty) && is_at_end {
+        newer::take_in(&mut opened.spool, &mut ledger, keys, path.as_deref())
+            .map_err(failed("take in what a newer version left in", directory))?;
+    }
     // In this order, so that a kill between any two leaves an intake that the next start knows as the last run's,
     // and believes only if its marks are right.
     intake.marks.set_acknowledged(ledger.acknowledged());
-    intake.marks.set_next(numbering.next);
+    intake.marks.set_next(ledger.next());
     opened
         .spool
-        .begin_run(RunId(random_id()), numbering.next)
+        .begin_run(RunId(random_id()), ledger.next())
         .map_err(failed("write the file 'stream' in", directory))?;
+    if let Err(error) = (Began { boot, at: wall_clock() }).write(directory) {
+        tracing::debug!(%error, "cannot write the file 'boot' of the spool: {error}");
+    }
     intake.marks.set_boot(boot);
     tell(&opened, &ledger, &held);
 
@@ -155,7 +188,7 @@ pub(crate) fn recover(
         slots: intake.slots,
         marks: intake.marks,
         slots_done,
-        intake: path,
+        intake: Arc::new(place),
     })
 }
 
@@ -212,22 +245,29 @@ fn open_intake(
     path: Option<&Path>,
     stream: StreamId,
     boot: [u8; 16],
-) -> Result<(Intake, Option<Left>), RecoveryError> {
-    let in_memory = || {
+) -> Result<(Intake, Place, Found), RecoveryError> {
+    let in_memory = |reason: String| {
         let intake = Intake::in_memory(stream).map_err(failed("make in memory", Path::new("intake")))?;
-        Ok((intake, None))
+        Ok((intake, Place::memory(reason), Found::New))
     };
-    let Some(path) = path else { return in_memory() };
+    let Some(path) = path else {
+        return in_memory(
+            "the spool is encrypted, and there is no runtime directory (RUNTIME_DIRECTORY)".to_owned(),
+        );
+    };
     match Intake::open(path, stream, boot) {
+        Ok((intake, found)) => Ok((intake, Place::file(path.to_owned()), found)),
         Err(error) if has_no_room(&error) => {
             tracing::error!(
+                message_id = sender::INTAKE_IN_MEMORY,
                 %error,
-                "{}: no room for the intake: {error}; a crash would lose datagrams",
+                "no room for the intake {}: {error}; it is in memory now: kill -9 would lose what is received and not \
+                 yet in the spool; make room and restart",
                 path.display()
             );
-            in_memory()
+            in_memory(format!("no room for {}: {error}", path.display()))
         }
-        other => other.map_err(failed("make the intake", path)),
+        Err(error) => Err(failed("make the intake", path)(error)),
     }
 }
 
@@ -276,6 +316,7 @@ impl Numbering {
         held: &[Held],
         trusted_next: Option<Position>,
         last_run: Option<LastRun>,
+        newer: Option<Position>,
     ) -> Self {
         let mut runs: Vec<(Position, Position)> = Vec::from_iter(spool);
         runs.extend(held.iter().map(|held| (held.batch.first(), held.batch.end())));
@@ -297,6 +338,8 @@ impl Numbering {
         let mut at = acknowledged;
         runs.push((next, next));
         for (first, end) in runs {
+            // What a newer version wrote at the end is kept, under positions that are not used any more.
+            let leap_to = if newer.is_some_and(|newer| newer <= at) { first } else { leap_to };
             let leapt = leap_to.max(at).min(first);
             gaps.push(Gap { first: at, end: leapt, reason: GapReason::Unused });
             gaps.push(Gap { first: leapt, end: first, reason: GapReason::Corrupt });
@@ -364,30 +407,32 @@ mod tests {
 
     #[test]
     fn a_first_run_starts_at_zero() {
-        let numbering = Numbering::work_out(None, None, &[], None, None);
+        let numbering = Numbering::work_out(None, None, &[], None, None, None);
         assert_eq!(numbering, Numbering { acknowledged: at(0), next: at(0), gaps: vec![] });
     }
 
     #[test]
     fn after_a_kill_the_intake_says_where_to_go_on() {
-        let numbering = Numbering::work_out(Some(at(70)), Some((at(60), at(90))), &[], Some(at(90)), KILLED);
+        let numbering =
+            Numbering::work_out(Some(at(70)), Some((at(60), at(90))), &[], Some(at(90)), KILLED, None);
         assert_eq!(numbering, Numbering { acknowledged: at(70), next: at(90), gaps: vec![] });
     }
 
     #[test]
     fn what_the_intake_has_numbered_and_nobody_holds_is_corrupt() {
-        let numbering = Numbering::work_out(Some(at(70)), Some((at(75), at(90))), &[], Some(at(99)), KILLED);
+        let numbering =
+            Numbering::work_out(Some(at(70)), Some((at(75), at(90))), &[], Some(at(99)), KILLED, None);
         let gaps = vec![gap(70, 75, GapReason::Corrupt), gap(90, 99, GapReason::Corrupt)];
         assert_eq!(numbering, Numbering { acknowledged: at(70), next: at(99), gaps });
     }
 
     #[test]
     fn after_a_power_loss_the_numbering_leaps_over_all_that_may_have_been_given_out() {
-        let numbering = Numbering::work_out(None, Some((at(60), at(90))), &[], None, KILLED);
+        let numbering = Numbering::work_out(None, Some((at(60), at(90))), &[], None, KILLED, None);
         let next = 90 + POSITIONS_PER_RUN;
         let gaps = vec![gap(90, next, GapReason::Unused)];
         assert_eq!(numbering, Numbering { acknowledged: at(60), next: at(next), gaps });
-        let nothing_held = Numbering::work_out(None, None, &[], None, KILLED);
+        let nothing_held = Numbering::work_out(None, None, &[], None, KILLED, None);
         let next = at(50 + POSITIONS_PER_RUN);
         assert_eq!(nothing_held, Numbering { acknowledged: next, next, gaps: vec![] });
     }
@@ -396,7 +441,7 @@ mod tests {
     fn a_leap_of_the_start_before_stays_unused_after_a_kill() {
         let last_run = Some(LastRun::CutShort { start: at(1000) });
         let numbering =
-            Numbering::work_out(Some(at(60)), Some((at(60), at(90))), &[], Some(at(1010)), last_run);
+            Numbering::work_out(Some(at(60)), Some((at(60), at(90))), &[], Some(at(1010)), last_run, None);
         let gaps = vec![gap(90, 1000, GapReason::Unused), gap(1000, 1010, GapReason::Corrupt)];
         assert_eq!(numbering, Numbering { acknowledged: at(60), next: at(1010), gaps });
     }
@@ -404,8 +449,17 @@ mod tests {
     #[test]
     fn an_orderly_stop_leaves_exact_numbers() {
         let last_run = Some(LastRun::Orderly { acknowledged: at(70), next: at(90) });
-        let numbering = Numbering::work_out(Some(at(70)), None, &[], None, last_run);
+        let numbering = Numbering::work_out(Some(at(70)), None, &[], None, last_run, None);
         let gaps = vec![gap(70, 90, GapReason::Corrupt)];
         assert_eq!(numbering, Numbering { acknowledged: at(70), next: at(90), gaps });
+    }
+
+    #[test]
+    fn what_a_newer_version_wrote_is_not_lost() {
+        let last_run = Some(LastRun::Orderly { acknowledged: at(40), next: at(90) });
+        let numbering =
+            Numbering::work_out(Some(at(40)), Some((at(50), at(70))), &[], None, last_run, Some(at(70)));
+        let gaps = vec![gap(40, 50, GapReason::Corrupt), gap(70, 90, GapReason::Unused)];
+        assert_eq!(numbering, Numbering { acknowledged: at(40), next: at(90), gaps });
     }
 }

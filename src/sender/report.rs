@@ -7,11 +7,15 @@ use tokio::time::Instant;
 
 use crate::datagram::Timestamp;
 use crate::sender::ingest::Tally;
+use crate::sender::intake::Place;
 use crate::sender::link::{LinkSettings, LinkState, LinkView};
 use crate::sender::queue::{Figures, Queue};
 use crate::service::wall_clock;
+use crate::spool::Aside;
 use crate::status;
-use crate::status::{CertificateStatus, Dropped, ExporterStatus, Pace, Queued, Recovered, SenderStatus};
+use crate::status::{
+    CertificateStatus, Dropped, ExporterStatus, IntakeStatus, Kept, Pace, Queued, Recovered, SenderStatus,
+};
 
 /// All that the status is made of.
 #[derive(Clone, Debug)]
@@ -21,6 +25,7 @@ pub(crate) struct Reporter {
     pub(crate) tally: Arc<Tally>,
     pub(crate) view: Arc<Mutex<LinkView>>,
     pub(crate) pace: Arc<Mutex<Pace>>,
+    pub(crate) intake: Arc<Place>,
 }
 
 impl Reporter {
@@ -88,6 +93,9 @@ impl Reporter {
             recovered: Recovered { datagrams: counts.recovered },
             acknowledged: status::Tally { datagrams: counts.acknowledged, bytes: counts.acknowledged_bytes },
             queued: self.queued(&figures),
+            intake: self.intake(),
+            damaged: kept(figures.damaged),
+            newer: kept(figures.newer),
             dropped: Dropped {
                 kernel: self.tally.kernel_drops(),
                 denied: self.tally.denied(),
@@ -97,6 +105,11 @@ impl Reporter {
             },
             exporters: self.exporters(),
         }
+    }
+
+    fn intake(&self) -> IntakeStatus {
+        let reason = self.intake.why_in_memory().map(str::to_owned);
+        IntakeStatus { in_memory: reason.is_some(), reason }
     }
 
     fn queued(&self, figures: &Figures) -> Queued {
@@ -135,6 +148,10 @@ impl Reporter {
         rows.sort_by_key(|row| (row.address, row.port, row.version, row.source_id));
         rows
     }
+}
+
+fn kept(aside: Aside) -> Kept {
+    Kept { files: aside.files, bytes: aside.bytes }
 }
 
 fn seconds_since(moment: Timestamp) -> u64 {

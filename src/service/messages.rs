@@ -30,6 +30,12 @@ pub mod sender {
     pub const SPOOL_DAMAGED: &str = "d059b1b836084a5fb65d18ee08244693";
     /// Datagrams were dropped by the spool's limits.
     pub const DATAGRAMS_DROPPED: &str = "38e07dbeaac5463f823434eb5a026855";
+    /// The spool holds what a newer version wrote; it is kept, and not sent.
+    pub const NEWER_FORMAT: &str = "34efc2fa7cc14df493c74998884fa2b2";
+    /// The intake is in memory only: its file failed, or there is no room for it.
+    pub const INTAKE_IN_MEMORY: &str = "27a729b0a9e044b590eb0daf30249a83";
+    /// The intake of a run that was killed is gone or damaged.
+    pub const INTAKE_LOST: &str = "8f28317d7ff04111b6e3380d4748c636";
     /// The kernel grants a smaller receive buffer than was asked for.
     pub const BUFFER_SMALL: &str = "c9139425b519454bb8f06ff3ff7f65bc";
 }

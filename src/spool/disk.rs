@@ -29,6 +29,9 @@ pub trait Disk: core::fmt::Debug {
 
     /// The plain files in it, in no order.
     fn list(&self) -> io::Result<Vec<Entry>>;
+    /// The plain files in a directory of it, in no order, with names that begin with that of the directory; none if it
+    /// is not there.
+    fn list_in(&self, directory: &str) -> io::Result<Vec<Entry>>;
     /// Opens a file for writing; it is made if it is not there, and keeps what it holds if it is.
     fn create(&self, name: &str) -> io::Result<Self::File>;
     /// Opens a file for reading.
@@ -67,12 +70,13 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Opens the directory at `path`, which must exist, and makes sure that there is a place for damaged pieces.
+    /// Opens the directory at `path`, which must exist, and makes sure that there are places for what is kept apart.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let damaged = path.join(super::name::DAMAGED);
-        match std::fs::DirBuilder::new().mode(0o700).create(damaged) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
+        for name in [super::name::DAMAGED, super::name::NEWER] {
+            match std::fs::DirBuilder::new().mode(0o700).create(path.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
         }
         Ok(Self { path: path.to_owned(), handle: File::open(path)? })
     }
@@ -82,13 +86,7 @@ impl Disk for Directory {
     type File = File;
 
     fn list(&self) -> io::Result<Vec<Entry>> {
-        let mut files = Vec::new();
-        for entry in std::fs::read_dir(&self.path)? {
-            let entry = entry?;
-            if entry.file_type()?.is_file() {
-                files.push(entry);
-            }
-        }
+        let files = plain_files(&self.path)?;
         // Asking for the lengths of thousands of files is most of what a start takes.
         let most = files.len().div_ceil(LISTERS).max(LISTED_AT_ONCE);
         thread::scope(|scope| {
@@ -98,6 +96,15 @@ impl Disk for Directory {
                 listers.into_iter().map(|lister| lister.join().unwrap_or_else(failed)).collect();
             Ok(lists?.concat())
         })
+    }
+
+    fn list_in(&self, directory: &str) -> io::Result<Vec<Entry>> {
+        let files = match plain_files(&self.path.join(directory)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let within = |entry: Entry| Entry { name: format!("{directory}/{}", entry.name), ..entry };
+        Ok(entries(&files)?.into_iter().map(within).collect())
     }
 
     fn create(&self, name: &str) -> io::Result<File> {
@@ -125,6 +132,17 @@ impl Disk for Directory {
         let facts = rustix::fs::fstatvfs(&self.handle)?;
         Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
     }
+}
+
+fn plain_files(directory: &Path) -> io::Result<Vec<DirEntry>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            files.push(entry);
+        }
+    }
+    Ok(files)
 }
 
 fn entries(files: &[DirEntry]) -> io::Result<Vec<Entry>> {

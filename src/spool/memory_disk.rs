@@ -135,6 +135,20 @@ impl MemoryDisk {
         self.opened.borrow().clone()
     }
 
+    fn entries(&self, is_wanted: impl Fn(&str) -> bool) -> io::Result<Vec<Entry>> {
+        self.check()?;
+        let names = self.now.borrow();
+        let entry = |(name, content): (&String, &Rc<Content>)| {
+            let entry = Entry {
+                name: name.clone(),
+                size: size(content.bytes.borrow().len()),
+                modified: Timestamp(0),
+            };
+            is_wanted(name).then_some(entry)
+        };
+        Ok(names.iter().filter_map(entry).collect())
+    }
+
     fn check(&self) -> io::Result<()> {
         if self.failing.get() { Err(rustix::io::Errno::IO.into()) } else { Ok(()) }
     }
@@ -144,17 +158,11 @@ impl Disk for MemoryDisk {
     type File = MemoryFile;
 
     fn list(&self) -> io::Result<Vec<Entry>> {
-        self.check()?;
-        let names = self.now.borrow();
-        let entry = |(name, content): (&String, &Rc<Content>)| {
-            let entry = Entry {
-                name: name.clone(),
-                size: size(content.bytes.borrow().len()),
-                modified: Timestamp(0),
-            };
-            (!name.contains('/')).then_some(entry)
-        };
-        Ok(names.iter().filter_map(entry).collect())
+        self.entries(|name| !name.contains('/'))
+    }
+
+    fn list_in(&self, directory: &str) -> io::Result<Vec<Entry>> {
+        self.entries(|name| name.split_once('/').is_some_and(|(first, _)| first == directory))
     }
 
     fn create(&self, name: &str) -> io::Result<MemoryFile> {

@@ -9,8 +9,10 @@
 //! | `00000000000000000042.segment` | batches from position 42 on (format: [`segment`], [`crate::batch`]) |
 //! | `00000000000000000042-00000000000000000050-spool-full.gap` | positions that were dropped, and why; empty |
 //! | `stream` | which stream this is, where its numbering stands, and which runs sent it (format: [`identity`]) |
-//! | `damaged/` | pieces set aside; nobody needs them but whoever wants to know what happened |
+//! | `damaged/` | copies of damaged pieces, within a bound; nothing reads them ([`aside`]) |
+//! | `newer/` | segments of a newer version, which takes them in again ([`aside`], [`taking_in`]) |
 
+mod aside;
 pub mod disk;
 pub mod identity;
 pub mod lineage;
@@ -21,13 +23,16 @@ mod open;
 mod policy;
 mod reader;
 mod segment;
+mod taking_in;
 
+pub use aside::Aside;
 pub use identity::LastRun;
 pub use lineage::{Divergence, Lineage};
 pub use open::{Opened, Survey, open, survey};
 pub use policy::{Policy, WhenFull};
-pub use reader::{Damage, Item, SegmentReader};
+pub use reader::{Damage, Item, Newer, SegmentReader};
 pub use segment::SEGMENT_HEADER_LEN;
+pub use taking_in::TakenIn;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -38,7 +43,7 @@ use crate::datagram::Timestamp;
 use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
 use disk::{Disk, DiskFile};
 use identity::Identity;
-use segment::SegmentHeader;
+use segment::{NewerSegment, SegmentHeader};
 
 /// Why a batch was not taken. The spool is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +120,10 @@ pub struct Spool<D: Disk> {
     unsynced: BTreeMap<Position, Arc<D::File>>,
     /// Whether files were created or renamed since the last sync of the directory.
     names_unsynced: bool,
+    /// What lies in `damaged/`.
+    damaged: Aside,
+    /// What lies in `newer/`.
+    newer: Aside,
 }
 
 impl<D: Disk> Spool<D> {
@@ -424,6 +433,12 @@ impl<D: Disk> Spool<D> {
         if give_unreadable_up {
             reader.give_unreadable_up();
         }
+        // A header that cannot be read tells nothing; what follows it may be readable.
+        if let Some(newer) =
+            self.start_of(&name::segment(first)).ok().as_deref().and_then(NewerSegment::parse)
+        {
+            reader.set_newer(newer.version);
+        }
         reader.skip_to(position)?;
         Ok(Some(reader))
     }
@@ -434,25 +449,6 @@ impl<D: Disk> Spool<D> {
             Some((first, Piece::Segment { end, size, .. })) if *end > position => Some((*first, *end, *size)),
             _ => None,
         }
-    }
-
-    /// Keeps a copy of damaged bytes of the segment that starts at `first`.
-    pub fn set_aside(&self, first: Position, offset: u64, length: u64) -> io::Result<()> {
-        let segment = self.disk.open(&name::segment(first))?;
-        let piece = self.disk.create(&name::damaged(first, offset, length))?;
-        let mut buffer = vec![0; 64 * 1024];
-        let mut done = 0;
-        while done < length {
-            let count = usize::try_from(length - done).unwrap_or(usize::MAX).min(buffer.len());
-            let place = buffer.get_mut(..count).unwrap_or_default();
-            let read = segment.read_at(place, offset + done)?;
-            if read == 0 {
-                break;
-            }
-            piece.write_at(place.get(..read).unwrap_or_default(), done)?;
-            done += u64::try_from(read).unwrap_or(u64::MAX);
-        }
-        Ok(())
     }
 
     /// Begins the run `run`, which gives out positions from `start` on, and records that. A run that cannot be recorded

@@ -1,9 +1,12 @@
 //! The names of files in a spool directory. They sort by position.
 
-use crate::sequence::{Gap, GapReason, Position};
+use crate::sequence::{Gap, GapReason, Position, StreamId};
 
 /// Where damaged pieces are set aside, below the spool directory.
 pub(super) const DAMAGED: &str = "damaged";
+
+/// Where files of a newer version are kept, below the spool directory.
+pub(super) const NEWER: &str = "newer";
 
 /// What a name says of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +51,20 @@ pub(super) fn damaged(first: Position, offset: u64, length: u64) -> String {
     format!("{DAMAGED}/{:020}.segment-{offset}-{length}", first.0)
 }
 
+/// The name of a segment of a newer version that is kept: what it holds from `from` on was not delivered.
+pub(super) fn newer(from: Position, stream: StreamId) -> String {
+    format!("{NEWER}/{:020}-{stream}.segment", from.0)
+}
+
+/// Reads such a name.
+pub(super) fn parse_newer(name: &str) -> Option<(Position, StreamId)> {
+    let (from, stream) =
+        name.strip_prefix(NEWER)?.strip_prefix('/')?.strip_suffix(".segment")?.split_once('-')?;
+    let is_hex = stream.len() == 32 && stream.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let id = u128::from_str_radix(stream, 16).ok().filter(|_| is_hex)?;
+    Some((parse_position(from)?, StreamId(id.to_be_bytes())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +76,9 @@ mod tests {
         let dropped = Gap { first, end: Position(u64::MAX), reason: GapReason::SpoolFull };
         assert_eq!(Name::parse(&gap(&dropped)), Some(Name::Gap(dropped)));
         assert_eq!(segment(first), "00000000000000000042.segment");
+        let stream = StreamId([0xA5; 16]);
+        assert_eq!(parse_newer(&newer(first, stream)), Some((first, stream)));
+        assert_eq!(parse_newer("newer/00000000000000000042-a5.segment"), None);
     }
 
     #[test]

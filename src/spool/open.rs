@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::io;
 
 use crate::batch::Batch;
+use crate::datagram::Timestamp;
 use crate::sequence::{Gap, GapReason, Position, StreamId};
 use crate::spool::disk::{Disk, DiskFile, Entry};
 use crate::spool::identity::{Found, Identity, LastRun};
-use crate::spool::name::Name;
-use crate::spool::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
-use crate::spool::{Item, Lineage, Piece, Policy, SegmentReader, Spool};
+use crate::spool::name::{self, Name};
+use crate::spool::segment::{NewerSegment, SEGMENT_HEADER_LEN, SegmentHeader};
+use crate::spool::{Aside, Item, Lineage, Piece, Policy, SegmentReader, Spool};
 
 /// A spool just taken up.
 #[derive(Debug)]
@@ -22,6 +23,10 @@ pub struct Opened<D: Disk> {
     pub missing: Vec<Gap>,
     /// Bytes behind the last whole batch that were set aside.
     pub torn: u64,
+    /// When the newest datagram of the last segment arrived.
+    pub newest: Option<Timestamp>,
+    /// From here on the spool held what a newer version wrote, and keeps it apart now.
+    pub newer: Option<Position>,
 }
 
 /// A spool directory that was looked at, and not touched.
@@ -83,14 +88,14 @@ impl<D: Disk> Survey<D> {
         loop {
             match reader.next_item().ok()?? {
                 Item::Batch(batch) => return Some(batch),
-                Item::Damage(_) => {}
+                Item::Damage(_) | Item::Newer(_) => {}
             }
         }
     }
 
     /// Opens the spool; an empty one becomes the stream `new_stream`.
     pub fn take_up(self, new_stream: StreamId, policy: Policy) -> io::Result<Opened<D>> {
-        let Self { disk, files, identity, newer, stream } = self;
+        let Self { disk, mut files, identity, newer, stream } = self;
         if let Some(version) = newer {
             tracing::error!(
                 "the file \"stream\" of the spool is of version {version}, which a newer nf-sender wrote: leaving it as \
@@ -114,12 +119,19 @@ impl<D: Disk> Survey<D> {
                 dropped: Vec::new(),
                 unsynced: BTreeMap::new(),
                 names_unsynced: false,
+                damaged: Aside::default(),
+                newer: Aside::default(),
             },
             last_run,
             missing: Vec::new(),
             torn: 0,
+            newest: None,
+            newer: None,
         };
+        opened.keep_newest_apart(&mut files)?;
         opened.take_files(&files)?;
+        opened.spool.bound_damaged();
+        opened.spool.count_newer();
         if let (None, Some(end)) = (last_run, opened.spool.end()) {
             opened.last_run = Some(LastRun::CutShort { start: end });
         }
@@ -155,6 +167,24 @@ fn stream_of_segments(disk: &impl Disk, files: &[(Name, Entry)]) -> io::Result<O
 }
 
 impl<D: Disk> Opened<D> {
+    /// Moves the last segments to `newer/` if a newer version wrote them, or if they are of another stream, as an older
+    /// version leaves them that could not read the file `stream`. Others are found when they are read.
+    fn keep_newest_apart(&mut self, files: &mut Vec<(Name, Entry)>) -> io::Result<()> {
+        while let Some((Name::Segment(first), entry)) = files.last() {
+            let start = self.spool.start_of(&entry.name).unwrap_or_default();
+            let newer = NewerSegment::parse(&start).map(|newer| newer.stream);
+            let stream = newer.or_else(|| SegmentHeader::parse(&start).map(|header| header.stream));
+            let Some(stream) = stream.filter(|stream| newer.is_some() || *stream != self.spool.stream) else {
+                break;
+            };
+            self.spool.disk.rename(&entry.name, &name::newer(*first, stream))?;
+            self.spool.names_unsynced = true;
+            self.newer = Some(*first);
+            files.pop();
+        }
+        Ok(())
+    }
+
     fn take_files(&mut self, files: &[(Name, Entry)]) -> io::Result<()> {
         for (index, (name, entry)) in files.iter().enumerate() {
             let end = self.spool.end();
@@ -206,6 +236,7 @@ impl<D: Disk> Opened<D> {
         let mut reader = SegmentReader::new(file, self.spool.stream, first, Position(u64::MAX), entry.size);
         reader.give_unreadable_up();
         let (end, size) = reader.find_end()?;
+        self.newest = reader.newest();
         let torn = entry.size.saturating_sub(size);
         if torn > 0 {
             self.torn = torn;

@@ -7,16 +7,20 @@ use std::io;
 
 use bytes::{Buf, BytesMut};
 
-use crate::batch::{Batch, BatchError, BatchHeader, HEADER_LEN, MAGIC};
+use crate::batch::{Batch, BatchError, BatchHeader, HEADER_LEN, MAGIC, NewerBatch};
+use crate::datagram::Timestamp;
 use crate::sequence::{Position, StreamId};
 use crate::spool::disk::DiskFile;
-use crate::spool::segment::SEGMENT_HEADER_LEN;
+use crate::spool::segment::{SEGMENT_HEADER_LEN, VERSION};
 
 /// Bytes read at once.
 const CHUNK: usize = 256 * 1024;
 
 /// A block of this many bytes that cannot be read is taken for zeros, which no checksum lets pass.
 const BLOCK: usize = 4096;
+
+/// What the magic of a batch begins with in every version.
+const MAGIC_OF_ALL: &[u8] = MAGIC.split_at(3).0;
 
 /// What a segment holds next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +29,17 @@ pub enum Item {
     Batch(Batch),
     /// Bytes that cannot be used, or positions whose bytes are missing.
     Damage(Damage),
+    /// Whole batches that a newer version wrote.
+    Newer(Newer),
+}
+
+/// A run of batches that this version does not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Newer {
+    /// Where they are: bytes and positions.
+    pub place: Damage,
+    /// What must be understood to read them, in words.
+    pub needs: String,
 }
 
 /// A damaged piece of a segment.
@@ -53,9 +68,13 @@ pub struct SegmentReader<F> {
     expected: Position,
     end: Position,
     buffer: BytesMut,
-    /// A batch that was found behind damage which was given first; the buffer starts after it.
-    found: Option<Batch>,
+    /// What was found already, and comes next; the buffer starts after it.
+    found: Option<Item>,
+    /// Set where all of the segment is of this newer version.
+    newer: Option<u16>,
     zero_unreadable: bool,
+    /// The latest arrival of the batches that were passed by their headers.
+    newest: Option<Timestamp>,
 }
 
 impl<F: DiskFile> SegmentReader<F> {
@@ -70,7 +89,9 @@ impl<F: DiskFile> SegmentReader<F> {
             end,
             buffer: BytesMut::new(),
             found: None,
+            newer: None,
             zero_unreadable: false,
+            newest: None,
         }
     }
 
@@ -90,54 +111,125 @@ impl<F: DiskFile> SegmentReader<F> {
         self.offset
     }
 
+    /// When the newest datagram arrived, as far as the headers say that `find_end` has read.
+    pub fn newest(&self) -> Option<Timestamp> {
+        self.newest
+    }
+
     /// From now on blocks that cannot be read are damage; before, they are errors that a later try may not meet.
     pub fn give_unreadable_up(&mut self) {
         self.zero_unreadable = true;
     }
 
+    /// From now on all of the segment is what a newer version wrote.
+    pub(super) fn set_newer(&mut self, version: u16) {
+        self.newer = Some(version);
+    }
+
     /// What comes next; `None` at the end.
     pub fn next_item(&mut self) -> io::Result<Option<Item>> {
-        if let Some(batch) = self.found.take() {
-            return Ok(Some(self.give(batch)));
+        if let Some(item) = self.found.take() {
+            return Ok(Some(self.give(item)));
         }
         if self.expected >= self.end {
             return Ok(None);
         }
+        if let Some(version) = self.newer {
+            return Ok(Some(self.give_all_as_newer(version)));
+        }
         let start = self.offset;
-        let (damaged_to, batch) = self.find_batch()?;
-        let lost_to = batch.as_ref().map_or(self.end, |batch| batch.first().max(self.expected));
+        let (damaged_to, found) = self.find_batch()?;
+        let lost_to = match &found {
+            Found::Batch(batch) => batch.first().max(self.expected),
+            Found::Newer(newer) => newer.first.max(self.expected),
+            Found::End => self.end,
+        };
         let length = damaged_to.saturating_sub(start);
-        if length == 0 && lost_to == self.expected {
-            return Ok(batch.map(|batch| self.give(batch)));
+        let is_whole = length == 0 && lost_to == self.expected;
+        match found {
+            Found::Batch(batch) if is_whole => return Ok(Some(self.give(Item::Batch(batch)))),
+            Found::Newer(_) if is_whole => return self.take_newer().map(Some),
+            Found::End if is_whole => return Ok(None),
+            Found::Batch(batch) => self.found = Some(Item::Batch(batch)),
+            // The reader has not moved past it.
+            Found::Newer(_) | Found::End => {}
         }
         let damage = Damage { offset: start, length, first: self.expected, end: lost_to };
         self.expected = lost_to;
-        self.found = batch;
         Ok(Some(Item::Damage(damage)))
     }
 
-    fn give(&mut self, batch: Batch) -> Item {
-        self.expected = batch.end();
-        Item::Batch(batch)
+    fn give(&mut self, item: Item) -> Item {
+        match &item {
+            Item::Batch(batch) => self.expected = batch.end(),
+            Item::Damage(damage) | Item::Newer(Newer { place: damage, .. }) => self.expected = damage.end,
+        }
+        item
+    }
+
+    fn give_all_as_newer(&mut self, version: u16) -> Item {
+        let place = Damage { offset: 0, length: self.limit, first: self.expected, end: self.end };
+        let needs = format!("segment format {version}, this version reads {VERSION}");
+        self.give(Item::Newer(Newer { place, needs }))
+    }
+
+    /// Passes the batches of a newer version that the reader stands at.
+    fn take_newer(&mut self) -> io::Result<Item> {
+        let (start, first) = (self.offset, self.expected);
+        let mut needs = String::new();
+        while let Some(newer) = self.newer_here()?
+            && (newer.first <= self.expected && self.expected < newer.end)
+        {
+            needs = newer.needs.to_string();
+            self.expected = newer.end;
+            self.skip_bytes(newer.encoded_len);
+        }
+        debug_assert!(self.offset > start, "the search has ended at one");
+        let place = Damage { offset: start, length: self.offset - start, first, end: self.expected };
+        Ok(Item::Newer(Newer { place, needs }))
+    }
+
+    /// The batch of a newer version that the reader stands at, if all of it is within the segment.
+    fn newer_here(&mut self) -> io::Result<Option<NewerBatch>> {
+        let Some(Err(BatchError::Newer(newer))) = self.header(HEADER_LEN)? else { return Ok(None) };
+        let after = self.offset.saturating_add(u64::try_from(newer.encoded_len).unwrap_or(u64::MAX));
+        Ok((after <= self.limit && newer.end <= self.end).then_some(newer))
+    }
+
+    fn skip_bytes(&mut self, count: usize) {
+        self.offset += u64::try_from(count).unwrap_or(u64::MAX);
+        self.buffer.clear();
     }
 
     /// Goes to the next batch that holds wanted positions, and past it. Says also where damage in front of it
     /// ended, which is where this began if there was none.
-    fn find_batch(&mut self) -> io::Result<(u64, Option<Batch>)> {
+    fn find_batch(&mut self) -> io::Result<(u64, Found)> {
         let mut damaged_to = self.offset;
         loop {
             let at = self.offset;
             match self.take_batch()? {
-                Taken::Batch(batch) if batch.first() >= self.end => return Ok((damaged_to, None)),
-                Taken::Batch(batch) if batch.end() > self.expected => return Ok((damaged_to, Some(batch))),
+                Taken::Batch(batch) if batch.first() >= self.end => return Ok((damaged_to, Found::End)),
+                Taken::Batch(batch) if batch.end() > self.expected => {
+                    return Ok((damaged_to, Found::Batch(batch)));
+                }
                 Taken::Batch(_) if damaged_to == at => damaged_to = self.offset,
                 Taken::Batch(_) => {}
+                Taken::Newer(newer) if newer.first >= self.end => return Ok((damaged_to, Found::End)),
+                Taken::Newer(newer) if newer.end > self.expected => {
+                    return Ok((damaged_to, Found::Newer(newer)));
+                }
+                Taken::Newer(newer) => {
+                    self.skip_bytes(newer.encoded_len);
+                    if damaged_to == at {
+                        damaged_to = self.offset;
+                    }
+                }
                 Taken::BadBody => damaged_to = self.offset,
                 Taken::BadHeader => {
                     self.resync()?;
                     damaged_to = self.offset;
                 }
-                Taken::End => return Ok((damaged_to, None)),
+                Taken::End => return Ok((damaged_to, Found::End)),
             }
         }
     }
@@ -145,7 +237,7 @@ impl<F: DiskFile> SegmentReader<F> {
     fn take_batch(&mut self) -> io::Result<Taken> {
         let header = match self.header(CHUNK)? {
             Some(Ok(header)) => header,
-            Some(Err(_)) => return Ok(Taken::BadHeader),
+            Some(Err(_)) => return Ok(self.newer_here()?.map_or(Taken::BadHeader, Taken::Newer)),
             None => return Ok(Taken::End),
         };
         self.fill(header.encoded_len(), CHUNK)?;
@@ -179,18 +271,20 @@ impl<F: DiskFile> SegmentReader<F> {
             if self.buffer.is_empty() {
                 return Ok(());
             }
-            match self.buffer.windows(MAGIC.len()).position(|window| window == MAGIC) {
+            match self.buffer.windows(MAGIC_OF_ALL.len()).position(|window| window == MAGIC_OF_ALL) {
                 Some(at) => {
                     self.skip(at);
-                    if let Some(Ok(header)) = self.header(CHUNK)?
-                        && header.end() > self.expected
-                        && header.end() <= self.end
-                    {
+                    let end = match self.header(CHUNK)? {
+                        Some(Ok(header)) => Some(header.end()),
+                        Some(Err(BatchError::Newer(newer))) => Some(newer.end),
+                        _ => None,
+                    };
+                    if end.is_some_and(|end| end > self.expected && end <= self.end) {
                         return Ok(());
                     }
                     self.skip(1);
                 }
-                None => self.skip(self.buffer.len().saturating_sub(MAGIC.len() - 1).max(1)),
+                None => self.skip(self.buffer.len().saturating_sub(MAGIC_OF_ALL.len() - 1).max(1)),
             }
         }
     }
@@ -203,6 +297,10 @@ impl<F: DiskFile> SegmentReader<F> {
 
     /// Goes to the batch that holds `position`, reading headers only as long as they are whole.
     pub fn skip_to(&mut self, position: Position) -> io::Result<()> {
+        if self.newer.is_some() {
+            self.expected = position;
+            return Ok(());
+        }
         while let Some(Ok(header)) = self.header(HEADER_LEN)? {
             if header.end() > position || header.first < self.expected || header.end() > self.end {
                 break;
@@ -219,19 +317,26 @@ impl<F: DiskFile> SegmentReader<F> {
         match item {
             Item::Batch(batch) if batch.end() > position => {
                 self.expected = position;
-                self.found = Some(batch);
+                self.found = Some(Item::Batch(batch));
+                Ok(false)
+            }
+            Item::Newer(Newer { place, needs }) if place.end > position => {
+                self.expected = position;
+                let place = Damage { first: position, ..place };
+                self.found = Some(Item::Newer(Newer { place, needs }));
                 Ok(false)
             }
             Item::Damage(damage) if damage.end > position => {
                 self.expected = position;
                 Ok(false)
             }
-            Item::Batch(_) | Item::Damage(_) => Ok(true),
+            Item::Batch(_) | Item::Damage(_) | Item::Newer(_) => Ok(true),
         }
     }
 
     fn hop(&mut self, header: &BatchHeader) {
         self.expected = header.end();
+        self.newest = self.newest.max(Some(header.latest));
         self.offset += u64::try_from(header.encoded_len()).unwrap_or(u64::MAX);
         self.buffer.clear();
     }
@@ -251,7 +356,14 @@ impl<F: DiskFile> SegmentReader<F> {
                         self.resync()?;
                     }
                 }
-                Some(Err(_)) => self.resync()?,
+                Some(Err(_)) => match self.newer_here()? {
+                    Some(newer) if newer.end >= self.expected => {
+                        self.expected = newer.end;
+                        self.skip_bytes(newer.encoded_len);
+                        good = (self.expected, self.offset);
+                    }
+                    _ => self.resync()?,
+                },
                 None => return Ok(good),
             }
         }
@@ -282,12 +394,24 @@ impl<F: DiskFile> SegmentReader<F> {
     }
 }
 
+/// What a search ended at.
+enum Found {
+    /// A batch, which the reader has passed.
+    Batch(Batch),
+    /// A batch of a newer version; the reader stands at it.
+    Newer(NewerBatch),
+    /// The end of the segment, or of its positions.
+    End,
+}
+
 /// What lies at the reader's place.
 enum Taken {
     /// A whole batch, which the reader has passed.
     Batch(Batch),
     /// A batch with a whole header and a damaged body, which the reader has passed.
     BadBody,
+    /// A whole header of a newer version; the reader has not moved.
+    Newer(NewerBatch),
     /// No whole header, or a body that is cut off; the reader has not moved.
     BadHeader,
     /// The end of the segment.

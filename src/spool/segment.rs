@@ -16,6 +16,7 @@
 
 use bytes::{Buf, BufMut};
 
+use crate::batch::is_newer_than_1;
 use crate::datagram::Timestamp;
 use crate::sequence::{Position, StreamId};
 
@@ -24,7 +25,7 @@ pub const SEGMENT_HEADER_LEN: usize = 64;
 
 const MAGIC: [u8; 8] = *b"NFSPOOL1";
 const CHECKED_FROM: usize = 12;
-const VERSION: u16 = 1;
+pub(super) const VERSION: u16 = 1;
 
 /// The fields of a segment header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +70,30 @@ impl SegmentHeader {
     }
 }
 
+/// A segment that a newer version wrote. Every version keeps the places of checksum, version and stream id, and bytes
+/// 12 to 63 as what is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NewerSegment {
+    pub(super) version: u16,
+    pub(super) stream: StreamId,
+}
+
+impl NewerSegment {
+    /// Reads the start of a header; `None` if it is damaged, cut, or not newer.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        let header = bytes.get(..SEGMENT_HEADER_LEN)?;
+        let (prefix, magic_version) = (MAGIC.get(..7)?, *header.get(7)?);
+        let mut rest = header.strip_prefix(prefix)?.get(1..)?;
+        if rest.try_get_u32().ok()? != crc32c::crc32c(rest) {
+            return None;
+        }
+        let version = rest.try_get_u16().ok()?;
+        rest.try_get_u16().ok()?;
+        let stream = StreamId(rest.try_get_u128().ok()?.to_be_bytes());
+        (version > VERSION || is_newer_than_1(magic_version)).then_some(Self { version, stream })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,5 +111,19 @@ mod tests {
         for cut in 0..bytes.len() {
             assert_eq!(SegmentHeader::parse(&bytes[..cut]), None);
         }
+    }
+
+    #[test]
+    fn a_newer_version_is_known_from_damage() {
+        let stream = StreamId([3; 16]);
+        let header = SegmentHeader { stream, first: Position(9), begun: Timestamp(77) };
+        let mut bytes = header.encode();
+        assert_eq!(NewerSegment::parse(&bytes), None);
+        bytes[13] = 2;
+        assert_eq!(NewerSegment::parse(&bytes), None, "the checksum is that of another version");
+        let checksum = crc32c::crc32c(&bytes[12..]);
+        bytes[8..12].copy_from_slice(&checksum.to_be_bytes());
+        assert_eq!(SegmentHeader::parse(&bytes), None);
+        assert_eq!(NewerSegment::parse(&bytes), Some(NewerSegment { version: 2, stream }));
     }
 }

@@ -59,6 +59,21 @@ impl Collector for SenderStatus {
             "Age of the oldest datagram that waits",
             signed(self.queued.oldest_s),
         )?;
+        metrics.gauge(
+            "damaged_bytes",
+            "Bytes of copies of damaged pieces of the spool",
+            signed(self.damaged.bytes),
+        )?;
+        metrics.gauge(
+            "newer_bytes",
+            "Bytes that a newer version left and this one cannot read",
+            signed(self.newer.bytes),
+        )?;
+        metrics.gauge(
+            "intake_in_memory",
+            "1 while the intake is in memory only, so that kill -9 would lose datagrams",
+            i64::from(self.intake.in_memory),
+        )?;
         let dropped = self.dropped;
         metrics.counters(
             ("dropped_datagrams", "Datagrams lost, by reason"),

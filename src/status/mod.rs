@@ -24,7 +24,7 @@ pub use receiver::{
 };
 pub use render::{Earlier, render_receiver, render_sender};
 pub use scrape::serve_metrics;
-pub use sender::{Dropped, ExporterStatus, LinkState, Queued, Recovered, SenderStatus};
+pub use sender::{Dropped, ExporterStatus, IntakeStatus, Kept, LinkState, Queued, Recovered, SenderStatus};
 pub use show::{Manner, show};
 pub use take_up::{reload, take_up};
 

@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 
 use crate::status::table::{Align, Table};
 use crate::status::{
-    CertificateStatus, CollectorState, LinkState, PeerState, PeerStatus, ReceiverStatus, SenderStatus,
+    CertificateStatus, CollectorState, Kept, LinkState, PeerState, PeerStatus, ReceiverStatus, SenderStatus,
     count_of,
 };
 
@@ -34,12 +34,31 @@ impl<S> Copy for Earlier<'_, S> {}
 pub fn render_sender(status: &SenderStatus, earlier: Option<Earlier<'_, SenderStatus>>) -> String {
     let mut text = format!("{} {}: {}\n\n", status.service, status.id, link_sentence(status));
     text += &sender_totals(status, earlier);
+    text += &kept(status);
+    if let Some(reason) = &status.intake.reason {
+        text += "\nintake: in memory, kill -9 would lose datagrams: ";
+        text += reason;
+        text += "\n";
+    }
     text += &certificate(status.certificate.as_ref());
     if !status.exporters.is_empty() {
         text += "\n";
         text += &exporters(status);
     }
     text
+}
+
+/// What is kept in the spool beside the queue, if anything is.
+fn kept(status: &SenderStatus) -> String {
+    let line = |(directory, kept, meaning): (&str, Kept, &str)| {
+        let files = count_of(kept.files, "file");
+        (kept.files > 0).then(|| format!("\n{directory}/: {files}, {}: {meaning}\n", size(kept.bytes)))
+    };
+    let kinds = [
+        ("newer", status.newer, "of a newer version, not sent by this one"),
+        ("damaged", status.damaged, "copies of damaged pieces"),
+    ];
+    kinds.into_iter().filter_map(line).collect()
 }
 
 fn link_sentence(status: &SenderStatus) -> String {

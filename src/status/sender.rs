@@ -44,6 +44,15 @@ pub struct SenderStatus {
     pub acknowledged: Tally,
     /// What waits.
     pub queued: Queued,
+    /// Where datagrams are that were received and are in no segment yet.
+    #[serde(default)]
+    pub intake: IntakeStatus,
+    /// Copies of damaged pieces of the spool, in its directory `damaged`.
+    #[serde(default)]
+    pub damaged: Kept,
+    /// What a newer version left and this one cannot read: files in the directory `newer` of the spool.
+    #[serde(default)]
+    pub newer: Kept,
     /// What is lost, by reason.
     pub dropped: Dropped,
     /// The exporters heard.
@@ -84,6 +93,24 @@ pub struct Queued {
     pub oldest_s: u64,
     /// Seconds until the spool is full at the present rate; `None` while nothing arrives.
     pub room_s: Option<u64>,
+}
+
+/// Files that are kept beside the queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// How many.
+    pub files: u64,
+    /// Bytes of all together.
+    pub bytes: u64,
+}
+
+/// Where the intake is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntakeStatus {
+    /// Whether it is in the memory of the process, so that kill -9 would lose what it holds.
+    pub in_memory: bool,
+    /// Why.
+    pub reason: Option<String>,
 }
 
 /// Datagrams lost, by reason.

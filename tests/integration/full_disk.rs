@@ -22,7 +22,7 @@ use crate::support::samples::{Sampler, assert_conserved, count};
 const DATAGRAM: u64 = 1358;
 
 /// Whether small file systems can be mounted. Where continuous integration runs (`CI=true`) they must be.
-fn may_mount() -> bool {
+pub(crate) fn may_mount() -> bool {
     let is_root = rustix::process::geteuid().is_root();
     let required = std::env::var("CI").is_ok_and(|value| value == "true");
     assert!(is_root || !required, "only root can mount the small disks of these tests");
@@ -33,7 +33,7 @@ fn may_mount() -> bool {
 }
 
 /// A small file system at a directory of its own.
-struct Disk {
+pub(crate) struct Disk {
     place: PathBuf,
 }
 
@@ -52,8 +52,21 @@ impl Disk {
         Self::mount(&["-o", "loop", image.to_str().unwrap()], place)
     }
 
+    /// A btrfs of so many MiB, in a file; at least 110.
+    pub(crate) fn btrfs(mebibytes: u64, image: &Path, place: &Path) -> Self {
+        File::create(image).unwrap().set_len(mebibytes << 20).unwrap();
+        run(Command::new("mkfs.btrfs").args(["-q", "-m", "single"]).arg(image));
+        Self::mount(&["-o", "loop", image.to_str().unwrap()], place)
+    }
+
+    /// Takes a snapshot of a btrfs, so that from now on every page that is written needs new room.
+    pub(crate) fn snapshot(&self) {
+        let (place, snapshot) = (self.place.clone(), self.place.join("snapshot"));
+        run(Command::new("btrfs").args(["-q", "subvolume", "snapshot", "-r"]).args([place, snapshot]));
+    }
+
     /// Takes all the room that is left, as some other program might; gives the file that took it.
-    fn fill(&self) -> PathBuf {
+    pub(crate) fn fill(&self) -> PathBuf {
         let path = self.place.join("somebody-elses");
         let mut file = File::create(&path).unwrap();
         let chunk = [1; 4096];

@@ -2,7 +2,8 @@
 //!
 //! What recvmmsg returned and what was encoded since, but is neither acknowledged nor in a segment, lies in one
 //! file: in the runtime directory (memory), else in the spool directory. A process that is killed loses nothing
-//! of it; the next one takes it up first. A reboot may lose it.
+//! of it; the next one takes it up first. A reboot may lose it. Where the file fails, the intake goes on in the memory
+//! of the process ([`bus_error`], [`place`]).
 //!
 //! | offset | width | part |
 //! |---|---|---|
@@ -12,13 +13,20 @@
 //!
 //! The file is only ever read on the machine, and in the boot, that wrote it; numbers are in the machine's order.
 
+mod bus_error;
 mod control;
+mod mapping;
 mod marks;
+pub(crate) mod newer;
+mod place;
 mod recvmmsg;
 mod ring;
 mod slots;
 
+pub(crate) use bus_error::Backing;
+use marks::Kind;
 pub(crate) use marks::Marks;
+pub(crate) use place::Place;
 pub(crate) use recvmmsg::ask_for_details;
 pub(crate) use ring::{Held, Ring};
 pub(crate) use slots::{Entry, Slots};
@@ -29,7 +37,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, MemfdFlags};
+use rustix::fs::{FallocateFlags, IFlags, MemfdFlags, ioctl_getflags, ioctl_setflags};
 
 use crate::limits::INTAKE_RING;
 use crate::sequence::{Position, StreamId};
@@ -46,7 +54,18 @@ pub(crate) struct Intake {
 }
 
 /// What an earlier run left in the intake.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Nothing: the intake was made now.
+    New,
+    /// Marks that are whole, and what they say.
+    Left(Left),
+    /// A file that was truncated or damaged, or another stream's. Batches may still be found in its ring.
+    Damaged,
+}
+
+/// What whole marks say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Left {
     /// Whether it was left in this boot, so that its marks are to be believed.
     pub(crate) same_boot: bool,
@@ -59,7 +78,7 @@ pub(crate) struct Left {
 impl Intake {
     /// Opens the intake at `path` for `stream`, making it if it is not there or belongs to something else. What
     /// is left stays as it is: a start that is cut short here leaves it to the next one.
-    pub(crate) fn open(path: &Path, stream: StreamId, boot: [u8; 16]) -> io::Result<(Self, Option<Left>)> {
+    pub(crate) fn open(path: &Path, stream: StreamId, boot: [u8; 16]) -> io::Result<(Self, Found)> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = options.open(path)?;
@@ -75,36 +94,45 @@ impl Intake {
         Ok(Self::lay_out(file.into(), stream, [0; 16])?.0)
     }
 
-    fn lay_out(file: File, stream: StreamId, boot: [u8; 16]) -> io::Result<(Self, Option<Left>)> {
-        let slots_at = u64::try_from(marks::LEN).unwrap_or(u64::MAX);
-        let slots_len = slots::total_len();
-        let ring_at = slots_at + u64::try_from(slots_len).unwrap_or(u64::MAX);
-        let size = ring_at + INTAKE_RING;
-        let usable = file.metadata()?.len() == size;
-        if !usable {
-            file.set_len(0)?;
-        }
-        // Room is taken now, so that no later write can fail for want of it.
-        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size)?;
-        let marks = Marks::map(&file)?;
-        let same_boot = marks.boot() == boot;
-        let left = (usable && marks.is_of(stream) && marks.is_sane()).then(|| Left {
-            same_boot,
-            next: marks.next(),
-            acknowledged: marks.acknowledged(),
-        });
+    fn lay_out(file: File, stream: StreamId, boot: [u8; 16]) -> io::Result<(Self, Found)> {
+        let old_len = file.metadata()?.len();
+        prepare(&file, old_len)?;
+        let file = Arc::new(file);
+        let marks = Marks::map(file.clone())?;
+        let found = match marks.kind(stream) {
+            _ if old_len == 0 => Found::New,
+            // Where part of the ring is cut off, the marks say what is missing.
+            Kind::Ours if old_len >= ring_at() && marks.are_whole() => Found::Left(Left {
+                same_boot: marks.boot() == boot,
+                next: marks.next(),
+                acknowledged: marks.acknowledged(),
+            }),
+            _ => Found::Damaged,
+        };
         marks.claim(stream);
-        let mut slots = Slots::map(&file, slots_at)?;
-        if left.is_none() {
+        let mut slots = Slots::map(file.clone(), slots_at())?;
+        if !matches!(found, Found::Left(_)) {
             slots.clear();
         }
-        let ring = Ring::map(Arc::new(file), ring_at, INTAKE_RING)?;
-        Ok((Self { marks: Arc::new(marks), slots, ring }, left))
+        let ring = Ring::map(file, ring_at(), INTAKE_RING)?;
+        Ok((Self { marks: Arc::new(marks), slots, ring }, found))
     }
 
-    /// Takes up what an earlier run left in the ring and no segment holds: batches that end above `floor`.
-    pub(crate) fn recover_ring(&mut self, stream: StreamId, floor: Position) -> Vec<Held> {
-        let held = self.ring.recover(stream, self.marks.ring_tail(), floor);
+    /// Takes up what an earlier run left in the ring and no segment holds: batches that end above `floor`. Where the
+    /// marks are `trusted`, they say where to find these; else, and where that does not lead to all of them, the ring
+    /// is searched.
+    pub(crate) fn recover_ring(&mut self, stream: StreamId, trusted: bool, floor: Position) -> Vec<Held> {
+        let mut held = Vec::new();
+        if trusted {
+            held = self.ring.recover(stream, self.marks.ring_tail(), floor);
+        }
+        let reached = held.last().map_or(floor, |last| last.batch.end());
+        if !trusted || reached < self.marks.next() {
+            let salvaged = self.ring.searched(stream, floor);
+            if salvaged.len() > held.len() {
+                held = self.ring.write_anew(salvaged);
+            }
+        }
         self.marks.set_ring_tail(held.first().map_or(self.ring.head(), |first| first.start));
         held
     }
@@ -113,6 +141,37 @@ impl Intake {
     pub(crate) fn forget_ring(&mut self) {
         self.marks.set_ring_tail(self.ring.head());
     }
+}
+
+/// Gives `file`, which is `old_len` bytes long, its length and its room.
+fn prepare(file: &File, old_len: u64) -> io::Result<()> {
+    if old_len == 0 {
+        // Where the file system copies on write, room that is taken now serves no later write. Most can do without
+        // for one file; those that cannot say so.
+        let _unsupported = ioctl_getflags(file).and_then(|flags| ioctl_setflags(file, flags | IFlags::NOCOW));
+    }
+    if old_len != file_len() {
+        file.set_len(file_len())?;
+    }
+    // Room is taken now, so that no later write can fail for want of it.
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, file_len()) {
+        // What the last run left is worth more than the room: it is read, and pages that fail are noticed.
+        Err(_) if old_len == file_len() => Ok(()),
+        other => other.map_err(io::Error::from),
+    }
+}
+
+fn slots_at() -> u64 {
+    u64::try_from(marks::LEN).unwrap_or(u64::MAX)
+}
+
+fn ring_at() -> u64 {
+    slots_at() + u64::try_from(slots::total_len()).unwrap_or(u64::MAX)
+}
+
+/// Bytes of the file.
+fn file_len() -> u64 {
+    ring_at() + INTAKE_RING
 }
 
 /// The id of this boot of the machine; it changes when memory is lost.

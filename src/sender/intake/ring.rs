@@ -4,15 +4,14 @@
 //! bytes since the ring was made; the place in the file is the offset modulo the ring's size. Which batches are
 //! live shows in their positions alone: they rise, so what an earlier lap left behind is never taken for newer.
 
-#![expect(unsafe_code, reason = "a mapping is made")]
-
 use std::io;
 
 use bytes::Bytes;
-use memmap2::{MmapMut, MmapOptions};
 
 use super::SharedFile;
-use crate::batch::{Batch, BatchHeader};
+use super::bus_error::Backing;
+use super::mapping::Mapping;
+use crate::batch::{Batch, BatchHeader, MAGIC};
 use crate::sequence::{Position, StreamId};
 
 /// A batch in the ring.
@@ -29,9 +28,7 @@ pub(crate) struct Held {
 /// The writing end of the ring.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    map: MmapMut,
-    /// The mapping's file, for its lock.
-    _file: SharedFile,
+    map: Mapping,
     size: u64,
     /// Offset after the newest batch.
     head: u64,
@@ -41,10 +38,15 @@ impl Ring {
     /// The ring that starts at `base` in the file and is `size` bytes long.
     pub(super) fn map(file: SharedFile, base: u64, size: u64) -> io::Result<Self> {
         let length = usize::try_from(size).map_err(io::Error::other)?;
-        // SAFETY: the file is ours alone (mode 0600, directory locked), never shrinks, and this part of it is changed
-        // only through this mapping.
-        let map = unsafe { MmapOptions::new().offset(base).len(length).map_mut(&*file)? };
-        Ok(Self { map, _file: file, size, head: 0 })
+        Ok(Self { map: Mapping::of(file, base, length)?, size, head: 0 })
+    }
+
+    pub(crate) fn backing(&self) -> Backing {
+        self.map.backing()
+    }
+
+    pub(crate) fn move_to_memory(&self) -> io::Result<()> {
+        self.map.move_to_memory()
     }
 
     /// Offset after the newest batch.
@@ -64,11 +66,14 @@ impl Ring {
         self.start(length) + length - tail <= self.size
     }
 
-    /// Writes `batch`, which must fit. Once this returns it survives the process, however that ends.
+    /// Writes `batch`, which must fit. Once this returns it survives the process, however that ends, unless the ring is
+    /// in memory.
     pub(crate) fn write(&mut self, batch: Batch) -> Held {
         let length = encoded_len(&batch);
         let start = self.start(length);
-        if let Some(place) = range(start % self.size, length).and_then(|range| self.map.get_mut(range)) {
+        if let Some(place) =
+            range(start % self.size, length).and_then(|range| self.map.bytes_mut().get_mut(range))
+        {
             place.copy_from_slice(batch.bytes());
         }
         self.head = start + length;
@@ -94,6 +99,39 @@ impl Ring {
         held
     }
 
+    /// Searches all of the ring for whole batches that end above `floor`, wherever they are.
+    pub(super) fn searched(&self, stream: StreamId, floor: Position) -> Vec<Batch> {
+        let mut found: Vec<Batch> = Vec::new();
+        let mut at = 0;
+        while let Some(start) = self.find_magic(at) {
+            let batch = u64::try_from(start).ok().and_then(|start| self.read_at(stream, start));
+            at = start + batch.as_ref().map_or(1, |batch| batch.bytes().len());
+            found.extend(batch.filter(|batch| batch.end() > floor));
+        }
+        found.sort_by_key(Batch::first);
+        let mut expected = Position(0);
+        found.retain(|batch| {
+            let is_next = batch.first() >= expected;
+            if is_next {
+                expected = batch.end();
+            }
+            is_next
+        });
+        found
+    }
+
+    /// Writes `batches`, which were found in this ring, one after the other. They are all that lies in it then.
+    pub(super) fn write_anew(&mut self, batches: Vec<Batch>) -> Vec<Held> {
+        self.head = 0;
+        batches.into_iter().map(|batch| self.write(batch)).collect()
+    }
+
+    /// Where the next batch can start, from `at` on.
+    fn find_magic(&self, at: usize) -> Option<usize> {
+        let rest = self.map.bytes().get(at..)?;
+        rest.windows(MAGIC.len()).position(|window| window == MAGIC).map(|found| at + found)
+    }
+
     /// The batch at offset `at`, or at the beginning of the ring if it is not there.
     fn read(&self, stream: StreamId, at: u64, expected: Position) -> Option<Held> {
         let wrapped = at + (self.size - at % self.size);
@@ -106,7 +144,7 @@ impl Ring {
 
     fn read_at(&self, stream: StreamId, start: u64) -> Option<Batch> {
         let place = usize::try_from(start % self.size).ok()?;
-        let bytes = self.map.get(place..)?;
+        let bytes = self.map.bytes().get(place..)?;
         let header = BatchHeader::parse(stream, bytes).ok()??;
         let bytes = bytes.get(..header.encoded_len())?;
         Batch::parse_exact(stream, &Bytes::copy_from_slice(bytes)).ok()

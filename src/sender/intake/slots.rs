@@ -11,7 +11,7 @@
 //! | controls | 128 | control messages ([`super::control`]) |
 //! | payloads | 65,536 | the datagram |
 
-#![expect(unsafe_code, reason = "a mapping is made and handed to the kernel")]
+#![expect(unsafe_code, reason = "a mapping is handed to the kernel")]
 #![expect(
     clippy::cast_ptr_alignment,
     reason = "mappings start on a page, and every part of them at a multiple of 16"
@@ -19,14 +19,15 @@
 
 use core::mem::offset_of;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 
 use libc::{iovec, mmsghdr, msghdr};
-use memmap2::{MmapMut, MmapOptions};
 
+use super::SharedFile;
+use super::bus_error::Backing;
 use super::control::Details;
+use super::mapping::Mapping;
 use super::recvmmsg::recvmmsg;
 use crate::limits::{INTAKE_SLOT_SIZE, INTAKE_SLOTS};
 
@@ -84,21 +85,48 @@ pub(crate) enum Entry<'a> {
 /// The slots of an intake.
 #[derive(Debug)]
 pub(crate) struct Slots {
-    map: MmapMut,
-    /// So many, from the first one on, the kernel may have changed since they were armed; the others are armed and empty.
+    map: Mapping,
+    /// What holds them, as far as `used` follows from it.
+    backing: Backing,
+    /// So many, from the first one on, may have changed since they were armed; the others are armed and empty.
     used: usize,
 }
 
 impl Slots {
-    pub(super) fn map(file: &File, offset: u64) -> io::Result<Self> {
-        // SAFETY: the file is ours alone (mode 0600, directory locked), never shrinks, and this part of it is
-        // changed only through this mapping and by the kernel during a call that `self` is borrowed for.
-        let map = unsafe { MmapOptions::new().offset(offset).len(total_len()).map_mut(file)? };
-        Ok(Self { map, used: INTAKE_SLOTS })
+    pub(super) fn map(file: SharedFile, offset: u64) -> io::Result<Self> {
+        let map = Mapping::of(file, offset, total_len())?;
+        Ok(Self { map, backing: Backing::File, used: INTAKE_SLOTS })
+    }
+
+    pub(crate) fn backing(&self) -> Backing {
+        self.map.backing()
+    }
+
+    pub(crate) fn move_to_memory(&self) -> io::Result<()> {
+        self.map.move_to_memory()
+    }
+
+    /// Whether memory has taken the place of the file since this was last asked: then any slot may have changed.
+    fn was_moved(&mut self) -> bool {
+        let backing = self.map.backing();
+        let was_moved = backing != self.backing;
+        if was_moved {
+            self.backing = backing;
+            self.used = INTAKE_SLOTS;
+        }
+        was_moved
     }
 
     /// Empties all slots.
     pub(crate) fn clear(&mut self) {
+        self.was_moved();
+        self.clear_used();
+        if self.was_moved() {
+            self.clear_used();
+        }
+    }
+
+    fn clear_used(&mut self) {
         for slot in 0..self.used {
             self.put(slot * HEADER + LENGTH_AT, &EMPTY.to_ne_bytes());
         }
@@ -108,12 +136,20 @@ impl Slots {
     /// All slots must have been emptied.
     pub(crate) fn receive(&mut self, socket: impl AsFd) -> io::Result<usize> {
         self.arm();
+        if self.was_moved() {
+            self.clear_used();
+            self.arm();
+        }
         let count = u32::try_from(INTAKE_SLOTS).unwrap_or_default();
         // SAFETY: `arm` has made every header point to its own parts of this mapping, which `self` borrows
         // exclusively; the mapping starts with the headers and is page-aligned.
         let taken = unsafe { recvmmsg(socket, self.map.as_mut_ptr().cast(), count) };
         // The call may have ended in the middle of one more.
         self.used = taken.as_ref().map_or(0, |taken| *taken).saturating_add(1).min(INTAKE_SLOTS);
+        if taken.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EFAULT)) {
+            // Where a process would get SIGBUS, the kernel fails, and the datagram at hand counts as dropped by it.
+            self.map.move_to_memory()?;
+        }
         taken
     }
 
@@ -184,7 +220,7 @@ impl Slots {
     }
 
     fn part(&self, at: usize, length: usize) -> Option<&[u8]> {
-        self.map.get(at..at + length)
+        self.map.bytes().get(at..at + length)
     }
 
     fn word(&self, at: usize) -> Option<u32> {
@@ -192,7 +228,7 @@ impl Slots {
     }
 
     fn put(&mut self, at: usize, bytes: &[u8]) {
-        if let Some(place) = self.map.get_mut(at..at + bytes.len()) {
+        if let Some(place) = self.map.bytes_mut().get_mut(at..at + bytes.len()) {
             place.copy_from_slice(bytes);
         }
     }

@@ -47,7 +47,7 @@ fn run_with(directory: &tempfile::TempDir, keys: SpoolKeys, batches: u64) {
     let mut run = start_with(directory, policy(), keys).unwrap();
     push(&mut run, batches, 300);
     spool_all(&run, policy());
-    if let Some(intake) = &run.intake {
+    if let Some(intake) = run.intake.path() {
         intake::remove(intake).unwrap();
     }
 }
@@ -203,7 +203,7 @@ fn a_batch_that_was_forged_is_damage_and_the_rest_is_delivered() {
 fn without_a_runtime_directory_nothing_unencrypted_lies_in_the_spool_directory_even_after_a_kill() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start_with(&directory, policy(), sealing('1', &[])).unwrap();
-    assert_eq!(run.intake, None);
+    assert_eq!(run.intake.path(), None);
     push(&mut run, 5, 300);
     kill(run);
     assert!(!directory.path().join("intake").exists() && !shows_payload(&directory));

@@ -124,7 +124,7 @@ impl Life {
             spool_all(&run, policy());
             let intake = run.intake.clone();
             drop(run);
-            intake::remove(&intake.unwrap()).unwrap();
+            intake::remove(intake.path().unwrap()).unwrap();
             self.on_disk.clone_from(&self.received);
         }
     }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::status::{
-    CollectorStatus, Dropped, ExporterStatus, LateStatus, Queued, Recovered, RefusedStatus, SeenAs, Tally,
+    CollectorStatus, Dropped, ExporterStatus, IntakeStatus, LateStatus, Queued, Recovered, RefusedStatus,
+    SeenAs, Tally,
 };
 
 pub(in crate::status) fn sender() -> SenderStatus {
@@ -21,6 +22,9 @@ pub(in crate::status) fn sender() -> SenderStatus {
         recovered: Recovered { datagrams: 0 },
         acknowledged: Tally { datagrams: 1_234_533, bytes: 1_499_950_000 },
         queued: Queued { datagrams: 34, bytes: 50_000, segments: 1, oldest_s: 3, room_s: Some(432_000) },
+        intake: IntakeStatus::default(),
+        damaged: Kept::default(),
+        newer: Kept::default(),
         dropped: Dropped { kernel: 12, ..Dropped::default() },
         exporters: vec![
             ExporterStatus {
@@ -239,4 +243,22 @@ fn json_has_the_keys_of_the_contract_and_null_where_something_does_not_apply() {
     assert_eq!(value["collectors"][0]["state"], "down");
     assert_eq!(value["senders"][0]["delivered"]["datagrams"], 12_000);
     assert_eq!(serde_json::from_value::<ReceiverStatus>(value).unwrap(), receiver());
+}
+
+#[test]
+fn what_is_kept_beside_the_queue_has_lines_of_its_own() {
+    let mut status = sender();
+    assert!(!render_sender(&status, None).contains("newer/"));
+    status.newer = Kept { files: 2, bytes: 3_000_000 };
+    status.damaged = Kept { files: 1, bytes: 70_000 };
+    let reason = Some("/run/nf-sender/intake was truncated".to_owned());
+    status.intake = IntakeStatus { in_memory: true, reason };
+    let text = render_sender(&status, None);
+    assert!(
+        text.contains("\nnewer/: 2 files, 2.9 MiB: of a newer version, not sent by this one\n"),
+        "{text}"
+    );
+    assert!(text.contains("\ndamaged/: 1 file, 68.4 KiB: copies of damaged pieces\n"), "{text}");
+    let line = "\nintake: in memory, kill -9 would lose datagrams: /run/nf-sender/intake was truncated\n";
+    assert!(text.contains(line), "{text}");
 }

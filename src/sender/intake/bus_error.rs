@@ -1,0 +1,220 @@
+//! SIGBUS in the intake's mappings: the page that a thread touched cannot be had from the file any more.
+//!
+//! It happens when somebody truncates the file, when a copy-on-write file system has no room for the new copy of a
+//! page, and when the disk fails. The handler puts memory in the place of the whole mapping, filled with all that
+//! can still be read from the file, and the thread goes on where it was. Any other SIGBUS ends the process as usual.
+//!
+//! The handler calls nothing but system calls and atomics (signal-safety(7)).
+
+#![expect(unsafe_code, reason = "a signal handler that changes mappings")]
+
+use core::ffi::{c_int, c_void};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Once;
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
+use rustix::mm::{MapFlags, MremapFlags, ProtFlags, mmap_anonymous, mremap_fixed, munmap};
+
+use crate::limits::INTAKE_MAPPINGS_MAX;
+
+/// `si_code` of a page that the file does not have (sigaction(2)).
+const BUS_ADRERR: c_int = 2;
+
+const PAGE: usize = 4096;
+
+/// What holds a mapping's pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Backing {
+    /// The file.
+    File,
+    /// Memory of this process, with all that the file held.
+    Memory,
+    /// Memory of this process. Part of what the file held could not be read; zeros are in its place.
+    Incomplete,
+}
+
+const FREE: u8 = 0;
+const CLAIMED: u8 = 1;
+const IN_FILE: u8 = 2;
+const MOVING: u8 = 3;
+const IN_MEMORY: u8 = 4;
+const INCOMPLETE: u8 = 5;
+
+/// A mapping that the handler knows.
+#[derive(Debug)]
+struct Area {
+    state: AtomicU8,
+    start: AtomicUsize,
+    length: AtomicUsize,
+    fd: AtomicI32,
+    offset: AtomicU64,
+}
+
+static AREAS: [Area; INTAKE_MAPPINGS_MAX] = [const { Area::free() }; INTAKE_MAPPINGS_MAX];
+
+/// A mapping under the protection of the handler, for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Guard {
+    area: &'static Area,
+}
+
+impl Guard {
+    /// Protects the `length` bytes of memory at `start`, which map `file` from `offset` on.
+    ///
+    /// # Safety
+    ///
+    /// The mapping and the file stay as they are until the guard is dropped, and all of that memory is plain data.
+    pub(super) unsafe fn protect(
+        start: *mut u8,
+        length: usize,
+        file: &File,
+        offset: u64,
+    ) -> io::Result<Self> {
+        install()?;
+        let is_claimed = |area: &&Area| {
+            area.state.compare_exchange(FREE, CLAIMED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
+        let area = AREAS.iter().find(is_claimed).ok_or(io::ErrorKind::QuotaExceeded)?;
+        area.start.store(start.addr(), Ordering::Relaxed);
+        area.length.store(length, Ordering::Relaxed);
+        area.fd.store(file.as_raw_fd(), Ordering::Relaxed);
+        area.offset.store(offset, Ordering::Relaxed);
+        area.state.store(IN_FILE, Ordering::Release);
+        start.expose_provenance();
+        Ok(Self { area })
+    }
+
+    /// What holds the pages now.
+    pub(super) fn backing(&self) -> Backing {
+        match self.area.state.load(Ordering::Acquire) {
+            IN_MEMORY => Backing::Memory,
+            INCOMPLETE => Backing::Incomplete,
+            _ => Backing::File,
+        }
+    }
+
+    /// Puts memory in the place of the file's pages, if that was not done before.
+    pub(super) fn move_to_memory(&self) -> io::Result<()> {
+        self.area.move_to_memory().map_err(io::Error::from)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.area.state.store(FREE, Ordering::Release);
+    }
+}
+
+impl Area {
+    const fn free() -> Self {
+        Self {
+            state: AtomicU8::new(FREE),
+            start: AtomicUsize::new(0),
+            length: AtomicUsize::new(0),
+            fd: AtomicI32::new(-1),
+            offset: AtomicU64::new(0),
+        }
+    }
+
+    fn holds(&self, address: usize) -> bool {
+        let is_used = self.state.load(Ordering::Acquire) >= IN_FILE;
+        let start = self.start.load(Ordering::Relaxed);
+        is_used && address.checked_sub(start).is_some_and(|at| at < self.length.load(Ordering::Relaxed))
+    }
+
+    /// Signal-safe. Threads that come while another one is at it wait for that.
+    fn move_to_memory(&self) -> rustix::io::Result<()> {
+        loop {
+            match self.state.compare_exchange(IN_FILE, MOVING, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => {
+                    let moved = self.replace();
+                    let state = match moved {
+                        Ok(true) => IN_MEMORY,
+                        Ok(false) => INCOMPLETE,
+                        Err(_) => IN_FILE,
+                    };
+                    self.state.store(state, Ordering::Release);
+                    return moved.map(drop);
+                }
+                Err(MOVING) => core::hint::spin_loop(),
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    /// Whether the memory that is in the place of the file now holds all that the file did.
+    fn replace(&self) -> rustix::io::Result<bool> {
+        let length = self.length.load(Ordering::Relaxed);
+        let place = core::ptr::with_exposed_provenance_mut::<c_void>(self.start.load(Ordering::Relaxed));
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: new memory at a place that the kernel chooses.
+        let memory = unsafe { mmap_anonymous(core::ptr::null_mut(), length, access, MapFlags::PRIVATE)? };
+        // SAFETY: the memory just made is as long, zeroed, and nobody else knows it.
+        let bytes = unsafe { core::slice::from_raw_parts_mut(memory.cast::<u8>(), length) };
+        let is_whole = self.copy(bytes);
+        // SAFETY: the new memory takes the place of a mapping that is as long and, as whoever made the guard has
+        // promised, there and plain data; at no moment is there nothing.
+        let moved = unsafe { mremap_fixed(memory, length, length, MremapFlags::MAYMOVE, place) };
+        if let Err(error) = moved {
+            // SAFETY: the memory made above, which nothing refers to any more.
+            unsafe { munmap(memory, length)? };
+            return Err(error);
+        }
+        Ok(is_whole)
+    }
+
+    /// Reads what the file has for `memory`, without the pages that cannot be read. Whether that was all.
+    fn copy(&self, memory: &mut [u8]) -> bool {
+        // SAFETY: the file stays open for as long as the guard lives.
+        let file = unsafe { BorrowedFd::borrow_raw(self.fd.load(Ordering::Relaxed)) };
+        let offset = self.offset.load(Ordering::Relaxed);
+        let (mut done, mut is_whole) = (0, true);
+        while let Some(rest) = memory.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let at = offset.saturating_add(u64::try_from(done).unwrap_or(u64::MAX));
+            match rustix::io::pread(file, rest, at) {
+                Ok(0) => return false,
+                Ok(count) => done += count,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => {
+                    is_whole = false;
+                    done = (done / PAGE + 1) * PAGE;
+                }
+            }
+        }
+        is_whole
+    }
+}
+
+/// Makes the handler that of the process, once.
+fn install() -> io::Result<()> {
+    static INSTALL: Once = Once::new();
+    let mut outcome = Ok(());
+    INSTALL.call_once(|| {
+        // The stack for signals, where a thread has one: the thread's own may be what is exhausted.
+        let flags = SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK;
+        let action = SigAction::new(SigHandler::SigAction(on_bus_error), flags, SigSet::empty());
+        // SAFETY: the handler calls nothing that is not signal-safe.
+        outcome = unsafe { sigaction(Signal::SIGBUS, &action) }.map(drop);
+    });
+    outcome.map_err(io::Error::from)
+}
+
+extern "C" fn on_bus_error(_: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
+    // SAFETY: the kernel passes a valid siginfo; of SIGBUS with this code it holds an address.
+    let address = unsafe { ((*info).si_code == BUS_ADRERR).then(|| (*info).si_addr().addr()) };
+    let area = address.and_then(|address| AREAS.iter().find(|area| area.holds(address)));
+    if area.is_none_or(|area| area.move_to_memory().is_err()) {
+        end_the_process();
+    }
+}
+
+/// Lets the signal do what it does without a handler, once this one returns.
+fn end_the_process() {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no handler of ours is called any more.
+    let _never_fails = unsafe { sigaction(Signal::SIGBUS, &default) };
+    let _never_fails = raise(Signal::SIGBUS);
+}

@@ -1,0 +1,68 @@
+//! What newer versions left: what this one reads of it goes to the end of the queue again, the rest stays where it is.
+
+use std::io;
+use std::path::Path;
+
+use crate::secure::SpoolKeys;
+use crate::sender::intake;
+use crate::sender::ledger::Ledger;
+use crate::sender::queue::tell_newer;
+use crate::spool::Spool;
+use crate::spool::TakenIn;
+use crate::spool::disk::Directory;
+use crate::status::count_of;
+
+/// Moves the intake at `path` out of the way if a newer version left it.
+pub(super) fn move_intake_away(path: &Path) -> io::Result<()> {
+    if let Some((place, version)) = intake::newer::move_away(path)? {
+        let needs = format!("intake format {version}, this version reads up to 2");
+        tell_newer(format_args!("datagrams in {}", place.display()), &needs);
+    }
+    Ok(())
+}
+
+/// Takes what newer versions left into the queue, as far as this version reads it. The spool ends where the ledger does,
+/// and nothing else is held.
+pub(super) fn take_in(
+    spool: &mut Spool<Directory>,
+    ledger: &mut Ledger,
+    keys: &SpoolKeys,
+    intake: Option<&Path>,
+) -> io::Result<()> {
+    for (place, stream, batches) in intake.map(intake::newer::readable).unwrap_or_default() {
+        spool.put_newer(stream, &batches)?;
+        std::fs::remove_file(place)?;
+    }
+    let (mut taken, mut stays) = (0, Vec::new());
+    for file in spool.newer_files()? {
+        let next = ledger.next();
+        let own_stream = spool.stream();
+        let outcome = spool.take_in(&file, next, |stream, batch, first| {
+            let batch = keys.open(stream, batch).ok()?.renumbered(own_stream, first)?;
+            keys.seal(own_stream, &batch).ok()
+        })?;
+        match outcome {
+            TakenIn::Until(end) => taken += ledger.take_in(end),
+            TakenIn::Newer(needs) => stays.push(needs),
+            TakenIn::NoRoom => {
+                tracing::warn!("{:?} of the spool stays there: the queue has no room for it", file.name);
+            }
+            TakenIn::NoKey => tracing::error!(
+                "{:?} of the spool stays there: start with its key as spool.previous-key-file",
+                file.name
+            ),
+            TakenIn::Damaged => tracing::error!(
+                "{:?} of the spool holds nothing that can be read: it was moved to the directory 'damaged'",
+                file.name
+            ),
+        }
+    }
+    if taken > 0 {
+        let what = count_of(taken, "datagram");
+        tracing::info!(datagrams = taken, "took {what} into the queue that a newer version had left");
+    }
+    if let Some(needs) = stays.first() {
+        tell_newer(count_of(u64::try_from(stays.len()).unwrap_or(u64::MAX), "file"), needs);
+    }
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! What is kept beside the queue: copies of damaged pieces, within a bound, and what a newer version wrote.
+
+use std::io;
+
+use crate::batch::Batch;
+use crate::limits::{DAMAGED_BYTES_MAX, DAMAGED_FILES_MAX};
+use crate::sequence::{Gap, GapReason, Position, StreamId};
+use crate::spool::disk::{Disk, DiskFile, Entry};
+use crate::spool::name::{self, DAMAGED, NEWER};
+use crate::spool::segment::SegmentHeader;
+use crate::spool::{Damage, SEGMENT_HEADER_LEN, Spool};
+
+/// Files of one kind that are kept beside the queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Aside {
+    /// How many.
+    pub files: u64,
+    /// Bytes of all together.
+    pub bytes: u64,
+}
+
+impl Aside {
+    pub(super) fn of(files: &[Entry]) -> Self {
+        let bytes = files.iter().map(|file| file.size).sum();
+        Self { files: u64::try_from(files.len()).unwrap_or(u64::MAX), bytes }
+    }
+}
+
+impl<D: Disk> Spool<D> {
+    /// The copies of damaged pieces.
+    pub fn damaged(&self) -> Aside {
+        self.damaged
+    }
+
+    /// What a newer version wrote, and a version that reads it takes in again.
+    pub fn newer(&self) -> Aside {
+        self.newer
+    }
+
+    /// Keeps a copy of damaged bytes of the segment that starts at `first`. The oldest copies make room for it.
+    pub fn set_aside(&mut self, first: Position, offset: u64, length: u64) -> io::Result<()> {
+        let length = length.min(DAMAGED_BYTES_MAX);
+        let copied = self.copy(first, offset, length, &name::damaged(first, offset, length), 0);
+        self.bound_damaged();
+        copied.map(drop)
+    }
+
+    /// Removes the oldest copies of damaged pieces beyond the bound.
+    pub(super) fn bound_damaged(&mut self) {
+        let Ok(mut files) = self.disk.list_in(DAMAGED) else { return };
+        files.sort_by(|a, b| (a.modified, &a.name).cmp(&(b.modified, &b.name)));
+        let mut kept = Aside::of(&files);
+        for file in files {
+            if kept.files <= DAMAGED_FILES_MAX && kept.bytes <= DAMAGED_BYTES_MAX {
+                break;
+            }
+            match self.disk.remove(&file.name) {
+                Ok(()) => tracing::warn!(
+                    bytes = file.size,
+                    "removed {:?}, the oldest copy of a damaged piece of the spool: at most {DAMAGED_FILES_MAX} of {} \
+                     MiB together are kept",
+                    file.name,
+                    DAMAGED_BYTES_MAX >> 20
+                ),
+                Err(error) => tracing::warn!(%error, "cannot remove {:?} of the spool: {error}", file.name),
+            }
+            kept.files -= 1;
+            kept.bytes = kept.bytes.saturating_sub(file.size);
+        }
+        self.damaged = kept;
+    }
+
+    /// Counts again what a newer version wrote.
+    pub(super) fn count_newer(&mut self) {
+        if let Ok(files) = self.disk.list_in(NEWER) {
+            self.newer = Aside::of(&files);
+        }
+    }
+
+    /// Takes what a newer version wrote out of the queue and keeps it: `piece` of the segment that starts at `first`. All of
+    /// a segment is moved; of other pieces a copy is kept, and the segment goes as it would without them.
+    pub fn keep_newer(&mut self, first: Position, piece: Damage) -> io::Result<()> {
+        let Some((_, end, _)) = self.segment_at(first) else { return Ok(()) };
+        let kept = name::newer(piece.first, self.stream);
+        if piece.offset == 0 || (piece.first == first && piece.end == end) {
+            self.disk.rename(&name::segment(first), &kept)?;
+            self.forget_segment(first);
+            let from = first.max(self.acknowledged);
+            if from < end {
+                self.record_gap(Gap { first: from, end, reason: GapReason::Unused });
+            }
+        } else {
+            let header = u64::try_from(SEGMENT_HEADER_LEN).unwrap_or(u64::MAX);
+            self.copy(first, 0, header, &kept, 0)?;
+            self.copy(first, piece.offset, piece.length, &kept, header)?.sync()?;
+        }
+        self.disk.sync_directory()?;
+        self.count_newer();
+        Ok(())
+    }
+
+    /// Keeps batches of `stream` as if they were a segment of a newer version.
+    pub fn put_newer(&mut self, stream: StreamId, batches: &[Batch]) -> io::Result<()> {
+        let (Some(first), Some(oldest)) = (batches.first(), batches.iter().map(Batch::earliest).min()) else {
+            return Ok(());
+        };
+        let file = self.disk.create(&name::newer(first.first(), stream))?;
+        let header = SegmentHeader { stream, first: first.first(), begun: oldest }.encode();
+        file.truncate(0)?;
+        let mut at = 0;
+        for bytes in core::iter::once(&header[..]).chain(batches.iter().map(|batch| &batch.bytes()[..])) {
+            file.write_at(bytes, at)?;
+            at += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        }
+        file.sync()?;
+        self.disk.sync_directory()?;
+        self.count_newer();
+        Ok(())
+    }
+
+    /// Copies bytes of the segment that starts at `first` to `at` in the file `name`, which it returns.
+    fn copy(&self, first: Position, offset: u64, length: u64, name: &str, at: u64) -> io::Result<D::File> {
+        let segment = self.disk.open(&name::segment(first))?;
+        let piece = self.disk.create(name)?;
+        let mut buffer = vec![0; 64 * 1024];
+        let mut done = 0;
+        while done < length {
+            let count = usize::try_from(length - done).unwrap_or(usize::MAX).min(buffer.len());
+            let place = buffer.get_mut(..count).unwrap_or_default();
+            let read = segment.read_at(place, offset + done)?;
+            if read == 0 {
+                break;
+            }
+            piece.write_at(place.get(..read).unwrap_or_default(), at + done)?;
+            done += u64::try_from(read).unwrap_or(u64::MAX);
+        }
+        Ok(piece)
+    }
+}

@@ -1,0 +1,224 @@
+//! What a newer version wrote: kept as it is, passed over, and taken in once it can be read.
+
+use super::*;
+use crate::batch::{HEADER_LEN, Sealing};
+
+/// Makes a segment one of version 2, or of version 1 again.
+fn set_version(disk: &MemoryDisk, name: &str, version: u8) {
+    let mut bytes = disk.bytes(name);
+    bytes[13] = version;
+    let checksum = crc32c::crc32c(&bytes[12..SEGMENT_HEADER_LEN]);
+    bytes[8..12].copy_from_slice(&checksum.to_be_bytes());
+    disk.put(name, bytes);
+}
+
+/// Changes one byte of the header of the batch at `at` of a file, and its checksum.
+fn set_header_byte(disk: &MemoryDisk, name: &str, at: usize, byte: usize, value: u8) {
+    let mut bytes = disk.bytes(name);
+    let header = &mut bytes[at..at + HEADER_LEN];
+    header[byte] = value;
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&STREAM.0), &header[8..]);
+    header[4..8].copy_from_slice(&checksum.to_be_bytes());
+    disk.put(name, bytes);
+}
+
+fn segment_names(disk: &MemoryDisk) -> Vec<String> {
+    disk.names().into_iter().filter(|name| name.ends_with(".segment") && !name.contains('/')).collect()
+}
+
+fn kept_names(disk: &MemoryDisk) -> Vec<String> {
+    disk.names().into_iter().filter(|name| name.starts_with("newer/")).collect()
+}
+
+/// Reads all, keeping what is newer; returns the positions of the batches.
+fn drain(spool: &mut Spool<MemoryDisk>) -> Vec<u64> {
+    let (mut firsts, mut position) = (Vec::new(), spool.first().unwrap_or_default());
+    while position < spool.end().unwrap_or_default() {
+        let Some((segment, _, _)) = spool.segment_at(position) else {
+            position = spool.gaps().find(|gap| gap.first <= position && position < gap.end).unwrap().end;
+            continue;
+        };
+        let mut reader = spool.reader(position, false).unwrap().unwrap();
+        while let Some(item) = reader.next_item().unwrap() {
+            match item {
+                Item::Batch(batch) => firsts.push(batch.first().0),
+                Item::Damage(damage) => panic!("{damage:?}"),
+                Item::Newer(newer) => {
+                    position = newer.place.end;
+                    spool.keep_newer(segment, newer.place).unwrap();
+                    break;
+                }
+            }
+            position = reader.position();
+        }
+    }
+    firsts
+}
+
+/// Renumbers batches of `STREAM`, as they are not sealed.
+fn renumber(_: StreamId, batch: &Batch, first: Position) -> Option<Batch> {
+    batch.renumbered(STREAM, first)
+}
+
+#[test]
+fn the_newest_segments_are_kept_apart_at_the_start() {
+    let disk = filled(12);
+    let names = segment_names(&disk);
+    assert!(names.len() >= 4, "{names:?}");
+    let newest = &names[names.len() - 2..];
+    for name in newest {
+        set_version(&disk, name, 2);
+    }
+    let before: Vec<_> = newest.iter().map(|name| disk.bytes(name)).collect();
+    let opened = reopen(&disk);
+    assert_eq!(opened.newer.map(name::segment).as_ref(), newest.first());
+    assert_eq!(opened.spool.end(), opened.newer, "what is left ends there");
+    assert_eq!((opened.torn, opened.missing), (0, Vec::new()));
+    assert_eq!(opened.spool.newer().files, 2);
+    let after: Vec<_> = kept_names(&disk).iter().map(|name| disk.bytes(name)).collect();
+    assert_eq!(after, before, "not a byte was changed");
+}
+
+#[test]
+fn a_newer_segment_in_the_middle_hides_none_behind_it() {
+    let disk = filled(12);
+    let names = segment_names(&disk);
+    set_version(&disk, &names[1], 2);
+    let before = disk.bytes(&names[1]);
+    let mut spool = reopen(&disk).spool;
+    let firsts = drain(&mut spool);
+    assert_eq!(spool.newer().files, 1);
+    assert_eq!(disk.bytes(&kept_names(&disk)[0]), before);
+    let gap = spool.gaps().next().unwrap();
+    assert_eq!((name::segment(gap.first), gap.reason), (names[1].clone(), GapReason::Unused));
+    let all: Vec<u64> = (0..12).map(|number| number * 3).collect();
+    let rest: Vec<u64> = all.into_iter().filter(|first| !(gap.first.0..gap.end.0).contains(first)).collect();
+    assert_eq!(firsts, rest);
+    // The record outlives the run.
+    assert_eq!(reopen(&disk).spool.gaps().next(), Some(gap));
+}
+
+#[test]
+fn a_newer_batch_is_kept_and_the_rest_of_its_segment_given() {
+    let length = batch(0, 3).bytes().len();
+    for (byte, value) in [(3, b'2'), (52, 3), (53, 2), (54, 1)] {
+        let disk = filled(3);
+        let name = &segment_names(&disk)[0];
+        set_header_byte(&disk, name, SEGMENT_HEADER_LEN + length, byte, value);
+        let mut spool = reopen(&disk).spool;
+        assert_eq!(drain(&mut spool), [0, 6], "byte {byte}");
+        let kept = kept_names(&disk);
+        assert_eq!(kept, [name::newer(Position(3), STREAM)]);
+        let segment = disk.bytes(name);
+        let expected = [&segment[..64], &segment[64 + length..64 + 2 * length]].concat();
+        assert_eq!(disk.bytes(&kept[0]), expected);
+    }
+}
+
+#[test]
+fn newer_batches_at_the_end_are_not_cut_off() {
+    let length = batch(0, 3).bytes().len();
+    let disk = filled(3);
+    let name = &segment_names(&disk)[0];
+    set_header_byte(&disk, name, SEGMENT_HEADER_LEN + 2 * length, 52, 9);
+    let opened = reopen(&disk);
+    assert_eq!((opened.torn, opened.spool.end()), (0, Some(Position(9))));
+}
+
+#[test]
+fn damage_before_a_newer_batch_is_only_damage() {
+    let length = batch(0, 3).bytes().len();
+    let disk = filled(3);
+    let name = &segment_names(&disk)[0];
+    disk.flip(name, SEGMENT_HEADER_LEN + 10, 0xFF);
+    set_header_byte(&disk, name, SEGMENT_HEADER_LEN + length, 52, 3);
+    let spool = reopen(&disk).spool;
+    let mut reader = spool.reader(Position(0), false).unwrap().unwrap();
+    let Some(Item::Damage(damage)) = reader.next_item().unwrap() else { panic!("damage comes first") };
+    assert_eq!((damage.first, damage.end), (Position(0), Position(3)));
+    let Some(Item::Newer(newer)) = reader.next_item().unwrap() else { panic!("then what is newer") };
+    assert_eq!((newer.place.first, newer.place.end), (Position(3), Position(6)));
+    assert_eq!(newer.needs, "compression 3, this version reads 0 to 2");
+    let Some(Item::Batch(last)) = reader.next_item().unwrap() else { panic!("then the rest") };
+    assert_eq!(last.first(), Position(6));
+}
+
+#[test]
+fn what_can_be_read_again_is_taken_in_at_the_end() {
+    let disk = filled(12);
+    let names = segment_names(&disk);
+    let newest = names.last().unwrap().clone();
+    set_version(&disk, &newest, 2);
+    let mut spool = reopen(&disk).spool;
+    let held_back = Position(spool.end().unwrap().0);
+    spool.append(&batch(36, 3), NOW, Position(0)).unwrap();
+    let file = spool.newer_files().unwrap().remove(0);
+    let still = spool.take_in(&file, Position(39), renumber).unwrap();
+    assert_eq!(still, TakenIn::Newer("segment format 2, this version reads 1".to_owned()));
+    assert_eq!(spool.newer_files().unwrap(), core::slice::from_ref(&file));
+
+    set_version(&disk, &file.name, 1);
+    let TakenIn::Until(end) = spool.take_in(&file, Position(39), renumber).unwrap() else {
+        panic!("readable")
+    };
+    assert_eq!(end.0 - 39, 36 - held_back.0);
+    assert!(kept_names(&disk).is_empty());
+    let spool = reopen(&disk).spool;
+    assert_eq!(spool.end(), Some(end));
+    let mut reader = spool.reader(Position(39), false).unwrap().unwrap();
+    let Some(Item::Batch(first)) = reader.next_item().unwrap() else { panic!("a batch") };
+    assert_eq!((first.first(), first.body()), (Position(39), batch(held_back.0, 3).body()));
+}
+
+#[test]
+fn a_crash_while_taking_in_neither_loses_nor_repeats() {
+    let disk = filled(3);
+    let whole = disk.bytes(&segment_names(&disk)[0]);
+    let kept = name::newer(Position(0), STREAM);
+    let unfinished = format!("{kept}.taken");
+    let names_after = |files: &[(&String, &[u8])]| {
+        let disk = MemoryDisk::default();
+        for (name, bytes) in files {
+            disk.put(name, bytes.to_vec());
+        }
+        let names = reopen(&disk).spool.newer_files().unwrap();
+        names.into_iter().map(|file| file.name).collect::<Vec<_>>()
+    };
+    assert_eq!(names_after(&[(&kept, &whole), (&unfinished, &whole[..100])]), core::slice::from_ref(&kept));
+    assert_eq!(names_after(&[(&unfinished, &whole)]), core::slice::from_ref(&kept));
+}
+
+#[test]
+fn what_has_no_room_or_no_key_stays() {
+    let disk = filled(3);
+    let kept = name::newer(Position(0), STREAM);
+    disk.rename(&segment_names(&disk)[0], &kept).unwrap();
+    let mut spool = reopen(&disk).spool;
+    let file = spool.newer_files().unwrap().remove(0);
+    assert_eq!(spool.take_in(&file, Position(9), |_, _, _| None).unwrap(), TakenIn::NoKey);
+    spool.set_policy(Policy { max_size: file.size - 1, ..policy() });
+    assert_eq!(spool.take_in(&file, Position(9), renumber).unwrap(), TakenIn::NoRoom);
+    assert_eq!(kept_names(&disk), [kept]);
+}
+
+#[test]
+fn a_sealed_batch_is_not_renumbered() {
+    let sealed = batch(0, 3).with_body(STREAM, Sealing::Aes256Gcm, &[0; 80]).unwrap();
+    assert_eq!(sealed.renumbered(STREAM, Position(9)), None);
+}
+
+#[test]
+fn segments_of_another_stream_are_kept_to_be_taken_in() {
+    let disk = filled(3);
+    let other = StreamId([2; 16]);
+    let name = name::segment(Position(50));
+    let header = SegmentHeader { stream: other, first: Position(50), begun: NOW }.encode();
+    let bytes = [&header[..], batch(50, 3).renumbered(other, Position(50)).unwrap().bytes()].concat();
+    disk.put(&name, bytes);
+    let opened = reopen(&disk);
+    assert_eq!((opened.newer, opened.spool.end()), (Some(Position(50)), Some(Position(9))));
+    let mut spool = opened.spool;
+    let file = spool.newer_files().unwrap().remove(0);
+    let taken = spool.take_in(&file, Position(9), |_, batch, first| batch.renumbered(STREAM, first)).unwrap();
+    assert_eq!(taken, TakenIn::Until(Position(12)));
+}

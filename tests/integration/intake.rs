@@ -1,0 +1,203 @@
+//! The intake's file fails while nf-sender runs, or is damaged after a kill: the service goes on, and nothing is lost in
+//! silence.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::full_disk::{Disk, may_mount};
+use crate::losses::{deliver_the_rest, dropped, go_on};
+use crate::running::shared;
+use crate::support::chatter::{LARGE, Pattern};
+use crate::support::exporter::Exporters;
+use crate::support::hosts::QUICK_SENDER;
+use crate::support::load::Until;
+use crate::support::pair::{Pair, STALL};
+use crate::support::samples::{assert_conserved, count};
+
+/// Datagrams that are in the intake when it fails: 1.3 MiB, of which nothing is in the spool yet.
+const HELD: u64 = 1000;
+
+/// Datagrams that one recvmmsg call takes at most.
+const SLOTS: u64 = 128;
+
+/// A pair without a link, whose sender holds `HELD` datagrams in its intake and spools nothing of them.
+fn holding(prepare: impl FnOnce(&mut Pair)) -> (Pair, Exporters) {
+    let toml = format!("{QUICK_SENDER}sync-after = \"1h\"\n");
+    let mut pair = Pair::new(2, Pattern::new(LARGE), &toml);
+    prepare(&mut pair);
+    pair.link.cut();
+    pair.receiver.start();
+    pair.sender.start();
+    let exporters = pair.load(None, Until::Sent(HELD)).finish();
+    wait_until_received(&pair, HELD);
+    (pair, exporters)
+}
+
+fn wait_until_received(pair: &Pair, datagrams: u64) {
+    pair.sender.wait_status(STALL, |status| {
+        assert_conserved(status);
+        count(status, "/received/datagrams") == datagrams
+    });
+}
+
+fn open(path: &Path) -> File {
+    OpenOptions::new().read(true).write(true).open(path).unwrap()
+}
+
+/// Panics unless nf-sender says that its intake is in memory, and why.
+fn assert_in_memory(pair: &Pair, reason: &str) {
+    pair.sender.daemon().wait_for_log(&["the intake failed", reason, "in memory now"], STALL);
+    let status = pair.sender.status();
+    assert_eq!(status["intake"]["in_memory"], true, "{status:#}");
+    assert!(status["intake"]["reason"].as_str().unwrap().contains(reason), "{status:#}");
+}
+
+/// Panics unless all arrives but at most so many datagrams, which nf-sender counts: as corrupt, or as dropped by the kernel,
+/// which could not write a datagram into a page of the intake.
+fn assert_counted(pair: &Pair, exporters: &Exporters, most: u64) {
+    let status = pair.sender.wait_status(STALL, |status| {
+        assert_conserved(status);
+        let came = ["/received/datagrams", "/recovered/datagrams", "/dropped/kernel"];
+        let came: u64 = came.iter().map(|place| count(status, place)).sum();
+        came == exporters.total() && count(status, "/queued/datagrams") == 0
+    });
+    let lost = dropped(&status, "corrupt") + dropped(&status, "kernel");
+    assert!(lost <= most, "{status:#}");
+    pair.collector.wait_for(exporters.total() - lost, STALL);
+    assert_eq!(pair.collector.report().missing(exporters.sent()), lost);
+}
+
+#[test]
+fn a_truncated_intake_loses_nothing_queued() {
+    let _running = shared();
+    let (pair, exporters) = holding(|_| ());
+    let process = pair.sender.daemon().pid();
+    assert_eq!(pair.sender.status()["intake"]["in_memory"], false);
+    let intake = pair.sender.path("run/intake");
+    open(&intake).set_len(0).unwrap();
+    let exporters = go_on(&pair, exporters, 3 * HELD);
+    assert_in_memory(&pair, "was truncated");
+    assert!(!intake.exists(), "no later start may believe it");
+    pair.link.mend();
+    assert_eq!(deliver_the_rest(&pair, &exporters).missing, 0);
+    assert_eq!(pair.sender.daemon().pid(), process);
+}
+
+#[test]
+fn an_intake_truncated_under_load_counts_what_it_costs() {
+    let _running = shared();
+    let pair = Pair::connected(2, Pattern::new(LARGE), QUICK_SENDER);
+    let load = pair.load(Some(20_000), Until::Sent(40_000));
+    pair.collector.wait_for(10_000, STALL);
+    open(&pair.sender.path("run/intake")).set_len(0).unwrap();
+    let exporters = load.finish();
+    assert_in_memory(&pair, "was truncated");
+    assert_counted(&pair, &exporters, SLOTS + 1);
+}
+
+#[test]
+fn a_full_btrfs_loses_nothing_and_ends_nothing() {
+    let _running = shared();
+    if !may_mount() {
+        return;
+    }
+    let mut disk = None;
+    let (pair, exporters) = holding(|pair| {
+        pair.sender.take_runtime_directory_away();
+        disk = Some(Disk::btrfs(128, &pair.sender.path("disk"), &pair.sender.path("spool")));
+    });
+    let disk = disk.unwrap();
+    disk.snapshot();
+    let filler = disk.fill();
+    let exporters = go_on(&pair, exporters, 3 * HELD);
+    assert_in_memory(&pair, "spool/intake");
+    std::fs::remove_file(filler).unwrap();
+    pair.link.mend();
+    assert_eq!(deliver_the_rest(&pair, &exporters).missing, 0);
+}
+
+/// Kills a sender that holds datagrams in its intake, lets `damage` at that, and starts it again. Returns the pair and
+/// how many datagrams were recovered.
+fn damaged(damage: impl FnOnce(PathBuf)) -> (Pair, Exporters, u64) {
+    let (mut pair, exporters) = holding(|_| ());
+    pair.sender.take().kill();
+    damage(pair.sender.path("run/intake"));
+    pair.sender.start();
+    let status = pair.sender.status();
+    assert_conserved(&status);
+    let recovered = count(&status, "/recovered/datagrams");
+    (pair, exporters, recovered)
+}
+
+/// Panics unless the log says what may be lost, and all that was recovered or comes later arrives.
+fn assert_bound_is_logged(pair: &Pair, exporters: Exporters, words: &str, recovered: u64) {
+    let bound = ["the intake", words, "received after 20", "at most 12 MiB and 128 datagrams"];
+    assert_eq!(pair.sender.daemon().count_log(&bound), 1, "{}", pair.sender.daemon().log());
+    let exporters = go_on(pair, exporters, 2 * HELD);
+    pair.link.mend();
+    pair.collector.wait_for(HELD + recovered, STALL);
+    assert_eq!(pair.collector.report().missing(exporters.sent()), HELD - recovered);
+}
+
+#[test]
+fn a_removed_intake_is_logged_with_its_bound() {
+    let _running = shared();
+    let (pair, exporters, recovered) = damaged(|intake| std::fs::remove_file(intake).unwrap());
+    assert_eq!(recovered, 0);
+    assert_bound_is_logged(&pair, exporters, "is gone or empty", 0);
+}
+
+#[test]
+fn an_emptied_intake_is_logged_with_its_bound() {
+    let _running = shared();
+    let (pair, exporters, recovered) = damaged(|intake| open(&intake).set_len(0).unwrap());
+    assert_eq!(recovered, 0);
+    assert_bound_is_logged(&pair, exporters, "is gone or empty", 0);
+}
+
+#[test]
+fn a_cut_ring_costs_what_is_counted() {
+    let _running = shared();
+    let (pair, exporters, recovered) = damaged(|intake| {
+        let file = open(&intake);
+        let ring = file.metadata().unwrap().len() - (12 << 20);
+        file.set_len(ring + (600 << 10)).unwrap();
+    });
+    assert_eq!(recovered, HELD);
+    let corrupt = dropped(&pair.sender.status(), "corrupt");
+    assert!((300..HELD - 300).contains(&corrupt), "{corrupt}");
+    pair.link.mend();
+    assert_eq!(deliver_the_rest(&pair, &exporters).missing, corrupt);
+}
+
+#[test]
+fn an_intake_cut_before_its_ring_is_logged_with_its_bound() {
+    let _running = shared();
+    let (pair, exporters, _) = damaged(|intake| open(&intake).set_len(100_000).unwrap());
+    assert_bound_is_logged(&pair, exporters, "is truncated or damaged", 0);
+}
+
+#[test]
+fn damaged_marks_lose_nothing_of_the_ring() {
+    let _running = shared();
+    let (pair, exporters, recovered) =
+        damaged(|intake| open(&intake).write_all_at(&[0xA5; 4096], 0).unwrap());
+    assert_eq!(recovered, HELD);
+    assert_bound_is_logged(&pair, exporters, "is truncated or damaged", HELD);
+}
+
+#[test]
+fn a_damaged_ring_costs_what_is_counted() {
+    let _running = shared();
+    let (pair, exporters, recovered) = damaged(|intake| {
+        let file = open(&intake);
+        let ring = file.metadata().unwrap().len() - (12 << 20);
+        file.write_all_at(&[0xA5; 4096], ring + (600 << 10)).unwrap();
+    });
+    assert_eq!(recovered, HELD);
+    let corrupt = dropped(&pair.sender.status(), "corrupt");
+    assert!((1..200).contains(&corrupt), "{corrupt}");
+    pair.link.mend();
+    assert_eq!(deliver_the_rest(&pair, &exporters).missing, corrupt);
+}
