@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::receiver::newer_state::{self, State};
 use crate::sequence::{Position, SenderId, StreamId};
 
 /// What one collector has of one stream.
@@ -36,22 +37,11 @@ impl Ahead {
     pub(crate) fn take_up(state_directory: &Path) -> Self {
         let path = file(state_directory);
         let mut left: HashMap<_, Vec<Left>> = HashMap::new();
-        match read_and_remove(&path) {
-            Ok(list) => {
-                for progress in list {
-                    let key = (progress.sender.clone(), progress.stream.clone());
-                    left.entry(key).or_default().push(progress);
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                tracing::warn!(
-                    %error,
-                    "{}: cannot be taken up, so that part of a batch may be repeated to some \
-                     collectors: {error}",
-                    path.display()
-                );
-            }
+        // What a collector had it has for ever, so that an old file is right, too.
+        let kept = newer_state::take_up_kept::<Vec<Left>>(&path).unwrap_or_default();
+        for progress in kept.into_iter().chain(read_and_remove(&path)) {
+            let key = (progress.sender.clone(), progress.stream.clone());
+            left.entry(key).or_default().push(progress);
         }
         Self { left: Mutex::new(left) }
     }
@@ -60,7 +50,12 @@ impl Ahead {
     pub(crate) fn take(&self, sender: &SenderId, stream: StreamId) -> HashMap<SocketAddr, Position> {
         let key = (sender.to_string(), stream.to_string());
         let taken = self.left.lock().unwrap_or_else(PoisonError::into_inner).remove(&key).unwrap_or_default();
-        taken.into_iter().map(|progress| (progress.collector, Position(progress.position))).collect()
+        let mut positions = HashMap::new();
+        for progress in taken {
+            let position = positions.entry(progress.collector).or_insert(Position(0));
+            *position = (*position).max(Position(progress.position));
+        }
+        positions
     }
 }
 
@@ -77,10 +72,28 @@ fn file(state_directory: &Path) -> PathBuf {
 }
 
 /// The file is removed before it is believed: a run that is killed later must not find it again.
-fn read_and_remove(path: &Path) -> io::Result<Vec<Left>> {
-    let bytes = std::fs::read(path)?;
-    std::fs::remove_file(path)?;
-    Ok(serde_json::from_slice(&bytes)?)
+fn read_and_remove(path: &Path) -> Vec<Left> {
+    let read = State::read(path);
+    if let State::Newer(error) = &read {
+        newer_state::keep(path, error);
+        return Vec::new();
+    }
+    if matches!(read, State::Absent) {
+        return Vec::new();
+    }
+    let removed = std::fs::remove_file(path);
+    match (read, removed) {
+        (State::Read(list), Ok(())) => list,
+        (State::Unreadable(error), _) | (_, Err(error)) => {
+            tracing::warn!(
+                %error,
+                "{}: cannot be taken up, so that part of a batch may be repeated to some collectors: {error}",
+                path.display()
+            );
+            Vec::new()
+        }
+        (State::Absent | State::Newer(_), Ok(())) => Vec::new(),
+    }
 }
 
 #[cfg(test)]
@@ -115,5 +128,22 @@ mod tests {
         std::fs::write(file(directory.path()), b"{nonsense").unwrap();
         assert!(Ahead::take_up(directory.path()).take(&"brno".parse().unwrap(), STREAM).is_empty());
         assert!(!file(directory.path()).exists());
+    }
+
+    #[test]
+    fn a_newer_file_is_kept_and_taken_up_by_a_version_that_reads_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = file(directory.path());
+        std::fs::write(&path, "{\"version\": 2, \"left\": []}").unwrap();
+        let brno: SenderId = "brno".parse().unwrap();
+        assert!(Ahead::take_up(directory.path()).take(&brno, STREAM).is_empty());
+        assert!(newer_state::kept(&path).exists() && !path.exists());
+        // The version that it needs.
+        std::fs::write(newer_state::kept(&path), serde_json::to_vec(&[progress("127.0.0.1:1", 9)]).unwrap())
+            .unwrap();
+        leave(directory.path(), &[progress("127.0.0.1:1", 5)]).unwrap();
+        let taken = Ahead::take_up(directory.path()).take(&brno, STREAM);
+        assert_eq!(taken[&"127.0.0.1:1".parse().unwrap()], Position(9));
+        assert_eq!(directory.path().read_dir().unwrap().count(), 0);
     }
 }

@@ -7,6 +7,7 @@ mod daemon;
 mod delivery;
 mod invitation;
 mod invite;
+mod newer_state;
 mod output;
 mod positions;
 mod refused;

@@ -6,7 +6,7 @@
 
 use core::time::Duration;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::WhenDown;
 use crate::datagram::Datagram;
 use crate::netflow::{Kept, TemplateMemory, changes_templates};
+use crate::receiver::newer_state::{self, State};
 use crate::sequence::Position;
 
 /// How often the file is written at the most, but for the end.
@@ -72,26 +73,39 @@ impl Templates {
     pub(crate) fn take_up(state_directory: &Path) -> Self {
         let path = file(state_directory);
         let templates = Self::default();
-        match read(&path) {
-            Ok(stored) => {
-                for (kind, kept) in [(WhenDown::Hold, stored.hold), (WhenDown::Skip, stored.skip)] {
-                    let mut memory = templates.memory(kind);
-                    for kept in kept {
-                        memory.restore(kept);
-                    }
-                }
+        let current = match State::read(&path) {
+            State::Read(stored) => Some(stored),
+            State::Absent => None,
+            State::Newer(error) => {
+                newer_state::keep(&path, &error);
+                None
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
+            State::Unreadable(error) => {
                 tracing::warn!(
                     %error,
                     "{}: cannot be taken up, so that collectors which come back wait for their exporters' templates: \
                      {error}",
                     path.display()
                 );
+                None
             }
+        };
+        // What was kept is older than what this version has learned since.
+        let kept: Option<Stored> = newer_state::take_up_kept(&path);
+        templates.is_news.store(kept.is_some(), Ordering::Relaxed);
+        for stored in [kept, current].into_iter().flatten() {
+            templates.restore(stored);
         }
         templates
+    }
+
+    fn restore(&self, stored: Stored) {
+        for (kind, kept) in [(WhenDown::Hold, stored.hold), (WhenDown::Skip, stored.skip)] {
+            let mut memory = self.memory(kind);
+            for kept in kept {
+                memory.restore(kept);
+            }
+        }
     }
 
     /// Learns what `datagram` defines, which collectors of this kind have.
@@ -148,10 +162,6 @@ impl Templates {
 
 fn file(state_directory: &Path) -> PathBuf {
     state_directory.join("templates.json")
-}
-
-fn read(path: &Path) -> io::Result<Stored> {
-    Ok(serde_json::from_reader(BufReader::new(File::open(path)?))?)
 }
 
 fn write(state_directory: &Path, stored: &Stored) -> io::Result<()> {
@@ -271,5 +281,24 @@ mod tests {
         std::fs::write(file(directory.path()), "[{\"exporter\": 7}").unwrap();
         let templates = Templates::take_up(directory.path());
         assert!(templates.before(&of_exporter(&netflow_9(false)), WhenDown::Skip).is_empty());
+    }
+
+    #[test]
+    fn a_newer_file_is_kept_and_taken_up_by_a_version_that_reads_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = file(directory.path());
+        learned().keep(directory.path()).unwrap();
+        let of_this_version = std::fs::read(&path).unwrap();
+        std::fs::write(&path, "{\"version\": 2, \"exporters\": []}").unwrap();
+        let templates = Templates::take_up(directory.path());
+        assert!(templates.before(&of_exporter(&netflow_9(false)), WhenDown::Hold).is_empty());
+        templates.is_news.store(true, Ordering::Relaxed);
+        templates.keep(directory.path()).unwrap();
+        assert_eq!(std::fs::read(newer_state::kept(&path)).unwrap(), b"{\"version\": 2, \"exporters\": []}");
+
+        std::fs::write(newer_state::kept(&path), of_this_version).unwrap();
+        let templates = Templates::take_up(directory.path());
+        assert_eq!(templates.before(&of_exporter(&netflow_9(false)), WhenDown::Hold).len(), 1);
+        assert!(!newer_state::kept(&path).exists());
     }
 }
