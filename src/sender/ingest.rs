@@ -19,7 +19,7 @@ use crate::datagram::{Datagram, FlowRun};
 use crate::limits::{INTAKE_SLOTS, PAYLOAD_MAX};
 use crate::netflow::ExporterTable;
 use crate::sender::gathering::Gathering;
-use crate::sender::intake::{Backing, Entry, Marks, Place, Ring, Slots, ask_for_details};
+use crate::sender::intake::{self, Backing, Entry, Marks, Place, Ring, Slots, ask_for_details};
 use crate::sender::line::Lent;
 use crate::sender::queue::Queue;
 use crate::sender::recovery::Recovered;
@@ -65,6 +65,9 @@ pub(crate) struct IngestSettings {
     pub(crate) compression: Compression,
 }
 
+/// Drops, at most, that a socket counted while what it queues now was queued.
+const QUEUED_BEFORE: u32 = 1 << 24;
+
 /// A socket that datagrams come to.
 #[derive(Debug)]
 pub(crate) struct Listener {
@@ -85,6 +88,17 @@ impl Listener {
         ask_for_details(&socket, local.is_ipv6())?;
         let capacity = rustix::net::sockopt::socket_recv_buffer_size(&socket)?;
         Ok(Self { socket, local, capacity, outlives_us, dropped_before: None })
+    }
+
+    /// The kernel had dropped `last` datagrams when it queued the last one that was taken, and `first` when it queued the
+    /// first one.
+    fn note_drops(&mut self, first: u32, last: u32, drops: &AtomicU64) {
+        let before = *self.dropped_before.get_or_insert(first);
+        let since = last.wrapping_sub(before);
+        // One that was queued before the count began shows fewer.
+        if since <= u32::MAX - QUEUED_BEFORE {
+            drops.fetch_max(u64::from(since), Ordering::Relaxed);
+        }
     }
 }
 
@@ -254,13 +268,18 @@ impl Ingest {
                 if let (Some((first, last)), Some(drops)) =
                     (taken.dropped, self.tally.kernel_drops.get(index))
                 {
-                    let before = *listener.dropped_before.get_or_insert(first);
-                    drops.store(u64::from(last.wrapping_sub(before)), Ordering::Relaxed);
+                    listener.note_drops(first, last, drops);
                 }
                 count
             }
             Err(error) => {
-                if error.kind() != std::io::ErrorKind::WouldBlock {
+                // The kernel could not write the datagram, and counts it as dropped.
+                if error.raw_os_error() == Some(libc::EFAULT)
+                    && let (Some(last), Some(drops)) =
+                        (intake::dropped(&listener.socket), self.tally.kernel_drops.get(index))
+                {
+                    listener.note_drops(last.wrapping_sub(1), last, drops);
+                } else if error.kind() != std::io::ErrorKind::WouldBlock {
                     tracing::debug!("recvmmsg: {error}");
                 }
                 0

@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::full_disk::{Disk, may_mount};
+use crate::full_disk::{Disk, may_mount, run};
 use crate::losses::{deliver_the_rest, dropped, go_on};
 use crate::running::shared;
 use crate::support::chatter::{LARGE, Pattern};
@@ -115,6 +115,32 @@ fn a_full_btrfs_loses_nothing_and_ends_nothing() {
     std::fs::remove_file(filler).unwrap();
     pair.link.mend();
     assert_eq!(deliver_the_rest(&pair, &exporters).missing, 0);
+}
+
+#[test]
+fn a_start_on_a_full_btrfs_recovers_the_intake() {
+    let _running = shared();
+    if !may_mount() {
+        return;
+    }
+    let mut disk = None;
+    let (mut pair, exporters) = holding(|pair| {
+        pair.sender.take_runtime_directory_away();
+        disk = Some(Disk::btrfs(128, &pair.sender.path("disk"), &pair.sender.path("spool")));
+    });
+    let disk = disk.unwrap();
+    pair.sender.take().kill();
+    disk.snapshot();
+    let filler = disk.fill();
+    // Room for what a start writes, and not for the pages of the intake.
+    open(&filler).set_len(std::fs::metadata(&filler).unwrap().len() - (256 << 10)).unwrap();
+    run(std::process::Command::new("btrfs").args(["filesystem", "sync"]).arg(pair.sender.path("spool")));
+    pair.sender.start();
+    assert_eq!(count(&pair.sender.status(), "/recovered/datagrams"), HELD);
+    let exporters = go_on(&pair, exporters, 3 * HELD);
+    assert_in_memory(&pair, "spool/intake");
+    pair.link.mend();
+    assert_counted(&pair, &exporters, 1);
 }
 
 /// Kills a sender that holds datagrams in its intake, lets `damage` at that, and starts it again. Returns the pair and

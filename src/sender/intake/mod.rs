@@ -27,7 +27,7 @@ pub(crate) use bus_error::Backing;
 use marks::Kind;
 pub(crate) use marks::Marks;
 pub(crate) use place::Place;
-pub(crate) use recvmmsg::ask_for_details;
+pub(crate) use recvmmsg::{ask_for_details, dropped};
 pub(crate) use ring::{Held, Ring};
 pub(crate) use slots::{Entry, Slots};
 

@@ -1,4 +1,5 @@
-//! The two system calls of the intake that no library wraps for memory of the caller's own layout.
+//! The system calls of the intake that no library wraps: recvmmsg for memory of the caller's own layout, and two socket
+//! options.
 
 #![expect(unsafe_code, reason = "system calls on memory that outlives the process")]
 
@@ -32,6 +33,25 @@ pub(crate) fn ask_for_details(socket: impl AsFd, is_v6: bool) -> io::Result<()> 
     turn_on(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS)?;
     turn_on(&socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL)?;
     turn_on(&socket, level, packet_info)
+}
+
+/// How many datagrams the socket has dropped since it was made; `None` before Linux 4.12.
+pub(crate) fn dropped(socket: impl AsFd) -> Option<u32> {
+    // struct sk_meminfo of <linux/sock_diag.h>: SK_MEMINFO_DROPS is the last of nine.
+    let mut figures = [0_u32; 9];
+    let mut length = libc::socklen_t::try_from(size_of_val(&figures)).ok()?;
+    // SAFETY: `figures` lives through the call and is as long as `length` says.
+    let outcome = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            (&raw mut figures).cast(),
+            &raw mut length,
+        )
+    };
+    let is_whole = usize::try_from(length).is_ok_and(|length| length == size_of_val(&figures));
+    figures.last().copied().filter(|_| outcome == 0 && is_whole)
 }
 
 fn turn_on(socket: &impl AsFd, level: c_int, option: c_int) -> io::Result<()> {

@@ -280,6 +280,7 @@ fn a_file_truncated_under_the_kernel_costs_one_datagram() {
     send(b"one");
     let error = intake.slots.receive(&receiver).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
+    assert_eq!(dropped(&receiver), Some(1));
     send(b"two");
     assert_eq!(intake.slots.receive(&receiver).unwrap(), 1);
     let Entry::Filled(filled) = intake.slots.get(0) else { panic!("slot {} holds nothing", 0) };
