@@ -382,13 +382,20 @@ impl Queue {
 
     /// A piece of the segment that starts at `segment` is damaged: it is set aside and counted.
     pub(crate) fn give_up(&self, segment: Position, damage: Damage) {
-        let set_aside = if damage.length > 0 {
-            self.spool().set_aside(segment, damage.offset, damage.length)
-        } else {
-            Ok(())
+        let (set_aside, aside) = {
+            let mut spool = self.spool();
+            let set_aside = if damage.length > 0 {
+                spool.set_aside(segment, damage.offset, damage.length)
+            } else {
+                Ok(())
+            };
+            (set_aside, spool.damaged())
         };
         let gap = Gap { first: damage.first, end: damage.end, reason: GapReason::Corrupt };
-        let lost = self.state().ledger.lose(gap);
+        let mut state = self.state();
+        state.spool.damaged = aside;
+        let lost = state.ledger.lose(gap);
+        drop(state);
         tracing::error!(
             message_id = sender::SPOOL_DAMAGED,
             segment = segment.0,

@@ -12,7 +12,7 @@ use crate::support::chatter::{LARGE, Pattern};
 use crate::support::hosts::QUICK_SENDER;
 use crate::support::load::Until;
 use crate::support::pair::{Pair, STALL};
-use crate::support::samples::assert_conserved;
+use crate::support::samples::{assert_conserved, count};
 
 /// Datagrams in the backlog: about ten segments of 256 KiB.
 const BACKLOG: u64 = 2000;
@@ -68,7 +68,12 @@ fn damaged(damage: impl FnOnce(&[PathBuf]) -> Cost) -> Vec<u64> {
         pair.sender.daemon().wait_for_log(&["spool", "the rest is delivered"], STALL);
     }
     let aside = std::fs::read_dir(spool.join("damaged")).unwrap();
-    aside.map(|entry| length(&entry.unwrap().path())).collect()
+    let aside: Vec<u64> = aside.map(|entry| length(&entry.unwrap().path())).collect();
+    pair.sender.wait_status(STALL, |status| {
+        let files = u64::try_from(aside.len()).unwrap();
+        (count(status, "/damaged/files"), count(status, "/damaged/bytes")) == (files, aside.iter().sum())
+    });
+    aside
 }
 
 /// Turns over all bits of `count` bytes at `offset`.

@@ -208,3 +208,21 @@ fn without_a_runtime_directory_nothing_unencrypted_lies_in_the_spool_directory_e
     kill(run);
     assert!(!directory.path().join("intake").exists() && !shows_payload(&directory));
 }
+
+#[test]
+fn a_sealed_segment_of_a_newer_version_waits_for_its_key() {
+    let directory = tempfile::tempdir().unwrap();
+    run_with(&directory, sealing('1', &[]), 251);
+    let segment = all_segments(&directory).remove(0);
+    let stream = StreamId(std::fs::read(&segment).unwrap()[16..32].try_into().unwrap());
+    let kept = directory.path().join(format!("newer/{:020}-{stream}.segment", 0));
+    std::fs::rename(&segment, &kept).unwrap();
+    run_with(&directory, SpoolKeys::opening([key('2')]), 0);
+    assert!(kept.exists());
+
+    let run = start_with(&directory, policy(), sealing('2', &['1'])).unwrap();
+    assert!(!kept.exists());
+    assert_eq!(drain(&run.queue, run.queue.acknowledged()), (251..502).collect::<Vec<_>>());
+    assert_balanced(&run.queue);
+    assert!(!shows_payload(&directory));
+}
