@@ -179,7 +179,7 @@ configs: build
 
 # What `make install` puts into place, as systemd judges it. At most so many tenths may be exposed.
 EXPOSURE_nf-sender = 12
-EXPOSURE_nf-receiver = 14
+EXPOSURE_nf-receiver = 13
 units: build
 	@root=$$(mktemp -d) && trap 'rm -rf $$root' EXIT && \
 	$(MAKE) --no-print-directory --silent install prefix=$$root/usr sysconfdir=$$root/etc BINARIES=$(BUILT) && \

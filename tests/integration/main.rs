@@ -9,6 +9,7 @@
 
 mod backlog;
 mod bad_input;
+mod bind;
 mod chaos;
 mod collector_elsewhere;
 mod compression;

@@ -149,6 +149,38 @@ fn manual_pages_explain_the_keys_of_the_configuration_and_no_others() {
     }
 }
 
+/// The lines of a socket unit or drop-in that listen on one address.
+fn listens_on_an_address(text: &str) -> Vec<&str> {
+    let value = |line: &str| {
+        let value =
+            line.trim().strip_prefix("ListenStream=").or(line.trim().strip_prefix("ListenDatagram="))?;
+        Some(value.contains(['.', '[']))
+    };
+    text.lines().filter(|line| value(line) == Some(true)).collect()
+}
+
+#[test]
+fn socket_units_and_examples_with_an_address_are_free_to_bind() {
+    let directory = |path: &str| -> Vec<PathBuf> {
+        std::fs::read_dir(source(path)).unwrap().map(|entry| entry.unwrap().path()).collect()
+    };
+    let mut with_address = 0;
+    for path in ["units", "units/examples", "docs", "man", "."].into_iter().flat_map(directory) {
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        if !listens_on_an_address(&text).is_empty() {
+            assert!(text.contains("FreeBind=yes"), "{} lacks FreeBind=yes", path.display());
+            with_address += 1;
+        }
+    }
+    assert_eq!(with_address, 2, "the examples of both services");
+    for unit in ["units/nf-sender.socket", "units/nf-receiver.socket"] {
+        let text = read(unit);
+        for line in ["FreeBind=yes", "BindIPv6Only=both"] {
+            assert!(text.lines().any(|set| set == line), "{unit} lacks {line}");
+        }
+    }
+}
+
 /// The numbers of the messages in `messages.rs`, by the module that they stand in.
 fn numbers(module: &str) -> BTreeSet<String> {
     let text = read("src/service/messages.rs");

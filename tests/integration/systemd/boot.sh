@@ -1,13 +1,19 @@
 #!/bin/sh
 # Runs as root in new mount, pid, uts, ipc, net and cgroup namespaces, and becomes systemd on a root of its own:
 #   boot.sh NAME LOWER UPPER WORK ROOT
-# LOWER (layers, topmost first) stays as it is; what changes goes to UPPER, from where the next boot goes on.
+# LOWER (layers, topmost first) stays as it is; what changes goes to UPPER, from where the next boot goes on. Where ROOT is mounted
+# already, it is used as it is.
 set -eu
 name=$1 lower=$2 upper=$3 work=$4 root=$5
 
 hostname "$name"
 mount --make-rprivate /
-mount -t overlay overlay -o "lowerdir=$lower,upperdir=$upper,workdir=$work" "$root"
+if mountpoint -q "$root"; then
+    # What was mounted outside of a user namespace cannot be moved.
+    mount --rbind "$root" "$root"
+else
+    mount -t overlay overlay -o "lowerdir=$lower,upperdir=$upper,workdir=$work" "$root"
+fi
 mount -t proc proc "$root/proc"
 mount -t sysfs -o ro sysfs "$root/sys"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"

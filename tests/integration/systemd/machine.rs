@@ -23,6 +23,13 @@ use crate::support::kernel_socket;
 /// How long a machine may take to boot, and a unit to do what it is told, on a busy host.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The namespaces of a machine, and how it ends, as options of `unshare`.
+const NAMESPACES: &[&str] =
+    &["--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup", "--fork", "--kill-child"];
+
+/// The same for a hardened machine, whose script makes the others.
+const HARDENED: &[&str] = &["--mount"];
+
 /// What `make test-machine` leaves: a fresh Debian, and the packages.
 #[derive(Clone, Debug)]
 pub(crate) struct Parts {
@@ -132,6 +139,8 @@ pub(crate) struct Machine {
     disk: Disk,
     /// Its control groups.
     group: PathBuf,
+    /// It allows no user namespaces.
+    is_hardened: bool,
     running: Option<Running>,
 }
 
@@ -182,10 +191,23 @@ impl Machine {
 
     /// A machine with both packages installed, booted.
     pub(crate) fn installed(name: &str, address: &str, network: &Arc<Network>, parts: &Parts) -> Self {
-        let lower = format!("{}:{}", parts.installed().display(), parts.root.display());
-        let mut machine = Self::on(name, address, network, Disk::new(lower));
+        let mut machine = Self::off(name, address, network, parts);
         machine.boot();
         machine
+    }
+
+    /// As [`Self::installed`], without user namespaces, as hardening guides ask for: `user.max_user_namespaces` is 0.
+    pub(crate) fn hardened(name: &str, address: &str, network: &Arc<Network>, parts: &Parts) -> Self {
+        let mut machine = Self::off(name, address, network, parts);
+        machine.is_hardened = true;
+        machine.boot();
+        machine
+    }
+
+    /// A machine with both packages installed, not booted yet.
+    fn off(name: &str, address: &str, network: &Arc<Network>, parts: &Parts) -> Self {
+        let lower = format!("{}:{}", parts.installed().display(), parts.root.display());
+        Self::on(name, address, network, Disk::new(lower))
     }
 
     fn on(name: &str, address: &str, network: &Arc<Network>, disk: Disk) -> Self {
@@ -197,6 +219,7 @@ impl Machine {
             network: network.clone(),
             disk,
             group: cgroups().join(format!("{}-{name}", network.namespace)),
+            is_hardened: false,
             running: None,
         }
     }
@@ -209,7 +232,7 @@ impl Machine {
     /// Boots it; returns once its systemd has started everything.
     pub(crate) fn boot(&mut self) {
         assert!(self.running.is_none(), "{} is up", self.name);
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/systemd/boot.sh");
+        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/systemd");
         let group = &self.group;
         fs::create_dir_all(group).unwrap();
         let console = File::create(self.disk.path("console")).unwrap();
@@ -218,17 +241,26 @@ impl Machine {
             // The machine's control groups begin where this shell is when the namespace is made.
             .args(["-ec", "echo $$ > \"$0/cgroup.procs\"; exec \"$@\"", group.to_str().unwrap()])
             .args(["setpriv", "--pdeathsig", "KILL", "unshare"])
-            .args(["--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup", "--fork", "--kill-child"])
-            .args(["sh", script, &self.name, &self.disk.lower, &path("upper"), &path("work"), &path("root")])
+            .args(if self.is_hardened { HARDENED } else { NAMESPACES })
+            .arg("sh")
+            .arg(scripts.join(if self.is_hardened { "boot_hardened.sh" } else { "boot.sh" }))
+            .args([&self.name, &self.disk.lower, &path("upper"), &path("work"), &path("root")])
             .stdin(Stdio::null())
             .stdout(console.try_clone().unwrap())
             .stderr(console)
             .spawn()
             .unwrap();
+        if self.is_hardened {
+            map_users(outer.id());
+        }
         let init = wait_for("its first process", || {
             assert_eq!(outer.try_wait().unwrap(), None, "{}", self.console());
-            let children = format!("/proc/{0}/task/{0}/children", outer.id());
-            fs::read_to_string(children).ok()?.split_whitespace().next()?.parse().ok()
+            let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", outer.id())).ok()?;
+            let processes = |of: &str| fs::read_link(format!("/proc/{of}/ns/pid")).ok();
+            let mut children = children.split_whitespace();
+            let init =
+                children.find(|child| processes(child).is_some_and(|its| Some(its) != processes("self")));
+            init?.parse().ok()
         });
         self.running = Some(Running { outer, init });
         self.connect(init);
@@ -319,7 +351,8 @@ impl Machine {
 
     fn command(&self, command: &[&str]) -> Command {
         let mut run = Command::new("nsenter");
-        run.args(["-t", &self.inner().to_string(), "-m", "-u", "-i", "-n", "-p", "-C", "--", "env", "-i"]);
+        run.args(["-t", &self.inner().to_string(), "-m", "-u", "-i", "-n", "-p", "-C"]);
+        run.args(self.is_hardened.then_some("-U")).args(["--", "env", "-i"]);
         run.args(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"]);
         run.args(["SYSTEMD_PAGER=cat", "SYSTEMD_COLORS=0", "DEBIAN_FRONTEND=noninteractive"]);
         run.args(command).stdin(Stdio::null());
@@ -481,6 +514,16 @@ fn remove_group(group: &Path) {
         }
     }
     drop(fs::remove_dir(group));
+}
+
+/// Gives the user namespace that a process is about to make all users and groups of this one.
+fn map_users(process: u32) {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/user")).unwrap();
+    let process = process.to_string();
+    wait_for("a user namespace", || (namespace(&process) != namespace("self")).then_some(()));
+    for map in ["uid_map", "gid_map"] {
+        fs::write(format!("/proc/{process}/{map}"), "0 0 4294967295").unwrap();
+    }
 }
 
 fn call(program: &str, args: &[&str]) {

@@ -7,6 +7,7 @@ mod packages;
 mod restarts;
 mod settings;
 mod source_address;
+mod start_up;
 
 use crate::support::chatter::{MIXED, Pattern};
 use crate::support::collector::Collector;
@@ -31,6 +32,15 @@ impl Site {
         let network = Network::new();
         let machine = |name, address| Machine::installed(name, address, &network, parts);
         Self { edge: machine("edge", "10.77.0.1/24"), center: machine("center", "10.77.0.2/24") }
+    }
+
+    /// As [`Self::paired`], on machines without user namespaces.
+    fn hardened(parts: &Parts) -> Self {
+        let network = Network::new();
+        let machine = |name, address| Machine::hardened(name, address, &network, parts);
+        let site = Self { edge: machine("edge", "10.77.0.1/24"), center: machine("center", "10.77.0.2/24") };
+        site.pair();
+        site
     }
 
     /// As [`Self::new`], with the services enabled and paired as docs/install.md says.

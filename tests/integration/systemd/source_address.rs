@@ -62,7 +62,7 @@ fn the_service_needs_the_example_to_deliver_from_addresses_of_exporters_and_hold
     assert!(said.contains(&refused), "{said}");
 
     // The capability alone does not do.
-    let half = example.replace("PrivateUsers=no\n", "");
+    let half = example.replace("PrivateUsers=no\n", "PrivateUsers=yes\n");
     center.edit("nf-receiver.service", &half);
     center.sh("systemctl restart nf-receiver");
     let said = center.sh_fails("nf-receiver check");
