@@ -127,6 +127,13 @@ pub const STREAMS_MAX: usize = 131_072;
 /// One log line about the same thing from the same peer in this time; the rest is counted.
 pub const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Log lines that wait to be written; beyond, new ones are dropped and counted. Some 300 KiB: the journal takes as many within
+/// milliseconds.
+pub const LOG_QUEUE_MAX: usize = 1024;
+
+/// How long a program that ends waits for its last log lines to be written.
+pub const LOG_FLUSH: Duration = Duration::from_secs(2);
+
 /// Bytes of a control request line.
 pub const CONTROL_REQUEST_MAX: u64 = 256;
 

@@ -32,6 +32,7 @@ pub fn conceal_key(given: &[Given]) -> Result<(), DaemonError> {
         "the key was on the command line, where other users could read it until now, and where \
          histories and logs keep it: use --key-file, the systemd credential `key`, or `-k -` instead"
     );
+    logging::finish();
     let failed =
         |error| DaemonError::system(format_args!("cannot take the key off the command line: {error}"));
     restart(key, env::args_os().collect()).map(|never| match never {}).map_err(failed)

@@ -25,19 +25,26 @@ pub fn note(sentence: &str) {
 }
 
 /// The exit code of a command of `program`, after its error, if any, was said: in the journal if stderr leads there, where
-/// `refused` is the number of the message that its configuration cannot be followed.
+/// `refused` is the number of the message that its configuration cannot be followed. A service, which has such a number,
+/// ends even if nobody reads its stderr.
 pub fn concluded(program: &str, refused: Option<&'static str>, outcome: Result<(), DaemonError>) -> ExitCode {
-    let Err(error) = outcome else { return ExitCode::Ok };
-    if logging::stderr_is_the_journal() {
+    let is_journal = logging::stderr_is_the_journal();
+    if refused.is_some() || (is_journal && outcome.is_err()) {
         logging::start();
-        let message_id = refused.filter(|_| error.code() == ExitCode::Config);
-        tracing::error!(message_id, "{error}");
-        return error.code();
     }
-    let sentences: Vec<String> =
-        error.to_string().lines().map(|line| format!("{program}: {line}\n")).collect();
-    // Where stderr is closed, the exit code is all that can be said.
-    io::stderr().write_all(sentences.concat().as_bytes()).map_or(error.code(), |()| error.code())
+    let code = outcome.as_ref().map_or_else(DaemonError::code, |()| ExitCode::Ok);
+    if let Err(error) = outcome {
+        if is_journal {
+            let message_id = refused.filter(|_| code == ExitCode::Config);
+            tracing::error!(message_id, "{error}");
+        } else {
+            let sentences: Vec<String> =
+                error.to_string().lines().map(|line| format!("{program}: {line}\n")).collect();
+            logging::print(sentences.concat());
+        }
+    }
+    logging::finish();
+    code
 }
 
 /// The exit code for an `answer` of clap, after it was shown: 0 for help and version, else 64.

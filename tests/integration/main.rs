@@ -10,6 +10,7 @@
 mod backlog;
 mod bad_input;
 mod bind;
+mod blocked_log;
 mod chaos;
 mod collector_elsewhere;
 mod compression;

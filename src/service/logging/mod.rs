@@ -1,15 +1,34 @@
 //! Where log lines go: to the journal with all their fields if stderr leads there, else to stderr as text.
+//!
+//! A thread of its own writes them, so that a reader that is stuck (a full pipe, a stopped journald) never stops the loop
+//! that logs. [`queue`] bounds what waits for it.
+
+mod event;
+mod queue;
 
 use core::fmt;
 use std::env;
-use std::io::{self, IsTerminal};
-use std::sync::Once;
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, OnceLock};
+use std::thread;
 
 use tracing::field::Field;
+use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::layer::Context;
 use tracing_subscriber::prelude::*;
-use tracing_subscriber::{EnvFilter, fmt as text};
+use tracing_subscriber::{EnvFilter, Layer, fmt as text};
+
+use crate::limits::LOG_FLUSH;
+use crate::service::logging::event::{StoredEvent, TimeOfEvent};
+use crate::service::logging::queue::{Entry, LogQueue};
+
+/// The queue of this process; inside, `None` if the thread that would write its entries could not be started.
+static QUEUE: OnceLock<Option<Arc<LogQueue>>> = OnceLock::new();
+
+/// Name of the thread that writes the log.
+const WRITER: &str = "log";
 
 /// Starts logging, if that was not done yet; to be called before anything is logged.
 ///
@@ -17,26 +36,83 @@ use tracing_subscriber::{EnvFilter, fmt as text};
 /// the event's fields are fields of the entry, their names in capitals. Text carries the time, which a service manager's
 /// log would add itself; colours are for terminals.
 pub fn start() {
-    STARTED.call_once(start_now);
+    QUEUE.get_or_init(|| {
+        let queue = Arc::new(LogQueue::default());
+        let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+        tracing_subscriber::registry().with(filter).with(Queueing(queue.clone())).init();
+        let writer = queue.clone();
+        let spawned = thread::Builder::new().name(WRITER.to_owned()).spawn(move || write_entries(&writer));
+        spawned.is_ok().then_some(queue)
+    });
 }
 
-static STARTED: Once = Once::new();
+/// Logs `lines` as they are, each with its line end, on stderr.
+pub fn print(lines: String) {
+    match QUEUE.get() {
+        Some(Some(queue)) => queue.push(Entry::Text(lines)),
+        // The exit code is all that is left if this fails.
+        _ => drop(io::stderr().write_all(lines.as_bytes())),
+    }
+}
 
-fn start_now() {
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    let registry = tracing_subscriber::registry().with(filter);
+/// Waits until everything that was logged is written, but not for longer than [`LOG_FLUSH`]. To be called before the
+/// process ends or becomes another program.
+pub fn finish() {
+    if let Some(Some(queue)) = QUEUE.get() {
+        queue.drain(LOG_FLUSH);
+    }
+}
+
+/// Puts events into the queue.
+struct Queueing(Arc<LogQueue>);
+
+impl<S: Subscriber> Layer<S> for Queueing {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let entry = Entry::Event(StoredEvent::of(event));
+        if thread::current().name() == Some(WRITER) {
+            self.0.push_report(entry);
+        } else {
+            self.0.push(entry);
+        }
+    }
+}
+
+/// Writes what is queued, for as long as the process lives. Connecting with the journal may block as well.
+fn write_entries(queue: &LogQueue) {
     let is_journal = stderr_is_the_journal();
+    let destination = if is_journal { "the journal" } else { "stderr" };
+    let subscriber = subscriber(is_journal);
+    loop {
+        match queue.next() {
+            Entry::Event(event) => event.replay(&*subscriber),
+            // The exit code is all that is left if this fails.
+            Entry::Text(lines) => drop(io::stderr().write_all(lines.as_bytes())),
+        }
+        if let Some(dropped) = queue.take_dropped() {
+            tracing::warn!(dropped, "{destination} was blocked: {dropped} log lines were dropped");
+        }
+    }
+}
+
+/// Writes events to the journal, else as text to stderr.
+fn subscriber(is_journal: bool) -> Box<dyn Subscriber + Send + Sync> {
+    let registry = tracing_subscriber::registry();
     let journal = is_journal.then(tracing_journald::layer).and_then(Result::ok);
     if let Some(journal) = journal {
-        registry.with(journal.with_field_prefix(None)).init();
-        return;
+        return Box::new(registry.with(journal.with_field_prefix(None)));
     }
     let lines = text::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
+        // It would report a closed stderr on stderr, and panic.
+        .log_internal_errors(false)
         .fmt_fields(debug_fn(write_sentence));
-    if is_journal { registry.with(lines.without_time()).init() } else { registry.with(lines).init() }
+    if is_journal {
+        Box::new(registry.with(lines.without_time()))
+    } else {
+        Box::new(registry.with(lines.with_timer(TimeOfEvent)))
+    }
 }
 
 /// Whether stderr is the stream that the service manager connected with the journal: `JOURNAL_STREAM` names it by device
@@ -62,7 +138,7 @@ mod tests {
     #[derive(Clone, Default)]
     struct Page(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Page {
+    impl Write for Page {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().write(bytes)
         }

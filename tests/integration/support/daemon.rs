@@ -2,17 +2,18 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, PipeReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::chown;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -86,6 +87,7 @@ pub(crate) struct Launch {
     sockets: Vec<(&'static str, OwnedFd)>,
     /// Words before the program, by which another one runs it.
     before: Vec<&'static str>,
+    has_stuck_stderr: bool,
 }
 
 /// The user and the group that own nothing.
@@ -108,7 +110,14 @@ const WITHOUT_NET_ADMIN: &[&str] = &["setpriv", "--bounding-set=-net_admin", "--
 
 impl Launch {
     pub(crate) fn new(program: Program) -> Self {
-        Self { program, args: Vec::new(), environment: Vec::new(), sockets: Vec::new(), before: Vec::new() }
+        Self {
+            program,
+            args: Vec::new(),
+            environment: Vec::new(),
+            sockets: Vec::new(),
+            before: Vec::new(),
+            has_stuck_stderr: false,
+        }
     }
 
     pub(crate) fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
@@ -141,6 +150,18 @@ impl Launch {
         self
     }
 
+    /// Standard error is a full pipe that nobody reads, until [`Daemon::read_stderr`].
+    pub(crate) fn with_stuck_stderr(mut self) -> Self {
+        self.has_stuck_stderr = true;
+        self
+    }
+
+    /// Runs the daemon with so many open files at most.
+    pub(crate) fn with_open_files(mut self, limit: &'static str) -> Self {
+        self.before = vec!["prlimit", limit];
+        self
+    }
+
     /// Starts the daemon and waits until it says that it is ready.
     pub(crate) fn start(self) -> Daemon {
         let mut daemon = self.spawn();
@@ -158,25 +179,34 @@ impl Launch {
             chown(directory.path(), Some(NOBODY), Some(NOBODY)).unwrap();
             chown(&notify_path, Some(NOBODY), Some(NOBODY)).unwrap();
         }
+        let (stderr, mut writer) = io::pipe().unwrap();
+        if self.has_stuck_stderr {
+            fill(&mut writer);
+        }
+        let is_read = !self.has_stuck_stderr;
         let mut command = self.command();
-        command.env("NOTIFY_SOCKET", &notify_path).stdin(Stdio::null()).stderr(Stdio::piped());
+        command.env("NOTIFY_SOCKET", &notify_path).stdin(Stdio::null()).stderr(writer);
         let started = Instant::now();
-        let mut child = command.spawn().unwrap();
-        drop(command); // it holds the sockets that it passed
+        let child = command.spawn().unwrap();
+        drop(command); // it holds the sockets and the end of the pipe that it passed
         let (events, incoming) = channel();
         let log = Arc::new(Log::default());
-        follow_log(child.stderr.take().unwrap(), Arc::clone(&log), events.clone());
-        follow_notify(notify.try_clone().unwrap(), events);
-        Daemon {
+        follow_notify(notify.try_clone().unwrap(), events.clone());
+        let mut daemon = Daemon {
             program,
             child,
             started,
             ready_after: None,
             log,
+            unread: Some((stderr, events)),
             notify,
             events: incoming,
             _directory: directory,
+        };
+        if is_read {
+            daemon.read_stderr();
         }
+        daemon
     }
 
     /// `LISTEN_PID` must be the daemon's own, which a shell knows and keeps when it turns into the daemon.
@@ -218,6 +248,8 @@ pub(crate) struct Daemon {
     started: Instant,
     ready_after: Option<Duration>,
     log: Arc<Log>,
+    /// Its standard error, and whom to tell that it ended, while nobody reads it.
+    unread: Option<(PipeReader, Sender<Event>)>,
     notify: UnixDatagram,
     events: Receiver<Event>,
     _directory: tempfile::TempDir,
@@ -231,6 +263,31 @@ impl Daemon {
     /// From start to READY.
     pub(crate) fn ready_after(&self) -> Duration {
         self.ready_after.expect("the daemon has not said that it is ready")
+    }
+
+    /// Begins to read its standard error.
+    pub(crate) fn read_stderr(&mut self) {
+        if let Some((stderr, events)) = self.unread.take() {
+            follow_log(stderr, Arc::clone(&self.log), events);
+        }
+    }
+
+    /// Asks it to end, and waits until it has, without reading what it writes to standard error.
+    pub(crate) fn terminate_unread(mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait_exit_unread(STOP)
+    }
+
+    /// Waits until it ends by itself, without reading what it writes to standard error.
+    pub(crate) fn wait_exit_unread(&mut self, patience: Duration) -> ExitStatus {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{} still runs after {patience:?}", self.program.name());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// The last lines that it wrote to standard error.
@@ -250,6 +307,12 @@ impl Daemon {
         let line = log.lines().find(|line| line.contains(word)).expect("a line with that word");
         let mut words = line.split([' ', ',', '/']);
         words.find_map(|word| word.parse().ok()).expect("an address in it")
+    }
+
+    /// The lines of the log that hold all of these words.
+    pub(crate) fn logged(&self, words: &[&str]) -> Vec<String> {
+        let lines = self.log.lines.lock().unwrap();
+        lines.iter().filter(|line| words.iter().all(|word| line.contains(word))).cloned().collect()
     }
 
     /// How many lines of the log hold all of these words.
@@ -375,7 +438,14 @@ fn count(lines: &[String], words: &[&str]) -> usize {
     lines.iter().filter(holds).count()
 }
 
-fn follow_log(stderr: ChildStderr, log: Arc<Log>, events: Sender<Event>) {
+/// Fills a pipe with empty lines.
+fn fill(pipe: &mut io::PipeWriter) {
+    fcntl_setfl(&*pipe, OFlags::NONBLOCK).unwrap();
+    while pipe.write(b"\n").is_ok() {}
+    fcntl_setfl(&*pipe, OFlags::empty()).unwrap();
+}
+
+fn follow_log(stderr: impl Read + Send + 'static, log: Arc<Log>, events: Sender<Event>) {
     std::thread::spawn(move || {
         for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
             log.push(String::from_utf8_lossy(&line).into_owned());

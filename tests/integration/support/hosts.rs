@@ -209,6 +209,11 @@ impl SenderHost {
         self.daemon.insert(self.launch().start())
     }
 
+    /// As [`Self::start`], where standard error is a full pipe that nobody reads.
+    pub(crate) fn start_with_stuck_stderr(&mut self) {
+        self.daemon = Some(self.launch().with_stuck_stderr().start());
+    }
+
     /// How the daemon is started.
     pub(crate) fn launch(&self) -> Launch {
         let runtime_directory = self.has_runtime_directory.then(|| self.path("run"));
@@ -228,6 +233,11 @@ impl SenderHost {
 
     pub(crate) fn daemon(&self) -> &Daemon {
         self.daemon.as_ref().expect("nf-sender runs")
+    }
+
+    /// As [`Self::daemon`], to be changed.
+    pub(crate) fn daemon_mut(&mut self) -> &mut Daemon {
+        self.daemon.as_mut().expect("nf-sender runs")
     }
 
     /// Hands the daemon over, to be killed or stopped.
@@ -329,6 +339,16 @@ impl ReceiverHost {
     /// Starts the daemon and waits until it is ready.
     pub(crate) fn start(&mut self) -> &Daemon {
         assert!(self.daemon.is_none(), "nf-receiver runs already");
+        self.daemon.insert(self.launch().start())
+    }
+
+    /// As [`Self::start`], where standard error is a full pipe that nobody reads.
+    pub(crate) fn start_with_stuck_stderr(&mut self) {
+        self.daemon = Some(self.launch().with_stuck_stderr().start());
+    }
+
+    /// How the daemon is started.
+    pub(crate) fn launch(&self) -> Launch {
         let collectors = self.collectors.iter().flat_map(|addr| ["-C".to_owned(), addr.to_string()]);
         let launch = Launch::new(Program::Receiver)
             .args(["-c", self.path("nf-receiver.toml").to_str().unwrap()])
@@ -338,12 +358,16 @@ impl ReceiverHost {
             .args(collectors)
             .env("RUNTIME_DIRECTORY", self.path("run"))
             .socket("nf-receiver.socket", self.tcp.try_clone().unwrap());
-        let launch = if self.is_nobody { launch.for_nobody_with_net_raw() } else { launch };
-        self.daemon.insert(launch.start())
+        if self.is_nobody { launch.for_nobody_with_net_raw() } else { launch }
     }
 
     pub(crate) fn daemon(&self) -> &Daemon {
         self.daemon.as_ref().expect("nf-receiver runs")
+    }
+
+    /// As [`Self::daemon`], to be changed.
+    pub(crate) fn daemon_mut(&mut self) -> &mut Daemon {
+        self.daemon.as_mut().expect("nf-receiver runs")
     }
 
     /// Hands the daemon over, to be killed or stopped.
