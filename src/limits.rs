@@ -127,6 +127,9 @@ pub const STREAMS_MAX: usize = 131_072;
 /// One log line about the same thing from the same peer in this time; the rest is counted.
 pub const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How long a listener rests when the system has no file descriptor left for a connection.
+pub const ACCEPT_REST: Duration = Duration::from_millis(100);
+
 /// Log lines that wait to be written; beyond, new ones are dropped and counted. Some 300 KiB: the journal takes as many within
 /// milliseconds.
 pub const LOG_QUEUE_MAX: usize = 1024;

@@ -10,16 +10,14 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::limits::ACCEPT_REST;
 use crate::receiver::serve::{FAREWELL, Shared, serve, turn_back};
 use crate::receiver::strangers::{Place, Strangers};
 use crate::secure::{Admission, Admitted, Channel, Pass, ReceiverHandshake, Turned};
 use crate::sequence::SenderId;
 use crate::service::messages::receiver;
 use crate::service::stream::{ShakeError, Stream, shake};
-use crate::service::{More, Pulse, ROUND, Stop};
-
-/// How long the listener rests when the system has no file descriptor left for a connection.
-const REST: Duration = Duration::from_millis(100);
+use crate::service::{More, Pulse, ROUND, Stop, is_out_of_files};
 
 /// Why a connection came to nothing before it had a session.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +63,9 @@ impl Gate {
                         sessions.spawn(self.clone().admit(stream, peer, place, stop.clone()));
                     }
                     Err(error) => {
+                        if is_out_of_files(&error) {
+                            self.shared.outputs().give_up_sockets();
+                        }
                         // No peer is known: the unspecified address stands for all.
                         if let Some(held_back) = self.shared.may_complain(Ipv6Addr::UNSPECIFIED.into()) {
                             tracing::warn!(
@@ -74,7 +75,7 @@ impl Gate {
                                 More(held_back)
                             );
                         }
-                        tokio::time::sleep(REST).await;
+                        tokio::time::sleep(ACCEPT_REST).await;
                     }
                 },
                 Some(_) = sessions.join_next() => {}

@@ -132,10 +132,9 @@ async fn look_up(name: HostPort) -> (HostPort, Answer) {
 
 #[cfg(test)]
 mod tests {
-    use core::num::NonZeroUsize;
-
     use super::*;
     use crate::config::WhenDown;
+    use crate::receiver::output::SocketBudget;
 
     #[tokio::test]
     async fn collectors_are_delivered_to_without_one_set_to_skip_that_no_name_server_knows() {
@@ -146,7 +145,7 @@ mod tests {
         let others = ["127.0.0.1:4001", "[::1]:4002"].map(|address| CollectorSettings::at(&address));
         let all = [vec![gone.clone()], others.to_vec()].concat();
         let (wanted, missing) = (watch::Sender::new(all), watch::Sender::default());
-        let none = Outputs::none(NonZeroUsize::MIN, Arc::default());
+        let none = Outputs::none(SocketBudget::of_sixteen(), Arc::default());
         let collectors = Collectors::find(wanted.subscribe(), &none, missing.clone()).await;
         assert_eq!(*missing.borrow(), [gone.address]);
         let mut outputs = collectors.outputs();
@@ -163,7 +162,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_of_this_machine_is_found() {
         let wanted = watch::Sender::new(vec![CollectorSettings::at(&"localhost:9995")]);
-        let none = Outputs::none(NonZeroUsize::MIN, Arc::default());
+        let none = Outputs::none(SocketBudget::of_sixteen(), Arc::default());
         let collectors = Collectors::find(wanted.subscribe(), &none, watch::Sender::default()).await;
         let outputs = collectors.outputs();
         assert!(outputs.borrow().addresses().all(|address| address.ip().is_loopback()));

@@ -12,11 +12,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::{HostPort, ReceiverSettings};
-use crate::limits::{FILES_BESIDE, FILES_PER_CONNECTION};
 use crate::receiver::accept::Gate;
 use crate::receiver::ahead::{self, Ahead};
 use crate::receiver::collectors::Collectors;
-use crate::receiver::output::{Counts, LateFigures, Outputs};
+use crate::receiver::output::{Counts, LateFigures, Outputs, SocketBudget};
 use crate::receiver::positions::Positions;
 use crate::receiver::reload::{Load, Reloader};
 use crate::receiver::seats::Seats;
@@ -25,8 +24,8 @@ use crate::receiver::strangers::Strangers;
 use crate::receiver::templates::Templates;
 use crate::service::messages::receiver;
 use crate::service::{
-    DaemonError, DirectoryLock, ExpiryWatch, Pulse, ROUND, Stop, Watchdog, allow_open_files, logging, notify,
-    sockets, stop_channel, wall_clock, watch_for,
+    DaemonError, DirectoryLock, ExpiryWatch, FileShares, Pulse, ROUND, Stop, Watchdog, allow_open_files,
+    logging, notify, sockets, stop_channel, wall_clock, watch_for,
 };
 use crate::status::{
     CertificateStatus, CollectorState, CollectorStatus, ControlSocket, LateStatus, Pace, PeerState,
@@ -42,38 +41,53 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     }
     let settings = loaded.settings;
     let reloader = Reloader::new(load, settings.clone())?;
-    warn_of_few_files(&settings);
     let _lock = DirectoryLock::take(&settings.state)?;
+    let bounded = share_files(settings);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| DaemonError::system(format_args!("cannot start the runtime: {error}")))?;
-    runtime.block_on(supervise(settings, Arc::new(reloader)))
+    runtime.block_on(supervise(bounded, Arc::new(reloader)))
 }
 
-/// More connections than files would end in refusals that look like faults.
-fn warn_of_few_files(settings: &ReceiverSettings) {
-    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+/// Settings whose limits fit into the files that may be open.
+struct Bounded {
+    settings: ReceiverSettings,
+    /// Sockets for exporters that all collectors may have together.
+    exporter_sockets: usize,
+}
+
+/// Lowers the limits of `settings` to what the files allow that may be open, and warns if it does.
+fn share_files(mut settings: ReceiverSettings) -> Bounded {
     let late = settings.collectors.iter().filter(|collector| collector.late.is_some()).count();
-    let sockets =
-        count(settings.collectors.len() + late).saturating_mul(count(settings.exporter_sockets.get()));
-    let wanted = count(settings.connections)
-        .saturating_mul(FILES_PER_CONNECTION)
-        .saturating_add(count(settings.strangers.0))
-        .saturating_add(sockets)
-        .saturating_add(FILES_BESIDE);
-    if let Some(allowed) = allow_open_files().filter(|allowed| *allowed < wanted) {
-        let connections = settings.connections;
-        tracing::warn!(
-            allowed,
-            wanted,
-            "{allowed} files may be open, and {connections} connections with {sockets} sockets for exporters take up \
-             to {wanted}: raise LimitNOFILE= (ulimit -Hn), or lower limits.connections or limits.exporter-sockets"
-        );
-    }
+    let destinations = settings.collectors.len() + late;
+    let wanted = FileShares {
+        connections: settings.connections,
+        unauthenticated: settings.strangers.0,
+        exporter_sockets: destinations.saturating_mul(settings.exporter_sockets.get()),
+    };
+    let Some(allowed) = allow_open_files().filter(|allowed| *allowed < wanted.total()) else {
+        return Bounded { settings, exporter_sockets: usize::MAX };
+    };
+    let shares = wanted.within(allowed);
+    let FileShares { connections, unauthenticated, exporter_sockets } = shares;
+    tracing::warn!(
+        allowed,
+        wanted = wanted.total(),
+        connections,
+        unauthenticated,
+        exporter_sockets,
+        "only {allowed} files may be open, and the limits need {}: allowing {connections} connections, {unauthenticated} \
+         before authentication, and {exporter_sockets} sockets for exporters: raise LimitNOFILE= (ulimit -Hn), or lower \
+         limits.connections or limits.exporter-sockets",
+        wanted.total()
+    );
+    (settings.connections, settings.strangers.0) = (connections, unauthenticated);
+    Bounded { settings, exporter_sockets }
 }
 
-async fn supervise(settings: ReceiverSettings, reloader: Arc<Reloader>) -> Result<(), DaemonError> {
+async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), DaemonError> {
+    let settings = &bounded.settings;
     let mut terminate = watch_for(SignalKind::terminate())?;
     let mut interrupt = watch_for(SignalKind::interrupt())?;
     let mut hangup = watch_for(SignalKind::hangup())?;
@@ -102,7 +116,7 @@ async fn supervise(settings: ReceiverSettings, reloader: Arc<Reloader>) -> Resul
     let mut watchdog = Watchdog::new(receiver::LOOP_STUCK);
     let listeners = listeners.into_iter().map(|listener| (listener, watchdog.pulse("gate"))).collect();
     let mut serving = tokio::spawn(serve(
-        settings,
+        bounded,
         listeners,
         positions,
         reloader.clone(),
@@ -190,7 +204,7 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
 
 /// Finds the collectors, then serves every listener until told to stop.
 async fn serve(
-    settings: ReceiverSettings,
+    Bounded { settings, exporter_sockets }: Bounded,
     listeners: Vec<(TcpListener, Pulse)>,
     positions: Positions,
     reloader: Arc<Reloader>,
@@ -199,7 +213,8 @@ async fn serve(
     mut stop: Stop,
 ) -> Result<(), DaemonError> {
     let templates = Arc::new(Templates::take_up(&settings.state));
-    let none = Outputs::none(settings.exporter_sockets, templates.clone());
+    let sockets = SocketBudget::new(settings.exporter_sockets, exporter_sockets);
+    let none = Outputs::none(sockets, templates.clone());
     let collectors = tokio::select! {
         collectors = Collectors::find(reloader.collectors(), &none, missing) => collectors,
         () = stop.told() => return Ok(()),

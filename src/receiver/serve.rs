@@ -19,11 +19,11 @@ use crate::receiver::accept::Known;
 use crate::receiver::ahead::Ahead;
 use crate::receiver::delivery::{Delivery, Parcel};
 use crate::receiver::output::Outputs;
-use crate::receiver::positions::{Positions, PositionsError};
+use crate::receiver::positions::{Positions, PositionsError, StreamPosition};
 use crate::receiver::refused::Refused;
 use crate::receiver::seats::{Counters, Current, Seats, Turn};
 use crate::receiver::templates::Templates;
-use crate::sequence::{Gap, Position, RunId, SenderId};
+use crate::sequence::{Gap, Position, RunId, SenderId, StreamId};
 use crate::service::messages::receiver;
 use crate::service::stream::{Received, Stream, StreamError, protection};
 use crate::service::{LogLimit, More, Stop};
@@ -59,6 +59,17 @@ impl Shared {
     /// The collectors, as of now.
     pub(crate) fn outputs(&self) -> Arc<Outputs> {
         self.outputs.borrow().clone()
+    }
+
+    /// The stored position of a stream. Where files run short, sockets for exporters are given up for it.
+    fn position_of(&self, id: &SenderId, stream: StreamId) -> Result<Arc<StreamPosition>, PositionsError> {
+        self.positions.stream(id, stream).or_else(|error| {
+            if !error.is_out_of_files() {
+                return Err(error);
+            }
+            self.outputs().give_up_sockets();
+            self.positions.stream(id, stream)
+        })
     }
 
     /// Whether to log a complaint about `peer` now; with how many were held back since the last one.
@@ -253,7 +264,7 @@ impl Connection<'_> {
         let outputs = self.outputs.borrow_and_update().clone();
         let current = turn.current.as_mut().filter(|current| current.stream == hello.stream);
         let Some(current) = current else {
-            let stored = self.shared.positions.stream(id, hello.stream)?;
+            let stored = self.shared.position_of(id, hello.stream)?;
             let (known, run) = (stored.get(), stored.run());
             let delivered = known.unwrap_or_default();
             let ahead = self.shared.ahead.take(id, hello.stream);

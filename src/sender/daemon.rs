@@ -24,8 +24,8 @@ use crate::sender::reload::{Load, Reloader, spool_keys};
 use crate::sender::report::Reporter;
 use crate::service::messages::sender;
 use crate::service::{
-    DaemonError, DirectoryLock, ExpiryWatch, Pulse, ROUND, Stop, Stopper, Watchdog, logging, notify, sockets,
-    stop_channel, watch_for,
+    DaemonError, DirectoryLock, ExpiryWatch, Pulse, ROUND, Stop, Stopper, Watchdog, allow_open_files,
+    logging, notify, sockets, stop_channel, watch_for,
 };
 use crate::status::{ControlSocket, Reply, Request, count_of, sender_metrics, serve_metrics};
 
@@ -38,6 +38,7 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     }
     let settings = loaded.settings;
     let reloader = Reloader::new(load, settings.clone())?;
+    allow_open_files();
     let _lock = DirectoryLock::take(&settings.spool.directory)?;
     let listeners = listen(&settings.listen)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -30,7 +30,7 @@ pub use concealed_key::conceal_key;
 pub use error::DaemonError;
 pub use keys::{KeyReader, KeyTrouble, read_key};
 pub use log_limit::{LogLimit, More};
-pub use open_files::allow_open_files;
+pub use open_files::{FileShares, allow_open_files, is_out_of_files};
 pub use ownership::{DirectoryLock, OwnershipError};
 pub use privilege::Privilege;
 pub use reload::needs_restart;

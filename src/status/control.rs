@@ -17,7 +17,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::limits::{CONTROL_CONNECTIONS, CONTROL_REPLY_MAX, CONTROL_REQUEST_MAX, CONTROL_TIMEOUT};
+use crate::limits::{
+    ACCEPT_REST, CONTROL_CONNECTIONS, CONTROL_REPLY_MAX, CONTROL_REQUEST_MAX, CONTROL_TIMEOUT,
+};
 
 /// What a service is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,13 +157,19 @@ impl ControlSocket {
         let listener =
             self.listener.try_clone().and_then(tokio::net::UnixListener::from_std).map_err(failed)?;
         let places = Arc::new(Semaphore::new(CONTROL_CONNECTIONS));
+        let mut is_failing = false;
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
             let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+                Ok((stream, _)) => {
+                    is_failing = false;
+                    stream
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "the control socket could not take a connection: {error}");
-                    tokio::time::sleep(CONTROL_TIMEOUT).await;
+                    if !core::mem::replace(&mut is_failing, true) {
+                        tracing::warn!(%error, "the control socket cannot accept connections: {error}");
+                    }
+                    tokio::time::sleep(ACCEPT_REST).await;
                     continue;
                 }
             };

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::limits::{CONTROL_CONNECTIONS, CONTROL_TIMEOUT};
+use crate::limits::{ACCEPT_REST, CONTROL_CONNECTIONS, CONTROL_TIMEOUT};
 
 /// What OpenMetrics text is called.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -22,13 +22,19 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 /// Answers on `listener` with what `text` gives, until dropped. Connections are few and short.
 pub async fn serve_metrics(listener: TcpListener, text: impl Fn() -> String + Clone + Send + Sync + 'static) {
     let places = Arc::new(Semaphore::new(CONTROL_CONNECTIONS));
+    let mut is_failing = false;
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+            Ok((stream, _)) => {
+                is_failing = false;
+                stream
+            }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection for metrics: {error}");
-                tokio::time::sleep(CONTROL_TIMEOUT).await;
+                if !core::mem::replace(&mut is_failing, true) {
+                    tracing::warn!(%error, "cannot accept connections for metrics: {error}");
+                }
+                tokio::time::sleep(ACCEPT_REST).await;
                 continue;
             }
         };

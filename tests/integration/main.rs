@@ -16,6 +16,7 @@ mod collector_elsewhere;
 mod compression;
 mod damage;
 mod delivery;
+mod few_files;
 mod floors;
 mod full_disk;
 mod intake;

@@ -5,7 +5,7 @@
 //! datagram is tried again or, if that is wanted, counted and passed over.
 
 use core::net::SocketAddr;
-use core::num::{NonZeroU32, NonZeroUsize};
+use core::num::NonZeroU32;
 use core::time::Duration;
 use std::collections::HashSet;
 use std::io;
@@ -17,6 +17,7 @@ use crate::config::{CollectorSettings, Limit, Source, WhenDown};
 use crate::datagram::Datagram;
 use crate::limits::{CATCH_UP_LIMIT, PRIMED_MAX};
 use crate::netflow::{ExporterKey, Header, changes_templates};
+use crate::receiver::output::budget::SocketBudget;
 use crate::receiver::output::gate::{Admission, Gate, RUN_MAX};
 use crate::receiver::output::pace::Bucket;
 use crate::receiver::output::primed::Primed;
@@ -123,7 +124,7 @@ impl Destination {
     pub(super) fn open(
         address: SocketAddr,
         settings: &CollectorSettings,
-        sockets: NonZeroUsize,
+        sockets: &Arc<SocketBudget>,
         templates: Option<Arc<Templates>>,
         counts: Counts,
     ) -> Self {
@@ -412,6 +413,11 @@ impl Destination {
         }
         let figures = self.figures();
         (figures.state, figures.counts, figures.held.map_or(0, |(since, _)| since.elapsed().as_secs()))
+    }
+
+    /// Closes some of its idle sockets, and says how many are left.
+    pub(super) fn give_up_sockets(&self) -> usize {
+        self.sources().give_up_some()
     }
 
     /// Exporters that the collector sees under another address, and which.

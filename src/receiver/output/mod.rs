@@ -4,6 +4,7 @@
 //! It waits as long as its collector cannot take more and wants them all the same, and holds nothing itself. Many tasks may
 //! deliver to it at once: they take turns.
 
+mod budget;
 mod destination;
 mod gate;
 mod lateness;
@@ -19,11 +20,11 @@ mod trouble;
 mod udp;
 mod watch;
 
+pub(crate) use budget::SocketBudget;
 pub(crate) use destination::Counts;
 pub(crate) use probe::{Outcome, probe};
 
 use core::net::SocketAddr;
-use core::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::config::{CollectorSettings, WhenDown};
@@ -144,6 +145,13 @@ impl Output {
         }
     }
 
+    /// Closes some of its idle sockets, and says how many are left.
+    fn give_up_sockets(&self) -> usize {
+        match self {
+            Self::Udp(output) => output.give_up_sockets(),
+        }
+    }
+
     /// Counts datagrams that its collector will not get.
     pub(super) fn pass_over(&self, datagrams: &[Datagram<'_>]) {
         match self {
@@ -170,15 +178,14 @@ impl Output {
 #[derive(Debug)]
 pub(crate) struct Outputs {
     collectors: Vec<Arc<Output>>,
-    /// Sockets of each collector.
-    sockets: NonZeroUsize,
+    sockets: Arc<SocketBudget>,
     templates: Arc<Templates>,
     lane_memory: Arc<LaneMemory>,
 }
 
 impl Outputs {
-    /// No collector yet. Each that comes has at most so many sockets, one for each exporter.
-    pub(crate) fn none(sockets: NonZeroUsize, templates: Arc<Templates>) -> Self {
+    /// No collector yet. Those that come share these sockets, one for each exporter.
+    pub(crate) fn none(sockets: Arc<SocketBudget>, templates: Arc<Templates>) -> Self {
         Self { collectors: Vec::new(), sockets, templates, lane_memory: Arc::default() }
     }
 
@@ -200,7 +207,7 @@ impl Outputs {
             }
         }
         let (templates, lane_memory) = (self.templates.clone(), self.lane_memory.clone());
-        Self { collectors: outputs, sockets: self.sockets, templates, lane_memory }
+        Self { collectors: outputs, sockets: self.sockets.clone(), templates, lane_memory }
     }
 
     fn open(
@@ -209,7 +216,13 @@ impl Outputs {
         all: &[&CollectorSettings],
         before: Option<&UdpOutput>,
     ) -> Arc<Output> {
-        Arc::new(Output::Udp(UdpOutput::open(resolved, all, self.sockets, &self.templates, before)))
+        Arc::new(Output::Udp(UdpOutput::open(resolved, all, &self.sockets, &self.templates, before)))
+    }
+
+    /// Closes some of the idle sockets for exporters, as files have run short, and has no more than are left from now on.
+    pub(super) fn give_up_sockets(&self) {
+        let left = self.collectors.iter().map(|output| output.give_up_sockets()).sum();
+        self.sockets.lower_to(left);
     }
 
     /// What is told to collectors that come back.
@@ -272,7 +285,7 @@ impl Outputs {
     /// Outputs to collectors at these addresses with default settings.
     pub(crate) fn to(addresses: &[SocketAddr]) -> Self {
         let all: Vec<Resolved> = addresses.iter().map(Resolved::at).collect();
-        Self::none(NonZeroUsize::new(16).expect("a number"), Arc::default()).changed_to(&all)
+        Self::none(SocketBudget::of_sixteen(), Arc::default()).changed_to(&all)
     }
 }
 

@@ -1,12 +1,12 @@
 //! Where datagrams to one collector come from: a socket for each exporter.
 //!
 //! Each socket either has the exporter's own address and port, or a port of this machine that no other exporter has. There
-//! are never more than a given number: the one unused longest makes room.
+//! are never more than the share of this destination: the one unused longest makes room.
 
 use core::net::{IpAddr, SocketAddr};
-use core::num::NonZeroUsize;
 use core::time::Duration;
 use std::io;
+use std::sync::Arc;
 
 use lru::LruCache;
 use socket2::Socket;
@@ -14,14 +14,19 @@ use tokio::time::Instant;
 
 use crate::config::Source;
 use crate::limits::SEEN_AS_SHOWN;
+use crate::receiver::output::budget::{SocketBudget, SocketShare};
 use crate::receiver::output::reach::PROBE_WAIT;
 use crate::receiver::output::socket::{self, Segments};
+use crate::service::is_out_of_files;
 
 /// How long after it was used last a socket is asked for what ICMP said.
 const ANSWERS_WITHIN: Duration = PROBE_WAIT.saturating_add(Duration::from_secs(1));
 
 /// How often at the most all of these sockets are asked.
 const ASKED_EVERY: Duration = Duration::from_millis(20);
+
+/// One of so many sockets is closed when files run short.
+const GIVEN_UP: usize = 8;
 
 /// The sockets.
 #[derive(Debug)]
@@ -31,6 +36,7 @@ pub(super) struct Sources {
     /// Whether what ICMP says is to be told.
     hears_errors: bool,
     sockets: LruCache<SocketAddr, Leaving>,
+    share: SocketShare,
     asked: Instant,
 }
 
@@ -49,16 +55,17 @@ impl Sources {
         collector: SocketAddr,
         source: Source,
         hears_errors: bool,
-        sockets: NonZeroUsize,
+        budget: &Arc<SocketBudget>,
     ) -> Self {
-        let sockets = LruCache::new(sockets);
-        Self { collector, source, hears_errors, sockets, asked: Instant::now() }
+        let (sockets, share) = (LruCache::unbounded(), SocketShare::of(budget));
+        Self { collector, source, hears_errors, sockets, share, asked: Instant::now() }
     }
 
     /// The socket for datagrams of `exporter`.
     pub(super) fn socket(&mut self, exporter: SocketAddr) -> io::Result<&mut Leaving> {
         let now = Instant::now();
         if !self.sockets.contains(&exporter) {
+            while self.sockets.len() >= self.share.sockets() && self.sockets.pop_lru().is_some() {}
             let leaving = match self.open(exporter, now) {
                 // There are fewer files than sockets may be: the one unused longest goes.
                 Err(error) if is_out_of_files(&error) && self.sockets.pop_lru().is_some() => {
@@ -71,6 +78,15 @@ impl Sources {
         let leaving = self.sockets.get_mut(&exporter).ok_or(io::ErrorKind::NotFound)?;
         leaving.used = now;
         Ok(leaving)
+    }
+
+    /// Closes some of the sockets unused longest, but not the last one, and says how many are left.
+    pub(super) fn give_up_some(&mut self) -> usize {
+        let count = self.sockets.len().div_ceil(GIVEN_UP).min(self.sockets.len().saturating_sub(1));
+        for _ in 0..count {
+            self.sockets.pop_lru();
+        }
+        self.sockets.len()
     }
 
     /// Whether datagrams of `exporter` can bear its own address: a collector is reached in one family only, and addresses
@@ -144,10 +160,6 @@ impl Sources {
     }
 }
 
-fn is_out_of_files(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
-}
-
 /// Whether the error tells that a collector cannot be reached, by itself or by the network.
 pub(super) fn is_unreachable(error: &io::Error) -> bool {
     matches!(
@@ -166,13 +178,14 @@ pub(super) fn is_unreachable(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use core::num::NonZeroUsize;
     use std::net::UdpSocket;
 
     use super::*;
 
     fn sources(collector: &UdpSocket, source: Source, bound: usize) -> Sources {
-        let bound = NonZeroUsize::new(bound).unwrap();
-        Sources::new(collector.local_addr().unwrap(), source, false, bound)
+        let budget = SocketBudget::new(NonZeroUsize::new(bound).unwrap(), usize::MAX);
+        Sources::new(collector.local_addr().unwrap(), source, false, &budget)
     }
 
     fn exporter(number: u16) -> SocketAddr {
@@ -197,6 +210,33 @@ mod tests {
         assert_eq!(sources.seen_as(), [(exporter(1), first), (exporter(2), second)]);
         let third = seen(&mut sources, &collector, exporter(3));
         assert_eq!(sources.seen_as(), [(exporter(3), third), (exporter(1), first)]);
+    }
+
+    #[tokio::test]
+    async fn sockets_unused_longest_are_given_up_but_not_the_last() {
+        let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut sources = sources(&collector, Source::Own, 100);
+        let seen: Vec<_> =
+            (0..10).map(|number| seen(&mut sources, &collector, exporter(number + 1))).collect();
+        assert_eq!(sources.give_up_some(), 8);
+        assert_eq!(sources.seen_as().last(), Some(&(exporter(3), seen[2])));
+        for _ in 0..8 {
+            sources.give_up_some();
+        }
+        assert_eq!(sources.seen_as(), [(exporter(10), seen[9])]);
+    }
+
+    #[tokio::test]
+    async fn a_smaller_share_closes_sockets_when_the_next_one_opens() {
+        let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let budget = SocketBudget::new(NonZeroUsize::new(100).unwrap(), 10);
+        let mut sources = Sources::new(collector.local_addr().unwrap(), Source::Own, false, &budget);
+        for number in 1..=10 {
+            seen(&mut sources, &collector, exporter(number));
+        }
+        let _other = SocketShare::of(&budget);
+        seen(&mut sources, &collector, exporter(11));
+        assert_eq!(sources.sockets.len(), 5);
     }
 
     #[tokio::test]

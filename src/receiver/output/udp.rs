@@ -1,7 +1,6 @@
 //! A collector reached by UDP: which datagrams it gets, where they go, and when.
 
 use core::net::SocketAddr;
-use core::num::NonZeroUsize;
 use core::time::Duration;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,6 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::config::CollectorSettings;
 use crate::datagram::Datagram;
 use crate::limits::LATE;
+use crate::receiver::output::budget::SocketBudget;
 use crate::receiver::output::destination::{Counts, Destination};
 use crate::receiver::output::gate::RUN_MAX;
 use crate::receiver::output::lateness::went_back;
@@ -38,7 +38,7 @@ impl UdpOutput {
     pub(super) fn open(
         resolved: &Resolved,
         all: &[&CollectorSettings],
-        sockets: NonZeroUsize,
+        sockets: &Arc<SocketBudget>,
         templates: &Arc<Templates>,
         before: Option<&Self>,
     ) -> Self {
@@ -170,6 +170,12 @@ impl UdpOutput {
         if let Some((_, late)) = &self.late {
             late.misses(datagram);
         }
+    }
+
+    /// As [`Output::give_up_sockets`](super::Output::give_up_sockets).
+    pub(super) fn give_up_sockets(&self) -> usize {
+        let late = self.late.as_ref().map(|(_, late)| late);
+        [Some(&self.main), late].into_iter().flatten().map(|destination| destination.give_up_sockets()).sum()
     }
 
     /// What is known of it.

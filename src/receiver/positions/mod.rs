@@ -42,6 +42,7 @@ use std::time::SystemTime;
 
 use crate::limits::{STREAMS_MAX, STREAMS_PER_SENDER};
 use crate::sequence::{SenderId, StreamId};
+use crate::service::is_out_of_files;
 
 /// What stands between the sender id and the stream id in a file's name: no sender id holds it.
 const SEPARATOR: char = '@';
@@ -60,6 +61,11 @@ pub(crate) struct PositionsError {
 }
 
 impl PositionsError {
+    /// Whether there was no file left to open.
+    pub(crate) fn is_out_of_files(&self) -> bool {
+        is_out_of_files(&self.cause)
+    }
+
     /// Puts words to an error: `result.map_err(PositionsError::of("open", path))`.
     fn of(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |cause| Self { operation, path: path.to_owned(), cause }

@@ -156,9 +156,9 @@ impl Launch {
         self
     }
 
-    /// Runs the daemon with so many open files at most.
+    /// Runs the daemon with at most so many open files, as `--nofile=NUMBER`.
     pub(crate) fn with_open_files(mut self, limit: &'static str) -> Self {
-        self.before = vec!["prlimit", limit];
+        self.before = vec!["prlimit", limit, "--"];
         self
     }
 

@@ -266,6 +266,7 @@ pub(crate) struct ReceiverHost {
     collectors: Vec<SocketAddr>,
     protection: Vec<String>,
     is_nobody: bool,
+    open_files: Option<&'static str>,
     daemon: Option<Daemon>,
 }
 
@@ -282,6 +283,7 @@ impl ReceiverHost {
             collectors: collectors.to_vec(),
             protection: clear_text(),
             is_nobody: false,
+            open_files: None,
             daemon: None,
         }
     }
@@ -297,6 +299,11 @@ impl ReceiverHost {
         reach.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")]).arg("--clear-groups");
         reach.args(["sh", "-c", r#"test -x "$0" && test -w "$1""#]);
         reach.arg(Program::Receiver.path()).arg(self.path("run")).status().unwrap().success()
+    }
+
+    /// From the next start on the daemon may have at most so many open files, as `--nofile=NUMBER`.
+    pub(crate) fn limit_open_files(&mut self, limit: &'static str) {
+        self.open_files = Some(limit);
     }
 
     /// Changes the settings of the next start or reload.
@@ -358,6 +365,7 @@ impl ReceiverHost {
             .args(collectors)
             .env("RUNTIME_DIRECTORY", self.path("run"))
             .socket("nf-receiver.socket", self.tcp.try_clone().unwrap());
+        let launch = self.open_files.into_iter().fold(launch, Launch::with_open_files);
         if self.is_nobody { launch.for_nobody_with_net_raw() } else { launch }
     }
 

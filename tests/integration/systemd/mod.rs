@@ -8,6 +8,7 @@ mod restarts;
 mod settings;
 mod source_address;
 mod start_up;
+mod stopped_journal;
 
 use crate::support::chatter::{MIXED, Pattern};
 use crate::support::collector::Collector;

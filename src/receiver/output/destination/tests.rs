@@ -1,3 +1,5 @@
+use core::num::NonZeroUsize;
+
 use super::*;
 use crate::datagram::Timestamp;
 use crate::receiver::templates::netflow_9;
@@ -8,9 +10,12 @@ fn datagrams<'a>(payloads: &[&'a [u8]]) -> Vec<Datagram<'a>> {
     payloads.iter().copied().map(datagram).collect()
 }
 
+fn sockets(each: usize) -> Arc<SocketBudget> {
+    SocketBudget::new(NonZeroUsize::new(each).unwrap(), usize::MAX)
+}
+
 fn destination(address: SocketAddr, settings: &CollectorSettings) -> Destination {
-    let sockets = NonZeroUsize::new(8).unwrap();
-    Destination::open(address, settings, sockets, None, Counts::default())
+    Destination::open(address, settings, &sockets(8), None, Counts::default())
 }
 
 /// How far from its schedule what a limit paces may be.
@@ -18,9 +23,9 @@ const BUCKET_TOLERANCE: Duration = Duration::from_millis(50);
 
 /// A destination with room for two exporters' sockets that knows what `datagram` defines.
 fn told_templates(address: SocketAddr, datagram: &Datagram<'_>) -> Destination {
-    let (settings, sockets) = (CollectorSettings::at(&address), NonZeroUsize::new(2).unwrap());
+    let settings = CollectorSettings::at(&address);
     let templates = Some(Arc::new(Templates::of(datagram)));
-    Destination::open(address, &settings, sockets, templates, Counts::default())
+    Destination::open(address, &settings, &sockets(2), templates, Counts::default())
 }
 
 fn holding(address: SocketAddr) -> Destination {
@@ -244,8 +249,7 @@ async fn templates_that_are_told_count_for_the_limits() {
     let address = listener.local_addr().unwrap();
     let settings = CollectorSettings { rate_limit: NonZeroU32::new(10), ..CollectorSettings::at(&address) };
     let templates = Some(Arc::new(Templates::of(&datagrams(&[&many_templates()])[0])));
-    let sockets = NonZeroUsize::new(2).unwrap();
-    let output = Destination::open(address, &settings, sockets, templates, Counts::default());
+    let output = Destination::open(address, &settings, &sockets(2), templates, Counts::default());
     let (began, data) = (Instant::now(), netflow_9(false));
     deliver(&output, &datagrams(&[&data]), &mut 0).await;
     assert_eq!(received(&listener).len(), 11);

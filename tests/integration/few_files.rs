@@ -1,0 +1,82 @@
+//! Few file descriptors: sockets for exporters leave enough for new senders.
+
+use std::net::UdpSocket;
+
+use crate::running::shared;
+use crate::support::collector::Inbox;
+use crate::support::daemon::Program;
+use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use crate::support::pair::STALL;
+
+/// More than the limit of the first test.
+const EXPORTERS: usize = 150;
+
+/// A collector, and an established sender with many exporters of which each sends a datagram now and then.
+struct Crowd {
+    inbox: Inbox,
+    receiver: ReceiverHost,
+    sender: SenderHost,
+    exporters: Vec<UdpSocket>,
+}
+
+impl Crowd {
+    fn start(limit: &'static str) -> Self {
+        let inbox = Inbox::start("127.0.0.1:0");
+        let mut receiver = ReceiverHost::new(&[inbox.addr()], "");
+        receiver.limit_open_files(limit);
+        receiver.start();
+        let sender = connect("established", &receiver);
+        let exporters = (0..EXPORTERS).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        let mut crowd = Self { inbox, receiver, sender, exporters };
+        crowd.send_round(1);
+        crowd
+    }
+
+    /// Each exporter sends a datagram; all of them, and those of the rounds before, are at the collector then.
+    fn send_round(&mut self, round: usize) {
+        for exporter in &self.exporters {
+            exporter.send_to(b"x", self.sender.udp().addr()).unwrap();
+        }
+        self.inbox.wait_for(round * EXPORTERS, STALL);
+    }
+}
+
+/// A new sender, connected.
+fn connect(id: &str, receiver: &ReceiverHost) -> SenderHost {
+    let mut sender = SenderHost::new(id, &receiver.addr(), QUICK_SENDER);
+    sender.start();
+    sender.wait_state("connected", STALL);
+    sender
+}
+
+#[test]
+fn exporter_sockets_leave_files_for_new_senders() {
+    let _running = shared();
+    let mut crowd = Crowd::start("--nofile=128");
+    crowd.receiver.daemon().wait_for_log(&["only 128 files may be open", "LimitNOFILE="], STALL);
+    let senders: Vec<_> = (0..10).map(|number| connect(&format!("new-{number}"), &crowd.receiver)).collect();
+    let status = Program::Receiver.status(&crowd.receiver.control()).unwrap();
+    assert_eq!(status["senders"].as_array().unwrap().len(), 11, "{status:#}");
+    crowd.send_round(2);
+    drop(senders);
+}
+
+#[test]
+fn senders_beyond_the_files_are_told_so() {
+    let _running = shared();
+    let mut receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], "");
+    receiver.limit_open_files("--nofile=40");
+    receiver.start();
+    let mut senders = Vec::new();
+    let refused = (0..20).find_map(|number| {
+        let mut sender = SenderHost::new(&format!("edge-{number}"), &receiver.addr(), QUICK_SENDER);
+        sender.start();
+        let status =
+            sender.wait_status(STALL, |status| status["state"] == "connected" || !status["reason"].is_null());
+        let reason = status["reason"].as_str().map(str::to_owned);
+        senders.push(sender);
+        reason
+    });
+    assert!(refused.as_deref().is_some_and(|reason| reason.contains("too many connections")), "{refused:?}");
+    assert_eq!(receiver.status()["senders"].as_array().unwrap().len(), senders.len() - 1);
+}
