@@ -173,6 +173,15 @@ pub const MAX_AGE_MAX: Duration = Duration::from_secs(10 * 31_557_600);
 /// The longest time that unacknowledged data may be told to stay off the disk.
 pub const SYNC_AFTER_MAX: Duration = Duration::from_secs(3600);
 
+/// Room in the spool for less than this time at the present rate is warned of: time enough for somebody to come and look.
+pub const ROOM_SHORT: Duration = Duration::from_secs(3600);
+
+/// How long room must be that short before it is logged: a burst is over by then.
+pub const ROOM_SHORT_FOR: Duration = Duration::from_secs(10);
+
+/// Room that comes and goes is logged no more often.
+pub const ROOM_WARNING_EVERY: Duration = Duration::from_secs(600);
+
 /// Receivers that nf-sender tries in turn at the most.
 pub const RECEIVERS_MAX: usize = 16;
 

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use crate::config::HostPort;
 use crate::config::value::Value;
 use crate::sequence::SenderId;
+use crate::spool::MinFree;
 
 /// What a kind makes of a value: the thing, or what it expects instead.
 pub(super) type Understood<T> = Result<T, String>;
@@ -127,6 +128,15 @@ pub(super) fn size(bounds: RangeInclusive<u64>) -> impl Fn(&Value) -> Understood
             let (from, to) = (ByteSize(*bounds.start()), ByteSize(*bounds.end()));
             format!("a size from \"{from:.0}\" to \"{to:.0}\", such as \"64MiB\" or \"8GiB\"")
         })
+    }
+}
+
+/// A number of bytes within `bounds` to keep free, or the word `auto`.
+pub(super) fn min_free(bounds: RangeInclusive<u64>) -> impl Fn(&Value) -> Understood<MinFree> {
+    let size = size(bounds);
+    move |value| match text(value) {
+        Some("auto") => Ok(MinFree::Auto),
+        _ => size(value).map(MinFree::Bytes).map_err(|expected| format!("\"auto\" or {expected}")),
     }
 }
 

@@ -123,7 +123,7 @@ fn read_policy(reader: &mut Reader<'_>) -> Option<Policy> {
     let rotate_size = reader.take("rotate-size", "64MiB", size());
     let max_size = reader.take("max-size", "8GiB", size());
     let max_age = reader.take("max-age", "unlimited", kinds::duration_or_unlimited(age));
-    let min_free = reader.take("min-free", "1GiB", kinds::size(0..=limits::SPOOL_MAX));
+    let min_free = reader.take("min-free", "auto", kinds::min_free(0..=limits::SPOOL_MAX));
     let choices =
         kinds::one_of([("drop-oldest", WhenFull::DropOldest), ("drop-newest", WhenFull::DropNewest)]);
     let when_full = reader.take("when-full", "drop-oldest", choices);

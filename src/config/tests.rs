@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::batch::Compression;
 use crate::secure::Suite;
-use crate::spool::{Policy, WhenFull};
+use crate::spool::{MinFree, Policy, WhenFull};
 
 fn surroundings() -> Surroundings {
     Surroundings { host_name: "brno-edge".to_owned(), ..Surroundings::default() }
@@ -185,7 +185,7 @@ fn every_key_of_nf_sender_is_taken_over() {
         rotate_size: 1 << 20,
         max_size: 2_000_000_000,
         max_age: Some(Duration::from_secs(7 * 86_400)),
-        min_free: 0,
+        min_free: MinFree::Bytes(0),
         when_full: WhenFull::DropNewest,
     };
     assert_eq!(settings.spool.policy, policy);

@@ -132,9 +132,9 @@ impl Templates {
         if kept.is_some_and(|kept| kept.elapsed() < KEPT_EVERY) {
             return Ok(());
         }
-        self.keep(state_directory)?;
+        // A disk that refuses is not asked, and told of, more often.
         *kept = Some(Instant::now());
-        Ok(())
+        self.keep(state_directory)
     }
 
     /// Writes the file, if there is news. Blocks.

@@ -22,6 +22,7 @@ use crate::sender::queue::{Queue, Stage};
 use crate::sender::recovery::{Recovered, recover};
 use crate::sender::reload::{Load, Reloader, spool_keys};
 use crate::sender::report::Reporter;
+use crate::sender::room::RoomWatch;
 use crate::service::messages::sender;
 use crate::service::{
     DaemonError, DirectoryLock, ExpiryWatch, Pulse, ROUND, Stop, Stopper, Watchdog, allow_open_files,
@@ -107,6 +108,7 @@ async fn supervise(
     let reporter = Reporter {
         settings: reloader.link(),
         queue: recovered.queue.clone(),
+        directory: spool.directory.clone(),
         tally: tally.clone(),
         view: LinkView::new(&settings.receivers),
         pace: Arc::default(),
@@ -129,6 +131,7 @@ async fn supervise(
     let mut tick = interval(ROUND);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut expiry = ExpiryWatch::new(sender::CERTIFICATE_ENDS);
+    let mut room = RoomWatch::default();
     let outcome = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
@@ -138,6 +141,7 @@ async fn supervise(
             _ = tick.tick() => {
                 watchdog.look();
                 reporter.note_pace();
+                room.look(&reporter);
                 notify::status(&reporter.line());
                 expiry.look_at(reporter.settings.borrow().speech.certificate());
             }

@@ -19,7 +19,7 @@ use crate::sender::queue::{Queue, SpoolFigures, Stage, State};
 use crate::sequence::{Gap, GapReason, Position};
 use crate::service::messages::sender;
 use crate::service::{LogLimit, More, Pulse, wall_clock};
-use crate::spool::{AppendError, Policy, SyncJob, WhenFull};
+use crate::spool::{AppendError, Policy, SyncJob, WhenFull, Yielding};
 use crate::status::count_of;
 
 /// How long the keeper waits at the most before it looks at the spool again.
@@ -55,6 +55,7 @@ struct Task {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Complaint {
     Refused,
+    Stuck,
     Dropped,
     Unsynced,
 }
@@ -77,6 +78,8 @@ pub(crate) struct Keeper {
     syncing: Option<(JoinHandle<io::Result<()>>, Instant)>,
     tend_at: Instant,
     retry_at: Option<Instant>,
+    /// The disk has no room, and nothing was dropped for it as the ring has some.
+    is_holding: bool,
     complaints: LogLimit<Complaint>,
     dropped_untold: u64,
 }
@@ -105,6 +108,7 @@ impl Keeper {
             syncing: None,
             tend_at: Instant::now(),
             retry_at: None,
+            is_holding: false,
             complaints: LogLimit::default(),
             dropped_untold: 0,
         }
@@ -176,7 +180,8 @@ impl Keeper {
         let (_, since) = state.tail.front()?;
         let hurry = state.stage > Stage::Running || Queue::is_pressing(state);
         let wanted = if hurry { now } else { *since + self.half };
-        let retry_at = self.retry_at.filter(|_| state.stage < Stage::Stopped);
+        let is_at_once = state.stage == Stage::Stopped || (self.is_holding && Queue::is_pressing(state));
+        let retry_at = self.retry_at.filter(|_| !is_at_once);
         Some(retry_at.map_or(wanted, |retry| wanted.max(retry)))
     }
 
@@ -199,7 +204,10 @@ impl Keeper {
         let disk = self.pulse.away();
         let mut spool = queue.spool();
         // What the link reads from now on waits for the spool, and finds what is dropped gone.
-        let in_flight = queue.state().in_flight;
+        let (in_flight, is_pressing) = {
+            let state = queue.state();
+            (state.in_flight, Queue::is_pressing(&state))
+        };
         spool.acknowledge(task.acknowledged);
         if task.stage == Stage::Stopped {
             // The ring may not outlive the service, and what it holds is bounded.
@@ -209,34 +217,45 @@ impl Keeper {
             spool.tend(wall_clock(), in_flight);
             self.tend_at = now + TEND_EVERY;
         }
-        let is_syncing = self.syncing.is_some();
+        let yielding = self.yielding(is_pressing);
         let outcome = task.spill.as_ref().zip(sealed).map(|((_, gaps), sealed)| {
             if spool.end().is_some() {
                 for gap in gaps {
                     spool.record_gap(*gap);
                 }
             }
-            if is_syncing {
-                spool.append_if_room(&sealed?, wall_clock())
-            } else {
-                spool.append(&sealed?, wall_clock(), in_flight)
-            }
+            spool.append_yielding(&sealed?, wall_clock(), in_flight, yielding)
         });
-        if is_syncing && matches!(outcome, Some(Err(AppendError::Full))) {
+        if yielding == Yielding::Nothing && may_drop(outcome.as_ref(), is_pressing) {
             drop(disk);
             drop(spool);
             self.end_sync();
             return self.work(task);
         }
         let is_taken = !matches!(outcome, Some(Err(_)));
+        if let Some(outcome) = &outcome {
+            self.is_holding = !is_pressing && matches!(outcome, Err(AppendError::NoRoom(_)));
+        }
+        let stuck = spool.stuck().map(str::to_owned);
         let dropped = spool.take_dropped();
         self.spool_end = spool.end();
         self.figures.update(&spool);
         drop(disk);
         drop(spool);
         self.account(task, outcome, &dropped);
+        self.note_stuck(stuck, task.spill.is_some());
         self.sync_if_due();
         is_taken
+    }
+
+    /// What the next append may drop. What is dropped while it is forced to disk makes no room. For a full disk, which may be
+    /// a matter of seconds, nothing is dropped while the ring has room.
+    fn yielding(&self, is_pressing: bool) -> Yielding {
+        match (self.syncing.is_some(), is_pressing) {
+            (true, _) => Yielding::Nothing,
+            (false, false) => Yielding::ToMaxSize,
+            (false, true) => Yielding::ToDisk,
+        }
     }
 
     /// Takes over into the queue's state what happened to the spool.
@@ -250,15 +269,20 @@ impl Keeper {
             (Some(Ok(())), Some((held, _))) => {
                 self.retry_at = None;
                 state.is_full = false;
+                state.trouble = None;
                 queue.pop_tail(&mut state, held.batch.end());
                 self.unsynced_since.get_or_insert_with(Instant::now);
             }
             (Some(Err(error)), _) => {
                 self.retry_at = Some(Instant::now() + RETRY);
-                self.dropped_untold += self.relieve(&mut state);
-                state.is_full = self.when_full == WhenFull::DropNewest || Self::is_crowded(&state);
+                state.trouble = Some(error.to_string());
+                state.is_full = self.is_given_up(&error, &mut state);
                 queue.room_changed();
                 self.complain(&error);
+            }
+            _ if state.tail.is_empty() => {
+                state.is_full = false;
+                state.trouble = None;
             }
             _ => {}
         }
@@ -267,6 +291,19 @@ impl Keeper {
         }
         drop(state);
         self.tell_dropped();
+    }
+
+    /// The spool takes nothing, as `error` says: whether what does not fit into the ring is to be dropped.
+    fn is_given_up(&mut self, error: &AppendError, state: &mut State) -> bool {
+        match error {
+            // Nothing that is queued makes room on a disk that others fill: when the ring is full, too, new datagrams
+            // are refused.
+            AppendError::NoRoom(_) => !self.is_holding,
+            AppendError::Full | AppendError::Disk(_) => {
+                self.dropped_untold += self.relieve(state);
+                self.when_full == WhenFull::DropNewest || Self::is_crowded(state)
+            }
+        }
     }
 
     /// The spool takes nothing: if the ring is nearly full too, its oldest batches make room for newer ones.
@@ -296,8 +333,14 @@ impl Keeper {
             AppendError::Full => tracing::warn!(
                 message_id = sender::SPOOL_FULL,
                 held_back,
-                "the spool is full (max-size or min-free is reached): what arrives stays in memory \
-                 while there is room{}",
+                "the spool is full (max-size is reached): incoming datagrams stay in memory while there is room{}",
+                More(held_back)
+            ),
+            AppendError::NoRoom(error) => tracing::warn!(
+                message_id = sender::SPOOL_FULL,
+                %error,
+                held_back,
+                "the disk of the spool has no room: {error}; incoming datagrams stay in memory while there is room{}",
                 More(held_back)
             ),
             AppendError::Disk(error) => {
@@ -310,6 +353,22 @@ impl Keeper {
                     More(held_back)
                 );
             }
+        }
+    }
+
+    /// Whether new segments can be created, and why not. What was `spilled` just now went into the segment before.
+    fn note_stuck(&mut self, stuck: Option<String>, spilled: bool) {
+        self.queue.state().stuck.clone_from(&stuck);
+        let Some(reason) = stuck.filter(|_| spilled) else { return };
+        if let Some(held_back) = self.complaints.admit(Complaint::Stuck, Instant::now()) {
+            tracing::error!(
+                message_id = sender::SPOOL_FAILS,
+                error = reason,
+                held_back,
+                "cannot create a segment of the spool: {reason}; nothing is lost, the segment before it takes more \
+                 than rotate-size and rotate-every say{}",
+                More(held_back)
+            );
         }
     }
 
@@ -413,6 +472,15 @@ impl Keeper {
                 "cannot write down where the spool stands: {error}; the next start works it out"
             );
         }
+    }
+}
+
+/// Whether an append that dropped nothing ended for want of room that may be made.
+fn may_drop(outcome: Option<&Result<(), AppendError>>, is_pressing: bool) -> bool {
+    match outcome {
+        Some(Err(AppendError::Full)) => true,
+        Some(Err(AppendError::NoRoom(_))) => is_pressing,
+        _ => false,
     }
 }
 

@@ -19,6 +19,7 @@ mod recovery;
 mod reload;
 mod replacement;
 mod report;
+mod room;
 mod schedule;
 mod unacknowledged;
 
@@ -57,8 +58,11 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
             config::load_sender(file.as_deref(), overrides.clone(), &surroundings)
         })),
         SenderAction::Check => {
-            let loaded = config::load_sender(file.as_deref(), overrides, &surroundings)?;
+            let mut loaded = config::load_sender(file.as_deref(), overrides, &surroundings)?;
             reload::check(&loaded.settings)?;
+            let (note, warning) = room::check(&loaded.settings.spool, &loaded.settings.control);
+            loaded.report.note(note);
+            loaded.report.warn(warning);
             console::print(&loaded.report.to_string())
         }
         SenderAction::Reload => {

@@ -23,7 +23,7 @@ use crate::sequence::{Gap, GapReason, Position, StreamId};
 use crate::service::messages::sender;
 use crate::service::{Pulse, ROUND};
 use crate::spool::disk::Directory;
-use crate::spool::{Aside, Damage, Lineage, Newer, SegmentReader, Spool};
+use crate::spool::{Aside, Damage, Lineage, Newer, Room, SegmentReader, Spool};
 use crate::status::count_of;
 
 /// What follows at a position.
@@ -60,8 +60,8 @@ pub(crate) struct Figures {
     pub(crate) segments: usize,
     /// When the oldest datagram of the queue arrived; to the precision of a segment.
     pub(crate) oldest: Option<Timestamp>,
-    /// Bytes that the spool still takes before something must give way.
-    pub(crate) room: u64,
+    /// How much the spool may still take; `None` if the disk does not say.
+    pub(crate) room: Option<Room>,
     /// The stream that the queue is sent as, and the one that it was sent as before.
     pub(crate) stream: StreamId,
     pub(crate) replaced: Option<StreamId>,
@@ -79,7 +79,7 @@ pub(crate) struct SpoolFigures {
     pub(crate) size: u64,
     pub(crate) segments: usize,
     pub(crate) oldest: Option<Timestamp>,
-    pub(crate) room: u64,
+    pub(crate) room: Option<Room>,
     pub(crate) damaged: Aside,
     pub(crate) newer: Aside,
     /// Where the spool began when `oldest` was read.
@@ -96,7 +96,7 @@ impl SpoolFigures {
     pub(crate) fn update(&mut self, spool: &Spool<Directory>) {
         self.size = spool.size();
         self.segments = spool.segments();
-        self.room = spool.room().unwrap_or_default();
+        self.room = spool.room().ok();
         (self.damaged, self.newer) = (spool.damaged(), spool.newer());
         if self.first != spool.first() {
             self.first = spool.first();
@@ -121,6 +121,10 @@ pub(crate) struct State {
     /// The spool took no more when it was last tried, and nothing in the ring may give way: what does not fit
     /// into the ring is dropped.
     pub(crate) is_full: bool,
+    /// Why the spool does not take what it should; `None` if it does.
+    pub(crate) trouble: Option<String>,
+    /// Why no new segment can be created; `None` if it can.
+    pub(crate) stuck: Option<String>,
     pub(crate) stage: Stage,
     pub(crate) spool: SpoolFigures,
     head: u64,
@@ -182,6 +186,8 @@ impl Queue {
             ledger,
             tail: held.into_iter().map(|held| (held, now)).collect(),
             is_full: false,
+            trouble: None,
+            stuck: None,
             stage: Stage::Running,
             spool: figures,
             head: ring_head,
@@ -396,6 +402,10 @@ impl Queue {
         state.spool.damaged = aside;
         let lost = state.ledger.lose(gap);
         drop(state);
+        if lost == 0 && damage.length == 0 {
+            // Positions of a gap whose record gave its place to a segment.
+            return;
+        }
         tracing::error!(
             message_id = sender::SPOOL_DAMAGED,
             segment = segment.0,
@@ -440,6 +450,14 @@ impl Queue {
     /// Everything below is acknowledged or gone.
     pub(crate) fn acknowledged(&self) -> Position {
         self.state().ledger.acknowledged()
+    }
+
+    /// What is wrong with the spool.
+    pub(crate) fn trouble(&self) -> Vec<String> {
+        let state = self.state();
+        let stuck =
+            state.stuck.as_ref().map(|reason| format!("cannot create a segment of the spool: {reason}"));
+        state.trouble.iter().cloned().chain(stuck).collect()
     }
 
     /// The figures at this moment: they agree with each other.

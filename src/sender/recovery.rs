@@ -108,7 +108,11 @@ pub(crate) fn recover(
     let stream = opened.spool.stream();
     let boot = intake::boot_id().map_err(failed("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
     if let Some(path) = &path {
-        newer::move_intake_away(path).map_err(failed("move away the intake of a newer version", path))?;
+        match newer::move_intake_away(path) {
+            // It stays, and the intake is in memory.
+            Err(error) if has_no_room(&error) => {}
+            other => other.map_err(failed("move away the intake of a newer version", path))?,
+        }
     }
     let (mut intake, place, found) = open_intake(path.as_deref(), stream, boot)?;
     let left = match found {
@@ -163,17 +167,24 @@ pub(crate) fn recover(
     }
     let is_at_end = opened.spool.end().is_none_or(|end| end == ledger.next());
     if held.is_empty() && slots_done.is_none_or(|_| intake.slots.get(0) == Entry::Empty) && is_at_end {
-        newer::take_in(&mut opened.spool, &mut ledger, keys, path.as_deref())
-            .map_err(failed("take in what a newer version left in", directory))?;
+        let taken_in = newer::take_in(&mut opened.spool, &mut ledger, keys, path.as_deref());
+        if let Err(error) = taken_in {
+            let directory = directory.display();
+            tracing::error!(%error, "{directory}: cannot take in what a newer version left: {error}; it stays there");
+        }
     }
     // In this order, so that a kill between any two leaves an intake that the next start knows as the last run's,
     // and believes only if its marks are right.
     intake.marks.set_acknowledged(ledger.acknowledged());
     intake.marks.set_next(ledger.next());
-    opened
-        .spool
-        .begin_run(RunId(random_id()), ledger.next())
-        .map_err(failed("write the file 'stream' in", directory))?;
+    if let Err(error) = opened.spool.begin_run(RunId(random_id()), ledger.next()) {
+        tracing::error!(
+            message_id = sender::SPOOL_FAILS,
+            %error,
+            "{}: cannot write the file 'stream': {error}; going on, and trying again",
+            directory.display()
+        );
+    }
     if let Err(error) = (Began { boot, at: wall_clock() }).write(directory) {
         tracing::debug!(%error, "cannot write the file 'boot' of the spool: {error}");
     }
@@ -265,7 +276,11 @@ fn open_intake(
                  yet in the spool; make room and restart",
                 path.display()
             );
-            in_memory(format!("no room for {}: {error}", path.display()))
+            let reason = format!("no room for {}: {error}", path.display());
+            match Intake::copied(path, stream, boot) {
+                Ok((intake, found)) => Ok((intake, Place::memory(reason), found)),
+                Err(_) => in_memory(reason),
+            }
         }
         Err(error) => Err(failed("make the intake", path)(error)),
     }

@@ -1,5 +1,7 @@
 //! What nf-sender tells about itself: its status, and one line of it for the service manager.
 
+use core::time::Duration;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -10,6 +12,7 @@ use crate::sender::ingest::Tally;
 use crate::sender::intake::Place;
 use crate::sender::link::{LinkSettings, LinkState, LinkView};
 use crate::sender::queue::{Figures, Queue};
+use crate::sender::room::{Shortage, time_left};
 use crate::service::wall_clock;
 use crate::spool::Aside;
 use crate::status;
@@ -22,6 +25,8 @@ use crate::status::{
 pub(crate) struct Reporter {
     pub(crate) settings: watch::Receiver<LinkSettings>,
     pub(crate) queue: Arc<Queue>,
+    /// Where the spool is.
+    pub(crate) directory: PathBuf,
     pub(crate) tally: Arc<Tally>,
     pub(crate) view: Arc<Mutex<LinkView>>,
     pub(crate) pace: Arc<Mutex<Pace>>,
@@ -87,7 +92,7 @@ impl Reporter {
                 .certificate()
                 .map(|own| CertificateStatus::of(own, wall_clock())),
             cipher: view.cipher.map(str::to_owned),
-            retry_in_s: retry_at.map(|at| core::time::Duration::from_secs_f64(retry_in(at)).as_secs()),
+            retry_in_s: retry_at.map(|at| Duration::from_secs_f64(retry_in(at)).as_secs()),
             reason: view.reason,
             received: status::Tally { datagrams: counts.received, bytes: counts.received_bytes },
             recovered: Recovered { datagrams: counts.recovered },
@@ -103,6 +108,7 @@ impl Reporter {
                 too_old: counts.too_old,
                 corrupt: counts.corrupt,
             },
+            warnings: self.warnings(),
             exporters: self.exporters(),
         }
     }
@@ -112,18 +118,29 @@ impl Reporter {
         IntakeStatus { in_memory: reason.is_some(), reason }
     }
 
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.queue.trouble();
+        warnings.extend(self.shortage().map(|shortage| shortage.text));
+        warnings
+    }
+
+    /// Whether the spool is short of room at this moment.
+    pub(crate) fn shortage(&self) -> Option<Shortage> {
+        let room = self.queue.figures().room?;
+        Shortage::of(&room, self.rates().1, &self.directory)
+    }
+
     fn queued(&self, figures: &Figures) -> Queued {
         let (_, bytes_per_s) = self.rates();
-        let room_s = (bytes_per_s > 0.0).then(|| {
-            core::time::Duration::try_from_secs_f64(status::to_f64(figures.room) / bytes_per_s)
-                .map_or(u64::MAX, |room| room.as_secs())
-        });
+        let room_bytes = figures.room.map_or(0, |room| room.bytes);
         Queued {
             datagrams: figures.queued,
             bytes: figures.bytes,
             segments: u64::try_from(figures.segments).unwrap_or(u64::MAX),
             oldest_s: figures.oldest.map_or(0, seconds_since),
-            room_s,
+            room_s: time_left(room_bytes, bytes_per_s).map(|time| time.as_secs()),
+            room_bytes,
+            arriving_bytes_per_s: Duration::try_from_secs_f64(bytes_per_s).map_or(0, |rate| rate.as_secs()),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::UdpSocket;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,10 +21,10 @@ use crate::sender::queue::{Next, Queue, Stage};
 use crate::sender::recovery::{Recovered, RecoveryError, recover};
 use crate::sequence::Position;
 use crate::service::Pulse;
-use crate::spool::{Policy, WhenFull};
+use crate::spool::{MinFree, Policy, WhenFull};
 
 fn policy() -> Policy {
-    Policy { min_free: 0, ..Policy::default() }
+    Policy { min_free: MinFree::Bytes(0), ..Policy::default() }
 }
 
 fn start(directory: &tempfile::TempDir, policy: Policy) -> Recovered {
@@ -194,25 +195,45 @@ fn a_position_is_never_given_out_twice_even_if_the_intake_is_lost() {
     assert_balanced(&run.queue);
 }
 
+/// What a run without a link holds in the end of 600 datagrams of 60,000 bytes, which the disk of its spool does not take
+/// after `breaking` it.
+fn held_without_disk(full: Policy, breaking: impl FnOnce(&Path)) -> Vec<u64> {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, full);
+    breaking(directory.path());
+    let keeper = keeper(&run, full, Duration::ZERO);
+    let thread = std::thread::spawn(move || keeper.run());
+    push(&mut run, 600, 60_000);
+    let figures = run.queue.figures();
+    assert!(figures.counts.spool_full > 0 && figures.queued > 0, "{figures:?}");
+    assert!(!run.queue.trouble().is_empty());
+    assert_balanced(&run.queue);
+    let given = drain(&run.queue, run.queue.acknowledged());
+    run.queue.acknowledge(run.queue.next_position(), 0);
+    run.queue.go_on_to(Stage::Stopped);
+    thread.join().unwrap();
+    given
+}
+
 #[test]
-fn a_spool_that_takes_nothing_lets_the_oldest_or_the_newest_go_as_told() {
-    for (when_full, first_is_kept) in [(WhenFull::DropOldest, false), (WhenFull::DropNewest, true)] {
-        let directory = tempfile::tempdir().unwrap();
+fn a_disk_that_others_fill_refuses_new_datagrams() {
+    for when_full in [WhenFull::DropOldest, WhenFull::DropNewest] {
         // Nothing fits: whatever is free must stay free.
-        let full = Policy { min_free: u64::MAX / 2, when_full, ..Policy::default() };
-        let mut run = start(&directory, full);
-        let keeper = keeper(&run, full, Duration::ZERO);
-        let thread = std::thread::spawn(move || keeper.run());
-        push(&mut run, 600, 60_000);
-        let figures = run.queue.figures();
-        assert!(figures.counts.spool_full > 0 && figures.queued > 0, "{figures:?}");
-        assert_balanced(&run.queue);
-        let given = drain(&run.queue, run.queue.acknowledged());
+        let full = Policy { min_free: MinFree::Bytes(u64::MAX / 2), when_full, ..policy() };
+        let given = held_without_disk(full, |_| {});
+        assert_eq!((given.first(), given.last() == Some(&599)), (Some(&0), false), "{when_full:?}");
+        assert!(given.len() > 190, "the ring holds 12 MiB, not {}", given.len());
+    }
+}
+
+#[test]
+fn a_failing_disk_lets_the_oldest_or_the_newest_go_as_told() {
+    for (when_full, first_is_kept) in [(WhenFull::DropOldest, false), (WhenFull::DropNewest, true)] {
+        let given = held_without_disk(Policy { when_full, ..policy() }, |spool| {
+            std::fs::remove_dir_all(spool).unwrap();
+        });
         assert_eq!(given.first() == Some(&0), first_is_kept);
         assert_eq!(given.last() == Some(&599), !first_is_kept);
-        run.queue.acknowledge(run.queue.next_position(), 0);
-        run.queue.go_on_to(Stage::Stopped);
-        thread.join().unwrap();
     }
 }
 

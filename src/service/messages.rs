@@ -22,6 +22,8 @@ pub mod sender {
     pub const REFUSED: &str = "1013e88b49b8450f9aae05c9abc85483";
     /// The spool has reached one of its limits.
     pub const SPOOL_FULL: &str = "23daa407b425456293a4c53d6bb7e85a";
+    /// The spool has no room, or for less than an hour.
+    pub const ROOM_SHORT: &str = "2dfdaf6c81614548adfe4a92051b2c74";
     /// The disk refuses to take, or to keep, what goes to the spool.
     pub const SPOOL_FAILS: &str = "283dc6132752406490337810168cabfb";
     /// The spool was rolled back or cloned; its queued datagrams go out as a new stream.

@@ -1,4 +1,6 @@
-//! One owner for each directory: whoever holds the lock on its file `lock`, which names the process.
+//! One owner for each directory: the process that holds the locks on it and on its file `lock`, which names the process.
+//!
+//! The lock on the directory itself needs nothing written: a disk that is full or read-only keeps no service from starting.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -59,7 +61,8 @@ fn holder(process: Option<u32>) -> String {
 /// A directory that no other process has while this value lives.
 #[derive(Debug)]
 pub struct DirectoryLock {
-    _file: File,
+    _directory: Option<File>,
+    _file: Option<File>,
 }
 
 impl DirectoryLock {
@@ -79,22 +82,24 @@ impl DirectoryLock {
             return Err(OwnershipError::Foreign { path: directory.to_owned(), owner, ours });
         }
         let path = directory.join("lock");
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(unusable("its file `lock` cannot be opened"))?;
+        let held = || OwnershipError::Held { path: directory.to_owned(), process: read_process(&path) };
+        let handle = File::open(directory).map_err(unusable("cannot be opened"))?;
+        let handle = match handle.try_lock() {
+            Ok(()) => Some(handle),
+            Err(TryLockError::WouldBlock) => return Err(held()),
+            // Network file systems lock files only.
+            Err(TryLockError::Error(_)) => None,
+        };
+        let mut file = match open_lock_file(&path) {
+            Err(error) if handle.is_some() && is_refused_by_disk(&error) => {
+                tracing::warn!(%error, "{}: the directory is locked without its file `lock`: {error}", directory.display());
+                return Ok(Self { _directory: handle, _file: None });
+            }
+            other => other.map_err(unusable("its file `lock` cannot be opened"))?,
+        };
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(OwnershipError::Held {
-                    path: directory.to_owned(),
-                    process: read_process(&path),
-                });
-            }
+            Err(TryLockError::WouldBlock) => return Err(held()),
             Err(TryLockError::Error(source)) => {
                 return Err(unusable("its file `lock` cannot be locked")(source));
             }
@@ -103,8 +108,26 @@ impl DirectoryLock {
             // A full disk must not keep a service from starting: the lock itself holds.
             tracing::warn!(%error, "{}: the lock does not name its holder: {error}", directory.display());
         }
-        Ok(Self { _file: file })
+        Ok(Self { _directory: handle, _file: Some(file) })
     }
+}
+
+/// Opens the file to be locked, which is made if it is not there; a file on a read-only disk can be locked, too.
+fn open_lock_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    match options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            // Without the file the error is that of the disk.
+            File::open(path).map_err(|_| error)
+        }
+        other => other,
+    }
+}
+
+/// Whether the disk takes nothing, whoever asks.
+fn is_refused_by_disk(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
 }
 
 fn name_this_process(file: &mut File) -> io::Result<()> {

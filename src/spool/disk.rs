@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::UNIX_EPOCH;
 
+use rustix::fs::{StatVfs, StatVfsMountFlags};
+
 use crate::datagram::Timestamp;
 
 /// A file of the spool as a listing shows it.
@@ -20,6 +22,38 @@ pub struct Entry {
     pub size: u64,
     /// When it was last written to.
     pub modified: Timestamp,
+}
+
+/// The room on a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes of the whole file system.
+    pub total: u64,
+    /// Bytes that this process may still write.
+    pub free: u64,
+    /// Files that this process may still create; `None` if the file system does not limit them.
+    pub free_inodes: Option<u64>,
+    /// The file system is mounted read-only.
+    pub is_read_only: bool,
+}
+
+impl Space {
+    /// The room on the file system of `path`, which must exist.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self::from(&rustix::fs::statvfs(path)?))
+    }
+}
+
+impl From<&StatVfs> for Space {
+    fn from(facts: &StatVfs) -> Self {
+        Self {
+            total: facts.f_blocks.saturating_mul(facts.f_frsize),
+            free: facts.f_bavail.saturating_mul(facts.f_frsize),
+            // Btrfs reports 0 of 0.
+            free_inodes: (facts.f_files > 0).then_some(facts.f_favail),
+            is_read_only: facts.f_flag.contains(StatVfsMountFlags::RDONLY),
+        }
+    }
 }
 
 /// A spool directory.
@@ -42,8 +76,8 @@ pub trait Disk: core::fmt::Debug {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes what was created, renamed and removed so far survive power loss.
     fn sync_directory(&self) -> io::Result<()>;
-    /// Bytes that this process may still write to the file system.
-    fn free_bytes(&self) -> io::Result<u64>;
+    /// The room on its file system.
+    fn space(&self) -> io::Result<Space>;
 }
 
 /// An open file of a spool directory.
@@ -70,15 +104,14 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Opens the directory at `path`, which must exist, and makes sure that there are places for what is kept apart.
+    /// Opens the directory at `path`, which must exist.
     pub fn open(path: &Path) -> io::Result<Self> {
-        for name in [super::name::DAMAGED, super::name::NEWER] {
-            match std::fs::DirBuilder::new().mode(0o700).create(path.join(name)) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => {}
-            }
+        let directory = Self { path: path.to_owned(), handle: File::open(path)? };
+        if let Err(error) = directory.create_places() {
+            // The disk may be full or read-only: whatever needs them tries again.
+            tracing::debug!("cannot create the directories for what is kept apart: {error}");
         }
-        Ok(Self { path: path.to_owned(), handle: File::open(path)? })
+        Ok(directory)
     }
 }
 
@@ -109,7 +142,15 @@ impl Disk for Directory {
 
     fn create(&self, name: &str) -> io::Result<File> {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600).open(self.path.join(name))
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let path = self.path.join(name);
+        let opened = match options.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.create_places().and_then(|()| options.open(&path))
+            }
+            other => other,
+        };
+        opened.map_err(|error| not_created(error, &self.path))
     }
 
     fn open(&self, name: &str) -> io::Result<File> {
@@ -128,9 +169,31 @@ impl Disk for Directory {
         self.handle.sync_all()
     }
 
-    fn free_bytes(&self) -> io::Result<u64> {
-        let facts = rustix::fs::fstatvfs(&self.handle)?;
-        Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
+    fn space(&self) -> io::Result<Space> {
+        Ok(Space::from(&rustix::fs::fstatvfs(&self.handle)?))
+    }
+}
+
+/// The error of a file that could not be created in `directory`, with its cause in words where the number alone misleads.
+pub fn not_created(error: io::Error, directory: &Path) -> io::Error {
+    let has_no_inodes = || Space::of(directory).is_ok_and(|space| space.free_inodes == Some(0));
+    if error.kind() == io::ErrorKind::StorageFull && has_no_inodes() {
+        let path = directory.display();
+        return io::Error::new(error.kind(), format!("no inodes left on the file system of {path}"));
+    }
+    error
+}
+
+impl Directory {
+    /// Creates the directories for what is kept apart.
+    fn create_places(&self) -> io::Result<()> {
+        for name in [super::name::DAMAGED, super::name::NEWER] {
+            match std::fs::DirBuilder::new().mode(0o700).create(self.path.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 

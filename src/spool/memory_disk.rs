@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use crate::datagram::Timestamp;
-use crate::spool::disk::{Disk, DiskFile, Entry};
+use crate::spool::disk::{Disk, DiskFile, Entry, Space};
 
 #[derive(Debug, Default)]
 struct Content {
@@ -28,6 +28,12 @@ pub(crate) struct MemoryDisk {
     capacity: Rc<Cell<u64>>,
     files_max: Rc<Cell<usize>>,
     failing: Rc<Cell<bool>>,
+    /// What the file system has in all; `None` for the capacity.
+    total: Rc<Cell<Option<u64>>>,
+    read_only: Rc<Cell<bool>>,
+    /// Bytes of removed files that do not count as free yet.
+    unfreed: Rc<Cell<u64>>,
+    frees_late: Rc<Cell<bool>>,
     opened: Rc<RefCell<Vec<String>>>,
 }
 
@@ -39,6 +45,10 @@ impl Default for MemoryDisk {
             capacity: Rc::new(Cell::new(u64::MAX)),
             files_max: Rc::new(Cell::new(usize::MAX)),
             failing: Rc::default(),
+            total: Rc::default(),
+            read_only: Rc::default(),
+            unfreed: Rc::default(),
+            frees_late: Rc::default(),
             opened: Rc::default(),
         }
     }
@@ -95,6 +105,26 @@ impl MemoryDisk {
         self.files_max.set(files);
     }
 
+    /// From now on the file system has so many bytes in all, whatever the capacity is.
+    pub(crate) fn set_total(&self, bytes: u64) {
+        self.total.set(Some(bytes));
+    }
+
+    /// From now on nothing can be changed, or it can again, as by a remount.
+    pub(crate) fn set_read_only(&self, read_only: bool) {
+        self.read_only.set(read_only);
+    }
+
+    /// From now on the room of removed files counts as free only after [`Self::free_now`], as on XFS.
+    pub(crate) fn free_late(&self) {
+        self.frees_late.set(true);
+    }
+
+    /// The room of all removed files counts as free.
+    pub(crate) fn free_now(&self) {
+        self.unfreed.set(0);
+    }
+
     /// From now on every write and read fails with EIO, or no longer.
     pub(crate) fn set_failing(&self, failing: bool) {
         self.failing.set(failing);
@@ -149,6 +179,11 @@ impl MemoryDisk {
         Ok(names.iter().filter_map(entry).collect())
     }
 
+    fn check_change(&self) -> io::Result<()> {
+        self.check()?;
+        if self.read_only.get() { Err(rustix::io::Errno::ROFS.into()) } else { Ok(()) }
+    }
+
     fn check(&self) -> io::Result<()> {
         if self.failing.get() { Err(rustix::io::Errno::IO.into()) } else { Ok(()) }
     }
@@ -166,7 +201,7 @@ impl Disk for MemoryDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<MemoryFile> {
-        self.check()?;
+        self.check_change()?;
         let mut names = self.now.borrow_mut();
         if names.len() >= self.files_max.get() && !names.contains_key(name) {
             return Err(rustix::io::Errno::NOSPC.into());
@@ -183,15 +218,19 @@ impl Disk for MemoryDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.check()?;
+        self.check_change()?;
         let content = self.now.borrow_mut().remove(from).ok_or(io::ErrorKind::NotFound)?;
         self.now.borrow_mut().insert(to.to_owned(), content);
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.check()?;
-        self.now.borrow_mut().remove(name).map(|_| ()).ok_or(io::ErrorKind::NotFound.into())
+        self.check_change()?;
+        let content = self.now.borrow_mut().remove(name).ok_or(io::ErrorKind::NotFound)?;
+        if self.frees_late.get() {
+            self.unfreed.set(self.unfreed.get() + size(content.bytes.borrow().len()));
+        }
+        Ok(())
     }
 
     fn sync_directory(&self) -> io::Result<()> {
@@ -200,15 +239,21 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
-    fn free_bytes(&self) -> io::Result<u64> {
+    fn space(&self) -> io::Result<Space> {
         self.check()?;
-        Ok(self.capacity.get().saturating_sub(self.used()))
+        let files = self.now.borrow().len();
+        Ok(Space {
+            total: self.total.get().unwrap_or(self.capacity.get()),
+            free: self.capacity.get().saturating_sub(self.used()).saturating_sub(self.unfreed.get()),
+            free_inodes: Some(size(self.files_max.get().saturating_sub(files))),
+            is_read_only: self.read_only.get(),
+        })
     }
 }
 
 impl DiskFile for MemoryFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.disk.check()?;
+        self.disk.check_change()?;
         let start = index(offset);
         let inside = self.content.bytes.borrow().len().saturating_sub(start);
         let room = self.disk.capacity.get().saturating_sub(self.disk.used());
@@ -235,7 +280,7 @@ impl DiskFile for MemoryFile {
     }
 
     fn truncate(&self, size: u64) -> io::Result<()> {
-        self.disk.check()?;
+        self.disk.check_change()?;
         self.content.bytes.borrow_mut().truncate(index(size));
         Ok(())
     }

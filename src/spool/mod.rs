@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `00000000000000000042.segment` | batches from position 42 on (format: [`segment`], [`crate::batch`]) |
 //! | `00000000000000000042-00000000000000000050-spool-full.gap` | positions that were dropped, and why; empty |
+//! | `spare` | an empty file, which becomes a segment when the disk has no inodes left |
 //! | `stream` | which stream this is, where its numbering stands, and which runs sent it (format: [`identity`]) |
 //! | `damaged/` | copies of damaged pieces, within a bound; nothing reads them ([`aside`]) |
 //! | `newer/` | segments of a newer version, which takes them in again ([`aside`], [`taking_in`]) |
@@ -22,19 +23,23 @@ mod name;
 mod open;
 mod policy;
 mod reader;
+mod room;
+mod rotation;
 mod segment;
 mod taking_in;
 
 pub use aside::Aside;
 pub use identity::LastRun;
 pub use lineage::{Divergence, Lineage};
+pub use name::is_segment;
 pub use open::{Opened, Survey, open, survey};
-pub use policy::{Policy, WhenFull};
+pub use policy::{MinFree, Policy, WhenFull};
 pub use reader::{Damage, Item, Newer, SegmentReader};
+pub use room::{Room, Yielding};
 pub use segment::SEGMENT_HEADER_LEN;
 pub use taking_in::TakenIn;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -43,14 +48,19 @@ use crate::datagram::Timestamp;
 use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
 use disk::{Disk, DiskFile};
 use identity::Identity;
+use room::Awaited;
+use rotation::{Active, Stuck};
 use segment::{NewerSegment, SegmentHeader};
 
 /// Why a batch was not taken. The spool is as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// `max-size` or `min-free` is reached, and nothing may be dropped for it.
+    /// `max-size` is reached, and nothing may be dropped for it.
     #[error("the spool is full")]
     Full,
+    /// The disk has no room, or `min-free` is reached, and nothing may be dropped for it or all of it would not do.
+    #[error("no room for the spool: {0}")]
+    NoRoom(io::Error),
     /// The disk refused; a later try may succeed.
     #[error("cannot write to the spool: {0}")]
     Disk(#[from] io::Error),
@@ -69,14 +79,6 @@ impl Piece {
             Self::Segment { end, .. } | Self::Gap { end, .. } => *end,
         }
     }
-}
-
-/// The segment that batches are appended to.
-#[derive(Debug)]
-struct Active<F> {
-    first: Position,
-    file: Arc<F>,
-    begun: Timestamp,
 }
 
 /// What must be forced to disk so that all that was appended survives power loss. Runs without the spool, which
@@ -110,6 +112,12 @@ pub struct Spool<D: Disk> {
     /// By first position; each ends where the next one starts.
     pieces: BTreeMap<Position, Piece>,
     active: Option<Active<D::File>>,
+    /// A segment that takes nothing more, as a sync of it failed.
+    closed: Option<Position>,
+    /// No file could be created when it was last tried.
+    stuck: Option<Stuck>,
+    /// Whether the file `spare` is there.
+    has_spare: bool,
     /// Bytes of all segments.
     size: u64,
     /// Everything below was acknowledged.
@@ -124,6 +132,14 @@ pub struct Spool<D: Disk> {
     damaged: Aside,
     /// What lies in `newer/`.
     newer: Aside,
+    /// First positions of gaps that have no record on disk, as that could not be written.
+    gaps_unrecorded: BTreeSet<Position>,
+    /// What the file `stream` does not say yet, as it could not be written.
+    unrecorded: Option<LastRun>,
+    /// Files that are not needed and could not be removed.
+    unremoved: BTreeSet<String>,
+    /// Bytes of removed files that are not reported as free yet.
+    awaited: Awaited,
 }
 
 impl<D: Disk> Spool<D> {
@@ -157,12 +173,6 @@ impl<D: Disk> Spool<D> {
         self.size
     }
 
-    /// Bytes that can still be appended before something must give way.
-    pub fn room(&self) -> io::Result<u64> {
-        let free = self.disk.free_bytes()?.saturating_sub(self.policy.min_free);
-        Ok(self.policy.max_size.saturating_sub(self.size).min(free))
-    }
-
     /// All gaps on record, oldest first.
     pub fn gaps(&self) -> impl Iterator<Item = Gap> {
         self.pieces.iter().filter_map(|(first, piece)| match *piece {
@@ -174,56 +184,32 @@ impl<D: Disk> Spool<D> {
     /// Appends `batch`, which starts where the spool ends, or anywhere if the spool is empty. Positions below
     /// `in_flight` may be on their way to the receiver and are not dropped to make room.
     pub fn append(&mut self, batch: &Batch, now: Timestamp, in_flight: Position) -> Result<(), AppendError> {
+        self.append_yielding(batch, now, in_flight, Yielding::ToDisk)
+    }
+
+    /// As [`Self::append`], but drops only what `yielding` allows.
+    pub fn append_yielding(
+        &mut self,
+        batch: &Batch,
+        now: Timestamp,
+        in_flight: Position,
+        yielding: Yielding,
+    ) -> Result<(), AppendError> {
         let length = u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX);
-        self.make_room(length, in_flight)?;
-        if self.is_due(length, now) {
-            self.active = None;
-        }
-        loop {
-            match self.write(batch, now) {
-                Ok(()) => return Ok(()),
-                Err(error) if is_full(&error) => {
-                    self.drop_oldest(in_flight).ok_or(AppendError::Full)?;
-                }
-                Err(error) => return Err(error.into()),
+        self.make_room(length, in_flight, yielding)?;
+        match self.write(batch, now) {
+            Err(error) if is_full(&error) => {
+                self.make_room_on_full_disk(error, length, in_flight, yielding)?;
+                let full_again =
+                    |error| if is_full(&error) { AppendError::NoRoom(error) } else { error.into() };
+                self.write(batch, now).map_err(full_again)
             }
+            other => Ok(other?),
         }
-    }
-
-    /// As [`Self::append`], but drops nothing to make room. What is dropped while it is forced to disk gives none.
-    pub fn append_if_room(&mut self, batch: &Batch, now: Timestamp) -> Result<(), AppendError> {
-        let when_full = core::mem::replace(&mut self.policy.when_full, WhenFull::DropNewest);
-        let outcome = self.append(batch, now, Position(0));
-        self.policy.when_full = when_full;
-        outcome
-    }
-
-    /// Makes room for `length` bytes by the policy.
-    fn make_room(&mut self, length: u64, in_flight: Position) -> Result<(), AppendError> {
-        while self.size.saturating_add(length) > self.policy.max_size
-            || self.disk.free_bytes()? < self.policy.min_free.saturating_add(length)
-        {
-            self.drop_oldest(in_flight).ok_or(AppendError::Full)?;
-        }
-        Ok(())
-    }
-
-    /// Whether the active segment has had its time or its size before `length` more bytes.
-    fn is_due(&self, length: u64, now: Timestamp) -> bool {
-        self.active.as_ref().is_some_and(|active| {
-            let full = match self.pieces.get(&active.first) {
-                Some(Piece::Segment { size, .. }) => size.saturating_add(length) > self.policy.rotate_size,
-                _ => true,
-            };
-            full || now.since(active.begun) >= self.policy.rotate_every
-        })
     }
 
     fn write(&mut self, batch: &Batch, now: Timestamp) -> io::Result<()> {
-        let (first, file) = match &self.active {
-            Some(active) => (active.first, active.file.clone()),
-            None => self.begin_segment(batch.first(), now)?,
-        };
+        let (first, file) = self.segment_for(batch, now)?;
         let Some(Piece::Segment { end, size, newest }) = self.pieces.get_mut(&first) else {
             return Err(io::ErrorKind::NotFound.into());
         };
@@ -242,63 +228,61 @@ impl<D: Disk> Spool<D> {
         *size += length;
         *newest = (*newest).max(batch.latest());
         self.size += length;
+        self.awaited.written(length);
         self.unsynced.insert(first, file);
         Ok(())
     }
 
-    fn begin_segment(&mut self, first: Position, now: Timestamp) -> io::Result<(Position, Arc<D::File>)> {
-        let name = name::segment(first);
-        let file = self.disk.create(&name)?;
-        let header = SegmentHeader { stream: self.stream, first, begun: now }.encode();
-        if let Err(error) = file.truncate(0).and_then(|()| file.write_at(&header, 0)) {
-            self.disk.remove(&name)?;
-            return Err(error);
-        }
-        let size = u64::try_from(header.len()).unwrap_or(u64::MAX);
-        let file = Arc::new(file);
-        self.pieces.insert(first, Piece::Segment { end: first, size, newest: Timestamp(0) });
-        self.active = Some(Active { first, file: file.clone(), begun: now });
-        self.size += size;
-        self.names_unsynced = true;
-        Ok((first, file))
+    /// Whether the segment that starts at `first` may be dropped while positions below `in_flight` are on their way.
+    fn may_go(&self, first: Position, in_flight: Position) -> bool {
+        in_flight <= self.acknowledged.max(first)
     }
 
-    /// Drops the oldest segment that may go, if the policy says so, and leaves a gap in its place.
-    fn drop_oldest(&mut self, in_flight: Position) -> Option<()> {
-        if self.policy.when_full == WhenFull::DropNewest {
-            return None;
-        }
-        self.drop_segment(in_flight, GapReason::SpoolFull, |_| true)
-    }
-
-    /// Drops the oldest segment that is not in flight, if `given_up` holds for its newest datagram.
+    /// Drops the oldest segment that is not in flight, if `given_up` holds for its newest datagram, and leaves a gap in
+    /// its place. Says whether it did. A disk that refuses changes leaves everything as it was.
     fn drop_segment(
         &mut self,
         in_flight: Position,
         reason: GapReason,
         given_up: impl Fn(Timestamp) -> bool,
-    ) -> Option<()> {
-        let (first, end, newest) = self.pieces.iter().find_map(|(first, piece)| match piece {
-            Piece::Segment { end, newest, .. } if in_flight <= self.acknowledged.max(*first) => {
+    ) -> io::Result<bool> {
+        let oldest = self.pieces.iter().find_map(|(first, piece)| match piece {
+            Piece::Segment { end, newest, .. } if self.may_go(*first, in_flight) => {
                 Some((*first, *end, *newest))
             }
             _ => None,
-        })?;
-        if !given_up(newest) {
-            return None;
-        }
-        self.forget_segment(first);
-        let gap = Gap { first: first.max(self.acknowledged), end, reason };
-        let recorded = if gap.first < gap.end {
-            self.dropped.push(gap);
-            self.write_gap(gap)
-        } else {
-            Ok(())
+        });
+        let Some((first, end, _)) = oldest.filter(|(_, _, newest)| given_up(*newest)) else {
+            return Ok(false);
         };
+        let gap = Gap { first: first.max(self.acknowledged), end, reason };
+        let is_held = gap.first < gap.end;
+        // The record comes before the removal: after a crash between the two the next start finds both.
+        let recorded = if is_held { self.put_gap(gap) } else { Ok(()) };
+        if let Err(error) = &recorded
+            && !is_full(error)
+        {
+            return recorded.map(|()| false);
+        }
+        self.remove_segment(first);
+        if is_held {
+            self.dropped.push(gap);
+            // A disk that had no room for one more file has it now.
+            let recorded = recorded.or_else(|_| self.put_gap(gap));
+            self.note_gap(gap, recorded);
+        }
+        Ok(true)
+    }
+
+    /// Removes a segment that is not needed any more.
+    fn remove_segment(&mut self, first: Position) {
+        let before = self.size;
+        self.forget_segment(first);
+        // Looked at before and after, so that what others write and free does not count.
+        self.look_at_free();
         self.remove_file(&name::segment(first));
-        // A disk that had no room for one more file has it now.
-        tell_unrecorded(gap, recorded.or_else(|_| self.disk.create(&name::gap(&gap)).map(drop)));
-        Some(())
+        self.awaited.removed(before.saturating_sub(self.size));
+        self.look_at_free();
     }
 
     fn forget_segment(&mut self, first: Position) {
@@ -311,41 +295,76 @@ impl<D: Disk> Spool<D> {
         }
     }
 
-    /// Removes a file if it is there. One that cannot be removed now is taken up by the next start; what it holds
-    /// is then sent once more, and the receiver drops it.
-    fn remove_file(&self, name: &str) {
+    /// Removes a file if it is there. One that cannot be removed now is tried again, at last by the next start; what it
+    /// holds is then sent once more, and the receiver drops it.
+    fn remove_file(&mut self, name: &str) {
         match self.disk.remove(name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%error, "cannot remove the file {name:?} of the spool: {error}");
+                if self.unremoved.is_empty() {
+                    tracing::warn!(
+                        %error,
+                        "cannot remove the file {name:?} of the spool, which is not needed any more: {error}; \
+                         trying again until the disk allows it"
+                    );
+                }
+                self.unremoved.insert(name.to_owned());
             }
-            _ => {}
+            _ => {
+                self.unremoved.remove(name);
+            }
         }
     }
 
     /// Leaves a record that the positions of `gap` are gone; where no piece covers them yet, they follow the end.
-    /// A record that cannot be written is kept in memory.
+    /// A record that cannot be written is kept in memory, and tried again.
     pub fn record_gap(&mut self, gap: Gap) {
-        let recorded = self.write_gap(gap);
-        tell_unrecorded(gap, recorded);
+        let recorded = self.put_gap(gap);
+        self.note_gap(gap, recorded);
     }
 
-    fn write_gap(&mut self, gap: Gap) -> io::Result<()> {
+    /// The gap of the same reason that `gap` makes longer.
+    fn gap_before(&self, gap: Gap) -> Option<Gap> {
+        match self.pieces.range(..gap.first).next_back() {
+            Some((first, Piece::Gap { end, reason })) if *end == gap.first && *reason == gap.reason => {
+                Some(Gap { first: *first, end: *end, reason: *reason })
+            }
+            _ => None,
+        }
+    }
+
+    /// Writes the record of `gap` to disk.
+    fn put_gap(&mut self, gap: Gap) -> io::Result<()> {
+        let old = self.gap_before(gap);
+        let name = name::gap(&Gap { first: old.map_or(gap.first, |old| old.first), ..gap });
+        let renamed = match old {
+            Some(old) => self.disk.rename(&name::gap(&old), &name),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        match renamed {
+            // There is no record that could be made longer.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => drop(self.disk.create(&name)?),
+            other => other?,
+        }
+        self.unremoved.remove(&name);
         self.names_unsynced = true;
+        Ok(())
+    }
+
+    /// Takes `gap` in, whose record is on disk if `recorded`.
+    fn note_gap(&mut self, gap: Gap, recorded: io::Result<()>) {
         if self.active.as_ref().is_some_and(|active| active.first <= gap.first) {
             self.active = None;
         }
-        let before = self.pieces.range(..gap.first).next_back().map(|(first, piece)| (*first, *piece));
-        match before {
-            Some((first, Piece::Gap { end, reason })) if end == gap.first && reason == gap.reason => {
-                let old = Gap { first, end, reason };
-                let new = Gap { end: gap.end, ..old };
-                self.pieces.insert(first, Piece::Gap { end: gap.end, reason });
-                self.disk.rename(&name::gap(&old), &name::gap(&new))
-            }
-            _ => {
-                self.pieces.insert(gap.first, Piece::Gap { end: gap.end, reason: gap.reason });
-                self.disk.create(&name::gap(&gap)).map(drop)
-            }
+        let first = self.gap_before(gap).map_or(gap.first, |old| old.first);
+        self.pieces.insert(first, Piece::Gap { end: gap.end, reason: gap.reason });
+        if let Err(error) = recorded {
+            self.gaps_unrecorded.insert(first);
+            tracing::warn!(
+                first = gap.first.0,
+                end = gap.end.0,
+                %error,
+                "cannot record a gap in the spool: {error}; trying again"
+            );
         }
     }
 
@@ -371,10 +390,7 @@ impl<D: Disk> Spool<D> {
             && piece.end() <= self.acknowledged
         {
             match *piece {
-                Piece::Segment { .. } => {
-                    self.forget_segment(first);
-                    self.remove_file(&name::segment(first));
-                }
+                Piece::Segment { .. } => self.remove_segment(first),
                 Piece::Gap { end, reason } => {
                     self.pieces.remove(&first);
                     self.remove_file(&name::gap(&Gap { first, end, reason }));
@@ -383,14 +399,40 @@ impl<D: Disk> Spool<D> {
         }
     }
 
-    /// To be called now and then: ends segments whose time is over and drops those that are too old.
+    /// To be called now and then: ends segments whose time is over, drops those that are too old, and tries again what
+    /// the disk has refused.
     pub fn tend(&mut self, now: Timestamp, in_flight: Position) {
-        if self.is_due(0, now) {
-            self.active = None;
-        }
+        self.end_segment_if_due(now);
+        self.try_again();
         if let Some(max_age) = self.policy.max_age {
             let too_old = |newest| now.since(newest) > max_age;
-            while self.drop_segment(in_flight, GapReason::TooOld, too_old).is_some() {}
+            while matches!(self.drop_segment(in_flight, GapReason::TooOld, too_old), Ok(true)) {}
+        }
+    }
+
+    /// Does what the disk has refused before, as far as it allows it now.
+    fn try_again(&mut self) {
+        self.make_spare();
+        if let Some(last_run) = self.unrecorded
+            && self.write_identity(last_run).is_ok()
+        {
+            tracing::info!("the file 'stream' of the spool is written: the disk takes it again");
+        }
+        for first in core::mem::take(&mut self.gaps_unrecorded) {
+            if let Some(Piece::Gap { end, reason }) = self.pieces.get(&first).copied() {
+                let written = self.disk.create(&name::gap(&Gap { first, end, reason }));
+                self.names_unsynced = true;
+                if written.is_err() {
+                    self.gaps_unrecorded.insert(first);
+                }
+            }
+        }
+        if !self.unremoved.is_empty() {
+            let is_there = |name: &String| match self.disk.remove(name) {
+                Ok(()) => false,
+                Err(error) => error.kind() != io::ErrorKind::NotFound,
+            };
+            self.unremoved = core::mem::take(&mut self.unremoved).into_iter().filter(is_there).collect();
         }
     }
 
@@ -407,6 +449,7 @@ impl<D: Disk> Spool<D> {
     /// A sync failed: what the kernel held of the active segment may be gone, so nothing more goes into it.
     pub fn sync_failed(&mut self) {
         self.active = None;
+        self.closed = self.last_segment().map(|(first, _)| first);
     }
 
     /// When the oldest segment was begun, as its header says.
@@ -471,22 +514,15 @@ impl<D: Disk> Spool<D> {
         self.write_identity(LastRun::CutShort { start })
     }
 
-    fn write_identity(&self, last_run: LastRun) -> io::Result<()> {
+    /// Writes the file `stream`. If that fails, [`Self::tend`] tries again.
+    fn write_identity(&mut self, last_run: LastRun) -> io::Result<()> {
         if self.is_identity_newer {
             return Ok(());
         }
-        Identity { stream: self.stream, last_run, lineage: self.lineage.clone() }.write(&self.disk)
-    }
-}
-
-fn tell_unrecorded(gap: Gap, recorded: io::Result<()>) {
-    if let Err(error) = recorded {
-        tracing::warn!(
-            first = gap.first.0,
-            end = gap.end.0,
-            %error,
-            "cannot record a gap in the spool: {error}"
-        );
+        self.unrecorded = Some(last_run);
+        Identity { stream: self.stream, last_run, lineage: self.lineage.clone() }.write(&self.disk)?;
+        self.unrecorded = None;
+        Ok(())
     }
 }
 

@@ -8,6 +8,12 @@ pub(super) const DAMAGED: &str = "damaged";
 /// Where files of a newer version are kept, below the spool directory.
 pub(super) const NEWER: &str = "newer";
 
+/// An empty file that becomes a segment when no other can be created.
+pub(super) const SPARE: &str = "spare";
+
+/// The next spare file, until it has that name.
+pub(super) const NEW_SPARE: &str = "spare.new";
+
 /// What a name says of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Name {
@@ -29,6 +35,11 @@ impl Name {
         let reason = GapReason::from_word(parts.next()?)?;
         (first < end).then_some(Self::Gap(Gap { first, end, reason }))
     }
+}
+
+/// Whether a file of this name in a spool directory is a segment.
+pub fn is_segment(name: &str) -> bool {
+    matches!(Name::parse(name), Some(Name::Segment(_)))
 }
 
 fn parse_position(digits: &str) -> Option<Position> {
@@ -88,6 +99,7 @@ mod tests {
             "stream",
             "lock",
             "intake",
+            SPARE,
             "42.segment",
             "0000000000000000004x.segment",
             "99999999999999999999.segment",

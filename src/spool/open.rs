@@ -1,6 +1,6 @@
 //! Takes up a spool directory as it was left: reads names, and the last segment only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use crate::batch::Batch;
@@ -9,6 +9,7 @@ use crate::sequence::{Gap, GapReason, Position, StreamId};
 use crate::spool::disk::{Disk, DiskFile, Entry};
 use crate::spool::identity::{Found, Identity, LastRun};
 use crate::spool::name::{self, Name};
+use crate::spool::room::Awaited;
 use crate::spool::segment::{NewerSegment, SEGMENT_HEADER_LEN, SegmentHeader};
 use crate::spool::{Aside, Item, Lineage, Piece, Policy, SegmentReader, Spool};
 
@@ -35,6 +36,7 @@ pub struct Survey<D: Disk> {
     disk: D,
     /// Segments and gaps, by position.
     files: Vec<(Name, Entry)>,
+    has_spare: bool,
     identity: Option<Identity>,
     /// The version of the file `stream`, if that is newer than this program.
     newer: Option<u16>,
@@ -45,11 +47,10 @@ pub struct Survey<D: Disk> {
 /// Looks at the spool on `disk` without touching it: reads names, the file `stream`, and at most the headers of
 /// segments.
 pub fn survey<D: Disk>(disk: D) -> io::Result<Survey<D>> {
-    let mut files: Vec<(Name, Entry)> = disk
-        .list()?
-        .into_iter()
-        .filter_map(|entry| Name::parse(&entry.name).map(|name| (name, entry)))
-        .collect();
+    let entries = disk.list()?;
+    let has_spare = entries.iter().any(|entry| entry.name == name::SPARE);
+    let mut files: Vec<(Name, Entry)> =
+        entries.into_iter().filter_map(|entry| Name::parse(&entry.name).map(|name| (name, entry))).collect();
     files.sort_by_key(|(name, _)| first_of(name));
     let (identity, newer) = match Identity::read(&disk)? {
         Found::Identity(identity) => (Some(identity), None),
@@ -64,7 +65,7 @@ pub fn survey<D: Disk>(disk: D) -> io::Result<Survey<D>> {
         Some(identity) => Some(identity.stream),
         None => stream_of_segments(&disk, &files)?,
     };
-    Ok(Survey { disk, files, identity, newer, stream })
+    Ok(Survey { disk, files, has_spare, identity, newer, stream })
 }
 
 /// Opens the spool on `disk`; an empty one becomes the stream `new_stream`.
@@ -95,7 +96,7 @@ impl<D: Disk> Survey<D> {
 
     /// Opens the spool; an empty one becomes the stream `new_stream`.
     pub fn take_up(self, new_stream: StreamId, policy: Policy) -> io::Result<Opened<D>> {
-        let Self { disk, mut files, identity, newer, stream } = self;
+        let Self { disk, mut files, has_spare, identity, newer, stream } = self;
         if let Some(version) = newer {
             tracing::error!(
                 "the file \"stream\" of the spool is of version {version}, which a newer nf-sender wrote: leaving it as \
@@ -114,6 +115,9 @@ impl<D: Disk> Survey<D> {
                 policy,
                 pieces: BTreeMap::new(),
                 active: None,
+                closed: None,
+                stuck: None,
+                has_spare,
                 size: 0,
                 acknowledged: Position(0),
                 dropped: Vec::new(),
@@ -121,6 +125,10 @@ impl<D: Disk> Survey<D> {
                 names_unsynced: false,
                 damaged: Aside::default(),
                 newer: Aside::default(),
+                gaps_unrecorded: BTreeSet::new(),
+                unrecorded: None,
+                unremoved: BTreeSet::new(),
+                awaited: Awaited::default(),
             },
             last_run,
             missing: Vec::new(),

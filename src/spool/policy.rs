@@ -12,6 +12,31 @@ pub enum WhenFull {
     DropNewest,
 }
 
+/// What a spool leaves free on its file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MinFree {
+    /// 1 GiB, but at most a tenth of the file system.
+    #[default]
+    Auto,
+    /// So many bytes.
+    Bytes(u64),
+}
+
+impl MinFree {
+    /// The most that [`Self::Auto`] keeps free.
+    const AUTO_MAX: u64 = 1 << 30;
+    /// The part of a file system that [`Self::Auto`] keeps free.
+    const AUTO_PART: u64 = 10;
+
+    /// Bytes to keep free on a file system of `total` bytes.
+    pub fn bytes(self, total: u64) -> u64 {
+        match self {
+            Self::Auto => Self::AUTO_MAX.min(total / Self::AUTO_PART),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
 /// The bounds of a spool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -23,8 +48,8 @@ pub struct Policy {
     pub max_size: u64,
     /// Segments whose newest datagram is older are dropped; `None` keeps them for ever.
     pub max_age: Option<Duration>,
-    /// Bytes that stay free on the spool's file system.
-    pub min_free: u64,
+    /// What stays free on the spool's file system.
+    pub min_free: MinFree,
     /// What is dropped when `max_size` or `min_free` is reached.
     pub when_full: WhenFull,
 }
@@ -36,8 +61,21 @@ impl Default for Policy {
             rotate_size: 64 << 20,
             max_size: 8 << 30,
             max_age: None,
-            min_free: 1 << 30,
+            min_free: MinFree::Auto,
             when_full: WhenFull::DropOldest,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_file_system_keeps_a_tenth_free() {
+        assert_eq!(MinFree::Auto.bytes(900 << 20), 90 << 20);
+        assert_eq!(MinFree::Auto.bytes(10 << 30), 1 << 30);
+        assert_eq!(MinFree::Auto.bytes(1 << 40), 1 << 30);
+        assert_eq!(MinFree::Bytes(5 << 30).bytes(900 << 20), 5 << 30);
     }
 }

@@ -69,7 +69,7 @@ impl<D: Disk> Spool<D> {
         renumber: impl FnMut(StreamId, &Batch, Position) -> Option<Batch>,
     ) -> io::Result<TakenIn> {
         let Some((from, stream)) = name::parse_newer(&file.name) else { return Ok(TakenIn::NoKey) };
-        if self.room()? < file.size {
+        if self.room()?.bytes < file.size {
             return Ok(TakenIn::NoRoom);
         }
         let start = self.start_of(&file.name)?;

@@ -2,6 +2,8 @@ use core::time::Duration;
 
 use proptest::prelude::*;
 
+mod disk_trouble;
+
 use super::disk::Entry;
 use super::memory_disk::MemoryDisk;
 use super::*;
@@ -16,7 +18,7 @@ const NOW: Timestamp = Timestamp(1_000_000_000_000);
 
 /// Room for everything, and segments of about three batches.
 fn policy() -> Policy {
-    Policy { rotate_size: 1100, min_free: 0, max_size: u64::MAX, ..Policy::default() }
+    Policy { rotate_size: 1100, min_free: MinFree::Bytes(0), max_size: u64::MAX, ..Policy::default() }
 }
 
 /// A batch of `count` datagrams with distinct payloads.
@@ -183,7 +185,7 @@ fn segments_are_named_by_position_and_rotated_by_size_and_by_age() {
     );
     spool.tend(Timestamp(later.0 + 300_000_000_000), Position(0));
     spool.append(&batch(18, 3), later, Position(0)).unwrap();
-    assert_eq!(disk.names().last().unwrap(), "00000000000000000018.segment");
+    assert!(disk.names().contains(&"00000000000000000018.segment".to_owned()));
 }
 
 #[test]
@@ -237,22 +239,6 @@ fn a_full_spool_drops_the_oldest_segment_and_leaves_a_gap_that_lasts() {
 }
 
 #[test]
-fn a_disk_with_room_for_no_more_files_drops_the_oldest_and_the_gap_lasts() {
-    let disk = MemoryDisk::default();
-    let mut spool = open_with(&disk, policy()).spool;
-    spool.append(&batch(0, 3), NOW, Position(0)).unwrap();
-    disk.set_files_max(disk.names().len() + 3);
-    for number in 1..40 {
-        spool.append(&batch(number * 3, 3), NOW, Position(0)).unwrap();
-    }
-    let lost: u64 = spool.take_dropped().iter().map(Gap::datagrams).sum();
-    assert!(lost > 0);
-    let opened = open_with(&disk, policy());
-    let whole = Gap { first: Position(0), end: Position(lost), reason: GapReason::SpoolFull };
-    assert_eq!((opened.spool.gaps().collect::<Vec<_>>(), opened.missing), (vec![whole], vec![]));
-}
-
-#[test]
 fn a_full_spool_refuses_what_is_newest_if_told_to() {
     let disk = MemoryDisk::default();
     let small = Policy { max_size: 1500, when_full: WhenFull::DropNewest, ..policy() };
@@ -270,11 +256,14 @@ fn where_nothing_is_to_be_dropped_nothing_is_and_the_policy_stays() {
     let disk = MemoryDisk::default();
     let mut spool = open_with(&disk, Policy { max_size: 2600, ..policy() }).spool;
     let mut taken = 0;
-    while spool.append_if_room(&batch(taken * 3, 3), NOW).is_ok() {
+    let append = |spool: &mut Spool<MemoryDisk>, number: u64| {
+        spool.append_yielding(&batch(number * 3, 3), NOW, Position(0), Yielding::Nothing)
+    };
+    while append(&mut spool, taken).is_ok() {
         taken += 1;
     }
     assert!(taken > 0);
-    assert!(matches!(spool.append_if_room(&batch(taken * 3, 3), NOW), Err(AppendError::Full)));
+    assert!(matches!(append(&mut spool, taken), Err(AppendError::Full)));
     assert_eq!((spool.first(), spool.take_dropped()), (Some(Position(0)), Vec::new()));
     spool.append(&batch(taken * 3, 3), NOW, Position(0)).unwrap();
     assert!(!spool.take_dropped().is_empty());
@@ -296,10 +285,10 @@ fn min_free_is_kept_and_enospc_is_survived() {
     for min_free in [600, 0] {
         let disk = MemoryDisk::default();
         disk.set_capacity(4000);
-        let mut spool = open_with(&disk, Policy { min_free, ..policy() }).spool;
+        let mut spool = open_with(&disk, Policy { min_free: MinFree::Bytes(min_free), ..policy() }).spool;
         for number in 0..30 {
             spool.append(&batch(number * 3, 3), NOW, Position(0)).unwrap();
-            assert!(disk.free_bytes().unwrap() >= min_free);
+            assert!(disk.space().unwrap().free >= min_free);
         }
         let first_kept = spool.gaps().map(|gap| gap.end).max().unwrap();
         assert!(first_kept > Position(0));

@@ -22,7 +22,7 @@ pub use pace::{Pace, to_f64};
 pub use receiver::{
     CollectorState, CollectorStatus, LateStatus, PeerState, PeerStatus, ReceiverStatus, RefusedStatus, SeenAs,
 };
-pub use render::{Earlier, render_receiver, render_sender};
+pub use render::{Earlier, render_receiver, render_sender, span};
 pub use scrape::serve_metrics;
 pub use sender::{Dropped, ExporterStatus, IntakeStatus, Kept, LinkState, Queued, Recovered, SenderStatus};
 pub use show::{Manner, show};

@@ -40,6 +40,11 @@ pub fn render_sender(status: &SenderStatus, earlier: Option<Earlier<'_, SenderSt
         text += reason;
         text += "\n";
     }
+    for warning in &status.warnings {
+        text += "\nwarning: ";
+        text += warning;
+        text += "\n";
+    }
     text += &certificate(status.certificate.as_ref());
     if !status.exporters.is_empty() {
         text += "\n";
@@ -365,7 +370,7 @@ fn grouped(number: u64) -> String {
 }
 
 /// A time span in its two largest units, such as `1h 2m`.
-fn span(seconds: u64) -> String {
+pub fn span(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     if days > 0 {
         format!("{days}d {}h", hours % 24)

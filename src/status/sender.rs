@@ -55,6 +55,9 @@ pub struct SenderStatus {
     pub newer: Kept,
     /// What is lost, by reason.
     pub dropped: Dropped,
+    /// Sentences about what an operator should look at: no room, a disk that refuses.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// The exporters heard.
     pub exporters: Vec<ExporterStatus>,
 }
@@ -93,6 +96,12 @@ pub struct Queued {
     pub oldest_s: u64,
     /// Seconds until the spool is full at the present rate; `None` while nothing arrives.
     pub room_s: Option<u64>,
+    /// Bytes that the spool still takes before something must be dropped.
+    #[serde(default)]
+    pub room_bytes: u64,
+    /// Payload bytes that arrive in a second, over the last ten seconds.
+    #[serde(default)]
+    pub arriving_bytes_per_s: u64,
 }
 
 /// Files that are kept beside the queue.

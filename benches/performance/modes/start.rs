@@ -10,7 +10,7 @@ use nf_transport::batch::{BatchBuilder, Compression};
 use nf_transport::datagram::{Datagram, Timestamp};
 use nf_transport::sequence::{Position, StreamId};
 use nf_transport::spool::disk::Directory;
-use nf_transport::spool::{self, Policy};
+use nf_transport::spool::{self, MinFree, Policy};
 
 use crate::modes::ingest::NOWHERE;
 use crate::numbers::float;
@@ -49,7 +49,7 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
 /// Fills a spool with so many segments of a datagram each.
 fn write_segments(directory: &Path, segments: u64) {
     let stream = StreamId([7; 16]);
-    let policy = Policy { rotate_size: 1, min_free: 0, ..Policy::default() };
+    let policy = Policy { rotate_size: 1, min_free: MinFree::Bytes(0), ..Policy::default() };
     let mut spool = spool::open(Directory::open(directory).unwrap(), stream, policy).unwrap().spool;
     let mut builder = BatchBuilder::new(stream, Compression::None);
     let addr = ([127, 0, 0, 1], 2055).into();

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use crate::receiver::positions::slot::{Progress, SLOT_LEN, Slot};
 use crate::receiver::positions::{PositionsError, set_aside_path};
 use crate::sequence::{Position, RunId, StreamId};
+use crate::spool::disk::not_created;
 
 /// Where the slots lie: on pages of their own, so that what damages the one spares the other.
 const SLOT_OFFSETS: [u64; 2] = [0, 4096];
@@ -154,7 +155,9 @@ fn position_of(progress: Option<Progress>) -> Option<Position> {
 }
 
 fn open_file(path: &std::path::Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    let opened =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    opened.map_err(|error| not_created(error, path.parent().unwrap_or(path)))
 }
 
 fn read_slots(file: &File, stream: StreamId) -> io::Result<[Slot; 2]> {

@@ -94,6 +94,13 @@ impl Intake {
         Ok(Self::lay_out(file.into(), stream, [0; 16])?.0)
     }
 
+    /// The intake at `path`, whose file cannot be written, copied into memory with what an earlier run left in it.
+    pub(crate) fn copied(path: &Path, stream: StreamId, boot: [u8; 16]) -> io::Result<(Self, Found)> {
+        let copy = File::from(rustix::fs::memfd_create("intake", MemfdFlags::CLOEXEC)?);
+        io::copy(&mut File::open(path)?, &mut &copy)?;
+        Self::lay_out(copy, stream, boot)
+    }
+
     fn lay_out(file: File, stream: StreamId, boot: [u8; 16]) -> io::Result<(Self, Found)> {
         let old_len = file.metadata()?.len();
         prepare(&file, old_len)?;

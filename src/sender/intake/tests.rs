@@ -310,3 +310,18 @@ fn a_failed_file_is_left_with_its_reason() {
     assert_eq!((place.path(), place.leave_file()), (None, None));
     assert_eq!(path(&directory).metadata().unwrap_err().kind(), ErrorKind::NotFound);
 }
+
+#[test]
+fn a_copy_holds_what_the_file_holds() {
+    let directory = directory();
+    let (mut intake, _) = open(&directory);
+    for first in 0..3 {
+        intake.ring.write(batch(first, b"payload"));
+    }
+    intake.marks.set_next(Position(3));
+    intake.marks.set_boot(BOOT);
+    drop(intake);
+    let (mut copy, found) = Intake::copied(&directory.path().join("intake"), STREAM, BOOT).unwrap();
+    assert!(matches!(found, Found::Left(Left { same_boot: true, next: Position(3), .. })), "{found:?}");
+    assert_eq!(copy.recover_ring(STREAM, true, Position(0)).len(), 3);
+}

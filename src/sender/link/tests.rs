@@ -15,7 +15,7 @@ use crate::sequence::{Position, RunId, StreamId};
 use crate::service::stop_channel;
 use crate::service::stream::{Received, shake};
 use crate::session::{Place, ReceiverEvent, ReceiverSession};
-use crate::spool::Policy;
+use crate::spool::{MinFree, Policy};
 
 /// One session that the receiver had.
 #[derive(Debug)]
@@ -103,7 +103,7 @@ impl Running {
         let (told, seen) = mpsc::unbounded_channel();
         tokio::spawn(receive(listener, known, told, supersedes));
         let directory = tempfile::tempdir().unwrap();
-        let policy = Policy { min_free: 0, ..Policy::default() };
+        let policy = Policy { min_free: MinFree::Bytes(0), ..Policy::default() };
         let recovered = recover(directory.path(), None, policy, &Arc::default()).unwrap();
         let (stopper, stop) = stop_channel();
         let view = LinkView::new(&receivers);

@@ -21,11 +21,20 @@ pub(in crate::status) fn sender() -> SenderStatus {
         received: Tally { datagrams: 1_234_567, bytes: 1_500_000_000 },
         recovered: Recovered { datagrams: 0 },
         acknowledged: Tally { datagrams: 1_234_533, bytes: 1_499_950_000 },
-        queued: Queued { datagrams: 34, bytes: 50_000, segments: 1, oldest_s: 3, room_s: Some(432_000) },
+        queued: Queued {
+            datagrams: 34,
+            bytes: 50_000,
+            segments: 1,
+            oldest_s: 3,
+            room_s: Some(432_000),
+            room_bytes: 432_000_000,
+            arriving_bytes_per_s: 1000,
+        },
         intake: IntakeStatus::default(),
         damaged: Kept::default(),
         newer: Kept::default(),
         dropped: Dropped { kernel: 12, ..Dropped::default() },
+        warnings: Vec::new(),
         exporters: vec![
             ExporterStatus {
                 address: "192.0.2.1".parse().unwrap(),
@@ -47,6 +56,16 @@ pub(in crate::status) fn sender() -> SenderStatus {
             },
         ],
     }
+}
+
+#[test]
+fn warnings_of_a_sender_stand_below_its_totals() {
+    let status = SenderStatus { warnings: vec!["the spool has no room".to_owned()], ..sender() };
+    let text = render_sender(&status, None);
+    assert!(
+        text.contains("dropped: kernel         12\n\nwarning: the spool has no room\n\nexporter "),
+        "{text}"
+    );
 }
 
 #[test]

@@ -1,0 +1,198 @@
+//! Rotation: which segment a batch goes into.
+//!
+//! A new segment is wanted after some time or size, not needed: while no file can be created, because the disk has no
+//! inodes left or this process no descriptors, batches go on into the segment that is there.
+
+use core::time::Duration;
+use std::io;
+use std::sync::Arc;
+
+use crate::batch::Batch;
+use crate::datagram::Timestamp;
+use crate::sequence::{Gap, Position};
+use crate::spool::disk::{Disk, DiskFile};
+use crate::spool::segment::SegmentHeader;
+use crate::spool::{Piece, Spool, name};
+
+/// How long after a file could not be created the next one is tried, while batches have another place.
+const CREATE_AGAIN: Duration = Duration::from_secs(1);
+
+/// The segment that batches are appended to.
+#[derive(Debug)]
+pub(super) struct Active<F> {
+    pub(super) first: Position,
+    file: Arc<F>,
+    begun: Timestamp,
+    /// It has had its time.
+    is_over: bool,
+}
+
+/// A file that could not be created.
+#[derive(Debug)]
+pub(super) struct Stuck {
+    at: Timestamp,
+    reason: String,
+}
+
+impl Stuck {
+    fn may_try(&self, now: Timestamp) -> bool {
+        now < self.at || now.since(self.at) >= CREATE_AGAIN
+    }
+}
+
+impl<D: Disk> Spool<D> {
+    /// Why no new segment can be created, while batches go on into the one before it.
+    pub fn stuck(&self) -> Option<&str> {
+        self.stuck.as_ref().map(|stuck| stuck.reason.as_str())
+    }
+
+    /// Ends the active segment if its time or its size is over.
+    pub(super) fn end_segment_if_due(&mut self, now: Timestamp) {
+        let is_due = self.is_due(0, now);
+        if let Some(active) = &mut self.active {
+            active.is_over = is_due;
+        }
+    }
+
+    /// Whether the active segment has had its time or its size before `length` more bytes.
+    fn is_due(&self, length: u64, now: Timestamp) -> bool {
+        self.active.as_ref().is_some_and(|active| {
+            let full = match self.pieces.get(&active.first) {
+                Some(Piece::Segment { size, .. }) => size.saturating_add(length) > self.policy.rotate_size,
+                _ => true,
+            };
+            full || active.is_over || now.since(active.begun) >= self.policy.rotate_every
+        })
+    }
+
+    /// The segment that `batch` goes into: the active one, a new one if that is due, or whichever can be had.
+    pub(super) fn segment_for(
+        &mut self,
+        batch: &Batch,
+        now: Timestamp,
+    ) -> io::Result<(Position, Arc<D::File>)> {
+        let length = u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX);
+        let goes_on =
+            !self.is_due(length, now) || self.stuck.as_ref().is_some_and(|stuck| !stuck.may_try(now));
+        if let Some(active) = self.active.as_ref().filter(|_| goes_on) {
+            return Ok((active.first, active.file.clone()));
+        }
+        match self.create_segment(batch.first(), now) {
+            Ok(begun) => {
+                self.stuck = None;
+                Ok(begun)
+            }
+            Err(error) => {
+                let found = self.segment_without_new_file(batch.first(), now);
+                if found.is_some() {
+                    self.stuck = Some(Stuck { at: now, reason: error.to_string() });
+                }
+                found.ok_or(error)
+            }
+        }
+    }
+
+    /// A segment for a batch that starts at `first`, where no file can be created.
+    fn segment_without_new_file(
+        &mut self,
+        first: Position,
+        now: Timestamp,
+    ) -> Option<(Position, Arc<D::File>)> {
+        if let Some(active) = &self.active {
+            return Some((active.first, active.file.clone()));
+        }
+        let last = self.last_segment().filter(|(last, _)| self.closed != Some(*last));
+        if let Some((last, end)) = last
+            && end == first
+        {
+            return self.reopen(last, now);
+        }
+        if let Some(begun) = self.begin_in_spare(first, now) {
+            return Some(begun);
+        }
+        let (last, _) = last?;
+        let reopened = self.reopen(last, now)?;
+        self.span_gaps(last, first);
+        Some(reopened)
+    }
+
+    /// Creates the spare file, or another one to see whether files can be created again.
+    pub(super) fn make_spare(&mut self) {
+        if self.has_spare && self.stuck.is_none() {
+            return;
+        }
+        let created = self.disk.create(name::NEW_SPARE).map(drop);
+        if created.and_then(|()| self.disk.rename(name::NEW_SPARE, name::SPARE)).is_ok() {
+            self.has_spare = true;
+            self.stuck = None;
+        }
+    }
+
+    /// The last segment: its first position, and the position after its last.
+    pub(super) fn last_segment(&self) -> Option<(Position, Position)> {
+        self.pieces.iter().rev().find_map(|(first, piece)| match piece {
+            Piece::Segment { end, .. } => Some((*first, *end)),
+            Piece::Gap { .. } => None,
+        })
+    }
+
+    fn create_segment(&mut self, first: Position, now: Timestamp) -> io::Result<(Position, Arc<D::File>)> {
+        let name = name::segment(first);
+        let file = self.disk.create(&name)?;
+        self.unremoved.remove(&name);
+        self.begin_segment(file, first, now)
+    }
+
+    /// The spare file becomes the segment that starts at `first`.
+    fn begin_in_spare(&mut self, first: Position, now: Timestamp) -> Option<(Position, Arc<D::File>)> {
+        if !core::mem::take(&mut self.has_spare) {
+            return None;
+        }
+        self.disk.rename(name::SPARE, &name::segment(first)).ok()?;
+        self.create_segment(first, now).ok()
+    }
+
+    fn begin_segment(
+        &mut self,
+        file: D::File,
+        first: Position,
+        now: Timestamp,
+    ) -> io::Result<(Position, Arc<D::File>)> {
+        let header = SegmentHeader { stream: self.stream, first, begun: now }.encode();
+        if let Err(error) = file.truncate(0).and_then(|()| file.write_at(&header, 0)) {
+            self.remove_file(&name::segment(first));
+            return Err(error);
+        }
+        let size = u64::try_from(header.len()).unwrap_or(u64::MAX);
+        let file = Arc::new(file);
+        self.pieces.insert(first, Piece::Segment { end: first, size, newest: Timestamp(0) });
+        self.active = Some(Active { first, file: file.clone(), begun: now, is_over: false });
+        self.size += size;
+        self.awaited.written(size);
+        self.names_unsynced = true;
+        Ok((first, file))
+    }
+
+    /// Makes the segment that starts at `first` the active one again.
+    fn reopen(&mut self, first: Position, now: Timestamp) -> Option<(Position, Arc<D::File>)> {
+        let file = Arc::new(self.disk.create(&name::segment(first)).ok()?);
+        self.active = Some(Active { first, file: file.clone(), begun: now, is_over: true });
+        Some((first, file))
+    }
+
+    /// The segment that starts at `segment` covers the gaps behind it up to `end`, and is read as one with a hole. Their
+    /// records go, or the next start would read no further than the first of them.
+    fn span_gaps(&mut self, segment: Position, end: Position) {
+        let behind = self.pieces.range(segment..).filter_map(|(first, piece)| match *piece {
+            Piece::Gap { end, reason } => Some(Gap { first: *first, end, reason }),
+            Piece::Segment { .. } => None,
+        });
+        for gap in behind.collect::<Vec<_>>() {
+            self.pieces.remove(&gap.first);
+            self.remove_file(&name::gap(&gap));
+        }
+        if let Some(Piece::Segment { end: reached, .. }) = self.pieces.get_mut(&segment) {
+            *reached = end;
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The state directory of nf-receiver on a disk that is full, has no inodes left, or is read-only: nothing is acknowledged that is
+//! not stored, the sender keeps it and shows why, and all goes on when the disk does.
+//!
+//! Needs root, for small file systems of its own.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::full_disk::{Disk, may_mount};
+use crate::running::shared;
+use crate::small_disks::take_inodes;
+use crate::support::chatter::{MIXED, Pattern};
+use crate::support::hosts::QUICK_SENDER;
+use crate::support::load::Until;
+use crate::support::pair::{Pair, STALL};
+use crate::support::samples::{assert_conserved, count};
+
+/// A pair, and the disk of the state directory.
+fn pair_with(mount: impl FnOnce(&Path, &Path) -> Disk) -> (Pair, Disk) {
+    let pair = Pair::new(2, Pattern::new(MIXED), QUICK_SENDER);
+    let disk = mount(&pair.receiver.path("disk"), &pair.receiver.path("state"));
+    (pair, disk)
+}
+
+/// Starts both daemons; nf-receiver cannot store the position of a new stream until `repair`.
+fn waits_for(mut pair: Pair, reason: &str, repair: impl FnOnce()) {
+    pair.receiver.start();
+    pair.sender.start();
+    let exporters = pair.load(None, Until::Sent(3000)).finish();
+    pair.sender.udp().wait_until_drained();
+    let is_told = |status: &Value| status["reason"].as_str().is_some_and(|told| told.contains(reason));
+    let status = pair.sender.wait_status(STALL, |status| {
+        assert_conserved(status);
+        is_told(status) && count(status, "/received/datagrams") == 3000
+    });
+    assert_eq!(count(&status, "/acknowledged/datagrams"), 0, "{status:#}");
+    repair();
+    pair.assert_all_arrive(&exporters, false);
+    pair.receiver.take().terminate();
+}
+
+#[test]
+fn a_state_directory_without_inodes_makes_senders_wait() {
+    let _running = shared();
+    if !may_mount() {
+        return;
+    }
+    let (mut pair, disk) = pair_with(|image, place| Disk::ext4_with(&["-N", "64"], 16, image, place));
+    pair.receiver.start();
+    pair.receiver.take().kill();
+    let others = take_inodes(disk.place());
+    waits_for(pair, "no inodes left on the file system of", || std::fs::remove_dir_all(others).unwrap());
+}
+
+#[test]
+fn a_full_state_directory_makes_senders_wait() {
+    let _running = shared();
+    if !may_mount() {
+        return;
+    }
+    let options = ["-t", "tmpfs", "-o", "size=1m", "state"];
+    let (mut pair, disk) = pair_with(|_, place| Disk::mount(&options, place));
+    pair.receiver.start();
+    pair.receiver.take().kill();
+    let filler = disk.fill();
+    waits_for(pair, "No space left on device", || std::fs::remove_file(filler).unwrap());
+}
+
+#[test]
+fn a_read_only_state_directory_makes_senders_wait() {
+    let _running = shared();
+    if !may_mount() {
+        return;
+    }
+    let (mut pair, disk) = pair_with(|image, place| Disk::ext4(16, image, place));
+    pair.receiver.start();
+    pair.receiver.take().kill();
+    disk.remount("ro");
+    waits_for(pair, "Read-only file system", || disk.remount("rw"));
+}
