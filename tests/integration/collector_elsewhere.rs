@@ -1,12 +1,7 @@
 //! A collector on another machine, which is a network of its own at the end of a cable: nf-receiver knows of it what the
 //! network says, and no more.
 
-use std::fs::File;
-use std::os::fd::AsFd;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::running::{in_a_network, shared};
 use crate::support::chatter::{MIXED, Pattern};
@@ -15,12 +10,9 @@ use crate::support::hosts::{ReceiverHost, SenderHost};
 use crate::support::kernel_socket;
 use crate::support::link::Link;
 use crate::support::load::{Load, Until};
+use crate::support::other_host::{NETWORK, OtherHost};
 use crate::support::pair::{STALL, connected_daemons};
 use crate::support::samples::{assert_conserved, count};
-
-/// This machine's network.
-const NETWORK: &str = "ip link set lo up; ip link add here type veth peer name there; \
-     ip address add 10.77.0.1/24 dev here; ip link set here up";
 
 /// Where the collector listens, and where another one on the same machine does.
 const COLLECTOR: &str = "10.77.0.2:9995";
@@ -30,49 +22,12 @@ fn pattern() -> Pattern {
     Pattern::new(MIXED)
 }
 
-/// The other machine: a process that does nothing but hold its network.
-struct Elsewhere(Child);
-
-impl Elsewhere {
-    /// Connects it to this machine's network.
-    fn connected() -> Self {
-        let mut holder = Command::new("unshare")
-            .args(["--net", "sh", "-ec", "ip link set lo up; echo ready; exec cat"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut word = [0; 6];
-        std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut word).unwrap();
-        let there = Self(holder);
-        let id = there.0.id();
-        let script = format!(
-            "ip link set there netns {id}; nsenter --net=/proc/{id}/ns/net sh -ec \
-             'ip address add 10.77.0.2/24 dev there; ip link set there up'"
-        );
-        let output = Command::new("sh").args(["-ec", &script]).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        there
-    }
-
-    /// Starts a collector there, at this address.
-    fn collector(&self, address: &'static str) -> Collector {
-        let id = self.0.id();
-        let start = move || {
-            let network = File::open(format!("/proc/{id}/ns/net")).unwrap();
-            move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-            kernel_socket::look_into(format!("/proc/{id}/net"));
-            Collector::start_on(address, 1, pattern())
-        };
-        std::thread::spawn(start).join().unwrap_or_else(|cause| std::panic::resume_unwind(cause))
-    }
-}
-
-impl Drop for Elsewhere {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
+/// Starts a collector on the other machine, at this address.
+fn collector_on(there: &OtherHost, address: &'static str) -> Collector {
+    there.run(move |process| {
+        kernel_socket::look_into(format!("/proc/{process}/net"));
+        Collector::start_on(address, 1, pattern())
+    })
 }
 
 /// A pair whose collector is elsewhere.
@@ -80,13 +35,13 @@ struct Field {
     sender: SenderHost,
     link: Link,
     receiver: ReceiverHost,
-    there: Elsewhere,
+    there: OtherHost,
 }
 
 impl Field {
     /// Both daemons run and are connected, these collectors are set up with these lines and are not there yet.
     fn with(collectors: &[&str], lines: &str) -> Self {
-        let there = Elsewhere::connected();
+        let there = OtherHost::connected();
         let table = |address: &&str| format!("[[collector]]\naddress = \"{address}\"\n{lines}\n");
         let toml: String = collectors.iter().map(table).collect();
         let (sender, link, receiver) = connected_daemons(&toml);
@@ -125,7 +80,7 @@ fn inside_a_collector_that_goes() {
     // 20 ms of datagrams, and a run of 64 that is under way; ten times as much on a machine that does other things too.
     const LOST_MAX: u32 = 10 * (RATE / 50 + 64);
     let field = Field::with(&[COLLECTOR], "");
-    let collector = field.there.collector(COLLECTOR);
+    let collector = collector_on(&field.there, COLLECTOR);
     let load = field.load(Some(RATE), Until::Stopped);
     collector.wait_for(2000, STALL);
     field.wait_state("unknown");
@@ -137,7 +92,7 @@ fn inside_a_collector_that_goes() {
     field.receiver.wait_status(STALL, |status| count(status, "/collectors/0/held_s") >= 2);
     let held = count(&field.receiver.status(), "/collectors/0/delivered/datagrams");
 
-    let collector = field.there.collector(COLLECTOR);
+    let collector = collector_on(&field.there, COLLECTOR);
     collector.wait_for(2000, STALL);
     let exporters = load.stop();
     let sent = exporters.sent()[0];
@@ -176,7 +131,7 @@ fn inside_collectors_that_are_away() {
     // So long that each of them is probed several times; the other machine says little more than once a second that nobody
     // is there, whoever is asked for.
     field.wait_queued(u64::from(RATE) * 12);
-    let collectors = addresses.map(|address| field.there.collector(address));
+    let collectors = addresses.map(|address| collector_on(&field.there, address));
     for collector in &collectors {
         collector.wait_for(u64::from(RATE) * 6, STALL);
     }
@@ -208,7 +163,7 @@ fn inside_a_limit() {
     // A hundredth of a second's worth at once, and as much that was saved; and one whose time is not over yet.
     const BURST: u64 = LIMIT / 50 + 1;
     let field = Field::with(&[COLLECTOR], &format!("rate-limit = {LIMIT}"));
-    let collector = field.there.collector(COLLECTOR);
+    let collector = collector_on(&field.there, COLLECTOR);
     let began = Instant::now();
     let load = field.load(Some(3 * u32::try_from(LIMIT).unwrap()), Until::Sent(LIMIT * SECONDS));
     let (mut arrived, mut by_second) = (0, Vec::new());
@@ -240,7 +195,7 @@ fn a_collector_elsewhere_is_caught_up_with_at_20_000_datagrams_a_second() {
 fn inside_catching_up() {
     const BACKLOG: u64 = 60_000;
     let field = Field::with(&[COLLECTOR], "");
-    let collector = field.there.collector(COLLECTOR);
+    let collector = collector_on(&field.there, COLLECTOR);
     field.link.cut();
     let exporters = field.load(None, Until::Sent(BACKLOG)).finish();
     field.wait_queued(BACKLOG);

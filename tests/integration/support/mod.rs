@@ -16,6 +16,7 @@ pub(crate) mod link;
 pub(crate) mod load;
 pub(crate) mod meddler;
 pub(crate) mod netflow_tools;
+pub(crate) mod other_host;
 pub(crate) mod pair;
 pub(crate) mod pki;
 pub(crate) mod samples;

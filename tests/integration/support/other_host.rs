@@ -1,0 +1,87 @@
+//! Another machine at the end of a cable, or behind a switch: a network namespace of its own.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Sets up this machine's end of the cable: device `here`, address 10.77.0.1. For `in_a_network`.
+pub(crate) const NETWORK: &str = "ip link set lo up; ip link add here type veth peer name there; \
+     ip address add 10.77.0.1/24 dev here; ip link set here up";
+
+/// Sets up this machine's end of a cable to a switch. For `in_a_network`.
+pub(crate) const NETWORK_WITH_SWITCH: &str = "ip link set lo up; ip link add here type veth peer name port; \
+     ip address add 10.77.0.1/24 dev here; ip link set here up";
+
+/// The other machine, with device `there` and address 10.77.0.2: a process that does nothing but hold its network.
+pub(crate) struct OtherHost(Child);
+
+impl OtherHost {
+    /// Connects it to this machine's network.
+    pub(crate) fn connected() -> Self {
+        let there = Self::alone();
+        shell(&format!("ip link set there netns {}", there.0.id()));
+        there.shell("ip address add 10.77.0.2/24 dev there; ip link set there up");
+        there
+    }
+
+    /// Connects it to this machine's network by a switch, which silently drops frames with packets of more than `mtu` bytes on
+    /// their way to it, although both machines take 1,500: a path MTU black hole. Returns the machine and the switch.
+    pub(crate) fn behind_a_switch(mtu: u32) -> (Self, Self) {
+        let (there, switch) = (Self::alone(), Self::alone());
+        shell(&format!("ip link set port netns {}", switch.0.id()));
+        // The kernel would pass large TCP segments through the switch whole.
+        shell("ip link set dev here gso_max_segs 1");
+        switch.shell(&format!(
+            "ip link add switch type bridge; ip link set switch up; ip link set port master switch up; \
+             ip link add other mtu {mtu} type veth peer name there mtu 1500 netns {}; \
+             ip link set other master switch up",
+            there.0.id()
+        ));
+        there.shell("ip address add 10.77.0.2/24 dev there; ip link set there up");
+        (there, switch)
+    }
+
+    /// A machine without a network.
+    fn alone() -> Self {
+        let mut holder = Command::new("unshare")
+            .args(["--net", "sh", "-ec", "ip link set lo up; echo ready; exec cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut word = [0; 6];
+        std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut word).unwrap();
+        Self(holder)
+    }
+
+    /// Runs a shell script in its network.
+    pub(crate) fn shell(&self, script: &str) {
+        shell(&format!("nsenter --net=/proc/{}/ns/net sh -ec '{script}'", self.0.id()));
+    }
+
+    /// Runs `work` in a thread that is in its network. `work` gets the id of a process there.
+    pub(crate) fn run<T: Send + 'static>(&self, work: impl FnOnce(u32) -> T + Send + 'static) -> T {
+        let id = self.0.id();
+        let inside = move || {
+            let network = File::open(format!("/proc/{id}/ns/net")).unwrap();
+            move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            work(id)
+        };
+        std::thread::spawn(inside).join().unwrap_or_else(|cause| std::panic::resume_unwind(cause))
+    }
+}
+
+impl Drop for OtherHost {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Runs a shell script in the network of this process.
+pub(crate) fn shell(script: &str) {
+    let output = Command::new("sh").args(["-ec", script]).output().unwrap();
+    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+}
