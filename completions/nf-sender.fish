@@ -37,7 +37,7 @@ complete -c nf-sender -n "__fish_nf_sender_needs_command" -l plaintext -d 'Send 
 complete -c nf-sender -n "__fish_nf_sender_needs_command" -s h -l help -d 'Print help'
 complete -c nf-sender -n "__fish_nf_sender_needs_command" -s V -l version -d 'Print version'
 complete -c nf-sender -n "__fish_nf_sender_needs_command" -f -a "status" -d 'Print state, queue and counters of the running nf-sender'
-complete -c nf-sender -n "__fish_nf_sender_needs_command" -f -a "reconnect" -d 'Make the running nf-sender try its receivers now instead of waiting'
+complete -c nf-sender -n "__fish_nf_sender_needs_command" -f -a "reconnect" -d 'Make the running nf-sender try its receivers now, in order, also if it is connected'
 complete -c nf-sender -n "__fish_nf_sender_needs_command" -f -a "check" -d 'Read configuration and keys as the service would, say what is in effect, and stop'
 complete -c nf-sender -n "__fish_nf_sender_needs_command" -f -a "reload" -d 'Make the running nf-sender take up its configuration, as far as that goes without a restart'
 complete -c nf-sender -n "__fish_nf_sender_needs_command" -f -a "keygen" -d 'Make a new key: print it, or write it to a file that only its owner may read'
@@ -64,7 +64,7 @@ complete -c nf-sender -n "__fish_nf_sender_using_subcommand join" -s c -l config
 complete -c nf-sender -n "__fish_nf_sender_using_subcommand join" -l control -d 'Serve, or ask, at this control socket [default: $RUNTIME_DIRECTORY/control.sock, else /run/nf-sender/control.sock]' -r
 complete -c nf-sender -n "__fish_nf_sender_using_subcommand join" -s h -l help -d 'Print help'
 complete -c nf-sender -n "__fish_nf_sender_using_subcommand help; and not __fish_seen_subcommand_from status reconnect check reload keygen join help" -f -a "status" -d 'Print state, queue and counters of the running nf-sender'
-complete -c nf-sender -n "__fish_nf_sender_using_subcommand help; and not __fish_seen_subcommand_from status reconnect check reload keygen join help" -f -a "reconnect" -d 'Make the running nf-sender try its receivers now instead of waiting'
+complete -c nf-sender -n "__fish_nf_sender_using_subcommand help; and not __fish_seen_subcommand_from status reconnect check reload keygen join help" -f -a "reconnect" -d 'Make the running nf-sender try its receivers now, in order, also if it is connected'
 complete -c nf-sender -n "__fish_nf_sender_using_subcommand help; and not __fish_seen_subcommand_from status reconnect check reload keygen join help" -f -a "check" -d 'Read configuration and keys as the service would, say what is in effect, and stop'
 complete -c nf-sender -n "__fish_nf_sender_using_subcommand help; and not __fish_seen_subcommand_from status reconnect check reload keygen join help" -f -a "reload" -d 'Make the running nf-sender take up its configuration, as far as that goes without a restart'
 complete -c nf-sender -n "__fish_nf_sender_using_subcommand help; and not __fish_seen_subcommand_from status reconnect check reload keygen join help" -f -a "keygen" -d 'Make a new key: print it, or write it to a file that only its owner may read'

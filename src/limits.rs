@@ -47,6 +47,28 @@ pub const READ_AHEAD: usize = 512 * 1024;
 /// Either side gives a link up after this many heartbeats in a row that it did not hear.
 pub const HEARTBEATS_MISSED: u32 = 3;
 
+/// A sender gives a session up after this many heartbeats for which TCP repeats a segment in vain although the receiver is
+/// heard: fewer than `HEARTBEATS_MISSED`, after which the receiver, which hears nothing, ends it without a reason.
+pub const HEARTBEATS_UNACKNOWLEDGED: u32 = 2;
+
+/// Bytes of TCP segments that a sender tries one after the other where full ones are lost on the way: 1,200 pass every IPv6
+/// path (1,280 bytes, RFC 8200), 536 every host of IPv4 (576 bytes, RFC 1122).
+pub const SEGMENT_BYTES: [u16; 2] = [1200, 536];
+
+/// How long a sender makes connections with smaller segments before it tries full ones again: a path that was repaired is
+/// used fully within an hour, and one that was not costs two heartbeats.
+pub const SEGMENT_BYTES_KEPT: Duration = Duration::from_secs(3600);
+
+/// Addresses of receivers whose segment size a sender remembers: some for each of `RECEIVERS_MAX` names.
+pub const SEGMENT_SIZES_MAX: usize = 64;
+
+/// How long a sender waits for an answer before it tries the next address or receiver, or waits for its schedule. The
+/// connection stays open: an answer that comes later is used at once.
+pub const DIAL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a sender that connects again waits for acknowledgements of what is under way, so that nothing is sent twice.
+pub const RECONNECT_GRACE: Duration = Duration::from_secs(5);
+
 /// The longest heartbeat that a sender may ask for.
 pub const HEARTBEAT_MAX: Duration = Duration::from_secs(3600);
 

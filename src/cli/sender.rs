@@ -171,7 +171,7 @@ pub fn sender_command() -> Command {
         .subcommand(status_command("Print state, queue and counters of the running nf-sender"))
         .subcommand(
             Command::new("reconnect")
-                .about("Make the running nf-sender try its receivers now instead of waiting"),
+                .about("Make the running nf-sender try its receivers now, in order, also if it is connected"),
         )
         .subcommand(check_command())
         .subcommand(reload_command("nf-sender"))

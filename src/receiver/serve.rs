@@ -114,6 +114,12 @@ enum Ended {
     Superseded(SocketAddr),
     #[error("it is not let in any more as it was, since the configuration was reloaded")]
     Expelled,
+    #[error(
+        "{0}; nothing came from the sender since the session was agreed, not even a heartbeat: if its host is up, large packets \
+         are probably lost on the way (path MTU black hole). Let ICMP \"fragmentation needed\" and \"packet too big\" pass, or \
+         lower the MTU of the route there"
+    )]
+    Unheard(Box<Self>),
     #[error("no HELLO in time")]
     NoHello,
     #[error("{0}")]
@@ -149,7 +155,10 @@ pub(crate) async fn serve(
         () = stopping.told() => Err(Ended::Stopping),
     };
     let ended = match greeted {
-        Ok(mut turn) => connection.run(&mut stream, &mut turn).await,
+        Ok(mut turn) => {
+            let ended = connection.run(&mut stream, &mut turn).await;
+            connection.explained(ended)
+        }
         Err(ended) => ended,
     };
     let sentence = |held_back| format!("session of {id} at {peer} ended: {ended}{}", More(held_back));
@@ -167,11 +176,13 @@ pub(crate) async fn serve(
                 );
             }
         }
-        Ended::Stream(_) | Ended::Session(_) | Ended::NoHello | Ended::Storage(_) => {
+        Ended::Stream(_) | Ended::Session(_) | Ended::Unheard(_) | Ended::NoHello | Ended::Storage(_) => {
+            let is_unheard = matches!(ended, Ended::Unheard(_));
+            let message_id = if is_unheard { receiver::SENDER_UNHEARD } else { receiver::SESSION_ENDED };
             shared.note_refused(peer, format!("session of {id} ended: {ended}"));
             if let Some(held_back) = shared.may_complain(peer.ip()) {
                 tracing::warn!(
-                    message_id = receiver::SESSION_ENDED,
+                    message_id,
                     %peer,
                     sender = %id,
                     held_back,
@@ -334,7 +345,15 @@ impl Connection<'_> {
                 }
                 Happened::Socket(Err(error)) => return Ended::Stream(error.into()),
                 Happened::Delivered => {}
-                Happened::Time => self.session.handle_timeout(Instant::now().into_std()),
+                Happened::Time => {
+                    // What has come already is heard before the sender counts as silent: this process may have been stopped.
+                    if self.session.wants_bytes()
+                        && let Err(ended) = self.read(stream)
+                    {
+                        return ended;
+                    }
+                    self.session.handle_timeout(Instant::now().into_std());
+                }
                 Happened::Collectors => self.follow_collectors(turn),
                 Happened::Wanted => return Ended::Superseded(turn.newest_peer()),
                 Happened::Expelled => return Ended::Expelled,
@@ -453,6 +472,19 @@ impl Connection<'_> {
         Ok(current.delivery.may_take_more() && self.session.go_on(Instant::now().into_std()))
     }
 
+    /// Adds the likely cause to an end that the sender's silence explains.
+    fn explained(&self, ended: Ended) -> Ended {
+        let is_unheard = self.session.is_unheard(Instant::now().into_std());
+        match ended {
+            Ended::Closed | Ended::Stream(StreamError::Lost(_)) | Ended::Session(SessionError::Silent(_))
+                if is_unheard =>
+            {
+                Ended::Unheard(Box::new(ended))
+            }
+            ended => ended,
+        }
+    }
+
     /// Says the last words that fit the end, and closes.
     async fn part(&mut self, stream: &mut Stream, ended: &Ended) {
         match ended {
@@ -465,7 +497,12 @@ impl Connection<'_> {
             Ended::Superseded(_) => self.session.refuse(RefusalCode::Superseded, &ended.to_string()),
             Ended::Storage(error) => self.session.refuse(RefusalCode::StorageFailed, &error.to_string()),
             Ended::Stopping => self.session.goodbye(),
-            Ended::Closed | Ended::Goodbye | Ended::Stream(_) | Ended::Session(_) | Ended::NoHello => {}
+            Ended::Closed
+            | Ended::Goodbye
+            | Ended::Stream(_)
+            | Ended::Session(_)
+            | Ended::Unheard(_)
+            | Ended::NoHello => {}
         }
         farewell(stream, &mut self.session).await;
     }

@@ -11,17 +11,19 @@ use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::framing::{Heartbeat, RefusalCode, Welcome};
-use crate::limits::{CHANNEL_AGE_MAX, STOP_GRACE};
+use crate::limits::CHANNEL_AGE_MAX;
 use crate::sender::backlog::BacklogError;
+use crate::sender::closing::{Closing, Why};
+use crate::sender::ended::Ended;
 use crate::sender::line::{Line, Offered};
 use crate::sender::link::{Link, LinkSettings, LinkState};
 use crate::sender::read_ahead::ReadAhead;
+use crate::sender::stall::StallDetector;
 use crate::sequence::Position;
 use crate::service::messages::sender;
 use crate::service::stream::{Received, Stream, StreamError, protection};
-use crate::service::{LogLimit, More, ROUND};
-use crate::session::{SenderEvent, SenderSession, SessionError};
-use crate::spool::Divergence;
+use crate::service::{LogLimit, More, ROUND, TcpProgress};
+use crate::session::{SenderEvent, SenderSession};
 use crate::status::count_of;
 
 /// How long the last words to a receiver may take.
@@ -29,38 +31,6 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Bytes read from the connection at once: acknowledgements and heartbeats are small.
 const READ_SIZE: usize = 4096;
-
-/// How a session ended.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Ended {
-    #[error("the receiver closed the connection")]
-    Closed,
-    #[error("the receiver ended the session")]
-    Goodbye,
-    #[error("{0}")]
-    Stream(#[from] StreamError),
-    #[error("the receiver refuses: {0}")]
-    Refused(String),
-    #[error("{0}")]
-    Session(#[from] SessionError),
-    #[error("the receiver refuses: {0}")]
-    Superseded(String),
-    #[error(
-        "the receiver has datagrams of this stream that this spool never sent: it was restored from a backup, or \
-         another machine uses a copy of it; sending all that is queued as a new stream"
-    )]
-    Diverged {
-        divergence: Divergence,
-        /// What the receiver has delivered of the stream.
-        delivered: Position,
-    },
-    #[error("the receiver asks for positions from {0} on, which it has acknowledged up to {1}")]
-    BehindUs(Position, Position),
-    #[error("connecting anew")]
-    Renewed,
-    #[error("stopping")]
-    Stopped,
-}
 
 /// One session.
 pub(crate) struct Conversation<'a> {
@@ -71,9 +41,22 @@ pub(crate) struct Conversation<'a> {
     ahead: ReadAhead,
     /// When the channel is too old to go on.
     renew_at: Instant,
-    /// Changes when there are other settings to go on with.
-    settings: watch::Receiver<LinkSettings>,
+    watched: Watched,
     complaints: LogLimit<()>,
+    stall: StallDetector,
+    /// Whether the receiver has acknowledged something, or had nothing to acknowledge.
+    has_progressed: bool,
+    /// The most bytes of a TCP segment; `None` if TCP decides.
+    segment_bytes: Option<u16>,
+}
+
+/// What a session follows while it lasts.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    /// Changes when there are other settings to go on with.
+    pub(crate) settings: watch::Receiver<LinkSettings>,
+    /// Changes when somebody asks to connect again.
+    pub(crate) redial: watch::Receiver<()>,
 }
 
 /// What ended a wait.
@@ -82,37 +65,53 @@ enum Happened {
     ReadAhead(Result<(), BacklogError>),
     Arrived,
     Time,
-    Settings,
-    Stop,
+    Close(Why),
 }
 
 impl<'a> Conversation<'a> {
     /// A session over `stream`.
-    pub(crate) fn new(link: &'a Link, stream: Stream, settings: watch::Receiver<LinkSettings>) -> Self {
-        let heartbeat = Heartbeat::nearest(settings.borrow().heartbeat);
+    pub(crate) fn new(link: &'a Link, stream: Stream, segment_bytes: Option<u16>, watched: Watched) -> Self {
+        let heartbeat = Heartbeat::nearest(watched.settings.borrow().heartbeat);
         let hello = link.queue.hello(heartbeat);
-        let session = SenderSession::new(hello, Instant::now().into_std());
+        let now = Instant::now().into_std();
+        let session = SenderSession::new(hello, now);
         Self {
             link,
             line: Arc::new(Mutex::new(Line::new(session, stream, hello.stream))),
             is_agreed: false,
             ahead: ReadAhead::new(&link.queue),
             renew_at: Instant::now() + CHANNEL_AGE_MAX,
-            settings,
+            watched,
             complaints: LogLimit::default(),
+            stall: StallDetector::new(heartbeat.duration(), now),
+            has_progressed: false,
+            segment_bytes,
         }
+    }
+
+    /// Whether the session was of use: the receiver acknowledged something, unless there was nothing to acknowledge.
+    pub(crate) fn has_worked(&self) -> bool {
+        self.has_progressed || self.is_done()
     }
 
     /// Keeps the session until it ends.
     pub(crate) async fn run(&mut self, peer: &str) -> Ended {
         let shared = self.line.clone();
         let ended = self.speak(&shared, peer).await;
+        let ended = self.explained(ended);
         self.link.lent.set(None);
         let mut line = shared.lock().await;
         match ended {
             // The receiver has had its say.
             Ended::Closed | Ended::Stream(_) => {}
-            Ended::Renewed | Ended::Stopped => {
+            // A goodbye would not get through either.
+            Ended::Stalled(_) => {
+                if let Err(error) = line.stream.abort() {
+                    tracing::debug!(%error, "cannot reset the connection: {error}");
+                }
+            }
+            Ended::Renewed | Ended::Asked | Ended::Stopped => {
+                self.link.view().state = LinkState::Connecting;
                 line.session.goodbye();
                 farewell(&mut line).await;
             }
@@ -128,30 +127,35 @@ impl<'a> Conversation<'a> {
 
     /// Speaks with the receiver until there is nothing more to say.
     async fn speak(&mut self, shared: &Mutex<Line>, peer: &str) -> Ended {
-        let mut stopping_at = None;
+        let mut closing: Option<Closing> = None;
         loop {
             self.link.pulse.beat();
             let mut line = shared.lock().await;
             if let Err(ended) = self.take_events(&mut line, peer) {
                 return ended;
             }
-            let read = |position, taken| self.ahead.take(position, taken);
-            let waits_for_more = match line.speak(&self.link.queue, read) {
+            let waits_for_more = match self.send(&mut line, closing) {
                 Ok(offered) => offered == Offered::All,
                 Err(error) => return error.into(),
             };
-            if stopping_at.is_some() && self.is_done() {
-                return Ended::Stopped;
+            if let Err(ended) = self.watch_tcp(&line) {
+                return ended;
             }
-            if self.is_worn(&line.stream) {
+            if let Some(closing) = closing
+                && self.is_closed(&line, closing)
+            {
+                return closing.ended();
+            }
+            if closing.is_none() && self.is_worn(&line.stream) {
                 tracing::info!(
                     peer,
-                    "connecting to {peer} anew: the keys of this connection have served their time"
+                    "connecting to {peer} again: the keys of this connection have served their time"
                 );
-                return Ended::Renewed;
+                closing = Some(self.close(Why::Renew));
+                continue;
             }
-            match self.happens(line, waits_for_more, stopping_at).await {
-                Happened::Socket(Ok(ready)) => match transfer(&mut *shared.lock().await, ready) {
+            match self.happens(line, waits_for_more, closing).await {
+                Happened::Socket(Ok(ready)) => match self.transfer(&mut *shared.lock().await, ready) {
                     Ok(Received::Bytes | Received::Nothing) => {}
                     Ok(Received::End) => return Ended::Closed,
                     Err(error) => return error.into(),
@@ -159,16 +163,90 @@ impl<'a> Conversation<'a> {
                 Happened::Socket(Err(error)) => return Ended::Stream(error.into()),
                 Happened::ReadAhead(outcome) => self.note_read(outcome),
                 Happened::Arrived => {}
-                Happened::Settings => return Ended::Renewed,
-                Happened::Time if stopping_at.is_some_and(|at| at <= Instant::now()) => {
-                    return Ended::Stopped;
-                }
+                Happened::Close(why) => closing = Some(self.close(why)),
                 Happened::Time => {
-                    self.ahead.end_rest();
-                    shared.lock().await.session.handle_timeout(Instant::now().into_std());
+                    if let Some(closing) = closing.filter(|closing| closing.until <= Instant::now()) {
+                        return closing.ended();
+                    }
+                    if let Err(ended) = self.look_at_clock(&mut *shared.lock().await) {
+                        return ended;
+                    }
                 }
-                Happened::Stop => stopping_at = Some(Instant::now() + STOP_GRACE),
             }
+        }
+    }
+
+    /// Hands the socket what it takes: of what is queued too, unless the session closes for another.
+    fn send(&mut self, line: &mut Line, closing: Option<Closing>) -> Result<Offered, StreamError> {
+        if closing.is_some_and(|closing| closing.why != Why::Stop) {
+            line.stream.send_at_once(line.session.outbox())?;
+            return Ok(Offered::Enough);
+        }
+        let read = |position, taken| self.ahead.take(position, taken);
+        line.speak(&self.link.queue, read)
+    }
+
+    /// Begins to close the session.
+    fn close(&self, why: Why) -> Closing {
+        if why != Why::Stop {
+            self.link.lent.set(None);
+        }
+        Closing::new(why)
+    }
+
+    /// Whether nothing is waited for any more.
+    fn is_closed(&self, line: &Line, closing: Closing) -> bool {
+        match closing.why {
+            Why::Stop => self.is_done(),
+            Why::Renew | Why::Asked => !line.session.has_unacknowledged(),
+        }
+    }
+
+    /// Does what is due by now.
+    fn look_at_clock(&mut self, line: &mut Line) -> Result<(), Ended> {
+        self.ahead.end_rest();
+        // What has come already is heard before anybody counts as silent: this process may have been stopped, too.
+        if self.transfer(line, Ready::READABLE)? == Received::End {
+            return Err(Ended::Closed);
+        }
+        line.session.handle_timeout(Instant::now().into_std());
+        if self.is_done() {
+            self.progressed(line);
+        }
+        Ok(())
+    }
+
+    /// Looks from time to time whether TCP brings what was sent to the receiver.
+    fn watch_tcp(&mut self, line: &Line) -> Result<(), Ended> {
+        let now = Instant::now().into_std();
+        if now < self.stall.look_at() || !line.session.has_unacknowledged() {
+            return Ok(());
+        }
+        match line.stream.tcp_progress() {
+            Ok(tcp) => {
+                self.stall.observe(tcp, now);
+                // All has reached the receiver: if nothing is acknowledged, a collector holds it up.
+                if self.link.doubt.is_some() && tcp.is_idle() {
+                    self.show_connected(line);
+                }
+            }
+            // Not before the next look.
+            Err(error) => {
+                tracing::debug!(%error, "the kernel does not report on the connection: {error}");
+                self.stall.observe(TcpProgress::default(), now);
+            }
+        }
+        if self.stall.is_stalled(now) { Err(Ended::Stalled(self.stall.patience())) } else { Ok(()) }
+    }
+
+    /// What has ended the session, where the receiver ended it because it heard nothing.
+    fn explained(&mut self, ended: Ended) -> Ended {
+        let now = Instant::now().into_std();
+        match ended {
+            Ended::Closed | Ended::Goodbye | Ended::Stream(StreamError::Lost(_)) => {
+                self.stall.explains_end(now).map_or(ended, Ended::Stalled)
+            }
+            ended => ended,
         }
     }
 
@@ -183,26 +261,30 @@ impl<'a> Conversation<'a> {
         &mut self,
         mut line: MutexGuard<'_, Line>,
         waits_for_more: bool,
-        stopping_at: Option<Instant>,
+        closing: Option<Closing>,
     ) -> Happened {
         let session_timeout = line.session.poll_timeout().map(Instant::from_std);
-        let renew_at = Some(self.renew_at).filter(|_| !line.stream.channel().is_plain());
+        let renew_at = Some(self.renew_at).filter(|_| closing.is_none() && !line.stream.channel().is_plain());
         let has_output = !line.session.outbox().is_empty();
         let ready = line.stream.ready(true, has_output);
+        let look_at = line.session.has_unacknowledged().then(|| Instant::from_std(self.stall.look_at()));
         drop(line);
         let round = Some(Instant::now() + ROUND);
-        let wake_at = [round, session_timeout, self.ahead.resting_until(), stopping_at, renew_at]
+        let close_at = closing.map(|closing| closing.until);
+        let wake_at = [round, session_timeout, self.ahead.resting_until(), close_at, renew_at, look_at]
             .into_iter()
             .flatten()
             .min();
         let mut stop = self.link.stop.clone();
+        let is_stopping = closing.is_some_and(|closing| closing.why == Why::Stop);
         tokio::select! {
             ready = ready => Happened::Socket(ready),
             outcome = self.ahead.finished() => Happened::ReadAhead(outcome),
             () = self.link.queue.arrived(), if waits_for_more => Happened::Arrived,
             () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Happened::Time,
-            Ok(()) = self.settings.changed(), if stopping_at.is_none() => Happened::Settings,
-            () = stop.told(), if stopping_at.is_none() => Happened::Stop,
+            Ok(()) = self.watched.settings.changed(), if closing.is_none() => Happened::Close(Why::Renew),
+            Ok(()) = self.watched.redial.changed(), if closing.is_none() => Happened::Close(Why::Asked),
+            () = stop.told(), if !is_stopping => Happened::Close(Why::Stop),
         }
     }
 
@@ -210,8 +292,14 @@ impl<'a> Conversation<'a> {
         while let Some(event) = line.session.poll_event()? {
             match event {
                 SenderEvent::Welcomed(welcome) => self.welcomed(line, &welcome, peer)?,
-                SenderEvent::Acknowledged(position) => self.acknowledged(line, position),
-                SenderEvent::Taken(position) => self.taken(line, position),
+                SenderEvent::Acknowledged(position) => {
+                    self.acknowledged(line, position);
+                    self.progressed(line);
+                }
+                SenderEvent::Taken(position) => {
+                    self.taken(line, position);
+                    self.progressed(line);
+                }
                 SenderEvent::Refused(refusal) if refusal.code() == RefusalCode::Superseded => {
                     return Err(Ended::Superseded(refusal.text().to_owned()));
                 }
@@ -248,11 +336,28 @@ impl<'a> Conversation<'a> {
             protection(cipher),
             count_of(queued, "datagram")
         );
+        if self.link.doubt.is_none() || queued == 0 {
+            self.show_connected(line);
+        }
+        Ok(())
+    }
+
+    fn show_connected(&self, line: &Line) {
         let mut view = self.link.view();
         view.state = LinkState::Connected;
         view.reason = None;
-        view.cipher = Some(cipher);
-        Ok(())
+        view.cipher = Some(line.stream.channel().cipher());
+        view.segment_bytes = self.segment_bytes;
+    }
+
+    /// The session works: the receiver has taken what was sent, or there is nothing to send.
+    fn progressed(&mut self, line: &Line) {
+        if !self.has_progressed {
+            self.has_progressed = true;
+            if self.link.doubt.is_some() {
+                self.show_connected(line);
+            }
+        }
     }
 
     fn acknowledged(&self, line: &mut Line, position: Position) {
@@ -279,7 +384,31 @@ impl<'a> Conversation<'a> {
                 More(held_back)
             );
         }
+        if outcome.is_ok() && self.link.doubt.is_some() {
+            return;
+        }
         self.link.view().reason = outcome.err().map(|error| format!("cannot read the spool: {error}"));
+    }
+
+    /// Reads what the socket has, or else writes what it takes: a last word that lies there tells why nothing can be written
+    /// any more.
+    fn transfer(&mut self, line: &mut Line, ready: Ready) -> Result<Received, StreamError> {
+        let Line { session, stream, .. } = line;
+        if ready.is_readable() {
+            let now = Instant::now().into_std();
+            let take = |bytes: &[u8]| session.handle_bytes(bytes, now);
+            match stream.receive(&mut [0; READ_SIZE], take)? {
+                Received::Nothing => {}
+                received => {
+                    self.stall.heard(now);
+                    return Ok(received);
+                }
+            }
+        }
+        if ready.is_writable() {
+            stream.send(session.outbox())?;
+        }
+        Ok(Received::Nothing)
     }
 
     /// Whether everything is acknowledged.
@@ -288,29 +417,11 @@ impl<'a> Conversation<'a> {
     }
 }
 
-/// Reads what the socket has, or else writes what it takes: a last word that lies there tells why nothing can be written any
-/// more.
-fn transfer(line: &mut Line, ready: Ready) -> Result<Received, StreamError> {
-    let Line { session, stream, .. } = line;
-    if ready.is_readable() {
-        let now = Instant::now().into_std();
-        let take = |bytes: &[u8]| session.handle_bytes(bytes, now);
-        match stream.receive(&mut [0; READ_SIZE], take)? {
-            Received::Nothing => {}
-            received => return Ok(received),
-        }
-    }
-    if ready.is_writable() {
-        stream.send(session.outbox())?;
-    }
-    Ok(Received::Nothing)
-}
-
-/// Writes what the outbox still holds, for a moment at the most.
+/// Writes what the outbox still holds, and waits for the receiver to end its side, for a moment at most.
 async fn farewell(line: &mut Line) {
     let last_words = async {
         line.stream.flush(line.session.outbox()).await?;
-        line.stream.end()?;
+        line.stream.part().await?;
         Ok::<(), StreamError>(())
     };
     if !matches!(timeout(FAREWELL, last_words).await, Ok(Ok(()))) {

@@ -202,6 +202,8 @@ fn make_link(reporter: &Reporter, reloader: &Reloader, pulse: Pulse, stop: Stop)
         settings: reloader.link(),
         view: reporter.view.clone(),
         retry: reloader.retry(),
+        redial: reloader.redial(),
+        doubt: None,
         pulse,
         stop,
     }
@@ -259,10 +261,10 @@ fn answer(reporter: Reporter, reloader: Arc<Reloader>) -> impl Fn(Request) -> Re
             Ok(status) => Reply::Ok(status),
             Err(error) => Reply::Error(error.to_string()),
         },
-        Request::Reconnect => {
-            reloader.reconnect();
-            Reply::Ok(serde_json::Value::Null)
-        }
+        Request::Reconnect => match reloader.reconnect() {
+            Ok(()) => Reply::Ok(serde_json::Value::Null),
+            Err(error) => Reply::Error(error),
+        },
         Request::Reload => match reloader.reload() {
             Ok(()) => Reply::Ok(serde_json::Value::Null),
             Err(error) => Reply::Error(error.to_string()),

@@ -1,20 +1,19 @@
-//! Finds a receiver that answers, and comes to a channel with it.
+//! Connects to one address of a receiver, and agrees on a channel with it.
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
 
-use tokio::net::{TcpStream, lookup_host};
-use tokio::time::timeout;
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream};
 
-use crate::config::{HostPort, SenderProtection};
+use crate::config::SenderProtection;
+use crate::limits::DIAL_PATIENCE;
 use crate::secure::{Certificate, Key, SenderHandshake, SenderHandshakeError, SenderTls, Suite};
 use crate::sequence::SenderId;
 use crate::service::stream::{ShakeError, Stream, shake};
 use crate::service::{KeyReader, TlsTrouble, read_sender_tls};
-
-/// How long one address has to take a connection, and again to come to a channel.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How a sender speaks to receivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +49,11 @@ impl Speech {
         }
     }
 
-    fn handshake(&self, id: &SenderId, host: &str) -> Result<SenderHandshake, SenderHandshakeError> {
+    pub(crate) fn handshake(
+        &self,
+        id: &SenderId,
+        host: &str,
+    ) -> Result<SenderHandshake, SenderHandshakeError> {
         Ok(match self {
             Self::LoopbackOnly | Self::ClearText => SenderHandshake::plain(id),
             Self::Keyed(key, suite) => SenderHandshake::keyed(id, key, *suite),
@@ -68,8 +71,20 @@ pub(crate) enum DialError {
     NoAddress,
     #[error("cannot connect: {0}")]
     Connect(io::Error),
-    #[error("no answer within {} s", PATIENCE.as_secs())]
+    #[error("no answer within {} s", DIAL_PATIENCE.as_secs())]
     TimedOut,
+    #[error(
+        "the connection was accepted, but there was no answer within {} s: the receiver is stopped, overloaded or not a \
+         receiver",
+        DIAL_PATIENCE.as_secs()
+    )]
+    Silent,
+    #[error(
+        "no answer within {} s, and TCP repeats segments in vain: large packets are probably lost on the way (path MTU \
+         black hole); trying smaller ones",
+        DIAL_PATIENCE.as_secs()
+    )]
+    SegmentsLost,
     #[error("connection lost before the receiver answered: {0}")]
     Lost(io::Error),
     #[error("{0}")]
@@ -92,39 +107,30 @@ impl DialError {
     }
 }
 
-/// Connects to the first address of `receiver` that answers as a receiver does.
-pub(crate) async fn dial(
-    receiver: &HostPort,
-    id: &SenderId,
-    speech: &Speech,
-) -> Result<(Stream, SocketAddr), DialError> {
-    let addresses = lookup_host((receiver.host(), receiver.port())).await.map_err(DialError::Resolve)?;
-    let mut outcome = Err(DialError::NoAddress);
-    for address in addresses {
-        let handshake = speech.handshake(id, receiver.host())?;
-        outcome = dial_address(address, speech, handshake).await.map(|stream| (stream, address));
-        if outcome.is_ok() {
-            break;
-        }
+/// Connects to `address`, in TCP segments of at most as many bytes, and agrees on a channel. Puts the socket into `connected` as
+/// soon as TCP is connected. Waits for as long as TCP does.
+pub(crate) async fn connect(
+    address: SocketAddr,
+    segment_bytes: Option<u16>,
+    handshake: SenderHandshake,
+    connected: &OnceLock<OwnedFd>,
+) -> Result<Stream, DialError> {
+    let mut tcp = open(address, segment_bytes).await.map_err(DialError::Connect)?;
+    tcp.set_nodelay(true).map_err(DialError::Connect)?;
+    let socket = tcp.as_fd().try_clone_to_owned().map_err(DialError::Connect)?;
+    connected.get_or_init(|| socket);
+    match shake(&mut tcp, handshake).await {
+        Err(ShakeError::Lost(error)) => Err(DialError::Lost(error)),
+        Err(ShakeError::Failed(error)) => Err(error.into()),
+        Ok(channel) => Ok(Stream::new(tcp, channel)),
     }
-    outcome
 }
 
-async fn dial_address(
-    address: SocketAddr,
-    speech: &Speech,
-    handshake: SenderHandshake,
-) -> Result<Stream, DialError> {
-    if *speech == Speech::LoopbackOnly && !address.ip().to_canonical().is_loopback() {
-        return Err(DialError::PlaintextNotAllowed);
+async fn open(address: SocketAddr, segment_bytes: Option<u16>) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if let Some(bytes) = segment_bytes {
+        // Set before connecting, it holds for the other direction, too.
+        SockRef::from(&socket).set_tcp_mss(bytes.into())?;
     }
-    let connecting = timeout(PATIENCE, TcpStream::connect(address));
-    let mut tcp = connecting.await.map_err(|_| DialError::TimedOut)?.map_err(DialError::Connect)?;
-    tcp.set_nodelay(true).map_err(DialError::Connect)?;
-    match timeout(PATIENCE, shake(&mut tcp, handshake)).await {
-        Err(_) => Err(DialError::TimedOut),
-        Ok(Err(ShakeError::Lost(error))) => Err(DialError::Lost(error)),
-        Ok(Err(ShakeError::Failed(error))) => Err(error.into()),
-        Ok(Ok(channel)) => Ok(Stream::new(tcp, channel)),
-    }
+    socket.connect(address).await
 }

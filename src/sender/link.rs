@@ -3,7 +3,6 @@
 //! Owns the schedule of attempts and what the status shows of them.
 
 use core::pin::pin;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,16 +10,16 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::{HostPort, Reconnect};
-use crate::secure::ChannelError;
-use crate::sender::conversation::{Conversation, Ended};
-use crate::sender::dial::{DialError, Speech, dial};
+use crate::sender::attempt::{Attempt, Follows, remedy};
+use crate::sender::conversation::{Conversation, Watched};
+use crate::sender::dial::Speech;
+use crate::sender::dialler::{Answer, Dialler};
+use crate::sender::ended::Ended;
 use crate::sender::line::Lent;
 use crate::sender::queue::Queue;
 use crate::sender::recovery::new_stream_id;
 use crate::sender::schedule::Schedule;
 use crate::sequence::{Position, SenderId};
-use crate::service::messages::sender;
-use crate::service::stream::{Stream, StreamError};
 use crate::service::{LogLimit, More, Pulse, ROUND, Stop};
 use crate::spool::Divergence;
 
@@ -47,6 +46,8 @@ pub(crate) struct LinkView {
     pub(crate) reason: Option<String>,
     /// What encrypts the connection, while there is one; `none` for clear text.
     pub(crate) cipher: Option<&'static str>,
+    /// The most bytes of a TCP segment, where full ones were lost on the way.
+    pub(crate) segment_bytes: Option<u16>,
 }
 
 /// Who this is, where to connect, how to speak there, and when. A reload may change all of it.
@@ -60,13 +61,13 @@ pub(crate) struct LinkSettings {
     pub(crate) reconnect: Reconnect,
 }
 
-/// Why an attempt ended, for the schedule and the status.
-struct Attempt {
-    was_agreed: bool,
-    is_refusal: bool,
-    /// Whether the next attempt is to be made at once.
-    is_renewed: bool,
-    reason: String,
+/// What ended the wait for the next attempt.
+enum Woken {
+    Time,
+    Asked,
+    Settings,
+    /// A receiver that had been silent.
+    Answered(Option<Answer>),
 }
 
 /// The link of one sender.
@@ -77,8 +78,12 @@ pub(crate) struct Link {
     pub(crate) lent: Arc<Lent>,
     pub(crate) settings: watch::Receiver<LinkSettings>,
     pub(crate) view: Arc<Mutex<LinkView>>,
-    /// Changes when the next attempt is to be made at once.
+    /// Changes when the next attempt must be made at once, unless there is a session.
     pub(crate) retry: watch::Receiver<()>,
+    /// Changes when a session must end and the receivers be tried again, in order.
+    pub(crate) redial: watch::Receiver<()>,
+    /// Why the last session did not work. Until the next one does it does not count as connected.
+    pub(crate) doubt: Option<String>,
     /// Beats as the link goes round.
     pub(crate) pulse: Pulse,
     /// True once the link is to end.
@@ -90,7 +95,7 @@ impl LinkView {
     pub(crate) fn new(receivers: &[HostPort]) -> Arc<Mutex<Self>> {
         let receiver = receivers.first().map(ToString::to_string);
         let state = if receiver.is_some() { LinkState::Connecting } else { LinkState::Waiting(None) };
-        Arc::new(Mutex::new(Self { state, receiver, reason: None, cipher: None }))
+        Arc::new(Mutex::new(Self { state, receiver, reason: None, cipher: None, segment_bytes: None }))
     }
 }
 
@@ -126,6 +131,7 @@ impl Link {
             receiver: None,
             reason: Some(reason.to_owned()),
             cipher: None,
+            segment_bytes: None,
         };
         let mut settings = self.settings.clone();
         self.while_waiting(async { settings.changed().await.unwrap_or_default() }).await;
@@ -134,16 +140,25 @@ impl Link {
     /// Connects by these settings, again and again, until they change.
     async fn follow(&mut self, settings: &LinkSettings, complaints: &mut LogLimit<String>) {
         let mut schedule = Schedule::new(settings.reconnect);
+        let mut dialler = Dialler::default();
+        let mut answered = None;
         while !self.is_stopping() && !self.settings.has_changed().unwrap_or(false) {
-            let attempt = self.attempt(settings).await;
+            let attempt = match answered.take() {
+                Some(answer) => self.converse(answer, &mut dialler).await,
+                None => self.attempt(settings, &mut dialler, complaints).await,
+            };
             if self.is_stopping() {
                 break;
             }
-            let delay = schedule.after(attempt.was_agreed);
-            if !attempt.is_renewed {
-                self.announce(&attempt, delay, complaints);
-                self.wait(delay).await;
+            if attempt.follows == Follows::Attempt {
+                if attempt.has_worked {
+                    schedule.reset();
+                }
+                continue;
             }
+            let delay = schedule.after(attempt.has_worked);
+            self.announce(&attempt, delay, complaints);
+            answered = self.wait(delay, &mut dialler).await;
         }
     }
 
@@ -155,9 +170,10 @@ impl Link {
         view.state = if attempt.is_refusal { LinkState::Refused(at) } else { LinkState::Waiting(Some(at)) };
         view.reason = Some(attempt.reason.clone());
         view.cipher = None;
+        view.segment_bytes = None;
         if let Some(held_back) = complaints.admit(attempt.reason.clone(), Instant::now().into_std()) {
             let (receiver, retry_in_s) = (view.receiver.as_deref(), delay.as_secs_f64());
-            let message_id = if attempt.is_refusal { sender::REFUSED } else { sender::NOT_CONNECTED };
+            let message_id = attempt.message_id;
             tracing::warn!(
                 message_id,
                 receiver,
@@ -172,90 +188,148 @@ impl Link {
         }
     }
 
-    /// Waits for the next attempt, unless somebody asks for it at once.
-    async fn wait(&mut self, delay: Duration) {
+    /// Waits for the next attempt, unless somebody asks for it at once or a receiver that was silent answers. Returns the
+    /// connection to that one.
+    async fn wait(&mut self, delay: Duration, dialler: &mut Dialler) -> Option<Answer> {
         // That they changed is seen again by whoever follows the settings.
         let mut settings = self.settings.clone();
         let mut retry = self.retry.clone();
         self.retry.mark_unchanged();
         let next_attempt = async {
             tokio::select! {
-                () = sleep_until(Instant::now() + delay) => {}
-                Ok(()) = retry.changed() => tracing::info!("trying again at once"),
-                Ok(()) = settings.changed() => {}
+                () = sleep_until(Instant::now() + delay) => Woken::Time,
+                Ok(()) = retry.changed() => Woken::Asked,
+                Ok(()) = settings.changed() => Woken::Settings,
+                answer = dialler.answered() => Woken::Answered(answer),
             }
         };
-        self.while_waiting(next_attempt).await;
+        match self.while_waiting(next_attempt).await? {
+            Woken::Time | Woken::Settings => None,
+            Woken::Asked => {
+                tracing::info!("trying again at once");
+                dialler.sizes.forget();
+                None
+            }
+            Woken::Answered(answer) => {
+                tracing::info!("a receiver that was silent answers: trying it at once");
+                answer
+            }
+        }
     }
 
-    /// Waits until `event` happens or the link is to end, and goes round meanwhile.
-    async fn while_waiting(&mut self, event: impl Future<Output = ()>) {
+    /// Waits until `event` happens, or returns `None` if the link is to end, and goes round meanwhile.
+    async fn while_waiting<T>(&mut self, event: impl Future<Output = T>) -> Option<T> {
         let mut event = pin!(event);
         loop {
             self.pulse.beat();
             tokio::select! {
-                () = &mut event => break,
-                () = self.stop.told() => break,
+                event = &mut event => return Some(event),
+                () = self.stop.told() => return None,
                 () = sleep(ROUND) => {}
             }
         }
     }
 
     /// Tries the receivers in turn; keeps a session with the first that answers.
-    async fn attempt(&mut self, settings: &LinkSettings) -> Attempt {
-        let mut last = None;
-        for receiver in &settings.receivers {
-            *self.view() = LinkView {
-                state: LinkState::Connecting,
-                receiver: Some(receiver.to_string()),
-                reason: None,
-                cipher: None,
-            };
+    async fn attempt(
+        &mut self,
+        settings: &LinkSettings,
+        dialler: &mut Dialler,
+        complaints: &mut LogLimit<String>,
+    ) -> Attempt {
+        self.retry.mark_unchanged();
+        let count = settings.receivers.len();
+        let mut last = Attempt::abandoned();
+        for (number, receiver) in (1..).zip(&settings.receivers) {
+            self.show_connecting(receiver);
             let network = self.pulse.away();
-            let dialled = tokio::select! {
-                dialled = dial(receiver, &settings.id, &settings.speech) => dialled,
-                () = self.stop.told() => break,
+            let answer = tokio::select! {
+                answer = dialler.dial(receiver, &settings.id, &settings.speech) => answer,
+                is_asked = self.interrupted() => {
+                    if is_asked {
+                        dialler.sizes.forget();
+                    }
+                    return Attempt::abandoned();
+                }
             };
             drop(network);
-            match dialled {
-                Ok((stream, address)) => {
-                    return self.converse(stream, &peer_name(receiver, address)).await;
-                }
-                Err(error) => last = Some(error),
+            last = match answer {
+                Ok(answer) => self.converse(answer, dialler).await,
+                Err(error) => Attempt::at_dialling(if number == count { count } else { 1 }, &error),
+            };
+            if last.follows != Follows::NextReceiver {
+                break;
+            }
+            if number < count {
+                last.log_fail_over(receiver, complaints);
             }
         }
-        match last {
-            Some(error) => failed(settings.receivers.len(), &error),
-            None => Attempt {
-                was_agreed: false,
-                is_refusal: false,
-                is_renewed: false,
-                reason: "stopping".to_owned(),
-            },
+        last
+    }
+
+    /// Waits until an attempt is of no more use: somebody asks for another, the settings change or the link is to end. Returns
+    /// whether somebody asked.
+    async fn interrupted(&self) -> bool {
+        let (mut retry, mut settings, mut stop) =
+            (self.retry.clone(), self.settings.clone(), self.stop.clone());
+        tokio::select! {
+            Ok(()) = retry.changed() => true,
+            Ok(()) = settings.changed() => false,
+            () = stop.told() => false,
         }
     }
 
-    /// Keeps a session over `stream` until it ends.
-    async fn converse(&mut self, stream: Stream, peer: &str) -> Attempt {
-        let mut conversation = Conversation::new(self, stream, self.settings.clone());
-        let ended = conversation.run(peer).await;
+    fn show_connecting(&self, receiver: &HostPort) {
+        *self.view() = LinkView {
+            state: LinkState::Connecting,
+            receiver: Some(receiver.to_string()),
+            reason: self.doubt.clone(),
+            cipher: None,
+            segment_bytes: None,
+        };
+    }
+
+    /// Keeps a session until it ends.
+    async fn converse(&mut self, answer: Answer, dialler: &mut Dialler) -> Attempt {
+        // Only one connection may prove who this is: the receiver would drop the others.
+        dialler.clear();
+        self.show_connecting(&answer.receiver);
+        self.redial.mark_unchanged();
+        let peer = peer_name(&answer);
+        let Answer { address, segment_bytes, stream, .. } = answer;
+        let watched = Watched { settings: self.settings.clone(), redial: self.redial.clone() };
+        let mut conversation = Conversation::new(self, stream, segment_bytes, watched);
+        let ended = conversation.run(&peer).await;
+        let is_agreed = conversation.is_agreed;
         // One that another connection of the same id took over from comes back later each time.
-        let was_agreed = conversation.is_agreed && !matches!(ended, Ended::Superseded(_));
+        let has_worked = conversation.has_worked() && !matches!(ended, Ended::Superseded(_));
         // Who asked to connect while there was a connection has had what was asked for.
         self.retry.mark_unchanged();
         // Nothing is on its way any more.
         self.queue.set_in_flight(self.queue.acknowledged());
-        let is_refusal = matches!(
-            ended,
-            Ended::Refused(_)
-                | Ended::Superseded(_)
-                | Ended::Stream(StreamError::Channel(ChannelError::Tls(_)))
-        );
-        let is_renewed = matches!(ended, Ended::Renewed);
-        if let Ended::Diverged { divergence, delivered } = ended {
-            self.replace_stream(divergence, delivered, peer).await;
+        let now = Instant::now().into_std();
+        let remedy = match &ended {
+            Ended::Stalled(_) => remedy(dialler.sizes.reduce(address, segment_bytes, now)),
+            _ => String::new(),
+        };
+        if matches!(ended, Ended::Asked) {
+            dialler.sizes.forget();
         }
-        Attempt { was_agreed, is_refusal, is_renewed, reason: ended.to_string() }
+        if let Ended::Diverged { divergence, delivered } = ended {
+            self.replace_stream(divergence, delivered, &peer).await;
+        }
+        let attempt = Attempt::at_session(&ended, is_agreed, has_worked, &remedy);
+        self.note_doubt(&ended, &attempt);
+        attempt
+    }
+
+    /// Remembers why a session did not work, until one does.
+    fn note_doubt(&mut self, ended: &Ended, attempt: &Attempt) {
+        if matches!(ended, Ended::Stalled(_)) {
+            self.doubt = Some(attempt.reason.clone());
+        } else if attempt.has_worked {
+            self.doubt = None;
+        }
     }
 }
 
@@ -273,18 +347,9 @@ impl Link {
     }
 }
 
-/// None of `count` receivers could be spoken to; this is what the last one came to.
-fn failed(count: usize, error: &DialError) -> Attempt {
-    let mut reason = error.to_string();
-    if count > 1 {
-        reason = format!("none of {count} receivers answers; the last: {reason}");
-    }
-    Attempt { was_agreed: false, is_refusal: error.is_refusal(), is_renewed: false, reason }
-}
-
 /// The receiver as it was named, and its address if the name does not show it.
-fn peer_name(receiver: &HostPort, address: SocketAddr) -> String {
-    let (name, address) = (receiver.to_string(), address.to_string());
+fn peer_name(answer: &Answer) -> String {
+    let (name, address) = (answer.receiver.to_string(), answer.address.to_string());
     if name == address { name } else { format!("{name} ({address})") }
 }
 

@@ -1,9 +1,13 @@
 //! nf-sender: what its command line asks for is done here or by the daemon.
 
+mod attempt;
 mod backlog;
+mod closing;
 mod conversation;
 mod daemon;
 mod dial;
+mod dialler;
+mod ended;
 mod gathering;
 mod ingest;
 mod intake;
@@ -21,6 +25,8 @@ mod replacement;
 mod report;
 mod room;
 mod schedule;
+mod segment_sizes;
+mod stall;
 mod unacknowledged;
 
 use std::env;
@@ -85,7 +91,7 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
         SenderAction::Reconnect => {
             let path = config::control_path(SENDER, file.as_deref(), overrides, &surroundings)?;
             status::request(&path, Request::Reconnect).map_err(DaemonError::unavailable)?;
-            console::print("nf-sender connects now\n")
+            console::print("nf-sender connects again now\n")
         }
     }
 }

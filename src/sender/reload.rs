@@ -27,6 +27,7 @@ pub(crate) struct Reloader {
     keeper: watch::Sender<KeeperSettings>,
     link: watch::Sender<LinkSettings>,
     retry: watch::Sender<()>,
+    redial: watch::Sender<()>,
 }
 
 impl Reloader {
@@ -41,6 +42,7 @@ impl Reloader {
             keeper: watch::Sender::new(keeper_settings(&settings)),
             link: watch::Sender::new(link),
             retry: watch::Sender::new(()),
+            redial: watch::Sender::new(()),
             begun_with: settings,
         })
     }
@@ -60,14 +62,24 @@ impl Reloader {
         self.link.subscribe()
     }
 
-    /// Changes when the next attempt to connect is to be made at once.
+    /// Changes when the next attempt to connect must be made at once, unless there is a session.
     pub(crate) fn retry(&self) -> watch::Receiver<()> {
         self.retry.subscribe()
     }
 
-    /// Where there is no connection, connects at once.
-    pub(crate) fn reconnect(&self) {
+    /// Changes when a session must end and the receivers be tried again.
+    pub(crate) fn redial(&self) -> watch::Receiver<()> {
+        self.redial.subscribe()
+    }
+
+    /// Tries the receivers at once, in order. A session ends in good order before. Fails if there is no receiver.
+    pub(crate) fn reconnect(&self) -> Result<(), String> {
+        if self.link.borrow().receivers.is_empty() {
+            return Err("no receiver is configured: set 'receivers' in the configuration".to_owned());
+        }
+        self.redial.send_replace(());
         self.retry.send_replace(());
+        Ok(())
     }
 
     /// Takes up what changed, and connects at once where there is no connection. A connection ends only if something
@@ -104,7 +116,7 @@ impl Reloader {
         let changed = if changed.is_empty() { "nothing has changed".to_owned() } else { changed.join("; ") };
         tracing::info!(message_id = sender::RELOADED, changed, "reloaded: {changed}");
         needs_restart(&self.begun_with.differs_at_start(settings));
-        self.reconnect();
+        self.retry.send_replace(());
     }
 }
 

@@ -53,7 +53,10 @@ impl Reporter {
         let receiver = status.receiver.as_deref().unwrap_or("no receiver");
         let state = match (status.state, status.retry_in_s) {
             (status::LinkState::Connected, _) => format!("connected to {receiver}"),
-            (status::LinkState::Connecting, _) => format!("connecting to {receiver}"),
+            (status::LinkState::Connecting, _) => {
+                let reason = status.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+                format!("connecting to {receiver}{reason}")
+            }
             (_, Some(seconds)) => {
                 let reason = status.reason.as_deref().unwrap_or("no reason is known");
                 format!("not connected to {receiver}: {reason}; next try in {seconds} s")
@@ -92,6 +95,7 @@ impl Reporter {
                 .certificate()
                 .map(|own| CertificateStatus::of(own, wall_clock())),
             cipher: view.cipher.map(str::to_owned),
+            segment_bytes: view.segment_bytes,
             retry_in_s: retry_at.map(|at| Duration::from_secs_f64(retry_in(at)).as_secs()),
             reason: view.reason,
             received: status::Tally { datagrams: counts.received, bytes: counts.received_bytes },

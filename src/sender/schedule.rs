@@ -8,7 +8,7 @@ use crate::config::Reconnect;
 #[derive(Debug)]
 pub(crate) struct Schedule {
     reconnect: Reconnect,
-    /// Attempts in a row that came to no session.
+    /// Attempts in a row that led to no session that worked.
     failures: u32,
 }
 
@@ -17,15 +17,20 @@ impl Schedule {
         Self { reconnect, failures: 0 }
     }
 
-    /// How long to wait after an attempt. One that led to an agreed session begins the schedule anew, however
-    /// that session ended; a connection that was only accepted does not.
-    pub(crate) fn after(&mut self, was_agreed: bool) -> Duration {
-        if was_agreed {
-            self.failures = 0;
+    /// How long to wait after an attempt. One that led to a session that worked begins the schedule again, however that session
+    /// ended. A connection that was only accepted does not, nor a session in which data was sent and nothing acknowledged.
+    pub(crate) fn after(&mut self, has_worked: bool) -> Duration {
+        if has_worked {
+            self.reset();
         }
         let delay = self.reconnect.delay(self.failures, chance());
         self.failures = self.failures.saturating_add(1);
         delay
+    }
+
+    /// Begins the schedule again.
+    pub(crate) fn reset(&mut self) {
+        self.failures = 0;
     }
 }
 
@@ -39,7 +44,7 @@ mod tests {
     use super::*;
 
     fn seconds(schedule: &mut Schedule, attempts: &[bool]) -> Vec<u64> {
-        attempts.iter().map(|was_agreed| schedule.after(*was_agreed).as_secs()).collect()
+        attempts.iter().map(|has_worked| schedule.after(*has_worked).as_secs()).collect()
     }
 
     fn default_schedule() -> Schedule {
@@ -53,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agreed_session_begins_the_schedule_anew() {
+    fn a_session_that_worked_restarts_the_schedule() {
         let attempts = [false, false, false, true, false, false, true, true, false];
         assert_eq!(seconds(&mut default_schedule(), &attempts), [1, 3, 9, 1, 3, 9, 1, 1, 3]);
     }

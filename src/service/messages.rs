@@ -20,6 +20,8 @@ pub mod sender {
     pub const NOT_CONNECTED: &str = "a8f1a27eb9cc4bbc88a0983afaf57f95";
     /// A receiver was reached and says no; datagrams wait in the spool.
     pub const REFUSED: &str = "1013e88b49b8450f9aae05c9abc85483";
+    /// A session is agreed, but TCP cannot bring the data to the receiver: large packets are lost on the way.
+    pub const STALLED: &str = "fd4fe2599cf347ee9c1e2d60d3d5ea8a";
     /// The spool has reached one of its limits.
     pub const SPOOL_FULL: &str = "23daa407b425456293a4c53d6bb7e85a";
     /// The spool has no room, or for less than an hour.
@@ -58,6 +60,8 @@ pub mod receiver {
     pub const SESSION_BEGAN: &str = "e93ad38d720e46c195c5f98db79651b5";
     /// A session with a sender has ended.
     pub const SESSION_ENDED: &str = "5703132608134380a63917dfa2febbe7";
+    /// A session was agreed, and then nothing came from the sender: large packets are lost on the way.
+    pub const SENDER_UNHEARD: &str = "2e23608ab1114aaa9a95da0599b2e6c3";
     /// A connection was turned away before it had a session.
     pub const TURNED_AWAY: &str = "30ff064bdb544be08fa25e9e9ecca558";
     /// A sender's spool was rolled back or cloned; its queued datagrams come as a new stream.

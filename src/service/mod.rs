@@ -21,6 +21,7 @@ mod signals;
 pub mod sockets;
 mod stop;
 pub mod stream;
+mod tcp_info;
 mod watchdog;
 
 pub use certificates::{ExpiryWatch, TlsTrouble, read_receiver_tls, read_sender_tls};
@@ -37,4 +38,5 @@ pub use reload::needs_restart;
 pub use signals::watch_for;
 pub use sockets::SocketError;
 pub use stop::{Stop, Stopper, stop_channel};
+pub use tcp_info::TcpProgress;
 pub use watchdog::{Pulse, ROUND, Watchdog};

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, Ready};
 use tokio::net::TcpStream;
 
 use crate::secure::{Channel, ChannelError, Handshake};
+use crate::service::TcpProgress;
 
 /// Pieces that one write takes at the most.
 const PIECES: usize = 64;
@@ -192,6 +193,17 @@ impl Stream {
             self.send(output)?;
         }
         Ok(())
+    }
+
+    /// Asks the kernel how far TCP has come.
+    pub fn tcp_progress(&self) -> io::Result<TcpProgress> {
+        TcpProgress::of(&self.tcp)
+    }
+
+    /// Makes the end of the connection a reset: what the kernel still holds is not sent any more, and the other side learns
+    /// of the end even if it misses something before it.
+    pub fn abort(&self) -> io::Result<()> {
+        self.tcp.set_zero_linger()
     }
 
     /// Ends this side: nothing more is sent. Where the other side has torn the connection down, that is so already.

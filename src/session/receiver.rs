@@ -64,6 +64,8 @@ pub struct ReceiverSession {
     since_said: usize,
     /// Everything below has come and the sender is not told yet.
     unsaid_taken: Option<Position>,
+    /// When the first bytes after HELLO are overdue; `None` once they have come.
+    overdue_at: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -154,6 +156,9 @@ impl ReceiverSession {
 
     /// Takes in what was read from the connection.
     pub fn handle_bytes(&mut self, bytes: &[u8], now: Instant) {
+        if !bytes.is_empty() {
+            self.overdue_at = None;
+        }
         self.wire.handle_bytes(bytes, now);
     }
 
@@ -271,7 +276,9 @@ impl ReceiverSession {
         let Phase::Asked(hello) = &self.phase else { return };
         let resume = place.delivered.max(hello.first);
         let (received, run) = (place.received.max(resume), place.run);
-        self.wire.liveness = Some(Liveness::new(hello.heartbeat.duration(), now));
+        let heartbeat = hello.heartbeat.duration();
+        self.wire.liveness = Some(Liveness::new(heartbeat, now));
+        self.overdue_at = Some(now + heartbeat * 3 / 2);
         let (stream, expected, delivered) = (hello.stream, resume, resume);
         self.phase = Phase::Open(Progress {
             stream,
@@ -282,6 +289,11 @@ impl ReceiverSession {
             asked: None,
         });
         self.wire.outbox.push(Message::Welcome(Welcome { resume, window: WINDOW, received, run }));
+    }
+
+    /// Whether not one byte has come since WELCOME, although a heartbeat is overdue. Remains true after the end.
+    pub fn is_unheard(&self, now: Instant) -> bool {
+        self.overdue_at.is_some_and(|overdue_at| overdue_at <= now)
     }
 
     /// The next batch or gap may come. The time for which it was not wanted does not count as the sender's silence. Says

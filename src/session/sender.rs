@@ -239,6 +239,11 @@ impl SenderSession {
         (has_room && may_send).then_some(under_way.wanted())
     }
 
+    /// Whether anything was sent that is not acknowledged.
+    pub fn has_unacknowledged(&self) -> bool {
+        matches!(&self.phase, Phase::Open(under_way) if under_way.acknowledged < under_way.next)
+    }
+
     /// Sends a batch that holds the wanted position: after a resume in its middle, all of it.
     pub fn send_batch(&mut self, batch: &Batch) -> Result<(), OutOfTurn> {
         let (first, end) = (batch.first(), batch.end());

@@ -412,6 +412,29 @@ fn a_receiver_that_never_answers_hello_is_given_up_too() {
 }
 
 #[test]
+fn silence_since_the_welcome_is_noticed() {
+    let mut pair = Pair::open(0);
+    assert!(!pair.receiver.is_unheard(pair.now));
+    pair.wait(3 * HEARTBEAT);
+    assert!(matches!(pair.receiver.poll_event(), Err(SessionError::Silent(_))));
+    assert!(pair.receiver.is_unheard(pair.now));
+    let mut pair = Pair::open(0);
+    pair.receiver.handle_bytes(&[0], pair.now);
+    assert!(!pair.receiver.is_unheard(pair.now + 3 * HEARTBEAT), "half a message came");
+}
+
+#[test]
+fn sent_data_is_unacknowledged_until_its_end() {
+    let mut pair = Pair::open(0);
+    assert!(!pair.sender.has_unacknowledged());
+    pair.sender.send_batch(&batch(0, 4)).unwrap();
+    pair.say_to_sender(Message::Ack(Position(3))).unwrap();
+    assert!(pair.sender.has_unacknowledged());
+    pair.say_to_sender(Message::Ack(Position(4))).unwrap();
+    assert!(!pair.sender.has_unacknowledged());
+}
+
+#[test]
 fn half_a_message_is_a_sign_of_life() {
     let mut pair = Pair::open(0);
     pair.sender.send_batch(&batch(0, 1)).unwrap();

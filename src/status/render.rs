@@ -71,11 +71,16 @@ fn link_sentence(status: &SenderStatus) -> String {
     let reason = status.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let retry = status.retry_in_s.map(|seconds| format!(", retry in {seconds} s")).unwrap_or_default();
     match status.state {
-        LinkState::Connected => match status.cipher.as_deref() {
-            Some("none") | None => format!("connected to {receiver} in clear text{reason}"),
-            Some(cipher) => format!("connected to {receiver}, encrypted by {cipher}{reason}"),
-        },
-        LinkState::Connecting => format!("connecting to {receiver}"),
+        LinkState::Connected => {
+            let protection = match status.cipher.as_deref() {
+                Some("none") | None => " in clear text".to_owned(),
+                Some(cipher) => format!(", encrypted by {cipher}"),
+            };
+            let segments =
+                status.segment_bytes.map(|bytes| format!(", TCP segments of at most {bytes} bytes"));
+            format!("connected to {receiver}{protection}{}{reason}", segments.unwrap_or_default())
+        }
+        LinkState::Connecting => format!("connecting to {receiver}{reason}"),
         LinkState::Waiting => format!("waiting{retry}{reason}"),
         LinkState::Refused => format!("refused by {receiver}{retry}{reason}"),
     }

@@ -30,6 +30,9 @@ pub struct SenderStatus {
     pub receiver: Option<String>,
     /// What encrypts the connection, while there is one; `none` for clear text.
     pub cipher: Option<String>,
+    /// The most bytes of a TCP segment of the connection, where full ones were lost on the way; `None` if TCP decides.
+    #[serde(default)]
+    pub segment_bytes: Option<u16>,
     /// The own certificate, if TLS is spoken.
     pub certificate: Option<CertificateStatus>,
     /// Seconds until the next attempt to connect, while waiting for it.

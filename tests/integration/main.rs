@@ -24,6 +24,7 @@ mod kit;
 mod last_mile;
 mod late_data;
 mod limits;
+mod link_faults;
 mod losses;
 mod newer;
 mod nfcapd;

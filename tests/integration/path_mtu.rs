@@ -1,11 +1,16 @@
 //! A path that takes shorter packets than some datagrams need.
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use crate::running::{in_a_network, shared};
 use crate::support::collector::Inbox;
 use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use crate::support::other_host::{NETWORK_WITH_SWITCH, OtherHost};
 use crate::support::pair::STALL;
+use crate::support::samples::count;
 
 const INSIDE: &str = "path_mtu::inside_a_network_of_its_own";
 
@@ -42,4 +47,139 @@ fn fragmented() -> u64 {
     let (names, values) = (ip.next().unwrap(), ip.next().unwrap());
     let column = names.split(' ').position(|name| name == "FragOKs").unwrap();
     values.split(' ').nth(column).unwrap().parse().unwrap()
+}
+
+/// Dead peers and black holes are found within seconds; the schedule of attempts is the default one.
+const SENDER: &str = "heartbeat = \"1s\"\n[spool]\nmin-free = \"0B\"\n";
+
+/// A receiver on another machine, behind a path MTU black hole; and the machines.
+fn behind_a_black_hole(mtu: u32, collector: SocketAddr) -> (ReceiverHost, [OtherHost; 2]) {
+    let (there, switch) = OtherHost::behind_a_switch(mtu);
+    let (mut receiver, other) = there.run(move |_| {
+        let mut receiver = ReceiverHost::new(&[collector], "");
+        receiver.listen_on("10.77.0.2:0");
+        (receiver, TcpListener::bind("10.77.0.2:0").unwrap())
+    });
+    // It listens there, and reaches the collector here.
+    receiver.start();
+    // The first packets wait until the switch has learned its way: they must not slow TCP down later.
+    drop(TcpStream::connect(other.local_addr().unwrap()).unwrap());
+    (receiver, [there, switch])
+}
+
+/// Sends datagrams that make up several full segments.
+fn send_much(sender: &SenderHost) -> usize {
+    let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for _ in 0..20 {
+        exporter.send_to(&[7; 1400], sender.udp().addr()).unwrap();
+    }
+    20
+}
+
+#[test]
+fn segments_that_vanish_are_sent_smaller() {
+    let _running = shared();
+    in_a_network(NETWORK_WITH_SWITCH, "path_mtu::inside_a_black_hole");
+}
+
+#[test]
+#[ignore = "runs in a network namespace that the other test makes"]
+fn inside_a_black_hole() {
+    let inbox = Inbox::start("127.0.0.1:0");
+    let (receiver, _machines) = behind_a_black_hole(1280, inbox.addr());
+    let mut sender = SenderHost::new("edge", &receiver.addr(), SENDER);
+    sender.start();
+    sender.wait_state("connected", STALL);
+    let sent = send_much(&sender);
+    let began = Instant::now();
+    let status = sender.wait_status(STALL, |status| status["state"] == "waiting");
+    let reason = status["reason"].as_str().unwrap();
+    assert!(reason.contains("nothing was acknowledged") && reason.contains("path MTU"), "{reason}");
+    assert_eq!(inbox.wait_for(sent, STALL).len(), sent);
+    // Two heartbeats, the pause of 1 s, and the transfer.
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    let status = sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+    assert_eq!(
+        (&status["state"], count(&status, "/segment_bytes")),
+        (&"connected".into(), 1200),
+        "{status:#}"
+    );
+    sender.daemon().wait_for_log(&["nothing was acknowledged", "path MTU", "1200 bytes"], STALL);
+    receiver.daemon().wait_for_log(&["session of edge", "nothing", "path MTU"], STALL);
+}
+
+#[test]
+fn a_path_that_takes_only_tiny_segments_is_used() {
+    let _running = shared();
+    in_a_network(NETWORK_WITH_SWITCH, "path_mtu::inside_a_narrow_black_hole");
+}
+
+#[test]
+#[ignore = "runs in a network namespace that the other test makes"]
+fn inside_a_narrow_black_hole() {
+    let inbox = Inbox::start("127.0.0.1:0");
+    let (receiver, _machines) = behind_a_black_hole(700, inbox.addr());
+    let mut sender = SenderHost::new("edge", &receiver.addr(), SENDER);
+    sender.start();
+    sender.wait_state("connected", STALL);
+    let sent = send_much(&sender);
+    assert_eq!(inbox.wait_for(sent, STALL).len(), sent);
+    let status = sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+    assert_eq!(count(&status, "/segment_bytes"), 536, "{status:#}");
+}
+
+#[test]
+fn a_path_that_takes_no_segment_counts_as_down() {
+    let _running = shared();
+    in_a_network(NETWORK_WITH_SWITCH, "path_mtu::inside_a_path_that_takes_nothing");
+}
+
+#[test]
+#[ignore = "runs in a network namespace that the other test makes"]
+fn inside_a_path_that_takes_nothing() {
+    let inbox = Inbox::start("127.0.0.1:0");
+    let (receiver, _machines) = behind_a_black_hole(400, inbox.addr());
+    let mut sender = SenderHost::new("edge", &receiver.addr(), SENDER);
+    sender.start();
+    sender.wait_state("connected", STALL);
+    send_much(&sender);
+    sender.wait_status(STALL, |status| status["state"] == "waiting");
+    // From the first failure on the status never reads "connected", and the schedule goes on: 1 s, 3 s, 9 s.
+    let mut longest = 0;
+    let until = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < until {
+        let status = sender.status();
+        assert_ne!(status["state"], "connected", "{status:#}");
+        let reason = status["reason"].as_str().unwrap_or_default();
+        assert!(reason.contains("nothing was acknowledged"), "{status:#}");
+        longest = longest.max(status["retry_in_s"].as_u64().unwrap_or_default());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(longest > 3, "{longest} s");
+    assert!(inbox.wait_for(0, STALL).is_empty());
+}
+
+#[test]
+fn a_black_hole_fails_over_to_the_next_receiver() {
+    let _running = shared();
+    in_a_network(NETWORK_WITH_SWITCH, "path_mtu::inside_a_fail_over");
+}
+
+#[test]
+#[ignore = "runs in a network namespace that the other test makes"]
+fn inside_a_fail_over() {
+    let inbox = Inbox::start("127.0.0.1:0");
+    let (first, _machines) = behind_a_black_hole(1280, inbox.addr());
+    let mut second = ReceiverHost::new(&[inbox.addr()], "");
+    second.start();
+    let toml = format!("receivers = [\"{}\", \"{}\"]\n{SENDER}", first.addr(), second.addr());
+    let mut sender = SenderHost::new("edge", &"unused", &toml);
+    sender.set_receiver(None);
+    sender.start();
+    sender.wait_state("connected", STALL);
+    let sent = send_much(&sender);
+    assert_eq!(inbox.wait_for(sent, STALL).len(), sent);
+    let status = sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+    assert_eq!(status["receiver"], second.addr().to_string());
+    assert_eq!(status["segment_bytes"], Value::Null, "{status:#}");
 }

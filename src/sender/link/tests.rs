@@ -13,7 +13,7 @@ use crate::sender::intake::Ring;
 use crate::sender::recovery::{Recovered, recover};
 use crate::sequence::{Position, RunId, StreamId};
 use crate::service::stop_channel;
-use crate::service::stream::{Received, shake};
+use crate::service::stream::{Received, Stream, shake};
 use crate::session::{Place, ReceiverEvent, ReceiverSession};
 use crate::spool::{MinFree, Policy};
 
@@ -102,6 +102,11 @@ impl Running {
         let receivers = vec![listener.local_addr().unwrap().to_string().parse().unwrap()];
         let (told, seen) = mpsc::unbounded_channel();
         tokio::spawn(receive(listener, known, told, supersedes));
+        Self { seen, ..Self::link(receivers, Speech::Keyed(key, Suite::Aes256Gcm)) }
+    }
+
+    /// A link to these receivers.
+    fn link(receivers: Vec<HostPort>, speech: Speech) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let policy = Policy { min_free: MinFree::Bytes(0), ..Policy::default() };
         let recovered = recover(directory.path(), None, policy, &Arc::default()).unwrap();
@@ -110,7 +115,7 @@ impl Running {
         let settings = watch::Sender::new(LinkSettings {
             id: "edge".parse().unwrap(),
             receivers,
-            speech: Speech::Keyed(key, Suite::Aes256Gcm),
+            speech,
             heartbeat: Duration::from_secs(3600),
             reconnect: Reconnect {
                 first: Duration::from_secs(1),
@@ -127,10 +132,13 @@ impl Running {
             settings: settings.subscribe(),
             view: view.clone(),
             retry: watch::channel(()).1,
+            redial: watch::channel(()).1,
+            doubt: None,
             stop,
         };
         tokio::spawn(link.run());
         let Recovered { stream, ring, .. } = recovered;
+        let seen = mpsc::unbounded_channel().1;
         Self { settings, seen, view, stream, queue, lent, ring, _stopper: stopper, _directory: directory }
     }
 
@@ -234,3 +242,5 @@ async fn a_superseded_sender_waits_longer_each_time() {
     let waits: Vec<u64> = began.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
     assert_eq!(waits, [1, 3, 9, 27]);
 }
+
+mod backoff;

@@ -15,6 +15,7 @@ pub(in crate::status) fn sender() -> SenderStatus {
         state: LinkState::Connected,
         receiver: Some("127.0.0.1:2055".to_owned()),
         cipher: Some("aes-256-gcm".to_owned()),
+        segment_bytes: None,
         certificate: None,
         retry_in_s: None,
         reason: None,
@@ -121,6 +122,15 @@ fn the_sentence_about_the_link_says_what_happens_next_and_why() {
         "waiting: no receiver is configured"
     );
     assert_eq!(sentence(LinkState::Connecting, None, "", receiver), "connecting to a.example.net:2055");
+    assert_eq!(
+        sentence(LinkState::Connecting, None, "large packets are lost", receiver),
+        "connecting to a.example.net:2055: large packets are lost"
+    );
+    let small = SenderStatus { segment_bytes: Some(1200), ..sender() };
+    assert_eq!(
+        link_sentence(&small),
+        "connected to 127.0.0.1:2055, encrypted by aes-256-gcm, TCP segments of at most 1200 bytes"
+    );
     assert_eq!(
         sentence(LinkState::Refused, Some(243), "keys differ", receiver),
         "refused by a.example.net:2055, retry in 243 s: keys differ"
