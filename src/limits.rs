@@ -131,6 +131,10 @@ pub const RECORD_LENGTHS_TOTAL: usize = 8 * 1024 * 1024;
 /// Positions passed over when the last one used is not known: no run of the program uses as many.
 pub const POSITIONS_PER_RUN: u64 = 1 << 44;
 
+/// Runs that a spool remembers at most. With more restarts while nothing is acknowledged the oldest is forgotten. Then a
+/// receiver that last heard that run gets again what it has and did not acknowledge, at most one window.
+pub const RUNS_MAX: usize = 64;
+
 /// How long nf-sender keeps sending after it was told to stop.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
 

@@ -25,9 +25,10 @@ use std::io;
 
 use bytes::{Buf, BufMut};
 
+use crate::limits::RUNS_MAX;
 use crate::sequence::{Position, RunId, StreamId};
 use crate::spool::disk::{Disk, DiskFile};
-use crate::spool::lineage::{Lineage, RUNS_MAX, Run};
+use crate::spool::lineage::{Lineage, Run};
 
 const FILE: &str = "stream";
 const MAGIC: [u8; 8] = *b"NFSTREAM";

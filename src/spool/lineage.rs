@@ -7,11 +7,8 @@
 //!
 //! Pure: knows no disk and no clock. [`super::identity`] stores it.
 
+use crate::limits::RUNS_MAX;
 use crate::sequence::{Position, RunId, StreamId};
-
-/// Runs that are remembered at most. With more restarts while nothing is acknowledged the oldest is forgotten; then a
-/// receiver that last heard that run gets datagrams again that it did not acknowledge.
-pub const RUNS_MAX: usize = 64;
 
 /// One run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
