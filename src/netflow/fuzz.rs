@@ -4,7 +4,7 @@ use core::net::{Ipv4Addr, SocketAddr};
 
 use bytes::Buf;
 
-use crate::datagram::{Datagram, Timestamp};
+use crate::datagram::{BootTime, Datagram, Timestamp};
 use crate::limits::{
     EXPORTERS_MAX, PAYLOAD_MAX, RECORD_LENGTHS_TOTAL, REPEAT_TARGET, TEMPLATE_MEMORY, TEMPLATES_PER_EXPORTER,
 };
@@ -28,7 +28,7 @@ pub fn fuzz_netflow(bytes: &[u8]) {
     while let Some((exporter, payload)) = next_payload(&mut rest) {
         let exporter = SocketAddr::from((Ipv4Addr::LOCALHOST, exporter));
         let datagram = Datagram { exporter, local: exporter, arrival: Timestamp(0), payload };
-        table.note(&datagram);
+        table.note(&datagram, BootTime::default());
         assert!(table.iter().count() <= EXPORTERS_MAX, "there are too many exporters");
         assert!(table.record_length_bytes() <= RECORD_LENGTHS_TOTAL, "record lengths take too much");
         memory.note(&datagram);

@@ -5,7 +5,7 @@
 
 use core::net::SocketAddr;
 
-use crate::datagram::{Datagram, FlowRun, Timestamp};
+use crate::datagram::{BootTime, Datagram, FlowRun};
 use crate::limits::{EXPORTERS_MAX, RECORD_LENGTHS_TOTAL};
 use crate::netflow::recent::{Keyed, Recent};
 use crate::netflow::record_lengths::RecordLengths;
@@ -39,8 +39,8 @@ pub struct Exporter {
     pub datagrams: u64,
     /// What its sequence numbers say did not come.
     pub missing: Missing,
-    /// When the last datagram arrived.
-    pub last_seen: Timestamp,
+    /// When the last datagram was taken.
+    pub last_seen: BootTime,
     /// What it takes to count the data records of IPFIX, and to find those of v9 once that is wanted; `None` else.
     record_lengths: Option<Box<RecordLengths>>,
 }
@@ -52,7 +52,7 @@ impl Exporter {
             key,
             datagrams: 0,
             missing: Missing::default(),
-            last_seen: Timestamp::default(),
+            last_seen: BootTime::default(),
             record_lengths,
         }
     }
@@ -104,18 +104,18 @@ pub struct ExporterTable {
 }
 
 impl ExporterTable {
-    /// Counts `datagram`.
-    pub fn note(&mut self, datagram: &Datagram<'_>) {
-        self.count(datagram, None);
+    /// Counts `datagram`, which was taken `now`.
+    pub fn note(&mut self, datagram: &Datagram<'_>, now: BootTime) {
+        self.count(datagram, now, None);
     }
 
-    /// Counts `datagram` and adds to `flows` where flow records lie in it, in ascending order, as far as that is
+    /// Counts `datagram`, which was taken `now`, and adds to `flows` where flow records lie in it, in ascending order, as far as that is
     /// known by what came before.
-    pub fn note_flows(&mut self, datagram: &Datagram<'_>, flows: &mut Vec<FlowRun>) {
-        self.count(datagram, Some(flows));
+    pub fn note_flows(&mut self, datagram: &Datagram<'_>, now: BootTime, flows: &mut Vec<FlowRun>) {
+        self.count(datagram, now, Some(flows));
     }
 
-    fn count(&mut self, datagram: &Datagram<'_>, flows: Option<&mut Vec<FlowRun>>) {
+    fn count(&mut self, datagram: &Datagram<'_>, now: BootTime, flows: Option<&mut Vec<FlowRun>>) {
         let header = Header::parse(datagram.payload);
         let other = ExporterKey { address: datagram.exporter, version: 0, source_id: 0 };
         let key = header.map_or(other, |header| ExporterKey::new(datagram.exporter, &header));
@@ -124,7 +124,7 @@ impl ExporterTable {
         }
         let Some(exporter) = self.exporters.newest_mut() else { return };
         exporter.datagrams += 1;
-        exporter.last_seen = exporter.last_seen.max(datagram.arrival);
+        exporter.last_seen = now;
         if let Some(header) = header {
             self.record_length_bytes -= exporter.record_length_bytes();
             let room = RECORD_LENGTHS_TOTAL.saturating_sub(self.record_length_bytes);
@@ -154,11 +154,19 @@ impl ExporterTable {
 
 #[cfg(test)]
 mod tests {
+    use core::time::Duration;
+
     use super::*;
+    use crate::datagram::Timestamp;
 
     fn note(table: &mut ExporterTable, address: SocketAddr, seconds: u64, payload: &[u8]) {
         let local = "192.0.2.9:2055".parse().unwrap();
-        table.note(&Datagram { exporter: address, local, arrival: Timestamp(seconds), payload });
+        let datagram = Datagram { exporter: address, local, arrival: Timestamp(0), payload };
+        table.note(&datagram, at(seconds));
+    }
+
+    fn at(seconds: u64) -> BootTime {
+        BootTime { elapsed: Duration::from_secs(seconds), ..BootTime::default() }
     }
 
     fn exporter(number: u16) -> SocketAddr {
@@ -185,7 +193,7 @@ mod tests {
         assert_eq!(table.iter().count(), 3);
         assert_eq!(row(&table, 9, 1).missing.count(), 2);
         assert_eq!(row(&table, 9, 2).missing.count(), 1 + 5);
-        assert_eq!((row(&table, 9, 2).datagrams, row(&table, 9, 2).last_seen), (3, Timestamp(7)));
+        assert_eq!((row(&table, 9, 2).datagrams, row(&table, 9, 2).last_seen), (3, at(7)));
         assert_eq!((row(&table, 0, 0).datagrams, row(&table, 0, 0).missing.count()), (1, 0));
     }
 

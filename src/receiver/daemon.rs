@@ -11,7 +11,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::clock::ClockWatch;
 use crate::config::{HostPort, ReceiverSettings};
+use crate::limits::CLOCK_SETTLED_AFTER;
 use crate::receiver::accept::Gate;
 use crate::receiver::ahead::{self, Ahead};
 use crate::receiver::collectors::Collectors;
@@ -24,8 +26,8 @@ use crate::receiver::strangers::Strangers;
 use crate::receiver::templates::Templates;
 use crate::service::messages::receiver;
 use crate::service::{
-    DaemonError, DirectoryLock, ExpiryWatch, FileShares, Pulse, ROUND, Stop, Watchdog, allow_open_files,
-    logging, notify, sockets, stop_channel, wall_clock, watch_for,
+    DaemonError, DirectoryLock, ExpiryWatch, FileShares, LogLimit, More, Pulse, ROUND, Stop, Watchdog,
+    allow_open_files, both_clocks, logging, notify, sockets, stop_channel, wall_clock, watch_for,
 };
 use crate::status::{
     CertificateStatus, CollectorState, CollectorStatus, ControlSocket, LateStatus, Pace, PeerState,
@@ -130,6 +132,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut expiry = ExpiryWatch::new(receiver::CERTIFICATE_ENDS);
     let mut pace = Pace::default();
+    let mut clock = ClockLog::new();
     let mut syncing: Option<JoinHandle<()>> = None;
     let admission = reloader.admission();
     let outcome = loop {
@@ -140,6 +143,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
             _ = hangup.recv() => drop(reloader.reload()),
             _ = tick.tick() => {
                 watchdog.look();
+                clock.look();
                 expiry.look_at(admission.borrow().tls.as_ref().map(|tls| &tls.certificate));
                 match shared.get() {
                     Some(shared) => {
@@ -176,6 +180,33 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
     }
     answers.abort();
     outcome
+}
+
+/// Logs when the wall clock was set.
+struct ClockLog {
+    watch: ClockWatch,
+    limit: LogLimit<()>,
+}
+
+impl ClockLog {
+    fn new() -> Self {
+        Self { watch: ClockWatch::new(both_clocks()), limit: LogLimit::default() }
+    }
+
+    /// To be called once a second.
+    fn look(&mut self) {
+        let Some(step) = self.watch.look(both_clocks()) else { return };
+        let Some(held_back) = self.limit.admit((), std::time::Instant::now()) else { return };
+        tracing::warn!(
+            message_id = receiver::CLOCK_SET,
+            milliseconds = step.milliseconds(),
+            held_back,
+            "the system clock was set {step}: delivery goes on; which datagrams are late follows the clock once it has \
+             stayed like this for {} s{}",
+            CLOCK_SETTLED_AFTER.as_secs(),
+            More(held_back)
+        );
+    }
 }
 
 /// The sockets from systemd, else those of the settings.

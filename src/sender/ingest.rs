@@ -24,7 +24,7 @@ use crate::sender::line::Lent;
 use crate::sender::queue::Queue;
 use crate::sender::recovery::Recovered;
 use crate::service::messages::sender;
-use crate::service::{Pulse, ROUND, wall_clock};
+use crate::service::{Pulse, ROUND, both_clocks};
 use crate::status::count_of;
 
 /// What ingest counts beside the queue's own counts.
@@ -325,7 +325,7 @@ impl Encoder {
             Source::LastRun { done } if done > 0 => (done, 0),
             Source::LastRun { .. } | Source::Socket { .. } => (0, self.deny(slots, tally)),
         };
-        let now = wall_clock();
+        let now = both_clocks();
         let mut taken = Taken::default();
         for index in 0.. {
             let slot = match slots.get(index) {
@@ -344,15 +344,15 @@ impl Encoder {
             let datagram = Datagram {
                 exporter: slot.exporter,
                 local: SocketAddr::new(slot.local.unwrap_or(local.ip()), local.port()),
-                arrival: slot.arrival.unwrap_or(now),
+                arrival: slot.arrival.unwrap_or(now.wall),
                 payload: slot.payload,
             };
             // Held for one line only: a push may wait for room, and the status must not wait with it.
             self.flows.clear();
             if self.builder.compresses() {
-                tally.exporters().note_flows(&datagram, &mut self.flows);
+                tally.exporters().note_flows(&datagram, now.boot, &mut self.flows);
             } else {
-                tally.exporters().note(&datagram);
+                tally.exporters().note(&datagram, now.boot);
             }
             self.push(&datagram);
             if is_torn(slots, backing) {

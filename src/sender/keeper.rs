@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::clock::ClockStep;
 use crate::limits::INTAKE_RING;
 use crate::sender::intake::Held;
 use crate::sender::queue::{Queue, SpoolFigures, Stage, State};
 use crate::sequence::{Gap, GapReason, Position};
 use crate::service::messages::sender;
-use crate::service::{LogLimit, More, Pulse, wall_clock};
-use crate::spool::{AppendError, Policy, SyncJob, WhenFull, Yielding};
+use crate::service::{LogLimit, More, Pulse, both_clocks};
+use crate::spool::{AppendError, Policy, SyncJob, WhenFull, WrongClock, Yielding};
 use crate::status::count_of;
 
 /// How long the keeper waits at the most before it looks at the spool again.
@@ -58,6 +59,7 @@ enum Complaint {
     Stuck,
     Dropped,
     Unsynced,
+    Clock,
 }
 
 /// The keeper's own view of time and trouble.
@@ -214,7 +216,7 @@ impl Keeper {
             spool.lift_max_size();
         }
         if now >= self.tend_at {
-            spool.tend(wall_clock(), in_flight);
+            spool.tend(both_clocks(), in_flight);
             self.tend_at = now + TEND_EVERY;
         }
         let yielding = self.yielding(is_pressing);
@@ -224,7 +226,7 @@ impl Keeper {
                     spool.record_gap(*gap);
                 }
             }
-            spool.append_yielding(&sealed?, wall_clock(), in_flight, yielding)
+            spool.append_yielding(&sealed?, both_clocks(), in_flight, yielding)
         });
         if yielding == Yielding::Nothing && may_drop(outcome.as_ref(), is_pressing) {
             drop(disk);
@@ -238,12 +240,14 @@ impl Keeper {
         }
         let stuck = spool.stuck().map(str::to_owned);
         let dropped = spool.take_dropped();
+        let wrong_clock = spool.take_wrong_clock();
         self.spool_end = spool.end();
         self.figures.update(&spool);
         drop(disk);
         drop(spool);
         self.account(task, outcome, &dropped);
         self.note_stuck(stuck, task.spill.is_some());
+        self.log_wrong_clock(wrong_clock);
         self.sync_if_due();
         is_taken
     }
@@ -382,6 +386,31 @@ impl Keeper {
             );
             self.dropped_untold = 0;
         }
+    }
+
+    /// Logs that the wall clock is or was wrong: ages do not follow it, but times of arrival do.
+    fn log_wrong_clock(&mut self, wrong: Option<WrongClock>) {
+        let Some(wrong) = wrong else { return };
+        let Some(held_back) = self.complaints.admit(Complaint::Clock, Instant::now()) else { return };
+        let (what, milliseconds) = match wrong {
+            WrongClock::Set(step) => (format!("was set {step}"), step.milliseconds()),
+            WrongClock::SetBefore(step) => {
+                (format!("was set {step} before nf-sender started"), step.milliseconds())
+            }
+            WrongClock::Behind(size) => {
+                let step = ClockStep { is_forward: false, size };
+                let size = humantime::format_duration(Duration::from_secs(size.as_secs()));
+                (format!("is {size} behind the newest segment of the spool"), step.milliseconds())
+            }
+        };
+        tracing::warn!(
+            message_id = sender::CLOCK_SET,
+            milliseconds,
+            held_back,
+            "the system clock {what}: nothing is dropped for it, as max-age does not follow; datagrams bear the times \
+             of arrival that the clock showed{}",
+            More(held_back)
+        );
     }
 
     /// Forces to disk what the spool holds once that is due. It can be used meanwhile.

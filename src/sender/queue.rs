@@ -9,12 +9,12 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use crate::batch::Batch;
-use crate::datagram::Timestamp;
+use crate::datagram::Moment;
 use crate::limits::INTAKE_RING;
 use crate::secure::{OpenError, SpoolKeys};
 use crate::sender::intake::{Held, Marks, Ring};
@@ -23,7 +23,7 @@ use crate::sequence::{Gap, GapReason, Position, StreamId};
 use crate::service::messages::sender;
 use crate::service::{Pulse, ROUND};
 use crate::spool::disk::Directory;
-use crate::spool::{Aside, Damage, Lineage, Newer, Room, SegmentReader, Spool};
+use crate::spool::{Aside, Begun, Damage, Lineage, Newer, Room, SegmentReader, Spool};
 use crate::status::count_of;
 
 /// What follows at a position.
@@ -58,8 +58,8 @@ pub(crate) struct Figures {
     /// Bytes that the queue occupies, in memory and on disk.
     pub(crate) bytes: u64,
     pub(crate) segments: usize,
-    /// When the oldest datagram of the queue arrived; to the precision of a segment.
-    pub(crate) oldest: Option<Timestamp>,
+    /// When the oldest datagram of the queue came into it; to the precision of a segment.
+    pub(crate) oldest: Option<Oldest>,
     /// How much the spool may still take; `None` if the disk does not say.
     pub(crate) room: Option<Room>,
     /// The stream that the queue is sent as, and the one that it was sent as before.
@@ -73,12 +73,31 @@ pub(crate) struct Figures {
     pub(crate) newer: Aside,
 }
 
+/// When the oldest datagram of the queue came into it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Oldest {
+    /// The oldest segment was begun then.
+    Segment(Begun),
+    /// The oldest batch came then, and is in memory.
+    InMemory(Instant),
+}
+
+impl Oldest {
+    /// The time since then.
+    pub(crate) fn age(self, now: Moment) -> Duration {
+        match self {
+            Self::Segment(begun) => begun.age(now),
+            Self::InMemory(since) => since.elapsed(),
+        }
+    }
+}
+
 /// What the spool occupies, as the keeper last saw it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SpoolFigures {
     pub(crate) size: u64,
     pub(crate) segments: usize,
-    pub(crate) oldest: Option<Timestamp>,
+    pub(crate) oldest: Option<Begun>,
     pub(crate) room: Option<Room>,
     pub(crate) damaged: Aside,
     pub(crate) newer: Aside,
@@ -100,7 +119,7 @@ impl SpoolFigures {
         (self.damaged, self.newer) = (spool.damaged(), spool.newer());
         if self.first != spool.first() {
             self.first = spool.first();
-            self.oldest = spool.oldest().ok().flatten();
+            self.oldest = spool.oldest();
         }
     }
 }
@@ -463,14 +482,14 @@ impl Queue {
     /// The figures at this moment: they agree with each other.
     pub(crate) fn figures(&self) -> Figures {
         let state = self.state();
-        let tail_oldest = state.tail.front().map(|(held, _)| held.batch.earliest());
+        let in_memory = state.tail.front().map(|(_, since)| Oldest::InMemory(*since));
         let queued = state.ledger.queued();
         Figures {
             counts: state.ledger.counts(),
             queued,
             bytes: if queued == 0 { 0 } else { state.spool.size + state.tail_bytes() },
             segments: state.spool.segments,
-            oldest: state.spool.oldest.or(tail_oldest).filter(|_| queued > 0),
+            oldest: state.spool.oldest.map(Oldest::Segment).or(in_memory).filter(|_| queued > 0),
             room: state.spool.room,
             stream: state.lineage.sent_as(),
             replaced: state.lineage.replaced(),

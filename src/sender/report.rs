@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::datagram::Timestamp;
+use crate::datagram::BootTime;
 use crate::sender::ingest::Tally;
 use crate::sender::intake::Place;
 use crate::sender::link::{LinkSettings, LinkState, LinkView};
 use crate::sender::queue::{Figures, Queue};
 use crate::sender::room::{Shortage, time_left};
-use crate::service::wall_clock;
+use crate::service::{boot_clock, both_clocks, wall_clock};
 use crate::spool::Aside;
 use crate::status;
 use crate::status::{
@@ -141,7 +141,7 @@ impl Reporter {
             datagrams: figures.queued,
             bytes: figures.bytes,
             segments: u64::try_from(figures.segments).unwrap_or(u64::MAX),
-            oldest_s: figures.oldest.map_or(0, seconds_since),
+            oldest_s: figures.oldest.map_or(0, |oldest| oldest.age(both_clocks()).as_secs()),
             room_s: time_left(room_bytes, bytes_per_s).map(|time| time.as_secs()),
             room_bytes,
             arriving_bytes_per_s: Duration::try_from_secs_f64(bytes_per_s).map_or(0, |rate| rate.as_secs()),
@@ -175,6 +175,6 @@ fn kept(aside: Aside) -> Kept {
     Kept { files: aside.files, bytes: aside.bytes }
 }
 
-fn seconds_since(moment: Timestamp) -> u64 {
-    wall_clock().since(moment).as_secs()
+fn seconds_since(moment: BootTime) -> u64 {
+    boot_clock().since(moment).unwrap_or_default().as_secs()
 }

@@ -40,6 +40,8 @@ pub mod sender {
     pub const INTAKE_IN_MEMORY: &str = "27a729b0a9e044b590eb0daf30249a83";
     /// The intake of a run that was killed is gone or damaged.
     pub const INTAKE_LOST: &str = "8f28317d7ff04111b6e3380d4748c636";
+    /// The system's clock was set, or is wrong.
+    pub const CLOCK_SET: &str = "e0a30076483f4bababe3ef1e23015241";
     /// The kernel grants a smaller receive buffer than was asked for.
     pub const BUFFER_SMALL: &str = "c9139425b519454bb8f06ff3ff7f65bc";
 }
@@ -74,6 +76,8 @@ pub mod receiver {
     pub const COLLECTOR_BACK: &str = "c27a6ff8bad54d9990d4b684c40a8a6f";
     /// Datagrams that a collector's socket had been handed are lost: it was full, or went away.
     pub const COLLECTOR_LOST: &str = "5d0c9d0e6a3f4a0c8f5f7b1f3c6a9e42";
+    /// The system's clock was set.
+    pub const CLOCK_SET: &str = "80e04d4baf0141e1ab35d04f19cad397";
     /// The name of a collector cannot be resolved; senders wait.
     pub const COLLECTOR_UNKNOWN: &str = "34af8518e5664512a521f261857bc12a";
 }

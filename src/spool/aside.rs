@@ -8,7 +8,7 @@ use crate::sequence::{Gap, GapReason, Position, StreamId};
 use crate::spool::disk::{Disk, DiskFile, Entry};
 use crate::spool::name::{self, DAMAGED, NEWER};
 use crate::spool::segment::SegmentHeader;
-use crate::spool::{Damage, SEGMENT_HEADER_LEN, Spool};
+use crate::spool::{Begun, Damage, SEGMENT_HEADER_LEN, Spool};
 
 /// Files of one kind that are kept beside the queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,7 +105,8 @@ impl<D: Disk> Spool<D> {
             return Ok(());
         };
         let file = self.disk.create(&name::newer(first.first(), stream))?;
-        let header = SegmentHeader { stream, first: first.first(), begun: oldest }.encode();
+        let begun = Begun { wall: oldest, ..Begun::default() };
+        let header = SegmentHeader { stream, first: first.first(), begun }.encode();
         file.truncate(0)?;
         let mut at = 0;
         for bytes in core::iter::once(&header[..]).chain(batches.iter().map(|batch| &batch.bytes()[..])) {

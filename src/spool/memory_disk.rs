@@ -14,6 +14,7 @@ use crate::spool::disk::{Disk, DiskFile, Entry, Space};
 struct Content {
     bytes: RefCell<Vec<u8>>,
     synced: RefCell<Vec<u8>>,
+    modified: Cell<Timestamp>,
     /// Reads that touch these bytes fail with EIO.
     unreadable: RefCell<Range<usize>>,
 }
@@ -35,6 +36,7 @@ pub(crate) struct MemoryDisk {
     unfreed: Rc<Cell<u64>>,
     frees_late: Rc<Cell<bool>>,
     opened: Rc<RefCell<Vec<String>>>,
+    wall: Rc<Cell<Timestamp>>,
 }
 
 impl Default for MemoryDisk {
@@ -50,6 +52,7 @@ impl Default for MemoryDisk {
             unfreed: Rc::default(),
             frees_late: Rc::default(),
             opened: Rc::default(),
+            wall: Rc::default(),
         }
     }
 }
@@ -160,6 +163,11 @@ impl MemoryDisk {
         self.now.borrow()[name].bytes.borrow_mut().truncate(length);
     }
 
+    /// Files that are written to from now on are modified at this time.
+    pub(crate) fn set_time(&self, wall: Timestamp) {
+        self.wall.set(wall);
+    }
+
     /// The names of the files opened for reading so far.
     pub(crate) fn opened(&self) -> Vec<String> {
         self.opened.borrow().clone()
@@ -172,7 +180,7 @@ impl MemoryDisk {
             let entry = Entry {
                 name: name.clone(),
                 size: size(content.bytes.borrow().len()),
-                modified: Timestamp(0),
+                modified: content.modified.get(),
             };
             is_wanted(name).then_some(entry)
         };
@@ -263,6 +271,7 @@ impl DiskFile for MemoryFile {
             content.resize(start + written, 0);
         }
         content[start..start + written].copy_from_slice(&bytes[..written]);
+        self.content.modified.set(self.disk.wall.get());
         if written < bytes.len() { Err(rustix::io::Errno::NOSPC.into()) } else { Ok(()) }
     }
 

@@ -13,6 +13,7 @@
 //! | `damaged/` | copies of damaged pieces, within a bound; nothing reads them ([`aside`]) |
 //! | `newer/` | segments of a newer version, which takes them in again ([`aside`], [`taking_in`]) |
 
+mod age;
 mod aside;
 pub mod disk;
 pub mod identity;
@@ -28,6 +29,7 @@ mod rotation;
 mod segment;
 mod taking_in;
 
+pub use age::WrongClock;
 pub use aside::Aside;
 pub use identity::LastRun;
 pub use lineage::{Divergence, Lineage};
@@ -36,7 +38,7 @@ pub use open::{Opened, Survey, open, survey};
 pub use policy::{MinFree, Policy, WhenFull};
 pub use reader::{Damage, Item, Newer, SegmentReader};
 pub use room::{Room, Yielding};
-pub use segment::SEGMENT_HEADER_LEN;
+pub use segment::{Begun, SEGMENT_HEADER_LEN};
 pub use taking_in::TakenIn;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,13 +46,14 @@ use std::io;
 use std::sync::Arc;
 
 use crate::batch::Batch;
-use crate::datagram::Timestamp;
+use crate::datagram::Moment;
 use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
+use age::{Clocks, LastWrite};
 use disk::{Disk, DiskFile};
 use identity::Identity;
 use room::Awaited;
 use rotation::{Active, Stuck};
-use segment::{NewerSegment, SegmentHeader};
+use segment::NewerSegment;
 
 /// Why a batch was not taken. The spool is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +72,7 @@ pub enum AppendError {
 /// A run of positions on disk, or the record that they are gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Piece {
-    Segment { end: Position, size: u64, newest: Timestamp },
+    Segment { end: Position, size: u64, written: LastWrite },
     Gap { end: Position, reason: GapReason },
 }
 
@@ -140,6 +143,8 @@ pub struct Spool<D: Disk> {
     unremoved: BTreeSet<String>,
     /// Bytes of removed files that are not reported as free yet.
     awaited: Awaited,
+    /// `None` until something was done at a time.
+    clocks: Option<Clocks>,
 }
 
 impl<D: Disk> Spool<D> {
@@ -183,7 +188,7 @@ impl<D: Disk> Spool<D> {
 
     /// Appends `batch`, which starts where the spool ends, or anywhere if the spool is empty. Positions below
     /// `in_flight` may be on their way to the receiver and are not dropped to make room.
-    pub fn append(&mut self, batch: &Batch, now: Timestamp, in_flight: Position) -> Result<(), AppendError> {
+    pub fn append(&mut self, batch: &Batch, now: Moment, in_flight: Position) -> Result<(), AppendError> {
         self.append_yielding(batch, now, in_flight, Yielding::ToDisk)
     }
 
@@ -191,10 +196,11 @@ impl<D: Disk> Spool<D> {
     pub fn append_yielding(
         &mut self,
         batch: &Batch,
-        now: Timestamp,
+        now: Moment,
         in_flight: Position,
         yielding: Yielding,
     ) -> Result<(), AppendError> {
+        self.look_at_clocks(now);
         let length = u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX);
         self.make_room(length, in_flight, yielding)?;
         match self.write(batch, now) {
@@ -208,9 +214,9 @@ impl<D: Disk> Spool<D> {
         }
     }
 
-    fn write(&mut self, batch: &Batch, now: Timestamp) -> io::Result<()> {
+    fn write(&mut self, batch: &Batch, now: Moment) -> io::Result<()> {
         let (first, file) = self.segment_for(batch, now)?;
-        let Some(Piece::Segment { end, size, newest }) = self.pieces.get_mut(&first) else {
+        let Some(Piece::Segment { end, size, written }) = self.pieces.get_mut(&first) else {
             return Err(io::ErrorKind::NotFound.into());
         };
         if let Err(error) = file.write_at(batch.bytes(), *size) {
@@ -226,7 +232,7 @@ impl<D: Disk> Spool<D> {
         let length = u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX);
         *end = batch.end();
         *size += length;
-        *newest = (*newest).max(batch.latest());
+        *written = LastWrite::ThisRun(now.boot);
         self.size += length;
         self.awaited.written(length);
         self.unsynced.insert(first, file);
@@ -238,21 +244,14 @@ impl<D: Disk> Spool<D> {
         in_flight <= self.acknowledged.max(first)
     }
 
-    /// Drops the oldest segment that is not in flight, if `given_up` holds for its newest datagram, and leaves a gap in
-    /// its place. Says whether it did. A disk that refuses changes leaves everything as it was.
-    fn drop_segment(
-        &mut self,
-        in_flight: Position,
-        reason: GapReason,
-        given_up: impl Fn(Timestamp) -> bool,
-    ) -> io::Result<bool> {
+    /// Drops the oldest segment that is not in flight, and leaves a gap in its place. Says whether it did. A disk that
+    /// refuses changes leaves everything as it was.
+    fn drop_segment(&mut self, in_flight: Position, reason: GapReason) -> io::Result<bool> {
         let oldest = self.pieces.iter().find_map(|(first, piece)| match piece {
-            Piece::Segment { end, newest, .. } if self.may_go(*first, in_flight) => {
-                Some((*first, *end, *newest))
-            }
+            Piece::Segment { end, .. } if self.may_go(*first, in_flight) => Some((*first, *end)),
             _ => None,
         });
-        let Some((first, end, _)) = oldest.filter(|(_, _, newest)| given_up(*newest)) else {
+        let Some((first, end)) = oldest else {
             return Ok(false);
         };
         let gap = Gap { first: first.max(self.acknowledged), end, reason };
@@ -401,12 +400,14 @@ impl<D: Disk> Spool<D> {
 
     /// To be called now and then: ends segments whose time is over, drops those that are too old, and tries again what
     /// the disk has refused.
-    pub fn tend(&mut self, now: Timestamp, in_flight: Position) {
+    pub fn tend(&mut self, now: Moment, in_flight: Position) {
+        self.look_at_clocks(now);
         self.end_segment_if_due(now);
         self.try_again();
         if let Some(max_age) = self.policy.max_age {
-            let too_old = |newest| now.since(newest) > max_age;
-            while matches!(self.drop_segment(in_flight, GapReason::TooOld, too_old), Ok(true)) {}
+            while self.is_oldest_too_old(now, in_flight, max_age)
+                && matches!(self.drop_segment(in_flight, GapReason::TooOld), Ok(true))
+            {}
         }
     }
 
@@ -453,14 +454,10 @@ impl<D: Disk> Spool<D> {
     }
 
     /// When the oldest segment was begun, as its header says.
-    pub fn oldest(&self) -> io::Result<Option<Timestamp>> {
+    pub fn oldest(&self) -> Option<Begun> {
         let is_segment = |piece: &Piece| matches!(piece, Piece::Segment { .. });
-        let Some((first, _)) = self.pieces.iter().find(|(_, piece)| is_segment(piece)) else {
-            return Ok(None);
-        };
-        let mut header = [0; SEGMENT_HEADER_LEN];
-        let read = self.disk.open(&name::segment(*first))?.read_at(&mut header, 0)?;
-        Ok(header.get(..read).and_then(SegmentHeader::parse).map(|header| header.begun))
+        let (first, _) = self.pieces.iter().find(|(_, piece)| is_segment(piece))?;
+        self.begun(*first)
     }
 
     /// A reader from `position` on, which ends where that segment ends now; `None` if no segment holds it. Blocks

@@ -6,6 +6,7 @@ use std::io;
 use crate::batch::Batch;
 use crate::datagram::Timestamp;
 use crate::sequence::{Gap, GapReason, Position, StreamId};
+use crate::spool::age::LastWrite;
 use crate::spool::disk::{Disk, DiskFile, Entry};
 use crate::spool::identity::{Found, Identity, LastRun};
 use crate::spool::name::{self, Name};
@@ -129,6 +130,7 @@ impl<D: Disk> Survey<D> {
                 unrecorded: None,
                 unremoved: BTreeSet::new(),
                 awaited: Awaited::default(),
+                clocks: None,
             },
             last_run,
             missing: Vec::new(),
@@ -233,7 +235,9 @@ impl<D: Disk> Opened<D> {
             self.spool.remove_file(&entry.name);
             return Ok(());
         }
-        self.spool.pieces.insert(first, Piece::Segment { end, size, newest: entry.modified });
+        self.spool
+            .pieces
+            .insert(first, Piece::Segment { end, size, written: LastWrite::Earlier(entry.modified) });
         self.spool.size += size;
         Ok(())
     }

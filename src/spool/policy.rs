@@ -40,13 +40,13 @@ impl MinFree {
 /// The bounds of a spool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// A segment takes datagrams for this long, then the next one is begun.
+    /// A segment takes datagrams for this long by the boot clock, then the next one is begun.
     pub rotate_every: Duration,
     /// A segment takes batches up to this many bytes, then the next one is begun.
     pub rotate_size: u64,
     /// Bytes of all segments together.
     pub max_size: u64,
-    /// Segments whose newest datagram is older are dropped; `None` keeps them for ever.
+    /// Segments whose newest datagram is older for certain are dropped; `None` keeps them for ever.
     pub max_age: Option<Duration>,
     /// What stays free on the spool's file system.
     pub min_free: MinFree,

@@ -154,7 +154,7 @@ impl<D: Disk> Spool<D> {
     fn drop_oldest(&mut self, bytes: u64, in_flight: Position) -> Result<(), AppendError> {
         let target = self.size.saturating_sub(bytes);
         while self.size > target {
-            if !self.drop_segment(in_flight, GapReason::SpoolFull, |_| true)? {
+            if !self.drop_segment(in_flight, GapReason::SpoolFull)? {
                 return Err(AppendError::Full);
             }
         }

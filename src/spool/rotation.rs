@@ -8,8 +8,10 @@ use std::io;
 use std::sync::Arc;
 
 use crate::batch::Batch;
-use crate::datagram::Timestamp;
+use crate::clock::ClockStep;
+use crate::datagram::{BootTime, Moment};
 use crate::sequence::{Gap, Position};
+use crate::spool::age::LastWrite;
 use crate::spool::disk::{Disk, DiskFile};
 use crate::spool::segment::SegmentHeader;
 use crate::spool::{Piece, Spool, name};
@@ -22,7 +24,7 @@ const CREATE_AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Active<F> {
     pub(super) first: Position,
     file: Arc<F>,
-    begun: Timestamp,
+    begun: Moment,
     /// It has had its time.
     is_over: bool,
 }
@@ -30,13 +32,13 @@ pub(super) struct Active<F> {
 /// A file that could not be created.
 #[derive(Debug)]
 pub(super) struct Stuck {
-    at: Timestamp,
+    at: BootTime,
     reason: String,
 }
 
 impl Stuck {
-    fn may_try(&self, now: Timestamp) -> bool {
-        now < self.at || now.since(self.at) >= CREATE_AGAIN
+    fn may_try(&self, now: Moment) -> bool {
+        now.boot.since(self.at).is_none_or(|since| since >= CREATE_AGAIN)
     }
 }
 
@@ -47,30 +49,29 @@ impl<D: Disk> Spool<D> {
     }
 
     /// Ends the active segment if its time or its size is over.
-    pub(super) fn end_segment_if_due(&mut self, now: Timestamp) {
+    pub(super) fn end_segment_if_due(&mut self, now: Moment) {
         let is_due = self.is_due(0, now);
         if let Some(active) = &mut self.active {
             active.is_over = is_due;
         }
     }
 
-    /// Whether the active segment has had its time or its size before `length` more bytes.
-    fn is_due(&self, length: u64, now: Timestamp) -> bool {
+    /// Whether the active segment has had its time or its size before `length` more bytes. A step of the wall clock ends it,
+    /// too, so that its stamps belong together.
+    fn is_due(&self, length: u64, now: Moment) -> bool {
         self.active.as_ref().is_some_and(|active| {
             let full = match self.pieces.get(&active.first) {
                 Some(Piece::Segment { size, .. }) => size.saturating_add(length) > self.policy.rotate_size,
                 _ => true,
             };
-            full || active.is_over || now.since(active.begun) >= self.policy.rotate_every
+            let time = now.boot.since(active.begun.boot).unwrap_or_default();
+            let step = ClockStep::between(active.begun.wall_ahead(), now.wall_ahead());
+            full || active.is_over || time >= self.policy.rotate_every || step.is_some()
         })
     }
 
     /// The segment that `batch` goes into: the active one, a new one if that is due, or whichever can be had.
-    pub(super) fn segment_for(
-        &mut self,
-        batch: &Batch,
-        now: Timestamp,
-    ) -> io::Result<(Position, Arc<D::File>)> {
+    pub(super) fn segment_for(&mut self, batch: &Batch, now: Moment) -> io::Result<(Position, Arc<D::File>)> {
         let length = u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX);
         let goes_on =
             !self.is_due(length, now) || self.stuck.as_ref().is_some_and(|stuck| !stuck.may_try(now));
@@ -85,7 +86,7 @@ impl<D: Disk> Spool<D> {
             Err(error) => {
                 let found = self.segment_without_new_file(batch.first(), now);
                 if found.is_some() {
-                    self.stuck = Some(Stuck { at: now, reason: error.to_string() });
+                    self.stuck = Some(Stuck { at: now.boot, reason: error.to_string() });
                 }
                 found.ok_or(error)
             }
@@ -93,11 +94,7 @@ impl<D: Disk> Spool<D> {
     }
 
     /// A segment for a batch that starts at `first`, where no file can be created.
-    fn segment_without_new_file(
-        &mut self,
-        first: Position,
-        now: Timestamp,
-    ) -> Option<(Position, Arc<D::File>)> {
+    fn segment_without_new_file(&mut self, first: Position, now: Moment) -> Option<(Position, Arc<D::File>)> {
         if let Some(active) = &self.active {
             return Some((active.first, active.file.clone()));
         }
@@ -136,7 +133,7 @@ impl<D: Disk> Spool<D> {
         })
     }
 
-    fn create_segment(&mut self, first: Position, now: Timestamp) -> io::Result<(Position, Arc<D::File>)> {
+    fn create_segment(&mut self, first: Position, now: Moment) -> io::Result<(Position, Arc<D::File>)> {
         let name = name::segment(first);
         let file = self.disk.create(&name)?;
         self.unremoved.remove(&name);
@@ -144,7 +141,7 @@ impl<D: Disk> Spool<D> {
     }
 
     /// The spare file becomes the segment that starts at `first`.
-    fn begin_in_spare(&mut self, first: Position, now: Timestamp) -> Option<(Position, Arc<D::File>)> {
+    fn begin_in_spare(&mut self, first: Position, now: Moment) -> Option<(Position, Arc<D::File>)> {
         if !core::mem::take(&mut self.has_spare) {
             return None;
         }
@@ -156,16 +153,16 @@ impl<D: Disk> Spool<D> {
         &mut self,
         file: D::File,
         first: Position,
-        now: Timestamp,
+        now: Moment,
     ) -> io::Result<(Position, Arc<D::File>)> {
-        let header = SegmentHeader { stream: self.stream, first, begun: now }.encode();
+        let header = SegmentHeader { stream: self.stream, first, begun: self.begin_at(now) }.encode();
         if let Err(error) = file.truncate(0).and_then(|()| file.write_at(&header, 0)) {
             self.remove_file(&name::segment(first));
             return Err(error);
         }
         let size = u64::try_from(header.len()).unwrap_or(u64::MAX);
         let file = Arc::new(file);
-        self.pieces.insert(first, Piece::Segment { end: first, size, newest: Timestamp(0) });
+        self.pieces.insert(first, Piece::Segment { end: first, size, written: LastWrite::ThisRun(now.boot) });
         self.active = Some(Active { first, file: file.clone(), begun: now, is_over: false });
         self.size += size;
         self.awaited.written(size);
@@ -174,7 +171,7 @@ impl<D: Disk> Spool<D> {
     }
 
     /// Makes the segment that starts at `first` the active one again.
-    fn reopen(&mut self, first: Position, now: Timestamp) -> Option<(Position, Arc<D::File>)> {
+    fn reopen(&mut self, first: Position, now: Moment) -> Option<(Position, Arc<D::File>)> {
         let file = Arc::new(self.disk.create(&name::segment(first)).ok()?);
         self.active = Some(Active { first, file: file.clone(), begun: now, is_over: true });
         Some((first, file))

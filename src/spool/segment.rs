@@ -5,19 +5,22 @@
 //! | 0 | 8 | magic | `NFSPOOL1` |
 //! | 8 | 4 | CRC32C of bytes 12 to 63 | |
 //! | 12 | 2 | version of the format | 1 |
-//! | 14 | 2 | zero | 0 |
+//! | 14 | 2 | whether the wall clock was steady when the segment was begun | 0 or 1 |
 //! | 16 | 16 | stream id | |
 //! | 32 | 8 | position of the first datagram | as in the file's name |
 //! | 40 | 8 | when the segment was begun, nanoseconds since 1970-01-01 | |
-//! | 48 | 16 | zero | 0 |
+//! | 48 | 8 | boot in which the segment was begun: the first 8 bytes of the boot id | 0 if not known |
+//! | 56 | 8 | when the segment was begun, nanoseconds by the boot clock of that boot | |
 //!
 //! Batches follow, one right after the other (see [`crate::batch`]). Each carries its own position and
 //! checksums, so a damaged header loses nothing.
 
 use bytes::{Buf, BufMut};
 
+use core::time::Duration;
+
 use crate::batch::is_newer_than_1;
-use crate::datagram::Timestamp;
+use crate::datagram::{BootId, BootTime, Timestamp};
 use crate::sequence::{Position, StreamId};
 
 /// Bytes of a segment header: where the first batch starts.
@@ -32,7 +35,18 @@ pub(super) const VERSION: u16 = 1;
 pub(super) struct SegmentHeader {
     pub(super) stream: StreamId,
     pub(super) first: Position,
-    pub(super) begun: Timestamp,
+    pub(super) begun: Begun,
+}
+
+/// When a segment was begun.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Begun {
+    /// By the wall clock.
+    pub wall: Timestamp,
+    /// By the boot clock; `None` where an earlier version did not note it.
+    pub boot: Option<BootTime>,
+    /// Whether the wall clock had not been set for long.
+    pub is_steady: bool,
 }
 
 impl SegmentHeader {
@@ -42,10 +56,13 @@ impl SegmentHeader {
         rest.put_slice(&MAGIC);
         rest.put_u32(0);
         rest.put_u16(VERSION);
-        rest.put_u16(0);
+        rest.put_u16(u16::from(self.begun.is_steady));
         rest.put_slice(&self.stream.0);
         rest.put_u64(self.first.0);
-        rest.put_u64(self.begun.0);
+        rest.put_u64(self.begun.wall.0);
+        let boot = self.begun.boot.unwrap_or_default();
+        rest.put_u64(boot.boot.0);
+        rest.put_u64(Timestamp::from_unix(boot.elapsed).0);
         let checksum = header.get(CHECKED_FROM..).map_or(0, crc32c::crc32c);
         if let Some(place) = header.get_mut(MAGIC.len()..CHECKED_FROM) {
             place.copy_from_slice(&checksum.to_be_bytes());
@@ -61,11 +78,15 @@ impl SegmentHeader {
         if checksum != crc32c::crc32c(rest) || rest.try_get_u16().ok()? != VERSION {
             return None;
         }
-        rest.try_get_u16().ok()?;
+        let is_steady = rest.try_get_u16().ok()? == 1;
         Some(Self {
             stream: StreamId(rest.try_get_u128().ok()?.to_be_bytes()),
             first: Position(rest.try_get_u64().ok()?),
-            begun: Timestamp(rest.try_get_u64().ok()?),
+            begun: Begun {
+                wall: Timestamp(rest.try_get_u64().ok()?),
+                boot: parse_boot(rest.try_get_u64().ok()?, rest.try_get_u64().ok()?),
+                is_steady,
+            },
         })
     }
 }
@@ -94,13 +115,19 @@ impl NewerSegment {
     }
 }
 
+fn parse_boot(boot: u64, nanos: u64) -> Option<BootTime> {
+    (boot != 0).then(|| BootTime { boot: BootId(boot), elapsed: Duration::from_nanos(nanos) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_header_comes_back_as_written_and_no_flipped_bit_goes_unseen() {
-        let header = SegmentHeader { stream: StreamId([3; 16]), first: Position(9), begun: Timestamp(77) };
+        let boot = BootTime { boot: BootId(5), elapsed: Duration::from_nanos(6) };
+        let begun = Begun { wall: Timestamp(77), boot: Some(boot), is_steady: true };
+        let header = SegmentHeader { stream: StreamId([3; 16]), first: Position(9), begun };
         let bytes = header.encode();
         assert_eq!(SegmentHeader::parse(&bytes), Some(header));
         for bit in 0..bytes.len() * 8 {
@@ -116,7 +143,11 @@ mod tests {
     #[test]
     fn a_newer_version_is_known_from_damage() {
         let stream = StreamId([3; 16]);
-        let header = SegmentHeader { stream, first: Position(9), begun: Timestamp(77) };
+        let header = SegmentHeader {
+            stream,
+            first: Position(9),
+            begun: Begun { wall: Timestamp(77), ..Begun::default() },
+        };
         let mut bytes = header.encode();
         assert_eq!(NewerSegment::parse(&bytes), None);
         bytes[13] = 2;

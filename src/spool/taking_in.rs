@@ -8,10 +8,11 @@ use std::io;
 use crate::batch::Batch;
 use crate::datagram::Timestamp;
 use crate::sequence::{Position, StreamId};
+use crate::spool::age::LastWrite;
 use crate::spool::disk::{Disk, DiskFile, Entry};
 use crate::spool::name::{self, NEWER};
 use crate::spool::segment::{NewerSegment, SEGMENT_HEADER_LEN, SegmentHeader};
-use crate::spool::{Item, Newer, Piece, SegmentReader, Spool};
+use crate::spool::{Begun, Item, Newer, Piece, SegmentReader, Spool};
 
 const UNFINISHED: &str = ".taken";
 
@@ -82,7 +83,8 @@ impl<D: Disk> Spool<D> {
         let mut copy =
             Copy { file: self.disk.create(&unfinished)?, size: 0, end: next, newest: Timestamp(0) };
         copy.file.truncate(0)?;
-        let begun = SegmentHeader::parse(&start).map_or(file.modified, |header| header.begun);
+        let unknown = Begun { wall: file.modified, ..Begun::default() };
+        let begun = SegmentHeader::parse(&start).map_or(unknown, |header| header.begun);
         copy.write(&SegmentHeader { stream: self.stream, first: next, begun }.encode())?;
         match copy.fill(&mut reader, stream, renumber)? {
             Some(stays) => {
@@ -102,7 +104,7 @@ impl<D: Disk> Spool<D> {
                 self.disk.rename(&unfinished, &name::segment(next))?;
                 self.disk.sync_directory()?;
                 let Copy { size, end, newest, .. } = copy;
-                self.pieces.insert(next, Piece::Segment { end, size, newest });
+                self.pieces.insert(next, Piece::Segment { end, size, written: LastWrite::Earlier(newest) });
                 self.size += size;
                 self.count_newer();
                 Ok(TakenIn::Until(end))

@@ -8,28 +8,32 @@ use super::disk::Entry;
 use super::memory_disk::MemoryDisk;
 use super::*;
 use crate::batch::{BatchBuilder, Compression};
-use crate::datagram::Datagram;
+use crate::datagram::{BootId, BootTime, Datagram, Timestamp};
 use crate::limits::DAMAGED_FILES_MAX;
 
 mod newer;
 
-const STREAM: StreamId = StreamId([1; 16]);
-const NOW: Timestamp = Timestamp(1_000_000_000_000);
+pub(super) const STREAM: StreamId = StreamId([1; 16]);
+/// In a boot without an id, so that headers bear no stamp of its clock.
+pub(super) const NOW: Moment = Moment {
+    wall: Timestamp(1_000_000_000_000),
+    boot: BootTime { boot: BootId(0), elapsed: Duration::from_secs(1000) },
+};
 
 /// Room for everything, and segments of about three batches.
-fn policy() -> Policy {
+pub(super) fn policy() -> Policy {
     Policy { rotate_size: 1100, min_free: MinFree::Bytes(0), max_size: u64::MAX, ..Policy::default() }
 }
 
 /// A batch of `count` datagrams with distinct payloads.
-fn batch(first: u64, count: u64) -> Batch {
+pub(super) fn batch(first: u64, count: u64) -> Batch {
     let mut builder = BatchBuilder::new(STREAM, Compression::None);
     for number in first..first + count {
         let payload = [&number.to_be_bytes()[..], &[0x5A; 60]].concat();
         let datagram = Datagram {
             exporter: "192.0.2.7:1".parse().unwrap(),
             local: "192.0.2.1:2055".parse().unwrap(),
-            arrival: NOW,
+            arrival: NOW.wall,
             payload: &payload,
         };
         builder.push(&datagram).unwrap();
@@ -37,7 +41,7 @@ fn batch(first: u64, count: u64) -> Batch {
     builder.finish(Position(first)).unwrap()
 }
 
-fn open_with(disk: &MemoryDisk, policy: Policy) -> Opened<MemoryDisk> {
+pub(super) fn open_with(disk: &MemoryDisk, policy: Policy) -> Opened<MemoryDisk> {
     open(disk.clone(), STREAM, policy).unwrap()
 }
 
@@ -173,7 +177,7 @@ fn a_survey_of_nothing_or_of_damage_alone_gives_nothing() {
 fn segments_are_named_by_position_and_rotated_by_size_and_by_age() {
     let disk = MemoryDisk::default();
     let mut spool = reopen(&disk).spool;
-    let later = Timestamp(NOW.0 + 300_000_000_000);
+    let later = NOW.plus(Duration::from_secs(300));
     for (number, now) in [(0, NOW), (1, NOW), (2, NOW), (3, NOW), (4, later), (5, later)] {
         spool.append(&batch(number * 3, 3), now, Position(0)).unwrap();
     }
@@ -183,7 +187,7 @@ fn segments_are_named_by_position_and_rotated_by_size_and_by_age() {
         disk.names(),
         ["00000000000000000000.segment", "00000000000000000009.segment", "00000000000000000012.segment"]
     );
-    spool.tend(Timestamp(later.0 + 300_000_000_000), Position(0));
+    spool.tend(later.plus(Duration::from_secs(300)), Position(0));
     spool.append(&batch(18, 3), later, Position(0)).unwrap();
     assert!(disk.names().contains(&"00000000000000000018.segment".to_owned()));
 }
@@ -317,9 +321,9 @@ fn segments_older_than_max_age_are_dropped() {
     for number in 0..4 {
         spool.append(&batch(number * 3, 3), NOW, Position(0)).unwrap();
     }
-    spool.tend(Timestamp(NOW.0 + 60_000_000_000), Position(0));
+    spool.tend(NOW.plus(Duration::from_secs(60)), Position(0));
     assert_eq!(spool.take_dropped(), []);
-    spool.tend(Timestamp(NOW.0 + 60_000_000_001), Position(0));
+    spool.tend(NOW.plus(Duration::from_nanos(60_000_000_001)), Position(0));
     let gap = |first, end| Gap { first: Position(first), end: Position(end), reason: GapReason::TooOld };
     assert_eq!(spool.take_dropped(), [gap(0, 9), gap(9, 12)]);
 }
@@ -428,7 +432,7 @@ trait TapPush {
 impl TapPush for BatchBuilder {
     fn tap_push(mut self, payload: &[u8]) -> Self {
         let address = "192.0.2.7:1".parse().unwrap();
-        self.push(&Datagram { exporter: address, local: address, arrival: NOW, payload }).unwrap();
+        self.push(&Datagram { exporter: address, local: address, arrival: NOW.wall, payload }).unwrap();
         self
     }
 }

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use nf_transport::batch::{Batch, BatchBuilder, Compression, PushError};
-use nf_transport::datagram::{Datagram, Timestamp};
+use nf_transport::datagram::{BootTime, Datagram, Timestamp};
 use nf_transport::netflow::ExporterTable;
 use nf_transport::sequence::Position;
 use proptest::collection::vec;
@@ -26,7 +26,7 @@ fn batches(payloads: &[Vec<u8>]) -> Vec<Batch> {
     let mut batches = Vec::new();
     for payload in payloads {
         let mut flows = Vec::new();
-        table.note_flows(&datagram(payload), &mut flows);
+        table.note_flows(&datagram(payload), BootTime::default(), &mut flows);
         if builder.push_flows(&datagram(payload), &flows) == Err(PushError::Full) {
             batches.extend(builder.finish(Position(0)));
             builder.push_flows(&datagram(payload), &flows).unwrap();

@@ -12,6 +12,7 @@ mod bad_input;
 mod bind;
 mod blocked_log;
 mod chaos;
+mod clocks;
 mod collector_elsewhere;
 mod compression;
 mod damage;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nf_transport::batch::{BatchBuilder, Compression};
-use nf_transport::datagram::{Datagram, Timestamp};
+use nf_transport::datagram::{Datagram, Moment, Timestamp};
 use nf_transport::sequence::{Position, StreamId};
 use nf_transport::spool::disk::Directory;
 use nf_transport::spool::{self, MinFree, Policy};
@@ -57,7 +57,9 @@ fn write_segments(directory: &Path, segments: u64) {
     let payload = payload::template();
     for first in (0..segments).map(Position) {
         builder.push(&Datagram { exporter: addr, local: addr, arrival: now, payload: &payload }).unwrap();
-        spool.append(&builder.finish(first).unwrap(), now, first).unwrap();
+        spool
+            .append(&builder.finish(first).unwrap(), Moment { wall: now, ..Moment::default() }, first)
+            .unwrap();
     }
     spool.end_run(Position(0), Position(segments)).unwrap();
 }

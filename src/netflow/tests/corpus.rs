@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::*;
+use crate::datagram::BootTime;
 use crate::netflow::record_lengths::RecordLengths;
 use crate::netflow::sets::{DATA_MIN, Sets};
 use crate::netflow::template::{Change, Changes};
@@ -73,7 +74,7 @@ fn what_is_repeated_of_real_exporters_defines_the_same_again() {
         let mut table = ExporterTable::default();
         for (name, payload) in &datagrams {
             memory.note(&datagram(1, payload));
-            table.note(&datagram(1, payload));
+            table.note(&datagram(1, payload), BootTime::default());
             for repeat in memory.before(&datagram(1, payload)) {
                 assert!(Header::parse(&repeat).is_some() && templates(&repeat) > 0, "{name}");
                 assert!(!memory.note(&datagram(1, &repeat)), "{name}");

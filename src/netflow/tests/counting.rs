@@ -1,6 +1,7 @@
 //! What sequence numbers tell of exporters of each version.
 
 use super::*;
+use crate::datagram::BootTime;
 use crate::limits::{EXPORTERS_MAX, RECORD_LENGTHS_PER_EXPORTER, RECORD_LENGTHS_TOTAL};
 use crate::netflow::ExporterTable;
 
@@ -8,7 +9,7 @@ use crate::netflow::ExporterTable;
 fn counted(payloads: &[Vec<u8>]) -> Vec<(u16, u32, u64)> {
     let mut table = ExporterTable::default();
     for payload in payloads {
-        table.note(&datagram(1, payload));
+        table.note(&datagram(1, payload), BootTime::default());
     }
     let row = |row: &crate::netflow::Exporter| (row.key.version, row.key.source_id, row.missing.count());
     table.iter().map(row).collect()
@@ -156,14 +157,14 @@ fn each_domain_has_a_count_and_templates_of_its_own() {
 fn an_exporter_that_defines_too_much_is_counted_by_what_it_defined_last() {
     let mut table = ExporterTable::default();
     for id in 256..2000 {
-        table.note(&datagram(1, &ipfix(7, 0, &[set(2, &template(id, &[4]))])));
+        table.note(&datagram(1, &ipfix(7, 0, &[set(2, &template(id, &[4]))])), BootTime::default());
         assert!(table.record_length_bytes() <= RECORD_LENGTHS_PER_EXPORTER);
     }
-    table.note(&datagram(1, &ipfix(7, 0, &[set(1999, &[9; 8])])));
-    table.note(&datagram(1, &ipfix(7, 5, &[])));
+    table.note(&datagram(1, &ipfix(7, 0, &[set(1999, &[9; 8])])), BootTime::default());
+    table.note(&datagram(1, &ipfix(7, 5, &[])), BootTime::default());
     assert_eq!(table.iter().next().unwrap().missing.count(), 3);
     let long = template(300, &vec![65_535; 9000]);
-    table.note(&datagram(1, &ipfix(7, 5, &[set(2, &long)])));
+    table.note(&datagram(1, &ipfix(7, 5, &[set(2, &long)])), BootTime::default());
     assert_eq!(table.record_length_bytes(), 0);
 }
 
@@ -173,14 +174,14 @@ fn record_lengths_are_bounded_in_all_and_go_with_their_exporter() {
     let long = ipfix(7, 0, &[set(2, &template(256, &vec![65_535; 7000]))]);
     let last = u16::try_from(EXPORTERS_MAX).unwrap();
     for port in 1..=last {
-        table.note(&datagram(port, &long));
+        table.note(&datagram(port, &long), BootTime::default());
     }
     let full = table.record_length_bytes();
     assert!(full <= RECORD_LENGTHS_TOTAL && full + 15_000 > RECORD_LENGTHS_TOTAL);
-    table.note(&datagram(1, &long));
+    table.note(&datagram(1, &long), BootTime::default());
     assert_eq!(table.record_length_bytes(), full);
     for port in 1..=last {
-        table.note(&datagram(port, b"something else"));
+        table.note(&datagram(port, b"something else"), BootTime::default());
     }
     assert_eq!(table.record_length_bytes(), 0);
 }

@@ -1,7 +1,7 @@
 //! Where flow records are found in datagrams of each version.
 
 use super::*;
-use crate::datagram::{AddressFamily, FlowAddresses, FlowRun};
+use crate::datagram::{AddressFamily, BootTime, FlowAddresses, FlowRun};
 use crate::netflow::ExporterTable;
 
 /// Start, records, template and length of each run in the last of these datagrams of one exporter.
@@ -15,7 +15,7 @@ fn runs(payloads: &[Vec<u8>]) -> Vec<FlowRun> {
     let mut flows = Vec::new();
     for payload in payloads {
         flows.clear();
-        table.note_flows(&datagram(1, payload), &mut flows);
+        table.note_flows(&datagram(1, payload), BootTime::default(), &mut flows);
     }
     flows
 }
@@ -81,8 +81,8 @@ fn addresses_are_those_of_the_first_family_that_has_both_in_full() {
 fn templates_of_v9_are_kept_only_where_flows_are_looked_for() {
     let defining = v9(1, 0, &[set(0, &template(256, &[8, 4]))]);
     let mut table = ExporterTable::default();
-    table.note(&datagram(1, &defining));
+    table.note(&datagram(1, &defining), BootTime::default());
     assert_eq!(table.record_length_bytes(), 0);
-    table.note_flows(&datagram(1, &defining), &mut Vec::new());
+    table.note_flows(&datagram(1, &defining), BootTime::default(), &mut Vec::new());
     assert!(table.record_length_bytes() > 0);
 }

@@ -91,7 +91,7 @@ fn without_inodes_the_open_segment_goes_on() {
     assert_eq!((lost(&mut spool), spool.segments()), (0, 1));
     assert!(spool.stuck().is_some());
     disk.set_files_max(usize::MAX);
-    let later = Timestamp(NOW.0 + 1_000_000_000);
+    let later = NOW.plus(Duration::from_secs(1));
     spool.append(&batch(120, 3), later, Position(0)).unwrap();
     assert_eq!((spool.segments(), spool.stuck()), (2, None));
     assert_all_there(&disk, 41);
@@ -226,7 +226,7 @@ fn a_segment_made_anew_outlives_an_earlier_failed_removal() {
 fn age_drops_nothing_from_a_disk_that_refuses_changes() {
     let (disk, mut spool) = spool_with(4, Policy { max_age: Some(Duration::from_secs(60)), ..policy() });
     disk.set_read_only(true);
-    let later = Timestamp(NOW.0 + 100_000_000_000);
+    let later = NOW.plus(Duration::from_secs(100));
     spool.tend(later, Position(0));
     assert_eq!(lost(&mut spool), 0);
     disk.set_read_only(false);

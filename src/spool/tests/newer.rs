@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::batch::{HEADER_LEN, Sealing};
+use crate::spool::segment::SegmentHeader;
 
 /// Makes a segment one of version 2, or of version 1 again.
 fn set_version(disk: &MemoryDisk, name: &str, version: u8) {
@@ -212,7 +213,12 @@ fn segments_of_another_stream_are_kept_to_be_taken_in() {
     let disk = filled(3);
     let other = StreamId([2; 16]);
     let name = name::segment(Position(50));
-    let header = SegmentHeader { stream: other, first: Position(50), begun: NOW }.encode();
+    let header = SegmentHeader {
+        stream: other,
+        first: Position(50),
+        begun: Begun { wall: NOW.wall, ..Begun::default() },
+    }
+    .encode();
     let bytes = [&header[..], batch(50, 3).renumbered(other, Position(50)).unwrap().bytes()].concat();
     disk.put(&name, bytes);
     let opened = reopen(&disk);

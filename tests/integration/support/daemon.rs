@@ -105,6 +105,9 @@ const NOBODY_WITH_NET_RAW: &[&str] = &[
     "--",
 ];
 
+/// Runs a program of root's where two more hours have passed since the boot, by the clock that counts that.
+const TWO_HOURS_LATER: &[&str] = &["unshare", "--time", "--boottime=7200", "--"];
+
 /// Runs a program of root's without the right to have larger buffers than the system allows.
 const WITHOUT_NET_ADMIN: &[&str] = &["setpriv", "--bounding-set=-net_admin", "--"];
 
@@ -159,6 +162,12 @@ impl Launch {
     /// Runs the daemon with at most so many open files, as `--nofile=NUMBER`.
     pub(crate) fn with_open_files(mut self, limit: &'static str) -> Self {
         self.before = vec!["prlimit", limit, "--"];
+        self
+    }
+
+    /// Runs the daemon where two more hours have passed since the boot. Takes root.
+    pub(crate) fn two_hours_later(mut self) -> Self {
+        self.before = TWO_HOURS_LATER.to_vec();
         self
     }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nf_transport::batch::{Batch, BatchBuilder, Compression, PushError};
-use nf_transport::datagram::{Datagram, FlowRun, Timestamp};
+use nf_transport::datagram::{BootTime, Datagram, FlowRun, Timestamp};
 use nf_transport::netflow::ExporterTable;
 use nf_transport::sequence::{Position, StreamId};
 use pcap_file::DataLink;
@@ -104,7 +104,7 @@ impl Exports {
         let mut table = ExporterTable::default();
         let flows = (0..).zip(&payloads).map(|(number, payload)| {
             let mut flows = Vec::new();
-            table.note_flows(&datagram(number, payload), &mut flows);
+            table.note_flows(&datagram(number, payload), BootTime::default(), &mut flows);
             flows
         });
         let flows = flows.collect();

@@ -1,6 +1,7 @@
 //! The two machines of the field: one runs nf-sender, one nf-receiver. Each keeps what outlives its daemon: sockets,
 //! as systemd would hold them, and directories.
 
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -17,6 +18,7 @@ use super::chatter::Pattern;
 use super::daemon::{Daemon, Launch, NOBODY, Program};
 use super::exporter::Exporters;
 use super::kernel_socket::{KernelFigures, KernelSocket, RECEIVE_BUFFER, enlarge, receive_buffer};
+use super::wall_clock::WallClock;
 
 /// Settings under which faults pass quickly: a dead peer is found within 0.6 s, a retry comes within 0.2 s. The
 /// spool needs no spare room on the machine that runs the tests.
@@ -117,6 +119,8 @@ pub(crate) struct SenderHost {
     protection: Vec<String>,
     has_runtime_directory: bool,
     has_net_admin: bool,
+    is_two_hours_later: bool,
+    clock: Vec<(&'static str, OsString)>,
     daemon: Option<Daemon>,
 }
 
@@ -136,6 +140,8 @@ impl SenderHost {
             protection: clear_text(),
             has_runtime_directory: true,
             has_net_admin: true,
+            is_two_hours_later: false,
+            clock: Vec::new(),
             daemon: None,
         }
     }
@@ -147,6 +153,16 @@ impl SenderHost {
         rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER).unwrap();
         self.udp = Arc::new(HeldUdp::of(socket));
         self.has_net_admin = false;
+    }
+
+    /// From the next start on the daemon has this wall clock.
+    pub(crate) fn set_clock(&mut self, clock: &WallClock) {
+        self.clock = clock.environment();
+    }
+
+    /// From the next start on two more hours have passed since the boot, by the daemon's boot clock. Takes root.
+    pub(crate) fn run_two_hours_later(&mut self) {
+        self.is_two_hours_later = true;
     }
 
     /// Holds one more UDP socket for the daemon.
@@ -228,6 +244,8 @@ impl SenderHost {
         let more = self.more_sockets.iter().map(|socket| socket.try_clone().unwrap());
         let launch = more.fold(launch, |launch, socket| launch.socket("netflow", socket));
         let launch = if self.has_net_admin { launch } else { launch.without_net_admin() };
+        let launch = if self.is_two_hours_later { launch.two_hours_later() } else { launch };
+        let launch = self.clock.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
         runtime_directory.into_iter().fold(launch, |launch, path| launch.env("RUNTIME_DIRECTORY", path))
     }
 
@@ -267,6 +285,7 @@ pub(crate) struct ReceiverHost {
     protection: Vec<String>,
     is_nobody: bool,
     open_files: Option<&'static str>,
+    clock: Vec<(&'static str, OsString)>,
     daemon: Option<Daemon>,
 }
 
@@ -284,6 +303,7 @@ impl ReceiverHost {
             protection: clear_text(),
             is_nobody: false,
             open_files: None,
+            clock: Vec::new(),
             daemon: None,
         }
     }
@@ -329,6 +349,11 @@ impl ReceiverHost {
         path
     }
 
+    /// From the next start on the daemon has this wall clock.
+    pub(crate) fn set_clock(&mut self, clock: &WallClock) {
+        self.clock = clock.environment();
+    }
+
     /// Listens on a free port of this address instead.
     pub(crate) fn listen_on(&mut self, address: &str) {
         self.tcp = TcpListener::bind(address).unwrap();
@@ -366,6 +391,7 @@ impl ReceiverHost {
             .env("RUNTIME_DIRECTORY", self.path("run"))
             .socket("nf-receiver.socket", self.tcp.try_clone().unwrap());
         let launch = self.open_files.into_iter().fold(launch, Launch::with_open_files);
+        let launch = self.clock.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
         if self.is_nobody { launch.for_nobody_with_net_raw() } else { launch }
     }
 

@@ -21,3 +21,4 @@ pub(crate) mod pair;
 pub(crate) mod pki;
 pub(crate) mod samples;
 pub(crate) mod tally;
+pub(crate) mod wall_clock;

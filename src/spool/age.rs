@@ -1,0 +1,154 @@
+//! How old the datagrams of a segment are at least, whatever happens to the wall clock.
+//!
+//! `max-age` drops data, so that an age in doubt counts as the lower one: too much is kept, and `max-size` bounds it.
+//!
+//! | a segment that was written | is as old as |
+//! |---|---|
+//! | by this run | the boot clock says |
+//! | by an earlier run in the same boot | the boot clock says, by the stamps in its header; no segment goes on after a step |
+//! | in an earlier boot, with a steady wall clock then and now | the wall clock says |
+//! | any other way | the time since this run began |
+
+use core::time::Duration;
+
+use crate::clock::{ClockStep, ClockWatch};
+use crate::datagram::{BootTime, Moment, Timestamp};
+use crate::sequence::Position;
+use crate::spool::disk::{Disk, DiskFile};
+use crate::spool::segment::{Begun, SegmentHeader};
+use crate::spool::{Piece, SEGMENT_HEADER_LEN, Spool, name};
+
+/// When a segment was last written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LastWrite {
+    /// By this run.
+    ThisRun(BootTime),
+    /// By an earlier run, as the file system says.
+    Earlier(Timestamp),
+}
+
+/// A wall clock that is or was wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WrongClock {
+    /// It was set in this run.
+    Set(ClockStep),
+    /// It was set in this boot, after the newest segment was begun and before this run.
+    SetBefore(ClockStep),
+    /// The newest segment bears a time of an earlier boot that is so far in the future.
+    Behind(Duration),
+}
+
+/// What is known of the clocks in this run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clocks {
+    /// When the run began.
+    opened: BootTime,
+    watch: ClockWatch,
+    /// What nobody has asked for yet.
+    wrong: Option<WrongClock>,
+}
+
+impl<D: Disk> Spool<D> {
+    /// Returns what was wrong with the wall clock since the last call.
+    pub fn take_wrong_clock(&mut self) -> Option<WrongClock> {
+        self.clocks.as_mut()?.wrong.take()
+    }
+
+    /// Watches the clocks: to be called before anything else that depends on `now`.
+    pub(super) fn look_at_clocks(&mut self, now: Moment) {
+        if let Some(clocks) = &mut self.clocks {
+            let step = clocks.watch.look(now).map(WrongClock::Set);
+            clocks.wrong = step.or(clocks.wrong);
+        } else {
+            let wrong = self.wrong_clock_at_start(now);
+            self.clocks = Some(Clocks { opened: now.boot, watch: ClockWatch::new(now), wrong });
+        }
+    }
+
+    fn wrong_clock_at_start(&self, now: Moment) -> Option<WrongClock> {
+        let (first, written) = self.pieces.iter().rev().find_map(segment)?;
+        let begun = self.begun(first)?;
+        let ahead = begun.wall_ahead().filter(|_| now.boot.since(begun.boot.unwrap_or_default()).is_some());
+        if let Some(ahead) = ahead {
+            return ClockStep::between(ahead, now.wall_ahead()).map(WrongClock::SetBefore);
+        }
+        let latest = match written {
+            LastWrite::Earlier(modified) => modified.max(begun.wall),
+            LastWrite::ThisRun(_) => begun.wall,
+        };
+        ClockStep::between(i128::from(now.wall.0), i128::from(latest.0))
+            .filter(|step| step.is_forward)
+            .map(|step| WrongClock::Behind(step.size))
+    }
+
+    /// When a segment is begun now.
+    pub(super) fn begin_at(&self, now: Moment) -> Begun {
+        let is_steady = self.clocks.is_some_and(|clocks| clocks.watch.is_steady(now));
+        Begun { wall: now.wall, boot: (now.boot.boot.0 != 0).then_some(now.boot), is_steady }
+    }
+
+    /// The oldest segment that is not in flight, if all that it holds is older than `max-age`.
+    pub(super) fn is_oldest_too_old(&self, now: Moment, in_flight: Position, max_age: Duration) -> bool {
+        let idle = |(first, _): &(Position, LastWrite)| self.may_go(*first, in_flight);
+        let oldest = self.pieces.iter().filter_map(segment).find(idle);
+        oldest.is_some_and(|(first, written)| self.age(first, written, now) > max_age)
+    }
+
+    /// The age of the newest datagram of a segment, at least.
+    fn age(&self, first: Position, written: LastWrite, now: Moment) -> Duration {
+        let modified = match written {
+            LastWrite::ThisRun(written) => return now.boot.since(written).unwrap_or_default(),
+            LastWrite::Earlier(modified) => modified,
+        };
+        let Some(clocks) = &self.clocks else { return Duration::ZERO };
+        let in_this_run = now.boot.since(clocks.opened).unwrap_or_default();
+        let is_steady = clocks.watch.is_steady(now);
+        let recorded = self.begun(first).map(|begun| begun.age_of_last(modified, now, is_steady));
+        recorded.unwrap_or_default().max(in_this_run)
+    }
+
+    /// When a segment was begun, as its header says; `None` if it cannot be read.
+    pub(super) fn begun(&self, first: Position) -> Option<Begun> {
+        let mut header = [0; SEGMENT_HEADER_LEN];
+        let read = self.disk.open(&name::segment(first)).ok()?.read_at(&mut header, 0).ok()?;
+        header.get(..read).and_then(SegmentHeader::parse).map(|header| header.begun)
+    }
+}
+
+fn segment((first, piece): (&Position, &Piece)) -> Option<(Position, LastWrite)> {
+    match piece {
+        Piece::Segment { written, .. } => Some((*first, *written)),
+        Piece::Gap { .. } => None,
+    }
+}
+
+impl Begun {
+    /// The time since then: exact in one boot, as the wall clock says else.
+    pub fn age(&self, now: Moment) -> Duration {
+        let in_this_boot = self.boot.and_then(|boot| now.boot.since(boot));
+        in_this_boot.unwrap_or_else(|| now.wall.since(self.wall))
+    }
+
+    /// How far the wall clock was ahead of the boot clock; `None` if the segment does not tell.
+    fn wall_ahead(&self) -> Option<i128> {
+        Some(Moment { wall: self.wall, boot: self.boot? }.wall_ahead())
+    }
+
+    /// The age of the last write to the segment, at least; the file system says that it was at `modified`.
+    fn age_of_last(&self, modified: Timestamp, now: Moment, is_steady: bool) -> Duration {
+        let is_in_order = self.wall <= modified;
+        match self.boot {
+            Some(boot) if boot.boot == now.boot.boot && is_in_order => {
+                let since_begun = now.boot.since(boot).unwrap_or_default();
+                since_begun.saturating_sub(modified.since(self.wall))
+            }
+            Some(boot) if boot.boot != now.boot.boot && is_in_order && is_steady && self.is_steady => {
+                now.wall.since(modified)
+            }
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
