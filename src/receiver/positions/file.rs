@@ -46,8 +46,12 @@ struct State {
 }
 
 impl StreamPosition {
-    /// Opens the file at `path`, or makes it. A damaged one is set aside, and `true` says so.
-    pub(super) fn open(path: PathBuf, stream: StreamId) -> Result<(Self, bool), PositionsError> {
+    /// Opens the file at `path`, or makes it, and marks it as `seen`. A damaged one is set aside, and `true` says so.
+    pub(super) fn open(
+        path: PathBuf,
+        stream: StreamId,
+        seen: SystemTime,
+    ) -> Result<(Self, bool), PositionsError> {
         let file = open_file(&path).map_err(PositionsError::of("open", &path))?;
         let slots = read_slots(&file, stream).map_err(PositionsError::of("read", &path))?;
         let is_known = slots.iter().any(|slot| slot.progress().is_some());
@@ -60,7 +64,7 @@ impl StreamPosition {
             tracing::warn!("{}: one of two slots is damaged; the other one counts", path.display());
         }
         let file = if lost { set_aside(&path)? } else { file };
-        file.set_modified(SystemTime::now()).map_err(PositionsError::of("mark as seen", &path))?;
+        file.set_modified(seen).map_err(PositionsError::of("mark as seen", &path))?;
         let further = if lost { None } else { read_slot(&file, stream, FURTHER_OFFSET).ok() };
         let further = further.and_then(Slot::progress);
         let state = Mutex::new(State { further, ..State::of(slots) });
@@ -116,11 +120,13 @@ impl StreamPosition {
 
     /// Forces to disk what was stored since the last call. If that fails, the next call tries again; by then
     /// newer stores have written the same pages anew, as a failed sync may have dropped them.
-    pub(super) fn sync(&self) -> Result<(), PositionsError> {
+    /// What was written is `seen`: a write itself leaves the time of the wall clock, which may be wrong.
+    pub(super) fn sync(&self, seen: SystemTime) -> Result<(), PositionsError> {
         if !std::mem::take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).dirty) {
             return Ok(());
         }
-        self.file.sync_data().map_err(|cause| {
+        let marked = self.file.set_modified(seen);
+        marked.and_then(|()| self.file.sync_data()).map_err(|cause| {
             self.state.lock().unwrap_or_else(PoisonError::into_inner).dirty = true;
             PositionsError::of("sync", &self.path)(cause)
         })

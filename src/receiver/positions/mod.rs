@@ -37,8 +37,8 @@ use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use crate::limits::{STREAMS_MAX, STREAMS_PER_SENDER};
 use crate::sequence::{SenderId, StreamId};
@@ -80,6 +80,28 @@ pub(crate) struct Positions {
     open: Mutex<Open>,
 }
 
+/// The order in which streams were seen last, as times of their files. It goes on where the newest of them ended, so that a
+/// wall clock that is wrong or was set does not change it.
+#[derive(Debug)]
+struct LastSeen(SystemTime);
+
+impl LastSeen {
+    /// The least time by which two files differ.
+    const STEP: Duration = Duration::from_micros(1);
+
+    /// The time to mark a stream with that is seen `now`.
+    fn next(&mut self, now: SystemTime) -> SystemTime {
+        self.0 = now.max(self.0.checked_add(Self::STEP).unwrap_or(now));
+        self.0
+    }
+}
+
+impl Default for LastSeen {
+    fn default() -> Self {
+        Self(SystemTime::UNIX_EPOCH)
+    }
+}
+
 /// What is in use or not yet forced to disk.
 #[derive(Debug, Default)]
 struct Open {
@@ -87,6 +109,7 @@ struct Open {
     streams: HashMap<String, Arc<StreamPosition>>,
     /// A file was made, removed or renamed since the last sync.
     directory_changed: bool,
+    last_seen: LastSeen,
 }
 
 impl Positions {
@@ -99,7 +122,11 @@ impl Positions {
             .create(&directory)
             .map_err(PositionsError::of("make the directory", &directory))?;
         let open = Mutex::new(Open { directory_changed: true, ..Open::default() });
-        Ok(Self { directory, open })
+        let positions = Self { directory, open };
+        let names = positions.names().map_err(PositionsError::of("list", &positions.directory))?;
+        let newest = names.iter().filter_map(|name| positions.last_seen(name)).max();
+        positions.lock().last_seen = newest.map(LastSeen).unwrap_or_default();
+        Ok(positions)
     }
 
     /// The position of one stream; every holder of the same stream shares it. A stream never seen before takes
@@ -110,7 +137,7 @@ impl Positions {
         stream: StreamId,
     ) -> Result<Arc<StreamPosition>, PositionsError> {
         let name = format!("{sender}{SEPARATOR}{stream}");
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.lock();
         if let Some(known) = open.streams.get(&name) {
             return Ok(Arc::clone(known));
         }
@@ -119,7 +146,8 @@ impl Positions {
             self.make_room(sender, &open)?;
             open.directory_changed = true;
         }
-        let (position, set_aside) = StreamPosition::open(path, stream)?;
+        let (position, set_aside) =
+            StreamPosition::open(path, stream, open.last_seen.next(SystemTime::now()))?;
         open.directory_changed |= set_aside;
         let position = Arc::new(position);
         open.streams.insert(name, Arc::clone(&position));
@@ -128,20 +156,29 @@ impl Positions {
 
     /// Forces to disk what was stored since the last call. Blocks: call it where that is allowed.
     pub(crate) fn sync(&self) -> Result<(), PositionsError> {
-        let (streams, directory_changed) = {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let (streams, directory_changed, seen) = {
+            let mut open = self.lock();
             let streams: Vec<_> = open.streams.values().cloned().collect();
-            (streams, std::mem::take(&mut open.directory_changed))
+            (streams, std::mem::take(&mut open.directory_changed), open.last_seen.next(SystemTime::now()))
         };
         let mut synced = if directory_changed { self.sync_directory() } else { Ok(()) };
         for stream in &streams {
-            synced = synced.and(stream.sync());
+            synced = synced.and(stream.sync(seen));
         }
         drop(streams);
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.lock();
         open.directory_changed |= directory_changed && synced.is_err();
         open.streams.retain(|_, stream| Arc::strong_count(stream) > 1 || stream.is_dirty());
         synced
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the stream of this file was seen last.
+    fn last_seen(&self, name: &str) -> Option<SystemTime> {
+        std::fs::metadata(self.directory.join(name)).and_then(|file| file.modified()).ok()
     }
 
     fn sync_directory(&self) -> Result<(), PositionsError> {
@@ -164,12 +201,10 @@ impl Positions {
         if excess == 0 {
             return Ok(());
         }
-        let last_seen =
-            |name: &String| std::fs::metadata(self.directory.join(name)).and_then(|file| file.modified());
         let mut unused: Vec<(SystemTime, String)> = names
             .iter()
             .filter(|name| !open.streams.contains_key(*name))
-            .filter_map(|name| Some((last_seen(name).ok()?, name.clone())))
+            .filter_map(|name| Some((self.last_seen(name)?, name.clone())))
             .collect();
         unused.sort_unstable();
         for (_, name) in unused.into_iter().take(excess) {

@@ -109,7 +109,7 @@ fn a_file_with_both_slots_damaged_is_set_aside_and_the_stream_is_unknown() {
     assert_eq!(position.get(), None);
     assert_eq!(std::fs::read(set_aside_path(&path)).unwrap(), vec![1; 4112]);
     position.store(Position(4), RUN).unwrap();
-    let (reopened, set_aside) = StreamPosition::open(path, STREAM).unwrap();
+    let (reopened, set_aside) = StreamPosition::open(path, STREAM, SystemTime::now()).unwrap();
     assert_eq!((reopened.get(), set_aside), (Some(Position(4)), false));
 }
 
@@ -130,7 +130,7 @@ fn the_stream_unseen_longest_is_forgotten_when_there_are_too_many() {
     for number in 0..=STREAMS_PER_SENDER {
         let opened = positions.stream(&sender(), stream(number)).unwrap();
         opened.store(Position(1), RUN).unwrap();
-        let age = core::time::Duration::from_secs(1000 - u64::try_from(number).unwrap());
+        let age = Duration::from_secs(1000 - u64::try_from(number).unwrap());
         let file = File::options().write(true).open(file_of(&state, stream(number))).unwrap();
         file.set_modified(SystemTime::now() - age).unwrap();
         drop(opened);
@@ -141,6 +141,33 @@ fn the_stream_unseen_longest_is_forgotten_when_there_are_too_many() {
     assert!(!exists(1), "unseen longest");
     assert!((2..=STREAMS_PER_SENDER).all(exists));
     in_use.store(Position(2), RUN).unwrap();
+}
+
+/// The clock was years ahead when the streams were seen first, and is right since the restart.
+#[test]
+fn a_clock_set_back_forgets_no_stream_seen_lately() {
+    let state = TempDir::new().unwrap();
+    let stream = |number: usize| StreamId([u8::try_from(number).unwrap(); 16]);
+    let seen = |positions: &Positions, number| {
+        positions.stream(&sender(), stream(number)).unwrap().store(Position(1), RunId::NONE).unwrap();
+        positions.sync().unwrap();
+    };
+    let before = Positions::open(state.path()).unwrap();
+    for number in 0..STREAMS_PER_SENDER {
+        seen(&before, number);
+        let ahead = SystemTime::now() + Duration::from_secs(10 * 31_557_600);
+        let file = File::options().write(true).open(file_of(&state, stream(number))).unwrap();
+        file.set_modified(ahead).unwrap();
+    }
+    let after = Positions::open(state.path()).unwrap();
+    seen(&after, 0);
+    after.stream(&sender(), stream(0)).unwrap().store(Position(2), RunId::NONE).unwrap();
+    after.sync().unwrap();
+    seen(&after, STREAMS_PER_SENDER);
+    let exists = |number| file_of(&state, stream(number)).exists();
+    assert!(exists(0), "seen lately");
+    assert!(!exists(1), "unseen longest");
+    assert!((2..=STREAMS_PER_SENDER).all(exists));
 }
 
 #[test]
