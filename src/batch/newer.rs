@@ -1,7 +1,7 @@
 //! Batches that a newer version wrote: whole, of this stream, and not to be understood here.
 //!
 //! Every version keeps the place of the checksum and what it covers, and the fields up to the length of the body. So a
-//! batch of a newer version is known from a damaged one, and can be passed over.
+//! batch of a newer version is known from a damaged one, and can be skipped.
 
 use core::fmt;
 

@@ -68,7 +68,7 @@ pub(super) fn keep(path: &Path, error: &serde_json::Error) {
     }
 }
 
-/// Takes up a file that was kept from `path`, once this version reads it. It is gone then.
+/// Reads and removes a file that was kept from `path`, once this version understands it.
 pub(super) fn take_up_kept<T: DeserializeOwned>(path: &Path) -> Option<T> {
     let place = kept(path);
     let State::Read(state) = State::read(&place) else { return None };

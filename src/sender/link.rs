@@ -217,7 +217,7 @@ impl Link {
         }
     }
 
-    /// Waits until `event` happens, or returns `None` if the link is to end, and goes round meanwhile.
+    /// Waits until `event` happens and beats the pulse meanwhile; returns `None` if the link is stopping.
     async fn while_waiting<T>(&mut self, event: impl Future<Output = T>) -> Option<T> {
         let mut event = pin!(event);
         loop {

@@ -1,4 +1,4 @@
-//! Tells the lives of a spool apart, and gives this one a stream of its own when there is another.
+//! Detects a second life of the spool, and gives this one a stream of its own.
 //!
 //! A receiver may have datagrams that this spool never sent, because the spool was restored from a backup or is used by a
 //! second machine. Then positions mean different datagrams to both, and nothing that is queued may count as delivered:

@@ -116,7 +116,7 @@ fn room_of(settings: &SpoolSettings) -> Option<Room> {
     Some(Room::new(space, &settings.policy, held))
 }
 
-/// What `check` tells of the room for the spool: a note, and a warning if it is short. The nf-sender behind `control`, if one
+/// The lines of `check` about the room for the spool: a note, and a warning if it is short. The nf-sender behind `control`, if one
 /// runs, knows the rate.
 pub(crate) fn check(settings: &SpoolSettings, control: &Path) -> (Option<String>, Option<String>) {
     let Some(room) = room_of(settings) else { return (None, None) };

@@ -1,11 +1,11 @@
-//! Tells a path that loses large packets from a receiver that is held up.
+//! Distinguishes a path that loses large packets from a receiver that is held up.
 //!
 //! Both look alike to the session: data is under way and nothing is acknowledged, while heartbeats arrive. TCP knows the
 //! difference. A receiver that does not read closes its window, and then no segment is under way. On a path that loses large
 //! packets (a path MTU black hole), TCP repeats a segment over and over and nothing new is acknowledged. A device of this host
 //! that drops them, such as a tunnel, leaves them unsent although the window is open.
 //!
-//! Does no I/O and never reads the clock: whoever drives it hands over both.
+//! Does no I/O and never reads the clock: the caller passes both.
 
 use std::time::{Duration, Instant};
 

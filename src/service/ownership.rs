@@ -124,7 +124,7 @@ fn open_lock_file(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Whether the disk takes nothing, whoever asks.
+/// Returns whether the disk takes no writes at all.
 fn is_refused_by_disk(error: &io::Error) -> bool {
     use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)

@@ -473,7 +473,7 @@ impl<D: Disk> Spool<D> {
         if give_unreadable_up {
             reader.give_unreadable_up();
         }
-        // A header that cannot be read tells nothing; what follows it may be readable.
+        // An unreadable header says nothing of the rest: what follows it may be readable.
         if let Some(newer) =
             self.start_of(&name::segment(first)).ok().as_deref().and_then(NewerSegment::parse)
         {

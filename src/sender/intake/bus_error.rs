@@ -155,7 +155,7 @@ impl Area {
         // SAFETY: the memory just made is as long, zeroed, and nobody else knows it.
         let bytes = unsafe { core::slice::from_raw_parts_mut(memory.cast::<u8>(), length) };
         let is_whole = self.copy(bytes);
-        // SAFETY: the new memory takes the place of a mapping that is as long and, as whoever made the guard has
+        // SAFETY: the new memory takes the place of a mapping that is as long and, as the guard's maker has
         // promised, there and plain data; at no moment is there nothing.
         let moved = unsafe { mremap_fixed(memory, length, length, MremapFlags::MAYMOVE, place) };
         if let Err(error) = moved {

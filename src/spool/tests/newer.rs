@@ -1,4 +1,4 @@
-//! What a newer version wrote: kept as it is, passed over, and taken in once it can be read.
+//! Formats of a newer version: kept unchanged, skipped, and queued again once this version reads them.
 
 use super::*;
 use crate::batch::{HEADER_LEN, Sealing};
