@@ -5,6 +5,7 @@ use std::io;
 
 use crate::batch::Batch;
 use crate::datagram::Timestamp;
+use crate::limits::POSITIONS_PER_RUN;
 use crate::sequence::{Gap, GapReason, Position, StreamId};
 use crate::spool::age::LastWrite;
 use crate::spool::disk::{Disk, DiskFile, Entry};
@@ -154,6 +155,12 @@ fn is_drained(last_run: LastRun) -> bool {
     matches!(last_run, LastRun::Orderly { acknowledged, next } if acknowledged == next)
 }
 
+/// Whether the positions from `first` to `end` can only be a leap of the numbering, whose record is missing: no run uses as
+/// many.
+fn is_leap(first: Position, end: Position) -> bool {
+    end.since(first) >= POSITIONS_PER_RUN
+}
+
 fn first_of(name: &Name) -> Position {
     match name {
         Name::Segment(first) => *first,
@@ -219,17 +226,19 @@ impl<D: Disk> Opened<D> {
     /// The positions from `end` to `first` have neither a segment nor a gap.
     fn note_missing(&mut self, end: Option<Position>, first: Position) {
         if let Some(end) = end.filter(|end| *end < first) {
-            let gap = Gap { first: end, end: first, reason: GapReason::Corrupt };
-            self.spool.pieces.insert(end, Piece::Gap { end: first, reason: gap.reason });
-            self.missing.push(gap);
+            let reason = if is_leap(end, first) { GapReason::Unused } else { GapReason::Corrupt };
+            self.spool.pieces.insert(end, Piece::Gap { end: first, reason });
+            if reason == GapReason::Corrupt {
+                self.missing.push(Gap { first: end, end: first, reason });
+            }
         }
     }
 
     /// Takes a segment in, which ends where the `next` file starts; the last one is looked into.
     fn take_segment(&mut self, first: Position, next: Option<Position>, entry: &Entry) -> io::Result<()> {
         let (end, size) = match next {
-            Some(next) => (next, entry.size),
-            None => self.find_end(first, entry)?,
+            Some(next) if !is_leap(first, next) => (next, entry.size),
+            _ => self.find_end(first, entry)?,
         };
         if first == end {
             self.spool.remove_file(&entry.name);
