@@ -94,7 +94,7 @@ impl<D: Disk> Spool<D> {
             self.copy(first, 0, header, &kept, 0)?;
             self.copy(first, piece.offset, piece.length, &kept, header)?.sync()?;
         }
-        self.disk.sync_directory()?;
+        self.names_unsynced = true;
         self.count_newer();
         Ok(())
     }

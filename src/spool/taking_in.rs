@@ -102,7 +102,7 @@ impl<D: Disk> Spool<D> {
                 copy.file.sync()?;
                 self.disk.remove(&file.name)?;
                 self.disk.rename(&unfinished, &name::segment(next))?;
-                self.disk.sync_directory()?;
+                self.names_unsynced = true;
                 let Copy { size, end, newest, .. } = copy;
                 self.pieces.insert(next, Piece::Segment { end, size, written: LastWrite::Earlier(newest) });
                 self.size += size;
