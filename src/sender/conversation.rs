@@ -352,6 +352,7 @@ impl<'a> Conversation<'a> {
 
     /// The session works: the receiver has taken what was sent, or there is nothing to send.
     fn progressed(&mut self, line: &Line) {
+        self.stall.acknowledged();
         if !self.has_progressed {
             self.has_progressed = true;
             if self.link.doubt.is_some() {

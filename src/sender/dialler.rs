@@ -20,6 +20,7 @@ use crate::sender::dial::{DialError, Speech, connect};
 use crate::sender::segment_sizes::SegmentSizes;
 use crate::sequence::SenderId;
 use crate::service::TcpProgress;
+use crate::service::messages::sender;
 use crate::service::stream::Stream;
 
 /// A receiver with which a channel was agreed.
@@ -78,7 +79,7 @@ impl Dialler {
     ) -> Result<Answer, DialError> {
         let addresses = tokio::select! {
             addresses = lookup_host((receiver.host(), receiver.port())) => addresses.map_err(DialError::Resolve)?,
-            answer = self.connected() => return Ok(answer),
+            answer = self.answered() => return Ok(answer),
         };
         let mut outcome = Err(DialError::NoAddress);
         for address in addresses {
@@ -100,12 +101,18 @@ impl Dialler {
         outcome
     }
 
-    /// Waits until an earlier attempt is answered: with a connection, or `None` if the answer was no.
-    pub(crate) async fn answered(&mut self) -> Option<Answer> {
+    /// Waits until an earlier attempt leads to a connection. A refusal that comes late changes nothing: the schedule goes on.
+    pub(crate) async fn answered(&mut self) -> Answer {
         loop {
             match self.finished().await.1 {
-                Ok(answer) => return Some(answer),
-                Err(error) if error.is_refusal() => return None,
+                Ok(answer) => return answer,
+                Err(error) if error.is_refusal() => {
+                    tracing::warn!(
+                        message_id = sender::REFUSED,
+                        %error,
+                        "a receiver that was silent has answered late: {error}"
+                    );
+                }
                 Err(_) => {}
             }
         }
@@ -115,15 +122,6 @@ impl Dialler {
     pub(crate) fn clear(&mut self) {
         self.open.clear();
         self.attempts = JoinSet::new();
-    }
-
-    /// Waits until any attempt leads to a connection.
-    async fn connected(&mut self) -> Answer {
-        loop {
-            if let Some(answer) = self.answered().await {
-                return answer;
-            }
-        }
     }
 
     /// Waits for the end of this attempt, or for a connection by any other.

@@ -67,7 +67,7 @@ enum Woken {
     Asked,
     Settings,
     /// A receiver that had been silent.
-    Answered(Option<Answer>),
+    Answered(Answer),
 }
 
 /// The link of one sender.
@@ -211,8 +211,8 @@ impl Link {
                 None
             }
             Woken::Answered(answer) => {
-                tracing::info!("a receiver that was silent answers: trying it at once");
-                answer
+                tracing::info!("a receiver that was silent answers: using it at once");
+                Some(answer)
             }
         }
     }
@@ -253,10 +253,12 @@ impl Link {
                 }
             };
             drop(network);
+            let one_has_worked = last.has_worked;
             last = match answer {
                 Ok(answer) => self.converse(answer, dialler).await,
                 Err(error) => Attempt::at_dialling(if number == count { count } else { 1 }, &error),
             };
+            last.has_worked |= one_has_worked;
             if last.follows != Follows::NextReceiver {
                 break;
             }

@@ -43,6 +43,11 @@ impl StallDetector {
         self.heard = now;
     }
 
+    /// The receiver acknowledged something: all was well until now.
+    pub(crate) fn acknowledged(&mut self) {
+        self.since = None;
+    }
+
     /// When to call [`Self::observe`] next while data is under way.
     pub(crate) fn look_at(&self) -> Instant {
         self.look_at
@@ -157,6 +162,16 @@ mod tests {
     fn an_outage_before_does_not_count() {
         let hears = |second| second == 0 || second >= 20;
         assert_eq!(stalls_after(60, |_| tcp(7, 10, 3), hears), Some(30));
+    }
+
+    #[test]
+    fn what_was_acknowledged_since_does_not_explain_an_end() {
+        let (mut detector, now) = detector();
+        detector.observe(tcp(7, 1, 0), now);
+        detector.acknowledged();
+        let later = now + 20 * HEARTBEAT;
+        detector.heard(later);
+        assert_eq!(detector.explains_end(later), None);
     }
 
     #[test]
