@@ -8,18 +8,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[derive(Debug)]
 pub(crate) struct SocketBudget {
     each: NonZeroUsize,
+    /// What is left of `total` however often it is lowered: an eighth of it.
+    least: usize,
     total: AtomicUsize,
     destinations: AtomicUsize,
 }
 
 impl SocketBudget {
     pub(crate) fn new(each: NonZeroUsize, total: usize) -> Arc<Self> {
-        Arc::new(Self { each, total: AtomicUsize::new(total), destinations: AtomicUsize::new(0) })
+        let least = (total / 8).max(1);
+        Arc::new(Self { each, least, total: AtomicUsize::new(total), destinations: AtomicUsize::new(0) })
     }
 
-    /// Lowers the bound of all together to `total`, if it is higher.
-    pub(super) fn lower_to(&self, total: usize) {
-        self.total.fetch_min(total, Ordering::Relaxed);
+    /// Lowers the bound of all together to `total`, if it is higher, but never below an eighth of the first one. Returns the
+    /// new bound if it changed.
+    pub(super) fn lower_to(&self, total: usize) -> Option<usize> {
+        let total = total.max(self.least);
+        (self.total.fetch_min(total, Ordering::Relaxed) > total).then_some(total)
     }
 }
 
@@ -66,10 +71,15 @@ mod tests {
         let second = SocketShare::of(&budget);
         assert_eq!((first.sockets(), second.sockets()), (5, 5));
         drop(second);
-        budget.lower_to(3);
-        budget.lower_to(7);
+        assert_eq!((budget.lower_to(3), budget.lower_to(7)), (Some(3), None));
         assert_eq!(first.sockets(), 3);
-        budget.lower_to(0);
+        assert_eq!(budget.lower_to(0), Some(1));
         assert_eq!(first.sockets(), 1);
+    }
+
+    #[test]
+    fn an_eighth_of_the_sockets_is_left() {
+        let budget = SocketBudget::new(NonZeroUsize::new(1024).unwrap(), 1024);
+        assert_eq!((budget.lower_to(2), budget.lower_to(0)), (Some(128), None));
     }
 }

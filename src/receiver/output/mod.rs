@@ -222,7 +222,13 @@ impl Outputs {
     /// Closes some of the idle sockets for exporters, as files have run short, and has no more than are left from now on.
     pub(super) fn give_up_sockets(&self) {
         let left = self.collectors.iter().map(|output| output.give_up_sockets()).sum();
-        self.sockets.lower_to(left);
+        if let Some(bound) = self.sockets.lower_to(left) {
+            tracing::warn!(
+                bound,
+                "no more files can be opened: closed idle sockets for exporters, and at most {bound} are open from now \
+                 on; raise LimitNOFILE= and restart nf-receiver"
+            );
+        }
     }
 
     /// What is told to collectors that come back.
