@@ -34,10 +34,11 @@ impl ClockStep {
 }
 
 impl fmt::Display for ClockStep {
-    /// As in "forward by 1h 30m".
+    /// As in "forward by 1h 30m", to the nearest second: the two clocks are not read at once.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let direction = if self.is_forward { "forward" } else { "back" };
-        write!(f, "{direction} by {}", humantime::format_duration(Duration::from_secs(self.size.as_secs())))
+        let seconds = self.size.saturating_add(Duration::from_millis(500)).as_secs();
+        write!(f, "{direction} by {}", humantime::format_duration(Duration::from_secs(seconds)))
     }
 }
 
@@ -175,7 +176,10 @@ mod tests {
 
     #[test]
     fn a_step_is_named_by_direction_and_size() {
-        let step = ClockStep { is_forward: false, size: Duration::from_millis(3_600_900) };
-        assert_eq!((step.to_string(), step.milliseconds()), ("back by 1h".to_owned(), -3_600_900));
+        for milliseconds in [3_599_999, 3_600_400] {
+            let step = ClockStep { is_forward: false, size: Duration::from_millis(milliseconds) };
+            assert_eq!(step.to_string(), "back by 1h");
+            assert_eq!(step.milliseconds().unsigned_abs(), milliseconds);
+        }
     }
 }

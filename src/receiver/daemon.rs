@@ -185,7 +185,8 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
 /// Logs when the wall clock was set.
 struct ClockLog {
     watch: ClockWatch,
-    limit: LogLimit<()>,
+    /// By direction: a clock that was set and is right again is two lines.
+    limit: LogLimit<bool>,
 }
 
 impl ClockLog {
@@ -196,7 +197,7 @@ impl ClockLog {
     /// To be called once a second.
     fn look(&mut self) {
         let Some(step) = self.watch.look(both_clocks()) else { return };
-        let Some(held_back) = self.limit.admit((), std::time::Instant::now()) else { return };
+        let Some(held_back) = self.limit.admit(step.is_forward, std::time::Instant::now()) else { return };
         tracing::warn!(
             message_id = receiver::CLOCK_SET,
             milliseconds = step.milliseconds(),

@@ -59,7 +59,10 @@ enum Complaint {
     Stuck,
     Dropped,
     Unsynced,
-    Clock,
+    /// By direction: a clock that was set and is right again is two lines.
+    Clock {
+        is_forward: bool,
+    },
 }
 
 /// The keeper's own view of time and trouble.
@@ -391,7 +394,6 @@ impl Keeper {
     /// Logs that the wall clock is or was wrong: ages do not follow it, but times of arrival do.
     fn log_wrong_clock(&mut self, wrong: Option<WrongClock>) {
         let Some(wrong) = wrong else { return };
-        let Some(held_back) = self.complaints.admit(Complaint::Clock, Instant::now()) else { return };
         let (what, milliseconds) = match wrong {
             WrongClock::Set(step) => (format!("was set {step}"), step.milliseconds()),
             WrongClock::SetBefore(step) => {
@@ -403,6 +405,8 @@ impl Keeper {
                 (format!("is {size} behind the newest segment of the spool"), step.milliseconds())
             }
         };
+        let complaint = Complaint::Clock { is_forward: milliseconds > 0 };
+        let Some(held_back) = self.complaints.admit(complaint, Instant::now()) else { return };
         tracing::warn!(
             message_id = sender::CLOCK_SET,
             milliseconds,
