@@ -19,7 +19,7 @@ const SLOW_SCHEDULE: &str = "heartbeat = \"200ms\"\n[spool]\nmin-free = \"0B\"\n
      [reconnect]\nfirst = \"100ms\"\nfactor = 1000\nlongest = \"1h\"\n";
 
 /// How soon a receiver that is back must be used.
-const SOON: Duration = Duration::from_secs(1);
+const SOON: Duration = Duration::from_secs(5);
 
 fn pattern() -> Pattern {
     Pattern::new(MIXED)
