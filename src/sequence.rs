@@ -53,6 +53,20 @@ impl fmt::Display for RunId {
     }
 }
 
+/// A text that is no run id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a run id is 32 hexadecimal digits")]
+pub struct RunIdError;
+
+impl FromStr for RunId {
+    type Err = RunIdError;
+
+    fn from_str(text: &str) -> Result<Self, RunIdError> {
+        let id = u128::from_str_radix(text, 16).map_err(|_| RunIdError)?;
+        if text.len() == 32 { Ok(Self(id.to_be_bytes())) } else { Err(RunIdError) }
+    }
+}
+
 /// The name by which a receiver knows a sender: 1 to 64 of `A-Z a-z 0-9 . _ -`, not starting with a dot.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SenderId(String);
@@ -158,6 +172,15 @@ mod tests {
         }
         for bad in ["", ".", "..", ".hidden", "a/b", "a b", "ü", &"x".repeat(65)] {
             assert_eq!(bad.parse::<SenderId>(), Err(SenderIdError), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_run_id_survives_the_way_to_text_and_back() {
+        let run = RunId([0x0a; 16]);
+        assert_eq!(run.to_string().parse(), Ok(run));
+        for bad in ["", "0a", &"x".repeat(32), &"0".repeat(33)] {
+            assert_eq!(bad.parse::<RunId>(), Err(RunIdError), "{bad:?}");
         }
     }
 

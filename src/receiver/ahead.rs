@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::receiver::newer_state::{self, State};
-use crate::sequence::{Position, SenderId, StreamId};
+use crate::sequence::{Position, RunId, SenderId, StreamId};
 
 /// What one collector has of one stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub(crate) struct Left {
     pub(crate) collector: SocketAddr,
     /// Everything below was handed to the kernel for this collector.
     pub(crate) position: u64,
+    /// The run of the sender that sent the last of that, in hexadecimal; empty if it is not known.
+    #[serde(default)]
+    pub(crate) run: String,
 }
 
 /// What the last run left, as far as it was not taken yet.
@@ -46,16 +49,23 @@ impl Ahead {
         Self { left: Mutex::new(left) }
     }
 
-    /// What collectors had of this stream when the last run stopped. Told once.
-    pub(crate) fn take(&self, sender: &SenderId, stream: StreamId) -> HashMap<SocketAddr, Position> {
+    /// What collectors had of this stream when the last run stopped, and the sender's run that sent the furthest of it, if
+    /// any is further. Given once.
+    pub(crate) fn take(
+        &self,
+        sender: &SenderId,
+        stream: StreamId,
+    ) -> (HashMap<SocketAddr, Position>, Option<RunId>) {
         let key = (sender.to_string(), stream.to_string());
         let taken = self.left.lock().unwrap_or_else(PoisonError::into_inner).remove(&key).unwrap_or_default();
+        let furthest = taken.iter().max_by_key(|progress| progress.position);
+        let run = furthest.map(|progress| progress.run.parse().unwrap_or(RunId::NONE));
         let mut positions = HashMap::new();
         for progress in taken {
             let position = positions.entry(progress.collector).or_insert(Position(0));
             *position = (*position).max(Position(progress.position));
         }
-        positions
+        (positions, run)
     }
 }
 
@@ -101,10 +111,11 @@ mod tests {
     use super::*;
 
     const STREAM: StreamId = StreamId([7; 16]);
+    const RUN: RunId = RunId([3; 16]);
 
     fn progress(collector: &str, position: u64) -> Left {
         let (sender, stream) = ("brno".to_owned(), STREAM.to_string());
-        Left { sender, stream, collector: collector.parse().unwrap(), position }
+        Left { sender, stream, collector: collector.parse().unwrap(), position, run: RUN.to_string() }
     }
 
     #[test]
@@ -115,18 +126,19 @@ mod tests {
         let ahead = Ahead::take_up(directory.path());
         assert!(!file(directory.path()).exists());
         let brno: SenderId = "brno".parse().unwrap();
-        assert!(ahead.take(&"praha".parse().unwrap(), STREAM).is_empty());
-        let taken = ahead.take(&brno, STREAM);
+        assert!(ahead.take(&"praha".parse().unwrap(), STREAM).0.is_empty());
+        let (taken, run) = ahead.take(&brno, STREAM);
+        assert_eq!(run, Some(RUN));
         assert_eq!(taken[&"[::1]:2".parse().unwrap()], Position(9));
         assert_eq!(taken.len(), 2);
-        assert!(ahead.take(&brno, STREAM).is_empty());
+        assert_eq!(ahead.take(&brno, STREAM), (HashMap::new(), None));
     }
 
     #[test]
     fn a_damaged_file_is_done_without() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(file(directory.path()), b"{nonsense").unwrap();
-        assert!(Ahead::take_up(directory.path()).take(&"brno".parse().unwrap(), STREAM).is_empty());
+        assert!(Ahead::take_up(directory.path()).take(&"brno".parse().unwrap(), STREAM).0.is_empty());
         assert!(!file(directory.path()).exists());
     }
 
@@ -136,13 +148,13 @@ mod tests {
         let path = file(directory.path());
         std::fs::write(&path, "{\"version\": 2, \"left\": []}").unwrap();
         let brno: SenderId = "brno".parse().unwrap();
-        assert!(Ahead::take_up(directory.path()).take(&brno, STREAM).is_empty());
+        assert!(Ahead::take_up(directory.path()).take(&brno, STREAM).0.is_empty());
         assert!(newer_state::kept(&path).exists() && !path.exists());
         // The version that it needs.
         std::fs::write(newer_state::kept(&path), serde_json::to_vec(&[progress("127.0.0.1:1", 9)]).unwrap())
             .unwrap();
         leave(directory.path(), &[progress("127.0.0.1:1", 5)]).unwrap();
-        let taken = Ahead::take_up(directory.path()).take(&brno, STREAM);
+        let (taken, _) = Ahead::take_up(directory.path()).take(&brno, STREAM);
         assert_eq!(taken[&"127.0.0.1:1".parse().unwrap()], Position(9));
         assert_eq!(directory.path().read_dir().unwrap().count(), 0);
     }

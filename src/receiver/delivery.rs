@@ -227,6 +227,11 @@ impl Delivery {
         self.front
     }
 
+    /// Everything below has come, or is with at least one collector.
+    pub(crate) fn furthest(&self) -> Position {
+        self.progress().map(|(_, position)| position).fold(self.front, Position::max)
+    }
+
     /// Whether those that are waited for lack something that has gone by; `false` if it is still here.
     pub(crate) fn is_behind(&self) -> bool {
         self.holding.end < self.front && !self.holding.legs.is_empty()

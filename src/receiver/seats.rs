@@ -216,6 +216,7 @@ impl Seats {
                 stream: current.stream.to_string(),
                 collector,
                 position: position.0,
+                run: current.run.to_string(),
             }));
         }
         ahead

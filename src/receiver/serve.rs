@@ -278,16 +278,18 @@ impl Connection<'_> {
             let stored = self.shared.position_of(id, hello.stream)?;
             let (known, run) = (stored.get(), stored.run());
             let delivered = known.unwrap_or_default();
-            let ahead = self.shared.ahead.take(id, hello.stream);
+            let (ahead, run_ahead) = self.shared.ahead.take(id, hello.stream);
+            let furthest = ahead.values().copied().max().filter(|position| *position > delivered);
+            let run = run_ahead.filter(|_| furthest > stored.further()).unwrap_or(run);
             let delivery = Delivery::new(delivered.max(hello.first), stored.further(), &outputs, &ahead);
-            let place = Place { delivered, received: delivery.front(), run };
+            let place = Place { delivered, received: delivery.furthest(), run };
             *turn.current = Some(Current { stream: hello.stream, stored, delivery, run });
             return Ok((place, known.is_none()));
         };
         let delivered = current.delivery.position();
         current.delivery.resume(delivered.max(hello.first));
         current.delivery.change(&outputs);
-        Ok((Place { delivered, received: current.delivery.front(), run: current.run }, false))
+        Ok((Place { delivered, received: current.delivery.furthest(), run: current.run }, false))
     }
 
     async fn hello(&mut self, stream: &mut Stream) -> Result<Hello, Ended> {

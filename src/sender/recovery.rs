@@ -165,6 +165,8 @@ pub(crate) fn recover(
             opened.spool.record_gap(*gap);
         }
     }
+    // What is taken in below belongs to this run: no run before it can have sent it.
+    let start = ledger.next();
     let is_at_end = opened.spool.end().is_none_or(|end| end == ledger.next());
     if held.is_empty() && slots_done.is_none_or(|_| intake.slots.get(0) == Entry::Empty) && is_at_end {
         let taken_in = newer::take_in(&mut opened.spool, &mut ledger, keys, path.as_deref());
@@ -177,7 +179,7 @@ pub(crate) fn recover(
     // and believes only if its marks are right.
     intake.marks.set_acknowledged(ledger.acknowledged());
     intake.marks.set_next(ledger.next());
-    if let Err(error) = opened.spool.begin_run(RunId(random_id()), ledger.next()) {
+    if let Err(error) = opened.spool.begin_run(RunId(random_id()), start) {
         tracing::error!(
             message_id = sender::SPOOL_FAILS,
             %error,

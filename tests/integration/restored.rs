@@ -138,6 +138,36 @@ fn repeats_of_a_restored_backup_are_counted() {
     pair.sender.daemon().wait_for_log(&["restored from a backup", "may arrive twice"], STALL);
 }
 
+#[test]
+fn what_one_collector_has_is_no_delivery() {
+    let _running = shared();
+    let first = Collector::start(2, pattern());
+    let second = Collector::start(2, pattern());
+    let absent = second.addr();
+    drop(second);
+    let mut receiver = ReceiverHost::new(&[first.addr(), absent], "");
+    receiver.start();
+    let mut sender = SenderHost::new("edge", &receiver.addr(), QUICK_SENDER);
+    sender.start();
+    sender.wait_state("connected", STALL);
+    stop(&mut sender);
+    let backup = sender.path("backup");
+    copy_spool(&sender, &backup);
+    sender.start();
+    let mut exporters = sender.exporters(2, pattern());
+    exporters.send(20);
+    // The first batch, of one datagram, waits for the second collector.
+    first.wait_for(1, STALL);
+    restore(&mut sender, &backup);
+    sender.start();
+    exporters.send(20);
+    let second = Collector::start_on(&absent.to_string(), 2, pattern());
+    // One datagram from the spool's other life, and all of this one, under the same positions.
+    first.wait_for(21, STALL);
+    second.wait_for(20, STALL);
+    assert!(sender.status()["replaced_stream"].is_string());
+}
+
 /// Two machines with one id and copies of one spool.
 fn clones(is_stopped_for_the_copy: bool) {
     let collector = Collector::start(2, pattern());
