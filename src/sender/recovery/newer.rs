@@ -30,7 +30,9 @@ pub(super) fn take_in(
     intake: Option<&Path>,
 ) -> io::Result<()> {
     for (place, stream, batches) in intake.map(intake::newer::readable).unwrap_or_default() {
-        spool.put_newer(stream, &batches)?;
+        // An intake is in clear text, the spool may not be.
+        let sealed: Result<Vec<_>, _> = batches.iter().map(|batch| keys.seal(stream, batch)).collect();
+        spool.put_newer(stream, &sealed.map_err(io::Error::other)?)?;
         std::fs::remove_file(place)?;
     }
     let (mut taken, mut stays) = (0, Vec::new());
