@@ -135,7 +135,9 @@ pub(crate) fn recover(
         intake.forget_ring();
         Vec::new()
     };
-    if was_cut_short && trusted.is_none() {
+    // A spool that was wiped, or never recorded its run, does not say that there was one: the intake does.
+    let was_forgotten = opened.last_run.is_none() && found == Found::Damaged;
+    if (was_cut_short || was_forgotten) && trusted.is_none() {
         let lost = LostIntake {
             path: path.as_deref(),
             found,

@@ -183,6 +183,16 @@ fn an_emptied_intake_is_logged_with_its_bound() {
 }
 
 #[test]
+fn an_intake_of_a_wiped_spool_is_logged_with_its_bound() {
+    let _running = shared();
+    let (mut pair, _) = holding(|_| {});
+    pair.sender.take().kill();
+    std::fs::remove_dir_all(pair.sender.path("spool")).unwrap();
+    pair.sender.start();
+    pair.sender.daemon().wait_for_log(&["the intake", "of another spool", "are lost, at most 12 MiB"], STALL);
+}
+
+#[test]
 fn a_cut_ring_costs_what_is_counted() {
     let _running = shared();
     let (pair, exporters, recovered) = damaged(|intake| {

@@ -57,7 +57,8 @@ impl LostIntake<'_> {
             }
             Found::Damaged => {
                 format!(
-                    "the intake {path}, which the last run left when it was killed, is truncated or damaged"
+                    "the intake {path}, which the last run left when it was killed, is truncated or damaged, or is of \
+                     another spool"
                 )
             }
             Found::Left(_) => format!("the intake {path} is not that of the last run, which was killed"),
