@@ -125,7 +125,7 @@ impl Intake {
         Ok((Self { marks: Arc::new(marks), slots, ring }, found))
     }
 
-    /// Takes up what an earlier run left in the ring and no segment holds: batches that end above `floor`. Where the
+    /// Recovers what an earlier run left in the ring and no segment holds: batches that end above `floor`. Where the
     /// marks are `trusted`, they say where to find these; else, and where that does not lead to all of them, the ring
     /// is searched.
     pub(crate) fn recover_ring(&mut self, stream: StreamId, trusted: bool, floor: Position) -> Vec<Held> {
