@@ -254,6 +254,10 @@ pub const LATE: Duration = Duration::from_secs(1);
 /// exporter, where no file gets too much, or a clock that was set: neither is worth stalling a stream for.
 pub const PACE_WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// How far the time of a file's last change may lag behind the clock: the kernel takes it from its last tick, and some file
+/// systems round it down to a second or two.
+pub const FILE_TIME_LAG: Duration = Duration::from_secs(2);
+
 /// A wall clock that moved so far against the boot clock was set. Smaller corrections are within the precision of all that is
 /// measured with it, leap seconds aside.
 pub const CLOCK_STEP: Duration = Duration::from_secs(1);

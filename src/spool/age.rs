@@ -13,6 +13,7 @@ use core::time::Duration;
 
 use crate::clock::{ClockStep, ClockWatch};
 use crate::datagram::{BootTime, Moment, Timestamp};
+use crate::limits::FILE_TIME_LAG;
 use crate::sequence::Position;
 use crate::spool::disk::{Disk, DiskFile};
 use crate::spool::segment::{Begun, SegmentHeader};
@@ -136,7 +137,7 @@ impl Begun {
 
     /// The age of the last write to the segment, at least; the file system says that it was at `modified`.
     fn age_of_last(&self, modified: Timestamp, now: Moment, is_steady: bool) -> Duration {
-        let is_in_order = self.wall <= modified;
+        let is_in_order = self.wall.since(modified) <= FILE_TIME_LAG;
         match self.boot {
             Some(boot) if boot.boot == now.boot.boot && is_in_order => {
                 let since_begun = now.boot.since(boot).unwrap_or_default();

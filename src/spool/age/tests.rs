@@ -47,7 +47,12 @@ impl Case {
     }
 
     fn append(&mut self, now: Moment) {
-        self.disk.set_time(now.wall);
+        self.append_stamped(now, now.wall);
+    }
+
+    /// Appends, on a file system that says it was at `modified`.
+    fn append_stamped(&mut self, now: Moment, modified: Timestamp) {
+        self.disk.set_time(modified);
         self.spool.append(&batch(self.next, 3), now, Position(0)).unwrap();
         self.next += 3;
     }
@@ -127,6 +132,18 @@ fn an_earlier_boot_is_dropped_once_the_clock_is_steady() {
     case.restart(now);
     assert_eq!(case.left(now.plus(CLOCK_STEADY_AFTER.saturating_sub(SECOND))), 1);
     assert_eq!(case.left(now.plus(CLOCK_STEADY_AFTER)), 0);
+}
+
+/// The first write to a segment can bear an earlier time than its header: file times come from the kernel's last tick.
+#[test]
+fn a_file_time_that_lags_keeps_nothing_longer() {
+    let written = start().plus(CLOCK_STEADY_AFTER);
+    for now in [written.plus(2 * MAX_AGE), rebooted(written, 2 * MAX_AGE)] {
+        let mut case = Case::begin(start());
+        case.append_stamped(written, Timestamp(written.wall.0 - 4_000_000));
+        case.restart(now);
+        assert_eq!(case.left(now.plus(CLOCK_STEADY_AFTER)), 0);
+    }
 }
 
 #[test]
