@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -65,6 +65,9 @@ pub(crate) struct IngestSettings {
     pub(crate) compression: Compression,
 }
 
+/// How long ingest waits before it tries again to remove a failed intake.
+const REMOVE_AGAIN: Duration = Duration::from_secs(1);
+
 /// Drops, at most, that a socket counted while what it queues now was queued.
 const QUEUED_BEFORE: u32 = 1 << 24;
 
@@ -118,6 +121,8 @@ pub(crate) struct Ingest {
     encoder: Encoder,
     gathering: Gathering,
     slots_done: Option<u64>,
+    /// When the removal of a failed intake is tried again.
+    remove_again_at: Option<Instant>,
 }
 
 /// Makes batches of datagrams and pushes them.
@@ -153,7 +158,19 @@ impl Ingest {
             Encoder { builder, flows: Vec::new(), ring, queue, lent, allow, pulse, is_flooded: false };
         let capacities = listeners.iter().map(|listener| listener.capacity);
         let gathering = Gathering::new(capacities.min().unwrap_or_default(), Instant::now());
-        Self { listeners, stop, settings, slots, marks, place, tally, encoder, gathering, slots_done }
+        Self {
+            listeners,
+            stop,
+            settings,
+            slots,
+            marks,
+            place,
+            tally,
+            encoder,
+            gathering,
+            slots_done,
+            remove_again_at: None,
+        }
     }
 
     /// Takes datagrams until told to stop; then those that are queued at sockets which end with the process.
@@ -201,7 +218,10 @@ impl Ingest {
     }
 
     /// Goes on in memory with all of the intake if part of its file has failed.
-    fn look_after_intake(&self) {
+    fn look_after_intake(&mut self) {
+        if self.remove_again_at.is_some_and(|at| at <= Instant::now()) {
+            self.remove_failed_intake();
+        }
         let backings = [self.marks.backing(), self.slots.backing(), self.encoder.ring.backing()];
         if self.place.path().is_none() || backings == [Backing::File; 3] {
             return;
@@ -221,7 +241,26 @@ impl Ingest {
                 "the intake failed: {reason}; it is in memory now: kill -9 would lose what is received and not yet in \
                  the spool; remove the cause and restart"
             );
+            self.remove_failed_intake();
         }
+    }
+
+    fn remove_failed_intake(&mut self) {
+        let was_refused = self.remove_again_at.is_some();
+        self.remove_again_at = match self.place.remove_failed_file() {
+            Ok(()) => {
+                if was_refused {
+                    tracing::info!("removed the file of the failed intake: the disk allows it again");
+                }
+                None
+            }
+            Err(error) => {
+                if !was_refused {
+                    tracing::error!(%error, "cannot remove the file of the failed intake: {error}; trying again");
+                }
+                Some(Instant::now() + REMOVE_AGAIN)
+            }
+        };
     }
 
     /// What a reload changed counts from the next datagram on.

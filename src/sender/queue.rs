@@ -453,7 +453,11 @@ impl Queue {
         state.spool.newer = aside;
         let kept = state.ledger.keep_apart(Gap { first, end, reason: GapReason::Unused });
         drop(state);
-        tell_newer(count_of(kept, "datagram"), &newer.needs);
+        tell_newer(
+            format_args!("{} in the spool", count_of(kept, "datagram")),
+            NEWER_DIRECTORY,
+            &newer.needs,
+        );
         Ok(())
     }
 
@@ -500,12 +504,15 @@ impl Queue {
     }
 }
 
-/// Logs that `what` a newer version wrote is kept, and what it needs.
-pub(crate) fn tell_newer(what: impl core::fmt::Display, needs: &str) {
+/// Where the spool keeps what a newer version wrote, in words.
+pub(crate) const NEWER_DIRECTORY: &str = "the directory 'newer'";
+
+/// Logs that `what` a newer version wrote is kept in `place`, and what it needs.
+pub(crate) fn tell_newer(what: impl core::fmt::Display, place: impl core::fmt::Display, needs: &str) {
     tracing::error!(
         message_id = sender::NEWER_FORMAT,
         needs,
-        "{what} in the spool come from a newer nf-sender ({needs}): they are kept in the directory 'newer' and not sent; \
-         start a version that reads them, which takes them into the queue again"
+        "{what} come from a newer nf-sender ({needs}): they are kept in {place} and not sent; start a version that \
+         reads them, which takes them into the queue again"
     );
 }

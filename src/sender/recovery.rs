@@ -107,18 +107,16 @@ pub(crate) fn recover(
     let mut opened = survey.take_up(new_stream_id(), policy).map_err(unreadable())?;
     let stream = opened.spool.stream();
     let boot = intake::boot_id().map_err(failed("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
-    if let Some(path) = &path {
-        match newer::move_intake_away(path) {
-            // It stays, and the intake is in memory.
-            Err(error) if has_no_room(&error) => {}
-            other => other.map_err(failed("move away the intake of a newer version", path))?,
-        }
-    }
-    let (mut intake, place, found) = open_intake(path.as_deref(), stream, boot)?;
-    let left = match found {
-        Found::Left(left) => Some(left).filter(|left| is_current(left, opened.last_run)),
+    let was_newer = match &path {
+        Some(path) => move_newer_away(path)?,
+        None => false,
+    };
+    let OpenedIntake { mut intake, place, found, is_copy } = open_intake(path.as_deref(), stream, boot)?;
+    let any_left = match found {
+        Found::Left(left) => Some(left),
         Found::New | Found::Damaged => None,
     };
+    let left = any_left.filter(|left| is_current(left, &opened));
     let trusted = left.as_ref().filter(|left| left.same_boot);
 
     let acknowledged = match (trusted, opened.last_run) {
@@ -127,9 +125,12 @@ pub(crate) fn recover(
         (None, _) => None,
     };
     opened.spool.acknowledge(acknowledged.unwrap_or_default());
-    let floor = opened.spool.end().unwrap_or_default().max(acknowledged.unwrap_or_default());
+    let acknowledged_there = any_left.map(|left| left.acknowledged);
+    let known = [opened.spool.end(), acknowledged, acknowledged_there];
+    let floor = known.into_iter().flatten().max().unwrap_or_default();
     let was_cut_short = matches!(opened.last_run, Some(LastRun::CutShort { .. }));
-    let held = if left.is_some() || (was_cut_short && found == Found::Damaged) {
+    // Marks that cannot be believed do not make the ring useless: what a receiver has of it is a repeat, which it drops.
+    let held = if left.is_some() || (was_cut_short && found != Found::New) {
         intake.recover_ring(stream, left.is_some(), floor)
     } else {
         intake.forget_ring();
@@ -137,10 +138,11 @@ pub(crate) fn recover(
     };
     // A spool that was wiped, or never recorded its run, does not say that there was one: the intake does.
     let was_forgotten = opened.last_run.is_none() && found == Found::Damaged;
-    if (was_cut_short || was_forgotten) && trusted.is_none() {
+    if (was_cut_short || was_forgotten) && (trusted.is_none() || is_copy) && !was_newer {
         let lost = LostIntake {
             path: path.as_deref(),
             found,
+            is_believed: trusted.is_some(),
             began: Began::read(directory),
             boot,
             newest: opened.newest,
@@ -181,13 +183,16 @@ pub(crate) fn recover(
     // and believes only if its marks are right.
     intake.marks.set_acknowledged(ledger.acknowledged());
     intake.marks.set_next(ledger.next());
-    if let Err(error) = opened.spool.begin_run(RunId(random_id()), start) {
-        tracing::error!(
+    intake.marks.set_run(RunId::NONE);
+    let run = RunId(random_id());
+    match opened.spool.begin_run(run, start) {
+        Ok(()) => intake.marks.set_run(run),
+        Err(error) => tracing::error!(
             message_id = sender::SPOOL_FAILS,
             %error,
             "{}: cannot write the file 'stream': {error}; going on, and trying again",
             directory.display()
-        );
+        ),
     }
     if let Err(error) = (Began { boot, at: wall_clock() }).write(directory) {
         tracing::debug!(%error, "cannot write the file 'boot' of the spool: {error}");
@@ -254,16 +259,30 @@ fn intake_path(
     }
 }
 
+/// Moves the intake at `path` away if a newer version left it. Says whether it did.
+fn move_newer_away(path: &Path) -> Result<bool, RecoveryError> {
+    match newer::move_intake_away(path) {
+        // It stays, and the intake is in memory.
+        Err(error) if has_no_room(&error) => Ok(true),
+        other => other.map_err(failed("move away the intake of a newer version", path)),
+    }
+}
+
+/// The intake of a run that begins.
+struct OpenedIntake {
+    intake: Intake,
+    place: Place,
+    found: Found,
+    /// Whether it is a copy in memory of a file that cannot be written.
+    is_copy: bool,
+}
+
 /// Opens the intake at `path`; one in memory without a path, and where the disk has no room for it, as what the spool
 /// holds must drain all the same.
-fn open_intake(
-    path: Option<&Path>,
-    stream: StreamId,
-    boot: [u8; 16],
-) -> Result<(Intake, Place, Found), RecoveryError> {
+fn open_intake(path: Option<&Path>, stream: StreamId, boot: [u8; 16]) -> Result<OpenedIntake, RecoveryError> {
     let in_memory = |reason: String| {
         let intake = Intake::in_memory(stream).map_err(failed("make in memory", Path::new("intake")))?;
-        Ok((intake, Place::memory(reason), Found::New))
+        Ok(OpenedIntake { intake, place: Place::memory(reason), found: Found::New, is_copy: false })
     };
     let Some(path) = path else {
         return in_memory(
@@ -271,7 +290,9 @@ fn open_intake(
         );
     };
     match Intake::open(path, stream, boot) {
-        Ok((intake, found)) => Ok((intake, Place::file(path.to_owned()), found)),
+        Ok((intake, found)) => {
+            Ok(OpenedIntake { intake, place: Place::file(path.to_owned()), found, is_copy: false })
+        }
         Err(error) if has_no_room(&error) => {
             tracing::error!(
                 message_id = sender::INTAKE_IN_MEMORY,
@@ -282,7 +303,9 @@ fn open_intake(
             );
             let reason = format!("no room for {}: {error}", path.display());
             match Intake::copied(path, stream, boot) {
-                Ok((intake, found)) => Ok((intake, Place::memory(reason), found)),
+                Ok((intake, found)) => {
+                    Ok(OpenedIntake { intake, place: Place::memory(reason), found, is_copy: true })
+                }
                 Err(_) => in_memory(reason),
             }
         }
@@ -309,14 +332,17 @@ fn random_id() -> [u8; 16] {
     id
 }
 
-/// Whether the intake is the last run's. One of an earlier run, found where another run had its own elsewhere,
-/// knows less than the `stream` file.
-fn is_current(left: &Left, last_run: Option<LastRun>) -> bool {
-    match last_run {
-        Some(LastRun::CutShort { start }) => left.next >= start,
-        Some(LastRun::Orderly { next, .. }) => left.next >= next,
-        None => false,
-    }
+/// Whether the intake is the last run's. One of an earlier run is found where a later run had its own elsewhere, or in
+/// memory. It knows no more than the `stream` file.
+fn is_current(left: &Left, opened: &spool::Opened<Directory>) -> bool {
+    let known = match opened.last_run {
+        Some(LastRun::CutShort { start }) => start,
+        Some(LastRun::Orderly { next, .. }) => next,
+        None => return false,
+    };
+    let last = opened.spool.lineage().run();
+    let is_of_last = [left.run, last].contains(&RunId::NONE) || left.run == last;
+    left.next > known || (is_of_last && left.next == known)
 }
 
 /// Which positions a run starts with.

@@ -45,6 +45,14 @@ impl Disk {
         Self { place: place.to_owned() }
     }
 
+    /// Makes `file` read-only, as if it lay on a file system that takes no more writes.
+    pub(crate) fn freeze(file: &Path) -> Self {
+        run(Command::new("mount").arg("--bind").args([file, file]));
+        let frozen = Self { place: file.to_owned() };
+        frozen.remount("bind,ro");
+        frozen
+    }
+
     /// An ext4 of so many MiB, in a file.
     pub(crate) fn ext4(mebibytes: u64, image: &Path, place: &Path) -> Self {
         Self::ext4_with(&[], mebibytes, image, place)

@@ -192,6 +192,91 @@ fn an_intake_of_a_wiped_spool_is_logged_with_its_bound() {
     pair.sender.daemon().wait_for_log(&["the intake", "of another spool", "are lost, at most 12 MiB"], STALL);
 }
 
+/// Panics unless the log has one line about what a run in memory may have lost, and all but that arrives, once.
+fn assert_memory_was_lost(pair: &Pair, exporters: Exporters, words: &str, lost: u64) {
+    assert_eq!(
+        pair.sender.daemon().count_log(&["the intake", "are lost"]),
+        1,
+        "{}",
+        pair.sender.daemon().log()
+    );
+    let bound = ["the intake", words, "at most 12 MiB and 128 datagrams"];
+    assert_eq!(pair.sender.daemon().count_log(&bound), 1, "{}", pair.sender.daemon().log());
+    let exporters = go_on(pair, exporters, 3 * HELD);
+    pair.link.mend();
+    pair.collector.wait_for(3 * HELD - lost, STALL);
+    let report = pair.collector.report();
+    assert_eq!((report.missing(exporters.sent()), report.repeated()), (lost, 0));
+}
+
+#[test]
+fn a_kill_after_a_run_in_memory_is_logged() {
+    let _running = shared();
+    if !may_mount() {
+        return;
+    }
+    let (mut pair, exporters) = holding(|_| ());
+    pair.sender.take().kill();
+    let frozen = Disk::freeze(&pair.sender.path("run/intake"));
+    pair.sender.start();
+    assert_eq!(pair.sender.status()["intake"]["in_memory"], true);
+    assert_eq!(count(&pair.sender.status(), "/recovered/datagrams"), HELD);
+    let exporters = go_on(&pair, exporters, 2 * HELD);
+    wait_until_received(&pair, HELD);
+    pair.sender.take().kill();
+    drop(frozen);
+    pair.sender.start();
+    assert_eq!(count(&pair.sender.status(), "/recovered/datagrams"), HELD, "from the file that was left");
+    assert_memory_was_lost(&pair, exporters, "is not that of the last run", HELD);
+}
+
+/// A sender whose intake has failed after `HELD` datagrams and cannot be removed, with as many more in memory.
+fn failed_and_frozen() -> (Pair, Exporters, Disk) {
+    let (pair, exporters) = holding(|_| ());
+    let path = pair.sender.path("run/intake");
+    let intake = open(&path);
+    let frozen = Disk::freeze(&path);
+    // The marks stay whole, and the ring fails where the next batches would go.
+    let ring = intake.metadata().unwrap().len() - (12 << 20);
+    intake.set_len(ring + (1500 << 10)).unwrap();
+    let exporters = go_on(&pair, exporters, 2 * HELD);
+    wait_until_received(&pair, 2 * HELD);
+    assert_in_memory(&pair, "was truncated");
+    pair.sender
+        .daemon()
+        .wait_for_log(&["cannot remove the file of the failed intake", "trying again"], STALL);
+    (pair, exporters, frozen)
+}
+
+#[test]
+fn a_failed_intake_that_stays_is_not_trusted() {
+    let _running = shared();
+    if !may_mount() {
+        return;
+    }
+    let (mut pair, exporters, _frozen) = failed_and_frozen();
+    pair.sender.take().kill();
+    pair.sender.start();
+    let recovered = count(&pair.sender.status(), "/recovered/datagrams");
+    let lost = exporters.total() - recovered + dropped(&pair.sender.status(), "corrupt");
+    assert_memory_was_lost(&pair, exporters, "cannot be written", lost);
+}
+
+#[test]
+fn a_failed_intake_is_removed_once_it_can_be() {
+    let _running = shared();
+    if !may_mount() {
+        return;
+    }
+    let (mut pair, exporters, frozen) = failed_and_frozen();
+    drop(frozen);
+    pair.sender.daemon().wait_for_log(&["removed the file of the failed intake"], STALL);
+    assert!(!pair.sender.path("run/intake").exists());
+    pair.sender.take().kill();
+    pair.sender.start();
+    assert_memory_was_lost(&pair, exporters, "is gone or empty", 2 * HELD);
+}
+
 #[test]
 fn a_cut_ring_costs_what_is_counted() {
     let _running = shared();

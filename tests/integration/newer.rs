@@ -180,6 +180,7 @@ fn a_newer_intake_is_kept_and_an_upgrade_delivers_it() {
     set_magic(&pair.sender.path("run/intake"), *b"NFINTAK3");
     pair.sender.start();
     pair.sender.daemon().wait_for_log(&["newer nf-sender", "intake format 3"], STALL);
+    assert_eq!(pair.sender.daemon().count_log(&["the intake", "are lost"]), 0, "all of it is kept");
     let exporters = go_on(&pair, exporters, 700);
     deliver_but(&pair, &exporters, 500);
     assert_eq!(pair.sender.take().terminate().code(), Some(0));

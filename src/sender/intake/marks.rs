@@ -5,6 +5,7 @@
 //! | 0 | 8 | magic and version: `NFINTAK2` |
 //! | 8 | 16 | stream id |
 //! | 24 | 16 | boot id |
+//! | 40 | 16 | id of the run that fills the intake; zeros if the file `stream` does not name that run |
 //! | 128 | 32 | mark 0: the position of the next datagram to be encoded |
 //! | 160 | 32 | mark 1: acknowledged up to this position |
 //! | 192 | 32 | mark 2, ring: offset of the oldest batch, counted in bytes since the ring was made |
@@ -29,7 +30,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::SharedFile;
 use super::bus_error::Backing;
 use super::mapping::Mapping;
-use crate::sequence::{Position, StreamId};
+use crate::sequence::{Position, RunId, StreamId};
 
 /// Bytes of the marks: a page, so that the slots start on one.
 pub(super) const LEN: usize = 4096;
@@ -42,6 +43,7 @@ const WORDS: usize = MARKS_AT + 4 * MARKS;
 const WORD_MAGIC: usize = 0;
 const WORD_STREAM: usize = 1;
 const WORD_BOOT: usize = 3;
+const WORD_RUN: usize = 5;
 /// Where version 1 had its marks.
 const MARKS_1_AT: usize = 8;
 const MARKS_AT: usize = 16;
@@ -175,6 +177,7 @@ impl Marks {
             core::array::from_fn(|mark| if keep { self.get(mark).unwrap_or(0) } else { 0 });
         if !keep {
             self.set_id(WORD_BOOT, [0; 16]);
+            self.set_run(RunId::NONE);
         }
         for (mark, value) in values.into_iter().enumerate() {
             self.set(mark, value);
@@ -186,6 +189,16 @@ impl Marks {
     /// From now on the marks are believed by the next start in this boot: to be called once they are right.
     pub(crate) fn set_boot(&self, boot: [u8; 16]) {
         self.set_id(WORD_BOOT, boot);
+    }
+
+    /// The run whose marks these are; `RunId::NONE` if that is not known.
+    pub(crate) fn run(&self) -> RunId {
+        RunId(self.id(WORD_RUN))
+    }
+
+    /// Makes these the marks of `run`, which the file `stream` names as the last one.
+    pub(crate) fn set_run(&self, run: RunId) {
+        self.set_id(WORD_RUN, run.0);
     }
 
     pub(crate) fn next(&self) -> Position {

@@ -40,7 +40,7 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, IFlags, MemfdFlags, ioctl_getflags, ioctl_setflags};
 
 use crate::limits::INTAKE_RING;
-use crate::sequence::{Position, StreamId};
+use crate::sequence::{Position, RunId, StreamId};
 
 /// The intake's file as its parts share it. Its lock lasts as long as any of them.
 type SharedFile = Arc<File>;
@@ -69,6 +69,8 @@ pub(crate) enum Found {
 pub(crate) struct Left {
     /// Whether it was left in this boot, so that its marks are to be believed.
     pub(crate) same_boot: bool,
+    /// The run that left it; `RunId::NONE` if that is not known.
+    pub(crate) run: RunId,
     /// The position after the last one given out.
     pub(crate) next: Position,
     /// Acknowledged up to here.
@@ -111,6 +113,7 @@ impl Intake {
             // Where part of the ring is cut off, the marks say what is missing.
             Kind::Ours if old_len >= ring_at() && marks.are_whole() => Found::Left(Left {
                 same_boot: marks.boot() == boot,
+                run: marks.run(),
                 next: marks.next(),
                 acknowledged: marks.acknowledged(),
             }),

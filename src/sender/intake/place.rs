@@ -34,22 +34,23 @@ impl Place {
         self.in_memory.get().map(String::as_str)
     }
 
-    /// The file has failed, and memory has taken its place. No start may believe from now on what it holds: it is
-    /// removed, or at least emptied. Returns the reason; `None` if that was known already.
+    /// Notes that the file has failed, and memory has taken its place. Returns the reason; `None` if that was known
+    /// already. [`Self::remove_failed_file`] must follow.
     pub(crate) fn leave_file(&self) -> Option<String> {
-        let path = self.path()?;
-        let reason = why_failed(path);
-        if let Err(error) = std::fs::remove_file(path)
-            && error.kind() != io::ErrorKind::NotFound
-            && let Err(truncating) = File::options().write(true).truncate(true).open(path)
-        {
-            tracing::error!(
-                %error,
-                "cannot remove the failed intake {}: {error}, nor empty it: {truncating}; remove it before the next start",
-                path.display()
-            );
-        }
+        let reason = why_failed(self.path()?);
         self.in_memory.set(reason.clone()).ok().map(|()| reason)
+    }
+
+    /// Removes the failed file, or empties it at least: it no longer shows where the numbering stands, and a start after a
+    /// kill would believe it.
+    pub(crate) fn remove_failed_file(&self) -> io::Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                File::options().write(true).truncate(true).open(path).map(drop).map_err(|_| error)
+            }
+            _ => Ok(()),
+        }
     }
 }
 

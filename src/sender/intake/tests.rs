@@ -154,7 +154,10 @@ fn marks_outlive_the_process_and_tell_another_boot_and_another_stream() {
     drop(intake);
     let path = path(&directory);
     let same = left(Intake::open(&path, STREAM, BOOT).unwrap().1);
-    assert_eq!(same, Left { same_boot: true, next: Position(77), acknowledged: Position(70) });
+    assert_eq!(
+        same,
+        Left { same_boot: true, run: RunId::NONE, next: Position(77), acknowledged: Position(70) }
+    );
     assert!(!left(Intake::open(&path, STREAM, [2; 16]).unwrap().1).same_boot);
     assert_eq!(Intake::open(&path, StreamId([5; 16]), BOOT).unwrap().1, Found::Damaged);
 }
@@ -308,6 +311,7 @@ fn a_failed_file_is_left_with_its_reason() {
     assert!(reason.ends_with("/intake was truncated"), "{reason}");
     assert_eq!(place.why_in_memory(), Some(reason.as_str()));
     assert_eq!((place.path(), place.leave_file()), (None, None));
+    place.remove_failed_file().unwrap();
     assert_eq!(path(&directory).metadata().unwrap_err().kind(), ErrorKind::NotFound);
 }
 

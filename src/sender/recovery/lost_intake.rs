@@ -20,6 +20,9 @@ pub(super) struct LostIntake<'a> {
     /// Where it was looked for; `None` if this run has none on disk.
     pub(super) path: Option<&'a Path>,
     pub(super) found: Found,
+    /// Whether it is the last run's and whole, and yet cannot be written: so it may be that this run could not write it
+    /// either, and went on in memory.
+    pub(super) is_believed: bool,
     /// When the last run began, and in which boot.
     pub(super) began: Option<Began>,
     pub(super) boot: [u8; 16],
@@ -47,6 +50,14 @@ impl LostIntake<'_> {
 
     fn line(&self) -> String {
         let path = self.path.unwrap_or_else(|| Path::new("intake")).display();
+        let bound = format!("at most {} MiB and {INTAKE_SLOTS} datagrams", INTAKE_RING >> 20);
+        if self.is_believed {
+            return format!(
+                "the intake {path} cannot be written: if that was so before the last run was killed, datagrams that it \
+                 received after {} and neither delivered nor spooled are lost, {bound}",
+                self.since()
+            );
+        }
         let happened = match self.found {
             _ if self.was_rebooted() => {
                 "the machine was rebooted while nf-sender ran, and the intake was lost with its memory"
@@ -68,10 +79,9 @@ impl LostIntake<'_> {
             datagrams => format!("; recovered {} from it", count_of(datagrams, "datagram")),
         };
         format!(
-            "{happened}: datagrams that were received after {} and neither delivered nor in the spool are lost, at most \
-             {} MiB and {INTAKE_SLOTS} datagrams{salvaged}",
+            "{happened}: datagrams that were received after {} and neither delivered nor in the spool are lost, \
+             {bound}{salvaged}",
             self.since(),
-            INTAKE_RING >> 20,
         )
     }
 
@@ -93,7 +103,7 @@ mod tests {
 
     fn lost(found: Found, began: Option<Began>) -> LostIntake<'static> {
         let path = Some(Path::new("/run/nf-sender/intake"));
-        LostIntake { path, found, began, boot: [1; 16], newest: None, salvaged: 0 }
+        LostIntake { path, found, is_believed: false, began, boot: [1; 16], newest: None, salvaged: 0 }
     }
 
     #[test]
@@ -111,6 +121,16 @@ mod tests {
         (gone.found, gone.salvaged) = (Found::Damaged, 7);
         assert!(gone.line().contains("damaged"));
         assert!(gone.line().ends_with("; recovered 7 datagrams from it"));
+    }
+
+    #[test]
+    fn an_intake_that_cannot_be_written_may_be_old() {
+        let mut lost = lost(Found::Damaged, None);
+        lost.is_believed = true;
+        assert!(
+            lost.line()
+                .starts_with("the intake /run/nf-sender/intake cannot be written: if that was so before")
+        );
     }
 
     #[test]

@@ -6,19 +6,18 @@ use std::path::Path;
 use crate::secure::SpoolKeys;
 use crate::sender::intake;
 use crate::sender::ledger::Ledger;
-use crate::sender::queue::tell_newer;
+use crate::sender::queue::{NEWER_DIRECTORY, tell_newer};
 use crate::spool::Spool;
 use crate::spool::TakenIn;
 use crate::spool::disk::Directory;
 use crate::status::count_of;
 
-/// Moves the intake at `path` out of the way if a newer version left it.
-pub(super) fn move_intake_away(path: &Path) -> io::Result<()> {
-    if let Some((place, version)) = intake::newer::move_away(path)? {
-        let needs = format!("intake format {version}, this version reads up to 2");
-        tell_newer(format_args!("datagrams in {}", place.display()), &needs);
-    }
-    Ok(())
+/// Moves the intake at `path` out of the way if a newer version left it. Says whether it did.
+pub(super) fn move_intake_away(path: &Path) -> io::Result<bool> {
+    let Some((place, version)) = intake::newer::move_away(path)? else { return Ok(false) };
+    let needs = format!("intake format {version}, this version reads up to 2");
+    tell_newer("datagrams in the intake", place.display(), &needs);
+    Ok(true)
 }
 
 /// Takes what newer versions left into the queue, as far as this version reads it. The spool ends where the ledger does,
@@ -64,7 +63,8 @@ pub(super) fn take_in(
         tracing::info!(datagrams = taken, "took {what} into the queue that a newer version had left");
     }
     if let Some(needs) = stays.first() {
-        tell_newer(count_of(u64::try_from(stays.len()).unwrap_or(u64::MAX), "file"), needs);
+        let files = count_of(u64::try_from(stays.len()).unwrap_or(u64::MAX), "file");
+        tell_newer(format_args!("{files} in the spool"), NEWER_DIRECTORY, needs);
     }
     Ok(())
 }
