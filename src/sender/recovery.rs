@@ -21,7 +21,7 @@ use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
 use crate::service::messages::sender;
 use crate::service::{DaemonError, wall_clock};
 use crate::spool::disk::Directory;
-use crate::spool::{self, LastRun, Policy, Survey};
+use crate::spool::{self, LastRun, Policy, Spool, Survey};
 use crate::status::count_of;
 use lost_intake::LostIntake;
 
@@ -179,25 +179,7 @@ pub(crate) fn recover(
             tracing::error!(%error, "{directory}: cannot take in what a newer version left: {error}; it stays there");
         }
     }
-    // In this order, so that a kill between any two leaves an intake that the next start knows as the last run's,
-    // and believes only if its marks are right.
-    intake.marks.set_acknowledged(ledger.acknowledged());
-    intake.marks.set_next(ledger.next());
-    intake.marks.set_run(RunId::NONE);
-    let run = RunId(random_id());
-    match opened.spool.begin_run(run, start) {
-        Ok(()) => intake.marks.set_run(run),
-        Err(error) => tracing::error!(
-            message_id = sender::SPOOL_FAILS,
-            %error,
-            "{}: cannot write the file 'stream': {error}; going on, and trying again",
-            directory.display()
-        ),
-    }
-    if let Err(error) = (Began { boot, at: wall_clock() }).write(directory) {
-        tracing::debug!(%error, "cannot write the file 'boot' of the spool: {error}");
-    }
-    intake.marks.set_boot(boot);
+    begin_run(directory, &mut opened.spool, &intake.marks, &ledger, start, boot);
     tell(&opened, &ledger, &held);
 
     let queue = Queue::new(ledger, opened.spool, held, intake.marks.clone(), keys.clone());
@@ -210,6 +192,35 @@ pub(crate) fn recover(
         slots_done,
         intake: Arc::new(place),
     })
+}
+
+/// Records a run that numbers datagrams from `start` on. In this order, so that a kill between any two steps leaves an intake
+/// that the next start knows as the last run's, and believes only if its marks are right.
+fn begin_run(
+    directory: &Path,
+    spool: &mut Spool<Directory>,
+    marks: &intake::Marks,
+    ledger: &Ledger,
+    start: Position,
+    boot: [u8; 16],
+) {
+    marks.set_run(RunId::NONE);
+    marks.set_acknowledged(ledger.acknowledged());
+    marks.set_next(ledger.next());
+    let run = RunId(random_id());
+    match spool.begin_run(run, start) {
+        Ok(()) => marks.set_run(run),
+        Err(error) => tracing::error!(
+            message_id = sender::SPOOL_FAILS,
+            %error,
+            "{}: cannot write the file 'stream': {error}; going on, and trying again",
+            directory.display()
+        ),
+    }
+    if let Err(error) = (Began { boot, at: wall_clock() }).write(directory) {
+        tracing::debug!(%error, "cannot write the file 'boot' of the spool: {error}");
+    }
+    marks.set_boot(boot);
 }
 
 /// Whether the oldest and the newest segment can be read with `keys`. What lies between was written with one of
