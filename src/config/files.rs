@@ -16,6 +16,8 @@ use crate::config::{ConfigError, Origin, Problem};
 /// The files that were read, in that order, and what they say together.
 #[derive(Debug)]
 pub(super) struct Files {
+    /// The configuration file; absolute.
+    pub(super) path: PathBuf,
     pub(super) read: Vec<PathBuf>,
     pub(super) table: Table,
 }
@@ -50,7 +52,8 @@ pub(super) fn read(
 ) -> Result<Files, ConfigError> {
     let default = default_path(service);
     let path = file.unwrap_or(&default);
-    let mut files = Files { read: Vec::new(), table: Table::default() };
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut files = Files { path: absolute, read: Vec::new(), table: Table::default() };
     let may_be_absent = file.is_none();
     match fs::read_to_string(path) {
         Ok(text) => files.take(path, &text)?,
@@ -105,6 +108,32 @@ fn drop_ins(path: &Path) -> Result<Vec<PathBuf>, Problem> {
     }
     found.sort();
     Ok(found)
+}
+
+/// Another configuration than `file`, in the same directory, in which `path` is the value of some key. One that cannot be
+/// read names nothing.
+pub(super) fn other_that_names(path: &Path, file: &Path) -> Option<PathBuf> {
+    let names =
+        |text: String| toml::from_str(&text).is_ok_and(|table: toml::Table| mentions(&table.into(), path));
+    let mut others: Vec<PathBuf> =
+        fs::read_dir(file.parent()?).ok()?.flatten().map(|entry| entry.path()).collect();
+    others.retain(|other| other != file && other.extension().is_some_and(|extension| extension == "toml"));
+    others.sort();
+    let with_drop_ins = others.into_iter().flat_map(|other| {
+        let drop_ins = drop_ins(&other).unwrap_or_default();
+        core::iter::once(other).chain(drop_ins)
+    });
+    let mut with_drop_ins = with_drop_ins.filter(|other| fs::read_to_string(other).is_ok_and(names));
+    with_drop_ins.next()
+}
+
+fn mentions(value: &toml::Value, path: &Path) -> bool {
+    match value {
+        toml::Value::String(text) => Path::new(text) == path,
+        toml::Value::Array(values) => values.iter().any(|value| mentions(value, path)),
+        toml::Value::Table(table) => table.values().any(|value| mentions(value, path)),
+        _ => false,
+    }
 }
 
 /// What `text`, the content of `path`, says.

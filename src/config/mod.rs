@@ -58,6 +58,8 @@ impl Overrides {
 /// Settings, and what there is to tell about them.
 #[derive(Debug)]
 pub struct Loaded<S> {
+    /// The configuration file, which may be absent if it is the default one; absolute.
+    pub file: PathBuf,
     /// The settings, checked.
     pub settings: S,
     /// Which files were read, every value in effect, and warnings.
@@ -134,13 +136,18 @@ pub fn drop_in_directory(file: &Path) -> PathBuf {
     files::drop_in_directory(file)
 }
 
+/// Another configuration than `file`, in the same directory, in which `path` is the value of some key, such as `key-file`.
+pub fn other_that_names(path: &Path, file: &Path) -> Option<PathBuf> {
+    files::other_that_names(path, file)
+}
+
 fn load<S>(
     files: files::Files,
     overrides: Overrides,
     read: impl FnOnce(&mut Reader<'_>) -> Option<S>,
     warnings: impl FnOnce(&S) -> Vec<String>,
 ) -> Result<Loaded<S>, ConfigError> {
-    let files::Files { read: files, mut table } = files;
+    let files::Files { path: file, read: files, mut table } = files;
     table.lay_over(overrides.0);
     let mut problems = Vec::new();
     let mut reader = Reader::new(table, &mut problems);
@@ -149,7 +156,8 @@ fn load<S>(
     match settings {
         Some(settings) if problems.is_empty() => {
             let warnings = warnings(&settings);
-            Ok(Loaded { settings, report: Report { files, values, notes: Vec::new(), warnings } })
+            let report = Report { files, values, notes: Vec::new(), warnings };
+            Ok(Loaded { file, settings, report })
         }
         _ => Err(ConfigError(problems)),
     }

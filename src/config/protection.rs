@@ -5,7 +5,7 @@ use core::fmt;
 use std::path::PathBuf;
 
 use crate::config::reader::{Noted, Reader};
-use crate::config::{Surroundings, kinds};
+use crate::config::{HostPort, Surroundings, kinds};
 use crate::limits;
 use crate::secure::Suite;
 use crate::sequence::SenderId;
@@ -120,6 +120,8 @@ pub struct SenderKeys {
     pub id: SenderId,
     /// Its key.
     pub keys: KeyPair,
+    /// Where it connects, as its tokens say; `None` if that is guessed.
+    pub address: Option<HostPort>,
 }
 
 /// Whether the spool is encrypted, and where its keys are. Keys open what is there, whether more is encrypted or not.
@@ -262,8 +264,9 @@ fn read_sender_keys(reader: &mut Reader<'_>) -> Option<SenderKeys> {
     let id = reader.required("id", kinds::sender_id);
     let current = reader.required("key-file", kinds::path);
     let previous = previous_key(reader);
+    let address = reader.optional("address", kinds::host_port);
     let current = KeySource::File(current?);
-    Some(SenderKeys { id: id?, keys: KeyPair { current, previous: previous? } })
+    Some(SenderKeys { id: id?, keys: KeyPair { current, previous: previous? }, address: address? })
 }
 
 #[cfg(test)]

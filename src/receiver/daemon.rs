@@ -12,7 +12,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::clock::ClockWatch;
-use crate::config::{HostPort, ReceiverSettings};
+use crate::config::{HostPort, Loaded, ReceiverSettings};
 use crate::limits::CLOCK_SETTLED_AFTER;
 use crate::receiver::accept::Gate;
 use crate::receiver::ahead::{self, Ahead};
@@ -41,8 +41,8 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     for warning in loaded.report.warnings() {
         tracing::warn!("{warning}");
     }
-    let settings = loaded.settings;
-    let reloader = Reloader::new(load, settings.clone())?;
+    let Loaded { file, settings, .. } = loaded;
+    let reloader = Reloader::new(load, file, settings.clone())?;
     let _lock = DirectoryLock::take(&settings.state)?;
     let bounded = share_files(settings);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -302,6 +302,7 @@ fn answer(
             Ok(status) => Reply::Ok(status),
             Err(error) => Reply::Error(error.to_string()),
         },
+        Request::Configuration => Reply::Ok(reloader.file().to_string_lossy().into()),
         Request::Reconnect => Reply::Error("nf-receiver does not connect; ask nf-sender".to_owned()),
         Request::Reload => match reloader.reload() {
             Ok(()) => Reply::Ok(serde_json::Value::Null),

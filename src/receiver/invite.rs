@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::config::{
-    self, ConfigError, HostPort, Loaded, Overrides, RECEIVER, ReceiverSettings, Revision, SenderKeys,
-    Surroundings,
+    self, ConfigError, HostPort, KeySource, Loaded, Overrides, RECEIVER, ReceiverSettings, Revision,
+    SenderKeys, Surroundings,
 };
 use crate::receiver::invitation;
 use crate::secure::Key;
@@ -45,6 +45,8 @@ struct Entry {
     key_file: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
     previous_key_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
 }
 
 /// One sender, as far as invitations are about it: its files, and the configuration around them.
@@ -53,6 +55,8 @@ struct Guest<'a> {
     place: Place,
     key: PathBuf,
     previous: PathBuf,
+    /// Where it connects, if the operator has said so.
+    address: Option<HostPort>,
     overrides: Overrides,
     surroundings: &'a Surroundings,
 }
@@ -71,11 +75,9 @@ pub(crate) fn run(
             "{id}: no sender can be invited by a name that ends in {PREVIOUS}: old keys are called so"
         )));
     }
-    let place = Place::new(RECEIVER, file);
-    let keys = place.beside("keys");
-    let (key, previous) = (keys.join(id.as_str()), keys.join(format!("{id}{PREVIOUS}")));
-    let guest = Guest { id, place, key, previous, overrides, surroundings };
-    // Whoever has a table in another file is found even if it names the same key file.
+    let address = address.map(invitation::given_address).transpose()?;
+    let mut guest = Guest::new(file, overrides, surroundings, id);
+    // A sender with a table in another file is found even if that names the same key file.
     let rest = guest.configuration(None)?;
     let by_hand = rest.settings.protection.senders.iter().find(|sender| sender.id == *id);
     if change == Change::Revoke {
@@ -84,9 +86,12 @@ pub(crate) fn run(
         }
         guest.revoke(&rest.settings)?;
     } else {
-        let address = address.map(invitation::given_address).transpose()?;
-        let address =
-            address.map_or_else(|| invitation::guessed_address(&rest.settings, surroundings), Ok)?;
+        let in_table = by_hand.and_then(|sender| sender.address.clone());
+        guest.address = address.or(in_table).or(guest.address);
+        let address = match &guest.address {
+            Some(address) => address.clone(),
+            None => invitation::guessed_address(&rest.settings, surroundings)?,
+        };
         let key = match by_hand {
             Some(sender) if change == Change::Renew => {
                 let how = "put a new key into that file (nf-receiver keygen), and name the old one as previous-key-file";
@@ -99,17 +104,47 @@ pub(crate) fn run(
             }
             None => {
                 // Two at once must not hand out two keys, of which one is none.
-                let _alone = guest.place.lock_keys(&keys)?;
-                if change == Change::Renew { guest.renew(&address)? } else { guest.invite()? }
+                let _alone = guest.place.lock_keys(guest.key.parent().unwrap_or(Path::new("/")))?;
+                if change == Change::Renew { guest.renew()? } else { guest.invite()? }
             }
         };
         invitation::hand_out(&rest.settings, id, &address, key)?;
     }
-    console::note(&take_up(RECEIVER, &rest.settings.control));
+    console::note(&take_up(RECEIVER, &rest.settings.control, guest.place.path()));
     Ok(())
 }
 
-impl Guest<'_> {
+impl<'a> Guest<'a> {
+    /// The sender `id`, with the key file and the address that its invitation names, if it has one.
+    fn new(
+        file: Option<&Path>,
+        overrides: Overrides,
+        surroundings: &'a Surroundings,
+        id: &'a SenderId,
+    ) -> Self {
+        let place = Place::new(RECEIVER, file);
+        let key = place.beside("keys").join(id.as_str());
+        let mut guest =
+            Self { id, place, key, previous: PathBuf::new(), address: None, overrides, surroundings };
+        if guest.drop_in_path().exists()
+            && let Some(invited) = guest.invited()
+        {
+            guest.address = invited.address;
+            if let KeySource::File(path) = invited.keys.current {
+                guest.key = path;
+            }
+        }
+        guest.previous = guest.key.with_file_name(format!("{id}{PREVIOUS}"));
+        guest
+    }
+
+    /// The sender's table in the configuration as it is.
+    fn invited(&self) -> Option<SenderKeys> {
+        let file = self.place.file();
+        let loaded = config::load_receiver(file, self.overrides.clone(), self.surroundings).ok()?;
+        loaded.settings.protection.senders.into_iter().find(|sender| sender.id == *self.id)
+    }
+
     fn drop_in_name(&self) -> String {
         format!("sender-{}.toml", self.id)
     }
@@ -131,6 +166,7 @@ impl Guest<'_> {
             id: self.id.to_string(),
             key_file: self.key.clone(),
             previous_key_file: has_previous.then(|| self.previous.clone()),
+            address: self.address.as_ref().map(ToString::to_string),
         };
         let id = self.id;
         let origin =
@@ -164,8 +200,9 @@ impl Guest<'_> {
     }
 
     /// Gives the sender another key. The old one is valid as the previous one before the new one takes its place.
-    fn renew(&self, address: &HostPort) -> Result<Key, DaemonError> {
+    fn renew(&self) -> Result<Key, DaemonError> {
         let Some(old) = self.place.key(&self.key)? else { return self.invite() };
+        self.place.refuse_key_of_another(&self.key)?;
         let drop_in = self.drop_in(true)?;
         let key = Key::generate().map_err(DaemonError::system)?;
         self.place.write_key(&self.previous, &old)?;
@@ -173,7 +210,7 @@ impl Guest<'_> {
         self.place.write_key(&self.key, &key)?;
         console::note(&format!(
             "the key of {id} is new; the one before, {}, is let in as well until the next renewal, so that nothing is \
-             lost meanwhile. To end it once {id} has joined: rm {}, then nf-receiver invite {id} --address {address}",
+             lost meanwhile. To end it once {id} has joined: rm {}, then nf-receiver invite {id}",
             old.id(),
             self.previous.display(),
             id = self.id,
@@ -185,7 +222,9 @@ impl Guest<'_> {
     fn revoke(&self, rest: &ReceiverSettings) -> Result<(), DaemonError> {
         let mut removed = Vec::new();
         for path in [&self.drop_in_path(), &self.key, &self.previous] {
-            if safe_file::remove(path)? {
+            if let Some(other) = config::other_that_names(path, self.place.path()) {
+                console::note(&format!("{} stays: {} names it, too", path.display(), other.display()));
+            } else if safe_file::remove(path)? {
                 removed.push(path.display().to_string());
             }
         }

@@ -55,7 +55,7 @@ fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
             config::load_receiver(file.as_deref(), overrides.clone(), &surroundings)
         })),
         ReceiverAction::Check => {
-            let Loaded { settings, mut report } =
+            let Loaded { settings, mut report, .. } =
                 config::load_receiver(file.as_deref(), overrides, &surroundings)?;
             reload::check(&settings)?;
             source_check::check(&settings, &mut report)?;

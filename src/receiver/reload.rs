@@ -2,6 +2,7 @@
 //! in stay connected; those that are not are told so. For what belongs to the start, such as sockets and directories, the
 //! log tells that a restart is needed.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -20,6 +21,8 @@ pub(crate) type Load = Box<dyn Fn() -> Result<Loaded<ReceiverSettings>, ConfigEr
 /// What a reload needs.
 pub(crate) struct Reloader {
     load: Load,
+    /// The configuration file.
+    file: PathBuf,
     keys: Mutex<KeyReader>,
     /// The settings that the daemon began with.
     begun_with: ReceiverSettings,
@@ -28,17 +31,23 @@ pub(crate) struct Reloader {
 }
 
 impl Reloader {
-    /// Begins with `settings`, which `load` gave.
-    pub(crate) fn new(load: Load, settings: ReceiverSettings) -> Result<Self, TlsTrouble> {
+    /// Begins with `settings`, which `load` gave, of the configuration `file`.
+    pub(crate) fn new(load: Load, file: PathBuf, settings: ReceiverSettings) -> Result<Self, TlsTrouble> {
         let mut keys = KeyReader::default();
         let admission = admission(&settings.protection, &mut keys)?;
         Ok(Self {
             load,
+            file,
             keys: Mutex::new(keys),
             admission: watch::Sender::new(Arc::new(admission)),
             collectors: watch::Sender::new(settings.collectors.clone()),
             begun_with: settings,
         })
+    }
+
+    /// The configuration file.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
     }
 
     /// Whom to let in.

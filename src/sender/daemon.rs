@@ -11,7 +11,7 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::config::{SenderSettings, SpoolSettings};
+use crate::config::{Loaded, SenderSettings, SpoolSettings};
 use crate::limits::{RECEIVE_BUFFER, STOP_GRACE};
 use crate::sender::ingest::{Ingest, Listener, Tally};
 use crate::sender::intake;
@@ -37,8 +37,8 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     for warning in loaded.report.warnings() {
         tracing::warn!("{warning}");
     }
-    let settings = loaded.settings;
-    let reloader = Reloader::new(load, settings.clone())?;
+    let Loaded { file, settings, .. } = loaded;
+    let reloader = Reloader::new(load, file, settings.clone())?;
     allow_open_files();
     let _lock = DirectoryLock::take(&settings.spool.directory)?;
     let listeners = listen(&settings.listen)?;
@@ -261,6 +261,7 @@ fn answer(reporter: Reporter, reloader: Arc<Reloader>) -> impl Fn(Request) -> Re
             Ok(status) => Reply::Ok(status),
             Err(error) => Reply::Error(error.to_string()),
         },
+        Request::Configuration => Reply::Ok(reloader.file().to_string_lossy().into()),
         Request::Reconnect => match reloader.reconnect() {
             Ok(()) => Reply::Ok(serde_json::Value::Null),
             Err(error) => Reply::Error(error),

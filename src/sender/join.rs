@@ -72,7 +72,7 @@ pub(crate) fn run(
         }
         console::note(&format!("this sender is {} at {receiver}, with key {}", token.id, token.key.id()));
     }
-    console::note(&take_up(SENDER, &joined.settings.control));
+    console::note(&take_up(SENDER, &joined.settings.control, place.path()));
     Ok(())
 }
 
@@ -124,6 +124,8 @@ fn refuse_if_overruled(
 fn keep_previous(place: &Place, key_file: &Path, token: &Token) -> Result<Option<String>, DaemonError> {
     let Some(old) = place.key(key_file)?.filter(|old| *old != token.key) else { return Ok(None) };
     let previous = place.beside("key.previous");
+    place.refuse_key_of_another(key_file)?;
+    place.refuse_key_of_another(&previous)?;
     place.write_key(&previous, &old)?;
     Ok(Some(format!("the key before, {}, is kept in {}", old.id(), previous.display())))
 }

@@ -1,6 +1,7 @@
 //! Takes up changed settings while nf-sender runs: all but those that belong to its start, such as its sockets and
 //! directories, for which the log tells that a restart is needed.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -20,6 +21,8 @@ pub(crate) type Load = Box<dyn Fn() -> Result<Loaded<SenderSettings>, ConfigErro
 /// What a reload needs.
 pub(crate) struct Reloader {
     load: Load,
+    /// The configuration file.
+    file: PathBuf,
     keys: Mutex<KeyReader>,
     /// The settings that the daemon began with.
     begun_with: SenderSettings,
@@ -31,12 +34,13 @@ pub(crate) struct Reloader {
 }
 
 impl Reloader {
-    /// Begins with `settings`, which `load` gave.
-    pub(crate) fn new(load: Load, settings: SenderSettings) -> Result<Self, TlsTrouble> {
+    /// Begins with `settings`, which `load` gave, of the configuration `file`.
+    pub(crate) fn new(load: Load, file: PathBuf, settings: SenderSettings) -> Result<Self, TlsTrouble> {
         let mut keys = KeyReader::default();
         let link = link_settings(&settings, &mut keys)?;
         Ok(Self {
             load,
+            file,
             keys: Mutex::new(keys),
             ingest: watch::Sender::new(ingest_settings(&settings)),
             keeper: watch::Sender::new(keeper_settings(&settings)),
@@ -45,6 +49,11 @@ impl Reloader {
             redial: watch::Sender::new(()),
             begun_with: settings,
         })
+    }
+
+    /// The configuration file.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
     }
 
     /// What ingest follows.

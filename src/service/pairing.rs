@@ -20,6 +20,8 @@ const PUBLIC: u32 = 0o644;
 /// The configuration of a service as a place to write to.
 #[derive(Clone, Debug)]
 pub struct Place {
+    /// The service.
+    service: &'static str,
     /// The configuration file; absolute.
     file: PathBuf,
     /// Whether it was named, and so must be there.
@@ -49,10 +51,10 @@ impl DropIn {
 
 impl Place {
     /// Beside the configuration `file` of `service`, or its default one.
-    pub fn new(service: &str, file: Option<&Path>) -> Self {
+    pub fn new(service: &'static str, file: Option<&Path>) -> Self {
         let path = config::file_path(service, file);
         let path = std::path::absolute(&path).unwrap_or(path);
-        Self { file: path, is_named: file.is_some(), owner: Owner::named(service) }
+        Self { service, file: path, is_named: file.is_some(), owner: Owner::named(service) }
     }
 
     /// The configuration file, if one was named: what paths of drop-ins begin with.
@@ -60,9 +62,36 @@ impl Place {
         self.is_named.then_some(&self.file)
     }
 
-    /// The path of `name` beside the configuration file.
+    /// The configuration file, named or not.
+    pub fn path(&self) -> &Path {
+        &self.file
+    }
+
+    /// The path of `name` next to the configuration file. Several services may have their files in one directory, so
+    /// `dc2.toml` has `dc2.key` where the service's usual file has `key`.
     pub fn beside(&self, name: &str) -> PathBuf {
-        self.file.with_file_name(name)
+        let stem = self.file.file_stem().unwrap_or_default();
+        if stem == self.service {
+            return self.file.with_file_name(name);
+        }
+        let mut own = stem.to_owned();
+        own.push(".");
+        own.push(name);
+        self.file.with_file_name(own)
+    }
+
+    /// Fails if the file at `path` is there and another configuration in the directory names it: that service would lose
+    /// the key that it uses.
+    pub fn refuse_key_of_another(&self, path: &Path) -> Result<(), DaemonError> {
+        match config::other_that_names(path, &self.file).filter(|_| path.exists()) {
+            Some(other) => Err(DaemonError::configuration(format_args!(
+                "{}: {} names this key, too: nothing was written: give one of the two configurations a key file of its \
+                 own, and try again",
+                path.display(),
+                other.display()
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// The path of the drop-in `name`.

@@ -1,6 +1,6 @@
 //! The control socket: a Unix stream socket that answers one request line with one line of JSON.
 //!
-//! A request is `status`, `reconnect` or `reload`; a reply is `{"ok": …}` or `{"error": "…"}`. Length and time of both are
+//! A request is `status`, `configuration`, `reconnect` or `reload`; a reply is `{"ok": …}` or `{"error": "…"}`. Length and time of both are
 //! bounded on both sides, so neither can hold the other up.
 
 use core::str::FromStr;
@@ -26,6 +26,8 @@ use crate::limits::{
 pub enum Request {
     /// Its status.
     Status,
+    /// The path of its configuration file.
+    Configuration,
     /// To connect now.
     Reconnect,
     /// To take up its configuration as it is now.
@@ -36,6 +38,7 @@ impl Request {
     fn word(self) -> &'static str {
         match self {
             Self::Status => "status",
+            Self::Configuration => "configuration",
             Self::Reconnect => "reconnect",
             Self::Reload => "reload",
         }
@@ -46,10 +49,10 @@ impl FromStr for Request {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Self, String> {
-        [Self::Status, Self::Reconnect, Self::Reload]
+        [Self::Status, Self::Configuration, Self::Reconnect, Self::Reload]
             .into_iter()
             .find(|request| request.word() == word)
-            .ok_or_else(|| "unknown request; known are: status, reconnect, reload".to_owned())
+            .ok_or_else(|| "unknown request; known are: status, configuration, reconnect, reload".to_owned())
     }
 }
 

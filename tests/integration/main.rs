@@ -52,3 +52,4 @@ mod support;
 mod systemd;
 mod tampering;
 mod tls;
+mod two_configurations;

@@ -15,24 +15,38 @@ use crate::support::pair::STALL;
 use crate::support::samples::{assert_conserved, count};
 
 /// Runs `nf-receiver invite` at this host.
-fn invite(host: &ReceiverHost, args: &[&str]) -> Output {
-    let (toml, control) = (host.path("nf-receiver.toml"), host.control());
+pub(crate) fn invite(host: &ReceiverHost, args: &[&str]) -> Output {
+    invite_by(host, "nf-receiver.toml", args)
+}
+
+/// Runs `nf-receiver invite` with this configuration file.
+pub(crate) fn invite_by(host: &ReceiverHost, toml: &str, args: &[&str]) -> Output {
+    let (toml, control) = (host.path(toml), host.control());
     let place = ["-c", toml.to_str().unwrap(), "--control", control.to_str().unwrap(), "invite"];
     Program::Receiver.run(&[&place, args].concat())
 }
 
 /// The token of an invitation that must work.
-fn token(host: &ReceiverHost, args: &[&str]) -> String {
-    let output = invite(host, args);
+pub(crate) fn token(host: &ReceiverHost, args: &[&str]) -> String {
+    token_of(&invite(host, args))
+}
+
+/// The token that an invitation printed.
+pub(crate) fn token_of(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
-    let token = String::from_utf8(output.stdout).unwrap();
+    let token = String::from_utf8(output.stdout.clone()).unwrap();
     assert_eq!(token.lines().count(), 1, "{token}");
     token.trim().to_owned()
 }
 
 /// Runs `nf-sender join` at this host, with the token on standard input.
-fn join(host: &SenderHost, token: &str) -> Output {
-    let (toml, control) = (host.path("nf-sender.toml"), host.control());
+pub(crate) fn join(host: &SenderHost, token: &str) -> Output {
+    join_by(host, "nf-sender.toml", token)
+}
+
+/// Runs `nf-sender join` with this configuration file.
+pub(crate) fn join_by(host: &SenderHost, toml: &str, token: &str) -> Output {
+    let (toml, control) = (host.path(toml), host.control());
     let mut command = Program::Sender.command();
     command.args(["-c", toml.to_str().unwrap(), "--control", control.to_str().unwrap(), "join", "-"]);
     let mut child =
@@ -41,7 +55,7 @@ fn join(host: &SenderHost, token: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
-fn told(output: &Output) -> String {
+pub(crate) fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -50,14 +64,14 @@ fn mode(path: &Path) -> u32 {
 }
 
 /// A receiver with one collector that says nothing of keys or clear text.
-fn bare_receiver(collector: &Collector) -> ReceiverHost {
+pub(crate) fn bare_receiver(collector: &Collector) -> ReceiverHost {
     let mut receiver = ReceiverHost::new(&[collector.addr()], "");
     receiver.protect(&[]);
     receiver
 }
 
 /// A sender that knows nothing yet.
-fn bare_sender() -> SenderHost {
+pub(crate) fn bare_sender() -> SenderHost {
     let mut sender = SenderHost::new("", &"", QUICK_SENDER);
     sender.set_receiver(None);
     sender.forget_id();

@@ -131,7 +131,7 @@ fn senders_of_drop_ins_add_to_those_of_the_file() {
     let loaded = load_receiver(Some(&path), Overrides::default(), &surroundings()).unwrap();
     let sender = |id: &str, current, previous: Option<&str>| {
         let keys = KeyPair { current: file_source(current), previous: previous.map(file_source) };
-        SenderKeys { id: id.parse().unwrap(), keys }
+        SenderKeys { id: id.parse().unwrap(), keys, address: None }
     };
     let protection = loaded.settings.protection;
     assert_eq!(protection.senders, [sender("a", "/a", None), sender("b", "/b", Some("/old"))]);

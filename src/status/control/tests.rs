@@ -17,6 +17,7 @@ fn asked(path: &Path, ask: impl FnOnce(&Path) -> Result<serde_json::Value, Contr
     let socket = ControlSocket::bind(path).unwrap();
     runtime.spawn(socket.serve(|request| match request {
         Request::Status => Reply::Ok(json!({"service": "test"})),
+        Request::Configuration => Reply::Ok(json!("/etc/test.toml")),
         Request::Reconnect => Reply::Error("there is nothing to connect to".to_owned()),
         Request::Reload => Reply::Ok(json!(null)),
     }));
@@ -47,7 +48,7 @@ fn what_is_no_request_is_answered_with_an_error_and_its_length_is_bounded() {
             BufReader::new(stream).read_line(&mut reply).unwrap();
             Ok(serde_json::from_str(&reply).unwrap())
         });
-        assert_eq!(answer, r#"{"error":"unknown request; known are: status, reconnect, reload"}"#);
+        assert_eq!(answer, r#"{"error":"unknown request; known are: status, configuration, reconnect, reload"}"#);
     }
 }
 

@@ -1,0 +1,112 @@
+//! Two configurations in one directory: pairing by one of them leaves the other's keys and daemon alone.
+
+use crate::pairing::{bare_receiver, bare_sender, invite, invite_by, join, join_by, token, token_of, told};
+use crate::running::shared;
+use crate::support::chatter::{MIXED, Pattern};
+use crate::support::collector::Collector;
+use crate::support::pair::STALL;
+
+const AT: [&str; 2] = ["--address", "collector.example.net:2055"];
+
+#[test]
+fn joining_by_another_file_leaves_the_daemon_alone() {
+    let _running = shared();
+    let pattern = Pattern::new(MIXED);
+    let collector = Collector::start(1, pattern);
+    let mut receiver = bare_receiver(&collector);
+    receiver.start();
+    let mut sender = bare_sender();
+    sender.start();
+    let address = receiver.addr().to_string();
+    let first = token(&receiver, &["brno-edge", "--address", &address]);
+    assert!(join(&sender, &first).status.success());
+    sender.wait_state("connected", STALL);
+    let key = std::fs::read(sender.path("key")).unwrap();
+
+    std::fs::copy(sender.path("nf-sender.toml"), sender.path("dc2.toml")).unwrap();
+    let other = token(&receiver, &["prague", "--address", &address]);
+    let joined = join_by(&sender, "dc2.toml", &other);
+    assert!(joined.status.success(), "{joined:?}");
+    let uses = format!("uses {}, so it was not reloaded", sender.path("nf-sender.toml").display());
+    assert!(told(&joined).contains(&uses), "{joined:?}");
+    assert_eq!(std::fs::read(sender.path("key")).unwrap(), key);
+    assert!(sender.path("dc2.key").exists() && !sender.path("key.previous").exists());
+    assert_eq!(sender.status()["id"], "brno-edge");
+
+    // The same configuration by another path is no other one.
+    std::os::unix::fs::symlink(sender.path("nf-sender.toml.d"), sender.path("link.toml.d")).unwrap();
+    std::os::unix::fs::symlink(sender.path("nf-sender.toml"), sender.path("link.toml")).unwrap();
+    assert!(told(&join_by(&sender, "link.toml", &first)).contains("has taken this up"));
+}
+
+#[test]
+fn a_key_of_another_configuration_is_not_replaced() {
+    let collector = Collector::start(1, Pattern::new(MIXED));
+    let (receiver, sender) = (bare_receiver(&collector), bare_sender());
+    let first = token(&receiver, &[&["brno-edge"], &AT[..]].concat());
+    assert!(join(&sender, &first).status.success());
+    let key = std::fs::read(sender.path("key")).unwrap();
+    let other = sender.path("dc2.toml");
+    std::fs::write(&other, format!("key-file = {:?}\n", sender.path("key"))).unwrap();
+
+    assert!(join(&sender, &first).status.success(), "the same key harms nobody");
+    let second = token(&receiver, &[&["prague"], &AT[..]].concat());
+    let refused = join(&sender, &second);
+    assert_eq!(refused.status.code(), Some(78));
+    let names = format!("{} names this key, too: nothing was written", other.display());
+    assert!(told(&refused).contains(&names), "{refused:?}");
+    assert_eq!(std::fs::read(sender.path("key")).unwrap(), key);
+
+    std::fs::write(&other, "").unwrap();
+    let drop_ins = sender.path("dc2.toml.d");
+    std::fs::create_dir(&drop_ins).unwrap();
+    std::fs::write(drop_ins.join("10.toml"), format!("key-file = {:?}\n", sender.path("key"))).unwrap();
+    assert_eq!(join(&sender, &second).status.code(), Some(78));
+}
+
+#[test]
+fn inviting_by_another_file_spares_the_keys() {
+    let collector = Collector::start(1, Pattern::new(MIXED));
+    let receiver = bare_receiver(&collector);
+    let invited = [&["brno-edge"], &AT[..]].concat();
+    let first = token(&receiver, &invited);
+    let (toml, key) = (receiver.path("nf-receiver.toml"), receiver.path("keys/brno-edge"));
+    std::fs::copy(&toml, receiver.path("dc2.toml")).unwrap();
+    assert_ne!(token_of(&invite_by(&receiver, "dc2.toml", &invited)), first);
+    assert!(receiver.path("dc2.keys/brno-edge").exists());
+
+    // One key file that both name, as an earlier version left it.
+    let drop_in = |toml: &str| receiver.path(&format!("{toml}.d/sender-brno-edge.toml"));
+    std::fs::copy(drop_in("nf-receiver.toml"), drop_in("dc2.toml")).unwrap();
+    assert_eq!(token_of(&invite_by(&receiver, "dc2.toml", &invited)), first);
+    let renewed = invite_by(&receiver, "dc2.toml", &["brno-edge", "--renew"]);
+    assert_eq!(renewed.status.code(), Some(78));
+    assert!(told(&renewed).contains("names this key, too"), "{renewed:?}");
+    let revoked = invite_by(&receiver, "dc2.toml", &["brno-edge", "--revoke"]);
+    assert!(revoked.status.success() && !drop_in("dc2.toml").exists(), "{revoked:?}");
+    assert!(told(&revoked).contains(&format!("{} stays", key.display())), "{revoked:?}");
+    assert_eq!(token(&receiver, &invited), first);
+}
+
+#[test]
+fn a_renewal_keeps_the_address_given_at_first() {
+    let collector = Collector::start(1, Pattern::new(MIXED));
+    let (receiver, sender) = (bare_receiver(&collector), bare_sender());
+    token(&receiver, &[&["brno-edge"], &AT[..]].concat());
+    let at_collector = |token: &str| {
+        let joined = join(&sender, token);
+        assert!(
+            told(&joined).contains("this sender is brno-edge at collector.example.net:2055"),
+            "{joined:?}"
+        );
+    };
+    for change in [&["brno-edge", "--renew"][..], &["brno-edge"]] {
+        let output = invite(&receiver, change);
+        assert!(!told(&output).contains("guessed"), "{output:?}");
+        at_collector(&token_of(&output));
+    }
+    let moved = token(&receiver, &["brno-edge", "--address", "new.example.net:2055"]);
+    assert!(told(&join(&sender, &moved)).contains("at new.example.net:2055"));
+    let renewed = token(&receiver, &["brno-edge", "--renew"]);
+    assert!(told(&join(&sender, &renewed)).contains("at new.example.net:2055"));
+}
