@@ -2,6 +2,7 @@
 //! shown to people.
 
 pub mod control;
+mod fit;
 mod metrics;
 mod pace;
 mod receiver;

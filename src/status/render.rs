@@ -6,9 +6,12 @@ use bytesize::ByteSize;
 
 use crate::status::table::{Align, Table};
 use crate::status::{
-    CertificateStatus, CollectorState, Kept, LinkState, PeerState, PeerStatus, ReceiverStatus, SenderStatus,
-    count_of,
+    CertificateStatus, CollectorState, ExporterStatus, Kept, LinkState, PeerState, PeerStatus,
+    ReceiverStatus, SenderStatus, count_of,
 };
+
+/// Seconds after which an exporter counts as silent: every flow exporter sends something within a minute.
+const SILENT_AFTER_S: u64 = 60;
 
 /// Exporters that are shown with the address that they are seen as.
 const SEEN_AS_ROWS: usize = 20;
@@ -155,7 +158,7 @@ fn exporters(status: &SenderStatus) -> String {
         ("last seen", Align::Right),
     ]);
     let or_dash = |number: Option<u32>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
-    for exporter in &status.exporters {
+    for exporter in by_trouble(&status.exporters) {
         table.row([
             core::net::SocketAddr::new(exporter.address, exporter.port).to_string(),
             or_dash(exporter.version.map(u32::from)),
@@ -166,6 +169,17 @@ fn exporters(status: &SenderStatus) -> String {
         ]);
     }
     table.render()
+}
+
+/// Exporters that fell silent or lost datagrams before the others.
+fn by_trouble(exporters: &[ExporterStatus]) -> Vec<&ExporterStatus> {
+    let mut sorted: Vec<&ExporterStatus> = exporters.iter().collect();
+    sorted.sort_by_key(|exporter| {
+        let is_silent = exporter.last_seen_s >= SILENT_AFTER_S;
+        let is_losing = exporter.missing > 0;
+        (!(is_silent || is_losing), !is_silent)
+    });
+    sorted
 }
 
 /// The status of nf-receiver; with `earlier`, rates too.

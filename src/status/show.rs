@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
+use crate::status::fit::Screen;
 use crate::status::{ControlError, Earlier, Request, request};
 
 /// How `status` is to be shown.
@@ -58,12 +59,20 @@ pub fn show<S: DeserializeOwned, E>(
             let earlier =
                 before.as_ref().map(|(status, then)| Earlier { status, ago: now.duration_since(*then) });
             let text = render(&status, earlier);
-            print(&if manner.watch { format!("{CLEAR}{text}") } else { text })?;
+            print(&if manner.watch { format!("{CLEAR}{}", fitted(text)) } else { text })?;
             before = Some((status, now));
         }
         if !manner.watch {
             return Ok(());
         }
         thread::sleep(PERIOD);
+    }
+}
+
+/// `text` cut to the terminal, if there is one.
+fn fitted(text: String) -> String {
+    match Screen::of_standard_output() {
+        Some(screen) => screen.fit(&text),
+        None => text,
     }
 }

@@ -47,6 +47,7 @@ mod source_address;
 mod source_check;
 mod spool_encryption;
 mod spool_faults;
+mod status_watch;
 #[expect(dead_code, reason = "the demo uses parts of the kit that no test needs")]
 mod support;
 mod systemd;

@@ -48,7 +48,10 @@ fn what_is_no_request_is_answered_with_an_error_and_its_length_is_bounded() {
             BufReader::new(stream).read_line(&mut reply).unwrap();
             Ok(serde_json::from_str(&reply).unwrap())
         });
-        assert_eq!(answer, r#"{"error":"unknown request; known are: status, configuration, reconnect, reload"}"#);
+        assert_eq!(
+            answer,
+            r#"{"error":"unknown request; known are: status, configuration, reconnect, reload"}"#
+        );
     }
 }
 

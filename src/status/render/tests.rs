@@ -82,12 +82,23 @@ queued                  34  48.8 KiB  in 1 file, oldest 3s, room for 5d 0h
 dropped: kernel         12
 
 exporter            version  source  datagrams  missing  last seen
-192.0.2.1:50000           9       0  1,234,000        2     0s ago
 [2001:db8::7]:4739        -       -        567        0  1h 2m ago
+192.0.2.1:50000           9       0  1,234,000        2     0s ago
 ";
     let expected =
         expected.replace("missing   last seen", "missing  last seen").replace("2      0s", "2     0s");
     assert_eq!(render_sender(&sender(), None), expected);
+}
+
+#[test]
+fn silent_and_losing_exporters_come_first() {
+    let mut status = sender();
+    let healthy = ExporterStatus { missing: 0, last_seen_s: 59, ..status.exporters[0].clone() };
+    let silent = ExporterStatus { last_seen_s: 60, ..healthy.clone() };
+    let losing = ExporterStatus { missing: 1, ..healthy.clone() };
+    status.exporters = vec![healthy.clone(), losing.clone(), silent.clone()];
+    let shown: Vec<ExporterStatus> = by_trouble(&status.exporters).into_iter().cloned().collect();
+    assert_eq!(shown, [silent, losing, healthy]);
 }
 
 #[test]
