@@ -67,11 +67,11 @@ impl<'t> Paragraph<'t> {
     }
 
     fn text(&self) -> String {
-        let mut lines = self.lines.get(..self.shown).unwrap_or_default().join("\n");
-        if self.hidden() > 0 {
-            lines += &format!("\n... and {} more (status --json lists all)", self.hidden());
+        let lines = self.lines.get(..self.shown).unwrap_or_default().join("\n");
+        match self.hidden() {
+            0 => lines,
+            hidden => format!("{lines}\n... and {hidden} more (status --json lists all)"),
         }
-        lines
     }
 }
 
@@ -82,8 +82,8 @@ mod tests {
     const SCREEN: Screen = Screen { rows: 12, columns: 40 };
 
     fn status(rows: usize) -> String {
-        let table: String = (0..rows).map(|row| format!("192.0.2.{row}\n")).collect();
-        format!("nf-sender edge: connected\n\nqueued 7\n\nexporter\n{table}")
+        let table: Vec<String> = (0..rows).map(|row| format!("192.0.2.{row}")).collect();
+        format!("nf-sender edge: connected\n\nqueued 7\n\nexporter\n{}\n", table.join("\n"))
     }
 
     #[test]
