@@ -18,7 +18,7 @@ use crate::receiver::accept::Gate;
 use crate::receiver::ahead::{self, Ahead};
 use crate::receiver::collectors::Collectors;
 use crate::receiver::output::{Counts, LateFigures, Outputs, SocketBudget};
-use crate::receiver::positions::Positions;
+use crate::receiver::positions::{self, Positions};
 use crate::receiver::reload::{Load, Reloader};
 use crate::receiver::seats::Seats;
 use crate::receiver::serve::Shared;
@@ -43,7 +43,7 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     }
     let Loaded { file, settings, .. } = loaded;
     let reloader = Reloader::new(load, file, settings.clone())?;
-    let _lock = DirectoryLock::take(&settings.state)?;
+    let _lock = DirectoryLock::take(&settings.state, &[positions::DIRECTORY])?;
     let bounded = share_files(settings);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -26,8 +26,9 @@ use crate::sender::room::RoomWatch;
 use crate::service::messages::sender;
 use crate::service::{
     DaemonError, DirectoryLock, ExpiryWatch, Pulse, ROUND, Stop, Stopper, Watchdog, allow_open_files,
-    logging, notify, sockets, stop_channel, watch_for,
+    logging, notify, open_private_directory, sockets, stop_channel, watch_for,
 };
+use crate::spool;
 use crate::status::{ControlSocket, Reply, Request, count_of, sender_metrics, serve_metrics};
 
 /// Runs nf-sender until it is told to stop.
@@ -40,7 +41,11 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     let Loaded { file, settings, .. } = loaded;
     let reloader = Reloader::new(load, file, settings.clone())?;
     allow_open_files();
-    let _lock = DirectoryLock::take(&settings.spool.directory)?;
+    let _lock = DirectoryLock::take(&settings.spool.directory, &spool::KEPT_APART)?;
+    // The intake is in there.
+    if let Some(directory) = settings.runtime_directory.as_deref().filter(|directory| directory.exists()) {
+        open_private_directory(directory)?;
+    }
     let listeners = listen(&settings.listen)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -32,6 +32,7 @@ pub use error::DaemonError;
 pub use keys::{KeyReader, KeyTrouble, read_key};
 pub use log_limit::{LogLimit, More};
 pub use open_files::{FileShares, allow_open_files, is_out_of_files};
+pub(crate) use ownership::open_private_directory;
 pub use ownership::{DirectoryLock, OwnershipError};
 pub use privilege::Privilege;
 pub use reload::needs_restart;

@@ -155,10 +155,17 @@ pub fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, FileError> {
 
 /// The regular file at `path`, if there is one.
 fn open(path: &Path) -> io::Result<Option<File>> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(_) if path.is_symlink() => {
+    match open_regular(OpenOptions::new().read(true), path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+/// Opens the regular file at `path` with these `options`; neither follows a symbolic link nor waits for the other end of a
+/// pipe.
+pub(crate) fn open_regular(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let file = match options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound && path.is_symlink() => {
             return Err(io::Error::other(
                 "it is a symbolic link, where a file must be: put the file itself there",
             ));
@@ -168,7 +175,7 @@ fn open(path: &Path) -> io::Result<Option<File>> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is no file: move it away"));
     }
-    Ok(Some(file))
+    Ok(file)
 }
 
 /// What `file` holds, up to one byte more than `most`.

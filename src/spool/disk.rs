@@ -187,7 +187,7 @@ pub fn not_created(error: io::Error, directory: &Path) -> io::Error {
 impl Directory {
     /// Creates the directories for what is kept apart.
     fn create_places(&self) -> io::Result<()> {
-        for name in [super::name::DAMAGED, super::name::NEWER] {
+        for name in super::name::KEPT_APART {
             match std::fs::DirBuilder::new().mode(0o700).create(self.path.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}

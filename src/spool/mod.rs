@@ -33,7 +33,7 @@ pub use age::WrongClock;
 pub use aside::Aside;
 pub use identity::LastRun;
 pub use lineage::{Divergence, Lineage};
-pub use name::is_segment;
+pub use name::{KEPT_APART, is_segment};
 pub use open::{Opened, Survey, open, survey};
 pub use policy::{MinFree, Policy, WhenFull};
 pub use reader::{Damage, Item, Newer, SegmentReader};

@@ -8,6 +8,9 @@ pub(super) const DAMAGED: &str = "damaged";
 /// Where files of a newer version are kept, below the spool directory.
 pub(super) const NEWER: &str = "newer";
 
+/// The directories below the spool directory.
+pub const KEPT_APART: [&str; 2] = [DAMAGED, NEWER];
+
 /// An empty file that becomes a segment when no other can be created.
 pub(super) const SPARE: &str = "spare";
 

@@ -1,9 +1,10 @@
 //! What operators and strangers get wrong: each is answered by a sentence that says what, where and what to do.
 
+use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -19,6 +20,7 @@ const REFUSAL: Duration = Duration::from_secs(20);
 
 /// Exit codes of sysexits.h.
 const USAGE: i32 = 64;
+const CANNOT_CREATE: i32 = 73;
 const CONFIG: i32 = 78;
 
 /// A directory with a settings file of this text.
@@ -30,7 +32,7 @@ fn settings(toml: &str) -> (TempDir, PathBuf) {
 }
 
 /// A launch that would work, with everything below this directory.
-fn launch(program: Program, directory: &TempDir, file: &std::path::Path) -> Launch {
+fn launch(program: Program, directory: &TempDir, file: &Path) -> Launch {
     let path = |name: &str| directory.path().join(name).into_os_string();
     let store = if program == Program::Sender { "--spool" } else { "--state" };
     Launch::new(program)
@@ -179,9 +181,48 @@ fn a_spool_directory_without_permission_is_named() {
     let (directory, file) = settings("");
     let spool = directory.path().join("store");
     std::fs::create_dir(&spool).unwrap();
-    std::fs::set_permissions(&spool, std::fs::Permissions::from_mode(0o500)).unwrap();
+    std::fs::set_permissions(&spool, Permissions::from_mode(0o500)).unwrap();
     let launch = launch(Program::Sender, &directory, &file).args(["-l", "127.0.0.1:0"]);
     assert_refused(launch, &[spool.to_str().unwrap(), "permission"]);
+}
+
+#[test]
+fn directories_that_others_may_write_to_are_refused() {
+    let _running = shared();
+    let set_mode = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    for (program, name) in [
+        (Program::Sender, "store"),
+        (Program::Sender, "store/newer"),
+        (Program::Sender, "run"),
+        (Program::Receiver, "store"),
+        (Program::Receiver, "store/positions"),
+    ] {
+        let (directory, file) = settings("");
+        let open = directory.path().join(name);
+        std::fs::create_dir_all(&open).unwrap();
+        std::fs::create_dir_all(directory.path().join("run")).unwrap();
+        set_mode(&open, 0o777);
+        let launch = launch(program, &directory, &file)
+            .args(["-l", "127.0.0.1:0"])
+            .env("RUNTIME_DIRECTORY", directory.path().join("run"));
+        let told = format!("chmod go-w {}", open.display());
+        assert_eq!(assert_refused(launch, &["other users", "0777", &told]), CANNOT_CREATE);
+    }
+}
+
+#[test]
+fn a_lock_that_is_a_link_leads_to_no_other_file() {
+    let _running = shared();
+    for program in [Program::Sender, Program::Receiver] {
+        let (directory, file) = settings("");
+        let (store, precious) = (directory.path().join("store"), directory.path().join("precious"));
+        std::fs::create_dir(&store).unwrap();
+        std::fs::write(&precious, "secret").unwrap();
+        symlink(&precious, store.join("lock")).unwrap();
+        let launch = launch(program, &directory, &file).args(["-l", "127.0.0.1:0"]);
+        assert_eq!(assert_refused(launch, &["`lock`", "symbolic link"]), CANNOT_CREATE);
+        assert_eq!(std::fs::read(&precious).unwrap(), b"secret");
+    }
 }
 
 #[test]

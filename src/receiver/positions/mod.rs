@@ -44,6 +44,9 @@ use crate::limits::{STREAMS_MAX, STREAMS_PER_SENDER};
 use crate::sequence::{SenderId, StreamId};
 use crate::service::is_out_of_files;
 
+/// The name of the directory in the state directory.
+pub(crate) const DIRECTORY: &str = "positions";
+
 /// What stands between the sender id and the stream id in a file's name: no sender id holds it.
 const SEPARATOR: char = '@';
 
@@ -115,7 +118,7 @@ struct Open {
 impl Positions {
     /// The positions in `positions/` of the state directory, which is made if it is not there.
     pub(crate) fn open(state_directory: &Path) -> Result<Self, PositionsError> {
-        let directory = state_directory.join("positions");
+        let directory = state_directory.join(DIRECTORY);
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)

@@ -41,6 +41,7 @@ use rustix::fs::{FallocateFlags, IFlags, MemfdFlags, ioctl_getflags, ioctl_setfl
 
 use crate::limits::INTAKE_RING;
 use crate::sequence::{Position, RunId, StreamId};
+use crate::service::safe_file::open_regular;
 
 /// The intake's file as its parts share it. Its lock lasts as long as any of them.
 type SharedFile = Arc<File>;
@@ -83,7 +84,7 @@ impl Intake {
     pub(crate) fn open(path: &Path, stream: StreamId, boot: [u8; 16]) -> io::Result<(Self, Found)> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(path)?;
+        let file = open_regular(&mut options, path)?;
         if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, "another nf-sender has it in use"));
         }
