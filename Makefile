@@ -25,7 +25,7 @@ BINARIES ?= $(CARGO_TARGET_DIR)/release
 
 # What the tests with real exporters, collectors and networks need, as program:Debian package.
 TEST_TOOLS = softflowd:softflowd nfcapd:nfdump nfdump:nfdump ip:iproute2 unshare:util-linux script:bsdutils tshark:tshark \
-	mkfs.btrfs:btrfs-progs mkfs.xfs:xfsprogs faketime:faketime
+	mkfs.btrfs:btrfs-progs mkfs.xfs:xfsprogs faketime:faketime nft:nftables
 # What making and checking the packages, and the machines that they are tried on, needs.
 PACKAGE_TOOLS = dh:debhelper dpkg-buildpackage:dpkg-dev lintian:lintian rpmbuild:rpm rpmlint:rpmlint debootstrap:debootstrap \
 	systemd-analyze:systemd mandoc:mandoc groff:groff-base

@@ -153,11 +153,19 @@ impl Collector for ReceiverStatus {
             "collector",
             by_collector(|collector| collector.skipped),
         )?;
-        let figures: [LateFigure; 4] = [
+        metrics.counters(
+            ("refused_datagrams", "Datagrams dropped as the kernel refused to send them to the collector"),
+            "collector",
+            by_collector(|collector| collector.refused),
+        )?;
+        let figures: [LateFigure; 5] = [
             ("late_datagrams", "Datagrams handed to each collector's address for late ones", |late| {
                 late.delivered.datagrams
             }),
             ("late_skipped_datagrams", "Datagrams for that address passed over", |late| late.skipped),
+            ("late_refused_datagrams", "Datagrams that the kernel refused to send there", |late| {
+                late.refused
+            }),
             ("late_socket_drops", "Datagrams dropped at the socket there during delivery", |late| {
                 late.socket_drops
             }),

@@ -90,6 +90,9 @@ pub struct CollectorStatus {
     pub delivered: Tally,
     /// Datagrams passed over while it was down, or too slow for the others.
     pub skipped: u64,
+    /// Datagrams dropped because the kernel refused to send them, though it sent others.
+    #[serde(default)]
+    pub refused: u64,
     /// Seconds for which delivery has been held back; 0 if it is not.
     pub held_s: u64,
     /// Seconds until the next late datagram is due by `catch-up-pace`, at most 60; `None` while none waits for that.
@@ -122,6 +125,9 @@ pub struct LateStatus {
     pub delivered: Tally,
     /// Datagrams passed over.
     pub skipped: u64,
+    /// Datagrams that the kernel refused to send.
+    #[serde(default)]
+    pub refused: u64,
     /// Seconds for which delivery has been held back.
     pub held_s: u64,
     /// Datagrams dropped at the socket there.

@@ -322,7 +322,20 @@ fn collectors(status: &ReceiverStatus, earlier: Option<Earlier<'_, ReceiverStatu
             ]);
         }
     }
-    table.render() + &seen_as(status)
+    table.render() + &refused_by_kernel(status) + &seen_as(status)
+}
+
+/// Datagrams that the kernel refused to send.
+fn refused_by_kernel(status: &ReceiverStatus) -> String {
+    let addresses = status.collectors.iter().flat_map(|collector| {
+        let late = collector.late.iter().map(|late| (&late.address, late.refused));
+        core::iter::once((&collector.address, collector.refused)).chain(late)
+    });
+    let sentences = addresses.filter(|(_, refused)| *refused > 0).map(|(address, refused)| {
+        format!("{address}: {} dropped: the kernel refused to send them\n", count_of(refused, "datagram"))
+    });
+    let text: String = sentences.collect();
+    if text.is_empty() { text } else { format!("\n{text}") }
 }
 
 fn state(state: CollectorState, held_s: u64) -> String {

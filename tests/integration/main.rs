@@ -17,6 +17,7 @@ mod collector_elsewhere;
 mod compression;
 mod damage;
 mod delivery;
+mod egress_filter;
 mod few_files;
 mod floors;
 mod full_disk;

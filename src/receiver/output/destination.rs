@@ -22,6 +22,7 @@ use crate::receiver::output::gate::{Admission, Gate, RUN_MAX};
 use crate::receiver::output::pace::Bucket;
 use crate::receiver::output::primed::Primed;
 use crate::receiver::output::reach::{Leave, Reach};
+use crate::receiver::output::refusals::{RETRY_FOR, Refusals, Verdict};
 use crate::receiver::output::socket::{self, Handed};
 use crate::receiver::output::sources::{Leaving, Sources, is_unreachable};
 use crate::receiver::output::trouble::Trouble;
@@ -46,6 +47,8 @@ pub(crate) struct Counts {
     pub(crate) bytes: u64,
     /// Datagrams passed over.
     pub(crate) skipped: u64,
+    /// Datagrams dropped because the kernel refused to send them, though it sent others.
+    pub(crate) refused: u64,
     /// Datagrams with templates, repeated for it.
     pub(crate) templates: u64,
     /// Datagrams that the kernel dropped at the collector's socket while they were sent.
@@ -70,8 +73,11 @@ pub(super) struct Destination {
     terms: Terms,
     templates: Option<Arc<Templates>>,
     sources: Mutex<Sources>,
-    /// Held for one run of datagrams: tasks take turns.
+    /// Held for one attempt to send a run of datagrams, never while a task waits.
     turn: tokio::sync::Mutex<Turn>,
+    /// Held by the task that waits for the collector. Others that have to wait for it queue behind that task, so that only
+    /// one of them tries again. Locked before `turn`.
+    waiting: tokio::sync::Mutex<()>,
     figures: Mutex<Figures>,
 }
 
@@ -90,6 +96,7 @@ struct Terms {
 struct Turn {
     gate: Gate,
     reach: Reach,
+    refusals: Refusals,
     limit: Option<Bucket>,
     catch_up_limit: Option<Bucket>,
     trouble: Trouble,
@@ -108,6 +115,17 @@ struct Figures {
     missed: HashSet<ExporterKey>,
 }
 
+/// What came of one attempt to deliver.
+#[derive(Debug)]
+enum Attempt {
+    /// Datagrams were sent, skipped or dropped.
+    Done(Taken),
+    /// Nothing can be sent now. Other datagrams may be sent before the next attempt.
+    TryAgainAt(Instant),
+    /// The collector takes nothing. After this pause it may.
+    WaitForCollector(Duration),
+}
+
 /// Why nothing could be sent.
 #[derive(Debug)]
 enum Obstacle {
@@ -117,6 +135,12 @@ enum Obstacle {
     Paced(Instant),
     /// The collector takes nothing, for this reason.
     Down(String),
+    /// The first exporter's datagrams cannot be sent now, for this reason. Those of others may be.
+    Held(String),
+    /// The kernel refused to send the first datagram, for this reason.
+    Refused(String),
+    /// The kernel has no buffer for the first datagram, or a filter below IP drops it.
+    NoBuffer(String),
 }
 
 impl Destination {
@@ -143,6 +167,7 @@ impl Destination {
         let turn = Turn {
             gate: Gate::new(watch),
             reach: Reach::default(),
+            refusals: Refusals::default(),
             limit: bucket(settings.rate_limit),
             catch_up_limit: bucket(settings.catch_up_limit.unwrap_or(catch_up_default)),
             trouble: Trouble::new(settings.when_down),
@@ -155,6 +180,7 @@ impl Destination {
             templates,
             sources: Mutex::new(Sources::new(address, settings.source, !is_watched, sockets)),
             turn: tokio::sync::Mutex::new(turn),
+            waiting: tokio::sync::Mutex::default(),
             figures: Mutex::new(Figures { state, counts, held: None, missed: HashSet::new() }),
         }
     }
@@ -172,27 +198,71 @@ impl Destination {
     /// Delivers datagrams of one exporter from the front of `run`, which is not empty, or passes them over. Says how many:
     /// at least one. Waits for that as long as it takes; may be dropped and called again.
     pub(super) async fn take(&self, run: &[Datagram<'_>], is_late: bool) -> Taken {
-        let mut turn = self.turn.lock().await;
         let began = Instant::now();
+        let mut waiting = None;
         loop {
-            let obstacle = match self.try_run(&mut turn, run, is_late) {
-                Ok(count) => return Taken { count, is_sent: true },
-                Err(obstacle) => obstacle,
-            };
-            self.note_obstacle(&mut turn, &obstacle, began);
-            match obstacle {
-                Obstacle::Full => sleep(QUEUE_PAUSE).await,
-                Obstacle::Paced(due) => {
-                    // What is late waits for longer than what is not.
-                    drop(turn);
+            match self.attempt(run, is_late, began).await {
+                Attempt::Done(taken) => return taken,
+                Attempt::TryAgainAt(due) => {
+                    // The collector may take other datagrams meanwhile.
+                    waiting = None;
                     sleep_until(due).await;
-                    turn = self.turn.lock().await;
                 }
-                Obstacle::Down(_) if self.terms.when_down == WhenDown::Skip => {
-                    self.pass_over(run);
-                    return Taken { count: run.len(), is_sent: false };
+                Attempt::WaitForCollector(_) if waiting.is_none() => {
+                    waiting = Some(self.waiting.lock().await);
                 }
-                Obstacle::Down(_) => sleep(DOWN_PAUSE).await,
+                Attempt::WaitForCollector(pause) => sleep(pause).await,
+            }
+        }
+    }
+
+    /// Tries once to deliver from the front of `run`, for a task that has tried since `began`.
+    async fn attempt(&self, run: &[Datagram<'_>], is_late: bool, began: Instant) -> Attempt {
+        let mut turn = self.turn.lock().await;
+        let obstacle = match self.try_run(&mut turn, run, is_late) {
+            Ok(count) => return Attempt::Done(Taken { count, is_sent: true }),
+            Err(obstacle) => obstacle,
+        };
+        let obstacle = match self.judge(&mut turn, run, obstacle) {
+            Ok(attempt) => return attempt,
+            Err(obstacle) => obstacle,
+        };
+        self.note_obstacle(&mut turn, &obstacle, began);
+        match obstacle {
+            Obstacle::Full | Obstacle::NoBuffer(_) => Attempt::WaitForCollector(QUEUE_PAUSE),
+            Obstacle::Paced(due) => Attempt::TryAgainAt(due),
+            _ if self.terms.when_down == WhenDown::Skip => {
+                self.pass_over(run);
+                Attempt::Done(Taken { count: run.len(), is_sent: false })
+            }
+            Obstacle::Down(_) => Attempt::WaitForCollector(DOWN_PAUSE),
+            Obstacle::Held(_) | Obstacle::Refused(_) => Attempt::TryAgainAt(Instant::now() + DOWN_PAUSE),
+        }
+    }
+
+    /// Decides about a datagram, the first of `run`, that the kernel may never send. Returns an obstacle that persists.
+    fn judge(&self, turn: &mut Turn, run: &[Datagram<'_>], obstacle: Obstacle) -> Result<Attempt, Obstacle> {
+        let (Some(first), now) = (run.first(), Instant::now()) else { return Err(obstacle) };
+        let exporter = first.exporter.ip();
+        let (verdict, reason) = match obstacle {
+            Obstacle::Refused(reason) => (turn.refusals.judge(exporter, now), reason),
+            Obstacle::NoBuffer(reason) if turn.refusals.is_starved(exporter, now) => {
+                (turn.refusals.judge(exporter, now), reason)
+            }
+            other => return Err(other),
+        };
+        match verdict {
+            Verdict::Retry => Ok(Attempt::TryAgainAt(now + RETRY_FOR)),
+            Verdict::Hold => Err(Obstacle::Held(reason)),
+            Verdict::Drop => {
+                self.misses(first);
+                if let Some(key) = templates_key(first) {
+                    // Its templates may have been refused as well.
+                    turn.primed.forget(&key);
+                }
+                self.figures().counts.refused += 1;
+                turn.trouble.refused(self.address, exporter, &reason);
+                Ok(Attempt::Done(Taken { count: 1, is_sent: false }))
             }
         }
     }
@@ -294,9 +364,15 @@ impl Destination {
         for (count, payload) in (1..).zip(repeats).skip(told) {
             let now = Instant::now();
             turn.admit(1, is_late, now)?;
-            self.send(turn, exporter, &[payload])?;
-            turn.charge(1, is_late, now);
-            self.figures().counts.templates += 1;
+            match self.send(turn, exporter, &[payload]) {
+                Ok(_) => {
+                    turn.charge(1, is_late, now);
+                    self.figures().counts.templates += 1;
+                }
+                // The datagram itself shows whether that concerns all of the exporter's.
+                Err(Obstacle::Refused(_)) => {}
+                Err(obstacle) => return Err(obstacle),
+            }
             // The look before the first one may have been the one that found the collector's socket.
             turn.primed.note_some(key, count, payload, turn.changes());
         }
@@ -314,7 +390,7 @@ impl Destination {
         };
         let payloads = payloads.get(..count).unwrap_or_default();
         let mut sources = self.sources();
-        let Leaving { socket, segments, .. } = sources.socket(exporter).map_err(failing)?;
+        let Leaving { socket, segments, .. } = sources.socket(exporter).map_err(|error| unopened(&error))?;
         turn.gate.sending();
         let mut attempt = || socket::send(socket, payloads, segments);
         let is_watching = turn.gate.is_watching();
@@ -339,6 +415,7 @@ impl Destination {
             return Err(Obstacle::absent());
         }
         turn.gate.sent(payloads.get(..sent).unwrap_or_default());
+        turn.refusals.note_sent(exporter.ip(), Instant::now());
         Ok(sent)
     }
 
@@ -393,9 +470,9 @@ impl Destination {
         let mut figures = self.figures();
         self.take_losses(turn, &mut figures);
         match obstacle {
-            Obstacle::Full => figures.waits(began),
+            Obstacle::Full | Obstacle::NoBuffer(_) => figures.waits(began),
             Obstacle::Paced(_) => {}
-            Obstacle::Down(reason) => {
+            Obstacle::Down(reason) | Obstacle::Held(reason) | Obstacle::Refused(reason) => {
                 if self.terms.when_down == WhenDown::Hold {
                     figures.waits(began);
                 }
@@ -435,6 +512,7 @@ impl Destination {
         figures.held = figures.held.filter(|(_, tried)| now.duration_since(*tried) < WAITING);
         self.take_losses(turn, &mut figures);
         figures.state = match seen {
+            _ if turn.refusals.is_holding() => CollectorState::Down,
             Some(Ok(Some(_))) => CollectorState::Up,
             Some(_) => CollectorState::Down,
             None if turn.reach.is_down() => CollectorState::Down,
@@ -530,13 +608,33 @@ fn may_be_left_behind(error: &io::Error, is_watching: bool) -> bool {
 
 /// Why a datagram could not be sent, of the error that tells it.
 fn obstacle(turn: &mut Turn, error: &io::Error) -> Obstacle {
-    if is_full(error) {
+    if error.kind() == io::ErrorKind::WouldBlock {
         return Obstacle::Full;
+    }
+    if is_full(error) {
+        return Obstacle::NoBuffer(error.to_string());
+    }
+    if !concerns_collector(error) {
+        return Obstacle::Refused(error.to_string());
     }
     if !turn.gate.is_watching() && is_unreachable(error) {
         turn.reach.failed(error.to_string(), Instant::now());
     }
     Obstacle::Down(error.to_string())
+}
+
+/// Why there is no socket for an exporter.
+fn unopened(error: &io::Error) -> Obstacle {
+    if concerns_collector(error) {
+        Obstacle::Down(error.to_string())
+    } else {
+        Obstacle::Held(error.to_string())
+    }
+}
+
+/// Whether the error means that nothing reaches the collector, whoever sent it.
+fn concerns_collector(error: &io::Error) -> bool {
+    is_unreachable(error) || error.raw_os_error() == Some(libc::ENETDOWN)
 }
 
 #[cfg(test)]

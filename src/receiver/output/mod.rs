@@ -12,6 +12,7 @@ mod pace;
 mod primed;
 mod probe;
 mod reach;
+mod refusals;
 mod route;
 mod share;
 mod socket;

@@ -138,6 +138,8 @@ pub(super) fn send(socket: &Socket, run: &[&[u8]], segments: &mut Segments) -> i
         match send_as_one(socket, run.get(..equal).unwrap_or_default()) {
             Ok(()) => return Ok(Handed { asked: equal, taken: equal, as_one: true }),
             Err(error) if is_unfit(&error) => segments.are_unfit(run.first().map_or(0, |first| first.len())),
+            // A filter may refuse one of them, or all of them because they are so long as one.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
             Err(error) => return Err(error),
         }
     }

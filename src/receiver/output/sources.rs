@@ -120,10 +120,16 @@ impl Sources {
                     "sending from the addresses of exporters takes CAP_NET_RAW, and PrivateUsers=no: \
                      `nf-receiver check` tells more",
                 )),
-                // Somebody on this machine has that address and port, it is a port for the privileged, or the address means
-                // nothing on the way there, as 127.0.0.1 does not beyond this machine.
+                // Somebody on this machine has that address and port, it is a port for the privileged, the address means
+                // nothing on the way there, as 127.0.0.1 does not beyond this machine, or no route leads there from it.
                 Some(
-                    libc::EADDRINUSE | libc::EACCES | libc::EINVAL | libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT,
+                    libc::EADDRINUSE
+                    | libc::EACCES
+                    | libc::EINVAL
+                    | libc::EADDRNOTAVAIL
+                    | libc::EAFNOSUPPORT
+                    | libc::EHOSTUNREACH
+                    | libc::ENETUNREACH,
                 ) => socket::open_own(self.collector),
                 _ => Err(error),
             })?

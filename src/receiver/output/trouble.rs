@@ -1,7 +1,7 @@
 //! What the log says about a collector that takes nothing: one line when it begins and one when it is over, and
 //! no more than one trouble in each [`LOG_INTERVAL`] however often it comes and goes.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use tokio::time::Instant;
 
@@ -23,6 +23,10 @@ pub(super) struct Trouble {
     lost: (u64, u64),
     /// When the log last told of such.
     lost_when: Option<Instant>,
+    /// Datagrams that the kernel refused to send and that are not logged yet.
+    refused: u64,
+    /// When the log last named such.
+    refused_when: Option<Instant>,
 }
 
 impl Trouble {
@@ -32,7 +36,15 @@ impl Trouble {
             WhenDown::Hold => "datagrams are held until it does",
             WhenDown::Skip => "datagrams are passed over until it does",
         };
-        Self { consequence, told: None, when: None, lost: (0, 0), lost_when: None }
+        Self {
+            consequence,
+            told: None,
+            when: None,
+            lost: (0, 0),
+            lost_when: None,
+            refused: 0,
+            refused_when: None,
+        }
     }
 
     /// Nothing can be delivered to the collector, because of `reason`.
@@ -70,6 +82,26 @@ impl Trouble {
              when it went away",
             count_of(dropped, "datagram"),
             count_of(unread, "datagram")
+        );
+    }
+
+    /// The kernel refuses to send datagrams of `exporter`, and one more of them was dropped.
+    pub(super) fn refused(&mut self, collector: SocketAddr, exporter: IpAddr, reason: &str) {
+        self.refused += 1;
+        if self.refused_when.is_some_and(|when| when.elapsed() < LOG_INTERVAL) {
+            return;
+        }
+        let refused = core::mem::take(&mut self.refused);
+        self.refused_when = Some(Instant::now());
+        tracing::warn!(
+            message_id = receiver::DATAGRAMS_REFUSED,
+            %collector,
+            %exporter,
+            refused,
+            reason,
+            "dropped {} for the collector {collector}, the last of exporter {exporter}: the kernel refused to send them \
+             ({reason}): look at nft list ruleset, iptables-save and ip xfrm policy",
+            count_of(refused, "datagram"),
         );
     }
 

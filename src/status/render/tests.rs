@@ -169,6 +169,7 @@ pub(in crate::status) fn receiver() -> ReceiverStatus {
             state: CollectorState::Down,
             delivered: Tally { datagrams: 12_000, bytes: 2048 },
             skipped: 0,
+            refused: 0,
             held_s: 61,
             paced_s: None,
             socket_drops: 0,
@@ -179,6 +180,7 @@ pub(in crate::status) fn receiver() -> ReceiverStatus {
                 state: CollectorState::Up,
                 delivered: Tally { datagrams: 5, bytes: 1024 },
                 skipped: 0,
+                refused: 0,
                 held_s: 0,
                 socket_drops: 0,
                 unread: 0,
@@ -231,6 +233,16 @@ fn a_collector_that_is_paced_is_shown_so() {
         let text = render_receiver(&status, None);
         assert!(text.contains(&format!("127.0.0.1:9995          {state} ")), "{text}");
     }
+}
+
+#[test]
+fn datagrams_that_the_kernel_refused_are_shown() {
+    let mut status = receiver();
+    assert!(!render_receiver(&status, None).contains("refused to send"));
+    status.collectors[0].refused = 12;
+    let text = render_receiver(&status, None);
+    let line = "\n127.0.0.1:9995: 12 datagrams dropped: the kernel refused to send them\n";
+    assert!(text.contains(line), "{text}");
 }
 
 #[test]

@@ -337,3 +337,72 @@ async fn late_datagrams_that_wait_for_their_limit_do_not_hold_up_others() {
     assert_eq!(waited, Duration::ZERO);
     assert_eq!(received(&listener), [b"late", b"live", b"late"]);
 }
+
+/// A payload that no UDP datagram can have: the kernel refuses it for good.
+fn unsendable() -> Vec<u8> {
+    vec![0; crate::limits::PAYLOAD_MAX + 1]
+}
+
+/// A collector with room for such a payload beside others.
+fn roomy_listener() -> std::net::UdpSocket {
+    let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket2::SockRef::from(&listener).set_recv_buffer_size(1 << 20).unwrap();
+    listener
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_datagram_is_dropped_and_counted() {
+    let listener = roomy_listener();
+    let output = holding(listener.local_addr().unwrap());
+    let (refused, began) = (unsendable(), Instant::now());
+    let payloads = [b"one".as_slice(), &refused, b"two", &refused, &refused, b"three"];
+    deliver(&output, &datagrams(&payloads), &mut 0).await;
+    assert_eq!(received(&listener), [b"one".as_slice(), b"two", b"three"]);
+    let (state, counts, held_s) = output.figures_now();
+    assert_eq!((counts.datagrams, counts.refused, counts.skipped), (3, 3, 0));
+    assert_eq!((state, held_s), (CollectorState::Up, 0));
+    assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_datagrams_of_one_sender_do_not_delay_another() {
+    let listener = roomy_listener();
+    let output = holding(listener.local_addr().unwrap());
+    let refused = unsendable();
+    let stuck = vec![refused.as_slice(); 1000];
+    let stuck = datagrams(&stuck);
+    deliver_for(Duration::from_secs(5), &output, &stuck).await;
+    assert_eq!(state(&output), CollectorState::Down, "everything is refused");
+    let other = Datagram { exporter: "192.0.2.9:1".parse().unwrap(), ..datagrams(&[b"other"])[0] };
+    let others = async {
+        let began = Instant::now();
+        for _ in 0..100 {
+            deliver(&output, &[other], &mut 0).await;
+        }
+        began.elapsed()
+    };
+    let mut done = 0;
+    let (waited, ()) = tokio::join!(others, deliver(&output, &stuck, &mut done));
+    assert_eq!(waited, Duration::ZERO);
+    assert_eq!((done, received(&listener).len()), (1000, 100));
+    assert_eq!(state(&output), CollectorState::Up);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_collector_is_free_while_a_task_waits_for_it() {
+    let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let output = holding(address);
+    let waiting = datagrams(&[b"waits"]);
+    let is_free = async {
+        for _ in 0..10 {
+            sleep(DOWN_PAUSE / 3).await;
+            assert!(output.turn.try_lock().is_ok());
+        }
+    };
+    tokio::select! {
+        _ = output.take(&waiting, false) => panic!("nobody listens"),
+        () = is_free => {}
+    }
+}

@@ -1,0 +1,194 @@
+//! Datagrams that the kernel refuses to send although the collector is reachable: an egress filter forbids the address of
+//! their exporter, for example.
+//!
+//! A refused datagram is dropped while others get through, so one exporter never holds up another. If the kernel refuses
+//! everything, the filter concerns the collector: then datagrams are held, and from time to time a few are dropped to find
+//! out whether others would pass.
+
+use core::net::IpAddr;
+use core::num::NonZeroUsize;
+use core::time::Duration;
+
+use lru::LruCache;
+use tokio::time::Instant;
+
+use crate::limits::EXPORTERS_MAX;
+
+/// How long a datagram is tried again before it is dropped: a filter that limits a rate lets it pass then.
+pub(super) const RETRY_FOR: Duration = Duration::from_millis(20);
+
+/// A lack of buffers for an exporter counts as a refusal after this time: congestion lets some datagrams pass.
+const STARVED_FOR: Duration = Duration::from_secs(1);
+
+/// The refusals concern single exporters if a datagram of another one was sent within this time.
+const RECENTLY: Duration = Duration::from_secs(10);
+
+/// Datagrams in a row that may be dropped before one is sent again.
+const ALLOWANCE: u32 = 64;
+
+/// The same after a time of holding: as many as a batch of small datagrams has, to see what comes behind it.
+const ALLOWANCE_AFTER_HOLDING: u32 = 1024;
+
+/// How long everything is held at first, once the allowance is used up; each time twice as long as before.
+const HOLD_AT_FIRST: Duration = Duration::from_secs(10);
+
+/// How long it is held at most.
+const HOLD_AT_MOST: Duration = Duration::from_secs(600);
+
+/// What to do with a refused datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Drop it.
+    Drop,
+    /// Try it again after [`RETRY_FOR`].
+    Retry,
+    /// Hold it: the kernel refuses everything.
+    Hold,
+}
+
+/// What is known of an exporter. Both are forgotten with the exporter, see [`EXPORTERS_MAX`].
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// When the kernel last took one of its datagrams.
+    sent: Option<Instant>,
+    /// Since when it has refused them.
+    refused: Option<Instant>,
+}
+
+/// The refusals of one destination.
+#[derive(Debug)]
+pub(super) struct Refusals {
+    exporters: LruCache<IpAddr, Known>,
+    /// When the kernel last took a datagram of any exporter.
+    sent: Option<Instant>,
+    /// Datagrams that may still be dropped before the next one that is sent.
+    allowance: u32,
+    /// When there is a new allowance, once this one is used up.
+    next_allowance: Option<Instant>,
+    hold_for: Duration,
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        let exporters = NonZeroUsize::new(EXPORTERS_MAX).map_or_else(LruCache::unbounded, LruCache::new);
+        Self { exporters, sent: None, allowance: ALLOWANCE, next_allowance: None, hold_for: HOLD_AT_FIRST }
+    }
+}
+
+impl Refusals {
+    /// The kernel took a datagram of `exporter`.
+    pub(super) fn note_sent(&mut self, exporter: IpAddr, now: Instant) {
+        self.exporters.put(exporter, Known { sent: Some(now), refused: None });
+        self.sent = Some(now);
+        (self.allowance, self.next_allowance, self.hold_for) = (ALLOWANCE, None, HOLD_AT_FIRST);
+    }
+
+    /// The kernel refused a datagram of `exporter`.
+    pub(super) fn judge(&mut self, exporter: IpAddr, now: Instant) -> Verdict {
+        let known = self.note_refused(exporter, now);
+        let is_recent = |sent: Option<Instant>| sent.is_some_and(|sent| now.duration_since(sent) < RECENTLY);
+        if is_recent(self.sent) && !is_recent(known.sent) {
+            return Verdict::Drop;
+        }
+        if known.refused.is_none_or(|since| now.duration_since(since) < RETRY_FOR) {
+            return Verdict::Retry;
+        }
+        if self.allowance == 0 {
+            let due = *self.next_allowance.get_or_insert(now + self.hold_for);
+            if now < due {
+                return Verdict::Hold;
+            }
+            self.next_allowance = None;
+            self.hold_for = (self.hold_for * 2).min(HOLD_AT_MOST);
+            self.allowance = ALLOWANCE_AFTER_HOLDING;
+        }
+        self.allowance -= 1;
+        Verdict::Drop
+    }
+
+    /// Whether everything is held.
+    pub(super) fn is_holding(&self) -> bool {
+        self.next_allowance.is_some()
+    }
+
+    /// The kernel had no buffer for a datagram of `exporter`. Returns whether that counts as a refusal, because a filter drops
+    /// its datagrams below IP.
+    pub(super) fn is_starved(&mut self, exporter: IpAddr, now: Instant) -> bool {
+        let known = self.note_refused(exporter, now);
+        known.refused.is_some_and(|since| now.duration_since(since) >= STARVED_FOR)
+    }
+
+    fn note_refused(&mut self, exporter: IpAddr, now: Instant) -> Known {
+        let known = self.exporters.get_or_insert_mut(exporter, Known::default);
+        known.refused.get_or_insert(now);
+        *known
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(192, 0, 2, 1));
+    const BAD: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(192, 0, 2, 66));
+
+    #[test]
+    fn an_exporter_never_taken_is_dropped_beside_others() {
+        let (mut refusals, now) = (Refusals::default(), Instant::now());
+        refusals.note_sent(GOOD, now);
+        let later = now + RECENTLY / 2;
+        assert!((0..100_000).all(|_| refusals.judge(BAD, later) == Verdict::Drop));
+    }
+
+    #[test]
+    fn a_refused_datagram_of_a_good_exporter_is_retried_once() {
+        let (mut refusals, now) = (Refusals::default(), Instant::now());
+        for _ in 0..1000 {
+            refusals.note_sent(GOOD, now);
+            assert_eq!(refusals.judge(GOOD, now), Verdict::Retry);
+            assert_eq!(refusals.judge(GOOD, now + RETRY_FOR), Verdict::Drop);
+        }
+    }
+
+    /// How many datagrams of `exporter` are dropped within `duration` if the kernel refuses all of them.
+    fn dropped(refusals: &mut Refusals, exporter: IpAddr, start: Instant, duration: Duration) -> u32 {
+        let moments = (0..).map(|step| start + step * RETRY_FOR);
+        let verdicts = moments.take_while(|now| *now < start + duration).flat_map(|now| {
+            core::iter::from_fn(|| Some(refusals.judge(exporter, now)))
+                .take_while(|verdict| *verdict == Verdict::Drop)
+                .collect::<Vec<_>>()
+        });
+        verdicts.map(|_| 1).sum()
+    }
+
+    #[test]
+    fn nearly_everything_is_held_if_everything_is_refused() {
+        let (mut refusals, now) = (Refusals::default(), Instant::now());
+        refusals.note_sent(GOOD, now);
+        let count = dropped(&mut refusals, GOOD, now, Duration::from_secs(3600));
+        // After 10 s, 20 s and so on, ten times within the hour.
+        assert_eq!(count, ALLOWANCE + 10 * ALLOWANCE_AFTER_HOLDING);
+    }
+
+    #[test]
+    fn an_exporter_refused_from_now_on_stops_nobody_for_long() {
+        let (mut refusals, now) = (Refusals::default(), Instant::now());
+        for exporter in [GOOD, BAD] {
+            refusals.note_sent(exporter, now);
+        }
+        assert_eq!(dropped(&mut refusals, BAD, now, HOLD_AT_FIRST), ALLOWANCE);
+        let later = now + RECENTLY;
+        refusals.note_sent(GOOD, later);
+        assert!((0..100_000).all(|_| refusals.judge(BAD, later) == Verdict::Drop));
+    }
+
+    #[test]
+    fn a_lack_of_buffers_that_lasts_is_a_refusal() {
+        let (mut refusals, now) = (Refusals::default(), Instant::now());
+        assert!(!refusals.is_starved(BAD, now));
+        let later = now + STARVED_FOR;
+        assert!(refusals.is_starved(BAD, later));
+        refusals.note_sent(BAD, later);
+        assert!(!refusals.is_starved(BAD, later + STARVED_FOR));
+    }
+}

@@ -1,0 +1,205 @@
+//! Exporters whose datagrams the kernel refuses to send, because of a packet filter on nf-receiver's machine: only they lose
+//! something, and nf-receiver counts it.
+
+use std::net::{SocketAddr, UdpSocket};
+
+use crate::running::{in_a_network, shared};
+use crate::support::chatter::{MIXED, Pattern};
+use crate::support::collector::Collector;
+use crate::support::exporter::bind_as;
+use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use crate::support::kernel_socket;
+use crate::support::other_host::{NETWORK, OtherHost, shell};
+use crate::support::pair::STALL;
+use crate::support::samples::count;
+
+/// By number; the filter forbids the second one.
+const EXPORTERS: [&str; 3] = ["192.0.2.1:2055", "192.0.2.66:2055", "198.51.100.3:2055"];
+
+/// Datagrams of each exporter.
+const EACH: u32 = 2000;
+
+fn pattern() -> Pattern {
+    Pattern::new(MIXED)
+}
+
+/// Makes the kernel refuse what matches `rule`.
+fn forbid(rule: &str) {
+    shell(&format!(
+        "nft add table inet test; nft \"add chain inet test out {{ type filter hook output priority 0; }}\"; \
+         nft add rule inet test out {rule} drop"
+    ));
+}
+
+/// A receiver with one collector, and two senders that each exporter sends to in turn.
+struct Field {
+    receiver: ReceiverHost,
+    senders: [SenderHost; 2],
+    exporters: [UdpSocket; 3],
+    sent: [u32; 3],
+}
+
+impl Field {
+    fn with_collector(address: SocketAddr) -> Self {
+        let toml = format!("[[collector]]\naddress = \"{address}\"\nsource = \"exporter\"\n");
+        let mut receiver = ReceiverHost::new(&[], &toml);
+        receiver.start();
+        let senders = ["one", "two"].map(|id| {
+            let mut sender = SenderHost::new(id, &receiver.addr(), QUICK_SENDER);
+            sender.start();
+            sender.wait_state("connected", STALL);
+            sender
+        });
+        Self {
+            receiver,
+            senders,
+            exporters: EXPORTERS.map(|address| bind_as(address.parse().unwrap())),
+            sent: [0; 3],
+        }
+    }
+
+    /// Sends the next datagram of `exporter` by `sender`.
+    fn send(&mut self, exporter: usize, sender: usize) {
+        let (mut payload, sent) = (Vec::new(), &mut self.sent[exporter]);
+        pattern().datagram(exporter.try_into().unwrap(), *sent, &mut payload);
+        self.exporters[exporter].send_to(&payload, self.senders[sender].udp().addr()).unwrap();
+        *sent += 1;
+    }
+
+    /// Sends [`EACH`] datagrams of each exporter, no faster than nf-sender takes them.
+    fn send_all(&mut self) {
+        for number in 0..EACH {
+            for exporter in 0..EXPORTERS.len() {
+                self.send(exporter, (usize::try_from(number).unwrap() + exporter) % 2);
+            }
+            if number % 100 == 99 {
+                self.senders.iter().for_each(|sender| sender.udp().wait_until_drained());
+            }
+        }
+    }
+
+    /// The figure of the collector by this name.
+    fn collector(&self, name: &str) -> u64 {
+        count(&self.receiver.status(), &format!("/collectors/0/{name}"))
+    }
+
+    /// Panics unless `collector` gets all but what is refused, which is as much as the forbidden exporter sent.
+    fn assert_others_arrive(&self, collector: &Collector) {
+        let [first, refused, third] = self.sent;
+        let status = self.receiver.wait_status(STALL, |status| {
+            count(status, "/collectors/0/delivered/datagrams") == u64::from(first + third)
+        });
+        collector.wait_for(u64::from(first + third), STALL);
+        let arrived: Vec<u64> = collector.report().exporters.iter().map(|tally| tally.arrived).collect();
+        assert_eq!(arrived, [u64::from(first), 0, u64::from(third)], "{status:#}");
+        for sender in &self.senders {
+            sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+        }
+        assert_eq!(self.collector("refused"), u64::from(refused));
+        assert_eq!(self.collector("skipped"), 0);
+        let told = ["kernel refused to send", "of exporter 192.0.2.66"];
+        let lines = self.receiver.daemon().count_log(&told);
+        assert!((1..=4).contains(&lines), "{}", self.receiver.daemon().log());
+    }
+}
+
+#[test]
+fn a_forbidden_exporter_holds_up_no_other() {
+    let _running = shared();
+    in_a_network("ip link set lo up", "egress_filter::inside_a_forbidden_exporter");
+}
+
+#[test]
+#[ignore = "runs in a network namespace that the other test makes"]
+fn inside_a_forbidden_exporter() {
+    let collector = Collector::start(3, pattern());
+    let mut field = Field::with_collector(collector.addr());
+    forbid(&format!("ip saddr 192.0.2.66 udp dport {}", collector.addr().port()));
+    field.send_all();
+    field.assert_others_arrive(&collector);
+}
+
+/// Where the collector on the other machine listens.
+const ELSEWHERE: &str = "10.77.0.2:9995";
+
+fn collector_elsewhere(there: &OtherHost) -> Collector {
+    there.shell("ip route add default via 10.77.0.1");
+    there.run(|process| {
+        kernel_socket::look_into(format!("/proc/{process}/net"));
+        Collector::start_on(ELSEWHERE, 3, pattern())
+    })
+}
+
+#[test]
+fn a_forbidden_exporter_holds_up_no_other_elsewhere() {
+    let _running = shared();
+    in_a_network(NETWORK, "egress_filter::inside_a_forbidden_exporter_elsewhere");
+}
+
+#[test]
+#[ignore = "runs in a network namespace that the other test makes"]
+fn inside_a_forbidden_exporter_elsewhere() {
+    let there = OtherHost::connected();
+    let collector = collector_elsewhere(&there);
+    let mut field = Field::with_collector(ELSEWHERE.parse().unwrap());
+    forbid("ip saddr 192.0.2.66 udp dport 9995");
+    field.send_all();
+    field.assert_others_arrive(&collector);
+}
+
+#[test]
+fn an_exporter_dropped_below_ip_holds_up_no_other() {
+    let _running = shared();
+    in_a_network(NETWORK, "egress_filter::inside_an_exporter_dropped_below_ip");
+}
+
+#[test]
+#[ignore = "runs in a network namespace that the other test makes"]
+fn inside_an_exporter_dropped_below_ip() {
+    let there = OtherHost::connected();
+    let collector = collector_elsewhere(&there);
+    let mut field = Field::with_collector(ELSEWHERE.parse().unwrap());
+    // While the kernel looks for the other machine it takes everything.
+    field.send(0, 0);
+    collector.wait_for(1, STALL);
+    // The kernel says that it has no buffer for what is dropped here.
+    shell(
+        "nft add table netdev test; \
+         nft \"add chain netdev test out { type filter hook egress device here priority 0; }\"; \
+         nft add rule netdev test out ip saddr 192.0.2.66 drop",
+    );
+    field.send_all();
+    field.assert_others_arrive(&collector);
+}
+
+#[test]
+fn a_filter_against_the_collector_loses_next_to_nothing() {
+    let _running = shared();
+    in_a_network("ip link set lo up", "egress_filter::inside_a_filter_against_the_collector");
+}
+
+#[test]
+#[ignore = "runs in a network namespace that the other test makes"]
+fn inside_a_filter_against_the_collector() {
+    let collector = Collector::start(3, pattern());
+    let mut field = Field::with_collector(collector.addr());
+    for exporter in 0..3 {
+        field.send(exporter, 0);
+    }
+    collector.wait_for(3, STALL);
+    forbid(&format!("udp dport {}", collector.addr().port()));
+    field.send_all();
+    field.receiver.wait_status(STALL, |status| {
+        status["collectors"][0]["state"] == "down" && count(status, "/collectors/0/held_s") >= 2
+    });
+    shell("nft delete table inet test");
+    let total: u64 = field.sent.iter().map(|sent| u64::from(*sent)).sum();
+    let refused = field.collector("refused");
+    collector.wait_for(total - refused, STALL);
+    for sender in &field.senders {
+        sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+    }
+    assert_eq!(collector.report().exporters.iter().map(|tally| tally.repeated).sum::<u64>(), 0);
+    println!("{refused} of {total} datagrams dropped");
+    assert!(refused <= 64, "{refused} of {total}");
+}
