@@ -66,6 +66,23 @@ pub struct Loaded<S> {
     pub report: Report,
 }
 
+impl Loaded<SenderSettings> {
+    /// All files that the service reads: its configuration, keys and certificates.
+    pub fn files(&self) -> Vec<&Path> {
+        let settings = &self.settings;
+        let secrets = settings.protection.files().into_iter().chain(settings.spool.encryption.files());
+        self.report.files.iter().map(PathBuf::as_path).chain(secrets).collect()
+    }
+}
+
+impl Loaded<ReceiverSettings> {
+    /// All files that the service reads: its configuration, keys and certificates.
+    pub fn files(&self) -> Vec<&Path> {
+        let secrets = self.settings.protection.files();
+        self.report.files.iter().map(PathBuf::as_path).chain(secrets).collect()
+    }
+}
+
 /// The settings of nf-sender. `file` must exist; without it the default file is read if it is there.
 pub fn load_sender(
     file: Option<&Path>,

@@ -2,7 +2,7 @@
 //! never hold it.
 
 use core::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::config::reader::{Noted, Reader};
 use crate::config::{HostPort, Surroundings, kinds};
@@ -25,6 +25,16 @@ pub enum KeySource {
     File(PathBuf),
     /// In a file that systemd passed in `$CREDENTIALS_DIRECTORY`.
     Credential(PathBuf),
+}
+
+impl KeySource {
+    /// The file that the service itself opens; credentials are read for it.
+    fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::StandardInput | Self::Credential(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for KeySource {
@@ -60,6 +70,17 @@ pub enum SenderProtection {
     },
 }
 
+impl SenderProtection {
+    /// The files of keys and certificates.
+    pub(super) fn files(&self) -> Vec<&Path> {
+        match self {
+            Self::LoopbackOnly | Self::Plaintext => Vec::new(),
+            Self::Key { source, .. } => source.file().into_iter().collect(),
+            Self::Tls { files, .. } => files.all().into(),
+        }
+    }
+}
+
 /// PEM files of one side of TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
@@ -69,6 +90,12 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// The own private key.
     pub key: PathBuf,
+}
+
+impl TlsFiles {
+    fn all(&self) -> [&Path; 3] {
+        [&self.authority, &self.certificate, &self.key]
+    }
 }
 
 /// How nf-receiver speaks TLS.
@@ -102,6 +129,18 @@ impl ReceiverProtection {
     pub fn has_proofs(&self) -> bool {
         self.shared.is_some() || !self.senders.is_empty() || self.tls.is_some()
     }
+
+    /// The files of keys and certificates.
+    pub(super) fn files(&self) -> Vec<&Path> {
+        let pairs = self.shared.iter().chain(self.senders.iter().map(|sender| &sender.keys));
+        let keys =
+            pairs.flat_map(|pair| [pair.current.file(), pair.previous.as_ref().and_then(KeySource::file)]);
+        let tls = self.tls.iter().flat_map(|tls| {
+            let revoked = tls.revoked.iter().map(PathBuf::as_path);
+            tls.files.all().into_iter().chain(revoked)
+        });
+        keys.flatten().chain(tls).collect()
+    }
 }
 
 /// Where a key is to be found, and the one before it, which is let in as well while senders change over.
@@ -133,6 +172,13 @@ pub struct SpoolEncryption {
     pub current: Option<KeySource>,
     /// The key before it.
     pub previous: Option<KeySource>,
+}
+
+impl SpoolEncryption {
+    /// The files of its keys.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.current.iter().chain(&self.previous).filter_map(KeySource::file)
+    }
 }
 
 pub(super) fn read_spool(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<SpoolEncryption> {

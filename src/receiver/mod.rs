@@ -26,7 +26,7 @@ use crate::config::{self, Loaded, RECEIVER, Surroundings};
 use crate::receiver::invite::Change;
 use crate::service::messages::receiver;
 use crate::service::pairing::keygen;
-use crate::service::{DaemonError, conceal_key, console, overrides};
+use crate::service::{DaemonError, Unit, conceal_key, console, overrides};
 use crate::status::{self, Manner};
 
 /// Does what the command line of this process asks for, and gives the exit code.
@@ -55,10 +55,12 @@ fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
             config::load_receiver(file.as_deref(), overrides.clone(), &surroundings)
         })),
         ReceiverAction::Check => {
-            let Loaded { settings, mut report, .. } =
-                config::load_receiver(file.as_deref(), overrides, &surroundings)?;
-            reload::check(&settings)?;
+            let loaded = config::load_receiver(file.as_deref(), overrides, &surroundings)?;
+            reload::check(&loaded.settings)?;
+            let access = Unit::of(RECEIVER).check_access(&loaded.files(), &loaded.settings.state)?;
+            let Loaded { settings, mut report, .. } = loaded;
             source_check::check(&settings, &mut report)?;
+            report.note(access);
             console::print(&report.to_string())
         }
         ReceiverAction::Reload => {

@@ -36,7 +36,7 @@ use crate::cli::{self, Invocation, SenderAction};
 use crate::config::{self, SENDER, Surroundings};
 use crate::service::messages::sender;
 use crate::service::pairing::keygen;
-use crate::service::{DaemonError, conceal_key, console, overrides};
+use crate::service::{DaemonError, Unit, conceal_key, console, overrides};
 use crate::status::{self, Manner, Request};
 
 /// Does what the command line of this process asks for, and gives the exit code.
@@ -66,8 +66,9 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
         SenderAction::Check => {
             let mut loaded = config::load_sender(file.as_deref(), overrides, &surroundings)?;
             reload::check(&loaded.settings)?;
+            let access = Unit::of(SENDER).check_access(&loaded.files(), &loaded.settings.spool.directory)?;
             let (note, warning) = room::check(&loaded.settings.spool, &loaded.settings.control);
-            loaded.report.note(note);
+            loaded.report.note(note.into_iter().chain(access));
             loaded.report.warn(warning);
             console::print(&loaded.report.to_string())
         }

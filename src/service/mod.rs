@@ -22,6 +22,7 @@ pub mod sockets;
 mod stop;
 pub mod stream;
 mod tcp_info;
+mod unit;
 mod watchdog;
 
 pub use certificates::{ExpiryWatch, TlsTrouble, read_receiver_tls, read_sender_tls};
@@ -40,4 +41,5 @@ pub use signals::watch_for;
 pub use sockets::SocketError;
 pub use stop::{Stop, Stopper, stop_channel};
 pub use tcp_info::TcpProgress;
+pub use unit::Unit;
 pub use watchdog::{Pulse, ROUND, Watchdog};

@@ -340,3 +340,40 @@ fn entries_of_the_journal_have_fields_to_search_by() {
     let fields: Vec<&str> = entry.as_object().unwrap().keys().map(String::as_str).collect();
     assert!(fields.contains(&"MESSAGE_ID") && fields.contains(&"_SYSTEMD_UNIT"), "{fields:?}");
 }
+
+#[test]
+fn check_as_root_sees_what_the_service_sees() {
+    let _running = shared();
+    let Some(parts) = Parts::find() else { return };
+    let machine = lone("checked", &parts);
+    for service in ["nf-sender", "nf-receiver"] {
+        let good = machine.sh(&format!("{service} check"));
+        assert!(
+            good.contains(&format!("the user {service}, as which {service}.service runs, has access")),
+            "{good}"
+        );
+
+        machine.sh(&format!("{service} keygen /etc/{service}/root-key"));
+        let drop_in = format!("/etc/{service}/{service}.toml.d/10.toml");
+        machine.sh(&format!("mkdir -p /etc/{service}/{service}.toml.d"));
+        machine.write(&drop_in, &format!("key-file = \"/etc/{service}/root-key\"\n"));
+        let unreadable = machine.sh_fails(&format!("{service} check 2>&1"));
+        assert!(unreadable.contains(&format!("cannot read it: Permission denied (os error 13): give it to that user (chown {service} /etc/{service}/root-key)")), "{unreadable}");
+        machine.sh(&format!("chown {service} /etc/{service}/root-key && {service} check"));
+
+        machine.sh(&format!("install -d -o {service} -m 700 /srv/{service}"));
+        let key = if service == "nf-sender" { "[spool]\ndirectory" } else { "state" };
+        machine.write(&drop_in, &format!("{key} = \"/srv/{service}\"\n"));
+        let forbidden = machine.sh_fails(&format!("{service} check 2>&1"));
+        let remedy = format!("ReadWritePaths=/srv/{service}");
+        assert!(forbidden.contains("may not write there") && forbidden.contains(&remedy), "{forbidden}");
+        machine.edit(&format!("{service}.service"), &format!("[Service]\n{remedy}\n"));
+        machine.sh(&format!("{service} check"));
+        machine.sh(&format!("chown root /srv/{service}"));
+        let not_its_own = machine.sh_fails(&format!("{service} check 2>&1"));
+        assert!(
+            not_its_own.contains(&format!("cannot write to /srv/{service}: Permission denied")),
+            "{not_its_own}"
+        );
+    }
+}
