@@ -42,7 +42,7 @@ impl MinFree {
 pub struct Policy {
     /// A segment takes datagrams for this long by the boot clock, then the next one is begun.
     pub rotate_every: Duration,
-    /// A segment takes batches up to this many bytes, then the next one is begun.
+    /// A segment takes batches up to this many bytes, or an eighth of `max_size`, then the next one is begun.
     pub rotate_size: u64,
     /// Bytes of all segments together.
     pub max_size: u64,
@@ -52,6 +52,17 @@ pub struct Policy {
     pub min_free: MinFree,
     /// What is dropped when `max_size` or `min_free` is reached.
     pub when_full: WhenFull,
+}
+
+impl Policy {
+    /// A full spool of segments of `segment_size` has at least so many.
+    const SEGMENTS_MIN: u64 = 8;
+
+    /// A segment takes batches up to this many bytes: `rotate_size`, but a full spool must not drop most of what it holds with
+    /// its oldest segment.
+    pub fn segment_size(&self) -> u64 {
+        self.rotate_size.min(self.max_size / Self::SEGMENTS_MIN)
+    }
 }
 
 impl Default for Policy {
@@ -70,6 +81,13 @@ impl Default for Policy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_small_spool_has_eight_segments() {
+        let policy = |rotate_size, max_size| Policy { rotate_size, max_size, ..Policy::default() };
+        assert_eq!(policy(64, 1 << 20).segment_size(), 64);
+        assert_eq!(policy(1 << 20, 1 << 20).segment_size(), 1 << 17);
+    }
 
     #[test]
     fn a_small_file_system_keeps_a_tenth_free() {

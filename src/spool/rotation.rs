@@ -61,7 +61,7 @@ impl<D: Disk> Spool<D> {
     fn is_due(&self, length: u64, now: Moment) -> bool {
         self.active.as_ref().is_some_and(|active| {
             let full = match self.pieces.get(&active.first) {
-                Some(Piece::Segment { size, .. }) => size.saturating_add(length) > self.policy.rotate_size,
+                Some(Piece::Segment { size, .. }) => size.saturating_add(length) > self.policy.segment_size(),
                 _ => true,
             };
             let time = now.boot.since(active.begun.boot).unwrap_or_default();

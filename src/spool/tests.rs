@@ -281,7 +281,21 @@ fn what_is_in_flight_is_not_dropped() {
         spool.append(&batch(number * 3, 3), NOW, Position(4)).unwrap();
     }
     assert_eq!(spool.first(), Some(Position(0)));
-    assert_eq!(spool.gaps().map(|gap| gap.first).collect::<Vec<_>>(), [Position(9)]);
+    let (_, end, _) = spool.segment_at(Position(4)).unwrap();
+    assert_eq!(spool.gaps().map(|gap| gap.first).collect::<Vec<_>>(), [end]);
+}
+
+#[test]
+fn one_large_segment_does_not_cost_the_whole_spool() {
+    let disk = MemoryDisk::default();
+    let max_size = 8000;
+    let mut spool = open_with(&disk, Policy { max_size, rotate_size: max_size, ..policy() }).spool;
+    let mut number = 0;
+    while spool.take_dropped().is_empty() {
+        spool.append(&batch(number * 3, 3), NOW, Position(0)).unwrap();
+        number += 1;
+    }
+    assert!(spool.size() > max_size * 3 / 4, "{} of {max_size} are left", spool.size());
 }
 
 #[test]
