@@ -66,7 +66,11 @@ install-nf-sender install-nf-receiver: install-%:
 	install -D -m 644 man/nf-transport.7 $(DESTDIR)$(mandir)/man7/nf-transport.7$*
 	install -d -m 755 $(DESTDIR)$(docdir)/$*/examples
 	install -m 644 units/examples/$*-*.conf $(DESTDIR)$(docdir)/$*/examples
-	install -m 644 README.md SECURITY.md CHANGELOG.md docs/install.md docs/collectors.md $(DESTDIR)$(docdir)/$*
+	# The pages link to each other, so they lie as in the source.
+	install -d -m 755 $(DESTDIR)$(docdir)/$*/docs $(DESTDIR)$(docdir)/$*/etc
+	install -m 644 README.md SECURITY.md CHANGELOG.md ARCHITECTURE.md CONTRIBUTING.md $(DESTDIR)$(docdir)/$*
+	install -m 644 docs/*.md docs/*.svg $(DESTDIR)$(docdir)/$*/docs
+	install -m 644 etc/*.toml $(DESTDIR)$(docdir)/$*/etc
 	install -D -m 644 completions/$*.bash $(DESTDIR)$(bashcompletiondir)/$*
 	install -D -m 644 completions/_$* $(DESTDIR)$(zshcompletiondir)/_$*
 	install -D -m 644 completions/$*.fish $(DESTDIR)$(fishcompletiondir)/$*.fish
@@ -135,18 +139,15 @@ bench: bench-tools
 	$(if $(wildcard $(CAPTURES)/*.pcap),NF_TRANSPORT_CAPTURES=$(CAPTURES)) $(CARGO) bench --bench performance --bench channel \
 		--bench strangers
 
-# Real captures, some hundred of one application each: those that nDPI is tested with, from Debian's archive of its
-# source (127 MB).
+# Real captures, some hundred of one application each: those that nDPI is tested with, from Debian's source package of it
+# (127 MB). Needs a deb-src entry in the sources of apt.
 CAPTURES = $(abspath $(CARGO_TARGET_DIR))/captures
-CAPTURES_URL = https://deb.debian.org/debian/pool/main/n/ndpi/ndpi_4.2.orig.tar.gz
-CAPTURES_SHA256 = e54ce8fe13adc5d747be7553513657fae78f796e0bd459e122c280cc06ce4daf
 
 captures:
 	rm -rf $(CAPTURES) && mkdir -p $(CAPTURES)
-	curl -sSfL -o $(CAPTURES)/ndpi.tar.gz $(CAPTURES_URL)
-	echo "$(CAPTURES_SHA256)  $(CAPTURES)/ndpi.tar.gz" | sha256sum -c -
-	tar -xzf $(CAPTURES)/ndpi.tar.gz -C $(CAPTURES) --wildcards --strip-components=3 '*/tests/pcap/*.pcap'
-	rm $(CAPTURES)/ndpi.tar.gz
+	cd $(CAPTURES) && apt-get source --download-only --tar-only ndpi
+	tar -xf $(CAPTURES)/ndpi_*.orig.tar.* -C $(CAPTURES) --wildcards --strip-components=3 '*/tests/pcap/*.pcap'
+	rm $(CAPTURES)/ndpi_*
 
 fmt:
 	$(CARGO) fmt --check

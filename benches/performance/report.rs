@@ -31,7 +31,7 @@ pub(crate) fn write(settings: &Settings, results: &Results) {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     let Settings { turns, probe, run, disk, backlog, .. } = settings;
     let mut page = format!(
-        "# Performance\n\nWritten by `make bench`; [benches/performance](../benches/performance/main.rs) says how, and \
+        "# Performance\n\nWritten by `make bench`; `benches/performance/` says how, and \
          [profile.md](profile.md) where the time goes. Generator, relay and a sink that checks every \
          byte are on one machine. Medians of {turns} turn(s), in each of which every relay was measured once. \
          Probes of a rate took {probe} s, runs at a given rate {run} s, that of the disk {disk} s; the backlog was {backlog} MiB.\n\n{}\n",

@@ -222,3 +222,42 @@ fn versions_agree_wherever_they_stand() {
         assert!(page.contains(&format!(".Os nf-transport {version}\n")), "{}", path.display());
     }
 }
+
+/// The targets of the links of a page of Markdown that lead to other files.
+fn links(page: &str) -> Vec<&str> {
+    let targets = page.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+    let files = targets.map(|(target, _)| target.split('#').next().unwrap_or_default());
+    files.filter(|file| !file.is_empty() && !file.contains("://")).collect()
+}
+
+#[test]
+fn links_of_installed_pages_lead_to_installed_files() {
+    let directory = tempfile::tempdir().unwrap();
+    // Any file will do for the programs, which are not looked at.
+    let binaries = directory.path().join("built");
+    std::fs::create_dir(&binaries).unwrap();
+    for program in ["nf-sender", "nf-receiver"] {
+        std::fs::write(binaries.join(program), "").unwrap();
+    }
+    let root = directory.path().join("root");
+    let make = std::process::Command::new("make")
+        .args(["--no-print-directory", "install", "prefix=/usr"])
+        .arg(format!("DESTDIR={}", root.display()))
+        .arg(format!("BINARIES={}", binaries.display()))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(make.status.success(), "{make:?}");
+    for service in ["nf-sender", "nf-receiver"] {
+        let documents = root.join("usr/share/doc").join(service);
+        for place in [documents.clone(), documents.join("docs")] {
+            let entries = std::fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().path());
+            for page in entries.filter(|path| path.extension().is_some_and(|extension| extension == "md")) {
+                let text = std::fs::read_to_string(&page).unwrap();
+                let broken: Vec<&str> =
+                    links(&text).into_iter().filter(|link| !place.join(link).exists()).collect();
+                assert!(broken.is_empty(), "{}: {broken:?}", page.display());
+            }
+        }
+    }
+}

@@ -24,7 +24,7 @@ fn files(service: &str, options: &str, units: &str, zsh: &str) -> Vec<String> {
         format!("/usr/share/man/man8/{service}.8"),
         format!("/usr/share/man/man5/{service}.toml.5"),
         format!("/usr/share/man/man7/nf-transport.7{service}"),
-        format!("/usr/share/doc/{service}/install.md"),
+        format!("/usr/share/doc/{service}/docs/install.md"),
     ]
     .into()
 }
