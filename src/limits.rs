@@ -226,6 +226,9 @@ pub const KNOWN_SOURCES: usize = 4096;
 /// Exporters of each collector that the status shows with the address that they are seen as: of 64 collectors 6 MiB.
 pub const SEEN_AS_SHOWN: usize = 1024;
 
+/// Exporters whose datagrams are denied that nf-sender counts one by one; the one heard longest ago makes room.
+pub const DENIED_SHOWN: usize = 64;
+
 /// Peers turned away of late that the status shows.
 pub const REFUSED_SHOWN: usize = 64;
 

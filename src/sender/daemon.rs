@@ -13,16 +13,18 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::config::{Loaded, SenderSettings, SpoolSettings};
 use crate::limits::{RECEIVE_BUFFER, STOP_GRACE};
-use crate::sender::ingest::{Ingest, Listener, Tally};
+use crate::sender::ingest::{Ingest, Listener};
 use crate::sender::intake;
 use crate::sender::keeper::Keeper;
 use crate::sender::line::Lent;
 use crate::sender::link::{Link, LinkView};
+use crate::sender::loss_log::LossLog;
 use crate::sender::queue::{Queue, Stage};
 use crate::sender::recovery::{Recovered, recover};
 use crate::sender::reload::{Load, Reloader, spool_keys};
 use crate::sender::report::Reporter;
 use crate::sender::room::RoomWatch;
+use crate::sender::tally::Tally;
 use crate::service::messages::sender;
 use crate::service::{
     DaemonError, DirectoryLock, ExpiryWatch, Pulse, ROUND, Stop, Stopper, Watchdog, allow_open_files,
@@ -109,7 +111,7 @@ async fn supervise(
     let recovered = notify::with_patience(open_spool(spool, runtime_directory)).await?;
 
     let intake = recovered.intake.clone();
-    let tally = Arc::new(Tally::new(listeners.len()));
+    let tally = Arc::new(Tally::new(listeners.iter().map(Listener::address)));
     let reporter = Reporter {
         settings: reloader.link(),
         queue: recovered.queue.clone(),
@@ -137,6 +139,7 @@ async fn supervise(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut expiry = ExpiryWatch::new(sender::CERTIFICATE_ENDS);
     let mut room = RoomWatch::default();
+    let mut losses = LossLog::new(&reporter.tally);
     let outcome = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
@@ -147,6 +150,7 @@ async fn supervise(
                 watchdog.look();
                 reporter.note_pace();
                 room.look(&reporter);
+                losses.look(&reporter.tally);
                 notify::status(&reporter.line());
                 expiry.look_at(reporter.settings.borrow().speech.certificate());
             }
@@ -161,6 +165,7 @@ async fn supervise(
     let everything_spooled = notify::with_patience(stop_threads(threads, stop_link, link)).await;
     leave(intake.path(), everything_spooled);
     answers.abort();
+    losses.finish(&reporter.tally);
     let figures = reporter.queue.figures();
     tracing::info!(queued = figures.queued, "stopped; {} in the spool", count_of(figures.queued, "datagram"));
     outcome

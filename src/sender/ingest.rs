@@ -5,8 +5,7 @@
 
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -17,45 +16,15 @@ use tokio::sync::watch;
 use crate::batch::{BatchBuilder, Compression, PushError};
 use crate::datagram::{Datagram, FlowRun};
 use crate::limits::{INTAKE_SLOTS, PAYLOAD_MAX};
-use crate::netflow::ExporterTable;
 use crate::sender::gathering::Gathering;
 use crate::sender::intake::{self, Backing, Entry, Marks, Place, Ring, Slots, ask_for_details};
 use crate::sender::line::Lent;
 use crate::sender::queue::Queue;
 use crate::sender::recovery::Recovered;
+use crate::sender::tally::{SocketTally, Tally};
 use crate::service::messages::sender;
-use crate::service::{Pulse, ROUND, both_clocks};
+use crate::service::{Pulse, ROUND, boot_clock, both_clocks};
 use crate::status::count_of;
-
-/// What ingest counts beside the queue's own counts.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    exporters: Mutex<ExporterTable>,
-    denied: AtomicU64,
-    /// For each socket, how many datagrams the kernel has dropped since the first one that this process took.
-    kernel_drops: Vec<AtomicU64>,
-}
-
-impl Tally {
-    pub(crate) fn new(sockets: usize) -> Self {
-        Self { kernel_drops: (0..sockets).map(|_| AtomicU64::new(0)).collect(), ..Self::default() }
-    }
-
-    /// The exporters heard so far.
-    pub(crate) fn exporters(&self) -> MutexGuard<'_, ExporterTable> {
-        self.exporters.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Datagrams from exporters that are not allowed.
-    pub(crate) fn denied(&self) -> u64 {
-        self.denied.load(Ordering::Relaxed)
-    }
-
-    /// Datagrams that the kernel dropped at the sockets.
-    pub(crate) fn kernel_drops(&self) -> u64 {
-        self.kernel_drops.iter().map(|drops| drops.load(Ordering::Relaxed)).sum()
-    }
-}
 
 /// What of the settings ingest follows. A reload may change all of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,14 +62,28 @@ impl Listener {
         Ok(Self { socket, local, capacity, outlives_us, dropped_before: None })
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.local
+    }
+
     /// The kernel had dropped `last` datagrams when it queued the last one that was taken, and `first` when it queued the
     /// first one.
-    fn note_drops(&mut self, first: u32, last: u32, drops: &AtomicU64) {
+    fn note_drops(&mut self, first: u32, last: u32, tally: &SocketTally) {
         let before = *self.dropped_before.get_or_insert(first);
         let since = last.wrapping_sub(before);
         // One that was queued before the count began shows fewer.
         if since <= u32::MAX - QUEUED_BEFORE {
-            drops.fetch_max(u64::from(since), Ordering::Relaxed);
+            tally.note_kernel_drops(u64::from(since));
+        }
+    }
+
+    /// Notes what the kernel has dropped until now: with a datagram it says so only if one comes after the drops.
+    fn look_at_drops(&mut self, tally: &SocketTally) {
+        if let Some(first) = self.dropped_before
+            && let Some(last) = intake::dropped(&self.socket)
+        {
+            self.note_drops(first, last, tally);
         }
     }
 }
@@ -123,6 +106,8 @@ pub(crate) struct Ingest {
     slots_done: Option<u64>,
     /// When the removal of a failed intake is tried again.
     remove_again_at: Option<Instant>,
+    /// When the sockets are asked next what the kernel has dropped.
+    look_at_drops_at: Instant,
 }
 
 /// Makes batches of datagrams and pushes them.
@@ -170,6 +155,7 @@ impl Ingest {
             gathering,
             slots_done,
             remove_again_at: None,
+            look_at_drops_at: Instant::now() + ROUND,
         }
     }
 
@@ -181,6 +167,7 @@ impl Ingest {
             self.encoder.pulse.beat();
             self.take_up_settings();
             self.look_after_intake();
+            self.look_at_drops();
             match self.wait() {
                 Ok(Ready::Listeners(readable)) => {
                     if !core::mem::take(&mut self.encoder.is_flooded) && !readable.is_empty() {
@@ -201,13 +188,29 @@ impl Ingest {
             let ends_with_us = self.listeners.get(index).is_some_and(|listener| !listener.outlives_us);
             while ends_with_us && self.take(index) > 0 {}
         }
+        self.look_at_drops_at = Instant::now();
+        self.look_at_drops();
+    }
+
+    fn look_at_drops(&mut self) {
+        let now = Instant::now();
+        if self.look_at_drops_at <= now {
+            self.look_at_drops_at = now + ROUND;
+            for (listener, tally) in self.listeners.iter_mut().zip(self.tally.sockets()) {
+                listener.look_at_drops(tally);
+            }
+        }
     }
 
     /// What the last run's recvmmsg returned and its ring does not have.
     fn take_up_slots(&mut self) {
         let Some(done) = self.slots_done.take() else { return };
-        let local = SocketAddr::new([0, 0, 0, 0].into(), self.marks.slots_port());
-        let taken = self.encoder.encode(&mut self.slots, &self.tally, local, Source::LastRun { done });
+        let port = self.marks.slots_port();
+        let local = SocketAddr::new([0, 0, 0, 0].into(), port);
+        let same = self.listeners.iter().position(|listener| listener.local.port() == port);
+        // Of a socket that is not listened on any more, what is denied counts for the first one.
+        let at = ListenedAt { socket: same.unwrap_or(0), local };
+        let taken = self.encoder.encode(&mut self.slots, &self.tally, at, Source::LastRun { done });
         if taken.admitted > done {
             tracing::info!(
                 datagrams = taken.admitted - done,
@@ -301,23 +304,22 @@ impl Ingest {
                 // What is denied filled the socket, too.
                 let datagrams = u64::try_from(count).unwrap_or(u64::MAX);
                 let source = Source::Socket { datagrams };
-                let taken = self.encoder.encode(&mut self.slots, &self.tally, listener.local, source);
+                let at = ListenedAt { socket: index, local: listener.local };
+                let taken = self.encoder.encode(&mut self.slots, &self.tally, at, source);
                 self.slots.clear();
                 self.gathering.note(datagrams, taken.bytes, Instant::now());
-                if let (Some((first, last)), Some(drops)) =
-                    (taken.dropped, self.tally.kernel_drops.get(index))
-                {
-                    listener.note_drops(first, last, drops);
+                if let (Some((first, last)), Some(tally)) = (taken.dropped, self.tally.sockets().get(index)) {
+                    listener.note_drops(first, last, tally);
                 }
                 count
             }
             Err(error) => {
                 // The kernel could not write the datagram, and counts it as dropped.
                 if error.raw_os_error() == Some(libc::EFAULT)
-                    && let (Some(last), Some(drops)) =
-                        (intake::dropped(&listener.socket), self.tally.kernel_drops.get(index))
+                    && let (Some(last), Some(tally)) =
+                        (intake::dropped(&listener.socket), self.tally.sockets().get(index))
                 {
-                    listener.note_drops(last.wrapping_sub(1), last, drops);
+                    listener.note_drops(last.wrapping_sub(1), last, tally);
                 } else if error.kind() != std::io::ErrorKind::WouldBlock {
                     tracing::debug!("recvmmsg: {error}");
                 }
@@ -345,6 +347,14 @@ enum Source {
     LastRun { done: u64 },
 }
 
+/// The socket that the datagrams of a run of slots came to.
+#[derive(Clone, Copy, Debug)]
+struct ListenedAt {
+    /// Its place among the listeners.
+    socket: usize,
+    local: SocketAddr,
+}
+
 /// What came of a run of slots.
 #[derive(Debug, Default)]
 struct Taken {
@@ -358,11 +368,11 @@ struct Taken {
 impl Encoder {
     /// Pushes the datagrams of the filled slots. Which are not admitted is decided, and marked in the slots, before the
     /// first is pushed: should this process be killed, the next one decides nothing twice.
-    fn encode(&mut self, slots: &mut Slots, tally: &Tally, local: SocketAddr, source: Source) -> Taken {
+    fn encode(&mut self, slots: &mut Slots, tally: &Tally, at: ListenedAt, source: Source) -> Taken {
         let backing = slots.backing();
         let (skip, denied) = match source {
             Source::LastRun { done } if done > 0 => (done, 0),
-            Source::LastRun { .. } | Source::Socket { .. } => (0, self.deny(slots, tally)),
+            Source::LastRun { .. } | Source::Socket { .. } => (0, self.deny(slots, tally, at.socket)),
         };
         let now = both_clocks();
         let mut taken = Taken::default();
@@ -382,7 +392,7 @@ impl Encoder {
             }
             let datagram = Datagram {
                 exporter: slot.exporter,
-                local: SocketAddr::new(slot.local.unwrap_or(local.ip()), local.port()),
+                local: SocketAddr::new(slot.local.unwrap_or(at.local.ip()), at.local.port()),
                 arrival: slot.arrival.unwrap_or(now.wall),
                 payload: slot.payload,
             };
@@ -427,24 +437,27 @@ impl Encoder {
     }
 
     /// Marks the slots whose datagrams are not to be carried. Returns how many that are.
-    fn deny(&self, slots: &mut Slots, tally: &Tally) -> u64 {
+    fn deny(&self, slots: &mut Slots, tally: &Tally, socket: usize) -> u64 {
         let mut count = 0;
         // Over IPv6 a payload can be longer than the 65,507 bytes that IPv4 could deliver.
         if self.allow.is_empty() && slots.longest() <= PAYLOAD_MAX {
             return count;
         }
+        let now = boot_clock();
         for index in 0.. {
             let denied = match slots.get(index) {
-                Entry::Filled(slot) => !self.allows(slot.exporter) || slot.payload.len() > PAYLOAD_MAX,
-                Entry::Denied => false,
+                Entry::Filled(slot) if !self.allows(slot.exporter) || slot.payload.len() > PAYLOAD_MAX => {
+                    Some(slot.exporter)
+                }
+                Entry::Filled(_) | Entry::Denied => None,
                 Entry::Empty => break,
             };
-            if denied {
+            if let Some(exporter) = denied {
                 slots.deny(index);
+                tally.note_denied(exporter.ip(), socket, now);
                 count += 1;
             }
         }
-        tally.denied.fetch_add(count, Ordering::Relaxed);
         count
     }
 

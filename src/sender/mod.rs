@@ -17,6 +17,7 @@ mod last_run;
 mod ledger;
 mod line;
 mod link;
+mod loss_log;
 mod queue;
 mod read_ahead;
 mod recovery;
@@ -27,6 +28,7 @@ mod room;
 mod schedule;
 mod segment_sizes;
 mod stall;
+mod tally;
 mod unacknowledged;
 
 use std::env;

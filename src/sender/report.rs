@@ -8,16 +8,17 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::datagram::BootTime;
-use crate::sender::ingest::Tally;
 use crate::sender::intake::Place;
 use crate::sender::link::{LinkSettings, LinkState, LinkView};
 use crate::sender::queue::{Figures, Queue};
 use crate::sender::room::{Shortage, time_left};
+use crate::sender::tally::Tally;
 use crate::service::{boot_clock, both_clocks, wall_clock};
 use crate::spool::Aside;
 use crate::status;
 use crate::status::{
-    CertificateStatus, Dropped, ExporterStatus, IntakeStatus, Kept, Pace, Queued, Recovered, SenderStatus,
+    CertificateStatus, DeniedStatus, Dropped, ExporterStatus, IntakeStatus, Kept, Pace, Queued, Recovered,
+    SenderStatus, SocketStatus,
 };
 
 /// All that the status is made of.
@@ -112,9 +113,37 @@ impl Reporter {
                 too_old: counts.too_old,
                 corrupt: counts.corrupt,
             },
+            sockets: self.sockets(),
+            denied_exporters: self.denied_exporters(),
             warnings: self.warnings(),
             exporters: self.exporters(),
         }
+    }
+
+    fn sockets(&self) -> Vec<SocketStatus> {
+        let sockets = self.tally.sockets().iter();
+        sockets
+            .map(|socket| SocketStatus {
+                address: socket.address,
+                kernel_drops: socket.kernel_drops(),
+                denied: socket.denied(),
+            })
+            .collect()
+    }
+
+    fn denied_exporters(&self) -> Vec<DeniedStatus> {
+        let rows = self.tally.denied_exporters().rows();
+        let sockets = self.tally.sockets();
+        rows.into_iter()
+            .filter_map(|((address, socket), row)| {
+                Some(DeniedStatus {
+                    address,
+                    socket: sockets.get(socket)?.address,
+                    datagrams: row.count,
+                    last_seen_s: seconds_since(row.last),
+                })
+            })
+            .collect()
     }
 
     fn intake(&self) -> IntakeStatus {

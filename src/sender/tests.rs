@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::watch;
 
 use crate::batch::{Batch, BatchBuilder, Compression};
@@ -14,7 +13,6 @@ use crate::datagram::{Datagram, Timestamp};
 use crate::limits::{INTAKE_RING, POSITIONS_PER_RUN};
 use crate::secure::{Key, SpoolKeys};
 use crate::sender::backlog::Backlog;
-use crate::sender::ingest::{Ingest, IngestSettings, Listener, Tally};
 use crate::sender::intake;
 use crate::sender::keeper::{Keeper, KeeperSettings};
 use crate::sender::queue::{Next, Queue, Stage};
@@ -250,24 +248,17 @@ fn whoever_looks_at_the_exporters_does_not_wait_for_room_in_the_ring() {
     for _ in 0..3 {
         exporter.send_to(&vec![7; 60_000], socket.local_addr().unwrap()).unwrap();
     }
-    let tally = Arc::new(Tally::new(1));
-    let stop = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-    let listener = Listener::new(socket, true).unwrap();
     let queue = run.queue.clone();
-    let settings = watch::channel(IngestSettings { allow: Vec::new(), compression: Compression::None }).1;
-    let stopped = stop.try_clone().unwrap();
-    let ingest =
-        Ingest::new(vec![listener], stopped, run, Arc::default(), tally.clone(), settings, Pulse::default());
-    let thread = std::thread::spawn(move || ingest.run());
+    let ingest = running::Running::start(run, vec![socket], &[]);
     while queue.figures().counts.received == full {
         std::thread::yield_now();
     }
     let (told, hears) = std::sync::mpsc::channel();
+    let tally = ingest.tally.clone();
     let onlooker = std::thread::spawn(move || told.send(tally.exporters().iter().count()));
     let seen = hears.recv_timeout(Duration::from_secs(20));
     queue.acknowledge(queue.next_position(), 0);
-    rustix::io::write(&stop, &1_u64.to_ne_bytes()).unwrap();
-    thread.join().unwrap();
+    ingest.stop();
     onlooker.join().unwrap().unwrap();
     assert_eq!(seen, Ok(1));
 }
@@ -441,4 +432,6 @@ fn datagrams_of_a_bare_intake_on_the_disk_are_not_lost_to_encryption() {
 }
 
 mod encryption;
+mod losses;
 mod replacement;
+mod running;

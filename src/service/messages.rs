@@ -42,6 +42,10 @@ pub mod sender {
     pub const INTAKE_LOST: &str = "8f28317d7ff04111b6e3380d4748c636";
     /// The system's clock was set, or is wrong.
     pub const CLOCK_SET: &str = "e0a30076483f4bababe3ef1e23015241";
+    /// The kernel dropped datagrams, as the receive buffer of a socket was full.
+    pub const KERNEL_DROPS: &str = "5d0b1f0f6d6a4f0e9f3f8a1f54b0c7a2";
+    /// Datagrams came from exporters that are not allowed.
+    pub const DENIED: &str = "b7f1c3d2a4e84c5b8d0e6f9a12c35d47";
     /// The kernel grants a smaller receive buffer than was asked for.
     pub const BUFFER_SMALL: &str = "c9139425b519454bb8f06ff3ff7f65bc";
 }

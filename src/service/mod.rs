@@ -5,6 +5,8 @@ mod clock;
 mod command_line;
 mod concealed_key;
 pub mod console;
+mod count_log;
+mod count_table;
 mod error;
 mod keys;
 mod log_limit;
@@ -29,6 +31,8 @@ pub use certificates::{ExpiryWatch, TlsTrouble, read_receiver_tls, read_sender_t
 pub use clock::{boot_clock, both_clocks, wall_clock};
 pub use command_line::overrides;
 pub use concealed_key::conceal_key;
+pub use count_log::CountLog;
+pub use count_table::CountTable;
 pub use error::DaemonError;
 pub use keys::{KeyReader, KeyTrouble, read_key};
 pub use log_limit::{LogLimit, More};

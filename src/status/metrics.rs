@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 
 use crate::status::{
     CertificateStatus, CollectorState, LateStatus, LinkState, PeerState, ReceiverStatus, SenderStatus,
+    SocketStatus,
 };
 
 /// The metrics of nf-sender.
@@ -86,6 +87,15 @@ impl Collector for SenderStatus {
                 ("corrupt", dropped.corrupt),
             ],
         )?;
+        for (name, help, count) in SOCKET_FIGURES {
+            let sockets: Vec<(String, u64)> =
+                self.sockets.iter().map(|socket| (socket.address.to_string(), count(socket))).collect();
+            metrics.counters(
+                (name, help),
+                "socket",
+                sockets.iter().map(|(socket, count)| (socket.as_str(), *count)),
+            )?;
+        }
         metrics.counter(
             "possible_repeats",
             "Queued datagrams that may arrive twice, as the spool was restored from a backup or cloned",
@@ -193,6 +203,16 @@ impl Collector for ReceiverStatus {
     }
 }
 
+/// A metric of sockets: name, help, and the figure.
+type SocketFigure = (&'static str, &'static str, fn(&SocketStatus) -> u64);
+
+const SOCKET_FIGURES: [SocketFigure; 2] = [
+    ("socket_kernel_drops", "Datagrams that the kernel had no room for, by socket", |socket| {
+        socket.kernel_drops
+    }),
+    ("socket_denied", "Datagrams from exporters that are not allowed, by socket", |socket| socket.denied),
+];
+
 /// A metric of addresses for late datagrams: name, help, and the figure.
 type LateFigure = (&'static str, &'static str, fn(&LateStatus) -> u64);
 
@@ -270,6 +290,8 @@ mod tests {
             "nf_sender_received_datagrams_total 1234567",
             "nf_sender_queued_datagrams 34",
             "nf_sender_dropped_datagrams_total{reason=\"kernel\"} 12",
+            "nf_sender_socket_kernel_drops_total{socket=\"[::]:2055\"} 12",
+            "nf_sender_socket_denied_total{socket=\"[::]:2055\"} 1331",
             "nf_sender_connected 1",
             "nf_sender_certificate_not_after_seconds 1800000000",
             "# TYPE nf_sender_acknowledged_bytes counter",

@@ -13,6 +13,8 @@ mod show;
 mod table;
 mod take_up;
 
+use core::fmt::Display;
+
 use crate::datagram::Timestamp;
 use crate::secure::Certificate;
 use serde::{Deserialize, Serialize};
@@ -25,13 +27,30 @@ pub use receiver::{
 };
 pub use render::{Earlier, render_receiver, render_sender, span};
 pub use scrape::serve_metrics;
-pub use sender::{Dropped, ExporterStatus, IntakeStatus, Kept, LinkState, Queued, Recovered, SenderStatus};
+pub use sender::{
+    DeniedStatus, Dropped, ExporterStatus, IntakeStatus, Kept, LinkState, Queued, Recovered, SenderStatus,
+    SocketStatus,
+};
 pub use show::{Manner, show};
 pub use take_up::{reload, take_up};
 
 /// A count with its noun, as in "1 sender" and "2 senders".
 pub fn count_of(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Keys that a line of text names one by one.
+const NAMED: usize = 5;
+
+/// The first of `counts`, as in `192.0.2.1 (30), 192.0.2.2 (5) and 2 more`.
+pub fn name_first<K: Display>(counts: impl IntoIterator<Item = (K, u64)>) -> String {
+    let mut counts = counts.into_iter();
+    let named: Vec<String> =
+        counts.by_ref().take(NAMED).map(|(key, count)| format!("{key} ({count})")).collect();
+    match counts.count() {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
 }
 
 /// The own certificate, where TLS is spoken.
@@ -63,4 +82,15 @@ pub struct Tally {
     pub datagrams: u64,
     /// Bytes of all payloads together.
     pub bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_the_first_few() {
+        assert_eq!(name_first([("a", 3), ("b", 1)]), "a (3), b (1)");
+        assert_eq!(name_first((0..7).map(|key| (key, 1))), "0 (1), 1 (1), 2 (1), 3 (1), 4 (1) and 2 more");
+    }
 }

@@ -7,7 +7,7 @@ use bytesize::ByteSize;
 use crate::status::table::{Align, Table};
 use crate::status::{
     CertificateStatus, CollectorState, ExporterStatus, Kept, LinkState, PeerState, PeerStatus,
-    ReceiverStatus, SenderStatus, count_of,
+    ReceiverStatus, SenderStatus, count_of, name_first,
 };
 
 /// Seconds after which an exporter counts as silent: every flow exporter sends something within a minute.
@@ -112,15 +112,15 @@ fn sender_totals(status: &SenderStatus, earlier: Option<Earlier<'_, SenderStatus
     );
     row("queued", status.queued.datagrams, Some(status.queued.bytes), queue_remark(status));
     let dropped = status.dropped;
-    for (reason, count) in [
-        ("dropped: kernel", dropped.kernel),
-        ("dropped: denied", dropped.denied),
-        ("dropped: spool full", dropped.spool_full),
-        ("dropped: too old", dropped.too_old),
-        ("dropped: corrupt", dropped.corrupt),
+    for (reason, count, remark) in [
+        ("dropped: kernel", dropped.kernel, kernel_remark(status)),
+        ("dropped: denied", dropped.denied, denied_remark(status)),
+        ("dropped: spool full", dropped.spool_full, String::new()),
+        ("dropped: too old", dropped.too_old, String::new()),
+        ("dropped: corrupt", dropped.corrupt, String::new()),
     ] {
         if count > 0 {
-            row(reason, count, None, String::new());
+            row(reason, count, None, remark);
         }
     }
     if status.possible_repeats > 0 {
@@ -130,6 +130,19 @@ fn sender_totals(status: &SenderStatus, earlier: Option<Earlier<'_, SenderStatus
         format!("\nstream {} continues {replaced}: the spool was restored or cloned\n", status.stream)
     });
     table.render() + &replaced.unwrap_or_default()
+}
+
+/// At which sockets the kernel dropped datagrams.
+fn kernel_remark(status: &SenderStatus) -> String {
+    let sockets = status.sockets.iter().filter(|socket| socket.kernel_drops > 0);
+    let named = name_first(sockets.map(|socket| (socket.address, socket.kernel_drops)));
+    if named.is_empty() { named } else { format!("at {named}") }
+}
+
+/// Whose datagrams were denied.
+fn denied_remark(status: &SenderStatus) -> String {
+    let named = name_first(status.denied_exporters.iter().map(|denied| (denied.address, denied.datagrams)));
+    if named.is_empty() { named } else { format!("from {named}") }
 }
 
 fn queue_remark(status: &SenderStatus) -> String {

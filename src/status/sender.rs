@@ -1,6 +1,6 @@
 //! The status of nf-sender, as `nf-sender status --json` prints it. Counters run from the start of the process.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,12 @@ pub struct SenderStatus {
     pub newer: Kept,
     /// What is lost, by reason.
     pub dropped: Dropped,
+    /// The sockets that datagrams come to.
+    #[serde(default)]
+    pub sockets: Vec<SocketStatus>,
+    /// Exporters whose datagrams are denied, those with the most datagrams first; at most `limits::DENIED_SHOWN`.
+    #[serde(default)]
+    pub denied_exporters: Vec<DeniedStatus>,
     /// Sentences about what an operator should look at: no room, a disk that refuses.
     #[serde(default)]
     pub warnings: Vec<String>,
@@ -138,6 +144,30 @@ pub struct Dropped {
     pub too_old: u64,
     /// The spool's bytes were damaged.
     pub corrupt: u64,
+}
+
+/// One socket, and what it lost before the datagrams were received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketStatus {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Datagrams that the kernel had no room for.
+    pub kernel_drops: u64,
+    /// Datagrams from exporters that are not allowed, or too long.
+    pub denied: u64,
+}
+
+/// An exporter whose datagrams are denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeniedStatus {
+    /// Its address.
+    pub address: IpAddr,
+    /// The socket that it sends to.
+    pub socket: SocketAddr,
+    /// Datagrams denied.
+    pub datagrams: u64,
+    /// Seconds since the last one.
+    pub last_seen_s: u64,
 }
 
 /// One exporter: a source of datagrams, by address, port and the number it gives itself.

@@ -181,6 +181,9 @@ fn exporters_outside_of_the_allowed_prefixes_are_counted_and_not_delivered() {
     others.send(50);
     let status = pair.sender.wait_status(STALL, |status| dropped(status, "denied") == 150);
     assert_conserved(&status);
+    pair.sender.daemon().wait_for_log(&["denied", "from 127.0.0.2 (", "'allow'"], STALL);
+    let exporters = status["denied_exporters"].as_array().unwrap().iter();
+    assert_eq!(exporters.map(|row| count(row, "/datagrams")).collect::<Vec<_>>(), [100, 50], "{status:#}");
     assert_eq!(count(&status, "/received/datagrams"), 200, "{status:#}");
     let report = pair.collector.report();
     let arrived: Vec<_> = report.exporters.iter().map(|tally| tally.arrived).collect();
@@ -189,6 +192,28 @@ fn exporters_outside_of_the_allowed_prefixes_are_counted_and_not_delivered() {
     let mut allowed = Exporters::new(1..2, ([127, 0, 0, 1], port).into(), Pattern::new(MIXED));
     allowed.send(101);
     pair.collector.wait_for(201, STALL);
+}
+
+#[test]
+fn kernel_drops_are_logged_with_their_socket() {
+    let _running = shared();
+    let mut pair = Pair::new(1, Pattern::new(LARGE), QUICK_SENDER);
+    pair.sender.limit_receive_buffer();
+    pair.receiver.start();
+    pair.sender.start();
+    let mut exporters = pair.exporters();
+    exporters.send(1);
+    pair.collector.wait_for(1, STALL);
+    pair.sender.daemon().signal(Signal::STOP);
+    while pair.sender.udp().dropped() < 100 {
+        exporters.send(100);
+    }
+    let (drops, socket) = (pair.sender.udp().dropped(), pair.sender.udp().addr().to_string());
+    pair.sender.daemon().signal(Signal::CONT);
+    let status = pair.sender.wait_status(STALL, |status| dropped(status, "kernel") == drops);
+    assert_eq!(status["sockets"][0]["address"], socket.as_str(), "{status:#}");
+    assert_eq!(count(&status, "/sockets/0/kernel_drops"), drops);
+    pair.sender.daemon().wait_for_log(&["the kernel dropped", &format!("at {socket}")], STALL);
 }
 
 #[test]

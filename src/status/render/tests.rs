@@ -1,7 +1,7 @@
 use super::*;
 use crate::status::{
-    CollectorStatus, Dropped, ExporterStatus, IntakeStatus, LateStatus, Queued, Recovered, RefusedStatus,
-    SeenAs, Tally,
+    CollectorStatus, DeniedStatus, Dropped, ExporterStatus, IntakeStatus, LateStatus, Queued, Recovered,
+    RefusedStatus, SeenAs, SocketStatus, Tally,
 };
 
 pub(in crate::status) fn sender() -> SenderStatus {
@@ -34,7 +34,14 @@ pub(in crate::status) fn sender() -> SenderStatus {
         intake: IntakeStatus::default(),
         damaged: Kept::default(),
         newer: Kept::default(),
-        dropped: Dropped { kernel: 12, ..Dropped::default() },
+        dropped: Dropped { kernel: 12, denied: 1331, ..Dropped::default() },
+        sockets: vec![SocketStatus { address: "[::]:2055".parse().unwrap(), kernel_drops: 12, denied: 1331 }],
+        denied_exporters: vec![DeniedStatus {
+            address: "198.51.100.7".parse().unwrap(),
+            socket: "[::]:2055".parse().unwrap(),
+            datagrams: 1331,
+            last_seen_s: 3,
+        }],
         warnings: Vec::new(),
         exporters: vec![
             ExporterStatus {
@@ -64,7 +71,7 @@ fn warnings_of_a_sender_stand_below_its_totals() {
     let status = SenderStatus { warnings: vec!["the spool has no room".to_owned()], ..sender() };
     let text = render_sender(&status, None);
     assert!(
-        text.contains("dropped: kernel         12\n\nwarning: the spool has no room\n\nexporter "),
+        text.contains("  from 198.51.100.7 (1331)\n\nwarning: the spool has no room\n\nexporter "),
         "{text}"
     );
 }
@@ -79,7 +86,8 @@ received         1,234,567   1.4 GiB
 recovered                0
 acknowledged     1,234,533   1.4 GiB
 queued                  34  48.8 KiB  in 1 file, oldest 3s, room for 5d 0h
-dropped: kernel         12
+dropped: kernel         12            at [::]:2055 (12)
+dropped: denied      1,331            from 198.51.100.7 (1331)
 
 exporter            version  source  datagrams  missing  last seen
 [2001:db8::7]:4739        -       -        567        0  1h 2m ago

@@ -1,0 +1,70 @@
+//! What is lost at the sockets is counted, with who sent it and where to.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use super::running::Running;
+use super::{policy, start};
+use crate::sender::queue::Queue;
+use crate::sender::tally::SocketTally;
+
+fn wait_for(queue: &Queue, received: u64) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while queue.figures().counts.received < received {
+        assert!(Instant::now() < deadline, "{:?}", queue.figures());
+        std::thread::yield_now();
+    }
+}
+
+fn target(socket: &UdpSocket) -> SocketAddr {
+    socket.local_addr().unwrap()
+}
+
+#[test]
+fn kernel_drops_count_without_a_later_datagram() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = start(&directory, policy());
+    let queue = run.queue.clone();
+    let [first, second] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+    rustix::net::sockopt::set_socket_recv_buffer_size(&first, 4096).unwrap();
+    let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let sent = 50;
+    for _ in 0..sent {
+        exporter.send_to(&[7; 1000], target(&first)).unwrap();
+    }
+    exporter.send_to(&[7; 1000], target(&second)).unwrap();
+    let addresses = [target(&first), target(&second)];
+    let tally = Running::start(run, vec![first, second], &[]);
+    wait_for(&queue, 2);
+    let tally = tally.stop();
+    let received = queue.figures().counts.received - 1;
+    assert!(received < sent);
+    let by_socket: Vec<_> =
+        tally.sockets().iter().map(|socket| (socket.address, socket.kernel_drops())).collect();
+    assert_eq!(by_socket, [(addresses[0], sent - received), (addresses[1], 0)]);
+}
+
+#[test]
+fn denied_datagrams_count_by_exporter_and_socket() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = start(&directory, policy());
+    let queue = run.queue.clone();
+    let [first, second] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+    let [allowed, denied, other] =
+        ["127.0.0.1", "127.0.0.2", "127.0.0.3"].map(|address| UdpSocket::bind((address, 0)).unwrap());
+    for (exporter, socket, count) in [(&denied, &first, 3), (&denied, &second, 5), (&other, &first, 1)] {
+        for _ in 0..count {
+            exporter.send_to(b"x", target(socket)).unwrap();
+        }
+    }
+    allowed.send_to(b"x", target(&first)).unwrap();
+    let tally = Running::start(run, vec![first, second], &["127.0.0.1/32"]);
+    wait_for(&queue, 1);
+    let tally = tally.stop();
+    assert_eq!((tally.denied(), queue.figures().counts.received), (9, 1));
+    assert_eq!(tally.sockets().iter().map(SocketTally::denied).collect::<Vec<_>>(), [4, 5]);
+    let rows = tally.denied_exporters().rows();
+    let rows: Vec<_> = rows.into_iter().map(|(key, row)| (key, row.count)).collect();
+    let [denied, other] = ["127.0.0.2", "127.0.0.3"].map(|address| address.parse::<IpAddr>().unwrap());
+    assert_eq!(rows, [((denied, 1), 5), ((denied, 0), 3), ((other, 0), 1)]);
+}

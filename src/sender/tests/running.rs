@@ -1,0 +1,44 @@
+//! Ingest at work in a thread of its own.
+
+use std::net::UdpSocket;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use rustix::event::{EventfdFlags, eventfd};
+use tokio::sync::watch;
+
+use crate::batch::Compression;
+use crate::sender::ingest::{Ingest, IngestSettings, Listener};
+use crate::sender::recovery::Recovered;
+use crate::sender::tally::Tally;
+use crate::service::Pulse;
+
+pub(super) struct Running {
+    pub(super) tally: Arc<Tally>,
+    stop: OwnedFd,
+    thread: JoinHandle<()>,
+}
+
+impl Running {
+    /// Ingest from these sockets, which stay open behind it, of exporters in the prefixes `allow`.
+    pub(super) fn start(run: Recovered, sockets: Vec<UdpSocket>, allow: &[&str]) -> Self {
+        let allow = allow.iter().map(|prefix| prefix.parse().unwrap()).collect();
+        let settings = watch::channel(IngestSettings { allow, compression: Compression::None }).1;
+        let listeners: Vec<Listener> =
+            sockets.into_iter().map(|socket| Listener::new(socket, true).unwrap()).collect();
+        let tally = Arc::new(Tally::new(listeners.iter().map(Listener::address)));
+        let stop = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        let stopped = stop.try_clone().unwrap();
+        let ingest =
+            Ingest::new(listeners, stopped, run, Arc::default(), tally.clone(), settings, Pulse::default());
+        Self { tally, stop, thread: std::thread::spawn(move || ingest.run()) }
+    }
+
+    /// Ends it, and waits for that.
+    pub(super) fn stop(self) -> Arc<Tally> {
+        rustix::io::write(&self.stop, &1_u64.to_ne_bytes()).unwrap();
+        self.thread.join().unwrap();
+        self.tally
+    }
+}

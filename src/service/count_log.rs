@@ -1,0 +1,51 @@
+//! Logs counters that grow: the first step at once, then what came since, at most once in `LOG_INTERVAL`.
+
+use std::time::Instant;
+
+use crate::limits::LOG_INTERVAL;
+
+/// How much of a counter is in the log.
+#[derive(Debug, Default)]
+pub struct CountLog {
+    logged: u64,
+    logged_at: Option<Instant>,
+}
+
+impl CountLog {
+    /// The part of `total` that is to be logged now; `None` if there is none, or if it has to wait. To be called again
+    /// and again, also when the counter does not grow any more.
+    pub fn due(&mut self, total: u64, now: Instant) -> Option<u64> {
+        let may_log =
+            self.logged_at.is_none_or(|logged| now.saturating_duration_since(logged) >= LOG_INTERVAL);
+        if may_log { self.rest(total, now) } else { None }
+    }
+
+    /// The part of `total` that is not in the log, however short ago the last line was: for the end of a run.
+    pub fn rest(&mut self, total: u64, now: Instant) -> Option<u64> {
+        let unlogged = total.checked_sub(self.logged).filter(|unlogged| *unlogged > 0)?;
+        (self.logged, self.logged_at) = (total, Some(now));
+        Some(unlogged)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn every_count_is_logged_once_and_not_too_often() {
+        let mut log = CountLog::default();
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        assert_eq!(log.due(0, start), None);
+        assert_eq!(log.due(5, start), Some(5));
+        assert_eq!(log.due(13_741, start + second), None);
+        assert_eq!(log.due(13_741, start + LOG_INTERVAL), Some(13_736));
+        assert_eq!(log.due(13_741, start + 2 * LOG_INTERVAL), None);
+        assert_eq!(log.due(13_742, start + 2 * LOG_INTERVAL), Some(1));
+        assert_eq!(log.rest(13_750, start + 2 * LOG_INTERVAL), Some(8));
+        assert_eq!(log.rest(13_750, start + 2 * LOG_INTERVAL), None);
+    }
+}
