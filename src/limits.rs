@@ -223,6 +223,9 @@ pub const CONNECTIONS_MAX: u32 = 100_000;
 /// Sources of proven senders that nf-receiver remembers, so that they get through a flood of strangers.
 pub const KNOWN_SOURCES: usize = 4096;
 
+/// The same for one sender: a host that changes its address now and then. No sender makes others forgotten.
+pub const KNOWN_SOURCES_PER_SENDER: usize = 16;
+
 /// Exporters of each collector that the status shows with the address that they are seen as: of 64 collectors 6 MiB.
 pub const SEEN_AS_SHOWN: usize = 1024;
 

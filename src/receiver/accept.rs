@@ -12,8 +12,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::limits::ACCEPT_REST;
 use crate::receiver::serve::{FAREWELL, Shared, serve, turn_back};
-use crate::receiver::strangers::{Place, Strangers};
-use crate::secure::{Admission, Admitted, Channel, Pass, ReceiverHandshake, Turned};
+use crate::receiver::strangers::{Notes, Place, Strangers};
+use crate::secure::{Admission, Admitted, Channel, Handshake, Pass, ReceiverHandshake, Turned};
 use crate::sequence::SenderId;
 use crate::service::messages::receiver;
 use crate::service::stream::{ShakeError, Stream, shake};
@@ -90,7 +90,7 @@ impl Gate {
     async fn admit(self: Arc<Self>, mut tcp: TcpStream, peer: SocketAddr, mut place: Place, mut stop: Stop) {
         let deadline = Instant::now() + self.handshake_timeout;
         let outcome = tokio::select! {
-            outcome = timeout_at(deadline, self.greet(&mut tcp, peer)) => {
+            outcome = timeout_at(deadline, self.greet(&mut tcp, peer, place.notes())) => {
                 outcome.unwrap_or(Err(Rejected::TimedOut))
             }
             () = place.lost() => Err(Rejected::Crowded),
@@ -103,8 +103,9 @@ impl Gate {
                 return linger(tcp, place, &rejected).await;
             }
         };
-        if matches!(pass, Pass::Key { .. }) {
-            self.strangers.know(peer.ip());
+        // In clear text anybody can have any id.
+        if !matches!(pass, Pass::ClearText { .. }) {
+            self.shared.known_sources.note(peer.ip(), &sender);
         }
         let stream = Stream::new(tcp, channel);
         let Ok(_connection) = self.connections.clone().try_acquire_owned() else {
@@ -118,10 +119,11 @@ impl Gate {
     }
 
     /// Finds out who the peer is.
-    async fn greet(&self, tcp: &mut TcpStream, peer: SocketAddr) -> Result<Admitted, Rejected> {
+    async fn greet(&self, tcp: &mut TcpStream, peer: SocketAddr, notes: Notes) -> Result<Admitted, Rejected> {
         tcp.set_nodelay(true).map_err(Rejected::Lost)?;
         let admission = self.admission.borrow().clone();
-        let handshake = ReceiverHandshake::new(admission, peer.ip().is_loopback());
+        let handshake =
+            Noted { handshake: ReceiverHandshake::new(admission, peer.ip().is_loopback()), notes };
         shake(tcp, handshake).await.map_err(|error| match error {
             ShakeError::Lost(error) => Rejected::Lost(error),
             ShakeError::Failed(turned) => Rejected::Turned(turned),
@@ -139,6 +141,35 @@ impl Gate {
                 More(held_back)
             );
         }
+    }
+}
+
+/// A handshake that notes what the peer has shown.
+struct Noted {
+    handshake: ReceiverHandshake,
+    notes: Notes,
+}
+
+impl Handshake for Noted {
+    type Outcome = Admitted;
+    type Error = Turned;
+
+    fn take_output(&mut self) -> Vec<u8> {
+        self.handshake.take_output()
+    }
+
+    fn wanted(&self) -> usize {
+        self.handshake.wanted()
+    }
+
+    fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), Turned> {
+        let outcome = self.handshake.handle_bytes(bytes);
+        self.notes.shows(self.handshake.shown());
+        outcome
+    }
+
+    fn finish(self) -> Option<Admitted> {
+        self.handshake.finish()
     }
 }
 
@@ -204,11 +235,12 @@ mod tests {
                 complaints: Mutex::default(),
                 news: Mutex::default(),
                 refused: Mutex::default(),
+                known_sources: Arc::default(),
             }),
             admission: watch::channel(Arc::default()).1,
             handshake_timeout: Duration::from_secs(300),
             connections: Arc::new(Semaphore::new(1)),
-            strangers: Strangers::new(4, 2),
+            strangers: Strangers::new(4, 2, Arc::default()),
         };
         (Arc::new(gate), state)
     }
@@ -264,12 +296,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_oldest_stranger_makes_room_for_the_next_of_its_source() {
+    async fn a_stranger_makes_room_for_the_next_of_its_source() {
         let (gate, address, _state, _stopper, _running) = running().await;
-        let mut oldest = TcpStream::connect(address).await.unwrap();
-        let _second = TcpStream::connect(address).await.unwrap();
+        let mut first = TcpStream::connect(address).await.unwrap();
+        let mut second = TcpStream::connect(address).await.unwrap();
         let _third = TcpStream::connect(address).await.unwrap();
-        assert_eq!(oldest.read(&mut [0]).await.unwrap(), 0);
+        let (mut first_byte, mut second_byte) = ([0], [0]);
+        let ended = tokio::select! {
+            ended = first.read(&mut first_byte) => ended,
+            ended = second.read(&mut second_byte) => ended,
+        };
+        assert_eq!(ended.unwrap(), 0);
         let (_, refused) = gate.shared.refused();
         assert!(refused[0].reason.contains("limits.strangers"), "{refused:?}");
         greeted(address).await;

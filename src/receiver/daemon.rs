@@ -17,6 +17,7 @@ use crate::limits::CLOCK_SETTLED_AFTER;
 use crate::receiver::accept::Gate;
 use crate::receiver::ahead::{self, Ahead};
 use crate::receiver::collectors::Collectors;
+use crate::receiver::known_sources::KnownSources;
 use crate::receiver::output::{Counts, LateFigures, Outputs, SocketBudget};
 use crate::receiver::positions::{self, Positions};
 use crate::receiver::reload::{Load, Reloader};
@@ -151,7 +152,8 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
                         pace.note(delivered(&senders));
                         notify::status(&line(&senders, &shared.outputs(), &pace));
                         if syncing.as_ref().is_none_or(JoinHandle::is_finished) {
-                            syncing = Some(tokio::spawn(sync(shared.clone(), state.clone(), Templates::keep_at_times)));
+                            let keep: Keep = (Templates::keep_at_times, KnownSources::keep_at_times);
+                            syncing = Some(tokio::spawn(sync(shared.clone(), state.clone(), keep)));
                         }
                     }
                     None => notify::status("looking up the names of the collectors; senders wait"),
@@ -176,7 +178,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
                  them: {error}"
             );
         }
-        notify::with_patience(sync(shared.clone(), state, Templates::keep)).await;
+        notify::with_patience(sync(shared.clone(), state, (Templates::keep, KnownSources::keep))).await;
     }
     answers.abort();
     outcome
@@ -261,14 +263,16 @@ async fn serve(
         complaints: Mutex::default(),
         news: Mutex::default(),
         refused: Mutex::default(),
+        known_sources: Arc::new(KnownSources::take_up(&settings.state)),
     });
     let shared = place.get_or_init(|| made).clone();
+    let known_sources = shared.known_sources.clone();
     let gate = Arc::new(Gate {
         shared,
         admission: reloader.admission(),
         handshake_timeout: settings.handshake_timeout,
         connections: Arc::new(Semaphore::new(settings.connections)),
-        strangers: Strangers::new(settings.strangers.0, settings.strangers.1),
+        strangers: Strangers::new(settings.strangers.0, settings.strangers.1, known_sources),
     });
     let following = tokio::spawn(collectors.follow());
     let mut gates = JoinSet::new();
@@ -280,11 +284,17 @@ async fn serve(
     Ok(())
 }
 
-/// Forces the positions to disk, and has the templates kept there by `keep`.
-async fn sync(shared: Arc<Shared>, state: PathBuf, keep: fn(&Templates, &Path) -> io::Result<()>) {
+/// How templates and known sources are kept in the state directory.
+type Keep = (fn(&Templates, &Path) -> io::Result<()>, fn(&KnownSources, &Path) -> io::Result<()>);
+
+/// Forces the positions to disk, and has the rest kept there by `keep`.
+async fn sync(shared: Arc<Shared>, state: PathBuf, keep: Keep) {
     let outcome = tokio::task::spawn_blocking(move || {
-        if let Err(error) = keep(&shared.templates, &state) {
+        if let Err(error) = keep.0(&shared.templates, &state) {
             tracing::error!(%error, "cannot keep the templates of exporters in {}: {error}", state.display());
+        }
+        if let Err(error) = keep.1(&shared.known_sources, &state) {
+            tracing::error!(%error, "cannot keep the addresses from which senders authenticated: {error}");
         }
         shared.positions.sync()
     });

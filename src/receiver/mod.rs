@@ -7,6 +7,7 @@ mod daemon;
 mod delivery;
 mod invitation;
 mod invite;
+mod known_sources;
 mod newer_state;
 mod output;
 mod positions;

@@ -18,6 +18,7 @@ use crate::framing::{Hello, RefusalCode};
 use crate::receiver::accept::Known;
 use crate::receiver::ahead::Ahead;
 use crate::receiver::delivery::{Delivery, Parcel};
+use crate::receiver::known_sources::KnownSources;
 use crate::receiver::output::Outputs;
 use crate::receiver::positions::{Positions, PositionsError, StreamPosition};
 use crate::receiver::refused::Refused;
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) complaints: Mutex<LogLimit<IpAddr>>,
     pub(crate) news: Mutex<LogLimit<SenderId>>,
     pub(crate) refused: Mutex<Refused>,
+    pub(crate) known_sources: Arc<KnownSources>,
 }
 
 impl Shared {

@@ -1,26 +1,17 @@
 //! Connections that have not come to a channel yet: few in all and few from each source, so that nobody keeps senders
-//! out by opening many. Where there is no room, the oldest stranger goes.
+//! out by opening many. Where there is no room, one of those that have shown least goes, drawn by lot.
 //!
-//! A source is an IPv4 address, or the first 64 bits of an IPv6 address. A source from which a sender has proven
-//! itself is known; of the known, only their own strangers make room for each other while unknown ones are there.
+//! Of all, those from known sources ([`KnownSources`]) are spared while unknown ones are there. The lot gives each a
+//! chance to finish its handshake, however fast others come.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use crate::limits::KNOWN_SOURCES;
-
-/// Where a connection comes from.
-type Source = IpAddr;
-
-fn source_of(peer: IpAddr) -> Source {
-    match peer {
-        IpAddr::V4(_) => peer,
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-    }
-}
+use crate::receiver::known_sources::{KnownSources, Source};
+use crate::secure::Shown;
 
 /// The strangers of all listeners.
 #[derive(Debug)]
@@ -29,20 +20,19 @@ pub(crate) struct Strangers {
     /// At the most so many at once, in all and from one source; at least 1.
     in_all: usize,
     per_source: usize,
+    known: Arc<KnownSources>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// By number, so oldest first.
     waiting: BTreeMap<u64, Stranger>,
     next: u64,
-    /// Sources of senders that have proven themselves, each with the number of the last stranger then.
-    known: HashMap<Source, u64>,
 }
 
 #[derive(Debug)]
 struct Stranger {
     source: Source,
+    shown: Shown,
     /// Dropped to send it away.
     _stay: oneshot::Sender<()>,
 }
@@ -55,10 +45,17 @@ pub(crate) struct Place {
     stay: oneshot::Receiver<()>,
 }
 
+/// What is known of the peer in one place.
+#[derive(Debug)]
+pub(crate) struct Notes {
+    strangers: Arc<Strangers>,
+    number: u64,
+}
+
 impl Strangers {
     /// Nobody yet; at the most so many at once, in all and from one source.
-    pub(crate) fn new(in_all: usize, per_source: usize) -> Arc<Self> {
-        Arc::new(Self { inner: Mutex::default(), in_all, per_source })
+    pub(crate) fn new(in_all: usize, per_source: usize, known: Arc<KnownSources>) -> Arc<Self> {
+        Arc::new(Self { inner: Mutex::default(), in_all, per_source, known })
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -67,50 +64,46 @@ impl Strangers {
 
     /// Gives a place to a connection from `peer`; whoever has to make room for it loses its own.
     pub(crate) fn enter(self: &Arc<Self>, peer: IpAddr) -> Place {
-        let source = source_of(peer);
+        let source = Source::of(peer);
         let (sender, stay) = oneshot::channel();
         let mut inner = self.inner();
-        if let Some(number) = inner.to_leave(source, self.in_all, self.per_source) {
+        if let Some(number) = self.to_leave(&inner, source) {
             inner.waiting.remove(&number);
         }
         let number = inner.next;
         inner.next += 1;
-        inner.waiting.insert(number, Stranger { source, _stay: sender });
+        inner.waiting.insert(number, Stranger { source, shown: Shown::Nothing, _stay: sender });
         Place { strangers: self.clone(), number, stay }
     }
 
-    /// A sender has proven itself from `peer`.
-    pub(crate) fn know(&self, peer: IpAddr) {
-        let mut inner = self.inner();
-        let now = inner.next;
-        inner.known.insert(source_of(peer), now);
-        if inner.known.len() > KNOWN_SOURCES
-            && let Some(oldest) = inner.known.iter().min_by_key(|(_, at)| **at).map(|(source, _)| *source)
-        {
-            inner.known.remove(&oldest);
+    /// Who has to make room for one more from `source`.
+    fn to_leave(&self, inner: &Inner, source: Source) -> Option<u64> {
+        let own: Vec<(Shown, u64)> = inner
+            .waiting
+            .iter()
+            .filter(|(_, stranger)| stranger.source == source)
+            .map(|(number, stranger)| (stranger.shown, *number))
+            .collect();
+        if own.len() >= self.per_source {
+            return one_of_the_least(&own);
         }
+        if inner.waiting.len() < self.in_all {
+            return None;
+        }
+        let rank = |stranger: &Stranger| (self.known.has(stranger.source), stranger.shown);
+        let all: Vec<_> = inner.waiting.iter().map(|(number, stranger)| (rank(stranger), *number)).collect();
+        one_of_the_least(&all)
     }
 }
 
-impl Inner {
-    /// Who has to make room for one more from `source`.
-    fn to_leave(&self, source: Source, in_all: usize, per_source: usize) -> Option<u64> {
-        let own: Vec<u64> = self.of_source(|of| *of == source).collect();
-        if own.len() >= per_source {
-            return own.first().copied();
-        }
-        if self.waiting.len() < in_all {
-            return None;
-        }
-        let oldest_unknown = self.of_source(|of| !self.known.contains_key(of)).next();
-        oldest_unknown.or_else(|| self.waiting.keys().next().copied())
-    }
-
-    /// The strangers of these sources, oldest first.
-    fn of_source(&self, wanted: impl Fn(&Source) -> bool) -> impl Iterator<Item = u64> {
-        let of_them = move |(_, stranger): &(&u64, &Stranger)| wanted(&stranger.source);
-        self.waiting.iter().filter(of_them).map(|(number, _)| *number)
-    }
+/// Draws one of those with the lowest rank.
+fn one_of_the_least<R: Ord + Copy>(ranked: &[(R, u64)]) -> Option<u64> {
+    let least = ranked.iter().map(|(rank, _)| *rank).min()?;
+    let numbers: Vec<u64> =
+        ranked.iter().filter(|(rank, _)| *rank == least).map(|(_, number)| *number).collect();
+    // Without randomness, the oldest.
+    let drawn = getrandom::u64().unwrap_or(0) % u64::try_from(numbers.len()).unwrap_or(u64::MAX);
+    numbers.get(usize::try_from(drawn).unwrap_or(0)).copied()
 }
 
 impl Place {
@@ -118,6 +111,20 @@ impl Place {
     pub(crate) async fn lost(&mut self) {
         // An error is the only message that ever comes.
         drop((&mut self.stay).await);
+    }
+
+    /// Where to note what its peer has shown.
+    pub(crate) fn notes(&self) -> Notes {
+        Notes { strangers: self.strangers.clone(), number: self.number }
+    }
+}
+
+impl Notes {
+    /// What the peer has shown so far.
+    pub(crate) fn shows(&self, shown: Shown) {
+        if let Some(stranger) = self.strangers.inner().waiting.get_mut(&self.number) {
+            stranger.shown = shown;
+        }
     }
 }
 
@@ -135,23 +142,31 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn strangers(in_all: usize, per_source: usize) -> Arc<Strangers> {
+        Strangers::new(in_all, per_source, Arc::default())
+    }
+
     /// Whether this one has been sent away.
     fn is_lost(place: &mut Place) -> bool {
         place.stay.try_recv() == Err(oneshot::error::TryRecvError::Closed)
     }
 
+    fn count_lost(places: &mut [Place]) -> usize {
+        places.iter_mut().map(is_lost).filter(|is_lost| *is_lost).count()
+    }
+
     #[test]
-    fn the_oldest_stranger_of_a_source_makes_room_for_its_next() {
-        let strangers = Strangers::new(100, 2);
-        let mut places: Vec<Place> = (0..3).map(|_| strangers.enter(from("192.0.2.1"))).collect();
+    fn a_stranger_makes_room_for_the_next_of_its_source() {
+        let strangers = strangers(100, 2);
         let mut other = strangers.enter(from("192.0.2.2"));
-        assert_eq!(places.iter_mut().map(is_lost).collect::<Vec<_>>(), [true, false, false]);
-        assert!(!is_lost(&mut other));
+        let mut places: Vec<Place> = (0..3).map(|_| strangers.enter(from("192.0.2.1"))).collect();
+        assert_eq!(count_lost(&mut places), 1);
+        assert!(!is_lost(&mut places[2]) && !is_lost(&mut other));
     }
 
     #[test]
     fn neighbours_in_one_ipv6_network_are_one_source() {
-        let strangers = Strangers::new(100, 1);
+        let strangers = strangers(100, 1);
         let mut first = strangers.enter(from("2001:db8::1"));
         let mut other = strangers.enter(from("2001:db8:0:1::1"));
         let mut second = strangers.enter(from("2001:db8::ffff:1"));
@@ -159,16 +174,17 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_of_all_makes_room_where_there_is_none() {
-        let strangers = Strangers::new(2, 2);
+    fn a_stranger_makes_room_where_there_is_none_in_all() {
+        let strangers = strangers(2, 2);
         let mut places: Vec<Place> =
             (1..=3).map(|number| strangers.enter(from(&format!("192.0.2.{number}")))).collect();
-        assert_eq!(places.iter_mut().map(is_lost).collect::<Vec<_>>(), [true, false, false]);
+        assert_eq!(count_lost(&mut places), 1);
+        assert!(!is_lost(&mut places[2]));
     }
 
     #[test]
     fn a_place_that_is_given_back_is_free() {
-        let strangers = Strangers::new(1, 1);
+        let strangers = strangers(1, 1);
         drop(strangers.enter(from("192.0.2.1")));
         let mut second = strangers.enter(from("192.0.2.1"));
         assert!(!is_lost(&mut second));
@@ -177,8 +193,8 @@ mod tests {
 
     #[test]
     fn a_known_source_keeps_its_place_in_a_flood_of_unknown_ones() {
-        let strangers = Strangers::new(4, 2);
-        strangers.know(from("198.51.100.7"));
+        let strangers = strangers(4, 2);
+        strangers.known.note(from("198.51.100.7"), &"edge".parse().unwrap());
         let mut known = strangers.enter(from("198.51.100.7"));
         let flood: Vec<Place> =
             (1..=200).map(|number| strangers.enter(from(&format!("192.0.2.{number}")))).collect();
@@ -188,15 +204,29 @@ mod tests {
     }
 
     #[test]
-    fn the_sources_that_are_known_are_bounded() {
-        let strangers = Strangers::new(1, 1);
-        for number in 0..u32::try_from(KNOWN_SOURCES).unwrap() + 10 {
-            drop(strangers.enter(from("192.0.2.1")));
-            strangers.know(IpAddr::V4(number.into()));
+    fn who_named_a_key_outlives_a_flood_from_its_own_address() {
+        for shown in [Shown::TlsHello, Shown::KeyName, Shown::Key] {
+            let strangers = strangers(100, 8);
+            let mut named = strangers.enter(from("192.0.2.1"));
+            named.notes().shows(shown);
+            let flood: Vec<Place> = (0..10_000).map(|_| strangers.enter(from("192.0.2.1"))).collect();
+            assert!(!is_lost(&mut named), "{shown:?}");
+            drop(flood);
         }
-        let inner = strangers.inner();
-        assert_eq!(inner.known.len(), KNOWN_SOURCES);
-        assert!(!inner.known.contains_key(&IpAddr::V4(9.into())));
-        assert!(inner.known.contains_key(&IpAddr::V4(10.into())));
+    }
+
+    #[test]
+    fn the_lot_gives_a_chance_in_a_flood_of_equals() {
+        let survivors = (0..1000).filter(|_| {
+            let strangers = strangers(100, 8);
+            let mut first = strangers.enter(from("192.0.2.1"));
+            let flood: Vec<Place> = (0..15).map(|_| strangers.enter(from("192.0.2.1"))).collect();
+            let survives = !is_lost(&mut first);
+            drop(flood);
+            survives
+        });
+        // (7/8)^8 of them: 344 of 1,000, with a standard deviation of 15.
+        let survivors = survivors.count();
+        assert!((225..=465).contains(&survivors), "{survivors}");
     }
 }

@@ -32,7 +32,9 @@ pub use admission::{Admission, Pass};
 pub use at_rest::{OpenError, SpoolKeys};
 pub use channel::{Channel, ChannelError};
 pub use fuzz::{fuzz_receiver_handshake, fuzz_sender_handshake};
-pub use handshake::{Admitted, Handshake, ReceiverHandshake, SenderHandshake, SenderHandshakeError, Turned};
+pub use handshake::{
+    Admitted, Handshake, ReceiverHandshake, SenderHandshake, SenderHandshakeError, Shown, Turned,
+};
 pub use key::{Key, KeyError, KeyId, Strength};
 pub use suite::Suite;
 pub use tls::{Certificate, Pem, ReceiverTls, SenderTls, TlsError};

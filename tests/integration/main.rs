@@ -21,6 +21,7 @@ mod egress_filter;
 mod few_files;
 mod floors;
 mod full_disk;
+mod hostile;
 mod intake;
 mod kit;
 mod last_mile;

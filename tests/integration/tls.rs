@@ -15,17 +15,17 @@ use crate::support::samples::{assert_conserved, count};
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// A sender, a receiver and an authority that both believe.
-struct Site {
-    authority: Authority,
-    sender: SenderHost,
-    receiver: ReceiverHost,
+pub(crate) struct Site {
+    pub(crate) authority: Authority,
+    pub(crate) sender: SenderHost,
+    pub(crate) receiver: ReceiverHost,
     collector: Collector,
     pattern: Pattern,
 }
 
 impl Site {
     /// Nothing runs yet. The receiver's certificate ends in four days and a half.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let pattern = Pattern::new(MIXED);
         let collector = Collector::start(1, pattern);
         let authority = Authority::new("authority");
@@ -64,7 +64,7 @@ impl Site {
     }
 
     /// Gives the sender a certificate of this name.
-    fn give(&self, name: &str, serial: u64) -> Issued {
+    pub(crate) fn give(&self, name: &str, serial: u64) -> Issued {
         let issued = self.authority.issue(name, serial, SystemTime::now() + 300 * DAY);
         write_secret(&self.sender.path("certificate"), &issued.certificate);
         write_secret(&self.sender.path("private"), &issued.key);

@@ -21,7 +21,7 @@
 mod receiver;
 mod sender;
 
-pub use receiver::{Admitted, ReceiverHandshake, Turned};
+pub use receiver::{Admitted, ReceiverHandshake, Shown, Turned};
 pub use sender::{SenderHandshake, SenderHandshakeError};
 
 use rustls::{ConnectionCommon, SideData};

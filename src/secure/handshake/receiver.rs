@@ -30,6 +30,19 @@ pub struct Admitted {
     pub pass: Pass,
 }
 
+/// What a peer has shown before it is let in, the least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Shown {
+    /// Nothing that only a sender knows.
+    Nothing,
+    /// That it speaks this protocol over TLS.
+    TlsHello,
+    /// The name of a key that its sender has.
+    KeyName,
+    /// That it has that key.
+    Key,
+}
+
 /// Why a peer was not let in.
 #[derive(Debug, thiserror::Error)]
 pub enum Turned {
@@ -138,6 +151,16 @@ impl ReceiverHandshake {
     /// A handshake with a peer, which is on this machine or not.
     pub fn new(admission: Arc<Admission>, is_local: bool) -> Self {
         Self { admission, is_local, input: Vec::new(), output: Vec::new(), phase: Phase::Preface }
+    }
+
+    /// What the peer has shown so far.
+    pub fn shown(&self) -> Shown {
+        match &self.phase {
+            Phase::Tls(connection) if is_meant(connection) => Shown::TlsHello,
+            Phase::Message1 { claim, .. } if claim.key.is_some() => Shown::KeyName,
+            Phase::Confirmation { claim, .. } if claim.key.is_some() => Shown::Key,
+            _ => Shown::Nothing,
+        }
     }
 
     fn take_preface(&mut self) -> Result<(), Turned> {

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -37,6 +38,11 @@ pub(crate) struct Link {
 impl Link {
     /// A link that is up.
     pub(crate) fn to(target: SocketAddr) -> Self {
+        Self::with_round_trip(target, Duration::ZERO)
+    }
+
+    /// A link that is up, where an answer takes so long.
+    pub(crate) fn with_round_trip(target: SocketAddr, delay: Duration) -> Self {
         let place = bound((Ipv4Addr::LOCALHOST, 0).into());
         let addr = place.local_addr().unwrap().as_socket().unwrap();
         let (state, states) = watch::channel(LinkState::Cut);
@@ -45,6 +51,7 @@ impl Link {
         let proxy = Proxy {
             addr,
             target,
+            delay,
             states,
             forwarded: Arc::default(),
             connections: Arc::default(),
@@ -106,6 +113,8 @@ impl Drop for Link {
 struct Proxy {
     addr: SocketAddr,
     target: SocketAddr,
+    /// Of each piece on its way to the client.
+    delay: Duration,
     states: watch::Receiver<LinkState>,
     forwarded: Arc<AtomicU64>,
     connections: Arc<AtomicU64>,
@@ -162,11 +171,11 @@ impl Proxy {
     async fn forward(&mut self, client: &mut TcpStream, server: &mut TcpStream) -> std::io::Result<()> {
         let (mut from_client, mut to_client) = client.split();
         let (mut from_server, mut to_server) = server.split();
-        let forwarded = Arc::clone(&self.forwarded);
+        let (forwarded, delay) = (Arc::clone(&self.forwarded), self.delay);
         let both = async {
             tokio::try_join!(
-                pump(&mut from_client, &mut to_server, &forwarded),
-                pump(&mut from_server, &mut to_client, &forwarded)
+                pump(&mut from_client, &mut to_server, &forwarded, Duration::ZERO),
+                pump(&mut from_server, &mut to_client, &forwarded, delay)
             )
         };
         tokio::pin!(both);
@@ -221,12 +230,16 @@ async fn pump(
     from: &mut (impl AsyncReadExt + Unpin),
     to: &mut (impl AsyncWriteExt + Unpin),
     forwarded: &AtomicU64,
+    delay: Duration,
 ) -> std::io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let length = from.read(&mut buffer).await?;
         if length == 0 {
             return to.shutdown().await;
+        }
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
         }
         // Counted first: whoever reads these bytes may look at the count at once.
         forwarded.fetch_add(u64::try_from(length).unwrap(), Ordering::SeqCst);

@@ -10,6 +10,7 @@ pub(crate) mod corpus;
 pub(crate) mod daemon;
 pub(crate) mod exporter;
 pub(crate) mod flow_exports;
+pub(crate) mod hostile;
 pub(crate) mod hosts;
 pub(crate) mod kernel_socket;
 pub(crate) mod link;

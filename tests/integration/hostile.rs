@@ -1,0 +1,103 @@
+//! Clients that try to keep others out, or to wear the receiver out: the others are served all the same.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use nf_transport::secure::{Handshake, SenderHandshake, Suite};
+
+use crate::running::{alone, shared};
+use crate::support::hostile::{Flood, connect_from, key_of};
+use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use crate::support::link::Link;
+use crate::support::pair::STALL;
+use crate::tls::Site;
+
+/// How long a sender far away waits for each answer.
+const ROUND_TRIP: Duration = Duration::from_millis(200);
+
+/// Bare connections a second.
+const RATE: u32 = 100;
+
+/// A sender far away, with the key of `seed`.
+fn distant_sender(receiver: SocketAddr, seed: &str) -> (SenderHost, Link) {
+    let link = Link::with_round_trip(receiver, ROUND_TRIP);
+    let mut sender = SenderHost::new("edge", &link.addr(), QUICK_SENDER);
+    sender.use_key(seed);
+    (sender, link)
+}
+
+/// Connects from the address of all senders, and says nothing.
+fn bare_flood(receiver: SocketAddr) -> Flood {
+    let flood = Flood::start(RATE, move |_| TcpStream::connect(receiver));
+    flood.wait_for_more(10);
+    flood
+}
+
+/// Panics unless the sender was connected by its first or second attempt: one may be closed before its first bytes are read.
+fn assert_connected_soon(sender: &SenderHost) {
+    let failures = sender.daemon().count_log(&["not connected"]);
+    assert!(failures <= 1, "{}", sender.daemon().log());
+}
+
+#[test]
+fn bare_connects_from_its_address_keep_no_key_out() {
+    let _running = shared();
+    let mut receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], "");
+    receiver.use_key("one");
+    receiver.start();
+    let (mut sender, _link) = distant_sender(receiver.addr(), "one");
+    let flood = bare_flood(receiver.addr());
+    sender.start();
+    sender.wait_state("connected", STALL);
+    flood.wait_for_more(10);
+    assert_connected_soon(&sender);
+}
+
+#[test]
+fn bare_connects_from_its_address_keep_no_certificate_out() {
+    let _running = shared();
+    let mut site = Site::new();
+    site.give("edge", 2);
+    site.receiver.start();
+    let link = Link::with_round_trip(site.receiver.addr(), ROUND_TRIP);
+    site.sender.set_receiver(Some(link.addr().to_string()));
+    let flood = bare_flood(site.receiver.addr());
+    site.sender.start();
+    site.sender.wait_state("connected", STALL);
+    flood.wait_for_more(10);
+    assert_connected_soon(&site.sender);
+}
+
+/// Connections from many addresses that name the key of `seed`, as whoever saw a preface can.
+fn naming_flood(receiver: SocketAddr, seed: &'static str) -> Flood {
+    let flood = Flood::start(10 * RATE, move |number| {
+        let [high, low] = u16::try_from(number % 50_000).unwrap().to_be_bytes();
+        let mut tcp = connect_from(Ipv4Addr::new(127, 7, high, low), receiver)?;
+        let sender = "edge".parse().unwrap();
+        let preface = SenderHandshake::keyed(&sender, &key_of(seed), Suite::ChaCha20Poly1305).take_output();
+        std::io::Write::write_all(&mut tcp, &preface)?;
+        Ok(tcp)
+    });
+    flood.wait_for_more(100);
+    flood
+}
+
+#[test]
+fn known_senders_outlive_a_flood_after_a_restart() {
+    let _running = alone();
+    let toml = "[limits]\nstrangers = 2\nstrangers-per-source = 2\n";
+    let mut receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], toml);
+    receiver.use_key("one");
+    receiver.start();
+    let (mut sender, _link) = distant_sender(receiver.addr(), "one");
+    sender.start();
+    sender.wait_state("connected", STALL);
+    sender.take().kill();
+    assert_eq!(receiver.take().terminate().code(), Some(0));
+    receiver.start();
+    let flood = naming_flood(receiver.addr(), "one");
+    sender.start();
+    sender.wait_state("connected", STALL);
+    flood.wait_for_more(100);
+    assert_connected_soon(&sender);
+}

@@ -1,0 +1,169 @@
+//! A hostile client: speaks as much of the protocol as it likes, by the library's own codecs, and holds what it gets.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+use nf_transport::framing::{Decoder, Heartbeat, Hello, Message};
+use nf_transport::secure::{Channel, Handshake, Key, SenderHandshake, Suite};
+use nf_transport::sequence::{Position, RunId, StreamId};
+use socket2::{Domain, Socket, Type};
+
+use super::hosts::key_text;
+use super::pair::STALL;
+
+/// Connections that a flood holds at most; the oldest is closed for the next.
+const HELD: usize = 1000;
+
+/// Connects again and again until dropped, and holds the connections.
+pub(crate) struct Flood {
+    stop: Arc<AtomicBool>,
+    made: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Flood {
+    /// Makes `rate` connections a second to `target`. `connect` makes one, by its number.
+    pub(crate) fn start<C: Send + 'static>(
+        rate: u32,
+        connect: impl Fn(u64) -> io::Result<C> + Send + 'static,
+    ) -> Self {
+        let (stop, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&made));
+        let thread = std::thread::spawn(move || {
+            let mut held = std::collections::VecDeque::new();
+            let began = Instant::now();
+            for number in 0.. {
+                let due = began + Duration::from_secs(1) / rate * u32::try_from(number).unwrap();
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                if stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                if let Ok(connection) = connect(number) {
+                    held.push_back(connection);
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+                if held.len() > HELD {
+                    held.pop_front();
+                }
+            }
+        });
+        Self { stop, made, thread: Some(thread) }
+    }
+
+    /// How many connections were made.
+    pub(crate) fn made(&self) -> u64 {
+        self.made.load(Ordering::Relaxed)
+    }
+
+    /// Waits until `count` more connections were made.
+    pub(crate) fn wait_for_more(&self, count: u64) {
+        let (wanted, began) = (self.made() + count, Instant::now());
+        while self.made() < wanted {
+            assert!(began.elapsed() < STALL, "only {} connections", self.made());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().into_iter().for_each(|thread| drop(thread.join()));
+    }
+}
+
+/// Connects from this address, one of this machine's.
+pub(crate) fn connect_from(source: Ipv4Addr, target: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(IpAddr::V4(source), 0).into())?;
+    socket.connect(&target.into())?;
+    Ok(socket.into())
+}
+
+/// The key of `seed`, as [`write_key`](super::hosts::write_key) writes it.
+pub(crate) fn key_of(seed: &str) -> Key {
+    Key::from_text(&key_text(seed)).unwrap().0
+}
+
+/// A connection whose handshake went well.
+pub(crate) struct Client {
+    tcp: TcpStream,
+    channel: Channel,
+    decoder: Decoder,
+}
+
+impl Client {
+    /// Authenticates as `id` by the key of `seed`.
+    pub(crate) fn with_key(target: SocketAddr, id: &str, seed: &str) -> io::Result<Self> {
+        let handshake = SenderHandshake::keyed(&id.parse().unwrap(), &key_of(seed), Suite::ChaCha20Poly1305);
+        Self::shake(TcpStream::connect(target)?, handshake)
+    }
+
+    /// Says that it is `id`, in clear text.
+    pub(crate) fn in_clear_text(target: SocketAddr, id: &str) -> io::Result<Self> {
+        Self::shake(TcpStream::connect(target)?, SenderHandshake::plain(&id.parse().unwrap()))
+    }
+
+    /// Plays the sender's side of a handshake.
+    pub(crate) fn shake(mut tcp: TcpStream, mut handshake: SenderHandshake) -> io::Result<Self> {
+        tcp.set_nodelay(true)?;
+        tcp.set_read_timeout(Some(STALL))?;
+        loop {
+            tcp.write_all(&handshake.take_output())?;
+            let mut bytes = vec![0; handshake.wanted()];
+            if bytes.is_empty() {
+                let channel = handshake.finish().ok_or(io::ErrorKind::ConnectionRefused)?;
+                return Ok(Self { tcp, channel, decoder: Decoder::default() });
+            }
+            let count = tcp.read(&mut bytes)?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            handshake.handle_bytes(&bytes[..count]).map_err(io::Error::other)?;
+        }
+    }
+
+    /// Sends a message.
+    pub(crate) fn send(&mut self, message: Message) -> io::Result<()> {
+        let mut plain = BytesMut::new();
+        if let Some(batch) = message.encode(&mut plain) {
+            plain.extend_from_slice(&batch);
+        }
+        while plain.has_remaining() {
+            let mut wire = BytesMut::new();
+            self.channel.seal(&mut plain, &mut wire).map_err(io::Error::other)?;
+            self.tcp.write_all(&wire)?;
+        }
+        Ok(())
+    }
+
+    /// Asks for a session with this stream and heartbeat.
+    pub(crate) fn hello(&mut self, stream: u8, heartbeat: Duration) -> io::Result<()> {
+        let heartbeat = Heartbeat::nearest(heartbeat);
+        let (stream, run) = (StreamId([stream; 16]), RunId([1; 16]));
+        self.send(Message::Hello(Hello { stream, first: Position(0), heartbeat, run, replaces: None }))
+    }
+
+    /// The next message from the receiver.
+    pub(crate) fn receive(&mut self) -> io::Result<Message> {
+        let mut bytes = [0; 4096];
+        loop {
+            if let Some(message) = self.decoder.next_message().map_err(io::Error::other)? {
+                return Ok(message);
+            }
+            let count = self.tcp.read(&mut bytes)?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let decoder = &mut self.decoder;
+            self.channel
+                .open(&bytes[..count], &mut |plain| decoder.extend(plain))
+                .map_err(io::Error::other)?;
+        }
+    }
+}
