@@ -220,6 +220,10 @@ pub const COLLECTORS_MAX: usize = 64;
 /// Connections that nf-receiver may be told to hold at the most: each takes a file descriptor and buffers.
 pub const CONNECTIONS_MAX: u32 = 100_000;
 
+/// Authenticated connections of one sender that have no session at once: a new one, one that it replaces, and some that their
+/// sender has given up. More are no sender's.
+pub const WAITING_PER_SENDER: usize = 4;
+
 /// Sources of proven senders that nf-receiver remembers, so that they get through a flood of strangers.
 pub const KNOWN_SOURCES: usize = 4096;
 

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::limits::ACCEPT_REST;
 use crate::receiver::serve::{FAREWELL, Shared, serve, turn_back};
-use crate::receiver::strangers::{Notes, Place, Strangers};
+use crate::receiver::strangers::{Notes, Strangers, StrangersPlace};
 use crate::secure::{Admission, Admitted, Channel, Handshake, Pass, ReceiverHandshake, Turned};
 use crate::sequence::SenderId;
 use crate::service::messages::receiver;
@@ -45,7 +45,7 @@ pub(crate) struct Gate {
     pub(crate) handshake_timeout: Duration,
     /// Places for those that were let in.
     pub(crate) connections: Arc<Semaphore>,
-    pub(crate) strangers: Arc<Strangers>,
+    pub(crate) strangers: Strangers,
 }
 
 impl Gate {
@@ -87,10 +87,16 @@ impl Gate {
     }
 
     /// Lets a stranger in, or not, and serves it until it ends.
-    async fn admit(self: Arc<Self>, mut tcp: TcpStream, peer: SocketAddr, mut place: Place, mut stop: Stop) {
+    async fn admit(
+        self: Arc<Self>,
+        mut tcp: TcpStream,
+        peer: SocketAddr,
+        mut place: StrangersPlace,
+        mut stop: Stop,
+    ) {
         let deadline = Instant::now() + self.handshake_timeout;
         let outcome = tokio::select! {
-            outcome = timeout_at(deadline, self.greet(&mut tcp, peer, place.notes())) => {
+            outcome = timeout_at(deadline, self.greet(&mut tcp, peer, Notes::of(&place))) => {
                 outcome.unwrap_or(Err(Rejected::TimedOut))
             }
             () = place.lost() => Err(Rejected::Crowded),
@@ -175,7 +181,7 @@ impl Handshake for Noted {
 
 /// After a TLS handshake that failed, the sender may have said more already, which would make the kernel answer with a reset
 /// and eat the alert that tells why: it is read for a moment.
-async fn linger(tcp: TcpStream, mut place: Place, rejected: &Rejected) {
+async fn linger(tcp: TcpStream, mut place: StrangersPlace, rejected: &Rejected) {
     let is_tls =
         matches!(rejected, Rejected::Turned(Turned::Tls(_) | Turned::NoName | Turned::NameNotAdmitted(_)));
     if is_tls {
@@ -216,6 +222,7 @@ mod tests {
     use crate::receiver::output::Outputs;
     use crate::receiver::positions::Positions;
     use crate::receiver::seats::Seats;
+    use crate::receiver::waiting::Waiting;
     use crate::secure::preface::{CHALLENGE_LEN, Mode, Preface, REPLY_LEN, Status};
     use crate::service::{Stopper, stop_channel};
     use std::sync::Mutex;
@@ -236,6 +243,7 @@ mod tests {
                 news: Mutex::default(),
                 refused: Mutex::default(),
                 known_sources: Arc::default(),
+                waiting: Waiting::default(),
             }),
             admission: watch::channel(Arc::default()).1,
             handshake_timeout: Duration::from_secs(300),

@@ -25,6 +25,7 @@ use crate::receiver::seats::Seats;
 use crate::receiver::serve::Shared;
 use crate::receiver::strangers::Strangers;
 use crate::receiver::templates::Templates;
+use crate::receiver::waiting::Waiting;
 use crate::service::messages::receiver;
 use crate::service::{
     DaemonError, DirectoryLock, ExpiryWatch, FileShares, LogLimit, More, Pulse, ROUND, Stop, Watchdog,
@@ -264,6 +265,7 @@ async fn serve(
         news: Mutex::default(),
         refused: Mutex::default(),
         known_sources: Arc::new(KnownSources::take_up(&settings.state)),
+        waiting: Waiting::default(),
     });
     let shared = place.get_or_init(|| made).clone();
     let known_sources = shared.known_sources.clone();

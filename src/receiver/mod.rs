@@ -18,6 +18,7 @@ mod serve;
 mod source_check;
 mod strangers;
 mod templates;
+mod waiting;
 
 use std::env;
 use std::process;

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::batch::{Batch, Records};
 use crate::framing::{Hello, RefusalCode};
+use crate::limits::WAITING_PER_SENDER;
 use crate::receiver::accept::Known;
 use crate::receiver::ahead::Ahead;
 use crate::receiver::delivery::{Delivery, Parcel};
@@ -24,6 +25,7 @@ use crate::receiver::positions::{Positions, PositionsError, StreamPosition};
 use crate::receiver::refused::Refused;
 use crate::receiver::seats::{Counters, Current, Seats, Turn};
 use crate::receiver::templates::Templates;
+use crate::receiver::waiting::Waiting;
 use crate::sequence::{Gap, Position, RunId, SenderId, StreamId};
 use crate::service::messages::receiver;
 use crate::service::stream::{Received, Stream, StreamError, protection};
@@ -55,6 +57,7 @@ pub(crate) struct Shared {
     pub(crate) news: Mutex<LogLimit<SenderId>>,
     pub(crate) refused: Mutex<Refused>,
     pub(crate) known_sources: Arc<KnownSources>,
+    pub(crate) waiting: Waiting,
 }
 
 impl Shared {
@@ -124,6 +127,11 @@ enum Ended {
     Unheard(Box<Self>),
     #[error("no HELLO in time")]
     NoHello,
+    #[error(
+        "sender {0} opened more than {WAITING_PER_SENDER} connections without a session: if it is one machine alone, somebody else \
+         has its key (nf-receiver invite --renew {0})"
+    )]
+    Crowded(SenderId),
     #[error("{0}")]
     Storage(#[from] PositionsError),
     #[error("stopping")]
@@ -151,11 +159,14 @@ pub(crate) async fn serve(
         run: RunId::NONE,
         was_told: false,
     };
+    let mut place = shared.waiting.enter(&id);
     let greeting = timeout_at(greeted_by, connection.greet(&mut stream, peer, &id));
     let greeted = tokio::select! {
         greeted = greeting => greeted.unwrap_or(Err(Ended::NoHello)),
+        () = place.lost() => Err(Ended::Crowded(id.clone())),
         () = stopping.told() => Err(Ended::Stopping),
     };
+    drop(place);
     let ended = match greeted {
         Ok(mut turn) => {
             let ended = connection.run(&mut stream, &mut turn).await;
@@ -178,7 +189,12 @@ pub(crate) async fn serve(
                 );
             }
         }
-        Ended::Stream(_) | Ended::Session(_) | Ended::Unheard(_) | Ended::NoHello | Ended::Storage(_) => {
+        Ended::Stream(_)
+        | Ended::Session(_)
+        | Ended::Unheard(_)
+        | Ended::NoHello
+        | Ended::Crowded(_)
+        | Ended::Storage(_) => {
             let is_unheard = matches!(ended, Ended::Unheard(_));
             let message_id = if is_unheard { receiver::SENDER_UNHEARD } else { receiver::SESSION_ENDED };
             shared.note_refused(peer, format!("session of {id} ended: {ended}"));
@@ -194,7 +210,14 @@ pub(crate) async fn serve(
             }
         }
     }
-    connection.part(&mut stream, &ended).await;
+    if matches!(ended, Ended::Crowded(_)) {
+        return connection.part(&mut stream, &ended).await;
+    }
+    let mut place = shared.waiting.enter(&id);
+    tokio::select! {
+        () = connection.part(&mut stream, &ended) => {}
+        () = place.lost() => tracing::debug!("no time for the last words: newer connections of the sender wait"),
+    }
 }
 
 /// Tells a sender that was let in that there is no place for it, and why.
@@ -507,6 +530,14 @@ impl Connection<'_> {
             | Ended::Session(_)
             | Ended::Unheard(_)
             | Ended::NoHello => {}
+            Ended::Crowded(_) => {
+                self.session.refuse(RefusalCode::TooManyConnections, &ended.to_string());
+                // Others wait for this place: the sender gets what the socket takes at once.
+                if let Err(error) = stream.send(self.session.outbox()) {
+                    tracing::debug!(%error, "the sender did not take the last words");
+                }
+                return;
+            }
         }
         farewell(stream, &mut self.session).await;
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use nf_transport::secure::{Handshake, SenderHandshake, Suite};
 
 use crate::running::{alone, shared};
-use crate::support::hostile::{Flood, connect_from, key_of};
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use crate::support::hostile::{Client, Flood, connect_from, key_of};
+use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost, write_key};
 use crate::support::link::Link;
 use crate::support::pair::STALL;
 use crate::tls::Site;
@@ -100,4 +100,55 @@ fn known_senders_outlive_a_flood_after_a_restart() {
     sender.wait_state("connected", STALL);
     flood.wait_for_more(100);
     assert_connected_soon(&sender);
+}
+
+/// How many connections nf-receiver has for its senders in the test with one key.
+const CONNECTIONS: usize = 50;
+
+/// A receiver with few connections and keys per sender, and a flood by the one with the key.
+fn flood_by_one_key(connect: impl Fn(SocketAddr, u64) -> std::io::Result<Client> + Send + 'static) {
+    let _running = alone();
+    let toml = format!(
+        "[limits]\nconnections = {CONNECTIONS}\n\
+         [[sender]]\nid = \"culprit\"\nkey-file = \"bad\"\n\
+         [[sender]]\nid = \"edge\"\nkey-file = \"good\"\n"
+    );
+    let mut receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], &toml);
+    let toml = ["bad", "good"].iter().fold(toml, |toml, seed| {
+        let path = receiver.path(seed);
+        write_key(&path, seed);
+        toml.replace(&format!("\"{seed}\""), &format!("{path:?}"))
+    });
+    receiver.set_toml(&toml);
+    receiver.protect(&[]);
+    receiver.start();
+    let address = receiver.addr();
+    let flood = Flood::start(1000, move |number| connect(address, number));
+    flood.wait_for_more(u64::try_from(4 * CONNECTIONS).unwrap());
+    let mut sender = SenderHost::new("edge", &address, QUICK_SENDER);
+    sender.use_key("good");
+    sender.start();
+    sender.wait_state("connected", STALL);
+    assert_eq!(sender.daemon().count_log(&["too many connections"]), 0, "{}", sender.daemon().log());
+    flood.wait_for_more(10);
+    let files = receiver.daemon().open_files();
+    assert!(files < 200, "nf-receiver has {files} files open");
+    receiver.wait_status(STALL, |status| {
+        status["refused"].to_string().contains("sender culprit opened more than 4 connections")
+    });
+}
+
+#[test]
+fn one_key_takes_few_places_before_hello() {
+    flood_by_one_key(|address, _| Client::with_key(address, "culprit", "bad"));
+}
+
+#[test]
+fn one_key_takes_few_places_after_hello() {
+    flood_by_one_key(|address, number| {
+        let mut client = Client::with_key(address, "culprit", "bad")?;
+        client.hello(1, Duration::from_secs(3600))?;
+        // Half of them say nothing.
+        if number % 2 == 0 { Ok(client) } else { Client::with_key(address, "culprit", "bad") }
+    });
 }

@@ -44,6 +44,7 @@ impl Exchange {
             news: Mutex::default(),
             refused: Mutex::default(),
             known_sources: Arc::default(),
+            waiting: Waiting::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

@@ -359,6 +359,11 @@ impl Daemon {
         (self.child.wait().unwrap(), self.log())
     }
 
+    /// How many files it has open.
+    pub(crate) fn open_files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
     /// The most memory that it has ever had resident, in bytes.
     pub(crate) fn memory_peak(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
