@@ -117,7 +117,7 @@ fn flood_by_one_key(connect: impl Fn(SocketAddr, u64) -> std::io::Result<Client>
     let toml = ["bad", "good"].iter().fold(toml, |toml, seed| {
         let path = receiver.path(seed);
         write_key(&path, seed);
-        toml.replace(&format!("\"{seed}\""), &format!("{path:?}"))
+        toml.replace(&format!("\"{seed}\""), &format!("\"{}\"", path.display()))
     });
     receiver.set_toml(&toml);
     receiver.protect(&[]);
