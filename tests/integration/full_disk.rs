@@ -2,8 +2,9 @@
 //!
 //! Needs root, for a small file system of its own.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -42,6 +43,8 @@ impl Disk {
     pub(crate) fn mount(arguments: &[&str], place: &Path) -> Self {
         std::fs::create_dir(place).unwrap();
         run(Command::new("mount").args(arguments).arg(place));
+        // Some are open to everybody, as /tmp is.
+        std::fs::set_permissions(place, Permissions::from_mode(0o700)).unwrap();
         Self { place: place.to_owned() }
     }
 
