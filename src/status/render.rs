@@ -127,7 +127,7 @@ fn sender_totals(status: &SenderStatus, earlier: Option<Earlier<'_, SenderStatus
         row("may arrive twice", status.possible_repeats, None, String::new());
     }
     let replaced = status.replaced_stream.as_ref().map(|replaced| {
-        format!("\nstream {} continues {replaced}: the spool was restored or cloned\n", status.stream)
+        format!("\nstream {}\ncontinues {replaced}: the spool was restored or cloned\n", status.stream)
     });
     table.render() + &replaced.unwrap_or_default()
 }
@@ -283,7 +283,7 @@ fn lives(status: &ReceiverStatus) -> String {
     let sentences =
         status.senders.iter().flat_map(|PeerStatus { id, stream, replaces, superseded, .. }| {
             let replaced = replaces.as_ref().map(|replaced| {
-                format!("{id}: stream {stream} continues {replaced}: its spool was restored or cloned\n")
+                format!("{id}: stream {stream}\n  continues {replaced}: its spool was restored or cloned\n")
             });
             let took_over = superseded
                 .as_ref()

@@ -1,4 +1,5 @@
 use super::*;
+use crate::sequence::StreamId;
 use crate::status::{
     CollectorStatus, DeniedStatus, Dropped, ExporterStatus, IntakeStatus, LateStatus, Queued, Recovered,
     RefusedStatus, SeenAs, SocketStatus, Tally,
@@ -256,18 +257,19 @@ fn datagrams_that_the_kernel_refused_are_shown() {
 #[test]
 fn a_replaced_stream_and_a_rival_are_explained() {
     let mut status = sender();
-    (status.replaced_stream, status.possible_repeats) = (Some("00ee".to_owned()), 12);
+    let [old, new] = [0xEE, 0xFF].map(|byte| StreamId([byte; 16]).to_string());
+    (status.replaced_stream, status.possible_repeats) = (Some(old.clone()), 12);
+    status.stream.clone_from(&new);
     let text = render_sender(&status, None);
     assert!(text.contains("\nmay arrive twice         12\n"), "{text}");
-    assert!(text.contains("\nstream 00ff continues 00ee: the spool was restored or cloned\n"), "{text}");
+    let lines = format!("\nstream {new}\ncontinues {old}: the spool was restored or cloned\n");
+    assert!(text.contains(&lines) && lines.lines().all(|line| line.len() <= 80), "{text}");
     let mut status = receiver();
-    status.senders[0].replaces = Some("00ee".to_owned());
+    (status.senders[0].stream, status.senders[0].replaces) = (new.clone(), Some(old.clone()));
     status.senders[0].superseded = Some("192.0.2.8:4000".to_owned());
     let text = render_receiver(&status, None);
-    assert!(
-        text.contains("\nbrno-edge: stream 00ff continues 00ee: its spool was restored or cloned\n"),
-        "{text}"
-    );
+    let lines = format!("\nbrno-edge: stream {new}\n  continues {old}: its spool was restored or cloned\n");
+    assert!(text.contains(&lines) && lines.lines().all(|line| line.len() <= 80), "{text}");
     assert!(text.contains("\nbrno-edge: took over from an open connection of 192.0.2.8:4000\n"), "{text}");
 }
 
