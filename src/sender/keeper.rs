@@ -243,11 +243,13 @@ impl Keeper {
         }
         let stuck = spool.stuck().map(str::to_owned);
         let dropped = spool.take_dropped();
+        let kept_apart = spool.take_kept_apart();
         let wrong_clock = spool.take_wrong_clock();
         self.spool_end = spool.end();
         self.figures.update(&spool);
         drop(disk);
         drop(spool);
+        queue.note_kept_apart(kept_apart);
         self.account(task, outcome, &dropped);
         self.note_stuck(stuck, task.spill.is_some());
         self.log_wrong_clock(wrong_clock);

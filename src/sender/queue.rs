@@ -23,7 +23,7 @@ use crate::sequence::{Gap, GapReason, Position, StreamId};
 use crate::service::messages::sender;
 use crate::service::{Pulse, ROUND};
 use crate::spool::disk::Directory;
-use crate::spool::{Aside, Begun, Damage, Lineage, Newer, Room, SegmentReader, Spool};
+use crate::spool::{Aside, Begun, Damage, KeptApart, Lineage, Newer, Room, SegmentReader, Spool};
 use crate::status::count_of;
 
 /// What follows at a position.
@@ -443,15 +443,15 @@ impl Queue {
     /// A newer version wrote a piece of the segment that starts at `segment`: it is taken out of the queue and kept. The
     /// receiver hears that its positions are unused, as they are; what lies there gets others once it can be read.
     pub(crate) fn keep_newer(&self, segment: Position, newer: &Newer) -> io::Result<()> {
-        let aside = {
+        let (gap, aside) = {
             let mut spool = self.spool();
-            spool.keep_newer(segment, newer.place)?;
-            spool.newer()
+            (spool.keep_newer(segment, newer.place)?, spool.newer())
         };
-        let Damage { first, end, .. } = newer.place;
+        // If it left the queue since it was read, the keeper accounts for it.
+        let Some(gap) = gap else { return Ok(()) };
         let mut state = self.state();
         state.spool.newer = aside;
-        let kept = state.ledger.keep_apart(Gap { first, end, reason: GapReason::Unused });
+        let kept = state.ledger.keep_apart(gap);
         drop(state);
         tell_newer(
             format_args!("{} in the spool", count_of(kept, "datagram")),
@@ -459,6 +459,15 @@ impl Queue {
             &newer.needs,
         );
         Ok(())
+    }
+
+    /// Takes over that the spool kept these apart, as a newer version wrote them.
+    pub(crate) fn note_kept_apart(&self, kept: Vec<KeptApart>) {
+        for KeptApart { gap, needs } in kept {
+            self.state().ledger.keep_apart(gap);
+            let what = format_args!("datagrams in the spool, from position {} on,", gap.first.0);
+            tell_newer(what, NEWER_DIRECTORY, &needs);
+        }
     }
 
     /// Goes on to the `next` stage.

@@ -124,6 +124,12 @@ pub(crate) fn recover(
         (None, Some(LastRun::Orderly { acknowledged, .. })) => Some(acknowledged),
         (None, _) => None,
     };
+    if let Some(left) = trusted
+        && left.run == RunId::NONE
+    {
+        // A disk that did not take the record of the run took no copies either.
+        opened.spool.keep_passed(left.acknowledged);
+    }
     opened.spool.acknowledge(acknowledged.unwrap_or_default());
     let acknowledged_there = any_left.map(|left| left.acknowledged);
     let known = [opened.spool.end(), acknowledged, acknowledged_there];

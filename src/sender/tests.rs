@@ -433,5 +433,6 @@ fn datagrams_of_a_bare_intake_on_the_disk_are_not_lost_to_encryption() {
 
 mod encryption;
 mod losses;
+mod newer;
 mod replacement;
 mod running;

@@ -90,9 +90,8 @@ impl<D: Disk> Spool<D> {
 
     /// The oldest segment that is not in flight, if all that it holds is older than `max-age`.
     pub(super) fn is_oldest_too_old(&self, now: Moment, in_flight: Position, max_age: Duration) -> bool {
-        let idle = |(first, _): &(Position, LastWrite)| self.may_go(*first, in_flight);
-        let oldest = self.pieces.iter().filter_map(segment).find(idle);
-        oldest.is_some_and(|(first, written)| self.age(first, written, now) > max_age)
+        let oldest = self.idle_segments(in_flight).next();
+        oldest.is_some_and(|idle| self.age(idle.first, idle.written, now) > max_age)
     }
 
     /// The age of the newest datagram of a segment, at least.

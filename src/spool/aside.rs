@@ -1,14 +1,14 @@
-//! What is kept beside the queue: copies of damaged pieces, within a bound, and what a newer version wrote.
+//! The files that are kept beside the queue: copies of damaged pieces, within a bound, and what a newer version wrote.
 
 use std::io;
 
 use crate::batch::Batch;
 use crate::limits::{DAMAGED_BYTES_MAX, DAMAGED_FILES_MAX};
-use crate::sequence::{Gap, GapReason, Position, StreamId};
+use crate::sequence::{Position, StreamId};
 use crate::spool::disk::{Disk, DiskFile, Entry};
 use crate::spool::name::{self, DAMAGED, NEWER};
 use crate::spool::segment::SegmentHeader;
-use crate::spool::{Begun, Damage, SEGMENT_HEADER_LEN, Spool};
+use crate::spool::{Begun, Spool};
 
 /// Files of one kind that are kept beside the queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +23,10 @@ impl Aside {
     pub(super) fn of(files: &[Entry]) -> Self {
         let bytes = files.iter().map(|file| file.size).sum();
         Self { files: u64::try_from(files.len()).unwrap_or(u64::MAX), bytes }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self { files: self.files + other.files, bytes: self.bytes + other.bytes }
     }
 }
 
@@ -73,30 +77,8 @@ impl<D: Disk> Spool<D> {
     /// Counts again what a newer version wrote.
     pub(super) fn count_newer(&mut self) {
         if let Ok(files) = self.disk.list_in(NEWER) {
-            self.newer = Aside::of(&files);
+            self.newer = Aside::of(&files).plus(self.unmoved());
         }
-    }
-
-    /// Takes what a newer version wrote out of the queue and keeps it: `piece` of the segment that starts at `first`. All of
-    /// a segment is moved; of other pieces a copy is kept, and the segment goes as it would without them.
-    pub fn keep_newer(&mut self, first: Position, piece: Damage) -> io::Result<()> {
-        let Some((_, end, _)) = self.segment_at(first) else { return Ok(()) };
-        let kept = name::newer(piece.first, self.stream);
-        if piece.offset == 0 || (piece.first == first && piece.end == end) {
-            self.disk.rename(&name::segment(first), &kept)?;
-            self.forget_segment(first);
-            let from = first.max(self.acknowledged);
-            if from < end {
-                self.record_gap(Gap { first: from, end, reason: GapReason::Unused });
-            }
-        } else {
-            let header = u64::try_from(SEGMENT_HEADER_LEN).unwrap_or(u64::MAX);
-            self.copy(first, 0, header, &kept, 0)?;
-            self.copy(first, piece.offset, piece.length, &kept, header)?.sync()?;
-        }
-        self.names_unsynced = true;
-        self.count_newer();
-        Ok(())
     }
 
     /// Keeps batches of `stream` as if they were a segment of a newer version.
@@ -120,7 +102,14 @@ impl<D: Disk> Spool<D> {
     }
 
     /// Copies bytes of the segment that starts at `first` to `at` in the file `name`, which it returns.
-    fn copy(&self, first: Position, offset: u64, length: u64, name: &str, at: u64) -> io::Result<D::File> {
+    pub(super) fn copy(
+        &self,
+        first: Position,
+        offset: u64,
+        length: u64,
+        name: &str,
+        at: u64,
+    ) -> io::Result<D::File> {
         let segment = self.disk.open(&name::segment(first))?;
         let piece = self.disk.create(name)?;
         let mut buffer = vec![0; 64 * 1024];

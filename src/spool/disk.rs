@@ -158,7 +158,14 @@ impl Disk for Directory {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        std::fs::rename(self.path.join(from), self.path.join(to))
+        let (from, path) = (self.path.join(from), self.path.join(to));
+        match std::fs::rename(&from, &path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && to.contains('/') => {
+                let created = self.create_places().map_err(|error| not_created(error, &self.path));
+                created.and_then(|()| std::fs::rename(&from, &path))
+            }
+            other => other,
+        }
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {

@@ -32,6 +32,8 @@ pub(crate) struct MemoryDisk {
     /// What the file system has in all; `None` for the capacity.
     total: Rc<Cell<Option<u64>>>,
     read_only: Rc<Cell<bool>>,
+    /// No directory can be made.
+    flat: Rc<Cell<bool>>,
     /// Bytes of removed files that do not count as free yet.
     unfreed: Rc<Cell<u64>>,
     frees_late: Rc<Cell<bool>>,
@@ -49,6 +51,7 @@ impl Default for MemoryDisk {
             failing: Rc::default(),
             total: Rc::default(),
             read_only: Rc::default(),
+            flat: Rc::default(),
             unfreed: Rc::default(),
             frees_late: Rc::default(),
             opened: Rc::default(),
@@ -116,6 +119,11 @@ impl MemoryDisk {
     /// From now on nothing can be changed, or it can again, as by a remount.
     pub(crate) fn set_read_only(&self, read_only: bool) {
         self.read_only.set(read_only);
+    }
+
+    /// From now on no file gets into a directory of it, as that is missing and there is no inode for it, or it does again.
+    pub(crate) fn set_flat(&self, flat: bool) {
+        self.flat.set(flat);
     }
 
     /// From now on the room of removed files counts as free only after [`Self::free_now`], as on XFS.
@@ -187,6 +195,12 @@ impl MemoryDisk {
         Ok(names.iter().filter_map(entry).collect())
     }
 
+    fn check_new(&self, name: &str) -> io::Result<()> {
+        self.check_change()?;
+        let is_refused = self.flat.get() && name.contains('/');
+        if is_refused { Err(rustix::io::Errno::NOSPC.into()) } else { Ok(()) }
+    }
+
     fn check_change(&self) -> io::Result<()> {
         self.check()?;
         if self.read_only.get() { Err(rustix::io::Errno::ROFS.into()) } else { Ok(()) }
@@ -209,7 +223,7 @@ impl Disk for MemoryDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<MemoryFile> {
-        self.check_change()?;
+        self.check_new(name)?;
         let mut names = self.now.borrow_mut();
         if names.len() >= self.files_max.get() && !names.contains_key(name) {
             return Err(rustix::io::Errno::NOSPC.into());
@@ -226,7 +240,7 @@ impl Disk for MemoryDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.check_change()?;
+        self.check_new(to)?;
         let content = self.now.borrow_mut().remove(from).ok_or(io::ErrorKind::NotFound)?;
         self.now.borrow_mut().insert(to.to_owned(), content);
         Ok(())

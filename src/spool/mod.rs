@@ -11,9 +11,12 @@
 //! | `spare` | an empty file, which becomes a segment when the disk has no inodes left |
 //! | `stream` | which stream this is, where its numbering stands, and which runs sent it (format: [`identity`]) |
 //! | `damaged/` | copies of damaged pieces, within a bound; nothing reads them ([`aside`]) |
-//! | `newer/` | segments of a newer version, which takes them in again ([`aside`], [`taking_in`]) |
+//! | `newer/` | segments of a newer version, which takes them in again ([`apart`], [`taking_in`]) |
 
 mod age;
+mod apart;
+#[cfg(test)]
+pub(crate) mod as_newer;
 mod aside;
 pub mod disk;
 pub mod identity;
@@ -30,6 +33,7 @@ mod segment;
 mod taking_in;
 
 pub use age::WrongClock;
+pub use apart::KeptApart;
 pub use aside::Aside;
 pub use identity::LastRun;
 pub use lineage::{Divergence, Lineage};
@@ -49,9 +53,10 @@ use crate::batch::Batch;
 use crate::datagram::Moment;
 use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
 use age::{Clocks, LastWrite};
+use apart::{Apart, Formats};
 use disk::{Disk, DiskFile};
 use identity::Identity;
-use room::Awaited;
+use room::{Awaited, Purpose};
 use rotation::{Active, Stuck};
 use segment::NewerSegment;
 
@@ -72,7 +77,7 @@ pub enum AppendError {
 /// A run of positions on disk, or the record that they are gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Piece {
-    Segment { end: Position, size: u64, written: LastWrite },
+    Segment { end: Position, size: u64, written: LastWrite, formats: Formats },
     Gap { end: Position, reason: GapReason },
 }
 
@@ -135,6 +140,8 @@ pub struct Spool<D: Disk> {
     damaged: Aside,
     /// What lies in `newer/`.
     newer: Aside,
+    /// What a newer version wrote and is on its way there.
+    apart: Apart,
     /// First positions of gaps that have no record on disk, as that could not be written.
     gaps_unrecorded: BTreeSet<Position>,
     /// What the file `stream` does not say yet, as it could not be written.
@@ -216,7 +223,7 @@ impl<D: Disk> Spool<D> {
 
     fn write(&mut self, batch: &Batch, now: Moment) -> io::Result<()> {
         let (first, file) = self.segment_for(batch, now)?;
-        let Some(Piece::Segment { end, size, written }) = self.pieces.get_mut(&first) else {
+        let Some(Piece::Segment { end, size, written, .. }) = self.pieces.get_mut(&first) else {
             return Err(io::ErrorKind::NotFound.into());
         };
         if let Err(error) = file.write_at(batch.bytes(), *size) {
@@ -237,40 +244,6 @@ impl<D: Disk> Spool<D> {
         self.awaited.written(length);
         self.unsynced.insert(first, file);
         Ok(())
-    }
-
-    /// Whether the segment that starts at `first` may be dropped while positions below `in_flight` are on their way.
-    fn may_go(&self, first: Position, in_flight: Position) -> bool {
-        in_flight <= self.acknowledged.max(first)
-    }
-
-    /// Drops the oldest segment that is not in flight, and leaves a gap in its place. Says whether it did. A disk that
-    /// refuses changes leaves everything as it was.
-    fn drop_segment(&mut self, in_flight: Position, reason: GapReason) -> io::Result<bool> {
-        let oldest = self.pieces.iter().find_map(|(first, piece)| match piece {
-            Piece::Segment { end, .. } if self.may_go(*first, in_flight) => Some((*first, *end)),
-            _ => None,
-        });
-        let Some((first, end)) = oldest else {
-            return Ok(false);
-        };
-        let gap = Gap { first: first.max(self.acknowledged), end, reason };
-        let is_held = gap.first < gap.end;
-        // The record comes before the removal: after a crash between the two the next start finds both.
-        let recorded = if is_held { self.put_gap(gap) } else { Ok(()) };
-        if let Err(error) = &recorded
-            && !is_full(error)
-        {
-            return recorded.map(|()| false);
-        }
-        self.remove_segment(first);
-        if is_held {
-            self.dropped.push(gap);
-            // A disk that had no room for one more file has it now.
-            let recorded = recorded.or_else(|_| self.put_gap(gap));
-            self.note_gap(gap, recorded);
-        }
-        Ok(true)
     }
 
     /// Removes a segment that is not needed any more.
@@ -354,10 +327,14 @@ impl<D: Disk> Spool<D> {
         if self.active.as_ref().is_some_and(|active| active.first <= gap.first) {
             self.active = None;
         }
-        let first = self.gap_before(gap).map_or(gap.first, |old| old.first);
-        self.pieces.insert(first, Piece::Gap { end: gap.end, reason: gap.reason });
-        if let Err(error) = recorded {
-            self.gaps_unrecorded.insert(first);
+        let Err(error) = recorded else {
+            let first = self.gap_before(gap).map_or(gap.first, |old| old.first);
+            self.pieces.insert(first, Piece::Gap { end: gap.end, reason: gap.reason });
+            return;
+        };
+        // It gets a record of its own, as the one before it cannot be made longer.
+        self.pieces.insert(gap.first, Piece::Gap { end: gap.end, reason: gap.reason });
+        if self.gaps_unrecorded.is_empty() {
             tracing::warn!(
                 first = gap.first.0,
                 end = gap.end.0,
@@ -365,6 +342,7 @@ impl<D: Disk> Spool<D> {
                 "cannot record a gap in the spool: {error}; trying again"
             );
         }
+        self.gaps_unrecorded.insert(gap.first);
     }
 
     /// From now on these are its bounds. What it holds beyond `max_size` gives way when something is to be written.
@@ -384,12 +362,13 @@ impl<D: Disk> Spool<D> {
 
     /// Everything below `position` has been acknowledged: its files go as soon as no other batch is in them.
     pub fn acknowledge(&mut self, position: Position) {
-        self.acknowledged = self.acknowledged.max(position);
+        let before = self.acknowledged;
+        self.acknowledged = before.max(position);
         while let Some((&first, piece)) = self.pieces.first_key_value()
             && piece.end() <= self.acknowledged
         {
             match *piece {
-                Piece::Segment { .. } => self.remove_segment(first),
+                Piece::Segment { .. } => self.retire_segment(first, before),
                 Piece::Gap { end, reason } => {
                     self.pieces.remove(&first);
                     self.remove_file(&name::gap(&Gap { first, end, reason }));
@@ -406,8 +385,9 @@ impl<D: Disk> Spool<D> {
         self.try_again();
         if let Some(max_age) = self.policy.max_age {
             while self.is_oldest_too_old(now, in_flight, max_age)
-                && matches!(self.drop_segment(in_flight, GapReason::TooOld), Ok(true))
-            {}
+                && matches!(self.drop_segment(in_flight, GapReason::TooOld, Purpose::Limit), Ok(Some(_)))
+            {
+            }
         }
     }
 
@@ -435,6 +415,7 @@ impl<D: Disk> Spool<D> {
             };
             self.unremoved = core::mem::take(&mut self.unremoved).into_iter().filter(is_there).collect();
         }
+        self.keep_apart_again();
     }
 
     /// What is to be forced to disk; `None` if nothing is.

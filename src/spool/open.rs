@@ -8,6 +8,7 @@ use crate::datagram::Timestamp;
 use crate::limits::POSITIONS_PER_RUN;
 use crate::sequence::{Gap, GapReason, Position, StreamId};
 use crate::spool::age::LastWrite;
+use crate::spool::apart::{Apart, Formats};
 use crate::spool::disk::{Disk, DiskFile, Entry};
 use crate::spool::identity::{Found, Identity, LastRun};
 use crate::spool::name::{self, Name};
@@ -53,7 +54,11 @@ pub fn survey<D: Disk>(disk: D) -> io::Result<Survey<D>> {
     let has_spare = entries.iter().any(|entry| entry.name == name::SPARE);
     let mut files: Vec<(Name, Entry)> =
         entries.into_iter().filter_map(|entry| Name::parse(&entry.name).map(|name| (name, entry))).collect();
-    files.sort_by_key(|(name, _)| first_of(name));
+    // A gap before the segment it stands for, and a longer record after one that it replaces.
+    files.sort_by_key(|(name, _)| match name {
+        Name::Gap(gap) => (gap.first, false, gap.end),
+        Name::Segment(first) => (*first, true, *first),
+    });
     let (identity, newer) = match Identity::read(&disk)? {
         Found::Identity(identity) => (Some(identity), None),
         Found::Newer(version) => (None, Some(version)),
@@ -127,6 +132,7 @@ impl<D: Disk> Survey<D> {
                 names_unsynced: false,
                 damaged: Aside::default(),
                 newer: Aside::default(),
+                apart: Apart::default(),
                 gaps_unrecorded: BTreeSet::new(),
                 unrecorded: None,
                 unremoved: BTreeSet::new(),
@@ -139,10 +145,14 @@ impl<D: Disk> Survey<D> {
             newest: None,
             newer: None,
         };
-        opened.keep_newest_apart(&mut files)?;
+        let stay = opened.keep_newest_apart(&mut files)?;
         opened.take_files(&files)?;
+        opened.cover(&stay);
         opened.spool.bound_damaged();
         opened.spool.count_newer();
+        if let Some(LastRun::Orderly { acknowledged, .. }) = last_run {
+            opened.spool.acknowledge(acknowledged);
+        }
         if let (None, Some(end)) = (last_run, opened.spool.end()) {
             opened.last_run = Some(LastRun::CutShort { start: end });
         }
@@ -159,6 +169,12 @@ fn is_drained(last_run: LastRun) -> bool {
 /// many.
 fn is_leap(first: Position, end: Position) -> bool {
     end.since(first) >= POSITIONS_PER_RUN
+}
+
+/// The stream that the header `start` of a segment names.
+fn stream_of(start: &[u8]) -> Option<StreamId> {
+    let newer = NewerSegment::parse(start).map(|newer| newer.stream);
+    newer.or_else(|| SegmentHeader::parse(start).map(|header| header.stream))
 }
 
 fn first_of(name: &Name) -> Position {
@@ -185,21 +201,42 @@ fn stream_of_segments(disk: &impl Disk, files: &[(Name, Entry)]) -> io::Result<O
 
 impl<D: Disk> Opened<D> {
     /// Moves the last segments to `newer/` if a newer version wrote them, or if they are of another stream, as an older
-    /// version leaves them that could not read the file `stream`. Others are found when they are read.
-    fn keep_newest_apart(&mut self, files: &mut Vec<(Name, Entry)>) -> io::Result<()> {
+    /// version leaves them that could not read the file `stream`. Others are found when they are read. Returns the first
+    /// positions of those of this stream that could not be moved, oldest first.
+    fn keep_newest_apart(&mut self, files: &mut Vec<(Name, Entry)>) -> io::Result<Vec<Position>> {
+        let (mut stay, mut oldest) = (Vec::new(), None);
         while let Some((Name::Segment(first), entry)) = files.last() {
-            let start = self.spool.start_of(&entry.name).unwrap_or_default();
-            let newer = NewerSegment::parse(&start).map(|newer| newer.stream);
-            let stream = newer.or_else(|| SegmentHeader::parse(&start).map(|header| header.stream));
+            let (first, start) = (*first, self.spool.start_of(&entry.name).unwrap_or_default());
+            let newer = NewerSegment::parse(&start);
+            let stream = stream_of(&start);
             let Some(stream) = stream.filter(|stream| newer.is_some() || *stream != self.spool.stream) else {
                 break;
             };
-            self.spool.disk.rename(&entry.name, &name::newer(*first, stream))?;
-            self.spool.names_unsynced = true;
-            self.newer = Some(*first);
+            self.spool.move_stray(first, stream, entry.size)?;
+            if stream == self.spool.stream && self.spool.is_place_taken(first) {
+                stay.insert(0, first);
+            }
+            oldest = newer.map(|newer| (first, newer.version)).or(oldest);
+            self.newer = Some(first);
             files.pop();
         }
-        Ok(())
+        if let Some((first, version)) = oldest {
+            self.spool.note_newest_apart(first, version);
+        }
+        Ok(stay)
+    }
+
+    /// Covers the segments that start at `stay`, behind all others, with gaps: the last one by as much as is known.
+    fn cover(&mut self, stay: &[Position]) {
+        for (index, first) in stay.iter().enumerate() {
+            if self.spool.end().is_some_and(|end| *first < end) {
+                continue;
+            }
+            self.note_missing(self.spool.end(), *first);
+            let end = stay.get(index + 1).copied().unwrap_or(first.plus(1));
+            self.spool.pieces.insert(*first, Piece::Gap { end, reason: GapReason::Unused });
+            self.spool.gaps_unrecorded.insert(*first);
+        }
     }
 
     fn take_files(&mut self, files: &[(Name, Entry)]) -> io::Result<()> {
@@ -207,8 +244,7 @@ impl<D: Disk> Opened<D> {
             let end = self.spool.end();
             let first = first_of(name);
             match name {
-                // A gap is written before the segment it stands for is removed: a crash may leave both.
-                Name::Segment(_) if end.is_some_and(|end| first < end) => self.spool.remove_file(&entry.name),
+                Name::Segment(_) if end.is_some_and(|end| first < end) => self.clear_covered(first, entry)?,
                 Name::Segment(_) => {
                     self.note_missing(end, first);
                     let next = files.get(index + 1).map(|(name, _)| first_of(name));
@@ -220,6 +256,18 @@ impl<D: Disk> Opened<D> {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Removes a segment that a gap stands for, or moves it to `newer/` if it is of a newer version or another stream. A gap
+    /// is written before that is done: a crash may leave both.
+    fn clear_covered(&mut self, first: Position, entry: &Entry) -> io::Result<()> {
+        let start = self.spool.start_of(&entry.name).unwrap_or_default();
+        let stream = stream_of(&start).unwrap_or(self.spool.stream);
+        if NewerSegment::parse(&start).is_some() || stream != self.spool.stream {
+            return self.spool.move_stray(first, stream, entry.size);
+        }
+        self.spool.remove_file(&entry.name);
         Ok(())
     }
 
@@ -238,15 +286,22 @@ impl<D: Disk> Opened<D> {
     fn take_segment(&mut self, first: Position, next: Option<Position>, entry: &Entry) -> io::Result<()> {
         let (end, size) = match next {
             Some(next) if !is_leap(first, next) => (next, entry.size),
+            // Its end cannot be found.
+            Some(next)
+                if NewerSegment::parse(&self.spool.start_of(&entry.name).unwrap_or_default()).is_some() =>
+            {
+                self.spool.move_stray(first, self.spool.stream, entry.size)?;
+                self.spool.record_gap(Gap { first, end: next, reason: GapReason::Unused });
+                return Ok(());
+            }
             _ => self.find_end(first, entry)?,
         };
         if first == end {
             self.spool.remove_file(&entry.name);
             return Ok(());
         }
-        self.spool
-            .pieces
-            .insert(first, Piece::Segment { end, size, written: LastWrite::Earlier(entry.modified) });
+        let written = LastWrite::Earlier(entry.modified);
+        self.spool.pieces.insert(first, Piece::Segment { end, size, written, formats: Formats::Unknown });
         self.spool.size += size;
         Ok(())
     }

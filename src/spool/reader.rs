@@ -11,7 +11,7 @@ use crate::batch::{Batch, BatchError, BatchHeader, HEADER_LEN, MAGIC, NewerBatch
 use crate::datagram::Timestamp;
 use crate::sequence::{Position, StreamId};
 use crate::spool::disk::DiskFile;
-use crate::spool::segment::{SEGMENT_HEADER_LEN, VERSION};
+use crate::spool::segment::{self, SEGMENT_HEADER_LEN};
 
 /// Bytes read at once.
 const CHUNK: usize = 256 * 1024;
@@ -169,7 +169,7 @@ impl<F: DiskFile> SegmentReader<F> {
 
     fn give_all_as_newer(&mut self, version: u16) -> Item {
         let place = Damage { offset: 0, length: self.limit, first: self.expected, end: self.end };
-        let needs = format!("segment format {version}, this version reads {VERSION}");
+        let needs = segment::needs(version);
         self.give(Item::Newer(Newer { place, needs }))
     }
 
@@ -345,28 +345,53 @@ impl<F: DiskFile> SegmentReader<F> {
     /// offset after it. Reads headers only as long as they are whole.
     pub fn find_end(&mut self) -> io::Result<(Position, u64)> {
         let mut good = (self.expected, self.offset);
-        loop {
-            match self.header(HEADER_LEN)? {
-                Some(Ok(header)) => {
+        while self.pass_batch()?.is_some() {
+            good = (self.expected, self.offset);
+        }
+        Ok(good)
+    }
+
+    /// Says what must be understood to read the next batch of a newer version; `None` if none follows. Reads headers
+    /// only as long as they are whole.
+    pub(super) fn find_newer(&mut self) -> io::Result<Option<String>> {
+        if let Some(version) = self.newer {
+            return Ok(Some(segment::needs(version)));
+        }
+        if let Some(Item::Newer(newer)) = self.found.take() {
+            return Ok(Some(newer.needs));
+        }
+        while let Some(passed) = self.pass_batch()? {
+            if let Passed::Newer(newer) = passed {
+                return Ok(Some(newer.needs.to_string()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Passes the next batch whose bytes are all there; `None` at the end of the segment.
+    fn pass_batch(&mut self) -> io::Result<Option<Passed>> {
+        while let Some(header) = self.header(HEADER_LEN)? {
+            match header {
+                Ok(header) => {
                     let after = self.offset + u64::try_from(header.encoded_len()).unwrap_or(u64::MAX);
                     if after <= self.limit && header.end() >= self.expected {
                         self.hop(&header);
-                        good = (self.expected, self.offset);
-                    } else {
-                        self.resync()?;
+                        return Ok(Some(Passed::Batch));
                     }
                 }
-                Some(Err(_)) => match self.newer_here()? {
-                    Some(newer) if newer.end >= self.expected => {
+                Err(_) => {
+                    if let Some(newer) = self.newer_here()?
+                        && newer.end >= self.expected
+                    {
                         self.expected = newer.end;
                         self.skip_bytes(newer.encoded_len);
-                        good = (self.expected, self.offset);
+                        return Ok(Some(Passed::Newer(newer)));
                     }
-                    _ => self.resync()?,
-                },
-                None => return Ok(good),
+                }
             }
+            self.resync()?;
         }
+        Ok(None)
     }
 
     /// Makes at least `wanted` bytes lie in the buffer if the segment has them, reading `chunk` at once.
@@ -402,6 +427,14 @@ enum Found {
     Newer(NewerBatch),
     /// The end of the segment, or of its positions.
     End,
+}
+
+/// A batch that was passed by its header.
+enum Passed {
+    /// One of this version.
+    Batch,
+    /// One of a newer version.
+    Newer(NewerBatch),
 }
 
 /// What lies at the reader's place.

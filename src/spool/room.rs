@@ -1,15 +1,16 @@
 //! The room of a spool: how much it may still take, and what is dropped to make more.
 //!
 //! Always holds: segments are dropped only if that makes the room that is needed. A disk that somebody else fills costs
-//! nothing that was queued.
+//! nothing that was queued. What a newer version wrote is never dropped: for a limit it is kept apart, which frees nothing.
 
 use std::io;
 
 use bytesize::ByteSize;
 
-use crate::sequence::{GapReason, Position};
+use crate::sequence::{Gap, GapReason, Position};
+use crate::spool::age::LastWrite;
 use crate::spool::disk::{Disk, Space};
-use crate::spool::{AppendError, Piece, Policy, Spool, WhenFull};
+use crate::spool::{AppendError, Piece, Policy, Spool, WhenFull, is_full};
 
 /// How much a spool may still take, and why not more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,24 @@ pub enum Yielding {
     ToMaxSize,
     /// What `max-size`, `min-free` and a full disk require.
     ToDisk,
+}
+
+/// What a segment is dropped for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A limit of the queue: `max-size` or `max-age`.
+    Limit,
+    /// Room on the disk.
+    Disk,
+}
+
+/// A segment that is not in flight.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Idle {
+    pub(super) first: Position,
+    end: Position,
+    size: u64,
+    pub(super) written: LastWrite,
 }
 
 /// Bytes of removed files that the file system does not report as free yet: XFS and Btrfs free them later.
@@ -104,13 +123,13 @@ impl<D: Disk> Spool<D> {
         if room.space.is_read_only {
             return Err(io::Error::from(io::ErrorKind::ReadOnlyFilesystem).into());
         }
-        if lacking > self.droppable(in_flight, yielding, Yielding::ToDisk) {
+        if lacking > self.droppable(lacking, in_flight, yielding) {
             return Err(AppendError::NoRoom(self.beyond_min_free(&room)));
         }
-        if self.droppable(in_flight, yielding, Yielding::ToMaxSize) == 0 {
+        if !self.may_drop(yielding, Purpose::Limit) || self.idle_segments(in_flight).next().is_none() {
             return Err(AppendError::Full);
         }
-        self.drop_oldest(excess.max(lacking), in_flight)
+        self.drop_oldest(excess, lacking, in_flight)
     }
 
     /// Makes room for `length` bytes on a disk that has refused them with `error`.
@@ -121,10 +140,10 @@ impl<D: Disk> Spool<D> {
         in_flight: Position,
         yielding: Yielding,
     ) -> Result<(), AppendError> {
-        if length > self.droppable(in_flight, yielding, Yielding::ToDisk) {
+        if length > self.droppable(length, in_flight, yielding) {
             return Err(AppendError::NoRoom(error));
         }
-        self.drop_oldest(length, in_flight)
+        self.drop_oldest(0, length, in_flight)
     }
 
     fn beyond_min_free(&self, room: &Room) -> io::Error {
@@ -133,31 +152,104 @@ impl<D: Disk> Spool<D> {
         io::Error::new(io::ErrorKind::StorageFull, text)
     }
 
-    /// Bytes of the segments that may be dropped for `purpose`, if as much as `yielding` is allowed.
-    fn droppable(&self, in_flight: Position, yielding: Yielding, purpose: Yielding) -> u64 {
+    /// Whether anything may be dropped for `purpose`, if as much as `yielding` is allowed.
+    fn may_drop(&self, yielding: Yielding, purpose: Purpose) -> bool {
         let is_allowed = match yielding {
             Yielding::Nothing => false,
-            Yielding::ToMaxSize => purpose == Yielding::ToMaxSize,
+            Yielding::ToMaxSize => purpose == Purpose::Limit,
             Yielding::ToDisk => true,
         };
-        if !is_allowed || self.policy.when_full == WhenFull::DropNewest {
-            return 0;
-        }
-        let sizes = self.pieces.iter().filter_map(|(first, piece)| match piece {
-            Piece::Segment { size, .. } if self.may_go(*first, in_flight) => Some(*size),
-            _ => None,
-        });
-        sizes.sum()
+        is_allowed && self.policy.when_full == WhenFull::DropOldest
     }
 
-    /// Drops the oldest segments that may go, of `bytes` in all, and leaves gaps in their place.
-    fn drop_oldest(&mut self, bytes: u64, in_flight: Position) -> Result<(), AppendError> {
-        let target = self.size.saturating_sub(bytes);
-        while self.size > target {
-            if !self.drop_segment(in_flight, GapReason::SpoolFull)? {
-                return Err(AppendError::Full);
+    /// Bytes that the disk has more if all segments are dropped that may go, but counted no further than `wanted`.
+    fn droppable(&mut self, wanted: u64, in_flight: Position, yielding: Yielding) -> u64 {
+        if !self.may_drop(yielding, Purpose::Disk) {
+            return 0;
+        }
+        let segments: Vec<_> = self.idle_segments(in_flight).collect();
+        let total = segments.iter().map(|idle| idle.size).sum();
+        if total < wanted {
+            // Without a look into the segments: what a newer version wrote makes it only less.
+            return total;
+        }
+        let mut freed = 0;
+        for idle in segments {
+            if freed >= wanted {
+                break;
+            }
+            if self.frees_room(idle.first) {
+                freed += idle.size;
+            }
+        }
+        freed
+    }
+
+    /// The segments that may be dropped while positions below `in_flight` are on their way, oldest first.
+    pub(super) fn idle_segments(&self, in_flight: Position) -> impl Iterator<Item = Idle> {
+        self.pieces.iter().filter_map(move |(first, piece)| match *piece {
+            Piece::Segment { end, size, written, formats } => {
+                let may_go = in_flight <= self.acknowledged.max(*first)
+                    && formats.may_go(written)
+                    && self.is_copied(*first);
+                may_go.then_some(Idle { first: *first, end, size, written })
+            }
+            Piece::Gap { .. } => None,
+        })
+    }
+
+    /// Drops the oldest segments that may go, so that all of them have `excess` bytes less and the disk has `lacking` bytes
+    /// more, and leaves gaps in their place.
+    fn drop_oldest(&mut self, excess: u64, lacking: u64, in_flight: Position) -> Result<(), AppendError> {
+        let target = self.size.saturating_sub(excess);
+        let mut freed = 0;
+        while self.size > target || freed < lacking {
+            let purpose = if self.size > target { Purpose::Limit } else { Purpose::Disk };
+            match self.drop_segment(in_flight, GapReason::SpoolFull, purpose)? {
+                Some(bytes) => freed += bytes,
+                None => return Err(AppendError::Full),
             }
         }
         Ok(())
+    }
+
+    /// Drops the oldest segment that is not in flight, and leaves a gap in its place. Returns how many bytes that frees: none
+    /// if a newer version wrote some of it, as it is kept apart then; `None` if there is no such segment. A disk that
+    /// refuses changes leaves everything as it was.
+    pub(super) fn drop_segment(
+        &mut self,
+        in_flight: Position,
+        reason: GapReason,
+        purpose: Purpose,
+    ) -> io::Result<Option<u64>> {
+        let segments: Vec<_> = self.idle_segments(in_flight).collect();
+        let oldest = match purpose {
+            Purpose::Limit => segments.into_iter().next(),
+            Purpose::Disk => segments.into_iter().find(|idle| self.frees_room(idle.first)),
+        };
+        let Some(Idle { first, end, size, .. }) = oldest else {
+            return Ok(None);
+        };
+        if let Some(needs) = self.newer_in(first)? {
+            self.keep_dropped_apart(first, needs)?;
+            return Ok(Some(0));
+        }
+        let gap = Gap { first: first.max(self.acknowledged), end, reason };
+        let is_held = gap.first < gap.end;
+        // The record comes before the removal: after a crash between the two the next start finds both.
+        let recorded = if is_held { self.put_gap(gap) } else { Ok(()) };
+        if let Err(error) = &recorded
+            && !is_full(error)
+        {
+            return recorded.map(|()| None);
+        }
+        self.remove_segment(first);
+        if is_held {
+            self.dropped.push(gap);
+            // A disk that had no room for one more file has it now.
+            let recorded = recorded.or_else(|_| self.put_gap(gap));
+            self.note_gap(gap, recorded);
+        }
+        Ok(Some(size))
     }
 }

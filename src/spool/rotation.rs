@@ -12,6 +12,7 @@ use crate::clock::ClockStep;
 use crate::datagram::{BootTime, Moment};
 use crate::sequence::{Gap, Position};
 use crate::spool::age::LastWrite;
+use crate::spool::apart::Formats;
 use crate::spool::disk::{Disk, DiskFile};
 use crate::spool::segment::SegmentHeader;
 use crate::spool::{Piece, Spool, name};
@@ -135,6 +136,9 @@ impl<D: Disk> Spool<D> {
 
     fn create_segment(&mut self, first: Position, now: Moment) -> io::Result<(Position, Arc<D::File>)> {
         let name = name::segment(first);
+        if self.is_place_taken(first) {
+            return Err(io::Error::other(format!("{name:?} is a segment of a newer version")));
+        }
         let file = self.disk.create(&name)?;
         self.unremoved.remove(&name);
         self.begin_segment(file, first, now)
@@ -142,7 +146,7 @@ impl<D: Disk> Spool<D> {
 
     /// The spare file becomes the segment that starts at `first`.
     fn begin_in_spare(&mut self, first: Position, now: Moment) -> Option<(Position, Arc<D::File>)> {
-        if !core::mem::take(&mut self.has_spare) {
+        if self.is_place_taken(first) || !core::mem::take(&mut self.has_spare) {
             return None;
         }
         self.disk.rename(name::SPARE, &name::segment(first)).ok()?;
@@ -162,7 +166,8 @@ impl<D: Disk> Spool<D> {
         }
         let size = u64::try_from(header.len()).unwrap_or(u64::MAX);
         let file = Arc::new(file);
-        self.pieces.insert(first, Piece::Segment { end: first, size, written: LastWrite::ThisRun(now.boot) });
+        let written = LastWrite::ThisRun(now.boot);
+        self.pieces.insert(first, Piece::Segment { end: first, size, written, formats: Formats::Own });
         self.active = Some(Active { first, file: file.clone(), begun: now, is_over: false });
         self.size += size;
         self.awaited.written(size);
@@ -172,6 +177,8 @@ impl<D: Disk> Spool<D> {
 
     /// Makes the segment that starts at `first` the active one again.
     fn reopen(&mut self, first: Position, now: Moment) -> Option<(Position, Arc<D::File>)> {
+        // From now on it is one of this run, whose formats must be known.
+        let _unknown = self.newer_in(first);
         let file = Arc::new(self.disk.create(&name::segment(first)).ok()?);
         self.active = Some(Active { first, file: file.clone(), begun: now, is_over: true });
         Some((first, file))

@@ -28,7 +28,7 @@ pub const SEGMENT_HEADER_LEN: usize = 64;
 
 const MAGIC: [u8; 8] = *b"NFSPOOL1";
 const CHECKED_FROM: usize = 12;
-pub(super) const VERSION: u16 = 1;
+const VERSION: u16 = 1;
 
 /// The fields of a segment header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +97,11 @@ impl SegmentHeader {
 pub(super) struct NewerSegment {
     pub(super) version: u16,
     pub(super) stream: StreamId,
+}
+
+/// What must be understood to read a segment of `version`, in words.
+pub(super) fn needs(version: u16) -> String {
+    format!("segment format {version}, this version reads {VERSION}")
 }
 
 impl NewerSegment {

@@ -9,6 +9,7 @@ use crate::batch::Batch;
 use crate::datagram::Timestamp;
 use crate::sequence::{Position, StreamId};
 use crate::spool::age::LastWrite;
+use crate::spool::apart::Formats;
 use crate::spool::disk::{Disk, DiskFile, Entry};
 use crate::spool::name::{self, NEWER};
 use crate::spool::segment::{NewerSegment, SEGMENT_HEADER_LEN, SegmentHeader};
@@ -70,7 +71,7 @@ impl<D: Disk> Spool<D> {
         renumber: impl FnMut(StreamId, &Batch, Position) -> Option<Batch>,
     ) -> io::Result<TakenIn> {
         let Some((from, stream)) = name::parse_newer(&file.name) else { return Ok(TakenIn::NoKey) };
-        if self.room()?.bytes < file.size {
+        if self.room()?.bytes < file.size || self.is_place_taken(next) {
             return Ok(TakenIn::NoRoom);
         }
         let start = self.start_of(&file.name)?;
@@ -104,7 +105,8 @@ impl<D: Disk> Spool<D> {
                 self.disk.rename(&unfinished, &name::segment(next))?;
                 self.names_unsynced = true;
                 let Copy { size, end, newest, .. } = copy;
-                self.pieces.insert(next, Piece::Segment { end, size, written: LastWrite::Earlier(newest) });
+                let written = LastWrite::Earlier(newest);
+                self.pieces.insert(next, Piece::Segment { end, size, written, formats: Formats::Own });
                 self.size += size;
                 self.count_newer();
                 Ok(TakenIn::Until(end))

@@ -1,12 +1,19 @@
 //! A spool that a newer version wrote: nothing of it is lost, the rest is delivered, and an upgrade delivers it.
+//!
+//! Tests on small disks need root.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::losses::{deliver_the_rest, dropped, gaps, go_on, segments, wait_until_spooled};
+use serde_json::Value;
+
+use crate::full_disk::{Disk, may_mount};
+use crate::losses::{deliver_the_rest, dropped, first_position, gaps, go_on, segments, wait_until_spooled};
 use crate::running::shared;
+use crate::small_disks::take_inodes;
 use crate::support::chatter::{LARGE, Pattern};
+use crate::support::collector::Collector;
 use crate::support::exporter::Exporters;
 use crate::support::hosts::QUICK_SENDER;
 use crate::support::load::Until;
@@ -15,24 +22,14 @@ use crate::support::samples::{assert_conserved, count};
 
 const BACKLOG: u64 = 2000;
 
+/// Settings of `[spool]` with which the backlog is in about a dozen segments.
+const SEGMENTS: &str = "rotate-size = \"256KiB\"\n";
+
 /// Bytes of a segment's header, and of a batch's (docs/spool-format.md).
 const SEGMENT_HEADER: u64 = 64;
 const BATCH_HEADER: usize = 56;
 
-/// A pair without a link, whose stopped sender has a backlog in segments.
-fn stopped_with_backlog() -> (Pair, Exporters) {
-    let toml = format!("{QUICK_SENDER}sync-after = \"0s\"\nrotate-size = \"256KiB\"\n");
-    let mut pair = Pair::new(2, Pattern::new(LARGE), &toml);
-    pair.link.cut();
-    pair.receiver.start();
-    pair.sender.start();
-    let exporters = pair.load(None, Until::Sent(BACKLOG)).finish();
-    wait_until_spooled(&pair);
-    assert_eq!(pair.sender.take().terminate().code(), Some(0));
-    (pair, exporters)
-}
-
-/// Changes `count` bytes at `offset` of a file.
+/// Changes bytes at `offset` of a file.
 fn change<const N: usize>(file: &Path, offset: u64, change: impl FnOnce(&mut [u8; N])) {
     let file = OpenOptions::new().read(true).write(true).open(file).unwrap();
     let mut bytes = [0; N];
@@ -50,124 +47,302 @@ fn set_version(segment: &Path, version: u8) {
     });
 }
 
-/// Gives the first batch of a segment this code of compression.
-fn set_compression(segment: &Path, code: u8) {
+/// Gives the first batch of a segment this code of compression. Returns how many datagrams it holds.
+fn set_compression(segment: &Path, code: u8) -> u64 {
     let bytes = std::fs::read(segment).unwrap();
+    let mut datagrams = [0; 4];
     change::<BATCH_HEADER>(segment, SEGMENT_HEADER, |header| {
         header[52] = code;
         let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes[16..32]), &header[8..]);
         header[4..8].copy_from_slice(&checksum.to_be_bytes());
+        datagrams.copy_from_slice(&header[32..36]);
     });
+    u64::from(u32::from_be_bytes(datagrams))
 }
 
-fn kept(pair: &Pair) -> Vec<PathBuf> {
-    segments(&pair.sender.path("spool").join("newer"))
+/// Makes a file of `newer/` one that this version reads, as an upgrade does.
+fn make_readable(file: &Path) {
+    if std::fs::read(file).unwrap()[13] == 1 {
+        set_compression(file, 0);
+    } else {
+        set_version(file, 1);
+    }
 }
 
-/// Delivers all but `kept` datagrams, of which neither side says that they are lost.
-fn deliver_but(pair: &Pair, exporters: &Exporters, kept: u64) {
-    pair.link.mend();
-    pair.collector.wait_for(exporters.total() - kept, STALL);
-    let status = pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
-    assert_conserved(&status);
-    assert_eq!((dropped(&status, "corrupt"), gaps(&pair.receiver)), (0, 0), "{status:#}");
-    assert_eq!(pair.collector.report().missing(exporters.sent()), kept);
+/// A pair with a backlog that this version of nf-sender left in segments, and that is partly made one of a newer version.
+struct Downgrade {
+    pair: Pair,
+    exporters: Exporters,
+    /// The segments at the first stop, oldest first.
+    files: Vec<PathBuf>,
+    disk: Option<Disk>,
 }
 
-/// Starts the sender again and waits until all has arrived, each datagram once.
-fn deliver_the_kept(pair: &mut Pair, exporters: &Exporters) {
-    pair.sender.start();
-    pair.collector.wait_for(exporters.total(), STALL);
-    let status = pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
-    assert_conserved(&status);
-    assert_eq!(count(&status, "/newer/files"), 0, "{status:#}");
-    let report = pair.collector.report();
-    assert_eq!(report.missing(exporters.sent()), 0);
-    assert!(report.exporters.iter().all(|tally| tally.repeated + tally.corrupted == 0));
+fn pattern() -> Pattern {
+    Pattern::new(LARGE)
+}
+
+impl Downgrade {
+    /// A stopped sender whose link is cut, with a backlog in segments. It has these settings in its section `[spool]`.
+    fn new(toml: &str) -> Self {
+        Self::of(Self::pair(Collector::start(2, pattern()), toml), BACKLOG)
+    }
+
+    /// As [`Self::new`], with the spool on a disk of its own.
+    fn on(toml: &str, mount: impl FnOnce(&Path, &Path) -> Disk) -> Self {
+        let pair = Self::pair(Collector::start(2, pattern()), toml);
+        let disk = mount(&pair.sender.path("disk"), &pair.sender.path("spool"));
+        Self { disk: Some(disk), ..Self::of(pair, BACKLOG) }
+    }
+
+    fn pair(collector: Collector, toml: &str) -> Pair {
+        Pair::around(collector, 2, pattern(), &format!("{QUICK_SENDER}sync-after = \"0s\"\n{toml}"))
+    }
+
+    fn of(mut pair: Pair, backlog: u64) -> Self {
+        pair.link.cut();
+        pair.receiver.start();
+        pair.sender.start();
+        let exporters = pair.load(None, Until::Sent(backlog)).finish();
+        wait_until_spooled(&pair);
+        assert_eq!(pair.sender.take().terminate().code(), Some(0));
+        let files = segments(&pair.sender.path("spool"));
+        assert!(files.len() > 8, "{files:?}");
+        Self { pair, exporters, files, disk: None }
+    }
+
+    /// Makes these segments ones of a newer version. Returns how many datagrams they hold.
+    fn make_newer(&self, indices: impl IntoIterator<Item = usize>) -> u64 {
+        let end = |index: usize| self.files.get(index + 1).map_or(BACKLOG, |next| first_position(next));
+        let datagrams = |index: usize| {
+            set_version(&self.files[index], 2);
+            end(index) - first_position(&self.files[index])
+        };
+        indices.into_iter().map(datagrams).sum()
+    }
+
+    /// Makes segments in the middle and at the end ones of a newer version. Returns how many datagrams they hold.
+    fn make_three_newer(&self) -> u64 {
+        self.make_newer([2, 3, self.files.len() - 1])
+    }
+
+    /// Goes on until the exporters have sent so many datagrams.
+    fn go_on(mut self, total: u64) -> Self {
+        self.exporters = go_on(&self.pair, self.exporters, total);
+        self
+    }
+
+    fn kept(&self) -> Vec<PathBuf> {
+        segments(&self.pair.sender.path("spool").join("newer"))
+    }
+
+    /// Delivers all but `kept` datagrams, of which neither side says that they are lost, and those that a limit dropped.
+    /// Returns how many the limit dropped.
+    fn deliver_but(&self, kept: u64) -> u64 {
+        self.pair.link.mend();
+        let status = self.wait_until_empty();
+        let full = dropped(&status, "spool_full");
+        self.pair.collector.wait_for(self.exporters.total() - kept - full, STALL);
+        assert_eq!((dropped(&status, "corrupt"), gaps(&self.pair.receiver)), (0, full), "{status:#}");
+        assert_eq!(self.pair.collector.report().missing(self.exporters.sent()), kept + full);
+        full
+    }
+
+    fn wait_until_empty(&self) -> Value {
+        self.pair.sender.udp().wait_until_drained();
+        let status = self.pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+        assert_conserved(&status);
+        status
+    }
+
+    /// Stops the older version in order, and starts one that reads everything.
+    fn upgrade(&mut self) {
+        assert_eq!(self.pair.sender.take().terminate().code(), Some(0));
+        self.kept().iter().for_each(|file| make_readable(file));
+        self.pair.sender.start();
+    }
+
+    /// Upgrades and waits until all has arrived but what a limit `lost`, each datagram once.
+    fn upgrade_and_deliver_but(&mut self, lost: u64) {
+        self.upgrade();
+        self.arrive_but(lost);
+    }
+
+    fn arrive_but(&self, lost: u64) {
+        self.pair.collector.wait_for(self.exporters.total() - lost, STALL);
+        let status = self.wait_until_empty();
+        assert_eq!(count(&status, "/newer/files"), 0, "{status:#}");
+        let report = self.pair.collector.report();
+        assert_eq!(report.missing(self.exporters.sent()), lost);
+        assert!(report.exporters.iter().all(|tally| tally.repeated + tally.corrupted == 0));
+    }
 }
 
 #[test]
 fn a_newer_spool_is_kept_and_an_upgrade_delivers_it() {
     let _running = shared();
-    let (mut pair, exporters) = stopped_with_backlog();
-    let spool = pair.sender.path("spool");
-    let files = segments(&spool);
-    for file in &files {
-        set_version(file, 2);
-    }
-    let before: Vec<_> = files.iter().map(|file| std::fs::read(file).unwrap()).collect();
+    let mut test = Downgrade::new(SEGMENTS);
+    test.make_newer(0..test.files.len());
+    let before: Vec<_> = test.files.iter().map(|file| std::fs::read(file).unwrap()).collect();
 
-    pair.sender.start();
+    test.pair.sender.start();
     let log = ["newer nf-sender", "segment format 2, this version reads 1"];
-    pair.sender.daemon().wait_for_log(&log, STALL);
-    let status = pair.sender.status();
-    assert_eq!(count(&status, "/newer/files"), u64::try_from(files.len()).unwrap(), "{status:#}");
-    let exporters = go_on(&pair, exporters, BACKLOG + 500);
-    deliver_but(&pair, &exporters, BACKLOG);
+    test.pair.sender.daemon().wait_for_log(&log, STALL);
+    let status = test.pair.sender.status();
+    assert_eq!(count(&status, "/newer/files"), u64::try_from(before.len()).unwrap(), "{status:#}");
+    test = test.go_on(BACKLOG + 500);
+    assert_eq!(test.deliver_but(BACKLOG), 0);
     // A start over, killed and in order, changes nothing.
-    pair.sender.take().kill();
-    pair.sender.start();
-    assert_eq!(pair.sender.take().terminate().code(), Some(0));
-    let after: Vec<_> = kept(&pair).iter().map(|file| std::fs::read(file).unwrap()).collect();
+    test.pair.sender.take().kill();
+    test.pair.sender.start();
+    assert_eq!(test.pair.sender.take().terminate().code(), Some(0));
+    let after: Vec<_> = test.kept().iter().map(|file| std::fs::read(file).unwrap()).collect();
     assert!(after == before, "not a byte was changed");
-
-    for file in kept(&pair) {
-        set_version(&file, 1);
-    }
-    deliver_the_kept(&mut pair, &exporters);
+    test.pair.sender.start();
+    test.upgrade_and_deliver_but(0);
 }
 
 #[test]
 fn newer_segments_in_the_middle_hold_nothing_up() {
     let _running = shared();
-    let (mut pair, exporters) = stopped_with_backlog();
-    let files = segments(&pair.sender.path("spool"));
-    let first = |index: usize| crate::losses::first_position(&files[index]);
-    let middle = first(4) - first(2);
-    for file in &files[2..4] {
-        set_version(file, 2);
-    }
-    pair.sender.start();
-    deliver_but(&pair, &exporters, middle);
-    assert_eq!(kept(&pair).len(), 2);
-    assert_eq!(pair.sender.take().terminate().code(), Some(0));
-    for file in kept(&pair) {
-        set_version(&file, 1);
-    }
-    deliver_the_kept(&mut pair, &exporters);
+    let mut test = Downgrade::new(SEGMENTS);
+    let middle = test.make_newer(2..4);
+    test.pair.sender.start();
+    assert_eq!(test.deliver_but(middle), 0);
+    assert_eq!(test.kept().len(), 2);
+    test.upgrade_and_deliver_but(0);
 }
 
 #[test]
 fn batches_of_a_newer_compression_are_kept() {
     let _running = shared();
-    let (mut pair, exporters) = stopped_with_backlog();
-    let files = segments(&pair.sender.path("spool"));
-    for file in [&files[1], &files[5]] {
-        set_compression(file, 3);
+    let mut test = Downgrade::new(SEGMENTS);
+    let kept = [1, 5].into_iter().map(|index| set_compression(&test.files[index], 3)).sum();
+    test.pair.sender.start();
+    assert_eq!(test.deliver_but(kept), 0);
+    let words = ["newer nf-sender", "compression 3, this version reads 0 to 2"];
+    assert_eq!(test.pair.sender.daemon().count_log(&words), 2);
+    assert_eq!(test.kept().len(), 2);
+    test.upgrade_and_deliver_but(0);
+}
+
+#[test]
+fn a_newer_segment_is_never_dropped_by_max_size() {
+    let _running = shared();
+    let mut test = Downgrade::new(&format!("{SEGMENTS}max-size = \"4MiB\"\n"));
+    let kept = test.make_newer(0..3);
+    test.pair.sender.start();
+    test = test.go_on(3 * BACKLOG);
+    let status = wait_until_spooled(&test.pair);
+    test.pair.sender.daemon().wait_for_log(&["newer nf-sender", "segment format 2"], STALL);
+    assert!(count(&status, "/queued/datagrams") > BACKLOG, "4 MiB hold so many\n{status:#}");
+    let full = test.deliver_but(kept);
+    assert!(full > 0);
+    assert_eq!(test.kept().len(), 3);
+    test.upgrade_and_deliver_but(full);
+}
+
+#[test]
+fn a_newer_segment_is_never_dropped_for_min_free() {
+    let _running = shared();
+    if !may_mount() {
+        return;
     }
-    pair.sender.start();
-    pair.link.mend();
-    pair.sender
+    let options = ["-t", "tmpfs", "-o", "size=16m", "spool"];
+    let toml = SEGMENTS.to_owned() + "max-size = \"1GiB\"\n";
+    let mut test = Downgrade::on(&toml, |_, place| Disk::mount(&options, place));
+    let kept = test.make_newer(0..3);
+    test.pair.sender.start();
+    test = test.go_on(10 * BACKLOG);
+    test.pair.sender.daemon().wait_for_log(&["dropped", "by the spool's limits"], STALL);
+    assert!(test.files[..3].iter().all(|file| file.exists()), "they make no room, and wait for their turn");
+    let full = test.deliver_but(kept);
+    assert!(full > 0);
+    test.upgrade_and_deliver_but(full);
+}
+
+#[test]
+fn a_newer_segment_on_a_read_only_disk_stops_nothing() {
+    let _running = shared();
+    if !may_mount() {
+        return;
+    }
+    let mut test = Downgrade::on(SEGMENTS, |image, place| Disk::ext4(32, image, place));
+    let kept = test.make_three_newer() + set_compression(&test.files[5], 3);
+    let remount = |test: &Downgrade, option| test.disk.as_ref().expect("a disk of its own").remount(option);
+    remount(&test, "ro");
+    for (run, total) in [(1, BACKLOG + 500), (2, BACKLOG + 1000)] {
+        test.pair.sender.start();
+        test = test.go_on(total);
+        assert_eq!(test.deliver_but(kept), 0, "run {run}");
+        let status = test.pair.sender.status();
+        assert_eq!(count(&status, "/newer/files"), 3, "run {run}: {status:#}");
+        let told =
+            test.pair.sender.daemon().count_log(&["cannot move what a newer nf-sender wrote", "Read-only"]);
+        assert_eq!(told, 1, "run {run}");
+        if run == 1 {
+            test.pair.sender.take().kill();
+        }
+    }
+    remount(&test, "rw");
+    test.pair
+        .sender
         .daemon()
-        .wait_for_log(&["newer nf-sender", "compression 3, this version reads 0 to 2"], STALL);
-    let status = pair.sender.wait_status(STALL, |status| {
-        count(status, "/queued/datagrams") == 0 && count(status, "/newer/files") == 2
-    });
-    let kept_datagrams = BACKLOG - count(&status, "/recovered/datagrams");
-    assert!((1..=100).contains(&kept_datagrams), "{status:#}");
-    deliver_but(&pair, &exporters, kept_datagrams);
-    assert_eq!(pair.sender.take().terminate().code(), Some(0));
-    for file in kept(&pair) {
-        set_compression(&file, 0);
+        .wait_for_log(&["what a newer nf-sender wrote is in 'newer' of the spool"], STALL);
+    test.pair.sender.wait_status(STALL, |status| count(status, "/newer/files") == 4);
+    assert_eq!(segments(&test.pair.sender.path("spool")), Vec::<PathBuf>::new(), "all else was delivered");
+    test.upgrade_and_deliver_but(0);
+}
+
+/// A stopped spool with newer segments on a disk that has no inode left, where the directory `newer` is missing.
+fn without_inodes() -> (Downgrade, u64, PathBuf) {
+    let options = ["-t", "tmpfs", "-o", "size=64m,nr_inodes=100", "spool"];
+    let test = Downgrade::on(SEGMENTS, |_, place| Disk::mount(&options, place));
+    let kept = test.make_three_newer();
+    let spool = test.pair.sender.path("spool");
+    std::fs::remove_dir(spool.join("newer")).unwrap();
+    let others = take_inodes(&spool);
+    (test, kept, others)
+}
+
+#[test]
+fn a_newer_segment_moves_with_the_last_inode() {
+    let _running = shared();
+    if !may_mount() {
+        return;
     }
-    deliver_the_kept(&mut pair, &exporters);
+    let (mut test, kept, _) = without_inodes();
+    test.pair.sender.start();
+    assert_eq!(test.kept().len(), 1, "the spare file gave way to the directory");
+    assert_eq!(test.deliver_but(kept), 0);
+    test.upgrade_and_deliver_but(0);
+}
+
+#[test]
+fn a_newer_segment_without_inodes_stops_nothing() {
+    let _running = shared();
+    if !may_mount() {
+        return;
+    }
+    let (mut test, kept, others) = without_inodes();
+    let spool = test.pair.sender.path("spool");
+    std::fs::rename(spool.join("spare"), others.join("spare")).unwrap();
+    test.pair.sender.start();
+    let told = ["cannot move what a newer nf-sender wrote", "no inodes left"];
+    test.pair.sender.daemon().wait_for_log(&told, STALL);
+    test = test.go_on(BACKLOG + 500);
+    assert_eq!(test.deliver_but(kept), 0);
+    assert_eq!(test.pair.sender.daemon().count_log(&told), 1);
+    std::fs::remove_dir_all(others).unwrap();
+    test.pair.sender.wait_status(STALL, |_| spool.join("newer").exists() && test.kept().len() == 3);
+    test.upgrade_and_deliver_but(0);
 }
 
 #[test]
 fn a_newer_intake_is_kept_and_an_upgrade_delivers_it() {
     let _running = shared();
     let toml = format!("{QUICK_SENDER}sync-after = \"1h\"\n");
-    let mut pair = Pair::new(2, Pattern::new(LARGE), &toml);
+    let mut pair = Pair::new(2, pattern(), &toml);
     pair.link.cut();
     pair.receiver.start();
     pair.sender.start();
@@ -181,23 +356,23 @@ fn a_newer_intake_is_kept_and_an_upgrade_delivers_it() {
     pair.sender.start();
     pair.sender.daemon().wait_for_log(&["newer nf-sender", "intake format 3"], STALL);
     assert_eq!(pair.sender.daemon().count_log(&["the intake", "are lost"]), 0, "all of it is kept");
-    let exporters = go_on(&pair, exporters, 700);
-    deliver_but(&pair, &exporters, 500);
-    assert_eq!(pair.sender.take().terminate().code(), Some(0));
+    let mut test = Downgrade { pair, exporters, files: Vec::new(), disk: None }.go_on(700);
+    assert_eq!(test.deliver_but(500), 0);
+    assert_eq!(test.pair.sender.take().terminate().code(), Some(0));
 
-    set_magic(&pair.sender.path("run/intake.newer-1"), *b"NFINTAK2");
-    deliver_the_kept(&mut pair, &exporters);
+    set_magic(&test.pair.sender.path("run/intake.newer-1"), *b"NFINTAK2");
+    test.pair.sender.start();
+    test.arrive_but(0);
 }
 
 #[test]
 fn a_damaged_header_is_not_taken_for_a_newer_one() {
     let _running = shared();
-    let (mut pair, exporters) = stopped_with_backlog();
-    let files = segments(&pair.sender.path("spool"));
+    let mut test = Downgrade::new(SEGMENTS);
     // A version without its checksum, as a failing disk makes it up.
-    change::<1>(&files[3], 13, |version| version[0] = 2);
-    pair.sender.start();
-    pair.link.mend();
-    assert_eq!(deliver_the_rest(&pair, &exporters).missing, 0);
-    assert!(kept(&pair).is_empty());
+    change::<1>(&test.files[3], 13, |version| version[0] = 2);
+    test.pair.sender.start();
+    test.pair.link.mend();
+    assert_eq!(deliver_the_rest(&test.pair, &test.exporters).missing, 0);
+    assert!(test.kept().is_empty());
 }

@@ -1,38 +1,48 @@
 //! Formats of a newer version: kept unchanged, skipped, and queued again once this version reads them.
 
 use super::*;
-use crate::batch::{HEADER_LEN, Sealing};
+use crate::batch::Sealing;
 use crate::spool::segment::SegmentHeader;
 
 /// Makes a segment one of version 2, or of version 1 again.
-fn set_version(disk: &MemoryDisk, name: &str, version: u8) {
+pub(super) fn set_version(disk: &MemoryDisk, name: &str, version: u8) {
     let mut bytes = disk.bytes(name);
-    bytes[13] = version;
-    let checksum = crc32c::crc32c(&bytes[12..SEGMENT_HEADER_LEN]);
-    bytes[8..12].copy_from_slice(&checksum.to_be_bytes());
+    as_newer::set_version(&mut bytes, version);
     disk.put(name, bytes);
 }
 
 /// Changes one byte of the header of the batch at `at` of a file, and its checksum.
-fn set_header_byte(disk: &MemoryDisk, name: &str, at: usize, byte: usize, value: u8) {
+pub(super) fn set_header_byte(disk: &MemoryDisk, name: &str, at: usize, byte: usize, value: u8) {
     let mut bytes = disk.bytes(name);
-    let header = &mut bytes[at..at + HEADER_LEN];
-    header[byte] = value;
-    let checksum = crc32c::crc32c_append(crc32c::crc32c(&STREAM.0), &header[8..]);
-    header[4..8].copy_from_slice(&checksum.to_be_bytes());
+    as_newer::set_header_byte(&mut bytes, at, byte, value);
     disk.put(name, bytes);
 }
 
-fn segment_names(disk: &MemoryDisk) -> Vec<String> {
+/// A disk whose spool holds `batches` batches. Of those of the first segment, whose name follows, these are of a newer
+/// version. Also where they begin.
+pub(super) fn with_newer_batches<const N: usize>(
+    batches: u64,
+    newer: [usize; N],
+) -> (MemoryDisk, String, [usize; N]) {
+    let disk = filled(batches);
+    let name = segment_names(&disk).remove(0);
+    let places = newer.map(|number| SEGMENT_HEADER_LEN + number * batch(0, 3).bytes().len());
+    for place in places {
+        set_header_byte(&disk, &name, place, 52, 3);
+    }
+    (disk, name, places)
+}
+
+pub(super) fn segment_names(disk: &MemoryDisk) -> Vec<String> {
     disk.names().into_iter().filter(|name| name.ends_with(".segment") && !name.contains('/')).collect()
 }
 
-fn kept_names(disk: &MemoryDisk) -> Vec<String> {
+pub(super) fn kept_names(disk: &MemoryDisk) -> Vec<String> {
     disk.names().into_iter().filter(|name| name.starts_with("newer/")).collect()
 }
 
 /// Reads all, keeping what is newer; returns the positions of the batches.
-fn drain(spool: &mut Spool<MemoryDisk>) -> Vec<u64> {
+pub(super) fn drain(spool: &mut Spool<MemoryDisk>) -> Vec<u64> {
     let (mut firsts, mut position) = (Vec::new(), spool.first().unwrap_or_default());
     while position < spool.end().unwrap_or_default() {
         let Some((segment, _, _)) = spool.segment_at(position) else {
@@ -57,7 +67,7 @@ fn drain(spool: &mut Spool<MemoryDisk>) -> Vec<u64> {
 }
 
 /// Renumbers batches of `STREAM`, as they are not sealed.
-fn renumber(_: StreamId, batch: &Batch, first: Position) -> Option<Batch> {
+pub(super) fn renumber(_: StreamId, batch: &Batch, first: Position) -> Option<Batch> {
     batch.renumbered(STREAM, first)
 }
 

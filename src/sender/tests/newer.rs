@@ -1,0 +1,90 @@
+//! Segments and batches of a newer version in the queue: every position is counted once, whoever finds them first.
+
+use super::*;
+use crate::service::both_clocks;
+use crate::spool::as_newer::set_version;
+use crate::spool::{Item, Newer};
+
+const BATCHES: u64 = 30;
+
+/// Segments of ten batches that [`push`] makes of 1,000 bytes.
+fn ten_to_a_segment() -> Policy {
+    Policy { rotate_size: 11_000, ..policy() }
+}
+
+/// A spool of `BATCHES` batches in three segments, stopped in order; and the file of its first segment.
+fn stopped() -> (tempfile::TempDir, std::path::PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, ten_to_a_segment());
+    push(&mut run, BATCHES, 1000);
+    spool_all(&run, ten_to_a_segment());
+    assert_eq!(segments(&directory), 3);
+    let file = directory.path().join("00000000000000000000.segment");
+    (directory, file)
+}
+
+/// Changes a file as a newer version would have written it.
+fn change(file: &Path, change: impl FnOnce(&mut [u8])) {
+    let mut bytes = std::fs::read(file).unwrap();
+    change(&mut bytes);
+    std::fs::write(file, bytes).unwrap();
+}
+
+fn kept(directory: &tempfile::TempDir) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(directory.path().join("newer")).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+/// What the link finds at the first position.
+fn first_newer(run: &Recovered) -> Newer {
+    let (first, mut reader) = run.queue.reader(Position(0), false).unwrap().unwrap();
+    assert_eq!(first, Position(0));
+    let Some(Item::Newer(newer)) = reader.next_item().unwrap() else { panic!("a newer segment") };
+    newer
+}
+
+/// The first segment is of a newer version and reached by a limit of the spool, while the link has read it.
+fn dropped_meanwhile(account: impl FnOnce(&Recovered, &Newer)) {
+    let (directory, file) = stopped();
+    change(&file, |segment| set_version(segment, 2));
+    let before = std::fs::read(&file).unwrap();
+    let aged = Policy { max_age: Some(Duration::ZERO), ..ten_to_a_segment() };
+    let run = start(&directory, aged);
+    let newer = first_newer(&run);
+    // As the keeper does it, which accounts for it later.
+    let now = both_clocks();
+    for moment in [now, now.plus(Duration::from_secs(10))] {
+        run.queue.spool().tend(moment, Position(0));
+    }
+    account(&run, &newer);
+    let figures = run.queue.figures();
+    assert_eq!((figures.counts.recovered, figures.counts.too_old, figures.queued), (20, 20, 0));
+    assert_balanced(&run.queue);
+    let files = kept(&directory);
+    assert_eq!(files.len(), 1, "{files:?}");
+    assert!(std::fs::read(&files[0]).unwrap() == before, "not a byte was changed");
+}
+
+#[test]
+fn a_newer_segment_that_a_limit_took_is_counted_once() {
+    let policy = ten_to_a_segment();
+    dropped_meanwhile(|run, newer| {
+        run.queue.keep_newer(Position(0), newer).unwrap();
+        assert_eq!(run.queue.figures().counts.recovered, BATCHES, "the keeper accounts for it");
+        spool_all(run, policy);
+    });
+    dropped_meanwhile(|run, newer| {
+        spool_all(run, policy);
+        run.queue.keep_newer(Position(0), newer).unwrap();
+    });
+}
+
+#[test]
+fn the_directory_for_newer_files_is_made_when_it_is_needed() {
+    let (directory, file) = stopped();
+    change(&file, |segment| set_version(segment, 2));
+    let run = start(&directory, ten_to_a_segment());
+    std::fs::remove_dir(directory.path().join("newer")).unwrap();
+    assert_eq!(drain(&run.queue, Position(0)), (10..BATCHES).collect::<Vec<_>>());
+    assert_eq!(kept(&directory).len(), 1);
+}
