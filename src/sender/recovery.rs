@@ -128,7 +128,7 @@ pub(crate) fn recover(
         && left.run == RunId::NONE
     {
         // A disk that did not take the record of the run took no copies either.
-        opened.spool.keep_passed(left.acknowledged);
+        opened.spool.keep_passed(left.acknowledged, &opened.copied);
     }
     opened.spool.acknowledge(acknowledged.unwrap_or_default());
     let acknowledged_there = any_left.map(|left| left.acknowledged);
@@ -413,11 +413,12 @@ impl Numbering {
 }
 
 /// A ledger that counts as recovered what should be there, and as corrupt what of it is found missing now. Gaps
-/// on record were counted by the run that recorded them.
+/// on record were counted by the run that recorded them, and what is kept apart is not in the queue.
 fn make_ledger(numbering: &Numbering, opened: &spool::Opened<Directory>) -> Ledger {
     let on_record = opened.spool.gaps().filter(|gap| !opened.missing.contains(gap));
     let leaps = numbering.gaps.iter().filter(|gap| gap.reason == GapReason::Unused).copied();
-    let mut ledger = Ledger::new(numbering.acknowledged, numbering.next, on_record.chain(leaps));
+    let apart = on_record.chain(leaps).chain(opened.copied.iter().copied());
+    let mut ledger = Ledger::new(numbering.acknowledged, numbering.next, apart);
     for gap in opened.missing.iter().chain(&numbering.gaps) {
         ledger.lose(*gap);
     }

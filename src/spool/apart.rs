@@ -105,13 +105,15 @@ impl<D: Disk> Spool<D> {
     }
 
     /// Keeps the pieces of a newer version that an earlier run has passed, and may not have kept as the disk refused:
-    /// those from the acknowledged position on, up to `position`.
-    pub fn keep_passed(&mut self, position: Position) {
+    /// those from the acknowledged position on, up to `position`, that are not in `known`.
+    pub fn keep_passed(&mut self, position: Position, known: &[Gap]) {
         let is_passed = |(first, piece): &(&Position, &Piece)| {
             matches!(piece, Piece::Segment { .. }) && **first < position && piece.end() > self.acknowledged
         };
         let segments: Vec<_> = self.pieces.iter().filter(is_passed).map(|(first, _)| *first).collect();
         for first in segments {
+            let is_known =
+                |piece: &Damage| known.iter().any(|gap| gap.first <= piece.first && piece.end <= gap.end);
             let pieces = self.newer_pieces(first, position).unwrap_or_else(|error| {
                 let name = name::segment(first);
                 tracing::error!(%error, "cannot look for what a newer nf-sender wrote in {name:?} of the spool: {error}");
@@ -119,6 +121,7 @@ impl<D: Disk> Spool<D> {
             });
             for piece in pieces {
                 if piece.offset > 0
+                    && !is_known(&piece)
                     && let Err(error) = self.copy_newer(first, piece)
                 {
                     self.note_uncopied(first, piece, &error);

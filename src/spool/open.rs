@@ -11,7 +11,7 @@ use crate::spool::age::LastWrite;
 use crate::spool::apart::{Apart, Formats};
 use crate::spool::disk::{Disk, DiskFile, Entry};
 use crate::spool::identity::{Found, Identity, LastRun};
-use crate::spool::name::{self, Name};
+use crate::spool::name::{self, NEWER, Name};
 use crate::spool::room::Awaited;
 use crate::spool::segment::{NewerSegment, SEGMENT_HEADER_LEN, SegmentHeader};
 use crate::spool::{Aside, Item, Lineage, Piece, Policy, SegmentReader, Spool};
@@ -31,6 +31,8 @@ pub struct Opened<D: Disk> {
     pub newest: Option<Timestamp>,
     /// From here on the spool held what a newer version wrote, and keeps it apart now.
     pub newer: Option<Position>,
+    /// Positions that segments of the queue hold, and that are kept apart all the same: a copy in `newer/` stands for them.
+    pub copied: Vec<Gap>,
 }
 
 /// A spool directory that was looked at, and not touched.
@@ -144,12 +146,14 @@ impl<D: Disk> Survey<D> {
             torn: 0,
             newest: None,
             newer: None,
+            copied: Vec::new(),
         };
         let stay = opened.keep_newest_apart(&mut files)?;
         opened.take_files(&files)?;
         opened.cover(&stay);
         opened.spool.bound_damaged();
         opened.spool.count_newer();
+        opened.find_copied();
         if let Some(LastRun::Orderly { acknowledged, .. }) = last_run {
             opened.spool.acknowledge(acknowledged);
         }
@@ -269,6 +273,28 @@ impl<D: Disk> Opened<D> {
         }
         self.spool.remove_file(&entry.name);
         Ok(())
+    }
+
+    /// Finds the positions that segments of the queue hold and of which copies are kept.
+    fn find_copied(&mut self) {
+        let files = self.spool.disk.list_in(NEWER).unwrap_or_default();
+        for file in files {
+            let place = name::parse_newer(&file.name).filter(|(_, stream)| *stream == self.spool.stream);
+            let Some((from, _)) = place else { continue };
+            let Some((_, end, _)) = self.spool.segment_at(from) else { continue };
+            match self.spool.held_by(&file) {
+                Ok(held) => {
+                    let held = held.into_iter().map(|gap| Gap { end: gap.end.min(end), ..gap });
+                    self.copied.extend(held.filter(|gap| gap.first < gap.end));
+                }
+                Err(error) => tracing::warn!(
+                    %error,
+                    "cannot read {:?} of the spool: {error}; what it holds may arrive twice",
+                    file.name
+                ),
+            }
+        }
+        self.copied.sort_by_key(|gap| gap.first);
     }
 
     /// The positions from `end` to `first` have neither a segment nor a gap.

@@ -7,7 +7,7 @@ use std::io;
 
 use crate::batch::Batch;
 use crate::datagram::Timestamp;
-use crate::sequence::{Position, StreamId};
+use crate::sequence::{Gap, GapReason, Position, StreamId};
 use crate::spool::age::LastWrite;
 use crate::spool::apart::Formats;
 use crate::spool::disk::{Disk, DiskFile, Entry};
@@ -62,6 +62,38 @@ impl<D: Disk> Spool<D> {
         Ok(start)
     }
 
+    /// The positions that `file` in `newer/` holds, as far as its batches are whole.
+    pub(super) fn held_by(&self, file: &Entry) -> io::Result<Vec<Gap>> {
+        let mut held = Vec::new();
+        let Some((from, stream)) = name::parse_newer(&file.name) else { return Ok(held) };
+        let (mut reader, _) = self.newer_reader(file, from, stream)?;
+        while let Some(item) = reader.next_item()? {
+            let (first, end) = match item {
+                Item::Batch(batch) => (batch.first(), batch.end()),
+                Item::Newer(Newer { place, .. }) => (place.first, place.end),
+                Item::Damage(_) => continue,
+            };
+            held.push(Gap { first: first.max(from), end, reason: GapReason::Unused });
+        }
+        Ok(held)
+    }
+
+    /// A reader of `file` in `newer/`, which counts from position `from` on, and the header of the file.
+    fn newer_reader(
+        &self,
+        file: &Entry,
+        from: Position,
+        stream: StreamId,
+    ) -> io::Result<(SegmentReader<D::File>, Option<SegmentHeader>)> {
+        let start = self.start_of(&file.name)?;
+        let mut reader =
+            SegmentReader::new(self.disk.open(&file.name)?, stream, from, Position(u64::MAX), file.size);
+        if let Some(newer) = NewerSegment::parse(&start) {
+            reader.set_newer(newer.version);
+        }
+        Ok((reader, SegmentHeader::parse(&start)))
+    }
+
     /// Takes `file` in as the segment that starts at `next`, where the spool ends. `renumber` makes of a batch of the
     /// given stream one of this stream at the given position, or `None` if it has no key for it.
     pub fn take_in(
@@ -74,18 +106,13 @@ impl<D: Disk> Spool<D> {
         if self.room()?.bytes < file.size || self.is_place_taken(next) {
             return Ok(TakenIn::NoRoom);
         }
-        let start = self.start_of(&file.name)?;
-        let mut reader =
-            SegmentReader::new(self.disk.open(&file.name)?, stream, from, Position(u64::MAX), file.size);
-        if let Some(newer) = NewerSegment::parse(&start) {
-            reader.set_newer(newer.version);
-        }
+        let (mut reader, header) = self.newer_reader(file, from, stream)?;
         let unfinished = format!("{}{UNFINISHED}", file.name);
         let mut copy =
             Copy { file: self.disk.create(&unfinished)?, size: 0, end: next, newest: Timestamp(0) };
         copy.file.truncate(0)?;
         let unknown = Begun { wall: file.modified, ..Begun::default() };
-        let begun = SegmentHeader::parse(&start).map_or(unknown, |header| header.begun);
+        let begun = header.map_or(unknown, |header| header.begun);
         copy.write(&SegmentHeader { stream: self.stream, first: next, begun }.encode())?;
         match copy.fill(&mut reader, stream, renumber)? {
             Some(stays) => {

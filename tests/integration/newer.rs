@@ -13,7 +13,7 @@ use crate::losses::{deliver_the_rest, dropped, first_position, gaps, go_on, segm
 use crate::running::shared;
 use crate::small_disks::take_inodes;
 use crate::support::chatter::{LARGE, Pattern};
-use crate::support::collector::Collector;
+use crate::support::collector::{Collector, Pace, Reading};
 use crate::support::exporter::Exporters;
 use crate::support::hosts::QUICK_SENDER;
 use crate::support::load::Until;
@@ -224,6 +224,34 @@ fn batches_of_a_newer_compression_are_kept() {
     assert_eq!(test.pair.sender.daemon().count_log(&words), 2);
     assert_eq!(test.kept().len(), 2);
     test.upgrade_and_deliver_but(0);
+}
+
+/// While the collector is slow, the reader is ahead of what was sent: batches are in `newer/` and in the queue.
+#[test]
+fn a_newer_batch_that_is_still_queued_arrives_once() {
+    let _running = shared();
+    let reading = Reading { pace: Pace::PerSecond(1000), ..Reading::default() };
+    let collector = Collector::start_reading("127.0.0.1:0", 2, pattern(), reading);
+    let mut test = Downgrade::of(Downgrade::pair(collector, SEGMENTS), 8000);
+    for file in &test.files {
+        set_compression(file, 3);
+    }
+    test.pair.sender.start();
+    test.pair.link.mend();
+    // The window holds 24 of them.
+    test.pair.sender.wait_status(STALL, |status| count(status, "/newer/files") >= 26);
+    test.pair.link.cut();
+    let last = test.kept().pop().unwrap();
+    assert_eq!(test.pair.sender.take().terminate().code(), Some(0));
+    for file in segments(&test.pair.sender.path("spool")) {
+        set_compression(&file, 0);
+    }
+    test.kept().iter().for_each(|file| make_readable(file));
+    let from = last.file_stem().unwrap().to_str().unwrap().split_once('-').unwrap().0;
+    assert!(test.pair.sender.path("spool").join(format!("{from}.segment")).exists(), "it is in both");
+    test.pair.sender.start();
+    test.pair.link.mend();
+    test.arrive_but(0);
 }
 
 #[test]

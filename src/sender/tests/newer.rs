@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::service::both_clocks;
-use crate::spool::as_newer::set_version;
-use crate::spool::{Item, Newer};
+use crate::spool::as_newer::{set_header_byte, set_version};
+use crate::spool::{Item, Newer, SEGMENT_HEADER_LEN};
 
 const BATCHES: u64 = 30;
 
@@ -77,6 +77,29 @@ fn a_newer_segment_that_a_limit_took_is_counted_once() {
         spool_all(run, policy);
         run.queue.keep_newer(Position(0), newer).unwrap();
     });
+}
+
+#[test]
+fn a_copy_in_newer_is_not_queued_twice() {
+    let (directory, file) = stopped();
+    let set_code = |file: &Path, code| {
+        change(file, |segment| set_header_byte(segment, SEGMENT_HEADER_LEN, 52, code));
+    };
+    set_code(&file, 3);
+    let run = start(&directory, ten_to_a_segment());
+    assert_eq!(drain(&run.queue, Position(0)), (1..BATCHES).collect::<Vec<_>>());
+    kill(run);
+    let counts = |run: &Recovered| (run.queue.figures().counts.recovered, run.queue.figures().queued);
+    let run = start(&directory, ten_to_a_segment());
+    assert_eq!(counts(&run), (BATCHES - 1, BATCHES - 1), "a restart does not queue it again");
+    spool_all(&run, ten_to_a_segment());
+    kill(run);
+
+    set_code(&file, 0);
+    set_code(&kept(&directory)[0], 0);
+    let run = start(&directory, ten_to_a_segment());
+    assert_eq!(counts(&run), (BATCHES, BATCHES), "an upgrade queues it once");
+    assert!(kept(&directory).is_empty());
 }
 
 #[test]

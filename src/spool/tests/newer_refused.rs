@@ -1,6 +1,8 @@
 //! Disks that refuse to move what a newer version wrote: it stays where it is, holds nothing up, and is moved later.
 
-use super::newer::{drain, kept_names, segment_names, set_version, with_newer_batches};
+use super::newer::{
+    drain, kept_names, renumber, segment_names, set_header_byte, set_version, with_newer_batches,
+};
 use super::*;
 use crate::spool::segment::SegmentHeader;
 
@@ -113,7 +115,7 @@ fn a_newer_batch_on_a_read_only_disk_holds_nothing_up() {
 
     // The next run hears from the intake what this one did, and goes on with that.
     let mut spool = reopen(&disk).spool;
-    spool.keep_passed(Position(18));
+    spool.keep_passed(Position(18), &[]);
     spool.acknowledge(Position(18));
     assert_eq!(spool.end(), None);
     disk.set_read_only(false);
@@ -135,7 +137,7 @@ fn a_segment_of_newer_batches_alone_outlives_a_restart() {
         if kept.is_ok() {
             // A run that records nothing, and has gone on to the end.
             spool = reopen(&disk).spool;
-            spool.keep_passed(Position(18));
+            spool.keep_passed(Position(18), &[]);
             spool.acknowledge(Position(18));
         } else {
             assert_eq!(spool.end(), Some(Position(18)), "it waits for room, as nothing else would tell");
@@ -150,8 +152,9 @@ fn a_segment_of_newer_batches_alone_outlives_a_restart() {
 fn what_was_delivered_before_is_not_kept_again() {
     let (disk, ..) = with_newer_batches(3, [0, 2]);
     reopen(&disk).spool.end_run(Position(3), Position(9)).unwrap();
-    let mut spool = reopen(&disk).spool;
-    spool.keep_passed(Position(9));
+    let opened = reopen(&disk);
+    let mut spool = opened.spool;
+    spool.keep_passed(Position(9), &opened.copied);
     spool.acknowledge(Position(9));
     assert_eq!(kept_names(&disk), [name::newer(Position(6), STREAM)]);
 }
@@ -172,6 +175,45 @@ fn a_full_disk_moves_a_segment_that_it_cannot_copy() {
     assert_eq!((gap.first, gap.end), (Position(3), Position(9)));
     assert_eq!(kept_names(&disk), [name::newer(Position(3), STREAM)]);
     assert_eq!(drain(&mut spool), [9, 12, 15]);
+}
+
+#[test]
+fn a_copy_stands_for_what_the_queue_still_holds() {
+    let (disk, name, [at]) = with_newer_batches(6, [1]);
+    drain(&mut reopen(&disk).spool);
+    let copied = [Gap { first: Position(3), end: Position(6), reason: GapReason::Unused }];
+    assert_eq!(reopen(&disk).copied, copied);
+    // The same for a version that reads it: it is delivered once, by the copy.
+    let kept = kept_names(&disk).remove(0);
+    set_header_byte(&disk, &name, at, 52, 0);
+    set_header_byte(&disk, &kept, SEGMENT_HEADER_LEN, 52, 0);
+    let opened = reopen(&disk);
+    assert_eq!(opened.copied, copied);
+    let mut spool = opened.spool;
+    let file = spool.newer_files().unwrap().remove(0);
+    assert_eq!(spool.take_in(&file, Position(18), renumber).unwrap(), TakenIn::Until(Position(21)));
+    assert_eq!(reopen(&disk).copied, []);
+}
+
+#[test]
+fn a_torn_copy_stands_for_whole_batches_only() {
+    let (disk, ..) = with_newer_batches(3, [0, 1]);
+    drain(&mut reopen(&disk).spool);
+    let kept = kept_names(&disk).remove(0);
+    disk.cut(&kept, disk.bytes(&kept).len() - 1);
+    let ends: Vec<_> = reopen(&disk).copied.iter().map(|gap| (gap.first.0, gap.end.0)).collect();
+    assert_eq!(ends, [(0, 3)]);
+}
+
+#[test]
+fn a_segment_that_moved_without_a_record_is_not_missed() {
+    let disk = filled(12);
+    let names = segment_names(&disk);
+    disk.rename(&names[1], &name::newer(Position(9), STREAM)).unwrap();
+    let opened = reopen(&disk);
+    assert_eq!((opened.missing, opened.spool.end()), (vec![], Some(Position(36))));
+    let places: Vec<_> = opened.copied.iter().map(|gap| (gap.first.0, gap.end.0)).collect();
+    assert_eq!(places, [(9, 12), (12, 15), (15, 18)]);
 }
 
 #[test]
