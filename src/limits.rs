@@ -105,12 +105,50 @@ pub const TEMPLATE_BYTES_PER_EXPORTER: usize = 64 * 1024;
 /// Bytes that each kept template counts beside its definition: its entry and what the allocator adds.
 pub const TEMPLATE_OVERHEAD: usize = 64;
 
-/// Bytes that each exporter counts beside its templates: its entry in a table that is half full.
-pub const TEMPLATE_EXPORTER_OVERHEAD: usize = 384;
+/// Ports, with what each defined, that are remembered of one template that was defined differently from several ports:
+/// enough to see that two exporters behind one address take turns.
+pub const DEFINERS_PER_TEMPLATE: usize = 16;
 
-/// Bytes of templates that are kept in all: 2,000 exporters with 10 templates of 25 fields; the exporter that
-/// has defined nothing for longest makes room.
+/// Exporters behind one address with the same source id or observation domain whose templates are kept apart; the one
+/// whose definitions are the oldest makes room. A NAT rarely hides more.
+pub const PORTS_PER_DOMAIN: usize = 64;
+
+/// Bytes that each exporter and domain counts beside its templates: its entry in a table that is half full.
+pub const TEMPLATE_EXPORTER_OVERHEAD: usize = 640;
+
+/// Bytes of templates that are kept of one sender for one collector: 1,800 exporters with 10 templates of 25 fields; the
+/// exporter that has defined nothing for longest makes room.
 pub const TEMPLATE_MEMORY: usize = 4 * 1024 * 1024;
+
+/// Bytes of options data records of one exporter and domain that are kept: an application table of 2,000 rows and 500
+/// interfaces. The record that came longest ago in the largest table makes room.
+pub const OPTION_BYTES_PER_EXPORTER: usize = 512 * 1024;
+
+/// Bytes that each kept record counts beside itself: its entry in a table that is half full.
+pub const OPTION_OVERHEAD: usize = 128;
+
+/// Bytes that each options template with records counts beside these.
+pub const OPTION_TABLE_OVERHEAD: usize = 256;
+
+/// Bytes of options data records that are kept of one sender for one collector: those of 80 exporters with 500 interfaces
+/// and 500 applications; the exporter that has sent none for longest makes room.
+pub const OPTION_MEMORY: usize = 16 * 1024 * 1024;
+
+/// Bytes of templates of all senders and collectors: eight times the most of one; what takes most makes room.
+pub const TEMPLATES_TOTAL: usize = 32 * 1024 * 1024;
+
+/// Bytes of options data of all senders and collectors: four times the most of one; what takes most makes room.
+pub const OPTIONS_TOTAL: usize = 64 * 1024 * 1024;
+
+/// How often everything known of an exporter may be repeated to a collector that did not restart, because the collector
+/// sees the exporter under another port; then once in `REPEAT_EVERY`.
+pub const REPEATS_AT_ONCE: usize = 8;
+
+/// See `REPEATS_AT_ONCE`: exporters refresh their templates no more often.
+pub const REPEAT_EVERY: Duration = Duration::from_secs(10);
+
+/// Sockets of one exporter and domain of which is remembered that repeats went from them: more than there are at a time.
+pub const SOCKETS_PER_DOMAIN: usize = 128;
 
 /// Bytes of a datagram that repeats templates, unless one template alone is longer: it passes a link of 1,500
 /// bytes whole, whatever tunnels add.
@@ -286,10 +324,6 @@ pub const CLOCK_EARLIEST: Duration = Duration::from_secs(1_767_225_600);
 /// The longest time after which datagrams may be told to go to a collector's address for late ones.
 pub const LATE_AFTER_MAX: Duration = Duration::from_secs(10 * 31_557_600);
 
-/// Exporters and domains of which nf-receiver remembers, for each collector, that it has their templates; beyond, it is told
-/// all of them once more.
-pub const PRIMED_MAX: usize = 65_536;
-
 /// Bytes of batches that wait in nf-receiver for the collectors of one stream while others are ahead of them.
 pub const LANE_MAX: usize = 1024 * 1024;
 
@@ -298,6 +332,17 @@ pub const PARCEL_OVERHEAD: usize = 256;
 
 /// Bytes of such batches of all streams together; beyond, each stream holds one batch for each kind of collector.
 pub const LANES_MAX: usize = 64 * 1024 * 1024;
+
+/// Ports of one exporter's address that have a socket of their own at a collector: as many exporters behind a NAT or a
+/// container's gateway are told apart. The address's other ports share one socket.
+pub const PORTS_PER_ADDRESS: usize = 64;
+
+/// How long a port of an exporter is unused before its socket goes to another port of a full address: exporters with active
+/// flows send within a few minutes.
+pub const PORT_IDLE: Duration = Duration::from_secs(600);
+
+/// Ports that are remembered at one collector, of exporters whose sockets were closed: 16 times `limits.exporter-sockets`.
+pub const PORTS_REMEMBERED: usize = 16_384;
 
 /// Files that nf-receiver takes beside its connections, the strangers and the sockets for exporters: listeners, two for each
 /// of 64 collectors, control socket.

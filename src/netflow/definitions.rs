@@ -1,19 +1,32 @@
-//! The templates that one exporter has defined and not withdrawn, in the order in which it did.
+//! The templates in force in one observation domain of an exporter, in the order of their definition.
 //!
-//! Templates and options templates share their ids; the latest definition of an id is the one that is in force.
-//! Holds at most [`TEMPLATES_PER_EXPORTER`] and [`TEMPLATE_BYTES_PER_EXPORTER`]: the oldest make room. What is
-//! repeated without a change stays where it is, and costs no allocation.
+//! Templates and options templates share their ids; the latest definition of an id is in force.
+//! Holds at most [`TEMPLATES_PER_EXPORTER`] and [`TEMPLATE_BYTES_PER_EXPORTER`]: the oldest make room. A template that is
+//! repeated without a change stays in its place, and costs no allocation.
+//!
+//! Exporters may send from many ports, so the port does not tell one exporter from another by itself. Two exporters behind
+//! one address give themselves away: one of them defines an id again as it did before, after the other defined it
+//! differently from another port.
 
-use crate::limits::{TEMPLATE_BYTES_PER_EXPORTER, TEMPLATE_OVERHEAD, TEMPLATES_PER_EXPORTER};
+use crate::limits::{
+    DEFINERS_PER_TEMPLATE, TEMPLATE_BYTES_PER_EXPORTER, TEMPLATE_OVERHEAD, TEMPLATES_PER_EXPORTER,
+};
+use crate::netflow::sets::Format;
 use crate::netflow::template::{Change, Template};
 
 /// One template or options template.
-#[derive(PartialEq, Eq)]
+#[derive(Clone)]
 pub(super) struct Definition {
     pub(super) template_id: u16,
     pub(super) is_options: bool,
     /// The template record, byte for byte.
     pub(super) bytes: Box<[u8]>,
+    /// The revision of the domain that defined it.
+    pub(super) revision: u64,
+    /// The exporter's port that defined it last.
+    pub(super) port: u16,
+    /// Ports that defined this id differently, and the checksum of their last definition; the oldest first.
+    others: Vec<(u16, u32)>,
 }
 
 impl Definition {
@@ -21,9 +34,31 @@ impl Definition {
         self.is_options == template.is_options && *self.bytes == *template.definition
     }
 
+    /// Whether `port` defined this id as `template` before another port defined it as it is now.
+    fn was_defined_as(&self, template: &Template<'_>, port: u16) -> bool {
+        self.port != port && self.others.contains(&(port, crc32c::crc32c(template.definition)))
+    }
+
+    /// The definitions of this id by other ports, once `port` has defined it differently.
+    fn others_than(&self, port: u16) -> Vec<(u16, u32)> {
+        let own = (self.port, crc32c::crc32c(&self.bytes));
+        let mut others: Vec<_> =
+            self.others.iter().copied().filter(|(other, _)| *other != self.port).collect();
+        others.push(own);
+        others.retain(|(other, _)| *other != port);
+        let surplus = others.len().saturating_sub(DEFINERS_PER_TEMPLATE);
+        others.drain(..surplus);
+        others
+    }
+
     /// Bytes that it takes.
     fn cost(&self) -> usize {
         cost(&self.bytes)
+    }
+
+    /// The template that it defines.
+    pub(super) fn template(&self, format: Format) -> Option<Template<'_>> {
+        Template::parse(format, self.is_options, &self.bytes)
     }
 }
 
@@ -32,25 +67,53 @@ fn cost(definition: &[u8]) -> usize {
     definition.len().saturating_add(TEMPLATE_OVERHEAD)
 }
 
-/// The templates of one exporter.
-#[derive(Default)]
+/// The result of following a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Followed {
+    /// Everything is as before.
+    Unchanged,
+    /// Something is different from before.
+    Changed,
+    /// Nothing was done: this port and another one are two exporters.
+    Conflict,
+}
+
+impl Followed {
+    fn changed_if(changed: bool) -> Self {
+        if changed { Self::Changed } else { Self::Unchanged }
+    }
+}
+
+/// The templates of one domain.
+#[derive(Clone, Default)]
 pub(super) struct Definitions {
     /// From the one defined first to the one defined last; no two of an id.
     list: Vec<Definition>,
-    /// What they take together.
+    /// Bytes of all of them.
     bytes: usize,
+    /// How many of them are options templates.
+    options: usize,
 }
 
 impl Definitions {
-    /// Follows `change`; true if anything is different from before.
-    pub(super) fn apply(&mut self, change: &Change<'_>) -> bool {
+    /// Follows a change that came from `port` of the exporter; definitions that it brings get this revision.
+    pub(super) fn follow(&mut self, change: &Change<'_>, port: u16, revision: u64) -> Followed {
         match change {
-            Change::Defined(template) => self.define(template),
-            Change::Withdrawn(id) => self.forget(|definition| definition.template_id == *id),
+            Change::Defined(template) => self.define(template, port, revision),
+            Change::Withdrawn(id) => {
+                Followed::changed_if(self.forget(|definition| definition.template_id == *id))
+            }
             Change::AllWithdrawn { is_options } => {
-                self.forget(|definition| definition.is_options == *is_options)
+                Followed::changed_if(self.forget(|definition| definition.is_options == *is_options))
             }
         }
+    }
+
+    /// Adds a definition that another list had.
+    pub(super) fn add(&mut self, definition: Definition) {
+        self.bytes += definition.cost();
+        self.options += usize::from(definition.is_options);
+        self.list.push(definition);
     }
 
     /// Bytes that all of them take.
@@ -62,50 +125,77 @@ impl Definitions {
         self.list.is_empty()
     }
 
+    /// Whether any of them is an options template.
+    pub(super) fn has_options(&self) -> bool {
+        self.options > 0
+    }
+
+    /// The options template with this id.
+    pub(super) fn options_template(&self, id: u16) -> Option<&Definition> {
+        self.list.iter().find(|definition| definition.is_options && definition.template_id == id)
+    }
+
     /// From the one defined first to the one defined last.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Definition> {
         self.list.iter()
     }
 
-    fn define(&mut self, template: &Template<'_>) -> bool {
-        let known = self.list.iter().find(|definition| definition.template_id == template.id);
-        if known.is_some_and(|known| known.is(template)) {
-            return false;
-        }
-        let forgotten = known.is_some() && self.forget(|definition| definition.template_id == template.id);
+    fn define(&mut self, template: &Template<'_>, port: u16, revision: u64) -> Followed {
+        let known = self.list.iter_mut().find(|definition| definition.template_id == template.id);
+        let others = match known {
+            Some(known) if known.is(template) => {
+                if known.port != port {
+                    known.port = port;
+                    known.others.retain(|(other, _)| *other != port);
+                }
+                return Followed::Unchanged;
+            }
+            Some(known) if known.was_defined_as(template, port) => return Followed::Conflict,
+            Some(known) => known.others_than(port),
+            None => Vec::new(),
+        };
+        let forgotten = self.forget(|definition| definition.template_id == template.id);
         if cost(template.definition) > TEMPLATE_BYTES_PER_EXPORTER {
-            return forgotten;
+            return Followed::changed_if(forgotten);
         }
-        let definition = Definition {
+        self.add(Definition {
             template_id: template.id,
             is_options: template.is_options,
             bytes: template.definition.into(),
-        };
-        self.bytes += definition.cost();
-        self.list.push(definition);
+            revision,
+            port,
+            others,
+        });
         self.make_room();
-        true
+        Followed::Changed
     }
 
     fn forget(&mut self, gone: impl Fn(&Definition) -> bool) -> bool {
         let before = self.list.len();
         self.list.retain(|definition| !gone(definition));
-        self.bytes = self.list.iter().map(Definition::cost).sum();
+        self.recount();
         self.list.len() != before
     }
 
-    /// Drops what was defined first, as far as there is too much.
+    fn recount(&mut self) {
+        self.bytes = self.list.iter().map(Definition::cost).sum();
+        self.options = self.list.iter().filter(|definition| definition.is_options).count();
+    }
+
+    /// Drops the oldest definitions, as far as there is too much.
     fn make_room(&mut self) {
-        let mut surplus = 0;
-        let mut left = self.list.len();
+        let (mut surplus, mut left, mut bytes) = (0, self.list.len(), self.bytes);
         for oldest in &self.list {
-            if left <= TEMPLATES_PER_EXPORTER && self.bytes <= TEMPLATE_BYTES_PER_EXPORTER {
+            if left <= TEMPLATES_PER_EXPORTER && bytes <= TEMPLATE_BYTES_PER_EXPORTER {
                 break;
             }
-            self.bytes -= oldest.cost();
+            bytes -= oldest.cost();
             left -= 1;
             surplus += 1;
         }
-        self.list.drain(..surplus);
+        if surplus > 0 {
+            self.list.drain(..surplus);
+            self.recount();
+        }
     }
 }

@@ -1,27 +1,30 @@
 //! The entry of the fuzzers into this folder.
 
 use core::net::{Ipv4Addr, SocketAddr};
+use std::collections::HashSet;
+use std::time::Instant;
 
 use bytes::Buf;
 
 use crate::datagram::{BootTime, Datagram, Timestamp};
 use crate::limits::{
-    EXPORTERS_MAX, PAYLOAD_MAX, RECORD_LENGTHS_TOTAL, REPEAT_TARGET, TEMPLATE_MEMORY, TEMPLATES_PER_EXPORTER,
+    EXPORTERS_MAX, OPTION_MEMORY, PAYLOAD_MAX, RECORD_LENGTHS_TOTAL, REPEAT_TARGET, TEMPLATE_MEMORY,
+    TEMPLATES_PER_EXPORTER,
 };
 use crate::netflow::sets::Sets;
 use crate::netflow::template::{Change, Changes};
-use crate::netflow::{ExporterTable, Header, Kept, KeptTemplate, Missing, Sequence, TemplateMemory};
+use crate::netflow::{ExporterTable, Header, Kept, KeptRecord, KeptTemplate, Recipient, TemplateMemory};
 
 /// Bits of a datagram's first byte that choose its exporter.
 const EXPORTERS: u8 = 0b11;
 
-/// Takes `bytes`, whatever they are, for datagrams of a few exporters: each is one byte that chooses the
+/// Takes `bytes`, whatever they are, for datagrams of a few exporters that come `now`: each is one byte that chooses the
 /// exporter, two of length, and the payload.
 ///
 /// # Panics
 ///
 /// If a bound does not hold, or templates do not come back as they were, repeated or kept.
-pub fn fuzz_netflow(bytes: &[u8]) {
+pub fn fuzz_netflow(bytes: &[u8], now: Instant) {
     let mut table = ExporterTable::default();
     let mut memory = TemplateMemory::default();
     let mut rest = bytes;
@@ -31,9 +34,11 @@ pub fn fuzz_netflow(bytes: &[u8]) {
         table.note(&datagram, BootTime::default());
         assert!(table.iter().count() <= EXPORTERS_MAX, "there are too many exporters");
         assert!(table.record_length_bytes() <= RECORD_LENGTHS_TOTAL, "record lengths take too much");
-        memory.note(&datagram);
-        assert!(memory.bytes() <= TEMPLATE_MEMORY, "templates take too much");
-        check_repeats(&memory, &datagram);
+        memory.note([&datagram], None);
+        let (templates, options) = memory.bytes();
+        assert!(templates <= TEMPLATE_MEMORY, "templates take too much");
+        assert!(options <= OPTION_MEMORY, "options data take too much");
+        check_repeats(&memory, &datagram, now);
     }
     check_kept(&memory);
 }
@@ -47,47 +52,59 @@ fn next_payload<'a>(rest: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
     Some((u16::from(exporter & EXPORTERS), payload))
 }
 
-/// What is to be delivered before `datagram` defines what is known of its exporter, with its numbers, and
-/// nothing else.
-fn check_repeats(memory: &TemplateMemory, datagram: &Datagram<'_>) {
-    let repeats = memory.before(datagram);
+/// A collector that has got nothing.
+fn nobody() -> Recipient {
+    Recipient { place: 0, generation: 1, socket: 2, has_moved: false }
+}
+
+/// Repeats before `datagram` hold what is known of its exporter, with its numbers, and nothing else.
+fn check_repeats(memory: &TemplateMemory, datagram: &Datagram<'_>, now: Instant) {
+    let repeats = memory.before(core::slice::from_ref(datagram), &nobody(), now);
     let Some(header) = Header::parse(datagram.payload) else {
-        assert!(repeats.is_empty(), "nothing was to be repeated");
+        assert!(repeats.is_none(), "nothing was to be repeated");
         return;
     };
     let mut collector = TemplateMemory::default();
-    let mut missing = Missing::default();
-    let mut last = None;
-    for payload in &repeats {
+    let payloads = repeats.map(|(_, repeats)| repeats.payloads).unwrap_or_default();
+    let mut next = None;
+    for payload in &payloads {
         let own = Header::parse(payload).expect("a repeat has a header");
         assert_eq!(
             (own.version, own.source_id),
             (header.version, header.source_id),
             "a repeat is of another"
         );
-        let defined = template_ids(payload).len();
-        assert!(payload.len() <= REPEAT_TARGET || defined == 1, "a repeat is too long");
+        let sets: Vec<_> = Sets::of(payload).expect("a repeat has sets").collect();
+        assert!(payload.len() <= REPEAT_TARGET || sets.len() == 1, "a repeat is too long");
         assert!(payload.len() <= PAYLOAD_MAX, "a repeat is longer than any datagram");
-        let mut sets = Sets::of(payload).expect("a repeat has sets");
-        assert!(sets.all(|set| set.template_kind().is_some()), "a repeat has data");
-        let adds = u32::from(own.version == 9);
-        missing.note(Sequence { number: own.sequence.number, adds: Some(adds) });
-        last = Some(own.sequence.number.wrapping_add(adds));
-        collector.note(&Datagram { payload, ..*datagram });
+        let records = sets.iter().filter(|set| set.template_kind().is_none()).count();
+        let adds = if own.version == 9 { 1 } else { u32::try_from(records).expect("a few") };
+        assert!(next.is_none_or(|next| next == own.sequence.number), "repeats have a gap");
+        next = Some(own.sequence.number.wrapping_add(adds));
+        collector.note([&Datagram { payload, ..*datagram }], None);
     }
-    assert!(last.is_none_or(|last| last == header.sequence.number), "repeats do not lead to the datagram");
-    assert_eq!(missing.count(), 0, "repeats have a gap");
+    assert!(next.is_none_or(|next| next == header.sequence.number), "repeats do not lead to the datagram");
     let own = template_ids(datagram.payload);
-    let mut expected = templates(memory, datagram.exporter, &header);
-    expected.retain(|template| !own.contains(&template.template_id));
-    assert_eq!(templates(&collector, datagram.exporter, &header), expected, "templates come differently");
+    let known = |memory: &TemplateMemory| known(memory, datagram.exporter, &header, &own);
+    assert_eq!(known(&collector), known(memory), "what was repeated comes differently");
 }
 
-/// The templates that are known of one exporter.
-fn templates(memory: &TemplateMemory, exporter: SocketAddr, header: &Header) -> Vec<KeptTemplate> {
-    let key = (exporter, header.version, header.source_id);
-    let mut kept = memory.kept().filter(|kept| (kept.exporter, kept.version, kept.source_id) == key);
-    kept.next().map(|kept| kept.templates).unwrap_or_default()
+/// The templates and options data that are known of one exporter, but for templates with these ids.
+fn known(
+    memory: &TemplateMemory,
+    exporter: SocketAddr,
+    header: &Header,
+    without: &[u16],
+) -> (Vec<KeptTemplate>, Vec<KeptRecord>) {
+    let is_its = |kept: &Kept| {
+        (kept.exporter, kept.version, kept.source_id) == (exporter.ip(), header.version, header.source_id)
+            && [0, exporter.port()].contains(&kept.port)
+    };
+    let mut templates = memory.kept_templates().find(is_its).map(|kept| kept.templates).unwrap_or_default();
+    templates.retain(|template| !without.contains(&template.template_id));
+    let mut options = memory.kept_options().find(is_its).map(|kept| kept.options).unwrap_or_default();
+    options.retain(|record| !without.contains(&record.template_id));
+    (templates, options)
 }
 
 /// The ids of the templates that `payload` defines.
@@ -99,15 +116,24 @@ fn template_ids(payload: &[u8]) -> Vec<u16> {
 
 /// What is kept comes back as it was.
 fn check_kept(memory: &TemplateMemory) {
-    let kept: Vec<Kept> = memory.kept().collect();
+    let templates: Vec<Kept> = memory.kept_templates().collect();
     let bounded = |kept: &Kept| (1..=TEMPLATES_PER_EXPORTER).contains(&kept.templates.len());
-    assert!(kept.iter().all(bounded), "an exporter has none or too many templates");
-    let text = serde_json::to_string(&kept).expect("what is kept is text");
-    let read: Vec<Kept> = serde_json::from_str(&text).expect("the text of what is kept is read");
+    assert!(templates.iter().all(bounded), "an exporter has none or too many templates");
     let mut restored = TemplateMemory::default();
-    for kept in read {
-        restored.restore(kept);
+    for kept in read_back(&templates) {
+        restored.restore_templates(&kept);
     }
-    assert_eq!(restored.kept().collect::<Vec<_>>(), kept, "what was kept comes back differently");
+    let options: Vec<Kept> = memory.kept_options().collect();
+    for kept in read_back(&options) {
+        restored.restore_options(&kept);
+    }
+    assert_eq!(restored.kept_options().collect::<Vec<_>>(), options, "options data come back differently");
     assert_eq!(restored.bytes(), memory.bytes(), "the account of bytes does not add up");
+    let all = |memory: &TemplateMemory| memory.kept_templates().collect::<HashSet<_>>();
+    assert_eq!(all(&restored), all(memory), "what was kept comes back differently");
+}
+
+fn read_back(kept: &[Kept]) -> Vec<Kept> {
+    let text = serde_json::to_string(kept).expect("what is kept is text");
+    serde_json::from_str(&text).expect("the text of what is kept is read")
 }

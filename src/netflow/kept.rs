@@ -1,31 +1,42 @@
-//! Templates on their way to and from a file.
+//! Templates and options data on their way to and from a file.
 
 use core::fmt;
-use core::net::SocketAddr;
+use core::net::IpAddr;
+use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::netflow::ExporterKey;
 use crate::netflow::definitions::{Definition, Definitions};
+use crate::netflow::domain::DomainKey;
+use crate::netflow::options::Options;
 use crate::netflow::sets::Format;
-use crate::netflow::template::{Change, Template};
+use crate::netflow::template::Template;
 
-/// The templates of one exporter, by their order. What comes from a file may be anything;
-/// [`TemplateMemory::restore`](crate::netflow::TemplateMemory::restore) checks it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What one exporter has defined, in its order. What comes from a file may be anything;
+/// [`TemplateMemory`](crate::netflow::TemplateMemory) checks it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Kept {
-    /// The exporter's own address and port.
-    pub exporter: SocketAddr,
+    /// The exporter's own address.
+    pub exporter: IpAddr,
+    /// The interface that a link-local address belongs to; 0 for others.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub scope: u32,
+    /// The exporter's port, if other exporters have the same address; else 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub port: u16,
     /// 9, or 10 for IPFIX.
     pub version: u16,
     /// Source id or observation domain id.
     pub source_id: u32,
     /// From the one defined first to the one defined last.
     pub templates: Vec<KeptTemplate>,
+    /// Of one template, the one that came last comes last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<KeptRecord>,
 }
 
 /// One template or options template.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct KeptTemplate {
     /// 256 to 65,535.
     pub template_id: u16,
@@ -36,6 +47,20 @@ pub struct KeptTemplate {
     pub definition: Vec<u8>,
 }
 
+/// One options data record.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct KeptRecord {
+    /// The id of its options template.
+    pub template_id: u16,
+    /// Byte for byte; as text: base64.
+    #[serde(with = "text")]
+    pub record: Vec<u8>,
+}
+
+fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
+}
+
 impl fmt::Debug for KeptTemplate {
     /// Shows which and how long, never the bytes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -43,22 +68,45 @@ impl fmt::Debug for KeptTemplate {
     }
 }
 
+impl fmt::Debug for KeptRecord {
+    /// Shows of which template and how long, never the bytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "of {} ({} bytes)", self.template_id, self.record.len())
+    }
+}
+
 impl Kept {
-    pub(super) fn new(key: ExporterKey, definitions: &Definitions) -> Self {
+    /// The templates of a domain.
+    pub(super) fn of_templates(key: DomainKey, definitions: &Definitions) -> Self {
         let templates = definitions.iter().map(KeptTemplate::new).collect();
-        let ExporterKey { address: exporter, version, source_id } = key;
-        Self { exporter, version, source_id, templates }
+        Self::new(key, templates, Vec::new())
     }
 
-    pub(super) fn key(&self) -> ExporterKey {
-        ExporterKey { address: self.exporter, version: self.version, source_id: self.source_id }
+    /// The options data of a domain, and the templates that they need.
+    pub(super) fn of_options(key: DomainKey, definitions: &Definitions, options: &Options) -> Self {
+        let records = options.since(0);
+        let records: Vec<KeptRecord> = records
+            .map(|(template_id, record)| KeptRecord { template_id, record: record.to_vec() })
+            .collect();
+        let ids: HashSet<u16> = records.iter().map(|record| record.template_id).collect();
+        let templates = definitions.iter().filter(|definition| ids.contains(&definition.template_id));
+        Self::new(key, templates.map(KeptTemplate::new).collect(), records)
     }
 
-    /// The definitions among the templates; what is malformed is left out.
-    pub(super) fn changes(&self) -> impl Iterator<Item = Change<'_>> {
+    fn new(key: DomainKey, templates: Vec<KeptTemplate>, options: Vec<KeptRecord>) -> Self {
+        let DomainKey { exporter, scope, port, version, source_id } = key;
+        Self { exporter, scope, port, version, source_id, templates, options }
+    }
+
+    pub(super) fn key(&self) -> DomainKey {
+        let Self { exporter, scope, port, version, source_id, .. } = *self;
+        DomainKey { exporter, scope, port, version, source_id }
+    }
+
+    /// The templates, without malformed ones.
+    pub(super) fn templates(&self) -> impl Iterator<Item = Template<'_>> {
         let format = Format::of(self.version);
-        let templates = self.templates.iter();
-        templates.filter_map(move |template| template.parse(format?)).map(Change::Defined)
+        self.templates.iter().filter_map(move |template| template.parse(format?))
     }
 }
 

@@ -6,11 +6,16 @@
 //! collector's business, but for where the two addresses are.
 
 mod definitions;
+mod domain;
 mod fuzz;
 mod header;
 mod kept;
+mod lacking;
 mod missing;
+mod option_values;
+mod options;
 mod recent;
+mod recipient;
 mod record_lengths;
 mod repeat;
 mod sets;
@@ -20,11 +25,12 @@ mod templates;
 
 pub use fuzz::fuzz_netflow;
 pub use header::{Header, Sequence};
-pub use kept::{Kept, KeptTemplate};
+pub use kept::{Kept, KeptRecord, KeptTemplate};
+pub use lacking::Repeats;
 pub use missing::Missing;
+pub use recipient::{RECIPIENTS, Recipient};
 pub use table::{Exporter, ExporterKey, ExporterTable};
-pub use templates::TemplateMemory;
-pub(crate) use templates::changes_templates;
+pub use templates::{News, TemplateMemory};
 
 #[cfg(test)]
 mod tests;

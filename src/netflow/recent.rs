@@ -45,11 +45,6 @@ impl<T: Keyed> Recent<T> {
         self.entries.len()
     }
 
-    pub(super) fn get(&self, key: &ExporterKey) -> Option<&T> {
-        let place = *self.places.get(key)?;
-        self.entries.get(place).map(|entry| &entry.value)
-    }
-
     /// Makes the entry of `key` the newest; false if there is none.
     pub(super) fn touch(&mut self, key: &ExporterKey) -> bool {
         let Some(place) = self.places.get(key).copied() else { return false };
@@ -71,10 +66,6 @@ impl<T: Keyed> Recent<T> {
     /// The entry that was touched or added last.
     pub(super) fn newest_mut(&mut self) -> Option<&mut T> {
         self.entries.get_mut(self.newest?).map(|entry| &mut entry.value)
-    }
-
-    pub(super) fn remove_newest(&mut self) -> Option<T> {
-        self.remove(self.newest?)
     }
 
     pub(super) fn remove_oldest(&mut self) -> Option<T> {
@@ -154,14 +145,12 @@ mod tests {
     #[derive(Clone, Copy, Debug)]
     enum Step {
         Touch(u16),
-        RemoveNewest,
         RemoveOldest,
     }
 
     fn any_step() -> impl Strategy<Value = Step> {
         prop_oneof![
             6 => (0..20_u16).prop_map(Step::Touch),
-            1 => Just(Step::RemoveNewest),
             2 => Just(Step::RemoveOldest),
         ]
     }
@@ -183,7 +172,6 @@ mod tests {
                         expected.retain(|other| *other != number);
                         expected.push(number);
                     }
-                    Step::RemoveNewest => prop_assert_eq!(recent.remove_newest(), expected.pop()),
                     Step::RemoveOldest => {
                         let oldest = (!expected.is_empty()).then(|| expected.remove(0));
                         prop_assert_eq!(recent.remove_oldest(), oldest);
@@ -191,8 +179,6 @@ mod tests {
                 }
                 prop_assert_eq!(recent.iter().copied().collect::<Vec<_>>(), expected.clone());
                 prop_assert_eq!(recent.newest_mut().copied(), expected.last().copied());
-                let known = (0..20_u16).filter(|number| recent.get(&number.key()) == Some(number));
-                prop_assert_eq!(known.count(), expected.len());
                 prop_assert_eq!((recent.len(), recent.places.len()), (expected.len(), expected.len()));
             }
         }

@@ -6,15 +6,10 @@
 //! the addresses are; once it is known, a message costs no allocation. When there is no more room, all are forgotten: exporters repeat
 //! their templates over UDP, and until then the count is unknown, not wrong.
 
-use bytes::Buf;
-
 use crate::datagram::{FlowLayout, FlowRun};
 use crate::limits::{RECORD_LENGTH_OVERHEAD, RECORD_LENGTHS_PER_EXPORTER};
 use crate::netflow::sets::{DATA_MIN, Set, Sets};
-use crate::netflow::template::{Change, Changes, Template};
-
-/// A variable-length field of at least this length tells it in two further bytes (RFC 7011, 7).
-const LONG_FIELD: u8 = 255;
+use crate::netflow::template::{Change, Changes, Template, VARIABLE_LENGTH, take_field};
 
 /// The length of the records of one template.
 #[derive(Debug, PartialEq, Eq)]
@@ -75,11 +70,7 @@ fn skip_record(runs: &[u16], rest: &mut &[u8]) -> Option<()> {
     let (last, before) = runs.split_last()?;
     for run in before {
         *rest = rest.get(usize::from(*run)..)?;
-        let length = match rest.try_get_u8().ok()? {
-            LONG_FIELD => usize::from(rest.try_get_u16().ok()?),
-            length => usize::from(length),
-        };
-        *rest = rest.get(length..)?;
+        take_field(VARIABLE_LENGTH, rest)?;
     }
     *rest = rest.get(usize::from(*last)..)?;
     Some(())

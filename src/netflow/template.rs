@@ -16,6 +16,7 @@
 use bytes::Buf;
 
 use crate::datagram::{AddressFamily, FlowAddresses};
+use crate::netflow::option_values::is_value;
 use crate::netflow::sets::{DATA_MIN, Format, Set};
 
 /// Bytes of a withdrawal, and of a template without its fields.
@@ -31,7 +32,10 @@ const FIELD_LEN: u16 = 4;
 const ENTERPRISE_BIT: u16 = 0x8000;
 
 /// The length of fields that tell their length themselves, in IPFIX (RFC 7011, 7).
-const VARIABLE_LENGTH: u16 = 65_535;
+pub(super) const VARIABLE_LENGTH: u16 = 65_535;
+
+/// A variable-length field of at least this length tells it in two further bytes (RFC 7011, 7).
+const LONG_FIELD: u8 = 255;
 
 /// The types of source and destination address (RFC 3954, 8; RFC 7012), alike in v9 and IPFIX.
 const ADDRESS_TYPES: [(AddressFamily, u16, u16); 2] =
@@ -47,6 +51,8 @@ pub(super) struct Template<'a> {
     pub(super) definition: &'a [u8],
     /// The field specifiers: the end of `definition`.
     fields: &'a [u8],
+    /// How many of the fields are the scope of an options template.
+    scope_fields: usize,
 }
 
 impl<'a> Template<'a> {
@@ -66,7 +72,30 @@ impl<'a> Template<'a> {
         let head_len = if is_options { OPTIONS_TEMPLATE_HEAD_LEN } else { TEMPLATE_HEAD_LEN };
         let definition = bytes.get(..bytes.len().saturating_sub(after.len()))?;
         let fields = definition.get(head_len..).filter(|fields| !fields.is_empty())?;
-        Some(Self { format, id, is_options, definition, fields })
+        let scope_fields = match format {
+            Format::V9 if is_options => usize::from(first / FIELD_LEN),
+            Format::V9 | Format::Ipfix => usize::from(second),
+        };
+        Some(Self { format, id, is_options, definition, fields, scope_fields })
+    }
+
+    /// Takes one options data record off the front of `rest`. `about` becomes the fields that tell it from other records:
+    /// its scope, and all that is no value. `None` if no whole record is left, or records have no length.
+    pub(super) fn take_record<'b>(&self, rest: &mut &'b [u8], about: &mut Vec<u8>) -> Option<&'b [u8]> {
+        about.clear();
+        let (before, mut fields, mut place) = (*rest, self.fields, 0);
+        let mut after = before;
+        while let Some((kind, length)) = next_field(self.format, &mut fields) {
+            let field = take_field(length, &mut after)?;
+            let is_enterprise = self.format == Format::Ipfix && kind & ENTERPRISE_BIT != 0;
+            if place < self.scope_fields || is_enterprise || !is_value(kind) {
+                about.extend_from_slice(field);
+            }
+            place += 1;
+        }
+        let length = before.len().checked_sub(after.len()).filter(|length| *length > 0)?;
+        *rest = after;
+        before.get(..length)
     }
 
     /// The length of its records: how many bytes of fixed-length fields are before each variable-length one,
@@ -124,6 +153,24 @@ fn next_field(format: Format, rest: &mut &[u8]) -> Option<(u16, u16)> {
         rest.try_get_u32().ok()?;
     }
     Some((kind, length))
+}
+
+/// Takes one field of this length, with the length that it may tell itself.
+pub(super) fn take_field<'a>(length: u16, rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let mut told = *rest;
+    let length = match length {
+        VARIABLE_LENGTH => {
+            let own = match told.try_get_u8().ok()? {
+                LONG_FIELD => usize::from(told.try_get_u16().ok()?),
+                own => usize::from(own),
+            };
+            rest.len().checked_sub(told.len())?.checked_add(own)?
+        }
+        length => usize::from(length),
+    };
+    let (field, after) = rest.split_at_checked(length)?;
+    *rest = after;
+    Some(field)
 }
 
 /// What one record of a template set says.

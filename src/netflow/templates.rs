@@ -1,131 +1,299 @@
-//! The templates of the exporters heard so far: what a collector that comes back has to be told before it can
-//! decode.
+//! What exporters have defined, as one collector has seen it: what that collector must know to decode what follows.
 //!
-//! Keeps the definitions alone, never a datagram and never data. Never holds more than [`TEMPLATE_MEMORY`]: the
-//! exporter that has defined nothing for longest makes room. A datagram without templates costs a walk over the
-//! headers of its sets, and one that repeats what is known a look-up and a comparison.
+//! Keeps templates and the latest options data records, never a datagram and never flows. Holds at most
+//! [`TEMPLATE_MEMORY`] and [`OPTION_MEMORY`]: the exporter that has defined nothing for longest makes room. A datagram that
+//! changes nothing costs a walk over the headers of its sets and a look-up; neighbours of one exporter share the look-up.
 
 use core::fmt;
 use std::collections::HashSet;
+use std::hash::RandomState;
+
+use lru::LruCache;
 
 use crate::datagram::Datagram;
-use crate::limits::{TEMPLATE_EXPORTER_OVERHEAD, TEMPLATE_MEMORY};
-use crate::netflow::definitions::{Definition, Definitions};
-use crate::netflow::recent::{Keyed, Recent};
-use crate::netflow::repeat::repeats;
+use crate::limits::{OPTION_MEMORY, PORTS_PER_DOMAIN, TEMPLATE_MEMORY};
+use crate::netflow::definitions::Followed;
+use crate::netflow::domain::{Domain, DomainKey};
+use crate::netflow::options::Options;
+use crate::netflow::recipient::Progress;
 use crate::netflow::sets::Sets;
 use crate::netflow::template::{Change, Changes};
-use crate::netflow::{ExporterKey, Header, Kept};
+use crate::netflow::{Header, Kept, Recipient};
 
-/// What exporters have defined and not withdrawn.
-///
-/// What tells one set of templates from another is an [`ExporterKey`]: the exporter's address and port, the
-/// version, and the source id or observation domain.
-#[derive(Default)]
+/// What exporters have defined and not withdrawn, up to one position of their stream.
+#[derive(Clone)]
 pub struct TemplateMemory {
-    exporters: Recent<Templates>,
-    /// What all of it takes: `bytes <= TEMPLATE_MEMORY`.
-    bytes: usize,
+    pub(super) domains: LruCache<DomainKey, Domain>,
+    /// Of domains that are in `domains`.
+    pub(super) options: LruCache<DomainKey, Options>,
+    /// What they take: `template_bytes <= TEMPLATE_MEMORY`, `option_bytes <= OPTION_MEMORY`.
+    template_bytes: usize,
+    option_bytes: usize,
+    pub(super) hasher: RandomState,
 }
 
-/// The templates of one exporter: at least one.
-struct Templates {
-    key: ExporterKey,
-    definitions: Definitions,
-}
-
-impl Templates {
-    /// Bytes that they take.
-    fn cost(&self) -> usize {
-        TEMPLATE_EXPORTER_OVERHEAD + self.definitions.bytes()
+impl Default for TemplateMemory {
+    fn default() -> Self {
+        Self {
+            domains: LruCache::unbounded(),
+            options: LruCache::unbounded(),
+            template_bytes: 0,
+            option_bytes: 0,
+            hasher: RandomState::new(),
+        }
     }
 }
 
-impl Keyed for Templates {
-    fn key(&self) -> ExporterKey {
-        self.key
+/// What datagrams have changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// Templates, or options templates.
+    pub templates: bool,
+    /// Options data.
+    pub options: bool,
+}
+
+impl News {
+    fn add(&mut self, more: Self) {
+        self.templates |= more.templates;
+        self.options |= more.options;
     }
 }
 
 impl TemplateMemory {
-    /// Learns the templates and options templates that `datagram` defines, and forgets those that it withdraws.
-    /// True if that changed anything.
-    pub fn note(&mut self, datagram: &Datagram<'_>) -> bool {
-        if !changes_templates(datagram.payload) {
-            return false;
+    /// Learns what `datagrams` define and withdraw, which went to `recipient`, or to nobody.
+    pub fn note<'d>(
+        &mut self,
+        datagrams: impl IntoIterator<Item = &'d Datagram<'d>>,
+        recipient: Option<&Recipient>,
+    ) -> News {
+        let mut news = News::default();
+        // Datagrams of this domain have nothing to learn from but template sets.
+        let mut plain: Option<DomainKey> = None;
+        for datagram in datagrams {
+            let Some((address, sets)) = domain_of(datagram) else { continue };
+            let defines = sets.clone().any(|set| set.template_kind().is_some());
+            if !defines && plain == Some(address) {
+                continue;
+            }
+            news.add(self.note_one(datagram.exporter.port(), address, &sets, recipient));
+            plain = self.is_plain(address).then_some(address);
         }
-        let Some(header) = Header::parse(datagram.payload) else { return false };
-        self.apply(ExporterKey::new(datagram.exporter, &header), changes(datagram.payload))
+        news
     }
 
-    /// The payloads that make a collector which knows nothing decode `datagram`, in the order in which they are
-    /// to be delivered before it: all templates known of its exporter but those that `datagram` itself defines,
-    /// in the order in which they were defined. Empty if there are none, or if it is neither NetFlow v9 nor
-    /// IPFIX.
-    ///
-    /// Each payload is at most [`REPEAT_TARGET`](crate::limits::REPEAT_TARGET) bytes long, or holds one
-    /// template.
-    pub fn before(&self, datagram: &Datagram<'_>) -> Vec<Vec<u8>> {
-        let Some(header) = Header::parse(datagram.payload) else { return Vec::new() };
-        let key = ExporterKey::new(datagram.exporter, &header);
-        let Some(known) = self.exporters.get(&key) else { return Vec::new() };
-        let own: HashSet<u16> = changes(datagram.payload).filter_map(defined).collect();
-        let other = |definition: &&Definition| !own.contains(&definition.template_id);
-        repeats(datagram.payload, known.definitions.iter().filter(other)).unwrap_or_default()
+    /// Whether datagrams without template sets of this domain change nothing.
+    fn is_plain(&self, address: DomainKey) -> bool {
+        self.domains.peek(&address).is_none_or(|domain| {
+            let is_settled = domain.progress.iter().all(Progress::is_settled);
+            is_settled && !domain.definitions.has_options() && !domain.is_split()
+        })
     }
 
-    /// All that is known, to keep it over a restart: exporter by exporter, the one that has defined nothing for
-    /// longest first.
-    pub fn kept(&self) -> impl Iterator<Item = Kept> {
-        self.exporters.iter().map(|known| Kept::new(known.key, &known.definitions))
+    fn note_one(
+        &mut self,
+        port: u16,
+        address: DomainKey,
+        sets: &Sets<'_>,
+        recipient: Option<&Recipient>,
+    ) -> News {
+        let key = self.resolve(address, port);
+        let before = self.domains.peek(&key).map(|domain| domain.revision);
+        let mut news = News::default();
+        if self.teaches(&key, sets) {
+            let Some(learned) = self.learn(key, port, sets.clone()) else {
+                self.split(address);
+                return self.note_one(port, address, sets, recipient);
+            };
+            news = learned;
+        }
+        let Some(domain) = self.domains.peek_mut(&key) else { return news };
+        let after = domain.revision;
+        for (place, progress) in domain.progress.iter_mut().enumerate() {
+            let recipient = recipient.filter(|recipient| recipient.place == place);
+            match (before, recipient) {
+                (None, Some(recipient)) => *progress = Progress::complete(recipient, after),
+                (None, None) => {}
+                (Some(before), recipient) => {
+                    progress.follow(recipient.map(|recipient| recipient.generation), before, after);
+                }
+            }
+        }
+        news
     }
 
-    /// Learns what was kept, in the order of [`Self::kept`]; what is malformed is ignored. For the start: a
-    /// template that is known already is defined anew.
-    #[expect(clippy::needless_pass_by_value, reason = "what was read from a file is of no further use")]
-    pub fn restore(&mut self, kept: Kept) {
-        self.apply(kept.key(), kept.changes());
+    /// The domain that a datagram from `port` belongs to.
+    pub(super) fn resolve(&self, address: DomainKey, port: u16) -> DomainKey {
+        let is_split = self.domains.peek(&address).is_some_and(Domain::is_split);
+        if is_split { address.of_port(port) } else { address }
     }
 
-    /// Exporters with templates; each source id or observation domain counts as one.
+    /// Whether there is something to learn from these sets.
+    fn teaches(&self, key: &DomainKey, sets: &Sets<'_>) -> bool {
+        let definitions = self.domains.peek(key).map(|domain| &domain.definitions);
+        let definitions = definitions.filter(|definitions| definitions.has_options());
+        let is_options = |id| definitions.is_some_and(|known| known.options_template(id).is_some());
+        sets.clone().any(|set| set.template_kind().is_some() || is_options(set.id))
+    }
+
+    /// Learns from these sets; `None`, and perhaps half of it, if the domain turns out to be that of two exporters.
+    fn learn(&mut self, key: DomainKey, port: u16, sets: Sets<'_>) -> Option<News> {
+        let (mut domain, mut options) = self.take(key);
+        let revision = domain.revision.saturating_add(1);
+        let (mut news, mut is_one) = (News::default(), true);
+        for set in sets {
+            let template = domain.definitions.options_template(set.id);
+            if let Some(template) = template.and_then(|definition| definition.template(set.format)) {
+                news.options |= options.note(&template, set.body, revision, &self.hasher);
+            }
+            for change in Changes::of(&set) {
+                match domain.definitions.follow(&change, port, revision) {
+                    Followed::Unchanged => {}
+                    Followed::Changed => {
+                        news.templates = true;
+                        options.retain(|id| {
+                            defined(change) != Some(id) && domain.definitions.options_template(id).is_some()
+                        });
+                    }
+                    Followed::Conflict => is_one = false,
+                }
+            }
+        }
+        if news.templates || news.options {
+            domain.revision = revision;
+        }
+        self.put(key, domain, options);
+        is_one.then_some(news)
+    }
+
+    /// Takes the state of a domain out; it is empty if nothing is known of it.
+    fn take(&mut self, key: DomainKey) -> (Domain, Options) {
+        let options = self.options.pop(&key).unwrap_or_default();
+        self.option_bytes -= options.bytes();
+        let domain = self.domains.pop(&key);
+        self.template_bytes -= domain.as_ref().map_or(0, Domain::cost);
+        (domain.unwrap_or_default(), options)
+    }
+
+    /// Keeps the state of a domain as the one that was touched last.
+    fn put(&mut self, key: DomainKey, domain: Domain, options: Options) {
+        if domain.is_empty() {
+            return;
+        }
+        self.template_bytes += domain.cost();
+        self.domains.put(key, domain);
+        if !options.is_empty() {
+            self.option_bytes += options.bytes();
+            self.options.put(key, options);
+        }
+        if key.port != 0 {
+            self.list_port(key);
+        }
+        while self.template_bytes > TEMPLATE_MEMORY && self.forget_oldest() {}
+        while self.option_bytes > OPTION_MEMORY && self.forget_oldest_options() {}
+    }
+
+    /// Gives each port that has defined something of this address a domain of its own.
+    fn split(&mut self, address: DomainKey) {
+        let (shared, _) = self.take(address);
+        let ports: HashSet<u16> = shared.definitions.iter().map(|definition| definition.port).collect();
+        for port in ports {
+            let mut domain = Domain { revision: shared.revision, ..Domain::default() };
+            let own = shared.definitions.iter().filter(|definition| definition.port == port);
+            own.for_each(|definition| domain.definitions.add(definition.clone()));
+            domain.progress.clone_from(&shared.progress);
+            self.put(address.of_port(port), domain, Options::default());
+        }
+    }
+
+    /// Notes at the domain of the address that this port has one of its own. Of too many the oldest goes.
+    fn list_port(&mut self, key: DomainKey) {
+        let address = key.of_port(0);
+        let (mut domain, _) = self.take(address);
+        domain.ports.retain(|port| *port != key.port);
+        domain.ports.push(key.port);
+        let surplus = domain.ports.len().saturating_sub(PORTS_PER_DOMAIN);
+        for port in domain.ports.drain(..surplus).collect::<Vec<_>>() {
+            self.take(key.of_port(port));
+        }
+        self.template_bytes += domain.cost();
+        self.domains.put(address, domain);
+    }
+
+    /// The same for another collector, of whose addresses none has got anything.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        let mut copy = self.clone();
+        copy.domains.iter_mut().for_each(|(_, domain)| domain.progress = Default::default());
+        copy
+    }
+
+    /// Forgets the exporter that has defined nothing for longest; false if there is none.
+    pub fn forget_oldest(&mut self) -> bool {
+        let oldest = self.domains.peek_lru().map(|(key, _)| *key);
+        oldest.is_some_and(|key| !self.take(key).0.is_empty())
+    }
+
+    /// Forgets the options data of the exporter that has sent none for longest; false if there is none.
+    pub fn forget_oldest_options(&mut self) -> bool {
+        let oldest = self.options.pop_lru();
+        self.option_bytes -= oldest.as_ref().map_or(0, |(_, options)| options.bytes());
+        oldest.is_some()
+    }
+
+    /// All templates, to keep them over a restart: the exporter that has defined nothing for longest first.
+    pub fn kept_templates(&self) -> impl Iterator<Item = Kept> {
+        let defining = self.domains.iter().rev().filter(|(_, domain)| !domain.definitions.is_empty());
+        defining.map(|(key, domain)| Kept::of_templates(*key, &domain.definitions))
+    }
+
+    /// All options data with their templates, to keep them over a restart: the exporter that has sent none for longest
+    /// first.
+    pub fn kept_options(&self) -> impl Iterator<Item = Kept> {
+        let with_domain = |(key, options)| Some((key, self.domains.peek(key)?, options));
+        let all = self.options.iter().rev().filter_map(with_domain);
+        all.map(|(key, domain, options)| Kept::of_options(*key, &domain.definitions, options))
+    }
+
+    /// Learns the templates that were kept, in the order of [`Self::kept_templates`]; malformed parts are ignored.
+    pub fn restore_templates(&mut self, kept: &Kept) {
+        let (mut domain, options) = self.take(kept.key());
+        domain.revision = domain.revision.saturating_add(1);
+        for template in kept.templates() {
+            domain.definitions.follow(&Change::Defined(template), kept.port, domain.revision);
+        }
+        self.put(kept.key(), domain, options);
+    }
+
+    /// Learns the options data that were kept, as far as their templates are known as they were then.
+    pub fn restore_options(&mut self, kept: &Kept) {
+        let (mut domain, mut options) = self.take(kept.key());
+        domain.revision = domain.revision.saturating_add(1);
+        for template in kept.templates() {
+            let known = domain.definitions.options_template(template.id);
+            if known.is_none_or(|known| *known.bytes != *template.definition) {
+                continue;
+            }
+            for row in kept.options.iter().filter(|row| row.template_id == template.id) {
+                options.note(&template, &row.record, domain.revision, &self.hasher);
+            }
+        }
+        self.put(kept.key(), domain, options);
+    }
+
+    /// Domains with templates.
     pub fn len(&self) -> usize {
-        self.exporters.len()
+        self.domains.iter().filter(|(_, domain)| !domain.definitions.is_empty()).count()
     }
 
     /// Whether no template is known.
     pub fn is_empty(&self) -> bool {
-        self.exporters.len() == 0
+        self.domains.is_empty()
     }
 
-    /// Bytes that the memory takes by its own account.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Follows `changes` of the exporter `key`; true if anything is different from before.
-    fn apply<'a>(&mut self, key: ExporterKey, changes: impl Iterator<Item = Change<'a>>) -> bool {
-        if self.exporters.touch(&key) {
-            self.bytes -= self.exporters.newest_mut().map_or(0, |known| known.cost());
-        } else {
-            self.exporters.add(Templates { key, definitions: Definitions::default() });
-        }
-        let Some(known) = self.exporters.newest_mut() else { return false };
-        let effective = changes.filter(|change| known.definitions.apply(change)).count();
-        if known.definitions.is_empty() {
-            self.exporters.remove_newest();
-        } else {
-            self.bytes += known.cost();
-        }
-        self.make_room();
-        effective > 0
-    }
-
-    /// Forgets exporters as long as there is too much.
-    fn make_room(&mut self) {
-        while self.bytes > TEMPLATE_MEMORY {
-            let Some(forgotten) = self.exporters.remove_oldest() else { return };
-            self.bytes -= forgotten.cost();
-        }
+    /// Bytes that templates take, and bytes that options data take, by the memory's own account.
+    pub fn bytes(&self) -> (usize, usize) {
+        (self.template_bytes, self.option_bytes)
     }
 }
 
@@ -133,24 +301,22 @@ impl fmt::Debug for TemplateMemory {
     /// Shows how much is known, never what.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TemplateMemory")
-            .field("exporters", &self.exporters.len())
-            .field("bytes", &self.bytes)
-            .finish()
+            .field("domains", &self.domains.len())
+            .field("template_bytes", &self.template_bytes)
+            .field("option_bytes", &self.option_bytes)
+            .finish_non_exhaustive()
     }
 }
 
-/// Whether `payload` defines or withdraws templates.
-pub(crate) fn changes_templates(payload: &[u8]) -> bool {
-    changes(payload).next().is_some()
-}
-
-/// What the template sets of `payload` say, in their order.
-fn changes(payload: &[u8]) -> impl Iterator<Item = Change<'_>> {
-    Sets::of(payload).into_iter().flatten().flat_map(|set| Changes::of(&set))
+/// The domain of a datagram, whatever its port, and its sets; `None` if it needs no templates.
+pub(super) fn domain_of<'a>(datagram: &Datagram<'a>) -> Option<(DomainKey, Sets<'a>)> {
+    let sets = Sets::of(datagram.payload)?;
+    let header = Header::parse(datagram.payload)?;
+    Some((DomainKey::of_address(datagram.exporter, &header), sets))
 }
 
 /// The id that `change` defines.
-fn defined(change: Change<'_>) -> Option<u16> {
+pub(super) fn defined(change: Change<'_>) -> Option<u16> {
     match change {
         Change::Defined(template) => Some(template.id),
         Change::Withdrawn(_) | Change::AllWithdrawn { .. } => None,

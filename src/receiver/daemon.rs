@@ -247,7 +247,7 @@ async fn serve(
     missing: watch::Sender<Vec<HostPort>>,
     mut stop: Stop,
 ) -> Result<(), DaemonError> {
-    let templates = Arc::new(Templates::take_up(&settings.state));
+    let templates = Templates::recovered(&settings.state);
     let sockets = SocketBudget::new(settings.exporter_sockets, exporter_sockets);
     let none = Outputs::none(sockets, templates.clone());
     let collectors = tokio::select! {

@@ -24,8 +24,8 @@ use crate::limits::{BATCH_BODY_MAX, LANE_MAX, PARCEL_OVERHEAD};
 pub(crate) use crate::receiver::delivery::memory::LaneMemory;
 use crate::receiver::delivery::memory::Part;
 use crate::receiver::output::{Output, Outputs, Progress};
-use crate::receiver::templates::Lessons;
-use crate::sequence::{Gap, Position};
+use crate::receiver::templates::TemplateLearner;
+use crate::sequence::{Gap, Position, SenderId};
 use crate::status::Tally;
 
 /// A batch on its way, or positions that will never come.
@@ -72,24 +72,26 @@ impl Parcel {
 struct Leg {
     output: Arc<Output>,
     progress: Progress,
+    /// Knows what the collector has seen of the sender's exporters up to there.
+    learner: Arc<TemplateLearner>,
 }
 
 impl Leg {
     /// Delivers the first of `parcels` that the collector does not have as a whole.
-    async fn run(&mut self, parcels: &VecDeque<Arc<Parcel>>, lessons: &Lessons) {
+    async fn run(&mut self, parcels: &VecDeque<Arc<Parcel>>) {
         let next = parcels.iter().find(|parcel| parcel.end > self.progress.position);
         let Some(parcel) = next else { return };
         self.progress.position = self.progress.position.max(parcel.first);
         let datagrams: Vec<Datagram<'_>> = parcel.from(self.progress.position).collect();
-        self.output.deliver(&datagrams, &mut self.progress, lessons).await;
+        self.output.deliver(&datagrams, &mut self.progress, &self.learner).await;
         self.progress.position = parcel.end;
     }
 
     /// The collector does not get what it does not have of `parcel`.
-    fn pass_over(&mut self, parcel: &Parcel, lessons: &Lessons) {
+    fn pass_over(&mut self, parcel: &Parcel) {
         if self.progress.position < parcel.end {
             let datagrams: Vec<Datagram<'_>> = parcel.from(self.progress.position).collect();
-            lessons.learn(self.progress.position.max(parcel.first), &datagrams);
+            self.learner.learn(&datagrams, None);
             self.output.pass_over(&datagrams);
             self.progress.position = parcel.end;
         }
@@ -97,7 +99,7 @@ impl Leg {
 }
 
 /// The collectors of one kind, and the batches that not all of them have.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Lane {
     legs: Vec<Leg>,
     /// In the order of the stream, nothing between them left out.
@@ -106,15 +108,9 @@ struct Lane {
     bytes: usize,
     /// Everything below came this way.
     end: Position,
-    lessons: Lessons,
 }
 
 impl Lane {
-    fn new(outputs: &Outputs, kind: WhenDown) -> Self {
-        let lessons = Lessons::new(outputs.templates().clone(), kind);
-        Self { legs: Vec::new(), parcels: VecDeque::new(), bytes: 0, end: Position::default(), lessons }
-    }
-
     fn has_room(&self, memory: &Part) -> bool {
         self.parcels.is_empty() || (self.bytes < LANE_MAX && !memory.is_spent())
     }
@@ -153,7 +149,7 @@ impl Lane {
         while !self.has_room(memory)
             && let Some(oldest) = self.parcels.front().cloned()
         {
-            self.legs.iter_mut().for_each(|leg| leg.pass_over(&oldest, &self.lessons));
+            self.legs.iter_mut().for_each(|leg| leg.pass_over(&oldest));
             self.pop();
         }
     }
@@ -180,6 +176,7 @@ fn sum(one: Tally, other: Tally) -> Tally {
 /// One stream on its way to every collector.
 #[derive(Debug)]
 pub(crate) struct Delivery {
+    sender: SenderId,
     holding: Lane,
     skipping: Lane,
     /// Everything below came; `holding.end <= front`, `skipping.end == front`.
@@ -188,17 +185,18 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
-    /// A delivery to `outputs`, which all have everything below `position`; those that are not waited for have everything
-    /// below `further`, and some have more, as `ahead` tells.
+    /// A delivery of a stream of `sender` to `outputs`, which all have everything below `position`; those that are not waited
+    /// for have everything below `further`, and some have more, as `ahead` tells.
     pub(crate) fn new(
+        sender: SenderId,
         position: Position,
         further: Option<Position>,
         outputs: &Outputs,
         ahead: &HashMap<SocketAddr, Position>,
     ) -> Self {
-        let (holding, skipping) = (Lane::new(outputs, WhenDown::Hold), Lane::new(outputs, WhenDown::Skip));
+        let (holding, skipping) = (Lane::default(), Lane::default());
         let memory = Part::of(outputs.lane_memory());
-        let mut delivery = Self { holding, skipping, front: position, memory };
+        let mut delivery = Self { sender, holding, skipping, front: position, memory };
         delivery.change(outputs);
         for leg in &mut delivery.skipping.legs {
             leg.progress.position = leg.progress.position.max(further.unwrap_or_default());
@@ -279,33 +277,49 @@ impl Delivery {
         } else {
             (self.holding.parcels.clone(), self.holding.bytes)
         };
-        let known: HashMap<SocketAddr, Progress> =
-            self.legs_mut().map(|leg| (leg.output.address(), leg.progress.clone())).collect();
         let had_holding = !self.holding.legs.is_empty();
-        self.holding.legs.clear();
-        self.skipping.legs.clear();
-        for output in outputs.iter() {
+        let known: Vec<Leg> = self.holding.legs.drain(..).chain(self.skipping.legs.drain(..)).collect();
+        let hindmost = known.iter().min_by_key(|leg| leg.progress.position);
+        let model = hindmost.map(|leg| leg.learner.clone());
+        let known: HashMap<SocketAddr, Progress> =
+            known.into_iter().map(|leg| (leg.output.address(), leg.progress)).collect();
+        let learners = outputs.templates().of_sender(&self.sender, outputs.addresses(), model.as_deref());
+        for (output, learner) in outputs.iter().zip(learners) {
             let progress = known.get(&output.address()).cloned().unwrap_or_else(|| Progress::at(begin));
             let lane = match output.when_down() {
                 WhenDown::Hold => &mut self.holding,
                 WhenDown::Skip => &mut self.skipping,
             };
-            lane.legs.push(Leg { output: output.clone(), progress });
+            lane.legs.push(Leg { output: output.clone(), progress, learner });
         }
         if !had_holding {
             (self.holding.parcels, self.holding.bytes, self.holding.end) =
                 (parcels.clone(), bytes, self.front);
         }
         (self.skipping.parcels, self.skipping.bytes) = (parcels, bytes);
-        // What has gone by is only with the sender: those that are not waited for go without it.
-        let oldest = self.skipping.settled();
-        for leg in &mut self.skipping.legs {
-            if known.contains_key(&leg.output.address()) {
-                leg.output.count_skipped(oldest.since(leg.progress.position));
-            }
-            leg.progress.position = leg.progress.position.max(oldest);
-        }
+        self.skip_to_oldest(&known);
         self.note_memory();
+    }
+
+    /// What has gone by is only with the sender: collectors that are not waited for go without it. They know what another
+    /// one has seen of templates that has come as far.
+    fn skip_to_oldest(&mut self, known: &HashMap<SocketAddr, Progress>) {
+        let oldest = self.skipping.settled();
+        let further = self.skipping.legs.iter().find(|leg| leg.progress.position >= oldest);
+        let model = further.map(|leg| leg.learner.clone());
+        for leg in &mut self.skipping.legs {
+            let position = leg.progress.position;
+            if position >= oldest {
+                continue;
+            }
+            if known.contains_key(&leg.output.address()) {
+                leg.output.count_skipped(oldest.since(position));
+            }
+            if let Some(model) = &model {
+                leg.learner.copy(model);
+            }
+            leg.progress.position = oldest;
+        }
     }
 
     /// The next of the stream.
@@ -347,10 +361,10 @@ impl Delivery {
         let Self { holding, skipping, .. } = self;
         let mut running: Vec<Pin<Box<_>>> = Vec::new();
         for lane in [holding, skipping] {
-            let Lane { legs, parcels, lessons, .. } = lane;
+            let Lane { legs, parcels, .. } = lane;
             let end = parcels.back().map_or(Position::default(), |parcel| parcel.end);
             let waiting = legs.iter_mut().filter(|leg| leg.progress.position < end);
-            running.extend(waiting.map(|leg| Box::pin(leg.run(parcels, lessons))));
+            running.extend(waiting.map(|leg| Box::pin(leg.run(parcels))));
         }
         poll_fn(|context| {
             let before = running.len();

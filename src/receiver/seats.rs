@@ -270,7 +270,8 @@ mod tests {
         let stored = positions.stream(&"edge".parse().unwrap(), STREAM).unwrap();
         let file = Arc::downgrade(&stored);
         stored.store(Position(3), RunId::NONE).unwrap();
-        let delivery = Delivery::new(Position(3), None, &Outputs::to(&[]), &HashMap::new());
+        let sender = "edge".parse().unwrap();
+        let delivery = Delivery::new(sender, Position(3), None, &Outputs::to(&[]), &HashMap::new());
         *turn.current = Some(Current { stream: STREAM, stored, delivery, run: RunId::NONE });
         Counters::add(&turn.seat.counters.datagrams, 3);
         drop(turn);

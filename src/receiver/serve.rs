@@ -306,7 +306,8 @@ impl Connection<'_> {
             let (ahead, run_ahead) = self.shared.ahead.take(id, hello.stream);
             let furthest = ahead.values().copied().max().filter(|position| *position > delivered);
             let run = run_ahead.filter(|_| furthest > stored.further()).unwrap_or(run);
-            let delivery = Delivery::new(delivered.max(hello.first), stored.further(), &outputs, &ahead);
+            let position = delivered.max(hello.first);
+            let delivery = Delivery::new(id.clone(), position, stored.further(), &outputs, &ahead);
             let place = Place { delivered, received: delivery.furthest(), run };
             *turn.current = Some(Current { stream: hello.stream, stored, delivery, run });
             return Ok((place, known.is_none()));

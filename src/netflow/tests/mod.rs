@@ -8,6 +8,10 @@ mod corpus;
 mod counting;
 mod flows;
 mod fuzzing;
+mod memory;
+mod options;
+mod ports;
+mod repeating;
 mod templates;
 
 /// Uptime and export time of the datagrams, as far as their formats have them.

@@ -1,5 +1,6 @@
 //! What is remembered of templates, and how it is repeated.
 
+use super::memory::{before, host, ids, memory_of, note, of_host};
 use super::*;
 use crate::limits::{
     PAYLOAD_MAX, REPEAT_TARGET, TEMPLATE_BYTES_PER_EXPORTER, TEMPLATE_MEMORY, TEMPLATE_OVERHEAD,
@@ -7,28 +8,14 @@ use crate::limits::{
 };
 use crate::netflow::{Header, Kept, KeptTemplate, TemplateMemory};
 
-/// A memory that has noted `payloads` of exporter 1.
-fn memory_of(payloads: &[Vec<u8>]) -> TemplateMemory {
-    let mut memory = TemplateMemory::default();
-    for payload in payloads {
-        memory.note(&datagram(1, payload));
-    }
-    memory
-}
-
 /// The definitions of every exporter.
 fn definitions(memory: &TemplateMemory) -> Vec<Vec<u8>> {
-    memory.kept().flat_map(|kept| kept.templates).map(|template| template.definition).collect()
-}
-
-/// The ids of the templates of every exporter.
-fn ids(memory: &TemplateMemory) -> Vec<u16> {
-    memory.kept().flat_map(|kept| kept.templates).map(|template| template.template_id).collect()
+    memory.kept_templates().flat_map(|kept| kept.templates).map(|template| template.definition).collect()
 }
 
 /// The sequence numbers of what is to be delivered before `payload`.
 fn numbers_before(memory: &TemplateMemory, payload: &[u8]) -> Vec<u32> {
-    let before = memory.before(&datagram(1, payload));
+    let before = before(memory, &datagram(1, payload));
     before.iter().map(|payload| Header::parse(payload).unwrap().sequence.number).collect()
 }
 
@@ -53,18 +40,18 @@ fn what_is_repeated_without_a_change_changes_nothing() {
     let payload = v9(7, 1, &[set(0, &template(256, &[4])), set(1, &v9_options(257, 2))]);
     let mut memory = memory_of(std::slice::from_ref(&payload));
     let before = (memory.bytes(), ids(&memory));
-    assert!(!memory.note(&datagram(1, &payload)));
-    assert!(!memory.note(&datagram(1, &v9(7, 2, &[set(0, &template(256, &[4]))]))));
-    assert!(!memory.note(&datagram(1, &v9(7, 3, &[set(256, &[1; 40])]))));
+    assert!(!note(&mut memory, datagram(1, &payload)));
+    assert!(!note(&mut memory, datagram(1, &v9(7, 2, &[set(0, &template(256, &[4]))]))));
+    assert!(!note(&mut memory, datagram(1, &v9(7, 3, &[set(256, &[1; 40])]))));
     assert_eq!((memory.bytes(), ids(&memory)), before);
 }
 
 #[test]
 fn the_latest_definition_of_an_id_replaces_the_others_and_comes_last() {
     let mut memory = memory_of(&[v9(7, 1, &[set(0, &[template(256, &[4]), template(257, &[4])].concat())])]);
-    assert!(memory.note(&datagram(1, &v9(7, 2, &[set(0, &template(256, &[8]))]))));
+    assert!(note(&mut memory, datagram(1, &v9(7, 2, &[set(0, &template(256, &[8]))]))));
     assert_eq!(definitions(&memory), [template(257, &[4]), template(256, &[8])]);
-    assert!(memory.note(&datagram(1, &v9(7, 3, &[set(1, &v9_options(257, 2))]))));
+    assert!(note(&mut memory, datagram(1, &v9(7, 3, &[set(1, &v9_options(257, 2))]))));
     assert_eq!(definitions(&memory), [template(256, &[8]), v9_options(257, 2)]);
 }
 
@@ -91,33 +78,33 @@ fn what_is_withdrawn_is_forgotten() {
 fn an_exporter_that_has_withdrawn_everything_leaves_nothing() {
     let mut memory = memory_of(&[ipfix(7, 1, &[set(2, &template(256, &[4]))])]);
     assert!(!memory.is_empty());
-    assert!(!memory.note(&datagram(1, &ipfix(7, 1, &[set(2, &numbers(&[300, 0]))]))));
-    assert!(memory.note(&datagram(1, &ipfix(7, 1, &[set(2, &numbers(&[256, 0]))]))));
-    assert!(!memory.note(&datagram(1, &ipfix(7, 1, &[set(2, &numbers(&[256, 0]))]))));
+    assert!(!note(&mut memory, datagram(1, &ipfix(7, 1, &[set(2, &numbers(&[300, 0]))]))));
+    assert!(note(&mut memory, datagram(1, &ipfix(7, 1, &[set(2, &numbers(&[256, 0]))]))));
+    assert!(!note(&mut memory, datagram(1, &ipfix(7, 1, &[set(2, &numbers(&[256, 0]))]))));
     assert!(memory.is_empty());
-    assert_eq!((memory.len(), memory.bytes()), (0, 0));
+    assert_eq!((memory.len(), memory.bytes()), (0, (0, 0)));
 }
 
 #[test]
 fn each_exporter_version_and_domain_has_templates_of_its_own() {
     let mut memory = TemplateMemory::default();
-    memory.note(&datagram(1, &v9(7, 1, &[set(0, &template(256, &[4]))])));
-    memory.note(&datagram(1, &v9(8, 1, &[set(0, &template(257, &[4]))])));
-    memory.note(&datagram(1, &ipfix(7, 1, &[set(2, &template(258, &[4]))])));
-    memory.note(&datagram(2, &v9(7, 1, &[set(0, &template(259, &[4]))])));
+    note(&mut memory, datagram(1, &v9(7, 1, &[set(0, &template(256, &[4]))])));
+    note(&mut memory, datagram(1, &v9(8, 1, &[set(0, &template(257, &[4]))])));
+    note(&mut memory, datagram(1, &ipfix(7, 1, &[set(2, &template(258, &[4]))])));
+    note(&mut memory, of_host(2, &v9(7, 1, &[set(0, &template(259, &[4]))])));
     assert_eq!(memory.len(), 4);
-    let told = |port, payload: &[u8]| -> Vec<u16> {
+    let told = |datagram: Datagram<'_>| -> Vec<u16> {
         let mut collector = TemplateMemory::default();
-        for payload in memory.before(&datagram(port, payload)) {
-            collector.note(&datagram(port, &payload));
+        for payload in before(&memory, &datagram) {
+            note(&mut collector, Datagram { payload: &payload, ..datagram });
         }
         ids(&collector)
     };
-    assert_eq!(told(1, &v9(7, 2, &[])), [256]);
-    assert_eq!(told(1, &v9(8, 2, &[])), [257]);
-    assert_eq!(told(1, &ipfix(7, 2, &[])), [258]);
-    assert_eq!(told(2, &v9(7, 2, &[])), [259]);
-    assert_eq!(told(2, &v9(8, 2, &[])), [0; 0]);
+    assert_eq!(told(datagram(1, &v9(7, 2, &[]))), [256]);
+    assert_eq!(told(datagram(1, &v9(8, 2, &[]))), [257]);
+    assert_eq!(told(datagram(1, &ipfix(7, 2, &[]))), [258]);
+    assert_eq!(told(of_host(2, &v9(7, 2, &[]))), [259]);
+    assert_eq!(told(of_host(2, &v9(8, 2, &[]))), [0; 0]);
 }
 
 #[test]
@@ -136,7 +123,7 @@ fn a_v9_repeat_is_the_datagram_that_the_exporter_could_have_sent() {
     let memory = memory_of(&[v9(7, 1, &sets)]);
     let padded = set(1, &[records[1].as_slice(), &[0, 0]].concat());
     let expected = v9(7, 9, &[sets[0].clone(), padded, sets[2].clone()]);
-    assert_eq!(memory.before(&datagram(1, &v9(7, 10, &[set(256, &[1; 4])]))), [expected]);
+    assert_eq!(before(&memory, &datagram(1, &v9(7, 10, &[set(256, &[1; 4])]))), [expected]);
 }
 
 #[test]
@@ -148,14 +135,14 @@ fn ipfix_repeats_bear_the_number_of_the_message_that_follows() {
     let sets = [set(2, &template(256, &[4, 65_535])), set(3, &ipfix_options(257, 2))];
     let memory = memory_of(&[ipfix(7, 1, &sets)]);
     let expected = ipfix(7, 500, &sets);
-    assert_eq!(memory.before(&datagram(1, &ipfix(7, 500, &[set(256, &[1; 4])]))), [expected]);
+    assert_eq!(before(&memory, &datagram(1, &ipfix(7, 500, &[set(256, &[1; 4])]))), [expected]);
 }
 
 #[test]
-fn data_is_never_repeated() {
+fn flows_are_never_repeated() {
     let sets = [set(0, &template(256, &[4])), set(256, &[0xEE; 40]), set(1, &v9_options(257, 2))];
-    let memory = memory_of(&[v9(7, 1, &[sets.as_slice(), &[set(257, &[0xEE; 6])]].concat())]);
-    let before = memory.before(&datagram(1, &v9(7, 2, &[set(256, &[0xEE; 40])]))).concat();
+    let memory = memory_of(&[v9(7, 1, &sets)]);
+    let before = before(&memory, &datagram(1, &v9(7, 2, &[set(256, &[0xEE; 40])]))).concat();
     assert!(!before.is_empty() && !before.contains(&0xEE));
 }
 
@@ -163,16 +150,16 @@ fn data_is_never_repeated() {
 fn what_a_datagram_defines_itself_is_not_told_before_it() {
     let memory = memory_of(&[v9(7, 1, &[set(0, &[template(256, &[4]), template(257, &[4])].concat())])]);
     let own = v9(7, 2, &[set(0, &template(256, &[8])), set(257, &[1; 4])]);
-    assert_eq!(memory.before(&datagram(1, &own)), [v9(7, 1, &[set(0, &template(257, &[4]))])]);
+    assert_eq!(before(&memory, &datagram(1, &own)), [v9(7, 1, &[set(0, &template(257, &[4]))])]);
     let all = v9(7, 2, &[set(1, &[v9_options(256, 2), v9_options(257, 2)].concat())]);
-    assert!(memory.before(&datagram(1, &all)).is_empty());
+    assert!(before(&memory, &datagram(1, &all)).is_empty());
 }
 
 #[test]
 fn what_has_no_templates_has_nothing_before_it() {
     let memory = memory_of(&[v9(7, 1, &[set(0, &template(256, &[4]))])]);
     for payload in [&[][..], b"not NetFlow", &[[0, 5].as_slice(), &[0; 22]].concat(), &v9(7, 1, &[])[..19]] {
-        assert!(memory.before(&datagram(1, payload)).is_empty());
+        assert!(before(&memory, &datagram(1, payload)).is_empty());
     }
 }
 
@@ -181,12 +168,12 @@ fn repeats_are_short_unless_one_template_is_long() {
     let longest = TEMPLATE_BYTES_PER_EXPORTER - TEMPLATE_OVERHEAD;
     let mut memory = TemplateMemory::default();
     for (id, length) in (256..).zip([400, 400, 400, 400, 2000, 400]) {
-        memory.note(&datagram(1, &v9(7, 1, &[set(0, &long_template(id, length))])));
-        memory.note(&datagram(1, &ipfix(7, 1, &[set(2, &long_template(id, length))])));
+        note(&mut memory, datagram(1, &v9(7, 1, &[set(0, &long_template(id, length))])));
+        note(&mut memory, datagram(1, &ipfix(7, 1, &[set(2, &long_template(id, length))])));
     }
-    memory.note(&datagram(2, &v9(7, 1, &[set(0, &long_template(256, longest))])));
-    let lengths = |port, payload: &[u8]| -> Vec<usize> {
-        memory.before(&datagram(port, payload)).iter().map(Vec::len).collect()
+    note(&mut memory, of_host(2, &v9(7, 1, &[set(0, &long_template(256, longest))])));
+    let lengths = |number, payload: &[u8]| -> Vec<usize> {
+        before(&memory, &of_host(number, payload)).iter().map(Vec::len).collect()
     };
     assert_eq!(lengths(1, &v9(7, 2, &[])), [20 + 3 * 404, 20 + 404, 20 + 2004, 20 + 404]);
     assert_eq!(lengths(1, &ipfix(7, 2, &[])), [16 + 3 * 404, 16 + 404, 16 + 2004, 16 + 404]);
@@ -209,8 +196,8 @@ fn a_template_that_is_too_long_is_not_kept_and_takes_no_room() {
     let longest = TEMPLATE_BYTES_PER_EXPORTER - TEMPLATE_OVERHEAD;
     let too_long = v9(7, 2, &[set(0, &long_template(256, longest + 4))]);
     let mut memory = memory_of(&[v9(7, 1, &[set(0, &[template(256, &[4]), template(257, &[4])].concat())])]);
-    assert!(memory.note(&datagram(1, &too_long)), "the one before is no longer in force");
-    assert!(!memory.note(&datagram(1, &too_long)));
+    assert!(note(&mut memory, datagram(1, &too_long)), "the one before is no longer in force");
+    assert!(!note(&mut memory, datagram(1, &too_long)));
     assert_eq!(ids(&memory), [257]);
 }
 
@@ -220,15 +207,15 @@ fn the_exporter_that_has_defined_nothing_for_longest_makes_room() {
     let mut memory = TemplateMemory::default();
     let mut source_ids = 0_u32..;
     while memory.len() == usize::try_from(source_ids.start).unwrap() {
-        memory.note(&datagram(1, &defining(source_ids.next().unwrap())));
-        assert!(memory.bytes() <= TEMPLATE_MEMORY);
+        note(&mut memory, datagram(1, &defining(source_ids.next().unwrap())));
+        assert!(memory.bytes().0 <= TEMPLATE_MEMORY);
     }
     let last = source_ids.start - 1;
-    memory.note(&datagram(1, &v9(1, 2, &[set(256, &[1; 4])])));
-    memory.note(&datagram(1, &defining(2)));
-    memory.note(&datagram(1, &defining(last + 1)));
-    memory.note(&datagram(1, &defining(last + 2)));
-    let kept: Vec<u32> = memory.kept().map(|kept| kept.source_id).collect();
+    note(&mut memory, datagram(1, &v9(1, 2, &[set(256, &[1; 4])])));
+    note(&mut memory, datagram(1, &defining(2)));
+    note(&mut memory, datagram(1, &defining(last + 1)));
+    note(&mut memory, datagram(1, &defining(last + 2)));
+    let kept: Vec<u32> = memory.kept_templates().map(|kept| kept.source_id).collect();
     let expected: Vec<u32> = (4..=last).chain([2, last + 1, last + 2]).collect();
     assert_eq!(kept, expected);
 }
@@ -239,21 +226,21 @@ fn what_is_kept_comes_back_as_it_was_in_the_same_order() {
         v9(7, 1, &[set(0, &template(300, &[4, 4])), set(1, &v9_options(256, 2))]),
         ipfix(0xFFFF_FFFF, 1, &[set(2, &template(256, &[65_535])), set(3, &ipfix_options(400, 1))]),
     ]);
-    memory.note(&datagram(2, &v9(7, 1, &[set(0, &template(256, &[1]))])));
-    let text = serde_json::to_string(&memory.kept().collect::<Vec<_>>()).unwrap();
+    note(&mut memory, of_host(2, &v9(7, 1, &[set(0, &template(256, &[1]))])));
+    let text = serde_json::to_string(&memory.kept_templates().collect::<Vec<_>>()).unwrap();
     let mut restored = TemplateMemory::default();
     for kept in serde_json::from_str::<Vec<Kept>>(&text).unwrap() {
-        restored.restore(kept);
+        restored.restore_templates(&kept);
     }
-    assert_eq!(restored.kept().collect::<Vec<_>>(), memory.kept().collect::<Vec<_>>());
+    assert_eq!(restored.kept_templates().collect::<Vec<_>>(), memory.kept_templates().collect::<Vec<_>>());
     assert_eq!(restored.bytes(), memory.bytes());
 }
 
 #[test]
 fn what_is_kept_is_text_that_people_can_read() {
     let memory = memory_of(&[v9(7, 1, &[set(0, &template(256, &[4]))])]);
-    let text = serde_json::to_string(&memory.kept().next().unwrap()).unwrap();
-    let expected = r#"{"exporter":"192.0.2.1:1","version":9,"source_id":7,"templates":[{"template_id":256,"is_options":false,"definition":"AQAAAQABAAQ="}]}"#;
+    let text = serde_json::to_string(&memory.kept_templates().next().unwrap()).unwrap();
+    let expected = r#"{"exporter":"192.0.2.1","version":9,"source_id":7,"templates":[{"template_id":256,"is_options":false,"definition":"AQAAAQABAAQ="}]}"#;
     assert_eq!(text, expected);
     assert!(serde_json::from_str::<Kept>(&expected.replace("AAQ=", "A*Q=")).is_err());
 }
@@ -261,9 +248,12 @@ fn what_is_kept_is_text_that_people_can_read() {
 #[test]
 fn what_is_malformed_in_what_was_kept_is_ignored() {
     let kept = |version, template_id, is_options, definition: &[u8]| Kept {
-        exporter: exporter(1),
+        exporter: host(1).ip(),
+        scope: 0,
+        port: 0,
         version,
         source_id: 7,
+        options: Vec::new(),
         templates: vec![
             KeptTemplate { template_id, is_options, definition: definition.to_vec() },
             KeptTemplate { template_id: 400, is_options: false, definition: template(400, &[4]) },
@@ -271,7 +261,7 @@ fn what_is_malformed_in_what_was_kept_is_ignored() {
     };
     let restored = |kept| {
         let mut memory = TemplateMemory::default();
-        memory.restore(kept);
+        memory.restore_templates(&kept);
         ids(&memory)
     };
     let sound = template(256, &[4]);
@@ -290,8 +280,11 @@ fn what_is_malformed_in_what_was_kept_is_ignored() {
 #[test]
 fn debug_shows_no_definition() {
     let memory = memory_of(&[v9(7, 1, &[set(0, &template(256, &[4]))])]);
-    let cost = memory.bytes();
-    assert_eq!(format!("{memory:?}"), format!("TemplateMemory {{ exporters: 1, bytes: {cost} }}"));
-    let kept = memory.kept().next().unwrap();
+    let (cost, _) = memory.bytes();
+    assert_eq!(
+        format!("{memory:?}"),
+        format!("TemplateMemory {{ domains: 1, template_bytes: {cost}, option_bytes: 0, .. }}")
+    );
+    let kept = memory.kept_templates().next().unwrap();
     assert_eq!(format!("{:?}", kept.templates), "[256 (8 bytes, options: false)]");
 }

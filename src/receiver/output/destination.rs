@@ -7,7 +7,6 @@
 use core::net::SocketAddr;
 use core::num::NonZeroU32;
 use core::time::Duration;
-use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,18 +14,17 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::{CollectorSettings, Limit, Source, WhenDown};
 use crate::datagram::Datagram;
-use crate::limits::{CATCH_UP_LIMIT, PRIMED_MAX};
-use crate::netflow::{ExporterKey, Header, changes_templates};
+use crate::limits::CATCH_UP_LIMIT;
+use crate::netflow::{Recipient, Repeats};
 use crate::receiver::output::budget::SocketBudget;
 use crate::receiver::output::gate::{Admission, Gate, RUN_MAX};
 use crate::receiver::output::pace::Bucket;
-use crate::receiver::output::primed::Primed;
 use crate::receiver::output::reach::{Leave, Reach};
 use crate::receiver::output::refusals::{RETRY_FOR, Refusals, Verdict};
 use crate::receiver::output::socket::{self, Handed};
 use crate::receiver::output::sources::{Leaving, Sources, is_unreachable};
 use crate::receiver::output::trouble::Trouble;
-use crate::receiver::templates::Templates;
+use crate::receiver::templates::{TemplateLearner, next_number};
 use crate::status::CollectorState;
 
 /// How long to wait for a full queue to be read.
@@ -49,7 +47,7 @@ pub(crate) struct Counts {
     pub(crate) skipped: u64,
     /// Datagrams dropped because the kernel refused to send them, though it sent others.
     pub(crate) refused: u64,
-    /// Datagrams with templates, repeated for it.
+    /// Datagrams with templates and options data, repeated for it.
     pub(crate) templates: u64,
     /// Datagrams that the kernel dropped at the collector's socket while they were sent.
     pub(crate) socket_drops: u64,
@@ -62,8 +60,27 @@ pub(crate) struct Counts {
 pub(super) struct Taken {
     /// So many from the front of a run are done with.
     pub(super) count: usize,
-    /// Whether they were handed over, not passed over.
-    pub(super) is_sent: bool,
+    /// Who got them; `None` if they were skipped.
+    pub(super) recipient: Option<Recipient>,
+}
+
+/// Datagrams of one exporter that are to go to a destination.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run<'a> {
+    /// At least one.
+    pub(super) datagrams: &'a [Datagram<'a>],
+    /// They arrived a while ago.
+    pub(super) is_late: bool,
+    /// Which of the collector's addresses the destination is.
+    pub(super) place: usize,
+    /// What the collector has seen of their sender's exporters.
+    pub(super) learner: &'a TemplateLearner,
+}
+
+impl Run<'_> {
+    fn exporter(&self) -> Option<SocketAddr> {
+        self.datagrams.first().map(|first| first.exporter)
+    }
 }
 
 /// A UDP address.
@@ -71,8 +88,7 @@ pub(super) struct Taken {
 pub(super) struct Destination {
     address: SocketAddr,
     terms: Terms,
-    templates: Option<Arc<Templates>>,
-    sources: Mutex<Sources>,
+    sources: Arc<Mutex<Sources>>,
     /// Held for one attempt to send a run of datagrams, never while a task waits.
     turn: tokio::sync::Mutex<Turn>,
     /// Held by the task that waits for the collector. Others that have to wait for it queue behind that task, so that only
@@ -100,8 +116,10 @@ struct Turn {
     limit: Option<Bucket>,
     catch_up_limit: Option<Bucket>,
     trouble: Trouble,
-    /// Those whose templates the collector has, as it is now.
-    primed: Primed,
+    /// Another number whenever the collector may have lost what it knew.
+    generation: u64,
+    /// How often it may have, when the number was drawn.
+    changes: u64,
 }
 
 #[derive(Debug)]
@@ -111,8 +129,8 @@ struct Figures {
     /// Since when nothing could be sent to the collector, whichever tasks tried, and when one tried last; `None` while
     /// nobody waits.
     held: Option<(Instant, Instant)>,
-    /// Those that changed their templates in datagrams that the collector did not get.
-    missed: HashSet<ExporterKey>,
+    /// The generation in which something was sent last, and the collector's socket then.
+    last: Option<(u64, Option<[u8; 8]>)>,
 }
 
 /// What came of one attempt to deliver.
@@ -141,16 +159,18 @@ enum Obstacle {
     Refused(String),
     /// The kernel has no buffer for the first datagram, or a filter below IP drops it.
     NoBuffer(String),
+    /// The collector, or what it sees of the exporter, is another one than a moment ago: repeats may be due.
+    Changed,
 }
 
 impl Destination {
-    /// A destination at `address`, which is no IPv4 address in the form of an IPv6 one, with the counts of one before it.
+    /// A destination at `address`, which is no IPv4 address in the form of an IPv6 one. It goes on with the counts of the one
+    /// `before` it there, and with its sockets if they are as they are wanted.
     pub(super) fn open(
         address: SocketAddr,
         settings: &CollectorSettings,
         sockets: &Arc<SocketBudget>,
-        templates: Option<Arc<Templates>>,
-        counts: Counts,
+        before: Option<&Self>,
     ) -> Self {
         let watch = socket::watch(address).unwrap_or_else(|error| {
             tracing::warn!(
@@ -164,24 +184,33 @@ impl Destination {
         let is_watched = watch.is_some();
         let catch_up_default = if is_watched { None } else { NonZeroU32::new(CATCH_UP_LIMIT) };
         let bucket = |limit: Limit| limit.map(Bucket::new);
+        let state = if is_watched { CollectorState::Down } else { CollectorState::Unknown };
+        let counts = before.map_or_else(Counts::default, |before| before.figures_now().1);
+        let before = before.filter(|before| before.address == address);
+        let same = before.filter(|before| before.terms.source == settings.source);
+        let sources = same.map(|before| before.sources.clone());
+        let last = same.and_then(|before| before.figures().last);
         let turn = Turn {
-            gate: Gate::new(watch),
+            gate: Gate::new(watch, last.and_then(|(_, socket)| socket)),
             reach: Reach::default(),
             refusals: Refusals::default(),
             limit: bucket(settings.rate_limit),
             catch_up_limit: bucket(settings.catch_up_limit.unwrap_or(catch_up_default)),
             trouble: Trouble::new(settings.when_down),
-            primed: Primed::default(),
+            generation: last.map_or_else(next_number, |(generation, _)| generation),
+            changes: 0,
         };
-        let state = if is_watched { CollectorState::Down } else { CollectorState::Unknown };
+        let new_sources = || {
+            let sources = Sources::new(address, settings.source, !is_watched, sockets);
+            Arc::new(Mutex::new(sources))
+        };
         Self {
             address,
             terms: Terms::of(settings),
-            templates,
-            sources: Mutex::new(Sources::new(address, settings.source, !is_watched, sockets)),
+            sources: sources.unwrap_or_else(new_sources),
             turn: tokio::sync::Mutex::new(turn),
             waiting: tokio::sync::Mutex::default(),
-            figures: Mutex::new(Figures { state, counts, held: None, missed: HashSet::new() }),
+            figures: Mutex::new(Figures { state, counts, held: None, last }),
         }
     }
 
@@ -195,13 +224,13 @@ impl Destination {
         self.address
     }
 
-    /// Delivers datagrams of one exporter from the front of `run`, which is not empty, or passes them over. Says how many:
-    /// at least one. Waits for that as long as it takes; may be dropped and called again.
-    pub(super) async fn take(&self, run: &[Datagram<'_>], is_late: bool) -> Taken {
+    /// Delivers datagrams from the front of `run`, or skips them. Says how many: at least one. Waits for that as long as it
+    /// takes; may be dropped and called again.
+    pub(super) async fn take(&self, run: &Run<'_>) -> Taken {
         let began = Instant::now();
         let mut waiting = None;
         loop {
-            match self.attempt(run, is_late, began).await {
+            match self.attempt(run, began).await {
                 Attempt::Done(taken) => return taken,
                 Attempt::TryAgainAt(due) => {
                     // The collector may take other datagrams meanwhile.
@@ -217,10 +246,10 @@ impl Destination {
     }
 
     /// Tries once to deliver from the front of `run`, for a task that has tried since `began`.
-    async fn attempt(&self, run: &[Datagram<'_>], is_late: bool, began: Instant) -> Attempt {
+    async fn attempt(&self, run: &Run<'_>, began: Instant) -> Attempt {
         let mut turn = self.turn.lock().await;
-        let obstacle = match self.try_run(&mut turn, run, is_late) {
-            Ok(count) => return Attempt::Done(Taken { count, is_sent: true }),
+        let obstacle = match self.try_run(&mut turn, run) {
+            Ok((count, recipient)) => return Attempt::Done(Taken { count, recipient: Some(recipient) }),
             Err(obstacle) => obstacle,
         };
         let obstacle = match self.judge(&mut turn, run, obstacle) {
@@ -231,9 +260,11 @@ impl Destination {
         match obstacle {
             Obstacle::Full | Obstacle::NoBuffer(_) => Attempt::WaitForCollector(QUEUE_PAUSE),
             Obstacle::Paced(due) => Attempt::TryAgainAt(due),
+            Obstacle::Changed => Attempt::TryAgainAt(Instant::now()),
             _ if self.terms.when_down == WhenDown::Skip => {
-                self.pass_over(run);
-                Attempt::Done(Taken { count: run.len(), is_sent: false })
+                let count = run.datagrams.len();
+                self.count_skipped(u64::try_from(count).unwrap_or(u64::MAX));
+                Attempt::Done(Taken { count, recipient: None })
             }
             Obstacle::Down(_) => Attempt::WaitForCollector(DOWN_PAUSE),
             Obstacle::Held(_) | Obstacle::Refused(_) => Attempt::TryAgainAt(Instant::now() + DOWN_PAUSE),
@@ -241,8 +272,8 @@ impl Destination {
     }
 
     /// Decides about a datagram, the first of `run`, that the kernel may never send. Returns an obstacle that persists.
-    fn judge(&self, turn: &mut Turn, run: &[Datagram<'_>], obstacle: Obstacle) -> Result<Attempt, Obstacle> {
-        let (Some(first), now) = (run.first(), Instant::now()) else { return Err(obstacle) };
+    fn judge(&self, turn: &mut Turn, run: &Run<'_>, obstacle: Obstacle) -> Result<Attempt, Obstacle> {
+        let (Some(first), now) = (run.datagrams.first(), Instant::now()) else { return Err(obstacle) };
         let exporter = first.exporter.ip();
         let (verdict, reason) = match obstacle {
             Obstacle::Refused(reason) => (turn.refusals.judge(exporter, now), reason),
@@ -255,47 +286,25 @@ impl Destination {
             Verdict::Retry => Ok(Attempt::TryAgainAt(now + RETRY_FOR)),
             Verdict::Hold => Err(Obstacle::Held(reason)),
             Verdict::Drop => {
-                self.misses(first);
-                if let Some(key) = templates_key(first) {
-                    // Its templates may have been refused as well.
-                    turn.primed.forget(&key);
-                }
+                // Repeats may have been refused as well.
+                run.learner.forget_progress(first, run.place);
                 self.figures().counts.refused += 1;
                 turn.trouble.refused(self.address, exporter, &reason);
-                Ok(Attempt::Done(Taken { count: 1, is_sent: false }))
+                Ok(Attempt::Done(Taken { count: 1, recipient: None }))
             }
         }
     }
 
     /// Counts datagrams that it will not get.
-    pub(super) fn pass_over(&self, datagrams: &[Datagram<'_>]) {
-        for datagram in datagrams {
-            self.misses(datagram);
-        }
-        self.count_skipped(u64::try_from(datagrams.len()).unwrap_or(u64::MAX));
-    }
-
-    /// Counts datagrams that it will not get, whatever they were.
     pub(super) fn count_skipped(&self, count: u64) {
         self.figures().counts.skipped += count;
     }
 
-    /// Notes that the collector will not get `datagram`: what that defines is to be told to it before it has to decode more.
-    pub(super) fn misses(&self, datagram: &Datagram<'_>) {
-        if self.templates.is_none() || !changes_templates(datagram.payload) {
-            return;
-        }
-        let mut figures = self.figures();
-        if figures.missed.len() < PRIMED_MAX {
-            figures.missed.extend(templates_key(datagram));
-        }
-    }
-
-    /// Sends as many of the run as may go at once, and says how many: at least one. Nothing is awaited here.
-    fn try_run(&self, turn: &mut Turn, run: &[Datagram<'_>], is_late: bool) -> Result<usize, Obstacle> {
+    /// Sends as many of the run as may go at once, and says how many, at least one, and to whom. Nothing is awaited here.
+    fn try_run(&self, turn: &mut Turn, run: &Run<'_>) -> Result<(usize, Recipient), Obstacle> {
         let now = Instant::now();
-        let Some(first) = run.first() else { return Ok(0) };
-        let mut count = turn.admit(run.len().min(RUN_MAX), is_late, now)?;
+        let Some(first) = run.datagrams.first() else { return Err(Obstacle::Changed) };
+        let mut count = turn.admit(run.datagrams.len().min(RUN_MAX), run.is_late, now)?;
         if let Some(error) = self.sources().take_error(now) {
             turn.reach.failed(error.to_string(), now);
         }
@@ -303,8 +312,9 @@ impl Destination {
         match &leave {
             Leave::None(reason) => return Err(Obstacle::Down(reason.clone())),
             Leave::Arrived => {
-                self.note_sent(turn, &[first.payload], is_late, now);
-                return Ok(1);
+                let recipient = self.recipient(turn, run)?;
+                self.note_sent(turn, &[first.payload], run.is_late, now);
+                return Ok((1, recipient));
             }
             Leave::Probe => count = 1,
             Leave::Free => {}
@@ -312,77 +322,85 @@ impl Destination {
         if !turn.gate.is_present().map_err(|error| Obstacle::Down(error.to_string()))? {
             return Err(Obstacle::absent());
         }
-        count = self.prime(turn, run.get(..count).unwrap_or_default(), is_late)?;
-        // What was told may have taken up what the limits let through.
-        count = turn.admit(count, is_late, now)?;
-        let payloads: Vec<&[u8]> = run.iter().take(count).map(|datagram| datagram.payload).collect();
-        let sent = self.send(turn, first.exporter, &payloads)?;
+        let recipient = self.recipient(turn, run)?;
+        let run_of = |count| Run { datagrams: run.datagrams.get(..count).unwrap_or_default(), ..*run };
+        count = self.repeat(turn, &run_of(count), &recipient)?;
+        // Repeats may have taken up what the limits let through.
+        count = turn.admit(count, run.is_late, now)?;
+        let payloads: Vec<&[u8]> =
+            run.datagrams.iter().take(count).map(|datagram| datagram.payload).collect();
+        let sent = self.send(turn, run, &recipient, &payloads)?;
         if leave == Leave::Probe {
-            // One that is passed over counts as that, even if it arrives.
+            // One that is skipped counts as that, even if it arrives.
             let waits = self.terms.when_down == WhenDown::Hold;
             return Err(Obstacle::Down(turn.reach.probed(first, waits, now)));
         }
-        self.note_sent(turn, payloads.get(..sent).unwrap_or_default(), is_late, now);
-        Ok(sent)
+        self.note_sent(turn, payloads.get(..sent).unwrap_or_default(), run.is_late, now);
+        Ok((sent, recipient))
     }
 
-    /// Sends the templates that the collector needs for the first datagram of `run`, of one exporter, if it does not have
-    /// them, and says how many of the run it can decode then: at least one.
-    fn prime(&self, turn: &mut Turn, run: &[Datagram<'_>], is_late: bool) -> Result<usize, Obstacle> {
-        let Some(templates) = self.templates.as_ref() else { return Ok(run.len()) };
-        let missed = core::mem::take(&mut self.figures().missed);
-        turn.primed.keep_up(turn.changes(), &missed);
-        let Some(exporter) = run.first().map(|first| first.exporter) else { return Ok(0) };
-        let is_known = self.sources().is_seen_as_before(exporter);
-        for (place, datagram) in run.iter().enumerate() {
-            let Some(key) = templates_key(datagram) else { continue };
-            if turn.primed.has(&key) && is_known {
-                continue;
-            }
-            if place > 0 {
-                return Ok(place);
-            }
-            if !is_known {
-                turn.primed.forget(&key);
-            }
-            let repeats = templates.before(datagram, self.terms.when_down);
-            self.tell(turn, exporter, key, &repeats, is_late)?;
+    /// Who would get the datagrams of `run` now.
+    fn recipient(&self, turn: &mut Turn, run: &Run<'_>) -> Result<Recipient, Obstacle> {
+        let exporter = run.exporter().ok_or(Obstacle::Changed)?;
+        let mut sources = self.sources();
+        let leaving = sources.socket(run.learner.number(), exporter).map_err(|error| unopened(&error))?;
+        let (socket, has_moved) = (leaving.seen.number, leaving.has_moved);
+        Ok(Recipient { place: run.place, generation: turn.generation(), socket, has_moved })
+    }
+
+    /// Sends what the recipient needs to decode the first datagram of `run`, if it does not have it, and says how many of the
+    /// run it can decode then: at least one.
+    fn repeat(&self, turn: &mut Turn, run: &Run<'_>, recipient: &Recipient) -> Result<usize, Obstacle> {
+        if !self.terms.repeat_templates {
+            return Ok(run.datagrams.len());
         }
-        Ok(run.len())
+        loop {
+            match run.learner.before(run.datagrams, recipient, Instant::now().into_std()) {
+                None => return Ok(run.datagrams.len()),
+                Some((0, repeats)) => self.send_repeats(turn, run, recipient, &repeats)?,
+                Some((place, _)) => return Ok(place),
+            }
+        }
     }
 
-    /// Sends those of the `repeats` of an exporter's templates that the collector was not told already.
-    fn tell(
+    /// Sends those of the `repeats` that the recipient does not have.
+    fn send_repeats(
         &self,
         turn: &mut Turn,
-        exporter: SocketAddr,
-        key: ExporterKey,
-        repeats: &[Vec<u8>],
-        is_late: bool,
+        run: &Run<'_>,
+        recipient: &Recipient,
+        repeats: &Repeats,
     ) -> Result<(), Obstacle> {
-        let told = turn.primed.count(&key, repeats);
-        for (count, payload) in (1..).zip(repeats).skip(told) {
+        for (count, payload) in (1..).zip(&repeats.payloads).skip(repeats.sent) {
             let now = Instant::now();
-            turn.admit(1, is_late, now)?;
-            match self.send(turn, exporter, &[payload]) {
+            turn.admit(1, run.is_late, now)?;
+            match self.send(turn, run, recipient, &[payload]) {
                 Ok(_) => {
-                    turn.charge(1, is_late, now);
+                    turn.charge(1, run.is_late, now);
                     self.figures().counts.templates += 1;
                 }
                 // The datagram itself shows whether that concerns all of the exporter's.
                 Err(Obstacle::Refused(_)) => {}
                 Err(obstacle) => return Err(obstacle),
             }
-            // The look before the first one may have been the one that found the collector's socket.
-            turn.primed.note_some(key, count, payload, turn.changes());
+            run.learner.note_repeated(repeats, count, recipient, now.into_std());
         }
-        turn.primed.note_all(key, turn.changes());
+        let all = repeats.payloads.len();
+        run.learner.note_repeated(repeats, all, recipient, Instant::now().into_std());
         Ok(())
     }
 
-    /// Sends as many of the payloads as may go at once, from the socket of `exporter`, and says how many: at least one.
-    fn send(&self, turn: &mut Turn, exporter: SocketAddr, payloads: &[&[u8]]) -> Result<usize, Obstacle> {
+    /// Sends as many of the payloads as may go at once, from the socket of the run's exporter, and says how many: at least
+    /// one. Sends nothing if somebody else than `recipient` would get them.
+    fn send(
+        &self,
+        turn: &mut Turn,
+        run: &Run<'_>,
+        recipient: &Recipient,
+        payloads: &[&[u8]],
+    ) -> Result<usize, Obstacle> {
         let failing = |error: io::Error| Obstacle::Down(error.to_string());
+        let exporter = run.exporter().ok_or(Obstacle::Changed)?;
         let count = match turn.gate.admit(payloads).map_err(failing)? {
             Admission::Go(count) => count,
             Admission::Full => return Err(Obstacle::Full),
@@ -390,7 +408,11 @@ impl Destination {
         };
         let payloads = payloads.get(..count).unwrap_or_default();
         let mut sources = self.sources();
-        let Leaving { socket, segments, .. } = sources.socket(exporter).map_err(|error| unopened(&error))?;
+        let Leaving { socket, segments, seen, .. } =
+            sources.socket(run.learner.number(), exporter).map_err(|error| unopened(&error))?;
+        if turn.generation() != recipient.generation || seen.number != recipient.socket {
+            return Err(Obstacle::Changed);
+        }
         turn.gate.sending();
         let mut attempt = || socket::send(socket, payloads, segments);
         let is_watching = turn.gate.is_watching();
@@ -454,6 +476,7 @@ impl Destination {
         let bytes: usize = sent.iter().map(|payload| payload.len()).sum();
         let mut figures = self.figures();
         figures.held = None;
+        figures.last = Some((turn.generation(), turn.gate.known()));
         self.take_losses(turn, &mut figures);
         figures.state = if turn.gate.is_watching() {
             CollectorState::Up
@@ -471,7 +494,7 @@ impl Destination {
         self.take_losses(turn, &mut figures);
         match obstacle {
             Obstacle::Full | Obstacle::NoBuffer(_) => figures.waits(began),
-            Obstacle::Paced(_) => {}
+            Obstacle::Paced(_) | Obstacle::Changed => {}
             Obstacle::Down(reason) | Obstacle::Held(reason) | Obstacle::Refused(reason) => {
                 if self.terms.when_down == WhenDown::Hold {
                     figures.waits(began);
@@ -576,9 +599,15 @@ impl Turn {
         }
     }
 
-    /// How often the collector was found anew, or something did not arrive there: it may have lost what it knew.
-    fn changes(&self) -> u64 {
-        self.gate.found_anew() + self.reach.failures()
+    /// Another number than before if the collector was found anew, or something did not arrive there: it may have lost what
+    /// it knew.
+    fn generation(&mut self) -> u64 {
+        let changes = self.gate.found_anew() + self.reach.failures();
+        if changes != self.changes {
+            self.changes = changes;
+            self.generation = next_number();
+        }
+        self.generation
     }
 }
 
@@ -586,12 +615,6 @@ impl Obstacle {
     fn absent() -> Self {
         Self::Down("nothing listens there".to_owned())
     }
-}
-
-/// What tells the templates of a datagram's exporter from others; `None` if it needs none.
-fn templates_key(datagram: &Datagram<'_>) -> Option<ExporterKey> {
-    let header = Header::parse(datagram.payload).filter(|header| header.version > 5)?;
-    Some(ExporterKey::new(datagram.exporter, &header))
 }
 
 /// Whether the error tells that there is no room for a moment.

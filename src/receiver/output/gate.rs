@@ -41,8 +41,10 @@ pub(super) struct Gate {
     seen: Option<(ReceiveQueue, Instant)>,
     /// Bytes of kernel memory that may still be filled before the next look; `room <= ROOM_MAX`.
     room: u64,
-    /// The socket that was found last, and how often another one than before was found.
+    /// The socket that the last look found.
     found: Option<[u8; 8]>,
+    /// The last socket that was ever found, and how often another one than before was found.
+    known: Option<[u8; 8]>,
     found_anew: u64,
     /// Memory of each datagram that was sent and may lie unread in the collector's queue, oldest first.
     unread: VecDeque<u64>,
@@ -57,13 +59,14 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// A gate that looks through `watch`, or that is always open.
-    pub(super) fn new(watch: Option<Watch>) -> Self {
+    /// A gate that looks through `watch`, or that is always open. The last socket that was ever found may be known.
+    pub(super) fn new(watch: Option<Watch>, known: Option<[u8; 8]>) -> Self {
         Self {
             watch,
             seen: None,
             room: 0,
             found: None,
+            known,
             found_anew: 0,
             unread: VecDeque::new(),
             unread_memory: 0,
@@ -91,6 +94,11 @@ impl Gate {
     /// How often the collector was found at a socket that it was not at before.
     pub(super) fn found_anew(&self) -> u64 {
         self.found_anew
+    }
+
+    /// The last socket that was ever found.
+    pub(super) fn known(&self) -> Option<[u8; 8]> {
+        self.known
     }
 
     /// Whether the collector's socket is there, if it is watched, by a look that still counts.
@@ -159,7 +167,10 @@ impl Gate {
             self.unread.clear();
             self.unread_memory = 0;
             self.found = found.map(|queue| queue.cookie);
-            self.found_anew += u64::from(found.is_some());
+        }
+        if let Some(cookie) = self.found.filter(|cookie| self.known != Some(*cookie)) {
+            self.known = Some(cookie);
+            self.found_anew += 1;
         }
         let Some(queue) = found else { return Ok(None) };
         if let Some((before, _)) = before.filter(|(before, _)| before.cookie == queue.cookie && self.sent) {

@@ -6,10 +6,10 @@
 
 mod budget;
 mod destination;
+mod exporters;
 mod gate;
 mod lateness;
 mod pace;
-mod primed;
 mod probe;
 mod reach;
 mod refusals;
@@ -30,11 +30,12 @@ use std::sync::Arc;
 
 use crate::config::{CollectorSettings, WhenDown};
 use crate::datagram::Datagram;
+use crate::netflow::Recipient;
 use crate::receiver::delivery::LaneMemory;
 use crate::receiver::output::lateness::Lateness;
 use crate::receiver::output::pace::CatchUp;
 use crate::receiver::output::udp::UdpOutput;
-use crate::receiver::templates::{Lessons, Templates};
+use crate::receiver::templates::{TemplateLearner, Templates};
 use crate::sequence::Position;
 use crate::status::CollectorState;
 
@@ -92,9 +93,14 @@ impl Progress {
         }
     }
 
-    /// The collector is done with `datagrams`.
-    fn advance(&mut self, datagrams: &[Datagram<'_>], lessons: &Lessons) {
-        lessons.learn(self.position, datagrams);
+    /// The collector is done with `datagrams`, which went to `recipient`, or were skipped.
+    fn advance(
+        &mut self,
+        datagrams: &[Datagram<'_>],
+        learner: &TemplateLearner,
+        recipient: Option<&Recipient>,
+    ) {
+        learner.learn(datagrams, recipient);
         self.position = self.position.plus(u64::try_from(datagrams.len()).unwrap_or(u64::MAX));
     }
 }
@@ -139,10 +145,10 @@ impl Output {
         &self,
         datagrams: &[Datagram<'_>],
         progress: &mut Progress,
-        lessons: &Lessons,
+        learner: &TemplateLearner,
     ) {
         match self {
-            Self::Udp(output) => output.deliver(datagrams, progress, lessons).await,
+            Self::Udp(output) => output.deliver(datagrams, progress, learner).await,
         }
     }
 
@@ -217,7 +223,7 @@ impl Outputs {
         all: &[&CollectorSettings],
         before: Option<&UdpOutput>,
     ) -> Arc<Output> {
-        Arc::new(Output::Udp(UdpOutput::open(resolved, all, &self.sockets, &self.templates, before)))
+        Arc::new(Output::Udp(UdpOutput::open(resolved, all, &self.sockets, before)))
     }
 
     /// Closes some of the idle sockets for exporters, as files have run short, and has no more than are left from now on.
@@ -232,7 +238,7 @@ impl Outputs {
         }
     }
 
-    /// What is told to collectors that come back.
+    /// What the collectors have seen of templates.
     pub(super) fn templates(&self) -> &Arc<Templates> {
         &self.templates
     }
@@ -309,7 +315,7 @@ mod tests {
     use std::net::UdpSocket;
 
     use super::*;
-    use crate::receiver::templates::netflow_9;
+    use crate::receiver::templates::{netflow_9, test_sender};
 
     #[test]
     fn a_v4_address_in_v6_clothes_is_taken_as_v4() {
@@ -361,9 +367,9 @@ mod tests {
     }
 
     async fn deliver(outputs: &Outputs, datagrams: &[Datagram<'_>]) {
-        for output in outputs.iter() {
-            let lessons = Lessons::new(outputs.templates().clone(), WhenDown::Hold);
-            output.deliver(datagrams, &mut Progress::at(Position(0)), &lessons).await;
+        let learners = outputs.templates().of_sender(&test_sender(), outputs.addresses(), None);
+        for (output, learner) in outputs.iter().zip(learners) {
+            output.deliver(datagrams, &mut Progress::at(Position(0)), &learner).await;
         }
     }
 
@@ -430,16 +436,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_others_got_of_an_exporter_in_the_meantime_is_told_once_it_is_in_the_share_again() {
+    async fn an_exporter_that_comes_back_to_a_share_brings_what_it_has_redefined() {
         let (listener, address) = listener();
         let all = [Resolved::at(&address.parse().unwrap())];
         let mut none_of_it = all.clone();
         none_of_it[0].settings.exporters = vec!["198.51.100.0/24".parse().unwrap()];
         let (defining, data) = (netflow_9(true), netflow_9(false));
+        let mut redefining = defining.clone();
+        *redefining.last_mut().unwrap() = 8;
         let mut outputs = Outputs::to(&[]).changed_to(&all);
         deliver(&outputs, &[of_exporter(1, &defining), of_exporter(1, &data)]).await;
         assert_eq!(received(&listener).len(), 2);
-        for (meanwhile, expected) in [(&data, 1), (&defining, 2)] {
+        for (meanwhile, expected) in [(&data, 1), (&defining, 1), (&redefining, 2)] {
             outputs = outputs.changed_to(&none_of_it);
             deliver(&outputs, &[of_exporter(1, meanwhile)]).await;
             assert!(received(&listener).is_empty());

@@ -22,10 +22,14 @@ use crate::receiver::output::watch::Watch;
 /// Bytes of send buffer asked for, so that a run of large datagrams to a slow interface goes in one call.
 const SEND_BUFFER: usize = 4 * 1024 * 1024;
 
-/// A socket on a port of its own, from which datagrams go to `collector`.
-pub(super) fn open_own(collector: SocketAddr) -> io::Result<Socket> {
+/// A socket on a port of its own, from which datagrams go to `collector`: on the `wanted` port if it is free.
+pub(super) fn open_own(collector: SocketAddr, wanted: Option<u16>) -> io::Result<Socket> {
     let socket = unbound(collector)?;
-    socket.bind(&route::any_port(collector).into())?;
+    let mut address = route::any_port(collector);
+    address.set_port(wanted.unwrap_or_default());
+    if socket.bind(&address.into()).is_err() {
+        socket.bind(&route::any_port(collector).into())?;
+    }
     socket.connect(&collector.into())?;
     Ok(socket)
 }
@@ -220,7 +224,7 @@ mod tests {
     fn what_the_network_says_in_the_middle_of_a_run_is_in_the_details() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let gone = UdpSocket::bind(address).unwrap().local_addr().unwrap();
-            let socket = open_own(gone).unwrap();
+            let socket = open_own(gone, None).unwrap();
             report_errors(&socket, gone).unwrap();
             assert!(take_details(&socket).is_empty());
             assert_eq!(send_each(&socket, &[b"one", b"two", b"three"]).unwrap(), 1);
@@ -262,7 +266,7 @@ mod tests {
         ];
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let collector = UdpSocket::bind(address).unwrap();
-            let socket = open_own(collector.local_addr().unwrap()).unwrap();
+            let socket = open_own(collector.local_addr().unwrap(), None).unwrap();
             for (lengths, expected) in &cases {
                 let payloads = payloads(lengths);
                 assert_eq!(&send_all(&socket, &payloads, &mut Segments::default()), expected, "{lengths:?}");
@@ -290,7 +294,7 @@ mod tests {
     fn what_goes_as_one_to_nobody_is_refused_as_one() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let gone = UdpSocket::bind(address).unwrap().local_addr().unwrap();
-            let socket = open_own(gone).unwrap();
+            let socket = open_own(gone, None).unwrap();
             assert_eq!(send_all(&socket, &payloads(&[10, 10, 10]), &mut Segments::default()), [(3, true)]);
             let error = take_error(&socket).and_then(|error| error.raw_os_error());
             assert_eq!(error, Some(libc::ECONNREFUSED));

@@ -1,22 +1,27 @@
-//! Where datagrams to one collector come from: a socket for each exporter.
+//! Where datagrams to one collector come from: a socket for each exporter of each sender.
 //!
-//! Each socket either has the exporter's own address and port, or a port of this machine that no other exporter has. There
-//! are never more than the share of this destination: the one unused longest makes room.
+//! Each socket either has the exporter's own address and port, or a port of this machine that no other exporter has. A
+//! collector sees an exporter at the same port for as long as possible: a port is remembered when its socket closes.
+//!
+//! There are never more sockets than the share of this destination: the sender that has most closes the one that it used
+//! longest ago.
 
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
-use lru::LruCache;
 use socket2::Socket;
 use tokio::time::Instant;
 
 use crate::config::Source;
-use crate::limits::SEEN_AS_SHOWN;
+use crate::limits::{PORTS_PER_ADDRESS, PORTS_REMEMBERED, SEEN_AS_SHOWN};
 use crate::receiver::output::budget::{SocketBudget, SocketShare};
+use crate::receiver::output::exporters::{Exporters, Seen};
 use crate::receiver::output::reach::PROBE_WAIT;
 use crate::receiver::output::socket::{self, Segments};
+use crate::receiver::templates::next_number;
 use crate::service::is_out_of_files;
 
 /// How long after it was used last a socket is asked for what ICMP said.
@@ -28,6 +33,9 @@ const ASKED_EVERY: Duration = Duration::from_millis(20);
 /// One of so many sockets is closed when files run short.
 const GIVEN_UP: usize = 8;
 
+/// One address has at most one of so many sockets, however few there are.
+const SHARE_OF_ADDRESS: usize = 4;
+
 /// The sockets.
 #[derive(Debug)]
 pub(super) struct Sources {
@@ -35,7 +43,8 @@ pub(super) struct Sources {
     source: Source,
     /// Whether what ICMP says is to be told.
     hears_errors: bool,
-    sockets: LruCache<SocketAddr, Leaving>,
+    /// By the number of the sender.
+    senders: HashMap<u64, Exporters>,
     share: SocketShare,
     asked: Instant,
 }
@@ -45,9 +54,11 @@ pub(super) struct Sources {
 pub(super) struct Leaving {
     pub(super) socket: Socket,
     pub(super) segments: Segments,
-    /// The address and port that the collector sees.
-    pub(super) seen_as: SocketAddr,
-    used: Instant,
+    /// What the collector sees.
+    pub(super) seen: Seen,
+    /// The collector saw the same exporter at another port before.
+    pub(super) has_moved: bool,
+    pub(super) used: Instant,
 }
 
 impl Sources {
@@ -57,36 +68,77 @@ impl Sources {
         hears_errors: bool,
         budget: &Arc<SocketBudget>,
     ) -> Self {
-        let (sockets, share) = (LruCache::unbounded(), SocketShare::of(budget));
-        Self { collector, source, hears_errors, sockets, share, asked: Instant::now() }
+        let share = SocketShare::of(budget);
+        Self { collector, source, hears_errors, senders: HashMap::new(), share, asked: Instant::now() }
     }
 
-    /// The socket for datagrams of `exporter`.
-    pub(super) fn socket(&mut self, exporter: SocketAddr) -> io::Result<&mut Leaving> {
+    /// The socket for datagrams of `exporter`, which come by the sender of this number.
+    pub(super) fn socket(&mut self, sender: u64, exporter: SocketAddr) -> io::Result<&mut Leaving> {
         let now = Instant::now();
-        if !self.sockets.contains(&exporter) {
-            while self.sockets.len() >= self.share.sockets() && self.sockets.pop_lru().is_some() {}
-            let leaving = match self.open(exporter, now) {
-                // There are fewer files than sockets may be: the one unused longest goes.
-                Err(error) if is_out_of_files(&error) && self.sockets.pop_lru().is_some() => {
-                    self.open(exporter, now)?
-                }
-                other => other?,
-            };
-            self.sockets.push(exporter, leaving);
-        }
-        let leaving = self.sockets.get_mut(&exporter).ok_or(io::ErrorKind::NotFound)?;
+        let is_open = self.exporters(sender).is_some_and(|exporters| exporters.has(&exporter));
+        let key = if is_open { exporter } else { self.opened(sender, exporter, now)? };
+        let leaving = self.senders.get_mut(&sender).and_then(|exporters| exporters.get_mut(&key));
+        let leaving = leaving.ok_or(io::ErrorKind::NotFound)?;
         leaving.used = now;
         Ok(leaving)
     }
 
-    /// Closes some of the sockets unused longest, but not the last one, and says how many are left.
-    pub(super) fn give_up_some(&mut self) -> usize {
-        let count = self.sockets.len().div_ceil(GIVEN_UP).min(self.sockets.len().saturating_sub(1));
-        for _ in 0..count {
-            self.sockets.pop_lru();
+    /// Opens the socket for `exporter`, unless its address has one that it shares. Returns by which address it is found.
+    fn opened(&mut self, sender: u64, exporter: SocketAddr, now: Instant) -> io::Result<SocketAddr> {
+        let bears = self.bears(exporter);
+        let most = PORTS_PER_ADDRESS.min(self.share.sockets() / SHARE_OF_ADDRESS).max(1);
+        let key = self.senders.entry(sender).or_default().key_of(exporter, bears, most, now);
+        if !self.exporters(sender).is_some_and(|exporters| exporters.has(&key)) {
+            self.make_room();
+            let leaving = match self.open(sender, key, now) {
+                // There are fewer files than sockets may be: one closes.
+                Err(error) if is_out_of_files(&error) && self.close_one() => self.open(sender, key, now)?,
+                other => other?,
+            };
+            self.senders.entry(sender).or_default().put(key, leaving);
         }
-        self.sockets.len()
+        Ok(key)
+    }
+
+    fn exporters(&self, sender: u64) -> Option<&Exporters> {
+        self.senders.get(&sender)
+    }
+
+    /// Closes sockets until there is room for one more, and forgets ports if too many are remembered.
+    fn make_room(&mut self) {
+        self.senders.retain(|_, exporters| exporters.open() + exporters.remembered() > 0);
+        let (mut open, mut remembered) =
+            self.senders.values().fold((0, 0), |(open, remembered), exporters| {
+                (open + exporters.open(), remembered + exporters.remembered())
+            });
+        while open >= self.share.sockets() && self.close_one() {
+            open -= 1;
+            remembered += 1;
+        }
+        while remembered > PORTS_REMEMBERED {
+            let most = self.senders.values_mut().max_by_key(|exporters| exporters.remembered());
+            if !most.is_some_and(Exporters::forget_oldest) {
+                break;
+            }
+            remembered -= 1;
+        }
+    }
+
+    /// Closes the socket that the sender with most of them used longest ago; false if there is none.
+    fn close_one(&mut self) -> bool {
+        let most = self.senders.values_mut().max_by_key(|exporters| exporters.open());
+        most.is_some_and(Exporters::close_oldest)
+    }
+
+    /// Closes some of the sockets, but not the last one, and says how many are left.
+    pub(super) fn give_up_some(&mut self) -> usize {
+        let open = |sources: &Self| sources.senders.values().map(Exporters::open).sum::<usize>();
+        let before = open(self);
+        let count = before.div_ceil(GIVEN_UP).min(before.saturating_sub(1));
+        for _ in 0..count {
+            self.close_one();
+        }
+        open(self)
     }
 
     /// Whether datagrams of `exporter` can bear its own address: a collector is reached in one family only, and addresses
@@ -102,66 +154,72 @@ impl Sources {
             && !(ip.is_unspecified() || ip.is_multicast() || is_link_local)
     }
 
-    /// Whether the collector will see the next datagram of `exporter` come from where it saw the last one.
-    pub(super) fn is_seen_as_before(&self, exporter: SocketAddr) -> bool {
-        self.sockets.contains(&exporter) || self.bears(exporter)
-    }
-
     /// Whether datagrams of `exporter` are to bear its own address.
     fn bears(&self, exporter: SocketAddr) -> bool {
         self.source == Source::Exporter && self.can_bear(exporter)
     }
 
-    fn open(&self, exporter: SocketAddr, now: Instant) -> io::Result<Leaving> {
-        let socket = if self.bears(exporter) {
-            socket::open_as(exporter, self.collector).or_else(|error| match error.raw_os_error() {
-                Some(libc::EPERM) => Err(io::Error::new(
-                    error.kind(),
-                    "sending from the addresses of exporters takes CAP_NET_RAW, and PrivateUsers=no: \
-                     `nf-receiver check` tells more",
-                )),
-                // Somebody on this machine has that address and port, it is a port for the privileged, the address means
-                // nothing on the way there, as 127.0.0.1 does not beyond this machine, or no route leads there from it.
-                Some(
-                    libc::EADDRINUSE
-                    | libc::EACCES
-                    | libc::EINVAL
-                    | libc::EADDRNOTAVAIL
-                    | libc::EAFNOSUPPORT
-                    | libc::EHOSTUNREACH
-                    | libc::ENETUNREACH,
-                ) => socket::open_own(self.collector),
-                _ => Err(error),
-            })?
+    /// Opens the socket of an exporter, or the one that stands for several of its ports.
+    fn open(&self, sender: u64, key: SocketAddr, now: Instant) -> io::Result<Leaving> {
+        let before = self.exporters(sender).and_then(|exporters| exporters.seen_before(&key));
+        let socket = if self.bears(key) {
+            self.open_as(key)?
         } else {
-            socket::open_own(self.collector)?
+            socket::open_own(self.collector, before.map(|seen| seen.seen_as.port()))?
         };
         if self.hears_errors {
             socket::report_errors(&socket, self.collector)?;
         }
         let seen_as = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Leaving { socket, segments: Segments::default(), seen_as, used: now })
+        let same = before.filter(|seen| seen.seen_as == seen_as);
+        let seen = same.unwrap_or_else(|| Seen { seen_as, number: next_number() });
+        let has_moved = before.is_some() && same.is_none();
+        Ok(Leaving { socket, segments: Segments::default(), seen, has_moved, used: now })
     }
 
-    /// What ICMP said of late about datagrams that were sent, if it was bad.
+    /// A socket that bears the exporter's address, or an own one where that is not possible.
+    fn open_as(&self, exporter: SocketAddr) -> io::Result<Socket> {
+        socket::open_as(exporter, self.collector).or_else(|error| match error.raw_os_error() {
+            Some(libc::EPERM) => Err(io::Error::new(
+                error.kind(),
+                "sending from the addresses of exporters takes CAP_NET_RAW, and PrivateUsers=no: \
+                 `nf-receiver check` tells more",
+            )),
+            // Somebody on this machine has that address and port, it is a port for the privileged, the address means
+            // nothing on the way there, as 127.0.0.1 does not beyond this machine, or no route leads there from it.
+            Some(
+                libc::EADDRINUSE
+                | libc::EACCES
+                | libc::EINVAL
+                | libc::EADDRNOTAVAIL
+                | libc::EAFNOSUPPORT
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH,
+            ) => socket::open_own(self.collector, None),
+            _ => Err(error),
+        })
+    }
+
+    /// What ICMP said recently about datagrams that were sent, if it was bad.
     pub(super) fn take_error(&mut self, now: Instant) -> Option<io::Error> {
         if !self.hears_errors || now.duration_since(self.asked) < ASKED_EVERY {
             return None;
         }
         self.asked = now;
-        // The one used last comes first.
+        let is_recent = |leaving: &&Leaving| now.duration_since(leaving.used) < ANSWERS_WITHIN;
+        // Of each sender, the one used last comes first.
         let recent = self
-            .sockets
-            .iter()
-            .map(|(_, leaving)| leaving)
-            .take_while(|leaving| now.duration_since(leaving.used) < ANSWERS_WITHIN);
+            .senders
+            .values()
+            .flat_map(|exporters| exporters.iter().map(|(_, leaving)| leaving).take_while(is_recent));
         recent.filter_map(|leaving| socket::take_error(&leaving.socket)).filter(is_unreachable).last()
     }
 
-    /// Exporters that the collector sees under another address, and which; the one used last first, and no more than are
-    /// shown.
+    /// Exporters that the collector sees under another address, and which; of each sender the one used last first, and no
+    /// more than are shown. Port 0 stands for those of an exporter's ports that share a socket.
     pub(super) fn seen_as(&self) -> Vec<(SocketAddr, SocketAddr)> {
-        let all = self.sockets.iter().map(|(exporter, leaving)| (*exporter, leaving.seen_as));
+        let all = self.senders.values().flat_map(Exporters::iter);
+        let all = all.map(|(exporter, leaving)| (*exporter, leaving.seen.seen_as));
         all.filter(|(exporter, seen_as)| exporter != seen_as).take(SEEN_AS_SHOWN).collect()
     }
 }
@@ -185,24 +243,43 @@ pub(super) fn is_unreachable(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use core::num::NonZeroUsize;
+    use std::collections::HashSet;
     use std::net::UdpSocket;
 
     use super::*;
+    use crate::limits::PORT_IDLE;
+
+    /// The numbers of two senders.
+    const SENDER: u64 = 1;
+    const OTHER: u64 = 2;
 
     fn sources(collector: &UdpSocket, source: Source, bound: usize) -> Sources {
         let budget = SocketBudget::new(NonZeroUsize::new(bound).unwrap(), usize::MAX);
         Sources::new(collector.local_addr().unwrap(), source, false, &budget)
     }
 
-    fn exporter(number: u16) -> SocketAddr {
-        format!("192.0.2.1:{number}").parse().unwrap()
+    fn exporter(number: u8) -> SocketAddr {
+        ([192, 0, 2, number], 2055).into()
     }
 
     /// Which address the collector sees when a datagram of `exporter` is sent.
-    fn seen(sources: &mut Sources, collector: &UdpSocket, exporter: SocketAddr) -> SocketAddr {
-        let leaving = sources.socket(exporter).unwrap();
+    fn seen_of(
+        sources: &mut Sources,
+        collector: &UdpSocket,
+        sender: u64,
+        exporter: SocketAddr,
+    ) -> SocketAddr {
+        let leaving = sources.socket(sender, exporter).unwrap();
         assert_eq!(socket::send(&leaving.socket, &[b"x"], &mut leaving.segments).unwrap().taken, 1);
         collector.recv_from(&mut [0; 2]).unwrap().1
+    }
+
+    fn seen(sources: &mut Sources, collector: &UdpSocket, exporter: SocketAddr) -> SocketAddr {
+        seen_of(sources, collector, SENDER, exporter)
+    }
+
+    fn open(sources: &Sources) -> usize {
+        sources.senders.values().map(Exporters::open).sum()
     }
 
     #[tokio::test]
@@ -216,6 +293,97 @@ mod tests {
         assert_eq!(sources.seen_as(), [(exporter(1), first), (exporter(2), second)]);
         let third = seen(&mut sources, &collector, exporter(3));
         assert_eq!(sources.seen_as(), [(exporter(3), third), (exporter(1), first)]);
+    }
+
+    #[tokio::test]
+    async fn a_port_is_remembered_when_its_socket_closes() {
+        let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut sources = sources(&collector, Source::Own, 2);
+        let all = 1..=20;
+        let ports: Vec<_> =
+            all.clone().map(|number| seen(&mut sources, &collector, exporter(number))).collect();
+        let numbers: Vec<_> =
+            all.clone().map(|number| sources.socket(SENDER, exporter(number)).unwrap().seen.number).collect();
+        for _ in 0..3 {
+            for number in all.clone() {
+                let place = usize::from(number) - 1;
+                assert_eq!(seen(&mut sources, &collector, exporter(number)), ports[place]);
+                let leaving = sources.socket(SENDER, exporter(number)).unwrap();
+                assert_eq!((leaving.seen.number, leaving.has_moved), (numbers[place], false));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_that_somebody_took_meanwhile_is_replaced() {
+        let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut sources = sources(&collector, Source::Own, 1);
+        let before = seen(&mut sources, &collector, exporter(1));
+        let number = sources.socket(SENDER, exporter(1)).unwrap().seen.number;
+        seen(&mut sources, &collector, exporter(2));
+        let _taken = UdpSocket::bind(before).unwrap();
+        assert_ne!(seen(&mut sources, &collector, exporter(1)), before);
+        let leaving = sources.socket(SENDER, exporter(1)).unwrap();
+        assert!(leaving.has_moved && leaving.seen.number > number);
+    }
+
+    #[tokio::test]
+    async fn an_exporter_with_ever_new_ports_takes_few_sockets_and_no_others() {
+        let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut sources = sources(&collector, Source::Own, 1024);
+        let other = seen(&mut sources, &collector, exporter(9));
+        let mut local = HashSet::new();
+        let from_port = |port| SocketAddr::from(([192, 0, 2, 1], port));
+        for port in (1..=1060).cycle().take(5000) {
+            local.insert(seen(&mut sources, &collector, from_port(port)));
+        }
+        assert_eq!((local.len(), open(&sources)), (PORTS_PER_ADDRESS + 1, PORTS_PER_ADDRESS + 2));
+        assert_eq!(seen(&mut sources, &collector, exporter(9)), other);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_port_makes_room_for_a_new_one_of_its_address() {
+        let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut sources = sources(&collector, Source::Own, 8);
+        let from_port = |port| SocketAddr::from(([192, 0, 2, 1], port));
+        let all = [1, 2, 3, 4].map(|port| seen(&mut sources, &collector, from_port(port)));
+        assert_eq!(all[2], all[3], "two have sockets of their own");
+        tokio::time::advance(PORT_IDLE).await;
+        assert_eq!(seen(&mut sources, &collector, from_port(2)), all[1]);
+        assert_ne!(seen(&mut sources, &collector, from_port(3)), all[2]);
+        assert_eq!(seen(&mut sources, &collector, from_port(2)), all[1]);
+        assert_eq!(seen(&mut sources, &collector, from_port(1)), all[2], "shared by the others");
+    }
+
+    #[tokio::test]
+    async fn two_senders_with_the_same_exporter_have_a_port_each() {
+        let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut sources = sources(&collector, Source::Own, 8);
+        let ports = [SENDER, OTHER].map(|sender| seen_of(&mut sources, &collector, sender, exporter(1)));
+        assert_ne!(ports[0], ports[1]);
+    }
+
+    #[tokio::test]
+    async fn a_sender_with_many_exporters_takes_no_socket_of_one_with_few() {
+        let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut sources = sources(&collector, Source::Own, 10);
+        seen_of(&mut sources, &collector, OTHER, exporter(1));
+        for number in 1..=100 {
+            seen(&mut sources, &collector, exporter(number));
+        }
+        assert_eq!(open(&sources), 10);
+        assert_eq!(sources.senders[&OTHER].open(), 1);
+    }
+
+    #[tokio::test]
+    async fn remembered_ports_are_bounded() {
+        let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut sources = sources(&collector, Source::Own, 1);
+        for number in 0..u32::try_from(PORTS_REMEMBERED).unwrap() + 100 {
+            sources.socket(u64::from(number % 7), (number.to_be_bytes(), 1).into()).unwrap();
+        }
+        let remembered: usize = sources.senders.values().map(Exporters::remembered).sum();
+        assert!(remembered <= PORTS_REMEMBERED, "{remembered}");
     }
 
     #[tokio::test]
@@ -242,7 +410,7 @@ mod tests {
         }
         let _other = SocketShare::of(&budget);
         seen(&mut sources, &collector, exporter(11));
-        assert_eq!(sources.sockets.len(), 5);
+        assert_eq!(open(&sources), 5);
     }
 
     #[tokio::test]

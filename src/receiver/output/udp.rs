@@ -10,13 +10,17 @@ use crate::config::CollectorSettings;
 use crate::datagram::Datagram;
 use crate::limits::LATE;
 use crate::receiver::output::budget::SocketBudget;
-use crate::receiver::output::destination::{Counts, Destination};
+use crate::receiver::output::destination::{Destination, Run};
 use crate::receiver::output::gate::RUN_MAX;
 use crate::receiver::output::lateness::went_back;
 use crate::receiver::output::share::Share;
 use crate::receiver::output::{CollectorFigures, LateFigures, Progress, Resolved};
-use crate::receiver::templates::{Lessons, Templates};
+use crate::receiver::templates::TemplateLearner;
 use crate::service::both_clocks;
+
+/// Which address of a collector: its own, and that for late datagrams.
+const MAIN: usize = 0;
+const LATE_ADDRESS: usize = 1;
 
 /// A collector counts as paced for so long after a datagram that waited has gone.
 const PACED: Duration = Duration::from_secs(1);
@@ -39,17 +43,14 @@ impl UdpOutput {
         resolved: &Resolved,
         all: &[&CollectorSettings],
         sockets: &Arc<SocketBudget>,
-        templates: &Arc<Templates>,
         before: Option<&Self>,
     ) -> Self {
         let settings = &resolved.settings;
-        let templates = settings.repeat_templates.then(|| templates.clone());
         let open = |address, before: Option<&Arc<Destination>>| {
             if let Some(same) = before.filter(|before| before.is(address, settings)) {
                 return same.clone();
             }
-            let counts = before.map_or_else(Counts::default, |before| before.figures_now().1);
-            Arc::new(Destination::open(address, settings, sockets, templates.clone(), counts))
+            Arc::new(Destination::open(address, settings, sockets, before.map(Arc::as_ref)))
         };
         let main = open(resolved.address, before.map(|before| &before.main));
         let late_before = before.and_then(|before| before.late.as_ref()).map(|(_, late)| late);
@@ -79,7 +80,7 @@ impl UdpOutput {
         &self,
         datagrams: &[Datagram<'_>],
         progress: &mut Progress,
-        lessons: &Lessons,
+        learner: &TemplateLearner,
     ) {
         let begin = progress.position;
         loop {
@@ -88,10 +89,7 @@ impl UdpOutput {
             let waiting = datagrams.get(done..).unwrap_or_default();
             if !self.share.admits(first.exporter.ip()) {
                 let others = waiting.get(..same_exporter(waiting)).unwrap_or_default();
-                for datagram in others {
-                    self.misses(datagram);
-                }
-                progress.advance(others, lessons);
+                progress.advance(others, learner, None);
                 continue;
             }
             let age = progress.lateness.age(first, both_clocks());
@@ -110,22 +108,14 @@ impl UdpOutput {
                     progress.catch_up.is_over();
                 }
             }
-            let run = waiting.get(..count).unwrap_or_default();
+            let datagrams = waiting.get(..count).unwrap_or_default();
             let late = self.late.as_ref().filter(|(after, _)| age >= *after).map(|(_, late)| late);
-            let taken = late.unwrap_or(&self.main).take(run, is_late).await;
-            let run = run.get(..taken.count).unwrap_or_default();
-            run.last().and_then(|last| progress.lateness.note(last));
-            let other = match late {
-                Some(_) => Some(&self.main),
-                None => self.late.as_ref().map(|(_, late)| late),
-            };
-            if let Some(other) = other {
-                for datagram in run {
-                    other.misses(datagram);
-                }
-            }
-            progress.advance(run, lessons);
-            if taken.is_sent {
+            let (destination, place) = late.map_or((&self.main, MAIN), |late| (late, LATE_ADDRESS));
+            let taken = destination.take(&Run { datagrams, is_late, place, learner }).await;
+            let taken_datagrams = datagrams.get(..taken.count).unwrap_or_default();
+            taken_datagrams.last().and_then(|last| progress.lateness.note(last));
+            progress.advance(taken_datagrams, learner, taken.recipient.as_ref());
+            if taken.recipient.is_some() {
                 progress.sent = progress.position;
             }
         }
@@ -133,9 +123,6 @@ impl UdpOutput {
 
     /// Counts those of `datagrams` that it should have got, and will not get.
     pub(super) fn pass_over(&self, datagrams: &[Datagram<'_>]) {
-        for datagram in datagrams {
-            self.misses(datagram);
-        }
         let own = datagrams.iter().filter(|datagram| self.share.admits(datagram.exporter.ip()));
         self.count_skipped(u64::try_from(own.count()).unwrap_or(u64::MAX));
     }
@@ -161,15 +148,6 @@ impl UdpOutput {
         let (until, now) = ((*self.paced_until())?, Instant::now());
         let left = until.saturating_duration_since(now).as_millis().div_ceil(1000);
         (now < until + PACED).then(|| u64::try_from(left).unwrap_or(u64::MAX))
-    }
-
-    /// Notes that the collector will not get `datagram` at any of its addresses. Even one of an exporter that is not in its
-    /// share: with another share it may have to decode what comes later.
-    fn misses(&self, datagram: &Datagram<'_>) {
-        self.main.misses(datagram);
-        if let Some((_, late)) = &self.late {
-            late.misses(datagram);
-        }
     }
 
     /// As [`Output::give_up_sockets`](super::Output::give_up_sockets).

@@ -2,7 +2,7 @@ use core::num::NonZeroUsize;
 
 use super::*;
 use crate::datagram::Timestamp;
-use crate::receiver::templates::netflow_9;
+use crate::receiver::templates::{Templates, netflow_9};
 
 fn datagrams<'a>(payloads: &[&'a [u8]]) -> Vec<Datagram<'a>> {
     let address = "192.0.2.1:2055".parse().unwrap();
@@ -14,26 +14,65 @@ fn sockets(each: usize) -> Arc<SocketBudget> {
     SocketBudget::new(NonZeroUsize::new(each).unwrap(), usize::MAX)
 }
 
-fn destination(address: SocketAddr, settings: &CollectorSettings) -> Destination {
-    Destination::open(address, settings, &sockets(8), None, Counts::default())
+/// A destination, and what its collector has seen of one sender's exporters.
+struct Tested {
+    destination: Destination,
+    learner: Arc<TemplateLearner>,
+    _templates: Arc<Templates>,
+}
+
+impl core::ops::Deref for Tested {
+    type Target = Destination;
+
+    fn deref(&self) -> &Destination {
+        &self.destination
+    }
+}
+
+impl Tested {
+    /// With room for so many exporters' sockets, and what these datagrams define known.
+    fn open(settings: &CollectorSettings, each: usize, known: &[Datagram<'_>]) -> Self {
+        let address = settings.address.to_string().parse().unwrap();
+        let destination = Destination::open(address, settings, &sockets(each), None);
+        let (templates, learner) = Templates::learned(address, known);
+        Self { destination, learner, _templates: templates }
+    }
+
+    /// As [`Destination::take`]; what is taken is learned.
+    async fn take(&self, datagrams: &[Datagram<'_>], is_late: bool) -> Taken {
+        let run = Run { datagrams, is_late, place: 0, learner: &self.learner };
+        let taken = self.destination.take(&run).await;
+        self.learner.learn(&datagrams[..taken.count], taken.recipient.as_ref());
+        taken
+    }
+
+    /// Repeats before `datagram` that a collector which has nothing lacks.
+    fn repeats(&self, datagram: &Datagram<'_>) -> Vec<Vec<u8>> {
+        let recipient = Recipient { place: 1, generation: 1, socket: 1, has_moved: false };
+        let repeats = self.learner.before(&[*datagram], &recipient, Instant::now().into_std());
+        repeats.map_or_else(Vec::new, |(_, repeats)| repeats.payloads)
+    }
+}
+
+fn destination(address: SocketAddr, settings: &CollectorSettings) -> Tested {
+    assert_eq!(settings.address.to_string(), address.to_string());
+    Tested::open(settings, 8, &[])
 }
 
 /// How far from its schedule what a limit paces may be.
 const BUCKET_TOLERANCE: Duration = Duration::from_millis(50);
 
 /// A destination with room for two exporters' sockets that knows what `datagram` defines.
-fn told_templates(address: SocketAddr, datagram: &Datagram<'_>) -> Destination {
-    let settings = CollectorSettings::at(&address);
-    let templates = Some(Arc::new(Templates::of(datagram)));
-    Destination::open(address, &settings, &sockets(2), templates, Counts::default())
+fn with_templates(address: SocketAddr, datagram: &Datagram<'_>) -> Tested {
+    Tested::open(&CollectorSettings::at(&address), 2, &[*datagram])
 }
 
-fn holding(address: SocketAddr) -> Destination {
+fn holding(address: SocketAddr) -> Tested {
     destination(address, &CollectorSettings::at(&address))
 }
 
 /// Delivers the datagrams from number `done` on, which counts up with each one that is delivered.
-async fn deliver(destination: &Destination, datagrams: &[Datagram<'_>], done: &mut usize) {
+async fn deliver(destination: &Tested, datagrams: &[Datagram<'_>], done: &mut usize) {
     while let Some(waiting) = datagrams.get(*done..).filter(|waiting| !waiting.is_empty()) {
         *done += destination.take(waiting, false).await.count;
     }
@@ -187,25 +226,30 @@ async fn what_a_collector_had_not_read_when_it_went_is_counted_and_what_it_had_r
 }
 
 #[tokio::test(start_paused = true)]
-async fn templates_are_told_first_and_again_after_a_datagram_with_some_was_missed() {
+async fn templates_come_first_and_again_after_others_were_skipped() {
     let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let (defining, data) = (netflow_9(true), netflow_9(false));
-    let defines = &datagrams(&[&defining])[0];
-    let output = told_templates(listener.local_addr().unwrap(), defines);
-    let told = output.templates.as_ref().unwrap().before(&datagrams(&[&data])[0], WhenDown::Hold).remove(0);
-    for (missed, expected) in [
-        (None, vec![&told, &data]),
-        (None, vec![&data]),
-        (Some(&data), vec![&data]),
-        (Some(&defining), vec![&told, &data]),
+    let mut redefining = defining.clone();
+    *redefining.last_mut().unwrap() = 8;
+    let output = with_templates(listener.local_addr().unwrap(), &datagrams(&[&defining])[0]);
+    let mut expected = 0;
+    for (skipped, is_repeated) in [
+        (None, true),
+        (None, false),
+        (Some(&data), false),
+        (Some(&defining), false),
+        (Some(&redefining), true),
     ] {
-        let missing: Vec<_> = missed.iter().map(|payload| payload.as_slice()).collect();
-        output.pass_over(&datagrams(&missing));
+        if let Some(skipped) = skipped {
+            output.learner.learn(&datagrams(&[skipped]), None);
+        }
+        let repeats = output.repeats(&datagrams(&[&data])[0]);
         deliver(&output, &datagrams(&[&data]), &mut 0).await;
-        assert_eq!(received(&listener).iter().collect::<Vec<_>>(), expected, "{missed:?}");
+        let wanted = if is_repeated { [repeats, vec![data.clone()]].concat() } else { vec![data.clone()] };
+        assert_eq!(received(&listener), wanted, "{skipped:?}");
+        expected += u64::from(is_repeated);
     }
-    let (_, counts, _) = output.figures_now();
-    assert_eq!((counts.templates, counts.skipped), (2, 2));
+    assert_eq!(output.figures_now().1.templates, expected);
 }
 
 /// A NetFlow v9 datagram, of the same source as `netflow_9`, with templates that it takes ten datagrams to repeat.
@@ -222,7 +266,7 @@ fn many_templates() -> Vec<u8> {
 }
 
 /// Goes on with a delivery for a while, and leaves it then if it is not over.
-async fn deliver_for(time: Duration, destination: &Destination, datagrams: &[Datagram<'_>]) {
+async fn deliver_for(time: Duration, destination: &Tested, datagrams: &[Datagram<'_>]) {
     drop(tokio::time::timeout(time, deliver(destination, datagrams, &mut 0)).await);
 }
 
@@ -232,8 +276,8 @@ async fn telling_templates_goes_on_where_a_full_queue_stopped_it() {
     socket2::SockRef::from(&listener).set_recv_buffer_size(1).unwrap();
     let data = netflow_9(false);
     let data = &datagrams(&[&data])[0];
-    let output = told_templates(listener.local_addr().unwrap(), &datagrams(&[&many_templates()])[0]);
-    let mut expected = output.templates.as_ref().unwrap().before(data, WhenDown::Hold);
+    let output = with_templates(listener.local_addr().unwrap(), &datagrams(&[&many_templates()])[0]);
+    let mut expected = output.repeats(data);
     expected.push(data.payload.to_vec());
     assert_eq!(expected.len(), 11);
     for payload in &expected {
@@ -248,8 +292,7 @@ async fn templates_that_are_told_count_for_the_limits() {
     let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let settings = CollectorSettings { rate_limit: NonZeroU32::new(10), ..CollectorSettings::at(&address) };
-    let templates = Some(Arc::new(Templates::of(&datagrams(&[&many_templates()])[0])));
-    let output = Destination::open(address, &settings, &sockets(2), templates, Counts::default());
+    let output = Tested::open(&settings, 2, &datagrams(&[&many_templates()]));
     let (began, data) = (Instant::now(), netflow_9(false));
     deliver(&output, &datagrams(&[&data]), &mut 0).await;
     assert_eq!(received(&listener).len(), 11);
@@ -260,9 +303,9 @@ async fn templates_that_are_told_count_for_the_limits() {
 async fn each_probe_comes_behind_its_templates_and_what_follows_the_return_does_not() {
     let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let (defining, data) = (netflow_9(true), netflow_9(false));
-    let output = told_templates(listener.local_addr().unwrap(), &datagrams(&[&defining])[0]);
+    let output = with_templates(listener.local_addr().unwrap(), &datagrams(&[&defining])[0]);
     let waiting = datagrams(&[&data]);
-    let told = output.templates.as_ref().unwrap().before(&waiting[0], WhenDown::Hold).remove(0);
+    let told = output.repeats(&waiting[0]).remove(0);
     let both = [told, data.clone()];
     deliver(&output, &waiting, &mut 0).await;
     assert_eq!(received(&listener), both);
@@ -277,21 +320,61 @@ async fn each_probe_comes_behind_its_templates_and_what_follows_the_return_does_
     assert_eq!(received(&listener), [data.as_slice()]);
 }
 
-#[tokio::test(start_paused = true)]
-async fn templates_are_told_again_from_another_port() {
-    let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let (defining, data) = (netflow_9(true), netflow_9(false));
-    let output = told_templates(listener.local_addr().unwrap(), &datagrams(&[&defining])[0]);
-    let payloads = [data.as_slice()];
-    for (others, expected) in [(0, 2), (1, 1), (2, 2)] {
-        for other in 0..others {
-            let exporter = format!("192.0.2.7:{}", 1 + other).parse().unwrap();
-            deliver(&output, &[Datagram { exporter, ..datagrams(&[b"x"])[0] }], &mut 0).await;
-        }
-        received(&listener);
-        deliver(&output, &datagrams(&payloads), &mut 0).await;
-        assert_eq!(received(&listener).len(), expected, "after {others} other exporters");
+/// How many datagrams the collector gets when the exporter sends data once more after others have sent some.
+async fn received_after(others: u8, output: &Tested, listener: &std::net::UdpSocket) -> usize {
+    for other in 0..others {
+        let exporter = SocketAddr::from(([192, 0, 2, 100 + other], 1));
+        deliver(output, &[Datagram { exporter, ..datagrams(&[b"x"])[0] }], &mut 0).await;
     }
+    received(listener);
+    let data = netflow_9(false);
+    deliver(output, &datagrams(&[data.as_slice()]), &mut 0).await;
+    received(listener).len()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exporter_whose_socket_was_closed_comes_back_on_its_port() {
+    let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let output = with_templates(listener.local_addr().unwrap(), &datagrams(&[&netflow_9(true)])[0]);
+    assert_eq!(received_after(0, &output, &listener).await, 2);
+    let before = output.seen_as()[0];
+    for others in [1, 2, 2] {
+        assert_eq!(received_after(others, &output, &listener).await, 1, "after {others} others");
+        assert_eq!(output.seen_as()[0], before);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn templates_come_again_from_another_port() {
+    let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let output = with_templates(listener.local_addr().unwrap(), &datagrams(&[&netflow_9(true)])[0]);
+    assert_eq!(received_after(0, &output, &listener).await, 2);
+    let (_, seen_as) = output.seen_as()[0];
+    for other in [1, 2] {
+        let exporter = SocketAddr::from(([192, 0, 2, other], 9));
+        deliver(&output, &[Datagram { exporter, ..datagrams(&[b"x"])[0] }], &mut 0).await;
+    }
+    let _taken = std::net::UdpSocket::bind(SocketAddr::from(([0; 4], seen_as.port()))).unwrap();
+    received(&listener);
+    assert_eq!(received_after(0, &output, &listener).await, 2);
+    assert_eq!(received_after(0, &output, &listener).await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_limits_make_no_repeats_and_no_other_port() {
+    let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut output = with_templates(address, &datagrams(&[&netflow_9(true)])[0]);
+    assert_eq!(received_after(0, &output, &listener).await, 2);
+    let before = output.seen_as();
+    let settings = CollectorSettings { rate_limit: NonZeroU32::new(1000), ..CollectorSettings::at(&address) };
+    output.destination = Destination::open(address, &settings, &sockets(2), Some(&output.destination));
+    assert_eq!(received_after(0, &output, &listener).await, 1);
+    assert_eq!(output.seen_as(), before);
+    drop(listener);
+    let listener = std::net::UdpSocket::bind(address).unwrap();
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(received_after(0, &output, &listener).await, 2, "to another collector");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,68 @@
+//! What one observation domain of an exporter has defined, and how much of that each recipient has.
+
+use core::net::{IpAddr, SocketAddr};
+
+use crate::limits::TEMPLATE_EXPORTER_OVERHEAD;
+use crate::netflow::Header;
+use crate::netflow::definitions::Definitions;
+use crate::netflow::recipient::{Progress, RECIPIENTS};
+
+/// Tells one set of templates from another: RFC 3954, 7, and RFC 7011, 8. The exporter's address and the source id or
+/// observation domain; the port only where two exporters share an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct DomainKey {
+    pub(super) exporter: IpAddr,
+    /// The interface that a link-local address belongs to; 0 for others.
+    pub(super) scope: u32,
+    /// 0 for all ports.
+    pub(super) port: u16,
+    pub(super) version: u16,
+    pub(super) source_id: u32,
+}
+
+impl DomainKey {
+    /// The key of datagrams with `header` from `exporter`, whatever its port.
+    pub(super) fn of_address(exporter: SocketAddr, header: &Header) -> Self {
+        let Header { version, source_id, .. } = *header;
+        Self { exporter: exporter.ip(), scope: scope_of(exporter), port: 0, version, source_id }
+    }
+
+    /// The key of this port alone.
+    pub(super) fn of_port(self, port: u16) -> Self {
+        Self { port, ..self }
+    }
+}
+
+/// The interface that an address belongs to.
+pub(super) fn scope_of(exporter: SocketAddr) -> u32 {
+    if let SocketAddr::V6(v6) = exporter { v6.scope_id() } else { 0 }
+}
+
+/// The state of one domain.
+#[derive(Clone, Default)]
+pub(super) struct Domain {
+    pub(super) definitions: Definitions,
+    /// Counts the changes of templates and of options data.
+    pub(super) revision: u64,
+    pub(super) progress: [Progress; RECIPIENTS],
+    /// The ports that have domains of their own. If there are any, this one stands for none.
+    pub(super) ports: Vec<u16>,
+}
+
+impl Domain {
+    /// Whether each port has a domain of its own.
+    pub(super) fn is_split(&self) -> bool {
+        !self.ports.is_empty()
+    }
+
+    /// Whether nothing is known of it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.definitions.is_empty() && self.ports.is_empty()
+    }
+
+    /// Bytes that it takes without options data.
+    pub(super) fn cost(&self) -> usize {
+        let ports = self.ports.len().saturating_mul(size_of::<u16>());
+        self.definitions.bytes().saturating_add(TEMPLATE_EXPORTER_OVERHEAD).saturating_add(ports)
+    }
+}

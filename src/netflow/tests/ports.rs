@@ -1,0 +1,107 @@
+//! Exporters that send from many ports, and exporters that share an address.
+
+use std::time::Instant;
+
+use super::memory::{before, collector, deliver, note};
+use super::*;
+use crate::limits::PORTS_PER_DOMAIN;
+use crate::netflow::Recipient;
+use crate::netflow::TemplateMemory;
+
+fn defining(length: u16) -> Vec<u8> {
+    v9(7, 1, &[set(0, &template(256, &[length]))])
+}
+
+fn flows() -> Vec<u8> {
+    v9(7, 9, &[set(256, &[1; 8])])
+}
+
+/// What a collector that has nothing gets before flows from this port.
+fn repeated(memory: &TemplateMemory, port: u16) -> Vec<Vec<u8>> {
+    before(memory, &datagram(port, &flows()))
+}
+
+#[test]
+fn templates_hold_for_all_ports_of_an_exporter() {
+    let mut memory = TemplateMemory::default();
+    note(&mut memory, datagram(1, &defining(4)));
+    assert_eq!(repeated(&memory, 2), repeated(&memory, 1));
+    assert_eq!(repeated(&memory, 2), [v9(7, 8, &[set(0, &template(256, &[4]))])]);
+}
+
+#[test]
+fn a_new_port_for_each_datagram_repeats_nothing() {
+    let (mut memory, now) = (TemplateMemory::default(), Instant::now());
+    let mut repeats = 0;
+    for port in (1..=1060).cycle().take(5000) {
+        let payload = if port % 20 == 1 { defining(4) } else { flows() };
+        let recipient = Recipient { socket: u64::from(port) + 1, ..collector(1) };
+        repeats += deliver(&mut memory, &datagram(port, &payload), &recipient, now);
+    }
+    assert_eq!((repeats, memory.len()), (0, 1));
+}
+
+#[test]
+fn a_template_that_is_redefined_from_another_port_holds_for_all() {
+    let mut memory = TemplateMemory::default();
+    for (port, length) in [(1, 4), (2, 4), (3, 8), (1, 8), (2, 2)] {
+        note(&mut memory, datagram(port, &defining(length)));
+    }
+    assert_eq!(memory.len(), 1);
+    for port in 1..4 {
+        assert_eq!(repeated(&memory, port), [v9(7, 8, &[set(0, &template(256, &[2]))])]);
+    }
+}
+
+#[test]
+fn two_exporters_behind_one_address_are_told_apart() {
+    let mut memory = TemplateMemory::default();
+    for (port, length) in [(1, 4), (2, 8), (1, 4), (2, 8)] {
+        note(&mut memory, datagram(port, &defining(length)));
+    }
+    for (port, length) in [(1, 4), (2, 8)] {
+        assert_eq!(repeated(&memory, port), [v9(7, 8, &[set(0, &template(256, &[length]))])], "port {port}");
+    }
+    assert!(repeated(&memory, 3).is_empty(), "nobody knows whose templates these are");
+}
+
+#[test]
+fn exporters_behind_one_address_stay_apart_over_a_restart() {
+    let mut memory = TemplateMemory::default();
+    for (port, length) in [(1, 4), (2, 8), (1, 4)] {
+        note(&mut memory, datagram(port, &defining(length)));
+    }
+    let mut restored = TemplateMemory::default();
+    memory.kept_templates().for_each(|kept| restored.restore_templates(&kept));
+    assert_eq!([1, 2].map(|port| repeated(&restored, port)), [1, 2].map(|port| repeated(&memory, port)));
+    assert!(repeated(&restored, 3).is_empty());
+}
+
+#[test]
+fn exporters_behind_one_address_are_bounded() {
+    let mut memory = TemplateMemory::default();
+    let last = u16::try_from(PORTS_PER_DOMAIN).unwrap() + 10;
+    for port in (1..=last).chain(1..=last) {
+        note(&mut memory, datagram(port, &defining(port)));
+        note(&mut memory, datagram(1, &defining(1)));
+    }
+    assert!(memory.len() <= PORTS_PER_DOMAIN, "{}", memory.len());
+    assert_eq!(repeated(&memory, last).len(), 1);
+    while memory.forget_oldest() {}
+    assert_eq!(memory.bytes(), (0, 0));
+}
+
+#[test]
+fn link_local_exporters_of_two_interfaces_are_two() {
+    let mut memory = TemplateMemory::default();
+    let [first, second, flows] = [defining(4), defining(8), flows()];
+    let of = |scope: u32, payload| {
+        let exporter = std::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 1, 0, scope).into();
+        Datagram { exporter, ..datagram(1, payload) }
+    };
+    note(&mut memory, of(2, &first));
+    note(&mut memory, of(3, &second));
+    for (scope, length) in [(2, 4), (3, 8)] {
+        assert_eq!(before(&memory, &of(scope, &flows)), [v9(7, 8, &[set(0, &template(256, &[length]))])]);
+    }
+}
