@@ -24,7 +24,7 @@ fishcompletiondir ?= $(prefix)/share/fish/vendor_completions.d
 BINARIES ?= $(CARGO_TARGET_DIR)/release
 
 # What the tests with real exporters, collectors and networks need, as program:Debian package.
-TEST_TOOLS = softflowd:softflowd nfcapd:nfdump nfdump:nfdump ip:iproute2 unshare:util-linux script:bsdutils tshark:tshark \
+TEST_TOOLS = softflowd:softflowd nfcapd:nfdump nfdump:nfdump nfacctd:pmacct ip:iproute2 unshare:util-linux script:bsdutils tshark:tshark \
 	mkfs.btrfs:btrfs-progs mkfs.xfs:xfsprogs faketime:faketime nft:nftables
 # What making and checking the packages, and the machines that they are tried on, needs.
 PACKAGE_TOOLS = dh:debhelper dpkg-buildpackage:dpkg-dev lintian:lintian rpmbuild:rpm rpmlint:rpmlint debootstrap:debootstrap \

@@ -1,0 +1,218 @@
+//! Real collectors decode what comes through the pair as they decode what exporters send them directly, record for record:
+//! whatever was away, and whenever.
+
+use std::net::UdpSocket;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::running::shared;
+use crate::support::decoder::{Decoder, Tool};
+use crate::support::field_cases::payloads;
+use crate::support::hosts::{ReceiverHost, SenderHost};
+use crate::support::link::Link;
+use crate::support::pair::{STALL, connected_daemons};
+use crate::support::samples::count;
+
+/// The exporters of these tests are on loopback.
+const EVERYBODY: &str = "";
+const NOBODY: &str = "exporters = [\"192.0.2.0/24\"]";
+
+/// The pair, one exporter, and how many datagrams it has sent.
+struct Field {
+    sender: SenderHost,
+    link: Link,
+    receiver: ReceiverHost,
+    exporter: UdpSocket,
+    sent: u64,
+}
+
+impl Field {
+    /// It runs and delivers to these collectors, with these lines of settings each.
+    fn running(collectors: &[(&Decoder, &str)]) -> Self {
+        let table = |(collector, lines): &(&Decoder, &str)| {
+            format!("[[collector]]\naddress = \"{}\"\n{lines}\n", collector.addr())
+        };
+        let (sender, link, receiver) = connected_daemons(&collectors.iter().map(table).collect::<String>());
+        Self { sender, link, receiver, exporter: UdpSocket::bind("127.0.0.1:0").unwrap(), sent: 0 }
+    }
+
+    /// The exporter sends these, and nf-sender takes them.
+    fn send(&mut self, payloads: &[Vec<u8>]) {
+        for payload in payloads {
+            self.exporter.send_to(payload, self.sender.udp().addr()).unwrap();
+            self.sent += 1;
+        }
+        self.sender.wait_status(STALL, |status| count(status, "/received/datagrams") == self.sent);
+    }
+
+    /// Waits until every collector has everything.
+    fn wait_delivered(&self) {
+        self.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+    }
+
+    /// Waits until a datagram waits for a collector.
+    fn wait_held(&self) {
+        let is_held = |collector: &Value| count(collector, "/held_s") >= 1;
+        self.receiver
+            .wait_status(STALL, |status| status["collectors"].as_array().unwrap().iter().any(is_held));
+    }
+
+    /// Datagrams that were repeated to each collector, in the order of their tables.
+    fn repeats(&self) -> Vec<u64> {
+        let status = self.receiver.status();
+        status["collectors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|collector| count(collector, "/templates"))
+            .collect()
+    }
+}
+
+/// What the collector decodes of these datagrams when the exporter sends them to it directly.
+fn decoded_directly(tool: Tool, directory: &Path, payloads: &[Vec<u8>]) -> Vec<String> {
+    let mut direct = Decoder::start(tool, directory, "direct");
+    let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for payload in payloads {
+        exporter.send_to(payload, direct.addr()).unwrap();
+    }
+    direct.stop_when_drained();
+    let flows = direct.flows();
+    assert!(!flows.is_empty(), "{tool:?} decodes the case");
+    flows
+}
+
+/// Runs a test with each collector that is installed, in a directory of its own.
+fn with_each_tool(test: impl Fn(Tool, &Path)) {
+    let _running = shared();
+    for tool in Tool::ALL {
+        if tool.is_installed() {
+            test(tool, TempDir::new().unwrap().path());
+        } else {
+            eprintln!("skipped: needs {tool:?} (Debian packages nfdump, pmacct)");
+        }
+    }
+}
+
+/// The case of sampled flows: the exporter's sampling is known from the second datagram alone, flows follow from the fourth
+/// on. nfcapd 1.7.1 understands a sampling interval (element 34) only where it stands alone.
+fn sampled(tool: Tool) -> Vec<Vec<u8>> {
+    let mut payloads = payloads("k-sampling-options");
+    if tool == Tool::Nfcapd {
+        let set = |id: u8, body: &[u8]| [&[0, id, 0, u8::try_from(4 + body.len()).unwrap()], body].concat();
+        let template = set(1, &[1, 1, 0, 4, 0, 4, 0, 1, 0, 4, 0, 34, 0, 4, 0, 0]);
+        let record = [&[1, 1, 0, 12], &[0, 0, 0, 0, 0, 0, 3, 232][..]].concat();
+        payloads[0] = [&payloads[0][..20], &template].concat();
+        payloads[1] = [&payloads[1][..20], &record].concat();
+    }
+    payloads
+}
+
+/// Packets of all flows, by the last column but one.
+fn packets(flows: &[String]) -> u64 {
+    let words = flows.iter().map(|flow| flow.split([' ', ',']).rev().nth(1).unwrap());
+    words.map(|packets| packets.parse::<u64>().unwrap()).sum()
+}
+
+/// A collector restarts before flows whose sampling was known before, and `beside` happens while it is away.
+fn sampling_is_known_after(beside: impl Fn(&mut Field)) {
+    with_each_tool(|tool, directory| {
+        let payloads = sampled(tool);
+        let direct = decoded_directly(tool, directory, &payloads);
+        let mut collector = Decoder::start(tool, directory, "carried");
+        let mut field = Field::running(&[(&collector, EVERYBODY)]);
+        field.send(&payloads[..4]);
+        field.wait_delivered();
+        collector.stop_when_drained();
+        beside(&mut field);
+        collector.start_again();
+        field.send(&payloads[4..]);
+        field.wait_delivered();
+        collector.stop_when_drained();
+        let flows = collector.flows();
+        assert_eq!(packets(&flows), packets(&direct), "{tool:?}");
+        assert_eq!(flows, direct, "{tool:?}");
+        assert!(packets(&direct) >= 1000, "{direct:?}");
+    });
+}
+
+#[test]
+fn sampling_is_known_after_a_collector_restart() {
+    sampling_is_known_after(|_| ());
+}
+
+#[test]
+fn sampling_is_known_after_a_restart_of_both() {
+    sampling_is_known_after(|field| {
+        assert_eq!(field.receiver.take().terminate().code(), Some(0));
+        field.receiver.start();
+    });
+}
+
+/// How long the link is down before flows are late.
+const OUTAGE: Duration = Duration::from_millis(1500);
+
+#[test]
+fn sampling_is_known_to_a_fresh_collector_of_late_data() {
+    with_each_tool(|tool, directory| {
+        let payloads = sampled(tool);
+        let direct = decoded_directly(tool, directory, &payloads);
+        let [mut main, mut late] = ["main", "late"].map(|name| Decoder::start(tool, directory, name));
+        let lines = format!("late-after = \"1s\"\nlate-address = \"{}\"", late.addr());
+        let mut field = Field::running(&[(&main, &lines)]);
+        field.send(&payloads[..4]);
+        field.wait_delivered();
+        field.link.cut();
+        field.send(&payloads[4..]);
+        std::thread::sleep(OUTAGE); // what was sent is to become late
+        field.link.mend();
+        field.wait_delivered();
+        main.stop_when_drained();
+        late.stop_when_drained();
+        assert!(!late.flows().is_empty());
+        let mut both = [main.flows(), late.flows()].concat();
+        both.sort();
+        assert_eq!(both, direct, "{tool:?}");
+    });
+}
+
+/// A template is redefined while one of two collectors is away, which both hold; the one that stays has these settings.
+fn redefined_while_one_is_away(of_the_other: &str) {
+    with_each_tool(|tool, directory| {
+        let payloads = payloads("j-layout-changed");
+        let direct = decoded_directly(tool, directory, &payloads);
+        let [mut stays, mut leaves] = ["stays", "leaves"].map(|name| Decoder::start(tool, directory, name));
+        let mut field = Field::running(&[(&stays, of_the_other), (&leaves, EVERYBODY)]);
+        field.send(&payloads[..2]);
+        field.wait_delivered();
+        leaves.stop_when_drained();
+        field.send(&payloads[2..]);
+        field.wait_held();
+        leaves.start_again();
+        field.wait_delivered();
+        assert_eq!(field.repeats()[0], 0, "to a collector that never went away");
+        stays.stop_when_drained();
+        leaves.stop_when_drained();
+        assert_eq!(leaves.flows(), direct, "{tool:?}");
+        let of_the_other = if of_the_other == NOBODY { Vec::new() } else { direct };
+        assert_eq!(stays.flows(), of_the_other, "{tool:?}");
+    });
+}
+
+#[test]
+fn a_template_redefined_while_one_of_two_is_away_decodes() {
+    redefined_while_one_is_away(EVERYBODY);
+}
+
+#[test]
+fn a_template_redefined_while_one_of_two_is_away_decodes_with_other_exporters() {
+    redefined_while_one_is_away(NOBODY);
+}
+
+#[test]
+fn a_template_redefined_while_one_of_two_is_away_decodes_beside_one_that_skips() {
+    redefined_while_one_is_away("when-down = \"skip\"");
+}

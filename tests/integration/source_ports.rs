@@ -1,0 +1,114 @@
+//! Exporters that send from many ports, as some routers do for each datagram.
+
+use std::collections::HashSet;
+use std::net::{SocketAddr, UdpSocket};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::running::shared;
+use crate::support::hosts::SenderHost;
+use crate::support::kernel_socket::enlarge;
+use crate::support::pair::{STALL, connected_daemons};
+use crate::support::samples::count;
+
+/// More ports than a collector has sockets by default.
+const PORTS: usize = 1060;
+
+/// How often each of them sends flows.
+const ROUNDS: usize = 3;
+
+/// Datagrams of an exporter and what it takes to count them.
+struct Received {
+    datagrams: usize,
+    bytes: usize,
+    ports: HashSet<SocketAddr>,
+}
+
+/// Takes datagrams until none has come for a while.
+fn receive(socket: UdpSocket) -> JoinHandle<Received> {
+    socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    std::thread::spawn(move || {
+        let mut received = Received { datagrams: 0, bytes: 0, ports: HashSet::new() };
+        let mut buffer = vec![0; 65_536];
+        loop {
+            match socket.recv_from(&mut buffer) {
+                Ok((length, from)) => {
+                    received.datagrams += 1;
+                    received.bytes += length;
+                    received.ports.insert(from);
+                }
+                Err(_) if received.datagrams > 0 => return received,
+                Err(_) => {}
+            }
+        }
+    })
+}
+
+fn v9(sequence: u32, sets: &[u8]) -> Vec<u8> {
+    let header = [0x0009_0001, 1000, 0x6553_F100, sequence, 7];
+    [header.iter().flat_map(|field: &u32| field.to_be_bytes()).collect(), sets.to_vec()].concat()
+}
+
+/// Defines 50 templates of 25 fields: what a large router has.
+fn templates() -> Vec<u8> {
+    let template = |id: u16| {
+        let head = [id.to_be_bytes(), 25u16.to_be_bytes()].concat();
+        [head, (1..=25u16).flat_map(|kind| [kind.to_be_bytes(), 4u16.to_be_bytes()].concat()).collect()]
+            .concat()
+    };
+    let body: Vec<u8> = (256..306).flat_map(template).collect();
+    let length = u16::try_from(4 + body.len()).unwrap().to_be_bytes();
+    [[0, 0, length[0], length[1]].to_vec(), body].concat()
+}
+
+/// Sends these payloads, each from the next of the ports, not faster than nf-sender takes them. Returns how many bytes went.
+fn send(
+    sender: &SenderHost,
+    ports: &[UdpSocket],
+    payload: impl Fn(u32) -> Vec<u8>,
+    total: &mut u64,
+) -> usize {
+    let mut bytes = 0;
+    for port in ports {
+        let payload = payload(u32::try_from(*total).unwrap());
+        port.send_to(&payload, sender.udp().addr()).unwrap();
+        bytes += payload.len();
+        *total += 1;
+        if total.is_multiple_of(200) {
+            sender.udp().wait_until_drained();
+        }
+    }
+    bytes
+}
+
+#[test]
+fn an_exporter_with_1060_ports_is_delivered_as_it_sends() {
+    let _running = shared();
+    let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
+    enlarge(&collector);
+    let toml = format!("[[collector]]\naddress = \"{}\"\n", collector.local_addr().unwrap());
+    let (sender, _link, daemon) = connected_daemons(&toml);
+    let receiving = receive(collector);
+    let ports: Vec<_> = (0..PORTS).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    let mut total = 0;
+    let defining = send(&sender, &ports, |sequence| v9(sequence, &templates()), &mut total);
+    let record = [&[1, 0, 0, 104], &[1; 100][..]].concat();
+    let mut flows = 0;
+    for _ in 0..ROUNDS {
+        flows += send(&sender, &ports, |sequence| v9(sequence, &record), &mut total);
+    }
+    sender.wait_status(STALL, |status| {
+        count(status, "/received/datagrams") == total && count(status, "/queued/datagrams") == 0
+    });
+    let status = daemon.status();
+    let received = receiving.join().unwrap();
+    let of_flows = received.bytes - defining;
+    println!(
+        "{flows} bytes of flows from {PORTS} ports reached the collector as {of_flows} bytes from {} ports: {:.1} times",
+        received.ports.len(),
+        f64::from(u32::try_from(of_flows).unwrap()) / f64::from(u32::try_from(flows).unwrap())
+    );
+    assert_eq!(count(&status, "/collectors/0/templates"), 0);
+    assert_eq!((u64::try_from(received.datagrams).unwrap(), received.bytes), (total, defining + flows));
+    assert!(received.ports.len() < 100);
+}

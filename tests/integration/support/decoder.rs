@@ -1,0 +1,223 @@
+//! Real collectors that decode what they get: nfcapd and nfacctd, as they come with Debian's packages nfdump and pmacct.
+
+use std::cell::Cell;
+use std::fs::OpenOptions;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::kernel_socket::KernelSocket;
+use super::netflow_tools::{Nfcapd, NfcapdSettings, find, free_port, have};
+
+/// Which collector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tool {
+    Nfcapd,
+    Nfacctd,
+}
+
+impl Tool {
+    pub(crate) const ALL: [Self; 2] = [Self::Nfcapd, Self::Nfacctd];
+
+    /// Whether it is installed.
+    pub(crate) fn is_installed(self) -> bool {
+        match self {
+            Self::Nfcapd => have(&["nfcapd", "nfdump"]),
+            Self::Nfacctd => have(&["nfacctd"]),
+        }
+    }
+}
+
+/// How long nfacctd may take to print what it has got: it does so every second.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What nfdump prints of each flow.
+const FLOW: &str = "fmt:%sa %da %sp %dp %pr %pkt %byt";
+
+/// A collector that may be stopped and started again at the same address, and goes on with the same files.
+pub(crate) enum Decoder {
+    Nfcapd(Nfcapd),
+    Nfacctd(Nfacctd),
+}
+
+impl Decoder {
+    /// Starts it on a free port; it keeps its files in `directory`, under this name.
+    pub(crate) fn start(tool: Tool, directory: &Path, name: &str) -> Self {
+        let path = directory.join(name);
+        match tool {
+            Tool::Nfcapd => {
+                let settings = NfcapdSettings::of_all(Ipv4Addr::LOCALHOST.into(), path);
+                Self::Nfcapd(settings.buffer(4 << 20).rotate_every(3600).start())
+            }
+            Tool::Nfacctd => Self::Nfacctd(Nfacctd::start(path)),
+        }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        match self {
+            Self::Nfcapd(nfcapd) => nfcapd.addr(),
+            Self::Nfacctd(nfacctd) => nfacctd.addr,
+        }
+    }
+
+    /// Lets it take what its socket holds and ends it.
+    pub(crate) fn stop_when_drained(&mut self) {
+        match self {
+            Self::Nfcapd(nfcapd) => nfcapd.stop_when_drained(),
+            Self::Nfacctd(nfacctd) => nfacctd.stop_when_drained(),
+        }
+    }
+
+    pub(crate) fn start_again(&mut self) {
+        match self {
+            Self::Nfcapd(nfcapd) => nfcapd.start_again(),
+            Self::Nfacctd(nfacctd) => nfacctd.start_again(),
+        }
+    }
+
+    /// Waits until it has taken what its socket holds.
+    pub(crate) fn wait_until_drained(&self) {
+        match self {
+            Self::Nfcapd(nfcapd) => nfcapd.kernel().wait_until_drained(),
+            Self::Nfacctd(nfacctd) => nfacctd.wait_until_printed(),
+        }
+    }
+
+    /// The flows that it has decoded while it ran, sorted. It must have been stopped.
+    pub(crate) fn flows(&self) -> Vec<String> {
+        match self {
+            Self::Nfcapd(nfcapd) => {
+                let flows = nfcapd.flows(0, FLOW);
+                if flows == ["No matching flows"] {
+                    return Vec::new();
+                }
+                let one_space = |flow: &String| flow.split_whitespace().collect::<Vec<_>>().join(" ");
+                let mut flows: Vec<_> = flows.iter().map(one_space).collect();
+                flows.sort();
+                flows
+            }
+            Self::Nfacctd(nfacctd) => nfacctd.flows(),
+        }
+    }
+}
+
+/// nfacctd: prints flows with their packets and bytes scaled by the sampling interval, where it knows that.
+///
+/// It hands flows from one process to another, and loses what is between them when it ends. So marks are sent to it, flows
+/// of their own, which come out behind all that came before them.
+pub(crate) struct Nfacctd {
+    addr: SocketAddr,
+    path: PathBuf,
+    running: Option<Running>,
+    marks: Cell<u16>,
+}
+
+/// The process, and its socket.
+struct Running {
+    child: Child,
+    kernel: KernelSocket,
+}
+
+impl Nfacctd {
+    fn start(path: PathBuf) -> Self {
+        let addr = free_port(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let settings = [
+            ("daemonize", "false".to_owned()),
+            ("logfile", path.with_extension("log").display().to_string()),
+            ("nfacctd_ip", addr.ip().to_string()),
+            ("nfacctd_port", addr.port().to_string()),
+            ("nfacctd_renormalize", "true".to_owned()),
+            ("plugins", "print".to_owned()),
+            ("aggregate", "src_host,dst_host,src_port,dst_port,proto".to_owned()),
+            ("print_output", "csv".to_owned()),
+            ("print_output_file", path.with_extension("csv").display().to_string()),
+            ("print_output_file_append", "true".to_owned()),
+            ("print_refresh_time", "1".to_owned()),
+        ];
+        let text = settings.map(|(key, value)| [key, ": ", &value, "\n"].concat()).concat();
+        std::fs::write(path.with_extension("conf"), text).unwrap();
+        let mut nfacctd = Self { addr, path, running: None, marks: Cell::new(0) };
+        nfacctd.start_again();
+        nfacctd
+    }
+
+    fn start_again(&mut self) {
+        assert!(self.running.is_none(), "nfacctd runs already");
+        let output = |extension| {
+            let path = self.path.with_extension(extension);
+            OpenOptions::new().create(true).append(true).open(path).unwrap()
+        };
+        let child = Command::new(find("nfacctd").unwrap())
+            .arg("-f")
+            .arg(self.path.with_extension("conf"))
+            .stdin(Stdio::null())
+            .stdout(output("stdout"))
+            .stderr(output("stderr"))
+            .spawn()
+            .unwrap();
+        self.running = Some(Running { child, kernel: KernelSocket::wait_for(self.addr) });
+        self.wait_until_printed();
+    }
+
+    fn running(&self) -> &Running {
+        self.running.as_ref().expect("nfacctd runs")
+    }
+
+    /// Waits until it has printed what it has got. It moves on only while something comes, so that marks are sent until the
+    /// first one is printed.
+    fn wait_until_printed(&self) {
+        self.running().kernel.wait_until_drained();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let first = format!("{MARK},{MARK},{},", self.marks.get() + 1);
+        let deadline = Instant::now() + PATIENCE;
+        while !self.lines().iter().any(|line| line.starts_with(&first)) {
+            assert!(Instant::now() < deadline, "nfacctd does not print what it gets");
+            self.marks.set(self.marks.get() + 1);
+            socket.send_to(&mark(self.marks.get()), self.addr).unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn stop_when_drained(&mut self) {
+        self.wait_until_printed();
+        self.running = None;
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.path.with_extension("csv")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn flows(&self) -> Vec<String> {
+        let is_flow = |line: &String| !line.starts_with("SRC_IP") && !line.starts_with(MARK);
+        let mut flows: Vec<_> = self.lines().into_iter().filter(is_flow).collect();
+        flows.sort();
+        flows
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::INT).ok();
+        drop(self.child.wait());
+    }
+}
+
+/// The addresses of a mark.
+const MARK: &str = "203.0.113.77";
+
+/// NetFlow v5 with one flow that bears this number.
+fn mark(number: u16) -> Vec<u8> {
+    let [high, low] = number.to_be_bytes();
+    let address = MARK.parse::<Ipv4Addr>().unwrap().octets();
+    let header =
+        [0, 5, 0, 1, 0, 0, 3, 232, 0x65, 0x53, 0xF1, 0, 0, 0, 0, 0, 0, 0, 0, number.to_be_bytes()[1]];
+    let mut payload = [&header[..], &[0; 4], &address, &address, &[0; 8]].concat();
+    payload.extend([0, 0, 0, 1, 0, 0, 0, 64, 0, 0, 1, 0, 0, 0, 2, 0]);
+    payload.extend([high, low, 0, 0, 0, 0, 17, 0]);
+    payload.resize(24 + 48, 0);
+    payload
+}
