@@ -55,7 +55,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// A full spool of segments of `segment_size` has at least so many.
+    /// A full spool has about so many segments or more.
     const SEGMENTS_MIN: u64 = 8;
 
     /// A segment takes batches up to this many bytes: `rotate_size`, but a full spool must not drop most of what it holds with
