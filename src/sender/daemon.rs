@@ -163,7 +163,12 @@ async fn supervise(
     notify::status(&format!("stopping; {queued} queued"));
     tracing::info!("stopping: what the link does not take in {} s stays in the spool", STOP_GRACE.as_secs());
     let everything_spooled = notify::with_patience(stop_threads(threads, stop_link, link)).await;
-    leave(intake.path(), everything_spooled);
+    if everything_spooled && !reporter.queue.spool().is_run_recorded() {
+        // Without it the next start would know neither where the numbering stands nor that nothing is missing.
+        tracing::warn!("the spool takes no record of this stop: the next start works it out from the intake");
+    } else {
+        leave(intake.path(), everything_spooled);
+    }
     answers.abort();
     losses.finish(&reporter.tally);
     let figures = reporter.queue.figures();

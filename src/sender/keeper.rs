@@ -504,7 +504,7 @@ impl Keeper {
         if let Err(error) = self.queue.spool().end_run(acknowledged, next) {
             tracing::warn!(
                 %error,
-                "cannot write down where the spool stands: {error}; the next start works it out"
+                "cannot record the end of this run in the spool: {error}"
             );
         }
     }

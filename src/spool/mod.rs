@@ -492,6 +492,11 @@ impl<D: Disk> Spool<D> {
         self.write_identity(LastRun::CutShort { start })
     }
 
+    /// Whether the file `stream` shows where the run stands.
+    pub fn is_run_recorded(&self) -> bool {
+        self.unrecorded.is_none()
+    }
+
     /// Writes the file `stream`. If that fails, [`Self::tend`] tries again.
     fn write_identity(&mut self, last_run: LastRun) -> io::Result<()> {
         if self.is_identity_newer {
