@@ -239,12 +239,12 @@ impl Ingest {
             return;
         }
         if let Some(reason) = self.place.leave_file() {
+            self.remove_failed_intake();
             tracing::error!(
                 message_id = sender::INTAKE_IN_MEMORY,
                 "the intake failed: {reason}; it is in memory now: kill -9 would lose what is received and not yet in \
                  the spool; remove the cause and restart"
             );
-            self.remove_failed_intake();
         }
     }
 

@@ -159,11 +159,12 @@ fn damaged(damage: impl FnOnce(PathBuf)) -> (Pair, Exporters, u64) {
 /// Panics unless the log says what may be lost, and all that was recovered or comes later arrives.
 fn assert_bound_is_logged(pair: &Pair, exporters: Exporters, words: &str, recovered: u64) {
     let bound = ["the intake", words, "received after 20", "at most 12 MiB and 128 datagrams"];
-    assert_eq!(pair.sender.daemon().count_log(&bound), 1, "{}", pair.sender.daemon().log());
+    pair.sender.daemon().wait_for_log(&bound, STALL);
     let exporters = go_on(pair, exporters, 2 * HELD);
     pair.link.mend();
     pair.collector.wait_for(HELD + recovered, STALL);
     assert_eq!(pair.collector.report().missing(exporters.sent()), HELD - recovered);
+    assert_eq!(pair.sender.daemon().count_log(&bound), 1, "{}", pair.sender.daemon().log());
 }
 
 #[test]
@@ -194,14 +195,13 @@ fn an_intake_of_a_wiped_spool_is_logged_with_its_bound() {
 
 /// Panics unless the log has one line about what a run in memory may have lost, and all but that arrives, once.
 fn assert_memory_was_lost(pair: &Pair, exporters: Exporters, words: &str, lost: u64) {
+    pair.sender.daemon().wait_for_log(&["the intake", words, "at most 12 MiB and 128 datagrams"], STALL);
     assert_eq!(
         pair.sender.daemon().count_log(&["the intake", "are lost"]),
         1,
         "{}",
         pair.sender.daemon().log()
     );
-    let bound = ["the intake", words, "at most 12 MiB and 128 datagrams"];
-    assert_eq!(pair.sender.daemon().count_log(&bound), 1, "{}", pair.sender.daemon().log());
     let exporters = go_on(pair, exporters, 3 * HELD);
     pair.link.mend();
     pair.collector.wait_for(3 * HELD - lost, STALL);
@@ -259,6 +259,7 @@ fn a_failed_intake_that_stays_is_not_trusted() {
     pair.sender.start();
     let recovered = count(&pair.sender.status(), "/recovered/datagrams");
     let lost = exporters.total() - recovered + dropped(&pair.sender.status(), "corrupt");
+    assert!(lost <= HELD, "the file still holds the first datagrams");
     assert_memory_was_lost(&pair, exporters, "cannot be written", lost);
 }
 
