@@ -107,11 +107,12 @@ pub(crate) fn recover(
     let mut opened = survey.take_up(new_stream_id(), policy).map_err(unreadable())?;
     let stream = opened.spool.stream();
     let boot = intake::boot_id().map_err(failed("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
-    let was_newer = match &path {
+    let newer = match &path {
         Some(path) => move_newer_away(path)?,
-        None => false,
+        None => NewerIntake::None,
     };
-    let OpenedIntake { mut intake, place, found, is_copy } = open_intake(path.as_deref(), stream, boot)?;
+    let OpenedIntake { mut intake, place, found, is_copy } =
+        open_intake(path.as_deref(), &newer, stream, boot)?;
     let any_left = match found {
         Found::Left(left) => Some(left),
         Found::New | Found::Damaged => None,
@@ -124,10 +125,8 @@ pub(crate) fn recover(
         (None, Some(LastRun::Orderly { acknowledged, .. })) => Some(acknowledged),
         (None, _) => None,
     };
-    if let Some(left) = trusted
-        && left.run == RunId::NONE
-    {
-        // A disk that did not take the record of the run took no copies either.
+    if let Some(left) = trusted {
+        // The disk may have refused copies until that run was killed.
         opened.spool.keep_passed(left.acknowledged, &opened.copied);
     }
     opened.spool.acknowledge(acknowledged.unwrap_or_default());
@@ -144,7 +143,10 @@ pub(crate) fn recover(
     };
     // A spool that was wiped, or never recorded its run, does not say that there was one: the intake does.
     let was_forgotten = opened.last_run.is_none() && found == Found::Damaged;
-    if (was_cut_short || was_forgotten) && (trusted.is_none() || is_copy) && !was_newer {
+    if (was_cut_short || was_forgotten)
+        && (trusted.is_none() || is_copy)
+        && matches!(newer, NewerIntake::None)
+    {
         let lost = LostIntake {
             path: path.as_deref(),
             found,
@@ -168,6 +170,8 @@ pub(crate) fn recover(
     let slots_done = trusted.map(|_| numbering.next.since(intake.marks.slots_first()));
     if slots_done.is_none() {
         intake.slots.clear();
+        // Old marks must not be believed with the record of the run that begins.
+        intake.marks.set_boot([0; 16]);
     }
     let mut ledger = make_ledger(&numbering, &opened);
     for gap in &numbering.gaps {
@@ -276,12 +280,25 @@ fn intake_path(
     }
 }
 
-/// Moves the intake at `path` away if a newer version left it. Says whether it did.
-fn move_newer_away(path: &Path) -> Result<bool, RecoveryError> {
+/// An intake that a newer version left at the place of this run's.
+enum NewerIntake {
+    /// There is none.
+    None,
+    /// It is out of the way.
+    Moved,
+    /// It cannot be moved, for this reason: nothing may touch it.
+    Stays(io::Error),
+}
+
+/// Moves the intake at `path` away if a newer version left it.
+fn move_newer_away(path: &Path) -> Result<NewerIntake, RecoveryError> {
     match newer::move_intake_away(path) {
-        // It stays, and the intake is in memory.
-        Err(error) if has_no_room(&error) => Ok(true),
-        other => other.map_err(failed("move away the intake of a newer version", path)),
+        Ok(true) => Ok(NewerIntake::Moved),
+        Ok(false) => Ok(NewerIntake::None),
+        Err(error) if has_no_room(&error) || error.kind() == io::ErrorKind::AlreadyExists => {
+            Ok(NewerIntake::Stays(error))
+        }
+        Err(error) => Err(failed("move away the intake of a newer version", path)(error)),
     }
 }
 
@@ -294,9 +311,14 @@ struct OpenedIntake {
     is_copy: bool,
 }
 
-/// Opens the intake at `path`; one in memory without a path, and where the disk has no room for it, as what the spool
-/// holds must drain all the same.
-fn open_intake(path: Option<&Path>, stream: StreamId, boot: [u8; 16]) -> Result<OpenedIntake, RecoveryError> {
+/// Opens the intake at `path`; one in memory without a path, and where the disk has no room for it, as the queue must drain
+/// all the same.
+fn open_intake(
+    path: Option<&Path>,
+    newer: &NewerIntake,
+    stream: StreamId,
+    boot: [u8; 16],
+) -> Result<OpenedIntake, RecoveryError> {
     let in_memory = |reason: String| {
         let intake = Intake::in_memory(stream).map_err(failed("make in memory", Path::new("intake")))?;
         Ok(OpenedIntake { intake, place: Place::memory(reason), found: Found::New, is_copy: false })
@@ -306,6 +328,15 @@ fn open_intake(path: Option<&Path>, stream: StreamId, boot: [u8; 16]) -> Result<
             "the spool is encrypted, and there is no runtime directory (RUNTIME_DIRECTORY)".to_owned(),
         );
     };
+    if let NewerIntake::Stays(error) = newer {
+        let reason = format!("the intake of a newer nf-sender stays at {}: {error}", path.display());
+        tracing::error!(
+            message_id = sender::INTAKE_IN_MEMORY,
+            "{reason}; the intake is in memory now: kill -9 would lose datagrams that are not yet in the spool; make it \
+             possible to rename that file, and restart"
+        );
+        return in_memory(reason);
+    }
     match Intake::open(path, stream, boot) {
         Ok((intake, found)) => {
             Ok(OpenedIntake { intake, place: Place::file(path.to_owned()), found, is_copy: false })

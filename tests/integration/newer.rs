@@ -383,9 +383,10 @@ fn a_newer_intake_is_kept_and_an_upgrade_delivers_it() {
     set_magic(&pair.sender.path("run/intake"), *b"NFINTAK3");
     pair.sender.start();
     pair.sender.daemon().wait_for_log(&["newer nf-sender", "intake format 3"], STALL);
-    assert_eq!(pair.sender.daemon().count_log(&["the intake", "are lost"]), 0, "all of it is kept");
     let mut test = Downgrade { pair, exporters, files: Vec::new(), disk: None }.go_on(700);
     assert_eq!(test.deliver_but(500), 0);
+    let log = test.pair.sender.daemon();
+    assert_eq!(log.count_log(&["the intake", "are lost"]), 0, "all of it is kept");
     assert_eq!(test.pair.sender.take().terminate().code(), Some(0));
 
     set_magic(&test.pair.sender.path("run/intake.newer-1"), *b"NFINTAK2");

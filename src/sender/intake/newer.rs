@@ -33,9 +33,10 @@ pub(crate) fn move_away(path: &Path) -> io::Result<Option<(PathBuf, char)>> {
     // A word in the machine's order.
     let magic = u64::from_ne_bytes(magic).to_be_bytes();
     let Some(version) = super::marks::newer_version(magic) else { return Ok(None) };
-    let place = kept(path)
-        .find(|place| !place.exists())
-        .ok_or_else(|| io::Error::other(format!("{KEPT_MAX} intakes of newer versions are kept already")))?;
+    let place = kept(path).find(|place| !place.exists()).ok_or_else(|| {
+        let text = format!("{KEPT_MAX} intakes of newer versions are kept already");
+        io::Error::new(io::ErrorKind::AlreadyExists, text)
+    })?;
     std::fs::rename(path, &place)?;
     Ok(Some((place, version)))
 }

@@ -111,3 +111,34 @@ fn the_directory_for_newer_files_is_made_when_it_is_needed() {
     assert_eq!(drain(&run.queue, Position(0)), (10..BATCHES).collect::<Vec<_>>());
     assert_eq!(kept(&directory).len(), 1);
 }
+
+#[test]
+fn a_skipped_newer_batch_is_copied_after_a_kill() {
+    let (directory, file) = stopped();
+    change(&file, |segment| set_header_byte(segment, SEGMENT_HEADER_LEN, 52, 3));
+    let run = start(&directory, ten_to_a_segment());
+    // As on a disk that refused the copy after the start.
+    run.marks.set_acknowledged(Position(1));
+    kill(run);
+    let _run = start(&directory, ten_to_a_segment());
+    assert_eq!(kept(&directory).len(), 1);
+}
+
+#[test]
+fn a_newer_intake_that_cannot_be_moved_is_not_touched() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, policy());
+    push(&mut run, 3, 100);
+    kill(run);
+    let path = directory.path().join("intake");
+    change(&path, |intake| intake[..8].copy_from_slice(&u64::from_be_bytes(*b"NFINTAK3").to_ne_bytes()));
+    for number in 1..=9 {
+        std::fs::write(path.with_extension(format!("newer-{number}")), "").unwrap();
+    }
+    let before = std::fs::read(&path).unwrap();
+    let mut run = start(&directory, policy());
+    let reason = run.intake.why_in_memory().unwrap();
+    assert!(reason.contains("9 intakes of newer versions are kept already"), "{reason}");
+    push(&mut run, 2, 100);
+    assert!(std::fs::read(&path).unwrap() == before, "not a byte was changed");
+}
