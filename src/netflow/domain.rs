@@ -7,7 +7,7 @@ use crate::netflow::Header;
 use crate::netflow::definitions::Definitions;
 use crate::netflow::recipient::{Progress, RECIPIENTS};
 
-/// Tells one set of templates from another: RFC 3954, 7, and RFC 7011, 8. The exporter's address and the source id or
+/// Identifies one set of templates: RFC 3954, 7, and RFC 7011, 8. The exporter's address and the source id or
 /// observation domain; the port only where two exporters share an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct DomainKey {

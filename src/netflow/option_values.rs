@@ -1,7 +1,7 @@
 //! Information elements that are values in options data: they change while the record stays about the same thing.
 //!
 //! Many exporters give all records of a table one scope ("the system") and have the sampler, interface or application
-//! among the other fields. So a record is told from others by its scope and by every field that is not listed here. An
+//! among the other fields. So a record is identified by its scope and by every field that is not listed here. An
 //! element that is missing in the list costs room only: a record with another value of it is kept beside the earlier one.
 
 /// The numbers are alike in NetFlow v9 (RFC 3954, 8) and IPFIX (IANA's registry of IPFIX information elements).

@@ -34,7 +34,7 @@ const ENTERPRISE_BIT: u16 = 0x8000;
 /// The length of fields that tell their length themselves, in IPFIX (RFC 7011, 7).
 pub(super) const VARIABLE_LENGTH: u16 = 65_535;
 
-/// A variable-length field of at least this length tells it in two further bytes (RFC 7011, 7).
+/// A variable-length field of at least this length has it in two further bytes (RFC 7011, 7).
 const LONG_FIELD: u8 = 255;
 
 /// The types of source and destination address (RFC 3954, 8; RFC 7012), alike in v9 and IPFIX.

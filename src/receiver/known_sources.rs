@@ -1,4 +1,4 @@
-//! Addresses from which senders have authenticated, over restarts too: while strangers flood the receiver, connections from
+//! Addresses from which senders have authenticated, over restarts too: while unauthenticated connections flood the receiver, connections from
 //! these addresses keep their places.
 //!
 //! `known-sources.json` in the state directory has them, the one that authenticated longest ago first. Without the file, or
@@ -19,7 +19,7 @@ use crate::receiver::newer_state::{self, State};
 use crate::sequence::SenderId;
 use crate::service::safe_file::{self, Owner};
 
-/// How often the file is written at the most, but for the end.
+/// Shortest time between two writes of the file; an orderly stop does not wait for it.
 const KEPT_EVERY: Duration = Duration::from_secs(10);
 
 /// Where a connection comes from: an IPv4 address, or the first 64 bits of an IPv6 address.

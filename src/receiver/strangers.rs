@@ -23,7 +23,7 @@ pub(crate) struct Strangers {
 /// The place of one stranger, given back when dropped.
 pub(crate) type StrangersPlace = Place<Source, Spared>;
 
-/// What is known of one stranger.
+/// Evidence that one unauthenticated peer has shown.
 #[derive(Debug)]
 pub(crate) struct Notes(Rank<Source, Spared>);
 
@@ -41,12 +41,12 @@ impl Strangers {
 }
 
 impl Notes {
-    /// What to note of the peer in `place`.
+    /// The notes of the peer in `place`.
     pub(crate) fn of(place: &StrangersPlace) -> Self {
         Self(place.rank())
     }
 
-    /// What the peer has shown so far.
+    /// Records what the peer has shown so far.
     pub(crate) fn shows(&self, shown: Shown) {
         self.0.update(|rank| rank.1 = shown);
     }

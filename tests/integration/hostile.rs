@@ -68,7 +68,7 @@ fn bare_connects_from_its_address_keep_no_certificate_out() {
     assert_connected_soon(&site.sender);
 }
 
-/// Connections from many addresses that name the key of `seed`, as whoever saw a preface can.
+/// Connections from many addresses that name the key of `seed`, as an observer of a preface can.
 fn naming_flood(receiver: SocketAddr, seed: &'static str) -> Flood {
     let flood = Flood::start(10 * RATE, move |number| {
         let [high, low] = u16::try_from(number % 50_000).unwrap().to_be_bytes();

@@ -599,7 +599,7 @@ impl Turn {
         }
     }
 
-    /// Another number than before if the collector was found anew, or something did not arrive there: it may have lost what
+    /// Another number than before if the collector was found again, or something did not arrive there: it may have lost what
     /// it knew.
     fn generation(&mut self) -> u64 {
         let changes = self.gate.found_anew() + self.reach.failures();
@@ -655,7 +655,7 @@ fn unopened(error: &io::Error) -> Obstacle {
     }
 }
 
-/// Whether the error means that nothing reaches the collector, whoever sent it.
+/// Whether the error means that no exporter's datagrams reach the collector.
 fn concerns_collector(error: &io::Error) -> bool {
     is_unreachable(error) || error.raw_os_error() == Some(libc::ENETDOWN)
 }

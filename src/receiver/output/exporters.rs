@@ -20,7 +20,7 @@ const SHARED: u16 = 0;
 pub(super) struct Seen {
     /// The address and port.
     pub(super) seen_as: SocketAddr,
-    /// Tells it from all other addresses and ports that the collector sees.
+    /// Unique among the addresses and ports that the collector sees.
     pub(super) number: u64,
 }
 

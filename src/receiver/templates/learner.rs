@@ -16,7 +16,7 @@ use crate::sequence::SenderId;
 pub(crate) struct TemplateLearner {
     sender: SenderId,
     collector: SocketAddr,
-    /// Tells the sender from other senders at the collector's sockets.
+    /// Unique among the senders at the collector's sockets.
     number: u64,
     memory: Mutex<TemplateMemory>,
     usage: Usage,
@@ -48,7 +48,7 @@ impl TemplateLearner {
         self.collector
     }
 
-    /// Tells the sender from other senders at the collector's sockets.
+    /// Unique among the senders at the collector's sockets.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }

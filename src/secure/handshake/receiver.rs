@@ -30,7 +30,7 @@ pub struct Admitted {
     pub pass: Pass,
 }
 
-/// What a peer has shown before it is let in, the least first.
+/// Evidence that a peer has shown before it is authenticated, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shown {
     /// Nothing that only a sender knows.

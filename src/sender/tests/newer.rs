@@ -1,4 +1,4 @@
-//! Segments and batches of a newer version in the queue: every position is counted once, whoever finds them first.
+//! Segments and batches of a newer version in the queue: every position is counted once, by the link or by the keeper.
 
 use super::*;
 use crate::service::both_clocks;
