@@ -79,15 +79,20 @@ pub(crate) fn bare_sender() -> SenderHost {
     sender
 }
 
+/// Both of them, running.
+pub(crate) fn bare_and_running(collector: &Collector) -> (ReceiverHost, SenderHost) {
+    let (mut receiver, mut sender) = (bare_receiver(collector), bare_sender());
+    receiver.start();
+    sender.start();
+    (receiver, sender)
+}
+
 #[test]
 fn two_commands_pair_what_runs_already_and_revoking_ends_it_without_a_loss() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(1, pattern);
-    let mut receiver = bare_receiver(&collector);
-    receiver.start();
-    let mut sender = bare_sender();
-    sender.start();
+    let (receiver, sender) = bare_and_running(&collector);
     let mut exporters = sender.exporters(1, pattern);
     exporters.send(50);
 

@@ -1,6 +1,8 @@
 //! Two configurations in one directory: pairing by one of them leaves the other's keys and daemon alone.
 
-use crate::pairing::{bare_receiver, bare_sender, invite, invite_by, join, join_by, token, token_of, told};
+use crate::pairing::{
+    bare_and_running, bare_receiver, bare_sender, invite, invite_by, join, join_by, token, token_of, told,
+};
 use crate::running::shared;
 use crate::support::chatter::{MIXED, Pattern};
 use crate::support::collector::Collector;
@@ -13,10 +15,7 @@ fn joining_by_another_file_leaves_the_daemon_alone() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(1, pattern);
-    let mut receiver = bare_receiver(&collector);
-    receiver.start();
-    let mut sender = bare_sender();
-    sender.start();
+    let (receiver, sender) = bare_and_running(&collector);
     let address = receiver.addr().to_string();
     let first = token(&receiver, &["brno-edge", "--address", &address]);
     assert!(join(&sender, &first).status.success());

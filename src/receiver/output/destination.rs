@@ -602,7 +602,7 @@ impl Turn {
     /// Another number than before if the collector was found again, or something did not arrive there: it may have lost what
     /// it knew.
     fn generation(&mut self) -> u64 {
-        let changes = self.gate.found_anew() + self.reach.failures();
+        let changes = self.gate.found_again() + self.reach.failures();
         if changes != self.changes {
             self.changes = changes;
             self.generation = next_number();

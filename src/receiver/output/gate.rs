@@ -45,7 +45,7 @@ pub(super) struct Gate {
     found: Option<[u8; 8]>,
     /// The last socket that was ever found, and how often another one than before was found.
     known: Option<[u8; 8]>,
-    found_anew: u64,
+    found_again: u64,
     /// Memory of each datagram that was sent and may lie unread in the collector's queue, oldest first.
     unread: VecDeque<u64>,
     /// All of it together.
@@ -67,7 +67,7 @@ impl Gate {
             room: 0,
             found: None,
             known,
-            found_anew: 0,
+            found_again: 0,
             unread: VecDeque::new(),
             unread_memory: 0,
             sent: false,
@@ -92,8 +92,8 @@ impl Gate {
     }
 
     /// How often the collector was found at a socket that it was not at before.
-    pub(super) fn found_anew(&self) -> u64 {
-        self.found_anew
+    pub(super) fn found_again(&self) -> u64 {
+        self.found_again
     }
 
     /// The last socket that was ever found.
@@ -170,7 +170,7 @@ impl Gate {
         }
         if let Some(cookie) = self.found.filter(|cookie| self.known != Some(*cookie)) {
             self.known = Some(cookie);
-            self.found_anew += 1;
+            self.found_again += 1;
         }
         let Some(queue) = found else { return Ok(None) };
         if let Some((before, _)) = before.filter(|(before, _)| before.cookie == queue.cookie && self.sent) {
