@@ -344,6 +344,7 @@ fn unresolved(name: &HostPort) -> CollectorStatus {
     CollectorStatus {
         address: name.to_string(),
         state: CollectorState::Unknown,
+        resolved: false,
         delivered: Tally::default(),
         skipped: 0,
         refused: 0,
@@ -376,6 +377,7 @@ fn collectors(outputs: &Outputs) -> Vec<CollectorStatus> {
         .map(|figures| CollectorStatus {
             address: figures.address.to_string(),
             state: figures.state,
+            resolved: true,
             delivered: delivered(figures.counts),
             skipped: figures.counts.skipped,
             refused: figures.counts.refused,

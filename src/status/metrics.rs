@@ -191,17 +191,29 @@ impl Collector for ReceiverStatus {
             });
             metrics.counters((name, help), "collector", with_late)?;
         }
-        let up =
-            |collector: &crate::status::CollectorStatus| i64::from(collector.state == CollectorState::Up);
         metrics.gauges(
-            ("collector_up", "1 while somebody is seen to listen at the collector's address"),
+            ("collector_up", UP),
             "collector",
-            self.collectors.iter().map(|collector| (collector.address.as_str(), up(collector))),
+            self.collectors
+                .iter()
+                .map(|collector| (collector.address.as_str(), i64::from(collector.is_up()))),
+        )?;
+        let late_up = |late: &LateStatus| i64::from(late.state != CollectorState::Down);
+        metrics.gauges(
+            ("late_up", "The same for each collector's address for late datagrams"),
+            "collector",
+            self.collectors.iter().filter_map(|collector| {
+                collector.late.as_ref().map(|late| (collector.address.as_str(), late_up(late)))
+            }),
         )?;
         metrics.counter("refused_connections", "Connections that were turned away", self.refusals)?;
         metrics.certificate(self.certificate.as_ref())
     }
 }
+
+/// What `collector_up` says.
+const UP: &str = "0 while the collector takes nothing, as far as can be seen: nothing listens at its address, the network says \
+                  that it is unreachable, or its name is not resolved; else 1";
 
 /// A metric of sockets: name, help, and the figure.
 type SocketFigure = (&'static str, &'static str, fn(&SocketStatus) -> u64);
@@ -314,6 +326,26 @@ mod tests {
             "nf_receiver_certificate_not_after_seconds 1800000000",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_collector_is_up_unless_it_is_known_to_be_down() {
+        for (state, resolved, up) in [
+            (CollectorState::Up, true, 1),
+            (CollectorState::Unknown, true, 1),
+            (CollectorState::Down, true, 0),
+            (CollectorState::Unknown, false, 0),
+        ] {
+            let mut status = receiver();
+            (status.collectors[0].state, status.collectors[0].resolved) = (state, resolved);
+            status.collectors[0].late.as_mut().unwrap().state = state;
+            let text = receiver_metrics(status);
+            let line = format!("nf_receiver_collector_up{{collector=\"127.0.0.1:9995\"}} {up}\n");
+            assert!(text.contains(&line), "{state:?}, {resolved}:\n{text}");
+            let late = i64::from(state != CollectorState::Down);
+            let line = format!("nf_receiver_late_up{{collector=\"127.0.0.1:9995\"}} {late}\n");
+            assert!(text.contains(&line), "{state:?}:\n{text}");
         }
     }
 }

@@ -86,6 +86,9 @@ pub struct CollectorStatus {
     pub address: String,
     /// Whether somebody listens there.
     pub state: CollectorState,
+    /// Whether the name in its address has an address; while it has none, nothing is delivered there.
+    #[serde(default = "resolved")]
+    pub resolved: bool,
     /// What was delivered.
     pub delivered: Tally,
     /// Datagrams passed over while it was down, or too slow for the others.
@@ -112,6 +115,19 @@ pub struct CollectorStatus {
     /// Exporters that it sees under another address, the one heard last first; 1,024 of them at the most.
     #[serde(default)]
     pub seen_as: Vec<SeenAs>,
+}
+
+impl CollectorStatus {
+    /// Whether it takes datagrams, as far as can be seen: a collector on another machine counts as up until the network
+    /// says that it is down.
+    pub fn is_up(&self) -> bool {
+        self.resolved && self.state != CollectorState::Down
+    }
+}
+
+/// Collectors of earlier versions that were not resolved had the state `unknown`, too.
+fn resolved() -> bool {
+    true
 }
 
 /// A collector's address for late datagrams. The figures are those of [`CollectorStatus`].

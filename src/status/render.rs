@@ -312,7 +312,11 @@ fn collectors(status: &ReceiverStatus, earlier: Option<Earlier<'_, ReceiverStatu
         };
         table.row([
             collector.address.clone(),
-            state(collector.state, collector.held_s) + &pacing(collector.paced_s),
+            if collector.resolved {
+                state(collector.state, collector.held_s) + &pacing(collector.paced_s)
+            } else {
+                "name not resolved".to_owned()
+            },
             grouped(collector.delivered.datagrams),
             size(collector.delivered.bytes),
             grouped(collector.skipped),

@@ -176,6 +176,7 @@ pub(in crate::status) fn receiver() -> ReceiverStatus {
         collectors: vec![CollectorStatus {
             address: "127.0.0.1:9995".to_owned(),
             state: CollectorState::Down,
+            resolved: true,
             delivered: Tally { datagrams: 12_000, bytes: 2048 },
             skipped: 0,
             refused: 0,
