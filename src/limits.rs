@@ -274,7 +274,7 @@ pub const SEEN_AS_SHOWN: usize = 1024;
 /// Exporters whose datagrams are denied that nf-sender counts one by one; the one heard longest ago makes room.
 pub const DENIED_SHOWN: usize = 64;
 
-/// Peers turned away of late that the status shows.
+/// Peers whose connections were rejected that the status shows.
 pub const REFUSED_SHOWN: usize = 64;
 
 /// Files that each connection of nf-receiver takes: its socket and the position of its stream.

@@ -1,4 +1,4 @@
-//! The peers that were turned away of late, for the status: an operator who looks for a sender that does not come
+//! The peers whose connections were rejected, for the status: an operator who looks for a sender that does not come
 //! finds the reason here.
 
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ struct Entry {
 }
 
 impl Refused {
-    /// Notes that `peer` was turned away.
+    /// Notes that a connection of `peer` was rejected.
     pub(crate) fn note(&mut self, peer: SocketAddr, reason: String) {
         let last = Instant::now();
         self.count += 1;
@@ -40,7 +40,7 @@ impl Refused {
         self.peers.insert(peer.ip(), Entry { reason, count: 1, last });
     }
 
-    /// How many connections were turned away.
+    /// How many connections were rejected.
     pub(crate) fn count(&self) -> u64 {
         self.count
     }

@@ -68,7 +68,7 @@ pub(crate) struct Seat {
 }
 
 /// What the status shows beside the counters.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct View {
     peer: SocketAddr,
     stream: StreamId,
@@ -79,6 +79,8 @@ struct View {
     replaces: Option<StreamId>,
     /// The last connection that a newer one took over from.
     superseded: Option<SocketAddr>,
+    /// Why the last session ended; `None` while there is one.
+    ended: Option<String>,
 }
 
 /// The right to deliver a sender's stream, while it lasts.
@@ -121,6 +123,7 @@ impl Seat {
                 cipher: "none",
                 replaces: None,
                 superseded: None,
+                ended: None,
             }),
             counters: Counters::default(),
         }
@@ -128,6 +131,11 @@ impl Seat {
 
     fn view(&self) -> MutexGuard<'_, View> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes why the session ended.
+    pub(crate) fn note_ended(&self, reason: String) {
+        self.view().ended = Some(reason);
     }
 
     /// Takes the seat: a connection that has it ends. Fails with the address of a still newer connection.
@@ -155,7 +163,7 @@ impl Seat {
             return Err(newest_peer);
         }
         let (stream, replaces, state) = (hello.stream, hello.replaces, PeerState::Connected);
-        *self.view() = View { peer, stream, state, cipher, replaces, superseded };
+        *self.view() = View { peer, stream, state, cipher, replaces, superseded, ended: None };
         Ok(Turn { seat: self, current, newest })
     }
 
@@ -224,7 +232,7 @@ impl Seats {
 }
 
 fn row(id: &SenderId, seat: &Seat) -> PeerStatus {
-    let view = *seat.view();
+    let view = seat.view().clone();
     let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     PeerStatus {
         id: id.to_string(),
@@ -237,6 +245,7 @@ fn row(id: &SenderId, seat: &Seat) -> PeerStatus {
         gaps: get(&seat.counters.gaps),
         replaces: view.replaces.map(|stream| stream.to_string()),
         superseded: view.superseded.map(|peer| peer.to_string()),
+        ended: view.ended,
     }
 }
 

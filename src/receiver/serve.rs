@@ -83,12 +83,12 @@ impl Shared {
         complaints.admit(peer, Instant::now().into_std())
     }
 
-    /// Notes for the status that `peer` was turned away.
+    /// Notes for the status that a connection of `peer` was rejected.
     pub(crate) fn note_refused(&self, peer: SocketAddr, reason: String) {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).note(peer, reason);
     }
 
-    /// How many connections were turned away, and the peers of late.
+    /// How many connections were rejected, and the latest peers.
     pub(crate) fn refused(&self) -> (u64, Vec<RefusedStatus>) {
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         (refused.count(), refused.status())
@@ -138,6 +138,21 @@ enum Ended {
     Stopping,
 }
 
+impl Ended {
+    /// Whether something failed, rather than that a side ended the connection on purpose.
+    fn is_failure(&self) -> bool {
+        match self {
+            Self::Closed | Self::Goodbye | Self::Superseded(_) | Self::Expelled | Self::Stopping => false,
+            Self::Stream(_)
+            | Self::Session(_)
+            | Self::Unheard(_)
+            | Self::NoHello
+            | Self::Crowded(_)
+            | Self::Storage(_) => true,
+        }
+    }
+}
+
 /// Serves `stream` until it ends. A session must be agreed before `greeted_by`.
 pub(crate) async fn serve(
     shared: &Arc<Shared>,
@@ -170,13 +185,20 @@ pub(crate) async fn serve(
     let ended = match greeted {
         Ok(mut turn) => {
             let ended = connection.run(&mut stream, &mut turn).await;
-            connection.explained(ended)
+            let ended = connection.explained(ended);
+            turn.seat.note_ended(ended.to_string());
+            ended
         }
-        Err(ended) => ended,
+        Err(ended) => {
+            if ended.is_failure() {
+                shared.note_refused(peer, format!("session of {id} was not agreed: {ended}"));
+            }
+            ended
+        }
     };
     let sentence = |held_back| format!("session of {id} at {peer} ended: {ended}{}", More(held_back));
-    match &ended {
-        Ended::Closed | Ended::Goodbye | Ended::Superseded(_) | Ended::Expelled | Ended::Stopping => {
+    match ended.is_failure() {
+        false => {
             let held_back = if connection.was_told { Some(0) } else { shared.is_news(&id) };
             if let Some(held_back) = held_back {
                 tracing::info!(
@@ -189,15 +211,9 @@ pub(crate) async fn serve(
                 );
             }
         }
-        Ended::Stream(_)
-        | Ended::Session(_)
-        | Ended::Unheard(_)
-        | Ended::NoHello
-        | Ended::Crowded(_)
-        | Ended::Storage(_) => {
+        true => {
             let is_unheard = matches!(ended, Ended::Unheard(_));
             let message_id = if is_unheard { receiver::SENDER_UNHEARD } else { receiver::SESSION_ENDED };
-            shared.note_refused(peer, format!("session of {id} ended: {ended}"));
             if let Some(held_back) = shared.may_complain(peer.ip()) {
                 tracing::warn!(
                     message_id,

@@ -206,7 +206,7 @@ impl Collector for ReceiverStatus {
                 collector.late.as_ref().map(|late| (collector.address.as_str(), late_up(late)))
             }),
         )?;
-        metrics.counter("refused_connections", "Connections that were turned away", self.refusals)?;
+        metrics.counter("refused_connections", "Connections that were rejected before a session was agreed", self.refusals)?;
         metrics.certificate(self.certificate.as_ref())
     }
 }

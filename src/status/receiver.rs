@@ -20,15 +20,15 @@ pub struct ReceiverStatus {
     /// The own certificate, if TLS is spoken.
     #[serde(default)]
     pub certificate: Option<CertificateStatus>,
-    /// Connections turned away.
+    /// Connections that were rejected before a session was agreed.
     #[serde(default)]
     pub refusals: u64,
-    /// Peers turned away of late, latest first; at most `limits::REFUSED_SHOWN`.
+    /// Peers whose connections were rejected, latest first; at most `limits::REFUSED_SHOWN`.
     #[serde(default)]
     pub refused: Vec<RefusedStatus>,
 }
 
-/// A peer that was turned away.
+/// A peer whose connections were rejected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedStatus {
     /// Its address.
@@ -67,6 +67,9 @@ pub struct PeerStatus {
     /// Two machines with one id take over from each other again and again.
     #[serde(default)]
     pub superseded: Option<String>,
+    /// Why the last session ended; `None` while there is one.
+    #[serde(default)]
+    pub ended: Option<String>,
 }
 
 /// Whether a sender is connected.

@@ -225,7 +225,7 @@ fn certificate(certificate: Option<&CertificateStatus>) -> String {
 
 fn refused(status: &ReceiverStatus) -> String {
     let mut table = Table::new([
-        ("turned away", Align::Left),
+        ("rejected", Align::Left),
         ("times", Align::Right),
         ("last", Align::Right),
         ("why", Align::Left),
@@ -278,17 +278,18 @@ fn senders(status: &ReceiverStatus, earlier: Option<Earlier<'_, ReceiverStatus>>
     table.render() + &lives(status)
 }
 
-/// Senders whose spool has lived twice, and senders whose connections take over from each other.
+/// Senders whose spool has lived twice, senders whose connections take over from each other, and why sessions ended.
 fn lives(status: &ReceiverStatus) -> String {
     let sentences =
-        status.senders.iter().flat_map(|PeerStatus { id, stream, replaces, superseded, .. }| {
+        status.senders.iter().flat_map(|PeerStatus { id, stream, replaces, superseded, ended, .. }| {
             let replaced = replaces.as_ref().map(|replaced| {
                 format!("{id}: stream {stream}\n  continues {replaced}: its spool was restored or cloned\n")
             });
             let took_over = superseded
                 .as_ref()
                 .map(|peer| format!("{id}: took over from an open connection of {peer}\n"));
-            replaced.into_iter().chain(took_over)
+            let ended = ended.as_ref().map(|reason| format!("{id}: disconnected: {reason}\n"));
+            [replaced, took_over, ended].into_iter().flatten()
         });
     let text: String = sentences.collect();
     if text.is_empty() { text } else { format!("\n{text}") }

@@ -189,6 +189,17 @@ fn numbers(module: &str) -> BTreeSet<String> {
 }
 
 #[test]
+fn the_catalogs_do_not_promise_that_nothing_is_lost() {
+    for program in [Program::Sender, Program::Receiver] {
+        let path = format!("catalog/{}.catalog", program.name());
+        let text = read(&path).split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+        for promise in ["nothing is lost", "none is lost", "no datagram is lost"] {
+            assert!(!text.contains(promise), "{path}: whether {promise} depends on the spool's room");
+        }
+    }
+}
+
+#[test]
 fn the_catalogs_explain_every_message_that_has_a_number_and_no_other() {
     assert!(numbers("sender").contains(messages::sender::CONNECTED));
     for (program, module) in [(Program::Sender, "sender"), (Program::Receiver, "receiver")] {

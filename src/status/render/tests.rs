@@ -172,6 +172,7 @@ pub(in crate::status) fn receiver() -> ReceiverStatus {
             gaps: 0,
             replaces: None,
             superseded: None,
+            ended: None,
         }],
         collectors: vec![CollectorStatus {
             address: "127.0.0.1:9995".to_owned(),
@@ -228,8 +229,8 @@ exporter        is seen as       by
 
 certificate: expires in 2d 3h
 
-turned away  times    last  why
-192.0.2.9    1,200  3s ago  the other side speaks HTTP
+rejected   times    last  why
+192.0.2.9  1,200  3s ago  the other side speaks HTTP
 ";
     assert_eq!(render_receiver(&receiver(), None), expected);
 }
@@ -272,6 +273,9 @@ fn a_replaced_stream_and_a_rival_are_explained() {
     let lines = format!("\nbrno-edge: stream {new}\n  continues {old}: its spool was restored or cloned\n");
     assert!(text.contains(&lines) && lines.lines().all(|line| line.len() <= 80), "{text}");
     assert!(text.contains("\nbrno-edge: took over from an open connection of 192.0.2.8:4000\n"), "{text}");
+    status.senders[0].ended = Some("the sender ended the session".to_owned());
+    let text = render_receiver(&status, None);
+    assert!(text.contains("\nbrno-edge: disconnected: the sender ended the session\n"), "{text}");
 }
 
 #[test]
