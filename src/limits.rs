@@ -274,6 +274,9 @@ pub const SEEN_AS_SHOWN: usize = 1024;
 /// Exporters whose datagrams are denied that nf-sender counts one by one; the one heard longest ago makes room.
 pub const DENIED_SHOWN: usize = 64;
 
+/// Exporters that match no collector and that nf-receiver counts one by one; the one heard longest ago makes room.
+pub const UNMATCHED_SHOWN: usize = 64;
+
 /// Peers whose connections were rejected that the status shows.
 pub const REFUSED_SHOWN: usize = 64;
 

@@ -222,6 +222,7 @@ mod tests {
     use crate::receiver::output::Outputs;
     use crate::receiver::positions::Positions;
     use crate::receiver::seats::Seats;
+    use crate::receiver::unmatched::Unmatched;
     use crate::receiver::waiting::Waiting;
     use crate::secure::preface::{CHALLENGE_LEN, Mode, Preface, REPLY_LEN, Status};
     use crate::service::{Stopper, stop_channel};
@@ -244,6 +245,7 @@ mod tests {
                 refused: Mutex::default(),
                 known_sources: Arc::default(),
                 waiting: Waiting::default(),
+                unmatched: Unmatched::default(),
             }),
             admission: watch::channel(Arc::default()).1,
             handshake_timeout: Duration::from_secs(300),

@@ -18,23 +18,22 @@ use crate::receiver::accept::Gate;
 use crate::receiver::ahead::{self, Ahead};
 use crate::receiver::collectors::Collectors;
 use crate::receiver::known_sources::KnownSources;
-use crate::receiver::output::{Counts, LateFigures, Outputs, SocketBudget};
+use crate::receiver::output::{Outputs, SocketBudget};
 use crate::receiver::positions::{self, Positions};
 use crate::receiver::reload::{Load, Reloader};
+use crate::receiver::report::{delivered, line, status};
 use crate::receiver::seats::Seats;
 use crate::receiver::serve::Shared;
 use crate::receiver::strangers::Strangers;
 use crate::receiver::templates::Templates;
+use crate::receiver::unmatched::{Unmatched, UnmatchedLog};
 use crate::receiver::waiting::Waiting;
 use crate::service::messages::receiver;
 use crate::service::{
     DaemonError, DirectoryLock, ExpiryWatch, FileShares, LogLimit, More, Pulse, ROUND, Stop, Watchdog,
-    allow_open_files, both_clocks, logging, notify, sockets, stop_channel, wall_clock, watch_for,
+    allow_open_files, both_clocks, logging, notify, sockets, stop_channel, watch_for,
 };
-use crate::status::{
-    CertificateStatus, CollectorState, CollectorStatus, ControlSocket, LateStatus, Pace, PeerState,
-    PeerStatus, ReceiverStatus, Reply, Request, SeenAs, Tally, count_of, receiver_metrics, serve_metrics,
-};
+use crate::status::{ControlSocket, Pace, ReceiverStatus, Reply, Request, receiver_metrics, serve_metrics};
 
 /// Runs nf-receiver until it is told to stop.
 pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
@@ -135,6 +134,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
     let mut expiry = ExpiryWatch::new(receiver::CERTIFICATE_ENDS);
     let mut pace = Pace::default();
     let mut clock = ClockLog::new();
+    let mut unmatched = UnmatchedLog::default();
     let mut syncing: Option<JoinHandle<()>> = None;
     let admission = reloader.admission();
     let outcome = loop {
@@ -151,6 +151,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
                     Some(shared) => {
                         let senders = shared.seats.status();
                         pace.note(delivered(&senders));
+                        unmatched.look(&shared.unmatched);
                         notify::status(&line(&senders, &shared.outputs(), &pace));
                         if syncing.as_ref().is_none_or(JoinHandle::is_finished) {
                             let keep: Keep = (Templates::keep_at_times, KnownSources::keep_at_times);
@@ -171,6 +172,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
         notify::with_patience(serving).await.map_err(DaemonError::system)??;
     }
     if let Some(shared) = shared.get() {
+        unmatched.finish(&shared.unmatched);
         let progress = notify::with_patience(shared.seats.settle()).await;
         if let Err(error) = ahead::leave(&state, &progress) {
             tracing::error!(
@@ -266,6 +268,7 @@ async fn serve(
         refused: Mutex::default(),
         known_sources: Arc::new(KnownSources::take_up(&settings.state)),
         waiting: Waiting::default(),
+        unmatched: Unmatched::default(),
     });
     let shared = place.get_or_init(|| made).clone();
     let known_sources = shared.known_sources.clone();
@@ -321,98 +324,4 @@ fn answer(
             Err(error) => Reply::Error(error.to_string()),
         },
     }
-}
-
-/// The status, with what is known of collectors that are not found.
-fn status(shared: Option<&Arc<Shared>>, missing: &[HostPort], reloader: &Reloader) -> ReceiverStatus {
-    let admission = reloader.admission().borrow().clone();
-    let (refusals, refused) = shared.map_or_else(Default::default, |shared| shared.refused());
-    let found = shared.map_or_else(Vec::new, |shared| collectors(&shared.outputs()));
-    ReceiverStatus {
-        service: "nf-receiver".to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        senders: shared.map_or_else(Vec::new, |shared| shared.seats.status()),
-        collectors: found.into_iter().chain(missing.iter().map(unresolved)).collect(),
-        certificate: admission.tls.as_ref().map(|tls| CertificateStatus::of(&tls.certificate, wall_clock())),
-        refusals,
-        refused,
-    }
-}
-
-/// A collector that is not found.
-fn unresolved(name: &HostPort) -> CollectorStatus {
-    CollectorStatus {
-        address: name.to_string(),
-        state: CollectorState::Unknown,
-        resolved: false,
-        delivered: Tally::default(),
-        skipped: 0,
-        refused: 0,
-        held_s: 0,
-        paced_s: None,
-        socket_drops: 0,
-        unread: 0,
-        templates: 0,
-        late: None,
-        seen_as: Vec::new(),
-    }
-}
-
-fn collectors(outputs: &Outputs) -> Vec<CollectorStatus> {
-    let delivered = |counts: Counts| Tally { datagrams: counts.datagrams, bytes: counts.bytes };
-    let seen_as = |(exporter, seen_as): (SocketAddr, SocketAddr)| SeenAs { exporter, seen_as };
-    let late = |late: LateFigures| LateStatus {
-        address: late.address.to_string(),
-        state: late.state,
-        delivered: delivered(late.counts),
-        skipped: late.counts.skipped,
-        refused: late.counts.refused,
-        held_s: late.held_s,
-        socket_drops: late.counts.socket_drops,
-        unread: late.counts.unread,
-    };
-    outputs
-        .figures()
-        .into_iter()
-        .map(|figures| CollectorStatus {
-            address: figures.address.to_string(),
-            state: figures.state,
-            resolved: true,
-            delivered: delivered(figures.counts),
-            skipped: figures.counts.skipped,
-            refused: figures.counts.refused,
-            held_s: figures.held_s,
-            paced_s: figures.paced_s,
-            socket_drops: figures.counts.socket_drops,
-            unread: figures.counts.unread,
-            templates: figures.counts.templates,
-            late: figures.late.map(late),
-            seen_as: figures.seen_as.into_iter().map(seen_as).collect(),
-        })
-        .collect()
-}
-
-/// Datagrams and bytes delivered since the start of the process.
-fn delivered(senders: &[PeerStatus]) -> (u64, u64) {
-    senders.iter().fold((0, 0), |(datagrams, bytes), sender| {
-        (datagrams + sender.delivered.datagrams, bytes + sender.delivered.bytes)
-    })
-}
-
-/// One line: state, what is delivered, how fast, and what waits. For that each idle collector's socket is looked at, so that
-/// what has been read by then does not count as unread if it goes away.
-fn line(senders: &[PeerStatus], outputs: &Outputs, pace: &Pace) -> String {
-    let connected = senders.iter().filter(|sender| sender.state == PeerState::Connected).count();
-    let connected = count_of(u64::try_from(connected).unwrap_or(u64::MAX), "sender");
-    let mut parts = vec![
-        format!("{connected} connected"),
-        format!("{} delivered", count_of(delivered(senders).0, "datagram")),
-        format!("{:.0} datagrams/s out", pace.rates().0),
-    ];
-    let collectors = collectors(outputs);
-    let held = collectors.iter().filter(|collector| collector.held_s > 0);
-    parts.extend(held.map(|held| format!("waiting for {} for {} s", held.address, held.held_s)));
-    let paced = collectors.iter().filter(|collector| collector.paced_s.is_some());
-    parts.extend(paced.map(|paced| format!("catching up with {} at catch-up-pace", paced.address)));
-    parts.join("; ")
 }

@@ -13,11 +13,13 @@ mod output;
 mod positions;
 mod refused;
 mod reload;
+mod report;
 mod seats;
 mod serve;
 mod source_check;
 mod strangers;
 mod templates;
+mod unmatched;
 mod waiting;
 
 use std::env;

@@ -25,6 +25,7 @@ use crate::receiver::positions::{Positions, PositionsError, StreamPosition};
 use crate::receiver::refused::Refused;
 use crate::receiver::seats::{Counters, Current, Seats, Turn};
 use crate::receiver::templates::Templates;
+use crate::receiver::unmatched::Unmatched;
 use crate::receiver::waiting::Waiting;
 use crate::sequence::{Gap, Position, RunId, SenderId, StreamId};
 use crate::service::messages::receiver;
@@ -58,6 +59,7 @@ pub(crate) struct Shared {
     pub(crate) refused: Mutex<Refused>,
     pub(crate) known_sources: Arc<KnownSources>,
     pub(crate) waiting: Waiting,
+    pub(crate) unmatched: Unmatched,
 }
 
 impl Shared {
@@ -196,36 +198,7 @@ pub(crate) async fn serve(
             ended
         }
     };
-    let sentence = |held_back| format!("session of {id} at {peer} ended: {ended}{}", More(held_back));
-    match ended.is_failure() {
-        false => {
-            let held_back = if connection.was_told { Some(0) } else { shared.is_news(&id) };
-            if let Some(held_back) = held_back {
-                tracing::info!(
-                    message_id = receiver::SESSION_ENDED,
-                    %peer,
-                    sender = %id,
-                    held_back,
-                    "{}",
-                    sentence(held_back)
-                );
-            }
-        }
-        true => {
-            let is_unheard = matches!(ended, Ended::Unheard(_));
-            let message_id = if is_unheard { receiver::SENDER_UNHEARD } else { receiver::SESSION_ENDED };
-            if let Some(held_back) = shared.may_complain(peer.ip()) {
-                tracing::warn!(
-                    message_id,
-                    %peer,
-                    sender = %id,
-                    held_back,
-                    "{}",
-                    sentence(held_back)
-                );
-            }
-        }
-    }
+    connection.log_end(peer, &ended);
     if matches!(ended, Ended::Crowded(_)) {
         return connection.part(&mut stream, &ended).await;
     }
@@ -432,7 +405,7 @@ impl Connection<'_> {
                 ReceiverEvent::Hello(_) => {}
                 ReceiverEvent::Batch { batch, skip } => {
                     self.adopt_run(turn);
-                    begin(turn, &batch, skip);
+                    self.begin(turn, &batch, skip);
                 }
                 ReceiverEvent::Gap(gap) => {
                     self.adopt_run(turn);
@@ -472,6 +445,18 @@ impl Connection<'_> {
         if let Some(current) = turn.current.as_mut() {
             current.delivery.change(&outputs);
         }
+    }
+
+    /// Begins to deliver `batch`, of which `skip` datagrams were delivered before.
+    fn begin(&self, turn: &mut Turn, batch: &Batch, skip: usize) {
+        let repeated = u64::try_from(skip).unwrap_or(u64::MAX);
+        Counters::add(&turn.seat.counters.duplicates, repeated);
+        let news = batch.first().plus(repeated);
+        let records = open(turn, batch, news);
+        if let Some(records) = &records {
+            self.shared.unmatched.note(&self.outputs.borrow(), records, skip);
+        }
+        push(turn, Parcel { first: batch.first(), end: batch.end(), news, records });
     }
 
     /// The sender says that positions will never come.
@@ -529,6 +514,25 @@ impl Connection<'_> {
         }
     }
 
+    /// Logs how the connection ended.
+    fn log_end(&self, peer: SocketAddr, ended: &Ended) {
+        let id = &self.known.sender;
+        let sentence = |held_back| format!("session of {id} at {peer} ended: {ended}{}", More(held_back));
+        if ended.is_failure() {
+            let is_unheard = matches!(ended, Ended::Unheard(_));
+            let message_id = if is_unheard { receiver::SENDER_UNHEARD } else { receiver::SESSION_ENDED };
+            if let Some(held_back) = self.shared.may_complain(peer.ip()) {
+                tracing::warn!(message_id, %peer, sender = %id, held_back, "{}", sentence(held_back));
+            }
+            return;
+        }
+        let held_back = if self.was_told { Some(0) } else { self.shared.is_news(id) };
+        if let Some(held_back) = held_back {
+            let message_id = receiver::SESSION_ENDED;
+            tracing::info!(message_id, %peer, sender = %id, held_back, "{}", sentence(held_back));
+        }
+    }
+
     /// Says the last words that fit the end, and closes.
     async fn part(&mut self, stream: &mut Stream, ended: &Ended) {
         match ended {
@@ -570,15 +574,6 @@ async fn farewell(stream: &mut Stream, session: &mut ReceiverSession) {
     if !matches!(timeout(FAREWELL, last_words).await, Ok(Ok(()))) {
         tracing::debug!("the sender did not take the last words");
     }
-}
-
-/// Begins to deliver `batch`, of which `skip` datagrams were delivered before.
-fn begin(turn: &mut Turn, batch: &Batch, skip: usize) {
-    let repeated = u64::try_from(skip).unwrap_or(u64::MAX);
-    Counters::add(&turn.seat.counters.duplicates, repeated);
-    let news = batch.first().plus(repeated);
-    let records = open(turn, batch, news);
-    push(turn, Parcel { first: batch.first(), end: batch.end(), news, records });
 }
 
 /// The datagrams of `batch`, of which those from `news` on are new.

@@ -74,6 +74,8 @@ pub mod receiver {
     pub const STREAM_REPLACED: &str = "7b1de0b4f9a94d07a9d64d0b5b7f7c55";
     /// A sender lost datagrams, on purpose or by damage, and said so.
     pub const SENDER_LOST: &str = "a56912e227f04d7fa822e6b0c082ed48";
+    /// Datagrams match no collector: they are acknowledged and not delivered.
+    pub const UNMATCHED: &str = "c4a8e7d1f3b24e6a9b5c0d7e8f124a63";
     /// A collector takes nothing; datagrams are held.
     pub const COLLECTOR_DOWN: &str = "64b11a6d7ac84b839de02833a25cbfbd";
     /// A collector takes datagrams again.

@@ -11,8 +11,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::status::{
-    CertificateStatus, CollectorState, LateStatus, LinkState, PeerState, ReceiverStatus, SenderStatus,
-    SocketStatus,
+    CertificateStatus, CollectorState, CollectorStatus, LateStatus, LinkState, PeerState, ReceiverStatus,
+    SenderStatus, SocketStatus,
 };
 
 /// The metrics of nf-sender.
@@ -132,81 +132,18 @@ impl Collector for ReceiverStatus {
             "Datagrams that senders told to be lost",
             sum(|sender| sender.gaps),
         )?;
-        let by_collector = |count: fn(&crate::status::CollectorStatus) -> u64| {
-            self.collectors.iter().map(move |collector| (collector.address.as_str(), count(collector)))
-        };
-        metrics.counters(
-            ("delivered_datagrams", "Datagrams handed to each collector"),
-            "collector",
-            by_collector(|collector| collector.delivered.datagrams),
+        metrics.counter(
+            "unmatched_datagrams",
+            "Datagrams that match no collector: acknowledged and not delivered",
+            self.unmatched,
         )?;
-        metrics.counters(
-            ("delivered_bytes", "Payload bytes handed to each collector"),
-            "collector",
-            by_collector(|collector| collector.delivered.bytes),
+        metrics.collectors(&self.collectors)?;
+        metrics.late_addresses(&self.collectors)?;
+        metrics.counter(
+            "refused_connections",
+            "Connections that were rejected before a session was agreed",
+            self.refusals,
         )?;
-        metrics.counters(
-            ("collector_socket_drops", "Datagrams dropped at each collector's own socket during delivery"),
-            "collector",
-            by_collector(|collector| collector.socket_drops),
-        )?;
-        metrics.counters(
-            (
-                "collector_unread",
-                "Datagrams, at most, that lay unread in each collector's socket when it went away",
-            ),
-            "collector",
-            by_collector(|collector| collector.unread),
-        )?;
-        metrics.counters(
-            ("skipped_datagrams", "Datagrams passed over, as the collector is set to that"),
-            "collector",
-            by_collector(|collector| collector.skipped),
-        )?;
-        metrics.counters(
-            ("refused_datagrams", "Datagrams dropped as the kernel refused to send them to the collector"),
-            "collector",
-            by_collector(|collector| collector.refused),
-        )?;
-        let figures: [LateFigure; 5] = [
-            ("late_datagrams", "Datagrams handed to each collector's address for late ones", |late| {
-                late.delivered.datagrams
-            }),
-            ("late_skipped_datagrams", "Datagrams for that address passed over", |late| late.skipped),
-            ("late_refused_datagrams", "Datagrams that the kernel refused to send there", |late| {
-                late.refused
-            }),
-            ("late_socket_drops", "Datagrams dropped at the socket there during delivery", |late| {
-                late.socket_drops
-            }),
-            (
-                "late_unread",
-                "Datagrams, at most, that lay unread in the socket there when it went away",
-                |late| late.unread,
-            ),
-        ];
-        for (name, help, figure) in figures {
-            let with_late = self.collectors.iter().filter_map(|collector| {
-                collector.late.as_ref().map(|late| (collector.address.as_str(), figure(late)))
-            });
-            metrics.counters((name, help), "collector", with_late)?;
-        }
-        metrics.gauges(
-            ("collector_up", UP),
-            "collector",
-            self.collectors
-                .iter()
-                .map(|collector| (collector.address.as_str(), i64::from(collector.is_up()))),
-        )?;
-        let late_up = |late: &LateStatus| i64::from(late.state != CollectorState::Down);
-        metrics.gauges(
-            ("late_up", "The same for each collector's address for late datagrams"),
-            "collector",
-            self.collectors.iter().filter_map(|collector| {
-                collector.late.as_ref().map(|late| (collector.address.as_str(), late_up(late)))
-            }),
-        )?;
-        metrics.counter("refused_connections", "Connections that were rejected before a session was agreed", self.refusals)?;
         metrics.certificate(self.certificate.as_ref())
     }
 }
@@ -278,6 +215,84 @@ impl Metrics<'_> {
         Ok(())
     }
 
+    fn collectors(&mut self, collectors: &[CollectorStatus]) -> fmt::Result {
+        let by_collector = |count: fn(&CollectorStatus) -> u64| {
+            collectors.iter().map(move |collector| (collector.address.as_str(), count(collector)))
+        };
+        self.counters(
+            ("delivered_datagrams", "Datagrams handed to each collector"),
+            "collector",
+            by_collector(|collector| collector.delivered.datagrams),
+        )?;
+        self.counters(
+            ("delivered_bytes", "Payload bytes handed to each collector"),
+            "collector",
+            by_collector(|collector| collector.delivered.bytes),
+        )?;
+        self.counters(
+            ("collector_socket_drops", "Datagrams dropped at each collector's own socket during delivery"),
+            "collector",
+            by_collector(|collector| collector.socket_drops),
+        )?;
+        self.counters(
+            (
+                "collector_unread",
+                "Datagrams, at most, that lay unread in each collector's socket when it went away",
+            ),
+            "collector",
+            by_collector(|collector| collector.unread),
+        )?;
+        self.counters(
+            ("skipped_datagrams", "Datagrams passed over, as the collector is set to that"),
+            "collector",
+            by_collector(|collector| collector.skipped),
+        )?;
+        self.counters(
+            ("refused_datagrams", "Datagrams dropped as the kernel refused to send them to the collector"),
+            "collector",
+            by_collector(|collector| collector.refused),
+        )?;
+        self.gauges(
+            ("collector_up", UP),
+            "collector",
+            collectors.iter().map(|collector| (collector.address.as_str(), i64::from(collector.is_up()))),
+        )
+    }
+
+    fn late_addresses(&mut self, collectors: &[CollectorStatus]) -> fmt::Result {
+        let figures: [LateFigure; 5] = [
+            ("late_datagrams", "Datagrams handed to each collector's address for late ones", |late| {
+                late.delivered.datagrams
+            }),
+            ("late_skipped_datagrams", "Datagrams for that address passed over", |late| late.skipped),
+            ("late_refused_datagrams", "Datagrams that the kernel refused to send there", |late| {
+                late.refused
+            }),
+            ("late_socket_drops", "Datagrams dropped at the socket there during delivery", |late| {
+                late.socket_drops
+            }),
+            (
+                "late_unread",
+                "Datagrams, at most, that lay unread in the socket there when it went away",
+                |late| late.unread,
+            ),
+        ];
+        for (name, help, figure) in figures {
+            let with_late = collectors.iter().filter_map(|collector| {
+                collector.late.as_ref().map(|late| (collector.address.as_str(), figure(late)))
+            });
+            self.counters((name, help), "collector", with_late)?;
+        }
+        let late_up = |late: &LateStatus| i64::from(late.state != CollectorState::Down);
+        self.gauges(
+            ("late_up", "The same for each collector's address for late datagrams"),
+            "collector",
+            collectors.iter().filter_map(|collector| {
+                collector.late.as_ref().map(|late| (collector.address.as_str(), late_up(late)))
+            }),
+        )
+    }
+
     fn certificate(&mut self, certificate: Option<&CertificateStatus>) -> fmt::Result {
         let Some(certificate) = certificate else { return Ok(()) };
         let help = "When the own certificate ends, in seconds since 1970-01-01";
@@ -323,6 +338,7 @@ mod tests {
             "nf_receiver_collector_up{collector=\"127.0.0.1:9995\"} 0",
             "nf_receiver_late_datagrams_total{collector=\"127.0.0.1:9995\"} 5",
             "nf_receiver_refused_connections_total 1200",
+            "nf_receiver_unmatched_datagrams_total 44",
             "nf_receiver_certificate_not_after_seconds 1800000000",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");

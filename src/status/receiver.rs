@@ -26,6 +26,23 @@ pub struct ReceiverStatus {
     /// Peers whose connections were rejected, latest first; at most `limits::REFUSED_SHOWN`.
     #[serde(default)]
     pub refused: Vec<RefusedStatus>,
+    /// Datagrams that match no collector: they were acknowledged and not delivered.
+    #[serde(default)]
+    pub unmatched: u64,
+    /// Their exporters, those with the most datagrams first; at most `limits::UNMATCHED_SHOWN`.
+    #[serde(default)]
+    pub unmatched_exporters: Vec<UnmatchedStatus>,
+}
+
+/// An exporter whose datagrams match no collector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnmatchedStatus {
+    /// Its address.
+    pub address: IpAddr,
+    /// Datagrams that were not delivered.
+    pub datagrams: u64,
+    /// Seconds since the last one.
+    pub last_seen_s: u64,
 }
 
 /// A peer whose connections were rejected.

@@ -206,12 +206,23 @@ pub fn render_receiver(status: &ReceiverStatus, earlier: Option<Earlier<'_, Rece
     }
     text += "\n";
     text += &collectors(status, earlier);
+    text += &unmatched(status);
     text += &certificate(status.certificate.as_ref());
     if !status.refused.is_empty() {
         text += "\n";
         text += &refused(status);
     }
     text
+}
+
+/// How many datagrams match no collector, and whose, if there are any.
+fn unmatched(status: &ReceiverStatus) -> String {
+    if status.unmatched == 0 {
+        return String::new();
+    }
+    let exporters = status.unmatched_exporters.iter().map(|row| (row.address, row.datagrams));
+    let datagrams = count_of(status.unmatched, "datagram");
+    format!("\nunmatched: {datagrams} of no collector, from {}\n", name_first(exporters))
 }
 
 /// When the own certificate ends, if there is one.

@@ -25,7 +25,7 @@ pub(crate) use budget::SocketBudget;
 pub(crate) use destination::Counts;
 pub(crate) use probe::{Outcome, probe};
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::config::{CollectorSettings, WhenDown};
@@ -34,6 +34,7 @@ use crate::netflow::Recipient;
 use crate::receiver::delivery::LaneMemory;
 use crate::receiver::output::lateness::Lateness;
 use crate::receiver::output::pace::CatchUp;
+use crate::receiver::output::share::Share;
 use crate::receiver::output::udp::UdpOutput;
 use crate::receiver::templates::{TemplateLearner, Templates};
 use crate::sequence::Position;
@@ -152,6 +153,13 @@ impl Output {
         }
     }
 
+    /// Which exporters its collector gets.
+    fn share(&self) -> &Share {
+        match self {
+            Self::Udp(output) => output.share(),
+        }
+    }
+
     /// Closes some of its idle sockets, and says how many are left.
     fn give_up_sockets(&self) -> usize {
         match self {
@@ -251,6 +259,16 @@ impl Outputs {
     /// The outputs, in the order of their addresses.
     pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Output>> {
         self.collectors.iter()
+    }
+
+    /// Whether every exporter has a collector that gets its datagrams.
+    pub(crate) fn take_all(&self) -> bool {
+        self.collectors.iter().any(|output| output.share().is_any())
+    }
+
+    /// Whether a collector gets the datagrams of `exporter`.
+    pub(crate) fn take(&self, exporter: IpAddr) -> bool {
+        self.collectors.iter().any(|output| output.share().admits(exporter))
     }
 
     /// Where the collectors listen.

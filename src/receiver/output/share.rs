@@ -58,6 +58,11 @@ impl Share {
         Self { own: Member::of(settings), others }
     }
 
+    /// Whether every exporter is in this share, or in that of another member of the group.
+    pub(super) fn is_any(&self) -> bool {
+        self.own.prefixes.is_empty()
+    }
+
     /// Whether the collector gets the datagrams of this exporter.
     pub(super) fn admits(&self, exporter: IpAddr) -> bool {
         let exporter = exporter.to_canonical();
@@ -153,6 +158,14 @@ mod tests {
         let in_both = (0..100u32).map(|number| takers(&group, IpAddr::V4((0x0A00_0000 + number).into())));
         let by_first = in_both.filter(|takers| takers == &[0]).count();
         assert!((30..70).contains(&by_first), "{by_first}");
+    }
+
+    #[test]
+    fn where_a_share_is_any_every_exporter_has_a_taker() {
+        let group = [collector("a:1", "g", &["10.0.0.0/8"]), collector("b:1", "g", &[])];
+        let all: Vec<&CollectorSettings> = group.iter().collect();
+        assert_eq!(group.each_ref().map(|settings| Share::of(settings, &all).is_any()), [false, true]);
+        assert!(exporters().all(|exporter| takers(&group, exporter).len() == 1));
     }
 
     #[test]

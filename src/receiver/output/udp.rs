@@ -75,6 +75,11 @@ impl UdpOutput {
         &self.resolved.settings
     }
 
+    /// Which exporters it gets.
+    pub(super) fn share(&self) -> &Share {
+        &self.share
+    }
+
     /// As [`Output::deliver`](super::Output::deliver).
     pub(super) async fn deliver(
         &self,

@@ -12,6 +12,7 @@ use crate::batch::{BatchBuilder, BatchHeader, Compression, HEADER_LEN};
 use crate::datagram::{Datagram, Timestamp};
 use crate::framing::{Decoder, Heartbeat, Message};
 use crate::receiver::ahead::Ahead;
+use crate::receiver::output::Resolved;
 use crate::secure::{Admission, Channel, Pass};
 use crate::sequence::StreamId;
 use crate::service::{Stopper, stop_channel};
@@ -29,11 +30,24 @@ struct Exchange {
     _state: tempfile::TempDir,
 }
 
-impl Exchange {
-    async fn agreed() -> Self {
+/// A connection that has said nothing yet.
+struct Connected {
+    stream: TcpStream,
+    shared: Arc<Shared>,
+    collector: UdpSocket,
+    admission: watch::Sender<Arc<Admission>>,
+    stopper: Stopper,
+    state: tempfile::TempDir,
+}
+
+impl Connected {
+    /// To a receiver that wants HELLO within `patience`, and whose collector gets these exporters only.
+    async fn new(exporters: &[&str], patience: Duration) -> Self {
         let collector = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let state = tempfile::tempdir().unwrap();
-        let outputs = Outputs::to(&[collector.local_addr().unwrap()]);
+        let mut resolved = Resolved::at(&collector.local_addr().unwrap());
+        resolved.settings.exporters = exporters.iter().map(|prefix| prefix.parse().unwrap()).collect();
+        let outputs = Outputs::to(&[]).changed_to(&[resolved]);
         let shared = Arc::new(Shared {
             seats: Seats::default(),
             positions: Positions::open(state.path()).unwrap(),
@@ -45,12 +59,13 @@ impl Exchange {
             refused: Mutex::default(),
             known_sources: Arc::default(),
             waiting: Waiting::default(),
+            unmatched: Unmatched::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, peer) = listener.accept().await.unwrap();
         let (stopper, stop) = stop_channel();
-        let greeted_by = Instant::now() + Duration::from_secs(10);
+        let greeted_by = Instant::now() + patience;
         let of_connection = shared.clone();
         let (admission, admissions) = watch::channel(Arc::default());
         tokio::spawn(async move {
@@ -59,6 +74,19 @@ impl Exchange {
             let accepted = Stream::new(accepted, Channel::plain());
             serve(&of_connection, accepted, peer, known, greeted_by, stop).await;
         });
+        Self { stream, shared, collector, admission, stopper, state }
+    }
+}
+
+impl Exchange {
+    async fn agreed() -> Self {
+        Self::agreed_for(&[]).await
+    }
+
+    /// As [`Self::agreed`], where the collector gets these exporters only.
+    async fn agreed_for(exporters: &[&str]) -> Self {
+        let Connected { stream, shared, collector, admission, stopper, state } =
+            Connected::new(exporters, Duration::from_secs(10)).await;
         let decoder = Decoder::default();
         let mut exchange =
             Self { stream, decoder, collector, shared, admission, _stopper: stopper, _state: state };
@@ -96,7 +124,11 @@ impl Exchange {
 }
 
 fn batch(first: Position, payload: &[u8]) -> Batch {
-    let address: SocketAddr = "192.0.2.1:2055".parse().unwrap();
+    batch_from("192.0.2.1:2055", first, payload)
+}
+
+fn batch_from(exporter: &str, first: Position, payload: &[u8]) -> Batch {
+    let address: SocketAddr = exporter.parse().unwrap();
     let datagram = Datagram { exporter: address, local: address, arrival: Timestamp(0), payload };
     let mut builder = BatchBuilder::new(STREAM, Compression::None);
     builder.push(&datagram).unwrap();
@@ -139,4 +171,41 @@ async fn a_sender_that_is_not_let_in_any_more_is_told_so() {
     let Message::Refuse(refusal) = exchange.hear().await else { panic!("no refusal") };
     assert_eq!(refusal.code(), RefusalCode::NotAdmitted);
     assert!(refusal.text().contains("not let in any more"), "{}", refusal.text());
+}
+
+#[tokio::test]
+async fn datagrams_that_match_no_collector_are_counted() {
+    let mut exchange = Exchange::agreed_for(&["192.0.2.1/32"]).await;
+    let from = |ip: &str, first| batch_from(&format!("{ip}:2055"), Position(first), b"x").bytes().clone();
+    for (ip, first) in [("192.0.2.1", 0), ("192.0.2.7", 1), ("192.0.2.8", 2), ("192.0.2.7", 3)] {
+        exchange.say(Message::Data(from(ip, first))).await;
+    }
+    while exchange.hear().await != Message::Ack(Position(4)) {}
+    let unmatched = &exchange.shared.unmatched;
+    let rows = unmatched.status(crate::service::boot_clock()).into_iter();
+    let rows: Vec<_> = rows.map(|row| (row.address.to_string(), row.datagrams)).collect();
+    assert_eq!(rows, [("192.0.2.7".to_owned(), 2), ("192.0.2.8".to_owned(), 1)]);
+    assert_eq!(unmatched.count(), 3);
+}
+
+#[tokio::test]
+async fn a_session_that_broke_off_counts_as_ended_and_not_as_rejected() {
+    let exchange = Exchange::agreed().await;
+    assert_eq!(exchange.shared.seats.status()[0].ended, None);
+    let Exchange { stream, shared, .. } = exchange;
+    stream.set_zero_linger().unwrap();
+    drop(stream);
+    while shared.seats.status()[0].ended.is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(shared.refused().0, 0);
+}
+
+#[tokio::test]
+async fn a_connection_without_hello_counts_as_rejected() {
+    let mut connected = Connected::new(&[], Duration::from_millis(1)).await;
+    assert_eq!(connected.stream.read(&mut [0; 1]).await.unwrap(), 0);
+    let (count, peers) = connected.shared.refused();
+    assert_eq!(count, 1);
+    assert!(peers[0].reason.contains("no HELLO in time"), "{peers:?}");
 }

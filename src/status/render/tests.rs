@@ -2,7 +2,7 @@ use super::*;
 use crate::sequence::StreamId;
 use crate::status::{
     CollectorStatus, DeniedStatus, Dropped, ExporterStatus, IntakeStatus, LateStatus, Queued, Recovered,
-    RefusedStatus, SeenAs, SocketStatus, Tally,
+    RefusedStatus, SeenAs, SocketStatus, Tally, UnmatchedStatus,
 };
 
 pub(in crate::status) fn sender() -> SenderStatus {
@@ -209,6 +209,12 @@ pub(in crate::status) fn receiver() -> ReceiverStatus {
             last_s: 3,
             reason: "the other side speaks HTTP".to_owned(),
         }],
+        unmatched: 44,
+        unmatched_exporters: vec![UnmatchedStatus {
+            address: "198.51.100.7".parse().unwrap(),
+            datagrams: 44,
+            last_seen_s: 3,
+        }],
     }
 }
 
@@ -226,6 +232,8 @@ collector               state                 datagrams    bytes  skipped  its d
 
 exporter        is seen as       by
 192.0.2.1:4000  127.0.0.1:50123  127.0.0.1:9995
+
+unmatched: 44 datagrams of no collector, from 198.51.100.7 (44)
 
 certificate: expires in 2d 3h
 

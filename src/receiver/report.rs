@@ -1,0 +1,114 @@
+//! What nf-receiver reports about itself: its status, and one line of it for the service manager.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::config::HostPort;
+use crate::receiver::output::{Counts, LateFigures, Outputs};
+use crate::receiver::reload::Reloader;
+use crate::receiver::serve::Shared;
+use crate::service::{boot_clock, wall_clock};
+use crate::status::{
+    CertificateStatus, CollectorState, CollectorStatus, LateStatus, Pace, PeerState, PeerStatus,
+    ReceiverStatus, SeenAs, Tally, count_of,
+};
+
+/// The status, with what is known of collectors that are not found.
+pub(crate) fn status(
+    shared: Option<&Arc<Shared>>,
+    missing: &[HostPort],
+    reloader: &Reloader,
+) -> ReceiverStatus {
+    let admission = reloader.admission().borrow().clone();
+    let (refusals, refused) = shared.map_or_else(Default::default, |shared| shared.refused());
+    let found = shared.map_or_else(Vec::new, |shared| collectors(&shared.outputs()));
+    ReceiverStatus {
+        service: "nf-receiver".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        senders: shared.map_or_else(Vec::new, |shared| shared.seats.status()),
+        collectors: found.into_iter().chain(missing.iter().map(unresolved)).collect(),
+        certificate: admission.tls.as_ref().map(|tls| CertificateStatus::of(&tls.certificate, wall_clock())),
+        refusals,
+        refused,
+        unmatched: shared.map_or(0, |shared| shared.unmatched.count()),
+        unmatched_exporters: shared.map_or_else(Vec::new, |shared| shared.unmatched.status(boot_clock())),
+    }
+}
+
+/// A collector that is not found.
+fn unresolved(name: &HostPort) -> CollectorStatus {
+    CollectorStatus {
+        address: name.to_string(),
+        state: CollectorState::Unknown,
+        resolved: false,
+        delivered: Tally::default(),
+        skipped: 0,
+        refused: 0,
+        held_s: 0,
+        paced_s: None,
+        socket_drops: 0,
+        unread: 0,
+        templates: 0,
+        late: None,
+        seen_as: Vec::new(),
+    }
+}
+
+fn collectors(outputs: &Outputs) -> Vec<CollectorStatus> {
+    let delivered = |counts: Counts| Tally { datagrams: counts.datagrams, bytes: counts.bytes };
+    let seen_as = |(exporter, seen_as): (SocketAddr, SocketAddr)| SeenAs { exporter, seen_as };
+    let late = |late: LateFigures| LateStatus {
+        address: late.address.to_string(),
+        state: late.state,
+        delivered: delivered(late.counts),
+        skipped: late.counts.skipped,
+        refused: late.counts.refused,
+        held_s: late.held_s,
+        socket_drops: late.counts.socket_drops,
+        unread: late.counts.unread,
+    };
+    outputs
+        .figures()
+        .into_iter()
+        .map(|figures| CollectorStatus {
+            address: figures.address.to_string(),
+            state: figures.state,
+            resolved: true,
+            delivered: delivered(figures.counts),
+            skipped: figures.counts.skipped,
+            refused: figures.counts.refused,
+            held_s: figures.held_s,
+            paced_s: figures.paced_s,
+            socket_drops: figures.counts.socket_drops,
+            unread: figures.counts.unread,
+            templates: figures.counts.templates,
+            late: figures.late.map(late),
+            seen_as: figures.seen_as.into_iter().map(seen_as).collect(),
+        })
+        .collect()
+}
+
+/// Datagrams and bytes delivered since the start of the process.
+pub(crate) fn delivered(senders: &[PeerStatus]) -> (u64, u64) {
+    senders.iter().fold((0, 0), |(datagrams, bytes), sender| {
+        (datagrams + sender.delivered.datagrams, bytes + sender.delivered.bytes)
+    })
+}
+
+/// One line: state, what is delivered, how fast, and what waits. For that each idle collector's socket is looked at, so that
+/// what has been read by then does not count as unread if it goes away.
+pub(crate) fn line(senders: &[PeerStatus], outputs: &Outputs, pace: &Pace) -> String {
+    let connected = senders.iter().filter(|sender| sender.state == PeerState::Connected).count();
+    let connected = count_of(u64::try_from(connected).unwrap_or(u64::MAX), "sender");
+    let mut parts = vec![
+        format!("{connected} connected"),
+        format!("{} delivered", count_of(delivered(senders).0, "datagram")),
+        format!("{:.0} datagrams/s out", pace.rates().0),
+    ];
+    let collectors = collectors(outputs);
+    let held = collectors.iter().filter(|collector| collector.held_s > 0);
+    parts.extend(held.map(|held| format!("waiting for {} for {} s", held.address, held.held_s)));
+    let paced = collectors.iter().filter(|collector| collector.paced_s.is_some());
+    parts.extend(paced.map(|paced| format!("catching up with {} at catch-up-pace", paced.address)));
+    parts.join("; ")
+}
