@@ -14,8 +14,8 @@ pub(super) struct DomainKey {
     pub(super) exporter: IpAddr,
     /// The interface that a link-local address belongs to; 0 for others.
     pub(super) scope: u32,
-    /// 0 for all ports.
-    pub(super) port: u16,
+    /// `None` for all ports.
+    pub(super) port: Option<u16>,
     pub(super) version: u16,
     pub(super) source_id: u32,
 }
@@ -24,12 +24,12 @@ impl DomainKey {
     /// The key of datagrams with `header` from `exporter`, whatever its port.
     pub(super) fn of_address(exporter: SocketAddr, header: &Header) -> Self {
         let Header { version, source_id, .. } = *header;
-        Self { exporter: exporter.ip(), scope: scope_of(exporter), port: 0, version, source_id }
+        Self { exporter: exporter.ip(), scope: scope_of(exporter), port: None, version, source_id }
     }
 
     /// The key of this port alone.
     pub(super) fn of_port(self, port: u16) -> Self {
-        Self { port, ..self }
+        Self { port: Some(port), ..self }
     }
 }
 

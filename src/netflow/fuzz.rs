@@ -98,10 +98,14 @@ fn known(
 ) -> (Vec<KeptTemplate>, Vec<KeptRecord>) {
     let is_its = |kept: &Kept| {
         (kept.exporter, kept.version, kept.source_id) == (exporter.ip(), header.version, header.source_id)
-            && [0, exporter.port()].contains(&kept.port)
+            && [None, Some(exporter.port())].contains(&kept.port)
     };
     let mut templates = memory.kept_templates().find(is_its).map(|kept| kept.templates).unwrap_or_default();
     templates.retain(|template| !without.contains(&template.template_id));
+    // A repeat has the port of the datagram, not that of the datagram that defined the template.
+    for template in &mut templates {
+        template.port = 0;
+    }
     let mut options = memory.kept_options().find(is_its).map(|kept| kept.options).unwrap_or_default();
     options.retain(|record| !without.contains(&record.template_id));
     (templates, options)

@@ -21,9 +21,9 @@ pub struct Kept {
     /// The interface that a link-local address belongs to; 0 for others.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub scope: u32,
-    /// The exporter's port, if other exporters have the same address; else 0.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub port: u16,
+    /// The exporter's port, if other exporters have the same address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// 9, or 10 for IPFIX.
     pub version: u16,
     /// Source id or observation domain id.
@@ -42,6 +42,9 @@ pub struct KeptTemplate {
     pub template_id: u16,
     /// Whether it is an options template.
     pub is_options: bool,
+    /// The exporter's port that defined it last.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub port: u16,
     /// The template record, byte for byte; as text: base64.
     #[serde(with = "text")]
     pub definition: Vec<u8>,
@@ -103,10 +106,10 @@ impl Kept {
         DomainKey { exporter, scope, port, version, source_id }
     }
 
-    /// The templates, without malformed ones.
-    pub(super) fn templates(&self) -> impl Iterator<Item = Template<'_>> {
+    /// The templates, each with the port that defined it, without malformed ones.
+    pub(super) fn templates(&self) -> impl Iterator<Item = (u16, Template<'_>)> {
         let format = Format::of(self.version);
-        self.templates.iter().filter_map(move |template| template.parse(format?))
+        self.templates.iter().filter_map(move |template| Some((template.port, template.parse(format?)?)))
     }
 }
 
@@ -115,6 +118,7 @@ impl KeptTemplate {
         Self {
             template_id: definition.template_id,
             is_options: definition.is_options,
+            port: definition.port,
             definition: definition.bytes.to_vec(),
         }
     }

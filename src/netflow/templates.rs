@@ -186,8 +186,8 @@ impl TemplateMemory {
             self.option_bytes += options.bytes();
             self.options.put(key, options);
         }
-        if key.port != 0 {
-            self.list_port(key);
+        if let Some(port) = key.port {
+            self.list_port(key, port);
         }
         while self.template_bytes > TEMPLATE_MEMORY && self.forget_oldest() {}
         while self.option_bytes > OPTION_MEMORY && self.forget_oldest_options() {}
@@ -207,11 +207,11 @@ impl TemplateMemory {
     }
 
     /// Notes at the domain of the address that this port has one of its own. Of too many the oldest goes.
-    fn list_port(&mut self, key: DomainKey) {
-        let address = key.of_port(0);
+    fn list_port(&mut self, key: DomainKey, port: u16) {
+        let address = DomainKey { port: None, ..key };
         let (mut domain, _) = self.take(address);
-        domain.ports.retain(|port| *port != key.port);
-        domain.ports.push(key.port);
+        domain.ports.retain(|listed| *listed != port);
+        domain.ports.push(port);
         let surplus = domain.ports.len().saturating_sub(PORTS_PER_DOMAIN);
         for port in domain.ports.drain(..surplus).collect::<Vec<_>>() {
             self.take(key.of_port(port));
@@ -259,8 +259,8 @@ impl TemplateMemory {
     pub fn restore_templates(&mut self, kept: &Kept) {
         let (mut domain, options) = self.take(kept.key());
         domain.revision = domain.revision.saturating_add(1);
-        for template in kept.templates() {
-            domain.definitions.follow(&Change::Defined(template), kept.port, domain.revision);
+        for (port, template) in kept.templates() {
+            domain.definitions.follow(&Change::Defined(template), port, domain.revision);
         }
         self.put(kept.key(), domain, options);
     }
@@ -269,7 +269,7 @@ impl TemplateMemory {
     pub fn restore_options(&mut self, kept: &Kept) {
         let (mut domain, mut options) = self.take(kept.key());
         domain.revision = domain.revision.saturating_add(1);
-        for template in kept.templates() {
+        for (_, template) in kept.templates() {
             let known = domain.definitions.options_template(template.id);
             if known.is_none_or(|known| *known.bytes != *template.definition) {
                 continue;

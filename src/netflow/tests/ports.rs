@@ -66,6 +66,31 @@ fn two_exporters_behind_one_address_are_told_apart() {
 }
 
 #[test]
+fn port_0_stands_for_itself_alone() {
+    let mut memory = TemplateMemory::default();
+    for (port, length) in [(0, 4), (2, 8), (0, 4), (2, 8)] {
+        note(&mut memory, datagram(port, &defining(length)));
+    }
+    for (port, length) in [(0, 4), (2, 8)] {
+        assert_eq!(repeated(&memory, port), [v9(7, 8, &[set(0, &template(256, &[length]))])], "port {port}");
+    }
+}
+
+#[test]
+fn exporters_found_apart_after_a_restart_keep_templates() {
+    let mut memory = TemplateMemory::default();
+    note(&mut memory, datagram(1, &v9(7, 1, &[set(0, &template(256, &[4])), set(0, &template(257, &[2]))])));
+    let mut restored = TemplateMemory::default();
+    memory.kept_templates().for_each(|kept| restored.restore_templates(&kept));
+    for (port, length) in [(2, 8), (1, 4)] {
+        note(&mut memory, datagram(port, &defining(length)));
+        note(&mut restored, datagram(port, &defining(length)));
+    }
+    assert_eq!([1, 2].map(|port| repeated(&restored, port)), [1, 2].map(|port| repeated(&memory, port)));
+    assert_eq!(repeated(&restored, 1).len(), 1, "the templates of port 1 are repeated");
+}
+
+#[test]
 fn exporters_behind_one_address_stay_apart_over_a_restart() {
     let mut memory = TemplateMemory::default();
     for (port, length) in [(1, 4), (2, 8), (1, 4)] {

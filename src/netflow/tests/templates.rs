@@ -240,7 +240,7 @@ fn what_is_kept_comes_back_as_it_was_in_the_same_order() {
 fn what_is_kept_is_text_that_people_can_read() {
     let memory = memory_of(&[v9(7, 1, &[set(0, &template(256, &[4]))])]);
     let text = serde_json::to_string(&memory.kept_templates().next().unwrap()).unwrap();
-    let expected = r#"{"exporter":"192.0.2.1","version":9,"source_id":7,"templates":[{"template_id":256,"is_options":false,"definition":"AQAAAQABAAQ="}]}"#;
+    let expected = r#"{"exporter":"192.0.2.1","version":9,"source_id":7,"templates":[{"template_id":256,"is_options":false,"port":1,"definition":"AQAAAQABAAQ="}]}"#;
     assert_eq!(text, expected);
     assert!(serde_json::from_str::<Kept>(&expected.replace("AAQ=", "A*Q=")).is_err());
 }
@@ -250,13 +250,13 @@ fn what_is_malformed_in_what_was_kept_is_ignored() {
     let kept = |version, template_id, is_options, definition: &[u8]| Kept {
         exporter: host(1).ip(),
         scope: 0,
-        port: 0,
+        port: None,
         version,
         source_id: 7,
         options: Vec::new(),
         templates: vec![
-            KeptTemplate { template_id, is_options, definition: definition.to_vec() },
-            KeptTemplate { template_id: 400, is_options: false, definition: template(400, &[4]) },
+            KeptTemplate { template_id, is_options, port: 1, definition: definition.to_vec() },
+            KeptTemplate { template_id: 400, is_options: false, port: 1, definition: template(400, &[4]) },
         ],
     };
     let restored = |kept| {
