@@ -222,6 +222,7 @@ mod tests {
     use crate::receiver::output::Outputs;
     use crate::receiver::positions::Positions;
     use crate::receiver::seats::Seats;
+    use crate::receiver::sender_log::SenderLog;
     use crate::receiver::unmatched::Unmatched;
     use crate::receiver::waiting::Waiting;
     use crate::secure::preface::{CHALLENGE_LEN, Mode, Preface, REPLY_LEN, Status};
@@ -241,7 +242,7 @@ mod tests {
                 ahead: Ahead::take_up(state.path()),
                 templates: Arc::default(),
                 complaints: Mutex::default(),
-                news: Mutex::default(),
+                sender_log: SenderLog::default(),
                 refused: Mutex::default(),
                 known_sources: Arc::default(),
                 waiting: Waiting::default(),

@@ -15,6 +15,7 @@ mod refused;
 mod reload;
 mod report;
 mod seats;
+mod sender_log;
 mod serve;
 mod source_check;
 mod strangers;

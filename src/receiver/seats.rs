@@ -51,8 +51,11 @@ impl Counters {
         Self::add(&self.bytes, tally.bytes);
     }
 
-    pub(crate) fn add(counter: &AtomicU64, count: u64) {
-        counter.fetch_add(count, Ordering::Relaxed);
+    /// Adds `count`, which a sender may have chosen, and returns the sum. It stays at the largest number.
+    pub(crate) fn add(counter: &AtomicU64, count: u64) -> u64 {
+        let add = |sum: u64| sum.saturating_add(count);
+        let before = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |sum| Some(add(sum)));
+        add(before.unwrap_or_else(|sum| sum))
     }
 }
 

@@ -24,6 +24,7 @@ use crate::receiver::output::Outputs;
 use crate::receiver::positions::{Positions, PositionsError, StreamPosition};
 use crate::receiver::refused::Refused;
 use crate::receiver::seats::{Counters, Current, Seats, Turn};
+use crate::receiver::sender_log::{SenderLine, SenderLog};
 use crate::receiver::templates::Templates;
 use crate::receiver::unmatched::Unmatched;
 use crate::receiver::waiting::Waiting;
@@ -55,7 +56,7 @@ pub(crate) struct Shared {
     pub(crate) ahead: Ahead,
     pub(crate) templates: Arc<Templates>,
     pub(crate) complaints: Mutex<LogLimit<IpAddr>>,
-    pub(crate) news: Mutex<LogLimit<SenderId>>,
+    pub(crate) sender_log: SenderLog,
     pub(crate) refused: Mutex<Refused>,
     pub(crate) known_sources: Arc<KnownSources>,
     pub(crate) waiting: Waiting,
@@ -94,12 +95,6 @@ impl Shared {
     pub(crate) fn refused(&self) -> (u64, Vec<RefusedStatus>) {
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         (refused.count(), refused.status())
-    }
-
-    /// Whether to log now that a session of `id` begins or ends; with how many such lines were held back.
-    fn is_news(&self, id: &SenderId) -> Option<u64> {
-        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        news.admit(id.clone(), Instant::now().into_std())
     }
 }
 
@@ -248,19 +243,23 @@ impl Connection<'_> {
         let mut turn = seat.take(peer, &hello, cipher).await.map_err(Ended::Superseded)?;
         let (place, is_new) = self.find_place(&mut turn, id, &hello)?;
         self.run = hello.run;
-        if let Some(replaced) = hello.replaces.filter(|_| is_new) {
+        if let Some(replaced) = hello.replaces.filter(|_| is_new)
+            && let Some(held_back) = self.shared.sender_log.admit(id, SenderLine::Replaced)
+        {
             tracing::warn!(
                 message_id = receiver::STREAM_REPLACED,
                 %peer,
                 sender = %id,
                 %replaced,
+                held_back,
                 "{id} at {peer} began a new stream, because its spool was restored from a backup or another machine \
-                 uses a copy of it; datagrams that the copy held may arrive twice, none is lost"
+                 uses a copy of it; datagrams that the copy held may arrive twice, none is lost{}",
+                More(held_back)
             );
         }
         let resume = place.delivered.max(hello.first);
         self.session.welcome(place, Instant::now().into_std());
-        if let Some(held_back) = self.shared.is_news(id) {
+        if let Some(held_back) = self.shared.sender_log.admit(id, SenderLine::Session) {
             let (stream, resume, held_back) = (hello.stream, resume.0, held_back);
             tracing::info!(
                 message_id = receiver::SESSION_BEGAN,
@@ -415,7 +414,7 @@ impl Connection<'_> {
                 ReceiverEvent::Again(batch) => {
                     self.adopt_run(turn);
                     let (first, end) = (batch.first(), batch.end());
-                    let records = open(turn, &batch, first);
+                    let records = self.open(turn, &batch, first);
                     push_again(turn, Parcel { first, end, news: first, records });
                 }
                 ReceiverEvent::GapAgain(gap) => {
@@ -452,7 +451,7 @@ impl Connection<'_> {
         let repeated = u64::try_from(skip).unwrap_or(u64::MAX);
         Counters::add(&turn.seat.counters.duplicates, repeated);
         let news = batch.first().plus(repeated);
-        let records = open(turn, batch, news);
+        let records = self.open(turn, batch, news);
         if let Some(records) = &records {
             self.shared.unmatched.note(&self.outputs.borrow(), records, skip);
         }
@@ -465,17 +464,49 @@ impl Connection<'_> {
         if lost == 0 {
             return;
         }
+        let in_all = Counters::add(&turn.seat.counters.gaps, lost);
+        let sender = &self.known.sender;
+        let Some(held_back) = self.shared.sender_log.admit(sender, SenderLine::Lost(gap.reason)) else {
+            return;
+        };
         tracing::warn!(
             message_id = receiver::SENDER_LOST,
-            sender = %self.known.sender,
+            %sender,
             first = gap.first.0,
             lost,
+            in_all,
             reason,
-            "{} lost {}: {reason}",
-            self.known.sender,
-            count_of(lost, "datagram")
+            held_back,
+            "{sender} lost {}, {in_all} since nf-receiver started: {reason}{}",
+            count_of(lost, "datagram"),
+            More(held_back)
         );
-        Counters::add(&turn.seat.counters.gaps, lost);
+    }
+
+    /// The datagrams of `batch`, of which those from `news` on are new.
+    fn open(&self, turn: &Turn, batch: &Batch, news: Position) -> Option<Records> {
+        match batch.records() {
+            Ok(records) => Some(records),
+            Err(error) => {
+                let lost = batch.end().since(news);
+                let in_all = Counters::add(&turn.seat.counters.gaps, lost);
+                let sender = &self.known.sender;
+                if let Some(held_back) = self.shared.sender_log.admit(sender, SenderLine::Unreadable) {
+                    tracing::error!(
+                        %error,
+                        %sender,
+                        first = news.0,
+                        lost,
+                        in_all,
+                        held_back,
+                        "lost {} of {sender}, {in_all} since nf-receiver started: a batch cannot be read: {error}{}",
+                        count_of(lost, "datagram"),
+                        More(held_back)
+                    );
+                }
+                None
+            }
+        }
     }
 
     /// Stores how far the stream is delivered, tells the sender, and lets more come if there is room. Says whether more may
@@ -526,7 +557,8 @@ impl Connection<'_> {
             }
             return;
         }
-        let held_back = if self.was_told { Some(0) } else { self.shared.is_news(id) };
+        let held_back =
+            if self.was_told { Some(0) } else { self.shared.sender_log.admit(id, SenderLine::Session) };
         if let Some(held_back) = held_back {
             let message_id = receiver::SESSION_ENDED;
             tracing::info!(message_id, %peer, sender = %id, held_back, "{}", sentence(held_back));
@@ -573,25 +605,6 @@ async fn farewell(stream: &mut Stream, session: &mut ReceiverSession) {
     };
     if !matches!(timeout(FAREWELL, last_words).await, Ok(Ok(()))) {
         tracing::debug!("the sender did not take the last words");
-    }
-}
-
-/// The datagrams of `batch`, of which those from `news` on are new.
-fn open(turn: &Turn, batch: &Batch, news: Position) -> Option<Records> {
-    match batch.records() {
-        Ok(records) => Some(records),
-        Err(error) => {
-            let lost = batch.end().since(news);
-            tracing::error!(
-                %error,
-                first = news.0,
-                lost,
-                "a batch of {} cannot be read and is passed over: {error}",
-                count_of(lost, "datagram")
-            );
-            Counters::add(&turn.seat.counters.gaps, lost);
-            None
-        }
     }
 }
 

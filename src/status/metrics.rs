@@ -110,7 +110,9 @@ impl Collector for SenderStatus {
 impl Collector for ReceiverStatus {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut metrics = Metrics(encoder);
-        let sum = |count: fn(&crate::status::PeerStatus) -> u64| self.senders.iter().map(count).sum::<u64>();
+        let sum = |count: fn(&crate::status::PeerStatus) -> u64| {
+            self.senders.iter().map(count).fold(0, u64::saturating_add)
+        };
         let connected = self.senders.iter().filter(|sender| sender.state == PeerState::Connected).count();
         metrics.gauge(
             "senders_connected",

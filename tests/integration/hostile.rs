@@ -1,9 +1,11 @@
 //! Clients that try to keep others out, or to wear the receiver out: the others are served all the same.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nf_transport::framing::Message;
 use nf_transport::secure::{Handshake, SenderHandshake, Suite};
+use nf_transport::sequence::{Gap, GapReason, Position};
 
 use crate::running::{alone, shared};
 use crate::support::hostile::{Client, Flood, connect_from, key_of};
@@ -151,4 +153,58 @@ fn one_key_takes_few_places_after_hello() {
         // Half of them say nothing.
         if number % 2 == 0 { Ok(client) } else { Client::with_key(address, "culprit", "bad") }
     });
+}
+
+/// The message by which a sender reports that it lost these positions.
+fn lost(first: u64, end: u64) -> Message {
+    Message::Gap(Gap { first: Position(first), end: Position(end), reason: GapReason::SpoolFull })
+}
+
+#[test]
+fn ten_thousand_reports_of_losses_are_one_line() {
+    const REPORTS: u64 = 10_000;
+    let _running = shared();
+    let mut receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], "");
+    receiver.use_key("one");
+    receiver.start();
+    let mut client = Client::with_key(receiver.addr(), "culprit", "one").unwrap();
+    client.hello(1, Duration::from_secs(3600)).unwrap();
+    (0..REPORTS).for_each(|first| client.send(lost(first, first + 1)).unwrap());
+    receiver.wait_status(STALL, |status| status["senders"][0]["gaps"] == REPORTS);
+    let began = Instant::now();
+    let mut sent = REPORTS;
+    while receiver.daemon().count_log(&["culprit lost", "more like this"]) == 0 {
+        assert!(began.elapsed() < STALL, "{}", receiver.daemon().log());
+        client.send(lost(sent, sent + 1)).unwrap();
+        sent += 1;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let lines = receiver.daemon().logged(&["culprit lost"]);
+    let suppressed = |line: &String| {
+        let words: Vec<&str> = line.split(['(', ' ']).collect();
+        let count = words.windows(2).find(|words| words[1] == "more").map_or("0", |words| words[0]);
+        count.parse::<u64>().unwrap()
+    };
+    let accounted = lines.iter().map(|line| 1 + suppressed(line)).sum::<u64>();
+    assert!(lines.len() <= 3 && accounted > REPORTS, "{lines:#?}");
+}
+
+#[test]
+fn losses_beyond_all_numbers_stay_at_the_largest() {
+    let _running = shared();
+    let mut receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], "");
+    receiver.use_key("one");
+    receiver.start();
+    let clients: Vec<Client> = (1..=2)
+        .map(|stream| {
+            let mut client = Client::with_key(receiver.addr(), "culprit", "one").unwrap();
+            client.hello(stream, Duration::from_secs(3600)).unwrap();
+            client.send(lost(0, u64::MAX)).unwrap();
+            while !matches!(client.receive().unwrap(), Message::Ack(Position(u64::MAX))) {}
+            client
+        })
+        .collect();
+    let status = receiver.status();
+    assert_eq!(status["senders"][0]["gaps"], u64::MAX, "{status}");
+    drop(clients);
 }

@@ -297,7 +297,9 @@ impl Destination {
 
     /// Counts datagrams that it will not get.
     pub(super) fn count_skipped(&self, count: u64) {
-        self.figures().counts.skipped += count;
+        let counts = &mut self.figures().counts;
+        // A sender chooses how many positions it skips.
+        counts.skipped = counts.skipped.saturating_add(count);
     }
 
     /// Sends as many of the run as may go at once, and says how many, at least one, and to whom. Nothing is awaited here.

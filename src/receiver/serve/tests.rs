@@ -55,7 +55,7 @@ impl Connected {
             ahead: Ahead::take_up(state.path()),
             templates: Arc::default(),
             complaints: Mutex::default(),
-            news: Mutex::default(),
+            sender_log: SenderLog::default(),
             refused: Mutex::default(),
             known_sources: Arc::default(),
             waiting: Waiting::default(),
