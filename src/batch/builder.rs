@@ -127,7 +127,7 @@ impl BatchBuilder {
             return None;
         }
         let records_len = u32::try_from(self.encoded.len() - HEADER_LEN).ok()?;
-        let compression = self.compress();
+        let compression = self.compress()?;
         let body = self.encoded.get(HEADER_LEN..)?;
         let header = BatchHeader {
             first,
@@ -147,17 +147,18 @@ impl BatchBuilder {
         Some(Batch { header, bytes })
     }
 
-    /// Replaces the records by their compressed form where that is wanted and shorter.
-    fn compress(&mut self) -> Compression {
+    /// Replaces the records by their compressed form where that is wanted and shorter. `None` if the room for the header is
+    /// missing, which cannot be.
+    fn compress(&mut self) -> Option<Compression> {
         if !self.compresses() {
-            return Compression::None;
+            return Some(Compression::None);
         }
-        let records = self.encoded.get(HEADER_LEN..).unwrap_or_default();
+        let records = self.encoded.get(HEADER_LEN..)?;
         let Some((compression, body)) = self.compressor.compress(records, &self.flows) else {
-            return Compression::None;
+            return Some(Compression::None);
         };
         self.encoded.truncate(HEADER_LEN);
         self.encoded.extend_from_slice(body);
-        compression
+        Some(compression)
     }
 }

@@ -4,6 +4,7 @@ use bytes::{Buf, BufMut};
 
 use crate::batch::{BatchError, Compression, Needs, NewerBatch, Sealing};
 use crate::datagram::Timestamp;
+use crate::internal_error::note_internal_error;
 use crate::limits::{BATCH_BODY_MAX, SEAL_OVERHEAD};
 use crate::sequence::{Position, StreamId};
 
@@ -111,7 +112,10 @@ impl BatchHeader {
         rest.put_u32(self.body_checksum);
         rest.put_u8(self.compression.code());
         rest.put_u8(self.sealing.code());
-        let checksum = checksum(stream, &header).unwrap_or_default();
+        let checksum = checksum(stream, &header).unwrap_or_else(|| {
+            note_internal_error("a batch header is too short for its checksum");
+            0
+        });
         if let Some(place) = header.get_mut(MAGIC.len()..CHECKED_FROM) {
             place.copy_from_slice(&checksum.to_be_bytes());
         }

@@ -31,8 +31,9 @@ use crate::receiver::unmatched::{Unmatched, UnmatchedLog};
 use crate::receiver::waiting::Waiting;
 use crate::service::messages::receiver;
 use crate::service::{
-    DaemonError, DirectoryLock, ExpiryWatch, FileShares, LogLimit, More, Pulse, ROUND, Stop, Watchdog,
-    allow_open_files, both_clocks, logging, notify, sockets, stop_channel, watch_for,
+    DaemonError, DirectoryLock, ExpiryWatch, FileShares, InternalErrorLog, LogLimit, More, Pulse, ROUND,
+    Stop, Watchdog, abort_on_panic, allow_open_files, both_clocks, logging, notify, sockets, stop_channel,
+    watch_for,
 };
 use crate::status::{ControlSocket, Pace, ReceiverStatus, Reply, Request, receiver_metrics, serve_metrics};
 
@@ -40,6 +41,7 @@ use crate::status::{ControlSocket, Pace, ReceiverStatus, Reply, Request, receive
 pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     let loaded = load()?;
     logging::start();
+    abort_on_panic(receiver::INTERNAL_ERROR);
     for warning in loaded.report.warnings() {
         tracing::warn!("{warning}");
     }
@@ -136,6 +138,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
     let mut pace = Pace::default();
     let mut clock = ClockLog::new();
     let mut unmatched = UnmatchedLog::default();
+    let mut internal_errors = InternalErrorLog::new(receiver::INTERNAL_ERROR);
     let mut syncing: Option<JoinHandle<()>> = None;
     let admission = reloader.admission();
     let outcome = loop {
@@ -147,6 +150,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
             _ = tick.tick() => {
                 watchdog.look();
                 clock.look();
+                internal_errors.look();
                 expiry.look_at(admission.borrow().tls.as_ref().map(|tls| &tls.certificate));
                 match shared.get() {
                     Some(shared) => {

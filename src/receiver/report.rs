@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::config::HostPort;
+use crate::internal_error::internal_errors;
 use crate::receiver::output::{Counts, LateFigures, Outputs};
 use crate::receiver::reload::Reloader;
 use crate::receiver::serve::Shared;
@@ -30,6 +31,7 @@ pub(crate) fn status(
         certificate: admission.tls.as_ref().map(|tls| CertificateStatus::of(&tls.certificate, wall_clock())),
         refusals,
         refused,
+        internal_errors: internal_errors(),
         unmatched: shared.map_or(0, |shared| shared.unmatched.count()),
         unmatched_exporters: shared.map_or_else(Vec::new, |shared| shared.unmatched.status(boot_clock())),
     }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::batch::{Batch, Records};
 use crate::framing::{Hello, RefusalCode};
+use crate::internal_error::note_internal_error;
 use crate::limits::WAITING_PER_SENDER;
 use crate::receiver::accept::Known;
 use crate::receiver::ahead::Ahead;
@@ -610,15 +611,18 @@ async fn farewell(stream: &mut Stream, session: &mut ReceiverSession) {
 
 /// The next of the stream goes to the collectors.
 fn push(turn: &mut Turn, parcel: Parcel) {
-    if let Some(current) = turn.current.as_mut() {
-        current.delivery.push(parcel);
+    match turn.current.as_mut() {
+        Some(current) => current.delivery.push(parcel),
+        // It is not acknowledged, so the sender keeps it.
+        None => note_internal_error("a batch came before its stream had a delivery"),
     }
 }
 
 /// What was asked for once more goes to the collectors that lack it.
 fn push_again(turn: &mut Turn, parcel: Parcel) {
-    if let Some(current) = turn.current.as_mut() {
-        current.delivery.push_again(parcel);
+    match turn.current.as_mut() {
+        Some(current) => current.delivery.push_again(parcel),
+        None => note_internal_error("a batch came again before its stream had a delivery"),
     }
 }
 

@@ -27,8 +27,9 @@ use crate::sender::room::RoomWatch;
 use crate::sender::tally::Tally;
 use crate::service::messages::sender;
 use crate::service::{
-    DaemonError, DirectoryLock, ExpiryWatch, Pulse, ROUND, Stop, Stopper, Watchdog, allow_open_files,
-    logging, notify, open_private_directory, sockets, stop_channel, watch_for,
+    DaemonError, DirectoryLock, ExpiryWatch, InternalErrorLog, Pulse, ROUND, Stop, Stopper, Watchdog,
+    abort_on_panic, allow_open_files, logging, notify, open_private_directory, sockets, stop_channel,
+    watch_for,
 };
 use crate::spool;
 use crate::status::{ControlSocket, Reply, Request, count_of, sender_metrics, serve_metrics};
@@ -37,6 +38,7 @@ use crate::status::{ControlSocket, Reply, Request, count_of, sender_metrics, ser
 pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     let loaded = load()?;
     logging::start();
+    abort_on_panic(sender::INTERNAL_ERROR);
     for warning in loaded.report.warnings() {
         tracing::warn!("{warning}");
     }
@@ -140,6 +142,7 @@ async fn supervise(
     let mut expiry = ExpiryWatch::new(sender::CERTIFICATE_ENDS);
     let mut room = RoomWatch::default();
     let mut losses = LossLog::new(&reporter.tally);
+    let mut internal_errors = InternalErrorLog::new(sender::INTERNAL_ERROR);
     let outcome = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
@@ -151,6 +154,7 @@ async fn supervise(
                 reporter.note_pace();
                 room.look(&reporter);
                 losses.look(&reporter.tally);
+                internal_errors.look();
                 notify::status(&reporter.line());
                 expiry.look_at(reporter.settings.borrow().speech.certificate());
             }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::batch::{BatchBuilder, Compression, PushError};
 use crate::datagram::{Datagram, FlowRun};
+use crate::internal_error::note_internal_error;
 use crate::limits::{INTAKE_SLOTS, PAYLOAD_MAX};
 use crate::sender::gathering::Gathering;
 use crate::sender::intake::{self, Backing, Entry, Marks, Place, Ring, Slots, ask_for_details};
@@ -380,6 +381,14 @@ impl Encoder {
             let slot = match slots.get(index) {
                 Entry::Filled(slot) => slot,
                 Entry::Denied => continue,
+                Entry::Damaged if is_torn(slots, backing) => break,
+                Entry::Damaged => {
+                    taken.admitted += 1;
+                    if taken.admitted > skip {
+                        self.lose_damaged(source);
+                    }
+                    continue;
+                }
                 Entry::Empty => break,
             };
             // The kernel says nothing where it has dropped nothing.
@@ -418,6 +427,18 @@ impl Encoder {
         taken
     }
 
+    /// Counts as lost a datagram whose slot cannot be read.
+    fn lose_damaged(&mut self, source: Source) {
+        match source {
+            Source::Socket { .. } => note_internal_error("a slot that the kernel filled cannot be read"),
+            Source::LastRun { .. } => tracing::error!(
+                message_id = sender::SPOOL_DAMAGED,
+                "a datagram that the last run had just received is damaged in the intake: it is lost and counts as corrupt"
+            ),
+        }
+        self.lose_one();
+    }
+
     /// Part of the slots was lost while they were read: all that is not in a batch yet counts as lost, as parts of it may
     /// have been read as zeros.
     fn give_slots_up(&mut self, taken: &mut Taken, denied: u64, source: Source) {
@@ -449,7 +470,7 @@ impl Encoder {
                 Entry::Filled(slot) if !self.allows(slot.exporter) || slot.payload.len() > PAYLOAD_MAX => {
                     Some(slot.exporter)
                 }
-                Entry::Filled(_) | Entry::Denied => None,
+                Entry::Filled(_) | Entry::Denied | Entry::Damaged => None,
                 Entry::Empty => break,
             };
             if let Some(exporter) = denied {
@@ -466,20 +487,36 @@ impl Encoder {
     }
 
     fn push(&mut self, datagram: &Datagram<'_>) {
-        if self.builder.push_flows(datagram, &self.flows) == Err(PushError::Full) {
+        let mut pushed = self.builder.push_flows(datagram, &self.flows);
+        if pushed == Err(PushError::Full) {
             self.flush();
-            // An empty batch takes any datagram that a slot can hold.
-            self.builder.push_flows(datagram, &self.flows).unwrap_or_default();
+            pushed = self.builder.push_flows(datagram, &self.flows);
+        }
+        if pushed.is_err() {
+            note_internal_error("an empty batch does not take a datagram that was admitted");
+            self.lose_one();
         }
     }
 
+    /// Counts as lost the datagram that follows what is in the batch.
+    fn lose_one(&mut self) {
+        self.flush();
+        self.queue.note_lost(1);
+    }
+
     fn flush(&mut self) {
-        if let Some(batch) = self.builder.finish(self.queue.next_position()) {
-            self.queue.push(batch, &mut self.ring, &self.pulse);
-            // Of a flood, the link sends one part while the next is taken.
-            if self.is_flooded {
-                self.queue.announce();
-            }
+        if self.builder.is_empty() {
+            return;
+        }
+        let Some(batch) = self.builder.finish(self.queue.next_position()) else {
+            note_internal_error("a batch with datagrams in it cannot be finished");
+            self.queue.note_lost(u64::from(self.builder.discard()));
+            return;
+        };
+        self.queue.push(batch, &mut self.ring, &self.pulse);
+        // Of a flood, the link sends one part while the next is taken.
+        if self.is_flooded {
+            self.queue.announce();
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Owns positions and counts, nothing else. Always holds:
 //! received + recovered = acknowledged + queued + dropped (spool-full, too-old and corrupt).
 
+use crate::internal_error::note_internal_error;
 use crate::sequence::{Gap, GapReason, Position};
 
 /// Counts since the start of the process.
@@ -60,7 +61,7 @@ impl Ledger {
     /// How many datagrams are held.
     pub(crate) fn queued(&self) -> u64 {
         let gone: u64 = self.gaps.iter().map(|gap| gap.end.since(gap.first)).sum();
-        self.next.since(self.acknowledged).saturating_sub(gone)
+        less(self.next.since(self.acknowledged), gone)
     }
 
     /// The gap that `position` is in, from there on.
@@ -107,7 +108,7 @@ impl Ledger {
     /// how many datagrams that are.
     pub(crate) fn keep_apart(&mut self, gap: Gap) -> u64 {
         let kept = self.insert(gap);
-        self.counts.recovered = self.counts.recovered.saturating_sub(kept);
+        self.counts.recovered = less(self.counts.recovered, kept);
         kept
     }
 
@@ -123,7 +124,7 @@ impl Ledger {
         if let Some(gap) = self.gaps.first_mut() {
             gap.first = gap.first.max(position);
         }
-        let datagrams = before.saturating_sub(self.queued());
+        let datagrams = less(before, self.queued());
         self.counts.acknowledged += datagrams;
         self.counts.acknowledged_bytes += bytes;
         datagrams
@@ -151,8 +152,17 @@ impl Ledger {
             }
             touching
         });
-        before.saturating_sub(self.queued())
+        less(before, self.queued())
     }
+}
+
+/// `count` without `part`, which is part of it.
+#[track_caller]
+fn less(count: u64, part: u64) -> u64 {
+    count.checked_sub(part).unwrap_or_else(|| {
+        note_internal_error("a part is more than the whole");
+        0
+    })
 }
 
 #[cfg(test)]

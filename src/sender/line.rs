@@ -3,16 +3,18 @@
 //! The link keeps it. From WELCOME on ingest sends by it, too, what lies in memory: to wake the link up for each burst costs
 //! more than to send the burst. What lies in the spool only the link sends.
 
+use std::io;
 use std::sync::{Arc, PoisonError};
 
 use tokio::sync::Mutex;
 
 use crate::batch::Batch;
+use crate::internal_error::note_internal_error;
 use crate::sender::queue::{Next, Queue};
 use crate::sender::unacknowledged::Unacknowledged;
 use crate::sequence::{Position, StreamId};
 use crate::service::stream::{Stream, StreamError};
-use crate::session::SenderSession;
+use crate::session::{OutOfTurn, SenderSession};
 
 /// How much the session was handed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +53,10 @@ impl Line {
         mut read: impl FnMut(Position, Position) -> Option<Batch>,
     ) -> Result<Offered, StreamError> {
         loop {
-            let offered = self.offer(queue, &mut read);
+            let offered = self.offer(queue, &mut read).map_err(|error| {
+                note_internal_error("the session does not take what it asked for");
+                StreamError::Lost(io::Error::other(error))
+            })?;
             self.stream.send_at_once(self.session.outbox())?;
             if offered != Offered::Enough || self.session.wants().is_none() {
                 return Ok(offered);
@@ -60,33 +65,34 @@ impl Line {
     }
 
     /// Hands the session all that it takes now.
-    fn offer(&mut self, queue: &Queue, mut read: impl FnMut(Position, Position) -> Option<Batch>) -> Offered {
+    fn offer(
+        &mut self,
+        queue: &Queue,
+        mut read: impl FnMut(Position, Position) -> Option<Batch>,
+    ) -> Result<Offered, OutOfTurn> {
         while let Some(position) = self.session.wants() {
             match queue.next_to_send(position, self.taken) {
-                Next::Batch(batch) => self.send(queue, &batch),
+                Next::Batch(batch) => self.send(queue, &batch)?,
                 Next::Gap(gap) => {
                     queue.note_sent(gap.end);
-                    if let Err(error) = self.session.send_gap(gap) {
-                        tracing::error!(%error, "a gap was offered out of turn: {error}");
-                    }
+                    self.session.send_gap(gap)?;
                 }
                 Next::InSpool => match read(position, self.taken) {
-                    Some(batch) => self.send(queue, &batch),
-                    None => return Offered::AllRead,
+                    Some(batch) => self.send(queue, &batch)?,
+                    None => return Ok(Offered::AllRead),
                 },
-                Next::Nothing => return Offered::All,
+                Next::Nothing => return Ok(Offered::All),
             }
         }
-        Offered::Enough
+        Ok(Offered::Enough)
     }
 
-    fn send(&mut self, queue: &Queue, batch: &Batch) {
+    fn send(&mut self, queue: &Queue, batch: &Batch) -> Result<(), OutOfTurn> {
         queue.note_sent(batch.end());
         let restamped = (self.sent_as != queue.stream()).then(|| batch.of_stream(self.sent_as));
-        match self.session.send_batch(restamped.as_ref().unwrap_or(batch)) {
-            Ok(()) => self.sent.add(batch.first(), batch.end(), u64::from(batch.payload_bytes())),
-            Err(error) => tracing::error!(%error, "a batch was offered out of turn: {error}"),
-        }
+        self.session.send_batch(restamped.as_ref().unwrap_or(batch))?;
+        self.sent.add(batch.first(), batch.end(), u64::from(batch.payload_bytes()));
+        Ok(())
     }
 
     /// The receiver has everything below `position`: how many bytes of payload that are which were sent by this line.

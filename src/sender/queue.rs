@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::batch::Batch;
 use crate::datagram::Moment;
+use crate::internal_error::note_internal_error;
 use crate::limits::INTAKE_RING;
 use crate::secure::{OpenError, SpoolKeys};
 use crate::sender::intake::{Held, Marks, Ring};
@@ -165,7 +166,12 @@ impl State {
 
     /// Bytes of the ring that are taken.
     pub(crate) fn tail_bytes(&self) -> u64 {
-        self.tail.front().map_or(0, |(oldest, _)| self.head.saturating_sub(oldest.start))
+        self.tail.front().map_or(0, |(oldest, _)| {
+            self.head.checked_sub(oldest.start).unwrap_or_else(|| {
+                note_internal_error("the tail begins behind the ring's head");
+                0
+            })
+        })
     }
 }
 
@@ -241,21 +247,30 @@ impl Queue {
     pub(crate) fn push(&self, batch: Batch, ring: &mut Ring, pulse: &Pulse) {
         let (datagrams, bytes) = (u64::from(batch.datagrams()), u64::from(batch.payload_bytes()));
         let (first, end) = (batch.first(), batch.end());
-        if self.wait_for_room(&batch, ring, pulse) {
-            let held = ring.write(batch);
-            let mut state = self.state();
-            state.head = held.end;
-            state.ledger.receive(datagrams, bytes);
-            state.tail.push_back((held, Instant::now()));
-            // Else the keeper looks at the tail before anything in it gets too old.
-            if Self::is_pressing(&state) || state.stage > Stage::Running {
-                self.work.notify_one();
-            }
+        let written = if self.wait_for_room(&batch, ring, pulse) {
+            ring.write(batch).map_err(|_| {
+                note_internal_error("the ring does not take a batch that fits into it");
+                GapReason::Corrupt
+            })
         } else {
-            let mut state = self.state();
-            state.ledger.receive(datagrams, bytes);
-            state.ledger.lose(Gap { first, end, reason: GapReason::SpoolFull });
+            Err(GapReason::SpoolFull)
+        };
+        let mut state = self.state();
+        state.ledger.receive(datagrams, bytes);
+        match written {
+            Ok(held) => {
+                state.head = held.end;
+                state.tail.push_back((held, Instant::now()));
+                // Else the keeper looks at the tail before anything in it gets too old.
+                if Self::is_pressing(&state) || state.stage > Stage::Running {
+                    self.work.notify_one();
+                }
+            }
+            Err(reason) => {
+                state.ledger.lose(Gap { first, end, reason });
+            }
         }
+        drop(state);
         self.marks.set_next(end);
     }
 

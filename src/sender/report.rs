@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::datagram::BootTime;
+use crate::internal_error::internal_errors;
 use crate::sender::intake::Place;
 use crate::sender::link::{LinkSettings, LinkState, LinkView};
 use crate::sender::queue::{Figures, Queue};
@@ -115,6 +116,7 @@ impl Reporter {
             },
             sockets: self.sockets(),
             denied_exporters: self.denied_exporters(),
+            internal_errors: internal_errors(),
             warnings: self.warnings(),
             exporters: self.exporters(),
         }

@@ -431,6 +431,7 @@ fn datagrams_of_a_bare_intake_on_the_disk_are_not_lost_to_encryption() {
     assert_eq!(drain(&run.queue, Position(0)), [0, 1, 2, 3, 4, 5]);
 }
 
+mod damage;
 mod encryption;
 mod losses;
 mod newer;

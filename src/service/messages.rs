@@ -42,6 +42,8 @@ pub mod sender {
     pub const INTAKE_LOST: &str = "8f28317d7ff04111b6e3380d4748c636";
     /// The system's clock was set, or is wrong.
     pub const CLOCK_SET: &str = "e0a30076483f4bababe3ef1e23015241";
+    /// The program met an impossible state, or panicked.
+    pub const INTERNAL_ERROR: &str = "e2b8c94d7a1f4f0b8c3d5e6f70819a2b";
     /// The kernel dropped datagrams, as the receive buffer of a socket was full.
     pub const KERNEL_DROPS: &str = "5d0b1f0f6d6a4f0e9f3f8a1f54b0c7a2";
     /// Datagrams came from exporters that are not allowed.
@@ -74,6 +76,8 @@ pub mod receiver {
     pub const STREAM_REPLACED: &str = "7b1de0b4f9a94d07a9d64d0b5b7f7c55";
     /// A sender lost datagrams, on purpose or by damage, and said so.
     pub const SENDER_LOST: &str = "a56912e227f04d7fa822e6b0c082ed48";
+    /// The program met an impossible state, or panicked.
+    pub const INTERNAL_ERROR: &str = "3f6d8a1c5b7e4920a8d4c6e1f0b2937d";
     /// Datagrams match no collector: they are acknowledged and not delivered.
     pub const UNMATCHED: &str = "c4a8e7d1f3b24e6a9b5c0d7e8f124a63";
     /// A collector takes nothing; datagrams are held.

@@ -51,6 +51,7 @@ use std::sync::Arc;
 
 use crate::batch::Batch;
 use crate::datagram::Moment;
+use crate::internal_error::note_internal_error;
 use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
 use age::{Clocks, LastWrite};
 use apart::{Apart, Formats};
@@ -263,7 +264,10 @@ impl<D: Disk> Spool<D> {
         }
         self.unsynced.remove(&first);
         if let Some(Piece::Segment { size, .. }) = self.pieces.remove(&first) {
-            self.size = self.size.saturating_sub(size);
+            self.size = self.size.checked_sub(size).unwrap_or_else(|| {
+                note_internal_error("a segment is larger than the spool");
+                0
+            });
         }
     }
 

@@ -101,6 +101,7 @@ impl Collector for SenderStatus {
             "Queued datagrams that may arrive twice, as the spool was restored from a backup or cloned",
             self.possible_repeats,
         )?;
+        metrics.counter("internal_errors", INTERNAL_ERRORS, self.internal_errors)?;
         let connected = i64::from(self.state == LinkState::Connected);
         metrics.gauge("connected", "1 while a session with a receiver is agreed", connected)?;
         metrics.certificate(self.certificate.as_ref())
@@ -139,6 +140,7 @@ impl Collector for ReceiverStatus {
             "Datagrams that match no collector: acknowledged and not delivered",
             self.unmatched,
         )?;
+        metrics.counter("internal_errors", INTERNAL_ERRORS, self.internal_errors)?;
         metrics.collectors(&self.collectors)?;
         metrics.late_addresses(&self.collectors)?;
         metrics.counter(
@@ -149,6 +151,9 @@ impl Collector for ReceiverStatus {
         metrics.certificate(self.certificate.as_ref())
     }
 }
+
+/// Help text of `internal_errors`.
+const INTERNAL_ERRORS: &str = "Impossible states that the program met; each is a bug to report";
 
 /// What `collector_up` says.
 const UP: &str = "0 while the collector takes nothing, as far as can be seen: nothing listens at its address, the network says \
@@ -322,6 +327,7 @@ mod tests {
             "nf_sender_socket_kernel_drops_total{socket=\"[::]:2055\"} 12",
             "nf_sender_socket_denied_total{socket=\"[::]:2055\"} 1331",
             "nf_sender_connected 1",
+            "nf_sender_internal_errors_total 0",
             "nf_sender_certificate_not_after_seconds 1800000000",
             "# TYPE nf_sender_acknowledged_bytes counter",
         ] {
@@ -341,6 +347,7 @@ mod tests {
             "nf_receiver_late_datagrams_total{collector=\"127.0.0.1:9995\"} 5",
             "nf_receiver_refused_connections_total 1200",
             "nf_receiver_unmatched_datagrams_total 44",
+            "nf_receiver_internal_errors_total 0",
             "nf_receiver_certificate_not_after_seconds 1800000000",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");

@@ -26,6 +26,9 @@ pub struct ReceiverStatus {
     /// Peers whose connections were rejected, latest first; at most `limits::REFUSED_SHOWN`.
     #[serde(default)]
     pub refused: Vec<RefusedStatus>,
+    /// Impossible states that the program met; each is a bug to report.
+    #[serde(default)]
+    pub internal_errors: u64,
     /// Datagrams that match no collector: they were acknowledged and not delivered.
     #[serde(default)]
     pub unmatched: u64,

@@ -48,6 +48,7 @@ pub fn render_sender(status: &SenderStatus, earlier: Option<Earlier<'_, SenderSt
         text += warning;
         text += "\n";
     }
+    text += &internal_errors(status.internal_errors);
     text += &certificate(status.certificate.as_ref());
     if !status.exporters.is_empty() {
         text += "\n";
@@ -207,6 +208,7 @@ pub fn render_receiver(status: &ReceiverStatus, earlier: Option<Earlier<'_, Rece
     text += "\n";
     text += &collectors(status, earlier);
     text += &unmatched(status);
+    text += &internal_errors(status.internal_errors);
     text += &certificate(status.certificate.as_ref());
     if !status.refused.is_empty() {
         text += "\n";
@@ -223,6 +225,14 @@ fn unmatched(status: &ReceiverStatus) -> String {
     let exporters = status.unmatched_exporters.iter().map(|row| (row.address, row.datagrams));
     let datagrams = count_of(status.unmatched, "datagram");
     format!("\nunmatched: {datagrams} of no collector, from {}\n", name_first(exporters))
+}
+
+/// The line on internal errors, if there were any.
+fn internal_errors(count: u64) -> String {
+    if count == 0 {
+        return String::new();
+    }
+    format!("\ninternal errors: {}, see the journal and report them\n", grouped(count))
 }
 
 /// When the own certificate ends, if there is one.

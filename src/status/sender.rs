@@ -64,6 +64,9 @@ pub struct SenderStatus {
     /// Exporters whose datagrams are denied, those with the most datagrams first; at most `limits::DENIED_SHOWN`.
     #[serde(default)]
     pub denied_exporters: Vec<DeniedStatus>,
+    /// Impossible states that the program met; each is a bug to report.
+    #[serde(default)]
+    pub internal_errors: u64,
     /// Sentences about what an operator should look at: no room, a disk that refuses.
     #[serde(default)]
     pub warnings: Vec<String>,

@@ -272,3 +272,17 @@ fn links_of_installed_pages_lead_to_installed_files() {
         }
     }
 }
+
+#[test]
+fn a_panic_ends_a_daemon_and_systemd_restarts_it() {
+    let manifest: toml::Table = read("Cargo.toml").parse().unwrap();
+    assert_eq!(manifest["profile"]["release"]["panic"].as_str(), Some("abort"));
+    for program in [Program::Sender, Program::Receiver] {
+        let role = program.name().trim_start_matches("nf-");
+        let daemon = read(&format!("src/{role}/daemon.rs"));
+        let run = daemon.split("pub(crate) fn run(").nth(1).unwrap().split("\n}").next().unwrap();
+        assert!(run.contains("abort_on_panic("), "{role}");
+        let unit = read(&format!("units/{}.service.in", program.name()));
+        assert!(unit.lines().any(|line| line == "Restart=on-failure"), "{role}: SIGABRT is a failure");
+    }
+}

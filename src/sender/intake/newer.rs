@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::{Entry, Kind, Marks, Ring, Slots, file_len, ring_at, slots_at};
 use crate::batch::{Batch, BatchBuilder, Compression};
 use crate::datagram::{Datagram, Timestamp};
+use crate::internal_error::note_internal_error;
 use crate::limits::INTAKE_RING;
 use crate::sequence::{Position, StreamId};
 
@@ -79,12 +80,17 @@ fn encoded(slots: &Slots, marks: &Marks, stream: StreamId, mut next: Position) -
     let done = usize::try_from(next.since(marks.slots_first())).unwrap_or(usize::MAX);
     let filled = (0..).map(|slot| slots.get(slot)).take_while(|entry| *entry != Entry::Empty);
     let admitted = filled.filter_map(|entry| match entry {
-        Entry::Filled(slot) => Some(slot),
+        Entry::Filled(slot) => Some(Some(slot)),
+        Entry::Damaged => Some(None),
         Entry::Denied | Entry::Empty => None,
     });
     let mut builder = BatchBuilder::new(stream, Compression::None);
     let mut batches = Vec::new();
     for slot in admitted.skip(done) {
+        let Some(slot) = slot else {
+            tracing::error!("a datagram in the intake of a newer version is damaged: it is lost");
+            continue;
+        };
         let local = core::net::SocketAddr::new(
             slot.local.unwrap_or(core::net::Ipv4Addr::UNSPECIFIED.into()),
             marks.slots_port(),
@@ -94,7 +100,9 @@ fn encoded(slots: &Slots, marks: &Marks, stream: StreamId, mut next: Position) -
         if builder.push(&datagram).is_err() {
             batches.extend(builder.finish(next));
             next = batches.last().map_or(next, Batch::end);
-            builder.push(&datagram).unwrap_or_default();
+            if builder.push(&datagram).is_err() {
+                note_internal_error("an empty batch does not take a datagram of the slots");
+            }
         }
     }
     batches.extend(builder.finish(next));

@@ -12,6 +12,7 @@ use super::SharedFile;
 use super::bus_error::Backing;
 use super::mapping::Mapping;
 use crate::batch::{Batch, BatchHeader, MAGIC};
+use crate::internal_error::note_internal_error;
 use crate::sequence::{Position, StreamId};
 
 /// A batch in the ring.
@@ -66,18 +67,16 @@ impl Ring {
         self.start(length) + length - tail <= self.size
     }
 
-    /// Writes `batch`, which must fit. Once this returns it survives the process, however that ends, unless the ring is
-    /// in memory.
-    pub(crate) fn write(&mut self, batch: Batch) -> Held {
+    /// Writes `batch`, which must fit; gives it back if it is longer than the ring, which stays as it is. Once this returns
+    /// the batch survives the process, however that ends, unless the ring is in memory.
+    pub(crate) fn write(&mut self, batch: Batch) -> Result<Held, Batch> {
         let length = encoded_len(&batch);
         let start = self.start(length);
-        if let Some(place) =
-            range(start % self.size, length).and_then(|range| self.map.bytes_mut().get_mut(range))
-        {
-            place.copy_from_slice(batch.bytes());
-        }
+        let place = range(start % self.size, length).and_then(|range| self.map.bytes_mut().get_mut(range));
+        let Some(place) = place else { return Err(batch) };
+        place.copy_from_slice(batch.bytes());
         self.head = start + length;
-        Held { batch, start, end: self.head }
+        Ok(Held { batch, start, end: self.head })
     }
 
     /// Reads what an earlier run left: batches from `tail` on that end above `floor`. The ring goes on after them.
@@ -123,7 +122,14 @@ impl Ring {
     /// Writes `batches`, which were found in this ring, one after the other. They are all that lies in it then.
     pub(super) fn write_anew(&mut self, batches: Vec<Batch>) -> Vec<Held> {
         self.head = 0;
-        batches.into_iter().map(|batch| self.write(batch)).collect()
+        let write = |batch| {
+            let held = self.write(batch);
+            if held.is_err() {
+                note_internal_error("the ring does not take a batch that was found in it");
+            }
+            held.ok()
+        };
+        batches.into_iter().filter_map(write).collect()
     }
 
     /// Where the next batch can start, from `at` on.

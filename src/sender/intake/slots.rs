@@ -76,8 +76,10 @@ pub(crate) struct Slot<'a> {
 pub(crate) enum Entry<'a> {
     /// A datagram.
     Filled(Slot<'a>),
-    /// A datagram that is not to be carried, or one that is not well formed, as only a damaged file has them.
+    /// A datagram that is not to be carried.
     Denied,
+    /// A datagram that is not well formed, as only a damaged file has them.
+    Damaged,
     /// Nothing, and nothing in the slots behind it either.
     Empty,
 }
@@ -183,7 +185,8 @@ impl Slots {
     pub(crate) fn get(&self, slot: usize) -> Entry<'_> {
         match self.length(slot) {
             None => Entry::Empty,
-            Some(length) => self.filled(slot, length).map_or(Entry::Denied, Entry::Filled),
+            Some(DENIED) => Entry::Denied,
+            Some(length) => self.filled(slot, length).map_or(Entry::Damaged, Entry::Filled),
         }
     }
 

@@ -101,7 +101,7 @@ fn batches_in_the_ring_are_there_for_the_next_process_in_order() {
     let directory = directory();
     let (mut intake, _) = open(&directory);
     for first in 0..5 {
-        intake.ring.write(batch(first, b"payload"));
+        intake.ring.write(batch(first, b"payload")).unwrap();
     }
     drop(intake);
     let (mut intake, _) = open(&directory);
@@ -125,7 +125,7 @@ fn a_ring_that_went_round_many_times_gives_back_only_what_is_live() {
         while !ring.fits(&next, live.first().map_or(ring.head(), |oldest| oldest.start)) {
             live.remove(0);
         }
-        live.push(ring.write(next));
+        live.push(ring.write(next).unwrap());
         let tail = live[0].start;
         let floor = live[0].batch.first();
         let mut again = Ring::map(file.clone(), 4096, 3000).unwrap();
@@ -192,7 +192,7 @@ fn an_intake_that_another_process_has_is_refused() {
 #[test]
 fn an_intake_in_memory_serves_as_well() {
     let mut intake = Intake::in_memory(STREAM).unwrap();
-    let held = intake.ring.write(batch(0, b"payload"));
+    let held = intake.ring.write(batch(0, b"payload")).unwrap();
     assert_eq!(intake.ring.head(), held.end);
     assert!(intake.slots.get(0) == Entry::Empty);
 }
@@ -201,7 +201,7 @@ fn an_intake_in_memory_serves_as_well() {
 fn killed(directory: &tempfile::TempDir) {
     let (mut intake, _) = open(directory);
     for first in 0..5 {
-        intake.ring.write(batch(first, &[7; 100]));
+        intake.ring.write(batch(first, &[7; 100])).unwrap();
         intake.marks.set_next(Position(first + 1));
     }
     intake.marks.set_boot(BOOT);
@@ -254,7 +254,7 @@ fn a_truncated_file_ends_nothing() {
     intake.slots.clear();
     file(&directory).set_len(0).unwrap();
 
-    intake.ring.write(batch(0, b"payload"));
+    intake.ring.write(batch(0, b"payload")).unwrap();
     intake.marks.set_next(Position(1));
     assert_eq!((intake.ring.backing(), intake.marks.backing()), (Backing::Incomplete, Backing::Incomplete));
     assert_eq!(intake.marks.next(), Position(1));
@@ -294,7 +294,7 @@ fn a_file_truncated_under_the_kernel_costs_one_datagram() {
 fn what_lies_in_the_file_moves_to_memory() {
     let directory = directory();
     let (mut intake, _) = open(&directory);
-    intake.ring.write(batch(0, b"payload"));
+    intake.ring.write(batch(0, b"payload")).unwrap();
     intake.ring.move_to_memory().unwrap();
     assert_eq!(intake.ring.backing(), Backing::Memory);
     file(&directory).set_len(0).unwrap();
@@ -320,7 +320,7 @@ fn a_copy_holds_what_the_file_holds() {
     let directory = directory();
     let (mut intake, _) = open(&directory);
     for first in 0..3 {
-        intake.ring.write(batch(first, b"payload"));
+        intake.ring.write(batch(first, b"payload")).unwrap();
     }
     intake.marks.set_next(Position(3));
     intake.marks.set_boot(BOOT);
@@ -328,4 +328,14 @@ fn a_copy_holds_what_the_file_holds() {
     let (mut copy, found) = Intake::copied(&directory.path().join("intake"), STREAM, BOOT).unwrap();
     assert!(matches!(found, Found::Left(Left { same_boot: true, next: Position(3), .. })), "{found:?}");
     assert_eq!(copy.recover_ring(STREAM, true, Position(0)).len(), 3);
+}
+
+#[test]
+fn a_batch_that_was_not_copied_is_given_back() {
+    let file = Arc::new(File::from(rustix::fs::memfd_create("ring", MemfdFlags::CLOEXEC).unwrap()));
+    file.set_len(4096).unwrap();
+    let mut ring = Ring::map(file, 0, 100).unwrap();
+    let long = batch(0, &[7; 100]);
+    assert_eq!(ring.write(long.clone()).unwrap_err(), long);
+    assert_eq!(ring.head(), 0, "the ring is as it was");
 }

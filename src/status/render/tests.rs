@@ -43,6 +43,7 @@ pub(in crate::status) fn sender() -> SenderStatus {
             datagrams: 1331,
             last_seen_s: 3,
         }],
+        internal_errors: 0,
         warnings: Vec::new(),
         exporters: vec![
             ExporterStatus {
@@ -209,6 +210,7 @@ pub(in crate::status) fn receiver() -> ReceiverStatus {
             last_s: 3,
             reason: "the other side speaks HTTP".to_owned(),
         }],
+        internal_errors: 0,
         unmatched: 44,
         unmatched_exporters: vec![UnmatchedStatus {
             address: "198.51.100.7".parse().unwrap(),
@@ -261,6 +263,16 @@ fn datagrams_that_the_kernel_refused_are_shown() {
     status.collectors[0].refused = 12;
     let text = render_receiver(&status, None);
     let line = "\n127.0.0.1:9995: 12 datagrams dropped: the kernel refused to send them\n";
+    assert!(text.contains(line), "{text}");
+}
+
+#[test]
+fn internal_errors_have_a_line_of_their_own() {
+    assert!(!render_sender(&sender(), None).contains("internal"));
+    let line = "\ninternal errors: 2, see the journal and report them\n";
+    let text = render_sender(&SenderStatus { internal_errors: 2, ..sender() }, None);
+    assert!(text.contains(line), "{text}");
+    let text = render_receiver(&ReceiverStatus { internal_errors: 2, ..receiver() }, None);
     assert!(text.contains(line), "{text}");
 }
 
