@@ -59,6 +59,23 @@ pub struct Hello {
     pub run: RunId,
     /// The stream that this one continues, because the spool was rolled back or cloned.
     pub replaces: Option<StreamId>,
+    /// Shows that the stream is the sender's own.
+    pub proof: StreamProof,
+}
+
+/// Shows, on one connection, that a sender holds the secret behind its stream id. What is in it is not looked at here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamProof {
+    /// The public key that the stream id is made of.
+    pub public_key: [u8; 32],
+    /// Its signature for this connection.
+    pub signature: [u8; 64],
+}
+
+#[cfg(test)]
+impl StreamProof {
+    /// Proves nothing, for tests that do not ask.
+    pub(crate) const NONE: Self = Self { public_key: [0; 32], signature: [0; 64] };
 }
 
 /// How often either side sends something: whole milliseconds, `1 ms <= heartbeat <= HEARTBEAT_MAX`.
@@ -111,19 +128,22 @@ pub enum RefusalCode {
     NotAdmitted,
     /// The receiver carries as many connections as it may.
     TooManyConnections,
+    /// The sender did not prove that the stream is its own.
+    StreamNotProven,
     /// A reason that only a newer receiver knows.
     Other(u8),
 }
 
 impl RefusalCode {
     /// Every reason that this version knows, with its number on the wire.
-    const ALL: [(Self, u8); 6] = [
+    const ALL: [(Self, u8); 7] = [
         (Self::UnsupportedVersion, 1),
         (Self::BrokenProtocol, 2),
         (Self::StorageFailed, 3),
         (Self::Superseded, 4),
         (Self::NotAdmitted, 5),
         (Self::TooManyConnections, 6),
+        (Self::StreamNotProven, 7),
     ];
 
     fn code(self) -> u8 {
@@ -209,6 +229,8 @@ impl Message {
                 out.put_u32(hello.heartbeat.0);
                 out.put_slice(&hello.run.0);
                 out.put_slice(&hello.replaces.unwrap_or(NO_STREAM).0);
+                out.put_slice(&hello.proof.public_key);
+                out.put_slice(&hello.proof.signature);
             }
             Self::Welcome(welcome) => {
                 out.put_u64(welcome.resume.0);

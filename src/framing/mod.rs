@@ -11,8 +11,8 @@
 //!
 //! | type | name | payload: width and field | length of the payload |
 //! |---|---|---|---|
-//! | 1 | HELLO | 2 version = 1; 16 stream id; 8 first position that the sender holds; 4 heartbeat in milliseconds, 1 to 3,600,000 | 30 |
-//! | 2 | WELCOME | 8 position to go on from; 4 window in bytes, at least 1 | 12 |
+//! | 1 | HELLO | 2 version = 1; 16 stream id; 8 first position that the sender holds; 4 heartbeat in milliseconds, 1 to 3,600,000; 16 run id; 16 id of the replaced stream, 0 if none; 32 public key and 64 signature of the proof | 158 |
+//! | 2 | WELCOME | 8 position to go on from; 4 window in bytes, at least 1; 8 position received, not below the first; 16 run id | 36 |
 //! | 3 | DATA | a batch | 1 to 65,664 |
 //! | 4 | ACK | 8 position: everything below it | 8 |
 //! | 5 | GAP | 8 first position; 8 end, first < end; 1 reason (1 spool full, 2 too old, 3 corrupt, 4 unused); 8 datagrams lost: 0 if unused, else end - first | 25 |
@@ -34,7 +34,7 @@ mod payload;
 pub use decoder::Decoder;
 pub use error::FramingError;
 pub use fuzz::fuzz_decoder;
-pub use message::{Again, Heartbeat, Hello, Message, Refusal, RefusalCode, Welcome};
+pub use message::{Again, Heartbeat, Hello, Message, Refusal, RefusalCode, StreamProof, Welcome};
 
 /// The version of the messages that this program speaks.
 pub const VERSION: u16 = 1;

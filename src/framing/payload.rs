@@ -5,12 +5,12 @@ use bytes::{Buf, Bytes};
 use crate::framing::kind::Kind;
 use crate::framing::message::NO_STREAM;
 use crate::framing::{
-    Again, FramingError, Heartbeat, Hello, Message, Refusal, RefusalCode, VERSION, Welcome,
+    Again, FramingError, Heartbeat, Hello, Message, Refusal, RefusalCode, StreamProof, VERSION, Welcome,
 };
 use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
 
 /// Bytes of the payload of a HELLO of this version.
-const HELLO_LEN: usize = 62;
+const HELLO_LEN: usize = 158;
 
 /// Reads the payload of a message of type `kind`, which may have as many bytes.
 pub(super) fn parse(kind: Kind, payload: Bytes) -> Result<Message, FramingError> {
@@ -37,24 +37,25 @@ fn hello(payload: &[u8]) -> Result<Hello, FramingError> {
     if payload.len() != HELLO_LEN {
         return Err(Kind::Hello.wrong_length(payload.len(), &(HELLO_LEN..=HELLO_LEN)));
     }
-    let stream = StreamId(id(&mut rest)?);
+    let stream = StreamId(bytes(&mut rest)?);
     let first = Position(rest.try_get_u64()?);
     let millis = rest.try_get_u32()?;
     let heartbeat = Heartbeat::from_millis(millis).ok_or(FramingError::Heartbeat(millis))?;
-    let run = RunId(id(&mut rest)?);
-    let replaces = Some(StreamId(id(&mut rest)?)).filter(|stream| *stream != NO_STREAM);
-    Ok(Hello { stream, first, heartbeat, run, replaces })
+    let run = RunId(bytes(&mut rest)?);
+    let replaces = Some(StreamId(bytes(&mut rest)?)).filter(|stream| *stream != NO_STREAM);
+    let proof = StreamProof { public_key: bytes(&mut rest)?, signature: bytes(&mut rest)? };
+    Ok(Hello { stream, first, heartbeat, run, replaces, proof })
 }
 
-fn id(rest: &mut &[u8]) -> Result<[u8; 16], FramingError> {
-    let mut id = [0; 16];
-    rest.try_copy_to_slice(&mut id)?;
-    Ok(id)
+fn bytes<const LENGTH: usize>(rest: &mut &[u8]) -> Result<[u8; LENGTH], FramingError> {
+    let mut bytes = [0; LENGTH];
+    rest.try_copy_to_slice(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn welcome(mut rest: &[u8]) -> Result<Welcome, FramingError> {
     let (resume, window) = (Position(rest.try_get_u64()?), rest.try_get_u32()?);
-    let (received, run) = (Position(rest.try_get_u64()?), RunId(id(&mut rest)?));
+    let (received, run) = (Position(rest.try_get_u64()?), RunId(bytes(&mut rest)?));
     if window == 0 {
         return Err(FramingError::Window);
     }

@@ -30,6 +30,7 @@ fn hello(heartbeat: Duration) -> Message {
         heartbeat: Heartbeat::nearest(heartbeat),
         run: RunId([9; 16]),
         replaces: Some(StreamId([6; 16])),
+        proof: StreamProof { public_key: [0xA5; 32], signature: [0x5A; 64] },
     })
 }
 
@@ -68,14 +69,15 @@ fn any_message() -> impl Strategy<Value = Message> {
         Gap { first: Position(first.min(end - 1)), end: Position(end), reason }
     });
     prop_oneof![
-        (any::<[u8; 16]>(), any::<u64>(), any::<u32>(), any::<[u8; 16]>(), any::<bool>()).prop_map(
-            |(stream, first, millis, run, is_replaced)| {
+        (any::<[u8; 16]>(), any::<u64>(), any::<u32>(), any::<[u8; 32]>(), any::<bool>()).prop_map(
+            |(stream, first, millis, public_key, is_replaced)| {
                 Message::Hello(Hello {
                     stream: StreamId(stream),
                     first: Position(first),
                     heartbeat: Heartbeat::nearest(Duration::from_millis(millis.into())),
-                    run: RunId(run),
+                    run: RunId(stream),
                     replaces: is_replaced.then_some(StreamId([1; 16])),
+                    proof: StreamProof { public_key, signature: [3; 64] },
                 })
             }
         ),
@@ -194,8 +196,8 @@ fn a_hello_of_another_version_is_told_by_its_version_whatever_follows() {
         assert_eq!(decoded(&hello), Err(FramingError::Version(7)));
     }
     assert_eq!(FramingError::Version(7).to_string(), "protocol version 7 is not spoken here, only version 1");
-    let short = raw(61, 1, &[&[0, 1], [0; 59].as_slice()].concat());
-    assert!(matches!(decoded(&short), Err(FramingError::Length { shortest: 62, longest: 62, .. })));
+    let short = raw(157, 1, &[&[0, 1], [0; 155].as_slice()].concat());
+    assert!(matches!(decoded(&short), Err(FramingError::Length { shortest: 158, longest: 158, .. })));
 }
 
 #[test]

@@ -225,7 +225,7 @@ mod tests {
     use crate::receiver::sender_log::SenderLog;
     use crate::receiver::unmatched::Unmatched;
     use crate::receiver::waiting::Waiting;
-    use crate::secure::preface::{CHALLENGE_LEN, Mode, Preface, REPLY_LEN, Status};
+    use crate::secure::preface::{Mode, Parsed, Preface, REPLY_LEN, Status};
     use crate::service::{Stopper, stop_channel};
     use std::sync::Mutex;
     use tokio::task::JoinHandle;
@@ -276,7 +276,7 @@ mod tests {
         peer.write_all(&preface()).await.unwrap();
         let mut reply = [0; REPLY_LEN];
         peer.read_exact(&mut reply).await.unwrap();
-        assert_eq!(reply, Status::Accepted.encode_reply(Mode::None, [0; CHALLENGE_LEN]));
+        assert_eq!(Status::parse_reply(Mode::None, &reply), Ok(Parsed::Here(Status::Accepted)));
         peer
     }
 

@@ -197,6 +197,13 @@ impl Seats {
         seats.entry(id.clone()).or_insert_with(|| Arc::new(Seat::new(peer, stream))).clone()
     }
 
+    /// The address of the sender `id`, if it was here with this stream.
+    pub(crate) fn peer_of(&self, id: &SenderId, stream: StreamId) -> Option<SocketAddr> {
+        let seat = self.seats().get(id)?.clone();
+        let view = seat.view();
+        (view.stream == stream).then_some(view.peer)
+    }
+
     /// What the status shows of every sender, by id.
     pub(crate) fn status(&self) -> Vec<PeerStatus> {
         let mut rows: Vec<PeerStatus> = self.seats().iter().map(|(id, seat)| row(id, seat)).collect();
@@ -255,7 +262,7 @@ fn row(id: &SenderId, seat: &Seat) -> PeerStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framing::Heartbeat;
+    use crate::framing::{Heartbeat, StreamProof};
     use crate::receiver::output::Outputs;
     use crate::receiver::positions::Positions;
     use crate::sequence::Position;
@@ -264,7 +271,8 @@ mod tests {
 
     fn hello() -> Hello {
         let heartbeat = Heartbeat::nearest(core::time::Duration::from_secs(5));
-        Hello { stream: STREAM, first: Position(0), heartbeat, run: RunId([2; 16]), replaces: None }
+        let (run, proof) = (RunId([2; 16]), StreamProof::NONE);
+        Hello { stream: STREAM, first: Position(0), heartbeat, run, replaces: None, proof }
     }
 
     async fn turn(seats: &Seats, id: &str) -> Turn {

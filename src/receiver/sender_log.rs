@@ -18,6 +18,8 @@ pub(crate) enum SenderLine {
     Lost(GapReason),
     /// A batch cannot be read.
     Unreadable,
+    /// A connection named a stream of the sender without its secret.
+    NotProven,
 }
 
 /// Decides which lines about senders are written.

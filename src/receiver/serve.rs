@@ -29,6 +29,7 @@ use crate::receiver::sender_log::{SenderLine, SenderLog};
 use crate::receiver::templates::Templates;
 use crate::receiver::unmatched::Unmatched;
 use crate::receiver::waiting::Waiting;
+use crate::secure::is_proven;
 use crate::sequence::{Gap, Position, RunId, SenderId, StreamId};
 use crate::service::messages::receiver;
 use crate::service::stream::{Received, Stream, StreamError, protection};
@@ -123,6 +124,17 @@ enum Ended {
          lower the MTU of the route there"
     )]
     Unheard(Box<Self>),
+    #[error(
+        "it names the stream {stream}{}, and did not prove that the stream is its own: somebody else may use this id, or the \
+         connection was changed on the way; nothing was delivered or acknowledged; find out who it is, and give each sender a \
+         key of its own (nf-receiver invite NAME)",
+        held_by(*.holder)
+    )]
+    NotProven {
+        stream: StreamId,
+        /// The address of the sender that has the stream, if that was here.
+        holder: Option<SocketAddr>,
+    },
     #[error("no HELLO in time")]
     NoHello,
     #[error(
@@ -144,11 +156,16 @@ impl Ended {
             Self::Stream(_)
             | Self::Session(_)
             | Self::Unheard(_)
+            | Self::NotProven { .. }
             | Self::NoHello
             | Self::Crowded(_)
             | Self::Storage(_) => true,
         }
     }
+}
+
+fn held_by(holder: Option<SocketAddr>) -> String {
+    holder.map_or_else(String::new, |holder| format!(", which is that of the sender at {holder}"))
 }
 
 /// Serves `stream` until it ends. A session must be agreed before `greeted_by`.
@@ -239,6 +256,7 @@ impl Connection<'_> {
     /// Waits for HELLO, takes the sender's seat, and says where to go on.
     async fn greet(&mut self, stream: &mut Stream, peer: SocketAddr, id: &SenderId) -> Result<Turn, Ended> {
         let hello = self.hello(stream).await?;
+        self.check_proof(stream, &hello)?;
         let seat = self.shared.seats.seat(id, peer, hello.stream);
         let cipher = stream.channel().cipher();
         let mut turn = seat.take(peer, &hello, cipher).await.map_err(Ended::Superseded)?;
@@ -253,8 +271,8 @@ impl Connection<'_> {
                 sender = %id,
                 %replaced,
                 held_back,
-                "{id} at {peer} began a new stream, because its spool was restored from a backup or another machine \
-                 uses a copy of it; datagrams that the copy held may arrive twice, none is lost{}",
+                "{id} at {peer} began a new stream, because its spool was restored from a backup, is used by another machine \
+                 too, or lost its file 'stream'; datagrams that were on their way may arrive twice, none is lost{}",
                 More(held_back)
             );
         }
@@ -277,6 +295,16 @@ impl Connection<'_> {
             self.was_told = true;
         }
         Ok(turn)
+    }
+
+    /// Fails unless the sender holds the secret of its stream. Runs before anything changes for the sender that has the stream.
+    fn check_proof(&self, stream: &Stream, hello: &Hello) -> Result<(), Ended> {
+        let binding = stream.channel().binding().map_err(StreamError::from)?;
+        if is_proven(hello.stream, &hello.proof, binding) {
+            return Ok(());
+        }
+        let holder = self.shared.seats.peer_of(&self.known.sender, hello.stream);
+        Err(Ended::NotProven { stream: hello.stream, holder })
     }
 
     /// How far the stream of `hello` has come, and whether it is new here.
@@ -551,9 +579,14 @@ impl Connection<'_> {
         let id = &self.known.sender;
         let sentence = |held_back| format!("session of {id} at {peer} ended: {ended}{}", More(held_back));
         if ended.is_failure() {
-            let is_unheard = matches!(ended, Ended::Unheard(_));
-            let message_id = if is_unheard { receiver::SENDER_UNHEARD } else { receiver::SESSION_ENDED };
-            if let Some(held_back) = self.shared.may_complain(peer.ip()) {
+            let (message_id, held_back) = match ended {
+                Ended::Unheard(_) => (receiver::SENDER_UNHEARD, self.shared.may_complain(peer.ip())),
+                Ended::NotProven { .. } => {
+                    (receiver::STREAM_NOT_PROVEN, self.shared.sender_log.admit(id, SenderLine::NotProven))
+                }
+                _ => (receiver::SESSION_ENDED, self.shared.may_complain(peer.ip())),
+            };
+            if let Some(held_back) = held_back {
                 tracing::warn!(message_id, %peer, sender = %id, held_back, "{}", sentence(held_back));
             }
             return;
@@ -575,6 +608,11 @@ impl Connection<'_> {
                     "this sender is not let in any more as it was: the configuration was reloaded",
                 );
             }
+            Ended::NotProven { .. } => self.session.refuse(
+                RefusalCode::StreamNotProven,
+                "this sender did not prove that the stream is its own: something on the way changes the connection, or the \
+                 two sides disagree on the protocol; everything stays queued",
+            ),
             Ended::Superseded(_) => self.session.refuse(RefusalCode::Superseded, &ended.to_string()),
             Ended::Storage(error) => self.session.refuse(RefusalCode::StorageFailed, &error.to_string()),
             Ended::Stopping => self.session.goodbye(),

@@ -11,6 +11,7 @@
 use core::fmt;
 use std::io::{self, Read, Write};
 
+use aws_lc_rs::digest;
 use bytes::{Buf, BufMut, BytesMut};
 use snow::TransportState;
 
@@ -32,6 +33,29 @@ const PAYLOAD_MAX: usize = RECORD_MAX - TAG_LEN;
 /// Bytes of the payload of a TLS record at the most (RFC 8446, section 5.1).
 const TLS_PAYLOAD_MAX: usize = 16 * 1024;
 
+/// What the two sides of one connection share and no other connection has. Both compute it; it is no secret.
+///
+/// | channel | binding |
+/// |---|---|
+/// | key | the handshake hash of Noise (revision 34, section 11.2) |
+/// | TLS | the exporter `EXPORTER-Channel-Binding`, without a context (RFC 9266) |
+/// | clear text | SHA-256 of preface and reply, which has a challenge made by chance |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelBinding(pub [u8; 32]);
+
+impl ChannelBinding {
+    /// The binding of a connection in clear text that began with `preface` and `reply`.
+    pub(super) fn of_clear_text(preface: &[u8], reply: &[u8]) -> Self {
+        Self::from_hash(digest::digest(&digest::SHA256, &[preface, reply].concat()).as_ref())
+    }
+
+    /// The binding that is this hash of 32 bytes.
+    pub(super) fn from_hash(hash: &[u8]) -> Self {
+        debug_assert_eq!(hash.len(), 32);
+        Self(hash.first_chunk().copied().unwrap_or_default())
+    }
+}
+
 /// Why a channel cannot go on. The connection is of no more use; all that is not acknowledged is sent again on the
 /// next.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +72,9 @@ pub enum ChannelError {
     /// TLS says no, on this side or the other.
     #[error("TLS: {0}")]
     Tls(String),
+    /// There was no handshake.
+    #[error("nothing binds this connection: it had no handshake")]
+    Unbound,
     /// Nothing can be sealed any more.
     #[error("the encrypted connection cannot go on after {0} records")]
     Exhausted(u64),
@@ -61,7 +88,8 @@ pub struct Channel {
 }
 
 enum Layer {
-    Plain,
+    /// `None` without a handshake.
+    Plain(Option<ChannelBinding>),
     Keyed(Box<Records>),
     Tls(Box<rustls::Connection>),
 }
@@ -70,6 +98,7 @@ enum Layer {
 struct Records {
     transport: TransportState,
     suite: Suite,
+    binding: ChannelBinding,
     /// The start of a record that is not whole; `input.len() < 2 + RECORD_MAX`.
     input: BytesMut,
     /// Bytes of all records, by direction.
@@ -79,15 +108,20 @@ struct Records {
 }
 
 impl Channel {
-    /// A channel in clear text.
+    /// A channel in clear text without a handshake: no session can be agreed over it.
     pub fn plain() -> Self {
-        Self { layer: Layer::Plain, early: Vec::new() }
+        Self { layer: Layer::Plain(None), early: Vec::new() }
+    }
+
+    /// A channel in clear text behind a handshake.
+    pub fn clear_text(binding: ChannelBinding) -> Self {
+        Self { layer: Layer::Plain(Some(binding)), early: Vec::new() }
     }
 
     /// A channel behind a handshake.
-    pub(super) fn keyed(transport: TransportState, suite: Suite) -> Self {
-        let records =
-            Records { transport, suite, input: BytesMut::new(), sealed: 0, opened: 0, is_broken: false };
+    pub(super) fn keyed(transport: TransportState, suite: Suite, binding: ChannelBinding) -> Self {
+        let input = BytesMut::new();
+        let records = Records { transport, suite, binding, input, sealed: 0, opened: 0, is_broken: false };
         Self { layer: Layer::Keyed(Box::new(records)), early: Vec::new() }
     }
 
@@ -100,6 +134,18 @@ impl Channel {
         Self { layer: Layer::Tls(Box::new(connection)), early }
     }
 
+    /// What binds a proof to this connection.
+    pub fn binding(&self) -> Result<ChannelBinding, ChannelError> {
+        match &self.layer {
+            Layer::Plain(binding) => binding.ok_or(ChannelError::Unbound),
+            Layer::Keyed(records) => Ok(records.binding),
+            Layer::Tls(connection) => connection
+                .export_keying_material([0; 32], b"EXPORTER-Channel-Binding", None)
+                .map(ChannelBinding)
+                .map_err(|error| ChannelError::Tls(error.to_string())),
+        }
+    }
+
     /// Whether there is something to be handed on although nothing was read.
     pub fn has_early(&self) -> bool {
         !self.early.is_empty()
@@ -107,13 +153,13 @@ impl Channel {
 
     /// Whether what is sent is what is written, so that it need not go through `seal`.
     pub fn is_plain(&self) -> bool {
-        matches!(self.layer, Layer::Plain)
+        matches!(self.layer, Layer::Plain(_))
     }
 
     /// What encrypts it, `none` if nothing does.
     pub fn cipher(&self) -> &'static str {
         match &self.layer {
-            Layer::Plain => "none",
+            Layer::Plain(_) => "none",
             Layer::Keyed(records) => records.suite.name(),
             Layer::Tls(_) => "tls",
         }
@@ -123,7 +169,7 @@ impl Channel {
     pub fn is_worn(&self) -> bool {
         match &self.layer {
             // TLS changes its keys by itself.
-            Layer::Plain | Layer::Tls(_) => false,
+            Layer::Plain(_) | Layer::Tls(_) => false,
             Layer::Keyed(records) => records.sealed.max(records.opened) >= CHANNEL_BYTES_MAX,
         }
     }
@@ -131,7 +177,7 @@ impl Channel {
     /// Takes from the front of `plain` what `wire` has room for, and appends it there as it is to be written.
     pub fn seal(&mut self, plain: &mut impl Buf, wire: &mut BytesMut) -> Result<(), ChannelError> {
         match &mut self.layer {
-            Layer::Plain => {
+            Layer::Plain(_) => {
                 while plain.has_remaining() && wire.len() < SEALED_AHEAD {
                     let chunk = plain.chunk();
                     wire.extend_from_slice(chunk);
@@ -150,7 +196,7 @@ impl Channel {
             take(&core::mem::take(&mut self.early));
         }
         match &mut self.layer {
-            Layer::Plain => {
+            Layer::Plain(_) => {
                 take(wire);
                 Ok(())
             }

@@ -8,6 +8,7 @@
 //! | [`suite`] | which ciphers there are |
 //! | `blowfish`, `resolver` | the primitives of the channel |
 //! | [`at_rest`] | the seal of a batch on disk; no file but these three touches a cipher |
+//! | [`stream_key`] | the secret behind a stream id, and the proof of it |
 //! | [`token`] | what an invited sender needs to join |
 //! | [`preface`] | the first bytes, in clear text |
 //! | [`admission`] | whom a receiver lets in |
@@ -24,17 +25,19 @@ pub mod handshake;
 pub mod key;
 pub mod preface;
 mod resolver;
+pub mod stream_key;
 pub mod suite;
 pub mod tls;
 pub mod token;
 
 pub use admission::{Admission, Pass};
 pub use at_rest::{OpenError, SpoolKeys};
-pub use channel::{Channel, ChannelError};
+pub use channel::{Channel, ChannelBinding, ChannelError};
 pub use fuzz::{fuzz_receiver_handshake, fuzz_sender_handshake};
 pub use handshake::{
     Admitted, Handshake, ReceiverHandshake, SenderHandshake, SenderHandshakeError, Shown, Turned,
 };
 pub use key::{Key, KeyError, KeyId, Strength};
+pub use stream_key::{StreamKey, is_proven};
 pub use suite::Suite;
 pub use tls::{Certificate, Pem, ReceiverTls, SenderTls, TlsError};

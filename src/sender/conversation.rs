@@ -70,12 +70,17 @@ enum Happened {
 
 impl<'a> Conversation<'a> {
     /// A session over `stream`.
-    pub(crate) fn new(link: &'a Link, stream: Stream, segment_bytes: Option<u16>, watched: Watched) -> Self {
+    pub(crate) fn new(
+        link: &'a Link,
+        stream: Stream,
+        segment_bytes: Option<u16>,
+        watched: Watched,
+    ) -> Result<Self, StreamError> {
         let heartbeat = Heartbeat::nearest(watched.settings.borrow().heartbeat);
-        let hello = link.queue.hello(heartbeat);
+        let hello = link.queue.hello(heartbeat, stream.channel().binding()?);
         let now = Instant::now().into_std();
         let session = SenderSession::new(hello, now);
-        Self {
+        Ok(Self {
             link,
             line: Arc::new(Mutex::new(Line::new(session, stream, hello.stream))),
             is_agreed: false,
@@ -86,7 +91,7 @@ impl<'a> Conversation<'a> {
             stall: StallDetector::new(heartbeat.duration(), now),
             has_progressed: false,
             segment_bytes,
-        }
+        })
     }
 
     /// Whether the session was of use: the receiver acknowledged something, unless there was nothing to acknowledge.

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::{HostPort, Reconnect};
+use crate::secure::StreamKey;
 use crate::sender::attempt::{Attempt, Follows, remedy};
 use crate::sender::conversation::{Conversation, Watched};
 use crate::sender::dial::Speech;
@@ -17,7 +18,6 @@ use crate::sender::dialler::{Answer, Dialler};
 use crate::sender::ended::Ended;
 use crate::sender::line::Lent;
 use crate::sender::queue::Queue;
-use crate::sender::recovery::new_stream_id;
 use crate::sender::schedule::Schedule;
 use crate::sequence::{Position, SenderId};
 use crate::service::{LogLimit, More, Pulse, ROUND, Stop};
@@ -300,7 +300,10 @@ impl Link {
         let peer = peer_name(&answer);
         let Answer { address, segment_bytes, stream, .. } = answer;
         let watched = Watched { settings: self.settings.clone(), redial: self.redial.clone() };
-        let mut conversation = Conversation::new(self, stream, segment_bytes, watched);
+        let mut conversation = match Conversation::new(self, stream, segment_bytes, watched) {
+            Ok(conversation) => conversation,
+            Err(error) => return Attempt::at_session(&error.into(), false, false, ""),
+        };
         let ended = conversation.run(&peer).await;
         let is_agreed = conversation.is_agreed;
         // One that another connection of the same id took over from comes back later each time.
@@ -341,10 +344,12 @@ impl Link {
         let (queue, peer) = (self.queue.clone(), peer.to_owned());
         let _disk = self.pulse.away();
         let replacing = tokio::task::spawn_blocking(move || {
-            queue.replace_stream(new_stream_id(), divergence, delivered, &peer);
+            let new = StreamKey::generate().map_err(|error| error.to_string())?;
+            queue.replace_stream(new, divergence, delivered, &peer);
+            Ok(())
         });
-        if let Err(error) = replacing.await {
-            tracing::error!(%error, "cannot begin a new stream: {error}");
+        if let Err(error) = replacing.await.unwrap_or_else(|error| Err(error.to_string())) {
+            tracing::error!(error, "cannot begin a new stream: {error}");
         }
     }
 }

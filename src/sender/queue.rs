@@ -17,7 +17,7 @@ use crate::batch::Batch;
 use crate::datagram::Moment;
 use crate::internal_error::note_internal_error;
 use crate::limits::INTAKE_RING;
-use crate::secure::{OpenError, SpoolKeys};
+use crate::secure::{OpenError, SpoolKeys, StreamKey};
 use crate::sender::intake::{Held, Marks, Ring};
 use crate::sender::ledger::{Counts, Ledger};
 use crate::sequence::{Gap, GapReason, Position, StreamId};
@@ -134,6 +134,8 @@ pub(crate) struct State {
     pub(crate) in_flight: Position,
     /// Which stream the queue is sent as, and by which runs.
     pub(crate) lineage: Lineage,
+    /// The secret of that stream.
+    pub(crate) stream_key: StreamKey,
     /// What this run sent ends here; what earlier runs may have sent ends where it began to number.
     pub(crate) highest_sent: Position,
     /// Datagrams that were queued when the stream was replaced, and that the receiver may have had already.
@@ -196,6 +198,7 @@ impl Queue {
     pub(crate) fn new(
         ledger: Ledger,
         spool: Spool<Directory>,
+        stream_key: StreamKey,
         held: Vec<Held>,
         marks: Arc<Marks>,
         keys: Arc<SpoolKeys>,
@@ -206,6 +209,7 @@ impl Queue {
         let state = State {
             in_flight: ledger.acknowledged(),
             lineage: spool.lineage().clone(),
+            stream_key,
             highest_sent: ledger.acknowledged(),
             possible_repeats: 0,
             ledger,

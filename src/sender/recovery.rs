@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::limits::POSITIONS_PER_RUN;
-use crate::secure::{KeyId, SpoolKeys};
+use crate::secure::{KeyError, KeyId, SpoolKeys, StreamKey};
 use crate::sender::intake::{self, Entry, Found, Held, Intake, Left, Place, Ring, Slots};
 use crate::sender::last_run::Began;
 use crate::sender::ledger::Ledger;
@@ -21,7 +21,7 @@ use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
 use crate::service::messages::sender;
 use crate::service::{DaemonError, wall_clock};
 use crate::spool::disk::Directory;
-use crate::spool::{self, LastRun, Policy, Spool, Survey};
+use crate::spool::{self, LastRun, OwnStream, Policy, Spool, StreamSecret, Survey};
 use crate::status::count_of;
 use lost_intake::LostIntake;
 
@@ -38,6 +38,9 @@ pub(crate) enum RecoveryError {
         /// What the system said.
         cause: io::Error,
     },
+    /// No secret for a new stream can be made.
+    #[error("cannot make the secret of a stream: {0}")]
+    Secret(#[from] KeyError),
     /// The spool cannot be read with the keys that are given.
     #[error(
         "{}: the spool is encrypted with key {missing}, and {given}: name the file with that key as \
@@ -72,6 +75,7 @@ impl From<RecoveryError> for DaemonError {
     fn from(error: RecoveryError) -> Self {
         match error {
             RecoveryError::Failed { .. } => Self::cannot_create(error),
+            RecoveryError::Secret(_) => Self::system(error),
             RecoveryError::KeyMissing { .. } | RecoveryError::BareIntake { .. } => Self::configuration(error),
         }
     }
@@ -104,7 +108,8 @@ pub(crate) fn recover(
     let survey = spool::survey(disk).map_err(unreadable())?;
     check_keys(directory, &survey, keys)?;
     let path = intake_path(directory, runtime_directory, keys)?;
-    let mut opened = survey.take_up(new_stream_id(), policy).map_err(unreadable())?;
+    let new = StreamKey::generate()?;
+    let mut opened = survey.take_up(own_stream(&new), policy).map_err(unreadable())?;
     let stream = opened.spool.stream();
     let boot = intake::boot_id().map_err(failed("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
     let newer = match &path {
@@ -189,10 +194,14 @@ pub(crate) fn recover(
             tracing::error!(%error, "{directory}: cannot take in what a newer version left: {error}; it stays there");
         }
     }
+    let (stream_key, is_abandoned) = stream_key(&mut opened.spool, new);
     begin_run(directory, &mut opened.spool, &intake.marks, &ledger, start, boot);
     tell(&opened, &ledger, &held);
 
-    let queue = Queue::new(ledger, opened.spool, held, intake.marks.clone(), keys.clone());
+    let queue = Queue::new(ledger, opened.spool, stream_key, held, intake.marks.clone(), keys.clone());
+    if is_abandoned {
+        queue.note_abandoned_stream();
+    }
     Ok(Recovered {
         queue: Arc::new(queue),
         stream,
@@ -366,9 +375,25 @@ fn has_no_room(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem | Unsupported)
 }
 
-/// The id of a stream that no other spool has.
-pub(crate) fn new_stream_id() -> StreamId {
-    StreamId(random_id())
+/// The secret of the stream that the spool is sent as. If that is lost, the spool becomes the stream of `new`, and `true` says so.
+fn stream_key(spool: &mut Spool<Directory>, new: StreamKey) -> (StreamKey, bool) {
+    if let Some(kept) = kept_key(spool) {
+        return (kept, false);
+    }
+    spool.abandon_stream(own_stream(&new));
+    (new, true)
+}
+
+/// The secret of the stream that the spool is sent as; `None` if it is not there, or that of another stream.
+fn kept_key(spool: &Spool<Directory>) -> Option<StreamKey> {
+    let lineage = spool.lineage();
+    let key = StreamKey::new(lineage.secret()?.0.clone()).ok()?;
+    (key.id() == lineage.sent_as()).then_some(key)
+}
+
+/// The stream of `key`, as the spool keeps it.
+pub(crate) fn own_stream(key: &StreamKey) -> OwnStream {
+    OwnStream { id: key.id(), secret: StreamSecret(key.seed().clone()) }
 }
 
 fn random_id() -> [u8; 16] {

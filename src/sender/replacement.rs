@@ -5,19 +5,21 @@
 //! all of it goes out as a new stream.
 
 use crate::framing::{Heartbeat, Hello, Welcome};
+use crate::secure::{ChannelBinding, StreamKey};
 use crate::sender::queue::{Queue, State};
-use crate::sequence::{Position, StreamId};
+use crate::sender::recovery::own_stream;
+use crate::sequence::Position;
 use crate::service::messages::sender;
 use crate::spool::Divergence;
 use crate::status::count_of;
 
 impl Queue {
-    /// What a session begins with.
-    pub(crate) fn hello(&self, heartbeat: Heartbeat) -> Hello {
+    /// What a session begins with over the connection of `binding`.
+    pub(crate) fn hello(&self, heartbeat: Heartbeat, binding: ChannelBinding) -> Hello {
         let state = self.state();
-        let lineage = &state.lineage;
+        let (lineage, proof) = (&state.lineage, state.stream_key.prove(binding));
         let (stream, run, replaces) = (lineage.sent_as(), lineage.run(), lineage.replaced());
-        Hello { stream, first: state.ledger.acknowledged(), heartbeat, run, replaces }
+        Hello { stream, first: state.ledger.acknowledged(), heartbeat, run, replaces, proof }
     }
 
     /// Checks that this spool sent all that a receiver has, as far as it is not acknowledged.
@@ -29,17 +31,37 @@ impl Queue {
         state.lineage.check(welcome.received, welcome.run, state.highest_sent)
     }
 
+    /// Counts and logs that all of the queue goes out as a new stream, because the spool does not say which one it was sent as,
+    /// or has not the secret of that one.
+    pub(crate) fn note_abandoned_stream(&self) {
+        let mut state = self.state();
+        let queued = state.ledger.queued();
+        state.possible_repeats = queued;
+        let stream = state.lineage.sent_as();
+        drop(state);
+        tracing::warn!(
+            message_id = sender::STREAM_REPLACED,
+            %stream,
+            queued,
+            possible_repeats = queued,
+            "the file 'stream' of the spool is missing or damaged, or an older version wrote it: sending all {} that are \
+             queued as the new stream {stream}; what receivers have and did not acknowledge may arrive twice, none is lost",
+            count_of(queued, "datagram")
+        );
+    }
+
     /// Sends the queue as the stream `new` from now on, as `peer` has the present one from another life of the spool, up
     /// to `delivered`. Blocks: the change is written to disk.
     pub(crate) fn replace_stream(
         &self,
-        new: StreamId,
+        new: StreamKey,
         divergence: Divergence,
         delivered: Position,
         peer: &str,
     ) {
+        let stream = new.id();
         let mut spool = self.spool();
-        let recorded = spool.replace_stream(new);
+        let recorded = spool.replace_stream(own_stream(&new));
         let lineage = spool.lineage().clone();
         drop(spool);
         if let Some(common) = divergence.common {
@@ -51,15 +73,16 @@ impl Queue {
         let queued = state.ledger.queued();
         state.possible_repeats += possible_repeats;
         state.lineage = lineage;
+        state.stream_key = new;
         state.highest_sent = state.ledger.acknowledged();
         drop(state);
         tracing::warn!(
             message_id = sender::STREAM_REPLACED,
-            stream = %new,
+            %stream,
             queued,
             possible_repeats,
             "{peer} has datagrams of this stream that this spool never sent: the spool was restored from a backup, or \
-             another machine uses a copy of it; sending all {} that are queued as the new stream {new}; {possible_repeats} \
+             another machine uses a copy of it; sending all {} that are queued as the new stream {stream}; {possible_repeats} \
              of them may arrive twice, none is lost",
             count_of(queued, "datagram")
         );

@@ -12,7 +12,7 @@ use bytes::{Buf, BytesMut};
 use super::*;
 use crate::batch::{Batch, BatchBuilder, Compression};
 use crate::datagram::{Datagram, Timestamp};
-use crate::framing::{Heartbeat, Hello, Message, Refusal, RefusalCode, Welcome};
+use crate::framing::{Heartbeat, Hello, Message, Refusal, RefusalCode, StreamProof, Welcome};
 use crate::limits::{ACK_BYTES, ACK_DELAY, OUTBOX_MAX, REFUSAL_TEXT_MAX, WINDOW};
 use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
 
@@ -55,7 +55,8 @@ fn gap(first: u64, end: u64) -> Gap {
 
 fn hello(first: u64) -> Hello {
     let heartbeat = Heartbeat::nearest(HEARTBEAT);
-    Hello { stream: STREAM, first: Position(first), heartbeat, run: RUN, replaces: None }
+    let (first, proof) = (Position(first), StreamProof::NONE);
+    Hello { stream: STREAM, first, heartbeat, run: RUN, replaces: None, proof }
 }
 
 /// A stream of which everything below `position` is delivered and nothing else has come.

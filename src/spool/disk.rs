@@ -2,9 +2,9 @@
 //!
 //! Everything else in the spool goes through these traits, so that tests can tear writes, flip bits and fill disks.
 
-use std::fs::{DirEntry, File, OpenOptions};
+use std::fs::{DirEntry, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::UNIX_EPOCH;
@@ -90,6 +90,8 @@ pub trait DiskFile {
     fn truncate(&self, size: u64) -> io::Result<()>;
     /// Makes what was written survive power loss.
     fn sync(&self) -> io::Result<()>;
+    /// Keeps other users from reading the file, whatever mode it had.
+    fn make_private(&self) -> io::Result<()>;
 }
 
 /// Threads that list a directory, and files that are not worth another one.
@@ -241,5 +243,11 @@ impl DiskFile for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn make_private(&self) -> io::Result<()> {
+        let mode = self.metadata()?.mode();
+        let private = mode & 0o700;
+        if mode & 0o777 == private { Ok(()) } else { self.set_permissions(Permissions::from_mode(private)) }
     }
 }

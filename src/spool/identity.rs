@@ -8,7 +8,7 @@
 //! |---|---|---|---|
 //! | 0 | 8 | magic | `NFSTREAM` |
 //! | 8 | 4 | CRC32C of the bytes from 12 to the end of the record | |
-//! | 12 | 2 | version of the format | 2 |
+//! | 12 | 2 | version of the format | 3 |
 //! | 14 | 1 | how the last run ended | 0 not orderly (or it still runs), 1 orderly |
 //! | 15 | 1 | number of runs, n | 0 to 64 |
 //! | 16 | 16 | stream id of the batches in the spool | |
@@ -16,23 +16,30 @@
 //! | 40 | 8 | orderly: the position of the next datagram; else: where the run began to number | |
 //! | 48 | 16 | stream id that the spool is sent as | |
 //! | 64 | 16 | stream id that it was sent as before it was rolled back or cloned | zero if it never was |
-//! | 80 | 24 n | runs, oldest first: 16 id, 8 position of the first datagram | |
-//! | 80 + 24 n | | zero, up to 2048 | 0 |
+//! | 80 | 32 | secret behind the stream id at 48 | zero if it is not known |
+//! | 112 | 24 n | runs, oldest first: 16 id, 8 position of the first datagram | |
+//! | 112 + 24 n | | zero, up to 2048 | 0 |
 //!
-//! The second record follows at 2048. Version 1, which is still read, had records of 64 bytes, with zeros from 48 on.
+//! The second record follows at 2048. Versions 1 and 2 are still read. Version 2 had no secret: its runs begin at 80.
+//! Version 1 had records of 64 bytes, with zeros from 48 on.
 
 use std::io;
 
 use bytes::{Buf, BufMut};
+use zeroize::Zeroizing;
 
 use crate::limits::RUNS_MAX;
 use crate::sequence::{Position, RunId, StreamId};
 use crate::spool::disk::{Disk, DiskFile};
-use crate::spool::lineage::{Lineage, Run};
+use crate::spool::lineage::{Lineage, Run, StreamSecret};
 
 const FILE: &str = "stream";
 const MAGIC: [u8; 8] = *b"NFSTREAM";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
+
+/// The version before it, which has no secret.
+const VERSION_2: u16 = 2;
+
 const CHECKED_FROM: usize = 12;
 const RECORD_LEN: usize = 2048;
 const RECORD_LEN_1: usize = 64;
@@ -40,6 +47,9 @@ const RUN_LEN: usize = 24;
 
 /// Stands for no stream.
 const NO_STREAM: StreamId = StreamId([0; 16]);
+
+/// Stands for no secret.
+const NO_SECRET: [u8; 32] = [0; 32];
 
 /// How the last run left the numbering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,15 +88,15 @@ pub(super) enum Found {
 }
 
 impl Identity {
-    fn encode(&self) -> [u8; RECORD_LEN] {
-        const { assert!(80 + RUNS_MAX * RUN_LEN <= RECORD_LEN && RUNS_MAX <= 255) }
+    fn encode(&self) -> Zeroizing<[u8; RECORD_LEN]> {
+        const { assert!(112 + RUNS_MAX * RUN_LEN <= RECORD_LEN && RUNS_MAX <= 255) }
         let (orderly, acknowledged, position) = match self.last_run {
             LastRun::Orderly { acknowledged, next } => (1, acknowledged, next),
             LastRun::CutShort { start } => (0, Position(0), start),
         };
         let runs = self.lineage.runs();
-        let mut record = [0; RECORD_LEN];
-        let mut rest: &mut [u8] = &mut record;
+        let mut record = Zeroizing::new([0; RECORD_LEN]);
+        let mut rest: &mut [u8] = record.as_mut_slice();
         rest.put_slice(&MAGIC);
         rest.put_u32(0);
         rest.put_u16(VERSION);
@@ -97,6 +107,7 @@ impl Identity {
         rest.put_u64(position.0);
         rest.put_slice(&self.lineage.sent_as().0);
         rest.put_slice(&self.lineage.replaced().unwrap_or(NO_STREAM).0);
+        rest.put_slice(self.lineage.secret().map_or(&NO_SECRET, |secret| &*secret.0));
         for run in runs {
             rest.put_slice(&run.id.0);
             rest.put_u64(run.start.0);
@@ -108,7 +119,7 @@ impl Identity {
         record
     }
 
-    /// Reads a record of `version`, which is 1 or 2, from the bytes in its place.
+    /// Reads a record of `version`, which is one up to [`VERSION`], from the bytes in its place.
     fn parse(record: &[u8], version: u16) -> Option<Self> {
         let mut rest = record.strip_prefix(&MAGIC)?;
         let checksum = rest.try_get_u32().ok()?;
@@ -125,7 +136,7 @@ impl Identity {
         } else {
             LastRun::CutShort { start: position }
         };
-        let lineage = if version == VERSION { lineage(rest, runs)? } else { Lineage::new(stream) };
+        let lineage = if version == 1 { Lineage::unknown(stream) } else { lineage(rest, version, runs)? };
         Some(Self { stream, last_run, lineage })
     }
 
@@ -136,13 +147,13 @@ impl Identity {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
             Err(error) => return Err(error),
         };
-        let mut bytes = vec![0; 2 * RECORD_LEN];
+        let mut bytes = Zeroizing::new(vec![0; 2 * RECORD_LEN]);
         let length = read_all(&file, &mut bytes);
         bytes.truncate(length);
         let mut version_1 = bytes.get(..2 * RECORD_LEN_1).unwrap_or(&bytes).chunks(RECORD_LEN_1);
-        let identity = bytes
-            .chunks(RECORD_LEN)
-            .find_map(|record| Self::parse(record, VERSION))
+        let find = |version| bytes.chunks(RECORD_LEN).find_map(|record| Self::parse(record, version));
+        let identity = find(VERSION)
+            .or_else(|| find(VERSION_2))
             .or_else(|| version_1.find_map(|record| Self::parse(record, 1)));
         Ok(match (identity, version_of(&bytes)) {
             (Some(identity), _) => Found::Identity(identity),
@@ -154,10 +165,16 @@ impl Identity {
     /// Writes the spool's file. Survives power loss once it returns.
     pub(super) fn write(&self, disk: &impl Disk) -> io::Result<()> {
         let file = disk.create(FILE)?;
+        if let Err(error) = file.make_private() {
+            tracing::warn!(
+                %error,
+                "cannot keep other users from reading the file '{FILE}' of the spool, which holds the secret of its stream: {error}"
+            );
+        }
         let record = self.encode();
         let mut offset = 0;
         for _ in 0..2 {
-            file.write_at(&record, offset)?;
+            file.write_at(record.as_slice(), offset)?;
             file.sync()?;
             offset += u64::try_from(RECORD_LEN).unwrap_or(u64::MAX);
         }
@@ -169,16 +186,21 @@ fn stream_id(rest: &mut &[u8]) -> Option<StreamId> {
     Some(StreamId(rest.try_get_u128().ok()?.to_be_bytes()))
 }
 
-/// Reads what follows the numbering: stream ids and `count` runs.
-fn lineage(mut rest: &[u8], count: u8) -> Option<Lineage> {
+/// Reads what follows the numbering: stream ids, from version 3 on a secret, and `count` runs.
+fn lineage(mut rest: &[u8], version: u16, count: u8) -> Option<Lineage> {
     let sent_as = stream_id(&mut rest)?;
     let replaced = stream_id(&mut rest).filter(|stream| *stream != NO_STREAM);
+    let mut secret = Zeroizing::new(NO_SECRET);
+    if version != VERSION_2 {
+        rest.try_copy_to_slice(secret.as_mut_slice()).ok()?;
+    }
+    let secret = Some(StreamSecret(secret)).filter(|secret| *secret.0 != NO_SECRET);
     let mut runs = Vec::new();
     for _ in 0..count {
         let id = RunId(rest.try_get_u128().ok()?.to_be_bytes());
         runs.push(Run { id, start: Position(rest.try_get_u64().ok()?) });
     }
-    Some(Lineage::restored(sent_as, replaced, runs))
+    Some(Lineage::restored(sent_as, secret, replaced, runs))
 }
 
 /// The version that the first record claims; `None` if it is none of ours at all.
@@ -208,14 +230,19 @@ fn read_all(file: &impl DiskFile, bytes: &mut [u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
     use super::*;
+    use crate::spool::disk::Directory;
+    use crate::spool::lineage::own_stream;
     use crate::spool::memory_disk::MemoryDisk;
 
     const LAST_RUN: LastRun = LastRun::Orderly { acknowledged: Position(5), next: Position(8) };
 
     fn orderly() -> Identity {
-        let mut lineage = Lineage::new(StreamId([8; 16]));
-        lineage.replace_stream(StreamId([7; 16]));
+        let mut lineage = Lineage::new(own_stream(8));
+        lineage.replace_stream(own_stream(7));
         for number in 0..100 {
             lineage.begin(RunId([number; 16]), Position(number.into()), Position(0));
         }
@@ -261,14 +288,32 @@ mod tests {
         let disk = MemoryDisk::default();
         disk.put(FILE, include_bytes!("golden/v1.stream").to_vec());
         let Found::Identity(identity) = read(&disk) else { panic!("not readable") };
-        assert_eq!(identity.lineage, Lineage::new(identity.stream));
+        assert_eq!(identity.lineage, Lineage::unknown(identity.stream));
+    }
+
+    #[test]
+    fn other_users_cannot_read_the_secret() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        std::fs::write(&path, include_bytes!("golden/v2.stream")).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        orderly().write(&Directory::open(directory.path()).unwrap()).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_file_of_version_2_has_runs_and_no_secret() {
+        let disk = MemoryDisk::default();
+        disk.put(FILE, include_bytes!("golden/v2.stream").to_vec());
+        let Found::Identity(identity) = read(&disk) else { panic!("not readable") };
+        assert!(identity.lineage.secret().is_none() && !identity.lineage.runs().is_empty());
     }
 
     #[test]
     fn a_file_of_a_newer_version_is_no_damage() {
         let disk = MemoryDisk::default();
-        let newer = [&MAGIC[..], &[0; 4], &3_u16.to_be_bytes(), &[9; 100]].concat();
+        let newer = [&MAGIC[..], &[0; 4], &4_u16.to_be_bytes(), &[9; 100]].concat();
         disk.put(FILE, newer);
-        assert_eq!(read(&disk), Found::Newer(3));
+        assert_eq!(read(&disk), Found::Newer(4));
     }
 }

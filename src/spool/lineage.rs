@@ -7,8 +7,25 @@
 //!
 //! Pure: knows no disk and no clock. [`super::identity`] stores it.
 
+use core::fmt;
+
+use zeroize::Zeroizing;
+
 use crate::limits::RUNS_MAX;
 use crate::sequence::{Position, RunId, StreamId};
+
+/// What only the sender of a stream has. Its meaning is not known here.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StreamSecret(pub Zeroizing<[u8; 32]>);
+
+/// A stream that no other spool has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnStream {
+    /// Its id.
+    pub id: StreamId,
+    /// The secret behind the id.
+    pub secret: StreamSecret,
+}
 
 /// One run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +48,8 @@ pub struct Divergence {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lineage {
     sent_as: StreamId,
+    /// `None` until [`Self::abandon`], where the secret was lost or never recorded.
+    secret: Option<StreamSecret>,
     replaced: Option<StreamId>,
     /// Oldest first; the last one is the present run. At most `RUNS_MAX`.
     runs: Vec<Run>,
@@ -38,17 +57,32 @@ pub struct Lineage {
 
 impl Lineage {
     /// The lineage of a stream that no run has sent yet.
-    pub fn new(sent_as: StreamId) -> Self {
-        Self::restored(sent_as, None, Vec::new())
+    pub fn new(stream: OwnStream) -> Self {
+        Self::restored(stream.id, Some(stream.secret), None, Vec::new())
     }
 
-    pub(super) fn restored(sent_as: StreamId, replaced: Option<StreamId>, runs: Vec<Run>) -> Self {
-        Self { sent_as, replaced, runs }
+    /// The lineage of a stream of which nothing but the id is known.
+    pub(super) fn unknown(sent_as: StreamId) -> Self {
+        Self::restored(sent_as, None, None, Vec::new())
+    }
+
+    pub(super) fn restored(
+        sent_as: StreamId,
+        secret: Option<StreamSecret>,
+        replaced: Option<StreamId>,
+        runs: Vec<Run>,
+    ) -> Self {
+        Self { sent_as, secret, replaced, runs }
     }
 
     /// The stream id under which receivers know this spool.
     pub fn sent_as(&self) -> StreamId {
         self.sent_as
+    }
+
+    /// The secret behind that id, if it is known.
+    pub fn secret(&self) -> Option<&StreamSecret> {
+        self.secret.as_ref()
     }
 
     /// The stream that it was sent as before it was rolled back or cloned.
@@ -95,13 +129,31 @@ impl Lineage {
         }
     }
 
-    /// From now on the spool is sent as the stream `new`, which no other life of it shares.
-    pub fn replace_stream(&mut self, new: StreamId) {
+    /// From now on the spool is sent as the stream `new`, which no run has sent yet.
+    pub fn abandon(&mut self, new: OwnStream) {
+        let replaced = Some(self.sent_as);
+        *self = Self { replaced, ..Self::new(new) };
+    }
+
+    /// From now on the spool is sent as the stream `new`, which no other life of it shares. The present run goes on.
+    pub fn replace_stream(&mut self, new: OwnStream) {
         self.replaced = Some(self.sent_as);
-        self.sent_as = new;
+        (self.sent_as, self.secret) = (new.id, Some(new.secret));
         let present = self.runs.len().saturating_sub(1);
         self.runs.drain(..present);
     }
+}
+
+impl fmt::Debug for StreamSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StreamSecret")
+    }
+}
+
+/// A stream whose id and secret are made of `byte`.
+#[cfg(test)]
+pub(crate) fn own_stream(byte: u8) -> OwnStream {
+    OwnStream { id: StreamId([byte; 16]), secret: StreamSecret(Zeroizing::new([byte; 32])) }
 }
 
 #[cfg(test)]
@@ -116,7 +168,7 @@ mod tests {
 
     /// Runs 1, 2 and 3, which began at positions 0, 100 and 200.
     fn three_runs() -> Lineage {
-        let mut lineage = Lineage::new(STREAM);
+        let mut lineage = Lineage::new(own_stream(7));
         for (number, start) in [(1, 0), (2, 100), (3, 200)] {
             lineage.begin(run(number), Position(start), Position(0));
         }
@@ -168,7 +220,7 @@ mod tests {
 
     #[test]
     fn the_number_of_runs_is_bounded() {
-        let mut lineage = Lineage::new(STREAM);
+        let mut lineage = Lineage::new(own_stream(7));
         for number in 0..1000_u64 {
             lineage.begin(RunId(u128::from(number).to_be_bytes()), Position(number + 1), Position(0));
         }
@@ -179,8 +231,22 @@ mod tests {
     #[test]
     fn a_new_stream_keeps_the_present_run_only() {
         let mut lineage = three_runs();
-        lineage.replace_stream(StreamId([8; 16]));
+        lineage.replace_stream(own_stream(8));
         assert_eq!((lineage.sent_as(), lineage.replaced()), (StreamId([8; 16]), Some(STREAM)));
+        assert_eq!(lineage.secret(), Some(&own_stream(8).secret));
         assert_eq!(lineage.runs(), [Run { id: run(3), start: Position(200) }]);
+    }
+
+    #[test]
+    fn no_run_has_sent_the_stream_after_an_abandoned_one() {
+        let mut lineage = three_runs();
+        lineage.abandon(own_stream(8));
+        assert_eq!((lineage.sent_as(), lineage.replaced()), (StreamId([8; 16]), Some(STREAM)));
+        assert_eq!((lineage.secret(), lineage.runs()), (Some(&own_stream(8).secret), [].as_slice()));
+    }
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        assert_eq!(format!("{:?}", own_stream(7).secret), "StreamSecret");
     }
 }

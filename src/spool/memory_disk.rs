@@ -313,4 +313,8 @@ impl DiskFile for MemoryFile {
         *self.content.synced.borrow_mut() = self.content.bytes.borrow().clone();
         Ok(())
     }
+
+    fn make_private(&self) -> io::Result<()> {
+        self.disk.check()
+    }
 }

@@ -36,7 +36,7 @@ pub use age::WrongClock;
 pub use apart::KeptApart;
 pub use aside::Aside;
 pub use identity::LastRun;
-pub use lineage::{Divergence, Lineage};
+pub use lineage::{Divergence, Lineage, OwnStream, StreamSecret};
 pub use name::{KEPT_APART, is_segment};
 pub use open::{Opened, Survey, open, survey};
 pub use policy::{MinFree, Policy, WhenFull};
@@ -489,8 +489,13 @@ impl<D: Disk> Spool<D> {
         self.write_identity(LastRun::Orderly { acknowledged, next })
     }
 
+    /// Sends the spool as the stream `new` from the next run on, which records that: the secret of the present one is lost.
+    pub fn abandon_stream(&mut self, new: OwnStream) {
+        self.lineage.abandon(new);
+    }
+
     /// Sends the spool as the stream `new` from now on, and records that. The present run goes on.
-    pub fn replace_stream(&mut self, new: StreamId) -> io::Result<()> {
+    pub fn replace_stream(&mut self, new: OwnStream) -> io::Result<()> {
         self.lineage.replace_stream(new);
         let start = self.lineage.runs().last().map_or(Position(0), |run| run.start);
         self.write_identity(LastRun::CutShort { start })

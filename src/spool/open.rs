@@ -14,7 +14,7 @@ use crate::spool::identity::{Found, Identity, LastRun};
 use crate::spool::name::{self, NEWER, Name};
 use crate::spool::room::Awaited;
 use crate::spool::segment::{NewerSegment, SEGMENT_HEADER_LEN, SegmentHeader};
-use crate::spool::{Aside, Item, Lineage, Piece, Policy, SegmentReader, Spool};
+use crate::spool::{Aside, Item, Lineage, OwnStream, Piece, Policy, SegmentReader, Spool};
 
 /// A spool just taken up.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ pub fn survey<D: Disk>(disk: D) -> io::Result<Survey<D>> {
 }
 
 /// Opens the spool on `disk`; an empty one becomes the stream `new_stream`.
-pub fn open<D: Disk>(disk: D, new_stream: StreamId, policy: Policy) -> io::Result<Opened<D>> {
+pub fn open<D: Disk>(disk: D, new_stream: OwnStream, policy: Policy) -> io::Result<Opened<D>> {
     survey(disk)?.take_up(new_stream, policy)
 }
 
@@ -104,7 +104,7 @@ impl<D: Disk> Survey<D> {
     }
 
     /// Opens the spool; an empty one becomes the stream `new_stream`.
-    pub fn take_up(self, new_stream: StreamId, policy: Policy) -> io::Result<Opened<D>> {
+    pub fn take_up(self, new_stream: OwnStream, policy: Policy) -> io::Result<Opened<D>> {
         let Self { disk, mut files, has_spare, identity, newer, stream } = self;
         if let Some(version) = newer {
             tracing::error!(
@@ -113,13 +113,18 @@ impl<D: Disk> Survey<D> {
                  version again to go on exactly where it stopped"
             );
         }
-        let stream = stream.unwrap_or(new_stream);
+        let lineage = match (identity.as_ref(), stream) {
+            (Some(identity), _) => identity.lineage.clone(),
+            (None, Some(stream)) => Lineage::unknown(stream),
+            (None, None) => Lineage::new(new_stream),
+        };
+        let stream = stream.unwrap_or_else(|| lineage.sent_as());
         let last_run = identity.as_ref().map(|identity| identity.last_run);
         let mut opened = Opened {
             spool: Spool {
                 disk,
                 stream,
-                lineage: identity.map_or_else(|| Lineage::new(stream), |identity| identity.lineage),
+                lineage,
                 is_identity_newer: newer.is_some(),
                 policy,
                 pieces: BTreeMap::new(),

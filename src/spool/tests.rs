@@ -5,6 +5,7 @@ use proptest::prelude::*;
 mod disk_trouble;
 
 use super::disk::Entry;
+use super::lineage::own_stream;
 use super::memory_disk::MemoryDisk;
 use super::*;
 use crate::batch::{BatchBuilder, Compression};
@@ -44,7 +45,7 @@ pub(super) fn batch(first: u64, count: u64) -> Batch {
 }
 
 pub(super) fn open_with(disk: &MemoryDisk, policy: Policy) -> Opened<MemoryDisk> {
-    open(disk.clone(), STREAM, policy).unwrap()
+    open(disk.clone(), own_stream(1), policy).unwrap()
 }
 
 fn reopen(disk: &MemoryDisk) -> Opened<MemoryDisk> {
@@ -384,8 +385,9 @@ fn the_last_run_is_told() {
 fn a_lost_stream_file_is_made_up_for_by_the_segments() {
     let disk = filled(5);
     disk.remove("stream").unwrap();
-    let opened = open(disk, StreamId([0xEE; 16]), policy()).unwrap();
+    let opened = open(disk, own_stream(0xEE), policy()).unwrap();
     assert_eq!(opened.spool.stream(), STREAM);
+    assert_eq!(opened.spool.lineage().secret(), None);
     assert_eq!(opened.last_run, Some(LastRun::CutShort { start: Position(15) }));
 }
 
@@ -395,7 +397,7 @@ fn a_stream_file_that_cannot_be_read_does_not_stop_a_start() {
     disk.set_unreadable("stream", 0..128);
     let newest = disk.names().into_iter().rfind(|name| name.ends_with(".segment")).unwrap();
     disk.set_unreadable(&newest, 0..1);
-    let opened = open(disk.clone(), StreamId([9; 16]), policy()).unwrap();
+    let opened = open(disk.clone(), own_stream(9), policy()).unwrap();
     assert_eq!(opened.spool.stream(), STREAM);
     assert_eq!(opened.last_run, Some(LastRun::CutShort { start: opened.spool.end().unwrap() }));
 }
@@ -575,7 +577,8 @@ fn a_header_that_cannot_be_read_does_not_keep_what_follows_it_from_being_read() 
 
 #[test]
 fn the_golden_spools_stay_readable() {
-    for stream in [include_bytes!("golden/v1.stream").as_slice(), include_bytes!("golden/v2.stream")] {
+    let (v1, v2) = (include_bytes!("golden/v1.stream").as_slice(), include_bytes!("golden/v2.stream"));
+    for stream in [v1, v2, include_bytes!("golden/v3.stream")] {
         let disk = MemoryDisk::default();
         disk.put("00000000000000000000.segment", include_bytes!("golden/v1.segment").to_vec());
         disk.put("stream", stream.to_vec());
@@ -586,7 +589,7 @@ fn the_golden_spools_stay_readable() {
     let written = filled(3);
     reopen(&written).spool.end_run(Position(0), Position(9)).unwrap();
     assert_eq!(written.bytes("00000000000000000000.segment"), include_bytes!("golden/v1.segment"));
-    assert_eq!(written.bytes("stream"), include_bytes!("golden/v2.stream"));
+    assert_eq!(written.bytes("stream"), include_bytes!("golden/v3.stream"));
 }
 
 /// Writes the golden files anew: only for a new version of the format.
@@ -597,5 +600,5 @@ fn write_golden_spool() {
     reopen(&disk).spool.end_run(Position(0), Position(9)).unwrap();
     let folder = format!("{}/src/spool/golden", env!("CARGO_MANIFEST_DIR"));
     std::fs::write(format!("{folder}/v1.segment"), disk.bytes("00000000000000000000.segment")).unwrap();
-    std::fs::write(format!("{folder}/v2.stream"), disk.bytes("stream")).unwrap();
+    std::fs::write(format!("{folder}/v3.stream"), disk.bytes("stream")).unwrap();
 }

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nf_transport::batch::{BatchBuilder, Compression};
 use nf_transport::datagram::{Datagram, Moment, Timestamp};
-use nf_transport::sequence::{Position, RunId, StreamId};
+use nf_transport::secure::StreamKey;
+use nf_transport::sequence::{Position, RunId};
 use nf_transport::spool::disk::Directory;
-use nf_transport::spool::{MinFree, Policy, open};
+use nf_transport::spool::{MinFree, OwnStream, Policy, StreamSecret, open};
 
 use crate::losses::{dropped, go_on, wait_until_spooled};
 use crate::running::shared;
@@ -135,15 +136,17 @@ fn a_wrong_moment_of_the_receivers_clock_makes_nothing_late() {
 
 /// Leaves a spool as a sender does that ran with these times of arrival, in seconds since 1970.
 fn leave_backlog(sender: &SenderHost, arrivals: &[u64]) {
-    let (stream, address) = (StreamId([9; 16]), SocketAddr::from(([127, 0, 0, 1], 2055)));
+    let address = SocketAddr::from(([127, 0, 0, 1], 2055));
+    let key = StreamKey::generate().unwrap();
+    let own = OwnStream { id: key.id(), secret: StreamSecret(key.seed().clone()) };
     std::fs::create_dir_all(sender.path("spool")).unwrap();
     let disk = Directory::open(&sender.path("spool")).unwrap();
     let mut spool =
-        open(disk, stream, Policy { min_free: MinFree::Bytes(0), ..Policy::default() }).unwrap().spool;
+        open(disk, own, Policy { min_free: MinFree::Bytes(0), ..Policy::default() }).unwrap().spool;
     spool.begin_run(RunId([8; 16]), Position(0)).unwrap();
     for (position, arrival) in (0..).zip(arrivals) {
         let arrival = Timestamp::from_unix(Duration::from_secs(*arrival));
-        let mut builder = BatchBuilder::new(stream, Compression::None);
+        let mut builder = BatchBuilder::new(key.id(), Compression::None);
         let datagram = Datagram { exporter: address, local: address, arrival, payload: b"x" };
         builder.push(&datagram).unwrap();
         let batch = builder.finish(Position(position)).unwrap();

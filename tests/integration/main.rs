@@ -52,6 +52,7 @@ mod source_ports;
 mod spool_encryption;
 mod spool_faults;
 mod status_watch;
+mod stream_proof;
 #[expect(dead_code, reason = "the demo uses parts of the kit that no test needs")]
 mod support;
 mod systemd;

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use nf_transport::batch::{BatchBuilder, Compression};
 use nf_transport::datagram::{Datagram, Moment, Timestamp};
-use nf_transport::sequence::{Position, StreamId};
+use nf_transport::secure::StreamKey;
+use nf_transport::sequence::Position;
 use nf_transport::spool::disk::Directory;
-use nf_transport::spool::{self, MinFree, Policy};
+use nf_transport::spool::{self, MinFree, OwnStream, Policy, StreamSecret};
 
 use crate::modes::ingest::NOWHERE;
 use crate::numbers::float;
@@ -48,10 +49,11 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
 
 /// Fills a spool with so many segments of a datagram each.
 fn write_segments(directory: &Path, segments: u64) {
-    let stream = StreamId([7; 16]);
+    let key = StreamKey::generate().unwrap();
+    let own = OwnStream { id: key.id(), secret: StreamSecret(key.seed().clone()) };
     let policy = Policy { rotate_size: 1, min_free: MinFree::Bytes(0), ..Policy::default() };
-    let mut spool = spool::open(Directory::open(directory).unwrap(), stream, policy).unwrap().spool;
-    let mut builder = BatchBuilder::new(stream, Compression::None);
+    let mut spool = spool::open(Directory::open(directory).unwrap(), own, policy).unwrap().spool;
+    let mut builder = BatchBuilder::new(key.id(), Compression::None);
     let addr = ([127, 0, 0, 1], 2055).into();
     let now = Timestamp::from_unix(Duration::from_secs(1_700_000_000));
     let payload = payload::template();

@@ -10,39 +10,38 @@ use tokio::sync::watch;
 use super::*;
 use crate::batch::{BatchBuilder, BatchHeader, Compression, HEADER_LEN};
 use crate::datagram::{Datagram, Timestamp};
-use crate::framing::{Decoder, Heartbeat, Message};
+use crate::framing::{Decoder, Heartbeat, Message, StreamProof};
 use crate::receiver::ahead::Ahead;
 use crate::receiver::output::Resolved;
-use crate::secure::{Admission, Channel, Pass};
+use crate::secure::{Admission, Channel, ChannelBinding, Pass, StreamKey};
 use crate::sequence::StreamId;
 use crate::service::{Stopper, stop_channel};
 
-const STREAM: StreamId = StreamId([7; 16]);
+/// That of every connection.
+const BINDING: ChannelBinding = ChannelBinding([9; 32]);
 
-/// A sender connected to a receiver that delivers to `collector`.
-struct Exchange {
-    stream: TcpStream,
-    decoder: Decoder,
-    collector: UdpSocket,
-    shared: Arc<Shared>,
-    admission: watch::Sender<Arc<Admission>>,
-    _stopper: Stopper,
-    _state: tempfile::TempDir,
+/// How long a receiver waits for HELLO.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn key(seed: u8) -> StreamKey {
+    StreamKey::new([seed; 32].into()).unwrap()
 }
 
-/// A connection that has said nothing yet.
-struct Connected {
-    stream: TcpStream,
+/// The stream of the sender.
+fn stream() -> StreamId {
+    key(1).id()
+}
+
+/// A receiver, its collector, and the directory of its state.
+struct Receiver {
     shared: Arc<Shared>,
     collector: UdpSocket,
-    admission: watch::Sender<Arc<Admission>>,
-    stopper: Stopper,
     state: tempfile::TempDir,
 }
 
-impl Connected {
-    /// To a receiver that wants HELLO within `patience`, and whose collector gets these exporters only.
-    async fn new(exporters: &[&str], patience: Duration) -> Self {
+impl Receiver {
+    /// Whose collector gets these exporters only.
+    async fn new(exporters: &[&str]) -> Arc<Self> {
         let collector = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let state = tempfile::tempdir().unwrap();
         let mut resolved = Resolved::at(&collector.local_addr().unwrap());
@@ -61,41 +60,56 @@ impl Connected {
             waiting: Waiting::default(),
             unmatched: Unmatched::default(),
         });
+        Arc::new(Self { shared, collector, state })
+    }
+}
+
+/// A sender of the test's own, connected to a receiver.
+struct Exchange {
+    stream: TcpStream,
+    decoder: Decoder,
+    receiver: Arc<Receiver>,
+    admission: watch::Sender<Arc<Admission>>,
+    _stopper: Stopper,
+}
+
+impl Exchange {
+    /// A connection that has said nothing yet. The receiver wants HELLO within `patience`.
+    async fn connected(receiver: &Arc<Receiver>, patience: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, peer) = listener.accept().await.unwrap();
         let (stopper, stop) = stop_channel();
         let greeted_by = Instant::now() + patience;
-        let of_connection = shared.clone();
+        let of_connection = receiver.shared.clone();
         let (admission, admissions) = watch::channel(Arc::default());
         tokio::spawn(async move {
             let sender = "edge".parse().unwrap();
             let known = Known { sender, pass: Pass::ClearText { is_local: true }, admission: admissions };
-            let accepted = Stream::new(accepted, Channel::plain());
+            let accepted = Stream::new(accepted, Channel::clear_text(BINDING));
             serve(&of_connection, accepted, peer, known, greeted_by, stop).await;
         });
-        Self { stream, shared, collector, admission, stopper, state }
+        let decoder = Decoder::default();
+        Self { stream, decoder, receiver: receiver.clone(), admission, _stopper: stopper }
     }
-}
 
-impl Exchange {
     async fn agreed() -> Self {
         Self::agreed_for(&[]).await
     }
 
     /// As [`Self::agreed`], where the collector gets these exporters only.
     async fn agreed_for(exporters: &[&str]) -> Self {
-        let Connected { stream, shared, collector, admission, stopper, state } =
-            Connected::new(exporters, Duration::from_secs(10)).await;
-        let decoder = Decoder::default();
-        let mut exchange =
-            Self { stream, decoder, collector, shared, admission, _stopper: stopper, _state: state };
-        let heartbeat = Heartbeat::nearest(Duration::from_secs(5));
-        let hello =
-            Hello { stream: STREAM, first: Position(0), heartbeat, run: RunId([3; 16]), replaces: None };
-        exchange.say(Message::Hello(hello)).await;
+        let mut exchange = Self::connected(&Receiver::new(exporters).await, PATIENCE).await;
+        exchange.greet(stream(), key(1).prove(BINDING)).await;
         assert!(matches!(exchange.hear().await, Message::Welcome(_)));
         exchange
+    }
+
+    /// Says HELLO for `stream`.
+    async fn greet(&mut self, stream: StreamId, proof: StreamProof) {
+        let (heartbeat, run) = (Heartbeat::nearest(Duration::from_secs(5)), RunId([3; 16]));
+        let hello = Hello { stream, first: Position(0), heartbeat, run, replaces: None, proof };
+        self.say(Message::Hello(hello)).await;
     }
 
     async fn say(&mut self, message: Message) {
@@ -130,7 +144,7 @@ fn batch(first: Position, payload: &[u8]) -> Batch {
 fn batch_from(exporter: &str, first: Position, payload: &[u8]) -> Batch {
     let address: SocketAddr = exporter.parse().unwrap();
     let datagram = Datagram { exporter: address, local: address, arrival: Timestamp(0), payload };
-    let mut builder = BatchBuilder::new(STREAM, Compression::None);
+    let mut builder = BatchBuilder::new(stream(), Compression::None);
     builder.push(&datagram).unwrap();
     builder.finish(first).unwrap()
 }
@@ -139,12 +153,12 @@ fn batch_from(exporter: &str, first: Position, payload: &[u8]) -> Batch {
 fn unreadable(first: Position) -> Bytes {
     let whole = batch(first, b"x");
     let body = [0xFF; 20];
-    let mut header = BatchHeader::parse(STREAM, whole.bytes()).unwrap().unwrap();
+    let mut header = BatchHeader::parse(stream(), whole.bytes()).unwrap().unwrap();
     header.body_len = 20;
     header.records_len = 20;
     header.body_checksum = crc32c::crc32c(&body);
-    assert_eq!(header.encode(STREAM).len(), HEADER_LEN);
-    [header.encode(STREAM).as_slice(), &body].concat().into()
+    assert_eq!(header.encode(stream()).len(), HEADER_LEN);
+    [header.encode(stream()).as_slice(), &body].concat().into()
 }
 
 #[tokio::test]
@@ -154,9 +168,9 @@ async fn a_batch_that_cannot_be_read_is_counted_and_the_next_one_is_delivered() 
     exchange.say(Message::Data(batch(Position(1), b"second").bytes().clone())).await;
     while exchange.hear().await != Message::Ack(Position(2)) {}
     let mut payload = [0; 16];
-    let length = exchange.collector.recv(&mut payload).await.unwrap();
+    let length = exchange.receiver.collector.recv(&mut payload).await.unwrap();
     assert_eq!(&payload[..length], b"second");
-    let [sender] = exchange.shared.seats.status().try_into().unwrap();
+    let [sender] = exchange.receiver.shared.seats.status().try_into().unwrap();
     assert_eq!((sender.gaps, sender.delivered.datagrams), (1, 1));
 }
 
@@ -181,7 +195,7 @@ async fn datagrams_that_match_no_collector_are_counted() {
         exchange.say(Message::Data(from(ip, first))).await;
     }
     while exchange.hear().await != Message::Ack(Position(4)) {}
-    let unmatched = &exchange.shared.unmatched;
+    let unmatched = &exchange.receiver.shared.unmatched;
     let rows = unmatched.status(crate::service::boot_clock()).into_iter();
     let rows: Vec<_> = rows.map(|row| (row.address.to_string(), row.datagrams)).collect();
     assert_eq!(rows, [("192.0.2.7".to_owned(), 2), ("192.0.2.8".to_owned(), 1)]);
@@ -191,8 +205,9 @@ async fn datagrams_that_match_no_collector_are_counted() {
 #[tokio::test]
 async fn a_session_that_broke_off_counts_as_ended_and_not_as_rejected() {
     let exchange = Exchange::agreed().await;
-    assert_eq!(exchange.shared.seats.status()[0].ended, None);
-    let Exchange { stream, shared, .. } = exchange;
+    assert_eq!(exchange.receiver.shared.seats.status()[0].ended, None);
+    let Exchange { stream, receiver, .. } = exchange;
+    let shared = &receiver.shared;
     stream.set_zero_linger().unwrap();
     drop(stream);
     while shared.seats.status()[0].ended.is_none() {
@@ -203,9 +218,38 @@ async fn a_session_that_broke_off_counts_as_ended_and_not_as_rejected() {
 
 #[tokio::test]
 async fn a_connection_without_hello_counts_as_rejected() {
-    let mut connected = Connected::new(&[], Duration::from_millis(1)).await;
+    let mut connected = Exchange::connected(&Receiver::new(&[]).await, Duration::from_millis(1)).await;
     assert_eq!(connected.stream.read(&mut [0; 1]).await.unwrap(), 0);
-    let (count, peers) = connected.shared.refused();
+    let (count, peers) = connected.receiver.shared.refused();
     assert_eq!(count, 1);
     assert!(peers[0].reason.contains("no HELLO in time"), "{peers:?}");
+}
+
+#[tokio::test]
+async fn who_knows_a_stream_id_only_is_refused_and_disturbs_nobody() {
+    let mut victim = Exchange::agreed().await;
+    let mut hostile = Exchange::connected(&victim.receiver, PATIENCE).await;
+    hostile.greet(stream(), key(2).prove(BINDING)).await;
+    let Message::Refuse(refusal) = hostile.hear().await else { panic!("no refusal") };
+    assert_eq!(refusal.code(), RefusalCode::StreamNotProven);
+    let (_, refused) = victim.receiver.shared.refused();
+    let victim_at = victim.stream.local_addr().unwrap();
+    for words in [stream().to_string(), format!("that of the sender at {victim_at}")] {
+        assert!(refused[0].reason.contains(&words), "{refused:?}");
+    }
+    // The session goes on, and nothing is stored.
+    victim.say(Message::Data(batch(Position(0), b"first").bytes().clone())).await;
+    while victim.hear().await != Message::Ack(Position(1)) {}
+    let files = std::fs::read_dir(victim.receiver.state.path().join("positions")).unwrap();
+    assert_eq!(files.count(), 1);
+}
+
+#[tokio::test]
+async fn a_proof_of_another_connection_is_refused() {
+    let mut exchange = Exchange::agreed().await;
+    let mut hostile = Exchange::connected(&exchange.receiver, PATIENCE).await;
+    hostile.greet(stream(), key(1).prove(ChannelBinding([8; 32]))).await;
+    let Message::Refuse(refusal) = hostile.hear().await else { panic!("no refusal") };
+    assert_eq!(refusal.code(), RefusalCode::StreamNotProven);
+    exchange.say(Message::Ping).await;
 }

@@ -9,7 +9,7 @@ use snow::{HandshakeState, TransportState};
 
 use crate::framing::{Message, Refusal, RefusalCode};
 use crate::secure::admission::{Admission, Pass};
-use crate::secure::channel::Channel;
+use crate::secure::channel::{Channel, ChannelBinding};
 use crate::secure::handshake::{
     CONFIRMATION_LEN, Handshake, MESSAGE_LEN, TLS_READ, frame, framed, missing_of_frame, responder,
     tls_input, tls_output,
@@ -141,7 +141,7 @@ struct Claim {
 enum Phase {
     Preface,
     Message1 { claim: Claim, state: Box<HandshakeState> },
-    Confirmation { claim: Claim, transport: Box<TransportState> },
+    Confirmation { claim: Claim, transport: Box<TransportState>, binding: ChannelBinding },
     Tls(Box<ServerConnection>),
     Done(Admitted),
     Over,
@@ -175,18 +175,21 @@ impl ReceiverHandshake {
             Err(error) => return Err(error.into()),
         };
         match self.judge(mode, &sender) {
-            Ok(None) => {
-                self.reply(Status::Accepted, mode, [0; CHALLENGE_LEN]);
-                let (channel, pass) = (Channel::plain(), Pass::ClearText { is_local: self.is_local });
-                self.phase = Phase::Done(Admitted { channel, sender, pass });
-                Ok(())
-            }
+            Ok(None) => self.accept_clear_text(sender),
             Ok(Some(suite)) => self.challenge(mode, sender, suite),
             Err((status, turned)) => {
                 self.reply(status, mode, [0; CHALLENGE_LEN]);
                 Err(turned)
             }
         }
+    }
+
+    fn accept_clear_text(&mut self, sender: SenderId) -> Result<(), Turned> {
+        self.reply(Status::Accepted, Mode::None, challenge()?);
+        let channel = Channel::clear_text(ChannelBinding::of_clear_text(&self.input, &self.output));
+        self.phase =
+            Phase::Done(Admitted { channel, sender, pass: Pass::ClearText { is_local: self.is_local } });
+        Ok(())
     }
 
     /// What came is the start of TLS.
@@ -275,8 +278,7 @@ impl ReceiverHandshake {
     fn challenge(&mut self, mode: Mode, sender: SenderId, suite: Suite) -> Result<(), Turned> {
         let Mode::Key { key: given, .. } = mode else { return Ok(()) };
         let key = self.admission.key_of(&sender, given).cloned();
-        let mut challenge = [0; CHALLENGE_LEN];
-        rand::fill(&mut challenge).map_err(|_| Turned::System)?;
+        let challenge = challenge()?;
         let unknown = Key::generate().map_err(|_| Turned::System)?;
         let preface = core::mem::take(&mut self.input);
         self.reply(Status::Accepted, mode, challenge);
@@ -302,20 +304,22 @@ impl ReceiverHandshake {
             return Err(self.unproven(claim));
         }
         self.output = framed(&mut state).map_err(|_| Turned::Unproven(claim.sender.clone()))?;
+        let binding = ChannelBinding::from_hash(state.get_handshake_hash());
         let transport = Box::new(state.into_transport_mode().map_err(|_| Turned::System)?);
-        self.phase = Phase::Confirmation { claim, transport };
+        self.phase = Phase::Confirmation { claim, transport, binding };
         Ok(())
     }
 
     fn take_confirmation(&mut self) -> Result<(), Turned> {
         let Some(record) = self.take_frame(CONFIRMATION_LEN)? else { return Ok(()) };
-        let Phase::Confirmation { claim, mut transport } = core::mem::replace(&mut self.phase, Phase::Over)
+        let Phase::Confirmation { claim, mut transport, binding } =
+            core::mem::replace(&mut self.phase, Phase::Over)
         else {
             return Ok(());
         };
         let key = claim.key.filter(|_| transport.read_message(&record, &mut []).is_ok());
         let Some(key) = key else { return Err(Turned::Unproven(claim.sender)) };
-        let channel = Channel::keyed(*transport, claim.suite);
+        let channel = Channel::keyed(*transport, claim.suite, binding);
         let pass = Pass::Key { id: key.id(), suite: claim.suite };
         self.phase = Phase::Done(Admitted { channel, sender: claim.sender, pass });
         Ok(())
@@ -340,6 +344,13 @@ impl ReceiverHandshake {
         let known = listed(self.admission.keys_of(&sender).iter().map(Key::id), "none");
         Turned::WrongKey { sender, given, known }
     }
+}
+
+/// A challenge that no other connection has.
+fn challenge() -> Result<[u8; CHALLENGE_LEN], Turned> {
+    let mut challenge = [0; CHALLENGE_LEN];
+    rand::fill(&mut challenge).map_err(|_| Turned::System)?;
+    Ok(challenge)
 }
 
 /// Names in a sentence.

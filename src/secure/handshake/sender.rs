@@ -3,7 +3,7 @@
 use rustls::ClientConnection;
 use snow::HandshakeState;
 
-use crate::secure::channel::Channel;
+use crate::secure::channel::{Channel, ChannelBinding};
 use crate::secure::handshake::{
     Handshake, MESSAGE_LEN, TLS_READ, frame, framed, initiator, missing_of_frame, tls_input, tls_output,
 };
@@ -106,7 +106,7 @@ impl SenderHandshake {
             return Err(SenderHandshakeError::Refused(status));
         }
         self.phase = match key {
-            None => Phase::Done(Channel::plain()),
+            None => Phase::Done(Channel::clear_text(ChannelBinding::of_clear_text(preface, &self.input))),
             Some((key, suite)) => {
                 let prologue = [preface.as_slice(), &self.input].concat();
                 let mut state = initiator(*suite, key, &prologue).map_err(SenderHandshakeError::System)?;
@@ -135,11 +135,12 @@ impl SenderHandshake {
             return Ok(());
         };
         state.read_message(message, &mut []).map_err(|_| SenderHandshakeError::Unproven)?;
+        let binding = ChannelBinding::from_hash(state.get_handshake_hash());
         let mut transport = state.into_transport_mode().map_err(SenderHandshakeError::System)?;
         let mut confirmation = [0; super::CONFIRMATION_LEN];
         transport.write_message(&[], &mut confirmation).map_err(SenderHandshakeError::System)?;
         self.output = frame(&confirmation);
-        self.phase = Phase::Done(Channel::keyed(transport, suite));
+        self.phase = Phase::Done(Channel::keyed(transport, suite, binding));
         Ok(())
     }
 }

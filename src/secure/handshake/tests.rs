@@ -1,8 +1,9 @@
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::*;
 use crate::secure::admission::{Admission, Pass};
-use crate::secure::channel::Channel;
+use crate::secure::channel::{Channel, ChannelBinding};
 use crate::secure::preface::{Foreign, Preface, PrefaceError, Status};
 use crate::sequence::SenderId;
 
@@ -100,6 +101,45 @@ fn a_sender_with_the_right_key_is_let_in_under_every_suite_and_known_by_its_id()
         assert_eq!((admitted.sender, admitted.channel.cipher()), (edge(), suite.name()));
         assert_eq!(admitted.pass, Pass::Key { id: key(1).id(), suite });
     }
+}
+
+/// The bindings of both ends of a connection.
+pub(in crate::secure) fn bindings(
+    sender: SenderHandshake,
+    receiver: ReceiverHandshake,
+) -> (ChannelBinding, ChannelBinding) {
+    match play(sender, receiver, &mut unchanged) {
+        (Some(Ok(channel)), Some(Ok(admitted))) => {
+            (channel.binding().unwrap(), admitted.channel.binding().unwrap())
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn both_ends_share_a_binding_that_no_other_connection_has() {
+    let clear_text = || Admission { plaintext: true, ..Admission::default() };
+    let plain = || bindings(SenderHandshake::plain(&edge()), receiver(clear_text()));
+    let keyed = |suite| bindings(SenderHandshake::keyed(&edge(), &key(1), suite), receiver(shared()));
+    let mut all = vec![plain(), plain()];
+    all.extend(every_suite().into_iter().flat_map(|suite| [keyed(suite), keyed(suite)]));
+    let different: HashSet<_> = all.iter().map(|(at_sender, _)| at_sender.0).collect();
+    assert_eq!(different.len(), all.len());
+    assert!(all.iter().all(|(at_sender, at_receiver)| at_sender == at_receiver), "{all:?}");
+}
+
+#[test]
+fn a_reply_that_is_changed_on_the_way_changes_the_binding() {
+    let admission = Admission { plaintext: true, ..Admission::default() };
+    let mut meddle = |message: usize, mut bytes: Vec<u8>| {
+        if message == 1 {
+            *bytes.last_mut().unwrap() ^= 1;
+        }
+        bytes
+    };
+    let (at_sender, at_receiver) = play(SenderHandshake::plain(&edge()), receiver(admission), &mut meddle);
+    let at_receiver = at_receiver.unwrap().unwrap().channel;
+    assert_ne!(at_sender.unwrap().unwrap().binding(), at_receiver.binding());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 use bytes::{Bytes, BytesMut};
 
 use super::*;
-use crate::secure::handshake::tests::play;
+use crate::secure::handshake::tests::{bindings, play};
 use crate::secure::{
     Admission, Channel, Key, Pass, ReceiverHandshake, SenderHandshake, SenderHandshakeError, Suite, Turned,
 };
@@ -80,6 +80,19 @@ fn a_sender_with_a_good_certificate_is_let_in_by_its_name() {
         assert_eq!(channel.unwrap().cipher(), "tls");
         assert_eq!(name.unwrap().as_str(), "brno-edge");
     }
+}
+
+#[test]
+fn both_ends_share_a_binding_that_no_other_connection_has() {
+    let authority = Authority::new("one");
+    let own = authority.issue("brno-edge", 2, in_a_year());
+    let connect = || {
+        let receiver = ReceiverHandshake::new(Arc::new(receiver(&authority, &[], &[])), false);
+        bindings(sender(&authority, &own), receiver)
+    };
+    let (first, second) = (connect(), connect());
+    assert_eq!((first.0, second.0), (first.1, second.1));
+    assert_ne!(first.0, second.0);
 }
 
 #[test]

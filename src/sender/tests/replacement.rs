@@ -8,8 +8,11 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::framing::{Heartbeat, Welcome};
-use crate::sender::recovery::new_stream_id;
+use crate::secure::{ChannelBinding, StreamKey};
 use crate::sequence::{RunId, StreamId};
+
+/// That of the only connection there is.
+const BINDING: ChannelBinding = ChannelBinding([9; 32]);
 
 /// What a receiver remembers, and the payloads that it has delivered.
 #[derive(Default)]
@@ -33,13 +36,15 @@ impl Model {
         let (hello, resume) = loop {
             attempts += 1;
             assert!(attempts <= 2, "a new stream is always accepted");
-            let hello = queue.hello(Heartbeat::nearest(Duration::from_secs(5)));
+            let hello = queue.hello(Heartbeat::nearest(Duration::from_secs(5)), BINDING);
             let (known, run) = self.streams.get(&hello.stream).copied().unwrap_or((Position(0), RunId::NONE));
             let resume = known.max(hello.first);
             let welcome = Welcome { resume, window: 1, received: resume, run };
             match queue.check_lineage(&welcome) {
                 Ok(()) => break (hello, resume),
-                Err(divergence) => queue.replace_stream(new_stream_id(), divergence, resume, "receiver"),
+                Err(divergence) => {
+                    queue.replace_stream(StreamKey::generate().unwrap(), divergence, resume, "receiver");
+                }
             }
         };
         queue.acknowledge(resume, 0);

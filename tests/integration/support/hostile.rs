@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use nf_transport::framing::{Decoder, Heartbeat, Hello, Message};
-use nf_transport::secure::{Channel, Handshake, Key, SenderHandshake, Suite};
+use nf_transport::secure::{Channel, Handshake, Key, SenderHandshake, StreamKey, Suite};
 use nf_transport::sequence::{Position, RunId, StreamId};
 use socket2::{Domain, Socket, Type};
 
@@ -142,11 +142,24 @@ impl Client {
         Ok(())
     }
 
-    /// Asks for a session with this stream and heartbeat.
+    /// Asks for a session with the stream of this number, which is the client's own.
     pub(crate) fn hello(&mut self, stream: u8, heartbeat: Duration) -> io::Result<()> {
-        let heartbeat = Heartbeat::nearest(heartbeat);
-        let (stream, run) = (StreamId([stream; 16]), RunId([1; 16]));
-        self.send(Message::Hello(Hello { stream, first: Position(0), heartbeat, run, replaces: None }))
+        let key = StreamKey::new([stream; 32].into()).unwrap();
+        self.claim(key.id(), &key, Position(0), heartbeat)
+    }
+
+    /// Asks for a session with `stream` from `first` on, of which it has no other secret than `key`.
+    pub(crate) fn claim(
+        &mut self,
+        stream: StreamId,
+        key: &StreamKey,
+        first: Position,
+        heartbeat: Duration,
+    ) -> io::Result<()> {
+        let proof = key.prove(self.channel.binding().map_err(io::Error::other)?);
+        let (heartbeat, run) = (Heartbeat::nearest(heartbeat), RunId([1; 16]));
+        let hello = Hello { stream, first, heartbeat, run, replaces: None, proof };
+        self.send(Message::Hello(hello))
     }
 
     /// The next message from the receiver.
