@@ -1,7 +1,6 @@
 //! The queue with its spool and intake in a real directory, without sockets and link.
 
 use std::net::UdpSocket;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -272,8 +271,9 @@ fn an_interrupted_start_after_a_reboot_does_not_make_old_marks_believed() {
     kill(run);
     let path = directory.path().join("intake");
     // The machine is booted: the marks bear another boot's id, and may be older than what was given out.
-    std::fs::File::options().write(true).open(&path).unwrap().write_all_at(&[0; 16], 24).unwrap();
-    drop(intake::Intake::open(&path, stream, intake::boot_id().unwrap()).unwrap());
+    let open = || intake::Intake::open(&path, stream, intake::boot_id().unwrap()).unwrap().0;
+    open().marks.set_boot([0; 16]);
+    drop(open());
     let run = start(&directory, policy());
     assert!(run.queue.next_position() >= Position(POSITIONS_PER_RUN));
 }

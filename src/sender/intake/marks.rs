@@ -6,17 +6,20 @@
 //! | 8 | 16 | stream id |
 //! | 24 | 16 | boot id |
 //! | 40 | 16 | id of the run that fills the intake; zeros if the file `stream` does not name that run |
+//! | 56 | 8 | check of bytes 0 to 55 ([`super::header`]) |
 //! | 128 | 32 | mark 0: the position of the next datagram to be encoded |
 //! | 160 | 32 | mark 1: acknowledged up to this position |
 //! | 192 | 32 | mark 2, ring: offset of the oldest batch, counted in bytes since the ring was made |
 //! | 224 | 32 | mark 3, slots: the position of the first datagram that the last recvmmsg returned |
 //! | 256 | 32 | mark 4, slots: port of the socket that it was called on |
+//! | 384 | 64 | bytes 0 to 63 once more |
 //!
 //! A mark is four words: its value, the check of that, and both again, written in this order. So one copy is whole
 //! whenever the process is killed, and a damaged mark is known to be damaged. The check of a value is its complement,
 //! exclusive-or the mark's number (from 1) times 0x9E3779B97F4A7C15.
 //!
 //! Version 1 (`NFINTAK1`) had each mark once and without a check, at offset 64 + 8 times its number. It is still read.
+//! A newer version must leave no whole copy of this header at offset 384. That distinguishes a damaged version number from a newer one.
 
 #![expect(unsafe_code, reason = "words of a mapping are used as atomics")]
 #![expect(
@@ -29,21 +32,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::SharedFile;
 use super::bus_error::Backing;
+use super::header::{self, Header};
 use super::mapping::Mapping;
 use crate::sequence::{Position, RunId, StreamId};
 
 /// Bytes of the marks: a page, so that the slots start on one.
 pub(super) const LEN: usize = 4096;
 
+/// Bytes that are in use.
+pub(super) const HEAD_LEN: usize = WORDS * size_of::<u64>();
+
 const MAGIC_PREFIX: &[u8; 7] = b"NFINTAK";
 const MAGIC_1: u64 = u64::from_be_bytes(*b"NFINTAK1");
 const MAGIC: u64 = u64::from_be_bytes(*b"NFINTAK2");
-const WORDS: usize = MARKS_AT + 4 * MARKS;
+const WORDS: usize = SECOND_HEADER_AT + header::WORDS;
 
-const WORD_MAGIC: usize = 0;
-const WORD_STREAM: usize = 1;
-const WORD_BOOT: usize = 3;
-const WORD_RUN: usize = 5;
+/// Where the copies of the header are.
+const HEADERS_AT: [usize; 2] = [0, SECOND_HEADER_AT];
+const SECOND_HEADER_AT: usize = 48;
 /// Where version 1 had its marks.
 const MARKS_1_AT: usize = 8;
 const MARKS_AT: usize = 16;
@@ -108,7 +114,7 @@ impl Marks {
 
     /// The value of a mark; `None` if it is damaged.
     fn get(&self, mark: usize) -> Option<u64> {
-        if self.word(WORD_MAGIC) == MAGIC_1 {
+        if self.header().magic == MAGIC_1 {
             return Some(self.word(MARKS_1_AT + mark));
         }
         let copy = |at: usize| {
@@ -127,28 +133,30 @@ impl Marks {
         }
     }
 
-    fn id(&self, word: usize) -> [u8; 16] {
-        let (high, low) = (u128::from(self.word(word)), u128::from(self.word(word + 1)));
-        (high << 64 | low).to_be_bytes()
+    fn header(&self) -> Header {
+        Header::of(HEADERS_AT.map(|at| core::array::from_fn(|word| self.word(at + word))), MAGIC)
     }
 
-    fn set_id(&self, word: usize, id: [u8; 16]) {
-        let low_half = |value: u128| u64::try_from(value & u128::from(u64::MAX)).unwrap_or(0);
-        let value = u128::from_be_bytes(id);
-        self.set_word(word, low_half(value >> 64));
-        self.set_word(word + 1, low_half(value));
+    /// Writes one copy after the other, so that one is whole whenever the process is killed. The first copy comes last: an
+    /// intake of version 1 has only that one.
+    fn set_header(&self, header: Header) {
+        for at in HEADERS_AT.into_iter().rev() {
+            for (word, value) in (at..).zip(header.encode()) {
+                self.set_word(word, value);
+            }
+        }
     }
 
     /// The stream that they name.
     pub(super) fn stream(&self) -> StreamId {
-        StreamId(self.id(WORD_STREAM))
+        StreamId(self.header().stream)
     }
 
     /// What these are the marks of, for a run of `stream`.
     pub(super) fn kind(&self, stream: StreamId) -> Kind {
-        let magic = self.word(WORD_MAGIC);
+        let Header { magic, stream: own, .. } = self.header();
         match magic {
-            MAGIC | MAGIC_1 if self.id(WORD_STREAM) == stream.0 => return Kind::Ours,
+            MAGIC | MAGIC_1 if own == stream.0 => return Kind::Ours,
             MAGIC | MAGIC_1 => return Kind::OtherStream,
             _ => {}
         }
@@ -167,7 +175,7 @@ impl Marks {
 
     /// The boot whose marks these are.
     pub(super) fn boot(&self) -> [u8; 16] {
-        self.id(WORD_BOOT)
+        self.header().boot
     }
 
     /// Makes these the marks of `stream`, in the present version. Whole marks of that stream keep their values.
@@ -175,30 +183,26 @@ impl Marks {
         let keep = self.kind(stream) == Kind::Ours && self.are_whole();
         let values: [u64; MARKS] =
             core::array::from_fn(|mark| if keep { self.get(mark).unwrap_or(0) } else { 0 });
-        if !keep {
-            self.set_id(WORD_BOOT, [0; 16]);
-            self.set_run(RunId::NONE);
-        }
         for (mark, value) in values.into_iter().enumerate() {
             self.set(mark, value);
         }
-        self.set_id(WORD_STREAM, stream.0);
-        self.set_word(WORD_MAGIC, MAGIC);
+        let old = if keep { self.header() } else { Header::default() };
+        self.set_header(Header { magic: MAGIC, stream: stream.0, ..old });
     }
 
     /// From now on the marks are believed by the next start in this boot: to be called once they are right.
     pub(crate) fn set_boot(&self, boot: [u8; 16]) {
-        self.set_id(WORD_BOOT, boot);
+        self.set_header(Header { boot, ..self.header() });
     }
 
     /// The run whose marks these are; `RunId::NONE` if that is not known.
     pub(crate) fn run(&self) -> RunId {
-        RunId(self.id(WORD_RUN))
+        RunId(self.header().run)
     }
 
     /// Makes these the marks of `run`, which the file `stream` names as the last one.
     pub(crate) fn set_run(&self, run: RunId) {
-        self.set_id(WORD_RUN, run.0);
+        self.set_header(Header { run: run.0, ..self.header() });
     }
 
     pub(crate) fn next(&self) -> Position {
@@ -240,8 +244,16 @@ impl Marks {
     }
 }
 
-/// The version that the first bytes of an intake name, if it is newer than this one.
-pub(super) fn newer_version(magic: [u8; 8]) -> Option<char> {
+/// The version of an intake that starts with `bytes`, if it is newer than this one.
+pub(super) fn newer_version_of(bytes: &[u8; HEAD_LEN]) -> Option<char> {
+    let (words, _) = bytes.as_chunks::<8>();
+    let copy = |at: usize| {
+        core::array::from_fn(|word| words.get(at + word).map_or(0, |word| u64::from_ne_bytes(*word)))
+    };
+    newer_version(Header::of(HEADERS_AT.map(copy), MAGIC).magic.to_be_bytes())
+}
+
+fn newer_version(magic: [u8; 8]) -> Option<char> {
     match magic.strip_prefix(MAGIC_PREFIX) {
         Some([version @ (b'3'..=b'9' | b'A'..=b'Z')]) => Some(char::from(*version)),
         _ => None,
@@ -321,8 +333,8 @@ mod tests {
     fn version_1_is_read_and_becomes_version_2() {
         let marks = marks();
         assert_eq!(marks.kind(STREAM), Kind::Blank);
-        marks.set_id(WORD_STREAM, STREAM.0);
-        marks.set_word(WORD_MAGIC, MAGIC_1);
+        let [unchecked @ .., _] = Header { magic: MAGIC_1, stream: STREAM.0, ..Header::default() }.encode();
+        unchecked.into_iter().enumerate().for_each(|(word, value)| marks.set_word(word, value));
         (0..MARKS)
             .zip([90, 70, 5, 88, 2055])
             .for_each(|(mark, value)| marks.set_word(MARKS_1_AT + mark, value));
@@ -332,7 +344,7 @@ mod tests {
             assert_eq!((marks.ring_tail(), marks.slots_first()), (5, Position(88)));
             assert_eq!(marks.slots_port(), 2055);
             marks.claim(STREAM);
-            assert_eq!(marks.word(WORD_MAGIC), MAGIC);
+            assert_eq!(marks.header().magic, MAGIC);
         }
     }
 
@@ -345,8 +357,46 @@ mod tests {
             (b"NFINTAK\0", Kind::Unknown),
             (b"\0FINTAK3", Kind::Unknown),
         ] {
-            marks.set_word(WORD_MAGIC, u64::from_be_bytes(*magic));
+            marks.set_word(0, u64::from_be_bytes(*magic));
+            assert_eq!(marks.kind(STREAM), Kind::Ours, "the other copy is whole");
+            marks.set_word(SECOND_HEADER_AT, 0);
             assert_eq!(marks.kind(STREAM), kind);
+            marks.claim(STREAM);
+        }
+    }
+
+    #[test]
+    fn the_golden_marks_stay_readable() {
+        let marks = claimed();
+        marks.set_run(RunId([5; 16]));
+        marks.set_boot([6; 16]);
+        marks.set_slots(Position(88), 2055);
+        marks.set_ring_tail(4096);
+        let golden = include_bytes!("golden/v2.marks").as_chunks::<8>().0;
+        // The file is in the order of a little-endian machine.
+        let golden: Vec<u64> = golden.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        let words: Vec<u64> = (0..WORDS).map(|word| marks.word(word)).collect();
+        assert_eq!(words, golden);
+    }
+
+    #[test]
+    fn no_flipped_bit_changes_the_marks() {
+        let marks = claimed();
+        marks.set_run(RunId([5; 16]));
+        marks.set_boot([6; 16]);
+        marks.set_slots(Position(8), 2055);
+        marks.set_ring_tail(4096);
+        let said = |marks: &Marks| {
+            let values: Vec<_> = (0..MARKS).map(|mark| marks.get(mark)).collect();
+            (marks.kind(STREAM), marks.are_whole(), marks.run(), marks.boot(), values)
+        };
+        let before = said(&marks);
+        assert_eq!((before.0, before.1), (Kind::Ours, true));
+        for bit in 0..WORDS * 64 {
+            let word = marks.word(bit / 64);
+            marks.set_word(bit / 64, word ^ 1 << (bit % 64));
+            assert_eq!(said(&marks), before, "bit {bit}");
+            marks.set_word(bit / 64, word);
         }
     }
 }

@@ -15,6 +15,7 @@
 
 mod bus_error;
 mod control;
+mod header;
 mod mapping;
 mod marks;
 pub(crate) mod newer;

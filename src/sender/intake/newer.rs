@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::marks::HEAD_LEN;
 use super::{Entry, Kind, Marks, Ring, Slots, file_len, ring_at, slots_at};
 use crate::batch::{Batch, BatchBuilder, Compression};
 use crate::datagram::{Datagram, Timestamp};
@@ -27,13 +28,7 @@ pub(crate) fn move_away(path: &Path) -> io::Result<Option<(PathBuf, char)>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
-    let mut magic = [0; 8];
-    if file.read_exact_at(&mut magic, 0).is_err() {
-        return Ok(None);
-    }
-    // A word in the machine's order.
-    let magic = u64::from_ne_bytes(magic).to_be_bytes();
-    let Some(version) = super::marks::newer_version(magic) else { return Ok(None) };
+    let Some(version) = super::marks::newer_version_of(&head(&file)?) else { return Ok(None) };
     let place = kept(path).find(|place| !place.exists()).ok_or_else(|| {
         let text = format!("{KEPT_MAX} intakes of newer versions are kept already");
         io::Error::new(io::ErrorKind::AlreadyExists, text)
@@ -73,6 +68,19 @@ fn read(path: &Path) -> io::Result<Option<(StreamId, Vec<Batch>)>> {
     let slots = Slots::map(file, slots_at())?;
     batches.extend(encoded(&slots, &marks, stream, next));
     Ok(Some((stream, batches)))
+}
+
+/// The first bytes of an intake; zeros behind its end.
+fn head(file: &File) -> io::Result<[u8; HEAD_LEN]> {
+    let mut head = [0; HEAD_LEN];
+    let mut filled = 0;
+    while let Some(rest) = head.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, u64::try_from(filled).unwrap_or(u64::MAX))? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    Ok(head)
 }
 
 /// Datagrams of the slots that are not in the ring, as batches from `next` on.

@@ -5,10 +5,104 @@ use std::net::UdpSocket;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use proptest::prelude::*;
+use tempfile::TempDir;
+
 use super::running::Running;
 use super::{assert_balanced, drain, kill, policy, push, start};
-use crate::limits::INTAKE_SLOTS;
+use crate::limits::{INTAKE_RING, INTAKE_SLOTS};
 use crate::sequence::Position;
+
+/// Batches in the ring, of one datagram each.
+const BATCHES: u64 = 12;
+
+/// Bytes of a payload.
+const LENGTH: usize = 90;
+
+/// Bytes of a batch: header, record and payload.
+const BATCH_LEN: u64 = 56 + 23 + 90;
+
+/// Bytes of the marks that are in use.
+const MARKS_LEN: u64 = 448;
+
+fn flip(intake: &Path, bit: u64) {
+    let file = File::options().read(true).write(true).open(intake).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, bit / 8).unwrap();
+    byte[0] ^= 1 << (bit % 8);
+    file.write_all_at(&byte, bit / 8).unwrap();
+}
+
+/// The directory of a killed run with `BATCHES` batches in its ring.
+fn killed_run() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, policy());
+    push(&mut run, BATCHES, LENGTH);
+    kill(run);
+    directory
+}
+
+/// Starts a copy of the killed run in `original` with `bit` of its intake flipped. Returns the datagrams that it recovers, and
+/// the number that it counts as corrupt.
+fn recovered_with_flipped(original: &TempDir, bit: u64) -> (Vec<u64>, u64) {
+    let damaged = tempfile::tempdir().unwrap();
+    for name in ["stream", "boot", "intake"] {
+        std::fs::copy(original.path().join(name), damaged.path().join(name)).unwrap();
+    }
+    flip(&damaged.path().join("intake"), bit);
+    let run = start(&damaged, policy());
+    let given = drain(&run.queue, Position(0));
+    assert_balanced(&run.queue);
+    let corrupt = run.queue.figures().counts.corrupt;
+    kill(run);
+    (given, corrupt)
+}
+
+/// Where the ring of the intake in `directory` begins.
+fn ring_at(directory: &TempDir) -> u64 {
+    directory.path().join("intake").metadata().unwrap().len() - INTAKE_RING
+}
+
+#[test]
+fn a_flipped_bit_in_the_ring_costs_one_batch() {
+    let original = killed_run();
+    let ring = ring_at(&original) * 8;
+    let mut lost = Vec::new();
+    // A prime step: one batch after the other is hit, each at another place.
+    for bit in (0..BATCHES * BATCH_LEN * 8).step_by(1201) {
+        let (given, corrupt) = recovered_with_flipped(&original, ring + bit);
+        let missing: Vec<u64> = (0..BATCHES).filter(|number| !given.contains(number)).collect();
+        assert!(missing.len() == 1 && given.is_sorted(), "bit {bit}: {given:?}");
+        assert_eq!(corrupt, 1, "bit {bit}");
+        lost.extend(missing);
+    }
+    lost.dedup();
+    assert_eq!(lost, (0..BATCHES).collect::<Vec<_>>(), "each batch was hit");
+}
+
+#[test]
+fn a_flipped_bit_in_the_marks_costs_nothing() {
+    let original = killed_run();
+    for bit in (0..MARKS_LEN * 8).step_by(251) {
+        let expected = ((0..BATCHES).collect(), 0);
+        assert_eq!(recovered_with_flipped(&original, bit), expected, "bit {bit}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn any_flipped_bit_costs_at_most_one_counted_batch(
+        bit in prop_oneof![0..4096_u64 * 8, 0..INTAKE_RING * 8, 0..BATCHES * BATCH_LEN * 8],
+        is_in_ring in any::<bool>(),
+    ) {
+        let original = killed_run();
+        let begin = if is_in_ring { ring_at(&original) * 8 } else { 0 };
+        let (given, corrupt) = recovered_with_flipped(&original, begin + bit);
+        prop_assert!(corrupt <= 1);
+        prop_assert_eq!(u64::try_from(given.len()).unwrap() + corrupt, BATCHES);
+    }
+}
 
 /// Gives the exporter's address in a slot an unknown family.
 fn damage_slot(intake: &Path, slot: u64) {
@@ -22,7 +116,7 @@ fn damage_slot(intake: &Path, slot: u64) {
 fn a_damaged_slot_costs_its_datagram_only() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
-    push(&mut run, 2, 90);
+    push(&mut run, 2, LENGTH);
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
     for number in 2..7_u8 {

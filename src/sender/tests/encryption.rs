@@ -1,6 +1,7 @@
 //! An encrypted spool: what lies on disk, and what becomes of it with the right key, another one, or none.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;

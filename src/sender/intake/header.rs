@@ -1,0 +1,93 @@
+//! The header of the marks: which stream, boot and run the intake belongs to. It is stored twice, each copy with a check, so that
+//! one damaged copy costs nothing.
+//!
+//! | word | content |
+//! |---|---|
+//! | 0 | magic and version |
+//! | 1, 2 | stream id |
+//! | 3, 4 | boot id |
+//! | 5, 6 | id of the run that fills the intake |
+//! | 7 | check: CRC32C of words 0 to 6 as big-endian bytes, in the upper half; its complement in the lower half |
+//!
+//! Version 1 had one copy, and zero in word 7.
+
+/// Words of a copy.
+pub(super) const WORDS: usize = 8;
+
+/// The fields of the header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) magic: u64,
+    pub(super) stream: [u8; 16],
+    pub(super) boot: [u8; 16],
+    pub(super) run: [u8; 16],
+}
+
+impl Header {
+    /// Returns the first whole copy. Without one, returns the fields of the first copy as they are, unless `checked` is its
+    /// magic, which only a whole copy may have: then its magic is 0.
+    pub(super) fn of(copies: [[u64; WORDS]; 2], checked: u64) -> Self {
+        let [first, _] = copies;
+        let unchecked = || {
+            let header = Self::decode(first);
+            if header.magic == checked { Self { magic: 0, ..header } } else { header }
+        };
+        copies.into_iter().find(|copy| is_whole(*copy)).map_or_else(unchecked, Self::decode)
+    }
+
+    fn decode([magic, s1, s2, b1, b2, r1, r2, _]: [u64; WORDS]) -> Self {
+        let id = |high: u64, low: u64| (u128::from(high) << 64 | u128::from(low)).to_be_bytes();
+        Self { magic, stream: id(s1, s2), boot: id(b1, b2), run: id(r1, r2) }
+    }
+
+    /// The words of a copy.
+    pub(super) fn encode(&self) -> [u64; WORDS] {
+        let [[s1, s2], [b1, b2], [r1, r2]] = [self.stream, self.boot, self.run].map(halves);
+        let words = [self.magic, s1, s2, b1, b2, r1, r2];
+        [self.magic, s1, s2, b1, b2, r1, r2, check_of(words)]
+    }
+}
+
+/// Whether a copy matches its check.
+fn is_whole([w0, w1, w2, w3, w4, w5, w6, check]: [u64; WORDS]) -> bool {
+    check == check_of([w0, w1, w2, w3, w4, w5, w6])
+}
+
+fn check_of(words: [u64; WORDS - 1]) -> u64 {
+    let checksum = words.iter().fold(0, |sum, word| crc32c::crc32c_append(sum, &word.to_be_bytes()));
+    u64::from(checksum) << 32 | u64::from(!checksum)
+}
+
+fn halves(id: [u8; 16]) -> [u64; 2] {
+    let id = u128::from_be_bytes(id);
+    let low_half = |value: u128| u64::try_from(value & u128::from(u64::MAX)).unwrap_or(0);
+    [low_half(id >> 64), low_half(id)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: Header = Header { magic: 7, stream: [1; 16], boot: [2; 16], run: [3; 16] };
+
+    #[test]
+    fn either_copy_is_enough() {
+        let copy = HEADER.encode();
+        for bit in 0..64 * WORDS {
+            let mut damaged = copy;
+            damaged[bit / 64] ^= 1 << (bit % 64);
+            assert!(!is_whole(damaged), "bit {bit}");
+            assert_eq!(Header::of([damaged, copy], HEADER.magic), HEADER);
+            assert_eq!(Header::of([copy, damaged], HEADER.magic), HEADER);
+        }
+    }
+
+    #[test]
+    fn an_unchecked_copy_counts_for_other_versions_only() {
+        let mut unchecked = HEADER.encode();
+        unchecked[WORDS - 1] = 0;
+        let copies = [unchecked, [0; WORDS]];
+        assert_eq!(Header::of(copies, HEADER.magic + 1), HEADER);
+        assert_eq!(Header::of(copies, HEADER.magic), Header { magic: 0, ..HEADER });
+    }
+}
