@@ -4,7 +4,7 @@
 //!
 //! | floor | modules | may touch |
 //! |---|---|---|
-//! | 0 words | [`datagram`], [`sequence`], [`limits`], [`internal_error`] | core only, and a counter |
+//! | 0 words | [`datagram`], [`prefixes`], [`sequence`], [`limits`], [`internal_error`] | core only, and a counter |
 //! | 1 pure codecs and clock arithmetic | [`batch`], [`clock`], [`framing`], [`netflow`] | no I/O, no clock |
 //! | 2 machines | [`spool`], [`secure`], [`session`] | files through a trait; no sockets, no clock |
 //! | 3 settings | [`config`], [`cli`] | the files they are told to read |
@@ -14,6 +14,7 @@
 pub mod datagram;
 pub mod internal_error;
 pub mod limits;
+pub mod prefixes;
 pub mod sequence;
 
 pub mod batch;

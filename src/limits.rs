@@ -271,7 +271,8 @@ pub const KNOWN_SOURCES_PER_SENDER: usize = 16;
 /// Exporters of each collector that the status shows with the address that they are seen as: of 64 collectors 6 MiB.
 pub const SEEN_AS_SHOWN: usize = 1024;
 
-/// Exporters whose datagrams are denied that nf-sender counts one by one; the one heard longest ago makes room.
+/// Exporters whose datagrams are denied that nf-sender, or nf-receiver for each sender, counts one by one; the one heard
+/// longest ago makes room.
 pub const DENIED_SHOWN: usize = 64;
 
 /// Exporters that match no collector and that nf-receiver counts one by one; the one heard longest ago makes room.

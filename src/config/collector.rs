@@ -10,6 +10,7 @@ use crate::config::reader::{Noted, Reader};
 use crate::config::value::Value;
 use crate::config::{HostPort, kinds};
 use crate::limits;
+use crate::sequence::SenderId;
 
 /// One collector.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct CollectorSettings {
     pub when_down: WhenDown,
     /// It gets datagrams of exporters in these prefixes only; empty: of all.
     pub exporters: Vec<IpNet>,
+    /// It gets datagrams of these senders only; empty: of all.
+    pub senders: Vec<SenderId>,
     /// Collectors of one group share the exporters: each of these goes to one of them.
     pub group: Option<String>,
     /// Datagrams a second that it gets at the most.
@@ -91,6 +94,7 @@ pub(super) fn read_all(reader: &mut Reader<'_>) -> Option<Vec<CollectorSettings>
     let addresses: Vec<String> = collectors.iter().map(|collector| collector.address.to_string()).collect();
     reader.refuse_twice("collector", "address", addresses.iter().map(String::as_str));
     refuse_shared(reader, &collectors, addresses.into_iter().collect());
+    refuse_mixed(reader, &collectors);
     Some(collectors)
 }
 
@@ -107,6 +111,19 @@ fn refuse_shared(reader: &mut Reader<'_>, collectors: &[CollectorSettings], mut 
     }
 }
 
+/// A group shares the exporters of the same senders: where its members differ in these, an exporter could have no member.
+fn refuse_mixed(reader: &mut Reader<'_>, collectors: &[CollectorSettings]) {
+    for (place, collector) in collectors.iter().enumerate().filter(|(_, collector)| collector.group.is_some())
+    {
+        let senders: HashSet<&SenderId> = collector.senders.iter().collect();
+        let first = collectors.iter().take(place).find(|other| other.group == collector.group);
+        if first.is_some_and(|first| first.senders.iter().collect::<HashSet<_>>() != senders) {
+            let expected = "the same senders as the first collector of its group".to_owned();
+            reader.refuse_last("collector", "address", &collector.address.to_string(), expected);
+        }
+    }
+}
+
 /// Sentences about what is allowed, but probably not meant.
 pub(super) fn warnings(collectors: &[CollectorSettings]) -> Vec<String> {
     let mut warnings = Vec::new();
@@ -115,6 +132,9 @@ pub(super) fn warnings(collectors: &[CollectorSettings]) -> Vec<String> {
             "every collector has prefixes in exporters: datagrams of exporters outside of all of them go nowhere"
                 .to_owned(),
         );
+    }
+    if collectors.iter().all(|collector| !collector.senders.is_empty()) {
+        warnings.push("every collector has senders: datagrams of other senders go nowhere".to_owned());
     }
     for collector in collectors {
         let Some(group) = &collector.group else { continue };
@@ -136,6 +156,7 @@ fn read_one(reader: &mut Reader<'_>, default_source: Source) -> Option<Collector
     let when_down =
         reader.take("when-down", "hold", kinds::one_of([("hold", WhenDown::Hold), ("skip", WhenDown::Skip)]));
     let exporters = reader.list("exporters", [], 0..=limits::PREFIXES_MAX, kinds::prefix);
+    let senders = reader.list("senders", [], 0..=limits::SENDERS_MAX, kinds::sender_id);
     let group = reader.optional("group", kinds::group);
     let rate = || kinds::whole_number_or_unlimited(1..=limits::RATE_MAX);
     let rate_limit = reader.take("rate-limit", "unlimited", rate());
@@ -150,6 +171,7 @@ fn read_one(reader: &mut Reader<'_>, default_source: Source) -> Option<Collector
         source: source?,
         when_down: when_down?,
         exporters: exporters?,
+        senders: senders?,
         group: group?,
         rate_limit: limit(rate_limit?),
         catch_up_limit: catch_up_limit?.map(limit),
@@ -186,6 +208,7 @@ impl CollectorSettings {
             source: Source::Own,
             when_down: WhenDown::Hold,
             exporters: Vec::new(),
+            senders: Vec::new(),
             group: None,
             rate_limit: None,
             catch_up_limit: None,

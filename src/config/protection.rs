@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::config::reader::{Noted, Reader};
 use crate::config::{HostPort, Surroundings, kinds};
 use crate::limits;
+use crate::prefixes::Prefixes;
 use crate::secure::Suite;
 use crate::sequence::SenderId;
 
@@ -118,7 +119,7 @@ pub struct ReceiverProtection {
     pub suites: Vec<Suite>,
     /// The key of all senders that have none of their own.
     pub shared: Option<KeyPair>,
-    /// Senders with keys of their own; no two have one id.
+    /// Senders with tables of their own; no two have one id.
     pub senders: Vec<SenderKeys>,
     /// How senders with certificates are let in, if they are.
     pub tls: Option<ReceiverTlsSettings>,
@@ -132,7 +133,7 @@ impl ReceiverProtection {
 
     /// The files of keys and certificates.
     pub(super) fn files(&self) -> Vec<&Path> {
-        let pairs = self.shared.iter().chain(self.senders.iter().map(|sender| &sender.keys));
+        let pairs = self.shared.iter().chain(self.senders.iter().filter_map(|sender| sender.keys.as_ref()));
         let keys =
             pairs.flat_map(|pair| [pair.current.file(), pair.previous.as_ref().and_then(KeySource::file)]);
         let tls = self.tls.iter().flat_map(|tls| {
@@ -152,15 +153,17 @@ pub struct KeyPair {
     pub previous: Option<KeySource>,
 }
 
-/// A sender with a key of its own.
+/// A sender with a table of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SenderKeys {
-    /// Who must have this key, and no other.
+    /// Its id, which no other key authenticates.
     pub id: SenderId,
-    /// Its key.
-    pub keys: KeyPair,
-    /// Where it connects, as its tokens say; `None` if that is guessed.
+    /// Its key; `None` if only a certificate authenticates it.
+    pub keys: Option<KeyPair>,
+    /// The address that its tokens name; `None` if that is guessed.
     pub address: Option<HostPort>,
+    /// Exporters whose datagrams it may deliver.
+    pub exporters: Prefixes,
 }
 
 /// Whether the spool is encrypted, and where its keys are. Keys open what is there, whether more is encrypted or not.
@@ -280,19 +283,25 @@ pub(super) fn read_receiver(
     let previous = previous_key(reader);
     let names = Suite::NAMED.map(|(name, _)| name);
     let suites = reader.list("ciphers", names, 1..=names.len(), kinds::one_of(Suite::NAMED));
-    let senders = reader.tables("sender", "id", [], 0..=limits::SENDERS_MAX, read_sender_keys);
     let tls = reader.section("tls", |reader| {
         let Some(files) = tls_files(reader)? else { return Some(None) };
         let revoked = reader.list("revoked", [], 0..=limits::REVOKED_MAX, kinds::path);
         let senders = reader.list("senders", [], 0..=limits::SENDERS_MAX, kinds::sender_id);
         Some(Some(ReceiverTlsSettings { files, revoked: revoked?, senders: senders? }))
     });
+    // Tables without a key are not judged if [tls] cannot be read.
+    let needs_key = matches!(tls, Some(None));
+    let read = |reader: &mut Reader<'_>| read_sender_keys(reader, needs_key);
+    let senders = reader.tables("sender", "id", [], 0..=limits::SENDERS_MAX, read);
     let (current, previous) = (current?, previous?);
     if current.is_none() && previous.is_some() {
         reader.refuse_alone("previous-key-file", "key-file");
     }
     let senders = senders?;
     reader.refuse_twice("sender", "id", senders.iter().map(|sender| sender.id.as_str()));
+    if let Some(Some(tls)) = &tls {
+        refuse_unlisted(reader, &senders, &tls.senders);
+    }
     Some(ReceiverProtection {
         plaintext: plaintext?,
         suites: suites?,
@@ -306,13 +315,31 @@ fn previous_key(reader: &mut Reader<'_>) -> Noted<Option<KeySource>> {
     Some(reader.optional("previous-key-file", kinds::path)?.map(KeySource::File))
 }
 
-fn read_sender_keys(reader: &mut Reader<'_>) -> Option<SenderKeys> {
+fn read_sender_keys(reader: &mut Reader<'_>, needs_key: bool) -> Option<SenderKeys> {
     let id = reader.required("id", kinds::sender_id);
-    let current = reader.required("key-file", kinds::path);
+    let current = if needs_key {
+        reader.required("key-file", kinds::path).map(Some)
+    } else {
+        reader.optional("key-file", kinds::path)
+    };
     let previous = previous_key(reader);
     let address = reader.optional("address", kinds::host_port);
-    let current = KeySource::File(current?);
-    Some(SenderKeys { id: id?, keys: KeyPair { current, previous: previous? }, address: address? })
+    let exporters = reader.list("exporters", [], 0..=limits::PREFIXES_MAX, kinds::prefix);
+    let (current, previous) = (current?, previous?);
+    if current.is_none() && previous.is_some() {
+        reader.refuse_alone("previous-key-file", "key-file");
+    }
+    let keys = current.map(|current| KeyPair { current: KeySource::File(current), previous });
+    Some(SenderKeys { id: id?, keys, address: address?, exporters: exporters?.into() })
+}
+
+/// Refuses tables without a key whose id no certificate can have: `listed` are those of [tls], all if it is empty.
+fn refuse_unlisted(reader: &mut Reader<'_>, senders: &[SenderKeys], listed: &[SenderId]) {
+    let unlisted = senders.iter().filter(|sender| sender.keys.is_none() && !listed.contains(&sender.id));
+    for sender in unlisted.filter(|_| !listed.is_empty()) {
+        let expected = "an id of tls.senders, or key-file next to it".to_owned();
+        reader.refuse_last("sender", "id", sender.id.as_str(), expected);
+    }
 }
 
 #[cfg(test)]

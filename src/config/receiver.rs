@@ -106,8 +106,21 @@ impl ReceiverSettings {
     /// Sentences about what is allowed, but probably not meant.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = self.warnings_of_protection();
+        warnings.extend(self.warning_of_exporters());
         warnings.extend(collector::warnings(&self.collectors));
         warnings
+    }
+
+    /// Senders that take another id are not restricted.
+    fn warning_of_exporters(&self) -> Option<String> {
+        let protection = &self.protection;
+        let is_restricted = protection.senders.iter().any(|sender| !sender.exporters.has_all());
+        let is_open = protection.plaintext || protection.shared.is_some();
+        (is_restricted && is_open).then(|| {
+            "exporters restricts the senders of these [[sender]] tables only: with the shared key or in clear text a sender can \
+             take another id, and deliver datagrams of any exporter"
+                .to_owned()
+        })
     }
 
     fn warnings_of_protection(&self) -> Vec<String> {

@@ -239,7 +239,7 @@ fn an_unknown_key_is_refused_with_its_line_and_the_known_ones() {
     );
     assert_eq!(
         receiver_refusal("[[collector]]\naddress = \"a:1\"\nwhen-dwon = \"skip\"\n"),
-        "c.toml:3: unknown key 'collector.when-dwon'; known keys here: address, source, when-down, exporters, group, \
+        "c.toml:3: unknown key 'collector.when-dwon'; known keys here: address, source, when-down, exporters, senders, group, \
          rate-limit, catch-up-limit, catch-up-pace, late-after, late-address, repeat-templates"
     );
 }
@@ -511,4 +511,18 @@ fn what_a_drop_in_would_change_is_known_before_it_is_written() {
     let refused = revised(&path, Some("plaintext = 1\n")).unwrap_err().to_string();
     assert!(refused.contains("50-mine.toml:1: plaintext: found 1"), "{refused}");
     assert_eq!(file.sender().unwrap().settings.id.as_str(), "b");
+}
+
+#[test]
+fn members_of_a_group_have_the_same_senders() {
+    let member = |address: &str, senders: &str| {
+        format!("[[collector]]\naddress = \"{address}\"\ngroup = \"g\"\nsenders = [{senders}]\n")
+    };
+    let two = |second: &str| member("a:1", "\"one\", \"two\"") + &member("b:1", second);
+    assert_eq!(
+        receiver_refusal(&two("\"one\"")),
+        "c.toml:6: collector.address: found \"b:1\", expected the same senders as the first collector of its group"
+    );
+    let file = File::new(&two("\"two\", \"one\""));
+    assert!(load_receiver(Some(&file.path), Overrides::default(), &surroundings()).is_ok());
 }

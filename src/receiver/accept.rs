@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::limits::ACCEPT_REST;
+use crate::prefixes::Prefixes;
 use crate::receiver::serve::{FAREWELL, Shared, serve, turn_back};
 use crate::receiver::strangers::{Notes, Strangers, StrangersPlace};
 use crate::secure::{Admission, Admitted, Channel, Handshake, Pass, ReceiverHandshake, Turned};
@@ -202,6 +203,11 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// Exporters whose datagrams it may deliver, as of now.
+    pub(crate) fn exporters(&self) -> Prefixes {
+        self.admission.borrow().exporters_of(&self.sender)
+    }
+
     /// Waits until this sender is not let in any more.
     pub(crate) async fn expelled(&mut self) {
         while self.admission.changed().await.is_ok() {

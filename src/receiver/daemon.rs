@@ -154,7 +154,8 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
                 expiry.look_at(admission.borrow().tls.as_ref().map(|tls| &tls.certificate));
                 match shared.get() {
                     Some(shared) => {
-                        let senders = shared.seats.status();
+                        let senders = shared.seats.status(&admission.borrow());
+                        shared.seats.log_denied(false);
                         pace.note(delivered(&senders));
                         unmatched.look(&shared.unmatched);
                         notify::status(&line(&senders, &shared.outputs(), &pace));
@@ -178,6 +179,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
     }
     if let Some(shared) = shared.get() {
         unmatched.finish(&shared.unmatched);
+        shared.seats.log_denied(true);
         let progress = notify::with_patience(shared.seats.settle()).await;
         if let Err(error) = ahead::leave(&state, &progress) {
             tracing::error!(

@@ -9,6 +9,7 @@
 //! datagrams, so none is repeated and none is passed over by that.
 
 mod memory;
+mod parcel;
 
 use core::future::poll_fn;
 use core::net::SocketAddr;
@@ -17,55 +18,15 @@ use core::task::Poll;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::batch::Records;
 use crate::config::WhenDown;
 use crate::datagram::Datagram;
-use crate::limits::{BATCH_BODY_MAX, LANE_MAX, PARCEL_OVERHEAD};
+use crate::limits::{BATCH_BODY_MAX, LANE_MAX};
 pub(crate) use crate::receiver::delivery::memory::LaneMemory;
 use crate::receiver::delivery::memory::Part;
+pub(crate) use crate::receiver::delivery::parcel::{Parcel, Settled};
 use crate::receiver::output::{Output, Outputs, Progress};
 use crate::receiver::templates::TemplateLearner;
-use crate::sequence::{Gap, Position, SenderId};
-use crate::status::Tally;
-
-/// A batch on its way, or positions that will never come.
-#[derive(Debug)]
-pub(crate) struct Parcel {
-    pub(crate) first: Position,
-    pub(crate) end: Position,
-    /// Datagrams from here on were not delivered before.
-    pub(crate) news: Position,
-    /// One datagram for each position; none if they will never come.
-    pub(crate) records: Option<Records>,
-}
-
-impl Parcel {
-    /// The positions of `gap`, which will never come.
-    pub(crate) fn never(gap: Gap) -> Self {
-        Self { first: gap.first, end: gap.end, news: gap.end, records: None }
-    }
-
-    /// Its datagrams from `position` on.
-    fn from(&self, position: Position) -> impl Iterator<Item = Datagram<'_>> {
-        let done = usize::try_from(position.since(self.first)).unwrap_or(usize::MAX);
-        self.records.iter().flat_map(Records::iter).skip(done)
-    }
-
-    /// The datagrams below `position` that were not delivered before.
-    fn news_below(&self, position: Position) -> Tally {
-        let count = position.since(self.news);
-        let news = self.from(self.news).take(usize::try_from(count).unwrap_or(usize::MAX));
-        news.fold(Tally::default(), |tally, datagram| Tally {
-            datagrams: tally.datagrams + 1,
-            bytes: tally.bytes + u64::try_from(datagram.payload.len()).unwrap_or(u64::MAX),
-        })
-    }
-
-    /// Bytes that it takes.
-    fn bytes(&self) -> usize {
-        PARCEL_OVERHEAD + self.records.as_ref().map_or(0, Records::len)
-    }
-}
+use crate::sequence::{Position, SenderId};
 
 /// The way of a stream to one collector.
 #[derive(Debug)]
@@ -83,14 +44,21 @@ impl Leg {
         let Some(parcel) = next else { return };
         self.progress.position = self.progress.position.max(parcel.first);
         let datagrams: Vec<Datagram<'_>> = parcel.from(self.progress.position).collect();
-        self.output.deliver(&datagrams, &mut self.progress, &self.learner).await;
+        for run in datagrams.chunk_by(|one, next| parcel.allows(one) == parcel.allows(next)) {
+            let end = self.progress.position.plus(u64::try_from(run.len()).unwrap_or(u64::MAX));
+            if run.first().is_some_and(|first| parcel.allows(first)) {
+                self.output.deliver(run, &mut self.progress, &self.learner).await;
+            }
+            self.progress.position = end;
+        }
         self.progress.position = parcel.end;
     }
 
     /// The collector does not get what it does not have of `parcel`.
     fn pass_over(&mut self, parcel: &Parcel) {
         if self.progress.position < parcel.end {
-            let datagrams: Vec<Datagram<'_>> = parcel.from(self.progress.position).collect();
+            let datagrams = parcel.from(self.progress.position);
+            let datagrams: Vec<Datagram<'_>> = datagrams.filter(|datagram| parcel.allows(datagram)).collect();
             self.learner.learn(&datagrams, None);
             self.output.pass_over(&datagrams);
             self.progress.position = parcel.end;
@@ -155,22 +123,16 @@ impl Lane {
     }
 
     /// Forgets all batches, and says what its collectors have of them.
-    fn leave(&mut self) -> Tally {
+    fn leave(&mut self) -> Settled {
         let position = self.position().unwrap_or_default();
         self.bytes = 0;
-        self.parcels.drain(..).map(|parcel| parcel.news_below(position)).fold(Tally::default(), sum)
+        self.parcels.drain(..).map(|parcel| parcel.settled_below(position)).collect()
     }
 
     /// Takes off the front what all of its collectors have, and says what that is.
-    fn settle(&mut self) -> Tally {
-        core::iter::from_fn(|| self.pop())
-            .map(|parcel| parcel.news_below(parcel.end))
-            .fold(Tally::default(), sum)
+    fn settle(&mut self) -> Settled {
+        core::iter::from_fn(|| self.pop()).map(|parcel| parcel.settled_below(parcel.end)).collect()
     }
-}
-
-fn sum(one: Tally, other: Tally) -> Tally {
-    Tally { datagrams: one.datagrams + other.datagrams, bytes: one.bytes + other.bytes }
 }
 
 /// One stream on its way to every collector.
@@ -181,6 +143,8 @@ pub(crate) struct Delivery {
     skipping: Lane,
     /// Everything below came; `holding.end <= front`, `skipping.end == front`.
     front: Position,
+    /// The result for datagrams that no collector gets, since the last [`Self::settle`].
+    untaken: Settled,
     memory: Part,
 }
 
@@ -196,7 +160,8 @@ impl Delivery {
     ) -> Self {
         let (holding, skipping) = (Lane::default(), Lane::default());
         let memory = Part::of(outputs.lane_memory());
-        let mut delivery = Self { sender, holding, skipping, front: position, memory };
+        let untaken = Settled::default();
+        let mut delivery = Self { sender, holding, skipping, front: position, untaken, memory };
         delivery.change(outputs);
         for leg in &mut delivery.skipping.legs {
             leg.progress.position = leg.progress.position.max(further.unwrap_or_default());
@@ -259,10 +224,10 @@ impl Delivery {
     }
 
     /// Forgets what came and is not with all collectors: it will come again. Says what those that are waited for have of it.
-    pub(crate) fn leave(&mut self) -> Tally {
+    pub(crate) fn leave(&mut self) -> Settled {
         let (holding, skipping) = (self.holding.leave(), self.skipping.leave());
         self.note_memory();
-        if self.holding.legs.is_empty() { skipping } else { holding }
+        self.with_untaken(if self.holding.legs.is_empty() { skipping } else { holding })
     }
 
     /// From now on the stream goes to `outputs`. Those that it went to before go on where they are; to others goes what
@@ -283,8 +248,10 @@ impl Delivery {
         let model = hindmost.map(|leg| leg.learner.clone());
         let known: HashMap<SocketAddr, Progress> =
             known.into_iter().map(|leg| (leg.output.address(), leg.progress)).collect();
-        let learners = outputs.templates().of_sender(&self.sender, outputs.addresses(), model.as_deref());
-        for (output, learner) in outputs.iter().zip(learners) {
+        let own: Vec<&Arc<Output>> = outputs.of_sender(&self.sender).collect();
+        let addresses: Vec<SocketAddr> = own.iter().map(|output| output.address()).collect();
+        let learners = outputs.templates().of_sender(&self.sender, addresses, model.as_deref());
+        for (output, learner) in own.into_iter().zip(learners) {
             let progress = known.get(&output.address()).cloned().unwrap_or_else(|| Progress::at(begin));
             let lane = match output.when_down() {
                 WhenDown::Hold => &mut self.holding,
@@ -324,6 +291,9 @@ impl Delivery {
 
     /// The next of the stream.
     pub(crate) fn push(&mut self, parcel: Parcel) {
+        if self.legs().next().is_none() {
+            self.untaken.add(parcel.settled_below(parcel.end));
+        }
         let parcel = Arc::new(parcel);
         if !self.is_behind() && (self.holding.has_room(&self.memory) || self.skipping.legs.is_empty()) {
             self.holding.push(parcel.clone());
@@ -376,10 +346,15 @@ impl Delivery {
     }
 
     /// What has reached all collectors that are waited for since the last call.
-    pub(crate) fn settle(&mut self) -> Tally {
+    pub(crate) fn settle(&mut self) -> Settled {
         let (holding, skipping) = (self.holding.settle(), self.skipping.settle());
         self.note_memory();
-        if self.holding.legs.is_empty() { skipping } else { holding }
+        self.with_untaken(if self.holding.legs.is_empty() { skipping } else { holding })
+    }
+
+    fn with_untaken(&mut self, mut settled: Settled) -> Settled {
+        settled.add(core::mem::take(&mut self.untaken));
+        settled
     }
 
     /// Everything below is with every collector that is set to hold; where none is, with every one, or passed over.

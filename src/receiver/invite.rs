@@ -11,6 +11,7 @@ use crate::config::{
     self, ConfigError, HostPort, KeySource, Loaded, Overrides, RECEIVER, ReceiverSettings, Revision,
     SenderKeys, Surroundings,
 };
+use crate::prefixes::Prefixes;
 use crate::receiver::invitation;
 use crate::secure::Key;
 use crate::sequence::SenderId;
@@ -47,6 +48,8 @@ struct Entry {
     previous_key_file: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    exporters: Vec<String>,
 }
 
 /// One sender, as far as invitations are about it: its files, and the configuration around them.
@@ -57,6 +60,8 @@ struct Guest<'a> {
     previous: PathBuf,
     /// Where it connects, if the operator has said so.
     address: Option<HostPort>,
+    /// Exporters whose datagrams it may deliver, if the operator has restricted them.
+    exporters: Prefixes,
     overrides: Overrides,
     surroundings: &'a Surroundings,
 }
@@ -98,7 +103,9 @@ pub(crate) fn run(
                 return Err(guest.not_ours(&rest, sender, how));
             }
             Some(sender) => {
-                let key = read_key(&sender.keys.current)?;
+                let how = "add key-file to it (nf-receiver keygen makes keys), and repeat this";
+                let keys = sender.keys.as_ref().ok_or_else(|| guest.not_ours(&rest, sender, how))?;
+                let key = read_key(&keys.current)?;
                 console::note(&format!("{}: nothing was written", guest.table(&rest, sender)));
                 return invitation::hand_out(&rest.settings, id, &address, key);
             }
@@ -124,13 +131,22 @@ impl<'a> Guest<'a> {
     ) -> Self {
         let place = Place::new(RECEIVER, file);
         let key = place.beside("keys").join(id.as_str());
-        let mut guest =
-            Self { id, place, key, previous: PathBuf::new(), address: None, overrides, surroundings };
+        let mut guest = Self {
+            id,
+            place,
+            key,
+            previous: PathBuf::new(),
+            address: None,
+            exporters: Prefixes::default(),
+            overrides,
+            surroundings,
+        };
         if guest.drop_in_path().exists()
             && let Some(invited) = guest.invited()
         {
             guest.address = invited.address;
-            if let KeySource::File(path) = invited.keys.current {
+            guest.exporters = invited.exporters;
+            if let Some(KeySource::File(path)) = invited.keys.map(|keys| keys.current) {
                 guest.key = path;
             }
         }
@@ -167,6 +183,7 @@ impl<'a> Guest<'a> {
             key_file: self.key.clone(),
             previous_key_file: has_previous.then(|| self.previous.clone()),
             address: self.address.as_ref().map(ToString::to_string),
+            exporters: self.exporters.iter().map(ToString::to_string).collect(),
         };
         let id = self.id;
         let origin =
@@ -250,10 +267,11 @@ impl<'a> Guest<'a> {
     fn table(&self, rest: &Loaded<ReceiverSettings>, sender: &SenderKeys) -> String {
         let origin = rest.report.origin_among("sender.id", self.id.as_str());
         let origin = origin.map_or_else(|| "the configuration".to_owned(), ToString::to_string);
-        format!(
-            "{origin}: {} has its own [[sender]] table here, with the key in {}",
-            self.id, sender.keys.current
-        )
+        let key = match &sender.keys {
+            Some(keys) => format!("with the key in {}", keys.current),
+            None => "without a key".to_owned(),
+        };
+        format!("{origin}: {} has its own [[sender]] table here, {key}", self.id)
     }
 
     fn not_ours(&self, rest: &Loaded<ReceiverSettings>, sender: &SenderKeys, how: &str) -> DaemonError {

@@ -5,6 +5,7 @@ mod ahead;
 mod collectors;
 mod daemon;
 mod delivery;
+mod denied;
 mod invitation;
 mod invite;
 mod known_sources;

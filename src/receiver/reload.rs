@@ -81,22 +81,21 @@ impl Reloader {
 
     fn take_up(&self, settings: &ReceiverSettings, admission: Admission) {
         let senders = admission.senders.len();
-        let collectors = settings.collectors.clone();
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        self.admission.send_replace(Arc::new(admission));
+        self.collectors.send_if_modified(|current| {
+            let changed = *current != settings.collectors;
+            current.clone_from(&settings.collectors);
+            changed
+        });
         tracing::info!(
             message_id = receiver::RELOADED,
             senders,
-            collectors = collectors.len(),
+            collectors = settings.collectors.len(),
             "reloaded: keys and ciphers, {} with keys of their own, {}",
             count_of(count(senders), "sender"),
-            count_of(count(collectors.len()), "collector")
+            count_of(count(settings.collectors.len()), "collector")
         );
-        self.admission.send_replace(Arc::new(admission));
-        self.collectors.send_if_modified(|current| {
-            let changed = *current != collectors;
-            *current = collectors;
-            changed
-        });
         needs_restart(&self.begun_with.differs_at_start(settings));
     }
 }
@@ -113,13 +112,19 @@ fn admission(protection: &ReceiverProtection, keys: &mut KeyReader) -> Result<Ad
     let senders = protection
         .senders
         .iter()
-        .map(|sender| Ok((sender.id.clone(), read_pair(&sender.keys, keys)?)))
+        .map(|sender| {
+            let own = sender.keys.as_ref().map(|pair| read_pair(pair, keys)).transpose()?;
+            Ok((sender.id.clone(), own.unwrap_or_default()))
+        })
         .collect::<Result<_, KeyTrouble>>()?;
+    let exporters = protection.senders.iter().filter(|sender| !sender.exporters.has_all());
+    let exporters = exporters.map(|sender| (sender.id.clone(), sender.exporters.clone())).collect();
     Ok(Admission {
         plaintext: protection.plaintext,
         suites: protection.suites.clone(),
         shared: shared.unwrap_or_default(),
         senders,
+        exporters,
         tls: protection.tls.as_ref().map(read_receiver_tls).transpose()?,
     })
 }

@@ -26,7 +26,7 @@ pub(crate) fn status(
     ReceiverStatus {
         service: "nf-receiver".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        senders: shared.map_or_else(Vec::new, |shared| shared.seats.status()),
+        senders: shared.map_or_else(Vec::new, |shared| shared.seats.status(&admission)),
         collectors: found.into_iter().chain(missing.iter().map(unresolved)).collect(),
         certificate: admission.tls.as_ref().map(|tls| CertificateStatus::of(&tls.certificate, wall_clock())),
         refusals,

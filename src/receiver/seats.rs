@@ -7,15 +7,21 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{OwnedMutexGuard, watch};
 
+use crate::datagram::BootTime;
 use crate::framing::Hello;
 use crate::limits::SEATS_MAX;
+use crate::prefixes::Prefixes;
 use crate::receiver::ahead::Left;
-use crate::receiver::delivery::Delivery;
+use crate::receiver::delivery::{Delivery, Settled};
+use crate::receiver::denied::Denied;
 use crate::receiver::positions::StreamPosition;
+use crate::secure::Admission;
 use crate::sequence::{RunId, SenderId, StreamId};
+use crate::service::boot_clock;
 use crate::status::{PeerState, PeerStatus, Tally};
 
 /// What the sender's current stream is, and how far it is delivered.
@@ -42,13 +48,15 @@ pub(crate) struct Counters {
     pub(crate) bytes: AtomicU64,
     pub(crate) duplicates: AtomicU64,
     pub(crate) gaps: AtomicU64,
+    pub(crate) denied: Denied,
 }
 
 impl Counters {
-    /// Adds what was delivered.
-    pub(crate) fn delivered(&self, tally: Tally) {
-        Self::add(&self.datagrams, tally.datagrams);
-        Self::add(&self.bytes, tally.bytes);
+    /// Adds what was delivered, and what was denied.
+    pub(crate) fn settled(&self, settled: &Settled) {
+        Self::add(&self.datagrams, settled.delivered.datagrams);
+        Self::add(&self.bytes, settled.delivered.bytes);
+        self.denied.add(&settled.denied, boot_clock());
     }
 
     /// Adds `count`, which a sender may have chosen, and returns the sum. It stays at the largest number.
@@ -107,7 +115,7 @@ impl Drop for Turn {
     /// behind others, how far each of them is stays here, and the file stays open, until the sender is back.
     fn drop(&mut self) {
         if let Some(current) = self.current.as_mut() {
-            self.seat.counters.delivered(current.delivery.leave());
+            self.seat.counters.settled(&current.delivery.leave());
         }
         self.current.take_if(|current| current.is_settled());
         self.seat.view().state = PeerState::Disconnected;
@@ -205,10 +213,20 @@ impl Seats {
     }
 
     /// What the status shows of every sender, by id.
-    pub(crate) fn status(&self) -> Vec<PeerStatus> {
-        let mut rows: Vec<PeerStatus> = self.seats().iter().map(|(id, seat)| row(id, seat)).collect();
+    pub(crate) fn status(&self, admission: &Admission) -> Vec<PeerStatus> {
+        let row = |(id, seat): (&SenderId, &Arc<Seat>)| row(id, seat, &admission.exporters_of(id));
+        let mut rows: Vec<PeerStatus> = self.seats().iter().map(row).collect();
         rows.sort_by(|a, b| a.id.cmp(&b.id));
         rows
+    }
+
+    /// Logs denied datagrams that are not in the log yet: those that are due or, at the end, all. To be called once a second.
+    pub(crate) fn log_denied(&self, is_end: bool) {
+        let seats: Vec<(SenderId, Arc<Seat>)> =
+            self.seats().iter().map(|(id, seat)| (id.clone(), seat.clone())).collect();
+        for (id, seat) in seats {
+            seat.counters.denied.log(&id, Instant::now(), is_end);
+        }
     }
 
     /// Stores, for batches that were on their way when the daemon stopped, what every collector has of them. Gives
@@ -241,8 +259,9 @@ impl Seats {
     }
 }
 
-fn row(id: &SenderId, seat: &Seat) -> PeerStatus {
-    let view = seat.view().clone();
+fn row(id: &SenderId, seat: &Seat, exporters: &Prefixes) -> PeerStatus {
+    let (view, now) = (seat.view().clone(), boot_clock());
+    let seconds_since = |moment: BootTime| now.since(moment).map_or(0, |time| time.as_secs());
     let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     PeerStatus {
         id: id.to_string(),
@@ -256,6 +275,9 @@ fn row(id: &SenderId, seat: &Seat) -> PeerStatus {
         replaces: view.replaces.map(|stream| stream.to_string()),
         superseded: view.superseded.map(|peer| peer.to_string()),
         ended: view.ended,
+        exporters: exporters.iter().map(ToString::to_string).collect(),
+        denied: seat.counters.denied.total(),
+        denied_exporters: seat.counters.denied.exporters(seconds_since),
     }
 }
 
@@ -297,7 +319,7 @@ mod tests {
         drop(turn);
         positions.sync().unwrap();
         assert!(file.upgrade().is_none());
-        assert_eq!(seats.status()[0].delivered.datagrams, 3);
+        assert_eq!(seats.status(&Admission::default())[0].delivered.datagrams, 3);
     }
 
     #[tokio::test]

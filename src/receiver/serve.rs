@@ -444,7 +444,8 @@ impl Connection<'_> {
                     self.adopt_run(turn);
                     let (first, end) = (batch.first(), batch.end());
                     let records = self.open(turn, &batch, first);
-                    push_again(turn, Parcel { first, end, news: first, records });
+                    let exporters = self.known.exporters();
+                    push_again(turn, Parcel { first, end, news: first, records, exporters });
                 }
                 ReceiverEvent::GapAgain(gap) => {
                     self.adopt_run(turn);
@@ -480,11 +481,12 @@ impl Connection<'_> {
         let repeated = u64::try_from(skip).unwrap_or(u64::MAX);
         Counters::add(&turn.seat.counters.duplicates, repeated);
         let news = batch.first().plus(repeated);
-        let records = self.open(turn, batch, news);
+        let (records, exporters) = (self.open(turn, batch, news), self.known.exporters());
         if let Some(records) = &records {
-            self.shared.unmatched.note(&self.outputs.borrow(), records, skip);
+            let outputs = self.outputs.borrow();
+            self.shared.unmatched.note(&outputs, &self.known.sender, &exporters, records, skip);
         }
-        push(turn, Parcel { first: batch.first(), end: batch.end(), news, records });
+        push(turn, Parcel { first: batch.first(), end: batch.end(), news, records, exporters });
     }
 
     /// The sender says that positions will never come.
@@ -542,7 +544,7 @@ impl Connection<'_> {
     /// come that could not before.
     fn settle(&mut self, turn: &mut Turn) -> Result<bool, PositionsError> {
         let Some(current) = turn.current.as_mut() else { return Ok(false) };
-        turn.seat.counters.delivered(current.delivery.settle());
+        turn.seat.counters.settled(&current.delivery.settle());
         let position = current.delivery.settled();
         if current.stored.get().is_none_or(|stored| stored < position) {
             current.stored.store(position, current.run)?;

@@ -1,4 +1,4 @@
-//! Datagrams that no collector gets, as no `exporters` setting names their exporter: counted, and logged seldom enough.
+//! Datagrams that no collector gets, as no collector's `senders` and `exporters` name them: counted, and logged seldom enough.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,9 @@ use std::time::Instant;
 use crate::batch::Records;
 use crate::datagram::BootTime;
 use crate::limits::UNMATCHED_SHOWN;
+use crate::prefixes::Prefixes;
 use crate::receiver::output::Outputs;
+use crate::sequence::SenderId;
 use crate::service::messages::receiver;
 use crate::service::{CountLog, CountTable, boot_clock};
 use crate::status::{UnmatchedStatus, count_of, name_first};
@@ -27,13 +29,22 @@ impl Default for Unmatched {
 }
 
 impl Unmatched {
-    /// Counts those of `records` from the one at `skip` on that no collector of `outputs` gets.
-    pub(crate) fn note(&self, outputs: &Outputs, records: &Records, skip: usize) {
-        if outputs.take_all() {
+    /// Counts those of `records` from the one at `skip` on that `sender` may deliver, as they are of `allowed` exporters, and
+    /// that no collector of `outputs` gets.
+    pub(crate) fn note(
+        &self,
+        outputs: &Outputs,
+        sender: &SenderId,
+        allowed: &Prefixes,
+        records: &Records,
+        skip: usize,
+    ) {
+        if outputs.take_all(sender) {
             return;
         }
         let exporters = records.iter().skip(skip).map(|datagram| datagram.exporter.ip());
-        let unmatched = exporters.filter(|exporter| !outputs.take(*exporter));
+        let unmatched =
+            exporters.filter(|exporter| allowed.has(*exporter) && !outputs.take(sender, *exporter));
         let mut now = None;
         for exporter in unmatched {
             self.exporters().add(exporter, 1, *now.get_or_insert_with(boot_clock));
@@ -85,7 +96,7 @@ impl UnmatchedLog {
             datagrams = count,
             exporters,
             "{} match no collector, from {exporters}: they are acknowledged and not delivered; add their exporters to \
-             'exporters' of a [[collector]], or deny them at nf-sender",
+             'exporters', or their sender to 'senders', of a [[collector]], or deny them at nf-sender",
             count_of(count, "datagram")
         );
     }

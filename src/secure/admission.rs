@@ -5,6 +5,7 @@
 use core::fmt;
 use std::collections::HashMap;
 
+use crate::prefixes::Prefixes;
 use crate::secure::{Key, KeyId, ReceiverTls, Suite};
 use crate::sequence::SenderId;
 
@@ -17,8 +18,10 @@ pub struct Admission {
     pub suites: Vec<Suite>,
     /// The keys of all senders that have none of their own.
     pub shared: Vec<Key>,
-    /// The keys of those that do.
+    /// The keys of those that have a table of their own; none if only a certificate authenticates the sender.
     pub senders: HashMap<SenderId, Vec<Key>>,
+    /// Exporters whose datagrams these senders may deliver; others may deliver all.
+    pub exporters: HashMap<SenderId, Prefixes>,
     /// What lets senders with certificates in, if anything does.
     pub tls: Option<ReceiverTls>,
 }
@@ -48,7 +51,7 @@ pub enum Pass {
 impl Admission {
     /// Whether there is any key.
     pub fn has_keys(&self) -> bool {
-        !self.shared.is_empty() || !self.senders.is_empty()
+        !self.shared.is_empty() || self.senders.values().any(|keys| !keys.is_empty())
     }
 
     /// Whether senders can prove who they are.
@@ -70,6 +73,11 @@ impl Admission {
     /// The key of this sender that has this id.
     pub fn key_of(&self, sender: &SenderId, id: Option<KeyId>) -> Option<&Key> {
         self.keys_of(sender).iter().find(|key| Some(key.id()) == id)
+    }
+
+    /// Exporters whose datagrams this sender may deliver.
+    pub fn exporters_of(&self, sender: &SenderId) -> Prefixes {
+        self.exporters.get(sender).cloned().unwrap_or_default()
     }
 
     /// Whether a sender that was let in by `pass` would be let in now.

@@ -90,6 +90,8 @@ pub mod receiver {
     pub const COLLECTOR_LOST: &str = "5d0c9d0e6a3f4a0c8f5f7b1f3c6a9e42";
     /// The kernel refuses to send some datagrams, which are dropped.
     pub const DATAGRAMS_REFUSED: &str = "fe9ad3d1b9b1467ab51f98af1f2ee8a0";
+    /// A sender delivers datagrams of exporters that are not its own.
+    pub const EXPORTERS_DENIED: &str = "ccdbf427f8e04ea696908fb51984281d";
     /// The system's clock was set.
     pub const CLOCK_SET: &str = "80e04d4baf0141e1ab35d04f19cad397";
     /// The name of a collector cannot be resolved; senders wait.

@@ -141,6 +141,14 @@ impl Collector for ReceiverStatus {
             self.unmatched,
         )?;
         metrics.counter("internal_errors", INTERNAL_ERRORS, self.internal_errors)?;
+        // Only senders with a table have a label of their own: with a shared key a peer can take any number of ids.
+        let restricted =
+            self.senders.iter().filter(|sender| !sender.exporters.is_empty() || sender.denied > 0);
+        metrics.counters(
+            ("denied_datagrams", "Datagrams of exporters that the sender may not deliver"),
+            "sender",
+            restricted.map(|sender| (sender.id.as_str(), sender.denied)),
+        )?;
         metrics.collectors(&self.collectors)?;
         metrics.late_addresses(&self.collectors)?;
         metrics.counter(
@@ -335,6 +343,15 @@ mod tests {
         }
         assert!(text.ends_with("# EOF\n"));
         assert!(!sender_metrics(sender()).contains("certificate"));
+    }
+
+    #[test]
+    fn denied_datagrams_have_the_label_of_their_sender() {
+        let mut status = receiver();
+        assert!(!receiver_metrics(status.clone()).contains("denied"));
+        (status.senders[0].denied, status.senders[0].exporters) = (7, vec!["10.0.0.0/8".to_owned()]);
+        let line = "nf_receiver_denied_datagrams_total{sender=\"brno-edge\"} 7\n";
+        assert!(receiver_metrics(status).contains(line));
     }
 
     #[test]

@@ -90,6 +90,26 @@ pub struct PeerStatus {
     /// Why the last session ended; `None` while there is one.
     #[serde(default)]
     pub ended: Option<String>,
+    /// Prefixes of the exporters whose datagrams it may deliver; empty if it may deliver those of all.
+    #[serde(default)]
+    pub exporters: Vec<String>,
+    /// Datagrams of other exporters. No collector gets them.
+    #[serde(default)]
+    pub denied: u64,
+    /// These exporters, the one with most datagrams first; at most `limits::DENIED_SHOWN`.
+    #[serde(default)]
+    pub denied_exporters: Vec<DeniedExporter>,
+}
+
+/// An exporter whose datagrams a sender may not deliver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeniedExporter {
+    /// Its address, as the sender claims.
+    pub address: IpAddr,
+    /// Datagrams denied.
+    pub datagrams: u64,
+    /// Seconds since the last one.
+    pub last_seen_s: u64,
 }
 
 /// Whether a sender is connected.

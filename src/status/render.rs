@@ -299,10 +299,11 @@ fn senders(status: &ReceiverStatus, earlier: Option<Earlier<'_, ReceiverStatus>>
     table.render() + &lives(status)
 }
 
-/// Senders whose spool has lived twice, senders whose connections take over from each other, and why sessions ended.
+/// Senders whose spool has lived twice, whose connections take over from each other, or whose datagrams were denied, and
+/// why sessions ended.
 fn lives(status: &ReceiverStatus) -> String {
-    let sentences =
-        status.senders.iter().flat_map(|PeerStatus { id, stream, replaces, superseded, ended, .. }| {
+    let sentences = status.senders.iter().flat_map(
+        |PeerStatus { id, stream, replaces, superseded, ended, denied, denied_exporters, .. }| {
             let replaced = replaces.as_ref().map(|replaced| {
                 format!("{id}: stream {stream}\n  continues {replaced}: its spool was restored or cloned\n")
             });
@@ -310,8 +311,14 @@ fn lives(status: &ReceiverStatus) -> String {
                 .as_ref()
                 .map(|peer| format!("{id}: took over from an open connection of {peer}\n"));
             let ended = ended.as_ref().map(|reason| format!("{id}: disconnected: {reason}\n"));
-            [replaced, took_over, ended].into_iter().flatten()
-        });
+            let denied = (*denied > 0).then(|| {
+                let named = name_first(denied_exporters.iter().map(|row| (row.address, row.datagrams)));
+                let count = count_of(*denied, "datagram");
+                format!("{id}: {count} denied, from {named}: not in 'exporters' of its table\n")
+            });
+            [replaced, took_over, ended, denied].into_iter().flatten()
+        },
+    );
     let text: String = sentences.collect();
     if text.is_empty() { text } else { format!("\n{text}") }
 }

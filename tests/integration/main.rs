@@ -57,5 +57,6 @@ mod stream_proof;
 mod support;
 mod systemd;
 mod tampering;
+mod tenants;
 mod tls;
 mod two_configurations;

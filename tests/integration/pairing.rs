@@ -215,6 +215,18 @@ fn a_link_in_the_place_of_a_key_is_never_followed() {
 }
 
 #[test]
+fn a_renewal_keeps_the_exporters_of_a_sender() {
+    let receiver = ReceiverHost::new(&[], "");
+    token(&receiver, &["brno-edge", "--address", "collector.example.net:2055"]);
+    let drop_in = receiver.path("nf-receiver.toml.d/sender-brno-edge.toml");
+    let restricted = std::fs::read_to_string(&drop_in).unwrap() + "exporters = [\"10.0.0.0/8\"]\n";
+    std::fs::write(&drop_in, restricted).unwrap();
+    token(&receiver, &["brno-edge", "--renew"]);
+    let renewed = std::fs::read_to_string(&drop_in).unwrap();
+    assert!(renewed.contains("exporters = [\"10.0.0.0/8\"]"), "{renewed}");
+}
+
+#[test]
 fn a_renewal_keeps_one_key_before_and_revoking_takes_both() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let receiver = bare_receiver(&collector);

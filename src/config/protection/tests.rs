@@ -131,7 +131,12 @@ fn senders_of_drop_ins_add_to_those_of_the_file() {
     let loaded = load_receiver(Some(&path), Overrides::default(), &surroundings()).unwrap();
     let sender = |id: &str, current, previous: Option<&str>| {
         let keys = KeyPair { current: file_source(current), previous: previous.map(file_source) };
-        SenderKeys { id: id.parse().unwrap(), keys, address: None }
+        SenderKeys {
+            id: id.parse().unwrap(),
+            keys: Some(keys),
+            address: None,
+            exporters: Prefixes::default(),
+        }
     };
     let protection = loaded.settings.protection;
     assert_eq!(protection.senders, [sender("a", "/a", None), sender("b", "/b", Some("/old"))]);
@@ -197,4 +202,47 @@ fn tls_needs_all_three_files_and_is_an_alternative_to_a_key() {
         Some(ReceiverTlsSettings { files: tls, revoked: vec!["/crl".into()], senders })
     );
     assert!(protection.has_proofs());
+}
+
+#[test]
+fn exporters_of_a_sender_are_prefixes() {
+    let table = "[[sender]]\nid = \"a\"\nkey-file = \"/a\"\n";
+    let protection =
+        receiver(&format!("{table}exporters = [\"10.1.2.3/8\", \"2001:db8::1\"]\n"), &[]).unwrap();
+    assert_eq!(protection.senders[0].exporters.to_string(), "10.0.0.0/8, 2001:db8::1/128");
+    assert_eq!(
+        receiver(&format!("{table}exporters = [\"10.0.0.0/33\"]\n"), &[]),
+        Err("c.toml:4: sender.exporters: found \"10.0.0.0/33\", expected a prefix such as \"192.0.2.0/24\" or \
+             \"2001:db8::/32\""
+            .to_owned())
+    );
+}
+
+#[test]
+fn a_sender_with_a_certificate_needs_no_key() {
+    let tls = "[tls]\nauthority = \"/ca\"\ncertificate = \"/c\"\nkey = \"/k\"\n";
+    let table = "[[sender]]\nid = \"a\"\nexporters = [\"10.0.0.0/8\"]\n";
+    let protection = receiver(&format!("{tls}{table}"), &[]).unwrap();
+    assert_eq!(protection.senders[0].keys, None);
+    assert!(receiver(&format!("{tls}senders = [\"b\", \"a\"]\n{table}"), &[]).is_ok());
+    assert_eq!(
+        receiver(&format!("{tls}senders = [\"b\"]\n{table}"), &[]),
+        Err("c.toml:7: sender.id: found \"a\", expected an id of tls.senders, or key-file next to it"
+            .to_owned())
+    );
+    assert_eq!(receiver(table, &[]), Err("c.toml:1: 'sender.key-file' is missing here".to_owned()));
+    assert_eq!(
+        receiver(&format!("{tls}[[sender]]\nid = \"a\"\nprevious-key-file = \"/old\"\n"), &[]),
+        Err("c.toml:7: sender.previous-key-file: found \"/old\", expected key-file beside it".to_owned())
+    );
+}
+
+#[test]
+fn restricted_exporters_next_to_a_shared_key_warn() {
+    let (directory, path) =
+        file("key-file = \"/k\"\n[[sender]]\nid = \"a\"\nkey-file = \"/a\"\nexporters = [\"10.0.0.0/8\"]\n");
+    let loaded = load_receiver(Some(&path), Overrides::default(), &surroundings()).unwrap();
+    let warnings: Vec<String> = loaded.report.warnings().to_vec();
+    assert!(warnings.iter().any(|warning| warning.contains("any exporter")), "{warnings:?}");
+    drop(directory);
 }

@@ -7,9 +7,10 @@ use std::thread::JoinHandle;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::batch::{BatchBuilder, Compression};
+use crate::batch::{BatchBuilder, Compression, Records};
 use crate::datagram::Timestamp;
 use crate::limits::PAYLOAD_MAX;
+use crate::prefixes::Prefixes;
 use crate::receiver::output::Resolved;
 use crate::receiver::templates::{netflow_9, test_sender};
 use crate::sequence::{Position, StreamId};
@@ -78,11 +79,16 @@ fn begun(position: u64, outputs: &Outputs) -> Delivery {
     Delivery::new(test_sender(), Position(position), None, outputs, &HashMap::new())
 }
 
+/// A batch whose sender may deliver datagrams of all exporters.
+fn parcel(first: Position, end: Position, news: Position, records: Records) -> Parcel {
+    Parcel { first, end, news, records: Some(records), exporters: Prefixes::default() }
+}
+
 /// The next batch of the stream.
 fn push(delivery: &mut Delivery, records: Records) {
     let first = Position(delivery.front.0);
     let count = u64::try_from(records.iter().count()).unwrap();
-    delivery.push(Parcel { first, end: first.plus(count), news: first, records: Some(records) });
+    delivery.push(parcel(first, first.plus(count), first, records));
 }
 
 /// The first batch of the stream, of which all have `done` datagrams.
@@ -90,7 +96,7 @@ fn begun_within(records: Records, done: u64, outputs: &Outputs) -> Delivery {
     let mut delivery = begun(done, outputs);
     let count = u64::try_from(records.iter().count()).unwrap();
     let (first, end, news) = (Position(0), Position(count), Position(done));
-    delivery.push(Parcel { first, end, news, records: Some(records) });
+    delivery.push(parcel(first, end, news, records));
     delivery
 }
 
@@ -370,12 +376,7 @@ async fn a_collector_that_holds_and_comes_back_gets_what_has_gone_by_once_more_a
             let end = place.plus(u64::try_from(records.iter().count()).unwrap());
             if place >= first && room > 0 {
                 room = room.saturating_sub(records.len());
-                delivery.push_again(Parcel {
-                    first: place,
-                    end,
-                    news: place,
-                    records: Some(records.clone()),
-                });
+                delivery.push_again(parcel(place, end, place, records.clone()));
             }
             place = end;
         }
@@ -420,7 +421,7 @@ async fn after_a_lost_link_those_that_are_ahead_go_on_and_the_others_ask_for_wha
     push(&mut delivery, batches(&payloads).remove(0));
     run_to_the_end(&mut delivery).await;
     assert_eq!(delivery.further(), Some(Position(50)));
-    assert_eq!(delivery.leave(), Tally::default());
+    assert_eq!(delivery.leave(), Settled::default());
     delivery.resume(Position(0));
     assert_eq!((delivery.position(), delivery.front()), (Position(0), Position(50)));
     assert!(delivery.is_behind());
@@ -500,4 +501,14 @@ async fn a_collector_without_the_exporter_teaches_the_other_nothing() {
     run_to_the_end(&mut delivery).await;
     assert_eq!(definitions(&received(&back)), [Some(4), None, Some(8), None]);
     assert!(received(&stays).is_empty());
+}
+
+#[tokio::test]
+async fn datagrams_without_any_collector_are_settled() {
+    let outputs = Outputs::to(&[]);
+    let mut delivery = begun(0, &outputs);
+    push(&mut delivery, batches(&numbered(3, 10)).remove(0));
+    let settled = delivery.settle();
+    assert_eq!((settled.delivered.datagrams, delivery.settled()), (3, Position(3)));
+    assert_eq!(delivery.settle(), Settled::default());
 }

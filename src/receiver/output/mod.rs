@@ -37,7 +37,7 @@ use crate::receiver::output::pace::CatchUp;
 use crate::receiver::output::share::Share;
 use crate::receiver::output::udp::UdpOutput;
 use crate::receiver::templates::{TemplateLearner, Templates};
-use crate::sequence::Position;
+use crate::sequence::{Position, SenderId};
 use crate::status::CollectorState;
 
 /// What is known of one collector. Counts run from the start of the process.
@@ -130,6 +130,12 @@ impl Output {
         match self {
             Self::Udp(output) => output.address(),
         }
+    }
+
+    /// Whether its collector gets datagrams of `sender`.
+    fn gets(&self, sender: &SenderId) -> bool {
+        let Self::Udp(output) = self;
+        output.settings().senders.is_empty() || output.settings().senders.contains(sender)
     }
 
     /// What becomes of datagrams while its collector takes none.
@@ -261,14 +267,19 @@ impl Outputs {
         self.collectors.iter()
     }
 
-    /// Whether every exporter has a collector that gets its datagrams.
-    pub(crate) fn take_all(&self) -> bool {
-        self.collectors.iter().any(|output| output.share().is_any())
+    /// The outputs that get datagrams of `sender`, in the order of their addresses.
+    pub(super) fn of_sender(&self, sender: &SenderId) -> impl Iterator<Item = &Arc<Output>> {
+        self.iter().filter(|output| output.gets(sender))
     }
 
-    /// Whether a collector gets the datagrams of `exporter`.
-    pub(crate) fn take(&self, exporter: IpAddr) -> bool {
-        self.collectors.iter().any(|output| output.share().admits(exporter))
+    /// Whether every exporter of `sender` has a collector that gets its datagrams.
+    pub(crate) fn take_all(&self, sender: &SenderId) -> bool {
+        self.of_sender(sender).any(|output| output.share().is_any())
+    }
+
+    /// Whether a collector gets the datagrams of this exporter of `sender`.
+    pub(crate) fn take(&self, sender: &SenderId, exporter: IpAddr) -> bool {
+        self.of_sender(sender).any(|output| output.share().admits(exporter))
     }
 
     /// Where the collectors listen.

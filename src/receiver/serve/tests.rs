@@ -138,15 +138,24 @@ impl Exchange {
 }
 
 fn batch(first: Position, payload: &[u8]) -> Batch {
-    batch_from("192.0.2.1:2055", first, payload)
+    batch_of(first, &[("192.0.2.1:2055", payload)])
 }
 
-fn batch_from(exporter: &str, first: Position, payload: &[u8]) -> Batch {
-    let address: SocketAddr = exporter.parse().unwrap();
-    let datagram = Datagram { exporter: address, local: address, arrival: Timestamp(0), payload };
+/// A batch of datagrams, each with the address of its exporter.
+fn batch_of(first: Position, datagrams: &[(&str, &[u8])]) -> Batch {
     let mut builder = BatchBuilder::new(stream(), Compression::None);
-    builder.push(&datagram).unwrap();
+    for (exporter, payload) in datagrams {
+        let exporter: SocketAddr = exporter.parse().unwrap();
+        let datagram = Datagram { exporter, local: exporter, arrival: Timestamp(0), payload };
+        builder.push(&datagram).unwrap();
+    }
     builder.finish(first).unwrap()
+}
+
+/// Rules by which the sender of an exchange may deliver datagrams of these exporters.
+fn only(prefix: &str) -> Arc<Admission> {
+    let exporters = vec![prefix.parse().unwrap()].into();
+    Arc::new(Admission { exporters: [("edge".parse().unwrap(), exporters)].into(), ..Admission::default() })
 }
 
 /// Whole by its checksums, but its record ends nowhere.
@@ -170,7 +179,7 @@ async fn a_batch_that_cannot_be_read_is_counted_and_the_next_one_is_delivered() 
     let mut payload = [0; 16];
     let length = exchange.receiver.collector.recv(&mut payload).await.unwrap();
     assert_eq!(&payload[..length], b"second");
-    let [sender] = exchange.receiver.shared.seats.status().try_into().unwrap();
+    let [sender] = exchange.receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
     assert_eq!((sender.gaps, sender.delivered.datagrams), (1, 1));
 }
 
@@ -190,7 +199,7 @@ async fn a_sender_that_is_not_let_in_any_more_is_told_so() {
 #[tokio::test]
 async fn datagrams_that_match_no_collector_are_counted() {
     let mut exchange = Exchange::agreed_for(&["192.0.2.1/32"]).await;
-    let from = |ip: &str, first| batch_from(&format!("{ip}:2055"), Position(first), b"x").bytes().clone();
+    let from = |ip: &str, first| batch_of(Position(first), &[(&format!("{ip}:2055"), b"x")]).bytes().clone();
     for (ip, first) in [("192.0.2.1", 0), ("192.0.2.7", 1), ("192.0.2.8", 2), ("192.0.2.7", 3)] {
         exchange.say(Message::Data(from(ip, first))).await;
     }
@@ -205,12 +214,12 @@ async fn datagrams_that_match_no_collector_are_counted() {
 #[tokio::test]
 async fn a_session_that_broke_off_counts_as_ended_and_not_as_rejected() {
     let exchange = Exchange::agreed().await;
-    assert_eq!(exchange.receiver.shared.seats.status()[0].ended, None);
+    assert_eq!(exchange.receiver.shared.seats.status(&Admission::default())[0].ended, None);
     let Exchange { stream, receiver, .. } = exchange;
     let shared = &receiver.shared;
     stream.set_zero_linger().unwrap();
     drop(stream);
-    while shared.seats.status()[0].ended.is_none() {
+    while shared.seats.status(&Admission::default())[0].ended.is_none() {
         tokio::task::yield_now().await;
     }
     assert_eq!(shared.refused().0, 0);
@@ -252,4 +261,45 @@ async fn a_proof_of_another_connection_is_refused() {
     let Message::Refuse(refusal) = hostile.hear().await else { panic!("no refusal") };
     assert_eq!(refusal.code(), RefusalCode::StreamNotProven);
     exchange.say(Message::Ping).await;
+}
+
+#[tokio::test]
+async fn datagrams_of_denied_exporters_are_acknowledged() {
+    let mut exchange = Exchange::agreed().await;
+    exchange.admission.send_replace(only("10.0.0.0/8"));
+    let (own, other) = ("10.0.0.1:2055", "[::ffff:192.0.2.7]:2055");
+    let datagrams: [(&str, &[u8]); 4] =
+        [(other, b"forged"), (own, b"one"), (other, b"forged"), (own, b"two")];
+    exchange.say(Message::Data(batch_of(Position(0), &datagrams).bytes().clone())).await;
+    exchange.say(Message::Data(batch_of(Position(4), &[(other, b"forged")]).bytes().clone())).await;
+    while exchange.hear().await != Message::Ack(Position(5)) {}
+    exchange.admission.send_replace(only("192.0.2.0/24"));
+    exchange
+        .say(Message::Data(batch_of(Position(5), &[(own, b"late"), (other, b"three")]).bytes().clone()))
+        .await;
+    while exchange.hear().await != Message::Ack(Position(7)) {}
+    let mut payload = [0; 16];
+    for expected in [b"one".as_slice(), b"two", b"three"] {
+        let length = exchange.receiver.collector.recv(&mut payload).await.unwrap();
+        assert_eq!(&payload[..length], expected);
+    }
+    let admission = exchange.admission.borrow().clone();
+    let [sender] = exchange.receiver.shared.seats.status(&admission).try_into().unwrap();
+    assert_eq!((sender.delivered.datagrams, sender.denied), (3, 4));
+    assert_eq!(sender.exporters, ["192.0.2.0/24"]);
+    let denied: Vec<_> =
+        sender.denied_exporters.iter().map(|row| (row.address.to_string(), row.datagrams)).collect();
+    assert_eq!(denied, [("192.0.2.7".to_owned(), 3), ("10.0.0.1".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn denied_datagrams_count_without_any_collector() {
+    let mut exchange = Exchange::agreed_for(&["198.51.100.0/24"]).await;
+    exchange.admission.send_replace(only("10.0.0.0/8"));
+    let datagrams: [(&str, &[u8]); 3] =
+        [("192.0.2.7:1", b"forged"), ("10.0.0.1:1", b"unmatched"), ("192.0.2.7:1", b"forged")];
+    exchange.say(Message::Data(batch_of(Position(0), &datagrams).bytes().clone())).await;
+    while exchange.hear().await != Message::Ack(Position(3)) {}
+    let [sender] = exchange.receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
+    assert_eq!((sender.denied, exchange.receiver.shared.unmatched.count()), (2, 1));
 }

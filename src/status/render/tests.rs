@@ -1,8 +1,8 @@
 use super::*;
 use crate::sequence::StreamId;
 use crate::status::{
-    CollectorStatus, DeniedStatus, Dropped, ExporterStatus, IntakeStatus, LateStatus, Queued, Recovered,
-    RefusedStatus, SeenAs, SocketStatus, Tally, UnmatchedStatus,
+    CollectorStatus, DeniedExporter, DeniedStatus, Dropped, ExporterStatus, IntakeStatus, LateStatus, Queued,
+    Recovered, RefusedStatus, SeenAs, SocketStatus, Tally, UnmatchedStatus,
 };
 
 pub(in crate::status) fn sender() -> SenderStatus {
@@ -174,6 +174,9 @@ pub(in crate::status) fn receiver() -> ReceiverStatus {
             replaces: None,
             superseded: None,
             ended: None,
+            exporters: Vec::new(),
+            denied: 0,
+            denied_exporters: Vec::new(),
         }],
         collectors: vec![CollectorStatus {
             address: "127.0.0.1:9995".to_owned(),
@@ -254,6 +257,18 @@ fn a_collector_that_is_paced_is_shown_so() {
         let text = render_receiver(&status, None);
         assert!(text.contains(&format!("127.0.0.1:9995          {state} ")), "{text}");
     }
+}
+
+#[test]
+fn denied_exporters_of_a_sender_are_shown() {
+    let mut status = receiver();
+    assert!(!render_receiver(&status, None).contains("denied"));
+    status.senders[0].denied = 7;
+    let address = "192.0.2.7".parse().unwrap();
+    status.senders[0].denied_exporters = vec![DeniedExporter { address, datagrams: 7, last_seen_s: 3 }];
+    let text = render_receiver(&status, None);
+    let line = "\nbrno-edge: 7 datagrams denied, from 192.0.2.7 (7): not in 'exporters' of its table\n";
+    assert!(text.contains(line), "{text}");
 }
 
 #[test]
