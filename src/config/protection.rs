@@ -131,6 +131,12 @@ impl ReceiverProtection {
         self.shared.is_some() || !self.senders.is_empty() || self.tls.is_some()
     }
 
+    /// Whether senders without a certificate can take the ids of those with one.
+    pub(super) fn takes_unreserved_ids(&self) -> bool {
+        let names_none = self.tls.as_ref().is_some_and(|tls| tls.senders.is_empty());
+        names_none && (self.shared.is_some() || self.plaintext)
+    }
+
     /// The files of keys and certificates.
     pub(super) fn files(&self) -> Vec<&Path> {
         let pairs = self.shared.iter().chain(self.senders.iter().filter_map(|sender| sender.keys.as_ref()));

@@ -107,6 +107,11 @@ impl ReceiverSettings {
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = self.warnings_of_protection();
         warnings.extend(self.warning_of_exporters());
+        warnings.extend(self.protection.takes_unreserved_ids().then(|| {
+            "holders of the shared key, or senders in clear text, can take the ids of senders with certificates: name these in \
+             'senders' of [tls]"
+                .to_owned()
+        }));
         warnings.extend(collector::warnings(&self.collectors));
         warnings
     }

@@ -1,6 +1,7 @@
 //! Whom a receiver lets in.
 //!
-//! Always holds: a sender with keys of its own is let in by these and nothing else, and nobody else's key takes its id.
+//! Always holds: a sender with keys of its own is let in by these and nothing else, and nobody else's key takes its id. An id
+//! that `senders` in `[tls]` names belongs to the holder of its certificate.
 
 use core::fmt;
 use std::collections::HashMap;
@@ -62,12 +63,19 @@ impl Admission {
     /// Whether this sender is let in in clear text: where that was asked for, unless it has a key of its own; and
     /// from this machine where there are neither keys nor certificates.
     pub fn admits_clear_text(&self, sender: &SenderId, is_local: bool) -> bool {
-        (self.plaintext && !self.senders.contains_key(sender)) || (is_local && !self.has_proofs())
+        let is_free = !self.senders.contains_key(sender) && !self.is_reserved(sender);
+        (self.plaintext && is_free) || (is_local && !self.has_proofs())
+    }
+
+    /// Whether only a certificate, or a key of its own, lets this sender in.
+    pub fn is_reserved(&self, sender: &SenderId) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.senders.contains(sender))
     }
 
     /// The keys by which this sender is let in.
     pub fn keys_of(&self, sender: &SenderId) -> &[Key] {
-        self.senders.get(sender).unwrap_or(&self.shared)
+        let shared = if self.is_reserved(sender) { &[] } else { self.shared.as_slice() };
+        self.senders.get(sender).map_or(shared, Vec::as_slice)
     }
 
     /// The key of this sender that has this id.

@@ -208,3 +208,22 @@ fn losses_beyond_all_numbers_stay_at_the_largest() {
     assert_eq!(status["senders"][0]["gaps"], u64::MAX, "{status}");
     drop(clients);
 }
+
+#[test]
+fn ids_of_certificates_are_taken_by_no_other_proof() {
+    let _running = shared();
+    let mut site = Site::new();
+    site.add_receiver_toml("senders = [\"edge\"]\n");
+    site.give("edge", 2);
+    site.receiver.use_key("shared");
+    site.receiver.protect(&["--plaintext", "--key-file", site.receiver.path("key").to_str().unwrap()]);
+    site.receiver.start();
+    let address = site.receiver.addr();
+    assert!(Client::with_key(address, "edge", "shared").is_err());
+    assert!(Client::in_clear_text(address, "edge").is_err());
+    site.receiver.daemon().wait_for_log(&["sender edge is named by 'senders' in [tls]"], STALL);
+    Client::with_key(address, "other", "shared").unwrap();
+    Client::in_clear_text(address, "other").unwrap();
+    site.sender.start();
+    site.sender.wait_state("connected", STALL);
+}

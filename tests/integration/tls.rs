@@ -59,6 +59,12 @@ impl Site {
         site
     }
 
+    /// Adds to the receiver's table `[tls]`.
+    pub(crate) fn add_receiver_toml(&mut self, lines: &str) {
+        let toml = std::fs::read_to_string(self.receiver.path("nf-receiver.toml")).unwrap();
+        self.receiver.set_toml(&(toml + lines));
+    }
+
     fn revoke(&self, issued: &[&Issued]) {
         write_secret(&self.receiver.path("crl"), &self.authority.revoke(issued));
     }

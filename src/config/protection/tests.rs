@@ -246,3 +246,19 @@ fn restricted_exporters_next_to_a_shared_key_warn() {
     assert!(warnings.iter().any(|warning| warning.contains("any exporter")), "{warnings:?}");
     drop(directory);
 }
+
+#[test]
+fn ids_of_certificates_without_names_are_warned_of() {
+    let tls = "[tls]\nauthority = \"/a\"\ncertificate = \"/c\"\nkey = \"/k\"\n";
+    for (toml, is_warned) in [
+        (format!("plaintext = true\n{tls}"), true),
+        (format!("key-file = \"/key\"\n{tls}"), true),
+        (format!("plaintext = true\n{tls}senders = [\"edge\"]\n"), false),
+        (tls.to_owned(), false),
+    ] {
+        let (_directory, path) = file(&toml);
+        let loaded = load_receiver(Some(&path), Overrides::default(), &surroundings()).unwrap();
+        let warnings = loaded.report.warnings().join("\n");
+        assert_eq!(warnings.contains("can take the ids of senders with certificates"), is_warned, "{toml}");
+    }
+}

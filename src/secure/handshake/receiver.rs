@@ -92,6 +92,12 @@ pub enum Turned {
         /// Which keys it could have.
         known: String,
     },
+    /// It claims an id that belongs to the holder of a certificate.
+    #[error(
+        "sender {0} is named by 'senders' in [tls] and accepted by its certificate only: give the other sender an id of its \
+         own, or invite this one (nf-receiver invite {0})"
+    )]
+    Reserved(SenderId),
     /// It names the right key and does not have it, or somebody changed or repeated what it said.
     #[error(
         "sender {0} could not prove that it has the key that it names: somebody on the way may have changed or \
@@ -253,6 +259,9 @@ impl ReceiverHandshake {
         let admission = &self.admission;
         match mode {
             Mode::None if admission.admits_clear_text(sender, self.is_local) => Ok(None),
+            Mode::None if admission.is_reserved(sender) => {
+                Err((Status::EncryptionRequired, Turned::Reserved(sender.clone())))
+            }
             Mode::None => Err((Status::EncryptionRequired, Turned::ClearText(sender.clone()))),
             Mode::Unknown(mode) => {
                 Err((Status::UnsupportedVersion, Turned::Mode { sender: sender.clone(), mode }))
@@ -339,6 +348,9 @@ impl ReceiverHandshake {
         let Claim { sender, given, key, .. } = claim;
         if key.is_some() {
             return Turned::Unproven(sender);
+        }
+        if self.admission.is_reserved(&sender) && self.admission.keys_of(&sender).is_empty() {
+            return Turned::Reserved(sender);
         }
         let given = given.map_or_else(|| "a key of an unknown kind".to_owned(), |id| format!("key {id}"));
         let known = listed(self.admission.keys_of(&sender).iter().map(Key::id), "none");

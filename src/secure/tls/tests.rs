@@ -183,6 +183,52 @@ fn a_good_certificate_whose_name_is_not_let_in_is_told_so_inside_the_channel() {
 }
 
 #[test]
+fn a_name_among_the_certificates_is_taken_by_no_other_proof() {
+    let authority = Authority::new("one");
+    let [shared, own, unknown] = [(), (), ()].map(|()| Key::generate().unwrap());
+    let admission = || Admission {
+        shared: vec![shared.clone()],
+        suites: vec![Suite::Aes256Gcm],
+        plaintext: true,
+        ..receiver(&authority, &[], &["brno-edge"])
+    };
+    let keyed = |id: &str, key| SenderHandshake::keyed(&id.parse().unwrap(), key, Suite::Aes256Gcm);
+    let reserved = "named by 'senders' in [tls]";
+    let (at_sender, at_receiver) = outcome(keyed("brno-edge", &shared), admission());
+    assert!(at_receiver.unwrap_err().contains(reserved));
+    let stranger = outcome(keyed("brno-edge", &unknown), admission()).0;
+    assert_eq!(at_sender.unwrap_err(), stranger.unwrap_err(), "the sender cannot tell which ids there are");
+    let clear = |id: &str| SenderHandshake::plain(&id.parse().unwrap());
+    assert!(outcome(clear("brno-edge"), admission()).1.unwrap_err().contains(reserved));
+    let certificate = authority.issue("brno-edge", 2, in_a_year());
+    outcome(sender(&authority, &certificate), admission()).1.unwrap();
+    let accepts = |sender, admission| {
+        let receiver = ReceiverHandshake::new(Arc::new(admission), false);
+        matches!(play(sender, receiver, &mut unchanged).1, Some(Ok(_)))
+    };
+    assert!(accepts(keyed("other", &shared), admission()) && accepts(clear("other"), admission()));
+    let senders = [("brno-edge".parse().unwrap(), vec![own.clone()])].into();
+    assert!(accepts(keyed("brno-edge", &own), Admission { senders, ..admission() }));
+}
+
+#[test]
+fn a_name_that_is_reserved_now_ends_sessions_without_a_certificate() {
+    let authority = Authority::new("one");
+    let (shared, id) = (Key::generate().unwrap(), "brno-edge".parse().unwrap());
+    let pass = Pass::Key { id: shared.id(), suite: Suite::Aes256Gcm };
+    let admission = |names: &[&str]| Admission {
+        shared: vec![shared.clone()],
+        suites: vec![Suite::Aes256Gcm],
+        plaintext: true,
+        ..receiver(&authority, &[], names)
+    };
+    for pass in [pass, Pass::ClearText { is_local: true }] {
+        assert!(admission(&["praha-edge"]).still_admits(&id, &pass));
+        assert!(!admission(&["brno-edge"]).still_admits(&id, &pass));
+    }
+}
+
+#[test]
 fn a_sender_with_a_key_and_a_receiver_with_certificates_only_do_not_come_together_and_say_why() {
     let authority = Authority::new("one");
     let keyed =
