@@ -188,6 +188,16 @@ pub const STREAMS_PER_SENDER: usize = 8;
 /// Streams whose position nf-receiver remembers in all: no number of sender ids fills the disk.
 pub const STREAMS_MAX: usize = 131_072;
 
+/// New streams that one sender id may begin at once, beyond one in each `NEW_STREAM_INTERVAL`: a sender that is set up restarts
+/// several times with an empty spool.
+pub const NEW_STREAMS_BURST: u32 = 16;
+
+/// One sender id may begin a new stream in each such time: a file is made for it, and one of another stream removed.
+pub const NEW_STREAM_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Sender ids whose new streams are counted at the same time.
+pub const NEW_STREAM_SENDERS: usize = 16_384;
+
 /// One log line about the same thing from the same peer in this time; the rest is counted.
 pub const LOG_INTERVAL: Duration = Duration::from_secs(10);
 

@@ -130,13 +130,15 @@ pub enum RefusalCode {
     TooManyConnections,
     /// The sender did not prove that the stream is its own.
     StreamNotProven,
+    /// The sender began too many new streams.
+    TooManyStreams,
     /// A reason that only a newer receiver knows.
     Other(u8),
 }
 
 impl RefusalCode {
     /// Every reason that this version knows, with its number on the wire.
-    const ALL: [(Self, u8); 7] = [
+    const ALL: [(Self, u8); 8] = [
         (Self::UnsupportedVersion, 1),
         (Self::BrokenProtocol, 2),
         (Self::StorageFailed, 3),
@@ -144,6 +146,7 @@ impl RefusalCode {
         (Self::NotAdmitted, 5),
         (Self::TooManyConnections, 6),
         (Self::StreamNotProven, 7),
+        (Self::TooManyStreams, 8),
     ];
 
     fn code(self) -> u8 {

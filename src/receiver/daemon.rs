@@ -99,7 +99,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
     let mut hangup = watch_for(SignalKind::hangup())?;
     let listeners = listen(&settings.listen)?;
     let control = ControlSocket::bind(&settings.control).map_err(DaemonError::cannot_create)?;
-    let positions = Positions::open(&settings.state).map_err(DaemonError::cannot_create)?;
+    let positions = open_positions(settings.state.clone()).await?;
     let state = settings.state.clone();
     let (stop, stopped) = stop_channel();
     let shared: Arc<OnceLock<Arc<Shared>>> = Arc::default();
@@ -244,6 +244,12 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
         listeners.push(TcpListener::from_std(socket).map_err(told)?);
     }
     Ok(listeners)
+}
+
+/// Opens the positions in the directory `state`, whose listing may take a while.
+async fn open_positions(state: PathBuf) -> Result<Positions, DaemonError> {
+    let opening = tokio::task::spawn_blocking(move || Positions::open(&state));
+    opening.await.map_err(DaemonError::system)?.map_err(DaemonError::cannot_create)
 }
 
 /// Finds the collectors, then serves every listener until told to stop.

@@ -288,6 +288,7 @@ mod tests {
     use crate::receiver::output::Outputs;
     use crate::receiver::positions::Positions;
     use crate::sequence::Position;
+    use std::time::Instant;
 
     const STREAM: StreamId = StreamId([1; 16]);
 
@@ -309,7 +310,7 @@ mod tests {
         let positions = Positions::open(state.path()).unwrap();
         let seats = Seats::default();
         let mut turn = turn(&seats, "edge").await;
-        let stored = positions.stream(&"edge".parse().unwrap(), STREAM).unwrap();
+        let stored = positions.stream(&"edge".parse().unwrap(), STREAM, Instant::now()).unwrap();
         let file = Arc::downgrade(&stored);
         stored.store(Position(3), RunId::NONE).unwrap();
         let sender = "edge".parse().unwrap();

@@ -71,14 +71,30 @@ impl Shared {
         self.outputs.borrow().clone()
     }
 
-    /// The stored position of a stream. Where files run short, sockets for exporters are given up for it.
-    fn position_of(&self, id: &SenderId, stream: StreamId) -> Result<Arc<StreamPosition>, PositionsError> {
-        self.positions.stream(id, stream).or_else(|error| {
+    /// The stored position of a stream, opened where a slow disk holds up nothing else.
+    async fn position_of(
+        self: &Arc<Self>,
+        id: &SenderId,
+        stream: StreamId,
+    ) -> Result<Arc<StreamPosition>, PositionsError> {
+        let turn = self.positions.turn().await;
+        let (shared, id) = (self.clone(), id.clone());
+        let opening = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            shared.open_position(&id, stream)
+        });
+        opening.await.unwrap_or_else(|error| Err(self.positions.not_opened(error.into())))
+    }
+
+    /// The stored position of a stream. Where files run short, sockets for exporters are closed for it.
+    fn open_position(&self, id: &SenderId, stream: StreamId) -> Result<Arc<StreamPosition>, PositionsError> {
+        let now = Instant::now().into_std();
+        self.positions.stream(id, stream, now).or_else(|error| {
             if !error.is_out_of_files() {
                 return Err(error);
             }
             self.outputs().give_up_sockets();
-            self.positions.stream(id, stream)
+            self.positions.stream(id, stream, now)
         })
     }
 
@@ -230,7 +246,7 @@ pub(crate) async fn turn_back(mut stream: Stream, reason: &str) {
 }
 
 struct Connection<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     session: ReceiverSession,
     outputs: watch::Receiver<Arc<Outputs>>,
     known: Known,
@@ -260,7 +276,7 @@ impl Connection<'_> {
         let seat = self.shared.seats.seat(id, peer, hello.stream);
         let cipher = stream.channel().cipher();
         let mut turn = seat.take(peer, &hello, cipher).await.map_err(Ended::Superseded)?;
-        let (place, is_new) = self.find_place(&mut turn, id, &hello)?;
+        let (place, is_new) = self.find_place(&mut turn, id, &hello).await?;
         self.run = hello.run;
         if let Some(replaced) = hello.replaces.filter(|_| is_new)
             && let Some(held_back) = self.shared.sender_log.admit(id, SenderLine::Replaced)
@@ -308,31 +324,30 @@ impl Connection<'_> {
     }
 
     /// How far the stream of `hello` has come, and whether it is new here.
-    fn find_place(
+    async fn find_place(
         &mut self,
         turn: &mut Turn,
         id: &SenderId,
         hello: &Hello,
     ) -> Result<(Place, bool), PositionsError> {
-        let outputs = self.outputs.borrow_and_update().clone();
-        let current = turn.current.as_mut().filter(|current| current.stream == hello.stream);
-        let Some(current) = current else {
-            let stored = self.shared.position_of(id, hello.stream)?;
-            let (known, run) = (stored.get(), stored.run());
-            let delivered = known.unwrap_or_default();
-            let (ahead, run_ahead) = self.shared.ahead.take(id, hello.stream);
-            let furthest = ahead.values().copied().max().filter(|position| *position > delivered);
-            let run = run_ahead.filter(|_| furthest > stored.further()).unwrap_or(run);
-            let position = delivered.max(hello.first);
-            let delivery = Delivery::new(id.clone(), position, stored.further(), &outputs, &ahead);
-            let place = Place { delivered, received: delivery.furthest(), run };
-            *turn.current = Some(Current { stream: hello.stream, stored, delivery, run });
-            return Ok((place, known.is_none()));
-        };
-        let delivered = current.delivery.position();
-        current.delivery.resume(delivered.max(hello.first));
-        current.delivery.change(&outputs);
-        Ok((Place { delivered, received: current.delivery.furthest(), run: current.run }, false))
+        if let Some(current) = turn.current.as_mut().filter(|current| current.stream == hello.stream) {
+            let delivered = current.delivery.position();
+            current.delivery.resume(delivered.max(hello.first));
+            current.delivery.change(&self.outputs.borrow_and_update());
+            return Ok((Place { delivered, received: current.delivery.furthest(), run: current.run }, false));
+        }
+        let stored = self.shared.position_of(id, hello.stream).await?;
+        let (known, run) = (stored.get(), stored.run());
+        let delivered = known.unwrap_or_default();
+        let (ahead, run_ahead) = self.shared.ahead.take(id, hello.stream);
+        let furthest = ahead.values().copied().max().filter(|position| *position > delivered);
+        let run = run_ahead.filter(|_| furthest > stored.further()).unwrap_or(run);
+        let position = delivered.max(hello.first);
+        let outputs = self.outputs.borrow_and_update();
+        let delivery = Delivery::new(id.clone(), position, stored.further(), &outputs, &ahead);
+        let place = Place { delivered, received: delivery.furthest(), run };
+        *turn.current = Some(Current { stream: hello.stream, stored, delivery, run });
+        Ok((place, known.is_none()))
     }
 
     async fn hello(&mut self, stream: &mut Stream) -> Result<Hello, Ended> {
@@ -616,6 +631,9 @@ impl Connection<'_> {
                  two sides disagree on the protocol; everything stays queued",
             ),
             Ended::Superseded(_) => self.session.refuse(RefusalCode::Superseded, &ended.to_string()),
+            Ended::Storage(error @ PositionsError::TooManyNew { .. }) => {
+                self.session.refuse(RefusalCode::TooManyStreams, &error.to_string());
+            }
             Ended::Storage(error) => self.session.refuse(RefusalCode::StorageFailed, &error.to_string()),
             Ended::Stopping => self.session.goodbye(),
             Ended::Closed

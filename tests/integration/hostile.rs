@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use nf_transport::framing::Message;
+use nf_transport::framing::{Message, RefusalCode};
 use nf_transport::secure::{Handshake, SenderHandshake, Suite};
 use nf_transport::sequence::{Gap, GapReason, Position};
 
@@ -226,4 +226,33 @@ fn ids_of_certificates_are_taken_by_no_other_proof() {
     Client::in_clear_text(address, "other").unwrap();
     site.sender.start();
     site.sender.wait_state("connected", STALL);
+}
+
+#[test]
+fn new_streams_of_one_sender_are_limited() {
+    let _running = shared();
+    let mut receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], "");
+    receiver.use_key("one");
+    receiver.start();
+    let address = receiver.addr();
+    let refusal = (0..=u8::MAX).find_map(|number| {
+        let mut client = Client::with_key(address, "culprit", "one").unwrap();
+        client.hello(number, Duration::from_secs(5)).unwrap();
+        match client.receive().unwrap() {
+            Message::Welcome(_) => None,
+            Message::Refuse(refusal) => Some(refusal),
+            other => panic!("the receiver answers {}", other.name()),
+        }
+    });
+    let refusal = refusal.expect("no stream was refused");
+    assert_eq!(refusal.code(), RefusalCode::TooManyStreams, "{}", refusal.text());
+    let words = "sender culprit began more than 16 new streams";
+    receiver.wait_status(STALL, |status| status["refused"].to_string().contains(words));
+    receiver.daemon().wait_for_log(&["WARN", words, "keep the spool on a disk"], STALL);
+    let files = std::fs::read_dir(receiver.path("state/positions")).unwrap().count();
+    assert!(files <= 8, "{files} files");
+    let mut sender = SenderHost::new("edge", &address, QUICK_SENDER);
+    sender.use_key("one");
+    sender.start();
+    sender.wait_state("connected", STALL);
 }

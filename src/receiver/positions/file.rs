@@ -43,16 +43,19 @@ struct State {
     further: Option<Progress>,
     /// Something was stored since the last sync.
     dirty: bool,
+    /// The time that the file is marked with.
+    seen: SystemTime,
 }
 
 impl StreamPosition {
-    /// Opens the file at `path`, or makes it, and marks it as `seen`. A damaged one is set aside, and `true` says so.
+    /// Opens the file at `path`, or makes it, and marks it as `seen`. A damaged one is set aside. `true` says that the directory
+    /// has changed.
     pub(super) fn open(
         path: PathBuf,
         stream: StreamId,
         seen: SystemTime,
     ) -> Result<(Self, bool), PositionsError> {
-        let file = open_file(&path).map_err(PositionsError::of("open", &path))?;
+        let (file, is_made) = open_file(&path).map_err(PositionsError::of("open", &path))?;
         let slots = read_slots(&file, stream).map_err(PositionsError::of("read", &path))?;
         let is_known = slots.iter().any(|slot| slot.progress().is_some());
         if !is_known && slots.contains(&Slot::Newer) {
@@ -67,8 +70,8 @@ impl StreamPosition {
         file.set_modified(seen).map_err(PositionsError::of("mark as seen", &path))?;
         let further = if lost { None } else { read_slot(&file, stream, FURTHER_OFFSET).ok() };
         let further = further.and_then(Slot::progress);
-        let state = Mutex::new(State { further, ..State::of(slots) });
-        Ok((Self { path, stream, file, state }, lost))
+        let state = Mutex::new(State { further, ..State::of(slots, seen) });
+        Ok((Self { path, stream, file, state }, lost || is_made))
     }
 
     /// The position after the last datagram delivered; `None` if the stream is not known.
@@ -125,11 +128,20 @@ impl StreamPosition {
         if !std::mem::take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).dirty) {
             return Ok(());
         }
-        let marked = self.file.set_modified(seen);
+        let marked = self.file.set_modified(seen).map(|()| self.mark(seen));
         marked.and_then(|()| self.file.sync_data()).map_err(|cause| {
             self.state.lock().unwrap_or_else(PoisonError::into_inner).dirty = true;
             PositionsError::of("sync", &self.path)(cause)
         })
+    }
+
+    /// When the stream was seen last.
+    pub(super) fn seen(&self) -> SystemTime {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).seen
+    }
+
+    fn mark(&self, seen: SystemTime) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).seen = seen;
     }
 
     /// Whether something was stored since the last sync.
@@ -139,14 +151,14 @@ impl StreamPosition {
 }
 
 impl State {
-    fn of([first, second]: [Slot; 2]) -> Self {
+    fn of([first, second]: [Slot; 2], seen: SystemTime) -> Self {
         let [first_offset, second_offset] = SLOT_OFFSETS;
         let (first, second) = (first.progress(), second.progress());
         let first_is_newest = position_of(first) > position_of(second);
         let (newest_offset, next_offset) =
             if first_is_newest { (first_offset, second_offset) } else { (second_offset, first_offset) };
         let delivered = if first_is_newest { first } else { second };
-        Self { delivered, next_offset, newest_offset, further: None, dirty: false }
+        Self { delivered, next_offset, newest_offset, further: None, dirty: false, seen }
     }
 
     fn stored(&mut self, progress: Progress) {
@@ -160,10 +172,18 @@ fn position_of(progress: Option<Progress>) -> Option<Position> {
     progress.map(|progress| progress.position)
 }
 
-fn open_file(path: &std::path::Path) -> io::Result<File> {
-    let opened =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-    opened.map_err(|error| not_created(error, path.parent().unwrap_or(path)))
+/// Opens the file at `path`, or makes it, and says so.
+fn open_file(path: &std::path::Path) -> io::Result<(File, bool)> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let made = options.create(true).truncate(false).mode(0o600).open(path);
+            let made = made.map_err(|error| not_created(error, path.parent().unwrap_or(path)));
+            Ok((made?, true))
+        }
+        opened => Ok((opened?, false)),
+    }
 }
 
 fn read_slots(file: &File, stream: StreamId) -> io::Result<[Slot; 2]> {
@@ -192,5 +212,5 @@ fn set_aside(path: &std::path::Path) -> Result<File, PositionsError> {
          is delivered again",
         aside.display()
     );
-    open_file(path).map_err(PositionsError::of("open", path))
+    open_file(path).map(|(file, _)| file).map_err(PositionsError::of("open", path))
 }

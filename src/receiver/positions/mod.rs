@@ -27,60 +27,70 @@
 //! position never goes back. A damaged file never stops the service: it is set aside, and the stream starts
 //! unknown.
 
+mod error;
 mod file;
+mod folder;
+mod index;
+mod new_streams;
 mod slot;
 
+pub(crate) use error::PositionsError;
 pub(crate) use file::StreamPosition;
 
+use core::fmt;
 use std::collections::HashMap;
-use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::limits::{STREAMS_MAX, STREAMS_PER_SENDER};
 use crate::sequence::{SenderId, StreamId};
-use crate::service::is_out_of_files;
+use folder::Folder;
+use index::Index;
+use new_streams::NewStreams;
 
 /// The name of the directory in the state directory.
 pub(crate) const DIRECTORY: &str = "positions";
 
-/// What stands between the sender id and the stream id in a file's name: no sender id holds it.
+/// Stands between the sender id and the stream id in a file's name: no sender id holds it.
 const SEPARATOR: char = '@';
 
-/// Length of a stream id in hex.
-const STREAM_HEX_LEN: usize = 32;
-
-/// What could not be done to a file of positions, and why.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {operation} {}: {cause}; positions of streams are kept there", path.display())]
-pub(crate) struct PositionsError {
-    operation: &'static str,
-    path: PathBuf,
-    #[source]
-    cause: io::Error,
+/// A stream of one sender. As text it is the name of its file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct StreamName {
+    sender: SenderId,
+    stream: StreamId,
 }
 
-impl PositionsError {
-    /// Whether there was no file left to open.
-    pub(crate) fn is_out_of_files(&self) -> bool {
-        is_out_of_files(&self.cause)
+impl StreamName {
+    /// The stream whose file has this name.
+    fn parse(text: &str) -> Option<Self> {
+        let (sender, stream) = text.rsplit_once(SEPARATOR)?;
+        let stream = StreamId(u128::from_str_radix(stream, 16).ok()?.to_be_bytes());
+        let name = Self { sender: sender.parse().ok()?, stream };
+        (name.to_string() == text).then_some(name)
     }
+}
 
-    /// Puts words to an error: `result.map_err(PositionsError::of("open", path))`.
-    fn of(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |cause| Self { operation, path: path.to_owned(), cause }
+impl fmt::Display for StreamName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{SEPARATOR}{}", self.sender, self.stream)
     }
 }
 
 /// The positions of all streams, one file each: at most [`STREAMS_PER_SENDER`] of each sender id, and at most
 /// [`STREAMS_MAX`] of all.
+///
+/// The directory is listed once, at the start. After that a stream costs a constant number of operations there.
 #[derive(Debug)]
 pub(crate) struct Positions {
-    directory: PathBuf,
+    folder: Folder,
     open: Mutex<Open>,
+    /// One stream is opened at a time: a slow disk keeps one thread busy, not one for each sender.
+    opening: Arc<Semaphore>,
 }
 
 /// The order in which streams were seen last, as times of their files. It goes on where the newest of them ended, so that a
@@ -105,54 +115,87 @@ impl Default for LastSeen {
     }
 }
 
-/// What is in use or not yet forced to disk.
+/// What is known of the directory, in use, or not yet forced to disk.
 #[derive(Debug, Default)]
 struct Open {
-    /// By file name.
-    streams: HashMap<String, Arc<StreamPosition>>,
+    /// In use, or stored since the last sync.
+    streams: HashMap<StreamName, Arc<StreamPosition>>,
+    index: Index,
+    new_streams: NewStreams,
     /// A file was made, removed or renamed since the last sync.
     directory_changed: bool,
     last_seen: LastSeen,
 }
 
+impl Open {
+    /// Closes streams among `names` that nobody holds.
+    fn release(&mut self, names: impl Iterator<Item = StreamName>) {
+        for name in names {
+            let unheld = self.streams.get(&name).filter(|stream| Arc::strong_count(stream) == 1);
+            if let Some(seen) = unheld.map(|stream| stream.seen()) {
+                self.streams.remove(&name);
+                self.index.note(name, seen, false);
+            }
+        }
+    }
+}
+
 impl Positions {
-    /// The positions in `positions/` of the state directory, which is made if it is not there.
+    /// The positions in `positions/` of the state directory, which is made if it is not there. Blocks for as long as a listing of
+    /// the directory takes.
     pub(crate) fn open(state_directory: &Path) -> Result<Self, PositionsError> {
-        let directory = state_directory.join(DIRECTORY);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory)
-            .map_err(PositionsError::of("make the directory", &directory))?;
-        let open = Mutex::new(Open { directory_changed: true, ..Open::default() });
-        let positions = Self { directory, open };
-        let names = positions.names().map_err(PositionsError::of("list", &positions.directory))?;
-        let newest = names.iter().filter_map(|name| positions.last_seen(name)).max();
-        positions.lock().last_seen = newest.map(LastSeen).unwrap_or_default();
+        let folder = Folder::open(state_directory.join(DIRECTORY))?;
+        let mut open = Open { directory_changed: true, ..Open::default() };
+        for (name, seen) in folder.list()? {
+            open.index.note(name, seen, false);
+        }
+        open.last_seen = open.index.newest().map(LastSeen).unwrap_or_default();
+        let positions = Self { folder, open: Mutex::new(open), opening: Arc::new(Semaphore::new(1)) };
+        if let Err(error) = positions.keep_to_limits() {
+            tracing::warn!(%error, "more streams are remembered than the limits allow: {error}");
+        }
         Ok(positions)
     }
 
+    /// Waits until this task is the one that may open a stream.
+    pub(crate) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.opening.clone().acquire_owned().await.ok()
+    }
+
+    /// The error of a stream that could not be opened because of `cause`.
+    pub(crate) fn not_opened(&self, cause: io::Error) -> PositionsError {
+        PositionsError::of("open a file in", self.folder.path())(cause)
+    }
+
     /// The position of one stream; every holder of the same stream shares it. A stream never seen before takes
-    /// the place of the sender's stream unseen longest, if there are too many.
+    /// the place of the sender's stream unseen longest, if there are too many. Blocks: call it where that is allowed.
     pub(crate) fn stream(
         &self,
         sender: &SenderId,
         stream: StreamId,
+        now: Instant,
     ) -> Result<Arc<StreamPosition>, PositionsError> {
-        let name = format!("{sender}{SEPARATOR}{stream}");
+        let name = StreamName { sender: sender.clone(), stream };
         let mut open = self.lock();
         if let Some(known) = open.streams.get(&name) {
             return Ok(Arc::clone(known));
         }
-        let path = self.directory.join(&name);
-        if !path.exists() {
-            self.make_room(sender, &open)?;
-            open.directory_changed = true;
+        let is_new = !open.index.contains(&name);
+        if is_new {
+            let wait = open.new_streams.wait(sender, now);
+            if !wait.is_zero() {
+                return Err(PositionsError::TooManyNew { sender: sender.clone(), wait });
+            }
+            self.make_room(&mut open, sender)?;
         }
-        let (position, set_aside) =
-            StreamPosition::open(path, stream, open.last_seen.next(SystemTime::now()))?;
-        open.directory_changed |= set_aside;
+        let seen = open.last_seen.next(SystemTime::now());
+        let (position, directory_changed) = StreamPosition::open(self.folder.file(&name), stream, seen)?;
+        open.directory_changed |= directory_changed;
+        if is_new {
+            open.new_streams.note(sender, now);
+        }
         let position = Arc::new(position);
+        open.index.note(name.clone(), seen, true);
         open.streams.insert(name, Arc::clone(&position));
         Ok(position)
     }
@@ -164,14 +207,16 @@ impl Positions {
             let streams: Vec<_> = open.streams.values().cloned().collect();
             (streams, std::mem::take(&mut open.directory_changed), open.last_seen.next(SystemTime::now()))
         };
-        let mut synced = if directory_changed { self.sync_directory() } else { Ok(()) };
+        let mut synced = if directory_changed { self.folder.sync() } else { Ok(()) };
         for stream in &streams {
             synced = synced.and(stream.sync(seen));
         }
         drop(streams);
         let mut open = self.lock();
         open.directory_changed |= directory_changed && synced.is_err();
-        open.streams.retain(|_, stream| Arc::strong_count(stream) > 1 || stream.is_dirty());
+        let clean = open.streams.iter().filter(|(_, stream)| !stream.is_dirty());
+        let clean: Vec<StreamName> = clean.map(|(name, _)| name.clone()).collect();
+        open.release(clean.into_iter());
         synced
     }
 
@@ -179,65 +224,78 @@ impl Positions {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When the stream of this file was seen last.
-    fn last_seen(&self, name: &str) -> Option<SystemTime> {
-        std::fs::metadata(self.directory.join(name)).and_then(|file| file.modified()).ok()
-    }
-
-    fn sync_directory(&self) -> Result<(), PositionsError> {
-        File::open(&self.directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(PositionsError::of("sync the directory", &self.directory))
+    /// Forgets streams beyond the limits, which a version with larger ones left, or somebody copied there.
+    fn keep_to_limits(&self) -> Result<(), PositionsError> {
+        let mut open = self.lock();
+        let senders: Vec<SenderId> = open.index.senders().cloned().collect();
+        for sender in senders {
+            self.forget_of(&mut open, &sender, STREAMS_PER_SENDER)?;
+        }
+        self.forget(&mut open, STREAMS_MAX)
     }
 
     /// Makes room for one more stream of `sender`, by forgetting those unseen longest.
-    fn make_room(&self, sender: &SenderId, open: &Open) -> Result<(), PositionsError> {
-        let mut names = self.names().map_err(PositionsError::of("list", &self.directory))?;
-        self.forget(&mut names, STREAMS_MAX, open)?;
-        names.retain(|name| is_of_sender(name, sender));
-        self.forget(&mut names, STREAMS_PER_SENDER, open)
+    fn make_room(&self, open: &mut Open, sender: &SenderId) -> Result<(), PositionsError> {
+        if open.index.of(sender).len() >= STREAMS_PER_SENDER && open.index.oldest_of(sender).is_none() {
+            let of_sender = open.index.of(sender).iter().map(|known| known.stream);
+            let names = of_sender.map(|stream| StreamName { sender: sender.clone(), stream });
+            let names: Vec<StreamName> = names.collect();
+            open.release(names.into_iter());
+        }
+        self.forget_of(open, sender, STREAMS_PER_SENDER - 1)?;
+        self.forget(open, STREAMS_MAX - 1)
     }
 
-    /// Removes files of `names` that are not in use, those unseen longest first, until one more keeps to `limit`.
-    fn forget(&self, names: &mut Vec<String>, limit: usize, open: &Open) -> Result<(), PositionsError> {
-        let excess = (names.len() + 1).saturating_sub(limit);
-        if excess == 0 {
-            return Ok(());
-        }
-        let mut unused: Vec<(SystemTime, String)> = names
-            .iter()
-            .filter(|name| !open.streams.contains_key(*name))
-            .filter_map(|name| Some((self.last_seen(name)?, name.clone())))
-            .collect();
-        unused.sort_unstable();
-        for (_, name) in unused.into_iter().take(excess) {
-            let path = self.directory.join(&name);
-            std::fs::remove_file(&path).map_err(PositionsError::of("remove", &path))?;
-            names.retain(|other| *other != name);
+    /// Forgets unused streams of `sender` until there are `limit`.
+    fn forget_of(&self, open: &mut Open, sender: &SenderId, limit: usize) -> Result<(), PositionsError> {
+        while open.index.of(sender).len() > limit
+            && let Some(oldest) = open.index.oldest_of(sender)
+        {
+            self.remove(open, &oldest)?;
             tracing::info!(
-                limit,
-                "there are more than {limit} streams: the one unseen longest is forgotten ({name})"
+                %sender,
+                stream = %oldest.stream,
+                "sender {sender} had more than {STREAMS_PER_SENDER} streams: forgot the position of the one unseen longest \
+                 ({})",
+                oldest.stream
             );
         }
         Ok(())
     }
 
-    /// The names of all position files.
-    fn names(&self) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in std::fs::read_dir(&self.directory)? {
-            if let Ok(name) = entry?.file_name().into_string()
-                && name.rsplit_once(SEPARATOR).is_some_and(|(_, stream)| stream.len() == STREAM_HEX_LEN)
-            {
-                names.push(name);
-            }
+    /// Forgets unused streams of all senders until there are `limit`.
+    fn forget(&self, open: &mut Open, limit: usize) -> Result<(), PositionsError> {
+        while open.index.len() > limit
+            && let Some(oldest) = open.index.oldest()
+        {
+            self.remove(open, &oldest)?;
+            tracing::info!(
+                sender = %oldest.sender,
+                stream = %oldest.stream,
+                "there were more than {STREAMS_MAX} streams: forgot the position of the one unseen longest ({oldest})"
+            );
         }
-        Ok(names)
+        Ok(())
     }
-}
 
-fn is_of_sender(name: &str, sender: &SenderId) -> bool {
-    name.rsplit_once(SEPARATOR).is_some_and(|(id, _)| id == sender.as_str())
+    fn remove(&self, open: &mut Open, name: &StreamName) -> Result<(), PositionsError> {
+        self.folder.remove(name)?;
+        open.index.remove(name);
+        open.directory_changed = true;
+        Ok(())
+    }
+
+    /// Keeps streams from being opened until dropped.
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> impl Drop {
+        self.lock()
+    }
+
+    /// Whether a stream is being opened.
+    #[cfg(test)]
+    pub(crate) fn is_opening(&self) -> bool {
+        self.opening.available_permits() == 0
+    }
 }
 
 /// The path to which the damaged file at `path` is set aside.

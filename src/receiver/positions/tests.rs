@@ -1,6 +1,9 @@
+use std::fs::File;
+
 use tempfile::TempDir;
 
 use super::*;
+use crate::limits::NEW_STREAMS_BURST;
 use crate::receiver::positions::file::StreamPosition;
 use crate::sequence::{Position, RunId};
 
@@ -13,6 +16,10 @@ fn sender() -> SenderId {
     "brno-edge".parse().unwrap()
 }
 
+fn stream_of(positions: &Positions, stream: StreamId) -> Result<Arc<StreamPosition>, PositionsError> {
+    positions.stream(&sender(), stream, Instant::now())
+}
+
 fn file_of(state: &TempDir, stream: StreamId) -> PathBuf {
     state.path().join("positions").join(format!("brno-edge@{stream}"))
 }
@@ -22,7 +29,7 @@ fn position_in(bytes: &[u8]) -> Option<Position> {
     let state = TempDir::new().unwrap();
     let positions = Positions::open(state.path()).unwrap();
     std::fs::write(file_of(&state, STREAM), bytes).unwrap();
-    let position = positions.stream(&sender(), STREAM).unwrap();
+    let position = stream_of(&positions, STREAM).unwrap();
     let found = position.get();
     position.store(Position(u64::MAX), RUN).unwrap();
     assert_eq!(position.get(), Some(Position(u64::MAX)));
@@ -34,7 +41,7 @@ fn a_position_is_there_again_after_a_restart() {
     let state = TempDir::new().unwrap();
     for stored in 0..5u64 {
         let positions = Positions::open(state.path()).unwrap();
-        let position = positions.stream(&sender(), STREAM).unwrap();
+        let position = stream_of(&positions, STREAM).unwrap();
         assert_eq!(position.get(), stored.checked_sub(1).map(Position));
         position.store(Position(stored), RUN).unwrap();
         assert_eq!(position.get(), Some(Position(stored)));
@@ -45,7 +52,7 @@ fn a_position_is_there_again_after_a_restart() {
 fn a_position_never_goes_back() {
     let state = TempDir::new().unwrap();
     let positions = Positions::open(state.path()).unwrap();
-    let position = positions.stream(&sender(), STREAM).unwrap();
+    let position = stream_of(&positions, STREAM).unwrap();
     for (stored, expected) in [(5, 5), (3, 5), (5, 5), (6, 6)] {
         position.store(Position(stored), RUN).unwrap();
         assert_eq!(position.get(), Some(Position(expected)));
@@ -56,8 +63,8 @@ fn a_position_never_goes_back() {
 fn two_connections_of_a_stream_share_its_position() {
     let state = TempDir::new().unwrap();
     let positions = Positions::open(state.path()).unwrap();
-    let older = positions.stream(&sender(), STREAM).unwrap();
-    let newer = positions.stream(&sender(), STREAM).unwrap();
+    let older = stream_of(&positions, STREAM).unwrap();
+    let newer = stream_of(&positions, STREAM).unwrap();
     older.store(Position(9), RUN).unwrap();
     assert_eq!(newer.get(), Some(Position(9)));
 }
@@ -66,7 +73,7 @@ fn two_connections_of_a_stream_share_its_position() {
 fn a_write_cut_short_leaves_the_position_before_it() {
     let state = TempDir::new().unwrap();
     let positions = Positions::open(state.path()).unwrap();
-    let position = positions.stream(&sender(), STREAM).unwrap();
+    let position = stream_of(&positions, STREAM).unwrap();
     position.store(Position(1), RUN).unwrap();
     position.store(Position(2), RUN).unwrap();
     let before = std::fs::read(file_of(&state, STREAM)).unwrap();
@@ -105,7 +112,7 @@ fn a_file_with_both_slots_damaged_is_set_aside_and_the_stream_is_unknown() {
     let positions = Positions::open(state.path()).unwrap();
     let path = file_of(&state, STREAM);
     std::fs::write(&path, vec![1; 4112]).unwrap();
-    let position = positions.stream(&sender(), STREAM).unwrap();
+    let position = stream_of(&positions, STREAM).unwrap();
     assert_eq!(position.get(), None);
     assert_eq!(std::fs::read(set_aside_path(&path)).unwrap(), vec![1; 4112]);
     position.store(Position(4), RUN).unwrap();
@@ -118,7 +125,7 @@ fn the_file_of_another_stream_is_not_taken() {
     let state = TempDir::new().unwrap();
     let positions = Positions::open(state.path()).unwrap();
     std::fs::write(file_of(&state, StreamId([8; 16])), GOLDEN).unwrap();
-    assert_eq!(positions.stream(&sender(), StreamId([8; 16])).unwrap().get(), None);
+    assert_eq!(stream_of(&positions, StreamId([8; 16])).unwrap().get(), None);
 }
 
 #[test]
@@ -126,9 +133,9 @@ fn the_stream_unseen_longest_is_forgotten_when_there_are_too_many() {
     let state = TempDir::new().unwrap();
     let positions = Positions::open(state.path()).unwrap();
     let stream = |number: usize| StreamId([u8::try_from(number).unwrap(); 16]);
-    let in_use = positions.stream(&sender(), stream(0)).unwrap();
+    let in_use = stream_of(&positions, stream(0)).unwrap();
     for number in 0..=STREAMS_PER_SENDER {
-        let opened = positions.stream(&sender(), stream(number)).unwrap();
+        let opened = stream_of(&positions, stream(number)).unwrap();
         opened.store(Position(1), RUN).unwrap();
         let age = Duration::from_secs(1000 - u64::try_from(number).unwrap());
         let file = File::options().write(true).open(file_of(&state, stream(number))).unwrap();
@@ -149,7 +156,7 @@ fn a_clock_set_back_forgets_no_stream_seen_lately() {
     let state = TempDir::new().unwrap();
     let stream = |number: usize| StreamId([u8::try_from(number).unwrap(); 16]);
     let seen = |positions: &Positions, number| {
-        positions.stream(&sender(), stream(number)).unwrap().store(Position(1), RunId::NONE).unwrap();
+        stream_of(positions, stream(number)).unwrap().store(Position(1), RunId::NONE).unwrap();
         positions.sync().unwrap();
     };
     let before = Positions::open(state.path()).unwrap();
@@ -161,7 +168,7 @@ fn a_clock_set_back_forgets_no_stream_seen_lately() {
     }
     let after = Positions::open(state.path()).unwrap();
     seen(&after, 0);
-    after.stream(&sender(), stream(0)).unwrap().store(Position(2), RunId::NONE).unwrap();
+    stream_of(&after, stream(0)).unwrap().store(Position(2), RunId::NONE).unwrap();
     after.sync().unwrap();
     seen(&after, STREAMS_PER_SENDER);
     let exists = |number| file_of(&state, stream(number)).exists();
@@ -173,15 +180,83 @@ fn a_clock_set_back_forgets_no_stream_seen_lately() {
 #[test]
 fn other_senders_and_damaged_files_do_not_count_towards_the_limit() {
     let state = TempDir::new().unwrap();
-    let positions = Positions::open(state.path()).unwrap();
+    std::fs::create_dir(state.path().join("positions")).unwrap();
     for number in 0..STREAMS_PER_SENDER {
         let other = state.path().join("positions").join(format!("brno-edge-{number}@{STREAM}"));
         std::fs::write(&other, b"").unwrap();
         std::fs::write(file_of(&state, StreamId([1; 16])).with_extension(number.to_string()), b"").unwrap();
     }
-    positions.stream(&sender(), STREAM).unwrap();
+    stream_of(&Positions::open(state.path()).unwrap(), STREAM).unwrap();
     let left = std::fs::read_dir(state.path().join("positions")).unwrap().count();
     assert_eq!(left, 2 * STREAMS_PER_SENDER + 1);
+}
+
+/// Operations in the directory for a new stream of a sender that has as many as it may, among files of so many others.
+fn operations_among(others: usize) -> u64 {
+    let state = TempDir::new().unwrap();
+    std::fs::create_dir(state.path().join("positions")).unwrap();
+    for number in 0..others {
+        std::fs::write(state.path().join("positions").join(format!("other-{number}@{STREAM}")), b"").unwrap();
+    }
+    let positions = Positions::open(state.path()).unwrap();
+    for number in 0..STREAMS_PER_SENDER {
+        stream_of(&positions, StreamId([u8::try_from(number).unwrap(); 16])).unwrap();
+    }
+    positions.sync().unwrap();
+    let before = positions.folder.operations();
+    stream_of(&positions, StreamId([0xFF; 16])).unwrap();
+    assert!(!file_of(&state, StreamId([0; 16])).exists());
+    positions.folder.operations() - before
+}
+
+#[test]
+fn a_new_stream_costs_the_same_among_many_files() {
+    // One file is removed, and one is opened.
+    assert_eq!((operations_among(10), operations_among(3000)), (2, 2));
+}
+
+#[test]
+fn streams_that_follow_each_other_fast_keep_to_the_limit() {
+    let state = TempDir::new().unwrap();
+    let positions = Positions::open(state.path()).unwrap();
+    for number in 0..NEW_STREAMS_BURST {
+        let stream = StreamId([u8::try_from(number).unwrap(); 16]);
+        stream_of(&positions, stream).unwrap().store(Position(1), RUN).unwrap();
+    }
+    let files = std::fs::read_dir(state.path().join("positions")).unwrap();
+    assert_eq!(files.count(), STREAMS_PER_SENDER);
+}
+
+#[test]
+fn too_many_new_streams_of_a_sender_are_refused() {
+    let state = TempDir::new().unwrap();
+    let (positions, start) = (Positions::open(state.path()).unwrap(), Instant::now());
+    let begin = |number: u8, now| positions.stream(&sender(), StreamId([number; 16]), now);
+    for number in 0..u8::try_from(NEW_STREAMS_BURST).unwrap() {
+        begin(number, start).unwrap();
+    }
+    let error = begin(99, start).unwrap_err().to_string();
+    assert!(error.contains("may begin the next one in 11 s"), "{error}");
+    assert!(error.len() <= crate::limits::REFUSAL_TEXT_MAX, "{error}");
+    assert!(!file_of(&state, StreamId([99; 16])).exists());
+    // A known one is no new one, and others are not concerned.
+    begin(15, start).unwrap();
+    positions.stream(&"other".parse().unwrap(), STREAM, start).unwrap();
+    begin(99, start + crate::limits::NEW_STREAM_INTERVAL).unwrap();
+}
+
+#[test]
+fn files_beyond_the_limits_are_removed_at_the_start() {
+    let state = TempDir::new().unwrap();
+    std::fs::create_dir(state.path().join("positions")).unwrap();
+    for number in 0..=STREAMS_PER_SENDER {
+        let path = file_of(&state, StreamId([u8::try_from(number).unwrap(); 16]));
+        let seen = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(number).unwrap());
+        File::create(path).unwrap().set_modified(seen).unwrap();
+    }
+    Positions::open(state.path()).unwrap();
+    let exists = |number: usize| file_of(&state, StreamId([u8::try_from(number).unwrap(); 16])).exists();
+    assert!(!exists(0) && (1..=STREAMS_PER_SENDER).all(exists));
 }
 
 #[test]
@@ -201,7 +276,7 @@ fn the_golden_file_of_version_1_stays_readable() {
 #[test]
 fn the_run_that_sent_the_latest_is_stored_with_it() {
     let state = TempDir::new().unwrap();
-    let open = || Positions::open(state.path()).unwrap().stream(&sender(), STREAM).unwrap();
+    let open = || stream_of(&Positions::open(state.path()).unwrap(), STREAM).unwrap();
     assert_eq!(open().run(), RunId::NONE);
     open().store(Position(5), RUN).unwrap();
     assert_eq!(open().run(), RUN);
@@ -217,7 +292,7 @@ fn a_file_of_a_newer_version_is_left_alone() {
     let positions = Positions::open(state.path()).unwrap();
     let newer = [b"NFP3".as_slice(), &[7; 60]].concat();
     std::fs::write(file_of(&state, STREAM), &newer).unwrap();
-    let error = positions.stream(&sender(), STREAM).unwrap_err().to_string();
+    let error = stream_of(&positions, STREAM).unwrap_err().to_string();
     assert!(error.contains("a newer version of nf-receiver wrote it"), "{error}");
     assert_eq!(std::fs::read(file_of(&state, STREAM)).unwrap(), newer);
 }
@@ -235,7 +310,7 @@ fn the_golden_file_of_version_2_stays_readable() {
 fn golden() -> Vec<u8> {
     let state = TempDir::new().unwrap();
     let positions = Positions::open(state.path()).unwrap();
-    let position = positions.stream(&sender(), STREAM).unwrap();
+    let position = stream_of(&positions, STREAM).unwrap();
     for last_byte in 7..=9 {
         position.store(Position(0x0102_0304_0506_0700 + last_byte), RUN).unwrap();
     }

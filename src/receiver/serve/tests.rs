@@ -74,8 +74,8 @@ struct Exchange {
 }
 
 impl Exchange {
-    /// A connection that has said nothing yet. The receiver wants HELLO within `patience`.
-    async fn connected(receiver: &Arc<Receiver>, patience: Duration) -> Self {
+    /// A connection of this sender that has said nothing yet. The receiver wants HELLO within `patience`.
+    async fn connected(receiver: &Arc<Receiver>, sender: &str, patience: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, peer) = listener.accept().await.unwrap();
@@ -83,8 +83,8 @@ impl Exchange {
         let greeted_by = Instant::now() + patience;
         let of_connection = receiver.shared.clone();
         let (admission, admissions) = watch::channel(Arc::default());
+        let sender = sender.parse().unwrap();
         tokio::spawn(async move {
-            let sender = "edge".parse().unwrap();
             let known = Known { sender, pass: Pass::ClearText { is_local: true }, admission: admissions };
             let accepted = Stream::new(accepted, Channel::clear_text(BINDING));
             serve(&of_connection, accepted, peer, known, greeted_by, stop).await;
@@ -99,7 +99,7 @@ impl Exchange {
 
     /// As [`Self::agreed`], where the collector gets these exporters only.
     async fn agreed_for(exporters: &[&str]) -> Self {
-        let mut exchange = Self::connected(&Receiver::new(exporters).await, PATIENCE).await;
+        let mut exchange = Self::connected(&Receiver::new(exporters).await, "edge", PATIENCE).await;
         exchange.greet(stream(), key(1).prove(BINDING)).await;
         assert!(matches!(exchange.hear().await, Message::Welcome(_)));
         exchange
@@ -227,7 +227,8 @@ async fn a_session_that_broke_off_counts_as_ended_and_not_as_rejected() {
 
 #[tokio::test]
 async fn a_connection_without_hello_counts_as_rejected() {
-    let mut connected = Exchange::connected(&Receiver::new(&[]).await, Duration::from_millis(1)).await;
+    let mut connected =
+        Exchange::connected(&Receiver::new(&[]).await, "edge", Duration::from_millis(1)).await;
     assert_eq!(connected.stream.read(&mut [0; 1]).await.unwrap(), 0);
     let (count, peers) = connected.receiver.shared.refused();
     assert_eq!(count, 1);
@@ -237,7 +238,7 @@ async fn a_connection_without_hello_counts_as_rejected() {
 #[tokio::test]
 async fn who_knows_a_stream_id_only_is_refused_and_disturbs_nobody() {
     let mut victim = Exchange::agreed().await;
-    let mut hostile = Exchange::connected(&victim.receiver, PATIENCE).await;
+    let mut hostile = Exchange::connected(&victim.receiver, "edge", PATIENCE).await;
     hostile.greet(stream(), key(2).prove(BINDING)).await;
     let Message::Refuse(refusal) = hostile.hear().await else { panic!("no refusal") };
     assert_eq!(refusal.code(), RefusalCode::StreamNotProven);
@@ -256,7 +257,7 @@ async fn who_knows_a_stream_id_only_is_refused_and_disturbs_nobody() {
 #[tokio::test]
 async fn a_proof_of_another_connection_is_refused() {
     let mut exchange = Exchange::agreed().await;
-    let mut hostile = Exchange::connected(&exchange.receiver, PATIENCE).await;
+    let mut hostile = Exchange::connected(&exchange.receiver, "edge", PATIENCE).await;
     hostile.greet(stream(), key(1).prove(ChannelBinding([8; 32]))).await;
     let Message::Refuse(refusal) = hostile.hear().await else { panic!("no refusal") };
     assert_eq!(refusal.code(), RefusalCode::StreamNotProven);
@@ -302,4 +303,21 @@ async fn denied_datagrams_count_without_any_collector() {
     while exchange.hear().await != Message::Ack(Position(3)) {}
     let [sender] = exchange.receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
     assert_eq!((sender.denied, exchange.receiver.shared.unmatched.count()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_slow_position_file_holds_up_no_other_sender() {
+    let mut served = Exchange::agreed().await;
+    let positions = &served.receiver.clone().shared.positions;
+    let mut waiting = Exchange::connected(&served.receiver, "other", PATIENCE).await;
+    // Stands for a slow disk: nothing else in this thread takes the lock.
+    let slow = positions.hold();
+    waiting.greet(key(2).id(), key(2).prove(BINDING)).await;
+    while !positions.is_opening() {
+        tokio::task::yield_now().await;
+    }
+    served.say(Message::Data(batch(Position(0), b"first").bytes().clone())).await;
+    while served.hear().await != Message::Ack(Position(1)) {}
+    drop(slow);
+    assert!(matches!(waiting.hear().await, Message::Welcome(_)));
 }
