@@ -69,8 +69,12 @@ pub const DIAL_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a sender that connects again waits for acknowledgements of what is under way, so that nothing is sent twice.
 pub const RECONNECT_GRACE: Duration = Duration::from_secs(5);
 
-/// The longest heartbeat that a sender may ask for.
-pub const HEARTBEAT_MAX: Duration = Duration::from_secs(3600);
+/// The longest heartbeat that a sender may ask for: one that vanished keeps its place for `HEARTBEATS_MISSED` of them.
+pub const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
+
+/// A connection that its sender has closed ends after this time even if collectors do not take what it sent before: the sender
+/// still has that.
+pub const HANG_UP_GRACE: Duration = Duration::from_secs(2);
 
 /// Datagrams that one recvmmsg call takes at the most.
 pub const INTAKE_SLOTS: usize = 128;
@@ -372,8 +376,12 @@ pub const HANDSHAKE_TIMEOUT_MAX: Duration = Duration::from_secs(300);
 pub const LOG_KEYS_MAX: usize = 1024;
 
 /// Senders whose seat nf-receiver keeps, with counters and position at hand, before free seats are given up. Those of absent
-/// senders whose streams not all collectors have as far are not free: they come on top, with an open file each.
+/// senders whose streams not all collectors have as far are not free: they come on top, up to `UNEVEN_SEATS_MAX`.
 pub const SEATS_MAX: usize = 16_384;
+
+/// Seats of absent senders that nf-receiver keeps because not all collectors have their streams as far, a few kilobytes each. Without
+/// its seat a sender's next session repeats some datagrams to collectors that were ahead.
+pub const UNEVEN_SEATS_MAX: usize = 16_384;
 
 /// Records of one direction after which both sides go on with a new key: at most 256 MiB under one.
 pub const REKEY_EVERY: u64 = 4096;

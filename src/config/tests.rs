@@ -282,7 +282,7 @@ fn a_value_of_the_wrong_kind_is_refused_with_what_was_found_and_what_is_allowed(
         ),
         (
             "heartbeat = 5\n",
-            "c.toml:1: heartbeat: found 5, expected a duration from \"10ms\" to \"1h\", \
+            "c.toml:1: heartbeat: found 5, expected a duration from \"10ms\" to \"1m\", \
              such as \"5s\" or \"10min\"",
         ),
         (

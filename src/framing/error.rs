@@ -3,6 +3,7 @@
 use bytes::TryGetError;
 
 use crate::framing::VERSION;
+use crate::limits::{HEARTBEAT_MAX, HEARTBEAT_MIN};
 use crate::sequence::Position;
 
 /// Why bytes are not a message. Nothing that follows on the same connection can be understood.
@@ -30,7 +31,11 @@ pub enum FramingError {
     #[error("protocol version {0} is not spoken here, only version {VERSION}")]
     Version(u16),
     /// A HELLO asks for a heartbeat that is too short or too long.
-    #[error("a HELLO message with a heartbeat of {0} ms, where 1 to 3600000 are allowed")]
+    #[error(
+        "a HELLO message with a heartbeat of {0} ms, where {shortest} to {longest} are allowed: change 'heartbeat' of the sender",
+        shortest = HEARTBEAT_MIN.as_millis(),
+        longest = HEARTBEAT_MAX.as_millis()
+    )]
     Heartbeat(u32),
     /// A WELCOME allows not one byte.
     #[error("a WELCOME message with a window of 0 bytes")]

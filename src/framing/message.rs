@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::framing::VERSION;
 use crate::framing::kind::Kind;
-use crate::limits::{HEARTBEAT_MAX, REFUSAL_TEXT_MAX};
+use crate::limits::{HEARTBEAT_MAX, HEARTBEAT_MIN, REFUSAL_TEXT_MAX};
 use crate::sequence::{Gap, Position, RunId, StreamId};
 
 /// Stands for no stream in HELLO.
@@ -78,7 +78,7 @@ impl StreamProof {
     pub(crate) const NONE: Self = Self { public_key: [0; 32], signature: [0; 64] };
 }
 
-/// How often either side sends something: whole milliseconds, `1 ms <= heartbeat <= HEARTBEAT_MAX`.
+/// How often either side sends something: whole milliseconds, `HEARTBEAT_MIN <= heartbeat <= HEARTBEAT_MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Heartbeat(u32);
 
@@ -86,7 +86,7 @@ impl Heartbeat {
     /// The heartbeat nearest to `wanted` that is allowed.
     pub fn nearest(wanted: Duration) -> Self {
         let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
-        Self(millis(wanted).clamp(1, millis(HEARTBEAT_MAX)))
+        Self(millis(wanted).clamp(millis(HEARTBEAT_MIN), millis(HEARTBEAT_MAX)))
     }
 
     pub(super) fn from_millis(millis: u32) -> Option<Self> {

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedMutexGuard, watch};
 
 use crate::datagram::BootTime;
 use crate::framing::Hello;
-use crate::limits::SEATS_MAX;
+use crate::limits::{SEATS_MAX, UNEVEN_SEATS_MAX};
 use crate::prefixes::Prefixes;
 use crate::receiver::ahead::Left;
 use crate::receiver::delivery::{Delivery, Settled};
@@ -111,11 +111,12 @@ impl Turn {
 }
 
 impl Drop for Turn {
-    /// What will come again is given up, and what the stored position tells, too, with the open file. While a collector is
-    /// behind others, how far each of them is stays here, and the file stays open, until the sender is back.
+    /// Forgets what will come again, and what the stored position says, too. While a collector is behind others, how far each of
+    /// them is stays here until the sender is back. The file is closed in any case.
     fn drop(&mut self) {
         if let Some(current) = self.current.as_mut() {
             self.seat.counters.settled(&current.delivery.leave());
+            current.stored.rest();
         }
         self.current.take_if(|current| current.is_settled());
         self.seat.view().state = PeerState::Disconnected;
@@ -202,6 +203,9 @@ impl Seats {
             // Who shares a seat is about to take it: a second one for the same sender must not come to be.
             seats.retain(|_, seat| Arc::strong_count(seat) > 1 || !seat.is_idle());
         }
+        if seats.len() >= SEATS_MAX + UNEVEN_SEATS_MAX && !seats.contains_key(id) {
+            give_up_uneven(&mut seats);
+        }
         seats.entry(id.clone()).or_insert_with(|| Arc::new(Seat::new(peer, stream))).clone()
     }
 
@@ -257,6 +261,22 @@ impl Seats {
         }
         ahead
     }
+}
+
+/// Gives up an eighth of the seats whose senders are absent while some collectors have more of their streams than others.
+fn give_up_uneven(seats: &mut HashMap<SenderId, Arc<Seat>>) {
+    let absent =
+        seats.iter().filter(|(_, seat)| Arc::strong_count(seat) == 1 && seat.turn.try_lock().is_ok());
+    let absent: Vec<SenderId> = absent.take(UNEVEN_SEATS_MAX / 8).map(|(id, _)| id.clone()).collect();
+    for id in &absent {
+        seats.remove(id);
+    }
+    let count = absent.len();
+    tracing::warn!(
+        count,
+        "there are too many senders that are absent while a collector is behind: forgot how far each collector is for {count} of \
+         them; their next sessions repeat some datagrams to collectors that were ahead"
+    );
 }
 
 fn row(id: &SenderId, seat: &Seat, exporters: &Prefixes) -> PeerStatus {

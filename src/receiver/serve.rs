@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use crate::batch::{Batch, Records};
 use crate::framing::{Hello, RefusalCode};
 use crate::internal_error::note_internal_error;
-use crate::limits::WAITING_PER_SENDER;
+use crate::limits::{HANG_UP_GRACE, WAITING_PER_SENDER};
 use crate::receiver::accept::Known;
 use crate::receiver::ahead::Ahead;
 use crate::receiver::delivery::{Delivery, Parcel};
@@ -204,6 +204,7 @@ pub(crate) async fn serve(
         stop,
         run: RunId::NONE,
         was_told: false,
+        ends_by: None,
     };
     let mut place = shared.waiting.enter(&id);
     let greeting = timeout_at(greeted_by, connection.greet(&mut stream, peer, &id));
@@ -255,11 +256,15 @@ struct Connection<'a> {
     run: RunId,
     /// Whether the log tells that this session began; then it tells that it ended, too.
     was_told: bool,
+    /// When the session ends at the latest, once the sender has closed its connection.
+    ends_by: Option<Instant>,
 }
 
 /// What ended a wait.
 enum Happened {
     Socket(io::Result<Ready>),
+    HungUp,
+    Overdue,
     Delivered,
     Time,
     Collectors,
@@ -330,13 +335,13 @@ impl Connection<'_> {
         id: &SenderId,
         hello: &Hello,
     ) -> Result<(Place, bool), PositionsError> {
+        let stored = self.shared.position_of(id, hello.stream).await?;
         if let Some(current) = turn.current.as_mut().filter(|current| current.stream == hello.stream) {
             let delivered = current.delivery.position();
             current.delivery.resume(delivered.max(hello.first));
             current.delivery.change(&self.outputs.borrow_and_update());
             return Ok((Place { delivered, received: current.delivery.furthest(), run: current.run }, false));
         }
-        let stored = self.shared.position_of(id, hello.stream).await?;
         let (known, run) = (stored.get(), stored.run());
         let delivered = known.unwrap_or_default();
         let (ahead, run_ahead) = self.shared.ahead.take(id, hello.stream);
@@ -404,6 +409,8 @@ impl Connection<'_> {
                     }
                 }
                 Happened::Socket(Err(error)) => return Ended::Stream(error.into()),
+                Happened::HungUp => self.ends_by = Some(Instant::now() + HANG_UP_GRACE),
+                Happened::Overdue => return Ended::Closed,
                 Happened::Delivered => {}
                 Happened::Time => {
                     // What has come already is heard before the sender counts as silent: this process may have been stopped.
@@ -431,8 +438,12 @@ impl Connection<'_> {
         let delivery = current.as_mut().map(|current| &mut current.delivery);
         let delivery = delivery.filter(|delivery| delivery.is_under_way());
         let is_delivering = delivery.is_some();
+        let ends_by = self.ends_by;
         tokio::select! {
             ready = stream.ready(wants_bytes, has_output) => Happened::Socket(ready),
+            // While bytes are wanted, a read finds the end.
+            () = stream.hung_up(), if ends_by.is_none() && !wants_bytes => Happened::HungUp,
+            () = sleep_until(ends_by.unwrap_or_else(Instant::now)), if ends_by.is_some() => Happened::Overdue,
             () = deliver(delivery), if is_delivering => Happened::Delivered,
             () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Happened::Time,
             Ok(()) = self.outputs.changed() => Happened::Collectors,

@@ -1,6 +1,6 @@
 //! A TCP connection and the channel over it, as both daemons use it.
 //!
-//! Nothing here waits but [`Stream::ready`], [`Stream::flush`], [`Stream::part`] and [`shake`]; all but the last may be
+//! Nothing here waits but [`Stream::ready`], [`Stream::hung_up`], [`Stream::flush`], [`Stream::part`] and [`shake`]; all but the last may be
 //! given up at any moment without harm.
 
 use std::io::{self, IoSlice};
@@ -121,6 +121,20 @@ impl Stream {
                 _ if has_early => Ok(Ready::READABLE),
                 Some(interest) => tcp.ready(interest).await,
                 None => core::future::pending().await,
+            }
+        }
+    }
+
+    /// Waits until the other side has closed the connection, or its half of it, although nothing is read. Meanwhile others may
+    /// use the stream.
+    pub fn hung_up(&self) -> impl Future<Output = ()> + use<> {
+        let tcp = self.tcp.clone();
+        async move {
+            // Of a connection's readiness this is only the end of what can be read: it has no urgent data that anybody asked for.
+            while let Ok(ready) = tcp.ready(Interest::PRIORITY).await {
+                if ready.is_read_closed() {
+                    return;
+                }
             }
         }
     }

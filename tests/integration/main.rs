@@ -22,6 +22,7 @@ mod egress_filter;
 mod few_files;
 mod floors;
 mod full_disk;
+mod hang_ups;
 mod hostile;
 mod intake;
 mod kit;

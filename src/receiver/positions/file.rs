@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions, rename};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::receiver::positions::slot::{Progress, SLOT_LEN, Slot};
@@ -27,7 +27,6 @@ const NEWER: &str = "a newer version of nf-receiver wrote it: install that versi
 pub(crate) struct StreamPosition {
     path: PathBuf,
     stream: StreamId,
-    file: File,
     state: Mutex<State>,
 }
 
@@ -45,6 +44,10 @@ struct State {
     dirty: bool,
     /// The time that the file is marked with.
     seen: SystemTime,
+    /// Opened when it is needed, and `None` while the stream rests.
+    file: Option<Arc<File>>,
+    /// No session uses the stream.
+    is_resting: bool,
 }
 
 impl StreamPosition {
@@ -70,50 +73,52 @@ impl StreamPosition {
         file.set_modified(seen).map_err(PositionsError::of("mark as seen", &path))?;
         let further = if lost { None } else { read_slot(&file, stream, FURTHER_OFFSET).ok() };
         let further = further.and_then(Slot::progress);
-        let state = Mutex::new(State { further, ..State::of(slots, seen) });
-        Ok((Self { path, stream, file, state }, lost || is_made))
+        let state = Mutex::new(State { further, ..State::of(slots, seen, file) });
+        Ok((Self { path, stream, state }, lost || is_made))
     }
 
     /// The position after the last datagram delivered; `None` if the stream is not known.
     pub(crate) fn get(&self) -> Option<Position> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).delivered.map(|stored| stored.position)
+        self.state().delivered.map(|stored| stored.position)
     }
 
     /// The run that sent the latest of what is stored; [`RunId::NONE`] if it is not known.
     pub(crate) fn run(&self) -> RunId {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state();
         let latest = state.delivered.into_iter().chain(state.further).max_by_key(|stored| stored.position);
         latest.map_or(RunId::NONE, |stored| stored.run)
     }
 
     /// Stores `position`, sent by `run`, unless one as high is stored already. If it fails, the one before it stays.
     pub(crate) fn store(&self, position: Position, run: RunId) -> Result<(), PositionsError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         if state.delivered.is_some_and(|stored| stored.position >= position) {
             return Ok(());
         }
         let progress = Progress { position, run };
-        self.file
-            .write_all_at(&Slot::encode(self.stream, progress), state.next_offset)
+        let offset = state.next_offset;
+        self.file(&mut state)?
+            .write_all_at(&Slot::encode(self.stream, progress), offset)
             .map_err(PositionsError::of("write", &self.path))?;
         state.stored(progress);
+        state.close_if_resting();
         Ok(())
     }
 
     /// Up to where those collectors have the stream that are not waited for, if that was further than the position. One slot
     /// only: without it they get something twice.
     pub(crate) fn further(&self) -> Option<Position> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).further.map(|stored| stored.position)
+        self.state().further.map(|stored| stored.position)
     }
 
     /// Stores how far those collectors are that are not waited for, sent by `run`, unless as much is stored already.
     pub(crate) fn store_further(&self, further: Position, run: RunId) -> Result<(), PositionsError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         if state.further.is_some_and(|stored| stored.position >= further) {
             return Ok(());
         }
         let further = Progress { position: further, run };
-        self.file
+        self.file(&mut state)?
             .write_all_at(&Slot::encode(self.stream, further), FURTHER_OFFSET)
             .map_err(PositionsError::of("write", &self.path))?;
         state.further = Some(further);
@@ -125,40 +130,87 @@ impl StreamPosition {
     /// newer stores have written the same pages anew, as a failed sync may have dropped them.
     /// What was written is `seen`: a write itself leaves the time of the wall clock, which may be wrong.
     pub(super) fn sync(&self, seen: SystemTime) -> Result<(), PositionsError> {
-        if !std::mem::take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).dirty) {
+        let mut state = self.state();
+        if !state.dirty {
             return Ok(());
         }
-        let marked = self.file.set_modified(seen).map(|()| self.mark(seen));
-        marked.and_then(|()| self.file.sync_data()).map_err(|cause| {
-            self.state.lock().unwrap_or_else(PoisonError::into_inner).dirty = true;
-            PositionsError::of("sync", &self.path)(cause)
-        })
+        let file = self.file(&mut state)?;
+        state.dirty = false;
+        drop(state);
+        let marked = file.set_modified(seen);
+        let outcome = marked.and_then(|()| file.sync_data());
+        let mut state = self.state();
+        match outcome {
+            Ok(()) => state.seen = seen,
+            Err(_) => state.dirty = true,
+        }
+        state.close_if_resting();
+        outcome.map_err(PositionsError::of("sync", &self.path))
+    }
+
+    /// No session uses the stream until [`Self::wake`]: its file is closed whenever nothing is done with it.
+    pub(crate) fn rest(&self) {
+        let mut state = self.state();
+        state.is_resting = true;
+        state.close_if_resting();
+    }
+
+    /// A session uses the stream.
+    pub(super) fn wake(&self) -> Result<(), PositionsError> {
+        let mut state = self.state();
+        self.file(&mut state)?;
+        state.is_resting = false;
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file, opened if it is not.
+    fn file(&self, state: &mut State) -> Result<Arc<File>, PositionsError> {
+        if let Some(file) = &state.file {
+            return Ok(file.clone());
+        }
+        let (file, _) = open_file(&self.path).map_err(PositionsError::of("open", &self.path))?;
+        Ok(state.file.insert(Arc::new(file)).clone())
     }
 
     /// When the stream was seen last.
     pub(super) fn seen(&self) -> SystemTime {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).seen
-    }
-
-    fn mark(&self, seen: SystemTime) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).seen = seen;
+        self.state().seen
     }
 
     /// Whether something was stored since the last sync.
     pub(super) fn is_dirty(&self) -> bool {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).dirty
+        self.state().dirty
     }
 }
 
 impl State {
-    fn of([first, second]: [Slot; 2], seen: SystemTime) -> Self {
+    fn of([first, second]: [Slot; 2], seen: SystemTime, file: File) -> Self {
         let [first_offset, second_offset] = SLOT_OFFSETS;
         let (first, second) = (first.progress(), second.progress());
         let first_is_newest = position_of(first) > position_of(second);
         let (newest_offset, next_offset) =
             if first_is_newest { (first_offset, second_offset) } else { (second_offset, first_offset) };
         let delivered = if first_is_newest { first } else { second };
-        Self { delivered, next_offset, newest_offset, further: None, dirty: false, seen }
+        Self {
+            delivered,
+            next_offset,
+            newest_offset,
+            further: None,
+            dirty: false,
+            seen,
+            file: Some(Arc::new(file)),
+            is_resting: false,
+        }
+    }
+
+    fn close_if_resting(&mut self) {
+        if self.is_resting {
+            self.file = None;
+        }
     }
 
     fn stored(&mut self, progress: Progress) {

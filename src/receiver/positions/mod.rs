@@ -178,6 +178,7 @@ impl Positions {
         let name = StreamName { sender: sender.clone(), stream };
         let mut open = self.lock();
         if let Some(known) = open.streams.get(&name) {
+            known.wake()?;
             return Ok(Arc::clone(known));
         }
         let is_new = !open.index.contains(&name);

@@ -259,6 +259,32 @@ fn files_beyond_the_limits_are_removed_at_the_start() {
     assert!(!exists(0) && (1..=STREAMS_PER_SENDER).all(exists));
 }
 
+/// How many files of this directory the process has open.
+fn open_files(state: &TempDir) -> usize {
+    let files = std::fs::read_dir("/proc/self/fd").unwrap();
+    let paths = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+    paths.filter(|path| path.starts_with(state.path().join("positions"))).count()
+}
+
+#[test]
+fn a_resting_stream_has_no_open_file() {
+    let state = TempDir::new().unwrap();
+    let positions = Positions::open(state.path()).unwrap();
+    let resting = stream_of(&positions, STREAM).unwrap();
+    resting.store(Position(1), RUN).unwrap();
+    assert_eq!(open_files(&state), 1);
+    resting.rest();
+    assert_eq!(open_files(&state), 0);
+    // As when the daemon stops.
+    resting.store(Position(2), RUN).unwrap();
+    positions.sync().unwrap();
+    assert_eq!((open_files(&state), resting.is_dirty()), (0, false));
+    stream_of(&positions, STREAM).unwrap().store(Position(3), RUN).unwrap();
+    assert_eq!(open_files(&state), 1);
+    let restarted = Positions::open(state.path()).unwrap();
+    assert_eq!(stream_of(&restarted, STREAM).unwrap().get(), Some(Position(3)));
+}
+
 #[test]
 fn a_directory_that_cannot_be_made_is_told_with_its_path() {
     let state = TempDir::new().unwrap();

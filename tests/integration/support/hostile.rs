@@ -1,13 +1,15 @@
 //! A hostile client: speaks as much of the protocol as it likes, by the library's own codecs, and holds what it gets.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
+use nf_transport::batch::{BatchBuilder, Compression};
+use nf_transport::datagram::{Datagram, Timestamp};
 use nf_transport::framing::{Decoder, Heartbeat, Hello, Message};
 use nf_transport::secure::{Channel, Handshake, Key, SenderHandshake, StreamKey, Suite};
 use nf_transport::sequence::{Position, RunId, StreamId};
@@ -90,6 +92,15 @@ pub(crate) fn key_of(seed: &str) -> Key {
     Key::from_text(&key_text(seed)).unwrap().0
 }
 
+/// Bytes of the payload of HELLO, and where its heartbeat is.
+const HELLO_LEN: usize = 158;
+const HEARTBEAT_OFFSET: usize = 26;
+
+/// The secret of a client's own stream of this number.
+fn own_key(stream: u8) -> StreamKey {
+    StreamKey::new([stream; 32].into()).unwrap()
+}
+
 /// A connection whose handshake went well.
 pub(crate) struct Client {
     tcp: TcpStream,
@@ -134,6 +145,10 @@ impl Client {
         if let Some(batch) = message.encode(&mut plain) {
             plain.extend_from_slice(&batch);
         }
+        self.write(plain)
+    }
+
+    fn write(&mut self, mut plain: BytesMut) -> io::Result<()> {
         while plain.has_remaining() {
             let mut wire = BytesMut::new();
             self.channel.seal(&mut plain, &mut wire).map_err(io::Error::other)?;
@@ -144,7 +159,7 @@ impl Client {
 
     /// Asks for a session with the stream of this number, which is the client's own.
     pub(crate) fn hello(&mut self, stream: u8, heartbeat: Duration) -> io::Result<()> {
-        let key = StreamKey::new([stream; 32].into()).unwrap();
+        let key = own_key(stream);
         self.claim(key.id(), &key, Position(0), heartbeat)
     }
 
@@ -156,10 +171,41 @@ impl Client {
         first: Position,
         heartbeat: Duration,
     ) -> io::Result<()> {
+        let hello = self.hello_for(key, heartbeat)?;
+        self.send(Message::Hello(Hello { stream, first, ..hello }))
+    }
+
+    /// A HELLO for the stream of `key` from its first position on.
+    fn hello_for(&self, key: &StreamKey, heartbeat: Duration) -> io::Result<Hello> {
         let proof = key.prove(self.channel.binding().map_err(io::Error::other)?);
         let (heartbeat, run) = (Heartbeat::nearest(heartbeat), RunId([1; 16]));
-        let hello = Hello { stream, first, heartbeat, run, replaces: None, proof };
-        self.send(Message::Hello(hello))
+        Ok(Hello { stream: key.id(), first: Position(0), heartbeat, run, replaces: None, proof })
+    }
+
+    /// As [`Self::hello`], with a heartbeat of so many milliseconds, allowed or not.
+    pub(crate) fn hello_unchecked(&mut self, stream: u8, heartbeat: u32) -> io::Result<()> {
+        let hello = self.hello_for(&own_key(stream), Duration::ZERO)?;
+        let mut plain = BytesMut::new();
+        drop(Message::Hello(hello).encode(&mut plain));
+        let place = plain.len() - HELLO_LEN + HEARTBEAT_OFFSET;
+        plain[place..place + 4].copy_from_slice(&heartbeat.to_be_bytes());
+        self.write(plain)
+    }
+
+    /// Sends the first datagram of the stream of this number.
+    pub(crate) fn data(&mut self, stream: u8) -> io::Result<()> {
+        let exporter = SocketAddr::from(([192, 0, 2, 1], 2055));
+        let arrival = Timestamp::from_unix(Duration::from_secs(1_700_000_000));
+        let datagram = Datagram { exporter, local: exporter, arrival, payload: b"x" };
+        let mut builder = BatchBuilder::new(own_key(stream).id(), Compression::None);
+        builder.push(&datagram).map_err(io::Error::other)?;
+        let batch = builder.finish(Position(0)).ok_or(io::ErrorKind::InvalidInput)?;
+        self.send(Message::Data(batch.bytes().clone()))
+    }
+
+    /// Says no more, and listens on.
+    pub(crate) fn half_close(&self) -> io::Result<()> {
+        self.tcp.shutdown(Shutdown::Write)
     }
 
     /// The next message from the receiver.

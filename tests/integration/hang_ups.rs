@@ -1,0 +1,103 @@
+//! Clients that hang up while nf-receiver reads nothing from them, because a collector is down: nothing of theirs stays.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use nf_transport::framing::{Message, RefusalCode};
+use nf_transport::sequence::Position;
+
+use crate::running::shared;
+use crate::support::collector::Inbox;
+use crate::support::daemon::Daemon;
+use crate::support::hostile::Client;
+use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use crate::support::pair::STALL;
+
+/// The longest heartbeat that a sender may have.
+const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// Where no collector listens.
+fn down() -> SocketAddr {
+    "127.0.0.1:9".parse().unwrap()
+}
+
+fn receiver(collectors: &[SocketAddr], toml: &str) -> ReceiverHost {
+    let mut receiver = ReceiverHost::new(collectors, toml);
+    receiver.use_key("one");
+    receiver.start();
+    receiver
+}
+
+/// A client whose session holds a datagram that not all collectors take, so that nothing more is read from it.
+fn paused(receiver: &ReceiverHost, number: u8) -> Client {
+    let mut client = Client::with_key(receiver.addr(), &format!("gone-{number}"), "one").unwrap();
+    client.hello(number, HEARTBEAT).unwrap();
+    assert!(matches!(client.receive().unwrap(), Message::Welcome(_)));
+    client.data(number).unwrap();
+    client
+}
+
+#[test]
+fn gone_peers_free_their_places_while_a_collector_is_down() {
+    let _running = shared();
+    let receiver = receiver(&[down()], "[limits]\nconnections = 4\n");
+    let clients: Vec<Client> = (0..4).map(|number| paused(&receiver, number)).collect();
+    // Two of them close their half only.
+    let mut half_closed = Vec::new();
+    for (number, client) in clients.into_iter().enumerate() {
+        if number % 2 == 0 {
+            client.half_close().unwrap();
+            half_closed.push(client);
+        }
+    }
+    let senders = ["edge-1", "edge-2", "edge-3", "edge-4"].map(|id| {
+        let mut sender = SenderHost::new(id, &receiver.addr(), QUICK_SENDER);
+        sender.use_key("one");
+        sender.start();
+        sender
+    });
+    for sender in &senders {
+        sender.wait_state("connected", STALL);
+    }
+}
+
+/// How many position files a daemon has open.
+fn open_positions(daemon: &Daemon) -> usize {
+    let files = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
+    let paths = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+    paths.filter(|path| path.to_string_lossy().contains("/positions/")).count()
+}
+
+#[test]
+fn gone_senders_leave_no_open_files() {
+    let _running = shared();
+    let inbox = Inbox::start("127.0.0.1:0");
+    let receiver = receiver(&[inbox.addr(), down()], "");
+    for number in 0..50 {
+        let _client = paused(&receiver, number);
+        inbox.wait_for(usize::from(number) + 1, STALL);
+    }
+    let began = Instant::now();
+    while open_positions(receiver.daemon()) > 0 {
+        assert!(began.elapsed() < STALL, "{} files", open_positions(receiver.daemon()));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // For one that comes back, nf-receiver still knows that a collector has its datagram.
+    let mut client = Client::with_key(receiver.addr(), "gone-7", "one").unwrap();
+    client.hello(7, HEARTBEAT).unwrap();
+    let Message::Welcome(welcome) = client.receive().unwrap() else { panic!("no session") };
+    assert_eq!((welcome.resume, welcome.received), (Position(0), Position(1)));
+}
+
+#[test]
+fn a_heartbeat_of_an_hour_is_refused() {
+    let _running = shared();
+    let receiver = receiver(&[down()], "");
+    let mut client = Client::with_key(receiver.addr(), "slow", "one").unwrap();
+    client.hello_unchecked(1, 3_600_000).unwrap();
+    let Message::Refuse(refusal) = client.receive().unwrap() else { panic!("no refusal") };
+    assert_eq!(refusal.code(), RefusalCode::BrokenProtocol);
+    let words = "a heartbeat of 3600000 ms, where 10 to 60000 are allowed";
+    assert!(refusal.text().contains(words), "{}", refusal.text());
+    receiver.wait_status(STALL, |status| status["refused"].to_string().contains(words));
+}
