@@ -100,6 +100,39 @@ pub const LISTENERS_MAX: usize = 64;
 /// Exporters whose counters nf-sender keeps; the one unheard longest makes room.
 pub const EXPORTERS_MAX: usize = 4096;
 
+/// Exporters of one address whose counters are kept; the one unheard longest makes room. A chassis has some dozens of source ids,
+/// and no host takes more than a sixteenth of the table.
+pub const EXPORTERS_PER_ADDRESS: usize = 256;
+
+/// Exporters of one address with the same source id, distinguished by their ports. A datagram from a new port is compared with each of them.
+pub const EXPORTERS_PER_SOURCE: usize = 64;
+
+/// Datagrams of an exporter that may overtake another one: reordering by 200 places both ways, with a reserve.
+pub const SEQUENCE_WINDOW: usize = 512;
+
+/// Runs of numbers that are followed for each exporter: line cards behind one source id, and the last restarts.
+pub const SEQUENCE_RUNS: usize = 8;
+
+/// Holes in the numbers of an exporter that may still be filled, all ways of counting together: two windows, as without losses each
+/// other datagram can be late.
+pub const SEQUENCE_HOLES: usize = 2 * SEQUENCE_WINDOW;
+
+/// Bytes of recent numbers of all exporters: 2 KiB for each of 4,096, and as much for some hundreds of them that lose or reorder
+/// datagrams. Beyond, an exporter that is heard forgets its own, so that late datagrams stay missing.
+pub const SEQUENCE_MEMORY: usize = 12 * 1024 * 1024;
+
+/// A number may jump ahead by as much as this many datagrams add, and be accepted at once: the loss of a burst.
+pub const JUMP_DATAGRAMS: u64 = 1024;
+
+/// A number may jump ahead by this many times the amount that the exporter adds on average in the elapsed time, and be accepted at once.
+pub const JUMP_RATE_FACTOR: u64 = 4;
+
+/// A jump by up to this many times that amount is accepted if the next numbers continue it and the old run does not continue.
+pub const JUMP_RATE_FACTOR_MAX: u64 = 256;
+
+/// Datagrams that an exporter whose rate is not known can send in a second: 1 Gbit/s of full ones.
+pub const EXPORTER_RATE_MAX: u64 = 100_000;
+
 /// Templates of one exporter that are kept: routers have a few dozens at the most; the oldest makes room.
 pub const TEMPLATES_PER_EXPORTER: usize = 256;
 
@@ -218,7 +251,7 @@ pub const LOG_FLUSH: Duration = Duration::from_secs(2);
 /// Bytes of a control request line.
 pub const CONTROL_REQUEST_MAX: u64 = 256;
 
-/// Bytes of a control reply: status with all of `EXPORTERS_MAX` exporters is below 1 MiB.
+/// Bytes of a control reply: status with all of `EXPORTERS_MAX` exporters is below 2 MiB.
 pub const CONTROL_REPLY_MAX: u64 = 16 * 1024 * 1024;
 
 /// How long either side of the control socket waits for the other.

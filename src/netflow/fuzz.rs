@@ -8,8 +8,8 @@ use bytes::Buf;
 
 use crate::datagram::{BootTime, Datagram, Timestamp};
 use crate::limits::{
-    EXPORTERS_MAX, OPTION_MEMORY, PAYLOAD_MAX, RECORD_LENGTHS_TOTAL, REPEAT_TARGET, TEMPLATE_MEMORY,
-    TEMPLATES_PER_EXPORTER,
+    EXPORTERS_MAX, OPTION_MEMORY, PAYLOAD_MAX, RECORD_LENGTHS_TOTAL, REPEAT_TARGET, SEQUENCE_MEMORY,
+    TEMPLATE_MEMORY, TEMPLATES_PER_EXPORTER,
 };
 use crate::netflow::sets::Sets;
 use crate::netflow::template::{Change, Changes};
@@ -32,7 +32,9 @@ pub fn fuzz_netflow(bytes: &[u8], now: Instant) {
         let exporter = SocketAddr::from((Ipv4Addr::LOCALHOST, exporter));
         let datagram = Datagram { exporter, local: exporter, arrival: Timestamp(0), payload };
         table.note(&datagram, BootTime::default());
-        assert!(table.iter().count() <= EXPORTERS_MAX, "there are too many exporters");
+        assert!(table.figures().count() <= EXPORTERS_MAX, "there are too many exporters");
+        assert!(table.sequence_bytes() <= SEQUENCE_MEMORY, "recent numbers take too much");
+        assert_eq!(table.sequence_bytes(), table.counted_sequence_bytes(), "the account of numbers is wrong");
         assert!(table.record_length_bytes() <= RECORD_LENGTHS_TOTAL, "record lengths take too much");
         memory.note([&datagram], None);
         let (templates, options) = memory.bytes();

@@ -1,117 +1,218 @@
-//! How much of what an exporter counted never came.
+//! Counts the losses of an exporter by its sequence numbers.
+//!
+//! Follows the numbers by every way of counting that the format allows at once ([`way`]), and believes the way by which most
+//! numbers fit. The way of the standard wins a tie. Two ways share one [`counter`] as long as all datagrams are the same for both.
 
-use crate::netflow::Sequence;
+mod copies;
+mod counter;
+mod group;
+mod holes;
+mod judged;
+mod track;
+mod unusable;
+mod way;
 
-/// A number that lies back by at most this much belongs to a datagram that was overtaken on the way: 64 full
-/// datagrams of NetFlow v5.
-const LATE_MAX: u32 = 64 * 30;
+use core::cmp::Reverse;
 
-/// A number that is ahead by more than this, past the wrap at 2^32, is no gap but a new count.
-const AHEAD_OVER_WRAP_MAX: u32 = 1 << 24;
+use crate::limits::SEQUENCE_HOLES;
+use crate::netflow::contents::Contents;
+use crate::netflow::export::ExportFormat;
+use crate::netflow::missing::counter::{Counter, Fit};
+use crate::netflow::missing::group::Group;
+use crate::netflow::missing::judged::{Judged, Verdict};
+use crate::netflow::missing::way::Way;
 
-/// A number that is ahead by more than this is no gap but a new count.
-const AHEAD_MAX: u32 = 1 << 31;
+pub(super) use copies::Copies;
+pub(super) use group::Ways;
+pub(super) use track::Heard;
+pub use unusable::Unusable;
+
+/// Numbers by which another way must fit better than that of the standard: a single one can be a loss that looks alike.
+const LEAD: i64 = 2;
+
+/// A way that fits this many numbers fewer than the best one is ruled out.
+const LAG_MAX: i64 = 8;
 
 /// Follows the sequence numbers of one exporter.
-///
-/// An exporter that starts again counts from anew, and from 0 as a rule: a number that lies far back says so,
-/// and nothing counts as missing. A datagram that arrives twice counts as a late one. After one that adds
-/// nobody knows how much, nothing counts as missing before the next: the count goes on from there.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Missing {
-    /// The number that the next datagram bears if none is lost; `None` if that is not known.
-    next: Option<u32>,
-    missing: u64,
+#[derive(Clone, Debug)]
+pub(super) struct Missing {
+    format: ExportFormat,
+    groups: Vec<Group>,
+    /// Missing before the numbers became senseless.
+    settled: u64,
+    /// Missing when most of them fitted for the last time.
+    sound: u64,
+    judged: Judged,
+    is_erratic: bool,
 }
 
 impl Missing {
-    /// Takes note of a datagram that came.
-    pub fn note(&mut self, sequence: Sequence) {
-        let after = sequence.adds.map(|adds| sequence.number.wrapping_add(adds));
-        let Some(next) = self.next else {
-            self.next = after;
-            return;
-        };
-        let ahead = sequence.number.wrapping_sub(next);
-        let behind = next.wrapping_sub(sequence.number);
-        if (1..=LATE_MAX).contains(&behind) {
-            self.missing = self.missing.saturating_sub(u64::from(sequence.adds.unwrap_or_default()));
-            return;
-        }
-        let ahead_max = if sequence.number < next { AHEAD_OVER_WRAP_MAX } else { AHEAD_MAX };
-        if ahead <= ahead_max {
-            self.missing = self.missing.saturating_add(u64::from(ahead));
-        }
-        self.next = after;
+    pub(super) fn new(format: ExportFormat) -> Self {
+        let (settled, sound) = (0, 0);
+        let groups = Group::all(format).into_iter().collect();
+        Self { format, groups, settled, sound, judged: Judged::default(), is_erratic: false }
     }
 
-    /// How much is missing so far, in the unit that the exporter counts: v5: flows; v9: datagrams; IPFIX:
-    /// data records.
-    pub fn count(&self) -> u64 {
-        self.missing
+    /// One that begins where `missing` units are known to be missing.
+    pub(super) fn starting_at(format: ExportFormat, missing: u64) -> Self {
+        Self { settled: missing, sound: missing, ..Self::new(format) }
+    }
+
+    /// Follows a datagram that bears `number`. Returns the ways by which that was the expected one.
+    pub(super) fn note(&mut self, number: u32, contents: &Contents, heard: Heard) -> Ways {
+        let ways = Way::all(self.format);
+        self.split(ways, number, contents);
+        let most = SEQUENCE_HOLES / self.groups.len().max(2);
+        let believed = self.believed_index();
+        let is_known = |way: &Way| way.place(number, contents).is_known();
+        // Else ways for which no templates are needed would take the lead.
+        let is_scored = ways.first().is_some_and(is_known);
+        let mut fitting = Ways::default();
+        let mut heard_of_believed = (Fit::Unknown, 0);
+        for (index, group) in self.groups.iter_mut().enumerate() {
+            let Some(way) = group.ways.first().and_then(|place| ways.get(place)) else { continue };
+            let place = way.place(number, contents);
+            let fit = group.counter.note(place, heard, most);
+            let fits = fit == Fit::Yes || fit == Fit::Unknown && is_known(way);
+            group.fits += i64::from(is_scored && fits) - i64::from(fit == Fit::Stray);
+            if fit == Fit::Yes {
+                fitting.add(group.ways);
+            }
+            if Some(index) == believed {
+                heard_of_believed = (fit, place.len());
+            }
+        }
+        self.judge(heard_of_believed.0, heard_of_believed.1);
+        self.rule_out();
+        fitting
+    }
+
+    /// Units that are missing, or why that is not known.
+    pub(super) fn count(&self) -> Result<u64, Unusable> {
+        match self.believed() {
+            None => Err(Unusable::NoNumbers(self.format)),
+            Some((_, way)) if way.counts_nothing() => Err(Unusable::Constant),
+            Some(_) if self.is_erratic => Err(Unusable::Erratic),
+            Some(_) if self.judged.is_blind() => Err(Unusable::NoTemplates),
+            Some((group, _)) => Ok(self.settled.saturating_add(group.counter.missing())),
+        }
+    }
+
+    /// The units that the exporter counts, in words.
+    pub(super) fn unit(&self) -> Option<&'static str> {
+        self.believed().map(|(_, way)| way.unit())
+    }
+
+    /// The ways that are believed.
+    pub(super) fn believed_ways(&self) -> Ways {
+        self.believed().map(|(group, _)| group.ways).unwrap_or_default()
+    }
+
+    /// True if `number` continues the last datagram, by the way that is believed.
+    pub(super) fn is_next(&self, number: u32) -> bool {
+        self.believed().is_some_and(|(group, way)| !way.includes_own() && group.counter.is_next(number))
+    }
+
+    /// True if `number` continues a datagram, by any way.
+    pub(super) fn expects(&self, number: u32) -> bool {
+        self.any_run(|way, offset, counter| {
+            !way.includes_own() && counter.expects(number.wrapping_sub(offset))
+        })
+    }
+
+    /// True if `number` is close to those that were heard.
+    pub(super) fn is_near(&self, number: u32, heard: Heard) -> bool {
+        self.any_run(|_, offset, counter| counter.is_near(number.wrapping_sub(offset), heard))
+    }
+
+    /// Times at which a run of numbers went on after another one had been heard, by the way that is believed.
+    pub(super) fn returns(&self) -> u32 {
+        self.believed().map_or(0, |(group, _)| group.counter.returns())
+    }
+
+    /// Bytes that [`Self::shrink`] frees.
+    pub(super) fn bytes(&self) -> usize {
+        let holes = self.groups.iter().map(|group| group.counter.hole_bytes()).sum::<usize>();
+        let further = self.groups.iter().skip(1).map(|group| size_of::<Group>() + group.counter.bytes());
+        holes + further.sum::<usize>()
+    }
+
+    /// Forgets all holes, so that late datagrams stay missing, and all ways but the one that is believed.
+    pub(super) fn shrink(&mut self) {
+        let believed = self.believed_ways();
+        self.groups.retain(|group| group.ways == believed);
+        self.groups.shrink_to_fit();
+        self.groups.iter_mut().for_each(|group| group.counter.close_holes());
+    }
+
+    /// True if `holds` is true of a way, its offset and its counter.
+    fn any_run(&self, holds: impl Fn(Way, u32, &Counter) -> bool) -> bool {
+        let ways = Way::all(self.format);
+        self.groups.iter().any(|group| {
+            group.ways.iter().any(|place| {
+                let way = ways.get(place).filter(|way| !way.counts_nothing());
+                way.is_some_and(|way| holds(*way, group.offset(place), &group.counter))
+            })
+        })
+    }
+
+    /// Gives the ways that place a datagram differently counters of their own.
+    fn split(&mut self, ways: &[Way], number: u32, contents: &Contents) {
+        let place = |index: usize| ways.get(index).map(|way| way.place(number, contents));
+        let mut index = 0;
+        while let Some(group) = self.groups.get_mut(index) {
+            let apart = group.split_off(place);
+            self.groups.extend(apart);
+            index += 1;
+        }
+    }
+
+    fn believed(&self) -> Option<(&Group, Way)> {
+        let group = self.groups.get(self.believed_index()?)?;
+        let way = group.ways.first().and_then(|place| Way::all(self.format).get(place))?;
+        Some((group, *way))
+    }
+
+    fn believed_index(&self) -> Option<usize> {
+        if self.groups.len() == 1 {
+            return Some(0);
+        }
+        let order = |(index, group): (usize, &Group)| {
+            let is_standard = group.ways.meets(Ways::STANDARD);
+            let score = group.score() + if is_standard { LEAD - 1 } else { 0 };
+            (score, is_standard, Reverse(group.ways.first()), Reverse(index))
+        };
+        self.groups.iter().enumerate().max_by_key(|group| order(*group)).map(|(index, _)| index)
+    }
+
+    /// Decides after some numbers whether they make sense. If not, all ways of counting are tried again.
+    fn judge(&mut self, fit: Fit, units: u32) {
+        if !self.judged.note(fit, units) {
+            return;
+        }
+        let missing = self.believed().map_or(0, |(group, _)| group.counter.missing());
+        let verdict = self.judged.verdict(missing);
+        self.is_erratic = verdict == Verdict::Erratic;
+        if !self.judged.is_done() {
+            return;
+        }
+        self.judged = Judged::starting_at(missing);
+        match verdict {
+            Verdict::Sound => self.sound = self.settled.saturating_add(missing),
+            Verdict::Doubtful => {}
+            Verdict::Erratic => {
+                *self = Self { is_erratic: true, ..Self::starting_at(self.format, self.sound) }
+            }
+        }
+    }
+
+    fn rule_out(&mut self) {
+        if self.groups.len() > 1 {
+            let best = self.groups.iter().map(Group::score).max().unwrap_or_default();
+            self.groups.retain(|group| group.score() + LAG_MAX > best);
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn missing_after(numbers: impl IntoIterator<Item = u32>, adds: u32) -> u64 {
-        let mut missing = Missing::default();
-        numbers.into_iter().for_each(|number| missing.note(Sequence { number, adds: Some(adds) }));
-        missing.count()
-    }
-
-    #[test]
-    fn nothing_is_missing_from_a_whole_run() {
-        assert_eq!(missing_after(100..200, 1), 0);
-        assert_eq!(missing_after((0..3000).step_by(30), 30), 0);
-    }
-
-    #[test]
-    fn a_gap_counts_in_the_unit_of_the_exporter() {
-        assert_eq!(missing_after([7, 8, 12, 13], 1), 3);
-        assert_eq!(missing_after([0, 30, 90, 120], 30), 30);
-    }
-
-    #[test]
-    fn numbers_wrap_without_a_gap_and_with_one() {
-        assert_eq!(missing_after([u32::MAX - 1, u32::MAX, 0, 1], 1), 0);
-        assert_eq!(missing_after([u32::MAX - 1, 2, 3], 1), 3);
-    }
-
-    #[test]
-    fn what_was_overtaken_is_not_missing() {
-        assert_eq!(missing_after([1, 2, 4, 3, 5], 1), 0);
-        assert_eq!(missing_after([0, 60, 30, 90], 30), 0);
-        assert_eq!(missing_after([u32::MAX - 1, 0, u32::MAX, 1], 1), 0);
-    }
-
-    #[test]
-    fn an_exporter_that_starts_again_misses_nothing() {
-        assert_eq!(missing_after([500_000, 500_001, 0, 1, 2], 1), 0);
-        assert_eq!(missing_after([3_000_000_000, 0, 1], 1), 0);
-    }
-
-    #[test]
-    fn after_an_unknown_amount_the_count_goes_on_where_the_exporter_is() {
-        let mut missing = Missing::default();
-        let mut note = |number, adds| {
-            missing.note(Sequence { number, adds });
-            missing.count()
-        };
-        assert_eq!(note(100, None), 0);
-        assert_eq!(note(130, Some(10)), 0);
-        assert_eq!(note(145, None), 5, "what is missing before it is known");
-        assert_eq!(note(1_000, None), 5);
-        assert_eq!(note(2_000, Some(1)), 5);
-        assert_eq!(note(2_003, Some(1)), 7);
-        assert_eq!(note(2_001, None), 7, "how much came late is not known");
-        assert_eq!(note(2_004, Some(1)), 7);
-    }
-
-    #[test]
-    fn a_gap_before_a_restart_stays_counted() {
-        assert_eq!(missing_after([500_000, 500_003, 0, 1, 4], 1), 4);
-    }
-}
+mod tests;

@@ -1,12 +1,14 @@
-//! What NetFlow and IPFIX datagrams tell about their exporters: from their headers who they are, from their
-//! sequence numbers what was lost before it could be received, and from their templates what a collector must
-//! know to decode, and where flow records lie, which compression makes use of.
+//! Reads NetFlow, IPFIX and sFlow datagrams: their exporters from the headers, losses before nf-sender from the
+//! sequence numbers, and from the templates the definitions that a collector needs and the places of flow records,
+//! which compression uses.
 //!
 //! Nothing here changes or refuses a datagram. What flow records and the fields of templates mean is the
 //! collector's business, but for where the two addresses are.
 
+mod contents;
 mod definitions;
 mod domain;
+mod export;
 mod fuzz;
 mod header;
 mod kept;
@@ -23,13 +25,14 @@ mod table;
 mod template;
 mod templates;
 
+pub use export::{ExportFormat, Source};
 pub use fuzz::fuzz_netflow;
 pub use header::{Header, Sequence};
 pub use kept::{Kept, KeptRecord, KeptTemplate};
 pub use lacking::Repeats;
-pub use missing::Missing;
+pub use missing::Unusable;
 pub use recipient::{RECIPIENTS, Recipient};
-pub use table::{Exporter, ExporterKey, ExporterTable};
+pub use table::{ExporterFigures, ExporterTable};
 pub use templates::{News, TemplateMemory};
 
 #[cfg(test)]

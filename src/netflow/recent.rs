@@ -1,23 +1,22 @@
-//! What is known of exporters, one entry for each, in the order in which they were touched.
+//! Entries by their keys, in the order in which they were touched.
 //!
-//! Entries lie in a vector and are chained from the one touched last to the one untouched longest, so that
+//! Entries are stored in a vector and are chained from the one touched last to the one untouched longest, so that
 //! every step costs the same however many there are. Bounds are the owner's business.
 
+use core::hash::Hash;
 use std::collections::HashMap;
 
-use crate::netflow::ExporterKey;
-
-/// What belongs to one exporter.
-pub(super) trait Keyed {
-    /// Which one; never another as long as the entry is kept.
-    fn key(&self) -> ExporterKey;
+/// A value that belongs to one key.
+pub(super) trait Keyed<K> {
+    /// Its key, which never changes as long as the entry is kept.
+    fn key(&self) -> K;
 }
 
-/// Entries by their exporters.
+/// Entries by their keys.
 #[derive(Debug)]
-pub(super) struct Recent<T> {
+pub(super) struct Recent<T, K> {
     /// Where each entry lies in `entries`.
-    places: HashMap<ExporterKey, usize>,
+    places: HashMap<K, usize>,
     entries: Vec<Entry<T>>,
     /// The entry touched last.
     newest: Option<usize>,
@@ -34,19 +33,15 @@ struct Entry<T> {
     older: Option<usize>,
 }
 
-impl<T> Default for Recent<T> {
+impl<T, K> Default for Recent<T, K> {
     fn default() -> Self {
         Self { places: HashMap::new(), entries: Vec::new(), newest: None, oldest: None }
     }
 }
 
-impl<T: Keyed> Recent<T> {
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
+impl<T: Keyed<K>, K: Eq + Hash> Recent<T, K> {
     /// Makes the entry of `key` the newest; false if there is none.
-    pub(super) fn touch(&mut self, key: &ExporterKey) -> bool {
+    pub(super) fn touch(&mut self, key: &K) -> bool {
         let Some(place) = self.places.get(key).copied() else { return false };
         if self.newest != Some(place) {
             self.unchain(place);
@@ -66,6 +61,11 @@ impl<T: Keyed> Recent<T> {
     /// The entry that was touched or added last.
     pub(super) fn newest_mut(&mut self) -> Option<&mut T> {
         self.entries.get_mut(self.newest?).map(|entry| &mut entry.value)
+    }
+
+    /// The entry that was untouched longest.
+    pub(super) fn oldest_mut(&mut self) -> Option<&mut T> {
+        self.entries.get_mut(self.oldest?).map(|entry| &mut entry.value)
     }
 
     pub(super) fn remove_oldest(&mut self) -> Option<T> {
@@ -136,9 +136,9 @@ mod tests {
 
     use super::*;
 
-    impl Keyed for u16 {
-        fn key(&self) -> ExporterKey {
-            ExporterKey { address: ([192, 0, 2, 1], *self).into(), version: 9, source_id: 0 }
+    impl Keyed<u16> for u16 {
+        fn key(&self) -> u16 {
+            *self
         }
     }
 
@@ -160,7 +160,7 @@ mod tests {
         fn entries_stay_in_the_order_in_which_they_were_touched(
             steps in proptest::collection::vec(any_step(), 0..200),
         ) {
-            let mut recent = Recent::default();
+            let mut recent: Recent<u16, u16> = Recent::default();
             let mut expected: Vec<u16> = Vec::new();
             for step in steps {
                 match step {
@@ -179,7 +179,8 @@ mod tests {
                 }
                 prop_assert_eq!(recent.iter().copied().collect::<Vec<_>>(), expected.clone());
                 prop_assert_eq!(recent.newest_mut().copied(), expected.last().copied());
-                prop_assert_eq!((recent.len(), recent.places.len()), (expected.len(), expected.len()));
+                prop_assert_eq!(recent.oldest_mut().copied(), expected.first().copied());
+                prop_assert_eq!((recent.entries.len(), recent.places.len()), (expected.len(), expected.len()));
             }
         }
     }

@@ -8,6 +8,7 @@
 
 use crate::datagram::{FlowLayout, FlowRun};
 use crate::limits::{RECORD_LENGTH_OVERHEAD, RECORD_LENGTHS_PER_EXPORTER};
+use crate::netflow::contents::Contents;
 use crate::netflow::sets::{DATA_MIN, Set, Sets};
 use crate::netflow::template::{Change, Changes, Template, VARIABLE_LENGTH, take_field};
 
@@ -118,45 +119,52 @@ impl RecordLengths {
         self.bytes
     }
 
-    /// The data records of the message `payload`, of which templates are learned on the way as far as they take
-    /// at most `room` bytes in all. `None` if not every set can be counted.
-    pub(super) fn count(&mut self, payload: &[u8], room: usize) -> Option<u32> {
+    /// Counts the records of the message `payload`. Templates are learned on the way as far as they take at most `room` bytes
+    /// in all. The data records are unknown if not every set can be counted.
+    pub(super) fn count(&mut self, payload: &[u8], room: usize) -> Contents {
         self.find(payload, room, |_| ())
     }
 
-    /// The same, and tells of each data set with records of one length where these lie.
-    pub(super) fn find(
-        &mut self,
-        payload: &[u8],
-        room: usize,
-        mut found: impl FnMut(FlowRun),
-    ) -> Option<u32> {
+    /// The same, and reports of each data set with records of one length where these are.
+    pub(super) fn find(&mut self, payload: &[u8], room: usize, mut found: impl FnMut(FlowRun)) -> Contents {
         let room = room.min(RECORD_LENGTHS_PER_EXPORTER);
-        let mut sets = Sets::of(payload)?;
-        let mut records = Some(0_u32);
+        let mut contents = Contents::flows(0);
+        let Some(mut sets) = Sets::of(payload) else { return Contents::default() };
         loop {
             let start = sets.next_body();
             let Some(set) = sets.next() else { break };
-            let more = if set.id >= DATA_MIN { self.records(&set) } else { self.learn(&set, room) };
-            records = records.zip(more).and_then(|(records, more)| records.checked_add(more));
+            if set.id >= DATA_MIN {
+                contents.add_data(self.records(&set), self.is_options(&set));
+            } else {
+                contents.add_templates(self.learn(&set, room));
+            }
             if let Some(run) = self.run(&set, start) {
                 found(run);
             }
         }
-        let only_padding = sets.rest().iter().all(|byte| *byte == 0);
-        records.filter(|_| only_padding)
+        if sets.rest().iter().any(|byte| *byte != 0) {
+            contents.add_data(None, false);
+        }
+        contents
     }
 
     /// The records of a data set.
     pub(super) fn records(&self, set: &Set<'_>) -> Option<u32> {
-        let known = self.templates.get(self.place(set.id).ok()?)?;
-        known.length.records(set.body)
+        self.known(set)?.length.records(set.body)
+    }
+
+    fn known(&self, set: &Set<'_>) -> Option<&Known> {
+        self.templates.get(self.place(set.id).ok()?)
+    }
+
+    /// True if a data set holds options.
+    fn is_options(&self, set: &Set<'_>) -> bool {
+        self.known(set).is_some_and(|known| known.is_options)
     }
 
     /// The records of a data set whose body starts at `start`, if all are of one length.
     fn run(&self, set: &Set<'_>, start: usize) -> Option<FlowRun> {
-        let known = self.templates.get(self.place(set.id).ok()?)?;
-        let layout = *known.length.layout()?;
+        let layout = *self.known(set)?.length.layout()?;
         let records = set.body.len().checked_div(usize::from(layout.length))?;
         (records > 0).then_some(FlowRun { start, records, template: set.id, layout })
     }
@@ -167,17 +175,19 @@ impl RecordLengths {
         self.place(template_id).is_ok()
     }
 
-    /// Follows a template set, which holds no data records; `None` if it is no such one.
+    /// Follows a template set. Returns the number of its records; `None` if it is no template set.
     fn learn(&mut self, set: &Set<'_>, room: usize) -> Option<u32> {
         set.template_kind()?;
+        let mut records = 0;
         for change in Changes::of(set) {
+            records += 1;
             match change {
                 Change::Defined(template) => self.define(template, room),
                 Change::Withdrawn(id) => self.forget(|known| known.template_id == id),
                 Change::AllWithdrawn { is_options } => self.forget(|known| known.is_options == is_options),
             }
         }
-        Some(0)
+        Some(records)
     }
 
     fn define(&mut self, template: Template<'_>, room: usize) {

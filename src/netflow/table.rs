@@ -1,135 +1,100 @@
 //! The exporters heard so far, each with its counters.
 //!
-//! Never holds more than its bound: the exporter unheard longest makes room for a new one. A datagram of a
-//! known exporter costs one look-up and no allocation; one of IPFIX a look-up for each of its sets more.
+//! Never holds more than its bounds: of the address unheard longest, the exporter unheard longest makes room for a new one. A datagram
+//! of a known exporter costs one look-up and no allocation, and one look-up more for each of its sets.
 
-use core::net::SocketAddr;
+mod exporter;
+mod host;
+mod shared;
 
 use crate::datagram::{BootTime, Datagram, FlowRun};
-use crate::limits::{EXPORTERS_MAX, RECORD_LENGTHS_TOTAL};
-use crate::netflow::recent::{Keyed, Recent};
-use crate::netflow::record_lengths::RecordLengths;
-use crate::netflow::sets::Format;
-use crate::netflow::{Header, Missing};
+use crate::limits::{EXPORTERS_MAX, RECORD_LENGTHS_TOTAL, SEQUENCE_MEMORY};
+use crate::netflow::recent::Recent;
+use crate::netflow::table::exporter::{Arrived, Exporter};
+use crate::netflow::table::host::{Host, HostKey};
 
-/// What tells one count of sequence numbers from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ExporterKey {
-    /// The exporter's own address and port.
-    pub address: SocketAddr,
-    /// 5, 9, 10 for IPFIX, or 0 for anything else.
-    pub version: u16,
-    /// As in [`Header::source_id`]; 0 for anything else.
-    pub source_id: u32,
-}
+pub use host::ExporterFigures;
 
-impl ExporterKey {
-    /// The key of datagrams with `header` from `address`.
-    pub(crate) fn new(address: SocketAddr, header: &Header) -> Self {
-        Self { address, version: header.version, source_id: header.source_id }
-    }
-}
-
-/// The counters of one exporter.
-#[derive(Debug)]
-pub struct Exporter {
-    /// Which one.
-    pub key: ExporterKey,
-    /// Datagrams that came.
-    pub datagrams: u64,
-    /// What its sequence numbers say did not come.
-    pub missing: Missing,
-    /// When the last datagram was taken.
-    pub last_seen: BootTime,
-    /// What it takes to count the data records of IPFIX, and to find those of v9 once that is wanted; `None` else.
-    record_lengths: Option<Box<RecordLengths>>,
-}
-
-impl Exporter {
-    fn new(key: ExporterKey) -> Self {
-        let record_lengths = (key.version == Format::Ipfix.version()).then(Box::default);
-        Self {
-            key,
-            datagrams: 0,
-            missing: Missing::default(),
-            last_seen: BootTime::default(),
-            record_lengths,
-        }
-    }
-
-    /// Bytes of record lengths.
-    fn record_length_bytes(&self) -> usize {
-        self.record_lengths.as_ref().map_or(0, |lengths| lengths.bytes())
-    }
-
-    /// Follows the sequence number of a datagram with `header`; record lengths may take `room` bytes.
-    fn follow(&mut self, header: &Header, payload: &[u8], room: usize, flows: Option<&mut Vec<FlowRun>>) {
-        let mut sequence = header.sequence;
-        let records = flows.map(|flows| self.find(header, payload, room, flows));
-        if header.version == Format::Ipfix.version() {
-            let lengths = self.record_lengths.as_mut();
-            sequence.adds =
-                records.unwrap_or_else(|| lengths.and_then(|lengths| lengths.count(payload, room)));
-        }
-        self.missing.note(sequence);
-    }
-
-    /// Adds where the flow records of a datagram with `header` lie to `flows`; says how many data records it holds
-    /// where templates tell.
-    fn find(
-        &mut self,
-        header: &Header,
-        payload: &[u8],
-        room: usize,
-        flows: &mut Vec<FlowRun>,
-    ) -> Option<u32> {
-        flows.extend(header.v5_flows());
-        Format::of(header.version)?;
-        self.record_lengths.get_or_insert_default().find(payload, room, |run| flows.push(run))
-    }
-}
-
-impl Keyed for Exporter {
-    fn key(&self) -> ExporterKey {
-        self.key
-    }
-}
-
-/// The exporters heard so far: at most [`EXPORTERS_MAX`].
+/// The exporters heard so far: at most [`EXPORTERS_MAX`], at most
+/// [`EXPORTERS_PER_ADDRESS`](crate::limits::EXPORTERS_PER_ADDRESS) of each address.
 #[derive(Debug, Default)]
 pub struct ExporterTable {
-    exporters: Recent<Exporter>,
+    hosts: Recent<Host, HostKey>,
+    exporters: usize,
     /// Bytes of record lengths of all exporters: `record_length_bytes <= RECORD_LENGTHS_TOTAL`.
     record_length_bytes: usize,
+    /// Bytes of recent numbers of all exporters. The exporter that makes it more than [`SEQUENCE_MEMORY`] forgets its own.
+    sequence_bytes: usize,
 }
 
 impl ExporterTable {
     /// Counts `datagram`, which was taken `now`.
     pub fn note(&mut self, datagram: &Datagram<'_>, now: BootTime) {
-        self.count(datagram, now, None);
+        self.count(&Arrived::new(datagram, now), None);
     }
 
     /// Counts `datagram`, which was taken `now`, and adds to `flows` where flow records lie in it, in ascending order, as far as that is
     /// known by what came before.
     pub fn note_flows(&mut self, datagram: &Datagram<'_>, now: BootTime, flows: &mut Vec<FlowRun>) {
-        self.count(datagram, now, Some(flows));
+        self.count(&Arrived::new(datagram, now), Some(flows));
     }
 
-    fn count(&mut self, datagram: &Datagram<'_>, now: BootTime, flows: Option<&mut Vec<FlowRun>>) {
-        let header = Header::parse(datagram.payload);
-        let other = ExporterKey { address: datagram.exporter, version: 0, source_id: 0 };
-        let key = header.map_or(other, |header| ExporterKey::new(datagram.exporter, &header));
-        if !self.exporters.touch(&key) {
-            self.add(key);
+    fn count(&mut self, arrived: &Arrived<'_>, flows: Option<&mut Vec<FlowRun>>) {
+        let key = HostKey::of(arrived.datagram.exporter);
+        if !self.hosts.touch(&key) {
+            self.hosts.add(Host::new(key));
         }
-        let Some(exporter) = self.exporters.newest_mut() else { return };
-        exporter.datagrams += 1;
-        exporter.last_seen = now;
-        if let Some(header) = header {
-            self.record_length_bytes -= exporter.record_length_bytes();
-            let room = RECORD_LENGTHS_TOTAL.saturating_sub(self.record_length_bytes);
-            exporter.follow(&header, datagram.payload, room, flows);
-            self.record_length_bytes += exporter.record_length_bytes();
+        let Some(place) = self.find_or_add(arrived) else { return };
+        let Some(host) = self.hosts.newest_mut() else { return };
+        self.record_length_bytes -= host.record_length_bytes(place);
+        self.sequence_bytes -= host.sequence_bytes(place);
+        host.note(place, arrived, RECORD_LENGTHS_TOTAL.saturating_sub(self.record_length_bytes), flows);
+        self.record_length_bytes += host.record_length_bytes(place);
+        if self.sequence_bytes + host.sequence_bytes(place) > SEQUENCE_MEMORY {
+            host.forget_numbers(place);
+        }
+        self.sequence_bytes += host.sequence_bytes(place);
+    }
+
+    /// Returns the place of the exporter in the newest host.
+    fn find_or_add(&mut self, arrived: &Arrived<'_>) -> Option<usize> {
+        let host = self.hosts.newest_mut()?;
+        if let Some(place) = host.find(arrived) {
+            return Some(place);
+        }
+        self.sequence_bytes -= host.shared_bytes();
+        let forgotten = host.make_room(arrived.export.source);
+        self.sequence_bytes += host.shared_bytes();
+        self.note_forgotten(forgotten);
+        if self.exporters >= EXPORTERS_MAX {
+            self.forget_exporter();
+        }
+        let host = self.hosts.newest_mut()?;
+        self.sequence_bytes -= host.shared_bytes();
+        let place = host.add(arrived);
+        self.sequence_bytes += host.sequence_bytes(place);
+        self.exporters += 1;
+        Some(place)
+    }
+
+    /// Forgets the exporter that was unheard longest of the host that was unheard longest.
+    fn forget_exporter(&mut self) {
+        let Some(host) = self.hosts.oldest_mut() else { return };
+        self.sequence_bytes -= host.shared_bytes();
+        let forgotten = host.remove_any();
+        self.sequence_bytes += host.shared_bytes();
+        let is_empty = host.len() == 0;
+        self.note_forgotten(forgotten);
+        if is_empty {
+            self.hosts.remove_oldest();
+        }
+    }
+
+    fn note_forgotten(&mut self, forgotten: Option<Exporter>) {
+        if let Some(forgotten) = forgotten {
+            self.exporters -= 1;
+            self.record_length_bytes -= forgotten.record_length_bytes();
+            self.sequence_bytes -= forgotten.sequence_bytes();
         }
     }
 
@@ -138,26 +103,31 @@ impl ExporterTable {
         self.record_length_bytes
     }
 
-    /// The exporters, from the one unheard longest to the one heard last.
-    pub fn iter(&self) -> impl Iterator<Item = &Exporter> {
-        self.exporters.iter()
+    /// Bytes of recent numbers, added up host by host.
+    pub(super) fn counted_sequence_bytes(&self) -> usize {
+        self.hosts.iter().map(Host::all_sequence_bytes).sum()
     }
 
-    fn add(&mut self, key: ExporterKey) {
-        if self.exporters.len() >= EXPORTERS_MAX {
-            let forgotten = self.exporters.remove_oldest();
-            self.record_length_bytes -= forgotten.map_or(0, |forgotten| forgotten.record_length_bytes());
-        }
-        self.exporters.add(Exporter::new(key));
+    /// Bytes of recent numbers that are kept in all.
+    pub(super) fn sequence_bytes(&self) -> usize {
+        self.sequence_bytes
+    }
+
+    /// The figures of all exporters, host by host, from the host unheard longest to the one heard last.
+    pub fn figures(&self) -> impl Iterator<Item = ExporterFigures> {
+        self.hosts.iter().flat_map(Host::figures)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use core::net::SocketAddr;
     use core::time::Duration;
 
     use super::*;
     use crate::datagram::Timestamp;
+    use crate::limits::{EXPORTERS_PER_ADDRESS, EXPORTERS_PER_SOURCE};
+    use crate::netflow::{ExportFormat, Unusable};
 
     fn note(table: &mut ExporterTable, address: SocketAddr, seconds: u64, payload: &[u8]) {
         let local = "192.0.2.9:2055".parse().unwrap();
@@ -173,41 +143,182 @@ mod tests {
         format!("192.0.2.1:{number}").parse().unwrap()
     }
 
+    fn host(number: u16) -> SocketAddr {
+        let [high, low] = number.to_be_bytes();
+        ([10, 0, high, low], 4000).into()
+    }
+
     fn v9(source_id: u32, sequence: u32) -> Vec<u8> {
         let fields = [0x0009_0001, 0, 0, sequence, source_id];
         fields.iter().flat_map(|field: &u32| field.to_be_bytes()).collect()
     }
 
-    fn row(table: &ExporterTable, version: u16, source_id: u32) -> &Exporter {
-        table.iter().find(|row| row.key.version == version && row.key.source_id == source_id).unwrap()
+    fn row(table: &ExporterTable, id: u32) -> ExporterFigures {
+        table.figures().find(|row| row.source.id == id && row.source.format.is_numbered()).unwrap()
     }
 
     #[test]
-    fn each_source_id_of_an_exporter_has_a_count_of_its_own() {
+    fn each_source_id_has_its_own_count() {
         let mut table = ExporterTable::default();
         for sequence in [10, 11, 14] {
             note(&mut table, exporter(1), 5, &v9(1, sequence));
             note(&mut table, exporter(1), 7, &v9(2, sequence * 2));
         }
         note(&mut table, exporter(1), 6, b"not NetFlow");
-        assert_eq!(table.iter().count(), 3);
-        assert_eq!(row(&table, 9, 1).missing.count(), 2);
-        assert_eq!(row(&table, 9, 2).missing.count(), 1 + 5);
-        assert_eq!((row(&table, 9, 2).datagrams, row(&table, 9, 2).last_seen), (3, at(7)));
-        assert_eq!((row(&table, 0, 0).datagrams, row(&table, 0, 0).missing.count()), (1, 0));
+        assert_eq!(table.figures().count(), 3);
+        assert_eq!(row(&table, 1).missing, Ok(2));
+        assert_eq!(row(&table, 2).missing, Ok(1 + 5));
+        assert_eq!((row(&table, 2).datagrams, row(&table, 2).last_seen), (3, at(7)));
+        let other = table.figures().find(|row| !row.source.format.is_numbered()).unwrap();
+        assert_eq!((other.datagrams, other.missing), (1, Err(Unusable::NoNumbers(ExportFormat::Other))));
     }
 
     #[test]
     fn the_exporter_unheard_longest_makes_room() {
         let mut table = ExporterTable::default();
         let last = u16::try_from(EXPORTERS_MAX).unwrap();
-        (1..=last).for_each(|number| note(&mut table, exporter(number), 1, b""));
-        note(&mut table, exporter(1), 2, b"");
-        note(&mut table, exporter(3), 2, b"");
-        note(&mut table, exporter(last + 1), 3, b"");
-        note(&mut table, exporter(last + 2), 3, b"");
-        let kept: Vec<u16> = table.iter().map(|row| row.key.address.port()).collect();
-        let expected: Vec<u16> = (5..=last).chain([1, 3, last + 1, last + 2]).collect();
-        assert_eq!(kept, expected);
+        (1..=last).for_each(|number| note(&mut table, host(number), 1, b""));
+        note(&mut table, host(1), 2, b"");
+        note(&mut table, host(3), 2, b"");
+        note(&mut table, host(last + 1), 3, b"");
+        note(&mut table, host(last + 2), 3, b"");
+        let kept: Vec<_> = table.figures().map(|row| row.address).collect();
+        let expected = (5..=last).chain([1, 3, last + 1, last + 2]).map(|number| host(number).ip());
+        assert_eq!(kept, expected.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn one_host_takes_a_bounded_part_of_the_table() {
+        let mut table = ExporterTable::default();
+        note(&mut table, host(1), 1, &v9(0, 7));
+        let ids = 2 * u32::try_from(EXPORTERS_PER_ADDRESS).unwrap();
+        for id in 0..ids {
+            note(&mut table, exporter(1), u64::from(2 + id), &v9(id, id << 12));
+        }
+        assert_eq!(table.figures().count(), EXPORTERS_PER_ADDRESS + 1);
+        let mut kept = table.figures().filter(|row| row.address == exporter(1).ip());
+        assert!(kept.all(|row| row.source.id >= ids / 2), "those unheard longest made room");
+        assert_eq!(table.sequence_bytes(), table.counted_sequence_bytes());
+    }
+
+    #[test]
+    fn recent_numbers_take_bounded_memory() {
+        let mut table = ExporterTable::default();
+        for number in 1..1400 {
+            // Each other datagram is lost, so that all holes stay open.
+            for sequence in 0..257 {
+                note(&mut table, host(number), 1, &v9(0, sequence * 2));
+                assert!(table.sequence_bytes() <= SEQUENCE_MEMORY);
+            }
+        }
+        assert!(table.sequence_bytes() > SEQUENCE_MEMORY / 10 * 9, "the bound was reached");
+        assert_eq!(table.sequence_bytes(), table.counted_sequence_bytes());
+        assert!(table.figures().all(|row| row.missing == Ok(256)), "nothing that was counted is forgotten");
+    }
+
+    #[test]
+    fn random_ports_and_numbers_take_few_rows() {
+        let mut table = ExporterTable::default();
+        note(&mut table, host(1), 1, &v9(0, 7));
+        for number in 0..1000_u16 {
+            let random = u32::from(number).wrapping_mul(2_654_435_761);
+            note(&mut table, exporter(1000 + number), 2, &v9(0, random));
+        }
+        assert_eq!(table.figures().count(), 1 + EXPORTERS_PER_SOURCE);
+        assert_eq!(table.sequence_bytes(), table.counted_sequence_bytes());
+    }
+
+    #[test]
+    fn copies_from_other_ports_are_copies() {
+        let mut table = ExporterTable::default();
+        for number in 0..100_u16 {
+            note(&mut table, exporter(1000 + 2 * number), 1, &v9(0, number.into()));
+            if number > 0 {
+                note(&mut table, exporter(1001 + 2 * number), 1, &v9(0, number.into()));
+            }
+        }
+        let rows: Vec<_> = table.figures().collect();
+        assert_eq!((rows.len(), rows[0].duplicates, rows[0].missing), (1, 99, Ok(0)), "{rows:?}");
+    }
+
+    #[test]
+    fn a_new_port_for_each_datagram_is_one_exporter() {
+        let mut table = ExporterTable::default();
+        for number in 0..3000_u32 {
+            let port = u16::try_from(number % 1060).unwrap();
+            note(&mut table, exporter(1000 + port), 1, &v9(0, number));
+        }
+        let rows: Vec<_> = table.figures().collect();
+        assert_eq!((rows.len(), rows[0].datagrams, rows[0].missing), (1, 3000, Ok(0)));
+        assert_eq!(rows[0].port, 1000 + 2999 % 1060);
+    }
+
+    #[test]
+    fn losses_of_an_exporter_with_new_ports_count() {
+        let mut table = ExporterTable::default();
+        for number in (0..300_u32).filter(|number| number % 10 != 5) {
+            let port = u16::try_from(number).unwrap();
+            note(&mut table, exporter(1000 + port), 1, &v9(0, number));
+        }
+        let rows: Vec<_> = table.figures().collect();
+        assert_eq!((rows.len(), rows[0].missing), (1, Ok(29 + 1)), "{rows:?}");
+    }
+
+    #[test]
+    fn two_exporters_at_one_address_keep_their_ports() {
+        let mut table = ExporterTable::default();
+        for number in 0..100_u32 {
+            note(&mut table, exporter(1), 1, &[v9(0, number), vec![1]].concat());
+            if number % 4 != 1 {
+                note(&mut table, exporter(2), 1, &[v9(0, number), vec![2]].concat());
+            }
+        }
+        let rows: Vec<_> = table.figures().map(|row| (row.port, row.datagrams, row.missing)).collect();
+        assert_eq!(rows, [(1, 100, Ok(0)), (2, 75, Ok(25))]);
+    }
+
+    #[test]
+    fn templates_from_another_port_are_one_count() {
+        let mut table = ExporterTable::default();
+        for number in 0..100_u32 {
+            let port = if number % 10 == 0 { 1 } else { 2 };
+            note(&mut table, exporter(port), 1, &v9(0, number));
+        }
+        let rows: Vec<_> = table.figures().collect();
+        assert_eq!((rows.len(), rows[0].datagrams, rows[0].missing), (1, 100, Ok(0)));
+    }
+
+    #[test]
+    fn losses_of_a_shared_count_are_shown_once() {
+        let mut table = ExporterTable::default();
+        for number in (0..300_u32).filter(|number| ![100, 101, 200].contains(number)) {
+            note(&mut table, exporter(1), 1, &v9(number % 3, number));
+        }
+        let rows: Vec<_> = table.figures().map(|row| row.missing).collect();
+        assert_eq!(rows, [Ok(3), Ok(0), Ok(0)]);
+    }
+
+    #[test]
+    fn ids_that_stop_sharing_are_counted_apart() {
+        let mut table = ExporterTable::default();
+        for number in (0..100_u32).filter(|number| ![50, 51].contains(number)) {
+            note(&mut table, exporter(1), 1, &v9(number % 2, number));
+        }
+        for number in (0..200_u32).filter(|number| *number != 150) {
+            note(&mut table, exporter(1), 1, &v9(0, 5_000_000 + number));
+            note(&mut table, exporter(1), 1, &v9(1, 9_000_000 + number));
+        }
+        let missing = table.figures().map(|row| row.missing.unwrap());
+        assert_eq!(missing.collect::<Vec<_>>(), [2 + 1, 1]);
+    }
+
+    #[test]
+    fn link_local_hosts_of_two_interfaces_are_two() {
+        let mut table = ExporterTable::default();
+        for interface in [1, 2] {
+            let address = core::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 1, 0, interface);
+            note(&mut table, address.into(), 1, &v9(0, 1000 * interface));
+        }
+        assert_eq!(table.figures().count(), 2);
     }
 }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::datagram::BootTime;
 use crate::internal_error::internal_errors;
+use crate::netflow::{ExportFormat, ExporterFigures, Source};
 use crate::sender::intake::Place;
 use crate::sender::link::{LinkSettings, LinkState, LinkView};
 use crate::sender::queue::{Figures, Queue};
@@ -181,24 +182,30 @@ impl Reporter {
 
     fn exporters(&self) -> Vec<ExporterStatus> {
         let table = self.tally.exporters();
-        let mut rows: Vec<ExporterStatus> = table
-            .iter()
-            .map(|exporter| {
-                let is_flow = exporter.key.version != 0;
-                ExporterStatus {
-                    address: exporter.key.address.ip(),
-                    port: exporter.key.address.port(),
-                    version: is_flow.then_some(exporter.key.version),
-                    source_id: is_flow.then_some(exporter.key.source_id),
-                    datagrams: exporter.datagrams,
-                    missing: exporter.missing.count(),
-                    last_seen_s: seconds_since(exporter.last_seen),
-                }
-            })
-            .collect();
+        let mut rows: Vec<ExporterStatus> = table.figures().map(|figures| exporter(&figures)).collect();
         drop(table);
-        rows.sort_by_key(|row| (row.address, row.port, row.version, row.source_id));
+        rows.sort_by_key(|row| (row.address, row.port, row.version, row.agent, row.source_id));
         rows
+    }
+}
+
+/// The row of one exporter.
+fn exporter(figures: &ExporterFigures) -> ExporterStatus {
+    let Source { format, agent, id } = figures.source;
+    let has_id = !matches!(format, ExportFormat::V1 | ExportFormat::V7 | ExportFormat::Other);
+    ExporterStatus {
+        address: figures.address,
+        port: figures.port,
+        version: format.netflow_version(),
+        format: (format != ExportFormat::Other).then(|| format.to_string()),
+        source_id: has_id.then_some(id),
+        agent,
+        datagrams: figures.datagrams,
+        duplicates: figures.duplicates,
+        missing: figures.missing.ok(),
+        missing_unit: figures.missing.ok().and(figures.unit).map(str::to_owned),
+        missing_reason: figures.missing.err().map(|reason| format!("unusable: {reason}")),
+        last_seen_s: seconds_since(figures.last_seen),
     }
 }
 

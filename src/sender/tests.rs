@@ -254,7 +254,7 @@ fn whoever_looks_at_the_exporters_does_not_wait_for_room_in_the_ring() {
     }
     let (told, hears) = std::sync::mpsc::channel();
     let tally = ingest.tally.clone();
-    let onlooker = std::thread::spawn(move || told.send(tally.exporters().iter().count()));
+    let onlooker = std::thread::spawn(move || told.send(tally.exporters().figures().count()));
     let seen = hears.recv_timeout(Duration::from_secs(20));
     queue.acknowledge(queue.next_position(), 0);
     ingest.stop();

@@ -1,17 +1,16 @@
 //! Status for people: the state as a sentence first, then tables.
 
+mod exporters;
+
 use core::time::Duration;
 
 use bytesize::ByteSize;
 
 use crate::status::table::{Align, Table};
 use crate::status::{
-    CertificateStatus, CollectorState, ExporterStatus, Kept, LinkState, PeerState, PeerStatus,
-    ReceiverStatus, SenderStatus, count_of, name_first,
+    CertificateStatus, CollectorState, Kept, LinkState, PeerState, PeerStatus, ReceiverStatus, SenderStatus,
+    count_of, name_first,
 };
-
-/// Seconds after which an exporter counts as silent: every flow exporter sends something within a minute.
-const SILENT_AFTER_S: u64 = 60;
 
 /// Exporters that are shown with the address that they are seen as.
 const SEEN_AS_ROWS: usize = 20;
@@ -52,7 +51,7 @@ pub fn render_sender(status: &SenderStatus, earlier: Option<Earlier<'_, SenderSt
     text += &certificate(status.certificate.as_ref());
     if !status.exporters.is_empty() {
         text += "\n";
-        text += &exporters(status);
+        text += &exporters::table(status);
     }
     text
 }
@@ -160,40 +159,6 @@ fn queue_remark(status: &SenderStatus) -> String {
         parts.push(format!("room for {}", span(room)));
     }
     parts.join(", ")
-}
-
-fn exporters(status: &SenderStatus) -> String {
-    let mut table = Table::new([
-        ("exporter", Align::Left),
-        ("version", Align::Right),
-        ("source", Align::Right),
-        ("datagrams", Align::Right),
-        ("missing", Align::Right),
-        ("last seen", Align::Right),
-    ]);
-    let or_dash = |number: Option<u32>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
-    for exporter in by_trouble(&status.exporters) {
-        table.row([
-            core::net::SocketAddr::new(exporter.address, exporter.port).to_string(),
-            or_dash(exporter.version.map(u32::from)),
-            or_dash(exporter.source_id),
-            grouped(exporter.datagrams),
-            grouped(exporter.missing),
-            format!("{} ago", span(exporter.last_seen_s)),
-        ]);
-    }
-    table.render()
-}
-
-/// Exporters that fell silent or lost datagrams before the others.
-fn by_trouble(exporters: &[ExporterStatus]) -> Vec<&ExporterStatus> {
-    let mut sorted: Vec<&ExporterStatus> = exporters.iter().collect();
-    sorted.sort_by_key(|exporter| {
-        let is_silent = exporter.last_seen_s >= SILENT_AFTER_S;
-        let is_losing = exporter.missing > 0;
-        (!(is_silent || is_losing), !is_silent)
-    });
-    sorted
 }
 
 /// The status of nf-receiver; with `earlier`, rates too.
@@ -416,11 +381,12 @@ fn seen_as(status: &ReceiverStatus) -> String {
         return String::new();
     }
     rows.take(SEEN_AS_ROWS).for_each(|row| table.row(row));
-    let more = match total.saturating_sub(SEEN_AS_ROWS) {
-        0 => String::new(),
-        more => format!("and {more} more: status --json lists them\n"),
-    };
-    format!("\n{}{more}", table.render())
+    format!("\n{}{}", table.render(), more(total.saturating_sub(SEEN_AS_ROWS)))
+}
+
+/// A line about rows that are not shown, if there are any.
+fn more(rows: usize) -> String {
+    if rows == 0 { String::new() } else { format!("and {rows} more: status --json lists them\n") }
 }
 
 fn size(bytes: u64) -> String {

@@ -178,17 +178,38 @@ pub struct DeniedStatus {
 pub struct ExporterStatus {
     /// Its address.
     pub address: IpAddr,
-    /// Its port.
+    /// The port from which it was heard last.
     pub port: u16,
-    /// NetFlow version 5 or 9, or 10 for IPFIX; `None` for what is neither.
+    /// NetFlow version (1, 5, 7, 8 or 9), or 10 for IPFIX; `None` for other formats, sFlow included.
     pub version: Option<u16>,
-    /// Source id or observation domain; `None` where the version has none.
+    /// The format in words: `NetFlow v9`, `IPFIX`, `sFlow v5`; `None` if it is unknown.
+    #[serde(default)]
+    pub format: Option<String>,
+    /// Source id, observation domain, engine or sub-agent; `None` where the format has none.
     pub source_id: Option<u32>,
-    /// Datagrams received.
+    /// sFlow: the agent's address.
+    #[serde(default)]
+    pub agent: Option<IpAddr>,
+    /// Datagrams received, copies included.
     pub datagrams: u64,
-    /// What its sequence numbers show to be missing, in the unit that its version counts: flows (5), datagrams
-    /// (9), or data records (IPFIX).
-    pub missing: u64,
+    /// Copies of datagrams received before.
+    #[serde(default)]
+    pub duplicates: u64,
+    /// Amount missing by its sequence numbers, in `missing_unit`; `None` if they cannot be used.
+    pub missing: Option<u64>,
+    /// The unit that it counts: `flows`, `datagrams`, `data records` or `records`.
+    #[serde(default)]
+    pub missing_unit: Option<String>,
+    /// The reason why `missing` is not known, beginning with `unusable: `.
+    #[serde(default)]
+    pub missing_reason: Option<String>,
     /// Seconds since it was heard.
     pub last_seen_s: u64,
+}
+
+impl ExporterStatus {
+    /// True if its format has sequence numbers.
+    pub(super) fn has_numbers(&self) -> bool {
+        self.format.is_some() && self.version != Some(1)
+    }
 }

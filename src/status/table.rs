@@ -7,7 +7,8 @@ pub(super) enum Align {
     Right,
 }
 
-/// Rows of texts, shown with columns as wide as their widest text, two spaces apart.
+/// Rows of texts, shown with columns as wide as their widest text, two spaces apart. A column without a text below its head
+/// is omitted.
 #[derive(Debug)]
 pub(super) struct Table {
     alignments: Vec<Align>,
@@ -27,16 +28,20 @@ impl Table {
 
     /// The rows, each on a line of its own.
     pub(super) fn render(&self) -> String {
-        let width = |column: usize| {
-            self.rows.iter().filter_map(|row| row.get(column)).map(|text| text.chars().count()).max()
-        };
+        let texts = |column: usize| self.rows.iter().filter_map(move |row| row.get(column));
+        let is_shown =
+            |column: usize| self.rows.len() == 1 || texts(column).skip(1).any(|text| !text.is_empty());
+        let width = |column: usize| texts(column).map(|text| text.chars().count()).max().unwrap_or(0);
+        let widths: Vec<Option<usize>> =
+            (0..self.alignments.len()).map(|column| is_shown(column).then(|| width(column))).collect();
         let line = |row: &Vec<String>| {
-            let cells = row.iter().zip(&self.alignments).enumerate().map(|(column, (text, align))| {
-                let width = width(column).unwrap_or(0);
-                match align {
+            let columns = row.iter().zip(&self.alignments).zip(&widths);
+            let cells = columns.filter_map(|((text, align), width)| {
+                let width = (*width)?;
+                Some(match align {
                     Align::Left => format!("{text:width$}"),
                     Align::Right => format!("{text:>width$}"),
-                }
+                })
             });
             let cells: Vec<String> = cells.collect();
             format!("{}\n", cells.join("  ").trim_end())

@@ -19,6 +19,7 @@ mod damage;
 mod decoding;
 mod delivery;
 mod egress_filter;
+mod exporter_figures;
 mod few_files;
 mod floors;
 mod full_disk;

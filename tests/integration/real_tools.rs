@@ -26,9 +26,12 @@ fn flows_that_arrive_alike(version: u8, spool: &str) -> Option<usize> {
     sender.start();
     export(&capture, version, &[straight.addr(), sender.udp().addr()]);
     sender.udp().wait_until_drained();
-    sender.wait_status(Duration::from_secs(20), |status| {
+    let status = sender.wait_status(Duration::from_secs(20), |status| {
         count(status, "/received/datagrams") > 0 && count(status, "/queued/datagrams") == 0
     });
+    for exporter in status["exporters"].as_array().unwrap() {
+        assert_eq!((&exporter["missing"], &exporter["duplicates"]), (&0.into(), &0.into()), "{status:#}");
+    }
     let (straight, carried) = (straight.finish(), carried.finish());
     assert_eq!(carried, straight);
     Some(straight.len())

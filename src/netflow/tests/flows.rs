@@ -76,13 +76,3 @@ fn addresses_are_those_of_the_first_family_that_has_both_in_full() {
     assert_eq!(family(&[(27, 8), (28, 8)]), None, "a prefix only");
     assert_eq!(family(&[(8, 4)]), None);
 }
-
-#[test]
-fn templates_of_v9_are_kept_only_where_flows_are_looked_for() {
-    let defining = v9(1, 0, &[set(0, &template(256, &[8, 4]))]);
-    let mut table = ExporterTable::default();
-    table.note(&datagram(1, &defining), BootTime::default());
-    assert_eq!(table.record_length_bytes(), 0);
-    table.note_flows(&datagram(1, &defining), BootTime::default(), &mut Vec::new());
-    assert!(table.record_length_bytes() > 0);
-}

@@ -6,12 +6,14 @@ use crate::datagram::{Datagram, Timestamp};
 
 mod corpus;
 mod counting;
+mod field_cases;
 mod flows;
 mod fuzzing;
 mod memory;
 mod options;
 mod ports;
 mod repeating;
+mod sequences;
 mod templates;
 
 /// Uptime and export time of the datagrams, as far as their formats have them.

@@ -1,0 +1,68 @@
+//! Recognizes datagrams that arrive twice.
+//!
+//! A copy has the number and the bytes of a datagram that was heard before. A datagram with a number that was heard before and
+//! other bytes is no copy: it is of another counter, or the exporter has restarted.
+
+use crate::limits::SEQUENCE_WINDOW;
+
+/// Bytes of a datagram that are compared: its header with time and number, and some flows.
+const COMPARED: usize = 128;
+
+/// This many equal datagrams in a row are no copies: the exporter's header never changes.
+const EQUAL_MAX: u32 = 3;
+
+/// Datagrams compared at least, even if the number is the expected one: a network that doubles datagrams sends the copy soon.
+const LATEST: usize = 8;
+
+/// Checksums of the last [`SEQUENCE_WINDOW`] datagrams.
+#[derive(Clone, Debug, Default)]
+pub(in crate::netflow) struct Copies {
+    checksums: Vec<u32>,
+    /// The place of the oldest once all places are used.
+    oldest: usize,
+    last: u32,
+    /// Number of times that the last one arrived in a row.
+    equal: u32,
+}
+
+impl Copies {
+    /// Returns true if `payload` is a copy of a datagram that was heard before, else remembers it. `is_expected` means that its number
+    /// is the next one, so that only one of the last few can be its original.
+    pub(in crate::netflow) fn note(&mut self, payload: &[u8], is_expected: bool) -> bool {
+        let checksum = crc32c::crc32c(payload.get(..COMPARED).unwrap_or(payload));
+        self.equal = if self.last == checksum { self.equal.saturating_add(1) } else { 1 };
+        self.last = checksum;
+        if self.has(checksum, is_expected) {
+            return self.equal <= EQUAL_MAX;
+        }
+        self.remember(checksum);
+        false
+    }
+
+    /// Bytes on the heap.
+    pub(in crate::netflow) fn bytes(&self) -> usize {
+        self.checksums.capacity() * size_of::<u32>()
+    }
+
+    /// Forgets all datagrams.
+    pub(in crate::netflow) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    fn has(&self, checksum: u32, only_latest: bool) -> bool {
+        if !only_latest {
+            return self.checksums.contains(&checksum);
+        }
+        let (newest, older) = self.checksums.split_at_checked(self.oldest).unwrap_or_default();
+        newest.iter().rev().chain(older.iter().rev()).take(LATEST).any(|known| *known == checksum)
+    }
+
+    fn remember(&mut self, checksum: u32) {
+        if self.checksums.len() < SEQUENCE_WINDOW {
+            self.checksums.push(checksum);
+        } else if let Some(place) = self.checksums.get_mut(self.oldest) {
+            *place = checksum;
+            self.oldest = (self.oldest + 1) % SEQUENCE_WINDOW;
+        }
+    }
+}

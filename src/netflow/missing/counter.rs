@@ -1,0 +1,381 @@
+//! Follows the numbers of one exporter by one way of counting.
+//!
+//! Numbers that do not continue a run of numbers begin another run. So a restart needs no special case: the old run falls
+//! silent. Two counters behind one address and port need none either: both runs continue. A run counts once some of its numbers
+//! are consecutive; a stray number changes nothing.
+//!
+//! | a number | is |
+//! |---|---|
+//! | after a short gap | after a loss, at once |
+//! | after a long gap | after a loss if the next numbers continue it, the old run does not continue, and the amount could be sent in the elapsed time; else of another run |
+//! | in a gap | late |
+//! | before the first one | late if the next numbers are in any order, a restart if they are consecutive |
+//! | heard before, with other contents | of another run |
+
+use crate::limits::{EXPORTER_RATE_MAX, JUMP_RATE_FACTOR_MAX, SEQUENCE_RUNS, SEQUENCE_WINDOW};
+use crate::netflow::missing::holes::Range;
+use crate::netflow::missing::track::{Heard, Jump, Relation, Standing, Track};
+use crate::netflow::missing::way::Place;
+
+/// Numbers that have to follow the first one of a run before it counts.
+const CONFIRMED_AFTER: u8 = 2;
+
+/// The same for a run that may consist of late datagrams.
+const LATE_CONFIRMED_AFTER: u8 = 5;
+
+/// A run may jump over a gap of at most this many units if another run has heard the number.
+const GAP_BESIDE_ANOTHER: u64 = 64;
+
+/// The fit of a number to those before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// It is next to one that was heard.
+    Yes,
+    /// It is after a gap.
+    No,
+    /// It is of no run that is known.
+    Stray,
+    /// It is next to none, and before others that were heard.
+    Reordered,
+    /// None was expected.
+    Unknown,
+}
+
+/// The runs of numbers of one exporter.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counter {
+    /// At most [`SEQUENCE_RUNS`], from the one heard last to the one unheard longest.
+    tracks: Vec<Track>,
+    /// Missing in runs that are no longer followed.
+    settled: u64,
+    returns: u32,
+    datagrams: usize,
+    next_id: u32,
+}
+
+impl Counter {
+    /// Follows a datagram at `place`. At most `most` holes of each run stay open.
+    pub(super) fn note(&mut self, place: Place, heard: Heard, most: usize) -> Fit {
+        self.datagrams = self.datagrams.wrapping_add(1);
+        if let [track] = self.tracks.as_mut_slice()
+            && let Some(start) = place.start
+            && track.next() == Some(start)
+        {
+            track.touch(self.datagrams);
+            track.go_on(0, place.end, heard, most);
+            return Fit::Yes;
+        }
+        self.retire_silent();
+        match (place.start, place.end) {
+            (Some(start), end) => self.follow(start, end, heard, most),
+            (None, end) => self.go_on_to(end, heard),
+        }
+    }
+
+    /// True if nothing was heard.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tracks.is_empty()
+    }
+
+    /// Units that are missing.
+    pub(super) fn missing(&self) -> u64 {
+        self.tracks
+            .iter()
+            .filter(|track| track.is_confirmed())
+            .map(missing_of)
+            .fold(self.settled, u64::saturating_add)
+    }
+
+    /// Number of times that a run continued after another one had been heard, at most one for each run.
+    pub(super) fn returns(&self) -> u32 {
+        self.returns
+    }
+
+    /// True if there is one run, and `start` is its next number.
+    pub(super) fn is_next(&self, start: u32) -> bool {
+        self.tracks.len() == 1 && self.expects(start)
+    }
+
+    /// True if `start` is the next number of a run.
+    pub(super) fn expects(&self, start: u32) -> bool {
+        self.tracks.iter().any(|track| track.next() == Some(start))
+    }
+
+    /// True if `number` is close to the numbers of a run.
+    pub(super) fn is_near(&self, number: u32, heard: Heard) -> bool {
+        self.tracks.iter().any(|track| match track.relation(number, Some(number)) {
+            Relation::Outside => false,
+            Relation::Ahead(by) | Relation::AfterUnknown(by) => u64::from(by) <= track.plausible_jump(heard),
+            _ => true,
+        })
+    }
+
+    /// Bytes of runs, without their holes.
+    pub(super) fn bytes(&self) -> usize {
+        self.tracks.len() * size_of::<Track>()
+    }
+
+    /// Bytes of holes.
+    pub(super) fn hole_bytes(&self) -> usize {
+        self.tracks.iter().map(Track::hole_bytes).sum()
+    }
+
+    /// Follows numbers that are higher by `offset` from now on.
+    pub(super) fn shift(&mut self, offset: u32) {
+        self.tracks.iter_mut().for_each(|track| track.shift(offset));
+    }
+
+    /// Closes all holes, so that late datagrams stay missing.
+    pub(super) fn close_holes(&mut self) {
+        self.tracks.iter_mut().for_each(Track::close_holes);
+    }
+
+    fn follow(&mut self, start: u32, end: Option<u32>, heard: Heard, most: usize) -> Fit {
+        match self.choose(start, end, heard) {
+            None => self.begin(start, end, heard),
+            Some((index, Relation::Early(_))) => self.note_early(index, start, end, heard, most),
+            Some((index, relation)) => self.apply(index, relation, start, end, heard, most),
+        }
+    }
+
+    /// The run to which a datagram belongs, and how.
+    fn choose(&self, start: u32, end: Option<u32>, heard: Heard) -> Option<(usize, Relation)> {
+        let relations = || self.tracks.iter().map(|track| track.relation(start, end));
+        let is_heard = || {
+            let mut beside = self.tracks.iter().zip(relations());
+            beside.any(|(track, relation)| track.is_confirmed() && relation == Relation::Heard)
+        };
+        let ranked =
+            self.tracks.iter().zip(relations()).enumerate().filter_map(|(index, (track, relation))| {
+                let tentative = u8::from(!track.is_confirmed());
+                let plausible = |by: u32| {
+                    let gap = u64::from(by);
+                    gap <= track.plausible_jump(heard) && (gap <= GAP_BESIDE_ANOTHER || !is_heard())
+                };
+                let rank = match relation {
+                    Relation::Next => (tentative, 0),
+                    Relation::Late | Relation::Neutral => (2 + tentative, 0),
+                    Relation::AfterUnknown(by) if plausible(by) => (4, by),
+                    Relation::Ahead(by) if plausible(by) => (5, by),
+                    Relation::Early(by) => (5, by),
+                    _ => return None,
+                };
+                Some((rank, index, relation))
+            });
+        ranked.min_by_key(|(rank, index, _)| (*rank, *index)).map(|(_, index, relation)| (index, relation))
+    }
+
+    fn apply(
+        &mut self,
+        index: usize,
+        relation: Relation,
+        start: u32,
+        end: Option<u32>,
+        heard: Heard,
+        most: usize,
+    ) -> Fit {
+        let datagrams = self.datagrams;
+        let is_return = index > 0 && self.tracks.first().is_some_and(Track::is_confirmed);
+        let Some(track) = self.tracks.get_mut(index) else { return Fit::Unknown };
+        track.touch(datagrams);
+        let fit = match relation {
+            Relation::Next => {
+                track.go_on(0, end, heard, most);
+                Fit::Yes
+            }
+            Relation::Ahead(gap) => {
+                track.go_on(gap, end, heard, most);
+                Fit::No
+            }
+            Relation::AfterUnknown(_) => {
+                track.go_on_at(start, end, heard);
+                Fit::Unknown
+            }
+            Relation::Late => {
+                let ends = end.map_or(0, |end| track.fill(Range { start, end }, heard, most));
+                if ends > 0 { Fit::Yes } else { Fit::Reordered }
+            }
+            _ if end.is_none() => Fit::Unknown,
+            _ => Fit::Reordered,
+        };
+        if is_return && fit == Fit::Yes && track.is_confirmed() && !track.has_returned {
+            track.has_returned = true;
+            self.returns += 1;
+        }
+        self.bring_to_front(index);
+        match relation {
+            Relation::Next => {
+                self.confirm(heard);
+                self.note_progress(most);
+            }
+            Relation::Ahead(_) | Relation::AfterUnknown(_) => self.note_progress(most),
+            _ => {}
+        }
+        fit
+    }
+
+    /// Handles a datagram from before the first one of the run at `index`.
+    fn note_early(&mut self, index: usize, start: u32, end: Option<u32>, heard: Heard, most: usize) -> Fit {
+        let Some(track) = self.tracks.get(index) else { return Fit::Unknown };
+        let (id, is_confirmed) = (track.id, track.is_confirmed());
+        let earlier = self.tracks.iter().position(|earlier| earlier.may_precede == Some(id));
+        if is_confirmed && earlier.is_none() {
+            let fit = self.begin(start, end, heard);
+            if let Some(track) = self.tracks.first_mut() {
+                (track.may_precede, track.jump) = (Some(id), None);
+            }
+            return fit;
+        }
+        // It does not follow the one before: they were reordered.
+        self.absorb_earlier(id, most);
+        match self.choose(start, end, heard) {
+            Some((index, Relation::Early(_))) => {
+                let datagrams = self.datagrams;
+                let earlier = Track::new(id, Standing::Confirmed, start, end, heard);
+                let Some(track) = self.tracks.get_mut(index) else { return Fit::Unknown };
+                track.touch(datagrams);
+                let is_next = earlier.is_followed_by(track);
+                track.prepend(&earlier, most);
+                if is_next { Fit::Yes } else { Fit::Reordered }
+            }
+            Some((index, relation)) => self.apply(index, relation, start, end, heard, most),
+            None => self.begin(start, end, heard),
+        }
+    }
+
+    /// Begins a run.
+    fn begin(&mut self, start: u32, end: Option<u32>, heard: Heard) -> Fit {
+        let (standing, fit) = if self.tracks.is_empty() {
+            (Standing::Confirmed, Fit::Unknown)
+        } else {
+            (Standing::Tentative(0), Fit::Stray)
+        };
+        let from = self.tracks.iter().filter(|track| track.is_confirmed()).find_map(|track| {
+            match track.relation(start, end) {
+                Relation::Ahead(length) => Some(Jump { from: track.id, length }),
+                _ => None,
+            }
+        });
+        let mut track = Track::new(self.next_id, standing, start, end, heard);
+        track.jump = from;
+        track.touch(self.datagrams);
+        self.next_id = self.next_id.wrapping_add(1);
+        self.make_room();
+        self.tracks.insert(0, track);
+        fit
+    }
+
+    /// Continues with a datagram of which only the end is known.
+    fn go_on_to(&mut self, end: Option<u32>, heard: Heard) -> Fit {
+        let Some(end) = end else { return Fit::Unknown };
+        if self.tracks.is_empty() {
+            return self.begin(end, Some(end), heard);
+        }
+        let datagrams = self.datagrams;
+        let ahead = self.tracks.iter_mut().find(|track| match track.relation(end, Some(end)) {
+            Relation::Next => true,
+            Relation::Ahead(by) | Relation::AfterUnknown(by) => u64::from(by) <= track.plausible_jump(heard),
+            _ => false,
+        });
+        if let Some(track) = ahead {
+            track.touch(datagrams);
+            track.go_on_to(end, heard);
+        }
+        Fit::Unknown
+    }
+
+    fn bring_to_front(&mut self, index: usize) {
+        if let Some(tracks) = self.tracks.get_mut(..=index) {
+            tracks.rotate_right(1);
+        }
+    }
+
+    /// Counts a number that followed in the run heard last, if that is not confirmed yet.
+    fn confirm(&mut self, heard: Heard) {
+        let Some(track) = self.tracks.first() else { return };
+        let Standing::Tentative(followed) = track.standing else { return };
+        let enough = if track.may_precede.is_some() { LATE_CONFIRMED_AFTER } else { CONFIRMED_AFTER };
+        let is_confirmed = followed + 1 >= enough;
+        let jump = track.jump.filter(|jump| self.is_possible(*jump, heard));
+        let Some(track) = self.tracks.first_mut() else { return };
+        if is_confirmed {
+            (track.standing, track.jump, track.may_precede) = (Standing::Confirmed, jump, None);
+        } else {
+            track.standing = Standing::Tentative(followed + 1);
+        }
+    }
+
+    /// True if a loss of this length is possible.
+    fn is_possible(&self, jump: Jump, heard: Heard) -> bool {
+        let from = self.tracks.iter().find(|track| track.id == jump.from);
+        from.is_some_and(|from| {
+            u64::from(jump.length) <= from.possible_jump(heard, JUMP_RATE_FACTOR_MAX, EXPORTER_RATE_MAX)
+        })
+    }
+
+    /// Applies the progress of the run heard last: jumps from it were no losses, and runs that touch it are part of it.
+    fn note_progress(&mut self, most: usize) {
+        let Some(track) = self.tracks.first() else { return };
+        let id = track.id;
+        if self.tracks.len() == 1 || !track.is_confirmed() {
+            return;
+        }
+        for other in self.tracks.iter_mut().filter(|other| other.jump.is_some_and(|jump| jump.from == id)) {
+            other.jump = None;
+        }
+        self.absorb_earlier(id, most);
+        self.absorb_following(most);
+    }
+
+    /// Puts the run that may be the beginning of the run `id` in front of it.
+    fn absorb_earlier(&mut self, id: u32, most: usize) {
+        let Some(place) = self.tracks.iter().position(|earlier| earlier.may_precede == Some(id)) else {
+            return;
+        };
+        let earlier = self.tracks.remove(place);
+        if let Some(track) = self.tracks.iter_mut().find(|track| track.id == id && earlier.is_before(track)) {
+            track.prepend(&earlier, most);
+        }
+    }
+
+    /// Adds the tentative run that begins where the one heard last ends.
+    fn absorb_following(&mut self, most: usize) {
+        let Some((track, others)) = self.tracks.split_first_mut() else { return };
+        let follows = |other: &Track| !other.is_confirmed() && track.is_followed_by(other);
+        if let Some(place) = others.iter().position(follows) {
+            let later = self.tracks.remove(place + 1);
+            if let Some(track) = self.tracks.first_mut() {
+                track.append(&later, most);
+            }
+        }
+    }
+
+    /// Retires a run that is silent while others continue.
+    fn retire_silent(&mut self) {
+        let silent = |track: &Track| self.datagrams.wrapping_sub(track.touched) > 2 * SEQUENCE_WINDOW;
+        if self.tracks.len() > 1 && self.tracks.last().is_some_and(silent) {
+            let last = self.tracks.len() - 1;
+            self.retire(last);
+        }
+    }
+
+    /// Makes room for a run: a tentative one goes first.
+    fn make_room(&mut self) {
+        if self.tracks.len() >= SEQUENCE_RUNS {
+            let last = self.tracks.len() - 1;
+            self.retire(self.tracks.iter().rposition(|track| !track.is_confirmed()).unwrap_or(last));
+        }
+    }
+
+    fn retire(&mut self, index: usize) {
+        let track = self.tracks.remove(index);
+        if track.is_confirmed() {
+            self.settled = self.settled.saturating_add(missing_of(&track));
+        }
+    }
+}
+
+/// Units that are missing in a run, or before it.
+fn missing_of(track: &Track) -> u64 {
+    track.missing().saturating_add(track.jump.map_or(0, |jump| u64::from(jump.length)))
+}

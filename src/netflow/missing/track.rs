@@ -1,0 +1,307 @@
+//! One run of numbers: all that one counter of an exporter has counted since it was first heard.
+
+use core::time::Duration;
+
+use crate::datagram::{BootTime, Timestamp};
+use crate::limits::{JUMP_DATAGRAMS, JUMP_RATE_FACTOR, SEQUENCE_WINDOW};
+use crate::netflow::missing::holes::{Holes, Range};
+
+/// A number that is further ahead than this, modulo 2^32, is behind.
+const AHEAD_MAX: u32 = 1 << 31;
+
+/// The rate of a run that lasts for less is not known.
+const RATE_AFTER: Duration = Duration::from_secs(1);
+
+/// The moment at which a datagram was heard, by both clocks. While ingest waits for room, only the time of arrival advances.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::netflow) struct Heard {
+    pub(in crate::netflow) boot: BootTime,
+    pub(in crate::netflow) arrival: Timestamp,
+}
+
+impl Heard {
+    /// The time since `earlier`, by the clock that shows more.
+    pub(super) fn since(self, earlier: Self) -> Duration {
+        let boot = self.boot.since(earlier.boot).unwrap_or_default();
+        boot.max(self.arrival.since(earlier.arrival))
+    }
+}
+
+/// Place of a datagram relative to a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Relation {
+    /// Right after the last one.
+    Next,
+    /// After a datagram of unknown contents, by this much more than its number.
+    AfterUnknown(u32),
+    /// In a hole.
+    Late,
+    /// Among the numbers of the window, and adds nothing or an unknown amount.
+    Neutral,
+    /// After a gap.
+    Ahead(u32),
+    /// Before the first one, by this much.
+    Early(u32),
+    /// At a number of the window that was heard before.
+    Heard,
+    /// None of these.
+    Outside,
+}
+
+/// The state of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Enough numbers have followed each other.
+    Confirmed,
+    /// This many numbers have followed each other.
+    Tentative(u8),
+}
+
+/// A forward jump from another run to this one, which is a loss if that run does not continue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Jump {
+    /// The id of the run before the jump.
+    pub(super) from: u32,
+    pub(super) length: u32,
+}
+
+/// A run of numbers.
+#[derive(Clone, Debug)]
+pub(super) struct Track {
+    pub(super) id: u32,
+    pub(super) standing: Standing,
+    /// The jump that led here, as long as it may be a loss.
+    pub(super) jump: Option<Jump>,
+    /// The run before which this one may belong, if its datagrams are late.
+    pub(super) may_precede: Option<u32>,
+    /// True once it continued after another run was heard.
+    pub(super) has_returned: bool,
+    /// The count of datagrams of all runs when this one was heard last.
+    pub(super) touched: usize,
+    /// The numbers from the lowest one heard to the one after the highest.
+    span: Range,
+    /// True if the datagram at the end of the span adds an unknown amount.
+    is_open: bool,
+    holes: Holes,
+    missing: u64,
+    datagrams: usize,
+    /// Units counted, lost ones among them.
+    units: u64,
+    first_heard: Heard,
+    last_heard: Heard,
+}
+
+impl Track {
+    /// A run that begins with a datagram at `start`.
+    pub(super) fn new(id: u32, standing: Standing, start: u32, end: Option<u32>, heard: Heard) -> Self {
+        let span = Range { start, end: end.unwrap_or(start) };
+        Self {
+            id,
+            standing,
+            jump: None,
+            may_precede: None,
+            has_returned: false,
+            touched: 0,
+            span,
+            is_open: end.is_none(),
+            holes: Holes::default(),
+            missing: 0,
+            datagrams: 1,
+            units: u64::from(span.len()),
+            first_heard: heard,
+            last_heard: heard,
+        }
+    }
+
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.standing == Standing::Confirmed
+    }
+
+    pub(super) fn missing(&self) -> u64 {
+        self.missing
+    }
+
+    /// The number of the next datagram, if none is lost; `None` if not known.
+    pub(super) fn next(&self) -> Option<u32> {
+        (!self.is_open).then_some(self.span.end)
+    }
+
+    /// Bytes of holes.
+    pub(super) fn hole_bytes(&self) -> usize {
+        self.holes.bytes()
+    }
+
+    /// Adds `offset` to all numbers.
+    pub(super) fn shift(&mut self, offset: u32) {
+        self.span = self.span.shifted(offset);
+        self.holes.shift(offset);
+    }
+
+    /// Closes all holes, so that late datagrams stay missing.
+    pub(super) fn close_holes(&mut self) {
+        self.holes.close();
+    }
+
+    /// Returns the place of a datagram that begins at `start`.
+    pub(super) fn relation(&self, start: u32, end: Option<u32>) -> Relation {
+        let ahead = start.wrapping_sub(self.span.end);
+        if ahead < AHEAD_MAX {
+            return match ahead {
+                ahead if self.is_open => Relation::AfterUnknown(ahead),
+                0 => Relation::Next,
+                ahead => Relation::Ahead(ahead),
+            };
+        }
+        let is_recent = u64::from(self.span.end.wrapping_sub(start)) <= self.window();
+        let Some(end) = end else {
+            return if self.spans(start) && is_recent { Relation::Neutral } else { Relation::Outside };
+        };
+        if self.holes.contains(Range { start, end }) {
+            return Relation::Late;
+        }
+        if self.spans(start) {
+            return match (is_recent, start == end) {
+                (true, true) => Relation::Neutral,
+                (true, false) => Relation::Heard,
+                (false, _) => Relation::Outside,
+            };
+        }
+        let early = self.span.start.wrapping_sub(start);
+        let is_before = end.wrapping_sub(start) <= early && self.datagrams <= SEQUENCE_WINDOW;
+        if is_before && u64::from(early) <= self.window() {
+            Relation::Early(early)
+        } else {
+            Relation::Outside
+        }
+    }
+
+    fn spans(&self, number: u32) -> bool {
+        number.wrapping_sub(self.span.start) < self.span.len()
+    }
+
+    /// Units of a datagram, on average.
+    fn units_per_datagram(&self) -> u64 {
+        let datagrams = u64::try_from(self.datagrams).unwrap_or(u64::MAX);
+        self.units.checked_div(datagrams).unwrap_or_default().max(1)
+    }
+
+    /// Units of as many datagrams as the window has.
+    fn window(&self) -> u64 {
+        u64::try_from(SEQUENCE_WINDOW).unwrap_or(u64::MAX) * self.units_per_datagram()
+    }
+
+    /// The longest jump that is a loss without further evidence, for a datagram that was just `heard`.
+    pub(super) fn plausible_jump(&self, heard: Heard) -> u64 {
+        let at_rate = self.units_in(heard.since(self.last_heard)).unwrap_or_default();
+        at_rate.saturating_mul(JUMP_RATE_FACTOR).saturating_add(JUMP_DATAGRAMS * self.units_per_datagram())
+    }
+
+    /// Units that this run counts in `time`; `None` if its rate is not known.
+    pub(super) fn units_in(&self, time: Duration) -> Option<u64> {
+        let lasted = self.lasted();
+        if lasted < RATE_AFTER {
+            return None;
+        }
+        let units = u128::from(self.units) * time.as_millis() / lasted.as_millis().max(1);
+        Some(u64::try_from(units).unwrap_or(u64::MAX))
+    }
+
+    /// The time from the first datagram to the last one. A clock that was set in between makes it no longer.
+    fn lasted(&self) -> Duration {
+        let boot = self.last_heard.boot.since(self.first_heard.boot).unwrap_or_default();
+        let arrival = self.last_heard.arrival.since(self.first_heard.arrival);
+        if boot.is_zero() || arrival.is_zero() { boot.max(arrival) } else { boot.min(arrival) }
+    }
+
+    /// The longest jump that is a loss if the run does not continue where it was: the amount that is possible in the time
+    /// before `heard`. If its rate is not known, `datagrams` a second are possible.
+    pub(super) fn possible_jump(&self, heard: Heard, factor: u64, datagrams: u64) -> u64 {
+        let time = heard.since(self.last_heard).max(RATE_AFTER);
+        let possible = match self.units_in(time) {
+            Some(units) => units.saturating_mul(factor),
+            None => datagrams.saturating_mul(self.units_per_datagram()).saturating_mul(time.as_secs()),
+        };
+        possible.saturating_add(JUMP_DATAGRAMS * self.units_per_datagram())
+    }
+
+    /// Continues with a datagram after a gap of `gap`, which may be 0.
+    pub(super) fn go_on(&mut self, gap: u32, end: Option<u32>, heard: Heard, most: usize) {
+        let before = self.span.end;
+        let start = before.wrapping_add(gap);
+        self.missing = self.missing.saturating_add(u64::from(gap));
+        self.holes.open(Range { start: before, end: start }, self.touched, most);
+        self.move_end(start, end, heard);
+    }
+
+    /// Continues with a datagram at `start` after one of unknown contents, so that a gap between them cannot be seen.
+    pub(super) fn go_on_at(&mut self, start: u32, end: Option<u32>, heard: Heard) {
+        self.move_end(start, end, heard);
+    }
+
+    /// Continues with a datagram of unknown contents that ends at `end`.
+    pub(super) fn go_on_to(&mut self, end: u32, heard: Heard) {
+        self.move_end(end, Some(end), heard);
+    }
+
+    fn move_end(&mut self, start: u32, end: Option<u32>, heard: Heard) {
+        let reached = end.unwrap_or(start);
+        self.units += u64::from(reached.wrapping_sub(self.span.end));
+        self.span.end = reached;
+        self.is_open = end.is_none();
+        if self.span.len() >= AHEAD_MAX / 2 {
+            self.span.start = reached.wrapping_sub(AHEAD_MAX / 2);
+        }
+        self.note(heard);
+    }
+
+    /// Fills a hole. Returns how many of its ends the datagram reaches.
+    pub(super) fn fill(&mut self, range: Range, heard: Heard, most: usize) -> u32 {
+        self.note(heard);
+        let Some(ends) = self.holes.fill(range, self.touched, most) else { return 0 };
+        self.missing = self.missing.saturating_sub(u64::from(range.len()));
+        ends
+    }
+
+    fn note(&mut self, heard: Heard) {
+        self.datagrams = self.datagrams.saturating_add(1);
+        self.last_heard = heard;
+    }
+
+    /// Closes the holes that are too old when `datagrams` of all runs were heard.
+    pub(super) fn touch(&mut self, datagrams: usize) {
+        self.touched = datagrams;
+        self.holes.close_old(datagrams);
+    }
+
+    /// Puts `earlier`, which ends at or before the start of this run, in front of it.
+    pub(super) fn prepend(&mut self, earlier: &Self, most: usize) {
+        let gap = Range { start: earlier.span.end, end: self.span.start };
+        self.missing = self.missing.saturating_add(earlier.missing).saturating_add(u64::from(gap.len()));
+        self.holes.adopt(&earlier.holes, self.touched, most);
+        self.holes.open(gap, self.touched, most);
+        self.span.start = earlier.span.start;
+        self.datagrams = self.datagrams.saturating_add(earlier.datagrams);
+        self.units = self.units.saturating_add(earlier.units).saturating_add(u64::from(gap.len()));
+    }
+
+    /// Continues with all of `later`, which starts where this run ends.
+    pub(super) fn append(&mut self, later: &Self, most: usize) {
+        self.missing = self.missing.saturating_add(later.missing);
+        self.holes.adopt(&later.holes, self.touched, most);
+        self.span.end = later.span.end;
+        self.is_open = later.is_open;
+        self.datagrams = self.datagrams.saturating_add(later.datagrams);
+        self.units = self.units.saturating_add(later.units);
+        self.last_heard = later.last_heard;
+    }
+
+    /// True if this run ends at or before the start of `later`, and is not open.
+    pub(super) fn is_before(&self, later: &Self) -> bool {
+        !self.is_open && later.span.start.wrapping_sub(self.span.end) < AHEAD_MAX / 2
+    }
+
+    /// True if `later` starts at the end of this run.
+    pub(super) fn is_followed_by(&self, later: &Self) -> bool {
+        self.next() == Some(later.span.start)
+    }
+}

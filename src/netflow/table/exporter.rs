@@ -1,0 +1,144 @@
+//! One exporter: a source of datagrams with a count of its own.
+
+use crate::datagram::{BootTime, Datagram, FlowRun};
+use crate::netflow::Header;
+use crate::netflow::contents::Contents;
+use crate::netflow::export::{Export, ExportFormat, Source};
+use crate::netflow::missing::{Copies, Heard, Missing, Ways};
+use crate::netflow::record_lengths::RecordLengths;
+
+/// The counters of one exporter.
+#[derive(Debug)]
+pub(super) struct Exporter {
+    pub(super) source: Source,
+    /// The port from which it was heard last.
+    pub(super) port: u16,
+    pub(super) datagrams: u64,
+    /// Copies of datagrams received before.
+    pub(super) duplicates: u64,
+    pub(super) last_seen: BootTime,
+    pub(super) missing: Missing,
+    copies: Copies,
+    /// Lengths of records of IPFIX and NetFlow v9, to count and find them; `None` in other formats.
+    record_lengths: Option<Box<RecordLengths>>,
+    /// True once its numbers continued from another port.
+    has_moved: bool,
+}
+
+/// A datagram with its header.
+#[derive(Debug)]
+pub(super) struct Arrived<'a> {
+    pub(super) datagram: &'a Datagram<'a>,
+    header: Option<Header>,
+    pub(super) export: Export,
+    now: BootTime,
+}
+
+impl<'a> Arrived<'a> {
+    /// A datagram that was received `now`.
+    pub(super) fn new(datagram: &'a Datagram<'a>, now: BootTime) -> Self {
+        let header = Header::parse(datagram.payload);
+        let export = Export::parse(datagram.payload, header.as_ref());
+        Self { datagram, header, export, now }
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.datagram.exporter.port()
+    }
+
+    pub(super) fn heard(&self) -> Heard {
+        Heard { boot: self.now, arrival: self.datagram.arrival }
+    }
+}
+
+/// A datagram that moved the count of its exporter.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counted {
+    pub(super) number: u32,
+    pub(super) contents: Contents,
+    pub(super) heard: Heard,
+    /// The ways of counting by which its number was the expected one.
+    pub(super) fitting: Ways,
+}
+
+impl Exporter {
+    pub(super) fn new(source: Source, port: u16) -> Self {
+        let has_templates = matches!(source.format, ExportFormat::V9 | ExportFormat::Ipfix);
+        Self {
+            source,
+            port,
+            datagrams: 0,
+            duplicates: 0,
+            last_seen: BootTime::default(),
+            missing: Missing::new(source.format),
+            copies: Copies::default(),
+            record_lengths: has_templates.then(Box::default),
+            has_moved: false,
+        }
+    }
+
+    /// True if a datagram from another port continues this count.
+    pub(super) fn goes_on_with(&self, arrived: &Arrived<'_>) -> bool {
+        let number = arrived.export.number;
+        self.missing.expects(number) || self.has_moved && self.missing.is_near(number, arrived.heard())
+    }
+
+    /// Continues from another port.
+    pub(super) fn move_to(&mut self, port: u16) {
+        (self.port, self.has_moved) = (port, true);
+    }
+
+    /// Counts a datagram, and adds to `flows` where its flow records are. Record lengths may take `room` bytes. Returns `None` if
+    /// it does not move the count: it is a copy, or has no number.
+    pub(super) fn note(
+        &mut self,
+        arrived: &Arrived<'_>,
+        room: usize,
+        flows: Option<&mut Vec<FlowRun>>,
+    ) -> Option<Counted> {
+        self.datagrams += 1;
+        self.last_seen = arrived.now;
+        let contents = self.read(arrived, room, flows);
+        let number = arrived.export.number;
+        if !self.source.format.is_numbered() {
+            return None;
+        }
+        if self.copies.note(arrived.datagram.payload, self.missing.is_next(number)) {
+            self.duplicates += 1;
+            return None;
+        }
+        let fitting = self.missing.note(number, &contents, arrived.heard());
+        Some(Counted { number, contents, heard: arrived.heard(), fitting })
+    }
+
+    fn read(&mut self, arrived: &Arrived<'_>, room: usize, flows: Option<&mut Vec<FlowRun>>) -> Contents {
+        let payload = arrived.datagram.payload;
+        let Some(lengths) = &mut self.record_lengths else {
+            if let Some(flows) = flows {
+                flows.extend(arrived.header.as_ref().and_then(Header::v5_flows));
+            }
+            return arrived.export.contents;
+        };
+        let contents = match flows {
+            Some(flows) => lengths.find(payload, room, |run| flows.push(run)),
+            None => lengths.count(payload, room),
+        };
+        Contents { announced: arrived.export.contents.announced, ..contents }
+    }
+
+    /// Bytes of record lengths.
+    pub(super) fn record_length_bytes(&self) -> usize {
+        self.record_lengths.as_ref().map_or(0, |lengths| lengths.bytes())
+    }
+
+    /// Bytes of recent numbers, which [`Self::forget_numbers`] frees.
+    pub(super) fn sequence_bytes(&self) -> usize {
+        self.copies.bytes() + self.missing.bytes()
+    }
+
+    /// Forgets recent numbers.
+    pub(super) fn forget_numbers(&mut self) {
+        self.copies.clear();
+        self.missing.shrink();
+    }
+}

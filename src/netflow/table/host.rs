@@ -1,0 +1,232 @@
+//! The exporters of one address.
+//!
+//! A source id (observation domain, engine, or agent and sub-agent) has one count for all source ports. Some exporters use a new port
+//! for each datagram, or one port for templates and another for data; RFC 3954, 5.1, identifies a stream by address and source id.
+//! Ports get counts of their own only if the numbers do not continue, as of two exporters behind one address.
+
+use core::net::{IpAddr, SocketAddr};
+use core::ops::Range;
+
+use crate::datagram::{BootTime, FlowRun};
+use crate::limits::{EXPORTERS_PER_ADDRESS, EXPORTERS_PER_SOURCE};
+use crate::netflow::export::{ExportFormat, Source};
+use crate::netflow::missing::{Missing, Unusable};
+use crate::netflow::recent::Keyed;
+use crate::netflow::table::exporter::{Arrived, Exporter};
+use crate::netflow::table::shared::Shared;
+
+/// An address with the interface to which it is local.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct HostKey {
+    ip: IpAddr,
+    /// Of link-local addresses of IPv6; else 0.
+    scope_id: u32,
+}
+
+impl HostKey {
+    pub(super) fn of(address: SocketAddr) -> Self {
+        let scope_id = if let SocketAddr::V6(v6) = address { v6.scope_id() } else { 0 };
+        Self { ip: address.ip(), scope_id }
+    }
+}
+
+/// The exporters of one address: at most [`EXPORTERS_PER_ADDRESS`].
+#[derive(Debug)]
+pub(super) struct Host {
+    key: HostKey,
+    /// By source and port, ascending.
+    exporters: Vec<Exporter>,
+    /// One for each format of which two source ids were heard.
+    shared: Vec<Shared>,
+}
+
+/// The figures of one exporter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExporterFigures {
+    /// Its address.
+    pub address: IpAddr,
+    /// The port from which it was heard last.
+    pub port: u16,
+    /// The part of the address's datagrams that it counts.
+    pub source: Source,
+    /// Datagrams received, copies included.
+    pub datagrams: u64,
+    /// Copies of datagrams received before.
+    pub duplicates: u64,
+    /// Units that are missing by its sequence numbers, or why that is not known.
+    pub missing: Result<u64, Unusable>,
+    /// The unit that it counts, in words.
+    pub unit: Option<&'static str>,
+    /// Time at which the last datagram was received.
+    pub last_seen: BootTime,
+}
+
+impl Keyed<HostKey> for Host {
+    fn key(&self) -> HostKey {
+        self.key
+    }
+}
+
+impl Host {
+    pub(super) fn new(key: HostKey) -> Self {
+        Self { key, exporters: Vec::new(), shared: Vec::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.exporters.len()
+    }
+
+    /// Returns the place of the exporter of a datagram, if it was heard before. It then has the port of the datagram.
+    pub(super) fn find(&mut self, arrived: &Arrived<'_>) -> Option<usize> {
+        let (source, port) = (arrived.export.source, arrived.port());
+        if let Ok(place) = self.place(source, port) {
+            return Some(place);
+        }
+        let same = self.places_of(source);
+        let is_numbered = source.format.is_numbered();
+        let goes_on = |exporter: &Exporter| !is_numbered || exporter.goes_on_with(arrived);
+        let place = same.start + self.exporters.get(same)?.iter().position(goes_on)?;
+        let mut exporter = self.exporters.remove(place);
+        exporter.move_to(port);
+        Some(self.insert(exporter))
+    }
+
+    /// Adds the exporter of a datagram. Returns where it is.
+    pub(super) fn add(&mut self, arrived: &Arrived<'_>) -> usize {
+        let source = arrived.export.source;
+        let is_followed = self.shared.iter().any(|shared| shared.format == source.format);
+        let first = self.exporters.iter().find(|exporter| exporter.source.format == source.format);
+        if let Some(first) = first.filter(|first| first.source != source && !is_followed) {
+            self.shared.push(Shared::new(first));
+        }
+        self.insert(Exporter::new(source, arrived.port()))
+    }
+
+    /// Counts a datagram of the exporter at `place`, as [`Exporter::note`].
+    pub(super) fn note(
+        &mut self,
+        place: usize,
+        arrived: &Arrived<'_>,
+        room: usize,
+        flows: Option<&mut Vec<FlowRun>>,
+    ) {
+        let Some(exporter) = self.exporters.get_mut(place) else { return };
+        let is_first = exporter.datagrams == 0;
+        let counted = exporter.note(arrived, room, flows);
+        let format = arrived.export.source.format;
+        let shared = self.shared.iter_mut().find(|shared| shared.format == format);
+        if let Some((counted, shared)) = counted.zip(shared)
+            && let Some(missing) = shared.note(&counted, is_first)
+        {
+            self.count_apart(format, missing);
+        }
+    }
+
+    /// Gives the source ids that seemed to share a count counts of their own. `missing` of the shared count goes to the first one.
+    fn count_apart(&mut self, format: ExportFormat, missing: u64) {
+        let mut missing = Some(missing);
+        for exporter in self.exporters.iter_mut().filter(|exporter| exporter.source.format == format) {
+            exporter.missing = Missing::starting_at(format, missing.take().unwrap_or_default());
+        }
+    }
+
+    /// Removes the exporter that was unheard longest, and returns it, if there is no room for a further one of `source`.
+    pub(super) fn make_room(&mut self, source: Source) -> Option<Exporter> {
+        let same = self.places_of(source);
+        if same.len() >= EXPORTERS_PER_SOURCE {
+            return self.remove_oldest(same);
+        }
+        if self.exporters.len() >= EXPORTERS_PER_ADDRESS {
+            self.remove_oldest(0..self.exporters.len())
+        } else {
+            None
+        }
+    }
+
+    /// Removes the exporter that was unheard longest.
+    pub(super) fn remove_any(&mut self) -> Option<Exporter> {
+        self.remove_oldest(0..self.exporters.len())
+    }
+
+    fn remove_oldest(&mut self, places: Range<usize>) -> Option<Exporter> {
+        let heard = |place: &usize| self.exporters.get(*place).map(|exporter| exporter.last_seen.elapsed);
+        let oldest = places.min_by_key(heard).filter(|place| *place < self.exporters.len())?;
+        let removed = self.exporters.remove(oldest);
+        let format = removed.source.format;
+        if !self.exporters.iter().any(|exporter| exporter.source.format == format) {
+            self.shared.retain(|shared| shared.format != format);
+        }
+        Some(removed)
+    }
+
+    /// The places of the exporters of `source`.
+    fn places_of(&self, source: Source) -> Range<usize> {
+        let start = self.exporters.partition_point(|exporter| exporter.source < source);
+        start..self.exporters.partition_point(|exporter| exporter.source <= source)
+    }
+
+    /// Bytes of record lengths of the exporter at `place`.
+    pub(super) fn record_length_bytes(&self, place: usize) -> usize {
+        self.exporters.get(place).map_or(0, Exporter::record_length_bytes)
+    }
+
+    /// Bytes of recent numbers of the exporter at `place`, and of counts that are shared.
+    pub(super) fn sequence_bytes(&self, place: usize) -> usize {
+        self.exporters.get(place).map_or(0, Exporter::sequence_bytes) + self.shared_bytes()
+    }
+
+    /// Bytes of recent numbers of counts that are shared.
+    pub(super) fn shared_bytes(&self) -> usize {
+        self.shared.iter().map(Shared::sequence_bytes).sum()
+    }
+
+    /// Bytes of recent numbers of all exporters.
+    pub(super) fn all_sequence_bytes(&self) -> usize {
+        self.exporters.iter().map(Exporter::sequence_bytes).sum::<usize>() + self.shared_bytes()
+    }
+
+    /// Forgets recent numbers of the exporter at `place`, and of counts that are shared.
+    pub(super) fn forget_numbers(&mut self, place: usize) {
+        if let Some(exporter) = self.exporters.get_mut(place) {
+            exporter.forget_numbers();
+        }
+        self.shared.iter_mut().for_each(Shared::forget_numbers);
+    }
+
+    /// The figures of all exporters, by source and port. Of those that share a count, the first one has all that is missing.
+    pub(super) fn figures(&self) -> impl Iterator<Item = ExporterFigures> {
+        let mut last_format = None;
+        self.exporters.iter().map(move |exporter| {
+            let format = exporter.source.format;
+            let is_first = last_format.replace(format) != Some(format);
+            let shared = self.shared.iter().find(|shared| shared.format == format).and_then(Shared::count);
+            let (missing, unit) = match shared {
+                Some((Ok(_), unit)) if !is_first => (Ok(0), unit),
+                Some(shared) => shared,
+                None => (exporter.missing.count(), exporter.missing.unit()),
+            };
+            let (datagrams, duplicates) = (exporter.datagrams, exporter.duplicates);
+            let (port, source, last_seen) = (exporter.port, exporter.source, exporter.last_seen);
+            ExporterFigures {
+                address: self.key.ip,
+                port,
+                source,
+                datagrams,
+                duplicates,
+                missing,
+                unit,
+                last_seen,
+            }
+        })
+    }
+
+    fn insert(&mut self, exporter: Exporter) -> usize {
+        let place = self.place(exporter.source, exporter.port).unwrap_or_else(|place| place);
+        self.exporters.insert(place, exporter);
+        place
+    }
+
+    fn place(&self, source: Source, port: u16) -> Result<usize, usize> {
+        self.exporters.binary_search_by_key(&(source, port), |exporter| (exporter.source, exporter.port))
+    }
+}

@@ -1,0 +1,114 @@
+//! Losses and copies of exporters in the status of nf-sender.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+
+use serde_json::{Value, json};
+
+use crate::running::shared;
+use crate::support::daemon::Program;
+use crate::support::field_cases::payloads;
+use crate::support::hosts::SenderHost;
+use crate::support::pair::{STALL, connected_daemons};
+use crate::support::samples::count;
+
+/// The cases in `tests/field-cases`, with the amount missing of each exporter.
+const FIELD_CASES: [(&str, &[u64]); 6] = [
+    ("a-v9-counts-flows", &[0]),
+    ("b-ipfix-inclusive", &[0]),
+    ("c-two-counters", &[0]),
+    ("d-one-counter-two-ids", &[0, 0]),
+    ("f-restart-higher", &[0]),
+    ("h-restart-low", &[10]),
+];
+
+/// A datagram of NetFlow v9 with this number.
+fn v9(number: u32) -> Vec<u8> {
+    [0x0009_0001, 1000, 1_700_000_000, number, 0].iter().flat_map(|field: &u32| field.to_be_bytes()).collect()
+}
+
+/// A datagram of sFlow v5 with this number, of sub-agent 3 of agent 192.0.2.77.
+fn sflow(number: u32) -> Vec<u8> {
+    [5, 1, 0xC000_024D, 3, number, 1000, 0].iter().flat_map(|field: &u32| field.to_be_bytes()).collect()
+}
+
+/// The address of the exporter of this number.
+fn address(exporter: u8) -> IpAddr {
+    Ipv4Addr::new(127, 0, 9, exporter).into()
+}
+
+/// Sends datagrams from an address, each from a port of its own if `new_ports`, and waits until nf-sender has them.
+fn send(sender: &SenderHost, exporter: u8, new_ports: bool, payloads: &[Vec<u8>]) {
+    let before = count(&sender.status(), "/received/datagrams");
+    let bind = || UdpSocket::bind(SocketAddr::new(address(exporter), 0)).unwrap();
+    let mut socket = bind();
+    for payload in payloads {
+        if new_ports {
+            socket = bind();
+        }
+        socket.send_to(payload, sender.udp().addr()).unwrap();
+    }
+    let after = before + u64::try_from(payloads.len()).unwrap();
+    sender.wait_status(STALL, |status| count(status, "/received/datagrams") == after);
+}
+
+/// The rows of an exporter in the status.
+fn rows(sender: &SenderHost, exporter: u8) -> Vec<Value> {
+    let address = address(exporter).to_string();
+    let rows = sender.status()["exporters"].as_array().unwrap().clone();
+    rows.into_iter().filter(|row| row["address"] == address).collect()
+}
+
+#[test]
+fn field_cases_have_the_right_figures() {
+    let _running = shared();
+    let (sender, _link, _receiver) = connected_daemons("");
+    for (exporter, (case, expected)) in (1..).zip(FIELD_CASES) {
+        send(&sender, exporter, false, &payloads(case));
+        let rows = rows(&sender, exporter);
+        let missing: Vec<_> = rows.iter().map(|row| row["missing"].clone()).collect();
+        assert_eq!(
+            missing,
+            expected.iter().map(|missing| json!(missing)).collect::<Vec<_>>(),
+            "{case}: {rows:#?}"
+        );
+        assert!(
+            rows.iter().all(|row| row["missing_reason"].is_null() && row["duplicates"] == 0),
+            "{rows:#?}"
+        );
+    }
+}
+
+#[test]
+fn new_ports_copies_and_reasons_are_shown() {
+    let _running = shared();
+    let (sender, _link, _receiver) = connected_daemons("");
+    let with_losses = (0..200).filter(|number| ![50, 51].contains(number));
+    send(&sender, 1, true, &with_losses.clone().map(v9).collect::<Vec<_>>());
+    send(
+        &sender,
+        2,
+        false,
+        &with_losses.clone().flat_map(|number| [v9(number), v9(number)]).collect::<Vec<_>>(),
+    );
+    send(&sender, 3, false, &(0..20).map(|byte| [v9(0), vec![byte]].concat()).collect::<Vec<_>>());
+    send(&sender, 4, false, &with_losses.map(sflow).collect::<Vec<_>>());
+    send(&sender, 5, false, &[[vec![0, 1, 0, 1], vec![0; 12 + 52]].concat()]);
+    let row = |exporter| {
+        let rows = rows(&sender, exporter);
+        assert_eq!(rows.len(), 1, "{rows:#?}");
+        rows[0].clone()
+    };
+    assert_eq!((&row(1)["datagrams"], &row(1)["missing"]), (&json!(198), &json!(2)), "new ports");
+    assert_eq!((&row(2)["duplicates"], &row(2)["missing"]), (&json!(198), &json!(2)), "copies");
+    assert_eq!(row(3)["missing"], Value::Null, "always 0");
+    assert_eq!(row(3)["missing_reason"], "unusable: its sequence number never changes");
+    let sflow = row(4);
+    assert_eq!((&sflow["format"], &sflow["version"]), (&json!("sFlow v5"), &Value::Null));
+    assert_eq!((&sflow["agent"], &sflow["source_id"]), (&json!("192.0.2.77"), &json!(3)));
+    assert_eq!((&sflow["missing"], &sflow["missing_unit"]), (&json!(2), &json!("datagrams")));
+    assert_eq!((&row(5)["version"], &row(5)["missing"]), (&json!(1), &Value::Null));
+    let shown = Program::Sender.run(&["status", "--control", sender.control().to_str().unwrap()]);
+    let text = String::from_utf8(shown.stdout).unwrap();
+    assert!(text.contains("source 0: its sequence number never changes\n"), "{text}");
+    assert!(text.contains(" sFlow "), "{text}");
+}
