@@ -1,6 +1,8 @@
 //! The figures of the status as metrics, in the text format of OpenMetrics
 //! (<https://prometheus.io/docs/specs/om/open_metrics_spec/>). Labels are few: reasons of drops, and collectors.
 
+mod exporters;
+
 use core::fmt;
 
 use prometheus_client::collector::Collector;
@@ -101,6 +103,7 @@ impl Collector for SenderStatus {
             "Queued datagrams that may arrive twice, as the spool was restored from a backup or cloned",
             self.possible_repeats,
         )?;
+        metrics.exporters(&self.exporters)?;
         metrics.counter("internal_errors", INTERNAL_ERRORS, self.internal_errors)?;
         let connected = i64::from(self.state == LinkState::Connected);
         metrics.gauge("connected", "1 while a session with a receiver is agreed", connected)?;
@@ -115,11 +118,7 @@ impl Collector for ReceiverStatus {
             self.senders.iter().map(count).fold(0, u64::saturating_add)
         };
         let connected = self.senders.iter().filter(|sender| sender.state == PeerState::Connected).count();
-        metrics.gauge(
-            "senders_connected",
-            "Senders that are connected",
-            i64::try_from(connected).unwrap_or(i64::MAX),
-        )?;
+        metrics.gauge("senders_connected", "Senders that are connected", amount(connected))?;
         metrics.counter(
             "received_datagrams",
             "Datagrams of all senders that were acknowledged",
@@ -315,6 +314,10 @@ impl Metrics<'_> {
     }
 }
 
+fn amount(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
@@ -335,6 +338,10 @@ mod tests {
             "nf_sender_socket_kernel_drops_total{socket=\"[::]:2055\"} 12",
             "nf_sender_socket_denied_total{socket=\"[::]:2055\"} 1331",
             "nf_sender_connected 1",
+            "nf_sender_exporters 2",
+            "nf_sender_exporters_unusable 0",
+            "nf_sender_exporters_missing{unit=\"datagrams\"} 2",
+            "nf_sender_exporters_duplicate_datagrams 0",
             "nf_sender_internal_errors_total 0",
             "nf_sender_certificate_not_after_seconds 1800000000",
             "# TYPE nf_sender_acknowledged_bytes counter",
