@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::signal::unix::SignalKind;
@@ -13,6 +14,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::config::{Loaded, SenderSettings, SpoolSettings};
 use crate::limits::{RECEIVE_BUFFER, STOP_GRACE};
+use crate::sender::exporter_log::ExporterLog;
 use crate::sender::ingest::{Ingest, Listener};
 use crate::sender::intake;
 use crate::sender::keeper::Keeper;
@@ -143,6 +145,7 @@ async fn supervise(
     let mut room = RoomWatch::default();
     let mut losses = LossLog::new(&reporter.tally);
     let mut internal_errors = InternalErrorLog::new(sender::INTERNAL_ERROR);
+    let mut exporters = ExporterLog::default();
     let outcome = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
@@ -155,6 +158,7 @@ async fn supervise(
                 room.look(&reporter);
                 losses.look(&reporter.tally);
                 internal_errors.look();
+                exporters.look(&reporter.tally, Instant::now());
                 notify::status(&reporter.line());
                 expiry.look_at(reporter.settings.borrow().speech.certificate());
             }

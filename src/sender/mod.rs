@@ -8,6 +8,7 @@ mod daemon;
 mod dial;
 mod dialler;
 mod ended;
+mod exporter_log;
 mod gathering;
 mod ingest;
 mod intake;

@@ -48,6 +48,8 @@ pub mod sender {
     pub const KERNEL_DROPS: &str = "5d0b1f0f6d6a4f0e9f3f8a1f54b0c7a2";
     /// Datagrams came from exporters that are not allowed.
     pub const DENIED: &str = "b7f1c3d2a4e84c5b8d0e6f9a12c35d47";
+    /// Losses of exporters cannot be counted by their sequence numbers.
+    pub const EXPORTERS_UNUSABLE: &str = "08d504c7fd6740f4ba82356994d2a047";
     /// The kernel grants a smaller receive buffer than was asked for.
     pub const BUFFER_SMALL: &str = "c9139425b519454bb8f06ff3ff7f65bc";
 }

@@ -43,12 +43,12 @@ pub fn count_of(count: u64, noun: &str) -> String {
 /// Keys that a line of text names one by one.
 const NAMED: usize = 5;
 
-/// The first of `counts`, as in `192.0.2.1 (30), 192.0.2.2 (5) and 2 more`.
-pub fn name_first<K: Display>(counts: impl IntoIterator<Item = (K, u64)>) -> String {
-    let mut counts = counts.into_iter();
+/// The first of `entries` with their remarks, as in `192.0.2.1 (30), 192.0.2.2 (5) and 2 more`.
+pub fn name_first<K: Display, R: Display>(entries: impl IntoIterator<Item = (K, R)>) -> String {
+    let mut entries = entries.into_iter();
     let named: Vec<String> =
-        counts.by_ref().take(NAMED).map(|(key, count)| format!("{key} ({count})")).collect();
-    match counts.count() {
+        entries.by_ref().take(NAMED).map(|(key, remark)| format!("{key} ({remark})")).collect();
+    match entries.count() {
         0 => named.join(", "),
         more => format!("{} and {more} more", named.join(", ")),
     }

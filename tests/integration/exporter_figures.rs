@@ -102,6 +102,8 @@ fn new_ports_copies_and_reasons_are_shown() {
     assert_eq!((&row(2)["duplicates"], &row(2)["missing"]), (&json!(198), &json!(2)), "copies");
     assert_eq!(row(3)["missing"], Value::Null, "always 0");
     assert_eq!(row(3)["missing_reason"], "unusable: its sequence number never changes");
+    let exporter = "127.0.9.3, NetFlow v9 source 0 (its sequence number never changes)";
+    sender.daemon().wait_for_log(&["the sequence numbers of 1 exporter are unusable", exporter], STALL);
     let sflow = row(4);
     assert_eq!((&sflow["format"], &sflow["version"]), (&json!("sFlow v5"), &Value::Null));
     assert_eq!((&sflow["agent"], &sflow["source_id"]), (&json!("192.0.2.77"), &json!(3)));
