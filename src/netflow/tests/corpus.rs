@@ -10,7 +10,7 @@ use crate::datagram::BootTime;
 use crate::netflow::record_lengths::RecordLengths;
 use crate::netflow::sets::{DATA_MIN, Sets};
 use crate::netflow::template::{Change, Changes};
-use crate::netflow::{ExporterTable, Header, TemplateMemory};
+use crate::netflow::{ExporterFigures, ExporterTable, Header, TemplateMemory};
 
 /// The datagrams of one exporter, each with its name.
 type Named = Vec<(String, Vec<u8>)>;
@@ -82,4 +82,80 @@ fn what_is_repeated_of_real_exporters_defines_the_same_again() {
             }
         }
     }
+}
+
+/// Overwrites the sequence number of a datagram.
+fn renumber(payload: &mut [u8], header: &Header, number: u32) {
+    let at = match header.version {
+        5 => 16,
+        9 => 12,
+        _ => 8,
+    };
+    payload[at..at + 4].copy_from_slice(&number.to_be_bytes());
+}
+
+/// The amount that a datagram adds to its exporter's number by the standard; `None` if its templates are missing.
+fn adds(lengths: &mut RecordLengths, payload: &[u8], header: &Header) -> Option<u32> {
+    match header.version {
+        5 => header.sequence.adds,
+        9 => Some(1),
+        _ => lengths.count(payload, usize::MAX).data_records(),
+    }
+}
+
+/// The datagrams of one exporter that have the source id of its last one, and the amount that each adds to the number. Empty if it
+/// cannot be counted.
+fn countable(datagrams: &Named) -> Vec<(Vec<u8>, Header, u32)> {
+    let headers = datagrams.iter().filter_map(|(_, payload)| Some((payload, Header::parse(payload)?)));
+    let Some((_, last)) = headers.clone().next_back() else { return Vec::new() };
+    let is_same = |header: &Header| (header.version, header.source_id) == (last.version, last.source_id);
+    let same: Vec<_> = headers.filter(|(_, header)| is_same(header)).collect();
+    let mut lengths = RecordLengths::default();
+    for (payload, header) in &same {
+        adds(&mut lengths, payload, header);
+    }
+    let counted = same.into_iter().map(|(payload, header)| {
+        let adds = adds(&mut lengths, payload, &header)?;
+        Some((payload.clone(), header, adds))
+    });
+    counted.collect::<Option<Vec<_>>>().unwrap_or_default()
+}
+
+/// Sends the datagrams again and again, numbered by their standard, without some of them. Returns the figures and the amount that is lost.
+fn resend(datagrams: &[(Vec<u8>, Header, u32)], is_lost: impl Fn(usize) -> bool) -> (ExporterFigures, u64) {
+    let (mut table, mut number, mut lost) = (ExporterTable::default(), u32::MAX - 500, 0);
+    for (place, (payload, header, adds)) in datagrams.iter().cycle().take(RESENT).enumerate() {
+        let mut payload = payload.clone();
+        renumber(&mut payload, header, number);
+        number = number.wrapping_add(*adds);
+        if is_lost(place) && (2 * datagrams.len()..RESENT - 20).contains(&place) {
+            lost += u64::from(*adds);
+        } else {
+            table.note(&datagram(1, &payload), BootTime::default());
+        }
+    }
+    (table.figures().next().unwrap(), lost)
+}
+
+/// Datagrams that each exporter of the corpus sends.
+const RESENT: usize = 400;
+
+#[test]
+fn losses_of_real_exporters_are_exact() {
+    let Some(corpus) = corpus() else { return };
+    let mut counted = 0;
+    for (exporter, datagrams) in corpus {
+        let datagrams = countable(&datagrams);
+        if datagrams.iter().all(|(_, _, adds)| *adds == 0) {
+            eprintln!("{exporter}: no datagram that can be counted");
+            continue;
+        }
+        let (whole, _) = resend(&datagrams, |_| false);
+        assert_eq!(whole.missing, Ok(0), "{exporter}");
+        let (lossy, lost) = resend(&datagrams, |place| place % 7 == 3);
+        assert_eq!(lossy.missing, Ok(lost), "{exporter}");
+        counted += 1;
+    }
+    assert!(counted > 0, "the corpus has no exporter that can be counted");
+    eprintln!("{counted} exporters are counted exactly");
 }
