@@ -1,7 +1,7 @@
 //! Whom a receiver lets in.
 //!
 //! Always holds: a sender with keys of its own is let in by these and nothing else, and nobody else's key takes its id. An id
-//! that `senders` in `[tls]` names belongs to the holder of its certificate.
+//! that `senders` in `[tls]` names, or that has a table without a key, belongs to the holder of its certificate.
 
 use core::fmt;
 use std::collections::HashMap;
@@ -69,7 +69,8 @@ impl Admission {
 
     /// Whether only a certificate, or a key of its own, lets this sender in.
     pub fn is_reserved(&self, sender: &SenderId) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.senders.contains(sender))
+        let is_named = self.tls.as_ref().is_some_and(|tls| tls.senders.contains(sender));
+        is_named || self.senders.get(sender).is_some_and(Vec::is_empty)
     }
 
     /// The keys by which this sender is let in.

@@ -94,8 +94,8 @@ pub enum Turned {
     },
     /// It claims an id that belongs to the holder of a certificate.
     #[error(
-        "sender {0} is named by 'senders' in [tls] and accepted by its certificate only: give the other sender an id of its \
-         own, or invite this one (nf-receiver invite {0})"
+        "sender {0} is accepted by its certificate only ('senders' in [tls], or [[sender]] without a key): give the other \
+         sender an id of its own, or invite this one (nf-receiver invite {0})"
     )]
     Reserved(SenderId),
     /// It names the right key and does not have it, or somebody changed or repeated what it said.

@@ -193,13 +193,18 @@ fn a_name_among_the_certificates_is_taken_by_no_other_proof() {
         ..receiver(&authority, &[], &["brno-edge"])
     };
     let keyed = |id: &str, key| SenderHandshake::keyed(&id.parse().unwrap(), key, Suite::Aes256Gcm);
-    let reserved = "named by 'senders' in [tls]";
+    let reserved = "accepted by its certificate only";
     let (at_sender, at_receiver) = outcome(keyed("brno-edge", &shared), admission());
     assert!(at_receiver.unwrap_err().contains(reserved));
     let stranger = outcome(keyed("brno-edge", &unknown), admission()).0;
     assert_eq!(at_sender.unwrap_err(), stranger.unwrap_err(), "the sender cannot tell which ids there are");
     let clear = |id: &str| SenderHandshake::plain(&id.parse().unwrap());
     assert!(outcome(clear("brno-edge"), admission()).1.unwrap_err().contains(reserved));
+    let without_key =
+        || Admission { senders: [("keyless".parse().unwrap(), Vec::new())].into(), ..admission() };
+    for sender in [keyed("keyless", &shared), clear("keyless")] {
+        assert!(outcome(sender, without_key()).1.unwrap_err().contains(reserved));
+    }
     let certificate = authority.issue("brno-edge", 2, in_a_year());
     outcome(sender(&authority, &certificate), admission()).1.unwrap();
     let accepts = |sender, admission| {
