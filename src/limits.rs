@@ -437,6 +437,13 @@ pub const PEM_MAX: usize = 4 * 1024 * 1024;
 /// An own certificate that ends within this time is warned of, once a day.
 pub const CERTIFICATE_WARNING: Duration = Duration::from_secs(14 * 86_400);
 
+/// A list of revoked certificates is warned of in this part of its time, at most for `CERTIFICATE_WARNING`: an authority that
+/// issues lists for a week replaces them daily.
+pub const REVOCATION_WARNING_PART: i64 = 10;
+
+/// How often the wall clock is read while a session waits for the end of its certificates: somebody may set it.
+pub const CERTIFICATE_CHECK: Duration = Duration::from_secs(10);
+
 /// Senders with keys of their own at the most.
 pub const SENDERS_MAX: usize = 4096;
 

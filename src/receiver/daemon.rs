@@ -29,11 +29,12 @@ use crate::receiver::strangers::Strangers;
 use crate::receiver::templates::Templates;
 use crate::receiver::unmatched::{Unmatched, UnmatchedLog};
 use crate::receiver::waiting::Waiting;
+use crate::secure::Admission;
 use crate::service::messages::receiver;
 use crate::service::{
-    DaemonError, DirectoryLock, ExpiryWatch, FileShares, InternalErrorLog, LogLimit, More, Pulse, ROUND,
-    Stop, Watchdog, abort_on_panic, allow_open_files, both_clocks, logging, notify, sockets, stop_channel,
-    watch_for,
+    DaemonError, DirectoryLock, Expiry, ExpiryWatch, FileShares, InternalErrorLog, LogLimit, More, Pulse,
+    ROUND, Stop, Watchdog, abort_on_panic, allow_open_files, both_clocks, logging, notify, sockets,
+    stop_channel, watch_for,
 };
 use crate::status::{ControlSocket, Pace, ReceiverStatus, Reply, Request, receiver_metrics, serve_metrics};
 
@@ -92,6 +93,15 @@ fn share_files(mut settings: ReceiverSettings) -> Bounded {
     Bounded { settings, exporter_sockets }
 }
 
+/// Warns of certificates and lists that expire.
+fn look_at_ends(watch: &mut ExpiryWatch, admission: &Admission) {
+    let Some(tls) = &admission.tls else { return };
+    watch.look_at(receiver::CERTIFICATE_ENDS, &Expiry::of_certificate(&tls.certificate));
+    for list in tls.revoked.iter().filter_map(Expiry::of_list) {
+        watch.look_at(receiver::REVOCATION_LIST_ENDS, &list);
+    }
+}
+
 async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), DaemonError> {
     let settings = &bounded.settings;
     let mut terminate = watch_for(SignalKind::terminate())?;
@@ -134,7 +144,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
 
     let mut tick = interval(ROUND);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut expiry = ExpiryWatch::new(receiver::CERTIFICATE_ENDS);
+    let mut expiry = ExpiryWatch::default();
     let mut pace = Pace::default();
     let mut clock = ClockLog::new();
     let mut unmatched = UnmatchedLog::default();
@@ -151,7 +161,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
                 watchdog.look();
                 clock.look();
                 internal_errors.look();
-                expiry.look_at(admission.borrow().tls.as_ref().map(|tls| &tls.certificate));
+                look_at_ends(&mut expiry, &admission.borrow());
                 match shared.get() {
                     Some(shared) => {
                         let senders = shared.seats.status(&admission.borrow());

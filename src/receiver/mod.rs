@@ -62,10 +62,11 @@ fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
         })),
         ReceiverAction::Check => {
             let loaded = config::load_receiver(file.as_deref(), overrides, &surroundings)?;
-            reload::check(&loaded.settings)?;
+            let ends = reload::check(&loaded.settings)?;
             let access = Unit::of(RECEIVER).check_access(&loaded.files(), &loaded.settings.state)?;
             let Loaded { settings, mut report, .. } = loaded;
             source_check::check(&settings, &mut report)?;
+            report.warn(ends);
             report.note(access);
             console::print(&report.to_string())
         }

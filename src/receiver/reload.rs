@@ -11,7 +11,8 @@ use crate::config::{CollectorSettings, ConfigError, KeyPair, Loaded, ReceiverPro
 use crate::secure::{Admission, Key};
 use crate::service::messages::receiver;
 use crate::service::{
-    DaemonError, KeyReader, KeyTrouble, TlsTrouble, needs_restart, notify, read_receiver_tls,
+    DaemonError, Expiry, KeyReader, KeyTrouble, TlsTrouble, needs_restart, notify, read_receiver_tls,
+    wall_clock,
 };
 use crate::status::count_of;
 
@@ -101,10 +102,13 @@ impl Reloader {
 }
 
 /// Whether nf-receiver can start with `settings`, or take them up, as far as files can tell: their keys and certificates
-/// can be read.
-pub(crate) fn check(settings: &ReceiverSettings) -> Result<(), DaemonError> {
-    admission(&settings.protection, &mut KeyReader::default())?;
-    Ok(())
+/// can be read. Returns warnings of those that expire.
+pub(crate) fn check(settings: &ReceiverSettings) -> Result<Vec<String>, DaemonError> {
+    let admission = admission(&settings.protection, &mut KeyReader::default())?;
+    let Some(tls) = admission.tls else { return Ok(Vec::new()) };
+    let lists = tls.revoked.iter().filter_map(Expiry::of_list);
+    let ends = core::iter::once(Expiry::of_certificate(&tls.certificate)).chain(lists);
+    Ok(ends.filter_map(|end| end.warning(wall_clock())).collect())
 }
 
 fn admission(protection: &ReceiverProtection, keys: &mut KeyReader) -> Result<Admission, TlsTrouble> {

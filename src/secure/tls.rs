@@ -7,6 +7,7 @@
 //! name. The application protocol (ALPN) is `nf-transport/1`.
 
 use core::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
@@ -17,7 +18,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{CertificateRevocationList, FromDer, GeneralName, X509Certificate};
 
 use crate::sequence::SenderId;
 
@@ -67,6 +68,35 @@ impl Certificate {
         let (_, certificate) = X509Certificate::from_der(der).map_err(unusable)?;
         let not_after = certificate.validity().not_after.timestamp();
         Ok(Self { name: name_of(&certificate), not_after })
+    }
+}
+
+/// A file with lists of revoked certificates (CRL, RFC 5280).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it holds, as PEM.
+    pub text: Vec<u8>,
+}
+
+/// A list of revoked certificates, as far as its age goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationList {
+    /// The file that it is in.
+    pub path: PathBuf,
+    /// When its authority issued it, in seconds since 1970-01-01.
+    pub this_update: i64,
+    /// By when its authority issues the next one, likewise; `None` if it does not say.
+    pub next_update: Option<i64>,
+}
+
+impl RevocationList {
+    fn read(path: PathBuf, der: &[u8]) -> Result<Self, TlsError> {
+        let (_, list) = CertificateRevocationList::from_der(der)
+            .map_err(|error| TlsError::Unusable("revoked", error.to_string()))?;
+        let next_update = list.next_update().map(|time| time.timestamp());
+        Ok(Self { path, this_update: list.last_update().timestamp(), next_update })
     }
 }
 
@@ -154,19 +184,25 @@ pub struct ReceiverTls {
     pub senders: Vec<SenderId>,
     /// The receiver's own certificate.
     pub certificate: Certificate,
+    /// The lists of revoked certificates.
+    pub revoked: Vec<RevocationList>,
     /// Tells whether other certificates may be let in than before: by another authority, list or name.
     pub trust: [u8; 32],
 }
 
 impl ReceiverTls {
-    /// A receiver with these PEM texts, which lets nobody in whose certificate is in the lists `revoked`.
-    pub fn new(pem: Pem<'_>, revoked: &[Vec<u8>], senders: Vec<SenderId>) -> Result<Self, TlsError> {
-        let mut lists = Vec::new();
-        for list in revoked {
-            let found = CertificateRevocationListDer::pem_slice_iter(list).collect::<Result<Vec<_>, _>>();
+    /// A receiver with these PEM texts, which rejects the certificates in the lists `revoked`. A list past its next update
+    /// goes on to count: the caller warns of it.
+    pub fn new(pem: Pem<'_>, revoked: &[RevocationFile], senders: Vec<SenderId>) -> Result<Self, TlsError> {
+        let (mut lists, mut ages) = (Vec::new(), Vec::new());
+        for RevocationFile { path, text } in revoked {
+            let found = CertificateRevocationListDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
             let found = found.map_err(|error| TlsError::Unusable("revoked", error.to_string()))?;
             if found.is_empty() {
                 return Err(TlsError::Nothing("revoked"));
+            }
+            for list in &found {
+                ages.push(RevocationList::read(path.clone(), list)?);
             }
             lists.extend(found);
         }
@@ -188,9 +224,9 @@ impl ReceiverTls {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let names: Vec<&str> = senders.iter().map(SenderId::as_str).collect();
         let names = names.join(" ");
-        let lists = revoked.iter().map(Vec::as_slice);
+        let lists = revoked.iter().map(|file| file.text.as_slice());
         let trust = digest_of([pem.authority, names.as_bytes()].into_iter().chain(lists));
-        Ok(Self { config: Arc::new(config), senders, certificate, trust })
+        Ok(Self { config: Arc::new(config), senders, certificate, revoked: ages, trust })
     }
 
     /// Whether a sender of this name is let in.

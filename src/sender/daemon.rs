@@ -29,7 +29,7 @@ use crate::sender::room::RoomWatch;
 use crate::sender::tally::Tally;
 use crate::service::messages::sender;
 use crate::service::{
-    DaemonError, DirectoryLock, ExpiryWatch, InternalErrorLog, Pulse, ROUND, Stop, Stopper, Watchdog,
+    DaemonError, DirectoryLock, Expiry, ExpiryWatch, InternalErrorLog, Pulse, ROUND, Stop, Stopper, Watchdog,
     abort_on_panic, allow_open_files, logging, notify, open_private_directory, sockets, stop_channel,
     watch_for,
 };
@@ -141,7 +141,7 @@ async fn supervise(
 
     let mut tick = interval(ROUND);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut expiry = ExpiryWatch::new(sender::CERTIFICATE_ENDS);
+    let mut expiry = ExpiryWatch::default();
     let mut room = RoomWatch::default();
     let mut losses = LossLog::new(&reporter.tally);
     let mut internal_errors = InternalErrorLog::new(sender::INTERNAL_ERROR);
@@ -160,7 +160,9 @@ async fn supervise(
                 internal_errors.look();
                 exporters.look(&reporter.tally, Instant::now());
                 notify::status(&reporter.line());
-                expiry.look_at(reporter.settings.borrow().speech.certificate());
+                if let Some(certificate) = reporter.settings.borrow().speech.certificate() {
+                    expiry.look_at(sender::CERTIFICATE_ENDS, &Expiry::of_certificate(certificate));
+                }
             }
             _ = &mut threads.ingest_ended => break Err(DaemonError::system("cannot take datagrams any more")),
             _ = &mut link => break Err(DaemonError::system("the link's task ended")),

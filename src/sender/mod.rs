@@ -68,11 +68,11 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
         })),
         SenderAction::Check => {
             let mut loaded = config::load_sender(file.as_deref(), overrides, &surroundings)?;
-            reload::check(&loaded.settings)?;
+            let end = reload::check(&loaded.settings)?;
             let access = Unit::of(SENDER).check_access(&loaded.files(), &loaded.settings.spool.directory)?;
             let (note, warning) = room::check(&loaded.settings.spool, &loaded.settings.control);
             loaded.report.note(note.into_iter().chain(access));
-            loaded.report.warn(warning);
+            loaded.report.warn(end.into_iter().chain(warning));
             console::print(&loaded.report.to_string())
         }
         SenderAction::Reload => {

@@ -13,7 +13,9 @@ use crate::sender::ingest::IngestSettings;
 use crate::sender::keeper::KeeperSettings;
 use crate::sender::link::LinkSettings;
 use crate::service::messages::sender;
-use crate::service::{DaemonError, KeyReader, KeyTrouble, TlsTrouble, needs_restart, notify, read_key};
+use crate::service::{
+    DaemonError, Expiry, KeyReader, KeyTrouble, TlsTrouble, needs_restart, notify, read_key, wall_clock,
+};
 
 /// Reads the settings again, from where they came at the start.
 pub(crate) type Load = Box<dyn Fn() -> Result<Loaded<SenderSettings>, ConfigError> + Send + Sync>;
@@ -147,11 +149,11 @@ fn keeper_settings(settings: &SenderSettings) -> KeeperSettings {
 }
 
 /// Whether nf-sender can start with `settings`, or take them up, as far as files can tell: their keys and certificates can
-/// be read.
-pub(crate) fn check(settings: &SenderSettings) -> Result<(), DaemonError> {
-    link_settings(settings, &mut KeyReader::default())?;
+/// be read. Returns a warning of a certificate that expires.
+pub(crate) fn check(settings: &SenderSettings) -> Result<Option<String>, DaemonError> {
+    let link = link_settings(settings, &mut KeyReader::default())?;
     spool_keys(&settings.spool.encryption)?;
-    Ok(())
+    Ok(link.speech.certificate().and_then(|own| Expiry::of_certificate(own).warning(wall_clock())))
 }
 
 /// The keys of the spool, from where the settings say that they are.

@@ -1,20 +1,15 @@
-//! Brings certificates from where settings say that they are, and warns before they end.
+//! Brings certificates from where settings say that they are.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::config::{ReceiverTlsSettings, TlsFiles};
-use crate::limits::{CERTIFICATE_WARNING, PEM_MAX};
-use crate::secure::{Certificate, Pem, ReceiverTls, SenderTls, TlsError};
-use crate::service::{KeyTrouble, keys, wall_clock};
-
-/// How often the end of a certificate is warned of.
-const WARN_EVERY: Duration = Duration::from_secs(86_400);
+use crate::limits::PEM_MAX;
+use crate::secure::{Pem, ReceiverTls, RevocationFile, SenderTls, TlsError};
+use crate::service::{KeyTrouble, keys};
 
 /// Why there is no certificate to speak TLS with.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +44,8 @@ pub fn read_sender_tls(files: &TlsFiles, server_name: Option<&str>) -> Result<Se
 /// What a receiver brings to TLS.
 pub fn read_receiver_tls(settings: &ReceiverTlsSettings) -> Result<ReceiverTls, TlsTrouble> {
     let texts = Texts::read(&settings.files)?;
-    let revoked = settings.revoked.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
+    let file = |path: &PathBuf| Ok(RevocationFile { path: path.clone(), text: read(path)? });
+    let revoked = settings.revoked.iter().map(file).collect::<Result<Vec<_>, TlsTrouble>>()?;
     ReceiverTls::new(texts.pem(), &revoked, settings.senders.clone())
         .map_err(useless(&settings.files, &settings.revoked))
 }
@@ -86,89 +82,4 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsTrouble> {
     let outcome = File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes));
     outcome.map_err(|source| TlsTrouble::Unreadable { path: path.to_owned(), source })?;
     Ok(bytes)
-}
-
-fn now() -> i64 {
-    wall_clock().seconds()
-}
-
-/// Warns, once a day, of a certificate that ends soon.
-#[derive(Debug)]
-pub struct ExpiryWatch {
-    message_id: &'static str,
-    /// When which certificate was warned of.
-    warned: Option<(Instant, Certificate)>,
-}
-
-impl ExpiryWatch {
-    /// A watch that warns under this number.
-    pub fn new(message_id: &'static str) -> Self {
-        Self { message_id, warned: None }
-    }
-
-    /// To be called now and then with the own certificate, if there is one.
-    pub fn look_at(&mut self, certificate: Option<&Certificate>) {
-        if let Some(left) = certificate.and_then(|certificate| self.is_due(certificate)) {
-            tracing::warn!(
-                message_id = self.message_id,
-                "{}: nothing is delivered from then on: renew it and reload (systemctl reload)",
-                sentence(left)
-            );
-        }
-    }
-
-    /// Seconds left to a certificate that is to be warned of now.
-    fn is_due(&mut self, certificate: &Certificate) -> Option<i64> {
-        let left = certificate.not_after.saturating_sub(now());
-        let is_soon = u64::try_from(left).unwrap_or(0) <= CERTIFICATE_WARNING.as_secs();
-        let was_warned =
-            self.warned.as_ref().is_some_and(|(at, of)| of == certificate && at.elapsed() < WARN_EVERY);
-        if !is_soon || was_warned {
-            return None;
-        }
-        self.warned = Some((Instant::now(), certificate.clone()));
-        Some(left)
-    }
-}
-
-fn sentence(left: i64) -> String {
-    let days = left / 86_400;
-    match left {
-        ..=0 => "the own certificate has expired".to_owned(),
-        1..86_400 => "the own certificate expires within a day".to_owned(),
-        _ => format!("the own certificate expires in {days} day{}", if days == 1 { "" } else { "s" }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::time::advance;
-
-    use super::*;
-
-    fn ending_in(seconds: i64) -> Certificate {
-        Certificate { name: None, not_after: now() + seconds }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_certificate_is_warned_of_once_a_day_in_its_last_14_days_and_after() {
-        let mut watch = ExpiryWatch::new("");
-        assert_eq!(watch.is_due(&ending_in(15 * 86_400)), None);
-        for left in [13 * 86_400, -5] {
-            let certificate = ending_in(left);
-            assert!(watch.is_due(&certificate).is_some());
-            assert_eq!(watch.is_due(&certificate), None);
-            advance(WARN_EVERY).await;
-            assert!(watch.is_due(&certificate).is_some());
-        }
-        assert!(watch.is_due(&ending_in(7)).is_some(), "another certificate");
-    }
-
-    #[test]
-    fn the_time_that_is_left_is_said_in_days() {
-        assert_eq!(sentence(3 * 86_400 + 5), "the own certificate expires in 3 days");
-        assert_eq!(sentence(86_400), "the own certificate expires in 1 day");
-        assert_eq!(sentence(60), "the own certificate expires within a day");
-        assert_eq!(sentence(-60), "the own certificate has expired");
-    }
 }

@@ -66,6 +66,8 @@ pub mod receiver {
     pub const LOOP_STUCK: &str = "1051d220f6554a7795f5f6ce676120a7";
     /// The own certificate ends soon, or has ended.
     pub const CERTIFICATE_ENDS: &str = "728d83726ed1458b93f92dcf8246cc34";
+    /// A list of revoked certificates expires soon, or has expired.
+    pub const REVOCATION_LIST_ENDS: &str = "d1ff7cc3d44449a5a2cd82cf49e7a462";
     /// A session with a sender is agreed.
     pub const SESSION_BEGAN: &str = "e93ad38d720e46c195c5f98db79651b5";
     /// A session with a sender has ended.

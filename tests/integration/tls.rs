@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use crate::running::shared;
 use crate::support::chatter::{MIXED, Pattern};
 use crate::support::collector::Collector;
+use crate::support::daemon::Program;
 use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost, write_secret};
 use crate::support::pair::STALL;
 use crate::support::pki::{Authority, Issued};
@@ -147,6 +148,29 @@ fn bad_files_on_a_reload_leave_everything_as_it_was() {
     let mut exporters = site.sender.exporters(1, site.pattern);
     exporters.send(50);
     site.collector.wait_for_all(exporters.sent(), STALL).assert_exact(exporters.sent());
+}
+
+#[test]
+fn an_expired_list_of_revoked_ones_is_warned_of() {
+    let _running = shared();
+    let mut site = Site::new();
+    let expired = |site: &Site| {
+        let list = site.authority.revoke_until(&[], SystemTime::now() - DAY);
+        write_secret(&site.receiver.path("crl"), &list);
+    };
+    let words = ["list of revoked certificates", "crl has expired", "reload"];
+    site.receiver.start();
+    expired(&site);
+    site.receiver.daemon().reload();
+    site.receiver.daemon().wait_for_log(&words, STALL);
+    let configuration = site.receiver.path("nf-receiver.toml");
+    let checked =
+        Program::Receiver.run(&["-c", configuration.to_str().unwrap(), "-C", "127.0.0.1:9", "check"]);
+    let report = String::from_utf8(checked.stdout).unwrap();
+    let warned = report
+        .lines()
+        .any(|line| line.starts_with("warning: ") && words.iter().all(|word| line.contains(word)));
+    assert!(warned, "{report}{}", String::from_utf8_lossy(&checked.stderr));
 }
 
 #[test]

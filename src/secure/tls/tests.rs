@@ -38,10 +38,37 @@ fn sender(authority: &Authority, own: &Issued) -> SenderHandshake {
 /// A receiver that lets in whom `authority` signed.
 fn receiver(authority: &Authority, revoked: &[&Issued], senders: &[&str]) -> Admission {
     let own = authority.issue(RECEIVER, 1, in_a_year());
-    let lists = if revoked.is_empty() { Vec::new() } else { vec![authority.revoke(revoked).into_bytes()] };
+    let lists = if revoked.is_empty() { Vec::new() } else { vec![list_file(authority.revoke(revoked))] };
     let senders = senders.iter().map(|id| id.parse().unwrap()).collect();
     let tls = ReceiverTls::new(pem(authority, &own), &lists, senders).unwrap();
     Admission { tls: Some(tls), ..Admission::default() }
+}
+
+fn list_file(pem: String) -> RevocationFile {
+    RevocationFile { path: "crl.pem".into(), text: pem.into_bytes() }
+}
+
+#[test]
+fn a_list_names_its_file_and_its_next_update() {
+    let authority = Authority::new("one");
+    let own = authority.issue(RECEIVER, 1, in_a_year());
+    let until = SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000);
+    let lists = [list_file(authority.revoke_until(&[&own], until))];
+    let tls = ReceiverTls::new(pem(&authority, &own), &lists, Vec::new()).unwrap();
+    let (path, this_update) = ("crl.pem".into(), 1_577_836_800);
+    assert_eq!(tls.revoked, [RevocationList { path, this_update, next_update: Some(1_900_000_000) }]);
+}
+
+#[test]
+fn an_expired_list_goes_on_to_reject_what_is_in_it() {
+    let authority = Authority::new("one");
+    let [own, bad, good] = [(RECEIVER, 1), ("bad", 2), ("good", 3)]
+        .map(|(name, serial)| authority.issue(name, serial, in_a_year()));
+    let expired = authority.revoke_until(&[&bad], SystemTime::now() - YEAR);
+    let tls = ReceiverTls::new(pem(&authority, &own), &[list_file(expired)], Vec::new()).unwrap();
+    let admission = || Admission { tls: Some(tls.clone()), ..Admission::default() };
+    assert!(outcome(sender(&authority, &bad), admission()).1.unwrap_err().contains("evoked"));
+    assert_eq!(outcome(sender(&authority, &good), admission()).1.unwrap().as_str(), "good");
 }
 
 fn unchanged(_: usize, bytes: Vec<u8>) -> Vec<u8> {
@@ -275,7 +302,7 @@ fn files_that_hold_something_else_are_told_apart() {
     assert!(refusal(Pem { key: other.key.as_bytes(), ..good }).starts_with("key: "));
     let nameless = authority.issue("*.example.net", 4, in_a_year());
     assert_eq!(refusal(pem(&authority, &nameless)), TlsError::NoName.to_string());
-    let list = ReceiverTls::new(good, &[b"no list".to_vec()], Vec::new()).unwrap_err();
+    let list = ReceiverTls::new(good, &[list_file("no list".to_owned())], Vec::new()).unwrap_err();
     assert_eq!(list.to_string(), "revoked: no PEM block of that kind is in it");
 }
 

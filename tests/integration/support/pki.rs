@@ -1,6 +1,6 @@
 //! A PKI of the test's own: an authority that signs, and takes back what it signed.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod,
@@ -43,8 +43,13 @@ impl Authority {
         Issued { certificate, key: key.serialize_pem(), serial }
     }
 
-    /// A list of these as revoked.
+    /// A list of these as revoked, for a long time to come.
     pub(crate) fn revoke(&self, issued: &[&Issued]) -> String {
+        self.revoke_until(issued, UNIX_EPOCH + Duration::from_secs(4_000_000_000))
+    }
+
+    /// A list of these as revoked, after which the next one is due then.
+    pub(crate) fn revoke_until(&self, issued: &[&Issued], until: SystemTime) -> String {
         let revoked = |issued: &&Issued| RevokedCertParams {
             serial_number: SerialNumber::from(issued.serial),
             revocation_time: date_time_ymd(2020, 1, 1),
@@ -53,7 +58,7 @@ impl Authority {
         };
         let list = CertificateRevocationListParams {
             this_update: date_time_ymd(2020, 1, 1),
-            next_update: date_time_ymd(2099, 1, 1),
+            next_update: date_time_ymd(1970, 1, 1) + until.duration_since(UNIX_EPOCH).unwrap(),
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,
             revoked_certs: issued.iter().map(revoked).collect(),
