@@ -33,7 +33,7 @@ use crate::secure::is_proven;
 use crate::sequence::{Gap, Position, RunId, SenderId, StreamId};
 use crate::service::messages::receiver;
 use crate::service::stream::{Received, Stream, StreamError, protection};
-use crate::service::{LogLimit, More, Stop};
+use crate::service::{ExpiredCertificate, LogLimit, More, SessionExpiry, Stop};
 use crate::session::{Place, ReceiverEvent, ReceiverSession, SessionError};
 use crate::status::{RefusedStatus, count_of};
 
@@ -151,6 +151,10 @@ enum Ended {
         /// The address of the sender that has the stream, if that was here.
         holder: Option<SocketAddr>,
     },
+    #[error("the certificate of nf-receiver has expired: renew it and reload nf-receiver")]
+    OwnExpired,
+    #[error("the certificate of this sender has expired: renew it and reload nf-sender")]
+    Expired,
     #[error("no HELLO in time")]
     NoHello,
     #[error(
@@ -171,6 +175,8 @@ impl Ended {
             Self::Closed | Self::Goodbye | Self::Superseded(_) | Self::Expelled | Self::Stopping => false,
             Self::Stream(_)
             | Self::Session(_)
+            | Self::OwnExpired
+            | Self::Expired
             | Self::Unheard(_)
             | Self::NotProven { .. }
             | Self::NoHello
@@ -205,6 +211,7 @@ pub(crate) async fn serve(
         run: RunId::NONE,
         was_told: false,
         ends_by: None,
+        expiry: SessionExpiry::of(stream.channel()),
     };
     let mut place = shared.waiting.enter(&id);
     let greeting = timeout_at(greeted_by, connection.greet(&mut stream, peer, &id));
@@ -258,6 +265,7 @@ struct Connection<'a> {
     was_told: bool,
     /// When the session ends at the latest, once the sender has closed its connection.
     ends_by: Option<Instant>,
+    expiry: SessionExpiry,
 }
 
 /// What ended a wait.
@@ -270,6 +278,7 @@ enum Happened {
     Collectors,
     Wanted,
     Expelled,
+    Expired(ExpiredCertificate),
     Stop,
 }
 
@@ -424,6 +433,8 @@ impl Connection<'_> {
                 Happened::Collectors => self.follow_collectors(turn),
                 Happened::Wanted => return Ended::Superseded(turn.newest_peer()),
                 Happened::Expelled => return Ended::Expelled,
+                Happened::Expired(ExpiredCertificate::Own) => return Ended::OwnExpired,
+                Happened::Expired(ExpiredCertificate::Peer) => return Ended::Expired,
                 Happened::Stop => return Ended::Stopping,
             }
         }
@@ -449,6 +460,7 @@ impl Connection<'_> {
             Ok(()) = self.outputs.changed() => Happened::Collectors,
             Ok(()) = newest.changed() => Happened::Wanted,
             () = self.known.expelled() => Happened::Expelled,
+            whose = self.expiry.expired() => Happened::Expired(whose),
             () = self.stop.told() => Happened::Stop,
         }
     }
@@ -641,6 +653,9 @@ impl Connection<'_> {
                 "this sender did not prove that the stream is its own: something on the way changes the connection, or the \
                  two sides disagree on the protocol; everything stays queued",
             ),
+            Ended::OwnExpired | Ended::Expired => {
+                self.session.refuse(RefusalCode::NotAdmitted, &ended.to_string());
+            }
             Ended::Superseded(_) => self.session.refuse(RefusalCode::Superseded, &ended.to_string()),
             Ended::Storage(error @ PositionsError::TooManyNew { .. }) => {
                 self.session.refuse(RefusalCode::TooManyStreams, &error.to_string());

@@ -16,7 +16,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use snow::TransportState;
 
 use crate::limits::{CHANNEL_BYTES_MAX, REKEY_EVERY, SEALED_AHEAD};
-use crate::secure::Suite;
+use crate::secure::{Certificate, CertificateEnds, Suite};
 
 /// Bytes of the tag in each record.
 const TAG_LEN: usize = 16;
@@ -91,7 +91,14 @@ enum Layer {
     /// `None` without a handshake.
     Plain(Option<ChannelBinding>),
     Keyed(Box<Records>),
-    Tls(Box<rustls::Connection>),
+    Tls(Box<Tls>),
+}
+
+/// A TLS connection whose handshake is done.
+struct Tls {
+    connection: rustls::Connection,
+    /// When its certificates end to be valid.
+    certificates: Option<CertificateEnds>,
 }
 
 /// The records of both directions.
@@ -125,13 +132,14 @@ impl Channel {
         Self { layer: Layer::Keyed(Box::new(records)), early: Vec::new() }
     }
 
-    /// A channel over TLS, whose handshake is done.
-    pub(super) fn tls(connection: impl Into<rustls::Connection>) -> Self {
+    /// A channel over TLS, whose handshake is done and showed the certificate `own`.
+    pub(super) fn tls(connection: impl Into<rustls::Connection>, own: &Certificate) -> Self {
         let mut connection = connection.into();
+        let certificates = CertificateEnds::of(own, &connection);
         let mut early = Vec::new();
         // What is wrong with it is found again, and told, when the next bytes come.
         drop(take_plain(&mut connection, &mut |bytes| early.extend_from_slice(bytes)));
-        Self { layer: Layer::Tls(Box::new(connection)), early }
+        Self { layer: Layer::Tls(Box::new(Tls { connection, certificates })), early }
     }
 
     /// What binds a proof to this connection.
@@ -139,7 +147,8 @@ impl Channel {
         match &self.layer {
             Layer::Plain(binding) => binding.ok_or(ChannelError::Unbound),
             Layer::Keyed(records) => Ok(records.binding),
-            Layer::Tls(connection) => connection
+            Layer::Tls(tls) => tls
+                .connection
                 .export_keying_material([0; 32], b"EXPORTER-Channel-Binding", None)
                 .map(ChannelBinding)
                 .map_err(|error| ChannelError::Tls(error.to_string())),
@@ -165,6 +174,14 @@ impl Channel {
         }
     }
 
+    /// When its certificates end to be valid: a handshake checks that once.
+    pub fn certificates(&self) -> Option<CertificateEnds> {
+        match &self.layer {
+            Layer::Plain(_) | Layer::Keyed(_) => None,
+            Layer::Tls(tls) => tls.certificates,
+        }
+    }
+
     /// Whether so much went over it that a new handshake is due.
     pub fn is_worn(&self) -> bool {
         match &self.layer {
@@ -186,7 +203,7 @@ impl Channel {
                 Ok(())
             }
             Layer::Keyed(records) => records.seal(plain, wire),
-            Layer::Tls(connection) => seal_tls(connection, plain, wire),
+            Layer::Tls(tls) => seal_tls(&mut tls.connection, plain, wire),
         }
     }
 
@@ -201,7 +218,7 @@ impl Channel {
                 Ok(())
             }
             Layer::Keyed(records) => records.open(wire, take),
-            Layer::Tls(connection) => open_tls(connection, wire, take),
+            Layer::Tls(tls) => open_tls(&mut tls.connection, wire, take),
         }
     }
 }

@@ -40,4 +40,6 @@ pub use handshake::{
 pub use key::{Key, KeyError, KeyId, Strength};
 pub use stream_key::{StreamKey, is_proven};
 pub use suite::Suite;
-pub use tls::{Certificate, Pem, ReceiverTls, RevocationFile, RevocationList, SenderTls, TlsError};
+pub use tls::{
+    Certificate, CertificateEnds, Pem, ReceiverTls, RevocationFile, RevocationList, SenderTls, TlsError,
+};

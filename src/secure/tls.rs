@@ -17,7 +17,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::TLS13;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use rustls::{ClientConfig, ClientConnection, CommonState, RootCertStore, ServerConfig, ServerConnection};
 use x509_parser::prelude::{CertificateRevocationList, FromDer, GeneralName, X509Certificate};
 
 use crate::sequence::SenderId;
@@ -97,6 +97,23 @@ impl RevocationList {
             .map_err(|error| TlsError::Unusable("revoked", error.to_string()))?;
         let next_update = list.next_update().map(|time| time.timestamp());
         Ok(Self { path, this_update: list.last_update().timestamp(), next_update })
+    }
+}
+
+/// When the certificates of a connection end to be valid, in seconds since 1970-01-01.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CertificateEnds {
+    /// That of this side.
+    pub own: i64,
+    /// That of the other side.
+    pub peer: i64,
+}
+
+impl CertificateEnds {
+    /// Those of `connection`, whose handshake is done; `None` if the other side showed no certificate.
+    pub(super) fn of(own: &Certificate, connection: &CommonState) -> Option<Self> {
+        let leaf = connection.peer_certificates().and_then(|chain| chain.first())?;
+        Some(Self { own: own.not_after, peer: Certificate::read(leaf).ok()?.not_after })
     }
 }
 

@@ -22,7 +22,7 @@ use crate::sender::stall::StallDetector;
 use crate::sequence::Position;
 use crate::service::messages::sender;
 use crate::service::stream::{Received, Stream, StreamError, protection};
-use crate::service::{LogLimit, More, ROUND, TcpProgress};
+use crate::service::{ExpiredCertificate, LogLimit, More, ROUND, SessionExpiry, TcpProgress};
 use crate::session::{SenderEvent, SenderSession};
 use crate::status::count_of;
 
@@ -41,6 +41,7 @@ pub(crate) struct Conversation<'a> {
     ahead: ReadAhead,
     /// When the channel is too old to go on.
     renew_at: Instant,
+    expiry: SessionExpiry,
     watched: Watched,
     complaints: LogLimit<()>,
     stall: StallDetector,
@@ -66,6 +67,7 @@ enum Happened {
     Arrived,
     Time,
     Close(Why),
+    Expired(ExpiredCertificate),
 }
 
 impl<'a> Conversation<'a> {
@@ -80,12 +82,14 @@ impl<'a> Conversation<'a> {
         let hello = link.queue.hello(heartbeat, stream.channel().binding()?);
         let now = Instant::now().into_std();
         let session = SenderSession::new(hello, now);
+        let expiry = SessionExpiry::of(stream.channel());
         Ok(Self {
             link,
             line: Arc::new(Mutex::new(Line::new(session, stream, hello.stream))),
             is_agreed: false,
             ahead: ReadAhead::new(&link.queue),
             renew_at: Instant::now() + CHANNEL_AGE_MAX,
+            expiry,
             watched,
             complaints: LogLimit::default(),
             stall: StallDetector::new(heartbeat.duration(), now),
@@ -169,6 +173,14 @@ impl<'a> Conversation<'a> {
                 Happened::ReadAhead(outcome) => self.note_read(outcome),
                 Happened::Arrived => {}
                 Happened::Close(why) => closing = Some(self.close(why)),
+                Happened::Expired(whose) => {
+                    let whose = match whose {
+                        ExpiredCertificate::Own => "the own certificate",
+                        ExpiredCertificate::Peer => "its certificate",
+                    };
+                    tracing::warn!(peer, "connecting to {peer} again: {whose} has expired");
+                    closing = Some(self.close(Why::Renew));
+                }
                 Happened::Time => {
                     if let Some(closing) = closing.filter(|closing| closing.until <= Instant::now()) {
                         return closing.ended();
@@ -289,6 +301,7 @@ impl<'a> Conversation<'a> {
             () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Happened::Time,
             Ok(()) = self.watched.settings.changed(), if closing.is_none() => Happened::Close(Why::Renew),
             Ok(()) = self.watched.redial.changed(), if closing.is_none() => Happened::Close(Why::Asked),
+            whose = self.expiry.expired(), if closing.is_none() => Happened::Expired(whose),
             () = stop.told(), if !is_stopping => Happened::Close(Why::Stop),
         }
     }

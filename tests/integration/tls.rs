@@ -12,6 +12,7 @@ use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost, write_secret
 use crate::support::pair::STALL;
 use crate::support::pki::{Authority, Issued};
 use crate::support::samples::{assert_conserved, count};
+use crate::support::wall_clock::WallClock;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -171,6 +172,56 @@ fn an_expired_list_of_revoked_ones_is_warned_of() {
         .lines()
         .any(|line| line.starts_with("warning: ") && words.iter().all(|word| line.contains(word)));
     assert!(warned, "{report}{}", String::from_utf8_lossy(&checked.stderr));
+}
+
+/// A certificate of the sender that ends in a day, and a receiver whose wall clock the test sets.
+fn site_with_a_days_certificate(clock: &WallClock) -> Site {
+    let mut site = Site::new();
+    site.receiver.set_clock(clock);
+    let issued = site.authority.issue("brno-edge", 2, SystemTime::now() + DAY);
+    write_secret(&site.sender.path("certificate"), &issued.certificate);
+    write_secret(&site.sender.path("private"), &issued.key);
+    site.receiver.start();
+    site
+}
+
+#[test]
+fn a_session_ends_when_the_sender_s_certificate_does() {
+    let _running = shared();
+    let clock = WallClock::right();
+    let mut site = site_with_a_days_certificate(&clock);
+    site.sender.start();
+    site.sender.wait_state("connected", STALL);
+    clock.set("+2d");
+    site.receiver
+        .daemon()
+        .wait_for_log(&["session of brno-edge", "certificate of this sender has expired"], STALL);
+    let status = site.sender.wait_status(STALL, |status| {
+        status["state"] == "refused" && status["reason"].as_str().unwrap().contains("TLS")
+    });
+    assert!(status["reason"].as_str().unwrap().contains("xpired"), "{status:#}");
+    let mut exporters = site.sender.exporters(1, site.pattern);
+    exporters.send(100);
+
+    site.give("brno-edge", 3);
+    site.sender.daemon().reload();
+    site.collector.wait_for_all(exporters.sent(), STALL).assert_exact(exporters.sent());
+}
+
+#[test]
+fn a_session_ends_when_the_receiver_s_certificate_does() {
+    let _running = shared();
+    let mut site = Site::new();
+    let clock = WallClock::right();
+    site.give("brno-edge", 2);
+    site.sender.set_clock(&clock);
+    site.receiver.start();
+    site.sender.start();
+    site.sender.wait_state("connected", STALL);
+    clock.set("+6d");
+    site.sender.daemon().wait_for_log(&["again: its certificate has expired"], STALL);
+    let status = site.sender.wait_state("refused", STALL);
+    assert!(status["reason"].as_str().unwrap().contains("xpired"), "{status:#}");
 }
 
 #[test]

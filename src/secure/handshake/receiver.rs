@@ -220,7 +220,8 @@ impl ReceiverHandshake {
             return Err(Turned::Tls("the other side does not mean the protocol nf-transport/1".to_owned()));
         }
         let name = peer_name(&connection);
-        let mut channel = Channel::tls(*connection);
+        let own = self.admission.tls.as_ref().map(|tls| &tls.certificate).ok_or(Turned::System)?;
+        let mut channel = Channel::tls(*connection, own);
         let admitted = name.ok_or(Turned::NoName).and_then(|sender| {
             let tls = self.admission.tls.as_ref().filter(|tls| tls.admits(&sender));
             match tls {

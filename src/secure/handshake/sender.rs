@@ -8,7 +8,7 @@ use crate::secure::handshake::{
     Handshake, MESSAGE_LEN, TLS_READ, frame, framed, initiator, missing_of_frame, tls_input, tls_output,
 };
 use crate::secure::preface::{Mode, Parsed, Preface, PrefaceError, REPLY_LEN, Status};
-use crate::secure::{Key, SenderTls, Suite};
+use crate::secure::{Certificate, Key, SenderTls, Suite};
 use crate::sequence::SenderId;
 
 /// Why a sender did not come to a channel. Everything that it holds stays where it is.
@@ -68,7 +68,11 @@ enum Phase {
         state: Box<HandshakeState>,
         suite: Suite,
     },
-    Tls(Box<ClientConnection>),
+    Tls {
+        connection: Box<ClientConnection>,
+        /// The own certificate.
+        own: Certificate,
+    },
     Done(Channel),
     Over,
 }
@@ -88,7 +92,8 @@ impl SenderHandshake {
     /// A handshake that leads to a channel over TLS with the receiver at `host`.
     pub fn tls(tls: &SenderTls, host: &str) -> Result<Self, SenderHandshakeError> {
         let connection = tls.connect(host).map_err(|error| SenderHandshakeError::Tls(error.to_string()))?;
-        Ok(Self { input: Vec::new(), output: Vec::new(), phase: Phase::Tls(Box::new(connection)) })
+        let phase = Phase::Tls { connection: Box::new(connection), own: tls.certificate.clone() };
+        Ok(Self { input: Vec::new(), output: Vec::new(), phase })
     }
 
     fn new(preface: Vec<u8>, mode: Mode, key: Option<(Key, Suite)>) -> Self {
@@ -150,7 +155,7 @@ impl Handshake for SenderHandshake {
     type Error = SenderHandshakeError;
 
     fn take_output(&mut self) -> Vec<u8> {
-        if let Phase::Tls(connection) = &mut self.phase {
+        if let Phase::Tls { connection, .. } = &mut self.phase {
             tls_output(&mut ***connection, &mut self.output);
         }
         core::mem::take(&mut self.output)
@@ -161,27 +166,29 @@ impl Handshake for SenderHandshake {
             Phase::Reply { .. } => REPLY_LEN.saturating_sub(self.input.len()),
             // A length that is too long was told of when it came.
             Phase::Message2 { .. } => missing_of_frame(&self.input, MESSAGE_LEN).unwrap_or(0),
-            Phase::Tls(connection) if connection.is_handshaking() => TLS_READ,
-            Phase::Tls(_) | Phase::Done(_) | Phase::Over => 0,
+            Phase::Tls { connection, .. } if connection.is_handshaking() => TLS_READ,
+            Phase::Tls { .. } | Phase::Done(_) | Phase::Over => 0,
         }
     }
 
     fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), SenderHandshakeError> {
-        if let Phase::Tls(connection) = &mut self.phase {
+        if let Phase::Tls { connection, .. } = &mut self.phase {
             return tls_input(&mut ***connection, bytes).map_err(SenderHandshakeError::Tls);
         }
         self.input.extend_from_slice(bytes);
         match &self.phase {
             Phase::Reply { .. } => self.take_reply(),
             Phase::Message2 { .. } => self.take_message_2(),
-            Phase::Tls(_) | Phase::Done(_) | Phase::Over => Ok(()),
+            Phase::Tls { .. } | Phase::Done(_) | Phase::Over => Ok(()),
         }
     }
 
     fn finish(self) -> Option<Channel> {
         match self.phase {
             Phase::Done(channel) => Some(channel),
-            Phase::Tls(connection) => (!connection.is_handshaking()).then(|| Channel::tls(*connection)),
+            Phase::Tls { connection, own } => {
+                (!connection.is_handshaking()).then(|| Channel::tls(*connection, &own))
+            }
             Phase::Reply { .. } | Phase::Message2 { .. } | Phase::Over => None,
         }
     }
