@@ -37,7 +37,7 @@ pub enum SenderAction {
     },
     /// Write what a token says into the configuration.
     Join {
-        /// The token, or `-` for standard input.
+        /// The token, or `-` (default) for standard input.
         token: TypedToken,
     },
 }
@@ -141,7 +141,8 @@ const ROWS: &[Row] = &[
 
 const AFTER_HELP: &str = "\
 Examples:
-  nf-sender join - < token
+  nf-sender join
+  nf-sender join < token
   nf-sender --receiver collector.example.net:2055 --key-file /etc/nf-sender/key
   nf-sender --listen 192.0.2.1:9995 --receiver 127.0.0.1:2055 --spool /var/tmp/spool
   nf-sender status --watch
@@ -182,9 +183,10 @@ pub fn sender_command() -> Command {
                     "Write what a token of `nf-receiver invite` says (receiver, id, key and cipher) into the \
                      configuration, and make a running nf-sender take it up; safe to repeat",
                 )
-                .arg(Arg::new("token").value_name("TOKEN").required(true).allow_hyphen_values(true).help(
-                    "The token. It holds the key: treat it like a password. Better than to type it is -, which reads \
-                     it from standard input and so keeps it out of `ps` and of the shell's history",
+                .arg(Arg::new("token").value_name("TOKEN").default_value("-").allow_hyphen_values(true).help(
+                    "The token; - reads it from standard input, and a terminal does not show it. It holds the key: \
+                     treat it like a password. Written here, it is visible in `ps` for a moment and stays in the \
+                     shell's history",
                 )),
         );
     with_options(command, ROWS)
@@ -208,7 +210,7 @@ fn action(subcommand: Option<(&str, &ArgMatches)>) -> SenderAction {
         Some(("reload", _)) => SenderAction::Reload,
         Some(("keygen", matches)) => SenderAction::Keygen { file: keygen_file(matches) },
         Some(("join", matches)) => {
-            let token = matches.get_one::<String>("token").cloned().unwrap_or_default();
+            let token = matches.get_one::<String>("token").cloned().unwrap_or_else(|| "-".to_owned());
             SenderAction::Join { token: TypedToken(Zeroizing::new(token)) }
         }
         _ => SenderAction::Run,

@@ -45,11 +45,17 @@ fn what_is_not_there_is_refused_as_unknown() {
         let error = sender(&format!("nf-sender {option}")).unwrap_err();
         assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument, "{option}");
     }
-    assert!(sender("nf-sender join").is_err());
+    assert!(sender("nf-sender join one two").is_err());
     let receiver = |line: &str| parse_receiver(line.split(' ').map(OsString::from));
     assert!(receiver("nf-receiver --reconnect").is_err());
     assert!(receiver("nf-receiver reconnect").is_err());
     assert_eq!(receiver("nf-receiver check").unwrap().action, ReceiverAction::Check);
+}
+
+#[test]
+fn a_token_that_is_not_given_is_read_from_standard_input() {
+    let SenderAction::Join { token } = sender("nf-sender join").unwrap().action else { panic!("no join") };
+    assert_eq!(token.as_str(), "-");
 }
 
 #[test]

@@ -2,7 +2,6 @@
 //!
 //! Always holds: nothing is written unless all of it will be in effect, and no key that was there is lost.
 
-use std::io::{self, BufRead, IsTerminal, Read};
 use std::path::Path;
 
 use serde::Serialize;
@@ -14,7 +13,7 @@ use crate::config::{
 use crate::limits::TOKEN_MAX;
 use crate::secure::token::Token;
 use crate::service::pairing::{DropIn, Place};
-use crate::service::{DaemonError, console};
+use crate::service::{DaemonError, console, read_secret_line};
 use crate::status::take_up;
 
 const NAME: &str = "50-joined.toml";
@@ -78,15 +77,9 @@ pub(crate) fn run(
 
 /// The first line of standard input.
 fn typed() -> Result<Zeroizing<String>, DaemonError> {
-    if io::stdin().is_terminal() {
-        console::note("the token, and Enter:");
-    }
-    let mut text = Zeroizing::new(String::with_capacity(2 * TOKEN_MAX));
-    let most = u64::try_from(2 * TOKEN_MAX).unwrap_or(u64::MAX);
-    io::stdin().lock().take(most).read_line(&mut text).map_err(|error| {
+    read_secret_line("the token (it is not shown), and Enter:", 2 * TOKEN_MAX).map_err(|error| {
         DaemonError::input_output(format_args!("the token cannot be read from standard input: {error}"))
-    })?;
-    Ok(text)
+    })
 }
 
 /// What stands above the drop-in (a later one, a variable, an option) would make the token mean nothing.

@@ -39,7 +39,7 @@ use crate::cli::{self, Invocation, SenderAction};
 use crate::config::{self, SENDER, Surroundings};
 use crate::service::messages::sender;
 use crate::service::pairing::keygen;
-use crate::service::{DaemonError, Unit, conceal_key, console, overrides};
+use crate::service::{DaemonError, Unit, conceal_key, conceal_token, console, overrides};
 use crate::status::{self, Manner, Request};
 
 /// Does what the command line of this process asks for, and gives the exit code.
@@ -57,6 +57,9 @@ pub fn main() -> process::ExitCode {
 fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
     let Invocation { file, given, action } = invocation;
     conceal_key(&given)?;
+    if let SenderAction::Join { token } = &action {
+        conceal_token(token.as_str())?;
+    }
     let overrides = overrides(given);
     let surroundings = match action {
         SenderAction::Run => Surroundings::of_this_process(),

@@ -1,4 +1,4 @@
-//! Takes a key off the command line, where every user of the machine could read it (`ps`).
+//! Takes a key or token off the command line, where every user of the machine could read it (`ps`).
 
 use std::convert::Infallible;
 use std::env;
@@ -8,8 +8,8 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use crate::cli::Given;
-use crate::limits::KEY_FILE_MAX;
-use crate::service::{DaemonError, logging};
+use crate::limits::{KEY_FILE_MAX, TOKEN_MAX};
+use crate::service::{DaemonError, console, logging};
 
 /// The key that the command line holds in full, if it does.
 fn typed_key(given: &[Given]) -> Option<&str> {
@@ -33,20 +33,43 @@ pub fn conceal_key(given: &[Given]) -> Result<(), DaemonError> {
          histories and logs keep it: use --key-file, the systemd credential `key`, or `-k -` instead"
     );
     logging::finish();
-    let failed =
-        |error| DaemonError::system(format_args!("cannot take the key off the command line: {error}"));
-    restart(key, env::args_os().collect()).map(|never| match never {}).map_err(failed)
+    let arguments = without_key(env::args_os().skip(1));
+    restart(key, ["-k", "-"].map(OsString::from).into_iter().chain(arguments))
 }
 
-fn restart(key: &str, arguments: Vec<OsString>) -> io::Result<Infallible> {
-    let (reader, mut writer) = io::pipe()?;
-    // A pipe has room for more than `KEY_FILE_MAX`, so this never waits for a reader.
-    writer.write_all(key.as_bytes())?;
-    drop(writer);
-    let mut arguments = arguments.into_iter();
-    let name = arguments.next().unwrap_or_default();
-    let rest = without_key(arguments);
-    Err(Command::new(env::current_exe()?).arg0(name).args(["-k", "-"]).args(rest).stdin(reader).exec())
+/// If the `token` of an invitation was given on the command line, starts this program again in the same process with `-` in
+/// its place and the token on standard input.
+pub fn conceal_token(token: &str) -> Result<(), DaemonError> {
+    // What is longer is no token, and more than a pipe may have room for.
+    if token == "-" || token.len() > TOKEN_MAX {
+        return Ok(());
+    }
+    console::note(
+        "warning: the token was on the command line, where other users could read it until now, and where histories \
+         and logs keep it: use `nf-sender join` instead, which asks for it. If others may have seen it, have another one \
+         made: nf-receiver invite --renew",
+    );
+    restart(token, without_token(env::args_os().skip(1), token).into_iter())
+}
+
+/// Starts this program again with these `arguments` and `secret` on standard input. Returns only if that fails.
+fn restart(secret: &str, arguments: impl Iterator<Item = OsString>) -> Result<(), DaemonError> {
+    let restart = || -> io::Result<Infallible> {
+        let (reader, mut writer) = io::pipe()?;
+        // A pipe has room for more than `KEY_FILE_MAX` and `TOKEN_MAX`, so this never waits for a reader.
+        writer.write_all(secret.as_bytes())?;
+        drop(writer);
+        let name = env::args_os().next().unwrap_or_default();
+        Err(Command::new(env::current_exe()?).arg0(name).args(arguments).stdin(reader).exec())
+    };
+    let failed =
+        |error| DaemonError::system(format_args!("cannot take the secret off the command line: {error}"));
+    restart().map(|never| match never {}).map_err(failed)
+}
+
+/// The `arguments` with `-` in the place of the token.
+fn without_token(arguments: impl Iterator<Item = OsString>, token: &str) -> Vec<OsString> {
+    arguments.map(|argument| if argument == token { OsString::from("-") } else { argument }).collect()
 }
 
 /// The `arguments` without the option that gives a key, in each of the forms that it may have.
@@ -76,6 +99,15 @@ mod tests {
             let line = format!("--listen [::]:2055 {line} --key-file f check");
             let rest = without_key(line.split(' ').map(OsString::from));
             assert_eq!(rest, ["--listen", "[::]:2055", "--key-file", "f", "check"], "{line}");
+        }
+    }
+
+    #[test]
+    fn a_dash_takes_the_place_of_the_token() {
+        for line in ["-c dc2.toml join TOKEN", "-c dc2.toml join -- TOKEN"] {
+            let rest = without_token(line.split(' ').map(OsString::from), "TOKEN");
+            let rest: Vec<_> = rest.iter().map(|word| word.to_str().unwrap()).collect();
+            assert_eq!(rest.join(" "), line.replace("TOKEN", "-"));
         }
     }
 

@@ -2,7 +2,7 @@
 //! line nor in the log.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::running::shared;
 use crate::support::chatter::{MIXED, Pattern};
 use crate::support::daemon::Program;
-use crate::support::hosts::{QUICK_SENDER, key_text};
+use crate::support::hosts::{QUICK_SENDER, ReceiverHost, key_text};
 use crate::support::meddler::{Meddler, Side};
 use crate::support::netflow_tools::have;
 use crate::support::pair::{Pair, STALL};
@@ -173,6 +173,61 @@ fn a_key_on_the_command_line_is_gone_once_the_daemons_are_ready_and_means_blowfi
         pair.sender.take().terminate();
         pair.receiver.take().terminate();
     }
+}
+
+/// A token for sender `edge`.
+fn token() -> String {
+    let receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], "");
+    crate::pairing::token(&receiver, &["edge", "--address", "collector.example.net:2055"])
+}
+
+#[test]
+fn a_token_on_the_command_line_is_hidden_and_warned_of() {
+    let (token, directory) = (token(), tempfile::tempdir().unwrap());
+    // Whoever reads this configuration waits until somebody writes it.
+    let configuration = directory.path().join("nf-sender.toml");
+    assert!(Command::new("mkfifo").arg(&configuration).status().unwrap().success());
+    let mut command = Program::Sender.command();
+    command.args(["-c", configuration.to_str().unwrap(), "join", &token]).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let deadline = Instant::now() + STALL;
+    let hidden = |seen: &[u8]| seen.ends_with(b"join\0-\0");
+    while !hidden(&fs::read(format!("/proc/{}/cmdline", child.id())).unwrap()) {
+        assert!(Instant::now() < deadline, "the token stays on the command line");
+        std::thread::yield_now();
+    }
+    assert!(!String::from_utf8_lossy(&visible(child.id())).contains(&token));
+    child.kill().unwrap();
+    let said = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+    assert!(said.contains("token was on the command line") && !said.contains(&token), "{said}");
+}
+
+#[test]
+fn a_token_that_is_typed_is_not_shown() {
+    let (token, directory) = (token(), tempfile::tempdir().unwrap());
+    let configuration = directory.path().join("nf-sender.toml");
+    fs::write(&configuration, "").unwrap();
+    let join = format!("exec {} -c {} join", Program::Sender.path().display(), configuration.display());
+    let mut terminal = Command::new("script")
+        .args(["--quiet", "--flush", "--return", "--command", &join, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = terminal.stdout.take().unwrap();
+    let (mut shown, mut buffer) = (String::new(), [0; 4096]);
+    while !shown.contains("Enter:") {
+        let count = output.read(&mut buffer).unwrap();
+        assert_ne!(count, 0, "{shown}");
+        shown += &String::from_utf8_lossy(&buffer[..count]);
+    }
+    let mut input = terminal.stdin.take().unwrap();
+    input.write_all(format!("{token}\n").as_bytes()).unwrap();
+    output.read_to_string(&mut shown).unwrap();
+    assert!(terminal.wait().unwrap().success(), "{shown}");
+    assert!(shown.contains("this sender is edge at collector.example.net:2055"), "{shown}");
+    assert!(!shown.contains(&token[..20]), "{shown}");
+    assert!(directory.path().join("key").exists());
 }
 
 #[test]
