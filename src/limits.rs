@@ -257,8 +257,11 @@ pub const CONTROL_REPLY_MAX: u64 = 16 * 1024 * 1024;
 /// How long either side of the control socket waits for the other.
 pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Control requests that are answered at once; more wait.
+/// Control requests that are answered at once, and as many requests for metrics. The newest takes the place of the oldest.
 pub const CONTROL_CONNECTIONS: usize = 16;
+
+/// Requests for metrics from one address that are answered at once: those of some scrapers behind one proxy.
+pub const SCRAPES_PER_ADDRESS: usize = 4;
 
 /// The shortest heartbeat: below it, the scheduling of a busy host looks like a dead peer.
 pub const HEARTBEAT_MIN: Duration = Duration::from_millis(10);

@@ -1,7 +1,8 @@
 //! The control socket: a Unix stream socket that answers one request line with one line of JSON.
 //!
 //! A request is `status`, `configuration`, `reconnect` or `reload`; a reply is `{"ok": …}` or `{"error": "…"}`. Length and time of both are
-//! bounded on both sides, so neither can hold the other up.
+//! bounded on both sides, so neither can hold the other up. Each process has one request at a time, and the newest of all are
+//! answered: idle connections keep nobody out.
 
 use core::str::FromStr;
 use std::fs::{self, Permissions};
@@ -9,17 +10,16 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::limits::{
     ACCEPT_REST, CONTROL_CONNECTIONS, CONTROL_REPLY_MAX, CONTROL_REQUEST_MAX, CONTROL_TIMEOUT,
 };
+use crate::service::{Choice, Places};
 
 /// What a service is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,10 +159,9 @@ impl ControlSocket {
         let failed = |source| ControlError::Io { path: self.path.clone(), operation: "served", source };
         let listener =
             self.listener.try_clone().and_then(tokio::net::UnixListener::from_std).map_err(failed)?;
-        let places = Arc::new(Semaphore::new(CONTROL_CONNECTIONS));
+        let places = Places::new(CONTROL_CONNECTIONS, 1, Choice::Oldest);
         let mut is_failing = false;
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
             let stream = match listener.accept().await {
                 Ok((stream, _)) => {
                     is_failing = false;
@@ -176,14 +175,21 @@ impl ControlSocket {
                     continue;
                 }
             };
+            let mut place = places.enter(process_of(&stream), ());
             let handler = handler.clone();
             tokio::spawn(async move {
-                match timeout(CONTROL_TIMEOUT, answer(stream, handler)).await {
+                let outcome = tokio::select! {
+                    outcome = timeout(CONTROL_TIMEOUT, answer(stream, handler)) => outcome,
+                    () = place.lost() => {
+                        tracing::debug!("a control request made room for a newer one");
+                        return;
+                    }
+                };
+                match outcome {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => tracing::debug!("a control request was not answered: {error}"),
                     Err(_) => tracing::debug!("a control request took too long"),
                 }
-                drop(place);
             });
         }
     }
@@ -209,6 +215,11 @@ fn make_way(path: &Path) -> Result<(), ControlError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         _ => Err(ControlError::Taken { path: path.to_owned() }),
     }
+}
+
+/// The user and the process that connected, as far as the kernel names them.
+fn process_of(stream: &tokio::net::UnixStream) -> Option<(u32, Option<i32>)> {
+    stream.peer_cred().ok().map(|peer| (peer.uid(), peer.pid()))
 }
 
 async fn answer(mut stream: tokio::net::UnixStream, handler: impl Fn(Request) -> Reply) -> io::Result<()> {

@@ -1,7 +1,6 @@
 //! Answers whoever asks for metrics by HTTP: `GET /metrics`, and nothing else.
 
 use core::convert::Infallible;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -11,24 +10,30 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::limits::{ACCEPT_REST, CONTROL_CONNECTIONS, CONTROL_TIMEOUT};
+use crate::limits::{ACCEPT_REST, CONTROL_CONNECTIONS, CONTROL_TIMEOUT, SCRAPES_PER_ADDRESS};
+use crate::service::{Choice, Places};
 
 /// What OpenMetrics text is called.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Answers on `listener` with what `text` gives, until dropped. Connections are few and short.
+/// The rank of a connection whose request has not come yet: below that of the others.
+const IDLE: bool = false;
+
+/// The rank of a connection whose request is being answered.
+const ASKED: bool = true;
+
+/// Answers on `listener` with what `text` gives, until dropped. Connections are few and short: where there is no room, the oldest
+/// one makes room that has not sent its request.
 pub async fn serve_metrics(listener: TcpListener, text: impl Fn() -> String + Clone + Send + Sync + 'static) {
-    let places = Arc::new(Semaphore::new(CONTROL_CONNECTIONS));
+    let places = Places::new(CONTROL_CONNECTIONS, SCRAPES_PER_ADDRESS, Choice::Oldest);
     let mut is_failing = false;
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => {
                 is_failing = false;
-                stream
+                accepted
             }
             Err(error) => {
                 if !core::mem::replace(&mut is_failing, true) {
@@ -38,9 +43,12 @@ pub async fn serve_metrics(listener: TcpListener, text: impl Fn() -> String + Cl
                 continue;
             }
         };
+        let mut place = places.enter(peer.ip().to_canonical(), IDLE);
+        let has_asked = place.rank();
         let text = text.clone();
         tokio::spawn(async move {
             let service = service_fn(|request| {
+                has_asked.update(|rank| *rank = ASKED);
                 let response = answer(&request, &text);
                 async move { Ok::<_, Infallible>(response) }
             });
@@ -48,10 +56,13 @@ pub async fn serve_metrics(listener: TcpListener, text: impl Fn() -> String + Cl
                 .timer(TokioTimer::new())
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
-            if !matches!(timeout(CONTROL_TIMEOUT, connection).await, Ok(Ok(()))) {
+            let is_answered = tokio::select! {
+                outcome = timeout(CONTROL_TIMEOUT, connection) => matches!(outcome, Ok(Ok(()))),
+                () = place.lost() => false,
+            };
+            if !is_answered {
                 tracing::debug!("a request for metrics was not answered");
             }
-            drop(place);
         });
     }
 }

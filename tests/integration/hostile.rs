@@ -1,13 +1,17 @@
 //! Clients that try to keep others out, or to wear the receiver out: the others are served all the same.
 
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nf_transport::framing::{Message, RefusalCode};
+use nf_transport::limits::CONTROL_TIMEOUT;
 use nf_transport::secure::{Handshake, SenderHandshake, Suite};
 use nf_transport::sequence::{Gap, GapReason, Position};
 
 use crate::running::{alone, shared};
+use crate::support::daemon::Program;
 use crate::support::hostile::{Client, Flood, connect_from, key_of};
 use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost, write_key};
 use crate::support::link::Link;
@@ -77,7 +81,7 @@ fn naming_flood(receiver: SocketAddr, seed: &'static str) -> Flood {
         let mut tcp = connect_from(Ipv4Addr::new(127, 7, high, low), receiver)?;
         let sender = "edge".parse().unwrap();
         let preface = SenderHandshake::keyed(&sender, &key_of(seed), Suite::ChaCha20Poly1305).take_output();
-        std::io::Write::write_all(&mut tcp, &preface)?;
+        tcp.write_all(&preface)?;
         Ok(tcp)
     });
     flood.wait_for_more(100);
@@ -153,6 +157,48 @@ fn one_key_takes_few_places_after_hello() {
         // Half of them say nothing.
         if number % 2 == 0 { Ok(client) } else { Client::with_key(address, "culprit", "bad") }
     });
+}
+
+/// Asks for metrics, and returns the answer.
+fn scrape(metrics: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(metrics).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn slow_clients_keep_no_scraper_waiting() {
+    let _running = shared();
+    let toml = "[metrics]\nlisten = \"127.0.0.1:0\"\n";
+    let mut receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], toml);
+    receiver.start().wait_for_log(&["metrics", "127.0.0.1:"], STALL);
+    let metrics = receiver.daemon().logged_address("metrics");
+    let slow: Vec<TcpStream> = (0..64)
+        .map(|_| {
+            let mut tcp = connect_from(Ipv4Addr::new(127, 0, 0, 2), metrics).unwrap();
+            tcp.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
+            tcp
+        })
+        .collect();
+    let began = Instant::now();
+    let answer = scrape(metrics);
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    assert!(began.elapsed() < CONTROL_TIMEOUT, "answered after {:?}", began.elapsed());
+    drop(slow);
+}
+
+#[test]
+fn idle_control_connections_keep_nobody_out() {
+    let _running = shared();
+    let mut receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], "");
+    receiver.start();
+    let idle: Vec<UnixStream> = (0..40).map(|_| UnixStream::connect(receiver.control()).unwrap()).collect();
+    assert_eq!(receiver.status()["service"], "nf-receiver");
+    let reloaded = Program::Receiver.run(&["reload", "--control", receiver.control().to_str().unwrap()]);
+    assert!(reloaded.status.success(), "{reloaded:?}");
+    drop(idle);
 }
 
 /// The message by which a sender reports that it lost these positions.
