@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::receiver::newer_state::{self, State};
 use crate::sequence::{Position, RunId, SenderId, StreamId};
+use crate::service::safe_file::{self, Owner};
 
 /// What one collector has of one stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,7 +75,10 @@ pub(crate) fn leave(state_directory: &Path, list: &[Left]) -> io::Result<()> {
     if list.is_empty() {
         return Ok(());
     }
-    std::fs::write(file(state_directory), serde_json::to_vec(list)?)
+    let text = serde_json::to_vec(list)?;
+    safe_file::write(&file(state_directory), &text, 0o600, Owner::writer())
+        .map(drop)
+        .map_err(io::Error::other)
 }
 
 fn file(state_directory: &Path) -> PathBuf {
@@ -132,6 +136,19 @@ mod tests {
         assert_eq!(taken[&"[::1]:2".parse().unwrap()], Position(9));
         assert_eq!(taken.len(), 2);
         assert_eq!(ahead.take(&brno, STREAM), (HashMap::new(), None));
+    }
+
+    #[test]
+    fn the_file_before_stays_whole_until_the_new_one_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, linked) = (file(directory.path()), directory.path().join("linked"));
+        leave(directory.path(), &[progress("127.0.0.1:1", 5)]).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        std::fs::hard_link(&path, &linked).unwrap();
+        leave(directory.path(), &[progress("127.0.0.1:1", 9)]).unwrap();
+        assert_eq!(std::fs::read(&linked).unwrap(), before, "it was written over");
+        assert_ne!(std::fs::read(&path).unwrap(), before);
+        assert_eq!(directory.path().read_dir().unwrap().count(), 2, "only these two files");
     }
 
     #[test]

@@ -33,8 +33,8 @@ use crate::secure::Admission;
 use crate::service::messages::receiver;
 use crate::service::{
     DaemonError, DirectoryLock, Expiry, ExpiryWatch, FileShares, InternalErrorLog, LogLimit, More, Pulse,
-    ROUND, Stop, Watchdog, abort_on_panic, allow_open_files, both_clocks, logging, notify, sockets,
-    stop_channel, watch_for,
+    ROUND, Stop, Watchdog, abort_on_panic, allow_open_files, both_clocks, logging, notify, safe_file,
+    sockets, stop_channel, watch_for,
 };
 use crate::status::{ControlSocket, Pace, ReceiverStatus, Reply, Request, receiver_metrics, serve_metrics};
 
@@ -49,6 +49,9 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     let Loaded { file, settings, .. } = loaded;
     let reloader = Reloader::new(load, file, settings.clone())?;
     let _lock = DirectoryLock::take(&settings.state, &[positions::DIRECTORY])?;
+    if let Err(error) = safe_file::remove_unfinished(&settings.state) {
+        tracing::warn!(%error, "{}: cannot remove unfinished files: {error}", settings.state.display());
+    }
     let bounded = share_files(settings);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

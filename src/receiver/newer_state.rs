@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
+use crate::service::safe_file;
+
 /// What a state file holds.
 #[derive(Debug)]
 pub(super) enum State<T> {
@@ -52,7 +54,7 @@ pub(super) fn kept(path: &Path) -> PathBuf {
 /// Keeps the newer file at `path`, and logs it.
 pub(super) fn keep(path: &Path, error: &serde_json::Error) {
     let place = kept(path);
-    match std::fs::rename(path, &place) {
+    match safe_file::rename(path, &place) {
         Ok(()) => tracing::warn!(
             %error,
             "{}: a newer nf-receiver wrote it, and this one does not read it ({error}): it is kept as {}, and taken up \

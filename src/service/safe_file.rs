@@ -1,6 +1,6 @@
 //! Files that are whole at every moment: what is written replaces what was there at once, or not at all.
 //!
-//! The one place where the programs' commands write keys and settings. Root may write here into directories of the
+//! The one place where the programs write keys, settings and state. Root may write here into directories of the
 //! user that a service runs as, so nothing follows symbolic links, and modes and owners are given to files that are
 //! open, never to names.
 
@@ -107,6 +107,23 @@ pub fn write(path: &Path, content: &[u8], mode: u32, owner: Owner) -> Result<boo
     Ok(true)
 }
 
+/// Replaces the file at `path` by what `fill` writes, readable as `mode` says: for what is too large to be held at once.
+pub fn write_with(
+    path: &Path,
+    mode: u32,
+    owner: Owner,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> Result<(), FileError> {
+    let there = open(path).map_err(failed(path, "replaced"))?;
+    replace(path, there.as_ref(), mode, owner, fill)
+}
+
+/// Gives the file at `from` the name `to` in the same directory, in the place of what has that name, even after a power loss.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    sync_directory_of(to)
+}
+
 /// Puts what `fill` writes in the place of the file `there` at `path`, if there is one.
 fn replace(
     path: &Path,
@@ -132,6 +149,20 @@ pub fn create(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
     create().map_err(failed(path, "written"))
 }
 
+/// What the names of files begin with that are not in their place yet.
+const UNFINISHED: &str = ".new-";
+
+/// Removes what a run that was killed left unfinished in `directory`, which this process alone writes to.
+pub fn remove_unfinished(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// A file beside `path`, complete and on disk; dropped without being kept, it is gone.
 fn prepared(
     path: &Path,
@@ -139,7 +170,7 @@ fn prepared(
     owner: Owner,
     fill: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> io::Result<NamedTempFile> {
-    let mut beside = tempfile::Builder::new().prefix(".new-").tempfile_in(directory_of(path))?;
+    let mut beside = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory_of(path))?;
     fill(beside.as_file_mut())?;
     owner.settle(beside.as_file(), mode)?;
     beside.as_file().sync_all()?;

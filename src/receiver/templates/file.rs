@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::netflow::Kept;
 use crate::receiver::newer_state::{self, State};
+use crate::service::safe_file::{self, Owner};
 
 /// What an exporter has defined, as it reached some collectors of one sender.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,15 +86,13 @@ pub(super) fn write(
         }
     }
     drop(places);
-    // One that a killed run left half written is overwritten.
-    let path = state_directory.join(format!("{name}.new"));
-    let new = File::create(&path)?;
-    let mut out = BufWriter::new(&new);
-    serde_json::to_writer(&mut out, &ToStore { exporters })?;
-    out.flush()?;
-    drop(out);
-    new.sync_data()?;
-    std::fs::rename(path, path_of(state_directory, name))
+    let fill = |file: &mut File| -> io::Result<()> {
+        let mut out = BufWriter::new(file);
+        serde_json::to_writer(&mut out, &ToStore { exporters })?;
+        out.flush()
+    };
+    let path = path_of(state_directory, name);
+    safe_file::write_with(&path, 0o600, Owner::writer(), fill).map_err(io::Error::other)
 }
 
 pub(super) fn path_of(state_directory: &Path, name: &str) -> PathBuf {

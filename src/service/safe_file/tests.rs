@@ -29,6 +29,18 @@ fn a_file_replaces_the_one_before_it_with_its_mode_and_leaves_nothing_else() {
 }
 
 #[test]
+fn what_a_killed_run_left_unfinished_is_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("key");
+    write(&path, b"one", 0o600, Owner::writer()).unwrap();
+    std::mem::forget(prepared(&path, 0o600, Owner::writer(), |file| file.write_all(b"tw")).unwrap());
+    assert_eq!(count(directory.path()), 2);
+    remove_unfinished(directory.path()).unwrap();
+    assert_eq!(count(directory.path()), 1);
+    assert_eq!(fs::read(&path).unwrap(), b"one");
+}
+
+#[test]
 fn what_is_so_already_is_not_written_again_but_content_and_mode_must_both_be_right() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("key");
