@@ -12,6 +12,8 @@ use crate::service::LogLimit;
 pub(crate) enum SenderLine {
     /// A session began or ended.
     Session,
+    /// A session failed.
+    Failed,
     /// The sender began a new stream.
     Replaced,
     /// The sender lost datagrams for this reason.

@@ -619,14 +619,12 @@ impl Connection<'_> {
         let id = &self.known.sender;
         let sentence = |held_back| format!("session of {id} at {peer} ended: {ended}{}", More(held_back));
         if ended.is_failure() {
-            let (message_id, held_back) = match ended {
-                Ended::Unheard(_) => (receiver::SENDER_UNHEARD, self.shared.may_complain(peer.ip())),
-                Ended::NotProven { .. } => {
-                    (receiver::STREAM_NOT_PROVEN, self.shared.sender_log.admit(id, SenderLine::NotProven))
-                }
-                _ => (receiver::SESSION_ENDED, self.shared.may_complain(peer.ip())),
+            let (message_id, line) = match ended {
+                Ended::Unheard(_) => (receiver::SENDER_UNHEARD, SenderLine::Failed),
+                Ended::NotProven { .. } => (receiver::STREAM_NOT_PROVEN, SenderLine::NotProven),
+                _ => (receiver::SESSION_ENDED, SenderLine::Failed),
             };
-            if let Some(held_back) = held_back {
+            if let Some(held_back) = self.shared.sender_log.admit(id, line) {
                 tracing::warn!(message_id, %peer, sender = %id, held_back, "{}", sentence(held_back));
             }
             return;
