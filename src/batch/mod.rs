@@ -37,6 +37,7 @@
 mod builder;
 mod chunks;
 mod compression;
+mod fuzz;
 mod header;
 mod newer;
 mod record;
@@ -45,6 +46,7 @@ mod transposed;
 
 pub use builder::{BatchBuilder, PushError};
 pub use compression::Compression;
+pub use fuzz::fuzz_batch;
 pub use header::{BatchHeader, HEADER_LEN, MAGIC};
 pub use newer::{Needs, NewerBatch, is_newer_than_1};
 pub use record::Records;

@@ -128,6 +128,32 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn a_body_of_any_kind_gives_what_its_header_says(
+        choice in any::<[u8; 6]>(),
+        bytes in proptest::collection::vec(any::<u8>(), 0..400),
+        datagrams in proptest::collection::vec(any_datagram(), 1..5),
+        damage in any::<(prop::sample::Index, u8)>(),
+    ) {
+        fuzz_batch(&[choice.as_slice(), &bytes].concat());
+        for compression in [Compression::None, Compression::Zstd] {
+            let batch = batch_of(&datagrams, compression);
+            fuzz_batch(batch.bytes());
+            let header = batch.header();
+            let [.., a, b] = header.records_len.to_be_bytes();
+            let [.., c, d] = header.payload_bytes.to_be_bytes();
+            let code = u8::from(compression == Compression::Zstd);
+            let count = u8::try_from(header.datagrams).unwrap();
+            let mut body = [[code, count, a, b, c, d].as_slice(), &batch.body()].concat();
+            fuzz_batch(&body);
+            let place = damage.0.index(body.len());
+            body[place] ^= damage.1;
+            fuzz_batch(&body);
+        }
+    }
+}
+
 #[test]
 fn every_flipped_bit_is_found() {
     let batch = batch_of(&[datagram(b"one"), datagram(b""), datagram(b"three")], Compression::None);

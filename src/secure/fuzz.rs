@@ -1,10 +1,11 @@
-//! The entries of the fuzzers into this folder: everything that is read before a peer has proven who it is.
+//! The entries of the fuzzers into this folder: everything that is read before a peer has proven who it is, and what comes
+//! over a channel that somebody on the way changes.
 
 use std::sync::Arc;
 
 use crate::secure::admission::Admission;
 use crate::secure::handshake::{Handshake, ReceiverHandshake, SenderHandshake};
-use crate::secure::{Key, Suite};
+use crate::secure::{Channel, Key, Suite};
 use crate::sequence::SenderId;
 
 /// Plays a peer that says `bytes`, whatever they are, to a receiver with a key that nobody knows.
@@ -31,6 +32,49 @@ pub fn fuzz_sender_handshake(bytes: &[u8]) {
     let mut handshake = SenderHandshake::keyed(&sender, &key, Suite::Aes256Gcm);
     play(&mut handshake, bytes, 24 + 50);
     assert!(handshake.finish().is_none(), "a peer without the key was taken for a receiver");
+}
+
+/// Takes `bytes`, whatever they are, for what came over an encrypted channel. The first of them chooses the cipher.
+///
+/// # Panics
+///
+/// If the channel takes something for what the other side sealed.
+pub fn fuzz_channel(bytes: &[u8]) {
+    let Some((first, bytes)) = bytes.split_first() else { return };
+    let suite = Suite::NAMED.get(usize::from(*first) % Suite::NAMED.len());
+    let Some(mut channel) = suite.and_then(|(_, suite)| receiving_channel(*suite)) else { return };
+    let mut opened = 0;
+    let outcome = channel.open(bytes, &mut |plain| opened += plain.len());
+    assert_eq!(opened, 0, "what nobody sealed was opened: {outcome:?}");
+}
+
+/// A receiver's channel with a sender that says nothing on it; `None` if the system gives no randomness.
+fn receiving_channel(suite: Suite) -> Option<Channel> {
+    let key = Key::generate().ok()?;
+    let mut sender = SenderHandshake::keyed(&"edge".parse().ok()?, &key, suite);
+    let admission = Admission { suites: vec![suite], shared: vec![key], ..Admission::default() };
+    let mut receiver = ReceiverHandshake::new(Arc::new(admission), false);
+    pass(&mut sender, &mut receiver)?;
+    pass(&mut receiver, &mut sender)?;
+    pass(&mut sender, &mut receiver)?;
+    pass(&mut receiver, &mut sender)?;
+    pass(&mut sender, &mut receiver)?;
+    receiver.finish().map(|admitted| admitted.channel)
+}
+
+/// Hands what one side of a handshake says to the other.
+fn pass(from: &mut impl Handshake, to: &mut impl Handshake) -> Option<()> {
+    let output = from.take_output();
+    let mut rest = output.as_slice();
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(to.wanted().min(rest.len()));
+        if now.is_empty() {
+            return None;
+        }
+        to.handle_bytes(now).ok()?;
+        rest = later;
+    }
+    Some(())
 }
 
 /// Says `rest`, in pieces whose lengths the bytes themselves choose.

@@ -33,7 +33,7 @@ pub mod token;
 pub use admission::{Admission, Pass};
 pub use at_rest::{OpenError, SpoolKeys};
 pub use channel::{Channel, ChannelBinding, ChannelError};
-pub use fuzz::{fuzz_receiver_handshake, fuzz_sender_handshake};
+pub use fuzz::{fuzz_channel, fuzz_receiver_handshake, fuzz_sender_handshake};
 pub use handshake::{
     Admitted, Handshake, ReceiverHandshake, SenderHandshake, SenderHandshakeError, Shown, Turned,
 };

@@ -145,3 +145,13 @@ fn a_channel_at_rest_holds_no_memory_for_records() {
     let Layer::Keyed(records) = &receiver.layer else { panic!("not encrypted") };
     assert_eq!(records.input.capacity(), 0);
 }
+
+proptest::proptest! {
+    #[test]
+    fn nothing_that_nobody_sealed_is_opened(suite: u8, bytes: Vec<u8>, length: u8) {
+        crate::secure::fuzz_channel(&[[suite].as_slice(), &bytes].concat());
+        // A record that is whole by its length.
+        let record = [[suite, 0, length].as_slice(), &bytes, &[0; 256]].concat();
+        crate::secure::fuzz_channel(&record);
+    }
+}

@@ -1,0 +1,49 @@
+//! The entry of the fuzzers into this folder: batches of a sender, which can give any bytes the right checksums.
+
+use bytes::Bytes;
+
+use crate::batch::{Batch, BatchHeader, Compression, Parsed, Sealing};
+use crate::datagram::Timestamp;
+use crate::limits::BATCH_BODY_MAX;
+use crate::sequence::{Position, StreamId};
+
+const STREAM: StreamId = StreamId([7; 16]);
+
+/// Reads `bytes`, whatever they are: as a batch, and as the body of one. For that the first of them choose the compression,
+/// the number of datagrams, the length of the records and the bytes of payload.
+///
+/// # Panics
+///
+/// If the records of a batch are not as its header says.
+pub fn fuzz_batch(bytes: &[u8]) {
+    read(&Bytes::copy_from_slice(bytes));
+    let Some(([compression, datagrams, a, b, c, d], body)) = bytes.split_first_chunk() else { return };
+    let body = body.get(..BATCH_BODY_MAX.min(body.len())).unwrap_or_default();
+    let body_len = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    let compression = Compression::from_code(compression % 3).unwrap_or_default();
+    let header = BatchHeader {
+        first: Position(0),
+        earliest: Timestamp(0),
+        latest: Timestamp(0),
+        datagrams: u32::from(*datagrams).max(1),
+        payload_bytes: u32::from(u16::from_be_bytes([*c, *d])),
+        body_len,
+        records_len: match compression {
+            Compression::None => body_len,
+            Compression::Zstd | Compression::Transposed => u32::from(u16::from_be_bytes([*a, *b])),
+        },
+        body_checksum: crc32c::crc32c(body),
+        compression,
+        sealing: Sealing::None,
+    };
+    read(&[header.encode(STREAM).as_slice(), body].concat().into());
+}
+
+fn read(bytes: &Bytes) {
+    let Ok(Parsed::Batch(batch)) = Batch::parse(STREAM, bytes) else { return };
+    let Ok(records) = batch.records() else { return };
+    let lengths: Vec<usize> = records.iter().map(|datagram| datagram.payload.len()).collect();
+    assert_eq!(u32::try_from(lengths.len()), Ok(batch.datagrams()), "there are more or fewer datagrams");
+    let payload_bytes = lengths.iter().sum::<usize>();
+    assert_eq!(u32::try_from(payload_bytes), Ok(batch.payload_bytes()), "the payloads have another length");
+}
