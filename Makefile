@@ -159,15 +159,24 @@ clippy:
 doc:
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --no-deps --document-private-items
 
-# The database of advisories is on the network; what is known without it is checked anyway.
+# The database of advisories, which cargo-deny fetches.
+ADVISORIES = https://github.com/rustsec/advisory-db
+
+# Without the network the rest is checked. Where the database answers it has to be fetched.
 deny:
 	@if ! $(CARGO) deny --version >/dev/null 2>&1; then \
 		if [ "$${CI:-}" = true ]; then $(CARGO) install --quiet --locked cargo-deny; \
 		else echo "deny: skipped, cargo-deny is not installed (cargo install --locked cargo-deny)"; exit 0; fi; \
 	fi; \
 	$(CARGO) deny check bans licenses sources && \
-	if $(CARGO) deny fetch db >/dev/null 2>&1; then $(CARGO) deny check advisories; \
-	else echo "deny: advisories not checked, their database is out of reach"; fi
+	if fetched=$$($(CARGO) deny fetch db 2>&1); then $(CARGO) deny check advisories; \
+	elif answer=$$(GIT_TERMINAL_PROMPT=0 timeout 30 git ls-remote $(ADVISORIES) HEAD 2>&1); then \
+		echo "$$fetched"; \
+		echo "deny: $(ADVISORIES) answers, but its advisories could not be fetched: look at the lines above"; exit 1; \
+	else \
+		why=$$(echo "$$answer" | tail -n 1); \
+		echo "deny: advisories not checked: $(ADVISORIES): $${why:-no answer within 30 s}"; \
+	fi
 
 # The daemons' own judgement of the configuration that is shipped.
 configs: build

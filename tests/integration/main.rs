@@ -7,6 +7,7 @@
     reason = "a test that cannot go on fails there, and says what it saw"
 )]
 
+mod advisories;
 mod backlog;
 mod bad_input;
 mod bind;

@@ -1,0 +1,49 @@
+//! `make deny`: advisories are checked wherever their database can be reached.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+/// Puts a program at `path` that runs this script.
+fn program(path: &Path, script: &str) {
+    std::fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Whether `make deny` succeeds, and what it prints, where `cargo deny fetch` and `git ls-remote` do this.
+fn deny(fetch: &str, ls_remote: &str) -> (bool, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let (cargo, git) = (directory.path().join("cargo"), directory.path().join("git"));
+    program(&cargo, &format!("case \"$2 $3\" in 'fetch db') {fetch};; *) echo \"ran $*\";; esac"));
+    program(&git, ls_remote);
+    let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap());
+    let output = Command::new("make")
+        .args(["--no-print-directory", "-C", env!("CARGO_MANIFEST_DIR"), "deny"])
+        .arg(format!("CARGO={}", cargo.display()))
+        .env("PATH", path)
+        .env_remove("MAKEFLAGS")
+        .output()
+        .unwrap();
+    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn fetched_advisories_are_checked() {
+    let (is_good, said) = deny("true", "false");
+    assert!(is_good && said.contains("ran deny check advisories"), "{said}");
+    assert!(!said.contains("not checked"), "{said}");
+}
+
+#[test]
+fn advisories_that_could_be_fetched_and_were_not_fail() {
+    let (is_good, said) = deny("echo 'broken index'; exit 1", "echo abc HEAD");
+    assert!(!is_good && said.contains("broken index") && said.contains("could not be fetched"), "{said}");
+}
+
+#[test]
+fn advisories_out_of_reach_are_named_as_not_checked() {
+    let (is_good, said) = deny("exit 1", "echo 'fatal: Could not resolve host' >&2; exit 128");
+    assert!(is_good, "{said}");
+    let line = said.lines().last().unwrap();
+    assert!(line.starts_with("deny: advisories not checked: ") && line.ends_with("Could not resolve host"), "{line}");
+}
