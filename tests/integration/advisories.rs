@@ -45,5 +45,8 @@ fn advisories_out_of_reach_are_named_as_not_checked() {
     let (is_good, said) = deny("exit 1", "echo 'fatal: Could not resolve host' >&2; exit 128");
     assert!(is_good, "{said}");
     let line = said.lines().last().unwrap();
-    assert!(line.starts_with("deny: advisories not checked: ") && line.ends_with("Could not resolve host"), "{line}");
+    assert!(
+        line.starts_with("deny: advisories not checked: ") && line.ends_with("Could not resolve host"),
+        "{line}"
+    );
 }

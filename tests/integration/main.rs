@@ -13,6 +13,7 @@ mod bad_input;
 mod bind;
 mod blocked_log;
 mod chaos;
+mod claims;
 mod clocks;
 mod collector_elsewhere;
 mod compression;

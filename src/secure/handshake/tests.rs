@@ -296,6 +296,33 @@ fn another_id_or_a_weaker_cipher_written_in_on_the_way_is_refused() {
     rewritten(&mut |bytes| bytes[6] = 1);
 }
 
+/// What a peer is answered that says it is `sender`: in clear text, and with a key that is none of the receiver's.
+fn answers(admission: impl Fn() -> Admission, sender: &str) -> Vec<String> {
+    let sender: SenderId = sender.parse().unwrap();
+    let handshakes =
+        [SenderHandshake::plain(&sender), SenderHandshake::keyed(&sender, &key(9), Suite::Aes256Gcm)];
+    let outcome = |handshake| match play(handshake, receiver(admission()), &mut unchanged).0 {
+        Some(Ok(_)) => "accepted".to_owned(),
+        Some(Err(error)) => error.to_string(),
+        None => "closed".to_owned(),
+    };
+    handshakes.map(outcome).into()
+}
+
+#[test]
+fn known_and_unknown_ids_are_answered_alike() {
+    let named = || Admission { senders: [(edge(), vec![key(5)])].into(), shared: Vec::new(), ..shared() };
+    let expected = [Status::EncryptionRequired.to_string(), Status::AuthenticationFailed.to_string()];
+    for sender in ["edge", "unknown"] {
+        assert_eq!(answers(named, sender), expected, "{sender}");
+        assert_eq!(answers(shared, sender), expected, "{sender}");
+    }
+    // Where clear text is let in, the answer shows which ids have keys: SECURITY.md says so.
+    let with_clear_text = || Admission { plaintext: true, ..named() };
+    assert_eq!(answers(with_clear_text, "edge")[0], expected[0]);
+    assert_eq!(answers(with_clear_text, "unknown")[0], "accepted");
+}
+
 #[test]
 fn a_recorded_handshake_is_worth_nothing_later() {
     let mut recorded = Vec::new();

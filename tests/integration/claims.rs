@@ -1,0 +1,95 @@
+//! Claims of SECURITY.md that the tree can be compared with.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn text(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap()
+}
+
+/// Every file below `directory` whose name ends in `.rs`.
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let files = entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] });
+    files.filter(|path| path.extension().is_some_and(|kind| kind == "rs")).collect()
+}
+
+/// The words of `text` in backquotes.
+fn quoted(text: &str) -> BTreeSet<String> {
+    text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// The list item of SECURITY.md that begins with `start`.
+fn item(start: &str) -> String {
+    let security = text("SECURITY.md");
+    let from = security.split_once(&format!("\n- {start}")).expect("that item").1;
+    from.split("\n- ").next().unwrap().split("\n\n").next().unwrap().to_owned()
+}
+
+#[test]
+fn the_files_with_unsafe_code_are_those_listed() {
+    assert!(text("Cargo.toml").contains("unsafe_code = \"deny\""));
+    let is_allowed = |path: &PathBuf| {
+        let source = std::fs::read_to_string(path).unwrap();
+        source.contains("expect(unsafe_code") || source.contains("allow(unsafe_code")
+    };
+    let found: BTreeSet<String> = sources(&root().join("src"))
+        .into_iter()
+        .filter(is_allowed)
+        .map(|path| path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned())
+        .collect();
+    let listed: BTreeSet<String> = quoted(&item("Unsafe code"))
+        .into_iter()
+        .filter(|word| word.starts_with("src/") && !word.ends_with('/'))
+        .collect();
+    assert_eq!(found, listed);
+}
+
+#[test]
+fn the_fuzz_targets_are_those_listed() {
+    let targets: BTreeSet<String> = sources(&root().join("fuzz/fuzz_targets"))
+        .into_iter()
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    let rows = text("SECURITY.md");
+    let table = rows.split_once("| fuzz target | reads |").expect("that table").1;
+    let table = table.split("\n\n").next().unwrap();
+    let first = |row: &str| row.strip_prefix("| `").and_then(|rest| Some(rest.split_once('`')?.0.to_owned()));
+    assert_eq!(table.lines().filter_map(first).collect::<BTreeSet<_>>(), targets);
+    let manifest: toml::Table = text("fuzz/Cargo.toml").parse().unwrap();
+    let built =
+        manifest["bin"].as_array().unwrap().iter().map(|bin| bin["name"].as_str().unwrap().to_owned());
+    assert_eq!(built.collect::<BTreeSet<_>>(), targets);
+    let contributing = text("CONTRIBUTING.md");
+    for target in &targets {
+        let named = [format!("`{target}`"), format!("fuzz run {target}`")];
+        assert!(named.iter().any(|name| contributing.contains(name)), "CONTRIBUTING.md lacks {target}");
+    }
+}
+
+#[test]
+fn every_entry_of_the_fuzzers_has_a_target_and_a_unit_test() {
+    let entries: BTreeSet<String> = sources(&root().join("src"))
+        .iter()
+        .flat_map(|path| {
+            let source = std::fs::read_to_string(path).unwrap();
+            let names = source.split("pub fn fuzz_").skip(1);
+            names.map(|rest| format!("fuzz_{}", rest.split('(').next().unwrap())).collect::<Vec<_>>()
+        })
+        .collect();
+    let calls = |files: Vec<PathBuf>, entry: &str| {
+        let call = format!("{entry}(");
+        files.iter().any(|path| std::fs::read_to_string(path).unwrap().contains(&call))
+    };
+    let is_test = |path: &PathBuf| path.iter().any(|part| part == "tests" || part == "tests.rs");
+    let tests: Vec<PathBuf> = sources(&root().join("src")).into_iter().filter(is_test).collect();
+    assert!(entries.len() >= 7, "{entries:?}");
+    for entry in &entries {
+        assert!(calls(sources(&root().join("fuzz/fuzz_targets")), entry), "{entry} has no target");
+        assert!(calls(tests.clone(), entry), "no unit test calls {entry}");
+    }
+}
