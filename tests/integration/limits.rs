@@ -271,7 +271,7 @@ fn a_sender_whose_spool_was_wiped_begins_a_new_stream_and_is_delivered() {
 fn a_small_spool_whose_receiver_hangs_goes_on_taking_datagrams_and_counts_what_it_drops() {
     let _running = shared();
     // Nobody gives the link up, so all that was sent stays on its way and may not be dropped.
-    let toml = small_spool("drop-oldest").replace("200ms\"\n[reconnect]", "1h\"\n[reconnect]");
+    let toml = small_spool("drop-oldest").replace("200ms\"\n[reconnect]", "1m\"\n[reconnect]");
     let pair = apart(&toml);
     pair.link.mend();
     pair.sender.daemon().signal(Signal::HUP);
