@@ -456,7 +456,7 @@ pub const KEY_FILE_MAX: usize = 4096;
 /// Characters of an invitation's token.
 pub const TOKEN_MAX: usize = 2048;
 
-/// Characters below which a passphrase is warned of: fewer can be found by trying.
+/// Characters below which a passphrase is short: guessing it takes a recording of one handshake, and little time.
 pub const PASSPHRASE_SHORT: usize = 16;
 
 /// More time that the service manager is asked for at once by a start or a stop that takes long.

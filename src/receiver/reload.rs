@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use crate::config::{CollectorSettings, ConfigError, KeyPair, Loaded, ReceiverProtection, ReceiverSettings};
-use crate::secure::{Admission, Key};
+use crate::secure::{Admission, Key, Salt};
 use crate::service::messages::receiver;
 use crate::service::{
     DaemonError, Expiry, KeyReader, KeyTrouble, TlsTrouble, needs_restart, notify, read_receiver_tls,
@@ -25,6 +25,8 @@ pub(crate) struct Reloader {
     /// The configuration file.
     file: PathBuf,
     keys: Mutex<KeyReader>,
+    /// The salt of keys that are derived from passphrases.
+    salt: Salt,
     /// The settings that the daemon began with.
     begun_with: ReceiverSettings,
     admission: watch::Sender<Arc<Admission>>,
@@ -35,11 +37,13 @@ impl Reloader {
     /// Begins with `settings`, which `load` gave, of the configuration `file`.
     pub(crate) fn new(load: Load, file: PathBuf, settings: ReceiverSettings) -> Result<Self, TlsTrouble> {
         let mut keys = KeyReader::default();
-        let admission = admission(&settings.protection, &mut keys)?;
+        let salt = Salt::generate().map_err(KeyTrouble::System)?;
+        let admission = admission(&settings.protection, &mut keys, salt)?;
         Ok(Self {
             load,
             file,
             keys: Mutex::new(keys),
+            salt,
             admission: watch::Sender::new(Arc::new(admission)),
             collectors: watch::Sender::new(settings.collectors.clone()),
             begun_with: settings,
@@ -76,7 +80,7 @@ impl Reloader {
     fn read(&self) -> Result<(ReceiverSettings, Admission), DaemonError> {
         let settings = (self.load)()?.settings;
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let admission = admission(&settings.protection, &mut keys)?;
+        let admission = admission(&settings.protection, &mut keys, self.salt)?;
         Ok((settings, admission))
     }
 
@@ -104,20 +108,33 @@ impl Reloader {
 /// Whether nf-receiver can start with `settings`, or take them up, as far as files can tell: their keys and certificates
 /// can be read. Returns warnings of those that expire.
 pub(crate) fn check(settings: &ReceiverSettings) -> Result<Vec<String>, DaemonError> {
-    let admission = admission(&settings.protection, &mut KeyReader::default())?;
+    let salt = Salt::generate().map_err(KeyTrouble::System)?;
+    let admission = admission(&settings.protection, &mut KeyReader::default(), salt)?;
     let Some(tls) = admission.tls else { return Ok(Vec::new()) };
     let lists = tls.revoked.iter().filter_map(Expiry::of_list);
     let ends = core::iter::once(Expiry::of_certificate(&tls.certificate)).chain(lists);
     Ok(ends.filter_map(|end| end.warning(wall_clock())).collect())
 }
 
-fn admission(protection: &ReceiverProtection, keys: &mut KeyReader) -> Result<Admission, TlsTrouble> {
-    let shared = protection.shared.as_ref().map(|pair| read_pair(pair, keys)).transpose()?;
+fn admission(
+    protection: &ReceiverProtection,
+    keys: &mut KeyReader,
+    salt: Salt,
+) -> Result<Admission, TlsTrouble> {
+    let mut read = |pair: &KeyPair| {
+        let sources = [Some(&pair.current), pair.previous.as_ref()].into_iter().flatten();
+        let read = |source| {
+            let secret = keys.read(source, &protection.suites)?;
+            secret.derive(salt).map_err(|error| KeyTrouble::Bad { place: source.clone(), error })
+        };
+        sources.map(read).collect::<Result<Vec<Key>, KeyTrouble>>()
+    };
+    let shared = protection.shared.as_ref().map(&mut read).transpose()?;
     let senders = protection
         .senders
         .iter()
         .map(|sender| {
-            let own = sender.keys.as_ref().map(|pair| read_pair(pair, keys)).transpose()?;
+            let own = sender.keys.as_ref().map(&mut read).transpose()?;
             Ok((sender.id.clone(), own.unwrap_or_default()))
         })
         .collect::<Result<_, KeyTrouble>>()?;
@@ -125,18 +142,11 @@ fn admission(protection: &ReceiverProtection, keys: &mut KeyReader) -> Result<Ad
     let exporters = exporters.map(|sender| (sender.id.clone(), sender.exporters.clone())).collect();
     Ok(Admission {
         plaintext: protection.plaintext,
+        salt,
         suites: protection.suites.clone(),
         shared: shared.unwrap_or_default(),
         senders,
         exporters,
         tls: protection.tls.as_ref().map(read_receiver_tls).transpose()?,
     })
-}
-
-fn read_pair(pair: &KeyPair, keys: &mut KeyReader) -> Result<Vec<Key>, KeyTrouble> {
-    [Some(&pair.current), pair.previous.as_ref()]
-        .into_iter()
-        .flatten()
-        .map(|source| keys.read(source))
-        .collect()
 }

@@ -7,7 +7,7 @@ use core::fmt;
 use std::collections::HashMap;
 
 use crate::prefixes::Prefixes;
-use crate::secure::{Key, KeyId, ReceiverTls, Suite};
+use crate::secure::{Key, KeyId, ReceiverTls, Salt, Strength, Suite};
 use crate::sequence::SenderId;
 
 /// The keys and rules of a receiver.
@@ -15,6 +15,8 @@ use crate::sequence::SenderId;
 pub struct Admission {
     /// Whether clear text is let in from every machine.
     pub plaintext: bool,
+    /// The salt with which keys were derived from passphrases.
+    pub salt: Salt,
     /// Suites that senders may use.
     pub suites: Vec<Suite>,
     /// The keys of all senders that have none of their own.
@@ -87,6 +89,15 @@ impl Admission {
     /// Exporters whose datagrams this sender may deliver.
     pub fn exporters_of(&self, sender: &SenderId) -> Prefixes {
         self.exporters.get(sender).cloned().unwrap_or_default()
+    }
+
+    /// The keys of this sender that are derived from passphrases and may be used with `suite`: short ones only with Blowfish.
+    pub fn derived_keys(&self, sender: &SenderId, suite: Suite) -> impl Iterator<Item = &Key> {
+        self.keys_of(sender).iter().filter(move |key| match key.strength() {
+            Strength::Random => false,
+            Strength::Passphrase => true,
+            Strength::ShortPassphrase => suite == Suite::Blowfish,
+        })
     }
 
     /// Whether a sender that was let in by `pass` would be let in now.

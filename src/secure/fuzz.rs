@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::secure::admission::Admission;
 use crate::secure::handshake::{Handshake, ReceiverHandshake, SenderHandshake};
-use crate::secure::{Channel, Key, Suite};
+use crate::secure::{Channel, Key, Secret, Suite};
 use crate::sequence::SenderId;
 
 /// Plays a peer that says `bytes`, whatever they are, to a receiver with a key that nobody knows.
@@ -29,9 +29,14 @@ pub fn fuzz_receiver_handshake(bytes: &[u8]) {
 /// If the peer is taken for a receiver, or the sender reads on without an end.
 pub fn fuzz_sender_handshake(bytes: &[u8]) {
     let (Ok(key), Ok(sender)) = (Key::generate(), "edge".parse::<SenderId>()) else { return };
-    let mut handshake = SenderHandshake::keyed(&sender, &key, Suite::Aes256Gcm);
-    play(&mut handshake, bytes, 24 + 50);
-    assert!(handshake.finish().is_none(), "a peer without the key was taken for a receiver");
+    let Ok(Secret::Passphrase(passphrase)) = Secret::from_text("of the fuzzers alone") else { return };
+    for mut handshake in [
+        SenderHandshake::keyed(&sender, &key, Suite::Aes256Gcm),
+        SenderHandshake::with_passphrase(&sender, &passphrase, Suite::Aes256Gcm),
+    ] {
+        play(&mut handshake, bytes, 24 + 16 + 50);
+        assert!(handshake.finish().is_none(), "a peer without the key was taken for a receiver");
+    }
 }
 
 /// Takes `bytes`, whatever they are, for what came over an encrypted channel. The first of them chooses the cipher.
@@ -82,6 +87,11 @@ fn play(handshake: &mut impl Handshake, mut rest: &[u8], most: usize) {
     let mut read = 0;
     while let Some(first) = rest.first() {
         handshake.take_output();
+        // A real derivation would take most of the time, and its key does not matter here.
+        if handshake.take_derivation().is_some() {
+            handshake.handle_key(Key::generate()).ok();
+            continue;
+        }
         let wanted = handshake.wanted();
         if wanted == 0 {
             return;

@@ -4,7 +4,8 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | [`key`] | the shared secret |
+//! | [`key`] | the shared key |
+//! | [`passphrase`] | shared secrets as operators give them, and keys derived from them |
 //! | [`suite`] | which ciphers there are |
 //! | `blowfish`, `resolver` | the primitives of the channel |
 //! | [`at_rest`] | the seal of a batch on disk; no file but these three touches a cipher |
@@ -23,6 +24,7 @@ pub mod channel;
 mod fuzz;
 pub mod handshake;
 pub mod key;
+pub mod passphrase;
 pub mod preface;
 mod resolver;
 pub mod stream_key;
@@ -37,7 +39,8 @@ pub use fuzz::{fuzz_channel, fuzz_receiver_handshake, fuzz_sender_handshake};
 pub use handshake::{
     Admitted, Handshake, ReceiverHandshake, SenderHandshake, SenderHandshakeError, Shown, Turned,
 };
-pub use key::{Key, KeyError, KeyId, Strength};
+pub use key::{Key, KeyError, KeyId};
+pub use passphrase::{Passphrase, Salt, Secret, Strength};
 pub use stream_key::{StreamKey, is_proven};
 pub use suite::Suite;
 pub use tls::{

@@ -7,15 +7,15 @@
 //! |---|---|---|---|
 //! | 0 | 4 | magic | `NFR1` |
 //! | 4 | 1 | version | 1 |
-//! | 5 | 1 | mode | 0 no encryption, 1 a shared key |
+//! | 5 | 1 | mode | 0 no encryption, 1 a shared key, 2 a shared passphrase |
 //! | 6 | 1 | suite | 0 without encryption; 1 blowfish, 2 chacha20-poly1305, 3 aes-256-gcm |
 //! | 7 | 1 | zero | 0 |
-//! | 8 | 1 | length of the key id | 0 without encryption; 8 for a shared key; never more than 64 |
+//! | 8 | 1 | length of the key id | 8 for a shared key; else 0; never more than 64 |
 //! | 9 | 1 | length of the sender id | 1 to 64 |
 //! | 10 | | key id | see [`KeyId`] |
 //! | | | sender id | `A-Z a-z 0-9 . _ -`, not starting with a dot |
 //!
-//! The receiver answers with a reply of 24 bytes:
+//! The receiver answers with a reply of 24 bytes, or of 40 if it accepts mode 2:
 //!
 //! | offset | width | field | range |
 //! |---|---|---|---|
@@ -25,16 +25,21 @@
 //! | 6 | 1 | suite | as in the preface |
 //! | 7 | 1 | zero | 0 |
 //! | 8 | 16 | challenge: made by chance for this connection; zero without encryption | |
+//! | 24 | 16 | only if mode 2 is accepted: the [`Salt`] of keys that are derived from passphrases | |
 
 use crate::secure::key::KEY_ID_LEN;
-use crate::secure::{KeyId, Suite};
+use crate::secure::passphrase::SALT_LEN;
+use crate::secure::{KeyId, Salt, Suite};
 use crate::sequence::SenderId;
 
 /// The longest preface in bytes: its fixed part and two ids of 64 bytes.
 pub const PREFACE_MAX: usize = HEADER_LEN + 2 * ID_MAX;
 
-/// Bytes of the receiver's reply.
+/// Bytes of the receiver's reply without a salt.
 pub const REPLY_LEN: usize = 24;
+
+/// Bytes of a reply with a salt.
+pub const SALTED_REPLY_LEN: usize = REPLY_LEN + SALT_LEN;
 
 /// Bytes of the receiver's challenge.
 pub const CHALLENGE_LEN: usize = 16;
@@ -45,6 +50,7 @@ const HEADER_LEN: usize = 10;
 const ID_MAX: usize = 64;
 const MODE_NONE: u8 = 0;
 const MODE_KEY: u8 = 1;
+const MODE_PASSPHRASE: u8 = 2;
 
 /// Whether enough bytes are there to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +74,11 @@ pub enum Mode {
         /// Which key it is; `None` if the id is none that this version makes.
         key: Option<KeyId>,
     },
+    /// Encrypted with a key that both sides derive from a passphrase.
+    Passphrase {
+        /// The number of the suite.
+        suite: u8,
+    },
     /// Encrypted in a way that this version does not know.
     Unknown(u8),
 }
@@ -77,6 +88,7 @@ impl Mode {
         match self {
             Self::None => (MODE_NONE, 0),
             Self::Key { suite, .. } => (MODE_KEY, suite),
+            Self::Passphrase { suite } => (MODE_PASSPHRASE, suite),
             Self::Unknown(mode) => (mode, 0),
         }
     }
@@ -100,6 +112,11 @@ impl Preface {
     /// The preface of a sender that has a key.
     pub fn encode_keyed(sender: &SenderId, key: KeyId, suite: Suite) -> Vec<u8> {
         Self::encode(MODE_KEY, suite.code(), &key.0, sender)
+    }
+
+    /// The preface of a sender that has a passphrase.
+    pub fn encode_passphrase(sender: &SenderId, suite: Suite) -> Vec<u8> {
+        Self::encode(MODE_PASSPHRASE, suite.code(), &[], sender)
     }
 
     fn encode(mode: u8, suite: u8, key: &[u8], sender: &SenderId) -> Vec<u8> {
@@ -133,6 +150,8 @@ impl Preface {
             MODE_NONE if suite != 0 || key_id_len != 0 => return Err(PrefaceError::Malformed),
             MODE_NONE => Mode::None,
             MODE_KEY => Mode::Key { suite, key: key_id(bytes.get(HEADER_LEN..sender_at)) },
+            MODE_PASSPHRASE if key_id_len != 0 => return Err(PrefaceError::Malformed),
+            MODE_PASSPHRASE => Mode::Passphrase { suite },
             mode => Mode::Unknown(mode),
         };
         Ok(Parsed::Here(Self { mode, sender: sender_id(sender)? }))
@@ -209,7 +228,20 @@ impl Status {
         reply
     }
 
-    /// Reads the reply that `bytes` start with; the sender asked for `mode`.
+    /// The reply that accepts a preface of this `mode`, with the receiver's `salt` if the mode needs it.
+    pub fn encode_acceptance(mode: Mode, challenge: [u8; CHALLENGE_LEN], salt: Salt) -> Vec<u8> {
+        let reply = Self::Accepted.encode_reply(mode, challenge);
+        let salt = if let Mode::Passphrase { .. } = mode { salt.0.as_slice() } else { &[] };
+        [reply.as_slice(), salt].concat()
+    }
+
+    /// Reads the salt behind an accepting reply.
+    pub fn parse_salt(bytes: &[u8]) -> Parsed<Salt> {
+        let salt = bytes.get(REPLY_LEN..).and_then(<[u8]>::first_chunk::<SALT_LEN>);
+        salt.map_or(Parsed::NeedMore(SALTED_REPLY_LEN), |salt| Parsed::Here(Salt(*salt)))
+    }
+
+    /// Reads the reply that `bytes` start with, without a salt; the sender asked for `mode`.
     pub fn parse_reply(mode: Mode, bytes: &[u8]) -> Result<Parsed<Self>, PrefaceError> {
         if !starts_with_magic(bytes)? {
             return Ok(Parsed::NeedMore(REPLY_LEN));

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::limits::TOKEN_MAX;
-use crate::secure::{Key, Strength, Suite};
+use crate::secure::{Key, Suite};
 use crate::sequence::SenderId;
 
 const START: &str = "nft1_";
@@ -106,12 +106,10 @@ impl Token {
             return None;
         }
         let fields: Fields<'_> = serde_json::from_slice(object).ok()?;
-        let (key, strength) = Key::from_text(fields.key).ok()?;
-        (strength == Strength::Random).then_some(())?;
         Some(Self {
             address: fields.address,
             id: fields.id.parse().ok()?,
-            key,
+            key: Key::from_text(fields.key).ok()?,
             suite: fields.cipher.parse().ok()?,
         })
     }
@@ -131,7 +129,7 @@ mod tests {
         Token {
             address: "collector.example.net:2055".to_owned(),
             id: "brno-edge".parse().unwrap(),
-            key: Key::from_text(&"1f".repeat(32)).unwrap().0,
+            key: Key::from_text(&"1f".repeat(32)).unwrap(),
             suite: Suite::ChaCha20Poly1305,
         }
     }

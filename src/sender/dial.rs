@@ -10,7 +10,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::config::SenderProtection;
 use crate::limits::DIAL_PATIENCE;
-use crate::secure::{Certificate, Key, SenderHandshake, SenderHandshakeError, SenderTls, Suite};
+use crate::secure::{Certificate, Secret, SenderHandshake, SenderHandshakeError, SenderTls, Suite};
 use crate::sequence::SenderId;
 use crate::service::stream::{ShakeError, Stream, shake};
 use crate::service::{KeyReader, TlsTrouble, read_sender_tls};
@@ -22,8 +22,8 @@ pub(crate) enum Speech {
     LoopbackOnly,
     /// In clear text.
     ClearText,
-    /// Encrypted by a shared key.
-    Keyed(Key, Suite),
+    /// Encrypted under a shared key or passphrase.
+    Keyed(Secret, Suite),
     /// Over TLS.
     Tls(SenderTls),
 }
@@ -34,7 +34,7 @@ impl Speech {
         Ok(match protection {
             SenderProtection::LoopbackOnly => Self::LoopbackOnly,
             SenderProtection::Plaintext => Self::ClearText,
-            SenderProtection::Key { source, suite } => Self::Keyed(keys.read(source)?, *suite),
+            SenderProtection::Key { source, suite } => Self::Keyed(keys.read(source, &[*suite])?, *suite),
             SenderProtection::Tls { files, server_name } => {
                 Self::Tls(read_sender_tls(files, server_name.as_deref())?)
             }
@@ -56,7 +56,10 @@ impl Speech {
     ) -> Result<SenderHandshake, SenderHandshakeError> {
         Ok(match self {
             Self::LoopbackOnly | Self::ClearText => SenderHandshake::plain(id),
-            Self::Keyed(key, suite) => SenderHandshake::keyed(id, key, *suite),
+            Self::Keyed(Secret::Key(key), suite) => SenderHandshake::keyed(id, key, *suite),
+            Self::Keyed(Secret::Passphrase(passphrase), suite) => {
+                SenderHandshake::with_passphrase(id, passphrase, *suite)
+            }
             Self::Tls(tls) => SenderHandshake::tls(tls, host)?,
         })
     }

@@ -11,6 +11,7 @@ use crate::config::{
     self, HostPort, KeySource, Loaded, Overrides, SENDER, SenderProtection, SenderSettings, Surroundings,
 };
 use crate::limits::TOKEN_MAX;
+use crate::secure::Secret;
 use crate::secure::token::Token;
 use crate::service::pairing::{DropIn, Place};
 use crate::service::{DaemonError, console, read_secret_line};
@@ -115,12 +116,14 @@ fn refuse_if_overruled(
 /// Another key than the token's stays beside the new one: whoever joined by mistake can go back. What there is to
 /// say about it.
 fn keep_previous(place: &Place, key_file: &Path, token: &Token) -> Result<Option<String>, DaemonError> {
-    let Some(old) = place.key(key_file)?.filter(|old| *old != token.key) else { return Ok(None) };
+    let Some(old) = place.secret(key_file)?.filter(|old| *old != Secret::Key(token.key.clone())) else {
+        return Ok(None);
+    };
     let previous = place.beside("key.previous");
     place.refuse_key_of_another(key_file)?;
     place.refuse_key_of_another(&previous)?;
-    place.write_key(&previous, &old)?;
-    Ok(Some(format!("the key before, {}, is kept in {}", old.id(), previous.display())))
+    place.write_secret(&previous, &old)?;
+    Ok(Some(format!("the previous secret, {old}, is kept in {}", previous.display())))
 }
 
 /// How the settings differ from those before, if these could be read.

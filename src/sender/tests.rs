@@ -310,7 +310,7 @@ fn what_a_link_sends_or_reads_is_on_its_way_from_that_moment_on() {
 }
 
 fn spool_key(byte: char) -> Key {
-    Key::from_text(&byte.to_string().repeat(64)).unwrap().0
+    Key::from_text(&byte.to_string().repeat(64)).unwrap()
 }
 
 /// Starts with these keys, and a runtime directory so that the intake is not beside the spool.

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::config::KeySource;
-use crate::limits::KEY_FILE_MAX;
-use crate::secure::{Key, KeyError, Strength};
+use crate::limits::{KEY_FILE_MAX, PASSPHRASE_SHORT};
+use crate::secure::{Key, KeyError, Secret, Strength, Suite};
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +39,9 @@ pub enum KeyTrouble {
         "{0}: this is no key: a key is 64 hexadecimal digits, as `keygen` prints, or a passphrase in one line"
     )]
     NoText(KeySource),
+    /// The system refuses what keys need.
+    #[error("{0}")]
+    System(KeyError),
     /// The text is no key.
     #[error("{place}: {error}")]
     Bad {
@@ -60,32 +63,38 @@ fn hint(error: &io::Error) -> &'static str {
 /// Reads keys again and again. What was typed, or came on standard input, is there only once: it stays.
 #[derive(Debug, Default)]
 pub struct KeyReader {
-    typed: Option<Key>,
+    typed: Option<Secret>,
 }
 
 impl KeyReader {
-    /// The key at `source`.
-    pub fn read(&mut self, source: &KeySource) -> Result<Key, KeyTrouble> {
-        match (source, &self.typed) {
-            (KeySource::StandardInput, Some(key)) => Ok(key.clone()),
-            (KeySource::StandardInput, None) => Ok(self.typed.insert(read_key(source)?).clone()),
-            _ => read_key(source),
+    /// The key or passphrase at `source`, for these `suites`: a short passphrase only for Blowfish.
+    pub fn read(&mut self, source: &KeySource, suites: &[Suite]) -> Result<Secret, KeyTrouble> {
+        let secret = match (source, &self.typed) {
+            (KeySource::StandardInput, Some(secret)) => secret.clone(),
+            (KeySource::StandardInput, None) => self.typed.insert(read_secret(source)?).clone(),
+            _ => read_secret(source)?,
+        };
+        if secret.strength() == Strength::ShortPassphrase {
+            if !suites.contains(&Suite::Blowfish) {
+                return Err(KeyTrouble::Bad { place: source.clone(), error: KeyError::ShortPassphrase });
+            }
+            tracing::warn!(
+                "{source}: this passphrase has fewer than {PASSPHRASE_SHORT} characters: anyone who records the traffic can \
+                 guess it; it is used with the cipher blowfish only; `keygen` makes a key that cannot be guessed"
+            );
         }
+        Ok(secret)
     }
 }
 
-/// The key at `source`. A passphrase takes a tenth of a second and 64 MiB to become one: once, not for each use.
+/// The key or passphrase at `source`.
+fn read_secret(source: &KeySource) -> Result<Secret, KeyTrouble> {
+    Secret::from_text(&read_text(source)?).map_err(|error| KeyTrouble::Bad { place: source.clone(), error })
+}
+
+/// The key at `source`, which is no passphrase.
 pub fn read_key(source: &KeySource) -> Result<Key, KeyTrouble> {
-    let text = read_text(source)?;
-    let (key, strength) =
-        Key::from_text(&text).map_err(|error| KeyTrouble::Bad { place: source.clone(), error })?;
-    if strength == Strength::ShortPassphrase {
-        tracing::warn!(
-            "{source}: this passphrase is short: whoever records the traffic can find it by trying; \
-             `keygen` makes a key that nobody finds"
-        );
-    }
-    Ok(key)
+    Key::from_text(&read_text(source)?).map_err(|error| KeyTrouble::Bad { place: source.clone(), error })
 }
 
 /// The bytes of a file that nobody but its owner may read, `most` of them at the most.

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::config::{self, KeySource, Revision};
 use crate::limits::KEY_FILE_MAX;
-use crate::secure::Key;
+use crate::secure::{Key, KeyError, Secret};
 use crate::service::safe_file::{self, FileError, Owner};
 use crate::service::{DaemonError, KeyTrouble, console};
 
@@ -119,21 +119,38 @@ impl Place {
         safe_file::write(&drop_in.path, drop_in.text.as_bytes(), PUBLIC, Owner::writer())
     }
 
-    /// The key in the file at `path`, if there is one. Its mode does not matter here: it is mended.
-    pub fn key(&self, path: &Path) -> Result<Option<Key>, DaemonError> {
+    /// The key or passphrase in the file at `path`, if there is one. Its mode does not matter: writing corrects it.
+    pub fn secret(&self, path: &Path) -> Result<Option<Secret>, DaemonError> {
         let Some(content) = safe_file::read(path)? else { return Ok(None) };
         let source = || KeySource::File(path.to_owned());
         let text = str::from_utf8(&content).ok().filter(|_| content.len() <= KEY_FILE_MAX);
         let text = text.ok_or_else(|| KeyTrouble::NoText(source()))?;
-        let (key, _) = Key::from_text(text).map_err(|error| KeyTrouble::Bad { place: source(), error })?;
-        Ok(Some(key))
+        let secret = Secret::from_text(text).map_err(|error| KeyTrouble::Bad { place: source(), error })?;
+        Ok(Some(secret))
+    }
+
+    /// The key in the file at `path`, if there is one. A passphrase is an error.
+    pub fn key(&self, path: &Path) -> Result<Option<Key>, DaemonError> {
+        match self.secret(path)? {
+            None => Ok(None),
+            Some(Secret::Key(key)) => Ok(Some(key)),
+            Some(Secret::Passphrase(_)) => {
+                let place = KeySource::File(path.to_owned());
+                Err(KeyTrouble::Bad { place, error: KeyError::IsPassphrase }.into())
+            }
+        }
     }
 
     /// Writes a key file beside the configuration or into the directory of keys; whether it was not so already, with
     /// its mode and owner.
     pub fn write_key(&self, path: &Path, key: &Key) -> Result<bool, FileError> {
+        self.write_secret(path, &Secret::Key(key.clone()))
+    }
+
+    /// As [`Self::write_key`], for a key or a passphrase.
+    pub fn write_secret(&self, path: &Path, secret: &Secret) -> Result<bool, FileError> {
         safe_file::make_directory(path.parent().unwrap_or(Path::new("/")))?;
-        safe_file::write(path, text_of(key).as_bytes(), SECRET, self.owner)
+        safe_file::write(path, text_of(&secret.to_text()).as_bytes(), SECRET, self.owner)
     }
 
     /// Makes sure that there is a directory of keys at `path`, and keeps every other process that does so waiting as
@@ -151,10 +168,10 @@ impl Place {
     }
 }
 
-/// What a key file holds.
-fn text_of(key: &Key) -> Zeroizing<String> {
-    let mut text = Zeroizing::new(String::with_capacity(128));
-    text.push_str(&key.to_text());
+/// The content of a key file with this `secret`.
+fn text_of(secret: &str) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(String::with_capacity(secret.len() + 1));
+    text.push_str(secret);
     text.push('\n');
     text
 }
@@ -162,8 +179,9 @@ fn text_of(key: &Key) -> Zeroizing<String> {
 /// Prints a new key, or writes it to `file`, which must not be there.
 pub fn keygen(file: Option<&Path>) -> Result<(), DaemonError> {
     let key = Key::generate().map_err(DaemonError::system)?;
-    let Some(file) = file else { return console::print(&text_of(&key)) };
+    let text = text_of(&key.to_text());
+    let Some(file) = file else { return console::print(&text) };
     let file = std::path::absolute(file).map_err(DaemonError::cannot_create)?;
-    safe_file::create(&file, text_of(&key).as_bytes(), SECRET)?;
+    safe_file::create(&file, text.as_bytes(), SECRET)?;
     console::print(&format!("key {} is in {}\n", key.id(), file.display()))
 }

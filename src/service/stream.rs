@@ -11,7 +11,7 @@ use rustix::net::Shutdown;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, Ready};
 use tokio::net::TcpStream;
 
-use crate::secure::{Channel, ChannelError, Handshake};
+use crate::secure::{Channel, ChannelError, Handshake, KeyError};
 use crate::service::TcpProgress;
 
 /// Pieces that one write takes at the most.
@@ -52,6 +52,11 @@ pub async fn shake<H: Handshake>(
         let output = handshake.take_output();
         tcp.write_all(&output).await.map_err(ShakeError::Lost)?;
         outcome.map_err(ShakeError::Failed)?;
+        if let Some(derivation) = handshake.take_derivation() {
+            let key = tokio::task::spawn_blocking(|| derivation.run()).await;
+            outcome = handshake.handle_key(key.unwrap_or(Err(KeyError::System)));
+            continue;
+        }
         let wanted = handshake.wanted();
         if wanted == 0 {
             let eof = || ShakeError::Lost(io::ErrorKind::UnexpectedEof.into());

@@ -3,14 +3,18 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nf_transport::secure::Suite;
+use nf_transport::secure::preface::{Parsed, Preface, SALTED_REPLY_LEN, Status};
+
 use crate::running::shared;
 use crate::support::chatter::{MIXED, Pattern};
 use crate::support::daemon::Program;
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, key_text};
+use crate::support::hosts::{QUICK_SENDER, ReceiverHost, key_text, write_secret};
 use crate::support::meddler::{Meddler, Side};
 use crate::support::netflow_tools::have;
 use crate::support::pair::{Pair, STALL};
@@ -166,7 +170,7 @@ fn a_key_on_the_command_line_is_gone_once_the_daemons_are_ready_and_means_blowfi
         assert_eq!(pair.sender.wait_state("connected", STALL)["cipher"], "blowfish");
         for daemon in [pair.sender.daemon(), pair.receiver.daemon()] {
             let seen = String::from_utf8_lossy(&visible(daemon.pid())).into_owned();
-            assert!(!seen.contains("passphrase") && seen.contains("-k\0-\0"), "{seen}");
+            assert!(!seen.contains(key) && seen.contains("-k\0-\0"), "{seen}");
             daemon.wait_for_log(&["--key-file", "credential", "-k -"], STALL);
             assert_eq!(daemon.count_log(&["passphrase of two"]), 0, "{}", daemon.log());
         }
@@ -251,4 +255,67 @@ fn a_key_is_read_from_standard_input_and_from_the_credential_of_systemd() {
         assert!(check(program, receiver, None).contains("warning"), "{}", program.name());
         assert!(!check(program, receiver, Some(directory.path())).contains("warning"), "{}", program.name());
     }
+}
+
+/// The salt that a receiver answers a sender with a passphrase.
+fn salt_of(receiver: SocketAddr) -> [u8; 16] {
+    let mut tcp = TcpStream::connect(receiver).unwrap();
+    tcp.write_all(&Preface::encode_passphrase(&"edge".parse().unwrap(), Suite::Aes256Gcm)).unwrap();
+    let mut reply = [0; SALTED_REPLY_LEN];
+    tcp.read_exact(&mut reply).unwrap();
+    let Parsed::Here(salt) = Status::parse_salt(&reply) else { panic!("no salt") };
+    salt.0
+}
+
+#[test]
+fn a_passphrase_works_with_a_new_salt_at_each_start() {
+    let _running = shared();
+    let mut pair = Pair::new(1, Pattern::new(MIXED), &format!("cipher = \"aes-256-gcm\"\n{QUICK_SENDER}"));
+    let file = pair.sender.path("passphrase");
+    write_secret(&file, "a passphrase of two daemons");
+    pair.sender.protect(&["--key-file", file.to_str().unwrap()]);
+    pair.receiver.protect(&["--key-file", file.to_str().unwrap()]);
+    pair.receiver.start();
+    pair.sender.start();
+    let mut exporters = pair.exporters();
+    exporters.send(SENT.into());
+    pair.assert_all_arrive(&exporters, false);
+    let first = salt_of(pair.receiver.addr());
+    assert_eq!(salt_of(pair.receiver.addr()), first, "one salt for one run");
+    pair.receiver.take().terminate();
+    pair.receiver.start();
+    exporters.send(SENT.into());
+    pair.assert_all_arrive(&exporters, true);
+    assert_ne!(salt_of(pair.receiver.addr()), first);
+}
+
+#[test]
+fn a_passphrase_that_can_be_guessed_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (short, long) = (directory.path().join("short"), directory.path().join("long"));
+    write_secret(&short, "tajne");
+    write_secret(&long, "correct horse battery staple");
+    let file = directory.path().join("settings.toml");
+    let check = |program: Program, toml: &str, key: &Path| {
+        fs::write(&file, toml).unwrap();
+        let mut command = program.command();
+        command.arg("-c").arg(&file).arg("--key-file").arg(key).arg("check");
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for (program, toml) in [
+        (Program::Sender, "cipher = \"aes-256-gcm\"\nreceivers = [\"collector.example.net:2055\"]\n"),
+        (Program::Receiver, "ciphers = [\"aes-256-gcm\", \"chacha20-poly1305\"]\n"),
+    ] {
+        let (code, stderr) = check(program, toml, &short);
+        assert_eq!(code, Some(78), "{stderr}");
+        assert!(stderr.contains("short: this passphrase has fewer than 16 characters"), "{stderr}");
+        assert_ne!(check(program, toml, &long).0, Some(78), "{}", program.name());
+        let (_, blowfish) = toml.split_once('\n').unwrap();
+        assert_ne!(check(program, blowfish, &short).0, Some(78), "{}", program.name());
+    }
+    let spool = format!("[spool]\nencrypt = true\nkey-file = \"{}\"\n", long.display());
+    let (code, stderr) = check(Program::Sender, &spool, &long);
+    assert_eq!(code, Some(78), "{stderr}");
+    assert!(stderr.contains("long: this is a passphrase, and a key is needed here"), "{stderr}");
 }

@@ -11,7 +11,7 @@ const STREAM: StreamId = StreamId([7; 16]);
 const SALT: [u8; SALT_LEN] = [0x5A; SALT_LEN];
 
 fn key(byte: char) -> Key {
-    Key::from_text(&byte.to_string().repeat(64)).unwrap().0
+    Key::from_text(&byte.to_string().repeat(64)).unwrap()
 }
 
 fn batch(first: u64, payloads: &[&[u8]], compression: Compression) -> Batch {

@@ -4,8 +4,8 @@
 //!
 //! | | bytes | |
 //! |---|---|---|
-//! | sender | preface | who it is, which key and suite |
-//! | receiver | reply | accepted, with a challenge made by chance |
+//! | sender | preface | who it is, which key and suite; or that it has a passphrase |
+//! | receiver | reply | accepted, with a challenge made by chance; for a passphrase with a salt |
 //! | sender | length (2), message 1 (48) | `psk, e` |
 //! | receiver | length (2), message 2 (48) | `e, ee`; or length 1 and a [`Status`](crate::secure::preface::Status): refused |
 //! | sender | length (2), record 0 (16) | empty; proves that it is no replay |
@@ -32,13 +32,27 @@ use snow::params::{
 use snow::{Builder, HandshakeState};
 
 use crate::secure::resolver::Resolver;
-use crate::secure::{Key, Suite};
+use crate::secure::{Key, KeyError, Passphrase, Salt, Suite};
 
 /// Bytes of either handshake message: a public key and the tag of an empty payload.
 const MESSAGE_LEN: usize = 32 + 16;
 
 /// Bytes of the record that confirms the key: the tag of an empty payload.
 const CONFIRMATION_LEN: usize = 16;
+
+/// The derivation of a key that a handshake waits for. It is slow, so the caller runs it where it blocks nothing.
+#[derive(Debug)]
+pub struct Derivation {
+    passphrase: Passphrase,
+    salt: Salt,
+}
+
+impl Derivation {
+    /// Derives the key.
+    pub fn run(self) -> Result<Key, KeyError> {
+        self.passphrase.derive(self.salt)
+    }
+}
 
 /// One side of a handshake. What it has to say is written before anything more is read, also after an error.
 pub trait Handshake {
@@ -49,6 +63,16 @@ pub trait Handshake {
 
     /// What is to be written now; empty if nothing is.
     fn take_output(&mut self) -> Vec<u8>;
+
+    /// The derivation that the handshake waits for, once; its result goes to [`Self::handle_key`].
+    fn take_derivation(&mut self) -> Option<Derivation> {
+        None
+    }
+
+    /// Accepts the result of the derivation.
+    fn handle_key(&mut self, _key: Result<Key, KeyError>) -> Result<(), Self::Error> {
+        Ok(())
+    }
 
     /// How many bytes may be read at the most; 0 once the handshake is done.
     fn wanted(&self) -> usize;

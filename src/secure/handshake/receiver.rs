@@ -16,7 +16,7 @@ use crate::secure::handshake::{
 };
 use crate::secure::preface::{CHALLENGE_LEN, Foreign, Mode, Parsed, Preface, PrefaceError, Status};
 use crate::secure::tls::{is_meant, peer_name};
-use crate::secure::{Key, KeyId, ReceiverTls, Suite};
+use crate::secure::{Key, ReceiverTls, Strength, Suite};
 use crate::sequence::SenderId;
 
 /// A sender that was let in.
@@ -132,22 +132,22 @@ pub struct ReceiverHandshake {
     phase: Phase,
 }
 
-/// Who a sender says it is, and the key that it is to prove.
+/// The sender id of a preface, and the keys with which the peer may prove it.
 #[derive(Debug)]
 struct Claim {
     sender: SenderId,
     suite: Suite,
-    /// Which key it says it has.
-    given: Option<KeyId>,
-    /// That key, if it is one of the sender's.
-    key: Option<Key>,
+    /// The kind or id of its key, as the peer gives it.
+    given: String,
+    /// The key that the preface names, if the sender has it; or all that are derived from passphrases.
+    keys: Vec<Key>,
 }
 
 #[derive(Debug)]
 enum Phase {
     Preface,
-    Message1 { claim: Claim, state: Box<HandshakeState> },
-    Confirmation { claim: Claim, transport: Box<TransportState>, binding: ChannelBinding },
+    Message1 { claim: Claim, prologue: Vec<u8>, is_named: bool },
+    Confirmation { claim: Claim, key: Option<Key>, transport: Box<TransportState>, binding: ChannelBinding },
     Tls(Box<ServerConnection>),
     Done(Admitted),
     Over,
@@ -163,8 +163,8 @@ impl ReceiverHandshake {
     pub fn shown(&self) -> Shown {
         match &self.phase {
             Phase::Tls(connection) if is_meant(connection) => Shown::TlsHello,
-            Phase::Message1 { claim, .. } if claim.key.is_some() => Shown::KeyName,
-            Phase::Confirmation { claim, .. } if claim.key.is_some() => Shown::Key,
+            Phase::Message1 { is_named: true, .. } => Shown::KeyName,
+            Phase::Confirmation { key: Some(_), .. } => Shown::Key,
             _ => Shown::Nothing,
         }
     }
@@ -267,10 +267,10 @@ impl ReceiverHandshake {
             Mode::Unknown(mode) => {
                 Err((Status::UnsupportedVersion, Turned::Mode { sender: sender.clone(), mode }))
             }
-            Mode::Key { .. } if !admission.has_keys() => {
+            Mode::Key { .. } | Mode::Passphrase { .. } if !admission.has_keys() => {
                 Err((Status::EncryptionNotConfigured, Turned::NoKeys(sender.clone())))
             }
-            Mode::Key { suite: code, .. } => {
+            Mode::Key { suite: code, .. } | Mode::Passphrase { suite: code } => {
                 let suite = Suite::from_code(code);
                 if let Some(suite) = suite.filter(|suite| admission.suites.contains(suite)) {
                     return Ok(Some(suite));
@@ -283,20 +283,27 @@ impl ReceiverHandshake {
         }
     }
 
-    /// Goes on with a sender that says it has a key. One that nobody has is answered like one that is wrong, so that
-    /// nobody can find out which there are.
+    /// Continues with a peer that claims to have a key. An unknown key is answered like a wrong one, so that nobody finds
+    /// out which keys there are.
     fn challenge(&mut self, mode: Mode, sender: SenderId, suite: Suite) -> Result<(), Turned> {
-        let Mode::Key { key: given, .. } = mode else { return Ok(()) };
-        let key = self.admission.key_of(&sender, given).cloned();
+        let (given, keys): (String, Vec<Key>) = match mode {
+            Mode::Key { key: given, .. } => {
+                let name =
+                    given.map_or_else(|| "a key of an unknown kind".to_owned(), |id| format!("key {id}"));
+                (name, self.admission.key_of(&sender, given).into_iter().cloned().collect())
+            }
+            Mode::Passphrase { .. } => {
+                let name = format!("a passphrase with the cipher {suite}");
+                (name, self.admission.derived_keys(&sender, suite).cloned().collect())
+            }
+            Mode::None | Mode::Unknown(_) => return Ok(()),
+        };
         let challenge = challenge()?;
-        let unknown = Key::generate().map_err(|_| Turned::System)?;
         let preface = core::mem::take(&mut self.input);
-        self.reply(Status::Accepted, mode, challenge);
+        self.output = Status::encode_acceptance(mode, challenge, self.admission.salt);
         let prologue = [preface.as_slice(), &self.output].concat();
-        let state =
-            responder(suite, key.as_ref().unwrap_or(&unknown), &prologue).map_err(|_| Turned::System)?;
-        let claim = Claim { sender, suite, given, key };
-        self.phase = Phase::Message1 { claim, state: Box::new(state) };
+        let is_named = matches!(mode, Mode::Key { .. }) && !keys.is_empty();
+        self.phase = Phase::Message1 { claim: Claim { sender, suite, given, keys }, prologue, is_named };
         Ok(())
     }
 
@@ -306,28 +313,28 @@ impl ReceiverHandshake {
 
     fn take_message_1(&mut self) -> Result<(), Turned> {
         let Some(message) = self.take_frame(MESSAGE_LEN)? else { return Ok(()) };
-        let Phase::Message1 { claim, mut state } = core::mem::replace(&mut self.phase, Phase::Over) else {
+        let Phase::Message1 { claim, prologue, .. } = core::mem::replace(&mut self.phase, Phase::Over) else {
             return Ok(());
         };
-        if state.read_message(&message, &mut []).is_err() {
+        let Some((key, mut state)) = claim.open(&prologue, &message)? else {
             self.output = frame(&[Status::AuthenticationFailed.code()]);
             return Err(self.unproven(claim));
-        }
+        };
         self.output = framed(&mut state).map_err(|_| Turned::Unproven(claim.sender.clone()))?;
         let binding = ChannelBinding::from_hash(state.get_handshake_hash());
         let transport = Box::new(state.into_transport_mode().map_err(|_| Turned::System)?);
-        self.phase = Phase::Confirmation { claim, transport, binding };
+        self.phase = Phase::Confirmation { claim, key, transport, binding };
         Ok(())
     }
 
     fn take_confirmation(&mut self) -> Result<(), Turned> {
         let Some(record) = self.take_frame(CONFIRMATION_LEN)? else { return Ok(()) };
-        let Phase::Confirmation { claim, mut transport, binding } =
+        let Phase::Confirmation { claim, key, mut transport, binding } =
             core::mem::replace(&mut self.phase, Phase::Over)
         else {
             return Ok(());
         };
-        let key = claim.key.filter(|_| transport.read_message(&record, &mut []).is_ok());
+        let key = key.filter(|_| transport.read_message(&record, &mut []).is_ok());
         let Some(key) = key else { return Err(Turned::Unproven(claim.sender)) };
         let channel = Channel::keyed(*transport, claim.suite, binding);
         let pass = Pass::Key { id: key.id(), suite: claim.suite };
@@ -346,16 +353,41 @@ impl ReceiverHandshake {
     }
 
     fn unproven(&self, claim: Claim) -> Turned {
-        let Claim { sender, given, key, .. } = claim;
-        if key.is_some() {
+        let Claim { sender, given, keys, .. } = claim;
+        // A peer that names a key claims to have it. One with a passphrase names none.
+        if keys.iter().any(|key| key.strength() == Strength::Random) {
             return Turned::Unproven(sender);
         }
         if self.admission.is_reserved(&sender) && self.admission.keys_of(&sender).is_empty() {
             return Turned::Reserved(sender);
         }
-        let given = given.map_or_else(|| "a key of an unknown kind".to_owned(), |id| format!("key {id}"));
-        let known = listed(self.admission.keys_of(&sender).iter().map(Key::id), "none");
+        let known = listed(self.admission.keys_of(&sender).iter().map(name), "none");
         Turned::WrongKey { sender, given, known }
+    }
+}
+
+impl Claim {
+    /// Opens message 1 with the first of the keys that fits. Without any key it tries a random one, so that an unknown sender is
+    /// answered like one with a wrong key.
+    fn open(&self, prologue: &[u8], message: &[u8]) -> Result<Option<(Option<Key>, HandshakeState)>, Turned> {
+        let unknown = Key::generate().map_err(|_| Turned::System)?;
+        let candidates = self.keys.iter().map(Some).chain(self.keys.is_empty().then_some(None));
+        for key in candidates {
+            let mut state =
+                responder(self.suite, key.unwrap_or(&unknown), prologue).map_err(|_| Turned::System)?;
+            if state.read_message(message, &mut []).is_ok() {
+                return Ok(Some((key.cloned(), state)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The name of a key in a sentence: its id, unless that depends on the salt of the moment.
+fn name(key: &Key) -> String {
+    match key.strength() {
+        Strength::Random => key.id().to_string(),
+        derived => derived.name().to_owned(),
     }
 }
 

@@ -5,10 +5,11 @@ use snow::HandshakeState;
 
 use crate::secure::channel::{Channel, ChannelBinding};
 use crate::secure::handshake::{
-    Handshake, MESSAGE_LEN, TLS_READ, frame, framed, initiator, missing_of_frame, tls_input, tls_output,
+    Derivation, Handshake, MESSAGE_LEN, TLS_READ, frame, framed, initiator, missing_of_frame, tls_input,
+    tls_output,
 };
-use crate::secure::preface::{Mode, Parsed, Preface, PrefaceError, REPLY_LEN, Status};
-use crate::secure::{Certificate, Key, SenderTls, Suite};
+use crate::secure::preface::{Mode, Parsed, Preface, PrefaceError, REPLY_LEN, SALTED_REPLY_LEN, Status};
+use crate::secure::{Certificate, Key, KeyError, Passphrase, Salt, Secret, SenderTls, Suite};
 use crate::sequence::SenderId;
 
 /// Why a sender did not come to a channel. Everything that it holds stays where it is.
@@ -32,6 +33,9 @@ pub enum SenderHandshakeError {
     /// The system does not give what the handshake takes, such as randomness.
     #[error("cannot prepare the handshake: {0}")]
     System(snow::Error),
+    /// No key can be derived from the passphrase.
+    #[error("cannot derive a key from the passphrase: {0}")]
+    Derivation(#[from] KeyError),
 }
 
 impl SenderHandshakeError {
@@ -61,7 +65,14 @@ enum Phase {
     Reply {
         preface: Vec<u8>,
         mode: Mode,
-        key: Option<(Key, Suite)>,
+        secret: Option<(Secret, Suite)>,
+    },
+    /// The key for the receiver's salt is not derived yet.
+    Derivation {
+        prologue: Vec<u8>,
+        passphrase: Passphrase,
+        salt: Salt,
+        suite: Suite,
     },
     /// Message 1 is sent.
     Message2 {
@@ -86,7 +97,15 @@ impl SenderHandshake {
     /// A handshake that leads to a channel encrypted by `suite`.
     pub fn keyed(sender: &SenderId, key: &Key, suite: Suite) -> Self {
         let mode = Mode::Key { suite: suite.code(), key: Some(key.id()) };
-        Self::new(Preface::encode_keyed(sender, key.id(), suite), mode, Some((key.clone(), suite)))
+        let preface = Preface::encode_keyed(sender, key.id(), suite);
+        Self::new(preface, mode, Some((Secret::Key(key.clone()), suite)))
+    }
+
+    /// A handshake that leads to a channel encrypted by `suite` under a key derived from `passphrase`.
+    pub fn with_passphrase(sender: &SenderId, passphrase: &Passphrase, suite: Suite) -> Self {
+        let mode = Mode::Passphrase { suite: suite.code() };
+        let preface = Preface::encode_passphrase(sender, suite);
+        Self::new(preface, mode, Some((Secret::Passphrase(passphrase.clone()), suite)))
     }
 
     /// A handshake that leads to a channel over TLS with the receiver at `host`.
@@ -96,13 +115,13 @@ impl SenderHandshake {
         Ok(Self { input: Vec::new(), output: Vec::new(), phase })
     }
 
-    fn new(preface: Vec<u8>, mode: Mode, key: Option<(Key, Suite)>) -> Self {
-        Self { input: Vec::new(), output: preface.clone(), phase: Phase::Reply { preface, mode, key } }
+    fn new(preface: Vec<u8>, mode: Mode, secret: Option<(Secret, Suite)>) -> Self {
+        Self { input: Vec::new(), output: preface.clone(), phase: Phase::Reply { preface, mode, secret } }
     }
 
     /// The receiver's reply is whole or recognisably none.
     fn take_reply(&mut self) -> Result<(), SenderHandshakeError> {
-        let Phase::Reply { preface, mode, key } = &self.phase else { return Ok(()) };
+        let Phase::Reply { preface, mode, secret } = &self.phase else { return Ok(()) };
         let status = match Status::parse_reply(*mode, &self.input)? {
             Parsed::NeedMore(_) => return Ok(()),
             Parsed::Here(status) => status,
@@ -110,16 +129,32 @@ impl SenderHandshake {
         if status != Status::Accepted {
             return Err(SenderHandshakeError::Refused(status));
         }
-        self.phase = match key {
-            None => Phase::Done(Channel::clear_text(ChannelBinding::of_clear_text(preface, &self.input))),
-            Some((key, suite)) => {
-                let prologue = [preface.as_slice(), &self.input].concat();
-                let mut state = initiator(*suite, key, &prologue).map_err(SenderHandshakeError::System)?;
-                self.output = framed(&mut state).map_err(SenderHandshakeError::System)?;
-                Phase::Message2 { state: Box::new(state), suite: *suite }
+        let prologue = || [preface.as_slice(), &self.input].concat();
+        match secret {
+            None => {
+                let binding = ChannelBinding::of_clear_text(preface, &self.input);
+                self.phase = Phase::Done(Channel::clear_text(binding));
             }
-        };
+            Some((Secret::Key(key), suite)) => self.begin_noise(&prologue(), &key.clone(), *suite)?,
+            Some((Secret::Passphrase(passphrase), suite)) => {
+                let Parsed::Here(salt) = Status::parse_salt(&self.input) else { return Ok(()) };
+                if let Some(key) = passphrase.last_key(salt) {
+                    self.begin_noise(&prologue(), &key, *suite)?;
+                } else {
+                    let (prologue, passphrase) = (prologue(), passphrase.clone());
+                    self.phase = Phase::Derivation { prologue, passphrase, salt, suite: *suite };
+                }
+            }
+        }
         self.input.clear();
+        Ok(())
+    }
+
+    /// Sends message 1.
+    fn begin_noise(&mut self, prologue: &[u8], key: &Key, suite: Suite) -> Result<(), SenderHandshakeError> {
+        let mut state = initiator(suite, key, prologue).map_err(SenderHandshakeError::System)?;
+        self.output = framed(&mut state).map_err(SenderHandshakeError::System)?;
+        self.phase = Phase::Message2 { state: Box::new(state), suite };
         Ok(())
     }
 
@@ -161,13 +196,30 @@ impl Handshake for SenderHandshake {
         core::mem::take(&mut self.output)
     }
 
+    fn take_derivation(&mut self) -> Option<Derivation> {
+        let Phase::Derivation { passphrase, salt, .. } = &self.phase else { return None };
+        Some(Derivation { passphrase: passphrase.clone(), salt: *salt })
+    }
+
+    fn handle_key(&mut self, key: Result<Key, KeyError>) -> Result<(), SenderHandshakeError> {
+        let Phase::Derivation { prologue, suite, .. } = core::mem::replace(&mut self.phase, Phase::Over)
+        else {
+            return Ok(());
+        };
+        self.begin_noise(&prologue, &key?, suite)
+    }
+
     fn wanted(&self) -> usize {
         match &self.phase {
+            // A refusal has no salt.
+            Phase::Reply { mode: Mode::Passphrase { .. }, .. } if self.input.len() >= REPLY_LEN => {
+                SALTED_REPLY_LEN.saturating_sub(self.input.len())
+            }
             Phase::Reply { .. } => REPLY_LEN.saturating_sub(self.input.len()),
             // A length that is too long was told of when it came.
             Phase::Message2 { .. } => missing_of_frame(&self.input, MESSAGE_LEN).unwrap_or(0),
             Phase::Tls { connection, .. } if connection.is_handshaking() => TLS_READ,
-            Phase::Tls { .. } | Phase::Done(_) | Phase::Over => 0,
+            Phase::Derivation { .. } | Phase::Tls { .. } | Phase::Done(_) | Phase::Over => 0,
         }
     }
 
@@ -179,7 +231,7 @@ impl Handshake for SenderHandshake {
         match &self.phase {
             Phase::Reply { .. } => self.take_reply(),
             Phase::Message2 { .. } => self.take_message_2(),
-            Phase::Tls { .. } | Phase::Done(_) | Phase::Over => Ok(()),
+            Phase::Derivation { .. } | Phase::Tls { .. } | Phase::Done(_) | Phase::Over => Ok(()),
         }
     }
 
@@ -189,7 +241,7 @@ impl Handshake for SenderHandshake {
             Phase::Tls { connection, own } => {
                 (!connection.is_handshaking()).then(|| Channel::tls(*connection, &own))
             }
-            Phase::Reply { .. } | Phase::Message2 { .. } | Phase::Over => None,
+            Phase::Reply { .. } | Phase::Derivation { .. } | Phase::Message2 { .. } | Phase::Over => None,
         }
     }
 }

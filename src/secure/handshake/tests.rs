@@ -4,7 +4,8 @@ use std::sync::Arc;
 use super::*;
 use crate::secure::admission::{Admission, Pass};
 use crate::secure::channel::{Channel, ChannelBinding};
-use crate::secure::preface::{Foreign, Preface, PrefaceError, Status};
+use crate::secure::preface::{Foreign, Mode, Preface, PrefaceError, Status};
+use crate::secure::{Passphrase, Salt, Secret};
 use crate::sequence::SenderId;
 
 fn edge() -> SenderId {
@@ -13,7 +14,7 @@ fn edge() -> SenderId {
 
 /// A key that is always the same for the same number.
 fn key(number: u8) -> Key {
-    Key::from_text(&format!("{number:02x}").repeat(32)).unwrap().0
+    Key::from_text(&format!("{number:02x}").repeat(32)).unwrap()
 }
 
 fn every_suite() -> Vec<Suite> {
@@ -54,6 +55,9 @@ pub(in crate::secure) fn play(
             break;
         }
         sender_error = feed(&mut sender, &meddle(2 * round + 1, to_sender)).err();
+        if let Some(derivation) = sender.take_derivation() {
+            sender_error = sender.handle_key(derivation.run()).err();
+        }
     }
     let at_sender = sender_error.map(Err).or_else(|| sender.finish().map(Ok));
     (at_sender, receiver_error.map(Err).or_else(|| receiver.finish().map(Ok)))
@@ -400,13 +404,109 @@ fn what_a_sender_may_do_follows_the_keys_of_the_moment() {
     assert!(!stricter.still_admits(&edge(), &pass(5, Suite::Blowfish)));
 }
 
+const LONG: &str = "correct horse battery staple";
+const SHORT: &str = "tajne";
+
+fn passphrase(text: &str) -> Passphrase {
+    let Secret::Passphrase(passphrase) = Secret::from_text(text).unwrap() else { panic!("a key") };
+    passphrase
+}
+
+/// A receiver that shares these secrets with everybody.
+fn sharing(texts: &[&str]) -> Admission {
+    let salt = Salt(*b"sixteen by chanc");
+    let shared = texts.iter().map(|text| Secret::from_text(text).unwrap().derive(salt).unwrap()).collect();
+    Admission { salt, suites: every_suite(), shared, ..Admission::default() }
+}
+
+#[test]
+fn a_sender_with_the_passphrase_is_accepted() {
+    let sender = passphrase(LONG);
+    for suite in every_suite() {
+        let handshake = SenderHandshake::with_passphrase(&edge(), &sender, suite);
+        let (at_sender, at_receiver) = play(handshake, receiver(sharing(&[LONG])), &mut unchanged);
+        assert_eq!(at_sender.unwrap().unwrap().cipher(), suite.name());
+        let admitted = at_receiver.unwrap().unwrap();
+        assert_eq!((admitted.sender, admitted.channel.cipher()), (edge(), suite.name()));
+        assert!(sharing(&[LONG]).still_admits(&edge(), &admitted.pass));
+    }
+}
+
+#[test]
+fn the_previous_passphrase_is_accepted_too() {
+    let handshake = SenderHandshake::with_passphrase(&edge(), &passphrase(LONG), Suite::Aes256Gcm);
+    let admission = sharing(&["a newer passphrase", LONG]);
+    assert!(matches!(play(handshake, receiver(admission), &mut unchanged).1, Some(Ok(_))));
+}
+
+#[test]
+fn a_short_passphrase_is_accepted_with_blowfish_only() {
+    let handshake = |suite| SenderHandshake::with_passphrase(&edge(), &passphrase(SHORT), suite);
+    let outcome = play(handshake(Suite::Blowfish), receiver(sharing(&[SHORT])), &mut unchanged).1;
+    assert!(matches!(outcome, Some(Ok(_))));
+    for suite in [Suite::ChaCha20Poly1305, Suite::Aes256Gcm] {
+        let (turned, status) = refused(handshake(suite), sharing(&[SHORT]));
+        let expected = format!(
+            "sender edge uses a passphrase with the cipher {suite}, and the key of edge here is a short passphrase (for \
+             the cipher blowfish only): both sides need the same key"
+        );
+        assert_eq!((turned, status), (expected, Status::AuthenticationFailed));
+    }
+}
+
+#[test]
+fn another_passphrase_and_a_random_key_are_refused_alike() {
+    for admission in [sharing(&["another passphrase"]), shared()] {
+        let handshake = SenderHandshake::with_passphrase(&edge(), &passphrase(LONG), Suite::Aes256Gcm);
+        assert_eq!(refused(handshake, admission).1, Status::AuthenticationFailed);
+    }
+    let keyed = SenderHandshake::keyed(&edge(), &key(1), Suite::Aes256Gcm);
+    assert_eq!(refused(keyed, sharing(&[LONG])).1, Status::AuthenticationFailed);
+}
+
+#[test]
+fn a_key_is_derived_once_for_each_salt() {
+    let sender = passphrase(LONG);
+    let mut derivations = Vec::new();
+    for salt in [Salt([1; 16]), Salt([1; 16]), Salt([2; 16])] {
+        let mut handshake = SenderHandshake::with_passphrase(&edge(), &sender, Suite::Aes256Gcm);
+        let mode = Mode::Passphrase { suite: 3 };
+        feed(&mut handshake, &Status::encode_acceptance(mode, [7; 16], salt)).unwrap();
+        let derivation = handshake.take_derivation();
+        derivations.push(derivation.is_some());
+        if let Some(derivation) = derivation {
+            handshake.handle_key(derivation.run()).unwrap();
+        }
+        handshake.take_output();
+        assert_eq!(handshake.wanted(), 2, "message 2 is next");
+    }
+    assert_eq!(derivations, [true, false, true]);
+}
+
+#[test]
+fn a_salt_that_was_changed_leads_to_no_channel() {
+    for bit in [24 * 8, 40 * 8 - 1] {
+        let handshake = SenderHandshake::with_passphrase(&edge(), &passphrase(LONG), Suite::Aes256Gcm);
+        let mut flip = |number, mut bytes: Vec<u8>| {
+            if number == 1 {
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
+            bytes
+        };
+        let (at_sender, at_receiver) = play(handshake, receiver(sharing(&[LONG])), &mut flip);
+        assert!(matches!(at_sender, Some(Err(_))) && matches!(at_receiver, Some(Err(_))), "bit {bit}");
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn bytes_of_any_kind_never_lead_to_a_channel(bytes: Vec<u8>, with_magic: bool) {
         let start: &[u8] = if with_magic { b"NFR1\x01\x01\x03\0\x08\x04" } else { b"" };
         let bytes = [start, &bytes].concat();
         crate::secure::fuzz_receiver_handshake(&bytes);
-        let start: &[u8] = if with_magic { b"NFR1\0\x01\x03\0" } else { b"" };
-        crate::secure::fuzz_sender_handshake(&[start, &bytes].concat());
+        for mode in [1, 2] {
+            let start: &[u8] = if with_magic { &[b'N', b'F', b'R', b'1', 0, mode, 3, 0] } else { b"" };
+            crate::secure::fuzz_sender_handshake(&[start, &bytes].concat());
+        }
     }
 }

@@ -8,7 +8,7 @@ use crate::batch::{BatchBuilder, Compression};
 use crate::datagram::{Datagram, Timestamp};
 use crate::framing::RefusalCode;
 use crate::limits::CHANNEL_AGE_MAX;
-use crate::secure::{Admission, Key, Pass, ReceiverHandshake, Suite};
+use crate::secure::{Admission, Key, Pass, ReceiverHandshake, Secret, Suite};
 use crate::sender::intake::Ring;
 use crate::sender::recovery::{Recovered, recover};
 use crate::sequence::{Position, RunId, StreamId};
@@ -102,7 +102,7 @@ impl Running {
         let receivers = vec![listener.local_addr().unwrap().to_string().parse().unwrap()];
         let (told, seen) = mpsc::unbounded_channel();
         tokio::spawn(receive(listener, known, told, supersedes));
-        Self { seen, ..Self::link(receivers, Speech::Keyed(key, Suite::Aes256Gcm)) }
+        Self { seen, ..Self::link(receivers, Speech::Keyed(Secret::Key(key), Suite::Aes256Gcm)) }
     }
 
     /// A link to these receivers.
@@ -183,9 +183,9 @@ async fn another_key_is_used_at_once_and_the_connection_before_ends_in_good_orde
     let mut running = Running::start(keys[0].clone(), keys.to_vec()).await;
     running.connected().await;
     let began = Instant::now();
-    running
-        .settings
-        .send_modify(|settings| settings.speech = Speech::Keyed(keys[1].clone(), Suite::ChaCha20Poly1305));
+    running.settings.send_modify(|settings| {
+        settings.speech = Speech::Keyed(Secret::Key(keys[1].clone()), Suite::ChaCha20Poly1305);
+    });
     let first = running.seen.recv().await.unwrap();
     assert_eq!(first.pass, Pass::Key { id: keys[0].id(), suite: Suite::Aes256Gcm });
     assert!(first.in_good_order);
@@ -207,9 +207,9 @@ async fn a_key_that_is_corrected_is_tried_at_once_whatever_the_schedule_says() {
     let reason = running.view.lock().unwrap().reason.clone().unwrap();
     assert!(reason.contains("does not know this sender's key"), "{reason}");
     let corrected = Instant::now();
-    running
-        .settings
-        .send_modify(|settings| settings.speech = Speech::Keyed(keys[1].clone(), Suite::Aes256Gcm));
+    running.settings.send_modify(|settings| {
+        settings.speech = Speech::Keyed(Secret::Key(keys[1].clone()), Suite::Aes256Gcm);
+    });
     running.connected().await;
     assert!(corrected.elapsed() < Duration::from_secs(1), "{:?}", corrected.elapsed());
 }

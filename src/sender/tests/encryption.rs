@@ -15,7 +15,7 @@ use crate::service::DaemonError;
 use crate::spool::SEGMENT_HEADER_LEN;
 
 fn key(digit: char) -> Key {
-    Key::from_text(&digit.to_string().repeat(64)).unwrap().0
+    Key::from_text(&digit.to_string().repeat(64)).unwrap()
 }
 
 fn sealing(current: char, others: &[char]) -> SpoolKeys {

@@ -89,7 +89,7 @@ pub(crate) fn connect_from(source: Ipv4Addr, target: SocketAddr) -> io::Result<T
 
 /// The key of `seed`, as [`write_key`](super::hosts::write_key) writes it.
 pub(crate) fn key_of(seed: &str) -> Key {
-    Key::from_text(&key_text(seed)).unwrap().0
+    Key::from_text(&key_text(seed)).unwrap()
 }
 
 /// Bytes of the payload of HELLO, and where its heartbeat is.
