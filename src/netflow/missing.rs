@@ -44,13 +44,15 @@ pub(super) struct Missing {
     sound: u64,
     judged: Judged,
     is_erratic: bool,
+    /// The contents of the last datagram. The ways of a group agree on them, whatever the number.
+    last: Option<Contents>,
 }
 
 impl Missing {
     pub(super) fn new(format: ExportFormat) -> Self {
         let (settled, sound) = (0, 0);
         let groups = Group::all(format).into_iter().collect();
-        Self { format, groups, settled, sound, judged: Judged::default(), is_erratic: false }
+        Self { format, groups, settled, sound, judged: Judged::default(), is_erratic: false, last: None }
     }
 
     /// One that begins where `missing` units are known to be missing.
@@ -61,7 +63,10 @@ impl Missing {
     /// Follows a datagram that bears `number`. Returns the ways by which that was the expected one.
     pub(super) fn note(&mut self, number: u32, contents: &Contents, heard: Heard) -> Ways {
         let ways = Way::all(self.format);
-        self.split(ways, number, contents);
+        if self.last != Some(*contents) {
+            self.split(ways, number, contents);
+            self.last = Some(*contents);
+        }
         let most = SEQUENCE_HOLES / self.groups.len().max(2);
         let believed = self.believed_index();
         let is_known = |way: &Way| way.place(number, contents).is_known();

@@ -54,7 +54,8 @@ impl Copies {
             return self.checksums.contains(&checksum);
         }
         let (newest, older) = self.checksums.split_at_checked(self.oldest).unwrap_or_default();
-        newest.iter().rev().chain(older.iter().rev()).take(LATEST).any(|known| *known == checksum)
+        let newest = last_of(newest, LATEST);
+        newest.contains(&checksum) || last_of(older, LATEST - newest.len()).contains(&checksum)
     }
 
     fn remember(&mut self, checksum: u32) {
@@ -65,4 +66,9 @@ impl Copies {
             self.oldest = (self.oldest + 1) % SEQUENCE_WINDOW;
         }
     }
+}
+
+/// The last `count` checksums, or all if there are fewer.
+fn last_of(checksums: &[u32], count: usize) -> &[u32] {
+    checksums.get(checksums.len().saturating_sub(count)..).unwrap_or_default()
 }
