@@ -21,7 +21,7 @@ use crate::receiver::known_sources::KnownSources;
 use crate::receiver::output::{Outputs, SocketBudget};
 use crate::receiver::positions::{self, Positions};
 use crate::receiver::reload::{Load, Reloader};
-use crate::receiver::report::{delivered, line, status};
+use crate::receiver::report::{line, status};
 use crate::receiver::seats::Seats;
 use crate::receiver::sender_log::SenderLog;
 use crate::receiver::serve::Shared;
@@ -169,9 +169,10 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
                     Some(shared) => {
                         let senders = shared.seats.status(&admission.borrow());
                         shared.seats.log_denied(false);
-                        pace.note(delivered(&senders));
+                        let totals = shared.seats.totals();
+                        pace.note((totals.delivered.datagrams, totals.delivered.bytes));
                         unmatched.look(&shared.unmatched);
-                        notify::status(&line(&senders, &shared.outputs(), &pace));
+                        notify::status(&line(&senders, totals, &shared.outputs(), &pace));
                         if syncing.as_ref().is_none_or(JoinHandle::is_finished) {
                             let keep: Keep = (Templates::keep_at_times, KnownSources::keep_at_times);
                             syncing = Some(tokio::spawn(sync(shared.clone(), state.clone(), keep)));

@@ -11,7 +11,7 @@ use crate::receiver::serve::Shared;
 use crate::service::{boot_clock, wall_clock};
 use crate::status::{
     CertificateStatus, CollectorState, CollectorStatus, LateStatus, Pace, PeerState, PeerStatus,
-    ReceiverStatus, SeenAs, Tally, count_of,
+    ReceiverStatus, SeenAs, SenderTotals, Tally, count_of,
 };
 
 /// The status, with what is known of collectors that are not found.
@@ -27,6 +27,7 @@ pub(crate) fn status(
         service: "nf-receiver".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         senders: shared.map_or_else(Vec::new, |shared| shared.seats.status(&admission)),
+        all_senders: shared.map_or_else(SenderTotals::default, |shared| shared.seats.totals()),
         collectors: found.into_iter().chain(missing.iter().map(unresolved)).collect(),
         certificate: admission.tls.as_ref().map(|tls| CertificateStatus::of(&tls.certificate, wall_clock())),
         refusals,
@@ -90,21 +91,14 @@ fn collectors(outputs: &Outputs) -> Vec<CollectorStatus> {
         .collect()
 }
 
-/// Datagrams and bytes delivered since the start of the process.
-pub(crate) fn delivered(senders: &[PeerStatus]) -> (u64, u64) {
-    senders.iter().fold((0, 0), |(datagrams, bytes), sender| {
-        (datagrams + sender.delivered.datagrams, bytes + sender.delivered.bytes)
-    })
-}
-
 /// One line: state, what is delivered, how fast, and what waits. For that each idle collector's socket is looked at, so that
 /// what has been read by then does not count as unread if it goes away.
-pub(crate) fn line(senders: &[PeerStatus], outputs: &Outputs, pace: &Pace) -> String {
+pub(crate) fn line(senders: &[PeerStatus], totals: SenderTotals, outputs: &Outputs, pace: &Pace) -> String {
     let connected = senders.iter().filter(|sender| sender.state == PeerState::Connected).count();
     let connected = count_of(u64::try_from(connected).unwrap_or(u64::MAX), "sender");
     let mut parts = vec![
         format!("{connected} connected"),
-        format!("{} delivered", count_of(delivered(senders).0, "datagram")),
+        format!("{} delivered", count_of(totals.delivered.datagrams, "datagram")),
         format!("{:.0} datagrams/s out", pace.rates().0),
     ];
     let collectors = collectors(outputs);

@@ -3,7 +3,8 @@
 //! Owns what outlives a connection: the position of the stream, and how much of it each collector has. A newer connection
 //! of the same sender asks the older one to rise, and goes on where that stands, so that a lost link repeats nothing.
 
-use std::collections::HashMap;
+mod known;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,16 +14,16 @@ use tokio::sync::{OwnedMutexGuard, watch};
 
 use crate::datagram::BootTime;
 use crate::framing::Hello;
-use crate::limits::{SEATS_MAX, UNEVEN_SEATS_MAX};
 use crate::prefixes::Prefixes;
 use crate::receiver::ahead::Left;
 use crate::receiver::delivery::{Delivery, Settled};
 use crate::receiver::denied::Denied;
 use crate::receiver::positions::StreamPosition;
+use crate::receiver::seats::known::Known;
 use crate::secure::Admission;
 use crate::sequence::{RunId, SenderId, StreamId};
 use crate::service::boot_clock;
-use crate::status::{PeerState, PeerStatus, Tally};
+use crate::status::{PeerState, PeerStatus, SenderTotals, Tally};
 
 /// What the sender's current stream is, and how far it is delivered.
 #[derive(Debug)]
@@ -57,6 +58,17 @@ impl Counters {
         Self::add(&self.datagrams, settled.delivered.datagrams);
         Self::add(&self.bytes, settled.delivered.bytes);
         self.denied.add(&settled.denied, boot_clock());
+    }
+
+    /// All of them at this moment.
+    fn totals(&self) -> SenderTotals {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        SenderTotals {
+            delivered: Tally { datagrams: get(&self.datagrams), bytes: get(&self.bytes) },
+            duplicates: get(&self.duplicates),
+            gaps: get(&self.gaps),
+            denied: self.denied.total(),
+        }
     }
 
     /// Adds `count`, which a sender may have chosen, and returns the sum. It stays at the largest number.
@@ -188,46 +200,50 @@ impl Seat {
 /// The seats of all senders seen.
 #[derive(Debug, Default)]
 pub(crate) struct Seats {
-    seats: Mutex<HashMap<SenderId, Arc<Seat>>>,
+    known: Mutex<Known>,
 }
 
 impl Seats {
-    fn seats(&self) -> MutexGuard<'_, HashMap<SenderId, Arc<Seat>>> {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The seat of `id`. With too many seats, free ones are given up, and their counters with them.
+    /// The seat of `id`. With too many seats, free ones are given up.
     pub(crate) fn seat(&self, id: &SenderId, peer: SocketAddr, stream: StreamId) -> Arc<Seat> {
-        let mut seats = self.seats();
-        if seats.len() >= SEATS_MAX && !seats.contains_key(id) {
-            // Who shares a seat is about to take it: a second one for the same sender must not come to be.
-            seats.retain(|_, seat| Arc::strong_count(seat) > 1 || !seat.is_idle());
+        let mut known = self.known();
+        let forgotten = known.make_room(id);
+        let seat = known.seats.entry(id.clone()).or_insert_with(|| Arc::new(Seat::new(peer, stream))).clone();
+        drop(known);
+        for (id, seat) in forgotten {
+            seat.counters.denied.log(&id, Instant::now(), true);
         }
-        if seats.len() >= SEATS_MAX + UNEVEN_SEATS_MAX && !seats.contains_key(id) {
-            give_up_uneven(&mut seats);
-        }
-        seats.entry(id.clone()).or_insert_with(|| Arc::new(Seat::new(peer, stream))).clone()
+        seat
     }
 
     /// The address of the sender `id`, if it was here with this stream.
     pub(crate) fn peer_of(&self, id: &SenderId, stream: StreamId) -> Option<SocketAddr> {
-        let seat = self.seats().get(id)?.clone();
+        let seat = self.known().seats.get(id)?.clone();
         let view = seat.view();
         (view.stream == stream).then_some(view.peer)
     }
 
-    /// What the status shows of every sender, by id.
+    /// The rows of all senders by id.
     pub(crate) fn status(&self, admission: &Admission) -> Vec<PeerStatus> {
         let row = |(id, seat): (&SenderId, &Arc<Seat>)| row(id, seat, &admission.exporters_of(id));
-        let mut rows: Vec<PeerStatus> = self.seats().iter().map(row).collect();
+        let mut rows: Vec<PeerStatus> = self.known().seats.iter().map(row).collect();
         rows.sort_by(|a, b| a.id.cmp(&b.id));
         rows
+    }
+
+    /// The counts of all senders together.
+    pub(crate) fn totals(&self) -> SenderTotals {
+        self.known().totals()
     }
 
     /// Logs denied datagrams that are not in the log yet: those that are due or, at the end, all. To be called once a second.
     pub(crate) fn log_denied(&self, is_end: bool) {
         let seats: Vec<(SenderId, Arc<Seat>)> =
-            self.seats().iter().map(|(id, seat)| (id.clone(), seat.clone())).collect();
+            self.known().seats.iter().map(|(id, seat)| (id.clone(), seat.clone())).collect();
         for (id, seat) in seats {
             seat.counters.denied.log(&id, Instant::now(), is_end);
         }
@@ -237,7 +253,7 @@ impl Seats {
     /// what some of the collectors have beyond that.
     pub(crate) async fn settle(&self) -> Vec<Left> {
         let seats: Vec<(SenderId, Arc<Seat>)> =
-            self.seats().iter().map(|(id, seat)| (id.clone(), seat.clone())).collect();
+            self.known().seats.iter().map(|(id, seat)| (id.clone(), seat.clone())).collect();
         let mut ahead = Vec::new();
         for (id, seat) in seats {
             let current = seat.turn.lock().await;
@@ -263,48 +279,35 @@ impl Seats {
     }
 }
 
-/// Gives up an eighth of the seats whose senders are absent while some collectors have more of their streams than others.
-fn give_up_uneven(seats: &mut HashMap<SenderId, Arc<Seat>>) {
-    let absent =
-        seats.iter().filter(|(_, seat)| Arc::strong_count(seat) == 1 && seat.turn.try_lock().is_ok());
-    let absent: Vec<SenderId> = absent.take(UNEVEN_SEATS_MAX / 8).map(|(id, _)| id.clone()).collect();
-    for id in &absent {
-        seats.remove(id);
-    }
-    let count = absent.len();
-    tracing::warn!(
-        count,
-        "there are too many senders that are absent while a collector is behind: forgot how far each collector is for {count} of \
-         them; their next sessions repeat some datagrams to collectors that were ahead"
-    );
-}
-
 fn row(id: &SenderId, seat: &Seat, exporters: &Prefixes) -> PeerStatus {
     let (view, now) = (seat.view().clone(), boot_clock());
     let seconds_since = |moment: BootTime| now.since(moment).map_or(0, |time| time.as_secs());
-    let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let SenderTotals { delivered, duplicates, gaps, denied } = seat.counters.totals();
     PeerStatus {
         id: id.to_string(),
         stream: view.stream.to_string(),
         peer: view.peer.to_string(),
         state: view.state,
         cipher: view.cipher.to_owned(),
-        delivered: Tally { datagrams: get(&seat.counters.datagrams), bytes: get(&seat.counters.bytes) },
-        duplicates: get(&seat.counters.duplicates),
-        gaps: get(&seat.counters.gaps),
+        delivered,
+        duplicates,
+        gaps,
         replaces: view.replaces.map(|stream| stream.to_string()),
         superseded: view.superseded.map(|peer| peer.to_string()),
         ended: view.ended,
         exporters: exporters.iter().map(ToString::to_string).collect(),
-        denied: seat.counters.denied.total(),
+        denied,
         denied_exporters: seat.counters.denied.exporters(seconds_since),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use crate::framing::{Heartbeat, StreamProof};
+    use crate::limits::SEATS_MAX;
     use crate::receiver::output::Outputs;
     use crate::receiver::positions::Positions;
     use crate::sequence::Position;
@@ -341,6 +344,28 @@ mod tests {
         positions.sync().unwrap();
         assert!(file.upgrade().is_none());
         assert_eq!(seats.status(&Admission::default())[0].delivered.datagrams, 3);
+    }
+
+    #[test]
+    fn counts_of_forgotten_senders_stay_in_the_totals() {
+        let seats = Seats::default();
+        let peer = "192.0.2.1:40000".parse().unwrap();
+        let seat = seats.seat(&"edge".parse().unwrap(), peer, STREAM);
+        Counters::add(&seat.counters.datagrams, 30);
+        Counters::add(&seat.counters.bytes, 3000);
+        Counters::add(&seat.counters.duplicates, 2);
+        Counters::add(&seat.counters.gaps, u64::MAX);
+        drop(seat);
+        let before = seats.totals();
+        for number in 0..=SEATS_MAX {
+            let seat = seats.seat(&format!("other-{number}").parse().unwrap(), peer, STREAM);
+            Counters::add(&seat.counters.gaps, 1);
+        }
+        let is_kept = seats.status(&Admission::default()).iter().any(|row| row.id == "edge");
+        assert!(!is_kept, "the seat made room");
+        assert_eq!(seats.totals(), before);
+        assert_eq!(before.delivered, Tally { datagrams: 30, bytes: 3000 });
+        assert_eq!((before.duplicates, before.gaps), (2, u64::MAX));
     }
 
     #[tokio::test]

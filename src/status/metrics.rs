@@ -4,6 +4,7 @@
 mod exporters;
 
 use core::fmt;
+use std::collections::BTreeMap;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -90,8 +91,12 @@ impl Collector for SenderStatus {
             ],
         )?;
         for (name, help, count) in SOCKET_FIGURES {
-            let sockets: Vec<(String, u64)> =
-                self.sockets.iter().map(|socket| (socket.address.to_string(), count(socket))).collect();
+            // systemd can pass two sockets with one address (ReusePort=), and a label must not occur twice.
+            let mut sockets = BTreeMap::new();
+            for socket in &self.sockets {
+                let sum = sockets.entry(socket.address.to_string()).or_insert(0_u64);
+                *sum = sum.saturating_add(count(socket));
+            }
             metrics.counters(
                 (name, help),
                 "socket",
@@ -114,26 +119,20 @@ impl Collector for SenderStatus {
 impl Collector for ReceiverStatus {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut metrics = Metrics(encoder);
-        let sum = |count: fn(&crate::status::PeerStatus) -> u64| {
-            self.senders.iter().map(count).fold(0, u64::saturating_add)
-        };
+        let all = self.all_senders;
         let connected = self.senders.iter().filter(|sender| sender.state == PeerState::Connected).count();
         metrics.gauge("senders_connected", "Senders that are connected", amount(connected))?;
         metrics.counter(
             "received_datagrams",
             "Datagrams of all senders that were acknowledged",
-            sum(|sender| sender.delivered.datagrams),
+            all.delivered.datagrams,
         )?;
         metrics.counter(
             "repeated_datagrams",
             "Datagrams that came again and were not delivered again",
-            sum(|sender| sender.duplicates),
+            all.duplicates,
         )?;
-        metrics.counter(
-            "lost_datagrams",
-            "Datagrams that senders told to be lost",
-            sum(|sender| sender.gaps),
-        )?;
+        metrics.counter("lost_datagrams", "Datagrams that senders reported as lost", all.gaps)?;
         metrics.counter(
             "unmatched_datagrams",
             "Datagrams that match no collector: acknowledged and not delivered",
@@ -326,6 +325,19 @@ fn signed(count: u64) -> i64 {
 mod tests {
     use super::*;
     use crate::status::render::tests::{receiver, sender};
+
+    #[test]
+    fn sockets_with_one_address_have_one_sample() {
+        let mut status = sender();
+        status.sockets.push(status.sockets[0]);
+        let text = sender_metrics(status);
+        let samples: Vec<_> = text.lines().filter(|line| line.starts_with("nf_sender_socket_")).collect();
+        let expected = [
+            "nf_sender_socket_kernel_drops_total{socket=\"[::]:2055\"} 24",
+            "nf_sender_socket_denied_total{socket=\"[::]:2055\"} 2662",
+        ];
+        assert_eq!(samples, expected);
+    }
 
     #[test]
     fn the_metrics_of_a_sender_are_the_figures_of_its_status() {

@@ -32,7 +32,7 @@ impl Pace {
         };
         let seconds = to.duration_since(*from).as_secs_f64();
         let rate = |count: u64| if seconds > 0.0 { to_f64(count) / seconds } else { 0.0 };
-        (rate(datagrams_now - datagrams), rate(bytes_now - bytes))
+        (rate(datagrams_now.saturating_sub(*datagrams)), rate(bytes_now.saturating_sub(*bytes)))
     }
 }
 
@@ -41,4 +41,18 @@ pub fn to_f64(count: u64) -> f64 {
     let high = u32::try_from(count >> 32).unwrap_or(u32::MAX);
     let low = u32::try_from(count & u64::from(u32::MAX)).unwrap_or(u32::MAX);
     f64::from(high) * 4_294_967_296.0 + f64::from(low)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_count_that_falls_is_no_rate() {
+        let mut pace = Pace::default();
+        pace.note((1000, 100_000));
+        tokio::time::advance(core::time::Duration::from_secs(1)).await;
+        pace.note((900, 100_500));
+        assert_eq!(pace.rates(), (0.0, 500.0));
+    }
 }

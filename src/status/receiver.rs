@@ -15,6 +15,9 @@ pub struct ReceiverStatus {
     pub version: String,
     /// The senders heard.
     pub senders: Vec<PeerStatus>,
+    /// Counts of all senders together, also of those that nf-receiver has forgotten to make room.
+    #[serde(default)]
+    pub all_senders: SenderTotals,
     /// The collectors delivered to.
     pub collectors: Vec<CollectorStatus>,
     /// The own certificate, if TLS is spoken.
@@ -35,6 +38,31 @@ pub struct ReceiverStatus {
     /// Their exporters, those with the most datagrams first; at most `limits::UNMATCHED_SHOWN`.
     #[serde(default)]
     pub unmatched_exporters: Vec<UnmatchedStatus>,
+}
+
+/// Counts of all senders together. They never fall.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SenderTotals {
+    /// Delivered datagrams and bytes.
+    pub delivered: Tally,
+    /// Datagrams that arrived again and were not delivered again.
+    pub duplicates: u64,
+    /// Datagrams that senders reported as lost.
+    pub gaps: u64,
+    /// Datagrams of exporters that their sender may not carry.
+    pub denied: u64,
+}
+
+impl SenderTotals {
+    /// Adds the counts of further senders. Sums stay at the largest number.
+    pub fn add(&mut self, more: Self) {
+        let add = |sum: &mut u64, count: u64| *sum = sum.saturating_add(count);
+        add(&mut self.delivered.datagrams, more.delivered.datagrams);
+        add(&mut self.delivered.bytes, more.delivered.bytes);
+        add(&mut self.duplicates, more.duplicates);
+        add(&mut self.gaps, more.gaps);
+        add(&mut self.denied, more.denied);
+    }
 }
 
 /// An exporter whose datagrams match no collector.

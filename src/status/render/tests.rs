@@ -2,7 +2,7 @@ use super::*;
 use crate::sequence::StreamId;
 use crate::status::{
     CollectorStatus, DeniedExporter, DeniedStatus, Dropped, ExporterStatus, IntakeStatus, LateStatus, Queued,
-    Recovered, RefusedStatus, SeenAs, SocketStatus, Tally, UnmatchedStatus,
+    Recovered, RefusedStatus, SeenAs, SenderTotals, SocketStatus, Tally, UnmatchedStatus,
 };
 
 pub(in crate::status) fn sender() -> SenderStatus {
@@ -175,6 +175,12 @@ pub(in crate::status) fn receiver() -> ReceiverStatus {
             denied: 0,
             denied_exporters: Vec::new(),
         }],
+        all_senders: SenderTotals {
+            delivered: Tally { datagrams: 12_000, bytes: 2048 },
+            duplicates: 3,
+            gaps: 0,
+            denied: 0,
+        },
         collectors: vec![CollectorStatus {
             address: "127.0.0.1:9995".to_owned(),
             state: CollectorState::Down,
