@@ -23,12 +23,21 @@ pub(crate) struct ExporterLog {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     address: IpAddr,
+    interface: u32,
     source: Source,
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {} source {}", self.address, self.source.format, self.source.id)
+        write!(f, "{}", self.address)?;
+        if self.interface != 0 {
+            write!(f, "%{}", self.interface)?;
+        }
+        let Source { format, agent, id } = self.source;
+        match agent.filter(|agent| *agent != self.address) {
+            Some(agent) => write!(f, ", {format} source {agent}/{id}"),
+            None => write!(f, ", {format} source {id}"),
+        }
     }
 }
 
@@ -57,7 +66,8 @@ impl ExporterLog {
         let mut changes = Changes::default();
         let mut unusable = HashSet::new();
         for figures in figures.filter(|figures| figures.source.format.is_numbered()) {
-            let key = Key { address: figures.address, source: figures.source };
+            let ExporterFigures { address, interface, source, .. } = figures;
+            let key = Key { address, interface, source };
             match figures.missing {
                 Err(reason) if unusable.insert(key) && !self.unusable.contains(&key) => {
                     changes.unusable.push((key, reason));
@@ -101,6 +111,7 @@ mod tests {
     fn figures(id: u32, port: u16, missing: Result<u64, Unusable>) -> ExporterFigures {
         ExporterFigures {
             address: "192.0.2.1".parse().unwrap(),
+            interface: 0,
             port,
             source: Source { format: ExportFormat::V9, agent: None, id },
             datagrams: 100,
@@ -136,6 +147,15 @@ mod tests {
         assert_eq!(note(&mut log, &both).0.len(), 1);
         let one = [figures(1, 7, Ok(0)), figures(1, 9, Err(Unusable::Erratic))];
         assert_eq!(note(&mut log, &one), (vec![], vec![]));
+    }
+
+    #[test]
+    fn lines_name_the_interface_and_the_agent() {
+        let mut row = figures(3, 7, Err(Unusable::Erratic));
+        (row.address, row.interface) = ("fe80::1".parse().unwrap(), 2);
+        (row.source.format, row.source.agent) = (ExportFormat::SFlow, Some("192.0.2.77".parse().unwrap()));
+        let text = "fe80::1%2, sFlow v5 source 192.0.2.77/3 (its sequence numbers make no sense)";
+        assert_eq!(note(&mut ExporterLog::default(), &[row]).0, [text]);
     }
 
     #[test]

@@ -184,7 +184,7 @@ impl Reporter {
         let table = self.tally.exporters();
         let mut rows: Vec<ExporterStatus> = table.figures().map(|figures| exporter(&figures)).collect();
         drop(table);
-        rows.sort_by_key(|row| (row.address, row.port, row.version, row.agent, row.source_id));
+        rows.sort_by_key(|row| (row.address, row.interface, row.port, row.version, row.agent, row.source_id));
         rows
     }
 }
@@ -195,6 +195,7 @@ fn exporter(figures: &ExporterFigures) -> ExporterStatus {
     let has_id = !matches!(format, ExportFormat::V1 | ExportFormat::V7 | ExportFormat::Other);
     ExporterStatus {
         address: figures.address,
+        interface: (figures.interface != 0).then_some(figures.interface),
         port: figures.port,
         version: format.netflow_version(),
         format: (format != ExportFormat::Other).then(|| format.to_string()),

@@ -1,6 +1,6 @@
 //! The status of nf-sender, as `nf-sender status --json` prints it. Counters run from the start of the process.
 
-use core::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use serde::{Deserialize, Serialize};
 
@@ -178,6 +178,9 @@ pub struct DeniedStatus {
 pub struct ExporterStatus {
     /// Its address.
     pub address: IpAddr,
+    /// The index of the interface to which a link-local address belongs; `None` for other addresses.
+    #[serde(default)]
+    pub interface: Option<u32>,
     /// The port from which it was heard last.
     pub port: u16,
     /// NetFlow version (1, 5, 7, 8 or 9), or 10 for IPFIX; `None` for other formats, sFlow included.
@@ -208,6 +211,21 @@ pub struct ExporterStatus {
 }
 
 impl ExporterStatus {
+    /// Address and port, as in `[fe80::1%2]:2055` for a link-local address.
+    pub(super) fn socket_address(&self) -> SocketAddr {
+        match self.address {
+            IpAddr::V4(_) => SocketAddr::new(self.address, self.port),
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, self.port, 0, self.interface.unwrap_or_default()).into(),
+        }
+    }
+
+    /// The source id. It has the agent of sFlow before it, as in `192.0.2.77/3`, unless the agent has the exporter's address.
+    pub(super) fn source(&self) -> Option<String> {
+        let id = self.source_id?;
+        let agent = self.agent.filter(|agent| *agent != self.address);
+        Some(agent.map_or_else(|| id.to_string(), |agent| format!("{agent}/{id}")))
+    }
+
     /// True if its format has sequence numbers.
     pub(super) fn has_numbers(&self) -> bool {
         self.format.is_some() && self.version != Some(1)

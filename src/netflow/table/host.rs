@@ -45,6 +45,8 @@ pub(super) struct Host {
 pub struct ExporterFigures {
     /// Its address.
     pub address: IpAddr,
+    /// The index of the interface to which a link-local address belongs; else 0.
+    pub interface: u32,
     /// The port from which it was heard last.
     pub port: u16,
     /// The part of the address's datagrams that it counts.
@@ -209,6 +211,7 @@ impl Host {
             let (port, source, last_seen) = (exporter.port, exporter.source, exporter.last_seen);
             ExporterFigures {
                 address: self.key.ip,
+                interface: self.key.scope_id,
                 port,
                 source,
                 datagrams,

@@ -1,7 +1,5 @@
 //! The exporters of nf-sender as a table.
 
-use core::net::SocketAddr;
-
 use crate::status::render::{grouped, more, span};
 use crate::status::table::{Align, Table};
 use crate::status::{ExporterStatus, SenderStatus};
@@ -26,9 +24,9 @@ pub(super) fn table(status: &SenderStatus) -> String {
     let has_repeats = status.exporters.iter().any(|exporter| exporter.duplicates > 0);
     for exporter in by_trouble(&status.exporters) {
         table.row([
-            SocketAddr::new(exporter.address, exporter.port).to_string(),
+            exporter.socket_address().to_string(),
             kind(exporter),
-            exporter.source_id.map_or_else(|| "-".to_owned(), |number| number.to_string()),
+            exporter.source().unwrap_or_else(|| "-".to_owned()),
             grouped(exporter.datagrams),
             missing(exporter),
             if has_repeats { grouped(exporter.duplicates) } else { String::new() },
@@ -62,10 +60,10 @@ fn unusable(status: &SenderStatus) -> String {
     let rows =
         status.exporters.iter().filter(|exporter| exporter.missing.is_none() && exporter.has_numbers());
     let lines = rows.clone().take(UNUSABLE_ROWS).map(|exporter| {
-        let source = exporter.source_id.map(|id| format!(" source {id}")).unwrap_or_default();
+        let source = exporter.source().map(|source| format!(" source {source}")).unwrap_or_default();
         let reason = exporter.missing_reason.as_deref().unwrap_or("no reason is known");
         let reason = reason.strip_prefix("unusable: ").unwrap_or(reason);
-        format!("  {}{source}: {reason}\n", SocketAddr::new(exporter.address, exporter.port))
+        format!("  {}{source}: {reason}\n", exporter.socket_address())
     });
     let text: String = lines.collect();
     if text.is_empty() {
@@ -87,6 +85,8 @@ fn by_trouble(exporters: &[ExporterStatus]) -> Vec<&ExporterStatus> {
 
 #[cfg(test)]
 mod tests {
+    use core::net::SocketAddr;
+
     use super::*;
     use crate::status::render::render_sender;
     use crate::status::render::tests::sender;
@@ -96,6 +96,7 @@ mod tests {
         let address: SocketAddr = address.parse().unwrap();
         ExporterStatus {
             address: address.ip(),
+            interface: None,
             port: address.port(),
             version,
             format: Some(format.to_owned()),
@@ -160,6 +161,22 @@ unusable sequence numbers:
         let text = render_sender(&status, None);
         assert!(text.lines().all(|line| line.len() <= 140), "{text}");
         assert!(text.ends_with("source 4294967295: why\nand 3 more: status --json lists them\n"), "{text}");
+    }
+
+    #[test]
+    fn rows_name_the_interface_and_the_agent() {
+        let mut status = sender();
+        let mut link_local = exporter("[fe80::1]:2055", Some(9), "NetFlow v9");
+        link_local.interface = Some(2);
+        let mut proxied = exporter("192.0.2.2:6343", None, "sFlow v5");
+        (proxied.agent, proxied.source_id) = (Some("192.0.2.77".parse().unwrap()), Some(3));
+        let mut direct = proxied.clone();
+        direct.agent = Some(direct.address);
+        status.exporters = vec![link_local, proxied, direct];
+        let text = render_sender(&status, None);
+        for row in ["[fe80::1%2]:2055     v9        123456", "sFlow  192.0.2.77/3", "sFlow             3"] {
+            assert!(text.contains(row), "{row} is not in\n{text}");
+        }
     }
 
     #[test]

@@ -48,6 +48,7 @@ pub(in crate::status) fn sender() -> SenderStatus {
         exporters: vec![
             ExporterStatus {
                 address: "192.0.2.1".parse().unwrap(),
+                interface: None,
                 port: 50_000,
                 version: Some(9),
                 format: Some("NetFlow v9".to_owned()),
@@ -62,6 +63,7 @@ pub(in crate::status) fn sender() -> SenderStatus {
             },
             ExporterStatus {
                 address: "2001:db8::7".parse().unwrap(),
+                interface: None,
                 port: 4739,
                 version: None,
                 format: None,
