@@ -53,7 +53,7 @@ fn what_is_not_there_is_refused_as_unknown() {
 }
 
 #[test]
-fn a_token_that_is_not_given_is_read_from_standard_input() {
+fn without_a_token_standard_input_is_read() {
     let SenderAction::Join { token } = sender("nf-sender join").unwrap().action else { panic!("no join") };
     assert_eq!(token.as_str(), "-");
 }

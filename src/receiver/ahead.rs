@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_before_stays_whole_until_the_new_one_is() {
+    fn the_old_file_stays_whole_until_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let (path, linked) = (file(directory.path()), directory.path().join("linked"));
         leave(directory.path(), &[progress("127.0.0.1:1", 5)]).unwrap();

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_session_ends_with_the_certificate_that_expires_first() {
+    async fn a_session_ends_with_its_first_certificate() {
         for (own, peer, whose) in
             [(3600, 100, ExpiredCertificate::Peer), (100, 3600, ExpiredCertificate::Own)]
         {
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_certificate_expired_at_the_start_ends_no_session() {
+    async fn one_that_expired_before_ends_no_session() {
         let own_expired = timeout(HOUR, ends(-1, 86_400).expired_by(right_clock())).await;
         assert!(own_expired.is_err());
         let without = timeout(HOUR, SessionExpiry::at(None, NOW).expired_by(right_clock())).await;

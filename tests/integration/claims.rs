@@ -72,7 +72,7 @@ fn the_fuzz_targets_are_those_listed() {
 }
 
 #[test]
-fn every_entry_of_the_fuzzers_has_a_target_and_a_unit_test() {
+fn every_fuzz_entry_has_a_target_and_a_test() {
     let entries: BTreeSet<String> = sources(&root().join("src"))
         .iter()
         .flat_map(|path| {
