@@ -121,6 +121,11 @@ impl Exporters {
         oldest.is_some_and(|key| self.close(&key))
     }
 
+    /// Keeps what the collector saw of an exporter that has no socket now.
+    pub(super) fn remember(&mut self, key: SocketAddr, seen: Seen) {
+        self.remembered.put(key, seen);
+    }
+
     /// Forgets the port that was remembered first; false if there is none.
     pub(super) fn forget_oldest(&mut self) -> bool {
         self.remembered.pop_lru().is_some()
@@ -128,7 +133,7 @@ impl Exporters {
 
     fn close(&mut self, key: &SocketAddr) -> bool {
         let Some(leaving) = self.open.pop(key) else { return false };
-        self.remembered.put(*key, leaving.seen);
+        self.remember(*key, leaving.seen);
         let address = with_port(*key, SHARED);
         if let Some(ports) = self.addresses.get_mut(&address) {
             ports.ports.retain(|port| *port != key.port());

@@ -295,21 +295,32 @@ mod tests {
         assert_eq!(sources.seen_as(), [(exporter(3), third), (exporter(1), first)]);
     }
 
+    /// Ports that no other process is given by the kernel, as they are not in its range of ephemeral ports.
+    fn fixed_ports() -> impl Iterator<Item = u16> {
+        let first = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
+        (first..32_000).filter(|port| UdpSocket::bind(("0.0.0.0", *port)).is_ok())
+    }
+
+    /// Makes the collector have seen `exporter` at this port; returns what it saw.
+    fn remember(sources: &mut Sources, exporter: SocketAddr, port: u16) -> Seen {
+        let seen = Seen { seen_as: ([127, 0, 0, 1], port).into(), number: next_number() };
+        sources.senders.entry(SENDER).or_default().remember(exporter, seen);
+        seen
+    }
+
     #[tokio::test]
     async fn a_port_is_remembered_when_its_socket_closes() {
         let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
         let mut sources = sources(&collector, Source::Own, 2);
-        let all = 1..=20;
-        let ports: Vec<_> =
-            all.clone().map(|number| seen(&mut sources, &collector, exporter(number))).collect();
-        let numbers: Vec<_> =
-            all.clone().map(|number| sources.socket(SENDER, exporter(number)).unwrap().seen.number).collect();
+        let exporters: Vec<_> = (1..=20).map(exporter).collect();
+        let ports = exporters.iter().zip(fixed_ports());
+        let remembered: Vec<_> =
+            ports.map(|(exporter, port)| remember(&mut sources, *exporter, port)).collect();
         for _ in 0..3 {
-            for number in all.clone() {
-                let place = usize::from(number) - 1;
-                assert_eq!(seen(&mut sources, &collector, exporter(number)), ports[place]);
-                let leaving = sources.socket(SENDER, exporter(number)).unwrap();
-                assert_eq!((leaving.seen.number, leaving.has_moved), (numbers[place], false));
+            for (exporter, before) in exporters.iter().zip(&remembered) {
+                assert_eq!(seen(&mut sources, &collector, *exporter), before.seen_as);
+                let leaving = sources.socket(SENDER, *exporter).unwrap();
+                assert_eq!((leaving.seen, leaving.has_moved), (*before, false));
             }
         }
     }
@@ -318,13 +329,12 @@ mod tests {
     async fn a_port_that_somebody_took_meanwhile_is_replaced() {
         let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
         let mut sources = sources(&collector, Source::Own, 1);
-        let before = seen(&mut sources, &collector, exporter(1));
-        let number = sources.socket(SENDER, exporter(1)).unwrap().seen.number;
-        seen(&mut sources, &collector, exporter(2));
-        let _taken = UdpSocket::bind(before).unwrap();
-        assert_ne!(seen(&mut sources, &collector, exporter(1)), before);
+        let port = fixed_ports().next().unwrap();
+        let before = remember(&mut sources, exporter(1), port);
+        let _taken = UdpSocket::bind(before.seen_as).unwrap();
+        assert_ne!(seen(&mut sources, &collector, exporter(1)), before.seen_as);
         let leaving = sources.socket(SENDER, exporter(1)).unwrap();
-        assert!(leaving.has_moved && leaving.seen.number > number);
+        assert!(leaving.has_moved && leaving.seen.number > before.number);
     }
 
     #[tokio::test]
