@@ -321,6 +321,13 @@ pub const KNOWN_SOURCES_PER_SENDER: usize = 16;
 /// Exporters of each collector that the status shows with the address that they are seen as: of 64 collectors 6 MiB.
 pub const SEEN_AS_SHOWN: usize = 1024;
 
+/// Rows that nf-sender keeps of what each exporter holds in each segment: 16 MiB. Segments beyond it are read when the spool is
+/// full.
+pub const HOLDINGS_MAX: usize = 262_144;
+
+/// Exporters of dropped datagrams of the queue that nf-sender counts one by one; the one that lost longest ago makes room.
+pub const DROPPED_SHOWN: usize = 256;
+
 /// Exporters whose datagrams are denied that nf-sender, or nf-receiver for each sender, counts one by one; the one heard
 /// longest ago makes room.
 pub const DENIED_SHOWN: usize = 64;

@@ -30,6 +30,7 @@ pub struct BatchBuilder {
     encoded: BytesMut,
     chunks: Chunks,
     datagrams: u32,
+    dropped: u16,
     payload_bytes: u32,
     earliest: Timestamp,
     latest: Timestamp,
@@ -47,6 +48,7 @@ impl BatchBuilder {
             encoded: BytesMut::new(),
             chunks: Chunks::default(),
             datagrams: 0,
+            dropped: 0,
             payload_bytes: 0,
             earliest: Timestamp::default(),
             latest: Timestamp::default(),
@@ -73,6 +75,7 @@ impl BatchBuilder {
         self.chunks.make_room(&mut self.encoded);
         self.encoded.resize(HEADER_LEN, 0);
         self.datagrams = 0;
+        self.dropped = 0;
         self.payload_bytes = 0;
         self.earliest = Timestamp(u64::MAX);
         self.latest = Timestamp(0);
@@ -108,16 +111,32 @@ impl BatchBuilder {
             .ok()
             .filter(|length| usize::from(*length) <= PAYLOAD_MAX)
             .ok_or(PushError::TooLong)?;
-        let records_len = self.encoded.len() - HEADER_LEN;
-        if !self.is_empty() && records_len + record::encoded_len(datagram) > BATCH_BODY_TARGET {
+        if !self.has_room(record::encoded_len(datagram)) {
             return Err(PushError::Full);
         }
         record::put(&mut self.encoded, datagram, length);
-        self.datagrams += 1;
         self.payload_bytes += u32::from(length);
-        self.earliest = self.earliest.min(datagram.arrival);
-        self.latest = self.latest.max(datagram.arrival);
+        self.count(datagram.arrival);
         Ok(())
+    }
+
+    /// Leaves the position of a dropped datagram empty, which arrived at about `arrival`.
+    pub fn push_dropped(&mut self, arrival: Timestamp) -> Result<(), PushError> {
+        let dropped = self.dropped.checked_add(1).filter(|_| self.has_room(record::DROPPED_LEN));
+        self.dropped = dropped.ok_or(PushError::Full)?;
+        record::put_dropped(&mut self.encoded);
+        self.count(arrival);
+        Ok(())
+    }
+
+    fn has_room(&self, length: usize) -> bool {
+        self.is_empty() || self.encoded.len() - HEADER_LEN + length <= BATCH_BODY_TARGET
+    }
+
+    fn count(&mut self, arrival: Timestamp) {
+        self.datagrams += 1;
+        self.earliest = self.earliest.min(arrival);
+        self.latest = self.latest.max(arrival);
     }
 
     /// Closes the batch with `first` as the position of its first datagram, and starts the next one.
@@ -134,6 +153,7 @@ impl BatchBuilder {
             earliest: self.earliest,
             latest: self.latest,
             datagrams: self.datagrams,
+            dropped: self.dropped,
             payload_bytes: self.payload_bytes,
             body_len: u32::try_from(body.len()).ok()?,
             records_len,

@@ -10,14 +10,16 @@ use crate::sequence::{Position, StreamId};
 const STREAM: StreamId = StreamId([7; 16]);
 
 /// Reads `bytes`, whatever they are: as a batch, and as the body of one. For that the first of them choose the compression,
-/// the number of datagrams, the length of the records and the bytes of payload.
+/// the numbers of datagrams and of dropped ones, the length of the records and the bytes of payload.
 ///
 /// # Panics
 ///
 /// If the records of a batch are not as its header says.
 pub fn fuzz_batch(bytes: &[u8]) {
     read(&Bytes::copy_from_slice(bytes));
-    let Some(([compression, datagrams, a, b, c, d], body)) = bytes.split_first_chunk() else { return };
+    let Some(([compression, datagrams, dropped, a, b, c, d], body)) = bytes.split_first_chunk() else {
+        return;
+    };
     let body = body.get(..BATCH_BODY_MAX.min(body.len())).unwrap_or_default();
     let body_len = u32::try_from(body.len()).unwrap_or(u32::MAX);
     let compression = Compression::from_code(compression % 3).unwrap_or_default();
@@ -26,6 +28,7 @@ pub fn fuzz_batch(bytes: &[u8]) {
         earliest: Timestamp(0),
         latest: Timestamp(0),
         datagrams: u32::from(*datagrams).max(1),
+        dropped: u16::from(*dropped),
         payload_bytes: u32::from(u16::from_be_bytes([*c, *d])),
         body_len,
         records_len: match compression {
@@ -42,8 +45,17 @@ pub fn fuzz_batch(bytes: &[u8]) {
 fn read(bytes: &Bytes) {
     let Ok(Parsed::Batch(batch)) = Batch::parse(STREAM, bytes) else { return };
     let Ok(records) = batch.records() else { return };
+    assert_eq!(
+        u32::try_from(records.by_position().count()),
+        Ok(batch.datagrams()),
+        "there are more or fewer datagrams"
+    );
+    assert_eq!(
+        records.dropped_in(..),
+        u64::from(batch.dropped()),
+        "there are more or fewer dropped datagrams"
+    );
     let lengths: Vec<usize> = records.iter().map(|datagram| datagram.payload.len()).collect();
-    assert_eq!(u32::try_from(lengths.len()), Ok(batch.datagrams()), "there are more or fewer datagrams");
     let payload_bytes = lengths.iter().sum::<usize>();
     assert_eq!(u32::try_from(payload_bytes), Ok(batch.payload_bytes()), "the payloads have another length");
 }

@@ -29,8 +29,10 @@ pub struct BatchHeader {
     pub earliest: Timestamp,
     /// When the latest of the datagrams arrived; `earliest <= latest`.
     pub latest: Timestamp,
-    /// How many datagrams; `1 <= datagrams`.
+    /// How many datagrams, one for each position; `1 <= datagrams`.
     pub datagrams: u32,
+    /// How many of them the sender dropped since: their positions are empty; `dropped <= datagrams`.
+    pub dropped: u16,
     /// Bytes of all payloads together; `payload_bytes <= records_len`.
     pub payload_bytes: u32,
     /// Bytes of the body as stored; `body_len <= BATCH_BODY_MAX`, and `SEAL_OVERHEAD` more where it is sealed.
@@ -81,14 +83,16 @@ impl BatchHeader {
             body_checksum: rest.try_get_u32().ok()?,
             compression: Compression::from_code(rest.try_get_u8().ok()?)?,
             sealing: Sealing::from_code(rest.try_get_u8().ok()?)?,
+            dropped: rest.try_get_u16().ok()?,
         };
-        (rest == [0; 2] && fields.is_within_bounds()).then_some(fields)
+        fields.is_within_bounds().then_some(fields)
     }
 
     pub(super) fn is_within_bounds(&self) -> bool {
         let within = |length: u32, most: usize| usize::try_from(length).is_ok_and(|length| length <= most);
         let overhead = if self.sealing == Sealing::None { 0 } else { SEAL_OVERHEAD };
         self.datagrams >= 1
+            && u32::from(self.dropped) <= self.datagrams
             && self.first.0.checked_add(u64::from(self.datagrams)).is_some()
             && self.earliest <= self.latest
             && self.payload_bytes <= self.records_len
@@ -112,6 +116,7 @@ impl BatchHeader {
         rest.put_u32(self.body_checksum);
         rest.put_u8(self.compression.code());
         rest.put_u8(self.sealing.code());
+        rest.put_u16(self.dropped);
         let checksum = checksum(stream, &header).unwrap_or_else(|| {
             note_internal_error("a batch header is too short for its checksum");
             0

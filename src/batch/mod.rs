@@ -9,16 +9,16 @@
 //! | 8 | 8 | position of the first datagram | first + datagrams <= 2^64 - 1 |
 //! | 16 | 8 | earliest arrival, nanoseconds since 1970-01-01 | |
 //! | 24 | 8 | latest arrival, likewise | earliest <= latest |
-//! | 32 | 4 | number of datagrams | 1 <= n |
+//! | 32 | 4 | number of datagrams, one for each position | 1 <= n |
 //! | 36 | 4 | payload bytes of all datagrams together | <= length of the records |
 //! | 40 | 4 | length of the body as stored | <= 65,600; <= 65,640 if sealed |
 //! | 44 | 4 | length of the records, that is of the body once decompressed | <= 65,600 |
 //! | 48 | 4 | CRC32C of the body as stored | |
 //! | 52 | 1 | compression of the body | 0 none, 1 zstd, 2 zstd of the transposed records ([`transposed`]) |
 //! | 53 | 1 | sealing of the body | 0 none, 1 AES-256-GCM ([`crate::secure::at_rest`]); 0 in a DATA message |
-//! | 54 | 2 | zero | 0 |
+//! | 54 | 2 | number of datagrams that the sender dropped from a full spool | <= n |
 //!
-//! The body holds one record for each datagram, in order of arrival:
+//! The body holds one record for each datagram, in order of arrival. The record of a dropped one is a single byte 128. Other records:
 //!
 //! | offset | width | field |
 //! |---|---|---|
@@ -49,7 +49,7 @@ pub use compression::Compression;
 pub use fuzz::fuzz_batch;
 pub use header::{BatchHeader, HEADER_LEN, MAGIC};
 pub use newer::{Needs, NewerBatch, is_newer_than_1};
-pub use record::Records;
+pub use record::{Records, encoded_len as record_len};
 pub use sealing::Sealing;
 pub use transposed::fuzz_transposed;
 
@@ -177,9 +177,14 @@ impl Batch {
         self.header.end()
     }
 
-    /// How many datagrams, at least 1.
+    /// How many datagrams, at least 1. Those that were dropped count, too.
     pub fn datagrams(&self) -> u32 {
         self.header.datagrams
+    }
+
+    /// How many of the datagrams the sender dropped.
+    pub fn dropped(&self) -> u16 {
+        self.header.dropped
     }
 
     /// Bytes of all payloads together.

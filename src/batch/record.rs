@@ -1,6 +1,7 @@
 //! One datagram inside a batch's body.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::ops::RangeBounds;
 
 use bytes::{Buf, BufMut, Bytes};
 
@@ -11,13 +12,26 @@ use crate::limits::PAYLOAD_MAX;
 const EXPORTER_IS_V6: u8 = 1;
 const LOCAL_IS_V6: u8 = 2;
 
+/// All of the record of a dropped datagram.
+const DROPPED: u8 = 0x80;
+
+/// Bytes of the record of a dropped datagram.
+pub(super) const DROPPED_LEN: usize = 1;
+
 /// Bytes of a record beside its addresses and its payload: kinds, length, arrival and two ports.
 const FIXED_LEN: usize = 1 + 2 + 8 + 2 + 2;
+
+/// One record.
+enum Record<'a> {
+    Datagram(Datagram<'a>),
+    Dropped,
+}
 
 /// The datagrams of a batch, decompressed and known to be well formed.
 #[derive(Clone, Debug)]
 pub struct Records {
     bytes: Bytes,
+    dropped: u16,
 }
 
 impl Records {
@@ -32,19 +46,23 @@ impl Records {
             Compression::Zstd => compression::decompress(&body, records_len)?.into(),
             Compression::Transposed => compression::decompress_transposed(&body, records_len)?.into(),
         };
-        let records = Self { bytes };
+        let records = Self { bytes, dropped: header.dropped };
         records.check(header).ok_or(BatchError::Records)?;
         Ok(records)
     }
 
     fn check(&self, header: &BatchHeader) -> Option<()> {
         let mut rest: &[u8] = &self.bytes;
-        let mut payload_bytes = 0;
+        let (mut payload_bytes, mut dropped) = (0, 0);
         for _ in 0..header.datagrams {
-            payload_bytes += take(&mut rest)?.payload.len();
+            match take(&mut rest)? {
+                Record::Datagram(datagram) => payload_bytes += datagram.payload.len(),
+                Record::Dropped => dropped += 1,
+            }
         }
-        let payload_bytes_as_told = u32::try_from(payload_bytes) == Ok(header.payload_bytes);
-        (rest.is_empty() && payload_bytes_as_told).then_some(())
+        let is_as_stated =
+            u32::try_from(payload_bytes) == Ok(header.payload_bytes) && dropped == u32::from(header.dropped);
+        (rest.is_empty() && is_as_stated).then_some(())
     }
 
     /// Bytes that they take.
@@ -53,15 +71,34 @@ impl Records {
         self.bytes.len()
     }
 
-    /// The datagrams in order of arrival.
+    /// The datagrams in order of arrival, without those that were dropped.
     pub fn iter(&self) -> impl Iterator<Item = Datagram<'_>> {
+        self.by_position().flatten()
+    }
+
+    /// How many of the datagrams at these places, counted from 0, were dropped.
+    pub fn dropped_in(&self, places: impl RangeBounds<usize>) -> u64 {
+        if self.dropped == 0 {
+            return 0;
+        }
+        let by_place = (0..).zip(self.by_position());
+        let dropped = by_place.filter(|(place, datagram)| datagram.is_none() && places.contains(place));
+        u64::try_from(dropped.count()).unwrap_or(u64::MAX)
+    }
+
+    /// The datagram of each position; `None` for one that was dropped.
+    pub fn by_position(&self) -> impl Iterator<Item = Option<Datagram<'_>>> {
         let mut rest: &[u8] = &self.bytes;
-        core::iter::from_fn(move || take(&mut rest))
+        let records = core::iter::from_fn(move || take(&mut rest));
+        records.map(|record| match record {
+            Record::Datagram(datagram) => Some(datagram),
+            Record::Dropped => None,
+        })
     }
 }
 
 /// Bytes that the record of `datagram` takes.
-pub(super) fn encoded_len(datagram: &Datagram<'_>) -> usize {
+pub fn encoded_len(datagram: &Datagram<'_>) -> usize {
     let address_len = |address: &SocketAddr| if address.is_ipv6() { 16 } else { 4 };
     FIXED_LEN + address_len(&datagram.exporter) + address_len(&datagram.local) + datagram.payload.len()
 }
@@ -82,9 +119,17 @@ pub(super) fn put(out: &mut impl BufMut, datagram: &Datagram<'_>, length: u16) {
     out.put_slice(datagram.payload);
 }
 
-/// Takes one record off the front; `None` if `rest` does not start with a whole one.
-fn take<'a>(rest: &mut &'a [u8]) -> Option<Datagram<'a>> {
+/// Appends the record of a dropped datagram.
+pub(super) fn put_dropped(out: &mut impl BufMut) {
+    out.put_u8(DROPPED);
+}
+
+/// Takes one record off the front, which may be that of a dropped datagram; `None` if `rest` does not start with a whole record.
+fn take<'a>(rest: &mut &'a [u8]) -> Option<Record<'a>> {
     let kinds = rest.try_get_u8().ok()?;
+    if kinds == DROPPED {
+        return Some(Record::Dropped);
+    }
     if kinds & !(EXPORTER_IS_V6 | LOCAL_IS_V6) != 0 {
         return None;
     }
@@ -97,7 +142,7 @@ fn take<'a>(rest: &mut &'a [u8]) -> Option<Datagram<'a>> {
     }
     let (payload, after) = rest.split_at_checked(length)?;
     *rest = after;
-    Some(Datagram { exporter, local, arrival, payload })
+    Some(Record::Datagram(Datagram { exporter, local, arrival, payload }))
 }
 
 fn take_address(rest: &mut &[u8], is_v6: bool) -> Option<SocketAddr> {

@@ -131,7 +131,7 @@ proptest! {
 proptest! {
     #[test]
     fn a_body_of_any_kind_gives_what_its_header_says(
-        choice in any::<[u8; 6]>(),
+        choice in any::<[u8; 7]>(),
         bytes in proptest::collection::vec(any::<u8>(), 0..400),
         datagrams in proptest::collection::vec(any_datagram(), 1..5),
         damage in any::<(prop::sample::Index, u8)>(),
@@ -145,7 +145,7 @@ proptest! {
             let [.., c, d] = header.payload_bytes.to_be_bytes();
             let code = u8::from(compression == Compression::Zstd);
             let count = u8::try_from(header.datagrams).unwrap();
-            let mut body = [[code, count, a, b, c, d].as_slice(), &batch.body()].concat();
+            let mut body = [[code, count, 0, a, b, c, d].as_slice(), &batch.body()].concat();
             fuzz_batch(&body);
             let place = damage.0.index(body.len());
             body[place] ^= damage.1;
@@ -286,6 +286,52 @@ fn the_golden_batches_of_version_1_stay_readable() {
     );
 }
 
+/// Three datagrams, the second of which was dropped.
+fn with_dropped(compression: Compression) -> Batch {
+    let mut builder = BatchBuilder::new(STREAM, compression);
+    builder.push(&datagram(b"one").as_datagram()).unwrap();
+    builder.push_dropped(Timestamp(1_700_000_000_000_000_000)).unwrap();
+    builder.push(&datagram(&[0xAB; 600]).as_datagram()).unwrap();
+    builder.finish(Position(100)).unwrap()
+}
+
+#[test]
+fn a_dropped_datagram_keeps_its_position() {
+    let golden = Bytes::from_static(include_bytes!("golden/v1-dropped.batch"));
+    assert_eq!(with_dropped(Compression::None).bytes(), &golden);
+    let parsed = Batch::parse_exact(STREAM, &golden).unwrap();
+    for batch in [parsed, with_dropped(Compression::Zstd)] {
+        assert_eq!((batch.datagrams(), batch.dropped(), batch.end()), (3, 1, Position(103)));
+        let records = batch.records().unwrap();
+        let by_position: Vec<Option<Owned>> = records.by_position().map(|found| found.map(owned)).collect();
+        assert_eq!(by_position, [Some(datagram(b"one")), None, Some(datagram(&[0xAB; 600]))]);
+        assert_eq!(records.iter().count(), 2);
+    }
+}
+
+#[test]
+fn a_wrong_count_of_dropped_datagrams_is_refused() {
+    let batch = with_dropped(Compression::None);
+    for dropped in [0, 2, 3] {
+        let header = BatchHeader { dropped, ..batch.header };
+        assert!(matches!(Records::decode(&header, batch.body()), Err(BatchError::Records)), "{dropped}");
+    }
+    assert!(!BatchHeader { dropped: 4, ..batch.header }.is_within_bounds());
+}
+
+#[test]
+fn a_batch_of_dropped_datagrams_only_is_bounded() {
+    let mut builder = BatchBuilder::new(STREAM, Compression::None);
+    let mut count = 0;
+    while builder.push_dropped(Timestamp(5)).is_ok() {
+        count += 1;
+    }
+    let batch = builder.finish(Position(0)).unwrap();
+    assert_eq!(count, batch.end().0);
+    assert_eq!(u32::from(batch.dropped()), batch.datagrams());
+    assert_eq!(batch.records().unwrap().iter().count(), 0);
+}
+
 /// Writes the golden files anew: only for a new version of the format.
 #[test]
 #[ignore = "writes the golden files; run by hand for a new version of the format"]
@@ -295,6 +341,8 @@ fn write_golden_batches() {
         let path = format!("{}/src/batch/golden/v1-{name}.batch", env!("CARGO_MANIFEST_DIR"));
         std::fs::write(path, batch_of(&datagrams, compression).bytes()).unwrap();
     }
+    let path = format!("{}/src/batch/golden/v1-dropped.batch", env!("CARGO_MANIFEST_DIR"));
+    std::fs::write(path, with_dropped(Compression::None).bytes()).unwrap();
     let path = format!("{}/src/batch/golden/v1-transposed.batch", env!("CARGO_MANIFEST_DIR"));
     let batch = batch_of_flows(&[v5(1), datagram(b"no flows"), v5(2)], Compression::Zstd);
     std::fs::write(path, batch.bytes()).unwrap();

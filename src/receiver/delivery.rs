@@ -42,14 +42,9 @@ impl Leg {
     async fn run(&mut self, parcels: &VecDeque<Arc<Parcel>>) {
         let next = parcels.iter().find(|parcel| parcel.end > self.progress.position);
         let Some(parcel) = next else { return };
-        self.progress.position = self.progress.position.max(parcel.first);
-        let datagrams: Vec<Datagram<'_>> = parcel.from(self.progress.position).collect();
-        for run in datagrams.chunk_by(|one, next| parcel.allows(one) == parcel.allows(next)) {
-            let end = self.progress.position.plus(u64::try_from(run.len()).unwrap_or(u64::MAX));
-            if run.first().is_some_and(|first| parcel.allows(first)) {
-                self.output.deliver(run, &mut self.progress, &self.learner).await;
-            }
-            self.progress.position = end;
+        for (first, datagrams) in parcel.runs_from(self.progress.position) {
+            self.progress.position = first;
+            self.output.deliver(&datagrams, &mut self.progress, &self.learner).await;
         }
         self.progress.position = parcel.end;
     }
@@ -57,8 +52,8 @@ impl Leg {
     /// The collector does not get what it does not have of `parcel`.
     fn pass_over(&mut self, parcel: &Parcel) {
         if self.progress.position < parcel.end {
-            let datagrams = parcel.from(self.progress.position);
-            let datagrams: Vec<Datagram<'_>> = datagrams.filter(|datagram| parcel.allows(datagram)).collect();
+            let runs = parcel.runs_from(self.progress.position);
+            let datagrams: Vec<Datagram<'_>> = runs.into_iter().flat_map(|(_, run)| run).collect();
             self.learner.learn(&datagrams, None);
             self.output.pass_over(&datagrams);
             self.progress.position = parcel.end;

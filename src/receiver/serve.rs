@@ -30,7 +30,7 @@ use crate::receiver::templates::Templates;
 use crate::receiver::unmatched::Unmatched;
 use crate::receiver::waiting::Waiting;
 use crate::secure::is_proven;
-use crate::sequence::{Gap, Position, RunId, SenderId, StreamId};
+use crate::sequence::{Gap, GapReason, Position, RunId, SenderId, StreamId};
 use crate::service::messages::receiver;
 use crate::service::stream::{Received, Stream, StreamError, protection};
 use crate::service::{ExpiredCertificate, LogLimit, More, SessionExpiry, Stop};
@@ -516,32 +516,40 @@ impl Connection<'_> {
 
     /// Begins to deliver `batch`, of which `skip` datagrams were delivered before.
     fn begin(&self, turn: &mut Turn, batch: &Batch, skip: usize) {
-        let repeated = u64::try_from(skip).unwrap_or(u64::MAX);
-        Counters::add(&turn.seat.counters.duplicates, repeated);
-        let news = batch.first().plus(repeated);
+        let skipped = u64::try_from(skip).unwrap_or(u64::MAX);
+        let news = batch.first().plus(skipped);
         let (records, exporters) = (self.open(turn, batch, news), self.known.exporters());
+        let mut dropped_before = 0;
         if let Some(records) = &records {
             let outputs = self.outputs.borrow();
             self.shared.unmatched.note(&outputs, &self.known.sender, &exporters, records, skip);
+            dropped_before = records.dropped_in(..skip);
+            self.note_dropped(turn, news, records.dropped_in(skip..), GapReason::SpoolFull);
         }
+        Counters::add(&turn.seat.counters.duplicates, skipped.saturating_sub(dropped_before));
         push(turn, Parcel { first: batch.first(), end: batch.end(), news, records, exporters });
     }
 
     /// The sender says that positions will never come.
     fn note_lost(&self, turn: &Turn, gap: Gap) {
-        let (reason, lost) = (gap.reason.word(), gap.datagrams());
+        self.note_dropped(turn, gap.first, gap.datagrams(), gap.reason);
+    }
+
+    /// Counts and logs that the sender lost so many datagrams from position `first` on.
+    fn note_dropped(&self, turn: &Turn, first: Position, lost: u64, reason: GapReason) {
         if lost == 0 {
             return;
         }
         let in_all = Counters::add(&turn.seat.counters.gaps, lost);
         let sender = &self.known.sender;
-        let Some(held_back) = self.shared.sender_log.admit(sender, SenderLine::Lost(gap.reason)) else {
+        let Some(held_back) = self.shared.sender_log.admit(sender, SenderLine::Lost(reason)) else {
             return;
         };
+        let reason = reason.word();
         tracing::warn!(
             message_id = receiver::SENDER_LOST,
             %sender,
-            first = gap.first.0,
+            first = first.0,
             lost,
             in_all,
             reason,

@@ -42,7 +42,7 @@ impl Unmatched {
         if outputs.take_all(sender) {
             return;
         }
-        let exporters = records.iter().skip(skip).map(|datagram| datagram.exporter.ip());
+        let exporters = records.by_position().skip(skip).flatten().map(|datagram| datagram.exporter.ip());
         let unmatched =
             exporters.filter(|exporter| allowed.has(*exporter) && !outputs.take(sender, *exporter));
         let mut now = None;

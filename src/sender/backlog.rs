@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::batch::Batch;
 use crate::limits::READ_AHEAD;
 use crate::secure::OpenError;
-use crate::sender::queue::Queue;
+use crate::sender::queue::{OpenedSegment, Queue};
 use crate::sequence::Position;
 use crate::spool::{Damage, Item, SegmentReader};
 
@@ -31,7 +31,7 @@ pub(crate) enum BacklogError {
 pub(crate) struct Backlog {
     queue: Arc<Queue>,
     /// The segment being read, by its first position.
-    open: Option<(Position, SegmentReader<File>)>,
+    open: Option<OpenedSegment>,
     failures: u32,
 }
 
@@ -61,7 +61,7 @@ impl Backlog {
         if !self.seek(position)? {
             return Ok(batches);
         }
-        let Some((segment, reader)) = &mut self.open else { return Ok(batches) };
+        let Some(OpenedSegment { first: segment, reader, .. }) = &mut self.open else { return Ok(batches) };
         let mut bytes = 0;
         while bytes < READ_AHEAD {
             match reader.next_item()? {
@@ -94,11 +94,11 @@ impl Backlog {
 
     /// Makes the open segment stand at `position`; false if no segment holds it.
     fn seek(&mut self, position: Position) -> io::Result<bool> {
-        if let Some((first, reader)) = &mut self.open
-            && reader.position() == position
-            && let Some((end, size)) = self.queue.segment_end(*first, position)
+        if let Some(segment) = &mut self.open
+            && segment.reader.position() == position
+            && let Some((end, size)) = self.queue.segment_end(segment, position)
         {
-            reader.extend(end, size);
+            segment.reader.extend(end, size);
             return Ok(true);
         }
         self.open = match self.queue.reader(position, self.failures >= PATIENCE) {

@@ -246,7 +246,7 @@ fn start_threads(
     let stop_ingest = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| told(error.into()))?;
     let stop = stop_ingest.try_clone().map_err(told)?;
     let queue = recovered.queue.clone();
-    let keeper = Keeper::new(queue.clone(), reloader.keeper(), watchdog.running("keeper"));
+    let keeper = Keeper::new(queue.clone(), reloader.keeper(), tally.clone(), watchdog.running("keeper"));
     let keeper = thread::Builder::new().name("keeper".to_owned()).spawn(|| keeper.run()).map_err(told)?;
     let ingest =
         Ingest::new(listeners, stop, recovered, lent, tally, reloader.ingest(), watchdog.running("ingest"));

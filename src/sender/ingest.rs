@@ -119,6 +119,7 @@ struct Encoder {
     flows: Vec<FlowRun>,
     ring: Ring,
     queue: Arc<Queue>,
+    tally: Arc<Tally>,
     lent: Arc<Lent>,
     allow: Vec<IpNet>,
     pulse: Pulse,
@@ -140,8 +141,17 @@ impl Ingest {
         let Recovered { queue, stream, ring, slots, marks, slots_done, intake: place } = recovered;
         let IngestSettings { allow, compression } = settings.borrow_and_update().clone();
         let builder = BatchBuilder::new(stream, compression);
-        let encoder =
-            Encoder { builder, flows: Vec::new(), ring, queue, lent, allow, pulse, is_flooded: false };
+        let encoder = Encoder {
+            builder,
+            flows: Vec::new(),
+            ring,
+            queue,
+            tally: tally.clone(),
+            lent,
+            allow,
+            pulse,
+            is_flooded: false,
+        };
         let capacities = listeners.iter().map(|listener| listener.capacity);
         let gathering = Gathering::new(capacities.min().unwrap_or_default(), Instant::now());
         Self {
@@ -211,7 +221,7 @@ impl Ingest {
         let same = self.listeners.iter().position(|listener| listener.local.port() == port);
         // Of a socket that is not listened on any more, what is denied counts for the first one.
         let at = ListenedAt { socket: same.unwrap_or(0), local };
-        let taken = self.encoder.encode(&mut self.slots, &self.tally, at, Source::LastRun { done });
+        let taken = self.encoder.encode(&mut self.slots, at, Source::LastRun { done });
         if taken.admitted > done {
             tracing::info!(
                 datagrams = taken.admitted - done,
@@ -306,7 +316,7 @@ impl Ingest {
                 let datagrams = u64::try_from(count).unwrap_or(u64::MAX);
                 let source = Source::Socket { datagrams };
                 let at = ListenedAt { socket: index, local: listener.local };
-                let taken = self.encoder.encode(&mut self.slots, &self.tally, at, source);
+                let taken = self.encoder.encode(&mut self.slots, at, source);
                 self.slots.clear();
                 self.gathering.note(datagrams, taken.bytes, Instant::now());
                 if let (Some((first, last)), Some(tally)) = (taken.dropped, self.tally.sockets().get(index)) {
@@ -369,11 +379,11 @@ struct Taken {
 impl Encoder {
     /// Pushes the datagrams of the filled slots. Which are not admitted is decided, and marked in the slots, before the
     /// first is pushed: should this process be killed, the next one decides nothing twice.
-    fn encode(&mut self, slots: &mut Slots, tally: &Tally, at: ListenedAt, source: Source) -> Taken {
+    fn encode(&mut self, slots: &mut Slots, at: ListenedAt, source: Source) -> Taken {
         let backing = slots.backing();
         let (skip, denied) = match source {
             Source::LastRun { done } if done > 0 => (done, 0),
-            Source::LastRun { .. } | Source::Socket { .. } => (0, self.deny(slots, tally, at.socket)),
+            Source::LastRun { .. } | Source::Socket { .. } => (0, self.deny(slots, at.socket)),
         };
         let now = both_clocks();
         let mut taken = Taken::default();
@@ -408,9 +418,9 @@ impl Encoder {
             // Held for one line only: a push may wait for room, and the status must not wait with it.
             self.flows.clear();
             if self.builder.compresses() {
-                tally.exporters().note_flows(&datagram, now.boot, &mut self.flows);
+                self.tally.exporters().note_flows(&datagram, now.boot, &mut self.flows);
             } else {
-                tally.exporters().note(&datagram, now.boot);
+                self.tally.exporters().note(&datagram, now.boot);
             }
             self.push(&datagram);
             if is_torn(slots, backing) {
@@ -458,7 +468,7 @@ impl Encoder {
     }
 
     /// Marks the slots whose datagrams are not to be carried. Returns how many that are.
-    fn deny(&self, slots: &mut Slots, tally: &Tally, socket: usize) -> u64 {
+    fn deny(&self, slots: &mut Slots, socket: usize) -> u64 {
         let mut count = 0;
         // Over IPv6 a payload can be longer than the 65,507 bytes that IPv4 could deliver.
         if self.allow.is_empty() && slots.longest() <= PAYLOAD_MAX {
@@ -475,7 +485,7 @@ impl Encoder {
             };
             if let Some(exporter) = denied {
                 slots.deny(index);
-                tally.note_denied(exporter.ip(), socket, now);
+                self.tally.note_denied(exporter.ip(), socket, now);
                 count += 1;
             }
         }
@@ -513,7 +523,9 @@ impl Encoder {
             self.queue.note_lost(u64::from(self.builder.discard()));
             return;
         };
-        self.queue.push(batch, &mut self.ring, &self.pulse);
+        if let Some(dropped) = self.queue.push(batch, &mut self.ring, &self.pulse) {
+            self.tally.note_dropped_batch(&dropped);
+        }
         // Of a flood, the link sends one part while the next is taken.
         if self.is_flooded {
             self.queue.announce();

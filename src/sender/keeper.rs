@@ -13,15 +13,18 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::batch::Batch;
 use crate::clock::ClockStep;
 use crate::limits::INTAKE_RING;
+use crate::sender::fair_share::FairShare;
 use crate::sender::intake::Held;
 use crate::sender::queue::{Queue, SpoolFigures, Stage, State};
+use crate::sender::tally::Tally;
 use crate::sequence::{Gap, GapReason, Position};
 use crate::service::messages::sender;
-use crate::service::{LogLimit, More, Pulse, both_clocks};
-use crate::spool::{AppendError, Policy, SyncJob, WhenFull, WrongClock, Yielding};
-use crate::status::count_of;
+use crate::service::{CountLog, LogLimit, More, Pulse, both_clocks};
+use crate::spool::{AppendError, Policy, SyncJob, Thinned, WhenFull, WrongClock, Yielding};
+use crate::status::{count_of, name_first};
 
 /// How long the keeper waits at the most before it looks at the spool again.
 const TEND_EVERY: Duration = Duration::from_secs(1);
@@ -57,7 +60,6 @@ struct Task {
 enum Complaint {
     Refused,
     Stuck,
-    Dropped,
     Unsynced,
     /// By direction: a clock that was set and is right again is two lines.
     Clock {
@@ -86,7 +88,12 @@ pub(crate) struct Keeper {
     /// The disk has no room, and nothing was dropped for it as the ring has some.
     is_holding: bool,
     complaints: LogLimit<Complaint>,
-    dropped_untold: u64,
+    /// Makes room in a full spool.
+    fair_share: FairShare,
+    tally: Arc<Tally>,
+    /// Datagrams that the spool's limits dropped.
+    dropped: u64,
+    dropped_log: CountLog,
 }
 
 impl Keeper {
@@ -94,6 +101,7 @@ impl Keeper {
     pub(crate) fn new(
         queue: Arc<Queue>,
         mut settings: watch::Receiver<KeeperSettings>,
+        tally: Arc<Tally>,
         pulse: Pulse,
     ) -> Self {
         let KeeperSettings { policy, sync_after } = *settings.borrow_and_update();
@@ -102,6 +110,7 @@ impl Keeper {
             (spool.end(), SpoolFigures::of(&spool))
         };
         Self {
+            fair_share: FairShare::new(queue.clone(), tally.clone()),
             queue,
             settings,
             pulse,
@@ -115,7 +124,9 @@ impl Keeper {
             retry_at: None,
             is_holding: false,
             complaints: LogLimit::default(),
-            dropped_untold: 0,
+            tally,
+            dropped: 0,
+            dropped_log: CountLog::default(),
         }
     }
 
@@ -205,6 +216,10 @@ impl Keeper {
         let now = Instant::now();
         let queue = self.queue.clone();
         let sealed = task.spill.as_ref().map(|(held, _)| queue.seal(&held.batch));
+        if now >= self.tend_at {
+            let _disk = self.pulse.away();
+            self.fair_share.learn_one();
+        }
         // Others hold the spool while they wait for the disk, too.
         let disk = self.pulse.away();
         let mut spool = queue.spool();
@@ -223,6 +238,12 @@ impl Keeper {
             self.tend_at = now + TEND_EVERY;
         }
         let yielding = self.yielding(is_pressing);
+        let thinned = match &sealed {
+            Some(Ok(batch)) if yielding != Yielding::Nothing && self.when_full == WhenFull::DropOldest => {
+                self.fair_share.make_room(&mut spool, length(batch), in_flight)
+            }
+            _ => Vec::new(),
+        };
         let outcome = task.spill.as_ref().zip(sealed).map(|((_, gaps), sealed)| {
             if spool.end().is_some() {
                 for gap in gaps {
@@ -244,13 +265,19 @@ impl Keeper {
         let stuck = spool.stuck().map(str::to_owned);
         let dropped = spool.take_dropped();
         let kept_apart = spool.take_kept_apart();
+        for gap in &dropped {
+            self.fair_share.note_dropped(&spool, *gap);
+        }
+        if let (Some(Ok(())), Some((held, _))) = (&outcome, &task.spill) {
+            self.fair_share.note_appended(&spool, &held.batch, length(&held.batch));
+        }
         let wrong_clock = spool.take_wrong_clock();
         self.spool_end = spool.end();
         self.figures.update(&spool);
         drop(disk);
         drop(spool);
         queue.note_kept_apart(kept_apart);
-        self.account(task, outcome, &dropped);
+        self.account(task, outcome, &dropped, &thinned);
         self.note_stuck(stuck, task.spill.is_some());
         self.log_wrong_clock(wrong_clock);
         self.sync_if_due();
@@ -268,12 +295,20 @@ impl Keeper {
     }
 
     /// Takes over into the queue's state what happened to the spool.
-    fn account(&mut self, task: &Task, outcome: Option<Result<(), AppendError>>, dropped: &[Gap]) {
+    fn account(
+        &mut self,
+        task: &Task,
+        outcome: Option<Result<(), AppendError>>,
+        dropped: &[Gap],
+        thinned: &[Thinned],
+    ) {
         let queue = self.queue.clone();
         let mut state = queue.state();
-        let lost: u64 = dropped.iter().map(|gap| state.ledger.lose(*gap)).sum();
+        // A segment may be thinned first, and dropped as a whole then.
+        let mut lost: u64 = thinned.iter().map(|thinned| state.ledger.lose_thinned(*thinned)).sum();
+        lost += dropped.iter().map(|gap| state.ledger.lose(*gap)).sum::<u64>();
         state.spool = self.figures;
-        self.dropped_untold += lost;
+        self.dropped += lost;
         match (outcome, &task.spill) {
             (Some(Ok(())), Some((held, _))) => {
                 self.retry_at = None;
@@ -299,7 +334,7 @@ impl Keeper {
             self.unsynced_since = None;
         }
         drop(state);
-        self.tell_dropped();
+        self.log_dropped(CountLog::due);
     }
 
     /// The spool takes nothing, as `error` says: whether what does not fit into the ring is to be dropped.
@@ -309,7 +344,7 @@ impl Keeper {
             // are refused.
             AppendError::NoRoom(_) => !self.is_holding,
             AppendError::Full | AppendError::Disk(_) => {
-                self.dropped_untold += self.relieve(state);
+                self.dropped += self.relieve(state);
                 self.when_full == WhenFull::DropNewest || Self::is_crowded(state)
             }
         }
@@ -324,6 +359,7 @@ impl Keeper {
                 && state.in_flight <= held.batch.first()
             {
                 let (first, end) = (held.batch.first(), held.batch.end());
+                self.tally.note_dropped_batch(&held.batch);
                 lost += state.ledger.lose(Gap { first, end, reason: GapReason::SpoolFull });
                 self.queue.pop_tail(state, end);
             }
@@ -381,16 +417,18 @@ impl Keeper {
         }
     }
 
-    fn tell_dropped(&mut self) {
-        if self.dropped_untold > 0 && self.complaints.admit(Complaint::Dropped, Instant::now()).is_some() {
-            tracing::warn!(
-                message_id = sender::DATAGRAMS_DROPPED,
-                datagrams = self.dropped_untold,
-                "dropped {} by the spool's limits; see 'dropped' in the status",
-                count_of(self.dropped_untold, "datagram")
-            );
-            self.dropped_untold = 0;
-        }
+    /// Logs how many datagrams the spool's limits dropped, and of which exporters.
+    fn log_dropped(&mut self, due: fn(&mut CountLog, u64, Instant) -> Option<u64>) {
+        let Some(count) = due(&mut self.dropped_log, self.dropped, Instant::now()) else { return };
+        let exporters = name_first(self.tally.dropped_exporters().take_unlogged(|_| true));
+        let of = if exporters.is_empty() { String::new() } else { format!(", of {exporters}") };
+        tracing::warn!(
+            message_id = sender::DATAGRAMS_DROPPED,
+            datagrams = count,
+            exporters,
+            "dropped {} by the spool's limits{of}; see 'dropped' in the status",
+            count_of(count, "datagram")
+        );
     }
 
     /// Logs that the wall clock is or was wrong: ages do not follow it, but times of arrival do.
@@ -485,6 +523,7 @@ impl Keeper {
     }
 
     fn finish(&mut self) {
+        self.log_dropped(CountLog::rest);
         let (acknowledged, next, dropped_last) = {
             let state = self.queue.state();
             let (acknowledged, next) = (state.ledger.acknowledged(), state.ledger.next());
@@ -508,6 +547,10 @@ impl Keeper {
             );
         }
     }
+}
+
+fn length(batch: &Batch) -> u64 {
+    u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX)
 }
 
 /// Whether an append that dropped nothing ended for want of room that may be made.

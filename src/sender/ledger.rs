@@ -3,8 +3,11 @@
 //! Owns positions and counts, nothing else. Always holds:
 //! received + recovered = acknowledged + queued + dropped (spool-full, too-old and corrupt).
 
+use std::collections::BTreeMap;
+
 use crate::internal_error::note_internal_error;
 use crate::sequence::{Gap, GapReason, Position};
+use crate::spool::Thinned;
 
 /// Counts since the start of the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,15 +32,41 @@ pub(crate) struct Ledger {
     next: Position,
     /// Positions from `acknowledged` to `next` that are not held, in order, none touching another of its reason.
     gaps: Vec<Gap>,
+    /// Datagrams that were dropped one by one, by segment. While a segment is acknowledged, they count as its last ones.
+    thinned: BTreeMap<Position, Dropped>,
+    /// All of them; a segment that the gaps cover has none.
+    thinned_total: u64,
     counts: Counts,
 }
 
+/// Datagrams that were dropped from the segment that reaches up to `end`.
+#[derive(Clone, Copy, Debug)]
+struct Dropped {
+    end: Position,
+    datagrams: u64,
+}
+
 impl Ledger {
-    /// A ledger of the positions `acknowledged..next`, of which those in `gaps` were given up by earlier runs.
-    pub(crate) fn new(acknowledged: Position, next: Position, gaps: impl Iterator<Item = Gap>) -> Self {
-        let mut ledger = Self { acknowledged, next, gaps: Vec::new(), counts: Counts::default() };
+    /// A ledger of the positions `acknowledged..next`. Earlier runs gave up those in `gaps`, and dropped `thinned`.
+    pub(crate) fn new(
+        acknowledged: Position,
+        next: Position,
+        gaps: impl Iterator<Item = Gap>,
+        thinned: impl Iterator<Item = Thinned>,
+    ) -> Self {
+        let mut ledger = Self {
+            acknowledged,
+            next,
+            gaps: Vec::new(),
+            thinned: BTreeMap::new(),
+            thinned_total: 0,
+            counts: Counts::default(),
+        };
         for gap in gaps {
             ledger.insert(gap);
+        }
+        for thinned in thinned {
+            ledger.insert_thinned(thinned);
         }
         ledger.counts.recovered = ledger.queued();
         ledger
@@ -61,7 +90,7 @@ impl Ledger {
     /// How many datagrams are held.
     pub(crate) fn queued(&self) -> u64 {
         let gone: u64 = self.gaps.iter().map(|gap| gap.end.since(gap.first)).sum();
-        less(self.next.since(self.acknowledged), gone)
+        less(self.next.since(self.acknowledged), gone + self.thinned_total)
     }
 
     /// The gap that `position` is in, from there on.
@@ -104,6 +133,13 @@ impl Ledger {
         lost
     }
 
+    /// Datagrams of a segment were dropped, as the spool is full. Says how many of them were held.
+    pub(crate) fn lose_thinned(&mut self, thinned: Thinned) -> u64 {
+        let lost = self.insert_thinned(thinned);
+        self.counts.spool_full += lost;
+        lost
+    }
+
     /// What is held of `gap` is kept apart: it is not in the queue any more, as if it had never been recovered. Returns
     /// how many datagrams that are.
     pub(crate) fn keep_apart(&mut self, gap: Gap) -> u64 {
@@ -118,16 +154,56 @@ impl Ledger {
         if position <= self.acknowledged {
             return 0;
         }
-        let before = self.queued();
+        let (before, before_position) = (self.queued(), self.acknowledged);
         self.acknowledged = position;
         self.gaps.retain(|gap| gap.end > position);
         if let Some(gap) = self.gaps.first_mut() {
             gap.first = gap.first.max(position);
         }
+        self.bound_thinned(before_position, position);
         let datagrams = less(before, self.queued());
         self.counts.acknowledged += datagrams;
         self.counts.acknowledged_bytes += bytes;
         datagrams
+    }
+
+    /// Adds datagrams that were dropped from a segment. Says how many of them were held.
+    fn insert_thinned(&mut self, thinned: Thinned) -> u64 {
+        let before = self.queued();
+        let Thinned { first, end, datagrams } = thinned;
+        self.thinned_total += datagrams;
+        let (mut begin, mut all) = (first, Dropped { end, datagrams });
+        // One file may hold several former segments.
+        for (part_first, part) in self.thinned_within(first, end) {
+            self.thinned.remove(&part_first);
+            begin = begin.min(part_first);
+            all = Dropped { end: all.end.max(part.end), datagrams: all.datagrams + part.datagrams };
+        }
+        self.thinned.insert(begin, all);
+        self.bound_thinned(first, end);
+        less(before, self.queued())
+    }
+
+    /// The thinned segments that have positions within `from..to`.
+    fn thinned_within(&self, from: Position, to: Position) -> Vec<(Position, Dropped)> {
+        let below = self.thinned.range(..to).rev().map(|(first, dropped)| (*first, *dropped));
+        below.take_while(|(_, dropped)| dropped.end > from).collect()
+    }
+
+    /// Bounds what was dropped from segments within `from..to` by what of them is neither acknowledged nor in a gap.
+    fn bound_thinned(&mut self, from: Position, to: Position) {
+        for (first, dropped) in self.thinned_within(from, to) {
+            let begin = first.max(self.acknowledged);
+            let gone: u64 = self.gaps_within(begin, dropped.end).map(|gap| gap.end.since(gap.first)).sum();
+            let rest = dropped.end.since(begin).saturating_sub(gone);
+            let datagrams = dropped.datagrams.min(rest);
+            self.thinned_total -= dropped.datagrams - datagrams;
+            if datagrams == 0 {
+                self.thinned.remove(&first);
+            } else {
+                self.thinned.insert(first, Dropped { datagrams, ..dropped });
+            }
+        }
     }
 
     /// Adds what of `gap` is held now. Says how many positions that are.
@@ -152,6 +228,7 @@ impl Ledger {
             }
             touching
         });
+        self.bound_thinned(gap.first, end);
         less(before, self.queued())
     }
 }
@@ -167,6 +244,8 @@ fn less(count: u64, part: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use core::iter::empty;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -184,7 +263,7 @@ mod tests {
     #[test]
     fn gaps_of_earlier_runs_are_neither_recovered_nor_dropped_again() {
         let gaps = [gap(10, 20, GapReason::SpoolFull), gap(30, 1000, GapReason::Unused)];
-        let mut ledger = Ledger::new(Position(5), Position(1000), gaps.into_iter());
+        let mut ledger = Ledger::new(Position(5), Position(1000), gaps.into_iter(), empty());
         assert_eq!(ledger.counts(), Counts { recovered: 15, ..Counts::default() });
         assert_eq!(ledger.acknowledge(Position(1000), 0), 15);
         assert!(is_balanced(&ledger));
@@ -192,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_position_in_a_gap_is_told_with_the_rest_of_the_gap() {
-        let mut ledger = Ledger::new(Position(0), Position(100), core::iter::empty());
+        let mut ledger = Ledger::new(Position(0), Position(100), empty(), empty());
         ledger.lose(gap(10, 20, GapReason::Corrupt));
         assert_eq!(ledger.gap_at(Position(9)), None);
         assert_eq!(ledger.gap_at(Position(15)), Some(gap(15, 20, GapReason::Corrupt)));
@@ -201,7 +280,7 @@ mod tests {
 
     #[test]
     fn what_is_lost_twice_counts_once() {
-        let mut ledger = Ledger::new(Position(0), Position(100), core::iter::empty());
+        let mut ledger = Ledger::new(Position(0), Position(100), empty(), empty());
         assert_eq!(ledger.lose(gap(10, 20, GapReason::Corrupt)), 10);
         assert_eq!(ledger.lose(gap(5, 40, GapReason::SpoolFull)), 25);
         assert_eq!(ledger.lose(gap(0, 100, GapReason::TooOld)), 65);
@@ -209,9 +288,48 @@ mod tests {
         assert!(is_balanced(&ledger));
     }
 
+    fn thinned(first: u64, end: u64, datagrams: u64) -> Thinned {
+        Thinned { first: Position(first), end: Position(end), datagrams }
+    }
+
+    #[test]
+    fn datagrams_dropped_one_by_one_count_once() {
+        let earlier = [thinned(0, 50, 20)];
+        let mut ledger = Ledger::new(Position(0), Position(100), empty(), earlier.into_iter());
+        assert_eq!((ledger.counts().recovered, ledger.queued()), (80, 80));
+        assert_eq!(ledger.lose_thinned(thinned(50, 100, 40)), 40);
+        assert_eq!(ledger.lose_thinned(thinned(0, 50, 10)), 10);
+        assert_eq!(ledger.lose(gap(50, 100, GapReason::SpoolFull)), 10, "the rest of a thinned segment");
+        assert_eq!(ledger.acknowledge(Position(25), 0) + ledger.acknowledge(Position(100), 0), 20);
+        assert_eq!((ledger.counts().spool_full, ledger.queued()), (60, 0));
+        assert!(is_balanced(&ledger));
+    }
+
+    proptest! {
+        #[test]
+        fn thinned_segments_keep_the_account_balanced(
+            steps in proptest::collection::vec((0_u8..4, 0_u64..10, 1_u64..4, 0_u64..15), 1..60),
+        ) {
+            let mut ledger = Ledger::new(Position(0), Position(100), empty(), empty());
+            for (step, segment, segments, count) in steps {
+                let (first, end) = (segment * 10, (segment + segments).min(10) * 10);
+                match step {
+                    0 => drop(ledger.lose_thinned(thinned(first, first + 10, count))),
+                    1 => drop(ledger.lose_thinned(thinned(first, end, count))),
+                    2 => drop(ledger.lose(gap(first + count, end, GapReason::Corrupt))),
+                    _ => drop(ledger.acknowledge(Position(first + count), 0)),
+                }
+                prop_assert!(is_balanced(&ledger));
+            }
+            ledger.acknowledge(Position(100), 0);
+            prop_assert_eq!(ledger.queued(), 0);
+            prop_assert_eq!(ledger.thinned_total, 0);
+        }
+    }
+
     #[test]
     fn what_is_kept_apart_was_never_recovered() {
-        let mut ledger = Ledger::new(Position(0), Position(100), core::iter::empty());
+        let mut ledger = Ledger::new(Position(0), Position(100), empty(), empty());
         assert_eq!(ledger.keep_apart(gap(10, 20, GapReason::Unused)), 10);
         assert_eq!((ledger.counts().recovered, ledger.queued()), (90, 90));
         assert!(is_balanced(&ledger));
@@ -222,7 +340,7 @@ mod tests {
         fn every_datagram_is_in_exactly_one_place(
             steps in proptest::collection::vec((0_u8..3, 0_u64..300, 1_u64..50, 1_u8..4), 1..60),
         ) {
-            let mut ledger = Ledger::new(Position(0), Position(20), core::iter::empty());
+            let mut ledger = Ledger::new(Position(0), Position(20), empty(), empty());
             // What each position is, kept the slow and plain way: held, acknowledged or lost.
             let mut held: Vec<bool> = vec![true; 20];
             for (step, at, length, reason) in steps {

@@ -40,6 +40,16 @@ pub(crate) enum Next {
     Nothing,
 }
 
+/// A segment that is being read.
+#[derive(Debug)]
+pub(crate) struct OpenedSegment {
+    /// Its first position.
+    pub(crate) first: Position,
+    pub(crate) reader: SegmentReader<File>,
+    /// How many segments had been thinned by then.
+    thinnings: u64,
+}
+
 /// How far a stop has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
@@ -247,21 +257,21 @@ impl Queue {
     }
 
     /// Takes a batch in, which starts at `next_position`. Once this returns, it survives the process. Waits for
-    /// room until the keeper has tried to make some; drops the batch if there is none then.
-    pub(crate) fn push(&self, batch: Batch, ring: &mut Ring, pulse: &Pulse) {
+    /// room until the keeper has tried to make some; drops the batch if there is none then, and returns it.
+    pub(crate) fn push(&self, batch: Batch, ring: &mut Ring, pulse: &Pulse) -> Option<Batch> {
         let (datagrams, bytes) = (u64::from(batch.datagrams()), u64::from(batch.payload_bytes()));
         let (first, end) = (batch.first(), batch.end());
         let written = if self.wait_for_room(&batch, ring, pulse) {
-            ring.write(batch).map_err(|_| {
+            ring.write(batch).map_err(|batch| {
                 note_internal_error("the ring does not take a batch that fits into it");
-                GapReason::Corrupt
+                (batch, GapReason::Corrupt)
             })
         } else {
-            Err(GapReason::SpoolFull)
+            Err((batch, GapReason::SpoolFull))
         };
         let mut state = self.state();
         state.ledger.receive(datagrams, bytes);
-        match written {
+        let refused = match written {
             Ok(held) => {
                 state.head = held.end;
                 state.tail.push_back((held, Instant::now()));
@@ -269,13 +279,16 @@ impl Queue {
                 if Self::is_pressing(&state) || state.stage > Stage::Running {
                     self.work.notify_one();
                 }
+                None
             }
-            Err(reason) => {
+            Err((batch, reason)) => {
                 state.ledger.lose(Gap { first, end, reason });
+                Some(batch)
             }
-        }
+        };
         drop(state);
         self.marks.set_next(end);
+        refused
     }
 
     /// So many datagrams were received, and lost before they could be made a batch.
@@ -391,10 +404,12 @@ impl Queue {
         &self,
         position: Position,
         give_unreadable_up: bool,
-    ) -> io::Result<Option<(Position, SegmentReader<File>)>> {
+    ) -> io::Result<Option<OpenedSegment>> {
         let spool = self.spool();
         let Some((first, _, _)) = spool.segment_at(position) else { return Ok(None) };
-        Ok(spool.reader(position, give_unreadable_up)?.map(|reader| (first, reader)))
+        let thinnings = spool.thinnings();
+        let reader = spool.reader(position, give_unreadable_up)?;
+        Ok(reader.map(|reader| OpenedSegment { first, reader, thinnings }))
     }
 
     /// The stream id that batches of the queue bear.
@@ -412,10 +427,12 @@ impl Queue {
         self.keys.open(self.stream, batch)
     }
 
-    /// How far the segment that starts at `first` and holds `position` reaches now, and its size in bytes.
-    pub(crate) fn segment_end(&self, first: Position, position: Position) -> Option<(Position, u64)> {
-        let (found, end, size) = self.spool().segment_at(position)?;
-        (found == first).then_some((end, size))
+    /// How far `segment`, which holds `position`, reaches now, and its size in bytes. `None` if it may have been thinned since
+    /// it was opened.
+    pub(crate) fn segment_end(&self, segment: &OpenedSegment, position: Position) -> Option<(Position, u64)> {
+        let spool = self.spool();
+        let (found, end, size) = spool.segment_at(position)?;
+        (found == segment.first && spool.thinnings() == segment.thinnings).then_some((end, size))
     }
 
     /// The segment that holds `position` cannot be read from there on: its positions.

@@ -474,7 +474,7 @@ fn make_ledger(numbering: &Numbering, opened: &spool::Opened<Directory>) -> Ledg
     let on_record = opened.spool.gaps().filter(|gap| !opened.missing.contains(gap));
     let leaps = numbering.gaps.iter().filter(|gap| gap.reason == GapReason::Unused).copied();
     let apart = on_record.chain(leaps).chain(opened.copied.iter().copied());
-    let mut ledger = Ledger::new(numbering.acknowledged, numbering.next, apart);
+    let mut ledger = Ledger::new(numbering.acknowledged, numbering.next, apart, opened.spool.thinned());
     for gap in opened.missing.iter().chain(&numbering.gaps) {
         ledger.lose(*gap);
     }

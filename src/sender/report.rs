@@ -19,8 +19,8 @@ use crate::service::{boot_clock, both_clocks, wall_clock};
 use crate::spool::Aside;
 use crate::status;
 use crate::status::{
-    CertificateStatus, DeniedStatus, Dropped, ExporterStatus, IntakeStatus, Kept, Pace, Queued, Recovered,
-    SenderStatus, SocketStatus,
+    CertificateStatus, DeniedStatus, Dropped, DroppedStatus, ExporterStatus, IntakeStatus, Kept, Pace,
+    Queued, Recovered, SenderStatus, SocketStatus,
 };
 
 /// All that the status is made of.
@@ -117,6 +117,7 @@ impl Reporter {
             },
             sockets: self.sockets(),
             denied_exporters: self.denied_exporters(),
+            dropped_exporters: self.dropped_exporters(),
             internal_errors: internal_errors(),
             warnings: self.warnings(),
             exporters: self.exporters(),
@@ -132,6 +133,16 @@ impl Reporter {
                 denied: socket.denied(),
             })
             .collect()
+    }
+
+    fn dropped_exporters(&self) -> Vec<DroppedStatus> {
+        let rows = self.tally.dropped_exporters().rows().into_iter();
+        rows.map(|(address, row)| DroppedStatus {
+            address,
+            datagrams: row.count,
+            last_s: seconds_since(row.last),
+        })
+        .collect()
     }
 
     fn denied_exporters(&self) -> Vec<DeniedStatus> {

@@ -4,10 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::batch::Batch;
 use crate::datagram::BootTime;
-use crate::limits::DENIED_SHOWN;
+use crate::internal_error::note_internal_error;
+use crate::limits::{DENIED_SHOWN, DROPPED_SHOWN};
 use crate::netflow::ExporterTable;
-use crate::service::CountTable;
+use crate::service::{CountTable, boot_clock};
 
 /// Counts of ingest, from the start of the process. Shared with the status and the log.
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub(crate) struct Tally {
     sockets: Vec<SocketTally>,
     /// By exporter, and by the socket that it sent to.
     denied_exporters: Mutex<CountTable<DeniedKey>>,
+    /// Datagrams of the queue that were dropped, as the spool was full or they were too old.
+    dropped_exporters: Mutex<CountTable<IpAddr>>,
 }
 
 /// An exporter that is denied, and the place of the socket that it sends to.
@@ -57,6 +61,7 @@ impl Tally {
             exporters: Mutex::default(),
             sockets: sockets.into_iter().map(socket).collect(),
             denied_exporters: Mutex::new(CountTable::new(DENIED_SHOWN)),
+            dropped_exporters: Mutex::new(CountTable::new(DROPPED_SHOWN)),
         }
     }
 
@@ -86,6 +91,26 @@ impl Tally {
     /// The same by exporter.
     pub(crate) fn denied_exporters(&self) -> MutexGuard<'_, CountTable<DeniedKey>> {
         self.denied_exporters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes whose datagrams of the queue were dropped, and how many of each.
+    pub(crate) fn note_dropped(&self, exporters: impl Iterator<Item = (IpAddr, u64)>, now: BootTime) {
+        let mut dropped = self.dropped_exporters();
+        exporters.for_each(|(exporter, count)| dropped.add(exporter, count, now));
+    }
+
+    /// Notes that all of `batch` was dropped.
+    pub(crate) fn note_dropped_batch(&self, batch: &Batch) {
+        let Ok(records) = batch.records() else {
+            note_internal_error("a batch of this process cannot be read");
+            return;
+        };
+        self.note_dropped(records.iter().map(|datagram| (datagram.exporter.ip(), 1)), boot_clock());
+    }
+
+    /// Datagrams of the queue that were dropped, by exporter.
+    pub(crate) fn dropped_exporters(&self) -> MutexGuard<'_, CountTable<IpAddr>> {
+        self.dropped_exporters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Datagrams that the kernel dropped at the sockets.

@@ -16,6 +16,7 @@ use crate::sender::intake;
 use crate::sender::keeper::{Keeper, KeeperSettings};
 use crate::sender::queue::{Next, Queue, Stage};
 use crate::sender::recovery::{Recovered, RecoveryError, recover};
+use crate::sender::tally::Tally;
 use crate::sequence::Position;
 use crate::service::Pulse;
 use crate::spool::{MinFree, Policy, WhenFull};
@@ -50,7 +51,7 @@ fn push(run: &mut Recovered, batches: u64, length: usize) {
 /// A keeper of the run's queue.
 fn keeper(run: &Recovered, policy: Policy, sync_after: Duration) -> Keeper {
     let settings = watch::channel(KeeperSettings { policy, sync_after }).1;
-    Keeper::new(run.queue.clone(), settings, Pulse::default())
+    Keeper::new(run.queue.clone(), settings, Arc::new(Tally::new([])), Pulse::default())
 }
 
 /// Runs a keeper until it has put everything into the spool and on disk.
@@ -61,16 +62,9 @@ fn spool_all(run: &Recovered, policy: Policy) {
     thread.join().unwrap();
 }
 
-/// All that the queue gives from `position` on, from memory or from disk: the first position and payload of each.
-fn drain(queue: &Arc<Queue>, mut position: Position) -> Vec<u64> {
-    let mut given = Vec::new();
+/// Hands every batch that the queue gives from `position` on, from memory or from disk, to `take`.
+fn each_batch(queue: &Arc<Queue>, mut position: Position, take: &mut dyn FnMut(&Batch)) {
     let mut backlog = Backlog::new(queue.clone());
-    let mut take = |batch: &Batch| {
-        for (number, datagram) in (batch.first().0..).zip(batch.records().unwrap().iter()) {
-            assert!(datagram.payload.iter().all(|byte| u64::from(*byte) == number % 251));
-            given.push(number);
-        }
-    };
     loop {
         let next = queue.state().next(position);
         match next {
@@ -85,9 +79,22 @@ fn drain(queue: &Arc<Queue>, mut position: Position) -> Vec<u64> {
                     position = batch.end();
                 }
             }
-            Next::Nothing => return given,
+            Next::Nothing => return,
         }
     }
+}
+
+/// The positions of all datagrams that the queue gives from `position` on.
+fn drain(queue: &Arc<Queue>, position: Position) -> Vec<u64> {
+    let mut given = Vec::new();
+    let mut take = |batch: &Batch| {
+        for (number, datagram) in (batch.first().0..).zip(batch.records().unwrap().iter()) {
+            assert!(datagram.payload.iter().all(|byte| u64::from(*byte) == number % 251));
+            given.push(number);
+        }
+    };
+    each_batch(queue, position, &mut take);
+    given
 }
 
 fn segments(directory: &tempfile::TempDir) -> usize {
@@ -433,6 +440,7 @@ fn datagrams_of_a_bare_intake_on_the_disk_are_not_lost_to_encryption() {
 
 mod damage;
 mod encryption;
+mod fairness;
 mod losses;
 mod newer;
 mod replacement;

@@ -106,7 +106,8 @@ impl Progress {
             return Ok(ReceiverEvent::Again(batch));
         }
         if !self.advance(batch.first(), batch.end())? {
-            return Ok(ReceiverEvent::Repeat { datagrams: batch.datagrams() });
+            let datagrams = batch.datagrams().saturating_sub(u32::from(batch.dropped()));
+            return Ok(ReceiverEvent::Repeat { datagrams });
         }
         Ok(ReceiverEvent::Batch { batch, skip: usize::try_from(skip).unwrap_or(usize::MAX) })
     }

@@ -29,6 +29,8 @@ pub(crate) struct MemoryDisk {
     capacity: Rc<Cell<u64>>,
     files_max: Rc<Cell<usize>>,
     failing: Rc<Cell<bool>>,
+    /// Changes that still succeed.
+    changes_left: Rc<Cell<usize>>,
     /// What the file system has in all; `None` for the capacity.
     total: Rc<Cell<Option<u64>>>,
     read_only: Rc<Cell<bool>>,
@@ -49,6 +51,7 @@ impl Default for MemoryDisk {
             capacity: Rc::new(Cell::new(u64::MAX)),
             files_max: Rc::new(Cell::new(usize::MAX)),
             failing: Rc::default(),
+            changes_left: Rc::new(Cell::new(usize::MAX)),
             total: Rc::default(),
             read_only: Rc::default(),
             flat: Rc::default(),
@@ -141,6 +144,16 @@ impl MemoryDisk {
         self.failing.set(failing);
     }
 
+    /// From now on so many changes succeed, and then none.
+    pub(crate) fn set_changes_left(&self, changes: usize) {
+        self.changes_left.set(changes);
+    }
+
+    /// How many changes still succeed.
+    pub(crate) fn changes_left(&self) -> usize {
+        self.changes_left.get()
+    }
+
     /// From now on these bytes of a file cannot be read.
     pub(crate) fn set_unreadable(&self, name: &str, bytes: Range<usize>) {
         *self.now.borrow()[name].unreadable.borrow_mut() = bytes;
@@ -203,6 +216,7 @@ impl MemoryDisk {
 
     fn check_change(&self) -> io::Result<()> {
         self.check()?;
+        self.changes_left.set(self.changes_left.get().checked_sub(1).ok_or(rustix::io::Errno::IO)?);
         if self.read_only.get() { Err(rustix::io::Errno::ROFS.into()) } else { Ok(()) }
     }
 

@@ -8,6 +8,8 @@
 //! |---|---|
 //! | `00000000000000000042.segment` | batches from position 42 on (format: [`segment`], [`crate::batch`]) |
 //! | `00000000000000000042-00000000000000000050-spool-full.gap` | positions that were dropped, and why; empty |
+//! | `00000000000000000042.thinned` | that segment was thinned ([`thinning`]); empty |
+//! | `thinned.new` | a segment that is being thinned |
 //! | `spare` | an empty file, which becomes a segment when the disk has no inodes left |
 //! | `stream` | which stream this is, where its numbering stands, and which runs sent it (format: [`identity`]) |
 //! | `damaged/` | copies of damaged pieces, within a bound; nothing reads them ([`aside`]) |
@@ -31,6 +33,7 @@ mod room;
 mod rotation;
 mod segment;
 mod taking_in;
+mod thinning;
 
 pub use age::WrongClock;
 pub use apart::KeptApart;
@@ -44,6 +47,7 @@ pub use reader::{Damage, Item, Newer, SegmentReader};
 pub use room::{Room, Yielding};
 pub use segment::{Begun, SEGMENT_HEADER_LEN};
 pub use taking_in::TakenIn;
+pub use thinning::{Candidate, Sieve, Thinned};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -153,6 +157,10 @@ pub struct Spool<D: Disk> {
     awaited: Awaited,
     /// `None` until something was done at a time.
     clocks: Option<Clocks>,
+    /// Segments of which datagrams were dropped one by one, by first position, and how many datagrams.
+    thinned: BTreeMap<Position, u64>,
+    /// How many segments were thinned.
+    thinnings: u64,
 }
 
 impl<D: Disk> Spool<D> {
@@ -263,6 +271,7 @@ impl<D: Disk> Spool<D> {
             self.active = None;
         }
         self.unsynced.remove(&first);
+        self.forget_thinned(first);
         if let Some(Piece::Segment { size, .. }) = self.pieces.remove(&first) {
             self.size = self.size.checked_sub(size).unwrap_or_else(|| {
                 note_internal_error("a segment is larger than the spool");

@@ -17,6 +17,9 @@ pub(super) const SPARE: &str = "spare";
 /// The next spare file, until it has that name.
 pub(super) const NEW_SPARE: &str = "spare.new";
 
+/// A thinned segment until it is whole.
+pub(super) const UNFINISHED_THINNED: &str = "thinned.new";
+
 /// What a name says of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Name {
@@ -60,6 +63,16 @@ pub(super) fn gap(gap: &Gap) -> String {
     format!("{:020}-{:020}-{}.gap", gap.first.0, gap.end.0, gap.reason.word())
 }
 
+/// The name of the marker of a thinned segment that starts at `first`.
+pub(super) fn thinned(first: Position) -> String {
+    format!("{:020}.thinned", first.0)
+}
+
+/// Reads such a name.
+pub(super) fn parse_thinned(name: &str) -> Option<Position> {
+    parse_position(name.strip_suffix(".thinned")?)
+}
+
 /// The name of a piece set aside: `length` bytes at `offset` of the segment that starts at `first`.
 pub(super) fn damaged(first: Position, offset: u64, length: u64) -> String {
     format!("{DAMAGED}/{:020}.segment-{offset}-{length}", first.0)
@@ -90,6 +103,7 @@ mod tests {
         let dropped = Gap { first, end: Position(u64::MAX), reason: GapReason::SpoolFull };
         assert_eq!(Name::parse(&gap(&dropped)), Some(Name::Gap(dropped)));
         assert_eq!(segment(first), "00000000000000000042.segment");
+        assert_eq!(parse_thinned(&thinned(first)), Some(first));
         let stream = StreamId([0xA5; 16]);
         assert_eq!(parse_newer(&newer(first, stream)), Some((first, stream)));
         assert_eq!(parse_newer("newer/00000000000000000042-a5.segment"), None);

@@ -41,6 +41,10 @@ pub struct Survey<D: Disk> {
     disk: D,
     /// Segments and gaps, by position.
     files: Vec<(Name, Entry)>,
+    /// First positions of the segments that are marked as thinned.
+    thinned: Vec<Position>,
+    /// Whether a thinning was cut short.
+    is_thinning_unfinished: bool,
     has_spare: bool,
     identity: Option<Identity>,
     /// The version of the file `stream`, if that is newer than this program.
@@ -54,6 +58,8 @@ pub struct Survey<D: Disk> {
 pub fn survey<D: Disk>(disk: D) -> io::Result<Survey<D>> {
     let entries = disk.list()?;
     let has_spare = entries.iter().any(|entry| entry.name == name::SPARE);
+    let thinned = entries.iter().filter_map(|entry| name::parse_thinned(&entry.name)).collect();
+    let is_thinning_unfinished = entries.iter().any(|entry| entry.name == name::UNFINISHED_THINNED);
     let mut files: Vec<(Name, Entry)> =
         entries.into_iter().filter_map(|entry| Name::parse(&entry.name).map(|name| (name, entry))).collect();
     // A gap before the segment it stands for, and a longer record after one that it replaces.
@@ -74,7 +80,7 @@ pub fn survey<D: Disk>(disk: D) -> io::Result<Survey<D>> {
         Some(identity) => Some(identity.stream),
         None => stream_of_segments(&disk, &files)?,
     };
-    Ok(Survey { disk, files, has_spare, identity, newer, stream })
+    Ok(Survey { disk, files, thinned, is_thinning_unfinished, has_spare, identity, newer, stream })
 }
 
 /// Opens the spool on `disk`; an empty one becomes the stream `new_stream`.
@@ -105,7 +111,8 @@ impl<D: Disk> Survey<D> {
 
     /// Opens the spool; an empty one becomes the stream `new_stream`.
     pub fn take_up(self, new_stream: OwnStream, policy: Policy) -> io::Result<Opened<D>> {
-        let Self { disk, mut files, has_spare, identity, newer, stream } = self;
+        let Self { disk, mut files, thinned, is_thinning_unfinished, has_spare, identity, newer, stream } =
+            self;
         if let Some(version) = newer {
             tracing::error!(
                 "the file \"stream\" of the spool is of version {version}, which a newer nf-sender wrote: leaving it as \
@@ -145,6 +152,8 @@ impl<D: Disk> Survey<D> {
                 unremoved: BTreeSet::new(),
                 awaited: Awaited::default(),
                 clocks: None,
+                thinned: BTreeMap::new(),
+                thinnings: 0,
             },
             last_run,
             missing: Vec::new(),
@@ -159,6 +168,7 @@ impl<D: Disk> Survey<D> {
         opened.spool.bound_damaged();
         opened.spool.count_newer();
         opened.find_copied();
+        opened.spool.count_thinned(&thinned, is_thinning_unfinished);
         if let Some(LastRun::Orderly { acknowledged, .. }) = last_run {
             opened.spool.acknowledge(acknowledged);
         }

@@ -75,6 +75,8 @@ pub struct SegmentReader<F> {
     zero_unreadable: bool,
     /// The latest arrival of the batches that were passed by their headers.
     newest: Option<Timestamp>,
+    /// Dropped datagrams in them.
+    dropped: u64,
 }
 
 impl<F: DiskFile> SegmentReader<F> {
@@ -92,6 +94,7 @@ impl<F: DiskFile> SegmentReader<F> {
             newer: None,
             zero_unreadable: false,
             newest: None,
+            dropped: 0,
         }
     }
 
@@ -114,6 +117,11 @@ impl<F: DiskFile> SegmentReader<F> {
     /// When the newest datagram arrived, as far as the headers say that `find_end` has read.
     pub fn newest(&self) -> Option<Timestamp> {
         self.newest
+    }
+
+    /// How many datagrams were dropped, as far as the headers say that `find_end` has read.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     /// From now on blocks that cannot be read are damage; before, they are errors that a later try may not meet.
@@ -337,6 +345,9 @@ impl<F: DiskFile> SegmentReader<F> {
     fn hop(&mut self, header: &BatchHeader) {
         self.expected = header.end();
         self.newest = self.newest.max(Some(header.latest));
+        if header.first < self.end {
+            self.dropped += u64::from(header.dropped);
+        }
         self.offset += u64::try_from(header.encoded_len()).unwrap_or(u64::MAX);
         self.buffer.clear();
     }

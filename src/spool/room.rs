@@ -61,8 +61,8 @@ pub(super) enum Purpose {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Idle {
     pub(super) first: Position,
-    end: Position,
-    size: u64,
+    pub(super) end: Position,
+    pub(super) size: u64,
     pub(super) written: LastWrite,
 }
 

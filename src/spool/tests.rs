@@ -15,6 +15,7 @@ use crate::limits::DAMAGED_FILES_MAX;
 mod newer;
 mod newer_limits;
 mod newer_refused;
+mod thinning;
 
 pub(super) const STREAM: StreamId = StreamId([1; 16]);
 /// In a boot without an id, so that headers bear no stamp of its clock.

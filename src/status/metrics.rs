@@ -90,6 +90,13 @@ impl Collector for SenderStatus {
                 ("corrupt", dropped.corrupt),
             ],
         )?;
+        let exporters: Vec<(String, u64)> =
+            self.dropped_exporters.iter().map(|row| (row.address.to_string(), row.datagrams)).collect();
+        metrics.counters(
+            ("exporter_dropped_datagrams", "Queued datagrams that the spool's limits dropped, by exporter"),
+            "exporter",
+            exporters.iter().map(|(exporter, count)| (exporter.as_str(), *count)),
+        )?;
         for (name, help, count) in SOCKET_FIGURES {
             // systemd can pass two sockets with one address (ReusePort=), and a label must not occur twice.
             let mut sockets = BTreeMap::new();
@@ -349,6 +356,7 @@ mod tests {
             "nf_sender_dropped_datagrams_total{reason=\"kernel\"} 12",
             "nf_sender_socket_kernel_drops_total{socket=\"[::]:2055\"} 12",
             "nf_sender_socket_denied_total{socket=\"[::]:2055\"} 1331",
+            "nf_sender_exporter_dropped_datagrams_total{exporter=\"192.0.2.1\"} 40",
             "nf_sender_connected 1",
             "nf_sender_exporters 2",
             "nf_sender_exporters_unusable 0",

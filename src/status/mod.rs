@@ -29,8 +29,8 @@ pub use receiver::{
 pub use render::{Earlier, render_receiver, render_sender, span};
 pub use scrape::serve_metrics;
 pub use sender::{
-    DeniedStatus, Dropped, ExporterStatus, IntakeStatus, Kept, LinkState, Queued, Recovered, SenderStatus,
-    SocketStatus,
+    DeniedStatus, Dropped, DroppedStatus, ExporterStatus, IntakeStatus, Kept, LinkState, Queued, Recovered,
+    SenderStatus, SocketStatus,
 };
 pub use show::{Manner, show};
 pub use take_up::{reload, take_up};

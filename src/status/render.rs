@@ -112,11 +112,12 @@ fn sender_totals(status: &SenderStatus, earlier: Option<Earlier<'_, SenderStatus
     );
     row("queued", status.queued.datagrams, Some(status.queued.bytes), queue_remark(status));
     let dropped = status.dropped;
+    let too_old_remark = if dropped.spool_full == 0 { dropped_remark(status) } else { String::new() };
     for (reason, count, remark) in [
         ("dropped: kernel", dropped.kernel, kernel_remark(status)),
         ("dropped: denied", dropped.denied, denied_remark(status)),
-        ("dropped: spool full", dropped.spool_full, String::new()),
-        ("dropped: too old", dropped.too_old, String::new()),
+        ("dropped: spool full", dropped.spool_full, dropped_remark(status)),
+        ("dropped: too old", dropped.too_old, too_old_remark),
         ("dropped: corrupt", dropped.corrupt, String::new()),
     ] {
         if count > 0 {
@@ -137,6 +138,12 @@ fn kernel_remark(status: &SenderStatus) -> String {
     let sockets = status.sockets.iter().filter(|socket| socket.kernel_drops > 0);
     let named = name_first(sockets.map(|socket| (socket.address, socket.kernel_drops)));
     if named.is_empty() { named } else { format!("at {named}") }
+}
+
+/// The exporters of queued datagrams that were dropped.
+fn dropped_remark(status: &SenderStatus) -> String {
+    let named = name_first(status.dropped_exporters.iter().map(|row| (row.address, row.datagrams)));
+    if named.is_empty() { named } else { format!("of {named}") }
 }
 
 /// Whose datagrams were denied.

@@ -64,6 +64,10 @@ pub struct SenderStatus {
     /// Exporters whose datagrams are denied, those with the most datagrams first; at most `limits::DENIED_SHOWN`.
     #[serde(default)]
     pub denied_exporters: Vec<DeniedStatus>,
+    /// Exporters of queued datagrams that were dropped (`spool_full`, `too_old`), those with the most first; at most
+    /// `limits::DROPPED_SHOWN`.
+    #[serde(default)]
+    pub dropped_exporters: Vec<DroppedStatus>,
     /// Impossible states that the program met; each is a bug to report.
     #[serde(default)]
     pub internal_errors: u64,
@@ -171,6 +175,17 @@ pub struct DeniedStatus {
     pub datagrams: u64,
     /// Seconds since the last one.
     pub last_seen_s: u64,
+}
+
+/// An exporter of queued datagrams that were dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DroppedStatus {
+    /// Its address.
+    pub address: IpAddr,
+    /// Datagrams dropped.
+    pub datagrams: u64,
+    /// Seconds since the last one was dropped.
+    pub last_s: u64,
 }
 
 /// One exporter: a source of datagrams, by address, port and the number it gives itself.

@@ -22,6 +22,7 @@ mod decoding;
 mod delivery;
 mod egress_filter;
 mod exporter_figures;
+mod fairness;
 mod few_files;
 mod floors;
 mod full_disk;

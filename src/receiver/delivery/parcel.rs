@@ -17,7 +17,7 @@ pub(crate) struct Parcel {
     pub(crate) end: Position,
     /// Datagrams from here on were not delivered before.
     pub(crate) news: Position,
-    /// One datagram for each position; none if they will never come.
+    /// One datagram for each position, or the note that the sender dropped it; `None` if none of them will ever come.
     pub(crate) records: Option<Records>,
     /// Exporters whose datagrams the sender may deliver. No collector gets those of others.
     pub(crate) exporters: Prefixes,
@@ -62,14 +62,31 @@ impl Parcel {
         Self { first: gap.first, end: gap.end, news: gap.end, records: None, exporters }
     }
 
-    /// Its datagrams from `position` on.
-    pub(super) fn from(&self, position: Position) -> impl Iterator<Item = Datagram<'_>> {
+    /// Its datagrams from `position` on, by position; `None` for those that the sender dropped.
+    fn from(&self, position: Position) -> impl Iterator<Item = Option<Datagram<'_>>> {
         let done = usize::try_from(position.since(self.first)).unwrap_or(usize::MAX);
-        self.records.iter().flat_map(Records::iter).skip(done)
+        self.records.iter().flat_map(Records::by_position).skip(done)
+    }
+
+    /// Runs of datagrams from `position` on that collectors may get, each with its first position. Between them are datagrams
+    /// that the sender dropped, or that it may not deliver.
+    pub(super) fn runs_from(&self, position: Position) -> Vec<(Position, Vec<Datagram<'_>>)> {
+        let mut runs: Vec<(Position, Vec<Datagram<'_>>)> = Vec::new();
+        let mut follows = false;
+        for (number, datagram) in (position.max(self.first).0..).zip(self.from(position)) {
+            let datagram = datagram.filter(|datagram| self.allows(datagram));
+            match (datagram, runs.last_mut()) {
+                (Some(datagram), Some((_, run))) if follows => run.push(datagram),
+                (Some(datagram), _) => runs.push((Position(number), vec![datagram])),
+                (None, _) => {}
+            }
+            follows = datagram.is_some();
+        }
+        runs
     }
 
     /// Returns whether collectors may get `datagram`, one of its own.
-    pub(super) fn allows(&self, datagram: &Datagram<'_>) -> bool {
+    fn allows(&self, datagram: &Datagram<'_>) -> bool {
         self.exporters.has(datagram.exporter.ip())
     }
 
@@ -77,7 +94,8 @@ impl Parcel {
     pub(super) fn settled_below(&self, position: Position) -> Settled {
         let count = position.since(self.news);
         let mut settled = Settled::default();
-        for datagram in self.from(self.news).take(usize::try_from(count).unwrap_or(usize::MAX)) {
+        let news = self.from(self.news).take(usize::try_from(count).unwrap_or(usize::MAX));
+        for datagram in news.flatten() {
             if self.allows(&datagram) {
                 settled.delivered.datagrams += 1;
                 settled.delivered.bytes += u64::try_from(datagram.payload.len()).unwrap_or(u64::MAX);

@@ -512,3 +512,37 @@ async fn datagrams_without_any_collector_are_settled() {
     assert_eq!((settled.delivered.datagrams, delivery.settled()), (3, Position(3)));
     assert_eq!(delivery.settle(), Settled::default());
 }
+
+#[tokio::test]
+async fn a_delivery_resumes_among_dropped_datagrams() {
+    let live = [true, false, true, true, false, false, true, false];
+    let payloads = numbered(8, 100);
+    for done in 0..8 {
+        let socket = collector("127.0.0.1:0");
+        let outputs = Outputs::to(&[socket.local_addr().unwrap()]);
+        let mut builder = BatchBuilder::new(StreamId([1; 16]), Compression::None);
+        for (payload, is_live) in payloads.iter().zip(live) {
+            let (exporter, local) = ("192.0.2.1:4000".parse().unwrap(), "192.0.2.2:2055".parse().unwrap());
+            let datagram = Datagram { exporter, local, arrival: Timestamp(0), payload };
+            if is_live {
+                builder.push(&datagram).unwrap();
+            } else {
+                builder.push_dropped(Timestamp(0)).unwrap();
+            }
+        }
+        let batch = builder.finish(Position(0)).unwrap();
+        let mut delivery = begun(done, &outputs);
+        let (first, end, news) = (batch.first(), batch.end(), Position(done));
+        let (records, exporters) = (Some(batch.records().unwrap()), Prefixes::default());
+        delivery.push(Parcel { first, end, news, records, exporters });
+        delivery.run().await;
+        let settled = delivery.settle();
+        assert_eq!(delivery.settled(), Position(8), "dropped datagrams hold nothing up");
+        let expected: Vec<Vec<u8>> = (0..8)
+            .filter(|place| *place >= usize::try_from(done).unwrap() && live[*place])
+            .map(|place| payloads[place].clone())
+            .collect();
+        assert_eq!(settled.delivered.datagrams, u64::try_from(expected.len()).unwrap());
+        assert_eq!(read_slowly(socket, expected.len(), 8).join().unwrap(), expected, "from {done}");
+    }
+}

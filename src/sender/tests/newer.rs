@@ -1,6 +1,7 @@
 //! Segments and batches of a newer version in the queue: every position is counted once, by the link or by the keeper.
 
 use super::*;
+use crate::sender::queue::OpenedSegment;
 use crate::service::both_clocks;
 use crate::spool::as_newer::{set_header_byte, set_version};
 use crate::spool::{Item, Newer, SEGMENT_HEADER_LEN};
@@ -37,7 +38,7 @@ fn kept(directory: &tempfile::TempDir) -> Vec<std::path::PathBuf> {
 
 /// What the link finds at the first position.
 fn first_newer(run: &Recovered) -> Newer {
-    let (first, mut reader) = run.queue.reader(Position(0), false).unwrap().unwrap();
+    let OpenedSegment { first, mut reader, .. } = run.queue.reader(Position(0), false).unwrap().unwrap();
     assert_eq!(first, Position(0));
     let Some(Item::Newer(newer)) = reader.next_item().unwrap() else { panic!("a newer segment") };
     newer

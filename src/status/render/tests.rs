@@ -43,6 +43,11 @@ pub(in crate::status) fn sender() -> SenderStatus {
             datagrams: 1331,
             last_seen_s: 3,
         }],
+        dropped_exporters: vec![crate::status::DroppedStatus {
+            address: "192.0.2.1".parse().unwrap(),
+            datagrams: 40,
+            last_s: 3,
+        }],
         internal_errors: 0,
         warnings: Vec::new(),
         exporters: vec![
@@ -328,6 +333,17 @@ fn a_receiver_that_was_restarted_has_a_rate_of_zero_instead_of_a_wrong_one() {
     let ends: Vec<&str> = text.lines().filter(|line| line.ends_with("/s")).collect();
     assert_eq!(ends.len(), 2, "{text}");
     assert!(ends[0].ends_with(" 1,000/s") && ends[1].ends_with(" 0/s"), "{text}");
+}
+
+#[test]
+fn exporters_of_dropped_datagrams_are_named() {
+    for dropped in
+        [Dropped { spool_full: 40, ..Dropped::default() }, Dropped { too_old: 40, ..Dropped::default() }]
+    {
+        let text = render_sender(&SenderStatus { dropped, ..sender() }, None);
+        let line = text.lines().find(|line| line.starts_with("dropped: ")).unwrap();
+        assert!(line.ends_with("40            of 192.0.2.1 (40)"), "{text}");
+    }
 }
 
 #[test]

@@ -1,0 +1,241 @@
+//! A full spool drops the datagrams of the exporters that hold most.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::thread::JoinHandle;
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+/// A spool of so many bytes, in eight segments.
+fn small(max_size: u64) -> Policy {
+    Policy { max_size, ..policy() }
+}
+
+/// 500 bytes that follow from `seed` and have no pattern.
+fn noise(seed: u32) -> impl Iterator<Item = u8> {
+    (0..125_u64).flat_map(move |word| {
+        let mixed = (u64::from(seed) << 32 | word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mixed = (mixed ^ mixed >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        (mixed ^ mixed >> 27).to_be_bytes().into_iter().take(4)
+    })
+}
+
+/// Exporters that number their datagrams.
+struct Crowd {
+    compression: Compression,
+    sent: BTreeMap<u8, u32>,
+}
+
+impl Crowd {
+    fn new(compression: Compression) -> Self {
+        Self { compression, sent: BTreeMap::new() }
+    }
+
+    /// Pushes the next datagrams of these exporters as one batch, in this order.
+    fn push(&mut self, run: &mut Recovered, exporters: &[u8]) {
+        let mut builder = BatchBuilder::new(run.stream, self.compression);
+        let local = "192.0.2.200:2055".parse().unwrap();
+        for exporter in exporters {
+            let sent = self.sent.entry(*exporter).or_default();
+            // Half of it can be compressed.
+            let payload: Vec<u8> =
+                sent.to_be_bytes().into_iter().chain(noise(*sent)).chain([7; 500]).collect();
+            let address = ([192, 0, 2, *exporter], 4000).into();
+            builder
+                .push(&Datagram { exporter: address, local, arrival: Timestamp(5), payload: &payload })
+                .unwrap();
+            *sent += 1;
+        }
+        let batch = builder.finish(run.queue.next_position()).unwrap();
+        assert_eq!(run.queue.push(batch, &mut run.ring, &Pulse::default()), None);
+    }
+
+    /// Exporter 1 sends so many times 50 datagrams, and the `others` one each in between.
+    fn flood(&mut self, run: &mut Recovered, times: u32, others: &[u8]) {
+        for _ in 0..times {
+            let batch: Vec<u8> = [&[1; 25][..], others, &[1; 25]].concat();
+            self.push(run, &batch);
+        }
+    }
+}
+
+/// The numbers of each exporter's datagrams in the queue, in the queue's order.
+fn queued(queue: &Arc<Queue>) -> BTreeMap<u8, Vec<u32>> {
+    let mut found: BTreeMap<u8, Vec<u32>> = BTreeMap::new();
+    let mut take = |batch: &Batch| {
+        for datagram in batch.records().unwrap().iter() {
+            let IpAddr::V4(address) = datagram.exporter.ip() else { panic!("an IPv4 exporter") };
+            let number = u32::from_be_bytes(datagram.payload[..4].try_into().unwrap());
+            found.entry(address.octets()[3]).or_default().push(number);
+        }
+    };
+    each_batch(queue, queue.acknowledged(), &mut take);
+    found
+}
+
+/// A keeper at work that spools everything at once.
+struct Spooling {
+    thread: JoinHandle<()>,
+    tally: Arc<Tally>,
+    queue: Arc<Queue>,
+}
+
+impl Spooling {
+    fn new(run: &Recovered, policy: Policy) -> Self {
+        let settings = watch::channel(KeeperSettings { policy, sync_after: Duration::ZERO }).1;
+        let tally = Arc::new(Tally::new([]));
+        let keeper = Keeper::new(run.queue.clone(), settings, tally.clone(), Pulse::default());
+        Self { thread: std::thread::spawn(move || keeper.run()), tally, queue: run.queue.clone() }
+    }
+
+    /// Waits until all is in the spool.
+    fn wait(&self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !self.queue.state().tail.is_empty() {
+            assert!(Instant::now() < deadline, "{:?}", self.queue.figures());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Datagrams that each exporter lost, as the status shows them.
+    fn lost(&self) -> BTreeMap<String, u64> {
+        let rows = self.tally.dropped_exporters().rows();
+        rows.into_iter().map(|(exporter, row)| (exporter.to_string(), row.count)).collect()
+    }
+
+    fn stop(self) {
+        self.queue.go_on_to(Stage::Stopped);
+        self.thread.join().unwrap();
+    }
+}
+
+fn all(numbers: core::ops::Range<u32>) -> Vec<u32> {
+    numbers.collect()
+}
+
+#[test]
+fn a_flood_does_not_drop_the_datagrams_of_others() {
+    for compression in [Compression::None, Compression::Zstd] {
+        let directory = tempfile::tempdir().unwrap();
+        let full = small(4 * MIB);
+        let mut run = start(&directory, full);
+        let spooling = Spooling::new(&run, full);
+        let mut crowd = Crowd::new(compression);
+        for _ in 0..100 {
+            crowd.push(&mut run, &[2]);
+        }
+        crowd.flood(&mut run, 600, &[2, 3]);
+        spooling.wait();
+        assert_balanced(&run.queue);
+        let found = queued(&run.queue);
+        assert_eq!((&found[&2], &found[&3]), (&all(0..700), &all(0..600)), "{compression:?}");
+        let flooder = &found[&1];
+        assert_eq!(*flooder, all(flooder[0]..30_000), "the oldest of the flood are dropped");
+        assert!(flooder.len() > 1500, "{} of the flood are left", flooder.len());
+        let lost = u64::from(flooder[0]);
+        assert_eq!(spooling.lost(), [("192.0.2.1".to_owned(), lost)].into());
+        assert_eq!(run.queue.figures().counts.spool_full, lost);
+        spooling.stop();
+    }
+}
+
+#[test]
+fn thinned_segments_do_not_pile_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let full = small(4 * MIB);
+    let mut run = start(&directory, full);
+    let spooling = Spooling::new(&run, full);
+    let mut crowd = Crowd::new(Compression::None);
+    // Twenty times as much as the spool holds: 160 segments.
+    crowd.flood(&mut run, 1600, &[2]);
+    spooling.wait();
+    assert_eq!(queued(&run.queue)[&2], all(0..1600));
+    assert!(segments(&directory) <= 24, "{} segments", segments(&directory));
+    spooling.stop();
+}
+
+#[test]
+fn exporters_that_hold_alike_lose_alike() {
+    let directory = tempfile::tempdir().unwrap();
+    let full = small(4 * MIB);
+    let mut run = start(&directory, full);
+    let spooling = Spooling::new(&run, full);
+    let mut crowd = Crowd::new(Compression::None);
+    for _ in 0..400 {
+        crowd.push(&mut run, &[1, 2, 3, 4].repeat(10));
+    }
+    spooling.wait();
+    let found = queued(&run.queue);
+    let first: Vec<u32> = found.values().map(|numbers| numbers[0]).collect();
+    assert!(first[0] > 2000 && first.iter().all(|number| *number == first[0]), "{first:?}");
+    for numbers in found.values() {
+        assert_eq!(*numbers, all(first[0]..4000));
+    }
+    assert_eq!(spooling.lost().values().sum::<u64>(), run.queue.figures().counts.spool_full);
+    spooling.stop();
+}
+
+#[test]
+fn a_start_goes_on_with_fair_shares() {
+    let directory = tempfile::tempdir().unwrap();
+    let full = small(8 * MIB);
+    let mut run = start(&directory, full);
+    let spooling = Spooling::new(&run, full);
+    let mut crowd = Crowd::new(Compression::None);
+    crowd.flood(&mut run, 300, &[2]);
+    spooling.stop();
+    let before = run.queue.figures();
+    kill(run);
+    let mut run = start(&directory, full);
+    assert_eq!(run.queue.figures().queued, before.queued, "dropped datagrams are not queued after a start");
+    let spooling = Spooling::new(&run, full);
+    crowd.flood(&mut run, 300, &[2]);
+    spooling.wait();
+    assert_balanced(&run.queue);
+    let found = queued(&run.queue);
+    assert_eq!(found[&2], all(0..600));
+    assert!(found[&1].is_sorted() && found[&1].last() == Some(&29_999));
+    spooling.stop();
+}
+
+#[test]
+fn data_on_its_way_is_not_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let full = small(4 * MIB);
+    let mut run = start(&directory, full);
+    let spooling = Spooling::new(&run, full);
+    let mut crowd = Crowd::new(Compression::None);
+    crowd.flood(&mut run, 4, &[2]);
+    // A link sends the first half of that.
+    for position in 0..100 {
+        run.queue.next_to_send(Position(position), Position(0));
+    }
+    crowd.flood(&mut run, 400, &[2]);
+    spooling.wait();
+    let found = queued(&run.queue);
+    assert_eq!(found[&2], all(0..404));
+    assert_eq!(found[&1][..98], all(0..98));
+    assert!(run.queue.figures().counts.spool_full > 10_000);
+    assert_balanced(&run.queue);
+    spooling.stop();
+}
+
+#[test]
+fn acknowledging_a_thinned_segment_counts_what_it_held() {
+    let directory = tempfile::tempdir().unwrap();
+    let full = small(4 * MIB);
+    let mut run = start(&directory, full);
+    let spooling = Spooling::new(&run, full);
+    Crowd::new(Compression::None).flood(&mut run, 400, &[2]);
+    spooling.wait();
+    let queued = run.queue.figures().queued;
+    for position in (0..20_400).step_by(100) {
+        run.queue.acknowledge(Position(position), 0);
+        assert_balanced(&run.queue);
+    }
+    run.queue.acknowledge(Position(20_400), 0);
+    assert_eq!((run.queue.figures().counts.acknowledged, run.queue.figures().queued), (queued, 0));
+    spooling.stop();
+}

@@ -1,0 +1,215 @@
+//! Segments of which some datagrams are dropped.
+
+use super::*;
+use crate::spool::{Candidate, Sieve};
+
+/// Segments of about ten batches.
+fn long_segments() -> Policy {
+    Policy { rotate_size: 4000, ..policy() }
+}
+
+/// Keeps the datagrams whose numbers are multiples of one number.
+struct Multiples {
+    of: u64,
+    builder: BatchBuilder,
+    next: Position,
+}
+
+impl Multiples {
+    fn of(of: u64, first: Position) -> Self {
+        Self { of, builder: BatchBuilder::new(STREAM, Compression::None), next: first }
+    }
+}
+
+impl Sieve for Multiples {
+    fn sift(&mut self, batch: &Batch) -> io::Result<Vec<Batch>> {
+        for datagram in batch.records().unwrap().by_position() {
+            match datagram.filter(|datagram| number(datagram.payload).is_multiple_of(self.of)) {
+                Some(datagram) => self.builder.push(&datagram).unwrap(),
+                None => self.builder.push_dropped(batch.earliest()).unwrap(),
+            }
+        }
+        // Some batches become one.
+        let is_enough = self.next.plus(5) <= batch.end();
+        Ok(if is_enough { self.finish()?.into_iter().collect() } else { Vec::new() })
+    }
+
+    fn finish(&mut self) -> io::Result<Option<Batch>> {
+        let batch = self.builder.finish(self.next);
+        self.next = batch.as_ref().map_or(self.next, Batch::end);
+        Ok(batch)
+    }
+}
+
+fn number(payload: &[u8]) -> u64 {
+    u64::from_be_bytes(payload[..8].try_into().unwrap())
+}
+
+/// A disk with 120 datagrams in three segments or more.
+fn segments() -> MemoryDisk {
+    let disk = MemoryDisk::default();
+    let mut spool = open_with(&disk, long_segments()).spool;
+    spool.begin_run(RunId([1; 16]), Position(0)).unwrap();
+    for number in 0..40 {
+        spool.append(&batch(number * 3, 3), NOW, Position(0)).unwrap();
+    }
+    if let Some(job) = spool.sync_job().unwrap() {
+        job.run().unwrap();
+    }
+    assert!(spool.candidates(Position(0)).count() >= 3);
+    disk
+}
+
+fn reopened(disk: &MemoryDisk) -> Spool<MemoryDisk> {
+    open_with(disk, long_segments()).spool
+}
+
+fn candidate(spool: &Spool<MemoryDisk>, index: usize) -> Candidate {
+    spool.candidates(Position(0)).nth(index).unwrap()
+}
+
+fn thin(spool: &mut Spool<MemoryDisk>, segment: Candidate, of: u64) -> io::Result<Option<Thinned>> {
+    spool.thin(segment, 1, Position(0), &mut Multiples::of(of, segment.first))
+}
+
+/// The datagrams that a spool gives. Each has the position of its number, and all positions are covered.
+fn numbers(spool: &Spool<MemoryDisk>) -> Vec<u64> {
+    let given = read_from(spool, spool.first().unwrap());
+    let mut numbers = Vec::new();
+    for batch in &given.batches {
+        let records = batch.records().unwrap();
+        for (position, datagram) in (batch.first().0..).zip(records.by_position()) {
+            let Some(datagram) = datagram else { continue };
+            assert_eq!(number(datagram.payload), position);
+            numbers.push(position);
+        }
+    }
+    assert_eq!(given.batches.last().map(Batch::end), spool.end());
+    let missing: u64 = given.lost.iter().map(|(from, to)| to.since(*from)).sum();
+    let covered: u64 = given.batches.iter().map(|batch| u64::from(batch.datagrams())).sum();
+    assert_eq!(covered + missing, spool.end().unwrap().since(spool.first().unwrap()));
+    numbers
+}
+
+/// All numbers but those that a thinning of `segment` drops.
+fn without(segment: Candidate, of: u64) -> Vec<u64> {
+    let stays =
+        |number: &u64| !(segment.first.0..segment.end.0).contains(number) || number.is_multiple_of(of);
+    (0..120).filter(stays).collect()
+}
+
+fn dropped(spool: &Spool<MemoryDisk>) -> u64 {
+    spool.thinned().map(|thinned| thinned.datagrams).sum()
+}
+
+#[test]
+fn datagrams_that_stay_keep_their_positions() {
+    let disk = segments();
+    let mut spool = reopened(&disk);
+    let (segment, before) = (candidate(&spool, 1), spool.size());
+    let thinned = thin(&mut spool, segment, 5).unwrap().unwrap();
+    let expected = without(segment, 5);
+    assert_eq!(u64::try_from(expected.len()).unwrap() + thinned.datagrams, 120);
+    assert_eq!(numbers(&spool), expected);
+    assert!(spool.size() < before - segment.size / 2);
+    assert_eq!(spool.take_dropped(), [], "no gap stands for them");
+    let again = reopened(&disk);
+    assert_eq!((numbers(&again), again.size()), (expected, spool.size()));
+    assert_eq!(dropped(&again), thinned.datagrams, "a start knows how many were dropped");
+}
+
+#[test]
+fn a_segment_can_be_thinned_again_and_dropped() {
+    let disk = segments();
+    let mut spool = reopened(&disk);
+    let segment = candidate(&spool, 0);
+    thin(&mut spool, segment, 2).unwrap().unwrap();
+    let segment = candidate(&spool, 0);
+    let thinned = thin(&mut spool, segment, 5).unwrap().unwrap();
+    assert_eq!(numbers(&spool), without(segment, 10));
+    assert!(thinned.datagrams > 0 && thinned.datagrams < dropped(&spool));
+    spool.drop_candidate(candidate(&spool, 0)).unwrap();
+    assert_eq!((dropped(&spool), spool.gaps().count()), (0, 1));
+    assert!(disk.names().iter().all(|name| !name.ends_with(".thinned")), "{:?}", disk.names());
+}
+
+#[test]
+fn small_thinned_segments_become_one() {
+    let disk = segments();
+    let mut spool = reopened(&disk);
+    let count = spool.segments();
+    let [first, second] = [candidate(&spool, 0), candidate(&spool, 1)];
+    thin(&mut spool, first, 1000).unwrap().unwrap();
+    thin(&mut spool, second, 1000).unwrap().unwrap();
+    assert_eq!(spool.segments(), count - 1);
+    let expected: Vec<u64> = [0].into_iter().chain(second.end.0..120).collect();
+    assert_eq!(numbers(&spool), expected);
+    let again = reopened(&disk);
+    assert_eq!((numbers(&again), dropped(&again)), (expected, dropped(&spool)));
+    assert_eq!(dropped(&again), second.end.0 - 1);
+}
+
+#[test]
+fn a_segment_of_which_too_little_would_go_stays() {
+    let disk = segments();
+    let mut spool = reopened(&disk);
+    let names = disk.names();
+    let segment = candidate(&spool, 0);
+    let outcome = spool.thin(segment, segment.size / 2, Position(0), &mut Multiples::of(1, segment.first));
+    assert_eq!(outcome.unwrap(), None);
+    assert_eq!((disk.names(), numbers(&spool)), (names, (0..120).collect()));
+}
+
+#[test]
+fn a_damaged_segment_is_not_thinned() {
+    let disk = segments();
+    disk.flip("00000000000000000000.segment", 300, 1);
+    let mut spool = reopened(&disk);
+    let segment = candidate(&spool, 0);
+    assert_eq!(thin(&mut spool, segment, 5).unwrap(), None);
+    assert!(disk.names().iter().all(|name| !name.contains("thinned")));
+}
+
+#[test]
+fn segments_on_their_way_and_the_last_one_are_exempt() {
+    let disk = segments();
+    let spool = reopened(&disk);
+    let all: Vec<Candidate> = spool.candidates(Position(0)).collect();
+    assert!(all.iter().all(|segment| segment.end < spool.end().unwrap()));
+    let idle: Vec<Candidate> = spool.candidates(all[1].first).collect();
+    assert_eq!(idle, all[1..]);
+}
+
+#[test]
+fn a_crash_while_segments_are_joined_loses_nothing() {
+    let original = segments();
+    let mut spool = reopened(&original);
+    let [first, second] = [candidate(&spool, 0), candidate(&spool, 1)];
+    thin(&mut spool, first, 1000).unwrap().unwrap();
+    let before = numbers(&spool);
+    let after: Vec<u64> = [0].into_iter().chain(second.end.0..120).collect();
+    drop(spool);
+    let mut is_over = false;
+    for changes in 0.. {
+        let disk = original.copy();
+        let mut spool = reopened(&disk);
+        disk.set_changes_left(changes);
+        let outcome = thin(&mut spool, second, 1000);
+        is_over |= outcome.is_ok_and(|_| disk.changes_left() > 0);
+        drop(spool);
+        disk.set_changes_left(usize::MAX);
+        for has_power in [true, false] {
+            if !has_power {
+                disk.lose_power();
+            }
+            let again = reopened(&disk);
+            let found = numbers(&again);
+            assert!(found == before || found == after, "after {changes} changes: {found:?}");
+            assert_eq!(dropped(&again), 120 - u64::try_from(found.len()).unwrap(), "after {changes} changes");
+            assert!(!disk.names().contains(&name::UNFINISHED_THINNED.to_owned()));
+        }
+        if is_over {
+            break;
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Thins a segment: drops some of its datagrams and keeps the rest.
+//!
+//! Every position keeps its meaning. The position of a dropped datagram stays in its batch as a record of one byte, so the
+//! batches of a thinned segment follow each other as before, and a receiver that has a part of it goes on where it is.
+//!
+//! The new segment is written whole under another name, forced to disk, and takes the place of the old one by a rename. A
+//! crash at any moment leaves one or the other. A small segment in front of it is joined with it, so that thinned segments do not pile
+//! up as files. An empty file, the marker, names each thinned segment: the next start counts the dropped datagrams in its headers.
+
+use std::io;
+
+use crate::batch::Batch;
+use crate::sequence::{Gap, GapReason, Position};
+use crate::spool::disk::{Disk, DiskFile};
+use crate::spool::name;
+use crate::spool::segment::SEGMENT_HEADER_LEN;
+use crate::spool::{Item, Piece, SegmentReader, Spool};
+
+/// Decides which datagrams of a segment stay.
+pub trait Sieve {
+    /// Takes the next batch of the segment in. Returns batches that are complete now. They cover all positions in order, from
+    /// the first one on that no batch covers yet.
+    fn sift(&mut self, batch: &Batch) -> io::Result<Vec<Batch>>;
+
+    /// Returns the last batch, which covers the remaining positions, if there are any.
+    fn finish(&mut self) -> io::Result<Option<Batch>>;
+}
+
+/// A segment that may be thinned or dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its first position.
+    pub first: Position,
+    /// The position after its last.
+    pub end: Position,
+    /// Bytes of it.
+    pub size: u64,
+}
+
+/// Datagrams that a thinning dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thinned {
+    /// The first position of the segment.
+    pub first: Position,
+    /// The position after its last.
+    pub end: Position,
+    /// How many of its datagrams were dropped.
+    pub datagrams: u64,
+}
+
+/// A thinned segment in the making.
+struct Writing<F> {
+    file: F,
+    size: u64,
+    end: Position,
+    dropped: u64,
+}
+
+impl<F: DiskFile> Writing<F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_at(bytes, self.size)?;
+        self.size += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        Ok(())
+    }
+
+    fn append(&mut self, batch: &Batch) -> io::Result<()> {
+        if batch.first() != self.end {
+            return Err(io::Error::other("a batch of a thinned segment does not follow the one before it"));
+        }
+        self.write(batch.bytes())?;
+        self.end = batch.end();
+        self.dropped += u64::from(batch.dropped());
+        Ok(())
+    }
+}
+
+impl<D: Disk> Spool<D> {
+    /// The segments that may be thinned or dropped while positions below `in_flight` are on their way, oldest first. All of
+    /// their positions are unacknowledged. Batches may still be appended to the last segment, so it is none of them.
+    pub fn candidates(&self, in_flight: Position) -> impl Iterator<Item = Candidate> {
+        let last = self.last_segment().map(|(first, _)| first);
+        let idle = self.idle_segments(in_flight);
+        idle.filter(move |idle| Some(idle.first) != last && idle.first >= self.acknowledged)
+            .map(|idle| Candidate { first: idle.first, end: idle.end, size: idle.size })
+    }
+
+    /// Bytes that must go before `length` more can be appended within `max-size`.
+    pub fn excess(&self, length: u64) -> u64 {
+        self.size.saturating_add(length).saturating_sub(self.policy.max_size)
+    }
+
+    /// Whether the file system takes `bytes` more for a moment, in addition to `min-free`.
+    pub fn may_take(&self, bytes: u64) -> bool {
+        self.room().is_ok_and(|room| room.space.free.saturating_sub(room.min_free) >= bytes)
+    }
+
+    /// How many segments were thinned: a reader that was opened before may read datagrams that were dropped.
+    pub fn thinnings(&self) -> u64 {
+        self.thinnings
+    }
+
+    /// Thinned segments, with the number of datagrams that were dropped from each.
+    pub fn thinned(&self) -> impl Iterator<Item = Thinned> {
+        let of = |(first, dropped): (&Position, &u64)| {
+            let (_, end, _) = self.segment_at(*first)?;
+            Some(Thinned { first: *first, end, datagrams: *dropped })
+        };
+        self.thinned.iter().filter_map(of)
+    }
+
+    /// Drops the datagrams of `segment` that do not pass `sieve`, if that frees at least `least` bytes. Returns how many were
+    /// dropped; `None` if the segment stays as it is, because less would be freed or it is not whole.
+    pub fn thin(
+        &mut self,
+        segment: Candidate,
+        least: u64,
+        in_flight: Position,
+        sieve: &mut impl Sieve,
+    ) -> io::Result<Option<Thinned>> {
+        let Candidate { first, end, size } = segment;
+        let joined = self.small_before(segment, in_flight);
+        let begin = joined.map_or(first, |joined| joined.first);
+        let old_size = size + joined.map_or(0, |joined| joined.size);
+        let dropped_before: u64 = self.thinned.range(begin..end).map(|(_, dropped)| dropped).sum();
+        let outcome = match self.write_thinned(joined, segment, sieve) {
+            Ok(Some(writing)) if writing.end == end && old_size.saturating_sub(writing.size) >= least => {
+                self.put_thinned(begin).map(|()| Some(writing))
+            }
+            other => other.map(|_| None),
+        };
+        let Ok(Some(writing)) = outcome else {
+            self.remove_file(name::UNFINISHED_THINNED);
+            return outcome.map(|_| None);
+        };
+        self.take_thinned(begin, segment, old_size, &writing);
+        Ok(Some(Thinned { first, end, datagrams: writing.dropped.saturating_sub(dropped_before) }))
+    }
+
+    /// The segment right before `segment`, if both can become one file: it was thinned and is small.
+    fn small_before(&self, segment: Candidate, in_flight: Position) -> Option<Candidate> {
+        let before = self.candidates(in_flight).find(|before| before.end == segment.first)?;
+        let is_small = before.size < segment.size / 4 && self.thinned.contains_key(&before.first);
+        is_small.then_some(before)
+    }
+
+    /// Writes what stays of `segment` behind all of `joined`; `None` if one of them is not whole.
+    fn write_thinned(
+        &mut self,
+        joined: Option<Candidate>,
+        segment: Candidate,
+        sieve: &mut impl Sieve,
+    ) -> io::Result<Option<Writing<D::File>>> {
+        let begin = joined.map_or(segment.first, |joined| joined.first);
+        let file = self.disk.create(name::UNFINISHED_THINNED)?;
+        file.truncate(0)?;
+        let mut writing = Writing { file, size: 0, end: begin, dropped: 0 };
+        let mut header = self.start_of(&name::segment(begin))?;
+        header.resize(SEGMENT_HEADER_LEN, 0);
+        writing.write(&header)?;
+        if joined.is_some() && self.each_batch(begin, |batch| writing.append(batch))?.is_none() {
+            return Ok(None);
+        }
+        let sift = |batch: &Batch| sieve.sift(batch)?.iter().try_for_each(|batch| writing.append(batch));
+        if self.each_batch(segment.first, sift)?.is_none() {
+            return Ok(None);
+        }
+        if let Some(last) = sieve.finish()? {
+            writing.append(&last)?;
+        }
+        writing.file.sync()?;
+        Ok(Some(writing))
+    }
+
+    /// Hands all batches of the segment that starts at `first` to `act`; `None` if the segment is not whole.
+    fn each_batch(
+        &self,
+        first: Position,
+        mut act: impl FnMut(&Batch) -> io::Result<()>,
+    ) -> io::Result<Option<()>> {
+        let Some(mut reader) = self.reader(first, false)? else { return Ok(None) };
+        while let Some(item) = reader.next_item()? {
+            let Item::Batch(batch) = item else { return Ok(None) };
+            act(&batch)?;
+        }
+        Ok(Some(()))
+    }
+
+    /// Puts the segment that was written in the place of the one that starts at `begin`.
+    fn put_thinned(&mut self, begin: Position) -> io::Result<()> {
+        self.look_at_free();
+        let marker = name::thinned(begin);
+        drop(self.disk.create(&marker)?);
+        self.unremoved.remove(&marker);
+        self.disk.rename(name::UNFINISHED_THINNED, &name::segment(begin))?;
+        // Before anything else goes that the new file holds, too.
+        self.names_unsynced = self.disk.sync_directory().is_err();
+        Ok(())
+    }
+
+    /// Takes over that the file of the segment that starts at `begin` reaches to the end of `segment`, and was thinned. It took
+    /// the place of `old_size` bytes.
+    fn take_thinned(
+        &mut self,
+        begin: Position,
+        segment: Candidate,
+        old_size: u64,
+        writing: &Writing<D::File>,
+    ) {
+        if begin != segment.first {
+            self.forget_segment(segment.first);
+            self.remove_file(&name::segment(segment.first));
+        }
+        if let Some(Piece::Segment { end, size, .. }) = self.pieces.get_mut(&begin) {
+            self.size = self.size.saturating_sub(*size).saturating_add(writing.size);
+            (*end, *size) = (segment.end, writing.size);
+        }
+        self.unsynced.remove(&begin);
+        self.thinned.insert(begin, writing.dropped);
+        self.awaited.removed(old_size);
+        self.look_at_free();
+        self.thinnings += 1;
+    }
+
+    /// Drops all of `segment`, and leaves a gap in its place.
+    pub fn drop_candidate(&mut self, segment: Candidate) -> io::Result<()> {
+        let gap = Gap { first: segment.first, end: segment.end, reason: GapReason::SpoolFull };
+        self.put_gap(gap)?;
+        self.remove_segment(segment.first);
+        self.dropped.push(gap);
+        self.note_gap(gap, Ok(()));
+        Ok(())
+    }
+
+    /// Forgets that the segment that starts at `first` was thinned, as it is gone.
+    pub(super) fn forget_thinned(&mut self, first: Position) {
+        if self.thinned.remove(&first).is_some() {
+            self.remove_file(&name::thinned(first));
+        }
+    }
+
+    /// Counts what was dropped from the segments that have the markers `marked`. Removes markers of other segments, and what an
+    /// unfinished thinning left.
+    pub(super) fn count_thinned(&mut self, marked: &[Position], is_unfinished: bool) {
+        if is_unfinished {
+            self.remove_file(name::UNFINISHED_THINNED);
+        }
+        for first in marked {
+            let dropped = self.reader(*first, true).ok().flatten().map(dropped_of);
+            match dropped {
+                Some(Ok(dropped)) if dropped > 0 && self.pieces.contains_key(first) => {
+                    self.thinned.insert(*first, dropped);
+                }
+                Some(Err(error)) => tracing::warn!(
+                    %error,
+                    segment = first.0,
+                    "cannot count what was dropped from a segment of the spool: {error}; it counts as queued"
+                ),
+                _ => self.remove_file(&name::thinned(*first)),
+            }
+        }
+    }
+}
+
+/// The datagrams that were dropped from a segment, by the headers of its batches.
+fn dropped_of<F: DiskFile>(mut reader: SegmentReader<F>) -> io::Result<u64> {
+    reader.find_end()?;
+    Ok(reader.dropped())
+}

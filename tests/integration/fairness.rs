@@ -1,0 +1,86 @@
+//! A full spool drops the datagrams of the exporter that holds most, and names it.
+
+use crate::losses::{dropped, gaps, wait_until_spooled};
+use crate::running::shared;
+use crate::support::chatter::{LARGE, Pattern};
+use crate::support::exporter::Exporters;
+use crate::support::hosts::QUICK_SENDER;
+use crate::support::load::{Load, Until};
+use crate::support::pair::{Pair, STALL};
+use crate::support::samples::{assert_conserved, count};
+use crate::support::tally::Tally;
+
+/// Exporters that send few datagrams, and how many each.
+const QUIET: u16 = 4;
+const FEW: u64 = 200;
+
+/// Datagrams of the exporter that floods: 56 MB.
+const FLOOD: u64 = 40_000;
+
+/// An outage with a flood of more than the spool holds, after a session with `before` datagrams of each exporter. Ends it
+/// with kill -9 in between if `is_killed`.
+fn flood_in_an_outage(before: u64, is_killed: bool) {
+    let _running = shared();
+    let toml = format!("{QUICK_SENDER}sync-after = \"0s\"\nmax-size = \"16MiB\"\nrotate-size = \"2MiB\"\n");
+    let pattern = Pattern::new(LARGE);
+    let mut pair = Pair::connected(1 + QUIET, pattern, &toml);
+    let target = pair.sender.udp().addr();
+    let mut flood = Exporters::new(0..1, target, pattern);
+    let mut quiet = Exporters::new(1..1 + QUIET, target, pattern);
+    flood.send(before);
+    quiet.send(before * u64::from(QUIET));
+    pair.collector.wait_for(before * u64::from(1 + QUIET), STALL);
+    // Else the spool may drop what has arrived.
+    pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+    pair.link.cut();
+    for round in 1..=FEW {
+        flood =
+            Load::start(flood, pair.sender.udp().clone(), None, Until::Sent(before + FLOOD * round / FEW))
+                .finish();
+        quiet.send(u64::from(QUIET));
+    }
+    let status = wait_until_spooled(&pair);
+    let full = dropped(&status, "spool_full");
+    assert!(full > FLOOD / 2, "{status:#}");
+    pair.sender.daemon().wait_for_log(&["dropped", "by the spool's limits, of 127.0.0.2 ("], STALL);
+    let [row] = &status["dropped_exporters"].as_array().unwrap()[..] else { panic!("{status:#}") };
+    assert_eq!((row["address"].as_str(), count(row, "/datagrams")), (Some("127.0.0.2"), full));
+    if is_killed {
+        pair.sender.take().kill();
+        pair.sender.start();
+    }
+
+    pair.link.mend();
+    let status = pair.sender.wait_status(STALL * 2, |status| count(status, "/queued/datagrams") == 0);
+    assert_conserved(&status);
+    pair.collector.wait_for(flood.total() + quiet.total() - full, STALL);
+    let report = pair.collector.report();
+    for (number, exporter) in report.exporters.iter().enumerate().skip(1) {
+        assert_eq!(exporter.missing(quiet.sent()[number - 1]), [], "exporter {number}");
+    }
+    let is_exact = |exporter: &Tally| exporter.repeated + exporter.out_of_order + exporter.corrupted == 0;
+    assert!(
+        report.exporters.iter().all(is_exact),
+        "{}",
+        report.picture(&[flood.sent(), quiet.sent()].concat())
+    );
+    let missing = report.exporters[0].missing(flood.sent()[0]);
+    assert_eq!(missing.len(), 1, "the oldest of the flood are missing: {missing:?}");
+    assert_eq!(report.missing(&[flood.sent(), quiet.sent()].concat()), full);
+    assert_eq!(gaps(&pair.receiver), full);
+}
+
+#[test]
+fn a_flood_costs_others_nothing_in_a_long_outage() {
+    flood_in_an_outage(0, false);
+}
+
+#[test]
+fn a_flood_after_a_session_costs_others_nothing() {
+    flood_in_an_outage(50, false);
+}
+
+#[test]
+fn a_thinned_spool_survives_kill_9() {
+    flood_in_an_outage(50, true);
+}
