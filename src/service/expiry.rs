@@ -14,7 +14,7 @@ use crate::service::wall_clock;
 const WARN_EVERY: Duration = Duration::from_secs(86_400);
 
 /// The end of a certificate or of a list of revoked ones.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Expiry {
     subject: String,
     /// In seconds since 1970-01-01.
@@ -74,8 +74,8 @@ fn seconds(duration: Duration) -> i64 {
 /// Warns of each end once a day.
 #[derive(Debug, Default)]
 pub struct ExpiryWatch {
-    /// When which end was warned of, by subject.
-    warned: HashMap<String, (Instant, Expiry)>,
+    /// The ends that were warned of in the last [`WARN_EVERY`].
+    warned: HashMap<Expiry, Instant>,
 }
 
 impl ExpiryWatch {
@@ -88,11 +88,11 @@ impl ExpiryWatch {
 
     fn due(&mut self, expiry: &Expiry, now: Timestamp) -> Option<String> {
         let warning = expiry.warning(now)?;
-        let warned = self.warned.get(&expiry.subject);
-        if warned.is_some_and(|(at, of)| of == expiry && at.elapsed() < WARN_EVERY) {
+        self.warned.retain(|_, at| at.elapsed() < WARN_EVERY);
+        if self.warned.contains_key(expiry) {
             return None;
         }
-        self.warned.insert(expiry.subject.clone(), (Instant::now(), expiry.clone()));
+        self.warned.insert(expiry.clone(), Instant::now());
         Some(warning)
     }
 }
@@ -144,6 +144,22 @@ mod tests {
             assert_eq!((watch.due(&certificate, at(5 * DAY)), watch.due(&list, at(5 * DAY))), (None, None));
             advance(WARN_EVERY).await;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_list_of_a_file_is_warned_of_once() {
+        let mut watch = ExpiryWatch::default();
+        let lists = [list(0, 5 * DAY), list(0, 6 * DAY)];
+        let warnings = |watch: &mut ExpiryWatch| {
+            lists
+                .each_ref()
+                .map(|list| usize::from(watch.due(list, at(6 * DAY)).is_some()))
+                .iter()
+                .sum::<usize>()
+        };
+        assert_eq!([(); 3].map(|()| warnings(&mut watch)), [2, 0, 0]);
+        advance(WARN_EVERY).await;
+        assert_eq!(warnings(&mut watch), 2);
     }
 
     #[test]
