@@ -1,5 +1,6 @@
 //! Log lines that an authenticated sender's messages cause: one of each kind for each sender in `LOG_INTERVAL`.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
@@ -26,21 +27,34 @@ pub(crate) enum SenderLine {
 
 /// Decides which lines about senders are written.
 #[derive(Debug, Default)]
-pub(crate) struct SenderLog(Mutex<LogLimit<(SenderId, SenderLine)>>);
+pub(crate) struct SenderLog {
+    /// A limit for each kind, so that lines of one kind suppress none of another.
+    kinds: Mutex<HashMap<SenderLine, LogLimit<SenderId>>>,
+}
 
 impl SenderLog {
     /// Returns how many lines of this kind about `sender` were suppressed since the last one, or `None` to suppress this
     /// one, too.
     pub(crate) fn admit(&self, sender: &SenderId, line: SenderLine) -> Option<u64> {
-        let mut limit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        limit.admit((sender.clone(), line), Instant::now().into_std())
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        kinds.entry(line).or_default().admit(sender.clone(), Instant::now().into_std())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::LOG_INTERVAL;
+    use crate::limits::{LOG_INTERVAL, LOG_KEYS_MAX};
+
+    #[tokio::test(start_paused = true)]
+    async fn sessions_of_many_senders_suppress_no_loss() {
+        let log = SenderLog::default();
+        for number in 0..=2 * LOG_KEYS_MAX {
+            log.admit(&format!("sender-{number}").parse().unwrap(), SenderLine::Session);
+        }
+        let victim = "victim".parse().unwrap();
+        assert_eq!(log.admit(&victim, SenderLine::Lost(GapReason::SpoolFull)), Some(0));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn each_sender_has_one_line_of_each_kind() {
