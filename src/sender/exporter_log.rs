@@ -96,8 +96,14 @@ impl Changes {
                 count_of(u64::try_from(exporters).unwrap_or(u64::MAX), "exporter")
             );
         }
-        for key in self.usable {
-            tracing::info!(exporter = %key, "the sequence numbers of {key} are usable again");
+        if !self.usable.is_empty() {
+            let count = u64::try_from(self.usable.len()).unwrap_or(u64::MAX);
+            let named = name_first(self.usable.iter().map(|key| (key, "usable again")));
+            tracing::info!(
+                exporters = named,
+                "losses of {} are counted again: {named}",
+                count_of(count, "exporter")
+            );
         }
     }
 }
