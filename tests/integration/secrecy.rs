@@ -188,7 +188,7 @@ fn token() -> String {
 #[test]
 fn a_token_on_the_command_line_is_hidden_and_warned_of() {
     let (token, directory) = (token(), tempfile::tempdir().unwrap());
-    // Whoever reads this configuration waits until somebody writes it.
+    // A reader of this configuration waits for a writer.
     let configuration = directory.path().join("nf-sender.toml");
     assert!(Command::new("mkfifo").arg(&configuration).status().unwrap().success());
     let mut command = Program::Sender.command();
@@ -206,14 +206,14 @@ fn a_token_on_the_command_line_is_hidden_and_warned_of() {
     assert!(said.contains("token was on the command line") && !said.contains(&token), "{said}");
 }
 
-#[test]
-fn a_token_that_is_typed_is_not_shown() {
-    let (token, directory) = (token(), tempfile::tempdir().unwrap());
-    let configuration = directory.path().join("nf-sender.toml");
-    fs::write(&configuration, "").unwrap();
-    let join = format!("exec {} -c {} join", Program::Sender.path().display(), configuration.display());
+/// Runs `nf-sender join` on a terminal and types these bytes at its prompt. Returns everything that the terminal shows, with the
+/// exit status of `join` and the settings of the terminal after it.
+fn join_on_a_terminal(configuration: &Path, typed: &str) -> String {
+    fs::write(configuration, "").unwrap();
+    let sender = Program::Sender.path();
+    let join = format!("{} -c {} join; echo status $?; stty -a", sender.display(), configuration.display());
     let mut terminal = Command::new("script")
-        .args(["--quiet", "--flush", "--return", "--command", &join, "/dev/null"])
+        .args(["--quiet", "--flush", "--command", &join, "/dev/null"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -226,12 +226,30 @@ fn a_token_that_is_typed_is_not_shown() {
         shown += &String::from_utf8_lossy(&buffer[..count]);
     }
     let mut input = terminal.stdin.take().unwrap();
-    input.write_all(format!("{token}\n").as_bytes()).unwrap();
+    input.write_all(typed.as_bytes()).unwrap();
     output.read_to_string(&mut shown).unwrap();
-    assert!(terminal.wait().unwrap().success(), "{shown}");
+    terminal.wait().unwrap();
+    shown
+}
+
+#[test]
+fn a_token_that_is_typed_is_not_shown() {
+    let (token, directory) = (token(), tempfile::tempdir().unwrap());
+    let shown = join_on_a_terminal(&directory.path().join("nf-sender.toml"), &format!("{token}\n"));
     assert!(shown.contains("this sender is edge at collector.example.net:2055"), "{shown}");
-    assert!(!shown.contains(&token[..20]), "{shown}");
+    assert!(shown.contains("status 0") && !shown.contains(&token[..20]), "{shown}");
     assert!(directory.path().join("key").exists());
+}
+
+#[test]
+fn an_interrupted_prompt_leaves_the_terminal_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let shown = join_on_a_terminal(&directory.path().join("nf-sender.toml"), "nft1\x03");
+    assert!(shown.contains("it was interrupted") && !shown.contains("status 0"), "{shown}");
+    for setting in ["echo", "isig", "icanon"] {
+        assert!(shown.split_whitespace().any(|shown| shown == setting), "{setting}: {shown}");
+    }
+    assert!(!directory.path().join("key").exists());
 }
 
 #[test]
