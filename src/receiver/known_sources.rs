@@ -7,7 +7,7 @@
 use core::time::Duration;
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -18,6 +18,7 @@ use crate::limits::{KNOWN_SOURCES, KNOWN_SOURCES_PER_SENDER};
 use crate::receiver::newer_state::{self, State};
 use crate::sequence::SenderId;
 use crate::service::safe_file::{self, Owner};
+use crate::service::source_of;
 
 /// Shortest time between two writes of the file; an orderly stop does not wait for it.
 const KEPT_EVERY: Duration = Duration::from_secs(10);
@@ -28,10 +29,7 @@ pub(super) struct Source(IpAddr);
 
 impl Source {
     pub(super) fn of(peer: IpAddr) -> Self {
-        match peer {
-            IpAddr::V4(_) => Self(peer),
-            IpAddr::V6(address) => Self(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into()),
-        }
+        Self(source_of(peer))
     }
 }
 

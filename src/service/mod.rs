@@ -48,7 +48,7 @@ pub use open_files::{FileShares, allow_open_files, is_out_of_files};
 pub(crate) use ownership::open_private_directory;
 pub use ownership::{DirectoryLock, OwnershipError};
 pub use panics::abort_on_panic;
-pub use places::{Choice, Place, Places, Rank};
+pub use places::{Choice, Place, Places, Rank, source_of};
 pub use privilege::Privilege;
 pub use reload::needs_restart;
 pub use secret_prompt::read_secret_line;

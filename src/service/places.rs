@@ -2,10 +2,19 @@
 //! room, one connection of the lowest rank makes room for the next.
 
 use core::hash::Hash;
+use core::net::{IpAddr, Ipv6Addr};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
+
+/// The network that counts as one source of connections: an IPv4 address, or a /64 of IPv6, since one host may use all of it.
+pub fn source_of(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
 
 /// Which of several connections of the lowest rank makes room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

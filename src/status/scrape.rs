@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use crate::limits::{ACCEPT_REST, CONTROL_CONNECTIONS, CONTROL_TIMEOUT, SCRAPES_PER_ADDRESS};
-use crate::service::{Choice, Places};
+use crate::service::{Choice, Places, source_of};
 
 /// What OpenMetrics text is called.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -43,7 +43,7 @@ pub async fn serve_metrics(listener: TcpListener, text: impl Fn() -> String + Cl
                 continue;
             }
         };
-        let mut place = places.enter(peer.ip().to_canonical(), IDLE);
+        let mut place = places.enter(source_of(peer.ip()), IDLE);
         let has_asked = place.rank();
         let text = text.clone();
         tokio::spawn(async move {
