@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::config::KeySource;
-use crate::limits::{KEY_FILE_MAX, PASSPHRASE_SHORT};
-use crate::secure::{Key, KeyError, Secret, Strength, Suite};
+use crate::limits::{KEY_FILE_MAX, PASSPHRASE_SHORT, PASSPHRASES_REMEMBERED};
+use crate::secure::{Key, KeyError, Passphrase, Secret, Strength, Suite};
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +64,8 @@ fn hint(error: &io::Error) -> &'static str {
 #[derive(Debug, Default)]
 pub struct KeyReader {
     typed: Option<Secret>,
+    /// The latest passphrases, with their derived keys: a reload derives only new ones.
+    passphrases: Vec<Passphrase>,
 }
 
 impl KeyReader {
@@ -83,7 +85,20 @@ impl KeyReader {
                  guess it; it is used with the cipher blowfish only; `keygen` makes a key that cannot be guessed"
             );
         }
-        Ok(secret)
+        Ok(self.with_derived_key(secret))
+    }
+
+    /// The same secret; a passphrase that was read before with the key that was derived then.
+    fn with_derived_key(&mut self, secret: Secret) -> Secret {
+        let Secret::Passphrase(passphrase) = secret else { return secret };
+        if let Some(known) = self.passphrases.iter().find(|known| **known == passphrase) {
+            return Secret::Passphrase(known.clone());
+        }
+        if self.passphrases.len() >= PASSPHRASES_REMEMBERED {
+            self.passphrases.remove(0);
+        }
+        self.passphrases.push(passphrase.clone());
+        Secret::Passphrase(passphrase)
     }
 }
 
@@ -150,6 +165,9 @@ mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt;
 
+    use crate::secure::Salt;
+    use crate::secure::passphrase::SALT_LEN;
+
     const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
     /// A file of this mode that holds `text`.
@@ -173,6 +191,18 @@ mod tests {
             let (_directory, path) = file(format!("{HEX}\n").as_bytes(), mode);
             assert_eq!(*read_key(&KeySource::File(path)).unwrap().to_text(), HEX);
         }
+    }
+
+    #[test]
+    fn a_passphrase_that_is_read_again_is_not_derived_again() {
+        let (_directory, path) = file(b"correct horse battery staple", 0o600);
+        let (source, salt) = (KeySource::File(path), Salt([7; SALT_LEN]));
+        let mut keys = KeyReader::default();
+        let key = keys.read(&source, &[Suite::Aes256Gcm]).unwrap().derive(salt).unwrap();
+        let Secret::Passphrase(again) = keys.read(&source, &[Suite::Aes256Gcm]).unwrap() else {
+            panic!("a key")
+        };
+        assert_eq!(again.last_key(salt), Some(key));
     }
 
     #[test]
