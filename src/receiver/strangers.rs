@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn who_named_a_key_outlives_a_flood_from_its_own_address() {
-        for shown in [Shown::TlsHello, Shown::KeyName, Shown::Key] {
+        for shown in [Shown::TlsHello, Shown::SenderName, Shown::KeyName, Shown::Key] {
             let strangers = strangers(100, 8);
             let mut named = strangers.enter(from("192.0.2.1"));
             Notes::of(&named).shows(shown);

@@ -37,6 +37,8 @@ pub enum Shown {
     Nothing,
     /// That it speaks this protocol over TLS.
     TlsHello,
+    /// The id of a sender that has a passphrase.
+    SenderName,
     /// The name of a key that its sender has.
     KeyName,
     /// That it has that key.
@@ -146,7 +148,7 @@ struct Claim {
 #[derive(Debug)]
 enum Phase {
     Preface,
-    Message1 { claim: Claim, prologue: Vec<u8>, is_named: bool },
+    Message1 { claim: Claim, prologue: Vec<u8>, shown: Shown },
     Confirmation { claim: Claim, key: Option<Key>, transport: Box<TransportState>, binding: ChannelBinding },
     Tls(Box<ServerConnection>),
     Done(Admitted),
@@ -163,7 +165,7 @@ impl ReceiverHandshake {
     pub fn shown(&self) -> Shown {
         match &self.phase {
             Phase::Tls(connection) if is_meant(connection) => Shown::TlsHello,
-            Phase::Message1 { is_named: true, .. } => Shown::KeyName,
+            Phase::Message1 { shown, .. } => *shown,
             Phase::Confirmation { key: Some(_), .. } => Shown::Key,
             _ => Shown::Nothing,
         }
@@ -302,8 +304,12 @@ impl ReceiverHandshake {
         let preface = core::mem::take(&mut self.input);
         self.output = Status::encode_acceptance(mode, challenge, self.admission.salt);
         let prologue = [preface.as_slice(), &self.output].concat();
-        let is_named = matches!(mode, Mode::Key { .. }) && !keys.is_empty();
-        self.phase = Phase::Message1 { claim: Claim { sender, suite, given, keys }, prologue, is_named };
+        let shown = match mode {
+            _ if keys.is_empty() => Shown::Nothing,
+            Mode::Key { .. } => Shown::KeyName,
+            _ => Shown::SenderName,
+        };
+        self.phase = Phase::Message1 { claim: Claim { sender, suite, given, keys }, prologue, shown };
         Ok(())
     }
 
