@@ -1,6 +1,6 @@
 //! Whom a receiver lets in.
 //!
-//! Always holds: a sender with keys of its own is let in by these and nothing else, and nobody else's key takes its id. An id
+//! Always holds: a sender with keys of its own authenticates with these and nothing else, and no other key takes its id. An id
 //! that `senders` in `[tls]` names, or that has a table without a key, belongs to the holder of its certificate.
 
 use core::fmt;
@@ -69,7 +69,7 @@ impl Admission {
         (self.plaintext && is_free) || (is_local && !self.has_proofs())
     }
 
-    /// Whether only a certificate, or a key of its own, lets this sender in.
+    /// True if this sender authenticates only with a certificate or a key of its own.
     pub fn is_reserved(&self, sender: &SenderId) -> bool {
         let is_named = self.tls.as_ref().is_some_and(|tls| tls.senders.contains(sender));
         is_named || self.senders.get(sender).is_some_and(Vec::is_empty)

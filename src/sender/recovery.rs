@@ -375,7 +375,7 @@ fn has_no_room(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem | Unsupported)
 }
 
-/// The secret of the stream that the spool is sent as. If that is lost, the spool becomes the stream of `new`, and `true` says so.
+/// The secret of the stream that the spool is sent as. If that is lost, the spool becomes the stream of `new`, and the second value is `true`.
 fn stream_key(spool: &mut Spool<Directory>, new: StreamKey) -> (StreamKey, bool) {
     if let Some(kept) = kept_key(spool) {
         return (kept, false);

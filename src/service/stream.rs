@@ -135,7 +135,7 @@ impl Stream {
     pub fn hung_up(&self) -> impl Future<Output = ()> + use<> {
         let tcp = self.tcp.clone();
         async move {
-            // Of a connection's readiness this is only the end of what can be read: it has no urgent data that anybody asked for.
+            // The protocol has no urgent data, so priority readiness means that the peer has closed its side.
             while let Ok(ready) = tcp.ready(Interest::PRIORITY).await {
                 if ready.is_read_closed() {
                     return;

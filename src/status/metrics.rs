@@ -263,7 +263,7 @@ impl Metrics<'_> {
             by_collector(|collector| collector.unread),
         )?;
         self.counters(
-            ("skipped_datagrams", "Datagrams passed over, as the collector is set to that"),
+            ("skipped_datagrams", "Datagrams skipped, as the collector is set to when-down = skip"),
             "collector",
             by_collector(|collector| collector.skipped),
         )?;
@@ -284,7 +284,7 @@ impl Metrics<'_> {
             ("late_datagrams", "Datagrams handed to each collector's address for late ones", |late| {
                 late.delivered.datagrams
             }),
-            ("late_skipped_datagrams", "Datagrams for that address passed over", |late| late.skipped),
+            ("late_skipped_datagrams", "Datagrams for that address that were skipped", |late| late.skipped),
             ("late_refused_datagrams", "Datagrams that the kernel refused to send there", |late| {
                 late.refused
             }),

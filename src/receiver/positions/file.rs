@@ -51,8 +51,8 @@ struct State {
 }
 
 impl StreamPosition {
-    /// Opens the file at `path`, or makes it, and marks it as `seen`. A damaged one is set aside. `true` says that the directory
-    /// has changed.
+    /// Opens the file at `path`, or makes it, and marks it as `seen`. A damaged one is set aside. Returns `true` if the
+    /// directory has changed.
     pub(super) fn open(
         path: PathBuf,
         stream: StreamId,
@@ -224,7 +224,7 @@ fn position_of(progress: Option<Progress>) -> Option<Position> {
     progress.map(|progress| progress.position)
 }
 
-/// Opens the file at `path`, or makes it, and says so.
+/// Opens the file at `path`, or makes it. Returns `true` if it made it.
 fn open_file(path: &std::path::Path) -> io::Result<(File, bool)> {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
