@@ -134,17 +134,8 @@ impl Intake {
     /// marks are `trusted`, they say where to find these; else, and where that does not lead to all of them, the ring
     /// is searched.
     pub(crate) fn recover_ring(&mut self, stream: StreamId, trusted: bool, floor: Position) -> Vec<Held> {
-        let mut held = Vec::new();
-        if trusted {
-            held = self.ring.recover(stream, self.marks.ring_tail(), floor);
-        }
-        let reached = held.last().map_or(floor, |last| last.batch.end());
-        if !trusted || reached < self.marks.next() {
-            let salvaged = self.ring.searched(stream, floor);
-            if salvaged.len() > held.len() {
-                held = self.ring.write_anew(salvaged);
-            }
-        }
+        let marks = trusted.then(|| (self.marks.ring_tail(), self.marks.next()));
+        let held = self.ring.recover_all(stream, marks, floor);
         self.marks.set_ring_tail(held.first().map_or(self.ring.head(), |first| first.start));
         held
     }

@@ -62,8 +62,11 @@ fn read(path: &Path) -> io::Result<Option<(StreamId, Vec<Batch>)>> {
     if !marks.are_whole() {
         return Ok(Some((stream, ring.searched(stream, Position(0)))));
     }
-    let held = ring.recover(stream, marks.ring_tail(), marks.acknowledged());
-    let mut batches: Vec<Batch> = held.into_iter().map(|held| held.batch).collect();
+    let floor = marks.acknowledged();
+    let held = ring.recover(stream, marks.ring_tail(), floor);
+    let mut batches: Vec<Batch> = ring
+        .salvaged(stream, &held, floor, Some(marks.next()))
+        .unwrap_or_else(|| held.into_iter().map(|held| held.batch).collect());
     let next = batches.last().map_or(marks.next(), Batch::end).max(marks.next());
     let slots = Slots::map(file, slots_at())?;
     batches.extend(encoded(&slots, &marks, stream, next));

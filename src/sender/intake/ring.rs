@@ -79,6 +79,21 @@ impl Ring {
         Ok(Held { batch, start, end: self.head })
     }
 
+    /// Recovers the batches of an earlier run that end above `floor`. `marks` are the offset of the oldest batch and the position
+    /// after the newest one. Searches the ring without them, and where they do not lead to all batches.
+    pub(super) fn recover_all(
+        &mut self,
+        stream: StreamId,
+        marks: Option<(u64, Position)>,
+        floor: Position,
+    ) -> Vec<Held> {
+        let held = marks.map_or_else(Vec::new, |(tail, _)| self.recover(stream, tail, floor));
+        match self.salvaged(stream, &held, floor, marks.map(|(_, next)| next)) {
+            Some(batches) => self.write_anew(batches),
+            None => held,
+        }
+    }
+
     /// Reads what an earlier run left: batches from `tail` on that end above `floor`. The ring goes on after them.
     pub(super) fn recover(&mut self, stream: StreamId, tail: u64, floor: Position) -> Vec<Held> {
         let mut held = Vec::new();
@@ -96,6 +111,26 @@ impl Ring {
         }
         self.head = at;
         held
+    }
+
+    /// Searches the ring if `held`, the recovered batches, lack a position between `floor` and `next`, or `next` is not known.
+    /// Returns the batches that end above `floor` if there are more of them than in `held`.
+    pub(super) fn salvaged(
+        &self,
+        stream: StreamId,
+        held: &[Held],
+        floor: Position,
+        next: Option<Position>,
+    ) -> Option<Vec<Batch>> {
+        // A damaged batch before the end of the ring leads to its start, where batches are newer.
+        let contiguous_end = held
+            .iter()
+            .map(|held| &held.batch)
+            .try_fold(floor, |end, batch| (batch.first() <= end).then(|| batch.end().max(end)));
+        if next.is_some_and(|next| contiguous_end.is_some_and(|end| end >= next)) {
+            return None;
+        }
+        Some(self.searched(stream, floor)).filter(|batches| batches.len() > held.len())
     }
 
     /// Searches all of the ring for whole batches that end above `floor`, wherever they are.

@@ -230,6 +230,43 @@ fn a_damaged_batch_in_the_ring_hides_none_behind_it() {
     assert_eq!(firsts(&intake.recover_ring(STREAM, true, Position(0))), [0, 2, 3, 4]);
 }
 
+/// Bytes of a ring that wraps after a few batches.
+const SMALL_RING: u64 = 3000;
+
+#[test]
+fn a_flipped_bit_in_a_wrapped_ring_costs_one_batch() {
+    let file = Arc::new(File::from(rustix::fs::memfd_create("ring", MemfdFlags::CLOEXEC).unwrap()));
+    file.set_len(SMALL_RING).unwrap();
+    let mut ring = Ring::map(file.clone(), 0, SMALL_RING).unwrap();
+    let mut live: Vec<Held> = Vec::new();
+    for first in 0..26 {
+        let next = batch(first, &[7; 100]);
+        while !ring.fits(&next, live.first().map_or(ring.head(), |oldest| oldest.start)) {
+            live.remove(0);
+        }
+        live.push(ring.write(next).unwrap());
+    }
+    let (tail, floor) = (live[0].start, live[0].batch.first());
+    let lap = |held: &Held| held.start / SMALL_RING;
+    assert!(lap(&live[5]) == lap(&live[0]) && lap(&live[11]) > lap(&live[0]), "{:?}", firsts(&live));
+    let mut whole = vec![0; usize::try_from(SMALL_RING).unwrap()];
+    file.read_exact_at(&mut whole, 0).unwrap();
+    for hit in &live {
+        let start = hit.start % SMALL_RING * 8;
+        // A prime step: header and body are hit at many places.
+        for bit in (start..start + (hit.end - hit.start) * 8).step_by(7) {
+            let mut damaged = whole.clone();
+            damaged[usize::try_from(bit / 8).unwrap()] ^= 1 << (bit % 8);
+            file.write_all_at(&damaged, 0).unwrap();
+            let mut ring = Ring::map(file.clone(), 0, SMALL_RING).unwrap();
+            let found = firsts(&ring.recover_all(STREAM, Some((tail, Position(26))), floor));
+            let mut expected = firsts(&live);
+            expected.retain(|first| *first != hit.batch.first().0);
+            assert_eq!(found, expected, "bit {bit}, in batch {}", hit.batch.first());
+        }
+    }
+}
+
 #[test]
 fn a_shorter_intake_gives_what_is_left_of_it() {
     let directory = directory();

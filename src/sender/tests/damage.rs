@@ -89,6 +89,27 @@ fn a_flipped_bit_in_the_marks_costs_nothing() {
     }
 }
 
+#[test]
+fn a_flipped_bit_in_a_wrapped_ring_loses_one_datagram() {
+    // The ring holds 209 batches of this length; batches 120 to 299 are live, and 209 is at its start.
+    const LENGTH: usize = 60_000;
+    const BATCH_LEN: u64 = 56 + 23 + 60_000;
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, policy());
+    for next in 1..=300_u64 {
+        push(&mut run, 1, LENGTH);
+        run.queue.acknowledge(Position(next.saturating_sub(180)), 0);
+    }
+    kill(run);
+    let ring = ring_at(&directory);
+    flip(&directory.path().join("intake"), (ring + 150 * BATCH_LEN + 1000) * 8);
+    let run = start(&directory, policy());
+    let given = drain(&run.queue, Position(120));
+    assert_eq!(given, (120..150).chain(151..300).collect::<Vec<_>>());
+    assert_balanced(&run.queue);
+    assert_eq!(run.queue.figures().counts.corrupt, 1);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
