@@ -46,6 +46,9 @@ pub fn latest_internal_error() -> Option<InternalError> {
 }
 
 #[cfg(test)]
+pub(crate) use tests::expecting_internal_errors;
+
+#[cfg(test)]
 mod tests {
     use core::cell::Cell;
 
@@ -63,7 +66,7 @@ mod tests {
     }
 
     /// Runs `act`, whose internal errors do not end the program. Returns its value and their number.
-    fn expecting_internal_errors<T>(act: impl FnOnce() -> T) -> (T, u64) {
+    pub(crate) fn expecting_internal_errors<T>(act: impl FnOnce() -> T) -> (T, u64) {
         EXPECTED.set(Some(0));
         let outcome = act();
         (outcome, EXPECTED.take().unwrap_or(0))

@@ -34,6 +34,7 @@ use super::SharedFile;
 use super::bus_error::Backing;
 use super::header::{self, Header};
 use super::mapping::Mapping;
+use crate::internal_error::note_internal_error;
 use crate::sequence::{Position, RunId, StreamId};
 
 /// Bytes of the marks: a page, so that the slots start on one.
@@ -125,6 +126,15 @@ impl Marks {
         copy(at).or_else(|| copy(at + 2))
     }
 
+    /// The value of a mark, for callers that know all marks to be whole: [`Self::are_whole`] or [`Self::claim`] came before.
+    #[track_caller]
+    fn whole(&self, mark: usize) -> u64 {
+        self.get(mark).unwrap_or_else(|| {
+            note_internal_error("both copies of an intake's mark are damaged");
+            0
+        })
+    }
+
     fn set(&self, mark: usize, value: u64) {
         let at = MARKS_AT + 4 * mark;
         let check = check_of(mark, value);
@@ -170,7 +180,11 @@ impl Marks {
     /// Whether all marks are whole, and can be true together.
     pub(super) fn are_whole(&self) -> bool {
         let is_whole = (0..MARKS).all(|mark| self.get(mark).is_some());
-        is_whole && self.acknowledged() <= self.next() && self.ring_tail() < 1 << 62
+        let is_port = |value| u16::try_from(value).is_ok();
+        is_whole
+            && self.acknowledged() <= self.next()
+            && self.ring_tail() < 1 << 62
+            && self.get(SLOTS_PORT).is_some_and(is_port)
     }
 
     /// The boot whose marks these are.
@@ -181,8 +195,7 @@ impl Marks {
     /// Makes these the marks of `stream`, in the present version. Whole marks of that stream keep their values.
     pub(super) fn claim(&self, stream: StreamId) {
         let keep = self.kind(stream) == Kind::Ours && self.are_whole();
-        let values: [u64; MARKS] =
-            core::array::from_fn(|mark| if keep { self.get(mark).unwrap_or(0) } else { 0 });
+        let values: [u64; MARKS] = core::array::from_fn(|mark| if keep { self.whole(mark) } else { 0 });
         for (mark, value) in values.into_iter().enumerate() {
             self.set(mark, value);
         }
@@ -205,36 +218,44 @@ impl Marks {
         self.set_header(Header { run: run.0, ..self.header() });
     }
 
+    #[track_caller]
     pub(crate) fn next(&self) -> Position {
-        Position(self.get(NEXT).unwrap_or(0))
+        Position(self.whole(NEXT))
     }
 
     pub(crate) fn set_next(&self, position: Position) {
         self.set(NEXT, position.0);
     }
 
+    #[track_caller]
     pub(crate) fn acknowledged(&self) -> Position {
-        Position(self.get(ACKNOWLEDGED).unwrap_or(0))
+        Position(self.whole(ACKNOWLEDGED))
     }
 
     pub(crate) fn set_acknowledged(&self, position: Position) {
         self.set(ACKNOWLEDGED, position.0);
     }
 
+    #[track_caller]
     pub(crate) fn ring_tail(&self) -> u64 {
-        self.get(RING_TAIL).unwrap_or(0)
+        self.whole(RING_TAIL)
     }
 
     pub(crate) fn set_ring_tail(&self, offset: u64) {
         self.set(RING_TAIL, offset);
     }
 
+    #[track_caller]
     pub(crate) fn slots_first(&self) -> Position {
-        Position(self.get(SLOTS_FIRST).unwrap_or(0))
+        Position(self.whole(SLOTS_FIRST))
     }
 
+    #[track_caller]
     pub(crate) fn slots_port(&self) -> u16 {
-        self.get(SLOTS_PORT).and_then(|port| u16::try_from(port).ok()).unwrap_or(0)
+        u16::try_from(self.whole(SLOTS_PORT)).unwrap_or_else(|_| {
+            note_internal_error("the port in an intake's mark is none");
+            0
+        })
     }
 
     /// To be called before each recvmmsg: what it returns starts at `first` and came to `port`.
@@ -271,6 +292,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::internal_error::expecting_internal_errors;
 
     const STREAM: StreamId = StreamId([4; 16]);
 
@@ -317,6 +339,29 @@ mod tests {
             marks.set(mark, value.unwrap());
         }
         assert!(marks.are_whole());
+    }
+
+    #[test]
+    fn a_mark_with_two_damaged_copies_is_reported() {
+        type Read = fn(&Marks) -> u64;
+        let reads: [Read; MARKS] = [
+            |marks| marks.next().0,
+            |marks| marks.acknowledged().0,
+            Marks::ring_tail,
+            |marks| marks.slots_first().0,
+            |marks| marks.slots_port().into(),
+        ];
+        for (mark, read) in reads.into_iter().enumerate() {
+            let marks = claimed();
+            let at = MARKS_AT + 4 * mark;
+            for copy in [at, at + 2] {
+                marks.set_word(copy, !marks.word(copy));
+            }
+            assert_eq!(expecting_internal_errors(|| read(&marks)), (0, 1), "mark {mark}");
+        }
+        let marks = claimed();
+        marks.set(SLOTS_PORT, 65_536);
+        assert!(!marks.are_whole(), "a port has 16 bits");
     }
 
     #[test]
