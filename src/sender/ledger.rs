@@ -121,6 +121,12 @@ impl Ledger {
         datagrams
     }
 
+    /// Counts datagrams that a newer version had left and that are damaged. They have no positions.
+    pub(crate) fn lose_taken_in(&mut self, datagrams: u64) {
+        self.counts.recovered += datagrams;
+        self.counts.corrupt += datagrams;
+    }
+
     /// What is held of `gap` is lost. Says how many datagrams that are.
     pub(crate) fn lose(&mut self, gap: Gap) -> u64 {
         let lost = self.insert(gap);

@@ -11,7 +11,7 @@ use super::{Entry, Kind, Marks, Ring, Slots, file_len, ring_at, slots_at};
 use crate::batch::{Batch, BatchBuilder, Compression};
 use crate::datagram::{Datagram, Timestamp};
 use crate::internal_error::note_internal_error;
-use crate::limits::INTAKE_RING;
+use crate::limits::{INTAKE_RING, POSITIONS_PER_RUN};
 use crate::sequence::{Position, StreamId};
 
 /// Intakes of newer versions that are kept at once.
@@ -37,17 +37,25 @@ pub(crate) fn move_away(path: &Path) -> io::Result<Option<(PathBuf, char)>> {
     Ok(Some((place, version)))
 }
 
-/// What the intakes that were moved away from `path` hold, as far as this version reads them: the file, its stream, and
-/// its batches.
-pub(crate) fn readable(path: &Path) -> Vec<(PathBuf, StreamId, Vec<Batch>)> {
+/// The content of an intake of a newer version, as far as this version reads it.
+#[derive(Debug)]
+pub(crate) struct Content {
+    pub(crate) stream: StreamId,
+    pub(crate) batches: Vec<Batch>,
+    /// Datagrams that are missing in the ring or damaged in the slots.
+    pub(crate) lost: u64,
+}
+
+/// The intakes that were moved away from `path` and that this version reads.
+pub(crate) fn readable(path: &Path) -> Vec<(PathBuf, Content)> {
     let read = |place: PathBuf| {
-        let (stream, batches) = read(&place).ok()??;
-        Some((place, stream, batches))
+        let content = read(&place).ok()??;
+        Some((place, content))
     };
     kept(path).filter(|place| place.exists()).filter_map(read).collect()
 }
 
-fn read(path: &Path) -> io::Result<Option<(StreamId, Vec<Batch>)>> {
+fn read(path: &Path) -> io::Result<Option<Content>> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     if file.metadata()?.len() != file_len() {
         return Ok(None);
@@ -60,17 +68,29 @@ fn read(path: &Path) -> io::Result<Option<(StreamId, Vec<Batch>)>> {
     }
     let mut ring = Ring::map(file.clone(), ring_at(), INTAKE_RING)?;
     if !marks.are_whole() {
-        return Ok(Some((stream, ring.searched(stream, Position(0)))));
+        let batches = ring.searched(stream, Position(0));
+        let lost = missing_in(&batches, Position(0));
+        return Ok(Some(Content { stream, batches, lost }));
     }
     let floor = marks.acknowledged();
     let held = ring.recover(stream, marks.ring_tail(), floor);
     let mut batches: Vec<Batch> = ring
         .salvaged(stream, &held, floor, Some(marks.next()))
         .unwrap_or_else(|| held.into_iter().map(|held| held.batch).collect());
+    let missing = missing_in(&batches, marks.next());
     let next = batches.last().map_or(marks.next(), Batch::end).max(marks.next());
     let slots = Slots::map(file, slots_at())?;
-    batches.extend(encoded(&slots, &marks, stream, next));
-    Ok(Some((stream, batches)))
+    let (encoded, damaged) = encoded(&slots, &marks, stream, next);
+    batches.extend(encoded);
+    Ok(Some(Content { stream, batches, lost: missing + damaged }))
+}
+
+/// Positions that are missing between `batches`, and from the last one to `next`. Those before the first one may be in segments.
+fn missing_in(batches: &[Batch], next: Position) -> u64 {
+    let ends = batches.iter().map(Batch::end);
+    let firsts = batches.iter().skip(1).map(Batch::first).chain([next]);
+    // A start may leap over positions, which never had datagrams.
+    ends.zip(firsts).map(|(end, first)| first.since(end)).filter(|missing| *missing < POSITIONS_PER_RUN).sum()
 }
 
 /// The first bytes of an intake; zeros behind its end.
@@ -86,8 +106,8 @@ fn head(file: &File) -> io::Result<[u8; HEAD_LEN]> {
     Ok(head)
 }
 
-/// Datagrams of the slots that are not in the ring, as batches from `next` on.
-fn encoded(slots: &Slots, marks: &Marks, stream: StreamId, mut next: Position) -> Vec<Batch> {
+/// Datagrams of the slots that are not in the ring, as batches from `next` on, and the number of those that are lost.
+fn encoded(slots: &Slots, marks: &Marks, stream: StreamId, mut next: Position) -> (Vec<Batch>, u64) {
     let done = usize::try_from(next.since(marks.slots_first())).unwrap_or(usize::MAX);
     let filled = (0..).map(|slot| slots.get(slot)).take_while(|entry| *entry != Entry::Empty);
     let admitted = filled.filter_map(|entry| match entry {
@@ -96,10 +116,10 @@ fn encoded(slots: &Slots, marks: &Marks, stream: StreamId, mut next: Position) -
         Entry::Denied | Entry::Empty => None,
     });
     let mut builder = BatchBuilder::new(stream, Compression::None);
-    let mut batches = Vec::new();
+    let (mut batches, mut lost) = (Vec::new(), 0);
     for slot in admitted.skip(done) {
         let Some(slot) = slot else {
-            tracing::error!("a datagram in the intake of a newer version is damaged: it is lost");
+            lost += 1;
             continue;
         };
         let local = core::net::SocketAddr::new(
@@ -113,9 +133,10 @@ fn encoded(slots: &Slots, marks: &Marks, stream: StreamId, mut next: Position) -
             next = batches.last().map_or(next, Batch::end);
             if builder.push(&datagram).is_err() {
                 note_internal_error("an empty batch does not take a datagram of the slots");
+                lost += 1;
             }
         }
     }
     batches.extend(builder.finish(next));
-    batches
+    (batches, lost)
 }

@@ -7,6 +7,7 @@ use crate::secure::SpoolKeys;
 use crate::sender::intake;
 use crate::sender::ledger::Ledger;
 use crate::sender::queue::{NEWER_DIRECTORY, tell_newer};
+use crate::service::messages::sender;
 use crate::spool::Spool;
 use crate::spool::TakenIn;
 use crate::spool::disk::Directory;
@@ -28,11 +29,22 @@ pub(super) fn take_in(
     keys: &SpoolKeys,
     intake: Option<&Path>,
 ) -> io::Result<()> {
-    for (place, stream, batches) in intake.map(intake::newer::readable).unwrap_or_default() {
+    for (place, content) in intake.map(intake::newer::readable).unwrap_or_default() {
+        let intake::newer::Content { stream, batches, lost } = content;
         // An intake is in clear text, the spool may not be.
         let sealed: Result<Vec<_>, _> = batches.iter().map(|batch| keys.seal(stream, batch)).collect();
         spool.put_newer(stream, &sealed.map_err(io::Error::other)?)?;
-        std::fs::remove_file(place)?;
+        std::fs::remove_file(&place)?;
+        if lost > 0 {
+            ledger.lose_taken_in(lost);
+            tracing::error!(
+                message_id = sender::SPOOL_DAMAGED,
+                datagrams = lost,
+                "the intake {} of a newer version was damaged: lost {}, which count as corrupt",
+                place.display(),
+                count_of(lost, "datagram")
+            );
+        }
     }
     let (mut taken, mut stays) = (0, Vec::new());
     for file in spool.newer_files()? {

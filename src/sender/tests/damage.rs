@@ -133,21 +133,28 @@ fn damage_slot(intake: &Path, slot: u64) {
     file.write_all_at(&[0xFF; 2], names + slot * 128).unwrap();
 }
 
-#[test]
-fn a_damaged_slot_costs_its_datagram_only() {
+/// The directory of a run that was killed when recvmmsg had returned five datagrams: `batches` batches of one datagram are in
+/// the ring. Returns also the socket.
+fn killed_with_slots(batches: u64) -> (TempDir, UdpSocket) {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
-    push(&mut run, 2, LENGTH);
+    push(&mut run, batches, LENGTH);
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
-    for number in 2..7_u8 {
-        exporter.send_to(&[number; 50], socket.local_addr().unwrap()).unwrap();
+    for number in batches..batches + 5 {
+        let payload = [u8::try_from(number).unwrap(); 50];
+        exporter.send_to(&payload, socket.local_addr().unwrap()).unwrap();
     }
-    // As a run does that is killed when recvmmsg has returned.
     run.slots.clear();
     run.marks.set_slots(run.queue.next_position(), socket.local_addr().unwrap().port());
     assert_eq!(run.slots.receive(&socket).unwrap(), 5);
     kill(run);
+    (directory, socket)
+}
+
+#[test]
+fn a_damaged_slot_costs_its_datagram_only() {
+    let (directory, socket) = killed_with_slots(2);
     damage_slot(&directory.path().join("intake"), 1);
 
     let run = start(&directory, policy());
@@ -156,4 +163,19 @@ fn a_damaged_slot_costs_its_datagram_only() {
     assert_balanced(&queue);
     assert_eq!(drain(&queue, Position(0)), [0, 1, 2, 4, 5, 6]);
     assert_eq!(queue.figures().counts.corrupt, 1);
+}
+
+#[test]
+fn damage_in_the_intake_of_a_newer_version_is_counted() {
+    let (directory, _socket) = killed_with_slots(4);
+    let intake = directory.path().join("intake");
+    damage_slot(&intake, 1);
+    flip(&intake, (ring_at(&directory) + BATCH_LEN + 70) * 8);
+    flip(&intake, (ring_at(&directory) + 3 * BATCH_LEN + 70) * 8);
+    // As it is after an upgrade: an older version moved it away, and this version reads it.
+    std::fs::rename(&intake, directory.path().join("intake.newer-1")).unwrap();
+    let run = start(&directory, policy());
+    let figures = run.queue.figures();
+    assert_eq!((figures.counts.recovered, figures.counts.corrupt, figures.queued), (9, 3, 6));
+    assert_balanced(&run.queue);
 }
