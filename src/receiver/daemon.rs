@@ -105,6 +105,9 @@ fn look_at_ends(watch: &mut ExpiryWatch, admission: &Admission) {
     }
 }
 
+/// The consequence of an internal error for datagrams.
+const INTERNAL_ERROR_COST: &str = "senders keep all unacknowledged datagrams";
+
 async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), DaemonError> {
     let settings = &bounded.settings;
     let mut terminate = watch_for(SignalKind::terminate())?;
@@ -151,7 +154,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
     let mut pace = Pace::default();
     let mut clock = ClockLog::new();
     let mut unmatched = UnmatchedLog::default();
-    let mut internal_errors = InternalErrorLog::new(receiver::INTERNAL_ERROR);
+    let mut internal_errors = InternalErrorLog::new(receiver::INTERNAL_ERROR, INTERNAL_ERROR_COST);
     let mut syncing: Option<JoinHandle<()>> = None;
     let admission = reloader.admission();
     let outcome = loop {
@@ -205,6 +208,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
         notify::with_patience(sync(shared.clone(), state, (Templates::keep, KnownSources::keep))).await;
     }
     answers.abort();
+    internal_errors.finish();
     outcome
 }
 

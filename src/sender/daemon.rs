@@ -144,7 +144,8 @@ async fn supervise(
     let mut expiry = ExpiryWatch::default();
     let mut room = RoomWatch::default();
     let mut losses = LossLog::new(&reporter.tally);
-    let mut internal_errors = InternalErrorLog::new(sender::INTERNAL_ERROR);
+    let mut internal_errors =
+        InternalErrorLog::new(sender::INTERNAL_ERROR, "lost datagrams are counted as corrupt");
     let mut exporters = ExporterLog::default();
     let outcome = loop {
         tokio::select! {
@@ -181,6 +182,7 @@ async fn supervise(
     }
     answers.abort();
     losses.finish(&reporter.tally);
+    internal_errors.finish();
     let figures = reporter.queue.figures();
     tracing::info!(queued = figures.queued, "stopped; {} in the spool", count_of(figures.queued, "datagram"));
     outcome
