@@ -229,7 +229,6 @@ mod tests {
     use crate::receiver::positions::Positions;
     use crate::receiver::seats::Seats;
     use crate::receiver::sender_log::SenderLog;
-    use crate::receiver::unmatched::Unmatched;
     use crate::receiver::waiting::Waiting;
     use crate::secure::preface::{Mode, Parsed, Preface, REPLY_LEN, Status};
     use crate::service::{Stopper, stop_channel};
@@ -252,7 +251,6 @@ mod tests {
                 refused: Mutex::default(),
                 known_sources: Arc::default(),
                 waiting: Waiting::default(),
-                unmatched: Unmatched::default(),
             }),
             admission: watch::channel(Arc::default()).1,
             handshake_timeout: Duration::from_secs(300),

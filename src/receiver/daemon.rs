@@ -27,7 +27,7 @@ use crate::receiver::sender_log::SenderLog;
 use crate::receiver::serve::Shared;
 use crate::receiver::strangers::Strangers;
 use crate::receiver::templates::Templates;
-use crate::receiver::unmatched::{Unmatched, UnmatchedLog};
+use crate::receiver::unmatched::UnmatchedLog;
 use crate::receiver::waiting::Waiting;
 use crate::secure::Admission;
 use crate::service::messages::receiver;
@@ -174,7 +174,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
                         shared.seats.log_denied(false);
                         let totals = shared.seats.totals();
                         pace.note((totals.delivered.datagrams, totals.delivered.bytes));
-                        unmatched.look(&shared.unmatched);
+                        unmatched.look(shared.seats.unmatched());
                         notify::status(&line(&senders, totals, &shared.outputs(), &pace));
                         if syncing.as_ref().is_none_or(JoinHandle::is_finished) {
                             let keep: Keep = (Templates::keep_at_times, KnownSources::keep_at_times);
@@ -195,7 +195,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
         notify::with_patience(serving).await.map_err(DaemonError::system)??;
     }
     if let Some(shared) = shared.get() {
-        unmatched.finish(&shared.unmatched);
+        unmatched.finish(shared.seats.unmatched());
         shared.seats.log_denied(true);
         let progress = notify::with_patience(shared.seats.settle()).await;
         if let Err(error) = ahead::leave(&state, &progress) {
@@ -299,7 +299,6 @@ async fn serve(
         refused: Mutex::default(),
         known_sources: Arc::new(KnownSources::take_up(&settings.state)),
         waiting: Waiting::default(),
-        unmatched: Unmatched::default(),
     });
     let shared = place.get_or_init(|| made).clone();
     let known_sources = shared.known_sources.clone();

@@ -23,8 +23,8 @@ use crate::datagram::Datagram;
 use crate::limits::{BATCH_BODY_MAX, LANE_MAX};
 pub(crate) use crate::receiver::delivery::memory::LaneMemory;
 use crate::receiver::delivery::memory::Part;
-pub(crate) use crate::receiver::delivery::parcel::{Parcel, Settled};
-use crate::receiver::output::{Output, Outputs, Progress};
+pub(crate) use crate::receiver::delivery::parcel::{Loss, LossCause, Parcel, Settled};
+use crate::receiver::output::{Exporters, Output, Outputs, Progress};
 use crate::receiver::templates::TemplateLearner;
 use crate::sequence::{Position, SenderId};
 
@@ -118,15 +118,15 @@ impl Lane {
     }
 
     /// Forgets all batches, and says what its collectors have of them.
-    fn leave(&mut self) -> Settled {
+    fn leave(&mut self, collected: &Exporters) -> Settled {
         let position = self.position().unwrap_or_default();
         self.bytes = 0;
-        self.parcels.drain(..).map(|parcel| parcel.settled_below(position)).collect()
+        self.parcels.drain(..).map(|parcel| parcel.settled_below(position, collected)).collect()
     }
 
     /// Takes off the front what all of its collectors have, and says what that is.
-    fn settle(&mut self) -> Settled {
-        core::iter::from_fn(|| self.pop()).map(|parcel| parcel.settled_below(parcel.end)).collect()
+    fn settle(&mut self, collected: &Exporters) -> Settled {
+        core::iter::from_fn(|| self.pop()).map(|parcel| parcel.settled_below(parcel.end, collected)).collect()
     }
 }
 
@@ -220,7 +220,8 @@ impl Delivery {
 
     /// Forgets what came and is not with all collectors: it will come again. Says what those that are waited for have of it.
     pub(crate) fn leave(&mut self) -> Settled {
-        let (holding, skipping) = (self.holding.leave(), self.skipping.leave());
+        let collected = self.collected();
+        let (holding, skipping) = (self.holding.leave(&collected), self.skipping.leave(&collected));
         self.note_memory();
         self.with_untaken(if self.holding.legs.is_empty() { skipping } else { holding })
     }
@@ -287,7 +288,7 @@ impl Delivery {
     /// The next of the stream.
     pub(crate) fn push(&mut self, parcel: Parcel) {
         if self.legs().next().is_none() {
-            self.untaken.add(parcel.settled_below(parcel.end));
+            self.untaken.add(parcel.settled_below(parcel.end, &self.collected()));
         }
         let parcel = Arc::new(parcel);
         if !self.is_behind() && (self.holding.has_room(&self.memory) || self.skipping.legs.is_empty()) {
@@ -342,9 +343,15 @@ impl Delivery {
 
     /// What has reached all collectors that are waited for since the last call.
     pub(crate) fn settle(&mut self) -> Settled {
-        let (holding, skipping) = (self.holding.settle(), self.skipping.settle());
+        let collected = self.collected();
+        let (holding, skipping) = (self.holding.settle(&collected), self.skipping.settle(&collected));
         self.note_memory();
         self.with_untaken(if self.holding.legs.is_empty() { skipping } else { holding })
+    }
+
+    /// Exporters whose datagrams one of the collectors gets.
+    fn collected(&self) -> Exporters {
+        Exporters::of(self.legs().map(|leg| &leg.output))
     }
 
     fn with_untaken(&mut self, mut settled: Settled) -> Settled {
@@ -374,7 +381,7 @@ impl Delivery {
         self.legs().map(|leg| (leg.output.address(), leg.progress.position))
     }
 
-    fn legs(&self) -> impl Iterator<Item = &Leg> {
+    fn legs(&self) -> impl Iterator<Item = &Leg> + Clone {
         self.holding.legs.iter().chain(&self.skipping.legs)
     }
 

@@ -13,8 +13,8 @@ use crate::service::messages::receiver;
 use crate::service::{CountLog, CountTable};
 use crate::status::{DeniedExporter, count_of, name_first};
 
-/// Datagrams that were denied, by exporter.
-pub(crate) type DeniedCounts = BTreeMap<IpAddr, u64>;
+/// Numbers of datagrams by exporter.
+pub(crate) type ExporterCounts = BTreeMap<IpAddr, u64>;
 
 /// The denied datagrams of one sender, from the start of the process.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl Denied {
     }
 
     /// Adds these datagrams.
-    pub(crate) fn add(&self, counts: &DeniedCounts, now: BootTime) {
+    pub(crate) fn add(&self, counts: &ExporterCounts, now: BootTime) {
         if counts.is_empty() {
             return;
         }
@@ -94,9 +94,9 @@ mod tests {
     fn denied_datagrams_count_by_exporter() {
         let denied = Denied::default();
         let [first, second] = ["10.0.0.1", "10.0.0.2"].map(|text| text.parse::<IpAddr>().unwrap());
-        denied.add(&DeniedCounts::from([(first, 2)]), BootTime::default());
-        denied.add(&DeniedCounts::from([(first, 1), (second, 7)]), BootTime::default());
-        denied.add(&DeniedCounts::new(), BootTime::default());
+        denied.add(&ExporterCounts::from([(first, 2)]), BootTime::default());
+        denied.add(&ExporterCounts::from([(first, 1), (second, 7)]), BootTime::default());
+        denied.add(&ExporterCounts::new(), BootTime::default());
         let rows = denied.exporters(|_| 0);
         let rows: Vec<_> = rows.iter().map(|row| (row.address, row.datagrams)).collect();
         assert_eq!((denied.total(), rows), (10, vec![(second, 7), (first, 3)]));

@@ -33,8 +33,9 @@ pub(crate) fn status(
         refusals,
         refused,
         internal_errors: internal_errors(),
-        unmatched: shared.map_or(0, |shared| shared.unmatched.count()),
-        unmatched_exporters: shared.map_or_else(Vec::new, |shared| shared.unmatched.status(boot_clock())),
+        unmatched: shared.map_or(0, |shared| shared.seats.unmatched().count()),
+        unmatched_exporters: shared
+            .map_or_else(Vec::new, |shared| shared.seats.unmatched().status(boot_clock())),
     }
 }
 

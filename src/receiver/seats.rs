@@ -20,6 +20,7 @@ use crate::receiver::delivery::{Delivery, Settled};
 use crate::receiver::denied::Denied;
 use crate::receiver::positions::StreamPosition;
 use crate::receiver::seats::known::Known;
+use crate::receiver::unmatched::Unmatched;
 use crate::secure::Admission;
 use crate::sequence::{RunId, SenderId, StreamId};
 use crate::service::boot_clock;
@@ -50,14 +51,21 @@ pub(crate) struct Counters {
     pub(crate) duplicates: AtomicU64,
     pub(crate) gaps: AtomicU64,
     pub(crate) denied: Denied,
+    /// Datagrams of all senders that match no collector.
+    unmatched: Arc<Unmatched>,
 }
 
 impl Counters {
-    /// Adds what was delivered, and what was denied.
+    /// Adds what was delivered, denied or lost, and what matched no collector.
     pub(crate) fn settled(&self, settled: &Settled) {
         Self::add(&self.datagrams, settled.delivered.datagrams);
         Self::add(&self.bytes, settled.delivered.bytes);
-        self.denied.add(&settled.denied, boot_clock());
+        let now = boot_clock();
+        self.denied.add(&settled.denied, now);
+        self.unmatched.add(&settled.unmatched, now);
+        for loss in &settled.losses {
+            Self::add(&self.gaps, loss.datagrams);
+        }
     }
 
     /// All of them at this moment.
@@ -136,7 +144,7 @@ impl Drop for Turn {
 }
 
 impl Seat {
-    fn new(peer: SocketAddr, stream: StreamId) -> Self {
+    fn new(peer: SocketAddr, stream: StreamId, unmatched: Arc<Unmatched>) -> Self {
         Self {
             turn: Arc::default(),
             newest: watch::Sender::new((0, peer)),
@@ -149,7 +157,7 @@ impl Seat {
                 superseded: None,
                 ended: None,
             }),
-            counters: Counters::default(),
+            counters: Counters { unmatched, ..Counters::default() },
         }
     }
 
@@ -201,9 +209,15 @@ impl Seat {
 #[derive(Debug, Default)]
 pub(crate) struct Seats {
     known: Mutex<Known>,
+    unmatched: Arc<Unmatched>,
 }
 
 impl Seats {
+    /// Datagrams that match no collector.
+    pub(crate) fn unmatched(&self) -> &Unmatched {
+        &self.unmatched
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -212,7 +226,8 @@ impl Seats {
     pub(crate) fn seat(&self, id: &SenderId, peer: SocketAddr, stream: StreamId) -> Arc<Seat> {
         let mut known = self.known();
         let forgotten = known.make_room(id);
-        let seat = known.seats.entry(id.clone()).or_insert_with(|| Arc::new(Seat::new(peer, stream))).clone();
+        let new = || Arc::new(Seat::new(peer, stream, self.unmatched.clone()));
+        let seat = known.seats.entry(id.clone()).or_insert_with(new).clone();
         drop(known);
         for (id, seat) in forgotten {
             seat.counters.denied.log(&id, Instant::now(), true);

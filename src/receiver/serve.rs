@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,13 +14,13 @@ use tokio::io::Ready;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use crate::batch::{Batch, Records};
+use crate::batch::{Batch, BatchError};
 use crate::framing::{Hello, RefusalCode};
 use crate::internal_error::note_internal_error;
 use crate::limits::{HANG_UP_GRACE, WAITING_PER_SENDER};
 use crate::receiver::accept::Known;
 use crate::receiver::ahead::Ahead;
-use crate::receiver::delivery::{Delivery, Parcel};
+use crate::receiver::delivery::{Delivery, Loss, LossCause, Parcel};
 use crate::receiver::known_sources::KnownSources;
 use crate::receiver::output::Outputs;
 use crate::receiver::positions::{Positions, PositionsError, StreamPosition};
@@ -27,10 +28,9 @@ use crate::receiver::refused::Refused;
 use crate::receiver::seats::{Counters, Current, Seats, Turn};
 use crate::receiver::sender_log::{SenderLine, SenderLog};
 use crate::receiver::templates::Templates;
-use crate::receiver::unmatched::Unmatched;
 use crate::receiver::waiting::Waiting;
 use crate::secure::is_proven;
-use crate::sequence::{Gap, GapReason, Position, RunId, SenderId, StreamId};
+use crate::sequence::{GapReason, Position, RunId, SenderId, StreamId};
 use crate::service::messages::receiver;
 use crate::service::stream::{Received, Stream, StreamError, protection};
 use crate::service::{ExpiredCertificate, LogLimit, More, SessionExpiry, Stop};
@@ -62,7 +62,6 @@ pub(crate) struct Shared {
     pub(crate) refused: Mutex<Refused>,
     pub(crate) known_sources: Arc<KnownSources>,
     pub(crate) waiting: Waiting,
-    pub(crate) unmatched: Unmatched,
 }
 
 impl Shared {
@@ -475,19 +474,14 @@ impl Connection<'_> {
                 }
                 ReceiverEvent::Gap(gap) => {
                     self.adopt_run(turn);
-                    self.note_lost(turn, gap);
                     push(turn, Parcel::never(gap));
                 }
                 ReceiverEvent::Again(batch) => {
                     self.adopt_run(turn);
-                    let (first, end) = (batch.first(), batch.end());
-                    let records = self.open(turn, &batch, first);
-                    let exporters = self.known.exporters();
-                    push_again(turn, Parcel { first, end, news: first, records, exporters });
+                    push_again(turn, self.parcel(&batch, batch.first()));
                 }
                 ReceiverEvent::GapAgain(gap) => {
                     self.adopt_run(turn);
-                    self.note_lost(turn, gap);
                     push_again(turn, Parcel::never(gap));
                 }
                 ReceiverEvent::Repeat { datagrams } => {
@@ -517,30 +511,27 @@ impl Connection<'_> {
     /// Begins to deliver `batch`, of which `skip` datagrams were delivered before.
     fn begin(&self, turn: &mut Turn, batch: &Batch, skip: usize) {
         let skipped = u64::try_from(skip).unwrap_or(u64::MAX);
-        let news = batch.first().plus(skipped);
-        let (records, exporters) = (self.open(turn, batch, news), self.known.exporters());
-        let mut dropped_before = 0;
-        if let Some(records) = &records {
-            let outputs = self.outputs.borrow();
-            self.shared.unmatched.note(&outputs, &self.known.sender, &exporters, records, skip);
-            dropped_before = records.dropped_in(..skip);
-            self.note_dropped(turn, news, records.dropped_in(skip..), GapReason::SpoolFull);
-        }
+        let parcel = self.parcel(batch, batch.first().plus(skipped));
+        let dropped_before = parcel.records.as_ref().map_or(0, |records| records.dropped_in(..skip));
         Counters::add(&turn.seat.counters.duplicates, skipped.saturating_sub(dropped_before));
-        push(turn, Parcel { first: batch.first(), end: batch.end(), news, records, exporters });
+        push(turn, parcel);
     }
 
-    /// The sender says that positions will never come.
-    fn note_lost(&self, turn: &Turn, gap: Gap) {
-        self.note_dropped(turn, gap.first, gap.datagrams(), gap.reason);
+    /// The datagrams of `batch`, of which those from `news` on are new.
+    fn parcel(&self, batch: &Batch, news: Position) -> Parcel {
+        let (first, end, exporters) = (batch.first(), batch.end(), self.known.exporters());
+        Parcel { first, end, news, records: batch.records().map_err(LossCause::Unreadable), exporters }
     }
 
-    /// Counts and logs that the sender lost so many datagrams from position `first` on.
-    fn note_dropped(&self, turn: &Turn, first: Position, lost: u64, reason: GapReason) {
-        if lost == 0 {
-            return;
+    /// Logs datagrams that were lost; with them the sender has lost `in_all`.
+    fn log_loss(&self, lost: &Loss, in_all: u64) {
+        match lost.cause {
+            LossCause::Reported(reason) => self.log_reported(lost, reason, in_all),
+            LossCause::Unreadable(error) => self.log_unreadable(lost, error, in_all),
         }
-        let in_all = Counters::add(&turn.seat.counters.gaps, lost);
+    }
+
+    fn log_reported(&self, lost: &Loss, reason: GapReason, in_all: u64) {
         let sender = &self.known.sender;
         let Some(held_back) = self.shared.sender_log.admit(sender, SenderLine::Lost(reason)) else {
             return;
@@ -549,48 +540,42 @@ impl Connection<'_> {
         tracing::warn!(
             message_id = receiver::SENDER_LOST,
             %sender,
-            first = first.0,
-            lost,
+            first = lost.first.0,
+            lost = lost.datagrams,
             in_all,
             reason,
             held_back,
             "{sender} lost {}, {in_all} since nf-receiver started: {reason}{}",
-            count_of(lost, "datagram"),
+            count_of(lost.datagrams, "datagram"),
             More(held_back)
         );
     }
 
-    /// The datagrams of `batch`, of which those from `news` on are new.
-    fn open(&self, turn: &Turn, batch: &Batch, news: Position) -> Option<Records> {
-        match batch.records() {
-            Ok(records) => Some(records),
-            Err(error) => {
-                let lost = batch.end().since(news);
-                let in_all = Counters::add(&turn.seat.counters.gaps, lost);
-                let sender = &self.known.sender;
-                if let Some(held_back) = self.shared.sender_log.admit(sender, SenderLine::Unreadable) {
-                    tracing::error!(
-                        %error,
-                        %sender,
-                        first = news.0,
-                        lost,
-                        in_all,
-                        held_back,
-                        "lost {} of {sender}, {in_all} since nf-receiver started: a batch cannot be read: {error}{}",
-                        count_of(lost, "datagram"),
-                        More(held_back)
-                    );
-                }
-                None
-            }
-        }
+    fn log_unreadable(&self, lost: &Loss, error: BatchError, in_all: u64) {
+        let sender = &self.known.sender;
+        let Some(held_back) = self.shared.sender_log.admit(sender, SenderLine::Unreadable) else { return };
+        tracing::error!(
+            %error,
+            %sender,
+            first = lost.first.0,
+            lost = lost.datagrams,
+            in_all,
+            held_back,
+            "lost {} of {sender}, {in_all} since nf-receiver started: a batch cannot be read: {error}{}",
+            count_of(lost.datagrams, "datagram"),
+            More(held_back)
+        );
     }
 
     /// Stores how far the stream is delivered, tells the sender, and lets more come if there is room. Says whether more may
     /// come that could not before.
     fn settle(&mut self, turn: &mut Turn) -> Result<bool, PositionsError> {
         let Some(current) = turn.current.as_mut() else { return Ok(false) };
-        turn.seat.counters.settled(&current.delivery.settle());
+        let settled = current.delivery.settle();
+        turn.seat.counters.settled(&settled);
+        for loss in &settled.losses {
+            self.log_loss(loss, turn.seat.counters.gaps.load(Ordering::Relaxed));
+        }
         let position = current.delivery.settled();
         if current.stored.get().is_none_or(|stored| stored < position) {
             current.stored.store(position, current.run)?;

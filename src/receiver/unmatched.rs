@@ -5,14 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::batch::Records;
 use crate::datagram::BootTime;
 use crate::limits::UNMATCHED_SHOWN;
-use crate::prefixes::Prefixes;
-use crate::receiver::output::Outputs;
-use crate::sequence::SenderId;
+use crate::receiver::denied::ExporterCounts;
 use crate::service::messages::receiver;
-use crate::service::{CountLog, CountTable, boot_clock};
+use crate::service::{CountLog, CountTable};
 use crate::status::{UnmatchedStatus, count_of, name_first};
 
 /// Datagrams that match no collector, from the start of the process.
@@ -29,26 +26,11 @@ impl Default for Unmatched {
 }
 
 impl Unmatched {
-    /// Counts those of `records` from the one at `skip` on that `sender` may deliver, as they are of `allowed` exporters, and
-    /// that no collector of `outputs` gets.
-    pub(crate) fn note(
-        &self,
-        outputs: &Outputs,
-        sender: &SenderId,
-        allowed: &Prefixes,
-        records: &Records,
-        skip: usize,
-    ) {
-        if outputs.take_all(sender) {
-            return;
-        }
-        let exporters = records.by_position().skip(skip).flatten().map(|datagram| datagram.exporter.ip());
-        let unmatched =
-            exporters.filter(|exporter| allowed.has(*exporter) && !outputs.take(sender, *exporter));
-        let mut now = None;
-        for exporter in unmatched {
-            self.exporters().add(exporter, 1, *now.get_or_insert_with(boot_clock));
-            self.count.fetch_add(1, Ordering::Relaxed);
+    /// Adds these datagrams.
+    pub(crate) fn add(&self, counts: &ExporterCounts, now: BootTime) {
+        for (exporter, count) in counts {
+            self.exporters().add(*exporter, *count, now);
+            self.count.fetch_add(*count, Ordering::Relaxed);
         }
     }
 

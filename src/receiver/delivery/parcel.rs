@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
-use crate::batch::Records;
+use crate::batch::{BatchError, Records};
 use crate::datagram::Datagram;
 use crate::limits::PARCEL_OVERHEAD;
 use crate::prefixes::Prefixes;
-use crate::receiver::denied::DeniedCounts;
-use crate::sequence::{Gap, Position};
+use crate::receiver::denied::ExporterCounts;
+use crate::receiver::output::Exporters;
+use crate::sequence::{Gap, GapReason, Position};
 use crate::status::Tally;
 
 /// A batch on its way, or positions that will never come.
@@ -17,10 +18,28 @@ pub(crate) struct Parcel {
     pub(crate) end: Position,
     /// Datagrams from here on were not delivered before.
     pub(crate) news: Position,
-    /// One datagram for each position, or the note that the sender dropped it; `None` if none of them will ever come.
-    pub(crate) records: Option<Records>,
+    /// One datagram for each position, or the note that the sender dropped it; or why none of them will ever come.
+    pub(crate) records: Result<Records, LossCause>,
     /// Exporters whose datagrams the sender may deliver. No collector gets those of others.
     pub(crate) exporters: Prefixes,
+}
+
+/// Why datagrams are lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LossCause {
+    /// The sender reports it.
+    Reported(GapReason),
+    /// Their batch cannot be read.
+    Unreadable(BatchError),
+}
+
+/// Datagrams that are lost for one cause.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Loss {
+    /// The position of the first one.
+    pub(crate) first: Position,
+    pub(crate) datagrams: u64,
+    pub(crate) cause: LossCause,
 }
 
 /// The result for datagrams that are done with.
@@ -29,7 +48,11 @@ pub(crate) struct Settled {
     /// They went to the collectors, or were skipped.
     pub(crate) delivered: Tally,
     /// They were denied.
-    pub(crate) denied: DeniedCounts,
+    pub(crate) denied: ExporterCounts,
+    /// No collector gets them. They are among those that were delivered, too.
+    pub(crate) unmatched: ExporterCounts,
+    /// They are lost: one entry for each cause.
+    pub(crate) losses: Vec<Loss>,
 }
 
 impl Settled {
@@ -37,13 +60,24 @@ impl Settled {
     pub(super) fn add(&mut self, other: Self) {
         self.delivered.datagrams += other.delivered.datagrams;
         self.delivered.bytes += other.delivered.bytes;
-        for (exporter, count) in other.denied {
-            *self.denied.entry(exporter).or_default() += count;
+        for (sum, counts) in [(&mut self.denied, other.denied), (&mut self.unmatched, other.unmatched)] {
+            for (exporter, count) in counts {
+                *sum.entry(exporter).or_default() += count;
+            }
         }
+        other.losses.into_iter().for_each(|loss| self.lose(loss));
     }
 
     fn deny(&mut self, exporter: IpAddr) {
         *self.denied.entry(exporter.to_canonical()).or_default() += 1;
+    }
+
+    fn lose(&mut self, loss: Loss) {
+        match self.losses.iter_mut().find(|other| other.cause == loss.cause) {
+            Some(other) => other.datagrams = other.datagrams.saturating_add(loss.datagrams),
+            None if loss.datagrams > 0 => self.losses.push(loss),
+            None => {}
+        }
     }
 }
 
@@ -58,8 +92,8 @@ impl FromIterator<Self> for Settled {
 impl Parcel {
     /// The positions of `gap`, which will never come.
     pub(crate) fn never(gap: Gap) -> Self {
-        let exporters = Prefixes::default();
-        Self { first: gap.first, end: gap.end, news: gap.end, records: None, exporters }
+        let (records, exporters) = (Err(LossCause::Reported(gap.reason)), Prefixes::default());
+        Self { first: gap.first, end: gap.end, news: gap.first, records, exporters }
     }
 
     /// Its datagrams from `position` on, by position; `None` for those that the sender dropped.
@@ -90,20 +124,42 @@ impl Parcel {
         self.exporters.has(datagram.exporter.ip())
     }
 
-    /// The result for those below `position` that were not delivered before.
-    pub(super) fn settled_below(&self, position: Position) -> Settled {
+    /// The result for those below `position` that were not delivered before. Collectors get those of `collected` exporters.
+    pub(super) fn settled_below(&self, position: Position, collected: &Exporters) -> Settled {
         let count = position.since(self.news);
         let mut settled = Settled::default();
+        if let Err(cause) = self.records {
+            settled.lose(Self::loss(self.news, self.end.min(position).since(self.news), cause));
+            return settled;
+        }
         let news = self.from(self.news).take(usize::try_from(count).unwrap_or(usize::MAX));
-        for datagram in news.flatten() {
-            if self.allows(&datagram) {
-                settled.delivered.datagrams += 1;
-                settled.delivered.bytes += u64::try_from(datagram.payload.len()).unwrap_or(u64::MAX);
-            } else {
-                settled.deny(datagram.exporter.ip());
+        for (number, datagram) in (self.news.max(self.first).0..).zip(news) {
+            match datagram {
+                Some(datagram) => self.settle(&datagram, collected, &mut settled),
+                None => {
+                    settled.lose(Self::loss(Position(number), 1, LossCause::Reported(GapReason::SpoolFull)));
+                }
             }
         }
         settled
+    }
+
+    fn settle(&self, datagram: &Datagram<'_>, collected: &Exporters, settled: &mut Settled) {
+        let exporter = datagram.exporter.ip();
+        if !self.allows(datagram) {
+            return settled.deny(exporter);
+        }
+        settled.delivered.datagrams += 1;
+        settled.delivered.bytes += u64::try_from(datagram.payload.len()).unwrap_or(u64::MAX);
+        if !collected.has(exporter) {
+            *settled.unmatched.entry(exporter).or_default() += 1;
+        }
+    }
+
+    /// Positions that were never used are no loss.
+    fn loss(first: Position, positions: u64, cause: LossCause) -> Loss {
+        let datagrams = if cause == LossCause::Reported(GapReason::Unused) { 0 } else { positions };
+        Loss { first, datagrams, cause }
     }
 
     /// Bytes that it takes.

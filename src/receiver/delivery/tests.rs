@@ -7,13 +7,13 @@ use std::thread::JoinHandle;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::batch::{BatchBuilder, Compression, Records};
+use crate::batch::{BatchBuilder, BatchError, Compression, Records};
 use crate::datagram::Timestamp;
 use crate::limits::PAYLOAD_MAX;
 use crate::prefixes::Prefixes;
 use crate::receiver::output::Resolved;
 use crate::receiver::templates::{netflow_9, test_sender};
-use crate::sequence::{Position, StreamId};
+use crate::sequence::{Gap, GapReason, Position, StreamId};
 use crate::status::CollectorState;
 
 /// `payloads` as batches.
@@ -81,7 +81,7 @@ fn begun(position: u64, outputs: &Outputs) -> Delivery {
 
 /// A batch whose sender may deliver datagrams of all exporters.
 fn parcel(first: Position, end: Position, news: Position, records: Records) -> Parcel {
-    Parcel { first, end, news, records: Some(records), exporters: Prefixes::default() }
+    Parcel { first, end, news, records: Ok(records), exporters: Prefixes::default() }
 }
 
 /// The next batch of the stream.
@@ -533,7 +533,7 @@ async fn a_delivery_resumes_among_dropped_datagrams() {
         let batch = builder.finish(Position(0)).unwrap();
         let mut delivery = begun(done, &outputs);
         let (first, end, news) = (batch.first(), batch.end(), Position(done));
-        let (records, exporters) = (Some(batch.records().unwrap()), Prefixes::default());
+        let (records, exporters) = (Ok(batch.records().unwrap()), Prefixes::default());
         delivery.push(Parcel { first, end, news, records, exporters });
         delivery.run().await;
         let settled = delivery.settle();
@@ -545,4 +545,36 @@ async fn a_delivery_resumes_among_dropped_datagrams() {
         assert_eq!(settled.delivered.datagrams, u64::try_from(expected.len()).unwrap());
         assert_eq!(read_slowly(socket, expected.len(), 8).join().unwrap(), expected, "from {done}");
     }
+}
+
+#[tokio::test]
+async fn a_batch_that_comes_again_is_counted_once() {
+    let socket = collector("127.0.0.1:0");
+    let mut of_others = Resolved::at(&socket.local_addr().unwrap());
+    of_others.settings.exporters = vec!["198.51.100.0/24".parse().unwrap()];
+    let outputs = Outputs::to(&[]).changed_to(&[of_others]);
+    let mut delivery = begun(0, &outputs);
+    let gap = Gap { first: Position(5), end: Position(8), reason: GapReason::Corrupt };
+    let mut settled = Settled::default();
+    for connection in 0..4 {
+        push(&mut delivery, batches(&numbered(5, 100)).remove(0));
+        delivery.push(Parcel::never(gap));
+        let cause = LossCause::Unreadable(BatchError::Records);
+        let (first, end, exporters) = (Position(8), Position(10), Prefixes::default());
+        delivery.push(Parcel { first, end, news: first, records: Err(cause), exporters });
+        let unused = Gap { first: Position(10), end: Position(1000), reason: GapReason::Unused };
+        delivery.push(Parcel::never(unused));
+        if connection == 3 {
+            while delivery.is_under_way() {
+                delivery.run().await;
+                settled.add(delivery.settle());
+            }
+        }
+        settled.add(delivery.leave());
+        delivery.resume(delivery.position());
+    }
+    assert_eq!(settled.unmatched, [("192.0.2.1".parse().unwrap(), 5)].into());
+    let loss = |first, datagrams, cause| Loss { first: Position(first), datagrams, cause };
+    let reported = loss(5, 3, LossCause::Reported(GapReason::Corrupt));
+    assert_eq!(settled.losses, [reported, loss(8, 2, LossCause::Unreadable(BatchError::Records))]);
 }

@@ -272,16 +272,6 @@ impl Outputs {
         self.iter().filter(|output| output.gets(sender))
     }
 
-    /// Whether every exporter of `sender` has a collector that gets its datagrams.
-    pub(crate) fn take_all(&self, sender: &SenderId) -> bool {
-        self.of_sender(sender).any(|output| output.share().is_any())
-    }
-
-    /// Whether a collector gets the datagrams of this exporter of `sender`.
-    pub(crate) fn take(&self, sender: &SenderId, exporter: IpAddr) -> bool {
-        self.of_sender(sender).any(|output| output.share().admits(exporter))
-    }
-
     /// Where the collectors listen.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.collectors.iter().map(|output| output.address())
@@ -320,6 +310,30 @@ fn without_twins(collectors: &[Resolved]) -> Vec<Resolved> {
 fn without_v4_mapping(address: SocketAddr) -> SocketAddr {
     let canonical = address.ip().to_canonical();
     if canonical == address.ip() { address } else { SocketAddr::new(canonical, address.port()) }
+}
+
+/// The exporters whose datagrams some collectors get.
+#[derive(Debug)]
+pub(crate) enum Exporters {
+    All,
+    OfAny(Vec<Arc<Output>>),
+}
+
+impl Exporters {
+    /// Those of the collectors of `outputs`.
+    pub(crate) fn of<'a>(outputs: impl Iterator<Item = &'a Arc<Output>> + Clone) -> Self {
+        if outputs.clone().any(|output| output.share().is_any()) {
+            return Self::All;
+        }
+        Self::OfAny(outputs.cloned().collect())
+    }
+
+    pub(crate) fn has(&self, exporter: IpAddr) -> bool {
+        match self {
+            Self::All => true,
+            Self::OfAny(outputs) => outputs.iter().any(|output| output.share().admits(exporter)),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::receiver::output::Resolved;
 use crate::secure::{Admission, Channel, ChannelBinding, Pass, StreamKey};
 use crate::sequence::StreamId;
 use crate::service::{Stopper, stop_channel};
+use crate::status::CollectorState;
 
 /// That of every connection.
 const BINDING: ChannelBinding = ChannelBinding([9; 32]);
@@ -42,7 +43,18 @@ struct Receiver {
 impl Receiver {
     /// Whose collector gets these exporters only.
     async fn new(exporters: &[&str]) -> Arc<Self> {
+        Self::with(UdpSocket::bind("127.0.0.1:0").await.unwrap(), exporters)
+    }
+
+    /// Whose collector gets these exporters only, and is down.
+    async fn down(exporters: &[&str]) -> Arc<Self> {
         let collector = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        // A connected socket takes nothing from others.
+        collector.connect(collector.local_addr().unwrap()).await.unwrap();
+        Self::with(collector, exporters)
+    }
+
+    fn with(collector: UdpSocket, exporters: &[&str]) -> Arc<Self> {
         let state = tempfile::tempdir().unwrap();
         let mut resolved = Resolved::at(&collector.local_addr().unwrap());
         resolved.settings.exporters = exporters.iter().map(|prefix| prefix.parse().unwrap()).collect();
@@ -58,7 +70,6 @@ impl Receiver {
             refused: Mutex::default(),
             known_sources: Arc::default(),
             waiting: Waiting::default(),
-            unmatched: Unmatched::default(),
         });
         Arc::new(Self { shared, collector, state })
     }
@@ -204,11 +215,36 @@ async fn datagrams_that_match_no_collector_are_counted() {
         exchange.say(Message::Data(from(ip, first))).await;
     }
     while exchange.hear().await != Message::Ack(Position(4)) {}
-    let unmatched = &exchange.receiver.shared.unmatched;
+    let unmatched = exchange.receiver.shared.seats.unmatched();
     let rows = unmatched.status(crate::service::boot_clock()).into_iter();
     let rows: Vec<_> = rows.map(|row| (row.address.to_string(), row.datagrams)).collect();
     assert_eq!(rows, [("192.0.2.7".to_owned(), 2), ("192.0.2.8".to_owned(), 1)]);
     assert_eq!(unmatched.count(), 3);
+}
+
+#[tokio::test]
+async fn what_a_reconnect_repeats_is_not_counted_before_the_ack() {
+    let receiver = Receiver::down(&["192.0.2.1/32"]).await;
+    let mut builder = BatchBuilder::new(stream(), Compression::None);
+    for exporter in ["192.0.2.1:1", "192.0.2.7:1", "192.0.2.7:1"] {
+        let exporter: SocketAddr = exporter.parse().unwrap();
+        let datagram = Datagram { exporter, local: exporter, arrival: Timestamp(0), payload: b"x" };
+        builder.push(&datagram).unwrap();
+    }
+    builder.push_dropped(Timestamp(0)).unwrap();
+    let batch = builder.finish(Position(0)).unwrap();
+    for _ in 0..3 {
+        let mut exchange = Exchange::connected(&receiver, "edge", PATIENCE).await;
+        exchange.greet(stream(), key(1).prove(BINDING)).await;
+        let Message::Welcome(welcome) = exchange.hear().await else { panic!("no WELCOME") };
+        assert_eq!(welcome.resume, Position(0), "the collector has nothing");
+        exchange.say(Message::Data(batch.bytes().clone())).await;
+        while receiver.shared.outputs().figures()[0].state != CollectorState::Down {
+            tokio::task::yield_now().await;
+        }
+    }
+    let [sender] = receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
+    assert_eq!((receiver.shared.seats.unmatched().count(), sender.gaps), (0, 0));
 }
 
 #[tokio::test]
@@ -302,7 +338,7 @@ async fn denied_datagrams_count_without_any_collector() {
     exchange.say(Message::Data(batch_of(Position(0), &datagrams).bytes().clone())).await;
     while exchange.hear().await != Message::Ack(Position(3)) {}
     let [sender] = exchange.receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
-    assert_eq!((sender.denied, exchange.receiver.shared.unmatched.count()), (2, 1));
+    assert_eq!((sender.denied, exchange.receiver.shared.seats.unmatched().count()), (2, 1));
 }
 
 #[tokio::test]
