@@ -219,21 +219,26 @@ pub const DAMAGED_FILES_MAX: u64 = 1024;
 /// Bytes of all copies of damaged pieces: four segments of the default size, enough to see what happened.
 pub const DAMAGED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// Streams whose position nf-receiver remembers for each sender id; the one unseen longest makes room.
+/// Streams whose position nf-receiver remembers for each sender id. One unseen for longer than `STREAM_KEPT` makes room, or else
+/// the one that began last: streams that somebody begins under another's id do not displace the streams before them.
 pub const STREAMS_PER_SENDER: usize = 8;
+
+/// A stream unseen for so long makes room for another of the same sender id before all others: no outage lasts as long, and its
+/// spool was probably given up.
+pub const STREAM_KEPT: Duration = Duration::from_secs(30 * 86_400);
 
 /// Streams whose position nf-receiver remembers in all: no number of sender ids fills the disk.
 pub const STREAMS_MAX: usize = 131_072;
 
 /// New streams that one sender id may begin at once, beyond one in each `NEW_STREAM_INTERVAL`: a sender that is set up restarts
-/// several times with an empty spool.
+/// several times with an empty spool. With a shared key, or in clear text, each address counts apart.
 pub const NEW_STREAMS_BURST: u32 = 16;
 
 /// One sender id may begin a new stream in each such time: a file is made for it, and one of another stream removed.
 pub const NEW_STREAM_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Sender ids whose new streams are counted at the same time.
-pub const NEW_STREAM_SENDERS: usize = 16_384;
+/// Sender ids, with their addresses where these count, whose new streams are counted at the same time.
+pub const NEW_STREAM_OWNERS: usize = 16_384;
 
 /// One log line about the same thing from the same peer in this time; the rest is counted.
 pub const LOG_INTERVAL: Duration = Duration::from_secs(10);

@@ -1,7 +1,7 @@
 //! Takes connections in, and finds out who speaks before anything else is done for them.
 
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::limits::ACCEPT_REST;
 use crate::prefixes::Prefixes;
+use crate::receiver::known_sources::Source;
+use crate::receiver::positions::Owner;
 use crate::receiver::serve::{FAREWELL, Shared, serve, turn_back};
 use crate::receiver::strangers::{Notes, Strangers, StrangersPlace};
 use crate::secure::{Admission, Admitted, Channel, Handshake, Pass, ReceiverHandshake, Turned};
@@ -206,6 +208,12 @@ impl Known {
     /// Exporters whose datagrams it may deliver, as of now.
     pub(crate) fn exporters(&self) -> Prefixes {
         self.admission.borrow().exporters_of(&self.sender)
+    }
+
+    /// Who it is for the limits on new streams, from `peer`.
+    pub(crate) fn owner_at(&self, peer: IpAddr) -> Owner {
+        let is_alone = self.admission.borrow().is_of_its_own(&self.sender, &self.pass);
+        Owner { sender: self.sender.clone(), source: (!is_alone).then(|| Source::of(peer)) }
     }
 
     /// Waits until this sender is not let in any more.

@@ -24,8 +24,8 @@ use crate::service::source_of;
 const KEPT_EVERY: Duration = Duration::from_secs(10);
 
 /// Where a connection comes from: an IPv4 address, or the first 64 bits of an IPv6 address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(super) struct Source(IpAddr);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Source(IpAddr);
 
 impl Source {
     pub(super) fn of(peer: IpAddr) -> Self {

@@ -18,7 +18,7 @@ use crate::prefixes::Prefixes;
 use crate::receiver::ahead::Left;
 use crate::receiver::delivery::{Delivery, Settled};
 use crate::receiver::denied::Denied;
-use crate::receiver::positions::StreamPosition;
+use crate::receiver::positions::{StreamInUse, StreamPosition};
 use crate::receiver::seats::known::Known;
 use crate::receiver::unmatched::Unmatched;
 use crate::secure::Admission;
@@ -31,6 +31,8 @@ use crate::status::{PeerState, PeerStatus, SenderTotals, Tally};
 pub(crate) struct Current {
     pub(crate) stream: StreamId,
     pub(crate) stored: Arc<StreamPosition>,
+    /// The use of it by the session; `None` while there is no session.
+    pub(crate) in_use: Option<StreamInUse>,
     pub(crate) delivery: Delivery,
     /// The run that sent the latest of what has come.
     pub(crate) run: RunId,
@@ -136,7 +138,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(current) = self.current.as_mut() {
             self.seat.counters.settled(&current.delivery.leave());
-            current.stored.rest();
+            current.in_use = None;
         }
         self.current.take_if(|current| current.is_settled());
         self.seat.view().state = PeerState::Disconnected;
@@ -324,7 +326,7 @@ mod tests {
     use crate::framing::{Heartbeat, StreamProof};
     use crate::limits::SEATS_MAX;
     use crate::receiver::output::Outputs;
-    use crate::receiver::positions::Positions;
+    use crate::receiver::positions::{Owner, Positions};
     use crate::sequence::Position;
     use std::time::Instant;
 
@@ -348,12 +350,15 @@ mod tests {
         let positions = Positions::open(state.path()).unwrap();
         let seats = Seats::default();
         let mut turn = turn(&seats, "edge").await;
-        let stored = positions.stream(&"edge".parse().unwrap(), STREAM, Instant::now()).unwrap();
+        let owner = Owner { sender: "edge".parse().unwrap(), source: None };
+        let in_use = positions.stream(&owner, STREAM, Instant::now()).unwrap();
+        let stored = in_use.position().clone();
         let file = Arc::downgrade(&stored);
         stored.store(Position(3), RunId::NONE).unwrap();
         let sender = "edge".parse().unwrap();
         let delivery = Delivery::new(sender, Position(3), None, &Outputs::to(&[]), &HashMap::new());
-        *turn.current = Some(Current { stream: STREAM, stored, delivery, run: RunId::NONE });
+        let in_use = Some(in_use);
+        *turn.current = Some(Current { stream: STREAM, stored, in_use, delivery, run: RunId::NONE });
         Counters::add(&turn.seat.counters.datagrams, 3);
         drop(turn);
         positions.sync().unwrap();

@@ -23,7 +23,7 @@ use crate::receiver::ahead::Ahead;
 use crate::receiver::delivery::{Delivery, Loss, LossCause, Parcel};
 use crate::receiver::known_sources::KnownSources;
 use crate::receiver::output::Outputs;
-use crate::receiver::positions::{Positions, PositionsError, StreamPosition};
+use crate::receiver::positions::{Owner, Positions, PositionsError, StreamInUse};
 use crate::receiver::refused::Refused;
 use crate::receiver::seats::{Counters, Current, Seats, Turn};
 use crate::receiver::sender_log::{SenderLine, SenderLog};
@@ -70,30 +70,31 @@ impl Shared {
         self.outputs.borrow().clone()
     }
 
-    /// The stored position of a stream, opened where a slow disk holds up nothing else.
+    /// The stored position of a stream, opened where a slow disk holds up nothing else. Where nobody waits for it any more, its
+    /// use ends as soon as it is open.
     async fn position_of(
         self: &Arc<Self>,
-        id: &SenderId,
+        owner: Owner,
         stream: StreamId,
-    ) -> Result<Arc<StreamPosition>, PositionsError> {
+    ) -> Result<StreamInUse, PositionsError> {
         let turn = self.positions.turn().await;
-        let (shared, id) = (self.clone(), id.clone());
+        let shared = self.clone();
         let opening = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            shared.open_position(&id, stream)
+            shared.open_position(&owner, stream)
         });
         opening.await.unwrap_or_else(|error| Err(self.positions.not_opened(error.into())))
     }
 
     /// The stored position of a stream. Where files run short, sockets for exporters are closed for it.
-    fn open_position(&self, id: &SenderId, stream: StreamId) -> Result<Arc<StreamPosition>, PositionsError> {
+    fn open_position(&self, owner: &Owner, stream: StreamId) -> Result<StreamInUse, PositionsError> {
         let now = Instant::now().into_std();
-        self.positions.stream(id, stream, now).or_else(|error| {
+        self.positions.stream(owner, stream, now).or_else(|error| {
             if !error.is_out_of_files() {
                 return Err(error);
             }
             self.outputs().give_up_sockets();
-            self.positions.stream(id, stream, now)
+            self.positions.stream(owner, stream, now)
         })
     }
 
@@ -286,10 +287,12 @@ impl Connection<'_> {
     async fn greet(&mut self, stream: &mut Stream, peer: SocketAddr, id: &SenderId) -> Result<Turn, Ended> {
         let hello = self.hello(stream).await?;
         self.check_proof(stream, &hello)?;
+        // A stream that is refused ends no session of the same sender.
+        let in_use = self.shared.position_of(self.known.owner_at(peer.ip()), hello.stream).await?;
         let seat = self.shared.seats.seat(id, peer, hello.stream);
         let cipher = stream.channel().cipher();
         let mut turn = seat.take(peer, &hello, cipher).await.map_err(Ended::Superseded)?;
-        let (place, is_new) = self.find_place(&mut turn, id, &hello).await?;
+        let (place, is_new) = self.find_place(&mut turn, in_use, id, &hello);
         self.run = hello.run;
         if let Some(replaced) = hello.replaces.filter(|_| is_new)
             && let Some(held_back) = self.shared.sender_log.admit(id, SenderLine::Replaced)
@@ -337,19 +340,21 @@ impl Connection<'_> {
     }
 
     /// How far the stream of `hello` has come, and whether it is new here.
-    async fn find_place(
+    fn find_place(
         &mut self,
         turn: &mut Turn,
+        in_use: StreamInUse,
         id: &SenderId,
         hello: &Hello,
-    ) -> Result<(Place, bool), PositionsError> {
-        let stored = self.shared.position_of(id, hello.stream).await?;
+    ) -> (Place, bool) {
         if let Some(current) = turn.current.as_mut().filter(|current| current.stream == hello.stream) {
+            current.in_use = Some(in_use);
             let delivered = current.delivery.position();
             current.delivery.resume(delivered.max(hello.first));
             current.delivery.change(&self.outputs.borrow_and_update());
-            return Ok((Place { delivered, received: current.delivery.furthest(), run: current.run }, false));
+            return (Place { delivered, received: current.delivery.furthest(), run: current.run }, false);
         }
+        let stored = in_use.position().clone();
         let (known, run) = (stored.get(), stored.run());
         let delivered = known.unwrap_or_default();
         let (ahead, run_ahead) = self.shared.ahead.take(id, hello.stream);
@@ -359,8 +364,9 @@ impl Connection<'_> {
         let outputs = self.outputs.borrow_and_update();
         let delivery = Delivery::new(id.clone(), position, stored.further(), &outputs, &ahead);
         let place = Place { delivered, received: delivery.furthest(), run };
-        *turn.current = Some(Current { stream: hello.stream, stored, delivery, run });
-        Ok((place, known.is_none()))
+        let in_use = Some(in_use);
+        *turn.current = Some(Current { stream: hello.stream, stored, in_use, delivery, run });
+        (place, known.is_none())
     }
 
     async fn hello(&mut self, stream: &mut Stream) -> Result<Hello, Ended> {

@@ -100,6 +100,15 @@ impl Admission {
         })
     }
 
+    /// Whether `pass` is one that only this sender has, so that no other has its id.
+    pub fn is_of_its_own(&self, sender: &SenderId, pass: &Pass) -> bool {
+        match pass {
+            Pass::ClearText { .. } => false,
+            Pass::Key { .. } => self.senders.contains_key(sender),
+            Pass::Certificate { .. } => true,
+        }
+    }
+
     /// Whether a sender that was let in by `pass` would be let in now.
     pub fn still_admits(&self, sender: &SenderId, pass: &Pass) -> bool {
         match pass {

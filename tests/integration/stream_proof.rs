@@ -1,6 +1,7 @@
 //! Clients that are accepted, by a shared key or in clear text, and know the id of another sender's stream: they can neither
 //! have its queue acknowledged nor block it.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use nf_transport::framing::{Message, RefusalCode};
@@ -145,4 +146,51 @@ fn a_sender_whose_secret_is_lost_begins_a_new_stream() {
     pair.assert_all_arrive(&exporters, true);
     assert_ne!(stream_of(&pair), before);
     assert_conserved(&pair.sender.status());
+}
+
+/// Asks as the victim, from `source`, for sessions with streams of its own. Returns how many of them began, and were refused.
+fn ask_for_streams(pair: &Pair, source: Ipv4Addr, numbers: std::ops::RangeInclusive<u8>) -> (u32, u32) {
+    let (mut began, mut refused) = (0, 0);
+    for number in numbers {
+        let mut client = Client::with_key_from(source, pair.receiver.addr(), "edge", "one").unwrap();
+        client.hello(number, HEARTBEAT).unwrap();
+        match client.receive().unwrap() {
+            Message::Welcome(_) => began += 1,
+            Message::Refuse(refusal) => {
+                assert_eq!(refusal.code(), RefusalCode::TooManyStreams, "{}", refusal.text());
+                refused += 1;
+            }
+            other => panic!("the receiver answers {}", other.name()),
+        }
+    }
+    (began, refused)
+}
+
+#[test]
+fn new_streams_under_its_id_block_no_sender() {
+    let _running = shared();
+    let pair = pair(Some("one"));
+    let exporters = go_on(&pair, pair.exporters(), STEP);
+    pair.collector.wait_for_all(exporters.sent(), STALL);
+    pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+    pair.link.cut();
+    let exporters = go_on(&pair, exporters, 2 * STEP);
+    let (near, far) = (Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2));
+    for (source, numbers) in [(near, 1..=40), (far, 41..=80)] {
+        let (began, refused) = ask_for_streams(&pair, source, numbers);
+        // Its own stream was a new one of its address.
+        assert!(began >= 15 && refused > 0, "{began} began, {refused} were refused");
+    }
+    let position = pair.receiver.path(&format!("state/positions/edge@{}", stream_of(&pair)));
+    assert!(position.exists(), "the position of the victim was forgotten");
+    pair.link.mend();
+    pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+    // A stream that is refused ends no session of the victim.
+    let sessions = || pair.sender.daemon().count_log(&["connected to", " queued"]);
+    let before = sessions();
+    let (began, _) = ask_for_streams(&pair, near, 81..=120);
+    let exporters = go_on(&pair, exporters, 3 * STEP);
+    pair.assert_all_arrive(&exporters, true);
+    assert!(sessions() - before <= usize::try_from(began).unwrap(), "{}", pair.sender.daemon().log());
+    assert_eq!(pair.sender.daemon().count_log(&["new streams"]), 0, "{}", pair.sender.daemon().log());
 }

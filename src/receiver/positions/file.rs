@@ -44,10 +44,46 @@ struct State {
     dirty: bool,
     /// The time that the file is marked with.
     seen: SystemTime,
-    /// Opened when it is needed, and `None` while the stream rests.
+    /// Opened when it is needed.
     file: Option<Arc<File>>,
-    /// No session uses the stream.
-    is_resting: bool,
+    /// Sessions that use the stream. Without any the file is closed whenever nothing is done with it.
+    users: usize,
+}
+
+/// The use of a stream by one session, until dropped.
+#[derive(Debug)]
+pub(crate) struct StreamInUse(Arc<StreamPosition>);
+
+impl StreamInUse {
+    /// Uses `stream`, whose file is opened if it is not.
+    pub(super) fn of(stream: Arc<StreamPosition>) -> Result<Self, PositionsError> {
+        let mut state = stream.state();
+        stream.file(&mut state)?;
+        state.users += 1;
+        drop(state);
+        Ok(Self(stream))
+    }
+
+    /// The stream, which may outlive its use.
+    pub(crate) fn position(&self) -> &Arc<StreamPosition> {
+        &self.0
+    }
+}
+
+impl core::ops::Deref for StreamInUse {
+    type Target = StreamPosition;
+
+    fn deref(&self) -> &StreamPosition {
+        &self.0
+    }
+}
+
+impl Drop for StreamInUse {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.users -= 1;
+        state.close_if_unused();
+    }
 }
 
 impl StreamPosition {
@@ -101,7 +137,7 @@ impl StreamPosition {
             .write_all_at(&Slot::encode(self.stream, progress), offset)
             .map_err(PositionsError::of("write", &self.path))?;
         state.stored(progress);
-        state.close_if_resting();
+        state.close_if_unused();
         Ok(())
     }
 
@@ -123,6 +159,7 @@ impl StreamPosition {
             .map_err(PositionsError::of("write", &self.path))?;
         state.further = Some(further);
         state.dirty = true;
+        state.close_if_unused();
         Ok(())
     }
 
@@ -144,23 +181,8 @@ impl StreamPosition {
             Ok(()) => state.seen = seen,
             Err(_) => state.dirty = true,
         }
-        state.close_if_resting();
+        state.close_if_unused();
         outcome.map_err(PositionsError::of("sync", &self.path))
-    }
-
-    /// No session uses the stream until [`Self::wake`]: its file is closed whenever nothing is done with it.
-    pub(crate) fn rest(&self) {
-        let mut state = self.state();
-        state.is_resting = true;
-        state.close_if_resting();
-    }
-
-    /// A session uses the stream.
-    pub(super) fn wake(&self) -> Result<(), PositionsError> {
-        let mut state = self.state();
-        self.file(&mut state)?;
-        state.is_resting = false;
-        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -203,12 +225,12 @@ impl State {
             dirty: false,
             seen,
             file: Some(Arc::new(file)),
-            is_resting: false,
+            users: 0,
         }
     }
 
-    fn close_if_resting(&mut self) {
-        if self.is_resting {
+    fn close_if_unused(&mut self) {
+        if self.users == 0 {
             self.file = None;
         }
     }

@@ -45,8 +45,9 @@ impl Folder {
         self.path.join(name.to_string())
     }
 
-    /// All position files, and when each stream was seen last. Other files are left out.
-    pub(super) fn list(&self) -> Result<Vec<(StreamName, SystemTime)>, PositionsError> {
+    /// All position files, when each stream was seen last, and when its file was made, if the file system has that. Other files
+    /// are left out.
+    pub(super) fn list(&self) -> Result<Vec<(StreamName, SystemTime, Option<SystemTime>)>, PositionsError> {
         let list = || -> io::Result<_> {
             let mut files = Vec::new();
             for entry in std::fs::read_dir(&self.path)? {
@@ -55,8 +56,10 @@ impl Folder {
                 let name = entry.file_name().into_string().ok();
                 let Some(name) = name.and_then(|name| StreamName::parse(&name)) else { continue };
                 self.count();
-                if let Ok(seen) = entry.metadata().and_then(|file| file.modified()) {
-                    files.push((name, seen));
+                if let Ok(file) = entry.metadata()
+                    && let Ok(seen) = file.modified()
+                {
+                    files.push((name, seen, file.created().ok()));
                 }
             }
             Ok(files)

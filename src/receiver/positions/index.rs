@@ -4,9 +4,11 @@
 //!
 //! Always holds: a stream is in `unused` exactly if it is known and not in use, with the time that `senders` has of it.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::time::SystemTime;
 
+use crate::limits::STREAM_KEPT;
 use crate::receiver::positions::StreamName;
 use crate::sequence::{SenderId, StreamId};
 
@@ -15,6 +17,7 @@ use crate::sequence::{SenderId, StreamId};
 pub(super) struct Known {
     pub(super) stream: StreamId,
     seen: SystemTime,
+    begun: SystemTime,
     is_used: bool,
 }
 
@@ -48,10 +51,23 @@ impl Index {
         self.senders.keys()
     }
 
-    /// Notes that a stream has a file, which was seen at `seen`, and whether it is in use.
+    /// Notes that a stream has a file, which was seen at `seen`, and whether it is in use. One that was not known begins then.
     pub(super) fn note(&mut self, name: StreamName, seen: SystemTime, is_used: bool) {
+        let begun = self.of(&name.sender).iter().find(|known| known.stream == name.stream);
+        let begun = begun.map_or(seen, |known| known.begun);
+        self.note_begun(name, seen, begun, is_used);
+    }
+
+    /// As [`Self::note`], of a stream that began at `begun`.
+    pub(super) fn note_begun(
+        &mut self,
+        name: StreamName,
+        seen: SystemTime,
+        begun: SystemTime,
+        is_used: bool,
+    ) {
         self.remove(&name);
-        let known = Known { stream: name.stream, seen, is_used };
+        let known = Known { stream: name.stream, seen, begun, is_used };
         self.senders.entry(name.sender.clone()).or_default().push(known);
         self.length += 1;
         if !is_used {
@@ -76,11 +92,21 @@ impl Index {
         self.unused.first().map(|(_, name)| name.clone())
     }
 
-    /// The unused stream of `sender` that was unseen longest.
-    pub(super) fn oldest_of(&self, sender: &SenderId) -> Option<StreamName> {
-        let unused = self.of(sender).iter().filter(|known| !known.is_used);
-        let oldest = unused.min_by_key(|known| (known.seen, known.stream))?;
-        Some(StreamName { sender: sender.clone(), stream: oldest.stream })
+    /// The stream of `sender` that makes room for another, among those that are `free`: the one unseen longest if that is longer
+    /// than [`STREAM_KEPT`] before `now`, or else the one that began last.
+    pub(super) fn spare_of(
+        &self,
+        sender: &SenderId,
+        now: SystemTime,
+        is_free: impl Fn(&StreamName) -> bool,
+    ) -> Option<StreamName> {
+        let name = |known: &Known| StreamName { sender: sender.clone(), stream: known.stream };
+        let free = || self.of(sender).iter().filter(|known| is_free(&name(known)));
+        let is_stale =
+            |known: &&Known| now.duration_since(known.seen).is_ok_and(|unseen| unseen > STREAM_KEPT);
+        let stale = free().filter(is_stale).min_by_key(|known| (known.seen, known.stream));
+        let latest = || free().max_by_key(|known| (known.begun, Reverse(known.seen), known.stream));
+        stale.or_else(latest).map(name)
     }
 
     /// The time of the stream seen last.
@@ -110,7 +136,6 @@ mod tests {
             index.note(name(sender, stream), at(seen), false);
         }
         assert_eq!((index.oldest(), index.newest()), (Some(name("b", 2)), Some(at(30))));
-        assert_eq!(index.oldest_of(&"a".parse().unwrap()), Some(name("a", 3)));
         index.note(name("b", 2), at(40), false);
         assert_eq!((index.oldest(), index.len()), (Some(name("a", 3)), 3));
     }
@@ -119,9 +144,36 @@ mod tests {
     fn a_stream_in_use_is_never_the_oldest() {
         let mut index = Index::default();
         index.note(name("a", 1), at(1), true);
-        assert_eq!((index.oldest(), index.oldest_of(&"a".parse().unwrap())), (None, None));
+        assert_eq!(index.oldest(), None);
         index.note(name("a", 1), at(1), false);
         assert_eq!(index.oldest(), Some(name("a", 1)));
+    }
+
+    #[test]
+    fn the_stream_that_began_last_makes_room() {
+        let mut index = Index::default();
+        for stream in 1..=3 {
+            index.note(name("a", stream), at(stream.into()), false);
+        }
+        // Seen again, it still began first.
+        index.note(name("a", 1), at(9), false);
+        let spare = |index: &Index, is_free: &dyn Fn(&StreamName) -> bool| {
+            index.spare_of(&"a".parse().unwrap(), at(9), is_free)
+        };
+        assert_eq!(spare(&index, &|_| true), Some(name("a", 3)));
+        assert_eq!(spare(&index, &|free| *free != name("a", 3)), Some(name("a", 2)));
+        assert_eq!(spare(&index, &|_| false), None);
+    }
+
+    #[test]
+    fn a_stream_unseen_for_long_makes_room_first() {
+        let (mut index, later) = (Index::default(), at(0) + STREAM_KEPT);
+        for stream in 0..3 {
+            index.note(name("a", stream), at(stream.into()), false);
+        }
+        let spare = |now| index.spare_of(&"a".parse().unwrap(), now, |_| true);
+        assert_eq!(spare(later), Some(name("a", 2)));
+        assert_eq!(spare(later + Duration::from_secs(2)), Some(name("a", 0)));
     }
 
     #[test]

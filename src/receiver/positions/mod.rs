@@ -35,7 +35,8 @@ mod new_streams;
 mod slot;
 
 pub(crate) use error::PositionsError;
-pub(crate) use file::StreamPosition;
+pub(crate) use file::{StreamInUse, StreamPosition};
+pub(crate) use new_streams::Owner;
 
 use core::fmt;
 use std::collections::HashMap;
@@ -128,15 +129,26 @@ struct Open {
 }
 
 impl Open {
-    /// Closes streams among `names` that nobody holds.
+    /// Closes those of `names` that nobody holds.
     fn release(&mut self, names: impl Iterator<Item = StreamName>) {
         for name in names {
-            let unheld = self.streams.get(&name).filter(|stream| Arc::strong_count(stream) == 1);
-            if let Some(seen) = unheld.map(|stream| stream.seen()) {
-                self.streams.remove(&name);
-                self.index.note(name, seen, false);
+            if self.is_held(&name) {
+                continue;
+            }
+            if let Some(stream) = self.streams.remove(&name) {
+                self.index.note(name, stream.seen(), false);
             }
         }
+    }
+
+    /// Whether somebody uses a stream, or knows more of it than its file says.
+    fn is_held(&self, name: &StreamName) -> bool {
+        self.streams.get(name).is_some_and(|stream| Arc::strong_count(stream) > 1)
+    }
+
+    /// The stream of `sender` that makes room for another.
+    fn spare_of(&self, sender: &SenderId) -> Option<StreamName> {
+        self.index.spare_of(sender, self.last_seen.0, |name| !self.is_held(name))
     }
 }
 
@@ -146,8 +158,8 @@ impl Positions {
     pub(crate) fn open(state_directory: &Path) -> Result<Self, PositionsError> {
         let folder = Folder::open(state_directory.join(DIRECTORY))?;
         let mut open = Open { directory_changed: true, ..Open::default() };
-        for (name, seen) in folder.list()? {
-            open.index.note(name, seen, false);
+        for (name, seen, begun) in folder.list()? {
+            open.index.note_begun(name, seen, begun.unwrap_or(seen), false);
         }
         open.last_seen = open.index.newest().map(LastSeen).unwrap_or_default();
         let positions = Self { folder, open: Mutex::new(open), opening: Arc::new(Semaphore::new(1)) };
@@ -167,52 +179,56 @@ impl Positions {
         PositionsError::of("open a file in", self.folder.path())(cause)
     }
 
-    /// The position of one stream; every holder of the same stream shares it. A stream never seen before takes
-    /// the place of the sender's stream unseen longest, if there are too many. Blocks: call it where that is allowed.
+    /// The position of one stream, in use by one more session; all that use the same stream share it. If there are too many, a
+    /// stream never seen before takes the place of one that the owner's sender id does not use. Blocks: call it where that is
+    /// allowed.
     pub(crate) fn stream(
         &self,
-        sender: &SenderId,
+        owner: &Owner,
         stream: StreamId,
         now: Instant,
-    ) -> Result<Arc<StreamPosition>, PositionsError> {
-        let name = StreamName { sender: sender.clone(), stream };
+    ) -> Result<StreamInUse, PositionsError> {
+        let name = StreamName { sender: owner.sender.clone(), stream };
         let mut open = self.lock();
         if let Some(known) = open.streams.get(&name) {
-            known.wake()?;
-            return Ok(Arc::clone(known));
+            return StreamInUse::of(Arc::clone(known));
         }
         let is_new = !open.index.contains(&name);
         if is_new {
-            let wait = open.new_streams.wait(sender, now);
+            let wait = open.new_streams.wait(owner, now);
             if !wait.is_zero() {
-                return Err(PositionsError::TooManyNew { sender: sender.clone(), wait });
+                return Err(PositionsError::TooManyNew { sender: owner.sender.clone(), wait });
             }
-            self.make_room(&mut open, sender)?;
+            self.make_room(&mut open, &owner.sender)?;
         }
         let seen = open.last_seen.next(SystemTime::now());
         let (position, directory_changed) = StreamPosition::open(self.folder.file(&name), stream, seen)?;
         open.directory_changed |= directory_changed;
         if is_new {
-            open.new_streams.note(sender, now);
+            open.new_streams.note(owner, now);
         }
         let position = Arc::new(position);
         open.index.note(name.clone(), seen, true);
         open.streams.insert(name, Arc::clone(&position));
-        Ok(position)
+        StreamInUse::of(position)
     }
 
     /// Forces to disk what was stored since the last call. Blocks: call it where that is allowed.
     pub(crate) fn sync(&self) -> Result<(), PositionsError> {
         let (streams, directory_changed, seen) = {
             let mut open = self.lock();
-            let streams: Vec<_> = open.streams.values().cloned().collect();
+            let streams: Vec<_> = open.streams.values().map(Arc::downgrade).collect();
             (streams, std::mem::take(&mut open.directory_changed), open.last_seen.next(SystemTime::now()))
         };
         let mut synced = if directory_changed { self.folder.sync() } else { Ok(()) };
-        for stream in &streams {
-            synced = synced.and(stream.sync(seen));
+        for stream in streams {
+            // Only the one that is synced just now is held. One that made room meanwhile is gone, with its file.
+            let held = {
+                let _open = self.lock();
+                stream.upgrade()
+            };
+            synced = synced.and(held.map_or(Ok(()), |stream| stream.sync(seen)));
         }
-        drop(streams);
         let mut open = self.lock();
         open.directory_changed |= directory_changed && synced.is_err();
         let clean = open.streams.iter().filter(|(_, stream)| !stream.is_dirty());
@@ -235,30 +251,23 @@ impl Positions {
         self.forget(&mut open, STREAMS_MAX)
     }
 
-    /// Makes room for one more stream of `sender`, by forgetting those unseen longest.
+    /// Makes room for one more stream of `sender`.
     fn make_room(&self, open: &mut Open, sender: &SenderId) -> Result<(), PositionsError> {
-        if open.index.of(sender).len() >= STREAMS_PER_SENDER && open.index.oldest_of(sender).is_none() {
-            let of_sender = open.index.of(sender).iter().map(|known| known.stream);
-            let names = of_sender.map(|stream| StreamName { sender: sender.clone(), stream });
-            let names: Vec<StreamName> = names.collect();
-            open.release(names.into_iter());
-        }
         self.forget_of(open, sender, STREAMS_PER_SENDER - 1)?;
         self.forget(open, STREAMS_MAX - 1)
     }
 
-    /// Forgets unused streams of `sender` until there are `limit`.
+    /// Forgets streams of `sender` that nobody uses until there are `limit`.
     fn forget_of(&self, open: &mut Open, sender: &SenderId, limit: usize) -> Result<(), PositionsError> {
         while open.index.of(sender).len() > limit
-            && let Some(oldest) = open.index.oldest_of(sender)
+            && let Some(spare) = open.spare_of(sender)
         {
-            self.remove(open, &oldest)?;
+            self.remove(open, &spare)?;
             tracing::info!(
                 %sender,
-                stream = %oldest.stream,
-                "sender {sender} had more than {STREAMS_PER_SENDER} streams: forgot the position of the one unseen longest \
-                 ({})",
-                oldest.stream
+                stream = %spare.stream,
+                "sender {sender} had more than {STREAMS_PER_SENDER} streams: forgot the position of {}",
+                spare.stream
             );
         }
         Ok(())
@@ -281,6 +290,7 @@ impl Positions {
 
     fn remove(&self, open: &mut Open, name: &StreamName) -> Result<(), PositionsError> {
         self.folder.remove(name)?;
+        open.streams.remove(name);
         open.index.remove(name);
         open.directory_changed = true;
         Ok(())
@@ -290,6 +300,14 @@ impl Positions {
     #[cfg(test)]
     pub(crate) fn hold(&self) -> impl Drop {
         self.lock()
+    }
+
+    /// How many files of the directory this process has open.
+    #[cfg(test)]
+    pub(crate) fn open_files(&self) -> usize {
+        let files = std::fs::read_dir("/proc/self/fd").unwrap();
+        let paths = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+        paths.filter(|path| path.starts_with(self.folder.path())).count()
     }
 
     /// Whether a stream is being opened.

@@ -3,7 +3,7 @@ use std::fs::File;
 use tempfile::TempDir;
 
 use super::*;
-use crate::limits::NEW_STREAMS_BURST;
+use crate::limits::{NEW_STREAMS_BURST, STREAM_KEPT};
 use crate::receiver::positions::file::StreamPosition;
 use crate::sequence::{Position, RunId};
 
@@ -16,8 +16,13 @@ fn sender() -> SenderId {
     "brno-edge".parse().unwrap()
 }
 
-fn stream_of(positions: &Positions, stream: StreamId) -> Result<Arc<StreamPosition>, PositionsError> {
-    positions.stream(&sender(), stream, Instant::now())
+/// The only sender with its id.
+fn owner() -> Owner {
+    Owner { sender: sender(), source: None }
+}
+
+fn stream_of(positions: &Positions, stream: StreamId) -> Result<StreamInUse, PositionsError> {
+    positions.stream(&owner(), stream, Instant::now())
 }
 
 fn file_of(state: &TempDir, stream: StreamId) -> PathBuf {
@@ -128,33 +133,62 @@ fn the_file_of_another_stream_is_not_taken() {
     assert_eq!(stream_of(&positions, StreamId([8; 16])).unwrap().get(), None);
 }
 
+/// The stream whose id is made of this number.
+fn stream(number: usize) -> StreamId {
+    StreamId([u8::try_from(number).unwrap(); 16])
+}
+
+/// Stores something of these streams, one after the other, which nobody uses then.
+fn store_each(positions: &Positions, numbers: impl Iterator<Item = usize>) {
+    for number in numbers {
+        stream_of(positions, stream(number)).unwrap().store(Position(1), RUN).unwrap();
+    }
+}
+
 #[test]
-fn the_stream_unseen_longest_is_forgotten_when_there_are_too_many() {
+fn the_stream_begun_last_is_forgotten() {
     let state = TempDir::new().unwrap();
     let positions = Positions::open(state.path()).unwrap();
-    let stream = |number: usize| StreamId([u8::try_from(number).unwrap(); 16]);
-    let in_use = stream_of(&positions, stream(0)).unwrap();
-    for number in 0..=STREAMS_PER_SENDER {
-        let opened = stream_of(&positions, stream(number)).unwrap();
-        opened.store(Position(1), RUN).unwrap();
-        let age = Duration::from_secs(1000 - u64::try_from(number).unwrap());
-        let file = File::options().write(true).open(file_of(&state, stream(number))).unwrap();
-        file.set_modified(SystemTime::now() - age).unwrap();
-        drop(opened);
-        positions.sync().unwrap();
-    }
+    store_each(&positions, 0..STREAMS_PER_SENDER - 1);
+    let in_use = stream_of(&positions, stream(STREAMS_PER_SENDER - 1)).unwrap();
+    positions.sync().unwrap();
+    store_each(&positions, STREAMS_PER_SENDER..=STREAMS_PER_SENDER);
     let exists = |number| file_of(&state, stream(number)).exists();
-    assert!(exists(0), "in use");
-    assert!(!exists(1), "unseen longest");
-    assert!((2..=STREAMS_PER_SENDER).all(exists));
+    assert!(exists(STREAMS_PER_SENDER - 1), "in use");
+    assert!(!exists(STREAMS_PER_SENDER - 2), "begun last of those not in use");
+    assert!((0..STREAMS_PER_SENDER - 2).all(exists) && exists(STREAMS_PER_SENDER));
     in_use.store(Position(2), RUN).unwrap();
+}
+
+#[test]
+fn new_streams_displace_no_known_one_in_a_sync() {
+    let state = TempDir::new().unwrap();
+    let positions = Positions::open(state.path()).unwrap();
+    store_each(&positions, 0..1);
+    positions.sync().unwrap();
+    store_each(&positions, 1..STREAMS_PER_SENDER);
+    // As where the disk syncs that file at this moment.
+    let syncing = positions.lock().streams.get(&StreamName { sender: sender(), stream: stream(7) }).cloned();
+    store_each(&positions, 8..2 * STREAMS_PER_SENDER);
+    drop(syncing);
+    assert!(file_of(&state, stream(0)).exists());
+}
+
+#[test]
+fn streams_that_stay_are_synced_later() {
+    let state = TempDir::new().unwrap();
+    let positions = Positions::open(state.path()).unwrap();
+    store_each(&positions, 0..=STREAMS_PER_SENDER);
+    let names: Vec<StreamName> = positions.lock().streams.keys().cloned().collect();
+    assert_eq!(names.len(), STREAMS_PER_SENDER, "a stream that was stored is not due for a sync");
+    positions.sync().unwrap();
+    assert!(positions.lock().streams.is_empty());
 }
 
 /// The clock was years ahead when the streams were seen first, and is right since the restart.
 #[test]
 fn a_clock_set_back_forgets_no_stream_seen_lately() {
     let state = TempDir::new().unwrap();
-    let stream = |number: usize| StreamId([u8::try_from(number).unwrap(); 16]);
     let seen = |positions: &Positions, number| {
         stream_of(positions, stream(number)).unwrap().store(Position(1), RunId::NONE).unwrap();
         positions.sync().unwrap();
@@ -162,7 +196,8 @@ fn a_clock_set_back_forgets_no_stream_seen_lately() {
     let before = Positions::open(state.path()).unwrap();
     for number in 0..STREAMS_PER_SENDER {
         seen(&before, number);
-        let ahead = SystemTime::now() + Duration::from_secs(10 * 31_557_600);
+        let before = if number == 1 { 2 * STREAM_KEPT } else { Duration::ZERO };
+        let ahead = SystemTime::now() + Duration::from_secs(10 * 31_557_600) - before;
         let file = File::options().write(true).open(file_of(&state, stream(number))).unwrap();
         file.set_modified(ahead).unwrap();
     }
@@ -205,7 +240,7 @@ fn operations_among(others: usize) -> u64 {
     positions.sync().unwrap();
     let before = positions.folder.operations();
     stream_of(&positions, StreamId([0xFF; 16])).unwrap();
-    assert!(!file_of(&state, StreamId([0; 16])).exists());
+    assert!(!file_of(&state, stream(STREAMS_PER_SENDER - 1)).exists());
     positions.folder.operations() - before
 }
 
@@ -231,7 +266,7 @@ fn streams_that_follow_each_other_fast_keep_to_the_limit() {
 fn too_many_new_streams_of_a_sender_are_refused() {
     let state = TempDir::new().unwrap();
     let (positions, start) = (Positions::open(state.path()).unwrap(), Instant::now());
-    let begin = |number: u8, now| positions.stream(&sender(), StreamId([number; 16]), now);
+    let begin = |number: u8, now| positions.stream(&owner(), StreamId([number; 16]), now);
     for number in 0..u8::try_from(NEW_STREAMS_BURST).unwrap() {
         begin(number, start).unwrap();
     }
@@ -241,7 +276,8 @@ fn too_many_new_streams_of_a_sender_are_refused() {
     assert!(!file_of(&state, StreamId([99; 16])).exists());
     // A known one is no new one, and others are not concerned.
     begin(15, start).unwrap();
-    positions.stream(&"other".parse().unwrap(), STREAM, start).unwrap();
+    let other = Owner { sender: "other".parse().unwrap(), source: None };
+    positions.stream(&other, STREAM, start).unwrap();
     begin(99, start + crate::limits::NEW_STREAM_INTERVAL).unwrap();
 }
 
@@ -251,7 +287,8 @@ fn files_beyond_the_limits_are_removed_at_the_start() {
     std::fs::create_dir(state.path().join("positions")).unwrap();
     for number in 0..=STREAMS_PER_SENDER {
         let path = file_of(&state, StreamId([u8::try_from(number).unwrap(); 16]));
-        let seen = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(number).unwrap());
+        let since = if number == 0 { Duration::ZERO } else { 2 * STREAM_KEPT };
+        let seen = SystemTime::UNIX_EPOCH + since;
         File::create(path).unwrap().set_modified(seen).unwrap();
     }
     Positions::open(state.path()).unwrap();
@@ -259,28 +296,25 @@ fn files_beyond_the_limits_are_removed_at_the_start() {
     assert!(!exists(0) && (1..=STREAMS_PER_SENDER).all(exists));
 }
 
-/// How many files of this directory the process has open.
-fn open_files(state: &TempDir) -> usize {
-    let files = std::fs::read_dir("/proc/self/fd").unwrap();
-    let paths = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
-    paths.filter(|path| path.starts_with(state.path().join("positions"))).count()
-}
-
 #[test]
-fn a_resting_stream_has_no_open_file() {
+fn a_stream_that_nobody_uses_has_no_open_file() {
     let state = TempDir::new().unwrap();
     let positions = Positions::open(state.path()).unwrap();
-    let resting = stream_of(&positions, STREAM).unwrap();
-    resting.store(Position(1), RUN).unwrap();
-    assert_eq!(open_files(&state), 1);
-    resting.rest();
-    assert_eq!(open_files(&state), 0);
+    let (older, newer) = (stream_of(&positions, STREAM).unwrap(), stream_of(&positions, STREAM).unwrap());
+    let position = older.position().clone();
+    position.store(Position(1), RUN).unwrap();
+    drop(older);
+    assert_eq!(positions.open_files(), 1);
+    drop(newer);
+    assert_eq!(positions.open_files(), 0);
     // As when the daemon stops.
-    resting.store(Position(2), RUN).unwrap();
+    position.store(Position(2), RUN).unwrap();
+    position.store_further(Position(3), RUN).unwrap();
     positions.sync().unwrap();
-    assert_eq!((open_files(&state), resting.is_dirty()), (0, false));
-    stream_of(&positions, STREAM).unwrap().store(Position(3), RUN).unwrap();
-    assert_eq!(open_files(&state), 1);
+    assert_eq!((positions.open_files(), position.is_dirty()), (0, false));
+    let again = stream_of(&positions, STREAM).unwrap();
+    again.store(Position(3), RUN).unwrap();
+    assert_eq!(positions.open_files(), 1);
     let restarted = Positions::open(state.path()).unwrap();
     assert_eq!(stream_of(&restarted, STREAM).unwrap().get(), Some(Position(3)));
 }

@@ -13,6 +13,7 @@ use crate::datagram::{Datagram, Timestamp};
 use crate::framing::{Decoder, Heartbeat, Message, StreamProof};
 use crate::receiver::ahead::Ahead;
 use crate::receiver::output::Resolved;
+use crate::receiver::positions::Owner;
 use crate::secure::{Admission, Channel, ChannelBinding, Pass, StreamKey};
 use crate::sequence::StreamId;
 use crate::service::{Stopper, stop_channel};
@@ -81,7 +82,7 @@ struct Exchange {
     decoder: Decoder,
     receiver: Arc<Receiver>,
     admission: watch::Sender<Arc<Admission>>,
-    _stopper: Stopper,
+    stopper: Stopper,
 }
 
 impl Exchange {
@@ -101,7 +102,7 @@ impl Exchange {
             serve(&of_connection, accepted, peer, known, greeted_by, stop).await;
         });
         let decoder = Decoder::default();
-        Self { stream, decoder, receiver: receiver.clone(), admission, _stopper: stopper }
+        Self { stream, decoder, receiver: receiver.clone(), admission, stopper }
     }
 
     async fn agreed() -> Self {
@@ -356,4 +357,60 @@ async fn a_slow_position_file_holds_up_no_other_sender() {
     while served.hear().await != Message::Ack(Position(1)) {}
     drop(slow);
     assert!(matches!(waiting.hear().await, Message::Welcome(_)));
+}
+
+#[tokio::test]
+async fn a_refused_new_stream_ends_no_session() {
+    let receiver = Receiver::new(&[]).await;
+    for seed in 1.. {
+        let mut hostile = Exchange::connected(&receiver, "edge", PATIENCE).await;
+        hostile.greet(key(seed).id(), key(seed).prove(BINDING)).await;
+        match hostile.hear().await {
+            Message::Welcome(_) => {}
+            Message::Refuse(refusal) => {
+                assert_eq!(refusal.code(), RefusalCode::TooManyStreams);
+                break;
+            }
+            other => panic!("the receiver answers {}", other.name()),
+        }
+    }
+    let mut known = Exchange::connected(&receiver, "edge", PATIENCE).await;
+    known.greet(stream(), key(1).prove(BINDING)).await;
+    assert!(matches!(known.hear().await, Message::Welcome(_)), "the first stream is known");
+    let mut hostile = Exchange::connected(&receiver, "edge", PATIENCE).await;
+    hostile.greet(key(99).id(), key(99).prove(BINDING)).await;
+    assert!(matches!(hostile.hear().await, Message::Refuse(_)));
+    known.say(Message::Data(batch(Position(0), b"first").bytes().clone())).await;
+    while known.hear().await != Message::Ack(Position(1)) {}
+}
+
+#[tokio::test]
+async fn a_greeting_cut_off_leaves_no_file_open() {
+    let mut known = Exchange::agreed().await;
+    let receiver = known.receiver.clone();
+    let positions = &receiver.shared.positions;
+    // Stands for a seat that remembers how far each collector is.
+    let owner = Owner { sender: "edge".parse().unwrap(), source: None };
+    let in_use = positions.stream(&owner, stream(), Instant::now().into_std()).unwrap();
+    let kept = in_use.position().clone();
+    drop(in_use);
+    known.say(Message::Goodbye).await;
+    while known.stream.read(&mut [0; 64]).await.is_ok_and(|count| count > 0) {}
+    assert_eq!(positions.open_files(), 0);
+    let slow = positions.hold();
+    let mut cut_off = Exchange::connected(&receiver, "edge", PATIENCE).await;
+    cut_off.greet(stream(), key(1).prove(BINDING)).await;
+    while !positions.is_opening() {
+        tokio::task::yield_now().await;
+    }
+    cut_off.stopper.stop();
+    assert_eq!(cut_off.hear().await, Message::Goodbye);
+    drop(slow);
+    let closed = async {
+        while positions.is_opening() || positions.open_files() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(10), closed).await.expect("the file stays open");
+    drop(kept);
 }

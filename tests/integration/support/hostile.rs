@@ -111,8 +111,18 @@ pub(crate) struct Client {
 impl Client {
     /// Authenticates as `id` by the key of `seed`.
     pub(crate) fn with_key(target: SocketAddr, id: &str, seed: &str) -> io::Result<Self> {
+        Self::with_key_from(Ipv4Addr::LOCALHOST, target, id, seed)
+    }
+
+    /// As [`Self::with_key`], from this address, one of this machine's.
+    pub(crate) fn with_key_from(
+        source: Ipv4Addr,
+        target: SocketAddr,
+        id: &str,
+        seed: &str,
+    ) -> io::Result<Self> {
         let handshake = SenderHandshake::keyed(&id.parse().unwrap(), &key_of(seed), Suite::ChaCha20Poly1305);
-        Self::shake(TcpStream::connect(target)?, handshake)
+        Self::shake(connect_from(source, target)?, handshake)
     }
 
     /// Says that it is `id`, in clear text.
