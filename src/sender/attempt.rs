@@ -1,8 +1,11 @@
 //! How an attempt to connect, or the session that it led to, ended, and what follows.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use crate::config::HostPort;
+use crate::limits::NEW_STREAM_INTERVAL;
 use crate::sender::dial::DialError;
 use crate::sender::ended::Ended;
 use crate::service::messages::sender;
@@ -15,6 +18,8 @@ pub(crate) struct Attempt {
     pub(crate) has_worked: bool,
     pub(crate) is_refusal: bool,
     pub(crate) follows: Follows,
+    /// The longest delay before the next one, where a receiver needs no more.
+    pub(crate) delay_max: Duration,
     pub(crate) reason: String,
     /// The event in the journal.
     pub(crate) message_id: &'static str,
@@ -38,6 +43,7 @@ impl Attempt {
             has_worked: false,
             is_refusal: false,
             follows: Follows::Attempt,
+            delay_max: Duration::MAX,
             reason: String::new(),
             message_id: sender::NOT_CONNECTED,
         }
@@ -54,6 +60,7 @@ impl Attempt {
             has_worked: false,
             is_refusal,
             follows: Follows::NextReceiver,
+            delay_max: Duration::MAX,
             reason,
             message_id: message_id(is_refusal),
         }
@@ -69,6 +76,10 @@ impl Attempt {
                 Ended::Renewed | Ended::Asked => Follows::Attempt,
                 _ if ended.fails_over(is_agreed, has_worked) => Follows::NextReceiver,
                 _ => Follows::Delay,
+            },
+            delay_max: match ended {
+                Ended::TooManyStreams(_) => NEW_STREAM_INTERVAL,
+                _ => Duration::MAX,
             },
             reason: format!("{ended}{remedy}"),
             message_id: match ended {

@@ -10,7 +10,7 @@ use tokio::io::Ready;
 use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::framing::{Heartbeat, RefusalCode, Welcome};
+use crate::framing::{Heartbeat, Welcome};
 use crate::limits::CHANNEL_AGE_MAX;
 use crate::sender::backlog::BacklogError;
 use crate::sender::closing::{Closing, Why};
@@ -126,6 +126,7 @@ impl<'a> Conversation<'a> {
             }
             Ended::Goodbye
             | Ended::Refused(_)
+            | Ended::TooManyStreams(_)
             | Ended::Session(_)
             | Ended::Superseded(_)
             | Ended::Diverged { .. }
@@ -318,10 +319,7 @@ impl<'a> Conversation<'a> {
                     self.taken(line, position);
                     self.progressed(line);
                 }
-                SenderEvent::Refused(refusal) if refusal.code() == RefusalCode::Superseded => {
-                    return Err(Ended::Superseded(refusal.text().to_owned()));
-                }
-                SenderEvent::Refused(refusal) => return Err(Ended::Refused(refusal.text().to_owned())),
+                SenderEvent::Refused(refusal) => return Err(Ended::refused(&refusal)),
                 SenderEvent::Goodbye => return Err(Ended::Goodbye),
             }
         }

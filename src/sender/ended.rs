@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::framing::{Refusal, RefusalCode};
 use crate::secure::ChannelError;
 use crate::sequence::Position;
 use crate::service::stream::StreamError;
@@ -19,6 +20,9 @@ pub(crate) enum Ended {
     Stream(#[from] StreamError),
     #[error("the receiver refuses: {0}")]
     Refused(String),
+    /// As `Refused`; this stream may begin within [`NEW_STREAM_INTERVAL`](crate::limits::NEW_STREAM_INTERVAL).
+    #[error("the receiver refuses: {0}")]
+    TooManyStreams(String),
     #[error("{0}")]
     Session(#[from] SessionError),
     #[error("the receiver refuses: {0}")]
@@ -50,11 +54,24 @@ pub(crate) enum Ended {
 }
 
 impl Ended {
+    /// The receiver said no.
+    pub(crate) fn refused(refusal: &Refusal) -> Self {
+        let text = refusal.text().to_owned();
+        match refusal.code() {
+            RefusalCode::Superseded => Self::Superseded(text),
+            RefusalCode::TooManyStreams => Self::TooManyStreams(text),
+            _ => Self::Refused(text),
+        }
+    }
+
     /// Whether one of the two sides said no.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(
             self,
-            Self::Refused(_) | Self::Superseded(_) | Self::Stream(StreamError::Channel(ChannelError::Tls(_)))
+            Self::Refused(_)
+                | Self::TooManyStreams(_)
+                | Self::Superseded(_)
+                | Self::Stream(StreamError::Channel(ChannelError::Tls(_)))
         )
     }
 
@@ -67,7 +84,7 @@ impl Ended {
             | Self::Superseded(_)
             | Self::Diverged { .. }
             | Self::BehindUs(..) => false,
-            Self::Refused(_) => !is_agreed,
+            Self::Refused(_) | Self::TooManyStreams(_) => !is_agreed,
             Self::Stalled(_) => true,
             Self::Closed | Self::Goodbye | Self::Stream(_) | Self::Session(_) => !has_worked,
         }

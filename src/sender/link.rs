@@ -156,7 +156,7 @@ impl Link {
                 }
                 continue;
             }
-            let delay = schedule.after(attempt.has_worked);
+            let delay = schedule.after(attempt.has_worked).min(attempt.delay_max);
             self.announce(&attempt, delay, complaints);
             answered = self.wait(delay, &mut dialler).await;
         }
@@ -253,12 +253,13 @@ impl Link {
                 }
             };
             drop(network);
-            let one_has_worked = last.has_worked;
+            let (one_has_worked, delay_max) = (last.has_worked, last.delay_max);
             last = match answer {
                 Ok(answer) => self.converse(answer, dialler).await,
                 Err(error) => Attempt::at_dialling(if number == count { count } else { 1 }, &error),
             };
             last.has_worked |= one_has_worked;
+            last.delay_max = last.delay_max.min(delay_max);
             if last.follows != Follows::NextReceiver {
                 break;
             }

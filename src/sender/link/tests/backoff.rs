@@ -11,8 +11,8 @@ enum Manner {
     Acknowledges,
     /// Agrees, and ends the connection after this time.
     EndsAfter(Duration),
-    /// Refuses the session.
-    Refuses,
+    /// Refuses the session for this reason.
+    Refuses(RefusalCode),
 }
 
 /// Nothing of the stream is known.
@@ -37,8 +37,8 @@ async fn serve_by(mut stream: Stream, manner: Manner) {
         let now = Instant::now().into_std();
         while let Some(event) = session.poll_event().unwrap() {
             match (event, manner) {
-                (ReceiverEvent::Hello(_), Manner::Refuses) => {
-                    session.refuse(RefusalCode::StorageFailed, "no room");
+                (ReceiverEvent::Hello(_), Manner::Refuses(code)) => {
+                    session.refuse(code, "no room");
                 }
                 (ReceiverEvent::Hello(_), Manner::EndsAfter(time)) => {
                     session.welcome(NOTHING, now);
@@ -120,13 +120,24 @@ async fn an_idle_session_ending_with_data_has_worked() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_session_fails_over_at_once() {
-    let (mut running, mut began) = link_to(&[Manner::Refuses, Manner::Acknowledges]).await;
+    let (mut running, mut began) =
+        link_to(&[Manner::Refuses(RefusalCode::StorageFailed), Manner::Acknowledges]).await;
     running.push();
     let started = Instant::now();
     began[0].recv().await.unwrap();
     began[1].recv().await.unwrap();
     running.acknowledged(Position(1)).await;
     assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_streams_delay_10_seconds_at_most() {
+    let refuses = Manner::Refuses(RefusalCode::TooManyStreams);
+    let (_running, mut began) = link_to(&[refuses]).await;
+    assert_eq!(pauses(&mut began[0], 7).await, [1, 3, 9, 10, 10, 10]);
+    // The receiver that would soon begin the stream is not the last one.
+    let (_running, mut began) = link_to(&[refuses, Manner::Refuses(RefusalCode::StorageFailed)]).await;
+    assert_eq!(pauses(&mut began[0], 6).await, [1, 3, 9, 10, 10]);
 }
 
 #[tokio::test(start_paused = true)]
