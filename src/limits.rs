@@ -234,11 +234,19 @@ pub const STREAMS_MAX: usize = 131_072;
 /// several times with an empty spool. With a shared key, or in clear text, each address counts apart.
 pub const NEW_STREAMS_BURST: u32 = 16;
 
+/// New streams that may begin at once at one address (of IPv6: one /64 network), with a shared key or in clear text, beyond one in each
+/// `NEW_STREAM_INTERVAL`: so many senders behind one NAT may start at the same time, each with an empty spool. Under many ids,
+/// `STREAMS_MAX` streams at one address take 15 days.
+pub const NEW_STREAMS_BURST_PER_SOURCE: u32 = 1024;
+
 /// One sender id may begin a new stream in each such time: a file is made for it, and one of another stream removed.
 pub const NEW_STREAM_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Sender ids, with their addresses where these count, whose new streams are counted at the same time.
 pub const NEW_STREAM_OWNERS: usize = 16_384;
+
+/// Addresses whose new streams are counted at the same time.
+pub const NEW_STREAM_SOURCES: usize = 16_384;
 
 /// One log line about the same thing from the same peer in this time; the rest is counted.
 pub const LOG_INTERVAL: Duration = Duration::from_secs(10);

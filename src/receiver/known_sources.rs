@@ -4,6 +4,7 @@
 //! `known-sources.json` in the state directory has them, the one that authenticated longest ago first. Without the file, or
 //! with a damaged one, each sender is known again from its next connection on.
 
+use core::fmt;
 use core::time::Duration;
 use std::collections::HashMap;
 use std::io;
@@ -30,6 +31,15 @@ pub(crate) struct Source(IpAddr);
 impl Source {
     pub(super) fn of(peer: IpAddr) -> Self {
         Self(source_of(peer))
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(address) => address.fmt(f),
+            IpAddr::V6(network) => write!(f, "{network}/64"),
+        }
     }
 }
 

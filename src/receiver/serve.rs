@@ -654,7 +654,7 @@ impl Connection<'_> {
                 self.session.refuse(RefusalCode::NotAdmitted, &ended.to_string());
             }
             Ended::Superseded(_) => self.session.refuse(RefusalCode::Superseded, &ended.to_string()),
-            Ended::Storage(error @ PositionsError::TooManyNew { .. }) => {
+            Ended::Storage(error) if error.is_too_many_new() => {
                 self.session.refuse(RefusalCode::TooManyStreams, &error.to_string());
             }
             Ended::Storage(error) => self.session.refuse(RefusalCode::StorageFailed, &error.to_string()),

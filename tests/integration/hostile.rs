@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nf_transport::framing::{Message, RefusalCode};
-use nf_transport::limits::CONTROL_TIMEOUT;
+use nf_transport::limits::{CONTROL_TIMEOUT, NEW_STREAMS_BURST_PER_SOURCE};
 use nf_transport::secure::{Handshake, SenderHandshake, Suite};
 use nf_transport::sequence::{Gap, GapReason, Position};
 
@@ -299,6 +299,37 @@ fn new_streams_of_one_sender_are_limited() {
     assert!(files <= 8, "{files} files");
     let mut sender = SenderHost::new("edge", &address, QUICK_SENDER);
     sender.use_key("one");
+    sender.start();
+    sender.wait_state("connected", STALL);
+}
+
+#[test]
+fn one_address_begins_few_streams_under_many_ids() {
+    let _running = alone();
+    let toml = "[[sender]]\nid = \"edge\"\nkey-file = \"own\"\n";
+    let mut receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], toml);
+    let own = receiver.path("own");
+    write_key(&own, "own");
+    receiver.set_toml(&toml.replace("\"own\"", &format!("\"{}\"", own.display())));
+    receiver.use_key("one");
+    receiver.start();
+    let address = receiver.addr();
+    let burst = usize::try_from(NEW_STREAMS_BURST_PER_SOURCE).unwrap();
+    let refusal = (0..2 * burst).find_map(|number| {
+        let mut client = Client::with_key(address, &format!("culprit-{number}"), "one").unwrap();
+        client.hello(1, Duration::from_secs(5)).unwrap();
+        match client.receive().unwrap() {
+            Message::Welcome(_) => None,
+            Message::Refuse(refusal) => Some((number, refusal)),
+            other => panic!("the receiver answers {}", other.name()),
+        }
+    });
+    let (began, refusal) = refusal.expect("no stream was refused");
+    assert!(began >= burst, "only {began} streams began");
+    assert_eq!(refusal.code(), RefusalCode::TooManyStreams, "{}", refusal.text());
+    receiver.daemon().wait_for_log(&["WARN", "new streams began at 127.0.0.1"], STALL);
+    let mut sender = SenderHost::new("edge", &address, QUICK_SENDER);
+    sender.use_key("own");
     sender.start();
     sender.wait_state("connected", STALL);
 }

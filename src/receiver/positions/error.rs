@@ -4,7 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::limits::NEW_STREAMS_BURST;
+use crate::limits::{NEW_STREAMS_BURST, NEW_STREAMS_BURST_PER_SOURCE};
+use crate::receiver::known_sources::Source;
 use crate::sequence::SenderId;
 use crate::service::is_out_of_files;
 
@@ -35,9 +36,26 @@ pub(crate) enum PositionsError {
         /// How long it has to wait.
         wait: Duration,
     },
+    /// Too many new streams begin at one address, under ids that many can have.
+    #[error(
+        "more than {NEW_STREAMS_BURST_PER_SOURCE} new streams began at {at} in a short time, and this one may begin in {} s; its \
+         datagrams stay queued. Senders with keys of their own (nf-receiver invite NAME) do not count there",
+        wait.as_secs() + 1
+    )]
+    TooManyNewAt {
+        /// The address.
+        at: Source,
+        /// How long it has to wait.
+        wait: Duration,
+    },
 }
 
 impl PositionsError {
+    /// Whether a new stream has to wait.
+    pub(crate) fn is_too_many_new(&self) -> bool {
+        matches!(self, Self::TooManyNew { .. } | Self::TooManyNewAt { .. })
+    }
+
     /// Whether there was no file left to open.
     pub(crate) fn is_out_of_files(&self) -> bool {
         matches!(self, Self::Failed { cause, .. } if is_out_of_files(cause))

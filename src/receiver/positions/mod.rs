@@ -195,10 +195,7 @@ impl Positions {
         }
         let is_new = !open.index.contains(&name);
         if is_new {
-            let wait = open.new_streams.wait(owner, now);
-            if !wait.is_zero() {
-                return Err(PositionsError::TooManyNew { sender: owner.sender.clone(), wait });
-            }
+            open.new_streams.check(owner, now)?;
             self.make_room(&mut open, &owner.sender)?;
         }
         let seen = open.last_seen.next(SystemTime::now());

@@ -1,14 +1,19 @@
-//! How many new streams each owner may begin: `NEW_STREAMS_BURST` at once, then one in each `NEW_STREAM_INTERVAL`.
+//! How many new streams may begin: of each owner `NEW_STREAMS_BURST` at once, then one in each `NEW_STREAM_INTERVAL`, and of each
+//! address `NEW_STREAMS_BURST_PER_SOURCE` under ids that many can have.
 //!
-//! A token bucket for each owner, kept as the time at which it is full again (GCRA, ITU-T I.371). Pure: `now` comes in as an
-//! argument. An owner with a full bucket has no entry, and at most `NEW_STREAM_OWNERS` have one: beyond, the bucket that is
-//! full soonest counts as full.
+//! A token bucket for each, kept as the time at which it is full again (GCRA, ITU-T I.371). Pure: `now` comes in as an argument. A
+//! full bucket has no entry, and the number of others is bounded: beyond, the bucket that is full soonest counts as full.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-use crate::limits::{NEW_STREAM_INTERVAL, NEW_STREAM_OWNERS, NEW_STREAMS_BURST};
+use crate::limits::{
+    NEW_STREAM_INTERVAL, NEW_STREAM_OWNERS, NEW_STREAM_SOURCES, NEW_STREAMS_BURST,
+    NEW_STREAMS_BURST_PER_SOURCE,
+};
 use crate::receiver::known_sources::Source;
+use crate::receiver::positions::PositionsError;
 use crate::sequence::SenderId;
 
 /// Who begins a stream. Where many can have the same sender id, those at other addresses count apart.
@@ -19,35 +24,80 @@ pub(crate) struct Owner {
     pub(crate) source: Option<Source>,
 }
 
-/// The buckets of all owners.
-#[derive(Debug, Default)]
+/// The buckets of all owners, and of all addresses of those whose id many can have.
+#[derive(Debug)]
 pub(super) struct NewStreams {
-    full_at: HashMap<Owner, Instant>,
-    /// The same, in the order of time.
-    by_time: BTreeSet<(Instant, Owner)>,
+    owners: Buckets<Owner>,
+    sources: Buckets<Source>,
+}
+
+impl Default for NewStreams {
+    fn default() -> Self {
+        Self {
+            owners: Buckets::new(NEW_STREAMS_BURST, NEW_STREAM_OWNERS),
+            sources: Buckets::new(NEW_STREAMS_BURST_PER_SOURCE, NEW_STREAM_SOURCES),
+        }
+    }
 }
 
 impl NewStreams {
-    /// How long `owner` has to wait before it may begin a new stream.
-    pub(super) fn wait(&self, owner: &Owner, now: Instant) -> Duration {
-        let full_at = self.full_at.get(owner).copied().unwrap_or(now);
-        let spare = NEW_STREAM_INTERVAL * (NEW_STREAMS_BURST - 1);
-        full_at.saturating_duration_since(now).saturating_sub(spare)
+    /// Fails if `owner` has to wait before it may begin a new stream.
+    pub(super) fn check(&self, owner: &Owner, now: Instant) -> Result<(), PositionsError> {
+        let wait = self.owners.wait(owner, now);
+        if !wait.is_zero() {
+            return Err(PositionsError::TooManyNew { sender: owner.sender.clone(), wait });
+        }
+        let wait =
+            |source| Some((source, self.sources.wait(&source, now))).filter(|(_, wait)| !wait.is_zero());
+        match owner.source.and_then(wait) {
+            Some((at, wait)) => Err(PositionsError::TooManyNewAt { at, wait }),
+            None => Ok(()),
+        }
     }
 
     /// Notes that `owner` begins one.
     pub(super) fn note(&mut self, owner: &Owner, now: Instant) {
+        self.owners.note(owner, now);
+        owner.source.inspect(|source| self.sources.note(source, now));
+    }
+}
+
+/// Token buckets: `burst` at once, then one in each `NEW_STREAM_INTERVAL`.
+#[derive(Debug)]
+struct Buckets<K> {
+    burst: u32,
+    /// Buckets that are not full.
+    most: usize,
+    full_at: HashMap<K, Instant>,
+    /// The same, in the order of time.
+    by_time: BTreeSet<(Instant, K)>,
+}
+
+impl<K: Clone + Ord + Hash> Buckets<K> {
+    fn new(burst: u32, most: usize) -> Self {
+        Self { burst, most, full_at: HashMap::new(), by_time: BTreeSet::new() }
+    }
+
+    /// How long until `key` may take one.
+    fn wait(&self, key: &K, now: Instant) -> Duration {
+        let full_at = self.full_at.get(key).copied().unwrap_or(now);
+        let spare = NEW_STREAM_INTERVAL * (self.burst - 1);
+        full_at.saturating_duration_since(now).saturating_sub(spare)
+    }
+
+    /// Notes that `key` takes one.
+    fn note(&mut self, key: &K, now: Instant) {
         while let Some((full_at, first)) = self.by_time.first()
-            && (*full_at <= now || self.full_at.len() >= NEW_STREAM_OWNERS)
+            && (*full_at <= now || self.full_at.len() >= self.most)
         {
             self.full_at.remove(first);
             self.by_time.pop_first();
         }
-        let before = self.full_at.get(owner).copied();
+        let before = self.full_at.get(key).copied();
         let full_at = before.map_or(now, |before| before.max(now)) + NEW_STREAM_INTERVAL;
-        before.map(|before| self.by_time.remove(&(before, owner.clone())));
-        self.full_at.insert(owner.clone(), full_at);
-        self.by_time.insert((full_at, owner.clone()));
+        before.map(|before| self.by_time.remove(&(before, key.clone())));
+        self.full_at.insert(key.clone(), full_at);
+        self.by_time.insert((full_at, key.clone()));
     }
 }
 
@@ -61,23 +111,19 @@ mod tests {
         Owner { sender: name.parse().unwrap(), source }
     }
 
-    fn owner(name: &str) -> Owner {
-        owner_at(name, None)
-    }
-
     #[test]
     fn a_burst_passes_then_one_in_each_interval() {
-        let (mut streams, edge, start) = (NewStreams::default(), owner("edge"), Instant::now());
-        for _ in 0..NEW_STREAMS_BURST {
-            assert_eq!(streams.wait(&edge, start), Duration::ZERO);
-            streams.note(&edge, start);
+        let (mut buckets, start) = (Buckets::new(3, 10), Instant::now());
+        for _ in 0..3 {
+            assert_eq!(buckets.wait(&1, start), Duration::ZERO);
+            buckets.note(&1, start);
         }
-        assert_eq!(streams.wait(&edge, start), NEW_STREAM_INTERVAL);
+        assert_eq!(buckets.wait(&1, start), NEW_STREAM_INTERVAL);
         let later = start + NEW_STREAM_INTERVAL;
-        assert_eq!(streams.wait(&edge, later), Duration::ZERO);
-        streams.note(&edge, later);
-        assert_eq!(streams.wait(&edge, later), NEW_STREAM_INTERVAL);
-        assert_eq!(streams.wait(&owner("other"), start), Duration::ZERO);
+        assert_eq!(buckets.wait(&1, later), Duration::ZERO);
+        buckets.note(&1, later);
+        assert_eq!(buckets.wait(&1, later), NEW_STREAM_INTERVAL);
+        assert_eq!(buckets.wait(&2, start), Duration::ZERO);
     }
 
     #[test]
@@ -85,19 +131,36 @@ mod tests {
         let (mut streams, start) = (NewStreams::default(), Instant::now());
         let hostile = owner_at("edge", Some("2001:db8::1"));
         (0..NEW_STREAMS_BURST).for_each(|_| streams.note(&hostile, start));
-        let wait = |source| streams.wait(&owner_at("edge", source), start);
-        assert_eq!(wait(Some("2001:db8::2")), NEW_STREAM_INTERVAL, "of the same network");
-        assert_eq!((wait(Some("192.0.2.1")), wait(None)), (Duration::ZERO, Duration::ZERO));
+        let check = |source| streams.check(&owner_at("edge", source), start);
+        check(Some("2001:db8::2")).unwrap_err();
+        check(Some("192.0.2.1")).unwrap();
+        check(None).unwrap();
+    }
+
+    #[test]
+    fn many_ids_at_one_address_are_limited() {
+        let (mut streams, start) = (NewStreams::default(), Instant::now());
+        for number in 0..NEW_STREAMS_BURST_PER_SOURCE {
+            let owner = owner_at(&format!("edge-{number}"), Some("2001:db8::1"));
+            streams.check(&owner, start).unwrap();
+            streams.note(&owner, start);
+        }
+        let check = |source, now| streams.check(&owner_at("edge", source), now);
+        let error = check(Some("2001:db8::2"), start).unwrap_err().to_string();
+        assert!(error.contains("more than 1024 new streams began at 2001:db8::/64"), "{error}");
+        assert!(error.contains("this one may begin in 11 s"), "{error}");
+        assert!(error.len() <= crate::limits::REFUSAL_TEXT_MAX, "{error}");
+        check(Some("192.0.2.1"), start).unwrap();
+        check(None, start).unwrap();
+        check(Some("2001:db8::2"), start + NEW_STREAM_INTERVAL).unwrap();
     }
 
     #[test]
     fn the_number_of_buckets_is_bounded() {
-        let (mut streams, start) = (NewStreams::default(), Instant::now());
-        for number in 0..NEW_STREAM_OWNERS + 5 {
-            streams.note(&owner(&format!("edge-{number}")), start);
-        }
-        assert_eq!((streams.full_at.len(), streams.by_time.len()), (NEW_STREAM_OWNERS, NEW_STREAM_OWNERS));
-        streams.note(&owner("edge"), start + NEW_STREAM_INTERVAL);
-        assert_eq!((streams.full_at.len(), streams.by_time.len()), (1, 1));
+        let (mut buckets, start) = (Buckets::new(3, 10), Instant::now());
+        (0..15).for_each(|key| buckets.note(&key, start));
+        assert_eq!((buckets.full_at.len(), buckets.by_time.len()), (10, 10));
+        buckets.note(&1, start + NEW_STREAM_INTERVAL);
+        assert_eq!((buckets.full_at.len(), buckets.by_time.len()), (1, 1));
     }
 }
