@@ -48,7 +48,8 @@ impl ExporterTable {
         let Some(host) = self.hosts.newest_mut() else { return };
         self.record_length_bytes -= host.record_length_bytes(place);
         self.sequence_bytes -= host.sequence_bytes(place);
-        host.note(place, arrived, RECORD_LENGTHS_TOTAL.saturating_sub(self.record_length_bytes), flows);
+        let room = RECORD_LENGTHS_TOTAL.saturating_sub(self.record_length_bytes);
+        self.sequence_bytes -= host.note(place, arrived, room, flows);
         self.record_length_bytes += host.record_length_bytes(place);
         if self.sequence_bytes + host.sequence_bytes(place) > SEQUENCE_MEMORY {
             host.forget_numbers(place);
@@ -310,6 +311,7 @@ mod tests {
         }
         let missing = table.figures().map(|row| row.missing.unwrap());
         assert_eq!(missing.collect::<Vec<_>>(), [2 + 1, 1]);
+        assert_eq!(table.sequence_bytes(), table.counted_sequence_bytes());
     }
 
     #[test]

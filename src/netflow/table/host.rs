@@ -104,32 +104,41 @@ impl Host {
         self.insert(Exporter::new(source, arrived.port()))
     }
 
-    /// Counts a datagram of the exporter at `place`, as [`Exporter::note`].
+    /// Counts a datagram of the exporter at `place`, as [`Exporter::note`]. Returns how many bytes of recent numbers other
+    /// exporters gave up.
     pub(super) fn note(
         &mut self,
         place: usize,
         arrived: &Arrived<'_>,
         room: usize,
         flows: Option<&mut Vec<FlowRun>>,
-    ) {
-        let Some(exporter) = self.exporters.get_mut(place) else { return };
+    ) -> usize {
+        let Some(exporter) = self.exporters.get_mut(place) else { return 0 };
         let is_first = exporter.datagrams == 0;
         let counted = exporter.note(arrived, room, flows);
         let format = arrived.export.source.format;
         let shared = self.shared.iter_mut().find(|shared| shared.format == format);
-        if let Some((counted, shared)) = counted.zip(shared)
-            && let Some(missing) = shared.note(&counted, is_first)
-        {
-            self.count_apart(format, missing);
+        match counted.zip(shared).and_then(|(counted, shared)| shared.note(&counted, is_first)) {
+            Some(missing) => self.count_apart(place, format, missing),
+            None => 0,
         }
     }
 
     /// Gives the source ids that seemed to share a count counts of their own. `missing` of the shared count goes to the first one.
-    fn count_apart(&mut self, format: ExportFormat, missing: u64) {
-        let mut missing = Some(missing);
-        for exporter in self.exporters.iter_mut().filter(|exporter| exporter.source.format == format) {
+    /// Returns how many bytes of recent numbers exporters other than that at `place` gave up.
+    fn count_apart(&mut self, place: usize, format: ExportFormat, missing: u64) -> usize {
+        let (mut missing, mut freed) = (Some(missing), 0);
+        for (other, exporter) in self.exporters.iter_mut().enumerate() {
+            if exporter.source.format != format {
+                continue;
+            }
+            let before = exporter.sequence_bytes();
             exporter.missing = Missing::starting_at(format, missing.take().unwrap_or_default());
+            if other != place {
+                freed += before.saturating_sub(exporter.sequence_bytes());
+            }
         }
+        freed
     }
 
     /// Removes the exporter that was unheard longest, and returns it, if there is no room for a further one of `source`.
