@@ -124,11 +124,11 @@ impl FairShare {
             match self.relieve(spool, segment, least, in_flight) {
                 Ok(Some(Relief::Thinned(dropped))) => thinned.push(dropped),
                 Ok(Some(Relief::Dropped)) => {}
-                other => {
-                    if let Err(error) = other {
-                        tracing::debug!(%error, segment = segment.first.0, "cannot thin a segment: {error}");
-                    }
-                    self.stubborn.insert(segment.first);
+                Ok(None) => drop(self.stubborn.insert(segment.first)),
+                // The disk may allow it later, so the segment stays a candidate.
+                Err(error) => {
+                    tracing::debug!(%error, segment = segment.first.0, "cannot thin a segment: {error}");
+                    break;
                 }
             }
         }
@@ -178,7 +178,7 @@ impl FairShare {
             return Ok(Some(Relief::Dropped));
         }
         if !spool.may_take(segment.size) {
-            return Ok(None);
+            return Err(io::ErrorKind::StorageFull.into());
         }
         let totals = self.holdings.totals();
         let mut sieve = ByExporter {
