@@ -116,10 +116,7 @@ impl<D: Disk> Spool<D> {
 }
 
 fn segment((first, piece): (&Position, &Piece)) -> Option<(Position, LastWrite)> {
-    match piece {
-        Piece::Segment { written, .. } => Some((*first, *written)),
-        Piece::Gap { .. } => None,
-    }
+    piece.last_write().map(|written| (*first, written))
 }
 
 impl Begun {

@@ -209,6 +209,7 @@ impl<D: Disk> Spool<D> {
     /// The segment that starts where `gap` does has left the queue.
     fn leave_queue(&mut self, gap: Gap, recorded: io::Result<()>) -> Gap {
         self.forget_segment(gap.first);
+        self.forget_thinned(gap.first);
         self.note_gap(gap, recorded);
         self.count_newer();
         Gap { first: gap.first.max(self.acknowledged), ..gap }
@@ -224,6 +225,7 @@ impl<D: Disk> Spool<D> {
     pub(super) fn retire_segment(&mut self, first: Position, before: Position) {
         if self.apart.uncopied.contains_key(&first) {
             self.forget_segment(first);
+            self.forget_thinned(first);
             return;
         }
         let Some(Piece::Segment { end, size, formats, .. }) = self.pieces.get(&first).copied() else {
@@ -236,6 +238,7 @@ impl<D: Disk> Spool<D> {
         };
         let unmoved = Unmoved { to: name::newer(first.max(before), newer.stream), size };
         self.forget_segment(first);
+        self.forget_thinned(first);
         if self.move_file(first, unmoved).is_ok() {
             self.count_newer();
             let gap = Gap { first, end, reason: GapReason::Unused };

@@ -92,6 +92,14 @@ impl Piece {
             Self::Segment { end, .. } | Self::Gap { end, .. } => *end,
         }
     }
+
+    /// When it was last written to, if it is a segment.
+    fn last_write(&self) -> Option<LastWrite> {
+        match self {
+            Self::Segment { written, .. } => Some(*written),
+            Self::Gap { .. } => None,
+        }
+    }
 }
 
 /// What must be forced to disk so that all that was appended survives power loss. Runs without the spool, which
@@ -261,7 +269,7 @@ impl<D: Disk> Spool<D> {
         self.forget_segment(first);
         // Looked at before and after, so that what others write and free does not count.
         self.look_at_free();
-        self.remove_file(&name::segment(first));
+        self.remove_segment_file(first);
         self.awaited.removed(before.saturating_sub(self.size));
         self.look_at_free();
     }
@@ -271,12 +279,21 @@ impl<D: Disk> Spool<D> {
             self.active = None;
         }
         self.unsynced.remove(&first);
-        self.forget_thinned(first);
         if let Some(Piece::Segment { size, .. }) = self.pieces.remove(&first) {
             self.size = self.size.checked_sub(size).unwrap_or_else(|| {
                 note_internal_error("a segment is larger than the spool");
                 0
             });
+        }
+    }
+
+    /// Removes the file of the segment that starts at `first`, and then its marker, if it was thinned: without it, a start would
+    /// count the dropped datagrams as queued.
+    fn remove_segment_file(&mut self, first: Position) {
+        let name = name::segment(first);
+        self.remove_file(&name);
+        if !self.unremoved.contains(&name) {
+            self.forget_thinned(first);
         }
     }
 

@@ -206,13 +206,22 @@ impl<D: Disk> Spool<D> {
         old_size: u64,
         writing: &Writing<D::File>,
     ) {
+        // The newest datagrams decide how old a file is.
+        let last_write = self.pieces.get(&segment.first).and_then(Piece::last_write);
         if begin != segment.first {
             self.forget_segment(segment.first);
-            self.remove_file(&name::segment(segment.first));
+            if self.names_unsynced {
+                // After a power loss its datagrams may be in no other file.
+                self.unremoved.insert(name::segment(segment.first));
+                self.thinned.remove(&segment.first);
+            } else {
+                self.remove_segment_file(segment.first);
+            }
         }
-        if let Some(Piece::Segment { end, size, .. }) = self.pieces.get_mut(&begin) {
+        if let Some(Piece::Segment { end, size, written, .. }) = self.pieces.get_mut(&begin) {
             self.size = self.size.saturating_sub(*size).saturating_add(writing.size);
             (*end, *size) = (segment.end, writing.size);
+            *written = last_write.unwrap_or(*written);
         }
         self.unsynced.remove(&begin);
         self.thinned.insert(begin, writing.dropped);

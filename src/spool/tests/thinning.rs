@@ -182,9 +182,20 @@ fn segments_on_their_way_and_the_last_one_are_exempt() {
 
 #[test]
 fn a_crash_while_segments_are_joined_loses_nothing() {
+    for thinned_before in [false, true] {
+        crash_at_each_change(thinned_before);
+    }
+}
+
+/// Joins two segments, of which the second may be thinned already, on a disk that stops after each number of changes.
+fn crash_at_each_change(thinned_before: bool) {
     let original = segments();
     let mut spool = reopened(&original);
-    let [first, second] = [candidate(&spool, 0), candidate(&spool, 1)];
+    let [first, mut second] = [candidate(&spool, 0), candidate(&spool, 1)];
+    if thinned_before {
+        thin(&mut spool, second, 2).unwrap().unwrap();
+        second = candidate(&spool, 1);
+    }
     thin(&mut spool, first, 1000).unwrap().unwrap();
     let before = numbers(&spool);
     let after: Vec<u64> = [0].into_iter().chain(second.end.0..120).collect();
@@ -212,4 +223,26 @@ fn a_crash_while_segments_are_joined_loses_nothing() {
             break;
         }
     }
+}
+
+#[test]
+fn a_joined_segment_is_as_old_as_its_newest_datagram() {
+    let disk = MemoryDisk::default();
+    let policy = Policy { max_age: Some(Duration::from_secs(60)), ..long_segments() };
+    let mut spool = open_with(&disk, policy).spool;
+    spool.begin_run(RunId([1; 16]), Position(0)).unwrap();
+    let later = NOW.plus(Duration::from_secs(50));
+    let mut now = NOW;
+    for number in 0..40 {
+        if spool.candidates(Position(0)).count() > 0 {
+            now = later;
+        }
+        spool.append(&batch(number * 3, 3), now, Position(0)).unwrap();
+    }
+    let [first, second] = [candidate(&spool, 0), candidate(&spool, 1)];
+    thin(&mut spool, first, 1000).unwrap().unwrap();
+    thin(&mut spool, second, 1000).unwrap().unwrap();
+    assert_eq!(candidate(&spool, 0).end, second.end, "both are one file");
+    spool.tend(NOW.plus(Duration::from_secs(100)), Position(0));
+    assert_eq!(spool.take_dropped(), []);
 }
