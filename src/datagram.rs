@@ -1,7 +1,7 @@
 //! One UDP payload with where and when it arrived, and where flow records lie in it; and what a moment is.
 
 use core::fmt;
-use core::net::SocketAddr;
+use core::net::{SocketAddr, SocketAddrV6};
 use core::time::Duration;
 
 /// A moment of the wall clock, in nanoseconds since 1970-01-01T00:00:00Z.
@@ -85,7 +85,8 @@ pub fn nanoseconds(duration: Duration) -> i128 {
 /// A datagram as it came from its socket. `payload` is 0 to 65,507 bytes long.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Datagram<'a> {
-    /// The exporter's own address and port.
+    /// The exporter's own address and port; of a link-local address with the number of the interface at nf-sender (the scope
+    /// id), which tells exporters apart and means nothing elsewhere.
     pub exporter: SocketAddr,
     /// The address and port that the datagram was sent to.
     pub local: SocketAddr,
@@ -99,6 +100,24 @@ impl fmt::Debug for Datagram<'_> {
     /// Shows where from, where to and how long, never the payload: flow data stays out of logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} -> {} ({} bytes)", self.exporter, self.local, self.payload.len())
+    }
+}
+
+/// `address` with this scope id where it is a link-local IPv6 address (RFC 4007); any other one as it is.
+pub fn with_scope(address: SocketAddr, scope: u32) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => {
+            SocketAddrV6::new(*v6.ip(), v6.port(), 0, scope).into()
+        }
+        other => other,
+    }
+}
+
+/// The scope id of a link-local IPv6 address; 0 if there is none.
+pub fn scope_of(address: SocketAddr) -> u32 {
+    match address {
+        SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => v6.scope_id(),
+        _ => 0,
     }
 }
 

@@ -22,11 +22,12 @@
 //!
 //! | offset | width | field |
 //! |---|---|---|
-//! | 0 | 1 | bit 0: the exporter's address is IPv6; bit 1: the local address is IPv6; other bits 0 |
+//! | 0 | 1 | bit 0: the exporter's address is IPv6; bit 1: the local address is IPv6; bit 2: the exporter has a scope id; other bits 0 |
 //! | 1 | 2 | length of the payload, 0 to 65,507 |
 //! | 3 | 8 | arrival, nanoseconds since 1970-01-01 |
 //! | 11 | 4 or 16 | exporter address |
 //! | | 2 | exporter port |
+//! | | 0 or 4 | the exporter's scope id, with bit 2: not 0, and only of a link-local IPv6 address (`fe80::/10`) |
 //! | | 4 or 16 | local address |
 //! | | 2 | local port |
 //! | | length | payload |

@@ -6,11 +6,15 @@ use core::ops::RangeBounds;
 use bytes::{Buf, BufMut, Bytes};
 
 use crate::batch::{BatchError, BatchHeader, Compression, Sealing, compression};
-use crate::datagram::{Datagram, Timestamp};
+use crate::datagram::{Datagram, Timestamp, scope_of, with_scope};
 use crate::limits::PAYLOAD_MAX;
 
 const EXPORTER_IS_V6: u8 = 1;
 const LOCAL_IS_V6: u8 = 2;
+const EXPORTER_HAS_SCOPE: u8 = 4;
+
+/// Bytes of the exporter's scope id, where it has one.
+const SCOPE_LEN: usize = 4;
 
 /// All of the record of a dropped datagram.
 const DROPPED: u8 = 0x80;
@@ -100,23 +104,33 @@ impl Records {
 /// Bytes that the record of `datagram` takes.
 pub fn encoded_len(datagram: &Datagram<'_>) -> usize {
     let address_len = |address: &SocketAddr| if address.is_ipv6() { 16 } else { 4 };
-    FIXED_LEN + address_len(&datagram.exporter) + address_len(&datagram.local) + datagram.payload.len()
+    let scope_len = if scope_of(datagram.exporter) == 0 { 0 } else { SCOPE_LEN };
+    let addresses_len = address_len(&datagram.exporter) + scope_len + address_len(&datagram.local);
+    FIXED_LEN + addresses_len + datagram.payload.len()
 }
 
 /// Appends the record of `datagram`, whose payload is `length` bytes long.
 pub(super) fn put(out: &mut impl BufMut, datagram: &Datagram<'_>, length: u16) {
     let kind = |address: &SocketAddr, bit| if address.is_ipv6() { bit } else { 0 };
-    out.put_u8(kind(&datagram.exporter, EXPORTER_IS_V6) | kind(&datagram.local, LOCAL_IS_V6));
+    let scope = scope_of(datagram.exporter);
+    let has_scope = if scope == 0 { 0 } else { EXPORTER_HAS_SCOPE };
+    out.put_u8(kind(&datagram.exporter, EXPORTER_IS_V6) | kind(&datagram.local, LOCAL_IS_V6) | has_scope);
     out.put_u16(length);
     out.put_u64(datagram.arrival.0);
-    for address in [&datagram.exporter, &datagram.local] {
-        match address.ip() {
-            IpAddr::V4(ip) => out.put_slice(&ip.octets()),
-            IpAddr::V6(ip) => out.put_slice(&ip.octets()),
-        }
-        out.put_u16(address.port());
+    put_address(out, datagram.exporter);
+    if scope != 0 {
+        out.put_u32(scope);
     }
+    put_address(out, datagram.local);
     out.put_slice(datagram.payload);
+}
+
+fn put_address(out: &mut impl BufMut, address: SocketAddr) {
+    match address.ip() {
+        IpAddr::V4(ip) => out.put_slice(&ip.octets()),
+        IpAddr::V6(ip) => out.put_slice(&ip.octets()),
+    }
+    out.put_u16(address.port());
 }
 
 /// Appends the record of a dropped datagram.
@@ -130,12 +144,13 @@ fn take<'a>(rest: &mut &'a [u8]) -> Option<Record<'a>> {
     if kinds == DROPPED {
         return Some(Record::Dropped);
     }
-    if kinds & !(EXPORTER_IS_V6 | LOCAL_IS_V6) != 0 {
+    if kinds & !(EXPORTER_IS_V6 | LOCAL_IS_V6 | EXPORTER_HAS_SCOPE) != 0 {
         return None;
     }
     let length = usize::from(rest.try_get_u16().ok()?);
     let arrival = Timestamp(rest.try_get_u64().ok()?);
     let exporter = take_address(rest, kinds & EXPORTER_IS_V6 != 0)?;
+    let exporter = if kinds & EXPORTER_HAS_SCOPE == 0 { exporter } else { take_scope(rest, exporter)? };
     let local = take_address(rest, kinds & LOCAL_IS_V6 != 0)?;
     if length > PAYLOAD_MAX {
         return None;
@@ -143,6 +158,12 @@ fn take<'a>(rest: &mut &'a [u8]) -> Option<Record<'a>> {
     let (payload, after) = rest.split_at_checked(length)?;
     *rest = after;
     Some(Record::Datagram(Datagram { exporter, local, arrival, payload }))
+}
+
+/// `address` with the scope id that follows it; `None` if it can have none.
+fn take_scope(rest: &mut &[u8], address: SocketAddr) -> Option<SocketAddr> {
+    let scope = rest.try_get_u32().ok()?;
+    Some(with_scope(address, scope)).filter(|address| scope != 0 && scope_of(*address) == scope)
 }
 
 fn take_address(rest: &mut &[u8], is_v6: bool) -> Option<SocketAddr> {

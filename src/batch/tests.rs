@@ -332,6 +332,43 @@ fn a_batch_of_dropped_datagrams_only_is_bounded() {
     assert_eq!(batch.records().unwrap().iter().count(), 0);
 }
 
+/// Two exporters with one link-local address, on interfaces 2 and 3, and one without an interface.
+fn link_local() -> [Owned; 3] {
+    let of = |exporter: &str, payload| Owned { exporter: exporter.parse().unwrap(), ..datagram(payload) };
+    [of("[fe80::1%2]:2055", b"two"), of("[fe80::1%3]:2055", b"three"), of("[2001:db8::1]:2055", b"none")]
+}
+
+#[test]
+fn exporters_keep_their_scope_id() {
+    let golden = include_bytes!("golden/v1-scope.batch").as_slice();
+    assert_eq!(batch_of(&link_local(), Compression::None).bytes().as_ref(), golden);
+    let parsed = Batch::parse_exact(STREAM, &Bytes::from_static(golden)).unwrap();
+    assert_eq!(parsed.records().unwrap().iter().map(owned).collect::<Vec<_>>(), link_local());
+}
+
+#[test]
+fn flows_of_a_link_local_exporter_are_transposed() {
+    let exporter = "[fe80::1%2]:2055".parse().unwrap();
+    let flows = [1, 2, 3].map(|number| Owned { exporter, ..v5(number) });
+    let batch = batch_of_flows(&flows, Compression::Zstd);
+    assert_eq!(batch.header.compression, Compression::Transposed);
+    assert_eq!(batch.records().unwrap().iter().map(owned).collect::<Vec<_>>(), flows);
+}
+
+#[test]
+fn a_scope_id_of_another_address_is_malformed() {
+    let of = |change: &dyn Fn(&mut [u8])| {
+        let mut body = batch_of(&link_local()[..1], Compression::None).bytes()[HEADER_LEN..].to_vec();
+        change(&mut body);
+        let batch = batch_of(&link_local()[..1], Compression::None);
+        batch.with_body(STREAM, Sealing::None, &body).unwrap().records().map(|_| ())
+    };
+    assert_eq!(of(&|_| ()), Ok(()));
+    assert_eq!(of(&|body| body[11] = 0x20), Err(BatchError::Records), "a global address");
+    assert_eq!(of(&|body| body[29..33].fill(0)), Err(BatchError::Records), "no scope");
+    assert_eq!(of(&|body| body[0] |= 8), Err(BatchError::Records), "an unknown bit");
+}
+
 /// Writes the golden files anew: only for a new version of the format.
 #[test]
 #[ignore = "writes the golden files; run by hand for a new version of the format"]
@@ -343,6 +380,8 @@ fn write_golden_batches() {
     }
     let path = format!("{}/src/batch/golden/v1-dropped.batch", env!("CARGO_MANIFEST_DIR"));
     std::fs::write(path, with_dropped(Compression::None).bytes()).unwrap();
+    let path = format!("{}/src/batch/golden/v1-scope.batch", env!("CARGO_MANIFEST_DIR"));
+    std::fs::write(path, batch_of(&link_local(), Compression::None).bytes()).unwrap();
     let path = format!("{}/src/batch/golden/v1-transposed.batch", env!("CARGO_MANIFEST_DIR"));
     let batch = batch_of_flows(&[v5(1), datagram(b"no flows"), v5(2)], Compression::Zstd);
     std::fs::write(path, batch.bytes()).unwrap();

@@ -2,14 +2,14 @@
 //! expects; the same words serve every key of that kind.
 
 use core::fmt::Display;
-use core::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::ops::RangeInclusive;
 use core::str::FromStr;
 use core::time::Duration;
 use std::path::PathBuf;
 
 use bytesize::ByteSize;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::config::HostPort;
 use crate::config::value::Value;
@@ -46,12 +46,35 @@ pub(super) fn host_port(value: &Value) -> Understood<HostPort> {
     parsed(value, "a host and a port such as \"collector.example.net:2055\"")
 }
 
-/// A prefix; its host bits are cleared. An address alone stands for itself.
+/// A prefix; its host bits are cleared. An address alone stands for itself. Prefixes of IPv4 addresses in the form of IPv6
+/// ones (`::ffff:10.0.0.0/104`) become IPv4, as the addresses do that they are compared with.
 pub(super) fn prefix(value: &Value) -> Understood<IpNet> {
     let expected = "a prefix such as \"192.0.2.0/24\" or \"2001:db8::/32\"";
     let text = text(value).ok_or(expected)?;
     let single = || text.parse().ok().map(|address: IpAddr| address.into());
-    text.parse().ok().map(|net: IpNet| net.trunc()).or_else(single).ok_or_else(|| expected.to_owned())
+    let net: IpNet = text.parse().ok().or_else(single).ok_or(expected)?;
+    without_v4_mapping(net)
+}
+
+/// Bits that all IPv4 addresses in the form of IPv6 ones have in common (RFC 4291, 2.5.5.2).
+const V4_MAPPED_BITS: u8 = 96;
+
+fn without_v4_mapping(net: IpNet) -> Understood<IpNet> {
+    let IpNet::V6(v6) = net else { return Ok(net.trunc()) };
+    let mapped = v6.addr().to_ipv4_mapped();
+    if let (Some(v4), Some(bits)) = (mapped, v6.prefix_len().checked_sub(V4_MAPPED_BITS)) {
+        let expected = |error| format!("a prefix of IPv4 addresses: {error}");
+        return Ok(Ipv4Net::new(v4, bits).map_err(expected)?.trunc().into());
+    }
+    // "::/0" has all IPv6 addresses. Nobody who writes "::ffff:0:0/90" means those next to the IPv4 ones.
+    if mapped.is_some()
+        || (v6.prefix_len() > 0 && v6.trunc().contains(&Ipv4Addr::UNSPECIFIED.to_ipv6_mapped()))
+    {
+        return Err("IPv4 prefixes in their own form, such as \"10.0.0.0/8\" or \"0.0.0.0/0\": IPv4 addresses in the form of \
+                    IPv6 ones are taken as IPv4, so this prefix matches none of them"
+            .to_owned());
+    }
+    Ok(net.trunc())
 }
 
 /// A text that is understood elsewhere.

@@ -526,3 +526,25 @@ fn members_of_a_group_have_the_same_senders() {
     let file = File::new(&two("\"two\", \"one\""));
     assert!(load_receiver(Some(&file.path), Overrides::default(), &surroundings()).is_ok());
 }
+
+#[test]
+fn prefixes_of_mapped_ipv4_addresses_are_ipv4() {
+    let allow = |prefix: &str| {
+        let file = File::new(&format!("allow = [\"{prefix}\"]\n"));
+        let loaded = load_sender(Some(&file.path), Overrides::default(), &surroundings());
+        loaded.map(|loaded| loaded.settings.allow[0].to_string()).map_err(|error| error.to_string())
+    };
+    for (given, expected) in [
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:10.1.2.3", "10.1.2.3/32"),
+        ("::ffff:0.0.0.0/96", "0.0.0.0/0"),
+        ("::/0", "::/0"),
+        ("2001:db8::/32", "2001:db8::/32"),
+    ] {
+        assert_eq!(allow(given).unwrap(), expected);
+    }
+    for refused in ["::ffff:0:0/95", "::ffff:10.0.0.0/80", "::/64", "::/1"] {
+        let error = allow(refused).unwrap_err();
+        assert!(error.contains("IPv4 prefixes in their own form"), "{refused}: {error}");
+    }
+}

@@ -2,6 +2,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 
+use crate::datagram::scope_of;
 use crate::limits::TEMPLATE_EXPORTER_OVERHEAD;
 use crate::netflow::Header;
 use crate::netflow::definitions::Definitions;
@@ -31,11 +32,6 @@ impl DomainKey {
     pub(super) fn of_port(self, port: u16) -> Self {
         Self { port: Some(port), ..self }
     }
-}
-
-/// The interface that an address belongs to.
-pub(super) fn scope_of(exporter: SocketAddr) -> u32 {
-    if let SocketAddr::V6(v6) = exporter { v6.scope_id() } else { 0 }
 }
 
 /// The state of one domain.

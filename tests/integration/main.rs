@@ -34,6 +34,7 @@ mod last_mile;
 mod late_data;
 mod limits;
 mod link_faults;
+mod link_local;
 mod losses;
 mod newer;
 mod nfcapd;

@@ -29,6 +29,7 @@ use super::bus_error::Backing;
 use super::control::Details;
 use super::mapping::Mapping;
 use super::recvmmsg::recvmmsg;
+use crate::datagram::with_scope;
 use crate::limits::{INTAKE_SLOT_SIZE, INTAKE_SLOTS};
 
 const HEADER: usize = size_of::<mmsghdr>();
@@ -237,7 +238,8 @@ impl Slots {
     }
 }
 
-/// Reads a `struct sockaddr_in` or `sockaddr_in6`. An IPv4 address in IPv6 form becomes IPv4.
+/// Reads a `struct sockaddr_in` or `sockaddr_in6`. An IPv4 address in IPv6 form becomes IPv4; a link-local one keeps the
+/// number of its interface.
 fn parse_name(name: &[u8]) -> Option<SocketAddr> {
     let family = i32::from(u16::from_ne_bytes(name.get(..2)?.try_into().ok()?));
     let port = u16::from_be_bytes(name.get(2..4)?.try_into().ok()?);
@@ -246,5 +248,6 @@ fn parse_name(name: &[u8]) -> Option<SocketAddr> {
         libc::AF_INET6 => Ipv6Addr::from(<[u8; 16]>::try_from(name.get(8..24)?).ok()?).to_canonical(),
         _ => return None,
     };
-    Some(SocketAddr::new(address, port))
+    let scope = name.get(24..28).and_then(|scope| Some(u32::from_ne_bytes(scope.try_into().ok()?)));
+    Some(with_scope(SocketAddr::new(address, port), scope.unwrap_or(0)))
 }

@@ -26,6 +26,16 @@ impl OtherHost {
         there
     }
 
+    /// Connects it by a cable of its own, whose end at this machine is the device `here` with the address fe80::2. The other
+    /// machine has the address fe80::1.
+    pub(crate) fn on_link(here: &str) -> Self {
+        let there = Self::alone();
+        shell(&format!("ip link add {here} type veth peer name there netns {}", there.0.id()));
+        shell(&format!("ip address add fe80::2/64 dev {here} nodad; ip link set {here} up"));
+        there.shell("ip address add fe80::1/64 dev there nodad; ip link set there up");
+        there
+    }
+
     /// Connects it to this machine's network by a switch, which silently drops frames with packets of more than `mtu` bytes on
     /// their way to it, although both machines take 1,500: a path MTU black hole. Returns the machine and the switch.
     pub(crate) fn behind_a_switch(mtu: u32) -> (Self, Self) {
