@@ -348,6 +348,12 @@ pub const DENIED_SHOWN: usize = 64;
 /// Exporters that match no collector and that nf-receiver counts one by one; the one heard longest ago makes room.
 pub const UNMATCHED_SHOWN: usize = 64;
 
+/// Pairs of exporters that a collector mixes up which the status shows.
+pub const CONFUSED_SHOWN: usize = 64;
+
+/// Pairs of exporters that collectors mix up which the log names, in all, once each.
+pub const CONFUSED_LOGGED: usize = 1024;
+
 /// Peers whose connections were rejected that the status shows.
 pub const REFUSED_SHOWN: usize = 64;
 

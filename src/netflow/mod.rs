@@ -21,6 +21,7 @@ mod recipient;
 mod record_lengths;
 mod repeat;
 mod sets;
+mod shared_domain;
 mod table;
 mod template;
 mod templates;
@@ -32,6 +33,7 @@ pub use kept::{Kept, KeptRecord, KeptTemplate};
 pub use lacking::Repeats;
 pub use missing::Unusable;
 pub use recipient::{RECIPIENTS, Recipient};
+pub use shared_domain::{SharedDomain, shared_domains};
 pub use table::{ExporterFigures, ExporterTable};
 pub use templates::{News, TemplateMemory};
 

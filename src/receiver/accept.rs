@@ -233,6 +233,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use crate::receiver::ahead::Ahead;
+    use crate::receiver::confusion::Confusion;
     use crate::receiver::output::Outputs;
     use crate::receiver::positions::Positions;
     use crate::receiver::seats::Seats;
@@ -259,6 +260,7 @@ mod tests {
                 refused: Mutex::default(),
                 known_sources: Arc::default(),
                 waiting: Waiting::default(),
+                confusion: Confusion::default(),
             }),
             admission: watch::channel(Arc::default()).1,
             handshake_timeout: Duration::from_secs(300),

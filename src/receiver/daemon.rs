@@ -17,6 +17,7 @@ use crate::limits::CLOCK_SETTLED_AFTER;
 use crate::receiver::accept::Gate;
 use crate::receiver::ahead::{self, Ahead};
 use crate::receiver::collectors::Collectors;
+use crate::receiver::confusion::Confusion;
 use crate::receiver::known_sources::KnownSources;
 use crate::receiver::output::{Outputs, SocketBudget};
 use crate::receiver::positions::{self, Positions};
@@ -299,6 +300,7 @@ async fn serve(
         refused: Mutex::default(),
         known_sources: Arc::new(KnownSources::take_up(&settings.state)),
         waiting: Waiting::default(),
+        confusion: Confusion::default(),
     });
     let shared = place.get_or_init(|| made).clone();
     let known_sources = shared.known_sources.clone();
@@ -328,6 +330,7 @@ async fn sync(shared: Arc<Shared>, state: PathBuf, keep: Keep) {
         if let Err(error) = keep.0(&shared.templates, &state) {
             tracing::error!(%error, "cannot keep the templates of exporters in {}: {error}", state.display());
         }
+        shared.confusion.look(&shared.templates, &shared.outputs(), std::time::Instant::now());
         if let Err(error) = keep.1(&shared.known_sources, &state) {
             tracing::error!(%error, "cannot keep the addresses from which senders authenticated: {error}");
         }

@@ -3,6 +3,7 @@
 mod accept;
 mod ahead;
 mod collectors;
+mod confusion;
 mod daemon;
 mod delivery;
 mod denied;
@@ -67,6 +68,7 @@ fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
             let Loaded { settings, mut report, .. } = loaded;
             source_check::check(&settings, &mut report)?;
             report.warn(ends);
+            report.warn(confusion::of_last_run(&settings));
             report.note(access);
             console::print(&report.to_string())
         }

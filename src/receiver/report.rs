@@ -22,7 +22,7 @@ pub(crate) fn status(
 ) -> ReceiverStatus {
     let admission = reloader.admission().borrow().clone();
     let (refusals, refused) = shared.map_or_else(Default::default, |shared| shared.refused());
-    let found = shared.map_or_else(Vec::new, |shared| collectors(&shared.outputs()));
+    let found = shared.map_or_else(Vec::new, |shared| with_confused(shared));
     ReceiverStatus {
         service: "nf-receiver".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -37,6 +37,16 @@ pub(crate) fn status(
         unmatched_exporters: shared
             .map_or_else(Vec::new, |shared| shared.seats.unmatched().status(boot_clock())),
     }
+}
+
+/// The collectors that are found, with the exporters that they mix up.
+fn with_confused(shared: &Shared) -> Vec<CollectorStatus> {
+    let outputs = shared.outputs();
+    let mut found = collectors(&outputs);
+    for (status, address) in found.iter_mut().zip(outputs.addresses()) {
+        status.confused = shared.confusion.status(address);
+    }
+    found
 }
 
 /// A collector that is not found.
@@ -55,6 +65,7 @@ fn unresolved(name: &HostPort) -> CollectorStatus {
         templates: 0,
         late: None,
         seen_as: Vec::new(),
+        confused: Vec::new(),
     }
 }
 
@@ -88,6 +99,7 @@ fn collectors(outputs: &Outputs) -> Vec<CollectorStatus> {
             templates: figures.counts.templates,
             late: figures.late.map(late),
             seen_as: figures.seen_as.into_iter().map(seen_as).collect(),
+            confused: Vec::new(),
         })
         .collect()
 }

@@ -20,6 +20,7 @@ use crate::internal_error::note_internal_error;
 use crate::limits::{HANG_UP_GRACE, WAITING_PER_SENDER};
 use crate::receiver::accept::Known;
 use crate::receiver::ahead::Ahead;
+use crate::receiver::confusion::Confusion;
 use crate::receiver::delivery::{Delivery, Loss, LossCause, Parcel};
 use crate::receiver::known_sources::KnownSources;
 use crate::receiver::output::Outputs;
@@ -62,6 +63,7 @@ pub(crate) struct Shared {
     pub(crate) refused: Mutex<Refused>,
     pub(crate) known_sources: Arc<KnownSources>,
     pub(crate) waiting: Waiting,
+    pub(crate) confusion: Confusion,
 }
 
 impl Shared {

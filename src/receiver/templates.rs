@@ -8,9 +8,9 @@ mod learner;
 mod usage;
 
 use core::time::Duration;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -81,6 +81,13 @@ pub(crate) struct Templates {
     usage: Usage,
     on_disk: NewsFile,
     options_on_disk: NewsFile,
+}
+
+/// The templates that a run of nf-receiver has kept in the state directory, with the sender of each and the collectors that have
+/// seen them. Empty if they cannot be read. Changes nothing.
+pub(crate) fn kept_in(state_directory: &Path) -> Vec<(String, Vec<SocketAddr>, Kept)> {
+    let rows = file::look(state_directory, TEMPLATES_FILE);
+    rows.into_iter().map(|row| (row.sender, row.collectors, row.kept)).collect()
 }
 
 impl Templates {
@@ -216,6 +223,23 @@ impl Templates {
             let rows = kept(&learner.memory());
             rows.into_iter().map(move |kept| (learner.sender().to_string(), learner.collector(), kept))
         })
+    }
+
+    /// The templates that the collector at this address has seen of exporters whose datagrams it got: those in `had`, each with the
+    /// number of its sender. With the ids of the senders.
+    pub(crate) fn delivered(
+        &self,
+        collector: SocketAddr,
+        had: &HashSet<(u64, IpAddr)>,
+    ) -> Vec<(String, Kept)> {
+        let learners: Vec<_> = self.learners().values().flatten().cloned().collect();
+        let of_collector = learners.into_iter().filter(|learner| learner.collector() == collector);
+        let rows = of_collector.flat_map(|learner| {
+            let kept: Vec<Kept> = learner.memory().kept_templates().collect();
+            let delivered = kept.into_iter().filter(|kept| had.contains(&(learner.number(), kept.exporter)));
+            delivered.map(|kept| (learner.sender().to_string(), kept)).collect::<Vec<_>>()
+        });
+        rows.collect()
     }
 
     fn learners(&self) -> MutexGuard<'_, HashMap<SenderId, Vec<Arc<TemplateLearner>>>> {

@@ -94,6 +94,8 @@ pub mod receiver {
     pub const COLLECTOR_LOST: &str = "5d0c9d0e6a3f4a0c8f5f7b1f3c6a9e42";
     /// The kernel refuses to send some datagrams, which are dropped.
     pub const DATAGRAMS_REFUSED: &str = "fe9ad3d1b9b1467ab51f98af1f2ee8a0";
+    /// Exporters with one observation domain and different templates reach a collector from one address.
+    pub const EXPORTERS_CONFUSED: &str = "f5bb4fe67cdf4547b9b64d199f7daa40";
     /// A sender delivers datagrams of exporters that are not its own.
     pub const EXPORTERS_DENIED: &str = "ccdbf427f8e04ea696908fb51984281d";
     /// The system's clock was set.

@@ -23,8 +23,8 @@ pub use control::{ControlError, ControlSocket, Reply, Request, request, serving_
 pub use metrics::{receiver_metrics, sender_metrics};
 pub use pace::{Pace, to_f64};
 pub use receiver::{
-    CollectorState, CollectorStatus, DeniedExporter, LateStatus, PeerState, PeerStatus, ReceiverStatus,
-    RefusedStatus, SeenAs, SenderTotals, UnmatchedStatus,
+    CollectorState, CollectorStatus, ConfusedStatus, DeniedExporter, LateStatus, PeerState, PeerStatus,
+    ReceiverStatus, RefusedStatus, SeenAs, SenderTotals, UnmatchedStatus,
 };
 pub use render::{Earlier, render_receiver, render_sender, span};
 pub use scrape::serve_metrics;

@@ -186,6 +186,9 @@ pub struct CollectorStatus {
     /// Exporters that it sees under another address, the one heard last first; 1,024 of them at the most.
     #[serde(default)]
     pub seen_as: Vec<SeenAs>,
+    /// Exporters that it mixes up if it goes by the address alone; at most `limits::CONFUSED_SHOWN`.
+    #[serde(default)]
+    pub confused: Vec<ConfusedStatus>,
 }
 
 impl CollectorStatus {
@@ -199,6 +202,24 @@ impl CollectorStatus {
 /// Collectors of earlier versions that were not resolved had the state `unknown`, too.
 fn resolved() -> bool {
     true
+}
+
+/// Two exporters that a collector mixes up if it goes by the address alone: they use one observation domain, define a template id
+/// differently, and come from one address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfusedStatus {
+    /// Their own addresses.
+    pub exporters: [IpAddr; 2],
+    /// The ids of their senders.
+    pub senders: [String; 2],
+    /// 9, or 10 for IPFIX.
+    pub version: u16,
+    /// Source id or observation domain id.
+    pub source_id: u32,
+    /// The template id.
+    pub template_id: u16,
+    /// What that means, and what to do, in words.
+    pub meaning: String,
 }
 
 /// A collector's address for late datagrams. The figures are those of [`CollectorStatus`].

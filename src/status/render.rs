@@ -340,7 +340,20 @@ fn collectors(status: &ReceiverStatus, earlier: Option<Earlier<'_, ReceiverStatu
             ]);
         }
     }
-    table.render() + &refused_by_kernel(status) + &seen_as(status)
+    table.render() + &refused_by_kernel(status) + &confused(status) + &seen_as(status)
+}
+
+/// Exporters that collectors mix up: the first of each collector, in words.
+fn confused(status: &ReceiverStatus) -> String {
+    let sentences = status.collectors.iter().filter_map(|collector| {
+        let first = collector.confused.first()?;
+        let more = match collector.confused.len() {
+            1 => String::new(),
+            pairs => format!(" ({} more: status --json lists them)", pairs - 1),
+        };
+        Some(format!("\nwarning: {}{more}\n", first.meaning))
+    });
+    sentences.collect()
 }
 
 /// Datagrams that the kernel refused to send.

@@ -17,6 +17,7 @@ mod claims;
 mod clocks;
 mod collector_elsewhere;
 mod compression;
+mod confusion;
 mod damage;
 mod decoding;
 mod delivery;

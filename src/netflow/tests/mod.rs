@@ -14,6 +14,7 @@ mod options;
 mod ports;
 mod repeating;
 mod sequences;
+mod shared_domain;
 mod templates;
 
 /// Uptime and export time of the datagrams, as far as their formats have them.

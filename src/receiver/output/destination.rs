@@ -4,9 +4,10 @@
 //! was there and had room; at one elsewhere, unless the network has said that nothing arrives. Whatever hinders, the
 //! datagram is tried again or, if that is wanted, counted and passed over.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::num::NonZeroU32;
 use core::time::Duration;
+use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -212,6 +213,11 @@ impl Destination {
             waiting: tokio::sync::Mutex::default(),
             figures: Mutex::new(Figures { state, counts, held: None, last }),
         }
+    }
+
+    /// The exporters whose datagrams went there, each with the number of its sender.
+    pub(super) fn had(&self) -> HashSet<(u64, IpAddr)> {
+        self.sources().had().map(|(sender, exporter)| (sender, exporter.ip())).collect()
     }
 
     /// Whether it is what `settings` ask for at `address`.

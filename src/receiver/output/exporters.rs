@@ -64,6 +64,11 @@ impl Exporters {
         self.open.iter()
     }
 
+    /// The addresses and ports of all sockets, closed ones too; port 0 stands for several.
+    pub(super) fn had(&self) -> impl Iterator<Item = SocketAddr> {
+        self.open.iter().map(|(key, _)| *key).chain(self.remembered.iter().map(|(key, _)| *key))
+    }
+
     pub(super) fn has(&self, key: &SocketAddr) -> bool {
         self.open.contains(key)
     }

@@ -19,13 +19,16 @@ mod socket;
 mod sources;
 mod trouble;
 mod udp;
+mod view;
 mod watch;
 
 pub(crate) use budget::SocketBudget;
 pub(crate) use destination::Counts;
 pub(crate) use probe::{Outcome, probe};
+pub(crate) use view::{SeenAt, View};
 
 use core::net::{IpAddr, SocketAddr};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::config::{CollectorSettings, WhenDown};
@@ -159,6 +162,20 @@ impl Output {
         }
     }
 
+    /// Which exporters its collector gets, and at which address it sees them.
+    pub(crate) fn view(&self) -> View {
+        match self {
+            Self::Udp(output) => output.view(),
+        }
+    }
+
+    /// The exporters whose datagrams went to it, each with the number of its sender.
+    pub(crate) fn had(&self) -> HashSet<(u64, IpAddr)> {
+        match self {
+            Self::Udp(output) => output.had(),
+        }
+    }
+
     /// Which exporters its collector gets.
     fn share(&self) -> &Share {
         match self {
@@ -263,7 +280,7 @@ impl Outputs {
     }
 
     /// The outputs, in the order of their addresses.
-    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Output>> {
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Output>> {
         self.collectors.iter()
     }
 

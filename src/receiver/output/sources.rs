@@ -61,6 +61,19 @@ pub(super) struct Leaving {
     pub(super) used: Instant,
 }
 
+/// Whether datagrams of `exporter` to `collector` can bear the exporter's own address: a collector is reached in one family only,
+/// and addresses that count on one link alone mean nothing here.
+pub(super) fn can_bear(collector: SocketAddr, exporter: SocketAddr) -> bool {
+    let ip = exporter.ip();
+    let is_link_local = match ip {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    exporter.is_ipv4() == collector.is_ipv4()
+        && exporter.port() != 0
+        && !(ip.is_unspecified() || ip.is_multicast() || is_link_local)
+}
+
 impl Sources {
     pub(super) fn new(
         collector: SocketAddr,
@@ -141,22 +154,9 @@ impl Sources {
         open(self)
     }
 
-    /// Whether datagrams of `exporter` can bear its own address: a collector is reached in one family only, and addresses
-    /// that count on one link alone mean nothing here.
-    pub(super) fn can_bear(&self, exporter: SocketAddr) -> bool {
-        let ip = exporter.ip();
-        let is_link_local = match ip {
-            IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
-            IpAddr::V6(v6) => v6.is_unicast_link_local(),
-        };
-        exporter.is_ipv4() == self.collector.is_ipv4()
-            && exporter.port() != 0
-            && !(ip.is_unspecified() || ip.is_multicast() || is_link_local)
-    }
-
     /// Whether datagrams of `exporter` are to bear its own address.
     fn bears(&self, exporter: SocketAddr) -> bool {
-        self.source == Source::Exporter && self.can_bear(exporter)
+        self.source == Source::Exporter && can_bear(self.collector, exporter)
     }
 
     /// Opens the socket of an exporter, or the one that stands for several of its ports.
@@ -198,6 +198,15 @@ impl Sources {
             ) => socket::open_own(self.collector, None),
             _ => Err(error),
         })
+    }
+
+    /// The exporters that had a socket, each with the number of its sender.
+    pub(super) fn had(&self) -> impl Iterator<Item = (u64, SocketAddr)> {
+        let of_sender = |(number, exporters): (&u64, &Exporters)| {
+            let number = *number;
+            exporters.had().map(move |key| (number, key)).collect::<Vec<_>>()
+        };
+        self.senders.iter().flat_map(of_sender)
     }
 
     /// What ICMP said recently about datagrams that were sent, if it was bad.
@@ -437,11 +446,11 @@ mod tests {
             ("255.255.255.255:9", false),
             ("169.254.1.1:9", false),
         ] {
-            assert_eq!(v4.can_bear(exporter.parse().unwrap()), expected, "{exporter}");
+            assert_eq!(can_bear(v4.collector, exporter.parse().unwrap()), expected, "{exporter}");
         }
         let collector = UdpSocket::bind("[::1]:0").unwrap();
         let v6 = sources(&collector, Source::Exporter, 2);
-        assert!(v6.can_bear("[2001:db8::1]:9".parse().unwrap()));
-        assert!(!v6.can_bear("[fe80::1]:9".parse().unwrap()));
+        assert!(can_bear(v6.collector, "[2001:db8::1]:9".parse().unwrap()));
+        assert!(!can_bear(v6.collector, "[fe80::1]:9".parse().unwrap()));
     }
 }

@@ -1,7 +1,8 @@
 //! A collector reached by UDP: which datagrams it gets, where they go, and when.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::{Instant, sleep_until};
@@ -14,6 +15,7 @@ use crate::receiver::output::destination::{Destination, Run};
 use crate::receiver::output::gate::RUN_MAX;
 use crate::receiver::output::lateness::went_back;
 use crate::receiver::output::share::Share;
+use crate::receiver::output::view::View;
 use crate::receiver::output::{CollectorFigures, LateFigures, Progress, Resolved};
 use crate::receiver::templates::TemplateLearner;
 use crate::service::both_clocks;
@@ -68,6 +70,17 @@ impl UdpOutput {
     /// Where the collector listens.
     pub(super) fn address(&self) -> SocketAddr {
         self.main.address()
+    }
+
+    /// Which exporters it gets, and at which address it sees them.
+    pub(super) fn view(&self) -> View {
+        let settings = self.settings();
+        View::new(self.address(), settings, self.share.clone())
+    }
+
+    /// The exporters whose datagrams went to its main address, each with the number of its sender.
+    pub(super) fn had(&self) -> HashSet<(u64, IpAddr)> {
+        self.main.had()
     }
 
     /// Its settings.

@@ -71,6 +71,7 @@ impl Receiver {
             refused: Mutex::default(),
             known_sources: Arc::default(),
             waiting: Waiting::default(),
+            confusion: Confusion::default(),
         });
         Arc::new(Self { shared, collector, state })
     }

@@ -1,8 +1,8 @@
 use super::*;
 use crate::sequence::StreamId;
 use crate::status::{
-    CollectorStatus, DeniedExporter, DeniedStatus, Dropped, ExporterStatus, IntakeStatus, LateStatus, Queued,
-    Recovered, RefusedStatus, SeenAs, SenderTotals, SocketStatus, Tally, UnmatchedStatus,
+    CollectorStatus, ConfusedStatus, DeniedExporter, DeniedStatus, Dropped, ExporterStatus, IntakeStatus,
+    LateStatus, Queued, Recovered, RefusedStatus, SeenAs, SenderTotals, SocketStatus, Tally, UnmatchedStatus,
 };
 
 pub(in crate::status) fn sender() -> SenderStatus {
@@ -214,6 +214,7 @@ pub(in crate::status) fn receiver() -> ReceiverStatus {
                 exporter: "192.0.2.1:4000".parse().unwrap(),
                 seen_as: "127.0.0.1:50123".parse().unwrap(),
             }],
+            confused: Vec::new(),
         }],
         certificate: Some(CertificateStatus { name: None, not_after: 1_800_000_000, expires_s: 183_600 }),
         refusals: 1200,
@@ -393,5 +394,22 @@ fn what_is_kept_beside_the_queue_has_lines_of_its_own() {
     );
     assert!(text.contains("\ndamaged/: 1 file, 68.4 KiB: copies of damaged pieces\n"), "{text}");
     let line = "\nintake: in memory, kill -9 would lose datagrams: /run/nf-sender/intake was truncated\n";
+    assert!(text.contains(line), "{text}");
+}
+
+#[test]
+fn exporters_that_a_collector_mixes_up_are_shown() {
+    let mut status = receiver();
+    let confused = ConfusedStatus {
+        exporters: ["192.0.2.1", "192.0.2.2"].map(|address| address.parse().unwrap()),
+        senders: ["edge"; 2].map(str::to_owned),
+        version: 9,
+        source_id: 0,
+        template_id: 256,
+        meaning: "both use source id 0".to_owned(),
+    };
+    status.collectors[0].confused = vec![confused.clone(), confused];
+    let text = render_receiver(&status, None);
+    let line = "\nwarning: both use source id 0 (1 more: status --json lists them)\n";
     assert!(text.contains(line), "{text}");
 }

@@ -26,8 +26,8 @@ impl OtherHost {
         there
     }
 
-    /// Connects it by a cable of its own, whose end at this machine is the device `here` with the address fe80::2. The other
-    /// machine has the address fe80::1.
+    /// Connects it by a cable of its own, whose end at this machine is the device `here` with the address `fe80::2`. The other
+    /// machine has the address `fe80::1`.
     pub(crate) fn on_link(here: &str) -> Self {
         let there = Self::alone();
         shell(&format!("ip link add {here} type veth peer name there netns {}", there.0.id()));
