@@ -18,6 +18,7 @@ mod clocks;
 mod collector_elsewhere;
 mod compression;
 mod confusion;
+mod corpus_decoding;
 mod damage;
 mod decoding;
 mod delivery;

@@ -1,0 +1,115 @@
+//! Datagrams of real exporters decode at real collectors as when the exporters send them directly, also if the collector restarts
+//! between templates and flows. Every group of datagrams is an exporter with an address of its own.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use crate::running::shared;
+use crate::support::corpus::{Group, groups};
+use crate::support::decoder::{Decoder, Tool};
+use crate::support::exporter::bind_as;
+use crate::support::pair::{STALL, connected_daemons};
+use crate::support::samples::count;
+
+/// Some of the datagrams of a group.
+type Part = fn(&Group) -> &[Vec<u8>];
+
+/// An exporter for each group.
+fn exporters(groups: &[Group]) -> Vec<UdpSocket> {
+    let address = |number: usize| [127, 1, 0, u8::try_from(number + 1).unwrap()];
+    (0..groups.len()).map(|number| bind_as(SocketAddr::from((address(number), 2055)))).collect()
+}
+
+/// All exporters send what `of` takes of their groups: no more than a receive buffer holds. Returns how many datagrams.
+fn send(exporters: &[UdpSocket], groups: &[Group], target: SocketAddr, of: fn(&Group) -> &[Vec<u8>]) -> u64 {
+    let mut sent = 0;
+    for (exporter, group) in exporters.iter().zip(groups) {
+        for payload in of(group) {
+            exporter.send_to(payload, target).unwrap();
+            sent += 1;
+        }
+    }
+    sent
+}
+
+/// Packets and bytes by flow: a collector may print those of equal flows together.
+fn totals(flows: &[String]) -> BTreeMap<String, (u64, u64)> {
+    let mut totals: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for flow in flows {
+        let mut words = flow.rsplitn(3, [' ', ',']);
+        let [bytes, packets] = [(); 2].map(|()| words.next().unwrap().parse::<u64>().unwrap());
+        let total = totals.entry(words.next().unwrap().to_owned()).or_default();
+        *total = (total.0 + packets, total.1 + bytes);
+    }
+    totals
+}
+
+/// What each exporter sends first, and then.
+const PARTS: [Part; 2] = [|group| &group.templates, |group| &group.flows];
+
+fn decoded_directly(tool: Tool, directory: &Path, groups: &[Group]) -> BTreeMap<String, (u64, u64)> {
+    let mut direct = Decoder::start(tool, directory, "direct");
+    let exporters = exporters(groups);
+    for part in PARTS {
+        send(&exporters, groups, direct.addr(), part);
+        direct.wait_until_drained();
+    }
+    direct.stop_when_drained();
+    totals(&direct.flows())
+}
+
+/// What the collector decodes of what comes through the pair; it restarts after the templates if `restarts`.
+fn decoded_carried(
+    tool: Tool,
+    directory: &Path,
+    groups: &[Group],
+    restarts: bool,
+) -> BTreeMap<String, (u64, u64)> {
+    let name = if restarts { "restarted" } else { "carried" };
+    let mut collector = Decoder::start(tool, directory, name);
+    let table = format!("[[collector]]\naddress = \"{}\"\nsource = \"exporter\"\n", collector.addr());
+    let (sender, _link, _receiver) = connected_daemons(&table);
+    let exporters = exporters(groups);
+    let mut sent = 0;
+    for part in PARTS {
+        sent += send(&exporters, groups, sender.udp().addr(), part);
+        sender.wait_status(STALL, |status| count(status, "/acknowledged/datagrams") == sent);
+        if restarts {
+            collector.stop_when_drained();
+            collector.start_again();
+        }
+    }
+    collector.stop_when_drained();
+    totals(&collector.flows())
+}
+
+#[test]
+fn real_datagrams_decode_as_from_a_direct_export() {
+    let Some(groups) = groups() else {
+        eprintln!("skipped: NF_TRANSPORT_CORPUS names no directory of datagrams");
+        return;
+    };
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root to send from the addresses of exporters");
+        return;
+    }
+    let _running = shared();
+    for tool in Tool::ALL.into_iter().filter(|tool| tool.is_installed()) {
+        let directory = TempDir::new().unwrap();
+        let direct = decoded_directly(tool, directory.path(), &groups);
+        assert!(!direct.is_empty());
+        for restarts in [false, true] {
+            let carried = decoded_carried(tool, directory.path(), &groups, restarts);
+            let alike = carried.iter().filter(|(flow, total)| direct.get(*flow) == Some(total)).count();
+            println!(
+                "{tool:?}, restarts: {restarts}: {} exporters, {alike} of {} flows decode as directly",
+                groups.len(),
+                direct.len()
+            );
+            assert_eq!(carried, direct, "{tool:?}, restarts: {restarts}");
+        }
+    }
+}
