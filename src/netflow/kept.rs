@@ -78,6 +78,35 @@ impl fmt::Debug for KeptRecord {
     }
 }
 
+/// One observation domain of an exporter, as files name it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct KeptDomain {
+    /// The exporter's own address.
+    pub exporter: IpAddr,
+    /// The interface that a link-local address belongs to; 0 for others.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub scope: u32,
+    /// The exporter's port, if other exporters have the same address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// 9, or 10 for IPFIX.
+    pub version: u16,
+    /// Source id or observation domain id.
+    pub source_id: u32,
+}
+
+impl KeptDomain {
+    pub(super) fn new(key: DomainKey) -> Self {
+        let DomainKey { exporter, scope, port, version, source_id } = key;
+        Self { exporter, scope, port, version, source_id }
+    }
+
+    pub(super) fn key(&self) -> DomainKey {
+        let Self { exporter, scope, port, version, source_id } = *self;
+        DomainKey { exporter, scope, port, version, source_id }
+    }
+}
+
 impl Kept {
     /// The templates of a domain.
     pub(super) fn of_templates(key: DomainKey, definitions: &Definitions) -> Self {

@@ -29,7 +29,7 @@ mod templates;
 pub use export::{ExportFormat, Source};
 pub use fuzz::fuzz_netflow;
 pub use header::{Header, Sequence};
-pub use kept::{Kept, KeptRecord, KeptTemplate};
+pub use kept::{Kept, KeptDomain, KeptRecord, KeptTemplate};
 pub use lacking::Repeats;
 pub use missing::Unusable;
 pub use recipient::{RECIPIENTS, Recipient};

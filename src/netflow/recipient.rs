@@ -72,6 +72,11 @@ impl Progress {
         Self { generation: recipient.generation, revision, sockets, ..Self::default() }
     }
 
+    /// Whether a recipient of this generation has got all that the domain has sent, up to this revision.
+    pub(super) fn is_complete(&self, generation: u64, revision: u64) -> bool {
+        self.generation == generation && self.revision == revision && self.state == State::Complete
+    }
+
     /// What is to be repeated before the next datagram to `recipient`, of a domain with this revision.
     pub(super) fn due(&self, recipient: &Recipient, revision: u64, now: Instant) -> Due {
         if self.generation != recipient.generation {

@@ -18,7 +18,7 @@ use crate::netflow::options::Options;
 use crate::netflow::recipient::Progress;
 use crate::netflow::sets::Sets;
 use crate::netflow::template::{Change, Changes};
-use crate::netflow::{Header, Kept, Recipient};
+use crate::netflow::{Header, Kept, KeptDomain, Recipient};
 
 /// What exporters have defined and not withdrawn, up to one position of their stream.
 #[derive(Clone)]
@@ -279,6 +279,24 @@ impl TemplateMemory {
             }
         }
         self.put(kept.key(), domain, options);
+    }
+
+    /// The domains of which the recipient at this place, of this generation, has got everything.
+    pub fn complete(&self, place: usize, generation: u64) -> impl Iterator<Item = KeptDomain> {
+        let is_complete = move |domain: &Domain| {
+            let progress = domain.progress.get(place);
+            progress.is_some_and(|progress| progress.is_complete(generation, domain.revision))
+        };
+        let complete = self.domains.iter().filter(move |(_, domain)| is_complete(domain));
+        complete.map(|(key, _)| KeptDomain::new(*key))
+    }
+
+    /// Notes that `recipient` has got everything of this domain, as an earlier run saw to.
+    pub fn restore_complete(&mut self, kept: &KeptDomain, recipient: &Recipient) {
+        let Some(domain) = self.domains.peek_mut(&kept.key()) else { return };
+        if let Some(progress) = domain.progress.get_mut(recipient.place) {
+            *progress = Progress::complete(recipient, domain.revision);
+        }
     }
 
     /// Domains with templates.

@@ -15,7 +15,7 @@ use crate::clock::ClockWatch;
 use crate::config::{HostPort, Loaded, ReceiverSettings};
 use crate::limits::CLOCK_SETTLED_AFTER;
 use crate::receiver::accept::Gate;
-use crate::receiver::ahead::{self, Ahead};
+use crate::receiver::ahead::{self, Ahead, Left};
 use crate::receiver::collectors::Collectors;
 use crate::receiver::confusion::Confusion;
 use crate::receiver::known_sources::KnownSources;
@@ -199,18 +199,28 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
         unmatched.finish(shared.seats.unmatched());
         shared.seats.log_denied(true);
         let progress = notify::with_patience(shared.seats.settle()).await;
-        if let Err(error) = ahead::leave(&state, &progress) {
-            tracing::error!(
-                %error,
-                "cannot store what some collectors have, so that part of a batch will be repeated to \
-                 them: {error}"
-            );
-        }
+        pass_on(shared, &state, &progress);
         notify::with_patience(sync(shared.clone(), state, (Templates::keep, KnownSources::keep))).await;
     }
     answers.abort();
     internal_errors.finish();
     outcome
+}
+
+/// Passes on what the next run has to know about collectors, so that it repeats nothing to those that stay.
+fn pass_on(shared: &Shared, state: &Path, progress: &[Left]) {
+    if let Err(error) = ahead::leave(state, progress) {
+        tracing::error!(
+            %error,
+            "cannot store what some collectors have, so that part of a batch will be repeated to them: {error}"
+        );
+    }
+    if let Err(error) = shared.templates.pass_on(state, &shared.outputs()) {
+        tracing::error!(
+            %error,
+            "cannot store what collectors have got, so that templates are repeated to all of them once: {error}"
+        );
+    }
 }
 
 /// Logs when the wall clock was set.

@@ -5,6 +5,7 @@
 
 mod file;
 mod learner;
+mod passed_on;
 mod usage;
 
 use core::time::Duration;
@@ -18,6 +19,7 @@ use std::time::Instant;
 
 use crate::limits::SEATS_MAX;
 use crate::netflow::{Kept, News, TemplateMemory};
+use crate::receiver::output::{Outputs, PassedOn};
 pub(crate) use crate::receiver::templates::learner::TemplateLearner;
 use crate::receiver::templates::usage::{Kind, Usage};
 use crate::sequence::SenderId;
@@ -81,6 +83,8 @@ pub(crate) struct Templates {
     usage: Usage,
     on_disk: NewsFile,
     options_on_disk: NewsFile,
+    /// What the last run passed on about collectors that have no output yet.
+    passed_on: Mutex<HashMap<SocketAddr, PassedOn>>,
 }
 
 /// The templates that a run of nf-receiver has kept in the state directory, with the sender of each and the collectors that have
@@ -101,7 +105,17 @@ impl Templates {
         templates.restore(&rows, TemplateMemory::restore_options);
         templates.options_on_disk.is_news.store(is_news, Ordering::Relaxed);
         templates.make_room();
+        templates.restore_passed_on(state_directory);
         templates
+    }
+
+    fn restore_passed_on(self: &Arc<Self>, state_directory: &Path) {
+        let mut learners = self.learners();
+        let learner = |sender: &SenderId, collector| {
+            self.find_or_add(learners.entry(sender.clone()).or_default(), sender, collector).0
+        };
+        let passed_on = passed_on::read(state_directory, learner);
+        *self.passed_on.lock().unwrap_or_else(PoisonError::into_inner) = passed_on;
     }
 
     fn restore(self: &Arc<Self>, rows: &[file::Row], restore: fn(&mut TemplateMemory, &Kept)) {
@@ -223,6 +237,17 @@ impl Templates {
             let rows = kept(&learner.memory());
             rows.into_iter().map(move |kept| (learner.sender().to_string(), learner.collector(), kept))
         })
+    }
+
+    /// What the last run passed on about the collector at this address. Given once.
+    pub(super) fn take_passed_on(&self, collector: SocketAddr) -> Option<PassedOn> {
+        self.passed_on.lock().unwrap_or_else(PoisonError::into_inner).remove(&collector)
+    }
+
+    /// Passes on, at an orderly stop, what the next run has to know about these collectors.
+    pub(crate) fn pass_on(&self, state_directory: &Path, outputs: &Outputs) -> io::Result<()> {
+        let learners: Vec<_> = self.learners().values().flatten().cloned().collect();
+        passed_on::write(state_directory, outputs, &learners)
     }
 
     /// The templates that the collector at this address has seen of exporters whose datagrams it got: those in `had`, each with the

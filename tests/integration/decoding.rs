@@ -1,11 +1,11 @@
 //! Real collectors decode what comes through the pair as they decode what exporters send them directly, record for record:
 //! whatever was away, and whenever.
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::running::shared;
@@ -46,6 +46,24 @@ impl Field {
             self.sent += 1;
         }
         self.sender.wait_status(STALL, |status| count(status, "/received/datagrams") == self.sent);
+    }
+
+    /// nf-receiver restarts as if the collector had seen the exporter at this port before.
+    fn see_exporter_at(&mut self, port: u16, collector: &UdpSocket) {
+        assert_eq!(self.receiver.take().terminate().code(), Some(0));
+        let exporters = json!([{
+            "sender": "edge",
+            "exporter": self.exporter.local_addr().unwrap(),
+            "seen_as": SocketAddr::from(([127, 0, 0, 1], port)),
+        }]);
+        let collector = collector.local_addr().unwrap();
+        let stored = json!({
+            "boot": 0,
+            "collectors": [{ "collector": collector, "socket": null, "exporters": exporters, "complete": [] }],
+        });
+        std::fs::write(self.receiver.path("state/collectors.json"), stored.to_string()).unwrap();
+        self.receiver.start();
+        self.sender.wait_state("connected", STALL);
     }
 
     /// Waits until every collector has everything.
@@ -215,4 +233,43 @@ fn a_template_redefined_while_one_of_two_is_away_decodes_with_other_exporters() 
 #[test]
 fn a_template_redefined_while_one_of_two_is_away_decodes_beside_one_that_skips() {
     redefined_while_one_is_away("when-down = \"skip\"");
+}
+
+/// A port that the kernel gives to no process by itself, so that it stays free over a restart.
+fn free_port_of_nobody() -> u16 {
+    let first = 15_000 + u16::try_from(std::process::id() % 10_000).unwrap();
+    (first..32_000).find(|port| UdpSocket::bind(("127.0.0.1", *port)).is_ok()).unwrap()
+}
+
+#[test]
+fn an_orderly_restart_of_nf_receiver_repeats_nothing() {
+    let _running = shared();
+    let payloads = payloads("j-layout-changed");
+    let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
+    collector.set_nonblocking(true).unwrap();
+    let arrived = || {
+        let mut buffer = vec![0; 65_536];
+        std::iter::from_fn(|| collector.recv(&mut buffer).ok()).collect::<Vec<_>>()
+    };
+    let toml = format!("[[collector]]\naddress = \"{}\"\n", collector.local_addr().unwrap());
+    let (sender, link, receiver) = connected_daemons(&toml);
+    let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut field = Field { sender, link, receiver, exporter, sent: 0 };
+    field.see_exporter_at(free_port_of_nobody(), &collector);
+    field.send(&payloads[..2]);
+    field.wait_delivered();
+    assert_eq!(arrived().len(), 2);
+
+    assert_eq!(field.receiver.take().terminate().code(), Some(0));
+    field.receiver.start();
+    field.send(&payloads[2..4]);
+    field.wait_delivered();
+    assert_eq!((arrived().len(), field.repeats()), (2, vec![0]));
+
+    // Nobody can know what a killed nf-receiver has sent.
+    field.receiver.take().kill();
+    field.receiver.start();
+    field.send(&payloads[4..5]);
+    field.wait_delivered();
+    assert_eq!((arrived().len(), field.repeats()), (2, vec![1]));
 }

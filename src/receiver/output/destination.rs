@@ -56,6 +56,17 @@ pub(crate) struct Counts {
     pub(crate) unread: u64,
 }
 
+/// What one run passes on to the next about a destination.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PassedOn {
+    /// The generation of the recipient, which repeats were counted for.
+    pub(crate) generation: u64,
+    /// The collector's socket on this machine, if it is here.
+    pub(crate) socket: Option<[u8; 8]>,
+    /// The number of a sender, one of its exporters, and what the collector sees of it.
+    pub(crate) exporters: Vec<(u64, SocketAddr, SocketAddr)>,
+}
+
 /// What became of datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Taken {
@@ -213,6 +224,25 @@ impl Destination {
             waiting: tokio::sync::Mutex::default(),
             figures: Mutex::new(Figures { state, counts, held: None, last }),
         }
+    }
+
+    /// What a later run has to know to go on as this one.
+    pub(super) fn passed_on(&self) -> PassedOn {
+        let (generation, socket) = self.figures().last.unzip();
+        let exporters = self.sources().seen().collect();
+        PassedOn { generation: generation.unwrap_or(0), socket: socket.flatten(), exporters }
+    }
+
+    /// Goes on as an earlier run that passed this on. To be called before anything is sent.
+    pub(super) fn go_on(&mut self, passed_on: &PassedOn) {
+        for (sender, exporter, seen_as) in &passed_on.exporters {
+            self.sources().remember(*sender, *exporter, *seen_as);
+        }
+        let Some(socket) = passed_on.socket else { return };
+        let turn = self.turn.get_mut();
+        turn.generation = passed_on.generation;
+        turn.gate.expect(socket);
+        self.figures().last = Some((passed_on.generation, Some(socket)));
     }
 
     /// The exporters whose datagrams went there, each with the number of its sender.

@@ -77,6 +77,12 @@ impl Exporters {
         self.open.get_mut(key)
     }
 
+    /// All addresses and ports, of closed sockets too, and what the collector saw of each; the one used last comes last.
+    pub(super) fn seen(&self) -> impl Iterator<Item = (SocketAddr, Seen)> {
+        let closed = self.remembered.iter().rev().map(|(key, seen)| (*key, *seen));
+        closed.chain(self.open.iter().rev().map(|(key, leaving)| (*key, leaving.seen)))
+    }
+
     /// What the collector saw of an exporter whose socket was closed.
     pub(super) fn seen_before(&self, key: &SocketAddr) -> Option<Seen> {
         self.remembered.peek(key).copied()

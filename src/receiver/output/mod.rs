@@ -23,7 +23,7 @@ mod view;
 mod watch;
 
 pub(crate) use budget::SocketBudget;
-pub(crate) use destination::Counts;
+pub(crate) use destination::{Counts, PassedOn};
 pub(crate) use probe::{Outcome, probe};
 pub(crate) use view::{SeenAt, View};
 
@@ -169,6 +169,13 @@ impl Output {
         }
     }
 
+    /// What a later run has to know to go on as this one.
+    pub(crate) fn passed_on(&self) -> PassedOn {
+        match self {
+            Self::Udp(output) => output.passed_on(),
+        }
+    }
+
     /// The exporters whose datagrams went to it, each with the number of its sender.
     pub(crate) fn had(&self) -> HashSet<(u64, IpAddr)> {
         match self {
@@ -254,7 +261,8 @@ impl Outputs {
         all: &[&CollectorSettings],
         before: Option<&UdpOutput>,
     ) -> Arc<Output> {
-        Arc::new(Output::Udp(UdpOutput::open(resolved, all, &self.sockets, before)))
+        let passed_on = before.is_none().then(|| self.templates.take_passed_on(resolved.address)).flatten();
+        Arc::new(Output::Udp(UdpOutput::open(resolved, all, &self.sockets, before, passed_on.as_ref())))
     }
 
     /// Closes some of the idle sockets for exporters, as files have run short, and has no more than are left from now on.
@@ -534,5 +542,79 @@ mod tests {
         let after = before.changed_to(&[other]);
         assert!(!Arc::ptr_eq(&before.collectors[0], &after.collectors[0]));
         assert_eq!(after.figures()[0].counts.skipped, 2);
+    }
+
+    /// A run with this state directory, which delivers to one collector.
+    struct Run {
+        templates: Arc<Templates>,
+        outputs: Outputs,
+    }
+
+    impl Run {
+        fn begun(state: &std::path::Path, collector: &str) -> Self {
+            let templates = Templates::recovered(state);
+            let none = Outputs::none(SocketBudget::of_sixteen(), templates.clone());
+            Self { templates, outputs: none.changed_to(&[Resolved::at(&collector.parse().unwrap())]) }
+        }
+
+        fn end_in_good_order(self, state: &std::path::Path) {
+            self.templates.pass_on(state, &self.outputs).unwrap();
+            self.templates.keep(state).unwrap();
+        }
+    }
+
+    /// A state directory with which exporter 1 is seen at a port that the kernel gives to no other process.
+    fn state(collector: &str) -> (tempfile::TempDir, SocketAddr) {
+        let state = tempfile::tempdir().unwrap();
+        let first = 10_000 + u16::try_from(std::process::id() % 5_000).unwrap();
+        let is_free = |port: &u16| UdpSocket::bind(("127.0.0.1", *port)).is_ok();
+        let port = SocketAddr::from(([127, 0, 0, 1], (first..20_000).find(is_free).unwrap()));
+        let stored = format!(
+            "{{\"boot\": 0, \"collectors\": [{{\"collector\": \"{collector}\", \"socket\": null, \"complete\": [], \
+             \"exporters\": [{{\"sender\": \"edge\", \"exporter\": \"192.0.2.1:2055\", \"seen_as\": \"{port}\"}}]}}]}}"
+        );
+        std::fs::write(state.path().join("collectors.json"), stored).unwrap();
+        (state, port)
+    }
+
+    #[tokio::test]
+    async fn an_orderly_restart_repeats_nothing() {
+        let (collector, address) = listener();
+        let (state, port) = state(&address);
+        let [template, flows] = [true, false].map(netflow_9);
+        let run = Run::begun(state.path(), &address);
+        deliver(&run.outputs, &[of_exporter(1, &template)]).await;
+        assert_eq!(received(&collector), [(template, port)]);
+        run.end_in_good_order(state.path());
+
+        let run = Run::begun(state.path(), &address);
+        deliver(&run.outputs, &[of_exporter(1, &flows)]).await;
+        assert_eq!(received(&collector), [(flows.clone(), port)]);
+        run.end_in_good_order(state.path());
+
+        // A killed run passes nothing on.
+        drop(Run::begun(state.path(), &address));
+        let run = Run::begun(state.path(), &address);
+        deliver(&run.outputs, &[of_exporter(1, &flows)]).await;
+        assert_eq!(received(&collector).len(), 2);
+        assert_eq!(run.outputs.figures()[0].counts.templates, 1);
+    }
+
+    #[tokio::test]
+    async fn a_collector_at_another_socket_gets_repeats() {
+        let (collector, address) = listener();
+        let (state, port) = state(&address);
+        let [template, flows] = [true, false].map(netflow_9);
+        let run = Run::begun(state.path(), &address);
+        deliver(&run.outputs, &[of_exporter(1, &template)]).await;
+        assert_eq!(received(&collector).len(), 1);
+        run.end_in_good_order(state.path());
+
+        drop(collector);
+        let restarted = UdpSocket::bind(&address).unwrap();
+        let run = Run::begun(state.path(), &address);
+        deliver(&run.outputs, &[of_exporter(1, &flows)]).await;
+        let ports: Vec<_> = received(&restarted).into_iter().map(|(_, port)| port).collect();
+        assert_eq!(ports, [port; 2]);
     }
 }

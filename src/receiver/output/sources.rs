@@ -200,6 +200,21 @@ impl Sources {
         })
     }
 
+    /// What the collector sees, or saw, of each exporter, by the number of its sender.
+    pub(super) fn seen(&self) -> impl Iterator<Item = (u64, SocketAddr, SocketAddr)> {
+        self.senders.iter().flat_map(|(number, exporters)| {
+            exporters.seen().map(|(exporter, seen)| (*number, exporter, seen.seen_as))
+        })
+    }
+
+    /// Remembers what the collector saw of an exporter in an earlier run, so that it sees the same again. Returns the number of the
+    /// socket.
+    pub(super) fn remember(&mut self, sender: u64, exporter: SocketAddr, seen_as: SocketAddr) -> u64 {
+        let number = next_number();
+        self.senders.entry(sender).or_default().remember(exporter, Seen { seen_as, number });
+        number
+    }
+
     /// The exporters that had a socket, each with the number of its sender.
     pub(super) fn had(&self) -> impl Iterator<Item = (u64, SocketAddr)> {
         let of_sender = |(number, exporters): (&u64, &Exporters)| {

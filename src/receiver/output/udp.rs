@@ -11,7 +11,7 @@ use crate::config::CollectorSettings;
 use crate::datagram::Datagram;
 use crate::limits::LATE;
 use crate::receiver::output::budget::SocketBudget;
-use crate::receiver::output::destination::{Destination, Run};
+use crate::receiver::output::destination::{Destination, PassedOn, Run};
 use crate::receiver::output::gate::RUN_MAX;
 use crate::receiver::output::lateness::went_back;
 use crate::receiver::output::share::Share;
@@ -46,18 +46,23 @@ impl UdpOutput {
         all: &[&CollectorSettings],
         sockets: &Arc<SocketBudget>,
         before: Option<&Self>,
+        passed_on: Option<&PassedOn>,
     ) -> Self {
         let settings = &resolved.settings;
-        let open = |address, before: Option<&Arc<Destination>>| {
+        let open = |address, before: Option<&Arc<Destination>>, passed_on: Option<&PassedOn>| {
             if let Some(same) = before.filter(|before| before.is(address, settings)) {
                 return same.clone();
             }
-            Arc::new(Destination::open(address, settings, sockets, before.map(Arc::as_ref)))
+            let mut new = Destination::open(address, settings, sockets, before.map(Arc::as_ref));
+            if let Some(passed_on) = passed_on {
+                new.go_on(passed_on);
+            }
+            Arc::new(new)
         };
-        let main = open(resolved.address, before.map(|before| &before.main));
+        let main = open(resolved.address, before.map(|before| &before.main), passed_on);
         let late_before = before.and_then(|before| before.late.as_ref()).map(|(_, late)| late);
         let late = settings.late.as_ref().zip(resolved.late);
-        let late = late.map(|(late, address)| (late.after, open(address, late_before)));
+        let late = late.map(|(late, address)| (late.after, open(address, late_before, None)));
         let share = Share::of(settings, all);
         Self { resolved: resolved.clone(), share, main, late, paced_until: Mutex::default() }
     }
@@ -76,6 +81,11 @@ impl UdpOutput {
     pub(super) fn view(&self) -> View {
         let settings = self.settings();
         View::new(self.address(), settings, self.share.clone())
+    }
+
+    /// What a later run has to know about its main address to go on as this one.
+    pub(super) fn passed_on(&self) -> PassedOn {
+        self.main.passed_on()
     }
 
     /// The exporters whose datagrams went to its main address, each with the number of its sender.
