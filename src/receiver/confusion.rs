@@ -4,6 +4,7 @@
 //! Found from the templates that are kept for each collector, and of exporters only whose datagrams went to it. A collector that
 //! goes by address and port keeps exporters apart that each have a port of nf-receiver's machine.
 
+use core::fmt;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,11 +25,22 @@ const LOOKED_EVERY: Duration = Duration::from_secs(10);
 const LINES_AT_ONCE: usize = 8;
 
 /// One exporter.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Origin {
     sender: String,
     address: IpAddr,
     scope: u32,
+    /// The exporter's port, if other exporters have the same address.
+    port: Option<u16>,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => write!(f, "{} ({})", SocketAddr::new(self.address, port), self.sender),
+            None => write!(f, "{} ({})", self.address, self.sender),
+        }
+    }
 }
 
 /// Two exporters that a collector confuses.
@@ -46,7 +58,6 @@ impl Confused {
     pub(crate) fn sentence(&self, collector: SocketAddr) -> String {
         let Self { exporters: [one, two], version, source_id, template_id, seen_at } = self;
         let id = if *version == 9 { "source id" } else { "observation domain" };
-        let names = [one, two].map(|origin| format!("{} ({})", origin.address, origin.sender));
         let (address, remedy) = match seen_at {
             SeenAt::OwnAddress => (
                 "an address of this machine".to_owned(),
@@ -54,15 +65,18 @@ impl Confused {
                  mixes them up: give the exporters different ids, or set source = \"exporter\", which takes CAP_NET_RAW and a network \
                  that lets such sources pass (nf-receiver check tries it)",
             ),
+            SeenAt::Exporter(exporter) if one.sender == two.sender => (
+                exporter.to_string(),
+                "collectors mix them up, as with a direct export: give the exporters different ids",
+            ),
             SeenAt::Exporter(exporter) => (
                 exporter.to_string(),
                 "collectors mix them up, as with a direct export: give each sender a collector of its own (senders)",
             ),
         };
         format!(
-            "the exporters {} and {} both use {id} {source_id} and define template {template_id} differently, and {collector} gets \
-             both from {address}: {remedy}",
-            names[0], names[1]
+            "the exporters {one} and {two} both use {id} {source_id} and define template {template_id} differently, and {collector} gets \
+             both from {address}: {remedy}"
         )
     }
 
@@ -84,12 +98,14 @@ pub(crate) fn confused(view: &View, rows: &[(String, Kept)]) -> Vec<Confused> {
         sender: sender.clone(),
         address: kept.exporter,
         scope: kept.scope,
+        port: kept.port,
     };
-    let origins: Vec<Origin> = rows.iter().map(origin).collect();
-    let domains = rows
+    // In one order, whatever templates came last, so that a pair is always the same.
+    let mut origins: Vec<(Origin, &(String, Kept))> = rows.iter().map(|row| (origin(row), row)).collect();
+    origins.sort_by(|(one, _), (two, _)| one.cmp(two));
+    let domains = origins
         .iter()
-        .zip(&origins)
-        .filter_map(|((sender, kept), origin)| Some((origin, view.sees(sender, kept.exporter)?, kept)));
+        .filter_map(|(origin, (sender, kept))| Some((origin, view.sees(sender, kept.exporter)?, kept)));
     let of_pair = |shared: SharedDomain<&Origin>| {
         let [one, two] = shared.exporters;
         let SharedDomain { version, source_id, template_id, .. } = shared;
@@ -133,7 +149,8 @@ pub(crate) struct Confusion(Mutex<State>);
 struct State {
     looked: Option<Instant>,
     found: HashMap<SocketAddr, Vec<Confused>>,
-    logged: HashSet<(SocketAddr, Confused)>,
+    /// The collectors and pairs that are in the log, with the version and the source id.
+    logged: HashSet<(SocketAddr, [Origin; 2], u16, u32)>,
 }
 
 impl Confusion {
@@ -177,9 +194,20 @@ impl State {
         let all = self.found.iter().flat_map(|(collector, confused)| {
             confused.iter().map(move |confused| (*collector, confused.clone()))
         });
-        let new: Vec<_> = all.filter(|pair| !self.logged.contains(pair)).take(LINES_AT_ONCE).collect();
+        let key = |(collector, confused): &(SocketAddr, Confused)| {
+            (*collector, confused.exporters.clone(), confused.version, confused.source_id)
+        };
+        let new: Vec<_> = all.filter(|pair| !self.logged.contains(&key(pair))).take(LINES_AT_ONCE).collect();
         for (collector, confused) in new {
             if self.logged.len() >= CONFUSED_LOGGED {
+                return;
+            }
+            self.logged.insert(key(&(collector, confused.clone())));
+            if self.logged.len() == CONFUSED_LOGGED {
+                tracing::warn!(
+                    message_id = receiver::EXPORTERS_CONFUSED,
+                    "{CONFUSED_LOGGED} pairs of exporters that collectors mix up are in the log: nf-receiver status shows others"
+                );
                 return;
             }
             let [exporter, other] = confused.exporters.clone().map(|origin| origin.address);
@@ -192,7 +220,6 @@ impl State {
                 "{}",
                 confused.sentence(collector)
             );
-            self.logged.insert((collector, confused));
         }
     }
 }
@@ -218,6 +245,30 @@ mod tests {
             confused.exporters.map(|origin| format!("{}@{}", origin.address, origin.sender))
         };
         confused(&view, rows).into_iter().map(names).collect()
+    }
+
+    #[test]
+    fn exporters_behind_one_address_are_told_by_port() {
+        let settings = CollectorSettings::at(&"127.0.0.1:9995");
+        let [mut one, mut two] = [row("a", "192.0.2.1", b"one"), row("a", "192.0.2.1", b"two")];
+        (one.1.port, two.1.port) = (Some(2000), Some(2001));
+        let view = View::of(&settings, &[&settings], "127.0.0.1:9995".parse().unwrap());
+        let found = confused(&view, &[one, two]);
+        assert_eq!(found.len(), 1);
+        let sentence = found[0].sentence("127.0.0.1:9995".parse().unwrap());
+        assert!(
+            sentence.starts_with("the exporters 192.0.2.1:2000 (a) and 192.0.2.1:2001 (a) both"),
+            "{sentence}"
+        );
+    }
+
+    #[test]
+    fn a_pair_is_the_same_whatever_came_last() {
+        let settings = CollectorSettings::at(&"127.0.0.1:9995");
+        let [one, two] = [row("a", "192.0.2.1", b"one"), row("a", "192.0.2.2", b"two")];
+        let view = View::of(&settings, &[&settings], "127.0.0.1:9995".parse().unwrap());
+        let found = confused(&view, &[one.clone(), two.clone()]);
+        assert_eq!((found.len(), &found), (1, &confused(&view, &[two, one])));
     }
 
     #[test]
