@@ -339,7 +339,7 @@ fn read_sender_keys(reader: &mut Reader<'_>, needs_key: bool) -> Option<SenderKe
     Some(SenderKeys { id: id?, keys, address: address?, exporters: exporters?.into() })
 }
 
-/// Refuses tables without a key whose id no certificate can have: `listed` are those of [tls], all if it is empty.
+/// Refuses tables without a key whose id no certificate can have: `listed` are those of the `tls` section, all if it is empty.
 fn refuse_unlisted(reader: &mut Reader<'_>, senders: &[SenderKeys], listed: &[SenderId]) {
     let unlisted = senders.iter().filter(|sender| sender.keys.is_none() && !listed.contains(&sender.id));
     for sender in unlisted.filter(|_| !listed.is_empty()) {
