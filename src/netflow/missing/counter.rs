@@ -103,11 +103,7 @@ impl Counter {
 
     /// True if `number` is close to the numbers of a run.
     pub(super) fn is_near(&self, number: u32, heard: Heard) -> bool {
-        self.tracks.iter().any(|track| match track.relation(number, Some(number)) {
-            Relation::Outside => false,
-            Relation::Ahead(by) | Relation::AfterUnknown(by) => u64::from(by) <= track.plausible_jump(heard),
-            _ => true,
-        })
+        self.tracks.iter().any(|track| track.is_near(number, heard))
     }
 
     /// Bytes of runs, without their holes.

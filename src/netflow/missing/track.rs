@@ -142,6 +142,20 @@ impl Track {
         self.holes.close();
     }
 
+    /// True if `number` is close to those that were heard. Costs the same however many holes are open: a datagram from an unknown
+    /// port is compared with many exporters.
+    pub(super) fn is_near(&self, number: u32, heard: Heard) -> bool {
+        let ahead = number.wrapping_sub(self.span.end);
+        if ahead < AHEAD_MAX {
+            return u64::from(ahead) <= self.plausible_jump(heard);
+        }
+        if self.spans(number) {
+            return u64::from(self.span.end.wrapping_sub(number)) <= self.window();
+        }
+        let early = self.span.start.wrapping_sub(number);
+        self.datagrams <= SEQUENCE_WINDOW && u64::from(early) <= self.window()
+    }
+
     /// Returns the place of a datagram that begins at `start`.
     pub(super) fn relation(&self, start: u32, end: Option<u32>) -> Relation {
         let ahead = start.wrapping_sub(self.span.end);
