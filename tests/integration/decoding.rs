@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::running::shared;
-use crate::support::decoder::{Decoder, Tool};
+use crate::support::decoder::{Decoder, Tool, decoded_directly};
 use crate::support::field_cases::payloads;
 use crate::support::hosts::{ReceiverHost, SenderHost};
 use crate::support::link::Link;
@@ -90,19 +90,6 @@ impl Field {
     }
 }
 
-/// What the collector decodes of these datagrams when the exporter sends them to it directly.
-fn decoded_directly(tool: Tool, directory: &Path, payloads: &[Vec<u8>]) -> Vec<String> {
-    let mut direct = Decoder::start(tool, directory, "direct");
-    let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
-    for payload in payloads {
-        exporter.send_to(payload, direct.addr()).unwrap();
-    }
-    direct.stop_when_drained();
-    let flows = direct.flows();
-    assert!(!flows.is_empty(), "{tool:?} decodes the case");
-    flows
-}
-
 /// Runs a test with each collector that is installed, in a directory of its own.
 fn with_each_tool(test: impl Fn(Tool, &Path)) {
     let _running = shared();
@@ -139,7 +126,7 @@ fn packets(flows: &[String]) -> u64 {
 fn sampling_is_known_after(beside: impl Fn(&mut Field)) {
     with_each_tool(|tool, directory| {
         let payloads = sampled(tool);
-        let direct = decoded_directly(tool, directory, &payloads);
+        let direct = decoded_directly(tool, directory, "direct", "127.0.0.1", &payloads);
         let mut collector = Decoder::start(tool, directory, "carried");
         let mut field = Field::running(&[(&collector, EVERYBODY)]);
         field.send(&payloads[..4]);
@@ -177,7 +164,7 @@ const OUTAGE: Duration = Duration::from_millis(1500);
 fn sampling_is_known_to_a_fresh_collector_of_late_data() {
     with_each_tool(|tool, directory| {
         let payloads = sampled(tool);
-        let direct = decoded_directly(tool, directory, &payloads);
+        let direct = decoded_directly(tool, directory, "direct", "127.0.0.1", &payloads);
         let [mut main, mut late] = ["main", "late"].map(|name| Decoder::start(tool, directory, name));
         let lines = format!("late-after = \"1s\"\nlate-address = \"{}\"", late.addr());
         let mut field = Field::running(&[(&main, &lines)]);
@@ -201,7 +188,7 @@ fn sampling_is_known_to_a_fresh_collector_of_late_data() {
 fn redefined_while_one_is_away(of_the_other: &str) {
     with_each_tool(|tool, directory| {
         let payloads = payloads("j-layout-changed");
-        let direct = decoded_directly(tool, directory, &payloads);
+        let direct = decoded_directly(tool, directory, "direct", "127.0.0.1", &payloads);
         let [mut stays, mut leaves] = ["stays", "leaves"].map(|name| Decoder::start(tool, directory, name));
         let mut field = Field::running(&[(&stays, of_the_other), (&leaves, EVERYBODY)]);
         field.send(&payloads[..2]);

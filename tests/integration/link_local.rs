@@ -1,12 +1,11 @@
 //! Exporters with the same link-local address on two interfaces of nf-sender's machine.
 
-use std::collections::HashMap;
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
-use std::time::Duration;
+use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
 
 use rustix::net::netdevice::name_to_index;
 
 use crate::running::{in_a_network, shared};
+use crate::support::collector::payloads_by_source;
 use crate::support::field_cases::payloads;
 use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use crate::support::other_host::OtherHost;
@@ -35,17 +34,6 @@ fn export(there: &OtherHost, port: u16, payloads: Vec<Vec<u8>>) {
     });
 }
 
-/// Payloads by the address that they came from, until none has come for a while.
-fn by_source(collector: &UdpSocket) -> HashMap<SocketAddr, Vec<Vec<u8>>> {
-    collector.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-    let mut payloads: HashMap<SocketAddr, Vec<Vec<u8>>> = HashMap::new();
-    let mut buffer = vec![0; 65_536];
-    while let Ok((length, from)) = collector.recv_from(&mut buffer) {
-        payloads.entry(from).or_default().push(buffer[..length].to_vec());
-    }
-    payloads
-}
-
 #[test]
 #[ignore = "runs in a network namespace of its own"]
 fn inside_link_local_exporters_on_two_interfaces_are_two() {
@@ -72,7 +60,7 @@ fn inside_link_local_exporters_on_two_interfaces_are_two() {
     let shown: Vec<_> = exporters.iter().map(|row| (&row["address"], row["interface"].is_u64())).collect();
     assert_eq!(shown, [(&"fe80::1".into(), true), (&"fe80::1".into(), true)], "{status:#}");
     assert_ne!(exporters[0]["interface"], exporters[1]["interface"], "{status:#}");
-    assert_eq!(by_source(&collector).len(), 2);
+    assert_eq!(payloads_by_source(&collector, 2).len(), 2);
 
     // The collector and nf-receiver restart: templates now come from what nf-receiver has kept.
     assert_eq!(receiver.take().terminate().code(), Some(0));
@@ -84,7 +72,8 @@ fn inside_link_local_exporters_on_two_interfaces_are_two() {
         export(link, port, payloads[1..].to_vec());
     }
     acknowledged(9);
-    let mut sources: Vec<_> = by_source(&collector).into_values().collect();
+    let all = of_links.iter().map(|sent| sent.len()).sum();
+    let mut sources: Vec<_> = payloads_by_source(&collector, all).into_values().collect();
     sources.sort_by_key(|payloads| payloads[1] != of_links[0][1]);
     assert_eq!(sources.len(), 2);
     for (payloads, sent) in sources.iter().zip(of_links) {

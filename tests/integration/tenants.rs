@@ -1,15 +1,13 @@
 //! Sites whose exporters have the same addresses, and a sender that claims the exporters of another.
 
-use std::collections::HashMap;
-use std::net::{SocketAddr, UdpSocket};
-use std::path::Path;
-use std::time::Duration;
+use std::net::UdpSocket;
 
 use tempfile::TempDir;
 
 use crate::running::shared;
+use crate::support::collector::payloads_by_source;
 use crate::support::daemon::Program;
-use crate::support::decoder::{Decoder, Tool};
+use crate::support::decoder::{Decoder, Tool, decoded_directly};
 use crate::support::field_cases::payloads;
 use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost, write_key};
 use crate::support::pair::STALL;
@@ -73,19 +71,6 @@ fn configure(receiver: &mut ReceiverHost, settings: &str, of_senders: [&str; 2])
     receiver.set_toml(&format!("{settings}\n{tables}"));
 }
 
-/// What the collector decodes of these datagrams when an exporter sends them to it directly.
-fn decoded_directly(tool: Tool, directory: &Path, name: &str, payloads: &[Vec<u8>]) -> Vec<String> {
-    let mut direct = Decoder::start(tool, directory, name);
-    let exporter = UdpSocket::bind((SHARED, 0)).unwrap();
-    for payload in payloads {
-        exporter.send_to(payload, direct.addr()).unwrap();
-    }
-    direct.stop_when_drained();
-    let flows = direct.flows();
-    assert!(!flows.is_empty(), "{tool:?} decodes the case");
-    flows
-}
-
 #[test]
 fn sites_with_one_exporter_address_decode_right() {
     let _running = shared();
@@ -114,21 +99,11 @@ fn sites_with_one_exporter_address_decode_right() {
         }
         for (place, (mut collector, payloads)) in collectors.into_iter().zip(&of_sites).enumerate() {
             collector.stop_when_drained();
-            let direct = decoded_directly(tool, directory.path(), &format!("direct{place}"), payloads);
+            let direct =
+                decoded_directly(tool, directory.path(), &format!("direct{place}"), SHARED, payloads);
             assert_eq!(collector.flows(), direct, "{tool:?}");
         }
     }
-}
-
-/// Payloads by the address that they came from, until none has come for a while.
-fn by_source(collector: &UdpSocket) -> HashMap<SocketAddr, Vec<Vec<u8>>> {
-    collector.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-    let mut payloads: HashMap<SocketAddr, Vec<Vec<u8>>> = HashMap::new();
-    let mut buffer = vec![0; 65_536];
-    while let Ok((length, from)) = collector.recv_from(&mut buffer) {
-        payloads.entry(from).or_default().push(buffer[..length].to_vec());
-    }
-    payloads
 }
 
 #[test]
@@ -143,7 +118,7 @@ fn sites_with_one_exporter_address_keep_templates_apart() {
     for (site, payloads) in sites.iter_mut().zip(&of_sites) {
         site.send(&payloads[..1]);
     }
-    assert_eq!(by_source(&collector).len(), 2);
+    assert_eq!(payloads_by_source(&collector, 2).len(), 2);
     assert_eq!(receiver.take().terminate().code(), Some(0));
     drop(collector);
     let collector = UdpSocket::bind(address).unwrap();
@@ -153,7 +128,8 @@ fn sites_with_one_exporter_address_keep_templates_apart() {
         site.send(&payloads[1..]);
     }
     // Each port has the flows of one site, behind the template of that site.
-    let mut sources: Vec<_> = by_source(&collector).into_values().collect();
+    let all = of_sites.iter().map(Vec::len).sum();
+    let mut sources: Vec<_> = payloads_by_source(&collector, all).into_values().collect();
     sources.sort_by_key(|payloads| payloads[1] != of_sites[0][1]);
     assert_eq!(sources.len(), 2);
     for (payloads, sent) in sources.iter().zip(&of_sites) {
@@ -191,7 +167,7 @@ fn a_claimed_exporter_address_is_denied() {
     let shown = Program::Receiver.run(&["status", "--control", receiver.control().to_str().unwrap()]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains("west: 4 datagrams denied, from 127.0.0.9 (4)"), "{shown}");
-    let mut arrived: Vec<_> = by_source(&collector).into_values().collect();
+    let mut arrived: Vec<_> = payloads_by_source(&collector, 1 + of_east.len()).into_values().collect();
     arrived.sort_by_key(Vec::len);
     assert_eq!(arrived, [vec![b"own".to_vec()], of_east]);
 }
@@ -208,7 +184,7 @@ fn a_reload_changes_the_exporters_of_a_sender() {
     configure(&mut receiver, &settings, ["exporters = [\"192.0.2.0/24\", \"127.0.0.9/32\"]", ""]);
     receiver.daemon().reload();
     east.send(&[b"allowed".to_vec()]);
-    let arrived: Vec<_> = by_source(&collector).into_values().collect();
+    let arrived: Vec<_> = payloads_by_source(&collector, 1).into_values().collect();
     assert_eq!(arrived, [[b"allowed".to_vec()]]);
     let status = receiver.wait_status(STALL, |status| count(status, "/senders/0/delivered/datagrams") == 1);
     assert_eq!(count(&status, "/senders/0/denied"), 1, "{status:#}");

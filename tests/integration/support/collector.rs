@@ -2,6 +2,7 @@
 //!
 //! The pair sends from an address of its own, so the exporter is known by the payload alone.
 
+use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::chatter::{self, Pattern};
 use super::kernel_socket::{KernelFigures, KernelSocket, enlarge, receive_buffer};
+use super::pair::STALL;
 use super::tally::{Report, Tally};
 
 /// Longer than any datagram, so that none is cut unnoticed.
@@ -285,4 +287,25 @@ impl Drop for Intake {
         rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both).unwrap_or_default();
         drop(self.reader.take().map(JoinHandle::join));
     }
+}
+
+/// Receives this many payloads, and all others that are there then. Returns them by the address that they came from.
+pub(crate) fn payloads_by_source(
+    collector: &UdpSocket,
+    expected: usize,
+) -> HashMap<SocketAddr, Vec<Vec<u8>>> {
+    collector.set_read_timeout(Some(STALL)).unwrap();
+    let mut payloads: HashMap<SocketAddr, Vec<Vec<u8>>> = HashMap::new();
+    let mut buffer = vec![0; 65_536];
+    for received in 0.. {
+        collector.set_nonblocking(received >= expected).unwrap();
+        match collector.recv_from(&mut buffer) {
+            Ok((length, from)) => payloads.entry(from).or_default().push(buffer[..length].to_vec()),
+            Err(error) => {
+                assert!(received >= expected, "{received} of {expected} payloads came: {error}");
+                break;
+            }
+        }
+    }
+    payloads
 }

@@ -221,3 +221,23 @@ fn mark(number: u16) -> Vec<u8> {
     payload.resize(24 + 48, 0);
     payload
 }
+
+/// The flows that the collector decodes when an exporter at the address `source` sends these datagrams to it directly. The files of
+/// the collector have this name.
+pub(crate) fn decoded_directly(
+    tool: Tool,
+    directory: &Path,
+    name: &str,
+    source: &str,
+    payloads: &[Vec<u8>],
+) -> Vec<String> {
+    let mut direct = Decoder::start(tool, directory, name);
+    let exporter = UdpSocket::bind((source, 0)).unwrap();
+    for payload in payloads {
+        exporter.send_to(payload, direct.addr()).unwrap();
+    }
+    direct.stop_when_drained();
+    let flows = direct.flows();
+    assert!(!flows.is_empty(), "{tool:?} decodes the case");
+    flows
+}
