@@ -86,7 +86,7 @@ pub fn nanoseconds(duration: Duration) -> i128 {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Datagram<'a> {
     /// The exporter's own address and port; of a link-local address with the number of the interface at nf-sender (the scope
-    /// id), which tells exporters apart and means nothing elsewhere.
+    /// id), which distinguishes exporters and means nothing elsewhere.
     pub exporter: SocketAddr,
     /// The address and port that the datagram was sent to.
     pub local: SocketAddr,

@@ -1,6 +1,6 @@
 //! Exporters that use one source id or observation domain with different templates.
 //!
-//! A collector tells templates apart by the exporter's address and the domain (RFC 3954, 7; RFC 7011, 8). Where it gets several
+//! A collector identifies templates by the exporter's address and the domain (RFC 3954, 7; RFC 7011, 8). Where it gets several
 //! exporters from one address, the templates of each overwrite those of the others.
 
 use std::collections::HashMap;

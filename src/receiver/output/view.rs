@@ -47,7 +47,7 @@ impl View {
         if !gets_sender || !self.share.admits(exporter) {
             return None;
         }
-        // Any port but 0 tells the same.
+        // Any port but 0 gives the same answer.
         let bears = self.source == Source::Exporter && can_bear(self.address, SocketAddr::new(exporter, 1));
         Some(if bears { SeenAt::Exporter(exporter) } else { SeenAt::OwnAddress })
     }
