@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use nf_transport::secure::Suite;
+use nf_transport_core::secure::Suite;
 use tempfile::TempDir;
 
 use crate::process::Process;

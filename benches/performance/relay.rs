@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use nf_transport::secure::Suite;
+use nf_transport_core::secure::Suite;
 
 use crate::bare::{Bare, BarePair};
 use crate::generator::Sending;

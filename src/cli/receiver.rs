@@ -9,7 +9,7 @@ use crate::cli::{
     Invocation, Row, Takes, check_command, file_argument, keygen_command, keygen_file, parse, reload_command,
     status_command, with_options,
 };
-use crate::sequence::SenderId;
+use nf_transport_core::sequence::SenderId;
 
 /// What nf-receiver is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]

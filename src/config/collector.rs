@@ -10,7 +10,7 @@ use crate::config::reader::{Noted, Reader};
 use crate::config::value::Value;
 use crate::config::{HostPort, kinds};
 use crate::limits;
-use crate::sequence::SenderId;
+use nf_transport_core::sequence::SenderId;
 
 /// One collector.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,8 +13,8 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::config::HostPort;
 use crate::config::value::Value;
-use crate::sequence::SenderId;
-use crate::spool::MinFree;
+use nf_transport_core::sequence::SenderId;
+use nf_transport_core::spool::MinFree;
 
 /// What a kind makes of a value: the thing, or what it expects instead.
 pub(super) type Understood<T> = Result<T, String>;

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use crate::config::reader::{Noted, Reader};
 use crate::config::{HostPort, Surroundings, kinds};
 use crate::limits;
-use crate::prefixes::Prefixes;
-use crate::secure::Suite;
-use crate::sequence::SenderId;
+use nf_transport_core::prefixes::Prefixes;
+use nf_transport_core::secure::Suite;
+use nf_transport_core::sequence::SenderId;
 
 /// Name of the systemd credential that holds the shared key.
 const KEY_CREDENTIAL: &str = "key";

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use crate::batch::Compression;
+use nf_transport_core::batch::Compression;
 use crate::config::reader::Reader;
 use crate::config::value::Value;
 use crate::config::{
@@ -14,8 +14,8 @@ use crate::config::{
     that_differ,
 };
 use crate::limits;
-use crate::sequence::SenderId;
-use crate::spool::{Policy, WhenFull};
+use nf_transport_core::sequence::SenderId;
+use nf_transport_core::spool::{Policy, WhenFull};
 
 /// What nf-sender is told to do.
 #[derive(Clone, Debug)]
@@ -66,7 +66,7 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
     let protection = protection::read_sender(reader, surroundings);
     let id = reader.take("id", surroundings.default_id().as_str(), kinds::sender_id);
     let heartbeat =
-        reader.take("heartbeat", "5s", kinds::duration(limits::HEARTBEAT_MIN..=limits::HEARTBEAT_MAX));
+        reader.take("heartbeat", "5s", kinds::duration(nf_transport_core::limits::HEARTBEAT_MIN..=nf_transport_core::limits::HEARTBEAT_MAX));
     let control = reader.take("control", surroundings.control_path(SENDER), kinds::path);
     let metrics = reader.section("metrics", |reader| reader.optional("listen", kinds::socket_address));
     let reconnect = reader.section("reconnect", read_reconnect);

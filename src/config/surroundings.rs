@@ -4,7 +4,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::sequence::SenderId;
+use nf_transport_core::sequence::SenderId;
 
 /// Directories that the service manager gave, and the name of the host.
 #[derive(Clone, Debug, Default)]

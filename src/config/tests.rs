@@ -5,9 +5,9 @@ use std::fs;
 use tempfile::TempDir;
 
 use super::*;
-use crate::batch::Compression;
-use crate::secure::Suite;
-use crate::spool::{MinFree, Policy, WhenFull};
+use nf_transport_core::batch::Compression;
+use nf_transport_core::secure::Suite;
+use nf_transport_core::spool::{MinFree, Policy, WhenFull};
 
 fn surroundings() -> Surroundings {
     Surroundings { host_name: "brno-edge".to_owned(), ..Surroundings::default() }

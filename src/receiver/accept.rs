@@ -11,13 +11,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::limits::ACCEPT_REST;
-use crate::prefixes::Prefixes;
+use nf_transport_core::prefixes::Prefixes;
 use crate::receiver::known_sources::Source;
 use crate::receiver::positions::Owner;
 use crate::receiver::serve::{FAREWELL, Shared, serve, turn_back};
 use crate::receiver::strangers::{Notes, Strangers, StrangersPlace};
-use crate::secure::{Admission, Admitted, Channel, Handshake, Pass, ReceiverHandshake, Turned};
-use crate::sequence::SenderId;
+use nf_transport_core::secure::{Admission, Admitted, Channel, Handshake, Pass, ReceiverHandshake, Turned};
+use nf_transport_core::sequence::SenderId;
 use crate::service::messages::receiver;
 use crate::service::stream::{ShakeError, Stream, shake};
 use crate::service::{More, Pulse, ROUND, Stop, is_out_of_files};
@@ -239,7 +239,7 @@ mod tests {
     use crate::receiver::seats::Seats;
     use crate::receiver::sender_log::SenderLog;
     use crate::receiver::waiting::Waiting;
-    use crate::secure::preface::{Mode, Parsed, Preface, REPLY_LEN, Status};
+    use nf_transport_core::secure::preface::{Mode, Parsed, Preface, REPLY_LEN, Status};
     use crate::service::{Stopper, stop_channel};
     use std::sync::Mutex;
     use tokio::task::JoinHandle;

@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::receiver::newer_state::{self, State};
-use crate::sequence::{Position, RunId, SenderId, StreamId};
+use nf_transport_core::sequence::{Position, RunId, SenderId, StreamId};
 use crate::service::safe_file::{self, Owner};
 
 /// What one collector has of one stream.

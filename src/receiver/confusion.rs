@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{CollectorSettings, ReceiverSettings};
 use crate::limits::{CONFUSED_LOGGED, CONFUSED_SHOWN};
-use crate::netflow::{Kept, SharedDomain, shared_domains};
+use nf_transport_core::netflow::{Kept, SharedDomain, shared_domains};
 use crate::receiver::output::{Outputs, SeenAt, View};
 use crate::receiver::templates::{self, Templates};
 use crate::service::messages::receiver;
@@ -228,7 +228,7 @@ impl State {
 mod tests {
     use super::*;
     use crate::config::Source;
-    use crate::netflow::KeptTemplate;
+    use nf_transport_core::netflow::KeptTemplate;
 
     fn row(sender: &str, exporter: &str, definition: &[u8]) -> (String, Kept) {
         let definition = definition.to_vec();

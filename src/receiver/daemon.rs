@@ -11,9 +11,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::clock::ClockWatch;
+use nf_transport_core::clock::ClockWatch;
 use crate::config::{HostPort, Loaded, ReceiverSettings};
-use crate::limits::CLOCK_SETTLED_AFTER;
+use nf_transport_core::limits::CLOCK_SETTLED_AFTER;
 use crate::receiver::accept::Gate;
 use crate::receiver::ahead::{self, Ahead, Left};
 use crate::receiver::collectors::Collectors;
@@ -30,7 +30,7 @@ use crate::receiver::strangers::Strangers;
 use crate::receiver::templates::Templates;
 use crate::receiver::unmatched::UnmatchedLog;
 use crate::receiver::waiting::Waiting;
-use crate::secure::Admission;
+use nf_transport_core::secure::Admission;
 use crate::service::messages::receiver;
 use crate::service::{
     DaemonError, DirectoryLock, Expiry, ExpiryWatch, FileShares, InternalErrorLog, LogLimit, More, Pulse,

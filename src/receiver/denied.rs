@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::datagram::BootTime;
+use nf_transport_core::datagram::BootTime;
 use crate::limits::DENIED_SHOWN;
-use crate::sequence::SenderId;
+use nf_transport_core::sequence::SenderId;
 use crate::service::messages::receiver;
 use crate::service::{CountLog, CountTable};
 use crate::status::{DeniedExporter, count_of, name_first};

@@ -3,9 +3,9 @@
 use core::net::SocketAddr;
 
 use crate::config::{HostPort, ReceiverSettings, Surroundings};
-use crate::secure::token::Token;
-use crate::secure::{Key, Suite};
-use crate::sequence::SenderId;
+use nf_transport_core::secure::token::Token;
+use nf_transport_core::secure::{Key, Suite};
+use nf_transport_core::sequence::SenderId;
 use crate::service::{DaemonError, console};
 
 /// The address that the command line gave.

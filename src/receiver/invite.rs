@@ -11,10 +11,10 @@ use crate::config::{
     self, ConfigError, HostPort, KeySource, Loaded, Overrides, RECEIVER, ReceiverSettings, Revision,
     SenderKeys, Surroundings,
 };
-use crate::prefixes::Prefixes;
+use nf_transport_core::prefixes::Prefixes;
 use crate::receiver::invitation;
-use crate::secure::Key;
-use crate::sequence::SenderId;
+use nf_transport_core::secure::Key;
+use nf_transport_core::sequence::SenderId;
 use crate::service::pairing::{DropIn, Place};
 use crate::service::{DaemonError, console, read_key, safe_file};
 use crate::status::take_up;

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{KNOWN_SOURCES, KNOWN_SOURCES_PER_SENDER};
 use crate::receiver::newer_state::{self, State};
-use crate::sequence::SenderId;
+use nf_transport_core::sequence::SenderId;
 use crate::service::safe_file::{self, Owner};
 use crate::service::source_of;
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use crate::config::{CollectorSettings, ConfigError, KeyPair, Loaded, ReceiverProtection, ReceiverSettings};
-use crate::secure::{Admission, Key, Salt};
+use nf_transport_core::secure::{Admission, Key, Salt};
 use crate::service::messages::receiver;
 use crate::service::{
     DaemonError, Expiry, KeyReader, KeyTrouble, TlsTrouble, needs_restart, notify, read_receiver_tls,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::config::HostPort;
-use crate::internal_error::internal_errors;
+use nf_transport_core::internal_error::internal_errors;
 use crate::receiver::output::{Counts, LateFigures, Outputs};
 use crate::receiver::reload::Reloader;
 use crate::receiver::serve::Shared;

@@ -12,17 +12,17 @@ use std::time::Instant;
 
 use tokio::sync::{OwnedMutexGuard, watch};
 
-use crate::datagram::BootTime;
-use crate::framing::Hello;
-use crate::prefixes::Prefixes;
+use nf_transport_core::datagram::BootTime;
+use nf_transport_core::framing::Hello;
+use nf_transport_core::prefixes::Prefixes;
 use crate::receiver::ahead::Left;
 use crate::receiver::delivery::{Delivery, Settled};
 use crate::receiver::denied::Denied;
 use crate::receiver::positions::{StreamInUse, StreamPosition};
 use crate::receiver::seats::known::Known;
 use crate::receiver::unmatched::Unmatched;
-use crate::secure::Admission;
-use crate::sequence::{RunId, SenderId, StreamId};
+use nf_transport_core::secure::Admission;
+use nf_transport_core::sequence::{RunId, SenderId, StreamId};
 use crate::service::boot_clock;
 use crate::status::{PeerState, PeerStatus, SenderTotals, Tally};
 
@@ -323,11 +323,11 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::framing::{Heartbeat, StreamProof};
+    use nf_transport_core::framing::{Heartbeat, StreamProof};
     use crate::limits::SEATS_MAX;
     use crate::receiver::output::Outputs;
     use crate::receiver::positions::{Owner, Positions};
-    use crate::sequence::Position;
+    use nf_transport_core::sequence::Position;
     use std::time::Instant;
 
     const STREAM: StreamId = StreamId([1; 16]);

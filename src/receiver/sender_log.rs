@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-use crate::sequence::{GapReason, SenderId};
+use nf_transport_core::sequence::{GapReason, SenderId};
 use crate::service::LogLimit;
 
 /// A kind of log line.

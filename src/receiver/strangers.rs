@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::receiver::known_sources::{KnownSources, Source};
-use crate::secure::Shown;
+use nf_transport_core::secure::Shown;
 use crate::service::{Choice, Place, Places, Rank};
 
 /// Whether the source is known, then what the peer has shown.

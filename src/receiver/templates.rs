@@ -18,11 +18,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::limits::SEATS_MAX;
-use crate::netflow::{Kept, News, TemplateMemory};
+use nf_transport_core::netflow::{Kept, News, TemplateMemory};
 use crate::receiver::output::{Outputs, PassedOn};
 pub(crate) use crate::receiver::templates::learner::TemplateLearner;
 use crate::receiver::templates::usage::{Kind, Usage};
-use crate::sequence::SenderId;
+use nf_transport_core::sequence::SenderId;
 
 /// The file of templates, and that of options data.
 const TEMPLATES_FILE: &str = "templates.json";
@@ -277,7 +277,7 @@ impl Templates {
     /// What `datagrams` of a sender define, on their way to a collector.
     pub(crate) fn learned(
         collector: SocketAddr,
-        datagrams: &[crate::datagram::Datagram<'_>],
+        datagrams: &[nf_transport_core::datagram::Datagram<'_>],
     ) -> (Arc<Self>, Arc<TemplateLearner>) {
         let templates = Arc::<Self>::default();
         let learner = templates.of_sender(&test_sender(), [collector], None).remove(0);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::datagram::BootTime;
+use nf_transport_core::datagram::BootTime;
 use crate::limits::UNMATCHED_SHOWN;
 use crate::receiver::denied::ExporterCounts;
 use crate::service::messages::receiver;

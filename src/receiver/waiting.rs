@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::limits::WAITING_PER_SENDER;
-use crate::sequence::SenderId;
+use nf_transport_core::sequence::SenderId;
 use crate::service::{Choice, Place, Places};
 
 /// The place of such a connection, given back when dropped.

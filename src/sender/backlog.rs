@@ -7,12 +7,12 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use crate::batch::Batch;
+use nf_transport_core::batch::Batch;
 use crate::limits::READ_AHEAD;
-use crate::secure::OpenError;
+use nf_transport_core::secure::OpenError;
 use crate::sender::queue::{OpenedSegment, Queue};
-use crate::sequence::Position;
-use crate::spool::{Damage, Item, SegmentReader};
+use nf_transport_core::sequence::Position;
+use nf_transport_core::spool::{Damage, Item, SegmentReader};
 
 /// After so many failed reads in a row, what cannot be read counts as damage.
 const PATIENCE: u32 = 3;

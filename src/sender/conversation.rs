@@ -10,7 +10,7 @@ use tokio::io::Ready;
 use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::framing::{Heartbeat, Welcome};
+use nf_transport_core::framing::{Heartbeat, Welcome};
 use crate::limits::CHANNEL_AGE_MAX;
 use crate::sender::backlog::BacklogError;
 use crate::sender::closing::{Closing, Why};
@@ -19,11 +19,11 @@ use crate::sender::line::{Line, Offered};
 use crate::sender::link::{Link, LinkSettings, LinkState};
 use crate::sender::read_ahead::ReadAhead;
 use crate::sender::stall::StallDetector;
-use crate::sequence::Position;
+use nf_transport_core::sequence::Position;
 use crate::service::messages::sender;
 use crate::service::stream::{Received, Stream, StreamError, protection};
 use crate::service::{ExpiredCertificate, LogLimit, More, ROUND, SessionExpiry, TcpProgress};
-use crate::session::{SenderEvent, SenderSession};
+use nf_transport_core::session::{SenderEvent, SenderSession};
 use crate::status::count_of;
 
 /// How long the last words to a receiver may take.

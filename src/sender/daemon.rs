@@ -33,7 +33,7 @@ use crate::service::{
     abort_on_panic, allow_open_files, logging, notify, open_private_directory, sockets, stop_channel,
     watch_for,
 };
-use crate::spool;
+use nf_transport_core::spool;
 use crate::status::{ControlSocket, Reply, Request, count_of, sender_metrics, serve_metrics};
 
 /// Runs nf-sender until it is told to stop.

@@ -10,8 +10,8 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::config::SenderProtection;
 use crate::limits::DIAL_PATIENCE;
-use crate::secure::{Certificate, Secret, SenderHandshake, SenderHandshakeError, SenderTls, Suite};
-use crate::sequence::SenderId;
+use nf_transport_core::secure::{Certificate, Secret, SenderHandshake, SenderHandshakeError, SenderTls, Suite};
+use nf_transport_core::sequence::SenderId;
 use crate::service::stream::{ShakeError, Stream, shake};
 use crate::service::{KeyReader, TlsTrouble, read_sender_tls};
 

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::framing::{Refusal, RefusalCode};
-use crate::secure::ChannelError;
-use crate::sequence::Position;
+use nf_transport_core::framing::{Refusal, RefusalCode};
+use nf_transport_core::secure::ChannelError;
+use nf_transport_core::sequence::Position;
 use crate::service::stream::StreamError;
-use crate::session::SessionError;
-use crate::spool::Divergence;
+use nf_transport_core::session::SessionError;
+use nf_transport_core::spool::Divergence;
 
 /// How a session ended.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::limits::LOG_INTERVAL;
-use crate::netflow::{ExporterFigures, Source, Unusable};
+use nf_transport_core::netflow::{ExporterFigures, Source, Unusable};
 use crate::sender::tally::Tally;
 use crate::service::messages::sender;
 use crate::status::{count_of, name_first};
@@ -111,8 +111,8 @@ impl Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datagram::BootTime;
-    use crate::netflow::ExportFormat;
+    use nf_transport_core::datagram::BootTime;
+    use nf_transport_core::netflow::ExportFormat;
 
     fn figures(id: u32, port: u16, missing: Result<u64, Unusable>) -> ExporterFigures {
         ExporterFigures {

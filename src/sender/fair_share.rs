@@ -15,17 +15,17 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::batch::{Batch, BatchBuilder, Compression, PushError};
-use crate::datagram::{Datagram, FlowRun, Timestamp};
-use crate::internal_error::note_internal_error;
-use crate::netflow::ExporterTable;
+use nf_transport_core::batch::{Batch, BatchBuilder, Compression, PushError};
+use nf_transport_core::datagram::{Datagram, FlowRun, Timestamp};
+use nf_transport_core::internal_error::note_internal_error;
+use nf_transport_core::netflow::ExporterTable;
 use crate::sender::holdings::{Holding, Holdings, Shares};
 use crate::sender::queue::Queue;
 use crate::sender::tally::Tally;
-use crate::sequence::{Gap, Position};
+use nf_transport_core::sequence::{Gap, Position};
 use crate::service::boot_clock;
-use crate::spool::disk::Directory;
-use crate::spool::{Candidate, Item, SegmentReader, Sieve, Spool, Thinned};
+use nf_transport_core::spool::disk::Directory;
+use nf_transport_core::spool::{Candidate, Item, SegmentReader, Sieve, Spool, Thinned};
 
 /// Largest holders together hold at least one part of so many of the spool; so does what is dropped of a segment.
 const PARTS: u64 = 4;

@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-use crate::batch::{Batch, BatchError, record_len};
-use crate::datagram::Datagram;
+use nf_transport_core::batch::{Batch, BatchError, record_len};
+use nf_transport_core::datagram::Datagram;
 use crate::limits::HOLDINGS_MAX;
-use crate::sequence::Position;
+use nf_transport_core::sequence::Position;
 
 /// What one exporter holds, or lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -13,10 +13,11 @@ use ipnet::IpNet;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::sync::watch;
 
-use crate::batch::{BatchBuilder, Compression, PushError};
-use crate::datagram::{Datagram, FlowRun};
-use crate::internal_error::note_internal_error;
-use crate::limits::{INTAKE_SLOTS, PAYLOAD_MAX};
+use nf_transport_core::batch::{BatchBuilder, Compression, PushError};
+use nf_transport_core::datagram::{Datagram, FlowRun};
+use nf_transport_core::internal_error::note_internal_error;
+use nf_transport_core::limits::PAYLOAD_MAX;
+use crate::limits::INTAKE_SLOTS;
 use crate::sender::gathering::Gathering;
 use crate::sender::intake::{self, Backing, Entry, Marks, Place, Ring, Slots, ask_for_details};
 use crate::sender::line::Lent;

@@ -10,9 +10,9 @@ use zeroize::Zeroizing;
 use crate::config::{
     self, HostPort, KeySource, Loaded, Overrides, SENDER, SenderProtection, SenderSettings, Surroundings,
 };
-use crate::limits::TOKEN_MAX;
-use crate::secure::Secret;
-use crate::secure::token::Token;
+use nf_transport_core::limits::TOKEN_MAX;
+use nf_transport_core::secure::Secret;
+use nf_transport_core::secure::token::Token;
 use crate::service::pairing::{DropIn, Place};
 use crate::service::{DaemonError, console, read_secret_line};
 use crate::status::take_up;

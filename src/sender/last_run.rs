@@ -6,7 +6,7 @@
 use std::io;
 use std::path::Path;
 
-use crate::datagram::Timestamp;
+use nf_transport_core::datagram::Timestamp;
 
 const FILE: &str = "boot";
 

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::internal_error::note_internal_error;
-use crate::sequence::{Gap, GapReason, Position};
-use crate::spool::Thinned;
+use nf_transport_core::internal_error::note_internal_error;
+use nf_transport_core::sequence::{Gap, GapReason, Position};
+use nf_transport_core::spool::Thinned;
 
 /// Counts since the start of the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,13 +8,13 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::sync::Mutex;
 
-use crate::batch::Batch;
-use crate::internal_error::note_internal_error;
+use nf_transport_core::batch::Batch;
+use nf_transport_core::internal_error::note_internal_error;
 use crate::sender::queue::{Next, Queue};
 use crate::sender::unacknowledged::Unacknowledged;
-use crate::sequence::{Position, StreamId};
+use nf_transport_core::sequence::{Position, StreamId};
 use crate::service::stream::{Stream, StreamError};
-use crate::session::{OutOfTurn, SenderSession};
+use nf_transport_core::session::{OutOfTurn, SenderSession};
 
 /// How much the session was handed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,18 +13,18 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::batch::Batch;
-use crate::datagram::Moment;
-use crate::internal_error::note_internal_error;
+use nf_transport_core::batch::Batch;
+use nf_transport_core::datagram::Moment;
+use nf_transport_core::internal_error::note_internal_error;
 use crate::limits::INTAKE_RING;
-use crate::secure::{OpenError, SpoolKeys, StreamKey};
+use nf_transport_core::secure::{OpenError, SpoolKeys, StreamKey};
 use crate::sender::intake::{Held, Marks, Ring};
 use crate::sender::ledger::{Counts, Ledger};
-use crate::sequence::{Gap, GapReason, Position, StreamId};
+use nf_transport_core::sequence::{Gap, GapReason, Position, StreamId};
 use crate::service::messages::sender;
 use crate::service::{Pulse, ROUND};
-use crate::spool::disk::Directory;
-use crate::spool::{Aside, Begun, Damage, KeptApart, Lineage, Newer, Room, SegmentReader, Spool};
+use nf_transport_core::spool::disk::Directory;
+use nf_transport_core::spool::{Aside, Begun, Damage, KeptApart, Lineage, Newer, Room, SegmentReader, Spool};
 use crate::status::count_of;
 
 /// What follows at a position.

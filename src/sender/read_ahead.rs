@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::batch::Batch;
+use nf_transport_core::batch::Batch;
 use crate::sender::backlog::{Backlog, BacklogError};
 use crate::sender::queue::{Next, Queue};
-use crate::sequence::Position;
+use nf_transport_core::sequence::Position;
 
 /// How long after a failed read of the spool the link tries again.
 const READ_AGAIN: Duration = Duration::from_secs(1);

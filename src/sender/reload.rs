@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use tokio::sync::watch;
 
 use crate::config::{ConfigError, KeySource, Loaded, SenderSettings, SpoolEncryption};
-use crate::secure::SpoolKeys;
+use nf_transport_core::secure::SpoolKeys;
 use crate::sender::dial::Speech;
 use crate::sender::ingest::IngestSettings;
 use crate::sender::keeper::KeeperSettings;

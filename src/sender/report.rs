@@ -7,16 +7,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::datagram::BootTime;
-use crate::internal_error::internal_errors;
-use crate::netflow::{ExportFormat, ExporterFigures, Source};
+use nf_transport_core::datagram::BootTime;
+use nf_transport_core::internal_error::internal_errors;
+use nf_transport_core::netflow::{ExportFormat, ExporterFigures, Source};
 use crate::sender::intake::Place;
 use crate::sender::link::{LinkSettings, LinkState, LinkView};
 use crate::sender::queue::{Figures, Queue};
 use crate::sender::room::{Shortage, time_left};
 use crate::sender::tally::Tally;
 use crate::service::{boot_clock, both_clocks, wall_clock};
-use crate::spool::Aside;
+use nf_transport_core::spool::Aside;
 use crate::status;
 use crate::status::{
     CertificateStatus, DeniedStatus, Dropped, DroppedStatus, ExporterStatus, IntakeStatus, Kept, Pace,

@@ -10,8 +10,8 @@ use crate::config::SpoolSettings;
 use crate::limits::{ROOM_SHORT, ROOM_SHORT_FOR, ROOM_WARNING_EVERY};
 use crate::sender::report::Reporter;
 use crate::service::messages::sender;
-use crate::spool::disk::Space;
-use crate::spool::{Room, is_segment};
+use nf_transport_core::spool::disk::Space;
+use nf_transport_core::spool::{Room, is_segment};
 use crate::status::{self, Request, SenderStatus, span};
 
 /// A spool that has no room, or little.
@@ -137,7 +137,7 @@ pub(crate) fn check(settings: &SpoolSettings, control: &Path) -> (Option<String>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spool::{MinFree, Policy};
+    use nf_transport_core::spool::{MinFree, Policy};
 
     const MIB: u64 = 1 << 20;
 

@@ -7,19 +7,20 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::batch::{Batch, BatchBuilder, Compression};
-use crate::datagram::{Datagram, Timestamp};
-use crate::limits::{INTAKE_RING, POSITIONS_PER_RUN};
-use crate::secure::{Key, SpoolKeys};
+use nf_transport_core::batch::{Batch, BatchBuilder, Compression};
+use nf_transport_core::datagram::{Datagram, Timestamp};
+use nf_transport_core::limits::POSITIONS_PER_RUN;
+use crate::limits::INTAKE_RING;
+use nf_transport_core::secure::{Key, SpoolKeys};
 use crate::sender::backlog::Backlog;
 use crate::sender::intake;
 use crate::sender::keeper::{Keeper, KeeperSettings};
 use crate::sender::queue::{Next, Queue, Stage};
 use crate::sender::recovery::{Recovered, RecoveryError, recover};
 use crate::sender::tally::Tally;
-use crate::sequence::Position;
+use nf_transport_core::sequence::Position;
 use crate::service::Pulse;
-use crate::spool::{MinFree, Policy, WhenFull};
+use nf_transport_core::spool::{MinFree, Policy, WhenFull};
 
 fn policy() -> Policy {
     Policy { min_free: MinFree::Bytes(0), ..Policy::default() }

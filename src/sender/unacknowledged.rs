@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::sequence::Position;
+use nf_transport_core::sequence::Position;
 
 /// Batches that are told apart at the most. A receiver may take far more than it acknowledges; then those next to each other
 /// count as one, which is acknowledged with the last of them.

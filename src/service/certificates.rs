@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::config::{ReceiverTlsSettings, TlsFiles};
 use crate::limits::PEM_MAX;
-use crate::secure::{Pem, ReceiverTls, RevocationFile, SenderTls, TlsError};
+use nf_transport_core::secure::{Pem, ReceiverTls, RevocationFile, SenderTls, TlsError};
 use crate::service::{KeyTrouble, keys};
 
 /// Why there is no certificate to speak TLS with.

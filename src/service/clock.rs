@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::datagram::{BootId, BootTime, Moment, Timestamp};
+use nf_transport_core::datagram::{BootId, BootTime, Moment, Timestamp};
 
 /// The time by the wall clock. A clock set before 1970 shows 1970.
 pub fn wall_clock() -> Timestamp {

@@ -8,7 +8,8 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use crate::cli::Given;
-use crate::limits::{KEY_FILE_MAX, TOKEN_MAX};
+use nf_transport_core::limits::TOKEN_MAX;
+use crate::limits::KEY_FILE_MAX;
 use crate::service::{DaemonError, console, logging};
 
 /// The key that the command line holds in full, if it does.

@@ -6,7 +6,7 @@ use core::cmp::Reverse;
 use core::hash::Hash;
 use std::collections::HashMap;
 
-use crate::datagram::BootTime;
+use nf_transport_core::datagram::BootTime;
 
 /// Counts by key. The key that was counted longest ago makes room for a new one.
 #[derive(Debug)]

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::datagram::Timestamp;
+use nf_transport_core::datagram::Timestamp;
 use crate::limits::{CERTIFICATE_WARNING, REVOCATION_WARNING_PART};
-use crate::secure::{Certificate, RevocationList};
+use nf_transport_core::secure::{Certificate, RevocationList};
 use crate::service::wall_clock;
 
 /// How often the same end is warned of.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::internal_error::{internal_errors, latest_internal_error};
+use nf_transport_core::internal_error::{internal_errors, latest_internal_error};
 use crate::service::CountLog;
 
 /// The log of internal errors.
@@ -54,7 +54,7 @@ mod tests {
     use tracing_subscriber::layer::{Context, SubscriberExt};
 
     use super::*;
-    use crate::internal_error::{expecting_internal_errors, note_internal_error};
+    use nf_transport_core::internal_error::{expecting_internal_errors, note_internal_error};
 
     /// Keeps the fields of each event as text.
     #[derive(Clone, Default)]

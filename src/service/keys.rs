@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::config::KeySource;
-use crate::limits::{KEY_FILE_MAX, PASSPHRASE_SHORT, PASSPHRASES_REMEMBERED};
-use crate::secure::{Key, KeyError, Passphrase, Secret, Strength, Suite};
+use nf_transport_core::limits::PASSPHRASE_SHORT;
+use crate::limits::{KEY_FILE_MAX, PASSPHRASES_REMEMBERED};
+use nf_transport_core::secure::{Key, KeyError, Passphrase, Secret, Strength, Suite};
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -165,8 +166,8 @@ mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt;
 
-    use crate::secure::Salt;
-    use crate::secure::passphrase::SALT_LEN;
+    use nf_transport_core::secure::Salt;
+    use nf_transport_core::secure::passphrase::SALT_LEN;
 
     const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 

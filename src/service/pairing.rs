@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::config::{self, KeySource, Revision};
 use crate::limits::KEY_FILE_MAX;
-use crate::secure::{Key, KeyError, Secret};
+use nf_transport_core::secure::{Key, KeyError, Secret};
 use crate::service::safe_file::{self, FileError, Owner};
 use crate::service::{DaemonError, KeyTrouble, console};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::limits::CERTIFICATE_CHECK;
-use crate::secure::{CertificateEnds, Channel};
+use nf_transport_core::secure::{CertificateEnds, Channel};
 use crate::service::wall_clock;
 
 /// Whose certificate has expired.

@@ -11,7 +11,7 @@ use rustix::net::Shutdown;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, Ready};
 use tokio::net::TcpStream;
 
-use crate::secure::{Channel, ChannelError, Handshake, KeyError};
+use nf_transport_core::secure::{Channel, ChannelError, Handshake, KeyError};
 use crate::service::TcpProgress;
 
 /// Pieces that one write takes at the most.

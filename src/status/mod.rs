@@ -15,8 +15,8 @@ mod take_up;
 
 use core::fmt::Display;
 
-use crate::datagram::Timestamp;
-use crate::secure::Certificate;
+use nf_transport_core::datagram::Timestamp;
+use nf_transport_core::secure::Certificate;
 use serde::{Deserialize, Serialize};
 
 pub use control::{ControlError, ControlSocket, Reply, Request, request, serving_process};

@@ -5,12 +5,12 @@ use core::net::SocketAddr;
 use core::num::NonZeroU32;
 use std::time::{Duration, Instant, SystemTime};
 
-use nf_transport::batch::{BatchBuilder, Compression};
-use nf_transport::datagram::{Datagram, Moment, Timestamp};
-use nf_transport::secure::StreamKey;
-use nf_transport::sequence::{Position, RunId};
-use nf_transport::spool::disk::Directory;
-use nf_transport::spool::{MinFree, OwnStream, Policy, StreamSecret, open};
+use nf_transport_core::batch::{BatchBuilder, Compression};
+use nf_transport_core::datagram::{Datagram, Moment, Timestamp};
+use nf_transport_core::secure::StreamKey;
+use nf_transport_core::sequence::{Position, RunId};
+use nf_transport_core::spool::disk::Directory;
+use nf_transport_core::spool::{MinFree, OwnStream, Policy, StreamSecret, open};
 
 use crate::losses::{dropped, go_on, wait_until_spooled};
 use crate::running::shared;

@@ -3,10 +3,10 @@
 
 use std::net::SocketAddr;
 
-use nf_transport::batch::{Batch, BatchBuilder, Compression, PushError};
-use nf_transport::datagram::{BootTime, Datagram, Timestamp};
-use nf_transport::netflow::ExporterTable;
-use nf_transport::sequence::Position;
+use nf_transport_core::batch::{Batch, BatchBuilder, Compression, PushError};
+use nf_transport_core::datagram::{BootTime, Datagram, Timestamp};
+use nf_transport_core::netflow::ExporterTable;
+use nf_transport_core::sequence::Position;
 use proptest::collection::vec;
 use proptest::prelude::*;
 

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use nf_transport::framing::{Message, RefusalCode};
-use nf_transport::sequence::Position;
+use nf_transport_core::framing::{Message, RefusalCode};
+use nf_transport_core::sequence::Position;
 
 use crate::running::shared;
 use crate::support::collector::Inbox;

@@ -5,10 +5,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use nf_transport::framing::{Message, RefusalCode};
+use nf_transport_core::framing::{Message, RefusalCode};
 use nf_transport::limits::{CONTROL_TIMEOUT, NEW_STREAMS_BURST_PER_SOURCE};
-use nf_transport::secure::{Handshake, SenderHandshake, Suite};
-use nf_transport::sequence::{Gap, GapReason, Position};
+use nf_transport_core::secure::{Handshake, SenderHandshake, Suite};
+use nf_transport_core::sequence::{Gap, GapReason, Position};
 
 use crate::running::{alone, shared};
 use crate::support::daemon::Program;

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nf_transport::secure::Suite;
-use nf_transport::secure::preface::{Parsed, Preface, SALTED_REPLY_LEN, Status};
+use nf_transport_core::secure::Suite;
+use nf_transport_core::secure::preface::{Parsed, Preface, SALTED_REPLY_LEN, Status};
 
 use crate::running::shared;
 use crate::support::chatter::{MIXED, Pattern};

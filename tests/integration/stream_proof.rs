@@ -4,9 +4,9 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use nf_transport::framing::{Message, RefusalCode};
-use nf_transport::secure::StreamKey;
-use nf_transport::sequence::{Gap, GapReason, Position, StreamId};
+use nf_transport_core::framing::{Message, RefusalCode};
+use nf_transport_core::secure::StreamKey;
+use nf_transport_core::sequence::{Gap, GapReason, Position, StreamId};
 
 use crate::losses::{gaps, go_on};
 use crate::running::shared;

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use nf_transport::batch::{Batch, Compression};
+use nf_transport_core::batch::{Batch, Compression};
 
 use crate::numbers::float;
 use crate::results::Results;

@@ -6,12 +6,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use nf_transport::batch::{BatchBuilder, Compression};
-use nf_transport::datagram::{Datagram, Moment, Timestamp};
-use nf_transport::secure::StreamKey;
-use nf_transport::sequence::Position;
-use nf_transport::spool::disk::Directory;
-use nf_transport::spool::{self, MinFree, OwnStream, Policy, StreamSecret};
+use nf_transport_core::batch::{BatchBuilder, Compression};
+use nf_transport_core::datagram::{Datagram, Moment, Timestamp};
+use nf_transport_core::secure::StreamKey;
+use nf_transport_core::sequence::Position;
+use nf_transport_core::spool::disk::Directory;
+use nf_transport_core::spool::{self, MinFree, OwnStream, Policy, StreamSecret};
 
 use crate::modes::ingest::NOWHERE;
 use crate::numbers::float;

@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use crate::batch::{BatchError, Records};
-use crate::datagram::Datagram;
+use nf_transport_core::batch::{BatchError, Records};
+use nf_transport_core::datagram::Datagram;
 use crate::limits::PARCEL_OVERHEAD;
-use crate::prefixes::Prefixes;
+use nf_transport_core::prefixes::Prefixes;
 use crate::receiver::denied::ExporterCounts;
 use crate::receiver::output::Exporters;
-use crate::sequence::{Gap, GapReason, Position};
+use nf_transport_core::sequence::{Gap, GapReason, Position};
 use crate::status::Tally;
 
 /// A batch on its way, or positions that will never come.

@@ -7,13 +7,13 @@ use std::thread::JoinHandle;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::batch::{BatchBuilder, BatchError, Compression, Records};
-use crate::datagram::Timestamp;
-use crate::limits::PAYLOAD_MAX;
-use crate::prefixes::Prefixes;
+use nf_transport_core::batch::{BatchBuilder, BatchError, Compression, Records};
+use nf_transport_core::datagram::Timestamp;
+use nf_transport_core::limits::PAYLOAD_MAX;
+use nf_transport_core::prefixes::Prefixes;
 use crate::receiver::output::Resolved;
 use crate::receiver::templates::{netflow_9, test_sender};
-use crate::sequence::{Gap, GapReason, Position, StreamId};
+use nf_transport_core::sequence::{Gap, GapReason, Position, StreamId};
 use crate::status::CollectorState;
 
 /// `payloads` as batches.

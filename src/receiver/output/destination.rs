@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::{CollectorSettings, Limit, Source, WhenDown};
-use crate::datagram::Datagram;
+use nf_transport_core::datagram::Datagram;
 use crate::limits::CATCH_UP_LIMIT;
-use crate::netflow::{Recipient, Repeats};
+use nf_transport_core::netflow::{Recipient, Repeats};
 use crate::receiver::output::budget::SocketBudget;
 use crate::receiver::output::gate::{Admission, Gate, RUN_MAX};
 use crate::receiver::output::pace::Bucket;

@@ -32,15 +32,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::config::{CollectorSettings, WhenDown};
-use crate::datagram::Datagram;
-use crate::netflow::Recipient;
+use nf_transport_core::datagram::Datagram;
+use nf_transport_core::netflow::Recipient;
 use crate::receiver::delivery::LaneMemory;
 use crate::receiver::output::lateness::Lateness;
 use crate::receiver::output::pace::CatchUp;
 use crate::receiver::output::share::Share;
 use crate::receiver::output::udp::UdpOutput;
 use crate::receiver::templates::{TemplateLearner, Templates};
-use crate::sequence::{Position, SenderId};
+use nf_transport_core::sequence::{Position, SenderId};
 use crate::status::CollectorState;
 
 /// What is known of one collector. Counts run from the start of the process.
@@ -476,7 +476,7 @@ mod tests {
     /// Datagrams that arrived at these times, as seconds since 1970.
     fn arrived_at<'a>(seconds: &[u64], payload: &'a [u8]) -> Vec<Datagram<'a>> {
         let arrived = |second: &u64| Datagram {
-            arrival: crate::datagram::Timestamp(second * 1_000_000_000),
+            arrival: nf_transport_core::datagram::Timestamp(second * 1_000_000_000),
             ..of_exporter(1, payload)
         };
         seconds.iter().map(arrived).collect()
@@ -533,7 +533,7 @@ mod tests {
         let datagram = Datagram {
             exporter: address,
             local: address,
-            arrival: crate::datagram::Timestamp(0),
+            arrival: nf_transport_core::datagram::Timestamp(0),
             payload: b"x",
         };
         output.pass_over(&[datagram, datagram]);

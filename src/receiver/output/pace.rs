@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::datagram::Timestamp;
+use nf_transport_core::datagram::Timestamp;
 use crate::limits::PACE_WAIT_MAX;
 
 /// For how long ahead may be sent at once, and for how long after it may be made good: together a fiftieth of a second's

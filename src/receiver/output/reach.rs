@@ -8,7 +8,7 @@ use core::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::datagram::{Datagram, Timestamp};
+use nf_transport_core::datagram::{Datagram, Timestamp};
 
 /// How long after a probe that failed the next one goes: routers and hosts send about one ICMP message a second.
 const PROBE_EVERY: Duration = Duration::from_secs(1);

@@ -12,7 +12,7 @@ use core::time::Duration;
 use lru::LruCache;
 use tokio::time::Instant;
 
-use crate::limits::EXPORTERS_MAX;
+use nf_transport_core::limits::EXPORTERS_MAX;
 
 /// How long a datagram is tried again before it is dropped: a filter that limits a rate lets it pass then.
 pub(super) const RETRY_FOR: Duration = Duration::from_millis(20);

@@ -14,7 +14,7 @@ use rustix::net::sockopt::{
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::limits::PAYLOAD_MAX;
+use nf_transport_core::limits::PAYLOAD_MAX;
 use crate::receiver::output::gate::RUN_MAX;
 use crate::receiver::output::route;
 use crate::receiver::output::watch::Watch;

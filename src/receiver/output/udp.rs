@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::CollectorSettings;
-use crate::datagram::Datagram;
+use nf_transport_core::datagram::Datagram;
 use crate::limits::LATE;
 use crate::receiver::output::budget::SocketBudget;
 use crate::receiver::output::destination::{Destination, PassedOn, Run};

@@ -5,7 +5,7 @@ use core::net::{IpAddr, SocketAddr};
 use crate::config::{CollectorSettings, Source};
 use crate::receiver::output::share::Share;
 use crate::receiver::output::sources::can_bear;
-use crate::sequence::SenderId;
+use nf_transport_core::sequence::SenderId;
 
 /// A collector as the settings have it.
 #[derive(Clone, Debug)]

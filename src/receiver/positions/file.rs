@@ -9,8 +9,8 @@ use std::time::SystemTime;
 
 use crate::receiver::positions::slot::{Progress, SLOT_LEN, Slot};
 use crate::receiver::positions::{PositionsError, set_aside_path};
-use crate::sequence::{Position, RunId, StreamId};
-use crate::spool::disk::not_created;
+use nf_transport_core::sequence::{Position, RunId, StreamId};
+use nf_transport_core::spool::disk::not_created;
 
 /// Where the slots lie: on pages of their own, so that what damages the one spares the other.
 const SLOT_OFFSETS: [u64; 2] = [0, 4096];

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use crate::limits::STREAM_KEPT;
 use crate::receiver::positions::StreamName;
-use crate::sequence::{SenderId, StreamId};
+use nf_transport_core::sequence::{SenderId, StreamId};
 
 /// A known stream of one sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -48,7 +48,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::limits::{STREAMS_MAX, STREAMS_PER_SENDER};
-use crate::sequence::{SenderId, StreamId};
+use nf_transport_core::sequence::{SenderId, StreamId};
 use folder::Folder;
 use index::Index;
 use new_streams::NewStreams;

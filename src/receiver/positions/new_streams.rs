@@ -8,13 +8,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-use crate::limits::{
-    NEW_STREAM_INTERVAL, NEW_STREAM_OWNERS, NEW_STREAM_SOURCES, NEW_STREAMS_BURST,
-    NEW_STREAMS_BURST_PER_SOURCE,
-};
+use crate::limits::{NEW_STREAM_INTERVAL, NEW_STREAM_OWNERS, NEW_STREAM_SOURCES, NEW_STREAMS_BURST, NEW_STREAMS_BURST_PER_SOURCE};
 use crate::receiver::known_sources::Source;
 use crate::receiver::positions::PositionsError;
-use crate::sequence::SenderId;
+use nf_transport_core::sequence::SenderId;
 
 /// Who begins a stream. Where many can have the same sender id, those at other addresses count apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BufMut};
 
-use crate::sequence::{Position, RunId, StreamId};
+use nf_transport_core::sequence::{Position, RunId, StreamId};
 
 /// Bytes of a slot.
 pub(super) const SLOT_LEN: usize = 32;

@@ -5,7 +5,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::limits::{NEW_STREAMS_BURST, STREAM_KEPT};
 use crate::receiver::positions::file::StreamPosition;
-use crate::sequence::{Position, RunId};
+use nf_transport_core::sequence::{Position, RunId};
 
 const STREAM: StreamId = StreamId([7; 16]);
 const RUN: RunId = RunId([3; 16]);

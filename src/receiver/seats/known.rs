@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::limits::{SEATS_MAX, UNEVEN_SEATS_MAX};
 use crate::receiver::seats::Seat;
-use crate::sequence::SenderId;
+use nf_transport_core::sequence::SenderId;
 use crate::status::SenderTotals;
 
 /// The seats by sender.

@@ -8,14 +8,14 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
 
 use super::*;
-use crate::batch::{BatchBuilder, BatchHeader, Compression, HEADER_LEN};
-use crate::datagram::{Datagram, Timestamp};
-use crate::framing::{Decoder, Heartbeat, Message, StreamProof};
+use nf_transport_core::batch::{BatchBuilder, BatchHeader, Compression, HEADER_LEN};
+use nf_transport_core::datagram::{Datagram, Timestamp};
+use nf_transport_core::framing::{Decoder, Heartbeat, Message, StreamProof};
 use crate::receiver::ahead::Ahead;
 use crate::receiver::output::Resolved;
 use crate::receiver::positions::Owner;
-use crate::secure::{Admission, Channel, ChannelBinding, Pass, StreamKey};
-use crate::sequence::StreamId;
+use nf_transport_core::secure::{Admission, Channel, ChannelBinding, Pass, StreamKey};
+use nf_transport_core::sequence::StreamId;
 use crate::service::{Stopper, stop_channel};
 use crate::status::CollectorState;
 
@@ -202,7 +202,7 @@ async fn a_sender_that_is_not_let_in_any_more_is_told_so() {
     let stricter = Admission { plaintext: true, ..Admission::default() };
     exchange.admission.send_replace(Arc::new(stricter));
     exchange.say(Message::Ping).await;
-    let key = crate::secure::Key::generate().unwrap();
+    let key = nf_transport_core::secure::Key::generate().unwrap();
     exchange.admission.send_replace(Arc::new(Admission { shared: vec![key], ..Admission::default() }));
     let Message::Refuse(refusal) = exchange.hear().await else { panic!("no refusal") };
     assert_eq!(refusal.code(), RefusalCode::NotAdmitted);

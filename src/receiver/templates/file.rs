@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::netflow::Kept;
+use nf_transport_core::netflow::Kept;
 use crate::receiver::newer_state::{self, State};
 use crate::service::safe_file::{self, Owner};
 

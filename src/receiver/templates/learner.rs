@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-use crate::datagram::Datagram;
-use crate::netflow::{Recipient, Repeats, TemplateMemory};
+use nf_transport_core::datagram::Datagram;
+use nf_transport_core::netflow::{Recipient, Repeats, TemplateMemory};
 use crate::receiver::templates::usage::{Kind, Usage};
 use crate::receiver::templates::{Templates, next_number};
-use crate::sequence::SenderId;
+use nf_transport_core::sequence::SenderId;
 
 /// Learns templates and options data as the datagrams of one sender reach one collector, or are skipped for it. So it knows
 /// what is in force at the collector's own position in the stream, wherever other collectors are.

@@ -1,7 +1,8 @@
 use super::*;
-use crate::datagram::{Datagram, Timestamp};
-use crate::limits::{TEMPLATE_BYTES_PER_EXPORTER, TEMPLATES_TOTAL};
-use crate::netflow::Recipient;
+use nf_transport_core::datagram::{Datagram, Timestamp};
+use nf_transport_core::limits::TEMPLATE_BYTES_PER_EXPORTER;
+use crate::limits::TEMPLATES_TOTAL;
+use nf_transport_core::netflow::Recipient;
 use crate::receiver::newer_state;
 
 fn of_exporter(payload: &[u8]) -> Datagram<'_> {

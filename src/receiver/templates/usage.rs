@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::limits::{OPTIONS_TOTAL, TEMPLATES_TOTAL};
-use crate::netflow::TemplateMemory;
+use nf_transport_core::netflow::TemplateMemory;
 
 /// What takes memory, each with a bound of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

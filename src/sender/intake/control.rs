@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use bytes::Buf;
 
-use crate::datagram::Timestamp;
+use nf_transport_core::datagram::Timestamp;
 
 /// Bytes before the content of a control message: its length (the content's included), level and type.
 const HEADER_LEN: usize = 16;

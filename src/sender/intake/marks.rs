@@ -34,8 +34,8 @@ use super::SharedFile;
 use super::bus_error::Backing;
 use super::header::{self, Header};
 use super::mapping::Mapping;
-use crate::internal_error::note_internal_error;
-use crate::sequence::{Position, RunId, StreamId};
+use nf_transport_core::internal_error::note_internal_error;
+use nf_transport_core::sequence::{Position, RunId, StreamId};
 
 /// Bytes of the marks: a page, so that the slots start on one.
 pub(super) const LEN: usize = 4096;
@@ -292,7 +292,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::internal_error::expecting_internal_errors;
+    use nf_transport_core::internal_error::expecting_internal_errors;
 
     const STREAM: StreamId = StreamId([4; 16]);
 

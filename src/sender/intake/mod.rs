@@ -41,7 +41,7 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, IFlags, MemfdFlags, ioctl_getflags, ioctl_setflags};
 
 use crate::limits::INTAKE_RING;
-use crate::sequence::{Position, RunId, StreamId};
+use nf_transport_core::sequence::{Position, RunId, StreamId};
 use crate::service::safe_file::open_regular;
 
 /// The intake's file as its parts share it. Its lock lasts as long as any of them.

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use super::SharedFile;
 use super::bus_error::Backing;
 use super::mapping::Mapping;
-use crate::batch::{Batch, BatchHeader, MAGIC};
-use crate::internal_error::note_internal_error;
-use crate::sequence::{Position, StreamId};
+use nf_transport_core::batch::{Batch, BatchHeader, MAGIC};
+use nf_transport_core::internal_error::note_internal_error;
+use nf_transport_core::sequence::{Position, StreamId};
 
 /// A batch in the ring.
 #[derive(Clone, Debug)]

@@ -29,7 +29,7 @@ use super::bus_error::Backing;
 use super::control::Details;
 use super::mapping::Mapping;
 use super::recvmmsg::recvmmsg;
-use crate::datagram::with_scope;
+use nf_transport_core::datagram::with_scope;
 use crate::limits::{INTAKE_SLOT_SIZE, INTAKE_SLOTS};
 
 const HEADER: usize = size_of::<mmsghdr>();
@@ -65,7 +65,7 @@ pub(crate) struct Slot<'a> {
     /// The address that it was sent to, where the kernel told.
     pub(crate) local: Option<IpAddr>,
     /// When it arrived, where the kernel told.
-    pub(crate) arrival: Option<crate::datagram::Timestamp>,
+    pub(crate) arrival: Option<nf_transport_core::datagram::Timestamp>,
     /// How many datagrams the socket had dropped by then, where the kernel told.
     pub(crate) dropped: Option<u32>,
     /// What the exporter sent.

@@ -3,8 +3,8 @@ use std::net::UdpSocket;
 use std::os::unix::fs::FileExt;
 
 use super::*;
-use crate::batch::{Batch, BatchBuilder, Compression};
-use crate::datagram::{Datagram, Timestamp};
+use nf_transport_core::batch::{Batch, BatchBuilder, Compression};
+use nf_transport_core::datagram::{Datagram, Timestamp};
 use crate::limits::INTAKE_SLOTS;
 
 const STREAM: StreamId = StreamId([4; 16]);

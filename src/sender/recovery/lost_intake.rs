@@ -7,7 +7,7 @@ use core::time::Duration;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::datagram::Timestamp;
+use nf_transport_core::datagram::Timestamp;
 use crate::limits::{INTAKE_RING, INTAKE_SLOTS};
 use crate::sender::intake::Found;
 use crate::sender::last_run::Began;

@@ -3,14 +3,14 @@
 use std::io;
 use std::path::Path;
 
-use crate::secure::SpoolKeys;
+use nf_transport_core::secure::SpoolKeys;
 use crate::sender::intake;
 use crate::sender::ledger::Ledger;
 use crate::sender::queue::{NEWER_DIRECTORY, tell_newer};
 use crate::service::messages::sender;
-use crate::spool::Spool;
-use crate::spool::TakenIn;
-use crate::spool::disk::Directory;
+use nf_transport_core::spool::Spool;
+use nf_transport_core::spool::TakenIn;
+use nf_transport_core::spool::disk::Directory;
 use crate::status::count_of;
 
 /// Moves the intake at `path` out of the way if a newer version left it. Says whether it did.

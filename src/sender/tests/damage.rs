@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::running::Running;
 use super::{assert_balanced, drain, kill, policy, push, start};
 use crate::limits::{INTAKE_RING, INTAKE_SLOTS};
-use crate::sequence::Position;
+use nf_transport_core::sequence::Position;
 
 /// Batches in the ring, of one datagram each.
 const BATCHES: u64 = 12;

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::*;
-use crate::batch::{Parsed, Sealing};
-use crate::secure::OpenError;
+use nf_transport_core::batch::{Parsed, Sealing};
+use nf_transport_core::secure::OpenError;
 use crate::sender::backlog::BacklogError;
-use crate::sequence::StreamId;
+use nf_transport_core::sequence::StreamId;
 use crate::service::DaemonError;
-use crate::spool::SEGMENT_HEADER_LEN;
+use nf_transport_core::spool::SEGMENT_HEADER_LEN;
 
 fn key(digit: char) -> Key {
     Key::from_text(&digit.to_string().repeat(64)).unwrap()

@@ -3,8 +3,8 @@
 use super::*;
 use crate::sender::queue::OpenedSegment;
 use crate::service::both_clocks;
-use crate::spool::as_newer::{set_header_byte, set_version};
-use crate::spool::{Item, Newer, SEGMENT_HEADER_LEN};
+use nf_transport_core::spool::as_newer::{set_header_byte, set_version};
+use nf_transport_core::spool::{Item, Newer, SEGMENT_HEADER_LEN};
 
 const BATCHES: u64 = 30;
 

@@ -7,9 +7,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::framing::{Heartbeat, Welcome};
-use crate::secure::{ChannelBinding, StreamKey};
-use crate::sequence::{RunId, StreamId};
+use nf_transport_core::framing::{Heartbeat, Welcome};
+use nf_transport_core::secure::{ChannelBinding, StreamKey};
+use nf_transport_core::sequence::{RunId, StreamId};
 
 /// That of the only connection there is.
 const BINDING: ChannelBinding = ChannelBinding([9; 32]);

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::watch;
 
-use crate::batch::Compression;
+use nf_transport_core::batch::Compression;
 use crate::sender::ingest::{Ingest, IngestSettings, Listener};
 use crate::sender::recovery::Recovered;
 use crate::sender::tally::Tally;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::sequence::StreamId;
+use nf_transport_core::sequence::StreamId;
 use crate::status::{
     CollectorStatus, ConfusedStatus, DeniedExporter, DeniedStatus, Dropped, ExporterStatus, IntakeStatus,
     LateStatus, Queued, Recovered, RefusedStatus, SeenAs, SenderTotals, SocketStatus, Tally, UnmatchedStatus,

@@ -8,10 +8,10 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nf_transport::batch::{Batch, BatchBuilder, Compression, PushError};
-use nf_transport::datagram::{BootTime, Datagram, FlowRun, Timestamp};
-use nf_transport::netflow::ExporterTable;
-use nf_transport::sequence::{Position, StreamId};
+use nf_transport_core::batch::{Batch, BatchBuilder, Compression, PushError};
+use nf_transport_core::datagram::{BootTime, Datagram, FlowRun, Timestamp};
+use nf_transport_core::netflow::ExporterTable;
+use nf_transport_core::sequence::{Position, StreamId};
 use pcap_file::DataLink;
 use pcap_file::pcap::{PcapPacket, PcapReader, PcapWriter};
 

@@ -8,11 +8,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use nf_transport::batch::{BatchBuilder, Compression};
-use nf_transport::datagram::{Datagram, Timestamp};
-use nf_transport::framing::{Decoder, Heartbeat, Hello, Message};
-use nf_transport::secure::{Channel, Handshake, Key, SenderHandshake, StreamKey, Suite};
-use nf_transport::sequence::{Position, RunId, StreamId};
+use nf_transport_core::batch::{BatchBuilder, Compression};
+use nf_transport_core::datagram::{Datagram, Timestamp};
+use nf_transport_core::framing::{Decoder, Heartbeat, Hello, Message};
+use nf_transport_core::secure::{Channel, Handshake, Key, SenderHandshake, StreamKey, Suite};
+use nf_transport_core::sequence::{Position, RunId, StreamId};
 use socket2::{Domain, Socket, Type};
 
 use super::hosts::key_text;

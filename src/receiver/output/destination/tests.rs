@@ -1,7 +1,7 @@
 use core::num::NonZeroUsize;
 
 use super::*;
-use crate::datagram::Timestamp;
+use nf_transport_core::datagram::Timestamp;
 use crate::receiver::templates::{Templates, netflow_9};
 
 fn datagrams<'a>(payloads: &[&'a [u8]]) -> Vec<Datagram<'a>> {

@@ -1,0 +1,25 @@
+//! The shared crate of nf-sender and nf-receiver: framing, encryption and segment rotation.
+//!
+//! It opens no socket and reads no clock; moments come in as arguments. Files are touched by [`spool`] only, through a trait.
+//! The modules form three floors; each imports only from floors below its own:
+//!
+//! | floor | modules |
+//! |---|---|
+//! | 0 values | [`datagram`], [`prefixes`], [`sequence`], [`limits`], [`internal_error`] |
+//! | 1 codecs and clock arithmetic | [`batch`], [`clock`], [`framing`], [`netflow`] |
+//! | 2 machines | [`spool`], [`secure`], [`session`] |
+
+pub mod datagram;
+pub mod internal_error;
+pub mod limits;
+pub mod prefixes;
+pub mod sequence;
+
+pub mod batch;
+pub mod clock;
+pub mod framing;
+pub mod netflow;
+
+pub mod secure;
+pub mod session;
+pub mod spool;
