@@ -119,8 +119,8 @@ $(TEST_DEBIAN)/complete:
 
 # Half a minute of NetFlow through cuts and kills; no root, no systemd.
 demo:
-	$(CARGO) build --quiet --bins --example demo
-	@$(BUILT)/examples/demo
+	$(CARGO) build --quiet --package nf-transport --package nf-transport-demo --bins
+	@$(BUILT)/demo
 
 test: test-tools
 	@mkdir -p $(CARGO_TARGET_DIR); log=$(PACKAGES).log; \
@@ -130,7 +130,7 @@ test: test-tools
 		echo "skipped: tests on machines with systemd, which could not be made ($$log)"; \
 		[ "$${CI:-}" != true ]; \
 	fi
-	$(CARGO) test --quiet
+	$(CARGO) test --workspace --quiet
 
 check: fmt clippy doc deny configs units pages
 
@@ -150,14 +150,14 @@ captures:
 	rm $(CAPTURES)/ndpi_*
 
 fmt:
-	$(CARGO) fmt --check
+	$(CARGO) fmt --all --check
 
 clippy:
-	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
 # Readers of the source are the only readers of these pages, so they show the private items too.
 doc:
-	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --document-private-items
 
 # The database of advisories, which cargo-deny fetches.
 ADVISORIES = https://github.com/rustsec/advisory-db

@@ -13,9 +13,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use nf_transport_core::secure::{Admission, Channel, Handshake, Key, ReceiverHandshake, SenderHandshake, Suite};
-use nf_transport_core::sequence::SenderId;
 use nf_transport::service::stream::{Received, Stream, shake};
+use nf_transport_core::secure::{
+    Admission, Channel, Handshake, Key, ReceiverHandshake, SenderHandshake, Suite,
+};
+use nf_transport_core::sequence::SenderId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 

@@ -4,15 +4,10 @@
 //! `NF_BENCH_SECONDS` makes it shorter or longer.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
     reason = "a benchmark that cannot go on ends there, and says what it saw"
 )]
-
-#[expect(dead_code, reason = "the tests use parts of the kit that this does not need")]
-#[path = "../tests/integration/support/mod.rs"]
-mod support;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -20,12 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::hosts::{QUICK_SENDER, SenderHost};
+use nf_transport_kit::load::Until;
+use nf_transport_kit::pair::{Pair, STALL};
+use nf_transport_kit::samples::count;
 use socket2::{Domain, Socket, Type};
-use support::chatter::{MIXED, Pattern};
-use support::hosts::{QUICK_SENDER, SenderHost};
-use support::load::Until;
-use support::pair::{Pair, STALL};
-use support::samples::count;
 
 const SECONDS: u64 = 30;
 const STRANGERS_PER_SECOND: u64 = 2000;

@@ -14,7 +14,7 @@ use crate::generator::Sending;
 use crate::messages::{COUNT, Messages};
 use crate::payload::LEN;
 use crate::process::Process;
-use crate::support::kernel_socket::{KernelFigures, KernelSocket, RECEIVE_BUFFER};
+use nf_transport_kit::kernel_socket::{KernelFigures, KernelSocket, RECEIVE_BUFFER};
 
 /// The word by which this program knows that it is to be the loop.
 pub(crate) const WORD: &str = "--bare-loop";

@@ -6,7 +6,7 @@ use std::thread::available_parallelism;
 
 use crate::numbers::grouped_bytes;
 use crate::relay::receive_buffer;
-use crate::support::netflow_tools::find;
+use nf_transport_kit::netflow_tools::find;
 
 /// Processor, cores, memory, kernel, receive buffers, and the other relays' versions.
 pub(crate) fn description() -> String {

@@ -35,9 +35,6 @@ mod run;
 mod search;
 mod settings;
 mod sink;
-#[expect(dead_code, reason = "the tests use parts of the kit that this does not need")]
-#[path = "../../tests/integration/support/mod.rs"]
-mod support;
 
 use modes::{catch_up, compression, cost, disk, exporters, ingest, rate, senders, start};
 use results::Results;

@@ -7,9 +7,9 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 use crate::process::Process;
-use crate::support::hosts::directory;
-use crate::support::kernel_socket::KernelSocket;
-use crate::support::netflow_tools::{find, free_port};
+use nf_transport_kit::hosts::directory;
+use nf_transport_kit::kernel_socket::KernelSocket;
+use nf_transport_kit::netflow_tools::{find, free_port};
 
 /// The program, from Debian's package pmacct.
 pub(crate) const PROGRAM: &str = "nfacctd";

@@ -8,8 +8,8 @@ use nf_transport_core::secure::Suite;
 use tempfile::TempDir;
 
 use crate::process::Process;
-use crate::support::hosts::{ReceiverHost, SenderHost};
-use crate::support::pair::STALL;
+use nf_transport_kit::hosts::{ReceiverHost, SenderHost};
+use nf_transport_kit::pair::STALL;
 
 /// A file system in memory, as `/run` is under systemd.
 const MEMORY: &str = "/dev/shm";

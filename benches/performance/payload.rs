@@ -2,7 +2,7 @@
 //!
 //! Every byte follows from the stamp, so the sink needs no memory of what was sent to tell whether it got exactly that.
 
-use crate::support::chatter::Pattern;
+use nf_transport_kit::chatter::Pattern;
 
 /// Bytes of each datagram.
 pub(crate) const LEN: usize = 24 + 30 * 48;

@@ -11,8 +11,8 @@ use crate::generator::Sending;
 use crate::nfacctd::{self, Nfacctd};
 use crate::pair::Pair;
 use crate::process::Process;
-use crate::support::hosts::directory;
-use crate::support::netflow_tools::{NfcapdSettings, find};
+use nf_transport_kit::hosts::directory;
+use nf_transport_kit::netflow_tools::{NfcapdSettings, find};
 
 /// Which relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

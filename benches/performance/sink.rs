@@ -11,7 +11,7 @@ use crate::generator::Timetable;
 use crate::messages::Messages;
 use crate::numbers::{float, index, quantile};
 use crate::payload::{self, Stamp};
-use crate::support::kernel_socket::{KernelSocket, enlarge, receive_buffer};
+use nf_transport_kit::kernel_socket::{KernelSocket, enlarge, receive_buffer};
 
 /// Longer than any datagram of these, so that a longer one is seen as such.
 const SLOT: usize = 2048;

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::support::samples::Sample;
+use nf_transport_kit::samples::Sample;
 
 /// Characters of the time line.
 const WIDTH: usize = 72;

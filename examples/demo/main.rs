@@ -4,7 +4,6 @@
 //! Needs no root and no systemd: the demo holds the daemons' sockets, as systemd would. `make demo` builds and runs it.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::print_stderr,
@@ -15,19 +14,15 @@ mod chart;
 mod progress;
 mod table;
 
-#[expect(dead_code, reason = "the tests use parts of the kit that the demo does not need")]
-#[path = "../../tests/integration/support/mod.rs"]
-mod support;
-
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use chart::Event;
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::pair::Pair;
+use nf_transport_kit::samples::Sampler;
 use progress::Progress;
-use support::chatter::{MIXED, Pattern};
-use support::load::{Load, Until};
-use support::pair::Pair;
-use support::samples::Sampler;
 
 const EXPORTERS: u16 = 6;
 const DATAGRAMS_PER_SECOND: u32 = 2000;

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
-use crate::support::chatter::Version;
-use crate::support::tally::Report;
+use nf_transport_kit::chatter::Version;
+use nf_transport_kit::tally::Report;
 
 /// A row for each exporter and one for all of them.
 pub(crate) fn table(report: &Report, sent: &[u32]) -> String {
@@ -18,7 +18,7 @@ pub(crate) fn table(report: &Report, sent: &[u32]) -> String {
         let figures = [(*sent).into(), tally.arrived, missing.into(), tally.corrupted, tally.out_of_order];
         row(&mut out, &name, figures, tally.repeated);
     }
-    let sum = |figure: fn(&crate::support::tally::Tally) -> u64| report.exporters.iter().map(figure).sum();
+    let sum = |figure: fn(&nf_transport_kit::tally::Tally) -> u64| report.exporters.iter().map(figure).sum();
     let all_sent = sent.iter().map(|sent| u64::from(*sent)).sum();
     let out_of_order = sum(|tally| tally.out_of_order);
     let figures =
@@ -38,7 +38,7 @@ fn row(out: &mut String, name: &str, figures: [u64; 5], repeated: u64) {
 
 /// Says whether everything arrived as it was sent.
 pub(crate) fn verdict(report: &Report, sent: &[u32], refused: u64) -> ExitCode {
-    let bad = |tally: &crate::support::tally::Tally| tally.corrupted + tally.out_of_order > 0;
+    let bad = |tally: &nf_transport_kit::tally::Tally| tally.corrupted + tally.out_of_order > 0;
     let missing = report.missing(sent);
     if missing + report.foreign + refused > 0 || report.exporters.iter().any(bad) {
         println!(

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use nf_transport_core::batch::Compression;
 use crate::config::reader::Reader;
 use crate::config::value::Value;
 use crate::config::{
@@ -14,6 +13,7 @@ use crate::config::{
     that_differ,
 };
 use crate::limits;
+use nf_transport_core::batch::Compression;
 use nf_transport_core::sequence::SenderId;
 use nf_transport_core::spool::{Policy, WhenFull};
 
@@ -65,8 +65,11 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
     let receivers = reader.list("receivers", [], 0..=limits::RECEIVERS_MAX, kinds::host_port);
     let protection = protection::read_sender(reader, surroundings);
     let id = reader.take("id", surroundings.default_id().as_str(), kinds::sender_id);
-    let heartbeat =
-        reader.take("heartbeat", "5s", kinds::duration(nf_transport_core::limits::HEARTBEAT_MIN..=nf_transport_core::limits::HEARTBEAT_MAX));
+    let heartbeat = reader.take(
+        "heartbeat",
+        "5s",
+        kinds::duration(nf_transport_core::limits::HEARTBEAT_MIN..=nf_transport_core::limits::HEARTBEAT_MAX),
+    );
     let control = reader.take("control", surroundings.control_path(SENDER), kinds::path);
     let metrics = reader.section("metrics", |reader| reader.optional("listen", kinds::socket_address));
     let reconnect = reader.section("reconnect", read_reconnect);

@@ -11,16 +11,16 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::limits::ACCEPT_REST;
-use nf_transport_core::prefixes::Prefixes;
 use crate::receiver::known_sources::Source;
 use crate::receiver::positions::Owner;
 use crate::receiver::serve::{FAREWELL, Shared, serve, turn_back};
 use crate::receiver::strangers::{Notes, Strangers, StrangersPlace};
-use nf_transport_core::secure::{Admission, Admitted, Channel, Handshake, Pass, ReceiverHandshake, Turned};
-use nf_transport_core::sequence::SenderId;
 use crate::service::messages::receiver;
 use crate::service::stream::{ShakeError, Stream, shake};
 use crate::service::{More, Pulse, ROUND, Stop, is_out_of_files};
+use nf_transport_core::prefixes::Prefixes;
+use nf_transport_core::secure::{Admission, Admitted, Channel, Handshake, Pass, ReceiverHandshake, Turned};
+use nf_transport_core::sequence::SenderId;
 
 /// Why a connection came to nothing before it had a session.
 #[derive(Debug, thiserror::Error)]
@@ -239,8 +239,8 @@ mod tests {
     use crate::receiver::seats::Seats;
     use crate::receiver::sender_log::SenderLog;
     use crate::receiver::waiting::Waiting;
-    use nf_transport_core::secure::preface::{Mode, Parsed, Preface, REPLY_LEN, Status};
     use crate::service::{Stopper, stop_channel};
+    use nf_transport_core::secure::preface::{Mode, Parsed, Preface, REPLY_LEN, Status};
     use std::sync::Mutex;
     use tokio::task::JoinHandle;
 

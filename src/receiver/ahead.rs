@@ -14,8 +14,8 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::receiver::newer_state::{self, State};
-use nf_transport_core::sequence::{Position, RunId, SenderId, StreamId};
 use crate::service::safe_file::{self, Owner};
+use nf_transport_core::sequence::{Position, RunId, SenderId, StreamId};
 
 /// What one collector has of one stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use crate::config::{CollectorSettings, ReceiverSettings};
 use crate::limits::{CONFUSED_LOGGED, CONFUSED_SHOWN};
-use nf_transport_core::netflow::{Kept, SharedDomain, shared_domains};
 use crate::receiver::output::{Outputs, SeenAt, View};
 use crate::receiver::templates::{self, Templates};
 use crate::service::messages::receiver;
 use crate::status::{ConfusedStatus, count_of};
+use nf_transport_core::netflow::{Kept, SharedDomain, shared_domains};
 
 /// How often templates are looked through at most.
 const LOOKED_EVERY: Duration = Duration::from_secs(10);

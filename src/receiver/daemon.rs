@@ -11,9 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 
-use nf_transport_core::clock::ClockWatch;
 use crate::config::{HostPort, Loaded, ReceiverSettings};
-use nf_transport_core::limits::CLOCK_SETTLED_AFTER;
 use crate::receiver::accept::Gate;
 use crate::receiver::ahead::{self, Ahead, Left};
 use crate::receiver::collectors::Collectors;
@@ -30,7 +28,6 @@ use crate::receiver::strangers::Strangers;
 use crate::receiver::templates::Templates;
 use crate::receiver::unmatched::UnmatchedLog;
 use crate::receiver::waiting::Waiting;
-use nf_transport_core::secure::Admission;
 use crate::service::messages::receiver;
 use crate::service::{
     DaemonError, DirectoryLock, Expiry, ExpiryWatch, FileShares, InternalErrorLog, LogLimit, More, Pulse,
@@ -38,6 +35,9 @@ use crate::service::{
     sockets, stop_channel, watch_for,
 };
 use crate::status::{ControlSocket, Pace, ReceiverStatus, Reply, Request, receiver_metrics, serve_metrics};
+use nf_transport_core::clock::ClockWatch;
+use nf_transport_core::limits::CLOCK_SETTLED_AFTER;
+use nf_transport_core::secure::Admission;
 
 /// Runs nf-receiver until it is told to stop.
 pub(crate) fn run(load: Load) -> Result<(), DaemonError> {

@@ -19,13 +19,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::config::WhenDown;
-use nf_transport_core::datagram::Datagram;
-use nf_transport_core::limits::{BATCH_BODY_MAX, LANE_MAX};
 pub(crate) use crate::receiver::delivery::memory::LaneMemory;
 use crate::receiver::delivery::memory::Part;
 pub(crate) use crate::receiver::delivery::parcel::{Loss, LossCause, Parcel, Settled};
 use crate::receiver::output::{Exporters, Output, Outputs, Progress};
 use crate::receiver::templates::TemplateLearner;
+use nf_transport_core::datagram::Datagram;
+use nf_transport_core::limits::{BATCH_BODY_MAX, LANE_MAX};
 use nf_transport_core::sequence::{Position, SenderId};
 
 /// The way of a stream to one collector.

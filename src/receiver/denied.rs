@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use nf_transport_core::datagram::BootTime;
 use crate::limits::DENIED_SHOWN;
-use nf_transport_core::sequence::SenderId;
 use crate::service::messages::receiver;
 use crate::service::{CountLog, CountTable};
 use crate::status::{DeniedExporter, count_of, name_first};
+use nf_transport_core::datagram::BootTime;
+use nf_transport_core::sequence::SenderId;
 
 /// Numbers of datagrams by exporter.
 pub(crate) type ExporterCounts = BTreeMap<IpAddr, u64>;

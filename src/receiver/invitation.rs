@@ -3,10 +3,10 @@
 use core::net::SocketAddr;
 
 use crate::config::{HostPort, ReceiverSettings, Surroundings};
+use crate::service::{DaemonError, console};
 use nf_transport_core::secure::token::Token;
 use nf_transport_core::secure::{Key, Suite};
 use nf_transport_core::sequence::SenderId;
-use crate::service::{DaemonError, console};
 
 /// The address that the command line gave.
 pub(crate) fn given_address(text: &str) -> Result<HostPort, DaemonError> {

@@ -11,13 +11,13 @@ use crate::config::{
     self, ConfigError, HostPort, KeySource, Loaded, Overrides, RECEIVER, ReceiverSettings, Revision,
     SenderKeys, Surroundings,
 };
-use nf_transport_core::prefixes::Prefixes;
 use crate::receiver::invitation;
-use nf_transport_core::secure::Key;
-use nf_transport_core::sequence::SenderId;
 use crate::service::pairing::{DropIn, Place};
 use crate::service::{DaemonError, console, read_key, safe_file};
 use crate::status::take_up;
+use nf_transport_core::prefixes::Prefixes;
+use nf_transport_core::secure::Key;
+use nf_transport_core::sequence::SenderId;
 
 /// What the file with a sender's key before the present one ends in. No sender is called so.
 const PREVIOUS: &str = ".previous";

@@ -17,9 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{KNOWN_SOURCES, KNOWN_SOURCES_PER_SENDER};
 use crate::receiver::newer_state::{self, State};
-use nf_transport_core::sequence::SenderId;
 use crate::service::safe_file::{self, Owner};
 use crate::service::source_of;
+use nf_transport_core::sequence::SenderId;
 
 /// Shortest time between two writes of the file; an orderly stop does not wait for it.
 const KEPT_EVERY: Duration = Duration::from_secs(10);

@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use crate::config::{CollectorSettings, ConfigError, KeyPair, Loaded, ReceiverProtection, ReceiverSettings};
-use nf_transport_core::secure::{Admission, Key, Salt};
 use crate::service::messages::receiver;
 use crate::service::{
     DaemonError, Expiry, KeyReader, KeyTrouble, TlsTrouble, needs_restart, notify, read_receiver_tls,
     wall_clock,
 };
 use crate::status::count_of;
+use nf_transport_core::secure::{Admission, Key, Salt};
 
 /// Reads the settings again, from where they came at the start.
 pub(crate) type Load = Box<dyn Fn() -> Result<Loaded<ReceiverSettings>, ConfigError> + Send + Sync>;

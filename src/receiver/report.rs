@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::config::HostPort;
-use nf_transport_core::internal_error::internal_errors;
 use crate::receiver::output::{Counts, LateFigures, Outputs};
 use crate::receiver::reload::Reloader;
 use crate::receiver::serve::Shared;
@@ -13,6 +12,7 @@ use crate::status::{
     CertificateStatus, CollectorState, CollectorStatus, LateStatus, Pace, PeerState, PeerStatus,
     ReceiverStatus, SeenAs, SenderTotals, Tally, count_of,
 };
+use nf_transport_core::internal_error::internal_errors;
 
 /// The status, with what is known of collectors that are not found.
 pub(crate) fn status(

@@ -12,19 +12,19 @@ use std::time::Instant;
 
 use tokio::sync::{OwnedMutexGuard, watch};
 
-use nf_transport_core::datagram::BootTime;
-use nf_transport_core::framing::Hello;
-use nf_transport_core::prefixes::Prefixes;
 use crate::receiver::ahead::Left;
 use crate::receiver::delivery::{Delivery, Settled};
 use crate::receiver::denied::Denied;
 use crate::receiver::positions::{StreamInUse, StreamPosition};
 use crate::receiver::seats::known::Known;
 use crate::receiver::unmatched::Unmatched;
-use nf_transport_core::secure::Admission;
-use nf_transport_core::sequence::{RunId, SenderId, StreamId};
 use crate::service::boot_clock;
 use crate::status::{PeerState, PeerStatus, SenderTotals, Tally};
+use nf_transport_core::datagram::BootTime;
+use nf_transport_core::framing::Hello;
+use nf_transport_core::prefixes::Prefixes;
+use nf_transport_core::secure::Admission;
+use nf_transport_core::sequence::{RunId, SenderId, StreamId};
 
 /// What the sender's current stream is, and how far it is delivered.
 #[derive(Debug)]
@@ -323,10 +323,10 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use nf_transport_core::framing::{Heartbeat, StreamProof};
     use crate::limits::SEATS_MAX;
     use crate::receiver::output::Outputs;
     use crate::receiver::positions::{Owner, Positions};
+    use nf_transport_core::framing::{Heartbeat, StreamProof};
     use nf_transport_core::sequence::Position;
     use std::time::Instant;
 

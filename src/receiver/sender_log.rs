@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-use nf_transport_core::sequence::{GapReason, SenderId};
 use crate::service::LogLimit;
+use nf_transport_core::sequence::{GapReason, SenderId};
 
 /// A kind of log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

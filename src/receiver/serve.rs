@@ -14,9 +14,6 @@ use tokio::io::Ready;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use nf_transport_core::batch::{Batch, BatchError};
-use nf_transport_core::framing::{Hello, RefusalCode};
-use nf_transport_core::internal_error::note_internal_error;
 use crate::limits::{HANG_UP_GRACE, WAITING_PER_SENDER};
 use crate::receiver::accept::Known;
 use crate::receiver::ahead::Ahead;
@@ -30,13 +27,16 @@ use crate::receiver::seats::{Counters, Current, Seats, Turn};
 use crate::receiver::sender_log::{SenderLine, SenderLog};
 use crate::receiver::templates::Templates;
 use crate::receiver::waiting::Waiting;
-use nf_transport_core::secure::is_proven;
-use nf_transport_core::sequence::{GapReason, Position, RunId, SenderId, StreamId};
 use crate::service::messages::receiver;
 use crate::service::stream::{Received, Stream, StreamError, protection};
 use crate::service::{ExpiredCertificate, LogLimit, More, SessionExpiry, Stop};
-use nf_transport_core::session::{Place, ReceiverEvent, ReceiverSession, SessionError};
 use crate::status::{RefusedStatus, count_of};
+use nf_transport_core::batch::{Batch, BatchError};
+use nf_transport_core::framing::{Hello, RefusalCode};
+use nf_transport_core::internal_error::note_internal_error;
+use nf_transport_core::secure::is_proven;
+use nf_transport_core::sequence::{GapReason, Position, RunId, SenderId, StreamId};
+use nf_transport_core::session::{Place, ReceiverEvent, ReceiverSession, SessionError};
 
 /// Bytes read from a connection at once.
 const READ_SIZE: usize = 256 * 1024;

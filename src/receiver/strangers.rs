@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::receiver::known_sources::{KnownSources, Source};
-use nf_transport_core::secure::Shown;
 use crate::service::{Choice, Place, Places, Rank};
+use nf_transport_core::secure::Shown;
 
 /// Whether the source is known, then what the peer has shown.
 type Spared = (bool, Shown);

@@ -18,10 +18,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::limits::SEATS_MAX;
-use nf_transport_core::netflow::{Kept, News, TemplateMemory};
 use crate::receiver::output::{Outputs, PassedOn};
 pub(crate) use crate::receiver::templates::learner::TemplateLearner;
 use crate::receiver::templates::usage::{Kind, Usage};
+use nf_transport_core::netflow::{Kept, News, TemplateMemory};
 use nf_transport_core::sequence::SenderId;
 
 /// The file of templates, and that of options data.

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use nf_transport_core::datagram::BootTime;
 use crate::limits::UNMATCHED_SHOWN;
 use crate::receiver::denied::ExporterCounts;
 use crate::service::messages::receiver;
 use crate::service::{CountLog, CountTable};
 use crate::status::{UnmatchedStatus, count_of, name_first};
+use nf_transport_core::datagram::BootTime;
 
 /// Datagrams that match no collector, from the start of the process.
 #[derive(Debug)]

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use crate::limits::WAITING_PER_SENDER;
-use nf_transport_core::sequence::SenderId;
 use crate::service::{Choice, Place, Places};
+use nf_transport_core::sequence::SenderId;
 
 /// The place of such a connection, given back when dropped.
 pub(crate) type WaitingPlace = Place<SenderId>;

@@ -7,10 +7,10 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use nf_transport_core::batch::Batch;
 use crate::limits::READ_AHEAD;
-use nf_transport_core::secure::OpenError;
 use crate::sender::queue::{OpenedSegment, Queue};
+use nf_transport_core::batch::Batch;
+use nf_transport_core::secure::OpenError;
 use nf_transport_core::sequence::Position;
 use nf_transport_core::spool::{Damage, Item, SegmentReader};
 

@@ -10,7 +10,6 @@ use tokio::io::Ready;
 use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use nf_transport_core::framing::{Heartbeat, Welcome};
 use crate::limits::CHANNEL_AGE_MAX;
 use crate::sender::backlog::BacklogError;
 use crate::sender::closing::{Closing, Why};
@@ -19,12 +18,13 @@ use crate::sender::line::{Line, Offered};
 use crate::sender::link::{Link, LinkSettings, LinkState};
 use crate::sender::read_ahead::ReadAhead;
 use crate::sender::stall::StallDetector;
-use nf_transport_core::sequence::Position;
 use crate::service::messages::sender;
 use crate::service::stream::{Received, Stream, StreamError, protection};
 use crate::service::{ExpiredCertificate, LogLimit, More, ROUND, SessionExpiry, TcpProgress};
-use nf_transport_core::session::{SenderEvent, SenderSession};
 use crate::status::count_of;
+use nf_transport_core::framing::{Heartbeat, Welcome};
+use nf_transport_core::sequence::Position;
+use nf_transport_core::session::{SenderEvent, SenderSession};
 
 /// How long the last words to a receiver may take.
 const FAREWELL: Duration = Duration::from_secs(1);

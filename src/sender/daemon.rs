@@ -33,8 +33,8 @@ use crate::service::{
     abort_on_panic, allow_open_files, logging, notify, open_private_directory, sockets, stop_channel,
     watch_for,
 };
-use nf_transport_core::spool;
 use crate::status::{ControlSocket, Reply, Request, count_of, sender_metrics, serve_metrics};
+use nf_transport_core::spool;
 
 /// Runs nf-sender until it is told to stop.
 pub(crate) fn run(load: Load) -> Result<(), DaemonError> {

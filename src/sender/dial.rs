@@ -10,10 +10,12 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::config::SenderProtection;
 use crate::limits::DIAL_PATIENCE;
-use nf_transport_core::secure::{Certificate, Secret, SenderHandshake, SenderHandshakeError, SenderTls, Suite};
-use nf_transport_core::sequence::SenderId;
 use crate::service::stream::{ShakeError, Stream, shake};
 use crate::service::{KeyReader, TlsTrouble, read_sender_tls};
+use nf_transport_core::secure::{
+    Certificate, Secret, SenderHandshake, SenderHandshakeError, SenderTls, Suite,
+};
+use nf_transport_core::sequence::SenderId;
 
 /// How a sender speaks to receivers.
 #[derive(Clone, Debug, PartialEq, Eq)]

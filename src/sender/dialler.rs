@@ -18,10 +18,10 @@ use crate::config::HostPort;
 use crate::limits::DIAL_PATIENCE;
 use crate::sender::dial::{DialError, Speech, connect};
 use crate::sender::segment_sizes::SegmentSizes;
-use nf_transport_core::sequence::SenderId;
 use crate::service::TcpProgress;
 use crate::service::messages::sender;
 use crate::service::stream::Stream;
+use nf_transport_core::sequence::SenderId;
 
 /// A receiver with which a channel was agreed.
 #[derive(Debug)]

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use crate::service::stream::StreamError;
 use nf_transport_core::framing::{Refusal, RefusalCode};
 use nf_transport_core::secure::ChannelError;
 use nf_transport_core::sequence::Position;
-use crate::service::stream::StreamError;
 use nf_transport_core::session::SessionError;
 use nf_transport_core::spool::Divergence;
 

@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::limits::LOG_INTERVAL;
-use nf_transport_core::netflow::{ExporterFigures, Source, Unusable};
 use crate::sender::tally::Tally;
 use crate::service::messages::sender;
 use crate::status::{count_of, name_first};
+use nf_transport_core::netflow::{ExporterFigures, Source, Unusable};
 
 /// The exporters that are in the log.
 #[derive(Debug, Default)]

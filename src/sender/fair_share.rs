@@ -15,15 +15,15 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::sender::holdings::{Holding, Holdings, Shares};
+use crate::sender::queue::Queue;
+use crate::sender::tally::Tally;
+use crate::service::boot_clock;
 use nf_transport_core::batch::{Batch, BatchBuilder, Compression, PushError};
 use nf_transport_core::datagram::{Datagram, FlowRun, Timestamp};
 use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::netflow::ExporterTable;
-use crate::sender::holdings::{Holding, Holdings, Shares};
-use crate::sender::queue::Queue;
-use crate::sender::tally::Tally;
 use nf_transport_core::sequence::{Gap, Position};
-use crate::service::boot_clock;
 use nf_transport_core::spool::disk::Directory;
 use nf_transport_core::spool::{Candidate, Item, SegmentReader, Sieve, Spool, Thinned};
 

@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
+use crate::limits::HOLDINGS_MAX;
 use nf_transport_core::batch::{Batch, BatchError, record_len};
 use nf_transport_core::datagram::Datagram;
-use crate::limits::HOLDINGS_MAX;
 use nf_transport_core::sequence::Position;
 
 /// What one exporter holds, or lost.

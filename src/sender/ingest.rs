@@ -13,10 +13,6 @@ use ipnet::IpNet;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::sync::watch;
 
-use nf_transport_core::batch::{BatchBuilder, Compression, PushError};
-use nf_transport_core::datagram::{Datagram, FlowRun};
-use nf_transport_core::internal_error::note_internal_error;
-use nf_transport_core::limits::PAYLOAD_MAX;
 use crate::limits::INTAKE_SLOTS;
 use crate::sender::gathering::Gathering;
 use crate::sender::intake::{self, Backing, Entry, Marks, Place, Ring, Slots, ask_for_details};
@@ -27,6 +23,10 @@ use crate::sender::tally::{SocketTally, Tally};
 use crate::service::messages::sender;
 use crate::service::{Pulse, ROUND, boot_clock, both_clocks};
 use crate::status::count_of;
+use nf_transport_core::batch::{BatchBuilder, Compression, PushError};
+use nf_transport_core::datagram::{Datagram, FlowRun};
+use nf_transport_core::internal_error::note_internal_error;
+use nf_transport_core::limits::PAYLOAD_MAX;
 
 /// What of the settings ingest follows. A reload may change all of it.
 #[derive(Clone, Debug, PartialEq)]

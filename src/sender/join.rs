@@ -10,12 +10,12 @@ use zeroize::Zeroizing;
 use crate::config::{
     self, HostPort, KeySource, Loaded, Overrides, SENDER, SenderProtection, SenderSettings, Surroundings,
 };
-use nf_transport_core::limits::TOKEN_MAX;
-use nf_transport_core::secure::Secret;
-use nf_transport_core::secure::token::Token;
 use crate::service::pairing::{DropIn, Place};
 use crate::service::{DaemonError, console, read_secret_line};
 use crate::status::take_up;
+use nf_transport_core::limits::TOKEN_MAX;
+use nf_transport_core::secure::Secret;
+use nf_transport_core::secure::token::Token;
 
 const NAME: &str = "50-joined.toml";
 

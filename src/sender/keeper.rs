@@ -13,18 +13,18 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use nf_transport_core::batch::Batch;
-use nf_transport_core::clock::ClockStep;
 use crate::limits::INTAKE_RING;
 use crate::sender::fair_share::FairShare;
 use crate::sender::intake::Held;
 use crate::sender::queue::{Queue, SpoolFigures, Stage, State};
 use crate::sender::tally::Tally;
-use nf_transport_core::sequence::{Gap, GapReason, Position};
 use crate::service::messages::sender;
 use crate::service::{CountLog, LogLimit, More, Pulse, both_clocks};
-use nf_transport_core::spool::{AppendError, Policy, SyncJob, Thinned, WhenFull, WrongClock, Yielding};
 use crate::status::{count_of, name_first};
+use nf_transport_core::batch::Batch;
+use nf_transport_core::clock::ClockStep;
+use nf_transport_core::sequence::{Gap, GapReason, Position};
+use nf_transport_core::spool::{AppendError, Policy, SyncJob, Thinned, WhenFull, WrongClock, Yielding};
 
 /// How long the keeper waits at the most before it looks at the spool again.
 const TEND_EVERY: Duration = Duration::from_secs(1);

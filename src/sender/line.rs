@@ -8,12 +8,12 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::sync::Mutex;
 
-use nf_transport_core::batch::Batch;
-use nf_transport_core::internal_error::note_internal_error;
 use crate::sender::queue::{Next, Queue};
 use crate::sender::unacknowledged::Unacknowledged;
-use nf_transport_core::sequence::{Position, StreamId};
 use crate::service::stream::{Stream, StreamError};
+use nf_transport_core::batch::Batch;
+use nf_transport_core::internal_error::note_internal_error;
+use nf_transport_core::sequence::{Position, StreamId};
 use nf_transport_core::session::{OutOfTurn, SenderSession};
 
 /// How much the session was handed.

@@ -10,7 +10,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::{HostPort, Reconnect};
-use nf_transport_core::secure::StreamKey;
 use crate::sender::attempt::{Attempt, Follows, remedy};
 use crate::sender::conversation::{Conversation, Watched};
 use crate::sender::dial::Speech;
@@ -19,8 +18,9 @@ use crate::sender::ended::Ended;
 use crate::sender::line::Lent;
 use crate::sender::queue::Queue;
 use crate::sender::schedule::Schedule;
-use nf_transport_core::sequence::{Position, SenderId};
 use crate::service::{LogLimit, More, Pulse, ROUND, Stop};
+use nf_transport_core::secure::StreamKey;
+use nf_transport_core::sequence::{Position, SenderId};
 use nf_transport_core::spool::Divergence;
 
 /// What the link does at the moment.

@@ -13,19 +13,19 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use crate::limits::INTAKE_RING;
+use crate::sender::intake::{Held, Marks, Ring};
+use crate::sender::ledger::{Counts, Ledger};
+use crate::service::messages::sender;
+use crate::service::{Pulse, ROUND};
+use crate::status::count_of;
 use nf_transport_core::batch::Batch;
 use nf_transport_core::datagram::Moment;
 use nf_transport_core::internal_error::note_internal_error;
-use crate::limits::INTAKE_RING;
 use nf_transport_core::secure::{OpenError, SpoolKeys, StreamKey};
-use crate::sender::intake::{Held, Marks, Ring};
-use crate::sender::ledger::{Counts, Ledger};
 use nf_transport_core::sequence::{Gap, GapReason, Position, StreamId};
-use crate::service::messages::sender;
-use crate::service::{Pulse, ROUND};
 use nf_transport_core::spool::disk::Directory;
 use nf_transport_core::spool::{Aside, Begun, Damage, KeptApart, Lineage, Newer, Room, SegmentReader, Spool};
-use crate::status::count_of;
 
 /// What follows at a position.
 #[derive(Clone, Debug)]

@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use nf_transport_core::batch::Batch;
 use crate::sender::backlog::{Backlog, BacklogError};
 use crate::sender::queue::{Next, Queue};
+use nf_transport_core::batch::Batch;
 use nf_transport_core::sequence::Position;
 
 /// How long after a failed read of the spool the link tries again.

@@ -11,19 +11,19 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nf_transport_core::limits::POSITIONS_PER_RUN;
-use nf_transport_core::secure::{KeyError, KeyId, SpoolKeys, StreamKey};
 use crate::sender::intake::{self, Entry, Found, Held, Intake, Left, Place, Ring, Slots};
 use crate::sender::last_run::Began;
 use crate::sender::ledger::Ledger;
 use crate::sender::queue::Queue;
-use nf_transport_core::sequence::{Gap, GapReason, Position, RunId, StreamId};
 use crate::service::messages::sender;
 use crate::service::{DaemonError, wall_clock};
-use nf_transport_core::spool::disk::Directory;
-use nf_transport_core::spool::{self, LastRun, OwnStream, Policy, Spool, StreamSecret, Survey};
 use crate::status::count_of;
 use lost_intake::LostIntake;
+use nf_transport_core::limits::POSITIONS_PER_RUN;
+use nf_transport_core::secure::{KeyError, KeyId, SpoolKeys, StreamKey};
+use nf_transport_core::sequence::{Gap, GapReason, Position, RunId, StreamId};
+use nf_transport_core::spool::disk::Directory;
+use nf_transport_core::spool::{self, LastRun, OwnStream, Policy, Spool, StreamSecret, Survey};
 
 /// Why nf-sender cannot take up its spool. What is there stays as it is.
 #[derive(Debug, thiserror::Error)]

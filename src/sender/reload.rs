@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 use tokio::sync::watch;
 
 use crate::config::{ConfigError, KeySource, Loaded, SenderSettings, SpoolEncryption};
-use nf_transport_core::secure::SpoolKeys;
 use crate::sender::dial::Speech;
 use crate::sender::ingest::IngestSettings;
 use crate::sender::keeper::KeeperSettings;
@@ -16,6 +15,7 @@ use crate::service::messages::sender;
 use crate::service::{
     DaemonError, Expiry, KeyReader, KeyTrouble, TlsTrouble, needs_restart, notify, read_key, wall_clock,
 };
+use nf_transport_core::secure::SpoolKeys;
 
 /// Reads the settings again, from where they came at the start.
 pub(crate) type Load = Box<dyn Fn() -> Result<Loaded<SenderSettings>, ConfigError> + Send + Sync>;

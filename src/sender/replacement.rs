@@ -4,14 +4,14 @@
 //! second machine. Then positions mean different datagrams to both, and nothing that is queued may count as delivered:
 //! all of it goes out as a new stream.
 
-use nf_transport_core::framing::{Heartbeat, Hello, Welcome};
-use nf_transport_core::secure::{ChannelBinding, StreamKey};
 use crate::sender::queue::{Queue, State};
 use crate::sender::recovery::own_stream;
-use nf_transport_core::sequence::Position;
 use crate::service::messages::sender;
-use nf_transport_core::spool::Divergence;
 use crate::status::count_of;
+use nf_transport_core::framing::{Heartbeat, Hello, Welcome};
+use nf_transport_core::secure::{ChannelBinding, StreamKey};
+use nf_transport_core::sequence::Position;
+use nf_transport_core::spool::Divergence;
 
 impl Queue {
     /// What a session begins with over the connection of `binding`.

@@ -7,21 +7,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use nf_transport_core::datagram::BootTime;
-use nf_transport_core::internal_error::internal_errors;
-use nf_transport_core::netflow::{ExportFormat, ExporterFigures, Source};
 use crate::sender::intake::Place;
 use crate::sender::link::{LinkSettings, LinkState, LinkView};
 use crate::sender::queue::{Figures, Queue};
 use crate::sender::room::{Shortage, time_left};
 use crate::sender::tally::Tally;
 use crate::service::{boot_clock, both_clocks, wall_clock};
-use nf_transport_core::spool::Aside;
 use crate::status;
 use crate::status::{
     CertificateStatus, DeniedStatus, Dropped, DroppedStatus, ExporterStatus, IntakeStatus, Kept, Pace,
     Queued, Recovered, SenderStatus, SocketStatus,
 };
+use nf_transport_core::datagram::BootTime;
+use nf_transport_core::internal_error::internal_errors;
+use nf_transport_core::netflow::{ExportFormat, ExporterFigures, Source};
+use nf_transport_core::spool::Aside;
 
 /// All that the status is made of.
 #[derive(Clone, Debug)]

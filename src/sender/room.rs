@@ -10,9 +10,9 @@ use crate::config::SpoolSettings;
 use crate::limits::{ROOM_SHORT, ROOM_SHORT_FOR, ROOM_WARNING_EVERY};
 use crate::sender::report::Reporter;
 use crate::service::messages::sender;
+use crate::status::{self, Request, SenderStatus, span};
 use nf_transport_core::spool::disk::Space;
 use nf_transport_core::spool::{Room, is_segment};
-use crate::status::{self, Request, SenderStatus, span};
 
 /// A spool that has no room, or little.
 #[derive(Clone, Debug, PartialEq, Eq)]

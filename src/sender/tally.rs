@@ -4,12 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::limits::{DENIED_SHOWN, DROPPED_SHOWN};
+use crate::service::{CountTable, boot_clock};
 use nf_transport_core::batch::Batch;
 use nf_transport_core::datagram::BootTime;
 use nf_transport_core::internal_error::note_internal_error;
-use crate::limits::{DENIED_SHOWN, DROPPED_SHOWN};
 use nf_transport_core::netflow::ExporterTable;
-use crate::service::{CountTable, boot_clock};
 
 /// Counts of ingest, from the start of the process. Shared with the status and the log.
 #[derive(Debug)]

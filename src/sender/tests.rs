@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use nf_transport_core::batch::{Batch, BatchBuilder, Compression};
-use nf_transport_core::datagram::{Datagram, Timestamp};
-use nf_transport_core::limits::POSITIONS_PER_RUN;
 use crate::limits::INTAKE_RING;
-use nf_transport_core::secure::{Key, SpoolKeys};
 use crate::sender::backlog::Backlog;
 use crate::sender::intake;
 use crate::sender::keeper::{Keeper, KeeperSettings};
 use crate::sender::queue::{Next, Queue, Stage};
 use crate::sender::recovery::{Recovered, RecoveryError, recover};
 use crate::sender::tally::Tally;
-use nf_transport_core::sequence::Position;
 use crate::service::Pulse;
+use nf_transport_core::batch::{Batch, BatchBuilder, Compression};
+use nf_transport_core::datagram::{Datagram, Timestamp};
+use nf_transport_core::limits::POSITIONS_PER_RUN;
+use nf_transport_core::secure::{Key, SpoolKeys};
+use nf_transport_core::sequence::Position;
 use nf_transport_core::spool::{MinFree, Policy, WhenFull};
 
 fn policy() -> Policy {

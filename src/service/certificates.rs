@@ -8,8 +8,8 @@ use zeroize::Zeroizing;
 
 use crate::config::{ReceiverTlsSettings, TlsFiles};
 use crate::limits::PEM_MAX;
-use nf_transport_core::secure::{Pem, ReceiverTls, RevocationFile, SenderTls, TlsError};
 use crate::service::{KeyTrouble, keys};
+use nf_transport_core::secure::{Pem, ReceiverTls, RevocationFile, SenderTls, TlsError};
 
 /// Why there is no certificate to speak TLS with.
 #[derive(Debug, thiserror::Error)]

@@ -8,9 +8,9 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use crate::cli::Given;
-use nf_transport_core::limits::TOKEN_MAX;
 use crate::limits::KEY_FILE_MAX;
 use crate::service::{DaemonError, console, logging};
+use nf_transport_core::limits::TOKEN_MAX;
 
 /// The key that the command line holds in full, if it does.
 fn typed_key(given: &[Given]) -> Option<&str> {

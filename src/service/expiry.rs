@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use nf_transport_core::datagram::Timestamp;
 use crate::limits::{CERTIFICATE_WARNING, REVOCATION_WARNING_PART};
-use nf_transport_core::secure::{Certificate, RevocationList};
 use crate::service::wall_clock;
+use nf_transport_core::datagram::Timestamp;
+use nf_transport_core::secure::{Certificate, RevocationList};
 
 /// How often the same end is warned of.
 const WARN_EVERY: Duration = Duration::from_secs(86_400);

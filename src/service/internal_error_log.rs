@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use nf_transport_core::internal_error::{internal_errors, latest_internal_error};
 use crate::service::CountLog;
+use nf_transport_core::internal_error::{internal_errors, latest_internal_error};
 
 /// The log of internal errors.
 #[derive(Debug)]

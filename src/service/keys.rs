@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::config::KeySource;
-use nf_transport_core::limits::PASSPHRASE_SHORT;
 use crate::limits::{KEY_FILE_MAX, PASSPHRASES_REMEMBERED};
+use nf_transport_core::limits::PASSPHRASE_SHORT;
 use nf_transport_core::secure::{Key, KeyError, Passphrase, Secret, Strength, Suite};
 
 /// Why there is no key.

@@ -9,9 +9,9 @@ use zeroize::Zeroizing;
 
 use crate::config::{self, KeySource, Revision};
 use crate::limits::KEY_FILE_MAX;
-use nf_transport_core::secure::{Key, KeyError, Secret};
 use crate::service::safe_file::{self, FileError, Owner};
 use crate::service::{DaemonError, KeyTrouble, console};
+use nf_transport_core::secure::{Key, KeyError, Secret};
 
 /// Only its owner reads a key; everybody may read a drop-in, which holds none.
 const SECRET: u32 = 0o600;

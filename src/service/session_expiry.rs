@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::limits::CERTIFICATE_CHECK;
-use nf_transport_core::secure::{CertificateEnds, Channel};
 use crate::service::wall_clock;
+use nf_transport_core::secure::{CertificateEnds, Channel};
 
 /// Whose certificate has expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

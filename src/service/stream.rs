@@ -11,8 +11,8 @@ use rustix::net::Shutdown;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, Ready};
 use tokio::net::TcpStream;
 
-use nf_transport_core::secure::{Channel, ChannelError, Handshake, KeyError};
 use crate::service::TcpProgress;
+use nf_transport_core::secure::{Channel, ChannelError, Handshake, KeyError};
 
 /// Pieces that one write takes at the most.
 const PIECES: usize = 64;

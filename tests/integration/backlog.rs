@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::running::alone;
-use crate::support::chatter::{LARGE, Pattern};
-use crate::support::hosts::{QUICK_SENDER, SenderHost};
-use crate::support::load::{Load, Until};
-use crate::support::pair::Pair;
-use crate::support::samples::{Sampler, count};
+use nf_transport_kit::chatter::{LARGE, Pattern};
+use nf_transport_kit::hosts::{QUICK_SENDER, SenderHost};
+use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::pair::Pair;
+use nf_transport_kit::samples::{Sampler, count};
 
 /// Payload bytes of the backlog.
 const BACKLOG: u64 = 2 * 1024 * 1024 * 1024;

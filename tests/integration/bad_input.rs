@@ -10,10 +10,10 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::running::shared;
-use crate::support::chatter::{MIXED, Pattern};
-use crate::support::daemon::{Launch, Program};
-use crate::support::hosts::{QUICK_SENDER, SenderHost};
-use crate::support::pair::{Pair, STALL};
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::daemon::{Launch, Program};
+use nf_transport_kit::hosts::{QUICK_SENDER, SenderHost};
+use nf_transport_kit::pair::{Pair, STALL};
 
 /// How long a refusal may take.
 const REFUSAL: Duration = Duration::from_secs(20);

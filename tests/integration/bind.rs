@@ -5,10 +5,10 @@ use std::net::{TcpStream, UdpSocket};
 use tempfile::TempDir;
 
 use crate::running::{in_a_network, shared};
-use crate::support::collector::Inbox;
-use crate::support::daemon::{Daemon, Launch, Program};
-use crate::support::hosts::directory;
-use crate::support::pair::STALL;
+use nf_transport_kit::collector::Inbox;
+use nf_transport_kit::daemon::{Daemon, Launch, Program};
+use nf_transport_kit::hosts::directory;
+use nf_transport_kit::pair::STALL;
 
 const INSIDE: &str = "bind::inside_every_wildcard_socket_takes_ipv4";
 

@@ -7,10 +7,10 @@ use std::path::Path;
 use nf_transport::limits::LOG_QUEUE_MAX;
 
 use crate::running::shared;
-use crate::support::chatter::{MIXED, Pattern};
-use crate::support::daemon::{Daemon, Launch, Program};
-use crate::support::hosts::QUICK_SENDER;
-use crate::support::pair::{Pair, STALL};
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::daemon::{Daemon, Launch, Program};
+use nf_transport_kit::hosts::QUICK_SENDER;
+use nf_transport_kit::pair::{Pair, STALL};
 
 /// Lines more than the queue of the log holds, and those that wait in the pipe.
 const LINES: usize = LOG_QUEUE_MAX + 500;

@@ -6,11 +6,11 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::running::alone;
-use crate::support::chatter::{MEDIUM, Pattern};
-use crate::support::hosts::QUICK_SENDER;
-use crate::support::load::Until;
-use crate::support::pair::{Pair, STALL};
-use crate::support::samples::Sampler;
+use nf_transport_kit::chatter::{MEDIUM, Pattern};
+use nf_transport_kit::hosts::QUICK_SENDER;
+use nf_transport_kit::load::Until;
+use nf_transport_kit::pair::{Pair, STALL};
+use nf_transport_kit::samples::Sampler;
 
 const FAULTS: u32 = 200;
 const EXPORTERS: u16 = 8;

@@ -14,14 +14,14 @@ use nf_transport_core::spool::{MinFree, OwnStream, Policy, StreamSecret, open};
 
 use crate::losses::{dropped, go_on, wait_until_spooled};
 use crate::running::shared;
-use crate::support::chatter::{MIXED, Pattern};
-use crate::support::collector::{Collector, Inbox};
-use crate::support::exporter::Exporters;
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use crate::support::load::{Load, Until};
-use crate::support::pair::{Pair, STALL};
-use crate::support::samples::count;
-use crate::support::wall_clock::WallClock;
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::collector::{Collector, Inbox};
+use nf_transport_kit::exporter::Exporters;
+use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::pair::{Pair, STALL};
+use nf_transport_kit::samples::count;
+use nf_transport_kit::wall_clock::WallClock;
 
 /// Datagrams of a backlog.
 const BACKLOG: u64 = 2000;

@@ -4,15 +4,15 @@
 use std::time::{Duration, Instant};
 
 use crate::running::{in_a_network, shared};
-use crate::support::chatter::{MIXED, Pattern};
-use crate::support::collector::Collector;
-use crate::support::hosts::{ReceiverHost, SenderHost};
-use crate::support::kernel_socket;
-use crate::support::link::Link;
-use crate::support::load::{Load, Until};
-use crate::support::other_host::{NETWORK, OtherHost};
-use crate::support::pair::{STALL, connected_daemons};
-use crate::support::samples::{assert_conserved, count};
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::collector::Collector;
+use nf_transport_kit::hosts::{ReceiverHost, SenderHost};
+use nf_transport_kit::kernel_socket;
+use nf_transport_kit::link::Link;
+use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::other_host::{NETWORK, OtherHost};
+use nf_transport_kit::pair::{STALL, connected_daemons};
+use nf_transport_kit::samples::{assert_conserved, count};
 
 /// Where the collector listens, and where another one on the same machine does.
 const COLLECTOR: &str = "10.77.0.2:9995";

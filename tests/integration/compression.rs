@@ -10,9 +10,9 @@ use nf_transport_core::sequence::Position;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::support::corpus::corpus;
-use crate::support::flow_exports::{Exports, STREAM, capture, exported, wire};
-use crate::support::netflow_tools::installed;
+use nf_transport_kit::corpus::corpus;
+use nf_transport_kit::flow_exports::{Exports, STREAM, capture, exported, wire};
+use nf_transport_kit::netflow_tools::installed;
 
 fn datagram(payload: &[u8]) -> Datagram<'_> {
     let exporter = SocketAddr::from(([192, 0, 2, 1], 4000));

@@ -3,11 +3,11 @@
 use std::net::UdpSocket;
 
 use crate::running::shared;
-use crate::support::daemon::Program;
-use crate::support::field_cases::payloads;
-use crate::support::hosts::ReceiverHost;
-use crate::support::pair::{STALL, connected_daemons};
-use crate::support::samples::count;
+use nf_transport_kit::daemon::Program;
+use nf_transport_kit::field_cases::payloads;
+use nf_transport_kit::hosts::ReceiverHost;
+use nf_transport_kit::pair::{STALL, connected_daemons};
+use nf_transport_kit::samples::count;
 
 /// What two makers send: under one source id and template id, with two templates.
 fn of_two_makers() -> [Vec<Vec<u8>>; 2] {

@@ -8,11 +8,11 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use crate::running::shared;
-use crate::support::corpus::{Group, groups};
-use crate::support::decoder::{Decoder, Tool};
-use crate::support::exporter::bind_as;
-use crate::support::pair::{STALL, connected_daemons};
-use crate::support::samples::count;
+use nf_transport_kit::corpus::{Group, groups};
+use nf_transport_kit::decoder::{Decoder, Tool};
+use nf_transport_kit::exporter::bind_as;
+use nf_transport_kit::pair::{STALL, connected_daemons};
+use nf_transport_kit::samples::count;
 
 /// Some of the datagrams of a group.
 type Part = fn(&Group) -> &[Vec<u8>];

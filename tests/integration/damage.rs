@@ -8,11 +8,11 @@ use crate::losses::{
     Outcome, deliver_the_rest, dropped, first_position, length, segments, wait_until_spooled,
 };
 use crate::running::shared;
-use crate::support::chatter::{LARGE, Pattern};
-use crate::support::hosts::QUICK_SENDER;
-use crate::support::load::Until;
-use crate::support::pair::{Pair, STALL};
-use crate::support::samples::{assert_conserved, count};
+use nf_transport_kit::chatter::{LARGE, Pattern};
+use nf_transport_kit::hosts::QUICK_SENDER;
+use nf_transport_kit::load::Until;
+use nf_transport_kit::pair::{Pair, STALL};
+use nf_transport_kit::samples::{assert_conserved, count};
 
 /// Datagrams in the backlog: about ten segments of 256 KiB.
 const BACKLOG: u64 = 2000;

@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::running::shared;
-use crate::support::decoder::{Decoder, Tool, decoded_directly};
-use crate::support::field_cases::payloads;
-use crate::support::hosts::{ReceiverHost, SenderHost};
-use crate::support::link::Link;
-use crate::support::pair::{STALL, connected_daemons};
-use crate::support::samples::count;
+use nf_transport_kit::decoder::{Decoder, Tool, decoded_directly};
+use nf_transport_kit::field_cases::payloads;
+use nf_transport_kit::hosts::{ReceiverHost, SenderHost};
+use nf_transport_kit::link::Link;
+use nf_transport_kit::pair::{STALL, connected_daemons};
+use nf_transport_kit::samples::count;
 
 /// The exporters of these tests are on loopback.
 const EVERYBODY: &str = "";

@@ -5,14 +5,14 @@ use std::net::{SocketAddr, UdpSocket};
 use rustix::process::Signal;
 
 use crate::running::shared;
-use crate::support::chatter::{LARGE, MIXED, Pattern};
-use crate::support::collector::{Collector, Inbox};
-use crate::support::corpus::{LONGEST, corpus};
-use crate::support::exporter::Exporters;
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use crate::support::load::{Load, Until};
-use crate::support::pair::{Pair, STALL};
-use crate::support::samples::{assert_conserved, count};
+use nf_transport_kit::chatter::{LARGE, MIXED, Pattern};
+use nf_transport_kit::collector::{Collector, Inbox};
+use nf_transport_kit::corpus::{LONGEST, corpus};
+use nf_transport_kit::exporter::Exporters;
+use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::pair::{Pair, STALL};
+use nf_transport_kit::samples::{assert_conserved, count};
 
 /// Sends the payloads from `exporter` and waits until the inbox has each of them, byte for byte and in order.
 fn assert_carried(exporter: &UdpSocket, target: SocketAddr, inbox: &Inbox, payloads: &[Vec<u8>]) {

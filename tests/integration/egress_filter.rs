@@ -4,14 +4,14 @@
 use std::net::{SocketAddr, UdpSocket};
 
 use crate::running::{in_a_network, shared};
-use crate::support::chatter::{MIXED, Pattern};
-use crate::support::collector::Collector;
-use crate::support::exporter::bind_as;
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use crate::support::kernel_socket;
-use crate::support::other_host::{NETWORK, OtherHost, shell};
-use crate::support::pair::STALL;
-use crate::support::samples::count;
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::collector::Collector;
+use nf_transport_kit::exporter::bind_as;
+use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use nf_transport_kit::kernel_socket;
+use nf_transport_kit::other_host::{NETWORK, OtherHost, shell};
+use nf_transport_kit::pair::STALL;
+use nf_transport_kit::samples::count;
 
 /// By number; the filter forbids the second one.
 const EXPORTERS: [&str; 3] = ["192.0.2.1:2055", "192.0.2.66:2055", "198.51.100.3:2055"];

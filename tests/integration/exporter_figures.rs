@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use serde_json::{Value, json};
 
 use crate::running::shared;
-use crate::support::daemon::Program;
-use crate::support::field_cases::payloads;
-use crate::support::hosts::SenderHost;
-use crate::support::pair::{STALL, connected_daemons};
-use crate::support::samples::count;
+use nf_transport_kit::daemon::Program;
+use nf_transport_kit::field_cases::payloads;
+use nf_transport_kit::hosts::SenderHost;
+use nf_transport_kit::pair::{STALL, connected_daemons};
+use nf_transport_kit::samples::count;
 
 /// The cases in `tests/field-cases`, with the amount missing of each exporter.
 const FIELD_CASES: [(&str, &[u64]); 6] = [

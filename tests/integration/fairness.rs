@@ -2,13 +2,13 @@
 
 use crate::losses::{dropped, gaps, wait_until_spooled};
 use crate::running::shared;
-use crate::support::chatter::{LARGE, Pattern};
-use crate::support::exporter::Exporters;
-use crate::support::hosts::QUICK_SENDER;
-use crate::support::load::{Load, Until};
-use crate::support::pair::{Pair, STALL};
-use crate::support::samples::{assert_conserved, count};
-use crate::support::tally::Tally;
+use nf_transport_kit::chatter::{LARGE, Pattern};
+use nf_transport_kit::exporter::Exporters;
+use nf_transport_kit::hosts::QUICK_SENDER;
+use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::pair::{Pair, STALL};
+use nf_transport_kit::samples::{assert_conserved, count};
+use nf_transport_kit::tally::Tally;
 
 /// Exporters that send few datagrams, and how many each.
 const QUIET: u16 = 4;

@@ -3,10 +3,10 @@
 use std::net::UdpSocket;
 
 use crate::running::shared;
-use crate::support::collector::Inbox;
-use crate::support::daemon::Program;
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use crate::support::pair::STALL;
+use nf_transport_kit::collector::Inbox;
+use nf_transport_kit::daemon::Program;
+use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use nf_transport_kit::pair::STALL;
 
 /// More than the limit of the first test.
 const EXPORTERS: usize = 150;

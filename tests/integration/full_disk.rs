@@ -13,11 +13,11 @@ use serde_json::Value;
 
 use crate::losses::{deliver_the_rest, dropped, go_on, wait_until_spooled};
 use crate::running::shared;
-use crate::support::chatter::{LARGE, Pattern};
-use crate::support::hosts::QUICK_SENDER;
-use crate::support::load::Until;
-use crate::support::pair::{Pair, STALL};
-use crate::support::samples::{Sampler, assert_conserved, count};
+use nf_transport_kit::chatter::{LARGE, Pattern};
+use nf_transport_kit::hosts::QUICK_SENDER;
+use nf_transport_kit::load::Until;
+use nf_transport_kit::pair::{Pair, STALL};
+use nf_transport_kit::samples::{Sampler, assert_conserved, count};
 
 /// The least payload bytes that a datagram of `LARGE` has on average.
 const DATAGRAM: u64 = 1358;

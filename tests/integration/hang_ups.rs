@@ -7,11 +7,11 @@ use nf_transport_core::framing::{Message, RefusalCode};
 use nf_transport_core::sequence::Position;
 
 use crate::running::shared;
-use crate::support::collector::Inbox;
-use crate::support::daemon::Daemon;
-use crate::support::hostile::Client;
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use crate::support::pair::STALL;
+use nf_transport_kit::collector::Inbox;
+use nf_transport_kit::daemon::Daemon;
+use nf_transport_kit::hostile::Client;
+use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use nf_transport_kit::pair::STALL;
 
 /// The longest heartbeat that a sender may have.
 const HEARTBEAT: Duration = Duration::from_secs(60);

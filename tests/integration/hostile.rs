@@ -5,18 +5,18 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use nf_transport_core::framing::{Message, RefusalCode};
 use nf_transport::limits::{CONTROL_TIMEOUT, NEW_STREAMS_BURST_PER_SOURCE};
+use nf_transport_core::framing::{Message, RefusalCode};
 use nf_transport_core::secure::{Handshake, SenderHandshake, Suite};
 use nf_transport_core::sequence::{Gap, GapReason, Position};
 
 use crate::running::{alone, shared};
-use crate::support::daemon::Program;
-use crate::support::hostile::{Client, Flood, connect_from, key_of};
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost, write_key};
-use crate::support::link::Link;
-use crate::support::pair::STALL;
 use crate::tls::Site;
+use nf_transport_kit::daemon::Program;
+use nf_transport_kit::hostile::{Client, Flood, connect_from, key_of};
+use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost, write_key};
+use nf_transport_kit::link::Link;
+use nf_transport_kit::pair::STALL;
 
 /// How long a sender far away waits for each answer.
 const ROUND_TRIP: Duration = Duration::from_millis(200);

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use crate::full_disk::{Disk, may_mount, run};
 use crate::losses::{deliver_the_rest, dropped, go_on};
 use crate::running::shared;
-use crate::support::chatter::{LARGE, Pattern};
-use crate::support::exporter::Exporters;
-use crate::support::hosts::QUICK_SENDER;
-use crate::support::load::Until;
-use crate::support::pair::{Pair, STALL};
-use crate::support::samples::{assert_conserved, count};
+use nf_transport_kit::chatter::{LARGE, Pattern};
+use nf_transport_kit::exporter::Exporters;
+use nf_transport_kit::hosts::QUICK_SENDER;
+use nf_transport_kit::load::Until;
+use nf_transport_kit::pair::{Pair, STALL};
+use nf_transport_kit::samples::{assert_conserved, count};
 
 /// Datagrams that are in the intake when it fails: 1.3 MiB, of which nothing is in the spool yet.
 const HELD: u64 = 1000;

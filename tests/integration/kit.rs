@@ -5,15 +5,15 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::support::chatter::{MEDIUM, MIXED, Pattern, Version, identify};
-use crate::support::collector::{Collector, Inbox};
-use crate::support::exporter::Exporters;
-use crate::support::hosts::HeldUdp;
-use crate::support::kernel_socket::KernelSocket;
-use crate::support::link::{Link, LinkState};
-use crate::support::load::{Load, Until};
-use crate::support::netflow_tools::{Nfcapd, export, installed, write_capture};
-use crate::support::tally::Tally;
+use nf_transport_kit::chatter::{MEDIUM, MIXED, Pattern, Version, identify};
+use nf_transport_kit::collector::{Collector, Inbox};
+use nf_transport_kit::exporter::Exporters;
+use nf_transport_kit::hosts::HeldUdp;
+use nf_transport_kit::kernel_socket::KernelSocket;
+use nf_transport_kit::link::{Link, LinkState};
+use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::netflow_tools::{Nfcapd, export, installed, write_capture};
+use nf_transport_kit::tally::Tally;
 
 const STALL: Duration = Duration::from_secs(5);
 

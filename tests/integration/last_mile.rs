@@ -5,12 +5,12 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use crate::running::alone;
-use crate::support::chatter::{LARGE, MIXED, Pattern};
-use crate::support::collector::{Collector, Pace, Reading};
-use crate::support::hosts::QUICK_SENDER;
-use crate::support::load::Until;
-use crate::support::pair::{Pair, STALL};
-use crate::support::samples::count;
+use nf_transport_kit::chatter::{LARGE, MIXED, Pattern};
+use nf_transport_kit::collector::{Collector, Pace, Reading};
+use nf_transport_kit::hosts::QUICK_SENDER;
+use nf_transport_kit::load::Until;
+use nf_transport_kit::pair::{Pair, STALL};
+use nf_transport_kit::samples::count;
 
 /// Datagrams of the backlog.
 const BACKLOG: u32 = 100_000;

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::running::shared;
-use crate::support::chatter::{MIXED, Pattern};
-use crate::support::collector::Collector;
-use crate::support::hosts::{ReceiverHost, SenderHost};
-use crate::support::link::Link;
-use crate::support::load::{Load, Until};
-use crate::support::pair::{STALL, connected_daemons};
-use crate::support::samples::count;
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::collector::Collector;
+use nf_transport_kit::hosts::{ReceiverHost, SenderHost};
+use nf_transport_kit::link::Link;
+use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::pair::{STALL, connected_daemons};
+use nf_transport_kit::samples::count;
 
 /// Datagrams a second of one exporter.
 const RATE: u32 = 500;

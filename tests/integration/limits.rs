@@ -7,12 +7,12 @@ use rustix::process::Signal;
 
 use crate::losses::{REASONS, deliver_the_rest, dropped, gaps, go_on, wait_until_spooled};
 use crate::running::shared;
-use crate::support::chatter::{LARGE, MIXED, Pattern};
-use crate::support::exporter::Exporters;
-use crate::support::hosts::{QUICK_SENDER, SenderHost};
-use crate::support::load::{Load, Until};
-use crate::support::pair::{Pair, STALL};
-use crate::support::samples::{Sampler, assert_conserved, count};
+use nf_transport_kit::chatter::{LARGE, MIXED, Pattern};
+use nf_transport_kit::exporter::Exporters;
+use nf_transport_kit::hosts::{QUICK_SENDER, SenderHost};
+use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::pair::{Pair, STALL};
+use nf_transport_kit::samples::{Sampler, assert_conserved, count};
 
 const EXPORTERS: u16 = 3;
 

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::running::shared;
-use crate::support::chatter::{LARGE, MIXED, Pattern};
-use crate::support::collector::Collector;
-use crate::support::daemon::Program;
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use crate::support::load::{Load, Until};
-use crate::support::pair::{Pair, STALL};
-use crate::support::samples::count;
+use nf_transport_kit::chatter::{LARGE, MIXED, Pattern};
+use nf_transport_kit::collector::Collector;
+use nf_transport_kit::daemon::Program;
+use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::pair::{Pair, STALL};
+use nf_transport_kit::samples::count;
 
 /// After two failed attempts the next one is 100 s away: who is used before that was heard.
 const SLOW_SCHEDULE: &str = "heartbeat = \"200ms\"\n[spool]\nmin-free = \"0B\"\n\

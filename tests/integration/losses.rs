@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::exporter::Exporters;
-use crate::support::hosts::ReceiverHost;
-use crate::support::load::{Load, Until};
-use crate::support::pair::{Pair, STALL};
-use crate::support::samples::{assert_conserved, count};
-use crate::support::tally::{Report, Tally};
+use nf_transport_kit::exporter::Exporters;
+use nf_transport_kit::hosts::ReceiverHost;
+use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::pair::{Pair, STALL};
+use nf_transport_kit::samples::{assert_conserved, count};
+use nf_transport_kit::tally::{Report, Tally};
 
 /// How a delivery with losses ended.
 pub(crate) struct Outcome {

@@ -61,8 +61,6 @@ mod spool_encryption;
 mod spool_faults;
 mod status_watch;
 mod stream_proof;
-#[expect(dead_code, reason = "the demo uses parts of the kit that no test needs")]
-mod support;
 mod systemd;
 mod tampering;
 mod tenants;

@@ -12,13 +12,13 @@ use crate::full_disk::{Disk, may_mount};
 use crate::losses::{deliver_the_rest, dropped, first_position, gaps, go_on, segments, wait_until_spooled};
 use crate::running::shared;
 use crate::small_disks::take_inodes;
-use crate::support::chatter::{LARGE, Pattern};
-use crate::support::collector::{Collector, Pace, Reading};
-use crate::support::exporter::Exporters;
-use crate::support::hosts::QUICK_SENDER;
-use crate::support::load::Until;
-use crate::support::pair::{Pair, STALL};
-use crate::support::samples::{assert_conserved, count};
+use nf_transport_kit::chatter::{LARGE, Pattern};
+use nf_transport_kit::collector::{Collector, Pace, Reading};
+use nf_transport_kit::exporter::Exporters;
+use nf_transport_kit::hosts::QUICK_SENDER;
+use nf_transport_kit::load::Until;
+use nf_transport_kit::pair::{Pair, STALL};
+use nf_transport_kit::samples::{assert_conserved, count};
 
 const BACKLOG: u64 = 2000;
 

@@ -10,13 +10,13 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::running::{in_a_network, shared};
-use crate::support::chatter::{Mix, Pattern};
-use crate::support::exporter::{Exporters, bind_as};
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use crate::support::load::{Load, Until};
-use crate::support::netflow_tools::{Nfcapd, NfcapdSettings, installed};
-use crate::support::pair::STALL;
-use crate::support::samples::count;
+use nf_transport_kit::chatter::{Mix, Pattern};
+use nf_transport_kit::exporter::{Exporters, bind_as};
+use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::netflow_tools::{Nfcapd, NfcapdSettings, installed};
+use nf_transport_kit::pair::STALL;
+use nf_transport_kit::samples::count;
 
 /// Three flows in each datagram, and a template in the first of 1,000, if it needs one at all.
 const THREE_FLOWS: Mix = &[3; 1000];

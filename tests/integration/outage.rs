@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::running::shared;
-use crate::support::chatter::{MIXED, Pattern};
-use crate::support::collector::{Collector, Inbox};
-use crate::support::daemon::Program;
-use crate::support::hosts::{PATIENT_SENDER, QUICK_SENDER, ReceiverHost, SenderHost};
-use crate::support::load::Until;
-use crate::support::pair::{Pair, STALL};
-use crate::support::samples::{assert_conserved, count};
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::collector::{Collector, Inbox};
+use nf_transport_kit::daemon::Program;
+use nf_transport_kit::hosts::{PATIENT_SENDER, QUICK_SENDER, ReceiverHost, SenderHost};
+use nf_transport_kit::load::Until;
+use nf_transport_kit::pair::{Pair, STALL};
+use nf_transport_kit::samples::{assert_conserved, count};
 
 const RATE: Option<u32> = Some(3000);
 

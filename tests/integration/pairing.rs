@@ -7,12 +7,12 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 
 use crate::running::shared;
-use crate::support::chatter::{MIXED, Pattern};
-use crate::support::collector::Collector;
-use crate::support::daemon::Program;
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use crate::support::pair::STALL;
-use crate::support::samples::{assert_conserved, count};
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::collector::Collector;
+use nf_transport_kit::daemon::Program;
+use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use nf_transport_kit::pair::STALL;
+use nf_transport_kit::samples::{assert_conserved, count};
 
 /// Runs `nf-receiver invite` at this host.
 pub(crate) fn invite(host: &ReceiverHost, args: &[&str]) -> Output {

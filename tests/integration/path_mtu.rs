@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::running::{in_a_network, shared};
-use crate::support::collector::Inbox;
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use crate::support::other_host::{NETWORK_WITH_SWITCH, OtherHost};
-use crate::support::pair::STALL;
-use crate::support::samples::count;
+use nf_transport_kit::collector::Inbox;
+use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use nf_transport_kit::other_host::{NETWORK_WITH_SWITCH, OtherHost};
+use nf_transport_kit::pair::STALL;
+use nf_transport_kit::samples::count;
 
 const INSIDE: &str = "path_mtu::inside_a_network_of_its_own";
 

@@ -10,11 +10,11 @@ use serde_json::Value;
 use crate::full_disk::{Disk, may_mount};
 use crate::running::shared;
 use crate::small_disks::take_inodes;
-use crate::support::chatter::{MIXED, Pattern};
-use crate::support::hosts::QUICK_SENDER;
-use crate::support::load::Until;
-use crate::support::pair::{Pair, STALL};
-use crate::support::samples::{assert_conserved, count};
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::hosts::QUICK_SENDER;
+use nf_transport_kit::load::Until;
+use nf_transport_kit::pair::{Pair, STALL};
+use nf_transport_kit::samples::{assert_conserved, count};
 
 /// A pair, and the disk of the state directory.
 fn pair_with(mount: impl FnOnce(&Path, &Path) -> Disk) -> (Pair, Disk) {

@@ -5,14 +5,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use crate::running::{in_a_network, shared};
-use crate::support::chatter::{MIXED, Pattern};
-use crate::support::collector::Collector;
-use crate::support::daemon::Program;
-use crate::support::exporter::Exporters;
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost, write_key};
-use crate::support::load::Until;
-use crate::support::pair::{Pair, STALL};
-use crate::support::samples::{assert_conserved, count};
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::collector::Collector;
+use nf_transport_kit::daemon::Program;
+use nf_transport_kit::exporter::Exporters;
+use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost, write_key};
+use nf_transport_kit::load::Until;
+use nf_transport_kit::pair::{Pair, STALL};
+use nf_transport_kit::samples::{assert_conserved, count};
 
 /// A sender that gets nowhere at first, and the receiver that turns it away.
 struct Refusal {

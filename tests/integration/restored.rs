@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use crate::losses::{gaps, go_on, wait_until_spooled};
 use crate::running::shared;
-use crate::support::chatter::{MIXED, Pattern};
-use crate::support::collector::Collector;
-use crate::support::exporter::Exporters;
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use crate::support::load::{Load, Until};
-use crate::support::pair::{Pair, STALL};
-use crate::support::samples::{assert_conserved, count};
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::collector::Collector;
+use nf_transport_kit::exporter::Exporters;
+use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::pair::{Pair, STALL};
+use nf_transport_kit::samples::{assert_conserved, count};
 
 const STEP: u64 = 1000;
 

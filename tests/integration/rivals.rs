@@ -1,13 +1,13 @@
 //! Two senders with one id: the newer connection wins, the older one says why it lost, and neither loses data.
 
 use crate::running::shared;
-use crate::support::chatter::{MIXED, Pattern};
-use crate::support::collector::Collector;
-use crate::support::daemon::Program;
-use crate::support::exporter::Exporters;
-use crate::support::hosts::{PATIENT_SENDER, ReceiverHost, SenderHost};
-use crate::support::pair::STALL;
-use crate::support::samples::{assert_conserved, count};
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::collector::Collector;
+use nf_transport_kit::daemon::Program;
+use nf_transport_kit::exporter::Exporters;
+use nf_transport_kit::hosts::{PATIENT_SENDER, ReceiverHost, SenderHost};
+use nf_transport_kit::pair::STALL;
+use nf_transport_kit::samples::{assert_conserved, count};
 
 /// The older of two senders must have been refused, in status and log, and still answer.
 fn assert_superseded(older: &SenderHost) {

@@ -12,13 +12,13 @@ use nf_transport_core::secure::Suite;
 use nf_transport_core::secure::preface::{Parsed, Preface, SALTED_REPLY_LEN, Status};
 
 use crate::running::shared;
-use crate::support::chatter::{MIXED, Pattern};
-use crate::support::daemon::Program;
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, key_text, write_secret};
-use crate::support::meddler::{Meddler, Side};
-use crate::support::netflow_tools::have;
-use crate::support::pair::{Pair, STALL};
-use crate::support::samples::count;
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::daemon::Program;
+use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, key_text, write_secret};
+use nf_transport_kit::meddler::{Meddler, Side};
+use nf_transport_kit::netflow_tools::have;
+use nf_transport_kit::pair::{Pair, STALL};
+use nf_transport_kit::samples::count;
 
 const CIPHERS: [&str; 3] = ["blowfish", "chacha20-poly1305", "aes-256-gcm"];
 

@@ -14,10 +14,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::running::shared;
-use crate::support::chatter::{MIXED, Pattern};
-use crate::support::daemon::{Launch, Program};
-use crate::support::exporter::Exporters;
-use crate::support::pair::STALL;
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::daemon::{Launch, Program};
+use nf_transport_kit::exporter::Exporters;
+use nf_transport_kit::pair::STALL;
 
 /// Exit code of sysexits.h: a restart changes nothing.
 const CONFIG: i32 = 78;

@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::running::shared;
-use crate::support::chatter::{LARGE, MIXED, Pattern};
-use crate::support::collector::{Collector, Pace, Reading};
-use crate::support::daemon::Daemon;
-use crate::support::exporter::Exporters;
-use crate::support::hosts::{ReceiverHost, SenderHost};
-use crate::support::link::Link;
-use crate::support::load::{Load, Until};
-use crate::support::pair::{STALL, connected_daemons};
-use crate::support::samples::{assert_conserved, count};
+use nf_transport_kit::chatter::{LARGE, MIXED, Pattern};
+use nf_transport_kit::collector::{Collector, Pace, Reading};
+use nf_transport_kit::daemon::Daemon;
+use nf_transport_kit::exporter::Exporters;
+use nf_transport_kit::hosts::{ReceiverHost, SenderHost};
+use nf_transport_kit::link::Link;
+use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::pair::{STALL, connected_daemons};
+use nf_transport_kit::samples::{assert_conserved, count};
 
 /// Payload bytes that are more than nf-receiver, TCP and the sockets hold together: what waits, waits in the spool.
 const MUCH: u64 = 12 * 1024 * 1024;

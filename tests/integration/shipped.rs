@@ -7,7 +7,7 @@ use clap_complete::{Shell, generate};
 use nf_transport::cli::{receiver_command, sender_command};
 use nf_transport::service::messages;
 
-use crate::support::daemon::Program;
+use nf_transport_kit::daemon::Program;
 
 fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)

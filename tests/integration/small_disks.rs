@@ -12,13 +12,13 @@ use serde_json::Value;
 use crate::full_disk::{Disk, may_mount};
 use crate::losses::{deliver_the_rest, dropped, go_on, segments, wait_until_spooled};
 use crate::running::shared;
-use crate::support::chatter::{LARGE, Pattern};
-use crate::support::daemon::Program;
-use crate::support::exporter::Exporters;
-use crate::support::hosts::QUICK_SENDER;
-use crate::support::load::{Load, Until};
-use crate::support::pair::{Pair, STALL};
-use crate::support::samples::{assert_conserved, count};
+use nf_transport_kit::chatter::{LARGE, Pattern};
+use nf_transport_kit::daemon::Program;
+use nf_transport_kit::exporter::Exporters;
+use nf_transport_kit::hosts::QUICK_SENDER;
+use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::pair::{Pair, STALL};
+use nf_transport_kit::samples::{assert_conserved, count};
 
 /// Datagrams of a backlog.
 const BACKLOG: u64 = 9000;

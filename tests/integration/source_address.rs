@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, UdpSocket};
 
 use crate::running::{in_a_network, shared};
-use crate::support::corpus::{LONGEST, corpus};
-use crate::support::exporter::bind_as;
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use crate::support::kernel_socket::enlarge;
-use crate::support::pair::STALL;
+use nf_transport_kit::corpus::{LONGEST, corpus};
+use nf_transport_kit::exporter::bind_as;
+use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use nf_transport_kit::kernel_socket::enlarge;
+use nf_transport_kit::pair::STALL;
 
 /// `CAP_NET_RAW` alone, as /proc shows it.
 const NET_RAW: &str = "0000000000002000";

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::running::{in_a_network, shared};
-use crate::support::daemon::Program;
+use nf_transport_kit::daemon::Program;
 
 /// Exit code of sysexits.h.
 const CONFIG: i32 = 78;

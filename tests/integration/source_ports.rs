@@ -6,10 +6,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::running::shared;
-use crate::support::hosts::SenderHost;
-use crate::support::kernel_socket::enlarge;
-use crate::support::pair::{STALL, connected_daemons};
-use crate::support::samples::count;
+use nf_transport_kit::hosts::SenderHost;
+use nf_transport_kit::kernel_socket::enlarge;
+use nf_transport_kit::pair::{STALL, connected_daemons};
+use nf_transport_kit::samples::count;
 
 /// More ports than a collector has sockets by default.
 const PORTS: usize = 1060;

@@ -4,12 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::running::shared;
-use crate::support::chatter::{MIXED, Pattern};
-use crate::support::collector::Collector;
-use crate::support::daemon::{Launch, Program};
-use crate::support::hosts::{PATIENT_SENDER, ReceiverHost, SenderHost, write_key};
-use crate::support::pair::STALL;
-use crate::support::samples::{assert_conserved, count};
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::collector::Collector;
+use nf_transport_kit::daemon::{Launch, Program};
+use nf_transport_kit::hosts::{PATIENT_SENDER, ReceiverHost, SenderHost, write_key};
+use nf_transport_kit::pair::STALL;
+use nf_transport_kit::samples::{assert_conserved, count};
 
 /// Nobody listens there: TCP's discard port.
 const NOWHERE: &str = "127.0.0.1:9";
@@ -50,7 +50,7 @@ fn visible(host: &SenderHost, pattern: Pattern, sent: u32) -> usize {
 }
 
 /// Starts the host's daemon, gives it 100 more datagrams, and waits until the disk has them.
-fn spool_100(host: &mut SenderHost, exporters: &mut crate::support::exporter::Exporters, queued: u64) {
+fn spool_100(host: &mut SenderHost, exporters: &mut nf_transport_kit::exporter::Exporters, queued: u64) {
     host.start();
     exporters.send(100);
     host.wait_status(STALL, |status| {

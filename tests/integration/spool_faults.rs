@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use crate::losses::{go_on, wait_until_spooled};
 use crate::running::shared;
-use crate::support::chatter::{MIXED, Pattern};
-use crate::support::exporter::Exporters;
-use crate::support::hosts::{QUICK_SENDER, write_key};
-use crate::support::load::Until;
-use crate::support::pair::{Pair, STALL};
-use crate::support::samples::{assert_conserved, count};
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::exporter::Exporters;
+use nf_transport_kit::hosts::{QUICK_SENDER, write_key};
+use nf_transport_kit::load::Until;
+use nf_transport_kit::pair::{Pair, STALL};
+use nf_transport_kit::samples::{assert_conserved, count};
 
 /// How long a refusal may take.
 const REFUSAL: Duration = Duration::from_secs(20);

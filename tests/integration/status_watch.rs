@@ -4,11 +4,11 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 
 use crate::running::shared;
-use crate::support::chatter::{MIXED, Pattern};
-use crate::support::daemon::Program;
-use crate::support::hosts::{QUICK_SENDER, SenderHost};
-use crate::support::pair::STALL;
-use crate::support::samples::count;
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::daemon::Program;
+use nf_transport_kit::hosts::{QUICK_SENDER, SenderHost};
+use nf_transport_kit::pair::STALL;
+use nf_transport_kit::samples::count;
 
 /// Exporters, far more than a terminal has rows.
 const EXPORTERS: u16 = 200;

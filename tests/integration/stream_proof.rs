@@ -10,11 +10,11 @@ use nf_transport_core::sequence::{Gap, GapReason, Position, StreamId};
 
 use crate::losses::{gaps, go_on};
 use crate::running::shared;
-use crate::support::chatter::{MIXED, Pattern};
-use crate::support::hostile::Client;
-use crate::support::hosts::QUICK_SENDER;
-use crate::support::pair::{Pair, STALL};
-use crate::support::samples::{assert_conserved, count};
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::hostile::Client;
+use nf_transport_kit::hosts::QUICK_SENDER;
+use nf_transport_kit::pair::{Pair, STALL};
+use nf_transport_kit::samples::{assert_conserved, count};
 
 const HEARTBEAT: Duration = Duration::from_secs(5);
 

@@ -5,13 +5,13 @@ use std::net::UdpSocket;
 use tempfile::TempDir;
 
 use crate::running::shared;
-use crate::support::collector::payloads_by_source;
-use crate::support::daemon::Program;
-use crate::support::decoder::{Decoder, Tool, decoded_directly};
-use crate::support::field_cases::payloads;
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost, write_key};
-use crate::support::pair::STALL;
-use crate::support::samples::count;
+use nf_transport_kit::collector::payloads_by_source;
+use nf_transport_kit::daemon::Program;
+use nf_transport_kit::decoder::{Decoder, Tool, decoded_directly};
+use nf_transport_kit::field_cases::payloads;
+use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost, write_key};
+use nf_transport_kit::pair::STALL;
+use nf_transport_kit::samples::count;
 
 /// The address of an exporter at each site.
 const SHARED: &str = "127.0.0.9";

@@ -5,14 +5,14 @@ use std::net::TcpStream;
 use std::time::{Duration, SystemTime};
 
 use crate::running::shared;
-use crate::support::chatter::{MIXED, Pattern};
-use crate::support::collector::Collector;
-use crate::support::daemon::Program;
-use crate::support::hosts::{QUICK_SENDER, ReceiverHost, SenderHost, write_secret};
-use crate::support::pair::STALL;
-use crate::support::pki::{Authority, Issued};
-use crate::support::samples::{assert_conserved, count};
-use crate::support::wall_clock::WallClock;
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::collector::Collector;
+use nf_transport_kit::daemon::Program;
+use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost, write_secret};
+use nf_transport_kit::pair::STALL;
+use nf_transport_kit::samples::{assert_conserved, count};
+use nf_transport_kit::wall_clock::WallClock;
+use nf_transport_pki::{Authority, Issued};
 
 const DAY: Duration = Duration::from_secs(86_400);
 

@@ -4,9 +4,9 @@ use crate::pairing::{
     bare_and_running, bare_receiver, bare_sender, invite, invite_by, join, join_by, token, token_of, told,
 };
 use crate::running::shared;
-use crate::support::chatter::{MIXED, Pattern};
-use crate::support::collector::Collector;
-use crate::support::pair::STALL;
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::collector::Collector;
+use nf_transport_kit::pair::STALL;
 
 const AT: [&str; 2] = ["--address", "collector.example.net:2055"];
 

@@ -62,17 +62,19 @@ impl Moment {
     }
 
     /// The same moment `later`, of clocks that nobody sets.
-    #[cfg(test)]
-    pub(crate) fn plus(self, later: Duration) -> Self {
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn plus(self, later: Duration) -> Self {
         let elapsed = self.boot.elapsed + later;
         Self { boot: BootTime { elapsed, ..self.boot }, ..self }.set(later, true)
     }
 
     /// The same moment after the wall clock was set `by` so much.
-    #[cfg(test)]
-    pub(crate) fn set(self, by: Duration, forward: bool) -> Self {
-        let by = u64::try_from(by.as_nanos()).expect("less than 584 years");
-        let wall = if forward { self.wall.0 + by } else { self.wall.0.saturating_sub(by) };
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn set(self, by: Duration, forward: bool) -> Self {
+        let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        let wall = if forward { self.wall.0.saturating_add(by) } else { self.wall.0.saturating_sub(by) };
         Self { wall: Timestamp(wall), ..self }
     }
 }

@@ -28,8 +28,8 @@ pub fn note_internal_error(what: &'static str) {
     COUNT.fetch_add(1, Ordering::Relaxed);
     let error = InternalError { what, location: Location::caller() };
     *LATEST.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-    #[cfg(test)]
-    if tests::is_expected() {
+    #[cfg(any(test, feature = "testing"))]
+    if expected::count() {
         return;
     }
     debug_assert!(false, "internal error: {error}");
@@ -45,32 +45,37 @@ pub fn latest_internal_error() -> Option<InternalError> {
     *LATEST.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[cfg(test)]
-pub(crate) use tests::expecting_internal_errors;
+#[cfg(any(test, feature = "testing"))]
+pub use expected::expecting_internal_errors;
 
-#[cfg(test)]
-mod tests {
+/// Internal errors that a test provokes.
+#[cfg(any(test, feature = "testing"))]
+mod expected {
     use core::cell::Cell;
-
-    use super::*;
 
     thread_local! {
         /// Internal errors that this thread met while it expected them; `None` while it expects none.
         static EXPECTED: Cell<Option<u64>> = const { Cell::new(None) };
     }
 
-    pub(super) fn is_expected() -> bool {
+    /// Counts an internal error of this thread. Returns whether it is expected.
+    pub(super) fn count() -> bool {
         let count = EXPECTED.get();
         EXPECTED.set(count.map(|count| count + 1));
         count.is_some()
     }
 
     /// Runs `act`, whose internal errors do not end the program. Returns its value and their number.
-    pub(crate) fn expecting_internal_errors<T>(act: impl FnOnce() -> T) -> (T, u64) {
+    pub fn expecting_internal_errors<T>(act: impl FnOnce() -> T) -> (T, u64) {
         EXPECTED.set(Some(0));
         let outcome = act();
         (outcome, EXPECTED.take().unwrap_or(0))
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn an_internal_error_is_counted_with_its_place() {
@@ -79,7 +84,7 @@ mod tests {
         assert_eq!(count, 1);
         assert!(internal_errors() > before);
         let latest = latest_internal_error().unwrap().to_string();
-        assert!(latest.starts_with("a test asked for it (src/internal_error.rs:"), "{latest}");
+        assert!(latest.starts_with("a test asked for it (transport/src/internal_error.rs:"), "{latest}");
     }
 
     #[test]

@@ -13,8 +13,8 @@ use crate::results::Results;
 use crate::run::{EXPORTERS, next_run};
 use crate::settings::Settings;
 use crate::sink::{Arrivals, Sink};
-use crate::support::pair::STALL;
-use crate::support::samples;
+use nf_transport_kit::pair::STALL;
+use nf_transport_kit::samples;
 
 /// Topic: datagrams a second.
 pub(crate) const CATCH_UP: &str = "catch-up";

@@ -12,7 +12,7 @@ use crate::results::Results;
 use crate::run::{EXPORTERS, WARM_UP_RATE, WARM_UP_SECONDS, next_run};
 use crate::search;
 use crate::settings::Settings;
-use crate::support::samples;
+use nf_transport_kit::samples;
 
 /// Topic: datagrams a second.
 pub(crate) const INGEST: &str = "ingest";

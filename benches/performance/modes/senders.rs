@@ -11,8 +11,8 @@ use crate::results::Results;
 use crate::run::Course;
 use crate::settings::Settings;
 use crate::sink::Sink;
-use crate::support::hosts::ReceiverHost;
-use crate::support::pair::STALL;
+use nf_transport_kit::hosts::ReceiverHost;
+use nf_transport_kit::pair::STALL;
 
 /// Topic: core-microseconds of nf-receiver per datagram, by number of senders.
 pub(crate) const SENDERS: &str = "senders";

@@ -19,7 +19,7 @@ use crate::pair::Sender;
 use crate::payload;
 use crate::results::Results;
 use crate::settings::Settings;
-use crate::support::samples;
+use nf_transport_kit::samples;
 
 /// Topic: milliseconds from start to READY, by number of segments.
 pub(crate) const START: &str = "start";

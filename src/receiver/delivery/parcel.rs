@@ -2,14 +2,14 @@
 
 use std::net::IpAddr;
 
-use nf_transport_core::batch::{BatchError, Records};
-use nf_transport_core::datagram::Datagram;
 use crate::limits::PARCEL_OVERHEAD;
-use nf_transport_core::prefixes::Prefixes;
 use crate::receiver::denied::ExporterCounts;
 use crate::receiver::output::Exporters;
-use nf_transport_core::sequence::{Gap, GapReason, Position};
 use crate::status::Tally;
+use nf_transport_core::batch::{BatchError, Records};
+use nf_transport_core::datagram::Datagram;
+use nf_transport_core::prefixes::Prefixes;
+use nf_transport_core::sequence::{Gap, GapReason, Position};
 
 /// A batch on its way, or positions that will never come.
 #[derive(Debug)]

@@ -14,9 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::{CollectorSettings, Limit, Source, WhenDown};
-use nf_transport_core::datagram::Datagram;
 use crate::limits::CATCH_UP_LIMIT;
-use nf_transport_core::netflow::{Recipient, Repeats};
 use crate::receiver::output::budget::SocketBudget;
 use crate::receiver::output::gate::{Admission, Gate, RUN_MAX};
 use crate::receiver::output::pace::Bucket;
@@ -27,6 +25,8 @@ use crate::receiver::output::sources::{Leaving, Sources, is_unreachable};
 use crate::receiver::output::trouble::Trouble;
 use crate::receiver::templates::{TemplateLearner, next_number};
 use crate::status::CollectorState;
+use nf_transport_core::datagram::Datagram;
+use nf_transport_core::netflow::{Recipient, Repeats};
 
 /// How long to wait for a full queue to be read.
 const QUEUE_PAUSE: Duration = Duration::from_millis(1);

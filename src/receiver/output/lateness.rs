@@ -13,10 +13,10 @@
 use core::net::SocketAddr;
 use core::time::Duration;
 
+use crate::limits::{LATE, LISTENERS_MAX};
 use nf_transport_core::clock::SettledClock;
 use nf_transport_core::datagram::{Datagram, Moment, Timestamp};
 use nf_transport_core::limits::CLOCK_STEP;
-use crate::limits::{LATE, LISTENERS_MAX};
 
 /// The ages of the datagrams of one stream, asked in their order.
 #[derive(Clone, Debug, Default)]

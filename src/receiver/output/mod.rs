@@ -32,16 +32,16 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::config::{CollectorSettings, WhenDown};
-use nf_transport_core::datagram::Datagram;
-use nf_transport_core::netflow::Recipient;
 use crate::receiver::delivery::LaneMemory;
 use crate::receiver::output::lateness::Lateness;
 use crate::receiver::output::pace::CatchUp;
 use crate::receiver::output::share::Share;
 use crate::receiver::output::udp::UdpOutput;
 use crate::receiver::templates::{TemplateLearner, Templates};
-use nf_transport_core::sequence::{Position, SenderId};
 use crate::status::CollectorState;
+use nf_transport_core::datagram::Datagram;
+use nf_transport_core::netflow::Recipient;
+use nf_transport_core::sequence::{Position, SenderId};
 
 /// What is known of one collector. Counts run from the start of the process.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,10 +14,10 @@ use rustix::net::sockopt::{
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use nf_transport_core::limits::PAYLOAD_MAX;
 use crate::receiver::output::gate::RUN_MAX;
 use crate::receiver::output::route;
 use crate::receiver::output::watch::Watch;
+use nf_transport_core::limits::PAYLOAD_MAX;
 
 /// Bytes of send buffer asked for, so that a run of large datagrams to a slow interface goes in one call.
 const SEND_BUFFER: usize = 4 * 1024 * 1024;

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::CollectorSettings;
-use nf_transport_core::datagram::Datagram;
 use crate::limits::LATE;
 use crate::receiver::output::budget::SocketBudget;
 use crate::receiver::output::destination::{Destination, PassedOn, Run};
@@ -19,6 +18,7 @@ use crate::receiver::output::view::View;
 use crate::receiver::output::{CollectorFigures, LateFigures, Progress, Resolved};
 use crate::receiver::templates::TemplateLearner;
 use crate::service::both_clocks;
+use nf_transport_core::datagram::Datagram;
 
 /// Which address of a collector: its own, and that for late datagrams.
 const MAIN: usize = 0;

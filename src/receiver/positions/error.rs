@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::limits::{NEW_STREAMS_BURST, NEW_STREAMS_BURST_PER_SOURCE};
 use crate::receiver::known_sources::Source;
-use nf_transport_core::sequence::SenderId;
 use crate::service::is_out_of_files;
+use nf_transport_core::sequence::SenderId;
 
 /// Why a position cannot be had or kept.
 #[derive(Debug, thiserror::Error)]

@@ -48,10 +48,10 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::limits::{STREAMS_MAX, STREAMS_PER_SENDER};
-use nf_transport_core::sequence::{SenderId, StreamId};
 use folder::Folder;
 use index::Index;
 use new_streams::NewStreams;
+use nf_transport_core::sequence::{SenderId, StreamId};
 
 /// The name of the directory in the state directory.
 pub(crate) const DIRECTORY: &str = "positions";

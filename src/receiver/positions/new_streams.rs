@@ -8,7 +8,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-use crate::limits::{NEW_STREAM_INTERVAL, NEW_STREAM_OWNERS, NEW_STREAM_SOURCES, NEW_STREAMS_BURST, NEW_STREAMS_BURST_PER_SOURCE};
+use crate::limits::{
+    NEW_STREAM_INTERVAL, NEW_STREAM_OWNERS, NEW_STREAM_SOURCES, NEW_STREAMS_BURST,
+    NEW_STREAMS_BURST_PER_SOURCE,
+};
 use crate::receiver::known_sources::Source;
 use crate::receiver::positions::PositionsError;
 use nf_transport_core::sequence::SenderId;
@@ -146,7 +149,7 @@ mod tests {
         let error = check(Some("2001:db8::2"), start).unwrap_err().to_string();
         assert!(error.contains("more than 1024 new streams began at 2001:db8::/64"), "{error}");
         assert!(error.contains("this one may begin in 11 s"), "{error}");
-        assert!(error.len() <= crate::limits::REFUSAL_TEXT_MAX, "{error}");
+        assert!(error.len() <= nf_transport_core::limits::REFUSAL_TEXT_MAX, "{error}");
         check(Some("192.0.2.1"), start).unwrap();
         check(None, start).unwrap();
         check(Some("2001:db8::2"), start + NEW_STREAM_INTERVAL).unwrap();

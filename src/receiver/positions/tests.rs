@@ -272,7 +272,7 @@ fn too_many_new_streams_of_a_sender_are_refused() {
     }
     let error = begin(99, start).unwrap_err().to_string();
     assert!(error.contains("may begin the next one in 11 s"), "{error}");
-    assert!(error.len() <= crate::limits::REFUSAL_TEXT_MAX, "{error}");
+    assert!(error.len() <= nf_transport_core::limits::REFUSAL_TEXT_MAX, "{error}");
     assert!(!file_of(&state, StreamId([99; 16])).exists());
     // A known one is no new one, and others are not concerned.
     begin(15, start).unwrap();

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::limits::{SEATS_MAX, UNEVEN_SEATS_MAX};
 use crate::receiver::seats::Seat;
-use nf_transport_core::sequence::SenderId;
 use crate::status::SenderTotals;
+use nf_transport_core::sequence::SenderId;
 
 /// The seats by sender.
 #[derive(Debug, Default)]

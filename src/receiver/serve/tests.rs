@@ -8,16 +8,16 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
 
 use super::*;
-use nf_transport_core::batch::{BatchBuilder, BatchHeader, Compression, HEADER_LEN};
-use nf_transport_core::datagram::{Datagram, Timestamp};
-use nf_transport_core::framing::{Decoder, Heartbeat, Message, StreamProof};
 use crate::receiver::ahead::Ahead;
 use crate::receiver::output::Resolved;
 use crate::receiver::positions::Owner;
-use nf_transport_core::secure::{Admission, Channel, ChannelBinding, Pass, StreamKey};
-use nf_transport_core::sequence::StreamId;
 use crate::service::{Stopper, stop_channel};
 use crate::status::CollectorState;
+use nf_transport_core::batch::{BatchBuilder, BatchHeader, Compression, HEADER_LEN};
+use nf_transport_core::datagram::{Datagram, Timestamp};
+use nf_transport_core::framing::{Decoder, Heartbeat, Message, StreamProof};
+use nf_transport_core::secure::{Admission, Channel, ChannelBinding, Pass, StreamKey};
+use nf_transport_core::sequence::StreamId;
 
 /// That of every connection.
 const BINDING: ChannelBinding = ChannelBinding([9; 32]);

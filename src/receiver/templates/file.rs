@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use nf_transport_core::netflow::Kept;
 use crate::receiver::newer_state::{self, State};
 use crate::service::safe_file::{self, Owner};
+use nf_transport_core::netflow::Kept;
 
 /// What an exporter has defined, as it reached some collectors of one sender.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

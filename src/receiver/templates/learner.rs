@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-use nf_transport_core::datagram::Datagram;
-use nf_transport_core::netflow::{Recipient, Repeats, TemplateMemory};
 use crate::receiver::templates::usage::{Kind, Usage};
 use crate::receiver::templates::{Templates, next_number};
+use nf_transport_core::datagram::Datagram;
+use nf_transport_core::netflow::{Recipient, Repeats, TemplateMemory};
 use nf_transport_core::sequence::SenderId;
 
 /// Learns templates and options data as the datagrams of one sender reach one collector, or are skipped for it. So it knows

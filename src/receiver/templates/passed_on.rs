@@ -14,12 +14,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use nf_transport_core::netflow::{KeptDomain, Recipient};
 use crate::receiver::newer_state::{self, State};
 use crate::receiver::output::{Outputs, PassedOn};
 use crate::receiver::templates::{TemplateLearner, next_number};
-use nf_transport_core::sequence::SenderId;
 use crate::service::boot_clock;
+use nf_transport_core::netflow::{KeptDomain, Recipient};
+use nf_transport_core::sequence::SenderId;
 
 /// The place of a collector's main address among the recipients.
 const MAIN: usize = 0;

@@ -1,9 +1,9 @@
 use super::*;
+use crate::limits::TEMPLATES_TOTAL;
+use crate::receiver::newer_state;
 use nf_transport_core::datagram::{Datagram, Timestamp};
 use nf_transport_core::limits::TEMPLATE_BYTES_PER_EXPORTER;
-use crate::limits::TEMPLATES_TOTAL;
 use nf_transport_core::netflow::Recipient;
-use crate::receiver::newer_state;
 
 fn of_exporter(payload: &[u8]) -> Datagram<'_> {
     let exporter = "192.0.2.1:4000".parse().unwrap();

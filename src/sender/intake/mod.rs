@@ -41,8 +41,8 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, IFlags, MemfdFlags, ioctl_getflags, ioctl_setflags};
 
 use crate::limits::INTAKE_RING;
-use nf_transport_core::sequence::{Position, RunId, StreamId};
 use crate::service::safe_file::open_regular;
+use nf_transport_core::sequence::{Position, RunId, StreamId};
 
 /// The intake's file as its parts share it. Its lock lasts as long as any of them.
 type SharedFile = Arc<File>;

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use super::marks::HEAD_LEN;
 use super::{Entry, Kind, Marks, Ring, Slots, file_len, ring_at, slots_at};
+use crate::limits::INTAKE_RING;
 use nf_transport_core::batch::{Batch, BatchBuilder, Compression};
 use nf_transport_core::datagram::{Datagram, Timestamp};
 use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::limits::POSITIONS_PER_RUN;
-use crate::limits::INTAKE_RING;
 use nf_transport_core::sequence::{Position, StreamId};
 
 /// Intakes of newer versions that are kept at once.

@@ -29,8 +29,8 @@ use super::bus_error::Backing;
 use super::control::Details;
 use super::mapping::Mapping;
 use super::recvmmsg::recvmmsg;
-use nf_transport_core::datagram::with_scope;
 use crate::limits::{INTAKE_SLOT_SIZE, INTAKE_SLOTS};
+use nf_transport_core::datagram::with_scope;
 
 const HEADER: usize = size_of::<mmsghdr>();
 const VECTOR: usize = size_of::<iovec>();

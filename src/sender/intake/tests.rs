@@ -3,9 +3,9 @@ use std::net::UdpSocket;
 use std::os::unix::fs::FileExt;
 
 use super::*;
+use crate::limits::INTAKE_SLOTS;
 use nf_transport_core::batch::{Batch, BatchBuilder, Compression};
 use nf_transport_core::datagram::{Datagram, Timestamp};
-use crate::limits::INTAKE_SLOTS;
 
 const STREAM: StreamId = StreamId([4; 16]);
 const BOOT: [u8; 16] = [1; 16];

@@ -4,16 +4,16 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::limits::CHANNEL_AGE_MAX;
+use crate::sender::intake::Ring;
+use crate::sender::recovery::{Recovered, recover};
+use crate::service::stop_channel;
+use crate::service::stream::{Received, Stream, shake};
 use nf_transport_core::batch::{BatchBuilder, Compression};
 use nf_transport_core::datagram::{Datagram, Timestamp};
 use nf_transport_core::framing::RefusalCode;
-use crate::limits::CHANNEL_AGE_MAX;
 use nf_transport_core::secure::{Admission, Key, Pass, ReceiverHandshake, Secret, Suite};
-use crate::sender::intake::Ring;
-use crate::sender::recovery::{Recovered, recover};
 use nf_transport_core::sequence::{Position, RunId, StreamId};
-use crate::service::stop_channel;
-use crate::service::stream::{Received, Stream, shake};
 use nf_transport_core::session::{Place, ReceiverEvent, ReceiverSession};
 use nf_transport_core::spool::{MinFree, Policy};
 

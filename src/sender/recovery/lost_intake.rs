@@ -7,12 +7,12 @@ use core::time::Duration;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use nf_transport_core::datagram::Timestamp;
 use crate::limits::{INTAKE_RING, INTAKE_SLOTS};
 use crate::sender::intake::Found;
 use crate::sender::last_run::Began;
 use crate::service::messages::sender;
 use crate::status::count_of;
+use nf_transport_core::datagram::Timestamp;
 
 /// What is known of it.
 #[derive(Debug)]

@@ -3,15 +3,15 @@
 use std::io;
 use std::path::Path;
 
-use nf_transport_core::secure::SpoolKeys;
 use crate::sender::intake;
 use crate::sender::ledger::Ledger;
 use crate::sender::queue::{NEWER_DIRECTORY, tell_newer};
 use crate::service::messages::sender;
+use crate::status::count_of;
+use nf_transport_core::secure::SpoolKeys;
 use nf_transport_core::spool::Spool;
 use nf_transport_core::spool::TakenIn;
 use nf_transport_core::spool::disk::Directory;
-use crate::status::count_of;
 
 /// Moves the intake at `path` out of the way if a newer version left it. Says whether it did.
 pub(super) fn move_intake_away(path: &Path) -> io::Result<bool> {

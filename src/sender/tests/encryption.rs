@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::*;
+use crate::sender::backlog::BacklogError;
+use crate::service::DaemonError;
 use nf_transport_core::batch::{Parsed, Sealing};
 use nf_transport_core::secure::OpenError;
-use crate::sender::backlog::BacklogError;
 use nf_transport_core::sequence::StreamId;
-use crate::service::DaemonError;
 use nf_transport_core::spool::SEGMENT_HEADER_LEN;
 
 fn key(digit: char) -> Key {

@@ -8,11 +8,11 @@ use std::thread::JoinHandle;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::watch;
 
-use nf_transport_core::batch::Compression;
 use crate::sender::ingest::{Ingest, IngestSettings, Listener};
 use crate::sender::recovery::Recovered;
 use crate::sender::tally::Tally;
 use crate::service::Pulse;
+use nf_transport_core::batch::Compression;
 
 pub(super) struct Running {
     pub(super) tally: Arc<Tally>,

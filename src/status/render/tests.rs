@@ -1,9 +1,9 @@
 use super::*;
-use nf_transport_core::sequence::StreamId;
 use crate::status::{
     CollectorStatus, ConfusedStatus, DeniedExporter, DeniedStatus, Dropped, ExporterStatus, IntakeStatus,
     LateStatus, Queued, Recovered, RefusedStatus, SeenAs, SenderTotals, SocketStatus, Tally, UnmatchedStatus,
 };
+use nf_transport_core::sequence::StreamId;
 
 pub(in crate::status) fn sender() -> SenderStatus {
     SenderStatus {

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use crate::running::shared;
-use crate::support::collector::Collector;
-use crate::support::load::Load;
-use crate::support::samples::count;
 use crate::systemd::machine::Parts;
 use crate::systemd::{EXPORTERS, Site, assert_told, pattern};
+use nf_transport_kit::collector::Collector;
+use nf_transport_kit::load::Load;
+use nf_transport_kit::samples::count;
 
 const RATE: u32 = 2_000;
 

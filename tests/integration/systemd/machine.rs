@@ -18,7 +18,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::kernel_socket;
+use nf_transport_kit::kernel_socket;
 
 /// How long a machine may take to boot, and a unit to do what it is told, on a busy host.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -6,9 +6,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::running::alone;
-use crate::support::load::Load;
 use crate::systemd::Site;
 use crate::systemd::machine::{Machine, Parts};
+use nf_transport_kit::load::Load;
 
 const RATE: u32 = 20_000;
 

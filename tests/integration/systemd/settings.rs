@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::running::shared;
-use crate::support::collector::Inbox;
-use crate::support::exporter::Exporters;
-use crate::support::samples::count;
 use crate::systemd::machine::Parts;
 use crate::systemd::{EXPORTERS, Site, lone, pattern};
+use nf_transport_kit::collector::Inbox;
+use nf_transport_kit::exporter::Exporters;
+use nf_transport_kit::samples::count;
 
 #[test]
 fn a_drop_in_adds_a_port() {

@@ -5,9 +5,9 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use crate::running::shared;
-use crate::support::samples::count;
 use crate::systemd::Site;
 use crate::systemd::machine::{Machine, Parts};
+use nf_transport_kit::samples::count;
 
 const EXAMPLE: &str = "/usr/share/doc/nf-receiver/examples/nf-receiver-source-address.conf";
 

@@ -3,9 +3,9 @@
 use std::net::UdpSocket;
 
 use crate::running::shared;
-use crate::support::samples::count;
 use crate::systemd::machine::{Machine, Parts};
 use crate::systemd::{Site, lone};
+use nf_transport_kit::samples::count;
 
 /// Puts a shipped example in place as it is.
 fn apply_example(machine: &Machine, unit: &str, example: &str) {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::running::shared;
-use crate::support::load::Load;
 use crate::systemd::Site;
 use crate::systemd::machine::Parts;
+use nf_transport_kit::load::Load;
 
 #[test]
 fn a_stopped_journald_stops_neither_delivery_nor_the_watchdog() {

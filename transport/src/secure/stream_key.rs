@@ -110,7 +110,7 @@ mod tests {
     fn a_stream_and_its_proof_are_those_of_the_document() {
         let proof = key().prove(BINDING);
         let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
-        let document = include_str!("../../docs/protocol.md");
+        let document = include_str!("../../../docs/protocol.md");
         for value in [hex(&proof.public_key), key().id().to_string(), hex(&proof.signature)] {
             assert!(document.contains(&format!("`{value}`")), "{value}");
         }

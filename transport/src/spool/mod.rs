@@ -17,8 +17,8 @@
 
 mod age;
 mod apart;
-#[cfg(test)]
-pub(crate) mod as_newer;
+#[cfg(any(test, feature = "testing"))]
+pub mod as_newer;
 mod aside;
 pub mod disk;
 pub mod identity;

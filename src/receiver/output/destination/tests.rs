@@ -1,8 +1,8 @@
 use core::num::NonZeroUsize;
 
 use super::*;
-use nf_transport_core::datagram::Timestamp;
 use crate::receiver::templates::{Templates, netflow_9};
+use nf_transport_core::datagram::Timestamp;
 
 fn datagrams<'a>(payloads: &[&'a [u8]]) -> Vec<Datagram<'a>> {
     let address = "192.0.2.1:2055".parse().unwrap();
@@ -423,7 +423,7 @@ async fn late_datagrams_that_wait_for_their_limit_do_not_hold_up_others() {
 
 /// A payload that no UDP datagram can have: the kernel refuses it for good.
 fn unsendable() -> Vec<u8> {
-    vec![0; crate::limits::PAYLOAD_MAX + 1]
+    vec![0; nf_transport_core::limits::PAYLOAD_MAX + 1]
 }
 
 /// A collector with room for such a payload beside others.

@@ -17,7 +17,7 @@ struct FieldCase {
 
 /// The figures of all exporters after a case.
 fn figures(name: &str) -> Vec<ExporterFigures> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/field-cases/{name}.json"));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../tests/field-cases/{name}.json"));
     let case: FieldCase = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let mut table = ExporterTable::default();
     for (address, port, payload) in &case.datagrams {

@@ -2,17 +2,13 @@ use core::time::Duration;
 use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
+use nf_transport_pki::{Authority, Issued};
 
 use super::*;
 use crate::secure::handshake::tests::{bindings, play};
 use crate::secure::{
     Admission, Channel, Key, Pass, ReceiverHandshake, SenderHandshake, SenderHandshakeError, Suite, Turned,
 };
-
-#[path = "../../../tests/integration/support/pki.rs"]
-mod pki;
-
-use pki::{Authority, Issued};
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 

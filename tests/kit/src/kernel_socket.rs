@@ -10,11 +10,11 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 /// Bytes of receive buffer that the kit asks for.
-pub(crate) const RECEIVE_BUFFER: usize = 64 * 1024 * 1024;
+pub const RECEIVE_BUFFER: usize = 64 * 1024 * 1024;
 
 /// A socket, found again by its inode whoever holds it.
 #[derive(Clone, Debug)]
-pub(crate) struct KernelSocket {
+pub struct KernelSocket {
     inode: String,
     /// Where the tables of its network are.
     tables: String,
@@ -26,17 +26,17 @@ thread_local! {
 }
 
 /// Sockets made by this thread from now on are in the network whose tables are in this directory.
-pub(crate) fn look_into(tables: String) {
+pub fn look_into(tables: String) {
     TABLES.set(tables);
 }
 
 /// The figures of one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct KernelFigures {
+pub struct KernelFigures {
     /// Bytes that wait in the socket's queue, with the kernel's own overhead.
-    pub(crate) queued: u64,
+    pub queued: u64,
     /// Datagrams that found no room, since the socket was made.
-    pub(crate) dropped: u64,
+    pub dropped: u64,
 }
 
 impl KernelFigures {
@@ -48,20 +48,20 @@ impl KernelFigures {
 }
 
 impl KernelSocket {
-    pub(crate) fn of(socket: &UdpSocket) -> Self {
+    pub fn of(socket: &UdpSocket) -> Self {
         let name = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
         let inode = name.to_str().unwrap().trim_start_matches("socket:[").trim_end_matches(']');
         Self { inode: inode.to_owned(), tables: TABLES.with_borrow(Clone::clone) }
     }
 
     /// The socket that another process binds to this port; waits until it does.
-    pub(crate) fn wait_for_port(port: u16) -> Self {
+    pub fn wait_for_port(port: u16) -> Self {
         let suffix = format!(":{port:04X}");
         Self::wait_for_local(&format!("UDP port {port}"), |local| local.ends_with(&suffix))
     }
 
     /// The socket that another process binds to exactly this address; waits until it does.
-    pub(crate) fn wait_for(addr: SocketAddr) -> Self {
+    pub fn wait_for(addr: SocketAddr) -> Self {
         let name = table_name(addr);
         Self::wait_for_local(&format!("UDP {addr}"), |local| local == name)
     }
@@ -80,7 +80,7 @@ impl KernelSocket {
         }
     }
 
-    pub(crate) fn figures(&self) -> KernelFigures {
+    pub fn figures(&self) -> KernelFigures {
         // The kernel gives the table out in pieces: while sockets elsewhere come and go between two of them, a row
         // can slip through. A socket that is really gone is missing every time.
         let look = || KernelFigures::find(&udp_table(&self.tables), &self.inode);
@@ -89,7 +89,7 @@ impl KernelSocket {
     }
 
     /// Waits until the process that reads the socket has taken all there is.
-    pub(crate) fn wait_until_drained(&self) {
+    pub fn wait_until_drained(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while self.figures().queued > 0 {
             assert!(Instant::now() < deadline, "a UDP socket is not drained after 10 s");
@@ -99,14 +99,14 @@ impl KernelSocket {
 }
 
 /// Asks for a large receive buffer, past the system's limit where that is allowed.
-pub(crate) fn enlarge(socket: &UdpSocket) {
+pub fn enlarge(socket: &UdpSocket) {
     if rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, RECEIVE_BUFFER).is_err() {
         rustix::net::sockopt::set_socket_recv_buffer_size(socket, RECEIVE_BUFFER).unwrap();
     }
 }
 
 /// Bytes that the kernel queues at a socket at most, its own overhead included.
-pub(crate) fn receive_buffer(socket: &UdpSocket) -> usize {
+pub fn receive_buffer(socket: &UdpSocket) -> usize {
     rustix::net::sockopt::socket_recv_buffer_size(socket).unwrap()
 }
 

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::exporter::Exporters;
-use super::hosts::HeldUdp;
+use crate::exporter::Exporters;
+use crate::hosts::HeldUdp;
 
 /// Datagrams between two looks at the queue, and how many bytes of receive buffer each may take in the kernel.
 const BURST_MAX: u64 = 256;
@@ -17,7 +17,7 @@ const KERNEL_BYTES: u64 = 4096;
 
 /// When the load ends by itself.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Until {
+pub enum Until {
     /// It goes on until it is stopped.
     Stopped,
     /// So many datagrams were sent, of all exporters together.
@@ -25,7 +25,7 @@ pub(crate) enum Until {
 }
 
 /// Exporters at work in a thread.
-pub(crate) struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
     held_back: Arc<AtomicU64>,
@@ -34,12 +34,12 @@ pub(crate) struct Load {
 
 impl Load {
     /// Starts sending at `rate` datagrams a second, or, without one, as fast as `target` is read.
-    pub(crate) fn start(exporters: Exporters, target: Arc<HeldUdp>, rate: Option<u32>, until: Until) -> Self {
+    pub fn start(exporters: Exporters, target: Arc<HeldUdp>, rate: Option<u32>, until: Until) -> Self {
         Self::start_worker(exporters, Some(target), rate, until)
     }
 
     /// Starts sending at `rate` datagrams a second until stopped, whatever becomes of them.
-    pub(crate) fn relentless(exporters: Exporters, rate: u32) -> Self {
+    pub fn relentless(exporters: Exporters, rate: u32) -> Self {
         Self::start_worker(exporters, None, Some(rate), Until::Stopped)
     }
 
@@ -65,22 +65,22 @@ impl Load {
     }
 
     /// Datagrams sent so far.
-    pub(crate) fn sent(&self) -> u64 {
+    pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
     /// How often the load held back for a millisecond because the queue was half full.
-    pub(crate) fn held_back(&self) -> u64 {
+    pub fn held_back(&self) -> u64 {
         self.held_back.load(Ordering::Relaxed)
     }
 
     /// Waits until the load ends by itself.
-    pub(crate) fn finish(self) -> Exporters {
+    pub fn finish(self) -> Exporters {
         self.thread.join().expect("the load failed")
     }
 
     /// Ends the load.
-    pub(crate) fn stop(self) -> Exporters {
+    pub fn stop(self) -> Exporters {
         self.stop.store(true, Ordering::Relaxed);
         self.finish()
     }

@@ -25,44 +25,40 @@ const STOP: Duration = Duration::from_secs(12);
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Program {
+pub enum Program {
     Sender,
     Receiver,
 }
 
 impl Program {
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Sender => "nf-sender",
             Self::Receiver => "nf-receiver",
         }
     }
 
-    /// Where Cargo built it: told to integration tests, else beside the example that runs.
-    pub(crate) fn path(self) -> PathBuf {
-        let told = match self {
-            Self::Sender => option_env!("CARGO_BIN_EXE_nf-sender"),
-            Self::Receiver => option_env!("CARGO_BIN_EXE_nf-receiver"),
-        };
-        let beside =
-            || std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join(self.name());
-        told.map_or_else(beside, PathBuf::from)
+    /// Returns the path at which Cargo built it: in the directory of the running test or demo, or above it.
+    pub fn path(self) -> PathBuf {
+        let own = std::env::current_exe().unwrap();
+        let built = own.ancestors().skip(1).take(2).map(|place| place.join(self.name()));
+        built.clone().find(|path| path.is_file()).unwrap_or_else(|| panic!("no {} in {built:?}", self.name()))
     }
 
     /// A command with nothing of the environment that a service manager would set.
-    pub(crate) fn command(self) -> Command {
+    pub fn command(self) -> Command {
         let mut command = Command::new(self.path());
         clear_service_environment(&mut command);
         command
     }
 
     /// Runs one of the program's other commands to its end.
-    pub(crate) fn run(self, args: &[&str]) -> Output {
+    pub fn run(self, args: &[&str]) -> Output {
         self.command().args(args).stdin(Stdio::null()).output().unwrap()
     }
 
     /// What `status --json` says; nothing while no daemon answers there.
-    pub(crate) fn status(self, control: &Path) -> Option<Value> {
+    pub fn status(self, control: &Path) -> Option<Value> {
         let output = self.run(&["status", "--json", "--control", control.to_str().unwrap()]);
         let parsed = serde_json::from_slice(&output.stdout);
         output.status.success().then(|| parsed.expect("status --json prints JSON"))
@@ -80,7 +76,7 @@ fn clear_service_environment(command: &mut Command) {
 }
 
 /// How to start a daemon.
-pub(crate) struct Launch {
+pub struct Launch {
     program: Program,
     args: Vec<OsString>,
     environment: Vec<(&'static str, OsString)>,
@@ -91,7 +87,7 @@ pub(crate) struct Launch {
 }
 
 /// The user and the group that own nothing.
-pub(crate) const NOBODY: u32 = 65_534;
+pub const NOBODY: u32 = 65_534;
 
 /// Runs a program as nobody, who may do nothing that needs a privilege but send as if from others.
 const NOBODY_WITH_NET_RAW: &[&str] = &[
@@ -112,7 +108,7 @@ const TWO_HOURS_LATER: &[&str] = &["unshare", "--time", "--boottime=7200", "--"]
 const WITHOUT_NET_ADMIN: &[&str] = &["setpriv", "--bounding-set=-net_admin", "--"];
 
 impl Launch {
-    pub(crate) fn new(program: Program) -> Self {
+    pub fn new(program: Program) -> Self {
         Self {
             program,
             args: Vec::new(),
@@ -123,30 +119,30 @@ impl Launch {
         }
     }
 
-    pub(crate) fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+    pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
         self
     }
 
-    pub(crate) fn env(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+    pub fn env(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
         self.environment.push((name, value.into()));
         self
     }
 
     /// Passes a socket by `LISTEN_FDS`, as systemd does, under this name.
-    pub(crate) fn socket(mut self, name: &'static str, socket: impl Into<OwnedFd>) -> Self {
+    pub fn socket(mut self, name: &'static str, socket: impl Into<OwnedFd>) -> Self {
         self.sockets.push((name, socket.into()));
         self
     }
 
     /// Runs the daemon as nobody with `CAP_NET_RAW` and nothing else. Takes root.
-    pub(crate) fn for_nobody_with_net_raw(mut self) -> Self {
+    pub fn for_nobody_with_net_raw(mut self) -> Self {
         self.before = NOBODY_WITH_NET_RAW.to_vec();
         self
     }
 
     /// Runs the daemon without `CAP_NET_ADMIN`, which only root's would have.
-    pub(crate) fn without_net_admin(mut self) -> Self {
+    pub fn without_net_admin(mut self) -> Self {
         if rustix::process::geteuid().is_root() {
             self.before = WITHOUT_NET_ADMIN.to_vec();
         }
@@ -154,32 +150,32 @@ impl Launch {
     }
 
     /// Standard error is a full pipe that nobody reads, until [`Daemon::read_stderr`].
-    pub(crate) fn with_stuck_stderr(mut self) -> Self {
+    pub fn with_stuck_stderr(mut self) -> Self {
         self.has_stuck_stderr = true;
         self
     }
 
     /// Runs the daemon with at most so many open files, as `--nofile=NUMBER`.
-    pub(crate) fn with_open_files(mut self, limit: &'static str) -> Self {
+    pub fn with_open_files(mut self, limit: &'static str) -> Self {
         self.before = vec!["prlimit", limit, "--"];
         self
     }
 
     /// Runs the daemon where two more hours have passed since the boot. Takes root.
-    pub(crate) fn two_hours_later(mut self) -> Self {
+    pub fn two_hours_later(mut self) -> Self {
         self.before = TWO_HOURS_LATER.to_vec();
         self
     }
 
     /// Starts the daemon and waits until it says that it is ready.
-    pub(crate) fn start(self) -> Daemon {
+    pub fn start(self) -> Daemon {
         let mut daemon = self.spawn();
         daemon.wait_ready();
         daemon
     }
 
     /// Starts the daemon and waits for nothing.
-    pub(crate) fn spawn(self) -> Daemon {
+    pub fn spawn(self) -> Daemon {
         let program = self.program;
         let directory = tempfile::tempdir().unwrap();
         let notify_path = directory.path().join("notify");
@@ -251,7 +247,7 @@ enum Event {
 }
 
 /// A running daemon. Dropping it kills it.
-pub(crate) struct Daemon {
+pub struct Daemon {
     program: Program,
     child: Child,
     started: Instant,
@@ -265,30 +261,30 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// From start to READY.
-    pub(crate) fn ready_after(&self) -> Duration {
+    pub fn ready_after(&self) -> Duration {
         self.ready_after.expect("the daemon has not said that it is ready")
     }
 
     /// Begins to read its standard error.
-    pub(crate) fn read_stderr(&mut self) {
+    pub fn read_stderr(&mut self) {
         if let Some((stderr, events)) = self.unread.take() {
             follow_log(stderr, Arc::clone(&self.log), events);
         }
     }
 
     /// Asks it to end, and waits until it has, without reading what it writes to standard error.
-    pub(crate) fn terminate_unread(mut self) -> ExitStatus {
+    pub fn terminate_unread(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.wait_exit_unread(STOP)
     }
 
     /// Waits until it ends by itself, without reading what it writes to standard error.
-    pub(crate) fn wait_exit_unread(&mut self, patience: Duration) -> ExitStatus {
+    pub fn wait_exit_unread(&mut self, patience: Duration) -> ExitStatus {
         let deadline = Instant::now() + patience;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -300,18 +296,18 @@ impl Daemon {
     }
 
     /// The last lines that it wrote to standard error.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         self.log.text()
     }
 
     /// Waits until one line of the log holds all of these words.
-    pub(crate) fn wait_for_log(&self, words: &[&str], patience: Duration) {
+    pub fn wait_for_log(&self, words: &[&str], patience: Duration) {
         let found = self.log.wait_for(words, 0, patience);
         assert!(found, "{} did not log {words:?} within {patience:?}:\n{}", self.program.name(), self.log());
     }
 
     /// The address that the log line with this word names.
-    pub(crate) fn logged_address(&self, word: &str) -> std::net::SocketAddr {
+    pub fn logged_address(&self, word: &str) -> std::net::SocketAddr {
         let log = self.log();
         let line = log.lines().find(|line| line.contains(word)).expect("a line with that word");
         let mut words = line.split([' ', ',', '/']);
@@ -319,53 +315,53 @@ impl Daemon {
     }
 
     /// The lines of the log that hold all of these words.
-    pub(crate) fn logged(&self, words: &[&str]) -> Vec<String> {
+    pub fn logged(&self, words: &[&str]) -> Vec<String> {
         let lines = self.log.lines.lock().unwrap();
         lines.iter().filter(|line| words.iter().all(|word| line.contains(word))).cloned().collect()
     }
 
     /// How many lines of the log hold all of these words.
-    pub(crate) fn count_log(&self, words: &[&str]) -> usize {
+    pub fn count_log(&self, words: &[&str]) -> usize {
         self.log.count(words)
     }
 
     /// Makes it take up its settings anew, and waits until it has, or has said that it does not.
-    pub(crate) fn reload(&self) {
+    pub fn reload(&self) {
         let said = self.count_log(&["reloaded"]);
         self.signal(Signal::HUP);
         assert!(self.log.wait_for(&["reloaded"], said, START), "no reload:\n{}", self.log());
     }
 
     /// Ends it at once, as a crash would.
-    pub(crate) fn kill(mut self) {
+    pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Asks it to end, and waits until it has.
-    pub(crate) fn terminate(self) -> ExitStatus {
+    pub fn terminate(self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.wait_exit(STOP).0
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Waits until it ends by itself; returns its status and all that it logged.
-    pub(crate) fn wait_exit(mut self, patience: Duration) -> (ExitStatus, String) {
+    pub fn wait_exit(mut self, patience: Duration) -> (ExitStatus, String) {
         let ended = self.wait_event(patience, |event| matches!(event, Event::Ended));
         assert!(ended.is_some(), "{} still runs after {patience:?}:\n{}", self.program.name(), self.log());
         (self.child.wait().unwrap(), self.log())
     }
 
     /// How many files it has open.
-    pub(crate) fn open_files(&self) -> usize {
+    pub fn open_files(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
     /// The most memory that it has ever had resident, in bytes.
-    pub(crate) fn memory_peak(&self) -> u64 {
+    pub fn memory_peak(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a running process");
         let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
@@ -373,7 +369,7 @@ impl Daemon {
     }
 
     /// The time for which it has computed so far, in hundredths of a second as the kernel counts it.
-    pub(crate) fn cpu_time(&self) -> Duration {
+    pub fn cpu_time(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
         // The name of the program, in parentheses, may hold anything; the state follows it, and 11 words on the times are.
         let (_, words) = stat.rsplit_once(')').expect("a running process");

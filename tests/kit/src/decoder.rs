@@ -9,21 +9,21 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::kernel_socket::KernelSocket;
-use super::netflow_tools::{Nfcapd, NfcapdSettings, find, free_port, have};
+use crate::kernel_socket::KernelSocket;
+use crate::netflow_tools::{Nfcapd, NfcapdSettings, find, free_port, have};
 
 /// Which collector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Tool {
+pub enum Tool {
     Nfcapd,
     Nfacctd,
 }
 
 impl Tool {
-    pub(crate) const ALL: [Self; 2] = [Self::Nfcapd, Self::Nfacctd];
+    pub const ALL: [Self; 2] = [Self::Nfcapd, Self::Nfacctd];
 
     /// Whether it is installed.
-    pub(crate) fn is_installed(self) -> bool {
+    pub fn is_installed(self) -> bool {
         match self {
             Self::Nfcapd => have(&["nfcapd", "nfdump"]),
             Self::Nfacctd => have(&["nfacctd"]),
@@ -38,14 +38,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const FLOW: &str = "fmt:%sa %da %sp %dp %pr %pkt %byt";
 
 /// A collector that may be stopped and started again at the same address, and goes on with the same files.
-pub(crate) enum Decoder {
+pub enum Decoder {
     Nfcapd(Nfcapd),
     Nfacctd(Nfacctd),
 }
 
 impl Decoder {
     /// Starts it on a free port; it keeps its files in `directory`, under this name.
-    pub(crate) fn start(tool: Tool, directory: &Path, name: &str) -> Self {
+    pub fn start(tool: Tool, directory: &Path, name: &str) -> Self {
         let path = directory.join(name);
         match tool {
             Tool::Nfcapd => {
@@ -56,7 +56,7 @@ impl Decoder {
         }
     }
 
-    pub(crate) fn addr(&self) -> SocketAddr {
+    pub fn addr(&self) -> SocketAddr {
         match self {
             Self::Nfcapd(nfcapd) => nfcapd.addr(),
             Self::Nfacctd(nfacctd) => nfacctd.addr,
@@ -64,14 +64,14 @@ impl Decoder {
     }
 
     /// Lets it take what its socket holds and ends it.
-    pub(crate) fn stop_when_drained(&mut self) {
+    pub fn stop_when_drained(&mut self) {
         match self {
             Self::Nfcapd(nfcapd) => nfcapd.stop_when_drained(),
             Self::Nfacctd(nfacctd) => nfacctd.stop_when_drained(),
         }
     }
 
-    pub(crate) fn start_again(&mut self) {
+    pub fn start_again(&mut self) {
         match self {
             Self::Nfcapd(nfcapd) => nfcapd.start_again(),
             Self::Nfacctd(nfacctd) => nfacctd.start_again(),
@@ -79,7 +79,7 @@ impl Decoder {
     }
 
     /// Waits until it has taken what its socket holds.
-    pub(crate) fn wait_until_drained(&self) {
+    pub fn wait_until_drained(&self) {
         match self {
             Self::Nfcapd(nfcapd) => nfcapd.kernel().wait_until_drained(),
             Self::Nfacctd(nfacctd) => nfacctd.wait_until_printed(),
@@ -87,7 +87,7 @@ impl Decoder {
     }
 
     /// The flows that it has decoded while it ran, sorted. It must have been stopped.
-    pub(crate) fn flows(&self) -> Vec<String> {
+    pub fn flows(&self) -> Vec<String> {
         match self {
             Self::Nfcapd(nfcapd) => {
                 let flows = nfcapd.flows(0, FLOW);
@@ -108,7 +108,7 @@ impl Decoder {
 ///
 /// It hands flows from one process to another, and loses what is between them when it ends. So marks are sent to it, flows
 /// of their own, which come out behind all that came before them.
-pub(crate) struct Nfacctd {
+pub struct Nfacctd {
     addr: SocketAddr,
     path: PathBuf,
     running: Option<Running>,
@@ -224,7 +224,7 @@ fn mark(number: u16) -> Vec<u8> {
 
 /// The flows that the collector decodes when an exporter at the address `source` sends these datagrams to it directly. The files of
 /// the collector have this name.
-pub(crate) fn decoded_directly(
+pub fn decoded_directly(
     tool: Tool,
     directory: &Path,
     name: &str,

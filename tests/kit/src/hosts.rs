@@ -14,15 +14,15 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::chatter::Pattern;
-use super::daemon::{Daemon, Launch, NOBODY, Program};
-use super::exporter::Exporters;
-use super::kernel_socket::{KernelFigures, KernelSocket, RECEIVE_BUFFER, enlarge, receive_buffer};
-use super::wall_clock::WallClock;
+use crate::chatter::Pattern;
+use crate::daemon::{Daemon, Launch, NOBODY, Program};
+use crate::exporter::Exporters;
+use crate::kernel_socket::{KernelFigures, KernelSocket, RECEIVE_BUFFER, enlarge, receive_buffer};
+use crate::wall_clock::WallClock;
 
 /// Settings under which faults pass quickly: a dead peer is found within 0.6 s, a retry comes within 0.2 s. The
 /// spool needs no spare room on the machine that runs the tests.
-pub(crate) const QUICK_SENDER: &str = r#"
+pub const QUICK_SENDER: &str = r#"
 heartbeat = "200ms"
 [reconnect]
 first = "50ms"
@@ -33,7 +33,7 @@ min-free = "0B"
 "#;
 
 /// A sender that will not retry by itself for an hour.
-pub(crate) const PATIENT_SENDER: &str = r#"
+pub const PATIENT_SENDER: &str = r#"
 heartbeat = "200ms"
 [reconnect]
 first = "1h"
@@ -44,17 +44,17 @@ min-free = "0B"
 "#;
 
 /// Writes a key file that only its owner may read: a key that is always the same for the same `seed`.
-pub(crate) fn write_key(path: &Path, seed: &str) {
+pub fn write_key(path: &Path, seed: &str) {
     write_secret(path, &key_text(seed));
 }
 
 /// The key of `seed` as key files hold it.
-pub(crate) fn key_text(seed: &str) -> String {
+pub fn key_text(seed: &str) -> String {
     seed.bytes().cycle().take(32).fold(String::new(), |digits, byte| digits + &format!("{byte:02x}"))
 }
 
 /// Writes a file that only its owner may read.
-pub(crate) fn write_secret(path: &Path, text: &str) {
+pub fn write_secret(path: &Path, text: &str) {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();
     writeln!(file, "{text}").unwrap();
 }
@@ -65,7 +65,7 @@ fn clear_text() -> Vec<String> {
 }
 
 /// A UDP socket that is held while daemons come and go.
-pub(crate) struct HeldUdp {
+pub struct HeldUdp {
     socket: UdpSocket,
     kernel: KernelSocket,
     capacity: u64,
@@ -73,44 +73,44 @@ pub(crate) struct HeldUdp {
 
 impl HeldUdp {
     /// Binds a free port of this address and asks for a large receive buffer.
-    pub(crate) fn bind(addr: &str) -> Self {
+    pub fn bind(addr: &str) -> Self {
         let socket = UdpSocket::bind(addr).unwrap();
         enlarge(&socket);
         Self::of(socket)
     }
 
     /// Holds a socket as it is.
-    pub(crate) fn of(socket: UdpSocket) -> Self {
+    pub fn of(socket: UdpSocket) -> Self {
         let capacity = u64::try_from(receive_buffer(&socket)).unwrap();
         Self { kernel: KernelSocket::of(&socket), socket, capacity }
     }
 
-    pub(crate) fn addr(&self) -> SocketAddr {
+    pub fn addr(&self) -> SocketAddr {
         self.socket.local_addr().unwrap()
     }
 
     /// Bytes that the kernel queues here at most.
-    pub(crate) fn capacity(&self) -> u64 {
+    pub fn capacity(&self) -> u64 {
         self.capacity
     }
 
-    pub(crate) fn kernel(&self) -> KernelFigures {
+    pub fn kernel(&self) -> KernelFigures {
         self.kernel.figures()
     }
 
     /// Datagrams that the kernel had no room for.
-    pub(crate) fn dropped(&self) -> u64 {
+    pub fn dropped(&self) -> u64 {
         self.kernel().dropped
     }
 
     /// Waits until the daemon has taken all that the kernel queued.
-    pub(crate) fn wait_until_drained(&self) {
+    pub fn wait_until_drained(&self) {
         self.kernel.wait_until_drained();
     }
 }
 
 /// The machine of nf-sender.
-pub(crate) struct SenderHost {
+pub struct SenderHost {
     directory: TempDir,
     id: Option<String>,
     receiver: Option<String>,
@@ -126,7 +126,7 @@ pub(crate) struct SenderHost {
 
 impl SenderHost {
     /// A machine with an empty spool whose daemon, once started, connects to `receiver` with the settings `toml`.
-    pub(crate) fn new(id: &str, receiver: &impl ToString, toml: &str) -> Self {
+    pub fn new(id: &str, receiver: &impl ToString, toml: &str) -> Self {
         let directory = directory();
         std::fs::write(directory.path().join("nf-sender.toml"), toml).unwrap();
         std::fs::create_dir(directory.path().join("run")).unwrap();
@@ -148,7 +148,7 @@ impl SenderHost {
 
     /// From the next start on the daemon has the receive buffer that anybody may ask for, even as root. Exporters that are
     /// there already know the socket before.
-    pub(crate) fn limit_receive_buffer(&mut self) {
+    pub fn limit_receive_buffer(&mut self) {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER).unwrap();
         self.udp = Arc::new(HeldUdp::of(socket));
@@ -156,37 +156,37 @@ impl SenderHost {
     }
 
     /// From the next start on the daemon has this wall clock.
-    pub(crate) fn set_clock(&mut self, clock: &WallClock) {
+    pub fn set_clock(&mut self, clock: &WallClock) {
         self.clock = clock.environment();
     }
 
     /// From the next start on two more hours have passed since the boot, by the daemon's boot clock. Takes root.
-    pub(crate) fn run_two_hours_later(&mut self) {
+    pub fn run_two_hours_later(&mut self) {
         self.is_two_hours_later = true;
     }
 
     /// Holds one more UDP socket for the daemon.
-    pub(crate) fn add_socket(&mut self, socket: UdpSocket) {
+    pub fn add_socket(&mut self, socket: UdpSocket) {
         self.more_sockets.push(socket);
     }
 
     /// Changes the settings of the next start.
-    pub(crate) fn set_toml(&mut self, toml: &str) {
+    pub fn set_toml(&mut self, toml: &str) {
         std::fs::write(self.path("nf-sender.toml"), toml).unwrap();
     }
 
     /// The next start leaves the id to the settings.
-    pub(crate) fn forget_id(&mut self) {
+    pub fn forget_id(&mut self) {
         self.id = None;
     }
 
     /// Changes what the next start says of clear text and keys.
-    pub(crate) fn protect(&mut self, args: &[&str]) {
+    pub fn protect(&mut self, args: &[&str]) {
         self.protection = args.iter().map(ToString::to_string).collect();
     }
 
     /// Makes the key of `seed` this machine's; returns the file.
-    pub(crate) fn use_key(&mut self, seed: &str) -> PathBuf {
+    pub fn use_key(&mut self, seed: &str) -> PathBuf {
         let path = self.path("key");
         write_key(&path, seed);
         self.protect(&["--key-file", path.to_str().unwrap()]);
@@ -194,44 +194,44 @@ impl SenderHost {
     }
 
     /// Changes the receiver that the next start names, or names none.
-    pub(crate) fn set_receiver(&mut self, receiver: Option<String>) {
+    pub fn set_receiver(&mut self, receiver: Option<String>) {
         self.receiver = receiver;
     }
 
     /// From the next start on the service manager gives no runtime directory.
-    pub(crate) fn take_runtime_directory_away(&mut self) {
+    pub fn take_runtime_directory_away(&mut self) {
         self.has_runtime_directory = false;
     }
 
-    pub(crate) fn udp(&self) -> &Arc<HeldUdp> {
+    pub fn udp(&self) -> &Arc<HeldUdp> {
         &self.udp
     }
 
-    pub(crate) fn exporters(&self, count: u16, pattern: Pattern) -> Exporters {
+    pub fn exporters(&self, count: u16, pattern: Pattern) -> Exporters {
         Exporters::new(0..count, self.udp.addr(), pattern)
     }
 
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    pub(crate) fn control(&self) -> PathBuf {
+    pub fn control(&self) -> PathBuf {
         self.path("run/control.sock")
     }
 
     /// Starts the daemon and waits until it is ready.
-    pub(crate) fn start(&mut self) -> &Daemon {
+    pub fn start(&mut self) -> &Daemon {
         assert!(self.daemon.is_none(), "nf-sender runs already");
         self.daemon.insert(self.launch().start())
     }
 
     /// As [`Self::start`], where standard error is a full pipe that nobody reads.
-    pub(crate) fn start_with_stuck_stderr(&mut self) {
+    pub fn start_with_stuck_stderr(&mut self) {
         self.daemon = Some(self.launch().with_stuck_stderr().start());
     }
 
     /// How the daemon is started.
-    pub(crate) fn launch(&self) -> Launch {
+    pub fn launch(&self) -> Launch {
         let runtime_directory = self.has_runtime_directory.then(|| self.path("run"));
         let launch = Launch::new(Program::Sender)
             .args(["-c", self.path("nf-sender.toml").to_str().unwrap()])
@@ -249,36 +249,36 @@ impl SenderHost {
         runtime_directory.into_iter().fold(launch, |launch, path| launch.env("RUNTIME_DIRECTORY", path))
     }
 
-    pub(crate) fn daemon(&self) -> &Daemon {
+    pub fn daemon(&self) -> &Daemon {
         self.daemon.as_ref().expect("nf-sender runs")
     }
 
     /// As [`Self::daemon`], to be changed.
-    pub(crate) fn daemon_mut(&mut self) -> &mut Daemon {
+    pub fn daemon_mut(&mut self) -> &mut Daemon {
         self.daemon.as_mut().expect("nf-sender runs")
     }
 
     /// Hands the daemon over, to be killed or stopped.
-    pub(crate) fn take(&mut self) -> Daemon {
+    pub fn take(&mut self) -> Daemon {
         self.daemon.take().expect("nf-sender runs")
     }
 
-    pub(crate) fn status(&self) -> Value {
+    pub fn status(&self) -> Value {
         Program::Sender.status(&self.control()).expect("nf-sender answers")
     }
 
     /// Waits until the status is as wanted; panics with the status and the log if that takes longer than `patience`.
-    pub(crate) fn wait_status(&self, patience: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub fn wait_status(&self, patience: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
         wait_status(patience, || self.status(), wanted, self.daemon())
     }
 
-    pub(crate) fn wait_state(&self, state: &str, patience: Duration) -> Value {
+    pub fn wait_state(&self, state: &str, patience: Duration) -> Value {
         self.wait_status(patience, |status| status["state"] == state)
     }
 }
 
 /// The machine of nf-receiver.
-pub(crate) struct ReceiverHost {
+pub struct ReceiverHost {
     directory: TempDir,
     tcp: TcpListener,
     collectors: Vec<SocketAddr>,
@@ -291,7 +291,7 @@ pub(crate) struct ReceiverHost {
 
 impl ReceiverHost {
     /// A machine whose daemon, once started, delivers to these collectors with the settings `toml`.
-    pub(crate) fn new(collectors: &[SocketAddr], toml: &str) -> Self {
+    pub fn new(collectors: &[SocketAddr], toml: &str) -> Self {
         let directory = directory();
         std::fs::write(directory.path().join("nf-receiver.toml"), toml).unwrap();
         std::fs::create_dir(directory.path().join("run")).unwrap();
@@ -310,7 +310,7 @@ impl ReceiverHost {
 
     /// From the next start on the daemon is nobody's, with `CAP_NET_RAW` and nothing else. Takes root. Says whether nobody
     /// can reach the program and the directory.
-    pub(crate) fn run_as_nobody_with_net_raw(&mut self) -> bool {
+    pub fn run_as_nobody_with_net_raw(&mut self) -> bool {
         for name in ["", "run", "nf-receiver.toml"] {
             chown(self.path(name), Some(NOBODY), Some(NOBODY)).unwrap();
         }
@@ -322,27 +322,27 @@ impl ReceiverHost {
     }
 
     /// From the next start on the daemon may have at most so many open files, as `--nofile=NUMBER`.
-    pub(crate) fn limit_open_files(&mut self, limit: &'static str) {
+    pub fn limit_open_files(&mut self, limit: &'static str) {
         self.open_files = Some(limit);
     }
 
     /// Changes the settings of the next start or reload.
-    pub(crate) fn set_toml(&mut self, toml: &str) {
+    pub fn set_toml(&mut self, toml: &str) {
         std::fs::write(self.path("nf-receiver.toml"), toml).unwrap();
     }
 
     /// Changes what the next start says of clear text and keys.
-    pub(crate) fn protect(&mut self, args: &[&str]) {
+    pub fn protect(&mut self, args: &[&str]) {
         self.protection = args.iter().map(ToString::to_string).collect();
     }
 
     /// Waits until the status is as wanted; panics with the status and the log if that takes longer than `patience`.
-    pub(crate) fn wait_status(&self, patience: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub fn wait_status(&self, patience: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
         wait_status(patience, || self.status(), wanted, self.daemon())
     }
 
     /// Makes the key of `seed` that of all senders; returns the file.
-    pub(crate) fn use_key(&mut self, seed: &str) -> PathBuf {
+    pub fn use_key(&mut self, seed: &str) -> PathBuf {
         let path = self.path("key");
         write_key(&path, seed);
         self.protect(&["--key-file", path.to_str().unwrap()]);
@@ -350,37 +350,37 @@ impl ReceiverHost {
     }
 
     /// From the next start on the daemon has this wall clock.
-    pub(crate) fn set_clock(&mut self, clock: &WallClock) {
+    pub fn set_clock(&mut self, clock: &WallClock) {
         self.clock = clock.environment();
     }
 
     /// Listens on a free port of this address instead.
-    pub(crate) fn listen_on(&mut self, address: &str) {
+    pub fn listen_on(&mut self, address: &str) {
         self.tcp = TcpListener::bind(address).unwrap();
     }
 
     /// Where it listens.
-    pub(crate) fn addr(&self) -> SocketAddr {
+    pub fn addr(&self) -> SocketAddr {
         self.tcp.local_addr().unwrap()
     }
 
-    pub(crate) fn control(&self) -> PathBuf {
+    pub fn control(&self) -> PathBuf {
         self.path("run/control.sock")
     }
 
     /// Starts the daemon and waits until it is ready.
-    pub(crate) fn start(&mut self) -> &Daemon {
+    pub fn start(&mut self) -> &Daemon {
         assert!(self.daemon.is_none(), "nf-receiver runs already");
         self.daemon.insert(self.launch().start())
     }
 
     /// As [`Self::start`], where standard error is a full pipe that nobody reads.
-    pub(crate) fn start_with_stuck_stderr(&mut self) {
+    pub fn start_with_stuck_stderr(&mut self) {
         self.daemon = Some(self.launch().with_stuck_stderr().start());
     }
 
     /// How the daemon is started.
-    pub(crate) fn launch(&self) -> Launch {
+    pub fn launch(&self) -> Launch {
         let collectors = self.collectors.iter().flat_map(|addr| ["-C".to_owned(), addr.to_string()]);
         let launch = Launch::new(Program::Receiver)
             .args(["-c", self.path("nf-receiver.toml").to_str().unwrap()])
@@ -395,25 +395,25 @@ impl ReceiverHost {
         if self.is_nobody { launch.for_nobody_with_net_raw() } else { launch }
     }
 
-    pub(crate) fn daemon(&self) -> &Daemon {
+    pub fn daemon(&self) -> &Daemon {
         self.daemon.as_ref().expect("nf-receiver runs")
     }
 
     /// As [`Self::daemon`], to be changed.
-    pub(crate) fn daemon_mut(&mut self) -> &mut Daemon {
+    pub fn daemon_mut(&mut self) -> &mut Daemon {
         self.daemon.as_mut().expect("nf-receiver runs")
     }
 
     /// Hands the daemon over, to be killed or stopped.
-    pub(crate) fn take(&mut self) -> Daemon {
+    pub fn take(&mut self) -> Daemon {
         self.daemon.take().expect("nf-receiver runs")
     }
 
-    pub(crate) fn status(&self) -> Value {
+    pub fn status(&self) -> Value {
         Program::Receiver.status(&self.control()).expect("nf-receiver answers")
     }
 
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 }
@@ -437,8 +437,10 @@ fn wait_status(
     }
 }
 
-/// A directory on a real disk, below the build's: `/tmp` may be small, or memory.
-pub(crate) fn directory() -> TempDir {
-    let place = option_env!("CARGO_TARGET_TMPDIR").map(Path::new).filter(|place| place.is_dir());
-    place.map_or_else(tempfile::tempdir, tempfile::tempdir_in).unwrap()
+/// Makes a directory on a real disk, next to the programs that were built: `/tmp` may be small, or memory.
+pub fn directory() -> TempDir {
+    let built = Program::Sender.path();
+    let place = built.parent().unwrap().join("tmp");
+    std::fs::create_dir_all(&place).unwrap();
+    tempfile::tempdir_in(place).unwrap()
 }

@@ -9,25 +9,25 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::chatter::{self, Pattern};
-use super::kernel_socket::{KernelFigures, KernelSocket, enlarge, receive_buffer};
-use super::pair::STALL;
-use super::tally::{Report, Tally};
+use crate::chatter::{self, Pattern};
+use crate::kernel_socket::{KernelFigures, KernelSocket, enlarge, receive_buffer};
+use crate::pair::STALL;
+use crate::tally::{Report, Tally};
 
 /// Longer than any datagram, so that none is cut unnoticed.
 const BUFFER: usize = 1 << 16;
 
 /// How a collector reads its socket.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Reading {
+pub struct Reading {
     /// Whether the receive buffer is the system's default, as most collectors have it; else it is as large as it can be.
-    pub(crate) has_default_buffer: bool,
-    pub(crate) pace: Pace,
+    pub has_default_buffer: bool,
+    pub pace: Pace,
 }
 
 /// How fast a collector reads.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) enum Pace {
+pub enum Pace {
     /// As fast as it can.
     #[default]
     Unhindered,
@@ -39,30 +39,30 @@ pub(crate) enum Pace {
 
 impl Reading {
     /// A collector with the system's default receive buffer.
-    pub(crate) fn by_default(pace: Pace) -> Self {
+    pub fn by_default(pace: Pace) -> Self {
         Self { has_default_buffer: true, pace }
     }
 }
 
 /// A collector of made-up datagrams: tells which are missing, repeated, out of order or changed.
-pub(crate) struct Collector {
+pub struct Collector {
     intake: Intake,
     shared: Arc<Shared<Report>>,
 }
 
 impl Collector {
     /// Starts to collect what `exporters` exporters send by `pattern`.
-    pub(crate) fn start(exporters: u16, pattern: Pattern) -> Self {
+    pub fn start(exporters: u16, pattern: Pattern) -> Self {
         Self::start_on("127.0.0.1:0", exporters, pattern)
     }
 
     /// As [`Self::start`], on this address.
-    pub(crate) fn start_on(bind: &str, exporters: u16, pattern: Pattern) -> Self {
+    pub fn start_on(bind: &str, exporters: u16, pattern: Pattern) -> Self {
         Self::start_reading(bind, exporters, pattern, Reading::default())
     }
 
     /// As [`Self::start_on`], reading like this.
-    pub(crate) fn start_reading(bind: &str, exporters: u16, pattern: Pattern, reading: Reading) -> Self {
+    pub fn start_reading(bind: &str, exporters: u16, pattern: Pattern, reading: Reading) -> Self {
         let report = Report { exporters: vec![Tally::default(); exporters.into()], ..Report::default() };
         let shared = Arc::new(Shared::new(report));
         let notes = Arc::clone(&shared);
@@ -78,40 +78,40 @@ impl Collector {
         Self { intake, shared }
     }
 
-    pub(crate) fn addr(&self) -> SocketAddr {
+    pub fn addr(&self) -> SocketAddr {
         self.intake.addr
     }
 
     /// What the kernel knows of its socket.
-    pub(crate) fn kernel(&self) -> KernelFigures {
+    pub fn kernel(&self) -> KernelFigures {
         self.intake.kernel.figures()
     }
 
     /// Bytes that the kernel queues at its socket at most.
-    pub(crate) fn capacity(&self) -> usize {
+    pub fn capacity(&self) -> usize {
         receive_buffer(&self.intake.socket)
     }
 
     /// Waits until it has read all that its socket holds.
-    pub(crate) fn wait_until_drained(&self) {
+    pub fn wait_until_drained(&self) {
         self.intake.kernel.wait_until_drained();
     }
 
     /// What was seen so far.
-    pub(crate) fn report(&self) -> Report {
+    pub fn report(&self) -> Report {
         let mut report = self.shared.lock().seen.clone();
         report.kernel_drops = self.intake.kernel.figures().dropped;
         report
     }
 
     /// Different datagrams that arrived so far.
-    pub(crate) fn arrived(&self) -> u64 {
+    pub fn arrived(&self) -> u64 {
         self.shared.lock().arrived
     }
 
     /// Waits until `total` different datagrams have arrived. Panics with the whole picture if no new one comes for
     /// as long as `stall`.
-    pub(crate) fn wait_for(&self, total: u64, stall: Duration) {
+    pub fn wait_for(&self, total: u64, stall: Duration) {
         if let Err(arrived) = self.shared.wait_for(total, stall) {
             let picture = self.report().picture(&vec![0; self.report().exporters.len()]);
             panic!("{arrived} of {total} datagrams arrived, then none for {stall:?}\n{picture}");
@@ -119,7 +119,7 @@ impl Collector {
     }
 
     /// Waits until all of `sent` has arrived, as [`Self::wait_for`] does, and returns what was seen.
-    pub(crate) fn wait_for_all(&self, sent: &[u32], stall: Duration) -> Report {
+    pub fn wait_for_all(&self, sent: &[u32], stall: Duration) -> Report {
         let total = sent.iter().map(|sent| u64::from(*sent)).sum();
         if let Err(arrived) = self.shared.wait_for(total, stall) {
             let picture = self.report().picture(sent);
@@ -150,14 +150,14 @@ fn note(report: &mut Report, claim: Option<(u16, u32)>, exact: bool, templates_o
 }
 
 /// A collector that keeps every payload, for small numbers of arbitrary datagrams.
-pub(crate) struct Inbox {
+pub struct Inbox {
     intake: Intake,
     shared: Arc<Shared<Vec<Vec<u8>>>>,
 }
 
 impl Inbox {
     /// Starts to collect on a free port of this address.
-    pub(crate) fn start(bind: &str) -> Self {
+    pub fn start(bind: &str) -> Self {
         let shared = Arc::new(Shared::new(Vec::new()));
         let notes = Arc::clone(&shared);
         let intake = Intake::start(bind, Reading::default(), move |payload| {
@@ -169,12 +169,12 @@ impl Inbox {
         Self { intake, shared }
     }
 
-    pub(crate) fn addr(&self) -> SocketAddr {
+    pub fn addr(&self) -> SocketAddr {
         self.intake.addr
     }
 
     /// Waits for so many payloads and returns all, in order of arrival; gives up if none comes for as long as `stall`.
-    pub(crate) fn wait_for(&self, total: usize, stall: Duration) -> Vec<Vec<u8>> {
+    pub fn wait_for(&self, total: usize, stall: Duration) -> Vec<Vec<u8>> {
         let outcome = self.shared.wait_for(u64::try_from(total).unwrap(), stall);
         let drops = self.intake.kernel.figures().dropped;
         assert_eq!(outcome, Ok(()), "of {total} datagrams only so many came ({drops} dropped at the inbox)");
@@ -290,10 +290,7 @@ impl Drop for Intake {
 }
 
 /// Receives this many payloads, and all others that are there then. Returns them by the address that they came from.
-pub(crate) fn payloads_by_source(
-    collector: &UdpSocket,
-    expected: usize,
-) -> HashMap<SocketAddr, Vec<Vec<u8>>> {
+pub fn payloads_by_source(collector: &UdpSocket, expected: usize) -> HashMap<SocketAddr, Vec<Vec<u8>>> {
     collector.set_read_timeout(Some(STALL)).unwrap();
     let mut payloads: HashMap<SocketAddr, Vec<Vec<u8>>> = HashMap::new();
     let mut buffer = vec![0; 65_536];

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 /// What the network does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LinkState {
+pub enum LinkState {
     /// It forwards.
     Up,
     /// Connections are reset, new ones refused.
@@ -25,7 +25,7 @@ pub(crate) enum LinkState {
 /// A link from a fixed address of its own to a target.
 ///
 /// The address is held by a socket that never listens, so that nobody else gets it while the link is cut.
-pub(crate) struct Link {
+pub struct Link {
     addr: SocketAddr,
     state: watch::Sender<LinkState>,
     forwarded: Arc<AtomicU64>,
@@ -37,12 +37,12 @@ pub(crate) struct Link {
 
 impl Link {
     /// A link that is up.
-    pub(crate) fn to(target: SocketAddr) -> Self {
+    pub fn to(target: SocketAddr) -> Self {
         Self::with_round_trip(target, Duration::ZERO)
     }
 
     /// A link that is up, where an answer takes so long.
-    pub(crate) fn with_round_trip(target: SocketAddr, delay: Duration) -> Self {
+    pub fn with_round_trip(target: SocketAddr, delay: Duration) -> Self {
         let place = bound((Ipv4Addr::LOCALHOST, 0).into());
         let addr = place.local_addr().unwrap().as_socket().unwrap();
         let (state, states) = watch::channel(LinkState::Cut);
@@ -66,39 +66,39 @@ impl Link {
     }
 
     /// Where the sender connects.
-    pub(crate) fn addr(&self) -> SocketAddr {
+    pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
     /// Resets all connections and refuses new ones; when it returns, both is so.
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         self.state.send_replace(LinkState::Cut);
         self.sockets.wait_until(|open| !open.listener && open.connections == 0);
     }
 
     /// Keeps all connections and forwards nothing.
-    pub(crate) fn freeze(&self) {
+    pub fn freeze(&self) {
         self.state.send_replace(LinkState::Frozen);
         self.sockets.wait_until(|open| open.frozen == open.connections);
     }
 
     /// Forwards again, and lets new connections through; when it returns, they are no longer refused.
-    pub(crate) fn mend(&self) {
+    pub fn mend(&self) {
         self.state.send_replace(LinkState::Up);
         self.sockets.wait_until(|open| open.listener);
     }
 
-    pub(crate) fn state(&self) -> LinkState {
+    pub fn state(&self) -> LinkState {
         *self.state.borrow()
     }
 
     /// Bytes that were forwarded, both ways together.
-    pub(crate) fn forwarded(&self) -> u64 {
+    pub fn forwarded(&self) -> u64 {
         self.forwarded.load(Ordering::SeqCst)
     }
 
     /// Connections that were let through so far.
-    pub(crate) fn connections(&self) -> u64 {
+    pub fn connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
     }
 }

@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::chatter::Pattern;
+use crate::chatter::Pattern;
 
 /// Some exporters with one target. Exporter `n` sends from 127.0.0.(n + 2) and a port of its own.
-pub(crate) struct Exporters {
+pub struct Exporters {
     pattern: Pattern,
     first: u16,
     sockets: Vec<UdpSocket>,
@@ -19,24 +19,24 @@ pub(crate) struct Exporters {
 
 impl Exporters {
     /// The exporters with these numbers.
-    pub(crate) fn new(numbers: Range<u16>, target: SocketAddr, pattern: Pattern) -> Self {
+    pub fn new(numbers: Range<u16>, target: SocketAddr, pattern: Pattern) -> Self {
         let first = numbers.start;
         let sockets: Vec<_> = numbers.map(|exporter| connected(exporter, target)).collect();
         Self { pattern, first, sent: vec![0; sockets.len()], sockets, turn: 0, buffer: Vec::new() }
     }
 
     /// How many datagrams each exporter has sent so far.
-    pub(crate) fn sent(&self) -> &[u32] {
+    pub fn sent(&self) -> &[u32] {
         &self.sent
     }
 
     /// How many datagrams all exporters have sent so far.
-    pub(crate) fn total(&self) -> u64 {
+    pub fn total(&self) -> u64 {
         self.sent.iter().map(|sent| u64::from(*sent)).sum()
     }
 
     /// Sends the next datagrams, the exporters taking turns.
-    pub(crate) fn send(&mut self, datagrams: u64) {
+    pub fn send(&mut self, datagrams: u64) {
         for _ in 0..datagrams {
             let place = self.turn;
             self.turn = (place + 1) % self.sockets.len();
@@ -58,7 +58,7 @@ fn connected(exporter: u16, target: SocketAddr) -> UdpSocket {
 
 /// A socket that sends as if from this address, which need not be this machine's. Takes root. Others that do the same may
 /// have the address, too.
-pub(crate) fn bind_as(addr: SocketAddr) -> UdpSocket {
+pub fn bind_as(addr: SocketAddr) -> UdpSocket {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP)).unwrap();
     if addr.is_ipv4() { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) }
         .unwrap();

@@ -1,4 +1,10 @@
 //! A PKI of the test's own: an authority that signs, and takes back what it signed.
+#![expect(
+    missing_docs,
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    reason = "a test that cannot continue fails there"
+)]
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,22 +14,22 @@ use rcgen::{
 };
 
 /// An authority.
-pub(crate) struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     /// Its own certificate, as PEM.
-    pub(crate) pem: String,
+    pub pem: String,
 }
 
 /// A certificate and its key, as PEM.
-pub(crate) struct Issued {
-    pub(crate) certificate: String,
-    pub(crate) key: String,
+pub struct Issued {
+    pub certificate: String,
+    pub key: String,
     serial: u64,
 }
 
 impl Authority {
     /// An authority of this name.
-    pub(crate) fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -34,7 +40,7 @@ impl Authority {
     }
 
     /// Signs a certificate of this name that is good until then.
-    pub(crate) fn issue(&self, name: &str, serial: u64, until: SystemTime) -> Issued {
+    pub fn issue(&self, name: &str, serial: u64, until: SystemTime) -> Issued {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.not_after = date_time_ymd(1970, 1, 1) + until.duration_since(UNIX_EPOCH).unwrap();
         params.serial_number = Some(SerialNumber::from(serial));
@@ -44,12 +50,12 @@ impl Authority {
     }
 
     /// A list of these as revoked, for a long time to come.
-    pub(crate) fn revoke(&self, issued: &[&Issued]) -> String {
+    pub fn revoke(&self, issued: &[&Issued]) -> String {
         self.revoke_until(issued, UNIX_EPOCH + Duration::from_secs(4_000_000_000))
     }
 
     /// A list of these as revoked, after which the next one is due then.
-    pub(crate) fn revoke_until(&self, issued: &[&Issued], until: SystemTime) -> String {
+    pub fn revoke_until(&self, issued: &[&Issued], until: SystemTime) -> String {
         let revoked = |issued: &&Issued| RevokedCertParams {
             serial_number: SerialNumber::from(issued.serial),
             revocation_time: date_time_ymd(2020, 1, 1),

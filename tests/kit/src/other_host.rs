@@ -7,19 +7,19 @@ use std::process::{Child, Command, Stdio};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Sets up this machine's end of the cable: device `here`, address 10.77.0.1. For `in_a_network`.
-pub(crate) const NETWORK: &str = "ip link set lo up; ip link add here type veth peer name there; \
+pub const NETWORK: &str = "ip link set lo up; ip link add here type veth peer name there; \
      ip address add 10.77.0.1/24 dev here; ip link set here up";
 
 /// Sets up this machine's end of a cable to a switch. For `in_a_network`.
-pub(crate) const NETWORK_WITH_SWITCH: &str = "ip link set lo up; ip link add here type veth peer name port; \
+pub const NETWORK_WITH_SWITCH: &str = "ip link set lo up; ip link add here type veth peer name port; \
      ip address add 10.77.0.1/24 dev here; ip link set here up";
 
 /// The other machine, with device `there` and address 10.77.0.2: a process that does nothing but hold its network.
-pub(crate) struct OtherHost(Child);
+pub struct OtherHost(Child);
 
 impl OtherHost {
     /// Connects it to this machine's network.
-    pub(crate) fn connected() -> Self {
+    pub fn connected() -> Self {
         let there = Self::alone();
         shell(&format!("ip link set there netns {}", there.0.id()));
         there.shell("ip address add 10.77.0.2/24 dev there; ip link set there up");
@@ -28,7 +28,7 @@ impl OtherHost {
 
     /// Connects it by a cable of its own, whose end at this machine is the device `here` with the address `fe80::2`. The other
     /// machine has the address `fe80::1`.
-    pub(crate) fn on_link(here: &str) -> Self {
+    pub fn on_link(here: &str) -> Self {
         let there = Self::alone();
         shell(&format!("ip link add {here} type veth peer name there netns {}", there.0.id()));
         shell(&format!("ip address add fe80::2/64 dev {here} nodad; ip link set {here} up"));
@@ -38,7 +38,7 @@ impl OtherHost {
 
     /// Connects it to this machine's network by a switch, which silently drops frames with packets of more than `mtu` bytes on
     /// their way to it, although both machines take 1,500: a path MTU black hole. Returns the machine and the switch.
-    pub(crate) fn behind_a_switch(mtu: u32) -> (Self, Self) {
+    pub fn behind_a_switch(mtu: u32) -> (Self, Self) {
         let (there, switch) = (Self::alone(), Self::alone());
         shell(&format!("ip link set port netns {}", switch.0.id()));
         // The kernel would pass large TCP segments through the switch whole.
@@ -67,12 +67,12 @@ impl OtherHost {
     }
 
     /// Runs a shell script in its network.
-    pub(crate) fn shell(&self, script: &str) {
+    pub fn shell(&self, script: &str) {
         shell(&format!("nsenter --net=/proc/{}/ns/net sh -ec '{script}'", self.0.id()));
     }
 
     /// Runs `work` in a thread that is in its network. `work` gets the id of a process there.
-    pub(crate) fn run<T: Send + 'static>(&self, work: impl FnOnce(u32) -> T + Send + 'static) -> T {
+    pub fn run<T: Send + 'static>(&self, work: impl FnOnce(u32) -> T + Send + 'static) -> T {
         let id = self.0.id();
         let inside = move || {
             let network = File::open(format!("/proc/{id}/ns/net")).unwrap();
@@ -91,7 +91,7 @@ impl Drop for OtherHost {
 }
 
 /// Runs a shell script in the network of this process.
-pub(crate) fn shell(script: &str) {
+pub fn shell(script: &str) {
     let output = Command::new("sh").args(["-ec", script]).output().unwrap();
     assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
 }

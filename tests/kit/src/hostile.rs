@@ -15,14 +15,14 @@ use nf_transport_core::secure::{Channel, Handshake, Key, SenderHandshake, Stream
 use nf_transport_core::sequence::{Position, RunId, StreamId};
 use socket2::{Domain, Socket, Type};
 
-use super::hosts::key_text;
-use super::pair::STALL;
+use crate::hosts::key_text;
+use crate::pair::STALL;
 
 /// Connections that a flood holds at most; the oldest is closed for the next.
 const HELD: usize = 1000;
 
 /// Connects again and again until dropped, and holds the connections.
-pub(crate) struct Flood {
+pub struct Flood {
     stop: Arc<AtomicBool>,
     made: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
@@ -30,7 +30,7 @@ pub(crate) struct Flood {
 
 impl Flood {
     /// Makes `rate` connections a second to `target`. `connect` makes one, by its number.
-    pub(crate) fn start<C: Send + 'static>(
+    pub fn start<C: Send + 'static>(
         rate: u32,
         connect: impl Fn(u64) -> io::Result<C> + Send + 'static,
     ) -> Self {
@@ -58,12 +58,12 @@ impl Flood {
     }
 
     /// How many connections were made.
-    pub(crate) fn made(&self) -> u64 {
+    pub fn made(&self) -> u64 {
         self.made.load(Ordering::Relaxed)
     }
 
     /// Waits until `count` more connections were made.
-    pub(crate) fn wait_for_more(&self, count: u64) {
+    pub fn wait_for_more(&self, count: u64) {
         let (wanted, began) = (self.made() + count, Instant::now());
         while self.made() < wanted {
             assert!(began.elapsed() < STALL, "only {} connections", self.made());
@@ -80,7 +80,7 @@ impl Drop for Flood {
 }
 
 /// Connects from this address, one of this machine's.
-pub(crate) fn connect_from(source: Ipv4Addr, target: SocketAddr) -> io::Result<TcpStream> {
+pub fn connect_from(source: Ipv4Addr, target: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::new(IpAddr::V4(source), 0).into())?;
     socket.connect(&target.into())?;
@@ -88,7 +88,7 @@ pub(crate) fn connect_from(source: Ipv4Addr, target: SocketAddr) -> io::Result<T
 }
 
 /// The key of `seed`, as [`write_key`](super::hosts::write_key) writes it.
-pub(crate) fn key_of(seed: &str) -> Key {
+pub fn key_of(seed: &str) -> Key {
     Key::from_text(&key_text(seed)).unwrap()
 }
 
@@ -102,7 +102,7 @@ fn own_key(stream: u8) -> StreamKey {
 }
 
 /// A connection whose handshake went well.
-pub(crate) struct Client {
+pub struct Client {
     tcp: TcpStream,
     channel: Channel,
     decoder: Decoder,
@@ -110,28 +110,23 @@ pub(crate) struct Client {
 
 impl Client {
     /// Authenticates as `id` by the key of `seed`.
-    pub(crate) fn with_key(target: SocketAddr, id: &str, seed: &str) -> io::Result<Self> {
+    pub fn with_key(target: SocketAddr, id: &str, seed: &str) -> io::Result<Self> {
         Self::with_key_from(Ipv4Addr::LOCALHOST, target, id, seed)
     }
 
     /// As [`Self::with_key`], from this address, one of this machine's.
-    pub(crate) fn with_key_from(
-        source: Ipv4Addr,
-        target: SocketAddr,
-        id: &str,
-        seed: &str,
-    ) -> io::Result<Self> {
+    pub fn with_key_from(source: Ipv4Addr, target: SocketAddr, id: &str, seed: &str) -> io::Result<Self> {
         let handshake = SenderHandshake::keyed(&id.parse().unwrap(), &key_of(seed), Suite::ChaCha20Poly1305);
         Self::shake(connect_from(source, target)?, handshake)
     }
 
     /// Says that it is `id`, in clear text.
-    pub(crate) fn in_clear_text(target: SocketAddr, id: &str) -> io::Result<Self> {
+    pub fn in_clear_text(target: SocketAddr, id: &str) -> io::Result<Self> {
         Self::shake(TcpStream::connect(target)?, SenderHandshake::plain(&id.parse().unwrap()))
     }
 
     /// Plays the sender's side of a handshake.
-    pub(crate) fn shake(mut tcp: TcpStream, mut handshake: SenderHandshake) -> io::Result<Self> {
+    pub fn shake(mut tcp: TcpStream, mut handshake: SenderHandshake) -> io::Result<Self> {
         tcp.set_nodelay(true)?;
         tcp.set_read_timeout(Some(STALL))?;
         loop {
@@ -150,7 +145,7 @@ impl Client {
     }
 
     /// Sends a message.
-    pub(crate) fn send(&mut self, message: Message) -> io::Result<()> {
+    pub fn send(&mut self, message: Message) -> io::Result<()> {
         let mut plain = BytesMut::new();
         if let Some(batch) = message.encode(&mut plain) {
             plain.extend_from_slice(&batch);
@@ -168,13 +163,13 @@ impl Client {
     }
 
     /// Asks for a session with the stream of this number, which is the client's own.
-    pub(crate) fn hello(&mut self, stream: u8, heartbeat: Duration) -> io::Result<()> {
+    pub fn hello(&mut self, stream: u8, heartbeat: Duration) -> io::Result<()> {
         let key = own_key(stream);
         self.claim(key.id(), &key, Position(0), heartbeat)
     }
 
     /// Asks for a session with `stream` from `first` on, of which it has no other secret than `key`.
-    pub(crate) fn claim(
+    pub fn claim(
         &mut self,
         stream: StreamId,
         key: &StreamKey,
@@ -193,7 +188,7 @@ impl Client {
     }
 
     /// As [`Self::hello`], with a heartbeat of so many milliseconds, allowed or not.
-    pub(crate) fn hello_unchecked(&mut self, stream: u8, heartbeat: u32) -> io::Result<()> {
+    pub fn hello_unchecked(&mut self, stream: u8, heartbeat: u32) -> io::Result<()> {
         let hello = self.hello_for(&own_key(stream), Duration::ZERO)?;
         let mut plain = BytesMut::new();
         drop(Message::Hello(hello).encode(&mut plain));
@@ -203,7 +198,7 @@ impl Client {
     }
 
     /// Sends the first datagram of the stream of this number.
-    pub(crate) fn data(&mut self, stream: u8) -> io::Result<()> {
+    pub fn data(&mut self, stream: u8) -> io::Result<()> {
         let exporter = SocketAddr::from(([192, 0, 2, 1], 2055));
         let arrival = Timestamp::from_unix(Duration::from_secs(1_700_000_000));
         let datagram = Datagram { exporter, local: exporter, arrival, payload: b"x" };
@@ -214,12 +209,12 @@ impl Client {
     }
 
     /// Says no more, and listens on.
-    pub(crate) fn half_close(&self) -> io::Result<()> {
+    pub fn half_close(&self) -> io::Result<()> {
         self.tcp.shutdown(Shutdown::Write)
     }
 
     /// The next message from the receiver.
-    pub(crate) fn receive(&mut self) -> io::Result<Message> {
+    pub fn receive(&mut self) -> io::Result<Message> {
         let mut bytes = [0; 4096];
         loop {
             if let Some(message) = self.decoder.next_message().map_err(io::Error::other)? {

@@ -5,24 +5,24 @@ use std::fmt;
 
 /// One exporter's datagrams.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
+pub struct Tally {
     /// The number that should come next.
     next: u32,
     /// Ranges of numbers that were passed over: from first to end, exclusive.
     missing: BTreeMap<u32, u32>,
     /// Different datagrams that arrived.
-    pub(crate) arrived: u64,
+    pub arrived: u64,
     /// Datagrams that had arrived before.
-    pub(crate) repeated: u64,
+    pub repeated: u64,
     /// Datagrams that arrived after a later one, for the first time.
-    pub(crate) out_of_order: u64,
+    pub out_of_order: u64,
     /// Datagrams whose bytes are not those that were sent.
-    pub(crate) corrupted: u64,
+    pub corrupted: u64,
 }
 
 impl Tally {
     /// Notes that datagram `number` arrived whole; says whether for the first time.
-    pub(crate) fn note(&mut self, number: u32) -> bool {
+    pub fn note(&mut self, number: u32) -> bool {
         let new = if number >= self.next {
             if number > self.next {
                 self.missing.insert(self.next, number);
@@ -40,7 +40,7 @@ impl Tally {
     }
 
     /// The ranges of numbers below `sent` that did not arrive.
-    pub(crate) fn missing(&self, sent: u32) -> Vec<(u32, u32)> {
+    pub fn missing(&self, sent: u32) -> Vec<(u32, u32)> {
         let tail = (self.next < sent).then_some((self.next, sent));
         self.missing.iter().map(|(first, end)| (*first, *end)).chain(tail).collect()
     }
@@ -63,48 +63,48 @@ impl Tally {
 
 /// What a collector has seen.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Report {
+pub struct Report {
     /// By exporter number.
-    pub(crate) exporters: Vec<Tally>,
+    pub exporters: Vec<Tally>,
     /// Datagrams that are none of any exporter's.
-    pub(crate) foreign: u64,
+    pub foreign: u64,
     /// Datagrams that repeat templates, and nothing else.
-    pub(crate) templates: u64,
+    pub templates: u64,
     /// Datagrams that the kernel dropped at the collector's own socket: no fault of the pair.
-    pub(crate) kernel_drops: u64,
+    pub kernel_drops: u64,
 }
 
 impl Report {
     /// Different datagrams that arrived.
-    pub(crate) fn arrived(&self) -> u64 {
+    pub fn arrived(&self) -> u64 {
         self.exporters.iter().map(|tally| tally.arrived).sum()
     }
 
-    pub(crate) fn repeated(&self) -> u64 {
+    pub fn repeated(&self) -> u64 {
         self.exporters.iter().map(|tally| tally.repeated).sum()
     }
 
     /// How many of the datagrams sent did not arrive.
-    pub(crate) fn missing(&self, sent: &[u32]) -> u64 {
+    pub fn missing(&self, sent: &[u32]) -> u64 {
         let ranges = self.exporters.iter().zip(sent).flat_map(|(tally, sent)| tally.missing(*sent));
         ranges.map(|(first, end)| u64::from(end - first)).sum()
     }
 
     /// Panics with the whole picture unless all that was sent arrived in order and unchanged. Repeats are not looked at.
-    pub(crate) fn assert_complete_and_in_order(&self, sent: &[u32]) {
+    pub fn assert_complete_and_in_order(&self, sent: &[u32]) {
         let faulty = |tally: &Tally| tally.out_of_order + tally.corrupted > 0;
         let fault = self.missing(sent) + self.foreign > 0 || self.exporters.iter().any(faulty);
         assert!(!fault, "not all that was sent arrived in order and unchanged\n{}", self.picture(sent));
     }
 
     /// The same, and nothing came twice.
-    pub(crate) fn assert_exact(&self, sent: &[u32]) {
+    pub fn assert_exact(&self, sent: &[u32]) {
         self.assert_complete_and_in_order(sent);
         assert_eq!(self.repeated(), 0, "datagrams came twice\n{}", self.picture(sent));
     }
 
     /// A line for each exporter, for people.
-    pub(crate) fn picture(&self, sent: &[u32]) -> String {
+    pub fn picture(&self, sent: &[u32]) -> String {
         let lines = self.exporters.iter().zip(sent).enumerate().map(|(exporter, (tally, sent))| {
             format!("exporter {exporter}: sent {sent}, {tally}, missing {}\n", Ranges(&tally.missing(*sent)))
         });

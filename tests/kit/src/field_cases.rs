@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::Value;
 
 /// The payloads of a case, in their order.
-pub(crate) fn payloads(case: &str) -> Vec<Vec<u8>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/field-cases").join(format!("{case}.json"));
+pub fn payloads(case: &str) -> Vec<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../field-cases").join(format!("{case}.json"));
     let case: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let datagrams = case["datagrams"].as_array().unwrap();
     datagrams.iter().map(|datagram| hex(datagram[2].as_str().unwrap())).collect()

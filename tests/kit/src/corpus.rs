@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// The longest payload that UDP over IPv4 takes, in bytes.
-pub(crate) const LONGEST: usize = 65_507;
+pub const LONGEST: usize = 65_507;
 
 /// The `*.dat` files in the directory that the environment variable `NF_TRANSPORT_CORPUS` names; `None` if it names none.
 fn files() -> Option<Vec<PathBuf>> {
@@ -15,22 +15,22 @@ fn files() -> Option<Vec<PathBuf>> {
 }
 
 /// The datagrams, one in each file.
-pub(crate) fn corpus() -> Option<Vec<Vec<u8>>> {
+pub fn corpus() -> Option<Vec<Vec<u8>>> {
     let payloads = files()?.into_iter().map(|path| std::fs::read(path).unwrap());
     Some(payloads.filter(|payload| payload.len() <= LONGEST).collect())
 }
 
 /// Datagrams of one exporter.
-pub(crate) struct Group {
+pub struct Group {
     name: String,
     /// Those that define templates.
-    pub(crate) templates: Vec<Vec<u8>>,
+    pub templates: Vec<Vec<u8>>,
     /// The others.
-    pub(crate) flows: Vec<Vec<u8>>,
+    pub flows: Vec<Vec<u8>>,
 }
 
 /// The datagrams of [`corpus`] by exporter: files are called after it, and by what they hold (`…_tpl….dat`, `…_data….dat`).
-pub(crate) fn groups() -> Option<Vec<Group>> {
+pub fn groups() -> Option<Vec<Group>> {
     let mut groups: Vec<Group> = Vec::new();
     for file in files()? {
         let stem = file.file_stem().unwrap().to_str().unwrap();

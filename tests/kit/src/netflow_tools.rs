@@ -13,19 +13,19 @@ use etherparse::PacketBuilder;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::kernel_socket::KernelSocket;
+use crate::kernel_socket::KernelSocket;
 
 /// What nfdump prints of each flow: all that an exporter said, and nothing that depends on when it came.
 const FLOW_FORMAT: &str =
     "fmt:%ts %te %td %pr %sap %dap %flg %tos %pkt %byt %fl %in %out %sas %das %nfv %ra %eng";
 
 /// Whether real exporters and collectors are installed.
-pub(crate) fn installed() -> bool {
+pub fn installed() -> bool {
     have(&["softflowd", "nfcapd", "nfdump"])
 }
 
 /// Whether these tools are installed. Where continuous integration runs (`CI=true`) they must be.
-pub(crate) fn have(tools: &[&str]) -> bool {
+pub fn have(tools: &[&str]) -> bool {
     let missing: Vec<_> = tools.iter().filter(|tool| find(tool).is_none()).collect();
     let required = std::env::var("CI").is_ok_and(|value| value == "true");
     assert!(!required || missing.is_empty(), "not installed: {missing:?}; `make test` as root installs them");
@@ -33,14 +33,14 @@ pub(crate) fn have(tools: &[&str]) -> bool {
 }
 
 /// A daemon of Debian's may lie in a directory that only root's PATH has.
-pub(crate) fn find(tool: &str) -> Option<PathBuf> {
+pub fn find(tool: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let more = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(more).map(|directory| directory.join(tool)).find(|file| file.is_file())
 }
 
 /// Writes a capture of `flows` flows: TCP, UDP and ICMP over IPv4 and IPv6, one to five packets each.
-pub(crate) fn write_capture(path: &Path, flows: u16) {
+pub fn write_capture(path: &Path, flows: u16) {
     let mut writer = PcapWriter::new(File::create(path).unwrap()).unwrap();
     let mut time = Duration::from_secs(1_700_000_000);
     for round in 0..5 {
@@ -73,7 +73,7 @@ fn packet(flow: u16, payload: usize) -> Vec<u8> {
 }
 
 /// Exports a capture's flows in this version (5, 9, or 10 for IPFIX): each datagram to all of the targets.
-pub(crate) fn export(capture: &Path, version: u8, targets: &[SocketAddr]) {
+pub fn export(capture: &Path, version: u8, targets: &[SocketAddr]) {
     let targets: Vec<_> = targets.iter().map(SocketAddr::to_string).collect();
     let output = Command::new(find("softflowd").unwrap())
         .args(["-d", "-a", "-v", &version.to_string(), "-n", &targets.join(",")])
@@ -87,7 +87,7 @@ pub(crate) fn export(capture: &Path, version: u8, targets: &[SocketAddr]) {
 }
 
 /// How an nfcapd is started: where it listens, and where its files go.
-pub(crate) struct NfcapdSettings {
+pub struct NfcapdSettings {
     addr: SocketAddr,
     args: Vec<OsString>,
     directories: Vec<PathBuf>,
@@ -103,13 +103,13 @@ impl NfcapdSettings {
     }
 
     /// One that keeps what all exporters send in one directory.
-    pub(crate) fn of_all(ip: IpAddr, flows: PathBuf) -> Self {
+    pub fn of_all(ip: IpAddr, flows: PathBuf) -> Self {
         let settings = Self { directories: vec![flows.clone()], ..Self::at(ip) };
         settings.with(["-w".into(), flows.into_os_string()])
     }
 
     /// One that knows these exporters by their addresses, and keeps what each sends in a directory of its own.
-    pub(crate) fn of_each(ip: IpAddr, sources: &[(IpAddr, PathBuf)]) -> Self {
+    pub fn of_each(ip: IpAddr, sources: &[(IpAddr, PathBuf)]) -> Self {
         let settings =
             Self { directories: sources.iter().map(|(_, flows)| flows.clone()).collect(), ..Self::at(ip) };
         sources.iter().enumerate().fold(settings, |settings, (number, (exporter, flows))| {
@@ -119,22 +119,22 @@ impl NfcapdSettings {
     }
 
     /// It asks for this receive buffer, in bytes, instead of that of the system.
-    pub(crate) fn buffer(self, bytes: u32) -> Self {
+    pub fn buffer(self, bytes: u32) -> Self {
         self.with(["-B".into(), bytes.to_string().into()])
     }
 
     /// It repeats to this address what comes.
-    pub(crate) fn repeat_to(self, addr: SocketAddr) -> Self {
+    pub fn repeat_to(self, addr: SocketAddr) -> Self {
         self.with(["-R".into(), format!("{}/{}", addr.ip(), addr.port()).into()])
     }
 
     /// It begins a new file so often, in seconds: 2 is the least.
-    pub(crate) fn rotate_every(self, seconds: u32) -> Self {
+    pub fn rotate_every(self, seconds: u32) -> Self {
         self.with(["-t".into(), seconds.to_string().into()])
     }
 
     /// Starts it for the first time.
-    pub(crate) fn start(self) -> Nfcapd {
+    pub fn start(self) -> Nfcapd {
         for directory in &self.directories {
             std::fs::create_dir(directory).unwrap();
         }
@@ -149,32 +149,32 @@ impl NfcapdSettings {
 }
 
 /// An nfcapd that may be stopped and started again at the same address, with the same files. Dropping it kills it.
-pub(crate) struct Nfcapd {
+pub struct Nfcapd {
     settings: NfcapdSettings,
     running: Option<Running>,
 }
 
 impl Nfcapd {
     /// Starts nfcapd on a free port; it keeps its files in `flows`.
-    pub(crate) fn start(flows: PathBuf) -> Self {
+    pub fn start(flows: PathBuf) -> Self {
         NfcapdSettings::of_all(Ipv4Addr::LOCALHOST.into(), flows).buffer(4 << 20).rotate_every(3600).start()
     }
 
-    pub(crate) fn addr(&self) -> SocketAddr {
+    pub fn addr(&self) -> SocketAddr {
         self.settings.addr
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.running().child.id()
     }
 
     /// What the kernel knows about its socket.
-    pub(crate) fn kernel(&self) -> &KernelSocket {
+    pub fn kernel(&self) -> &KernelSocket {
         &self.running().kernel
     }
 
     /// Tells it to end, and waits until it has: it writes what it has read, and leaves what lies in its socket.
-    pub(crate) fn stop(&mut self) {
+    pub fn stop(&mut self) {
         let mut running = self.running.take().expect("nfcapd runs");
         running.signal(Signal::TERM);
         let status = running.child.wait().unwrap();
@@ -182,29 +182,29 @@ impl Nfcapd {
     }
 
     /// Ends it at once, as a crash would.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         drop(self.running.take().expect("nfcapd runs"));
     }
 
     /// From now on it does nothing, as if it waited for a disk.
-    pub(crate) fn freeze(&self) {
+    pub fn freeze(&self) {
         self.running().signal(Signal::STOP);
     }
 
     /// Starts it again.
-    pub(crate) fn start_again(&mut self) {
+    pub fn start_again(&mut self) {
         assert!(self.running.is_none(), "nfcapd runs already");
         self.running = Some(Running::start(&self.settings));
     }
 
     /// Lets it take what its socket holds and ends it.
-    pub(crate) fn stop_when_drained(&mut self) {
+    pub fn stop_when_drained(&mut self) {
         self.kernel().wait_until_drained();
         self.stop();
     }
 
     /// What nfdump prints in this format of the flows in the files of exporter `number`, or of all, sorted.
-    pub(crate) fn flows(&self, number: usize, format: &str) -> Vec<String> {
+    pub fn flows(&self, number: usize, format: &str) -> Vec<String> {
         let printed = self.printed(number, format);
         let mut flows: Vec<_> = printed.lines().map(str::to_owned).collect();
         flows.sort();
@@ -212,7 +212,7 @@ impl Nfcapd {
     }
 
     /// The same, a line for each flow, in no order.
-    pub(crate) fn printed(&self, number: usize, format: &str) -> String {
+    pub fn printed(&self, number: usize, format: &str) -> String {
         let output = Command::new(find("nfdump").unwrap())
             .args(["-q", "-N", "-6", "-o", format, "-R"])
             .arg(&self.settings.directories[number])
@@ -223,7 +223,7 @@ impl Nfcapd {
     }
 
     /// Lets nfcapd take what its socket holds, ends it, and returns the flows that nfdump prints, sorted.
-    pub(crate) fn finish(mut self) -> Vec<String> {
+    pub fn finish(mut self) -> Vec<String> {
         self.kernel().wait_until_drained();
         assert_eq!(self.kernel().figures().dropped, 0, "nfcapd's own socket was too small");
         self.stop();
@@ -267,6 +267,6 @@ impl Drop for Running {
 }
 
 /// A port of this address that nobody listens on at this moment.
-pub(crate) fn free_port(ip: IpAddr) -> SocketAddr {
+pub fn free_port(ip: IpAddr) -> SocketAddr {
     UdpSocket::bind((ip, 0)).unwrap().local_addr().unwrap()
 }

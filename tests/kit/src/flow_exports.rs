@@ -15,10 +15,10 @@ use nf_transport_core::sequence::{Position, StreamId};
 use pcap_file::DataLink;
 use pcap_file::pcap::{PcapPacket, PcapReader, PcapWriter};
 
-use super::netflow_tools::{export, write_capture};
+use crate::netflow_tools::{export, write_capture};
 
 /// The stream of all batches made here.
-pub(crate) const STREAM: StreamId = StreamId([7; 16]);
+pub const STREAM: StreamId = StreamId([7; 16]);
 
 /// Captures that last longer have gaps in which all flows expire.
 const LONGEST: Duration = Duration::from_secs(7200);
@@ -27,7 +27,7 @@ const LONGEST: Duration = Duration::from_secs(7200);
 const SNAPLEN: usize = 128;
 
 /// A capture to export, in `directory`, and what it is.
-pub(crate) fn capture(directory: &Path) -> (PathBuf, String) {
+pub fn capture(directory: &Path) -> (PathBuf, String) {
     let path = directory.join("capture.pcap");
     if let Some(real) = std::env::var_os("NF_TRANSPORT_CAPTURES") {
         let captures = merge(Path::new(&real), &path);
@@ -76,7 +76,7 @@ fn packets(file: &Path) -> Option<Vec<(Duration, u32, Vec<u8>)>> {
 }
 
 /// The datagrams by which softflowd exports `capture` in this version (5, 9, or 10 for IPFIX).
-pub(crate) fn exported(capture: &Path, version: u8) -> Vec<Vec<u8>> {
+pub fn exported(capture: &Path, version: u8) -> Vec<Vec<u8>> {
     let inbox = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket2::SockRef::from(&inbox).set_recv_buffer_size(64 << 20).unwrap();
     inbox.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
@@ -93,14 +93,14 @@ pub(crate) fn exported(capture: &Path, version: u8) -> Vec<Vec<u8>> {
 }
 
 /// Datagrams, and where flow records lie in each.
-pub(crate) struct Exports {
+pub struct Exports {
     payloads: Vec<Vec<u8>>,
     flows: Vec<Vec<FlowRun>>,
 }
 
 impl Exports {
     /// The datagrams of one exporter.
-    pub(crate) fn new(payloads: Vec<Vec<u8>>) -> Self {
+    pub fn new(payloads: Vec<Vec<u8>>) -> Self {
         let mut table = ExporterTable::default();
         let flows = (0..).zip(&payloads).map(|(number, payload)| {
             let mut flows = Vec::new();
@@ -112,17 +112,17 @@ impl Exports {
     }
 
     /// Bytes of all payloads.
-    pub(crate) fn raw(&self) -> usize {
+    pub fn raw(&self) -> usize {
         self.payloads.iter().map(Vec::len).sum()
     }
 
-    pub(crate) fn payloads(&self) -> &[Vec<u8>] {
+    pub fn payloads(&self) -> &[Vec<u8>] {
         &self.payloads
     }
 
     /// The batches that they make, each as full as can be or with as many datagrams as `most`. Transposed only if
     /// that is the compression, whereas nf-sender does it whenever it can.
-    pub(crate) fn batches(&self, compression: Compression, most: u32) -> Vec<Batch> {
+    pub fn batches(&self, compression: Compression, most: u32) -> Vec<Batch> {
         let mut builder = BatchBuilder::new(STREAM, compression);
         let mut batches = Vec::new();
         let mut taken = 0;
@@ -150,6 +150,6 @@ fn datagram(number: u64, payload: &[u8]) -> Datagram<'_> {
 }
 
 /// Bytes of all batches together, headers among them.
-pub(crate) fn wire(batches: &[Batch]) -> usize {
+pub fn wire(batches: &[Batch]) -> usize {
     batches.iter().map(|batch| batch.bytes().len()).sum()
 }

@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex};
 
 /// Who says something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
+pub enum Side {
     Sender,
     Receiver,
 }
 
 /// What is done to the next part that a side says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trick {
+pub enum Trick {
     /// One bit of it is another.
     Flip,
     /// It does not arrive.
@@ -32,7 +32,7 @@ pub(crate) enum Trick {
 }
 
 /// The man in the middle.
-pub(crate) struct Meddler {
+pub struct Meddler {
     addr: SocketAddr,
     shared: Arc<Mutex<Shared>>,
 }
@@ -46,7 +46,7 @@ struct Shared {
 
 impl Meddler {
     /// Stands between senders and `receiver`.
-    pub(crate) fn before(receiver: SocketAddr) -> Self {
+    pub fn before(receiver: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let shared = Arc::new(Mutex::new(Shared::default()));
@@ -67,22 +67,22 @@ impl Meddler {
     }
 
     /// Where senders connect.
-    pub(crate) fn addr(&self) -> SocketAddr {
+    pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
     /// Does this to the next part that `side` says.
-    pub(crate) fn arm(&self, side: Side, trick: Trick) {
+    pub fn arm(&self, side: Side, trick: Trick) {
         self.shared.lock().unwrap().armed = Some((side, trick));
     }
 
     /// Whether the trick was played.
-    pub(crate) fn is_played(&self) -> bool {
+    pub fn is_played(&self) -> bool {
         self.shared.lock().unwrap().armed.is_none()
     }
 
     /// The parts that `side` said so far.
-    pub(crate) fn heard(&self, side: Side) -> Vec<Vec<u8>> {
+    pub fn heard(&self, side: Side) -> Vec<Vec<u8>> {
         let shared = self.shared.lock().unwrap();
         shared.heard.iter().filter(|(of, _)| *of == side).map(|(_, part)| part.clone()).collect()
     }

@@ -7,19 +7,19 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 /// A wall clock, right at first.
-pub(crate) struct WallClock {
+pub struct WallClock {
     directory: TempDir,
 }
 
 impl WallClock {
-    pub(crate) fn right() -> Self {
+    pub fn right() -> Self {
         let clock = Self { directory: tempfile::tempdir().unwrap() };
         clock.set("+0");
         clock
     }
 
     /// Sets it so far from the right time, as in `+10y` or `-3600s`.
-    pub(crate) fn set(&self, offset: &str) {
+    pub fn set(&self, offset: &str) {
         // Replaced at once, as the daemon reads it whenever it asks the time.
         let new = self.directory.path().join("new");
         std::fs::write(&new, offset).unwrap();
@@ -31,7 +31,7 @@ impl WallClock {
     }
 
     /// The environment of a daemon that has this clock.
-    pub(crate) fn environment(&self) -> Vec<(&'static str, OsString)> {
+    pub fn environment(&self) -> Vec<(&'static str, OsString)> {
         vec![
             ("LD_PRELOAD", library().into()),
             ("FAKETIME_TIMESTAMP_FILE", self.offset().into()),

@@ -38,18 +38,18 @@ const FIELDS: [(u16, u16); 20] = [
 
 /// What an exporter speaks; it follows from the exporter's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Version {
+pub enum Version {
     V5,
     V9,
     Ipfix,
 }
 
 impl Version {
-    pub(crate) fn of(exporter: u16) -> Self {
+    pub fn of(exporter: u16) -> Self {
         [Self::V5, Self::V9, Self::Ipfix][usize::from(exporter % 3)]
     }
 
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::V5 => "NetFlow v5",
             Self::V9 => "NetFlow v9",
@@ -68,7 +68,7 @@ impl Version {
 }
 
 /// Whether a datagram of v9 or IPFIX holds nothing but templates: the pair repeats those to collectors that come back.
-pub(crate) fn is_templates_only(payload: &[u8]) -> bool {
+pub fn is_templates_only(payload: &[u8]) -> bool {
     let header = match payload {
         [0, 9, ..] => 20,
         [0, 10, ..] => 16,
@@ -88,36 +88,36 @@ pub(crate) fn is_templates_only(payload: &[u8]) -> bool {
 
 /// How many flow records the datagrams hold, in turn: 1 to 28 each, so that every datagram fits an Ethernet frame.
 /// The first datagram of each turn carries the template.
-pub(crate) type Mix = &'static [u8];
+pub type Mix = &'static [u8];
 
 /// Datagrams of all sizes, 72 to 1,468 bytes.
-pub(crate) const MIXED: Mix = &[1, 4, 28, 13, 28, 2, 28, 20];
+pub const MIXED: Mix = &[1, 4, 28, 13, 28, 2, 28, 20];
 
 /// Datagrams of 200 to 1,468 bytes.
-pub(crate) const MEDIUM: Mix = &[4, 28, 9, 20, 13, 28, 6, 24];
+pub const MEDIUM: Mix = &[4, 28, 9, 20, 13, 28, 6, 24];
 
 /// Nearly all datagrams of about 1,400 bytes.
-pub(crate) const LARGE: Mix = &[27, 28, 28, 28];
+pub const LARGE: Mix = &[27, 28, 28, 28];
 
 /// What fixes every byte of every datagram.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pattern {
-    pub(crate) mix: Mix,
-    pub(crate) seed: u64,
+pub struct Pattern {
+    pub mix: Mix,
+    pub seed: u64,
 }
 
 impl Pattern {
-    pub(crate) fn new(mix: Mix) -> Self {
+    pub fn new(mix: Mix) -> Self {
         Self { mix, seed: 1 }
     }
 
     /// Length in bytes of the shortest datagram of any exporter.
-    pub(crate) fn shortest(self) -> usize {
+    pub fn shortest(self) -> usize {
         16 + 4 + RECORD_LEN * usize::from(*self.mix.iter().min().unwrap())
     }
 
     /// Writes datagram `number` of `exporter` to `out`, replacing what was in it.
-    pub(crate) fn datagram(self, exporter: u16, number: u32, out: &mut Vec<u8>) {
+    pub fn datagram(self, exporter: u16, number: u32, out: &mut Vec<u8>) {
         out.clear();
         match Version::of(exporter) {
             Version::V5 => self.v5(exporter, number, out),
@@ -221,7 +221,7 @@ impl Pattern {
 }
 
 /// Reads back which datagram of which exporter a payload claims to be.
-pub(crate) fn identify(payload: &[u8]) -> Option<(u16, u32)> {
+pub fn identify(payload: &[u8]) -> Option<(u16, u32)> {
     let record = match u16_at(payload, 0)? {
         5 => 24,
         9 => first_record(payload, 20, 0)?,

@@ -9,21 +9,21 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::daemon::Program;
+use crate::daemon::Program;
 
 /// What one sample says.
 #[derive(Clone, Debug)]
-pub(crate) struct Sample {
+pub struct Sample {
     /// Since the sampling began.
-    pub(crate) at: Duration,
+    pub at: Duration,
     /// The state of the link as nf-sender sees it; nothing if no daemon answered.
-    pub(crate) state: Option<String>,
+    pub state: Option<String>,
     /// Datagrams in the spool.
-    pub(crate) queued: u64,
+    pub queued: u64,
 }
 
 /// A thread that takes samples.
-pub(crate) struct Sampler {
+pub struct Sampler {
     stop: Arc<AtomicBool>,
     taken: Arc<Mutex<Vec<Sample>>>,
     thread: JoinHandle<()>,
@@ -31,7 +31,7 @@ pub(crate) struct Sampler {
 
 impl Sampler {
     /// Takes a sample at every interval from the daemon behind this control socket.
-    pub(crate) fn start(control: PathBuf, interval: Duration) -> Self {
+    pub fn start(control: PathBuf, interval: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let taken = Arc::new(Mutex::new(Vec::new()));
         let (stopped, samples) = (Arc::clone(&stop), Arc::clone(&taken));
@@ -47,12 +47,12 @@ impl Sampler {
     }
 
     /// The latest sample.
-    pub(crate) fn latest(&self) -> Option<Sample> {
+    pub fn latest(&self) -> Option<Sample> {
         self.taken.lock().unwrap().last().cloned()
     }
 
     /// Ends the sampling; panics if any sample broke the law of conservation.
-    pub(crate) fn finish(self) -> Vec<Sample> {
+    pub fn finish(self) -> Vec<Sample> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("a sample of the status");
         std::mem::take(&mut self.taken.lock().unwrap())
@@ -69,7 +69,7 @@ fn sample(control: &Path, at: Duration) -> Sample {
 }
 
 /// Panics unless received + recovered = acknowledged + queued + dropped.
-pub(crate) fn assert_conserved(status: &Value) {
+pub fn assert_conserved(status: &Value) {
     let came = count(status, "/received/datagrams") + count(status, "/recovered/datagrams");
     let reasons = ["spool_full", "too_old", "corrupt"];
     let dropped: u64 = reasons.iter().map(|reason| count(status, &format!("/dropped/{reason}"))).sum();
@@ -78,6 +78,6 @@ pub(crate) fn assert_conserved(status: &Value) {
 }
 
 /// The number at this place of a status.
-pub(crate) fn count(status: &Value, pointer: &str) -> u64 {
+pub fn count(status: &Value, pointer: &str) -> u64 {
     status.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("no {pointer} in\n{status:#}"))
 }

@@ -3,30 +3,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::chatter::Pattern;
-use super::collector::Collector;
-use super::exporter::Exporters;
-use super::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use super::link::Link;
-use super::load::{Load, Until};
-use super::samples::{assert_conserved, count};
+use crate::chatter::Pattern;
+use crate::collector::Collector;
+use crate::exporter::Exporters;
+use crate::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
+use crate::link::Link;
+use crate::load::{Load, Until};
+use crate::samples::{assert_conserved, count};
 
 /// How long nothing new may arrive while something is under way.
-pub(crate) const STALL: Duration = Duration::from_secs(20);
+pub const STALL: Duration = Duration::from_secs(20);
 
 /// One sender, one receiver, one collector. What was declared first ends first, so a daemon outlives its exporters.
-pub(crate) struct Pair {
-    pub(crate) sender: SenderHost,
-    pub(crate) link: Link,
-    pub(crate) receiver: ReceiverHost,
-    pub(crate) collector: Collector,
+pub struct Pair {
+    pub sender: SenderHost,
+    pub link: Link,
+    pub receiver: ReceiverHost,
+    pub collector: Collector,
     exporters: u16,
     pattern: Pattern,
 }
 
 /// Both daemons, connected by a link: nf-receiver with these settings and without collectors beside them, nf-sender with
 /// [`QUICK_SENDER`].
-pub(crate) fn connected_daemons(receiver_toml: &str) -> (SenderHost, Link, ReceiverHost) {
+pub fn connected_daemons(receiver_toml: &str) -> (SenderHost, Link, ReceiverHost) {
     let mut receiver = ReceiverHost::new(&[], receiver_toml);
     let link = Link::to(receiver.addr());
     let mut sender = SenderHost::new("edge", &link.addr(), QUICK_SENDER);
@@ -38,12 +38,12 @@ pub(crate) fn connected_daemons(receiver_toml: &str) -> (SenderHost, Link, Recei
 
 impl Pair {
     /// All in place, no daemon started.
-    pub(crate) fn new(exporters: u16, pattern: Pattern, sender_toml: &str) -> Self {
+    pub fn new(exporters: u16, pattern: Pattern, sender_toml: &str) -> Self {
         Self::around(Collector::start(exporters, pattern), exporters, pattern, sender_toml)
     }
 
     /// As [`Self::new`], with this collector.
-    pub(crate) fn around(collector: Collector, exporters: u16, pattern: Pattern, sender_toml: &str) -> Self {
+    pub fn around(collector: Collector, exporters: u16, pattern: Pattern, sender_toml: &str) -> Self {
         let receiver = ReceiverHost::new(&[collector.addr()], "");
         let link = Link::to(receiver.addr());
         let sender = SenderHost::new("edge", &link.addr(), sender_toml);
@@ -51,7 +51,7 @@ impl Pair {
     }
 
     /// Both daemons run and are connected.
-    pub(crate) fn connected(exporters: u16, pattern: Pattern, sender_toml: &str) -> Self {
+    pub fn connected(exporters: u16, pattern: Pattern, sender_toml: &str) -> Self {
         let mut pair = Self::new(exporters, pattern, sender_toml);
         pair.receiver.start();
         pair.sender.start();
@@ -59,18 +59,18 @@ impl Pair {
         pair
     }
 
-    pub(crate) fn exporters(&self) -> Exporters {
+    pub fn exporters(&self) -> Exporters {
         self.sender.exporters(self.exporters, self.pattern)
     }
 
     /// Starts load from exporters that have not sent yet.
-    pub(crate) fn load(&self, rate: Option<u32>, until: Until) -> Load {
+    pub fn load(&self, rate: Option<u32>, until: Until) -> Load {
         Load::start(self.exporters(), Arc::clone(self.sender.udp()), rate, until)
     }
 
     /// Panics unless all that the exporters sent arrives in order, and exactly once if `once`; and unless the sender
     /// then agrees that nothing is left.
-    pub(crate) fn assert_all_arrive(&self, exporters: &Exporters, once: bool) {
+    pub fn assert_all_arrive(&self, exporters: &Exporters, once: bool) {
         assert_eq!(self.sender.udp().dropped(), 0, "the load was to hold back while the held socket is full");
         let report = self.collector.wait_for_all(exporters.sent(), STALL);
         assert_eq!(report.kernel_drops, 0, "the collector was too slow for its own socket");
