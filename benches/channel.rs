@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use nf_transport::service::stream::{Received, Stream, shake};
+use nf_transport::host::secure_stream::{Received, Stream, shake};
 use nf_transport_core::secure::{
     Admission, Channel, Handshake, Key, ReceiverHandshake, SenderHandshake, Suite,
 };

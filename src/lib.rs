@@ -10,12 +10,12 @@
 //! | 5 figures | [`status`] | sockets, clock, runtime |
 //! | 6 the daemons | [`sender`], [`receiver`] | everything below |
 
+pub mod host;
 pub mod limits;
 
 pub mod cli;
 pub mod config;
 
-pub mod service;
 pub mod status;
 
 pub mod receiver;

@@ -8,13 +8,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nf_transport_kit::kernel_socket::{KernelFigures, KernelSocket, RECEIVE_BUFFER};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::generator::Sending;
 use crate::messages::{COUNT, Messages};
 use crate::payload::LEN;
 use crate::process::Process;
-use nf_transport_kit::kernel_socket::{KernelFigures, KernelSocket, RECEIVE_BUFFER};
 
 /// The word by which this program knows that it is to be the loop.
 pub(crate) const WORD: &str = "--bare-loop";

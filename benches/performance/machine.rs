@@ -4,9 +4,10 @@ use std::fs;
 use std::process::Command;
 use std::thread::available_parallelism;
 
+use nf_transport_kit::netflow_tools::find;
+
 use crate::numbers::grouped_bytes;
 use crate::relay::receive_buffer;
-use nf_transport_kit::netflow_tools::find;
 
 /// Processor, cores, memory, kernel, receive buffers, and the other relays' versions.
 pub(crate) fn description() -> String {

@@ -4,12 +4,12 @@ use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 
-use tempfile::TempDir;
-
-use crate::process::Process;
 use nf_transport_kit::hosts::directory;
 use nf_transport_kit::kernel_socket::KernelSocket;
 use nf_transport_kit::netflow_tools::{find, free_port};
+use tempfile::TempDir;
+
+use crate::process::Process;
 
 /// The program, from Debian's package pmacct.
 pub(crate) const PROGRAM: &str = "nfacctd";

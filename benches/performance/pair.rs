@@ -5,11 +5,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nf_transport_core::secure::Suite;
+use nf_transport_kit::hosts::{ReceiverHost, SenderHost};
+use nf_transport_kit::pair::STALL;
 use tempfile::TempDir;
 
 use crate::process::Process;
-use nf_transport_kit::hosts::{ReceiverHost, SenderHost};
-use nf_transport_kit::pair::STALL;
 
 /// A file system in memory, as `/run` is under systemd.
 const MEMORY: &str = "/dev/shm";

@@ -5,14 +5,14 @@ use std::any::Any;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use nf_transport_core::secure::Suite;
+use nf_transport_kit::hosts::directory;
+use nf_transport_kit::netflow_tools::{NfcapdSettings, find};
 
 use crate::bare::{Bare, BarePair};
 use crate::generator::Sending;
 use crate::nfacctd::{self, Nfacctd};
 use crate::pair::Pair;
 use crate::process::Process;
-use nf_transport_kit::hosts::directory;
-use nf_transport_kit::netflow_tools::{NfcapdSettings, find};
 
 /// Which relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

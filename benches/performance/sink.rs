@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nf_transport_kit::kernel_socket::{KernelSocket, enlarge, receive_buffer};
+
 use crate::generator::Timetable;
 use crate::messages::Messages;
 use crate::numbers::{float, index, quantile};
 use crate::payload::{self, Stamp};
-use nf_transport_kit::kernel_socket::{KernelSocket, enlarge, receive_buffer};
 
 /// Longer than any datagram of these, so that a longer one is seen as such.
 const SLOT: usize = 2048;

@@ -4,12 +4,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use nf_transport_core::sequence::SenderId;
 
 use crate::cli::{
     Invocation, Row, Takes, check_command, file_argument, keygen_command, keygen_file, parse, reload_command,
     status_command, with_options,
 };
-use nf_transport_core::sequence::SenderId;
 
 /// What nf-receiver is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,12 +5,13 @@ use core::time::Duration;
 use std::collections::HashSet;
 
 use ipnet::IpNet;
+use nf_transport_core::sequence::SenderId;
 
+use crate::config::HostPort;
+use crate::config::parsers;
 use crate::config::reader::{Noted, Reader};
 use crate::config::value::Value;
-use crate::config::{HostPort, kinds};
 use crate::limits;
-use nf_transport_core::sequence::SenderId;
 
 /// One collector.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,25 +147,28 @@ pub(super) fn warnings(collectors: &[CollectorSettings]) -> Vec<String> {
     warnings
 }
 
-fn understand_source(value: &Value) -> kinds::Understood<Source> {
-    kinds::one_of([Source::Own, Source::Exporter].map(|source| (source.word(), source)))(value)
+fn understand_source(value: &Value) -> parsers::Understood<Source> {
+    parsers::one_of([Source::Own, Source::Exporter].map(|source| (source.word(), source)))(value)
 }
 
 fn read_one(reader: &mut Reader<'_>, default_source: Source) -> Option<CollectorSettings> {
-    let address = reader.required("address", kinds::host_port);
+    let address = reader.required("address", parsers::host_port);
     let source = reader.take("source", default_source.word(), understand_source);
-    let when_down =
-        reader.take("when-down", "hold", kinds::one_of([("hold", WhenDown::Hold), ("skip", WhenDown::Skip)]));
-    let exporters = reader.list("exporters", [], 0..=limits::PREFIXES_MAX, kinds::prefix);
-    let senders = reader.list("senders", [], 0..=limits::SENDERS_MAX, kinds::sender_id);
-    let group = reader.optional("group", kinds::group);
-    let rate = || kinds::whole_number_or_unlimited(1..=limits::RATE_MAX);
+    let when_down = reader.take(
+        "when-down",
+        "hold",
+        parsers::one_of([("hold", WhenDown::Hold), ("skip", WhenDown::Skip)]),
+    );
+    let exporters = reader.list("exporters", [], 0..=limits::PREFIXES_MAX, parsers::prefix);
+    let senders = reader.list("senders", [], 0..=limits::SENDERS_MAX, parsers::sender_id);
+    let group = reader.optional("group", parsers::group);
+    let rate = || parsers::whole_number_or_unlimited(1..=limits::RATE_MAX);
     let rate_limit = reader.take("rate-limit", "unlimited", rate());
     let catch_up_limit = reader.optional("catch-up-limit", rate());
-    let paces = kinds::whole_number_or_unlimited(2..=limits::CATCH_UP_PACE_MAX);
+    let paces = parsers::whole_number_or_unlimited(2..=limits::CATCH_UP_PACE_MAX);
     let catch_up_pace = reader.take("catch-up-pace", "unlimited", paces);
     let late = read_late(reader);
-    let repeat_templates = reader.take("repeat-templates", true, kinds::boolean);
+    let repeat_templates = reader.take("repeat-templates", true, parsers::boolean);
     let limit = |number: Option<u32>| number.and_then(NonZeroU32::new);
     Some(CollectorSettings {
         address: address?,
@@ -182,9 +186,9 @@ fn read_one(reader: &mut Reader<'_>, default_source: Source) -> Option<Collector
 }
 
 fn read_late(reader: &mut Reader<'_>) -> Noted<Option<LateSettings>> {
-    let ages = kinds::duration(limits::LATE..=limits::LATE_AFTER_MAX);
+    let ages = parsers::duration(limits::LATE..=limits::LATE_AFTER_MAX);
     let after = reader.optional("late-after", ages);
-    let address = reader.optional("late-address", kinds::host_port);
+    let address = reader.optional("late-address", parsers::host_port);
     match (after?, address?) {
         (Some(after), Some(address)) => Some(Some(LateSettings { after, address })),
         (None, None) => Some(None),

@@ -5,21 +5,22 @@
 //! where it stands, what was found, what is allowed. It reads the files it is told to, and nothing else.
 
 mod collector;
+mod environment;
 mod error;
 mod files;
 mod host_port;
-mod kinds;
+mod parsers;
 mod protection;
 mod reader;
 mod receiver;
 mod reconnect;
 mod report;
 mod sender;
-mod surroundings;
 mod value;
 
 use std::path::{Path, PathBuf};
 
+pub use crate::config::environment::Surroundings;
 pub use collector::{CollectorSettings, LateSettings, Limit, Source, WhenDown};
 pub use error::{ConfigError, Problem};
 pub use files::Revision;
@@ -32,7 +33,6 @@ pub use receiver::ReceiverSettings;
 pub use reconnect::Reconnect;
 pub use report::Report;
 pub use sender::{SenderSettings, SpoolSettings};
-pub use surroundings::Surroundings;
 pub use value::Origin;
 
 use reader::Reader;
@@ -139,7 +139,7 @@ pub fn control_path(
     table.lay_over(overrides.0);
     let mut problems = Vec::new();
     let control =
-        Reader::new(table, &mut problems).take("control", surroundings.control_path(service), kinds::path);
+        Reader::new(table, &mut problems).take("control", surroundings.control_path(service), parsers::path);
     control.ok_or(ConfigError(problems))
 }
 

@@ -4,12 +4,14 @@
 use core::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::config::reader::{Noted, Reader};
-use crate::config::{HostPort, Surroundings, kinds};
-use crate::limits;
 use nf_transport_core::prefixes::Prefixes;
 use nf_transport_core::secure::Suite;
 use nf_transport_core::sequence::SenderId;
+
+use crate::config::parsers;
+use crate::config::reader::{Noted, Reader};
+use crate::config::{HostPort, Surroundings};
+use crate::limits;
 
 /// Name of the systemd credential that holds the shared key.
 const KEY_CREDENTIAL: &str = "key";
@@ -191,8 +193,8 @@ impl SpoolEncryption {
 }
 
 pub(super) fn read_spool(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<SpoolEncryption> {
-    let encrypt = reader.take("encrypt", false, kinds::boolean);
-    let file = reader.optional("key-file", kinds::path);
+    let encrypt = reader.take("encrypt", false, parsers::boolean);
+    let file = reader.optional("key-file", parsers::path);
     let previous = previous_key(reader);
     let credential = || surroundings.credential(SPOOL_KEY_CREDENTIAL).map(KeySource::Credential);
     let (encrypt, current) = (encrypt?, file?.map(KeySource::File).or_else(credential));
@@ -208,8 +210,8 @@ pub(super) fn read_spool(reader: &mut Reader<'_>, surroundings: &Surroundings) -
 /// Where the key of either side is, if it has one: what was said last of -k and `key-file`, else the credential.
 fn key_source(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Noted<Option<KeySource>> {
     // Both are read before either is judged, so that a mistake in one does not make the other unknown.
-    let typed = reader.optional_secret("key", kinds::standard_input);
-    let file = reader.optional("key-file", kinds::path);
+    let typed = reader.optional_secret("key", parsers::standard_input);
+    let file = reader.optional("key-file", parsers::path);
     let typed = typed?.map(|()| KeySource::StandardInput);
     let file = file?.map(KeySource::File);
     Some(match (typed, file) {
@@ -223,12 +225,12 @@ fn credential(surroundings: &Surroundings) -> Option<KeySource> {
 }
 
 pub(super) fn read_sender(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<SenderProtection> {
-    let plaintext = reader.take("plaintext", false, kinds::boolean);
+    let plaintext = reader.take("plaintext", false, parsers::boolean);
     let source = key_source(reader, surroundings);
-    let suite = reader.take("cipher", Suite::Blowfish.name(), kinds::one_of(Suite::NAMED));
+    let suite = reader.take("cipher", Suite::Blowfish.name(), parsers::one_of(Suite::NAMED));
     let tls = reader.section("tls", |reader| {
         let files = tls_files(reader);
-        let server_name = reader.optional("server-name", kinds::text_of_any_kind);
+        let server_name = reader.optional("server-name", parsers::text_of_any_kind);
         Some((files?, server_name?))
     });
     let (plaintext, source, suite, (tls, server_name)) = (plaintext?, source?, suite?, tls?);
@@ -262,9 +264,9 @@ pub(super) fn read_sender(reader: &mut Reader<'_>, surroundings: &Surroundings) 
 
 /// The PEM files of a `[tls]` table: all three, or none.
 fn tls_files(reader: &mut Reader<'_>) -> Noted<Option<TlsFiles>> {
-    let authority = reader.optional("authority", kinds::path)?;
-    let certificate = reader.optional("certificate", kinds::path)?;
-    let key = reader.optional("key", kinds::path)?;
+    let authority = reader.optional("authority", parsers::path)?;
+    let certificate = reader.optional("certificate", parsers::path)?;
+    let key = reader.optional("key", parsers::path)?;
     match (authority, certificate, key) {
         (None, None, None) => Some(None),
         (Some(authority), Some(certificate), Some(key)) => {
@@ -284,15 +286,15 @@ pub(super) fn read_receiver(
     reader: &mut Reader<'_>,
     surroundings: &Surroundings,
 ) -> Option<ReceiverProtection> {
-    let plaintext = reader.take("plaintext", false, kinds::boolean);
+    let plaintext = reader.take("plaintext", false, parsers::boolean);
     let current = key_source(reader, surroundings);
     let previous = previous_key(reader);
     let names = Suite::NAMED.map(|(name, _)| name);
-    let suites = reader.list("ciphers", names, 1..=names.len(), kinds::one_of(Suite::NAMED));
+    let suites = reader.list("ciphers", names, 1..=names.len(), parsers::one_of(Suite::NAMED));
     let tls = reader.section("tls", |reader| {
         let Some(files) = tls_files(reader)? else { return Some(None) };
-        let revoked = reader.list("revoked", [], 0..=limits::REVOKED_MAX, kinds::path);
-        let senders = reader.list("senders", [], 0..=limits::SENDERS_MAX, kinds::sender_id);
+        let revoked = reader.list("revoked", [], 0..=limits::REVOKED_MAX, parsers::path);
+        let senders = reader.list("senders", [], 0..=limits::SENDERS_MAX, parsers::sender_id);
         Some(Some(ReceiverTlsSettings { files, revoked: revoked?, senders: senders? }))
     });
     // Tables without a key are not judged if [tls] cannot be read.
@@ -318,19 +320,19 @@ pub(super) fn read_receiver(
 }
 
 fn previous_key(reader: &mut Reader<'_>) -> Noted<Option<KeySource>> {
-    Some(reader.optional("previous-key-file", kinds::path)?.map(KeySource::File))
+    Some(reader.optional("previous-key-file", parsers::path)?.map(KeySource::File))
 }
 
 fn read_sender_keys(reader: &mut Reader<'_>, needs_key: bool) -> Option<SenderKeys> {
-    let id = reader.required("id", kinds::sender_id);
+    let id = reader.required("id", parsers::sender_id);
     let current = if needs_key {
-        reader.required("key-file", kinds::path).map(Some)
+        reader.required("key-file", parsers::path).map(Some)
     } else {
-        reader.optional("key-file", kinds::path)
+        reader.optional("key-file", parsers::path)
     };
     let previous = previous_key(reader);
-    let address = reader.optional("address", kinds::host_port);
-    let exporters = reader.list("exporters", [], 0..=limits::PREFIXES_MAX, kinds::prefix);
+    let address = reader.optional("address", parsers::host_port);
+    let exporters = reader.list("exporters", [], 0..=limits::PREFIXES_MAX, parsers::prefix);
     let (current, previous) = (current?, previous?);
     if current.is_none() && previous.is_some() {
         reader.refuse_alone("previous-key-file", "key-file");

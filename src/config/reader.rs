@@ -8,7 +8,7 @@ use core::fmt::Display;
 use core::ops::RangeInclusive;
 use std::collections::HashSet;
 
-use crate::config::kinds::Understood;
+use crate::config::parsers::Understood;
 use crate::config::report::InEffect;
 use crate::config::value::{Found, Table, Value};
 use crate::config::{Origin, Problem};

@@ -5,10 +5,11 @@ use core::num::NonZeroUsize;
 use core::time::Duration;
 use std::path::PathBuf;
 
+use crate::config::parsers;
 use crate::config::reader::Reader;
 use crate::config::value::Value;
 use crate::config::{
-    CollectorSettings, RECEIVER, ReceiverProtection, Surroundings, collector, kinds, protection, that_differ,
+    CollectorSettings, RECEIVER, ReceiverProtection, Surroundings, collector, protection, that_differ,
 };
 use crate::limits;
 
@@ -38,31 +39,34 @@ pub struct ReceiverSettings {
 }
 
 pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<ReceiverSettings> {
-    let listen = reader.list("listen", ["[::]:2055"], 1..=limits::LISTENERS_MAX, kinds::socket_address);
+    let listen = reader.list("listen", ["[::]:2055"], 1..=limits::LISTENERS_MAX, parsers::socket_address);
     let protection = protection::read_receiver(reader, surroundings);
-    let state = reader.take("state", surroundings.state_path(RECEIVER), kinds::path);
-    let control = reader.take("control", surroundings.control_path(RECEIVER), kinds::path);
+    let state = reader.take("state", surroundings.state_path(RECEIVER), parsers::path);
+    let control = reader.take("control", surroundings.control_path(RECEIVER), parsers::path);
     let collectors = collector::read_all(reader);
-    let metrics = reader.section("metrics", |reader| reader.optional("listen", kinds::socket_address));
+    let metrics = reader.section("metrics", |reader| reader.optional("listen", parsers::socket_address));
     let limits = reader.section("limits", |reader| {
         let connections = reader.take(
             "connections",
             Value::number("10000"),
-            kinds::whole_number(1..=limits::CONNECTIONS_MAX),
+            parsers::whole_number(1..=limits::CONNECTIONS_MAX),
         );
-        let strangers =
-            reader.take("strangers", Value::number("256"), kinds::whole_number(1..=limits::CONNECTIONS_MAX));
+        let strangers = reader.take(
+            "strangers",
+            Value::number("256"),
+            parsers::whole_number(1..=limits::CONNECTIONS_MAX),
+        );
         let per_source = reader.take(
             "strangers-per-source",
             Value::number("8"),
-            kinds::whole_number(1..=limits::CONNECTIONS_MAX),
+            parsers::whole_number(1..=limits::CONNECTIONS_MAX),
         );
         let bounds = limits::HANDSHAKE_TIMEOUT_MIN..=limits::HANDSHAKE_TIMEOUT_MAX;
-        let handshake_timeout = reader.take("handshake-timeout", "10s", kinds::duration(bounds));
+        let handshake_timeout = reader.take("handshake-timeout", "10s", parsers::duration(bounds));
         let exporter_sockets = reader.take(
             "exporter-sockets",
             Value::number("1024"),
-            kinds::whole_number(1..=limits::EXPORTER_SOCKETS_MAX),
+            parsers::whole_number(1..=limits::EXPORTER_SOCKETS_MAX),
         );
         let count = |count: u32| usize::try_from(count).ok();
         Some((

@@ -5,17 +5,17 @@ use core::time::Duration;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-
-use crate::config::reader::Reader;
-use crate::config::value::Value;
-use crate::config::{
-    HostPort, Reconnect, SENDER, SenderProtection, SpoolEncryption, Surroundings, kinds, protection,
-    that_differ,
-};
-use crate::limits;
 use nf_transport_core::batch::Compression;
 use nf_transport_core::sequence::SenderId;
 use nf_transport_core::spool::{Policy, WhenFull};
+
+use crate::config::parsers;
+use crate::config::reader::Reader;
+use crate::config::value::Value;
+use crate::config::{
+    HostPort, Reconnect, SENDER, SenderProtection, SpoolEncryption, Surroundings, protection, that_differ,
+};
+use crate::limits;
 
 /// What nf-sender is told to do.
 #[derive(Clone, Debug)]
@@ -60,18 +60,20 @@ pub struct SpoolSettings {
 }
 
 pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<SenderSettings> {
-    let listen = reader.list("listen", ["[::]:2055"], 1..=limits::LISTENERS_MAX, kinds::socket_address);
-    let allow = reader.list("allow", [], 0..=limits::PREFIXES_MAX, kinds::prefix);
-    let receivers = reader.list("receivers", [], 0..=limits::RECEIVERS_MAX, kinds::host_port);
+    let listen = reader.list("listen", ["[::]:2055"], 1..=limits::LISTENERS_MAX, parsers::socket_address);
+    let allow = reader.list("allow", [], 0..=limits::PREFIXES_MAX, parsers::prefix);
+    let receivers = reader.list("receivers", [], 0..=limits::RECEIVERS_MAX, parsers::host_port);
     let protection = protection::read_sender(reader, surroundings);
-    let id = reader.take("id", surroundings.default_id().as_str(), kinds::sender_id);
+    let id = reader.take("id", surroundings.default_id().as_str(), parsers::sender_id);
     let heartbeat = reader.take(
         "heartbeat",
         "5s",
-        kinds::duration(nf_transport_core::limits::HEARTBEAT_MIN..=nf_transport_core::limits::HEARTBEAT_MAX),
+        parsers::duration(
+            nf_transport_core::limits::HEARTBEAT_MIN..=nf_transport_core::limits::HEARTBEAT_MAX,
+        ),
     );
-    let control = reader.take("control", surroundings.control_path(SENDER), kinds::path);
-    let metrics = reader.section("metrics", |reader| reader.optional("listen", kinds::socket_address));
+    let control = reader.take("control", surroundings.control_path(SENDER), parsers::path);
+    let metrics = reader.section("metrics", |reader| reader.optional("listen", parsers::socket_address));
     let reconnect = reader.section("reconnect", read_reconnect);
     let spool = reader.section("spool", |reader| read_spool(reader, surroundings));
     Some(SenderSettings {
@@ -90,11 +92,11 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
 }
 
 fn read_reconnect(reader: &mut Reader<'_>) -> Option<Reconnect> {
-    let delay = || kinds::duration(limits::RECONNECT_MIN..=limits::RECONNECT_MAX);
+    let delay = || parsers::duration(limits::RECONNECT_MIN..=limits::RECONNECT_MAX);
     let first = reader.take("first", "1s", delay());
-    let factor = reader.take("factor", Value::number("3"), kinds::whole_number(1..=1000));
+    let factor = reader.take("factor", Value::number("3"), parsers::whole_number(1..=1000));
     let longest = reader.take("longest", "243s", delay());
-    let jitter = reader.take("jitter", Value::number("0.0"), kinds::share);
+    let jitter = reader.take("jitter", Value::number("0.0"), parsers::share);
     let (first, longest) = (first?, longest?);
     if first > longest {
         reader.refuse_order("first", "longest");
@@ -103,11 +105,11 @@ fn read_reconnect(reader: &mut Reader<'_>) -> Option<Reconnect> {
 }
 
 fn read_spool(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<SpoolSettings> {
-    let directory = reader.take("directory", surroundings.state_path(SENDER), kinds::path);
+    let directory = reader.take("directory", surroundings.state_path(SENDER), parsers::path);
     let policy = read_policy(reader);
     let sync_after =
-        reader.take("sync-after", "1s", kinds::duration(Duration::ZERO..=limits::SYNC_AFTER_MAX));
-    let compressions = kinds::one_of([("none", Compression::None), ("zstd", Compression::Zstd)]);
+        reader.take("sync-after", "1s", parsers::duration(Duration::ZERO..=limits::SYNC_AFTER_MAX));
+    let compressions = parsers::one_of([("none", Compression::None), ("zstd", Compression::Zstd)]);
     let compression = reader.take("compression", "none", compressions);
     let encryption = protection::read_spool(reader, surroundings);
     Some(SpoolSettings {
@@ -121,14 +123,14 @@ fn read_spool(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<Sp
 
 fn read_policy(reader: &mut Reader<'_>) -> Option<Policy> {
     let age = limits::ROTATE_EVERY_MIN..=limits::MAX_AGE_MAX;
-    let size = || kinds::size(limits::SEGMENT_MIN..=limits::SPOOL_MAX);
-    let rotate_every = reader.take("rotate-every", "5min", kinds::duration(age.clone()));
+    let size = || parsers::size(limits::SEGMENT_MIN..=limits::SPOOL_MAX);
+    let rotate_every = reader.take("rotate-every", "5min", parsers::duration(age.clone()));
     let rotate_size = reader.take("rotate-size", "64MiB", size());
     let max_size = reader.take("max-size", "8GiB", size());
-    let max_age = reader.take("max-age", "unlimited", kinds::duration_or_unlimited(age));
-    let min_free = reader.take("min-free", "auto", kinds::min_free(0..=limits::SPOOL_MAX));
+    let max_age = reader.take("max-age", "unlimited", parsers::duration_or_unlimited(age));
+    let min_free = reader.take("min-free", "auto", parsers::min_free(0..=limits::SPOOL_MAX));
     let choices =
-        kinds::one_of([("drop-oldest", WhenFull::DropOldest), ("drop-newest", WhenFull::DropNewest)]);
+        parsers::one_of([("drop-oldest", WhenFull::DropOldest), ("drop-newest", WhenFull::DropNewest)]);
     let when_full = reader.take("when-full", "drop-oldest", choices);
     let (rotate_size, max_size) = (rotate_size?, max_size?);
     if rotate_size > max_size {

@@ -2,12 +2,12 @@ use core::net::SocketAddr;
 use core::time::Duration;
 use std::fs;
 
-use tempfile::TempDir;
-
-use super::*;
 use nf_transport_core::batch::Compression;
 use nf_transport_core::secure::Suite;
 use nf_transport_core::spool::{MinFree, Policy, WhenFull};
+use tempfile::TempDir;
+
+use super::*;
 
 fn surroundings() -> Surroundings {
     Surroundings { host_name: "brno-edge".to_owned(), ..Surroundings::default() }

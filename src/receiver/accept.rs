@@ -1,26 +1,31 @@
 //! Takes connections in, and finds out who speaks before anything else is done for them.
 
+pub(crate) mod known_sources;
+pub(crate) mod rejected;
+pub(crate) mod unauthenticated;
+pub(crate) mod waiting;
+
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nf_transport_core::prefixes::Prefixes;
+use nf_transport_core::secure::{Admission, Admitted, Channel, Handshake, Pass, ReceiverHandshake, Turned};
+use nf_transport_core::sequence::SenderId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::host::secure_stream::{ShakeError, Stream, shake};
+use crate::host::systemd::messages::receiver;
+use crate::host::{More, Pulse, ROUND, Stop, is_out_of_files};
 use crate::limits::ACCEPT_REST;
-use crate::receiver::known_sources::Source;
-use crate::receiver::positions::Owner;
-use crate::receiver::serve::{FAREWELL, Shared, serve, turn_back};
-use crate::receiver::strangers::{Notes, Strangers, StrangersPlace};
-use crate::service::messages::receiver;
-use crate::service::stream::{ShakeError, Stream, shake};
-use crate::service::{More, Pulse, ROUND, Stop, is_out_of_files};
-use nf_transport_core::prefixes::Prefixes;
-use nf_transport_core::secure::{Admission, Admitted, Channel, Handshake, Pass, ReceiverHandshake, Turned};
-use nf_transport_core::sequence::SenderId;
+use crate::receiver::accept::known_sources::Source;
+use crate::receiver::accept::unauthenticated::{Notes, Strangers, StrangersPlace};
+use crate::receiver::session::{FAREWELL, Shared, serve, turn_back};
+use crate::receiver::state::positions::Owner;
 
 /// Why a connection came to nothing before it had a session.
 #[derive(Debug, thiserror::Error)]
@@ -229,20 +234,21 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use crate::receiver::ahead::Ahead;
-    use crate::receiver::confusion::Confusion;
-    use crate::receiver::output::Outputs;
-    use crate::receiver::positions::Positions;
-    use crate::receiver::seats::Seats;
-    use crate::receiver::sender_log::SenderLog;
-    use crate::receiver::waiting::Waiting;
-    use crate::service::{Stopper, stop_channel};
-    use nf_transport_core::secure::preface::{Mode, Parsed, Preface, REPLY_LEN, Status};
     use std::sync::Mutex;
+
+    use nf_transport_core::secure::preface::{Mode, Parsed, Preface, REPLY_LEN, Status};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::host::{Stopper, stop_channel};
+    use crate::receiver::accept::waiting::Waiting;
+    use crate::receiver::collectors::confusion::Confusion;
+    use crate::receiver::delivery::collector_offsets::Ahead;
+    use crate::receiver::output::Outputs;
+    use crate::receiver::session::sender_log::SenderLog;
+    use crate::receiver::session::senders::Seats;
+    use crate::receiver::state::positions::Positions;
 
     /// A gate with one place for a sender in clear text, and the directory that it keeps positions in.
     fn gate() -> (Arc<Gate>, tempfile::TempDir) {

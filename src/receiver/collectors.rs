@@ -1,6 +1,7 @@
 //! From the collectors in the settings to outputs: at the start, whenever a reload changes them, and whenever a name leads
 //! elsewhere.
 
+pub(crate) mod confusion;
 mod names;
 
 use std::sync::Arc;

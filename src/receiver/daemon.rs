@@ -5,6 +5,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use nf_transport_core::clock::ClockWatch;
+use nf_transport_core::limits::CLOCK_SETTLED_AFTER;
+use nf_transport_core::secure::Admission;
 use tokio::net::TcpListener;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::{Semaphore, watch};
@@ -12,32 +15,32 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::{HostPort, Loaded, ReceiverSettings};
+use crate::host::files::atomic_file;
+use crate::host::process::logging;
+use crate::host::systemd::messages::receiver;
+use crate::host::systemd::notify;
+use crate::host::systemd::sockets;
+use crate::host::{
+    DaemonError, DirectoryLock, Expiry, ExpiryWatch, FileShares, InternalErrorLog, LogLimit, More, Pulse,
+    ROUND, Stop, Watchdog, abort_on_panic, allow_open_files, both_clocks, stop_channel, watch_for,
+};
 use crate::receiver::accept::Gate;
-use crate::receiver::ahead::{self, Ahead, Left};
+use crate::receiver::accept::known_sources::KnownSources;
+use crate::receiver::accept::unauthenticated::Strangers;
+use crate::receiver::accept::waiting::Waiting;
 use crate::receiver::collectors::Collectors;
-use crate::receiver::confusion::Confusion;
-use crate::receiver::known_sources::KnownSources;
+use crate::receiver::collectors::confusion::Confusion;
+use crate::receiver::delivery::collector_offsets::{self, Ahead, Left};
+use crate::receiver::delivery::unmatched::UnmatchedLog;
 use crate::receiver::output::{Outputs, SocketBudget};
-use crate::receiver::positions::{self, Positions};
 use crate::receiver::reload::{Load, Reloader};
 use crate::receiver::report::{line, status};
-use crate::receiver::seats::Seats;
-use crate::receiver::sender_log::SenderLog;
-use crate::receiver::serve::Shared;
-use crate::receiver::strangers::Strangers;
-use crate::receiver::templates::Templates;
-use crate::receiver::unmatched::UnmatchedLog;
-use crate::receiver::waiting::Waiting;
-use crate::service::messages::receiver;
-use crate::service::{
-    DaemonError, DirectoryLock, Expiry, ExpiryWatch, FileShares, InternalErrorLog, LogLimit, More, Pulse,
-    ROUND, Stop, Watchdog, abort_on_panic, allow_open_files, both_clocks, logging, notify, safe_file,
-    sockets, stop_channel, watch_for,
-};
+use crate::receiver::session::Shared;
+use crate::receiver::session::sender_log::SenderLog;
+use crate::receiver::session::senders::Seats;
+use crate::receiver::state::positions::{self, Positions};
+use crate::receiver::state::templates::Templates;
 use crate::status::{ControlSocket, Pace, ReceiverStatus, Reply, Request, receiver_metrics, serve_metrics};
-use nf_transport_core::clock::ClockWatch;
-use nf_transport_core::limits::CLOCK_SETTLED_AFTER;
-use nf_transport_core::secure::Admission;
 
 /// Runs nf-receiver until it is told to stop.
 pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
@@ -50,7 +53,7 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     let Loaded { file, settings, .. } = loaded;
     let reloader = Reloader::new(load, file, settings.clone())?;
     let _lock = DirectoryLock::take(&settings.state, &[positions::DIRECTORY])?;
-    if let Err(error) = safe_file::remove_unfinished(&settings.state) {
+    if let Err(error) = atomic_file::remove_unfinished(&settings.state) {
         tracing::warn!(%error, "{}: cannot remove unfinished files: {error}", settings.state.display());
     }
     let bounded = share_files(settings);
@@ -209,7 +212,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
 
 /// Passes on what the next run has to know about collectors, so that it repeats nothing to those that stay.
 fn pass_on(shared: &Shared, state: &Path, progress: &[Left]) {
-    if let Err(error) = ahead::leave(state, progress) {
+    if let Err(error) = collector_offsets::leave(state, progress) {
         tracing::error!(
             %error,
             "cannot store what some collectors have, so that part of a batch will be repeated to them: {error}"

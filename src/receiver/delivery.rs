@@ -8,8 +8,11 @@
 //! A delivery can be left at any point and taken up again: each collector's progress is counted as the kernel takes the
 //! datagrams, so none is repeated and none is passed over by that.
 
+pub(crate) mod collector_offsets;
+pub(crate) mod denied;
 mod memory;
-mod parcel;
+mod pending_batch;
+pub(crate) mod unmatched;
 
 use core::future::poll_fn;
 use core::net::SocketAddr;
@@ -21,12 +24,13 @@ use std::sync::Arc;
 use crate::config::WhenDown;
 pub(crate) use crate::receiver::delivery::memory::LaneMemory;
 use crate::receiver::delivery::memory::Part;
-pub(crate) use crate::receiver::delivery::parcel::{Loss, LossCause, Parcel, Settled};
-use crate::receiver::output::{Exporters, Output, Outputs, Progress};
-use crate::receiver::templates::TemplateLearner;
+pub(crate) use crate::receiver::delivery::pending_batch::{Loss, LossCause, Parcel, Settled};
 use nf_transport_core::datagram::Datagram;
 use nf_transport_core::limits::{BATCH_BODY_MAX, LANE_MAX};
 use nf_transport_core::sequence::{Position, SenderId};
+
+use crate::receiver::output::{Exporters, Output, Outputs, Progress};
+use crate::receiver::state::templates::TemplateLearner;
 
 /// The way of a stream to one collector.
 #[derive(Debug)]

@@ -3,21 +3,24 @@
 //! Always holds: a key that a sender may be using is let in until it is revoked or two renewals old, whatever fails in
 //! between; and no drop-in names a key file that is not there.
 
+pub(crate) mod invitation;
+
 use std::path::{Path, PathBuf};
 
+use nf_transport_core::prefixes::Prefixes;
+use nf_transport_core::secure::Key;
+use nf_transport_core::sequence::SenderId;
 use serde::Serialize;
 
 use crate::config::{
     self, ConfigError, HostPort, KeySource, Loaded, Overrides, RECEIVER, ReceiverSettings, Revision,
     SenderKeys, Surroundings,
 };
-use crate::receiver::invitation;
-use crate::service::pairing::{DropIn, Place};
-use crate::service::{DaemonError, console, read_key, safe_file};
+use crate::host::credentials::pairing::{DropIn, Place};
+use crate::host::files::atomic_file;
+use crate::host::process::console;
+use crate::host::{DaemonError, read_key};
 use crate::status::take_up;
-use nf_transport_core::prefixes::Prefixes;
-use nf_transport_core::secure::Key;
-use nf_transport_core::sequence::SenderId;
 
 /// What the file with a sender's key before the present one ends in. No sender is called so.
 const PREVIOUS: &str = ".previous";
@@ -241,7 +244,7 @@ impl<'a> Guest<'a> {
         for path in [&self.drop_in_path(), &self.key, &self.previous] {
             if let Some(other) = config::other_that_names(path, self.place.path()) {
                 console::note(&format!("{} stays: {} names it, too", path.display(), other.display()));
-            } else if safe_file::remove(path)? {
+            } else if atomic_file::remove(path)? {
                 removed.push(path.display().to_string());
             }
         }

@@ -1,39 +1,27 @@
 //! nf-receiver: what its command line asks for is done here or by the daemon.
 
 mod accept;
-mod ahead;
 mod collectors;
-mod confusion;
 mod daemon;
 mod delivery;
-mod denied;
-mod invitation;
 mod invite;
-mod known_sources;
-mod newer_state;
 mod output;
-mod positions;
-mod refused;
 mod reload;
 mod report;
-mod seats;
-mod sender_log;
-mod serve;
+mod session;
 mod source_check;
-mod strangers;
-mod templates;
-mod unmatched;
-mod waiting;
+pub mod state;
 
 use std::env;
 use std::process;
 
 use crate::cli::{self, Invocation, ReceiverAction};
 use crate::config::{self, Loaded, RECEIVER, Surroundings};
+use crate::host::credentials::pairing::keygen;
+use crate::host::process::console;
+use crate::host::systemd::messages::receiver;
+use crate::host::{DaemonError, Unit, conceal_key, overrides};
 use crate::receiver::invite::Change;
-use crate::service::messages::receiver;
-use crate::service::pairing::keygen;
-use crate::service::{DaemonError, Unit, conceal_key, console, overrides};
 use crate::status::{self, Manner};
 
 /// Does what the command line of this process asks for, and gives the exit code.
@@ -68,7 +56,7 @@ fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
             let Loaded { settings, mut report, .. } = loaded;
             source_check::check(&settings, &mut report)?;
             report.warn(ends);
-            report.warn(confusion::of_last_run(&settings));
+            report.warn(collectors::confusion::of_last_run(&settings));
             report.note(access);
             console::print(&report.to_string())
         }

@@ -5,16 +5,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nf_transport_core::secure::{Admission, Key, Salt};
 use tokio::sync::watch;
 
 use crate::config::{CollectorSettings, ConfigError, KeyPair, Loaded, ReceiverProtection, ReceiverSettings};
-use crate::service::messages::receiver;
-use crate::service::{
-    DaemonError, Expiry, KeyReader, KeyTrouble, TlsTrouble, needs_restart, notify, read_receiver_tls,
-    wall_clock,
+use crate::host::systemd::messages::receiver;
+use crate::host::systemd::notify;
+use crate::host::{
+    DaemonError, Expiry, KeyReader, KeyTrouble, TlsTrouble, needs_restart, read_receiver_tls, wall_clock,
 };
 use crate::status::count_of;
-use nf_transport_core::secure::{Admission, Key, Salt};
 
 /// Reads the settings again, from where they came at the start.
 pub(crate) type Load = Box<dyn Fn() -> Result<Loaded<ReceiverSettings>, ConfigError> + Send + Sync>;

@@ -3,16 +3,17 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use nf_transport_core::internal_error::internal_errors;
+
 use crate::config::HostPort;
+use crate::host::{boot_clock, wall_clock};
 use crate::receiver::output::{Counts, LateFigures, Outputs};
 use crate::receiver::reload::Reloader;
-use crate::receiver::serve::Shared;
-use crate::service::{boot_clock, wall_clock};
+use crate::receiver::session::Shared;
 use crate::status::{
     CertificateStatus, CollectorState, CollectorStatus, LateStatus, Pace, PeerState, PeerStatus,
     ReceiverStatus, SeenAs, SenderTotals, Tally, count_of,
 };
-use nf_transport_core::internal_error::internal_errors;
 
 /// The status, with what is known of collectors that are not found.
 pub(crate) fn status(

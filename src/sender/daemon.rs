@@ -7,34 +7,36 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
+use nf_transport_core::spool;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::signal::unix::SignalKind;
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::config::{Loaded, SenderSettings, SpoolSettings};
+use crate::host::process::logging;
+use crate::host::systemd::messages::sender;
+use crate::host::systemd::notify;
+use crate::host::systemd::sockets;
+use crate::host::{
+    DaemonError, DirectoryLock, Expiry, ExpiryWatch, InternalErrorLog, Pulse, ROUND, Stop, Stopper, Watchdog,
+    abort_on_panic, allow_open_files, open_private_directory, stop_channel, watch_for,
+};
 use crate::limits::{RECEIVE_BUFFER, STOP_GRACE};
-use crate::sender::exporter_log::ExporterLog;
+use crate::sender::ingest::counters::Tally;
+use crate::sender::ingest::exporter_log::ExporterLog;
+use crate::sender::ingest::loss_log::LossLog;
 use crate::sender::ingest::{Ingest, Listener};
-use crate::sender::intake;
-use crate::sender::keeper::Keeper;
-use crate::sender::line::Lent;
-use crate::sender::link::{Link, LinkView};
-use crate::sender::loss_log::LossLog;
+use crate::sender::journal;
+use crate::sender::queue::flusher::Keeper;
+use crate::sender::queue::recovery::{Recovered, recover};
+use crate::sender::queue::room::RoomWatch;
 use crate::sender::queue::{Queue, Stage};
-use crate::sender::recovery::{Recovered, recover};
 use crate::sender::reload::{Load, Reloader, spool_keys};
 use crate::sender::report::Reporter;
-use crate::sender::room::RoomWatch;
-use crate::sender::tally::Tally;
-use crate::service::messages::sender;
-use crate::service::{
-    DaemonError, DirectoryLock, Expiry, ExpiryWatch, InternalErrorLog, Pulse, ROUND, Stop, Stopper, Watchdog,
-    abort_on_panic, allow_open_files, logging, notify, open_private_directory, sockets, stop_channel,
-    watch_for,
-};
+use crate::sender::uplink::connection::Lent;
+use crate::sender::uplink::{Link, LinkView};
 use crate::status::{ControlSocket, Reply, Request, count_of, sender_metrics, serve_metrics};
-use nf_transport_core::spool;
 
 /// Runs nf-sender until it is told to stop.
 pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
@@ -192,7 +194,7 @@ async fn supervise(
 fn leave(intake: Option<&Path>, everything_spooled: bool) {
     match intake {
         Some(intake) if everything_spooled => {
-            if let Err(error) = intake::remove(intake) {
+            if let Err(error) = journal::remove(intake) {
                 tracing::debug!("cannot remove the intake: {error}");
             }
         }

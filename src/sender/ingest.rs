@@ -3,6 +3,11 @@
 //! Owns the sockets, the slots and the ring. Never waits for disk or network. Always holds: a datagram that left
 //! the kernel lies in the slots until the ring has it.
 
+pub(crate) mod coalescing;
+pub(crate) mod counters;
+pub(crate) mod exporter_log;
+pub(crate) mod loss_log;
+
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -10,23 +15,23 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use rustix::event::{PollFd, PollFlags, Timespec};
-use tokio::sync::watch;
-
-use crate::limits::INTAKE_SLOTS;
-use crate::sender::gathering::Gathering;
-use crate::sender::intake::{self, Backing, Entry, Marks, Place, Ring, Slots, ask_for_details};
-use crate::sender::line::Lent;
-use crate::sender::queue::Queue;
-use crate::sender::recovery::Recovered;
-use crate::sender::tally::{SocketTally, Tally};
-use crate::service::messages::sender;
-use crate::service::{Pulse, ROUND, boot_clock, both_clocks};
-use crate::status::count_of;
 use nf_transport_core::batch::{BatchBuilder, Compression, PushError};
 use nf_transport_core::datagram::{Datagram, FlowRun};
 use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::limits::PAYLOAD_MAX;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use tokio::sync::watch;
+
+use crate::host::systemd::messages::sender;
+use crate::host::{Pulse, ROUND, boot_clock, both_clocks};
+use crate::limits::INTAKE_SLOTS;
+use crate::sender::ingest::coalescing::Gathering;
+use crate::sender::ingest::counters::{SocketTally, Tally};
+use crate::sender::journal::{self, Backing, Entry, Marks, Place, Ring, Slots, ask_for_details};
+use crate::sender::queue::Queue;
+use crate::sender::queue::recovery::Recovered;
+use crate::sender::uplink::connection::Lent;
+use crate::status::count_of;
 
 /// What of the settings ingest follows. A reload may change all of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,7 +88,7 @@ impl Listener {
     /// Notes what the kernel has dropped until now: with a datagram it says so only if one comes after the drops.
     fn look_at_drops(&mut self, tally: &SocketTally) {
         if let Some(first) = self.dropped_before
-            && let Some(last) = intake::dropped(&self.socket)
+            && let Some(last) = journal::dropped(&self.socket)
         {
             self.note_drops(first, last, tally);
         }
@@ -329,7 +334,7 @@ impl Ingest {
                 // The kernel could not write the datagram, and counts it as dropped.
                 if error.raw_os_error() == Some(libc::EFAULT)
                     && let (Some(last), Some(tally)) =
-                        (intake::dropped(&listener.socket), self.tally.sockets().get(index))
+                        (journal::dropped(&listener.socket), self.tally.sockets().get(index))
                 {
                     listener.note_drops(last.wrapping_sub(1), last, tally);
                 } else if error.kind() != std::io::ErrorKind::WouldBlock {

@@ -4,18 +4,19 @@
 
 use std::path::Path;
 
+use nf_transport_core::limits::TOKEN_MAX;
+use nf_transport_core::secure::Secret;
+use nf_transport_core::secure::token::Token;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::config::{
     self, HostPort, KeySource, Loaded, Overrides, SENDER, SenderProtection, SenderSettings, Surroundings,
 };
-use crate::service::pairing::{DropIn, Place};
-use crate::service::{DaemonError, console, read_secret_line};
+use crate::host::credentials::pairing::{DropIn, Place};
+use crate::host::process::console;
+use crate::host::{DaemonError, read_secret_line};
 use crate::status::take_up;
-use nf_transport_core::limits::TOKEN_MAX;
-use nf_transport_core::secure::Secret;
-use nf_transport_core::secure::token::Token;
 
 const NAME: &str = "50-joined.toml";
 

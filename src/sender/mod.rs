@@ -1,47 +1,23 @@
 //! nf-sender: what its command line asks for is done here or by the daemon.
 
-mod attempt;
-mod backlog;
-mod closing;
-mod conversation;
 mod daemon;
-mod dial;
-mod dialler;
-mod ended;
-mod exporter_log;
-mod fair_share;
-mod gathering;
-mod holdings;
 mod ingest;
-mod intake;
 mod join;
-mod keeper;
-mod last_run;
-mod ledger;
-mod line;
-mod link;
-mod loss_log;
+mod journal;
 mod queue;
-mod read_ahead;
-mod recovery;
 mod reload;
-mod replacement;
 mod report;
-mod room;
-mod schedule;
-mod segment_sizes;
-mod stall;
-mod tally;
-mod unacknowledged;
+mod uplink;
 
 use std::env;
 use std::process;
 
 use crate::cli::{self, Invocation, SenderAction};
 use crate::config::{self, SENDER, Surroundings};
-use crate::service::messages::sender;
-use crate::service::pairing::keygen;
-use crate::service::{DaemonError, Unit, conceal_key, conceal_token, console, overrides};
+use crate::host::credentials::pairing::keygen;
+use crate::host::process::console;
+use crate::host::systemd::messages::sender;
+use crate::host::{DaemonError, Unit, conceal_key, conceal_token, overrides};
 use crate::status::{self, Manner, Request};
 
 /// Does what the command line of this process asks for, and gives the exit code.
@@ -75,7 +51,7 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
             let mut loaded = config::load_sender(file.as_deref(), overrides, &surroundings)?;
             let end = reload::check(&loaded.settings)?;
             let access = Unit::of(SENDER).check_access(&loaded.files(), &loaded.settings.spool.directory)?;
-            let (note, warning) = room::check(&loaded.settings.spool, &loaded.settings.control);
+            let (note, warning) = queue::room::check(&loaded.settings.spool, &loaded.settings.control);
             loaded.report.note(note.into_iter().chain(access));
             loaded.report.warn(end.into_iter().chain(warning));
             console::print(&loaded.report.to_string())

@@ -5,20 +5,20 @@
 //! spool; and the link, which reads and acknowledges. Nothing waits for the disk while it holds `state`.
 //! Always holds: every position from `acknowledged` to `next` is in the tail, in the spool, or in a gap.
 
+pub(crate) mod fair_share;
+pub(crate) mod flusher;
+pub(crate) mod holdings;
+pub(crate) mod last_run;
+pub(crate) mod ledger;
+pub(crate) mod recovery;
+pub(crate) mod room;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
-
-use crate::limits::INTAKE_RING;
-use crate::sender::intake::{Held, Marks, Ring};
-use crate::sender::ledger::{Counts, Ledger};
-use crate::service::messages::sender;
-use crate::service::{Pulse, ROUND};
-use crate::status::count_of;
 use nf_transport_core::batch::Batch;
 use nf_transport_core::datagram::Moment;
 use nf_transport_core::internal_error::note_internal_error;
@@ -26,6 +26,14 @@ use nf_transport_core::secure::{OpenError, SpoolKeys, StreamKey};
 use nf_transport_core::sequence::{Gap, GapReason, Position, StreamId};
 use nf_transport_core::spool::disk::Directory;
 use nf_transport_core::spool::{Aside, Begun, Damage, KeptApart, Lineage, Newer, Room, SegmentReader, Spool};
+use tokio::sync::Notify;
+
+use crate::host::systemd::messages::sender;
+use crate::host::{Pulse, ROUND};
+use crate::limits::INTAKE_RING;
+use crate::sender::journal::{Held, Marks, Ring};
+use crate::sender::queue::ledger::{Counts, Ledger};
+use crate::status::count_of;
 
 /// What follows at a position.
 #[derive(Clone, Debug)]

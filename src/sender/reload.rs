@@ -4,18 +4,19 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use nf_transport_core::secure::SpoolKeys;
 use tokio::sync::watch;
 
 use crate::config::{ConfigError, KeySource, Loaded, SenderSettings, SpoolEncryption};
-use crate::sender::dial::Speech;
-use crate::sender::ingest::IngestSettings;
-use crate::sender::keeper::KeeperSettings;
-use crate::sender::link::LinkSettings;
-use crate::service::messages::sender;
-use crate::service::{
-    DaemonError, Expiry, KeyReader, KeyTrouble, TlsTrouble, needs_restart, notify, read_key, wall_clock,
+use crate::host::systemd::messages::sender;
+use crate::host::systemd::notify;
+use crate::host::{
+    DaemonError, Expiry, KeyReader, KeyTrouble, TlsTrouble, needs_restart, read_key, wall_clock,
 };
-use nf_transport_core::secure::SpoolKeys;
+use crate::sender::ingest::IngestSettings;
+use crate::sender::queue::flusher::KeeperSettings;
+use crate::sender::uplink::LinkSettings;
+use crate::sender::uplink::dial::Speech;
 
 /// Reads the settings again, from where they came at the start.
 pub(crate) type Load = Box<dyn Fn() -> Result<Loaded<SenderSettings>, ConfigError> + Send + Sync>;

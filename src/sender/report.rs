@@ -4,24 +4,24 @@ use core::time::Duration;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nf_transport_core::datagram::BootTime;
+use nf_transport_core::internal_error::internal_errors;
+use nf_transport_core::netflow::{ExportFormat, ExporterFigures, Source};
+use nf_transport_core::spool::Aside;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::sender::intake::Place;
-use crate::sender::link::{LinkSettings, LinkState, LinkView};
+use crate::host::{boot_clock, both_clocks, wall_clock};
+use crate::sender::ingest::counters::Tally;
+use crate::sender::journal::Place;
+use crate::sender::queue::room::{Shortage, time_left};
 use crate::sender::queue::{Figures, Queue};
-use crate::sender::room::{Shortage, time_left};
-use crate::sender::tally::Tally;
-use crate::service::{boot_clock, both_clocks, wall_clock};
+use crate::sender::uplink::{LinkSettings, LinkState, LinkView};
 use crate::status;
 use crate::status::{
     CertificateStatus, DeniedStatus, Dropped, DroppedStatus, ExporterStatus, IntakeStatus, Kept, Pace,
     Queued, Recovered, SenderStatus, SocketStatus,
 };
-use nf_transport_core::datagram::BootTime;
-use nf_transport_core::internal_error::internal_errors;
-use nf_transport_core::netflow::{ExportFormat, ExporterFigures, Source};
-use nf_transport_core::spool::Aside;
 
 /// All that the status is made of.
 #[derive(Clone, Debug)]

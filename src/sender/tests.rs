@@ -5,22 +5,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
-
-use crate::limits::INTAKE_RING;
-use crate::sender::backlog::Backlog;
-use crate::sender::intake;
-use crate::sender::keeper::{Keeper, KeeperSettings};
-use crate::sender::queue::{Next, Queue, Stage};
-use crate::sender::recovery::{Recovered, RecoveryError, recover};
-use crate::sender::tally::Tally;
-use crate::service::Pulse;
 use nf_transport_core::batch::{Batch, BatchBuilder, Compression};
 use nf_transport_core::datagram::{Datagram, Timestamp};
 use nf_transport_core::limits::POSITIONS_PER_RUN;
 use nf_transport_core::secure::{Key, SpoolKeys};
 use nf_transport_core::sequence::Position;
 use nf_transport_core::spool::{MinFree, Policy, WhenFull};
+use tokio::sync::watch;
+
+use crate::host::Pulse;
+use crate::limits::INTAKE_RING;
+use crate::sender::ingest::counters::Tally;
+use crate::sender::journal;
+use crate::sender::queue::flusher::{Keeper, KeeperSettings};
+use crate::sender::queue::recovery::{Recovered, RecoveryError, recover};
+use crate::sender::queue::{Next, Queue, Stage};
+use crate::sender::uplink::segment_source::Backlog;
 
 fn policy() -> Policy {
     Policy { min_free: MinFree::Bytes(0), ..Policy::default() }
@@ -279,7 +279,7 @@ fn an_interrupted_start_after_a_reboot_does_not_make_old_marks_believed() {
     kill(run);
     let path = directory.path().join("intake");
     // The machine is booted: the marks bear another boot's id, and may be older than what was given out.
-    let open = || intake::Intake::open(&path, stream, intake::boot_id().unwrap()).unwrap().0;
+    let open = || journal::Intake::open(&path, stream, journal::boot_id().unwrap()).unwrap().0;
     open().marks.set_boot([0; 16]);
     drop(open());
     let run = start(&directory, policy());

@@ -4,6 +4,8 @@
 //! bounded on both sides, so neither can hold the other up. Each process has one request at a time, and the newest of all are
 //! answered: idle connections keep nobody out.
 
+pub(crate) mod apply;
+
 use core::str::FromStr;
 use std::fs::{self, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -16,10 +18,10 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use crate::host::{Choice, Places};
 use crate::limits::{
     ACCEPT_REST, CONTROL_CONNECTIONS, CONTROL_REPLY_MAX, CONTROL_REQUEST_MAX, CONTROL_TIMEOUT,
 };
-use crate::service::{Choice, Places};
 
 /// What a service is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

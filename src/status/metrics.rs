@@ -2,6 +2,7 @@
 //! (<https://prometheus.io/docs/specs/om/open_metrics_spec/>). Labels are few: reasons of drops, and collectors.
 
 mod exporters;
+pub(crate) mod http;
 
 use core::fmt;
 use std::collections::BTreeMap;
@@ -331,7 +332,7 @@ fn signed(count: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::render::tests::{receiver, sender};
+    use crate::status::show::render::tests::{receiver, sender};
 
     #[test]
     fn sockets_with_one_address_have_one_sample() {

@@ -2,16 +2,10 @@
 //! shown to people.
 
 pub mod control;
-mod fit;
 mod metrics;
-mod pace;
 mod receiver;
-mod render;
-mod scrape;
 mod sender;
 mod show;
-mod table;
-mod take_up;
 
 use core::fmt::Display;
 
@@ -19,21 +13,21 @@ use nf_transport_core::datagram::Timestamp;
 use nf_transport_core::secure::Certificate;
 use serde::{Deserialize, Serialize};
 
+pub use crate::status::control::apply::{reload, take_up};
+pub use crate::status::metrics::http::serve_metrics;
+pub use crate::status::show::pace::{Pace, to_f64};
+pub use crate::status::show::render::{Earlier, render_receiver, render_sender, span};
 pub use control::{ControlError, ControlSocket, Reply, Request, request, serving_process};
 pub use metrics::{receiver_metrics, sender_metrics};
-pub use pace::{Pace, to_f64};
 pub use receiver::{
     CollectorState, CollectorStatus, ConfusedStatus, DeniedExporter, LateStatus, PeerState, PeerStatus,
     ReceiverStatus, RefusedStatus, SeenAs, SenderTotals, UnmatchedStatus,
 };
-pub use render::{Earlier, render_receiver, render_sender, span};
-pub use scrape::serve_metrics;
 pub use sender::{
     DeniedStatus, Dropped, DroppedStatus, ExporterStatus, IntakeStatus, Kept, LinkState, Queued, Recovered,
     SenderStatus, SocketStatus,
 };
 pub use show::{Manner, show};
-pub use take_up::{reload, take_up};
 
 /// A count with its noun, as in "1 sender" and "2 senders".
 pub fn count_of(count: u64, noun: &str) -> String {

@@ -1,12 +1,18 @@
 //! `status` on the command line: asks, shows, and with `--watch` does so again every second.
 
+pub(crate) mod exporters;
+pub(crate) mod fit;
+pub(crate) mod pace;
+pub(crate) mod render;
+pub(crate) mod table;
+
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
-use crate::status::fit::Screen;
+use crate::status::show::fit::Screen;
 use crate::status::{ControlError, Earlier, Request, request};
 
 /// How `status` is to be shown.

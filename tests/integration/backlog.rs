@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use crate::running::alone;
 use nf_transport_kit::chatter::{LARGE, Pattern};
 use nf_transport_kit::hosts::{QUICK_SENDER, SenderHost};
 use nf_transport_kit::load::{Load, Until};
 use nf_transport_kit::pair::Pair;
 use nf_transport_kit::samples::{Sampler, count};
+
+use crate::running::alone;
 
 /// Payload bytes of the backlog.
 const BACKLOG: u64 = 2 * 1024 * 1024 * 1024;

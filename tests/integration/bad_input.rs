@@ -7,13 +7,13 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tempfile::TempDir;
-
-use crate::running::shared;
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::daemon::{Launch, Program};
 use nf_transport_kit::hosts::{QUICK_SENDER, SenderHost};
 use nf_transport_kit::pair::{Pair, STALL};
+use tempfile::TempDir;
+
+use crate::running::shared;
 
 /// How long a refusal may take.
 const REFUSAL: Duration = Duration::from_secs(20);

@@ -2,13 +2,13 @@
 
 use std::net::{TcpStream, UdpSocket};
 
-use tempfile::TempDir;
-
-use crate::running::{in_a_network, shared};
 use nf_transport_kit::collector::Inbox;
 use nf_transport_kit::daemon::{Daemon, Launch, Program};
 use nf_transport_kit::hosts::directory;
 use nf_transport_kit::pair::STALL;
+use tempfile::TempDir;
+
+use crate::running::{in_a_network, shared};
 
 const INSIDE: &str = "bind::inside_every_wildcard_socket_takes_ipv4";
 

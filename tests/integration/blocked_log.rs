@@ -5,12 +5,12 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use nf_transport::limits::LOG_QUEUE_MAX;
-
-use crate::running::shared;
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::daemon::{Daemon, Launch, Program};
 use nf_transport_kit::hosts::QUICK_SENDER;
 use nf_transport_kit::pair::{Pair, STALL};
+
+use crate::running::shared;
 
 /// Lines more than the queue of the log holds, and those that wait in the pipe.
 const LINES: usize = LOG_QUEUE_MAX + 500;

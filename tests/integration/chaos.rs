@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
-
-use crate::running::alone;
 use nf_transport_kit::chatter::{MEDIUM, Pattern};
 use nf_transport_kit::hosts::QUICK_SENDER;
 use nf_transport_kit::load::Until;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::Sampler;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::running::alone;
 
 const FAULTS: u32 = 200;
 const EXPORTERS: u16 = 8;

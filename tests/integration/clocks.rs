@@ -11,9 +11,6 @@ use nf_transport_core::secure::StreamKey;
 use nf_transport_core::sequence::{Position, RunId};
 use nf_transport_core::spool::disk::Directory;
 use nf_transport_core::spool::{MinFree, OwnStream, Policy, StreamSecret, open};
-
-use crate::losses::{dropped, go_on, wait_until_spooled};
-use crate::running::shared;
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::{Collector, Inbox};
 use nf_transport_kit::exporter::Exporters;
@@ -22,6 +19,9 @@ use nf_transport_kit::load::{Load, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::count;
 use nf_transport_kit::wall_clock::WallClock;
+
+use crate::losses::{dropped, go_on, wait_until_spooled};
+use crate::running::shared;
 
 /// Datagrams of a backlog.
 const BACKLOG: u64 = 2000;

@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::running::{in_a_network, shared};
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
 use nf_transport_kit::hosts::{ReceiverHost, SenderHost};
@@ -13,6 +12,8 @@ use nf_transport_kit::load::{Load, Until};
 use nf_transport_kit::other_host::{NETWORK, OtherHost};
 use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::{assert_conserved, count};
+
+use crate::running::{in_a_network, shared};
 
 /// Where the collector listens, and where another one on the same machine does.
 const COLLECTOR: &str = "10.77.0.2:9995";

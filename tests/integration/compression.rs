@@ -7,12 +7,11 @@ use nf_transport_core::batch::{Batch, BatchBuilder, Compression, PushError};
 use nf_transport_core::datagram::{BootTime, Datagram, Timestamp};
 use nf_transport_core::netflow::ExporterTable;
 use nf_transport_core::sequence::Position;
-use proptest::collection::vec;
-use proptest::prelude::*;
-
 use nf_transport_kit::corpus::corpus;
 use nf_transport_kit::flow_exports::{Exports, STREAM, capture, exported, wire};
 use nf_transport_kit::netflow_tools::installed;
+use proptest::collection::vec;
+use proptest::prelude::*;
 
 fn datagram(payload: &[u8]) -> Datagram<'_> {
     let exporter = SocketAddr::from(([192, 0, 2, 1], 4000));

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 
-use tempfile::TempDir;
-
-use crate::running::shared;
 use nf_transport_kit::corpus::{Group, groups};
 use nf_transport_kit::decoder::{Decoder, Tool};
 use nf_transport_kit::exporter::bind_as;
 use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::count;
+use tempfile::TempDir;
+
+use crate::running::shared;
 
 /// Some of the datagrams of a group.
 type Part = fn(&Group) -> &[Vec<u8>];

@@ -4,15 +4,16 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::losses::{
-    Outcome, deliver_the_rest, dropped, first_position, length, segments, wait_until_spooled,
-};
-use crate::running::shared;
 use nf_transport_kit::chatter::{LARGE, Pattern};
 use nf_transport_kit::hosts::QUICK_SENDER;
 use nf_transport_kit::load::Until;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
+
+use crate::losses::{
+    Outcome, deliver_the_rest, dropped, first_position, length, segments, wait_until_spooled,
+};
+use crate::running::shared;
 
 /// Datagrams in the backlog: about ten segments of 256 KiB.
 const BACKLOG: u64 = 2000;

@@ -5,16 +5,16 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use tempfile::TempDir;
-
-use crate::running::shared;
 use nf_transport_kit::decoder::{Decoder, Tool, decoded_directly};
 use nf_transport_kit::field_cases::payloads;
 use nf_transport_kit::hosts::{ReceiverHost, SenderHost};
 use nf_transport_kit::link::Link;
 use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::count;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::running::shared;
 
 /// The exporters of these tests are on loopback.
 const EVERYBODY: &str = "";

@@ -2,9 +2,6 @@
 
 use std::net::{SocketAddr, UdpSocket};
 
-use rustix::process::Signal;
-
-use crate::running::shared;
 use nf_transport_kit::chatter::{LARGE, MIXED, Pattern};
 use nf_transport_kit::collector::{Collector, Inbox};
 use nf_transport_kit::corpus::{LONGEST, corpus};
@@ -13,6 +10,9 @@ use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::load::{Load, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
+use rustix::process::Signal;
+
+use crate::running::shared;
 
 /// Sends the payloads from `exporter` and waits until the inbox has each of them, byte for byte and in order.
 fn assert_carried(exporter: &UdpSocket, target: SocketAddr, inbox: &Inbox, payloads: &[Vec<u8>]) {

@@ -3,7 +3,6 @@
 
 use std::net::{SocketAddr, UdpSocket};
 
-use crate::running::{in_a_network, shared};
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
 use nf_transport_kit::exporter::bind_as;
@@ -12,6 +11,8 @@ use nf_transport_kit::kernel_socket;
 use nf_transport_kit::other_host::{NETWORK, OtherHost, shell};
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::count;
+
+use crate::running::{in_a_network, shared};
 
 /// By number; the filter forbids the second one.
 const EXPORTERS: [&str; 3] = ["192.0.2.1:2055", "192.0.2.66:2055", "198.51.100.3:2055"];

@@ -2,14 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
-use serde_json::{Value, json};
-
-use crate::running::shared;
 use nf_transport_kit::daemon::Program;
 use nf_transport_kit::field_cases::payloads;
 use nf_transport_kit::hosts::SenderHost;
 use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::count;
+use serde_json::{Value, json};
+
+use crate::running::shared;
 
 /// The cases in `tests/field-cases`, with the amount missing of each exporter.
 const FIELD_CASES: [(&str, &[u64]); 6] = [

@@ -1,7 +1,5 @@
 //! A full spool drops the datagrams of the exporter that holds most, and names it.
 
-use crate::losses::{dropped, gaps, wait_until_spooled};
-use crate::running::shared;
 use nf_transport_kit::chatter::{LARGE, Pattern};
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::QUICK_SENDER;
@@ -9,6 +7,9 @@ use nf_transport_kit::load::{Load, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 use nf_transport_kit::tally::Tally;
+
+use crate::losses::{dropped, gaps, wait_until_spooled};
+use crate::running::shared;
 
 /// Exporters that send few datagrams, and how many each.
 const QUIET: u16 = 4;

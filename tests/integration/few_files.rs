@@ -2,11 +2,12 @@
 
 use std::net::UdpSocket;
 
-use crate::running::shared;
 use nf_transport_kit::collector::Inbox;
 use nf_transport_kit::daemon::Program;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::pair::STALL;
+
+use crate::running::shared;
 
 /// More than the limit of the first test.
 const EXPORTERS: usize = 150;

@@ -191,6 +191,7 @@ fn imports_downward_addresses_comments_and_strings_are_fine() {
         //! Nothing of [`crate::sender`] or tokio.
         use core::net::SocketAddr;
         use std::time::Instant;
+
         use crate::{batch::{Batch, BatchBuilder}, limits::PAYLOAD_MAX};
         use super::policy::Policy;
         fn f(now: Instant) { log("crate::sender \" tokio"); let quote = '"'; let tokio_like = 1; }

@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::Value;
-
-use crate::losses::{deliver_the_rest, dropped, go_on, wait_until_spooled};
-use crate::running::shared;
 use nf_transport_kit::chatter::{LARGE, Pattern};
 use nf_transport_kit::hosts::QUICK_SENDER;
 use nf_transport_kit::load::Until;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{Sampler, assert_conserved, count};
+use serde_json::Value;
+
+use crate::losses::{deliver_the_rest, dropped, go_on, wait_until_spooled};
+use crate::running::shared;
 
 /// The least payload bytes that a datagram of `LARGE` has on average.
 const DATAGRAM: u64 = 1358;

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use nf_transport_core::framing::{Message, RefusalCode};
 use nf_transport_core::sequence::Position;
-
-use crate::running::shared;
 use nf_transport_kit::collector::Inbox;
 use nf_transport_kit::daemon::Daemon;
 use nf_transport_kit::hostile::Client;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::pair::STALL;
+
+use crate::running::shared;
 
 /// The longest heartbeat that a sender may have.
 const HEARTBEAT: Duration = Duration::from_secs(60);

@@ -9,14 +9,14 @@ use nf_transport::limits::{CONTROL_TIMEOUT, NEW_STREAMS_BURST_PER_SOURCE};
 use nf_transport_core::framing::{Message, RefusalCode};
 use nf_transport_core::secure::{Handshake, SenderHandshake, Suite};
 use nf_transport_core::sequence::{Gap, GapReason, Position};
-
-use crate::running::{alone, shared};
-use crate::tls::Site;
 use nf_transport_kit::daemon::Program;
 use nf_transport_kit::hostile::{Client, Flood, connect_from, key_of};
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost, write_key};
 use nf_transport_kit::link::Link;
 use nf_transport_kit::pair::STALL;
+
+use crate::running::{alone, shared};
+use crate::tls::Site;
 
 /// How long a sender far away waits for each answer.
 const ROUND_TRIP: Duration = Duration::from_millis(200);

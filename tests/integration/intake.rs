@@ -5,15 +5,16 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::full_disk::{Disk, may_mount, run};
-use crate::losses::{deliver_the_rest, dropped, go_on};
-use crate::running::shared;
 use nf_transport_kit::chatter::{LARGE, Pattern};
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::QUICK_SENDER;
 use nf_transport_kit::load::Until;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
+
+use crate::full_disk::{Disk, may_mount, run};
+use crate::losses::{deliver_the_rest, dropped, go_on};
+use crate::running::shared;
 
 /// Datagrams that are in the intake when it fails: 1.3 MiB, of which nothing is in the spool yet.
 const HELD: u64 = 1000;

@@ -4,13 +4,14 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use crate::running::alone;
 use nf_transport_kit::chatter::{LARGE, MIXED, Pattern};
 use nf_transport_kit::collector::{Collector, Pace, Reading};
 use nf_transport_kit::hosts::QUICK_SENDER;
 use nf_transport_kit::load::Until;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::count;
+
+use crate::running::alone;
 
 /// Datagrams of the backlog.
 const BACKLOG: u32 = 100_000;

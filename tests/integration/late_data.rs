@@ -3,9 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
-use crate::running::shared;
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
 use nf_transport_kit::hosts::{ReceiverHost, SenderHost};
@@ -13,6 +10,9 @@ use nf_transport_kit::link::Link;
 use nf_transport_kit::load::{Load, Until};
 use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::count;
+use serde_json::Value;
+
+use crate::running::shared;
 
 /// Datagrams a second of one exporter.
 const RATE: u32 = 500;

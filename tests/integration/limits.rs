@@ -3,16 +3,16 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use rustix::process::Signal;
-
-use crate::losses::{REASONS, deliver_the_rest, dropped, gaps, go_on, wait_until_spooled};
-use crate::running::shared;
 use nf_transport_kit::chatter::{LARGE, MIXED, Pattern};
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::{QUICK_SENDER, SenderHost};
 use nf_transport_kit::load::{Load, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{Sampler, assert_conserved, count};
+use rustix::process::Signal;
+
+use crate::losses::{REASONS, deliver_the_rest, dropped, gaps, go_on, wait_until_spooled};
+use crate::running::shared;
 
 const EXPORTERS: u16 = 3;
 

@@ -3,9 +3,6 @@
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-
-use crate::running::shared;
 use nf_transport_kit::chatter::{LARGE, MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
 use nf_transport_kit::daemon::Program;
@@ -13,6 +10,9 @@ use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::load::{Load, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::count;
+use rustix::process::Signal;
+
+use crate::running::shared;
 
 /// After two failed attempts the next one is 100 s away: who is used before that was heard.
 const SLOW_SCHEDULE: &str = "heartbeat = \"200ms\"\n[spool]\nmin-free = \"0B\"\n\

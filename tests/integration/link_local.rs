@@ -2,15 +2,15 @@
 
 use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
 
-use rustix::net::netdevice::name_to_index;
-
-use crate::running::{in_a_network, shared};
 use nf_transport_kit::collector::payloads_by_source;
 use nf_transport_kit::field_cases::payloads;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::other_host::OtherHost;
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::count;
+use rustix::net::netdevice::name_to_index;
+
+use crate::running::{in_a_network, shared};
 
 /// The address of the exporter on each link, and that of nf-sender there.
 const EXPORTER: Ipv6Addr = Ipv6Addr::new(0xFE80, 0, 0, 0, 0, 0, 0, 1);

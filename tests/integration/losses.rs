@@ -2,14 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::ReceiverHost;
 use nf_transport_kit::load::{Load, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 use nf_transport_kit::tally::{Report, Tally};
+use serde_json::Value;
 
 /// How a delivery with losses ended.
 pub(crate) struct Outcome {

@@ -6,12 +6,6 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
-use crate::full_disk::{Disk, may_mount};
-use crate::losses::{deliver_the_rest, dropped, first_position, gaps, go_on, segments, wait_until_spooled};
-use crate::running::shared;
-use crate::small_disks::take_inodes;
 use nf_transport_kit::chatter::{LARGE, Pattern};
 use nf_transport_kit::collector::{Collector, Pace, Reading};
 use nf_transport_kit::exporter::Exporters;
@@ -19,6 +13,12 @@ use nf_transport_kit::hosts::QUICK_SENDER;
 use nf_transport_kit::load::Until;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
+use serde_json::Value;
+
+use crate::full_disk::{Disk, may_mount};
+use crate::losses::{deliver_the_rest, dropped, first_position, gaps, go_on, segments, wait_until_spooled};
+use crate::running::shared;
+use crate::small_disks::take_inodes;
 
 const BACKLOG: u64 = 2000;
 

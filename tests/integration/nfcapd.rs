@@ -6,10 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-use tempfile::TempDir;
-
-use crate::running::{in_a_network, shared};
 use nf_transport_kit::chatter::{Mix, Pattern};
 use nf_transport_kit::exporter::{Exporters, bind_as};
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
@@ -17,6 +13,10 @@ use nf_transport_kit::load::{Load, Until};
 use nf_transport_kit::netflow_tools::{Nfcapd, NfcapdSettings, installed};
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::count;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::running::{in_a_network, shared};
 
 /// Three flows in each datagram, and a template in the first of 1,000, if it needs one at all.
 const THREE_FLOWS: Mix = &[3; 1000];

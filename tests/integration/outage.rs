@@ -3,9 +3,6 @@
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-
-use crate::running::shared;
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::{Collector, Inbox};
 use nf_transport_kit::daemon::Program;
@@ -13,6 +10,9 @@ use nf_transport_kit::hosts::{PATIENT_SENDER, QUICK_SENDER, ReceiverHost, Sender
 use nf_transport_kit::load::Until;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
+use rustix::process::Signal;
+
+use crate::running::shared;
 
 const RATE: Option<u32> = Some(3000);
 

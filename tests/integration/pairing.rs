@@ -6,13 +6,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Output, Stdio};
 
-use crate::running::shared;
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
 use nf_transport_kit::daemon::Program;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::{assert_conserved, count};
+
+use crate::running::shared;
 
 /// Runs `nf-receiver invite` at this host.
 pub(crate) fn invite(host: &ReceiverHost, args: &[&str]) -> Output {

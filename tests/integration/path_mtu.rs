@@ -3,14 +3,14 @@
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
-use crate::running::{in_a_network, shared};
 use nf_transport_kit::collector::Inbox;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::other_host::{NETWORK_WITH_SWITCH, OtherHost};
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::count;
+use serde_json::Value;
+
+use crate::running::{in_a_network, shared};
 
 const INSIDE: &str = "path_mtu::inside_a_network_of_its_own";
 

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use crate::running::shared;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::netflow_tools::{Nfcapd, export, installed, write_capture};
 use nf_transport_kit::samples::count;
+
+use crate::running::shared;
 
 /// Exports one capture both straight and through the pair, datagram by datagram the same, and compares what nfdump
 /// prints of both. Returns how many flows that were. `spool` is what nf-sender is told of its spool.

@@ -5,16 +5,16 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-
-use crate::full_disk::{Disk, may_mount};
-use crate::running::shared;
-use crate::small_disks::take_inodes;
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::hosts::QUICK_SENDER;
 use nf_transport_kit::load::Until;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
+use serde_json::Value;
+
+use crate::full_disk::{Disk, may_mount};
+use crate::running::shared;
+use crate::small_disks::take_inodes;
 
 /// A pair, and the disk of the state directory.
 fn pair_with(mount: impl FnOnce(&Path, &Path) -> Disk) -> (Pair, Disk) {

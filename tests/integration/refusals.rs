@@ -4,7 +4,6 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use crate::running::{in_a_network, shared};
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
 use nf_transport_kit::daemon::Program;
@@ -13,6 +12,8 @@ use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost, write_key}
 use nf_transport_kit::load::Until;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
+
+use crate::running::{in_a_network, shared};
 
 /// A sender that gets nowhere at first, and the receiver that turns it away.
 struct Refusal {

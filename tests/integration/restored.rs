@@ -3,8 +3,6 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::losses::{gaps, go_on, wait_until_spooled};
-use crate::running::shared;
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
 use nf_transport_kit::exporter::Exporters;
@@ -12,6 +10,9 @@ use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::load::{Load, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
+
+use crate::losses::{gaps, go_on, wait_until_spooled};
+use crate::running::shared;
 
 const STEP: u64 = 1000;
 

@@ -1,6 +1,5 @@
 //! Two senders with one id: the newer connection wins, the older one says why it lost, and neither loses data.
 
-use crate::running::shared;
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
 use nf_transport_kit::daemon::Program;
@@ -8,6 +7,8 @@ use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::{PATIENT_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::{assert_conserved, count};
+
+use crate::running::shared;
 
 /// The older of two senders must have been refused, in status and log, and still answer.
 fn assert_superseded(older: &SenderHost) {

@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 
 use nf_transport_core::secure::Suite;
 use nf_transport_core::secure::preface::{Parsed, Preface, SALTED_REPLY_LEN, Status};
-
-use crate::running::shared;
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::daemon::Program;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, key_text, write_secret};
@@ -19,6 +17,8 @@ use nf_transport_kit::meddler::{Meddler, Side};
 use nf_transport_kit::netflow_tools::have;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::count;
+
+use crate::running::shared;
 
 const CIPHERS: [&str; 3] = ["blowfish", "chacha20-poly1305", "aes-256-gcm"];
 

@@ -7,6 +7,10 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::daemon::{Launch, Program};
+use nf_transport_kit::exporter::Exporters;
+use nf_transport_kit::pair::STALL;
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid as Traced;
@@ -14,10 +18,6 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::running::shared;
-use nf_transport_kit::chatter::{MIXED, Pattern};
-use nf_transport_kit::daemon::{Launch, Program};
-use nf_transport_kit::exporter::Exporters;
-use nf_transport_kit::pair::STALL;
 
 /// Exit code of sysexits.h: a restart changes nothing.
 const CONFIG: i32 = 78;

@@ -3,9 +3,6 @@
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
-use crate::running::shared;
 use nf_transport_kit::chatter::{LARGE, MIXED, Pattern};
 use nf_transport_kit::collector::{Collector, Pace, Reading};
 use nf_transport_kit::daemon::Daemon;
@@ -15,6 +12,9 @@ use nf_transport_kit::link::Link;
 use nf_transport_kit::load::{Load, Until};
 use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::{assert_conserved, count};
+use serde_json::Value;
+
+use crate::running::shared;
 
 /// Payload bytes that are more than nf-receiver, TCP and the sockets hold together: what waits, waits in the spool.
 const MUCH: u64 = 12 * 1024 * 1024;

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap_complete::{Shell, generate};
 use nf_transport::cli::{receiver_command, sender_command};
-use nf_transport::service::messages;
-
+use nf_transport::host::systemd::messages;
 use nf_transport_kit::daemon::Program;
 
 fn source(path: &str) -> PathBuf {

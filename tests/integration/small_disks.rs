@@ -7,11 +7,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
-
-use crate::full_disk::{Disk, may_mount};
-use crate::losses::{deliver_the_rest, dropped, go_on, segments, wait_until_spooled};
-use crate::running::shared;
 use nf_transport_kit::chatter::{LARGE, Pattern};
 use nf_transport_kit::daemon::Program;
 use nf_transport_kit::exporter::Exporters;
@@ -19,6 +14,11 @@ use nf_transport_kit::hosts::QUICK_SENDER;
 use nf_transport_kit::load::{Load, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
+use serde_json::Value;
+
+use crate::full_disk::{Disk, may_mount};
+use crate::losses::{deliver_the_rest, dropped, go_on, segments, wait_until_spooled};
+use crate::running::shared;
 
 /// Datagrams of a backlog.
 const BACKLOG: u64 = 9000;

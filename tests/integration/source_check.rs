@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nf_transport_kit::daemon::Program;
 use tempfile::TempDir;
 
 use crate::running::{in_a_network, shared};
-use nf_transport_kit::daemon::Program;
 
 /// Exit code of sysexits.h.
 const CONFIG: i32 = 78;

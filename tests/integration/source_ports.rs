@@ -5,11 +5,12 @@ use std::net::{SocketAddr, UdpSocket};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::running::shared;
 use nf_transport_kit::hosts::SenderHost;
 use nf_transport_kit::kernel_socket::enlarge;
 use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::count;
+
+use crate::running::shared;
 
 /// More ports than a collector has sockets by default.
 const PORTS: usize = 1060;

@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::running::shared;
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
 use nf_transport_kit::daemon::{Launch, Program};
 use nf_transport_kit::hosts::{PATIENT_SENDER, ReceiverHost, SenderHost, write_key};
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::{assert_conserved, count};
+
+use crate::running::shared;
 
 /// Nobody listens there: TCP's discard port.
 const NOWHERE: &str = "127.0.0.1:9";

@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::losses::{go_on, wait_until_spooled};
-use crate::running::shared;
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::{QUICK_SENDER, write_key};
 use nf_transport_kit::load::Until;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
+
+use crate::losses::{go_on, wait_until_spooled};
+use crate::running::shared;
 
 /// How long a refusal may take.
 const REFUSAL: Duration = Duration::from_secs(20);

@@ -3,12 +3,13 @@
 use std::io::Read;
 use std::process::{Command, Stdio};
 
-use crate::running::shared;
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::daemon::Program;
 use nf_transport_kit::hosts::{QUICK_SENDER, SenderHost};
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::count;
+
+use crate::running::shared;
 
 /// Exporters, far more than a terminal has rows.
 const EXPORTERS: u16 = 200;

@@ -7,14 +7,14 @@ use std::time::Duration;
 use nf_transport_core::framing::{Message, RefusalCode};
 use nf_transport_core::secure::StreamKey;
 use nf_transport_core::sequence::{Gap, GapReason, Position, StreamId};
-
-use crate::losses::{gaps, go_on};
-use crate::running::shared;
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::hostile::Client;
 use nf_transport_kit::hosts::QUICK_SENDER;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
+
+use crate::losses::{gaps, go_on};
+use crate::running::shared;
 
 const HEARTBEAT: Duration = Duration::from_secs(5);
 

@@ -4,7 +4,6 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use crate::running::shared;
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
 use nf_transport_kit::exporter::Exporters;
@@ -12,6 +11,8 @@ use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::meddler::{Meddler, Side, Trick};
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::{assert_conserved, count};
+
+use crate::running::shared;
 
 const CIPHERS: [&str; 3] = ["blowfish", "chacha20-poly1305", "aes-256-gcm"];
 

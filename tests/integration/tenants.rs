@@ -2,9 +2,6 @@
 
 use std::net::UdpSocket;
 
-use tempfile::TempDir;
-
-use crate::running::shared;
 use nf_transport_kit::collector::payloads_by_source;
 use nf_transport_kit::daemon::Program;
 use nf_transport_kit::decoder::{Decoder, Tool, decoded_directly};
@@ -12,6 +9,9 @@ use nf_transport_kit::field_cases::payloads;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost, write_key};
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::count;
+use tempfile::TempDir;
+
+use crate::running::shared;
 
 /// The address of an exporter at each site.
 const SHARED: &str = "127.0.0.9";

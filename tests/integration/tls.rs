@@ -4,7 +4,6 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, SystemTime};
 
-use crate::running::shared;
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
 use nf_transport_kit::daemon::Program;
@@ -13,6 +12,8 @@ use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::{assert_conserved, count};
 use nf_transport_kit::wall_clock::WallClock;
 use nf_transport_pki::{Authority, Issued};
+
+use crate::running::shared;
 
 const DAY: Duration = Duration::from_secs(86_400);
 

@@ -1,12 +1,13 @@
 //! Two configurations in one directory: pairing by one of them leaves the other's keys and daemon alone.
 
+use nf_transport_kit::chatter::{MIXED, Pattern};
+use nf_transport_kit::collector::Collector;
+use nf_transport_kit::pair::STALL;
+
 use crate::pairing::{
     bare_and_running, bare_receiver, bare_sender, invite, invite_by, join, join_by, token, token_of, told,
 };
 use crate::running::shared;
-use nf_transport_kit::chatter::{MIXED, Pattern};
-use nf_transport_kit::collector::Collector;
-use nf_transport_kit::pair::STALL;
 
 const AT: [&str; 2] = ["--address", "collector.example.net:2055"];
 

@@ -4,6 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use nf_transport_kit::pair::STALL;
+use nf_transport_kit::samples;
+
 use crate::generator::{Generator, Sending, Timetable};
 use crate::numbers::{count, float};
 use crate::pair::{self, Pair};
@@ -13,8 +16,6 @@ use crate::results::Results;
 use crate::run::{EXPORTERS, next_run};
 use crate::settings::Settings;
 use crate::sink::{Arrivals, Sink};
-use nf_transport_kit::pair::STALL;
-use nf_transport_kit::samples;
 
 /// Topic: datagrams a second.
 pub(crate) const CATCH_UP: &str = "catch-up";

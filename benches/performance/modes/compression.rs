@@ -6,12 +6,12 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nf_transport_core::batch::{Batch, Compression};
+use nf_transport_kit::flow_exports::{Exports, capture, exported, wire};
+use nf_transport_kit::netflow_tools::installed;
 
 use crate::numbers::float;
 use crate::results::Results;
 use crate::settings::Settings;
-use nf_transport_kit::flow_exports::{Exports, capture, exported, wire};
-use nf_transport_kit::netflow_tools::installed;
 
 /// Topics: bytes of batches for each byte of payload, by kind and version: of full batches, and of such with one datagram each.
 pub(crate) const FULL: &str = "wire, full batches";

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use nf_transport_kit::samples;
+
 use crate::bare::Bare;
 use crate::generator::{Generator, Sending, Timetable};
 use crate::modes::GENERATOR;
@@ -12,7 +14,6 @@ use crate::results::Results;
 use crate::run::{EXPORTERS, WARM_UP_RATE, WARM_UP_SECONDS, next_run};
 use crate::search;
 use crate::settings::Settings;
-use nf_transport_kit::samples;
 
 /// Topic: datagrams a second.
 pub(crate) const INGEST: &str = "ingest";

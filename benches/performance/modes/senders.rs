@@ -4,6 +4,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nf_transport_kit::hosts::ReceiverHost;
+use nf_transport_kit::pair::STALL;
+
 use crate::numbers::float;
 use crate::pair::Sender;
 use crate::process::Process;
@@ -11,8 +14,6 @@ use crate::results::Results;
 use crate::run::Course;
 use crate::settings::Settings;
 use crate::sink::Sink;
-use nf_transport_kit::hosts::ReceiverHost;
-use nf_transport_kit::pair::STALL;
 
 /// Topic: core-microseconds of nf-receiver per datagram, by number of senders.
 pub(crate) const SENDERS: &str = "senders";

@@ -12,6 +12,7 @@ use nf_transport_core::secure::StreamKey;
 use nf_transport_core::sequence::Position;
 use nf_transport_core::spool::disk::Directory;
 use nf_transport_core::spool::{self, MinFree, OwnStream, Policy, StreamSecret};
+use nf_transport_kit::samples;
 
 use crate::modes::ingest::NOWHERE;
 use crate::numbers::float;
@@ -19,7 +20,6 @@ use crate::pair::Sender;
 use crate::payload;
 use crate::results::Results;
 use crate::settings::Settings;
-use nf_transport_kit::samples;
 
 /// Topic: milliseconds from start to READY, by number of segments.
 pub(crate) const START: &str = "start";

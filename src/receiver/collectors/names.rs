@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use tokio::time::{Duration, Instant};
 
 use crate::config::{CollectorSettings, HostPort, WhenDown};
+use crate::host::systemd::messages::receiver;
 use crate::receiver::output::Resolved;
-use crate::service::messages::receiver;
 
 /// How long after a collector's name did not resolve that is tried again, while nothing is known of it; and how long a
 /// collector that is not waited for has time to be found.

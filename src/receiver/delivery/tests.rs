@@ -4,17 +4,17 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use rand::{RngExt, SeedableRng};
-
-use super::*;
-use crate::receiver::output::Resolved;
-use crate::receiver::templates::{netflow_9, test_sender};
-use crate::status::CollectorState;
 use nf_transport_core::batch::{BatchBuilder, BatchError, Compression, Records};
 use nf_transport_core::datagram::Timestamp;
 use nf_transport_core::limits::PAYLOAD_MAX;
 use nf_transport_core::prefixes::Prefixes;
 use nf_transport_core::sequence::{Gap, GapReason, Position, StreamId};
+use rand::{RngExt, SeedableRng};
+
+use super::*;
+use crate::receiver::output::Resolved;
+use crate::receiver::state::templates::{netflow_9, test_sender};
+use crate::status::CollectorState;
 
 /// `payloads` as batches.
 fn batches(payloads: &[Vec<u8>]) -> Vec<Records> {

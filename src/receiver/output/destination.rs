@@ -11,22 +11,22 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nf_transport_core::datagram::Datagram;
+use nf_transport_core::netflow::{Recipient, Repeats};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::{CollectorSettings, Limit, Source, WhenDown};
 use crate::limits::CATCH_UP_LIMIT;
 use crate::receiver::output::budget::SocketBudget;
 use crate::receiver::output::gate::{Admission, Gate, RUN_MAX};
+use crate::receiver::output::outage_log::Trouble;
 use crate::receiver::output::pace::Bucket;
-use crate::receiver::output::reach::{Leave, Reach};
+use crate::receiver::output::reachability::{Leave, Reach};
 use crate::receiver::output::refusals::{RETRY_FOR, Refusals, Verdict};
 use crate::receiver::output::socket::{self, Handed};
-use crate::receiver::output::sources::{Leaving, Sources, is_unreachable};
-use crate::receiver::output::trouble::Trouble;
-use crate::receiver::templates::{TemplateLearner, next_number};
+use crate::receiver::output::source_sockets::{Leaving, Sources, is_unreachable};
+use crate::receiver::state::templates::{TemplateLearner, next_number};
 use crate::status::CollectorState;
-use nf_transport_core::datagram::Datagram;
-use nf_transport_core::netflow::{Recipient, Repeats};
 
 /// How long to wait for a full queue to be read.
 const QUEUE_PAUSE: Duration = Duration::from_millis(1);

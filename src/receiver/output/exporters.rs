@@ -10,7 +10,7 @@ use lru::LruCache;
 use tokio::time::Instant;
 
 use crate::limits::PORT_IDLE;
-use crate::receiver::output::sources::Leaving;
+use crate::receiver::output::source_sockets::Leaving;
 
 /// The port that stands for all ports of an address that have no socket of their own.
 const SHARED: u16 = 0;

@@ -13,10 +13,11 @@
 use core::net::SocketAddr;
 use core::time::Duration;
 
-use crate::limits::{LATE, LISTENERS_MAX};
 use nf_transport_core::clock::SettledClock;
 use nf_transport_core::datagram::{Datagram, Moment, Timestamp};
 use nf_transport_core::limits::CLOCK_STEP;
+
+use crate::limits::{LATE, LISTENERS_MAX};
 
 /// The ages of the datagrams of one stream, asked in their order.
 #[derive(Clone, Debug, Default)]
@@ -75,9 +76,10 @@ pub(super) fn went_back(before: Timestamp, after: Timestamp) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use nf_transport_core::datagram::{BootId, BootTime};
     use nf_transport_core::limits::CLOCK_SETTLED_AFTER;
+
+    use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
     const HOUR: Duration = Duration::from_secs(3600);

@@ -9,15 +9,15 @@ mod destination;
 mod exporters;
 mod gate;
 mod lateness;
+mod outage_log;
 mod pace;
 mod probe;
-mod reach;
+mod reachability;
 mod refusals;
 mod route;
 mod share;
 mod socket;
-mod sources;
-mod trouble;
+mod source_sockets;
 mod udp;
 mod view;
 mod watch;
@@ -31,17 +31,18 @@ use core::net::{IpAddr, SocketAddr};
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use nf_transport_core::datagram::Datagram;
+use nf_transport_core::netflow::Recipient;
+use nf_transport_core::sequence::{Position, SenderId};
+
 use crate::config::{CollectorSettings, WhenDown};
 use crate::receiver::delivery::LaneMemory;
 use crate::receiver::output::lateness::Lateness;
 use crate::receiver::output::pace::CatchUp;
 use crate::receiver::output::share::Share;
 use crate::receiver::output::udp::UdpOutput;
-use crate::receiver::templates::{TemplateLearner, Templates};
+use crate::receiver::state::templates::{TemplateLearner, Templates};
 use crate::status::CollectorState;
-use nf_transport_core::datagram::Datagram;
-use nf_transport_core::netflow::Recipient;
-use nf_transport_core::sequence::{Position, SenderId};
 
 /// What is known of one collector. Counts run from the start of the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -383,7 +384,7 @@ mod tests {
     use std::net::UdpSocket;
 
     use super::*;
-    use crate::receiver::templates::{netflow_9, test_sender};
+    use crate::receiver::state::templates::{netflow_9, test_sender};
 
     #[test]
     fn a_v4_address_in_v6_clothes_is_taken_as_v4() {
@@ -431,7 +432,7 @@ mod tests {
 
     fn of_exporter(number: u8, payload: &[u8]) -> Datagram<'_> {
         let exporter = SocketAddr::from(([192, 0, 2, number], 2055));
-        Datagram { exporter, local: exporter, arrival: crate::service::wall_clock(), payload }
+        Datagram { exporter, local: exporter, arrival: crate::host::wall_clock(), payload }
     }
 
     async fn deliver(outputs: &Outputs, datagrams: &[Datagram<'_>]) {
@@ -488,7 +489,7 @@ mod tests {
         let mut paced = Resolved::at(&address.parse().unwrap());
         paced.settings.catch_up_pace = core::num::NonZeroU32::new(4);
         let outputs = Outputs::to(&[]).changed_to(&[paced]);
-        let now = u64::try_from(crate::service::wall_clock().seconds()).unwrap();
+        let now = u64::try_from(crate::host::wall_clock().seconds()).unwrap();
         let datagrams = arrived_at(&[0, 4, now - 3600, now - 3596, now + 3600], b"x");
         let begun = tokio::time::Instant::now();
         let delivery = deliver(&outputs, &datagrams);

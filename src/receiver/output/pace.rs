@@ -3,10 +3,10 @@
 use core::num::NonZeroU32;
 use core::time::Duration;
 
+use nf_transport_core::datagram::Timestamp;
 use tokio::time::Instant;
 
 use crate::limits::PACE_WAIT_MAX;
-use nf_transport_core::datagram::Timestamp;
 
 /// For how long ahead may be sent at once, and for how long after it may be made good: together a fiftieth of a second's
 /// worth, which timers of a millisecond keep up with.

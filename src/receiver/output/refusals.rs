@@ -10,9 +10,8 @@ use core::num::NonZeroUsize;
 use core::time::Duration;
 
 use lru::LruCache;
-use tokio::time::Instant;
-
 use nf_transport_core::limits::EXPORTERS_MAX;
+use tokio::time::Instant;
 
 /// How long a datagram is tried again before it is dropped: a filter that limits a rate lets it pass then.
 pub(super) const RETRY_FOR: Duration = Duration::from_millis(20);

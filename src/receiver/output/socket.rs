@@ -5,6 +5,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
+use nf_transport_core::limits::PAYLOAD_MAX;
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg, setsockopt, sockopt,
 };
@@ -17,7 +18,6 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::receiver::output::gate::RUN_MAX;
 use crate::receiver::output::route;
 use crate::receiver::output::watch::Watch;
-use nf_transport_core::limits::PAYLOAD_MAX;
 
 /// Bytes of send buffer asked for, so that a run of large datagrams to a slow interface goes in one call.
 const SEND_BUFFER: usize = 4 * 1024 * 1024;

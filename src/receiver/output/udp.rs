@@ -5,9 +5,11 @@ use core::time::Duration;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nf_transport_core::datagram::Datagram;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::CollectorSettings;
+use crate::host::both_clocks;
 use crate::limits::LATE;
 use crate::receiver::output::budget::SocketBudget;
 use crate::receiver::output::destination::{Destination, PassedOn, Run};
@@ -16,9 +18,7 @@ use crate::receiver::output::lateness::went_back;
 use crate::receiver::output::share::Share;
 use crate::receiver::output::view::View;
 use crate::receiver::output::{CollectorFigures, LateFigures, Progress, Resolved};
-use crate::receiver::templates::TemplateLearner;
-use crate::service::both_clocks;
-use nf_transport_core::datagram::Datagram;
+use crate::receiver::state::templates::TemplateLearner;
 
 /// Which address of a collector: its own, and that for late datagrams.
 const MAIN: usize = 0;

@@ -2,10 +2,11 @@
 
 use core::net::{IpAddr, SocketAddr};
 
+use nf_transport_core::sequence::SenderId;
+
 use crate::config::{CollectorSettings, Source};
 use crate::receiver::output::share::Share;
-use crate::receiver::output::sources::can_bear;
-use nf_transport_core::sequence::SenderId;
+use crate::receiver::output::source_sockets::can_bear;
 
 /// A collector as the settings have it.
 #[derive(Clone, Debug)]

@@ -10,9 +10,9 @@ use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use crate::config::{CollectorSettings, HostPort, ReceiverSettings, Report, Source};
+use crate::host::{DaemonError, Privilege};
 use crate::receiver::output::{Outcome, probe};
 use crate::receiver::source_check::words::Family;
-use crate::service::{DaemonError, Privilege};
 use crate::status::serving_process;
 
 /// The interface at which datagrams to this machine's own addresses arrive, whichever has the address.

@@ -5,13 +5,13 @@ use std::net::UdpSocket;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use nf_transport_core::sequence::Position;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::running::Running;
 use super::{assert_balanced, drain, kill, policy, push, start};
 use crate::limits::{INTAKE_RING, INTAKE_SLOTS};
-use nf_transport_core::sequence::Position;
 
 /// Batches in the ring, of one datagram each.
 const BATCHES: u64 = 12;

@@ -5,14 +5,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-
-use super::*;
-use crate::sender::backlog::BacklogError;
-use crate::service::DaemonError;
 use nf_transport_core::batch::{Parsed, Sealing};
 use nf_transport_core::secure::OpenError;
 use nf_transport_core::sequence::StreamId;
 use nf_transport_core::spool::SEGMENT_HEADER_LEN;
+
+use super::*;
+use crate::host::DaemonError;
+use crate::sender::uplink::segment_source::BacklogError;
 
 fn key(digit: char) -> Key {
     Key::from_text(&digit.to_string().repeat(64)).unwrap()
@@ -49,7 +49,7 @@ fn run_with(directory: &tempfile::TempDir, keys: SpoolKeys, batches: u64) {
     push(&mut run, batches, 300);
     spool_all(&run, policy());
     if let Some(intake) = run.intake.path() {
-        intake::remove(intake).unwrap();
+        journal::remove(intake).unwrap();
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::running::Running;
 use super::{policy, start};
+use crate::sender::ingest::counters::SocketTally;
 use crate::sender::queue::Queue;
-use crate::sender::tally::SocketTally;
 
 fn wait_for(queue: &Queue, received: u64) {
     let deadline = Instant::now() + Duration::from_secs(20);

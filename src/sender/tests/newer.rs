@@ -1,10 +1,11 @@
 //! Segments and batches of a newer version in the queue: every position is counted once, by the link or by the keeper.
 
-use super::*;
-use crate::sender::queue::OpenedSegment;
-use crate::service::both_clocks;
 use nf_transport_core::spool::as_newer::{set_header_byte, set_version};
 use nf_transport_core::spool::{Item, Newer, SEGMENT_HEADER_LEN};
+
+use super::*;
+use crate::host::both_clocks;
+use crate::sender::queue::OpenedSegment;
 
 const BATCHES: u64 = 30;
 

@@ -3,13 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
+use nf_transport_core::framing::{Heartbeat, Welcome};
+use nf_transport_core::secure::{ChannelBinding, StreamKey};
+use nf_transport_core::sequence::{RunId, StreamId};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use nf_transport_core::framing::{Heartbeat, Welcome};
-use nf_transport_core::secure::{ChannelBinding, StreamKey};
-use nf_transport_core::sequence::{RunId, StreamId};
 
 /// That of the only connection there is.
 const BINDING: ChannelBinding = ChannelBinding([9; 32]);
@@ -129,7 +129,7 @@ impl Life {
             spool_all(&run, policy());
             let intake = run.intake.clone();
             drop(run);
-            intake::remove(intake.path().unwrap()).unwrap();
+            journal::remove(intake.path().unwrap()).unwrap();
             self.on_disk.clone_from(&self.received);
         }
     }

@@ -5,14 +5,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use nf_transport_core::batch::Compression;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::watch;
 
+use crate::host::Pulse;
+use crate::sender::ingest::counters::Tally;
 use crate::sender::ingest::{Ingest, IngestSettings, Listener};
-use crate::sender::recovery::Recovered;
-use crate::sender::tally::Tally;
-use crate::service::Pulse;
-use nf_transport_core::batch::Compression;
+use crate::sender::queue::recovery::Recovered;
 
 pub(super) struct Running {
     pub(super) tally: Arc<Tally>,

@@ -41,8 +41,8 @@ impl Metrics<'_> {
 
 #[cfg(test)]
 mod tests {
-    use crate::status::render::tests::sender;
     use crate::status::sender_metrics;
+    use crate::status::show::render::tests::sender;
 
     #[test]
     fn unusable_exporters_have_no_part_in_missing() {

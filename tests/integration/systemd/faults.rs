@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use crate::running::shared;
-use crate::systemd::machine::Parts;
-use crate::systemd::{EXPORTERS, Site, assert_told, pattern};
 use nf_transport_kit::collector::Collector;
 use nf_transport_kit::load::Load;
 use nf_transport_kit::samples::count;
+
+use crate::running::shared;
+use crate::systemd::machine::Parts;
+use crate::systemd::{EXPORTERS, Site, assert_told, pattern};
 
 const RATE: u32 = 2_000;
 

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use nf_transport_kit::samples::count;
+
 use crate::running::shared;
 use crate::systemd::Site;
 use crate::systemd::machine::{Machine, Parts};
-use nf_transport_kit::samples::count;
 
 #[test]
 fn two_machines_are_paired_by_a_few_commands_and_flows_arrive_at_nfcapd() {

@@ -14,11 +14,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Once, OnceLock};
 use std::time::{Duration, Instant};
 
+use nf_transport_kit::kernel_socket;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 use tempfile::TempDir;
-
-use nf_transport_kit::kernel_socket;
 
 /// How long a machine may take to boot, and a unit to do what it is told, on a busy host.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -10,13 +10,14 @@ mod source_address;
 mod start_up;
 mod stopped_journal;
 
-use crate::systemd::machine::{Machine, Network, Parts};
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::kernel_socket::KernelSocket;
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::{assert_conserved, count};
+
+use crate::systemd::machine::{Machine, Network, Parts};
 
 const EXPORTERS: u16 = 4;
 

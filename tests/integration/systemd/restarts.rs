@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nf_transport_kit::load::Load;
+
 use crate::running::alone;
 use crate::systemd::Site;
 use crate::systemd::machine::{Machine, Parts};
-use nf_transport_kit::load::Load;
 
 const RATE: u32 = 20_000;
 

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use crate::running::shared;
-use crate::systemd::machine::Parts;
-use crate::systemd::{EXPORTERS, Site, lone, pattern};
 use nf_transport_kit::collector::Inbox;
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::samples::count;
+
+use crate::running::shared;
+use crate::systemd::machine::Parts;
+use crate::systemd::{EXPORTERS, Site, lone, pattern};
 
 #[test]
 fn a_drop_in_adds_a_port() {

@@ -4,10 +4,11 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use nf_transport_kit::samples::count;
+
 use crate::running::shared;
 use crate::systemd::Site;
 use crate::systemd::machine::{Machine, Parts};
-use nf_transport_kit::samples::count;
 
 const EXAMPLE: &str = "/usr/share/doc/nf-receiver/examples/nf-receiver-source-address.conf";
 

@@ -2,10 +2,11 @@
 
 use std::net::UdpSocket;
 
+use nf_transport_kit::samples::count;
+
 use crate::running::shared;
 use crate::systemd::machine::{Machine, Parts};
 use crate::systemd::{Site, lone};
-use nf_transport_kit::samples::count;
 
 /// Puts a shipped example in place as it is.
 fn apply_example(machine: &Machine, unit: &str, example: &str) {

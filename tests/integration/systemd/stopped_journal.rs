@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use nf_transport_kit::load::Load;
+
 use crate::running::shared;
 use crate::systemd::Site;
 use crate::systemd::machine::Parts;
-use nf_transport_kit::load::Load;
 
 #[test]
 fn a_stopped_journald_stops_neither_delivery_nor_the_watchdog() {

@@ -53,10 +53,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
-use crate::batch::Batch;
-use crate::datagram::Moment;
-use crate::internal_error::note_internal_error;
-use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
 use age::{Clocks, LastWrite};
 use apart::{Apart, Formats};
 use disk::{Disk, DiskFile};
@@ -64,6 +60,11 @@ use identity::Identity;
 use room::{Awaited, Purpose};
 use rotation::{Active, Stuck};
 use segment::NewerSegment;
+
+use crate::batch::Batch;
+use crate::datagram::Moment;
+use crate::internal_error::note_internal_error;
+use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
 
 /// Why a batch was not taken. The spool is as it was.
 #[derive(Debug, thiserror::Error)]

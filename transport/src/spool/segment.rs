@@ -15,9 +15,9 @@
 //! Batches follow, one right after the other (see [`crate::batch`]). Each carries its own position and
 //! checksums, so a damaged header loses nothing.
 
-use bytes::{Buf, BufMut};
-
 use core::time::Duration;
+
+use bytes::{Buf, BufMut};
 
 use crate::batch::is_newer_than_1;
 use crate::datagram::{BootId, BootTime, Timestamp};

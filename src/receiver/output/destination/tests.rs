@@ -1,8 +1,9 @@
 use core::num::NonZeroUsize;
 
-use super::*;
-use crate::receiver::templates::{Templates, netflow_9};
 use nf_transport_core::datagram::Timestamp;
+
+use super::*;
+use crate::receiver::state::templates::{Templates, netflow_9};
 
 fn datagrams<'a>(payloads: &[&'a [u8]]) -> Vec<Datagram<'a>> {
     let address = "192.0.2.1:2055".parse().unwrap();

@@ -51,8 +51,9 @@ pub use fuzz::fuzz_transposed;
 
 pub(super) use flows::Flows;
 
-use crate::batch::BatchError;
 use description::Description;
+
+use crate::batch::BatchError;
 
 /// Bytes of the longest transposed form of `records_len` bytes.
 pub(super) fn longest(records_len: usize) -> usize {

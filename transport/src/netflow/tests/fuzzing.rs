@@ -1,11 +1,12 @@
 //! The fuzzers' entry, with bytes of any kind and with such as exporters send, sound and damaged.
 
+use std::time::Instant;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
 use crate::netflow::fuzz_netflow;
-use std::time::Instant;
 
 /// What a datagram is made of: a template of fields, an options template, a withdrawal, data; ids are few, so
 /// that they meet.

@@ -1,11 +1,12 @@
 //! What is remembered of options data, and how it is repeated.
 
+use std::time::Instant;
+
 use super::memory::{before, collector, deliver, due, memory_of, note, of_host};
 use super::*;
 use crate::limits::{OPTION_BYTES_PER_EXPORTER, REPEAT_TARGET};
 use crate::netflow::sets::Sets;
 use crate::netflow::{Header, TemplateMemory};
-use std::time::Instant;
 
 /// A v9 options template with the system as scope, and these fields.
 fn of_system(id: u16, fields: &[(u16, u16)]) -> Vec<u8> {

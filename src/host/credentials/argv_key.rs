@@ -1,0 +1,123 @@
+//! Takes a key or token off the command line, where every user of the machine could read it (`ps`).
+
+use std::convert::Infallible;
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nf_transport_core::limits::TOKEN_MAX;
+
+use crate::cli::Given;
+use crate::host::DaemonError;
+use crate::host::process::console;
+use crate::host::process::logging;
+use crate::limits::KEY_FILE_MAX;
+
+/// The key that the command line holds in full, if it does.
+fn typed_key(given: &[Given]) -> Option<&str> {
+    let words = &given.iter().find(|given| given.key == "key")?.words;
+    words.first().map(String::as_str).filter(|word| *word != "-")
+}
+
+/// If the key was `given` on the command line, starts this program again in the same process with `-k -` in its
+/// place and the key on standard input. Nothing else changes: process id, open sockets and environment stay.
+pub fn conceal_key(given: &[Given]) -> Result<(), DaemonError> {
+    let Some(key) = typed_key(given) else { return Ok(()) };
+    if key.len() > KEY_FILE_MAX {
+        return Err(DaemonError::configuration(format_args!(
+            "option --key: a key of {} bytes, where {KEY_FILE_MAX} are allowed",
+            key.len()
+        )));
+    }
+    logging::start();
+    tracing::warn!(
+        "the key was on the command line, where other users could read it until now, and where \
+         histories and logs keep it: use --key-file, the systemd credential `key`, or `-k -` instead"
+    );
+    logging::finish();
+    let arguments = without_key(env::args_os().skip(1));
+    restart(key, ["-k", "-"].map(OsString::from).into_iter().chain(arguments))
+}
+
+/// If the `token` of an invitation was given on the command line, starts this program again in the same process with `-` in
+/// its place and the token on standard input.
+pub fn conceal_token(token: &str) -> Result<(), DaemonError> {
+    // What is longer is no token, and more than a pipe may have room for.
+    if token == "-" || token.len() > TOKEN_MAX {
+        return Ok(());
+    }
+    console::note(
+        "warning: the token was on the command line, where other users could read it until now, and where histories \
+         and logs keep it: use `nf-sender join` instead, which asks for it. If others may have seen it, have another one \
+         made: nf-receiver invite --renew",
+    );
+    restart(token, without_token(env::args_os().skip(1), token).into_iter())
+}
+
+/// Starts this program again with these `arguments` and `secret` on standard input. Returns only if that fails.
+fn restart(secret: &str, arguments: impl Iterator<Item = OsString>) -> Result<(), DaemonError> {
+    let restart = || -> io::Result<Infallible> {
+        let (reader, mut writer) = io::pipe()?;
+        // A pipe has room for more than `KEY_FILE_MAX` and `TOKEN_MAX`, so this never waits for a reader.
+        writer.write_all(secret.as_bytes())?;
+        drop(writer);
+        let name = env::args_os().next().unwrap_or_default();
+        Err(Command::new(env::current_exe()?).arg0(name).args(arguments).stdin(reader).exec())
+    };
+    let failed =
+        |error| DaemonError::system(format_args!("cannot take the secret off the command line: {error}"));
+    restart().map(|never| match never {}).map_err(failed)
+}
+
+/// The `arguments` with `-` in the place of the token.
+fn without_token(arguments: impl Iterator<Item = OsString>, token: &str) -> Vec<OsString> {
+    arguments.map(|argument| if argument == token { OsString::from("-") } else { argument }).collect()
+}
+
+/// The `arguments` without the option that gives a key, in each of the forms that it may have.
+fn without_key(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut is_key = false;
+    arguments
+        .filter(|argument| {
+            let follows = is_key;
+            is_key = !follows && (argument == "-k" || argument == "--key");
+            !follows && !is_key && !holds_key(argument)
+        })
+        .collect()
+}
+
+fn holds_key(argument: &OsStr) -> bool {
+    let bytes = argument.as_encoded_bytes();
+    bytes.starts_with(b"--key=") || (bytes.starts_with(b"-k") && bytes.len() > 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_is_gone_in_whatever_form_it_was_given() {
+        for line in ["-k s3cret", "-ks3cret", "-k=s3cret", "--key s3cret", "--key=s3cret"] {
+            let line = format!("--listen [::]:2055 {line} --key-file f check");
+            let rest = without_key(line.split(' ').map(OsString::from));
+            assert_eq!(rest, ["--listen", "[::]:2055", "--key-file", "f", "check"], "{line}");
+        }
+    }
+
+    #[test]
+    fn a_dash_takes_the_place_of_the_token() {
+        for line in ["-c dc2.toml join TOKEN", "-c dc2.toml join -- TOKEN"] {
+            let rest = without_token(line.split(' ').map(OsString::from), "TOKEN");
+            let rest: Vec<_> = rest.iter().map(|word| word.to_str().unwrap()).collect();
+            assert_eq!(rest.join(" "), line.replace("TOKEN", "-"));
+        }
+    }
+
+    #[test]
+    fn a_key_that_looks_like_an_option_is_gone_too() {
+        let arguments = ["-k", "--key", "--id", "edge"].map(OsString::from);
+        assert_eq!(without_key(arguments.into_iter()), ["--id", "edge"]);
+    }
+}

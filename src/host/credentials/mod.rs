@@ -1,0 +1,9 @@
+//! Keys and certificates of both daemons: where they are stored, how they are read, when they expire.
+
+pub(crate) mod argv_key;
+pub(crate) mod certificates;
+pub(crate) mod expiry;
+pub(crate) mod keys;
+pub mod pairing;
+pub(crate) mod secret_prompt;
+pub(crate) mod session_expiry;

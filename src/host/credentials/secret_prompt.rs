@@ -1,0 +1,105 @@
+//! Reads a secret from standard input: from a terminal without showing it.
+
+use std::io::{self, BufRead, IsTerminal, Read, Stdin};
+
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use zeroize::Zeroizing;
+
+use crate::host::process::console;
+
+/// Bytes that a terminal sends for its control keys.
+const INTERRUPT: u8 = 0x03;
+const END: u8 = 0x04;
+const BACKSPACE: u8 = 0x08;
+const ERASE_LINE: u8 = 0x15;
+const DELETE: u8 = 0x7f;
+
+/// The first line of standard input, at most `most` bytes of it. On a terminal, `prompt` asks for it.
+pub fn read_secret_line(prompt: &str, most: usize) -> io::Result<Zeroizing<String>> {
+    let input = io::stdin();
+    if !input.is_terminal() {
+        let mut text = Zeroizing::new(String::with_capacity(most));
+        let most = u64::try_from(most).unwrap_or(u64::MAX);
+        input.lock().take(most).read_line(&mut text)?;
+        return Ok(text);
+    }
+    let _hidden = HiddenInput::begin(&input)?;
+    console::note(prompt);
+    edited_line(input.lock().bytes(), most)
+}
+
+/// The line that these bytes of a terminal make, at most `most` bytes long. Its control keys come as bytes, so that none of them ends the
+/// program while the terminal is hidden.
+fn edited_line(typed: impl Iterator<Item = io::Result<u8>>, most: usize) -> io::Result<Zeroizing<String>> {
+    let mut line = Zeroizing::new(Vec::with_capacity(most));
+    for byte in typed {
+        match byte? {
+            INTERRUPT => return Err(io::Error::other("it was interrupted")),
+            b'\n' | b'\r' | END => break,
+            BACKSPACE | DELETE => drop(line.pop()),
+            ERASE_LINE => line.clear(),
+            byte if line.len() < most => line.push(byte),
+            _ => {}
+        }
+    }
+    let text = str::from_utf8(&line).map_err(|_| io::Error::other("it is no text"))?;
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+/// A terminal that shows nothing of what is typed and sends its control keys as bytes. Dropped, it is as before.
+struct HiddenInput<'a> {
+    terminal: &'a Stdin,
+    before: Termios,
+}
+
+impl<'a> HiddenInput<'a> {
+    fn begin(terminal: &'a Stdin) -> io::Result<Self> {
+        let before = tcgetattr(terminal)?;
+        let mut hidden = before.clone();
+        hidden.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG | LocalModes::ICANON);
+        // Bytes that were typed before count, too.
+        tcsetattr(terminal, OptionalActions::Now, &hidden)?;
+        Ok(Self { terminal, before })
+    }
+}
+
+impl Drop for HiddenInput<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = tcsetattr(self.terminal, OptionalActions::Now, &self.before) {
+            console::note(&format!(
+                "cannot make the terminal show again what is typed: {error}: run stty echo"
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edited(typed: &[u8], most: usize) -> Result<String, String> {
+        let line = edited_line(typed.iter().map(|byte| Ok(*byte)), most);
+        line.map(|line| line.to_string()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_hidden_line_is_edited_like_a_shown_one() {
+        for (typed, line) in [
+            (b"token\nmore".as_slice(), "token"),
+            (b"token\r", "token"),
+            (b"tokem\x7fn\n", "token"),
+            (b"\x08\x7fx\n", "x"),
+            (b"wrong\x15token\n", "token"),
+            (b"token\x04", "token"),
+            (b"longer than eight\n", "longer t"),
+        ] {
+            assert_eq!(edited(typed, 8).as_deref(), Ok(line), "{}", typed.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn an_interrupt_ends_the_prompt() {
+        assert_eq!(edited(b"tok\x03en\n", 8), Err("it was interrupted".to_owned()));
+        assert_eq!(edited(b"\xff\n", 8), Err("it is no text".to_owned()));
+    }
+}

@@ -1,0 +1,299 @@
+//! One owner for each directory: the process that holds the locks on it and on its file `lock`, which names the process.
+//!
+//! The lock on the directory itself needs nothing written: a disk that is full or read-only keeps no service from starting.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::host::files::atomic_file::open_regular;
+
+/// The rights of a directory that let others than its owner create, rename and remove files in it.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// Why a directory cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnershipError {
+    /// Another process has it.
+    #[error(
+        "{}: {} has this directory in use: stop that one first, or name another directory",
+        path.display(),
+        holder(*process)
+    )]
+    Held {
+        /// The directory.
+        path: PathBuf,
+        /// The process that has it, as far as it said.
+        process: Option<u32>,
+    },
+    /// It belongs to another user.
+    #[error(
+        "{}: this directory belongs to user id {owner}, and this process runs as user id {ours}: \
+         run it as that user, change the owner, or name another directory",
+        path.display()
+    )]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// The user id of its owner.
+        owner: u32,
+        /// The user id of this process.
+        ours: u32,
+    },
+    /// Others than its owner may write to it.
+    #[error(
+        "{}: other users may create, replace and remove files in this directory (its mode is {mode:04o}): \
+         chmod go-w {}, or name another directory",
+        path.display(),
+        path.display()
+    )]
+    Writable {
+        /// The directory.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// It cannot be created, or nothing can be created in it.
+    #[error(
+        "{}: {operation}, as user id {ours}: {source}: check that the directory may be written by that user, \
+         or name another one",
+        path.display()
+    )]
+    Unusable {
+        /// The directory.
+        path: PathBuf,
+        /// What failed.
+        operation: &'static str,
+        /// The user id of this process.
+        ours: u32,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn holder(process: Option<u32>) -> String {
+    process.map_or_else(|| "another process".to_owned(), |process| format!("process {process}"))
+}
+
+/// A directory that no other process has while this value lives.
+#[derive(Debug)]
+pub struct DirectoryLock {
+    _directory: Option<File>,
+    _file: Option<File>,
+}
+
+impl DirectoryLock {
+    /// Takes `directory`, which is created with mode 0700 if it is missing. Fails if others may write to it, or to one of the
+    /// directories `within` it, as far as these exist.
+    pub fn take(directory: &Path, within: &[&str]) -> Result<Self, OwnershipError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(unusable(directory, "cannot be created"))?;
+        let handle = open_private_directory(directory)?;
+        for path in within.iter().map(|name| directory.join(name)).filter(|path| path.exists()) {
+            open_private_directory(&path)?;
+        }
+        let path = directory.join("lock");
+        let held = || OwnershipError::Held { path: directory.to_owned(), process: read_process(&path) };
+        let handle = match handle.try_lock() {
+            Ok(()) => Some(handle),
+            Err(TryLockError::WouldBlock) => return Err(held()),
+            // Network file systems lock files only.
+            Err(TryLockError::Error(_)) => None,
+        };
+        let mut file = match open_lock_file(&path) {
+            Err(error) if handle.is_some() && is_refused_by_disk(&error) => {
+                tracing::warn!(%error, "{}: the directory is locked without its file `lock`: {error}", directory.display());
+                return Ok(Self { _directory: handle, _file: None });
+            }
+            other => other.map_err(unusable(directory, "its file `lock` cannot be opened"))?,
+        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(held()),
+            Err(TryLockError::Error(source)) => {
+                return Err(unusable(directory, "its file `lock` cannot be locked")(source));
+            }
+        }
+        if let Err(error) = name_this_process(&mut file) {
+            // A full disk must not keep a service from starting: the lock itself holds.
+            tracing::warn!(%error, "{}: the lock does not name its holder: {error}", directory.display());
+        }
+        Ok(Self { _directory: handle, _file: Some(file) })
+    }
+}
+
+/// Opens `path`, a directory of this user that nobody else may write to. The check is of the directory that is open: another
+/// one that takes its name later changes nothing.
+pub(crate) fn open_private_directory(path: &Path) -> Result<File, OwnershipError> {
+    let handle = File::open(path).map_err(unusable(path, "cannot be opened"))?;
+    let metadata = handle.metadata().map_err(unusable(path, "cannot be examined"))?;
+    let (owner, ours, path) = (metadata.uid(), rustix::process::geteuid().as_raw(), path.to_owned());
+    if owner != ours {
+        return Err(OwnershipError::Foreign { path, owner, ours });
+    }
+    let mode = metadata.mode() & 0o7777;
+    if mode & WRITABLE_BY_OTHERS != 0 {
+        return Err(OwnershipError::Writable { path, mode });
+    }
+    Ok(handle)
+}
+
+/// Puts words to an error of the system: `result.map_err(unusable(path, "cannot be opened"))`.
+fn unusable(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> OwnershipError {
+    let ours = rustix::process::geteuid().as_raw();
+    move |source| OwnershipError::Unusable { path: path.to_owned(), operation, ours, source }
+}
+
+/// Opens the file to be locked, which is made if it is not there; a file on a read-only disk can be locked, too.
+fn open_lock_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    match open_regular(options.read(true).write(true).create(true).truncate(false).mode(0o600), path) {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            // Without the file the error is that of the disk.
+            open_regular(OpenOptions::new().read(true), path).map_err(|_| error)
+        }
+        other => other,
+    }
+}
+
+/// Returns whether the disk takes no writes at all.
+fn is_refused_by_disk(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
+}
+
+fn name_this_process(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    writeln!(file, "{}", std::process::id())
+}
+
+fn read_process(path: &Path) -> Option<u32> {
+    let mut text = String::new();
+    open_regular(OpenOptions::new().read(true), path).ok()?.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_second_owner_is_told_which_process_has_the_directory() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("a/spool");
+        let first = DirectoryLock::take(&directory, &[]).unwrap();
+        assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
+        let refused = DirectoryLock::take(&directory, &[]).unwrap_err().to_string();
+        let expected = format!(
+            "{}: process {} has this directory in use: stop that one first, or name another directory",
+            directory.display(),
+            std::process::id()
+        );
+        assert_eq!(refused, expected);
+        drop(first);
+        DirectoryLock::take(&directory, &[]).unwrap();
+    }
+
+    #[test]
+    fn a_directory_of_another_user_is_refused_with_both_users() {
+        let directory = tempfile::tempdir().unwrap();
+        let ours = rustix::process::geteuid().as_raw();
+        let foreign = if ours == 0 {
+            std::os::unix::fs::chown(directory.path(), Some(4242), None).unwrap();
+            directory.path().to_owned()
+        } else {
+            PathBuf::from("/usr")
+        };
+        let owner = fs::metadata(&foreign).unwrap().uid();
+        assert_eq!(
+            DirectoryLock::take(&foreign, &[]).unwrap_err().to_string(),
+            format!(
+                "{}: this directory belongs to user id {owner}, and this process runs as user id {ours}: \
+                 run it as that user, change the owner, or name another directory",
+                foreign.display()
+            )
+        );
+    }
+
+    #[test]
+    fn a_path_that_can_be_no_directory_is_refused_with_the_reason() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let refused = DirectoryLock::take(&file.path().join("spool"), &[]).unwrap_err().to_string();
+        assert!(refused.contains("cannot be created, as user id "), "{refused}");
+        assert!(refused.contains("Not a directory"), "{refused}");
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        for mode in [0o777, 0o770, 0o720, 0o702, 0o1777, 0o2775] {
+            set_mode(directory.path(), mode);
+            assert_eq!(
+                DirectoryLock::take(directory.path(), &[]).unwrap_err().to_string(),
+                format!(
+                    "{0}: other users may create, replace and remove files in this directory (its mode is {mode:04o}): \
+                     chmod go-w {0}, or name another directory",
+                    directory.path().display()
+                )
+            );
+            assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is written there");
+        }
+        for mode in [0o700, 0o750, 0o755, 0o2750] {
+            set_mode(directory.path(), mode);
+            DirectoryLock::take(directory.path(), &[]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_directory_below_that_others_may_write_to_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let below = directory.path().join("positions");
+        fs::create_dir(&below).unwrap();
+        set_mode(&below, 0o777);
+        let refused =
+            DirectoryLock::take(directory.path(), &["positions", "absent"]).unwrap_err().to_string();
+        assert!(
+            refused.ends_with(&format!("chmod go-w {}, or name another directory", below.display())),
+            "{refused}"
+        );
+        set_mode(&below, 0o755);
+        DirectoryLock::take(directory.path(), &["positions", "absent"]).unwrap();
+    }
+
+    #[test]
+    fn a_lock_file_that_is_a_link_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (precious, absent) = (directory.path().join("precious"), directory.path().join("absent"));
+        fs::write(&precious, "secret").unwrap();
+        for target in [&precious, &absent] {
+            let lock = directory.path().join("lock");
+            symlink(target, &lock).unwrap();
+            let refused = DirectoryLock::take(directory.path(), &[]).unwrap_err().to_string();
+            assert!(refused.contains("its file `lock` cannot be opened"), "{refused}");
+            assert!(refused.contains("it is a symbolic link"), "{refused}");
+            fs::remove_file(lock).unwrap();
+        }
+        assert_eq!(fs::read(&precious).unwrap(), b"secret");
+        assert!(!absent.exists());
+    }
+
+    #[test]
+    fn a_lock_that_is_no_file_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = directory.path().join("lock");
+        rustix::fs::mknodat(rustix::fs::CWD, &lock, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let refused = DirectoryLock::take(directory.path(), &[]).unwrap_err().to_string();
+        assert!(refused.contains("it is no file"), "{refused}");
+    }
+}

@@ -1,0 +1,4 @@
+//! Files and directories of a daemon: atomic replacement, locks and permissions.
+
+pub mod atomic_file;
+pub(crate) mod directory_lock;

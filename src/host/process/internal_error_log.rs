@@ -1,0 +1,86 @@
+//! Logs internal errors, at most one line per `LOG_INTERVAL`.
+
+use std::time::Instant;
+
+use nf_transport_core::internal_error::{internal_errors, latest_internal_error};
+
+use crate::host::CountLog;
+
+/// The log of internal errors.
+#[derive(Debug)]
+pub struct InternalErrorLog {
+    /// The event's id in the journal's catalog.
+    message_id: &'static str,
+    /// Their consequence for datagrams, which is the daemon's.
+    consequence: &'static str,
+    log: CountLog,
+}
+
+impl InternalErrorLog {
+    /// A log whose lines have the id `message_id` and name the `consequence` for datagrams.
+    pub fn new(message_id: &'static str, consequence: &'static str) -> Self {
+        Self { message_id, consequence, log: CountLog::default() }
+    }
+
+    /// Logs internal errors since the last line. Called once a second.
+    pub fn look(&mut self) {
+        self.log(CountLog::due);
+    }
+
+    /// Logs internal errors that are not in the log yet: for the end of the run.
+    pub fn finish(mut self) {
+        self.log(CountLog::rest);
+    }
+
+    fn log(&mut self, due: fn(&mut CountLog, u64, Instant) -> Option<u64>) {
+        let Some(count) = due(&mut self.log, internal_errors(), Instant::now()) else { return };
+        tracing::error!(message_id = self.message_id, count, "{}", self.line(count));
+    }
+
+    fn line(&self, count: u64) -> String {
+        let latest = latest_internal_error().map(|error| error.to_string()).unwrap_or_default();
+        let consequence = self.consequence;
+        format!(
+            "internal errors of this program: {count}, the latest: {latest}; {consequence}; please report this"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use nf_transport_core::internal_error::{expecting_internal_errors, note_internal_error};
+    use tracing::{Event, Subscriber};
+    use tracing_subscriber::Layer;
+    use tracing_subscriber::layer::{Context, SubscriberExt};
+
+    use super::*;
+
+    /// Keeps the fields of each event as text.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<String>>>);
+
+    impl<S: Subscriber> Layer<S> for Lines {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            self.0.lock().unwrap().push(format!("{event:?}"));
+        }
+    }
+
+    #[test]
+    fn internal_errors_before_a_stop_are_logged() {
+        let lines = Lines::default();
+        let mut log = InternalErrorLog::new("0123", "senders keep the rest");
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines.clone()), || {
+            expecting_internal_errors(|| note_internal_error("the first"));
+            log.look();
+            expecting_internal_errors(|| note_internal_error("just before the stop"));
+            log.look();
+            assert_eq!(lines.0.lock().unwrap().len(), 1, "the second has to wait");
+            log.finish();
+        });
+        let lines = lines.0.lock().unwrap();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[1].contains("senders keep the rest; please report this"), "{lines:?}");
+    }
+}

@@ -1,0 +1,7 @@
+//! The interface to systemd: sockets it passes, readiness, watchdog, journal message ids, the unit.
+
+pub mod messages;
+pub mod notify;
+pub mod sockets;
+pub(crate) mod unit;
+pub(crate) mod watchdog;

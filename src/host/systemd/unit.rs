@@ -1,0 +1,321 @@
+//! The unit of a service as systemd knows it: the user that it runs as, and which paths its sandbox leaves to it
+//! (systemd.exec(5)).
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::unistd::{Group, User};
+use rustix::fs::Access;
+use rustix::thread::{Gid, Uid};
+
+use crate::host::DaemonError;
+
+/// Properties of the unit that decide what the service can do.
+const PROPERTIES: &str = "LoadState,User,Group,SupplementaryGroups,ProtectSystem,ProtectHome,PrivateTmp,ReadWritePaths,\
+                          BindPaths,InaccessiblePaths,StateDirectory,RuntimeDirectory";
+
+/// What a unit says of its service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unit {
+    name: String,
+    user: Option<String>,
+    group: Option<String>,
+    supplementary_groups: Vec<String>,
+    /// Paths that are there and cannot be written to, unless one of `writable` says otherwise.
+    read_only: Vec<PathBuf>,
+    writable: Vec<PathBuf>,
+    /// Directories that systemd makes for the service.
+    own: Vec<PathBuf>,
+    /// Paths that the service does not see, or sees other files at, and the setting that hides them.
+    hidden: Vec<(PathBuf, String)>,
+}
+
+/// Who a service runs as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Identity {
+    name: String,
+    user: Uid,
+    group: Gid,
+    groups: Vec<Gid>,
+}
+
+impl Identity {
+    /// Makes this the identity of the calling thread, which it keeps to its end.
+    fn assume(&self) -> rustix::io::Result<()> {
+        rustix::thread::set_thread_groups(&self.groups)?;
+        rustix::thread::set_thread_res_gid(self.group, self.group, self.group)?;
+        rustix::thread::set_thread_res_uid(self.user, self.user, self.user)
+    }
+}
+
+impl Unit {
+    /// The unit of `service`. Without systemd, or without such a unit, it is known by the user of that name alone.
+    pub fn of(service: &str) -> Self {
+        let name = format!("{service}.service");
+        let output = Command::new("systemctl").args(["show", &name, "--property", PROPERTIES]).output();
+        let text = output.ok().filter(|output| output.status.success()).map(|output| output.stdout);
+        let unit = text.and_then(|text| Self::parse(&name, &String::from_utf8_lossy(&text)));
+        unit.unwrap_or_else(|| Self { name, user: Some(service.to_owned()), ..Self::default() })
+    }
+
+    /// Reads what `systemctl show` prints; `None` if no such unit is loaded.
+    fn parse(name: &str, text: &str) -> Option<Self> {
+        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        let words = |key: &str| value(key).unwrap_or_default().split_whitespace();
+        let text_of = |key| value(key).filter(|value| !value.is_empty()).map(str::to_owned);
+        let is_on = |key: &str| value(key).is_some_and(|value| !["no", ""].contains(&value));
+        (value("LoadState") == Some("loaded")).then_some(())?;
+
+        let path = |word: &str| PathBuf::from(word.trim_start_matches(['-', '+']));
+        // A bind mount is SOURCE:DESTINATION:OPTIONS, or the same path at both.
+        let destination = |word: &str| path(word.split(':').nth(1).unwrap_or(word));
+        let read_only: &[&str] = match value("ProtectSystem") {
+            Some("strict") => &["/"],
+            Some("full") => &["/usr", "/boot", "/efi", "/etc"],
+            Some("yes") => &["/usr", "/boot", "/efi"],
+            _ => &[],
+        };
+        let homes = || ["/home", "/root", "/run/user"];
+        let mut read_only: Vec<PathBuf> = read_only.iter().map(PathBuf::from).collect();
+        let mut hidden: Vec<(PathBuf, String)> = Vec::new();
+        match value("ProtectHome") {
+            Some("read-only") => read_only.extend(homes().map(PathBuf::from)),
+            Some(on @ ("yes" | "tmpfs")) => {
+                hidden.extend(homes().map(|home| (home.into(), format!("ProtectHome={on}"))));
+            }
+            _ => {}
+        }
+        if is_on("PrivateTmp") {
+            hidden.extend(["/tmp", "/var/tmp"].map(|place| (place.into(), "PrivateTmp=yes".to_owned())));
+        }
+        hidden
+            .extend(words("InaccessiblePaths").map(|word| (path(word), format!("InaccessiblePaths={word}"))));
+        let below = |directory: &'static str| move |word: &str| Path::new(directory).join(word);
+        Some(Self {
+            name: name.to_owned(),
+            user: text_of("User"),
+            group: text_of("Group"),
+            supplementary_groups: words("SupplementaryGroups").map(str::to_owned).collect(),
+            read_only,
+            writable: words("ReadWritePaths").map(path).chain(words("BindPaths").map(destination)).collect(),
+            own: words("StateDirectory")
+                .map(below("/var/lib"))
+                .chain(words("RuntimeDirectory").map(below("/run")))
+                .collect(),
+            hidden,
+        })
+    }
+
+    /// Who the service runs as, if that is a user that is not root and that exists.
+    fn identity(&self) -> Option<Identity> {
+        let name = self.user.as_deref()?;
+        let user = User::from_name(name).ok()??;
+        let group_of = |name: &String| Some(Group::from_name(name).ok()??.gid);
+        let gid = |gid: nix::unistd::Gid| Gid::from_raw(gid.as_raw());
+        let group = self.group.as_ref().and_then(group_of).unwrap_or(user.gid);
+        let mut groups = vec![gid(group)];
+        groups.extend(self.supplementary_groups.iter().filter_map(group_of).map(gid));
+        (!user.uid.is_root()).then(|| Identity {
+            name: name.to_owned(),
+            user: Uid::from_raw(user.uid.as_raw()),
+            group: gid(group),
+            groups,
+        })
+    }
+
+    /// Checks that the service, which is not root, can read `files` and write to `directory`. Only root can tell; for others
+    /// nothing is checked. Returns a note that says who the service is.
+    pub fn check_access(&self, files: &[&Path], directory: &Path) -> Result<Option<String>, DaemonError> {
+        self.run_as_service(|identity| {
+            let Some(identity) = identity else { return Ok(None) };
+            let refused = files.iter().find_map(|file| self.refuses_file(file, identity));
+            match refused.or_else(|| self.refuses_directory(directory, identity)) {
+                Some(problem) => Err(DaemonError::configuration(problem)),
+                None => {
+                    Ok(Some(format!("the user {}, as which {} runs, has access", identity.name, self.name)))
+                }
+            }
+        })
+    }
+
+    /// Runs `work` as the user of the service, if this process is root and there is such a user, who is named to `work`.
+    fn run_as_service<T: Send>(&self, work: impl FnOnce(Option<&Identity>) -> T + Send) -> T {
+        let identity = self.identity().filter(|_| rustix::process::geteuid().is_root());
+        let Some(identity) = identity else { return work(None) };
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| match identity.assume() {
+                Ok(()) => work(Some(&identity)),
+                Err(error) => {
+                    tracing::debug!(%error, "cannot act as {}: {error}", identity.name);
+                    work(None)
+                }
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Why the service cannot read `path`, and what to do. To be called as its user.
+    fn refuses_file(&self, path: &Path, identity: &Identity) -> Option<String> {
+        if let Some(reason) = self.hides(path) {
+            return Some(reason);
+        }
+        let error = std::fs::File::open(path).err()?;
+        Some(format!(
+            "{}: the user {user}, as which {} runs, cannot read it: {error}: give it to that user (chown {user} {0})",
+            path.display(),
+            self.name,
+            user = identity.name
+        ))
+    }
+
+    /// Why the service cannot write to the directory `path`, and what to do. To be called as its user.
+    fn refuses_directory(&self, path: &Path, identity: &Identity) -> Option<String> {
+        let resolved = resolved(path);
+        if self.own.iter().any(|own| resolved.starts_with(own)) {
+            return None;
+        }
+        if let Some(reason) = self.hides(path) {
+            return Some(reason);
+        }
+        if longest(&self.read_only, &resolved) > longest(&self.writable, &resolved) {
+            return Some(format!(
+                "{path}: {name} may not write there (ProtectSystem): permit it with \"systemctl edit {name}\": [Service] \
+                 ReadWritePaths={path}",
+                path = path.display(),
+                name = self.name
+            ));
+        }
+        let existing = resolved.ancestors().find(|ancestor| ancestor.exists())?;
+        let error = rustix::fs::access(existing, Access::WRITE_OK | Access::EXEC_OK).err()?;
+        Some(format!(
+            "{}: the user {user}, as which {} runs, cannot write to {existing}: {error}: give it to that user \
+             (chown {user} {existing})",
+            path.display(),
+            self.name,
+            user = identity.name,
+            existing = existing.display()
+        ))
+    }
+
+    /// Why the service does not see `path`, and what to do.
+    fn hides(&self, path: &Path) -> Option<String> {
+        let resolved = resolved(path);
+        let (place, setting) = self.hidden.iter().find(|(place, _)| resolved.starts_with(place))?;
+        (longest(&self.writable, &resolved) < Some(place)).then(|| {
+            format!(
+                "{}: {} does not see {} ({setting}): choose another place",
+                path.display(),
+                self.name,
+                place.display()
+            )
+        })
+    }
+}
+
+/// The longest of `places` that holds `path`.
+fn longest<'p>(places: &'p [PathBuf], path: &Path) -> Option<&'p Path> {
+    let holding = places.iter().map(PathBuf::as_path).filter(|place| path.starts_with(place));
+    holding.max_by_key(|place| place.as_os_str().len())
+}
+
+/// `path` with its links followed, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    let existing = path.ancestors().find_map(|ancestor| Some((ancestor, ancestor.canonicalize().ok()?)));
+    match existing {
+        Some((ancestor, canonical)) => match path.strip_prefix(ancestor) {
+            Ok(rest) if !rest.as_os_str().is_empty() => canonical.join(rest),
+            _ => canonical,
+        },
+        None => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHOWN: &str = "User=nf-sender\nGroup=nf-sender\nSupplementaryGroups=ssl-cert adm\nProtectSystem=strict\n\
+                         ProtectHome=yes\nPrivateTmp=yes\nReadWritePaths=-/srv/flows +/data\nBindPaths=/a:/mnt/b:rbind\n\
+                         InaccessiblePaths=\nStateDirectory=nf-sender\nRuntimeDirectory=nf-sender\nLoadState=loaded\n";
+
+    fn unit() -> Unit {
+        Unit::parse("nf-sender.service", SHOWN).unwrap()
+    }
+
+    fn identity() -> Identity {
+        let (user, group) = (Uid::from_raw(1), Gid::from_raw(1));
+        Identity { name: "nf-sender".to_owned(), user, group, groups: Vec::new() }
+    }
+
+    fn refused(path: &str) -> Option<String> {
+        unit().refuses_directory(Path::new(path), &identity())
+    }
+
+    #[test]
+    fn a_strict_unit_writes_where_it_says_only() {
+        let text = refused("/opt/no-such/spool").unwrap();
+        assert_eq!(
+            text,
+            "/opt/no-such/spool: nf-sender.service may not write there (ProtectSystem): permit it with \"systemctl edit \
+             nf-sender.service\": [Service] ReadWritePaths=/opt/no-such/spool"
+        );
+        assert_eq!(refused("/var/lib/nf-sender"), None, "systemd makes it");
+        assert!(!refused("/srv/flows/spool").is_some_and(|text| text.contains("ProtectSystem")));
+        assert!(!refused("/mnt/b").is_some_and(|text| text.contains("ProtectSystem")));
+    }
+
+    #[test]
+    fn homes_and_temporary_files_are_hidden() {
+        for (path, setting) in [("/root/spool", "ProtectHome=yes"), ("/tmp/spool", "PrivateTmp=yes")] {
+            let text = refused(path).unwrap();
+            assert!(text.contains(setting) && text.contains("does not see"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_longer_path_takes_precedence() {
+        let text = SHOWN.replace("ReadWritePaths=-/srv/flows", "ReadWritePaths=/root/spool");
+        let unit = Unit::parse("nf-sender.service", &text).unwrap();
+        let refused = unit.refuses_directory(Path::new("/root/spool/a"), &identity());
+        assert!(!refused.is_some_and(|text| text.contains("ProtectHome")));
+    }
+
+    #[test]
+    fn a_unit_that_is_not_loaded_says_nothing() {
+        assert_eq!(Unit::parse("x.service", "LoadState=not-found\nUser=\n"), None);
+        assert_eq!(Unit::parse("x.service", ""), None);
+    }
+
+    #[test]
+    fn root_checks_the_access_of_the_service_s_user() {
+        let unit =
+            Unit { user: Some("nobody".to_owned()), name: "nf-x.service".to_owned(), ..Unit::default() };
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("key");
+        std::fs::write(&file, "").unwrap();
+        let checked = || unit.check_access(&[&file], directory.path()).map_err(|error| error.to_string());
+        if !rustix::process::geteuid().is_root() {
+            assert_eq!(checked(), Ok(None));
+            return;
+        }
+        let set_mode = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        };
+        set_mode(directory.path(), 0o755);
+        set_mode(&file, 0o600);
+        let unreadable = checked().unwrap_err();
+        assert!(
+            unreadable
+                .contains("the user nobody, as which nf-x.service runs, cannot read it: Permission denied")
+        );
+        set_mode(&file, 0o644);
+        assert!(
+            checked()
+                .unwrap_err()
+                .contains(": the user nobody, as which nf-x.service runs, cannot write to /")
+        );
+        set_mode(directory.path(), 0o777);
+        assert_eq!(checked(), Ok(Some("the user nobody, as which nf-x.service runs, has access".to_owned())));
+        assert!(rustix::process::geteuid().is_root(), "this thread is who it was");
+    }
+}

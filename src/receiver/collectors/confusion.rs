@@ -1,0 +1,311 @@
+//! Exporters that a collector confuses if it goes by the address alone: they have one observation domain, define a template id
+//! differently, and come from one address.
+//!
+//! Found from the templates that are kept for each collector, and of exporters only whose datagrams went to it. A collector that
+//! goes by address and port keeps exporters apart that each have a port of nf-receiver's machine.
+
+use core::fmt;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nf_transport_core::netflow::{Kept, SharedDomain, shared_domains};
+
+use crate::config::{CollectorSettings, ReceiverSettings};
+use crate::host::systemd::messages::receiver;
+use crate::limits::{CONFUSED_LOGGED, CONFUSED_SHOWN};
+use crate::receiver::output::{Outputs, SeenAt, View};
+use crate::receiver::state::templates::{self, Templates};
+use crate::status::{ConfusedStatus, count_of};
+
+/// How often templates are looked through at most.
+const LOOKED_EVERY: Duration = Duration::from_secs(10);
+
+/// Log lines that one look writes at most. The next look writes others.
+const LINES_AT_ONCE: usize = 8;
+
+/// One exporter.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Origin {
+    sender: String,
+    address: IpAddr,
+    scope: u32,
+    /// The exporter's port, if other exporters have the same address.
+    port: Option<u16>,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => write!(f, "{} ({})", SocketAddr::new(self.address, port), self.sender),
+            None => write!(f, "{} ({})", self.address, self.sender),
+        }
+    }
+}
+
+/// Two exporters that a collector confuses.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Confused {
+    exporters: [Origin; 2],
+    version: u16,
+    source_id: u32,
+    template_id: u16,
+    seen_at: SeenAt,
+}
+
+impl Confused {
+    /// What it means for the flows, and what to do.
+    pub(crate) fn sentence(&self, collector: SocketAddr) -> String {
+        let Self { exporters: [one, two], version, source_id, template_id, seen_at } = self;
+        let id = if *version == 9 { "source id" } else { "observation domain" };
+        let (address, remedy) = match seen_at {
+            SeenAt::OwnAddress => (
+                "an address of this machine".to_owned(),
+                "a collector that goes by address and port decodes them right, one that goes by the address alone (nfcapd, nfacctd) \
+                 mixes them up: give the exporters different ids, or set source = \"exporter\", which takes CAP_NET_RAW and a network \
+                 that lets such sources pass (nf-receiver check tries it)",
+            ),
+            SeenAt::Exporter(exporter) if one.sender == two.sender => (
+                exporter.to_string(),
+                "collectors mix them up, as with a direct export: give the exporters different ids",
+            ),
+            SeenAt::Exporter(exporter) => (
+                exporter.to_string(),
+                "collectors mix them up, as with a direct export: give each sender a collector of its own (senders)",
+            ),
+        };
+        format!(
+            "the exporters {one} and {two} both use {id} {source_id} and define template {template_id} differently, and {collector} gets \
+             both from {address}: {remedy}"
+        )
+    }
+
+    fn status(&self, collector: SocketAddr) -> ConfusedStatus {
+        ConfusedStatus {
+            exporters: self.exporters.clone().map(|origin| origin.address),
+            senders: self.exporters.clone().map(|origin| origin.sender),
+            version: self.version,
+            source_id: self.source_id,
+            template_id: self.template_id,
+            meaning: self.sentence(collector),
+        }
+    }
+}
+
+/// Finds the exporters that the collector of `view` confuses among `rows`: senders, and what their exporters define.
+pub(crate) fn confused(view: &View, rows: &[(String, Kept)]) -> Vec<Confused> {
+    let origin = |(sender, kept): &(String, Kept)| Origin {
+        sender: sender.clone(),
+        address: kept.exporter,
+        scope: kept.scope,
+        port: kept.port,
+    };
+    // In one order, whatever templates came last, so that a pair is always the same.
+    let mut origins: Vec<(Origin, &(String, Kept))> = rows.iter().map(|row| (origin(row), row)).collect();
+    origins.sort_by(|(one, _), (two, _)| one.cmp(two));
+    let domains = origins
+        .iter()
+        .filter_map(|(origin, (sender, kept))| Some((origin, view.sees(sender, kept.exporter)?, kept)));
+    let of_pair = |shared: SharedDomain<&Origin>| {
+        let [one, two] = shared.exporters;
+        let SharedDomain { version, source_id, template_id, .. } = shared;
+        let seen_at = view.sees(&one.sender, one.address)?;
+        Some(Confused { exporters: [one.clone(), two.clone()], version, source_id, template_id, seen_at })
+    };
+    shared_domains(domains).into_iter().filter_map(of_pair).collect()
+}
+
+/// What the templates that the last run has kept show, for `check`.
+pub(crate) fn of_last_run(settings: &ReceiverSettings) -> Vec<String> {
+    let kept = templates::kept_in(&settings.state);
+    let all: Vec<&CollectorSettings> = settings.collectors.iter().collect();
+    let mut sentences = Vec::new();
+    for collector in &settings.collectors {
+        let name = (collector.address.host(), collector.address.port());
+        // A name that leads nowhere is reported elsewhere.
+        let addresses: Vec<SocketAddr> = name.to_socket_addrs().into_iter().flatten().collect();
+        let seen =
+            kept.iter().filter(|(_, collectors, _)| collectors.iter().any(|at| addresses.contains(at)));
+        let rows: Vec<(String, Kept)> =
+            seen.map(|(sender, _, kept)| (sender.clone(), kept.clone())).collect();
+        let Some(address) = addresses.first() else { continue };
+        let found = confused(&View::of(collector, &all, *address), &rows);
+        sentences.extend(found.first().map(|first| {
+            let pairs = count_of(u64::try_from(found.len()).unwrap_or(u64::MAX), "pair");
+            format!(
+                "by the templates kept of the last run ({pairs} of exporters): {}",
+                first.sentence(*address)
+            )
+        }));
+    }
+    sentences
+}
+
+/// What all collectors confuse.
+#[derive(Debug, Default)]
+pub(crate) struct Confusion(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    looked: Option<Instant>,
+    found: HashMap<SocketAddr, Vec<Confused>>,
+    /// The collectors and pairs that are in the log, with the version and the source id.
+    logged: HashSet<(SocketAddr, [Origin; 2], u16, u32)>,
+}
+
+impl Confusion {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks through the templates, if that was not done shortly before, and logs what is new. May take a while: call it where that
+    /// is allowed, again and again.
+    pub(crate) fn look(&self, templates: &Templates, outputs: &Arc<Outputs>, now: Instant) {
+        let mut state = self.state();
+        if state.looked.is_some_and(|looked| now.duration_since(looked) < LOOKED_EVERY) {
+            return;
+        }
+        state.looked = Some(now);
+        drop(state);
+        let mut found = HashMap::new();
+        for output in outputs.iter() {
+            let (view, had) = (output.view(), output.had());
+            let rows = templates.delivered(view.address(), &had);
+            let mut confused = confused(&view, &rows);
+            confused.truncate(CONFUSED_SHOWN);
+            found.insert(view.address(), confused);
+        }
+        let mut state = self.state();
+        state.found = found;
+        state.log();
+    }
+
+    /// What the status shows of the collector at this address.
+    pub(crate) fn status(&self, collector: SocketAddr) -> Vec<ConfusedStatus> {
+        let state = self.state();
+        let found = state.found.get(&collector).into_iter().flatten();
+        found.map(|confused| confused.status(collector)).collect()
+    }
+}
+
+impl State {
+    /// Logs each pair once.
+    fn log(&mut self) {
+        let all = self.found.iter().flat_map(|(collector, confused)| {
+            confused.iter().map(move |confused| (*collector, confused.clone()))
+        });
+        let key = |(collector, confused): &(SocketAddr, Confused)| {
+            (*collector, confused.exporters.clone(), confused.version, confused.source_id)
+        };
+        let new: Vec<_> = all.filter(|pair| !self.logged.contains(&key(pair))).take(LINES_AT_ONCE).collect();
+        for (collector, confused) in new {
+            if self.logged.len() >= CONFUSED_LOGGED {
+                return;
+            }
+            self.logged.insert(key(&(collector, confused.clone())));
+            if self.logged.len() == CONFUSED_LOGGED {
+                tracing::warn!(
+                    message_id = receiver::EXPORTERS_CONFUSED,
+                    "{CONFUSED_LOGGED} pairs of exporters that collectors mix up are in the log: nf-receiver status shows others"
+                );
+                return;
+            }
+            let [exporter, other] = confused.exporters.clone().map(|origin| origin.address);
+            tracing::warn!(
+                message_id = receiver::EXPORTERS_CONFUSED,
+                %collector,
+                %exporter,
+                %other,
+                source_id = confused.source_id,
+                "{}",
+                confused.sentence(collector)
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nf_transport_core::netflow::KeptTemplate;
+
+    use super::*;
+    use crate::config::Source;
+
+    fn row(sender: &str, exporter: &str, definition: &[u8]) -> (String, Kept) {
+        let definition = definition.to_vec();
+        let templates = vec![KeptTemplate { template_id: 256, is_options: false, port: 0, definition }];
+        let exporter = exporter.parse().unwrap();
+        let kept =
+            Kept { exporter, scope: 0, port: None, version: 9, source_id: 0, templates, options: Vec::new() };
+        (sender.to_owned(), kept)
+    }
+
+    fn found(settings: &CollectorSettings, rows: &[(String, Kept)]) -> Vec<[String; 2]> {
+        let view = View::of(settings, &[settings], "127.0.0.1:9995".parse().unwrap());
+        let names = |confused: Confused| {
+            confused.exporters.map(|origin| format!("{}@{}", origin.address, origin.sender))
+        };
+        confused(&view, rows).into_iter().map(names).collect()
+    }
+
+    #[test]
+    fn exporters_behind_one_address_are_told_by_port() {
+        let settings = CollectorSettings::at(&"127.0.0.1:9995");
+        let [mut one, mut two] = [row("a", "192.0.2.1", b"one"), row("a", "192.0.2.1", b"two")];
+        (one.1.port, two.1.port) = (Some(2000), Some(2001));
+        let view = View::of(&settings, &[&settings], "127.0.0.1:9995".parse().unwrap());
+        let found = confused(&view, &[one, two]);
+        assert_eq!(found.len(), 1);
+        let sentence = found[0].sentence("127.0.0.1:9995".parse().unwrap());
+        assert!(
+            sentence.starts_with("the exporters 192.0.2.1:2000 (a) and 192.0.2.1:2001 (a) both"),
+            "{sentence}"
+        );
+    }
+
+    #[test]
+    fn a_pair_is_the_same_whatever_came_last() {
+        let settings = CollectorSettings::at(&"127.0.0.1:9995");
+        let [one, two] = [row("a", "192.0.2.1", b"one"), row("a", "192.0.2.2", b"two")];
+        let view = View::of(&settings, &[&settings], "127.0.0.1:9995".parse().unwrap());
+        let found = confused(&view, &[one.clone(), two.clone()]);
+        assert_eq!((found.len(), &found), (1, &confused(&view, &[two, one])));
+    }
+
+    #[test]
+    fn own_addresses_confuse_makers_with_one_source_id() {
+        let rows = [row("edge", "192.0.2.1", b"one"), row("edge", "192.0.2.2", b"two")];
+        let own = CollectorSettings::at(&"127.0.0.1:9995");
+        assert_eq!(found(&own, &rows), [["192.0.2.1@edge".to_owned(), "192.0.2.2@edge".to_owned()]]);
+        let exporter = CollectorSettings { source: Source::Exporter, ..own.clone() };
+        assert_eq!(found(&exporter, &rows), Vec::<[String; 2]>::new());
+        let one = CollectorSettings { exporters: vec!["192.0.2.1/32".parse().unwrap()], ..own };
+        assert_eq!(found(&one, &rows), Vec::<[String; 2]>::new());
+    }
+
+    #[test]
+    fn exporter_addresses_confuse_sites_with_the_same_ones() {
+        let rows = [row("east", "10.0.0.1", b"one"), row("west", "10.0.0.1", b"two")];
+        let own = CollectorSettings::at(&"127.0.0.1:9995");
+        let exporter = CollectorSettings { source: Source::Exporter, ..own };
+        assert_eq!(found(&exporter, &rows), [["10.0.0.1@east".to_owned(), "10.0.0.1@west".to_owned()]]);
+        let east = CollectorSettings { senders: vec!["east".parse().unwrap()], ..exporter };
+        assert_eq!(found(&east, &rows), Vec::<[String; 2]>::new());
+    }
+
+    #[test]
+    fn the_sentence_names_the_remedy() {
+        let rows = [row("east", "10.0.0.1", b"one"), row("west", "10.0.0.1", b"two")];
+        let own = CollectorSettings::at(&"127.0.0.1:9995");
+        let exporter = CollectorSettings { source: Source::Exporter, ..own.clone() };
+        for (settings, remedy) in
+            [(own, "source = \"exporter\", which takes CAP_NET_RAW"), (exporter, "(senders)")]
+        {
+            let collector = "127.0.0.1:9995".parse().unwrap();
+            let view = View::of(&settings, &[&settings], collector);
+            let sentence = confused(&view, &rows)[0].sentence(collector);
+            assert!(sentence.contains(remedy) && sentence.contains("source id 0"), "{sentence}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Datagrams that a sender may not deliver, as `exporters` of its table does not name their exporter: counted by exporter,
+//! and logged.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use nf_transport_core::datagram::BootTime;
+use nf_transport_core::sequence::SenderId;
+
+use crate::host::systemd::messages::receiver;
+use crate::host::{CountLog, CountTable};
+use crate::limits::DENIED_SHOWN;
+use crate::status::{DeniedExporter, count_of, name_first};
+
+/// Numbers of datagrams by exporter.
+pub(crate) type ExporterCounts = BTreeMap<IpAddr, u64>;
+
+/// The denied datagrams of one sender, from the start of the process.
+#[derive(Debug)]
+pub(crate) struct Denied(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    total: u64,
+    exporters: CountTable<IpAddr>,
+    log: CountLog,
+}
+
+impl Default for Denied {
+    fn default() -> Self {
+        let exporters = CountTable::new(DENIED_SHOWN);
+        Self(Mutex::new(State { total: 0, exporters, log: CountLog::default() }))
+    }
+}
+
+impl Denied {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds these datagrams.
+    pub(crate) fn add(&self, counts: &ExporterCounts, now: BootTime) {
+        if counts.is_empty() {
+            return;
+        }
+        let mut state = self.state();
+        for (exporter, count) in counts {
+            state.total = state.total.saturating_add(*count);
+            state.exporters.add(*exporter, *count, now);
+        }
+    }
+
+    /// Their number.
+    pub(crate) fn total(&self) -> u64 {
+        self.state().total
+    }
+
+    /// The exporters, the one with most datagrams first.
+    pub(crate) fn exporters(&self, seconds_since: impl Fn(BootTime) -> u64) -> Vec<DeniedExporter> {
+        let rows = self.state().exporters.rows().into_iter();
+        rows.map(|(address, row)| DeniedExporter {
+            address,
+            datagrams: row.count,
+            last_seen_s: seconds_since(row.last),
+        })
+        .collect()
+    }
+
+    /// Logs those of `sender` that are not in the log yet and are due. To be called once a second.
+    pub(crate) fn log(&self, sender: &SenderId, now: Instant, is_end: bool) {
+        let mut state = self.state();
+        let (total, due) = (state.total, if is_end { CountLog::rest } else { CountLog::due });
+        let Some(count) = due(&mut state.log, total, now) else { return };
+        let exporters = name_first(state.exporters.take_unlogged(|_| true));
+        drop(state);
+        tracing::warn!(
+            message_id = receiver::EXPORTERS_DENIED,
+            %sender,
+            datagrams = count,
+            exporters,
+            "denied {} of {sender}, from {exporters}: 'exporters' in its [[sender]] table does not name the exporter; no \
+             collector gets them",
+            count_of(count, "datagram")
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn denied_datagrams_count_by_exporter() {
+        let denied = Denied::default();
+        let [first, second] = ["10.0.0.1", "10.0.0.2"].map(|text| text.parse::<IpAddr>().unwrap());
+        denied.add(&ExporterCounts::from([(first, 2)]), BootTime::default());
+        denied.add(&ExporterCounts::from([(first, 1), (second, 7)]), BootTime::default());
+        denied.add(&ExporterCounts::new(), BootTime::default());
+        let rows = denied.exporters(|_| 0);
+        let rows: Vec<_> = rows.iter().map(|row| (row.address, row.datagrams)).collect();
+        assert_eq!((denied.total(), rows), (10, vec![(second, 7), (first, 3)]));
+    }
+}

@@ -1,0 +1,86 @@
+//! Datagrams that no collector gets, as no collector's `senders` and `exporters` name them: counted, and logged seldom enough.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use nf_transport_core::datagram::BootTime;
+
+use crate::host::systemd::messages::receiver;
+use crate::host::{CountLog, CountTable};
+use crate::limits::UNMATCHED_SHOWN;
+use crate::receiver::delivery::denied::ExporterCounts;
+use crate::status::{UnmatchedStatus, count_of, name_first};
+
+/// Datagrams that match no collector, from the start of the process.
+#[derive(Debug)]
+pub(crate) struct Unmatched {
+    count: AtomicU64,
+    exporters: Mutex<CountTable<IpAddr>>,
+}
+
+impl Default for Unmatched {
+    fn default() -> Self {
+        Self { count: AtomicU64::new(0), exporters: Mutex::new(CountTable::new(UNMATCHED_SHOWN)) }
+    }
+}
+
+impl Unmatched {
+    /// Adds these datagrams.
+    pub(crate) fn add(&self, counts: &ExporterCounts, now: BootTime) {
+        for (exporter, count) in counts {
+            self.exporters().add(*exporter, *count, now);
+            self.count.fetch_add(*count, Ordering::Relaxed);
+        }
+    }
+
+    /// How many there were.
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// What the status shows of their exporters.
+    pub(crate) fn status(&self, now: BootTime) -> Vec<UnmatchedStatus> {
+        let rows = self.exporters().rows().into_iter();
+        rows.map(|(address, row)| UnmatchedStatus {
+            address,
+            datagrams: row.count,
+            last_seen_s: now.since(row.last).unwrap_or_default().as_secs(),
+        })
+        .collect()
+    }
+
+    fn exporters(&self) -> MutexGuard<'_, CountTable<IpAddr>> {
+        self.exporters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How much of that is in the log.
+#[derive(Debug, Default)]
+pub(crate) struct UnmatchedLog(CountLog);
+
+impl UnmatchedLog {
+    /// To be called once a second.
+    pub(crate) fn look(&mut self, unmatched: &Unmatched) {
+        self.log(unmatched, CountLog::due);
+    }
+
+    /// Logs what is not in the log yet: for the end of the run.
+    pub(crate) fn finish(mut self, unmatched: &Unmatched) {
+        self.log(unmatched, CountLog::rest);
+    }
+
+    fn log(&mut self, unmatched: &Unmatched, due: fn(&mut CountLog, u64, Instant) -> Option<u64>) {
+        let Some(count) = due(&mut self.0, unmatched.count(), Instant::now()) else { return };
+        let exporters = name_first(unmatched.exporters().take_unlogged(|_| true));
+        tracing::warn!(
+            message_id = receiver::UNMATCHED,
+            datagrams = count,
+            exporters,
+            "{} match no collector, from {exporters}: they are acknowledged and not delivered; add their exporters to \
+             'exporters', or their sender to 'senders', of a [[collector]], or deny them at nf-sender",
+            count_of(count, "datagram")
+        );
+    }
+}

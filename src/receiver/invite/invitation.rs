@@ -1,0 +1,127 @@
+//! What an invitation says: where senders reach this receiver, and the token that tells them.
+
+use core::net::SocketAddr;
+
+use nf_transport_core::secure::token::Token;
+use nf_transport_core::secure::{Key, Suite};
+use nf_transport_core::sequence::SenderId;
+
+use crate::config::{HostPort, ReceiverSettings, Surroundings};
+use crate::host::DaemonError;
+use crate::host::process::console;
+
+/// The address that the command line gave.
+pub(crate) fn given_address(text: &str) -> Result<HostPort, DaemonError> {
+    let address: HostPort = text.parse().map_err(|error| {
+        DaemonError::usage(format_args!(
+            "option --address: a host and a port such as \"collector.example.net:2055\": {error}"
+        ))
+    })?;
+    if address.is_unspecified() {
+        return Err(DaemonError::usage(format_args!(
+            "option --address: {address} is no place to connect to: name the address by which senders reach this machine"
+        )));
+    }
+    Ok(address)
+}
+
+/// Where senders probably reach this receiver, and a word to the operator that it was guessed.
+pub(crate) fn guessed_address(
+    settings: &ReceiverSettings,
+    surroundings: &Surroundings,
+) -> Result<HostPort, DaemonError> {
+    let unknown = |why: &str| {
+        DaemonError::usage(format_args!("{why}: say where senders reach this machine: --address HOST:PORT"))
+    };
+    if settings.listen.iter().all(|address| address.ip().to_canonical().is_loopback()) {
+        return Err(unknown("nf-receiver listens to its own machine only"));
+    }
+    let port = settings.listen.first().map_or(0, SocketAddr::port);
+    let guess: Option<HostPort> = format!("{}:{port}", surroundings.host_name).parse().ok();
+    let address = guess
+        .filter(|guess| !guess.is_loopback() && !guess.is_unspecified())
+        .ok_or_else(|| unknown("this machine's name and the port listened on make no address"))?;
+    console::note(&format!(
+        "the token says {address}, guessed from this machine's name: if senders reach it by another, repeat this with \
+         --address HOST:PORT"
+    ));
+    Ok(address)
+}
+
+/// Prints the token, and says what to do with it.
+pub(crate) fn hand_out(
+    settings: &ReceiverSettings,
+    id: &SenderId,
+    address: &HostPort,
+    key: Key,
+) -> Result<(), DaemonError> {
+    let token = Token { address: address.to_string(), id: id.clone(), key, suite: suite(settings) };
+    console::note(&format!(
+        "this token lets whoever has it in as {id}: treat it like a password. On the sender's machine: \
+         nf-sender join TOKEN (nf-sender join - reads it from standard input)"
+    ));
+    let mut line = token.encode();
+    line.push('\n');
+    console::print(&line)
+}
+
+/// The best cipher that is let in.
+fn suite(settings: &ReceiverSettings) -> Suite {
+    let allowed = &settings.protection.suites;
+    let preferred = [Suite::ChaCha20Poly1305, Suite::Aes256Gcm, Suite::Blowfish];
+    preferred.into_iter().find(|suite| allowed.contains(suite)).unwrap_or(Suite::ChaCha20Poly1305)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{Overrides, load_receiver};
+
+    fn settings(toml: &str) -> ReceiverSettings {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.toml");
+        std::fs::write(&path, toml).unwrap();
+        load_receiver(Some(Path::new(&path)), Overrides::default(), &Surroundings::default())
+            .unwrap()
+            .settings
+    }
+
+    fn guess(host_name: &str, toml: &str) -> Result<String, String> {
+        let surroundings = Surroundings { host_name: host_name.to_owned(), ..Surroundings::default() };
+        let address = guessed_address(&settings(toml), &surroundings);
+        address.map(|address| address.to_string()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_machine_s_name_and_the_first_port_are_guessed() {
+        assert_eq!(guess("collector.example.net", "").unwrap(), "collector.example.net:2055");
+        let two = "listen = [\"192.0.2.1:9000\", \"127.0.0.1:9001\"]\n";
+        assert_eq!(guess("collector", two).unwrap(), "collector:9000");
+    }
+
+    #[test]
+    fn what_nobody_could_reach_is_not_guessed() {
+        for (host_name, toml) in [
+            ("localhost", ""),
+            ("", ""),
+            ("two words", ""),
+            ("0.0.0.0", ""),
+            ("collector", "listen = [\"127.0.0.1:2055\", \"[::1]:2055\"]\n"),
+            ("collector", "listen = [\"0.0.0.0:0\"]\n"),
+        ] {
+            let told = guess(host_name, toml).unwrap_err();
+            assert!(told.ends_with(": say where senders reach this machine: --address HOST:PORT"), "{told}");
+        }
+        assert!(given_address("0.0.0.0:2055").is_err() && given_address("[::]:2055").is_err());
+        assert_eq!(given_address("127.0.0.1:2055").unwrap().to_string(), "127.0.0.1:2055");
+    }
+
+    #[test]
+    fn the_token_names_a_cipher_that_is_let_in() {
+        assert_eq!(suite(&settings("")), Suite::ChaCha20Poly1305);
+        assert_eq!(suite(&settings("ciphers = [\"blowfish\", \"aes-256-gcm\"]\n")), Suite::Aes256Gcm);
+        assert_eq!(suite(&settings("ciphers = [\"blowfish\"]\n")), Suite::Blowfish);
+    }
+}

@@ -1,0 +1,417 @@
+//! Over real sockets on loopback: a sender of the test's own speaks to one connection.
+
+use core::net::SocketAddr;
+
+use bytes::{Bytes, BytesMut};
+use nf_transport_core::batch::{BatchBuilder, BatchHeader, Compression, HEADER_LEN};
+use nf_transport_core::datagram::{Datagram, Timestamp};
+use nf_transport_core::framing::{Decoder, Heartbeat, Message, StreamProof};
+use nf_transport_core::secure::{Admission, Channel, ChannelBinding, Pass, StreamKey};
+use nf_transport_core::sequence::StreamId;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::watch;
+
+use super::*;
+use crate::host::{Stopper, stop_channel};
+use crate::receiver::delivery::collector_offsets::Ahead;
+use crate::receiver::output::Resolved;
+use crate::receiver::state::positions::Owner;
+use crate::status::CollectorState;
+
+/// That of every connection.
+const BINDING: ChannelBinding = ChannelBinding([9; 32]);
+
+/// How long a receiver waits for HELLO.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn key(seed: u8) -> StreamKey {
+    StreamKey::new([seed; 32].into()).unwrap()
+}
+
+/// The stream of the sender.
+fn stream() -> StreamId {
+    key(1).id()
+}
+
+/// A receiver, its collector, and the directory of its state.
+struct Receiver {
+    shared: Arc<Shared>,
+    collector: UdpSocket,
+    state: tempfile::TempDir,
+}
+
+impl Receiver {
+    /// Whose collector gets these exporters only.
+    async fn new(exporters: &[&str]) -> Arc<Self> {
+        Self::with(UdpSocket::bind("127.0.0.1:0").await.unwrap(), exporters)
+    }
+
+    /// Whose collector gets these exporters only, and is down.
+    async fn down(exporters: &[&str]) -> Arc<Self> {
+        let collector = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        // A connected socket takes nothing from others.
+        collector.connect(collector.local_addr().unwrap()).await.unwrap();
+        Self::with(collector, exporters)
+    }
+
+    fn with(collector: UdpSocket, exporters: &[&str]) -> Arc<Self> {
+        let state = tempfile::tempdir().unwrap();
+        let mut resolved = Resolved::at(&collector.local_addr().unwrap());
+        resolved.settings.exporters = exporters.iter().map(|prefix| prefix.parse().unwrap()).collect();
+        let outputs = Outputs::to(&[]).changed_to(&[resolved]);
+        let shared = Arc::new(Shared {
+            seats: Seats::default(),
+            positions: Positions::open(state.path()).unwrap(),
+            outputs: watch::channel(Arc::new(outputs)).1,
+            ahead: Ahead::take_up(state.path()),
+            templates: Arc::default(),
+            complaints: Mutex::default(),
+            sender_log: SenderLog::default(),
+            refused: Mutex::default(),
+            known_sources: Arc::default(),
+            waiting: Waiting::default(),
+            confusion: Confusion::default(),
+        });
+        Arc::new(Self { shared, collector, state })
+    }
+}
+
+/// A sender of the test's own, connected to a receiver.
+struct Exchange {
+    stream: TcpStream,
+    decoder: Decoder,
+    receiver: Arc<Receiver>,
+    admission: watch::Sender<Arc<Admission>>,
+    stopper: Stopper,
+}
+
+impl Exchange {
+    /// A connection of this sender that has said nothing yet. The receiver wants HELLO within `patience`.
+    async fn connected(receiver: &Arc<Receiver>, sender: &str, patience: Duration) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, peer) = listener.accept().await.unwrap();
+        let (stopper, stop) = stop_channel();
+        let greeted_by = Instant::now() + patience;
+        let of_connection = receiver.shared.clone();
+        let (admission, admissions) = watch::channel(Arc::default());
+        let sender = sender.parse().unwrap();
+        tokio::spawn(async move {
+            let known = Known { sender, pass: Pass::ClearText { is_local: true }, admission: admissions };
+            let accepted = Stream::new(accepted, Channel::clear_text(BINDING));
+            serve(&of_connection, accepted, peer, known, greeted_by, stop).await;
+        });
+        let decoder = Decoder::default();
+        Self { stream, decoder, receiver: receiver.clone(), admission, stopper }
+    }
+
+    async fn agreed() -> Self {
+        Self::agreed_for(&[]).await
+    }
+
+    /// As [`Self::agreed`], where the collector gets these exporters only.
+    async fn agreed_for(exporters: &[&str]) -> Self {
+        let mut exchange = Self::connected(&Receiver::new(exporters).await, "edge", PATIENCE).await;
+        exchange.greet(stream(), key(1).prove(BINDING)).await;
+        assert!(matches!(exchange.hear().await, Message::Welcome(_)));
+        exchange
+    }
+
+    /// Says HELLO for `stream`.
+    async fn greet(&mut self, stream: StreamId, proof: StreamProof) {
+        let (heartbeat, run) = (Heartbeat::nearest(Duration::from_secs(5)), RunId([3; 16]));
+        let hello = Hello { stream, first: Position(0), heartbeat, run, replaces: None, proof };
+        self.say(Message::Hello(hello)).await;
+    }
+
+    async fn say(&mut self, message: Message) {
+        let mut bytes = BytesMut::new();
+        let batch = message.encode(&mut bytes).unwrap_or_default();
+        self.stream.write_all(&bytes).await.unwrap();
+        self.stream.write_all(&batch).await.unwrap();
+    }
+
+    /// The next message that is not a sign of life only.
+    async fn hear(&mut self) -> Message {
+        let mut input = [0; 1024];
+        loop {
+            match self.decoder.next_message().unwrap() {
+                Some(Message::Ping) => {}
+                Some(message) => return message,
+                None => {
+                    let read = timeout(Duration::from_secs(10), self.stream.read(&mut input));
+                    let count = read.await.unwrap().unwrap();
+                    assert_ne!(count, 0, "the receiver closed the connection");
+                    self.decoder.extend(&input[..count]);
+                }
+            }
+        }
+    }
+}
+
+fn batch(first: Position, payload: &[u8]) -> Batch {
+    batch_of(first, &[("192.0.2.1:2055", payload)])
+}
+
+/// A batch of datagrams, each with the address of its exporter.
+fn batch_of(first: Position, datagrams: &[(&str, &[u8])]) -> Batch {
+    let mut builder = BatchBuilder::new(stream(), Compression::None);
+    for (exporter, payload) in datagrams {
+        let exporter: SocketAddr = exporter.parse().unwrap();
+        let datagram = Datagram { exporter, local: exporter, arrival: Timestamp(0), payload };
+        builder.push(&datagram).unwrap();
+    }
+    builder.finish(first).unwrap()
+}
+
+/// Rules by which the sender of an exchange may deliver datagrams of these exporters.
+fn only(prefix: &str) -> Arc<Admission> {
+    let exporters = vec![prefix.parse().unwrap()].into();
+    Arc::new(Admission { exporters: [("edge".parse().unwrap(), exporters)].into(), ..Admission::default() })
+}
+
+/// Whole by its checksums, but its record ends nowhere.
+fn unreadable(first: Position) -> Bytes {
+    let whole = batch(first, b"x");
+    let body = [0xFF; 20];
+    let mut header = BatchHeader::parse(stream(), whole.bytes()).unwrap().unwrap();
+    header.body_len = 20;
+    header.records_len = 20;
+    header.body_checksum = crc32c::crc32c(&body);
+    assert_eq!(header.encode(stream()).len(), HEADER_LEN);
+    [header.encode(stream()).as_slice(), &body].concat().into()
+}
+
+#[tokio::test]
+async fn a_batch_that_cannot_be_read_is_counted_and_the_next_one_is_delivered() {
+    let mut exchange = Exchange::agreed().await;
+    exchange.say(Message::Data(unreadable(Position(0)))).await;
+    exchange.say(Message::Data(batch(Position(1), b"second").bytes().clone())).await;
+    while exchange.hear().await != Message::Ack(Position(2)) {}
+    let mut payload = [0; 16];
+    let length = exchange.receiver.collector.recv(&mut payload).await.unwrap();
+    assert_eq!(&payload[..length], b"second");
+    let [sender] = exchange.receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
+    assert_eq!((sender.gaps, sender.delivered.datagrams), (1, 1));
+}
+
+#[tokio::test]
+async fn a_sender_that_is_not_let_in_any_more_is_told_so() {
+    let mut exchange = Exchange::agreed().await;
+    let stricter = Admission { plaintext: true, ..Admission::default() };
+    exchange.admission.send_replace(Arc::new(stricter));
+    exchange.say(Message::Ping).await;
+    let key = nf_transport_core::secure::Key::generate().unwrap();
+    exchange.admission.send_replace(Arc::new(Admission { shared: vec![key], ..Admission::default() }));
+    let Message::Refuse(refusal) = exchange.hear().await else { panic!("no refusal") };
+    assert_eq!(refusal.code(), RefusalCode::NotAdmitted);
+    assert!(refusal.text().contains("not let in any more"), "{}", refusal.text());
+}
+
+#[tokio::test]
+async fn datagrams_that_match_no_collector_are_counted() {
+    let mut exchange = Exchange::agreed_for(&["192.0.2.1/32"]).await;
+    let from = |ip: &str, first| batch_of(Position(first), &[(&format!("{ip}:2055"), b"x")]).bytes().clone();
+    for (ip, first) in [("192.0.2.1", 0), ("192.0.2.7", 1), ("192.0.2.8", 2), ("192.0.2.7", 3)] {
+        exchange.say(Message::Data(from(ip, first))).await;
+    }
+    while exchange.hear().await != Message::Ack(Position(4)) {}
+    let unmatched = exchange.receiver.shared.seats.unmatched();
+    let rows = unmatched.status(crate::host::boot_clock()).into_iter();
+    let rows: Vec<_> = rows.map(|row| (row.address.to_string(), row.datagrams)).collect();
+    assert_eq!(rows, [("192.0.2.7".to_owned(), 2), ("192.0.2.8".to_owned(), 1)]);
+    assert_eq!(unmatched.count(), 3);
+}
+
+#[tokio::test]
+async fn what_a_reconnect_repeats_is_not_counted_before_the_ack() {
+    let receiver = Receiver::down(&["192.0.2.1/32"]).await;
+    let mut builder = BatchBuilder::new(stream(), Compression::None);
+    for exporter in ["192.0.2.1:1", "192.0.2.7:1", "192.0.2.7:1"] {
+        let exporter: SocketAddr = exporter.parse().unwrap();
+        let datagram = Datagram { exporter, local: exporter, arrival: Timestamp(0), payload: b"x" };
+        builder.push(&datagram).unwrap();
+    }
+    builder.push_dropped(Timestamp(0)).unwrap();
+    let batch = builder.finish(Position(0)).unwrap();
+    for _ in 0..3 {
+        let mut exchange = Exchange::connected(&receiver, "edge", PATIENCE).await;
+        exchange.greet(stream(), key(1).prove(BINDING)).await;
+        let Message::Welcome(welcome) = exchange.hear().await else { panic!("no WELCOME") };
+        assert_eq!(welcome.resume, Position(0), "the collector has nothing");
+        exchange.say(Message::Data(batch.bytes().clone())).await;
+        while receiver.shared.outputs().figures()[0].state != CollectorState::Down {
+            tokio::task::yield_now().await;
+        }
+    }
+    let [sender] = receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
+    assert_eq!((receiver.shared.seats.unmatched().count(), sender.gaps), (0, 0));
+}
+
+#[tokio::test]
+async fn a_session_that_broke_off_counts_as_ended_and_not_as_rejected() {
+    let exchange = Exchange::agreed().await;
+    assert_eq!(exchange.receiver.shared.seats.status(&Admission::default())[0].ended, None);
+    let Exchange { stream, receiver, .. } = exchange;
+    let shared = &receiver.shared;
+    stream.set_zero_linger().unwrap();
+    drop(stream);
+    while shared.seats.status(&Admission::default())[0].ended.is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(shared.refused().0, 0);
+}
+
+#[tokio::test]
+async fn a_connection_without_hello_counts_as_rejected() {
+    let mut connected =
+        Exchange::connected(&Receiver::new(&[]).await, "edge", Duration::from_millis(1)).await;
+    assert_eq!(connected.stream.read(&mut [0; 1]).await.unwrap(), 0);
+    let (count, peers) = connected.receiver.shared.refused();
+    assert_eq!(count, 1);
+    assert!(peers[0].reason.contains("no HELLO in time"), "{peers:?}");
+}
+
+#[tokio::test]
+async fn who_knows_a_stream_id_only_is_refused_and_disturbs_nobody() {
+    let mut victim = Exchange::agreed().await;
+    let mut hostile = Exchange::connected(&victim.receiver, "edge", PATIENCE).await;
+    hostile.greet(stream(), key(2).prove(BINDING)).await;
+    let Message::Refuse(refusal) = hostile.hear().await else { panic!("no refusal") };
+    assert_eq!(refusal.code(), RefusalCode::StreamNotProven);
+    let (_, refused) = victim.receiver.shared.refused();
+    let victim_at = victim.stream.local_addr().unwrap();
+    for words in [stream().to_string(), format!("that of the sender at {victim_at}")] {
+        assert!(refused[0].reason.contains(&words), "{refused:?}");
+    }
+    // The session goes on, and nothing is stored.
+    victim.say(Message::Data(batch(Position(0), b"first").bytes().clone())).await;
+    while victim.hear().await != Message::Ack(Position(1)) {}
+    let files = std::fs::read_dir(victim.receiver.state.path().join("positions")).unwrap();
+    assert_eq!(files.count(), 1);
+}
+
+#[tokio::test]
+async fn a_proof_of_another_connection_is_refused() {
+    let mut exchange = Exchange::agreed().await;
+    let mut hostile = Exchange::connected(&exchange.receiver, "edge", PATIENCE).await;
+    hostile.greet(stream(), key(1).prove(ChannelBinding([8; 32]))).await;
+    let Message::Refuse(refusal) = hostile.hear().await else { panic!("no refusal") };
+    assert_eq!(refusal.code(), RefusalCode::StreamNotProven);
+    exchange.say(Message::Ping).await;
+}
+
+#[tokio::test]
+async fn datagrams_of_denied_exporters_are_acknowledged() {
+    let mut exchange = Exchange::agreed().await;
+    exchange.admission.send_replace(only("10.0.0.0/8"));
+    let (own, other) = ("10.0.0.1:2055", "[::ffff:192.0.2.7]:2055");
+    let datagrams: [(&str, &[u8]); 4] =
+        [(other, b"forged"), (own, b"one"), (other, b"forged"), (own, b"two")];
+    exchange.say(Message::Data(batch_of(Position(0), &datagrams).bytes().clone())).await;
+    exchange.say(Message::Data(batch_of(Position(4), &[(other, b"forged")]).bytes().clone())).await;
+    while exchange.hear().await != Message::Ack(Position(5)) {}
+    exchange.admission.send_replace(only("192.0.2.0/24"));
+    exchange
+        .say(Message::Data(batch_of(Position(5), &[(own, b"late"), (other, b"three")]).bytes().clone()))
+        .await;
+    while exchange.hear().await != Message::Ack(Position(7)) {}
+    let mut payload = [0; 16];
+    for expected in [b"one".as_slice(), b"two", b"three"] {
+        let length = exchange.receiver.collector.recv(&mut payload).await.unwrap();
+        assert_eq!(&payload[..length], expected);
+    }
+    let admission = exchange.admission.borrow().clone();
+    let [sender] = exchange.receiver.shared.seats.status(&admission).try_into().unwrap();
+    assert_eq!((sender.delivered.datagrams, sender.denied), (3, 4));
+    assert_eq!(sender.exporters, ["192.0.2.0/24"]);
+    let denied: Vec<_> =
+        sender.denied_exporters.iter().map(|row| (row.address.to_string(), row.datagrams)).collect();
+    assert_eq!(denied, [("192.0.2.7".to_owned(), 3), ("10.0.0.1".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn denied_datagrams_count_without_any_collector() {
+    let mut exchange = Exchange::agreed_for(&["198.51.100.0/24"]).await;
+    exchange.admission.send_replace(only("10.0.0.0/8"));
+    let datagrams: [(&str, &[u8]); 3] =
+        [("192.0.2.7:1", b"forged"), ("10.0.0.1:1", b"unmatched"), ("192.0.2.7:1", b"forged")];
+    exchange.say(Message::Data(batch_of(Position(0), &datagrams).bytes().clone())).await;
+    while exchange.hear().await != Message::Ack(Position(3)) {}
+    let [sender] = exchange.receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
+    assert_eq!((sender.denied, exchange.receiver.shared.seats.unmatched().count()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_slow_position_file_holds_up_no_other_sender() {
+    let mut served = Exchange::agreed().await;
+    let positions = &served.receiver.clone().shared.positions;
+    let mut waiting = Exchange::connected(&served.receiver, "other", PATIENCE).await;
+    // Stands for a slow disk: nothing else in this thread takes the lock.
+    let slow = positions.hold();
+    waiting.greet(key(2).id(), key(2).prove(BINDING)).await;
+    while !positions.is_opening() {
+        tokio::task::yield_now().await;
+    }
+    served.say(Message::Data(batch(Position(0), b"first").bytes().clone())).await;
+    while served.hear().await != Message::Ack(Position(1)) {}
+    drop(slow);
+    assert!(matches!(waiting.hear().await, Message::Welcome(_)));
+}
+
+#[tokio::test]
+async fn a_refused_new_stream_ends_no_session() {
+    let receiver = Receiver::new(&[]).await;
+    for seed in 1.. {
+        let mut hostile = Exchange::connected(&receiver, "edge", PATIENCE).await;
+        hostile.greet(key(seed).id(), key(seed).prove(BINDING)).await;
+        match hostile.hear().await {
+            Message::Welcome(_) => {}
+            Message::Refuse(refusal) => {
+                assert_eq!(refusal.code(), RefusalCode::TooManyStreams);
+                break;
+            }
+            other => panic!("the receiver answers {}", other.name()),
+        }
+    }
+    let mut known = Exchange::connected(&receiver, "edge", PATIENCE).await;
+    known.greet(stream(), key(1).prove(BINDING)).await;
+    assert!(matches!(known.hear().await, Message::Welcome(_)), "the first stream is known");
+    let mut hostile = Exchange::connected(&receiver, "edge", PATIENCE).await;
+    hostile.greet(key(99).id(), key(99).prove(BINDING)).await;
+    assert!(matches!(hostile.hear().await, Message::Refuse(_)));
+    known.say(Message::Data(batch(Position(0), b"first").bytes().clone())).await;
+    while known.hear().await != Message::Ack(Position(1)) {}
+}
+
+#[tokio::test]
+async fn a_greeting_cut_off_leaves_no_file_open() {
+    let mut known = Exchange::agreed().await;
+    let receiver = known.receiver.clone();
+    let positions = &receiver.shared.positions;
+    // Stands for a seat that remembers how far each collector is.
+    let owner = Owner { sender: "edge".parse().unwrap(), source: None };
+    let in_use = positions.stream(&owner, stream(), Instant::now().into_std()).unwrap();
+    let kept = in_use.position().clone();
+    drop(in_use);
+    known.say(Message::Goodbye).await;
+    while known.stream.read(&mut [0; 64]).await.is_ok_and(|count| count > 0) {}
+    assert_eq!(positions.open_files(), 0);
+    let slow = positions.hold();
+    let mut cut_off = Exchange::connected(&receiver, "edge", PATIENCE).await;
+    cut_off.greet(stream(), key(1).prove(BINDING)).await;
+    while !positions.is_opening() {
+        tokio::task::yield_now().await;
+    }
+    cut_off.stopper.stop();
+    assert_eq!(cut_off.hear().await, Message::Goodbye);
+    drop(slow);
+    let closed = async {
+        while positions.is_opening() || positions.open_files() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(10), closed).await.expect("the file stays open");
+    drop(kept);
+}

@@ -1,0 +1,5 @@
+//! State files of nf-receiver: positions of streams, and templates that collectors know.
+
+pub(crate) mod newer;
+pub(crate) mod positions;
+pub(crate) mod templates;

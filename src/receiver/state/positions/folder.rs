@@ -1,0 +1,99 @@
+//! The directory of the position files: which operations are done there.
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+#[cfg(test)]
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use crate::receiver::state::positions::{PositionsError, StreamName};
+
+/// The directory.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    /// Entries read, and files opened, examined and removed.
+    #[cfg(test)]
+    operations: AtomicU64,
+}
+
+impl Folder {
+    /// The directory at `path`, which is made if it is not there.
+    pub(super) fn open(path: PathBuf) -> Result<Self, PositionsError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(PositionsError::of("make the directory", &path))?;
+        Ok(Self {
+            path,
+            #[cfg(test)]
+            operations: AtomicU64::new(0),
+        })
+    }
+
+    /// Where the directory is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file of a stream, which is about to be opened.
+    pub(super) fn file(&self, name: &StreamName) -> PathBuf {
+        self.count();
+        self.path.join(name.to_string())
+    }
+
+    /// All position files, when each stream was seen last, and when its file was made, if the file system has that. Other files
+    /// are left out.
+    pub(super) fn list(&self) -> Result<Vec<(StreamName, SystemTime, Option<SystemTime>)>, PositionsError> {
+        let list = || -> io::Result<_> {
+            let mut files = Vec::new();
+            for entry in std::fs::read_dir(&self.path)? {
+                self.count();
+                let entry = entry?;
+                let name = entry.file_name().into_string().ok();
+                let Some(name) = name.and_then(|name| StreamName::parse(&name)) else { continue };
+                self.count();
+                if let Ok(file) = entry.metadata()
+                    && let Ok(seen) = file.modified()
+                {
+                    files.push((name, seen, file.created().ok()));
+                }
+            }
+            Ok(files)
+        };
+        list().map_err(PositionsError::of("list", &self.path))
+    }
+
+    /// Removes the file of a stream, unless that was done by somebody else.
+    pub(super) fn remove(&self, name: &StreamName) -> Result<(), PositionsError> {
+        let path = self.file(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(PositionsError::of("remove", &path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Forces to disk which files there are.
+    pub(super) fn sync(&self) -> Result<(), PositionsError> {
+        File::open(&self.path)
+            .and_then(|directory| directory.sync_all())
+            .map_err(PositionsError::of("sync the directory", &self.path))
+    }
+
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "only tests count"))]
+    fn count(&self) {
+        #[cfg(test)]
+        self.operations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many operations there have been.
+    #[cfg(test)]
+    pub(super) fn operations(&self) -> u64 {
+        self.operations.load(Ordering::Relaxed)
+    }
+}

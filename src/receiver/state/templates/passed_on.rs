@@ -1,0 +1,162 @@
+//! `collectors.json` in the state directory: what collectors have got, from an orderly stop to the next start.
+//!
+//! Names, for each collector, its socket and the local port of each exporter, and the domains of which the collector has everything.
+//! If the collector is still at the same socket, it is the same process, and nothing is repeated to it. The file is removed
+//! before it is believed: after kill -9 everything is repeated once. So it is for collectors on other machines, of which nobody
+//! can know whether they were restarted, and for addresses of late datagrams.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nf_transport_core::netflow::{KeptDomain, Recipient};
+use nf_transport_core::sequence::SenderId;
+use serde::{Deserialize, Serialize};
+
+use crate::host::boot_clock;
+use crate::receiver::output::{Outputs, PassedOn};
+use crate::receiver::state::newer::{self, State};
+use crate::receiver::state::templates::{TemplateLearner, next_number};
+
+/// The place of a collector's main address among the recipients.
+const MAIN: usize = 0;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    /// The boot of the machine, since the numbers of sockets mean nothing after another one.
+    boot: u64,
+    collectors: Vec<StoredCollector>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredCollector {
+    collector: SocketAddr,
+    /// The cookie of its socket, if it is on this machine.
+    socket: Option<u64>,
+    exporters: Vec<StoredExporter>,
+    complete: Vec<StoredDomain>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredExporter {
+    sender: String,
+    exporter: SocketAddr,
+    seen_as: SocketAddr,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredDomain {
+    sender: String,
+    #[serde(flatten)]
+    domain: KeptDomain,
+}
+
+fn path_of(state_directory: &Path) -> PathBuf {
+    state_directory.join("collectors.json")
+}
+
+/// Writes the file.
+pub(super) fn write(
+    state_directory: &Path,
+    outputs: &Outputs,
+    learners: &[Arc<TemplateLearner>],
+) -> io::Result<()> {
+    let collectors = outputs.iter().map(|output| {
+        let collector = output.view().address();
+        let own: Vec<_> = learners.iter().filter(|learner| learner.collector() == collector).collect();
+        stored(collector, output.passed_on(), &own)
+    });
+    let content = Stored { boot: boot_clock().boot.0, collectors: collectors.collect() };
+    let path = path_of(state_directory);
+    let new_path = path.with_extension("json.new");
+    let new = File::create(&new_path)?;
+    let mut out = BufWriter::new(&new);
+    serde_json::to_writer(&mut out, &content)?;
+    out.flush()?;
+    drop(out);
+    new.sync_data()?;
+    std::fs::rename(new_path, path)?;
+    File::open(state_directory)?.sync_all()
+}
+
+fn stored(collector: SocketAddr, passed_on: PassedOn, learners: &[&Arc<TemplateLearner>]) -> StoredCollector {
+    let PassedOn { generation, socket, exporters } = passed_on;
+    let by_number = |number| learners.iter().find(|learner| learner.number() == number);
+    let exporters = exporters.into_iter().filter_map(|(number, exporter, seen_as)| {
+        let sender = by_number(number)?.sender().to_string();
+        Some(StoredExporter { sender, exporter, seen_as })
+    });
+    let complete = learners.iter().flat_map(|learner| {
+        let domains: Vec<KeptDomain> = learner.memory().complete(MAIN, generation).collect();
+        domains.into_iter().map(|domain| StoredDomain { sender: learner.sender().to_string(), domain })
+    });
+    let is_here = socket.is_some();
+    StoredCollector {
+        collector,
+        socket: socket.map(u64::from_ne_bytes),
+        exporters: exporters.collect(),
+        complete: complete.filter(|_| is_here).collect(),
+    }
+}
+
+/// Reads and removes the file. `learner` finds the learner of a sender at a collector, or makes one.
+pub(super) fn read(
+    state_directory: &Path,
+    mut learner: impl FnMut(&SenderId, SocketAddr) -> Arc<TemplateLearner>,
+) -> HashMap<SocketAddr, PassedOn> {
+    let path = path_of(state_directory);
+    let content = match State::<Stored>::read(&path) {
+        State::Absent => return HashMap::new(),
+        State::Newer(error) => {
+            newer::keep(&path, &error);
+            return HashMap::new();
+        }
+        State::Read(content) => Ok(content),
+        State::Unreadable(error) => Err(error),
+    };
+    let removed = std::fs::remove_file(&path);
+    match content.and_then(|content| removed.map(|()| content)) {
+        Ok(content) => {
+            let is_same_boot = content.boot == boot_clock().boot.0 && content.boot != 0;
+            let restore = |stored| restored(stored, is_same_boot, &mut learner);
+            content.collectors.into_iter().map(restore).collect()
+        }
+        Err(error) => {
+            tracing::warn!(
+                %error,
+                "{}: cannot be used, so that templates are repeated to all collectors once: {error}",
+                path.display()
+            );
+            HashMap::new()
+        }
+    }
+}
+
+fn restored(
+    stored: StoredCollector,
+    is_same_boot: bool,
+    learner: &mut impl FnMut(&SenderId, SocketAddr) -> Arc<TemplateLearner>,
+) -> (SocketAddr, PassedOn) {
+    let collector = stored.collector;
+    let mut of = |sender: &str| sender.parse().ok().map(|sender: SenderId| learner(&sender, collector));
+    // Sockets are numbered after it, as those that are opened in a generation.
+    let generation = next_number();
+    let recipient = Recipient { place: MAIN, generation, socket: next_number(), has_moved: false };
+    let socket = stored.socket.filter(|_| is_same_boot).map(u64::to_ne_bytes);
+    for row in stored.complete.iter().filter(|_| socket.is_some()) {
+        if let Some(learner) = of(&row.sender) {
+            learner.change(|memory| memory.restore_complete(&row.domain, &recipient));
+        }
+    }
+    let exporters = stored.exporters.into_iter().filter_map(|row| {
+        let number = of(&row.sender)?.number();
+        Some((number, row.exporter, row.seen_as))
+    });
+    (collector, PassedOn { generation, socket, exporters: exporters.collect() })
+}

@@ -1,0 +1,176 @@
+//! Logs exporters whose losses cannot be counted, as their sequence numbers are unusable.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use nf_transport_core::netflow::{ExporterFigures, Source, Unusable};
+
+use crate::host::systemd::messages::sender;
+use crate::limits::LOG_INTERVAL;
+use crate::sender::ingest::counters::Tally;
+use crate::status::{count_of, name_first};
+
+/// The exporters that are in the log.
+#[derive(Debug, Default)]
+pub(crate) struct ExporterLog {
+    /// Never more than the exporter table has.
+    unusable: HashSet<Key>,
+    logged_at: Option<Instant>,
+}
+
+/// An address and its source id, whatever port it uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    address: IpAddr,
+    interface: u32,
+    source: Source,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.address)?;
+        if self.interface != 0 {
+            write!(f, "%{}", self.interface)?;
+        }
+        let Source { format, agent, id } = self.source;
+        match agent.filter(|agent| *agent != self.address) {
+            Some(agent) => write!(f, ", {format} source {agent}/{id}"),
+            None => write!(f, ", {format} source {id}"),
+        }
+    }
+}
+
+/// Exporters whose sequence numbers changed between usable and unusable.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Changes {
+    unusable: Vec<(Key, Unusable)>,
+    usable: Vec<Key>,
+}
+
+impl ExporterLog {
+    /// Logs the changes since the last call, at most once in a [`LOG_INTERVAL`]. Call it once a second.
+    pub(crate) fn look(&mut self, tally: &Tally, now: Instant) {
+        if self.logged_at.is_some_and(|logged| now.saturating_duration_since(logged) < LOG_INTERVAL) {
+            return;
+        }
+        let changes = self.note(tally.exporters().figures());
+        if changes != Changes::default() {
+            self.logged_at = Some(now);
+            changes.log();
+        }
+    }
+
+    /// Takes over the figures of all exporters.
+    fn note(&mut self, figures: impl Iterator<Item = ExporterFigures>) -> Changes {
+        let mut changes = Changes::default();
+        let mut unusable = HashSet::new();
+        for figures in figures.filter(|figures| figures.source.format.is_numbered()) {
+            let ExporterFigures { address, interface, source, .. } = figures;
+            let key = Key { address, interface, source };
+            match figures.missing {
+                Err(reason) if unusable.insert(key) && !self.unusable.contains(&key) => {
+                    changes.unusable.push((key, reason));
+                }
+                Ok(_) if self.unusable.contains(&key) => changes.usable.push(key),
+                _ => {}
+            }
+        }
+        // With two ports of one source id, both must be usable.
+        changes.usable.retain(|key| !unusable.contains(key));
+        changes.usable.dedup();
+        self.unusable = unusable;
+        changes
+    }
+}
+
+impl Changes {
+    fn log(self) {
+        if !self.unusable.is_empty() {
+            let (exporters, named) = (self.unusable.len(), name_first(self.unusable));
+            tracing::warn!(
+                message_id = sender::EXPORTERS_UNUSABLE,
+                exporters = named,
+                "the sequence numbers of {} are unusable: {named}; losses before nf-sender are not counted for them, all \
+                 received datagrams are delivered",
+                count_of(u64::try_from(exporters).unwrap_or(u64::MAX), "exporter")
+            );
+        }
+        if !self.usable.is_empty() {
+            let count = u64::try_from(self.usable.len()).unwrap_or(u64::MAX);
+            let named = name_first(self.usable.iter().map(|key| (key, "usable again")));
+            tracing::info!(
+                exporters = named,
+                "losses of {} are counted again: {named}",
+                count_of(count, "exporter")
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nf_transport_core::datagram::BootTime;
+    use nf_transport_core::netflow::ExportFormat;
+
+    use super::*;
+
+    fn figures(id: u32, port: u16, missing: Result<u64, Unusable>) -> ExporterFigures {
+        ExporterFigures {
+            address: "192.0.2.1".parse().unwrap(),
+            interface: 0,
+            port,
+            source: Source { format: ExportFormat::V9, agent: None, id },
+            datagrams: 100,
+            duplicates: 0,
+            missing,
+            unit: None,
+            last_seen: BootTime::default(),
+        }
+    }
+
+    fn note(log: &mut ExporterLog, rows: &[ExporterFigures]) -> (Vec<String>, Vec<String>) {
+        let changes = log.note(rows.iter().cloned());
+        let unusable = changes.unusable.iter().map(|(key, reason)| format!("{key} ({reason})"));
+        (unusable.collect(), changes.usable.iter().map(Key::to_string).collect())
+    }
+
+    #[test]
+    fn each_change_is_logged_once() {
+        let mut log = ExporterLog::default();
+        let unusable = [figures(1, 7, Err(Unusable::Constant)), figures(2, 7, Ok(3))];
+        let text = "192.0.2.1, NetFlow v9 source 1 (its sequence number never changes)";
+        assert_eq!(note(&mut log, &unusable), (vec![text.to_owned()], vec![]));
+        assert_eq!(note(&mut log, &unusable), (vec![], vec![]));
+        let usable = [figures(1, 7, Ok(0)), figures(2, 7, Ok(3))];
+        assert_eq!(note(&mut log, &usable), (vec![], vec!["192.0.2.1, NetFlow v9 source 1".to_owned()]));
+        assert_eq!(note(&mut log, &usable), (vec![], vec![]));
+    }
+
+    #[test]
+    fn ports_of_one_source_id_are_logged_together() {
+        let mut log = ExporterLog::default();
+        let both = [figures(1, 7, Err(Unusable::Erratic)), figures(1, 8, Err(Unusable::Erratic))];
+        assert_eq!(note(&mut log, &both).0.len(), 1);
+        let one = [figures(1, 7, Ok(0)), figures(1, 9, Err(Unusable::Erratic))];
+        assert_eq!(note(&mut log, &one), (vec![], vec![]));
+    }
+
+    #[test]
+    fn lines_name_the_interface_and_the_agent() {
+        let mut row = figures(3, 7, Err(Unusable::Erratic));
+        (row.address, row.interface) = ("fe80::1".parse().unwrap(), 2);
+        (row.source.format, row.source.agent) = (ExportFormat::SFlow, Some("192.0.2.77".parse().unwrap()));
+        let text = "fe80::1%2, sFlow v5 source 192.0.2.77/3 (its sequence numbers make no sense)";
+        assert_eq!(note(&mut ExporterLog::default(), &[row]).0, [text]);
+    }
+
+    #[test]
+    fn formats_without_numbers_are_not_logged() {
+        let mut log = ExporterLog::default();
+        let mut row = figures(0, 7, Err(Unusable::NoNumbers(ExportFormat::V1)));
+        row.source.format = ExportFormat::V1;
+        assert_eq!(note(&mut log, &[row]), (vec![], vec![]));
+    }
+}

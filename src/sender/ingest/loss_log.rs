@@ -1,0 +1,75 @@
+//! Logs what is lost before it reaches the queue: dropped by the kernel, or denied.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use crate::host::CountLog;
+use crate::host::systemd::messages::sender;
+use crate::sender::ingest::counters::{SocketTally, Tally};
+use crate::status::{count_of, name_first};
+
+/// How much of each count is in the log.
+#[derive(Debug)]
+pub(crate) struct LossLog {
+    sockets: Vec<SocketLog>,
+}
+
+#[derive(Debug, Default)]
+struct SocketLog {
+    kernel_drops: CountLog,
+    denied: CountLog,
+}
+
+impl LossLog {
+    pub(crate) fn new(tally: &Tally) -> Self {
+        Self { sockets: tally.sockets().iter().map(|_| SocketLog::default()).collect() }
+    }
+
+    /// To be called once a second.
+    pub(crate) fn look(&mut self, tally: &Tally) {
+        self.log(tally, CountLog::due);
+    }
+
+    /// Logs what is not in the log yet: for the end of the run.
+    pub(crate) fn finish(mut self, tally: &Tally) {
+        self.log(tally, CountLog::rest);
+    }
+
+    fn log(&mut self, tally: &Tally, due: fn(&mut CountLog, u64, Instant) -> Option<u64>) {
+        let now = Instant::now();
+        for (place, (socket, log)) in tally.sockets().iter().zip(&mut self.sockets).enumerate() {
+            if let Some(count) = due(&mut log.kernel_drops, socket.kernel_drops(), now) {
+                log_kernel_drops(socket, count);
+            }
+            if let Some(count) = due(&mut log.denied, socket.denied(), now) {
+                let denied = tally.denied_exporters().take_unlogged(|(_, at)| *at == place);
+                log_denied(socket, count, denied.into_iter().map(|((exporter, _), count)| (exporter, count)));
+            }
+        }
+    }
+}
+
+fn log_kernel_drops(socket: &SocketTally, count: u64) {
+    let address = socket.address;
+    tracing::warn!(
+        message_id = sender::KERNEL_DROPS,
+        socket = %address,
+        datagrams = count,
+        "the kernel dropped {} at {address}: the receive buffer was full; they are lost. Give nf-sender more processor \
+         time, or raise ReceiveBuffer= of nf-sender.socket",
+        count_of(count, "datagram")
+    );
+}
+
+fn log_denied(socket: &SocketTally, count: u64, exporters: impl Iterator<Item = (IpAddr, u64)>) {
+    let (address, exporters) = (socket.address, name_first(exporters));
+    tracing::warn!(
+        message_id = sender::DENIED,
+        socket = %address,
+        datagrams = count,
+        exporters,
+        "denied {} at {address}, from {exporters}: 'allow' does not name the exporter, or the datagram is longer than \
+         65,507 bytes",
+        count_of(count, "datagram")
+    );
+}

@@ -1,0 +1,56 @@
+//! A part of the intake's file in memory. It stays usable whatever becomes of the file ([`crate::sender::journal::bus_error`]).
+
+#![expect(unsafe_code, reason = "a mapping is made")]
+
+use std::io;
+
+use memmap2::{MmapOptions, MmapRaw};
+
+use crate::sender::journal::SharedFile;
+use crate::sender::journal::bus_error::{Backing, Guard};
+
+/// A part of the intake's file.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    /// Dropped before the mapping, and the file after it: fields are dropped in order.
+    guard: Guard,
+    map: MmapRaw,
+    /// Holds the lock, too.
+    _file: SharedFile,
+}
+
+impl Mapping {
+    /// The `length` bytes from `offset` on, a multiple of the page size, which no other mapping covers.
+    pub(super) fn of(file: SharedFile, offset: u64, length: usize) -> io::Result<Self> {
+        let map = MmapOptions::new().offset(offset).len(length).map_raw(&*file)?;
+        // SAFETY: mapping and file live as long as the guard, and are used as bytes and numbers only.
+        let guard = unsafe { Guard::protect(map.as_mut_ptr(), length, &file, offset)? };
+        Ok(Self { guard, map, _file: file })
+    }
+
+    /// What holds it now.
+    pub(super) fn backing(&self) -> Backing {
+        self.guard.backing()
+    }
+
+    /// Holds it in memory from now on, with what can be read from the file.
+    pub(super) fn move_to_memory(&self) -> io::Result<()> {
+        self.guard.move_to_memory()
+    }
+
+    pub(super) fn as_mut_ptr(&self) -> *mut u8 {
+        self.map.as_mut_ptr()
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping is as long, and lives as long as `self`. The file is ours alone (mode 0600, locked), and
+        // this part of it is changed only through `self`. Where somebody else writes to it all the same, what lies in
+        // it is checked before it is used.
+        unsafe { core::slice::from_raw_parts(self.map.as_ptr(), self.map.len()) }
+    }
+
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `self` is borrowed exclusively.
+        unsafe { core::slice::from_raw_parts_mut(self.map.as_mut_ptr(), self.map.len()) }
+    }
+}

@@ -1,0 +1,253 @@
+//! The slots that recvmmsg fills: message headers, addresses, control messages and payloads, in the intake file.
+//!
+//! The kernel writes a slot's length last. A slot armed with a length that no datagram has is therefore known
+//! to be empty until the kernel has filled all of it, even for a process that died in the call.
+//!
+//! | part | bytes each | content |
+//! |---|---|---|
+//! | headers | 64 | `struct mmsghdr`: pointers (of no use to the next process), lengths, flags |
+//! | vectors | 16 | `struct iovec` |
+//! | names | 128 | `struct sockaddr_storage`: the exporter |
+//! | controls | 128 | control messages ([`crate::sender::journal::control`]) |
+//! | payloads | 65,536 | the datagram |
+
+#![expect(unsafe_code, reason = "a mapping is handed to the kernel")]
+#![expect(
+    clippy::cast_ptr_alignment,
+    reason = "mappings start on a page, and every part of them at a multiple of 16"
+)]
+
+use core::mem::offset_of;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io;
+use std::os::fd::AsFd;
+
+use libc::{iovec, mmsghdr, msghdr};
+use nf_transport_core::datagram::with_scope;
+
+use crate::limits::{INTAKE_SLOT_SIZE, INTAKE_SLOTS};
+use crate::sender::journal::SharedFile;
+use crate::sender::journal::bus_error::Backing;
+use crate::sender::journal::control::Details;
+use crate::sender::journal::mapping::Mapping;
+use crate::sender::journal::recvmmsg::recvmmsg;
+
+const HEADER: usize = size_of::<mmsghdr>();
+const VECTOR: usize = size_of::<iovec>();
+const NAME: usize = 128;
+const CONTROL: usize = 128;
+
+const VECTORS_AT: usize = INTAKE_SLOTS * HEADER;
+const NAMES_AT: usize = VECTORS_AT + INTAKE_SLOTS * VECTOR;
+const CONTROLS_AT: usize = NAMES_AT + INTAKE_SLOTS * NAME;
+const PAYLOADS_AT: usize = (CONTROLS_AT + INTAKE_SLOTS * CONTROL).next_multiple_of(4096);
+
+/// The length that an empty slot shows.
+const EMPTY: u32 = u32::MAX;
+
+/// The length that a slot shows whose datagram is not to be carried.
+const DENIED: u32 = u32::MAX - 1;
+
+const LENGTH_AT: usize = offset_of!(mmsghdr, msg_len);
+const NAME_LENGTH_AT: usize = offset_of!(mmsghdr, msg_hdr) + offset_of!(msghdr, msg_namelen);
+const CONTROL_LENGTH_AT: usize = offset_of!(mmsghdr, msg_hdr) + offset_of!(msghdr, msg_controllen);
+
+/// Bytes of all slots together.
+pub(super) fn total_len() -> usize {
+    PAYLOADS_AT + INTAKE_SLOTS * INTAKE_SLOT_SIZE
+}
+
+/// One filled slot.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Slot<'a> {
+    /// Where the datagram came from.
+    pub(crate) exporter: SocketAddr,
+    /// The address that it was sent to, where the kernel told.
+    pub(crate) local: Option<IpAddr>,
+    /// When it arrived, where the kernel told.
+    pub(crate) arrival: Option<nf_transport_core::datagram::Timestamp>,
+    /// How many datagrams the socket had dropped by then, where the kernel told.
+    pub(crate) dropped: Option<u32>,
+    /// What the exporter sent.
+    pub(crate) payload: &'a [u8],
+}
+
+/// What a slot holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entry<'a> {
+    /// A datagram.
+    Filled(Slot<'a>),
+    /// A datagram that is not to be carried.
+    Denied,
+    /// A datagram that is not well formed, as only a damaged file has them.
+    Damaged,
+    /// Nothing, and nothing in the slots behind it either.
+    Empty,
+}
+
+/// The slots of an intake.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    map: Mapping,
+    /// What holds them, as far as `used` follows from it.
+    backing: Backing,
+    /// So many, from the first one on, may have changed since they were armed; the others are armed and empty.
+    used: usize,
+}
+
+impl Slots {
+    pub(super) fn map(file: SharedFile, offset: u64) -> io::Result<Self> {
+        let map = Mapping::of(file, offset, total_len())?;
+        Ok(Self { map, backing: Backing::File, used: INTAKE_SLOTS })
+    }
+
+    pub(crate) fn backing(&self) -> Backing {
+        self.map.backing()
+    }
+
+    pub(crate) fn move_to_memory(&self) -> io::Result<()> {
+        self.map.move_to_memory()
+    }
+
+    /// Whether memory has taken the place of the file since this was last asked: then any slot may have changed.
+    fn was_moved(&mut self) -> bool {
+        let backing = self.map.backing();
+        let was_moved = backing != self.backing;
+        if was_moved {
+            self.backing = backing;
+            self.used = INTAKE_SLOTS;
+        }
+        was_moved
+    }
+
+    /// Empties all slots.
+    pub(crate) fn clear(&mut self) {
+        self.was_moved();
+        self.clear_used();
+        if self.was_moved() {
+            self.clear_used();
+        }
+    }
+
+    fn clear_used(&mut self) {
+        for slot in 0..self.used {
+            self.put(slot * HEADER + LENGTH_AT, &EMPTY.to_ne_bytes());
+        }
+    }
+
+    /// Takes the datagrams that wait at `socket`, as many as there are slots. Says how many.
+    /// All slots must have been emptied.
+    pub(crate) fn receive(&mut self, socket: impl AsFd) -> io::Result<usize> {
+        self.arm();
+        if self.was_moved() {
+            self.clear_used();
+            self.arm();
+        }
+        let count = u32::try_from(INTAKE_SLOTS).unwrap_or_default();
+        // SAFETY: `arm` has made every header point to its own parts of this mapping, which `self` borrows
+        // exclusively; the mapping starts with the headers and is page-aligned.
+        let taken = unsafe { recvmmsg(socket, self.map.as_mut_ptr().cast(), count) };
+        // The call may have ended in the middle of one more.
+        self.used = taken.as_ref().map_or(0, |taken| *taken).saturating_add(1).min(INTAKE_SLOTS);
+        if taken.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EFAULT)) {
+            // Where a process would get SIGBUS, the kernel fails, and the datagram at hand counts as dropped by it.
+            self.map.move_to_memory()?;
+        }
+        taken
+    }
+
+    /// Points the header of each slot that was used to the slot's vector, name and control, and the vector to the payload.
+    fn arm(&mut self) {
+        let base = self.map.as_mut_ptr();
+        for slot in 0..self.used {
+            let at = |part: usize, size: usize| base.wrapping_add(part + slot * size);
+            let vector =
+                iovec { iov_base: at(PAYLOADS_AT, INTAKE_SLOT_SIZE).cast(), iov_len: INTAKE_SLOT_SIZE };
+            let vector_at = at(VECTORS_AT, VECTOR).cast::<iovec>();
+            let header_at = at(0, HEADER).cast::<mmsghdr>();
+            // SAFETY: both places lie inside the mapping, are aligned (the parts start at multiples of 16) and
+            // overlap nothing else; the types are plain data.
+            unsafe {
+                vector_at.write(vector);
+                (*header_at).msg_hdr = msghdr {
+                    msg_name: at(NAMES_AT, NAME).cast(),
+                    msg_namelen: u32::try_from(NAME).unwrap_or_default(),
+                    msg_iov: vector_at,
+                    msg_iovlen: 1,
+                    msg_control: at(CONTROLS_AT, CONTROL).cast(),
+                    msg_controllen: CONTROL,
+                    msg_flags: 0,
+                };
+            }
+        }
+    }
+
+    /// What `slot` holds; slots past the last one are empty.
+    pub(crate) fn get(&self, slot: usize) -> Entry<'_> {
+        match self.length(slot) {
+            None => Entry::Empty,
+            Some(DENIED) => Entry::Denied,
+            Some(length) => self.filled(slot, length).map_or(Entry::Damaged, Entry::Filled),
+        }
+    }
+
+    /// Bytes of the longest payload; 0 if there is none.
+    pub(crate) fn longest(&self) -> usize {
+        let lengths = (0..INTAKE_SLOTS).map_while(|slot| self.length(slot));
+        usize::try_from(lengths.filter(|length| *length != DENIED).max().unwrap_or(0)).unwrap_or(usize::MAX)
+    }
+
+    /// What `slot` shows as its length, unless it is empty.
+    fn length(&self, slot: usize) -> Option<u32> {
+        let length = (slot < INTAKE_SLOTS).then(|| self.word(slot * HEADER + LENGTH_AT)).flatten();
+        length.filter(|length| *length != EMPTY)
+    }
+
+    /// The datagram in `slot` is not to be carried.
+    pub(crate) fn deny(&mut self, slot: usize) {
+        self.put(slot * HEADER + LENGTH_AT, &DENIED.to_ne_bytes());
+    }
+
+    fn filled(&self, slot: usize, length: u32) -> Option<Slot<'_>> {
+        let header = slot * HEADER;
+        let length = usize::try_from(length).ok().filter(|length| *length <= INTAKE_SLOT_SIZE)?;
+        let name_length = usize::try_from(self.word(header + NAME_LENGTH_AT)?).ok()?.min(NAME);
+        let control_length = usize::try_from(self.word(header + CONTROL_LENGTH_AT)?).ok()?.min(CONTROL);
+        let details = Details::parse(self.part(CONTROLS_AT + slot * CONTROL, control_length)?);
+        Some(Slot {
+            exporter: parse_name(self.part(NAMES_AT + slot * NAME, name_length)?)?,
+            local: details.local,
+            arrival: details.arrival,
+            dropped: details.dropped,
+            payload: self.part(PAYLOADS_AT + slot * INTAKE_SLOT_SIZE, length)?,
+        })
+    }
+
+    fn part(&self, at: usize, length: usize) -> Option<&[u8]> {
+        self.map.bytes().get(at..at + length)
+    }
+
+    fn word(&self, at: usize) -> Option<u32> {
+        Some(u32::from_ne_bytes(self.part(at, 4)?.try_into().ok()?))
+    }
+
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        if let Some(place) = self.map.bytes_mut().get_mut(at..at + bytes.len()) {
+            place.copy_from_slice(bytes);
+        }
+    }
+}
+
+/// Reads a `struct sockaddr_in` or `sockaddr_in6`. An IPv4 address in IPv6 form becomes IPv4; a link-local one keeps the
+/// number of its interface.
+fn parse_name(name: &[u8]) -> Option<SocketAddr> {
+    let family = i32::from(u16::from_ne_bytes(name.get(..2)?.try_into().ok()?));
+    let port = u16::from_be_bytes(name.get(2..4)?.try_into().ok()?);
+    let address: IpAddr = match family {
+        libc::AF_INET => Ipv4Addr::from(<[u8; 4]>::try_from(name.get(4..8)?).ok()?).into(),
+        libc::AF_INET6 => Ipv6Addr::from(<[u8; 16]>::try_from(name.get(8..24)?).ok()?).to_canonical(),
+        _ => return None,
+    };
+    let scope = name.get(24..28).and_then(|scope| Some(u32::from_ne_bytes(scope.try_into().ok()?)));
+    Some(with_scope(SocketAddr::new(address, port), scope.unwrap_or(0)))
+}

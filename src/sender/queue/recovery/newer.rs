@@ -1,0 +1,83 @@
+//! What newer versions left: what this one reads of it goes to the end of the queue again, the rest stays where it is.
+
+use std::io;
+use std::path::Path;
+
+use nf_transport_core::secure::SpoolKeys;
+use nf_transport_core::spool::Spool;
+use nf_transport_core::spool::TakenIn;
+use nf_transport_core::spool::disk::Directory;
+
+use crate::host::systemd::messages::sender;
+use crate::sender::journal;
+use crate::sender::queue::ledger::Ledger;
+use crate::sender::queue::{NEWER_DIRECTORY, tell_newer};
+use crate::status::count_of;
+
+/// Moves the intake at `path` out of the way if a newer version left it. Says whether it did.
+pub(super) fn move_intake_away(path: &Path) -> io::Result<bool> {
+    let Some((place, version)) = journal::newer::move_away(path)? else { return Ok(false) };
+    let needs = format!("intake format {version}, this version reads up to 2");
+    tell_newer("datagrams in the intake", place.display(), &needs);
+    Ok(true)
+}
+
+/// Takes what newer versions left into the queue, as far as this version reads it. The spool ends where the ledger does,
+/// and nothing else is held.
+pub(super) fn take_in(
+    spool: &mut Spool<Directory>,
+    ledger: &mut Ledger,
+    keys: &SpoolKeys,
+    intake: Option<&Path>,
+) -> io::Result<()> {
+    for (place, content) in intake.map(journal::newer::readable).unwrap_or_default() {
+        let journal::newer::Content { stream, batches, lost } = content;
+        // An intake is in clear text, the spool may not be.
+        let sealed: Result<Vec<_>, _> = batches.iter().map(|batch| keys.seal(stream, batch)).collect();
+        spool.put_newer(stream, &sealed.map_err(io::Error::other)?)?;
+        std::fs::remove_file(&place)?;
+        if lost > 0 {
+            ledger.lose_taken_in(lost);
+            tracing::error!(
+                message_id = sender::SPOOL_DAMAGED,
+                datagrams = lost,
+                "the intake {} of a newer version was damaged: lost {}, which count as corrupt",
+                place.display(),
+                count_of(lost, "datagram")
+            );
+        }
+    }
+    let (mut taken, mut stays) = (0, Vec::new());
+    for file in spool.newer_files()? {
+        let next = ledger.next();
+        let own_stream = spool.stream();
+        let outcome = spool.take_in(&file, next, |stream, batch, first| {
+            let batch = keys.open(stream, batch).ok()?.renumbered(own_stream, first)?;
+            keys.seal(own_stream, &batch).ok()
+        })?;
+        match outcome {
+            TakenIn::Until(end) => taken += ledger.take_in(end),
+            TakenIn::Newer(needs) => stays.push(needs),
+            TakenIn::NoRoom => {
+                tracing::warn!("{:?} of the spool stays there: the queue has no room for it", file.name);
+            }
+            TakenIn::NoKey => tracing::error!(
+                "{:?} of the spool stays there: start with its key as spool.previous-key-file",
+                file.name
+            ),
+            TakenIn::Damaged => tracing::error!(
+                "{:?} of the spool holds nothing that can be read: it was moved to the directory 'damaged'",
+                file.name
+            ),
+        }
+    }
+    if taken > 0 {
+        let what = count_of(taken, "datagram");
+        tracing::info!(datagrams = taken, "took {what} into the queue that a newer version had left");
+    }
+    if let Some(needs) = stays.first() {
+        let files = count_of(u64::try_from(stays.len()).unwrap_or(u64::MAX), "file");
+        tell_newer(format_args!("{files} in the spool"), NEWER_DIRECTORY, needs);
+    }
+    Ok(())
+}

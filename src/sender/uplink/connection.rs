@@ -1,0 +1,132 @@
+//! The line to a receiver: the session with it, and the connection that this goes over.
+//!
+//! The link keeps it. From WELCOME on ingest sends by it, too, what lies in memory: to wake the link up for each burst costs
+//! more than to send the burst. What lies in the spool only the link sends.
+
+use std::io;
+use std::sync::{Arc, PoisonError};
+
+use nf_transport_core::batch::Batch;
+use nf_transport_core::internal_error::note_internal_error;
+use nf_transport_core::sequence::{Position, StreamId};
+use nf_transport_core::session::{OutOfTurn, SenderSession};
+use tokio::sync::Mutex;
+
+use crate::host::secure_stream::{Stream, StreamError};
+use crate::sender::queue::{Next, Queue};
+use crate::sender::uplink::unacknowledged::Unacknowledged;
+
+/// How much the session was handed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offered {
+    /// As much as it takes now.
+    Enough,
+    /// All that was read from the spool.
+    AllRead,
+    /// All that there is.
+    All,
+}
+
+/// A session and its connection.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) session: SenderSession,
+    pub(crate) stream: Stream,
+    /// The stream that the session is about.
+    sent_as: StreamId,
+    /// Ends and payload bytes of batches sent and not acknowledged.
+    sent: Unacknowledged,
+    /// The receiver has everything below, but acknowledges it later.
+    taken: Position,
+}
+
+impl Line {
+    pub(crate) fn new(session: SenderSession, stream: Stream, sent_as: StreamId) -> Self {
+        Self { session, stream, sent_as, sent: Unacknowledged::default(), taken: Position::default() }
+    }
+
+    /// Hands the session, and the socket, all that they take now. What lies in the spool only, `read` has to know: the batch that
+    /// holds this position, where the receiver has everything below the other one.
+    pub(crate) fn speak(
+        &mut self,
+        queue: &Queue,
+        mut read: impl FnMut(Position, Position) -> Option<Batch>,
+    ) -> Result<Offered, StreamError> {
+        loop {
+            let offered = self.offer(queue, &mut read).map_err(|error| {
+                note_internal_error("the session does not take what it asked for");
+                StreamError::Lost(io::Error::other(error))
+            })?;
+            self.stream.send_at_once(self.session.outbox())?;
+            if offered != Offered::Enough || self.session.wants().is_none() {
+                return Ok(offered);
+            }
+        }
+    }
+
+    /// Hands the session all that it takes now.
+    fn offer(
+        &mut self,
+        queue: &Queue,
+        mut read: impl FnMut(Position, Position) -> Option<Batch>,
+    ) -> Result<Offered, OutOfTurn> {
+        while let Some(position) = self.session.wants() {
+            match queue.next_to_send(position, self.taken) {
+                Next::Batch(batch) => self.send(queue, &batch)?,
+                Next::Gap(gap) => {
+                    queue.note_sent(gap.end);
+                    self.session.send_gap(gap)?;
+                }
+                Next::InSpool => match read(position, self.taken) {
+                    Some(batch) => self.send(queue, &batch)?,
+                    None => return Ok(Offered::AllRead),
+                },
+                Next::Nothing => return Ok(Offered::All),
+            }
+        }
+        Ok(Offered::Enough)
+    }
+
+    fn send(&mut self, queue: &Queue, batch: &Batch) -> Result<(), OutOfTurn> {
+        queue.note_sent(batch.end());
+        let restamped = (self.sent_as != queue.stream()).then(|| batch.of_stream(self.sent_as));
+        self.session.send_batch(restamped.as_ref().unwrap_or(batch))?;
+        self.sent.add(batch.first(), batch.end(), u64::from(batch.payload_bytes()));
+        Ok(())
+    }
+
+    /// The receiver has everything below `position`: how many bytes of payload that are which were sent by this line.
+    pub(crate) fn acknowledge(&mut self, position: Position) -> u64 {
+        self.sent.acknowledge(position)
+    }
+
+    /// The receiver has everything below `position`, but does not acknowledge it yet.
+    pub(crate) fn take(&mut self, position: Position) {
+        self.taken = self.taken.max(position);
+    }
+
+    /// Whether something waits to be written.
+    fn has_output(&mut self) -> bool {
+        !self.session.outbox().is_empty() || self.stream.has_output()
+    }
+}
+
+/// Where the link leaves its line for ingest.
+#[derive(Debug, Default)]
+pub(crate) struct Lent {
+    line: std::sync::Mutex<Option<Arc<Mutex<Line>>>>,
+}
+
+impl Lent {
+    /// From now on ingest sends by this line, or by none.
+    pub(crate) fn set(&self, line: Option<Arc<Mutex<Line>>>) {
+        *self.line.lock().unwrap_or_else(PoisonError::into_inner) = line;
+    }
+
+    /// Sends what the queue holds; nothing is waited for. Whether that was all, so that the link has nothing to do.
+    pub(crate) fn speak(&self, queue: &Queue) -> bool {
+        let line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut line) = line.as_ref().and_then(|line| line.try_lock().ok()) else { return false };
+        matches!(line.speak(queue, |_, _| None), Ok(Offered::All)) && !line.has_output()
+    }
+}

@@ -1,0 +1,211 @@
+//! The attempts to connect: the one that is waited for, and earlier ones that nobody has answered yet.
+//!
+//! The kernel of a receiver accepts connections for a process that is stopped or overloaded, or has not begun to run. Such a
+//! connection stays open until it is answered or the next but one is made to the same address, so that the first answer is used
+//! whatever the schedule says. Holds at most two connections for each address.
+
+use core::future::pending;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use nf_transport_core::sequence::SenderId;
+use tokio::net::lookup_host;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
+
+use crate::config::HostPort;
+use crate::host::TcpProgress;
+use crate::host::secure_stream::Stream;
+use crate::host::systemd::messages::sender;
+use crate::limits::DIAL_PATIENCE;
+use crate::sender::uplink::dial::{DialError, Speech, connect};
+use crate::sender::uplink::segment_sizes::SegmentSizes;
+
+/// A receiver with which a channel was agreed.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) receiver: HostPort,
+    pub(crate) address: SocketAddr,
+    /// The most bytes of a TCP segment; `None` if TCP decides.
+    pub(crate) segment_bytes: Option<u16>,
+    pub(crate) stream: Stream,
+}
+
+/// Dials receivers. Every method may be abandoned at any moment: attempts under way go on.
+#[derive(Debug, Default)]
+pub(crate) struct Dialler {
+    attempts: JoinSet<Outcome>,
+    /// The attempts under way, oldest first.
+    open: Vec<Open>,
+    next_number: u64,
+    pub(crate) sizes: SegmentSizes,
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+struct Outcome {
+    number: u64,
+    result: Result<Stream, DialError>,
+}
+
+/// An attempt under way.
+#[derive(Debug)]
+struct Open {
+    number: u64,
+    receiver: HostPort,
+    address: SocketAddr,
+    segment_bytes: Option<u16>,
+    speaks_tls: bool,
+    /// The socket, once TCP is connected.
+    socket: Arc<OnceLock<OwnedFd>>,
+    task: AbortHandle,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Dialler {
+    /// Connects to the first address of `receiver` that answers as a receiver does, unless an earlier attempt is answered first.
+    pub(crate) async fn dial(
+        &mut self,
+        receiver: &HostPort,
+        id: &SenderId,
+        speech: &Speech,
+    ) -> Result<Answer, DialError> {
+        let addresses = tokio::select! {
+            addresses = lookup_host((receiver.host(), receiver.port())) => addresses.map_err(DialError::Resolve)?,
+            answer = self.answered() => return Ok(answer),
+        };
+        let mut outcome = Err(DialError::NoAddress);
+        for address in addresses {
+            let number = match self.begin(receiver, address, id, speech) {
+                Ok(number) => number,
+                Err(error) => {
+                    outcome = Err(error);
+                    continue;
+                }
+            };
+            outcome = match timeout(DIAL_PATIENCE, self.outcome(number)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(self.unanswered(number)),
+            };
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+
+    /// Waits until an earlier attempt leads to a connection. A refusal that comes late changes nothing: the schedule goes on.
+    pub(crate) async fn answered(&mut self) -> Answer {
+        loop {
+            match self.finished().await.1 {
+                Ok(answer) => return answer,
+                Err(error) if error.is_refusal() => {
+                    tracing::warn!(
+                        message_id = sender::REFUSED,
+                        %error,
+                        "a receiver that was silent has answered late: {error}"
+                    );
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Ends all attempts.
+    pub(crate) fn clear(&mut self) {
+        self.open.clear();
+        self.attempts = JoinSet::new();
+    }
+
+    /// Waits for the end of this attempt, or for a connection by any other.
+    async fn outcome(&mut self, number: u64) -> Result<Answer, DialError> {
+        loop {
+            let (finished, result) = self.finished().await;
+            if result.is_ok() || finished == number {
+                return result;
+            }
+        }
+    }
+
+    /// Waits for the next attempt to end; forever while there is none.
+    async fn finished(&mut self) -> (u64, Result<Answer, DialError>) {
+        loop {
+            match self.attempts.join_next().await {
+                Some(Ok(Outcome { number, result })) => {
+                    // One that is not open any more was ended just now.
+                    let Some(place) = self.open.iter().position(|open| open.number == number) else {
+                        continue;
+                    };
+                    let open = self.open.remove(place);
+                    let (receiver, address) = (open.receiver.clone(), open.address);
+                    let segment_bytes = open.segment_bytes;
+                    let answer = result.map(|stream| Answer { receiver, address, segment_bytes, stream });
+                    return (number, answer);
+                }
+                Some(Err(_)) => {}
+                None => pending().await,
+            }
+        }
+    }
+
+    /// Begins another attempt; returns its number.
+    fn begin(
+        &mut self,
+        receiver: &HostPort,
+        address: SocketAddr,
+        id: &SenderId,
+        speech: &Speech,
+    ) -> Result<u64, DialError> {
+        let handshake = speech.handshake(id, receiver.host())?;
+        if *speech == Speech::LoopbackOnly && !address.ip().to_canonical().is_loopback() {
+            return Err(DialError::PlaintextNotAllowed);
+        }
+        self.keep_newest(address);
+        let number = self.next_number;
+        self.next_number += 1;
+        let segment_bytes = self.sizes.size(address, Instant::now());
+        let socket = Arc::new(OnceLock::new());
+        let connected = socket.clone();
+        let task = self.attempts.spawn(async move {
+            Outcome { number, result: connect(address, segment_bytes, handshake, &connected).await }
+        });
+        let speaks_tls = speech.certificate().is_some();
+        let receiver = receiver.clone();
+        self.open.push(Open { number, receiver, address, segment_bytes, speaks_tls, socket, task });
+        Ok(number)
+    }
+
+    /// Ends all attempts to `address` but the last one, which has the best place in the receiver's queue of those that may
+    /// still be good.
+    fn keep_newest(&mut self, address: SocketAddr) {
+        let newest = self.open.iter().rev().find(|open| open.address == address).map(|open| open.number);
+        self.open.retain(|open| open.address != address || Some(open.number) == newest);
+    }
+
+    /// Nobody has answered this attempt in time. It goes on, unless TCP shows that it cannot lead anywhere.
+    fn unanswered(&mut self, number: u64) -> DialError {
+        let Some(place) = self.open.iter().position(|open| open.number == number) else {
+            return DialError::TimedOut;
+        };
+        let Some(open) = self.open.get(place) else { return DialError::TimedOut };
+        let Some(socket) = open.socket.get() else { return DialError::TimedOut };
+        // Only the messages of a TLS handshake are longer than a segment.
+        let progress = TcpProgress::of(socket).ok().filter(|_| open.speaks_tls);
+        let loses_segments = progress.is_some_and(|tcp| {
+            tcp.segments_unacknowledged > 0 && tcp.timeouts > 0 || tcp.segments_out_of_order > 0
+        });
+        if !loses_segments {
+            return DialError::Silent;
+        }
+        let open = self.open.remove(place);
+        self.sizes.reduce(open.address, open.segment_bytes, Instant::now());
+        DialError::SegmentsLost
+    }
+}

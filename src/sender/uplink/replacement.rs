@@ -1,0 +1,105 @@
+//! Detects a second life of the spool, and gives this one a stream of its own.
+//!
+//! A receiver may have datagrams that this spool never sent, because the spool was restored from a backup or is used by a
+//! second machine. Then positions mean different datagrams to both, and nothing that is queued may count as delivered:
+//! all of it goes out as a new stream.
+
+use nf_transport_core::framing::{Heartbeat, Hello, Welcome};
+use nf_transport_core::secure::{ChannelBinding, StreamKey};
+use nf_transport_core::sequence::Position;
+use nf_transport_core::spool::Divergence;
+
+use crate::host::systemd::messages::sender;
+use crate::sender::queue::recovery::own_stream;
+use crate::sender::queue::{Queue, State};
+use crate::status::count_of;
+
+impl Queue {
+    /// What a session begins with over the connection of `binding`.
+    pub(crate) fn hello(&self, heartbeat: Heartbeat, binding: ChannelBinding) -> Hello {
+        let state = self.state();
+        let (lineage, proof) = (&state.lineage, state.stream_key.prove(binding));
+        let (stream, run, replaces) = (lineage.sent_as(), lineage.run(), lineage.replaced());
+        Hello { stream, first: state.ledger.acknowledged(), heartbeat, run, replaces, proof }
+    }
+
+    /// Checks that this spool sent all that a receiver has, as far as it is not acknowledged.
+    pub(crate) fn check_lineage(&self, welcome: &Welcome) -> Result<(), Divergence> {
+        let state = self.state();
+        if welcome.received <= state.ledger.acknowledged() {
+            return Ok(());
+        }
+        state.lineage.check(welcome.received, welcome.run, state.highest_sent)
+    }
+
+    /// Counts and logs that all of the queue goes out as a new stream, because the spool does not say which one it was sent as,
+    /// or has not the secret of that one.
+    pub(crate) fn note_abandoned_stream(&self) {
+        let mut state = self.state();
+        let queued = state.ledger.queued();
+        state.possible_repeats = queued;
+        let stream = state.lineage.sent_as();
+        drop(state);
+        tracing::warn!(
+            message_id = sender::STREAM_REPLACED,
+            %stream,
+            queued,
+            possible_repeats = queued,
+            "the file 'stream' of the spool is missing or damaged, or an older version wrote it: sending all {} that are \
+             queued as the new stream {stream}; what receivers have and did not acknowledge may arrive twice, none is lost",
+            count_of(queued, "datagram")
+        );
+    }
+
+    /// Sends the queue as the stream `new` from now on, as `peer` has the present one from another life of the spool, up
+    /// to `delivered`. Blocks: the change is written to disk.
+    pub(crate) fn replace_stream(
+        &self,
+        new: StreamKey,
+        divergence: Divergence,
+        delivered: Position,
+        peer: &str,
+    ) {
+        let stream = new.id();
+        let mut spool = self.spool();
+        let recorded = spool.replace_stream(own_stream(&new));
+        let lineage = spool.lineage().clone();
+        drop(spool);
+        if let Some(common) = divergence.common {
+            self.acknowledge(common.min(delivered), 0);
+        }
+        let mut state = self.state();
+        let start = lineage.runs().last().map_or(Position(0), |run| run.start);
+        let possible_repeats = queued_below(&state, delivered.min(start));
+        let queued = state.ledger.queued();
+        state.possible_repeats += possible_repeats;
+        state.lineage = lineage;
+        state.stream_key = new;
+        state.highest_sent = state.ledger.acknowledged();
+        drop(state);
+        tracing::warn!(
+            message_id = sender::STREAM_REPLACED,
+            %stream,
+            queued,
+            possible_repeats,
+            "{peer} has datagrams of this stream that this spool never sent: the spool was restored from a backup, or \
+             another machine uses a copy of it; sending all {} that are queued as the new stream {stream}; {possible_repeats} \
+             of them may arrive twice, none is lost",
+            count_of(queued, "datagram")
+        );
+        if let Err(error) = recorded {
+            tracing::warn!(
+                %error,
+                "cannot record the new stream in the spool: {error}; after a restart queued datagrams may arrive twice"
+            );
+        }
+    }
+}
+
+/// How many datagrams are queued below `position`.
+fn queued_below(state: &State, position: Position) -> u64 {
+    let acknowledged = state.ledger.acknowledged();
+    let gone: u64 =
+        state.ledger.gaps_within(acknowledged, position).map(|gap| gap.end.since(gap.first)).sum();
+    position.since(acknowledged).saturating_sub(gone)
+}

@@ -1,0 +1,246 @@
+//! A link and a receiver of the test's own, over real sockets on loopback and in virtual time.
+
+use nf_transport_core::batch::{BatchBuilder, Compression};
+use nf_transport_core::datagram::{Datagram, Timestamp};
+use nf_transport_core::framing::RefusalCode;
+use nf_transport_core::secure::{Admission, Key, Pass, ReceiverHandshake, Secret, Suite};
+use nf_transport_core::sequence::{Position, RunId, StreamId};
+use nf_transport_core::session::{Place, ReceiverEvent, ReceiverSession};
+use nf_transport_core::spool::{MinFree, Policy};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::host::secure_stream::{Received, Stream, shake};
+use crate::host::stop_channel;
+use crate::limits::CHANNEL_AGE_MAX;
+use crate::sender::journal::Ring;
+use crate::sender::queue::recovery::{Recovered, recover};
+
+/// One session that the receiver had.
+#[derive(Debug)]
+struct Seen {
+    began: Instant,
+    pass: Pass,
+    /// Whether the sender said goodbye, rather than just being gone.
+    in_good_order: bool,
+}
+
+/// Lets in whoever has one of `keys`, one connection after the other, and tells of each when it has ended.
+async fn receive(listener: TcpListener, keys: Vec<Key>, seen: mpsc::UnboundedSender<Seen>, supersedes: bool) {
+    let suites = Suite::NAMED.map(|(_, suite)| suite).into();
+    let admission = Arc::new(Admission { suites, shared: keys, ..Admission::default() });
+    while let Ok((mut tcp, _)) = listener.accept().await {
+        let handshake = ReceiverHandshake::new(admission.clone(), true);
+        let Ok(admitted) = shake(&mut tcp, handshake).await else { continue };
+        let began = Instant::now();
+        let in_good_order = serve(Stream::new(tcp, admitted.channel), supersedes).await;
+        seen.send(Seen { began, pass: admitted.pass, in_good_order }).unwrap();
+    }
+}
+
+/// Keeps a session until it ends; ends it at once where `supersedes`, as if a newer connection had come.
+async fn serve(mut stream: Stream, supersedes: bool) -> bool {
+    let mut session = ReceiverSession::new();
+    loop {
+        let now = || Instant::now().into_std();
+        while let Some(event) = session.poll_event().unwrap() {
+            match event {
+                ReceiverEvent::Hello(_) => {
+                    let nothing = Place { delivered: Position(0), received: Position(0), run: RunId::NONE };
+                    session.welcome(nothing, now());
+                    if supersedes {
+                        session.refuse(RefusalCode::Superseded, "a newer connection took over");
+                    }
+                }
+                ReceiverEvent::Goodbye => return true,
+                ReceiverEvent::Batch { batch, .. } => {
+                    session.acknowledge(batch.end(), now());
+                    session.go_on(now());
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let timeout =
+            session.poll_timeout().map_or_else(|| Instant::now() + CHANNEL_AGE_MAX, Instant::from_std);
+        let has_output = !session.outbox().is_empty();
+        tokio::select! {
+            ready = stream.ready(true, has_output) => {
+                ready.unwrap();
+                match stream.receive(&mut [0; 4096], |bytes| session.handle_bytes(bytes, now())).unwrap() {
+                    Received::Bytes => {}
+                    Received::Nothing => stream.send(session.outbox()).unwrap(),
+                    Received::End => return false,
+                }
+            }
+            () = sleep_until(timeout) => session.handle_timeout(now()),
+        }
+    }
+}
+
+/// A link that runs, with its settings, and what its receiver saw.
+struct Running {
+    settings: watch::Sender<LinkSettings>,
+    seen: mpsc::UnboundedReceiver<Seen>,
+    view: Arc<Mutex<LinkView>>,
+    stream: StreamId,
+    queue: Arc<Queue>,
+    lent: Arc<Lent>,
+    ring: Ring,
+    _stopper: crate::host::Stopper,
+    _directory: tempfile::TempDir,
+}
+
+impl Running {
+    /// A link that uses `key`, to a receiver that knows `known`.
+    async fn start(key: Key, known: Vec<Key>) -> Self {
+        Self::with(key, known, false).await
+    }
+
+    async fn with(key: Key, known: Vec<Key>, supersedes: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let receivers = vec![listener.local_addr().unwrap().to_string().parse().unwrap()];
+        let (told, seen) = mpsc::unbounded_channel();
+        tokio::spawn(receive(listener, known, told, supersedes));
+        Self { seen, ..Self::link(receivers, Speech::Keyed(Secret::Key(key), Suite::Aes256Gcm)) }
+    }
+
+    /// A link to these receivers.
+    fn link(receivers: Vec<HostPort>, speech: Speech) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let policy = Policy { min_free: MinFree::Bytes(0), ..Policy::default() };
+        let recovered = recover(directory.path(), None, policy, &Arc::default()).unwrap();
+        let (stopper, stop) = stop_channel();
+        let view = LinkView::new(&receivers);
+        let settings = watch::Sender::new(LinkSettings {
+            id: "edge".parse().unwrap(),
+            receivers,
+            speech,
+            heartbeat: Duration::from_secs(3600),
+            reconnect: Reconnect {
+                first: Duration::from_secs(1),
+                factor: 3,
+                longest: Duration::from_secs(243),
+                jitter: 0.0,
+            },
+        });
+        let (queue, lent) = (recovered.queue.clone(), Arc::<Lent>::default());
+        let link = Link {
+            pulse: Pulse::default(),
+            queue: queue.clone(),
+            lent: lent.clone(),
+            settings: settings.subscribe(),
+            view: view.clone(),
+            retry: watch::channel(()).1,
+            redial: watch::channel(()).1,
+            doubt: None,
+            stop,
+        };
+        tokio::spawn(link.run());
+        let Recovered { stream, ring, .. } = recovered;
+        let seen = mpsc::unbounded_channel().1;
+        Self { settings, seen, view, stream, queue, lent, ring, _stopper: stopper, _directory: directory }
+    }
+
+    /// A datagram comes, and nobody tells the link.
+    fn push(&mut self) {
+        let address = "192.0.2.7:1".parse().unwrap();
+        let datagram =
+            Datagram { exporter: address, local: address, arrival: Timestamp(5), payload: b"flow" };
+        let mut builder = BatchBuilder::new(self.stream, Compression::None);
+        builder.push(&datagram).unwrap();
+        let batch = builder.finish(self.queue.next_position()).unwrap();
+        self.queue.push(batch, &mut self.ring, &Pulse::default());
+    }
+
+    async fn acknowledged(&self, position: Position) {
+        while self.queue.acknowledged() < position {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn connected(&self) {
+        while self.view.lock().unwrap().state != LinkState::Connected {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_24_hours_a_sender_makes_a_new_handshake_in_good_order() {
+    let key = Key::generate().unwrap();
+    let mut running = Running::start(key.clone(), vec![key]).await;
+    let first = running.seen.recv().await.unwrap();
+    assert!(first.in_good_order);
+    running.connected().await;
+    let age = Instant::now().duration_since(first.began);
+    assert!((CHANNEL_AGE_MAX..CHANNEL_AGE_MAX + Duration::from_secs(1)).contains(&age), "{age:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_key_is_used_at_once_and_the_connection_before_ends_in_good_order() {
+    let keys = [Key::generate().unwrap(), Key::generate().unwrap()];
+    let mut running = Running::start(keys[0].clone(), keys.to_vec()).await;
+    running.connected().await;
+    let began = Instant::now();
+    running.settings.send_modify(|settings| {
+        settings.speech = Speech::Keyed(Secret::Key(keys[1].clone()), Suite::ChaCha20Poly1305);
+    });
+    let first = running.seen.recv().await.unwrap();
+    assert_eq!(first.pass, Pass::Key { id: keys[0].id(), suite: Suite::Aes256Gcm });
+    assert!(first.in_good_order);
+    running.connected().await;
+    running.settings.send_modify(|settings| settings.receivers.clear());
+    let second = running.seen.recv().await.unwrap();
+    assert_eq!(second.pass, Pass::Key { id: keys[1].id(), suite: Suite::ChaCha20Poly1305 });
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_corrected_is_tried_at_once_whatever_the_schedule_says() {
+    let keys = [Key::generate().unwrap(), Key::generate().unwrap()];
+    let running = Running::start(keys[0].clone(), vec![keys[1].clone()]).await;
+    while !matches!(running.view.lock().unwrap().state, LinkState::Refused(at) if at > Instant::now() + Duration::from_secs(200))
+    {
+        sleep(Duration::from_millis(100)).await;
+    }
+    let reason = running.view.lock().unwrap().reason.clone().unwrap();
+    assert!(reason.contains("does not know this sender's key"), "{reason}");
+    let corrected = Instant::now();
+    running.settings.send_modify(|settings| {
+        settings.speech = Speech::Keyed(Secret::Key(keys[1].clone()), Suite::Aes256Gcm);
+    });
+    running.connected().await;
+    assert!(corrected.elapsed() < Duration::from_secs(1), "{:?}", corrected.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn ingest_sends_by_the_line_of_an_agreed_session_without_the_link() {
+    let key = Key::generate().unwrap();
+    let mut running = Running::start(key.clone(), vec![key]).await;
+    running.push();
+    assert!(!running.lent.speak(&running.queue), "nobody is connected yet");
+    running.connected().await;
+    running.acknowledged(Position(1)).await;
+    running.push();
+    assert!(running.lent.speak(&running.queue));
+    running.acknowledged(Position(2)).await;
+    running.settings.send_modify(|settings| settings.receivers.clear());
+    running.seen.recv().await.unwrap();
+    running.push();
+    assert!(!running.lent.speak(&running.queue), "the session has ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_superseded_sender_waits_longer_each_time() {
+    let key = Key::generate().unwrap();
+    let mut link = Running::with(key.clone(), vec![key], true).await;
+    let mut began = Vec::new();
+    for _ in 0..5 {
+        began.push(link.seen.recv().await.unwrap().began);
+    }
+    let waits: Vec<u64> = began.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
+    assert_eq!(waits, [1, 3, 9, 27]);
+}
+
+mod backoff;
