@@ -108,13 +108,13 @@ fn others(results: &Results) -> Vec<Mark> {
     let exporters = |count| results.median(exporters::EXPORTERS, Kind::PLAIN.name(), count);
     let senders = |count| results.median(senders::SENDERS, senders::RECEIVER, count);
     let wire = |who| results.median(compression::FULL, who, 9);
-    let started = format!("start to READY, {} segments less none", grouped(start::segments(results)));
+    let started = format!("start to READY, {} segments minus none", grouped(start::segments(results)));
     vec![
-        Mark::new("memory of nf-sender at the most", Bound::AtMost(48.0), "MiB", peak("nf-sender")),
-        Mark::new("memory of nf-receiver at the most", Bound::AtMost(24.0), "MiB", peak("nf-receiver")),
+        Mark::new("peak memory of nf-sender", Bound::AtMost(48.0), "MiB", peak("nf-sender")),
+        Mark::new("peak memory of nf-receiver", Bound::AtMost(24.0), "MiB", peak("nf-receiver")),
         Mark::new("memory of nf-receiver per idle sender", Bound::AtMost(64.0), "KiB", idle),
         Mark::new(
-            "written or forced to disk, per byte carried",
+            "written or synced to disk, per byte carried",
             Bound::AtMost(0.01),
             "",
             written.map(|it| it.max(forced)),
@@ -139,7 +139,7 @@ fn others(results: &Results) -> Vec<Mark> {
             wire(compression::ZSTD),
         ),
         Mark::new(
-            "bytes on the wire per byte of softflowd's v9, transposed",
+            "bytes on the wire per byte of softflowd's v9, columnar",
             Bound::AtMost(0.45),
             "",
             wire(compression::TRANSPOSED),

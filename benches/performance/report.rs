@@ -1,4 +1,4 @@
-//! The report: what was measured, in tables, on the terminal and in `docs/performance.md`.
+//! The report: tables of all measurements, on the terminal and in `docs/performance.md`.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -19,22 +19,23 @@ struct Section {
     rows: Vec<Vec<String>>,
 }
 
-/// Shows what there is.
+/// Prints the tables that have rows.
 pub(crate) fn print(results: &Results) {
     for section in sections(results) {
         println!("\n{}\n{}", section.title, aligned(&section.head, &section.rows));
     }
 }
 
-/// Writes `docs/performance.md` and the plot beside it.
+/// Writes `docs/performance.md` and its plot.
 pub(crate) fn write(settings: &Settings, results: &Results) {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     let Settings { turns, probe, run, disk, backlog, .. } = settings;
     let mut page = format!(
-        "# Performance\n\nWritten by `make bench`; `benches/performance/` says how, and \
-         [profile.md](profile.md) where the time goes. Generator, relay and a sink that checks every \
-         byte are on one machine. Medians of {turns} turn(s), in each of which every relay was measured once. \
-         Probes of a rate took {probe} s, runs at a given rate {run} s, that of the disk {disk} s; the backlog was {backlog} MiB.\n\n{}\n",
+        "# Performance\n\n`make bench` writes this page; `benches/performance/` is its source. \
+         [profile.md](profile.md) describes where the time is spent. Generator, relay and a sink that \
+         checks every byte share one machine. The figures are medians of {turns} turn(s); each turn \
+         measured every relay once. Probes of a rate took {probe} s, runs at a given rate {run} s, that of \
+         the disk {disk} s. The backlog was {backlog} MiB.\n\n{}\n",
         machine::description()
     );
     page += "\n![Processor time per datagram, by rate and by number of exporters](performance.svg)\n";
@@ -66,7 +67,7 @@ fn sections(results: &Results) -> Vec<Section> {
     sections.push(Section {
         title: "Marks",
         how: "Ratios of the medians above.".to_owned(),
-        head: words(&["what", "figure", "ratio or amount", "mark", ""]),
+        head: words(&["measurement", "figure", "ratio or amount", "mark", ""]),
         rows: marks::rows(&marks::all(results)),
     });
     sections
@@ -84,16 +85,17 @@ fn rates(results: &Results) -> Section {
     let is_measured = results.has(rate::RATE);
     Section {
         title: "Loss-free rate",
-        how: "Four exporters send NetFlow v5 datagrams of 1,464 bytes in bursts, one each millisecond. A rate is reached \
-              if all arrive, once, in order and unchanged, the last within 150 ms of being sent; it is not if that fails twice. \
-              The highest is found by bisection. All relays have the same receive buffer."
+        how: "Four exporters send NetFlow v5 datagrams of 1,464 bytes in bursts, one each millisecond. A \
+              rate is reached if all datagrams arrive once, in order and unchanged, the last within 150 ms \
+              of being sent. It is not reached if that fails twice. Bisection finds the highest rate. All \
+              relays have the same receive buffer."
             .to_owned(),
         head: words(&["relay", "datagrams/s", "to nfacctd tee"]),
         rows: if is_measured { Kind::all().into_iter().map(row).collect() } else { Vec::new() },
     }
 }
 
-/// Says so where the generator, and not the relay, is what was measured.
+/// Returns a prefix for figures that are limited by the generator, not by the relay.
 fn at_least(results: &Results, who: &'static str) -> String {
     let is_generator = results.median(GENERATOR, who, 0).is_some_and(|share| share > 0.5);
     if is_generator { "≥ ".to_owned() } else { String::new() }
@@ -118,7 +120,7 @@ fn costs(results: &Results) -> Section {
     let rates = cost::RATES.map(|rate| format!("{}/s", grouped(rate)));
     Section {
         title: "Processor time per datagram",
-        how: "Core-microseconds, user and system time of all processes of the relay, at given rates."
+        how: "Core-microseconds at given rates: user and system time of all processes of the relay."
             .to_owned(),
         head: [words(&["relay"]), rates.to_vec()].concat(),
         rows,
@@ -153,8 +155,8 @@ fn ingests(results: &Results) -> Section {
     };
     Section {
         title: "Ingest while the link is down",
-        how: "The highest rate at which nothing is lost and everything received is in the spool; the loop beside it only receives. The \
-              exporters send by GSO here."
+        how: "The highest rate at which nothing is lost and all received datagrams are in the spool. The \
+              bare loop only receives. The exporters send with GSO here."
             .to_owned(),
         head: words(&["", "datagrams/s"]),
         rows: [ingest::SENDER, ingest::BARE].into_iter().filter_map(row).collect(),
@@ -167,11 +169,15 @@ fn catch_ups(results: &Results) -> Section {
     };
     Section {
         title: "Catching up",
-        how: "The receiver comes up when there is a backlog: from the first to the last arrival at the collector. Beside it, a \
-              sender of prepared datagrams, as fast as the collector takes them without loss."
+        how: "nf-receiver starts when there is a backlog. The time is from the first to the last arrival at \
+              the collector. The bare senders send prepared datagrams as fast as the collector receives \
+              them without loss."
             .to_owned(),
         head: words(&["", "datagrams/s"]),
-        rows: [catch_up::PAIR, catch_up::PLAIN, catch_up::GSO].into_iter().filter_map(|who| row(who, who)).collect(),
+        rows: [catch_up::PAIR, catch_up::PLAIN, catch_up::GSO]
+            .into_iter()
+            .filter_map(|who| row(who, who))
+            .collect(),
     }
 }
 
@@ -184,15 +190,17 @@ fn memory(results: &Results) -> Section {
     };
     let idle = results.median(senders::IDLE, senders::RECEIVER, 100);
     let idle = idle.map_or_else(String::new, |idle| {
-        format!(" Each of 100 idle senders takes {} KiB of nf-receiver's memory.", short(idle))
+        format!(" Each of 100 idle senders uses {} KiB of nf-receiver's memory.", short(idle))
     });
     Section {
         title: "Memory",
         how: format!(
-            "MiB while a backlog is made and caught up with: the most of all turns, the intake included; and afterwards, by kind: its own, \
-             the program itself, and nf-sender's intake, a file in `/run` that outlives a crash and of which little is mapped.{idle}"
+            "MiB. The peak is the highest of all turns while a backlog is built and delivered, and includes \
+             the receive journal. The other columns are measured afterwards: private memory, the program \
+             itself, and nf-sender's receive journal, a file in `/run` that survives a crash and of which \
+             little is mapped.{idle}"
         ),
-        head: words(&["", "at the most", "own", "program", "intake"]),
+        head: words(&["", "peak", "private", "program", "journal"]),
         rows: ["nf-sender", "nf-receiver"].into_iter().filter_map(row).collect(),
     }
 }
@@ -205,7 +213,7 @@ fn by_exporters(results: &Results) -> Section {
     Section {
         title: "By number of exporters",
         how: format!(
-            "Core-microseconds per datagram at {} datagrams/s in all; each burst comes from the next exporter.",
+            "Core-microseconds per datagram at {} datagrams/s in all. Each burst comes from the next exporter.",
             grouped(exporters::RATE)
         ),
         head: [words(&["relay"]), exporters::COUNTS.map(|count| grouped(u64::from(count))).to_vec()].concat(),
@@ -219,7 +227,8 @@ fn by_senders(results: &Results) -> Section {
     Section {
         title: "By number of senders",
         how: format!(
-            "Core-microseconds of nf-receiver per datagram at {} datagrams/s in all; each burst comes by the next sender.",
+            "Core-microseconds of nf-receiver per datagram at {} datagrams/s in all. Each burst comes from \
+             the next sender.",
             grouped(senders::RATE)
         ),
         head: [words(&[""]), senders::COUNTS.map(|count| grouped(u64::from(count))).to_vec()].concat(),
@@ -235,10 +244,11 @@ fn written(results: &Results) -> Section {
     };
     Section {
         title: "Disk",
-        how: "Bytes that both daemons cause to be written to storage, for each byte of payload that is carried at 5,000 datagrams/s on a \
-              healthy link; and what nf-sender forces to disk by itself in a traced run."
+        how: "Bytes that both daemons cause to be written to storage for each byte of payload, at 5,000 \
+              datagrams/s on a healthy link. The other columns are the bytes that nf-sender syncs, and its \
+              sync calls, in a traced run."
             .to_owned(),
-        head: words(&["", "written per byte", "forced per byte", "calls that force"]),
+        head: words(&["", "written per byte", "synced per byte", "sync calls"]),
         rows: [disk::IN_MEMORY, disk::BESIDE].into_iter().filter_map(row).collect(),
     }
 }
@@ -248,7 +258,7 @@ fn starts(results: &Results) -> Section {
     let row = |(segments, milliseconds): (u64, f64)| vec![grouped(segments), short(milliseconds)];
     Section {
         title: "Start",
-        how: "Milliseconds of nf-sender from its start to READY, by how many segments are in its spool."
+        how: "Milliseconds from the start of nf-sender to READY, by the number of segments in its spool."
             .to_owned(),
         head: words(&["segments", "ms"]),
         rows: series.into_iter().map(row).collect(),
@@ -267,16 +277,16 @@ fn compressed(results: &Results) -> Section {
     Section {
         title: "Compression",
         how: format!(
-            "Bytes of batches for each byte of payload of what softflowd exports, in full batches and with one datagram in each; and \
-             GB/s of payload, encoded and decoded on one core. Of {}.",
+            "Bytes of batches for each byte of payload that softflowd exports, in full batches and with one \
+             datagram in each. Speeds are in GB/s of payload on one core. The material is {}.",
             compression::captured().unwrap_or("nothing")
         ),
-        head: words(&["", "full batches", "lone datagrams", "encoded, GB/s", "decoded, GB/s"]),
+        head: words(&["", "full batches", "single datagrams", "encoding, GB/s", "decoding, GB/s"]),
         rows: rows.flatten().collect(),
     }
 }
 
-/// What a relay is called where the pair is not the only one.
+/// The name of a relay in tables with several relays.
 fn called(kind: Kind) -> String {
     if let Kind::Pair(_) = kind { format!("the pair, {}", kind.name()) } else { kind.name().to_owned() }
 }
@@ -291,7 +301,7 @@ fn words(words: &[&str]) -> Vec<String> {
 
 fn markdown(head: &[String], rows: &[Vec<String>]) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-    // What is not the first column is numbers.
+    // All columns but the first are numbers.
     let rule: Vec<_> = (0..head.len()).map(|at| if at == 0 { "---" } else { "---:" }.to_owned()).collect();
     line(head) + &line(&rule) + &rows.iter().map(|row| line(row)).collect::<String>()
 }

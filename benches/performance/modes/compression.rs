@@ -24,7 +24,7 @@ pub(crate) const DECODE: &str = "decode";
 /// The kinds, by name.
 pub(crate) const NONE: &str = "none";
 pub(crate) const ZSTD: &str = "zstd";
-pub(crate) const TRANSPOSED: &str = "transposed";
+pub(crate) const TRANSPOSED: &str = "columnar";
 const KINDS: [(&str, Compression); 3] =
     [(NONE, Compression::None), (ZSTD, Compression::Zstd), (TRANSPOSED, Compression::Transposed)];
 

@@ -20,8 +20,8 @@ pub(crate) const FORCED: &str = "forced";
 pub(crate) const CALLS: &str = "calls that force";
 
 /// Where the runtime directory is.
-pub(crate) const IN_MEMORY: &str = "intake in memory";
-pub(crate) const BESIDE: &str = "intake beside the spool";
+pub(crate) const IN_MEMORY: &str = "journal in memory";
+pub(crate) const BESIDE: &str = "journal next to the spool";
 
 /// Datagrams a second.
 const RATE: f64 = 5000.0;
