@@ -9,6 +9,11 @@
 //! | 1 codecs and clock arithmetic | [`batch`], [`clock`], [`framing`], [`netflow`] |
 //! | 2 machines | [`spool`], [`secure`], [`session`] |
 
+#![cfg_attr(
+    test,
+    expect(clippy::disallowed_methods, reason = "tests begin at the present moment and measure")
+)]
+
 pub mod datagram;
 pub mod internal_error;
 pub mod limits;

@@ -381,6 +381,6 @@ fn golden() -> Vec<u8> {
 #[test]
 #[ignore = "writes the golden file; run by hand for a new version of the format"]
 fn write_golden_position() {
-    let path = format!("{}/src/receiver/positions/golden/v2.position", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/src/receiver/state/positions/golden/v2.position", env!("CARGO_MANIFEST_DIR"));
     std::fs::write(path, golden()).unwrap();
 }
