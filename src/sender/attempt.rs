@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::HostPort;
-use crate::limits::NEW_STREAM_INTERVAL;
+use crate::limits::REFUSED_FOR_NOW_DELAY_MAX;
 use crate::sender::dial::DialError;
 use crate::sender::ended::Ended;
 use crate::service::messages::sender;
@@ -78,7 +78,7 @@ impl Attempt {
                 _ => Follows::Delay,
             },
             delay_max: match ended {
-                Ended::TooManyStreams(_) => NEW_STREAM_INTERVAL,
+                Ended::RefusedForNow(_) => REFUSED_FOR_NOW_DELAY_MAX,
                 _ => Duration::MAX,
             },
             reason: format!("{ended}{remedy}"),

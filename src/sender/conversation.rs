@@ -126,7 +126,7 @@ impl<'a> Conversation<'a> {
             }
             Ended::Goodbye
             | Ended::Refused(_)
-            | Ended::TooManyStreams(_)
+            | Ended::RefusedForNow(_)
             | Ended::Session(_)
             | Ended::Superseded(_)
             | Ended::Diverged { .. }

@@ -179,6 +179,11 @@ impl Positions {
         PositionsError::of("open a file in", self.folder.path())(cause)
     }
 
+    /// When a stream began; `None` if it is not known. Changes nothing. Blocks: call it where that is allowed.
+    pub(crate) fn begun(&self, sender: &SenderId, stream: StreamId) -> Option<SystemTime> {
+        self.lock().index.begun(&StreamName { sender: sender.clone(), stream })
+    }
+
     /// The position of one stream, in use by one more session; all that use the same stream share it. If there are too many, a
     /// stream never seen before takes the place of one that the owner's sender id does not use. Blocks: call it where that is
     /// allowed.
@@ -190,10 +195,11 @@ impl Positions {
     ) -> Result<StreamInUse, PositionsError> {
         let name = StreamName { sender: owner.sender.clone(), stream };
         let mut open = self.lock();
-        if let Some(known) = open.streams.get(&name) {
-            return StreamInUse::of(Arc::clone(known));
+        let begun = open.index.begun(&name);
+        if let (Some(known), Some(begun)) = (open.streams.get(&name), begun) {
+            return StreamInUse::of(Arc::clone(known), begun);
         }
-        let is_new = !open.index.contains(&name);
+        let is_new = begun.is_none();
         if is_new {
             open.new_streams.check(owner, now)?;
             self.make_room(&mut open, &owner.sender)?;
@@ -207,7 +213,7 @@ impl Positions {
         let position = Arc::new(position);
         open.index.note(name.clone(), seen, true);
         open.streams.insert(name, Arc::clone(&position));
-        StreamInUse::of(position)
+        StreamInUse::of(position, begun.unwrap_or(seen))
     }
 
     /// Forces to disk what was stored since the last call. Blocks: call it where that is allowed.
