@@ -19,7 +19,7 @@ use crate::sender::ledger::Ledger;
 use crate::sender::queue::Queue;
 use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
 use crate::service::messages::sender;
-use crate::service::{DaemonError, wall_clock};
+use crate::service::{DaemonError, safe_file, wall_clock};
 use crate::spool::disk::Directory;
 use crate::spool::{self, LastRun, OwnStream, Policy, Spool, StreamSecret, Survey};
 use crate::status::count_of;
@@ -235,6 +235,9 @@ fn begin_run(
             "{}: cannot write the file 'stream': {error}; going on, and trying again",
             directory.display()
         ),
+    }
+    if let Err(error) = safe_file::remove_unfinished(directory) {
+        tracing::debug!(%error, "cannot remove unfinished files of the spool: {error}");
     }
     if let Err(error) = (Began { boot, at: wall_clock() }).write(directory) {
         tracing::debug!(%error, "cannot write the file 'boot' of the spool: {error}");
