@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::marks::HEAD_LEN;
-use super::{Entry, Kind, Marks, Ring, Slots, file_len, ring_at, slots_at};
+use super::{Entry, Held, Kind, Marks, Ring, Slots, file_len, ring_at, slots_at};
 use crate::batch::{Batch, BatchBuilder, Compression};
 use crate::datagram::{Datagram, Timestamp};
 use crate::internal_error::note_internal_error;
@@ -68,21 +68,24 @@ fn read(path: &Path) -> io::Result<Option<Content>> {
     }
     let mut ring = Ring::map(file.clone(), ring_at(), INTAKE_RING)?;
     if !marks.are_whole() {
-        let batches = ring.searched(stream, Position(0));
+        let batches = batches_of(ring.searched(stream, Position(0)));
         let lost = missing_in(&batches, Position(0));
         return Ok(Some(Content { stream, batches, lost }));
     }
     let floor = marks.acknowledged();
     let held = ring.recover(stream, marks.ring_tail(), floor);
-    let mut batches: Vec<Batch> = ring
-        .salvaged(stream, &held, floor, Some(marks.next()))
-        .unwrap_or_else(|| held.into_iter().map(|held| held.batch).collect());
+    let found = ring.salvaged(stream, &held, floor, Some(marks.next()));
+    let mut batches = batches_of(found.unwrap_or(held));
     let missing = missing_in(&batches, marks.next());
     let next = batches.last().map_or(marks.next(), Batch::end).max(marks.next());
     let slots = Slots::map(file, slots_at())?;
     let (encoded, damaged) = encoded(&slots, &marks, stream, next);
     batches.extend(encoded);
     Ok(Some(Content { stream, batches, lost: missing + damaged }))
+}
+
+fn batches_of(held: Vec<Held>) -> Vec<Batch> {
+    held.into_iter().map(|held| held.batch).collect()
 }
 
 /// Positions that are missing between `batches`, and from the last one to `next`. Those before the first one may be in segments.
