@@ -30,17 +30,29 @@ pub(super) fn take_in(
     intake: Option<&Path>,
 ) -> io::Result<()> {
     for (place, content) in intake.map(intake::newer::readable).unwrap_or_default() {
-        let intake::newer::Content { stream, batches, lost } = content;
+        let intake::newer::Content { stream, batches, lost, is_searched } = content;
         // An intake is in clear text, the spool may not be.
         let sealed: Result<Vec<_>, _> = batches.iter().map(|batch| keys.seal(stream, batch)).collect();
         spool.put_newer(stream, &sealed.map_err(io::Error::other)?)?;
         std::fs::remove_file(&place)?;
+        if is_searched {
+            let found: u64 = batches.iter().map(|batch| u64::from(batch.datagrams())).sum();
+            tracing::warn!(
+                message_id = sender::SPOOL_DAMAGED,
+                datagrams = found,
+                lost,
+                "the marks of the intake {} of a newer version were damaged: recovered all {} that a search found in it; \
+                 some may arrive twice, as nothing shows what was delivered",
+                place.display(),
+                count_of(found, "datagram")
+            );
+        }
         if lost > 0 {
             ledger.lose_taken_in(lost);
             tracing::error!(
                 message_id = sender::SPOOL_DAMAGED,
-                datagrams = lost,
-                "the intake {} of a newer version was damaged: lost {}, which count as corrupt",
+                lost,
+                "the intake {} of a newer version was damaged: lost {}, which count as corrupt; the rest is queued",
                 place.display(),
                 count_of(lost, "datagram")
             );
