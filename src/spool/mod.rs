@@ -46,7 +46,7 @@ pub use policy::{MinFree, Policy, WhenFull};
 pub use reader::{Damage, Item, Newer, SegmentReader};
 pub use room::{Room, Yielding};
 pub use segment::{Begun, SEGMENT_HEADER_LEN};
-pub use taking_in::TakenIn;
+pub use taking_in::{Broken, TakenIn, Unusable};
 pub use thinning::{Candidate, Sieve, Thinned};
 
 use std::collections::{BTreeMap, BTreeSet};

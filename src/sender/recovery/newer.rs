@@ -3,14 +3,13 @@
 use std::io;
 use std::path::Path;
 
-use crate::secure::SpoolKeys;
+use crate::secure::{OpenError, SpoolKeys};
 use crate::sender::intake;
 use crate::sender::ledger::Ledger;
 use crate::sender::queue::{NEWER_DIRECTORY, tell_newer};
 use crate::service::messages::sender;
-use crate::spool::Spool;
-use crate::spool::TakenIn;
 use crate::spool::disk::Directory;
+use crate::spool::{Broken, Spool, TakenIn, Unusable};
 use crate::status::count_of;
 
 /// Moves the intake at `path` out of the way if a newer version left it. Says whether it did.
@@ -63,11 +62,20 @@ pub(super) fn take_in(
         let next = ledger.next();
         let own_stream = spool.stream();
         let outcome = spool.take_in(&file, next, |stream, batch, first| {
-            let batch = keys.open(stream, batch).ok()?.renumbered(own_stream, first)?;
-            keys.seal(own_stream, &batch).ok()
+            let batch = keys.open(stream, batch).map_err(|error| match error {
+                OpenError::UnknownKey(_) => Unusable::NoKey,
+                OpenError::Damaged => Unusable::Damaged,
+            })?;
+            let batch = batch.renumbered(own_stream, first).ok_or(Unusable::NoKey)?;
+            keys.seal(own_stream, &batch).map_err(|_| Unusable::NoKey)
         })?;
         match outcome {
-            TakenIn::Until(end) => taken += ledger.take_in(end),
+            TakenIn::Until(end, broken) => {
+                taken += ledger.take_in(end);
+                if broken.bytes > 0 {
+                    lose_broken(ledger, &file.name, broken, "the rest is queued");
+                }
+            }
             TakenIn::Newer(needs) => stays.push(needs),
             TakenIn::NoRoom => {
                 tracing::warn!("{:?} of the spool stays there: the queue has no room for it", file.name);
@@ -76,10 +84,7 @@ pub(super) fn take_in(
                 "{:?} of the spool stays there: start with its key as spool.previous-key-file",
                 file.name
             ),
-            TakenIn::Damaged => tracing::error!(
-                "{:?} of the spool holds nothing that can be read: it was moved to the directory 'damaged'",
-                file.name
-            ),
+            TakenIn::Damaged(broken) => lose_broken(ledger, &file.name, broken, "nothing else was in it"),
         }
     }
     if taken > 0 {
@@ -91,4 +96,25 @@ pub(super) fn take_in(
         tell_newer(format_args!("{files} in the spool"), NEWER_DIRECTORY, needs);
     }
     Ok(())
+}
+
+/// Counts what was lost with damaged pieces of `file` in `newer/`, and logs it.
+fn lose_broken(ledger: &mut Ledger, file: &str, broken: Broken, rest: &str) {
+    let Broken { bytes, datagrams, may_be_more } = broken;
+    ledger.lose_taken_in(datagrams);
+    let at_least = if may_be_more { "at least " } else { "" };
+    let number =
+        if may_be_more { " (how many, the damage does not show: each such piece counts as one)" } else { "" };
+    tracing::error!(
+        message_id = sender::SPOOL_DAMAGED,
+        file,
+        bytes,
+        lost = datagrams,
+        may_be_more,
+        "{file:?} of the spool, which a newer nf-sender wrote, is damaged: {} cannot be read, and {at_least}{} in them \
+         are lost{number}; they count as corrupt, and {rest}; the damaged bytes are kept in the directory 'damaged'; \
+         check the disk",
+        count_of(bytes, "byte"),
+        count_of(datagrams, "datagram"),
+    );
 }
