@@ -84,6 +84,10 @@ pub const NEW_STREAMS_BURST_PER_SOURCE: u32 = 1024;
 /// One sender id may begin a new stream in each such time: a file is made for it, and one of another stream removed.
 pub const NEW_STREAM_INTERVAL: Duration = Duration::from_secs(10);
 
+/// The longest wait of nf-sender after a refusal that may soon be over: too many new streams began, or another sender has its id. An
+/// old connection of its own under that id ends after three heartbeats.
+pub const REFUSED_FOR_NOW_DELAY_MAX: Duration = NEW_STREAM_INTERVAL;
+
 /// Sender ids, with their addresses where these count, whose new streams are counted at the same time.
 pub const NEW_STREAM_OWNERS: usize = 16_384;
 

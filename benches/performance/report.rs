@@ -3,13 +3,12 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::marks;
 use crate::modes::{GENERATOR, catch_up, compression, cost, disk, exporters, ingest, rate, senders, start};
 use crate::numbers::{grouped, short};
 use crate::relay::Kind;
 use crate::results::Results;
 use crate::settings::Settings;
-use crate::{machine, plot};
+use crate::{machine, marks, plot};
 
 /// A heading, how it was measured, and a table.
 struct Section {

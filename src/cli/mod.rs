@@ -11,7 +11,6 @@ use std::path::PathBuf;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-
 pub use receiver::{ReceiverAction, parse_receiver, receiver_command};
 pub use sender::{SenderAction, TypedToken, parse_sender, sender_command};
 

@@ -7,10 +7,9 @@ use std::collections::HashSet;
 use ipnet::IpNet;
 use nf_transport_core::sequence::SenderId;
 
-use crate::config::HostPort;
-use crate::config::parsers;
 use crate::config::reader::{Noted, Reader};
 use crate::config::value::Value;
+use crate::config::{HostPort, parsers};
 use crate::limits;
 
 /// One collector.

@@ -1,8 +1,7 @@
 //! What the defaults take from the process and its host.
 
-use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 use nf_transport_core::sequence::SenderId;
 

@@ -3,10 +3,9 @@
 //! The drop-ins of `FILE` are the files `FILE.d/*.toml` in the order of their names; each lies over what was
 //! read before it.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fs, io};
 
 use toml::de::{DeTable, DeValue};
 

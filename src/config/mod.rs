@@ -20,7 +20,6 @@ mod value;
 
 use std::path::{Path, PathBuf};
 
-pub use crate::config::environment::Surroundings;
 pub use collector::{CollectorSettings, LateSettings, Limit, Source, WhenDown};
 pub use error::{ConfigError, Problem};
 pub use files::Revision;
@@ -29,14 +28,15 @@ pub use protection::{
     KeyPair, KeySource, ReceiverProtection, ReceiverTlsSettings, SenderKeys, SenderProtection,
     SpoolEncryption, TlsFiles,
 };
+use reader::Reader;
 pub use receiver::ReceiverSettings;
 pub use reconnect::Reconnect;
 pub use report::Report;
 pub use sender::{SenderSettings, SpoolSettings};
 pub use value::Origin;
-
-use reader::Reader;
 use value::Table;
+
+pub use crate::config::environment::Surroundings;
 
 /// The name of the sender's service: its files and directories are called so.
 pub const SENDER: &str = "nf-sender";

@@ -8,9 +8,8 @@ use nf_transport_core::prefixes::Prefixes;
 use nf_transport_core::secure::Suite;
 use nf_transport_core::sequence::SenderId;
 
-use crate::config::parsers;
 use crate::config::reader::{Noted, Reader};
-use crate::config::{HostPort, Surroundings};
+use crate::config::{HostPort, Surroundings, parsers};
 use crate::limits;
 
 /// Name of the systemd credential that holds the shared key.

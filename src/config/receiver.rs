@@ -5,11 +5,11 @@ use core::num::NonZeroUsize;
 use core::time::Duration;
 use std::path::PathBuf;
 
-use crate::config::parsers;
 use crate::config::reader::Reader;
 use crate::config::value::Value;
 use crate::config::{
-    CollectorSettings, RECEIVER, ReceiverProtection, Surroundings, collector, protection, that_differ,
+    CollectorSettings, RECEIVER, ReceiverProtection, Surroundings, collector, parsers, protection,
+    that_differ,
 };
 use crate::limits;
 

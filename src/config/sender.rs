@@ -9,11 +9,11 @@ use nf_transport_core::batch::Compression;
 use nf_transport_core::sequence::SenderId;
 use nf_transport_core::spool::{Policy, WhenFull};
 
-use crate::config::parsers;
 use crate::config::reader::Reader;
 use crate::config::value::Value;
 use crate::config::{
-    HostPort, Reconnect, SENDER, SenderProtection, SpoolEncryption, Surroundings, protection, that_differ,
+    HostPort, Reconnect, SENDER, SenderProtection, SpoolEncryption, Surroundings, parsers, protection,
+    that_differ,
 };
 use crate::limits;
 

@@ -8,6 +8,9 @@ pub mod secure_stream;
 pub mod systemd;
 mod tcp_info;
 
+pub use places::{Choice, Place, Places, Rank, source_of};
+pub use tcp_info::TcpProgress;
+
 pub use crate::host::credentials::argv_key::{conceal_key, conceal_token};
 pub use crate::host::credentials::certificates::{TlsTrouble, read_receiver_tls, read_sender_tls};
 pub use crate::host::credentials::expiry::{Expiry, ExpiryWatch};
@@ -32,5 +35,3 @@ pub use crate::host::process::signals::watch_for;
 pub use crate::host::systemd::sockets::SocketError;
 pub use crate::host::systemd::unit::Unit;
 pub use crate::host::systemd::watchdog::{Pulse, ROUND, Watchdog};
-pub use places::{Choice, Place, Places, Rank, source_of};
-pub use tcp_info::TcpProgress;

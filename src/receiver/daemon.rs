@@ -18,8 +18,7 @@ use crate::config::{HostPort, Loaded, ReceiverSettings};
 use crate::host::files::atomic_file;
 use crate::host::process::logging;
 use crate::host::systemd::messages::receiver;
-use crate::host::systemd::notify;
-use crate::host::systemd::sockets;
+use crate::host::systemd::{notify, sockets};
 use crate::host::{
     DaemonError, DirectoryLock, Expiry, ExpiryWatch, FileShares, InternalErrorLog, LogLimit, More, Pulse,
     ROUND, Stop, Watchdog, abort_on_panic, allow_open_files, both_clocks, stop_channel, watch_for,

@@ -12,8 +12,7 @@ mod session;
 mod source_check;
 pub mod state;
 
-use std::env;
-use std::process;
+use std::{env, process};
 
 use crate::cli::{self, Invocation, ReceiverAction};
 use crate::config::{self, Loaded, RECEIVER, Surroundings};

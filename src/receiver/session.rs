@@ -36,7 +36,7 @@ use crate::receiver::delivery::collector_offsets::Ahead;
 use crate::receiver::delivery::{Delivery, Loss, LossCause, Parcel};
 use crate::receiver::output::Outputs;
 use crate::receiver::session::sender_log::{SenderLine, SenderLog};
-use crate::receiver::session::senders::{Counters, Current, Seats, Turn};
+use crate::receiver::session::senders::{Counters, Current, Seats, Turn, Unseated};
 use crate::receiver::state::positions::{Owner, Positions, PositionsError, StreamInUse};
 use crate::receiver::state::templates::Templates;
 use crate::status::{RefusedStatus, count_of};
@@ -76,19 +76,22 @@ impl Shared {
     }
 
     /// The stored position of a stream, opened where a slow disk holds up nothing else. Where nobody waits for it any more, its
-    /// use ends as soon as it is open.
+    /// use ends as soon as it is open. Fails without a trace on disk if another sender has the id.
     async fn position_of(
         self: &Arc<Self>,
         owner: Owner,
+        peer: SocketAddr,
         stream: StreamId,
-    ) -> Result<StreamInUse, PositionsError> {
+    ) -> Result<StreamInUse, Ended> {
         let turn = self.positions.turn().await;
         let shared = self.clone();
         let opening = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            shared.open_position(&owner, stream)
+            let begun = shared.positions.begun(&owner.sender, stream);
+            shared.seats.check(&owner.sender, peer, stream, begun)?;
+            Ok(shared.open_position(&owner, stream)?)
         });
-        opening.await.unwrap_or_else(|error| Err(self.positions.not_opened(error.into())))
+        opening.await.unwrap_or_else(|error| Err(self.positions.not_opened(error.into()).into()))
     }
 
     /// The stored position of a stream. Where files run short, sockets for exporters are closed for it.
@@ -132,11 +135,8 @@ enum Ended {
     Stream(#[from] StreamError),
     #[error("{0}")]
     Session(#[from] SessionError),
-    #[error(
-        "a newer connection of the same sender, from {0}, took over; if this repeats, two machines use the same id \
-         and key: give one of them an id of its own"
-    )]
-    Superseded(SocketAddr),
+    #[error("{0}")]
+    Unseated(#[from] Unseated),
     #[error("it is not let in any more as it was, since the configuration was reloaded")]
     Expelled,
     #[error(
@@ -177,13 +177,18 @@ impl Ended {
     /// Whether something failed, rather than that a side ended the connection on purpose.
     fn is_failure(&self) -> bool {
         match self {
-            Self::Closed | Self::Goodbye | Self::Superseded(_) | Self::Expelled | Self::Stopping => false,
+            Self::Closed
+            | Self::Goodbye
+            | Self::Unseated(Unseated::Newer(_) | Unseated::KnownLonger(_))
+            | Self::Expelled
+            | Self::Stopping => false,
             Self::Stream(_)
             | Self::Session(_)
             | Self::OwnExpired
             | Self::Expired
             | Self::Unheard(_)
             | Self::NotProven { .. }
+            | Self::Unseated(Unseated::InUse(_))
             | Self::NoHello
             | Self::Crowded(_)
             | Self::Storage(_) => true,
@@ -293,10 +298,10 @@ impl Connection<'_> {
         let hello = self.hello(stream).await?;
         self.check_proof(stream, &hello)?;
         // A stream that is refused ends no session of the same sender.
-        let in_use = self.shared.position_of(self.known.owner_at(peer.ip()), hello.stream).await?;
+        let in_use = self.shared.position_of(self.known.owner_at(peer.ip()), peer, hello.stream).await?;
         let seat = self.shared.seats.seat(id, peer, hello.stream);
         let cipher = stream.channel().cipher();
-        let mut turn = seat.take(peer, &hello, cipher).await.map_err(Ended::Superseded)?;
+        let mut turn = seat.take(peer, &hello, in_use.begun(), cipher).await?;
         let (place, is_new) = self.find_place(&mut turn, in_use, id, &hello);
         self.run = hello.run;
         if let Some(replaced) = hello.replaces.filter(|_| is_new)
@@ -441,7 +446,7 @@ impl Connection<'_> {
                     self.session.handle_timeout(Instant::now().into_std());
                 }
                 Happened::Collectors => self.follow_collectors(turn),
-                Happened::Wanted => return Ended::Superseded(turn.newest_peer()),
+                Happened::Wanted => return turn.superseded().into(),
                 Happened::Expelled => return Ended::Expelled,
                 Happened::Expired(ExpiredCertificate::Own) => return Ended::OwnExpired,
                 Happened::Expired(ExpiredCertificate::Peer) => return Ended::Expired,
@@ -455,7 +460,7 @@ impl Connection<'_> {
         let wake_at = self.session.poll_timeout().map(Instant::from_std);
         let wants_bytes = self.session.wants_bytes();
         let has_output = !self.session.outbox().is_empty();
-        let Turn { current, newest, .. } = turn;
+        let Turn { current, holder, .. } = turn;
         let delivery = current.as_mut().map(|current| &mut current.delivery);
         let delivery = delivery.filter(|delivery| delivery.is_under_way());
         let is_delivering = delivery.is_some();
@@ -468,7 +473,7 @@ impl Connection<'_> {
             () = deliver(delivery), if is_delivering => Happened::Delivered,
             () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Happened::Time,
             Ok(()) = self.outputs.changed() => Happened::Collectors,
-            Ok(()) = newest.changed() => Happened::Wanted,
+            Ok(()) = holder.changed() => Happened::Wanted,
             () = self.known.expelled() => Happened::Expelled,
             whose = self.expiry.expired() => Happened::Expired(whose),
             () = self.stop.told() => Happened::Stop,
@@ -626,6 +631,7 @@ impl Connection<'_> {
             let (message_id, line) = match ended {
                 Ended::Unheard(_) => (receiver::SENDER_UNHEARD, SenderLine::Failed),
                 Ended::NotProven { .. } => (receiver::STREAM_NOT_PROVEN, SenderLine::NotProven),
+                Ended::Unseated(_) => (receiver::ID_IN_USE, SenderLine::InUse),
                 _ => (receiver::SESSION_ENDED, SenderLine::Failed),
             };
             if let Some(held_back) = self.shared.sender_log.admit(id, line) {
@@ -658,7 +664,9 @@ impl Connection<'_> {
             Ended::OwnExpired | Ended::Expired => {
                 self.session.refuse(RefusalCode::NotAdmitted, &ended.to_string());
             }
-            Ended::Superseded(_) => self.session.refuse(RefusalCode::Superseded, &ended.to_string()),
+            Ended::Unseated(unseated) => {
+                self.session.refuse(refusal_code(*unseated), &format!("sender {}: {ended}", self.known.sender));
+            }
             Ended::Storage(error) if error.is_too_many_new() => {
                 self.session.refuse(RefusalCode::TooManyStreams, &error.to_string());
             }
@@ -680,6 +688,13 @@ impl Connection<'_> {
             }
         }
         farewell(stream, &mut self.session).await;
+    }
+}
+
+fn refusal_code(unseated: Unseated) -> RefusalCode {
+    match unseated {
+        Unseated::Newer(_) | Unseated::KnownLonger(_) => RefusalCode::Superseded,
+        Unseated::InUse(_) => RefusalCode::IdInUse,
     }
 }
 

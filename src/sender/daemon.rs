@@ -16,8 +16,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::config::{Loaded, SenderSettings, SpoolSettings};
 use crate::host::process::logging;
 use crate::host::systemd::messages::sender;
-use crate::host::systemd::notify;
-use crate::host::systemd::sockets;
+use crate::host::systemd::{notify, sockets};
 use crate::host::{
     DaemonError, DirectoryLock, Expiry, ExpiryWatch, InternalErrorLog, Pulse, ROUND, Stop, Stopper, Watchdog,
     abort_on_panic, allow_open_files, open_private_directory, stop_channel, watch_for,

@@ -9,8 +9,7 @@ mod reload;
 mod report;
 mod uplink;
 
-use std::env;
-use std::process;
+use std::{env, process};
 
 use crate::cli::{self, Invocation, SenderAction};
 use crate::config::{self, SENDER, Surroundings};

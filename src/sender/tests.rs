@@ -310,10 +310,12 @@ fn what_a_link_sends_or_reads_is_on_its_way_from_that_moment_on() {
     push(&mut run, 10, 100);
     assert!(matches!(run.queue.state().next(Position(0)), Next::Batch(_)));
     assert_eq!(run.queue.state().in_flight, Position(0), "somebody only looked");
-    assert!(matches!(run.queue.next_to_send(Position(0), Position(0)), Next::Batch(_)));
+    assert!(matches!(run.queue.next_to_send(Position(0), true), Next::Batch(_)));
     assert_eq!(run.queue.state().in_flight, Position(1));
     spool_all(&run, policy());
-    assert!(matches!(run.queue.next_to_send(Position(7), Position(0)), Next::InSpool));
+    assert!(matches!(run.queue.next_to_send(Position(9), false), Next::InSpool));
+    assert_eq!(run.queue.state().in_flight, Position(1), "only some collectors get it");
+    assert!(matches!(run.queue.next_to_send(Position(7), true), Next::InSpool));
     assert_eq!(run.queue.state().in_flight, Position(8));
 }
 

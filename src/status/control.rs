@@ -13,15 +13,14 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::host::{Choice, Places};
-use crate::limits::{
-    ACCEPT_REST, CONTROL_CONNECTIONS, CONTROL_REPLY_MAX, CONTROL_REQUEST_MAX, CONTROL_TIMEOUT,
-};
+use crate::limits::{ACCEPT_REST, CONTROL_CONNECTIONS, CONTROL_REPLY_MAX, CONTROL_REQUEST_MAX, CONTROL_TIMEOUT};
 
 /// What a service is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,16 +9,10 @@ mod show;
 
 use core::fmt::Display;
 
-use nf_transport_core::datagram::Timestamp;
-use nf_transport_core::secure::Certificate;
-use serde::{Deserialize, Serialize};
-
-pub use crate::status::control::apply::{reload, take_up};
-pub use crate::status::metrics::http::serve_metrics;
-pub use crate::status::show::pace::{Pace, to_f64};
-pub use crate::status::show::render::{Earlier, render_receiver, render_sender, span};
 pub use control::{ControlError, ControlSocket, Reply, Request, request, serving_process};
 pub use metrics::{receiver_metrics, sender_metrics};
+use nf_transport_core::datagram::Timestamp;
+use nf_transport_core::secure::Certificate;
 pub use receiver::{
     CollectorState, CollectorStatus, ConfusedStatus, DeniedExporter, LateStatus, PeerState, PeerStatus,
     ReceiverStatus, RefusedStatus, SeenAs, SenderTotals, UnmatchedStatus,
@@ -27,7 +21,13 @@ pub use sender::{
     DeniedStatus, Dropped, DroppedStatus, ExporterStatus, IntakeStatus, Kept, LinkState, Queued, Recovered,
     SenderStatus, SocketStatus,
 };
+use serde::{Deserialize, Serialize};
 pub use show::{Manner, show};
+
+pub use crate::status::control::apply::{reload, take_up};
+pub use crate::status::metrics::http::serve_metrics;
+pub use crate::status::show::pace::{Pace, to_f64};
+pub use crate::status::show::render::{Earlier, render_receiver, render_sender, span};
 
 /// A count with its noun, as in "1 sender" and "2 senders".
 pub fn count_of(count: u64, noun: &str) -> String {

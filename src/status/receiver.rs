@@ -115,6 +115,9 @@ pub struct PeerStatus {
     /// Two machines with one id take over from each other again and again.
     #[serde(default)]
     pub superseded: Option<String>,
+    /// Address and port of the last connection that was refused because another sender with the same id was connected.
+    #[serde(default)]
+    pub rival: Option<String>,
     /// Why the last session ended; `None` while there is one.
     #[serde(default)]
     pub ended: Option<String>,

@@ -241,18 +241,15 @@ fn losses_beyond_all_numbers_stay_at_the_largest() {
     let mut receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], "");
     receiver.use_key("one");
     receiver.start();
-    let clients: Vec<Client> = (1..=2)
-        .map(|stream| {
-            let mut client = Client::with_key(receiver.addr(), "culprit", "one").unwrap();
-            client.hello(stream, Duration::from_secs(60)).unwrap();
-            client.send(lost(0, u64::MAX)).unwrap();
-            while !matches!(client.receive().unwrap(), Message::Ack(Position(u64::MAX))) {}
-            client
-        })
-        .collect();
+    for stream in 1..=2 {
+        let mut client = Client::with_key(receiver.addr(), "culprit", "one").unwrap();
+        client.hello(stream, Duration::from_secs(60)).unwrap();
+        client.send(lost(0, u64::MAX)).unwrap();
+        while !matches!(client.receive().unwrap(), Message::Ack(Position(u64::MAX))) {}
+        client.part();
+    }
     let status = receiver.status();
     assert_eq!(status["senders"][0]["gaps"], u64::MAX, "{status}");
-    drop(clients);
 }
 
 #[test]
@@ -285,7 +282,10 @@ fn new_streams_of_one_sender_are_limited() {
         let mut client = Client::with_key(address, "culprit", "one").unwrap();
         client.hello(number, Duration::from_secs(5)).unwrap();
         match client.receive().unwrap() {
-            Message::Welcome(_) => None,
+            Message::Welcome(_) => {
+                client.part();
+                None
+            }
             Message::Refuse(refusal) => Some(refusal),
             other => panic!("the receiver answers {}", other.name()),
         }

@@ -1,4 +1,4 @@
-//! Two senders with one id: the newer connection wins, the older one says why it lost, and neither loses data.
+//! Two senders with one id: the first stays connected, the other is refused with a reason, and neither loses data.
 
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
@@ -10,52 +10,58 @@ use nf_transport_kit::samples::{assert_conserved, count};
 
 use crate::running::shared;
 
-/// The older of two senders must have been refused, in status and log, and still answer.
-fn assert_superseded(older: &SenderHost) {
-    let status = older.wait_state("refused", STALL);
-    let reason = status["reason"].as_str().unwrap_or_default();
-    assert!(reason.contains("newer connection"), "{status:#}");
-    assert!(status["retry_in_s"].as_u64().is_some_and(|seconds| seconds > 3000), "{status:#}");
-    older.daemon().wait_for_log(&["refuses", "newer connection"], STALL);
+/// Makes a sender try again at once.
+fn reconnect(sender: &SenderHost) {
+    let asked = Program::Sender.run(&["reconnect", "--control", sender.control().to_str().unwrap()]);
+    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
 }
 
 #[test]
-fn of_two_senders_with_one_id_the_newer_connection_wins_and_neither_loses_data() {
+fn of_two_senders_with_one_id_one_stays_connected() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(2, pattern);
     let mut receiver = ReceiverHost::new(&[collector.addr()], "");
     receiver.start();
-    let mut older = SenderHost::new("edge", &receiver.addr(), PATIENT_SENDER);
-    let mut newer = SenderHost::new("edge", &receiver.addr(), PATIENT_SENDER);
-    older.start();
-    older.wait_state("connected", STALL);
-    let mut first = Exporters::new(0..1, older.udp().addr(), pattern);
-    first.send(30);
-    collector.wait_for(30, STALL);
-    older.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+    let mut first = SenderHost::new("edge", &receiver.addr(), PATIENT_SENDER);
+    let mut second = SenderHost::new("edge", &receiver.addr(), PATIENT_SENDER);
+    first.start();
+    first.wait_state("connected", STALL);
+    second.start();
+    let status = second.wait_state("refused", STALL);
+    let reason = status["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("sender edge: its id is in use by another sender, at 127.0.0.1:"), "{status:#}");
+    assert!(status["retry_in_s"].as_u64().is_some_and(|seconds| seconds <= 10), "{status:#}");
+    receiver.daemon().wait_for_log(&["WARN", "session of edge at", "in use by another sender"], STALL);
 
-    newer.start();
-    newer.wait_state("connected", STALL);
-    assert_superseded(&older);
-    receiver.daemon().wait_for_log(&["edge", "newer connection"], STALL);
-    let mut second = Exporters::new(1..2, newer.udp().addr(), pattern);
-    second.send(30);
-    first.send(30); // kept, as after any lost link
-    collector.wait_for(60, STALL);
-    assert_eq!(collector.report().exporters[1].arrived, 30);
-    older.wait_status(STALL, |status| count(status, "/queued/datagrams") == 30);
-    newer.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
-
-    let asked = Program::Sender.run(&["reconnect", "--control", older.control().to_str().unwrap()]);
-    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
-    let sent = [first.sent()[0], second.sent()[0]];
-    collector.wait_for_all(&sent, STALL).assert_exact(&sent);
-    assert_superseded(&newer);
-    for sender in [&older, &newer] {
-        assert_conserved(&sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0));
+    let mut exporters = [(0..1, &first), (1..2, &second)]
+        .map(|(exporters, sender)| Exporters::new(exporters, sender.udp().addr(), pattern));
+    for round in 1..=10 {
+        exporters[0].send(30);
+        exporters[1].send(30);
+        reconnect(&second);
+        receiver.wait_status(STALL, |status| count(status, "/refused/0/count") > round);
     }
+    collector.wait_for(300, STALL);
+    second.wait_status(STALL, |status| count(status, "/queued/datagrams") == 300);
+    first.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+    assert_eq!(first.daemon().count_log(&["connected to"]), 1, "{}", first.daemon().log());
+
+    assert_eq!(first.take().terminate().code(), Some(0));
+    reconnect(&second);
+    let sent = [exporters[0].sent()[0], exporters[1].sent()[0]];
+    collector.wait_for_all(&sent, STALL).assert_exact(&sent);
+    assert_conserved(&second.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0));
+
+    // Its stream was known first.
+    first.start();
+    first.wait_state("connected", STALL);
+    let status = second.wait_state("refused", STALL);
+    assert!(
+        status["reason"].as_str().unwrap_or_default().contains("known its stream for longer"),
+        "{status:#}"
+    );
     let status = receiver.status();
     assert_eq!(status["senders"].as_array().map(Vec::len), Some(1), "{status:#}");
-    assert_eq!(count(&status, "/senders/0/delivered/datagrams"), 90, "{status:#}");
+    assert_eq!(count(&status, "/senders/0/delivered/datagrams"), 600, "{status:#}");
 }

@@ -7,13 +7,14 @@ use nf_transport_kit::chatter::{LARGE, MIXED, Pattern};
 use nf_transport_kit::collector::{Collector, Pace, Reading};
 use nf_transport_kit::daemon::Daemon;
 use nf_transport_kit::exporter::Exporters;
-use nf_transport_kit::hosts::{ReceiverHost, SenderHost};
+use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::link::Link;
 use nf_transport_kit::load::{Load, Until};
 use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::{assert_conserved, count};
 use serde_json::Value;
 
+use crate::losses::{dropped, gaps};
 use crate::running::shared;
 
 /// Payload bytes that are more than nf-receiver, TCP and the sockets hold together: what waits, waits in the spool.
@@ -323,6 +324,39 @@ fn while_a_collector_is_caught_up_with_the_other_goes_on_getting_all_at_once() {
     assert_gets(&late, exporters.sent());
     field.wait_acknowledged(MANY, 0);
     assert_gets(&there, exporters.sent());
+}
+
+#[test]
+fn both_sides_count_a_late_collectors_losses() {
+    let _running = shared();
+    let pattern = Pattern::new(LARGE);
+    let there = Collector::start(EXPORTERS, pattern);
+    let away = absent(7);
+    let mut receiver =
+        ReceiverHost::new(&[], &(table(away, "") + &table(there.addr(), "when-down = \"skip\"")));
+    let link = Link::to(receiver.addr());
+    let toml = format!("{QUICK_SENDER}sync-after = \"0s\"\nmax-size = \"8MiB\"\nrotate-size = \"512KiB\"\n");
+    let mut sender = SenderHost::new("edge", &link.addr(), &toml);
+    receiver.start();
+    sender.start();
+    sender.wait_state("connected", STALL);
+    let field = Field { sender, link, receiver };
+    let load = field.load(field.sender.exporters(EXPORTERS, pattern), Some(4000), Until::Sent(3 * MANY));
+    // The spool drops what the late one lacks, also while it is caught up with.
+    field.sender.wait_status(STALL, |status| dropped(status, "spool_full") > MANY / 4);
+    let reading = Reading { pace: Pace::PerSecond(1500), ..Reading::default() };
+    let late = Collector::start_reading(&away.to_string(), EXPORTERS, pattern, reading);
+    let exporters = load.finish();
+    assert_gets(&there, exporters.sent());
+    let status = field.sender.wait_status(STALL * 4, |status| count(status, "/queued/datagrams") == 0);
+    assert_conserved(&status);
+    let lost = dropped(&status, "spool_full");
+    assert_eq!(gaps(&field.receiver), lost, "both sides count the same\n{status:#}");
+    late.wait_for(exporters.total() - lost, STALL);
+    assert_eq!(late.report().missing(exporters.sent()), lost);
+    let of = |address| count(&field.collector(address), "/delivered/datagrams");
+    assert_eq!((of(away), of(there.addr())), (exporters.total() - lost, exporters.total()));
+    assert_eq!(count(&status, "/acknowledged/datagrams"), exporters.total() - lost);
 }
 
 /// While one collector is held for and away, the other one gets all through faults; then the first one gets all through

@@ -2,7 +2,7 @@
 //! have its queue acknowledged nor block it.
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nf_transport_core::framing::{Message, RefusalCode};
 use nf_transport_core::secure::StreamKey;
@@ -148,22 +148,42 @@ fn a_sender_whose_secret_is_lost_begins_a_new_stream() {
     assert_conserved(&pair.sender.status());
 }
 
-/// Asks as the victim, from `source`, for sessions with streams of its own. Returns how many of them began, and were refused.
-fn ask_for_streams(pair: &Pair, source: Ipv4Addr, numbers: std::ops::RangeInclusive<u8>) -> (u32, u32) {
+/// Asks as the victim, from `source`, for sessions with streams of its own. Returns how many of them began, and were refused
+/// with `code`.
+fn ask_for_streams(
+    pair: &Pair,
+    source: Ipv4Addr,
+    numbers: std::ops::RangeInclusive<u8>,
+    code: RefusalCode,
+) -> (u32, u32) {
     let (mut began, mut refused) = (0, 0);
     for number in numbers {
         let mut client = Client::with_key_from(source, pair.receiver.addr(), "edge", "one").unwrap();
         client.hello(number, HEARTBEAT).unwrap();
         match client.receive().unwrap() {
-            Message::Welcome(_) => began += 1,
+            Message::Welcome(_) => {
+                began += 1;
+                client.part();
+            }
             Message::Refuse(refusal) => {
-                assert_eq!(refusal.code(), RefusalCode::TooManyStreams, "{}", refusal.text());
+                assert_eq!(refusal.code(), code, "{}", refusal.text());
                 refused += 1;
             }
             other => panic!("the receiver answers {}", other.name()),
         }
     }
     (began, refused)
+}
+
+/// Cuts the link, and waits until nf-receiver knows.
+fn cut(pair: &Pair) {
+    pair.link.cut();
+    pair.receiver.wait_status(STALL, |status| status["senders"][0]["state"] == "disconnected");
+}
+
+/// Sessions of the victim so far.
+fn sessions(pair: &Pair) -> usize {
+    pair.sender.daemon().count_log(&["connected to", " queued"])
 }
 
 #[test]
@@ -173,11 +193,11 @@ fn new_streams_under_its_id_block_no_sender() {
     let exporters = go_on(&pair, pair.exporters(), STEP);
     pair.collector.wait_for_all(exporters.sent(), STALL);
     pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
-    pair.link.cut();
+    cut(&pair);
     let exporters = go_on(&pair, exporters, 2 * STEP);
     let (near, far) = (Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2));
     for (source, numbers) in [(near, 1..=40), (far, 41..=80)] {
-        let (began, refused) = ask_for_streams(&pair, source, numbers);
+        let (began, refused) = ask_for_streams(&pair, source, numbers, RefusalCode::TooManyStreams);
         // Its own stream was a new one of its address.
         assert!(began >= 15 && refused > 0, "{began} began, {refused} were refused");
     }
@@ -185,12 +205,93 @@ fn new_streams_under_its_id_block_no_sender() {
     assert!(position.exists(), "the position of the victim was forgotten");
     pair.link.mend();
     pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
-    // A stream that is refused ends no session of the victim.
-    let sessions = || pair.sender.daemon().count_log(&["connected to", " queued"]);
-    let before = sessions();
-    let (began, _) = ask_for_streams(&pair, near, 81..=120);
+    let before = sessions(&pair);
+    assert_eq!(ask_for_streams(&pair, near, 81..=120, RefusalCode::IdInUse), (0, 40));
     let exporters = go_on(&pair, exporters, 3 * STEP);
     pair.assert_all_arrive(&exporters, true);
-    assert!(sessions() - before <= usize::try_from(began).unwrap(), "{}", pair.sender.daemon().log());
+    assert_eq!(sessions(&pair), before, "{}", pair.sender.daemon().log());
     assert_eq!(pair.sender.daemon().count_log(&["new streams"]), 0, "{}", pair.sender.daemon().log());
+}
+
+#[test]
+fn another_stream_ends_no_session_of_its_id() {
+    let _running = shared();
+    for key in [Some("one"), None] {
+        let pair = pair(key);
+        let mut exporters = pair.exporters();
+        for number in 1..=100 {
+            let mut client = client(&pair, key);
+            client.hello(number, HEARTBEAT).unwrap();
+            let Message::Refuse(refusal) = client.receive().unwrap() else { panic!("no refusal") };
+            assert_eq!(refusal.code(), RefusalCode::IdInUse, "{}", refusal.text());
+            for words in
+                ["sender edge: its id is in use by another sender, at 127.0.0.1:", "an id of its own"]
+            {
+                assert!(refusal.text().contains(words), "{}", refusal.text());
+            }
+            exporters = go_on(&pair, exporters, u64::from(number) * 5);
+        }
+        pair.assert_all_arrive(&exporters, true);
+        assert_eq!(sessions(&pair), 1, "{}", pair.sender.daemon().log());
+        let files = std::fs::read_dir(pair.receiver.path("state/positions")).unwrap().count();
+        assert_eq!(files, 1, "refused streams left files");
+        let status = pair.receiver.status();
+        assert_eq!(status["senders"].as_array().map(Vec::len), Some(1), "{status:#}");
+        assert_ne!(status["senders"][0]["rival"], status["senders"][0]["peer"], "{status:#}");
+        assert!(status["senders"][0]["rival"].is_string(), "{status:#}");
+        assert!(status["refused"].to_string().contains("in use by another sender"), "{status:#}");
+        let lines = pair.receiver.daemon().count_log(&["WARN", "edge", "in use by another sender"]);
+        assert!((1..20).contains(&lines), "{lines} lines");
+    }
+}
+
+#[test]
+fn a_sender_takes_its_place_back_from_a_newcomer() {
+    let _running = shared();
+    let pair = pair(Some("one"));
+    let mut exporters = go_on(&pair, pair.exporters(), STEP);
+    pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+    for round in 0..5u8 {
+        cut(&pair);
+        exporters = go_on(&pair, exporters, STEP + (u64::from(round) + 1) * 50);
+        let mut newcomer = client(&pair, Some("one"));
+        newcomer.hello(round + 1, HEARTBEAT).unwrap();
+        assert!(matches!(newcomer.receive().unwrap(), Message::Welcome(_)));
+        pair.link.mend();
+        let refusal = loop {
+            match newcomer.receive().unwrap() {
+                Message::Refuse(refusal) => break refusal,
+                Message::Ping => {}
+                other => panic!("the receiver answers {}", other.name()),
+            }
+        };
+        assert_eq!(refusal.code(), RefusalCode::Superseded, "{}", refusal.text());
+        assert!(refusal.text().contains("has known its stream for longer"), "{}", refusal.text());
+        pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+        // Known by now, they are still younger.
+        let asked = 1..=round + 1;
+        let all = u32::from(round) + 1;
+        assert_eq!(ask_for_streams(&pair, Ipv4Addr::LOCALHOST, asked, RefusalCode::IdInUse), (0, all));
+    }
+    pair.assert_all_arrive(&exporters, true);
+    assert_eq!(sessions(&pair), 6, "{}", pair.sender.daemon().log());
+}
+
+#[test]
+fn a_new_spool_follows_a_dead_connection() {
+    let _running = shared();
+    let heartbeat = QUICK_SENDER.replace("heartbeat = \"200ms\"", "heartbeat = \"1s\"");
+    let mut pair = Pair::connected(2, Pattern::new(MIXED), &heartbeat);
+    // nf-receiver does not see that the sender is gone.
+    pair.link.freeze();
+    pair.sender.take().kill();
+    std::fs::remove_dir_all(pair.sender.path("spool")).unwrap();
+    pair.sender.set_receiver(Some(pair.receiver.addr().to_string()));
+    let began = Instant::now();
+    pair.sender.start();
+    pair.sender.daemon().wait_for_log(&["refuses", "in use by another sender, at 127.0.0.1:"], STALL);
+    let exporters = go_on(&pair, pair.exporters(), STEP);
+    pair.sender.wait_state("connected", STALL);
+    assert!(began.elapsed() < Duration::from_secs(6), "three heartbeats and a retry: {:?}", began.elapsed());
+    pair.assert_all_arrive(&exporters, true);
 }

@@ -11,8 +11,7 @@ use nf_transport_core::limits::TOKEN_MAX;
 
 use crate::cli::Given;
 use crate::host::DaemonError;
-use crate::host::process::console;
-use crate::host::process::logging;
+use crate::host::process::{console, logging};
 use crate::limits::KEY_FILE_MAX;
 
 /// The key that the command line holds in full, if it does.

@@ -2,8 +2,7 @@
 //! threads would lose datagrams uncounted.
 
 use std::backtrace::Backtrace;
-use std::panic;
-use std::process;
+use std::{panic, process};
 
 use crate::host::process::logging;
 

@@ -76,6 +76,8 @@ pub mod receiver {
     pub const SENDER_UNHEARD: &str = "2e23608ab1114aaa9a95da0599b2e6c3";
     /// A connection named the stream of a sender without the secret of it.
     pub const STREAM_NOT_PROVEN: &str = "b2d3e7c96a9d4c0f9e4b7a1d58f06c33";
+    /// A connection was refused because another sender with the same id is connected.
+    pub const ID_IN_USE: &str = "6c1f0b7de2a84f35b9d04e7a93c5182d";
     /// A connection was turned away before it had a session.
     pub const TURNED_AWAY: &str = "30ff064bdb544be08fa25e9e9ecca558";
     /// A sender's spool was rolled back or cloned; its queued datagrams come as a new stream.

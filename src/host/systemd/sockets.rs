@@ -2,9 +2,8 @@
 
 use core::fmt;
 use core::net::{Ipv4Addr, SocketAddr};
-use std::env;
-use std::io;
 use std::net::{TcpListener, UdpSocket};
+use std::{env, io};
 
 use bytesize::ByteSize;
 use listenfd::ListenFd;

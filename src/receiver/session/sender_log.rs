@@ -23,6 +23,8 @@ pub(crate) enum SenderLine {
     Unreadable,
     /// A connection named a stream of the sender without its secret.
     NotProven,
+    /// A connection was refused because another sender with the same id was connected.
+    InUse,
 }
 
 /// Decides which lines about senders are written.

@@ -360,14 +360,36 @@ async fn a_slow_position_file_holds_up_no_other_sender() {
     assert!(matches!(waiting.hear().await, Message::Welcome(_)));
 }
 
+/// A connection of the sender that has asked for a session with the stream of this key.
+async fn greeted(receiver: &Arc<Receiver>, seed: u8) -> Exchange {
+    let mut exchange = Exchange::connected(receiver, "edge", PATIENCE).await;
+    exchange.greet(key(seed).id(), key(seed).prove(BINDING)).await;
+    exchange
+}
+
+impl Exchange {
+    /// The refusal that comes next.
+    async fn refusal(&mut self) -> nf_transport_core::framing::Refusal {
+        match self.hear().await {
+            Message::Refuse(refusal) => refusal,
+            other => panic!("the receiver answers {}", other.name()),
+        }
+    }
+
+    /// Ends the session, and waits until the receiver has done so.
+    async fn leave(mut self) {
+        self.say(Message::Goodbye).await;
+        while self.stream.read(&mut [0; 64]).await.is_ok_and(|count| count > 0) {}
+    }
+}
+
 #[tokio::test]
 async fn a_refused_new_stream_ends_no_session() {
     let receiver = Receiver::new(&[]).await;
     for seed in 1.. {
-        let mut hostile = Exchange::connected(&receiver, "edge", PATIENCE).await;
-        hostile.greet(key(seed).id(), key(seed).prove(BINDING)).await;
+        let mut hostile = greeted(&receiver, seed).await;
         match hostile.hear().await {
-            Message::Welcome(_) => {}
+            Message::Welcome(_) => hostile.leave().await,
             Message::Refuse(refusal) => {
                 assert_eq!(refusal.code(), RefusalCode::TooManyStreams);
                 break;
@@ -375,14 +397,52 @@ async fn a_refused_new_stream_ends_no_session() {
             other => panic!("the receiver answers {}", other.name()),
         }
     }
-    let mut known = Exchange::connected(&receiver, "edge", PATIENCE).await;
-    known.greet(stream(), key(1).prove(BINDING)).await;
+    let mut known = greeted(&receiver, 1).await;
     assert!(matches!(known.hear().await, Message::Welcome(_)), "the first stream is known");
-    let mut hostile = Exchange::connected(&receiver, "edge", PATIENCE).await;
-    hostile.greet(key(99).id(), key(99).prove(BINDING)).await;
-    assert!(matches!(hostile.hear().await, Message::Refuse(_)));
+    let mut hostile = greeted(&receiver, 99).await;
+    assert_eq!(hostile.refusal().await.code(), RefusalCode::IdInUse);
     known.say(Message::Data(batch(Position(0), b"first").bytes().clone())).await;
     while known.hear().await != Message::Ack(Position(1)) {}
+}
+
+#[tokio::test]
+async fn another_stream_ends_no_session() {
+    let mut victim = Exchange::agreed().await;
+    let receiver = victim.receiver.clone();
+    let victim_at = victim.stream.local_addr().unwrap();
+    for seed in 2..100 {
+        let mut rival = greeted(&receiver, seed).await;
+        let refusal = rival.refusal().await;
+        assert_eq!(refusal.code(), RefusalCode::IdInUse);
+        let words = format!("sender edge: its id is in use by another sender, at {victim_at}: give each");
+        assert!(refusal.text().starts_with(&words), "{}", refusal.text());
+        let [row] = receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
+        assert_eq!(row.rival, Some(rival.stream.local_addr().unwrap().to_string()));
+    }
+    let (count, peers) = receiver.shared.refused();
+    assert!(count >= 97 && peers[0].reason.contains("in use by another sender"), "{peers:?}");
+    victim.say(Message::Data(batch(Position(0), b"first").bytes().clone())).await;
+    while victim.hear().await != Message::Ack(Position(1)) {}
+    let files = std::fs::read_dir(receiver.state.path().join("positions")).unwrap();
+    assert_eq!(files.count(), 1, "a refused stream left a file");
+}
+
+#[tokio::test]
+async fn the_stream_known_first_takes_its_seat_back() {
+    let victim = Exchange::agreed().await;
+    let receiver = victim.receiver.clone();
+    victim.leave().await;
+    let mut rival = greeted(&receiver, 2).await;
+    assert!(matches!(rival.hear().await, Message::Welcome(_)));
+    let mut victim = greeted(&receiver, 1).await;
+    assert!(matches!(victim.hear().await, Message::Welcome(_)));
+    let refusal = rival.refusal().await;
+    assert_eq!(refusal.code(), RefusalCode::Superseded);
+    assert!(refusal.text().contains("has known its stream for longer"), "{}", refusal.text());
+    let mut again = greeted(&receiver, 2).await;
+    assert_eq!(again.refusal().await.code(), RefusalCode::IdInUse);
+    victim.leave().await;
+    assert!(matches!(greeted(&receiver, 2).await.hear().await, Message::Welcome(_)));
 }
 
 #[tokio::test]

@@ -17,12 +17,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::limits::SEATS_MAX;
-use crate::receiver::output::{Outputs, PassedOn};
-pub(crate) use crate::receiver::state::templates::learner::TemplateLearner;
 use nf_transport_core::netflow::{Kept, News, TemplateMemory};
 use nf_transport_core::sequence::SenderId;
 
+use crate::limits::SEATS_MAX;
+use crate::receiver::output::{Outputs, PassedOn};
+pub(crate) use crate::receiver::state::templates::learner::TemplateLearner;
 use crate::receiver::state::templates::usage::{Kind, Usage};
 
 /// The file of templates, and that of options data.

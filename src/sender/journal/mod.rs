@@ -24,25 +24,24 @@ mod recvmmsg;
 mod ring;
 mod slots;
 
-use crate::sender::journal::checkpoint::Kind;
-pub(crate) use crate::sender::journal::checkpoint::Marks;
-pub(crate) use bus_error::Backing;
-pub(crate) use place::Place;
-pub(crate) use recvmmsg::{ask_for_details, dropped};
-pub(crate) use ring::{Held, Ring};
-pub(crate) use slots::{Entry, Slots};
-
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+pub(crate) use bus_error::Backing;
 use nf_transport_core::sequence::{Position, RunId, StreamId};
+pub(crate) use place::Place;
+pub(crate) use recvmmsg::{ask_for_details, dropped};
+pub(crate) use ring::{Held, Ring};
 use rustix::fs::{FallocateFlags, IFlags, MemfdFlags, ioctl_getflags, ioctl_setflags};
+pub(crate) use slots::{Entry, Slots};
 
 use crate::host::files::atomic_file::open_regular;
 use crate::limits::INTAKE_RING;
+use crate::sender::journal::checkpoint::Kind;
+pub(crate) use crate::sender::journal::checkpoint::Marks;
 
 /// The intake's file as its parts share it. Its lock lasts as long as any of them.
 type SharedFile = Arc<File>;

@@ -1,7 +1,7 @@
 //! Damage in the intake of a killed run.
 
 use std::fs::File;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -11,7 +11,12 @@ use tempfile::TempDir;
 
 use super::running::Running;
 use super::{assert_balanced, drain, kill, policy, push, start};
+use nf_transport_core::batch::{Batch, BatchBuilder, Compression};
+use nf_transport_core::datagram::{Datagram, Timestamp};
+use crate::host::Pulse;
 use crate::limits::{INTAKE_RING, INTAKE_SLOTS};
+use crate::sender::journal::Entry;
+use crate::sender::queue::recovery::Recovered;
 
 /// Batches in the ring, of one datagram each.
 const BATCHES: u64 = 12;
@@ -178,4 +183,48 @@ fn damage_in_the_intake_of_a_newer_version_is_counted() {
     let figures = run.queue.figures();
     assert_eq!((figures.counts.recovered, figures.counts.corrupt, figures.queued), (9, 3, 6));
     assert_balanced(&run.queue);
+}
+
+/// An intake that a newer version left, with 4 batches in the ring and 5 datagrams in the slots, of which slot 1 is damaged, as
+/// this version finds it after an upgrade. Its marks are damaged, too. `done` of the slots are in the ring.
+fn newer_with_damaged_marks(done: u64) -> TempDir {
+    let (directory, socket) = killed_with_slots(4);
+    if done > 0 {
+        // Ingest has encoded these already, and not yet the others.
+        let mut run = start(&directory, policy());
+        let batch = encoded_slots(&run, socket.local_addr().unwrap(), done);
+        assert!(run.queue.push(batch, &mut run.ring, &Pulse::default()).is_none());
+        kill(run);
+    }
+    let intake = directory.path().join("intake");
+    damage_slot(&intake, 4);
+    let file = File::options().write(true).open(&intake).unwrap();
+    // All marks, but not the header.
+    file.write_all_at(&[0xFF; 160], 128).unwrap();
+    std::fs::rename(&intake, directory.path().join("intake.newer-1")).unwrap();
+    directory
+}
+
+/// The first `count` datagrams of the slots, as ingest encodes them.
+fn encoded_slots(run: &Recovered, local: SocketAddr, count: u64) -> Batch {
+    let mut builder = BatchBuilder::new(run.stream, Compression::None);
+    for slot in 0..usize::try_from(count).unwrap() {
+        let Entry::Filled(slot) = run.slots.get(slot) else { panic!("a datagram") };
+        let arrival = slot.arrival.unwrap_or(Timestamp(0));
+        let datagram = Datagram { exporter: slot.exporter, local, arrival, payload: slot.payload };
+        builder.push(&datagram).unwrap();
+    }
+    builder.finish(run.queue.next_position()).unwrap()
+}
+
+#[test]
+fn slots_of_a_newer_intake_with_damaged_marks() {
+    for done in [0, 3] {
+        let directory = newer_with_damaged_marks(done);
+        let run = start(&directory, policy());
+        let figures = run.queue.figures();
+        let counts = (figures.counts.recovered, figures.counts.corrupt, figures.queued);
+        assert_eq!(counts, (9, 1, 8), "{done} of the slots are in the ring");
+        assert_balanced(&run.queue);
+    }
 }

@@ -210,7 +210,7 @@ fn data_on_its_way_is_not_dropped() {
     crowd.flood(&mut run, 4, &[2]);
     // A link sends the first half of that.
     for position in 0..100 {
-        run.queue.next_to_send(Position(position), Position(0));
+        run.queue.next_to_send(Position(position), true);
     }
     crowd.flood(&mut run, 400, &[2]);
     spooling.wait();

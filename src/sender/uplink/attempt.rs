@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::config::HostPort;
 use crate::host::systemd::messages::sender;
 use crate::host::{LogLimit, More};
-use crate::limits::NEW_STREAM_INTERVAL;
+use crate::limits::REFUSED_FOR_NOW_DELAY_MAX;
 use crate::sender::uplink::dial::DialError;
 use crate::sender::uplink::ended::Ended;
 
@@ -78,7 +78,7 @@ impl Attempt {
                 _ => Follows::Delay,
             },
             delay_max: match ended {
-                Ended::TooManyStreams(_) => NEW_STREAM_INTERVAL,
+                Ended::RefusedForNow(_) => REFUSED_FOR_NOW_DELAY_MAX,
                 _ => Duration::MAX,
             },
             reason: format!("{ended}{remedy}"),

@@ -126,7 +126,7 @@ impl<'a> Conversation<'a> {
             }
             Ended::Goodbye
             | Ended::Refused(_)
-            | Ended::TooManyStreams(_)
+            | Ended::RefusedForNow(_)
             | Ended::Session(_)
             | Ended::Superseded(_)
             | Ended::Diverged { .. }
@@ -200,7 +200,7 @@ impl<'a> Conversation<'a> {
             line.stream.send_at_once(line.session.outbox())?;
             return Ok(Offered::Enough);
         }
-        let read = |position, taken| self.ahead.take(position, taken);
+        let read = |position, to_all| self.ahead.take(position, to_all);
         line.speak(&self.link.queue, read)
     }
 
@@ -315,8 +315,8 @@ impl<'a> Conversation<'a> {
                     self.acknowledged(line, position);
                     self.progressed(line);
                 }
-                SenderEvent::Taken(position) => {
-                    self.taken(line, position);
+                SenderEvent::Taken(_) => {
+                    self.taken(line);
                     self.progressed(line);
                 }
                 SenderEvent::Refused(refusal) => return Err(Ended::refused(&refusal)),
@@ -380,13 +380,17 @@ impl<'a> Conversation<'a> {
     fn acknowledged(&self, line: &mut Line, position: Position) {
         let bytes = line.acknowledge(position);
         self.link.queue.acknowledge(position, bytes);
+        if line.session.resent().is_none() {
+            self.link.queue.raise_in_flight(line.session.sent());
+        }
     }
 
-    /// The receiver is ahead with some of its collectors. What others still lack, and what of that is under way to them, only
-    /// it knows: it asks for it.
-    fn taken(&self, line: &mut Line, position: Position) {
-        line.take(position);
-        self.link.queue.set_in_flight(self.link.queue.acknowledged());
+    /// The receiver is ahead with some of its collectors. It asks for what others lack. Until then that is not on its way, but for
+    /// what it holds for them.
+    fn taken(&self, line: &Line) {
+        if let Some(end) = line.on_its_way() {
+            self.link.queue.bound_in_flight(end);
+        }
     }
 
     /// A read of the spool has ended like this.

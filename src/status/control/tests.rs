@@ -133,8 +133,9 @@ fn a_socket_that_is_not_permitted_says_who_may() {
 
 #[test]
 fn status_is_shown_as_a_table_or_as_json_and_what_has_another_shape_is_refused() {
-    use crate::status::{Manner, Tally, show};
     use std::sync::Mutex;
+
+    use crate::status::{Manner, Tally, show};
 
     let (_directory, path) = place();
     let shown = |json| {

@@ -274,20 +274,23 @@ fn senders(status: &ReceiverStatus, earlier: Option<Earlier<'_, ReceiverStatus>>
 /// why sessions ended.
 fn lives(status: &ReceiverStatus) -> String {
     let sentences = status.senders.iter().flat_map(
-        |PeerStatus { id, stream, replaces, superseded, ended, denied, denied_exporters, .. }| {
+        |PeerStatus { id, stream, replaces, superseded, rival, ended, denied, denied_exporters, .. }| {
             let replaced = replaces.as_ref().map(|replaced| {
                 format!("{id}: stream {stream}\n  continues {replaced}: its spool was restored or cloned\n")
             });
             let took_over = superseded
                 .as_ref()
                 .map(|peer| format!("{id}: took over from an open connection of {peer}\n"));
+            let rival = rival
+                .as_ref()
+                .map(|peer| format!("{id}: refused {peer}: another sender with this id was connected\n"));
             let ended = ended.as_ref().map(|reason| format!("{id}: disconnected: {reason}\n"));
             let denied = (*denied > 0).then(|| {
                 let named = name_first(denied_exporters.iter().map(|row| (row.address, row.datagrams)));
                 let count = count_of(*denied, "datagram");
                 format!("{id}: {count} denied, from {named}: not in 'exporters' of its table\n")
             });
-            [replaced, took_over, ended, denied].into_iter().flatten()
+            [replaced, took_over, rival, ended, denied].into_iter().flatten()
         },
     );
     let text: String = sentences.collect();

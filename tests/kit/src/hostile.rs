@@ -208,6 +208,12 @@ impl Client {
         self.send(Message::Data(batch.bytes().clone()))
     }
 
+    /// Ends the session in good order. The receiver knows then that the sender is gone.
+    pub fn part(mut self) {
+        self.send(Message::Goodbye).unwrap();
+        while self.receive().is_ok() {}
+    }
+
     /// Says no more, and listens on.
     pub fn half_close(&self) -> io::Result<()> {
         self.tcp.shutdown(Shutdown::Write)

@@ -46,6 +46,7 @@ mod sealing;
 mod transposed;
 
 pub use builder::{BatchBuilder, PushError};
+use bytes::{BufMut, Bytes, BytesMut};
 pub use compression::Compression;
 pub use fuzz::fuzz_batch;
 pub use header::{BatchHeader, HEADER_LEN, MAGIC};
@@ -53,8 +54,6 @@ pub use newer::{Needs, NewerBatch, is_newer_than_1};
 pub use record::{Records, encoded_len as record_len};
 pub use sealing::Sealing;
 pub use transposed::fuzz_transposed;
-
-use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::datagram::Timestamp;
 use crate::sequence::{Position, StreamId};

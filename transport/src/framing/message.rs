@@ -132,13 +132,15 @@ pub enum RefusalCode {
     StreamNotProven,
     /// The sender began too many new streams.
     TooManyStreams,
+    /// Another sender with the same id has a session.
+    IdInUse,
     /// A reason that only a newer receiver knows.
     Other(u8),
 }
 
 impl RefusalCode {
     /// Every reason that this version knows, with its number on the wire.
-    const ALL: [(Self, u8); 8] = [
+    const ALL: [(Self, u8); 9] = [
         (Self::UnsupportedVersion, 1),
         (Self::BrokenProtocol, 2),
         (Self::StorageFailed, 3),
@@ -147,6 +149,7 @@ impl RefusalCode {
         (Self::TooManyConnections, 6),
         (Self::StreamNotProven, 7),
         (Self::TooManyStreams, 8),
+        (Self::IdInUse, 9),
     ];
 
     fn code(self) -> u8 {

@@ -14,6 +14,11 @@ mod way;
 
 use core::cmp::Reverse;
 
+pub(super) use copies::Copies;
+pub(super) use group::Ways;
+pub(super) use track::Heard;
+pub use unusable::Unusable;
+
 use crate::limits::SEQUENCE_HOLES;
 use crate::netflow::contents::Contents;
 use crate::netflow::export::ExportFormat;
@@ -21,11 +26,6 @@ use crate::netflow::missing::counter::{Counter, Fit};
 use crate::netflow::missing::group::Group;
 use crate::netflow::missing::judged::{Judged, Verdict};
 use crate::netflow::missing::way::Way;
-
-pub(super) use copies::Copies;
-pub(super) use group::Ways;
-pub(super) use track::Heard;
-pub use unusable::Unusable;
 
 /// Numbers by which another way must fit better than that of the standard: a single one can be a loss that looks alike.
 const LEAD: i64 = 2;

@@ -7,13 +7,13 @@ mod exporter;
 mod host;
 mod shared;
 
+pub use host::ExporterFigures;
+
 use crate::datagram::{BootTime, Datagram, FlowRun};
 use crate::limits::{EXPORTERS_MAX, RECORD_LENGTHS_TOTAL, SEQUENCE_MEMORY};
 use crate::netflow::recent::Recent;
 use crate::netflow::table::exporter::{Arrived, Exporter};
 use crate::netflow::table::host::{Host, HostKey};
-
-pub use host::ExporterFigures;
 
 /// The exporters heard so far: at most [`EXPORTERS_MAX`], at most
 /// [`EXPORTERS_PER_ADDRESS`](crate::limits::EXPORTERS_PER_ADDRESS) of each address.

@@ -109,9 +109,10 @@ fn derive(key: &[u8; 32], label: &[u8]) -> Zeroizing<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use ctr::cipher::BlockCipherEncrypt;
     use data_encoding::HEXLOWER;
+
+    use super::*;
 
     fn sequential_key() -> [u8; 32] {
         core::array::from_fn(|index| u8::try_from(index).unwrap())

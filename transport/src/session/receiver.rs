@@ -197,11 +197,12 @@ impl ReceiverSession {
     }
 
     fn say_unsaid(&mut self) {
-        if let Some(position) = self.unsaid_taken.take() {
-            self.wire.outbox.push(Message::Taken(position));
-        }
+        // In this order: what the sender must keep for those that are waited for begins at what is acknowledged.
         if let Some(position) = self.unsaid.take() {
             self.wire.outbox.push(Message::Ack(position));
+        }
+        if let Some(position) = self.unsaid_taken.take() {
+            self.wire.outbox.push(Message::Taken(position));
         }
         self.since_said = 0;
         self.is_due = false;

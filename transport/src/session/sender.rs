@@ -60,6 +60,17 @@ struct UnderWay {
     window: usize,
     /// What the receiver wants once more.
     again: Option<Once>,
+    /// Everything below has come, as the receiver last reported.
+    taken: Position,
+    /// Whether collectors that are waited for lack what others have, which the receiver has forgotten.
+    is_ahead: bool,
+    /// What was sent once more ends here at most.
+    resent: Position,
+    /// When what was sent once more came as far as all that was sent, that ended here: the receiver sent a TAKEN up to here
+    /// before it had that.
+    caught_up: Position,
+    /// Until the first TAKEN: what is sent below this position had come before, and may come as what was asked for.
+    resumed_to: Position,
 }
 
 /// What is to be sent once more; `next < end`, `0 < bytes`.
@@ -82,6 +93,11 @@ impl UnderWay {
             bytes: 0,
             window: usize::try_from(welcome.window.min(WINDOW)).unwrap_or(usize::MAX),
             again: None,
+            taken: welcome.resume,
+            is_ahead: false,
+            resent: welcome.resume,
+            caught_up: welcome.resume,
+            resumed_to: welcome.received,
         }
     }
 
@@ -103,6 +119,11 @@ impl UnderWay {
         if end < again.end && bytes > 0 {
             self.again = Some(Once { next: end, bytes, ..again });
         }
+        self.resent = self.resent.max(end);
+        if end >= self.next {
+            self.is_ahead = false;
+            self.caught_up = end;
+        }
         self.next = self.next.max(end);
         Ok(false)
     }
@@ -122,6 +143,10 @@ impl UnderWay {
         if position > sent {
             return Err(SessionError::TakenTooMuch { taken: position, sent });
         }
+        let resumed_to = core::mem::take(&mut self.resumed_to);
+        self.resent = self.resent.max(self.next.min(resumed_to));
+        self.is_ahead |= position > self.caught_up.max(self.acknowledged);
+        self.taken = self.taken.max(position);
         self.pass(position);
         Ok(())
     }
@@ -145,6 +170,7 @@ impl UnderWay {
         }
         self.acknowledged = position;
         self.pass(position);
+        self.is_ahead &= position < self.taken;
         if let Some(again) = self.again.filter(|again| again.next < position) {
             self.again = (position < again.end).then_some(Once { next: position, ..again });
         }
@@ -237,6 +263,25 @@ impl SenderSession {
         let has_room = self.wire.outbox.len() + HEADER_LEN + MESSAGE_MAX <= OUTBOX_MAX;
         let may_send = under_way.again.is_some() || under_way.bytes < under_way.window;
         (has_room && may_send).then_some(under_way.wanted())
+    }
+
+    /// Set while collectors that are waited for lack what others have. Then the receiver has forgotten what they lack: only what
+    /// it holds for them, and what it was sent once more, reaches them without being asked for again. The latter ends at the
+    /// position returned.
+    pub fn resent(&self) -> Option<Position> {
+        let Phase::Open(under_way) = &self.phase else { return None };
+        under_way.is_ahead.then(|| under_way.resent.max(under_way.acknowledged))
+    }
+
+    /// Whether what is sent next may reach all collectors that are waited for.
+    pub fn sends_to_all(&self) -> bool {
+        matches!(&self.phase, Phase::Open(under_way) if !under_way.is_ahead || under_way.again.is_some())
+    }
+
+    /// The position after the last one that was sent or taken.
+    pub fn sent(&self) -> Position {
+        let Phase::Open(under_way) = &self.phase else { return Position::default() };
+        under_way.next
     }
 
     /// Whether anything was sent that is not acknowledged.

@@ -3,11 +3,10 @@
 //! Everything else in the spool goes through these traits, so that tests can tear writes, flip bits and fill disks.
 
 use std::fs::{DirEntry, File, OpenOptions, Permissions};
-use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::UNIX_EPOCH;
+use std::{io, thread};
 
 use rustix::fs::{StatVfs, StatVfsMountFlags};
 

@@ -35,31 +35,30 @@ mod segment;
 mod taking_in;
 mod thinning;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+
 pub use age::WrongClock;
+use age::{Clocks, LastWrite};
 pub use apart::KeptApart;
+use apart::{Apart, Formats};
 pub use aside::Aside;
+use disk::{Disk, DiskFile};
+use identity::Identity;
 pub use identity::LastRun;
 pub use lineage::{Divergence, Lineage, OwnStream, StreamSecret};
 pub use name::{KEPT_APART, is_segment};
 pub use open::{Opened, Survey, open, survey};
 pub use policy::{MinFree, Policy, WhenFull};
 pub use reader::{Damage, Item, Newer, SegmentReader};
-pub use room::{Room, Yielding};
-pub use segment::{Begun, SEGMENT_HEADER_LEN};
-pub use taking_in::TakenIn;
-pub use thinning::{Candidate, Sieve, Thinned};
-
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::sync::Arc;
-
-use age::{Clocks, LastWrite};
-use apart::{Apart, Formats};
-use disk::{Disk, DiskFile};
-use identity::Identity;
 use room::{Awaited, Purpose};
+pub use room::{Room, Yielding};
 use rotation::{Active, Stuck};
 use segment::NewerSegment;
+pub use segment::{Begun, SEGMENT_HEADER_LEN};
+pub use taking_in::{Broken, TakenIn, Unusable};
+pub use thinning::{Candidate, Sieve, Thinned};
 
 use crate::batch::Batch;
 use crate::datagram::Moment;

@@ -12,9 +12,8 @@ use std::io;
 use crate::batch::Batch;
 use crate::sequence::{Gap, GapReason, Position};
 use crate::spool::disk::{Disk, DiskFile};
-use crate::spool::name;
 use crate::spool::segment::SEGMENT_HEADER_LEN;
-use crate::spool::{Item, Piece, SegmentReader, Spool};
+use crate::spool::{Item, Piece, SegmentReader, Spool, name};
 
 /// Decides which datagrams of a segment stay.
 pub trait Sieve {

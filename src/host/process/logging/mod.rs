@@ -7,10 +7,9 @@ mod event;
 mod queue;
 
 use core::fmt;
-use std::env;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, OnceLock};
-use std::thread;
+use std::{env, thread};
 
 use tracing::field::Field;
 use tracing::{Event, Subscriber};

@@ -53,21 +53,29 @@ struct State {
 
 /// The use of a stream by one session, until dropped.
 #[derive(Debug)]
-pub(crate) struct StreamInUse(Arc<StreamPosition>);
+pub(crate) struct StreamInUse {
+    position: Arc<StreamPosition>,
+    begun: SystemTime,
+}
 
 impl StreamInUse {
-    /// Uses `stream`, whose file is opened if it is not.
-    pub(super) fn of(stream: Arc<StreamPosition>) -> Result<Self, PositionsError> {
+    /// Uses `stream`, which began at `begun`, and whose file is opened if it is not.
+    pub(super) fn of(stream: Arc<StreamPosition>, begun: SystemTime) -> Result<Self, PositionsError> {
         let mut state = stream.state();
         stream.file(&mut state)?;
         state.users += 1;
         drop(state);
-        Ok(Self(stream))
+        Ok(Self { position: stream, begun })
     }
 
     /// The stream, which may outlive its use.
     pub(crate) fn position(&self) -> &Arc<StreamPosition> {
-        &self.0
+        &self.position
+    }
+
+    /// When the stream began.
+    pub(crate) fn begun(&self) -> SystemTime {
+        self.begun
     }
 }
 
@@ -75,13 +83,13 @@ impl core::ops::Deref for StreamInUse {
     type Target = StreamPosition;
 
     fn deref(&self) -> &StreamPosition {
-        &self.0
+        &self.position
     }
 }
 
 impl Drop for StreamInUse {
     fn drop(&mut self) {
-        let mut state = self.0.state();
+        let mut state = self.position.state();
         state.users -= 1;
         state.close_if_unused();
     }

@@ -37,9 +37,10 @@ impl Index {
         self.length
     }
 
-    /// Whether this stream is known.
-    pub(super) fn contains(&self, name: &StreamName) -> bool {
-        self.of(&name.sender).iter().any(|known| known.stream == name.stream)
+    /// When this stream began; `None` if it is not known.
+    pub(super) fn begun(&self, name: &StreamName) -> Option<SystemTime> {
+        let known = self.of(&name.sender).iter().find(|known| known.stream == name.stream)?;
+        Some(known.begun)
     }
 
     /// The known streams of one sender.
@@ -54,8 +55,7 @@ impl Index {
 
     /// Notes that a stream has a file, which was seen at `seen`, and whether it is in use. One that was not known begins then.
     pub(super) fn note(&mut self, name: StreamName, seen: SystemTime, is_used: bool) {
-        let begun = self.of(&name.sender).iter().find(|known| known.stream == name.stream);
-        let begun = begun.map_or(seen, |known| known.begun);
+        let begun = self.begun(&name).unwrap_or(seen);
         self.note_begun(name, seen, begun, is_used);
     }
 
@@ -184,6 +184,6 @@ mod tests {
         index.remove(&name("a", 1));
         index.remove(&name("a", 1));
         assert_eq!((index.len(), index.oldest(), index.senders().count()), (0, None, 0));
-        assert!(!index.contains(&name("a", 1)));
+        assert_eq!(index.begun(&name("a", 1)), None);
     }
 }

@@ -34,10 +34,6 @@ mod index;
 mod new_streams;
 mod slot;
 
-pub(crate) use error::PositionsError;
-pub(crate) use file::{StreamInUse, StreamPosition};
-pub(crate) use new_streams::Owner;
-
 use core::fmt;
 use std::collections::HashMap;
 use std::io;
@@ -45,9 +41,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+pub(crate) use error::PositionsError;
+pub(crate) use file::{StreamInUse, StreamPosition};
 use folder::Folder;
 use index::Index;
 use new_streams::NewStreams;
+pub(crate) use new_streams::Owner;
 use nf_transport_core::sequence::{SenderId, StreamId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -179,6 +178,11 @@ impl Positions {
         PositionsError::of("open a file in", self.folder.path())(cause)
     }
 
+    /// When a stream began; `None` if it is not known. Changes nothing. Blocks: call it where that is allowed.
+    pub(crate) fn begun(&self, sender: &SenderId, stream: StreamId) -> Option<SystemTime> {
+        self.lock().index.begun(&StreamName { sender: sender.clone(), stream })
+    }
+
     /// The position of one stream, in use by one more session; all that use the same stream share it. If there are too many, a
     /// stream never seen before takes the place of one that the owner's sender id does not use. Blocks: call it where that is
     /// allowed.
@@ -190,10 +194,11 @@ impl Positions {
     ) -> Result<StreamInUse, PositionsError> {
         let name = StreamName { sender: owner.sender.clone(), stream };
         let mut open = self.lock();
-        if let Some(known) = open.streams.get(&name) {
-            return StreamInUse::of(Arc::clone(known));
+        let begun = open.index.begun(&name);
+        if let (Some(known), Some(begun)) = (open.streams.get(&name), begun) {
+            return StreamInUse::of(Arc::clone(known), begun);
         }
-        let is_new = !open.index.contains(&name);
+        let is_new = begun.is_none();
         if is_new {
             open.new_streams.check(owner, now)?;
             self.make_room(&mut open, &owner.sender)?;
@@ -207,7 +212,7 @@ impl Positions {
         let position = Arc::new(position);
         open.index.note(name.clone(), seen, true);
         open.streams.insert(name, Arc::clone(&position));
-        StreamInUse::of(position)
+        StreamInUse::of(position, begun.unwrap_or(seen))
     }
 
     /// Forces to disk what was stored since the last call. Blocks: call it where that is allowed.

@@ -131,10 +131,12 @@ async fn a_refused_session_fails_over_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn too_many_streams_delay_10_seconds_at_most() {
+async fn refusals_for_now_delay_10_seconds_at_most() {
     let refuses = Manner::Refuses(RefusalCode::TooManyStreams);
-    let (_running, mut began) = link_to(&[refuses]).await;
-    assert_eq!(pauses(&mut began[0], 7).await, [1, 3, 9, 10, 10, 10]);
+    for refuses in [refuses, Manner::Refuses(RefusalCode::IdInUse)] {
+        let (_running, mut began) = link_to(&[refuses]).await;
+        assert_eq!(pauses(&mut began[0], 7).await, [1, 3, 9, 10, 10, 10]);
+    }
     // The receiver that would soon begin the stream is not the last one.
     let (_running, mut began) = link_to(&[refuses, Manner::Refuses(RefusalCode::StorageFailed)]).await;
     assert_eq!(pauses(&mut began[0], 6).await, [1, 3, 9, 10, 10]);

@@ -178,6 +178,7 @@ pub(in crate::status) fn receiver() -> ReceiverStatus {
             gaps: 0,
             replaces: None,
             superseded: None,
+            rival: None,
             ended: None,
             exporters: Vec::new(),
             denied: 0,
@@ -320,6 +321,10 @@ fn a_replaced_stream_and_a_rival_are_explained() {
     let lines = format!("\nbrno-edge: stream {new}\n  continues {old}: its spool was restored or cloned\n");
     assert!(text.contains(&lines) && lines.lines().all(|line| line.len() <= 80), "{text}");
     assert!(text.contains("\nbrno-edge: took over from an open connection of 192.0.2.8:4000\n"), "{text}");
+    status.senders[0].rival = Some("192.0.2.9:4000".to_owned());
+    let text = render_receiver(&status, None);
+    let line = "\nbrno-edge: refused 192.0.2.9:4000: another sender with this id was connected\n";
+    assert!(text.contains(line) && line.len() <= 80, "{text}");
     status.senders[0].ended = Some("the sender ended the session".to_owned());
     let text = render_receiver(&status, None);
     assert!(text.contains("\nbrno-edge: disconnected: the sender ended the session\n"), "{text}");

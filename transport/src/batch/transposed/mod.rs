@@ -47,11 +47,9 @@ mod description;
 mod flows;
 mod fuzz;
 
-pub use fuzz::fuzz_transposed;
-
-pub(super) use flows::Flows;
-
 use description::Description;
+pub(super) use flows::Flows;
+pub use fuzz::fuzz_transposed;
 
 use crate::batch::BatchError;
 

@@ -22,9 +22,8 @@ mod receiver;
 mod sender;
 
 pub use receiver::{Admitted, ReceiverHandshake, Shown, Turned};
-pub use sender::{SenderHandshake, SenderHandshakeError};
-
 use rustls::{ConnectionCommon, SideData};
+pub use sender::{SenderHandshake, SenderHandshakeError};
 use snow::params::{
     BaseChoice, CipherChoice, DHChoice, HandshakeChoice, HandshakeModifier, HandshakeModifierList,
     HandshakePattern, HashChoice, NoiseParams,

@@ -143,6 +143,7 @@ struct Seen {
     cuts: u64,
     replays: u64,
     asked: u64,
+    dropped: u64,
 }
 
 struct Simulation {
@@ -152,6 +153,8 @@ struct Simulation {
     /// How many pieces of the spool have been written so far.
     written: usize,
     acknowledged: Position,
+    /// What lies below may reach the collectors that are waited for: the sender does not drop it.
+    in_flight: Position,
     store: Store,
     /// Set if the receiver goes ahead.
     further: Option<Further>,
@@ -195,6 +198,7 @@ impl Simulation {
             now,
             written: 0,
             acknowledged: Position(0),
+            in_flight: Position(0),
             store: Store::default(),
             further: goes_ahead.then(Further::default),
             connection: connect(Position(0), now),
@@ -224,6 +228,9 @@ impl Simulation {
         self.written = (self.written + self.rng.random_range(0..2)).min(PIECES);
         let receives = if self.further.is_some() { Self::further_turn } else { Self::receiver_turn };
         let lives = self.sender_turn() & receives(self);
+        if self.further.is_some() && self.rng.random_bool(0.1) {
+            self.drop_one();
+        }
         let is_cut = with_trouble && self.rng.random_bool(0.02);
         if with_trouble && self.connection.dead_since.is_none() && self.rng.random_bool(0.005) {
             self.connection.dead_since = Some(self.now);
@@ -231,6 +238,18 @@ impl Simulation {
         if !lives || is_cut {
             self.seen.cuts += 1;
             self.reconnect();
+        }
+    }
+
+    /// The sender's spool is full: it drops a piece that is not on its way.
+    fn drop_one(&mut self) {
+        let may_go = |piece: &&mut Piece| {
+            matches!(piece, Piece::Batch(_)) && piece.first() >= self.in_flight.max(self.acknowledged)
+        };
+        let mut written = self.spool.iter_mut().take(self.written);
+        if let Some(piece) = written.find(may_go) {
+            *piece = Piece::Gap(gap(piece.first().0, piece.end().0));
+            self.seen.dropped += 1;
         }
     }
 
@@ -246,14 +265,23 @@ impl Simulation {
                 Ok(Some(SenderEvent::Welcomed(Welcome { resume, .. }))) => {
                     assert!(self.acknowledged <= resume && resume <= self.store.stored);
                     self.acknowledged = resume;
+                    self.in_flight = resume;
                 }
                 Ok(Some(SenderEvent::Acknowledged(position))) => {
                     assert!(position <= self.store.stored, "acknowledged before it was stored");
                     assert!(position > self.acknowledged, "acknowledged twice");
                     self.acknowledged = position;
+                    if sender.resent().is_none() {
+                        self.in_flight = self.in_flight.max(sender.sent());
+                    }
                 }
                 Ok(Some(SenderEvent::Taken(position))) => {
                     assert!(self.further.as_ref().is_some_and(|further| position <= further.store.stored));
+                    if let Some(resent) = sender.resent() {
+                        let held = self.spool.iter().map(Piece::end).filter(|end| *end > self.acknowledged);
+                        let held = held.take(LANE_MAX).last().unwrap_or_default();
+                        self.in_flight = self.in_flight.min(resent.max(held));
+                    }
                 }
                 Ok(None) => break,
                 Err(SessionError::Silent(_)) => {
@@ -269,10 +297,14 @@ impl Simulation {
         assert!(self.now - since < 4 * HEARTBEAT, "a dead connection goes unnoticed");
         while let Some(wanted) = sender.wants() {
             let written = &self.spool[..self.written];
-            match written.iter().find(|piece| piece.first() <= wanted && wanted < piece.end()) {
-                Some(Piece::Batch(batch)) => sender.send_batch(batch).unwrap(),
-                Some(Piece::Gap(gap)) => sender.send_gap(*gap).unwrap(),
-                None => break,
+            let found = written.iter().find(|piece| piece.first() <= wanted && wanted < piece.end());
+            let Some(piece) = found else { break };
+            if sender.sends_to_all() {
+                self.in_flight = self.in_flight.max(piece.end());
+            }
+            match piece {
+                Piece::Batch(batch) => sender.send_batch(batch).unwrap(),
+                Piece::Gap(gap) => sender.send_gap(*gap).unwrap(),
             }
         }
         recorded.extend(up.write(sender.outbox(), &mut self.rng, self.now));
@@ -436,12 +468,19 @@ impl Simulation {
                 Piece::Gap(gap) => gaps.extend(gap.first.0..gap.end.0),
             }
         }
-        for store in
-            [Some(&self.store), self.further.as_ref().map(|further| &further.store)].into_iter().flatten()
-        {
-            assert_eq!(store.delivered, datagrams);
-            let in_gaps: Vec<u64> = store.gaps.iter().flat_map(|gap| gap.first.0..gap.end.0).collect();
-            assert_eq!(in_gaps, gaps);
+        let in_gaps = |store: &Store| -> Vec<u64> {
+            store.gaps.iter().flat_map(|gap| gap.first.0..gap.end.0).collect()
+        };
+        assert_eq!(self.store.delivered, datagrams);
+        assert_eq!(in_gaps(&self.store), gaps, "what the sender dropped is lost, and nothing else");
+        assert_eq!(self.store.stored, self.end());
+        if let Some(Further { store, .. }) = &self.further {
+            // They may have what was dropped later.
+            let lost = in_gaps(store);
+            assert!(lost.iter().all(|position| gaps.contains(position)), "{lost:?}");
+            let mut all = [&store.delivered[..], &lost].concat();
+            all.sort_unstable();
+            assert_eq!(all, (0..self.end().0).collect::<Vec<_>>());
             assert_eq!(store.stored, self.end());
         }
     }
@@ -464,8 +503,9 @@ fn every_datagram_is_delivered_once_and_in_order_whatever_the_network_does() {
         all.cuts += seen.cuts;
         all.replays += seen.replays;
         all.asked += seen.asked;
+        all.dropped += seen.dropped;
     }
     println!("{all:?}");
-    let rare = [all.repeats, all.skips, all.silences, all.cuts, all.replays, all.asked];
+    let rare = [all.repeats, all.skips, all.silences, all.cuts, all.replays, all.asked, all.dropped];
     assert!(rare.iter().all(|count| *count > SEEDS / 10), "too little happened: {all:?}");
 }
