@@ -190,7 +190,9 @@ impl FairShare {
             next: segment.first,
             lost: Shares::default(),
         };
-        let thinned = spool.thin(segment, segment.size / (2 * PARTS), in_flight, &mut sieve)?;
+        let Some(job) = spool.start_thinning(segment, in_flight)? else { return Ok(None) };
+        let Some(written) = job.run(&mut sieve)? else { return Ok(None) };
+        let thinned = spool.finish_thinning(written, segment.size / (2 * PARTS), in_flight)?;
         let Some(thinned) = thinned else { return Ok(None) };
         let lost = sieve.lost;
         self.count_lost(&lost);

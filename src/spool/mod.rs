@@ -47,7 +47,7 @@ pub use reader::{Damage, Item, Newer, SegmentReader};
 pub use room::{Room, Yielding};
 pub use segment::{Begun, SEGMENT_HEADER_LEN};
 pub use taking_in::{Broken, TakenIn, Unusable};
-pub use thinning::{Candidate, Sieve, Thinned};
+pub use thinning::{Candidate, Sieve, ThinnedSegment, Thinned, ThinningJob};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
