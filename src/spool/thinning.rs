@@ -10,12 +10,12 @@
 use std::io;
 
 use crate::batch::Batch;
-use crate::datagram::Timestamp;
+use crate::datagram::{Moment, Timestamp};
 use crate::sequence::{Gap, GapReason, Position};
 use crate::spool::disk::{Disk, DiskFile};
 use crate::spool::name;
 use crate::spool::segment::SEGMENT_HEADER_LEN;
-use crate::spool::{Item, Piece, SegmentReader, Spool};
+use crate::spool::{AppendError, Item, Piece, SegmentReader, Spool, Yielding};
 
 /// Decides which datagrams of a segment stay.
 pub trait Sieve {
@@ -137,6 +137,46 @@ impl<D: Disk> Spool<D> {
     /// Bytes that must go before `length` more can be appended within `max-size`.
     pub fn excess(&self, length: u64) -> u64 {
         self.size.saturating_add(length).saturating_sub(self.policy.max_size)
+    }
+
+    /// The most bytes that all segments may have together.
+    pub fn max_size(&self) -> u64 {
+        self.policy.max_size
+    }
+
+    /// Appends `batch`, of which datagrams were dropped, even if all segments have up to `max_size` bytes then.
+    pub fn append_sifted(
+        &mut self,
+        batch: &Batch,
+        now: Moment,
+        in_flight: Position,
+        yielding: Yielding,
+        max_size: u64,
+    ) -> Result<(), AppendError> {
+        let policy = self.policy;
+        self.policy.max_size = policy.max_size.max(max_size);
+        let outcome = self.append_yielding(batch, now, in_flight, yielding);
+        self.policy = policy;
+        outcome
+    }
+
+    /// Marks the segment that starts at `first` as thinned, as `batch`, of which datagrams were dropped, goes into it.
+    pub(super) fn mark_thinned(&mut self, first: Position, batch: &Batch) -> io::Result<()> {
+        if batch.dropped() > 0 && !self.thinned.contains_key(&first) {
+            let marker = name::thinned(first);
+            drop(self.disk.create(&marker)?);
+            self.unremoved.remove(&marker);
+            self.names_unsynced = true;
+            self.thinned.insert(first, 0);
+        }
+        Ok(())
+    }
+
+    /// Counts what was dropped of `batch`, which is in the segment that starts at `first`.
+    pub(super) fn note_thinned_batch(&mut self, first: Position, batch: &Batch) {
+        if let Some(dropped) = self.thinned.get_mut(&first) {
+            *dropped += u64::from(batch.dropped());
+        }
     }
 
     /// Whether the file system takes `bytes` more for a moment, in addition to `min-free`.

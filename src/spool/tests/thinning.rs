@@ -306,7 +306,8 @@ fn an_acknowledgement_meanwhile_abandons_a_thinning() {
     let segment = candidate(&spool, 0);
     let written = write_thinned(&mut spool, segment, 5).unwrap().unwrap();
     spool.acknowledge(segment.first.plus(1));
-    let names: Vec<String> = disk.names().into_iter().filter(|name| name != name::UNFINISHED_THINNED).collect();
+    let names: Vec<String> =
+        disk.names().into_iter().filter(|name| name != name::UNFINISHED_THINNED).collect();
     assert_eq!(spool.finish_thinning(written, 1, Position(0)).unwrap(), None);
     assert_eq!((disk.names(), numbers(&spool)), (names, (0..120).collect()));
 }
