@@ -118,6 +118,8 @@ impl Reporter {
             sockets: self.sockets(),
             denied_exporters: self.denied_exporters(),
             dropped_exporters: self.dropped_exporters(),
+            dropped_of_others: self.tally.dropped_exporters().others(),
+            dropped_of_unknown: self.tally.dropped_unknown(),
             internal_errors: internal_errors(),
             warnings: self.warnings(),
             exporters: self.exporters(),

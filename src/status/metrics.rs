@@ -91,8 +91,11 @@ impl Collector for SenderStatus {
                 ("corrupt", dropped.corrupt),
             ],
         )?;
+        let rows = self.dropped_exporters.iter().map(|row| (row.address.to_string(), row.datagrams));
+        let rest = [("others", self.dropped_of_others), ("unknown", self.dropped_of_unknown)];
+        let rest = rest.into_iter().filter(|(_, count)| *count > 0);
         let exporters: Vec<(String, u64)> =
-            self.dropped_exporters.iter().map(|row| (row.address.to_string(), row.datagrams)).collect();
+            rows.chain(rest.map(|(name, count)| (name.to_owned(), count))).collect();
         metrics.counters(
             ("exporter_dropped_datagrams", "Queued datagrams that the spool's limits dropped, by exporter"),
             "exporter",

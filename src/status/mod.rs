@@ -48,6 +48,16 @@ pub fn name_first<K: Display, R: Display>(entries: impl IntoIterator<Item = (K, 
     }
 }
 
+/// Exporters of dropped datagrams as [`name_first`] names them, and how many datagrams were of unknown ones.
+pub fn name_dropped<K: Display>(entries: impl IntoIterator<Item = (K, u64)>, unknown: u64) -> String {
+    let named = name_first(entries);
+    match (named.is_empty(), unknown) {
+        (_, 0) => named,
+        (true, _) => format!("unknown ({unknown})"),
+        (false, _) => format!("{named}, unknown ({unknown})"),
+    }
+}
+
 /// The own certificate, where TLS is spoken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateStatus {
@@ -86,6 +96,9 @@ mod tests {
     #[test]
     fn a_line_names_the_first_few() {
         assert_eq!(name_first([("a", 3), ("b", 1)]), "a (3), b (1)");
+        assert_eq!(name_dropped([("a", 3)], 5), "a (3), unknown (5)");
+        assert_eq!(name_dropped(Vec::<(&str, u64)>::new(), 5), "unknown (5)");
+        assert_eq!(name_dropped([("a", 3)], 0), "a (3)");
         assert_eq!(name_first((0..7).map(|key| (key, 1))), "0 (1), 1 (1), 2 (1), 3 (1), 4 (1) and 2 more");
     }
 }

@@ -68,6 +68,12 @@ pub struct SenderStatus {
     /// `limits::DROPPED_SHOWN`.
     #[serde(default)]
     pub dropped_exporters: Vec<DroppedStatus>,
+    /// Datagrams that were dropped for the same reasons, of exporters that are not listed any more.
+    #[serde(default)]
+    pub dropped_of_others: u64,
+    /// Datagrams that were dropped for the same reasons, and of which nf-sender does not know the exporters.
+    #[serde(default)]
+    pub dropped_of_unknown: u64,
     /// Impossible states that the program met; each is a bug to report.
     #[serde(default)]
     pub internal_errors: u64,

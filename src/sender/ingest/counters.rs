@@ -11,6 +11,7 @@ use nf_transport_core::netflow::ExporterTable;
 
 use crate::host::{CountTable, boot_clock};
 use crate::limits::{DENIED_SHOWN, DROPPED_SHOWN};
+use crate::sender::queue::holdings::{Shares, share_out};
 
 /// Counts of ingest, from the start of the process. Shared with the status and the log.
 #[derive(Debug)]
@@ -21,6 +22,9 @@ pub(crate) struct Tally {
     denied_exporters: Mutex<CountTable<DeniedKey>>,
     /// Datagrams of the queue that were dropped, as the spool was full or they were too old.
     dropped_exporters: Mutex<CountTable<IpAddr>>,
+    /// Those of them whose exporters are not known, and how many of these are in the log.
+    dropped_unknown: AtomicU64,
+    logged_unknown: AtomicU64,
 }
 
 /// An exporter that is denied, and the place of the socket that it sends to.
@@ -63,6 +67,8 @@ impl Tally {
             sockets: sockets.into_iter().map(socket).collect(),
             denied_exporters: Mutex::new(CountTable::new(DENIED_SHOWN)),
             dropped_exporters: Mutex::new(CountTable::new(DROPPED_SHOWN)),
+            dropped_unknown: AtomicU64::default(),
+            logged_unknown: AtomicU64::default(),
         }
     }
 
@@ -98,6 +104,24 @@ impl Tally {
     pub(crate) fn note_dropped(&self, exporters: impl Iterator<Item = (IpAddr, u64)>, now: BootTime) {
         let mut dropped = self.dropped_exporters();
         exporters.for_each(|(exporter, count)| dropped.add(exporter, count, now));
+    }
+
+    /// Notes that `count` datagrams of those that held `shares` were dropped.
+    pub(crate) fn note_dropped_shares(&self, count: u64, shares: &Shares) {
+        let (exporters, unknown) = share_out(count, shares);
+        self.note_dropped(exporters.into_iter(), boot_clock());
+        self.dropped_unknown.fetch_add(unknown, Ordering::Relaxed);
+    }
+
+    /// Datagrams of the queue that were dropped and whose exporters are not known: no time was left to read them.
+    pub(crate) fn dropped_unknown(&self) -> u64 {
+        self.dropped_unknown.load(Ordering::Relaxed)
+    }
+
+    /// Those since the last log line.
+    pub(crate) fn take_unlogged_unknown(&self) -> u64 {
+        let all = self.dropped_unknown();
+        all.saturating_sub(self.logged_unknown.swap(all, Ordering::Relaxed))
     }
 
     /// Notes that all of `batch` was dropped.

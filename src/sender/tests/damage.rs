@@ -5,14 +5,14 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use nf_transport_core::batch::{Batch, BatchBuilder, Compression};
+use nf_transport_core::datagram::{Datagram, Timestamp};
 use nf_transport_core::sequence::Position;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::running::Running;
 use super::{assert_balanced, drain, kill, policy, push, start};
-use nf_transport_core::batch::{Batch, BatchBuilder, Compression};
-use nf_transport_core::datagram::{Datagram, Timestamp};
 use crate::host::Pulse;
 use crate::limits::{INTAKE_RING, INTAKE_SLOTS};
 use crate::sender::journal::Entry;

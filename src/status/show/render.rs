@@ -8,7 +8,7 @@ use crate::status::show::exporters;
 use crate::status::show::table::{Align, Table};
 use crate::status::{
     CertificateStatus, CollectorState, Kept, LinkState, PeerState, PeerStatus, ReceiverStatus, SenderStatus,
-    count_of, name_first,
+    count_of, name_dropped, name_first,
 };
 
 /// Exporters that are shown with the address that they are seen as.
@@ -141,7 +141,8 @@ fn kernel_remark(status: &SenderStatus) -> String {
 
 /// The exporters of queued datagrams that were dropped.
 fn dropped_remark(status: &SenderStatus) -> String {
-    let named = name_first(status.dropped_exporters.iter().map(|row| (row.address, row.datagrams)));
+    let rows = status.dropped_exporters.iter().map(|row| (row.address, row.datagrams));
+    let named = name_dropped(rows, status.dropped_of_unknown);
     if named.is_empty() { named } else { format!("of {named}") }
 }
 

@@ -49,6 +49,8 @@ pub(in crate::status) fn sender() -> SenderStatus {
             datagrams: 40,
             last_s: 3,
         }],
+        dropped_of_others: 0,
+        dropped_of_unknown: 0,
         internal_errors: 0,
         warnings: Vec::new(),
         exporters: vec![
