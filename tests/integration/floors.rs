@@ -1,7 +1,7 @@
 //! The structure of the source: modules import only from floors below their own, and no files import each other in a circle.
 //! ARCHITECTURE.md has the table of floors. Cargo and clippy.toml keep sockets, runtime and clock out of the shared crate.
 
-mod imports;
+pub(crate) mod imports;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

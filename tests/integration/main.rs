@@ -32,6 +32,7 @@ mod hang_ups;
 mod hostile;
 mod intake;
 mod kit;
+mod language;
 mod last_mile;
 mod late_data;
 mod limits;
