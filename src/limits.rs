@@ -219,9 +219,21 @@ pub const DAMAGED_FILES_MAX: u64 = 1024;
 /// Bytes of all copies of damaged pieces: four segments of the default size, enough to see what happened.
 pub const DAMAGED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// Streams whose position nf-receiver remembers for each sender id. One unseen for longer than `STREAM_KEPT` makes room, or else
-/// the one that began last: streams that somebody begins under another's id do not displace the streams before them.
+/// Streams whose position nf-receiver remembers for each sender id. One unseen for longer than `STREAM_KEPT` makes room, or else the one
+/// that began last of those that are neither among the first `STREAMS_FIRST` nor used for `STREAM_ESTABLISHED`, or else the one that
+/// began last: streams that somebody begins under another's id displace each other.
 pub const STREAMS_PER_SENDER: usize = 8;
+
+/// Streams of each sender id that begin first and are kept however short they were used: half of the places, so that somebody who began
+/// a few streams before a sender came does not have all the others for them.
+pub const STREAMS_FIRST: usize = STREAMS_PER_SENDER / 2;
+
+/// A stream was used for long enough to be kept before those that were only begun. A client that begins streams at random has to
+/// come back for each of them.
+pub const STREAM_ESTABLISHED: Duration = Duration::from_secs(3_600);
+
+/// How often the file of a stream is marked as seen while its session goes on and has nothing to store.
+pub const STREAM_MARKED_EVERY: Duration = Duration::from_secs(86_400);
 
 /// A stream unseen for so long makes room for another of the same sender id before all others: no outage lasts as long, and its
 /// spool was probably given up.

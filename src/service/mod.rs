@@ -12,8 +12,6 @@ mod expiry;
 mod internal_error_log;
 mod keys;
 mod log_limit;
-#[cfg(test)]
-mod logged_lines;
 pub mod logging;
 pub mod messages;
 pub mod notify;

@@ -1,10 +1,12 @@
 //! Clients that are accepted, by a shared key or in clear text, and know the id of another sender's stream: they can neither
 //! have its queue acknowledged nor block it.
 
+use std::fs::File;
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nf_transport::framing::{Message, RefusalCode};
+use nf_transport::limits::STREAM_ESTABLISHED;
 use nf_transport::secure::StreamKey;
 use nf_transport::sequence::{Gap, GapReason, Position, StreamId};
 
@@ -211,6 +213,34 @@ fn new_streams_under_its_id_block_no_sender() {
     pair.assert_all_arrive(&exporters, true);
     assert_eq!(sessions(&pair), before, "{}", pair.sender.daemon().log());
     assert_eq!(pair.sender.daemon().count_log(&["new streams"]), 0, "{}", pair.sender.daemon().log());
+}
+
+#[test]
+fn streams_begun_before_it_displace_no_sender() {
+    let _running = shared();
+    let mut pair = Pair::new(2, Pattern::new(MIXED), QUICK_SENDER);
+    pair.sender.use_key("one");
+    pair.receiver.use_key("one");
+    pair.receiver.start();
+    let near = Ipv4Addr::LOCALHOST;
+    assert_eq!(ask_for_streams(&pair, near, 1..=8, RefusalCode::IdInUse), (8, 0));
+    pair.sender.start();
+    let exporters = go_on(&pair, pair.exporters(), STEP);
+    pair.collector.wait_for_all(exporters.sent(), STALL);
+    pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+    cut(&pair);
+    let exporters = go_on(&pair, exporters, 2 * STEP);
+    assert_eq!(pair.receiver.take().terminate().code(), Some(0));
+    // As if it had been connected for an hour.
+    let position = pair.receiver.path(&format!("state/positions/edge@{}", stream_of(&pair)));
+    let file = File::options().write(true).open(&position).unwrap();
+    file.set_modified(SystemTime::now() + STREAM_ESTABLISHED).unwrap();
+    pair.receiver.start();
+    let (began, _) = ask_for_streams(&pair, near, 9..=40, RefusalCode::TooManyStreams);
+    assert!(began >= 16, "{began} began");
+    assert!(position.exists(), "the position of the sender was forgotten");
+    pair.link.mend();
+    pair.assert_all_arrive(&exporters, true);
 }
 
 #[test]
