@@ -337,7 +337,7 @@ pub const COLLECTORS_MAX: usize = 64;
 /// Connections that nf-receiver may be told to hold at the most: each takes a file descriptor and buffers.
 pub const CONNECTIONS_MAX: u32 = 100_000;
 
-/// Authenticated connections of one sender that have no session at once: a new one, one that it replaces, and some that their
+/// Authenticated connections of one sender (with a shared key or in clear text: from one address) that have no session at once: a new one, one that it replaces, and some that their
 /// sender has given up. More are no sender's.
 pub const WAITING_PER_SENDER: usize = 4;
 

@@ -210,7 +210,7 @@ impl Known {
         self.admission.borrow().exporters_of(&self.sender)
     }
 
-    /// Who it is for the limits on new streams, from `peer`.
+    /// Who it is for the limits on connections without a session and on new streams, from `peer`.
     pub(crate) fn owner_at(&self, peer: IpAddr) -> Owner {
         let is_alone = self.admission.borrow().is_of_its_own(&self.sender, &self.pass);
         Owner { sender: self.sender.clone(), source: (!is_alone).then(|| Source::of(peer)) }

@@ -220,8 +220,9 @@ pub(crate) async fn serve(
         ends_by: None,
         expiry: SessionExpiry::of(stream.channel()),
     };
-    let mut place = shared.waiting.enter(&id);
-    let greeting = timeout_at(greeted_by, connection.greet(&mut stream, peer, &id));
+    let owner = connection.known.owner_at(peer.ip());
+    let mut place = shared.waiting.enter(&owner);
+    let greeting = timeout_at(greeted_by, connection.greet(&mut stream, peer, &owner));
     let greeted = tokio::select! {
         greeted = greeting => greeted.unwrap_or(Err(Ended::NoHello)),
         () = place.lost() => Err(Ended::Crowded(id.clone())),
@@ -246,7 +247,7 @@ pub(crate) async fn serve(
     if matches!(ended, Ended::Crowded(_)) {
         return connection.part(&mut stream, &ended).await;
     }
-    let mut place = shared.waiting.enter(&id);
+    let mut place = shared.waiting.enter(&owner);
     tokio::select! {
         () = connection.part(&mut stream, &ended) => {}
         () = place.lost() => tracing::debug!("no time for the last words: newer connections of the sender wait"),
@@ -291,11 +292,12 @@ enum Happened {
 
 impl Connection<'_> {
     /// Waits for HELLO, takes the sender's seat, and says where to go on.
-    async fn greet(&mut self, stream: &mut Stream, peer: SocketAddr, id: &SenderId) -> Result<Turn, Ended> {
+    async fn greet(&mut self, stream: &mut Stream, peer: SocketAddr, owner: &Owner) -> Result<Turn, Ended> {
+        let id = &owner.sender;
         let hello = self.hello(stream).await?;
         self.check_proof(stream, &hello)?;
         // A stream that is refused ends no session of the same sender.
-        let in_use = self.shared.position_of(self.known.owner_at(peer.ip()), peer, hello.stream).await?;
+        let in_use = self.shared.position_of(owner.clone(), peer, hello.stream).await?;
         let seat = self.shared.seats.seat(id, peer, hello.stream);
         let cipher = stream.channel().cipher();
         let mut turn = seat.take(peer, &hello, in_use.begun(), cipher).await?;

@@ -13,8 +13,9 @@ use nf_transport::sequence::{Gap, GapReason, Position, StreamId};
 use crate::losses::{gaps, go_on};
 use crate::running::shared;
 use crate::support::chatter::{MIXED, Pattern};
-use crate::support::hostile::Client;
+use crate::support::hostile::{Client, Flood};
 use crate::support::hosts::QUICK_SENDER;
+use crate::support::link::Link;
 use crate::support::pair::{Pair, STALL};
 use crate::support::samples::{assert_conserved, count};
 
@@ -323,5 +324,30 @@ fn a_new_spool_follows_a_dead_connection() {
     let exporters = go_on(&pair, pair.exporters(), STEP);
     pair.sender.wait_state("connected", STALL);
     assert!(began.elapsed() < Duration::from_secs(6), "three heartbeats and a retry: {:?}", began.elapsed());
+    pair.assert_all_arrive(&exporters, true);
+}
+
+#[test]
+fn a_flood_under_its_id_keeps_no_sender_out() {
+    let _running = shared();
+    let mut pair = Pair::new(2, Pattern::new(MIXED), QUICK_SENDER);
+    pair.sender.use_key("one");
+    pair.receiver.use_key("one");
+    pair.receiver.start();
+    // While it connects, many more than a sender has places do so.
+    pair.link = Link::with_round_trip(pair.receiver.addr(), Duration::from_millis(50));
+    pair.sender.set_receiver(Some(pair.link.addr().to_string()));
+    let (source, target) = (Ipv4Addr::new(127, 0, 0, 2), pair.receiver.addr());
+    let flood = Flood::start(200, move |_| Client::with_key_from(source, target, "edge", "one"));
+    flood.wait_for_more(50);
+    pair.sender.start();
+    let mut exporters = pair.exporters();
+    for round in 1..=5 {
+        pair.sender.wait_state("connected", STALL);
+        exporters = go_on(&pair, exporters, round * 50);
+        pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+        cut(&pair);
+        pair.link.mend();
+    }
     pair.assert_all_arrive(&exporters, true);
 }
