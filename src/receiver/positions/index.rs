@@ -2,7 +2,7 @@
 //!
 //! Pure: made once of the directory's listing, and kept up by [`super::Positions`], so that no stream costs another listing.
 //!
-//! Always holds: a stream is in `unused` exactly if it is known and not in use, with the time that `senders` has of it.
+//! Always holds: a stream is in one of the sets of unused ones exactly if it is known and not in use, with the time that `senders` has of it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -37,8 +37,10 @@ fn is_stale(seen: SystemTime, now: SystemTime) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Index {
     senders: HashMap<SenderId, Vec<Known>>,
-    /// Those not in use, first those that are not established; the one unseen longest comes first.
-    unused: [BTreeSet<(SystemTime, StreamName)>; 2],
+    /// Those not in use and not established; the one unseen longest comes first.
+    unused_brief: BTreeSet<(SystemTime, StreamName)>,
+    /// Those not in use and established, in the same order.
+    unused_established: BTreeSet<(SystemTime, StreamName)>,
     length: usize,
 }
 
@@ -83,7 +85,7 @@ impl Index {
         self.senders.entry(name.sender.clone()).or_default().push(known);
         self.length += 1;
         if !is_used {
-            self.unused[usize::from(known.is_established())].insert((seen, name));
+            self.unused_like(known).insert((seen, name));
         }
     }
 
@@ -96,13 +98,18 @@ impl Index {
             self.senders.remove(&name.sender);
         }
         self.length -= 1;
-        self.unused[usize::from(known.is_established())].remove(&(known.seen, name.clone()));
+        self.unused_like(known).remove(&(known.seen, name.clone()));
+    }
+
+    /// The set that holds this stream while it is not in use.
+    fn unused_like(&mut self, known: Known) -> &mut BTreeSet<(SystemTime, StreamName)> {
+        if known.is_established() { &mut self.unused_established } else { &mut self.unused_brief }
     }
 
     /// The unused stream that makes room for another of any sender: the one unseen longest, of those that are not established
     /// unless that of the others is longer than [`STREAM_KEPT`] before `now`.
     pub(super) fn oldest(&self, now: SystemTime) -> Option<StreamName> {
-        let [brief, established] = self.unused.each_ref().map(BTreeSet::first);
+        let (brief, established) = (self.unused_brief.first(), self.unused_established.first());
         let stale = established.filter(|(seen, _)| is_stale(*seen, now));
         stale.or(brief).or(established).map(|(_, name)| name.clone())
     }
