@@ -237,7 +237,6 @@ mod tests {
     use crate::receiver::output::Outputs;
     use crate::receiver::positions::Positions;
     use crate::receiver::seats::Seats;
-    use crate::receiver::sender_log::SenderLog;
     use crate::receiver::waiting::Waiting;
     use crate::secure::preface::{Mode, Parsed, Preface, REPLY_LEN, Status};
     use crate::service::{Stopper, stop_channel};
@@ -256,7 +255,6 @@ mod tests {
                 ahead: Ahead::take_up(state.path()),
                 templates: Arc::default(),
                 complaints: Mutex::default(),
-                sender_log: SenderLog::default(),
                 refused: Mutex::default(),
                 known_sources: Arc::default(),
                 waiting: Waiting::default(),

@@ -24,7 +24,6 @@ use crate::receiver::positions::{self, Positions};
 use crate::receiver::reload::{Load, Reloader};
 use crate::receiver::report::{line, status};
 use crate::receiver::seats::Seats;
-use crate::receiver::sender_log::SenderLog;
 use crate::receiver::serve::Shared;
 use crate::receiver::strangers::Strangers;
 use crate::receiver::templates::Templates;
@@ -306,7 +305,6 @@ async fn serve(
         ahead,
         templates,
         complaints: Mutex::default(),
-        sender_log: SenderLog::default(),
         refused: Mutex::default(),
         known_sources: Arc::new(KnownSources::take_up(&settings.state)),
         waiting: Waiting::default(),

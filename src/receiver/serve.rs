@@ -6,7 +6,6 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,29 +13,29 @@ use tokio::io::Ready;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use crate::batch::{Batch, BatchError};
+use crate::batch::Batch;
 use crate::framing::{Hello, RefusalCode};
 use crate::internal_error::note_internal_error;
 use crate::limits::{HANG_UP_GRACE, WAITING_PER_SENDER};
 use crate::receiver::accept::Known;
 use crate::receiver::ahead::Ahead;
 use crate::receiver::confusion::Confusion;
-use crate::receiver::delivery::{Delivery, Loss, LossCause, Parcel};
+use crate::receiver::delivery::{Delivery, LossCause, Parcel};
 use crate::receiver::known_sources::KnownSources;
 use crate::receiver::output::Outputs;
 use crate::receiver::positions::{Owner, Positions, PositionsError, StreamInUse};
 use crate::receiver::refused::Refused;
 use crate::receiver::seats::{Counters, Current, Seats, Turn, Unseated};
-use crate::receiver::sender_log::{SenderLine, SenderLog};
+use crate::receiver::sender_log::SenderLine;
 use crate::receiver::templates::Templates;
 use crate::receiver::waiting::Waiting;
 use crate::secure::is_proven;
-use crate::sequence::{GapReason, Position, RunId, SenderId, StreamId};
+use crate::sequence::{Position, RunId, SenderId, StreamId};
 use crate::service::messages::receiver;
 use crate::service::stream::{Received, Stream, StreamError, protection};
 use crate::service::{ExpiredCertificate, LogLimit, More, SessionExpiry, Stop};
 use crate::session::{Place, ReceiverEvent, ReceiverSession, SessionError};
-use crate::status::{RefusedStatus, count_of};
+use crate::status::RefusedStatus;
 
 /// Bytes read from a connection at once.
 const READ_SIZE: usize = 256 * 1024;
@@ -59,7 +58,6 @@ pub(crate) struct Shared {
     pub(crate) ahead: Ahead,
     pub(crate) templates: Arc<Templates>,
     pub(crate) complaints: Mutex<LogLimit<IpAddr>>,
-    pub(crate) sender_log: SenderLog,
     pub(crate) refused: Mutex<Refused>,
     pub(crate) known_sources: Arc<KnownSources>,
     pub(crate) waiting: Waiting,
@@ -304,7 +302,7 @@ impl Connection<'_> {
         let (place, is_new) = self.find_place(&mut turn, in_use, id, &hello);
         self.run = hello.run;
         if let Some(replaced) = hello.replaces.filter(|_| is_new)
-            && let Some(held_back) = self.shared.sender_log.admit(id, SenderLine::Replaced)
+            && let Some(held_back) = self.shared.seats.sender_log().admit(id, SenderLine::Replaced)
         {
             tracing::warn!(
                 message_id = receiver::STREAM_REPLACED,
@@ -319,7 +317,7 @@ impl Connection<'_> {
         }
         let resume = place.delivered.max(hello.first);
         self.session.welcome(place, Instant::now().into_std());
-        if let Some(held_back) = self.shared.sender_log.admit(id, SenderLine::Session) {
+        if let Some(held_back) = self.shared.seats.sender_log().admit(id, SenderLine::Session) {
             let (stream, resume, held_back) = (hello.stream, resume.0, held_back);
             tracing::info!(
                 message_id = receiver::SESSION_BEGAN,
@@ -538,59 +536,12 @@ impl Connection<'_> {
         Parcel { first, end, news, records: batch.records().map_err(LossCause::Unreadable), exporters }
     }
 
-    /// Logs datagrams that were lost; with them the sender has lost `in_all`.
-    fn log_loss(&self, lost: &Loss, in_all: u64) {
-        match lost.cause {
-            LossCause::Reported(reason) => self.log_reported(lost, reason, in_all),
-            LossCause::Unreadable(error) => self.log_unreadable(lost, error, in_all),
-        }
-    }
-
-    fn log_reported(&self, lost: &Loss, reason: GapReason, in_all: u64) {
-        let sender = &self.known.sender;
-        let Some(held_back) = self.shared.sender_log.admit(sender, SenderLine::Lost(reason)) else {
-            return;
-        };
-        let reason = reason.word();
-        tracing::warn!(
-            message_id = receiver::SENDER_LOST,
-            %sender,
-            first = lost.first.0,
-            lost = lost.datagrams,
-            in_all,
-            reason,
-            held_back,
-            "{sender} lost {}, {in_all} since nf-receiver started: {reason}{}",
-            count_of(lost.datagrams, "datagram"),
-            More(held_back)
-        );
-    }
-
-    fn log_unreadable(&self, lost: &Loss, error: BatchError, in_all: u64) {
-        let sender = &self.known.sender;
-        let Some(held_back) = self.shared.sender_log.admit(sender, SenderLine::Unreadable) else { return };
-        tracing::error!(
-            %error,
-            %sender,
-            first = lost.first.0,
-            lost = lost.datagrams,
-            in_all,
-            held_back,
-            "lost {} of {sender}, {in_all} since nf-receiver started: a batch cannot be read: {error}{}",
-            count_of(lost.datagrams, "datagram"),
-            More(held_back)
-        );
-    }
-
     /// Stores how far the stream is delivered, tells the sender, and lets more come if there is room. Says whether more may
     /// come that could not before.
     fn settle(&mut self, turn: &mut Turn) -> Result<bool, PositionsError> {
         let Some(current) = turn.current.as_mut() else { return Ok(false) };
         let settled = current.delivery.settle();
-        turn.seat.counters.settled(&settled);
-        for loss in &settled.losses {
-            self.log_loss(loss, turn.seat.counters.gaps.load(Ordering::Relaxed));
-        }
+        turn.seat.note_settled(&settled);
         let position = current.delivery.settled();
         if current.stored.get().is_none_or(|stored| stored < position) {
             current.stored.store(position, current.run)?;
@@ -633,13 +584,16 @@ impl Connection<'_> {
                 Ended::Unseated(_) => (receiver::ID_IN_USE, SenderLine::InUse),
                 _ => (receiver::SESSION_ENDED, SenderLine::Failed),
             };
-            if let Some(held_back) = self.shared.sender_log.admit(id, line) {
+            if let Some(held_back) = self.shared.seats.sender_log().admit(id, line) {
                 tracing::warn!(message_id, %peer, sender = %id, held_back, "{}", sentence(held_back));
             }
             return;
         }
-        let held_back =
-            if self.was_told { Some(0) } else { self.shared.sender_log.admit(id, SenderLine::Session) };
+        let held_back = if self.was_told {
+            Some(0)
+        } else {
+            self.shared.seats.sender_log().admit(id, SenderLine::Session)
+        };
         if let Some(held_back) = held_back {
             let message_id = receiver::SESSION_ENDED;
             tracing::info!(message_id, %peer, sender = %id, held_back, "{}", sentence(held_back));

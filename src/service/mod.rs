@@ -12,6 +12,8 @@ mod expiry;
 mod internal_error_log;
 mod keys;
 mod log_limit;
+#[cfg(test)]
+mod logged_lines;
 pub mod logging;
 pub mod messages;
 pub mod notify;
@@ -44,6 +46,8 @@ pub use expiry::{Expiry, ExpiryWatch};
 pub use internal_error_log::InternalErrorLog;
 pub use keys::{KeyReader, KeyTrouble, read_key};
 pub use log_limit::{LogLimit, More};
+#[cfg(test)]
+pub(crate) use logged_lines::Lines;
 pub use open_files::{FileShares, allow_open_files, is_out_of_files};
 pub(crate) use ownership::open_private_directory;
 pub use ownership::{DirectoryLock, OwnershipError};
