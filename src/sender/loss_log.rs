@@ -1,9 +1,8 @@
 //! Logs what is lost before it reaches the queue: dropped by the kernel, or denied.
 
-use std::net::IpAddr;
 use std::time::Instant;
 
-use crate::sender::tally::{SocketTally, Tally};
+use crate::sender::tally::{ExporterAddress, SocketTally, Tally};
 use crate::service::CountLog;
 use crate::service::messages::sender;
 use crate::status::{count_of, name_first};
@@ -61,7 +60,7 @@ fn log_kernel_drops(socket: &SocketTally, count: u64) {
     );
 }
 
-fn log_denied(socket: &SocketTally, count: u64, exporters: impl Iterator<Item = (IpAddr, u64)>) {
+fn log_denied(socket: &SocketTally, count: u64, exporters: impl Iterator<Item = (ExporterAddress, u64)>) {
     let (address, exporters) = (socket.address, name_first(exporters));
     tracing::warn!(
         message_id = sender::DENIED,

@@ -149,7 +149,7 @@ fn dropped_remark(status: &SenderStatus) -> String {
 
 /// Whose datagrams were denied.
 fn denied_remark(status: &SenderStatus) -> String {
-    let named = name_first(status.denied_exporters.iter().map(|denied| (denied.address, denied.datagrams)));
+    let named = name_first(status.denied_exporters.iter().map(|denied| (denied.name(), denied.datagrams)));
     if named.is_empty() { named } else { format!("from {named}") }
 }
 

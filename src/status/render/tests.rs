@@ -39,6 +39,7 @@ pub(in crate::status) fn sender() -> SenderStatus {
         sockets: vec![SocketStatus { address: "[::]:2055".parse().unwrap(), kernel_drops: 12, denied: 1331 }],
         denied_exporters: vec![DeniedStatus {
             address: "198.51.100.7".parse().unwrap(),
+            interface: None,
             socket: "[::]:2055".parse().unwrap(),
             datagrams: 1331,
             last_seen_s: 3,
@@ -271,6 +272,16 @@ fn a_collector_that_is_paced_is_shown_so() {
         let text = render_receiver(&status, None);
         assert!(text.contains(&format!("127.0.0.1:9995          {state} ")), "{text}");
     }
+}
+
+#[test]
+fn denied_exporters_are_shown_with_their_interface() {
+    let mut status = sender();
+    status.denied_exporters[0].address = "fe80::1".parse().unwrap();
+    let rows = [2, 3].map(|index| DeniedStatus { interface: Some(index), ..status.denied_exporters[0] });
+    status.denied_exporters = rows.to_vec();
+    let text = render_sender(&status, None);
+    assert!(text.contains("from fe80::1%2 (1331), fe80::1%3 (1331)"), "{text}");
 }
 
 #[test]
