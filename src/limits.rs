@@ -61,9 +61,21 @@ pub const OPTIONS_TOTAL: usize = 64 * 1024 * 1024;
 /// How long nf-sender keeps sending after it was told to stop.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// Streams whose position nf-receiver remembers for each sender id. One unseen for longer than `STREAM_KEPT` makes room, or else
-/// the one that began last: streams that somebody begins under another's id do not displace the streams before them.
+/// Streams whose position nf-receiver remembers for each sender id. One unseen for longer than `STREAM_KEPT` makes room, or else the one
+/// that began last of those that are neither among the first `STREAMS_FIRST` nor used for `STREAM_ESTABLISHED`, or else the one that
+/// began last: streams that somebody begins under another's id displace each other.
 pub const STREAMS_PER_SENDER: usize = 8;
+
+/// Streams of each sender id that begin first and are kept however short they were used: half of the places, so that somebody who began
+/// a few streams before a sender came does not have all the others for them.
+pub const STREAMS_FIRST: usize = STREAMS_PER_SENDER / 2;
+
+/// A stream was used for long enough to be kept before those that were only begun. A client that begins streams at random has to
+/// come back for each of them.
+pub const STREAM_ESTABLISHED: Duration = Duration::from_secs(3_600);
+
+/// How often the file of a stream is marked as seen while its session goes on and has nothing to store.
+pub const STREAM_MARKED_EVERY: Duration = Duration::from_secs(86_400);
 
 /// A stream unseen for so long makes room for another of the same sender id before all others: no outage lasts as long, and its
 /// spool was probably given up.
@@ -164,7 +176,7 @@ pub const COLLECTORS_MAX: usize = 64;
 /// Connections that nf-receiver may be told to hold at the most: each takes a file descriptor and buffers.
 pub const CONNECTIONS_MAX: u32 = 100_000;
 
-/// Authenticated connections of one sender that have no session at once: a new one, one that it replaces, and some that their
+/// Authenticated connections of one sender (with a shared key or in clear text: from one address) that have no session at once: a new one, one that it replaces, and some that their
 /// sender has given up. More are no sender's.
 pub const WAITING_PER_SENDER: usize = 4;
 

@@ -26,6 +26,8 @@ pub use crate::host::process::count_table::CountTable;
 pub use crate::host::process::error::DaemonError;
 pub use crate::host::process::internal_error_log::InternalErrorLog;
 pub use crate::host::process::log_limit::{LogLimit, More};
+#[cfg(test)]
+pub(crate) use crate::host::process::logged_lines::Lines;
 pub use crate::host::process::open_files::{FileShares, allow_open_files, is_out_of_files};
 pub use crate::host::process::panics::abort_on_panic;
 pub use crate::host::process::privilege::Privilege;

@@ -215,7 +215,7 @@ impl Known {
         self.admission.borrow().exporters_of(&self.sender)
     }
 
-    /// Who it is for the limits on new streams, from `peer`.
+    /// Who it is for the limits on connections without a session and on new streams, from `peer`.
     pub(crate) fn owner_at(&self, peer: IpAddr) -> Owner {
         let is_alone = self.admission.borrow().is_of_its_own(&self.sender, &self.pass);
         Owner { sender: self.sender.clone(), source: (!is_alone).then(|| Source::of(peer)) }
@@ -246,7 +246,7 @@ mod tests {
     use crate::receiver::collectors::confusion::Confusion;
     use crate::receiver::delivery::collector_offsets::Ahead;
     use crate::receiver::output::Outputs;
-    use crate::receiver::session::sender_log::SenderLog;
+
     use crate::receiver::session::senders::Seats;
     use crate::receiver::state::positions::Positions;
 
@@ -262,7 +262,6 @@ mod tests {
                 ahead: Ahead::take_up(state.path()),
                 templates: Arc::default(),
                 complaints: Mutex::default(),
-                sender_log: SenderLog::default(),
                 refused: Mutex::default(),
                 known_sources: Arc::default(),
                 waiting: Waiting::default(),

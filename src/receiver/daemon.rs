@@ -35,7 +35,6 @@ use crate::receiver::output::{Outputs, SocketBudget};
 use crate::receiver::reload::{Load, Reloader};
 use crate::receiver::report::{line, status};
 use crate::receiver::session::Shared;
-use crate::receiver::session::sender_log::SenderLog;
 use crate::receiver::session::senders::Seats;
 use crate::receiver::state::positions::{self, Positions};
 use crate::receiver::state::templates::Templates;
@@ -308,7 +307,6 @@ async fn serve(
         ahead,
         templates,
         complaints: Mutex::default(),
-        sender_log: SenderLog::default(),
         refused: Mutex::default(),
         known_sources: Arc::new(KnownSources::take_up(&settings.state)),
         waiting: Waiting::default(),

@@ -12,7 +12,7 @@ use crate::receiver::reload::Reloader;
 use crate::receiver::session::Shared;
 use crate::status::{
     CertificateStatus, CollectorState, CollectorStatus, LateStatus, Pace, PeerState, PeerStatus,
-    ReceiverStatus, SeenAs, SenderTotals, Tally, count_of,
+    ReceiverStatus, RevocationStatus, SeenAs, SenderTotals, Tally, count_of,
 };
 
 /// The status, with what is known of collectors that are not found.
@@ -31,6 +31,9 @@ pub(crate) fn status(
         all_senders: shared.map_or_else(SenderTotals::default, |shared| shared.seats.totals()),
         collectors: found.into_iter().chain(missing.iter().map(unresolved)).collect(),
         certificate: admission.tls.as_ref().map(|tls| CertificateStatus::of(&tls.certificate, wall_clock())),
+        revocation_lists: admission.tls.as_ref().map_or_else(Vec::new, |tls| {
+            tls.revoked.iter().map(|list| RevocationStatus::of(list, wall_clock())).collect()
+        }),
         refusals,
         refused,
         internal_errors: internal_errors(),

@@ -9,15 +9,14 @@ pub(crate) mod senders;
 use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nf_transport_core::batch::{Batch, BatchError};
+use nf_transport_core::batch::Batch;
 use nf_transport_core::framing::{Hello, RefusalCode};
 use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::secure::is_proven;
-use nf_transport_core::sequence::{GapReason, Position, RunId, SenderId, StreamId};
+use nf_transport_core::sequence::{Position, RunId, SenderId, StreamId};
 use nf_transport_core::session::{Place, ReceiverEvent, ReceiverSession, SessionError};
 use tokio::io::Ready;
 use tokio::sync::watch;
@@ -33,13 +32,13 @@ use crate::receiver::accept::rejected::Refused;
 use crate::receiver::accept::waiting::Waiting;
 use crate::receiver::collectors::confusion::Confusion;
 use crate::receiver::delivery::collector_offsets::Ahead;
-use crate::receiver::delivery::{Delivery, Loss, LossCause, Parcel};
+use crate::receiver::delivery::{Delivery, LossCause, Parcel};
 use crate::receiver::output::Outputs;
-use crate::receiver::session::sender_log::{SenderLine, SenderLog};
+use crate::receiver::session::sender_log::SenderLine;
 use crate::receiver::session::senders::{Counters, Current, Seats, Turn, Unseated};
 use crate::receiver::state::positions::{Owner, Positions, PositionsError, StreamInUse};
 use crate::receiver::state::templates::Templates;
-use crate::status::{RefusedStatus, count_of};
+use crate::status::RefusedStatus;
 
 /// Bytes read from a connection at once.
 const READ_SIZE: usize = 256 * 1024;
@@ -62,7 +61,6 @@ pub(crate) struct Shared {
     pub(crate) ahead: Ahead,
     pub(crate) templates: Arc<Templates>,
     pub(crate) complaints: Mutex<LogLimit<IpAddr>>,
-    pub(crate) sender_log: SenderLog,
     pub(crate) refused: Mutex<Refused>,
     pub(crate) known_sources: Arc<KnownSources>,
     pub(crate) waiting: Waiting,
@@ -223,8 +221,9 @@ pub(crate) async fn serve(
         ends_by: None,
         expiry: SessionExpiry::of(stream.channel()),
     };
-    let mut place = shared.waiting.enter(&id);
-    let greeting = timeout_at(greeted_by, connection.greet(&mut stream, peer, &id));
+    let owner = connection.known.owner_at(peer.ip());
+    let mut place = shared.waiting.enter(&owner);
+    let greeting = timeout_at(greeted_by, connection.greet(&mut stream, peer, &owner));
     let greeted = tokio::select! {
         greeted = greeting => greeted.unwrap_or(Err(Ended::NoHello)),
         () = place.lost() => Err(Ended::Crowded(id.clone())),
@@ -249,7 +248,7 @@ pub(crate) async fn serve(
     if matches!(ended, Ended::Crowded(_)) {
         return connection.part(&mut stream, &ended).await;
     }
-    let mut place = shared.waiting.enter(&id);
+    let mut place = shared.waiting.enter(&owner);
     tokio::select! {
         () = connection.part(&mut stream, &ended) => {}
         () = place.lost() => tracing::debug!("no time for the last words: newer connections of the sender wait"),
@@ -294,18 +293,19 @@ enum Happened {
 
 impl Connection<'_> {
     /// Waits for HELLO, takes the sender's seat, and says where to go on.
-    async fn greet(&mut self, stream: &mut Stream, peer: SocketAddr, id: &SenderId) -> Result<Turn, Ended> {
+    async fn greet(&mut self, stream: &mut Stream, peer: SocketAddr, owner: &Owner) -> Result<Turn, Ended> {
+        let id = &owner.sender;
         let hello = self.hello(stream).await?;
         self.check_proof(stream, &hello)?;
         // A stream that is refused ends no session of the same sender.
-        let in_use = self.shared.position_of(self.known.owner_at(peer.ip()), peer, hello.stream).await?;
+        let in_use = self.shared.position_of(owner.clone(), peer, hello.stream).await?;
         let seat = self.shared.seats.seat(id, peer, hello.stream);
         let cipher = stream.channel().cipher();
         let mut turn = seat.take(peer, &hello, in_use.begun(), cipher).await?;
         let (place, is_new) = self.find_place(&mut turn, in_use, id, &hello);
         self.run = hello.run;
         if let Some(replaced) = hello.replaces.filter(|_| is_new)
-            && let Some(held_back) = self.shared.sender_log.admit(id, SenderLine::Replaced)
+            && let Some(held_back) = self.shared.seats.sender_log().admit(id, SenderLine::Replaced)
         {
             tracing::warn!(
                 message_id = receiver::STREAM_REPLACED,
@@ -320,7 +320,7 @@ impl Connection<'_> {
         }
         let resume = place.delivered.max(hello.first);
         self.session.welcome(place, Instant::now().into_std());
-        if let Some(held_back) = self.shared.sender_log.admit(id, SenderLine::Session) {
+        if let Some(held_back) = self.shared.seats.sender_log().admit(id, SenderLine::Session) {
             let (stream, resume, held_back) = (hello.stream, resume.0, held_back);
             tracing::info!(
                 message_id = receiver::SESSION_BEGAN,
@@ -539,59 +539,12 @@ impl Connection<'_> {
         Parcel { first, end, news, records: batch.records().map_err(LossCause::Unreadable), exporters }
     }
 
-    /// Logs datagrams that were lost; with them the sender has lost `in_all`.
-    fn log_loss(&self, lost: &Loss, in_all: u64) {
-        match lost.cause {
-            LossCause::Reported(reason) => self.log_reported(lost, reason, in_all),
-            LossCause::Unreadable(error) => self.log_unreadable(lost, error, in_all),
-        }
-    }
-
-    fn log_reported(&self, lost: &Loss, reason: GapReason, in_all: u64) {
-        let sender = &self.known.sender;
-        let Some(held_back) = self.shared.sender_log.admit(sender, SenderLine::Lost(reason)) else {
-            return;
-        };
-        let reason = reason.word();
-        tracing::warn!(
-            message_id = receiver::SENDER_LOST,
-            %sender,
-            first = lost.first.0,
-            lost = lost.datagrams,
-            in_all,
-            reason,
-            held_back,
-            "{sender} lost {}, {in_all} since nf-receiver started: {reason}{}",
-            count_of(lost.datagrams, "datagram"),
-            More(held_back)
-        );
-    }
-
-    fn log_unreadable(&self, lost: &Loss, error: BatchError, in_all: u64) {
-        let sender = &self.known.sender;
-        let Some(held_back) = self.shared.sender_log.admit(sender, SenderLine::Unreadable) else { return };
-        tracing::error!(
-            %error,
-            %sender,
-            first = lost.first.0,
-            lost = lost.datagrams,
-            in_all,
-            held_back,
-            "lost {} of {sender}, {in_all} since nf-receiver started: a batch cannot be read: {error}{}",
-            count_of(lost.datagrams, "datagram"),
-            More(held_back)
-        );
-    }
-
     /// Stores how far the stream is delivered, tells the sender, and lets more come if there is room. Says whether more may
     /// come that could not before.
     fn settle(&mut self, turn: &mut Turn) -> Result<bool, PositionsError> {
         let Some(current) = turn.current.as_mut() else { return Ok(false) };
         let settled = current.delivery.settle();
-        turn.seat.counters.settled(&settled);
-        for loss in &settled.losses {
-            self.log_loss(loss, turn.seat.counters.gaps.load(Ordering::Relaxed));
-        }
+        turn.seat.note_settled(&settled);
         let position = current.delivery.settled();
         if current.stored.get().is_none_or(|stored| stored < position) {
             current.stored.store(position, current.run)?;
@@ -634,13 +587,16 @@ impl Connection<'_> {
                 Ended::Unseated(_) => (receiver::ID_IN_USE, SenderLine::InUse),
                 _ => (receiver::SESSION_ENDED, SenderLine::Failed),
             };
-            if let Some(held_back) = self.shared.sender_log.admit(id, line) {
+            if let Some(held_back) = self.shared.seats.sender_log().admit(id, line) {
                 tracing::warn!(message_id, %peer, sender = %id, held_back, "{}", sentence(held_back));
             }
             return;
         }
-        let held_back =
-            if self.was_told { Some(0) } else { self.shared.sender_log.admit(id, SenderLine::Session) };
+        let held_back = if self.was_told {
+            Some(0)
+        } else {
+            self.shared.seats.sender_log().admit(id, SenderLine::Session)
+        };
         if let Some(held_back) = held_back {
             let message_id = receiver::SESSION_ENDED;
             tracing::info!(message_id, %peer, sender = %id, held_back, "{}", sentence(held_back));

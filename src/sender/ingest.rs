@@ -491,7 +491,7 @@ impl Encoder {
             };
             if let Some(exporter) = denied {
                 slots.deny(index);
-                self.tally.note_denied(exporter.ip(), socket, now);
+                self.tally.note_denied(exporter, socket, now);
                 count += 1;
             }
         }

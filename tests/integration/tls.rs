@@ -165,6 +165,9 @@ fn an_expired_list_of_revoked_ones_is_warned_of() {
     expired(&site);
     site.receiver.daemon().reload();
     site.receiver.daemon().wait_for_log(&words, STALL);
+    let list = site.receiver.status()["revocation_lists"][0].clone();
+    assert!(list["file"].as_str().unwrap().ends_with("/crl"), "{list:#}");
+    assert!(list["age_s"].as_i64().unwrap() > 0 && list["expires_s"].as_i64().unwrap() < 0, "{list:#}");
     let configuration = site.receiver.path("nf-receiver.toml");
     let checked =
         Program::Receiver.run(&["-c", configuration.to_str().unwrap(), "-C", "127.0.0.1:9", "check"]);

@@ -48,38 +48,24 @@ impl InternalErrorLog {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
     use nf_transport_core::internal_error::{expecting_internal_errors, note_internal_error};
-    use tracing::{Event, Subscriber};
-    use tracing_subscriber::Layer;
-    use tracing_subscriber::layer::{Context, SubscriberExt};
 
     use super::*;
-
-    /// Keeps the fields of each event as text.
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<String>>>);
-
-    impl<S: Subscriber> Layer<S> for Lines {
-        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-            self.0.lock().unwrap().push(format!("{event:?}"));
-        }
-    }
+    use crate::host::Lines;
 
     #[test]
     fn internal_errors_before_a_stop_are_logged() {
         let lines = Lines::default();
         let mut log = InternalErrorLog::new("0123", "senders keep the rest");
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines.clone()), || {
+        tracing::subscriber::with_default(lines.clone().subscriber(), || {
             expecting_internal_errors(|| note_internal_error("the first"));
             log.look();
             expecting_internal_errors(|| note_internal_error("just before the stop"));
             log.look();
-            assert_eq!(lines.0.lock().unwrap().len(), 1, "the second has to wait");
+            assert_eq!(lines.all().len(), 1, "the second has to wait");
             log.finish();
         });
-        let lines = lines.0.lock().unwrap();
+        let lines = lines.all();
         assert_eq!(lines.len(), 2, "{lines:?}");
         assert!(lines[1].contains("senders keep the rest; please report this"), "{lines:?}");
     }

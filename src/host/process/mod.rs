@@ -8,6 +8,8 @@ pub(crate) mod count_table;
 pub(crate) mod error;
 pub(crate) mod internal_error_log;
 pub(crate) mod log_limit;
+#[cfg(test)]
+pub(crate) mod logged_lines;
 pub mod logging;
 pub(crate) mod open_files;
 pub(crate) mod panics;

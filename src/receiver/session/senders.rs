@@ -25,6 +25,7 @@ use crate::receiver::delivery::collector_offsets::Left;
 use crate::receiver::delivery::denied::Denied;
 use crate::receiver::delivery::unmatched::Unmatched;
 use crate::receiver::delivery::{Delivery, Settled};
+use crate::receiver::session::sender_log::SenderLog;
 use crate::receiver::session::senders::known::Known;
 use crate::receiver::state::positions::{StreamInUse, StreamPosition};
 use crate::status::{PeerState, PeerStatus, SenderTotals, Tally};
@@ -62,7 +63,7 @@ pub(crate) struct Counters {
 
 impl Counters {
     /// Adds what was delivered, denied or lost, and what matched no collector.
-    pub(crate) fn settled(&self, settled: &Settled) {
+    fn settled(&self, settled: &Settled) {
         Self::add(&self.datagrams, settled.delivered.datagrams);
         Self::add(&self.bytes, settled.delivered.bytes);
         let now = boot_clock();
@@ -101,6 +102,8 @@ pub(crate) struct Seat {
     holder: watch::Sender<Holder>,
     view: Mutex<View>,
     pub(crate) counters: Counters,
+    sender: SenderId,
+    log: Arc<SenderLog>,
 }
 
 /// What the status shows beside the counters.
@@ -214,7 +217,7 @@ impl Drop for Turn {
     /// them is stays here until the sender is back. The file is closed in any case.
     fn drop(&mut self) {
         if let Some(current) = self.current.as_mut() {
-            self.seat.counters.settled(&current.delivery.leave());
+            self.seat.note_settled(&current.delivery.leave());
             current.in_use = None;
         }
         self.current.take_if(|current| current.is_settled());
@@ -223,7 +226,8 @@ impl Drop for Turn {
 }
 
 impl Seat {
-    fn new(peer: SocketAddr, stream: StreamId, unmatched: Arc<Unmatched>) -> Self {
+    fn new(sender: SenderId, peer: SocketAddr, stream: StreamId, seats: &Seats) -> Self {
+        let counters = Counters { unmatched: seats.unmatched.clone(), ..Counters::default() };
         Self {
             turn: Arc::default(),
             holder: watch::Sender::new(Holder {
@@ -243,7 +247,17 @@ impl Seat {
                 rival: None,
                 ended: None,
             }),
-            counters: Counters { unmatched, ..Counters::default() },
+            counters,
+            sender,
+            log: seats.sender_log.clone(),
+        }
+    }
+
+    /// Counts what was delivered, denied or lost, and logs the losses.
+    pub(crate) fn note_settled(&self, settled: &Settled) {
+        self.counters.settled(settled);
+        for loss in &settled.losses {
+            self.log.log_loss(&self.sender, loss, self.counters.gaps.load(Ordering::Relaxed));
         }
     }
 
@@ -325,12 +339,18 @@ impl Seat {
 pub(crate) struct Seats {
     known: Mutex<Known>,
     unmatched: Arc<Unmatched>,
+    sender_log: Arc<SenderLog>,
 }
 
 impl Seats {
     /// Datagrams that match no collector.
     pub(crate) fn unmatched(&self) -> &Unmatched {
         &self.unmatched
+    }
+
+    /// The log lines about senders.
+    pub(crate) fn sender_log(&self) -> &SenderLog {
+        &self.sender_log
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -341,7 +361,7 @@ impl Seats {
     pub(crate) fn seat(&self, id: &SenderId, peer: SocketAddr, stream: StreamId) -> Arc<Seat> {
         let mut known = self.known();
         let forgotten = known.make_room(id);
-        let new = || Arc::new(Seat::new(peer, stream, self.unmatched.clone()));
+        let new = || Arc::new(Seat::new(id.clone(), peer, stream, self));
         let seat = known.seats.entry(id.clone()).or_insert_with(new).clone();
         drop(known);
         for (id, seat) in forgotten {
@@ -451,10 +471,12 @@ mod tests {
     use std::time::Instant;
 
     use nf_transport_core::framing::{Heartbeat, StreamProof};
-    use nf_transport_core::sequence::Position;
+    use nf_transport_core::sequence::{Gap, GapReason, Position};
 
     use super::*;
+    use crate::host::Lines;
     use crate::limits::SEATS_MAX;
+    use crate::receiver::delivery::Parcel;
     use crate::receiver::output::Outputs;
     use crate::receiver::state::positions::{Owner, Positions};
 
@@ -492,6 +514,31 @@ mod tests {
         positions.sync().unwrap();
         assert!(file.upgrade().is_none());
         assert_eq!(seats.status(&Admission::default())[0].delivered.datagrams, 3);
+    }
+
+    #[tokio::test]
+    async fn a_loss_settled_after_the_session_is_logged() {
+        let state = tempfile::tempdir().unwrap();
+        let positions = Positions::open(state.path()).unwrap();
+        let seats = Seats::default();
+        let mut turn = turn(&seats, "edge").await;
+        let sender: SenderId = "edge".parse().unwrap();
+        let owner = Owner { sender: sender.clone(), source: None };
+        let in_use = positions.stream(&owner, STREAM, Instant::now()).unwrap();
+        let stored = in_use.position().clone();
+        let mut delivery = Delivery::new(sender, Position(0), None, &Outputs::to(&[]), &HashMap::new());
+        delivery.push(Parcel::never(Gap {
+            first: Position(0),
+            end: Position(3),
+            reason: GapReason::SpoolFull,
+        }));
+        let in_use = Some(in_use);
+        *turn.current = Some(Current { stream: STREAM, stored, in_use, delivery, run: RunId::NONE });
+        let lines = Lines::default();
+        tracing::subscriber::with_default(lines.clone().subscriber(), || drop(turn));
+        let lines = lines.all();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("edge lost 3 datagrams, 3 since nf-receiver started"), "{lines:?}");
     }
 
     #[test]

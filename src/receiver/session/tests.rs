@@ -67,7 +67,6 @@ impl Receiver {
             ahead: Ahead::take_up(state.path()),
             templates: Arc::default(),
             complaints: Mutex::default(),
-            sender_log: SenderLog::default(),
             refused: Mutex::default(),
             known_sources: Arc::default(),
             waiting: Waiting::default(),

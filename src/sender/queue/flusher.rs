@@ -259,18 +259,22 @@ impl Keeper {
         }
         let yielding = self.yielding(is_pressing);
         let length = sealed.as_ref().and_then(|sealed| sealed.as_ref().ok()).map(batch_len);
-        let Room { mut lost, is_awaited, is_sifting } =
+        let Room { mut lost, mut is_awaited, is_sifting } =
             self.make_room(&mut spool, length, in_flight, is_crowded, now);
+        let max_size = if is_sifting { self.fair_share.ceiling() } else { 0 };
+        let mut sifted = None;
+        if let Some((held, _)) = task.spill.as_ref().filter(|_| is_sifting) {
+            if let Some((batch, of)) = self.sift(&spool, &held.batch) {
+                sealed = Some(queue.seal(&batch));
+                sifted = Some(batch);
+                lost.push(of);
+            }
+            // A thinning is under way, which costs the largest holders. The oldest segment would cost all of its exporters.
+            let length = sealed.as_ref().and_then(|sealed| sealed.as_ref().ok()).map_or(0, batch_len);
+            is_awaited = spool.size().saturating_add(length) > spool.max_size().max(max_size);
+        }
         if is_awaited {
             sealed = None;
-        }
-        let mut sifted = None;
-        if let Some((held, _)) = task.spill.as_ref().filter(|_| is_sifting)
-            && let Some((batch, of)) = self.sift(&held.batch)
-        {
-            sealed = Some(queue.seal(&batch));
-            sifted = Some(batch);
-            lost.push(of);
         }
         let outcome = task.spill.as_ref().zip(sealed).map(|((_, gaps), sealed)| {
             if spool.end().is_some() {
@@ -278,7 +282,6 @@ impl Keeper {
                     spool.record_gap(*gap);
                 }
             }
-            let max_size = if is_sifting { self.fair_share.ceiling() } else { 0 };
             spool.append_sifted(&sealed?, both_clocks(), in_flight, yielding, max_size)
         });
         let gaps = spool.take_dropped().into_iter();
@@ -354,8 +357,8 @@ impl Keeper {
 
     /// Drops the datagrams of the largest holders from `batch`, the oldest of the tail, if it is not on its way. Returns what is left
     /// of it, and what was dropped.
-    fn sift(&mut self, batch: &Batch) -> Option<(Batch, Lost)> {
-        let (sifted, lost) = self.fair_share.sift_batch(batch)?;
+    fn sift(&mut self, spool: &Spool<Directory>, batch: &Batch) -> Option<(Batch, Lost)> {
+        let (sifted, lost) = self.fair_share.sift_batch(spool, batch)?;
         let mut state = self.queue.state();
         let is_in_flight = state.in_flight > batch.first();
         let (held, _) = state.tail.front_mut()?;
