@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use nf_transport_core::clock::ClockWatch;
 use nf_transport_core::limits::CLOCK_SETTLED_AFTER;
-use nf_transport_core::secure::Admission;
+use nf_transport_core::secure::AccessPolicy;
 use tokio::net::TcpListener;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::{Semaphore, watch};
@@ -101,7 +101,7 @@ fn share_files(mut settings: ReceiverSettings) -> Bounded {
 }
 
 /// Warns of certificates and lists that expire.
-fn look_at_ends(watch: &mut ExpiryWatch, admission: &Admission) {
+fn look_at_ends(watch: &mut ExpiryWatch, admission: &AccessPolicy) {
     let Some(tls) = &admission.tls else { return };
     watch.look_at(receiver::CERTIFICATE_ENDS, &Expiry::of_certificate(&tls.certificate));
     for list in tls.revoked.iter().filter_map(Expiry::of_list) {

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nf_transport_core::secure::{Admission, Key, Salt};
+use nf_transport_core::secure::{AccessPolicy, Key, Salt};
 use tokio::sync::watch;
 
 use crate::config::{CollectorSettings, ConfigError, KeyPair, Loaded, ReceiverProtection, ReceiverSettings};
@@ -29,7 +29,7 @@ pub(crate) struct Reloader {
     salt: Salt,
     /// The settings that the daemon began with.
     begun_with: ReceiverSettings,
-    admission: watch::Sender<Arc<Admission>>,
+    admission: watch::Sender<Arc<AccessPolicy>>,
     collectors: watch::Sender<Vec<CollectorSettings>>,
 }
 
@@ -56,7 +56,7 @@ impl Reloader {
     }
 
     /// Whom to let in.
-    pub(crate) fn admission(&self) -> watch::Receiver<Arc<Admission>> {
+    pub(crate) fn admission(&self) -> watch::Receiver<Arc<AccessPolicy>> {
         self.admission.subscribe()
     }
 
@@ -77,14 +77,14 @@ impl Reloader {
         outcome
     }
 
-    fn read(&self) -> Result<(ReceiverSettings, Admission), DaemonError> {
+    fn read(&self) -> Result<(ReceiverSettings, AccessPolicy), DaemonError> {
         let settings = (self.load)()?.settings;
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         let admission = admission(&settings.protection, &mut keys, self.salt)?;
         Ok((settings, admission))
     }
 
-    fn take_up(&self, settings: &ReceiverSettings, admission: Admission) {
+    fn take_up(&self, settings: &ReceiverSettings, admission: AccessPolicy) {
         let senders = admission.senders.len();
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         self.admission.send_replace(Arc::new(admission));
@@ -120,7 +120,7 @@ fn admission(
     protection: &ReceiverProtection,
     keys: &mut KeyReader,
     salt: Salt,
-) -> Result<Admission, TlsTrouble> {
+) -> Result<AccessPolicy, TlsTrouble> {
     let mut read = |pair: &KeyPair| {
         let sources = [Some(&pair.current), pair.previous.as_ref()].into_iter().flatten();
         let read = |source| {
@@ -140,7 +140,7 @@ fn admission(
         .collect::<Result<_, KeyTrouble>>()?;
     let exporters = protection.senders.iter().filter(|sender| !sender.exporters.has_all());
     let exporters = exporters.map(|sender| (sender.id.clone(), sender.exporters.clone())).collect();
-    Ok(Admission {
+    Ok(AccessPolicy {
         plaintext: protection.plaintext,
         salt,
         suites: protection.suites.clone(),

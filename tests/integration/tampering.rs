@@ -17,7 +17,7 @@ use crate::running::shared;
 const CIPHERS: [&str; 3] = ["blowfish", "chacha20-poly1305", "aes-256-gcm"];
 
 /// What the side that notices says.
-const NOTICED: &str = "of the encrypted connection is not what was sent";
+const NOTICED: &str = "of the encrypted connection failed authentication";
 
 /// A sender and a receiver with one key and somebody between them.
 struct Field {

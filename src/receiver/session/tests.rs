@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use nf_transport_core::batch::{BatchBuilder, BatchHeader, Compression, HEADER_LEN};
 use nf_transport_core::datagram::{Datagram, Timestamp};
 use nf_transport_core::framing::{Decoder, Heartbeat, Message, StreamProof};
-use nf_transport_core::secure::{Admission, Channel, ChannelBinding, Pass, StreamKey};
+use nf_transport_core::secure::{AccessPolicy, Channel, ChannelBinding, Credential, StreamKey};
 use nf_transport_core::sequence::StreamId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -82,7 +82,7 @@ struct Exchange {
     stream: TcpStream,
     decoder: Decoder,
     receiver: Arc<Receiver>,
-    admission: watch::Sender<Arc<Admission>>,
+    admission: watch::Sender<Arc<AccessPolicy>>,
     stopper: Stopper,
 }
 
@@ -98,7 +98,8 @@ impl Exchange {
         let (admission, admissions) = watch::channel(Arc::default());
         let sender = sender.parse().unwrap();
         tokio::spawn(async move {
-            let known = Known { sender, pass: Pass::ClearText { is_local: true }, admission: admissions };
+            let known =
+                Known { sender, pass: Credential::ClearText { is_local: true }, admission: admissions };
             let accepted = Stream::new(accepted, Channel::clear_text(BINDING));
             serve(&of_connection, accepted, peer, known, greeted_by, stop).await;
         });
@@ -166,9 +167,12 @@ fn batch_of(first: Position, datagrams: &[(&str, &[u8])]) -> Batch {
 }
 
 /// Rules by which the sender of an exchange may deliver datagrams of these exporters.
-fn only(prefix: &str) -> Arc<Admission> {
+fn only(prefix: &str) -> Arc<AccessPolicy> {
     let exporters = vec![prefix.parse().unwrap()].into();
-    Arc::new(Admission { exporters: [("edge".parse().unwrap(), exporters)].into(), ..Admission::default() })
+    Arc::new(AccessPolicy {
+        exporters: [("edge".parse().unwrap(), exporters)].into(),
+        ..AccessPolicy::default()
+    })
 }
 
 /// Whole by its checksums, but its record ends nowhere.
@@ -192,20 +196,20 @@ async fn a_batch_that_cannot_be_read_is_counted_and_the_next_one_is_delivered() 
     let mut payload = [0; 16];
     let length = exchange.receiver.collector.recv(&mut payload).await.unwrap();
     assert_eq!(&payload[..length], b"second");
-    let [sender] = exchange.receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
+    let [sender] = exchange.receiver.shared.seats.status(&AccessPolicy::default()).try_into().unwrap();
     assert_eq!((sender.gaps, sender.delivered.datagrams), (1, 1));
 }
 
 #[tokio::test]
 async fn a_sender_that_is_not_let_in_any_more_is_told_so() {
     let mut exchange = Exchange::agreed().await;
-    let stricter = Admission { plaintext: true, ..Admission::default() };
+    let stricter = AccessPolicy { plaintext: true, ..AccessPolicy::default() };
     exchange.admission.send_replace(Arc::new(stricter));
     exchange.say(Message::Ping).await;
     let key = nf_transport_core::secure::Key::generate().unwrap();
-    exchange.admission.send_replace(Arc::new(Admission { shared: vec![key], ..Admission::default() }));
+    exchange.admission.send_replace(Arc::new(AccessPolicy { shared: vec![key], ..AccessPolicy::default() }));
     let Message::Refuse(refusal) = exchange.hear().await else { panic!("no refusal") };
-    assert_eq!(refusal.code(), RefusalCode::NotAdmitted);
+    assert_eq!(refusal.code(), RefusalCode::NotAuthorized);
     assert!(refusal.text().contains("not let in any more"), "{}", refusal.text());
 }
 
@@ -245,19 +249,19 @@ async fn what_a_reconnect_repeats_is_not_counted_before_the_ack() {
             tokio::task::yield_now().await;
         }
     }
-    let [sender] = receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
+    let [sender] = receiver.shared.seats.status(&AccessPolicy::default()).try_into().unwrap();
     assert_eq!((receiver.shared.seats.unmatched().count(), sender.gaps), (0, 0));
 }
 
 #[tokio::test]
 async fn a_session_that_broke_off_counts_as_ended_and_not_as_rejected() {
     let exchange = Exchange::agreed().await;
-    assert_eq!(exchange.receiver.shared.seats.status(&Admission::default())[0].ended, None);
+    assert_eq!(exchange.receiver.shared.seats.status(&AccessPolicy::default())[0].ended, None);
     let Exchange { stream, receiver, .. } = exchange;
     let shared = &receiver.shared;
     stream.set_zero_linger().unwrap();
     drop(stream);
-    while shared.seats.status(&Admission::default())[0].ended.is_none() {
+    while shared.seats.status(&AccessPolicy::default())[0].ended.is_none() {
         tokio::task::yield_now().await;
     }
     assert_eq!(shared.refused().0, 0);
@@ -339,7 +343,7 @@ async fn denied_datagrams_count_without_any_collector() {
         [("192.0.2.7:1", b"forged"), ("10.0.0.1:1", b"unmatched"), ("192.0.2.7:1", b"forged")];
     exchange.say(Message::Data(batch_of(Position(0), &datagrams).bytes().clone())).await;
     while exchange.hear().await != Message::Ack(Position(3)) {}
-    let [sender] = exchange.receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
+    let [sender] = exchange.receiver.shared.seats.status(&AccessPolicy::default()).try_into().unwrap();
     assert_eq!((sender.denied, exchange.receiver.shared.seats.unmatched().count()), (2, 1));
 }
 

@@ -16,7 +16,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use nf_transport_core::batch::{Batch, BatchBuilder, Compression, PushError};
-use nf_transport_core::datagram::{Datagram, FlowRun, Timestamp};
+use nf_transport_core::datagram::{Datagram, Timestamp};
+use nf_transport_core::flow_layout::FlowRun;
 use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::netflow::ExporterTable;
 use nf_transport_core::sequence::{Gap, Position};
