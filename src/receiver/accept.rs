@@ -33,7 +33,7 @@ use crate::receiver::state::positions::Owner;
 #[derive(Debug, thiserror::Error)]
 enum Rejected {
     #[error("{0}")]
-    Turned(HandshakeRejection),
+    Handshake(HandshakeRejection),
     #[error("closed before it had proven who it is: {0}")]
     Lost(io::Error),
     #[error(
@@ -51,7 +51,7 @@ enum Rejected {
 pub(crate) struct Gate {
     pub(crate) shared: Arc<Shared>,
     /// Whom to let in, as of now.
-    pub(crate) admission: watch::Receiver<Arc<AccessPolicy>>,
+    pub(crate) policy: watch::Receiver<Arc<AccessPolicy>>,
     pub(crate) handshake_timeout: Duration,
     /// Places for those that were let in.
     pub(crate) connections: Arc<Semaphore>,
@@ -112,7 +112,7 @@ impl Gate {
             () = place.lost() => Err(Rejected::Crowded),
             () = stop.told() => return,
         };
-        let AcceptedSender { channel, sender, credential: pass } = match outcome {
+        let AcceptedSender { channel, sender, credential } = match outcome {
             Ok(admitted) => admitted,
             Err(rejected) => {
                 self.complain(peer, &rejected);
@@ -120,7 +120,7 @@ impl Gate {
             }
         };
         // In clear text anybody can have any id.
-        if !matches!(pass, Credential::ClearText { .. }) {
+        if !matches!(credential, Credential::ClearText { .. }) {
             self.shared.known_sources.note(peer.ip(), &sender);
         }
         let stream = Stream::new(tcp, channel);
@@ -130,8 +130,9 @@ impl Gate {
             return turn_back(stream, &Rejected::NoPlace.to_string()).await;
         };
         drop(place);
-        let admission = self.admission.clone();
-        serve(&self.shared, stream, peer, Known { sender, pass, admission }, deadline, stop).await;
+        let policy = self.policy.clone();
+        serve(&self.shared, stream, peer, AuthenticatedSender { sender, credential, policy }, deadline, stop)
+            .await;
     }
 
     /// Finds out who the peer is.
@@ -142,12 +143,11 @@ impl Gate {
         notes: Notes,
     ) -> Result<AcceptedSender, Rejected> {
         tcp.set_nodelay(true).map_err(Rejected::Lost)?;
-        let admission = self.admission.borrow().clone();
-        let handshake =
-            Noted { handshake: ReceiverHandshake::new(admission, peer.ip().is_loopback()), notes };
+        let policy = self.policy.borrow().clone();
+        let handshake = Noted { handshake: ReceiverHandshake::new(policy, peer.ip().is_loopback()), notes };
         shake(tcp, handshake).await.map_err(|error| match error {
             ShakeError::Lost(error) => Rejected::Lost(error),
-            ShakeError::Failed(turned) => Rejected::Turned(turned),
+            ShakeError::Failed(rejection) => Rejected::Handshake(rejection),
         })
     }
 
@@ -158,7 +158,7 @@ impl Gate {
                 message_id = receiver::TURNED_AWAY,
                 %peer,
                 held_back,
-                "turned a connection from {peer} away: {rejected}{}",
+                "rejection a connection from {peer} away: {rejected}{}",
                 More(held_back)
             );
         }
@@ -199,7 +199,7 @@ impl Handshake for Noted {
 async fn linger(tcp: TcpStream, mut place: StrangersPlace, rejected: &Rejected) {
     let is_tls = matches!(
         rejected,
-        Rejected::Turned(
+        Rejected::Handshake(
             HandshakeRejection::Tls(_) | HandshakeRejection::NoName | HandshakeRejection::NameNotAllowed(_)
         )
     );
@@ -214,28 +214,28 @@ async fn linger(tcp: TcpStream, mut place: StrangersPlace, rejected: &Rejected) 
 
 /// A sender that was let in, and whom to let in from now on.
 #[derive(Debug)]
-pub(crate) struct Known {
+pub(crate) struct AuthenticatedSender {
     pub(crate) sender: SenderId,
-    pub(crate) pass: Credential,
-    pub(crate) admission: watch::Receiver<Arc<AccessPolicy>>,
+    pub(crate) credential: Credential,
+    pub(crate) policy: watch::Receiver<Arc<AccessPolicy>>,
 }
 
-impl Known {
+impl AuthenticatedSender {
     /// Exporters whose datagrams it may deliver, as of now.
     pub(crate) fn exporters(&self) -> Prefixes {
-        self.admission.borrow().exporters_for(&self.sender)
+        self.policy.borrow().exporters_for(&self.sender)
     }
 
     /// Who it is for the limits on new streams, from `peer`.
     pub(crate) fn owner_at(&self, peer: IpAddr) -> Owner {
-        let is_alone = self.admission.borrow().is_exclusive(&self.sender, &self.pass);
+        let is_alone = self.policy.borrow().is_exclusive(&self.sender, &self.credential);
         Owner { sender: self.sender.clone(), source: (!is_alone).then(|| Source::of(peer)) }
     }
 
     /// Waits until this sender is not let in any more.
     pub(crate) async fn expelled(&mut self) {
-        while self.admission.changed().await.is_ok() {
-            if !self.admission.borrow_and_update().still_accepts(&self.sender, &self.pass) {
+        while self.policy.changed().await.is_ok() {
+            if !self.policy.borrow_and_update().still_accepts(&self.sender, &self.credential) {
                 return;
             }
         }
@@ -279,7 +279,7 @@ mod tests {
                 waiting: Waiting::default(),
                 confusion: Confusion::default(),
             }),
-            admission: watch::channel(Arc::default()).1,
+            policy: watch::channel(Arc::default()).1,
             handshake_timeout: Duration::from_secs(300),
             connections: Arc::new(Semaphore::new(1)),
             strangers: Strangers::new(4, 2, Arc::default()),

@@ -27,7 +27,7 @@ use crate::host::secure_stream::{Received, Stream, StreamError, protection};
 use crate::host::systemd::messages::receiver;
 use crate::host::{ExpiredCertificate, LogLimit, More, SessionExpiry, Stop};
 use crate::limits::{HANG_UP_GRACE, WAITING_PER_SENDER};
-use crate::receiver::accept::Known;
+use crate::receiver::accept::AuthenticatedSender;
 use crate::receiver::accept::known_sources::KnownSources;
 use crate::receiver::accept::rejected::Refused;
 use crate::receiver::accept::waiting::Waiting;
@@ -200,7 +200,7 @@ pub(crate) async fn serve(
     shared: &Arc<Shared>,
     mut stream: Stream,
     peer: SocketAddr,
-    known: Known,
+    known: AuthenticatedSender,
     greeted_by: Instant,
     stop: Stop,
 ) {
@@ -262,7 +262,7 @@ struct Connection<'a> {
     shared: &'a Arc<Shared>,
     session: ReceiverSession,
     outputs: watch::Receiver<Arc<Outputs>>,
-    known: Known,
+    known: AuthenticatedSender,
     stop: Stop,
     /// The run that the sender named in HELLO.
     run: RunId,

@@ -245,8 +245,8 @@ impl Seats {
     }
 
     /// The rows of all senders by id.
-    pub(crate) fn status(&self, admission: &AccessPolicy) -> Vec<PeerStatus> {
-        let row = |(id, seat): (&SenderId, &Arc<Seat>)| row(id, seat, &admission.exporters_for(id));
+    pub(crate) fn status(&self, policy: &AccessPolicy) -> Vec<PeerStatus> {
+        let row = |(id, seat): (&SenderId, &Arc<Seat>)| row(id, seat, &policy.exporters_for(id));
         let mut rows: Vec<PeerStatus> = self.known().seats.iter().map(row).collect();
         rows.sort_by(|a, b| a.id.cmp(&b.id));
         rows

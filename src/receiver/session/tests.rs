@@ -82,7 +82,7 @@ struct Exchange {
     stream: TcpStream,
     decoder: Decoder,
     receiver: Arc<Receiver>,
-    admission: watch::Sender<Arc<AccessPolicy>>,
+    policy: watch::Sender<Arc<AccessPolicy>>,
     stopper: Stopper,
 }
 
@@ -95,16 +95,19 @@ impl Exchange {
         let (stopper, stop) = stop_channel();
         let greeted_by = Instant::now() + patience;
         let of_connection = receiver.shared.clone();
-        let (admission, admissions) = watch::channel(Arc::default());
+        let (policy, policies) = watch::channel(Arc::default());
         let sender = sender.parse().unwrap();
         tokio::spawn(async move {
-            let known =
-                Known { sender, pass: Credential::ClearText { is_local: true }, admission: admissions };
+            let known = AuthenticatedSender {
+                sender,
+                credential: Credential::ClearText { is_local: true },
+                policy: policies,
+            };
             let accepted = Stream::new(accepted, Channel::clear_text(BINDING));
             serve(&of_connection, accepted, peer, known, greeted_by, stop).await;
         });
         let decoder = Decoder::default();
-        Self { stream, decoder, receiver: receiver.clone(), admission, stopper }
+        Self { stream, decoder, receiver: receiver.clone(), policy, stopper }
     }
 
     async fn agreed() -> Self {
@@ -204,10 +207,10 @@ async fn a_batch_that_cannot_be_read_is_counted_and_the_next_one_is_delivered() 
 async fn a_sender_that_is_not_let_in_any_more_is_told_so() {
     let mut exchange = Exchange::agreed().await;
     let stricter = AccessPolicy { plaintext: true, ..AccessPolicy::default() };
-    exchange.admission.send_replace(Arc::new(stricter));
+    exchange.policy.send_replace(Arc::new(stricter));
     exchange.say(Message::Ping).await;
     let key = nf_transport_core::secure::Key::generate().unwrap();
-    exchange.admission.send_replace(Arc::new(AccessPolicy { shared: vec![key], ..AccessPolicy::default() }));
+    exchange.policy.send_replace(Arc::new(AccessPolicy { shared: vec![key], ..AccessPolicy::default() }));
     let Message::Refuse(refusal) = exchange.hear().await else { panic!("no refusal") };
     assert_eq!(refusal.code(), RefusalCode::NotAuthorized);
     assert!(refusal.text().contains("not let in any more"), "{}", refusal.text());
@@ -309,14 +312,14 @@ async fn a_proof_of_another_connection_is_refused() {
 #[tokio::test]
 async fn datagrams_of_denied_exporters_are_acknowledged() {
     let mut exchange = Exchange::agreed().await;
-    exchange.admission.send_replace(only("10.0.0.0/8"));
+    exchange.policy.send_replace(only("10.0.0.0/8"));
     let (own, other) = ("10.0.0.1:2055", "[::ffff:192.0.2.7]:2055");
     let datagrams: [(&str, &[u8]); 4] =
         [(other, b"forged"), (own, b"one"), (other, b"forged"), (own, b"two")];
     exchange.say(Message::Data(batch_of(Position(0), &datagrams).bytes().clone())).await;
     exchange.say(Message::Data(batch_of(Position(4), &[(other, b"forged")]).bytes().clone())).await;
     while exchange.hear().await != Message::Ack(Position(5)) {}
-    exchange.admission.send_replace(only("192.0.2.0/24"));
+    exchange.policy.send_replace(only("192.0.2.0/24"));
     exchange
         .say(Message::Data(batch_of(Position(5), &[(own, b"late"), (other, b"three")]).bytes().clone()))
         .await;
@@ -326,8 +329,8 @@ async fn datagrams_of_denied_exporters_are_acknowledged() {
         let length = exchange.receiver.collector.recv(&mut payload).await.unwrap();
         assert_eq!(&payload[..length], expected);
     }
-    let admission = exchange.admission.borrow().clone();
-    let [sender] = exchange.receiver.shared.seats.status(&admission).try_into().unwrap();
+    let policy = exchange.policy.borrow().clone();
+    let [sender] = exchange.receiver.shared.seats.status(&policy).try_into().unwrap();
     assert_eq!((sender.delivered.datagrams, sender.denied), (3, 4));
     assert_eq!(sender.exporters, ["192.0.2.0/24"]);
     let denied: Vec<_> =
@@ -338,7 +341,7 @@ async fn datagrams_of_denied_exporters_are_acknowledged() {
 #[tokio::test]
 async fn denied_datagrams_count_without_any_collector() {
     let mut exchange = Exchange::agreed_for(&["198.51.100.0/24"]).await;
-    exchange.admission.send_replace(only("10.0.0.0/8"));
+    exchange.policy.send_replace(only("10.0.0.0/8"));
     let datagrams: [(&str, &[u8]); 3] =
         [("192.0.2.7:1", b"forged"), ("10.0.0.1:1", b"unmatched"), ("192.0.2.7:1", b"forged")];
     exchange.say(Message::Data(batch_of(Position(0), &datagrams).bytes().clone())).await;

@@ -23,8 +23,8 @@ pub struct BatchHeader {
     pub latest: Timestamp,
     /// Number of datagrams, one for each position; `1 <= datagrams`.
     pub datagrams: u32,
-    /// Number of datagrams that the sender dropped, so that their positions are empty; `dropped <=
-    /// datagrams`.
+    /// Number of datagrams that the sender dropped, so that their positions are empty.
+    /// `dropped <= datagrams`.
     pub dropped: u16,
     /// Payload bytes of all datagrams together; `payload_bytes <= records_len`.
     pub payload_bytes: u32,

@@ -14,10 +14,10 @@
 //! | 24 | | ciphertext, as long as the body was, compressed or not |
 //! | | 16 | tag |
 //!
-//! The key of the batch is HKDF-SHA256 (RFC 5869) of the spool key with this salt and the info `nf-transport
-//! spool batch v1`, 32 bytes long. It seals one batch (NIST SP 800-38D, nonce of twelve zero bytes). The
-//! associated data is the stream id and then bytes 8 to 55 of the header, with zeros for the length and the
-//! checksum of the body as stored.
+//! The key of the batch is HKDF-SHA256 (RFC 5869) of the spool key with this salt, 32 bytes long. The info is
+//! `nf-transport spool batch v1`. The key seals one batch (NIST SP 800-38D, nonce of twelve zero bytes).
+//! The associated data is the stream id and then bytes 8 to 55 of the header. In these bytes, length and
+//! checksum of the body as stored are zero.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::{hkdf, rand};

@@ -20,10 +20,10 @@ const NOTHING: ResumePoint = ResumePoint { delivered: Position(0), received: Pos
 
 /// Serves one connection after the other in clear text; reports when each began.
 async fn receive_by(listener: TcpListener, manner: Manner, began: mpsc::UnboundedSender<Instant>) {
-    let admission = Arc::new(AccessPolicy { plaintext: true, ..AccessPolicy::default() });
+    let policy = Arc::new(AccessPolicy { plaintext: true, ..AccessPolicy::default() });
     while let Ok((mut tcp, _)) = listener.accept().await {
         began.send(Instant::now()).unwrap();
-        let Ok(admitted) = shake(&mut tcp, ReceiverHandshake::new(admission.clone(), true)).await else {
+        let Ok(admitted) = shake(&mut tcp, ReceiverHandshake::new(policy.clone(), true)).await else {
             continue;
         };
         serve_by(Stream::new(tcp, admitted.channel), manner).await;
