@@ -1,5 +1,7 @@
 //! Tests with a pair of sessions in memory and virtual time.
 
+mod ending;
+mod liveness;
 mod resend;
 mod simulation;
 
@@ -13,7 +15,7 @@ use super::*;
 use crate::batch::{Batch, BatchBuilder, Compression};
 use crate::datagram::{Datagram, Timestamp};
 use crate::framing::{Heartbeat, Hello, Message, Refusal, RefusalCode, StreamProof, Welcome};
-use crate::limits::{ACK_BYTES, ACK_DELAY, OUTBOX_MAX, REFUSAL_TEXT_MAX, WINDOW};
+use crate::limits::{ACK_BYTES, ACK_DELAY, OUTBOX_MAX, WINDOW};
 use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
 
 const STREAM: StreamId = StreamId([7; 16]);
@@ -359,72 +361,6 @@ fn only_the_newest_acknowledgement_is_written() {
 }
 
 #[test]
-fn an_idle_pair_pings_once_in_each_heartbeat() {
-    let mut pair = SessionPair::open(0);
-    for _ in 0..100 {
-        assert_eq!(pair.sender.poll_timeout(), Some(pair.now + HEARTBEAT));
-        assert_eq!(pair.receiver.poll_timeout(), Some(pair.now + HEARTBEAT));
-        pair.wait(HEARTBEAT);
-        assert_eq!(pair.sender.outbox().len(), bytes_of(Message::Ping).len());
-        assert_eq!(pair.receiver.outbox().len(), bytes_of(Message::Ping).len());
-        assert_eq!(pair.flow_up(), Ok(None));
-        assert_eq!(pair.flow_down(), Ok(None));
-    }
-}
-
-#[test]
-fn pings_do_not_accumulate_behind_unwritten_data() {
-    let mut pair = SessionPair::open(0);
-    pair.sender.send_batch(&batch(0, 1)).unwrap();
-    let length = pair.sender.outbox().len();
-    for _ in 0..2 {
-        pair.wait(HEARTBEAT);
-    }
-    assert_eq!(pair.sender.outbox().len(), length);
-    assert_eq!(pair.receiver.outbox().len(), bytes_of(Message::Ping).len());
-}
-
-#[test]
-fn a_silent_peer_is_dead_after_three_heartbeats() {
-    let mut pair = SessionPair::open(0);
-    let moment = Duration::from_millis(1);
-    for wait in [HEARTBEAT, HEARTBEAT, Duration::from_millis(4999)] {
-        pair.wait(wait);
-        assert_eq!(pair.sender.poll_event(), Ok(None));
-        assert_eq!(pair.receiver.poll_event(), Ok(None));
-    }
-    assert_eq!(pair.sender.poll_timeout(), Some(pair.now + moment));
-    pair.wait(moment);
-    let silent = SessionError::Silent(3 * HEARTBEAT);
-    assert_eq!(pair.sender.poll_event(), Err(silent.clone()));
-    assert_eq!(pair.receiver.poll_event(), Err(silent.clone()));
-    assert_eq!(
-        silent.to_string(),
-        "no byte from the other side for 15s: its host, its service or the network is down"
-    );
-}
-
-#[test]
-fn a_receiver_that_never_answers_hello_is_dead() {
-    let mut pair = SessionPair::new(0);
-    pair.wait(3 * HEARTBEAT);
-    assert!(matches!(pair.sender.poll_event(), Err(SessionError::Silent(_))));
-    assert_eq!(pair.receiver.poll_timeout(), None, "no heartbeat applies before HELLO");
-}
-
-#[test]
-fn silence_since_welcome_is_noticed() {
-    let mut pair = SessionPair::open(0);
-    assert!(!pair.receiver.is_silent_since_welcome(pair.now));
-    pair.wait(3 * HEARTBEAT);
-    assert!(matches!(pair.receiver.poll_event(), Err(SessionError::Silent(_))));
-    assert!(pair.receiver.is_silent_since_welcome(pair.now));
-    let mut pair = SessionPair::open(0);
-    pair.receiver.handle_bytes(&[0], pair.now);
-    assert!(!pair.receiver.is_silent_since_welcome(pair.now + 3 * HEARTBEAT), "half a message was received");
-}
-
-#[test]
 fn sent_data_is_unacknowledged_until_its_end() {
     let mut pair = SessionPair::open(0);
     assert!(!pair.sender.has_unacknowledged());
@@ -433,146 +369,6 @@ fn sent_data_is_unacknowledged_until_its_end() {
     assert!(pair.sender.has_unacknowledged());
     pair.send_to_sender(Message::Ack(Position(4))).unwrap();
     assert!(!pair.sender.has_unacknowledged());
-}
-
-#[test]
-fn half_a_message_is_a_sign_of_life() {
-    let mut pair = SessionPair::open(0);
-    pair.sender.send_batch(&batch(0, 1)).unwrap();
-    for byte in written(pair.sender.outbox()).iter().take(40) {
-        pair.now += 2 * HEARTBEAT;
-        pair.receiver.handle_bytes(&[*byte], pair.now);
-        pair.receiver.handle_timeout(pair.now);
-        assert_eq!(pair.receiver.poll_event(), Ok(None));
-    }
-}
-
-#[test]
-fn slow_delivery_does_not_time_out_the_session() {
-    let mut pair = SessionPair::open(0);
-    pair.sender.send_batch(&batch(0, 1)).unwrap();
-    assert_eq!(pair.flow_up(), Ok(Some(delivery(&batch(0, 1), 0))));
-    for _ in 0..50 {
-        pair.wait(HEARTBEAT);
-        written(pair.sender.outbox());
-        assert_eq!(pair.receiver.poll_event(), Ok(None));
-        assert!(!pair.receiver.outbox().is_empty(), "the receiver sends heartbeats");
-        assert_eq!(pair.flow_down(), Ok(None));
-    }
-    deliver_everything(&mut pair.receiver, pair.now);
-    pair.wait(2 * HEARTBEAT);
-    assert_eq!(pair.receiver.poll_event(), Ok(None), "the silence timer restarts after the pause");
-    pair.wait(HEARTBEAT);
-    assert!(matches!(pair.receiver.poll_event(), Err(SessionError::Silent(_))));
-}
-
-#[test]
-fn a_refusal_ends_both_sides() {
-    let mut pair = SessionPair::new(0);
-    pair.flow_up().unwrap();
-    pair.receiver.reject(RefusalCode::StorageFailed, "no space left");
-    assert_eq!(pair.refusal().code(), RefusalCode::StorageFailed);
-    assert_eq!((pair.sender.poll_timeout(), pair.receiver.poll_timeout()), (None, None));
-    assert!(!pair.receiver.wants_bytes());
-    pair.receiver.reject(RefusalCode::Superseded, "again");
-    assert!(pair.receiver.outbox().is_empty(), "a session ends once");
-}
-
-#[test]
-fn a_refusal_follows_the_last_acknowledgement() {
-    let mut pair = SessionPair::open(0);
-    pair.sender.send_batch(&batch(0, 2)).unwrap();
-    pair.flow_up().unwrap();
-    deliver_everything(&mut pair.receiver, pair.now);
-    pair.receiver.reject(RefusalCode::Superseded, "a newer connection of this sender is open");
-    assert_eq!(pair.flow_down(), Ok(Some(acknowledged(2))));
-    assert_eq!(pair.refusal().code(), RefusalCode::Superseded);
-}
-
-#[test]
-fn a_refused_hello_names_both_versions() {
-    let mut pair = SessionPair::new(0);
-    let mut hello = bytes_of(Message::Hello(hello(0)));
-    hello[6] = 9;
-    pair.receiver.handle_bytes(&hello, pair.now);
-    assert!(matches!(pair.receiver.poll_event(), Err(SessionError::Version(_))));
-    let refusal = pair.refusal();
-    assert_eq!(refusal.code(), RefusalCode::UnsupportedVersion);
-    assert_eq!(refusal.text(), "protocol version 9 is not supported, only version 1: update the older side");
-}
-
-#[test]
-fn garbage_ends_the_session_with_its_type() {
-    let mut pair = SessionPair::open(0);
-    pair.receiver.handle_bytes(b"GET / HTTP/1.1\r\n\r\n", pair.now);
-    let error = pair.receiver.poll_event().unwrap_err();
-    assert_eq!(error.to_string(), "the other side sent a message of the unknown type 47");
-    assert_eq!(pair.refusal().code(), RefusalCode::BrokenProtocol);
-
-    let mut pair = SessionPair::open(0);
-    pair.sender.handle_bytes(&[0xFF; 20], pair.now);
-    assert!(matches!(pair.sender.poll_event(), Err(SessionError::Framing(_))));
-    assert_eq!(pair.sender.poll_event(), Ok(None));
-}
-
-#[test]
-fn damaged_or_foreign_batches_are_never_returned() {
-    let good = batch(0, 3).bytes().to_vec();
-    for bit in 0..good.len() * 8 {
-        let mut bytes = good.clone();
-        bytes[bit / 8] ^= 1 << (bit % 8);
-        let refused = SessionPair::open(0).send_to_receiver(Message::Data(bytes.into()));
-        assert!(matches!(refused, Err(SessionError::Batch(_))), "bit {bit}");
-    }
-    let other = {
-        let mut builder = BatchBuilder::new(StreamId([8; 16]), Compression::None);
-        let address = "192.0.2.1:1".parse().unwrap();
-        let datagram = Datagram { exporter: address, local: address, arrival: Timestamp(1), payload: b"x" };
-        builder.push(&datagram).unwrap();
-        builder.finish(Position(0)).unwrap()
-    };
-    let refused = SessionPair::open(0).send_to_receiver(Message::Data(other.bytes().clone()));
-    assert!(matches!(refused, Err(SessionError::Batch(_))));
-}
-
-#[test]
-fn an_unexpected_message_ends_the_session() {
-    let ack = || Message::Ack(Position(0));
-    let welcome = || Message::Welcome(welcome(0, 1));
-    for message in [ack(), Message::Ping, Message::Goodbye, Message::Gap(gap(0, 1)), welcome()] {
-        let mut pair = SessionPair::new(0);
-        let refused = pair.send_to_receiver(message);
-        assert!(matches!(refused, Err(SessionError::Unexpected { .. })), "{refused:?}");
-    }
-    for message in [ack(), welcome(), Message::Hello(hello(0))] {
-        let refused = SessionPair::open(0).send_to_receiver(message);
-        assert!(matches!(refused, Err(SessionError::Unexpected { .. })), "{refused:?}");
-    }
-    for message in [welcome(), Message::Hello(hello(0)), Message::Gap(gap(0, 1))] {
-        let refused = SessionPair::open(0).send_to_sender(message);
-        assert!(matches!(refused, Err(SessionError::Unexpected { .. })), "{refused:?}");
-    }
-    assert_eq!(
-        SessionPair::new(0).send_to_sender(ack()).unwrap_err().to_string(),
-        "the other side sent ACK before WELCOME"
-    );
-}
-
-#[test]
-fn a_goodbye_closes_both_sides() {
-    let mut pair = SessionPair::open(0);
-    pair.sender.send_batch(&batch(0, 1)).unwrap();
-    pair.sender.goodbye();
-    assert_eq!((pair.sender.next_position(), pair.sender.poll_timeout()), (None, None));
-    assert_eq!(pair.flow_up(), Ok(Some(delivery(&batch(0, 1), 0))));
-    deliver_everything(&mut pair.receiver, pair.now);
-    assert_eq!(pair.receiver.poll_event(), Ok(Some(ReceiverEvent::Goodbye)));
-    assert_eq!(pair.send_to_receiver(Message::Ping), Ok(None), "messages after GOODBYE are ignored");
-
-    let mut pair = SessionPair::open(0);
-    pair.receiver.goodbye();
-    assert_eq!(pair.flow_down(), Ok(Some(SenderEvent::Goodbye)));
-    assert_eq!(pair.sender.next_position(), None);
 }
 
 #[test]
@@ -598,11 +394,4 @@ fn an_outbox_is_read_in_steps_of_any_size() {
         }
         assert_eq!(taken, whole, "in steps of {step}");
     }
-}
-
-#[test]
-fn every_error_text_fits_into_a_refusal() {
-    let longest = Position(u64::MAX);
-    let error = SessionError::AcknowledgedTooMuch { acknowledged: longest, sent: longest };
-    assert!(error.to_string().len() < REFUSAL_TEXT_MAX);
 }

@@ -23,9 +23,11 @@
 //! Both sides are state machines without sockets, which the caller drives through [`Handshake`].
 
 mod receiver;
+mod rejection;
 mod sender;
 
-pub use receiver::{AcceptedSender, Evidence, HandshakeRejection, ReceiverHandshake};
+pub use receiver::{AcceptedSender, Evidence, ReceiverHandshake};
+pub use rejection::HandshakeRejection;
 pub use sender::{SenderHandshake, SenderHandshakeError};
 
 use rustls::{ConnectionCommon, SideData};

@@ -3,125 +3,28 @@
 //! The connection between them splits, delays, stalls and cuts the bytes, depending on a seed. Every datagram
 //! must be delivered exactly once and in order.
 
+mod model;
+
 use core::time::Duration;
-use std::collections::VecDeque;
 use std::time::Instant;
 
-use bytes::Buf;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use model::{FastCollectors, Pipe, SpoolItem, Store};
+
 use super::{batch, deliver_everything, gap, hello, place};
-use crate::batch::Batch;
 use crate::framing::{Heartbeat, Hello, Welcome};
-use crate::sequence::{Gap, Position};
-use crate::session::{
-    Outbox, ReceiverEvent, ReceiverSession, ResumePoint, SenderEvent, SenderSession, SessionError,
-};
+use crate::sequence::Position;
+use crate::session::{ReceiverEvent, ReceiverSession, ResumePoint, SenderEvent, SenderSession, SessionError};
 
 const HEARTBEAT: Duration = Duration::from_millis(100);
 const SEEDS: u64 = 300;
 const SPOOL_ITEMS: usize = 60;
 const STEPS_MAX: usize = 20_000;
-/// Most bytes in flight in one direction, like in socket buffers.
-const PIPE_MAX: usize = 2000;
-
-/// A batch or gap in the sender's spool.
-#[derive(Clone, Debug)]
-enum SpoolItem {
-    Batch(Batch),
-    Gap(Gap),
-}
-
-impl SpoolItem {
-    fn first(&self) -> Position {
-        match self {
-            Self::Batch(batch) => batch.first(),
-            Self::Gap(gap) => gap.first,
-        }
-    }
-
-    fn end(&self) -> Position {
-        match self {
-            Self::Batch(batch) => batch.end(),
-            Self::Gap(gap) => gap.end,
-        }
-    }
-}
-
-/// State that the receiver keeps across connections.
-#[derive(Debug, Default)]
-struct Store {
-    stored: Position,
-    delivered: Vec<u64>,
-    gaps: Vec<Gap>,
-}
-
-impl Store {
-    /// Delivers a gap, or at most `at_most` datagrams of a batch.
-    fn deliver(&mut self, event: &ReceiverEvent, at_most: usize) {
-        match event {
-            ReceiverEvent::Batch { batch, skip } => {
-                let records = batch.records().unwrap();
-                for datagram in records.iter().skip(*skip).take(at_most) {
-                    self.delivered.push(u64::from_be_bytes(datagram.payload.try_into().unwrap()));
-                    self.stored = self.stored.plus(1);
-                }
-                assert!(self.stored <= batch.end());
-            }
-            ReceiverEvent::Gap(gap) => {
-                assert_eq!(gap.first, self.stored);
-                self.gaps.push(*gap);
-                self.stored = gap.end;
-            }
-            other => panic!("{other:?} is not a delivery"),
-        }
-    }
-}
-
-/// Additional state of a receiver whose fast collectors are ahead of a slow one.
-#[derive(Debug, Default)]
-struct FastCollectors {
-    /// Datagrams delivered to the fast collectors.
-    store: Store,
-    /// Events for the slow collector, each with the time of its delivery.
-    lane: VecDeque<(ReceiverEvent, Instant)>,
-    /// Position after the last event of the lane.
-    end: Position,
-}
 
 /// Most events in the lane of the slow collector.
 const LANE_MAX: usize = 3;
-
-/// One direction of a connection.
-#[derive(Default)]
-struct Pipe {
-    /// Pieces with the time of their arrival, in order.
-    pieces: VecDeque<(Instant, Vec<u8>)>,
-    bytes: usize,
-}
-
-impl Pipe {
-    fn write(&mut self, outbox: &mut Outbox, rng: &mut StdRng, now: Instant) -> Vec<u8> {
-        let room = outbox.len().min(PIPE_MAX.saturating_sub(self.bytes));
-        if room == 0 {
-            return Vec::new();
-        }
-        let piece = outbox.copy_to_bytes(rng.random_range(1..=room)).to_vec();
-        let arrival = now + Duration::from_millis(rng.random_range(0..20));
-        let not_before = self.pieces.back().map_or(arrival, |last| last.0.max(arrival));
-        self.bytes += piece.len();
-        self.pieces.push_back((not_before, piece.clone()));
-        piece
-    }
-
-    fn read(&mut self, now: Instant) -> Vec<u8> {
-        let is_here = self.pieces.front().is_some_and(|piece| piece.0 <= now);
-        let piece = if is_here { self.pieces.pop_front().unwrap().1 } else { Vec::new() };
-        self.bytes -= piece.len();
-        piece
-    }
-}
 
 /// A connection with the sessions at both ends.
 struct SimulatedConnection {
