@@ -158,7 +158,7 @@ impl Gate {
                 message_id = receiver::TURNED_AWAY,
                 %peer,
                 held_back,
-                "rejection a connection from {peer} away: {rejected}{}",
+                "turned a connection from {peer} away: {rejected}{}",
                 More(held_back)
             );
         }

@@ -382,16 +382,16 @@ fn an_outbox_is_read_in_steps_of_any_size() {
     };
     let whole = written(&mut fill());
     for step in 1..=whole.len() {
-        let (mut outbox, mut taken) = (fill(), Vec::new());
+        let (mut outbox, mut read) = (fill(), Vec::new());
         while outbox.has_remaining() {
             let mut slices = [IoSlice::new(&[]); 3];
             let count = outbox.chunks_vectored(&mut slices);
             let visible: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect();
             let now = step.min(visible.len());
-            taken.extend_from_slice(&visible[..now]);
+            read.extend_from_slice(&visible[..now]);
             outbox.advance(now);
-            assert_eq!(outbox.len() + taken.len(), whole.len());
+            assert_eq!(outbox.len() + read.len(), whole.len());
         }
-        assert_eq!(taken, whole, "in steps of {step}");
+        assert_eq!(read, whole, "in steps of {step}");
     }
 }

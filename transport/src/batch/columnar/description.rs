@@ -106,9 +106,9 @@ impl Description {
     /// Iterates over the sections: number of the table, and length in bytes.
     pub(super) fn section_lens(&self) -> impl Iterator<Item = (usize, usize)> {
         let row_len =
-            |piece: &Section| self.tables.get(usize::from(piece.table)).map_or(0, |table| table.row_len);
-        self.sections.iter().map(move |piece| {
-            (usize::from(piece.table), usize::from(row_len(piece)) * usize::from(piece.rows))
+            |section: &Section| self.tables.get(usize::from(section.table)).map_or(0, |table| table.row_len);
+        self.sections.iter().map(move |section| {
+            (usize::from(section.table), usize::from(row_len(section)) * usize::from(section.rows))
         })
     }
 
@@ -130,9 +130,9 @@ impl Description {
                 out.put_u8(cell.length);
             }
         }
-        out.extend(self.sections.iter().map(|piece| piece.table));
-        out.extend(self.sections.iter().map(|piece| piece.rows.to_be_bytes()[0]));
-        out.extend(self.sections.iter().map(|piece| piece.rows.to_be_bytes()[1]));
+        out.extend(self.sections.iter().map(|section| section.table));
+        out.extend(self.sections.iter().map(|section| section.rows.to_be_bytes()[0]));
+        out.extend(self.sections.iter().map(|section| section.rows.to_be_bytes()[1]));
     }
 
     /// Parses the description at the start of `form`. Returns it and the bytes behind it.
@@ -156,10 +156,10 @@ impl Description {
         Some((description, rest))
     }
 
-    fn push_section(&mut self, piece: Section) -> Option<()> {
-        let table = self.tables.get_mut(usize::from(piece.table)).filter(|_| piece.rows > 0)?;
-        table.rows = table.rows.checked_add(usize::from(piece.rows))?;
-        self.sections.push(piece);
+    fn push_section(&mut self, section: Section) -> Option<()> {
+        let table = self.tables.get_mut(usize::from(section.table)).filter(|_| section.rows > 0)?;
+        table.rows = table.rows.checked_add(usize::from(section.rows))?;
+        self.sections.push(section);
         Some(())
     }
 }

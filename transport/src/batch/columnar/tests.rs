@@ -135,11 +135,11 @@ fn both_directions_of_a_flow_share_a_row() {
     let form = columnar_form(&bytes, &flows);
     let tables =
         [[0, 3, 0].as_slice(), &[0, 8, 1, 0, 0, 8], &[0, 16, 4, 0, 0, 4, 0, 4, 4, 0, 8, 4, 0, 12, 4]];
-    let pieces = [[1, 3, 2, 3].as_slice(), &[0; 4], &[1; 4]];
+    let sections = [[1, 3, 2, 3].as_slice(), &[0; 4], &[1; 4]];
     let host = |number| [number, 0, 0, 0];
     let cells = [2, 6, 1, 5, 1, 5, 2, 6].map(host).concat();
     let data = [b"abc".as_slice(), &[4, 0, 0, 0, 3, 0, 0, 0], &cells];
-    let expected = [[3, 0, 4].as_slice(), &tables.concat(), &pieces.concat(), &data.concat()].concat();
+    let expected = [[3, 0, 4].as_slice(), &tables.concat(), &sections.concat(), &data.concat()].concat();
     assert_eq!(form, expected);
 }
 
@@ -175,7 +175,7 @@ fn invalid_descriptions_are_rejected() {
     assert!(!accepted(form(9, &[0, 0, 0], 1, 1)), "a cell of no length");
     assert!(!accepted(form(9, &[0, 0, 1, 0, 1, 1, 0, 2, 1, 0, 3, 1, 0, 4, 1], 1, 1)), "five wide cells");
     assert!(!accepted(form(9, &[], 2, 1)), "a table that there is not");
-    assert!(!accepted(form(9, &[], 1, 0)), "a piece of no rows");
+    assert!(!accepted(form(9, &[], 1, 0)), "a section without rows");
     assert!(!accepted(form(9, &[], 1, 2)), "more than there is");
     assert!(!accepted(form(3, &[], 1, 2)), "less than there is");
 }

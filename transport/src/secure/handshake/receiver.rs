@@ -93,7 +93,7 @@ impl ReceiverHandshake {
     pub fn evidence(&self) -> Evidence {
         match &self.phase {
             ReceiverHandshakePhase::Tls(connection) if is_protocol_agreed(connection) => Evidence::TlsHello,
-            ReceiverHandshakePhase::Message1 { evidence: shown, .. } => *shown,
+            ReceiverHandshakePhase::Message1 { evidence, .. } => *evidence,
             ReceiverHandshakePhase::Confirmation { key: Some(_), .. } => Evidence::Key,
             _ => Evidence::Nothing,
         }
@@ -137,8 +137,8 @@ impl ReceiverHandshake {
         let connection =
             connection.ok_or(PrefaceError::Foreign(Foreign::Tls))?.ok_or(HandshakeRejection::System)?;
         self.phase = ReceiverHandshakePhase::Tls(Box::new(connection));
-        let begun = core::mem::take(&mut self.input);
-        self.handle_tls(&begun)
+        let received = core::mem::take(&mut self.input);
+        self.handle_tls(&received)
     }
 
     fn handle_tls(&mut self, bytes: &[u8]) -> Result<(), HandshakeRejection> {
@@ -252,7 +252,7 @@ impl ReceiverHandshake {
         let preface = core::mem::take(&mut self.input);
         self.output = ReplyStatus::encode_acceptance(mode, challenge, self.policy.salt);
         let prologue = [preface.as_slice(), &self.output].concat();
-        let shown = match mode {
+        let evidence = match mode {
             _ if keys.is_empty() => Evidence::Nothing,
             Mode::Key { .. } => Evidence::KeyName,
             _ => Evidence::SenderName,
@@ -260,7 +260,7 @@ impl ReceiverHandshake {
         self.phase = ReceiverHandshakePhase::Message1 {
             claim: Claim { sender, suite, offered, keys },
             prologue,
-            evidence: shown,
+            evidence,
         };
         Ok(())
     }

@@ -19,8 +19,8 @@ fn received_up_to(end: u64) -> SessionPair {
 #[test]
 fn received_positions_must_have_been_sent() {
     let mut pair = SessionPair::open_with(0, 15);
-    let taken = pair.send_to_sender(Message::Received(Position(16)));
-    assert_eq!(taken, Err(SessionError::ReceivedTooMuch { received: Position(16), sent: Position(15) }));
+    let outcome = pair.send_to_sender(Message::Received(Position(16)));
+    assert_eq!(outcome, Err(SessionError::ReceivedTooMuch { received: Position(16), sent: Position(15) }));
 }
 
 fn resent(batch: &Batch) -> ReceiverEvent {

@@ -48,7 +48,7 @@ struct EventCounts {
     silences: u64,
     cuts: u64,
     replays: u64,
-    asked: u64,
+    resent: u64,
 }
 
 struct Simulation {
@@ -251,13 +251,13 @@ impl Simulation {
                 }
                 Ok(Some(ReceiverEvent::Duplicate { .. })) => self.seen.repeats += 1,
                 Ok(Some(ReceiverEvent::ResentBatch(batch))) => {
-                    self.seen.asked += 1;
+                    self.seen.resent += 1;
                     let skip = usize::try_from(end.since(batch.first())).unwrap();
                     *end = batch.end();
                     lane.push_back((ReceiverEvent::Batch { batch, skip }, until));
                 }
                 Ok(Some(ReceiverEvent::ResentGap(gap))) => {
-                    self.seen.asked += 1;
+                    self.seen.resent += 1;
                     assert_eq!(gap.first, *end);
                     *end = gap.end;
                     lane.push_back((ReceiverEvent::Gap(gap), until));
@@ -373,9 +373,9 @@ fn every_datagram_is_delivered_once_and_in_order() {
         all.silences += seen.silences;
         all.cuts += seen.cuts;
         all.replays += seen.replays;
-        all.asked += seen.asked;
+        all.resent += seen.resent;
     }
     println!("{all:?}");
-    let rare = [all.repeats, all.skips, all.silences, all.cuts, all.replays, all.asked];
+    let rare = [all.repeats, all.skips, all.silences, all.cuts, all.replays, all.resent];
     assert!(rare.iter().all(|count| *count > SEEDS / 10), "too little happened: {all:?}");
 }
