@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms of each floor, from below.
 const FLOORS: [&[&str]; 7] = [
-    &["datagram", "prefixes", "sequence", "limits", "internal_error"],
+    &["datagram", "flow_layout", "prefixes", "sequence", "limits", "internal_error"],
     &["batch", "clock", "framing", "netflow"],
     &["spool", "secure", "session"],
     &["config", "cli"],

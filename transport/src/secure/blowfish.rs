@@ -9,7 +9,7 @@
 //! | keys of a channel | Ke = HMAC(k, `nf-transport bf enc v1`), Ka = HMAC(k, `nf-transport bf mac v1`) |
 //! | key of message n | HMAC(Ke, n), n as 8 bytes big-endian; 32 bytes of Blowfish key |
 //! | ciphertext C | Blowfish in counter mode, a counter of 64 bits big-endian, from 0 |
-//! | tag | first 16 bytes of HMAC(Ka, n, length of A as 8 bytes big-endian, A, C), A being the associated data |
+//! | tag | first 16 bytes of HMAC(Ka, n, length of A, A, C); A: associated data, its length as 8 bytes |
 //! | rekey | k = HMAC(k, `nf-transport bf rekey v1`) |
 //!
 //! The tag is verified in constant time before the message is decrypted.

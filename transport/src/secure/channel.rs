@@ -71,8 +71,8 @@ impl ChannelBinding {
 pub enum ChannelError {
     /// A record is not authentic.
     #[error(
-        "record {0} of the encrypted connection failed authentication: it was changed, repeated, reordered or \
-         removed on the way"
+        "record {0} of the encrypted connection failed authentication: it was changed, repeated, reordered \
+         or removed on the way"
     )]
     Forged(u64),
     /// A record is shorter than its tag.

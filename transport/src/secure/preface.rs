@@ -181,8 +181,8 @@ pub enum ReplyStatus {
     /// The receiver accepts only encrypted connections from this sender.
     #[error(
         "the receiver accepts no clear text from here: invite this sender there and join it here, give both \
-         sides the same key (--key-file), or start the receiver with --plaintext if this network may read the \
-         flow data"
+         sides the same key (--key-file), or start the receiver with --plaintext if this network may read \
+         the flow data"
     )]
     EncryptionRequired,
     /// The receiver has no key.

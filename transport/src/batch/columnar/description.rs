@@ -58,7 +58,7 @@ impl TableShape {
 
 /// Consecutive rows of one table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Section {
+pub(super) struct RowSection {
     pub(super) table: u8,
     pub(super) rows: u16,
 }
@@ -69,7 +69,7 @@ pub(super) struct Description {
     /// Tables, beginning with table 0; `1 <= tables.len() <= TABLES_MAX`.
     pub(super) tables: Vec<TableShape>,
     /// Sections, each of an existing table; `sections.len() <= SECTIONS_MAX`.
-    pub(super) sections: Vec<Section>,
+    pub(super) sections: Vec<RowSection>,
 }
 
 impl Description {
@@ -92,7 +92,7 @@ impl Description {
         }
         while left > 0 && self.sections.len() < SECTIONS_MAX {
             let rows = u16::try_from(left).unwrap_or(u16::MAX);
-            self.sections.push(Section { table, rows });
+            self.sections.push(RowSection { table, rows });
             left -= usize::from(rows);
         }
         (left == 0).then_some(())
@@ -105,8 +105,9 @@ impl Description {
 
     /// Iterates over the sections: number of the table, and length in bytes.
     pub(super) fn section_lens(&self) -> impl Iterator<Item = (usize, usize)> {
-        let row_len =
-            |section: &Section| self.tables.get(usize::from(section.table)).map_or(0, |table| table.row_len);
+        let row_len = |section: &RowSection| {
+            self.tables.get(usize::from(section.table)).map_or(0, |table| table.row_len)
+        };
         self.sections.iter().map(move |section| {
             (usize::from(section.table), usize::from(row_len(section)) * usize::from(section.rows))
         })
@@ -151,12 +152,13 @@ impl Description {
         let (high, rest) = rest.split_at_checked(sections)?;
         let (low, rest) = rest.split_at_checked(sections)?;
         for (table, (high, low)) in of_tables.iter().zip(high.iter().zip(low)) {
-            description.push_section(Section { table: *table, rows: u16::from_be_bytes([*high, *low]) })?;
+            description
+                .push_section(RowSection { table: *table, rows: u16::from_be_bytes([*high, *low]) })?;
         }
         Some((description, rest))
     }
 
-    fn push_section(&mut self, section: Section) -> Option<()> {
+    fn push_section(&mut self, section: RowSection) -> Option<()> {
         let table = self.tables.get_mut(usize::from(section.table)).filter(|_| section.rows > 0)?;
         table.rows = table.rows.checked_add(usize::from(section.rows))?;
         self.sections.push(section);

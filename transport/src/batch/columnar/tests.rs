@@ -1,7 +1,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::description::{DESCRIPTION_LEN_MAX, Section, TableShape, WideCell};
+use super::description::{DESCRIPTION_LEN_MAX, RowSection, TableShape, WideCell};
 use super::*;
 use crate::flow_layout::{AddressFamily, FlowAddresses, FlowLayout, FlowRun};
 
@@ -209,5 +209,8 @@ fn records_with_few_flows_are_not_encoded() {
 fn a_section_beyond_65535_rows_is_split() {
     let mut description = Description::new();
     description.append_rows(0, 65_600).unwrap();
-    assert_eq!(description.sections, [Section { table: 0, rows: 65_535 }, Section { table: 0, rows: 65 }]);
+    assert_eq!(
+        description.sections,
+        [RowSection { table: 0, rows: 65_535 }, RowSection { table: 0, rows: 65 }]
+    );
 }

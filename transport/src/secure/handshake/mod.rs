@@ -22,6 +22,7 @@
 //!
 //! Both sides are state machines without sockets, which the caller drives through [`Handshake`].
 
+mod claim;
 mod receiver;
 mod rejection;
 mod sender;

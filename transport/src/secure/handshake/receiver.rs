@@ -5,14 +5,15 @@ use std::sync::Arc;
 use aws_lc_rs::rand;
 use bytes::BytesMut;
 use rustls::ServerConnection;
-use snow::{HandshakeState, TransportState};
+use snow::TransportState;
 
 use crate::framing::{Message, Refusal, RefusalCode};
 use crate::secure::access_policy::{AccessPolicy, Credential};
 use crate::secure::channel::{Channel, ChannelBinding};
+use crate::secure::handshake::claim::{Claim, key_name};
 use crate::secure::handshake::{
     CONFIRMATION_LEN, Handshake, HandshakeRejection, MESSAGE_LEN, TLS_READ, frame, framed, missing_of_frame,
-    responder, tls_input, tls_output,
+    tls_input, tls_output,
 };
 use crate::secure::preface::{CHALLENGE_LEN, Foreign, Mode, Partial, Preface, PrefaceError, ReplyStatus};
 use crate::secure::tls::{is_protocol_agreed, peer_name};
@@ -54,17 +55,6 @@ pub struct ReceiverHandshake {
     input: Vec<u8>,
     output: Vec<u8>,
     phase: ReceiverHandshakePhase,
-}
-
-/// Sender id claimed in a preface, and the keys with which the peer may authenticate it.
-#[derive(Debug)]
-struct Claim {
-    sender: SenderId,
-    suite: Suite,
-    /// Kind or id of the peer's key, as stated in the preface.
-    offered: String,
-    /// The key that the preface names, if the sender has it; or all keys derived from passphrases.
-    keys: Vec<Key>,
 }
 
 #[derive(Debug)]
@@ -330,38 +320,6 @@ impl ReceiverHandshake {
         }
         let expected = listed(self.policy.keys_for(&sender).iter().map(key_name), "none");
         HandshakeRejection::WrongKey { sender, offered, expected }
-    }
-}
-
-impl Claim {
-    /// Decrypts message 1 with the first matching key.
-    ///
-    /// Without any key it tries a random one, so that an unknown sender gets the same answer as one with a
-    /// wrong key.
-    fn open(
-        &self,
-        prologue: &[u8],
-        message: &[u8],
-    ) -> Result<Option<(Option<Key>, HandshakeState)>, HandshakeRejection> {
-        let unknown = Key::generate().map_err(|_| HandshakeRejection::System)?;
-        let candidates = self.keys.iter().map(Some).chain(self.keys.is_empty().then_some(None));
-        for key in candidates {
-            let mut state = responder(self.suite, key.unwrap_or(&unknown), prologue)
-                .map_err(|_| HandshakeRejection::System)?;
-            if state.read_message(message, &mut []).is_ok() {
-                return Ok(Some((key.cloned(), state)));
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// Name of a key in messages: its id, or the kind of passphrase, because the id of a derived key depends on
-/// the salt.
-fn key_name(key: &Key) -> String {
-    match key.strength() {
-        Strength::Random => key.id().to_string(),
-        derived => derived.name().to_owned(),
     }
 }
 

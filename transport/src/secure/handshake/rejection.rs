@@ -54,15 +54,15 @@ pub enum HandshakeRejection {
     },
     /// The claimed id is reserved for the holder of a certificate.
     #[error(
-        "sender {0} is accepted with its certificate only ('senders' in [tls], or [[sender]] without a key): give \
-         the other sender another id, or invite this one (nf-receiver invite {0})"
+        "sender {0} is accepted with its certificate only ('senders' in [tls], or [[sender]] without a key): \
+         give the other sender another id, or invite this one (nf-receiver invite {0})"
     )]
     Reserved(SenderId),
     /// The sender names the right key but does not prove its possession, or the handshake was changed or
     /// replayed.
     #[error(
-        "sender {0} could not prove that it has the key that it names: the handshake may have been changed or \
-         replayed on the way"
+        "sender {0} could not prove that it has the key that it names: the handshake may have been changed \
+         or replayed on the way"
     )]
     Unproven(SenderId),
     /// A handshake message has an invalid length.
