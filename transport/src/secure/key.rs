@@ -72,7 +72,8 @@ pub enum KeyError {
     /// The passphrase is too short for ciphers other than Blowfish.
     #[error(
         "this passphrase has fewer than {PASSPHRASE_SHORT} characters, so that a recording is enough to \
-         guess it: only the cipher blowfish accepts it; generate a key with `keygen`, or choose a longer passphrase"
+         guess it: only the cipher blowfish accepts it; generate a key with `keygen`, or choose a longer \
+         passphrase"
     )]
     ShortPassphrase,
     /// The system provides no randomness, or not enough memory for argon2id.
