@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes, BytesMut};
 use nf_transport::host::secure_stream::{Received, Stream, shake};
 use nf_transport_core::secure::{
-    Admission, Channel, Handshake, Key, ReceiverHandshake, SenderHandshake, Suite,
+    AccessPolicy, Channel, Handshake, Key, ReceiverHandshake, SenderHandshake, Suite,
 };
 use nf_transport_core::sequence::SenderId;
 use tokio::net::{TcpListener, TcpStream};
@@ -101,7 +101,7 @@ impl Row {
 struct Sides {
     sender: SenderId,
     key: Key,
-    admission: Arc<Admission>,
+    policy: Arc<AccessPolicy>,
     runtime: Runtime,
 }
 
@@ -109,15 +109,10 @@ impl Sides {
     fn new() -> Self {
         let key = Key::generate().unwrap();
         let suites = KINDS.into_iter().flatten().collect();
-        let admission =
-            Admission { plaintext: true, suites, shared: vec![key.clone()], ..Admission::default() };
+        let policy =
+            AccessPolicy { plaintext: true, suites, shared: vec![key.clone()], ..AccessPolicy::default() };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        Self {
-            sender: "edge".parse().unwrap(),
-            key,
-            admission: Arc::new(admission),
-            runtime: runtime.unwrap(),
-        }
+        Self { sender: "edge".parse().unwrap(), key, policy: Arc::new(policy), runtime: runtime.unwrap() }
     }
 
     fn sender(&self, kind: Option<Suite>) -> SenderHandshake {
@@ -128,7 +123,7 @@ impl Sides {
     }
 
     fn receiver(&self) -> ReceiverHandshake {
-        ReceiverHandshake::new(self.admission.clone(), true)
+        ReceiverHandshake::new(self.policy.clone(), true)
     }
 
     /// Both ends of a channel.

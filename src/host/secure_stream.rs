@@ -113,7 +113,7 @@ impl Stream {
         wants_bytes: bool,
         has_output: bool,
     ) -> impl Future<Output = io::Result<Ready>> + use<> {
-        let has_early = wants_bytes && self.channel.has_early();
+        let has_early = wants_bytes && self.channel.has_early_data();
         let interest = match (wants_bytes, has_output || self.has_output()) {
             (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
             (true, false) => Some(Interest::READABLE),
@@ -150,7 +150,7 @@ impl Stream {
         buffer: &mut [u8],
         mut take: impl FnMut(&[u8]),
     ) -> Result<Received, StreamError> {
-        if self.channel.has_early() {
+        if self.channel.has_early_data() {
             self.channel.open(&[], &mut take)?;
             return Ok(Received::Bytes);
         }

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nf_transport_core::prefixes::Prefixes;
-use nf_transport_core::secure::{Admission, Admitted, Channel, Handshake, Pass, ReceiverHandshake, Turned};
+use nf_transport_core::secure::{
+    AcceptedSender, AccessPolicy, Channel, Credential, Handshake, HandshakeRejection, ReceiverHandshake,
+};
 use nf_transport_core::sequence::SenderId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -31,7 +33,7 @@ use crate::receiver::state::positions::Owner;
 #[derive(Debug, thiserror::Error)]
 enum Rejected {
     #[error("{0}")]
-    Turned(Turned),
+    Handshake(HandshakeRejection),
     #[error("closed before it had proven who it is: {0}")]
     Lost(io::Error),
     #[error(
@@ -49,7 +51,7 @@ enum Rejected {
 pub(crate) struct Gate {
     pub(crate) shared: Arc<Shared>,
     /// Whom to let in, as of now.
-    pub(crate) admission: watch::Receiver<Arc<Admission>>,
+    pub(crate) policy: watch::Receiver<Arc<AccessPolicy>>,
     pub(crate) handshake_timeout: Duration,
     /// Places for those that were let in.
     pub(crate) connections: Arc<Semaphore>,
@@ -110,7 +112,7 @@ impl Gate {
             () = place.lost() => Err(Rejected::Crowded),
             () = stop.told() => return,
         };
-        let Admitted { channel, sender, pass } = match outcome {
+        let AcceptedSender { channel, sender, credential } = match outcome {
             Ok(admitted) => admitted,
             Err(rejected) => {
                 self.complain(peer, &rejected);
@@ -118,7 +120,7 @@ impl Gate {
             }
         };
         // In clear text anybody can have any id.
-        if !matches!(pass, Pass::ClearText { .. }) {
+        if !matches!(credential, Credential::ClearText { .. }) {
             self.shared.known_sources.note(peer.ip(), &sender);
         }
         let stream = Stream::new(tcp, channel);
@@ -128,19 +130,24 @@ impl Gate {
             return turn_back(stream, &Rejected::NoPlace.to_string()).await;
         };
         drop(place);
-        let admission = self.admission.clone();
-        serve(&self.shared, stream, peer, Known { sender, pass, admission }, deadline, stop).await;
+        let policy = self.policy.clone();
+        serve(&self.shared, stream, peer, AuthenticatedSender { sender, credential, policy }, deadline, stop)
+            .await;
     }
 
     /// Finds out who the peer is.
-    async fn greet(&self, tcp: &mut TcpStream, peer: SocketAddr, notes: Notes) -> Result<Admitted, Rejected> {
+    async fn greet(
+        &self,
+        tcp: &mut TcpStream,
+        peer: SocketAddr,
+        notes: Notes,
+    ) -> Result<AcceptedSender, Rejected> {
         tcp.set_nodelay(true).map_err(Rejected::Lost)?;
-        let admission = self.admission.borrow().clone();
-        let handshake =
-            Noted { handshake: ReceiverHandshake::new(admission, peer.ip().is_loopback()), notes };
+        let policy = self.policy.borrow().clone();
+        let handshake = Noted { handshake: ReceiverHandshake::new(policy, peer.ip().is_loopback()), notes };
         shake(tcp, handshake).await.map_err(|error| match error {
             ShakeError::Lost(error) => Rejected::Lost(error),
-            ShakeError::Failed(turned) => Rejected::Turned(turned),
+            ShakeError::Failed(rejection) => Rejected::Handshake(rejection),
         })
     }
 
@@ -165,8 +172,8 @@ struct Noted {
 }
 
 impl Handshake for Noted {
-    type Outcome = Admitted;
-    type Error = Turned;
+    type Outcome = AcceptedSender;
+    type Error = HandshakeRejection;
 
     fn take_output(&mut self) -> Vec<u8> {
         self.handshake.take_output()
@@ -176,13 +183,13 @@ impl Handshake for Noted {
         self.handshake.wanted()
     }
 
-    fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), Turned> {
+    fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), HandshakeRejection> {
         let outcome = self.handshake.handle_bytes(bytes);
-        self.notes.shows(self.handshake.shown());
+        self.notes.shows(self.handshake.evidence());
         outcome
     }
 
-    fn finish(self) -> Option<Admitted> {
+    fn finish(self) -> Option<AcceptedSender> {
         self.handshake.finish()
     }
 }
@@ -190,8 +197,12 @@ impl Handshake for Noted {
 /// After a TLS handshake that failed, the sender may have said more already, which would make the kernel answer with a reset
 /// and eat the alert that tells why: it is read for a moment.
 async fn linger(tcp: TcpStream, mut place: StrangersPlace, rejected: &Rejected) {
-    let is_tls =
-        matches!(rejected, Rejected::Turned(Turned::Tls(_) | Turned::NoName | Turned::NameNotAdmitted(_)));
+    let is_tls = matches!(
+        rejected,
+        Rejected::Handshake(
+            HandshakeRejection::Tls(_) | HandshakeRejection::NoName | HandshakeRejection::NameNotAllowed(_)
+        )
+    );
     if is_tls {
         let mut stream = Stream::new(tcp, Channel::plain());
         tokio::select! {
@@ -203,28 +214,28 @@ async fn linger(tcp: TcpStream, mut place: StrangersPlace, rejected: &Rejected) 
 
 /// A sender that was let in, and whom to let in from now on.
 #[derive(Debug)]
-pub(crate) struct Known {
+pub(crate) struct AuthenticatedSender {
     pub(crate) sender: SenderId,
-    pub(crate) pass: Pass,
-    pub(crate) admission: watch::Receiver<Arc<Admission>>,
+    pub(crate) credential: Credential,
+    pub(crate) policy: watch::Receiver<Arc<AccessPolicy>>,
 }
 
-impl Known {
+impl AuthenticatedSender {
     /// Exporters whose datagrams it may deliver, as of now.
     pub(crate) fn exporters(&self) -> Prefixes {
-        self.admission.borrow().exporters_of(&self.sender)
+        self.policy.borrow().exporters_for(&self.sender)
     }
 
     /// Who it is for the limits on connections without a session and on new streams, from `peer`.
     pub(crate) fn owner_at(&self, peer: IpAddr) -> Owner {
-        let is_alone = self.admission.borrow().is_of_its_own(&self.sender, &self.pass);
+        let is_alone = self.policy.borrow().is_exclusive(&self.sender, &self.credential);
         Owner { sender: self.sender.clone(), source: (!is_alone).then(|| Source::of(peer)) }
     }
 
     /// Waits until this sender is not let in any more.
     pub(crate) async fn expelled(&mut self) {
-        while self.admission.changed().await.is_ok() {
-            if !self.admission.borrow_and_update().still_admits(&self.sender, &self.pass) {
+        while self.policy.changed().await.is_ok() {
+            if !self.policy.borrow_and_update().still_accepts(&self.sender, &self.credential) {
                 return;
             }
         }
@@ -236,7 +247,7 @@ impl Known {
 mod tests {
     use std::sync::Mutex;
 
-    use nf_transport_core::secure::preface::{Mode, Parsed, Preface, REPLY_LEN, Status};
+    use nf_transport_core::secure::preface::{Mode, Partial, Preface, REPLY_LEN, ReplyStatus};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::JoinHandle;
 
@@ -267,7 +278,7 @@ mod tests {
                 waiting: Waiting::default(),
                 confusion: Confusion::default(),
             }),
-            admission: watch::channel(Arc::default()).1,
+            policy: watch::channel(Arc::default()).1,
             handshake_timeout: Duration::from_secs(300),
             connections: Arc::new(Semaphore::new(1)),
             strangers: Strangers::new(4, 2, Arc::default()),
@@ -295,7 +306,10 @@ mod tests {
         peer.write_all(&preface()).await.unwrap();
         let mut reply = [0; REPLY_LEN];
         peer.read_exact(&mut reply).await.unwrap();
-        assert_eq!(Status::parse_reply(Mode::None, &reply), Ok(Parsed::Here(Status::Accepted)));
+        assert_eq!(
+            ReplyStatus::parse_reply(Mode::None, &reply),
+            Ok(Partial::Complete(ReplyStatus::Accepted))
+        );
         peer
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use nf_transport_core::clock::ClockWatch;
 use nf_transport_core::limits::CLOCK_SETTLED_AFTER;
-use nf_transport_core::secure::Admission;
+use nf_transport_core::secure::AccessPolicy;
 use tokio::net::TcpListener;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::{Semaphore, watch};
@@ -99,8 +99,8 @@ fn share_files(mut settings: ReceiverSettings) -> Bounded {
 }
 
 /// Warns of certificates and lists that expire.
-fn look_at_ends(watch: &mut ExpiryWatch, admission: &Admission) {
-    let Some(tls) = &admission.tls else { return };
+fn look_at_ends(watch: &mut ExpiryWatch, policy: &AccessPolicy) {
+    let Some(tls) = &policy.tls else { return };
     watch.look_at(receiver::CERTIFICATE_ENDS, &Expiry::of_certificate(&tls.certificate));
     for list in tls.revoked.iter().filter_map(Expiry::of_list) {
         watch.look_at(receiver::REVOCATION_LIST_ENDS, &list);
@@ -158,7 +158,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
     let mut unmatched = UnmatchedLog::default();
     let mut internal_errors = InternalErrorLog::new(receiver::INTERNAL_ERROR, INTERNAL_ERROR_COST);
     let mut syncing: Option<JoinHandle<()>> = None;
-    let admission = reloader.admission();
+    let policy = reloader.access_policy();
     let outcome = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
@@ -169,10 +169,10 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
                 watchdog.look();
                 clock.look();
                 internal_errors.look();
-                look_at_ends(&mut expiry, &admission.borrow());
+                look_at_ends(&mut expiry, &policy.borrow());
                 match shared.get() {
                     Some(shared) => {
-                        let senders = shared.seats.status(&admission.borrow());
+                        let senders = shared.seats.status(&policy.borrow());
                         shared.seats.log_denied(false);
                         let totals = shared.seats.totals();
                         pace.note((totals.delivered.datagrams, totals.delivered.bytes));
@@ -316,7 +316,7 @@ async fn serve(
     let known_sources = shared.known_sources.clone();
     let gate = Arc::new(Gate {
         shared,
-        admission: reloader.admission(),
+        policy: reloader.access_policy(),
         handshake_timeout: settings.handshake_timeout,
         connections: Arc::new(Semaphore::new(settings.connections)),
         strangers: Strangers::new(settings.strangers.0, settings.strangers.1, known_sources),

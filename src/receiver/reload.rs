@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nf_transport_core::secure::{Admission, Key, Salt};
+use nf_transport_core::secure::{AccessPolicy, Key, Salt};
 use tokio::sync::watch;
 
 use crate::config::{CollectorSettings, ConfigError, KeyPair, Loaded, ReceiverProtection, ReceiverSettings};
@@ -29,7 +29,7 @@ pub(crate) struct Reloader {
     salt: Salt,
     /// The settings that the daemon began with.
     begun_with: ReceiverSettings,
-    admission: watch::Sender<Arc<Admission>>,
+    policy: watch::Sender<Arc<AccessPolicy>>,
     collectors: watch::Sender<Vec<CollectorSettings>>,
 }
 
@@ -38,13 +38,13 @@ impl Reloader {
     pub(crate) fn new(load: Load, file: PathBuf, settings: ReceiverSettings) -> Result<Self, TlsTrouble> {
         let mut keys = KeyReader::default();
         let salt = Salt::generate().map_err(KeyTrouble::System)?;
-        let admission = admission(&settings.protection, &mut keys, salt)?;
+        let policy = access_policy(&settings.protection, &mut keys, salt)?;
         Ok(Self {
             load,
             file,
             keys: Mutex::new(keys),
             salt,
-            admission: watch::Sender::new(Arc::new(admission)),
+            policy: watch::Sender::new(Arc::new(policy)),
             collectors: watch::Sender::new(settings.collectors.clone()),
             begun_with: settings,
         })
@@ -56,8 +56,8 @@ impl Reloader {
     }
 
     /// Whom to let in.
-    pub(crate) fn admission(&self) -> watch::Receiver<Arc<Admission>> {
-        self.admission.subscribe()
+    pub(crate) fn access_policy(&self) -> watch::Receiver<Arc<AccessPolicy>> {
+        self.policy.subscribe()
     }
 
     /// Where to deliver.
@@ -68,7 +68,7 @@ impl Reloader {
     /// Takes up what changed. If anything is wrong, nothing changes.
     pub(crate) fn reload(&self) -> Result<(), DaemonError> {
         notify::reloading();
-        let outcome = self.read().map(|(settings, admission)| self.take_up(&settings, admission));
+        let outcome = self.read().map(|(settings, policy)| self.take_up(&settings, policy));
         if let Err(error) = &outcome {
             let message_id = receiver::NOT_RELOADED;
             tracing::error!(message_id, "not reloaded, everything stays as it was: {error}");
@@ -77,17 +77,17 @@ impl Reloader {
         outcome
     }
 
-    fn read(&self) -> Result<(ReceiverSettings, Admission), DaemonError> {
+    fn read(&self) -> Result<(ReceiverSettings, AccessPolicy), DaemonError> {
         let settings = (self.load)()?.settings;
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let admission = admission(&settings.protection, &mut keys, self.salt)?;
-        Ok((settings, admission))
+        let policy = access_policy(&settings.protection, &mut keys, self.salt)?;
+        Ok((settings, policy))
     }
 
-    fn take_up(&self, settings: &ReceiverSettings, admission: Admission) {
-        let senders = admission.senders.len();
+    fn take_up(&self, settings: &ReceiverSettings, policy: AccessPolicy) {
+        let senders = policy.senders.len();
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        self.admission.send_replace(Arc::new(admission));
+        self.policy.send_replace(Arc::new(policy));
         self.collectors.send_if_modified(|current| {
             let changed = *current != settings.collectors;
             current.clone_from(&settings.collectors);
@@ -109,18 +109,18 @@ impl Reloader {
 /// can be read. Returns warnings of those that expire.
 pub(crate) fn check(settings: &ReceiverSettings) -> Result<Vec<String>, DaemonError> {
     let salt = Salt::generate().map_err(KeyTrouble::System)?;
-    let admission = admission(&settings.protection, &mut KeyReader::default(), salt)?;
-    let Some(tls) = admission.tls else { return Ok(Vec::new()) };
+    let policy = access_policy(&settings.protection, &mut KeyReader::default(), salt)?;
+    let Some(tls) = policy.tls else { return Ok(Vec::new()) };
     let lists = tls.revoked.iter().filter_map(Expiry::of_list);
     let ends = core::iter::once(Expiry::of_certificate(&tls.certificate)).chain(lists);
     Ok(ends.filter_map(|end| end.warning(wall_clock())).collect())
 }
 
-fn admission(
+fn access_policy(
     protection: &ReceiverProtection,
     keys: &mut KeyReader,
     salt: Salt,
-) -> Result<Admission, TlsTrouble> {
+) -> Result<AccessPolicy, TlsTrouble> {
     let mut read = |pair: &KeyPair| {
         let sources = [Some(&pair.current), pair.previous.as_ref()].into_iter().flatten();
         let read = |source| {
@@ -140,7 +140,7 @@ fn admission(
         .collect::<Result<_, KeyTrouble>>()?;
     let exporters = protection.senders.iter().filter(|sender| !sender.exporters.has_all());
     let exporters = exporters.map(|sender| (sender.id.clone(), sender.exporters.clone())).collect();
-    Ok(Admission {
+    Ok(AccessPolicy {
         plaintext: protection.plaintext,
         salt,
         suites: protection.suites.clone(),

@@ -17,7 +17,7 @@ use nf_transport_core::framing::{Hello, RefusalCode};
 use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::secure::is_proven;
 use nf_transport_core::sequence::{Position, RunId, SenderId, StreamId};
-use nf_transport_core::session::{Place, ReceiverEvent, ReceiverSession, SessionError};
+use nf_transport_core::session::{ReceiverEvent, ReceiverSession, ResumePoint, SessionError};
 use tokio::io::Ready;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -26,7 +26,7 @@ use crate::host::secure_stream::{Received, Stream, StreamError, protection};
 use crate::host::systemd::messages::receiver;
 use crate::host::{ExpiredCertificate, LogLimit, More, SessionExpiry, Stop};
 use crate::limits::{HANG_UP_GRACE, WAITING_PER_SENDER};
-use crate::receiver::accept::Known;
+use crate::receiver::accept::AuthenticatedSender;
 use crate::receiver::accept::known_sources::KnownSources;
 use crate::receiver::accept::rejected::Refused;
 use crate::receiver::accept::waiting::Waiting;
@@ -203,7 +203,7 @@ pub(crate) async fn serve(
     shared: &Arc<Shared>,
     mut stream: Stream,
     peer: SocketAddr,
-    known: Known,
+    known: AuthenticatedSender,
     greeted_by: Instant,
     stop: Stop,
 ) {
@@ -258,7 +258,7 @@ pub(crate) async fn serve(
 /// Tells a sender that was let in that there is no place for it, and why.
 pub(crate) async fn turn_back(mut stream: Stream, reason: &str) {
     let mut session = ReceiverSession::new();
-    session.refuse(RefusalCode::TooManyConnections, reason);
+    session.reject(RefusalCode::TooManyConnections, reason);
     farewell(&mut stream, &mut session).await;
 }
 
@@ -266,7 +266,7 @@ struct Connection<'a> {
     shared: &'a Arc<Shared>,
     session: ReceiverSession,
     outputs: watch::Receiver<Arc<Outputs>>,
-    known: Known,
+    known: AuthenticatedSender,
     stop: Stop,
     /// The run that the sender named in HELLO.
     run: RunId,
@@ -356,13 +356,16 @@ impl Connection<'_> {
         in_use: StreamInUse,
         id: &SenderId,
         hello: &Hello,
-    ) -> (Place, bool) {
+    ) -> (ResumePoint, bool) {
         if let Some(current) = turn.current.as_mut().filter(|current| current.stream == hello.stream) {
             current.in_use = Some(in_use);
             let delivered = current.delivery.position();
             current.delivery.resume(delivered.max(hello.first));
             current.delivery.change(&self.outputs.borrow_and_update());
-            return (Place { delivered, received: current.delivery.furthest(), run: current.run }, false);
+            return (
+                ResumePoint { delivered, received: current.delivery.furthest(), run: current.run },
+                false,
+            );
         }
         let stored = in_use.position().clone();
         let (known, run) = (stored.get(), stored.run());
@@ -373,7 +376,7 @@ impl Connection<'_> {
         let position = delivered.max(hello.first);
         let outputs = self.outputs.borrow_and_update();
         let delivery = Delivery::new(id.clone(), position, stored.further(), &outputs, &ahead);
-        let place = Place { delivered, received: delivery.furthest(), run };
+        let place = ResumePoint { delivered, received: delivery.furthest(), run };
         let in_use = Some(in_use);
         *turn.current = Some(Current { stream: hello.stream, stored, in_use, delivery, run });
         (place, known.is_none())
@@ -492,15 +495,15 @@ impl Connection<'_> {
                     self.adopt_run(turn);
                     push(turn, Parcel::never(gap));
                 }
-                ReceiverEvent::Again(batch) => {
+                ReceiverEvent::ResentBatch(batch) => {
                     self.adopt_run(turn);
                     push_again(turn, self.parcel(&batch, batch.first()));
                 }
-                ReceiverEvent::GapAgain(gap) => {
+                ReceiverEvent::ResentGap(gap) => {
                     self.adopt_run(turn);
                     push_again(turn, Parcel::never(gap));
                 }
-                ReceiverEvent::Repeat { datagrams } => {
+                ReceiverEvent::Duplicate { datagrams } => {
                     Counters::add(&turn.seat.counters.duplicates, u64::from(datagrams));
                 }
                 ReceiverEvent::Goodbye => return Err(Ended::Goodbye),
@@ -554,18 +557,19 @@ impl Connection<'_> {
             current.stored.store_further(further, current.run)?;
         }
         if current.delivery.is_behind() {
-            self.session.take(current.delivery.front());
-            if let Some((first, bytes)) = current.delivery.wants_again().filter(|_| !self.session.is_asking())
+            self.session.mark_received(current.delivery.front());
+            if let Some((first, bytes)) =
+                current.delivery.wants_again().filter(|_| !self.session.is_resend_pending())
             {
-                self.session.ask_again(first, bytes);
+                self.session.request_resend(first, bytes);
             }
         }
-        Ok(current.delivery.may_take_more() && self.session.go_on(Instant::now().into_std()))
+        Ok(current.delivery.may_take_more() && self.session.resume_reading(Instant::now().into_std()))
     }
 
     /// Adds the likely cause to an end that the sender's silence explains.
     fn explained(&self, ended: Ended) -> Ended {
-        let is_unheard = self.session.is_unheard(Instant::now().into_std());
+        let is_unheard = self.session.is_silent_since_welcome(Instant::now().into_std());
         match ended {
             Ended::Closed | Ended::Stream(StreamError::Lost(_)) | Ended::Session(SessionError::Silent(_))
                 if is_unheard =>
@@ -607,26 +611,26 @@ impl Connection<'_> {
     async fn part(&mut self, stream: &mut Stream, ended: &Ended) {
         match ended {
             Ended::Expelled => {
-                self.session.refuse(
-                    RefusalCode::NotAdmitted,
+                self.session.reject(
+                    RefusalCode::NotAuthorized,
                     "this sender is not let in any more as it was: the configuration was reloaded",
                 );
             }
-            Ended::NotProven { .. } => self.session.refuse(
+            Ended::NotProven { .. } => self.session.reject(
                 RefusalCode::StreamNotProven,
                 "this sender did not prove that the stream is its own: something on the way changes the connection, or the \
                  two sides disagree on the protocol; everything stays queued",
             ),
             Ended::OwnExpired | Ended::Expired => {
-                self.session.refuse(RefusalCode::NotAdmitted, &ended.to_string());
+                self.session.reject(RefusalCode::NotAuthorized, &ended.to_string());
             }
             Ended::Unseated(unseated) => {
-                self.session.refuse(refusal_code(*unseated), &format!("sender {}: {ended}", self.known.sender));
+                self.session.reject(refusal_code(*unseated), &format!("sender {}: {ended}", self.known.sender));
             }
             Ended::Storage(error) if error.is_too_many_new() => {
-                self.session.refuse(RefusalCode::TooManyStreams, &error.to_string());
+                self.session.reject(RefusalCode::TooManyStreams, &error.to_string());
             }
-            Ended::Storage(error) => self.session.refuse(RefusalCode::StorageFailed, &error.to_string()),
+            Ended::Storage(error) => self.session.reject(RefusalCode::StorageFailed, &error.to_string()),
             Ended::Stopping => self.session.goodbye(),
             Ended::Closed
             | Ended::Goodbye
@@ -635,7 +639,7 @@ impl Connection<'_> {
             | Ended::Unheard(_)
             | Ended::NoHello => {}
             Ended::Crowded(_) => {
-                self.session.refuse(RefusalCode::TooManyConnections, &ended.to_string());
+                self.session.reject(RefusalCode::TooManyConnections, &ended.to_string());
                 // Others wait for this place: the sender gets what the socket takes at once.
                 if let Err(error) = stream.send(self.session.outbox()) {
                     tracing::debug!(%error, "the sender did not take the last words");

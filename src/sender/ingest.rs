@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use nf_transport_core::batch::{BatchBuilder, Compression, PushError};
-use nf_transport_core::datagram::{Datagram, FlowRun};
+use nf_transport_core::datagram::Datagram;
+use nf_transport_core::flow_layout::FlowRun;
 use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::limits::PAYLOAD_MAX;
 use rustix::event::{PollFd, PollFlags, Timespec};

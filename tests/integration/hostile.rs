@@ -264,7 +264,7 @@ fn ids_of_certificates_are_taken_by_no_other_proof() {
     let address = site.receiver.addr();
     assert!(Client::with_key(address, "edge", "shared").is_err());
     assert!(Client::in_clear_text(address, "edge").is_err());
-    site.receiver.daemon().wait_for_log(&["sender edge is accepted by its certificate only"], STALL);
+    site.receiver.daemon().wait_for_log(&["sender edge is accepted with its certificate only"], STALL);
     Client::with_key(address, "other", "shared").unwrap();
     Client::in_clear_text(address, "other").unwrap();
     site.sender.start();

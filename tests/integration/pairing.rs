@@ -357,8 +357,8 @@ fn tokens_and_names_that_are_none_are_refused_and_nothing_is_written() {
     let good = token(&receiver, &["brno-edge", "--address", "a.example.net:2055"]);
     for (text, words) in [
         (&good[..good.len() - 1], "cut or mistyped"),
-        ("hello", "is no token"),
-        ("", "is no token"),
+        ("hello", "is not a token"),
+        ("", "is not a token"),
         ("nft9_x", "newer"),
     ] {
         let joined = join(&sender, text);

@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(refusal(b"\n", 0o600), "key: the key is empty");
         assert_eq!(
             refusal(&HEX.as_bytes()[1..], 0o600),
-            "key: this looks like a key, but has 63 hexadecimal digits instead of 64: it was cut or mistyped"
+            "key: this looks like a key, but has 63 hexadecimal digits instead of 64: it is cut or mistyped"
         );
         for text in [b"two\nlines".as_slice(), b"\xff\xfe", &[b'x'; KEY_FILE_MAX + 1]] {
             assert!(refusal(text, 0o600).starts_with("key: this is no key: "), "{}", text.escape_ascii());

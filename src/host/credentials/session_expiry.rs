@@ -3,7 +3,7 @@
 use core::future::pending;
 use std::time::Duration;
 
-use nf_transport_core::secure::{CertificateEnds, Channel};
+use nf_transport_core::secure::{CertificateExpiry, Channel};
 use tokio::time::sleep;
 
 use crate::host::wall_clock;
@@ -34,7 +34,7 @@ impl SessionExpiry {
         Self::at(channel.certificates(), wall_clock().seconds())
     }
 
-    fn at(ends: Option<CertificateEnds>, now: i64) -> Self {
+    fn at(ends: Option<CertificateExpiry>, now: i64) -> Self {
         let both =
             ends.map(|ends| [(ends.peer, ExpiredCertificate::Peer), (ends.own, ExpiredCertificate::Own)]);
         let valid = both.into_iter().flatten().filter(|(until, _)| *until >= now);
@@ -73,7 +73,7 @@ mod tests {
     }
 
     fn ends(own: i64, peer: i64) -> SessionExpiry {
-        SessionExpiry::at(Some(CertificateEnds { own: NOW + own, peer: NOW + peer }), NOW)
+        SessionExpiry::at(Some(CertificateExpiry { own: NOW + own, peer: NOW + peer }), NOW)
     }
 
     #[tokio::test(start_paused = true)]

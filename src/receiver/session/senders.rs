@@ -16,7 +16,7 @@ use std::time::{Instant, SystemTime};
 use nf_transport_core::datagram::BootTime;
 use nf_transport_core::framing::Hello;
 use nf_transport_core::prefixes::Prefixes;
-use nf_transport_core::secure::Admission;
+use nf_transport_core::secure::AccessPolicy;
 use nf_transport_core::sequence::{RunId, SenderId, StreamId};
 use tokio::sync::{OwnedMutexGuard, watch};
 
@@ -391,8 +391,8 @@ impl Seats {
     }
 
     /// The rows of all senders by id.
-    pub(crate) fn status(&self, admission: &Admission) -> Vec<PeerStatus> {
-        let row = |(id, seat): (&SenderId, &Arc<Seat>)| row(id, seat, &admission.exporters_of(id));
+    pub(crate) fn status(&self, policy: &AccessPolicy) -> Vec<PeerStatus> {
+        let row = |(id, seat): (&SenderId, &Arc<Seat>)| row(id, seat, &policy.exporters_for(id));
         let mut rows: Vec<PeerStatus> = self.known().seats.iter().map(row).collect();
         rows.sort_by(|a, b| a.id.cmp(&b.id));
         rows
@@ -513,7 +513,7 @@ mod tests {
         drop(turn);
         positions.sync().unwrap();
         assert!(file.upgrade().is_none());
-        assert_eq!(seats.status(&Admission::default())[0].delivered.datagrams, 3);
+        assert_eq!(seats.status(&AccessPolicy::default())[0].delivered.datagrams, 3);
     }
 
     #[tokio::test]
@@ -556,7 +556,7 @@ mod tests {
             let seat = seats.seat(&format!("other-{number}").parse().unwrap(), peer, STREAM);
             Counters::add(&seat.counters.gaps, 1);
         }
-        let is_kept = seats.status(&Admission::default()).iter().any(|row| row.id == "edge");
+        let is_kept = seats.status(&AccessPolicy::default()).iter().any(|row| row.id == "edge");
         assert!(!is_kept, "the seat made room");
         assert_eq!(seats.totals(), before);
         assert_eq!(before.delivered, Tally { datagrams: 30, bytes: 3000 });

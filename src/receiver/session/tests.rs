@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use nf_transport_core::batch::{BatchBuilder, BatchHeader, Compression, HEADER_LEN};
 use nf_transport_core::datagram::{Datagram, Timestamp};
 use nf_transport_core::framing::{Decoder, Heartbeat, Message, StreamProof};
-use nf_transport_core::secure::{Admission, Channel, ChannelBinding, Pass, StreamKey};
+use nf_transport_core::secure::{AccessPolicy, Channel, ChannelBinding, Credential, StreamKey};
 use nf_transport_core::sequence::StreamId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -81,7 +81,7 @@ struct Exchange {
     stream: TcpStream,
     decoder: Decoder,
     receiver: Arc<Receiver>,
-    admission: watch::Sender<Arc<Admission>>,
+    policy: watch::Sender<Arc<AccessPolicy>>,
     stopper: Stopper,
 }
 
@@ -94,15 +94,19 @@ impl Exchange {
         let (stopper, stop) = stop_channel();
         let greeted_by = Instant::now() + patience;
         let of_connection = receiver.shared.clone();
-        let (admission, admissions) = watch::channel(Arc::default());
+        let (policy, policies) = watch::channel(Arc::default());
         let sender = sender.parse().unwrap();
         tokio::spawn(async move {
-            let known = Known { sender, pass: Pass::ClearText { is_local: true }, admission: admissions };
+            let known = AuthenticatedSender {
+                sender,
+                credential: Credential::ClearText { is_local: true },
+                policy: policies,
+            };
             let accepted = Stream::new(accepted, Channel::clear_text(BINDING));
             serve(&of_connection, accepted, peer, known, greeted_by, stop).await;
         });
         let decoder = Decoder::default();
-        Self { stream, decoder, receiver: receiver.clone(), admission, stopper }
+        Self { stream, decoder, receiver: receiver.clone(), policy, stopper }
     }
 
     async fn agreed() -> Self {
@@ -165,9 +169,12 @@ fn batch_of(first: Position, datagrams: &[(&str, &[u8])]) -> Batch {
 }
 
 /// Rules by which the sender of an exchange may deliver datagrams of these exporters.
-fn only(prefix: &str) -> Arc<Admission> {
+fn only(prefix: &str) -> Arc<AccessPolicy> {
     let exporters = vec![prefix.parse().unwrap()].into();
-    Arc::new(Admission { exporters: [("edge".parse().unwrap(), exporters)].into(), ..Admission::default() })
+    Arc::new(AccessPolicy {
+        exporters: [("edge".parse().unwrap(), exporters)].into(),
+        ..AccessPolicy::default()
+    })
 }
 
 /// Whole by its checksums, but its record ends nowhere.
@@ -191,20 +198,20 @@ async fn a_batch_that_cannot_be_read_is_counted_and_the_next_one_is_delivered() 
     let mut payload = [0; 16];
     let length = exchange.receiver.collector.recv(&mut payload).await.unwrap();
     assert_eq!(&payload[..length], b"second");
-    let [sender] = exchange.receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
+    let [sender] = exchange.receiver.shared.seats.status(&AccessPolicy::default()).try_into().unwrap();
     assert_eq!((sender.gaps, sender.delivered.datagrams), (1, 1));
 }
 
 #[tokio::test]
 async fn a_sender_that_is_not_let_in_any_more_is_told_so() {
     let mut exchange = Exchange::agreed().await;
-    let stricter = Admission { plaintext: true, ..Admission::default() };
-    exchange.admission.send_replace(Arc::new(stricter));
+    let stricter = AccessPolicy { plaintext: true, ..AccessPolicy::default() };
+    exchange.policy.send_replace(Arc::new(stricter));
     exchange.say(Message::Ping).await;
     let key = nf_transport_core::secure::Key::generate().unwrap();
-    exchange.admission.send_replace(Arc::new(Admission { shared: vec![key], ..Admission::default() }));
+    exchange.policy.send_replace(Arc::new(AccessPolicy { shared: vec![key], ..AccessPolicy::default() }));
     let Message::Refuse(refusal) = exchange.hear().await else { panic!("no refusal") };
-    assert_eq!(refusal.code(), RefusalCode::NotAdmitted);
+    assert_eq!(refusal.code(), RefusalCode::NotAuthorized);
     assert!(refusal.text().contains("not let in any more"), "{}", refusal.text());
 }
 
@@ -244,19 +251,19 @@ async fn what_a_reconnect_repeats_is_not_counted_before_the_ack() {
             tokio::task::yield_now().await;
         }
     }
-    let [sender] = receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
+    let [sender] = receiver.shared.seats.status(&AccessPolicy::default()).try_into().unwrap();
     assert_eq!((receiver.shared.seats.unmatched().count(), sender.gaps), (0, 0));
 }
 
 #[tokio::test]
 async fn a_session_that_broke_off_counts_as_ended_and_not_as_rejected() {
     let exchange = Exchange::agreed().await;
-    assert_eq!(exchange.receiver.shared.seats.status(&Admission::default())[0].ended, None);
+    assert_eq!(exchange.receiver.shared.seats.status(&AccessPolicy::default())[0].ended, None);
     let Exchange { stream, receiver, .. } = exchange;
     let shared = &receiver.shared;
     stream.set_zero_linger().unwrap();
     drop(stream);
-    while shared.seats.status(&Admission::default())[0].ended.is_none() {
+    while shared.seats.status(&AccessPolicy::default())[0].ended.is_none() {
         tokio::task::yield_now().await;
     }
     assert_eq!(shared.refused().0, 0);
@@ -304,14 +311,14 @@ async fn a_proof_of_another_connection_is_refused() {
 #[tokio::test]
 async fn datagrams_of_denied_exporters_are_acknowledged() {
     let mut exchange = Exchange::agreed().await;
-    exchange.admission.send_replace(only("10.0.0.0/8"));
+    exchange.policy.send_replace(only("10.0.0.0/8"));
     let (own, other) = ("10.0.0.1:2055", "[::ffff:192.0.2.7]:2055");
     let datagrams: [(&str, &[u8]); 4] =
         [(other, b"forged"), (own, b"one"), (other, b"forged"), (own, b"two")];
     exchange.say(Message::Data(batch_of(Position(0), &datagrams).bytes().clone())).await;
     exchange.say(Message::Data(batch_of(Position(4), &[(other, b"forged")]).bytes().clone())).await;
     while exchange.hear().await != Message::Ack(Position(5)) {}
-    exchange.admission.send_replace(only("192.0.2.0/24"));
+    exchange.policy.send_replace(only("192.0.2.0/24"));
     exchange
         .say(Message::Data(batch_of(Position(5), &[(own, b"late"), (other, b"three")]).bytes().clone()))
         .await;
@@ -321,8 +328,8 @@ async fn datagrams_of_denied_exporters_are_acknowledged() {
         let length = exchange.receiver.collector.recv(&mut payload).await.unwrap();
         assert_eq!(&payload[..length], expected);
     }
-    let admission = exchange.admission.borrow().clone();
-    let [sender] = exchange.receiver.shared.seats.status(&admission).try_into().unwrap();
+    let policy = exchange.policy.borrow().clone();
+    let [sender] = exchange.receiver.shared.seats.status(&policy).try_into().unwrap();
     assert_eq!((sender.delivered.datagrams, sender.denied), (3, 4));
     assert_eq!(sender.exporters, ["192.0.2.0/24"]);
     let denied: Vec<_> =
@@ -333,12 +340,12 @@ async fn datagrams_of_denied_exporters_are_acknowledged() {
 #[tokio::test]
 async fn denied_datagrams_count_without_any_collector() {
     let mut exchange = Exchange::agreed_for(&["198.51.100.0/24"]).await;
-    exchange.admission.send_replace(only("10.0.0.0/8"));
+    exchange.policy.send_replace(only("10.0.0.0/8"));
     let datagrams: [(&str, &[u8]); 3] =
         [("192.0.2.7:1", b"forged"), ("10.0.0.1:1", b"unmatched"), ("192.0.2.7:1", b"forged")];
     exchange.say(Message::Data(batch_of(Position(0), &datagrams).bytes().clone())).await;
     while exchange.hear().await != Message::Ack(Position(3)) {}
-    let [sender] = exchange.receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
+    let [sender] = exchange.receiver.shared.seats.status(&AccessPolicy::default()).try_into().unwrap();
     assert_eq!((sender.denied, exchange.receiver.shared.seats.unmatched().count()), (2, 1));
 }
 
@@ -415,7 +422,7 @@ async fn another_stream_ends_no_session() {
         assert_eq!(refusal.code(), RefusalCode::IdInUse);
         let words = format!("sender edge: its id is in use by another sender, at {victim_at}: give each");
         assert!(refusal.text().starts_with(&words), "{}", refusal.text());
-        let [row] = receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
+        let [row] = receiver.shared.seats.status(&AccessPolicy::default()).try_into().unwrap();
         assert_eq!(row.rival, Some(rival.stream.local_addr().unwrap().to_string()));
     }
     let (count, peers) = receiver.shared.refused();

@@ -22,7 +22,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nf_transport_core::batch::{Batch, BatchBuilder, Compression, PushError};
-use nf_transport_core::datagram::{Datagram, FlowRun, Timestamp};
+use nf_transport_core::datagram::{Datagram, Timestamp};
+use nf_transport_core::flow_layout::FlowRun;
 use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::netflow::ExporterTable;
 use nf_transport_core::sequence::{Gap, Position};

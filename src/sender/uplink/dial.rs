@@ -105,7 +105,7 @@ impl DialError {
     /// Whether the receiver, or this side's own settings, said no.
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
-            Self::Handshake(error) => error.is_refusal(),
+            Self::Handshake(error) => error.is_rejection(),
             Self::PlaintextNotAllowed => true,
             _ => false,
         }

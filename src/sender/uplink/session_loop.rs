@@ -271,7 +271,7 @@ impl<'a> Conversation<'a> {
     /// Whether the connection is too old to go on, or has carried too much for its keys.
     fn is_worn(&self, stream: &Stream) -> bool {
         let channel = stream.channel();
-        !channel.is_plain() && (channel.is_worn() || self.renew_at <= Instant::now())
+        !channel.is_plain() && (channel.is_exhausted() || self.renew_at <= Instant::now())
     }
 
     /// Waits for whatever comes first. Meanwhile others may have the line.
@@ -315,11 +315,11 @@ impl<'a> Conversation<'a> {
                     self.acknowledged(line, position);
                     self.progressed(line);
                 }
-                SenderEvent::Taken(_) => {
+                SenderEvent::Received(_) => {
                     self.taken(line);
                     self.progressed(line);
                 }
-                SenderEvent::Refused(refusal) => return Err(Ended::refused(&refusal)),
+                SenderEvent::Rejected(refusal) => return Err(Ended::refused(&refusal)),
                 SenderEvent::Goodbye => return Err(Ended::Goodbye),
             }
         }

@@ -9,7 +9,8 @@ mod shared;
 
 pub use host::ExporterFigures;
 
-use crate::datagram::{BootTime, Datagram, FlowRun};
+use crate::datagram::{BootTime, Datagram};
+use crate::flow_layout::FlowRun;
 use crate::limits::{EXPORTERS_MAX, RECORD_LENGTHS_TOTAL, SEQUENCE_MEMORY};
 use crate::netflow::recent::Recent;
 use crate::netflow::table::exporter::{Arrived, Exporter};

@@ -1,6 +1,7 @@
 //! One exporter: a source of datagrams with a count of its own.
 
-use crate::datagram::{BootTime, Datagram, FlowRun};
+use crate::datagram::{BootTime, Datagram};
+use crate::flow_layout::FlowRun;
 use crate::netflow::Header;
 use crate::netflow::contents::Contents;
 use crate::netflow::export::{Export, ExportFormat, Source};

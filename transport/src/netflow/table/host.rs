@@ -7,7 +7,8 @@
 use core::net::{IpAddr, SocketAddr};
 use core::ops::Range;
 
-use crate::datagram::{BootTime, FlowRun};
+use crate::datagram::BootTime;
+use crate::flow_layout::FlowRun;
 use crate::limits::{EXPORTERS_PER_ADDRESS, EXPORTERS_PER_SOURCE};
 use crate::netflow::export::{ExportFormat, Source};
 use crate::netflow::missing::{Heard, Unusable};
