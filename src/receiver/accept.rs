@@ -18,10 +18,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::host::secure_stream::{ShakeError, Stream, shake};
+use crate::host::secure_stream::{HandshakeError, SecureStream, run_handshake};
 use crate::host::systemd::messages::receiver;
-use crate::host::{More, Pulse, ROUND, Stop, is_out_of_files};
-use crate::limits::ACCEPT_REST;
+use crate::host::{Pulse, ROUND, Shutdown, Suppressed, is_out_of_files};
+use crate::limits::ACCEPT_PAUSE;
 use crate::receiver::accept::known_sources::Source;
 use crate::receiver::accept::unauthenticated::{Notes, Strangers, StrangersPlace};
 use crate::receiver::session::{FAREWELL, Shared, serve, turn_back};
@@ -35,7 +35,7 @@ enum Rejected {
     #[error("closed before it had proven who it is: {0}")]
     Lost(io::Error),
     #[error(
-        "had not proven who it is when others needed its place (limits.strangers, limits.strangers-per-source)"
+        "had not proven who it is when others needed its place (limits.unauthenticated, limits.unauthenticated-per-source)"
     )]
     Crowded,
     #[error("did not prove who it is in time (limits.handshake-timeout)")]
@@ -58,7 +58,7 @@ pub(crate) struct Gate {
 
 impl Gate {
     /// Serves connections of `listener` until told to stop; returns once all of them have ended.
-    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, pulse: Pulse, stop: Stop) {
+    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, pulse: Pulse, stop: Shutdown) {
         let mut stopping = stop.clone();
         let mut sessions = JoinSet::new();
         loop {
@@ -80,15 +80,15 @@ impl Gate {
                                 %error,
                                 held_back,
                                 "cannot accept a connection: {error}{}",
-                                More(held_back)
+                                Suppressed(held_back)
                             );
                         }
-                        tokio::time::sleep(ACCEPT_REST).await;
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
                 Some(_) = sessions.join_next() => {}
                 () = tokio::time::sleep(ROUND) => {}
-                () = stopping.told() => break,
+                () = stopping.requested() => break,
             }
         }
         while sessions.join_next().await.is_some() {}
@@ -100,15 +100,15 @@ impl Gate {
         mut tcp: TcpStream,
         peer: SocketAddr,
         mut place: StrangersPlace,
-        mut stop: Stop,
+        mut stop: Shutdown,
     ) {
         let deadline = Instant::now() + self.handshake_timeout;
         let outcome = tokio::select! {
             outcome = timeout_at(deadline, self.greet(&mut tcp, peer, Notes::of(&place))) => {
                 outcome.unwrap_or(Err(Rejected::TimedOut))
             }
-            () = place.lost() => Err(Rejected::Crowded),
-            () = stop.told() => return,
+            () = place.evicted() => Err(Rejected::Crowded),
+            () = stop.requested() => return,
         };
         let Admitted { channel, sender, pass } = match outcome {
             Ok(admitted) => admitted,
@@ -121,7 +121,7 @@ impl Gate {
         if !matches!(pass, Pass::ClearText { .. }) {
             self.shared.known_sources.note(peer.ip(), &sender);
         }
-        let stream = Stream::new(tcp, channel);
+        let stream = SecureStream::new(tcp, channel);
         let Ok(_connection) = self.connections.clone().try_acquire_owned() else {
             self.complain(peer, &Rejected::NoPlace);
             // Until it is told so it stays in its place among the strangers, of which there are few.
@@ -138,9 +138,9 @@ impl Gate {
         let admission = self.admission.borrow().clone();
         let handshake =
             Noted { handshake: ReceiverHandshake::new(admission, peer.ip().is_loopback()), notes };
-        shake(tcp, handshake).await.map_err(|error| match error {
-            ShakeError::Lost(error) => Rejected::Lost(error),
-            ShakeError::Failed(turned) => Rejected::Turned(turned),
+        run_handshake(tcp, handshake).await.map_err(|error| match error {
+            HandshakeError::Lost(error) => Rejected::Lost(error),
+            HandshakeError::Failed(turned) => Rejected::Turned(turned),
         })
     }
 
@@ -148,11 +148,11 @@ impl Gate {
         self.shared.note_refused(peer, rejected.to_string());
         if let Some(held_back) = self.shared.may_complain(peer.ip()) {
             tracing::warn!(
-                message_id = receiver::TURNED_AWAY,
+                message_id = receiver::REJECTED,
                 %peer,
                 held_back,
                 "turned a connection from {peer} away: {rejected}{}",
-                More(held_back)
+                Suppressed(held_back)
             );
         }
     }
@@ -193,10 +193,10 @@ async fn linger(tcp: TcpStream, mut place: StrangersPlace, rejected: &Rejected) 
     let is_tls =
         matches!(rejected, Rejected::Turned(Turned::Tls(_) | Turned::NoName | Turned::NameNotAdmitted(_)));
     if is_tls {
-        let mut stream = Stream::new(tcp, Channel::plain());
+        let mut stream = SecureStream::new(tcp, Channel::plain());
         tokio::select! {
-            _ = timeout(FAREWELL, stream.part()) => {}
-            () = place.lost() => {}
+            _ = timeout(FAREWELL, stream.close_gracefully()) => {}
+            () = place.evicted() => {}
         }
     }
 }
@@ -241,7 +241,7 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::host::{Stopper, stop_channel};
+    use crate::host::{ShutdownTrigger, shutdown_channel};
     use crate::receiver::accept::waiting::Waiting;
     use crate::receiver::collectors::confusion::Confusion;
     use crate::receiver::delivery::collector_offsets::Ahead;
@@ -281,11 +281,11 @@ mod tests {
     }
 
     /// A gate that runs, and its address.
-    async fn running() -> (Arc<Gate>, SocketAddr, tempfile::TempDir, Stopper, JoinHandle<()>) {
+    async fn running() -> (Arc<Gate>, SocketAddr, tempfile::TempDir, ShutdownTrigger, JoinHandle<()>) {
         let (gate, state) = gate();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (stopper, stop) = stop_channel();
+        let (stopper, stop) = shutdown_channel();
         let running = tokio::spawn(gate.clone().run(listener, Pulse::default(), stop));
         (gate, address, state, stopper, running)
     }
@@ -306,7 +306,7 @@ mod tests {
             let (_gate, address, _state, stopper, running) = running().await;
             let peer =
                 if says_who { greeted(address).await } else { TcpStream::connect(address).await.unwrap() };
-            stopper.stop();
+            stopper.request();
             timeout(Duration::from_secs(30), running).await.unwrap().unwrap();
             drop(peer);
         }
@@ -339,7 +339,7 @@ mod tests {
         };
         assert_eq!(ended.unwrap(), 0);
         let (_, refused) = gate.shared.refused();
-        assert!(refused[0].reason.contains("limits.strangers"), "{refused:?}");
+        assert!(refused[0].reason.contains("limits.unauthenticated"), "{refused:?}");
         greeted(address).await;
     }
 }

@@ -13,7 +13,7 @@ use nf_transport_core::datagram::Timestamp;
 use nf_transport_core::secure::Certificate;
 use serde::{Deserialize, Serialize};
 
-pub use crate::status::control::apply::{reload, take_up};
+pub use crate::status::control::apply::{apply_configuration, reload};
 pub use crate::status::metrics::http::serve_metrics;
 pub use crate::status::show::pace::{Pace, to_f64};
 pub use crate::status::show::render::{Earlier, render_receiver, render_sender, span};

@@ -182,7 +182,7 @@ fn socket_units_and_examples_with_an_address_are_free_to_bind() {
 
 /// The numbers of the messages in `messages.rs`, by the module that they stand in.
 fn numbers(module: &str) -> BTreeSet<String> {
-    let text = read("src/service/messages.rs");
+    let text = read("src/host/systemd/messages.rs");
     let body = text.split(&format!("pub mod {module} {{")).nth(1).unwrap().split("\n}").next().unwrap();
     body.split('"').filter(|word| word.len() == 32).map(str::to_owned).collect()
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use nf_transport_core::sequence::SenderId;
 
-use crate::host::{Choice, Place, Places};
+use crate::host::{ConnectionPlace, Eviction, Places};
 use crate::limits::WAITING_PER_SENDER;
 
 /// The place of such a connection, given back when dropped.
-pub(crate) type WaitingPlace = Place<SenderId>;
+pub(crate) type WaitingPlace = ConnectionPlace<SenderId>;
 
 /// Such connections of all senders.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(crate) struct Waiting(Arc<Places<SenderId>>);
 impl Default for Waiting {
     fn default() -> Self {
         // All of them together have places that `limits.connections` bounds.
-        Self(Places::new(usize::MAX, WAITING_PER_SENDER, Choice::Oldest))
+        Self(Places::new(usize::MAX, WAITING_PER_SENDER, Eviction::Oldest))
     }
 }
 

@@ -42,7 +42,7 @@ use nf_transport_core::sequence::{Position, RunId, StreamId};
 use rustix::fs::{FallocateFlags, IFlags, MemfdFlags, ioctl_getflags, ioctl_setflags};
 
 use crate::host::files::atomic_file::open_regular;
-use crate::limits::INTAKE_RING;
+use crate::limits::JOURNAL_RING;
 
 /// The intake's file as its parts share it. Its lock lasts as long as any of them.
 type SharedFile = Arc<File>;
@@ -126,7 +126,7 @@ impl Intake {
         if !matches!(found, Found::Left(_)) {
             slots.clear();
         }
-        let ring = Ring::map(file, ring_at(), INTAKE_RING)?;
+        let ring = Ring::map(file, ring_at(), JOURNAL_RING)?;
         Ok((Self { marks: Arc::new(marks), slots, ring }, found))
     }
 
@@ -174,7 +174,7 @@ fn ring_at() -> u64 {
 
 /// Bytes of the file.
 fn file_len() -> u64 {
-    ring_at() + INTAKE_RING
+    ring_at() + JOURNAL_RING
 }
 
 /// The id of this boot of the machine; it changes when memory is lost.

@@ -13,7 +13,7 @@ use nf_transport_core::limits::POSITIONS_PER_RUN;
 use nf_transport_core::sequence::{Position, StreamId};
 
 use super::{Entry, Kind, Marks, Ring, Slots, file_len, ring_at, slots_at};
-use crate::limits::INTAKE_RING;
+use crate::limits::JOURNAL_RING;
 use crate::sender::journal::checkpoint::HEAD_LEN;
 
 /// Intakes of newer versions that are kept at once.
@@ -70,7 +70,7 @@ fn read(path: &Path) -> io::Result<Option<Content>> {
     if marks.kind(stream) != Kind::Ours {
         return Ok(None);
     }
-    let mut ring = Ring::map(file.clone(), ring_at(), INTAKE_RING)?;
+    let mut ring = Ring::map(file.clone(), ring_at(), JOURNAL_RING)?;
     if !marks.are_whole() {
         let batches = ring.searched(stream, Position(0));
         let lost = missing_in(&batches, Position(0));

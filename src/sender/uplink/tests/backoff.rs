@@ -23,14 +23,15 @@ async fn receive_by(listener: TcpListener, manner: Manner, began: mpsc::Unbounde
     let admission = Arc::new(Admission { plaintext: true, ..Admission::default() });
     while let Ok((mut tcp, _)) = listener.accept().await {
         began.send(Instant::now()).unwrap();
-        let Ok(admitted) = shake(&mut tcp, ReceiverHandshake::new(admission.clone(), true)).await else {
+        let Ok(admitted) = run_handshake(&mut tcp, ReceiverHandshake::new(admission.clone(), true)).await
+        else {
             continue;
         };
-        serve_by(Stream::new(tcp, admitted.channel), manner).await;
+        serve_by(SecureStream::new(tcp, admitted.channel), manner).await;
     }
 }
 
-async fn serve_by(mut stream: Stream, manner: Manner) {
+async fn serve_by(mut stream: SecureStream, manner: Manner) {
     let mut session = ReceiverSession::new();
     let mut end_at = Instant::now() + CHANNEL_AGE_MAX;
     loop {
