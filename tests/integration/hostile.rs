@@ -228,7 +228,7 @@ fn ten_thousand_reports_of_losses_are_one_line() {
     let lines = receiver.daemon().logged(&["culprit lost"]);
     let suppressed = |line: &String| {
         let words: Vec<&str> = line.split(['(', ' ']).collect();
-        let count = words.windows(2).find(|words| words[1] == "more").map_or("0", |words| words[0]);
+        let count = words.windows(2).find(|words| words[1] == "similar").map_or("0", |words| words[0]);
         count.parse::<u64>().unwrap()
     };
     let accounted = lines.iter().map(|line| 1 + suppressed(line)).sum::<u64>();

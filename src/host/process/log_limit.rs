@@ -113,4 +113,12 @@ mod tests {
         assert_eq!(limit.admit(LOG_KEYS_MAX + 2, start + LOG_INTERVAL), Some(0));
         assert_eq!(limit.lines.len(), 1);
     }
+
+    #[test]
+    fn suppressed_messages_are_counted_in_the_line() {
+        let lines = [0, 1, 39].map(|count| format!("lost{}", Suppressed(count)));
+        let expected =
+            ["lost", "lost (1 similar message suppressed)", "lost (39 similar messages suppressed)"];
+        assert_eq!(lines, expected);
+    }
 }
