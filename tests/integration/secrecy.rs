@@ -220,7 +220,7 @@ fn join_on_a_terminal(configuration: &Path, typed: &str) -> String {
         .unwrap();
     let mut output = terminal.stdout.take().unwrap();
     let (mut shown, mut buffer) = (String::new(), [0; 4096]);
-    while !shown.contains("Enter:") {
+    while !shown.contains("(it is not shown):") {
         let count = output.read(&mut buffer).unwrap();
         assert_ne!(count, 0, "{shown}");
         shown += &String::from_utf8_lossy(&buffer[..count]);
