@@ -106,7 +106,7 @@ fn reject_shared(reader: &mut Reader<'_>, collectors: &[CollectorSettings], mut 
     for late in collectors.iter().filter_map(|collector| collector.late.as_ref()) {
         let address = late.address.to_string();
         if taken.contains(&address) {
-            let expected = "one that is no other address or late-address".to_owned();
+            let expected = "an address that is no other address or late-address".to_owned();
             reader.reject_last("collector", "late-address", &address, expected);
         }
         taken.insert(address);

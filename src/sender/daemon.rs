@@ -251,8 +251,8 @@ fn start_threads(
     let stop_ingest = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| told(error.into()))?;
     let stop = stop_ingest.try_clone().map_err(told)?;
     let queue = recovered.queue.clone();
-    let keeper = Keeper::new(queue.clone(), reloader.keeper(), tally.clone(), watchdog.running("keeper"));
-    let keeper = thread::Builder::new().name("keeper".to_owned()).spawn(|| keeper.run()).map_err(told)?;
+    let keeper = Keeper::new(queue.clone(), reloader.keeper(), tally.clone(), watchdog.running("flusher"));
+    let keeper = thread::Builder::new().name("flusher".to_owned()).spawn(|| keeper.run()).map_err(told)?;
     let ingest =
         Ingest::new(listeners, stop, recovered, lent, tally, reloader.ingest(), watchdog.running("ingest"));
     let (ended, ingest_ended) = oneshot::channel();

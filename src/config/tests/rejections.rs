@@ -34,8 +34,8 @@ fn late_addresses_are_unique() {
         (table("a:1", "c:1") + &table("b:1", "c:1"), 8, "c:1"),
     ] {
         let expected = format!(
-            "c.toml:{line}: collector.late-address: found \"{found}\", expected one that is no other address \
-             or late-address"
+            "c.toml:{line}: collector.late-address: found \"{found}\", expected an address that is no other \
+             address or late-address"
         );
         assert_eq!(receiver_errors(&tables), expected);
     }

@@ -203,8 +203,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_loop_that_is_away_is_alive() {
         let mut watchdog = Watchdog::new("nf-test", "");
-        let keeper = watchdog.pulse("keeper");
-        let away = keeper.away();
+        let flusher = watchdog.pulse("flusher");
+        let away = flusher.away();
         for _ in 0..100 {
             advance(ROUND).await;
             assert!(watchdog.all_alive());
