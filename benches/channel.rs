@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use nf_transport::host::secure_stream::{Received, Stream, shake};
+use nf_transport::host::secure_stream::{Received, SecureStream, run_handshake};
 use nf_transport_core::secure::{
     AccessPolicy, Channel, Handshake, Key, ReceiverHandshake, SenderHandshake, Suite,
 };
@@ -172,10 +172,12 @@ impl Sides {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (mut server, _) = listener.accept().await.unwrap();
-            let (channel, admitted) =
-                tokio::join!(shake(&mut client, self.sender(kind)), shake(&mut server, self.receiver()));
-            let mut sending = Stream::new(client, channel.unwrap());
-            let mut receiving = Stream::new(server, admitted.unwrap().channel);
+            let (channel, admitted) = tokio::join!(
+                run_handshake(&mut client, self.sender(kind)),
+                run_handshake(&mut server, self.receiver())
+            );
+            let mut sending = SecureStream::new(client, channel.unwrap());
+            let mut receiving = SecureStream::new(server, admitted.unwrap().channel);
             let began = Instant::now();
             let sender = tokio::spawn(async move {
                 let piece = Bytes::from(vec![7; PIECES[0]]);

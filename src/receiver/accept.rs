@@ -20,10 +20,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::host::secure_stream::{ShakeError, Stream, shake};
+use crate::host::secure_stream::{HandshakeError, SecureStream, run_handshake};
 use crate::host::systemd::messages::receiver;
-use crate::host::{More, Pulse, ROUND, Stop, is_out_of_files};
-use crate::limits::ACCEPT_REST;
+use crate::host::{Pulse, ROUND, Shutdown, Suppressed, is_out_of_files};
+use crate::limits::ACCEPT_PAUSE;
 use crate::receiver::accept::known_sources::Source;
 use crate::receiver::accept::unauthenticated::{Notes, Strangers, StrangersPlace};
 use crate::receiver::session::{FAREWELL, Shared, serve, turn_back};
@@ -37,7 +37,7 @@ enum Rejected {
     #[error("closed before it had proven who it is: {0}")]
     Lost(io::Error),
     #[error(
-        "had not proven who it is when others needed its place (limits.strangers, limits.strangers-per-source)"
+        "had not proven who it is when others needed its place (limits.unauthenticated, limits.unauthenticated-per-source)"
     )]
     Crowded,
     #[error("did not prove who it is in time (limits.handshake-timeout)")]
@@ -60,7 +60,7 @@ pub(crate) struct Gate {
 
 impl Gate {
     /// Serves connections of `listener` until told to stop; returns once all of them have ended.
-    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, pulse: Pulse, stop: Stop) {
+    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, pulse: Pulse, stop: Shutdown) {
         let mut stopping = stop.clone();
         let mut sessions = JoinSet::new();
         loop {
@@ -82,15 +82,15 @@ impl Gate {
                                 %error,
                                 held_back,
                                 "cannot accept a connection: {error}{}",
-                                More(held_back)
+                                Suppressed(held_back)
                             );
                         }
-                        tokio::time::sleep(ACCEPT_REST).await;
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
                 Some(_) = sessions.join_next() => {}
                 () = tokio::time::sleep(ROUND) => {}
-                () = stopping.told() => break,
+                () = stopping.requested() => break,
             }
         }
         while sessions.join_next().await.is_some() {}
@@ -102,15 +102,15 @@ impl Gate {
         mut tcp: TcpStream,
         peer: SocketAddr,
         mut place: StrangersPlace,
-        mut stop: Stop,
+        mut stop: Shutdown,
     ) {
         let deadline = Instant::now() + self.handshake_timeout;
         let outcome = tokio::select! {
             outcome = timeout_at(deadline, self.greet(&mut tcp, peer, Notes::of(&place))) => {
                 outcome.unwrap_or(Err(Rejected::TimedOut))
             }
-            () = place.lost() => Err(Rejected::Crowded),
-            () = stop.told() => return,
+            () = place.evicted() => Err(Rejected::Crowded),
+            () = stop.requested() => return,
         };
         let AcceptedSender { channel, sender, credential } = match outcome {
             Ok(admitted) => admitted,
@@ -123,7 +123,7 @@ impl Gate {
         if !matches!(credential, Credential::ClearText { .. }) {
             self.shared.known_sources.note(peer.ip(), &sender);
         }
-        let stream = Stream::new(tcp, channel);
+        let stream = SecureStream::new(tcp, channel);
         let Ok(_connection) = self.connections.clone().try_acquire_owned() else {
             self.complain(peer, &Rejected::NoPlace);
             // Until it is told so it stays in its place among the strangers, of which there are few.
@@ -145,9 +145,9 @@ impl Gate {
         tcp.set_nodelay(true).map_err(Rejected::Lost)?;
         let policy = self.policy.borrow().clone();
         let handshake = Noted { handshake: ReceiverHandshake::new(policy, peer.ip().is_loopback()), notes };
-        shake(tcp, handshake).await.map_err(|error| match error {
-            ShakeError::Lost(error) => Rejected::Lost(error),
-            ShakeError::Failed(rejection) => Rejected::Handshake(rejection),
+        run_handshake(tcp, handshake).await.map_err(|error| match error {
+            HandshakeError::Lost(error) => Rejected::Lost(error),
+            HandshakeError::Failed(rejection) => Rejected::Handshake(rejection),
         })
     }
 
@@ -155,11 +155,11 @@ impl Gate {
         self.shared.note_refused(peer, rejected.to_string());
         if let Some(held_back) = self.shared.may_complain(peer.ip()) {
             tracing::warn!(
-                message_id = receiver::TURNED_AWAY,
+                message_id = receiver::REJECTED,
                 %peer,
                 held_back,
                 "turned a connection from {peer} away: {rejected}{}",
-                More(held_back)
+                Suppressed(held_back)
             );
         }
     }
@@ -204,10 +204,10 @@ async fn linger(tcp: TcpStream, mut place: StrangersPlace, rejected: &Rejected) 
         )
     );
     if is_tls {
-        let mut stream = Stream::new(tcp, Channel::plain());
+        let mut stream = SecureStream::new(tcp, Channel::plain());
         tokio::select! {
-            _ = timeout(FAREWELL, stream.part()) => {}
-            () = place.lost() => {}
+            _ = timeout(FAREWELL, stream.close_gracefully()) => {}
+            () = place.evicted() => {}
         }
     }
 }
@@ -252,12 +252,11 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::host::{Stopper, stop_channel};
+    use crate::host::{ShutdownTrigger, shutdown_channel};
     use crate::receiver::accept::waiting::Waiting;
     use crate::receiver::collectors::confusion::Confusion;
     use crate::receiver::delivery::collector_offsets::Ahead;
     use crate::receiver::output::Outputs;
-
     use crate::receiver::session::senders::Seats;
     use crate::receiver::state::positions::Positions;
 
@@ -291,11 +290,11 @@ mod tests {
     }
 
     /// A gate that runs, and its address.
-    async fn running() -> (Arc<Gate>, SocketAddr, tempfile::TempDir, Stopper, JoinHandle<()>) {
+    async fn running() -> (Arc<Gate>, SocketAddr, tempfile::TempDir, ShutdownTrigger, JoinHandle<()>) {
         let (gate, state) = gate();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (stopper, stop) = stop_channel();
+        let (stopper, stop) = shutdown_channel();
         let running = tokio::spawn(gate.clone().run(listener, Pulse::default(), stop));
         (gate, address, state, stopper, running)
     }
@@ -319,7 +318,7 @@ mod tests {
             let (_gate, address, _state, stopper, running) = running().await;
             let peer =
                 if says_who { greeted(address).await } else { TcpStream::connect(address).await.unwrap() };
-            stopper.stop();
+            stopper.request();
             timeout(Duration::from_secs(30), running).await.unwrap().unwrap();
             drop(peer);
         }
@@ -352,7 +351,7 @@ mod tests {
         };
         assert_eq!(ended.unwrap(), 0);
         let (_, refused) = gate.shared.refused();
-        assert!(refused[0].reason.contains("limits.strangers"), "{refused:?}");
+        assert!(refused[0].reason.contains("limits.unauthenticated"), "{refused:?}");
         greeted(address).await;
     }
 }

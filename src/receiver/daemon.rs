@@ -14,14 +14,15 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::config::{HostPort, Loaded, ReceiverSettings};
+use crate::config::{HostPort, Loaded, RECEIVER, ReceiverSettings};
 use crate::host::files::atomic_file;
 use crate::host::process::logging;
 use crate::host::systemd::messages::receiver;
 use crate::host::systemd::{notify, sockets};
 use crate::host::{
-    DaemonError, DirectoryLock, Expiry, ExpiryWatch, FileShares, InternalErrorLog, LogLimit, More, Pulse,
-    ROUND, Stop, Watchdog, abort_on_panic, allow_open_files, both_clocks, stop_channel, watch_for,
+    DaemonError, DirectoryLock, Expiry, ExpiryWatch, FileShares, InternalErrorLog, LogLimit, Pulse, ROUND,
+    Shutdown, Suppressed, Watchdog, abort_on_panic, allow_open_files, both_clocks, shutdown_channel,
+    watch_for,
 };
 use crate::receiver::accept::Gate;
 use crate::receiver::accept::known_sources::KnownSources;
@@ -69,13 +70,13 @@ struct Bounded {
     exporter_sockets: usize,
 }
 
-/// Lowers the limits of `settings` to what the files allow that may be open, and warns if it does.
+/// Lowers the limits of `settings` to fit into the limit of open files, and warns if it does.
 fn share_files(mut settings: ReceiverSettings) -> Bounded {
     let late = settings.collectors.iter().filter(|collector| collector.late.is_some()).count();
     let destinations = settings.collectors.len() + late;
     let wanted = FileShares {
         connections: settings.connections,
-        unauthenticated: settings.strangers.0,
+        unauthenticated: settings.unauthenticated.0,
         exporter_sockets: destinations.saturating_mul(settings.exporter_sockets.get()),
     };
     let Some(allowed) = allow_open_files().filter(|allowed| *allowed < wanted.total()) else {
@@ -89,12 +90,12 @@ fn share_files(mut settings: ReceiverSettings) -> Bounded {
         connections,
         unauthenticated,
         exporter_sockets,
-        "only {allowed} files may be open, and the limits need {}: allowing {connections} connections, {unauthenticated} \
-         before authentication, and {exporter_sockets} sockets for exporters: raise LimitNOFILE= (ulimit -Hn), or lower \
-         limits.connections or limits.exporter-sockets",
+        "file limit {allowed} is below the {} that the configured limits may need: allowing only {connections} \
+         connections, {unauthenticated} unauthenticated ones and {exporter_sockets} exporter sockets: raise LimitNOFILE= \
+         (ulimit -Hn), or lower limits.connections or limits.exporter-sockets",
         wanted.total()
     );
-    (settings.connections, settings.strangers.0) = (connections, unauthenticated);
+    (settings.connections, settings.unauthenticated.0) = (connections, unauthenticated);
     Bounded { settings, exporter_sockets }
 }
 
@@ -119,7 +120,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
     let control = ControlSocket::bind(&settings.control).map_err(DaemonError::cannot_create)?;
     let positions = open_positions(settings.state.clone()).await?;
     let state = settings.state.clone();
-    let (stop, stopped) = stop_channel();
+    let (stop, stopped) = shutdown_channel();
     let shared: Arc<OnceLock<Arc<Shared>>> = Arc::default();
     let missing: watch::Sender<Vec<HostPort>> = watch::Sender::default();
     let state_of = {
@@ -137,7 +138,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
         tokio::spawn(serve_metrics(sockets::bind_metrics(address)?, move || receiver_metrics(state_of())));
     }
     let answers = tokio::spawn(control.serve(answer(state_of, reloader.clone())));
-    let mut watchdog = Watchdog::new(receiver::LOOP_STUCK);
+    let mut watchdog = Watchdog::new(RECEIVER, receiver::LOOP_STUCK);
     let listeners = listeners.into_iter().map(|listener| (listener, watchdog.pulse("gate"))).collect();
     let mut serving = tokio::spawn(serve(
         bounded,
@@ -192,7 +193,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
     notify::stopping();
     notify::status("stopping");
     tracing::info!("stopping");
-    stop.stop();
+    stop.request();
     if !serving.is_finished() {
         notify::with_patience(serving).await.map_err(DaemonError::system)??;
     }
@@ -247,7 +248,7 @@ impl ClockLog {
             "the system clock was set {step}: delivery goes on; which datagrams are late follows the clock once it has \
              stayed like this for {} s{}",
             CLOCK_SETTLED_AFTER.as_secs(),
-            More(held_back)
+            Suppressed(held_back)
         );
     }
 }
@@ -268,7 +269,7 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
         tracing::info!(
             %address,
             from_systemd,
-            "waiting for senders at {address}{}",
+            "listening for senders on {address}{}",
             sockets::origin(from_systemd)
         );
         listeners.push(TcpListener::from_std(socket).map_err(told)?);
@@ -290,14 +291,14 @@ async fn serve(
     reloader: Arc<Reloader>,
     place: Arc<OnceLock<Arc<Shared>>>,
     missing: watch::Sender<Vec<HostPort>>,
-    mut stop: Stop,
+    mut stop: Shutdown,
 ) -> Result<(), DaemonError> {
     let templates = Templates::recovered(&settings.state);
     let sockets = SocketBudget::new(settings.exporter_sockets, exporter_sockets);
     let none = Outputs::none(sockets, templates.clone());
     let collectors = tokio::select! {
         collectors = Collectors::find(reloader.collectors(), &none, missing) => collectors,
-        () = stop.told() => return Ok(()),
+        () = stop.requested() => return Ok(()),
     };
     let ahead = Ahead::take_up(&settings.state);
     let made = Arc::new(Shared {
@@ -319,7 +320,7 @@ async fn serve(
         policy: reloader.access_policy(),
         handshake_timeout: settings.handshake_timeout,
         connections: Arc::new(Semaphore::new(settings.connections)),
-        strangers: Strangers::new(settings.strangers.0, settings.strangers.1, known_sources),
+        strangers: Strangers::new(settings.unauthenticated.0, settings.unauthenticated.1, known_sources),
     });
     let following = tokio::spawn(collectors.follow());
     let mut gates = JoinSet::new();

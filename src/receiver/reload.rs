@@ -8,11 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nf_transport_core::secure::{AccessPolicy, Key, Salt};
 use tokio::sync::watch;
 
-use crate::config::{CollectorSettings, ConfigError, KeyPair, Loaded, ReceiverProtection, ReceiverSettings};
+use crate::config::{
+    CollectorSettings, ConfigError, KeyPair, Loaded, RECEIVER, ReceiverProtection, ReceiverSettings,
+};
 use crate::host::systemd::messages::receiver;
 use crate::host::systemd::notify;
 use crate::host::{
-    DaemonError, Expiry, KeyReader, KeyTrouble, TlsTrouble, needs_restart, read_receiver_tls, wall_clock,
+    DaemonError, Expiry, KeyFileError, KeyReader, TlsFileError, read_receiver_tls, wall_clock,
+    warn_restart_needed,
 };
 use crate::status::count_of;
 
@@ -35,9 +38,9 @@ pub(crate) struct Reloader {
 
 impl Reloader {
     /// Begins with `settings`, which `load` gave, of the configuration `file`.
-    pub(crate) fn new(load: Load, file: PathBuf, settings: ReceiverSettings) -> Result<Self, TlsTrouble> {
+    pub(crate) fn new(load: Load, file: PathBuf, settings: ReceiverSettings) -> Result<Self, TlsFileError> {
         let mut keys = KeyReader::default();
-        let salt = Salt::generate().map_err(KeyTrouble::System)?;
+        let salt = Salt::generate().map_err(KeyFileError::System)?;
         let policy = access_policy(&settings.protection, &mut keys, salt)?;
         Ok(Self {
             load,
@@ -101,14 +104,14 @@ impl Reloader {
             count_of(count(senders), "sender"),
             count_of(count(settings.collectors.len()), "collector")
         );
-        needs_restart(&self.begun_with.differs_at_start(settings));
+        warn_restart_needed(RECEIVER, &self.begun_with.changes_needing_restart(settings));
     }
 }
 
 /// Whether nf-receiver can start with `settings`, or take them up, as far as files can tell: their keys and certificates
 /// can be read. Returns warnings of those that expire.
 pub(crate) fn check(settings: &ReceiverSettings) -> Result<Vec<String>, DaemonError> {
-    let salt = Salt::generate().map_err(KeyTrouble::System)?;
+    let salt = Salt::generate().map_err(KeyFileError::System)?;
     let policy = access_policy(&settings.protection, &mut KeyReader::default(), salt)?;
     let Some(tls) = policy.tls else { return Ok(Vec::new()) };
     let lists = tls.revoked.iter().filter_map(Expiry::of_list);
@@ -120,14 +123,14 @@ fn access_policy(
     protection: &ReceiverProtection,
     keys: &mut KeyReader,
     salt: Salt,
-) -> Result<AccessPolicy, TlsTrouble> {
+) -> Result<AccessPolicy, TlsFileError> {
     let mut read = |pair: &KeyPair| {
         let sources = [Some(&pair.current), pair.previous.as_ref()].into_iter().flatten();
         let read = |source| {
             let secret = keys.read(source, &protection.suites)?;
-            secret.derive(salt).map_err(|error| KeyTrouble::Bad { place: source.clone(), error })
+            secret.derive(salt).map_err(|error| KeyFileError::Invalid { place: source.clone(), error })
         };
-        sources.map(read).collect::<Result<Vec<Key>, KeyTrouble>>()
+        sources.map(read).collect::<Result<Vec<Key>, KeyFileError>>()
     };
     let shared = protection.shared.as_ref().map(&mut read).transpose()?;
     let senders = protection
@@ -137,7 +140,7 @@ fn access_policy(
             let own = sender.keys.as_ref().map(&mut read).transpose()?;
             Ok((sender.id.clone(), own.unwrap_or_default()))
         })
-        .collect::<Result<_, KeyTrouble>>()?;
+        .collect::<Result<_, KeyFileError>>()?;
     let exporters = protection.senders.iter().filter(|sender| !sender.exporters.has_all());
     let exporters = exporters.map(|sender| (sender.id.clone(), sender.exporters.clone())).collect();
     Ok(AccessPolicy {

@@ -22,9 +22,9 @@ use tokio::io::Ready;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use crate::host::secure_stream::{Received, Stream, StreamError, protection};
+use crate::host::secure_stream::{Received, SecureStream, StreamError, protection};
 use crate::host::systemd::messages::receiver;
-use crate::host::{ExpiredCertificate, LogLimit, More, SessionExpiry, Stop};
+use crate::host::{ExpiredCertificate, LogLimit, SessionExpiry, Shutdown, Suppressed};
 use crate::limits::{HANG_UP_GRACE, WAITING_PER_SENDER};
 use crate::receiver::accept::AuthenticatedSender;
 use crate::receiver::accept::known_sources::KnownSources;
@@ -201,11 +201,11 @@ fn held_by(holder: Option<SocketAddr>) -> String {
 /// Serves `stream` until it ends. A session must be agreed before `greeted_by`.
 pub(crate) async fn serve(
     shared: &Arc<Shared>,
-    mut stream: Stream,
+    mut stream: SecureStream,
     peer: SocketAddr,
     known: AuthenticatedSender,
     greeted_by: Instant,
-    stop: Stop,
+    stop: Shutdown,
 ) {
     let mut stopping = stop.clone();
     let id = known.sender.clone();
@@ -226,8 +226,8 @@ pub(crate) async fn serve(
     let greeting = timeout_at(greeted_by, connection.greet(&mut stream, peer, &owner));
     let greeted = tokio::select! {
         greeted = greeting => greeted.unwrap_or(Err(Ended::NoHello)),
-        () = place.lost() => Err(Ended::Crowded(id.clone())),
-        () = stopping.told() => Err(Ended::Stopping),
+        () = place.evicted() => Err(Ended::Crowded(id.clone())),
+        () = stopping.requested() => Err(Ended::Stopping),
     };
     drop(place);
     let ended = match greeted {
@@ -251,12 +251,12 @@ pub(crate) async fn serve(
     let mut place = shared.waiting.enter(&owner);
     tokio::select! {
         () = connection.part(&mut stream, &ended) => {}
-        () = place.lost() => tracing::debug!("no time for the last words: newer connections of the sender wait"),
+        () = place.evicted() => tracing::debug!("no time for the last words: newer connections of the sender wait"),
     }
 }
 
 /// Tells a sender that was let in that there is no place for it, and why.
-pub(crate) async fn turn_back(mut stream: Stream, reason: &str) {
+pub(crate) async fn turn_back(mut stream: SecureStream, reason: &str) {
     let mut session = ReceiverSession::new();
     session.reject(RefusalCode::TooManyConnections, reason);
     farewell(&mut stream, &mut session).await;
@@ -267,7 +267,7 @@ struct Connection<'a> {
     session: ReceiverSession,
     outputs: watch::Receiver<Arc<Outputs>>,
     known: AuthenticatedSender,
-    stop: Stop,
+    stop: Shutdown,
     /// The run that the sender named in HELLO.
     run: RunId,
     /// Whether the log tells that this session began; then it tells that it ended, too.
@@ -293,7 +293,12 @@ enum Happened {
 
 impl Connection<'_> {
     /// Waits for HELLO, takes the sender's seat, and says where to go on.
-    async fn greet(&mut self, stream: &mut Stream, peer: SocketAddr, owner: &Owner) -> Result<Turn, Ended> {
+    async fn greet(
+        &mut self,
+        stream: &mut SecureStream,
+        peer: SocketAddr,
+        owner: &Owner,
+    ) -> Result<Turn, Ended> {
         let id = &owner.sender;
         let hello = self.hello(stream).await?;
         self.check_proof(stream, &hello)?;
@@ -315,7 +320,7 @@ impl Connection<'_> {
                 held_back,
                 "{id} at {peer} began a new stream, because its spool was restored from a backup, is used by another machine \
                  too, or lost its file 'stream'; datagrams that were on their way may arrive twice, none is lost{}",
-                More(held_back)
+                Suppressed(held_back)
             );
         }
         let resume = place.delivered.max(hello.first);
@@ -332,7 +337,7 @@ impl Connection<'_> {
                 held_back,
                 "session of {id} at {peer} agreed, {}; its stream goes on at {resume}{}",
                 protection(cipher),
-                More(held_back)
+                Suppressed(held_back)
             );
             self.was_told = true;
         }
@@ -340,7 +345,7 @@ impl Connection<'_> {
     }
 
     /// Fails unless the sender holds the secret of its stream. Runs before anything changes for the sender that has the stream.
-    fn check_proof(&self, stream: &Stream, hello: &Hello) -> Result<(), Ended> {
+    fn check_proof(&self, stream: &SecureStream, hello: &Hello) -> Result<(), Ended> {
         let binding = stream.channel().binding().map_err(StreamError::from)?;
         if is_proven(hello.stream, &hello.proof, binding) {
             return Ok(());
@@ -382,7 +387,7 @@ impl Connection<'_> {
         (place, known.is_none())
     }
 
-    async fn hello(&mut self, stream: &mut Stream) -> Result<Hello, Ended> {
+    async fn hello(&mut self, stream: &mut SecureStream) -> Result<Hello, Ended> {
         loop {
             match self.session.poll_event()? {
                 Some(ReceiverEvent::Hello(hello)) => return Ok(hello),
@@ -395,7 +400,7 @@ impl Connection<'_> {
     }
 
     /// Takes in what is there.
-    fn read(&mut self, stream: &mut Stream) -> Result<Received, Ended> {
+    fn read(&mut self, stream: &mut SecureStream) -> Result<Received, Ended> {
         let now = Instant::now().into_std();
         let take = |bytes: &[u8]| self.session.handle_bytes(bytes, now);
         match BUFFER.with_borrow_mut(|buffer| stream.receive(buffer, take))? {
@@ -406,7 +411,7 @@ impl Connection<'_> {
 
     /// Reads what the socket has, or else writes what it takes: a last word that lies there tells why nothing can be
     /// written any more.
-    fn transfer(&mut self, stream: &mut Stream, ready: Ready) -> Result<(), Ended> {
+    fn transfer(&mut self, stream: &mut SecureStream, ready: Ready) -> Result<(), Ended> {
         if ready.is_readable() && self.read(stream)? == Received::Bytes {
             return Ok(());
         }
@@ -416,7 +421,7 @@ impl Connection<'_> {
         Ok(())
     }
 
-    async fn run(&mut self, stream: &mut Stream, turn: &mut Turn) -> Ended {
+    async fn run(&mut self, stream: &mut SecureStream, turn: &mut Turn) -> Ended {
         loop {
             // What has come already is not waited for.
             loop {
@@ -459,7 +464,7 @@ impl Connection<'_> {
     }
 
     /// Waits for whatever comes first.
-    async fn happens(&mut self, stream: &Stream, turn: &mut Turn) -> Happened {
+    async fn happens(&mut self, stream: &SecureStream, turn: &mut Turn) -> Happened {
         let wake_at = self.session.poll_timeout().map(Instant::from_std);
         let wants_bytes = self.session.wants_bytes();
         let has_output = !self.session.outbox().is_empty();
@@ -479,7 +484,7 @@ impl Connection<'_> {
             Ok(()) = holder.changed() => Happened::Wanted,
             () = self.known.expelled() => Happened::Expelled,
             whose = self.expiry.expired() => Happened::Expired(whose),
-            () = self.stop.told() => Happened::Stop,
+            () = self.stop.requested() => Happened::Stop,
         }
     }
 
@@ -583,7 +588,8 @@ impl Connection<'_> {
     /// Logs how the connection ended.
     fn log_end(&self, peer: SocketAddr, ended: &Ended) {
         let id = &self.known.sender;
-        let sentence = |held_back| format!("session of {id} at {peer} ended: {ended}{}", More(held_back));
+        let sentence =
+            |held_back| format!("session of {id} at {peer} ended: {ended}{}", Suppressed(held_back));
         if ended.is_failure() {
             let (message_id, line) = match ended {
                 Ended::Unheard(_) => (receiver::SENDER_UNHEARD, SenderLine::Failed),
@@ -608,7 +614,7 @@ impl Connection<'_> {
     }
 
     /// Says the last words that fit the end, and closes.
-    async fn part(&mut self, stream: &mut Stream, ended: &Ended) {
+    async fn part(&mut self, stream: &mut SecureStream, ended: &Ended) {
         match ended {
             Ended::Expelled => {
                 self.session.reject(
@@ -659,10 +665,10 @@ fn refusal_code(unseated: Unseated) -> RefusalCode {
 }
 
 /// Writes what `session` still has to say, and closes.
-async fn farewell(stream: &mut Stream, session: &mut ReceiverSession) {
+async fn farewell(stream: &mut SecureStream, session: &mut ReceiverSession) {
     let last_words = async {
         stream.flush(session.outbox()).await?;
-        stream.part().await?;
+        stream.close_gracefully().await?;
         Ok::<(), StreamError>(())
     };
     if !matches!(timeout(FAREWELL, last_words).await, Ok(Ok(()))) {

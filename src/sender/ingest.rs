@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 use crate::host::systemd::messages::sender;
 use crate::host::{Pulse, ROUND, boot_clock, both_clocks};
-use crate::limits::INTAKE_SLOTS;
+use crate::limits::JOURNAL_SLOTS;
 use crate::sender::ingest::coalescing::Gathering;
 use crate::sender::ingest::counters::{SocketTally, Tally};
 use crate::sender::journal::{self, Backing, Entry, Marks, Place, Ring, Slots, ask_for_details};
@@ -318,7 +318,7 @@ impl Ingest {
         self.marks.set_slots(self.encoder.queue.next_position(), listener.local.port());
         match self.slots.receive(&listener.socket) {
             Ok(count) => {
-                self.encoder.is_flooded |= count == INTAKE_SLOTS;
+                self.encoder.is_flooded |= count == JOURNAL_SLOTS;
                 // What is denied filled the socket, too.
                 let datagrams = u64::try_from(count).unwrap_or(u64::MAX);
                 let source = Source::Socket { datagrams };

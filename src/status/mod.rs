@@ -24,7 +24,7 @@ pub use sender::{
 use serde::{Deserialize, Serialize};
 pub use show::{Manner, show};
 
-pub use crate::status::control::apply::{reload, take_up};
+pub use crate::status::control::apply::{apply_configuration, reload};
 pub use crate::status::metrics::http::serve_metrics;
 pub use crate::status::show::pace::{Pace, to_f64};
 pub use crate::status::show::render::{Earlier, render_receiver, render_sender, span};

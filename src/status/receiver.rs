@@ -29,7 +29,7 @@ pub struct ReceiverStatus {
     /// Connections that were rejected before a session was agreed.
     #[serde(default)]
     pub refusals: u64,
-    /// Peers whose connections were rejected, latest first; at most `limits::REFUSED_SHOWN`.
+    /// Peers whose connections were rejected, latest first; at most `limits::REJECTED_SHOWN`.
     #[serde(default)]
     pub refused: Vec<RefusedStatus>,
     /// Impossible states that the program met; each is a bug to report.

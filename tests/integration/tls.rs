@@ -233,7 +233,9 @@ fn a_certificate_that_ends_soon_is_warned_of_and_shown_in_status_and_metrics() {
     let _running = shared();
     let mut site = Site::new();
     site.receiver.start();
-    site.receiver.daemon().wait_for_log(&["the own certificate expires in 4 days", "renew it"], STALL);
+    site.receiver
+        .daemon()
+        .wait_for_log(&["the certificate of this machine expires in 4 days", "renew it"], STALL);
     let certificate = site.receiver.status()["certificate"].clone();
     let not_after = certificate["not_after"].as_i64().unwrap();
     assert!((4 * 86_400..=5 * 86_400).contains(&certificate["expires_s"].as_i64().unwrap()));

@@ -1,4 +1,4 @@
-//! The process of a daemon: command line, log, clocks, exit codes, signals and the end.
+//! The process of a daemon: command line, log, clocks, exit codes, signals and shutdown.
 
 pub(crate) mod clock;
 pub(crate) mod command_line;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use nf_transport_core::secure::Evidence;
 
-use crate::host::{Choice, Place, Places, Rank};
+use crate::host::{ConnectionPlace, Eviction, Places, Rank};
 use crate::receiver::accept::known_sources::{KnownSources, Source};
 
 /// Whether the source is known, then what the peer has shown.
@@ -22,7 +22,7 @@ pub(crate) struct Strangers {
 }
 
 /// The place of one stranger, given back when dropped.
-pub(crate) type StrangersPlace = Place<Source, Spared>;
+pub(crate) type StrangersPlace = ConnectionPlace<Source, Spared>;
 
 /// Evidence that one unauthenticated peer has shown.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(crate) struct Notes(Rank<Source, Spared>);
 impl Strangers {
     /// Nobody yet; at the most so many at once, in all and from one source.
     pub(crate) fn new(in_all: usize, per_source: usize, known: Arc<KnownSources>) -> Self {
-        Self { places: Places::new(in_all, per_source, Choice::Lot), known }
+        Self { places: Places::new(in_all, per_source, Eviction::Random), known }
     }
 
     /// Gives a place to a connection from `peer`; whoever has to make room for it loses its own.
@@ -71,7 +71,7 @@ mod tests {
 
     /// Whether this one has been sent away.
     fn is_lost(place: &mut StrangersPlace) -> bool {
-        pin!(place.lost()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+        pin!(place.evicted()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     #[test]

@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 
-use crate::host::{Choice, Place, Places};
+
+use crate::host::{ConnectionPlace, Eviction, Places};
 use crate::limits::WAITING_PER_SENDER;
 use crate::receiver::state::positions::Owner;
 
 /// The place of such a connection, given back when dropped.
-pub(crate) type WaitingPlace = Place<Owner>;
+pub(crate) type WaitingPlace = ConnectionPlace<Owner>;
 
 /// Such connections of all senders.
 #[derive(Debug)]
@@ -18,7 +19,7 @@ pub(crate) struct Waiting(Arc<Places<Owner>>);
 impl Default for Waiting {
     fn default() -> Self {
         // All of them together have places that `limits.connections` bounds.
-        Self(Places::new(usize::MAX, WAITING_PER_SENDER, Choice::Oldest))
+        Self(Places::new(usize::MAX, WAITING_PER_SENDER, Eviction::Oldest))
     }
 }
 
@@ -45,7 +46,7 @@ mod tests {
         let others: Vec<_> = (0..100).map(|_| waiting.enter(&owner_at("192.0.2.2"))).collect();
         let is_lost = |place: &mut WaitingPlace| {
             let mut context = core::task::Context::from_waker(core::task::Waker::noop());
-            let lost = core::pin::pin!(place.lost());
+            let lost = core::pin::pin!(place.evicted());
             Future::poll(lost, &mut context).is_ready()
         };
         assert!(!is_lost(&mut first));

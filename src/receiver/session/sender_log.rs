@@ -8,7 +8,7 @@ use nf_transport_core::sequence::{GapReason, SenderId};
 use tokio::time::Instant;
 
 use crate::host::systemd::messages::receiver;
-use crate::host::{LogLimit, More};
+use crate::host::{LogLimit, Suppressed};
 use crate::receiver::delivery::{Loss, LossCause};
 use crate::status::count_of;
 
@@ -67,7 +67,7 @@ impl SenderLog {
             held_back,
             "{sender} lost {}, {in_all} since nf-receiver started: {reason}{}",
             count_of(lost.datagrams, "datagram"),
-            More(held_back)
+            Suppressed(held_back)
         );
     }
 
@@ -82,7 +82,7 @@ impl SenderLog {
             held_back,
             "lost {} of {sender}, {in_all} since nf-receiver started: a batch cannot be read: {error}{}",
             count_of(lost.datagrams, "datagram"),
-            More(held_back)
+            Suppressed(held_back)
         );
     }
 }

@@ -475,7 +475,7 @@ mod tests {
 
     use super::*;
     use crate::host::Lines;
-    use crate::limits::SEATS_MAX;
+    use crate::limits::SENDER_ENTRIES_MAX;
     use crate::receiver::delivery::Parcel;
     use crate::receiver::output::Outputs;
     use crate::receiver::state::positions::{Owner, Positions};
@@ -552,7 +552,7 @@ mod tests {
         Counters::add(&seat.counters.gaps, u64::MAX);
         drop(seat);
         let before = seats.totals();
-        for number in 0..=SEATS_MAX {
+        for number in 0..=SENDER_ENTRIES_MAX {
             let seat = seats.seat(&format!("other-{number}").parse().unwrap(), peer, STREAM);
             Counters::add(&seat.counters.gaps, 1);
         }
@@ -615,7 +615,7 @@ mod tests {
         let seats = Seats::default();
         let peer = "192.0.2.1:40000".parse().unwrap();
         let seat = seats.seat(&"edge".parse().unwrap(), peer, STREAM);
-        for number in 0..=SEATS_MAX {
+        for number in 0..=SENDER_ENTRIES_MAX {
             seats.seat(&format!("other-{number}").parse().unwrap(), peer, STREAM);
         }
         assert!(Arc::ptr_eq(&seat, &seats.seat(&"edge".parse().unwrap(), peer, STREAM)));

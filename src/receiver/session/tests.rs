@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
 
 use super::*;
-use crate::host::{Stopper, stop_channel};
+use crate::host::{ShutdownTrigger, shutdown_channel};
 use crate::receiver::delivery::collector_offsets::Ahead;
 use crate::receiver::output::Resolved;
 use crate::receiver::state::positions::Owner;
@@ -82,7 +82,7 @@ struct Exchange {
     decoder: Decoder,
     receiver: Arc<Receiver>,
     policy: watch::Sender<Arc<AccessPolicy>>,
-    stopper: Stopper,
+    stopper: ShutdownTrigger,
 }
 
 impl Exchange {
@@ -91,7 +91,7 @@ impl Exchange {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, peer) = listener.accept().await.unwrap();
-        let (stopper, stop) = stop_channel();
+        let (stopper, stop) = shutdown_channel();
         let greeted_by = Instant::now() + patience;
         let of_connection = receiver.shared.clone();
         let (policy, policies) = watch::channel(Arc::default());
@@ -102,7 +102,7 @@ impl Exchange {
                 credential: Credential::ClearText { is_local: true },
                 policy: policies,
             };
-            let accepted = Stream::new(accepted, Channel::clear_text(BINDING));
+            let accepted = SecureStream::new(accepted, Channel::clear_text(BINDING));
             serve(&of_connection, accepted, peer, known, greeted_by, stop).await;
         });
         let decoder = Decoder::default();
@@ -470,7 +470,7 @@ async fn a_greeting_cut_off_leaves_no_file_open() {
     while !positions.is_opening() {
         tokio::task::yield_now().await;
     }
-    cut_off.stopper.stop();
+    cut_off.stopper.request();
     assert_eq!(cut_off.hear().await, Message::Goodbye);
     drop(slow);
     let closed = async {

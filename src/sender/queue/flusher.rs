@@ -19,8 +19,8 @@ use nf_transport_core::spool::{AppendError, Policy, Spool, SyncJob, WhenFull, Wr
 use tokio::sync::watch;
 
 use crate::host::systemd::messages::sender;
-use crate::host::{CountLog, LogLimit, More, Pulse, both_clocks};
-use crate::limits::INTAKE_RING;
+use crate::host::{CountLog, LogLimit, Pulse, Suppressed, both_clocks};
+use crate::limits::JOURNAL_RING;
 use crate::sender::ingest::counters::Tally;
 use crate::sender::journal::Held;
 use crate::sender::queue::fair_share::{FairShare, Lost};
@@ -460,7 +460,7 @@ impl Keeper {
 
     /// Whether the ring is nearly full.
     fn is_crowded(state: &State) -> bool {
-        state.tail_bytes() > INTAKE_RING / 4 * 3
+        state.tail_bytes() > JOURNAL_RING / 4 * 3
     }
 
     fn complain(&mut self, error: &AppendError) {
@@ -470,14 +470,14 @@ impl Keeper {
                 message_id = sender::SPOOL_FULL,
                 held_back,
                 "the spool is full (max-size is reached): incoming datagrams stay in memory while there is room{}",
-                More(held_back)
+                Suppressed(held_back)
             ),
             AppendError::NoRoom(error) => tracing::warn!(
                 message_id = sender::SPOOL_FULL,
                 %error,
                 held_back,
                 "the disk of the spool has no room: {error}; incoming datagrams stay in memory while there is room{}",
-                More(held_back)
+                Suppressed(held_back)
             ),
             AppendError::Disk(error) => {
                 tracing::error!(
@@ -486,7 +486,7 @@ impl Keeper {
                     held_back,
                     "cannot write to the spool: {error}; what arrives stays in memory while there is \
                      room; trying again{}",
-                    More(held_back)
+                    Suppressed(held_back)
                 );
             }
         }
@@ -503,7 +503,7 @@ impl Keeper {
                 held_back,
                 "cannot create a segment of the spool: {reason}; nothing is lost, the segment before it takes more \
                  than rotate-size and rotate-every say{}",
-                More(held_back)
+                Suppressed(held_back)
             );
         }
     }
@@ -547,7 +547,7 @@ impl Keeper {
             held_back,
             "the system clock {what}: nothing is dropped for it, as max-age does not follow; datagrams bear the times \
              of arrival that the clock showed{}",
-            More(held_back)
+            Suppressed(held_back)
         );
     }
 
@@ -610,7 +610,7 @@ impl Keeper {
                     %error,
                     held_back,
                     "cannot force the spool to disk: {error}; a power loss now would lose datagrams{}",
-                    More(held_back)
+                    Suppressed(held_back)
                 );
             }
         }

@@ -13,7 +13,7 @@ use nf_transport_core::sequence::{Position, StreamId};
 use nf_transport_core::session::{OutOfOrder, SenderSession};
 use tokio::sync::Mutex;
 
-use crate::host::secure_stream::{Stream, StreamError};
+use crate::host::secure_stream::{SecureStream, StreamError};
 use crate::sender::queue::{Next, Queue};
 use crate::sender::uplink::unacknowledged::Unacknowledged;
 
@@ -32,7 +32,7 @@ pub(crate) enum Offered {
 #[derive(Debug)]
 pub(crate) struct Line {
     pub(crate) session: SenderSession,
-    pub(crate) stream: Stream,
+    pub(crate) stream: SecureStream,
     /// The stream that the session is about.
     sent_as: StreamId,
     /// Ends and payload bytes of batches sent and not acknowledged.
@@ -40,7 +40,7 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(crate) fn new(session: SenderSession, stream: Stream, sent_as: StreamId) -> Self {
+    pub(crate) fn new(session: SenderSession, stream: SecureStream, sent_as: StreamId) -> Self {
         Self { session, stream, sent_as, sent: Unacknowledged::default() }
     }
 

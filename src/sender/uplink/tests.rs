@@ -11,8 +11,8 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::host::secure_stream::{Received, Stream, shake};
-use crate::host::stop_channel;
+use crate::host::secure_stream::{Received, SecureStream, run_handshake};
+use crate::host::shutdown_channel;
 use crate::limits::CHANNEL_AGE_MAX;
 use crate::sender::journal::Ring;
 use crate::sender::queue::recovery::{Recovered, recover};
@@ -32,15 +32,15 @@ async fn receive(listener: TcpListener, keys: Vec<Key>, seen: mpsc::UnboundedSen
     let policy = Arc::new(AccessPolicy { suites, shared: keys, ..AccessPolicy::default() });
     while let Ok((mut tcp, _)) = listener.accept().await {
         let handshake = ReceiverHandshake::new(policy.clone(), true);
-        let Ok(accepted) = shake(&mut tcp, handshake).await else { continue };
+        let Ok(accepted) = run_handshake(&mut tcp, handshake).await else { continue };
         let began = Instant::now();
-        let in_good_order = serve(Stream::new(tcp, accepted.channel), supersedes).await;
+        let in_good_order = serve(SecureStream::new(tcp, accepted.channel), supersedes).await;
         seen.send(Seen { began, credential: accepted.credential, in_good_order }).unwrap();
     }
 }
 
 /// Keeps a session until it ends; ends it at once where `supersedes`, as if a newer connection had come.
-async fn serve(mut stream: Stream, supersedes: bool) -> bool {
+async fn serve(mut stream: SecureStream, supersedes: bool) -> bool {
     let mut session = ReceiverSession::new();
     loop {
         let now = || Instant::now().into_std();
@@ -88,7 +88,7 @@ struct Running {
     queue: Arc<Queue>,
     lent: Arc<Lent>,
     ring: Ring,
-    _stopper: crate::host::Stopper,
+    _stopper: crate::host::ShutdownTrigger,
     _directory: tempfile::TempDir,
 }
 
@@ -111,7 +111,7 @@ impl Running {
         let directory = tempfile::tempdir().unwrap();
         let policy = Policy { min_free: MinFree::Bytes(0), ..Policy::default() };
         let recovered = recover(directory.path(), None, policy, &Arc::default()).unwrap();
-        let (stopper, stop) = stop_channel();
+        let (stopper, stop) = shutdown_channel();
         let view = LinkView::new(&receivers);
         let settings = watch::Sender::new(LinkSettings {
             id: "edge".parse().unwrap(),

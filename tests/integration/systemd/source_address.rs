@@ -45,7 +45,7 @@ fn the_service_needs_the_example_to_deliver_from_addresses_of_exporters_and_hold
     // Not running yet: it is tried, and said what the service needs.
     let said = center.sh("systemctl stop nf-receiver.socket nf-receiver; nf-receiver check");
     assert!(said.contains("127.0.0.1:9995: tried") && said.contains(EXAMPLE), "{said}");
-    assert!(said.ends_with("configuration is good\n"), "{said}");
+    assert!(said.ends_with("configuration is valid\n"), "{said}");
 
     center.sh("systemctl start nf-receiver.socket nf-receiver");
     let exporter = site.edge.inside(|| UdpSocket::bind("10.77.0.1:0").unwrap());

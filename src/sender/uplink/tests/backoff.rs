@@ -23,14 +23,14 @@ async fn receive_by(listener: TcpListener, manner: Manner, began: mpsc::Unbounde
     let policy = Arc::new(AccessPolicy { plaintext: true, ..AccessPolicy::default() });
     while let Ok((mut tcp, _)) = listener.accept().await {
         began.send(Instant::now()).unwrap();
-        let Ok(admitted) = shake(&mut tcp, ReceiverHandshake::new(policy.clone(), true)).await else {
+        let Ok(admitted) = run_handshake(&mut tcp, ReceiverHandshake::new(policy.clone(), true)).await else {
             continue;
         };
-        serve_by(Stream::new(tcp, admitted.channel), manner).await;
+        serve_by(SecureStream::new(tcp, admitted.channel), manner).await;
     }
 }
 
-async fn serve_by(mut stream: Stream, manner: Manner) {
+async fn serve_by(mut stream: SecureStream, manner: Manner) {
     let mut session = ReceiverSession::new();
     let mut end_at = Instant::now() + CHANNEL_AGE_MAX;
     loop {

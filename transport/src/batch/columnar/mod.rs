@@ -62,11 +62,9 @@ mod description;
 mod flows;
 mod fuzz;
 
-pub use fuzz::fuzz_columnar;
-
-pub(super) use flows::FlowRows;
-
 use description::Description;
+pub(super) use flows::FlowRows;
+pub use fuzz::fuzz_columnar;
 
 use crate::batch::BatchError;
 

@@ -8,10 +8,9 @@ mod model;
 use core::time::Duration;
 use std::time::Instant;
 
+use model::{FastCollectors, Pipe, SpoolItem, Store};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-
-use model::{FastCollectors, Pipe, SpoolItem, Store};
 
 use super::{batch, deliver_everything, gap, hello, place};
 use crate::framing::{Heartbeat, Hello, Welcome};
