@@ -53,7 +53,7 @@ fn assert_all_queued(pair: &Pair) {
 #[test]
 fn a_clock_ten_years_ahead_for_a_moment_drops_nothing() {
     let _running = shared();
-    let clock = WallClock::right();
+    let clock = WallClock::correct();
     let (pair, exporters) = spooled(Some(&clock));
     clock.set("+10y");
     pair.sender.daemon().wait_for_log(&["clock was set forward", "nothing is dropped"], STALL);
@@ -72,7 +72,7 @@ fn a_clock_ten_years_ahead_for_a_moment_drops_nothing() {
 fn a_clock_set_between_two_runs_drops_nothing() {
     let _running = shared();
     let (mut pair, exporters) = spooled(None);
-    let clock = WallClock::right();
+    let clock = WallClock::correct();
     clock.set("+10y");
     pair.sender.take().kill();
     pair.sender.set_clock(&clock);
@@ -116,7 +116,7 @@ fn a_wrong_moment_of_the_receivers_clock_makes_nothing_late() {
     let (first, second) = (fresh.addr(), late.addr());
     let lines = format!("late-after = \"30s\"\nlate-address = \"{second}\"");
     let mut receiver = ReceiverHost::new(&[], &format!("[[collector]]\naddress = \"{first}\"\n{lines}\n"));
-    let clock = WallClock::right();
+    let clock = WallClock::correct();
     receiver.set_clock(&clock);
     let mut sender = SenderHost::new("edge", &receiver.addr(), QUICK_SENDER);
     receiver.start();

@@ -26,7 +26,7 @@ fn pattern() -> Pattern {
 /// Starts a collector on the other machine, at this address.
 fn collector_on(there: &OtherHost, address: &'static str) -> Collector {
     there.run(move |process| {
-        kernel_socket::look_into(format!("/proc/{process}/net"));
+        kernel_socket::use_tables(format!("/proc/{process}/net"));
         Collector::start_on(address, 1, pattern())
     })
 }

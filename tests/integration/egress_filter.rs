@@ -126,7 +126,7 @@ const ELSEWHERE: &str = "10.77.0.2:9995";
 fn collector_elsewhere(there: &OtherHost) -> Collector {
     there.shell("ip route add default via 10.77.0.1");
     there.run(|process| {
-        kernel_socket::look_into(format!("/proc/{process}/net"));
+        kernel_socket::use_tables(format!("/proc/{process}/net"));
         Collector::start_on(ELSEWHERE, 3, pattern())
     })
 }

@@ -105,7 +105,7 @@ fn a_full_btrfs_loses_nothing_and_ends_nothing() {
     }
     let mut disk = None;
     let (pair, exporters) = holding(|pair| {
-        pair.sender.take_runtime_directory_away();
+        pair.sender.omit_runtime_directory();
         disk = Some(Disk::btrfs(128, &pair.sender.path("disk"), &pair.sender.path("spool")));
     });
     let disk = disk.unwrap();
@@ -126,7 +126,7 @@ fn a_start_on_a_full_btrfs_recovers_the_intake() {
     }
     let mut disk = None;
     let (mut pair, exporters) = holding(|pair| {
-        pair.sender.take_runtime_directory_away();
+        pair.sender.omit_runtime_directory();
         disk = Some(Disk::btrfs(128, &pair.sender.path("disk"), &pair.sender.path("spool")));
     });
     let disk = disk.unwrap();

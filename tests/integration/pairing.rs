@@ -75,7 +75,7 @@ pub(crate) fn bare_receiver(collector: &Collector) -> ReceiverHost {
 pub(crate) fn bare_sender() -> SenderHost {
     let mut sender = SenderHost::new("", &"", QUICK_SENDER);
     sender.set_receiver(None);
-    sender.forget_id();
+    sender.omit_id();
     sender.protect(&[]);
     sender
 }

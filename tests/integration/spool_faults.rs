@@ -151,7 +151,7 @@ fn on_a_good_link_encryption_is_not_noticed() {
 fn without_a_runtime_directory_the_sender_warns_and_nothing_is_seen_on_the_disk() {
     let _running = shared();
     let mut pair = cut_pair();
-    pair.sender.take_runtime_directory_away();
+    pair.sender.omit_runtime_directory();
     let key = key(&pair, "one");
     start(&mut pair, &encrypted(&key));
     pair.sender.daemon().wait_for_log(&["RUNTIME_DIRECTORY", "kill -9 would lose it"], STALL);
@@ -167,7 +167,7 @@ fn without_a_runtime_directory_the_sender_warns_and_nothing_is_seen_on_the_disk(
 fn what_an_earlier_run_left_in_clear_is_not_lost_when_encryption_is_turned_on() {
     let _running = shared();
     let mut pair = cut_pair();
-    pair.sender.take_runtime_directory_away();
+    pair.sender.omit_runtime_directory();
     let key = key(&pair, "one");
     start(&mut pair, &settings(""));
     let exporters = add(&pair, pair.exporters());

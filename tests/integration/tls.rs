@@ -189,7 +189,7 @@ fn site_with_a_days_certificate(clock: &WallClock) -> Site {
 #[test]
 fn a_session_ends_when_the_sender_s_certificate_does() {
     let _running = shared();
-    let clock = WallClock::right();
+    let clock = WallClock::correct();
     let mut site = site_with_a_days_certificate(&clock);
     site.sender.start();
     site.sender.wait_state("connected", STALL);
@@ -213,7 +213,7 @@ fn a_session_ends_when_the_sender_s_certificate_does() {
 fn a_session_ends_when_the_receiver_s_certificate_does() {
     let _running = shared();
     let mut site = Site::new();
-    let clock = WallClock::right();
+    let clock = WallClock::correct();
     site.give("brno-edge", 2);
     site.sender.set_clock(&clock);
     site.receiver.start();

@@ -485,7 +485,7 @@ impl Machine {
         let enter = move || {
             let network = File::open(format!("/proc/{init}/ns/net")).unwrap();
             move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-            kernel_socket::look_into(format!("/proc/{init}/net"));
+            kernel_socket::use_tables(format!("/proc/{init}/net"));
             work()
         };
         std::thread::spawn(enter).join().unwrap_or_else(|cause| std::panic::resume_unwind(cause))
