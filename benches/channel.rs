@@ -70,7 +70,8 @@ fn main() {
         );
     }
     println!(
-        "\nin memory: one core seals and opens; TCP: over loopback with a thread per side; handshake: both sides together"
+        "\nin memory: one core seals and opens; TCP: over loopback with a thread per side; \
+         handshake: both sides together"
     );
     println!("in memory; wrong key: time that a receiver spends to reject one handshake");
 }

@@ -37,7 +37,8 @@ fn main() {
     let seconds =
         std::env::var("NF_BENCH_SECONDS").map_or(SECONDS, |text| text.parse().expect("a number of seconds"));
     println!(
-        "nf-receiver for {seconds} s: a sender at {DATAGRAMS_PER_SECOND} datagrams/s, a new sender every second, and unauthenticated connections\n"
+        "nf-receiver for {seconds} s: a sender at {DATAGRAMS_PER_SECOND} datagrams/s, a new sender every second, \
+         and unauthenticated connections\n"
     );
     println!(
         "{:>13} {:>12} {:>12} {:>14} {:>14} {:>12} {:>10}",

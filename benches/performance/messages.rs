@@ -63,7 +63,7 @@ impl Messages {
         let mut sent = 0;
         while sent < count {
             let (headers, rest) = self.prepare(sent, count);
-            // SAFETY: the headers and all that they point to belong to `self`, which is borrowed for the call.
+            // SAFETY: the headers and their memory belong to `self`, which is borrowed for the call.
             let taken: c_int = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, rest, 0) };
             if taken < 0 {
                 tolerate(&io::Error::last_os_error());

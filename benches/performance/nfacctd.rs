@@ -36,7 +36,8 @@ impl NfacctdTee {
         let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
         fs::write(path("receivers"), format!("id=1 ip={target}\n")).unwrap();
         let settings = format!(
-            "daemonize: false\nnfacctd_ip: {}\nnfacctd_port: {}\nnfacctd_pipe_size: {buffer}\nnfacctd_disable_checks: true\n\
+            "daemonize: false\nnfacctd_ip: {}\nnfacctd_port: {}\nnfacctd_pipe_size: {buffer}\n\
+             nfacctd_disable_checks: true\n\
              plugins: tee[a]\ntee_receivers[a]: {}\ntee_transparent[a]: false\ntee_pipe_size[a]: {buffer}\n\
              plugin_pipe_size[a]: {PIPE}\n",
             addr.ip(),

@@ -131,7 +131,7 @@ impl Demo {
         println!("{}", chart::chart(&samples, &self.events));
         if held_back > 0 {
             println!(
-                "The exporters paused for {held_back} ms in total, because the socket buffer of nf-sender was half full."
+                "The exporters paused for {held_back} ms in total: the socket buffer of nf-sender was half full."
             );
         }
         table::verdict(&report, exporters.sent(), self.pair.sender.udp().dropped())

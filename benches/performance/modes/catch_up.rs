@@ -62,7 +62,8 @@ fn note(settings: &Settings, results: &mut Results, who: &'static str, total: u6
     } else {
         let Arrivals { repeated, out_of_order, corrupted, .. } = arrivals;
         println!(
-            "catch-up: {who} is not counted: {lost} lost, {repeated} repeated, {out_of_order} out of order, {corrupted} corrupted"
+            "catch-up: {who} is not counted: {lost} lost, {repeated} repeated, \
+             {out_of_order} out of order, {corrupted} corrupted"
         );
     }
 }
