@@ -35,13 +35,13 @@ fn fetched_advisories_are_checked() {
 }
 
 #[test]
-fn advisories_within_reach_must_be_fetched() {
+fn reachable_advisories_must_be_fetched() {
     let (is_good, said) = deny("echo 'broken index'; exit 1", "echo abc HEAD");
     assert!(!is_good && said.contains("broken index") && said.contains("could not be fetched"), "{said}");
 }
 
 #[test]
-fn advisories_out_of_reach_are_reported() {
+fn unreachable_advisories_are_reported() {
     let (is_good, said) = deny("exit 1", "echo 'fatal: Could not resolve host' >&2; exit 128");
     assert!(is_good, "{said}");
     let line = said.lines().last().unwrap();

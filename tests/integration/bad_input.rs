@@ -83,7 +83,7 @@ fn an_unknown_key_in_a_table_is_named() {
 }
 
 #[test]
-fn a_mistyped_key_is_answered_with_the_keys_there_are() {
+fn a_mistyped_key_lists_the_valid_keys() {
     assert_settings_refused(Program::Sender, "[spool]\nmax-sise = \"8GiB\"\n", &["max-sise", "max-size"]);
     assert_settings_refused(
         Program::Receiver,
@@ -93,7 +93,7 @@ fn a_mistyped_key_is_answered_with_the_keys_there_are() {
 }
 
 #[test]
-fn an_impossible_value_is_named_with_its_key_and_what_is_allowed() {
+fn an_invalid_value_is_named_with_its_key() {
     let sender = [
         ("[spool]\nmax-size = \"many\"\n", vec!["max-size", "many"]),
         ("[spool]\nwhen-full = \"explode\"\n", vec!["when-full", "explode", "drop-oldest", "drop-newest"]),
@@ -110,12 +110,12 @@ fn an_impossible_value_is_named_with_its_key_and_what_is_allowed() {
 }
 
 #[test]
-fn settings_that_are_no_toml_are_refused_with_the_line() {
+fn invalid_toml_is_rejected_with_the_line() {
     assert_settings_refused(Program::Sender, "heartbeat = \"5s\"\n[spool\n", &["settings.toml", "2"]);
 }
 
 #[test]
-fn a_settings_file_that_cannot_be_read_is_named() {
+fn an_unreadable_settings_file_is_named() {
     let _running = shared();
     let (directory, file) = settings("");
     let absent = directory.path().join("absent.toml");
@@ -128,7 +128,7 @@ fn a_settings_file_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn an_unknown_option_is_an_error_of_usage() {
+fn an_unknown_option_is_a_usage_error() {
     let _running = shared();
     for program in [Program::Sender, Program::Receiver] {
         let output = program.run(&["--colour"]);
@@ -158,7 +158,7 @@ fn a_tcp_port_in_use_is_named() {
 }
 
 #[test]
-fn a_spool_directory_that_cannot_be_written_is_named() {
+fn an_unwritable_spool_directory_is_named() {
     let _running = shared();
     let (directory, file) = settings("");
     // Below a file there can be no directory, not even for root.
@@ -187,7 +187,7 @@ fn a_spool_directory_without_permission_is_named() {
 }
 
 #[test]
-fn directories_that_others_may_write_to_are_refused() {
+fn directories_writable_by_others_are_rejected() {
     let _running = shared();
     let set_mode = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     for (program, name) in [
@@ -211,7 +211,7 @@ fn directories_that_others_may_write_to_are_refused() {
 }
 
 #[test]
-fn a_lock_that_is_a_link_leads_to_no_other_file() {
+fn a_symbolic_link_as_lock_is_not_followed() {
     let _running = shared();
     for program in [Program::Sender, Program::Receiver] {
         let (directory, file) = settings("");
@@ -226,7 +226,7 @@ fn a_lock_that_is_a_link_leads_to_no_other_file() {
 }
 
 #[test]
-fn a_spool_directory_that_another_sender_holds_is_refused_with_its_pid() {
+fn a_spool_in_use_is_rejected_with_the_pid() {
     let _running = shared();
     let mut first = SenderHost::new("edge", &"127.0.0.1:9", QUICK_SENDER);
     let pid = first.start().pid().to_string();
@@ -242,7 +242,7 @@ fn a_spool_directory_that_another_sender_holds_is_refused_with_its_pid() {
 }
 
 #[test]
-fn a_receiver_name_that_does_not_resolve_keeps_the_sender_running_and_is_told() {
+fn an_unresolved_receiver_name_is_reported() {
     let _running = shared();
     let name = "no-such-host.invalid";
     let mut sender = SenderHost::new("edge", &format!("{name}:2055"), QUICK_SENDER);
@@ -287,12 +287,12 @@ fn assert_survives(strangers: &[&[u8]], words: &[&str]) {
 }
 
 #[test]
-fn garbage_on_the_tcp_port_is_told_and_harms_nothing() {
+fn garbage_on_the_tcp_port_is_logged() {
     assert_survives(&[&[0xa5; 64], &[0; 64], b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n"], &["127.0.0.1"]);
 }
 
 #[test]
-fn a_sender_that_breaks_the_protocol_over_and_over_does_not_flood_the_log() {
+fn repeated_protocol_errors_do_not_flood_the_log() {
     let _running = shared();
     let pair = Pair::connected(1, Pattern::new(MIXED), QUICK_SENDER);
     let hostile = [b"NFR1\x01\0\0\0\0\x04edge".as_slice(), &[0xff; 64]].concat();
@@ -305,7 +305,7 @@ fn a_sender_that_breaks_the_protocol_over_and_over_does_not_flood_the_log() {
 }
 
 #[test]
-fn lengths_past_all_bounds_take_no_memory_and_harm_nothing() {
+fn excessive_lengths_need_no_memory() {
     let memory = {
         let _running = shared();
         let pair = Pair::connected(1, Pattern::new(MIXED), QUICK_SENDER);
@@ -319,12 +319,12 @@ fn lengths_past_all_bounds_take_no_memory_and_harm_nothing() {
 }
 
 #[test]
-fn a_web_request_on_the_tcp_port_is_recognised() {
+fn an_http_request_on_the_tcp_port_is_recognized() {
     assert_survives(&[b"GET / HTTP/1.1\r\nHost: collector.example.net\r\n\r\n"], &["http", "127.0.0.1"]);
 }
 
 #[test]
-fn a_control_socket_that_is_not_there_is_named() {
+fn a_missing_control_socket_is_named() {
     let _running = shared();
     let directory = tempfile::tempdir().unwrap();
     let absent = directory.path().join("absent.sock");

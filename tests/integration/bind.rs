@@ -10,16 +10,16 @@ use tempfile::TempDir;
 
 use crate::running::{in_a_network, shared};
 
-const INSIDE: &str = "bind::inside_every_wildcard_socket_takes_ipv4";
+const INSIDE: &str = "bind::inside_every_wildcard_socket_accepts_ipv4";
 
 #[test]
-fn wildcard_sockets_take_ipv4_with_bindv6only() {
+fn wildcard_sockets_accept_ipv4_with_bindv6only() {
     let _running = shared();
     in_a_network("ip link set lo up; sysctl -qw net.ipv6.bindv6only=1", INSIDE);
 }
 
 #[test]
-fn wildcard_sockets_take_ipv4_without_ipv6() {
+fn wildcard_sockets_accept_ipv4_without_ipv6() {
     let _running = shared();
     in_a_network("ip link set lo up; sysctl -qw net.ipv6.conf.all.disable_ipv6=1", INSIDE);
 }
@@ -42,7 +42,7 @@ fn start(program: Program, directory: &TempDir, args: &[&str]) -> Daemon {
 
 #[test]
 #[ignore = "runs in a network namespace that the other test makes"]
-fn inside_every_wildcard_socket_takes_ipv4() {
+fn inside_every_wildcard_socket_accepts_ipv4() {
     let directory = directory();
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let inbox = Inbox::start("127.0.0.1:0");

@@ -51,7 +51,7 @@ fn assert_dropped_lines_are_reported(daemon: &mut Daemon) {
 }
 
 #[test]
-fn a_full_stderr_stops_neither_delivery_nor_the_end() {
+fn a_full_stderr_blocks_neither_delivery_nor_exit() {
     let _running = shared();
     let mut pair = stuck_pair();
     let mut exporters = pair.exporters();
@@ -71,7 +71,7 @@ fn a_full_stderr_stops_neither_delivery_nor_the_end() {
 }
 
 #[test]
-fn dropped_log_lines_are_reported_once_stderr_is_read() {
+fn dropped_log_lines_are_reported() {
     let _running = shared();
     let mut pair = stuck_pair();
     reload(&pair.sender.control(), LINES);
@@ -83,7 +83,7 @@ fn dropped_log_lines_are_reported_once_stderr_is_read() {
 }
 
 #[test]
-fn a_failed_start_with_a_full_stderr_ends_with_78() {
+fn a_failed_start_with_a_full_stderr_exits() {
     let _running = shared();
     let directory = tempfile::tempdir().unwrap();
     let settings = directory.path().join("settings.toml");
@@ -95,7 +95,7 @@ fn a_failed_start_with_a_full_stderr_ends_with_78() {
 }
 
 #[test]
-fn the_last_lines_before_the_end_are_written() {
+fn the_last_log_lines_are_written() {
     let _running = shared();
     let mut pair = Pair::connected(1, Pattern::new(MIXED), QUICK_SENDER);
     for daemon in [pair.sender.take(), pair.receiver.take()] {

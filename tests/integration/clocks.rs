@@ -51,7 +51,7 @@ fn assert_all_queued(pair: &Pair) {
 }
 
 #[test]
-fn a_clock_ten_years_ahead_for_a_moment_drops_nothing() {
+fn a_clock_briefly_ten_years_ahead_drops_nothing() {
     let _running = shared();
     let clock = WallClock::correct();
     let (pair, exporters) = spooled(Some(&clock));
@@ -69,7 +69,7 @@ fn a_clock_ten_years_ahead_for_a_moment_drops_nothing() {
 }
 
 #[test]
-fn a_clock_set_between_two_runs_drops_nothing() {
+fn a_clock_set_forward_between_runs_drops_nothing() {
     let _running = shared();
     let (mut pair, exporters) = spooled(None);
     let clock = WallClock::correct();
@@ -85,7 +85,7 @@ fn a_clock_set_between_two_runs_drops_nothing() {
 
 /// In its second run the boot clock counts two hours more, in which the wall clock has not moved.
 #[test]
-fn a_clock_set_back_between_two_runs_keeps_nothing() {
+fn a_clock_set_back_between_runs_keeps_max_age() {
     let _running = shared();
     if !may_make_namespaces() {
         return;
@@ -110,7 +110,7 @@ fn may_make_namespaces() -> bool {
 }
 
 #[test]
-fn a_wrong_moment_of_the_receivers_clock_makes_nothing_late() {
+fn a_jump_of_the_receivers_clock_delays_nothing() {
     let _running = shared();
     let [fresh, late] = [(); 2].map(|()| Collector::start(1, Pattern::new(MIXED)));
     let (first, second) = (fresh.addr(), late.addr());
@@ -157,7 +157,7 @@ fn leave_backlog(sender: &SenderHost, arrivals: &[u64]) {
 }
 
 #[test]
-fn a_backlog_begun_in_1970_is_held_for_a_minute() {
+fn a_backlog_from_1970_is_held_for_a_minute() {
     let _running = shared();
     let inbox = Inbox::start("127.0.0.1:0");
     let pace = NonZeroU32::new(4).unwrap();

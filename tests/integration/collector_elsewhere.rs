@@ -68,14 +68,14 @@ impl Field {
 }
 
 #[test]
-fn a_collector_elsewhere_that_goes_is_noticed_and_all_after_that_is_held_for_it() {
+fn datagrams_wait_for_an_absent_collector() {
     let _running = shared();
-    in_a_network(NETWORK, "collector_elsewhere::inside_a_collector_that_goes");
+    in_a_network(NETWORK, "collector_elsewhere::inside_a_remote_collector_that_ends");
 }
 
 #[test]
 #[ignore = "runs in a network namespace that the other test makes"]
-fn inside_a_collector_that_goes() {
+fn inside_a_remote_collector_that_ends() {
     const RATE: u32 = 1000;
     // What is sent after the collector's end and before ICMP is heard and asked for is lost, and nobody counts it: about
     // 20 ms of datagrams, and a run of 64 that is under way; ten times as much on a machine that does other things too.
@@ -116,14 +116,14 @@ fn inside_a_collector_that_goes() {
 }
 
 #[test]
-fn collectors_on_one_machine_elsewhere_that_are_away_are_all_held_for() {
+fn datagrams_wait_for_two_absent_collectors() {
     let _running = shared();
-    in_a_network(NETWORK, "collector_elsewhere::inside_collectors_that_are_away");
+    in_a_network(NETWORK, "collector_elsewhere::inside_two_absent_collectors");
 }
 
 #[test]
 #[ignore = "runs in a network namespace that the other test makes"]
-fn inside_collectors_that_are_away() {
+fn inside_two_absent_collectors() {
     const RATE: u32 = 500;
     const LOST_MAX: u32 = 10 * (RATE / 50 + 64);
     let addresses = [COLLECTOR, ANOTHER];
@@ -151,14 +151,14 @@ fn inside_collectors_that_are_away() {
 }
 
 #[test]
-fn a_collector_elsewhere_never_gets_more_than_its_limit() {
+fn a_remote_collector_gets_at_most_its_rate_limit() {
     let _running = shared();
-    in_a_network(NETWORK, "collector_elsewhere::inside_a_limit");
+    in_a_network(NETWORK, "collector_elsewhere::inside_a_rate_limit");
 }
 
 #[test]
 #[ignore = "runs in a network namespace that the other test makes"]
-fn inside_a_limit() {
+fn inside_a_rate_limit() {
     const LIMIT: u64 = 500;
     const SECONDS: u64 = 5;
     // A hundredth of a second's worth at once, and as much that was saved; and one whose time is not over yet.
@@ -186,7 +186,7 @@ fn inside_a_limit() {
 }
 
 #[test]
-fn a_collector_elsewhere_is_caught_up_with_at_20_000_datagrams_a_second() {
+fn a_remote_collector_catches_up_at_20000() {
     let _running = shared();
     in_a_network(NETWORK, "collector_elsewhere::inside_catching_up");
 }

@@ -104,12 +104,12 @@ fn any_netflow() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn what_exporters_send_comes_out_of_compressed_batches_as_it_was(sent in vec(any_netflow(), 1..60)) {
+    fn compressed_exports_are_restored(sent in vec(any_netflow(), 1..60)) {
         prop_assert_eq!(payloads(&batches(&sent)), sent);
     }
 
     #[test]
-    fn payloads_of_any_kind_come_out_of_compressed_batches_as_they_were(
+    fn compressed_random_payloads_are_restored(
         sent in vec((prop_oneof![Just(5_u8), Just(9), Just(10), any::<u8>()], vec(any::<u8>(), 0..2000)), 1..40),
     ) {
         let sent: Vec<_> = sent.into_iter().map(|(version, rest)| [[0, version].as_slice(), &rest].concat()).collect();
@@ -118,7 +118,7 @@ proptest! {
 }
 
 #[test]
-fn datagrams_of_real_vendors_come_out_of_compressed_batches_as_they_were() {
+fn compressed_vendor_datagrams_are_restored() {
     let Some(sent) = corpus() else {
         eprintln!("skipped: NF_TRANSPORT_CORPUS names no directory of datagrams");
         return;
@@ -148,21 +148,21 @@ fn ratios(version: u8) -> Option<(f64, f64)> {
 }
 
 #[test]
-fn softflowds_netflow_5_takes_much_less_room_in_columns() {
+fn columns_shrink_netflow_5_of_softflowd() {
     if let Some((base, transposed)) = ratios(5) {
         assert!(base <= 0.6 && transposed <= 0.45 && transposed < 0.9 * base);
     }
 }
 
 #[test]
-fn softflowds_netflow_9_takes_much_less_room_in_columns() {
+fn columns_shrink_netflow_9_of_softflowd() {
     if let Some((base, transposed)) = ratios(9) {
         assert!(base <= 0.6 && transposed <= 0.45 && transposed < 0.9 * base);
     }
 }
 
 #[test]
-fn softflowds_ipfix_takes_much_less_room_in_columns() {
+fn columns_shrink_ipfix_of_softflowd() {
     if let Some((base, transposed)) = ratios(10) {
         assert!(base <= 0.6 && transposed <= 0.45 && transposed < 0.9 * base);
     }

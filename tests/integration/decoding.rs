@@ -161,7 +161,7 @@ fn sampling_is_known_after_a_restart_of_both() {
 const OUTAGE: Duration = Duration::from_millis(1500);
 
 #[test]
-fn sampling_is_known_to_a_fresh_collector_of_late_data() {
+fn sampling_is_known_to_a_collector_of_late_data() {
     with_each_tool(|tool, directory| {
         let payloads = sampled(tool);
         let direct = decoded_directly(tool, directory, "direct", "127.0.0.1", &payloads);
@@ -208,17 +208,17 @@ fn redefined_while_one_is_away(of_the_other: &str) {
 }
 
 #[test]
-fn a_template_redefined_while_one_of_two_is_away_decodes() {
+fn a_redefined_template_decodes_after_an_absence() {
     redefined_while_one_is_away(EVERYBODY);
 }
 
 #[test]
-fn a_template_redefined_while_one_of_two_is_away_decodes_with_other_exporters() {
+fn a_redefined_template_decodes_with_a_filter() {
     redefined_while_one_is_away(NOBODY);
 }
 
 #[test]
-fn a_template_redefined_while_one_of_two_is_away_decodes_beside_one_that_skips() {
+fn a_redefined_template_decodes_next_to_skip() {
     redefined_while_one_is_away("when-down = \"skip\"");
 }
 
@@ -229,7 +229,7 @@ fn free_port_of_nobody() -> u16 {
 }
 
 #[test]
-fn an_orderly_restart_of_nf_receiver_repeats_nothing() {
+fn a_clean_restart_of_nf_receiver_repeats_nothing() {
     let _running = shared();
     let payloads = payloads("j-layout-changed");
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -41,7 +41,7 @@ fn payloads_of_all_sizes() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn datagrams_from_empty_to_the_longest_cross_byte_for_byte_over_ipv4() {
+fn datagrams_of_all_sizes_arrive_over_ipv4() {
     let _running = shared();
     let inbox = Inbox::start("127.0.0.1:0");
     let mut receiver = ReceiverHost::new(&[inbox.addr()], "");
@@ -53,7 +53,7 @@ fn datagrams_from_empty_to_the_longest_cross_byte_for_byte_over_ipv4() {
 }
 
 #[test]
-fn datagrams_from_empty_to_the_longest_cross_byte_for_byte_over_ipv6() {
+fn datagrams_of_all_sizes_arrive_over_ipv6() {
     let _running = shared();
     let inbox = Inbox::start("[::1]:0");
     let mut receiver = ReceiverHost::new(&[inbox.addr()], "");
@@ -68,7 +68,7 @@ fn datagrams_from_empty_to_the_longest_cross_byte_for_byte_over_ipv6() {
 }
 
 #[test]
-fn compressed_datagrams_cross_byte_for_byte() {
+fn compressed_datagrams_arrive_unchanged() {
     let _running = shared();
     let inbox = Inbox::start("127.0.0.1:0");
     let mut receiver = ReceiverHost::new(&[inbox.addr()], "");
@@ -81,7 +81,7 @@ fn compressed_datagrams_cross_byte_for_byte() {
 }
 
 #[test]
-fn datagrams_of_real_vendors_cross_byte_for_byte() {
+fn datagrams_of_real_vendors_arrive_unchanged() {
     let Some(payloads) = corpus() else {
         eprintln!("skipped: NF_TRANSPORT_CORPUS names no directory of datagrams");
         return;
@@ -99,7 +99,7 @@ fn datagrams_of_real_vendors_cross_byte_for_byte() {
 }
 
 #[test]
-fn two_collectors_each_get_everything() {
+fn two_collectors_each_get_every_datagram() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     let collectors = [Collector::start(3, pattern), Collector::start(3, pattern)];
@@ -115,7 +115,7 @@ fn two_collectors_each_get_everything() {
 }
 
 #[test]
-fn several_senders_at_once_each_keep_their_order() {
+fn several_senders_keep_their_own_order() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(6, pattern);
@@ -136,7 +136,7 @@ fn several_senders_at_once_each_keep_their_order() {
 }
 
 #[test]
-fn status_tells_what_came_what_went_and_that_all_is_well() {
+fn status_shows_received_and_delivered_datagrams() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(3, pattern);
@@ -166,7 +166,7 @@ fn status_tells_what_came_what_went_and_that_all_is_well() {
 }
 
 #[test]
-fn datagrams_that_the_kernel_drops_at_the_socket_are_counted() {
+fn kernel_drops_at_the_socket_are_counted() {
     let _running = shared();
     let pair = Pair::connected(1, Pattern::new(LARGE), QUICK_SENDER);
     let mut exporters = pair.sender.exporters(1, Pattern::new(LARGE));

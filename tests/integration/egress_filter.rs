@@ -105,14 +105,14 @@ impl Field {
 }
 
 #[test]
-fn a_forbidden_exporter_holds_up_no_other() {
+fn a_blocked_exporter_delays_no_other() {
     let _running = shared();
-    in_a_network("ip link set lo up", "egress_filter::inside_a_forbidden_exporter");
+    in_a_network("ip link set lo up", "egress_filter::inside_a_blocked_exporter");
 }
 
 #[test]
 #[ignore = "runs in a network namespace that the other test makes"]
-fn inside_a_forbidden_exporter() {
+fn inside_a_blocked_exporter() {
     let collector = Collector::start(3, pattern());
     let mut field = Field::with_collector(collector.addr());
     forbid(&format!("ip saddr 192.0.2.66 udp dport {}", collector.addr().port()));
@@ -132,14 +132,14 @@ fn collector_elsewhere(there: &OtherHost) -> Collector {
 }
 
 #[test]
-fn a_forbidden_exporter_holds_up_no_other_elsewhere() {
+fn a_blocked_exporter_delays_no_other_remotely() {
     let _running = shared();
-    in_a_network(NETWORK, "egress_filter::inside_a_forbidden_exporter_elsewhere");
+    in_a_network(NETWORK, "egress_filter::inside_a_blocked_exporter_remotely");
 }
 
 #[test]
 #[ignore = "runs in a network namespace that the other test makes"]
-fn inside_a_forbidden_exporter_elsewhere() {
+fn inside_a_blocked_exporter_remotely() {
     let there = OtherHost::connected();
     let collector = collector_elsewhere(&there);
     let mut field = Field::with_collector(ELSEWHERE.parse().unwrap());
@@ -149,7 +149,7 @@ fn inside_a_forbidden_exporter_elsewhere() {
 }
 
 #[test]
-fn an_exporter_dropped_below_ip_holds_up_no_other() {
+fn an_exporter_dropped_below_ip_delays_no_other() {
     let _running = shared();
     in_a_network(NETWORK, "egress_filter::inside_an_exporter_dropped_below_ip");
 }
@@ -174,7 +174,7 @@ fn inside_an_exporter_dropped_below_ip() {
 }
 
 #[test]
-fn a_filter_against_the_collector_loses_next_to_nothing() {
+fn a_filter_on_the_collector_loses_at_most_64() {
     let _running = shared();
     in_a_network("ip link set lo up", "egress_filter::inside_a_filter_against_the_collector");
 }

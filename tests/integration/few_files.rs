@@ -63,7 +63,7 @@ fn exporter_sockets_leave_files_for_new_senders() {
 }
 
 #[test]
-fn senders_beyond_the_files_are_told_so() {
+fn senders_beyond_the_file_limit_get_a_reason() {
     let _running = shared();
     let mut receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], "");
     receiver.limit_open_files("--nofile=40");

@@ -168,7 +168,7 @@ fn goes_on(toml: &str, mount: impl FnOnce(&Pair) -> Disk) {
 }
 
 #[test]
-fn a_full_ext4_costs_the_oldest_and_nothing_else() {
+fn a_full_ext4_drops_only_the_oldest() {
     let _running = shared();
     if may_mount() {
         goes_on("rotate-size = \"1MiB\"\n", |pair| {
@@ -178,7 +178,7 @@ fn a_full_ext4_costs_the_oldest_and_nothing_else() {
 }
 
 #[test]
-fn a_full_ext4_that_keeps_the_oldest_costs_the_newest_only_and_an_orderly_stop_nothing_more() {
+fn drop_newest_on_a_full_ext4_keeps_the_oldest() {
     let _running = shared();
     if !may_mount() {
         return;
@@ -206,7 +206,7 @@ fn a_full_ext4_that_keeps_the_oldest_costs_the_newest_only_and_an_orderly_stop_n
 
 /// Few inodes from the start, and rotation that wants many.
 #[test]
-fn a_disk_with_few_inodes_drops_nothing_and_a_kill_costs_nothing() {
+fn a_disk_with_few_inodes_drops_nothing() {
     let _running = shared();
     if !may_mount() {
         return;

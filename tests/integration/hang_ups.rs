@@ -38,7 +38,7 @@ fn paused(receiver: &ReceiverHost, number: u8) -> Client {
 }
 
 #[test]
-fn gone_peers_free_their_places_while_a_collector_is_down() {
+fn closed_connections_are_freed_during_an_outage() {
     let _running = shared();
     let receiver = receiver(&[down()], "[limits]\nconnections = 4\n");
     let clients: Vec<Client> = (0..4).map(|number| paused(&receiver, number)).collect();
@@ -69,7 +69,7 @@ fn open_positions(daemon: &Daemon) -> usize {
 }
 
 #[test]
-fn gone_senders_leave_no_open_files() {
+fn closed_senders_leave_no_open_files() {
     let _running = shared();
     let inbox = Inbox::start("127.0.0.1:0");
     let receiver = receiver(&[inbox.addr(), down()], "");
@@ -90,7 +90,7 @@ fn gone_senders_leave_no_open_files() {
 }
 
 #[test]
-fn a_heartbeat_of_an_hour_is_refused() {
+fn a_heartbeat_of_an_hour_is_rejected() {
     let _running = shared();
     let receiver = receiver(&[down()], "");
     let mut client = Client::with_key(receiver.addr(), "slow", "one").unwrap();

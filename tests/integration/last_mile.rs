@@ -46,7 +46,7 @@ fn dropped_by_plain_sending(pattern: Pattern, sent: &[u32]) -> u64 {
 }
 
 #[test]
-fn a_backlog_overruns_no_collector_where_plain_sending_loses_most() {
+fn a_backlog_does_not_overrun_the_collector() {
     let _running = alone();
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start_reading("127.0.0.1:0", EXPORTERS, pattern, Reading::by_default(BUSY));
@@ -72,7 +72,7 @@ fn a_backlog_overruns_no_collector_where_plain_sending_loses_most() {
 }
 
 #[test]
-fn what_a_collector_is_too_slow_for_waits_in_the_spool() {
+fn datagrams_for_a_slow_collector_are_spooled() {
     const ARRIVING: u32 = 1000;
     const READ: u32 = ARRIVING - 20;
     const SECONDS: u32 = 30;

@@ -75,7 +75,7 @@ fn missing_in_both(one: &[(u32, u32)], other: &[(u32, u32)]) -> Vec<(u32, u32)> 
 }
 
 #[test]
-fn after_an_outage_old_datagrams_go_to_the_address_for_late_ones_and_fresh_ones_to_the_first() {
+fn late_datagrams_go_to_the_late_address() {
     let _running = shared();
     let [fresh, late] = [(); 2].map(|()| Collector::start(1, pattern()));
     let outage = Outage::of(&fresh, &format!("late-after = \"1s\"\nlate-address = \"{}\"", late.addr()));
@@ -102,7 +102,7 @@ fn after_an_outage_old_datagrams_go_to_the_address_for_late_ones_and_fresh_ones_
 }
 
 #[test]
-fn after_an_outage_datagrams_come_no_faster_than_the_multiple_of_their_own_pace() {
+fn catch_up_keeps_the_multiple_of_the_pace() {
     let _running = shared();
     let collector = Collector::start(1, pattern());
     let outage = Outage::of(&collector, "catch-up-pace = 2");

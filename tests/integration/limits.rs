@@ -39,7 +39,7 @@ fn apart(toml: &str) -> Pair {
 }
 
 #[test]
-fn a_full_spool_drops_the_oldest_and_says_so_over_a_kill_too() {
+fn a_full_spool_counts_drops_across_a_kill() {
     let _running = shared();
     let mut pair = apart(&small_spool("drop-oldest"));
     let watch = Sampler::start(pair.sender.control(), LOOK);
@@ -63,7 +63,7 @@ fn a_full_spool_drops_the_oldest_and_says_so_over_a_kill_too() {
 }
 
 #[test]
-fn what_was_delivered_before_a_kill_under_load_and_what_was_kept_arrive_around_one_gap() {
+fn a_kill_of_a_full_sender_leaves_one_gap() {
     let _running = shared();
     let mut pair = apart(&small_spool("drop-oldest"));
     pair.link.mend();
@@ -103,7 +103,7 @@ fn overfill(pair: &Pair) -> Exporters {
 }
 
 #[test]
-fn a_full_spool_that_drops_the_newest_keeps_what_came_first() {
+fn drop_newest_keeps_the_oldest_datagrams() {
     let _running = shared();
     let pair = apart(&small_spool("drop-newest"));
     let watch = Sampler::start(pair.sender.control(), LOOK);
@@ -122,7 +122,7 @@ fn a_full_spool_that_drops_the_newest_keeps_what_came_first() {
 }
 
 #[test]
-fn what_a_full_spool_could_not_take_is_not_lost_by_an_orderly_stop() {
+fn a_clean_stop_keeps_datagrams_in_memory() {
     let _running = shared();
     let mut pair = apart(&small_spool("drop-newest"));
     let exporters = overfill(&pair);
@@ -139,7 +139,7 @@ fn what_a_full_spool_could_not_take_is_not_lost_by_an_orderly_stop() {
 }
 
 #[test]
-fn what_is_older_than_max_age_is_dropped_as_too_old_and_the_younger_arrives() {
+fn datagrams_older_than_max_age_are_dropped() {
     let _running = shared();
     let toml = format!(
         "{QUICK_SENDER}sync-after = \"0s\"\nmax-age = \"3s\"\nrotate-every = \"200ms\"\nwhen-full = \"drop-newest\"\n"
@@ -163,7 +163,7 @@ fn what_is_older_than_max_age_is_dropped_as_too_old_and_the_younger_arrives() {
 }
 
 #[test]
-fn exporters_outside_of_the_allowed_prefixes_are_counted_and_not_delivered() {
+fn denied_exporters_are_counted() {
     let _running = shared();
     // Exporter 1 sends from 127.0.0.3, exporter 2 from 127.0.0.4.
     let toml = format!("allow = [\"127.0.0.3\", \"127.0.0.4/31\", \"2001:db8::/32\"]\n{QUICK_SENDER}");
@@ -217,7 +217,7 @@ fn kernel_drops_are_logged_with_their_socket() {
 }
 
 #[test]
-fn two_sockets_are_taken_from_at_once_and_each_exporter_keeps_its_order() {
+fn two_sockets_keep_the_order_of_each_exporter() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     let mut pair = Pair::new(4, pattern, QUICK_SENDER);
@@ -238,7 +238,7 @@ fn two_sockets_are_taken_from_at_once_and_each_exporter_keeps_its_order() {
 }
 
 #[test]
-fn a_sender_whose_spool_was_wiped_begins_a_new_stream_and_is_delivered() {
+fn a_wiped_spool_starts_a_new_stream() {
     let _running = shared();
     let mut pair = Pair::connected(1, Pattern::new(MIXED), QUICK_SENDER);
     let stream = |sender: &SenderHost| sender.status()["stream"].as_str().unwrap().to_owned();
@@ -268,7 +268,7 @@ fn a_sender_whose_spool_was_wiped_begins_a_new_stream_and_is_delivered() {
 }
 
 #[test]
-fn a_small_spool_whose_receiver_hangs_goes_on_taking_datagrams_and_counts_what_it_drops() {
+fn a_full_spool_with_a_hung_receiver_counts_drops() {
     let _running = shared();
     // Nobody gives the link up, so all that was sent stays on its way and may not be dropped.
     let toml = small_spool("drop-oldest").replace("200ms\"\n[reconnect]", "1m\"\n[reconnect]");

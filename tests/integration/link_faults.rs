@@ -69,7 +69,7 @@ fn is_used_at_once(sender: &SenderHost, stopped: &ReceiverHost, collector: &Coll
 }
 
 #[test]
-fn stopped_in_a_session_is_used_at_once() {
+fn a_receiver_suspended_in_a_session_is_reused() {
     let _running = shared();
     let collector = Collector::start(1, pattern());
     let receiver = receiver_for(&collector);
@@ -80,7 +80,7 @@ fn stopped_in_a_session_is_used_at_once() {
 }
 
 #[test]
-fn stopped_before_a_session_is_used_at_once() {
+fn a_receiver_suspended_before_dialing_is_used() {
     let _running = shared();
     let collector = Collector::start(1, pattern());
     let receiver = receiver_for(&collector);
@@ -90,7 +90,7 @@ fn stopped_before_a_session_is_used_at_once() {
 }
 
 #[test]
-fn a_stopped_first_of_two_is_used_at_once() {
+fn a_suspended_first_receiver_is_used_at_once() {
     let _running = shared();
     let collector = Collector::start(1, pattern());
     let receiver = receiver_for(&collector);
@@ -100,7 +100,7 @@ fn a_stopped_first_of_two_is_used_at_once() {
 }
 
 #[test]
-fn a_reconnect_while_a_dial_hangs_starts_over() {
+fn a_reconnect_interrupts_a_hung_dial() {
     let _running = shared();
     let collector = Collector::start(1, pattern());
     let hung = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -116,7 +116,7 @@ fn a_reconnect_while_a_dial_hangs_starts_over() {
 }
 
 #[test]
-fn a_reload_while_a_dial_hangs_applies_at_once() {
+fn a_reload_interrupts_a_hung_dial() {
     let _running = shared();
     let collector = Collector::start(1, pattern());
     let receiver = receiver_for(&collector);
@@ -149,7 +149,7 @@ fn reconnect_while_connected_connects_again() {
 }
 
 #[test]
-fn a_reload_that_changes_nothing_keeps_the_session() {
+fn a_reload_without_changes_keeps_the_session() {
     let _running = shared();
     let pair = Pair::connected(1, pattern(), QUICK_SENDER);
     pair.sender.daemon().reload();
@@ -184,7 +184,7 @@ fn reconnect_returns_to_the_first_receiver() {
 }
 
 #[test]
-fn a_reconnect_without_a_receiver_is_refused() {
+fn a_reconnect_without_a_receiver_is_rejected() {
     let _running = shared();
     let sender = sender_of(&[], QUICK_SENDER);
     let output = Program::Sender.run(&["reconnect", "--control", sender.control().to_str().unwrap()]);
@@ -194,7 +194,7 @@ fn a_reconnect_without_a_receiver_is_refused() {
 }
 
 #[test]
-fn a_held_up_receiver_keeps_its_session() {
+fn a_blocked_receiver_keeps_its_session() {
     let _running = shared();
     let pattern = Pattern::new(LARGE);
     let absent = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

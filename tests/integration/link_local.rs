@@ -17,9 +17,9 @@ const EXPORTER: Ipv6Addr = Ipv6Addr::new(0xFE80, 0, 0, 0, 0, 0, 0, 1);
 const SENDER: Ipv6Addr = Ipv6Addr::new(0xFE80, 0, 0, 0, 0, 0, 0, 2);
 
 #[test]
-fn link_local_exporters_on_two_interfaces_are_two() {
+fn link_local_exporters_are_split_by_interface() {
     let _running = shared();
-    in_a_network("ip link set lo up", "link_local::inside_link_local_exporters_on_two_interfaces_are_two");
+    in_a_network("ip link set lo up", "link_local::inside_link_local_exporters");
 }
 
 /// The exporter on a link sends these from its port 2055 to this port of nf-sender.
@@ -36,7 +36,7 @@ fn export(there: &OtherHost, port: u16, payloads: Vec<Vec<u8>>) {
 
 #[test]
 #[ignore = "runs in a network namespace of its own"]
-fn inside_link_local_exporters_on_two_interfaces_are_two() {
+fn inside_link_local_exporters() {
     let links = ["left", "right"].map(OtherHost::on_link);
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = collector.local_addr().unwrap();

@@ -159,7 +159,7 @@ fn delivered(status: &Value) -> u64 {
 }
 
 #[test]
-fn nfcapd_that_is_stopped_for_60_s_under_5000_datagrams_a_second_gets_all_that_was_sent_after_its_stop() {
+fn nfcapd_stopped_for_60_s_gets_the_backlog() {
     if !installed() {
         eprintln!("skipped: needs nfdump (Debian package of this name)");
         return;
@@ -213,7 +213,7 @@ fn nfcapd_that_is_stopped_for_60_s_under_5000_datagrams_a_second_gets_all_that_w
 }
 
 #[test]
-fn nfcapd_that_is_killed_under_load_loses_at_most_what_lay_in_its_own_socket_and_status_says_so() {
+fn a_killed_nfcapd_loses_at_most_its_own_socket() {
     if !installed() {
         eprintln!("skipped: needs nfdump (Debian package of this name)");
         return;
@@ -294,7 +294,7 @@ fn undecoded_after_restarts(toml: &str) -> Vec<u64> {
 }
 
 #[test]
-fn after_restarts_of_nfcapd_and_nf_receiver_the_first_datagram_of_a_v9_stream_decodes() {
+fn v9_decodes_at_once_after_restarts() {
     if !installed() {
         eprintln!("skipped: needs nfdump (Debian package of this name)");
         return;
@@ -303,7 +303,7 @@ fn after_restarts_of_nfcapd_and_nf_receiver_the_first_datagram_of_a_v9_stream_de
 }
 
 #[test]
-fn without_repeated_templates_nfcapd_decodes_nothing_until_the_next_refresh() {
+fn v9_without_repeated_templates_does_not_decode() {
     if !installed() {
         eprintln!("skipped: needs nfdump (Debian package of this name)");
         return;
@@ -320,7 +320,7 @@ fn send(field: &Field, exporter: &UdpSocket, datagrams: &[Vec<u8>], total: u64) 
 }
 
 #[test]
-fn what_waits_while_a_template_is_redefined_decodes_by_the_one_before() {
+fn queued_flows_decode_with_their_old_template() {
     if !installed() {
         eprintln!("skipped: needs nfdump (Debian package of this name)");
         return;
@@ -447,7 +447,7 @@ fn flows_of_each_size(exporter: u8) -> Vec<String> {
 }
 
 #[test]
-fn nfcapd_separates_exporters_by_address_through_the_pair_as_it_does_directly() {
+fn nfcapd_separates_exporters_by_address() {
     if !installed() {
         eprintln!("skipped: needs nfdump (Debian package of this name)");
         return;

@@ -52,7 +52,7 @@ fn a_cut_link_loses_and_repeats_nothing() {
 }
 
 #[test]
-fn a_killed_receiver_loses_nothing_and_repeats_at_most_a_batch() {
+fn a_killed_receiver_repeats_at_most_a_batch() {
     carries_all_through(false, |pair| {
         pair.receiver.take().kill();
         let_queue(pair, 2000);
@@ -61,7 +61,7 @@ fn a_killed_receiver_loses_nothing_and_repeats_at_most_a_batch() {
 }
 
 #[test]
-fn a_receiver_stopped_in_order_repeats_nothing() {
+fn a_cleanly_stopped_receiver_repeats_nothing() {
     carries_all_through(true, |pair| {
         let status = pair.receiver.take().terminate();
         assert_eq!(status.code(), Some(0));
@@ -79,7 +79,7 @@ fn a_killed_sender_loses_and_repeats_nothing() {
 }
 
 #[test]
-fn a_sender_killed_with_a_backlog_sends_it_after_the_restart() {
+fn a_killed_sender_delivers_its_backlog() {
     carries_all_through(true, |pair| {
         pair.link.cut();
         let_queue(pair, 3000);
@@ -92,7 +92,7 @@ fn a_sender_killed_with_a_backlog_sends_it_after_the_restart() {
 }
 
 #[test]
-fn a_sender_told_to_stop_ends_with_0_and_the_next_one_sends_the_rest() {
+fn a_sender_stopped_with_a_backlog_exits_with_0() {
     carries_all_through(true, |pair| {
         pair.link.cut();
         let_queue(pair, 3000);
@@ -106,7 +106,7 @@ fn a_sender_told_to_stop_ends_with_0_and_the_next_one_sends_the_rest() {
 }
 
 #[test]
-fn a_sender_told_to_stop_on_a_good_link_leaves_nothing_behind() {
+fn a_clean_stop_on_a_good_link_leaves_no_backlog() {
     let _running = shared();
     let mut pair = Pair::connected(3, pattern(), QUICK_SENDER);
     let exporters = pair.load(RATE, Until::Sent(3000)).finish();
@@ -116,7 +116,7 @@ fn a_sender_told_to_stop_on_a_good_link_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_stopped_process_on_either_side_delays_but_loses_nothing() {
+fn a_suspended_process_loses_nothing() {
     carries_all_through(true, |pair| {
         pair.receiver.daemon().signal(Signal::STOP);
         let_queue(pair, 1500);
@@ -125,7 +125,7 @@ fn a_stopped_process_on_either_side_delays_but_loses_nothing() {
 }
 
 #[test]
-fn a_link_that_falls_silent_is_found_by_heartbeats_and_given_up() {
+fn heartbeats_detect_a_silent_link() {
     carries_all_through(true, |pair| {
         let before = pair.link.connections();
         pair.link.freeze();
@@ -168,7 +168,7 @@ fn a_reload_retries_at_once() {
 }
 
 #[test]
-fn the_first_receiver_that_answers_is_taken() {
+fn the_first_receiver_that_answers_is_used() {
     let _running = shared();
     let mut pair = Pair::new(1, pattern(), "");
     let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -185,7 +185,7 @@ fn the_first_receiver_that_answers_is_taken() {
 }
 
 #[test]
-fn a_sender_without_a_receiver_spools_and_says_so() {
+fn a_sender_without_a_receiver_spools() {
     let _running = shared();
     let mut pair = Pair::new(1, pattern(), QUICK_SENDER);
     pair.sender.set_receiver(None);
@@ -200,7 +200,7 @@ fn a_sender_without_a_receiver_spools_and_says_so() {
 }
 
 #[test]
-fn an_orderly_restart_while_one_of_two_collectors_is_away_repeats_nothing_to_the_other() {
+fn a_clean_restart_repeats_nothing_to_a_collector() {
     let _running = shared();
     let there = Collector::start(1, pattern());
     let away = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -220,7 +220,7 @@ fn an_orderly_restart_while_one_of_two_collectors_is_away_repeats_nothing_to_the
 }
 
 #[test]
-fn a_receiver_is_found_by_its_name_whichever_of_its_addresses_answers() {
+fn every_address_of_a_receiver_name_is_tried() {
     let _running = shared();
     let collector = Collector::start(1, pattern());
     let mut receiver = ReceiverHost::new(&[collector.addr()], "");

@@ -89,7 +89,7 @@ pub(crate) fn bare_and_running(collector: &Collector) -> (ReceiverHost, SenderHo
 }
 
 #[test]
-fn two_commands_pair_what_runs_already_and_revoking_ends_it_without_a_loss() {
+fn running_daemons_are_paired_and_revoked() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(1, pattern);
@@ -136,7 +136,7 @@ fn two_commands_pair_what_runs_already_and_revoking_ends_it_without_a_loss() {
 }
 
 #[test]
-fn what_is_written_has_the_right_modes_and_is_good_before_anything_runs() {
+fn pairing_before_the_start_writes_valid_files() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let (receiver, sender) = (bare_receiver(&collector), bare_sender());
     let invited = invite(&receiver, &["brno-edge", "--address", "collector.example.net:2055"]);
@@ -168,7 +168,7 @@ fn what_is_written_has_the_right_modes_and_is_good_before_anything_runs() {
 }
 
 #[test]
-fn inviting_again_gives_the_same_token_and_mends_what_is_not_as_it_must_be() {
+fn a_repeated_invite_repairs_and_keeps_the_token() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let receiver = bare_receiver(&collector);
     let arguments = ["brno-edge", "--address", "collector.example.net:2055"];
@@ -196,7 +196,7 @@ fn inviting_again_gives_the_same_token_and_mends_what_is_not_as_it_must_be() {
 }
 
 #[test]
-fn a_link_in_the_place_of_a_key_is_never_followed() {
+fn a_symbolic_link_as_key_is_never_followed() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let receiver = bare_receiver(&collector);
     let arguments = ["brno-edge", "--address", "collector.example.net:2055"];
@@ -228,7 +228,7 @@ fn a_renewal_keeps_the_exporters_of_a_sender() {
 }
 
 #[test]
-fn a_renewal_keeps_one_key_before_and_revoking_takes_both() {
+fn revoking_removes_both_keys_of_a_renewal() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let receiver = bare_receiver(&collector);
     let renew = ["brno-edge", "--address", "collector.example.net:2055", "--renew"];
@@ -260,7 +260,7 @@ fn a_renewal_keeps_one_key_before_and_revoking_takes_both() {
 }
 
 #[test]
-fn what_cannot_be_written_is_told_with_path_cause_and_remedy_and_hands_nothing_out() {
+fn unwritable_files_give_out_no_token() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let (receiver, sender) = (bare_receiver(&collector), bare_sender());
     let arguments = ["brno-edge", "--address", "collector.example.net:2055"];
@@ -279,7 +279,7 @@ fn what_cannot_be_written_is_told_with_path_cause_and_remedy_and_hands_nothing_o
 }
 
 #[test]
-fn joining_again_says_what_changed_if_anything_did() {
+fn a_repeated_join_reports_the_change() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let (receiver, sender) = (bare_receiver(&collector), bare_sender());
     let invited = |name: &str, address: &str| token(&receiver, &[name, "--address", address]);
@@ -305,7 +305,7 @@ fn joining_again_says_what_changed_if_anything_did() {
 }
 
 #[test]
-fn a_join_that_something_else_overrules_is_told_so() {
+fn a_join_overridden_by_other_settings_warns() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let (receiver, mut sender) = (bare_receiver(&collector), bare_sender());
     let token = token(&receiver, &["brno-edge", "--address", "a.example.net:2055"]);
@@ -351,7 +351,7 @@ fn a_join_that_something_else_overrules_is_told_so() {
 }
 
 #[test]
-fn tokens_and_names_that_are_none_are_refused_and_nothing_is_written() {
+fn invalid_tokens_and_names_write_nothing() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let (receiver, sender) = (bare_receiver(&collector), bare_sender());
     let good = token(&receiver, &["brno-edge", "--address", "a.example.net:2055"]);
@@ -378,7 +378,7 @@ fn tokens_and_names_that_are_none_are_refused_and_nothing_is_written() {
 }
 
 #[test]
-fn a_sender_that_the_operator_wrote_by_hand_is_not_changed() {
+fn a_hand_written_sender_table_is_not_changed() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let mut receiver = bare_receiver(&collector);
     // Where an invitation would have put it, as the shipped example has it, and elsewhere.
@@ -409,7 +409,7 @@ fn a_sender_that_the_operator_wrote_by_hand_is_not_changed() {
 }
 
 #[test]
-fn keys_are_made_for_a_reader_or_a_file_and_never_replaced() {
+fn a_generated_key_never_replaces_a_file() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("key");
     for program in [Program::Sender, Program::Receiver] {

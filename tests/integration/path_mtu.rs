@@ -12,20 +12,20 @@ use serde_json::Value;
 
 use crate::running::{in_a_network, shared};
 
-const INSIDE: &str = "path_mtu::inside_a_network_of_its_own";
+const INSIDE: &str = "path_mtu::inside_a_path_with_a_small_mtu";
 
 /// Payload lengths around and far above what fits into one packet of 1,500 bytes.
 const LENGTHS: [usize; 5] = [1472, 1473, 4000, 9000, 65_507];
 
 #[test]
-fn datagrams_longer_than_the_path_takes_are_fragmented_by_ip_and_arrive() {
+fn datagrams_above_the_path_mtu_are_fragmented() {
     let _running = shared();
     in_a_network("ip link set lo mtu 1500 up", INSIDE);
 }
 
 #[test]
 #[ignore = "runs in a network namespace that the other test makes"]
-fn inside_a_network_of_its_own() {
+fn inside_a_path_with_a_small_mtu() {
     let inbox = Inbox::start("127.0.0.1:0");
     let mut receiver = ReceiverHost::new(&[inbox.addr()], "");
     receiver.start();
@@ -77,7 +77,7 @@ fn send_much(sender: &SenderHost) -> usize {
 }
 
 #[test]
-fn segments_that_vanish_are_sent_smaller() {
+fn vanished_segments_are_resent_smaller() {
     let _running = shared();
     in_a_network(NETWORK_WITH_SWITCH, "path_mtu::inside_a_black_hole");
 }
@@ -109,7 +109,7 @@ fn inside_a_black_hole() {
 }
 
 #[test]
-fn a_path_that_takes_only_tiny_segments_is_used() {
+fn a_path_for_tiny_segments_only_is_used() {
     let _running = shared();
     in_a_network(NETWORK_WITH_SWITCH, "path_mtu::inside_a_narrow_black_hole");
 }
@@ -129,14 +129,14 @@ fn inside_a_narrow_black_hole() {
 }
 
 #[test]
-fn a_path_that_takes_no_segment_counts_as_down() {
+fn a_path_for_no_segment_counts_as_down() {
     let _running = shared();
-    in_a_network(NETWORK_WITH_SWITCH, "path_mtu::inside_a_path_that_takes_nothing");
+    in_a_network(NETWORK_WITH_SWITCH, "path_mtu::inside_a_path_for_no_segment");
 }
 
 #[test]
 #[ignore = "runs in a network namespace that the other test makes"]
-fn inside_a_path_that_takes_nothing() {
+fn inside_a_path_for_no_segment() {
     let inbox = Inbox::start("127.0.0.1:0");
     let (receiver, _machines) = behind_a_black_hole(400, inbox.addr());
     let mut sender = SenderHost::new("edge", &receiver.addr(), SENDER);

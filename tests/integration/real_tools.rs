@@ -39,28 +39,28 @@ fn flows_that_arrive_alike(version: u8, spool: &str) -> Option<usize> {
 }
 
 #[test]
-fn netflow_5_of_softflowd_reaches_nfcapd_as_if_sent_straight() {
+fn netflow_5_of_softflowd_arrives_as_if_direct() {
     if let Some(flows) = flows_that_arrive_alike(5, "") {
         assert_eq!(flows, 300, "v5 carries the IPv4 flows");
     }
 }
 
 #[test]
-fn netflow_9_of_softflowd_reaches_nfcapd_as_if_sent_straight() {
+fn netflow_9_of_softflowd_arrives_as_if_direct() {
     if let Some(flows) = flows_that_arrive_alike(9, "") {
         assert_eq!(flows, 600);
     }
 }
 
 #[test]
-fn ipfix_of_softflowd_reaches_nfcapd_as_if_sent_straight() {
+fn ipfix_of_softflowd_arrives_as_if_direct() {
     if let Some(flows) = flows_that_arrive_alike(10, "") {
         assert_eq!(flows, 600);
     }
 }
 
 #[test]
-fn compressed_flows_of_softflowd_reach_nfcapd_as_if_sent_straight() {
+fn compressed_flows_arrive_as_if_direct() {
     for version in [5, 9, 10] {
         flows_that_arrive_alike(version, "compression = \"zstd\"\n");
     }

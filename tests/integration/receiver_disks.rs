@@ -41,7 +41,7 @@ fn waits_for(mut pair: Pair, reason: &str, repair: impl FnOnce()) {
 }
 
 #[test]
-fn a_state_directory_without_inodes_makes_senders_wait() {
+fn senders_wait_for_a_state_disk_without_inodes() {
     let _running = shared();
     if !may_mount() {
         return;
@@ -54,7 +54,7 @@ fn a_state_directory_without_inodes_makes_senders_wait() {
 }
 
 #[test]
-fn a_full_state_directory_makes_senders_wait() {
+fn senders_wait_for_a_full_state_disk() {
     let _running = shared();
     if !may_mount() {
         return;
@@ -68,7 +68,7 @@ fn a_full_state_directory_makes_senders_wait() {
 }
 
 #[test]
-fn a_read_only_state_directory_makes_senders_wait() {
+fn senders_wait_for_a_read_only_state_disk() {
     let _running = shared();
     if !may_mount() {
         return;

@@ -68,7 +68,7 @@ impl Refusal {
 }
 
 #[test]
-fn with_another_key_everything_is_kept_until_the_senders_key_is_corrected() {
+fn a_wrong_key_of_the_sender_loses_nothing() {
     let _running = shared();
     let refusal = Refusal::of(|sender, receiver| {
         sender.use_key("one");
@@ -81,7 +81,7 @@ fn with_another_key_everything_is_kept_until_the_senders_key_is_corrected() {
 }
 
 #[test]
-fn with_another_key_everything_is_kept_until_the_receivers_key_is_corrected() {
+fn a_wrong_key_of_the_receiver_loses_nothing() {
     let _running = shared();
     let refusal = Refusal::of(|sender, receiver| {
         sender.use_key("one");
@@ -94,7 +94,7 @@ fn with_another_key_everything_is_kept_until_the_receivers_key_is_corrected() {
 }
 
 #[test]
-fn the_shared_key_does_not_open_the_door_of_a_sender_with_a_key_of_its_own() {
+fn the_shared_key_is_rejected_for_a_keyed_sender() {
     let _running = shared();
     let mut refusal = Refusal::of(|sender, receiver| {
         sender.use_key("shared");
@@ -110,7 +110,7 @@ fn the_shared_key_does_not_open_the_door_of_a_sender_with_a_key_of_its_own() {
 }
 
 #[test]
-fn a_sender_in_clear_text_is_told_that_a_key_is_needed() {
+fn a_sender_in_clear_text_is_asked_for_a_key() {
     let _running = shared();
     let refusal = Refusal::of(|sender, receiver| {
         receiver.use_key("one");
@@ -126,7 +126,7 @@ fn a_sender_in_clear_text_is_told_that_a_key_is_needed() {
 }
 
 #[test]
-fn a_receiver_without_a_key_says_so_to_a_sender_with_one() {
+fn a_receiver_without_a_key_rejects_a_keyed_one() {
     let _running = shared();
     let mut refusal = Refusal::of(|sender, receiver| {
         sender.use_key("one");
@@ -141,7 +141,7 @@ fn a_receiver_without_a_key_says_so_to_a_sender_with_one() {
 }
 
 #[test]
-fn a_cipher_that_the_receiver_does_not_allow_is_refused_with_those_it_does() {
+fn a_rejected_cipher_lists_the_allowed_ones() {
     let _running = shared();
     let mut refusal = Refusal::of(|sender, receiver| {
         sender.use_key("one");
@@ -173,7 +173,7 @@ fn impostor(answer: &'static [u8]) -> SocketAddr {
 }
 
 #[test]
-fn what_is_no_receiver_is_named_by_what_it_speaks_and_nothing_is_lost() {
+fn other_services_are_named_by_their_protocol() {
     let _running = shared();
     for (answer, words) in [
         (b"\x15\x03\x03\x00\x02\x02\x16".as_slice(), "speaks TLS"),
@@ -195,7 +195,7 @@ fn what_is_no_receiver_is_named_by_what_it_speaks_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_key_is_changed_on_both_sides_under_load_without_a_loss_or_a_repeat() {
+fn a_key_change_under_load_loses_nothing() {
     let _running = shared();
     let mut pair = Pair::new(4, Pattern::new(MIXED), QUICK_SENDER);
     let sender_key = pair.sender.use_key("old");
@@ -227,7 +227,7 @@ fn a_key_is_changed_on_both_sides_under_load_without_a_loss_or_a_repeat() {
 }
 
 #[test]
-fn who_is_taken_off_the_list_is_told_and_nobody_else_is_disturbed() {
+fn a_removed_sender_is_rejected_alone() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(2, pattern);
@@ -263,7 +263,7 @@ fn who_is_taken_off_the_list_is_told_and_nobody_else_is_disturbed() {
 }
 
 #[test]
-fn a_reload_of_settings_that_are_wrong_is_refused_and_said_and_nothing_changes() {
+fn a_reload_of_invalid_settings_changes_nothing() {
     let _running = shared();
     let mut pair = Pair::new(1, Pattern::new(MIXED), QUICK_SENDER);
     pair.sender.use_key("one");
@@ -284,7 +284,7 @@ fn a_reload_of_settings_that_are_wrong_is_refused_and_said_and_nothing_changes()
 }
 
 #[test]
-fn without_a_key_nothing_goes_to_other_machines_and_the_sender_says_what_to_do() {
+fn a_sender_without_a_key_stays_on_its_machine() {
     let _running = shared();
     // An address for documentation: nobody answers there, and nobody is asked (RFC 5737).
     let mut sender = SenderHost::new("edge", &"192.0.2.1:2055", QUICK_SENDER);
@@ -308,17 +308,17 @@ fn without_a_key_nothing_goes_to_other_machines_and_the_sender_says_what_to_do()
     assert!(told.contains(&format!("chmod 600 {}", key.display())), "{told}");
 }
 
-const INSIDE: &str = "refusals::inside_a_network_where_the_sender_has_the_address_of_another_machine";
+const INSIDE: &str = "refusals::inside_a_sender_with_another_address";
 
 #[test]
-fn a_receiver_without_a_key_serves_this_machine_only_and_says_what_to_do() {
+fn a_receiver_without_a_key_stays_on_its_machine() {
     let _running = shared();
     in_a_network("ip link set lo up; ip addr add 192.0.2.1/32 dev lo", INSIDE);
 }
 
 #[test]
 #[ignore = "runs in a network namespace that the other test makes"]
-fn inside_a_network_where_the_sender_has_the_address_of_another_machine() {
+fn inside_a_sender_with_another_address() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let mut receiver = ReceiverHost::new(&[collector.addr()], "");
     receiver.protect(&[]);

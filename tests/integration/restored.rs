@@ -93,7 +93,7 @@ fn a_restored_backup_loses_and_repeats_nothing() {
 }
 
 #[test]
-fn a_backup_restored_during_an_outage_loses_nothing() {
+fn a_backup_restored_in_an_outage_loses_nothing() {
     let _running = shared();
     let (mut pair, mut exporters, backup) = backed_up();
     pair.link.cut();
@@ -141,7 +141,7 @@ fn repeats_of_a_restored_backup_are_counted() {
 }
 
 #[test]
-fn what_one_collector_has_is_no_delivery() {
+fn one_of_two_collectors_is_not_delivery() {
     let _running = shared();
     let first = Collector::start(2, pattern());
     let second = Collector::start(2, pattern());
@@ -256,7 +256,7 @@ fn a_hot_copy_restored_twice_loses_nothing() {
 }
 
 #[test]
-fn a_power_loss_with_an_empty_queue_alarms_nobody() {
+fn a_power_loss_with_an_empty_queue_warns_nobody() {
     let _running = shared();
     let mut pair = Pair::connected(2, pattern(), QUICK_SENDER);
     let exporters = go_on(&pair, pair.exporters(), STEP);
@@ -270,7 +270,7 @@ fn a_power_loss_with_an_empty_queue_alarms_nobody() {
 }
 
 #[test]
-fn a_return_to_the_first_receiver_alarms_nobody() {
+fn a_return_to_the_first_receiver_warns_nobody() {
     let _running = shared();
     let mut pair = Pair::connected(2, pattern(), QUICK_SENDER);
     let mut other = ReceiverHost::new(&[pair.collector.addr()], "");

@@ -17,7 +17,7 @@ fn reconnect(sender: &SenderHost) {
 }
 
 #[test]
-fn of_two_senders_with_one_id_one_stays_connected() {
+fn one_of_two_senders_with_one_id_is_connected() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(2, pattern);

@@ -53,7 +53,7 @@ fn assert_no_key(seen: &[u8], key: &str) {
 }
 
 #[test]
-fn no_run_of_flow_data_and_no_key_is_on_the_wire_under_any_cipher_but_all_of_it_is_in_clear_text() {
+fn ciphers_hide_flow_data_and_keys() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     for cipher in CIPHERS {
@@ -124,7 +124,7 @@ impl Capture {
 }
 
 #[test]
-fn a_capture_shows_no_flow_data_and_no_key_and_one_of_clear_text_shows_it() {
+fn a_capture_shows_only_clear_text() {
     if !have(&["tshark"]) || !rustix::process::geteuid().is_root() {
         eprintln!("skipped: needs tshark (Debian package tshark) and root");
         return;
@@ -158,7 +158,7 @@ fn visible(pid: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_key_on_the_command_line_is_gone_once_the_daemons_are_ready_and_means_blowfish() {
+fn a_key_on_the_command_line_is_erased() {
     let _running = shared();
     let key = "a passphrase of two daemons";
     let mut pair = Pair::new(1, Pattern::new(MIXED), QUICK_SENDER);
@@ -186,7 +186,7 @@ fn token() -> String {
 }
 
 #[test]
-fn a_token_on_the_command_line_is_hidden_and_warned_of() {
+fn a_token_on_the_command_line_is_hidden() {
     let (token, directory) = (token(), tempfile::tempdir().unwrap());
     // A reader of this configuration waits for a writer.
     let configuration = directory.path().join("nf-sender.toml");
@@ -233,7 +233,7 @@ fn join_on_a_terminal(configuration: &Path, typed: &str) -> String {
 }
 
 #[test]
-fn a_token_that_is_typed_is_not_shown() {
+fn a_typed_token_is_not_shown() {
     let (token, directory) = (token(), tempfile::tempdir().unwrap());
     let shown = join_on_a_terminal(&directory.path().join("nf-sender.toml"), &format!("{token}\n"));
     assert!(shown.contains("this sender is edge at collector.example.net:2055"), "{shown}");
@@ -242,7 +242,7 @@ fn a_token_that_is_typed_is_not_shown() {
 }
 
 #[test]
-fn an_interrupted_prompt_leaves_the_terminal_as_it_was() {
+fn an_interrupted_prompt_restores_the_terminal() {
     let directory = tempfile::tempdir().unwrap();
     let shown = join_on_a_terminal(&directory.path().join("nf-sender.toml"), "nft1\x03");
     assert!(shown.contains("it was interrupted") && !shown.contains("status 0"), "{shown}");
@@ -253,7 +253,7 @@ fn an_interrupted_prompt_leaves_the_terminal_as_it_was() {
 }
 
 #[test]
-fn a_key_is_read_from_standard_input_and_from_the_credential_of_systemd() {
+fn a_key_is_read_from_stdin_and_from_a_credential() {
     let directory = tempfile::tempdir().unwrap();
     let credential = directory.path().join("key");
     fs::write(&credential, key_text("one")).unwrap();
@@ -286,7 +286,7 @@ fn salt_of(receiver: SocketAddr) -> [u8; 16] {
 }
 
 #[test]
-fn a_passphrase_works_with_a_new_salt_at_each_start() {
+fn a_passphrase_works_with_a_new_salt_per_start() {
     let _running = shared();
     let mut pair = Pair::new(1, Pattern::new(MIXED), &format!("cipher = \"aes-256-gcm\"\n{QUICK_SENDER}"));
     let file = pair.sender.path("passphrase");
@@ -308,7 +308,7 @@ fn a_passphrase_works_with_a_new_salt_at_each_start() {
 }
 
 #[test]
-fn a_passphrase_that_can_be_guessed_is_refused() {
+fn a_weak_passphrase_is_rejected() {
     let directory = tempfile::tempdir().unwrap();
     let (short, long) = (directory.path().join("short"), directory.path().join("long"));
     write_secret(&short, "tajne");

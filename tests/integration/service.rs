@@ -64,39 +64,39 @@ fn unix_stream() -> OwnedFd {
 }
 
 #[test]
-fn a_tcp_socket_for_the_sender_ends_it_with_78_and_a_sentence() {
+fn a_tcp_socket_for_the_sender_is_rejected() {
     let words = ["descriptor 3", "is a TCP socket", "a UDP socket is needed", "ListenDatagram="];
     assert_wrong(Program::Sender, vec![tcp()], &words);
 }
 
 #[test]
-fn a_udp_socket_for_the_receiver_ends_it_with_78_and_a_sentence() {
+fn a_udp_socket_for_the_receiver_is_rejected() {
     let words = ["descriptor 3", "is a UDP socket", "a listening TCP socket is needed", "ListenStream="];
     assert_wrong(Program::Receiver, vec![udp()], &words);
 }
 
 #[test]
-fn unix_sockets_end_either_daemon_with_78_and_a_sentence() {
+fn unix_sockets_are_rejected_by_either_daemon() {
     assert_wrong(Program::Sender, vec![UnixDatagram::unbound().unwrap().into()], &["is a Unix socket"]);
     assert_wrong(Program::Sender, vec![unix_stream()], &["is a Unix socket"]);
     assert_wrong(Program::Receiver, vec![unix_stream()], &["is a Unix socket"]);
 }
 
 #[test]
-fn a_connection_in_place_of_a_listening_socket_ends_the_receiver_with_78_and_a_sentence() {
+fn a_connected_tcp_socket_is_rejected() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     assert_wrong(Program::Receiver, vec![connection.into()], &["that does not listen", "Accept=yes"]);
 }
 
 #[test]
-fn a_file_in_place_of_a_socket_ends_the_sender_with_78_and_a_sentence() {
+fn a_file_passed_as_a_socket_is_rejected() {
     let file = std::fs::File::open("/dev/null").unwrap();
     assert_wrong(Program::Sender, vec![file.into()], &["descriptor 3", "a UDP socket is needed"]);
 }
 
 #[test]
-fn one_wrong_socket_among_good_ones_is_told_by_its_number() {
+fn one_wrong_socket_is_named_by_its_number() {
     assert_wrong(Program::Sender, vec![udp(), tcp()], &["descriptor 4", "is a TCP socket"]);
 }
 
@@ -177,7 +177,7 @@ fn free_udp() -> SocketAddr {
 }
 
 #[test]
-fn the_sender_tells_the_service_manager_when_it_is_ready_how_it_stands_and_that_it_stops() {
+fn the_sender_notifies_the_service_manager() {
     let _running = shared();
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let listen = free_udp();
@@ -197,7 +197,7 @@ fn the_sender_tells_the_service_manager_when_it_is_ready_how_it_stands_and_that_
 }
 
 #[test]
-fn a_sender_without_a_receiver_tells_the_service_manager_that_it_only_spools() {
+fn a_sender_without_a_receiver_notifies_spooling() {
     let _running = shared();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("notify");
@@ -214,7 +214,7 @@ fn a_sender_without_a_receiver_tells_the_service_manager_that_it_only_spools() {
 }
 
 #[test]
-fn the_receiver_tells_the_service_manager_when_it_is_ready_how_it_stands_and_that_it_stops() {
+fn the_receiver_notifies_the_service_manager() {
     let _running = shared();
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
     let addr = collector.local_addr().unwrap().to_string();
@@ -229,7 +229,7 @@ fn the_receiver_tells_the_service_manager_when_it_is_ready_how_it_stands_and_tha
 const WATCHDOG: [(&str, &str); 1] = [("WATCHDOG_USEC", "4000000")];
 
 #[test]
-fn both_tell_the_service_manager_when_a_reload_begins_and_when_it_is_over() {
+fn reloads_are_notified_at_start_and_end() {
     let _running = shared();
     for (program, listen) in
         [(Program::Sender, free_udp().to_string()), (Program::Receiver, "127.0.0.1:0".to_owned())]
@@ -250,7 +250,7 @@ fn both_tell_the_service_manager_when_a_reload_begins_and_when_it_is_over() {
 }
 
 #[test]
-fn the_watchdog_is_fed_again_and_again_while_there_is_nothing_to_do() {
+fn the_watchdog_is_fed_while_idle() {
     let _running = shared();
     for (program, listen) in
         [(Program::Sender, free_udp().to_string()), (Program::Receiver, "127.0.0.1:0".to_owned())]
@@ -279,7 +279,7 @@ fn stop_thread(thread: Traced) {
 }
 
 #[test]
-fn one_thread_that_stands_still_is_enough_to_feed_the_watchdog_no_more() {
+fn one_stuck_thread_stops_the_watchdog_messages() {
     let _running = shared();
     for name in ["ingest", "keeper"] {
         let listen = free_udp().to_string();
@@ -304,7 +304,7 @@ fn one_thread_that_stands_still_is_enough_to_feed_the_watchdog_no_more() {
 }
 
 #[test]
-fn a_start_that_takes_long_asks_the_service_manager_for_more_time() {
+fn a_slow_start_extends_its_time_out() {
     let _running = shared();
     let directory = tempfile::tempdir().unwrap();
     let notify = directory.path().join("notify");

@@ -93,7 +93,7 @@ fn options(program: Program) -> BTreeSet<String> {
 }
 
 #[test]
-fn completions_are_those_of_the_command_lines() {
+fn completions_match_the_command_lines() {
     for program in [Program::Sender, Program::Receiver] {
         let name = program.name();
         let files = [
@@ -110,14 +110,14 @@ fn completions_are_those_of_the_command_lines() {
             }
             assert!(
                 read(&path).as_bytes() == wanted,
-                "{path} is not what the command line says: UPDATE=1 cargo test completions_are"
+                "{path} differs from the command line: UPDATE=1 cargo test completions_match"
             );
         }
     }
 }
 
 #[test]
-fn manual_pages_name_the_options_of_the_command_lines_and_no_others() {
+fn manual_pages_name_exactly_the_options() {
     for program in [Program::Sender, Program::Receiver] {
         let page = read(&format!("man/{}.8", program.name()));
         assert_eq!(named_options(&page), options(program), "{}(8)", program.name());
@@ -125,7 +125,7 @@ fn manual_pages_name_the_options_of_the_command_lines_and_no_others() {
 }
 
 #[test]
-fn manual_pages_have_every_command_and_variable() {
+fn manual_pages_name_every_command_and_variable() {
     for program in [Program::Sender, Program::Receiver] {
         let page = read(&format!("man/{}.8", program.name()));
         for command in command_of(program).get_subcommands() {
@@ -141,7 +141,7 @@ fn manual_pages_have_every_command_and_variable() {
 }
 
 #[test]
-fn manual_pages_explain_the_keys_of_the_configuration_and_no_others() {
+fn manual_pages_explain_exactly_the_keys() {
     for program in [Program::Sender, Program::Receiver] {
         let page = read(&format!("man/{}.toml.5", program.name()));
         assert_eq!(explained_keys(&page), known_keys(program), "{}.toml(5)", program.name());
@@ -159,7 +159,7 @@ fn listens_on_an_address(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn socket_units_and_examples_with_an_address_are_free_to_bind() {
+fn socket_units_with_an_address_use_free_bind() {
     let directory = |path: &str| -> Vec<PathBuf> {
         std::fs::read_dir(source(path)).unwrap().map(|entry| entry.unwrap().path()).collect()
     };
@@ -188,7 +188,7 @@ fn numbers(module: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_catalogs_do_not_promise_that_nothing_is_lost() {
+fn the_catalogs_do_not_promise_zero_loss() {
     for program in [Program::Sender, Program::Receiver] {
         let path = format!("catalog/{}.catalog", program.name());
         let text = read(&path).split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
@@ -199,7 +199,7 @@ fn the_catalogs_do_not_promise_that_nothing_is_lost() {
 }
 
 #[test]
-fn the_catalogs_explain_every_message_that_has_a_number_and_no_other() {
+fn the_catalogs_explain_exactly_the_messages() {
     assert!(numbers("sender").contains(messages::sender::CONNECTED));
     for (program, module) in [(Program::Sender, "sender"), (Program::Receiver, "receiver")] {
         let catalog = read(&format!("catalog/{}.catalog", program.name()));
@@ -217,7 +217,7 @@ fn the_catalogs_explain_every_message_that_has_a_number_and_no_other() {
 }
 
 #[test]
-fn versions_agree_wherever_they_stand() {
+fn versions_agree_in_all_files() {
     let version = env!("CARGO_PKG_VERSION");
     let debian = read("debian/changelog");
     assert!(debian.starts_with(&format!("nf-transport ({version}) ")), "{}", debian.lines().next().unwrap());
@@ -241,7 +241,7 @@ fn links(page: &str) -> Vec<&str> {
 }
 
 #[test]
-fn links_of_installed_pages_lead_to_installed_files() {
+fn links_of_installed_pages_are_installed() {
     let directory = tempfile::tempdir().unwrap();
     // Any file will do for the programs, which are not looked at.
     let binaries = directory.path().join("built");

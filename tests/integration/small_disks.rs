@@ -82,7 +82,7 @@ fn is_filled_for_a_while(mount: impl FnOnce(&Path, &Path) -> Disk) {
 }
 
 #[test]
-fn an_ext4_that_is_full_for_2_s_costs_nothing() {
+fn an_ext4_full_for_2_s_drops_nothing() {
     let _running = shared();
     if may_mount() {
         is_filled_for_a_while(|image, place| Disk::ext4(320, image, place));
@@ -90,7 +90,7 @@ fn an_ext4_that_is_full_for_2_s_costs_nothing() {
 }
 
 #[test]
-fn an_xfs_that_is_full_for_2_s_costs_nothing() {
+fn an_xfs_full_for_2_s_drops_nothing() {
     let _running = shared();
     if may_mount() {
         is_filled_for_a_while(|image, place| Disk::xfs(400, image, place));
@@ -98,7 +98,7 @@ fn an_xfs_that_is_full_for_2_s_costs_nothing() {
 }
 
 #[test]
-fn a_tmpfs_that_is_full_for_2_s_costs_nothing() {
+fn a_tmpfs_full_for_2_s_drops_nothing() {
     let _running = shared();
     if may_mount() {
         is_filled_for_a_while(|_, place| Disk::mount(&["-t", "tmpfs", "-o", "size=320m", "spool"], place));
@@ -106,7 +106,7 @@ fn a_tmpfs_that_is_full_for_2_s_costs_nothing() {
 }
 
 #[test]
-fn what_a_disk_cannot_take_is_refused_when_memory_is_full() {
+fn drops_of_a_full_disk_and_memory_are_counted() {
     let _running = shared();
     if !may_mount() {
         return;
@@ -134,7 +134,7 @@ fn what_a_disk_cannot_take_is_refused_when_memory_is_full() {
 
 /// On XFS the room of removed files shows up late: what is dropped to keep `min-free` is what is needed.
 #[test]
-fn min_free_on_an_xfs_costs_no_more_than_it_takes() {
+fn min_free_on_an_xfs_drops_no_more_than_needed() {
     let _running = shared();
     if !may_mount() {
         return;
@@ -185,7 +185,7 @@ fn check(pair: &Pair, min_free: &str) -> String {
 }
 
 #[test]
-fn a_volume_smaller_than_min_free_is_warned_of() {
+fn a_volume_below_min_free_causes_a_warning() {
     let _running = shared();
     if !may_mount() {
         return;
@@ -206,7 +206,7 @@ fn a_volume_smaller_than_min_free_is_warned_of() {
 }
 
 #[test]
-fn room_for_less_than_an_hour_is_warned_of() {
+fn room_for_under_an_hour_causes_a_warning() {
     let _running = shared();
     if !may_mount() {
         return;
@@ -276,7 +276,7 @@ fn an_ext4_without_inodes_drops_nothing() {
 }
 
 #[test]
-fn an_ext4_without_inodes_takes_a_first_segment() {
+fn an_ext4_without_inodes_gets_a_first_segment() {
     let _running = shared();
     if may_mount() {
         has_no_inodes(0, |image, place| Disk::ext4_with(&["-N", "128"], 128, image, place));
@@ -322,7 +322,7 @@ fn starts_read_only(mount: impl FnOnce(&Path, &Path) -> Disk) {
 }
 
 #[test]
-fn a_read_only_ext4_delivers_its_backlog_and_goes_on() {
+fn a_read_only_ext4_delivers_its_backlog() {
     let _running = shared();
     if may_mount() {
         starts_read_only(|image, place| Disk::ext4(64, image, place));
@@ -330,7 +330,7 @@ fn a_read_only_ext4_delivers_its_backlog_and_goes_on() {
 }
 
 #[test]
-fn a_read_only_xfs_delivers_its_backlog_and_goes_on() {
+fn a_read_only_xfs_delivers_its_backlog() {
     let _running = shared();
     if may_mount() {
         starts_read_only(|image, place| Disk::xfs(320, image, place));
@@ -359,7 +359,7 @@ fn starts_full(mount: impl FnOnce(&Path, &Path) -> Disk) {
 }
 
 #[test]
-fn a_full_ext4_at_start_costs_nothing() {
+fn a_full_ext4_at_start_drops_nothing() {
     let _running = shared();
     if may_mount() {
         starts_full(|image, place| Disk::ext4_with(&["-N", "64"], 64, image, place));
@@ -367,7 +367,7 @@ fn a_full_ext4_at_start_costs_nothing() {
 }
 
 #[test]
-fn a_full_tmpfs_at_start_costs_nothing() {
+fn a_full_tmpfs_at_start_drops_nothing() {
     let _running = shared();
     if may_mount() {
         let options = ["-t", "tmpfs", "-o", "size=64m,nr_inodes=64", "spool"];
@@ -376,7 +376,7 @@ fn a_full_tmpfs_at_start_costs_nothing() {
 }
 
 #[test]
-fn a_second_sender_finds_a_read_only_spool_in_use() {
+fn a_read_only_spool_is_locked_against_a_second() {
     let _running = shared();
     if !may_mount() {
         return;

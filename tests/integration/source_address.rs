@@ -44,14 +44,14 @@ fn generated() -> impl Iterator<Item = Vec<u8>> {
 }
 
 #[test]
-fn every_datagram_comes_from_its_exporters_own_address_and_port_byte_for_byte() {
+fn datagrams_keep_their_exporters_address() {
     let _running = shared();
-    in_a_network("ip link set lo up mtu 1500", "source_address::inside_every_datagram");
+    in_a_network("ip link set lo up mtu 1500", "source_address::inside_datagrams_keep_their_address");
 }
 
 #[test]
 #[ignore = "runs in a network namespace that the other test makes"]
-fn inside_every_datagram() {
+fn inside_datagrams_keep_their_address() {
     let families = ["127.0.0.1:0", "[::1]:0"].map(|address| (bound(address), bound(address)));
     let tables = families.iter().zip(["0.0.0.0/0", "::/0"]).map(|((_, collector), prefix)| {
         let address = collector.local_addr().unwrap();
@@ -97,7 +97,7 @@ fn inside_every_datagram() {
 }
 
 #[test]
-fn of_the_machines_own_addresses_each_exporter_has_a_port_of_its_own_and_status_tells_which() {
+fn each_exporter_gets_its_own_source_port() {
     let _running = shared();
     let families = ["127.0.0.1:0", "[::1]:0"].map(|address| (bound(address), bound(address)));
     let collectors = families.each_ref().map(|(_, collector)| collector.local_addr().unwrap());

@@ -111,7 +111,7 @@ fn ip(words: &str) -> bool {
 }
 
 #[test]
-fn collectors_of_the_machines_own_addresses_are_never_tried() {
+fn check_skips_collectors_without_source_address() {
     let _running = shared();
     let receiver = Receiver::with(&["127.0.0.1:9995"]);
     std::fs::write(receiver.path("receiver.toml"), "plaintext = true\nsource = \"own\"\n").unwrap();
@@ -121,14 +121,14 @@ fn collectors_of_the_machines_own_addresses_are_never_tried() {
 }
 
 #[test]
-fn datagrams_with_addresses_of_others_arrive_in_both_families() {
+fn check_passes_in_both_address_families() {
     let _running = shared();
-    in_a_network(NETWORK, "source_check::inside_they_arrive");
+    in_a_network(NETWORK, "source_check::inside_both_address_families");
 }
 
 #[test]
 #[ignore = "runs in a network namespace that the other test makes"]
-fn inside_they_arrive() {
+fn inside_both_address_families() {
     assert!(ip("address add 10.77.0.1/32 dev lo"));
     let receiver = Receiver::with(&["127.0.0.1:9995", "localhost:9996", "10.77.0.1:9995", "[::1]:9995"]);
     let (code, said) = receiver.check(&[]);
@@ -144,14 +144,14 @@ fn inside_they_arrive() {
 }
 
 #[test]
-fn a_strict_filter_for_reverse_paths_and_short_links_do_not_stop_datagrams_within_the_machine() {
+fn strict_rp_filter_allows_local_delivery() {
     let _running = shared();
-    in_a_network(NETWORK, "source_check::inside_a_strict_filter");
+    in_a_network(NETWORK, "source_check::inside_a_strict_rp_filter");
 }
 
 #[test]
 #[ignore = "runs in a network namespace that the other test makes"]
-fn inside_a_strict_filter() {
+fn inside_a_strict_rp_filter() {
     std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "1").unwrap();
     assert!(ip("link set lo mtu 1500") && ip("route add unreachable 192.0.2.0/24"));
     let (code, said) = Receiver::with(&["127.0.0.1:9995", "[::1]:9995"]).check(&[]);
@@ -160,14 +160,14 @@ fn inside_a_strict_filter() {
 }
 
 #[test]
-fn a_rule_of_routing_that_refuses_addresses_of_others_is_named() {
+fn check_names_a_routing_rule_that_rejects() {
     let _running = shared();
-    in_a_network(NETWORK, "source_check::inside_rules_of_routing");
+    in_a_network(NETWORK, "source_check::inside_routing_rules");
 }
 
 #[test]
 #[ignore = "runs in a network namespace that the other test makes"]
-fn inside_rules_of_routing() {
+fn inside_routing_rules() {
     let receiver = Receiver::with(&["127.0.0.1:9995", "[::1]:9995"]);
     for (rule, cause) in
         [("prohibit", "prohibits it"), ("unreachable", "makes it unreachable"), ("blackhole", "blackhole")]
@@ -186,14 +186,14 @@ fn inside_rules_of_routing() {
 }
 
 #[test]
-fn what_drops_addresses_of_others_on_their_way_is_suspected() {
+fn check_suspects_a_silent_filter() {
     let _running = shared();
-    in_a_network(NETWORK, "source_check::inside_something_that_drops");
+    in_a_network(NETWORK, "source_check::inside_a_silent_filter");
 }
 
 #[test]
 #[ignore = "runs in a network namespace that the other test makes"]
-fn inside_something_that_drops() {
+fn inside_a_silent_filter() {
     // A policy of IPsec drops without a word, and needs no tool but ip.
     std::fs::write("/proc/sys/net/ipv4/conf/lo/disable_policy", "0").unwrap();
     if !ip("xfrm policy add src 192.0.2.0/24 dst 127.0.0.0/8 dir in action block") {
@@ -212,20 +212,20 @@ fn inside_something_that_drops() {
 }
 
 #[test]
-fn a_collector_elsewhere_is_not_tried_and_what_must_be_right_there_is_told() {
+fn check_lists_the_needs_of_a_remote_collector() {
     let _running = shared();
     in_a_network(
         &format!(
             "{NETWORK}; ip link add here type veth peer name there; ip link set here up; \
                   ip address add 10.77.0.1/24 dev here"
         ),
-        "source_check::inside_a_collector_elsewhere",
+        "source_check::inside_a_remote_collector",
     );
 }
 
 #[test]
 #[ignore = "runs in a network namespace that the other test makes"]
-fn inside_a_collector_elsewhere() {
+fn inside_a_remote_collector() {
     let (code, said) = Receiver::with(&["10.77.0.2:9995", "10.77.0.3:9995"]).check(&[]);
     assert_eq!(code, 0, "{said}");
     let told =
@@ -235,7 +235,7 @@ fn inside_a_collector_elsewhere() {
 }
 
 #[test]
-fn a_check_that_may_not_try_it_says_so_and_is_no_error() {
+fn check_without_the_capability_only_warns() {
     let _running = shared();
     if !is_root() {
         return;
@@ -253,7 +253,7 @@ fn a_check_that_may_not_try_it_says_so_and_is_no_error() {
 }
 
 #[test]
-fn a_running_service_without_the_capability_is_an_error_whoever_checks() {
+fn a_service_without_the_capability_is_an_error() {
     let _running = shared();
     if !is_root() {
         return;
@@ -277,7 +277,7 @@ fn a_running_service_without_the_capability_is_an_error_whoever_checks() {
 }
 
 #[test]
-fn a_running_service_that_can_do_it_needs_no_word() {
+fn a_service_with_the_capability_needs_no_advice() {
     let _running = shared();
     if !is_root() {
         return;
@@ -291,7 +291,7 @@ fn a_running_service_that_can_do_it_needs_no_word() {
 }
 
 #[test]
-fn a_service_in_another_network_is_to_be_checked_there() {
+fn a_service_in_another_network_causes_a_warning() {
     let _running = shared();
     if !is_root() {
         return;

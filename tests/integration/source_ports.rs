@@ -83,7 +83,7 @@ fn send(
 }
 
 #[test]
-fn an_exporter_with_1060_ports_is_delivered_as_it_sends() {
+fn an_exporter_with_1060_ports_is_delivered() {
     let _running = shared();
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
     enlarge(&collector);

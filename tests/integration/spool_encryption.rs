@@ -60,7 +60,7 @@ fn spool_100(host: &mut SenderHost, exporters: &mut nf_transport_kit::exporter::
 }
 
 #[test]
-fn a_backlog_is_unreadable_on_disk_and_drains_through_kills_and_a_change_of_keys() {
+fn an_encrypted_backlog_survives_a_key_change() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(1, pattern);
@@ -94,7 +94,7 @@ fn a_backlog_is_unreadable_on_disk_and_drains_through_kills_and_a_change_of_keys
 }
 
 #[test]
-fn with_another_key_nothing_is_touched_and_the_sender_says_which_it_needs() {
+fn a_wrong_spool_key_changes_nothing() {
     let _running = shared();
     let mut sender = SenderHost::new("edge", &NOWHERE, "");
     for key in ["one", "two"] {
@@ -129,7 +129,7 @@ fn with_another_key_nothing_is_touched_and_the_sender_says_which_it_needs() {
 }
 
 #[test]
-fn encryption_without_a_key_is_refused_with_what_is_missing() {
+fn encryption_without_a_key_names_the_missing_one() {
     let output = {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("nf-sender.toml");

@@ -108,7 +108,7 @@ fn shows_payload(pair: &Pair, exporters: &Exporters) -> bool {
 }
 
 #[test]
-fn an_encrypted_backlog_survives_kills_arrives_exactly_and_is_never_seen_on_the_disk() {
+fn an_encrypted_backlog_survives_kills() {
     let _running = shared();
     let mut pair = cut_pair();
     let key = key(&pair, "one");
@@ -136,7 +136,7 @@ fn an_encrypted_backlog_survives_kills_arrives_exactly_and_is_never_seen_on_the_
 }
 
 #[test]
-fn on_a_good_link_encryption_is_not_noticed() {
+fn encryption_costs_nothing_on_a_good_link() {
     let _running = shared();
     let mut pair = cut_pair();
     let key = key(&pair, "one");
@@ -148,7 +148,7 @@ fn on_a_good_link_encryption_is_not_noticed() {
 }
 
 #[test]
-fn without_a_runtime_directory_the_sender_warns_and_nothing_is_seen_on_the_disk() {
+fn encryption_works_without_a_runtime_directory() {
     let _running = shared();
     let mut pair = cut_pair();
     pair.sender.omit_runtime_directory();
@@ -164,7 +164,7 @@ fn without_a_runtime_directory_the_sender_warns_and_nothing_is_seen_on_the_disk(
 }
 
 #[test]
-fn what_an_earlier_run_left_in_clear_is_not_lost_when_encryption_is_turned_on() {
+fn a_clear_backlog_survives_turning_encryption_on() {
     let _running = shared();
     let mut pair = cut_pair();
     pair.sender.omit_runtime_directory();
@@ -183,7 +183,7 @@ fn what_an_earlier_run_left_in_clear_is_not_lost_when_encryption_is_turned_on() 
 }
 
 #[test]
-fn a_key_that_only_the_middle_of_the_backlog_wants_is_waited_for() {
+fn delivery_waits_for_a_missing_spool_key() {
     let _running = shared();
     let mut pair = cut_pair();
     let (ends, middle) = (key(&pair, "one"), key(&pair, "two"));

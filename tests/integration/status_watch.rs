@@ -15,7 +15,7 @@ use crate::running::shared;
 const EXPORTERS: u16 = 200;
 
 #[test]
-fn many_exporters_do_not_scroll_the_state_away() {
+fn many_exporters_do_not_hide_the_state() {
     let _running = shared();
     let mut sender = SenderHost::new("edge", &"127.0.0.1:1", QUICK_SENDER);
     sender.start();

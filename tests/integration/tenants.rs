@@ -72,7 +72,7 @@ fn configure(receiver: &mut ReceiverHost, settings: &str, of_senders: [&str; 2])
 }
 
 #[test]
-fn sites_with_one_exporter_address_decode_right() {
+fn sites_with_one_exporter_address_decode() {
     let _running = shared();
     for tool in Tool::ALL.into_iter().filter(|tool| tool.is_installed()) {
         let directory = TempDir::new().unwrap();
@@ -107,7 +107,7 @@ fn sites_with_one_exporter_address_decode_right() {
 }
 
 #[test]
-fn sites_with_one_exporter_address_keep_templates_apart() {
+fn sites_with_one_address_keep_their_templates() {
     let _running = shared();
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = collector.local_addr().unwrap();

@@ -82,7 +82,7 @@ impl Site {
 }
 
 #[test]
-fn flows_go_over_tls_and_a_renewed_certificate_is_taken_up_without_a_loss() {
+fn a_renewed_certificate_loses_nothing() {
     let _running = shared();
     let mut site = Site::new();
     site.give("brno-edge", 2);
@@ -108,7 +108,7 @@ fn flows_go_over_tls_and_a_renewed_certificate_is_taken_up_without_a_loss() {
 }
 
 #[test]
-fn a_revoked_certificate_is_refused_after_a_reload_and_a_new_one_delivers_what_was_kept() {
+fn a_revoked_certificate_is_rejected() {
     let _running = shared();
     let mut site = Site::new();
     let first = site.give("brno-edge", 2);
@@ -133,7 +133,7 @@ fn a_revoked_certificate_is_refused_after_a_reload_and_a_new_one_delivers_what_w
 }
 
 #[test]
-fn bad_files_on_a_reload_leave_everything_as_it_was() {
+fn invalid_files_on_a_reload_change_nothing() {
     let _running = shared();
     let mut site = Site::new();
     site.give("brno-edge", 2);
@@ -153,7 +153,7 @@ fn bad_files_on_a_reload_leave_everything_as_it_was() {
 }
 
 #[test]
-fn an_expired_list_of_revoked_ones_is_warned_of() {
+fn an_expired_revocation_list_causes_a_warning() {
     let _running = shared();
     let mut site = Site::new();
     let expired = |site: &Site| {
@@ -187,7 +187,7 @@ fn site_with_a_days_certificate(clock: &WallClock) -> Site {
 }
 
 #[test]
-fn a_session_ends_when_the_sender_s_certificate_does() {
+fn an_expired_sender_certificate_ends_a_session() {
     let _running = shared();
     let clock = WallClock::correct();
     let mut site = site_with_a_days_certificate(&clock);
@@ -210,7 +210,7 @@ fn a_session_ends_when_the_sender_s_certificate_does() {
 }
 
 #[test]
-fn a_session_ends_when_the_receiver_s_certificate_does() {
+fn an_expired_receiver_certificate_ends_a_session() {
     let _running = shared();
     let mut site = Site::new();
     let clock = WallClock::correct();
@@ -226,7 +226,7 @@ fn a_session_ends_when_the_receiver_s_certificate_does() {
 }
 
 #[test]
-fn a_certificate_that_ends_soon_is_warned_of_and_shown_in_status_and_metrics() {
+fn a_certificate_near_expiry_causes_a_warning() {
     let _running = shared();
     let mut site = Site::new();
     site.receiver.start();

@@ -12,7 +12,7 @@ use crate::running::shared;
 const AT: [&str; 2] = ["--address", "collector.example.net:2055"];
 
 #[test]
-fn joining_by_another_file_leaves_the_daemon_alone() {
+fn joining_with_another_file_spares_the_daemon() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(1, pattern);
@@ -65,7 +65,7 @@ fn a_key_of_another_configuration_is_not_replaced() {
 }
 
 #[test]
-fn inviting_by_another_file_spares_the_keys() {
+fn inviting_with_another_file_spares_the_keys() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let receiver = bare_receiver(&collector);
     let invited = [&["brno-edge"], &AT[..]].concat();
@@ -89,7 +89,7 @@ fn inviting_by_another_file_spares_the_keys() {
 }
 
 #[test]
-fn a_renewal_keeps_the_address_given_at_first() {
+fn a_renewal_keeps_the_first_address() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let (receiver, sender) = (bare_receiver(&collector), bare_sender());
     token(&receiver, &[&["brno-edge"], &AT[..]].concat());

@@ -14,7 +14,7 @@ use crate::systemd::{EXPORTERS, Site, assert_told, pattern};
 const RATE: u32 = 2_000;
 
 #[test]
-fn a_link_that_is_cut_for_a_minute_loses_nothing_and_the_journal_tells_it() {
+fn a_link_cut_for_a_minute_loses_nothing() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let site = Site::paired(&parts);
@@ -83,7 +83,7 @@ fn a_crash_of_the_receivers_machine_loses_nothing() {
 }
 
 #[test]
-fn what_a_killed_sender_had_received_outlives_a_restart_that_a_wrong_configuration_prevents() {
+fn a_kill_with_an_invalid_config_loses_nothing() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let site = Site::paired(&parts);
@@ -110,7 +110,7 @@ fn what_a_killed_sender_had_received_outlives_a_restart_that_a_wrong_configurati
 }
 
 #[test]
-fn a_frozen_sender_is_restarted_by_the_watchdog_and_loses_nothing() {
+fn the_watchdog_restarts_a_frozen_sender() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let site = Site::paired(&parts);
@@ -132,7 +132,7 @@ fn a_frozen_sender_is_restarted_by_the_watchdog_and_loses_nothing() {
 }
 
 #[test]
-fn a_healthy_service_feeds_the_watchdog_for_as_long_as_it_is_idle() {
+fn an_idle_service_feeds_the_watchdog() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let site = Site::paired(&parts);

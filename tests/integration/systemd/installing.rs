@@ -9,7 +9,7 @@ use crate::systemd::Site;
 use crate::systemd::machine::{Machine, Parts};
 
 #[test]
-fn two_machines_are_paired_by_a_few_commands_and_flows_arrive_at_nfcapd() {
+fn two_machines_are_installed_and_paired() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let site = Site::new(&parts);
@@ -38,7 +38,7 @@ fn two_machines_are_paired_by_a_few_commands_and_flows_arrive_at_nfcapd() {
 }
 
 #[test]
-fn after_a_crash_of_the_senders_machine_the_backlog_drains_at_boot_without_a_new_datagram() {
+fn a_backlog_drains_at_boot_after_a_crash() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let mut site = Site::paired(&parts);
@@ -70,7 +70,7 @@ fn after_a_crash_of_the_senders_machine_the_backlog_drains_at_boot_without_a_new
 }
 
 #[test]
-fn both_services_run_as_users_of_their_own_without_capabilities_and_their_files_are_theirs_alone() {
+fn services_run_unprivileged_with_private_files() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let site = Site::paired(&parts);

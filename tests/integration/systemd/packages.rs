@@ -39,7 +39,7 @@ fn checker(program: &str, args: &[&str], files: &[&Path]) {
 }
 
 #[test]
-fn lintian_and_rpmlint_find_nothing_that_is_not_explained() {
+fn lintian_and_rpmlint_are_satisfied() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let changes = parts.files("deb", ".changes");
@@ -71,7 +71,7 @@ fn assert_installed_and_asleep(machine: &Machine, files: &[String]) {
 }
 
 #[test]
-fn the_debian_packages_install_in_a_fresh_debian_and_leave_no_data_behind_but_what_was_never_delivered() {
+fn debian_packages_install_and_purge() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let mut machine = Machine::fresh("fresh", "10.77.0.9/24", &Network::new(), &parts.root);
@@ -113,7 +113,7 @@ fn the_debian_packages_install_in_a_fresh_debian_and_leave_no_data_behind_but_wh
 }
 
 #[test]
-fn the_rpms_install_with_the_same_files_users_and_units_and_keep_data_when_erased() {
+fn rpms_install_and_keep_data_when_erased() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let mut machine = Machine::fresh("fedora", "10.77.0.9/24", &Network::new(), &parts.root);
@@ -153,7 +153,7 @@ fn the_rpms_install_with_the_same_files_users_and_units_and_keep_data_when_erase
 }
 
 #[test]
-fn the_test_that_the_debian_packages_bring_passes_on_a_machine() {
+fn the_debian_packages_own_test_passes() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let machine = lone("tested", &parts);

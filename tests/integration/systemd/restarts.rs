@@ -50,7 +50,7 @@ fn a_restart_under_load_loses_nothing() {
 }
 
 #[test]
-fn a_stop_and_a_start_five_seconds_later_under_load_lose_nothing_as_the_socket_starts_the_service_at_once() {
+fn socket_activation_after_a_stop_loses_nothing() {
     under_load(|machine, service| {
         let said = machine.sh(&format!("systemctl stop {service} 2>&1"));
         assert!(
@@ -67,7 +67,7 @@ fn a_stop_and_a_start_five_seconds_later_under_load_lose_nothing_as_the_socket_s
 
 /// What arrives while no service runs waits in the socket: here for as long as three seconds.
 #[test]
-fn a_service_that_starts_slowly_under_load_loses_nothing() {
+fn a_slow_start_under_load_loses_nothing() {
     under_load(|machine, service| {
         machine.edit(&format!("{service}.service"), "[Service]\nExecStartPre=/bin/sleep 3\n");
         machine.sh(&format!("systemctl restart {service}"));
@@ -75,7 +75,7 @@ fn a_service_that_starts_slowly_under_load_loses_nothing() {
 }
 
 #[test]
-fn an_upgrade_of_the_packages_under_load_loses_nothing() {
+fn a_package_upgrade_under_load_loses_nothing() {
     let Some(parts) = Parts::find() else { return };
     let directory = tempfile::tempdir().unwrap();
     let newer: Vec<PathBuf> = parts.debs().iter().map(|deb| newer(deb, directory.path())).collect();

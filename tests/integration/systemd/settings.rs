@@ -26,7 +26,7 @@ fn a_drop_in_adds_a_port() {
 }
 
 #[test]
-fn a_drop_in_moves_the_receiver_to_another_port() {
+fn a_drop_in_changes_the_receivers_port() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let site = Site::new(&parts);
@@ -40,7 +40,7 @@ fn a_drop_in_moves_the_receiver_to_another_port() {
 }
 
 #[test]
-fn drop_ins_limit_the_addresses_of_exporters_and_senders() {
+fn drop_ins_limit_exporters_and_senders() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let site = Site::paired(&parts);
@@ -65,7 +65,7 @@ fn drop_ins_limit_the_addresses_of_exporters_and_senders() {
 }
 
 #[test]
-fn a_socket_of_the_wrong_kind_is_named_and_not_tried_again() {
+fn a_socket_of_the_wrong_kind_is_not_retried() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let machine = lone("wrong", &parts);
@@ -81,7 +81,7 @@ fn a_socket_of_the_wrong_kind_is_named_and_not_tried_again() {
 }
 
 #[test]
-fn a_reload_takes_up_another_collector_key_and_limit_and_breaks_no_connection() {
+fn a_reload_applies_collectors_keys_and_limits() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let site = Site::paired(&parts);
@@ -126,7 +126,7 @@ fn a_reload_takes_up_another_collector_key_and_limit_and_breaks_no_connection() 
 }
 
 #[test]
-fn a_reload_that_leaves_the_link_alone_keeps_the_session() {
+fn an_unrelated_reload_keeps_the_session() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let site = Site::paired(&parts);
@@ -150,7 +150,7 @@ fn a_reload_that_leaves_the_link_alone_keeps_the_session() {
 }
 
 #[test]
-fn what_only_a_restart_takes_up_is_said_after_a_reload() {
+fn a_reload_names_settings_that_need_a_restart() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let site = Site::paired(&parts);
@@ -161,7 +161,7 @@ fn what_only_a_restart_takes_up_is_said_after_a_reload() {
 }
 
 #[test]
-fn a_broken_configuration_fails_the_reload_is_said_and_the_old_one_stays() {
+fn a_failed_reload_keeps_the_old_settings() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let site = Site::paired(&parts);
@@ -185,7 +185,7 @@ fn a_broken_configuration_fails_the_reload_is_said_and_the_old_one_stays() {
 }
 
 #[test]
-fn a_wrong_configuration_ends_with_78_is_explained_and_not_tried_again_and_again() {
+fn an_invalid_configuration_is_not_retried() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let machine = lone("typo", &parts);
@@ -210,7 +210,7 @@ fn a_wrong_configuration_ends_with_78_is_explained_and_not_tried_again_and_again
 }
 
 #[test]
-fn datagrams_that_come_while_the_configuration_is_wrong_wait_without_a_storm_of_starts() {
+fn datagrams_wait_during_an_invalid_configuration() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let site = Site::paired(&parts);
@@ -232,7 +232,7 @@ fn datagrams_that_come_while_the_configuration_is_wrong_wait_without_a_storm_of_
 }
 
 #[test]
-fn options_of_the_environment_file_reach_the_daemon_and_names_of_the_original_work() {
+fn the_environment_file_sets_options() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let machine = lone("named", &parts);
@@ -273,7 +273,7 @@ fn keys_come_as_credentials() {
 }
 
 #[test]
-fn a_key_may_lie_encrypted_on_disk_as_the_example_says() {
+fn a_key_can_be_an_encrypted_credential() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let site = Site::new(&parts);
@@ -293,7 +293,7 @@ fn a_key_may_lie_encrypted_on_disk_as_the_example_says() {
 }
 
 #[test]
-fn the_example_that_gives_the_receiver_cap_net_raw_gives_nothing_else() {
+fn the_cap_net_raw_example_grants_nothing_else() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let machine = lone("raw", &parts);
@@ -309,7 +309,7 @@ fn the_example_that_gives_the_receiver_cap_net_raw_gives_nothing_else() {
 }
 
 #[test]
-fn an_absent_receiver_never_ends_the_service() {
+fn an_absent_receiver_never_stops_the_service() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let machine = lone("lonely", &parts);
@@ -326,7 +326,7 @@ fn an_absent_receiver_never_ends_the_service() {
 }
 
 #[test]
-fn entries_of_the_journal_have_fields_to_search_by() {
+fn journal_entries_have_search_fields() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let site = Site::paired(&parts);

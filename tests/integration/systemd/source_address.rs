@@ -30,7 +30,7 @@ fn main_process(machine: &Machine) -> String {
 }
 
 #[test]
-fn the_service_needs_the_example_to_deliver_from_addresses_of_exporters_and_holds_data_until_it_is_there() {
+fn source_addresses_need_the_shipped_example() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let site = Site::paired(&parts);

@@ -33,7 +33,7 @@ fn both_services_start_without_user_namespaces() {
 }
 
 #[test]
-fn exporter_addresses_work_without_user_namespaces() {
+fn source_addresses_work_without_user_namespaces() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let site = Site::hardened(&parts);
@@ -49,7 +49,7 @@ fn exporter_addresses_work_without_user_namespaces() {
 }
 
 #[test]
-fn the_example_ports_open_before_their_address_exists() {
+fn example_ports_open_before_their_address_exists() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let mut machine = lone("early", &parts);
@@ -66,7 +66,7 @@ fn the_example_ports_open_before_their_address_exists() {
 }
 
 #[test]
-fn the_example_receiver_port_opens_before_its_address_exists() {
+fn receiver_port_opens_before_its_address_exists() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let site = Site::new(&parts);
@@ -82,7 +82,7 @@ fn the_example_receiver_port_opens_before_its_address_exists() {
 }
 
 #[test]
-fn the_socket_units_take_ipv4_where_bindv6only_is_set() {
+fn socket_units_accept_ipv4_with_bindv6only() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let site = Site::new(&parts);

@@ -9,7 +9,7 @@ use crate::systemd::Site;
 use crate::systemd::machine::Parts;
 
 #[test]
-fn a_stopped_journald_stops_neither_delivery_nor_the_watchdog() {
+fn a_stopped_journald_does_not_stop_delivery() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let site = Site::paired(&parts);
