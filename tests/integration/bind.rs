@@ -1,4 +1,5 @@
-//! Sockets that the daemons bind themselves, without a service manager, on hosts with unusual network settings.
+//! Sockets that the daemons bind themselves, without a service manager, on hosts with unusual network
+//! settings.
 
 use std::net::{TcpStream, UdpSocket};
 
@@ -24,7 +25,7 @@ fn wildcard_sockets_accept_ipv4_without_ipv6() {
     in_a_network("ip link set lo up; sysctl -qw net.ipv6.conf.all.disable_ipv6=1", INSIDE);
 }
 
-/// A daemon with the default `listen`, and metrics on the wildcard address.
+/// Starts a daemon with the default `listen` and with metrics on the wildcard address.
 fn start(program: Program, directory: &TempDir, args: &[&str]) -> Daemon {
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let (settings, control) = (path(&format!("{}.toml", program.name())), path(program.name()));
@@ -41,7 +42,7 @@ fn start(program: Program, directory: &TempDir, args: &[&str]) -> Daemon {
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
+#[ignore = "runs in a network namespace of another test"]
 fn inside_every_wildcard_socket_accepts_ipv4() {
     let directory = directory();
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();

@@ -1,4 +1,4 @@
-//! Standard error that nobody reads: a full pipe stops neither delivery nor the end, and what it cost is reported.
+//! A full standard error that nobody reads blocks neither delivery nor the exit. Dropped lines are reported.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,10 +12,10 @@ use nf_transport_kit::pair::{Pair, STALL};
 
 use crate::running::shared;
 
-/// Lines more than the queue of the log holds, and those that wait in the pipe.
+/// More lines than the log queue and the pipe hold together.
 const LINES: usize = LOG_QUEUE_MAX + 500;
 
-/// Both daemons run with a stuck stderr, and are connected.
+/// Starts both daemons with a blocked standard error and waits until they are connected.
 fn stuck_pair() -> Pair {
     let mut pair = Pair::new(2, Pattern::new(MIXED), QUICK_SENDER);
     pair.receiver.start_with_stuck_stderr();
@@ -35,7 +35,7 @@ fn reload(control: &Path, count: usize) {
     }
 }
 
-/// Reads what the daemon could not write before, and compares what it says was dropped with what is missing.
+/// Reads the blocked standard error and compares the reported number of dropped lines with the missing ones.
 fn assert_dropped_lines_are_reported(daemon: &mut Daemon) {
     daemon.read_stderr();
     daemon.wait_for_log(&["stderr was blocked", "log lines were dropped"], STALL);
@@ -46,7 +46,7 @@ fn assert_dropped_lines_are_reported(daemon: &mut Daemon) {
         words.split(' ').next().unwrap().parse::<usize>().unwrap()
     };
     let reported: usize = reports.iter().map(count).sum();
-    // A cut and a new connection took some lines more.
+    // A cut and a new connection logged some more lines.
     assert!((LINES - written..LINES - written + 20).contains(&reported), "{written} written, {reports:?}");
 }
 

@@ -1,4 +1,4 @@
-//! Two hundred faults in a row under steady load, chosen by a seed: `NF_CHAOS_SEED` repeats a run.
+//! Two hundred random faults under steady load. `NF_CHAOS_SEED` repeats a run.
 
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ const FAULTS: u32 = 200;
 const EXPORTERS: u16 = 8;
 const DATAGRAMS_PER_SECOND: u32 = 20_000;
 
-/// Longest body of a batch in bytes, and what each datagram needs in it beside its payload (docs/spool-format.md).
+/// Longest body of a batch, and the overhead of each record beyond its payload, in bytes
+/// (docs/spool-format.md).
 const BATCH_BODY: usize = 65_600;
 const RECORD_OVERHEAD: usize = 23;
 
@@ -32,7 +33,7 @@ impl Fault {
         match self {
             Self::KillSender => {
                 pair.sender.take().kill();
-                std::thread::sleep(lasts / 4); // the kernel holds what comes, as long as there is room
+                std::thread::sleep(lasts / 4); // the kernel queues datagrams as long as there is room
                 pair.sender.start();
             }
             Self::KillReceiver => {

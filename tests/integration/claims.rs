@@ -38,7 +38,7 @@ fn item(start: &str) -> String {
 }
 
 #[test]
-fn all_files_with_unsafe_code_are_listed() {
+fn the_files_with_unsafe_code_are_those_listed() {
     assert!(text("Cargo.toml").contains("unsafe_code = \"deny\""));
     let is_allowed = |path: &PathBuf| {
         let source = std::fs::read_to_string(path).unwrap();
@@ -55,7 +55,7 @@ fn all_files_with_unsafe_code_are_listed() {
 }
 
 #[test]
-fn all_fuzz_targets_are_listed() {
+fn the_fuzz_targets_are_those_listed() {
     let targets: BTreeSet<String> = sources(&root().join("fuzz/fuzz_targets"))
         .into_iter()
         .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())

@@ -1,4 +1,4 @@
-//! The whole way of a datagram while nothing goes wrong.
+//! The complete path of a datagram without faults.
 
 use std::net::{SocketAddr, UdpSocket};
 
@@ -14,7 +14,7 @@ use rustix::process::Signal;
 
 use crate::running::shared;
 
-/// Sends the payloads from `exporter` and waits until the inbox has each of them, byte for byte and in order.
+/// Sends the payloads from `exporter` and waits until the inbox has each of them unchanged and in order.
 fn assert_carried(exporter: &UdpSocket, target: SocketAddr, inbox: &Inbox, payloads: &[Vec<u8>]) {
     let mut sent = 0;
     for chunk in payloads.chunks(8) {
@@ -27,11 +27,11 @@ fn assert_carried(exporter: &UdpSocket, target: SocketAddr, inbox: &Inbox, paylo
     let arrived = inbox.wait_for(sent, STALL);
     assert_eq!(arrived.len(), payloads.len());
     for (number, (arrived, payload)) in arrived.iter().zip(payloads).enumerate() {
-        assert!(arrived == payload, "datagram {number} of {} bytes is not as it was sent", payload.len());
+        assert!(arrived == payload, "datagram {number} of {} bytes differs from the sent one", payload.len());
     }
 }
 
-/// Payloads of sizes where formats and buffers have their edges, with different bytes.
+/// Returns payloads of different bytes, with sizes at the limits of formats and buffers.
 fn payloads_of_all_sizes() -> Vec<Vec<u8>> {
     let sizes = [0, 1, 2, 255, 256, 512, 1400, 1464, 1472, 1473, 4096, 9000, 32_768, 65_000, LONGEST, 3, 0];
     let payload = |(seed, size): (u8, &usize)| {
@@ -88,7 +88,8 @@ fn datagrams_of_real_vendors_arrive_unchanged() {
     };
     let _running = shared();
     let inbox = Inbox::start("127.0.0.1:0");
-    // One exporter sends as many: some data before its templates, which nf-receiver would tell first.
+    // Each payload comes from a separate exporter. A single one would send data before its templates, so
+    // nf-receiver would send those first.
     let toml = format!("[[collector]]\naddress = \"{}\"\nrepeat-templates = false\n", inbox.addr());
     let mut receiver = ReceiverHost::new(&[], &toml);
     receiver.start();
@@ -176,7 +177,7 @@ fn kernel_drops_at_the_socket_are_counted() {
     }
     pair.sender.daemon().signal(Signal::CONT);
     pair.sender.udp().wait_until_drained();
-    exporters.send(1); // a datagram tells how many were dropped before it
+    exporters.send(1); // the kernel reports earlier drops with the next datagram
     let dropped = pair.sender.udp().dropped();
     let status = pair.sender.wait_status(STALL, |status| {
         assert_conserved(status);

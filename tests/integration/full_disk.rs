@@ -1,6 +1,6 @@
-//! A spool on a disk that is really full: nf-sender goes on, counts what it had to drop, and delivers the rest.
+//! A spool on a full disk: nf-sender continues, counts the dropped datagrams, and delivers the rest.
 //!
-//! Needs root, for a small file system of its own.
+//! Needs root to mount a small file system.
 
 use std::fs::{File, Permissions};
 use std::io::Write;
@@ -19,10 +19,11 @@ use serde_json::Value;
 use crate::losses::{deliver_the_rest, dropped, go_on, wait_until_spooled};
 use crate::running::shared;
 
-/// The least payload bytes that a datagram of `LARGE` has on average.
+/// Least average payload of a datagram of `LARGE`, in bytes.
 const DATAGRAM: u64 = 1358;
 
-/// Whether small file systems can be mounted. Where continuous integration runs (`CI=true`) they must be.
+/// Returns whether small file systems can be mounted. In continuous integration (`CI=true`) it must be
+/// possible.
 pub(crate) fn may_mount() -> bool {
     let is_root = rustix::process::geteuid().is_root();
     let required = std::env::var("CI").is_ok_and(|value| value == "true");
@@ -33,22 +34,22 @@ pub(crate) fn may_mount() -> bool {
     is_root
 }
 
-/// A small file system at a directory of its own.
+/// A small file system mounted at its own directory.
 pub(crate) struct Disk {
     place: PathBuf,
 }
 
 impl Disk {
-    /// Mounts what these arguments of mount(8) name.
+    /// Runs mount(8) with these arguments.
     pub(crate) fn mount(arguments: &[&str], place: &Path) -> Self {
         std::fs::create_dir(place).unwrap();
         run(Command::new("mount").args(arguments).arg(place));
-        // Some are open to everybody, as /tmp is.
+        // Some file systems are writable by everybody, as /tmp is.
         std::fs::set_permissions(place, Permissions::from_mode(0o700)).unwrap();
         Self { place: place.to_owned() }
     }
 
-    /// Makes `file` read-only, as if it lay on a file system that takes no more writes.
+    /// Makes `file` read-only, as if its file system were read-only.
     pub(crate) fn freeze(file: &Path) -> Self {
         run(Command::new("mount").arg("--bind").args([file, file]));
         let frozen = Self { place: file.to_owned() };
@@ -56,19 +57,19 @@ impl Disk {
         frozen
     }
 
-    /// An ext4 of so many MiB, in a file.
+    /// Creates an ext4 of this size in a file.
     pub(crate) fn ext4(mebibytes: u64, image: &Path, place: &Path) -> Self {
         Self::ext4_with(&[], mebibytes, image, place)
     }
 
-    /// As [`Self::ext4`], made with these arguments.
+    /// Does the same with these arguments of mkfs.
     pub(crate) fn ext4_with(arguments: &[&str], mebibytes: u64, image: &Path, place: &Path) -> Self {
         let mut make = Command::new("mkfs.ext4");
         make.args(["-q", "-m", "0"]).args(arguments);
         Self::make(&mut make, mebibytes, image, place)
     }
 
-    /// An XFS of so many MiB, in a file; 300 at least.
+    /// Creates an XFS of this size in a file; at least 300 MiB.
     pub(crate) fn xfs(mebibytes: u64, image: &Path, place: &Path) -> Self {
         Self::make(Command::new("mkfs.xfs").arg("-q"), mebibytes, image, place)
     }
@@ -79,14 +80,14 @@ impl Disk {
         Self::mount(&["-o", "loop", image.to_str().unwrap()], place)
     }
 
-    /// A btrfs of so many MiB, in a file; at least 110.
+    /// Creates a btrfs of this size in a file; at least 110 MiB.
     pub(crate) fn btrfs(mebibytes: u64, image: &Path, place: &Path) -> Self {
         File::create(image).unwrap().set_len(mebibytes << 20).unwrap();
         run(Command::new("mkfs.btrfs").args(["-q", "-m", "single"]).arg(image));
         Self::mount(&["-o", "loop", image.to_str().unwrap()], place)
     }
 
-    /// Takes a snapshot of a btrfs, so that from now on every page that is written needs new room.
+    /// Takes a snapshot of a btrfs, so that each later write of a page needs new space.
     pub(crate) fn snapshot(&self) {
         let (place, snapshot) = (self.place.clone(), self.place.join("snapshot"));
         run(Command::new("btrfs").args(["-q", "subvolume", "snapshot", "-r"]).args([place, snapshot]));
@@ -96,12 +97,12 @@ impl Disk {
         &self.place
     }
 
-    /// Mounts it again with this option, such as `ro`.
+    /// Remounts the file system with this option, such as `ro`.
     pub(crate) fn remount(&self, option: &str) {
         run(Command::new("mount").args(["-o", &format!("remount,{option}")]).arg(&self.place));
     }
 
-    /// Takes all the room that is left, as some other program might; gives the file that took it.
+    /// Fills the file system as another program might. Returns the file that fills it.
     pub(crate) fn fill(&self) -> PathBuf {
         let path = self.place.join("somebody-elses");
         let mut file = File::create(&path).unwrap();
@@ -110,7 +111,7 @@ impl Disk {
         path
     }
 
-    /// Takes room until so many bytes are left.
+    /// Fills the file system until this number of bytes is left.
     pub(crate) fn fill_up_to(&self, left: u64) {
         let file = File::create(self.place.join("somebody-elses")).unwrap();
         let facts = rustix::fs::statvfs(&self.place).unwrap();
@@ -130,7 +131,7 @@ pub(crate) fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Waits until nf-sender has received so many datagrams and dropped some.
+/// Waits until nf-sender has received this number of datagrams and dropped some.
 fn wait_until_full(pair: &Pair, received: u64) -> Value {
     pair.sender.udp().wait_until_drained();
     pair.sender.wait_status(STALL, |status| {
@@ -139,8 +140,8 @@ fn wait_until_full(pair: &Pair, received: u64) -> Value {
     })
 }
 
-/// Fills a pair's disk with what the link does not take, kills nf-sender, gives it more, and lets the link up: all but
-/// what was dropped arrives.
+/// Fills the disk of a pair with a cut link, kills nf-sender, sends more, and restores the link. All
+/// datagrams except the counted drops arrive.
 fn goes_on(toml: &str, mount: impl FnOnce(&Pair) -> Disk) {
     let mut pair = Pair::new(2, Pattern::new(LARGE), &format!("{QUICK_SENDER}{toml}"));
     let disk = mount(&pair);
@@ -204,7 +205,7 @@ fn drop_newest_on_a_full_ext4_keeps_the_oldest() {
     assert_eq!(deliver_the_rest(&pair, &exporters).missing, full);
 }
 
-/// Few inodes from the start, and rotation that wants many.
+/// A file system with few inodes and a rotation that needs many.
 #[test]
 fn a_disk_with_few_inodes_drops_nothing() {
     let _running = shared();

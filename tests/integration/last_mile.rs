@@ -1,5 +1,5 @@
-//! The stretch from nf-receiver to a collector on the same machine: its socket is never overrun, however much waits for it
-//! and however slowly it reads.
+//! Delivery from nf-receiver to a collector on the same machine. Its socket never overflows, even with a
+//! large backlog and a slow collector.
 
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -13,21 +13,21 @@ use nf_transport_kit::samples::count;
 
 use crate::running::alone;
 
-/// Datagrams of the backlog.
+/// Datagrams in the backlog.
 const BACKLOG: u32 = 100_000;
 
-/// A collector that decodes and files 20,000 datagrams a second: about what one with a core of its own does with datagrams of
-/// 13 flows. The kit's exporters and nf-receiver send several times as fast.
+/// A collector that handles 20,000 datagrams a second: about the speed of one core with datagrams of 13
+/// flows. The kit's exporters and nf-receiver send several times as fast.
 const BUSY: Pace = Pace::Work(Duration::from_micros(50));
 
 /// Exporters of all three versions.
 const EXPORTERS: u16 = 3;
 
-/// Sends each exporter's datagrams 0 to `sent` to the collector by one `sendto` after the other, as samplicator does; returns
-/// how many the collector's socket dropped.
+/// Sends each exporter's datagrams 0 to `sent` to the collector by one `sendto` after the other, as
+/// samplicator does. Returns the number of datagrams dropped at the collector's socket.
 fn dropped_by_plain_sending(pattern: Pattern, sent: &[u32]) -> u64 {
     let collector = Collector::start_reading("127.0.0.1:0", EXPORTERS, pattern, Reading::by_default(BUSY));
-    let most = *sent.iter().max().unwrap();
+    let highest = *sent.iter().max().unwrap();
     let each =
         |number| (0..).zip(sent).filter(move |(_, sent)| number < **sent).map(|(exporter, _)| exporter);
     let made = |(exporter, number)| {
@@ -35,7 +35,7 @@ fn dropped_by_plain_sending(pattern: Pattern, sent: &[u32]) -> u64 {
         pattern.datagram(exporter, number, &mut payload);
         payload
     };
-    let all = (0..most).flat_map(|number| each(number).map(move |exporter| (exporter, number)));
+    let all = (0..highest).flat_map(|number| each(number).map(move |exporter| (exporter, number)));
     let payloads: Vec<Vec<u8>> = all.map(made).collect();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     for payload in &payloads {
@@ -101,7 +101,8 @@ fn datagrams_for_a_slow_collector_are_spooled() {
          collector's socket, {} dropped there",
         pair.collector.kernel().dropped
     );
-    // Half of the buffer holds 41 datagrams of this size; the rest of what the collector did not read is with the sender.
+    // Half of the buffer holds 41 datagrams of this size. The other unread datagrams are queued at the
+    // sender.
     let behind = u64::from((ARRIVING - READ) * SECONDS);
     let (half_way, end) = (waiting[waiting.len() / 2], waiting[waiting.len() - 1]);
     assert!(end >= behind / 2 && end > half_way, "{waiting:?}");

@@ -1,5 +1,5 @@
-//! Datagrams that are late when they are delivered: they can go to an address of their own, and no faster than a multiple of
-//! the pace at which they arrived.
+//! Late datagrams: they can go to a separate address, and no faster than a multiple of the pace at which they
+//! arrived.
 
 use std::time::{Duration, Instant};
 
@@ -14,28 +14,29 @@ use serde_json::Value;
 
 use crate::running::shared;
 
-/// Datagrams a second of one exporter.
+/// Datagrams per second of one exporter.
 const RATE: u32 = 500;
 
-/// What is sent for so long while the link is down, and then waits for so long before the link is mended.
+/// Times of the outage. Datagrams sent during the first part wait for the second part before the link is
+/// restored.
 const OUTAGE: [Duration; 2] = [Duration::from_millis(2500), Duration::from_millis(1500)];
 
-/// What a machine that does other things too may take off the span between two datagrams.
+/// Allowed shortening of the span between two datagrams on a busy machine.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// One exporter under load, and a link that was down.
+/// One exporter under load after an outage of the link.
 struct Outage {
     sender: SenderHost,
     receiver: ReceiverHost,
     _link: Link,
     load: Load,
-    /// Datagrams that were sent when the link was down, when it had been down for the first part of [`OUTAGE`], and just
-    /// before it was mended; and when each of that was.
+    /// Sent datagrams and the time at three moments: when the link was cut, after the first part of
+    /// [`OUTAGE`], and when the link was restored.
     sent: [(u32, Instant); 3],
 }
 
 impl Outage {
-    /// Datagrams go to `collector`, which these lines are about, until the link breaks; it is mended after [`OUTAGE`].
+    /// Sends datagrams to `collector` with these settings, cuts the link, and restores it after [`OUTAGE`].
     fn of(collector: &Collector, lines: &str) -> Self {
         let toml = format!("[[collector]]\naddress = \"{}\"\n{lines}\n", collector.addr());
         let (sender, link, receiver) = connected_daemons(&toml);
@@ -53,8 +54,8 @@ impl Outage {
         Self { sender, receiver, _link: link, load, sent }
     }
 
-    /// Ends the load, and waits until everything is delivered. Returns how many datagrams were sent, and the status of
-    /// nf-receiver's collector then.
+    /// Stops the load and waits until every datagram is delivered. Returns the number of datagrams and the
+    /// status of nf-receiver's collector.
     fn finish(self) -> (u32, Value) {
         let exporters = self.load.stop();
         let total = exporters.total();
@@ -67,7 +68,7 @@ fn pattern() -> Pattern {
     Pattern::new(MIXED)
 }
 
-/// The ranges of numbers that are missing in both.
+/// Returns the ranges of numbers that are missing in both.
 fn missing_in_both(one: &[(u32, u32)], other: &[(u32, u32)]) -> Vec<(u32, u32)> {
     let pairs = one.iter().flat_map(|one| other.iter().map(move |other| (one, other)));
     let common = pairs.map(|(one, other)| (one.0.max(other.0), one.1.min(other.1)));
@@ -80,7 +81,7 @@ fn late_datagrams_go_to_the_late_address() {
     let [fresh, late] = [(); 2].map(|()| Collector::start(1, pattern()));
     let outage = Outage::of(&fresh, &format!("late-after = \"1s\"\nlate-address = \"{}\"", late.addr()));
     let [(cut, _), (old, _), _] = outage.sent;
-    // Those that arrive there after the outage are fresh.
+    // Datagrams that arrive there after the outage are fresh.
     let before = fresh.arrived();
     fresh.wait_for(before + 2 * u64::from(RATE), STALL);
     let (sent, status) = outage.finish();
@@ -109,8 +110,8 @@ fn catch_up_keeps_the_multiple_of_the_pace() {
     let [(_, cut), _, (waited, mended)] = outage.sent;
     collector.wait_for(waited.into(), STALL);
     let (took, recorded) = (mended.elapsed(), mended - cut);
-    println!("what was recorded for {recorded:?} came in {took:?}");
-    assert!(took + SLACK >= recorded / 2, "{recorded:?} of datagrams came in {took:?}");
+    println!("{recorded:?} of datagrams arrived in {took:?}");
+    assert!(took + SLACK >= recorded / 2, "{recorded:?} of datagrams arrived in {took:?}");
     let (sent, _) = outage.finish();
     collector.wait_for_all(&[sent], STALL).assert_exact(&[sent]);
 }

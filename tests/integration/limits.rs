@@ -1,4 +1,5 @@
-//! The bounds of the spool: what gives way, that both sides count it, and that the rest arrives in order.
+//! Limits of the spool: the policy decides which datagrams are dropped, both daemons count them, and the rest
+//! arrives in order.
 
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -16,20 +17,20 @@ use crate::running::shared;
 
 const EXPORTERS: u16 = 3;
 
-/// The least payload bytes that a datagram of `LARGE` has on average.
+/// Least average payload of a datagram of `LARGE`, in bytes.
 const DATAGRAM: u64 = 1358;
 
-/// How often the status is looked at while things change.
+/// Interval between two samples of the status.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A spool of 4 MiB that takes up at once what the link does not.
+/// Returns settings for a spool of 4 MiB that stores unacknowledged datagrams at once.
 fn small_spool(when_full: &str) -> String {
     format!(
         "{QUICK_SENDER}sync-after = \"0s\"\nmax-size = \"4MiB\"\nrotate-size = \"1MiB\"\nwhen-full = \"{when_full}\"\n"
     )
 }
 
-/// A pair whose link has been down from the start.
+/// Starts a pair whose link is cut from the start.
 fn apart(toml: &str) -> Pair {
     let mut pair = Pair::new(EXPORTERS, Pattern::new(LARGE), toml);
     pair.link.cut();
@@ -88,16 +89,16 @@ fn a_kill_of_a_full_sender_leaves_one_gap() {
     }
 }
 
-/// Sends more than spool and intake take while the link is down, and returns how much of it was sent.
+/// Sends more datagrams than the spool and the intake hold while the link is down. Returns the exporters.
 fn overfill(pair: &Pair) -> Exporters {
     let exporters = go_on(pair, pair.exporters(), 22_000);
     pair.sender.udp().wait_until_drained();
     let status = pair.sender.wait_status(STALL, |status| {
         assert_conserved(status);
-        let came = count(status, "/received/datagrams");
-        came == exporters.total() && dropped(status, "spool_full") > 0
+        let received = count(status, "/received/datagrams");
+        received == exporters.total() && dropped(status, "spool_full") > 0
     });
-    // The spool has 4 MiB and the intake 12 MiB, each but for the last batch that did not fit.
+    // The spool holds 4 MiB and the intake 12 MiB, each without the last batch that did not fit.
     assert!(count(&status, "/queued/datagrams") * DATAGRAM > 15 << 20, "{status:#}");
     exporters
 }
@@ -168,7 +169,7 @@ fn denied_exporters_are_counted() {
     // Exporter 1 sends from 127.0.0.3, exporter 2 from 127.0.0.4.
     let toml = format!("allow = [\"127.0.0.3\", \"127.0.0.4/31\", \"2001:db8::/32\"]\n{QUICK_SENDER}");
     let mut pair = Pair::new(EXPORTERS, Pattern::new(MIXED), &toml);
-    // A socket of both families shows IPv4 exporters as IPv6 ones.
+    // A socket of both families shows IPv4 exporters with mapped IPv6 addresses.
     let both = UdpSocket::bind("[::]:0").unwrap();
     let port = both.local_addr().unwrap().port();
     pair.sender.add_socket(both);
@@ -188,7 +189,7 @@ fn denied_exporters_are_counted() {
     let report = pair.collector.report();
     let arrived: Vec<_> = report.exporters.iter().map(|tally| tally.arrived).collect();
     assert_eq!(arrived, [0, 100, 100]);
-    assert_eq!(gaps(&pair.receiver), 0, "what is denied was never part of the stream");
+    assert_eq!(gaps(&pair.receiver), 0, "denied datagrams are not part of the stream");
     let mut allowed = Exporters::new(1..2, ([127, 0, 0, 1], port).into(), Pattern::new(MIXED));
     allowed.send(101);
     pair.collector.wait_for(201, STALL);
@@ -270,7 +271,7 @@ fn a_wiped_spool_starts_a_new_stream() {
 #[test]
 fn a_full_spool_with_a_hung_receiver_counts_drops() {
     let _running = shared();
-    // Nobody gives the link up, so all that was sent stays on its way and may not be dropped.
+    // No heartbeat times out, so all sent datagrams stay in flight and must not be dropped.
     let toml = small_spool("drop-oldest").replace("200ms\"\n[reconnect]", "1m\"\n[reconnect]");
     let pair = apart(&toml);
     pair.link.mend();

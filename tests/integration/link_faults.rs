@@ -1,4 +1,4 @@
-//! Receivers that are stopped, held up or asked for again: how soon they are used.
+//! Suspended, blocked or requested receivers: nf-sender uses them as soon as they answer.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
@@ -14,30 +14,30 @@ use rustix::process::Signal;
 
 use crate::running::shared;
 
-/// After two failed attempts the next one is 100 s away: who is used before that was heard.
+/// The third attempt comes only after 100 s, so a receiver used earlier was noticed by its answer.
 const SLOW_SCHEDULE: &str = "heartbeat = \"200ms\"\n[spool]\nmin-free = \"0B\"\n\
      [reconnect]\nfirst = \"100ms\"\nfactor = 1000\nlongest = \"1h\"\n";
 
-/// How soon a receiver that is back must be used.
+/// Longest time until a receiver that is back is used.
 const SOON: Duration = Duration::from_secs(5);
 
 fn pattern() -> Pattern {
     Pattern::new(MIXED)
 }
 
-/// An address where nobody listens.
+/// Returns an address where nothing listens.
 fn dead() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// A receiver that runs, and delivers to `collector`.
+/// Starts a receiver that delivers to `collector`.
 fn receiver_for(collector: &Collector) -> ReceiverHost {
     let mut receiver = ReceiverHost::new(&[collector.addr()], "");
     receiver.start();
     receiver
 }
 
-/// A sender of these receivers that runs.
+/// Starts a sender with these receivers.
 fn sender_of(receivers: &[SocketAddr], toml: &str) -> SenderHost {
     let names: Vec<String> = receivers.iter().map(|address| format!("\"{address}\"")).collect();
     let mut sender =
@@ -47,14 +47,14 @@ fn sender_of(receivers: &[SocketAddr], toml: &str) -> SenderHost {
     sender
 }
 
-/// Makes the running nf-sender connect again.
+/// Makes the running nf-sender reconnect.
 fn reconnect(sender: &SenderHost) {
     let output = Program::Sender.run(&["reconnect", "--control", sender.control().to_str().unwrap()]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Waits until the sender has tried a stopped receiver in vain and is far from the next attempt, then lets the receiver go on:
-/// it must be used at once, and everything arrives once.
+/// Waits until the sender has failed with a suspended receiver and its next attempt is far away, then resumes
+/// the receiver. The receiver must be used at once, and every datagram must arrive once.
 fn is_used_at_once(sender: &SenderHost, stopped: &ReceiverHost, collector: &Collector) {
     let mut exporters = sender.exporters(1, pattern());
     exporters.send(10);
@@ -107,7 +107,7 @@ fn a_reconnect_interrupts_a_hung_dial() {
     let address = hung.local_addr().unwrap();
     let sender = sender_of(&[address, dead()], SLOW_SCHEDULE);
     let (first, _) = hung.accept().unwrap();
-    // Its place is taken by a receiver; the connection that hangs is never answered.
+    // The first connection is never answered. The command must start another one.
     let began = Instant::now();
     reconnect(&sender);
     let (second, _) = hung.accept().unwrap();
@@ -179,7 +179,7 @@ fn reconnect_returns_to_the_first_receiver() {
     let arrived = collector.arrived();
     collector.wait_for(arrived + 1000, STALL);
     let exporters = load.stop();
-    // What the second receiver delivered was acknowledged before the session ended: nothing is repeated.
+    // The second receiver's deliveries were acknowledged before the session ended, so nothing is repeated.
     collector.wait_for_all(exporters.sent(), STALL).assert_exact(exporters.sent());
 }
 
@@ -189,8 +189,8 @@ fn a_reconnect_without_a_receiver_is_rejected() {
     let sender = sender_of(&[], QUICK_SENDER);
     let output = Program::Sender.run(&["reconnect", "--control", sender.control().to_str().unwrap()]);
     assert!(!output.status.success());
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("no receiver is configured"), "{said}");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains("no receiver is configured"), "{message}");
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn a_blocked_receiver_keeps_its_session() {
     receiver.start();
     let sender = sender_of(&[receiver.addr()], QUICK_SENDER);
     sender.wait_state("connected", STALL);
-    // More than nf-receiver and both sockets hold: TCP's window closes.
+    // More data than nf-receiver and both sockets hold, so that the TCP window closes.
     let load = Load::start(sender.exporters(3, pattern), sender.udp().clone(), None, Until::Sent(20_000));
     let exporters = load.finish();
     receiver.wait_status(STALL, |status| count(status, "/collectors/0/held_s") >= 5);

@@ -1,10 +1,10 @@
-//! Tests of the two daemons as processes, with real sockets, on loopback; and of the kit that drives them.
+//! Tests of the two daemons as processes with real sockets on loopback, and of the test kit itself.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stderr,
-    reason = "a test that cannot go on fails there, and says what it saw"
+    reason = "a test that cannot continue fails there and prints the reason"
 )]
 
 mod advisories;

@@ -1,4 +1,4 @@
-//! What breaks, one thing at a time, while datagrams keep coming; and that nothing is lost by it.
+//! Single faults during a steady load. No fault loses a datagram.
 
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
@@ -20,8 +20,8 @@ fn pattern() -> Pattern {
     Pattern::new(MIXED)
 }
 
-/// A connected pair under load; `fault` is called with part of the load carried, and the load goes on after it.
-/// Everything must arrive: exactly once if `once`.
+/// Runs a connected pair under load and calls `fault` after part of it. The load continues after the fault.
+/// Every datagram must arrive, and exactly once if `once`.
 fn carries_all_through(once: bool, fault: impl FnOnce(&mut Pair)) {
     let _running = shared();
     let mut pair = Pair::connected(3, pattern(), QUICK_SENDER);
@@ -34,7 +34,7 @@ fn carries_all_through(once: bool, fault: impl FnOnce(&mut Pair)) {
     pair.assert_all_arrive(&exporters, once);
 }
 
-/// Lets the load go on for so many datagrams, whether they arrive or not.
+/// Waits until the load has sent this number of datagrams, whether they arrive or not.
 fn let_queue(pair: &Pair, datagrams: u64) {
     pair.sender.wait_status(STALL, |status| {
         assert_conserved(status);
@@ -131,7 +131,7 @@ fn heartbeats_detect_a_silent_link() {
         pair.link.freeze();
         let frozen = Instant::now();
         pair.sender.wait_status(STALL, |status| status["state"] != "connected");
-        // Three heartbeats of 200 ms; the default of 5 s makes 15 s of it.
+        // Three heartbeats of 200 ms. With the default of 5 s this takes 15 s.
         assert!(frozen.elapsed() < Duration::from_secs(3), "found after {:?}", frozen.elapsed());
         pair.link.mend();
         pair.sender.wait_state("connected", STALL);
@@ -139,7 +139,7 @@ fn heartbeats_detect_a_silent_link() {
     });
 }
 
-/// Makes a patient sender wait for its next attempt, mends the link, and asks for a retry by `ask`.
+/// Makes a patient sender wait for its next attempt, restores the link, and requests a retry with `ask`.
 fn retries_at_once_when(ask: impl FnOnce(&Pair)) {
     let _running = shared();
     let pair = Pair::connected(1, pattern(), PATIENT_SENDER);
@@ -225,7 +225,7 @@ fn every_address_of_a_receiver_name_is_tried() {
     let collector = Collector::start(1, pattern());
     let mut receiver = ReceiverHost::new(&[collector.addr()], "");
     receiver.start();
-    // The receiver listens on IPv4 alone; where the name means the IPv6 address too, that one refuses.
+    // The receiver listens on IPv4 only. Where the name also has an IPv6 address, that one refuses.
     let name = format!("localhost:{}", receiver.addr().port());
     let mut sender = SenderHost::new("edge", &name, QUICK_SENDER);
     sender.start();

@@ -1,4 +1,4 @@
-//! Two commands pair a sender with a receiver, while both run or before; another takes it back.
+//! Two commands pair a sender with a receiver, before or while both run. Another command revokes the pairing.
 
 use std::fs::Permissions;
 use std::io::Write;
@@ -15,7 +15,7 @@ use nf_transport_kit::samples::{assert_conserved, count};
 
 use crate::running::shared;
 
-/// Runs `nf-receiver invite` at this host.
+/// Runs `nf-receiver invite` on this host.
 pub(crate) fn invite(host: &ReceiverHost, args: &[&str]) -> Output {
     invite_by(host, "nf-receiver.toml", args)
 }
@@ -27,12 +27,12 @@ pub(crate) fn invite_by(host: &ReceiverHost, toml: &str, args: &[&str]) -> Outpu
     Program::Receiver.run(&[&place, args].concat())
 }
 
-/// The token of an invitation that must work.
+/// Runs `nf-receiver invite`, which must succeed, and returns the token.
 pub(crate) fn token(host: &ReceiverHost, args: &[&str]) -> String {
     token_of(&invite(host, args))
 }
 
-/// The token that an invitation printed.
+/// Returns the token from the output of an invitation.
 pub(crate) fn token_of(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     let token = String::from_utf8(output.stdout.clone()).unwrap();
@@ -40,7 +40,7 @@ pub(crate) fn token_of(output: &Output) -> String {
     token.trim().to_owned()
 }
 
-/// Runs `nf-sender join` at this host, with the token on standard input.
+/// Runs `nf-sender join` on this host with the token on standard input.
 pub(crate) fn join(host: &SenderHost, token: &str) -> Output {
     join_by(host, "nf-sender.toml", token)
 }
@@ -56,7 +56,7 @@ pub(crate) fn join_by(host: &SenderHost, toml: &str, token: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
-pub(crate) fn told(output: &Output) -> String {
+pub(crate) fn stderr_of(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -64,14 +64,14 @@ fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
-/// A receiver with one collector that says nothing of keys or clear text.
+/// Creates a receiver with one collector and no arguments for keys or clear text.
 pub(crate) fn bare_receiver(collector: &Collector) -> ReceiverHost {
     let mut receiver = ReceiverHost::new(&[collector.addr()], "");
     receiver.protect(&[]);
     receiver
 }
 
-/// A sender that knows nothing yet.
+/// Creates a sender without id, receiver and key.
 pub(crate) fn bare_sender() -> SenderHost {
     let mut sender = SenderHost::new("", &"", QUICK_SENDER);
     sender.set_receiver(None);
@@ -80,7 +80,7 @@ pub(crate) fn bare_sender() -> SenderHost {
     sender
 }
 
-/// Both of them, running.
+/// Starts both.
 pub(crate) fn bare_and_running(collector: &Collector) -> (ReceiverHost, SenderHost) {
     let (mut receiver, mut sender) = (bare_receiver(collector), bare_sender());
     receiver.start();
@@ -100,7 +100,7 @@ fn running_daemons_are_paired_and_revoked() {
     let address = receiver.addr().to_string();
     let first = token(&receiver, &["brno-edge", "--address", &address]);
     let joined = join(&sender, &first);
-    assert!(joined.status.success() && told(&joined).contains("has taken this up"), "{joined:?}");
+    assert!(joined.status.success() && stderr_of(&joined).contains("has taken this up"), "{joined:?}");
     collector.wait_for(50, STALL);
     let status = sender.wait_state("connected", STALL);
     assert_eq!(
@@ -115,7 +115,7 @@ fn running_daemons_are_paired_and_revoked() {
 
     let renewed = token(&receiver, &["brno-edge", "--address", &address, "--renew"]);
     assert_ne!(renewed, first);
-    exporters.send(50); // the key before is let in until the sender has the new one
+    exporters.send(50); // the previous key is accepted until the sender has the new one
     collector.wait_for(150, STALL);
     assert!(join(&sender, &renewed).status.success());
     assert!(sender.path("key.previous").exists());
@@ -126,7 +126,7 @@ fn running_daemons_are_paired_and_revoked() {
     sender.wait_status(STALL, |status| status["state"] == "refused");
     exporters.send(50);
     sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 50);
-    assert!(told(&invite(&receiver, &["brno-edge", "--revoke"])).contains("nothing to revoke"));
+    assert!(stderr_of(&invite(&receiver, &["brno-edge", "--revoke"])).contains("nothing to revoke"));
 
     let again = token(&receiver, &["brno-edge", "--address", &address]);
     assert!(again != first && again != renewed);
@@ -140,7 +140,7 @@ fn pairing_before_the_start_writes_valid_files() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let (receiver, sender) = (bare_receiver(&collector), bare_sender());
     let invited = invite(&receiver, &["brno-edge", "--address", "collector.example.net:2055"]);
-    assert!(told(&invited).contains("will take this up when it starts"), "{invited:?}");
+    assert!(stderr_of(&invited).contains("will take this up when it starts"), "{invited:?}");
     let joined = join(&sender, &String::from_utf8(invited.stdout).unwrap());
     assert!(joined.status.success(), "{joined:?}");
     for (path, expected) in [
@@ -173,7 +173,7 @@ fn a_repeated_invite_repairs_and_keeps_the_token() {
     let receiver = bare_receiver(&collector);
     let arguments = ["brno-edge", "--address", "collector.example.net:2055"];
     let first = token(&receiver, &arguments);
-    assert!(told(&invite(&receiver, &arguments)).contains("is invited already, and keeps its key"));
+    assert!(stderr_of(&invite(&receiver, &arguments)).contains("is invited already, and keeps its key"));
 
     let (keys, key) = (receiver.path("keys"), receiver.path("keys/brno-edge"));
     let drop_in = receiver.path("nf-receiver.toml.d/sender-brno-edge.toml");
@@ -208,7 +208,10 @@ fn a_symbolic_link_as_key_is_never_followed() {
     for change in [&[][..], &["--renew"]] {
         let output = invite(&receiver, &[&arguments[..], change].concat());
         assert_eq!(output.status.code(), Some(73));
-        assert!(told(&output).contains("it is a symbolic link") && output.stdout.is_empty(), "{output:?}");
+        assert!(
+            stderr_of(&output).contains("it is a symbolic link") && output.stdout.is_empty(),
+            "{output:?}"
+        );
     }
     assert_eq!(mode(&precious), 0o644);
     assert!(invite(&receiver, &["brno-edge", "--revoke"]).status.success());
@@ -252,7 +255,7 @@ fn revoking_removes_both_keys_of_a_renewal() {
 
     token(&receiver, &renew);
     let revoked = invite(&receiver, &["brno-edge", "--revoke"]);
-    assert!(told(&revoked).contains("revoked: removed"), "{revoked:?}");
+    assert!(stderr_of(&revoked).contains("revoked: removed"), "{revoked:?}");
     assert!(![key, previous, drop_in].iter().any(|path| path.exists()));
     let settings = receiver.path("nf-receiver.toml");
     let check = Program::Receiver.run(&["check", "-c", settings.to_str().unwrap()]);
@@ -270,12 +273,12 @@ fn unwritable_files_give_out_no_token() {
     std::fs::write(&blocked, "").unwrap();
     let output = invite(&receiver, &arguments);
     assert_eq!(output.status.code(), Some(73));
-    assert!(told(&output).contains(blocked.to_str().unwrap()) && output.stdout.is_empty(), "{output:?}");
+    assert!(stderr_of(&output).contains(blocked.to_str().unwrap()) && output.stdout.is_empty(), "{output:?}");
 
     std::fs::write(sender.path("nf-sender.toml.d"), "").unwrap();
     let joined = join(&sender, &good);
     assert_eq!(joined.status.code(), Some(78));
-    assert!(told(&joined).contains("nf-sender.toml.d") && !sender.path("key").exists(), "{joined:?}");
+    assert!(stderr_of(&joined).contains("nf-sender.toml.d") && !sender.path("key").exists(), "{joined:?}");
 }
 
 #[test]
@@ -285,10 +288,11 @@ fn a_repeated_join_reports_the_change() {
     let invited = |name: &str, address: &str| token(&receiver, &[name, "--address", address]);
     let first = invited("brno-edge", "a.example.net:2055");
     assert!(
-        told(&join(&sender, &first)).contains("this sender is brno-edge at a.example.net:2055, with key ")
+        stderr_of(&join(&sender, &first))
+            .contains("this sender is brno-edge at a.example.net:2055, with key ")
     );
     let again = join(&sender, &first);
-    assert!(told(&again).contains("nothing to change: this sender is brno-edge"), "{again:?}");
+    assert!(stderr_of(&again).contains("nothing to change: this sender is brno-edge"), "{again:?}");
     assert!(!sender.path("key.previous").exists());
 
     let old = std::fs::read(sender.path("key")).unwrap();
@@ -298,7 +302,7 @@ fn a_repeated_join_reports_the_change() {
         "receivers: were a.example.net:2055, are b.example.net:2055",
         "is kept in ",
     ] {
-        assert!(told(&other).contains(words), "{other:?}");
+        assert!(stderr_of(&other).contains(words), "{other:?}");
     }
     assert_eq!(std::fs::read(sender.path("key.previous")).unwrap(), old);
     assert_eq!(mode(&sender.path("key.previous")), 0o600);
@@ -312,8 +316,8 @@ fn a_join_overridden_by_other_settings_warns() {
     sender.set_toml("plaintext = true\n");
     let joined = join(&sender, &token);
     assert_eq!(joined.status.code(), Some(78));
-    assert!(told(&joined).contains("one of plaintext and key-file"), "{joined:?}");
-    assert!(told(&joined).contains("nothing was written"), "{joined:?}");
+    assert!(stderr_of(&joined).contains("one of plaintext and key-file"), "{joined:?}");
+    assert!(stderr_of(&joined).contains("nothing was written"), "{joined:?}");
     assert!(!sender.path("key").exists() && !sender.path("nf-sender.toml.d").exists());
 
     sender.set_toml("");
@@ -329,7 +333,7 @@ fn a_join_overridden_by_other_settings_warns() {
         let joined = join(&sender, &token);
         assert_eq!(joined.status.code(), Some(78));
         let words = format!("{}:1: {key} is set here", later.display());
-        assert!(told(&joined).contains(&words), "{joined:?}");
+        assert!(stderr_of(&joined).contains(&words), "{joined:?}");
         assert!(!sender.path("key").exists());
     }
     std::fs::remove_file(&later).unwrap();
@@ -342,10 +346,10 @@ fn a_join_overridden_by_other_settings_warns() {
         .unwrap();
     assert_eq!(output.status.code(), Some(78));
     assert!(
-        told(&output).contains("environment variable NF_SENDER_PLAINTEXT: plaintext is set here"),
+        stderr_of(&output).contains("environment variable NF_SENDER_PLAINTEXT: plaintext is set here"),
         "{output:?}"
     );
-    // More receivers than one may be meant.
+    // Several receivers may be intended.
     std::fs::write(&later, "receivers = [\"b.example.net:1\", \"a.example.net:2055\"]\n").unwrap();
     assert!(join(&sender, &token).status.success());
 }
@@ -363,7 +367,7 @@ fn invalid_tokens_and_names_write_nothing() {
     ] {
         let joined = join(&sender, text);
         assert_eq!(joined.status.code(), Some(64));
-        assert!(told(&joined).contains(words), "{joined:?}");
+        assert!(stderr_of(&joined).contains(words), "{joined:?}");
     }
     assert!(!sender.path("key").exists() && !sender.path("nf-sender.toml.d").exists());
     for args in [
@@ -381,7 +385,7 @@ fn invalid_tokens_and_names_write_nothing() {
 fn a_hand_written_sender_table_is_not_changed() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let mut receiver = bare_receiver(&collector);
-    // Where an invitation would have put it, as the shipped example has it, and elsewhere.
+    // At the default place of an invitation, which the shipped example uses, and elsewhere.
     std::fs::create_dir(receiver.path("keys")).unwrap();
     for name in ["keys/brno-edge", "mine"] {
         let key = receiver.path(name);
@@ -399,7 +403,7 @@ fn a_hand_written_sender_table_is_not_changed() {
                 receiver.path("nf-receiver.toml").display()
             );
             assert!(
-                told(&output).contains(&place) && told(&output).contains("nothing was changed"),
+                stderr_of(&output).contains(&place) && stderr_of(&output).contains("nothing was changed"),
                 "{output:?}"
             );
         }
@@ -425,6 +429,6 @@ fn a_generated_key_never_replaces_a_file() {
     let before = std::fs::read(&file).unwrap();
     let again = Program::Sender.run(&["keygen", file.to_str().unwrap()]);
     assert_eq!(again.status.code(), Some(73));
-    assert!(told(&again).contains("never replaced"), "{again:?}");
+    assert!(stderr_of(&again).contains("never replaced"), "{again:?}");
     assert_eq!(std::fs::read(&file).unwrap(), before);
 }

@@ -1,4 +1,5 @@
-//! Real peers at both ends: what softflowd exports through the pair, nfcapd takes as if it had come straight.
+//! Real tools at both ends: nfcapd stores softflowd's flows from the pair exactly as it stores a direct
+//! export.
 
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use nf_transport_kit::samples::count;
 
 use crate::running::shared;
 
-/// Exports one capture both straight and through the pair, datagram by datagram the same, and compares what nfdump
-/// prints of both. Returns how many flows that were. `spool` is what nf-sender is told of its spool.
+/// Exports one capture directly and through the pair with identical datagrams, and compares nfdump's output.
+/// Returns the number of flows. `spool` holds spool settings of nf-sender.
 fn flows_that_arrive_alike(version: u8, spool: &str) -> Option<usize> {
     if !installed() {
         eprintln!("skipped: needs softflowd and nfdump (Debian packages of these names)");

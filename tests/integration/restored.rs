@@ -1,5 +1,5 @@
-//! Spools that are restored from a backup or cloned, and numbers that jump: what is queued arrives, what is lost is counted,
-//! and nobody is alarmed about datagrams that never were.
+//! Spools that are restored from a backup or cloned, and positions that jump. Queued datagrams arrive and
+//! lost ones are counted. No warning appears for datagrams that never existed.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,12 +21,12 @@ fn pattern() -> Pattern {
     Pattern::new(MIXED)
 }
 
-/// Copies the spool of `sender` into `to`, as a backup or a cloned disk has it.
+/// Copies the spool of `sender` to `to`, like a backup or a cloned disk.
 fn copy_spool(sender: &SenderHost, to: &Path) {
     replace_files(&sender.path("spool"), to);
 }
 
-/// Makes `to` hold the files of `from` and nothing else.
+/// Replaces the files of `to` by those of `from`.
 fn replace_files(from: &Path, to: &Path) {
     if to.exists() {
         std::fs::remove_dir_all(to).unwrap();
@@ -40,7 +40,8 @@ fn replace_files(from: &Path, to: &Path) {
     }
 }
 
-/// Stops nf-sender, and puts the backup in the place of its spool. Its memory is gone, as on another machine.
+/// Stops nf-sender and restores the backup of its spool. The intake in memory is removed, as on another
+/// machine.
 fn restore(sender: &mut SenderHost, backup: &Path) {
     stop(sender);
     replace_files(backup, &sender.path("spool"));
@@ -61,7 +62,7 @@ fn wait_until_delivered(sender: &SenderHost) {
     assert_conserved(&sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0));
 }
 
-/// A connected pair with one step delivered, the backup of its stopped spool, and another step delivered after that.
+/// Starts a connected pair that has delivered one step, copies its stopped spool, and delivers another step.
 fn backed_up() -> (Pair, Exporters, PathBuf) {
     let mut pair = Pair::connected(2, pattern(), QUICK_SENDER);
     let exporters = go_on(&pair, pair.exporters(), STEP);
@@ -158,13 +159,13 @@ fn one_of_two_collectors_is_not_delivery() {
     sender.start();
     let mut exporters = sender.exporters(2, pattern());
     exporters.send(20);
-    // The first batch, of one datagram, waits for the second collector.
+    // The first batch has one datagram and waits for the second collector.
     first.wait_for(1, STALL);
     restore(&mut sender, &backup);
     sender.start();
     exporters.send(20);
     let second = Collector::start_on(&absent.to_string(), 2, pattern());
-    // One datagram from the spool's other life, and all of this one, under the same positions.
+    // One datagram from the first copy of the spool and all datagrams of this one have the same positions.
     first.wait_for(21, STALL);
     second.wait_for(20, STALL);
     assert!(sender.status()["replaced_stream"].is_string());
@@ -290,7 +291,7 @@ fn a_return_to_the_first_receiver_warns_nobody() {
     assert_no_alarm(&other);
 }
 
-/// nf-receiver neither warns of the sender nor counts a loss.
+/// Asserts that nf-receiver neither warns of the sender nor counts a loss.
 fn assert_no_alarm(receiver: &ReceiverHost) {
     assert_eq!(gaps(receiver), 0);
     let log = receiver.daemon().log();

@@ -1,4 +1,4 @@
-//! What is installed beside the programs says what they say: completions, manual pages, the journal's catalog, versions.
+//! Installed files that must match the programs: completions, manual pages, the journal's catalog, versions.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -23,19 +23,19 @@ fn command_of(program: Program) -> clap::Command {
     }
 }
 
-/// The command and all of its subcommands.
+/// Returns the command and all its subcommands.
 fn with_subcommands(command: &clap::Command) -> Vec<clap::Command> {
     [command.clone()].into_iter().chain(command.get_subcommands().flat_map(with_subcommands)).collect()
 }
 
-/// The keys that a program knows, as `table.key`: it names them when it refuses one that it does not know.
+/// Returns the keys that a program knows, as `table.key`. Its message about an unknown key lists them.
 fn known_keys(program: Program) -> BTreeSet<String> {
     let tables: &[&str] = match program {
         Program::Sender => &["", "[tls]", "[metrics]", "[reconnect]", "[spool]"],
         Program::Receiver => &["", "[tls]", "[metrics]", "[limits]", "[[collector]]", "[[sender]]"],
     };
     let text: String = tables.iter().flat_map(|table| [table, "\nzz = 1\n"]).collect();
-    // Some keys of this table are looked at only if these are there.
+    // Some keys of this table are only checked if these are present.
     let text = text.replace("[tls]\n", "[tls]\nauthority = \"/a\"\ncertificate = \"/c\"\nkey = \"/k\"\n");
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), text).unwrap();
@@ -50,13 +50,13 @@ fn known_keys(program: Program) -> BTreeSet<String> {
         keys.extend(names.split(", ").map(|name| format!("{table}{name}")));
     }
     assert_eq!(listed, tables.len(), "{refused}");
-    // Tables stand among the keys above them, and a key itself never in a file.
+    // Tables are listed among the keys above them. The key `key` never occurs in a file.
     let is_table =
         |key: &str| key == "key" || tables.iter().any(|table| table.trim_matches(['[', ']']) == key);
     keys.into_iter().filter(|key| !is_table(key)).collect()
 }
 
-/// The keys that a manual page explains, as `table.key`.
+/// Returns the keys that a manual page explains, as `table.key`.
 fn explained_keys(page: &str) -> BTreeSet<String> {
     let mut table = String::new();
     let mut keys = BTreeSet::new();
@@ -71,7 +71,7 @@ fn explained_keys(page: &str) -> BTreeSet<String> {
     keys
 }
 
-/// The options that a manual page names, as on a command line.
+/// Returns the options that a manual page names in their command-line form.
 fn named_options(page: &str) -> BTreeSet<String> {
     let words: Vec<&str> =
         page.lines().filter(|line| line.starts_with('.')).flat_map(str::split_whitespace).collect();
@@ -80,7 +80,7 @@ fn named_options(page: &str) -> BTreeSet<String> {
     after_flag.filter(is_option).map(|word| format!("-{word}")).collect()
 }
 
-/// The options of a command line, of its commands too, and those that clap adds.
+/// Returns the options of a command line with its subcommands, including those that clap adds.
 fn options(program: Program) -> BTreeSet<String> {
     let mut options = BTreeSet::from(["-h", "--help", "-V", "--version"].map(str::to_owned));
     for command in with_subcommands(&command_of(program)) {
@@ -148,7 +148,7 @@ fn manual_pages_explain_exactly_the_keys() {
     }
 }
 
-/// The lines of a socket unit or drop-in that listen on one address.
+/// Returns the lines of a socket unit or drop-in that listen on a specific address.
 fn listens_on_an_address(text: &str) -> Vec<&str> {
     let value = |line: &str| {
         let value =
@@ -180,7 +180,7 @@ fn socket_units_with_an_address_use_free_bind() {
     }
 }
 
-/// The numbers of the messages in `messages.rs`, by the module that they stand in.
+/// Returns the message numbers of `messages.rs` by their module.
 fn numbers(module: &str) -> BTreeSet<String> {
     let text = read("src/host/systemd/messages.rs");
     let body = text.split(&format!("pub mod {module} {{")).nth(1).unwrap().split("\n}").next().unwrap();
@@ -233,7 +233,7 @@ fn versions_agree_in_all_files() {
     }
 }
 
-/// The targets of the links of a page of Markdown that lead to other files.
+/// Returns the targets of the links from a Markdown page to other files.
 fn links(page: &str) -> Vec<&str> {
     let targets = page.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
     let files = targets.map(|(target, _)| target.split('#').next().unwrap_or_default());
@@ -243,7 +243,7 @@ fn links(page: &str) -> Vec<&str> {
 #[test]
 fn links_of_installed_pages_are_installed() {
     let directory = tempfile::tempdir().unwrap();
-    // Any file will do for the programs, which are not looked at.
+    // Any file can stand for the programs, whose contents are not checked.
     let binaries = directory.path().join("built");
     std::fs::create_dir(&binaries).unwrap();
     for program in ["nf-sender", "nf-receiver"] {

@@ -1,6 +1,7 @@
-//! Disks that others fill, that are too small, have no inodes left, or are read-only: nothing that was queued is lost by it.
+//! Disks that other programs fill, that are too small, have no free inodes, or are read-only. No queued
+//! datagram is lost.
 //!
-//! Needs root, for small file systems of its own.
+//! Needs root to mount small file systems.
 
 use std::fs::File;
 use std::io::Write;
@@ -20,16 +21,17 @@ use crate::full_disk::{Disk, may_mount};
 use crate::losses::{deliver_the_rest, dropped, go_on, segments, wait_until_spooled};
 use crate::running::shared;
 
-/// Datagrams of a backlog.
+/// Datagrams in the backlog.
 const BACKLOG: u64 = 9000;
 
-/// Settings of a sender that spools at once, leaves so much free, and has these lines in its section `[spool]`.
+/// Returns settings of a sender that spools at once, with this `min-free` and these lines in its table
+/// `[spool]`.
 fn settings(min_free: &str, more: &str) -> String {
     let toml = QUICK_SENDER.replace("min-free = \"0B\"", &format!("min-free = \"{min_free}\""));
     format!("{toml}sync-after = \"0s\"\n{more}")
 }
 
-/// A pair whose link is cut and whose spool is on a disk of its own, with the daemons running.
+/// Starts a pair with a cut link and with the spool on its own disk.
 fn cut_pair(toml: &str, mount: impl FnOnce(&Path, &Path) -> Disk) -> (Pair, Disk) {
     let mut pair = Pair::new(2, Pattern::new(LARGE), toml);
     let disk = mount(&pair.sender.path("disk"), &pair.sender.path("spool"));
@@ -39,14 +41,14 @@ fn cut_pair(toml: &str, mount: impl FnOnce(&Path, &Path) -> Disk) -> (Pair, Disk
     (pair, disk)
 }
 
-/// The link is mended: everything arrives, and nothing was dropped.
+/// Restores the link. Every datagram must arrive, and none may be dropped.
 fn deliver_all(pair: &Pair, exporters: &Exporters) {
     pair.link.mend();
     let outcome = deliver_the_rest(pair, exporters);
     assert_eq!(outcome.missing, 0, "{:#}", outcome.status);
 }
 
-/// Waits until nf-sender has received so many datagrams; none may be dropped.
+/// Waits until nf-sender has received this number of datagrams. None may be dropped.
 fn wait_received(pair: &Pair, total: u64) -> Value {
     pair.sender.udp().wait_until_drained();
     pair.sender.wait_status(STALL, |status| {
@@ -56,13 +58,13 @@ fn wait_received(pair: &Pair, total: u64) -> Value {
     })
 }
 
-/// Whether a warning of this status holds these words.
+/// Returns whether a warning of this status contains these words.
 fn warns(status: &Value, words: &str) -> bool {
     let warnings = status["warnings"].as_array().expect("a list of warnings");
     warnings.iter().any(|warning| warning.as_str().unwrap().contains(words))
 }
 
-/// Another program takes all of the disk for two seconds, and `min-free` is more than the spool holds.
+/// Another program fills the disk for two seconds, and `min-free` exceeds the size of the spool.
 fn is_filled_for_a_while(mount: impl FnOnce(&Path, &Path) -> Disk) {
     let (pair, disk) = cut_pair(&settings("128MiB", "rotate-size = \"1MiB\"\n"), mount);
     let exporters = pair.load(None, Until::Sent(40_000)).finish();
@@ -132,7 +134,7 @@ fn drops_of_a_full_disk_and_memory_are_counted() {
     assert_eq!(outcome.missing, 20_000 - held, "{:#}", outcome.status);
 }
 
-/// On XFS the room of removed files shows up late: what is dropped to keep `min-free` is what is needed.
+/// XFS reports the space of removed files late. nf-sender must drop only as much as `min-free` needs.
 #[test]
 fn min_free_on_an_xfs_drops_no_more_than_needed() {
     let _running = shared();
@@ -143,7 +145,7 @@ fn min_free_on_an_xfs_drops_no_more_than_needed() {
     let (pair, disk) = cut_pair(&toml, |image, place| Disk::xfs(320, image, place));
     disk.fill_up_to(140 << 20);
     let mut exporters = pair.load(None, Until::Sent(40_000)).finish();
-    // 56 MB of 76 MiB are taken; 42 MB more come.
+    // 56 MB of 76 MiB are used; 42 MB more follow.
     exporters = go_on(&pair, exporters, 70_000);
     pair.sender.udp().wait_until_drained();
     pair.sender.wait_status(STALL, |status| count(status, "/received/datagrams") == 70_000);
@@ -170,7 +172,7 @@ fn a_small_volume_spools_by_default() {
     deliver_all(&pair, &exporters);
 }
 
-/// What `nf-sender check` prints for this `min-free`.
+/// Returns the output of `nf-sender check` for this `min-free`.
 fn check(pair: &Pair, min_free: &str) -> String {
     let file = pair.sender.path("check.toml");
     let paths = [pair.sender.path("spool"), pair.sender.control()];
@@ -226,7 +228,7 @@ fn room_for_under_an_hour_causes_a_warning() {
     deliver_all(&pair, &load.stop());
 }
 
-/// Takes all inodes that are left, as some other program might.
+/// Uses all free inodes, as another program might.
 pub(crate) fn take_inodes(disk: &Path) -> PathBuf {
     let others = disk.join("others");
     std::fs::create_dir(&others).unwrap();
@@ -237,7 +239,7 @@ pub(crate) fn take_inodes(disk: &Path) -> PathBuf {
     others
 }
 
-/// Another program takes all inodes while the spool holds so many datagrams; later it gives them back.
+/// Another program uses all inodes while the spool holds this number of datagrams, and frees them later.
 fn has_no_inodes(backlog: u64, mount: impl FnOnce(&Path, &Path) -> Disk) {
     let (mut pair, disk) = cut_pair(&settings("0B", "rotate-size = \"128KiB\"\n"), mount);
     let mut exporters = pair.load(None, Until::Sent(backlog)).finish();
@@ -292,7 +294,7 @@ fn a_tmpfs_without_inodes_drops_nothing() {
     }
 }
 
-/// nf-sender is killed with a backlog, and its disk is read-only when it starts again.
+/// Kills nf-sender with a backlog and starts it again with a read-only disk.
 fn starts_read_only(mount: impl FnOnce(&Path, &Path) -> Disk) {
     let (mut pair, disk) = cut_pair(&settings("0B", "rotate-size = \"1MiB\"\n"), mount);
     let exporters = pair.load(None, Until::Sent(BACKLOG)).finish();
@@ -337,7 +339,7 @@ fn a_read_only_xfs_delivers_its_backlog() {
     }
 }
 
-/// nf-sender is killed with a backlog, and its disk is full when it starts again.
+/// Kills nf-sender with a backlog and starts it again with a full disk.
 fn starts_full(mount: impl FnOnce(&Path, &Path) -> Disk) {
     let (mut pair, disk) = cut_pair(&settings("0B", ""), mount);
     let exporters = pair.load(None, Until::Sent(BACKLOG)).finish();

@@ -1,4 +1,4 @@
-//! Exporters that send from many ports, as some routers do for each datagram.
+//! Exporters that send from many ports. Some routers use a new port for each datagram.
 
 use std::collections::HashSet;
 use std::net::{SocketAddr, UdpSocket};
@@ -12,20 +12,20 @@ use nf_transport_kit::samples::count;
 
 use crate::running::shared;
 
-/// More ports than a collector has sockets by default.
+/// More ports than nf-receiver has sockets per collector by default.
 const PORTS: usize = 1060;
 
-/// How often each of them sends flows.
+/// Flow datagrams from each port.
 const ROUNDS: usize = 3;
 
-/// Datagrams of an exporter and what it takes to count them.
+/// Datagrams of an exporter, and the figures to count them.
 struct Received {
     datagrams: usize,
     bytes: usize,
     ports: HashSet<SocketAddr>,
 }
 
-/// Takes datagrams until none has come for a while.
+/// Receives datagrams until none has arrived for a while.
 fn receive(socket: UdpSocket) -> JoinHandle<Received> {
     socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     std::thread::spawn(move || {
@@ -50,7 +50,7 @@ fn v9(sequence: u32, sets: &[u8]) -> Vec<u8> {
     [header.iter().flat_map(|field: &u32| field.to_be_bytes()).collect(), sets.to_vec()].concat()
 }
 
-/// Defines 50 templates of 25 fields: what a large router has.
+/// Defines 50 templates of 25 fields, like a large router.
 fn templates() -> Vec<u8> {
     let template = |id: u16| {
         let head = [id.to_be_bytes(), 25u16.to_be_bytes()].concat();
@@ -62,7 +62,8 @@ fn templates() -> Vec<u8> {
     [[0, 0, length[0], length[1]].to_vec(), body].concat()
 }
 
-/// Sends these payloads, each from the next of the ports, not faster than nf-sender takes them. Returns how many bytes went.
+/// Sends these payloads from one port after the other, no faster than nf-sender receives them. Returns the
+/// number of bytes sent.
 fn send(
     sender: &SenderHost,
     ports: &[UdpSocket],

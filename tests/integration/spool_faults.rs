@@ -1,5 +1,5 @@
-//! What goes wrong with an encrypted spool: kills, no runtime directory, a key that is missing half-way. Nothing is lost by it,
-//! and nothing is seen on the disk.
+//! Faults of an encrypted spool: kills, no runtime directory, a missing key for part of the backlog. No
+//! datagram is lost, and the files reveal no data.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -15,28 +15,28 @@ use nf_transport_kit::samples::{assert_conserved, count};
 use crate::losses::{go_on, wait_until_spooled};
 use crate::running::shared;
 
-/// How long a refusal may take.
+/// Longest time until a daemon exits.
 const REFUSAL: Duration = Duration::from_secs(20);
 
-/// Exit code of sysexits.h: a restart changes nothing.
+/// Exit code of sysexits.h for an error that a restart cannot fix.
 const CONFIG: i32 = 78;
 
 /// Datagrams that each step of a test adds to the backlog.
 const STEP: u64 = 1000;
 
-/// Bytes of a payload by which it is looked for.
+/// Range of a payload by which the tests search for it.
 const NEEDLE: usize = 16;
 
 fn pattern() -> Pattern {
     Pattern::new(MIXED)
 }
 
-/// The settings of a sender that spools at once, with these lines in its section `[spool]`.
+/// Returns settings of a sender that spools at once, with these lines in its table `[spool]`.
 fn settings(spool: &str) -> String {
     format!("{QUICK_SENDER}sync-after = \"0s\"\nrotate-size = \"256KiB\"\n{spool}")
 }
 
-/// A pair whose link is cut, with the sender not started.
+/// Creates a pair with a cut link and starts its receiver only.
 fn cut_pair() -> Pair {
     let mut pair = Pair::new(3, pattern(), &settings(""));
     pair.link.cut();
@@ -44,7 +44,7 @@ fn cut_pair() -> Pair {
     pair
 }
 
-/// The key file of this name, which is made if it is not there.
+/// Returns the key file with this name, and creates it if it does not exist.
 fn key(pair: &Pair, name: &str) -> String {
     let path = pair.sender.path(name);
     write_key(&path, name);
@@ -64,13 +64,13 @@ fn start(pair: &mut Pair, toml: &str) {
     pair.sender.start();
 }
 
-/// Stops the sender in order and starts it with other settings.
+/// Stops the sender cleanly and starts it with other settings.
 fn restart(pair: &mut Pair, toml: &str) {
     assert_eq!(pair.sender.take().terminate().code(), Some(0));
     start(pair, toml);
 }
 
-/// Adds a step to the backlog, and waits until it is in segments.
+/// Adds a step to the backlog and waits until it is in segments.
 fn add(pair: &Pair, exporters: Exporters) -> Exporters {
     let total = exporters.total() + STEP;
     let exporters = go_on(pair, exporters, total);
@@ -78,7 +78,7 @@ fn add(pair: &Pair, exporters: Exporters) -> Exporters {
     exporters
 }
 
-/// Every file below `path`, but for the lock, which names a process.
+/// Lists all files below `path`, without the lock file, which contains a process id.
 fn files(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(path).unwrap() {
@@ -93,7 +93,7 @@ fn files(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// Whether any file of the spool directory shows any part of a datagram that was sent.
+/// Returns whether any file of the spool directory contains part of a sent datagram.
 fn shows_payload(pair: &Pair, exporters: &Exporters) -> bool {
     let mut needles: HashSet<[u8; NEEDLE]> = HashSet::new();
     for (exporter, sent) in (0..).zip(exporters.sent()) {
@@ -121,7 +121,7 @@ fn an_encrypted_backlog_survives_kills() {
         pair.sender.start();
         assert_conserved(&pair.sender.status());
     }
-    // Killed once more wherever it is by then, and once more while it drains.
+    // Kills once more at a random point, and once more during delivery.
     let total = exporters.total() + STEP;
     exporters = go_on(&pair, exporters, total);
     pair.sender.udp().wait_until_drained();

@@ -11,7 +11,7 @@ use nf_transport_kit::samples::count;
 
 use crate::running::shared;
 
-/// Exporters, far more than a terminal has rows.
+/// Number of exporters, far more than a terminal has rows.
 const EXPORTERS: u16 = 200;
 
 #[test]
@@ -48,7 +48,7 @@ fn many_exporters_do_not_hide_the_state() {
     }
 }
 
-/// What a terminal shows after it was cleared for the second time.
+/// Returns the terminal's output after it was cleared for the second time.
 fn second_screen(output: &mut impl Read) -> String {
     let (mut text, mut buffer) = (String::new(), [0; 4096]);
     while text.matches("\x1b[J").count() < 3 {

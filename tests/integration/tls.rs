@@ -17,7 +17,7 @@ use crate::running::shared;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// A sender, a receiver and an authority that both believe.
+/// A sender, a receiver, and an authority that both trust.
 pub(crate) struct Site {
     pub(crate) authority: Authority,
     pub(crate) sender: SenderHost,
@@ -27,7 +27,8 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Nothing runs yet. The receiver's certificate ends in four days and a half.
+    /// Creates both machines without starting a daemon. The receiver's certificate expires in four and a half
+    /// days.
     pub(crate) fn new() -> Self {
         let pattern = Pattern::new(MIXED);
         let collector = Collector::start(1, pattern);
@@ -62,7 +63,7 @@ impl Site {
         site
     }
 
-    /// Adds to the receiver's table `[tls]`.
+    /// Adds lines to the receiver's table `[tls]`.
     pub(crate) fn add_receiver_toml(&mut self, lines: &str) {
         let toml = std::fs::read_to_string(self.receiver.path("nf-receiver.toml")).unwrap();
         self.receiver.set_toml(&(toml + lines));
@@ -72,7 +73,7 @@ impl Site {
         write_secret(&self.receiver.path("crl"), &self.authority.revoke(issued));
     }
 
-    /// Gives the sender a certificate of this name.
+    /// Installs a certificate with this name at the sender.
     pub(crate) fn give(&self, name: &str, serial: u64) -> Issued {
         let issued = self.authority.issue(name, serial, SystemTime::now() + 300 * DAY);
         write_secret(&self.sender.path("certificate"), &issued.certificate);
@@ -175,7 +176,7 @@ fn an_expired_revocation_list_causes_a_warning() {
     assert!(warned, "{report}{}", String::from_utf8_lossy(&checked.stderr));
 }
 
-/// A certificate of the sender that ends in a day, and a receiver whose wall clock the test sets.
+/// Issues a sender certificate that expires in a day, and sets a wall clock for the receiver.
 fn site_with_a_days_certificate(clock: &WallClock) -> Site {
     let mut site = Site::new();
     site.receiver.set_clock(clock);

@@ -1,7 +1,8 @@
-//! Machines of the field as they are in the world: a Debian with systemd as its first process, on a network with others.
+//! Machines with a real Debian and systemd as first process, on a network with others.
 //!
-//! Each is a set of namespaces over a root of its own, boots within a second or two, and can be cut off, crashed and
-//! booted again. All networks are made here and lead nowhere else. Takes root, and what `make test-machine` makes.
+//! Each machine is a set of namespaces over its own root directory. It boots within a second or two, and can
+//! be cut off, crashed and booted again. All networks are created here and have no route to the outside.
+//! Needs root and the output of `make test-machine`.
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -19,26 +20,27 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long a machine may take to boot, and a unit to do what it is told, on a busy host.
+/// Longest time for a boot or an action of a unit on a busy host.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The namespaces of a machine, and how it ends, as options of `unshare`.
+/// Options of `unshare`: the namespaces of a machine, and the way it ends.
 const NAMESPACES: &[&str] =
     &["--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup", "--fork", "--kill-child"];
 
-/// The same for a hardened machine, whose script makes the others.
+/// The same for a hardened machine, whose script creates the other namespaces.
 const HARDENED: &[&str] = &["--mount"];
 
-/// What `make test-machine` leaves: a fresh Debian, and the packages.
+/// Output of `make test-machine`: a fresh Debian and the packages.
 #[derive(Clone, Debug)]
 pub(crate) struct Parts {
-    /// The root of the Debian, which nobody changes.
+    /// Root directory of the Debian, which no test changes.
     pub(crate) root: PathBuf,
     pub(crate) packages: PathBuf,
 }
 
 impl Parts {
-    /// What is there; `None` after saying what is missing. Where continuous integration runs (`CI=true`) it must be there.
+    /// Finds the output of `make test-machine`. Prints the missing parts and returns `None` if there are any.
+    /// In continuous integration (`CI=true`) they are required.
     pub(crate) fn find() -> Option<Self> {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
         let packages = target.join("packages");
@@ -55,7 +57,7 @@ impl Parts {
         None
     }
 
-    /// The files in `directory` of the packages whose names end so.
+    /// Lists the package files in `directory` whose names end like this.
     pub(crate) fn files(&self, directory: &str, ending: &str) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.packages.join(directory)).unwrap();
         let mut files: Vec<_> = entries
@@ -66,7 +68,8 @@ impl Parts {
         files
     }
 
-    /// What the installation of the packages adds to the Debian: made anew by whoever needs it first after they changed.
+    /// Returns the layer with the installed packages. The first test after a change of the packages creates
+    /// it.
     fn installed(&self) -> &'static Path {
         static INSTALLED: OnceLock<PathBuf> = OnceLock::new();
         INSTALLED.get_or_init(|| {
@@ -87,19 +90,19 @@ impl Parts {
         })
     }
 
-    /// The RPM packages to install.
+    /// Returns the RPM packages.
     pub(crate) fn rpms(&self) -> Vec<PathBuf> {
         self.files(&format!("rpm/RPMS/{}", std::env::consts::ARCH), ".rpm")
     }
 
-    /// The Debian packages to install.
+    /// Returns the Debian packages.
     pub(crate) fn debs(&self) -> Vec<PathBuf> {
         let files = self.files("deb", ".deb");
         files.into_iter().filter(|path| !path.to_str().unwrap().contains("-dbgsym")).collect()
     }
 }
 
-/// A switch that machines hang on.
+/// A switch that connects machines.
 #[derive(Debug)]
 pub(crate) struct Network {
     namespace: String,
@@ -135,35 +138,35 @@ pub(crate) struct Machine {
     name: String,
     address: String,
     network: Arc<Network>,
-    disk: Disk,
-    /// Its control groups.
+    disk: MachineDisk,
+    /// Control groups of the machine.
     group: PathBuf,
-    /// It allows no user namespaces.
+    /// User namespaces are disabled.
     is_hardened: bool,
-    running: Option<Running>,
+    running: Option<RunningMachine>,
 }
 
-/// What outlives a crash.
+/// The disk of a machine, which survives a crash.
 #[derive(Debug)]
-struct Disk {
+struct MachineDisk {
     lower: String,
     directory: TempDir,
 }
 
 #[derive(Debug)]
-struct Running {
-    /// `unshare`, with which the whole machine ends.
+struct RunningMachine {
+    /// The process `unshare`, with which the whole machine ends.
     outer: Child,
-    /// The machine's first process, as seen from here.
+    /// The machine's first process, as the host numbers it.
     init: u32,
 }
 
-impl Disk {
+impl MachineDisk {
     fn new(lower: String) -> Self {
         let name = format!("nf-{}-", std::process::id());
         let directory =
             tempfile::Builder::new().prefix(&name).tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        // The upper layer of an overlay may not be an overlay itself, as the build directory may be.
+        // The upper layer of an overlay must not be on an overlay, which the build directory may be.
         call("mount", &["-t", "tmpfs", "-o", "mode=755", "machine", directory.path().to_str().unwrap()]);
         for name in ["upper", "work", "root"] {
             fs::create_dir(directory.path().join(name)).unwrap();
@@ -176,26 +179,26 @@ impl Disk {
     }
 }
 
-impl Drop for Disk {
+impl Drop for MachineDisk {
     fn drop(&mut self) {
         drop(Command::new("umount").arg("-l").arg(self.directory.path()).status());
     }
 }
 
 impl Machine {
-    /// A machine with this Debian and nothing else, not booted yet.
+    /// Creates a machine with this Debian only, not booted.
     pub(crate) fn fresh(name: &str, address: &str, network: &Arc<Network>, root: &Path) -> Self {
-        Self::on(name, address, network, Disk::new(root.to_str().unwrap().to_owned()))
+        Self::on(name, address, network, MachineDisk::new(root.to_str().unwrap().to_owned()))
     }
 
-    /// A machine with both packages installed, booted.
+    /// Creates a machine with both packages installed and boots it.
     pub(crate) fn installed(name: &str, address: &str, network: &Arc<Network>, parts: &Parts) -> Self {
         let mut machine = Self::off(name, address, network, parts);
         machine.boot();
         machine
     }
 
-    /// As [`Self::installed`], without user namespaces, as hardening guides ask for: `user.max_user_namespaces` is 0.
+    /// Does the same without user namespaces, as hardening guides recommend: `user.max_user_namespaces` is 0.
     pub(crate) fn hardened(name: &str, address: &str, network: &Arc<Network>, parts: &Parts) -> Self {
         let mut machine = Self::off(name, address, network, parts);
         machine.is_hardened = true;
@@ -203,13 +206,13 @@ impl Machine {
         machine
     }
 
-    /// A machine with both packages installed, not booted yet.
+    /// Creates a machine with both packages installed, not booted.
     fn off(name: &str, address: &str, network: &Arc<Network>, parts: &Parts) -> Self {
         let lower = format!("{}:{}", parts.installed().display(), parts.root.display());
-        Self::on(name, address, network, Disk::new(lower))
+        Self::on(name, address, network, MachineDisk::new(lower))
     }
 
-    fn on(name: &str, address: &str, network: &Arc<Network>, disk: Disk) -> Self {
+    fn on(name: &str, address: &str, network: &Arc<Network>, disk: MachineDisk) -> Self {
         fs::create_dir_all(disk.path("upper/etc")).unwrap();
         fs::write(disk.path("upper/etc/hostname"), format!("{name}\n")).unwrap();
         Self {
@@ -223,12 +226,12 @@ impl Machine {
         }
     }
 
-    /// Its address on the network.
+    /// Returns the machine's address on the network.
     pub(crate) fn ip(&self) -> &str {
         self.address.split('/').next().unwrap()
     }
 
-    /// Boots it; returns once its systemd has started everything.
+    /// Boots the machine. Returns once its systemd has started all units.
     pub(crate) fn boot(&mut self) {
         assert!(self.running.is_none(), "{} is up", self.name);
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/systemd");
@@ -237,7 +240,7 @@ impl Machine {
         let console = File::create(self.disk.path("console")).unwrap();
         let path = |name| self.disk.path(name).to_str().unwrap().to_owned();
         let mut outer = Command::new("sh")
-            // The machine's control groups begin where this shell is when the namespace is made.
+            // The machine's control groups start at this shell's group when the namespace is created.
             .args(["-ec", "echo $$ > \"$0/cgroup.procs\"; exec \"$@\"", group.to_str().unwrap()])
             .args(["setpriv", "--pdeathsig", "KILL", "unshare"])
             .args(if self.is_hardened { HARDENED } else { NAMESPACES })
@@ -261,7 +264,7 @@ impl Machine {
                 children.find(|child| processes(child).is_some_and(|its| Some(its) != processes("self")));
             init?.parse().ok()
         });
-        self.running = Some(Running { outer, init });
+        self.running = Some(RunningMachine { outer, init });
         self.connect(init);
         wait_for_or(
             "systemd",
@@ -281,20 +284,20 @@ impl Machine {
         self.network.ip(&["link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &init]);
         self.network.ip(&["link", "set", &link, "master", "switch", "up"]);
         let inside = |args: &[&str]| call("nsenter", &[&["-t", &init, "-n", "ip"], args].concat());
-        // As a card does, the machine keeps its hardware address over boots: others on the network remember it.
+        // Like a real network card the machine keeps its hardware address, which other machines remember.
         inside(&["link", "set", "eth0", "address", &self.hardware_address()]);
         inside(&["address", "add", &self.address, "dev", "eth0"]);
         inside(&["link", "set", "eth0", "up"]);
         inside(&["link", "set", "lo", "up"]);
     }
 
-    /// A locally administered hardware address that follows from the IP address.
+    /// Returns a locally administered hardware address derived from the IP address.
     fn hardware_address(&self) -> String {
         let [a, b, c, d] = self.ip().parse::<Ipv4Addr>().unwrap().octets();
         format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
     }
 
-    /// Its end of the network.
+    /// Name of the machine's end of the network.
     fn link(&self) -> String {
         format!("to-{}", self.name)
     }
@@ -303,34 +306,34 @@ impl Machine {
         fs::read_to_string(self.disk.path("console")).unwrap_or_default()
     }
 
-    /// Takes its link to the network down.
+    /// Takes the machine's network link down.
     pub(crate) fn cut(&self) {
         self.network.ip(&["link", "set", &self.link(), "down"]);
     }
 
-    /// Brings its link up again.
+    /// Brings the machine's network link up again.
     pub(crate) fn mend(&self) {
         self.network.ip(&["link", "set", &self.link(), "up"]);
     }
 
-    /// Ends every process of the machine at once, as a failing power supply does; its disk stays.
+    /// Kills all processes of the machine, like a power failure. Its disk stays.
     pub(crate) fn crash(&mut self) {
         assert!(self.end(), "{} does not end", self.name);
     }
 
-    /// As [`Self::crash`]; says whether it has ended.
+    /// Does the same and returns whether the machine was running.
     fn end(&mut self) -> bool {
         let Some(mut running) = self.running.take() else { return true };
         drop(running.outer.kill());
         drop(running.outer.wait());
-        // The link goes with the machine's network namespace, once its last process has gone.
+        // The network namespace and its link disappear after the last process has ended.
         let path = format!("/proc/{}", running.init);
         let has_ended = look_for(PATIENCE, || (!Path::new(&path).exists()).then_some(())).is_some();
         drop(Command::new("ip").args(["-n", &self.network.namespace, "link", "del", &self.link()]).output());
         has_ended
     }
 
-    /// Shuts it down in good order.
+    /// Shuts the machine down cleanly.
     pub(crate) fn halt(&mut self) {
         let init = self.running.as_ref().unwrap().init;
         self.run(&["systemctl", "halt", "--no-wall"]);
@@ -358,12 +361,12 @@ impl Machine {
         run
     }
 
-    /// Runs a shell command, which must succeed; returns what it said on stdout.
+    /// Runs a shell command that must succeed. Returns its standard output.
     pub(crate) fn sh(&self, script: &str) -> String {
         self.sh_with(script, "")
     }
 
-    /// As [`Self::sh`], with something to read on stdin.
+    /// Does the same with this standard input.
     pub(crate) fn sh_with(&self, script: &str, input: &str) -> String {
         let mut command = self.command(&["sh", "-ec", script]);
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -376,16 +379,16 @@ impl Machine {
         out
     }
 
-    /// Runs a shell command, which must fail; returns all that it said.
+    /// Runs a shell command that must fail. Returns all its output.
     pub(crate) fn sh_fails(&self, script: &str) -> String {
         let output = self.run(&["sh", "-ec", script]);
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said).into_owned();
-        assert!(!output.status.success(), "{}: {script}\n{said}", self.name);
-        said
+        let printed = [output.stdout, output.stderr].concat();
+        let printed = String::from_utf8_lossy(&printed).into_owned();
+        assert!(!output.status.success(), "{}: {script}\n{printed}", self.name);
+        printed
     }
 
-    /// What the journal holds of both services, for whoever finds a test failed.
+    /// Returns the journal of both services for a failure message.
     fn story(&self) -> String {
         let journal =
             self.run(&["journalctl", "--no-pager", "-o", "short-precise", "-n", "60", "-u", "nf-*"]);
@@ -398,14 +401,14 @@ impl Machine {
         self.sh(&format!("dpkg --install {} 2>&1", names.join(" ")))
     }
 
-    /// Copies a file into the machine, and returns its path there.
+    /// Copies a file to the machine and returns its path there.
     pub(crate) fn put(&self, file: &Path) -> String {
         let path = format!("/root/{}", file.file_name().unwrap().to_str().unwrap());
         fs::copy(file, self.host_path(&path)).unwrap();
         path
     }
 
-    /// Writes a file of the machine; directories are made.
+    /// Writes a file on the machine and creates its directories.
     pub(crate) fn write(&self, path: &str, text: &str) {
         let path = self.host_path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -416,13 +419,13 @@ impl Machine {
         PathBuf::from(format!("/proc/{}/root{path}", self.inner()))
     }
 
-    /// Makes a drop-in of a unit, as `systemctl edit` does.
+    /// Creates a drop-in of a unit, as `systemctl edit` does.
     pub(crate) fn edit(&self, unit: &str, text: &str) {
         self.write(&format!("/etc/systemd/system/{unit}.d/override.conf"), text);
         self.sh("systemctl daemon-reload");
     }
 
-    /// A property of a unit.
+    /// Returns a property of a unit.
     pub(crate) fn property(&self, unit: &str, name: &str) -> String {
         self.sh(&format!("systemctl show {unit} -P {name}")).trim().to_owned()
     }
@@ -433,7 +436,7 @@ impl Machine {
         wait_for_or(wanted, PATIENCE, picture, || (self.property(unit, name) == wanted).then_some(()));
     }
 
-    /// The status of a service of ours; `None` while it does not answer.
+    /// Returns the status of one of our services; `None` while it does not answer.
     pub(crate) fn status(&self, service: &str) -> Option<Value> {
         let output = self.run(&[service, "status", "--json"]);
         output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
@@ -457,14 +460,14 @@ impl Machine {
         wait_for_or(wanted, PATIENCE, look, || look().contains(wanted).then_some(()));
     }
 
-    /// Waits until the segments of nf-sender hold so many bytes.
+    /// Waits until the segments of nf-sender hold this number of bytes.
     pub(crate) fn wait_spooled(&self, bytes: u64) {
         let sizes = || self.sh("stat --format %s /var/lib/nf-sender/*.segment || true");
         let sum = || sizes().lines().filter_map(|line| line.parse::<u64>().ok()).sum::<u64>();
         wait_for_or("full spool", PATIENCE, sizes, || (sum() >= bytes).then_some(()));
     }
 
-    /// The journal of a unit, as `journalctl -u UNIT` and these options show it.
+    /// Returns the journal of a unit, as `journalctl -u UNIT` shows it with these options.
     pub(crate) fn journal(&self, unit: &str, options: &str) -> String {
         self.sh(&format!("journalctl --sync; journalctl --no-pager -u {unit} {options}"))
     }
@@ -479,7 +482,7 @@ impl Machine {
         })
     }
 
-    /// Does something in a thread that sees the machine's network: sockets made there are the machine's.
+    /// Runs a function in a thread inside the machine's network, so that its sockets belong to the machine.
     pub(crate) fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let init = self.inner();
         let enter = move || {
@@ -499,13 +502,13 @@ impl Drop for Machine {
     }
 }
 
-/// Where the unified control groups are.
+/// Finds the unified control group hierarchy.
 fn cgroups() -> PathBuf {
     let unified = PathBuf::from("/sys/fs/cgroup/unified");
     if unified.is_dir() { unified } else { "/sys/fs/cgroup".into() }
 }
 
-/// Control groups go from the leaves up; what is still in use stays.
+/// Removes control groups from the leaves up. Those in use stay.
 fn remove_group(group: &Path) {
     for entry in fs::read_dir(group).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
@@ -515,7 +518,7 @@ fn remove_group(group: &Path) {
     drop(fs::remove_dir(group));
 }
 
-/// Gives the user namespace that a process is about to make all users and groups of this one.
+/// Maps all users and groups into the user namespace that a process is about to create.
 fn map_users(process: u32) {
     let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/user")).unwrap();
     let process = process.to_string();
@@ -534,7 +537,7 @@ fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
     wait_for_or(what, PATIENCE, String::new, look)
 }
 
-/// Looks again and again until there is what is wanted; panics with `picture` if that takes too long.
+/// Polls until a value is available. Panics with `picture` after the usual time-out.
 fn wait_for_or<T>(
     what: &str,
     patience: Duration,
@@ -544,7 +547,7 @@ fn wait_for_or<T>(
     look_for(patience, look).unwrap_or_else(|| panic!("no {what} within {patience:?}\n{}", picture()))
 }
 
-/// Looks again and again until there is what is wanted, but not for longer than `patience`.
+/// Polls until a value is available, for at most `patience`.
 fn look_for<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + patience;
     loop {
@@ -556,7 +559,7 @@ fn look_for<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Optio
     }
 }
 
-/// What a run that was killed left behind: its networks and disks are named after its process.
+/// Removes the leftovers of killed runs: networks and disks named after the process.
 fn sweep() {
     let is_left = |name: &str| {
         let process = name.strip_prefix("nf-")?.split('-').next()?;

@@ -1,5 +1,5 @@
-//! Restarts in good order under 20,000 datagrams a second: the socket's drop counter stays 0, and nothing is lost, repeated
-//! or out of order.
+//! Clean restarts under 20,000 datagrams a second: the socket's drop counter stays 0, and nothing is lost,
+//! repeated or out of order.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use nf_transport_kit::load::Load;
 
 use crate::running::alone;
-use crate::systemd::Site;
+use crate::systemd::MachinePair;
 use crate::systemd::machine::{Machine, Parts};
 
 const RATE: u32 = 20_000;
 
-/// Does something to both services, one after the other, while datagrams keep coming.
+/// Runs an action on both services, one after the other, under load.
 fn under_load(what: impl Fn(&Machine, &str)) {
     let _running = alone();
     let Some(parts) = Parts::find() else { return };
-    let site = Site::paired(&parts);
+    let site = MachinePair::paired(&parts);
     let collector = site.collector();
     let load = Load::relentless(site.exporters(), RATE);
     let began = Instant::now();
@@ -52,10 +52,10 @@ fn a_restart_under_load_loses_nothing() {
 #[test]
 fn socket_activation_after_a_stop_loses_nothing() {
     under_load(|machine, service| {
-        let said = machine.sh(&format!("systemctl stop {service} 2>&1"));
+        let printed = machine.sh(&format!("systemctl stop {service} 2>&1"));
         assert!(
-            said.contains("can still be activated by") && said.contains(&format!("{service}.socket")),
-            "{said}"
+            printed.contains("can still be activated by") && printed.contains(&format!("{service}.socket")),
+            "{printed}"
         );
         machine.sh("sleep 5");
         let started_by_socket = machine.property(service, "MainPID");
@@ -65,7 +65,7 @@ fn socket_activation_after_a_stop_loses_nothing() {
     });
 }
 
-/// What arrives while no service runs waits in the socket: here for as long as three seconds.
+/// Datagrams wait in the socket while no service runs, here for three seconds.
 #[test]
 fn a_slow_start_under_load_loses_nothing() {
     under_load(|machine, service| {
@@ -87,7 +87,7 @@ fn a_package_upgrade_under_load_loses_nothing() {
     });
 }
 
-/// The same package under a higher version.
+/// Builds the same package with a higher version.
 fn newer(deb: &Path, directory: &Path) -> PathBuf {
     let tree = directory.join("tree");
     let path = directory.join(deb.file_name().unwrap());
