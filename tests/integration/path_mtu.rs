@@ -24,7 +24,7 @@ fn datagrams_above_the_path_mtu_are_fragmented() {
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
+#[ignore = "runs in a network namespace of another test"]
 fn inside_a_path_with_a_small_mtu() {
     let inbox = Inbox::start("127.0.0.1:0");
     let mut receiver = ReceiverHost::new(&[inbox.addr()], "");
@@ -83,7 +83,7 @@ fn vanished_segments_are_resent_smaller() {
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
+#[ignore = "runs in a network namespace of another test"]
 fn inside_a_black_hole() {
     let inbox = Inbox::start("127.0.0.1:0");
     let (receiver, _machines) = behind_a_black_hole(1280, inbox.addr());
@@ -115,7 +115,7 @@ fn a_path_for_tiny_segments_only_is_used() {
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
+#[ignore = "runs in a network namespace of another test"]
 fn inside_a_narrow_black_hole() {
     let inbox = Inbox::start("127.0.0.1:0");
     let (receiver, _machines) = behind_a_black_hole(700, inbox.addr());
@@ -135,7 +135,7 @@ fn a_path_for_no_segment_counts_as_down() {
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
+#[ignore = "runs in a network namespace of another test"]
 fn inside_a_path_for_no_segment() {
     let inbox = Inbox::start("127.0.0.1:0");
     let (receiver, _machines) = behind_a_black_hole(400, inbox.addr());
@@ -166,7 +166,7 @@ fn a_black_hole_fails_over_to_the_next_receiver() {
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
+#[ignore = "runs in a network namespace of another test"]
 fn inside_a_fail_over() {
     let inbox = Inbox::start("127.0.0.1:0");
     let (first, _machines) = behind_a_black_hole(1280, inbox.addr());

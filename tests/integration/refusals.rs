@@ -323,7 +323,7 @@ fn a_receiver_without_a_key_stays_on_its_machine() {
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
+#[ignore = "runs in a network namespace of another test"]
 fn inside_a_sender_with_another_address() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let mut receiver = ReceiverHost::new(&[collector.addr()], "");

@@ -51,7 +51,7 @@ fn datagrams_keep_their_exporters_address() {
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
+#[ignore = "runs in a network namespace of another test"]
 fn inside_datagrams_keep_their_address() {
     let families = ["127.0.0.1:0", "[::1]:0"].map(|address| (bound(address), bound(address)));
     let tables = families.iter().zip(["0.0.0.0/0", "::/0"]).map(|((_, collector), prefix)| {
