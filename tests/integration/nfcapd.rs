@@ -38,10 +38,10 @@ const STOPPED: Duration = Duration::from_secs(60);
 /// Longest time for the delivery of a backlog of that length.
 const CATCH_UP: Duration = Duration::from_secs(120);
 
-/// NfcapdSetups that nfdump prints, enough to identify each flow.
+/// Fields that nfdump prints, enough to identify each flow.
 const FORMAT: &str = "fmt:%sa %da %pkt %byt";
 
-/// One exporter, the pair, and nfcapd next to nf-receiver. NfcapdSetups drop in this order.
+/// One exporter, the pair, and nfcapd next to nf-receiver. Fields drop in this order.
 struct NfcapdSetup {
     sender: SenderHost,
     receiver: ReceiverHost,

@@ -314,7 +314,7 @@ fn a_sender_without_a_key_stays_on_its_machine() {
     assert!(message.contains(&format!("chmod 600 {}", key.display())), "{message}");
 }
 
-const INSIDE: &str = "rejecteds::inside_a_sender_with_another_address";
+const INSIDE: &str = "refusals::inside_a_sender_with_another_address";
 
 #[test]
 fn a_receiver_without_a_key_stays_on_its_machine() {

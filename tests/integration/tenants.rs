@@ -1,4 +1,4 @@
-//! TenantSites whose exporters share an address, and a sender that claims the exporters of another one.
+//! Sites whose exporters share an address, and a sender that claims the exporters of another one.
 
 use std::net::UdpSocket;
 
