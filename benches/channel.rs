@@ -47,13 +47,13 @@ fn main() {
         "{:<20} {:>14} {:>14} {:>14} {:>12} {:>12}",
         "MB/s", "64 KiB", "1,400 B", "TCP (ratio)", "handshake", "wrong key"
     );
-    let mut measured: Vec<Row> = KINDS.iter().map(|_| Row::default()).collect();
+    let mut measured: Vec<SuiteFigures> = KINDS.iter().map(|_| SuiteFigures::default()).collect();
     for _ in 0..rounds {
         for (kind, row) in KINDS.into_iter().zip(&mut measured) {
             row.measure(&sides, kind);
         }
     }
-    let medians: Vec<[f64; 5]> = measured.into_iter().map(Row::medians).collect();
+    let medians: Vec<[f64; 5]> = measured.into_iter().map(SuiteFigures::medians).collect();
     for (kind, row) in KINDS.into_iter().zip(&medians) {
         let rate = |column: usize| format!("{:.0}", row[column]);
         let ratio = format!("{:.0} ({:.2})", row[2], row[2] / medians[0][2]);
@@ -78,9 +78,9 @@ fn main() {
 
 /// Figures of one kind by round: rates in MB/s, costs in microseconds.
 #[derive(Default)]
-struct Row([Vec<f64>; 5]);
+struct SuiteFigures([Vec<f64>; 5]);
 
-impl Row {
+impl SuiteFigures {
     fn measure(&mut self, sides: &Sides, kind: Option<Suite>) {
         for (column, piece) in PIECES.into_iter().enumerate() {
             self.0[column].push(in_memory(sides, kind, piece));

@@ -91,7 +91,7 @@ pub(crate) struct Generator {
 
 /// Result of a run of the generator.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sent {
+pub(crate) struct GeneratorResult {
     pub(crate) took: Duration,
     /// The rate was kept.
     pub(crate) kept: bool,
@@ -119,7 +119,7 @@ impl Generator {
     }
 
     /// Sends all datagrams of the timetable.
-    pub(crate) fn run(&mut self, timetable: &Timetable, rate: f64) -> Sent {
+    pub(crate) fn run(&mut self, timetable: &Timetable, rate: f64) -> GeneratorResult {
         let (total, began) = (timetable.total(), Instant::now());
         let burst_max = (CATCH_UP * rate * TICK.as_secs_f64()).ceil();
         let (mut sent, mut tick) = (0, 0);
@@ -138,7 +138,7 @@ impl Generator {
         }
         let took = began.elapsed();
         let planned = Duration::from_secs_f64(float(total) / rate * LATENESS);
-        Sent { took, kept: took <= planned + HOLD_UP, ended_at: timetable.now() }
+        GeneratorResult { took, kept: took <= planned + HOLD_UP, ended_at: timetable.now() }
     }
 
     /// Sends all datagrams of the timetable as fast as possible. Calls `wait` before every `calls` calls.

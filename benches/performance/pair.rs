@@ -60,12 +60,12 @@ fn run_in_memory(host: &SenderHost) -> TempDir {
 }
 
 /// Both machines.
-pub(crate) struct Pair {
+pub(crate) struct BenchPair {
     pub(crate) sender: Sender,
     pub(crate) receiver: ReceiverHost,
 }
 
-impl Pair {
+impl BenchPair {
     /// Creates both machines without starting a daemon. nf-receiver will deliver to `sink`.
     pub(crate) fn new(sink: SocketAddr, suite: Option<Suite>) -> Self {
         Self::with(sink, suite, true)

@@ -11,7 +11,7 @@ use nf_transport_kit::netflow_tools::{NfcapdSettings, find};
 use crate::bare::{Bare, BarePair};
 use crate::generator::Sending;
 use crate::nfacctd::{self, NfacctdTee};
-use crate::pair::Pair;
+use crate::pair::BenchPair;
 use crate::process::Process;
 
 /// One of the relays.
@@ -70,7 +70,7 @@ impl Kind {
     pub(crate) fn start(self, sink: SocketAddr) -> Relay {
         match self {
             Self::Pair(suite) => {
-                let pair = Pair::connected(sink, suite);
+                let pair = BenchPair::connected(sink, suite);
                 Relay { input: pair.input(), processes: pair.processes().to_vec(), _running: Box::new(pair) }
             }
             Self::Nfcapd => nfcapd(sink),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::generator::{Generator, Sending, Sent, TICK, Timetable};
+use crate::generator::{Generator, GeneratorResult, Sending, TICK, Timetable};
 use crate::numbers::{count, float};
 use crate::process::Process;
 use crate::relay::{Kind, Relay};
@@ -35,10 +35,10 @@ pub(crate) struct Course {
 
 /// Results of a run.
 #[derive(Clone, Debug)]
-pub(crate) struct Run {
+pub(crate) struct RelayRun {
     pub(crate) total: u64,
     pub(crate) rate: f64,
-    pub(crate) sent: Sent,
+    pub(crate) sent: GeneratorResult,
     pub(crate) arrivals: Arrivals,
     /// CPU time of each process of the relay.
     pub(crate) cpu: Vec<(&'static str, Duration)>,
@@ -71,7 +71,7 @@ impl Course {
     }
 
     /// Sends at this rate for this duration and waits for the arrivals.
-    pub(crate) fn run(&mut self, rate: f64, seconds: f64) -> Run {
+    pub(crate) fn run(&mut self, rate: f64, seconds: f64) -> RelayRun {
         let timetable = Timetable::new(next_run(), count(rate * seconds));
         self.sink.begin(&timetable, self.generator.sequences());
         let measure = |processes: &[Process]| -> (Vec<Duration>, u64) {
@@ -83,7 +83,7 @@ impl Course {
         let (cpu, written) = measure(&self.processes);
         let each = cpu.iter().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
         let names = self.processes.iter().map(|process| process.name);
-        Run {
+        RelayRun {
             total: timetable.total(),
             rate,
             sent,
@@ -100,7 +100,7 @@ pub(crate) fn next_run() -> u32 {
     LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-impl Run {
+impl RelayRun {
     pub(crate) fn lost(&self) -> u64 {
         self.total - self.arrivals.arrived
     }
@@ -128,7 +128,7 @@ impl Run {
     }
 }
 
-impl fmt::Display for Run {
+impl fmt::Display for RelayRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Arrivals { repeated, out_of_order, corrupted, kernel_drops, .. } = self.arrivals;
         let (median, late) = (self.arrivals.latency(0.5), self.arrivals.latency(0.99));

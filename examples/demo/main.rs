@@ -23,7 +23,7 @@ use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::load::{Load, Until};
 use nf_transport_kit::pair::Pair;
 use nf_transport_kit::samples::Sampler;
-use progress::Progress;
+use progress::DemoProgress;
 
 const EXPORTERS: u16 = 6;
 const DATAGRAMS_PER_SECOND: u32 = 2000;
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     pair.sender.wait_state("connected", STALL);
     let watch = Sampler::start(pair.sender.control(), Duration::from_millis(100));
     let load = pair.load(Some(DATAGRAMS_PER_SECOND), Until::Sent(DATAGRAMS));
-    let progress = Progress::new(DATAGRAMS);
+    let progress = DemoProgress::new(DATAGRAMS);
     let demo = Demo { pair, load, watch, progress, began: Instant::now(), events: Vec::new() };
     demo.run()
 }
@@ -57,7 +57,7 @@ struct Demo {
     pair: Pair,
     load: Load,
     watch: Sampler,
-    progress: Progress,
+    progress: DemoProgress,
     began: Instant,
     events: Vec<Event>,
 }

@@ -13,12 +13,12 @@ use crate::chart::Event;
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
 /// The bars, or the time of the last line.
-pub(crate) enum Progress {
+pub(crate) enum DemoProgress {
     Bars { all: MultiProgress, sent: ProgressBar, arrived: ProgressBar, queue: ProgressBar },
     Lines { last: Cell<Duration> },
 }
 
-impl Progress {
+impl DemoProgress {
     pub(crate) fn new(datagrams: u64) -> Self {
         if !std::io::stderr().is_terminal() {
             return Self::Lines { last: Cell::new(Duration::ZERO) };

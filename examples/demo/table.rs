@@ -4,10 +4,10 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use nf_transport_kit::chatter::Version;
-use nf_transport_kit::tally::Report;
+use nf_transport_kit::tally::CollectorReport;
 
 /// Formats a row for each exporter and a total.
-pub(crate) fn table(report: &Report, sent: &[u32]) -> String {
+pub(crate) fn table(report: &CollectorReport, sent: &[u32]) -> String {
     let mut out = String::from(
         "exporter                 sent   arrived   missing   changed   out of order   repeated\n",
     );
@@ -37,7 +37,7 @@ fn row(out: &mut String, name: &str, figures: [u64; 5], repeated: u64) {
 }
 
 /// Prints whether every datagram arrived unchanged and in order.
-pub(crate) fn verdict(report: &Report, sent: &[u32], kernel_drops: u64) -> ExitCode {
+pub(crate) fn verdict(report: &CollectorReport, sent: &[u32], kernel_drops: u64) -> ExitCode {
     let bad = |tally: &nf_transport_kit::tally::Tally| tally.corrupted + tally.out_of_order > 0;
     let missing = report.missing(sent);
     if missing + report.foreign + kernel_drops > 0 || report.exporters.iter().any(bad) {

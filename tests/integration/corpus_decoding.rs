@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 
-use nf_transport_kit::corpus::{Group, groups};
-use nf_transport_kit::decoder::{Decoder, Tool};
+use nf_transport_kit::corpus::{ExporterGroup, groups};
+use nf_transport_kit::decoder::{DecodingCollector, Tool};
 use nf_transport_kit::exporter::bind_as;
 use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::count;
@@ -15,16 +15,21 @@ use tempfile::TempDir;
 use crate::running::shared;
 
 /// Selects some datagrams of a group.
-type Part = fn(&Group) -> &[Vec<u8>];
+type Selection = fn(&ExporterGroup) -> &[Vec<u8>];
 
 /// Creates an exporter for each group.
-fn exporters(groups: &[Group]) -> Vec<UdpSocket> {
+fn exporters(groups: &[ExporterGroup]) -> Vec<UdpSocket> {
     let address = |number: usize| [127, 1, 0, u8::try_from(number + 1).unwrap()];
     (0..groups.len()).map(|number| bind_as(SocketAddr::from((address(number), 2055)))).collect()
 }
 
 /// Sends the datagrams that `of` selects, at most as many as a receive buffer holds. Returns their number.
-fn send(exporters: &[UdpSocket], groups: &[Group], target: SocketAddr, of: fn(&Group) -> &[Vec<u8>]) -> u64 {
+fn send(
+    exporters: &[UdpSocket],
+    groups: &[ExporterGroup],
+    target: SocketAddr,
+    of: fn(&ExporterGroup) -> &[Vec<u8>],
+) -> u64 {
     let mut sent = 0;
     for (exporter, group) in exporters.iter().zip(groups) {
         for payload in of(group) {
@@ -48,10 +53,10 @@ fn totals(flows: &[String]) -> BTreeMap<String, (u64, u64)> {
 }
 
 /// Order of the datagrams: templates first, then flows.
-const PARTS: [Part; 2] = [|group| &group.templates, |group| &group.flows];
+const PARTS: [Selection; 2] = [|group| &group.templates, |group| &group.flows];
 
-fn decoded_directly(tool: Tool, directory: &Path, groups: &[Group]) -> BTreeMap<String, (u64, u64)> {
-    let mut direct = Decoder::start(tool, directory, "direct");
+fn decoded_directly(tool: Tool, directory: &Path, groups: &[ExporterGroup]) -> BTreeMap<String, (u64, u64)> {
+    let mut direct = DecodingCollector::start(tool, directory, "direct");
     let exporters = exporters(groups);
     for part in PARTS {
         send(&exporters, groups, direct.addr(), part);
@@ -66,11 +71,11 @@ fn decoded_directly(tool: Tool, directory: &Path, groups: &[Group]) -> BTreeMap<
 fn decoded_carried(
     tool: Tool,
     directory: &Path,
-    groups: &[Group],
+    groups: &[ExporterGroup],
     restarts: bool,
 ) -> BTreeMap<String, (u64, u64)> {
     let name = if restarts { "restarted" } else { "carried" };
-    let mut collector = Decoder::start(tool, directory, name);
+    let mut collector = DecodingCollector::start(tool, directory, name);
     let table = format!("[[collector]]\naddress = \"{}\"\nsource = \"exporter\"\n", collector.addr());
     let (sender, _link, _receiver) = connected_daemons(&table);
     let exporters = exporters(groups);

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
-use nf_transport_kit::decoder::{Decoder, Tool, decoded_directly};
+use nf_transport_kit::decoder::{DecodingCollector, Tool, decoded_directly};
 use nf_transport_kit::field_cases::payloads;
 use nf_transport_kit::hosts::{ReceiverHost, SenderHost};
 use nf_transport_kit::link::Link;
@@ -31,8 +31,8 @@ struct DecodingSetup {
 
 impl DecodingSetup {
     /// Starts a pair that delivers to these collectors with these settings.
-    fn running(collectors: &[(&Decoder, &str)]) -> Self {
-        let table = |(collector, lines): &(&Decoder, &str)| {
+    fn running(collectors: &[(&DecodingCollector, &str)]) -> Self {
+        let table = |(collector, lines): &(&DecodingCollector, &str)| {
             format!("[[collector]]\naddress = \"{}\"\n{lines}\n", collector.addr())
         };
         let (sender, link, receiver) = connected_daemons(&collectors.iter().map(table).collect::<String>());
@@ -128,7 +128,7 @@ fn sampling_is_known_after(meanwhile: impl Fn(&mut DecodingSetup)) {
     with_each_tool(|tool, directory| {
         let payloads = sampled(tool);
         let direct = decoded_directly(tool, directory, "direct", "127.0.0.1", &payloads);
-        let mut collector = Decoder::start(tool, directory, "carried");
+        let mut collector = DecodingCollector::start(tool, directory, "carried");
         let mut setup = DecodingSetup::running(&[(&collector, ALL_EXPORTERS)]);
         setup.send(&payloads[..4]);
         setup.wait_delivered();
@@ -166,7 +166,8 @@ fn sampling_is_known_to_a_collector_of_late_data() {
     with_each_tool(|tool, directory| {
         let payloads = sampled(tool);
         let direct = decoded_directly(tool, directory, "direct", "127.0.0.1", &payloads);
-        let [mut main, mut late] = ["main", "late"].map(|name| Decoder::start(tool, directory, name));
+        let [mut main, mut late] =
+            ["main", "late"].map(|name| DecodingCollector::start(tool, directory, name));
         let lines = format!("late-after = \"1s\"\nlate-address = \"{}\"", late.addr());
         let mut setup = DecodingSetup::running(&[(&main, &lines)]);
         setup.send(&payloads[..4]);
@@ -191,7 +192,8 @@ fn redefined_while_one_is_away(of_the_other: &str) {
     with_each_tool(|tool, directory| {
         let payloads = payloads("j-layout-changed");
         let direct = decoded_directly(tool, directory, "direct", "127.0.0.1", &payloads);
-        let [mut stays, mut leaves] = ["stays", "leaves"].map(|name| Decoder::start(tool, directory, name));
+        let [mut stays, mut leaves] =
+            ["stays", "leaves"].map(|name| DecodingCollector::start(tool, directory, name));
         let mut setup = DecodingSetup::running(&[(&stays, of_the_other), (&leaves, ALL_EXPORTERS)]);
         setup.send(&payloads[..2]);
         setup.wait_delivered();

@@ -10,7 +10,7 @@ use nf_transport_kit::collector::{Collector, Inbox};
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::HeldUdp;
 use nf_transport_kit::kernel_socket::KernelSocket;
-use nf_transport_kit::link::{Link, LinkState};
+use nf_transport_kit::link::{Link, NetworkState};
 use nf_transport_kit::load::{Load, Until};
 use nf_transport_kit::netflow_tools::{Nfcapd, export, installed, write_capture};
 use nf_transport_kit::tally::Tally;
@@ -202,7 +202,7 @@ fn a_cut_link_resets_and_refuses_connections() {
     assert_eq!(TcpStream::connect(link.addr()).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
     link.mend();
     echo(&link).unwrap();
-    assert_eq!(link.state(), LinkState::Up);
+    assert_eq!(link.state(), NetworkState::Up);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use nf_transport_kit::hosts::ReceiverHost;
 use nf_transport_kit::load::{Load, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
-use nf_transport_kit::tally::{Report, Tally};
+use nf_transport_kit::tally::{CollectorReport, Tally};
 use serde_json::Value;
 
 /// Result of a delivery with losses.
@@ -15,7 +15,7 @@ pub(crate) struct Outcome {
     /// Last status of nf-sender.
     pub(crate) status: Value,
     /// Counts of the collector.
-    pub(crate) report: Report,
+    pub(crate) report: CollectorReport,
     /// Datagrams that did not arrive.
     pub(crate) missing: u64,
 }

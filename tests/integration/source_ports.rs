@@ -19,17 +19,17 @@ const PORTS: usize = 1060;
 const ROUNDS: usize = 3;
 
 /// Datagrams of an exporter, and the figures to count them.
-struct Received {
+struct ReceivedFlows {
     datagrams: usize,
     bytes: usize,
     ports: HashSet<SocketAddr>,
 }
 
 /// Receives datagrams until none has arrived for a while.
-fn receive(socket: UdpSocket) -> JoinHandle<Received> {
+fn receive(socket: UdpSocket) -> JoinHandle<ReceivedFlows> {
     socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     std::thread::spawn(move || {
-        let mut received = Received { datagrams: 0, bytes: 0, ports: HashSet::new() };
+        let mut received = ReceivedFlows { datagrams: 0, bytes: 0, ports: HashSet::new() };
         let mut buffer = vec![0; 65_536];
         loop {
             match socket.recv_from(&mut buffer) {

@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 
 use nf_transport_kit::collector::payloads_by_source;
 use nf_transport_kit::daemon::Program;
-use nf_transport_kit::decoder::{Decoder, Tool, decoded_directly};
+use nf_transport_kit::decoder::{DecodingCollector, Tool, decoded_directly};
 use nf_transport_kit::field_cases::payloads;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost, write_key};
 use nf_transport_kit::pair::STALL;
@@ -78,8 +78,9 @@ fn sites_with_one_exporter_address_decode() {
     for tool in Tool::ALL.into_iter().filter(|tool| tool.is_installed()) {
         let directory = TempDir::new().unwrap();
         let of_sites = of_east_and_west();
-        let mut collectors = ["east", "west"].map(|name| Decoder::start(tool, directory.path(), name));
-        let table = |id: &str, collector: &Decoder| {
+        let mut collectors =
+            ["east", "west"].map(|name| DecodingCollector::start(tool, directory.path(), name));
+        let table = |id: &str, collector: &DecodingCollector| {
             format!("[[collector]]\naddress = \"{}\"\nsenders = [\"{id}\"]\n", collector.addr())
         };
         let settings = table("east", &collectors[0]) + &table("west", &collectors[1]);
@@ -90,9 +91,9 @@ fn sites_with_one_exporter_address_decode() {
             site.send(&payloads[..2]);
         }
         // Both collectors and nf-receiver restart, so templates must come from nf-receiver's state.
-        collectors.iter_mut().for_each(Decoder::stop_when_drained);
+        collectors.iter_mut().for_each(DecodingCollector::stop_when_drained);
         assert_eq!(receiver.take().terminate().code(), Some(0));
-        collectors.iter_mut().for_each(Decoder::start_again);
+        collectors.iter_mut().for_each(DecodingCollector::start_again);
         receiver.start();
         for (site, payloads) in sites.iter_mut().zip(&of_sites) {
             site.sender.wait_state("connected", STALL);

@@ -10,7 +10,7 @@ use nf_transport_kit::samples;
 
 use crate::generator::{Generator, Sending, Timetable};
 use crate::numbers::{count, float};
-use crate::pair::{self, Pair};
+use crate::pair::{self, BenchPair};
 use crate::payload::LEN;
 use crate::process::Memory;
 use crate::results::Results;
@@ -71,7 +71,7 @@ fn note(settings: &Settings, results: &mut Results, who: &'static str, total: u6
 /// Fills nf-sender's spool, then starts nf-receiver.
 fn caught_up(total: u64) -> (Arrivals, [(&'static str, Memory, u64); 2]) {
     let sink = Sink::start();
-    let mut pair = Pair::new(sink.addr(), None);
+    let mut pair = BenchPair::new(sink.addr(), None);
     pair.sender.host.set_receiver(None);
     pair.sender.host.start();
     let timetable = Timetable::new(next_run(), total);

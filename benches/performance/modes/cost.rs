@@ -4,7 +4,7 @@ use crate::generator::Sending;
 use crate::numbers::{count, float};
 use crate::relay::Kind;
 use crate::results::Results;
-use crate::run::{Course, EXPORTERS, Run};
+use crate::run::{Course, EXPORTERS, RelayRun};
 use crate::settings::Settings;
 
 /// Topics: core-microseconds per datagram by rate, in total and by process.
@@ -48,13 +48,13 @@ pub(crate) fn latency(settings: &Settings, results: &mut Results) {
 }
 
 /// Starts a new relay for each rate, so that no backlog of an earlier run remains.
-fn measure(settings: &Settings, kind: Kind, rate: u64) -> Run {
+fn measure(settings: &Settings, kind: Kind, rate: u64) -> RelayRun {
     let run = Course::new(kind, EXPORTERS).run(float(rate), settings.run);
     settings.note(kind.name(), &run);
     run
 }
 
-fn note(results: &mut Results, kind: Kind, run: &Run) {
+fn note(results: &mut Results, kind: Kind, run: &RelayRun) {
     let rate = count(run.rate);
     if rate == LATENCY_RATE {
         note_latency(results, kind, run);
@@ -71,7 +71,7 @@ fn note(results: &mut Results, kind: Kind, run: &Run) {
     }
 }
 
-fn note_latency(results: &mut Results, kind: Kind, run: &Run) {
+fn note_latency(results: &mut Results, kind: Kind, run: &RelayRun) {
     results.add(LATENCY_MEDIAN, kind.name(), LATENCY_RATE, run.arrivals.latency(0.5));
     results.add(LATENCY_LATE, kind.name(), LATENCY_RATE, run.arrivals.latency(0.99));
 }

@@ -6,7 +6,7 @@
 
 use crate::modes::trace::{Forced, Trace};
 use crate::numbers::{count, float};
-use crate::pair::Pair;
+use crate::pair::BenchPair;
 use crate::payload::LEN;
 use crate::results::Results;
 use crate::run::{Course, EXPORTERS};
@@ -52,7 +52,7 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
 
 fn written(in_memory: bool, seconds: f64) -> f64 {
     let sink = Sink::start();
-    let pair = Pair::connected_with(sink.addr(), None, in_memory);
+    let pair = BenchPair::connected_with(sink.addr(), None, in_memory);
     let mut course = Course::through(&[pair.input()], pair.processes().to_vec(), sink, EXPORTERS);
     let run = course.run(RATE, seconds);
     if !run.is_exact() {
@@ -65,7 +65,7 @@ fn written(in_memory: bool, seconds: f64) -> f64 {
 /// traced.
 fn forced(in_memory: bool, seconds: f64) -> Option<(f64, Forced)> {
     let sink = Sink::start();
-    let pair = Pair::connected_with(sink.addr(), None, in_memory);
+    let pair = BenchPair::connected_with(sink.addr(), None, in_memory);
     let mut course = Course::through(&[pair.input()], pair.processes().to_vec(), sink, EXPORTERS);
     let trace = Trace::of(pair.sender.process().pid)?;
     course.run(RATE, seconds);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::chatter::{self, Pattern};
 use crate::kernel_socket::{KernelFigures, KernelSocket, enlarge, receive_buffer};
 use crate::pair::STALL;
-use crate::tally::{Report, Tally};
+use crate::tally::{CollectorReport, Tally};
 
 /// Larger than any datagram, so that none is truncated.
 const BUFFER: usize = 1 << 16;
@@ -46,8 +46,8 @@ impl Reading {
 
 /// A collector of generated datagrams. It detects missing, repeated, reordered and altered ones.
 pub struct Collector {
-    intake: Intake,
-    shared: Arc<Shared<Report>>,
+    reader_thread: SocketReader,
+    shared: Arc<Observed<CollectorReport>>,
 }
 
 impl Collector {
@@ -63,11 +63,14 @@ impl Collector {
 
     /// Does the same with these settings for reading.
     pub fn start_reading(bind: &str, exporters: u16, pattern: Pattern, reading: Reading) -> Self {
-        let report = Report { exporters: vec![Tally::default(); exporters.into()], ..Report::default() };
-        let shared = Arc::new(Shared::new(report));
+        let report = CollectorReport {
+            exporters: vec![Tally::default(); exporters.into()],
+            ..CollectorReport::default()
+        };
+        let shared = Arc::new(Observed::new(report));
         let notes = Arc::clone(&shared);
         let mut expected = Vec::new();
-        let intake = Intake::start(bind, reading, move |payload| {
+        let reader_thread = SocketReader::start(bind, reading, move |payload| {
             let claim = chatter::identify(payload);
             if let Some((exporter, number)) = claim {
                 pattern.datagram(exporter, number, &mut expected);
@@ -75,32 +78,32 @@ impl Collector {
             let templates_only = chatter::is_templates_only(payload);
             notes.update(|report| note(report, claim, payload == expected, templates_only));
         });
-        Self { intake, shared }
+        Self { reader_thread, shared }
     }
 
     pub fn addr(&self) -> SocketAddr {
-        self.intake.addr
+        self.reader_thread.addr
     }
 
     /// Returns the kernel's figures for the collector's socket.
     pub fn kernel(&self) -> KernelFigures {
-        self.intake.kernel.figures()
+        self.reader_thread.kernel.figures()
     }
 
     /// Returns the receive buffer of the collector's socket, in bytes.
     pub fn capacity(&self) -> usize {
-        receive_buffer(&self.intake.socket)
+        receive_buffer(&self.reader_thread.socket)
     }
 
     /// Waits until the collector has read everything in its socket.
     pub fn wait_until_drained(&self) {
-        self.intake.kernel.wait_until_drained();
+        self.reader_thread.kernel.wait_until_drained();
     }
 
     /// Returns the counts so far.
-    pub fn report(&self) -> Report {
+    pub fn report(&self) -> CollectorReport {
         let mut report = self.shared.lock().seen.clone();
-        report.kernel_drops = self.intake.kernel.figures().dropped;
+        report.kernel_drops = self.reader_thread.kernel.figures().dropped;
         report
     }
 
@@ -119,7 +122,7 @@ impl Collector {
     }
 
     /// Waits until all of `sent` has arrived, as [`Self::wait_for`] does, and returns the counts.
-    pub fn wait_for_all(&self, sent: &[u32], stall: Duration) -> Report {
+    pub fn wait_for_all(&self, sent: &[u32], stall: Duration) -> CollectorReport {
         let total = sent.iter().map(|sent| u64::from(*sent)).sum();
         if let Err(arrived) = self.shared.wait_for(total, stall) {
             let picture = self.report().picture(sent);
@@ -130,7 +133,7 @@ impl Collector {
 }
 
 /// Counts one datagram. Returns whether it is a new one.
-fn note(report: &mut Report, claim: Option<(u16, u32)>, exact: bool, templates_only: bool) -> bool {
+fn note(report: &mut CollectorReport, claim: Option<(u16, u32)>, exact: bool, templates_only: bool) -> bool {
     let Some((exporter, number)) = claim else {
         report.templates += u64::from(templates_only);
         report.foreign += u64::from(!templates_only);
@@ -151,57 +154,60 @@ fn note(report: &mut Report, claim: Option<(u16, u32)>, exact: bool, templates_o
 
 /// A collector that keeps all payloads, for small numbers of arbitrary datagrams.
 pub struct Inbox {
-    intake: Intake,
-    shared: Arc<Shared<Vec<Vec<u8>>>>,
+    reader_thread: SocketReader,
+    shared: Arc<Observed<Vec<Vec<u8>>>>,
 }
 
 impl Inbox {
     /// Starts a collector on a free port of this address.
     pub fn start(bind: &str) -> Self {
-        let shared = Arc::new(Shared::new(Vec::new()));
+        let shared = Arc::new(Observed::new(Vec::new()));
         let notes = Arc::clone(&shared);
-        let intake = Intake::start(bind, Reading::default(), move |payload| {
+        let reader_thread = SocketReader::start(bind, Reading::default(), move |payload| {
             notes.update(|seen: &mut Vec<Vec<u8>>| {
                 seen.push(payload.to_vec());
                 true
             });
         });
-        Self { intake, shared }
+        Self { reader_thread, shared }
     }
 
     pub fn addr(&self) -> SocketAddr {
-        self.intake.addr
+        self.reader_thread.addr
     }
 
     /// Waits for `total` payloads and returns all in order of arrival. Panics if none arrives for as long as
     /// `stall`.
     pub fn wait_for(&self, total: usize, stall: Duration) -> Vec<Vec<u8>> {
         let outcome = self.shared.wait_for(u64::try_from(total).unwrap(), stall);
-        let drops = self.intake.kernel.figures().dropped;
+        let drops = self.reader_thread.kernel.figures().dropped;
         assert_eq!(outcome, Ok(()), "fewer than {total} datagrams arrived ({drops} dropped at the inbox)");
         self.shared.lock().seen.clone()
     }
 }
 
 /// State that the reader thread updates and tests wait for.
-struct Shared<T> {
-    state: Mutex<State<T>>,
+struct Observed<T> {
+    state: Mutex<ReaderState<T>>,
     reached: Condvar,
 }
 
-struct State<T> {
+struct ReaderState<T> {
     seen: T,
     arrived: u64,
     /// Number of arrived datagrams at which the waiting thread is woken.
     wanted: u64,
 }
 
-impl<T> Shared<T> {
+impl<T> Observed<T> {
     fn new(seen: T) -> Self {
-        Self { state: Mutex::new(State { seen, arrived: 0, wanted: u64::MAX }), reached: Condvar::new() }
+        Self {
+            state: Mutex::new(ReaderState { seen, arrived: 0, wanted: u64::MAX }),
+            reached: Condvar::new(),
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
+    fn lock(&self) -> MutexGuard<'_, ReaderState<T>> {
         self.state.lock().unwrap()
     }
 
@@ -233,7 +239,7 @@ impl<T> Shared<T> {
 }
 
 /// The socket and its reader thread.
-struct Intake {
+struct SocketReader {
     addr: SocketAddr,
     kernel: KernelSocket,
     socket: UdpSocket,
@@ -241,7 +247,7 @@ struct Intake {
     reader: Option<JoinHandle<()>>,
 }
 
-impl Intake {
+impl SocketReader {
     fn start(bind: &str, reading: Reading, mut take: impl FnMut(&[u8]) + Send + 'static) -> Self {
         let socket = UdpSocket::bind(bind).unwrap();
         if !reading.has_default_buffer {
@@ -282,7 +288,7 @@ impl Intake {
     }
 }
 
-impl Drop for Intake {
+impl Drop for SocketReader {
     fn drop(&mut self) {
         self.closing.store(true, Ordering::SeqCst);
         // Linux wakes the reader of an unconnected UDP socket, although it also returns an error.

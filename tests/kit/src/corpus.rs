@@ -22,7 +22,7 @@ pub fn corpus() -> Option<Vec<Vec<u8>>> {
 }
 
 /// The datagrams of one exporter.
-pub struct Group {
+pub struct ExporterGroup {
     name: String,
     /// Datagrams that define templates.
     pub templates: Vec<Vec<u8>>,
@@ -32,8 +32,8 @@ pub struct Group {
 
 /// Groups the datagrams of [`corpus`] by exporter. A file name starts with the exporter's name and then names
 /// the contents: `…_tpl….dat` or `…_data….dat`.
-pub fn groups() -> Option<Vec<Group>> {
-    let mut groups: Vec<Group> = Vec::new();
+pub fn groups() -> Option<Vec<ExporterGroup>> {
+    let mut groups: Vec<ExporterGroup> = Vec::new();
     for file in files()? {
         let stem = file.file_stem().unwrap().to_str().unwrap();
         let end = ["_opttpl", "_tpl", "_data"].iter().filter_map(|mark| stem.find(mark)).min();
@@ -41,7 +41,7 @@ pub fn groups() -> Option<Vec<Group>> {
         let defines = stem.contains("tpl");
         let payload = std::fs::read(&file).unwrap();
         if groups.last().is_none_or(|group| group.name != name) {
-            groups.push(Group { name: name.to_owned(), templates: Vec::new(), flows: Vec::new() });
+            groups.push(ExporterGroup { name: name.to_owned(), templates: Vec::new(), flows: Vec::new() });
         }
         let group = groups.last_mut().unwrap();
         if defines { group.templates.push(payload) } else { group.flows.push(payload) }

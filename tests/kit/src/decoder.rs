@@ -38,12 +38,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const FLOW: &str = "fmt:%sa %da %sp %dp %pr %pkt %byt";
 
 /// A collector that can be stopped and started again with the same address and files.
-pub enum Decoder {
+pub enum DecodingCollector {
     Nfcapd(Nfcapd),
     Nfacctd(Nfacctd),
 }
 
-impl Decoder {
+impl DecodingCollector {
     /// Starts the collector on a free port. It keeps its files in `directory` under this name.
     pub fn start(tool: Tool, directory: &Path, name: &str) -> Self {
         let path = directory.join(name);
@@ -111,12 +111,12 @@ impl Decoder {
 pub struct Nfacctd {
     addr: SocketAddr,
     path: PathBuf,
-    running: Option<Running>,
+    running: Option<RunningNfacctd>,
     markers: Cell<u16>,
 }
 
 /// The process and its socket.
-struct Running {
+struct RunningNfacctd {
     child: Child,
     kernel: KernelSocket,
 }
@@ -158,11 +158,11 @@ impl Nfacctd {
             .stderr(output("stderr"))
             .spawn()
             .unwrap();
-        self.running = Some(Running { child, kernel: KernelSocket::wait_for(self.addr) });
+        self.running = Some(RunningNfacctd { child, kernel: KernelSocket::wait_for(self.addr) });
         self.wait_until_printed();
     }
 
-    fn running(&self) -> &Running {
+    fn running(&self) -> &RunningNfacctd {
         self.running.as_ref().expect("nfacctd runs")
     }
 
@@ -199,7 +199,7 @@ impl Nfacctd {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningNfacctd {
     fn drop(&mut self) {
         kill_process(Pid::from_child(&self.child), Signal::INT).ok();
         drop(self.child.wait());
@@ -231,7 +231,7 @@ pub fn decoded_directly(
     source: &str,
     payloads: &[Vec<u8>],
 ) -> Vec<String> {
-    let mut direct = Decoder::start(tool, directory, name);
+    let mut direct = DecodingCollector::start(tool, directory, name);
     let exporter = UdpSocket::bind((source, 0)).unwrap();
     for payload in payloads {
         exporter.send_to(payload, direct.addr()).unwrap();

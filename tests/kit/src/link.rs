@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 /// State of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkState {
+pub enum NetworkState {
     /// The link forwards.
     Up,
     /// Existing connections are reset and new ones are refused.
@@ -28,7 +28,7 @@ pub enum LinkState {
 /// A socket that never listens holds the address, so that no other process gets it while the link is cut.
 pub struct Link {
     addr: SocketAddr,
-    state: watch::Sender<LinkState>,
+    state: watch::Sender<NetworkState>,
     forwarded: Arc<AtomicU64>,
     connections: Arc<AtomicU64>,
     sockets: Arc<OpenSockets>,
@@ -46,7 +46,7 @@ impl Link {
     pub fn with_round_trip(target: SocketAddr, delay: Duration) -> Self {
         let place = bound((Ipv4Addr::LOCALHOST, 0).into());
         let addr = place.local_addr().unwrap().as_socket().unwrap();
-        let (state, states) = watch::channel(LinkState::Cut);
+        let (state, states) = watch::channel(NetworkState::Cut);
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let proxy = Proxy {
@@ -73,23 +73,23 @@ impl Link {
 
     /// Resets all connections and refuses new ones. Returns once both have happened.
     pub fn cut(&self) {
-        self.state.send_replace(LinkState::Cut);
+        self.state.send_replace(NetworkState::Cut);
         self.sockets.wait_until(|open| !open.listener && open.connections == 0);
     }
 
     /// Keeps all connections open but forwards nothing.
     pub fn freeze(&self) {
-        self.state.send_replace(LinkState::Frozen);
+        self.state.send_replace(NetworkState::Frozen);
         self.sockets.wait_until(|open| open.frozen == open.connections);
     }
 
     /// Forwards again and accepts new connections. Returns once they are no longer refused.
     pub fn mend(&self) {
-        self.state.send_replace(LinkState::Up);
+        self.state.send_replace(NetworkState::Up);
         self.sockets.wait_until(|open| open.listener);
     }
 
-    pub fn state(&self) -> LinkState {
+    pub fn state(&self) -> NetworkState {
         *self.state.borrow()
     }
 
@@ -116,7 +116,7 @@ struct Proxy {
     target: SocketAddr,
     /// Delay of each piece towards the client.
     delay: Duration,
-    states: watch::Receiver<LinkState>,
+    states: watch::Receiver<NetworkState>,
     forwarded: Arc<AtomicU64>,
     connections: Arc<AtomicU64>,
     sockets: Arc<OpenSockets>,
@@ -125,12 +125,12 @@ struct Proxy {
 impl Proxy {
     /// Listens unless the link is cut. Ends with the link.
     async fn run(mut self) {
-        while self.states.wait_for(|state| *state != LinkState::Cut).await.is_ok() {
+        while self.states.wait_for(|state| *state != NetworkState::Cut).await.is_ok() {
             let listener = listening(self.addr);
             self.sockets.update(|open| open.listener = true);
             let mut states = self.states.clone();
             tokio::select! {
-                _ = states.wait_for(|state| *state == LinkState::Cut) => {}
+                _ = states.wait_for(|state| *state == NetworkState::Cut) => {}
                 () = self.accept(listener) => {}
             }
             self.sockets.update(|open| open.listener = false);
@@ -139,7 +139,7 @@ impl Proxy {
 
     async fn accept(&self, listener: TcpListener) {
         let mut states = self.states.clone();
-        while states.wait_for(|state| *state == LinkState::Up).await.is_ok() {
+        while states.wait_for(|state| *state == NetworkState::Up).await.is_ok() {
             let Ok((client, _)) = listener.accept().await else { return };
             self.sockets.update(|open| open.connections += 1);
             let proxy = self.clone();
@@ -184,14 +184,14 @@ impl Proxy {
             let state = *self.states.borrow_and_update();
             let change = async { self.states.changed().await.map_err(std::io::Error::other) };
             match state {
-                LinkState::Cut => return Err(std::io::ErrorKind::ConnectionReset.into()),
-                LinkState::Frozen => {
+                NetworkState::Cut => return Err(std::io::ErrorKind::ConnectionReset.into()),
+                NetworkState::Frozen => {
                     self.sockets.update(|open| open.frozen += 1);
                     let changed = change.await;
                     self.sockets.update(|open| open.frozen -= 1);
                     changed?;
                 }
-                LinkState::Up => tokio::select! {
+                NetworkState::Up => tokio::select! {
                     changed = change => changed?,
                     ended = &mut both => return ended.map(drop),
                 },
@@ -203,12 +203,12 @@ impl Proxy {
 /// Open sockets of the proxy, with a way to wait for changes.
 #[derive(Default)]
 struct OpenSockets {
-    open: Mutex<Open>,
+    open: Mutex<OpenCounts>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Open {
+struct OpenCounts {
     listener: bool,
     connections: u64,
     /// Connections that forward nothing until the state of the link changes.
@@ -216,12 +216,12 @@ struct Open {
 }
 
 impl OpenSockets {
-    fn update(&self, change: impl FnOnce(&mut Open)) {
+    fn update(&self, change: impl FnOnce(&mut OpenCounts)) {
         change(&mut self.open.lock().unwrap());
         self.changed.notify_all();
     }
 
-    fn wait_until(&self, wanted: impl Fn(&Open) -> bool) {
+    fn wait_until(&self, wanted: impl Fn(&OpenCounts) -> bool) {
         let open = self.open.lock().unwrap();
         drop(self.changed.wait_while(open, |open| !wanted(open)).unwrap());
     }

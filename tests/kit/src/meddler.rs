@@ -34,11 +34,11 @@ pub enum Trick {
 /// The address of the man in the middle and its state.
 pub struct Meddler {
     addr: SocketAddr,
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Mutex<MeddlerState>>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct MeddlerState {
     armed: Option<(Side, Trick)>,
     /// Every part that either side sent, over all connections.
     heard: Vec<(Side, Vec<u8>)>,
@@ -49,7 +49,7 @@ impl Meddler {
     pub fn before(receiver: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        let shared = Arc::new(Mutex::new(Shared::default()));
+        let shared = Arc::new(Mutex::new(MeddlerState::default()));
         let of_connections = Arc::clone(&shared);
         std::thread::spawn(move || {
             for sender in listener.incoming() {
@@ -89,7 +89,7 @@ impl Meddler {
 }
 
 /// Forwards the parts of `from`, which is `side`, to `to`.
-fn spawn(side: Side, mut from: TcpStream, mut to: TcpStream, shared: Arc<Mutex<Shared>>) {
+fn spawn(side: Side, mut from: TcpStream, mut to: TcpStream, shared: Arc<Mutex<MeddlerState>>) {
     std::thread::spawn(move || {
         // Once either end is closed, close both.
         drop(pass_on(side, &mut from, &mut to, &shared));
@@ -103,7 +103,7 @@ fn pass_on(
     side: Side,
     from: &mut TcpStream,
     to: &mut TcpStream,
-    shared: &Mutex<Shared>,
+    shared: &Mutex<MeddlerState>,
 ) -> std::io::Result<()> {
     let mut is_first = true;
     let mut held_back = None;

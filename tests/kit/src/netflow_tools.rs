@@ -141,7 +141,7 @@ impl NfcapdSettings {
         for directory in &self.directories {
             std::fs::create_dir(directory).unwrap();
         }
-        let running = Some(Running::start(&self));
+        let running = Some(RunningNfcapd::start(&self));
         Nfcapd { settings: self, running }
     }
 
@@ -154,7 +154,7 @@ impl NfcapdSettings {
 /// An nfcapd that can be stopped and started again with the same address and files. Dropping it kills it.
 pub struct Nfcapd {
     settings: NfcapdSettings,
-    running: Option<Running>,
+    running: Option<RunningNfcapd>,
 }
 
 impl Nfcapd {
@@ -198,7 +198,7 @@ impl Nfcapd {
     /// Starts nfcapd again.
     pub fn start_again(&mut self) {
         assert!(self.running.is_none(), "nfcapd runs already");
-        self.running = Some(Running::start(&self.settings));
+        self.running = Some(RunningNfcapd::start(&self.settings));
     }
 
     /// Waits until nfcapd has read everything in its socket, then stops it.
@@ -235,18 +235,18 @@ impl Nfcapd {
         self.flows(0, FLOW_FORMAT)
     }
 
-    fn running(&self) -> &Running {
+    fn running(&self) -> &RunningNfcapd {
         self.running.as_ref().expect("nfcapd runs")
     }
 }
 
 /// The process and its socket.
-struct Running {
+struct RunningNfcapd {
     child: Child,
     kernel: KernelSocket,
 }
 
-impl Running {
+impl RunningNfcapd {
     fn start(settings: &NfcapdSettings) -> Self {
         let log = settings.directories[0].with_extension("log");
         let child = Command::new(find("nfcapd").unwrap())
@@ -264,7 +264,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningNfcapd {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());

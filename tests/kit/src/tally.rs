@@ -63,7 +63,7 @@ impl Tally {
 
 /// Counts for one collector.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub struct CollectorReport {
     /// Counts by exporter number.
     pub exporters: Vec<Tally>,
     /// Datagrams that belong to none of the exporters.
@@ -75,7 +75,7 @@ pub struct Report {
     pub kernel_drops: u64,
 }
 
-impl Report {
+impl CollectorReport {
     /// Distinct datagrams that arrived.
     pub fn arrived(&self) -> u64 {
         self.exporters.iter().map(|tally| tally.arrived).sum()

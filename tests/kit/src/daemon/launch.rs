@@ -14,7 +14,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use rustix::fs::{OFlags, fcntl_setfl};
 
 use super::log::Log;
-use super::{Daemon, Event, Program, clear_service_environment};
+use super::{Daemon, DaemonEvent, Program, clear_service_environment};
 
 /// Settings with which a test starts a daemon.
 pub struct Launch {
@@ -180,12 +180,12 @@ impl Launch {
     }
 }
 
-fn follow_notify(notify: UnixDatagram, events: Sender<Event>) {
+fn follow_notify(notify: UnixDatagram, events: Sender<DaemonEvent>) {
     std::thread::spawn(move || {
         let mut buffer = [0; 4096];
         while let Ok(length @ 1..) = notify.recv(&mut buffer) {
             let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
-            if events.send(Event::Notify(message)).is_err() {
+            if events.send(DaemonEvent::Notify(message)).is_err() {
                 break;
             }
         }

@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use super::Event;
+use super::DaemonEvent;
 
 /// The lines that a daemon has written to standard error.
 #[derive(Default)]
@@ -45,11 +45,11 @@ fn count(lines: &[String], words: &[&str]) -> usize {
     lines.iter().filter(holds).count()
 }
 
-pub(super) fn follow_log(stderr: impl Read + Send + 'static, log: Arc<Log>, events: Sender<Event>) {
+pub(super) fn follow_log(stderr: impl Read + Send + 'static, log: Arc<Log>, events: Sender<DaemonEvent>) {
     std::thread::spawn(move || {
         for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
             log.push(String::from_utf8_lossy(&line).into_owned());
         }
-        drop(events.send(Event::Ended));
+        drop(events.send(DaemonEvent::Ended));
     });
 }

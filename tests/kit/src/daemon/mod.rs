@@ -78,7 +78,7 @@ fn clear_service_environment(command: &mut Command) {
 }
 
 /// Events of a running daemon.
-enum Event {
+enum DaemonEvent {
     /// A message to the service manager.
     Notify(String),
     /// Standard error was closed, so the process has ended.
@@ -93,9 +93,9 @@ pub struct Daemon {
     ready_after: Option<Duration>,
     log: Arc<Log>,
     /// The unread standard error and the channel for its end; `None` once a thread reads it.
-    unread: Option<(PipeReader, Sender<Event>)>,
+    unread: Option<(PipeReader, Sender<DaemonEvent>)>,
     notify: UnixDatagram,
-    events: Receiver<Event>,
+    events: Receiver<DaemonEvent>,
     _directory: tempfile::TempDir,
 }
 
@@ -189,7 +189,7 @@ impl Daemon {
 
     /// Waits until the daemon exits by itself. Returns its exit status and the end of its log.
     pub fn wait_exit(mut self, patience: Duration) -> (ExitStatus, String) {
-        let ended = self.wait_event(patience, |event| matches!(event, Event::Ended));
+        let ended = self.wait_event(patience, |event| matches!(event, DaemonEvent::Ended));
         assert!(ended.is_some(), "{} still runs after {patience:?}:\n{}", self.program.name(), self.log());
         (self.child.wait().unwrap(), self.log())
     }
@@ -220,17 +220,21 @@ impl Daemon {
 
     fn wait_ready(&mut self) {
         let started = self.started;
-        let ready = |event: &Event| match event {
-            Event::Notify(message) => message.lines().any(|line| line == "READY=1"),
-            Event::Ended => true,
+        let ready = |event: &DaemonEvent| match event {
+            DaemonEvent::Notify(message) => message.lines().any(|line| line == "READY=1"),
+            DaemonEvent::Ended => true,
         };
         let event = self.wait_event(START, ready);
-        let is_ready = matches!(event, Some(Event::Notify(_)));
+        let is_ready = matches!(event, Some(DaemonEvent::Notify(_)));
         assert!(is_ready, "{} did not get ready:\n{}", self.program.name(), self.log());
         self.ready_after = Some(started.elapsed());
     }
 
-    fn wait_event(&mut self, patience: Duration, wanted: impl Fn(&Event) -> bool) -> Option<Event> {
+    fn wait_event(
+        &mut self,
+        patience: Duration,
+        wanted: impl Fn(&DaemonEvent) -> bool,
+    ) -> Option<DaemonEvent> {
         let deadline = Instant::now() + patience;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
