@@ -46,7 +46,7 @@ impl Reading {
 
 /// A collector of generated datagrams. It detects missing, repeated, reordered and altered ones.
 pub struct Collector {
-    reader_thread: SocketReader,
+    reader: SocketReader,
     shared: Arc<Observed<CollectorReport>>,
 }
 
@@ -70,7 +70,7 @@ impl Collector {
         let shared = Arc::new(Observed::new(report));
         let notes = Arc::clone(&shared);
         let mut expected = Vec::new();
-        let reader_thread = SocketReader::start(bind, reading, move |payload| {
+        let reader = SocketReader::start(bind, reading, move |payload| {
             let claim = chatter::identify(payload);
             if let Some((exporter, number)) = claim {
                 pattern.datagram(exporter, number, &mut expected);
@@ -78,32 +78,32 @@ impl Collector {
             let templates_only = chatter::is_templates_only(payload);
             notes.update(|report| note(report, claim, payload == expected, templates_only));
         });
-        Self { reader_thread, shared }
+        Self { reader, shared }
     }
 
     pub fn addr(&self) -> SocketAddr {
-        self.reader_thread.addr
+        self.reader.addr
     }
 
     /// Returns the kernel's figures for the collector's socket.
     pub fn kernel(&self) -> KernelFigures {
-        self.reader_thread.kernel.figures()
+        self.reader.kernel.figures()
     }
 
     /// Returns the receive buffer of the collector's socket, in bytes.
     pub fn capacity(&self) -> usize {
-        receive_buffer(&self.reader_thread.socket)
+        receive_buffer(&self.reader.socket)
     }
 
     /// Waits until the collector has read everything in its socket.
     pub fn wait_until_drained(&self) {
-        self.reader_thread.kernel.wait_until_drained();
+        self.reader.kernel.wait_until_drained();
     }
 
     /// Returns the counts so far.
     pub fn report(&self) -> CollectorReport {
         let mut report = self.shared.lock().seen.clone();
-        report.kernel_drops = self.reader_thread.kernel.figures().dropped;
+        report.kernel_drops = self.reader.kernel.figures().dropped;
         report
     }
 
@@ -154,7 +154,7 @@ fn note(report: &mut CollectorReport, claim: Option<(u16, u32)>, exact: bool, te
 
 /// A collector that keeps all payloads, for small numbers of arbitrary datagrams.
 pub struct Inbox {
-    reader_thread: SocketReader,
+    reader: SocketReader,
     shared: Arc<Observed<Vec<Vec<u8>>>>,
 }
 
@@ -163,24 +163,24 @@ impl Inbox {
     pub fn start(bind: &str) -> Self {
         let shared = Arc::new(Observed::new(Vec::new()));
         let notes = Arc::clone(&shared);
-        let reader_thread = SocketReader::start(bind, Reading::default(), move |payload| {
+        let reader = SocketReader::start(bind, Reading::default(), move |payload| {
             notes.update(|seen: &mut Vec<Vec<u8>>| {
                 seen.push(payload.to_vec());
                 true
             });
         });
-        Self { reader_thread, shared }
+        Self { reader, shared }
     }
 
     pub fn addr(&self) -> SocketAddr {
-        self.reader_thread.addr
+        self.reader.addr
     }
 
     /// Waits for `total` payloads and returns all in order of arrival. Panics if none arrives for as long as
     /// `stall`.
     pub fn wait_for(&self, total: usize, stall: Duration) -> Vec<Vec<u8>> {
         let outcome = self.shared.wait_for(u64::try_from(total).unwrap(), stall);
-        let drops = self.reader_thread.kernel.figures().dropped;
+        let drops = self.reader.kernel.figures().dropped;
         assert_eq!(outcome, Ok(()), "fewer than {total} datagrams arrived ({drops} dropped at the inbox)");
         self.shared.lock().seen.clone()
     }
