@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use chart::Event;
 use nf_transport_kit::chatter::{MIXED, Pattern};
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::pair::Pair;
 use nf_transport_kit::samples::Sampler;
 use progress::DemoProgress;
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
 
 struct Demo {
     pair: Pair,
-    load: Load,
+    load: SteadyLoad,
     watch: Sampler,
     progress: DemoProgress,
     began: Instant,
@@ -69,7 +69,7 @@ impl Demo {
         self.pair.link.cut();
         self.run_for(3);
         self.print_event("the link is back; nf-sender retries after its delay of 3 s");
-        self.pair.link.mend();
+        self.pair.link.restore();
         self.run_for(6);
         self.print_event("nf-sender is killed with SIGKILL and restarted");
         self.pair.sender.take().kill();

@@ -18,7 +18,9 @@ pub(crate) fn table(report: &CollectorReport, sent: &[u32]) -> String {
         let figures = [(*sent).into(), tally.arrived, missing.into(), tally.corrupted, tally.out_of_order];
         row(&mut out, &name, figures, tally.repeated);
     }
-    let sum = |figure: fn(&nf_transport_kit::tally::Tally) -> u64| report.exporters.iter().map(figure).sum();
+    let sum = |figure: fn(&nf_transport_kit::tally::ExporterTally) -> u64| {
+        report.exporters.iter().map(figure).sum()
+    };
     let all_sent = sent.iter().map(|sent| u64::from(*sent)).sum();
     let out_of_order = sum(|tally| tally.out_of_order);
     let figures =
@@ -38,7 +40,7 @@ fn row(out: &mut String, name: &str, figures: [u64; 5], repeated: u64) {
 
 /// Prints whether every datagram arrived unchanged and in order.
 pub(crate) fn verdict(report: &CollectorReport, sent: &[u32], kernel_drops: u64) -> ExitCode {
-    let bad = |tally: &nf_transport_kit::tally::Tally| tally.corrupted + tally.out_of_order > 0;
+    let bad = |tally: &nf_transport_kit::tally::ExporterTally| tally.corrupted + tally.out_of_order > 0;
     let missing = report.missing(sent);
     if missing + report.foreign + kernel_drops > 0 || report.exporters.iter().any(bad) {
         println!(

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use nf_transport_kit::chatter::{LARGE, Pattern};
 use nf_transport_kit::hosts::{QUICK_SENDER, SenderHost};
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::pair::Pair;
 use nf_transport_kit::samples::{Sampler, count};
 
-use crate::running::alone;
+use crate::isolation::alone;
 
 /// Payload bytes of the backlog.
 const BACKLOG: u64 = 2 * 1024 * 1024 * 1024;
@@ -55,7 +55,7 @@ fn a_backlog_of_2_gib_needs_little_memory() {
     let exporters = load.finish();
     pair.sender.udp().wait_until_drained();
     restart(&mut pair.sender);
-    let load = Load::start(exporters, pair.sender.udp().clone(), None, Until::Sent(2 * half));
+    let load = SteadyLoad::start(exporters, pair.sender.udp().clone(), None, Until::Sent(2 * half));
     let exporters = load.finish();
     pair.sender.udp().wait_until_drained();
     let status = pair.sender.wait_status(Duration::from_secs(60), |status| {
@@ -64,7 +64,7 @@ fn a_backlog_of_2_gib_needs_little_memory() {
     assert!(count(&status, "/queued/bytes") >= BACKLOG, "{status:#}");
     let full_start = typical_start(&mut pair.sender);
 
-    pair.link.mend();
+    pair.link.restore();
     pair.assert_all_arrive(&exporters, true);
     let memory = pair.sender.daemon().memory_peak();
     let samples = watch.finish();

@@ -13,7 +13,7 @@ use nf_transport_kit::hosts::{QUICK_SENDER, SenderHost};
 use nf_transport_kit::pair::{Pair, STALL};
 use tempfile::TempDir;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 /// Longest time until a daemon exits or closes a connection.
 const REFUSAL: Duration = Duration::from_secs(20);

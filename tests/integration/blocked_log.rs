@@ -10,7 +10,7 @@ use nf_transport_kit::daemon::{Daemon, Launch, Program};
 use nf_transport_kit::hosts::QUICK_SENDER;
 use nf_transport_kit::pair::{Pair, STALL};
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 /// More lines than the log queue and the pipe hold together.
 const LINES: usize = LOG_QUEUE_MAX + 500;
@@ -62,7 +62,7 @@ fn a_full_stderr_blocks_neither_delivery_nor_exit() {
     }
     pair.link.cut();
     pair.sender.wait_state("waiting", STALL);
-    pair.link.mend();
+    pair.link.restore();
     pair.sender.wait_state("connected", STALL);
     exporters.send(100);
     pair.assert_all_arrive(&exporters, true);

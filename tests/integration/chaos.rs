@@ -10,7 +10,7 @@ use nf_transport_kit::samples::Sampler;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::running::alone;
+use crate::isolation::alone;
 
 const FAULTS: u32 = 200;
 const EXPORTERS: u16 = 8;
@@ -44,7 +44,7 @@ impl Fault {
             Self::CutLink => {
                 pair.link.cut();
                 std::thread::sleep(lasts);
-                pair.link.mend();
+                pair.link.restore();
             }
         }
     }

@@ -15,13 +15,13 @@ use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::{Collector, Inbox};
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::count;
 use nf_transport_kit::wall_clock::WallClock;
 
-use crate::losses::{dropped, go_on, wait_until_spooled};
-use crate::running::shared;
+use crate::isolation::shared;
+use crate::loss_accounting::{dropped, go_on, wait_until_spooled};
 
 /// Datagrams of a backlog.
 const BACKLOG: u64 = 2000;
@@ -64,7 +64,7 @@ fn a_clock_briefly_ten_years_ahead_drops_nothing() {
     // The line about the step back may be suppressed, since it follows within 10 seconds.
     pair.sender.wait_status(STALL, |status| last_seen(status) >= seen_before + 2);
     assert_all_queued(&pair);
-    pair.link.mend();
+    pair.link.restore();
     pair.assert_all_arrive(&exporters, true);
 }
 
@@ -79,7 +79,7 @@ fn a_clock_set_forward_between_runs_drops_nothing() {
     pair.sender.start();
     pair.sender.daemon().wait_for_log(&["clock was set forward", "before nf-sender started"], STALL);
     assert_all_queued(&pair);
-    pair.link.mend();
+    pair.link.restore();
     pair.assert_all_arrive(&exporters, true);
 }
 
@@ -123,7 +123,7 @@ fn a_jump_of_the_receivers_clock_delays_nothing() {
     receiver.start();
     sender.start();
     let exporters = sender.exporters(1, Pattern::new(MIXED));
-    let load = Load::start(exporters, sender.udp().clone(), Some(500), Until::Stopped);
+    let load = SteadyLoad::start(exporters, sender.udp().clone(), Some(500), Until::Stopped);
     fresh.wait_for(100, STALL);
     clock.set("+10y");
     receiver.daemon().wait_for_log(&["clock was set forward", "delivery goes on"], STALL);

@@ -8,7 +8,7 @@ use nf_transport_kit::hosts::ReceiverHost;
 use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::count;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 /// What two makers send: under one source id and template id, with two templates.
 fn of_two_makers() -> [Vec<Vec<u8>>; 2] {

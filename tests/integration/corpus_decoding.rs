@@ -12,7 +12,7 @@ use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::count;
 use tempfile::TempDir;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 /// Selects some datagrams of a group.
 type Selection = fn(&ExporterGroup) -> &[Vec<u8>];

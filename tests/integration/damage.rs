@@ -10,10 +10,10 @@ use nf_transport_kit::load::Until;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 
-use crate::losses::{
-    Outcome, deliver_the_rest, dropped, first_position, length, segments, wait_until_spooled,
+use crate::isolation::shared;
+use crate::loss_accounting::{
+    LossOutcome, deliver_the_rest, dropped, first_position, length, segments, wait_until_spooled,
 };
-use crate::running::shared;
 
 /// Datagrams in the backlog: about ten segments of 256 KiB.
 const BACKLOG: u64 = 2000;
@@ -55,8 +55,8 @@ fn damaged(damage: impl FnOnce(&[PathBuf]) -> Cost) -> Vec<u64> {
 
     pair.sender.start();
     assert_conserved(&pair.sender.status());
-    pair.link.mend();
-    let Outcome { status, missing, .. } = deliver_the_rest(&pair, &exporters);
+    pair.link.restore();
+    let LossOutcome { status, missing, .. } = deliver_the_rest(&pair, &exporters);
     assert_eq!(missing, dropped(&status, "corrupt"), "{status:#}");
     let right = match cost {
         Cost::Nothing => missing == 0,

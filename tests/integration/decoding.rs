@@ -14,7 +14,7 @@ use nf_transport_kit::samples::count;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 /// Filters that match all exporters of these tests (which are on loopback) or none.
 const ALL_EXPORTERS: &str = "";
@@ -175,7 +175,7 @@ fn sampling_is_known_to_a_collector_of_late_data() {
         setup.link.cut();
         setup.send(&payloads[4..]);
         std::thread::sleep(OUTAGE); // the sent datagrams must become late
-        setup.link.mend();
+        setup.link.restore();
         setup.wait_delivered();
         main.stop_when_drained();
         late.stop_when_drained();

@@ -7,12 +7,12 @@ use nf_transport_kit::collector::{Collector, Inbox};
 use nf_transport_kit::corpus::{LONGEST, corpus};
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 use rustix::process::Signal;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 /// Sends the payloads from `exporter` and waits until the inbox has each of them unchanged and in order.
 fn assert_carried(exporter: &UdpSocket, target: SocketAddr, inbox: &Inbox, payloads: &[Vec<u8>]) {
@@ -109,7 +109,8 @@ fn two_collectors_each_get_every_datagram() {
     let mut sender = SenderHost::new("edge", &receiver.addr(), QUICK_SENDER);
     sender.start();
     let exporters = sender.exporters(3, pattern);
-    let exporters = Load::start(exporters, sender.udp().clone(), Some(5000), Until::Sent(6000)).finish();
+    let exporters =
+        SteadyLoad::start(exporters, sender.udp().clone(), Some(5000), Until::Sent(6000)).finish();
     for collector in &collectors {
         collector.wait_for_all(exporters.sent(), STALL).assert_exact(exporters.sent());
     }
@@ -127,7 +128,7 @@ fn several_senders_keep_their_own_order() {
     let loads = [0..2, 2..4, 4..6].into_iter().zip(&mut senders).map(|(numbers, sender)| {
         sender.start();
         let exporters = Exporters::new(numbers, sender.udp().addr(), pattern);
-        Load::start(exporters, sender.udp().clone(), Some(2000), Until::Sent(2000))
+        SteadyLoad::start(exporters, sender.udp().clone(), Some(2000), Until::Sent(2000))
     });
     let loads: Vec<_> = loads.collect();
     let sent: Vec<_> = loads.into_iter().flat_map(|load| load.finish().sent().to_vec()).collect();

@@ -12,7 +12,7 @@ use nf_transport_kit::other_host::{NETWORK, OtherHost, shell};
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::count;
 
-use crate::running::{in_a_network, shared};
+use crate::isolation::{in_a_network, shared};
 
 /// Exporters by number. The filter blocks the second one.
 const EXPORTERS: [&str; 3] = ["192.0.2.1:2055", "192.0.2.66:2055", "198.51.100.3:2055"];

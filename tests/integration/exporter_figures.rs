@@ -9,7 +9,7 @@ use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::count;
 use serde_json::{Value, json};
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 /// The cases in `tests/field-cases`, with the amount missing of each exporter.
 const FIELD_CASES: [(&str, &[u64]); 6] = [

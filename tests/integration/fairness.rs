@@ -3,13 +3,13 @@
 use nf_transport_kit::chatter::{LARGE, Pattern};
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::QUICK_SENDER;
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
-use nf_transport_kit::tally::Tally;
+use nf_transport_kit::tally::ExporterTally;
 
-use crate::losses::{dropped, gaps, wait_until_spooled};
-use crate::running::shared;
+use crate::isolation::shared;
+use crate::loss_accounting::{dropped, gaps, wait_until_spooled};
 
 /// Exporters that send few datagrams, and how many each.
 const QUIET: u16 = 4;
@@ -35,9 +35,13 @@ fn flood_in_an_outage(before: u64, is_killed: bool) {
     pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
     pair.link.cut();
     for round in 1..=FEW {
-        flood =
-            Load::start(flood, pair.sender.udp().clone(), None, Until::Sent(before + FLOOD * round / FEW))
-                .finish();
+        flood = SteadyLoad::start(
+            flood,
+            pair.sender.udp().clone(),
+            None,
+            Until::Sent(before + FLOOD * round / FEW),
+        )
+        .finish();
         quiet.send(u64::from(QUIET));
     }
     let status = wait_until_spooled(&pair);
@@ -51,7 +55,7 @@ fn flood_in_an_outage(before: u64, is_killed: bool) {
         pair.sender.start();
     }
 
-    pair.link.mend();
+    pair.link.restore();
     let status = pair.sender.wait_status(STALL * 2, |status| count(status, "/queued/datagrams") == 0);
     assert_conserved(&status);
     pair.collector.wait_for(flood.total() + quiet.total() - full, STALL);
@@ -59,7 +63,8 @@ fn flood_in_an_outage(before: u64, is_killed: bool) {
     for (number, exporter) in report.exporters.iter().enumerate().skip(1) {
         assert_eq!(exporter.missing(quiet.sent()[number - 1]), [], "exporter {number}");
     }
-    let is_exact = |exporter: &Tally| exporter.repeated + exporter.out_of_order + exporter.corrupted == 0;
+    let is_exact =
+        |exporter: &ExporterTally| exporter.repeated + exporter.out_of_order + exporter.corrupted == 0;
     assert!(
         report.exporters.iter().all(is_exact),
         "{}",

@@ -16,8 +16,8 @@ use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{Sampler, assert_conserved, count};
 use serde_json::Value;
 
-use crate::losses::{deliver_the_rest, dropped, go_on, wait_until_spooled};
-use crate::running::shared;
+use crate::isolation::shared;
+use crate::loss_accounting::{deliver_the_rest, dropped, go_on, wait_until_spooled};
 
 /// Least average payload of a datagram of `LARGE`, in bytes.
 const DATAGRAM: u64 = 1358;
@@ -35,11 +35,11 @@ pub(crate) fn may_mount() -> bool {
 }
 
 /// A small file system mounted at its own directory.
-pub(crate) struct Disk {
+pub(crate) struct SmallDisk {
     place: PathBuf,
 }
 
-impl Disk {
+impl SmallDisk {
     /// Runs mount(8) with these arguments.
     pub(crate) fn mount(arguments: &[&str], place: &Path) -> Self {
         std::fs::create_dir(place).unwrap();
@@ -120,7 +120,7 @@ impl Disk {
     }
 }
 
-impl Drop for Disk {
+impl Drop for SmallDisk {
     fn drop(&mut self) {
         drop(Command::new("umount").arg("--lazy").arg(&self.place).status());
     }
@@ -142,7 +142,7 @@ fn wait_until_full(pair: &Pair, received: u64) -> Value {
 
 /// Fills the disk of a pair with a cut link, kills nf-sender, sends more, and restores the link. All
 /// datagrams except the counted drops arrive.
-fn goes_on(toml: &str, mount: impl FnOnce(&Pair) -> Disk) {
+fn goes_on(toml: &str, mount: impl FnOnce(&Pair) -> SmallDisk) {
     let mut pair = Pair::new(2, Pattern::new(LARGE), &format!("{QUICK_SENDER}{toml}"));
     let disk = mount(&pair);
     pair.link.cut();
@@ -159,7 +159,7 @@ fn goes_on(toml: &str, mount: impl FnOnce(&Pair) -> Disk) {
 
     std::fs::remove_file(filler).unwrap();
     let exporters = go_on(&pair, exporters, 42_000);
-    pair.link.mend();
+    pair.link.restore();
     let outcome = deliver_the_rest(&pair, &exporters);
     watch.finish();
     assert_eq!(outcome.missing, dropped(&outcome.status, "spool_full"), "{:#}", outcome.status);
@@ -173,7 +173,7 @@ fn a_full_ext4_drops_only_the_oldest() {
     let _running = shared();
     if may_mount() {
         goes_on("rotate-size = \"1MiB\"\n", |pair| {
-            Disk::ext4(32, &pair.sender.path("disk"), &pair.sender.path("spool"))
+            SmallDisk::ext4(32, &pair.sender.path("disk"), &pair.sender.path("spool"))
         });
     }
 }
@@ -186,7 +186,7 @@ fn drop_newest_on_a_full_ext4_keeps_the_oldest() {
     }
     let toml = format!("{QUICK_SENDER}sync-after = \"0s\"\nwhen-full = \"drop-newest\"\n");
     let mut pair = Pair::new(2, Pattern::new(LARGE), &toml);
-    let disk = Disk::ext4(16, &pair.sender.path("disk"), &pair.sender.path("spool"));
+    let disk = SmallDisk::ext4(16, &pair.sender.path("disk"), &pair.sender.path("spool"));
     pair.link.cut();
     pair.receiver.start();
     pair.sender.start();
@@ -201,7 +201,7 @@ fn drop_newest_on_a_full_ext4_keeps_the_oldest() {
     assert_eq!(pair.sender.take().terminate().code(), Some(0));
     pair.sender.start();
     assert_eq!(count(&pair.sender.status(), "/queued/datagrams"), held);
-    pair.link.mend();
+    pair.link.restore();
     assert_eq!(deliver_the_rest(&pair, &exporters).missing, full);
 }
 
@@ -215,7 +215,7 @@ fn a_disk_with_few_inodes_drops_nothing() {
     let toml = format!("{QUICK_SENDER}sync-after = \"0s\"\nrotate-size = \"128KiB\"\n");
     let mut pair = Pair::new(2, Pattern::new(LARGE), &toml);
     let options = ["-t", "tmpfs", "-o", "size=64m,nr_inodes=24", "spool"];
-    let _disk = Disk::mount(&options, &pair.sender.path("spool"));
+    let _disk = SmallDisk::mount(&options, &pair.sender.path("spool"));
     pair.link.cut();
     pair.receiver.start();
     pair.sender.start();
@@ -225,7 +225,7 @@ fn a_disk_with_few_inodes_drops_nothing() {
     pair.sender.start();
     let exporters = go_on(&pair, exporters, 7000);
     wait_until_spooled(&pair);
-    pair.link.mend();
+    pair.link.restore();
     let outcome = deliver_the_rest(&pair, &exporters);
     assert_eq!(outcome.missing, 0, "{:#}", outcome.status);
 }

@@ -15,7 +15,7 @@ use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost, write_key}
 use nf_transport_kit::link::Link;
 use nf_transport_kit::pair::STALL;
 
-use crate::running::{alone, shared};
+use crate::isolation::{alone, shared};
 use crate::tls::Site;
 
 /// How long a sender far away waits for each answer.

@@ -12,9 +12,9 @@ use nf_transport_kit::load::Until;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 
-use crate::full_disk::{Disk, may_mount, run};
-use crate::losses::{deliver_the_rest, dropped, go_on};
-use crate::running::shared;
+use crate::full_disk::{SmallDisk, may_mount, run};
+use crate::isolation::shared;
+use crate::loss_accounting::{deliver_the_rest, dropped, go_on};
 
 /// Datagrams that are in the intake when it fails: 1.3 MiB, of which nothing is in the spool yet.
 const HELD: u64 = 1000;
@@ -80,7 +80,7 @@ fn a_truncated_intake_loses_nothing_queued() {
     let exporters = go_on(&pair, exporters, 3 * HELD);
     assert_in_memory(&pair, "was truncated");
     assert!(!intake.exists(), "no later start may believe it");
-    pair.link.mend();
+    pair.link.restore();
     assert_eq!(deliver_the_rest(&pair, &exporters).missing, 0);
     assert_eq!(pair.sender.daemon().pid(), process);
 }
@@ -106,7 +106,7 @@ fn a_full_btrfs_loses_nothing_and_ends_nothing() {
     let mut disk = None;
     let (pair, exporters) = holding(|pair| {
         pair.sender.omit_runtime_directory();
-        disk = Some(Disk::btrfs(128, &pair.sender.path("disk"), &pair.sender.path("spool")));
+        disk = Some(SmallDisk::btrfs(128, &pair.sender.path("disk"), &pair.sender.path("spool")));
     });
     let disk = disk.unwrap();
     disk.snapshot();
@@ -114,7 +114,7 @@ fn a_full_btrfs_loses_nothing_and_ends_nothing() {
     let exporters = go_on(&pair, exporters, 3 * HELD);
     assert_in_memory(&pair, "spool/intake");
     std::fs::remove_file(filler).unwrap();
-    pair.link.mend();
+    pair.link.restore();
     assert_eq!(deliver_the_rest(&pair, &exporters).missing, 0);
 }
 
@@ -127,7 +127,7 @@ fn a_start_on_a_full_btrfs_recovers_the_intake() {
     let mut disk = None;
     let (mut pair, exporters) = holding(|pair| {
         pair.sender.omit_runtime_directory();
-        disk = Some(Disk::btrfs(128, &pair.sender.path("disk"), &pair.sender.path("spool")));
+        disk = Some(SmallDisk::btrfs(128, &pair.sender.path("disk"), &pair.sender.path("spool")));
     });
     let disk = disk.unwrap();
     pair.sender.take().kill();
@@ -140,7 +140,7 @@ fn a_start_on_a_full_btrfs_recovers_the_intake() {
     assert_eq!(count(&pair.sender.status(), "/recovered/datagrams"), HELD);
     let exporters = go_on(&pair, exporters, 3 * HELD);
     assert_in_memory(&pair, "spool/intake");
-    pair.link.mend();
+    pair.link.restore();
     assert_counted(&pair, &exporters, 1);
 }
 
@@ -162,7 +162,7 @@ fn assert_bound_is_logged(pair: &Pair, exporters: Exporters, words: &str, recove
     let bound = ["the intake", words, "received after 20", "at most 12 MiB and 128 datagrams"];
     pair.sender.daemon().wait_for_log(&bound, STALL);
     let exporters = go_on(pair, exporters, 2 * HELD);
-    pair.link.mend();
+    pair.link.restore();
     pair.collector.wait_for(HELD + recovered, STALL);
     assert_eq!(pair.collector.report().missing(exporters.sent()), HELD - recovered);
     assert_eq!(pair.sender.daemon().count_log(&bound), 1, "{}", pair.sender.daemon().log());
@@ -204,7 +204,7 @@ fn assert_memory_was_lost(pair: &Pair, exporters: Exporters, words: &str, lost: 
         pair.sender.daemon().log()
     );
     let exporters = go_on(pair, exporters, 3 * HELD);
-    pair.link.mend();
+    pair.link.restore();
     pair.collector.wait_for(3 * HELD - lost, STALL);
     let report = pair.collector.report();
     assert_eq!((report.missing(exporters.sent()), report.repeated()), (lost, 0));
@@ -218,7 +218,7 @@ fn a_kill_after_a_run_in_memory_is_logged() {
     }
     let (mut pair, exporters) = holding(|_| ());
     pair.sender.take().kill();
-    let frozen = Disk::freeze(&pair.sender.path("run/intake"));
+    let frozen = SmallDisk::freeze(&pair.sender.path("run/intake"));
     pair.sender.start();
     assert_eq!(pair.sender.status()["intake"]["in_memory"], true);
     assert_eq!(count(&pair.sender.status(), "/recovered/datagrams"), HELD);
@@ -232,11 +232,11 @@ fn a_kill_after_a_run_in_memory_is_logged() {
 }
 
 /// A sender whose intake has failed after `HELD` datagrams and cannot be removed, with as many more in memory.
-fn failed_and_frozen() -> (Pair, Exporters, Disk) {
+fn failed_and_frozen() -> (Pair, Exporters, SmallDisk) {
     let (pair, exporters) = holding(|_| ());
     let path = pair.sender.path("run/intake");
     let intake = open(&path);
-    let frozen = Disk::freeze(&path);
+    let frozen = SmallDisk::freeze(&path);
     // The marks stay whole, and the ring fails where the next batches would go.
     let ring = intake.metadata().unwrap().len() - (12 << 20);
     intake.set_len(ring + (1500 << 10)).unwrap();
@@ -290,7 +290,7 @@ fn a_cut_ring_costs_what_is_counted() {
     assert_eq!(recovered, HELD);
     let corrupt = dropped(&pair.sender.status(), "corrupt");
     assert!((300..HELD - 300).contains(&corrupt), "{corrupt}");
-    pair.link.mend();
+    pair.link.restore();
     assert_eq!(deliver_the_rest(&pair, &exporters).missing, corrupt);
 }
 
@@ -321,6 +321,6 @@ fn a_damaged_ring_costs_what_is_counted() {
     assert_eq!(recovered, HELD);
     let corrupt = dropped(&pair.sender.status(), "corrupt");
     assert!((1..200).contains(&corrupt), "{corrupt}");
-    pair.link.mend();
+    pair.link.restore();
     assert_eq!(deliver_the_rest(&pair, &exporters).missing, corrupt);
 }

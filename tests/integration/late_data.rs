@@ -7,12 +7,12 @@ use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
 use nf_transport_kit::hosts::{ReceiverHost, SenderHost};
 use nf_transport_kit::link::Link;
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::count;
 use serde_json::Value;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 /// Datagrams per second of one exporter.
 const RATE: u32 = 500;
@@ -29,7 +29,7 @@ struct Outage {
     sender: SenderHost,
     receiver: ReceiverHost,
     _link: Link,
-    load: Load,
+    load: SteadyLoad,
     /// Sent datagrams and the time at three moments: when the link was cut, after the first part of
     /// [`OUTAGE`], and when the link was restored.
     sent: [(u32, Instant); 3],
@@ -41,7 +41,7 @@ impl Outage {
         let toml = format!("[[collector]]\naddress = \"{}\"\n{lines}\n", collector.addr());
         let (sender, link, receiver) = connected_daemons(&toml);
         let exporters = sender.exporters(1, pattern());
-        let load = Load::start(exporters, sender.udp().clone(), Some(RATE), Until::Stopped);
+        let load = SteadyLoad::start(exporters, sender.udp().clone(), Some(RATE), Until::Stopped);
         collector.wait_for(u64::from(RATE), STALL);
         link.cut();
         let sent = || (u32::try_from(load.sent()).unwrap(), Instant::now());
@@ -50,7 +50,7 @@ impl Outage {
         let old = sent();
         std::thread::sleep(OUTAGE[1]);
         let sent = [cut, old, sent()];
-        link.mend();
+        link.restore();
         Self { sender, receiver, _link: link, load, sent }
     }
 

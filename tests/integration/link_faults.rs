@@ -7,12 +7,12 @@ use nf_transport_kit::chatter::{LARGE, MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
 use nf_transport_kit::daemon::Program;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::count;
 use rustix::process::Signal;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 /// The third attempt comes only after 100 s, so a receiver used earlier was noticed by its answer.
 const SLOW_SCHEDULE: &str = "heartbeat = \"200ms\"\n[spool]\nmin-free = \"0B\"\n\
@@ -171,7 +171,8 @@ fn reconnect_returns_to_the_first_receiver() {
     sender.wait_state("connected", STALL);
     assert_eq!(sender.status()["receiver"], second.addr().to_string());
     first.daemon().signal(Signal::CONT);
-    let load = Load::start(sender.exporters(3, pattern()), sender.udp().clone(), Some(3000), Until::Stopped);
+    let load =
+        SteadyLoad::start(sender.exporters(3, pattern()), sender.udp().clone(), Some(3000), Until::Stopped);
     collector.wait_for(1000, STALL);
     reconnect(&sender);
     let is_first = first.addr().to_string();
@@ -204,7 +205,8 @@ fn a_blocked_receiver_keeps_its_session() {
     let sender = sender_of(&[receiver.addr()], QUICK_SENDER);
     sender.wait_state("connected", STALL);
     // More data than nf-receiver and both sockets hold, so that the TCP window closes.
-    let load = Load::start(sender.exporters(3, pattern), sender.udp().clone(), None, Until::Sent(20_000));
+    let load =
+        SteadyLoad::start(sender.exporters(3, pattern), sender.udp().clone(), None, Until::Sent(20_000));
     let exporters = load.finish();
     receiver.wait_status(STALL, |status| count(status, "/collectors/0/held_s") >= 5);
     let status = sender.status();

@@ -10,7 +10,7 @@ use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::count;
 use rustix::net::netdevice::name_to_index;
 
-use crate::running::{in_a_network, shared};
+use crate::isolation::{in_a_network, shared};
 
 /// Addresses of the exporter and of nf-sender on each link.
 const EXPORTER: Ipv6Addr = Ipv6Addr::new(0xFE80, 0, 0, 0, 0, 0, 0, 1);

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nf_transport_kit::chatter::{LARGE, Pattern};
-use nf_transport_kit::collector::{Collector, Pace, Reading};
+use nf_transport_kit::collector::{Collector, Reading, ReadingPace};
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::QUICK_SENDER;
 use nf_transport_kit::load::Until;
@@ -15,9 +15,11 @@ use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 use serde_json::Value;
 
-use crate::full_disk::{Disk, may_mount};
-use crate::losses::{deliver_the_rest, dropped, first_position, gaps, go_on, segments, wait_until_spooled};
-use crate::running::shared;
+use crate::full_disk::{SmallDisk, may_mount};
+use crate::isolation::shared;
+use crate::loss_accounting::{
+    deliver_the_rest, dropped, first_position, gaps, go_on, segments, wait_until_spooled,
+};
 use crate::small_disks::take_inodes;
 
 const BACKLOG: u64 = 2000;
@@ -75,7 +77,7 @@ struct Downgrade {
     exporters: Exporters,
     /// The segments at the first stop, oldest first.
     files: Vec<PathBuf>,
-    disk: Option<Disk>,
+    disk: Option<SmallDisk>,
 }
 
 fn pattern() -> Pattern {
@@ -89,7 +91,7 @@ impl Downgrade {
     }
 
     /// As [`Self::new`], with the spool on a disk of its own.
-    fn on(toml: &str, mount: impl FnOnce(&Path, &Path) -> Disk) -> Self {
+    fn on(toml: &str, mount: impl FnOnce(&Path, &Path) -> SmallDisk) -> Self {
         let pair = Self::pair(Collector::start(2, pattern()), toml);
         let disk = mount(&pair.sender.path("disk"), &pair.sender.path("spool"));
         Self { disk: Some(disk), ..Self::of(pair, BACKLOG) }
@@ -139,7 +141,7 @@ impl Downgrade {
     /// Delivers all but `kept` datagrams, of which neither side says that they are lost, and those that a limit dropped.
     /// Returns how many the limit dropped.
     fn deliver_but(&self, kept: u64) -> u64 {
-        self.pair.link.mend();
+        self.pair.link.restore();
         let status = self.wait_until_empty();
         let full = dropped(&status, "spool_full");
         self.pair.collector.wait_for(self.exporters.total() - kept - full, STALL);
@@ -230,14 +232,14 @@ fn batches_of_a_newer_compression_are_kept() {
 #[test]
 fn a_newer_batch_that_is_still_queued_arrives_once() {
     let _running = shared();
-    let reading = Reading { pace: Pace::PerSecond(1000), ..Reading::default() };
+    let reading = Reading { pace: ReadingPace::PerSecond(1000), ..Reading::default() };
     let collector = Collector::start_reading("127.0.0.1:0", 2, pattern(), reading);
     let mut test = Downgrade::of(Downgrade::pair(collector, SEGMENTS), 8000);
     for file in &test.files {
         set_compression(file, 3);
     }
     test.pair.sender.start();
-    test.pair.link.mend();
+    test.pair.link.restore();
     // The window holds 24 of them.
     test.pair.sender.wait_status(STALL, |status| count(status, "/newer/files") >= 26);
     test.pair.link.cut();
@@ -250,7 +252,7 @@ fn a_newer_batch_that_is_still_queued_arrives_once() {
     let from = last.file_stem().unwrap().to_str().unwrap().split_once('-').unwrap().0;
     assert!(test.pair.sender.path("spool").join(format!("{from}.segment")).exists(), "it is in both");
     test.pair.sender.start();
-    test.pair.link.mend();
+    test.pair.link.restore();
     test.arrive_but(0);
 }
 
@@ -278,7 +280,7 @@ fn a_newer_segment_is_never_dropped_for_min_free() {
     }
     let options = ["-t", "tmpfs", "-o", "size=16m", "spool"];
     let toml = SEGMENTS.to_owned() + "max-size = \"1GiB\"\n";
-    let mut test = Downgrade::on(&toml, |_, place| Disk::mount(&options, place));
+    let mut test = Downgrade::on(&toml, |_, place| SmallDisk::mount(&options, place));
     let kept = test.make_newer(0..3);
     test.pair.sender.start();
     test = test.go_on(10 * BACKLOG);
@@ -295,7 +297,7 @@ fn a_newer_segment_on_a_read_only_disk_stops_nothing() {
     if !may_mount() {
         return;
     }
-    let mut test = Downgrade::on(SEGMENTS, |image, place| Disk::ext4(32, image, place));
+    let mut test = Downgrade::on(SEGMENTS, |image, place| SmallDisk::ext4(32, image, place));
     let kept = test.make_three_newer() + set_compression(&test.files[5], 3);
     let remount = |test: &Downgrade, option| test.disk.as_ref().expect("a disk of its own").remount(option);
     remount(&test, "ro");
@@ -325,7 +327,7 @@ fn a_newer_segment_on_a_read_only_disk_stops_nothing() {
 /// A stopped spool with newer segments on a disk that has no inode left, where the directory `newer` is missing.
 fn without_inodes() -> (Downgrade, u64, PathBuf) {
     let options = ["-t", "tmpfs", "-o", "size=64m,nr_inodes=100", "spool"];
-    let test = Downgrade::on(SEGMENTS, |_, place| Disk::mount(&options, place));
+    let test = Downgrade::on(SEGMENTS, |_, place| SmallDisk::mount(&options, place));
     let kept = test.make_three_newer();
     let spool = test.pair.sender.path("spool");
     std::fs::remove_dir(spool.join("newer")).unwrap();
@@ -403,7 +405,7 @@ fn a_damaged_header_is_not_taken_for_a_newer_one() {
     // A version without its checksum, as a failing disk makes it up.
     change::<1>(&test.files[3], 13, |version| version[0] = 2);
     test.pair.sender.start();
-    test.pair.link.mend();
+    test.pair.link.restore();
     assert_eq!(deliver_the_rest(&test.pair, &test.exporters).missing, 0);
     assert!(test.kept().is_empty());
 }

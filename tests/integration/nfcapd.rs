@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use nf_transport_kit::chatter::{Mix, Pattern};
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::netflow_tools::{Nfcapd, NfcapdSettings, installed};
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::count;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::running::shared;
+use crate::isolation::shared;
 use formats::{ipfix, ipfix_record, template};
 
 /// Three flows per datagram, and a template in the first of 1,000 where the format needs one.
@@ -73,8 +73,8 @@ impl NfcapdSetup {
         Exporters::new(self.exporter..self.exporter + 1, self.sender.udp().addr(), self.pattern)
     }
 
-    fn load(&self, exporter: Exporters, until: Until) -> Load {
-        Load::start(exporter, self.sender.udp().clone(), Some(RATE), until)
+    fn load(&self, exporter: Exporters, until: Until) -> SteadyLoad {
+        SteadyLoad::start(exporter, self.sender.udp().clone(), Some(RATE), until)
     }
 
     /// Waits until nf-receiver has delivered this number of datagrams to nfcapd's socket since it started.

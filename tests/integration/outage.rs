@@ -12,7 +12,7 @@ use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 use rustix::process::Signal;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 const RATE: Option<u32> = Some(3000);
 
@@ -47,7 +47,7 @@ fn a_cut_link_loses_and_repeats_nothing() {
     carries_all_through(true, |pair| {
         pair.link.cut();
         let_queue(pair, 2000);
-        pair.link.mend();
+        pair.link.restore();
     });
 }
 
@@ -87,7 +87,7 @@ fn a_killed_sender_delivers_its_backlog() {
         pair.sender.start();
         let status = pair.sender.status();
         assert!(count(&status, "/recovered/datagrams") >= 3000, "{status:#}");
-        pair.link.mend();
+        pair.link.restore();
     });
 }
 
@@ -101,7 +101,7 @@ fn a_sender_stopped_with_a_backlog_exits_with_0() {
         assert_eq!(status.code(), Some(0));
         assert!(asked.elapsed() < Duration::from_secs(8), "stopped after {:?}", asked.elapsed());
         pair.sender.start();
-        pair.link.mend();
+        pair.link.restore();
     });
 }
 
@@ -133,7 +133,7 @@ fn heartbeats_detect_a_silent_link() {
         pair.sender.wait_status(STALL, |status| status["state"] != "connected");
         // Three heartbeats of 200 ms. With the default of 5 s this takes 15 s.
         assert!(frozen.elapsed() < Duration::from_secs(3), "found after {:?}", frozen.elapsed());
-        pair.link.mend();
+        pair.link.restore();
         pair.sender.wait_state("connected", STALL);
         assert!(pair.link.connections() > before);
     });
@@ -148,7 +148,7 @@ fn retries_at_once_when(ask: impl FnOnce(&Pair)) {
     assert!(status["retry_in_s"].as_f64().unwrap() > 3000.0, "{status:#}");
     let mut exporters = pair.exporters();
     exporters.send(10);
-    pair.link.mend();
+    pair.link.restore();
     ask(&pair);
     pair.assert_all_arrive(&exporters, true);
 }

@@ -15,7 +15,7 @@ use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::{assert_conserved, count};
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 /// Runs `nf-receiver invite` on this host.
 pub(crate) fn invite(host: &ReceiverHost, args: &[&str]) -> Output {

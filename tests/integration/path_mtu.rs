@@ -10,7 +10,7 @@ use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::count;
 use serde_json::Value;
 
-use crate::running::{in_a_network, shared};
+use crate::isolation::{in_a_network, shared};
 
 const INSIDE: &str = "path_mtu::inside_a_path_with_a_small_mtu";
 

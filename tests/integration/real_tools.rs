@@ -7,7 +7,7 @@ use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::netflow_tools::{Nfcapd, export, installed, write_capture};
 use nf_transport_kit::samples::count;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 /// Exports one capture directly and through the pair with identical datagrams, and compares nfdump's output.
 /// Returns the number of flows. `spool` holds spool settings of nf-sender.

@@ -13,12 +13,12 @@ use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 use serde_json::Value;
 
-use crate::full_disk::{Disk, may_mount};
-use crate::running::shared;
+use crate::full_disk::{SmallDisk, may_mount};
+use crate::isolation::shared;
 use crate::small_disks::take_inodes;
 
 /// Creates a pair and mounts the disk of the state directory.
-fn pair_with(mount: impl FnOnce(&Path, &Path) -> Disk) -> (Pair, Disk) {
+fn pair_with(mount: impl FnOnce(&Path, &Path) -> SmallDisk) -> (Pair, SmallDisk) {
     let pair = Pair::new(2, Pattern::new(MIXED), QUICK_SENDER);
     let disk = mount(&pair.receiver.path("disk"), &pair.receiver.path("state"));
     (pair, disk)
@@ -47,7 +47,7 @@ fn senders_wait_for_a_state_disk_without_inodes() {
     if !may_mount() {
         return;
     }
-    let (mut pair, disk) = pair_with(|image, place| Disk::ext4_with(&["-N", "64"], 16, image, place));
+    let (mut pair, disk) = pair_with(|image, place| SmallDisk::ext4_with(&["-N", "64"], 16, image, place));
     pair.receiver.start();
     pair.receiver.take().kill();
     let others = take_inodes(disk.place());
@@ -61,7 +61,7 @@ fn senders_wait_for_a_full_state_disk() {
         return;
     }
     let options = ["-t", "tmpfs", "-o", "size=1m", "state"];
-    let (mut pair, disk) = pair_with(|_, place| Disk::mount(&options, place));
+    let (mut pair, disk) = pair_with(|_, place| SmallDisk::mount(&options, place));
     pair.receiver.start();
     pair.receiver.take().kill();
     let filler = disk.fill();
@@ -74,7 +74,7 @@ fn senders_wait_for_a_read_only_state_disk() {
     if !may_mount() {
         return;
     }
-    let (mut pair, disk) = pair_with(|image, place| Disk::ext4(16, image, place));
+    let (mut pair, disk) = pair_with(|image, place| SmallDisk::ext4(16, image, place));
     pair.receiver.start();
     pair.receiver.take().kill();
     disk.remount("ro");

@@ -17,7 +17,7 @@ use nf_transport_kit::netflow_tools::have;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::count;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 const CIPHERS: [&str; 3] = ["blowfish", "chacha20-poly1305", "aes-256-gcm"];
 

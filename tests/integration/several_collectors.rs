@@ -4,18 +4,18 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use nf_transport_kit::chatter::{LARGE, MIXED, Pattern};
-use nf_transport_kit::collector::{Collector, Pace, Reading};
+use nf_transport_kit::collector::{Collector, Reading, ReadingPace};
 use nf_transport_kit::daemon::Daemon;
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::link::Link;
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::{assert_conserved, count};
 use serde_json::Value;
 
-use crate::losses::{dropped, gaps};
-use crate::running::shared;
+use crate::isolation::shared;
+use crate::loss_accounting::{dropped, gaps};
 
 /// Payload bytes that are more than nf-receiver, TCP and the sockets hold together: what waits, waits in the spool.
 const MUCH: u64 = 12 * 1024 * 1024;
@@ -45,8 +45,8 @@ impl Field {
         Self { sender, link, receiver }
     }
 
-    fn load(&self, exporters: Exporters, rate: Option<u32>, until: Until) -> Load {
-        Load::start(exporters, self.sender.udp().clone(), rate, until)
+    fn load(&self, exporters: Exporters, rate: Option<u32>, until: Until) -> SteadyLoad {
+        SteadyLoad::start(exporters, self.sender.udp().clone(), rate, until)
     }
 
     /// Sends so many datagrams, all exporters together.
@@ -229,7 +229,7 @@ fn a_collector_that_is_slow_and_set_to_skip_delays_nobody_and_gets_what_it_can_i
     let _running = shared();
     let pattern = Pattern::new(LARGE);
     let prompt = Collector::start(EXPORTERS, pattern);
-    let reading = Reading::by_default(Pace::PerSecond(500));
+    let reading = Reading::by_default(ReadingPace::PerSecond(500));
     let slow = Collector::start_reading("127.0.0.1:0", EXPORTERS, pattern, reading);
     let field = Field::with(&(table(prompt.addr(), "") + &table(slow.addr(), "when-down = \"skip\"")));
     let exporters = field.send(pattern, MANY);
@@ -276,7 +276,7 @@ fn a_collector_that_is_slow_and_held_for_delays_none_that_is_set_to_skip() {
     let _running = shared();
     let pattern = Pattern::new(LARGE);
     let prompt = Collector::start(EXPORTERS, pattern);
-    let reading = Reading::by_default(Pace::PerSecond(1500));
+    let reading = Reading::by_default(ReadingPace::PerSecond(1500));
     let slow = Collector::start_reading("127.0.0.1:0", EXPORTERS, pattern, reading);
     let field = Field::with(&(table(slow.addr(), "") + &table(prompt.addr(), "when-down = \"skip\"")));
     let exporters = field.send(pattern, MANY);
@@ -315,7 +315,7 @@ fn while_a_collector_is_caught_up_with_the_other_goes_on_getting_all_at_once() {
     let field = Field::with(&(table(away, "") + &table(there.addr(), "when-down = \"skip\"")));
     let load = field.load(field.sender.exporters(EXPORTERS, pattern), Some(3000), Until::Sent(MANY));
     there.wait_for(MANY / 3, STALL);
-    let reading = Reading { pace: Pace::PerSecond(1500), ..Reading::default() };
+    let reading = Reading { pace: ReadingPace::PerSecond(1500), ..Reading::default() };
     let late = Collector::start_reading(&away.to_string(), EXPORTERS, pattern, reading);
     let exporters = load.finish();
     assert_gets(&there, exporters.sent());
@@ -344,7 +344,7 @@ fn both_sides_count_a_late_collectors_losses() {
     let load = field.load(field.sender.exporters(EXPORTERS, pattern), Some(4000), Until::Sent(3 * MANY));
     // The spool drops what the late one lacks, also while it is caught up with.
     field.sender.wait_status(STALL, |status| dropped(status, "spool_full") > MANY / 4);
-    let reading = Reading { pace: Pace::PerSecond(1500), ..Reading::default() };
+    let reading = Reading { pace: ReadingPace::PerSecond(1500), ..Reading::default() };
     let late = Collector::start_reading(&away.to_string(), EXPORTERS, pattern, reading);
     let exporters = load.finish();
     assert_gets(&there, exporters.sent());
@@ -373,7 +373,7 @@ fn come_through(place: u8, fault: impl Fn(&mut Field)) -> [u64; 2] {
     there.wait_for_all(exporters.sent(), STALL).assert_complete_and_in_order(exporters.sent());
     field.wait_acknowledged(0, MANY);
 
-    let reading = Reading { pace: Pace::PerSecond(4000), ..Reading::default() };
+    let reading = Reading { pace: ReadingPace::PerSecond(4000), ..Reading::default() };
     let late = Collector::start_reading(&away.to_string(), EXPORTERS, pattern, reading);
     through_faults(&late, &mut field, &fault);
     late.wait_for_all(exporters.sent(), STALL).assert_complete_and_in_order(exporters.sent());
@@ -404,7 +404,7 @@ fn a_cut_link_repeats_nothing_while_one_collector_is_ahead_of_another() {
     let repeated = come_through(4, |field| {
         field.link.cut();
         field.sender.wait_status(STALL, |status| status["state"] != "connected");
-        field.link.mend();
+        field.link.restore();
         field.sender.wait_state("connected", STALL);
     });
     assert_eq!(repeated, [0, 0]);
@@ -434,7 +434,7 @@ fn a_killed_sender_repeats_nothing_while_one_collector_is_ahead_of_another() {
     through_faults(&there, &mut field, kill);
     let exporters = load.finish();
     assert_gets(&there, exporters.sent());
-    let reading = Reading { pace: Pace::PerSecond(4000), ..Reading::default() };
+    let reading = Reading { pace: ReadingPace::PerSecond(4000), ..Reading::default() };
     let late = Collector::start_reading(&away.to_string(), EXPORTERS, pattern, reading);
     through_faults(&late, &mut field, kill);
     assert_gets(&late, exporters.sent());

@@ -12,14 +12,14 @@ use nf_transport_kit::chatter::{LARGE, Pattern};
 use nf_transport_kit::daemon::Program;
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::QUICK_SENDER;
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 use serde_json::Value;
 
-use crate::full_disk::{Disk, may_mount};
-use crate::losses::{deliver_the_rest, dropped, go_on, segments, wait_until_spooled};
-use crate::running::shared;
+use crate::full_disk::{SmallDisk, may_mount};
+use crate::isolation::shared;
+use crate::loss_accounting::{deliver_the_rest, dropped, go_on, segments, wait_until_spooled};
 
 /// Datagrams in the backlog.
 const BACKLOG: u64 = 9000;
@@ -32,7 +32,7 @@ fn settings(min_free: &str, more: &str) -> String {
 }
 
 /// Starts a pair with a cut link and with the spool on its own disk.
-fn cut_pair(toml: &str, mount: impl FnOnce(&Path, &Path) -> Disk) -> (Pair, Disk) {
+fn cut_pair(toml: &str, mount: impl FnOnce(&Path, &Path) -> SmallDisk) -> (Pair, SmallDisk) {
     let mut pair = Pair::new(2, Pattern::new(LARGE), toml);
     let disk = mount(&pair.sender.path("disk"), &pair.sender.path("spool"));
     pair.link.cut();
@@ -43,7 +43,7 @@ fn cut_pair(toml: &str, mount: impl FnOnce(&Path, &Path) -> Disk) -> (Pair, Disk
 
 /// Restores the link. Every datagram must arrive, and none may be dropped.
 fn deliver_all(pair: &Pair, exporters: &Exporters) {
-    pair.link.mend();
+    pair.link.restore();
     let outcome = deliver_the_rest(pair, exporters);
     assert_eq!(outcome.missing, 0, "{:#}", outcome.status);
 }
@@ -65,12 +65,12 @@ fn warns(status: &Value, words: &str) -> bool {
 }
 
 /// Another program fills the disk for two seconds, and `min-free` exceeds the size of the spool.
-fn is_filled_for_a_while(mount: impl FnOnce(&Path, &Path) -> Disk) {
+fn is_filled_for_a_while(mount: impl FnOnce(&Path, &Path) -> SmallDisk) {
     let (pair, disk) = cut_pair(&settings("128MiB", "rotate-size = \"1MiB\"\n"), mount);
     let exporters = pair.load(None, Until::Sent(40_000)).finish();
     wait_until_spooled(&pair);
     let filler = disk.fill();
-    let load = Load::start(exporters, pair.sender.udp().clone(), Some(1000), Until::Sent(42_000));
+    let load = SteadyLoad::start(exporters, pair.sender.udp().clone(), Some(1000), Until::Sent(42_000));
     let exporters = load.finish();
     let status = wait_received(&pair, 42_000);
     assert!(warns(&status, "min-free keeps"), "{status:#}");
@@ -87,7 +87,7 @@ fn is_filled_for_a_while(mount: impl FnOnce(&Path, &Path) -> Disk) {
 fn an_ext4_full_for_2_s_drops_nothing() {
     let _running = shared();
     if may_mount() {
-        is_filled_for_a_while(|image, place| Disk::ext4(320, image, place));
+        is_filled_for_a_while(|image, place| SmallDisk::ext4(320, image, place));
     }
 }
 
@@ -95,7 +95,7 @@ fn an_ext4_full_for_2_s_drops_nothing() {
 fn an_xfs_full_for_2_s_drops_nothing() {
     let _running = shared();
     if may_mount() {
-        is_filled_for_a_while(|image, place| Disk::xfs(400, image, place));
+        is_filled_for_a_while(|image, place| SmallDisk::xfs(400, image, place));
     }
 }
 
@@ -103,7 +103,9 @@ fn an_xfs_full_for_2_s_drops_nothing() {
 fn a_tmpfs_full_for_2_s_drops_nothing() {
     let _running = shared();
     if may_mount() {
-        is_filled_for_a_while(|_, place| Disk::mount(&["-t", "tmpfs", "-o", "size=320m", "spool"], place));
+        is_filled_for_a_while(|_, place| {
+            SmallDisk::mount(&["-t", "tmpfs", "-o", "size=320m", "spool"], place)
+        });
     }
 }
 
@@ -113,7 +115,7 @@ fn drops_of_a_full_disk_and_memory_are_counted() {
     if !may_mount() {
         return;
     }
-    let (pair, disk) = cut_pair(&settings("64MiB", ""), |image, place| Disk::ext4(128, image, place));
+    let (pair, disk) = cut_pair(&settings("64MiB", ""), |image, place| SmallDisk::ext4(128, image, place));
     let exporters = pair.load(None, Until::Sent(2000)).finish();
     wait_until_spooled(&pair);
     let filler = disk.fill();
@@ -129,7 +131,7 @@ fn drops_of_a_full_disk_and_memory_are_counted() {
     std::fs::remove_file(filler).unwrap();
     wait_until_spooled(&pair);
     let exporters = go_on(&pair, exporters, 22_000);
-    pair.link.mend();
+    pair.link.restore();
     let outcome = deliver_the_rest(&pair, &exporters);
     assert_eq!(outcome.missing, 20_000 - held, "{:#}", outcome.status);
 }
@@ -142,14 +144,14 @@ fn min_free_on_an_xfs_drops_no_more_than_needed() {
         return;
     }
     let toml = settings("64MiB", "rotate-size = \"8MiB\"\n");
-    let (pair, disk) = cut_pair(&toml, |image, place| Disk::xfs(320, image, place));
+    let (pair, disk) = cut_pair(&toml, |image, place| SmallDisk::xfs(320, image, place));
     disk.fill_up_to(140 << 20);
     let mut exporters = pair.load(None, Until::Sent(40_000)).finish();
     // 56 MB of 76 MiB are used; 42 MB more follow.
     exporters = go_on(&pair, exporters, 70_000);
     pair.sender.udp().wait_until_drained();
     pair.sender.wait_status(STALL, |status| count(status, "/received/datagrams") == 70_000);
-    pair.link.mend();
+    pair.link.restore();
     let outcome = deliver_the_rest(&pair, &exporters);
     let lost = dropped(&outcome.status, "spool_full");
     assert_eq!(outcome.missing, lost);
@@ -163,7 +165,7 @@ fn a_small_volume_spools_by_default() {
         return;
     }
     let options = ["-t", "tmpfs", "-o", "size=900m", "spool"];
-    let (pair, _disk) = cut_pair(&settings("auto", ""), |_, place| Disk::mount(&options, place));
+    let (pair, _disk) = cut_pair(&settings("auto", ""), |_, place| SmallDisk::mount(&options, place));
     let exporters = pair.load(None, Until::Sent(30_000)).finish();
     let status = wait_until_spooled(&pair);
     assert_eq!(count(&status, "/queued/datagrams"), 30_000, "{status:#}");
@@ -193,7 +195,7 @@ fn a_volume_below_min_free_causes_a_warning() {
         return;
     }
     let options = ["-t", "tmpfs", "-o", "size=64m", "spool"];
-    let (pair, _disk) = cut_pair(&settings("1GiB", ""), |_, place| Disk::mount(&options, place));
+    let (pair, _disk) = cut_pair(&settings("1GiB", ""), |_, place| SmallDisk::mount(&options, place));
     let words = "64.0 MiB in all, and min-free keeps 1.0 GiB free: nothing can be spooled";
     pair.sender.daemon().wait_for_log(&[words], STALL);
     assert!(warns(&pair.sender.status(), words), "{:#}", pair.sender.status());
@@ -214,7 +216,7 @@ fn room_for_under_an_hour_causes_a_warning() {
         return;
     }
     let options = ["-t", "tmpfs", "-o", "size=64m", "spool"];
-    let (pair, _disk) = cut_pair(&settings("auto", ""), |_, place| Disk::mount(&options, place));
+    let (pair, _disk) = cut_pair(&settings("auto", ""), |_, place| SmallDisk::mount(&options, place));
     assert_eq!(pair.sender.status()["warnings"], Value::Array(Vec::new()));
     let load = pair.load(Some(500), Until::Stopped);
     let status = pair.sender.wait_status(STALL, |status| warns(status, "at the present rate"));
@@ -240,7 +242,7 @@ pub(crate) fn take_inodes(disk: &Path) -> PathBuf {
 }
 
 /// Another program uses all inodes while the spool holds this number of datagrams, and frees them later.
-fn has_no_inodes(backlog: u64, mount: impl FnOnce(&Path, &Path) -> Disk) {
+fn has_no_inodes(backlog: u64, mount: impl FnOnce(&Path, &Path) -> SmallDisk) {
     let (mut pair, disk) = cut_pair(&settings("0B", "rotate-size = \"128KiB\"\n"), mount);
     let mut exporters = pair.load(None, Until::Sent(backlog)).finish();
     if backlog > 0 {
@@ -262,7 +264,8 @@ fn has_no_inodes(backlog: u64, mount: impl FnOnce(&Path, &Path) -> Disk) {
 
     std::fs::remove_dir_all(others).unwrap();
     let before = segments(&pair.sender.path("spool")).len();
-    let paced = Load::start(exporters, pair.sender.udp().clone(), Some(1000), Until::Sent(backlog + 26_000));
+    let paced =
+        SteadyLoad::start(exporters, pair.sender.udp().clone(), Some(1000), Until::Sent(backlog + 26_000));
     exporters = paced.finish();
     wait_until_spooled(&pair);
     assert!(segments(&pair.sender.path("spool")).len() > before, "segments are begun again");
@@ -273,7 +276,7 @@ fn has_no_inodes(backlog: u64, mount: impl FnOnce(&Path, &Path) -> Disk) {
 fn an_ext4_without_inodes_drops_nothing() {
     let _running = shared();
     if may_mount() {
-        has_no_inodes(2000, |image, place| Disk::ext4_with(&["-N", "128"], 128, image, place));
+        has_no_inodes(2000, |image, place| SmallDisk::ext4_with(&["-N", "128"], 128, image, place));
     }
 }
 
@@ -281,7 +284,7 @@ fn an_ext4_without_inodes_drops_nothing() {
 fn an_ext4_without_inodes_gets_a_first_segment() {
     let _running = shared();
     if may_mount() {
-        has_no_inodes(0, |image, place| Disk::ext4_with(&["-N", "128"], 128, image, place));
+        has_no_inodes(0, |image, place| SmallDisk::ext4_with(&["-N", "128"], 128, image, place));
     }
 }
 
@@ -290,12 +293,12 @@ fn a_tmpfs_without_inodes_drops_nothing() {
     let _running = shared();
     if may_mount() {
         let options = ["-t", "tmpfs", "-o", "size=128m,nr_inodes=100", "spool"];
-        has_no_inodes(2000, |_, place| Disk::mount(&options, place));
+        has_no_inodes(2000, |_, place| SmallDisk::mount(&options, place));
     }
 }
 
 /// Kills nf-sender with a backlog and starts it again with a read-only disk.
-fn starts_read_only(mount: impl FnOnce(&Path, &Path) -> Disk) {
+fn starts_read_only(mount: impl FnOnce(&Path, &Path) -> SmallDisk) {
     let (mut pair, disk) = cut_pair(&settings("0B", "rotate-size = \"1MiB\"\n"), mount);
     let exporters = pair.load(None, Until::Sent(BACKLOG)).finish();
     wait_until_spooled(&pair);
@@ -310,7 +313,7 @@ fn starts_read_only(mount: impl FnOnce(&Path, &Path) -> Disk) {
     pair.sender.daemon().wait_for_log(&["cannot write the file 'stream'", "trying again"], STALL);
     let exporters = go_on(&pair, exporters, BACKLOG + 2000);
     wait_received(&pair, 2000);
-    pair.link.mend();
+    pair.link.restore();
     let half = |status: &Value| count(status, "/queued/datagrams") == 0;
     assert_eq!(dropped(&pair.sender.wait_status(STALL, half), "spool_full"), 0);
 
@@ -327,7 +330,7 @@ fn starts_read_only(mount: impl FnOnce(&Path, &Path) -> Disk) {
 fn a_read_only_ext4_delivers_its_backlog() {
     let _running = shared();
     if may_mount() {
-        starts_read_only(|image, place| Disk::ext4(64, image, place));
+        starts_read_only(|image, place| SmallDisk::ext4(64, image, place));
     }
 }
 
@@ -335,12 +338,12 @@ fn a_read_only_ext4_delivers_its_backlog() {
 fn a_read_only_xfs_delivers_its_backlog() {
     let _running = shared();
     if may_mount() {
-        starts_read_only(|image, place| Disk::xfs(320, image, place));
+        starts_read_only(|image, place| SmallDisk::xfs(320, image, place));
     }
 }
 
 /// Kills nf-sender with a backlog and starts it again with a full disk.
-fn starts_full(mount: impl FnOnce(&Path, &Path) -> Disk) {
+fn starts_full(mount: impl FnOnce(&Path, &Path) -> SmallDisk) {
     let (mut pair, disk) = cut_pair(&settings("0B", ""), mount);
     let exporters = pair.load(None, Until::Sent(BACKLOG)).finish();
     wait_until_spooled(&pair);
@@ -364,7 +367,7 @@ fn starts_full(mount: impl FnOnce(&Path, &Path) -> Disk) {
 fn a_full_ext4_at_start_drops_nothing() {
     let _running = shared();
     if may_mount() {
-        starts_full(|image, place| Disk::ext4_with(&["-N", "64"], 64, image, place));
+        starts_full(|image, place| SmallDisk::ext4_with(&["-N", "64"], 64, image, place));
     }
 }
 
@@ -373,7 +376,7 @@ fn a_full_tmpfs_at_start_drops_nothing() {
     let _running = shared();
     if may_mount() {
         let options = ["-t", "tmpfs", "-o", "size=64m,nr_inodes=64", "spool"];
-        starts_full(|_, place| Disk::mount(&options, place));
+        starts_full(|_, place| SmallDisk::mount(&options, place));
     }
 }
 
@@ -383,7 +386,7 @@ fn a_read_only_spool_is_locked_against_a_second() {
     if !may_mount() {
         return;
     }
-    let (mut pair, disk) = cut_pair(&settings("0B", ""), |image, place| Disk::ext4(64, image, place));
+    let (mut pair, disk) = cut_pair(&settings("0B", ""), |image, place| SmallDisk::ext4(64, image, place));
     pair.sender.take().kill();
     std::fs::remove_file(pair.sender.path("spool/lock")).unwrap();
     disk.remount("ro");

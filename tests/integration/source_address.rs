@@ -10,7 +10,7 @@ use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::kernel_socket::enlarge;
 use nf_transport_kit::pair::STALL;
 
-use crate::running::{in_a_network, shared};
+use crate::isolation::{in_a_network, shared};
 
 /// `CAP_NET_RAW` alone, as /proc shows it.
 const NET_RAW: &str = "0000000000002000";

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nf_transport_kit::daemon::Program;
 use tempfile::TempDir;
 
-use crate::running::{in_a_network, shared};
+use crate::isolation::{in_a_network, shared};
 
 /// Exit code of sysexits.h.
 const CONFIG: i32 = 78;

@@ -10,7 +10,7 @@ use nf_transport_kit::kernel_socket::enlarge;
 use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::count;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 /// More ports than nf-receiver has sockets per collector by default.
 const PORTS: usize = 1060;

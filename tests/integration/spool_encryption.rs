@@ -10,7 +10,7 @@ use nf_transport_kit::hosts::{PATIENT_SENDER, ReceiverHost, SenderHost, write_ke
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::{assert_conserved, count};
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 /// TCP's discard port, where nothing listens.
 const NOWHERE: &str = "127.0.0.1:9";

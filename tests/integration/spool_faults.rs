@@ -12,8 +12,8 @@ use nf_transport_kit::load::Until;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 
-use crate::losses::{go_on, wait_until_spooled};
-use crate::running::shared;
+use crate::isolation::shared;
+use crate::loss_accounting::{go_on, wait_until_spooled};
 
 /// Longest time until a daemon exits.
 const REFUSAL: Duration = Duration::from_secs(20);
@@ -128,7 +128,7 @@ fn an_encrypted_backlog_survives_kills() {
     pair.sender.take().kill();
     assert!(!shows_payload(&pair, &exporters));
     pair.sender.start();
-    pair.link.mend();
+    pair.link.restore();
     pair.collector.wait_for(STEP, STALL);
     pair.sender.take().kill();
     pair.sender.start();
@@ -141,7 +141,7 @@ fn encryption_costs_nothing_on_a_good_link() {
     let mut pair = cut_pair();
     let key = key(&pair, "one");
     start(&mut pair, &encrypted(&key));
-    pair.link.mend();
+    pair.link.restore();
     pair.sender.wait_state("connected", STALL);
     let exporters = pair.load(Some(3000), Until::Sent(3 * STEP)).finish();
     pair.assert_all_arrive(&exporters, true);
@@ -159,7 +159,7 @@ fn encryption_works_without_a_runtime_directory() {
     assert!(!pair.sender.path("spool/intake").exists() && !shows_payload(&pair, &exporters));
     restart(&mut pair, &encrypted(&key));
     assert!(!pair.sender.path("spool/intake").exists() && !shows_payload(&pair, &exporters));
-    pair.link.mend();
+    pair.link.restore();
     pair.assert_all_arrive(&exporters, true);
 }
 
@@ -178,7 +178,7 @@ fn a_clear_backlog_survives_turning_encryption_on() {
     assert!(log.contains("start once without it and stop in order"), "{log}");
     start(&mut pair, &settings(""));
     restart(&mut pair, &encrypted(&key));
-    pair.link.mend();
+    pair.link.restore();
     pair.assert_all_arrive(&exporters, true);
 }
 
@@ -195,7 +195,7 @@ fn delivery_waits_for_a_missing_spool_key() {
     let exporters = add(&pair, exporters);
 
     restart(&mut pair, &encrypted(&ends));
-    pair.link.mend();
+    pair.link.restore();
     let daemon = pair.sender.daemon();
     daemon.wait_for_log(&["is encrypted with the key", "spool.previous-key-file"], STALL);
     let waits = |status: &serde_json::Value| count(status, "/queued/datagrams") == 2 * STEP;

@@ -9,7 +9,7 @@ use nf_transport_kit::hosts::{QUICK_SENDER, SenderHost};
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::count;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 /// Number of exporters, far more than a terminal has rows.
 const EXPORTERS: u16 = 200;

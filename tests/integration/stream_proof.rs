@@ -13,8 +13,8 @@ use nf_transport_kit::hosts::QUICK_SENDER;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 
-use crate::losses::{gaps, go_on};
-use crate::running::shared;
+use crate::isolation::shared;
+use crate::loss_accounting::{gaps, go_on};
 
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
@@ -83,7 +83,7 @@ fn a_stream_id_alone_empties_no_queue() {
         }
         let refused = "did not prove that the stream is its own";
         pair.receiver.wait_status(STALL, |status| status["refused"].to_string().contains(refused));
-        pair.link.mend();
+        pair.link.restore();
         pair.assert_all_arrive(&exporters, true);
         assert_eq!(gaps(&pair.receiver), 0);
         assert!(pair.sender.status()["replaced_stream"].is_null());
@@ -119,7 +119,7 @@ fn a_stream_cannot_be_taken_before_its_sender_comes() {
     std::fs::remove_dir_all(pair.receiver.path("state")).unwrap();
     pair.receiver.start();
     attack(&mut client(&pair, Some("one")), stream, FAR);
-    pair.link.mend();
+    pair.link.restore();
     let exporters = go_on(&pair, pair.exporters(), STEP);
     pair.assert_all_arrive(&exporters, true);
     assert!(pair.sender.status()["replaced_stream"].is_null());
@@ -142,7 +142,7 @@ fn a_sender_whose_secret_is_lost_begins_a_new_stream() {
     let status = pair.sender.status();
     assert_eq!(status["replaced_stream"], before.to_string(), "{status:#}");
     assert_eq!(count(&status, "/possible_repeats"), STEP, "{status:#}");
-    pair.link.mend();
+    pair.link.restore();
     pair.assert_all_arrive(&exporters, true);
     assert_ne!(stream_of(&pair), before);
     assert_conserved(&pair.sender.status());
@@ -203,7 +203,7 @@ fn new_streams_under_its_id_block_no_sender() {
     }
     let position = pair.receiver.path(&format!("state/positions/edge@{}", stream_of(&pair)));
     assert!(position.exists(), "the position of the victim was forgotten");
-    pair.link.mend();
+    pair.link.restore();
     pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
     let before = sessions(&pair);
     assert_eq!(ask_for_streams(&pair, near, 81..=120, RefusalCode::IdInUse), (0, 40));
@@ -257,7 +257,7 @@ fn a_sender_takes_its_place_back_from_a_newcomer() {
         let mut newcomer = client(&pair, Some("one"));
         newcomer.hello(round + 1, HEARTBEAT).unwrap();
         assert!(matches!(newcomer.receive().unwrap(), Message::Welcome(_)));
-        pair.link.mend();
+        pair.link.restore();
         let refusal = loop {
             match newcomer.receive().unwrap() {
                 Message::Refuse(refusal) => break refusal,

@@ -12,7 +12,7 @@ use nf_transport_kit::meddler::{Meddler, Side, Trick};
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::{assert_conserved, count};
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 const CIPHERS: [&str; 3] = ["blowfish", "chacha20-poly1305", "aes-256-gcm"];
 

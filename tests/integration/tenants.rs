@@ -11,7 +11,7 @@ use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::count;
 use tempfile::TempDir;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 /// Address of the exporter at each site.
 const SHARED: &str = "127.0.0.9";

@@ -13,7 +13,7 @@ use nf_transport_kit::samples::{assert_conserved, count};
 use nf_transport_kit::wall_clock::WallClock;
 use nf_transport_pki::{Authority, Issued};
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 const DAY: Duration = Duration::from_secs(86_400);
 

@@ -5,11 +5,11 @@ use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
 use nf_transport_kit::pair::STALL;
 
+use crate::isolation::shared;
 use crate::pairing::{
     bare_and_running, bare_receiver, bare_sender, invite, invite_by, join, join_by, stderr_of, token,
     token_of,
 };
-use crate::running::shared;
 
 const AT: [&str; 2] = ["--address", "collector.example.net:2055"];
 

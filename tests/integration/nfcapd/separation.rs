@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::formats::{ipfix, ipfix_record, netflow_5, template};
 use super::{collector, one_space};
-use crate::running::{in_a_network, shared};
+use crate::isolation::{in_a_network, shared};
 
 /// The exporters that nfcapd knows, three per family. None of their addresses belongs to this machine.
 fn known_exporters(family: &str) -> Vec<SocketAddr> {

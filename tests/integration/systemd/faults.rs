@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use nf_transport_kit::collector::Collector;
-use nf_transport_kit::load::Load;
+use nf_transport_kit::load::SteadyLoad;
 use nf_transport_kit::samples::count;
 
-use crate::running::shared;
+use crate::isolation::shared;
 use crate::systemd::machine::Parts;
 use crate::systemd::{EXPORTERS, MachinePair, assert_journal_order, pattern};
 
@@ -19,7 +19,7 @@ fn a_link_cut_for_a_minute_loses_nothing() {
     let Some(parts) = Parts::find() else { return };
     let site = MachinePair::paired(&parts);
     let collector = site.collector();
-    let load = Load::relentless(site.exporters(), RATE);
+    let load = SteadyLoad::relentless(site.exporters(), RATE);
     site.wait_connected();
     site.center.cut();
     site.edge.wait_status("nf-sender", |status| status["state"] == "waiting");
@@ -29,7 +29,7 @@ fn a_link_cut_for_a_minute_loses_nothing() {
     site.edge.wait_status("nf-sender", |status| {
         status["retry_in_s"].as_u64().is_some_and(|seconds| seconds >= 10)
     });
-    site.center.mend();
+    site.center.restore();
     site.edge.sh("nf-sender reconnect");
     site.wait_connected();
     let exporters = load.stop();
@@ -61,7 +61,7 @@ fn a_crash_of_the_receivers_machine_loses_nothing() {
     let collectors = "[[collector]]\naddress = \"10.77.0.1:9995\"\n";
     site.center.write("/etc/nf-receiver/nf-receiver.toml.d/collector.toml", collectors);
     site.center.sh("systemctl reload-or-restart nf-receiver");
-    let load = Load::relentless(site.exporters(), RATE);
+    let load = SteadyLoad::relentless(site.exporters(), RATE);
     site.wait_connected();
     collector.wait_for(2000, Duration::from_secs(20));
     site.center.crash();
@@ -116,7 +116,7 @@ fn the_watchdog_restarts_a_frozen_sender() {
     let site = MachinePair::paired(&parts);
     site.edge.edit("nf-sender.service", "[Service]\nWatchdogSec=8s\n");
     let collector = site.collector();
-    let load = Load::relentless(site.exporters(), RATE);
+    let load = SteadyLoad::relentless(site.exporters(), RATE);
     site.wait_connected();
     assert_eq!(site.edge.property("nf-sender", "WatchdogUSec"), "8s");
     let frozen = site.edge.property("nf-sender", "MainPID");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nf_transport_kit::samples::count;
 
-use crate::running::shared;
+use crate::isolation::shared;
 use crate::systemd::MachinePair;
 use crate::systemd::machine::{Machine, Parts};
 
@@ -56,7 +56,7 @@ fn a_backlog_drains_at_boot_after_a_crash() {
     // After half of sync-after every datagram is in segments, which survive a power loss.
     site.edge.wait_spooled(bytes);
     site.edge.crash();
-    site.center.mend();
+    site.center.restore();
     site.edge.boot();
     assert_eq!(
         site.edge.property("nf-sender.service", "ActiveState"),

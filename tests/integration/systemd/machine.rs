@@ -241,7 +241,7 @@ impl Machine {
     }
 
     /// Brings the machine's network link up again.
-    pub(crate) fn mend(&self) {
+    pub(crate) fn restore(&self) {
         self.network.ip(&["link", "set", &self.link(), "up"]);
     }
 

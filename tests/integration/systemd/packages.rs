@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::running::shared;
+use crate::isolation::shared;
 use crate::systemd::lone;
 use crate::systemd::machine::{Machine, Network, Parts};
 

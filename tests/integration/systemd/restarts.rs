@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use nf_transport_kit::load::Load;
+use nf_transport_kit::load::SteadyLoad;
 
-use crate::running::alone;
+use crate::isolation::alone;
 use crate::systemd::MachinePair;
 use crate::systemd::machine::{Machine, Parts};
 
@@ -19,7 +19,7 @@ fn under_load(what: impl Fn(&Machine, &str)) {
     let Some(parts) = Parts::find() else { return };
     let site = MachinePair::paired(&parts);
     let collector = site.collector();
-    let load = Load::relentless(site.exporters(), RATE);
+    let load = SteadyLoad::relentless(site.exporters(), RATE);
     let began = Instant::now();
     site.wait_connected();
     let socket = site.socket();

@@ -6,7 +6,7 @@ use nf_transport_kit::collector::Inbox;
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::samples::count;
 
-use crate::running::shared;
+use crate::isolation::shared;
 use crate::systemd::machine::Parts;
 use crate::systemd::{EXPORTERS, MachinePair, lone, pattern};
 

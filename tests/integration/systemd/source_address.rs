@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nf_transport_kit::samples::count;
 
-use crate::running::shared;
+use crate::isolation::shared;
 use crate::systemd::MachinePair;
 use crate::systemd::machine::{Machine, Parts};
 

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 
 use nf_transport_kit::samples::count;
 
-use crate::running::shared;
+use crate::isolation::shared;
 use crate::systemd::machine::{Machine, Parts};
 use crate::systemd::{MachinePair, lone};
 

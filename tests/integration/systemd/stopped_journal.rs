@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use nf_transport_kit::load::Load;
+use nf_transport_kit::load::SteadyLoad;
 
-use crate::running::shared;
+use crate::isolation::shared;
 use crate::systemd::MachinePair;
 use crate::systemd::machine::Parts;
 
@@ -18,7 +18,7 @@ fn a_stopped_journald_does_not_stop_delivery() {
         machine.sh(&format!("systemctl restart {service}"));
     }
     let collector = site.collector();
-    let load = Load::relentless(site.exporters(), 1000);
+    let load = SteadyLoad::relentless(site.exporters(), 1000);
     site.wait_connected();
     let process = |service, machine: &crate::systemd::machine::Machine| machine.property(service, "MainPID");
     let before = [process("nf-sender", &site.edge), process("nf-receiver", &site.center)];

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::chatter::{self, Pattern};
 use crate::kernel_socket::{KernelFigures, KernelSocket, enlarge, receive_buffer};
 use crate::pair::STALL;
-use crate::tally::{CollectorReport, Tally};
+use crate::tally::{CollectorReport, ExporterTally};
 
 /// Larger than any datagram, so that none is truncated.
 const BUFFER: usize = 1 << 16;
@@ -22,12 +22,12 @@ const BUFFER: usize = 1 << 16;
 pub struct Reading {
     /// Use the system's default receive buffer, as most collectors do, instead of the largest possible one.
     pub has_default_buffer: bool,
-    pub pace: Pace,
+    pub pace: ReadingPace,
 }
 
 /// Speed at which a collector reads.
 #[derive(Clone, Copy, Debug, Default)]
-pub enum Pace {
+pub enum ReadingPace {
     /// As fast as possible.
     #[default]
     Unhindered,
@@ -39,7 +39,7 @@ pub enum Pace {
 
 impl Reading {
     /// Settings with the system's default receive buffer.
-    pub fn by_default(pace: Pace) -> Self {
+    pub fn by_default(pace: ReadingPace) -> Self {
         Self { has_default_buffer: true, pace }
     }
 }
@@ -64,7 +64,7 @@ impl Collector {
     /// Does the same with these settings for reading.
     pub fn start_reading(bind: &str, exporters: u16, pattern: Pattern, reading: Reading) -> Self {
         let report = CollectorReport {
-            exporters: vec![Tally::default(); exporters.into()],
+            exporters: vec![ExporterTally::default(); exporters.into()],
             ..CollectorReport::default()
         };
         let shared = Arc::new(Observed::new(report));
@@ -267,13 +267,13 @@ impl SocketReader {
                 let began = Instant::now();
                 take(&buffer[..received.unwrap()]);
                 match reading.pace {
-                    Pace::Unhindered => {}
-                    Pace::Work(time) => {
+                    ReadingPace::Unhindered => {}
+                    ReadingPace::Work(time) => {
                         while began.elapsed() < time {
                             std::hint::spin_loop();
                         }
                     }
-                    Pace::PerSecond(rate) => {
+                    ReadingPace::PerSecond(rate) => {
                         // A delay of up to 20 ms is caught up, so that the rate is kept.
                         let lag_max = Duration::from_millis(20);
                         due = due.max(began.checked_sub(lag_max).unwrap_or(began));

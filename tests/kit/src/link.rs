@@ -62,7 +62,7 @@ impl Link {
         let Proxy { forwarded, connections, sockets, .. } = proxy;
         let link =
             Self { addr, state, forwarded, connections, sockets, runtime: Some(runtime), _place: place };
-        link.mend();
+        link.restore();
         link
     }
 
@@ -84,7 +84,7 @@ impl Link {
     }
 
     /// Forwards again and accepts new connections. Returns once they are no longer refused.
-    pub fn mend(&self) {
+    pub fn restore(&self) {
         self.state.send_replace(NetworkState::Up);
         self.sockets.wait_until(|open| open.listener);
     }

@@ -25,14 +25,14 @@ pub enum Until {
 }
 
 /// Exporters that send in a thread.
-pub struct Load {
+pub struct SteadyLoad {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
     held_back: Arc<AtomicU64>,
     thread: JoinHandle<Exporters>,
 }
 
-impl Load {
+impl SteadyLoad {
     /// Starts to send `rate` datagrams a second, or without a rate as fast as `target` is read.
     pub fn start(exporters: Exporters, target: Arc<HeldUdp>, rate: Option<u32>, until: Until) -> Self {
         Self::start_worker(exporters, Some(target), rate, until)

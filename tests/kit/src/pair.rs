@@ -8,7 +8,7 @@ use crate::collector::Collector;
 use crate::exporter::Exporters;
 use crate::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use crate::link::Link;
-use crate::load::{Load, Until};
+use crate::load::{SteadyLoad, Until};
 use crate::samples::{assert_conserved, count};
 
 /// Longest time without progress before a test fails.
@@ -65,8 +65,8 @@ impl Pair {
     }
 
     /// Starts a load from new exporters.
-    pub fn load(&self, rate: Option<u32>, until: Until) -> Load {
-        Load::start(self.exporters(), Arc::clone(self.sender.udp()), rate, until)
+    pub fn load(&self, rate: Option<u32>, until: Until) -> SteadyLoad {
+        SteadyLoad::start(self.exporters(), Arc::clone(self.sender.udp()), rate, until)
     }
 
     /// Panics unless all sent datagrams arrive in order, and exactly once if `once`. Then nf-sender's queue

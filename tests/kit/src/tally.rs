@@ -5,7 +5,7 @@ use std::fmt;
 
 /// Counts for the datagrams of one exporter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct ExporterTally {
     /// Number of the next datagram in order.
     next: u32,
     /// Ranges of numbers that were skipped: first number to end (exclusive).
@@ -20,7 +20,7 @@ pub struct Tally {
     pub corrupted: u64,
 }
 
-impl Tally {
+impl ExporterTally {
     /// Counts datagram `number` as arrived. Returns whether it arrived for the first time.
     pub fn note(&mut self, number: u32) -> bool {
         let new = if number >= self.next {
@@ -65,7 +65,7 @@ impl Tally {
 #[derive(Clone, Debug, Default)]
 pub struct CollectorReport {
     /// Counts by exporter number.
-    pub exporters: Vec<Tally>,
+    pub exporters: Vec<ExporterTally>,
     /// Datagrams that belong to none of the exporters.
     pub foreign: u64,
     /// Datagrams that contain only templates.
@@ -94,7 +94,7 @@ impl CollectorReport {
     /// Panics with all counts unless every datagram arrived in order and unchanged. Repeated datagrams are
     /// allowed.
     pub fn assert_complete_and_in_order(&self, sent: &[u32]) {
-        let faulty = |tally: &Tally| tally.out_of_order + tally.corrupted > 0;
+        let faulty = |tally: &ExporterTally| tally.out_of_order + tally.corrupted > 0;
         let fault = self.missing(sent) + self.foreign > 0 || self.exporters.iter().any(faulty);
         assert!(!fault, "not every datagram arrived in order and unchanged\n{}", self.picture(sent));
     }
@@ -116,7 +116,7 @@ impl CollectorReport {
     }
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for ExporterTally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { arrived, repeated, out_of_order, corrupted, .. } = self;
         write!(

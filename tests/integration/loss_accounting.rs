@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::ReceiverHost;
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
-use nf_transport_kit::tally::{CollectorReport, Tally};
+use nf_transport_kit::tally::{CollectorReport, ExporterTally};
 use serde_json::Value;
 
 /// Result of a delivery with losses.
-pub(crate) struct Outcome {
+pub(crate) struct LossOutcome {
     /// Last status of nf-sender.
     pub(crate) status: Value,
     /// Counts of the collector.
@@ -37,7 +37,7 @@ pub(crate) fn gaps(receiver: &ReceiverHost) -> u64 {
 
 /// Waits until nf-sender's queue is empty. Panics unless all datagrams arrived once, in order and unchanged,
 /// except for the losses that nf-receiver counts.
-pub(crate) fn deliver_the_rest(pair: &Pair, exporters: &Exporters) -> Outcome {
+pub(crate) fn deliver_the_rest(pair: &Pair, exporters: &Exporters) -> LossOutcome {
     assert_eq!(pair.sender.udp().dropped(), 0, "the kernel dropped datagrams at nf-sender's socket");
     let status = pair.sender.wait_status(STALL * 2, |status| count(status, "/queued/datagrams") == 0);
     assert_conserved(&status);
@@ -47,14 +47,14 @@ pub(crate) fn deliver_the_rest(pair: &Pair, exporters: &Exporters) -> Outcome {
     let picture = || format!("{}\n{status:#}", report.picture(exporters.sent()));
     assert_eq!(report.kernel_drops, 0, "the collector was too slow for its own socket");
     assert_eq!(report.missing(exporters.sent()), missing, "the receiver counts other losses\n{}", picture());
-    let is_exact = |tally: &Tally| tally.repeated + tally.out_of_order + tally.corrupted == 0;
+    let is_exact = |tally: &ExporterTally| tally.repeated + tally.out_of_order + tally.corrupted == 0;
     assert!(report.foreign == 0 && report.exporters.iter().all(is_exact), "{}", picture());
-    Outcome { status, report, missing }
+    LossOutcome { status, report, missing }
 }
 
 /// Sends datagrams until the exporters have sent `total`, as fast as nf-sender receives them.
 pub(crate) fn go_on(pair: &Pair, exporters: Exporters, total: u64) -> Exporters {
-    Load::start(exporters, pair.sender.udp().clone(), None, Until::Sent(total)).finish()
+    SteadyLoad::start(exporters, pair.sender.udp().clone(), None, Until::Sent(total)).finish()
 }
 
 /// Waits until nf-sender has stored all received datagrams in segments, so that none moves any more.

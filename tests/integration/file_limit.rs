@@ -7,7 +7,7 @@ use nf_transport_kit::daemon::Program;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::pair::STALL;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 /// More exporters than the limit of the first test allows.
 const EXPORTERS: usize = 150;

@@ -8,12 +8,12 @@ use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 
-use crate::losses::{gaps, go_on, wait_until_spooled};
-use crate::running::shared;
+use crate::isolation::shared;
+use crate::loss_accounting::{gaps, go_on, wait_until_spooled};
 
 const STEP: u64 = 1000;
 
@@ -110,7 +110,7 @@ fn a_backup_restored_in_an_outage_loses_nothing() {
             restart(&mut pair.sender);
         }
     }
-    pair.link.mend();
+    pair.link.restore();
     pair.assert_all_arrive(&exporters, true);
 }
 
@@ -126,7 +126,7 @@ fn repeats_of_a_restored_backup_are_counted() {
     stop(&mut pair.sender);
     let backup = pair.sender.path("backup");
     copy_spool(&pair.sender, &backup);
-    pair.link.mend();
+    pair.link.restore();
     pair.sender.start();
     let exporters = go_on(&pair, exporters, 3 * STEP);
     wait_until_delivered(&pair.sender);
@@ -180,7 +180,7 @@ fn clones(is_stopped_for_the_copy: bool) {
     let mut clone = SenderHost::new("edge", &receiver.addr(), QUICK_SENDER);
     original.start();
     let load = |exporters: Exporters, sender: &SenderHost, total| {
-        Load::start(exporters, sender.udp().clone(), None, Until::Sent(total)).finish()
+        SteadyLoad::start(exporters, sender.udp().clone(), None, Until::Sent(total)).finish()
     };
     let mut first = Exporters::new(0..1, original.udp().addr(), pattern());
     let mut second = Exporters::new(1..2, clone.udp().addr(), pattern());

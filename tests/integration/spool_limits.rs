@@ -7,13 +7,13 @@ use std::time::Duration;
 use nf_transport_kit::chatter::{LARGE, MIXED, Pattern};
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::{QUICK_SENDER, SenderHost};
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{Sampler, assert_conserved, count};
 use rustix::process::Signal;
 
-use crate::losses::{REASONS, deliver_the_rest, dropped, gaps, go_on, wait_until_spooled};
-use crate::running::shared;
+use crate::isolation::shared;
+use crate::loss_accounting::{REASONS, deliver_the_rest, dropped, gaps, go_on, wait_until_spooled};
 
 const EXPORTERS: u16 = 3;
 
@@ -52,7 +52,7 @@ fn a_full_spool_counts_drops_across_a_kill() {
     let exporters = go_on(&pair, exporters, 10_000);
     let held = wait_until_spooled(&pair);
     assert!(count(&held, "/queued/bytes") <= 4 << 20, "{held:#}");
-    pair.link.mend();
+    pair.link.restore();
     let outcome = deliver_the_rest(&pair, &exporters);
     watch.finish();
     assert_eq!(outcome.missing, first_run + dropped(&outcome.status, "spool_full"));
@@ -67,19 +67,19 @@ fn a_full_spool_counts_drops_across_a_kill() {
 fn a_kill_of_a_full_sender_leaves_one_gap() {
     let _running = shared();
     let mut pair = apart(&small_spool("drop-oldest"));
-    pair.link.mend();
+    pair.link.restore();
     let watch = Sampler::start(pair.sender.control(), LOOK);
     let exporters = go_on(&pair, pair.exporters(), 300);
     pair.collector.wait_for_all(exporters.sent(), STALL);
     pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
     pair.link.cut();
-    let load = Load::start(exporters, pair.sender.udp().clone(), Some(8000), Until::Sent(10_000));
+    let load = SteadyLoad::start(exporters, pair.sender.udp().clone(), Some(8000), Until::Sent(10_000));
     pair.sender.wait_status(STALL, |status| dropped(status, "spool_full") > 500);
     pair.sender.take().kill();
     pair.sender.start();
     let exporters = load.finish();
     wait_until_spooled(&pair);
-    pair.link.mend();
+    pair.link.restore();
     let outcome = deliver_the_rest(&pair, &exporters);
     watch.finish();
     assert_eq!(dropped(&outcome.status, "corrupt"), 0, "{:#}", outcome.status);
@@ -109,7 +109,7 @@ fn drop_newest_keeps_the_oldest_datagrams() {
     let pair = apart(&small_spool("drop-newest"));
     let watch = Sampler::start(pair.sender.control(), LOOK);
     let exporters = overfill(&pair);
-    pair.link.mend();
+    pair.link.restore();
     let outcome = deliver_the_rest(&pair, &exporters);
     assert_eq!(outcome.missing, dropped(&outcome.status, "spool_full"));
     for (tally, sent) in outcome.report.exporters.iter().zip(exporters.sent()) {
@@ -133,7 +133,7 @@ fn a_clean_stop_keeps_datagrams_in_memory() {
     pair.sender.start();
     let status = pair.sender.status();
     assert_eq!(count(&status, "/recovered/datagrams"), held, "{status:#}");
-    pair.link.mend();
+    pair.link.restore();
     let outcome = deliver_the_rest(&pair, &exporters);
     assert_eq!(outcome.missing, full);
     assert_eq!(REASONS.map(|reason| dropped(&outcome.status, reason)), [0; 3], "{:#}", outcome.status);
@@ -155,7 +155,7 @@ fn datagrams_older_than_max_age_are_dropped() {
     assert_eq!(count(&status, "/queued/datagrams"), 0, "{status:#}");
     exporters.send(300);
     pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 300);
-    pair.link.mend();
+    pair.link.restore();
     let outcome = deliver_the_rest(&pair, &exporters);
     assert_eq!((outcome.missing, dropped(&outcome.status, "too_old")), (300, 300));
     for (tally, sent) in outcome.report.exporters.iter().zip(exporters.sent()) {
@@ -274,7 +274,7 @@ fn a_full_spool_with_a_hung_receiver_counts_drops() {
     // No heartbeat times out, so all sent datagrams stay in flight and must not be dropped.
     let toml = small_spool("drop-oldest").replace("200ms\"\n[reconnect]", "1m\"\n[reconnect]");
     let pair = apart(&toml);
-    pair.link.mend();
+    pair.link.restore();
     pair.sender.daemon().signal(Signal::HUP);
     pair.sender.wait_state("connected", STALL);
     pair.receiver.daemon().signal(Signal::STOP);

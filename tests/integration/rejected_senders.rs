@@ -14,7 +14,7 @@ use nf_transport_kit::load::Until;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 
-use crate::running::{in_a_network, shared};
+use crate::isolation::{in_a_network, shared};
 
 /// A rejected sender and its receiver.
 struct RejectedSender {
@@ -314,7 +314,7 @@ fn a_sender_without_a_key_stays_on_its_machine() {
     assert!(message.contains(&format!("chmod 600 {}", key.display())), "{message}");
 }
 
-const INSIDE: &str = "refusals::inside_a_sender_with_another_address";
+const INSIDE: &str = "rejected_senders::inside_a_sender_with_another_address";
 
 #[test]
 fn a_receiver_without_a_key_stays_on_its_machine() {

@@ -12,7 +12,7 @@ use nf_transport_kit::hostile::Client;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::pair::STALL;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 /// Longest heartbeat that a sender may announce.
 const HEARTBEAT: Duration = Duration::from_secs(60);

@@ -17,7 +17,7 @@ use nix::unistd::Pid as Traced;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 /// Exit code of sysexits.h for an error that a restart cannot fix.
 const CONFIG: i32 = 78;

@@ -8,7 +8,7 @@ use nf_transport_kit::hosts::{PATIENT_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::{assert_conserved, count};
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 /// Makes a sender retry at once.
 fn reconnect(sender: &SenderHost) {

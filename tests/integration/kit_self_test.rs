@@ -11,9 +11,9 @@ use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::HeldUdp;
 use nf_transport_kit::kernel_socket::KernelSocket;
 use nf_transport_kit::link::{Link, NetworkState};
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::netflow_tools::{Nfcapd, export, installed, write_capture};
-use nf_transport_kit::tally::Tally;
+use nf_transport_kit::tally::ExporterTally;
 
 const STALL: Duration = Duration::from_secs(5);
 
@@ -90,7 +90,7 @@ fn a_collector_detects_every_kind_of_fault() {
 
 #[test]
 fn a_tally_splits_missing_ranges() {
-    let mut tally = Tally::default();
+    let mut tally = ExporterTally::default();
     assert!(tally.note(9));
     for number in [4, 0, 8] {
         assert!(tally.note(number));
@@ -161,7 +161,7 @@ fn a_load_pauses_while_a_socket_is_half_full() {
     let held = Arc::new(HeldUdp::of(socket));
     assert_eq!(held.capacity(), 212_992);
     let exporters = Exporters::new(0..2, held.addr(), Pattern::new(MIXED));
-    let load = Load::start(exporters, Arc::clone(&held), None, Until::Sent(3000));
+    let load = SteadyLoad::start(exporters, Arc::clone(&held), None, Until::Sent(3000));
     while load.held_back() == 0 {
         std::thread::yield_now();
     }
@@ -200,7 +200,7 @@ fn a_cut_link_resets_and_refuses_connections() {
     link.cut();
     assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(TcpStream::connect(link.addr()).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
-    link.mend();
+    link.restore();
     echo(&link).unwrap();
     assert_eq!(link.state(), NetworkState::Up);
 }
@@ -213,7 +213,7 @@ fn a_frozen_link_loses_nothing() {
     stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     stream.write_all(b"b").unwrap();
     assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
-    link.mend();
+    link.restore();
     stream.set_read_timeout(Some(STALL)).unwrap();
     let mut rest = [0];
     stream.read_exact(&mut rest).unwrap();

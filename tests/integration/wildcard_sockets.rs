@@ -9,9 +9,9 @@ use nf_transport_kit::hosts::directory;
 use nf_transport_kit::pair::STALL;
 use tempfile::TempDir;
 
-use crate::running::{in_a_network, shared};
+use crate::isolation::{in_a_network, shared};
 
-const INSIDE: &str = "bind::inside_every_wildcard_socket_accepts_ipv4";
+const INSIDE: &str = "wildcard_sockets::inside_every_wildcard_socket_accepts_ipv4";
 
 #[test]
 fn wildcard_sockets_accept_ipv4_with_bindv6only() {

@@ -8,12 +8,12 @@ use nf_transport_kit::collector::Collector;
 use nf_transport_kit::hosts::{ReceiverHost, SenderHost};
 use nf_transport_kit::kernel_socket;
 use nf_transport_kit::link::Link;
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::other_host::{NETWORK, OtherHost};
 use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::{assert_conserved, count};
 
-use crate::running::{in_a_network, shared};
+use crate::isolation::{in_a_network, shared};
 
 /// Addresses of a collector and of another one on the same machine.
 const COLLECTOR: &str = "10.77.0.2:9995";
@@ -50,8 +50,8 @@ impl RemoteCollector {
         Self { sender, link, receiver, there }
     }
 
-    fn load(&self, rate: Option<u32>, until: Until) -> Load {
-        Load::start(self.sender.exporters(1, pattern()), self.sender.udp().clone(), rate, until)
+    fn load(&self, rate: Option<u32>, until: Until) -> SteadyLoad {
+        SteadyLoad::start(self.sender.exporters(1, pattern()), self.sender.udp().clone(), rate, until)
     }
 
     /// Waits until this number of datagrams is queued at nf-sender.
@@ -71,7 +71,7 @@ impl RemoteCollector {
 #[test]
 fn datagrams_wait_for_an_absent_collector() {
     let _running = shared();
-    in_a_network(NETWORK, "collector_elsewhere::inside_a_remote_collector_that_ends");
+    in_a_network(NETWORK, "remote_collector::inside_a_remote_collector_that_ends");
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn inside_a_remote_collector_that_ends() {
 #[test]
 fn datagrams_wait_for_two_absent_collectors() {
     let _running = shared();
-    in_a_network(NETWORK, "collector_elsewhere::inside_two_absent_collectors");
+    in_a_network(NETWORK, "remote_collector::inside_two_absent_collectors");
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn inside_two_absent_collectors() {
 #[test]
 fn a_remote_collector_gets_at_most_its_rate_limit() {
     let _running = shared();
-    in_a_network(NETWORK, "collector_elsewhere::inside_a_rate_limit");
+    in_a_network(NETWORK, "remote_collector::inside_a_rate_limit");
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn inside_a_rate_limit() {
 #[test]
 fn a_remote_collector_catches_up_at_20000() {
     let _running = shared();
-    in_a_network(NETWORK, "collector_elsewhere::inside_catching_up");
+    in_a_network(NETWORK, "remote_collector::inside_catching_up");
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn inside_catching_up() {
     // Datagrams count as late from an age of 1 s.
     std::thread::sleep(Duration::from_millis(1100));
     let began = Instant::now();
-    setup.link.mend();
+    setup.link.restore();
     let report = collector.wait_for_all(exporters.sent(), STALL);
     let took = began.elapsed();
     println!("{BACKLOG} datagrams in {took:?}");

@@ -5,20 +5,20 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use nf_transport_kit::chatter::{LARGE, MIXED, Pattern};
-use nf_transport_kit::collector::{Collector, Pace, Reading};
+use nf_transport_kit::collector::{Collector, Reading, ReadingPace};
 use nf_transport_kit::hosts::QUICK_SENDER;
 use nf_transport_kit::load::Until;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::count;
 
-use crate::running::alone;
+use crate::isolation::alone;
 
 /// Datagrams in the backlog.
 const BACKLOG: u32 = 100_000;
 
 /// A collector that handles 20,000 datagrams a second: about the speed of one core with datagrams of 13
 /// flows. The kit's exporters and nf-receiver send several times as fast.
-const BUSY: Pace = Pace::Work(Duration::from_micros(50));
+const BUSY: ReadingPace = ReadingPace::Work(Duration::from_micros(50));
 
 /// Exporters of all three versions.
 const EXPORTERS: u16 = 3;
@@ -58,7 +58,7 @@ fn a_backlog_does_not_overrun_the_collector() {
     let exporters = pair.load(None, Until::Sent(BACKLOG.into())).finish();
     pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == u64::from(BACKLOG));
 
-    pair.link.mend();
+    pair.link.restore();
     pair.assert_all_arrive(&exporters, true);
     let dropped = pair.collector.kernel().dropped;
     let by_plain_sending = dropped_by_plain_sending(pattern, exporters.sent());
@@ -78,7 +78,7 @@ fn datagrams_for_a_slow_collector_are_spooled() {
     const SECONDS: u32 = 30;
     let _running = alone();
     let pattern = Pattern::new(LARGE);
-    let reading = Reading::by_default(Pace::PerSecond(READ));
+    let reading = Reading::by_default(ReadingPace::PerSecond(READ));
     let collector = Collector::start_reading("127.0.0.1:0", EXPORTERS, pattern, reading);
     let capacity = u64::try_from(collector.capacity()).unwrap();
     let mut pair = Pair::around(collector, EXPORTERS, pattern, QUICK_SENDER);
