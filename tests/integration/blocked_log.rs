@@ -51,7 +51,7 @@ fn assert_dropped_lines_are_reported(daemon: &mut Daemon) {
 }
 
 #[test]
-fn a_full_stderr_blocks_neither_delivery_nor_exit() {
+fn a_full_stderr_blocks_no_delivery_and_no_exit() {
     let _running = shared();
     let mut pair = stuck_pair();
     let mut exporters = pair.exporters();

@@ -233,7 +233,7 @@ fn free_port_of_nobody() -> u16 {
 }
 
 #[test]
-fn a_clean_restart_of_nf_receiver_repeats_nothing() {
+fn a_clean_receiver_restart_repeats_nothing() {
     let _running = shared();
     let payloads = payloads("j-layout-changed");
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -11,15 +11,15 @@ use nf_transport_kit::tally::ExporterTally;
 use crate::isolation::shared;
 use crate::loss_accounting::{dropped, gaps, wait_until_spooled};
 
-/// Exporters that send few datagrams, and how many each.
+/// Exporters with few datagrams, and the number of datagrams of each.
 const QUIET: u16 = 4;
 const FEW: u64 = 200;
 
-/// Datagrams of the exporter that floods: 56 MB.
+/// Datagrams of the flooding exporter: 56 MB.
 const FLOOD: u64 = 40_000;
 
-/// An outage with a flood of more than the spool holds, after a session with `before` datagrams of each exporter. Ends it
-/// with kill -9 in between if `is_killed`.
+/// Runs an outage with a flood of more datagrams than the spool holds, after a session with `before`
+/// datagrams of each exporter. Kills and restarts nf-sender in between if `is_killed`.
 fn flood_in_an_outage(before: u64, is_killed: bool) {
     let _running = shared();
     let toml = format!("{QUICK_SENDER}sync-after = \"0s\"\nmax-size = \"16MiB\"\nrotate-size = \"2MiB\"\n");
@@ -31,7 +31,7 @@ fn flood_in_an_outage(before: u64, is_killed: bool) {
     flood.send(before);
     quiet.send(before * u64::from(QUIET));
     pair.collector.wait_for(before * u64::from(1 + QUIET), STALL);
-    // Else the spool may drop what has arrived.
+    // Otherwise the spool could drop datagrams that have arrived.
     pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
     pair.link.cut();
     for round in 1..=FEW {
@@ -77,12 +77,12 @@ fn flood_in_an_outage(before: u64, is_killed: bool) {
 }
 
 #[test]
-fn a_flood_costs_others_nothing_in_a_long_outage() {
+fn a_flood_in_an_outage_drops_no_other_exporter() {
     flood_in_an_outage(0, false);
 }
 
 #[test]
-fn a_flood_after_a_session_costs_others_nothing() {
+fn a_flood_after_a_session_drops_no_other() {
     flood_in_an_outage(50, false);
 }
 

@@ -1,5 +1,5 @@
-//! Clients that are accepted, by a shared key or in clear text, and know the id of another sender's stream: they can neither
-//! have its queue acknowledged nor block it.
+//! Accepted clients (with a shared key or in clear text) that know the id of another sender's stream. They
+//! can neither acknowledge its queue nor block it.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ const FAR: Position = Position(1 << 40);
 /// Datagrams of the victim.
 const STEP: u64 = 500;
 
-/// A connected pair whose sender has the key of `key`, or speaks clear text.
+/// Starts a connected pair whose sender has the key of `key` or uses clear text.
 fn pair(key: Option<&str>) -> Pair {
     let mut pair = Pair::new(2, Pattern::new(MIXED), QUICK_SENDER);
     if let Some(key) = key {
@@ -37,7 +37,7 @@ fn pair(key: Option<&str>) -> Pair {
     pair
 }
 
-/// Who is accepted as the victim.
+/// Connects a client that is accepted as the victim.
 fn client(pair: &Pair, key: Option<&str>) -> Client {
     match key {
         Some(key) => Client::with_key(pair.receiver.addr(), "edge", key).unwrap(),
@@ -45,14 +45,14 @@ fn client(pair: &Pair, key: Option<&str>) -> Client {
     }
 }
 
-/// The id of the victim's stream, as its status shows it.
+/// Returns the id of the victim's stream from its status.
 fn stream_of(pair: &Pair) -> StreamId {
     let text = pair.sender.status()["stream"].as_str().unwrap().to_owned();
     StreamId(u128::from_str_radix(&text, 16).unwrap().to_be_bytes())
 }
 
-/// Tries to have everything of `stream` acknowledged, which begins at `first` by its HELLO; panics unless the receiver
-/// refuses that.
+/// Tries to acknowledge all of `stream` with a HELLO from position `first`. Panics unless the receiver
+/// rejects it.
 fn attack(client: &mut Client, stream: StreamId, first: Position) {
     client.claim(stream, &StreamKey::generate().unwrap(), first, HEARTBEAT).unwrap();
     let gap = Gap { first: Position(0), end: Position(2 * FAR.0), reason: GapReason::SpoolFull };
@@ -68,7 +68,7 @@ fn attack(client: &mut Client, stream: StreamId, first: Position) {
 }
 
 #[test]
-fn a_stream_id_alone_empties_no_queue() {
+fn a_stream_id_alone_acknowledges_nothing() {
     let _running = shared();
     for key in [Some("one"), None] {
         let pair = pair(key);
@@ -109,12 +109,12 @@ fn a_stream_id_alone_disturbs_no_session() {
 }
 
 #[test]
-fn a_stream_cannot_be_taken_before_its_sender_comes() {
+fn an_unknown_stream_cannot_be_claimed() {
     let _running = shared();
     let mut pair = pair(Some("one"));
     let stream = stream_of(&pair);
     pair.link.cut();
-    // A receiver that knows no stream at all, as after the loss of its state, or another one.
+    // The receiver has lost its state and knows no stream.
     assert_eq!(pair.receiver.take().terminate().code(), Some(0));
     std::fs::remove_dir_all(pair.receiver.path("state")).unwrap();
     pair.receiver.start();
@@ -126,7 +126,7 @@ fn a_stream_cannot_be_taken_before_its_sender_comes() {
 }
 
 #[test]
-fn a_sender_whose_secret_is_lost_begins_a_new_stream() {
+fn a_lost_secret_starts_a_new_stream() {
     let _running = shared();
     let mut pair = pair(Some("one"));
     let before = stream_of(&pair);
@@ -148,8 +148,8 @@ fn a_sender_whose_secret_is_lost_begins_a_new_stream() {
     assert_conserved(&pair.sender.status());
 }
 
-/// Asks as the victim, from `source`, for sessions with streams of its own. Returns how many of them began, and were refused
-/// with `code`.
+/// Requests sessions as the victim from `source` with other streams. Returns the number of accepted ones and
+/// of those rejected with `code`.
 fn ask_for_streams(
     pair: &Pair,
     source: Ipv4Addr,
@@ -163,7 +163,7 @@ fn ask_for_streams(
         match client.receive().unwrap() {
             Message::Welcome(_) => {
                 began += 1;
-                client.part();
+                client.close_gracefully();
             }
             Message::Refuse(refusal) => {
                 assert_eq!(refusal.code(), code, "{}", refusal.text());
@@ -175,13 +175,13 @@ fn ask_for_streams(
     (began, refused)
 }
 
-/// Cuts the link, and waits until nf-receiver knows.
+/// Cuts the link and waits until nf-receiver has noticed.
 fn cut(pair: &Pair) {
     pair.link.cut();
     pair.receiver.wait_status(STALL, |status| status["senders"][0]["state"] == "disconnected");
 }
 
-/// Sessions of the victim so far.
+/// Counts the sessions of the victim so far.
 fn sessions(pair: &Pair) -> usize {
     pair.sender.daemon().count_log(&["connected to", " queued"])
 }
@@ -198,7 +198,7 @@ fn new_streams_under_its_id_block_no_sender() {
     let (near, far) = (Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2));
     for (source, numbers) in [(near, 1..=40), (far, 41..=80)] {
         let (began, refused) = ask_for_streams(&pair, source, numbers, RefusalCode::TooManyStreams);
-        // Its own stream was a new one of its address.
+        // The victim's own stream counts as a new one of its address.
         assert!(began >= 15 && refused > 0, "{began} began, {refused} were refused");
     }
     let position = pair.receiver.path(&format!("state/positions/edge@{}", stream_of(&pair)));
@@ -268,7 +268,7 @@ fn a_sender_takes_its_place_back_from_a_newcomer() {
         assert_eq!(refusal.code(), RefusalCode::Superseded, "{}", refusal.text());
         assert!(refusal.text().contains("has known its stream for longer"), "{}", refusal.text());
         pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
-        // Known by now, they are still younger.
+        // nf-receiver knows these streams now, but for a shorter time than the victim's.
         let asked = 1..=round + 1;
         let all = u32::from(round) + 1;
         assert_eq!(ask_for_streams(&pair, Ipv4Addr::LOCALHOST, asked, RefusalCode::IdInUse), (0, all));
@@ -282,7 +282,7 @@ fn a_new_spool_follows_a_dead_connection() {
     let _running = shared();
     let heartbeat = QUICK_SENDER.replace("heartbeat = \"200ms\"", "heartbeat = \"1s\"");
     let mut pair = Pair::connected(2, Pattern::new(MIXED), &heartbeat);
-    // nf-receiver does not see that the sender is gone.
+    // nf-receiver does not notice that the sender is gone.
     pair.link.freeze();
     pair.sender.take().kill();
     std::fs::remove_dir_all(pair.sender.path("spool")).unwrap();

@@ -212,7 +212,7 @@ impl Client {
     }
 
     /// Ends the session cleanly. The receiver then knows that the sender is gone.
-    pub fn part(mut self) {
+    pub fn close_gracefully(mut self) {
         self.send(Message::Goodbye).unwrap();
         while self.receive().is_ok() {}
     }
