@@ -76,8 +76,8 @@ fn two_hundred_kills_and_cuts_lose_nothing() {
     let repeated = pair.collector.report().repeated();
     let batch = BATCH_BODY / (RECORD_OVERHEAD + pattern.shortest());
     println!(
-        "{} datagrams, {FAULTS} faults, {kills} of them kills of the receiver, {repeated} repeats; {answered} of {} \
-         samples of the status answered; the load held back {held_back} times",
+        "{} datagrams, {FAULTS} faults, {kills} of them kills of the receiver, {repeated} repeats; \
+         {answered} of {} samples of the status answered; the load held back {held_back} times",
         exporters.total(),
         samples.len(),
     );

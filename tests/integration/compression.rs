@@ -111,9 +111,13 @@ proptest! {
 
     #[test]
     fn compressed_random_payloads_are_restored(
-        sent in vec((prop_oneof![Just(5_u8), Just(9), Just(10), any::<u8>()], vec(any::<u8>(), 0..2000)), 1..40),
+        sent in vec(
+            (prop_oneof![Just(5_u8), Just(9), Just(10), any::<u8>()], vec(any::<u8>(), 0..2000)),
+            1..40,
+        ),
     ) {
-        let sent: Vec<_> = sent.into_iter().map(|(version, rest)| [[0, version].as_slice(), &rest].concat()).collect();
+        let payload = |(version, rest): (u8, Vec<u8>)| [[0, version].as_slice(), &rest].concat();
+        let sent: Vec<_> = sent.into_iter().map(payload).collect();
         prop_assert_eq!(payloads(&batches(&sent)), sent);
     }
 }

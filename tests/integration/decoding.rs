@@ -59,7 +59,9 @@ impl DecodingSetup {
         let collector = collector.local_addr().unwrap();
         let stored = json!({
             "boot": 0,
-            "collectors": [{ "collector": collector, "socket": null, "exporters": exporters, "complete": [] }],
+            "collectors": [
+                { "collector": collector, "socket": null, "exporters": exporters, "complete": [] },
+            ],
         });
         std::fs::write(self.receiver.path("state/collectors.json"), stored.to_string()).unwrap();
         self.receiver.start();

@@ -156,7 +156,8 @@ fn two_nfcapd_get_the_same_flows_of_softflowd() {
 #[test]
 fn a_load_pauses_while_a_socket_is_half_full() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 106_496).unwrap(); // the kernel doubles the value
+    // The kernel doubles the value.
+    rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 106_496).unwrap();
     let reader = socket.try_clone().unwrap();
     let held = Arc::new(HeldUdp::of(socket));
     assert_eq!(held.capacity(), 212_992);

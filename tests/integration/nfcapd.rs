@@ -200,8 +200,8 @@ fn nfcapd_stopped_for_60_s_gets_the_backlog() {
     let unread = count(&status, "/collectors/0/unread");
     let missing = setup.missing(exporter.total());
     println!(
-        "{} datagrams of {FLOWS} flows, {sent_while_stopped} of them while nfcapd was stopped for {stopped:?}, when \
-         {waiting} waited at the sender; caught up in {caught_up:?}; {} lost of {unread} unread at the stop",
+        "{} datagrams of {FLOWS} flows, {sent_while_stopped} of them while nfcapd was stopped for {stopped:?}, \
+         when {waiting} waited at the sender; caught up in {caught_up:?}; {} lost of {unread} unread at the stop",
         exporter.total(),
         missing.len(),
     );

@@ -1,4 +1,5 @@
-//! Two senders with one id: the first stays connected, the second is rejected with a reason, and neither loses data.
+//! Two senders with one id: the first stays connected, the second is rejected with a reason, and neither
+//! loses data.
 
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::Collector;

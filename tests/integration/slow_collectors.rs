@@ -63,8 +63,8 @@ fn a_backlog_does_not_overrun_the_collector() {
     let dropped = pair.collector.kernel().dropped;
     let by_plain_sending = dropped_by_plain_sending(pattern, exporters.sent());
     println!(
-        "{BACKLOG} datagrams into a socket with {capacity} bytes of buffer: {dropped} dropped through the pair, \
-         {by_plain_sending} by plain sending"
+        "{BACKLOG} datagrams into a socket with {capacity} bytes of buffer: {dropped} dropped through \
+         the pair, {by_plain_sending} by plain sending"
     );
     assert_eq!(pair.receiver.status()["collectors"][0]["socket_drops"], 0);
     assert_eq!(dropped, 0);
@@ -97,8 +97,8 @@ fn datagrams_for_a_slow_collector_are_spooled() {
     let exporters = load.finish();
     pair.assert_all_arrive(&exporters, true);
     println!(
-        "waiting in the spool at the ends of the seconds: {waiting:?}; at most {fullest} of {capacity} bytes in the \
-         collector's socket, {} dropped there",
+        "waiting in the spool at the ends of the seconds: {waiting:?}; at most {fullest} of {capacity} bytes \
+         in the collector's socket, {} dropped there",
         pair.collector.kernel().dropped
     );
     // Half of the buffer holds 41 datagrams of this size. The other unread datagrams are queued at the

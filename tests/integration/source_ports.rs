@@ -106,7 +106,8 @@ fn an_exporter_with_1060_ports_is_delivered() {
     let received = receiving.join().unwrap();
     let of_flows = received.bytes - defining;
     println!(
-        "{flows} bytes of flows from {PORTS} ports reached the collector as {of_flows} bytes from {} ports: {:.1} times",
+        "{flows} bytes of flows from {PORTS} ports reached the collector as {of_flows} bytes from {} ports: \
+         {:.1} times",
         received.ports.len(),
         f64::from(u32::try_from(of_flows).unwrap()) / f64::from(u32::try_from(flows).unwrap())
     );

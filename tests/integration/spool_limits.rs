@@ -26,7 +26,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Returns settings for a spool of 4 MiB that stores unacknowledged datagrams at once.
 fn small_spool(when_full: &str) -> String {
     format!(
-        "{QUICK_SENDER}sync-after = \"0s\"\nmax-size = \"4MiB\"\nrotate-size = \"1MiB\"\nwhen-full = \"{when_full}\"\n"
+        "{QUICK_SENDER}sync-after = \"0s\"\nmax-size = \"4MiB\"\nrotate-size = \"1MiB\"\n\
+         when-full = \"{when_full}\"\n"
     )
 }
 
@@ -143,7 +144,8 @@ fn a_clean_stop_keeps_datagrams_in_memory() {
 fn datagrams_older_than_max_age_are_dropped() {
     let _running = shared();
     let toml = format!(
-        "{QUICK_SENDER}sync-after = \"0s\"\nmax-age = \"3s\"\nrotate-every = \"200ms\"\nwhen-full = \"drop-newest\"\n"
+        "{QUICK_SENDER}sync-after = \"0s\"\nmax-age = \"3s\"\nrotate-every = \"200ms\"\n\
+         when-full = \"drop-newest\"\n"
     );
     let pair = apart(&toml);
     let mut exporters = pair.exporters();

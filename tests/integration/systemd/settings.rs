@@ -315,7 +315,8 @@ fn an_absent_receiver_never_stops_the_service() {
     let machine = lone("lonely", &parts);
     machine.write(
         "/etc/nf-sender/nf-sender.toml.d/here.toml",
-        "receivers = [\"10.77.0.200:2055\", \"nowhere.invalid:2055\"]\nplaintext = true\n[reconnect]\nfirst = \"100ms\"\nlongest = \"100ms\"\n",
+        "receivers = [\"10.77.0.200:2055\", \"nowhere.invalid:2055\"]\nplaintext = true\n\
+         [reconnect]\nfirst = \"100ms\"\nlongest = \"100ms\"\n",
     );
     machine.sh("systemctl start nf-sender");
     let began = machine.property("nf-sender", "MainPID");
