@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-
 use crate::host::{ConnectionPlace, Eviction, Places};
 use crate::limits::WAITING_PER_SENDER;
 use crate::receiver::state::positions::Owner;

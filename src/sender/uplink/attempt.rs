@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::config::HostPort;
 use crate::host::systemd::messages::sender;
 use crate::host::{LogLimit, Suppressed};
-use crate::limits::{REFUSED_FOR_NOW_DELAY_MAX};
+use crate::limits::REFUSED_FOR_NOW_DELAY_MAX;
 use crate::sender::uplink::dial::DialError;
 use crate::sender::uplink::ended::Ended;
 
