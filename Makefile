@@ -36,7 +36,7 @@ BENCH_TOOLS = nfcapd:nfdump nfacctd:pmacct
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .PHONY: build release install install-nf-sender install-nf-receiver packages packages-tree deb \
-	rpm test-machine demo test check bench captures test-tools bench-tools fmt clippy doc deny configs units pages
+	rpm test-machine demo test check bench captures test-tools bench-tools fmt clippy doc deny configs units pages msrv fuzz-targets
 
 build:
 	$(CARGO) build --bins
@@ -132,12 +132,23 @@ test: test-tools
 	fi
 	$(CARGO) test --workspace --quiet
 
-check: fmt clippy doc deny configs units pages
+check: fmt clippy doc deny configs units pages msrv fuzz-targets
+
+# The declared minimum version of Rust, where that toolchain is installed.
+MSRV = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+
+msrv:
+	@if rustup run $(MSRV) cargo --version >/dev/null 2>&1; then \
+		CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/msrv rustup run $(MSRV) cargo check --locked --workspace --all-targets; \
+	else echo "not checked: Rust $(MSRV), which is not installed (rustup toolchain install $(MSRV))"; fi
+
+fuzz-targets:
+	$(CARGO) check --locked --manifest-path fuzz/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/fuzz
 
 # Writes docs/performance.md and its plot; takes about an hour. Compression is tried on real captures where there are some.
 bench: bench-tools
 	$(if $(wildcard $(CAPTURES)/*.pcap),NF_TRANSPORT_CAPTURES=$(CAPTURES)) $(CARGO) bench --bench performance --bench channel \
-		--bench strangers
+		--bench unauthenticated
 
 # Real captures, some hundred of one application each: those that nDPI is tested with, from Debian's source package of it
 # (127 MB). Needs a deb-src entry in the sources of apt.

@@ -3,13 +3,12 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::marks;
 use crate::modes::{GENERATOR, catch_up, compression, cost, disk, exporters, ingest, rate, senders, start};
 use crate::numbers::{grouped, short};
 use crate::relay::Kind;
 use crate::results::Results;
 use crate::settings::Settings;
-use crate::{machine, plot};
+use crate::{machine, marks, plot};
 
 /// A heading, how it was measured, and a table.
 struct Section {
@@ -272,7 +271,7 @@ fn compressed(results: &Results) -> Section {
         let figures = topics.into_iter().map(figure).collect::<Option<Vec<_>>>()?;
         Some([vec![format!("{}, {kind}", version.1)], figures].concat())
     };
-    let kinds = [compression::NONE, compression::ZSTD, compression::TRANSPOSED];
+    let kinds = [compression::NONE, compression::ZSTD, compression::COLUMNAR];
     let rows = compression::VERSIONS.into_iter().flat_map(|version| kinds.map(|kind| row(version, kind)));
     Section {
         title: "Compression",

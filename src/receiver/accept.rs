@@ -11,17 +11,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nf_transport_core::prefixes::Prefixes;
-use nf_transport_core::secure::{Admission, Admitted, Channel, Handshake, Pass, ReceiverHandshake, Turned};
+use nf_transport_core::secure::{
+    AcceptedSender, AccessPolicy, Channel, Credential, Handshake, HandshakeRejection, ReceiverHandshake,
+};
 use nf_transport_core::sequence::SenderId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::host::secure_stream::{ShakeError, Stream, shake};
+use crate::host::secure_stream::{HandshakeError, SecureStream, run_handshake};
 use crate::host::systemd::messages::receiver;
-use crate::host::{More, Pulse, ROUND, Stop, is_out_of_files};
-use crate::limits::ACCEPT_REST;
+use crate::host::{Pulse, ROUND, Shutdown, Suppressed, is_out_of_files};
+use crate::limits::ACCEPT_PAUSE;
 use crate::receiver::accept::known_sources::Source;
 use crate::receiver::accept::unauthenticated::{Notes, Strangers, StrangersPlace};
 use crate::receiver::session::{FAREWELL, Shared, serve, turn_back};
@@ -31,11 +33,11 @@ use crate::receiver::state::positions::Owner;
 #[derive(Debug, thiserror::Error)]
 enum Rejected {
     #[error("{0}")]
-    Turned(Turned),
+    Handshake(HandshakeRejection),
     #[error("closed before it had proven who it is: {0}")]
     Lost(io::Error),
     #[error(
-        "had not proven who it is when others needed its place (limits.strangers, limits.strangers-per-source)"
+        "had not proven who it is when others needed its place (limits.unauthenticated, limits.unauthenticated-per-source)"
     )]
     Crowded,
     #[error("did not prove who it is in time (limits.handshake-timeout)")]
@@ -49,7 +51,7 @@ enum Rejected {
 pub(crate) struct Gate {
     pub(crate) shared: Arc<Shared>,
     /// Whom to let in, as of now.
-    pub(crate) admission: watch::Receiver<Arc<Admission>>,
+    pub(crate) policy: watch::Receiver<Arc<AccessPolicy>>,
     pub(crate) handshake_timeout: Duration,
     /// Places for those that were let in.
     pub(crate) connections: Arc<Semaphore>,
@@ -58,7 +60,7 @@ pub(crate) struct Gate {
 
 impl Gate {
     /// Serves connections of `listener` until told to stop; returns once all of them have ended.
-    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, pulse: Pulse, stop: Stop) {
+    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, pulse: Pulse, stop: Shutdown) {
         let mut stopping = stop.clone();
         let mut sessions = JoinSet::new();
         loop {
@@ -80,15 +82,15 @@ impl Gate {
                                 %error,
                                 held_back,
                                 "cannot accept a connection: {error}{}",
-                                More(held_back)
+                                Suppressed(held_back)
                             );
                         }
-                        tokio::time::sleep(ACCEPT_REST).await;
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
                 Some(_) = sessions.join_next() => {}
                 () = tokio::time::sleep(ROUND) => {}
-                () = stopping.told() => break,
+                () = stopping.requested() => break,
             }
         }
         while sessions.join_next().await.is_some() {}
@@ -100,17 +102,17 @@ impl Gate {
         mut tcp: TcpStream,
         peer: SocketAddr,
         mut place: StrangersPlace,
-        mut stop: Stop,
+        mut stop: Shutdown,
     ) {
         let deadline = Instant::now() + self.handshake_timeout;
         let outcome = tokio::select! {
             outcome = timeout_at(deadline, self.greet(&mut tcp, peer, Notes::of(&place))) => {
                 outcome.unwrap_or(Err(Rejected::TimedOut))
             }
-            () = place.lost() => Err(Rejected::Crowded),
-            () = stop.told() => return,
+            () = place.evicted() => Err(Rejected::Crowded),
+            () = stop.requested() => return,
         };
-        let Admitted { channel, sender, pass } = match outcome {
+        let AcceptedSender { channel, sender, credential } = match outcome {
             Ok(admitted) => admitted,
             Err(rejected) => {
                 self.complain(peer, &rejected);
@@ -118,29 +120,34 @@ impl Gate {
             }
         };
         // In clear text anybody can have any id.
-        if !matches!(pass, Pass::ClearText { .. }) {
+        if !matches!(credential, Credential::ClearText { .. }) {
             self.shared.known_sources.note(peer.ip(), &sender);
         }
-        let stream = Stream::new(tcp, channel);
+        let stream = SecureStream::new(tcp, channel);
         let Ok(_connection) = self.connections.clone().try_acquire_owned() else {
             self.complain(peer, &Rejected::NoPlace);
             // Until it is told so it stays in its place among the strangers, of which there are few.
             return turn_back(stream, &Rejected::NoPlace.to_string()).await;
         };
         drop(place);
-        let admission = self.admission.clone();
-        serve(&self.shared, stream, peer, Known { sender, pass, admission }, deadline, stop).await;
+        let policy = self.policy.clone();
+        serve(&self.shared, stream, peer, AuthenticatedSender { sender, credential, policy }, deadline, stop)
+            .await;
     }
 
     /// Finds out who the peer is.
-    async fn greet(&self, tcp: &mut TcpStream, peer: SocketAddr, notes: Notes) -> Result<Admitted, Rejected> {
+    async fn greet(
+        &self,
+        tcp: &mut TcpStream,
+        peer: SocketAddr,
+        notes: Notes,
+    ) -> Result<AcceptedSender, Rejected> {
         tcp.set_nodelay(true).map_err(Rejected::Lost)?;
-        let admission = self.admission.borrow().clone();
-        let handshake =
-            Noted { handshake: ReceiverHandshake::new(admission, peer.ip().is_loopback()), notes };
-        shake(tcp, handshake).await.map_err(|error| match error {
-            ShakeError::Lost(error) => Rejected::Lost(error),
-            ShakeError::Failed(turned) => Rejected::Turned(turned),
+        let policy = self.policy.borrow().clone();
+        let handshake = Noted { handshake: ReceiverHandshake::new(policy, peer.ip().is_loopback()), notes };
+        run_handshake(tcp, handshake).await.map_err(|error| match error {
+            HandshakeError::Lost(error) => Rejected::Lost(error),
+            HandshakeError::Failed(rejection) => Rejected::Handshake(rejection),
         })
     }
 
@@ -148,11 +155,11 @@ impl Gate {
         self.shared.note_refused(peer, rejected.to_string());
         if let Some(held_back) = self.shared.may_complain(peer.ip()) {
             tracing::warn!(
-                message_id = receiver::TURNED_AWAY,
+                message_id = receiver::REJECTED,
                 %peer,
                 held_back,
                 "turned a connection from {peer} away: {rejected}{}",
-                More(held_back)
+                Suppressed(held_back)
             );
         }
     }
@@ -165,8 +172,8 @@ struct Noted {
 }
 
 impl Handshake for Noted {
-    type Outcome = Admitted;
-    type Error = Turned;
+    type Outcome = AcceptedSender;
+    type Error = HandshakeRejection;
 
     fn take_output(&mut self) -> Vec<u8> {
         self.handshake.take_output()
@@ -176,13 +183,13 @@ impl Handshake for Noted {
         self.handshake.wanted()
     }
 
-    fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), Turned> {
+    fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), HandshakeRejection> {
         let outcome = self.handshake.handle_bytes(bytes);
-        self.notes.shows(self.handshake.shown());
+        self.notes.shows(self.handshake.evidence());
         outcome
     }
 
-    fn finish(self) -> Option<Admitted> {
+    fn finish(self) -> Option<AcceptedSender> {
         self.handshake.finish()
     }
 }
@@ -190,41 +197,45 @@ impl Handshake for Noted {
 /// After a TLS handshake that failed, the sender may have said more already, which would make the kernel answer with a reset
 /// and eat the alert that tells why: it is read for a moment.
 async fn linger(tcp: TcpStream, mut place: StrangersPlace, rejected: &Rejected) {
-    let is_tls =
-        matches!(rejected, Rejected::Turned(Turned::Tls(_) | Turned::NoName | Turned::NameNotAdmitted(_)));
+    let is_tls = matches!(
+        rejected,
+        Rejected::Handshake(
+            HandshakeRejection::Tls(_) | HandshakeRejection::NoName | HandshakeRejection::NameNotAllowed(_)
+        )
+    );
     if is_tls {
-        let mut stream = Stream::new(tcp, Channel::plain());
+        let mut stream = SecureStream::new(tcp, Channel::plain());
         tokio::select! {
-            _ = timeout(FAREWELL, stream.part()) => {}
-            () = place.lost() => {}
+            _ = timeout(FAREWELL, stream.close_gracefully()) => {}
+            () = place.evicted() => {}
         }
     }
 }
 
 /// A sender that was let in, and whom to let in from now on.
 #[derive(Debug)]
-pub(crate) struct Known {
+pub(crate) struct AuthenticatedSender {
     pub(crate) sender: SenderId,
-    pub(crate) pass: Pass,
-    pub(crate) admission: watch::Receiver<Arc<Admission>>,
+    pub(crate) credential: Credential,
+    pub(crate) policy: watch::Receiver<Arc<AccessPolicy>>,
 }
 
-impl Known {
+impl AuthenticatedSender {
     /// Exporters whose datagrams it may deliver, as of now.
     pub(crate) fn exporters(&self) -> Prefixes {
-        self.admission.borrow().exporters_of(&self.sender)
+        self.policy.borrow().exporters_for(&self.sender)
     }
 
-    /// Who it is for the limits on new streams, from `peer`.
+    /// Who it is for the limits on connections without a session and on new streams, from `peer`.
     pub(crate) fn owner_at(&self, peer: IpAddr) -> Owner {
-        let is_alone = self.admission.borrow().is_of_its_own(&self.sender, &self.pass);
+        let is_alone = self.policy.borrow().is_exclusive(&self.sender, &self.credential);
         Owner { sender: self.sender.clone(), source: (!is_alone).then(|| Source::of(peer)) }
     }
 
     /// Waits until this sender is not let in any more.
     pub(crate) async fn expelled(&mut self) {
-        while self.admission.changed().await.is_ok() {
-            if !self.admission.borrow_and_update().still_admits(&self.sender, &self.pass) {
+        while self.policy.changed().await.is_ok() {
+            if !self.policy.borrow_and_update().still_accepts(&self.sender, &self.credential) {
                 return;
             }
         }
@@ -236,17 +247,16 @@ impl Known {
 mod tests {
     use std::sync::Mutex;
 
-    use nf_transport_core::secure::preface::{Mode, Parsed, Preface, REPLY_LEN, Status};
+    use nf_transport_core::secure::preface::{Mode, Partial, Preface, REPLY_LEN, ReplyStatus};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::host::{Stopper, stop_channel};
+    use crate::host::{ShutdownTrigger, shutdown_channel};
     use crate::receiver::accept::waiting::Waiting;
     use crate::receiver::collectors::confusion::Confusion;
     use crate::receiver::delivery::collector_offsets::Ahead;
     use crate::receiver::output::Outputs;
-    use crate::receiver::session::sender_log::SenderLog;
     use crate::receiver::session::senders::Seats;
     use crate::receiver::state::positions::Positions;
 
@@ -262,13 +272,12 @@ mod tests {
                 ahead: Ahead::take_up(state.path()),
                 templates: Arc::default(),
                 complaints: Mutex::default(),
-                sender_log: SenderLog::default(),
                 refused: Mutex::default(),
                 known_sources: Arc::default(),
                 waiting: Waiting::default(),
                 confusion: Confusion::default(),
             }),
-            admission: watch::channel(Arc::default()).1,
+            policy: watch::channel(Arc::default()).1,
             handshake_timeout: Duration::from_secs(300),
             connections: Arc::new(Semaphore::new(1)),
             strangers: Strangers::new(4, 2, Arc::default()),
@@ -281,11 +290,11 @@ mod tests {
     }
 
     /// A gate that runs, and its address.
-    async fn running() -> (Arc<Gate>, SocketAddr, tempfile::TempDir, Stopper, JoinHandle<()>) {
+    async fn running() -> (Arc<Gate>, SocketAddr, tempfile::TempDir, ShutdownTrigger, JoinHandle<()>) {
         let (gate, state) = gate();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (stopper, stop) = stop_channel();
+        let (stopper, stop) = shutdown_channel();
         let running = tokio::spawn(gate.clone().run(listener, Pulse::default(), stop));
         (gate, address, state, stopper, running)
     }
@@ -296,7 +305,10 @@ mod tests {
         peer.write_all(&preface()).await.unwrap();
         let mut reply = [0; REPLY_LEN];
         peer.read_exact(&mut reply).await.unwrap();
-        assert_eq!(Status::parse_reply(Mode::None, &reply), Ok(Parsed::Here(Status::Accepted)));
+        assert_eq!(
+            ReplyStatus::parse_reply(Mode::None, &reply),
+            Ok(Partial::Complete(ReplyStatus::Accepted))
+        );
         peer
     }
 
@@ -306,7 +318,7 @@ mod tests {
             let (_gate, address, _state, stopper, running) = running().await;
             let peer =
                 if says_who { greeted(address).await } else { TcpStream::connect(address).await.unwrap() };
-            stopper.stop();
+            stopper.request();
             timeout(Duration::from_secs(30), running).await.unwrap().unwrap();
             drop(peer);
         }
@@ -339,7 +351,7 @@ mod tests {
         };
         assert_eq!(ended.unwrap(), 0);
         let (_, refused) = gate.shared.refused();
-        assert!(refused[0].reason.contains("limits.strangers"), "{refused:?}");
+        assert!(refused[0].reason.contains("limits.unauthenticated"), "{refused:?}");
         greeted(address).await;
     }
 }

@@ -7,22 +7,22 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use nf_transport_core::clock::ClockWatch;
 use nf_transport_core::limits::CLOCK_SETTLED_AFTER;
-use nf_transport_core::secure::Admission;
+use nf_transport_core::secure::AccessPolicy;
 use tokio::net::TcpListener;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::config::{HostPort, Loaded, ReceiverSettings};
+use crate::config::{HostPort, Loaded, RECEIVER, ReceiverSettings};
 use crate::host::files::atomic_file;
 use crate::host::process::logging;
 use crate::host::systemd::messages::receiver;
-use crate::host::systemd::notify;
-use crate::host::systemd::sockets;
+use crate::host::systemd::{notify, sockets};
 use crate::host::{
-    DaemonError, DirectoryLock, Expiry, ExpiryWatch, FileShares, InternalErrorLog, LogLimit, More, Pulse,
-    ROUND, Stop, Watchdog, abort_on_panic, allow_open_files, both_clocks, stop_channel, watch_for,
+    DaemonError, DirectoryLock, Expiry, ExpiryWatch, FileShares, InternalErrorLog, LogLimit, Pulse, ROUND,
+    Shutdown, Suppressed, Watchdog, abort_on_panic, allow_open_files, both_clocks, shutdown_channel,
+    watch_for,
 };
 use crate::receiver::accept::Gate;
 use crate::receiver::accept::known_sources::KnownSources;
@@ -36,7 +36,6 @@ use crate::receiver::output::{Outputs, SocketBudget};
 use crate::receiver::reload::{Load, Reloader};
 use crate::receiver::report::{line, status};
 use crate::receiver::session::Shared;
-use crate::receiver::session::sender_log::SenderLog;
 use crate::receiver::session::senders::Seats;
 use crate::receiver::state::positions::{self, Positions};
 use crate::receiver::state::templates::Templates;
@@ -71,13 +70,13 @@ struct Bounded {
     exporter_sockets: usize,
 }
 
-/// Lowers the limits of `settings` to what the files allow that may be open, and warns if it does.
+/// Lowers the limits of `settings` to fit into the limit of open files, and warns if it does.
 fn share_files(mut settings: ReceiverSettings) -> Bounded {
     let late = settings.collectors.iter().filter(|collector| collector.late.is_some()).count();
     let destinations = settings.collectors.len() + late;
     let wanted = FileShares {
         connections: settings.connections,
-        unauthenticated: settings.strangers.0,
+        unauthenticated: settings.unauthenticated.0,
         exporter_sockets: destinations.saturating_mul(settings.exporter_sockets.get()),
     };
     let Some(allowed) = allow_open_files().filter(|allowed| *allowed < wanted.total()) else {
@@ -91,18 +90,18 @@ fn share_files(mut settings: ReceiverSettings) -> Bounded {
         connections,
         unauthenticated,
         exporter_sockets,
-        "only {allowed} files may be open, and the limits need {}: allowing {connections} connections, {unauthenticated} \
-         before authentication, and {exporter_sockets} sockets for exporters: raise LimitNOFILE= (ulimit -Hn), or lower \
-         limits.connections or limits.exporter-sockets",
+        "file limit {allowed} is below the {} that the configured limits may need: allowing only {connections} \
+         connections, {unauthenticated} unauthenticated ones and {exporter_sockets} exporter sockets: raise LimitNOFILE= \
+         (ulimit -Hn), or lower limits.connections or limits.exporter-sockets",
         wanted.total()
     );
-    (settings.connections, settings.strangers.0) = (connections, unauthenticated);
+    (settings.connections, settings.unauthenticated.0) = (connections, unauthenticated);
     Bounded { settings, exporter_sockets }
 }
 
 /// Warns of certificates and lists that expire.
-fn look_at_ends(watch: &mut ExpiryWatch, admission: &Admission) {
-    let Some(tls) = &admission.tls else { return };
+fn look_at_ends(watch: &mut ExpiryWatch, policy: &AccessPolicy) {
+    let Some(tls) = &policy.tls else { return };
     watch.look_at(receiver::CERTIFICATE_ENDS, &Expiry::of_certificate(&tls.certificate));
     for list in tls.revoked.iter().filter_map(Expiry::of_list) {
         watch.look_at(receiver::REVOCATION_LIST_ENDS, &list);
@@ -121,7 +120,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
     let control = ControlSocket::bind(&settings.control).map_err(DaemonError::cannot_create)?;
     let positions = open_positions(settings.state.clone()).await?;
     let state = settings.state.clone();
-    let (stop, stopped) = stop_channel();
+    let (stop, stopped) = shutdown_channel();
     let shared: Arc<OnceLock<Arc<Shared>>> = Arc::default();
     let missing: watch::Sender<Vec<HostPort>> = watch::Sender::default();
     let state_of = {
@@ -139,7 +138,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
         tokio::spawn(serve_metrics(sockets::bind_metrics(address)?, move || receiver_metrics(state_of())));
     }
     let answers = tokio::spawn(control.serve(answer(state_of, reloader.clone())));
-    let mut watchdog = Watchdog::new(receiver::LOOP_STUCK);
+    let mut watchdog = Watchdog::new(RECEIVER, receiver::LOOP_STUCK);
     let listeners = listeners.into_iter().map(|listener| (listener, watchdog.pulse("gate"))).collect();
     let mut serving = tokio::spawn(serve(
         bounded,
@@ -160,7 +159,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
     let mut unmatched = UnmatchedLog::default();
     let mut internal_errors = InternalErrorLog::new(receiver::INTERNAL_ERROR, INTERNAL_ERROR_COST);
     let mut syncing: Option<JoinHandle<()>> = None;
-    let admission = reloader.admission();
+    let policy = reloader.access_policy();
     let outcome = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
@@ -171,10 +170,10 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
                 watchdog.look();
                 clock.look();
                 internal_errors.look();
-                look_at_ends(&mut expiry, &admission.borrow());
+                look_at_ends(&mut expiry, &policy.borrow());
                 match shared.get() {
                     Some(shared) => {
-                        let senders = shared.seats.status(&admission.borrow());
+                        let senders = shared.seats.status(&policy.borrow());
                         shared.seats.log_denied(false);
                         let totals = shared.seats.totals();
                         pace.note((totals.delivered.datagrams, totals.delivered.bytes));
@@ -194,7 +193,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
     notify::stopping();
     notify::status("stopping");
     tracing::info!("stopping");
-    stop.stop();
+    stop.request();
     if !serving.is_finished() {
         notify::with_patience(serving).await.map_err(DaemonError::system)??;
     }
@@ -249,7 +248,7 @@ impl ClockLog {
             "the system clock was set {step}: delivery goes on; which datagrams are late follows the clock once it has \
              stayed like this for {} s{}",
             CLOCK_SETTLED_AFTER.as_secs(),
-            More(held_back)
+            Suppressed(held_back)
         );
     }
 }
@@ -270,7 +269,7 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
         tracing::info!(
             %address,
             from_systemd,
-            "waiting for senders at {address}{}",
+            "listening for senders on {address}{}",
             sockets::origin(from_systemd)
         );
         listeners.push(TcpListener::from_std(socket).map_err(told)?);
@@ -292,14 +291,14 @@ async fn serve(
     reloader: Arc<Reloader>,
     place: Arc<OnceLock<Arc<Shared>>>,
     missing: watch::Sender<Vec<HostPort>>,
-    mut stop: Stop,
+    mut stop: Shutdown,
 ) -> Result<(), DaemonError> {
     let templates = Templates::recovered(&settings.state);
     let sockets = SocketBudget::new(settings.exporter_sockets, exporter_sockets);
     let none = Outputs::none(sockets, templates.clone());
     let collectors = tokio::select! {
         collectors = Collectors::find(reloader.collectors(), &none, missing) => collectors,
-        () = stop.told() => return Ok(()),
+        () = stop.requested() => return Ok(()),
     };
     let ahead = Ahead::take_up(&settings.state);
     let made = Arc::new(Shared {
@@ -309,7 +308,6 @@ async fn serve(
         ahead,
         templates,
         complaints: Mutex::default(),
-        sender_log: SenderLog::default(),
         refused: Mutex::default(),
         known_sources: Arc::new(KnownSources::take_up(&settings.state)),
         waiting: Waiting::default(),
@@ -319,10 +317,10 @@ async fn serve(
     let known_sources = shared.known_sources.clone();
     let gate = Arc::new(Gate {
         shared,
-        admission: reloader.admission(),
+        policy: reloader.access_policy(),
         handshake_timeout: settings.handshake_timeout,
         connections: Arc::new(Semaphore::new(settings.connections)),
-        strangers: Strangers::new(settings.strangers.0, settings.strangers.1, known_sources),
+        strangers: Strangers::new(settings.unauthenticated.0, settings.unauthenticated.1, known_sources),
     });
     let following = tokio::spawn(collectors.follow());
     let mut gates = JoinSet::new();

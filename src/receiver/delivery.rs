@@ -21,14 +21,14 @@ use core::task::Poll;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::config::WhenDown;
-pub(crate) use crate::receiver::delivery::memory::LaneMemory;
-use crate::receiver::delivery::memory::Part;
-pub(crate) use crate::receiver::delivery::pending_batch::{Loss, LossCause, Parcel, Settled};
 use nf_transport_core::datagram::Datagram;
 use nf_transport_core::limits::{BATCH_BODY_MAX, LANE_MAX};
 use nf_transport_core::sequence::{Position, SenderId};
 
+use crate::config::WhenDown;
+pub(crate) use crate::receiver::delivery::memory::LaneMemory;
+use crate::receiver::delivery::memory::Part;
+pub(crate) use crate::receiver::delivery::pending_batch::{Loss, LossCause, Parcel, Settled};
 use crate::receiver::output::{Exporters, Output, Outputs, Progress};
 use crate::receiver::state::templates::TemplateLearner;
 

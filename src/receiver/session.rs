@@ -9,37 +9,36 @@ pub(crate) mod senders;
 use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nf_transport_core::batch::{Batch, BatchError};
+use nf_transport_core::batch::Batch;
 use nf_transport_core::framing::{Hello, RefusalCode};
 use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::secure::is_proven;
-use nf_transport_core::sequence::{GapReason, Position, RunId, SenderId, StreamId};
-use nf_transport_core::session::{Place, ReceiverEvent, ReceiverSession, SessionError};
+use nf_transport_core::sequence::{Position, RunId, SenderId, StreamId};
+use nf_transport_core::session::{ReceiverEvent, ReceiverSession, ResumePoint, SessionError};
 use tokio::io::Ready;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use crate::host::secure_stream::{Received, Stream, StreamError, protection};
+use crate::host::secure_stream::{Received, SecureStream, StreamError, protection};
 use crate::host::systemd::messages::receiver;
-use crate::host::{ExpiredCertificate, LogLimit, More, SessionExpiry, Stop};
+use crate::host::{ExpiredCertificate, LogLimit, SessionExpiry, Shutdown, Suppressed};
 use crate::limits::{HANG_UP_GRACE, WAITING_PER_SENDER};
-use crate::receiver::accept::Known;
+use crate::receiver::accept::AuthenticatedSender;
 use crate::receiver::accept::known_sources::KnownSources;
 use crate::receiver::accept::rejected::Refused;
 use crate::receiver::accept::waiting::Waiting;
 use crate::receiver::collectors::confusion::Confusion;
 use crate::receiver::delivery::collector_offsets::Ahead;
-use crate::receiver::delivery::{Delivery, Loss, LossCause, Parcel};
+use crate::receiver::delivery::{Delivery, LossCause, Parcel};
 use crate::receiver::output::Outputs;
-use crate::receiver::session::sender_log::{SenderLine, SenderLog};
-use crate::receiver::session::senders::{Counters, Current, Seats, Turn};
+use crate::receiver::session::sender_log::SenderLine;
+use crate::receiver::session::senders::{Counters, Current, Seats, Turn, Unseated};
 use crate::receiver::state::positions::{Owner, Positions, PositionsError, StreamInUse};
 use crate::receiver::state::templates::Templates;
-use crate::status::{RefusedStatus, count_of};
+use crate::status::RefusedStatus;
 
 /// Bytes read from a connection at once.
 const READ_SIZE: usize = 256 * 1024;
@@ -62,7 +61,6 @@ pub(crate) struct Shared {
     pub(crate) ahead: Ahead,
     pub(crate) templates: Arc<Templates>,
     pub(crate) complaints: Mutex<LogLimit<IpAddr>>,
-    pub(crate) sender_log: SenderLog,
     pub(crate) refused: Mutex<Refused>,
     pub(crate) known_sources: Arc<KnownSources>,
     pub(crate) waiting: Waiting,
@@ -76,19 +74,22 @@ impl Shared {
     }
 
     /// The stored position of a stream, opened where a slow disk holds up nothing else. Where nobody waits for it any more, its
-    /// use ends as soon as it is open.
+    /// use ends as soon as it is open. Fails without a trace on disk if another sender has the id.
     async fn position_of(
         self: &Arc<Self>,
         owner: Owner,
+        peer: SocketAddr,
         stream: StreamId,
-    ) -> Result<StreamInUse, PositionsError> {
+    ) -> Result<StreamInUse, Ended> {
         let turn = self.positions.turn().await;
         let shared = self.clone();
         let opening = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            shared.open_position(&owner, stream)
+            let begun = shared.positions.begun(&owner.sender, stream);
+            shared.seats.check(&owner.sender, peer, stream, begun)?;
+            Ok(shared.open_position(&owner, stream)?)
         });
-        opening.await.unwrap_or_else(|error| Err(self.positions.not_opened(error.into())))
+        opening.await.unwrap_or_else(|error| Err(self.positions.not_opened(error.into()).into()))
     }
 
     /// The stored position of a stream. Where files run short, sockets for exporters are closed for it.
@@ -132,11 +133,8 @@ enum Ended {
     Stream(#[from] StreamError),
     #[error("{0}")]
     Session(#[from] SessionError),
-    #[error(
-        "a newer connection of the same sender, from {0}, took over; if this repeats, two machines use the same id \
-         and key: give one of them an id of its own"
-    )]
-    Superseded(SocketAddr),
+    #[error("{0}")]
+    Unseated(#[from] Unseated),
     #[error("it is not let in any more as it was, since the configuration was reloaded")]
     Expelled,
     #[error(
@@ -177,13 +175,18 @@ impl Ended {
     /// Whether something failed, rather than that a side ended the connection on purpose.
     fn is_failure(&self) -> bool {
         match self {
-            Self::Closed | Self::Goodbye | Self::Superseded(_) | Self::Expelled | Self::Stopping => false,
+            Self::Closed
+            | Self::Goodbye
+            | Self::Unseated(Unseated::Newer(_) | Unseated::KnownLonger(_))
+            | Self::Expelled
+            | Self::Stopping => false,
             Self::Stream(_)
             | Self::Session(_)
             | Self::OwnExpired
             | Self::Expired
             | Self::Unheard(_)
             | Self::NotProven { .. }
+            | Self::Unseated(Unseated::InUse(_))
             | Self::NoHello
             | Self::Crowded(_)
             | Self::Storage(_) => true,
@@ -198,11 +201,11 @@ fn held_by(holder: Option<SocketAddr>) -> String {
 /// Serves `stream` until it ends. A session must be agreed before `greeted_by`.
 pub(crate) async fn serve(
     shared: &Arc<Shared>,
-    mut stream: Stream,
+    mut stream: SecureStream,
     peer: SocketAddr,
-    known: Known,
+    known: AuthenticatedSender,
     greeted_by: Instant,
-    stop: Stop,
+    stop: Shutdown,
 ) {
     let mut stopping = stop.clone();
     let id = known.sender.clone();
@@ -218,12 +221,13 @@ pub(crate) async fn serve(
         ends_by: None,
         expiry: SessionExpiry::of(stream.channel()),
     };
-    let mut place = shared.waiting.enter(&id);
-    let greeting = timeout_at(greeted_by, connection.greet(&mut stream, peer, &id));
+    let owner = connection.known.owner_at(peer.ip());
+    let mut place = shared.waiting.enter(&owner);
+    let greeting = timeout_at(greeted_by, connection.greet(&mut stream, peer, &owner));
     let greeted = tokio::select! {
         greeted = greeting => greeted.unwrap_or(Err(Ended::NoHello)),
-        () = place.lost() => Err(Ended::Crowded(id.clone())),
-        () = stopping.told() => Err(Ended::Stopping),
+        () = place.evicted() => Err(Ended::Crowded(id.clone())),
+        () = stopping.requested() => Err(Ended::Stopping),
     };
     drop(place);
     let ended = match greeted {
@@ -244,17 +248,17 @@ pub(crate) async fn serve(
     if matches!(ended, Ended::Crowded(_)) {
         return connection.part(&mut stream, &ended).await;
     }
-    let mut place = shared.waiting.enter(&id);
+    let mut place = shared.waiting.enter(&owner);
     tokio::select! {
         () = connection.part(&mut stream, &ended) => {}
-        () = place.lost() => tracing::debug!("no time for the last words: newer connections of the sender wait"),
+        () = place.evicted() => tracing::debug!("no time for the last words: newer connections of the sender wait"),
     }
 }
 
 /// Tells a sender that was let in that there is no place for it, and why.
-pub(crate) async fn turn_back(mut stream: Stream, reason: &str) {
+pub(crate) async fn turn_back(mut stream: SecureStream, reason: &str) {
     let mut session = ReceiverSession::new();
-    session.refuse(RefusalCode::TooManyConnections, reason);
+    session.reject(RefusalCode::TooManyConnections, reason);
     farewell(&mut stream, &mut session).await;
 }
 
@@ -262,8 +266,8 @@ struct Connection<'a> {
     shared: &'a Arc<Shared>,
     session: ReceiverSession,
     outputs: watch::Receiver<Arc<Outputs>>,
-    known: Known,
-    stop: Stop,
+    known: AuthenticatedSender,
+    stop: Shutdown,
     /// The run that the sender named in HELLO.
     run: RunId,
     /// Whether the log tells that this session began; then it tells that it ended, too.
@@ -289,18 +293,24 @@ enum Happened {
 
 impl Connection<'_> {
     /// Waits for HELLO, takes the sender's seat, and says where to go on.
-    async fn greet(&mut self, stream: &mut Stream, peer: SocketAddr, id: &SenderId) -> Result<Turn, Ended> {
+    async fn greet(
+        &mut self,
+        stream: &mut SecureStream,
+        peer: SocketAddr,
+        owner: &Owner,
+    ) -> Result<Turn, Ended> {
+        let id = &owner.sender;
         let hello = self.hello(stream).await?;
         self.check_proof(stream, &hello)?;
         // A stream that is refused ends no session of the same sender.
-        let in_use = self.shared.position_of(self.known.owner_at(peer.ip()), hello.stream).await?;
+        let in_use = self.shared.position_of(owner.clone(), peer, hello.stream).await?;
         let seat = self.shared.seats.seat(id, peer, hello.stream);
         let cipher = stream.channel().cipher();
-        let mut turn = seat.take(peer, &hello, cipher).await.map_err(Ended::Superseded)?;
+        let mut turn = seat.take(peer, &hello, in_use.begun(), cipher).await?;
         let (place, is_new) = self.find_place(&mut turn, in_use, id, &hello);
         self.run = hello.run;
         if let Some(replaced) = hello.replaces.filter(|_| is_new)
-            && let Some(held_back) = self.shared.sender_log.admit(id, SenderLine::Replaced)
+            && let Some(held_back) = self.shared.seats.sender_log().admit(id, SenderLine::Replaced)
         {
             tracing::warn!(
                 message_id = receiver::STREAM_REPLACED,
@@ -310,12 +320,12 @@ impl Connection<'_> {
                 held_back,
                 "{id} at {peer} began a new stream, because its spool was restored from a backup, is used by another machine \
                  too, or lost its file 'stream'; datagrams that were on their way may arrive twice, none is lost{}",
-                More(held_back)
+                Suppressed(held_back)
             );
         }
         let resume = place.delivered.max(hello.first);
         self.session.welcome(place, Instant::now().into_std());
-        if let Some(held_back) = self.shared.sender_log.admit(id, SenderLine::Session) {
+        if let Some(held_back) = self.shared.seats.sender_log().admit(id, SenderLine::Session) {
             let (stream, resume, held_back) = (hello.stream, resume.0, held_back);
             tracing::info!(
                 message_id = receiver::SESSION_BEGAN,
@@ -327,7 +337,7 @@ impl Connection<'_> {
                 held_back,
                 "session of {id} at {peer} agreed, {}; its stream goes on at {resume}{}",
                 protection(cipher),
-                More(held_back)
+                Suppressed(held_back)
             );
             self.was_told = true;
         }
@@ -335,7 +345,7 @@ impl Connection<'_> {
     }
 
     /// Fails unless the sender holds the secret of its stream. Runs before anything changes for the sender that has the stream.
-    fn check_proof(&self, stream: &Stream, hello: &Hello) -> Result<(), Ended> {
+    fn check_proof(&self, stream: &SecureStream, hello: &Hello) -> Result<(), Ended> {
         let binding = stream.channel().binding().map_err(StreamError::from)?;
         if is_proven(hello.stream, &hello.proof, binding) {
             return Ok(());
@@ -351,13 +361,16 @@ impl Connection<'_> {
         in_use: StreamInUse,
         id: &SenderId,
         hello: &Hello,
-    ) -> (Place, bool) {
+    ) -> (ResumePoint, bool) {
         if let Some(current) = turn.current.as_mut().filter(|current| current.stream == hello.stream) {
             current.in_use = Some(in_use);
             let delivered = current.delivery.position();
             current.delivery.resume(delivered.max(hello.first));
             current.delivery.change(&self.outputs.borrow_and_update());
-            return (Place { delivered, received: current.delivery.furthest(), run: current.run }, false);
+            return (
+                ResumePoint { delivered, received: current.delivery.furthest(), run: current.run },
+                false,
+            );
         }
         let stored = in_use.position().clone();
         let (known, run) = (stored.get(), stored.run());
@@ -368,13 +381,13 @@ impl Connection<'_> {
         let position = delivered.max(hello.first);
         let outputs = self.outputs.borrow_and_update();
         let delivery = Delivery::new(id.clone(), position, stored.further(), &outputs, &ahead);
-        let place = Place { delivered, received: delivery.furthest(), run };
+        let place = ResumePoint { delivered, received: delivery.furthest(), run };
         let in_use = Some(in_use);
         *turn.current = Some(Current { stream: hello.stream, stored, in_use, delivery, run });
         (place, known.is_none())
     }
 
-    async fn hello(&mut self, stream: &mut Stream) -> Result<Hello, Ended> {
+    async fn hello(&mut self, stream: &mut SecureStream) -> Result<Hello, Ended> {
         loop {
             match self.session.poll_event()? {
                 Some(ReceiverEvent::Hello(hello)) => return Ok(hello),
@@ -387,7 +400,7 @@ impl Connection<'_> {
     }
 
     /// Takes in what is there.
-    fn read(&mut self, stream: &mut Stream) -> Result<Received, Ended> {
+    fn read(&mut self, stream: &mut SecureStream) -> Result<Received, Ended> {
         let now = Instant::now().into_std();
         let take = |bytes: &[u8]| self.session.handle_bytes(bytes, now);
         match BUFFER.with_borrow_mut(|buffer| stream.receive(buffer, take))? {
@@ -398,7 +411,7 @@ impl Connection<'_> {
 
     /// Reads what the socket has, or else writes what it takes: a last word that lies there tells why nothing can be
     /// written any more.
-    fn transfer(&mut self, stream: &mut Stream, ready: Ready) -> Result<(), Ended> {
+    fn transfer(&mut self, stream: &mut SecureStream, ready: Ready) -> Result<(), Ended> {
         if ready.is_readable() && self.read(stream)? == Received::Bytes {
             return Ok(());
         }
@@ -408,7 +421,7 @@ impl Connection<'_> {
         Ok(())
     }
 
-    async fn run(&mut self, stream: &mut Stream, turn: &mut Turn) -> Ended {
+    async fn run(&mut self, stream: &mut SecureStream, turn: &mut Turn) -> Ended {
         loop {
             // What has come already is not waited for.
             loop {
@@ -441,7 +454,7 @@ impl Connection<'_> {
                     self.session.handle_timeout(Instant::now().into_std());
                 }
                 Happened::Collectors => self.follow_collectors(turn),
-                Happened::Wanted => return Ended::Superseded(turn.newest_peer()),
+                Happened::Wanted => return turn.superseded().into(),
                 Happened::Expelled => return Ended::Expelled,
                 Happened::Expired(ExpiredCertificate::Own) => return Ended::OwnExpired,
                 Happened::Expired(ExpiredCertificate::Peer) => return Ended::Expired,
@@ -451,11 +464,11 @@ impl Connection<'_> {
     }
 
     /// Waits for whatever comes first.
-    async fn happens(&mut self, stream: &Stream, turn: &mut Turn) -> Happened {
+    async fn happens(&mut self, stream: &SecureStream, turn: &mut Turn) -> Happened {
         let wake_at = self.session.poll_timeout().map(Instant::from_std);
         let wants_bytes = self.session.wants_bytes();
         let has_output = !self.session.outbox().is_empty();
-        let Turn { current, newest, .. } = turn;
+        let Turn { current, holder, .. } = turn;
         let delivery = current.as_mut().map(|current| &mut current.delivery);
         let delivery = delivery.filter(|delivery| delivery.is_under_way());
         let is_delivering = delivery.is_some();
@@ -468,10 +481,10 @@ impl Connection<'_> {
             () = deliver(delivery), if is_delivering => Happened::Delivered,
             () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Happened::Time,
             Ok(()) = self.outputs.changed() => Happened::Collectors,
-            Ok(()) = newest.changed() => Happened::Wanted,
+            Ok(()) = holder.changed() => Happened::Wanted,
             () = self.known.expelled() => Happened::Expelled,
             whose = self.expiry.expired() => Happened::Expired(whose),
-            () = self.stop.told() => Happened::Stop,
+            () = self.stop.requested() => Happened::Stop,
         }
     }
 
@@ -487,15 +500,15 @@ impl Connection<'_> {
                     self.adopt_run(turn);
                     push(turn, Parcel::never(gap));
                 }
-                ReceiverEvent::Again(batch) => {
+                ReceiverEvent::ResentBatch(batch) => {
                     self.adopt_run(turn);
                     push_again(turn, self.parcel(&batch, batch.first()));
                 }
-                ReceiverEvent::GapAgain(gap) => {
+                ReceiverEvent::ResentGap(gap) => {
                     self.adopt_run(turn);
                     push_again(turn, Parcel::never(gap));
                 }
-                ReceiverEvent::Repeat { datagrams } => {
+                ReceiverEvent::Duplicate { datagrams } => {
                     Counters::add(&turn.seat.counters.duplicates, u64::from(datagrams));
                 }
                 ReceiverEvent::Goodbye => return Err(Ended::Goodbye),
@@ -534,59 +547,12 @@ impl Connection<'_> {
         Parcel { first, end, news, records: batch.records().map_err(LossCause::Unreadable), exporters }
     }
 
-    /// Logs datagrams that were lost; with them the sender has lost `in_all`.
-    fn log_loss(&self, lost: &Loss, in_all: u64) {
-        match lost.cause {
-            LossCause::Reported(reason) => self.log_reported(lost, reason, in_all),
-            LossCause::Unreadable(error) => self.log_unreadable(lost, error, in_all),
-        }
-    }
-
-    fn log_reported(&self, lost: &Loss, reason: GapReason, in_all: u64) {
-        let sender = &self.known.sender;
-        let Some(held_back) = self.shared.sender_log.admit(sender, SenderLine::Lost(reason)) else {
-            return;
-        };
-        let reason = reason.word();
-        tracing::warn!(
-            message_id = receiver::SENDER_LOST,
-            %sender,
-            first = lost.first.0,
-            lost = lost.datagrams,
-            in_all,
-            reason,
-            held_back,
-            "{sender} lost {}, {in_all} since nf-receiver started: {reason}{}",
-            count_of(lost.datagrams, "datagram"),
-            More(held_back)
-        );
-    }
-
-    fn log_unreadable(&self, lost: &Loss, error: BatchError, in_all: u64) {
-        let sender = &self.known.sender;
-        let Some(held_back) = self.shared.sender_log.admit(sender, SenderLine::Unreadable) else { return };
-        tracing::error!(
-            %error,
-            %sender,
-            first = lost.first.0,
-            lost = lost.datagrams,
-            in_all,
-            held_back,
-            "lost {} of {sender}, {in_all} since nf-receiver started: a batch cannot be read: {error}{}",
-            count_of(lost.datagrams, "datagram"),
-            More(held_back)
-        );
-    }
-
     /// Stores how far the stream is delivered, tells the sender, and lets more come if there is room. Says whether more may
     /// come that could not before.
     fn settle(&mut self, turn: &mut Turn) -> Result<bool, PositionsError> {
         let Some(current) = turn.current.as_mut() else { return Ok(false) };
         let settled = current.delivery.settle();
-        turn.seat.counters.settled(&settled);
-        for loss in &settled.losses {
-            self.log_loss(loss, turn.seat.counters.gaps.load(Ordering::Relaxed));
-        }
+        turn.seat.note_settled(&settled);
         let position = current.delivery.settled();
         if current.stored.get().is_none_or(|stored| stored < position) {
             current.stored.store(position, current.run)?;
@@ -596,18 +562,19 @@ impl Connection<'_> {
             current.stored.store_further(further, current.run)?;
         }
         if current.delivery.is_behind() {
-            self.session.take(current.delivery.front());
-            if let Some((first, bytes)) = current.delivery.wants_again().filter(|_| !self.session.is_asking())
+            self.session.mark_received(current.delivery.front());
+            if let Some((first, bytes)) =
+                current.delivery.wants_again().filter(|_| !self.session.is_resend_pending())
             {
-                self.session.ask_again(first, bytes);
+                self.session.request_resend(first, bytes);
             }
         }
-        Ok(current.delivery.may_take_more() && self.session.go_on(Instant::now().into_std()))
+        Ok(current.delivery.may_take_more() && self.session.resume_reading(Instant::now().into_std()))
     }
 
     /// Adds the likely cause to an end that the sender's silence explains.
     fn explained(&self, ended: Ended) -> Ended {
-        let is_unheard = self.session.is_unheard(Instant::now().into_std());
+        let is_unheard = self.session.is_silent_since_welcome(Instant::now().into_std());
         match ended {
             Ended::Closed | Ended::Stream(StreamError::Lost(_)) | Ended::Session(SessionError::Silent(_))
                 if is_unheard =>
@@ -621,20 +588,25 @@ impl Connection<'_> {
     /// Logs how the connection ended.
     fn log_end(&self, peer: SocketAddr, ended: &Ended) {
         let id = &self.known.sender;
-        let sentence = |held_back| format!("session of {id} at {peer} ended: {ended}{}", More(held_back));
+        let sentence =
+            |held_back| format!("session of {id} at {peer} ended: {ended}{}", Suppressed(held_back));
         if ended.is_failure() {
             let (message_id, line) = match ended {
                 Ended::Unheard(_) => (receiver::SENDER_UNHEARD, SenderLine::Failed),
                 Ended::NotProven { .. } => (receiver::STREAM_NOT_PROVEN, SenderLine::NotProven),
+                Ended::Unseated(_) => (receiver::ID_IN_USE, SenderLine::InUse),
                 _ => (receiver::SESSION_ENDED, SenderLine::Failed),
             };
-            if let Some(held_back) = self.shared.sender_log.admit(id, line) {
+            if let Some(held_back) = self.shared.seats.sender_log().admit(id, line) {
                 tracing::warn!(message_id, %peer, sender = %id, held_back, "{}", sentence(held_back));
             }
             return;
         }
-        let held_back =
-            if self.was_told { Some(0) } else { self.shared.sender_log.admit(id, SenderLine::Session) };
+        let held_back = if self.was_told {
+            Some(0)
+        } else {
+            self.shared.seats.sender_log().admit(id, SenderLine::Session)
+        };
         if let Some(held_back) = held_back {
             let message_id = receiver::SESSION_ENDED;
             tracing::info!(message_id, %peer, sender = %id, held_back, "{}", sentence(held_back));
@@ -642,27 +614,29 @@ impl Connection<'_> {
     }
 
     /// Says the last words that fit the end, and closes.
-    async fn part(&mut self, stream: &mut Stream, ended: &Ended) {
+    async fn part(&mut self, stream: &mut SecureStream, ended: &Ended) {
         match ended {
             Ended::Expelled => {
-                self.session.refuse(
-                    RefusalCode::NotAdmitted,
+                self.session.reject(
+                    RefusalCode::NotAuthorized,
                     "this sender is not let in any more as it was: the configuration was reloaded",
                 );
             }
-            Ended::NotProven { .. } => self.session.refuse(
+            Ended::NotProven { .. } => self.session.reject(
                 RefusalCode::StreamNotProven,
                 "this sender did not prove that the stream is its own: something on the way changes the connection, or the \
                  two sides disagree on the protocol; everything stays queued",
             ),
             Ended::OwnExpired | Ended::Expired => {
-                self.session.refuse(RefusalCode::NotAdmitted, &ended.to_string());
+                self.session.reject(RefusalCode::NotAuthorized, &ended.to_string());
             }
-            Ended::Superseded(_) => self.session.refuse(RefusalCode::Superseded, &ended.to_string()),
+            Ended::Unseated(unseated) => {
+                self.session.reject(refusal_code(*unseated), &format!("sender {}: {ended}", self.known.sender));
+            }
             Ended::Storage(error) if error.is_too_many_new() => {
-                self.session.refuse(RefusalCode::TooManyStreams, &error.to_string());
+                self.session.reject(RefusalCode::TooManyStreams, &error.to_string());
             }
-            Ended::Storage(error) => self.session.refuse(RefusalCode::StorageFailed, &error.to_string()),
+            Ended::Storage(error) => self.session.reject(RefusalCode::StorageFailed, &error.to_string()),
             Ended::Stopping => self.session.goodbye(),
             Ended::Closed
             | Ended::Goodbye
@@ -671,7 +645,7 @@ impl Connection<'_> {
             | Ended::Unheard(_)
             | Ended::NoHello => {}
             Ended::Crowded(_) => {
-                self.session.refuse(RefusalCode::TooManyConnections, &ended.to_string());
+                self.session.reject(RefusalCode::TooManyConnections, &ended.to_string());
                 // Others wait for this place: the sender gets what the socket takes at once.
                 if let Err(error) = stream.send(self.session.outbox()) {
                     tracing::debug!(%error, "the sender did not take the last words");
@@ -683,11 +657,18 @@ impl Connection<'_> {
     }
 }
 
+fn refusal_code(unseated: Unseated) -> RefusalCode {
+    match unseated {
+        Unseated::Newer(_) | Unseated::KnownLonger(_) => RefusalCode::Superseded,
+        Unseated::InUse(_) => RefusalCode::IdInUse,
+    }
+}
+
 /// Writes what `session` still has to say, and closes.
-async fn farewell(stream: &mut Stream, session: &mut ReceiverSession) {
+async fn farewell(stream: &mut SecureStream, session: &mut ReceiverSession) {
     let last_words = async {
         stream.flush(session.outbox()).await?;
-        stream.part().await?;
+        stream.close_gracefully().await?;
         Ok::<(), StreamError>(())
     };
     if !matches!(timeout(FAREWELL, last_words).await, Ok(Ok(()))) {

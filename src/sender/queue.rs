@@ -30,7 +30,7 @@ use tokio::sync::Notify;
 
 use crate::host::systemd::messages::sender;
 use crate::host::{Pulse, ROUND};
-use crate::limits::INTAKE_RING;
+use crate::limits::JOURNAL_RING;
 use crate::sender::journal::{Held, Marks, Ring};
 use crate::sender::queue::ledger::{Counts, Ledger};
 use crate::status::count_of;
@@ -148,7 +148,7 @@ pub(crate) struct State {
     pub(crate) ledger: Ledger,
     /// Batches in the ring, oldest first, each with when it came.
     pub(crate) tail: VecDeque<(Held, Instant)>,
-    /// Positions below may be on their way to the receiver.
+    /// Positions below may be on their way to all collectors that are waited for: in the receiver or to it.
     pub(crate) in_flight: Position,
     /// Which stream the queue is sent as, and by which runs.
     pub(crate) lineage: Lineage,
@@ -332,13 +332,12 @@ impl Queue {
         }
     }
 
-    /// What follows at `position`, for a link that sends it, or reads it to be sent: from now on it may be on its way, so
-    /// that it is not dropped to make room. The receiver has everything below `taken`: what others lack of that it asks
-    /// for, and until then what follows is not on its way to them.
-    pub(crate) fn next_to_send(&self, position: Position, taken: Position) -> Next {
+    /// What follows at `position`, for a link that sends it, or reads it to be sent. If it may reach all collectors that are
+    /// waited for (`to_all`), it may be on its way to them from now on, so that it is not dropped to make room.
+    pub(crate) fn next_to_send(&self, position: Position, to_all: bool) -> Next {
         let mut state = self.state();
         let next = state.next(position);
-        if position >= taken && taken > state.ledger.acknowledged() {
+        if !to_all {
             return next;
         }
         let end = match &next {
@@ -360,6 +359,18 @@ impl Queue {
     /// From now on only positions below `position` may be on their way.
     pub(crate) fn set_in_flight(&self, position: Position) {
         self.state().in_flight = position;
+    }
+
+    /// Positions from `position` on reach the collectors that are waited for only if they are sent once more.
+    pub(crate) fn bound_in_flight(&self, position: Position) {
+        let mut state = self.state();
+        state.in_flight = state.in_flight.min(position);
+    }
+
+    /// All positions below `position` may be on their way.
+    pub(crate) fn raise_in_flight(&self, position: Position) {
+        let mut state = self.state();
+        state.in_flight = state.in_flight.max(position);
     }
 
     /// Positions below `position` were sent.
@@ -403,7 +414,7 @@ impl Queue {
 
     /// Whether the ring is so full that the tail must go to the spool at once.
     pub(crate) fn is_pressing(state: &State) -> bool {
-        state.tail_bytes() > INTAKE_RING / 2
+        state.tail_bytes() > JOURNAL_RING / 2
     }
 
     /// A segment reader at `position`; `None` if the position is not in a segment (any more). Blocks that cannot

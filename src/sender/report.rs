@@ -118,6 +118,8 @@ impl Reporter {
             sockets: self.sockets(),
             denied_exporters: self.denied_exporters(),
             dropped_exporters: self.dropped_exporters(),
+            dropped_of_others: self.tally.dropped_exporters().others(),
+            dropped_of_unknown: self.tally.dropped_unknown(),
             internal_errors: internal_errors(),
             warnings: self.warnings(),
             exporters: self.exporters(),
@@ -149,9 +151,10 @@ impl Reporter {
         let rows = self.tally.denied_exporters().rows();
         let sockets = self.tally.sockets();
         rows.into_iter()
-            .filter_map(|((address, socket), row)| {
+            .filter_map(|((exporter, socket), row)| {
                 Some(DeniedStatus {
-                    address,
+                    address: exporter.ip,
+                    interface: (exporter.interface != 0).then_some(exporter.interface),
                     socket: sockets.get(socket)?.address,
                     datagrams: row.count,
                     last_seen_s: seconds_since(row.last),

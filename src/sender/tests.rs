@@ -14,7 +14,7 @@ use nf_transport_core::spool::{MinFree, Policy, WhenFull};
 use tokio::sync::watch;
 
 use crate::host::Pulse;
-use crate::limits::INTAKE_RING;
+use crate::limits::JOURNAL_RING;
 use crate::sender::ingest::counters::Tally;
 use crate::sender::journal;
 use crate::sender::queue::flusher::{Keeper, KeeperSettings};
@@ -246,7 +246,7 @@ fn a_failing_disk_lets_the_oldest_or_the_newest_go_as_told() {
 fn whoever_looks_at_the_exporters_does_not_wait_for_room_in_the_ring() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
-    while run.queue.state().tail_bytes() + 2 * 61_000 < INTAKE_RING {
+    while run.queue.state().tail_bytes() + 2 * 61_000 < JOURNAL_RING {
         push(&mut run, 1, 60_000);
     }
     let full = run.queue.figures().counts.received;
@@ -310,10 +310,12 @@ fn what_a_link_sends_or_reads_is_on_its_way_from_that_moment_on() {
     push(&mut run, 10, 100);
     assert!(matches!(run.queue.state().next(Position(0)), Next::Batch(_)));
     assert_eq!(run.queue.state().in_flight, Position(0), "somebody only looked");
-    assert!(matches!(run.queue.next_to_send(Position(0), Position(0)), Next::Batch(_)));
+    assert!(matches!(run.queue.next_to_send(Position(0), true), Next::Batch(_)));
     assert_eq!(run.queue.state().in_flight, Position(1));
     spool_all(&run, policy());
-    assert!(matches!(run.queue.next_to_send(Position(7), Position(0)), Next::InSpool));
+    assert!(matches!(run.queue.next_to_send(Position(9), false), Next::InSpool));
+    assert_eq!(run.queue.state().in_flight, Position(1), "only some collectors get it");
+    assert!(matches!(run.queue.next_to_send(Position(7), true), Next::InSpool));
     assert_eq!(run.queue.state().in_flight, Position(8));
 }
 

@@ -1,33 +1,33 @@
-//! The floors of the house: a room imports only from floors below its own. ARCHITECTURE.md has the table.
+//! The structure of the source: modules import only from floors below their own, and no files import each other in a circle.
+//! ARCHITECTURE.md has the table of floors. Cargo and clippy.toml keep sockets, runtime and clock out of the shared crate.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
+pub(crate) mod imports;
 
-/// The rooms of each floor, from below.
-const FLOORS: [&[&str]; 7] = [
-    &["datagram", "prefixes", "sequence", "limits", "internal_error"],
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use imports::{Crate, Module};
+
+/// Modules of the shared crate by floor, lowest first.
+const SHARED: &[&[&str]] = &[
+    &["datagram", "flow_layout", "internal_error", "limits", "prefixes", "sequence"],
     &["batch", "clock", "framing", "netflow"],
-    &["spool", "secure", "session"],
-    &["config", "cli"],
-    &["service"],
-    &["status"],
-    &["sender", "receiver"],
+    &["secure", "session", "spool"],
 ];
 
-/// Test modules may look at the clock: virtual time has to start somewhere.
-const TESTS: &str = "tests";
+/// Modules of the daemons by floor, lowest first.
+const DAEMONS: &[&[&str]] =
+    &[&["limits"], &["cli", "config"], &["host"], &["status"], &["receiver", "sender"]];
 
-/// The highest floor that knows neither sockets nor runtime nor clock.
-const HIGHEST_PURE: usize = 3;
+/// Modules of the daemons that read settings only: they open no socket and read no clock.
+const SETTINGS: [&str; 3] = ["cli", "config", "limits"];
 
-/// What no pure room may name. Addresses of `core::net` and `std::net` are words, not sockets.
-const IMPURE: [&str; 16] = [
+/// Names that such a module must not use. Addresses of `core::net` are values, not sockets.
+const OUTSIDE: [&str; 12] = [
     "tokio",
-    "mio",
     "socket2",
     "listenfd",
     "sd_notify",
-    "rustix::net",
     "UdpSocket",
     "TcpStream",
     "TcpListener",
@@ -35,167 +35,146 @@ const IMPURE: [&str; 16] = [
     "UnixStream",
     "UnixListener",
     "UnixDatagram",
-    "Instant::now",
-    "SystemTime::now",
-    "thread::sleep",
+    "Instant",
 ];
 
-/// One offence against the floors.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Offence {
-    room: String,
-    names: String,
+fn shared() -> Crate {
+    Crate::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("transport/src"))
 }
 
-impl fmt::Display for Offence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` must not name `{}`", self.room, self.names)
+fn daemons() -> Crate {
+    Crate::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
+}
+
+/// The imports of `source` that lead upward or sideways, and modules without a floor.
+fn offences(source: &Crate, floors: &[&[&str]]) -> Vec<String> {
+    let floor = |module: &Module| {
+        let top = module.first()?;
+        floors.iter().position(|floor| floor.contains(&top.as_str()))
+    };
+    let mut offences = Vec::new();
+    for (from, uses) in source.uses() {
+        let Some(top) = from.first() else { continue };
+        let Some(own) = floor(from) else {
+            offences.push(format!("{top} has no floor"));
+            continue;
+        };
+        let is_allowed = |to: &Module| to.first() == Some(top) || floor(to).is_some_and(|below| below < own);
+        let upward = uses.iter().filter(|to| !to.is_empty() && !is_allowed(to));
+        offences.extend(upward.map(|to| format!("{} imports {}", from.join("::"), to.join("::"))));
     }
+    offences
 }
 
-fn floor(room: &str) -> Option<usize> {
-    FLOORS.iter().position(|rooms| rooms.contains(&room))
-}
-
-/// The offences of one source text that lies `depth` modules below the crate's root, in `room`.
-fn offences(room: &str, depth: usize, text: &str) -> Vec<Offence> {
-    let offence = |names: &str| Offence { room: room.to_owned(), names: names.to_owned() };
-    let Some(own) = floor(room) else { return vec![offence("anything before it has a floor")] };
-    let code = without_comments_and_strings(text);
-    let allowed = |target: &str| target == room || floor(target).is_some_and(|floor| floor < own);
-    let upward = rooms_named(&code, depth).into_iter().filter(|target| !allowed(target));
-    let shipped = code.split("#[cfg(test)]\nmod tests {").next().unwrap();
-    let impure = IMPURE.iter().filter(|name| own <= HIGHEST_PURE && names(shipped, name));
-    upward.map(|target| offence(&target)).chain(impure.map(|name| offence(name))).collect()
-}
-
-/// The rooms that code names by `crate::` or by enough `super::` to leave its own.
-fn rooms_named(code: &str, depth: usize) -> Vec<String> {
-    let code: String =
-        code.split_whitespace().collect::<Vec<_>>().join(" ").replace(" ::", "::").replace(":: ", "::");
-    let climb = "super::".repeat(depth);
-    let paths = code.match_indices("crate::").map(|(at, _)| &code[at + "crate::".len()..]);
-    let climbs = code.match_indices(&climb).map(|(at, _)| &code[at + climb.len()..]);
-    let known = |name: &String| floor(name).is_some();
-    let from_root = paths.flat_map(first_names);
-    from_root.chain(climbs.flat_map(first_names).filter(known)).collect()
-}
-
-/// The first name of a path, or of each path in a group in braces.
-fn first_names(path: &str) -> Vec<String> {
-    let name = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
-    let Some(group) = path.strip_prefix('{') else { return vec![name(path)] };
-    let mut open = 1;
-    let mut names = vec![name(group.trim_start())];
-    for (at, c) in group.char_indices() {
-        open += i32::from(c == '{') - i32::from(c == '}');
-        if open == 0 {
-            break;
+/// The groups of files of which each leads back to itself by imports.
+fn circles(uses: &BTreeMap<Module, BTreeSet<Module>>) -> Vec<Vec<String>> {
+    let reach = |start: &Module| {
+        let (mut seen, mut open) = (BTreeSet::new(), vec![start]);
+        while let Some(module) = open.pop() {
+            open.extend(uses.get(module).into_iter().flatten().filter(|to| seen.insert((*to).clone())));
         }
-        if open == 1 && c == ',' {
-            names.push(name(group[at + 1..].trim_start()));
+        seen
+    };
+    let reached: BTreeMap<&Module, BTreeSet<Module>> = uses.keys().map(|from| (from, reach(from))).collect();
+    let mut found = BTreeSet::new();
+    for (from, to) in &reached {
+        let is_mutual = |other: &&Module| to.contains(*other) && reached[*other].contains(*from);
+        let circle: Vec<String> = uses.keys().filter(is_mutual).map(|module| module.join("::")).collect();
+        if !circle.is_empty() {
+            found.insert(circle);
         }
     }
-    names.retain(|name| !name.is_empty());
-    names
+    found.into_iter().collect()
 }
 
-/// Whether code holds `name` as words of its own.
-fn names(code: &str, name: &str) -> bool {
-    let word = |c: char| c.is_alphanumeric() || c == '_';
-    code.match_indices(name)
-        .any(|(at, _)| !code[..at].ends_with(word) && !code[at + name.len()..].starts_with(word))
+#[test]
+fn modules_import_only_from_floors_below() {
+    assert_eq!(offences(&shared(), SHARED), [""; 0]);
+    assert_eq!(offences(&daemons(), DAEMONS), [""; 0]);
 }
 
-fn without_comments_and_strings(text: &str) -> String {
-    let mut code = String::new();
-    for line in text.lines() {
-        let mut in_string = false;
-        let mut chars = line.chars().peekable();
-        while let Some(c) = chars.next() {
-            match c {
-                '\\' if in_string => drop(chars.next()),
-                '\'' if !in_string && chars.peek() == Some(&'"') => drop(chars.next()),
-                '"' => in_string = !in_string,
-                '/' if !in_string && chars.peek() == Some(&'/') => break,
-                _ if in_string => {}
-                _ => code.push(c),
-            }
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    for source in [shared(), daemons()] {
+        let circles = circles(source.uses());
+        let lines: Vec<String> = circles.iter().map(|circle| circle.join(", ")).collect();
+        assert!(circles.is_empty(), "circles:\n{}", lines.join("\n"));
+    }
+}
+
+#[test]
+fn settings_know_no_socket_and_no_clock() {
+    let source = daemons();
+    for (module, names) in source.names() {
+        if module.first().is_some_and(|top| SETTINGS.contains(&top.as_str())) {
+            let found: Vec<&&str> = OUTSIDE.iter().filter(|name| names.contains(**name)).collect();
+            assert!(found.is_empty(), "{} uses {found:?}", module.join("::"));
         }
-        code.push('\n');
     }
-    code
-}
-
-/// Every source file below `directory`.
-fn sources(directory: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    let files = entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] });
-    files.filter(|path| path.extension().is_some_and(|kind| kind == "rs")).collect()
-}
-
-/// The room of a file and how many modules deep it lies; nothing for the crate's root and the binaries.
-fn place(file: &Path) -> Option<(String, usize)> {
-    let mut parts: Vec<_> = file.iter().map(|part| part.to_str().unwrap().trim_end_matches(".rs")).collect();
-    parts.pop_if(|last| *last == "mod");
-    let outside = matches!(parts.first(), None | Some(&"lib" | &"bin"));
-    (!outside).then(|| (parts[0].to_owned(), parts.len()))
 }
 
 #[test]
-fn every_room_imports_only_from_floors_below_and_the_pure_ones_know_no_socket_and_no_clock() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut found = Vec::new();
-    for file in sources(&source) {
-        let name = file.strip_prefix(&source).unwrap();
-        let Some((room, depth)) = place(name) else { continue };
-        let tests = name.iter().any(|part| part.to_str().unwrap().trim_end_matches(".rs") == TESTS);
-        let told = offences(&room, depth, &std::fs::read_to_string(&file).unwrap()).into_iter();
-        let told = told.filter(|offence| !tests || floor(&offence.names).is_some());
-        found.extend(told.map(|offence| format!("{}: {offence}", name.display())));
+fn the_shared_crate_has_no_runtime_and_no_socket() {
+    let tree = std::process::Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--package", "nf-transport-core", "--prefix", "none"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let tree = String::from_utf8(tree.stdout).unwrap();
+    assert!(tree.contains("nf-transport-core"), "{tree}");
+    for name in ["tokio", "mio", "socket2", "clap", "hyper", "nix"] {
+        assert!(!tree.lines().any(|line| line.split(' ').next() == Some(name)), "{name} in {tree}");
     }
-    assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
-fn told(room: &str, depth: usize, text: &str) -> Vec<String> {
-    offences(room, depth, text).into_iter().map(|offence| offence.names).collect()
-}
-
-#[test]
-fn imports_upward_and_sideways_are_offences() {
-    assert_eq!(told("session", 1, "use crate::sender::Link;"), ["sender"]);
-    assert_eq!(told("session", 2, "use crate::{batch::Batch, spool::{Spool, Segment}, limits};"), ["spool"]);
-    assert_eq!(told("batch", 2, "fn f() { crate::spool::open() }"), ["spool"]);
-    assert_eq!(told("datagram", 1, "pub use crate::sequence::Position;"), ["sequence"]);
-    assert_eq!(told("spool", 2, "use super::super::session::Session;"), ["session"]);
-    assert_eq!(told("batch", 1, "use super::spool;"), ["spool"]);
-    assert_eq!(told("batch", 1, "use crate::\n    spool;"), ["spool"]);
+/// A crate of these files, of which each is a path and its text.
+fn made_of(files: &[(&str, &str)]) -> Crate {
+    let directory = tempfile::tempdir().unwrap();
+    for (path, text) in files {
+        let path = directory.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    Crate::read(directory.path())
 }
 
 #[test]
-fn sockets_runtime_and_clock_are_offences_in_pure_rooms_only() {
-    let text = "use std::net::UdpSocket; async fn f() { tokio::spawn(g()); let now = Instant::now(); }\n\
-                #[cfg(test)]\nmod tests { fn g() { SystemTime::now(); } }";
-    assert_eq!(told("config", 1, text), ["tokio", "UdpSocket", "Instant::now"]);
-    assert_eq!(told("service", 1, text), [""; 0]);
+fn imports_upward_and_sideways_are_found() {
+    let source = made_of(&[
+        ("lib.rs", "mod low; mod left; mod right;"),
+        ("low.rs", "use crate::left::Left; pub struct Low;"),
+        ("left.rs", "pub struct Left; fn f() { crate::right::f() }"),
+        ("right/mod.rs", "mod part; pub fn f(low: crate::low::Low) {}"),
+        ("right/part.rs", "use super::super::left::{Left as Other};"),
+        ("attic.rs", ""),
+    ]);
+    let found = offences(&source, &[&["low"], &["left", "right"]]);
+    let expected =
+        ["attic has no floor", "left imports right", "low imports left", "right::part imports left"];
+    assert_eq!(found, expected);
 }
 
 #[test]
-fn a_room_without_a_floor_is_an_offence() {
-    assert_eq!(told("attic", 1, "").len(), 1);
+fn circles_are_found_through_other_files() {
+    let source = made_of(&[
+        ("lib.rs", "mod a; mod b; mod c; mod d;"),
+        ("a.rs", "use crate::b::B; pub struct A;"),
+        ("b.rs", "use crate::c; pub struct B; fn f() { c::f() }"),
+        ("c.rs", "use crate::a::A; pub fn f() {}"),
+        ("d.rs", "use crate::a::A;"),
+    ]);
+    assert_eq!(circles(source.uses()), [["a", "b", "c"]]);
 }
 
 #[test]
-fn imports_downward_addresses_comments_and_strings_are_fine() {
-    let text = r#"
-        //! Nothing of [`crate::sender`] or tokio.
-        use core::net::SocketAddr;
-        use std::time::Instant;
-
-        use crate::{batch::{Batch, BatchBuilder}, limits::PAYLOAD_MAX};
-        use super::policy::Policy;
-        fn f(now: Instant) { log("crate::sender \" tokio"); let quote = '"'; let tokio_like = 1; }
-        mod tests { use super::*; use super::super::spool::open; }
-    "#;
-    assert_eq!(told("spool", 2, text), [""; 0]);
+fn a_list_of_exports_is_no_import() {
+    let source = made_of(&[
+        ("lib.rs", "pub mod folder;"),
+        ("folder/mod.rs", "mod one; mod two; pub use one::One; pub use two::Two;"),
+        ("folder/one.rs", "use crate::folder::Two; pub struct One;"),
+        ("folder/two.rs", "pub struct Two;\n#[cfg(test)]\nmod tests { use crate::folder::One; }"),
+    ]);
+    assert_eq!(circles(source.uses()), [[""; 0]; 0]);
+    let two = vec!["folder".to_owned(), "two".to_owned()];
+    assert!(source.uses()[&vec!["folder".to_owned(), "one".to_owned()]].contains(&two));
 }

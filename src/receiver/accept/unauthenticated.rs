@@ -6,13 +6,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use nf_transport_core::secure::Shown;
+use nf_transport_core::secure::Evidence;
 
-use crate::host::{Choice, Place, Places, Rank};
+use crate::host::{ConnectionPlace, Eviction, Places, Rank};
 use crate::receiver::accept::known_sources::{KnownSources, Source};
 
 /// Whether the source is known, then what the peer has shown.
-type Spared = (bool, Shown);
+type Spared = (bool, Evidence);
 
 /// The strangers of all listeners.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct Strangers {
 }
 
 /// The place of one stranger, given back when dropped.
-pub(crate) type StrangersPlace = Place<Source, Spared>;
+pub(crate) type StrangersPlace = ConnectionPlace<Source, Spared>;
 
 /// Evidence that one unauthenticated peer has shown.
 #[derive(Debug)]
@@ -31,13 +31,13 @@ pub(crate) struct Notes(Rank<Source, Spared>);
 impl Strangers {
     /// Nobody yet; at the most so many at once, in all and from one source.
     pub(crate) fn new(in_all: usize, per_source: usize, known: Arc<KnownSources>) -> Self {
-        Self { places: Places::new(in_all, per_source, Choice::Lot), known }
+        Self { places: Places::new(in_all, per_source, Eviction::Random), known }
     }
 
     /// Gives a place to a connection from `peer`; whoever has to make room for it loses its own.
     pub(crate) fn enter(&self, peer: IpAddr) -> StrangersPlace {
         let source = Source::of(peer);
-        self.places.enter(source, (self.known.has(source), Shown::Nothing))
+        self.places.enter(source, (self.known.has(source), Evidence::Nothing))
     }
 }
 
@@ -48,7 +48,7 @@ impl Notes {
     }
 
     /// Records what the peer has shown so far.
-    pub(crate) fn shows(&self, shown: Shown) {
+    pub(crate) fn shows(&self, shown: Evidence) {
         self.0.update(|rank| rank.1 = shown);
     }
 }
@@ -71,7 +71,7 @@ mod tests {
 
     /// Whether this one has been sent away.
     fn is_lost(place: &mut StrangersPlace) -> bool {
-        pin!(place.lost()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+        pin!(place.evicted()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     #[test]
@@ -91,7 +91,7 @@ mod tests {
         let flood: Vec<_> = (1..=200)
             .map(|number| {
                 let place = strangers.enter(from(&format!("192.0.2.{number}")));
-                Notes::of(&place).shows(Shown::Key);
+                Notes::of(&place).shows(Evidence::Key);
                 place
             })
             .collect();
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn who_named_a_key_outlives_a_flood_from_its_own_address() {
-        for shown in [Shown::TlsHello, Shown::SenderName, Shown::KeyName, Shown::Key] {
+        for shown in [Evidence::TlsHello, Evidence::SenderName, Evidence::KeyName, Evidence::Key] {
             let strangers = strangers(100, 8);
             let mut named = strangers.enter(from("192.0.2.1"));
             Notes::of(&named).shows(shown);

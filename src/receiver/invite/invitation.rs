@@ -6,7 +6,7 @@ use nf_transport_core::secure::token::Token;
 use nf_transport_core::secure::{Key, Suite};
 use nf_transport_core::sequence::SenderId;
 
-use crate::config::{HostPort, ReceiverSettings, Surroundings};
+use crate::config::{Environment, HostPort, ReceiverSettings};
 use crate::host::DaemonError;
 use crate::host::process::console;
 
@@ -28,7 +28,7 @@ pub(crate) fn given_address(text: &str) -> Result<HostPort, DaemonError> {
 /// Where senders probably reach this receiver, and a word to the operator that it was guessed.
 pub(crate) fn guessed_address(
     settings: &ReceiverSettings,
-    surroundings: &Surroundings,
+    environment: &Environment,
 ) -> Result<HostPort, DaemonError> {
     let unknown = |why: &str| {
         DaemonError::usage(format_args!("{why}: say where senders reach this machine: --address HOST:PORT"))
@@ -37,7 +37,7 @@ pub(crate) fn guessed_address(
         return Err(unknown("nf-receiver listens to its own machine only"));
     }
     let port = settings.listen.first().map_or(0, SocketAddr::port);
-    let guess: Option<HostPort> = format!("{}:{port}", surroundings.host_name).parse().ok();
+    let guess: Option<HostPort> = format!("{}:{port}", environment.host_name).parse().ok();
     let address = guess
         .filter(|guess| !guess.is_loopback() && !guess.is_unspecified())
         .ok_or_else(|| unknown("this machine's name and the port listened on make no address"))?;
@@ -57,8 +57,8 @@ pub(crate) fn hand_out(
 ) -> Result<(), DaemonError> {
     let token = Token { address: address.to_string(), id: id.clone(), key, suite: suite(settings) };
     console::note(&format!(
-        "this token lets whoever has it in as {id}: treat it like a password. On the sender's machine: \
-         nf-sender join TOKEN (nf-sender join - reads it from standard input)"
+        "Anyone with this token can connect as {id}. Treat it like a password. On the sender's machine run: \
+         nf-sender join (it asks for the token), or nf-sender join < FILE"
     ));
     let mut line = token.encode();
     line.push('\n');
@@ -83,14 +83,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("c.toml");
         std::fs::write(&path, toml).unwrap();
-        load_receiver(Some(Path::new(&path)), Overrides::default(), &Surroundings::default())
-            .unwrap()
-            .settings
+        load_receiver(Some(Path::new(&path)), Overrides::default(), &Environment::default()).unwrap().settings
     }
 
     fn guess(host_name: &str, toml: &str) -> Result<String, String> {
-        let surroundings = Surroundings { host_name: host_name.to_owned(), ..Surroundings::default() };
-        let address = guessed_address(&settings(toml), &surroundings);
+        let environment = Environment { host_name: host_name.to_owned(), ..Environment::default() };
+        let address = guessed_address(&settings(toml), &environment);
         address.map(|address| address.to_string()).map_err(|error| error.to_string())
     }
 

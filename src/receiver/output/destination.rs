@@ -15,7 +15,7 @@ use nf_transport_core::datagram::Datagram;
 use nf_transport_core::netflow::{Recipient, Repeats};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::config::{CollectorSettings, Limit, Source, WhenDown};
+use crate::config::{CollectorSettings, Limit, SourceAddress, WhenDown};
 use crate::limits::CATCH_UP_LIMIT;
 use crate::receiver::output::budget::SocketBudget;
 use crate::receiver::output::gate::{Admission, Gate, RUN_MAX};
@@ -112,7 +112,7 @@ pub(super) struct Destination {
 /// What of a collector's settings a destination has for life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Terms {
-    source: Source,
+    source: SourceAddress,
     when_down: WhenDown,
     rate_limit: Limit,
     catch_up_limit: Option<Limit>,
@@ -490,7 +490,7 @@ impl Destination {
         let Handed { asked, taken, as_one } = handed;
         // What cannot be told counts as delivered: sending it again might repeat it.
         let has_gone = |gate: &mut Gate| gate.is_same_socket().is_ok_and(|same| !same);
-        let refused = if self.terms.source == Source::Exporter {
+        let refused = if self.terms.source == SourceAddress::Exporter {
             if has_gone(gate) { taken } else { 0 }
         } else if taken < asked {
             usize::from(has_gone(gate))

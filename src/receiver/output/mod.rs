@@ -22,18 +22,17 @@ mod udp;
 mod view;
 mod watch;
 
-pub(crate) use budget::SocketBudget;
-pub(crate) use destination::{Counts, PassedOn};
-pub(crate) use probe::{Outcome, probe};
-pub(crate) use view::{SeenAt, View};
-
 use core::net::{IpAddr, SocketAddr};
 use std::collections::HashSet;
 use std::sync::Arc;
 
+pub(crate) use budget::SocketBudget;
+pub(crate) use destination::{Counts, PassedOn};
 use nf_transport_core::datagram::Datagram;
 use nf_transport_core::netflow::Recipient;
 use nf_transport_core::sequence::{Position, SenderId};
+pub(crate) use probe::{Outcome, probe};
+pub(crate) use view::{SeenAt, View};
 
 use crate::config::{CollectorSettings, WhenDown};
 use crate::receiver::delivery::LaneMemory;

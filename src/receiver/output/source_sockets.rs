@@ -15,7 +15,7 @@ use std::sync::Arc;
 use socket2::Socket;
 use tokio::time::Instant;
 
-use crate::config::Source;
+use crate::config::SourceAddress;
 use crate::host::is_out_of_files;
 use crate::limits::{PORTS_PER_ADDRESS, PORTS_REMEMBERED, SEEN_AS_SHOWN};
 use crate::receiver::output::budget::{SocketBudget, SocketShare};
@@ -40,7 +40,7 @@ const SHARE_OF_ADDRESS: usize = 4;
 #[derive(Debug)]
 pub(super) struct Sources {
     collector: SocketAddr,
-    source: Source,
+    source: SourceAddress,
     /// Whether what ICMP says is to be told.
     hears_errors: bool,
     /// By the number of the sender.
@@ -77,7 +77,7 @@ pub(super) fn can_bear(collector: SocketAddr, exporter: SocketAddr) -> bool {
 impl Sources {
     pub(super) fn new(
         collector: SocketAddr,
-        source: Source,
+        source: SourceAddress,
         hears_errors: bool,
         budget: &Arc<SocketBudget>,
     ) -> Self {
@@ -156,7 +156,7 @@ impl Sources {
 
     /// Whether datagrams of `exporter` are to bear its own address.
     fn bears(&self, exporter: SocketAddr) -> bool {
-        self.source == Source::Exporter && can_bear(self.collector, exporter)
+        self.source == SourceAddress::Exporter && can_bear(self.collector, exporter)
     }
 
     /// Opens the socket of an exporter, or the one that stands for several of its ports.
@@ -277,7 +277,7 @@ mod tests {
     const SENDER: u64 = 1;
     const OTHER: u64 = 2;
 
-    fn sources(collector: &UdpSocket, source: Source, bound: usize) -> Sources {
+    fn sources(collector: &UdpSocket, source: SourceAddress, bound: usize) -> Sources {
         let budget = SocketBudget::new(NonZeroUsize::new(bound).unwrap(), usize::MAX);
         Sources::new(collector.local_addr().unwrap(), source, false, &budget)
     }
@@ -309,7 +309,7 @@ mod tests {
     #[tokio::test]
     async fn each_exporter_has_a_port_of_its_own_for_as_long_as_there_is_room() {
         let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut sources = sources(&collector, Source::Own, 2);
+        let mut sources = sources(&collector, SourceAddress::Own, 2);
         let first = seen(&mut sources, &collector, exporter(1));
         let second = seen(&mut sources, &collector, exporter(2));
         assert_ne!(first, second);
@@ -335,7 +335,7 @@ mod tests {
     #[tokio::test]
     async fn a_port_is_remembered_when_its_socket_closes() {
         let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut sources = sources(&collector, Source::Own, 2);
+        let mut sources = sources(&collector, SourceAddress::Own, 2);
         let exporters: Vec<_> = (1..=20).map(exporter).collect();
         let ports = exporters.iter().zip(fixed_ports());
         let remembered: Vec<_> =
@@ -352,7 +352,7 @@ mod tests {
     #[tokio::test]
     async fn a_port_that_somebody_took_meanwhile_is_replaced() {
         let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut sources = sources(&collector, Source::Own, 1);
+        let mut sources = sources(&collector, SourceAddress::Own, 1);
         let port = fixed_ports().next().unwrap();
         let before = remember(&mut sources, exporter(1), port);
         let _taken = UdpSocket::bind(before.seen_as).unwrap();
@@ -364,7 +364,7 @@ mod tests {
     #[tokio::test]
     async fn an_exporter_with_ever_new_ports_takes_few_sockets_and_no_others() {
         let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut sources = sources(&collector, Source::Own, 1024);
+        let mut sources = sources(&collector, SourceAddress::Own, 1024);
         let other = seen(&mut sources, &collector, exporter(9));
         let mut local = HashSet::new();
         let from_port = |port| SocketAddr::from(([192, 0, 2, 1], port));
@@ -378,7 +378,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_idle_port_makes_room_for_a_new_one_of_its_address() {
         let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut sources = sources(&collector, Source::Own, 8);
+        let mut sources = sources(&collector, SourceAddress::Own, 8);
         let from_port = |port| SocketAddr::from(([192, 0, 2, 1], port));
         let all = [1, 2, 3, 4].map(|port| seen(&mut sources, &collector, from_port(port)));
         assert_eq!(all[2], all[3], "two have sockets of their own");
@@ -392,7 +392,7 @@ mod tests {
     #[tokio::test]
     async fn two_senders_with_the_same_exporter_have_a_port_each() {
         let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut sources = sources(&collector, Source::Own, 8);
+        let mut sources = sources(&collector, SourceAddress::Own, 8);
         let ports = [SENDER, OTHER].map(|sender| seen_of(&mut sources, &collector, sender, exporter(1)));
         assert_ne!(ports[0], ports[1]);
     }
@@ -400,7 +400,7 @@ mod tests {
     #[tokio::test]
     async fn a_sender_with_many_exporters_takes_no_socket_of_one_with_few() {
         let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut sources = sources(&collector, Source::Own, 10);
+        let mut sources = sources(&collector, SourceAddress::Own, 10);
         seen_of(&mut sources, &collector, OTHER, exporter(1));
         for number in 1..=100 {
             seen(&mut sources, &collector, exporter(number));
@@ -412,7 +412,7 @@ mod tests {
     #[tokio::test]
     async fn remembered_ports_are_bounded() {
         let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut sources = sources(&collector, Source::Own, 1);
+        let mut sources = sources(&collector, SourceAddress::Own, 1);
         for number in 0..u32::try_from(PORTS_REMEMBERED).unwrap() + 100 {
             sources.socket(u64::from(number % 7), (number.to_be_bytes(), 1).into()).unwrap();
         }
@@ -423,7 +423,7 @@ mod tests {
     #[tokio::test]
     async fn sockets_unused_longest_are_given_up_but_not_the_last() {
         let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut sources = sources(&collector, Source::Own, 100);
+        let mut sources = sources(&collector, SourceAddress::Own, 100);
         let seen: Vec<_> =
             (0..10).map(|number| seen(&mut sources, &collector, exporter(number + 1))).collect();
         assert_eq!(sources.give_up_some(), 8);
@@ -438,7 +438,7 @@ mod tests {
     async fn a_smaller_share_closes_sockets_when_the_next_one_opens() {
         let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
         let budget = SocketBudget::new(NonZeroUsize::new(100).unwrap(), 10);
-        let mut sources = Sources::new(collector.local_addr().unwrap(), Source::Own, false, &budget);
+        let mut sources = Sources::new(collector.local_addr().unwrap(), SourceAddress::Own, false, &budget);
         for number in 1..=10 {
             seen(&mut sources, &collector, exporter(number));
         }
@@ -450,7 +450,7 @@ mod tests {
     #[tokio::test]
     async fn addresses_of_the_other_family_or_of_one_link_cannot_be_borne() {
         let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let v4 = sources(&collector, Source::Exporter, 2);
+        let v4 = sources(&collector, SourceAddress::Exporter, 2);
         for (exporter, expected) in [
             ("192.0.2.1:9", true),
             ("127.0.0.5:9", true),
@@ -464,7 +464,7 @@ mod tests {
             assert_eq!(can_bear(v4.collector, exporter.parse().unwrap()), expected, "{exporter}");
         }
         let collector = UdpSocket::bind("[::1]:0").unwrap();
-        let v6 = sources(&collector, Source::Exporter, 2);
+        let v6 = sources(&collector, SourceAddress::Exporter, 2);
         assert!(can_bear(v6.collector, "[2001:db8::1]:9".parse().unwrap()));
         assert!(!can_bear(v6.collector, "[fe80::1]:9".parse().unwrap()));
     }

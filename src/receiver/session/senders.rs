@@ -1,19 +1,22 @@
 //! One seat for each sender: who sits there delivers its stream, and nobody else does.
 //!
 //! Owns what outlives a connection: the position of the stream, and how much of it each collector has. A newer connection
-//! of the same sender asks the older one to rise, and goes on where that stands, so that a lost link repeats nothing.
+//! of the same stream asks the older one to rise, and goes on where that stands, so that a lost link repeats nothing.
+//!
+//! A connection with another stream than the one of the session is another sender, or a new spool. It takes the seat only if its
+//! stream was known before. Where many can have the same id, nobody can end the sessions of a sender that was there first.
 
 mod known;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use nf_transport_core::datagram::BootTime;
 use nf_transport_core::framing::Hello;
 use nf_transport_core::prefixes::Prefixes;
-use nf_transport_core::secure::Admission;
+use nf_transport_core::secure::AccessPolicy;
 use nf_transport_core::sequence::{RunId, SenderId, StreamId};
 use tokio::sync::{OwnedMutexGuard, watch};
 
@@ -22,6 +25,7 @@ use crate::receiver::delivery::collector_offsets::Left;
 use crate::receiver::delivery::denied::Denied;
 use crate::receiver::delivery::unmatched::Unmatched;
 use crate::receiver::delivery::{Delivery, Settled};
+use crate::receiver::session::sender_log::SenderLog;
 use crate::receiver::session::senders::known::Known;
 use crate::receiver::state::positions::{StreamInUse, StreamPosition};
 use crate::status::{PeerState, PeerStatus, SenderTotals, Tally};
@@ -59,7 +63,7 @@ pub(crate) struct Counters {
 
 impl Counters {
     /// Adds what was delivered, denied or lost, and what matched no collector.
-    pub(crate) fn settled(&self, settled: &Settled) {
+    fn settled(&self, settled: &Settled) {
         Self::add(&self.datagrams, settled.delivered.datagrams);
         Self::add(&self.bytes, settled.delivered.bytes);
         let now = boot_clock();
@@ -94,10 +98,12 @@ impl Counters {
 pub(crate) struct Seat {
     /// Held by the connection that delivers.
     turn: Arc<tokio::sync::Mutex<Option<Current>>>,
-    /// The number of the newest connection, and its address.
-    newest: watch::Sender<(u64, SocketAddr)>,
+    /// The newest connection that was to have the seat.
+    holder: watch::Sender<Holder>,
     view: Mutex<View>,
     pub(crate) counters: Counters,
+    sender: SenderId,
+    log: Arc<SenderLog>,
 }
 
 /// What the status shows beside the counters.
@@ -112,23 +118,97 @@ struct View {
     replaces: Option<StreamId>,
     /// The last connection that a newer one took over from.
     superseded: Option<SocketAddr>,
+    /// The last connection that was refused because another sender had the seat.
+    rival: Option<SocketAddr>,
     /// Why the last session ended; `None` while there is one.
     ended: Option<String>,
+}
+
+/// A connection that has a seat, or is about to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Holder {
+    number: u64,
+    peer: SocketAddr,
+    stream: StreamId,
+    begun: SystemTime,
+    /// Whether the connection still has the seat, or waits for it.
+    is_here: bool,
+}
+
+impl Holder {
+    /// Fails if this connection is there with another stream, and that of the newcomer did not begin before it.
+    fn check(&self, stream: StreamId, begun: Option<SystemTime>) -> Result<(), Unseated> {
+        let gives_way =
+            !self.is_here || self.stream == stream || begun.is_some_and(|begun| begun < self.begun);
+        if gives_way { Ok(()) } else { Err(Unseated::InUse(self.peer)) }
+    }
+
+    /// Why a connection with `stream` lost the seat to this one.
+    fn superseded(&self, stream: StreamId) -> Unseated {
+        if self.stream == stream { Unseated::Newer(self.peer) } else { Unseated::KnownLonger(self.peer) }
+    }
+}
+
+/// Why a connection does not get a seat, or lost it to another, with the address of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unseated {
+    #[error(
+        "a newer connection of the same sender, from {0}, took over; if this repeats, two machines use the same id \
+         and key: give one of them an id of its own"
+    )]
+    Newer(SocketAddr),
+    #[error(
+        "another sender with the same id, at {0}, took over, because nf-receiver has known its stream for longer: give each sender an \
+         id of its own (nf-receiver invite NAME)"
+    )]
+    KnownLonger(SocketAddr),
+    #[error(
+        "its id is in use by another sender, at {0}: give each sender an id of its own (nf-receiver invite NAME). Everything stays \
+         queued until that one disconnects; if that is an old connection of this sender, it ends after three heartbeats"
+    )]
+    InUse(SocketAddr),
+}
+
+/// The claim of one connection to a seat, until dropped.
+#[derive(Debug)]
+struct Claim {
+    seat: Arc<Seat>,
+    number: u64,
+    stream: StreamId,
+}
+
+impl Claim {
+    /// Fails if a newer connection claims the seat.
+    fn check(&self) -> Result<(), Unseated> {
+        let holder = *self.seat.holder.borrow();
+        if holder.number == self.number { Ok(()) } else { Err(holder.superseded(self.stream)) }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.seat.holder.send_if_modified(|holder| {
+            holder.is_here &= holder.number != self.number;
+            false
+        });
+    }
 }
 
 /// The right to deliver a sender's stream, while it lasts.
 #[derive(Debug)]
 pub(crate) struct Turn {
     pub(crate) seat: Arc<Seat>,
+    /// Given up before the seat is free, so that no newcomer is refused in between.
+    claim: Claim,
     pub(crate) current: OwnedMutexGuard<Option<Current>>,
-    /// Changes when a newer connection of the same sender wants the seat.
-    pub(crate) newest: watch::Receiver<(u64, SocketAddr)>,
+    /// Changes when another connection is to have the seat.
+    pub(crate) holder: watch::Receiver<Holder>,
 }
 
 impl Turn {
-    /// The address of the newest connection of the same sender.
-    pub(crate) fn newest_peer(&self) -> SocketAddr {
-        self.newest.borrow().1
+    /// Why another connection is to have the seat.
+    pub(crate) fn superseded(&self) -> Unseated {
+        self.holder.borrow().superseded(self.claim.stream)
     }
 }
 
@@ -137,7 +217,7 @@ impl Drop for Turn {
     /// them is stays here until the sender is back. The file is closed in any case.
     fn drop(&mut self) {
         if let Some(current) = self.current.as_mut() {
-            self.seat.counters.settled(&current.delivery.leave());
+            self.seat.note_settled(&current.delivery.leave());
             current.in_use = None;
         }
         self.current.take_if(|current| current.is_settled());
@@ -146,10 +226,17 @@ impl Drop for Turn {
 }
 
 impl Seat {
-    fn new(peer: SocketAddr, stream: StreamId, unmatched: Arc<Unmatched>) -> Self {
+    fn new(sender: SenderId, peer: SocketAddr, stream: StreamId, seats: &Seats) -> Self {
+        let counters = Counters { unmatched: seats.unmatched.clone(), ..Counters::default() };
         Self {
             turn: Arc::default(),
-            newest: watch::Sender::new((0, peer)),
+            holder: watch::Sender::new(Holder {
+                number: 0,
+                peer,
+                stream,
+                begun: SystemTime::UNIX_EPOCH,
+                is_here: false,
+            }),
             view: Mutex::new(View {
                 peer,
                 stream,
@@ -157,9 +244,20 @@ impl Seat {
                 cipher: "none",
                 replaces: None,
                 superseded: None,
+                rival: None,
                 ended: None,
             }),
-            counters: Counters { unmatched, ..Counters::default() },
+            counters,
+            sender,
+            log: seats.sender_log.clone(),
+        }
+    }
+
+    /// Counts what was delivered, denied or lost, and logs the losses.
+    pub(crate) fn note_settled(&self, settled: &Settled) {
+        self.counters.settled(settled);
+        for loss in &settled.losses {
+            self.log.log_loss(&self.sender, loss, self.counters.gaps.load(Ordering::Relaxed));
         }
     }
 
@@ -172,33 +270,62 @@ impl Seat {
         self.view().ended = Some(reason);
     }
 
-    /// Takes the seat: a connection that has it ends. Fails with the address of a still newer connection.
+    /// Claims the seat for a connection with `stream`, which began at `begun`. Returns the address of the connection that loses
+    /// it thereby.
+    fn claim(
+        self: &Arc<Self>,
+        peer: SocketAddr,
+        stream: StreamId,
+        begun: SystemTime,
+    ) -> Result<(Claim, Option<SocketAddr>), Unseated> {
+        let mut outcome = Ok((0, None));
+        self.holder.send_if_modified(|holder| {
+            let before = holder.is_here.then_some(holder.peer);
+            let number = holder.number + 1;
+            outcome = holder.check(stream, Some(begun)).map(|()| (number, before));
+            if outcome.is_ok() {
+                *holder = Holder { number, peer, stream, begun, is_here: true };
+            }
+            outcome.is_ok()
+        });
+        match outcome {
+            Ok((number, before)) => Ok((Claim { seat: self.clone(), number, stream }, before)),
+            Err(unseated) => Err(self.refused(peer, unseated)),
+        }
+    }
+
+    /// Notes for the status that a connection of `peer` was refused.
+    fn refused(&self, peer: SocketAddr, unseated: Unseated) -> Unseated {
+        self.view().rival = Some(peer);
+        unseated
+    }
+
+    /// Takes the seat for a connection whose stream began at `begun`: a connection that has it ends. Fails if the seat is not for
+    /// this stream now, or as soon as another connection is to have it.
     pub(crate) async fn take(
         self: Arc<Self>,
         peer: SocketAddr,
         hello: &Hello,
+        begun: SystemTime,
         cipher: &'static str,
-    ) -> Result<Turn, SocketAddr> {
-        let mut number = 0;
-        self.newest.send_modify(|newest| {
-            *newest = (newest.0 + 1, peer);
-            number = newest.0;
-        });
-        let mut superseded = self.view().superseded;
-        let current = if let Ok(current) = self.turn.clone().try_lock_owned() {
-            current
-        } else {
-            superseded = Some(self.view().peer);
-            self.turn.clone().lock_owned().await
+    ) -> Result<Turn, Unseated> {
+        let (claim, before) = self.claim(peer, hello.stream, begun)?;
+        let mut holder = self.holder.subscribe();
+        let is_superseded = async {
+            drop(holder.wait_for(|holder| holder.number != claim.number).await);
         };
-        let newest = self.newest.subscribe();
-        let (newest_number, newest_peer) = *newest.borrow();
-        if newest_number != number {
-            return Err(newest_peer);
-        }
+        let current = tokio::select! {
+            current = self.turn.clone().lock_owned() => current,
+            () = is_superseded => return claim.check().and(Err(Unseated::Newer(peer))),
+        };
+        let holder = self.holder.subscribe();
+        claim.check()?;
         let (stream, replaces, state) = (hello.stream, hello.replaces, PeerState::Connected);
-        *self.view() = View { peer, stream, state, cipher, replaces, superseded, ended: None };
-        Ok(Turn { seat: self, current, newest })
+        let mut view = self.view();
+        let (superseded, rival) = (before.or(view.superseded), view.rival);
+        *view = View { peer, stream, state, cipher, replaces, superseded, rival, ended: None };
+        drop(view);
+        Ok(Turn { seat: self, claim, current, holder })
     }
 
     /// Whether nothing is under way.
@@ -212,12 +339,18 @@ impl Seat {
 pub(crate) struct Seats {
     known: Mutex<Known>,
     unmatched: Arc<Unmatched>,
+    sender_log: Arc<SenderLog>,
 }
 
 impl Seats {
     /// Datagrams that match no collector.
     pub(crate) fn unmatched(&self) -> &Unmatched {
         &self.unmatched
+    }
+
+    /// The log lines about senders.
+    pub(crate) fn sender_log(&self) -> &SenderLog {
+        &self.sender_log
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -228,7 +361,7 @@ impl Seats {
     pub(crate) fn seat(&self, id: &SenderId, peer: SocketAddr, stream: StreamId) -> Arc<Seat> {
         let mut known = self.known();
         let forgotten = known.make_room(id);
-        let new = || Arc::new(Seat::new(peer, stream, self.unmatched.clone()));
+        let new = || Arc::new(Seat::new(id.clone(), peer, stream, self));
         let seat = known.seats.entry(id.clone()).or_insert_with(new).clone();
         drop(known);
         for (id, seat) in forgotten {
@@ -244,9 +377,22 @@ impl Seats {
         (view.stream == stream).then_some(view.peer)
     }
 
+    /// Fails if `id` is in use by a sender with another stream that began before `begun`, or if this one has not begun at all.
+    pub(crate) fn check(
+        &self,
+        id: &SenderId,
+        peer: SocketAddr,
+        stream: StreamId,
+        begun: Option<SystemTime>,
+    ) -> Result<(), Unseated> {
+        let Some(seat) = self.known().seats.get(id).cloned() else { return Ok(()) };
+        let holder = *seat.holder.borrow();
+        holder.check(stream, begun).map_err(|unseated| seat.refused(peer, unseated))
+    }
+
     /// The rows of all senders by id.
-    pub(crate) fn status(&self, admission: &Admission) -> Vec<PeerStatus> {
-        let row = |(id, seat): (&SenderId, &Arc<Seat>)| row(id, seat, &admission.exporters_of(id));
+    pub(crate) fn status(&self, policy: &AccessPolicy) -> Vec<PeerStatus> {
+        let row = |(id, seat): (&SenderId, &Arc<Seat>)| row(id, seat, &policy.exporters_for(id));
         let mut rows: Vec<PeerStatus> = self.known().seats.iter().map(row).collect();
         rows.sort_by(|a, b| a.id.cmp(&b.id));
         rows
@@ -311,6 +457,7 @@ fn row(id: &SenderId, seat: &Seat, exporters: &Prefixes) -> PeerStatus {
         gaps,
         replaces: view.replaces.map(|stream| stream.to_string()),
         superseded: view.superseded.map(|peer| peer.to_string()),
+        rival: view.rival.map(|peer| peer.to_string()),
         ended: view.ended,
         exporters: exporters.iter().map(ToString::to_string).collect(),
         denied,
@@ -324,10 +471,12 @@ mod tests {
     use std::time::Instant;
 
     use nf_transport_core::framing::{Heartbeat, StreamProof};
-    use nf_transport_core::sequence::Position;
+    use nf_transport_core::sequence::{Gap, GapReason, Position};
 
     use super::*;
-    use crate::limits::SEATS_MAX;
+    use crate::host::Lines;
+    use crate::limits::SENDER_ENTRIES_MAX;
+    use crate::receiver::delivery::Parcel;
     use crate::receiver::output::Outputs;
     use crate::receiver::state::positions::{Owner, Positions};
 
@@ -342,7 +491,7 @@ mod tests {
     async fn turn(seats: &Seats, id: &str) -> Turn {
         let peer = "192.0.2.1:40000".parse().unwrap();
         let seat = seats.seat(&id.parse().unwrap(), peer, STREAM);
-        seat.take(peer, &hello(), "none").await.unwrap()
+        seat.take(peer, &hello(), SystemTime::UNIX_EPOCH, "none").await.unwrap()
     }
 
     #[tokio::test]
@@ -364,7 +513,32 @@ mod tests {
         drop(turn);
         positions.sync().unwrap();
         assert!(file.upgrade().is_none());
-        assert_eq!(seats.status(&Admission::default())[0].delivered.datagrams, 3);
+        assert_eq!(seats.status(&AccessPolicy::default())[0].delivered.datagrams, 3);
+    }
+
+    #[tokio::test]
+    async fn a_loss_settled_after_the_session_is_logged() {
+        let state = tempfile::tempdir().unwrap();
+        let positions = Positions::open(state.path()).unwrap();
+        let seats = Seats::default();
+        let mut turn = turn(&seats, "edge").await;
+        let sender: SenderId = "edge".parse().unwrap();
+        let owner = Owner { sender: sender.clone(), source: None };
+        let in_use = positions.stream(&owner, STREAM, Instant::now()).unwrap();
+        let stored = in_use.position().clone();
+        let mut delivery = Delivery::new(sender, Position(0), None, &Outputs::to(&[]), &HashMap::new());
+        delivery.push(Parcel::never(Gap {
+            first: Position(0),
+            end: Position(3),
+            reason: GapReason::SpoolFull,
+        }));
+        let in_use = Some(in_use);
+        *turn.current = Some(Current { stream: STREAM, stored, in_use, delivery, run: RunId::NONE });
+        let lines = Lines::default();
+        tracing::subscriber::with_default(lines.clone().subscriber(), || drop(turn));
+        let lines = lines.all();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("edge lost 3 datagrams, 3 since nf-receiver started"), "{lines:?}");
     }
 
     #[test]
@@ -378,15 +552,62 @@ mod tests {
         Counters::add(&seat.counters.gaps, u64::MAX);
         drop(seat);
         let before = seats.totals();
-        for number in 0..=SEATS_MAX {
+        for number in 0..=SENDER_ENTRIES_MAX {
             let seat = seats.seat(&format!("other-{number}").parse().unwrap(), peer, STREAM);
             Counters::add(&seat.counters.gaps, 1);
         }
-        let is_kept = seats.status(&Admission::default()).iter().any(|row| row.id == "edge");
+        let is_kept = seats.status(&AccessPolicy::default()).iter().any(|row| row.id == "edge");
         assert!(!is_kept, "the seat made room");
         assert_eq!(seats.totals(), before);
         assert_eq!(before.delivered, Tally { datagrams: 30, bytes: 3000 });
         assert_eq!((before.duplicates, before.gaps), (2, u64::MAX));
+    }
+
+    /// The seat of `edge`, and what a connection with stream `number`, which began then, is told when it wants it.
+    async fn take(seat: &Arc<Seat>, number: u8) -> Result<Turn, Unseated> {
+        let peer = SocketAddr::from(([192, 0, 2, number], 40_000));
+        let begun = SystemTime::UNIX_EPOCH + core::time::Duration::from_secs(number.into());
+        let hello = Hello { stream: StreamId([number; 16]), ..hello() };
+        seat.clone().take(peer, &hello, begun, "none").await
+    }
+
+    fn peer(number: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, number], 40_000))
+    }
+
+    #[tokio::test]
+    async fn a_superseded_connection_waits_no_longer() {
+        let seats = Seats::default();
+        let seat = seats.seat(&"edge".parse().unwrap(), peer(1), STREAM);
+        let held = take(&seat, 3).await.unwrap();
+        let waiting = [2, 1].map(|number| {
+            let seat = seat.clone();
+            tokio::spawn(async move { take(&seat, number).await.map(drop) })
+        });
+        let [earlier, later] = waiting;
+        assert_eq!(earlier.await.unwrap().unwrap_err(), Unseated::KnownLonger(peer(1)));
+        assert_eq!(held.superseded(), Unseated::KnownLonger(peer(1)));
+        assert_eq!(take(&seat, 2).await.unwrap_err(), Unseated::InUse(peer(1)));
+        drop(held);
+        later.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_is_cut_off_blocks_nobody() {
+        let seats = Seats::default();
+        let seat = seats.seat(&"edge".parse().unwrap(), peer(1), STREAM);
+        let held = take(&seat, 3).await.unwrap();
+        let waiting = tokio::spawn({
+            let seat = seat.clone();
+            async move { take(&seat, 1).await.map(drop) }
+        });
+        while held.superseded() != Unseated::KnownLonger(peer(1)) {
+            tokio::task::yield_now().await;
+        }
+        waiting.abort();
+        waiting.await.unwrap_err();
+        drop(held);
+        take(&seat, 4).await.unwrap();
     }
 
     #[tokio::test]
@@ -394,7 +615,7 @@ mod tests {
         let seats = Seats::default();
         let peer = "192.0.2.1:40000".parse().unwrap();
         let seat = seats.seat(&"edge".parse().unwrap(), peer, STREAM);
-        for number in 0..=SEATS_MAX {
+        for number in 0..=SENDER_ENTRIES_MAX {
             seats.seat(&format!("other-{number}").parse().unwrap(), peer, STREAM);
         }
         assert!(Arc::ptr_eq(&seat, &seats.seat(&"edge".parse().unwrap(), peer, STREAM)));

@@ -6,14 +6,14 @@ use bytes::{Bytes, BytesMut};
 use nf_transport_core::batch::{BatchBuilder, BatchHeader, Compression, HEADER_LEN};
 use nf_transport_core::datagram::{Datagram, Timestamp};
 use nf_transport_core::framing::{Decoder, Heartbeat, Message, StreamProof};
-use nf_transport_core::secure::{Admission, Channel, ChannelBinding, Pass, StreamKey};
+use nf_transport_core::secure::{AccessPolicy, Channel, ChannelBinding, Credential, StreamKey};
 use nf_transport_core::sequence::StreamId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
 
 use super::*;
-use crate::host::{Stopper, stop_channel};
+use crate::host::{ShutdownTrigger, shutdown_channel};
 use crate::receiver::delivery::collector_offsets::Ahead;
 use crate::receiver::output::Resolved;
 use crate::receiver::state::positions::Owner;
@@ -67,7 +67,6 @@ impl Receiver {
             ahead: Ahead::take_up(state.path()),
             templates: Arc::default(),
             complaints: Mutex::default(),
-            sender_log: SenderLog::default(),
             refused: Mutex::default(),
             known_sources: Arc::default(),
             waiting: Waiting::default(),
@@ -82,8 +81,8 @@ struct Exchange {
     stream: TcpStream,
     decoder: Decoder,
     receiver: Arc<Receiver>,
-    admission: watch::Sender<Arc<Admission>>,
-    stopper: Stopper,
+    policy: watch::Sender<Arc<AccessPolicy>>,
+    stopper: ShutdownTrigger,
 }
 
 impl Exchange {
@@ -92,18 +91,22 @@ impl Exchange {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, peer) = listener.accept().await.unwrap();
-        let (stopper, stop) = stop_channel();
+        let (stopper, stop) = shutdown_channel();
         let greeted_by = Instant::now() + patience;
         let of_connection = receiver.shared.clone();
-        let (admission, admissions) = watch::channel(Arc::default());
+        let (policy, policies) = watch::channel(Arc::default());
         let sender = sender.parse().unwrap();
         tokio::spawn(async move {
-            let known = Known { sender, pass: Pass::ClearText { is_local: true }, admission: admissions };
-            let accepted = Stream::new(accepted, Channel::clear_text(BINDING));
+            let known = AuthenticatedSender {
+                sender,
+                credential: Credential::ClearText { is_local: true },
+                policy: policies,
+            };
+            let accepted = SecureStream::new(accepted, Channel::clear_text(BINDING));
             serve(&of_connection, accepted, peer, known, greeted_by, stop).await;
         });
         let decoder = Decoder::default();
-        Self { stream, decoder, receiver: receiver.clone(), admission, stopper }
+        Self { stream, decoder, receiver: receiver.clone(), policy, stopper }
     }
 
     async fn agreed() -> Self {
@@ -166,9 +169,12 @@ fn batch_of(first: Position, datagrams: &[(&str, &[u8])]) -> Batch {
 }
 
 /// Rules by which the sender of an exchange may deliver datagrams of these exporters.
-fn only(prefix: &str) -> Arc<Admission> {
+fn only(prefix: &str) -> Arc<AccessPolicy> {
     let exporters = vec![prefix.parse().unwrap()].into();
-    Arc::new(Admission { exporters: [("edge".parse().unwrap(), exporters)].into(), ..Admission::default() })
+    Arc::new(AccessPolicy {
+        exporters: [("edge".parse().unwrap(), exporters)].into(),
+        ..AccessPolicy::default()
+    })
 }
 
 /// Whole by its checksums, but its record ends nowhere.
@@ -192,20 +198,20 @@ async fn a_batch_that_cannot_be_read_is_counted_and_the_next_one_is_delivered() 
     let mut payload = [0; 16];
     let length = exchange.receiver.collector.recv(&mut payload).await.unwrap();
     assert_eq!(&payload[..length], b"second");
-    let [sender] = exchange.receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
+    let [sender] = exchange.receiver.shared.seats.status(&AccessPolicy::default()).try_into().unwrap();
     assert_eq!((sender.gaps, sender.delivered.datagrams), (1, 1));
 }
 
 #[tokio::test]
 async fn a_sender_that_is_not_let_in_any_more_is_told_so() {
     let mut exchange = Exchange::agreed().await;
-    let stricter = Admission { plaintext: true, ..Admission::default() };
-    exchange.admission.send_replace(Arc::new(stricter));
+    let stricter = AccessPolicy { plaintext: true, ..AccessPolicy::default() };
+    exchange.policy.send_replace(Arc::new(stricter));
     exchange.say(Message::Ping).await;
     let key = nf_transport_core::secure::Key::generate().unwrap();
-    exchange.admission.send_replace(Arc::new(Admission { shared: vec![key], ..Admission::default() }));
+    exchange.policy.send_replace(Arc::new(AccessPolicy { shared: vec![key], ..AccessPolicy::default() }));
     let Message::Refuse(refusal) = exchange.hear().await else { panic!("no refusal") };
-    assert_eq!(refusal.code(), RefusalCode::NotAdmitted);
+    assert_eq!(refusal.code(), RefusalCode::NotAuthorized);
     assert!(refusal.text().contains("not let in any more"), "{}", refusal.text());
 }
 
@@ -245,19 +251,19 @@ async fn what_a_reconnect_repeats_is_not_counted_before_the_ack() {
             tokio::task::yield_now().await;
         }
     }
-    let [sender] = receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
+    let [sender] = receiver.shared.seats.status(&AccessPolicy::default()).try_into().unwrap();
     assert_eq!((receiver.shared.seats.unmatched().count(), sender.gaps), (0, 0));
 }
 
 #[tokio::test]
 async fn a_session_that_broke_off_counts_as_ended_and_not_as_rejected() {
     let exchange = Exchange::agreed().await;
-    assert_eq!(exchange.receiver.shared.seats.status(&Admission::default())[0].ended, None);
+    assert_eq!(exchange.receiver.shared.seats.status(&AccessPolicy::default())[0].ended, None);
     let Exchange { stream, receiver, .. } = exchange;
     let shared = &receiver.shared;
     stream.set_zero_linger().unwrap();
     drop(stream);
-    while shared.seats.status(&Admission::default())[0].ended.is_none() {
+    while shared.seats.status(&AccessPolicy::default())[0].ended.is_none() {
         tokio::task::yield_now().await;
     }
     assert_eq!(shared.refused().0, 0);
@@ -305,14 +311,14 @@ async fn a_proof_of_another_connection_is_refused() {
 #[tokio::test]
 async fn datagrams_of_denied_exporters_are_acknowledged() {
     let mut exchange = Exchange::agreed().await;
-    exchange.admission.send_replace(only("10.0.0.0/8"));
+    exchange.policy.send_replace(only("10.0.0.0/8"));
     let (own, other) = ("10.0.0.1:2055", "[::ffff:192.0.2.7]:2055");
     let datagrams: [(&str, &[u8]); 4] =
         [(other, b"forged"), (own, b"one"), (other, b"forged"), (own, b"two")];
     exchange.say(Message::Data(batch_of(Position(0), &datagrams).bytes().clone())).await;
     exchange.say(Message::Data(batch_of(Position(4), &[(other, b"forged")]).bytes().clone())).await;
     while exchange.hear().await != Message::Ack(Position(5)) {}
-    exchange.admission.send_replace(only("192.0.2.0/24"));
+    exchange.policy.send_replace(only("192.0.2.0/24"));
     exchange
         .say(Message::Data(batch_of(Position(5), &[(own, b"late"), (other, b"three")]).bytes().clone()))
         .await;
@@ -322,8 +328,8 @@ async fn datagrams_of_denied_exporters_are_acknowledged() {
         let length = exchange.receiver.collector.recv(&mut payload).await.unwrap();
         assert_eq!(&payload[..length], expected);
     }
-    let admission = exchange.admission.borrow().clone();
-    let [sender] = exchange.receiver.shared.seats.status(&admission).try_into().unwrap();
+    let policy = exchange.policy.borrow().clone();
+    let [sender] = exchange.receiver.shared.seats.status(&policy).try_into().unwrap();
     assert_eq!((sender.delivered.datagrams, sender.denied), (3, 4));
     assert_eq!(sender.exporters, ["192.0.2.0/24"]);
     let denied: Vec<_> =
@@ -334,12 +340,12 @@ async fn datagrams_of_denied_exporters_are_acknowledged() {
 #[tokio::test]
 async fn denied_datagrams_count_without_any_collector() {
     let mut exchange = Exchange::agreed_for(&["198.51.100.0/24"]).await;
-    exchange.admission.send_replace(only("10.0.0.0/8"));
+    exchange.policy.send_replace(only("10.0.0.0/8"));
     let datagrams: [(&str, &[u8]); 3] =
         [("192.0.2.7:1", b"forged"), ("10.0.0.1:1", b"unmatched"), ("192.0.2.7:1", b"forged")];
     exchange.say(Message::Data(batch_of(Position(0), &datagrams).bytes().clone())).await;
     while exchange.hear().await != Message::Ack(Position(3)) {}
-    let [sender] = exchange.receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
+    let [sender] = exchange.receiver.shared.seats.status(&AccessPolicy::default()).try_into().unwrap();
     assert_eq!((sender.denied, exchange.receiver.shared.seats.unmatched().count()), (2, 1));
 }
 
@@ -360,14 +366,36 @@ async fn a_slow_position_file_holds_up_no_other_sender() {
     assert!(matches!(waiting.hear().await, Message::Welcome(_)));
 }
 
+/// A connection of the sender that has asked for a session with the stream of this key.
+async fn greeted(receiver: &Arc<Receiver>, seed: u8) -> Exchange {
+    let mut exchange = Exchange::connected(receiver, "edge", PATIENCE).await;
+    exchange.greet(key(seed).id(), key(seed).prove(BINDING)).await;
+    exchange
+}
+
+impl Exchange {
+    /// The refusal that comes next.
+    async fn refusal(&mut self) -> nf_transport_core::framing::Refusal {
+        match self.hear().await {
+            Message::Refuse(refusal) => refusal,
+            other => panic!("the receiver answers {}", other.name()),
+        }
+    }
+
+    /// Ends the session, and waits until the receiver has done so.
+    async fn leave(mut self) {
+        self.say(Message::Goodbye).await;
+        while self.stream.read(&mut [0; 64]).await.is_ok_and(|count| count > 0) {}
+    }
+}
+
 #[tokio::test]
 async fn a_refused_new_stream_ends_no_session() {
     let receiver = Receiver::new(&[]).await;
     for seed in 1.. {
-        let mut hostile = Exchange::connected(&receiver, "edge", PATIENCE).await;
-        hostile.greet(key(seed).id(), key(seed).prove(BINDING)).await;
+        let mut hostile = greeted(&receiver, seed).await;
         match hostile.hear().await {
-            Message::Welcome(_) => {}
+            Message::Welcome(_) => hostile.leave().await,
             Message::Refuse(refusal) => {
                 assert_eq!(refusal.code(), RefusalCode::TooManyStreams);
                 break;
@@ -375,14 +403,52 @@ async fn a_refused_new_stream_ends_no_session() {
             other => panic!("the receiver answers {}", other.name()),
         }
     }
-    let mut known = Exchange::connected(&receiver, "edge", PATIENCE).await;
-    known.greet(stream(), key(1).prove(BINDING)).await;
+    let mut known = greeted(&receiver, 1).await;
     assert!(matches!(known.hear().await, Message::Welcome(_)), "the first stream is known");
-    let mut hostile = Exchange::connected(&receiver, "edge", PATIENCE).await;
-    hostile.greet(key(99).id(), key(99).prove(BINDING)).await;
-    assert!(matches!(hostile.hear().await, Message::Refuse(_)));
+    let mut hostile = greeted(&receiver, 99).await;
+    assert_eq!(hostile.refusal().await.code(), RefusalCode::IdInUse);
     known.say(Message::Data(batch(Position(0), b"first").bytes().clone())).await;
     while known.hear().await != Message::Ack(Position(1)) {}
+}
+
+#[tokio::test]
+async fn another_stream_ends_no_session() {
+    let mut victim = Exchange::agreed().await;
+    let receiver = victim.receiver.clone();
+    let victim_at = victim.stream.local_addr().unwrap();
+    for seed in 2..100 {
+        let mut rival = greeted(&receiver, seed).await;
+        let refusal = rival.refusal().await;
+        assert_eq!(refusal.code(), RefusalCode::IdInUse);
+        let words = format!("sender edge: its id is in use by another sender, at {victim_at}: give each");
+        assert!(refusal.text().starts_with(&words), "{}", refusal.text());
+        let [row] = receiver.shared.seats.status(&AccessPolicy::default()).try_into().unwrap();
+        assert_eq!(row.rival, Some(rival.stream.local_addr().unwrap().to_string()));
+    }
+    let (count, peers) = receiver.shared.refused();
+    assert!(count >= 97 && peers[0].reason.contains("in use by another sender"), "{peers:?}");
+    victim.say(Message::Data(batch(Position(0), b"first").bytes().clone())).await;
+    while victim.hear().await != Message::Ack(Position(1)) {}
+    let files = std::fs::read_dir(receiver.state.path().join("positions")).unwrap();
+    assert_eq!(files.count(), 1, "a refused stream left a file");
+}
+
+#[tokio::test]
+async fn the_stream_known_first_takes_its_seat_back() {
+    let victim = Exchange::agreed().await;
+    let receiver = victim.receiver.clone();
+    victim.leave().await;
+    let mut rival = greeted(&receiver, 2).await;
+    assert!(matches!(rival.hear().await, Message::Welcome(_)));
+    let mut victim = greeted(&receiver, 1).await;
+    assert!(matches!(victim.hear().await, Message::Welcome(_)));
+    let refusal = rival.refusal().await;
+    assert_eq!(refusal.code(), RefusalCode::Superseded);
+    assert!(refusal.text().contains("has known its stream for longer"), "{}", refusal.text());
+    let mut again = greeted(&receiver, 2).await;
+    assert_eq!(again.refusal().await.code(), RefusalCode::IdInUse);
+    victim.leave().await;
+    assert!(matches!(greeted(&receiver, 2).await.hear().await, Message::Welcome(_)));
 }
 
 #[tokio::test]
@@ -404,7 +470,7 @@ async fn a_greeting_cut_off_leaves_no_file_open() {
     while !positions.is_opening() {
         tokio::task::yield_now().await;
     }
-    cut_off.stopper.stop();
+    cut_off.stopper.request();
     assert_eq!(cut_off.hear().await, Message::Goodbye);
     drop(slow);
     let closed = async {

@@ -17,12 +17,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::limits::SEATS_MAX;
-use crate::receiver::output::{Outputs, PassedOn};
-pub(crate) use crate::receiver::state::templates::learner::TemplateLearner;
 use nf_transport_core::netflow::{Kept, News, TemplateMemory};
 use nf_transport_core::sequence::SenderId;
 
+use crate::limits::SENDER_ENTRIES_MAX;
+use crate::receiver::output::{Outputs, PassedOn};
+pub(crate) use crate::receiver::state::templates::learner::TemplateLearner;
 use crate::receiver::state::templates::usage::{Kind, Usage};
 
 /// The file of templates, and that of options data.
@@ -140,7 +140,7 @@ impl Templates {
         model: Option<&TemplateLearner>,
     ) -> Vec<Arc<TemplateLearner>> {
         let mut all = self.learners();
-        if all.len() >= SEATS_MAX && !all.contains_key(sender) {
+        if all.len() >= SENDER_ENTRIES_MAX && !all.contains_key(sender) {
             all.retain(|_, learners| learners.iter().any(TemplateLearner::is_needed));
         }
         let known = all.entry(sender.clone()).or_default();

@@ -1,16 +1,18 @@
 //! What ingest counts beside the queue's own counts: exporters, and what each socket lost.
 
+use core::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nf_transport_core::batch::Batch;
-use nf_transport_core::datagram::BootTime;
+use nf_transport_core::datagram::{BootTime, scope_of};
 use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::netflow::ExporterTable;
 
 use crate::host::{CountTable, boot_clock};
 use crate::limits::{DENIED_SHOWN, DROPPED_SHOWN};
+use crate::sender::queue::holdings::{Shares, share_out};
 
 /// Counts of ingest, from the start of the process. Shared with the status and the log.
 #[derive(Debug)]
@@ -21,10 +23,34 @@ pub(crate) struct Tally {
     denied_exporters: Mutex<CountTable<DeniedKey>>,
     /// Datagrams of the queue that were dropped, as the spool was full or they were too old.
     dropped_exporters: Mutex<CountTable<IpAddr>>,
+    /// Those of them whose exporters are not known, and how many of these are in the log.
+    dropped_unknown: AtomicU64,
+    logged_unknown: AtomicU64,
 }
 
 /// An exporter that is denied, and the place of the socket that it sends to.
-pub(crate) type DeniedKey = (IpAddr, usize);
+pub(crate) type DeniedKey = (ExporterAddress, usize);
+
+/// The address of an exporter, with the interface to which it is local.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ExporterAddress {
+    pub(crate) ip: IpAddr,
+    /// The index of the interface of a link-local address; else 0.
+    pub(crate) interface: u32,
+}
+
+impl From<SocketAddr> for ExporterAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self { ip: address.ip(), interface: scope_of(address) }
+    }
+}
+
+impl fmt::Display for ExporterAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.ip)?;
+        if self.interface == 0 { Ok(()) } else { write!(f, "%{}", self.interface) }
+    }
+}
 
 /// What a socket lost.
 #[derive(Debug)]
@@ -63,6 +89,8 @@ impl Tally {
             sockets: sockets.into_iter().map(socket).collect(),
             denied_exporters: Mutex::new(CountTable::new(DENIED_SHOWN)),
             dropped_exporters: Mutex::new(CountTable::new(DROPPED_SHOWN)),
+            dropped_unknown: AtomicU64::default(),
+            logged_unknown: AtomicU64::default(),
         }
     }
 
@@ -77,8 +105,8 @@ impl Tally {
     }
 
     /// Notes a datagram of `exporter` that is denied.
-    pub(crate) fn note_denied(&self, exporter: IpAddr, socket: usize, now: BootTime) {
-        self.denied_exporters().add((exporter, socket), 1, now);
+    pub(crate) fn note_denied(&self, exporter: SocketAddr, socket: usize, now: BootTime) {
+        self.denied_exporters().add((exporter.into(), socket), 1, now);
         if let Some(socket) = self.sockets.get(socket) {
             socket.denied.fetch_add(1, Ordering::Relaxed);
         }
@@ -98,6 +126,24 @@ impl Tally {
     pub(crate) fn note_dropped(&self, exporters: impl Iterator<Item = (IpAddr, u64)>, now: BootTime) {
         let mut dropped = self.dropped_exporters();
         exporters.for_each(|(exporter, count)| dropped.add(exporter, count, now));
+    }
+
+    /// Notes that `count` datagrams of those that held `shares` were dropped.
+    pub(crate) fn note_dropped_shares(&self, count: u64, shares: &Shares) {
+        let (exporters, unknown) = share_out(count, shares);
+        self.note_dropped(exporters.into_iter(), boot_clock());
+        self.dropped_unknown.fetch_add(unknown, Ordering::Relaxed);
+    }
+
+    /// Datagrams of the queue that were dropped and whose exporters are not known: no time was left to read them.
+    pub(crate) fn dropped_unknown(&self) -> u64 {
+        self.dropped_unknown.load(Ordering::Relaxed)
+    }
+
+    /// Those since the last log line.
+    pub(crate) fn take_unlogged_unknown(&self) -> u64 {
+        let all = self.dropped_unknown();
+        all.saturating_sub(self.logged_unknown.swap(all, Ordering::Relaxed))
     }
 
     /// Notes that all of `batch` was dropped.

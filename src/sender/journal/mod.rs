@@ -24,25 +24,24 @@ mod recvmmsg;
 mod ring;
 mod slots;
 
-use crate::sender::journal::checkpoint::Kind;
-pub(crate) use crate::sender::journal::checkpoint::Marks;
-pub(crate) use bus_error::Backing;
-pub(crate) use place::Place;
-pub(crate) use recvmmsg::{ask_for_details, dropped};
-pub(crate) use ring::{Held, Ring};
-pub(crate) use slots::{Entry, Slots};
-
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+pub(crate) use bus_error::Backing;
 use nf_transport_core::sequence::{Position, RunId, StreamId};
+pub(crate) use place::Place;
+pub(crate) use recvmmsg::{ask_for_details, dropped};
+pub(crate) use ring::{Held, Ring};
 use rustix::fs::{FallocateFlags, IFlags, MemfdFlags, ioctl_getflags, ioctl_setflags};
+pub(crate) use slots::{Entry, Slots};
 
 use crate::host::files::atomic_file::open_regular;
-use crate::limits::INTAKE_RING;
+use crate::limits::JOURNAL_RING;
+use crate::sender::journal::checkpoint::Kind;
+pub(crate) use crate::sender::journal::checkpoint::Marks;
 
 /// The intake's file as its parts share it. Its lock lasts as long as any of them.
 type SharedFile = Arc<File>;
@@ -126,7 +125,7 @@ impl Intake {
         if !matches!(found, Found::Left(_)) {
             slots.clear();
         }
-        let ring = Ring::map(file, ring_at(), INTAKE_RING)?;
+        let ring = Ring::map(file, ring_at(), JOURNAL_RING)?;
         Ok((Self { marks: Arc::new(marks), slots, ring }, found))
     }
 
@@ -174,7 +173,7 @@ fn ring_at() -> u64 {
 
 /// Bytes of the file.
 fn file_len() -> u64 {
-    ring_at() + INTAKE_RING
+    ring_at() + JOURNAL_RING
 }
 
 /// The id of this boot of the machine; it changes when memory is lost.

@@ -1,5 +1,7 @@
 //! An intake that a newer version left: it is moved out of the way, and taken in once it can be read.
 
+use core::net::{Ipv4Addr, SocketAddr};
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -12,9 +14,10 @@ use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::limits::POSITIONS_PER_RUN;
 use nf_transport_core::sequence::{Position, StreamId};
 
-use super::{Entry, Kind, Marks, Ring, Slots, file_len, ring_at, slots_at};
-use crate::limits::INTAKE_RING;
+use super::{Entry, Held, Kind, Marks, Ring, Slots, file_len, ring_at, slots_at};
+use crate::limits::JOURNAL_RING;
 use crate::sender::journal::checkpoint::HEAD_LEN;
+use crate::sender::journal::slots::Slot;
 
 /// Intakes of newer versions that are kept at once.
 const KEPT_MAX: u32 = 9;
@@ -48,6 +51,8 @@ pub(crate) struct Content {
     pub(crate) batches: Vec<Batch>,
     /// Datagrams that are missing in the ring or damaged in the slots.
     pub(crate) lost: u64,
+    /// Whether the marks are damaged, so that nothing shows where the ring ended and what was delivered.
+    pub(crate) is_searched: bool,
 }
 
 /// The intakes that were moved away from `path` and that this version reads.
@@ -70,23 +75,70 @@ fn read(path: &Path) -> io::Result<Option<Content>> {
     if marks.kind(stream) != Kind::Ours {
         return Ok(None);
     }
-    let mut ring = Ring::map(file.clone(), ring_at(), INTAKE_RING)?;
-    if !marks.are_whole() {
-        let batches = ring.searched(stream, Position(0));
-        let lost = missing_in(&batches, Position(0));
-        return Ok(Some(Content { stream, batches, lost }));
-    }
-    let floor = marks.acknowledged();
-    let held = ring.recover(stream, marks.ring_tail(), floor);
-    let mut batches: Vec<Batch> = ring
-        .salvaged(stream, &held, floor, Some(marks.next()))
-        .unwrap_or_else(|| held.into_iter().map(|held| held.batch).collect());
-    let missing = missing_in(&batches, marks.next());
-    let next = batches.last().map_or(marks.next(), Batch::end).max(marks.next());
+    let mut ring = Ring::map(file.clone(), ring_at(), JOURNAL_RING)?;
     let slots = Slots::map(file, slots_at())?;
-    let (encoded, damaged) = encoded(&slots, &marks, stream, next);
+    let is_searched = !marks.are_whole();
+    let (mut batches, next) = if is_searched {
+        let batches = batches_of(ring.searched(stream, Position(0)));
+        let next = batches.last().map_or(Position(0), Batch::end);
+        (batches, next)
+    } else {
+        let floor = marks.acknowledged();
+        let held = ring.recover(stream, marks.ring_tail(), floor);
+        let found = ring.salvaged(stream, &held, floor, Some(marks.next()));
+        (batches_of(found.unwrap_or(held)), marks.next())
+    };
+    let missing = missing_in(&batches, next);
+    let next = batches.last().map_or(next, Batch::end).max(next);
+    let (done, port) = if is_searched {
+        (done_in(&slots, &batches), batches.last().and_then(local_port).unwrap_or(0))
+    } else {
+        let done = usize::try_from(next.since(marks.slots_first())).unwrap_or(usize::MAX);
+        (done, marks.slots_port())
+    };
+    let (encoded, damaged) = encoded(&slots, done, port, stream, next);
     batches.extend(encoded);
-    Ok(Some(Content { stream, batches, lost: missing + damaged }))
+    Ok(Some(Content { stream, batches, lost: missing + damaged, is_searched }))
+}
+
+fn batches_of(held: Vec<Held>) -> Vec<Batch> {
+    held.into_iter().map(|held| held.batch).collect()
+}
+
+/// The port that the last datagram of `batch` was sent to.
+fn local_port(batch: &Batch) -> Option<u16> {
+    Some(batch.records().ok()?.iter().last()?.local.port())
+}
+
+/// How many datagrams of the slots are in `batches`, the newest of the ring, where no mark tells: as many of the first ones
+/// as the last batches end with.
+fn done_in(slots: &Slots, batches: &[Batch]) -> usize {
+    let in_slots: Vec<_> =
+        admitted(slots).map(|slot| slot.map(|slot| told(&datagram_of(&slot, 0)))).collect();
+    let mut in_ring: VecDeque<_> = VecDeque::new();
+    for batch in batches.iter().rev() {
+        if in_ring.len() >= in_slots.len() {
+            break;
+        }
+        let Ok(records) = batch.records() else { break };
+        let datagrams: Vec<_> = records.iter().map(|datagram| told(&datagram)).collect();
+        datagrams.into_iter().rev().for_each(|datagram| in_ring.push_front(datagram));
+    }
+    // A damaged slot is like any datagram.
+    let is_same =
+        |(slot, datagram): (&Option<Told>, &Told)| slot.as_ref().is_none_or(|slot| slot == datagram);
+    let most = in_slots.len().min(in_ring.len());
+    let ends_with = |done: &usize| {
+        in_slots.iter().zip(in_ring.iter().skip(in_ring.len() - done)).take(*done).all(is_same)
+    };
+    (1..=most).rev().find(ends_with).unwrap_or(0)
+}
+
+/// What both a slot and the ring tell of a datagram.
+type Told = (SocketAddr, Timestamp, Vec<u8>);
+
+fn told(datagram: &Datagram<'_>) -> Told {
+    (datagram.exporter, datagram.arrival, datagram.payload.to_vec())
 }
 
 /// Positions that are missing between `batches`, and from the last one to `next`. Those before the first one may be in segments.
@@ -110,28 +162,33 @@ fn head(file: &File) -> io::Result<[u8; HEAD_LEN]> {
     Ok(head)
 }
 
-/// Datagrams of the slots that are not in the ring, as batches from `next` on, and the number of those that are lost.
-fn encoded(slots: &Slots, marks: &Marks, stream: StreamId, mut next: Position) -> (Vec<Batch>, u64) {
-    let done = usize::try_from(next.since(marks.slots_first())).unwrap_or(usize::MAX);
+/// The datagrams of the slots that are to be carried; `None` for those that are damaged.
+fn admitted(slots: &Slots) -> impl Iterator<Item = Option<Slot<'_>>> {
     let filled = (0..).map(|slot| slots.get(slot)).take_while(|entry| *entry != Entry::Empty);
-    let admitted = filled.filter_map(|entry| match entry {
+    filled.filter_map(|entry| match entry {
         Entry::Filled(slot) => Some(Some(slot)),
         Entry::Damaged => Some(None),
         Entry::Denied | Entry::Empty => None,
-    });
+    })
+}
+
+fn datagram_of<'a>(slot: &Slot<'a>, port: u16) -> Datagram<'a> {
+    let local = SocketAddr::new(slot.local.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), port);
+    let arrival = slot.arrival.unwrap_or(Timestamp(0));
+    Datagram { exporter: slot.exporter, local, arrival, payload: slot.payload }
+}
+
+/// Datagrams of the slots that are not in the ring, unlike the first `done`, as batches from `next` on, and the number of those
+/// that are lost.
+fn encoded(slots: &Slots, done: usize, port: u16, stream: StreamId, mut next: Position) -> (Vec<Batch>, u64) {
     let mut builder = BatchBuilder::new(stream, Compression::None);
     let (mut batches, mut lost) = (Vec::new(), 0);
-    for slot in admitted.skip(done) {
+    for slot in admitted(slots).skip(done) {
         let Some(slot) = slot else {
             lost += 1;
             continue;
         };
-        let local = core::net::SocketAddr::new(
-            slot.local.unwrap_or(core::net::Ipv4Addr::UNSPECIFIED.into()),
-            marks.slots_port(),
-        );
-        let arrival = slot.arrival.unwrap_or(Timestamp(0));
-        let datagram = Datagram { exporter: slot.exporter, local, arrival, payload: slot.payload };
+        let datagram = datagram_of(&slot, port);
         if builder.push(&datagram).is_err() {
             batches.extend(builder.finish(next));
             next = batches.last().map_or(next, Batch::end);

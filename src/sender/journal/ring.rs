@@ -8,7 +8,6 @@ use std::io;
 
 use bytes::Bytes;
 use nf_transport_core::batch::{Batch, BatchHeader, MAGIC};
-use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::sequence::{Position, StreamId};
 
 use crate::sender::journal::SharedFile;
@@ -20,7 +19,8 @@ use crate::sender::journal::mapping::Mapping;
 pub(crate) struct Held {
     /// The batch.
     pub(crate) batch: Batch,
-    /// Offset of its first byte.
+    /// While this batch and later ones are held, nothing from this offset on is overwritten. It is the offset of its first
+    /// byte, unless a search found a later batch before it.
     pub(crate) start: u64,
     /// Offset after its last byte; `start < end`.
     pub(crate) end: u64,
@@ -89,7 +89,7 @@ impl Ring {
     ) -> Vec<Held> {
         let held = marks.map_or_else(Vec::new, |(tail, _)| self.recover(stream, tail, floor));
         match self.salvaged(stream, &held, floor, marks.map(|(_, next)| next)) {
-            Some(batches) => self.write_anew(batches),
+            Some(found) => self.keep_in_place(found),
             None => held,
         }
     }
@@ -121,7 +121,7 @@ impl Ring {
         held: &[Held],
         floor: Position,
         next: Option<Position>,
-    ) -> Option<Vec<Batch>> {
+    ) -> Option<Vec<Held>> {
         // A damaged batch before the end of the ring leads to its start, where batches are newer.
         let contiguous_end = held
             .iter()
@@ -130,41 +130,51 @@ impl Ring {
         if next.is_some_and(|next| contiguous_end.is_some_and(|end| end >= next)) {
             return None;
         }
-        Some(self.searched(stream, floor)).filter(|batches| batches.len() > held.len())
+        Some(self.searched(stream, floor)).filter(|found| found.len() > held.len())
     }
 
-    /// Searches all of the ring for whole batches that end above `floor`, wherever they are.
-    pub(super) fn searched(&self, stream: StreamId, floor: Position) -> Vec<Batch> {
-        let mut found: Vec<Batch> = Vec::new();
+    /// Searches all of the ring for whole batches that end above `floor`, wherever they are. Their offsets are those in the
+    /// first lap.
+    pub(super) fn searched(&self, stream: StreamId, floor: Position) -> Vec<Held> {
+        let mut found: Vec<Held> = Vec::new();
         let mut at = 0;
-        while let Some(start) = self.find_magic(at) {
-            let batch = u64::try_from(start).ok().and_then(|start| self.read_at(stream, start));
-            at = start + batch.as_ref().map_or(1, |batch| batch.bytes().len());
-            found.extend(batch.filter(|batch| batch.end() > floor));
+        while let Some(place) = self.find_magic(at) {
+            let start = u64::try_from(place).unwrap_or(u64::MAX);
+            let batch = self.read_at(stream, start);
+            at = place + batch.as_ref().map_or(1, |batch| batch.bytes().len());
+            if let Some(batch) = batch.filter(|batch| batch.end() > floor) {
+                let end = start + encoded_len(&batch);
+                found.push(Held { batch, start, end });
+            }
         }
-        found.sort_by_key(Batch::first);
+        found.sort_by_key(|held| held.batch.first());
         let mut expected = Position(0);
-        found.retain(|batch| {
-            let is_next = batch.first() >= expected;
+        found.retain(|held| {
+            let is_next = held.batch.first() >= expected;
             if is_next {
-                expected = batch.end();
+                expected = held.batch.end();
             }
             is_next
         });
         found
     }
 
-    /// Writes `batches`, which were found in this ring, one after the other. They are all that lies in it then.
-    pub(super) fn write_anew(&mut self, batches: Vec<Batch>) -> Vec<Held> {
-        self.head = 0;
-        let write = |batch| {
-            let held = self.write(batch);
-            if held.is_err() {
-                note_internal_error("the ring does not take a batch that was found in it");
-            }
-            held.ok()
-        };
-        batches.into_iter().filter_map(write).collect()
+    /// Goes on after the newest of the batches that a search found. They stay where they are: a kill at any moment finds all
+    /// of them there.
+    fn keep_in_place(&mut self, mut found: Vec<Held>) -> Vec<Held> {
+        let newest_end = found.last().map_or(0, |newest| newest.end);
+        self.head = newest_end + self.size;
+        // What lies behind the newest one is of the lap before.
+        for held in found.iter_mut().filter(|held| held.start < newest_end) {
+            held.start += self.size;
+            held.end += self.size;
+        }
+        let mut start = self.head;
+        for held in found.iter_mut().rev() {
+            start = start.min(held.start);
+            held.start = start;
+        }
+        found
     }
 
     /// Where the next batch can start, from `at` on.

@@ -6,7 +6,7 @@ use nf_transport_core::batch::{Batch, BatchBuilder, Compression};
 use nf_transport_core::datagram::{Datagram, Timestamp};
 
 use super::*;
-use crate::limits::INTAKE_SLOTS;
+use crate::limits::JOURNAL_SLOTS;
 
 const STREAM: StreamId = StreamId([4; 16]);
 const BOOT: [u8; 16] = [1; 16];
@@ -50,7 +50,7 @@ fn a_new_intake_holds_nothing() {
     let (mut intake, found) = open(&directory);
     assert_eq!(found, Found::New);
     assert!(intake.recover_ring(STREAM, true, Position(0)).is_empty());
-    assert!((0..=INTAKE_SLOTS).all(|slot| intake.slots.get(slot) == Entry::Empty));
+    assert!((0..=JOURNAL_SLOTS).all(|slot| intake.slots.get(slot) == Entry::Empty));
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn a_ring_is_searched_where_the_marks_are_damaged() {
     assert_eq!(found, Found::Damaged);
     let held = intake.recover_ring(STREAM, false, Position(1));
     assert_eq!(firsts(&held), [1, 2, 3, 4]);
-    assert_eq!((held[0].start, intake.ring.head()), (0, held[3].end), "it was written anew");
+    assert_eq!(intake.ring.head(), held[3].end, "it goes on after the newest batch");
 }
 
 #[test]
@@ -236,22 +236,10 @@ const SMALL_RING: u64 = 3000;
 
 #[test]
 fn a_flipped_bit_in_a_wrapped_ring_costs_one_batch() {
-    let file = Arc::new(File::from(rustix::fs::memfd_create("ring", MemfdFlags::CLOEXEC).unwrap()));
-    file.set_len(SMALL_RING).unwrap();
-    let mut ring = Ring::map(file.clone(), 0, SMALL_RING).unwrap();
-    let mut live: Vec<Held> = Vec::new();
-    for first in 0..26 {
-        let next = batch(first, &[7; 100]);
-        while !ring.fits(&next, live.first().map_or(ring.head(), |oldest| oldest.start)) {
-            live.remove(0);
-        }
-        live.push(ring.write(next).unwrap());
-    }
+    let (file, live, whole) = wrapped_ring();
     let (tail, floor) = (live[0].start, live[0].batch.first());
     let lap = |held: &Held| held.start / SMALL_RING;
     assert!(lap(&live[5]) == lap(&live[0]) && lap(&live[11]) > lap(&live[0]), "{:?}", firsts(&live));
-    let mut whole = vec![0; usize::try_from(SMALL_RING).unwrap()];
-    file.read_exact_at(&mut whole, 0).unwrap();
     for hit in &live {
         let start = hit.start % SMALL_RING * 8;
         // A prime step: header and body are hit at many places.
@@ -266,6 +254,94 @@ fn a_flipped_bit_in_a_wrapped_ring_costs_one_batch() {
             assert_eq!(found, expected, "bit {bit}, in batch {}", hit.batch.first());
         }
     }
+}
+
+/// A small ring in which the batches `live` lie, all of them after a few laps; its bytes, and its file.
+fn wrapped_ring() -> (Arc<File>, Vec<Held>, Vec<u8>) {
+    let file = Arc::new(File::from(rustix::fs::memfd_create("ring", MemfdFlags::CLOEXEC).unwrap()));
+    file.set_len(SMALL_RING).unwrap();
+    let mut ring = Ring::map(file.clone(), 0, SMALL_RING).unwrap();
+    let mut live: Vec<Held> = Vec::new();
+    for first in 0..26 {
+        let next = batch(first, &[7; 100]);
+        while !ring.fits(&next, live.first().map_or(ring.head(), |oldest| oldest.start)) {
+            live.remove(0);
+        }
+        live.push(ring.write(next).unwrap());
+    }
+    let bytes = bytes_of(&file);
+    (file, live, bytes)
+}
+
+fn bytes_of(ring: &File) -> Vec<u8> {
+    let mut bytes = vec![0; usize::try_from(SMALL_RING).unwrap()];
+    ring.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+#[test]
+fn recovery_writes_nothing_to_a_damaged_ring() {
+    let (file, live, mut damaged) = wrapped_ring();
+    damaged[usize::try_from(live[3].start % SMALL_RING).unwrap() + 70] ^= 1;
+    for marks in [None, Some((live[0].start, Position(26)))] {
+        file.write_all_at(&damaged, 0).unwrap();
+        let mut ring = Ring::map(file.clone(), 0, SMALL_RING).unwrap();
+        let held = ring.recover_all(STREAM, marks, live[0].batch.first());
+        assert_eq!(held.len(), live.len() - 1);
+        assert!(bytes_of(&file) == damaged, "a kill in the middle would lose what was written over");
+    }
+}
+
+/// Kills and recovers after each step that changes the ring: writes of new batches, while the oldest is freed for each.
+fn never_loses_a_held_batch(file: &Arc<File>, floor: Position) {
+    let mut ring = Ring::map(file.clone(), 0, SMALL_RING).unwrap();
+    let mut held = ring.recover_all(STREAM, None, floor);
+    for first in 26..80 {
+        let next = batch(first, &[8; 90]);
+        while !ring.fits(&next, held.first().map_or(ring.head(), |oldest| oldest.start)) {
+            held.remove(0);
+        }
+        let before = firsts(&held);
+        held.push(ring.write(next).unwrap());
+        let marks = Some((held[0].start, Position(first + 1)));
+        for marks in [marks, None] {
+            let mut killed = Ring::map(file.clone(), 0, SMALL_RING).unwrap();
+            let found = firsts(&killed.recover_all(STREAM, marks, held[0].batch.first()));
+            let lost: Vec<_> = before.iter().filter(|batch| !found.contains(batch)).collect();
+            assert!(lost.is_empty() && found.contains(&first), "{lost:?} at {first}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn a_kill_after_each_write_to_a_salvaged_ring() {
+    for hit in 0..12 {
+        let (file, live, mut damaged) = wrapped_ring();
+        damaged[usize::try_from(live[hit].start % SMALL_RING).unwrap() + 70] ^= 1;
+        file.write_all_at(&damaged, 0).unwrap();
+        never_loses_a_held_batch(&file, live[0].batch.first());
+    }
+}
+
+#[test]
+fn a_ring_whose_batches_lie_in_no_order() {
+    let (file, live, _) = wrapped_ring();
+    let length = batch(0, &[7; 100]).bytes().len();
+    for order in [[5_u64, 1, 4, 2, 3], [1, 2, 5, 3, 4], [3, 4, 5, 1, 2]] {
+        let mut bytes = vec![0; usize::try_from(SMALL_RING).unwrap()];
+        for (place, first) in order.into_iter().enumerate() {
+            let at = place * (length + 40);
+            bytes[at..at + length].copy_from_slice(batch(first, &[7; 100]).bytes());
+        }
+        file.write_all_at(&bytes, 0).unwrap();
+        let mut ring = Ring::map(file.clone(), 0, SMALL_RING).unwrap();
+        let held = ring.recover_all(STREAM, None, Position(0));
+        assert_eq!(firsts(&held), [1, 2, 3, 4, 5], "{order:?}");
+        assert!(held.is_sorted_by_key(|held| held.start) && held.iter().all(|held| held.start < held.end));
+        assert_eq!((ring.head(), bytes_of(&file) == bytes), (held[4].end, true), "{order:?}");
+        never_loses_a_held_batch(&file, Position(0));
+    }
+    drop(live);
 }
 
 #[test]

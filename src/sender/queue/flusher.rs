@@ -14,17 +14,19 @@ use std::time::{Duration, Instant};
 use nf_transport_core::batch::Batch;
 use nf_transport_core::clock::ClockStep;
 use nf_transport_core::sequence::{Gap, GapReason, Position};
-use nf_transport_core::spool::{AppendError, Policy, SyncJob, Thinned, WhenFull, WrongClock, Yielding};
+use nf_transport_core::spool::disk::Directory;
+use nf_transport_core::spool::{AppendError, Policy, Spool, SyncJob, WhenFull, WrongClock, Yielding};
 use tokio::sync::watch;
 
 use crate::host::systemd::messages::sender;
-use crate::host::{CountLog, LogLimit, More, Pulse, both_clocks};
-use crate::limits::INTAKE_RING;
+use crate::host::{CountLog, LogLimit, Pulse, Suppressed, both_clocks};
+use crate::limits::JOURNAL_RING;
 use crate::sender::ingest::counters::Tally;
 use crate::sender::journal::Held;
-use crate::sender::queue::fair_share::FairShare;
+use crate::sender::queue::fair_share::{FairShare, Lost};
+use crate::sender::queue::holdings::Shares;
 use crate::sender::queue::{Queue, SpoolFigures, Stage, State};
-use crate::status::{count_of, name_first};
+use crate::status::{count_of, name_dropped};
 
 /// How long the keeper waits at the most before it looks at the spool again.
 const TEND_EVERY: Duration = Duration::from_secs(1);
@@ -34,6 +36,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// How long the keeper waits before it looks again whether what was written is on disk.
 const LOOK_AT_SYNC: Duration = Duration::from_millis(10);
+
+/// How long the keeper waits before it looks again whether room was made in a full spool.
+const LOOK_AT_ROOM: Duration = Duration::from_millis(10);
 
 /// How long the keeper waits before it tries again a disk that refused.
 const RETRY: Duration = Duration::from_millis(250);
@@ -53,6 +58,17 @@ struct Task {
     stage: Stage,
     /// The oldest batch of the tail, if it is time for it, and the gaps in front of it.
     spill: Option<(Held, Vec<Gap>)>,
+}
+
+/// What came of making room for a batch.
+#[derive(Debug, Default)]
+struct Room {
+    /// Datagrams that were dropped one by one.
+    lost: Vec<Lost>,
+    /// The batch waits in the ring, as room is being made.
+    is_awaited: bool,
+    /// The ring has no room for that: the datagrams of the largest holders in the batch are dropped.
+    is_sifting: bool,
 }
 
 /// What the keeper complains of, each once in a while.
@@ -110,7 +126,7 @@ impl Keeper {
             (spool.end(), SpoolFigures::of(&spool))
         };
         Self {
-            fair_share: FairShare::new(queue.clone(), tally.clone()),
+            fair_share: FairShare::new(queue.clone()),
             queue,
             settings,
             pulse,
@@ -128,6 +144,12 @@ impl Keeper {
             dropped: 0,
             dropped_log: CountLog::default(),
         }
+    }
+
+    /// What a test holds so that no segment is read to make room.
+    #[cfg(test)]
+    pub(crate) fn gate(&self) -> Arc<std::sync::Mutex<()>> {
+        self.fair_share.gate()
     }
 
     /// Runs until the queue is stopped; then everything is on disk, but for what the disk does not take.
@@ -215,20 +237,18 @@ impl Keeper {
     fn work(&mut self, task: &Task) -> bool {
         let now = Instant::now();
         let queue = self.queue.clone();
-        let sealed = task.spill.as_ref().map(|(held, _)| queue.seal(&held.batch));
-        if now >= self.tend_at {
-            let _disk = self.pulse.away();
-            self.fair_share.learn_one();
-        }
+        let mut sealed = task.spill.as_ref().map(|(held, _)| queue.seal(&held.batch));
         // Others hold the spool while they wait for the disk, too.
-        let disk = self.pulse.away();
+        let pulse = self.pulse.clone();
+        let disk = pulse.away();
         let mut spool = queue.spool();
         // What the link reads from now on waits for the spool, and finds what is dropped gone.
-        let (in_flight, is_pressing) = {
+        let (in_flight, is_pressing, is_crowded) = {
             let state = queue.state();
-            (state.in_flight, Queue::is_pressing(&state))
+            (state.in_flight, Queue::is_pressing(&state), Self::is_crowded(&state))
         };
         spool.acknowledge(task.acknowledged);
+        self.fair_share.begin_turn(&spool);
         if task.stage == Stage::Stopped {
             // The ring may not outlive the service, and what it holds is bounded.
             spool.lift_max_size();
@@ -238,38 +258,55 @@ impl Keeper {
             self.tend_at = now + TEND_EVERY;
         }
         let yielding = self.yielding(is_pressing);
-        let thinned = match &sealed {
-            Some(Ok(batch)) if yielding != Yielding::Nothing && self.when_full == WhenFull::DropOldest => {
-                self.fair_share.make_room(&mut spool, length(batch), in_flight)
+        let length = sealed.as_ref().and_then(|sealed| sealed.as_ref().ok()).map(batch_len);
+        let Room { mut lost, mut is_awaited, is_sifting } =
+            self.make_room(&mut spool, length, in_flight, is_crowded, now);
+        let max_size = if is_sifting { self.fair_share.ceiling() } else { 0 };
+        let mut sifted = None;
+        if let Some((held, _)) = task.spill.as_ref().filter(|_| is_sifting) {
+            if let Some((batch, of)) = self.sift(&spool, &held.batch) {
+                sealed = Some(queue.seal(&batch));
+                sifted = Some(batch);
+                lost.push(of);
             }
-            _ => Vec::new(),
-        };
+            // A thinning is under way, which costs the largest holders. The oldest segment would cost all of its exporters.
+            let length = sealed.as_ref().and_then(|sealed| sealed.as_ref().ok()).map_or(0, batch_len);
+            is_awaited = spool.size().saturating_add(length) > spool.max_size().max(max_size);
+        }
+        if is_awaited {
+            sealed = None;
+        }
         let outcome = task.spill.as_ref().zip(sealed).map(|((_, gaps), sealed)| {
             if spool.end().is_some() {
                 for gap in gaps {
                     spool.record_gap(*gap);
                 }
             }
-            spool.append_yielding(&sealed?, both_clocks(), in_flight, yielding)
+            spool.append_sifted(&sealed?, both_clocks(), in_flight, yielding, max_size)
         });
+        let gaps = spool.take_dropped().into_iter();
+        let dropped: Vec<(Gap, Shares)> =
+            gaps.map(|gap| (gap, self.fair_share.take_dropped(&spool, gap))).collect();
         if yielding == Yielding::Nothing && may_drop(outcome.as_ref(), is_pressing) {
             drop(disk);
             drop(spool);
+            self.account_lost(&lost, &dropped);
             self.end_sync();
-            return self.work(task);
+            let task = Task { spill: task.spill.clone().map(|spill| with_batch(spill, sifted)), ..*task };
+            return self.work(&task);
         }
         let is_taken = !matches!(outcome, Some(Err(_)));
         if let Some(outcome) = &outcome {
             self.is_holding = !is_pressing && matches!(outcome, Err(AppendError::NoRoom(_)));
         }
         let stuck = spool.stuck().map(str::to_owned);
-        let dropped = spool.take_dropped();
         let kept_apart = spool.take_kept_apart();
-        for gap in &dropped {
-            self.fair_share.note_dropped(&spool, *gap);
-        }
         if let (Some(Ok(())), Some((held, _))) = (&outcome, &task.spill) {
-            self.fair_share.note_appended(&spool, &held.batch, length(&held.batch));
+            let batch = sifted.as_ref().unwrap_or(&held.batch);
+            self.fair_share.note_appended(&spool, batch, batch_len(batch));
+        }
+        if task.spill.is_none() {
+            self.prepare(&mut spool, in_flight, now);
         }
         let wrong_clock = spool.take_wrong_clock();
         self.spool_end = spool.end();
@@ -277,11 +314,75 @@ impl Keeper {
         drop(disk);
         drop(spool);
         queue.note_kept_apart(kept_apart);
-        self.account(task, outcome, &dropped, &thinned);
+        self.account_lost(&lost, &dropped);
+        self.account(task, outcome);
+        if is_awaited {
+            self.retry_at = Some(now + LOOK_AT_ROOM);
+        }
         self.note_stuck(stuck, task.spill.is_some());
         self.log_wrong_clock(wrong_clock);
         self.sync_if_due();
         is_taken
+    }
+
+    /// Makes room for `length` bytes, if a batch of that length is to be appended, and prepares the next thinning.
+    fn make_room(
+        &mut self,
+        spool: &mut Spool<Directory>,
+        length: Option<u64>,
+        in_flight: Position,
+        is_crowded: bool,
+        now: Instant,
+    ) -> Room {
+        let mut room = Room::default();
+        let Some(length) = length else { return room };
+        let may_drop = self.when_full == WhenFull::DropOldest;
+        let wanted = FairShare::wanted(spool, length);
+        if may_drop && (self.syncing.is_none() || is_crowded) {
+            room.lost = self.fair_share.make_room(spool, wanted, in_flight);
+        }
+        self.prepare(spool, in_flight, now);
+        let is_busy = self.fair_share.is_busy();
+        if may_drop && spool.excess(wanted) > 0 {
+            room.is_awaited = !is_crowded && (is_busy || self.syncing.is_some());
+            room.is_sifting = is_crowded && is_busy;
+        }
+        room
+    }
+
+    fn prepare(&mut self, spool: &mut Spool<Directory>, in_flight: Position, now: Instant) {
+        let may_thin = self.when_full == WhenFull::DropOldest;
+        self.fair_share.prepare(spool, in_flight, now, may_thin);
+    }
+
+    /// Drops the datagrams of the largest holders from `batch`, the oldest of the tail, if it is not on its way. Returns what is left
+    /// of it, and what was dropped.
+    fn sift(&mut self, spool: &Spool<Directory>, batch: &Batch) -> Option<(Batch, Lost)> {
+        let (sifted, lost) = self.fair_share.sift_batch(spool, batch)?;
+        let mut state = self.queue.state();
+        let is_in_flight = state.in_flight > batch.first();
+        let (held, _) = state.tail.front_mut()?;
+        if is_in_flight || held.batch.first() != batch.first() {
+            return None;
+        }
+        held.batch = sifted.clone();
+        Some((sifted, lost))
+    }
+
+    /// Takes over into the queue's state which datagrams were dropped, one by one or with their segments.
+    fn account_lost(&mut self, lost: &[Lost], dropped: &[(Gap, Shares)]) {
+        let mut state = self.queue.state();
+        for Lost { thinned, shares } in lost {
+            let count = state.ledger.lose_thinned(*thinned);
+            self.tally.note_dropped_shares(count, shares);
+            self.dropped += count;
+        }
+        // A segment may be thinned first, and dropped as a whole then.
+        for (gap, shares) in dropped {
+            let count = state.ledger.lose(*gap);
+            self.tally.note_dropped_shares(count, shares);
+            self.dropped += count;
+        }
     }
 
     /// What the next append may drop. What is dropped while it is forced to disk makes no room. For a full disk, which may be
@@ -295,20 +396,10 @@ impl Keeper {
     }
 
     /// Takes over into the queue's state what happened to the spool.
-    fn account(
-        &mut self,
-        task: &Task,
-        outcome: Option<Result<(), AppendError>>,
-        dropped: &[Gap],
-        thinned: &[Thinned],
-    ) {
+    fn account(&mut self, task: &Task, outcome: Option<Result<(), AppendError>>) {
         let queue = self.queue.clone();
         let mut state = queue.state();
-        // A segment may be thinned first, and dropped as a whole then.
-        let mut lost: u64 = thinned.iter().map(|thinned| state.ledger.lose_thinned(*thinned)).sum();
-        lost += dropped.iter().map(|gap| state.ledger.lose(*gap)).sum::<u64>();
         state.spool = self.figures;
-        self.dropped += lost;
         match (outcome, &task.spill) {
             (Some(Ok(())), Some((held, _))) => {
                 self.retry_at = None;
@@ -369,7 +460,7 @@ impl Keeper {
 
     /// Whether the ring is nearly full.
     fn is_crowded(state: &State) -> bool {
-        state.tail_bytes() > INTAKE_RING / 4 * 3
+        state.tail_bytes() > JOURNAL_RING / 4 * 3
     }
 
     fn complain(&mut self, error: &AppendError) {
@@ -379,14 +470,14 @@ impl Keeper {
                 message_id = sender::SPOOL_FULL,
                 held_back,
                 "the spool is full (max-size is reached): incoming datagrams stay in memory while there is room{}",
-                More(held_back)
+                Suppressed(held_back)
             ),
             AppendError::NoRoom(error) => tracing::warn!(
                 message_id = sender::SPOOL_FULL,
                 %error,
                 held_back,
                 "the disk of the spool has no room: {error}; incoming datagrams stay in memory while there is room{}",
-                More(held_back)
+                Suppressed(held_back)
             ),
             AppendError::Disk(error) => {
                 tracing::error!(
@@ -395,7 +486,7 @@ impl Keeper {
                     held_back,
                     "cannot write to the spool: {error}; what arrives stays in memory while there is \
                      room; trying again{}",
-                    More(held_back)
+                    Suppressed(held_back)
                 );
             }
         }
@@ -412,7 +503,7 @@ impl Keeper {
                 held_back,
                 "cannot create a segment of the spool: {reason}; nothing is lost, the segment before it takes more \
                  than rotate-size and rotate-every say{}",
-                More(held_back)
+                Suppressed(held_back)
             );
         }
     }
@@ -420,7 +511,10 @@ impl Keeper {
     /// Logs how many datagrams the spool's limits dropped, and of which exporters.
     fn log_dropped(&mut self, due: fn(&mut CountLog, u64, Instant) -> Option<u64>) {
         let Some(count) = due(&mut self.dropped_log, self.dropped, Instant::now()) else { return };
-        let exporters = name_first(self.tally.dropped_exporters().take_unlogged(|_| true));
+        let exporters = name_dropped(
+            self.tally.dropped_exporters().take_unlogged(|_| true),
+            self.tally.take_unlogged_unknown(),
+        );
         let of = if exporters.is_empty() { String::new() } else { format!(", of {exporters}") };
         tracing::warn!(
             message_id = sender::DATAGRAMS_DROPPED,
@@ -453,7 +547,7 @@ impl Keeper {
             held_back,
             "the system clock {what}: nothing is dropped for it, as max-age does not follow; datagrams bear the times \
              of arrival that the clock showed{}",
-            More(held_back)
+            Suppressed(held_back)
         );
     }
 
@@ -516,13 +610,16 @@ impl Keeper {
                     %error,
                     held_back,
                     "cannot force the spool to disk: {error}; a power loss now would lose datagrams{}",
-                    More(held_back)
+                    Suppressed(held_back)
                 );
             }
         }
     }
 
     fn finish(&mut self) {
+        let disk = self.pulse.away();
+        self.fair_share.stop();
+        drop(disk);
         self.log_dropped(CountLog::rest);
         let (acknowledged, next, dropped_last) = {
             let state = self.queue.state();
@@ -549,8 +646,14 @@ impl Keeper {
     }
 }
 
-fn length(batch: &Batch) -> u64 {
+fn batch_len(batch: &Batch) -> u64 {
     u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX)
+}
+
+/// `spill` with the batch that took the place of its own, if there is one.
+fn with_batch(spill: (Held, Vec<Gap>), batch: Option<Batch>) -> (Held, Vec<Gap>) {
+    let (held, gaps) = spill;
+    (Held { batch: batch.unwrap_or(held.batch), ..held }, gaps)
 }
 
 /// Whether an append that dropped nothing ended for want of room that may be made.

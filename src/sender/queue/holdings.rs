@@ -79,6 +79,48 @@ impl Shares {
     }
 }
 
+/// The highest level to which all larger holders can be cut down so that `bytes` become free. Holders at or below it lose nothing.
+/// `largest_first` is what each holds.
+pub(crate) fn level(largest_first: &[u64], bytes: u64) -> u64 {
+    if bytes == 0 {
+        return u64::MAX;
+    }
+    let (mut sum, mut holders) = (0_u64, 0_u64);
+    let following = largest_first.iter().skip(1).copied().chain([0]);
+    for (held, next) in largest_first.iter().zip(following) {
+        sum = sum.saturating_add(*held);
+        holders += 1;
+        // Cut down to the next one, these free as much as wanted.
+        if sum.saturating_sub(next.saturating_mul(holders)) >= bytes {
+            return (sum - bytes) / holders;
+        }
+    }
+    0
+}
+
+/// Shares out `count` lost datagrams among those that held `shares`. If they held more than `count`, each counts by its part.
+/// Returns how many are of unknown exporters, as well.
+pub(crate) fn share_out(count: u64, shares: &Shares) -> (Vec<(IpAddr, u64)>, u64) {
+    let mut held: Vec<(IpAddr, u64)> =
+        shares.iter().map(|(exporter, held)| (exporter, held.datagrams)).collect();
+    held.sort_unstable_by_key(|(exporter, datagrams)| (core::cmp::Reverse(*datagrams), *exporter));
+    let total: u64 = held.iter().map(|(_, datagrams)| datagrams).sum();
+    if total <= count {
+        return (held, count - total);
+    }
+    // The parts up to each one are rounded together, so that all of them are `count`.
+    let part = |datagrams: u64| u128::from(datagrams) * u128::from(count) / u128::from(total.max(1));
+    let (mut sum, mut given) = (0, 0);
+    for (_, datagrams) in &mut held {
+        sum += *datagrams;
+        let up_to_here = u64::try_from(part(sum)).unwrap_or(count);
+        *datagrams = up_to_here - given;
+        given = up_to_here;
+    }
+    held.retain(|(_, datagrams)| *datagrams > 0);
+    (held, 0)
+}
+
 /// What each exporter holds in each segment, and in all.
 #[derive(Debug, Default)]
 pub(crate) struct Holdings {
@@ -94,18 +136,11 @@ impl Holdings {
         &self.totals
     }
 
-    /// The least that an exporter holds in all who is among the largest. These are the first ones, by size, that together hold one
-    /// part of `parts` of all, and those that hold at least three quarters of what the last of them does.
-    pub(crate) fn least_of_largest(&self, parts: u64) -> u64 {
+    /// What each exporter holds in all, largest first.
+    pub(crate) fn largest_first(&self) -> Vec<u64> {
         let mut held: Vec<u64> = self.totals.iter().map(|(_, holding)| holding.bytes).collect();
         held.sort_unstable_by_key(|bytes| core::cmp::Reverse(*bytes));
-        let wanted = held.iter().sum::<u64>() / parts;
-        let mut sum = 0;
-        let last = held.into_iter().find(|bytes| {
-            sum += bytes;
-            sum >= wanted
-        });
-        last.map_or(u64::MAX, |last| last - last / 4)
+        held
     }
 
     /// What is held in the segment that starts at `first`, if that is known.
@@ -151,7 +186,7 @@ impl Holdings {
         }
     }
 
-    /// The known segments that start in `from..to`.
+    /// Known segments that start in `from..to`.
     pub(crate) fn within(&self, from: Position, to: Position) -> Vec<Position> {
         self.segments.range(from..to.max(from)).map(|(first, _)| *first).collect()
     }
@@ -173,21 +208,54 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_hold_a_part_of_all() {
-        let mut holdings = Holdings::default();
-        assert_eq!(holdings.least_of_largest(4), u64::MAX);
-        for (segment, rows, least) in [
-            (0, vec![(1, 60), (2, 20), (3, 20)], 4500),
-            // All hold alike: all are among the largest.
-            (1, vec![(2, 40), (3, 40)], 4500),
-            (2, vec![(1, 900), (2, 500)], 72_000),
+    fn the_largest_are_cut_down_to_one_level() {
+        for (held, bytes, expected) in [
+            (&[][..], 5, 0),
+            (&[100], 0, u64::MAX),
+            (&[100], 30, 70),
+            (&[100], 200, 0),
+            // The largest alone pays while it is the largest.
+            (&[100, 40, 40], 60, 40),
+            (&[100, 40, 40], 66, 38),
+            // An exporter just below another one pays nearly as much.
+            (&[100, 99, 10], 21, 89),
+            (&[100, 99, 10], 1, 99),
+            (&[25, 25, 25, 25], 20, 20),
         ] {
-            holdings.set(Position(segment), shares(&rows));
-            assert_eq!(holdings.least_of_largest(4), least, "segment {segment}");
+            assert_eq!(level(held, bytes), expected, "{bytes} of {held:?}");
         }
     }
 
+    #[test]
+    fn losses_are_shared_out_whole() {
+        let address = |number: u8| IpAddr::from([192, 0, 2, number]);
+        let held = shares(&[(1, 60), (2, 30), (3, 10)]);
+        for (count, expected, unknown) in [
+            (0, vec![], 0),
+            (100, vec![(1, 60), (2, 30), (3, 10)], 0),
+            (107, vec![(1, 60), (2, 30), (3, 10)], 7),
+            (50, vec![(1, 30), (2, 15), (3, 5)], 0),
+            (1, vec![(3, 1)], 0),
+        ] {
+            let expected = expected.into_iter().map(|(number, count)| (address(number), count)).collect();
+            assert_eq!(share_out(count, &held), (expected, unknown), "{count}");
+        }
+        assert_eq!(share_out(9, &Shares::default()), (vec![], 9));
+    }
+
     proptest! {
+        #[test]
+        fn the_level_is_the_highest_that_frees_enough(
+            mut held in proptest::collection::vec(0_u64..10_000, 0..20),
+            bytes in 1_u64..100_000,
+        ) {
+            held.sort_unstable_by(|one, other| other.cmp(one));
+            let level = level(&held, bytes);
+            let freed = |level: u64| held.iter().map(|held| held.saturating_sub(level)).sum::<u64>();
+            prop_assert!(freed(level) >= bytes.min(held.iter().sum()));
+            prop_assert!(level == 0 && freed(0) <= bytes || freed(level + 1) < bytes);
+        }
+
         #[test]
         fn totals_are_what_the_segments_hold(
             steps in proptest::collection::vec((0_u8..4, 0_u64..6, proptest::collection::vec((0_u8..5, 1_u64..9), 1..5)), 1..60),

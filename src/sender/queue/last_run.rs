@@ -3,10 +3,11 @@
 //! One line of text: the boot id in hexadecimal, a space, nanoseconds since 1970-01-01. It serves one log line only:
 //! whether an intake that is missing went with the machine's memory, or was removed. Without it, that is not known.
 
-use std::io;
 use std::path::Path;
 
 use nf_transport_core::datagram::Timestamp;
+
+use crate::host::files::atomic_file::{self, FileError, FileOwner};
 
 const FILE: &str = "boot";
 
@@ -26,10 +27,14 @@ impl Began {
         Some(Self { boot, at: Timestamp(at.parse().ok()?) })
     }
 
-    /// Writes it down for the next run.
-    pub(crate) fn write(&self, directory: &Path) -> io::Result<()> {
+    /// Replaces the file for the next run. If that fails, it removes the file: one of an earlier run would be wrong.
+    pub(crate) fn write(&self, directory: &Path) -> Result<(), FileError> {
+        let path = directory.join(FILE);
         let line = format!("{:032x} {}\n", u128::from_be_bytes(self.boot), self.at.0);
-        std::fs::write(directory.join(FILE), line)
+        match atomic_file::write(&path, line.as_bytes(), 0o600, FileOwner::writer()) {
+            Ok(_) => Ok(()),
+            Err(error) => atomic_file::remove(&path).and(Err(error)),
+        }
     }
 }
 
@@ -46,5 +51,31 @@ mod tests {
         assert_eq!(Began::read(directory.path()), Some(began));
         std::fs::write(directory.path().join(FILE), "nonsense").unwrap();
         assert_eq!(Began::read(directory.path()), None);
+    }
+
+    #[test]
+    fn the_old_file_stays_whole_until_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, linked) = (directory.path().join(FILE), directory.path().join("linked"));
+        Began { boot: [1; 16], at: Timestamp(1) }.write(directory.path()).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        std::fs::hard_link(&path, &linked).unwrap();
+        let began = Began { boot: [2; 16], at: Timestamp(2) };
+        began.write(directory.path()).unwrap();
+        assert_eq!(std::fs::read(&linked).unwrap(), before, "it was written over");
+        assert_eq!(Began::read(directory.path()), Some(began));
+        assert_eq!(directory.path().read_dir().unwrap().count(), 2, "only these two files");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_replaced_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let earlier = tempfile::tempdir().unwrap();
+        Began { boot: [1; 16], at: Timestamp(1) }.write(earlier.path()).unwrap();
+        // A symbolic link is never written through.
+        std::os::unix::fs::symlink(earlier.path().join(FILE), directory.path().join(FILE)).unwrap();
+        let written = Began { boot: [2; 16], at: Timestamp(2) }.write(directory.path());
+        assert!(written.is_err());
+        assert_eq!(Began::read(directory.path()), None, "it is not that of the last run");
     }
 }

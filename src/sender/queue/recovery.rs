@@ -18,6 +18,7 @@ use nf_transport_core::sequence::{Gap, GapReason, Position, RunId, StreamId};
 use nf_transport_core::spool::disk::Directory;
 use nf_transport_core::spool::{self, LastRun, OwnStream, Policy, Spool, StreamSecret, Survey};
 
+use crate::host::files::atomic_file;
 use crate::host::systemd::messages::sender;
 use crate::host::{DaemonError, wall_clock};
 use crate::sender::journal::{self, Entry, Found, Held, Intake, Left, Place, Ring, Slots};
@@ -236,6 +237,9 @@ fn begin_run(
             "{}: cannot write the file 'stream': {error}; going on, and trying again",
             directory.display()
         ),
+    }
+    if let Err(error) = atomic_file::remove_unfinished(directory) {
+        tracing::debug!(%error, "cannot remove unfinished files of the spool: {error}");
     }
     if let Err(error) = (Began { boot, at: wall_clock() }).write(directory) {
         tracing::debug!(%error, "cannot write the file 'boot' of the spool: {error}");

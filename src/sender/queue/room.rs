@@ -136,8 +136,9 @@ pub(crate) fn check(settings: &SpoolSettings, control: &Path) -> (Option<String>
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use nf_transport_core::spool::{MinFree, Policy};
+
+    use super::*;
 
     const MIB: u64 = 1 << 20;
 

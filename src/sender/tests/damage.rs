@@ -1,17 +1,22 @@
 //! Damage in the intake of a killed run.
 
 use std::fs::File;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use nf_transport_core::batch::{Batch, BatchBuilder, Compression};
+use nf_transport_core::datagram::{Datagram, Timestamp};
 use nf_transport_core::sequence::Position;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::running::Running;
 use super::{assert_balanced, drain, kill, policy, push, start};
-use crate::limits::{INTAKE_RING, INTAKE_SLOTS};
+use crate::host::Pulse;
+use crate::limits::{JOURNAL_RING, JOURNAL_SLOTS};
+use crate::sender::journal::Entry;
+use crate::sender::queue::recovery::Recovered;
 
 /// Batches in the ring, of one datagram each.
 const BATCHES: u64 = 12;
@@ -60,7 +65,7 @@ fn recovered_with_flipped(original: &TempDir, bit: u64) -> (Vec<u64>, u64) {
 
 /// Where the ring of the intake in `directory` begins.
 fn ring_at(directory: &TempDir) -> u64 {
-    directory.path().join("intake").metadata().unwrap().len() - INTAKE_RING
+    directory.path().join("intake").metadata().unwrap().len() - JOURNAL_RING
 }
 
 #[test]
@@ -114,7 +119,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
     fn any_flipped_bit_costs_at_most_one_counted_batch(
-        bit in prop_oneof![0..4096_u64 * 8, 0..INTAKE_RING * 8, 0..BATCHES * BATCH_LEN * 8],
+        bit in prop_oneof![0..4096_u64 * 8, 0..JOURNAL_RING * 8, 0..BATCHES * BATCH_LEN * 8],
         is_in_ring in any::<bool>(),
     ) {
         let original = killed_run();
@@ -128,7 +133,7 @@ proptest! {
 /// Gives the exporter's address in a slot an unknown family.
 fn damage_slot(intake: &Path, slot: u64) {
     let file = File::options().read(true).write(true).open(intake).unwrap();
-    let slots = u64::try_from(INTAKE_SLOTS).unwrap();
+    let slots = u64::try_from(JOURNAL_SLOTS).unwrap();
     let names = 4096 + slots * (64 + 16);
     file.write_all_at(&[0xFF; 2], names + slot * 128).unwrap();
 }
@@ -178,4 +183,48 @@ fn damage_in_the_intake_of_a_newer_version_is_counted() {
     let figures = run.queue.figures();
     assert_eq!((figures.counts.recovered, figures.counts.corrupt, figures.queued), (9, 3, 6));
     assert_balanced(&run.queue);
+}
+
+/// An intake that a newer version left, with 4 batches in the ring and 5 datagrams in the slots, of which slot 1 is damaged, as
+/// this version finds it after an upgrade. Its marks are damaged, too. `done` of the slots are in the ring.
+fn newer_with_damaged_marks(done: u64) -> TempDir {
+    let (directory, socket) = killed_with_slots(4);
+    if done > 0 {
+        // Ingest has encoded these already, and not yet the others.
+        let mut run = start(&directory, policy());
+        let batch = encoded_slots(&run, socket.local_addr().unwrap(), done);
+        assert!(run.queue.push(batch, &mut run.ring, &Pulse::default()).is_none());
+        kill(run);
+    }
+    let intake = directory.path().join("intake");
+    damage_slot(&intake, 4);
+    let file = File::options().write(true).open(&intake).unwrap();
+    // All marks, but not the header.
+    file.write_all_at(&[0xFF; 160], 128).unwrap();
+    std::fs::rename(&intake, directory.path().join("intake.newer-1")).unwrap();
+    directory
+}
+
+/// The first `count` datagrams of the slots, as ingest encodes them.
+fn encoded_slots(run: &Recovered, local: SocketAddr, count: u64) -> Batch {
+    let mut builder = BatchBuilder::new(run.stream, Compression::None);
+    for slot in 0..usize::try_from(count).unwrap() {
+        let Entry::Filled(slot) = run.slots.get(slot) else { panic!("a datagram") };
+        let arrival = slot.arrival.unwrap_or(Timestamp(0));
+        let datagram = Datagram { exporter: slot.exporter, local, arrival, payload: slot.payload };
+        builder.push(&datagram).unwrap();
+    }
+    builder.finish(run.queue.next_position()).unwrap()
+}
+
+#[test]
+fn slots_of_a_newer_intake_with_damaged_marks() {
+    for done in [0, 3] {
+        let directory = newer_with_damaged_marks(done);
+        let run = start(&directory, policy());
+        let figures = run.queue.figures();
+        let counts = (figures.counts.recovered, figures.counts.corrupt, figures.queued);
+        assert_eq!(counts, (9, 1, 8), "{done} of the slots are in the ring");
+        assert_balanced(&run.queue);
+    }
 }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Mutex;
 use std::thread::JoinHandle;
 
 use super::*;
+use crate::sender::queue::fair_share::FairShare;
 
 const MIB: u64 = 1 << 20;
 
@@ -75,19 +77,37 @@ fn queued(queue: &Arc<Queue>) -> BTreeMap<u8, Vec<u32>> {
     found
 }
 
+fn at_once(policy: Policy) -> KeeperSettings {
+    KeeperSettings { policy, sync_after: Duration::ZERO }
+}
+
 /// A keeper at work that spools everything at once.
 struct Spooling {
     thread: JoinHandle<()>,
     tally: Arc<Tally>,
     queue: Arc<Queue>,
+    settings: watch::Sender<KeeperSettings>,
+    /// While it is held, no segment is read to make room.
+    gate: Arc<Mutex<()>>,
 }
 
 impl Spooling {
     fn new(run: &Recovered, policy: Policy) -> Self {
-        let settings = watch::channel(KeeperSettings { policy, sync_after: Duration::ZERO }).1;
-        let tally = Arc::new(Tally::new([]));
-        let keeper = Keeper::new(run.queue.clone(), settings, tally.clone(), Pulse::default());
-        Self { thread: std::thread::spawn(move || keeper.run()), tally, queue: run.queue.clone() }
+        let (settings, keeper_settings) = watch::channel(at_once(policy));
+        let (tally, queue) = (Arc::new(Tally::new([])), run.queue.clone());
+        let keeper = Keeper::new(queue.clone(), keeper_settings, tally.clone(), Pulse::default());
+        let gate = keeper.gate();
+        Self { thread: std::thread::spawn(move || keeper.run()), tally, queue, settings, gate }
+    }
+
+    /// From now on what is spooled is too old. Waits until all of it is dropped.
+    fn drop_all(&self, policy: Policy) {
+        self.settings.send_replace(at_once(Policy { max_age: Some(Duration::ZERO), ..policy }));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.queue.figures().queued > 0 {
+            assert!(Instant::now() < deadline, "{:?}", self.queue.figures());
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Waits until all is in the spool.
@@ -210,7 +230,7 @@ fn data_on_its_way_is_not_dropped() {
     crowd.flood(&mut run, 4, &[2]);
     // A link sends the first half of that.
     for position in 0..100 {
-        run.queue.next_to_send(Position(position), Position(0));
+        run.queue.next_to_send(Position(position), true);
     }
     crowd.flood(&mut run, 400, &[2]);
     spooling.wait();
@@ -238,4 +258,136 @@ fn acknowledging_a_thinned_segment_counts_what_it_held() {
     run.queue.acknowledge(Position(20_400), 0);
     assert_eq!((run.queue.figures().counts.acknowledged, run.queue.figures().queued), (queued, 0));
     spooling.stop();
+}
+
+#[test]
+fn spooling_goes_on_while_a_segment_is_thinned() {
+    let directory = tempfile::tempdir().unwrap();
+    let full = small(4 * MIB);
+    let mut run = start(&directory, full);
+    let spooling = Spooling::new(&run, full);
+    let mut crowd = Crowd::new(Compression::None);
+    let gate = spooling.gate.lock().unwrap();
+    // More than the spool and the ring hold together.
+    crowd.flood(&mut run, 350, &[2]);
+    assert!(run.queue.figures().counts.spool_full > 1000);
+    drop(gate);
+    crowd.flood(&mut run, 650, &[2]);
+    spooling.wait();
+    assert_balanced(&run.queue);
+    let found = queued(&run.queue);
+    assert_eq!(found[&2], all(0..1000));
+    assert!(found[&1].is_sorted() && found[&1].len() > 1500, "{} of the flood are left", found[&1].len());
+    let lost = 50_000 - u64::try_from(found[&1].len()).unwrap();
+    assert_eq!(spooling.lost(), [("192.0.2.1".to_owned(), lost)].into());
+    spooling.stop();
+    let (queued_before, found_before) = (run.queue.figures().queued, queued(&run.queue));
+    kill(run);
+    let run = start(&directory, full);
+    assert_eq!((run.queue.figures().queued, queued(&run.queue)), (queued_before, found_before));
+}
+
+#[test]
+fn a_smaller_max_size_costs_the_largest_holder() {
+    let directory = tempfile::tempdir().unwrap();
+    let policy = small(32 * MIB);
+    let mut run = start(&directory, policy);
+    let spooling = Spooling::new(&run, policy);
+    let mut crowd = Crowd::new(Compression::None);
+    crowd.flood(&mut run, 500, &[2]);
+    spooling.wait();
+    spooling.settings.send_replace(at_once(small(4 * MIB)));
+    crowd.flood(&mut run, 500, &[2]);
+    spooling.wait();
+    assert_eq!(queued(&run.queue)[&2], all(0..1000));
+    assert_balanced(&run.queue);
+    spooling.stop();
+}
+
+#[test]
+fn the_largest_pays_first_even_below_a_quarter() {
+    let directory = tempfile::tempdir().unwrap();
+    let full = small(4 * MIB);
+    let mut run = start(&directory, full);
+    let spooling = Spooling::new(&run, full);
+    let mut crowd = Crowd::new(Compression::None);
+    // One sends a fifth, eight others a tenth each: it is less than a quarter, and still the largest.
+    for _ in 0..500 {
+        crowd.push(&mut run, &[1, 2, 3, 4, 5, 1, 6, 7, 8, 9]);
+    }
+    spooling.wait();
+    let found = queued(&run.queue);
+    let of_others: Vec<usize> = (2..10).map(|exporter| found[&exporter].len()).collect();
+    let least = *of_others.iter().min().unwrap();
+    // It is cut down to the others, which then lose as it does.
+    let flooder = found[&1].len();
+    assert!(flooder <= 600 && least >= flooder / 4 * 3, "{flooder} and {of_others:?}");
+    spooling.stop();
+}
+
+#[test]
+fn drops_of_a_part_of_a_segment_name_exporters() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, policy());
+    let spooling = Spooling::new(&run, policy());
+    Crowd::new(Compression::None).flood(&mut run, 10, &[2]);
+    spooling.wait();
+    run.queue.acknowledge(Position(51), 0);
+    spooling.drop_all(policy());
+    let lost = spooling.lost();
+    assert_eq!(lost.values().sum::<u64>(), run.queue.figures().counts.too_old);
+    assert_eq!(lost, [("192.0.2.1".to_owned(), 450), ("192.0.2.2".to_owned(), 9)].into());
+    assert_eq!(spooling.tally.dropped_unknown(), 0);
+    spooling.stop();
+}
+
+#[test]
+fn drops_of_unread_segments_count_as_unknown() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, policy());
+    let spooling = Spooling::new(&run, policy());
+    Crowd::new(Compression::None).flood(&mut run, 10, &[2]);
+    spooling.stop();
+    kill(run);
+    let run = start(&directory, policy());
+    let spooling = Spooling::new(&run, policy());
+    spooling.drop_all(policy());
+    assert_eq!((spooling.lost().len(), spooling.tally.dropped_unknown()), (0, 510));
+    assert_eq!(run.queue.figures().counts.too_old, 510);
+    assert_eq!(spooling.tally.take_unlogged_unknown(), 0, "it is in the log");
+    spooling.stop();
+}
+
+#[test]
+fn a_segment_that_was_not_readable_is_read_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let full = small(4 * MIB);
+    let mut run = start(&directory, full);
+    let spooling = Spooling::new(&run, full);
+    Crowd::new(Compression::None).flood(&mut run, 70, &[2]);
+    spooling.stop();
+    kill(run);
+    let run = start(&directory, full);
+    let first = run.queue.spool().first().unwrap();
+    let segment = directory.path().join(format!("{:020}.segment", first.0));
+    let aside = directory.path().join("aside");
+    let mut fair_share = FairShare::new(run.queue.clone());
+    let mut read_all = |now: Instant| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            fair_share.prepare(&mut run.queue.spool(), Position(0), now, false);
+            if !fair_share.is_busy() {
+                return fair_share.knows(first);
+            }
+            assert!(Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+    };
+    std::fs::rename(&segment, &aside).unwrap();
+    let start = Instant::now();
+    assert!(!read_all(start));
+    std::fs::rename(&aside, &segment).unwrap();
+    // Others are read meanwhile.
+    (1..50).for_each(|seconds| assert!(!read_all(start + Duration::from_secs(seconds))));
+    assert!(read_all(start + Duration::from_secs(62)));
 }

@@ -148,3 +148,63 @@ fn a_newer_intake_that_cannot_be_moved_is_not_touched() {
     push(&mut run, 2, 100);
     assert!(std::fs::read(&path).unwrap() == before, "not a byte was changed");
 }
+
+/// Bytes of a batch of [`stopped`].
+const BATCH_LEN: usize = 56 + 23 + 1000;
+
+/// A newer version's segment of ten batches is kept, and then damaged as `damage` does it. Returns recovered, corrupt and
+/// queued datagrams of the start that takes it in, and the number of copies in `damaged/`.
+fn taken_in_with(damage: impl FnOnce(&mut Vec<u8>)) -> (u64, u64, u64, u64) {
+    let (directory, file) = stopped();
+    change(&file, |segment| set_version(segment, 2));
+    let run = start(&directory, ten_to_a_segment());
+    drain(&run.queue, Position(0));
+    spool_all(&run, ten_to_a_segment());
+    kill(run);
+    let file = kept(&directory).remove(0);
+    change(&file, |segment| set_version(segment, 1));
+    let mut bytes = std::fs::read(&file).unwrap();
+    damage(&mut bytes);
+    std::fs::write(&file, bytes).unwrap();
+    let run = start(&directory, ten_to_a_segment());
+    assert_balanced(&run.queue);
+    let figures = run.queue.figures();
+    (figures.counts.recovered, figures.counts.corrupt, figures.queued, figures.damaged.files)
+}
+
+/// The place of a byte in the body of a batch, or of one in its header.
+fn body_of(number: usize) -> usize {
+    SEGMENT_HEADER_LEN + number * BATCH_LEN + 500
+}
+
+fn header_of(number: usize) -> usize {
+    SEGMENT_HEADER_LEN + number * BATCH_LEN + 20
+}
+
+#[test]
+fn damage_in_a_file_of_newer_is_counted() {
+    assert_eq!(taken_in_with(|_| {}), (30, 0, 30, 0));
+    assert_eq!(taken_in_with(|bytes| bytes[body_of(3)] ^= 1), (30, 1, 29, 1));
+    assert_eq!(taken_in_with(|bytes| bytes[header_of(0)] ^= 1), (30, 1, 29, 1));
+    let two_pieces = |bytes: &mut Vec<u8>| {
+        bytes[header_of(2)..body_of(4)].fill(0);
+        bytes[body_of(7)] ^= 1;
+    };
+    assert_eq!(taken_in_with(two_pieces), (30, 4, 26, 2));
+    assert_eq!(taken_in_with(|bytes| bytes[body_of(9)] ^= 1), (30, 1, 29, 1), "the header tells");
+}
+
+#[test]
+fn unknown_damage_in_newer_counts_at_least_one() {
+    assert_eq!(taken_in_with(|bytes| bytes[header_of(9)] ^= 1), (30, 1, 29, 1));
+    assert_eq!(taken_in_with(|bytes| bytes[header_of(8)..].fill(0)), (29, 1, 28, 1));
+    let torn = |bytes: &mut Vec<u8>| bytes.truncate(body_of(8));
+    assert_eq!(taken_in_with(torn), (29, 1, 28, 1), "the header of a torn batch is whole");
+}
+
+#[test]
+fn a_file_of_newer_without_a_whole_batch_is_counted() {
+    let bodies = |bytes: &mut Vec<u8>| (0..10).for_each(|number| bytes[body_of(number)] ^= 1);
+    assert_eq!(taken_in_with(bodies), (30, 10, 20, 1));
+    assert_eq!(taken_in_with(|bytes| bytes[SEGMENT_HEADER_LEN..].fill(0)), (21, 1, 20, 1));
+}

@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use crate::config::HostPort;
 use crate::host::systemd::messages::sender;
-use crate::host::{LogLimit, More};
-use crate::limits::NEW_STREAM_INTERVAL;
+use crate::host::{LogLimit, Suppressed};
+use crate::limits::REFUSED_FOR_NOW_DELAY_MAX;
 use crate::sender::uplink::dial::DialError;
 use crate::sender::uplink::ended::Ended;
 
@@ -78,7 +78,7 @@ impl Attempt {
                 _ => Follows::Delay,
             },
             delay_max: match ended {
-                Ended::TooManyStreams(_) => NEW_STREAM_INTERVAL,
+                Ended::RefusedForNow(_) => REFUSED_FOR_NOW_DELAY_MAX,
                 _ => Duration::MAX,
             },
             reason: format!("{ended}{remedy}"),
@@ -94,7 +94,7 @@ impl Attempt {
         let line = format!("not connected to {receiver}: {}; trying the next receiver", self.reason);
         if let Some(held_back) = complaints.admit(line.clone(), Instant::now().into_std()) {
             let (message_id, receiver) = (self.message_id, receiver.to_string());
-            tracing::warn!(message_id, receiver, held_back, "{line}{}", More(held_back));
+            tracing::warn!(message_id, receiver, held_back, "{line}{}", Suppressed(held_back));
         }
     }
 }

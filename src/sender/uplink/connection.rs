@@ -8,11 +8,12 @@ use std::sync::{Arc, PoisonError};
 
 use nf_transport_core::batch::Batch;
 use nf_transport_core::internal_error::note_internal_error;
+use nf_transport_core::limits::LANE_MAX;
 use nf_transport_core::sequence::{Position, StreamId};
-use nf_transport_core::session::{OutOfTurn, SenderSession};
+use nf_transport_core::session::{OutOfOrder, SenderSession};
 use tokio::sync::Mutex;
 
-use crate::host::secure_stream::{Stream, StreamError};
+use crate::host::secure_stream::{SecureStream, StreamError};
 use crate::sender::queue::{Next, Queue};
 use crate::sender::uplink::unacknowledged::Unacknowledged;
 
@@ -31,26 +32,24 @@ pub(crate) enum Offered {
 #[derive(Debug)]
 pub(crate) struct Line {
     pub(crate) session: SenderSession,
-    pub(crate) stream: Stream,
+    pub(crate) stream: SecureStream,
     /// The stream that the session is about.
     sent_as: StreamId,
     /// Ends and payload bytes of batches sent and not acknowledged.
     sent: Unacknowledged,
-    /// The receiver has everything below, but acknowledges it later.
-    taken: Position,
 }
 
 impl Line {
-    pub(crate) fn new(session: SenderSession, stream: Stream, sent_as: StreamId) -> Self {
-        Self { session, stream, sent_as, sent: Unacknowledged::default(), taken: Position::default() }
+    pub(crate) fn new(session: SenderSession, stream: SecureStream, sent_as: StreamId) -> Self {
+        Self { session, stream, sent_as, sent: Unacknowledged::default() }
     }
 
     /// Hands the session, and the socket, all that they take now. What lies in the spool only, `read` has to know: the batch that
-    /// holds this position, where the receiver has everything below the other one.
+    /// holds this position, and whether it may reach all collectors that are waited for.
     pub(crate) fn speak(
         &mut self,
         queue: &Queue,
-        mut read: impl FnMut(Position, Position) -> Option<Batch>,
+        mut read: impl FnMut(Position, bool) -> Option<Batch>,
     ) -> Result<Offered, StreamError> {
         loop {
             let offered = self.offer(queue, &mut read).map_err(|error| {
@@ -58,7 +57,7 @@ impl Line {
                 StreamError::Lost(io::Error::other(error))
             })?;
             self.stream.send_at_once(self.session.outbox())?;
-            if offered != Offered::Enough || self.session.wants().is_none() {
+            if offered != Offered::Enough || self.session.next_position().is_none() {
                 return Ok(offered);
             }
         }
@@ -68,16 +67,17 @@ impl Line {
     fn offer(
         &mut self,
         queue: &Queue,
-        mut read: impl FnMut(Position, Position) -> Option<Batch>,
-    ) -> Result<Offered, OutOfTurn> {
-        while let Some(position) = self.session.wants() {
-            match queue.next_to_send(position, self.taken) {
+        mut read: impl FnMut(Position, bool) -> Option<Batch>,
+    ) -> Result<Offered, OutOfOrder> {
+        while let Some(position) = self.session.next_position() {
+            let to_all = self.session.sends_to_all();
+            match queue.next_to_send(position, to_all) {
                 Next::Batch(batch) => self.send(queue, &batch)?,
                 Next::Gap(gap) => {
                     queue.note_sent(gap.end);
                     self.session.send_gap(gap)?;
                 }
-                Next::InSpool => match read(position, self.taken) {
+                Next::InSpool => match read(position, to_all) {
                     Some(batch) => self.send(queue, &batch)?,
                     None => return Ok(Offered::AllRead),
                 },
@@ -87,9 +87,9 @@ impl Line {
         Ok(Offered::Enough)
     }
 
-    fn send(&mut self, queue: &Queue, batch: &Batch) -> Result<(), OutOfTurn> {
+    fn send(&mut self, queue: &Queue, batch: &Batch) -> Result<(), OutOfOrder> {
         queue.note_sent(batch.end());
-        let restamped = (self.sent_as != queue.stream()).then(|| batch.of_stream(self.sent_as));
+        let restamped = (self.sent_as != queue.stream()).then(|| batch.with_stream(self.sent_as));
         self.session.send_batch(restamped.as_ref().unwrap_or(batch))?;
         self.sent.add(batch.first(), batch.end(), u64::from(batch.payload_bytes()));
         Ok(())
@@ -100,9 +100,11 @@ impl Line {
         self.sent.acknowledge(position)
     }
 
-    /// The receiver has everything below `position`, but does not acknowledge it yet.
-    pub(crate) fn take(&mut self, position: Position) {
-        self.taken = self.taken.max(position);
+    /// Where what may be on its way to all collectors that are waited for ends; `None` if that is all that was sent. Else it is
+    /// what nf-receiver may hold for them, and what they were sent once more.
+    pub(crate) fn on_its_way(&self) -> Option<Position> {
+        let resent = self.session.resent()?;
+        Some(resent.max(self.sent.reach(u64::try_from(LANE_MAX).unwrap_or(u64::MAX))))
     }
 
     /// Whether something waits to be written.

@@ -21,9 +21,9 @@ pub(crate) enum Ended {
     Stream(#[from] StreamError),
     #[error("the receiver refuses: {0}")]
     Refused(String),
-    /// As `Refused`; this stream may begin within [`NEW_STREAM_INTERVAL`](crate::limits::NEW_STREAM_INTERVAL).
+    /// As `Refused`; the receiver may accept the stream within [`REFUSED_FOR_NOW_DELAY_MAX`](crate::limits::REFUSED_FOR_NOW_DELAY_MAX).
     #[error("the receiver refuses: {0}")]
-    TooManyStreams(String),
+    RefusedForNow(String),
     #[error("{0}")]
     Session(#[from] SessionError),
     #[error("the receiver refuses: {0}")]
@@ -60,7 +60,7 @@ impl Ended {
         let text = refusal.text().to_owned();
         match refusal.code() {
             RefusalCode::Superseded => Self::Superseded(text),
-            RefusalCode::TooManyStreams => Self::TooManyStreams(text),
+            RefusalCode::TooManyStreams | RefusalCode::IdInUse => Self::RefusedForNow(text),
             _ => Self::Refused(text),
         }
     }
@@ -70,7 +70,7 @@ impl Ended {
         matches!(
             self,
             Self::Refused(_)
-                | Self::TooManyStreams(_)
+                | Self::RefusedForNow(_)
                 | Self::Superseded(_)
                 | Self::Stream(StreamError::Channel(ChannelError::Tls(_)))
         )
@@ -85,7 +85,7 @@ impl Ended {
             | Self::Superseded(_)
             | Self::Diverged { .. }
             | Self::BehindUs(..) => false,
-            Self::Refused(_) | Self::TooManyStreams(_) => !is_agreed,
+            Self::Refused(_) | Self::RefusedForNow(_) => !is_agreed,
             Self::Stalled(_) => true,
             Self::Closed | Self::Goodbye | Self::Stream(_) | Self::Session(_) => !has_worked,
         }

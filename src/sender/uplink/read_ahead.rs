@@ -47,8 +47,9 @@ impl ReadAhead {
         }
     }
 
-    /// The batch that holds `position`. What is not read yet will be. The receiver has everything below `taken`.
-    pub(crate) fn take(&mut self, position: Position, taken: Position) -> Option<Batch> {
+    /// The batch that holds `position`. What is not read yet will be. It may reach all collectors that are waited for where
+    /// `to_all`.
+    pub(crate) fn take(&mut self, position: Position, to_all: bool) -> Option<Batch> {
         while self.batches.front().is_some_and(|batch| batch.end() <= position) {
             self.batches.pop_front();
         }
@@ -58,16 +59,16 @@ impl ReadAhead {
             return None;
         }
         let batch = self.batches.pop_front();
-        self.read_on(taken);
+        self.read_on(to_all);
         batch
     }
 
     /// The next batches are read while the last ones are sent.
-    fn read_on(&mut self, taken: Position) {
+    fn read_on(&mut self, to_all: bool) {
         let next = self.batches.back().map(Batch::end).filter(|_| self.batches.len() <= READ_ON);
         if let Some(next) = next
             && self.may_read()
-            && matches!(self.queue.next_to_send(next, taken), Next::InSpool)
+            && matches!(self.queue.next_to_send(next, to_all), Next::InSpool)
         {
             self.start(next);
         }

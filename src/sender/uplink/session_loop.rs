@@ -13,9 +13,9 @@ use tokio::io::Ready;
 use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::host::secure_stream::{Received, Stream, StreamError, protection};
+use crate::host::secure_stream::{Received, SecureStream, StreamError, protection};
 use crate::host::systemd::messages::sender;
-use crate::host::{ExpiredCertificate, LogLimit, More, ROUND, SessionExpiry, TcpProgress};
+use crate::host::{ExpiredCertificate, LogLimit, ROUND, SessionExpiry, Suppressed, TcpProgress};
 use crate::limits::CHANNEL_AGE_MAX;
 use crate::sender::uplink::closing::{Closing, Why};
 use crate::sender::uplink::connection::{Line, Offered};
@@ -74,7 +74,7 @@ impl<'a> Conversation<'a> {
     /// A session over `stream`.
     pub(crate) fn new(
         link: &'a Link,
-        stream: Stream,
+        stream: SecureStream,
         segment_bytes: Option<u16>,
         watched: Watched,
     ) -> Result<Self, StreamError> {
@@ -126,7 +126,7 @@ impl<'a> Conversation<'a> {
             }
             Ended::Goodbye
             | Ended::Refused(_)
-            | Ended::TooManyStreams(_)
+            | Ended::RefusedForNow(_)
             | Ended::Session(_)
             | Ended::Superseded(_)
             | Ended::Diverged { .. }
@@ -200,7 +200,7 @@ impl<'a> Conversation<'a> {
             line.stream.send_at_once(line.session.outbox())?;
             return Ok(Offered::Enough);
         }
-        let read = |position, taken| self.ahead.take(position, taken);
+        let read = |position, to_all| self.ahead.take(position, to_all);
         line.speak(&self.link.queue, read)
     }
 
@@ -269,9 +269,9 @@ impl<'a> Conversation<'a> {
     }
 
     /// Whether the connection is too old to go on, or has carried too much for its keys.
-    fn is_worn(&self, stream: &Stream) -> bool {
+    fn is_worn(&self, stream: &SecureStream) -> bool {
         let channel = stream.channel();
-        !channel.is_plain() && (channel.is_worn() || self.renew_at <= Instant::now())
+        !channel.is_plain() && (channel.is_exhausted() || self.renew_at <= Instant::now())
     }
 
     /// Waits for whatever comes first. Meanwhile others may have the line.
@@ -303,7 +303,7 @@ impl<'a> Conversation<'a> {
             Ok(()) = self.watched.settings.changed(), if closing.is_none() => Happened::Close(Why::Renew),
             Ok(()) = self.watched.redial.changed(), if closing.is_none() => Happened::Close(Why::Asked),
             whose = self.expiry.expired(), if closing.is_none() => Happened::Expired(whose),
-            () = stop.told(), if !is_stopping => Happened::Close(Why::Stop),
+            () = stop.requested(), if !is_stopping => Happened::Close(Why::Stop),
         }
     }
 
@@ -315,11 +315,11 @@ impl<'a> Conversation<'a> {
                     self.acknowledged(line, position);
                     self.progressed(line);
                 }
-                SenderEvent::Taken(position) => {
-                    self.taken(line, position);
+                SenderEvent::Received(_) => {
+                    self.taken(line);
                     self.progressed(line);
                 }
-                SenderEvent::Refused(refusal) => return Err(Ended::refused(&refusal)),
+                SenderEvent::Rejected(refusal) => return Err(Ended::refused(&refusal)),
                 SenderEvent::Goodbye => return Err(Ended::Goodbye),
             }
         }
@@ -380,13 +380,17 @@ impl<'a> Conversation<'a> {
     fn acknowledged(&self, line: &mut Line, position: Position) {
         let bytes = line.acknowledge(position);
         self.link.queue.acknowledge(position, bytes);
+        if line.session.resent().is_none() {
+            self.link.queue.raise_in_flight(line.session.sent());
+        }
     }
 
-    /// The receiver is ahead with some of its collectors. What others still lack, and what of that is under way to them, only
-    /// it knows: it asks for it.
-    fn taken(&self, line: &mut Line, position: Position) {
-        line.take(position);
-        self.link.queue.set_in_flight(self.link.queue.acknowledged());
+    /// The receiver is ahead with some of its collectors. It asks for what others lack. Until then that is not on its way, but for
+    /// what it holds for them.
+    fn taken(&self, line: &Line) {
+        if let Some(end) = line.on_its_way() {
+            self.link.queue.bound_in_flight(end);
+        }
     }
 
     /// A read of the spool has ended like this.
@@ -398,7 +402,7 @@ impl<'a> Conversation<'a> {
                 %error,
                 held_back,
                 "cannot read the spool: {error}; trying again{}",
-                More(held_back)
+                Suppressed(held_back)
             );
         }
         if outcome.is_ok() && self.link.doubt.is_some() {
@@ -438,7 +442,7 @@ impl<'a> Conversation<'a> {
 async fn farewell(line: &mut Line) {
     let last_words = async {
         line.stream.flush(line.session.outbox()).await?;
-        line.stream.part().await?;
+        line.stream.close_gracefully().await?;
         Ok::<(), StreamError>(())
     };
     if !matches!(timeout(FAREWELL, last_words).await, Ok(Ok(()))) {

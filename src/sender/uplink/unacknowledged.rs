@@ -48,6 +48,19 @@ impl Unacknowledged {
         bytes
     }
 
+    /// The end of the batch with which those that were sent, from the oldest on, have `bytes` of payload; of the last one if all
+    /// have less.
+    pub(crate) fn reach(&self, bytes: u64) -> Position {
+        let mut sum = 0;
+        for (end, sent) in &self.sent {
+            sum += sent.bytes;
+            if sum >= bytes {
+                return *end;
+            }
+        }
+        self.sent.keys().next_back().copied().unwrap_or_default()
+    }
+
     /// Two next to each other become one, where `may` allows it between the end of the one and the beginning of the other.
     fn merge(&mut self, may: impl Fn(Position, Position) -> bool) {
         let mut merged = BTreeMap::new();
@@ -71,6 +84,21 @@ impl Unacknowledged {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reach_ends_with_the_batch_that_fills_it() {
+        let mut sent = Unacknowledged::default();
+        assert_eq!(sent.reach(1), Position(0));
+        for end in 11..20 {
+            sent.add(Position(end - 1), Position(end), 100);
+        }
+        assert_eq!(
+            (sent.reach(1), sent.reach(100), sent.reach(101)),
+            (Position(11), Position(11), Position(12))
+        );
+        sent.acknowledge(Position(12));
+        assert_eq!((sent.reach(150), sent.reach(10_000)), (Position(14), Position(19)));
+    }
 
     #[test]
     fn bytes_count_once_however_often_they_are_sent() {

@@ -43,8 +43,13 @@ impl<D: Disk> Spool<D> {
 
     /// Keeps a copy of damaged bytes of the segment that starts at `first`. The oldest copies make room for it.
     pub fn set_aside(&mut self, first: Position, offset: u64, length: u64) -> io::Result<()> {
+        self.set_aside_of(&name::segment(first), offset, length)
+    }
+
+    /// Keeps a copy of damaged bytes of the file `name`, as [`Self::set_aside`] does.
+    pub(super) fn set_aside_of(&mut self, name: &str, offset: u64, length: u64) -> io::Result<()> {
         let length = length.min(DAMAGED_BYTES_MAX);
-        let copied = self.copy(first, offset, length, &name::damaged(first, offset, length), 0);
+        let copied = self.copy_of(name, offset, length, &name::damaged(name, offset, length), 0);
         self.bound_damaged();
         copied.map(drop)
     }
@@ -110,7 +115,11 @@ impl<D: Disk> Spool<D> {
         name: &str,
         at: u64,
     ) -> io::Result<D::File> {
-        let segment = self.disk.open(&name::segment(first))?;
+        self.copy_of(&name::segment(first), offset, length, name, at)
+    }
+
+    fn copy_of(&self, from: &str, offset: u64, length: u64, name: &str, at: u64) -> io::Result<D::File> {
+        let segment = self.disk.open(from)?;
         let piece = self.disk.create(name)?;
         let mut buffer = vec![0; 64 * 1024];
         let mut done = 0;

@@ -2,12 +2,11 @@
 //!
 //! Everything else in the spool goes through these traits, so that tests can tear writes, flip bits and fill disks.
 
-use std::fs::{DirEntry, File, OpenOptions, Permissions};
-use std::io;
+use std::fs::{DirEntry, File, Metadata, OpenOptions, Permissions};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
+use std::{io, thread};
 
 use rustix::fs::{StatVfs, StatVfsMountFlags};
 
@@ -92,6 +91,10 @@ pub trait DiskFile {
     fn sync(&self) -> io::Result<()>;
     /// Keeps other users from reading the file, whatever mode it had.
     fn make_private(&self) -> io::Result<()>;
+    /// Returns when it was last written to.
+    fn modified(&self) -> io::Result<Timestamp>;
+    /// Makes it count as last written to at `time`.
+    fn set_modified(&self, time: Timestamp) -> io::Result<()>;
 }
 
 /// Threads that list a directory, and files that are not worth another one.
@@ -222,10 +225,14 @@ fn entries(files: &[DirEntry]) -> io::Result<Vec<Entry>> {
     for file in files {
         let Ok(name) = file.file_name().into_string() else { continue };
         let metadata = file.metadata()?;
-        let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-        entries.push(Entry { name, size: metadata.len(), modified: Timestamp::from_unix(modified) });
+        entries.push(Entry { name, size: metadata.len(), modified: modified_of(&metadata)? });
     }
     Ok(entries)
+}
+
+fn modified_of(metadata: &Metadata) -> io::Result<Timestamp> {
+    let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(Timestamp::from_unix(modified))
 }
 
 impl DiskFile for File {
@@ -249,5 +256,13 @@ impl DiskFile for File {
         let mode = self.metadata()?.mode();
         let private = mode & 0o700;
         if mode & 0o777 == private { Ok(()) } else { self.set_permissions(Permissions::from_mode(private)) }
+    }
+
+    fn modified(&self) -> io::Result<Timestamp> {
+        modified_of(&self.metadata()?)
+    }
+
+    fn set_modified(&self, time: Timestamp) -> io::Result<()> {
+        File::set_modified(self, UNIX_EPOCH + Duration::from_nanos(time.0))
     }
 }

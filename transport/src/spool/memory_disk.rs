@@ -331,4 +331,15 @@ impl DiskFile for MemoryFile {
     fn make_private(&self) -> io::Result<()> {
         self.disk.check()
     }
+
+    fn modified(&self) -> io::Result<Timestamp> {
+        self.disk.check()?;
+        Ok(self.content.modified.get())
+    }
+
+    fn set_modified(&self, time: Timestamp) -> io::Result<()> {
+        self.disk.check_change()?;
+        self.content.modified.set(time);
+        Ok(())
+    }
 }

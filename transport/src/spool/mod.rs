@@ -35,31 +35,30 @@ mod segment;
 mod taking_in;
 mod thinning;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+
 pub use age::WrongClock;
+use age::{Clocks, LastWrite};
 pub use apart::KeptApart;
+use apart::{Apart, Formats};
 pub use aside::Aside;
+use disk::{Disk, DiskFile};
+use identity::Identity;
 pub use identity::LastRun;
 pub use lineage::{Divergence, Lineage, OwnStream, StreamSecret};
 pub use name::{KEPT_APART, is_segment};
 pub use open::{Opened, Survey, open, survey};
 pub use policy::{MinFree, Policy, WhenFull};
 pub use reader::{Damage, Item, Newer, SegmentReader};
-pub use room::{Room, Yielding};
-pub use segment::{Begun, SEGMENT_HEADER_LEN};
-pub use taking_in::TakenIn;
-pub use thinning::{Candidate, Sieve, Thinned};
-
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::sync::Arc;
-
-use age::{Clocks, LastWrite};
-use apart::{Apart, Formats};
-use disk::{Disk, DiskFile};
-use identity::Identity;
 use room::{Awaited, Purpose};
+pub use room::{Room, Yielding};
 use rotation::{Active, Stuck};
 use segment::NewerSegment;
+pub use segment::{Begun, SEGMENT_HEADER_LEN};
+pub use taking_in::{Broken, TakenIn, Unusable};
+pub use thinning::{Candidate, Sieve, Thinned, ThinnedSegment, ThinningJob};
 
 use crate::batch::Batch;
 use crate::datagram::Moment;
@@ -241,14 +240,15 @@ impl<D: Disk> Spool<D> {
 
     fn write(&mut self, batch: &Batch, now: Moment) -> io::Result<()> {
         let (first, file) = self.segment_for(batch, now)?;
+        let marked = self.mark_thinned(first, batch);
         let Some(Piece::Segment { end, size, written, .. }) = self.pieces.get_mut(&first) else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        if let Err(error) = file.write_at(batch.bytes(), *size) {
+        if let Err(error) = marked.and_then(|()| file.write_at(batch.bytes(), *size)) {
             // What part of it was written must go, or it would stand between two batches as damage.
             if *end == first {
                 self.forget_segment(first);
-                self.remove_file(&name::segment(first));
+                self.remove_segment_file(first);
             } else if file.truncate(*size).is_err() {
                 self.active = None;
             }
@@ -261,6 +261,7 @@ impl<D: Disk> Spool<D> {
         self.size += length;
         self.awaited.written(length);
         self.unsynced.insert(first, file);
+        self.note_thinned_batch(first, batch);
         Ok(())
     }
 

@@ -73,9 +73,10 @@ pub(super) fn parse_thinned(name: &str) -> Option<Position> {
     parse_position(name.strip_suffix(".thinned")?)
 }
 
-/// The name of a piece set aside: `length` bytes at `offset` of the segment that starts at `first`.
-pub(super) fn damaged(first: Position, offset: u64, length: u64) -> String {
-    format!("{DAMAGED}/{:020}.segment-{offset}-{length}", first.0)
+/// The name of a piece set aside: `length` bytes at `offset` of the segment `name`, which may be one in `newer/`.
+pub(super) fn damaged(name: &str, offset: u64, length: u64) -> String {
+    let (_, file) = name.rsplit_once('/').unwrap_or(("", name));
+    format!("{DAMAGED}/{file}-{offset}-{length}")
 }
 
 /// The name of a segment of a newer version that is kept: what it holds from `from` on was not delivered.

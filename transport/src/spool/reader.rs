@@ -77,6 +77,17 @@ pub struct SegmentReader<F> {
     newest: Option<Timestamp>,
     /// Dropped datagrams in them.
     dropped: u64,
+    /// The batch with a damaged body whose header was the last whole one of that kind.
+    described: Described,
+}
+
+/// What the whole header of a damaged batch says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Described {
+    /// The position after it.
+    pub(super) end: Position,
+    /// The offset after it; beyond the end of the segment if its body is cut off.
+    pub(super) offset: u64,
 }
 
 impl<F: DiskFile> SegmentReader<F> {
@@ -95,6 +106,7 @@ impl<F: DiskFile> SegmentReader<F> {
             zero_unreadable: false,
             newest: None,
             dropped: 0,
+            described: Described::default(),
         }
     }
 
@@ -122,6 +134,11 @@ impl<F: DiskFile> SegmentReader<F> {
     /// How many datagrams were dropped, as far as the headers say that `find_end` has read.
     pub fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    /// The damaged batch with a whole header that was found last.
+    pub(super) fn described(&self) -> Described {
+        self.described
     }
 
     /// From now on blocks that cannot be read are damage; before, they are errors that a later try may not meet.
@@ -249,15 +266,19 @@ impl<F: DiskFile> SegmentReader<F> {
             None => return Ok(Taken::End),
         };
         self.fill(header.encoded_len(), CHUNK)?;
+        let after = self.offset.saturating_add(u64::try_from(header.encoded_len()).unwrap_or(u64::MAX));
+        let described = Described { end: header.end(), offset: after };
         if self.buffer.len() < header.encoded_len() {
+            self.described = described;
             return Ok(Taken::BadHeader);
         }
         let bytes = self.buffer.split_to(header.encoded_len()).freeze();
-        self.offset += length(&bytes);
-        Ok(match Batch::parse_exact(self.stream, &bytes) {
-            Ok(batch) => Taken::Batch(batch),
-            Err(_) => Taken::BadBody,
-        })
+        self.offset = after;
+        if let Ok(batch) = Batch::parse_exact(self.stream, &bytes) {
+            return Ok(Taken::Batch(batch));
+        }
+        self.described = described;
+        Ok(Taken::BadBody)
     }
 
     /// The header here, read in pieces of `chunk` bytes; `None` at the end of the segment.

@@ -7,21 +7,42 @@ use std::io;
 
 use crate::batch::Batch;
 use crate::datagram::Timestamp;
+use crate::limits::POSITIONS_PER_RUN;
 use crate::sequence::{Gap, GapReason, Position, StreamId};
 use crate::spool::age::LastWrite;
 use crate::spool::apart::Formats;
 use crate::spool::disk::{Disk, DiskFile, Entry};
 use crate::spool::name::{self, NEWER};
 use crate::spool::segment::{NewerSegment, SEGMENT_HEADER_LEN, SegmentHeader};
-use crate::spool::{Begun, Item, Newer, Piece, SegmentReader, Spool};
+use crate::spool::{Begun, Damage, Item, Newer, Piece, SegmentReader, Spool};
 
 const UNFINISHED: &str = ".taken";
+
+/// What of a file of `newer/` is damaged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Broken {
+    /// Damaged bytes.
+    pub bytes: u64,
+    /// Datagrams that are lost with them. A piece of which nothing tells how many it held counts as one.
+    pub datagrams: u64,
+    /// Whether there is such a piece, so that more may be lost.
+    pub may_be_more: bool,
+}
+
+/// Why a batch of `newer/` cannot get new positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unusable {
+    /// A key for it is missing.
+    NoKey,
+    /// It is not what was encrypted.
+    Damaged,
+}
 
 /// What came of one file of `newer/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TakenIn {
-    /// It is a segment now, which ends at this position.
-    Until(Position),
+    /// It is a segment now, which ends at this position, without what is damaged.
+    Until(Position, Broken),
     /// It stays: this must be understood to read it.
     Newer(String),
     /// It stays: the spool has no room for it.
@@ -29,7 +50,43 @@ pub enum TakenIn {
     /// It stays: a key for it is missing.
     NoKey,
     /// Nothing in it can be read: it was moved to `damaged/`.
-    Damaged,
+    Damaged(Broken),
+}
+
+/// A damaged piece of a file of `newer/`.
+#[derive(Clone, Copy, Debug)]
+struct BrokenPiece {
+    offset: u64,
+    length: u64,
+    /// Positions that it held; more may follow them.
+    first: Position,
+    end: Position,
+    may_be_more: bool,
+}
+
+impl BrokenPiece {
+    /// The piece that `reader` has just found.
+    fn of<F: DiskFile>(damage: Damage, reader: &SegmentReader<F>) -> Self {
+        let Damage { offset, length, first, end } = damage;
+        // No segment reaches over positions that a start leapt over.
+        let is_known = end.since(first) < POSITIONS_PER_RUN;
+        if is_known {
+            return Self { offset, length, first, end, may_be_more: false };
+        }
+        let described = reader.described();
+        let is_all = described.end > first && described.offset == offset + length;
+        Self { offset, length, first, end: described.end.max(first.plus(1)), may_be_more: !is_all }
+    }
+
+    /// How many of its positions are not in `held`.
+    fn lost(&self, held: &[Gap]) -> u64 {
+        let (mut at, mut lost) = (self.first, 0);
+        for gap in held.iter().filter(|gap| gap.end > self.first && gap.first < self.end) {
+            lost += gap.first.since(at);
+            at = at.max(gap.end);
+        }
+        lost + self.end.since(at)
+    }
 }
 
 impl<D: Disk> Spool<D> {
@@ -94,13 +151,44 @@ impl<D: Disk> Spool<D> {
         Ok((reader, SegmentHeader::parse(&start)))
     }
 
+    /// Counts what is lost with the `pieces` of `file`: what other files of `newer/` hold of their positions is not.
+    fn count_pieces(&self, file: &Entry, pieces: &[BrokenPiece]) -> io::Result<Broken> {
+        let mut held = Vec::new();
+        if !pieces.is_empty() {
+            let stream = name::parse_newer(&file.name).map(|(_, stream)| stream);
+            let others = self.disk.list_in(NEWER)?.into_iter().filter(|other| {
+                other.name != file.name && name::parse_newer(&other.name).map(|(_, stream)| stream) == stream
+            });
+            for other in others {
+                held.extend(self.held_by(&other)?);
+            }
+            held.sort_by_key(|gap| gap.first);
+        }
+        let mut broken = Broken::default();
+        for piece in pieces {
+            broken.bytes += piece.length;
+            broken.datagrams += piece.lost(&held);
+            broken.may_be_more |= piece.may_be_more;
+        }
+        Ok(broken)
+    }
+
+    /// Keeps copies of the damaged `pieces` of `file`.
+    fn copy_pieces(&mut self, file: &Entry, pieces: &[BrokenPiece]) {
+        for piece in pieces {
+            if let Err(error) = self.set_aside_of(&file.name, piece.offset, piece.length) {
+                tracing::warn!(%error, "cannot keep a copy of the damaged piece of {:?}: {error}", file.name);
+            }
+        }
+    }
+
     /// Takes `file` in as the segment that starts at `next`, where the spool ends. `renumber` makes of a batch of the
-    /// given stream one of this stream at the given position, or `None` if it has no key for it.
+    /// given stream one of this stream at the given position.
     pub fn take_in(
         &mut self,
         file: &Entry,
         next: Position,
-        renumber: impl FnMut(StreamId, &Batch, Position) -> Option<Batch>,
+        renumber: impl FnMut(StreamId, &Batch, Position) -> Result<Batch, Unusable>,
     ) -> io::Result<TakenIn> {
         let Some((from, stream)) = name::parse_newer(&file.name) else { return Ok(TakenIn::NoKey) };
         if self.room()?.bytes < file.size || self.is_place_taken(next) {
@@ -108,8 +196,13 @@ impl<D: Disk> Spool<D> {
         }
         let (mut reader, header) = self.newer_reader(file, from, stream)?;
         let unfinished = format!("{}{UNFINISHED}", file.name);
-        let mut copy =
-            Copy { file: self.disk.create(&unfinished)?, size: 0, end: next, newest: Timestamp(0) };
+        let mut copy = Copy {
+            file: self.disk.create(&unfinished)?,
+            size: 0,
+            end: next,
+            newest: Timestamp(0),
+            broken: Vec::new(),
+        };
         copy.file.truncate(0)?;
         let unknown = Begun { wall: file.modified, ..Begun::default() };
         let begun = header.map_or(unknown, |header| header.begun);
@@ -120,14 +213,17 @@ impl<D: Disk> Spool<D> {
                 Ok(stays)
             }
             None if copy.end == next => {
+                let broken = self.count_pieces(file, &copy.broken)?;
                 self.disk.remove(&unfinished)?;
                 self.disk.rename(&file.name, &file.name.replacen(NEWER, name::DAMAGED, 1))?;
                 self.bound_damaged();
                 self.count_newer();
-                Ok(TakenIn::Damaged)
+                Ok(TakenIn::Damaged(broken))
             }
             None => {
                 copy.file.sync()?;
+                let broken = self.count_pieces(file, &copy.broken)?;
+                self.copy_pieces(file, &copy.broken);
                 self.disk.remove(&file.name)?;
                 self.disk.rename(&unfinished, &name::segment(next))?;
                 self.names_unsynced = true;
@@ -136,7 +232,7 @@ impl<D: Disk> Spool<D> {
                 self.pieces.insert(next, Piece::Segment { end, size, written, formats: Formats::Own });
                 self.size += size;
                 self.count_newer();
-                Ok(TakenIn::Until(end))
+                Ok(TakenIn::Until(end, broken))
             }
         }
     }
@@ -148,6 +244,7 @@ struct Copy<F> {
     size: u64,
     end: Position,
     newest: Timestamp,
+    broken: Vec<BrokenPiece>,
 }
 
 impl<F: DiskFile> Copy<F> {
@@ -162,29 +259,38 @@ impl<F: DiskFile> Copy<F> {
         &mut self,
         reader: &mut SegmentReader<F>,
         stream: StreamId,
-        mut renumber: impl FnMut(StreamId, &Batch, Position) -> Option<Batch>,
+        mut renumber: impl FnMut(StreamId, &Batch, Position) -> Result<Batch, Unusable>,
     ) -> io::Result<Option<TakenIn>> {
         while let Some(item) = reader.next_item()? {
             match item {
-                Item::Batch(batch) => {
-                    let Some(batch) = renumber(stream, &batch, self.end) else {
-                        return Ok(Some(TakenIn::NoKey));
-                    };
-                    self.write(batch.bytes())?;
-                    self.end = batch.end();
-                    self.newest = self.newest.max(batch.latest());
-                }
+                Item::Batch(batch) => match renumber(stream, &batch, self.end) {
+                    Ok(batch) => {
+                        self.write(batch.bytes())?;
+                        self.end = batch.end();
+                        self.newest = self.newest.max(batch.latest());
+                    }
+                    Err(Unusable::NoKey) => return Ok(Some(TakenIn::NoKey)),
+                    Err(Unusable::Damaged) => self.broken.push(whole(&batch, reader.offset())),
+                },
                 Item::Newer(Newer { needs, .. }) => return Ok(Some(TakenIn::Newer(needs))),
                 // Between two pieces of one segment, or behind the last one, nothing is missing.
                 Item::Damage(damage) if damage.length == 0 => {}
-                Item::Damage(damage) => {
-                    tracing::error!(
-                        bytes = damage.length,
-                        "a piece of a file in 'newer' of the spool is damaged"
-                    );
-                }
+                Item::Damage(damage) => self.broken.push(BrokenPiece::of(damage, reader)),
             }
         }
         Ok(None)
+    }
+}
+
+/// All of `batch`, which ends at the offset `after`, as a damaged piece.
+fn whole(batch: &Batch, after: u64) -> BrokenPiece {
+    let length = u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX);
+    let datagrams = u64::from(batch.datagrams()).saturating_sub(u64::from(batch.dropped()));
+    BrokenPiece {
+        offset: after.saturating_sub(length),
+        length,
+        first: batch.first(),
+        end: batch.first().plus(datagrams),
+        may_be_more: false,
     }
 }

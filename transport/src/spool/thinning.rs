@@ -3,18 +3,18 @@
 //! Every position keeps its meaning. The position of a dropped datagram stays in its batch as a record of one byte, so the
 //! batches of a thinned segment follow each other as before, and a receiver that has a part of it goes on where it is.
 //!
-//! The new segment is written whole under another name, forced to disk, and takes the place of the old one by a rename. A
-//! crash at any moment leaves one or the other. A small segment in front of it is joined with it, so that thinned segments do not pile
+//! The new segment is written whole under another name, forced to disk, and takes the place of the old one by a rename. Only the
+//! rename needs the spool: an acknowledgement before it leaves the segment as it is. A crash at any moment leaves one or the other. A small segment in front of it is joined with it, so that thinned segments do not pile
 //! up as files. An empty file, the marker, names each thinned segment: the next start counts the dropped datagrams in its headers.
 
 use std::io;
 
 use crate::batch::Batch;
+use crate::datagram::{Moment, Timestamp};
 use crate::sequence::{Gap, GapReason, Position};
 use crate::spool::disk::{Disk, DiskFile};
-use crate::spool::name;
 use crate::spool::segment::SEGMENT_HEADER_LEN;
-use crate::spool::{Item, Piece, SegmentReader, Spool};
+use crate::spool::{AppendError, Item, Piece, SegmentReader, Spool, Yielding, name};
 
 /// Decides which datagrams of a segment stay.
 pub trait Sieve {
@@ -49,6 +49,7 @@ pub struct Thinned {
 }
 
 /// A thinned segment in the making.
+#[derive(Debug)]
 struct Writing<F> {
     file: F,
     size: u64,
@@ -74,6 +75,54 @@ impl<F: DiskFile> Writing<F> {
     }
 }
 
+/// A thinning that is prepared. It runs without the spool, which can be used meanwhile.
+#[derive(Debug)]
+pub struct ThinningJob<F> {
+    segment: Candidate,
+    /// A small segment in front of it, which becomes part of the same file.
+    joined: Option<Candidate>,
+    /// What is read, and the first position of each.
+    readers: Vec<(Position, SegmentReader<F>)>,
+    /// When the segment was last written to.
+    modified: Timestamp,
+    header: Vec<u8>,
+    writing: Writing<F>,
+}
+
+impl<F: DiskFile> ThinningJob<F> {
+    /// Writes those datagrams of the segment that pass `sieve`, and forces them to disk; `None` if a part of it is damaged.
+    pub fn run(self, sieve: &mut impl Sieve) -> io::Result<Option<ThinnedSegment<F>>> {
+        let Self { segment, joined, readers, modified, header, mut writing } = self;
+        writing.file.truncate(0)?;
+        writing.write(&header)?;
+        for (first, mut reader) in readers {
+            while let Some(item) = reader.next_item()? {
+                let Item::Batch(batch) = item else { return Ok(None) };
+                if first == segment.first {
+                    sieve.sift(&batch)?.iter().try_for_each(|batch| writing.append(batch))?;
+                } else {
+                    writing.append(&batch)?;
+                }
+            }
+        }
+        if let Some(last) = sieve.finish()? {
+            writing.append(&last)?;
+        }
+        // A start takes the age of the datagrams from it.
+        writing.file.set_modified(modified)?;
+        writing.file.sync()?;
+        Ok(Some(ThinnedSegment { segment, joined, writing }))
+    }
+}
+
+/// A thinned segment that is on disk, and has not taken the place of the segment yet.
+#[derive(Debug)]
+pub struct ThinnedSegment<F> {
+    segment: Candidate,
+    joined: Option<Candidate>,
+    writing: Writing<F>,
+}
+
 impl<D: Disk> Spool<D> {
     /// The segments that may be thinned or dropped while positions below `in_flight` are on their way, oldest first. All of
     /// their positions are unacknowledged. Batches may still be appended to the last segment, so it is none of them.
@@ -87,6 +136,46 @@ impl<D: Disk> Spool<D> {
     /// Bytes that must go before `length` more can be appended within `max-size`.
     pub fn excess(&self, length: u64) -> u64 {
         self.size.saturating_add(length).saturating_sub(self.policy.max_size)
+    }
+
+    /// The most bytes that all segments may have together.
+    pub fn max_size(&self) -> u64 {
+        self.policy.max_size
+    }
+
+    /// Appends `batch`, of which datagrams were dropped, even if all segments have up to `max_size` bytes then.
+    pub fn append_sifted(
+        &mut self,
+        batch: &Batch,
+        now: Moment,
+        in_flight: Position,
+        yielding: Yielding,
+        max_size: u64,
+    ) -> Result<(), AppendError> {
+        let policy = self.policy;
+        self.policy.max_size = policy.max_size.max(max_size);
+        let outcome = self.append_yielding(batch, now, in_flight, yielding);
+        self.policy = policy;
+        outcome
+    }
+
+    /// Marks the segment that starts at `first` as thinned, as `batch`, of which datagrams were dropped, goes into it.
+    pub(super) fn mark_thinned(&mut self, first: Position, batch: &Batch) -> io::Result<()> {
+        if batch.dropped() > 0 && !self.thinned.contains_key(&first) {
+            let marker = name::thinned(first);
+            drop(self.disk.create(&marker)?);
+            self.unremoved.remove(&marker);
+            self.names_unsynced = true;
+            self.thinned.insert(first, 0);
+        }
+        Ok(())
+    }
+
+    /// Counts what was dropped of `batch`, which is in the segment that starts at `first`.
+    pub(super) fn note_thinned_batch(&mut self, first: Position, batch: &Batch) {
+        if let Some(dropped) = self.thinned.get_mut(&first) {
+            *dropped += u64::from(batch.dropped());
+        }
     }
 
     /// Whether the file system takes `bytes` more for a moment, in addition to `min-free`.
@@ -108,32 +197,63 @@ impl<D: Disk> Spool<D> {
         self.thinned.iter().filter_map(of)
     }
 
-    /// Drops the datagrams of `segment` that do not pass `sieve`, if that frees at least `least` bytes. Returns how many were
-    /// dropped; `None` if the segment stays as it is, because less would be freed or it is not whole.
-    pub fn thin(
+    /// Prepares that `segment` is thinned: opens its file, and the file that takes its place. Only one thinning may be prepared at
+    /// a time: the one before has been handed to [`Self::finish_thinning`] or [`Self::abandon_thinning`], and runs no longer.
+    pub fn start_thinning(
         &mut self,
         segment: Candidate,
+        in_flight: Position,
+    ) -> io::Result<Option<ThinningJob<D::File>>> {
+        let joined = self.small_before(segment, in_flight);
+        let begin = joined.map_or(segment.first, |joined| joined.first);
+        let mut readers = Vec::new();
+        for candidate in joined.into_iter().chain([segment]) {
+            let Some(reader) = self.reader(candidate.first, false)? else { return Ok(None) };
+            readers.push((candidate.first, reader));
+        }
+        let modified = self.disk.open(&name::segment(segment.first))?.modified()?;
+        let mut header = self.start_of(&name::segment(begin))?;
+        header.resize(SEGMENT_HEADER_LEN, 0);
+        let file = self.disk.create(name::UNFINISHED_THINNED)?;
+        let writing = Writing { file, size: 0, end: begin, dropped: 0 };
+        Ok(Some(ThinningJob { segment, joined, readers, modified, header, writing }))
+    }
+
+    /// Puts what `thinned` wrote in the place of the segment, if that frees at least `least` bytes and nothing happened to the
+    /// segment meanwhile. Returns how many datagrams were dropped; `None` if the segment stays as it is.
+    pub fn finish_thinning(
+        &mut self,
+        thinned: ThinnedSegment<D::File>,
         least: u64,
         in_flight: Position,
-        sieve: &mut impl Sieve,
     ) -> io::Result<Option<Thinned>> {
+        let ThinnedSegment { segment, joined, writing } = thinned;
         let Candidate { first, end, size } = segment;
-        let joined = self.small_before(segment, in_flight);
         let begin = joined.map_or(first, |joined| joined.first);
         let old_size = size + joined.map_or(0, |joined| joined.size);
+        let is_worth_it = writing.end == end && old_size.saturating_sub(writing.size) >= least;
+        if !is_worth_it || !joined.into_iter().chain([segment]).all(|part| self.is_candidate(part, in_flight))
+        {
+            self.abandon_thinning();
+            return Ok(None);
+        }
         let dropped_before: u64 = self.thinned.range(begin..end).map(|(_, dropped)| dropped).sum();
-        let outcome = match self.write_thinned(joined, segment, sieve) {
-            Ok(Some(writing)) if writing.end == end && old_size.saturating_sub(writing.size) >= least => {
-                self.put_thinned(begin).map(|()| Some(writing))
-            }
-            other => other.map(|_| None),
-        };
-        let Ok(Some(writing)) = outcome else {
-            self.remove_file(name::UNFINISHED_THINNED);
-            return outcome.map(|_| None);
-        };
+        if let Err(error) = self.put_thinned(begin) {
+            self.abandon_thinning();
+            return Err(error);
+        }
         self.take_thinned(begin, segment, old_size, &writing);
         Ok(Some(Thinned { first, end, datagrams: writing.dropped.saturating_sub(dropped_before) }))
+    }
+
+    /// Removes what a thinning wrote that is not needed.
+    pub fn abandon_thinning(&mut self) {
+        self.remove_file(name::UNFINISHED_THINNED);
+    }
+
+    /// Whether `segment` is as it was, and may still be thinned or dropped.
+    pub fn is_candidate(&self, segment: Candidate, in_flight: Position) -> bool {
+        self.candidates(in_flight).any(|candidate| candidate == segment)
     }
 
     /// The segment right before `segment`, if both can become one file: it was thinned and is small.
@@ -141,48 +261,6 @@ impl<D: Disk> Spool<D> {
         let before = self.candidates(in_flight).find(|before| before.end == segment.first)?;
         let is_small = before.size < segment.size / 4 && self.thinned.contains_key(&before.first);
         is_small.then_some(before)
-    }
-
-    /// Writes what stays of `segment` behind all of `joined`; `None` if one of them is not whole.
-    fn write_thinned(
-        &mut self,
-        joined: Option<Candidate>,
-        segment: Candidate,
-        sieve: &mut impl Sieve,
-    ) -> io::Result<Option<Writing<D::File>>> {
-        let begin = joined.map_or(segment.first, |joined| joined.first);
-        let file = self.disk.create(name::UNFINISHED_THINNED)?;
-        file.truncate(0)?;
-        let mut writing = Writing { file, size: 0, end: begin, dropped: 0 };
-        let mut header = self.start_of(&name::segment(begin))?;
-        header.resize(SEGMENT_HEADER_LEN, 0);
-        writing.write(&header)?;
-        if joined.is_some() && self.each_batch(begin, |batch| writing.append(batch))?.is_none() {
-            return Ok(None);
-        }
-        let sift = |batch: &Batch| sieve.sift(batch)?.iter().try_for_each(|batch| writing.append(batch));
-        if self.each_batch(segment.first, sift)?.is_none() {
-            return Ok(None);
-        }
-        if let Some(last) = sieve.finish()? {
-            writing.append(&last)?;
-        }
-        writing.file.sync()?;
-        Ok(Some(writing))
-    }
-
-    /// Hands all batches of the segment that starts at `first` to `act`; `None` if the segment is not whole.
-    fn each_batch(
-        &self,
-        first: Position,
-        mut act: impl FnMut(&Batch) -> io::Result<()>,
-    ) -> io::Result<Option<()>> {
-        let Some(mut reader) = self.reader(first, false)? else { return Ok(None) };
-        while let Some(item) = reader.next_item()? {
-            let Item::Batch(batch) = item else { return Ok(None) };
-            act(&batch)?;
-        }
-        Ok(Some(()))
     }
 
     /// Puts the segment that was written in the place of the one that starts at `begin`.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nf_transport_core::sequence::SenderId;
 
-use crate::limits::{SEATS_MAX, UNEVEN_SEATS_MAX};
+use crate::limits::{SENDER_ENTRIES_MAX, UNEVEN_SENDERS_MAX};
 use crate::receiver::session::senders::Seat;
 use crate::status::SenderTotals;
 
@@ -24,10 +24,10 @@ impl Known {
     /// Gives up seats if there is no room for one of `id`. Returns them.
     pub(super) fn make_room(&mut self, id: &SenderId) -> Forgotten {
         let mut forgotten = Vec::new();
-        if self.seats.len() >= SEATS_MAX && !self.seats.contains_key(id) {
+        if self.seats.len() >= SENDER_ENTRIES_MAX && !self.seats.contains_key(id) {
             forgotten = self.forget(usize::MAX, Seat::is_idle);
         }
-        if self.seats.len() >= SEATS_MAX + UNEVEN_SEATS_MAX && !self.seats.contains_key(id) {
+        if self.seats.len() >= SENDER_ENTRIES_MAX + UNEVEN_SENDERS_MAX && !self.seats.contains_key(id) {
             forgotten.extend(self.forget_uneven());
         }
         forgotten
@@ -44,7 +44,7 @@ impl Known {
 
     /// Gives up an eighth of the seats whose senders are absent while some collectors have more of their streams than others.
     fn forget_uneven(&mut self) -> Forgotten {
-        let absent = self.forget(UNEVEN_SEATS_MAX / 8, |seat| seat.turn.try_lock().is_ok());
+        let absent = self.forget(UNEVEN_SENDERS_MAX / 8, |seat| seat.turn.try_lock().is_ok());
         let count = absent.len();
         tracing::warn!(
             count,

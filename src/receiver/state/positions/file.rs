@@ -10,6 +10,8 @@ use std::time::SystemTime;
 use nf_transport_core::sequence::{Position, RunId, StreamId};
 use nf_transport_core::spool::disk::not_created;
 
+use crate::limits::STREAM_MARKED_EVERY;
+use crate::receiver::state::positions::begun::{self, BEGUN_LEN, BEGUN_OFFSET};
 use crate::receiver::state::positions::slot::{Progress, SLOT_LEN, Slot};
 use crate::receiver::state::positions::{PositionsError, set_aside_path};
 
@@ -53,21 +55,29 @@ struct State {
 
 /// The use of a stream by one session, until dropped.
 #[derive(Debug)]
-pub(crate) struct StreamInUse(Arc<StreamPosition>);
+pub(crate) struct StreamInUse {
+    position: Arc<StreamPosition>,
+    begun: SystemTime,
+}
 
 impl StreamInUse {
-    /// Uses `stream`, whose file is opened if it is not.
-    pub(super) fn of(stream: Arc<StreamPosition>) -> Result<Self, PositionsError> {
+    /// Uses `stream`, which began at `begun`, and whose file is opened if it is not.
+    pub(super) fn of(stream: Arc<StreamPosition>, begun: SystemTime) -> Result<Self, PositionsError> {
         let mut state = stream.state();
         stream.file(&mut state)?;
         state.users += 1;
         drop(state);
-        Ok(Self(stream))
+        Ok(Self { position: stream, begun })
     }
 
     /// The stream, which may outlive its use.
     pub(crate) fn position(&self) -> &Arc<StreamPosition> {
-        &self.0
+        &self.position
+    }
+
+    /// When the stream began.
+    pub(crate) fn begun(&self) -> SystemTime {
+        self.begun
     }
 }
 
@@ -75,25 +85,26 @@ impl core::ops::Deref for StreamInUse {
     type Target = StreamPosition;
 
     fn deref(&self) -> &StreamPosition {
-        &self.0
+        &self.position
     }
 }
 
 impl Drop for StreamInUse {
     fn drop(&mut self) {
-        let mut state = self.0.state();
+        let mut state = self.position.state();
         state.users -= 1;
         state.close_if_unused();
     }
 }
 
 impl StreamPosition {
-    /// Opens the file at `path`, or makes it, and marks it as `seen`. A damaged one is set aside. Returns `true` if the
-    /// directory has changed.
+    /// Opens the file at `path`, or makes it, and marks it as `seen`. A damaged one is set aside. One that does not say when the
+    /// stream began says `begun` from now on. Returns `true` if the directory has changed.
     pub(super) fn open(
         path: PathBuf,
         stream: StreamId,
         seen: SystemTime,
+        begun: SystemTime,
     ) -> Result<(Self, bool), PositionsError> {
         let (file, is_made) = open_file(&path).map_err(PositionsError::of("open", &path))?;
         let slots = read_slots(&file, stream).map_err(PositionsError::of("read", &path))?;
@@ -107,6 +118,10 @@ impl StreamPosition {
             tracing::warn!("{}: one of two slots is damaged; the other one counts", path.display());
         }
         let file = if lost { set_aside(&path)? } else { file };
+        if read_begun(&file, stream).is_none() {
+            file.write_all_at(&begun::encode(stream, begun), BEGUN_OFFSET)
+                .map_err(PositionsError::of("write", &path))?;
+        }
         file.set_modified(seen).map_err(PositionsError::of("mark as seen", &path))?;
         let further = if lost { None } else { read_slot(&file, stream, FURTHER_OFFSET).ok() };
         let further = further.and_then(Slot::progress);
@@ -166,10 +181,12 @@ impl StreamPosition {
 
     /// Forces to disk what was stored since the last call. If that fails, the next call tries again; by then
     /// newer stores have written the same pages anew, as a failed sync may have dropped them.
-    /// What was written is `seen`: a write itself leaves the time of the wall clock, which may be wrong.
+    /// What was written is `seen`: a write itself leaves the time of the wall clock, which may be wrong. So is, once a day, a stream
+    /// whose session has nothing to store.
     pub(super) fn sync(&self, seen: SystemTime) -> Result<(), PositionsError> {
         let mut state = self.state();
-        if !state.dirty {
+        let is_idle = || seen.duration_since(state.seen).is_ok_and(|idle| idle >= STREAM_MARKED_EVERY);
+        if !state.dirty && (state.users == 0 || !is_idle()) {
             return Ok(());
         }
         let file = self.file(&mut state)?;
@@ -259,6 +276,13 @@ fn open_file(path: &std::path::Path) -> io::Result<(File, bool)> {
         }
         opened => Ok((opened?, false)),
     }
+}
+
+/// When the stream of `file` began, if the file says that.
+pub(super) fn read_begun(file: &File, stream: StreamId) -> Option<SystemTime> {
+    let mut record = [0; BEGUN_LEN];
+    file.read_exact_at(&mut record, BEGUN_OFFSET).ok()?;
+    begun::parse(stream, record)
 }
 
 fn read_slots(file: &File, stream: StreamId) -> io::Result<[Slot; 2]> {

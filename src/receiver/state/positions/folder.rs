@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use crate::receiver::state::positions::file::read_begun;
 use crate::receiver::state::positions::{PositionsError, StreamName};
 
 /// The directory.
@@ -45,8 +46,8 @@ impl Folder {
         self.path.join(name.to_string())
     }
 
-    /// All position files, when each stream was seen last, and when its file was made, if the file system has that. Other files
-    /// are left out.
+    /// All position files, when each stream was seen last, and when it began: by its file or, if that does not say so, when the file
+    /// was made, if the file system has that. Other files are left out.
     pub(super) fn list(&self) -> Result<Vec<(StreamName, SystemTime, Option<SystemTime>)>, PositionsError> {
         let list = || -> io::Result<_> {
             let mut files = Vec::new();
@@ -59,7 +60,9 @@ impl Folder {
                 if let Ok(file) = entry.metadata()
                     && let Ok(seen) = file.modified()
                 {
-                    files.push((name, seen, file.created().ok()));
+                    let opened = File::open(entry.path()).ok();
+                    let begun = opened.and_then(|opened| read_begun(&opened, name.stream));
+                    files.push((name, seen, begun.or_else(|| file.created().ok())));
                 }
             }
             Ok(files)

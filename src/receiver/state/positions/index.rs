@@ -2,7 +2,7 @@
 //!
 //! Pure: made once of the directory's listing, and kept up by [`crate::receiver::state::positions::Positions`], so that no stream costs another listing.
 //!
-//! Always holds: a stream is in `unused` exactly if it is known and not in use, with the time that `senders` has of it.
+//! Always holds: a stream is in one of the sets of unused ones exactly if it is known and not in use, with the time that `senders` has of it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use nf_transport_core::sequence::{SenderId, StreamId};
 
-use crate::limits::STREAM_KEPT;
+use crate::limits::{STREAM_ESTABLISHED, STREAM_KEPT, STREAMS_FIRST};
 use crate::receiver::state::positions::StreamName;
 
 /// A known stream of one sender.
@@ -22,12 +22,26 @@ pub(super) struct Known {
     is_used: bool,
 }
 
+impl Known {
+    /// Whether the stream was used for long enough to be kept before those that were only begun.
+    fn is_established(&self) -> bool {
+        self.seen.duration_since(self.begun).is_ok_and(|used| used >= STREAM_ESTABLISHED)
+    }
+}
+
+/// Whether a stream that was last seen at `seen` may be forgotten before all others.
+fn is_stale(seen: SystemTime, now: SystemTime) -> bool {
+    now.duration_since(seen).is_ok_and(|unseen| unseen > STREAM_KEPT)
+}
+
 /// All streams that have a file.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     senders: HashMap<SenderId, Vec<Known>>,
-    /// Those not in use; the one unseen longest comes first.
-    unused: BTreeSet<(SystemTime, StreamName)>,
+    /// Those not in use and not established; the one unseen longest comes first.
+    unused_brief: BTreeSet<(SystemTime, StreamName)>,
+    /// Those not in use and established, in the same order.
+    unused_established: BTreeSet<(SystemTime, StreamName)>,
     length: usize,
 }
 
@@ -37,9 +51,10 @@ impl Index {
         self.length
     }
 
-    /// Whether this stream is known.
-    pub(super) fn contains(&self, name: &StreamName) -> bool {
-        self.of(&name.sender).iter().any(|known| known.stream == name.stream)
+    /// When this stream began; `None` if it is not known.
+    pub(super) fn begun(&self, name: &StreamName) -> Option<SystemTime> {
+        let known = self.of(&name.sender).iter().find(|known| known.stream == name.stream)?;
+        Some(known.begun)
     }
 
     /// The known streams of one sender.
@@ -54,8 +69,7 @@ impl Index {
 
     /// Notes that a stream has a file, which was seen at `seen`, and whether it is in use. One that was not known begins then.
     pub(super) fn note(&mut self, name: StreamName, seen: SystemTime, is_used: bool) {
-        let begun = self.of(&name.sender).iter().find(|known| known.stream == name.stream);
-        let begun = begun.map_or(seen, |known| known.begun);
+        let begun = self.begun(&name).unwrap_or(seen);
         self.note_begun(name, seen, begun, is_used);
     }
 
@@ -72,7 +86,7 @@ impl Index {
         self.senders.entry(name.sender.clone()).or_default().push(known);
         self.length += 1;
         if !is_used {
-            self.unused.insert((seen, name));
+            self.unused_like(known).insert((seen, name));
         }
     }
 
@@ -85,16 +99,25 @@ impl Index {
             self.senders.remove(&name.sender);
         }
         self.length -= 1;
-        self.unused.remove(&(known.seen, name.clone()));
+        self.unused_like(known).remove(&(known.seen, name.clone()));
     }
 
-    /// The unused stream that was unseen longest.
-    pub(super) fn oldest(&self) -> Option<StreamName> {
-        self.unused.first().map(|(_, name)| name.clone())
+    /// The set that holds this stream while it is not in use.
+    fn unused_like(&mut self, known: Known) -> &mut BTreeSet<(SystemTime, StreamName)> {
+        if known.is_established() { &mut self.unused_established } else { &mut self.unused_brief }
+    }
+
+    /// The unused stream that makes room for another of any sender: the one unseen longest, of those that are not established
+    /// unless that of the others is longer than [`STREAM_KEPT`] before `now`.
+    pub(super) fn oldest(&self, now: SystemTime) -> Option<StreamName> {
+        let (brief, established) = (self.unused_brief.first(), self.unused_established.first());
+        let stale = established.filter(|(seen, _)| is_stale(*seen, now));
+        stale.or(brief).or(established).map(|(_, name)| name.clone())
     }
 
     /// The stream of `sender` that makes room for another, among those that are `free`: the one unseen longest if that is longer
-    /// than [`STREAM_KEPT`] before `now`, or else the one that began last.
+    /// than [`STREAM_KEPT`] before `now`, or else the one that began last beyond the first [`STREAMS_FIRST`]. If any of these is not
+    /// established, it is one that is not. `None` if those are all in use.
     pub(super) fn spare_of(
         &self,
         sender: &SenderId,
@@ -103,11 +126,19 @@ impl Index {
     ) -> Option<StreamName> {
         let name = |known: &Known| StreamName { sender: sender.clone(), stream: known.stream };
         let free = || self.of(sender).iter().filter(|known| is_free(&name(known)));
-        let is_stale =
-            |known: &&Known| now.duration_since(known.seen).is_ok_and(|unseen| unseen > STREAM_KEPT);
-        let stale = free().filter(is_stale).min_by_key(|known| (known.seen, known.stream));
-        let latest = || free().max_by_key(|known| (known.begun, Reverse(known.seen), known.stream));
-        stale.or_else(latest).map(name)
+        let order = |known: &Known| (known.begun, Reverse(known.seen), known.stream);
+        let is_first = |known: &Known| {
+            let before = self.of(sender).iter().filter(|other| order(other) < order(known));
+            before.count() < STREAMS_FIRST
+        };
+        let stale = free().filter(|known| is_stale(known.seen, now));
+        if let Some(stale) = stale.min_by_key(|known| (known.seen, known.stream)) {
+            return Some(name(stale));
+        }
+        let is_brief = |known: &Known| !known.is_established() && !is_first(known);
+        let has_brief = self.of(sender).iter().any(is_brief);
+        let others = free().filter(|known| if has_brief { is_brief(known) } else { !is_first(known) });
+        others.max_by_key(|known| order(known)).map(name)
     }
 
     /// The time of the stream seen last.
@@ -136,24 +167,24 @@ mod tests {
         for (sender, stream, seen) in [("a", 1, 30), ("b", 2, 10), ("a", 3, 20)] {
             index.note(name(sender, stream), at(seen), false);
         }
-        assert_eq!((index.oldest(), index.newest()), (Some(name("b", 2)), Some(at(30))));
+        assert_eq!((index.oldest(at(100)), index.newest()), (Some(name("b", 2)), Some(at(30))));
         index.note(name("b", 2), at(40), false);
-        assert_eq!((index.oldest(), index.len()), (Some(name("a", 3)), 3));
+        assert_eq!((index.oldest(at(100)), index.len()), (Some(name("a", 3)), 3));
     }
 
     #[test]
     fn a_stream_in_use_is_never_the_oldest() {
         let mut index = Index::default();
         index.note(name("a", 1), at(1), true);
-        assert_eq!(index.oldest(), None);
+        assert_eq!(index.oldest(at(100)), None);
         index.note(name("a", 1), at(1), false);
-        assert_eq!(index.oldest(), Some(name("a", 1)));
+        assert_eq!(index.oldest(at(100)), Some(name("a", 1)));
     }
 
     #[test]
     fn the_stream_that_began_last_makes_room() {
         let mut index = Index::default();
-        for stream in 1..=3 {
+        for stream in 1..=6 {
             index.note(name("a", stream), at(stream.into()), false);
         }
         // Seen again, it still began first.
@@ -161,20 +192,70 @@ mod tests {
         let spare = |index: &Index, is_free: &dyn Fn(&StreamName) -> bool| {
             index.spare_of(&"a".parse().unwrap(), at(9), is_free)
         };
-        assert_eq!(spare(&index, &|_| true), Some(name("a", 3)));
-        assert_eq!(spare(&index, &|free| *free != name("a", 3)), Some(name("a", 2)));
-        assert_eq!(spare(&index, &|_| false), None);
+        assert_eq!(spare(&index, &|_| true), Some(name("a", 6)));
+        assert_eq!(spare(&index, &|free| *free != name("a", 6)), Some(name("a", 5)));
+        assert_eq!(spare(&index, &|free| *free < name("a", 5)), None, "the first four are kept");
+        // One that was used for long stays while a later one is in use.
+        index.note(name("a", 5), at(5000), false);
+        assert_eq!(spare(&index, &|free| *free != name("a", 6)), None);
+        index.note(name("a", 6), at(5000), false);
+        assert_eq!(spare(&index, &|free| *free != name("a", 6)), Some(name("a", 5)));
     }
 
     #[test]
     fn a_stream_unseen_for_long_makes_room_first() {
         let (mut index, later) = (Index::default(), at(0) + STREAM_KEPT);
-        for stream in 0..3 {
+        for stream in 0..6 {
             index.note(name("a", stream), at(stream.into()), false);
         }
         let spare = |now| index.spare_of(&"a".parse().unwrap(), now, |_| true);
-        assert_eq!(spare(later), Some(name("a", 2)));
+        assert_eq!(spare(later), Some(name("a", 5)));
         assert_eq!(spare(later + Duration::from_secs(2)), Some(name("a", 0)));
+    }
+
+    /// The streams of `a` after `newcomers` more began, each in the place of a spare one. Each of `before` began and was seen at these
+    /// hours.
+    fn left_after(before: &[(u64, u64)], newcomers: u8) -> Vec<u8> {
+        let mut index = Index::default();
+        for (stream, (begun, seen)) in (1..).zip(before) {
+            index.note_begun(name("a", stream), at(seen * 3600), at(begun * 3600), false);
+        }
+        for newcomer in 0..newcomers {
+            let now = at(100 * 3600 + u64::from(newcomer));
+            let spare = index.spare_of(&"a".parse().unwrap(), now, |_| true).unwrap();
+            index.remove(&spare);
+            index.note(name("a", 100 + newcomer), now, false);
+        }
+        let mut left: Vec<u8> =
+            index.of(&"a".parse().unwrap()).iter().map(|known| known.stream.0[0]).collect();
+        left.sort_unstable();
+        left
+    }
+
+    #[test]
+    fn newcomers_displace_each_other_only() {
+        // The first stream, used briefly; later ones were used for longer.
+        let later: Vec<_> = [(1, 1)].into_iter().chain((2..9).map(|hour| (hour, hour + 50))).collect();
+        assert_eq!(left_after(&later, 20), [1, 2, 3, 4, 5, 6, 7, 119]);
+        // The last stream, used for a day; the others were only begun before it.
+        let planted: Vec<_> = (1..8).map(|hour| (hour, hour)).chain([(9, 33)]).collect();
+        assert_eq!(left_after(&planted, 20), [1, 2, 3, 4, 5, 6, 8, 119]);
+    }
+
+    #[test]
+    fn streams_of_one_visit_make_room_for_all_senders() {
+        let mut index = Index::default();
+        index.note_begun(name("a", 1), at(3600), at(0), false);
+        for stream in 2..5 {
+            index.note(name("b", stream), at(7000 + u64::from(stream)), false);
+        }
+        for stream in 2..5 {
+            assert_eq!(index.oldest(at(8000)), Some(name("b", stream)));
+            index.remove(&name("b", stream));
+        }
+        assert_eq!(index.oldest(at(8000)), Some(name("a", 1)));
+        index.note(name("b", 5), at(8000), false);
+        assert_eq!(index.oldest(at(8000) + STREAM_KEPT), Some(name("a", 1)), "unseen for long");
     }
 
     #[test]
@@ -183,7 +264,7 @@ mod tests {
         index.note(name("a", 1), at(1), false);
         index.remove(&name("a", 1));
         index.remove(&name("a", 1));
-        assert_eq!((index.len(), index.oldest(), index.senders().count()), (0, None, 0));
-        assert!(!index.contains(&name("a", 1)));
+        assert_eq!((index.len(), index.oldest(at(100)), index.senders().count()), (0, None, 0));
+        assert_eq!(index.begun(&name("a", 1)), None);
     }
 }

@@ -5,6 +5,7 @@
 //! | offset | width | field |
 //! |---|---|---|
 //! | 0 | 32 | slot 0 |
+//! | 2,048 | 16 | when the stream began; absent in files of earlier versions |
 //! | 4,096 | 32 | slot 1 |
 //! | 8,192 | 32 | a slot of its own: how far collectors are that are not waited for; absent while they are not ahead |
 //!
@@ -17,6 +18,9 @@
 //! | 8 | 8 | position after the last datagram delivered | |
 //! | 16 | 16 | run of the sender that sent the latest of them | |
 //!
+//! The record at 2,048 has `NFB1`, the CRC32C of the stream id and then bytes 8 to 15, and the microseconds since 1970 in 8 bytes. Without
+//! it, or if it is damaged, the birth time of the file counts.
+//!
 //! A slot of version 1, `NFP1`, ends before the run. A file with newer slots only is left alone, and the stream is not
 //! accepted.
 //!
@@ -27,16 +31,13 @@
 //! position never goes back. A damaged file never stops the service: it is set aside, and the stream starts
 //! unknown.
 
+mod begun;
 mod error;
 mod file;
 mod folder;
 mod index;
 mod new_streams;
 mod slot;
-
-pub(crate) use error::PositionsError;
-pub(crate) use file::{StreamInUse, StreamPosition};
-pub(crate) use new_streams::Owner;
 
 use core::fmt;
 use std::collections::HashMap;
@@ -45,9 +46,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+pub(crate) use error::PositionsError;
+pub(crate) use file::{StreamInUse, StreamPosition};
 use folder::Folder;
 use index::Index;
 use new_streams::NewStreams;
+pub(crate) use new_streams::Owner;
 use nf_transport_core::sequence::{SenderId, StreamId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -179,6 +183,11 @@ impl Positions {
         PositionsError::of("open a file in", self.folder.path())(cause)
     }
 
+    /// When a stream began; `None` if it is not known. Changes nothing. Blocks: call it where that is allowed.
+    pub(crate) fn begun(&self, sender: &SenderId, stream: StreamId) -> Option<SystemTime> {
+        self.lock().index.begun(&StreamName { sender: sender.clone(), stream })
+    }
+
     /// The position of one stream, in use by one more session; all that use the same stream share it. If there are too many, a
     /// stream never seen before takes the place of one that the owner's sender id does not use. Blocks: call it where that is
     /// allowed.
@@ -190,16 +199,18 @@ impl Positions {
     ) -> Result<StreamInUse, PositionsError> {
         let name = StreamName { sender: owner.sender.clone(), stream };
         let mut open = self.lock();
-        if let Some(known) = open.streams.get(&name) {
-            return StreamInUse::of(Arc::clone(known));
+        let begun = open.index.begun(&name);
+        if let (Some(known), Some(begun)) = (open.streams.get(&name), begun) {
+            return StreamInUse::of(Arc::clone(known), begun);
         }
-        let is_new = !open.index.contains(&name);
+        let is_new = begun.is_none();
         if is_new {
             open.new_streams.check(owner, now)?;
             self.make_room(&mut open, &owner.sender)?;
         }
         let seen = open.last_seen.next(SystemTime::now());
-        let (position, directory_changed) = StreamPosition::open(self.folder.file(&name), stream, seen)?;
+        let path = self.folder.file(&name);
+        let (position, directory_changed) = StreamPosition::open(path, stream, seen, begun.unwrap_or(seen))?;
         open.directory_changed |= directory_changed;
         if is_new {
             open.new_streams.note(owner, now);
@@ -207,7 +218,7 @@ impl Positions {
         let position = Arc::new(position);
         open.index.note(name.clone(), seen, true);
         open.streams.insert(name, Arc::clone(&position));
-        StreamInUse::of(position)
+        StreamInUse::of(position, begun.unwrap_or(seen))
     }
 
     /// Forces to disk what was stored since the last call. Blocks: call it where that is allowed.
@@ -273,13 +284,13 @@ impl Positions {
     /// Forgets unused streams of all senders until there are `limit`.
     fn forget(&self, open: &mut Open, limit: usize) -> Result<(), PositionsError> {
         while open.index.len() > limit
-            && let Some(oldest) = open.index.oldest()
+            && let Some(oldest) = open.index.oldest(open.last_seen.0)
         {
             self.remove(open, &oldest)?;
             tracing::info!(
                 sender = %oldest.sender,
                 stream = %oldest.stream,
-                "there were more than {STREAMS_MAX} streams: forgot the position of the one unseen longest ({oldest})"
+                "there were more than {STREAMS_MAX} streams: forgot the position of {oldest}"
             );
         }
         Ok(())

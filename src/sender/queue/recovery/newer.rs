@@ -3,10 +3,9 @@
 use std::io;
 use std::path::Path;
 
-use nf_transport_core::secure::SpoolKeys;
-use nf_transport_core::spool::Spool;
-use nf_transport_core::spool::TakenIn;
+use nf_transport_core::secure::{OpenError, SpoolKeys};
 use nf_transport_core::spool::disk::Directory;
+use nf_transport_core::spool::{Broken, Spool, TakenIn, Unusable};
 
 use crate::host::systemd::messages::sender;
 use crate::sender::journal;
@@ -31,17 +30,29 @@ pub(super) fn take_in(
     intake: Option<&Path>,
 ) -> io::Result<()> {
     for (place, content) in intake.map(journal::newer::readable).unwrap_or_default() {
-        let journal::newer::Content { stream, batches, lost } = content;
+        let journal::newer::Content { stream, batches, lost, is_searched } = content;
         // An intake is in clear text, the spool may not be.
         let sealed: Result<Vec<_>, _> = batches.iter().map(|batch| keys.seal(stream, batch)).collect();
         spool.put_newer(stream, &sealed.map_err(io::Error::other)?)?;
         std::fs::remove_file(&place)?;
+        if is_searched {
+            let found: u64 = batches.iter().map(|batch| u64::from(batch.datagrams())).sum();
+            tracing::warn!(
+                message_id = sender::SPOOL_DAMAGED,
+                datagrams = found,
+                lost,
+                "the marks of the intake {} of a newer version were damaged: recovered all {} that a search found in it; \
+                 some may arrive twice, as nothing shows what was delivered",
+                place.display(),
+                count_of(found, "datagram")
+            );
+        }
         if lost > 0 {
             ledger.lose_taken_in(lost);
             tracing::error!(
                 message_id = sender::SPOOL_DAMAGED,
-                datagrams = lost,
-                "the intake {} of a newer version was damaged: lost {}, which count as corrupt",
+                lost,
+                "the intake {} of a newer version was damaged: lost {}, which count as corrupt; the rest is queued",
                 place.display(),
                 count_of(lost, "datagram")
             );
@@ -52,11 +63,20 @@ pub(super) fn take_in(
         let next = ledger.next();
         let own_stream = spool.stream();
         let outcome = spool.take_in(&file, next, |stream, batch, first| {
-            let batch = keys.open(stream, batch).ok()?.renumbered(own_stream, first)?;
-            keys.seal(own_stream, &batch).ok()
+            let batch = keys.open(stream, batch).map_err(|error| match error {
+                OpenError::UnknownKey(_) => Unusable::NoKey,
+                OpenError::Damaged => Unusable::Damaged,
+            })?;
+            let batch = batch.renumbered(own_stream, first).ok_or(Unusable::NoKey)?;
+            keys.seal(own_stream, &batch).map_err(|_| Unusable::NoKey)
         })?;
         match outcome {
-            TakenIn::Until(end) => taken += ledger.take_in(end),
+            TakenIn::Until(end, broken) => {
+                taken += ledger.take_in(end);
+                if broken.bytes > 0 {
+                    lose_broken(ledger, &file.name, broken, "the rest is queued");
+                }
+            }
             TakenIn::Newer(needs) => stays.push(needs),
             TakenIn::NoRoom => {
                 tracing::warn!("{:?} of the spool stays there: the queue has no room for it", file.name);
@@ -65,10 +85,7 @@ pub(super) fn take_in(
                 "{:?} of the spool stays there: start with its key as spool.previous-key-file",
                 file.name
             ),
-            TakenIn::Damaged => tracing::error!(
-                "{:?} of the spool holds nothing that can be read: it was moved to the directory 'damaged'",
-                file.name
-            ),
+            TakenIn::Damaged(broken) => lose_broken(ledger, &file.name, broken, "nothing else was in it"),
         }
     }
     if taken > 0 {
@@ -80,4 +97,25 @@ pub(super) fn take_in(
         tell_newer(format_args!("{files} in the spool"), NEWER_DIRECTORY, needs);
     }
     Ok(())
+}
+
+/// Counts what was lost with damaged pieces of `file` in `newer/`, and logs it.
+fn lose_broken(ledger: &mut Ledger, file: &str, broken: Broken, rest: &str) {
+    let Broken { bytes, datagrams, may_be_more } = broken;
+    ledger.lose_taken_in(datagrams);
+    let at_least = if may_be_more { "at least " } else { "" };
+    let number =
+        if may_be_more { " (how many, the damage does not show: each such piece counts as one)" } else { "" };
+    tracing::error!(
+        message_id = sender::SPOOL_DAMAGED,
+        file,
+        bytes,
+        lost = datagrams,
+        may_be_more,
+        "{file:?} of the spool, which a newer nf-sender wrote, is damaged: {} cannot be read, and {at_least}{} in them \
+         are lost{number}; they count as corrupt, and {rest}; the damaged bytes are kept in the directory 'damaged'; \
+         check the disk",
+        count_of(bytes, "byte"),
+        count_of(datagrams, "datagram"),
+    );
 }

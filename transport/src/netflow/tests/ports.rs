@@ -5,8 +5,7 @@ use std::time::Instant;
 use super::memory::{before, collector, deliver, note};
 use super::*;
 use crate::limits::PORTS_PER_DOMAIN;
-use crate::netflow::Recipient;
-use crate::netflow::TemplateMemory;
+use crate::netflow::{Recipient, TemplateMemory};
 
 fn defining(length: u16) -> Vec<u8> {
     v9(7, 1, &[set(0, &template(256, &[length]))])

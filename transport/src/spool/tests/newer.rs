@@ -67,8 +67,8 @@ pub(super) fn drain(spool: &mut Spool<MemoryDisk>) -> Vec<u64> {
 }
 
 /// Renumbers batches of `STREAM`, as they are not sealed.
-pub(super) fn renumber(_: StreamId, batch: &Batch, first: Position) -> Option<Batch> {
-    batch.renumbered(STREAM, first)
+pub(super) fn renumber(_: StreamId, batch: &Batch, first: Position) -> Result<Batch, Unusable> {
+    batch.renumbered(STREAM, first).ok_or(Unusable::NoKey)
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn what_can_be_read_again_is_taken_in_at_the_end() {
     assert_eq!(spool.newer_files().unwrap(), core::slice::from_ref(&file));
 
     set_version(&disk, &file.name, 1);
-    let TakenIn::Until(end) = spool.take_in(&file, Position(39), renumber).unwrap() else {
+    let TakenIn::Until(end, _) = spool.take_in(&file, Position(39), renumber).unwrap() else {
         panic!("readable")
     };
     assert_eq!(end.0 - 39, 36 - held_back.0);
@@ -206,7 +206,7 @@ fn what_has_no_room_or_no_key_stays() {
     disk.rename(&segment_names(&disk)[0], &kept).unwrap();
     let mut spool = reopen(&disk).spool;
     let file = spool.newer_files().unwrap().remove(0);
-    assert_eq!(spool.take_in(&file, Position(9), |_, _, _| None).unwrap(), TakenIn::NoKey);
+    assert_eq!(spool.take_in(&file, Position(9), |_, _, _| Err(Unusable::NoKey)).unwrap(), TakenIn::NoKey);
     spool.set_policy(Policy { max_size: file.size - 1, ..policy() });
     assert_eq!(spool.take_in(&file, Position(9), renumber).unwrap(), TakenIn::NoRoom);
     assert_eq!(kept_names(&disk), [kept]);
@@ -235,6 +235,43 @@ fn segments_of_another_stream_are_kept_to_be_taken_in() {
     assert_eq!((opened.newer, opened.spool.end()), (Some(Position(50)), Some(Position(9))));
     let mut spool = opened.spool;
     let file = spool.newer_files().unwrap().remove(0);
-    let taken = spool.take_in(&file, Position(9), |_, batch, first| batch.renumbered(STREAM, first)).unwrap();
-    assert_eq!(taken, TakenIn::Until(Position(12)));
+    let taken = spool.take_in(&file, Position(9), renumber).unwrap();
+    assert_eq!(taken, TakenIn::Until(Position(12), Broken::default()));
+}
+
+#[test]
+fn a_batch_that_does_not_open_is_damaged() {
+    let disk = filled(3);
+    let kept = name::newer(Position(0), STREAM);
+    disk.rename(&segment_names(&disk)[0], &kept).unwrap();
+    let mut spool = reopen(&disk).spool;
+    let file = spool.newer_files().unwrap().remove(0);
+    let opens = |stream, batch: &Batch, first| {
+        if batch.first() == Position(3) { Err(Unusable::Damaged) } else { renumber(stream, batch, first) }
+    };
+    let bytes = u64::try_from(batch(3, 3).bytes().len()).unwrap();
+    let broken = Broken { bytes, datagrams: 3, may_be_more: false };
+    assert_eq!(spool.take_in(&file, Position(9), opens).unwrap(), TakenIn::Until(Position(15), broken));
+    assert_eq!(spool.damaged(), Aside { files: 1, bytes });
+}
+
+#[test]
+fn damage_that_another_file_makes_good_is_no_loss() {
+    let disk = filled(3);
+    let kept = name::newer(Position(0), STREAM);
+    let segment = segment_names(&disk).remove(0);
+    let length = batch(0, 3).bytes().len();
+    // The last batch was being written when the newer version was killed: its intake has it, too.
+    let bytes = disk.bytes(&segment);
+    disk.remove(&segment).unwrap();
+    disk.put(&kept, bytes[..bytes.len() - 10].to_vec());
+    let header = &bytes[..SEGMENT_HEADER_LEN];
+    let last = [header, &bytes[bytes.len() - length..]].concat();
+    disk.put(&name::newer(Position(6), STREAM), last);
+    let mut spool = reopen(&disk).spool;
+    let files = spool.newer_files().unwrap();
+    let torn = u64::try_from(length - 10).unwrap();
+    let broken = Broken { bytes: torn, datagrams: 0, may_be_more: true };
+    let taken = spool.take_in(&files[0], Position(9), renumber).unwrap();
+    assert_eq!(taken, TakenIn::Until(Position(15), broken));
 }

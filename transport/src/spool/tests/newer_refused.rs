@@ -191,7 +191,10 @@ fn a_copy_stands_for_what_the_queue_still_holds() {
     assert_eq!(opened.copied, copied);
     let mut spool = opened.spool;
     let file = spool.newer_files().unwrap().remove(0);
-    assert_eq!(spool.take_in(&file, Position(18), renumber).unwrap(), TakenIn::Until(Position(21)));
+    assert_eq!(
+        spool.take_in(&file, Position(18), renumber).unwrap(),
+        TakenIn::Until(Position(21), Broken::default())
+    );
     assert_eq!(reopen(&disk).copied, []);
 }
 

@@ -1,7 +1,8 @@
 //! Segments of which some datagrams are dropped.
 
 use super::*;
-use crate::spool::{Candidate, Sieve};
+use crate::spool::memory_disk::MemoryFile;
+use crate::spool::{Candidate, Sieve, ThinnedSegment};
 
 /// Segments of about ten batches.
 fn long_segments() -> Policy {
@@ -69,7 +70,33 @@ fn candidate(spool: &Spool<MemoryDisk>, index: usize) -> Candidate {
 }
 
 fn thin(spool: &mut Spool<MemoryDisk>, segment: Candidate, of: u64) -> io::Result<Option<Thinned>> {
-    spool.thin(segment, 1, Position(0), &mut Multiples::of(of, segment.first))
+    thin_by(spool, segment, of, 1)
+}
+
+/// Thins `segment` if that frees at least `least` bytes.
+fn thin_by(
+    spool: &mut Spool<MemoryDisk>,
+    segment: Candidate,
+    of: u64,
+    least: u64,
+) -> io::Result<Option<Thinned>> {
+    match write_thinned(spool, segment, of) {
+        Ok(Some(written)) => spool.finish_thinning(written, least, Position(0)),
+        other => {
+            spool.abandon_thinning();
+            other.map(|_| None)
+        }
+    }
+}
+
+/// Writes what is to take the place of `segment`.
+fn write_thinned(
+    spool: &mut Spool<MemoryDisk>,
+    segment: Candidate,
+    of: u64,
+) -> io::Result<Option<ThinnedSegment<MemoryFile>>> {
+    let Some(job) = spool.start_thinning(segment, Position(0))? else { return Ok(None) };
+    job.run(&mut Multiples::of(of, segment.first))
 }
 
 /// The datagrams that a spool gives. Each has the position of its number, and all positions are covered.
@@ -155,7 +182,7 @@ fn a_segment_of_which_too_little_would_go_stays() {
     let mut spool = reopened(&disk);
     let names = disk.names();
     let segment = candidate(&spool, 0);
-    let outcome = spool.thin(segment, segment.size / 2, Position(0), &mut Multiples::of(1, segment.first));
+    let outcome = thin_by(&mut spool, segment, 1, segment.size / 2);
     assert_eq!(outcome.unwrap(), None);
     assert_eq!((disk.names(), numbers(&spool)), (names, (0..120).collect()));
 }
@@ -245,4 +272,67 @@ fn a_joined_segment_is_as_old_as_its_newest_datagram() {
     assert_eq!(candidate(&spool, 0).end, second.end, "both are one file");
     spool.tend(NOW.plus(Duration::from_secs(100)), Position(0));
     assert_eq!(spool.take_dropped(), []);
+}
+
+#[test]
+fn after_a_restart_a_thinned_segment_is_no_younger() {
+    let disk = MemoryDisk::default();
+    let policy = Policy { max_age: Some(Duration::from_secs(60)), ..long_segments() };
+    let boot = BootTime { boot: BootId(7), ..NOW.boot };
+    let at = |seconds| Moment { boot, ..NOW }.plus(Duration::from_secs(seconds));
+    disk.set_time(NOW.wall);
+    let mut spool = open_with(&disk, policy).spool;
+    spool.begin_run(RunId([1; 16]), Position(0)).unwrap();
+    for number in 0..40 {
+        spool.append(&batch(number * 3, 3), at(0), Position(0)).unwrap();
+    }
+    let segments = [candidate(&spool, 0), candidate(&spool, 1)];
+    disk.set_time(at(50).wall);
+    for segment in segments {
+        thin(&mut spool, segment, 1000).unwrap().unwrap();
+    }
+    drop(spool);
+    let mut spool = open_with(&disk, policy).spool;
+    spool.tend(at(70), Position(0));
+    assert_eq!(spool.first().unwrap(), segments[0].first);
+    let dropped = spool.take_dropped();
+    assert_eq!(dropped.first().map(|gap| gap.end), Some(segments[1].end), "{dropped:?}");
+}
+
+#[test]
+fn an_acknowledgement_meanwhile_abandons_a_thinning() {
+    let disk = segments();
+    let mut spool = reopened(&disk);
+    let segment = candidate(&spool, 0);
+    let written = write_thinned(&mut spool, segment, 5).unwrap().unwrap();
+    spool.acknowledge(segment.first.plus(1));
+    let names: Vec<String> =
+        disk.names().into_iter().filter(|name| name != name::UNFINISHED_THINNED).collect();
+    assert_eq!(spool.finish_thinning(written, 1, Position(0)).unwrap(), None);
+    assert_eq!((disk.names(), numbers(&spool)), (names, (0..120).collect()));
+}
+
+#[test]
+fn a_thinning_waits_for_no_append() {
+    let disk = segments();
+    let mut spool = reopened(&disk);
+    let segment = candidate(&spool, 1);
+    let job = spool.start_thinning(segment, Position(0)).unwrap().unwrap();
+    spool.append(&batch(120, 3), NOW, Position(0)).unwrap();
+    let written = job.run(&mut Multiples::of(5, segment.first)).unwrap().unwrap();
+    spool.append(&batch(123, 3), NOW, Position(0)).unwrap();
+    spool.finish_thinning(written, 1, Position(0)).unwrap().unwrap();
+    let expected: Vec<u64> = without(segment, 5).into_iter().chain(120..126).collect();
+    assert_eq!(numbers(&spool), expected);
+    assert_eq!(numbers(&reopened(&disk)), expected);
+}
+
+#[test]
+fn a_segment_on_its_way_meanwhile_is_not_thinned() {
+    let disk = segments();
+    let mut spool = reopened(&disk);
+    let segment = candidate(&spool, 1);
+    let written = write_thinned(&mut spool, segment, 5).unwrap().unwrap();
+    assert_eq!(spool.finish_thinning(written, 1, segment.first.plus(1)).unwrap(), None);
+    assert_eq!(numbers(&spool), (0..120).collect::<Vec<u64>>());
 }
