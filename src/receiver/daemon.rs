@@ -1,4 +1,4 @@
-//! The daemon: takes what it needs, serves senders, and ends in good order.
+//! The daemon: acquires its resources, serves senders, and stops in an orderly way.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,13 +23,13 @@ use crate::host::{
     DaemonError, DirectoryLock, Expiry, ExpiryWatch, FileShares, InternalErrorLog, LogLimit, More, Pulse,
     ROUND, Stop, Watchdog, abort_on_panic, allow_open_files, both_clocks, stop_channel, watch_for,
 };
-use crate::receiver::accept::Gate;
+use crate::receiver::accept::Acceptor;
 use crate::receiver::accept::known_sources::KnownSources;
-use crate::receiver::accept::unauthenticated::Strangers;
-use crate::receiver::accept::waiting::Waiting;
+use crate::receiver::accept::unauthenticated::UnauthenticatedConnections;
+use crate::receiver::accept::waiting::WaitingForSession;
 use crate::receiver::collectors::Collectors;
 use crate::receiver::collectors::confusion::Confusion;
-use crate::receiver::delivery::collector_offsets::{self, Ahead, Left};
+use crate::receiver::delivery::collector_offsets::{self, CollectorOffset, CollectorOffsets};
 use crate::receiver::delivery::unmatched::UnmatchedLog;
 use crate::receiver::output::{Outputs, SocketBudget};
 use crate::receiver::reload::{Load, Reloader};
@@ -41,7 +41,7 @@ use crate::receiver::state::positions::{self, Positions};
 use crate::receiver::state::templates::Templates;
 use crate::status::{ControlSocket, Pace, ReceiverStatus, Reply, Request, receiver_metrics, serve_metrics};
 
-/// Runs nf-receiver until it is told to stop.
+/// Runs nf-receiver until shutdown.
 pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     let loaded = load()?;
     logging::start();
@@ -53,7 +53,7 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     let reloader = Reloader::new(load, file, settings.clone())?;
     let _lock = DirectoryLock::take(&settings.state, &[positions::DIRECTORY])?;
     if let Err(error) = atomic_file::remove_unfinished(&settings.state) {
-        tracing::warn!(%error, "{}: cannot remove unfinished files: {error}", settings.state.display());
+        tracing::warn!(%error, "cannot remove unfinished files in {}: {error}", settings.state.display());
     }
     let bounded = share_files(settings);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -63,15 +63,15 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     runtime.block_on(supervise(bounded, Arc::new(reloader)))
 }
 
-/// Settings whose limits fit into the files that may be open.
-struct Bounded {
+/// Settings with limits that fit the number of open files.
+struct BoundedSettings {
     settings: ReceiverSettings,
-    /// Sockets for exporters that all collectors may have together.
+    /// Bound of exporter sockets for all collectors together.
     exporter_sockets: usize,
 }
 
-/// Lowers the limits of `settings` to what the files allow that may be open, and warns if it does.
-fn share_files(mut settings: ReceiverSettings) -> Bounded {
+/// Lowers the limits of `settings` to the allowed number of open files, and warns if it does.
+fn share_files(mut settings: ReceiverSettings) -> BoundedSettings {
     let late = settings.collectors.iter().filter(|collector| collector.late.is_some()).count();
     let destinations = settings.collectors.len() + late;
     let wanted = FileShares {
@@ -80,7 +80,7 @@ fn share_files(mut settings: ReceiverSettings) -> Bounded {
         exporter_sockets: destinations.saturating_mul(settings.exporter_sockets.get()),
     };
     let Some(allowed) = allow_open_files().filter(|allowed| *allowed < wanted.total()) else {
-        return Bounded { settings, exporter_sockets: usize::MAX };
+        return BoundedSettings { settings, exporter_sockets: usize::MAX };
     };
     let shares = wanted.within(allowed);
     let FileShares { connections, unauthenticated, exporter_sockets } = shares;
@@ -90,17 +90,17 @@ fn share_files(mut settings: ReceiverSettings) -> Bounded {
         connections,
         unauthenticated,
         exporter_sockets,
-        "only {allowed} files may be open, and the limits need {}: allowing {connections} connections, {unauthenticated} \
-         before authentication, and {exporter_sockets} sockets for exporters: raise LimitNOFILE= (ulimit -Hn), or lower \
-         limits.connections or limits.exporter-sockets",
+        "only {allowed} files may be open, and the limits need {}: allowing {connections} connections, \
+         {unauthenticated} before authentication, and {exporter_sockets} sockets for exporters; raise \
+         LimitNOFILE= (ulimit -Hn), or lower limits.connections or limits.exporter-sockets",
         wanted.total()
     );
     (settings.connections, settings.strangers.0) = (connections, unauthenticated);
-    Bounded { settings, exporter_sockets }
+    BoundedSettings { settings, exporter_sockets }
 }
 
-/// Warns of certificates and lists that expire.
-fn look_at_ends(watch: &mut ExpiryWatch, admission: &Admission) {
+/// Warns of certificates and revocation lists that expire.
+fn check_expiry(watch: &mut ExpiryWatch, admission: &Admission) {
     let Some(tls) = &admission.tls else { return };
     watch.look_at(receiver::CERTIFICATE_ENDS, &Expiry::of_certificate(&tls.certificate));
     for list in tls.revoked.iter().filter_map(Expiry::of_list) {
@@ -108,10 +108,10 @@ fn look_at_ends(watch: &mut ExpiryWatch, admission: &Admission) {
     }
 }
 
-/// The consequence of an internal error for datagrams.
+/// Consequence of an internal error for datagrams.
 const INTERNAL_ERROR_COST: &str = "senders keep all unacknowledged datagrams";
 
-async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), DaemonError> {
+async fn supervise(bounded: BoundedSettings, reloader: Arc<Reloader>) -> Result<(), DaemonError> {
     let settings = &bounded.settings;
     let mut terminate = watch_for(SignalKind::terminate())?;
     let mut interrupt = watch_for(SignalKind::interrupt())?;
@@ -127,7 +127,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
         let (shared, reloader, missing) = (shared.clone(), reloader.clone(), missing.subscribe());
         let all: Vec<HostPort> =
             settings.collectors.iter().map(|collector| collector.address.clone()).collect();
-        // Before any is found, none of them is.
+        // Until the collectors are resolved, all of them are listed as missing.
         move || match shared.get() {
             Some(shared) => status(Some(shared), &missing.borrow(), &reloader),
             None => status(None, &all, &reloader),
@@ -164,13 +164,13 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
-            // What is wrong with the settings is in the log; the daemon goes on.
+            // An error in the settings is logged, and the daemon continues.
             _ = hangup.recv() => drop(reloader.reload()),
             _ = tick.tick() => {
                 watchdog.look();
                 clock.look();
                 internal_errors.look();
-                look_at_ends(&mut expiry, &admission.borrow());
+                check_expiry(&mut expiry, &admission.borrow());
                 match shared.get() {
                     Some(shared) => {
                         let senders = shared.seats.status(&admission.borrow());
@@ -180,7 +180,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
                         unmatched.look(shared.seats.unmatched());
                         notify::status(&line(&senders, totals, &shared.outputs(), &pace));
                         if syncing.as_ref().is_none_or(JoinHandle::is_finished) {
-                            let keep: Keep = (Templates::keep_at_times, KnownSources::keep_at_times);
+                            let keep: StoreState = (Templates::keep_at_times, KnownSources::keep_at_times);
                             syncing = Some(tokio::spawn(sync(shared.clone(), state.clone(), keep)));
                         }
                     }
@@ -209,26 +209,27 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
     outcome
 }
 
-/// Passes on what the next run has to know about collectors, so that it repeats nothing to those that stay.
-fn pass_on(shared: &Shared, state: &Path, progress: &[Left]) {
-    if let Err(error) = collector_offsets::leave(state, progress) {
+/// Stores the state of collectors for the next run, so that it repeats nothing to those that stay.
+fn pass_on(shared: &Shared, state: &Path, progress: &[CollectorOffset]) {
+    if let Err(error) = collector_offsets::store(state, progress) {
         tracing::error!(
             %error,
-            "cannot store what some collectors have, so that part of a batch will be repeated to them: {error}"
+            "cannot store the offsets of collectors: {error}; part of a batch will be repeated to some of \
+             them"
         );
     }
     if let Err(error) = shared.templates.pass_on(state, &shared.outputs()) {
         tracing::error!(
             %error,
-            "cannot store what collectors have got, so that templates are repeated to all of them once: {error}"
+            "cannot store the state of collectors: {error}; templates are repeated once to all of them"
         );
     }
 }
 
-/// Logs when the wall clock was set.
+/// Logs steps of the wall clock.
 struct ClockLog {
     watch: ClockWatch,
-    /// By direction: a clock that was set and is right again is two lines.
+    /// By direction: a clock that was stepped and corrected gives two lines.
     limit: LogLimit<bool>,
 }
 
@@ -237,7 +238,7 @@ impl ClockLog {
         Self { watch: ClockWatch::new(both_clocks()), limit: LogLimit::default() }
     }
 
-    /// To be called once a second.
+    /// Call it once a second.
     fn look(&mut self) {
         let Some(step) = self.watch.look(both_clocks()) else { return };
         let Some(held_back) = self.limit.admit(step.is_forward, std::time::Instant::now()) else { return };
@@ -245,15 +246,15 @@ impl ClockLog {
             message_id = receiver::CLOCK_SET,
             milliseconds = step.milliseconds(),
             held_back,
-            "the system clock was set {step}: delivery goes on; which datagrams are late follows the clock once it has \
-             stayed like this for {} s{}",
+            "the system clock was set {step}: delivery continues; datagrams count as late by the new time \
+             once it has been stable for {} s{}",
             CLOCK_SETTLED_AFTER.as_secs(),
             More(held_back)
         );
     }
 }
 
-/// The sockets from systemd, else those of the settings.
+/// Returns the sockets passed by systemd, else opens those of the settings.
 fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
     let inherited = sockets::inherited_tcp_listeners()?;
     let from_systemd = !inherited.is_empty();
@@ -269,7 +270,7 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
         tracing::info!(
             %address,
             from_systemd,
-            "waiting for senders at {address}{}",
+            "listening for senders on {address}{}",
             sockets::origin(from_systemd)
         );
         listeners.push(TcpListener::from_std(socket).map_err(told)?);
@@ -277,15 +278,16 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
     Ok(listeners)
 }
 
-/// Opens the positions in the directory `state`, whose listing may take a while.
+/// Opens the positions in the directory `state`. Blocking work runs on another thread, because listing the
+/// directory may be slow.
 async fn open_positions(state: PathBuf) -> Result<Positions, DaemonError> {
     let opening = tokio::task::spawn_blocking(move || Positions::open(&state));
     opening.await.map_err(DaemonError::system)?.map_err(DaemonError::cannot_create)
 }
 
-/// Finds the collectors, then serves every listener until told to stop.
+/// Resolves the collectors, then serves every listener until shutdown.
 async fn serve(
-    Bounded { settings, exporter_sockets }: Bounded,
+    BoundedSettings { settings, exporter_sockets }: BoundedSettings,
     listeners: Vec<(TcpListener, Pulse)>,
     positions: Positions,
     reloader: Arc<Reloader>,
@@ -300,7 +302,7 @@ async fn serve(
         collectors = Collectors::find(reloader.collectors(), &none, missing) => collectors,
         () = stop.told() => return Ok(()),
     };
-    let ahead = Ahead::take_up(&settings.state);
+    let ahead = CollectorOffsets::recover(&settings.state);
     let made = Arc::new(Shared {
         seats: Seats::default(),
         positions,
@@ -310,18 +312,22 @@ async fn serve(
         complaints: Mutex::default(),
         sender_log: SenderLog::default(),
         refused: Mutex::default(),
-        known_sources: Arc::new(KnownSources::take_up(&settings.state)),
-        waiting: Waiting::default(),
+        known_sources: Arc::new(KnownSources::recover(&settings.state)),
+        waiting: WaitingForSession::default(),
         confusion: Confusion::default(),
     });
     let shared = place.get_or_init(|| made).clone();
     let known_sources = shared.known_sources.clone();
-    let gate = Arc::new(Gate {
+    let gate = Arc::new(Acceptor {
         shared,
         admission: reloader.admission(),
         handshake_timeout: settings.handshake_timeout,
         connections: Arc::new(Semaphore::new(settings.connections)),
-        strangers: Strangers::new(settings.strangers.0, settings.strangers.1, known_sources),
+        unauthenticated: UnauthenticatedConnections::new(
+            settings.strangers.0,
+            settings.strangers.1,
+            known_sources,
+        ),
     });
     let following = tokio::spawn(collectors.follow());
     let mut gates = JoinSet::new();
@@ -333,23 +339,23 @@ async fn serve(
     Ok(())
 }
 
-/// How templates and known sources are kept in the state directory.
-type Keep = (fn(&Templates, &Path) -> io::Result<()>, fn(&KnownSources, &Path) -> io::Result<()>);
+/// Functions that store templates and known sources in the state directory.
+type StoreState = (fn(&Templates, &Path) -> io::Result<()>, fn(&KnownSources, &Path) -> io::Result<()>);
 
-/// Forces the positions to disk, and has the rest kept there by `keep`.
-async fn sync(shared: Arc<Shared>, state: PathBuf, keep: Keep) {
+/// Syncs the positions to disk, and stores the rest with `keep`.
+async fn sync(shared: Arc<Shared>, state: PathBuf, keep: StoreState) {
     let outcome = tokio::task::spawn_blocking(move || {
         if let Err(error) = keep.0(&shared.templates, &state) {
-            tracing::error!(%error, "cannot keep the templates of exporters in {}: {error}", state.display());
+            tracing::error!(%error, "cannot store the templates of exporters in {}: {error}", state.display());
         }
         shared.confusion.look(&shared.templates, &shared.outputs(), std::time::Instant::now());
         if let Err(error) = keep.1(&shared.known_sources, &state) {
-            tracing::error!(%error, "cannot keep the addresses from which senders authenticated: {error}");
+            tracing::error!(%error, "cannot store the addresses of authenticated senders: {error}");
         }
         shared.positions.sync()
     });
     if let Ok(Err(error)) = outcome.await {
-        tracing::error!(%error, "{error}: after a power loss now, more would be repeated");
+        tracing::error!(%error, "{error}; a power loss now would repeat more datagrams");
     }
 }
 

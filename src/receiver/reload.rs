@@ -1,6 +1,6 @@
-//! Takes up changed settings while nf-receiver runs: whom it lets in, and where it delivers. Senders that are still let
-//! in stay connected; those that are not are told so. For what belongs to the start, such as sockets and directories, the
-//! log tells that a restart is needed.
+//! Applies changed settings at run time: the access policy and the collectors. Senders that are still
+//! accepted stay connected; others get the reason and are disconnected. Settings that apply at the start
+//! only, such as sockets and directories, are logged as needing a restart.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,10 +16,10 @@ use crate::host::{
 };
 use crate::status::count_of;
 
-/// Reads the settings again, from where they came at the start.
+/// Loads the settings again from their original sources.
 pub(crate) type Load = Box<dyn Fn() -> Result<Loaded<ReceiverSettings>, ConfigError> + Send + Sync>;
 
-/// What a reload needs.
+/// State for reloads.
 pub(crate) struct Reloader {
     load: Load,
     /// The configuration file.
@@ -27,14 +27,14 @@ pub(crate) struct Reloader {
     keys: Mutex<KeyReader>,
     /// The salt of keys that are derived from passphrases.
     salt: Salt,
-    /// The settings that the daemon began with.
-    begun_with: ReceiverSettings,
+    /// The settings at the start.
+    started_with: ReceiverSettings,
     admission: watch::Sender<Arc<Admission>>,
     collectors: watch::Sender<Vec<CollectorSettings>>,
 }
 
 impl Reloader {
-    /// Begins with `settings`, which `load` gave, of the configuration `file`.
+    /// Returns a reloader that starts with `settings`, which `load` returned for the configuration `file`.
     pub(crate) fn new(load: Load, file: PathBuf, settings: ReceiverSettings) -> Result<Self, TlsTrouble> {
         let mut keys = KeyReader::default();
         let salt = Salt::generate().map_err(KeyTrouble::System)?;
@@ -46,7 +46,7 @@ impl Reloader {
             salt,
             admission: watch::Sender::new(Arc::new(admission)),
             collectors: watch::Sender::new(settings.collectors.clone()),
-            begun_with: settings,
+            started_with: settings,
         })
     }
 
@@ -55,20 +55,20 @@ impl Reloader {
         &self.file
     }
 
-    /// Whom to let in.
+    /// Returns the current access policy.
     pub(crate) fn admission(&self) -> watch::Receiver<Arc<Admission>> {
         self.admission.subscribe()
     }
 
-    /// Where to deliver.
+    /// Returns the current collectors.
     pub(crate) fn collectors(&self) -> watch::Receiver<Vec<CollectorSettings>> {
         self.collectors.subscribe()
     }
 
-    /// Takes up what changed. If anything is wrong, nothing changes.
+    /// Loads and applies the settings. If any part of them is invalid, nothing changes.
     pub(crate) fn reload(&self) -> Result<(), DaemonError> {
         notify::reloading();
-        let outcome = self.read().map(|(settings, admission)| self.take_up(&settings, admission));
+        let outcome = self.read().map(|(settings, admission)| self.apply(&settings, admission));
         if let Err(error) = &outcome {
             let message_id = receiver::NOT_RELOADED;
             tracing::error!(message_id, "not reloaded, everything stays as it was: {error}");
@@ -84,7 +84,7 @@ impl Reloader {
         Ok((settings, admission))
     }
 
-    fn take_up(&self, settings: &ReceiverSettings, admission: Admission) {
+    fn apply(&self, settings: &ReceiverSettings, admission: Admission) {
         let senders = admission.senders.len();
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         self.admission.send_replace(Arc::new(admission));
@@ -97,16 +97,16 @@ impl Reloader {
             message_id = receiver::RELOADED,
             senders,
             collectors = settings.collectors.len(),
-            "reloaded: keys and ciphers, {} with keys of their own, {}",
+            "reloaded the configuration: keys and ciphers, {} with keys of their own, {}",
             count_of(count(senders), "sender"),
             count_of(count(settings.collectors.len()), "collector")
         );
-        needs_restart(&self.begun_with.differs_at_start(settings));
+        needs_restart(&self.started_with.differs_at_start(settings));
     }
 }
 
-/// Whether nf-receiver can start with `settings`, or take them up, as far as files can tell: their keys and certificates
-/// can be read. Returns warnings of those that expire.
+/// Checks that nf-receiver can start with `settings`, or apply them, as far as files show: keys and
+/// certificates are readable. Returns warnings about those that expire.
 pub(crate) fn check(settings: &ReceiverSettings) -> Result<Vec<String>, DaemonError> {
     let salt = Salt::generate().map_err(KeyTrouble::System)?;
     let admission = admission(&settings.protection, &mut KeyReader::default(), salt)?;

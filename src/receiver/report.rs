@@ -1,4 +1,4 @@
-//! What nf-receiver reports about itself: its status, and one line of it for the service manager.
+//! Status of nf-receiver, and its one-line summary for the service manager.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::status::{
     ReceiverStatus, SeenAs, SenderTotals, Tally, count_of,
 };
 
-/// The status, with what is known of collectors that are not found.
+/// Returns the status, including collectors that are not resolved.
 pub(crate) fn status(
     shared: Option<&Arc<Shared>>,
     missing: &[HostPort],
@@ -40,7 +40,7 @@ pub(crate) fn status(
     }
 }
 
-/// The collectors that are found, with the exporters that they mix up.
+/// Returns the resolved collectors, with the exporters that they confuse.
 fn with_confused(shared: &Shared) -> Vec<CollectorStatus> {
     let outputs = shared.outputs();
     let mut found = collectors(&outputs);
@@ -50,7 +50,7 @@ fn with_confused(shared: &Shared) -> Vec<CollectorStatus> {
     found
 }
 
-/// A collector that is not found.
+/// Returns the status of a collector that is not resolved.
 fn unresolved(name: &HostPort) -> CollectorStatus {
     CollectorStatus {
         address: name.to_string(),
@@ -105,8 +105,8 @@ fn collectors(outputs: &Outputs) -> Vec<CollectorStatus> {
         .collect()
 }
 
-/// One line: state, what is delivered, how fast, and what waits. For that each idle collector's socket is looked at, so that
-/// what has been read by then does not count as unread if it goes away.
+/// Returns one line with connections, delivered datagrams, rate and backlog. It also looks at each idle
+/// collector's socket, so that datagrams read by then do not count as unread if the socket closes.
 pub(crate) fn line(senders: &[PeerStatus], totals: SenderTotals, outputs: &Outputs, pace: &Pace) -> String {
     let connected = senders.iter().filter(|sender| sender.state == PeerState::Connected).count();
     let connected = count_of(u64::try_from(connected).unwrap_or(u64::MAX), "sender");

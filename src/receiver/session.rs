@@ -27,13 +27,13 @@ use crate::host::secure_stream::{Received, Stream, StreamError, protection};
 use crate::host::systemd::messages::receiver;
 use crate::host::{ExpiredCertificate, LogLimit, More, SessionExpiry, Stop};
 use crate::limits::{HANG_UP_GRACE, WAITING_PER_SENDER};
-use crate::receiver::accept::Known;
+use crate::receiver::accept::AuthenticatedSender;
 use crate::receiver::accept::known_sources::KnownSources;
-use crate::receiver::accept::rejected::Refused;
-use crate::receiver::accept::waiting::Waiting;
+use crate::receiver::accept::rejected::RejectedPeers;
+use crate::receiver::accept::waiting::WaitingForSession;
 use crate::receiver::collectors::confusion::Confusion;
-use crate::receiver::delivery::collector_offsets::Ahead;
-use crate::receiver::delivery::{Delivery, Loss, LossCause, Parcel};
+use crate::receiver::delivery::collector_offsets::CollectorOffsets;
+use crate::receiver::delivery::{Delivery, Loss, LossCause, PendingBatch};
 use crate::receiver::output::Outputs;
 use crate::receiver::session::sender_log::{SenderLine, SenderLog};
 use crate::receiver::session::senders::{Counters, Current, Seats, Turn, Unseated};
@@ -59,13 +59,13 @@ pub(crate) struct Shared {
     pub(crate) positions: Positions,
     /// The collectors, as of now.
     pub(crate) outputs: watch::Receiver<Arc<Outputs>>,
-    pub(crate) ahead: Ahead,
+    pub(crate) ahead: CollectorOffsets,
     pub(crate) templates: Arc<Templates>,
     pub(crate) complaints: Mutex<LogLimit<IpAddr>>,
     pub(crate) sender_log: SenderLog,
-    pub(crate) refused: Mutex<Refused>,
+    pub(crate) refused: Mutex<RejectedPeers>,
     pub(crate) known_sources: Arc<KnownSources>,
-    pub(crate) waiting: Waiting,
+    pub(crate) waiting: WaitingForSession,
     pub(crate) confusion: Confusion,
 }
 
@@ -101,7 +101,7 @@ impl Shared {
             if !error.is_out_of_files() {
                 return Err(error);
             }
-            self.outputs().give_up_sockets();
+            self.outputs().shed_sockets();
             self.positions.stream(owner, stream, now)
         })
     }
@@ -113,7 +113,7 @@ impl Shared {
     }
 
     /// Notes for the status that a connection of `peer` was rejected.
-    pub(crate) fn note_refused(&self, peer: SocketAddr, reason: String) {
+    pub(crate) fn note_rejected(&self, peer: SocketAddr, reason: String) {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).note(peer, reason);
     }
 
@@ -205,7 +205,7 @@ pub(crate) async fn serve(
     shared: &Arc<Shared>,
     mut stream: Stream,
     peer: SocketAddr,
-    known: Known,
+    known: AuthenticatedSender,
     greeted_by: Instant,
     stop: Stop,
 ) {
@@ -240,7 +240,7 @@ pub(crate) async fn serve(
         }
         Err(ended) => {
             if ended.is_failure() {
-                shared.note_refused(peer, format!("session of {id} was not agreed: {ended}"));
+                shared.note_rejected(peer, format!("session of {id} was not agreed: {ended}"));
             }
             ended
         }
@@ -267,7 +267,7 @@ struct Connection<'a> {
     shared: &'a Arc<Shared>,
     session: ReceiverSession,
     outputs: watch::Receiver<Arc<Outputs>>,
-    known: Known,
+    known: AuthenticatedSender,
     stop: Stop,
     /// The run that the sender named in HELLO.
     run: RunId,
@@ -362,7 +362,10 @@ impl Connection<'_> {
             let delivered = current.delivery.position();
             current.delivery.resume(delivered.max(hello.first));
             current.delivery.change(&self.outputs.borrow_and_update());
-            return (Place { delivered, received: current.delivery.furthest(), run: current.run }, false);
+            return (
+                Place { delivered, received: current.delivery.highest_position(), run: current.run },
+                false,
+            );
         }
         let stored = in_use.position().clone();
         let (known, run) = (stored.get(), stored.run());
@@ -373,7 +376,7 @@ impl Connection<'_> {
         let position = delivered.max(hello.first);
         let outputs = self.outputs.borrow_and_update();
         let delivery = Delivery::new(id.clone(), position, stored.further(), &outputs, &ahead);
-        let place = Place { delivered, received: delivery.furthest(), run };
+        let place = Place { delivered, received: delivery.highest_position(), run };
         let in_use = Some(in_use);
         *turn.current = Some(Current { stream: hello.stream, stored, in_use, delivery, run });
         (place, known.is_none())
@@ -474,7 +477,7 @@ impl Connection<'_> {
             () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Happened::Time,
             Ok(()) = self.outputs.changed() => Happened::Collectors,
             Ok(()) = holder.changed() => Happened::Wanted,
-            () = self.known.expelled() => Happened::Expelled,
+            () = self.known.access_revoked() => Happened::Expelled,
             whose = self.expiry.expired() => Happened::Expired(whose),
             () = self.stop.told() => Happened::Stop,
         }
@@ -490,7 +493,7 @@ impl Connection<'_> {
                 }
                 ReceiverEvent::Gap(gap) => {
                     self.adopt_run(turn);
-                    push(turn, Parcel::never(gap));
+                    push(turn, PendingBatch::of_gap(gap));
                 }
                 ReceiverEvent::Again(batch) => {
                     self.adopt_run(turn);
@@ -498,7 +501,7 @@ impl Connection<'_> {
                 }
                 ReceiverEvent::GapAgain(gap) => {
                     self.adopt_run(turn);
-                    push_again(turn, Parcel::never(gap));
+                    push_again(turn, PendingBatch::of_gap(gap));
                 }
                 ReceiverEvent::Repeat { datagrams } => {
                     Counters::add(&turn.seat.counters.duplicates, u64::from(datagrams));
@@ -534,9 +537,15 @@ impl Connection<'_> {
     }
 
     /// The datagrams of `batch`, of which those from `news` on are new.
-    fn parcel(&self, batch: &Batch, news: Position) -> Parcel {
+    fn parcel(&self, batch: &Batch, news: Position) -> PendingBatch {
         let (first, end, exporters) = (batch.first(), batch.end(), self.known.exporters());
-        Parcel { first, end, news, records: batch.records().map_err(LossCause::Unreadable), exporters }
+        PendingBatch {
+            first,
+            end,
+            first_new: news,
+            records: batch.records().map_err(LossCause::Unreadable),
+            exporters,
+        }
     }
 
     /// Logs datagrams that were lost; with them the sender has lost `in_all`.
@@ -597,12 +606,13 @@ impl Connection<'_> {
             current.stored.store(position, current.run)?;
         }
         self.session.acknowledge(position, Instant::now().into_std());
-        if let Some(further) = current.delivery.further() {
+        if let Some(further) = current.delivery.skip_position() {
             current.stored.store_further(further, current.run)?;
         }
         if current.delivery.is_behind() {
-            self.session.take(current.delivery.front());
-            if let Some((first, bytes)) = current.delivery.wants_again().filter(|_| !self.session.is_asking())
+            self.session.take(current.delivery.received_up_to());
+            if let Some((first, bytes)) =
+                current.delivery.wanted_resend().filter(|_| !self.session.is_asking())
             {
                 self.session.ask_again(first, bytes);
             }
@@ -711,7 +721,7 @@ async fn farewell(stream: &mut Stream, session: &mut ReceiverSession) {
 }
 
 /// The next of the stream goes to the collectors.
-fn push(turn: &mut Turn, parcel: Parcel) {
+fn push(turn: &mut Turn, parcel: PendingBatch) {
     match turn.current.as_mut() {
         Some(current) => current.delivery.push(parcel),
         // It is not acknowledged, so the sender keeps it.
@@ -720,9 +730,9 @@ fn push(turn: &mut Turn, parcel: Parcel) {
 }
 
 /// What was asked for once more goes to the collectors that lack it.
-fn push_again(turn: &mut Turn, parcel: Parcel) {
+fn push_again(turn: &mut Turn, parcel: PendingBatch) {
     match turn.current.as_mut() {
-        Some(current) => current.delivery.push_again(parcel),
+        Some(current) => current.delivery.push_resent(parcel),
         None => note_internal_error("a batch came again before its stream had a delivery"),
     }
 }

@@ -45,7 +45,7 @@ fn makers_with_one_source_id_are_warned_of() {
     let confused = status["collectors"][0]["confused"].as_array().unwrap();
     assert_eq!(confused.len(), 1, "{status:#}");
     assert_eq!(confused[0]["exporters"], serde_json::json!(["127.0.0.8", "127.0.0.9"]), "{status:#}");
-    let words = ["127.0.0.8", "127.0.0.9", "source = \"exporter\", which takes CAP_NET_RAW"];
+    let words = ["127.0.0.8", "127.0.0.9", "source = \"exporter\", which needs CAP_NET_RAW"];
     receiver.daemon().wait_for_log(&words, STALL);
     let control = receiver.control();
     let shown = Program::Receiver.run(&["status", "--control", control.to_str().unwrap()]);

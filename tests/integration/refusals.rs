@@ -51,7 +51,7 @@ impl Refusal {
         assert!(status["refused"][0]["reason"].as_str().unwrap().contains(at_receiver), "{status:#}");
         assert_eq!(status["refused"][0]["peer"], "127.0.0.1");
         let told = [
-            self.receiver.daemon().count_log(&["turned a connection from", at_receiver]),
+            self.receiver.daemon().count_log(&["rejected connection from", at_receiver]),
             self.sender.daemon().count_log(&["not connected", at_sender]),
         ];
         assert!(told.iter().all(|lines| (1..=2).contains(lines)), "{told:?}\n{}", self.sender.daemon().log());
@@ -223,7 +223,7 @@ fn a_key_is_changed_on_both_sides_under_load_without_a_loss_or_a_repeat() {
     assert_eq!(pair.link.connections(), before + 1);
     let exporters = load.stop();
     pair.assert_all_arrive(&exporters, true);
-    assert_eq!(pair.receiver.daemon().count_log(&["turned a connection from"]), 0);
+    assert_eq!(pair.receiver.daemon().count_log(&["rejected connection from"]), 0);
 }
 
 #[test]

@@ -134,12 +134,12 @@ fn inside_they_arrive() {
     let (code, said) = receiver.check(&[]);
     assert_eq!(code, 0, "{said}");
     for line in [
-        "10.77.0.1:9995: tried, datagrams of IPv4 exporters (those of IPv6 exporters have an address of this machine) arrive",
-        "[::1]:9995: tried, datagrams of IPv6 exporters (those of IPv4 exporters have an address of this machine) arrive",
+        "10.77.0.1:9995: tested, datagrams of IPv4 exporters (those of IPv6 exporters have an address of this machine) arrive",
+        "[::1]:9995: tested, datagrams of IPv6 exporters (those of IPv4 exporters have an address of this machine) arrive",
     ] {
         assert_said(&said, &[line]);
     }
-    assert_said(&said, &["127.0.0.1:9995", ": tried", "nf-receiver does not run"]);
+    assert_said(&said, &["127.0.0.1:9995", ": tested", "nf-receiver is not running"]);
     assert!(said.ends_with("configuration is good\n") && !said.contains("warning"), "{said}");
 }
 
@@ -156,7 +156,7 @@ fn inside_a_strict_filter() {
     assert!(ip("link set lo mtu 1500") && ip("route add unreachable 192.0.2.0/24"));
     let (code, said) = Receiver::with(&["127.0.0.1:9995", "[::1]:9995"]).check(&[]);
     assert_eq!(code, 0, "{said}");
-    assert_eq!(said.matches(": tried").count(), 2, "{said}");
+    assert_eq!(said.matches(": tested").count(), 2, "{said}");
 }
 
 #[test]
@@ -177,8 +177,8 @@ fn inside_rules_of_routing() {
         }
         let (code, said) = receiver.check(&[]);
         assert_eq!(code, CONFIG, "{said}");
-        assert_said(&said, &["127.0.0.1:9995: the kernel does not send as if from 192.0.2.1", "ip rule"]);
-        assert_said(&said, &["[::1]:9995: the kernel does not send as if from 2001:db8::1", "ip -6 rule"]);
+        assert_said(&said, &["127.0.0.1:9995: the kernel does not send from 192.0.2.1", "ip rule"]);
+        assert_said(&said, &["[::1]:9995: the kernel does not send from 2001:db8::1", "ip -6 rule"]);
         assert_eq!(said.matches(cause).count(), 2, "{said}");
         assert!(!said.contains("configuration is good"), "{said}");
         assert!(ip("-4 rule del pref 10") && ip("-6 rule del pref 10"));
@@ -206,9 +206,9 @@ fn inside_something_that_drops() {
         &said,
         &["127.0.0.1:9995", "from 192.0.2.1", "did not arrive", "packet filter", "nft list ruleset"],
     );
-    assert!(!said.contains("reverse paths"), "{said}");
+    assert!(!said.contains("reverse path filter"), "{said}");
     std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "1").unwrap();
-    assert_said(&receiver.check(&[]).1, &["reverse paths", "net.ipv4.conf.all.rp_filter = 1"]);
+    assert_said(&receiver.check(&[]).1, &["reverse path filter", "net.ipv4.conf.all.rp_filter = 1"]);
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn a_check_that_may_not_try_it_says_so_and_is_no_error() {
     }
     let receiver = Receiver::with(&["127.0.0.1:9995", "[::1]:9995"]);
     for (before, words) in [
-        (WITHOUT_CAPABILITY, "warning: without CAP_NET_RAW it cannot be tried"),
+        (WITHOUT_CAPABILITY, "warning: without CAP_NET_RAW this command cannot test"),
         (IN_ITS_OWN_USER_NAMESPACE, "warning: in a user namespace of its own (PrivateUsers=)"),
     ] {
         let (code, said) = receiver.check(before);
@@ -301,5 +301,5 @@ fn a_service_in_another_network_is_to_be_checked_there() {
     let (code, said) = receiver.check(&[]);
     assert_eq!(code, 0, "{said}");
     assert_said(&said, &["warning: ", &format!("nsenter --net=/proc/{process}/ns/net nf-receiver check")]);
-    assert!(!said.contains(": tried"), "{said}");
+    assert!(!said.contains(": tested"), "{said}");
 }

@@ -108,7 +108,7 @@ fn a_connection_that_is_cut_inside_a_record_delivers_nothing_of_it_and_goes_on_w
 fn a_handshake_that_is_changed_anywhere_lets_nobody_in_and_the_next_one_does() {
     let _running = shared();
     let at_receiver = |field: &Field, words: &str| {
-        field.receiver.daemon().wait_for_log(&["turned a connection from", words], STALL);
+        field.receiver.daemon().wait_for_log(&["rejected connection from", words], STALL);
     };
     // Another id, another suite, another mode, in the preface; then the same mode in a reply that is for none.
     for (side, trick, words) in [
@@ -158,7 +158,7 @@ fn a_recorded_session_is_worth_nothing() {
         assert!(recorded.len() > 4, "a preface, a message, and records: {}", recorded.len());
         let delivered = count(&field.receiver.status(), "/senders/0/delivered/datagrams");
         play_back(field.receiver.addr(), &recorded);
-        field.receiver.daemon().wait_for_log(&["turned a connection from", "repeated the handshake"], STALL);
+        field.receiver.daemon().wait_for_log(&["rejected connection from", "repeated the handshake"], STALL);
         let status = field.receiver.status();
         assert_eq!(count(&status, "/senders/0/delivered/datagrams"), delivered, "{status:#}");
         assert_eq!(

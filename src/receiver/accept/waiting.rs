@@ -1,5 +1,5 @@
-//! Authenticated connections without a session: between handshake and HELLO, or while the last words are sent. Few of each
-//! sender, so that one key does not take the places of all; the newest stay.
+//! Authenticated connections without a session: between handshake and HELLO, or while they are closed. Each
+//! sender has a few places, so that one key does not use up all. The newest connections stay.
 
 use std::sync::Arc;
 
@@ -8,22 +8,22 @@ use nf_transport_core::sequence::SenderId;
 use crate::host::{Choice, Place, Places};
 use crate::limits::WAITING_PER_SENDER;
 
-/// The place of such a connection, given back when dropped.
+/// The place of such a connection, released when dropped.
 pub(crate) type WaitingPlace = Place<SenderId>;
 
 /// Such connections of all senders.
 #[derive(Debug)]
-pub(crate) struct Waiting(Arc<Places<SenderId>>);
+pub(crate) struct WaitingForSession(Arc<Places<SenderId>>);
 
-impl Default for Waiting {
+impl Default for WaitingForSession {
     fn default() -> Self {
-        // All of them together have places that `limits.connections` bounds.
+        // Their total is bounded by `limits.connections`.
         Self(Places::new(usize::MAX, WAITING_PER_SENDER, Choice::Oldest))
     }
 }
 
-impl Waiting {
-    /// Gives a place to a connection of `sender`; with too many, its oldest one loses its own.
+impl WaitingForSession {
+    /// Gives a place to a connection of `sender`. If it has too many, its oldest one loses its place.
     pub(crate) fn enter(&self, sender: &SenderId) -> WaitingPlace {
         self.0.enter(sender.clone(), ())
     }

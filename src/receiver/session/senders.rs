@@ -21,7 +21,7 @@ use nf_transport_core::sequence::{RunId, SenderId, StreamId};
 use tokio::sync::{OwnedMutexGuard, watch};
 
 use crate::host::boot_clock;
-use crate::receiver::delivery::collector_offsets::Left;
+use crate::receiver::delivery::collector_offsets::CollectorOffset;
 use crate::receiver::delivery::denied::Denied;
 use crate::receiver::delivery::unmatched::Unmatched;
 use crate::receiver::delivery::{Delivery, Settled};
@@ -214,7 +214,7 @@ impl Drop for Turn {
     /// them is stays here until the sender is back. The file is closed in any case.
     fn drop(&mut self) {
         if let Some(current) = self.current.as_mut() {
-            self.seat.counters.settled(&current.delivery.leave());
+            self.seat.counters.settled(&current.delivery.suspend());
             current.in_use = None;
         }
         self.current.take_if(|current| current.is_settled());
@@ -394,7 +394,7 @@ impl Seats {
 
     /// Stores, for batches that were on their way when the daemon stopped, what every collector has of them. Gives
     /// what some of the collectors have beyond that.
-    pub(crate) async fn settle(&self) -> Vec<Left> {
+    pub(crate) async fn settle(&self) -> Vec<CollectorOffset> {
         let seats: Vec<(SenderId, Arc<Seat>)> =
             self.known().seats.iter().map(|(id, seat)| (id.clone(), seat.clone())).collect();
         let mut ahead = Vec::new();
@@ -410,7 +410,7 @@ impl Seats {
                 );
             }
             let beyond = current.delivery.progress().filter(|(_, position)| *position > stored);
-            ahead.extend(beyond.map(|(collector, position)| Left {
+            ahead.extend(beyond.map(|(collector, position)| CollectorOffset {
                 sender: id.to_string(),
                 stream: current.stream.to_string(),
                 collector,

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::host::{Stopper, stop_channel};
-use crate::receiver::delivery::collector_offsets::Ahead;
-use crate::receiver::output::Resolved;
+use crate::receiver::delivery::collector_offsets::CollectorOffsets;
+use crate::receiver::output::ResolvedCollector;
 use crate::receiver::state::positions::Owner;
 use crate::status::CollectorState;
 
@@ -57,20 +57,20 @@ impl Receiver {
 
     fn with(collector: UdpSocket, exporters: &[&str]) -> Arc<Self> {
         let state = tempfile::tempdir().unwrap();
-        let mut resolved = Resolved::at(&collector.local_addr().unwrap());
+        let mut resolved = ResolvedCollector::at(&collector.local_addr().unwrap());
         resolved.settings.exporters = exporters.iter().map(|prefix| prefix.parse().unwrap()).collect();
         let outputs = Outputs::to(&[]).changed_to(&[resolved]);
         let shared = Arc::new(Shared {
             seats: Seats::default(),
             positions: Positions::open(state.path()).unwrap(),
             outputs: watch::channel(Arc::new(outputs)).1,
-            ahead: Ahead::take_up(state.path()),
+            ahead: CollectorOffsets::recover(state.path()),
             templates: Arc::default(),
             complaints: Mutex::default(),
             sender_log: SenderLog::default(),
             refused: Mutex::default(),
             known_sources: Arc::default(),
-            waiting: Waiting::default(),
+            waiting: WaitingForSession::default(),
             confusion: Confusion::default(),
         });
         Arc::new(Self { shared, collector, state })
@@ -98,7 +98,11 @@ impl Exchange {
         let (admission, admissions) = watch::channel(Arc::default());
         let sender = sender.parse().unwrap();
         tokio::spawn(async move {
-            let known = Known { sender, pass: Pass::ClearText { is_local: true }, admission: admissions };
+            let known = AuthenticatedSender {
+                sender,
+                pass: Pass::ClearText { is_local: true },
+                admission: admissions,
+            };
             let accepted = Stream::new(accepted, Channel::clear_text(BINDING));
             serve(&of_connection, accepted, peer, known, greeted_by, stop).await;
         });

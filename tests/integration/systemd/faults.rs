@@ -79,7 +79,7 @@ fn a_crash_of_the_receivers_machine_loses_nothing() {
         &["connected to 10.77.0.2:2055", "not connected to 10.77.0.2:2055", "connected to 10.77.0.2:2055"],
     );
     let receiver = site.center.journal("nf-receiver", "-o cat");
-    assert_told(&receiver, &["session of edge", "waiting for senders", "session of edge"]);
+    assert_told(&receiver, &["session of edge", "listening for senders", "session of edge"]);
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn the_service_needs_the_example_to_deliver_from_addresses_of_exporters_and_hold
 
     // Not running yet: it is tried, and said what the service needs.
     let said = center.sh("systemctl stop nf-receiver.socket nf-receiver; nf-receiver check");
-    assert!(said.contains("127.0.0.1:9995: tried") && said.contains(EXAMPLE), "{said}");
+    assert!(said.contains("127.0.0.1:9995: tested") && said.contains(EXAMPLE), "{said}");
     assert!(said.ends_with("configuration is good\n"), "{said}");
 
     center.sh("systemctl start nf-receiver.socket nf-receiver");
@@ -75,5 +75,5 @@ fn the_service_needs_the_example_to_deliver_from_addresses_of_exporters_and_hold
     exporter.send_to(b"next", "10.77.0.1:2055").unwrap();
     assert_eq!(next(&collector), (b"next".to_vec(), address));
     let said = center.sh("nf-receiver check");
-    assert!(said.contains("127.0.0.1:9995: tried") && !said.contains("running"), "{said}");
+    assert!(said.contains("127.0.0.1:9995: tested") && !said.contains("running"), "{said}");
 }

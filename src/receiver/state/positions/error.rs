@@ -8,7 +8,7 @@ use nf_transport_core::sequence::SenderId;
 
 use crate::host::is_out_of_files;
 use crate::limits::{NEW_STREAMS_BURST, NEW_STREAMS_BURST_PER_SOURCE};
-use crate::receiver::accept::known_sources::Source;
+use crate::receiver::accept::known_sources::PeerSource;
 
 /// Why a position cannot be had or kept.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +45,7 @@ pub(crate) enum PositionsError {
     )]
     TooManyNewAt {
         /// The address.
-        at: Source,
+        at: PeerSource,
         /// How long it has to wait.
         wait: Duration,
     },

@@ -14,7 +14,7 @@ use crate::limits::{
     NEW_STREAM_INTERVAL, NEW_STREAM_OWNERS, NEW_STREAM_SOURCES, NEW_STREAMS_BURST,
     NEW_STREAMS_BURST_PER_SOURCE,
 };
-use crate::receiver::accept::known_sources::Source;
+use crate::receiver::accept::known_sources::PeerSource;
 use crate::receiver::state::positions::PositionsError;
 
 /// Who begins a stream. Where many can have the same sender id, those at other addresses count apart.
@@ -22,14 +22,14 @@ use crate::receiver::state::positions::PositionsError;
 pub(crate) struct Owner {
     pub(crate) sender: SenderId,
     /// Where it connects from; `None` if a key or certificate of its own proves the sender id.
-    pub(crate) source: Option<Source>,
+    pub(crate) source: Option<PeerSource>,
 }
 
 /// The buckets of all owners, and of all addresses of those whose id many can have.
 #[derive(Debug)]
 pub(super) struct NewStreams {
     owners: Buckets<Owner>,
-    sources: Buckets<Source>,
+    sources: Buckets<PeerSource>,
 }
 
 impl Default for NewStreams {
@@ -108,7 +108,7 @@ mod tests {
 
     /// The owner of the streams of this sender at this address.
     fn owner_at(name: &str, source: Option<&str>) -> Owner {
-        let source = source.map(|source| Source::of(source.parse().unwrap()));
+        let source = source.map(|source| PeerSource::of(source.parse().unwrap()));
         Owner { sender: name.parse().unwrap(), source }
     }
 
