@@ -1,18 +1,17 @@
 //! Accepts connections, and authenticates each peer before anything else is done for it.
 
+pub(crate) mod authenticated;
 pub(crate) mod known_sources;
 pub(crate) mod rejected;
 pub(crate) mod unauthenticated;
 pub(crate) mod waiting;
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nf_transport_core::prefixes::Prefixes;
 use nf_transport_core::secure::{Admission, Admitted, Channel, Handshake, Pass, ReceiverHandshake, Turned};
-use nf_transport_core::sequence::SenderId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -22,12 +21,11 @@ use crate::host::secure_stream::{ShakeError, Stream, shake};
 use crate::host::systemd::messages::receiver;
 use crate::host::{More, Pulse, ROUND, Stop, is_out_of_files};
 use crate::limits::ACCEPT_REST;
-use crate::receiver::accept::known_sources::PeerSource;
+use crate::receiver::accept::authenticated::AuthenticatedSender;
 use crate::receiver::accept::unauthenticated::{
     PeerEvidence, UnauthenticatedConnections, UnauthenticatedPlace,
 };
 use crate::receiver::session::{FAREWELL, Shared, serve, turn_back};
-use crate::receiver::state::positions::Owner;
 
 /// Reason why a connection was rejected before it had a session.
 #[derive(Debug, thiserror::Error)]
@@ -210,37 +208,6 @@ async fn linger(tcp: TcpStream, mut place: UnauthenticatedPlace, rejected: &Reje
             _ = timeout(FAREWELL, stream.part()) => {}
             () = place.lost() => {}
         }
-    }
-}
-
-/// An authenticated sender, and the current access policy.
-#[derive(Debug)]
-pub(crate) struct AuthenticatedSender {
-    pub(crate) sender: SenderId,
-    pub(crate) pass: Pass,
-    pub(crate) admission: watch::Receiver<Arc<Admission>>,
-}
-
-impl AuthenticatedSender {
-    /// Returns the exporters whose datagrams it may deliver, by the current policy.
-    pub(crate) fn exporters(&self) -> Prefixes {
-        self.admission.borrow().exporters_of(&self.sender)
-    }
-
-    /// Returns its identity for the limits on new streams, for a connection from `peer`.
-    pub(crate) fn owner_at(&self, peer: IpAddr) -> Owner {
-        let is_alone = self.admission.borrow().is_of_its_own(&self.sender, &self.pass);
-        Owner { sender: self.sender.clone(), source: (!is_alone).then(|| PeerSource::of(peer)) }
-    }
-
-    /// Waits until the access policy no longer accepts this sender.
-    pub(crate) async fn access_revoked(&mut self) {
-        while self.admission.changed().await.is_ok() {
-            if !self.admission.borrow_and_update().still_admits(&self.sender, &self.pass) {
-                return;
-            }
-        }
-        core::future::pending::<()>().await;
     }
 }
 

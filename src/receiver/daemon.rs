@@ -1,12 +1,12 @@
 //! The daemon: acquires its resources, serves senders, and stops in an orderly way.
 
+mod clock_log;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use nf_transport_core::clock::ClockWatch;
-use nf_transport_core::limits::CLOCK_SETTLED_AFTER;
 use nf_transport_core::secure::Admission;
 use tokio::net::TcpListener;
 use tokio::signal::unix::SignalKind;
@@ -20,8 +20,8 @@ use crate::host::process::logging;
 use crate::host::systemd::messages::receiver;
 use crate::host::systemd::{notify, sockets};
 use crate::host::{
-    DaemonError, DirectoryLock, Expiry, ExpiryWatch, FileShares, InternalErrorLog, LogLimit, More, Pulse,
-    ROUND, Stop, Watchdog, abort_on_panic, allow_open_files, both_clocks, stop_channel, watch_for,
+    DaemonError, DirectoryLock, Expiry, ExpiryWatch, FileShares, InternalErrorLog, Pulse, ROUND, Stop,
+    Watchdog, abort_on_panic, allow_open_files, stop_channel, watch_for,
 };
 use crate::receiver::accept::Acceptor;
 use crate::receiver::accept::known_sources::KnownSources;
@@ -29,6 +29,7 @@ use crate::receiver::accept::unauthenticated::UnauthenticatedConnections;
 use crate::receiver::accept::waiting::WaitingForSession;
 use crate::receiver::collectors::Collectors;
 use crate::receiver::collectors::confusion::Confusion;
+use crate::receiver::daemon::clock_log::ClockLog;
 use crate::receiver::delivery::collector_offsets::{self, CollectorOffset, CollectorOffsets};
 use crate::receiver::delivery::unmatched::UnmatchedLog;
 use crate::receiver::output::{Outputs, SocketBudget};
@@ -218,38 +219,10 @@ fn pass_on(shared: &Shared, state: &Path, progress: &[CollectorOffset]) {
              them"
         );
     }
-    if let Err(error) = shared.templates.pass_on(state, &shared.outputs()) {
+    if let Err(error) = shared.templates.pass_on(state, shared.outputs().passed_on()) {
         tracing::error!(
             %error,
             "cannot store the state of collectors: {error}; templates are repeated once to all of them"
-        );
-    }
-}
-
-/// Logs steps of the wall clock.
-struct ClockLog {
-    watch: ClockWatch,
-    /// By direction: a clock that was stepped and corrected gives two lines.
-    limit: LogLimit<bool>,
-}
-
-impl ClockLog {
-    fn new() -> Self {
-        Self { watch: ClockWatch::new(both_clocks()), limit: LogLimit::default() }
-    }
-
-    /// Call it once a second.
-    fn look(&mut self) {
-        let Some(step) = self.watch.look(both_clocks()) else { return };
-        let Some(held_back) = self.limit.admit(step.is_forward, std::time::Instant::now()) else { return };
-        tracing::warn!(
-            message_id = receiver::CLOCK_SET,
-            milliseconds = step.milliseconds(),
-            held_back,
-            "the system clock was set {step}: delivery continues; datagrams count as late by the new time \
-             once it has been stable for {} s{}",
-            CLOCK_SETTLED_AFTER.as_secs(),
-            More(held_back)
         );
     }
 }

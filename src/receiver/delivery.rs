@@ -12,6 +12,7 @@
 
 pub(crate) mod collector_offsets;
 pub(crate) mod denied;
+mod lane;
 mod memory;
 mod pending_batch;
 pub(crate) mod unmatched;
@@ -23,118 +24,15 @@ use core::task::Poll;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use nf_transport_core::datagram::Datagram;
 use nf_transport_core::limits::{BATCH_BODY_MAX, LANE_MAX};
 use nf_transport_core::sequence::{Position, SenderId};
 
 use crate::config::WhenDown;
+use crate::receiver::delivery::lane::{CollectorCursor, Lane};
 pub(crate) use crate::receiver::delivery::memory::LaneMemory;
 use crate::receiver::delivery::memory::StreamMemory;
 pub(crate) use crate::receiver::delivery::pending_batch::{Loss, LossCause, PendingBatch, Settled};
 use crate::receiver::output::{DeliveryProgress, ExporterFilter, Output, Outputs};
-use crate::receiver::state::templates::TemplateLearner;
-
-/// The position of one collector in a stream.
-#[derive(Debug)]
-struct CollectorCursor {
-    output: Arc<Output>,
-    progress: DeliveryProgress,
-    /// Templates that the collector has seen of the sender's exporters up to that position.
-    learner: Arc<TemplateLearner>,
-}
-
-impl CollectorCursor {
-    /// Delivers the first of `batches` that the collector does not have completely.
-    async fn run(&mut self, parcels: &VecDeque<Arc<PendingBatch>>) {
-        let next = parcels.iter().find(|parcel| parcel.end > self.progress.position);
-        let Some(parcel) = next else { return };
-        for (first, datagrams) in parcel.runs_from(self.progress.position) {
-            self.progress.position = first;
-            self.output.deliver(&datagrams, &mut self.progress, &self.learner).await;
-        }
-        self.progress.position = parcel.end;
-    }
-
-    /// Skips the rest of `batch` for this collector.
-    fn skip(&mut self, parcel: &PendingBatch) {
-        if self.progress.position < parcel.end {
-            let runs = parcel.runs_from(self.progress.position);
-            let datagrams: Vec<Datagram<'_>> = runs.into_iter().flat_map(|(_, run)| run).collect();
-            self.learner.learn(&datagrams, None);
-            self.output.skip(&datagrams);
-            self.progress.position = parcel.end;
-        }
-    }
-}
-
-/// The collectors of one kind, and the batches that not all of them have.
-#[derive(Debug, Default)]
-struct Lane {
-    cursors: Vec<CollectorCursor>,
-    /// In the order of the stream, without omissions.
-    batches: VecDeque<Arc<PendingBatch>>,
-    /// Sum of the bytes of all batches.
-    bytes: usize,
-    /// Position after the last batch that was queued here.
-    end: Position,
-}
-
-impl Lane {
-    fn has_room(&self, memory: &StreamMemory) -> bool {
-        self.batches.is_empty() || (self.bytes < LANE_MAX && !memory.is_spent())
-    }
-
-    /// Returns the position below which all of its collectors have the stream; `None` without collectors.
-    fn position(&self) -> Option<Position> {
-        self.cursors.iter().map(|leg| leg.progress.position).min()
-    }
-
-    /// Queues the batch that begins at `end`.
-    fn push(&mut self, parcel: Arc<PendingBatch>) {
-        self.end = parcel.end;
-        if !self.cursors.is_empty() {
-            self.bytes += parcel.bytes();
-            self.batches.push_back(parcel);
-        }
-    }
-
-    /// Returns the end of the last whole batch that all of its collectors have.
-    fn settled(&self) -> Position {
-        self.batches.front().map_or(self.end, |oldest| oldest.first)
-    }
-
-    /// Removes the first batch if all of its collectors have it.
-    fn pop(&mut self) -> Option<Arc<PendingBatch>> {
-        let position = self.position();
-        let is_done = |parcel: &&Arc<PendingBatch>| position.is_none_or(|position| parcel.end <= position);
-        self.batches.front().filter(is_done)?;
-        let parcel = self.batches.pop_front()?;
-        self.bytes -= parcel.bytes();
-        Some(parcel)
-    }
-
-    /// Makes room for one more batch: the collectors furthest behind skip the oldest batches.
-    fn make_room(&mut self, memory: &StreamMemory) {
-        while !self.has_room(memory)
-            && let Some(oldest) = self.batches.front().cloned()
-        {
-            self.cursors.iter_mut().for_each(|leg| leg.skip(&oldest));
-            self.pop();
-        }
-    }
-
-    /// Removes all batches. Returns the result for the datagrams that its collectors have.
-    fn clear(&mut self, collected: &ExporterFilter) -> Settled {
-        let position = self.position().unwrap_or_default();
-        self.bytes = 0;
-        self.batches.drain(..).map(|parcel| parcel.settled_below(position, collected)).collect()
-    }
-
-    /// Removes the batches that all of its collectors have. Returns the result for their datagrams.
-    fn settle(&mut self, collected: &ExporterFilter) -> Settled {
-        core::iter::from_fn(|| self.pop()).map(|parcel| parcel.settled_below(parcel.end, collected)).collect()
-    }
-}
 
 /// Delivery of one stream to all collectors.
 #[derive(Debug)]

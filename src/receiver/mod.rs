@@ -5,6 +5,7 @@ mod collectors;
 mod daemon;
 mod delivery;
 mod invite;
+mod numbers;
 mod output;
 mod reload;
 mod report;

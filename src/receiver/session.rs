@@ -27,7 +27,7 @@ use crate::host::secure_stream::{Received, Stream, StreamError, protection};
 use crate::host::systemd::messages::receiver;
 use crate::host::{ExpiredCertificate, LogLimit, More, SessionExpiry, Stop};
 use crate::limits::{HANG_UP_GRACE, WAITING_PER_SENDER};
-use crate::receiver::accept::AuthenticatedSender;
+use crate::receiver::accept::authenticated::AuthenticatedSender;
 use crate::receiver::accept::known_sources::KnownSources;
 use crate::receiver::accept::rejected::RejectedPeers;
 use crate::receiver::accept::waiting::WaitingForSession;

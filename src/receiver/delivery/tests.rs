@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use nf_transport_core::batch::{BatchBuilder, BatchError, Compression, Records};
-use nf_transport_core::datagram::Timestamp;
+use nf_transport_core::datagram::{Datagram, Timestamp};
 use nf_transport_core::limits::PAYLOAD_MAX;
 use nf_transport_core::prefixes::Prefixes;
 use nf_transport_core::sequence::{Gap, GapReason, Position, StreamId};

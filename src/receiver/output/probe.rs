@@ -10,7 +10,8 @@ use std::io;
 use std::net::UdpSocket;
 use std::time::Instant;
 
-use crate::receiver::output::{route, socket, without_v4_mapping};
+use crate::receiver::output::resolved::without_v4_mapping;
+use crate::receiver::output::{route, socket};
 
 /// Time that a test datagram may take within one machine.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -12,12 +12,16 @@ use crate::config::CollectorSettings;
 use crate::host::both_clocks;
 use crate::limits::LATE;
 use crate::receiver::output::budget::SocketBudget;
-use crate::receiver::output::destination::{Destination, PassedOn, Run};
+use crate::receiver::output::destination::{Destination, Run};
+use crate::receiver::output::figures::{CollectorFigures, LateFigures};
 use crate::receiver::output::lateness::went_back;
+use crate::receiver::output::passed_on::PassedOn;
+use crate::receiver::output::progress::DeliveryProgress;
 use crate::receiver::output::queue_guard::RUN_MAX;
+use crate::receiver::output::resolved::ResolvedCollector;
 use crate::receiver::output::share::Share;
 use crate::receiver::output::view::CollectorView;
-use crate::receiver::output::{CollectorFigures, DeliveryProgress, LateFigures, ResolvedCollector};
+
 use crate::receiver::state::templates::TemplateLearner;
 
 /// Indexes of a collector's addresses: the main address, and the address for late datagrams.

@@ -202,11 +202,7 @@ mod tests {
     #[test]
     fn a_loss_names_filters_and_strict_rp_filter() {
         let plain = lost(&names(), EXPORTER, None);
-        assert!(
-            plain.starts_with(
-                "127.0.0.1:9995, localhost:9996: a datagram sent from 192.0.2.1,"
-            )
-        );
+        assert!(plain.starts_with("127.0.0.1:9995, localhost:9996: a datagram sent from 192.0.2.1,"));
         assert!(plain.contains("nft list ruleset") && !plain.contains("reverse"), "{plain}");
         let strict = lost(&names(), EXPORTER, Some("net.ipv4.conf.all.rp_filter = 1"));
         assert!(strict.contains("(net.ipv4.conf.all.rp_filter = 1)"), "{strict}");

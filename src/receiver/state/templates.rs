@@ -4,6 +4,7 @@
 //! They are kept by sender and collector. Exporters of two senders may have the same address, and two
 //! collectors may be hours apart in one stream.
 
+mod dirty_file;
 mod file;
 mod learner;
 mod passed_on;
@@ -14,15 +15,16 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use nf_transport_core::netflow::{Kept, News, TemplateMemory};
 use nf_transport_core::sequence::SenderId;
 
 use crate::limits::SEATS_MAX;
-use crate::receiver::output::{Outputs, PassedOn};
+use crate::receiver::output::PassedOn;
+use crate::receiver::state::templates::dirty_file::DirtyFile;
+use crate::receiver::state::templates::learner::LearnerOwner;
 pub(crate) use crate::receiver::state::templates::learner::TemplateLearner;
 use crate::receiver::state::templates::usage::{MemoryKind, MemoryUsage};
 
@@ -38,47 +40,6 @@ const OPTIONS_KEPT_EVERY: Duration = Duration::from_secs(300);
 /// If memory is full, this fraction of the bound is freed in addition, so that not every new template
 /// triggers a search.
 const FREED_AT_ONCE: usize = 16;
-
-/// Returns a number that is higher than all numbers returned before in this process.
-pub(crate) fn next_number() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-/// A file that is written when its content has changed, and not too often.
-#[derive(Debug, Default)]
-struct DirtyFile {
-    /// Whether memory has changes that the file lacks.
-    is_dirty: AtomicBool,
-    /// Time of the last attempt to write it.
-    written: Mutex<Option<Instant>>,
-}
-
-impl DirtyFile {
-    /// Returns whether the file must be written, if the last attempt was at least `every` ago. A disk that
-    /// fails is not retried sooner.
-    fn is_due(&self, every: Duration) -> bool {
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due =
-            self.is_dirty.load(Ordering::Relaxed) && written.is_none_or(|last| last.elapsed() >= every);
-        if is_due {
-            *written = Some(Instant::now());
-        }
-        is_due
-    }
-
-    /// Calls `write` if the file is dirty.
-    fn keep(&self, write: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        if !self.is_dirty.swap(false, Ordering::Relaxed) {
-            return Ok(());
-        }
-        let outcome = write();
-        if outcome.is_err() {
-            self.is_dirty.store(true, Ordering::Relaxed);
-        }
-        outcome
-    }
-}
 
 /// The templates of all collectors.
 #[derive(Debug, Default)]
@@ -173,33 +134,10 @@ impl Templates {
         if let Some(learner) = known.iter().find(|learner| learner.collector() == collector) {
             return (learner.clone(), false);
         }
-        let new = Arc::new(TemplateLearner::new(sender.clone(), collector, Arc::downgrade(self)));
+        let owner: Weak<Self> = Arc::downgrade(self);
+        let new = Arc::new(TemplateLearner::new(sender.clone(), collector, owner));
         known.push(new.clone());
         (new, true)
-    }
-
-    fn note_dirty(&self, news: News) {
-        self.on_disk.is_dirty.fetch_or(news.templates, Ordering::Relaxed);
-        self.options_on_disk.is_dirty.fetch_or(news.options, Ordering::Relaxed);
-    }
-
-    /// Enforces the bounds of all memories together: the sender and collector that use most make room.
-    fn make_room(&self) {
-        for kind in MemoryKind::ALL {
-            let mut surplus = self.usage.of(kind).saturating_sub(kind.bound());
-            if surplus > 0 {
-                surplus += kind.bound() / FREED_AT_ONCE;
-            }
-            while surplus > 0 {
-                let learners: Vec<_> = self.learners().values().flatten().cloned().collect();
-                let largest = learners.iter().max_by_key(|learner| learner.bytes(kind));
-                let freed = largest.map_or(0, |learner| learner.shrink(kind, surplus));
-                if freed == 0 {
-                    break;
-                }
-                surplus = surplus.saturating_sub(freed);
-            }
-        }
     }
 
     /// Writes the files that are dirty, unless they were written recently. Blocks.
@@ -251,9 +189,13 @@ impl Templates {
     }
 
     /// Stores, at an orderly stop, the state of these collectors for the next run.
-    pub(crate) fn pass_on(&self, state_directory: &Path, outputs: &Outputs) -> io::Result<()> {
+    pub(crate) fn pass_on(
+        &self,
+        state_directory: &Path,
+        collectors: impl Iterator<Item = (SocketAddr, PassedOn)>,
+    ) -> io::Result<()> {
         let learners: Vec<_> = self.learners().values().flatten().cloned().collect();
-        passed_on::write(state_directory, outputs, &learners)
+        passed_on::write(state_directory, collectors, &learners)
     }
 
     /// Returns the templates that the collector at this address has seen of exporters in `had`, with the ids
@@ -275,6 +217,36 @@ impl Templates {
 
     fn learners(&self) -> MutexGuard<'_, HashMap<SenderId, Vec<Arc<TemplateLearner>>>> {
         self.learners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LearnerOwner for Templates {
+    fn usage(&self) -> &MemoryUsage {
+        &self.usage
+    }
+
+    fn note_dirty(&self, news: News) {
+        self.on_disk.is_dirty.fetch_or(news.templates, Ordering::Relaxed);
+        self.options_on_disk.is_dirty.fetch_or(news.options, Ordering::Relaxed);
+    }
+
+    /// Enforces the bounds of all memories together: the sender and collector that use most make room.
+    fn make_room(&self) {
+        for kind in MemoryKind::ALL {
+            let mut surplus = self.usage.of(kind).saturating_sub(kind.bound());
+            if surplus > 0 {
+                surplus += kind.bound() / FREED_AT_ONCE;
+            }
+            while surplus > 0 {
+                let learners: Vec<_> = self.learners().values().flatten().cloned().collect();
+                let largest = learners.iter().max_by_key(|learner| learner.bytes(kind));
+                let freed = largest.map_or(0, |learner| learner.shrink(kind, surplus));
+                if freed == 0 {
+                    break;
+                }
+                surplus = surplus.saturating_sub(freed);
+            }
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 use core::num::NonZeroUsize;
+use std::io;
 
 use nf_transport_core::datagram::Timestamp;
 
 use super::*;
+use crate::receiver::output::destination::obstacle::may_be_left_behind;
 use crate::receiver::state::templates::{Templates, netflow_9};
 
 fn datagrams<'a>(payloads: &[&'a [u8]]) -> Vec<Datagram<'a>> {

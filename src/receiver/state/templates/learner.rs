@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use nf_transport_core::datagram::Datagram;
-use nf_transport_core::netflow::{Recipient, Repeats, TemplateMemory};
+use nf_transport_core::netflow::{News, Recipient, Repeats, TemplateMemory};
 use nf_transport_core::sequence::SenderId;
 
+use crate::receiver::numbers::next_number;
 use crate::receiver::state::templates::usage::{MemoryKind, MemoryUsage};
-use crate::receiver::state::templates::{Templates, next_number};
 
 /// Learns templates and options data as datagrams of one sender are sent to one collector, or skipped for it.
 /// So it knows the definitions in force at that collector's position in the stream, independent of other
@@ -22,11 +22,11 @@ pub(crate) struct TemplateLearner {
     number: u64,
     memory: Mutex<TemplateMemory>,
     usage: MemoryUsage,
-    templates: Weak<Templates>,
+    templates: Weak<dyn LearnerOwner>,
 }
 
 impl TemplateLearner {
-    pub(super) fn new(sender: SenderId, collector: SocketAddr, templates: Weak<Templates>) -> Self {
+    pub(super) fn new(sender: SenderId, collector: SocketAddr, templates: Weak<dyn LearnerOwner>) -> Self {
         Self {
             sender,
             collector,
@@ -133,7 +133,7 @@ impl TemplateLearner {
             let bytes = kind.bytes_of(memory);
             let before = self.usage.replace(kind, bytes);
             if let Some(templates) = &templates {
-                templates.usage.change(kind, bytes, before);
+                templates.usage().change(kind, bytes, before);
             }
             has_grown |= bytes > before;
         }
@@ -145,11 +145,23 @@ impl TemplateLearner {
     }
 }
 
+/// The owner of all learners, which enforces the bounds of their memory.
+pub(super) trait LearnerOwner: Send + Sync {
+    /// Returns the sum of the memory of all learners.
+    fn usage(&self) -> &MemoryUsage;
+
+    /// Notes that the state files lack `news`.
+    fn note_dirty(&self, news: News);
+
+    /// Frees memory if a bound is exceeded.
+    fn make_room(&self);
+}
+
 impl Drop for TemplateLearner {
     fn drop(&mut self) {
         if let Some(templates) = self.templates.upgrade() {
             for kind in MemoryKind::ALL {
-                templates.usage.change(kind, 0, self.bytes(kind));
+                templates.usage().change(kind, 0, self.bytes(kind));
             }
         }
     }

@@ -20,9 +20,10 @@ use nf_transport_core::sequence::SenderId;
 use serde::{Deserialize, Serialize};
 
 use crate::host::boot_clock;
-use crate::receiver::output::{Outputs, PassedOn};
+use crate::receiver::numbers::next_number;
+use crate::receiver::output::PassedOn;
 use crate::receiver::state::newer::{self, StateFile};
-use crate::receiver::state::templates::{TemplateLearner, next_number};
+use crate::receiver::state::templates::learner::TemplateLearner;
 
 /// Index of a collector's main address among the recipients.
 const MAIN: usize = 0;
@@ -67,13 +68,12 @@ fn path_of(state_directory: &Path) -> PathBuf {
 /// Writes the file.
 pub(super) fn write(
     state_directory: &Path,
-    outputs: &Outputs,
+    collectors: impl Iterator<Item = (SocketAddr, PassedOn)>,
     learners: &[Arc<TemplateLearner>],
 ) -> io::Result<()> {
-    let collectors = outputs.iter().map(|output| {
-        let collector = output.view().address();
+    let collectors = collectors.map(|(collector, passed_on)| {
         let own: Vec<_> = learners.iter().filter(|learner| learner.collector() == collector).collect();
-        stored(collector, output.passed_on(), &own)
+        stored(collector, passed_on, &own)
     });
     let content = CollectorsFile { boot: boot_clock().boot.0, collectors: collectors.collect() };
     let path = path_of(state_directory);

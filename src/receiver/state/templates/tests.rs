@@ -1,3 +1,5 @@
+use std::time::Instant;
+
 use nf_transport_core::datagram::{Datagram, Timestamp};
 use nf_transport_core::limits::TEMPLATE_BYTES_PER_EXPORTER;
 use nf_transport_core::netflow::Recipient;

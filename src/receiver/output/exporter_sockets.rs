@@ -8,14 +8,26 @@ use core::net::SocketAddr;
 use std::collections::HashMap;
 
 use lru::LruCache;
+use socket2::Socket;
 use tokio::time::Instant;
 
 use crate::limits::PORT_IDLE;
-use crate::receiver::output::source_sockets::SourceSocket;
+use crate::receiver::output::socket::Segments;
 
 /// Stands for all ports of an address that have no socket of their own.
 const SHARED: u16 = 0;
 
+/// The socket of one exporter.
+#[derive(Debug)]
+pub(super) struct SourceSocket {
+    pub(super) socket: Socket,
+    pub(super) segments: Segments,
+    /// The source that the collector sees.
+    pub(super) seen: SeenSource,
+    /// Whether the collector saw the same exporter at another port before.
+    pub(super) has_moved: bool,
+    pub(super) used: Instant,
+}
 /// The source address under which the collector sees an exporter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SeenSource {
