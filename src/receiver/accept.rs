@@ -25,7 +25,7 @@ use crate::receiver::accept::authenticated::AuthenticatedSender;
 use crate::receiver::accept::unauthenticated::{
     PeerEvidence, UnauthenticatedConnections, UnauthenticatedPlace,
 };
-use crate::receiver::session::{FAREWELL, Shared, serve, turn_back};
+use crate::receiver::session::{CLOSE_TIMEOUT, Shared, reject, serve};
 
 /// Reason why a connection was rejected before it had a session.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +76,7 @@ impl Acceptor {
                             self.shared.outputs().shed_sockets();
                         }
                         // The peer is unknown, so the unspecified address stands for all peers.
-                        if let Some(held_back) = self.shared.may_complain(Ipv6Addr::UNSPECIFIED.into()) {
+                        if let Some(held_back) = self.shared.may_log(Ipv6Addr::UNSPECIFIED.into()) {
                             tracing::warn!(
                                 %error,
                                 held_back,
@@ -126,7 +126,7 @@ impl Acceptor {
         let Ok(_connection) = self.connections.clone().try_acquire_owned() else {
             self.log_rejection(peer, &Rejected::TooManyConnections);
             // Until it is told so it stays in its place among the strangers, of which there are few.
-            return turn_back(stream, &Rejected::TooManyConnections.to_string()).await;
+            return reject(stream, &Rejected::TooManyConnections.to_string()).await;
         };
         drop(place);
         let admission = self.admission.clone();
@@ -155,7 +155,7 @@ impl Acceptor {
 
     fn log_rejection(&self, peer: SocketAddr, rejected: &Rejected) {
         self.shared.note_rejected(peer, rejected.to_string());
-        if let Some(held_back) = self.shared.may_complain(peer.ip()) {
+        if let Some(held_back) = self.shared.may_log(peer.ip()) {
             tracing::warn!(
                 message_id = receiver::TURNED_AWAY,
                 %peer,
@@ -205,7 +205,7 @@ async fn linger(tcp: TcpStream, mut place: UnauthenticatedPlace, rejected: &Reje
     if is_tls {
         let mut stream = Stream::new(tcp, Channel::plain());
         tokio::select! {
-            _ = timeout(FAREWELL, stream.part()) => {}
+            _ = timeout(CLOSE_TIMEOUT, stream.part()) => {}
             () = place.lost() => {}
         }
     }
@@ -226,7 +226,7 @@ mod tests {
     use crate::receiver::delivery::collector_offsets::CollectorOffsets;
     use crate::receiver::output::Outputs;
     use crate::receiver::session::sender_log::SenderLog;
-    use crate::receiver::session::senders::Seats;
+    use crate::receiver::session::senders::Senders;
     use crate::receiver::state::positions::Positions;
 
     /// An acceptor with one place for a sender in clear text, and its state directory.
@@ -235,14 +235,14 @@ mod tests {
         let outputs = Outputs::to(&["127.0.0.1:9995".parse().unwrap()]);
         let gate = Acceptor {
             shared: Arc::new(Shared {
-                seats: Seats::default(),
+                senders: Senders::default(),
                 positions: Positions::open(state.path()).unwrap(),
                 outputs: watch::channel(Arc::new(outputs)).1,
-                ahead: CollectorOffsets::recover(state.path()),
+                collector_offsets: CollectorOffsets::recover(state.path()),
                 templates: Arc::default(),
-                complaints: Mutex::default(),
+                log_limit: Mutex::default(),
                 sender_log: SenderLog::default(),
-                refused: Mutex::default(),
+                rejected: Mutex::default(),
                 known_sources: Arc::default(),
                 waiting: WaitingForSession::default(),
                 confusion: Confusion::default(),
@@ -317,7 +317,7 @@ mod tests {
             ended = second.read(&mut second_byte) => ended,
         };
         assert_eq!(ended.unwrap(), 0);
-        let (_, refused) = gate.shared.refused();
+        let (_, refused) = gate.shared.rejected();
         assert!(refused[0].reason.contains("limits.unauthenticated"), "{refused:?}");
         greeted(address).await;
     }

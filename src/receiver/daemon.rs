@@ -37,7 +37,7 @@ use crate::receiver::reload::{Load, Reloader};
 use crate::receiver::report::{line, status};
 use crate::receiver::session::Shared;
 use crate::receiver::session::sender_log::SenderLog;
-use crate::receiver::session::senders::Seats;
+use crate::receiver::session::senders::Senders;
 use crate::receiver::state::positions::{self, Positions};
 use crate::receiver::state::templates::Templates;
 use crate::status::{ControlSocket, Pace, ReceiverStatus, Reply, Request, receiver_metrics, serve_metrics};
@@ -174,11 +174,11 @@ async fn supervise(bounded: BoundedSettings, reloader: Arc<Reloader>) -> Result<
                 check_expiry(&mut expiry, &admission.borrow());
                 match shared.get() {
                     Some(shared) => {
-                        let senders = shared.seats.status(&admission.borrow());
-                        shared.seats.log_denied(false);
-                        let totals = shared.seats.totals();
+                        let senders = shared.senders.status(&admission.borrow());
+                        shared.senders.log_denied(false);
+                        let totals = shared.senders.totals();
                         pace.note((totals.delivered.datagrams, totals.delivered.bytes));
-                        unmatched.look(shared.seats.unmatched());
+                        unmatched.look(shared.senders.unmatched());
                         notify::status(&line(&senders, totals, &shared.outputs(), &pace));
                         if syncing.as_ref().is_none_or(JoinHandle::is_finished) {
                             let keep: StoreState = (Templates::keep_at_times, KnownSources::keep_at_times);
@@ -199,9 +199,9 @@ async fn supervise(bounded: BoundedSettings, reloader: Arc<Reloader>) -> Result<
         notify::with_patience(serving).await.map_err(DaemonError::system)??;
     }
     if let Some(shared) = shared.get() {
-        unmatched.finish(shared.seats.unmatched());
-        shared.seats.log_denied(true);
-        let progress = notify::with_patience(shared.seats.settle()).await;
+        unmatched.finish(shared.senders.unmatched());
+        shared.senders.log_denied(true);
+        let progress = notify::with_patience(shared.senders.store_offsets()).await;
         pass_on(shared, &state, &progress);
         notify::with_patience(sync(shared.clone(), state, (Templates::keep, KnownSources::keep))).await;
     }
@@ -275,16 +275,16 @@ async fn serve(
         collectors = Collectors::find(reloader.collectors(), &none, missing) => collectors,
         () = stop.told() => return Ok(()),
     };
-    let ahead = CollectorOffsets::recover(&settings.state);
+    let offsets = CollectorOffsets::recover(&settings.state);
     let made = Arc::new(Shared {
-        seats: Seats::default(),
+        senders: Senders::default(),
         positions,
         outputs: collectors.outputs(),
-        ahead,
+        collector_offsets: offsets,
         templates,
-        complaints: Mutex::default(),
+        log_limit: Mutex::default(),
         sender_log: SenderLog::default(),
-        refused: Mutex::default(),
+        rejected: Mutex::default(),
         known_sources: Arc::new(KnownSources::recover(&settings.state)),
         waiting: WaitingForSession::default(),
         confusion: Confusion::default(),

@@ -49,14 +49,14 @@ pub(crate) struct Delivery {
 
 impl Delivery {
     /// Returns a delivery of a stream of `sender` to `outputs`. All collectors have the datagrams below
-    /// `position`, and those set to skip have those below `further`. Single ones may have more, as `ahead`
+    /// `position`, and those set to skip have those below `further`. Single ones may have more, as `offsets`
     /// lists.
     pub(crate) fn new(
         sender: SenderId,
         position: Position,
         further: Option<Position>,
         outputs: &Outputs,
-        ahead: &HashMap<SocketAddr, Position>,
+        offsets: &HashMap<SocketAddr, Position>,
     ) -> Self {
         let (holding, skipping) = (Lane::default(), Lane::default());
         let memory = StreamMemory::of(outputs.lane_memory());
@@ -68,7 +68,7 @@ impl Delivery {
             leg.progress.position = leg.progress.position.max(further.unwrap_or_default());
         }
         for leg in delivery.cursors_mut() {
-            let more = ahead.get(&leg.output.address()).copied().unwrap_or_default();
+            let more = offsets.get(&leg.output.address()).copied().unwrap_or_default();
             leg.progress.position = leg.progress.position.max(more);
         }
         delivery.resume(position);
@@ -113,10 +113,10 @@ impl Delivery {
     }
 
     /// Queues a batch that the sender sent again.
-    pub(crate) fn push_resent(&mut self, mut parcel: PendingBatch) {
-        if parcel.first <= self.holding.end && parcel.end > self.holding.end {
-            parcel.first_new = parcel.first_new.max(self.holding.end);
-            self.holding.push(Arc::new(parcel));
+    pub(crate) fn push_resent(&mut self, mut batch: PendingBatch) {
+        if batch.first <= self.holding.end && batch.end > self.holding.end {
+            batch.first_new = batch.first_new.max(self.holding.end);
+            self.holding.push(Arc::new(batch));
             self.note_memory();
         }
     }
@@ -140,7 +140,7 @@ impl Delivery {
     /// the position that all collectors had.
     pub(crate) fn change(&mut self, outputs: &Outputs) {
         let begin = self.position();
-        let (parcels, bytes) = if !self.skipping.cursors.is_empty() {
+        let (batches, bytes) = if !self.skipping.cursors.is_empty() {
             (self.skipping.batches.clone(), self.skipping.bytes)
         } else if self.is_behind() {
             // The datagrams between these batches and `received_up_to` are no longer queued.
@@ -169,9 +169,9 @@ impl Delivery {
         }
         if !had_holding {
             (self.holding.batches, self.holding.bytes, self.holding.end) =
-                (parcels.clone(), bytes, self.received_up_to);
+                (batches.clone(), bytes, self.received_up_to);
         }
-        (self.skipping.batches, self.skipping.bytes) = (parcels, bytes);
+        (self.skipping.batches, self.skipping.bytes) = (batches, bytes);
         self.skip_to_oldest(&known);
         self.note_memory();
     }
@@ -198,17 +198,17 @@ impl Delivery {
     }
 
     /// Queues the next batch of the stream.
-    pub(crate) fn push(&mut self, parcel: PendingBatch) {
+    pub(crate) fn push(&mut self, batch: PendingBatch) {
         if self.cursors().next().is_none() {
-            self.uncollected.add(parcel.settled_below(parcel.end, &self.collected()));
+            self.uncollected.add(batch.settled_below(batch.end, &self.collected()));
         }
-        let parcel = Arc::new(parcel);
+        let batch = Arc::new(batch);
         if !self.is_behind() && (self.holding.has_room(&self.memory) || self.skipping.cursors.is_empty()) {
-            self.holding.push(parcel.clone());
+            self.holding.push(batch.clone());
         }
-        self.received_up_to = parcel.end;
+        self.received_up_to = batch.end;
         self.skipping.make_room(&self.memory);
-        self.skipping.push(parcel);
+        self.skipping.push(batch);
         self.note_memory();
     }
 
@@ -242,10 +242,10 @@ impl Delivery {
         let Self { holding, skipping, .. } = self;
         let mut running: Vec<Pin<Box<_>>> = Vec::new();
         for lane in [holding, skipping] {
-            let Lane { cursors: legs, batches: parcels, .. } = lane;
-            let end = parcels.back().map_or(Position::default(), |parcel| parcel.end);
-            let waiting = legs.iter_mut().filter(|leg| leg.progress.position < end);
-            running.extend(waiting.map(|leg| Box::pin(leg.run(parcels))));
+            let Lane { cursors, batches, .. } = lane;
+            let end = batches.back().map_or(Position::default(), |batch| batch.end);
+            let waiting = cursors.iter_mut().filter(|leg| leg.progress.position < end);
+            running.extend(waiting.map(|leg| Box::pin(leg.run(batches))));
         }
         poll_fn(|context| {
             let before = running.len();

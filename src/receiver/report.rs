@@ -22,21 +22,21 @@ pub(crate) fn status(
     reloader: &Reloader,
 ) -> ReceiverStatus {
     let admission = reloader.admission().borrow().clone();
-    let (refusals, refused) = shared.map_or_else(Default::default, |shared| shared.refused());
+    let (refusals, refused) = shared.map_or_else(Default::default, |shared| shared.rejected());
     let found = shared.map_or_else(Vec::new, |shared| with_confused(shared));
     ReceiverStatus {
         service: "nf-receiver".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        senders: shared.map_or_else(Vec::new, |shared| shared.seats.status(&admission)),
-        all_senders: shared.map_or_else(SenderTotals::default, |shared| shared.seats.totals()),
+        senders: shared.map_or_else(Vec::new, |shared| shared.senders.status(&admission)),
+        all_senders: shared.map_or_else(SenderTotals::default, |shared| shared.senders.totals()),
         collectors: found.into_iter().chain(missing.iter().map(unresolved)).collect(),
         certificate: admission.tls.as_ref().map(|tls| CertificateStatus::of(&tls.certificate, wall_clock())),
         refusals,
         refused,
         internal_errors: internal_errors(),
-        unmatched: shared.map_or(0, |shared| shared.seats.unmatched().count()),
+        unmatched: shared.map_or(0, |shared| shared.senders.unmatched().count()),
         unmatched_exporters: shared
-            .map_or_else(Vec::new, |shared| shared.seats.unmatched().status(boot_clock())),
+            .map_or_else(Vec::new, |shared| shared.senders.unmatched().status(boot_clock())),
     }
 }
 

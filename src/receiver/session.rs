@@ -1,7 +1,8 @@
-//! One connection of a sender: checks, orders, drops repeats, delivers, stores the position, acknowledges.
+//! Sessions: one connection of an authenticated sender. It checks and orders batches, drops repeats,
+//! delivers, stores the position, and acknowledges.
 //!
-//! Holds one read of input and what the lanes of the delivery hold. While that is held by a collector nothing more is read,
-//! so that what waits, waits in the sender's spool.
+//! A connection holds one read of input and the batches in the lanes of its delivery. While a collector
+//! blocks these, nothing more is read from TCP: the backlog stays in the sender's spool.
 
 pub(crate) mod sender_log;
 pub(crate) mod senders;
@@ -36,8 +37,8 @@ use crate::receiver::delivery::collector_offsets::CollectorOffsets;
 use crate::receiver::delivery::{Delivery, Loss, LossCause, PendingBatch};
 use crate::receiver::output::Outputs;
 use crate::receiver::session::sender_log::{SenderLine, SenderLog};
-use crate::receiver::session::senders::{Counters, Current, Seats, Turn, Unseated};
-use crate::receiver::state::positions::{Owner, Positions, PositionsError, StreamInUse};
+use crate::receiver::session::senders::{ActiveStream, Counters, Senders, StreamGuard, Superseded};
+use crate::receiver::state::positions::{Positions, PositionsError, StreamInUse, StreamOwner};
 use crate::receiver::state::templates::Templates;
 use crate::status::{RefusedStatus, count_of};
 
@@ -45,57 +46,59 @@ use crate::status::{RefusedStatus, count_of};
 const READ_SIZE: usize = 256 * 1024;
 
 thread_local! {
-    /// What is read goes through here: thousands of idle connections have no buffer of their own.
+    /// Input buffer of this thread. Thousands of idle connections share it instead of a buffer each.
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_SIZE]);
 }
 
-/// How long the last words to a sender may take.
-pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
+/// Time for the last messages to a sender before its connection is closed.
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What all connections share.
+/// State shared by all connections.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) seats: Seats,
+    pub(crate) senders: Senders,
     pub(crate) positions: Positions,
-    /// The collectors, as of now.
+    /// The active collectors.
     pub(crate) outputs: watch::Receiver<Arc<Outputs>>,
-    pub(crate) ahead: CollectorOffsets,
+    pub(crate) collector_offsets: CollectorOffsets,
     pub(crate) templates: Arc<Templates>,
-    pub(crate) complaints: Mutex<LogLimit<IpAddr>>,
+    pub(crate) log_limit: Mutex<LogLimit<IpAddr>>,
     pub(crate) sender_log: SenderLog,
-    pub(crate) refused: Mutex<RejectedPeers>,
+    pub(crate) rejected: Mutex<RejectedPeers>,
     pub(crate) known_sources: Arc<KnownSources>,
     pub(crate) waiting: WaitingForSession,
     pub(crate) confusion: Confusion,
 }
 
 impl Shared {
-    /// The collectors, as of now.
+    /// The active collectors.
     pub(crate) fn outputs(&self) -> Arc<Outputs> {
         self.outputs.borrow().clone()
     }
 
-    /// The stored position of a stream, opened where a slow disk holds up nothing else. Where nobody waits for it any more, its
-    /// use ends as soon as it is open. Fails without a trace on disk if another sender has the id.
+    /// Opens the stored position of a stream on a thread that may block, so that a slow disk delays nothing
+    /// else. If the caller is cancelled, its use ends as soon as it is open. Fails without a trace on disk if
+    /// another sender uses the id.
     async fn position_of(
         self: &Arc<Self>,
-        owner: Owner,
+        owner: StreamOwner,
         peer: SocketAddr,
         stream: StreamId,
     ) -> Result<StreamInUse, Ended> {
-        let turn = self.positions.turn().await;
+        let permit = self.positions.opening_permit().await;
         let shared = self.clone();
         let opening = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+            let _permit = permit;
             let begun = shared.positions.begun(&owner.sender, stream);
-            shared.seats.check(&owner.sender, peer, stream, begun)?;
+            shared.senders.check(&owner.sender, peer, stream, begun)?;
             Ok(shared.open_position(&owner, stream)?)
         });
         opening.await.unwrap_or_else(|error| Err(self.positions.not_opened(error.into()).into()))
     }
 
-    /// The stored position of a stream. Where files run short, sockets for exporters are closed for it.
-    fn open_position(&self, owner: &Owner, stream: StreamId) -> Result<StreamInUse, PositionsError> {
+    /// Opens the stored position of a stream. If file descriptors run out, it closes exporter sockets and
+    /// retries.
+    fn open_position(&self, owner: &StreamOwner, stream: StreamId) -> Result<StreamInUse, PositionsError> {
         let now = Instant::now().into_std();
         self.positions.stream(owner, stream, now).or_else(|error| {
             if !error.is_out_of_files() {
@@ -106,25 +109,25 @@ impl Shared {
         })
     }
 
-    /// Whether to log a complaint about `peer` now; with how many were held back since the last one.
-    pub(crate) fn may_complain(&self, peer: IpAddr) -> Option<u64> {
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Returns the number of suppressed log lines about `peer` if one may be logged now, else `None`.
+    pub(crate) fn may_log(&self, peer: IpAddr) -> Option<u64> {
+        let mut complaints = self.log_limit.lock().unwrap_or_else(PoisonError::into_inner);
         complaints.admit(peer, Instant::now().into_std())
     }
 
     /// Notes for the status that a connection of `peer` was rejected.
     pub(crate) fn note_rejected(&self, peer: SocketAddr, reason: String) {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).note(peer, reason);
+        self.rejected.lock().unwrap_or_else(PoisonError::into_inner).note(peer, reason);
     }
 
-    /// How many connections were rejected, and the latest peers.
-    pub(crate) fn refused(&self) -> (u64, Vec<RefusedStatus>) {
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Returns the number of rejected connections, and the latest peers.
+    pub(crate) fn rejected(&self) -> (u64, Vec<RefusedStatus>) {
+        let refused = self.rejected.lock().unwrap_or_else(PoisonError::into_inner);
         (refused.count(), refused.status())
     }
 }
 
-/// How a connection ended.
+/// Reason for the end of a connection.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
     #[error("the sender closed the connection")]
@@ -136,24 +139,24 @@ enum Ended {
     #[error("{0}")]
     Session(#[from] SessionError),
     #[error("{0}")]
-    Unseated(#[from] Unseated),
-    #[error("it is not let in any more as it was, since the configuration was reloaded")]
-    Expelled,
+    Superseded(#[from] Superseded),
+    #[error("the configuration was reloaded, and its key or name is no longer accepted")]
+    AccessRevoked,
     #[error(
-        "{0}; nothing came from the sender since the session was agreed, not even a heartbeat: if its host is up, large packets \
-         are probably lost on the way (path MTU black hole). Let ICMP \"fragmentation needed\" and \"packet too big\" pass, or \
-         lower the MTU of the route there"
+        "{0}; nothing came from the sender since the session began, not even a heartbeat: if its host is \
+         up, large packets are probably lost on the path (path MTU black hole); let ICMP \"fragmentation \
+         needed\" and \"packet too big\" pass, or lower the MTU of the route there"
     )]
     Unheard(Box<Self>),
     #[error(
-        "it names the stream {stream}{}, and did not prove that the stream is its own: somebody else may use this id, or the \
-         connection was changed on the way; nothing was delivered or acknowledged; find out who it is, and give each sender a \
-         key of its own (nf-receiver invite NAME)",
-        held_by(*.holder)
+        "it named the stream {stream}{}, and did not prove that the stream is its own: another machine may \
+         use this id, or something changed the connection on the path; nothing was delivered or \
+         acknowledged; identify the machine, and give each sender a key of its own (nf-receiver invite NAME)",
+        holder_text(*.holder)
     )]
     NotProven {
         stream: StreamId,
-        /// The address of the sender that has the stream, if that was here.
+        /// Address of the sender that has the stream, if it was connected.
         holder: Option<SocketAddr>,
     },
     #[error("the certificate of nf-receiver has expired: renew it and reload nf-receiver")]
@@ -163,8 +166,8 @@ enum Ended {
     #[error("no HELLO in time")]
     NoHello,
     #[error(
-        "sender {0} opened more than {WAITING_PER_SENDER} connections without a session: if it is one machine alone, somebody else \
-         has its key (nf-receiver invite --renew {0})"
+        "sender {0} opened more than {WAITING_PER_SENDER} connections without a session: if only one \
+         machine uses this id, another one has its key; renew it (nf-receiver invite --renew {0})"
     )]
     Crowded(SenderId),
     #[error("{0}")]
@@ -174,13 +177,13 @@ enum Ended {
 }
 
 impl Ended {
-    /// Whether something failed, rather than that a side ended the connection on purpose.
+    /// Returns whether something failed, in contrast to a deliberate end by either side.
     fn is_failure(&self) -> bool {
         match self {
             Self::Closed
             | Self::Goodbye
-            | Self::Unseated(Unseated::Newer(_) | Unseated::KnownLonger(_))
-            | Self::Expelled
+            | Self::Superseded(Superseded::Newer(_) | Superseded::KnownLonger(_))
+            | Self::AccessRevoked
             | Self::Stopping => false,
             Self::Stream(_)
             | Self::Session(_)
@@ -188,7 +191,7 @@ impl Ended {
             | Self::Expired
             | Self::Unheard(_)
             | Self::NotProven { .. }
-            | Self::Unseated(Unseated::InUse(_))
+            | Self::Superseded(Superseded::InUse(_))
             | Self::NoHello
             | Self::Crowded(_)
             | Self::Storage(_) => true,
@@ -196,35 +199,35 @@ impl Ended {
     }
 }
 
-fn held_by(holder: Option<SocketAddr>) -> String {
+fn holder_text(holder: Option<SocketAddr>) -> String {
     holder.map_or_else(String::new, |holder| format!(", which is that of the sender at {holder}"))
 }
 
-/// Serves `stream` until it ends. A session must be agreed before `greeted_by`.
+/// Serves `stream` until it ends. A session must be established before `greeted_by`.
 pub(crate) async fn serve(
     shared: &Arc<Shared>,
     mut stream: Stream,
     peer: SocketAddr,
-    known: AuthenticatedSender,
+    sender: AuthenticatedSender,
     greeted_by: Instant,
     stop: Stop,
 ) {
     let mut stopping = stop.clone();
-    let id = known.sender.clone();
+    let id = sender.sender.clone();
     let outputs = shared.outputs.clone();
     let mut connection = Connection {
         shared,
         session: ReceiverSession::new(),
         outputs,
-        known,
+        known: sender,
         stop,
         run: RunId::NONE,
-        was_told: false,
-        ends_by: None,
+        is_logged: false,
+        deadline: None,
         expiry: SessionExpiry::of(stream.channel()),
     };
     let mut place = shared.waiting.enter(&id);
-    let greeting = timeout_at(greeted_by, connection.greet(&mut stream, peer, &id));
+    let greeting = timeout_at(greeted_by, connection.open_session(&mut stream, peer, &id));
     let greeted = tokio::select! {
         greeted = greeting => greeted.unwrap_or(Err(Ended::NoHello)),
         () = place.lost() => Err(Ended::Crowded(id.clone())),
@@ -232,35 +235,36 @@ pub(crate) async fn serve(
     };
     drop(place);
     let ended = match greeted {
-        Ok(mut turn) => {
-            let ended = connection.run(&mut stream, &mut turn).await;
-            let ended = connection.explained(ended);
-            turn.seat.note_ended(ended.to_string());
+        Ok(mut guard) => {
+            let ended = connection.run(&mut stream, &mut guard).await;
+            let ended = connection.with_likely_cause(ended);
+            guard.entry.note_ended(ended.to_string());
             ended
         }
         Err(ended) => {
             if ended.is_failure() {
-                shared.note_rejected(peer, format!("session of {id} was not agreed: {ended}"));
+                shared.note_rejected(peer, format!("session of {id} was not established: {ended}"));
             }
             ended
         }
     };
     connection.log_end(peer, &ended);
     if matches!(ended, Ended::Crowded(_)) {
-        return connection.part(&mut stream, &ended).await;
+        return connection.close(&mut stream, &ended).await;
     }
     let mut place = shared.waiting.enter(&id);
     tokio::select! {
-        () = connection.part(&mut stream, &ended) => {}
-        () = place.lost() => tracing::debug!("no time for the last words: newer connections of the sender wait"),
+        () = connection.close(&mut stream, &ended) => {}
+        () = place.lost() => tracing::debug!("closed without a last message: newer connections of the \
+                                              sender wait"),
     }
 }
 
-/// Tells a sender that was let in that there is no place for it, and why.
-pub(crate) async fn turn_back(mut stream: Stream, reason: &str) {
+/// Rejects an authenticated sender for lack of a place, with `reason`.
+pub(crate) async fn reject(mut stream: Stream, reason: &str) {
     let mut session = ReceiverSession::new();
     session.refuse(RefusalCode::TooManyConnections, reason);
-    farewell(&mut stream, &mut session).await;
+    flush_and_close(&mut stream, &mut session).await;
 }
 
 struct Connection<'a> {
@@ -271,38 +275,43 @@ struct Connection<'a> {
     stop: Stop,
     /// The run that the sender named in HELLO.
     run: RunId,
-    /// Whether the log tells that this session began; then it tells that it ended, too.
-    was_told: bool,
-    /// When the session ends at the latest, once the sender has closed its connection.
-    ends_by: Option<Instant>,
+    /// Whether the start of this session was logged. If so, its end is logged as well.
+    is_logged: bool,
+    /// Latest end of the session, once the sender has closed its connection.
+    deadline: Option<Instant>,
     expiry: SessionExpiry,
 }
 
-/// What ended a wait.
-enum Happened {
+/// Event that ended a wait.
+enum Wakeup {
     Socket(io::Result<Ready>),
     HungUp,
     Overdue,
     Delivered,
     Time,
     Collectors,
-    Wanted,
+    Superseded,
     Expelled,
     Expired(ExpiredCertificate),
     Stop,
 }
 
 impl Connection<'_> {
-    /// Waits for HELLO, takes the sender's seat, and says where to go on.
-    async fn greet(&mut self, stream: &mut Stream, peer: SocketAddr, id: &SenderId) -> Result<Turn, Ended> {
+    /// Waits for HELLO, acquires the sender's stream, and sends the position at which it resumes.
+    async fn open_session(
+        &mut self,
+        stream: &mut Stream,
+        peer: SocketAddr,
+        id: &SenderId,
+    ) -> Result<StreamGuard, Ended> {
         let hello = self.hello(stream).await?;
         self.check_proof(stream, &hello)?;
-        // A stream that is refused ends no session of the same sender.
+        // Opened first, because a rejected stream must not end a session of the same sender.
         let in_use = self.shared.position_of(self.known.owner_at(peer.ip()), peer, hello.stream).await?;
-        let seat = self.shared.seats.seat(id, peer, hello.stream);
+        let entry = self.shared.senders.entry(id, peer, hello.stream);
         let cipher = stream.channel().cipher();
-        let mut turn = seat.take(peer, &hello, in_use.begun(), cipher).await?;
-        let (place, is_new) = self.find_place(&mut turn, in_use, id, &hello);
+        let mut guard = entry.acquire(peer, &hello, in_use.begun(), cipher).await?;
+        let (place, is_new) = self.resume_stream(&mut guard, in_use, id, &hello);
         self.run = hello.run;
         if let Some(replaced) = hello.replaces.filter(|_| is_new)
             && let Some(held_back) = self.shared.sender_log.admit(id, SenderLine::Replaced)
@@ -313,8 +322,9 @@ impl Connection<'_> {
                 sender = %id,
                 %replaced,
                 held_back,
-                "{id} at {peer} began a new stream, because its spool was restored from a backup, is used by another machine \
-                 too, or lost its file 'stream'; datagrams that were on their way may arrive twice, none is lost{}",
+                "sender {id} at {peer} began a new stream: its spool was restored from a backup, is also \
+                 used by another machine, or lost its file 'stream'; datagrams in flight may arrive twice, \
+                 none is lost{}",
                 More(held_back)
             );
         }
@@ -330,55 +340,56 @@ impl Connection<'_> {
                 %stream,
                 resume,
                 held_back,
-                "session of {id} at {peer} agreed, {}; its stream goes on at {resume}{}",
+                "sender {id} connected from {peer} ({}), resuming at datagram {resume}{}",
                 protection(cipher),
                 More(held_back)
             );
-            self.was_told = true;
+            self.is_logged = true;
         }
-        Ok(turn)
+        Ok(guard)
     }
 
-    /// Fails unless the sender holds the secret of its stream. Runs before anything changes for the sender that has the stream.
+    /// Fails unless the sender holds the secret of its stream. Runs before anything changes for the sender
+    /// that has the stream.
     fn check_proof(&self, stream: &Stream, hello: &Hello) -> Result<(), Ended> {
         let binding = stream.channel().binding().map_err(StreamError::from)?;
         if is_proven(hello.stream, &hello.proof, binding) {
             return Ok(());
         }
-        let holder = self.shared.seats.peer_of(&self.known.sender, hello.stream);
+        let holder = self.shared.senders.peer_of(&self.known.sender, hello.stream);
         Err(Ended::NotProven { stream: hello.stream, holder })
     }
 
-    /// How far the stream of `hello` has come, and whether it is new here.
-    fn find_place(
+    /// Returns the position of the stream of `hello`, and whether the stream is new here.
+    fn resume_stream(
         &mut self,
-        turn: &mut Turn,
+        guard: &mut StreamGuard,
         in_use: StreamInUse,
         id: &SenderId,
         hello: &Hello,
     ) -> (Place, bool) {
-        if let Some(current) = turn.current.as_mut().filter(|current| current.stream == hello.stream) {
-            current.in_use = Some(in_use);
-            let delivered = current.delivery.position();
-            current.delivery.resume(delivered.max(hello.first));
-            current.delivery.change(&self.outputs.borrow_and_update());
+        if let Some(active) = guard.active.as_mut().filter(|active| active.stream == hello.stream) {
+            active.in_use = Some(in_use);
+            let delivered = active.delivery.position();
+            active.delivery.resume(delivered.max(hello.first));
+            active.delivery.change(&self.outputs.borrow_and_update());
             return (
-                Place { delivered, received: current.delivery.highest_position(), run: current.run },
+                Place { delivered, received: active.delivery.highest_position(), run: active.run },
                 false,
             );
         }
         let stored = in_use.position().clone();
         let (known, run) = (stored.get(), stored.run());
         let delivered = known.unwrap_or_default();
-        let (ahead, run_ahead) = self.shared.ahead.take(id, hello.stream);
-        let furthest = ahead.values().copied().max().filter(|position| *position > delivered);
-        let run = run_ahead.filter(|_| furthest > stored.further()).unwrap_or(run);
+        let (offsets, run_ahead) = self.shared.collector_offsets.take(id, hello.stream);
+        let furthest = offsets.values().copied().max().filter(|position| *position > delivered);
+        let run = run_ahead.filter(|_| furthest > stored.skip_position()).unwrap_or(run);
         let position = delivered.max(hello.first);
         let outputs = self.outputs.borrow_and_update();
-        let delivery = Delivery::new(id.clone(), position, stored.further(), &outputs, &ahead);
+        let delivery = Delivery::new(id.clone(), position, stored.skip_position(), &outputs, &offsets);
         let place = Place { delivered, received: delivery.highest_position(), run };
         let in_use = Some(in_use);
-        *turn.current = Some(Current { stream: hello.stream, stored, in_use, delivery, run });
+        *guard.active = Some(ActiveStream { stream: hello.stream, stored, in_use, delivery, run });
         (place, known.is_none())
     }
 
@@ -394,7 +405,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Takes in what is there.
+    /// Reads and handles the available input.
     fn read(&mut self, stream: &mut Stream) -> Result<Received, Ended> {
         let now = Instant::now().into_std();
         let take = |bytes: &[u8]| self.session.handle_bytes(bytes, now);
@@ -404,8 +415,8 @@ impl Connection<'_> {
         }
     }
 
-    /// Reads what the socket has, or else writes what it takes: a last word that lies there tells why nothing can be
-    /// written any more.
+    /// Reads the available input, or else writes pending output. Reads come first because an unread last
+    /// message may explain why writes fail.
     fn transfer(&mut self, stream: &mut Stream, ready: Ready) -> Result<(), Ended> {
         if ready.is_readable() && self.read(stream)? == Received::Bytes {
             return Ok(());
@@ -416,11 +427,11 @@ impl Connection<'_> {
         Ok(())
     }
 
-    async fn run(&mut self, stream: &mut Stream, turn: &mut Turn) -> Ended {
+    async fn run(&mut self, stream: &mut Stream, guard: &mut StreamGuard) -> Ended {
         loop {
-            // What has come already is not waited for.
+            // Handles all events that need no wait.
             loop {
-                match self.take_events(turn).and_then(|()| Ok(self.settle(turn)?)) {
+                match self.handle_events(guard).and_then(|()| Ok(self.settle(guard)?)) {
                     Ok(true) => {}
                     Ok(false) => break,
                     Err(ended) => return ended,
@@ -429,18 +440,19 @@ impl Connection<'_> {
             if let Err(error) = stream.send_at_once(self.session.outbox()) {
                 return error.into();
             }
-            match self.happens(stream, turn).await {
-                Happened::Socket(Ok(ready)) => {
+            match self.next_wakeup(stream, guard).await {
+                Wakeup::Socket(Ok(ready)) => {
                     if let Err(ended) = self.transfer(stream, ready) {
                         return ended;
                     }
                 }
-                Happened::Socket(Err(error)) => return Ended::Stream(error.into()),
-                Happened::HungUp => self.ends_by = Some(Instant::now() + HANG_UP_GRACE),
-                Happened::Overdue => return Ended::Closed,
-                Happened::Delivered => {}
-                Happened::Time => {
-                    // What has come already is heard before the sender counts as silent: this process may have been stopped.
+                Wakeup::Socket(Err(error)) => return Ended::Stream(error.into()),
+                Wakeup::HungUp => self.deadline = Some(Instant::now() + HANG_UP_GRACE),
+                Wakeup::Overdue => return Ended::Closed,
+                Wakeup::Delivered => {}
+                Wakeup::Time => {
+                    // Reads available input before the sender counts as silent: this process may have been
+                    // stopped.
                     if self.session.wants_bytes()
                         && let Err(ended) = self.read(stream)
                     {
@@ -448,63 +460,63 @@ impl Connection<'_> {
                     }
                     self.session.handle_timeout(Instant::now().into_std());
                 }
-                Happened::Collectors => self.follow_collectors(turn),
-                Happened::Wanted => return turn.superseded().into(),
-                Happened::Expelled => return Ended::Expelled,
-                Happened::Expired(ExpiredCertificate::Own) => return Ended::OwnExpired,
-                Happened::Expired(ExpiredCertificate::Peer) => return Ended::Expired,
-                Happened::Stop => return Ended::Stopping,
+                Wakeup::Collectors => self.follow_collectors(guard),
+                Wakeup::Superseded => return guard.superseded().into(),
+                Wakeup::Expelled => return Ended::AccessRevoked,
+                Wakeup::Expired(ExpiredCertificate::Own) => return Ended::OwnExpired,
+                Wakeup::Expired(ExpiredCertificate::Peer) => return Ended::Expired,
+                Wakeup::Stop => return Ended::Stopping,
             }
         }
     }
 
-    /// Waits for whatever comes first.
-    async fn happens(&mut self, stream: &Stream, turn: &mut Turn) -> Happened {
+    /// Waits for the next event.
+    async fn next_wakeup(&mut self, stream: &Stream, guard: &mut StreamGuard) -> Wakeup {
         let wake_at = self.session.poll_timeout().map(Instant::from_std);
         let wants_bytes = self.session.wants_bytes();
         let has_output = !self.session.outbox().is_empty();
-        let Turn { current, holder, .. } = turn;
-        let delivery = current.as_mut().map(|current| &mut current.delivery);
+        let StreamGuard { active, holder, .. } = guard;
+        let delivery = active.as_mut().map(|active| &mut active.delivery);
         let delivery = delivery.filter(|delivery| delivery.is_under_way());
         let is_delivering = delivery.is_some();
-        let ends_by = self.ends_by;
+        let ends_by = self.deadline;
         tokio::select! {
-            ready = stream.ready(wants_bytes, has_output) => Happened::Socket(ready),
+            ready = stream.ready(wants_bytes, has_output) => Wakeup::Socket(ready),
             // While bytes are wanted, a read finds the end.
-            () = stream.hung_up(), if ends_by.is_none() && !wants_bytes => Happened::HungUp,
-            () = sleep_until(ends_by.unwrap_or_else(Instant::now)), if ends_by.is_some() => Happened::Overdue,
-            () = deliver(delivery), if is_delivering => Happened::Delivered,
-            () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Happened::Time,
-            Ok(()) = self.outputs.changed() => Happened::Collectors,
-            Ok(()) = holder.changed() => Happened::Wanted,
-            () = self.known.access_revoked() => Happened::Expelled,
-            whose = self.expiry.expired() => Happened::Expired(whose),
-            () = self.stop.told() => Happened::Stop,
+            () = stream.hung_up(), if ends_by.is_none() && !wants_bytes => Wakeup::HungUp,
+            () = sleep_until(ends_by.unwrap_or_else(Instant::now)), if ends_by.is_some() => Wakeup::Overdue,
+            () = deliver(delivery), if is_delivering => Wakeup::Delivered,
+            () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Wakeup::Time,
+            Ok(()) = self.outputs.changed() => Wakeup::Collectors,
+            Ok(()) = holder.changed() => Wakeup::Superseded,
+            () = self.known.access_revoked() => Wakeup::Expelled,
+            whose = self.expiry.expired() => Wakeup::Expired(whose),
+            () = self.stop.told() => Wakeup::Stop,
         }
     }
 
-    fn take_events(&mut self, turn: &mut Turn) -> Result<(), Ended> {
+    fn handle_events(&mut self, guard: &mut StreamGuard) -> Result<(), Ended> {
         while let Some(event) = self.session.poll_event()? {
             match event {
                 ReceiverEvent::Hello(_) => {}
                 ReceiverEvent::Batch { batch, skip } => {
-                    self.adopt_run(turn);
-                    self.begin(turn, &batch, skip);
+                    self.adopt_run(guard);
+                    self.push_batch(guard, &batch, skip);
                 }
                 ReceiverEvent::Gap(gap) => {
-                    self.adopt_run(turn);
-                    push(turn, PendingBatch::of_gap(gap));
+                    self.adopt_run(guard);
+                    push(guard, PendingBatch::of_gap(gap));
                 }
                 ReceiverEvent::Again(batch) => {
-                    self.adopt_run(turn);
-                    push_again(turn, self.parcel(&batch, batch.first()));
+                    self.adopt_run(guard);
+                    push_resent(guard, self.pending_batch(&batch, batch.first()));
                 }
                 ReceiverEvent::GapAgain(gap) => {
-                    self.adopt_run(turn);
-                    push_again(turn, PendingBatch::of_gap(gap));
+                    self.adopt_run(guard);
+                    push_resent(guard, PendingBatch::of_gap(gap));
                 }
                 ReceiverEvent::Repeat { datagrams } => {
-                    Counters::add(&turn.seat.counters.duplicates, u64::from(datagrams));
+                    Counters::add(&guard.entry.counters.duplicates, u64::from(datagrams));
                 }
                 ReceiverEvent::Goodbye => return Err(Ended::Goodbye),
             }
@@ -512,32 +524,33 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// From now on the stream is that of this run: by sending, the sender has accepted what WELCOME said of its stream.
-    fn adopt_run(&self, turn: &mut Turn) {
-        if let Some(current) = turn.current.as_mut() {
-            current.run = self.run;
+    /// Assigns the stream to the current run. By sending, the sender has accepted the stream state of
+    /// WELCOME.
+    fn adopt_run(&self, guard: &mut StreamGuard) {
+        if let Some(active) = guard.active.as_mut() {
+            active.run = self.run;
         }
     }
 
-    /// The batches under way go to the collectors as they are now.
-    fn follow_collectors(&mut self, turn: &mut Turn) {
+    /// Redirects pending batches to the current collectors.
+    fn follow_collectors(&mut self, guard: &mut StreamGuard) {
         let outputs = self.outputs.borrow_and_update();
-        if let Some(current) = turn.current.as_mut() {
-            current.delivery.change(&outputs);
+        if let Some(active) = guard.active.as_mut() {
+            active.delivery.change(&outputs);
         }
     }
 
-    /// Begins to deliver `batch`, of which `skip` datagrams were delivered before.
-    fn begin(&self, turn: &mut Turn, batch: &Batch, skip: usize) {
+    /// Queues `batch`, of which the first `skip` datagrams were delivered before.
+    fn push_batch(&self, guard: &mut StreamGuard, batch: &Batch, skip: usize) {
         let skipped = u64::try_from(skip).unwrap_or(u64::MAX);
-        let parcel = self.parcel(batch, batch.first().plus(skipped));
-        let dropped_before = parcel.records.as_ref().map_or(0, |records| records.dropped_in(..skip));
-        Counters::add(&turn.seat.counters.duplicates, skipped.saturating_sub(dropped_before));
-        push(turn, parcel);
+        let pending = self.pending_batch(batch, batch.first().plus(skipped));
+        let dropped_before = pending.records.as_ref().map_or(0, |records| records.dropped_in(..skip));
+        Counters::add(&guard.entry.counters.duplicates, skipped.saturating_sub(dropped_before));
+        push(guard, pending);
     }
 
-    /// The datagrams of `batch`, of which those from `news` on are new.
-    fn parcel(&self, batch: &Batch, news: Position) -> PendingBatch {
+    /// Returns `batch` as a pending batch, in which datagrams from `news` on are new.
+    fn pending_batch(&self, batch: &Batch, news: Position) -> PendingBatch {
         let (first, end, exporters) = (batch.first(), batch.end(), self.known.exporters());
         PendingBatch {
             first,
@@ -548,7 +561,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Logs datagrams that were lost; with them the sender has lost `in_all`.
+    /// Logs lost datagrams. The sender has now lost `in_all`.
     fn log_loss(&self, lost: &Loss, in_all: u64) {
         match lost.cause {
             LossCause::Reported(reason) => self.log_reported(lost, reason, in_all),
@@ -570,7 +583,7 @@ impl Connection<'_> {
             in_all,
             reason,
             held_back,
-            "{sender} lost {}, {in_all} since nf-receiver started: {reason}{}",
+            "sender {sender} lost {}, {in_all} since nf-receiver started: {reason}{}",
             count_of(lost.datagrams, "datagram"),
             More(held_back)
         );
@@ -586,42 +599,42 @@ impl Connection<'_> {
             lost = lost.datagrams,
             in_all,
             held_back,
-            "lost {} of {sender}, {in_all} since nf-receiver started: a batch cannot be read: {error}{}",
+            "lost {} of {sender}, {in_all} since nf-receiver started: cannot decode a batch: {error}{}",
             count_of(lost.datagrams, "datagram"),
             More(held_back)
         );
     }
 
-    /// Stores how far the stream is delivered, tells the sender, and lets more come if there is room. Says whether more may
-    /// come that could not before.
-    fn settle(&mut self, turn: &mut Turn) -> Result<bool, PositionsError> {
-        let Some(current) = turn.current.as_mut() else { return Ok(false) };
-        let settled = current.delivery.settle();
-        turn.seat.counters.settled(&settled);
+    /// Stores the settled position, acknowledges it, and requests more if there is room. Returns whether more
+    /// may be received that could not before.
+    fn settle(&mut self, guard: &mut StreamGuard) -> Result<bool, PositionsError> {
+        let Some(active) = guard.active.as_mut() else { return Ok(false) };
+        let settled = active.delivery.settle();
+        guard.entry.counters.add_settled(&settled);
         for loss in &settled.losses {
-            self.log_loss(loss, turn.seat.counters.gaps.load(Ordering::Relaxed));
+            self.log_loss(loss, guard.entry.counters.gaps.load(Ordering::Relaxed));
         }
-        let position = current.delivery.settled();
-        if current.stored.get().is_none_or(|stored| stored < position) {
-            current.stored.store(position, current.run)?;
+        let position = active.delivery.settled();
+        if active.stored.get().is_none_or(|stored| stored < position) {
+            active.stored.store(position, active.run)?;
         }
         self.session.acknowledge(position, Instant::now().into_std());
-        if let Some(further) = current.delivery.skip_position() {
-            current.stored.store_further(further, current.run)?;
+        if let Some(further) = active.delivery.skip_position() {
+            active.stored.store_skip_position(further, active.run)?;
         }
-        if current.delivery.is_behind() {
-            self.session.take(current.delivery.received_up_to());
+        if active.delivery.is_behind() {
+            self.session.take(active.delivery.received_up_to());
             if let Some((first, bytes)) =
-                current.delivery.wanted_resend().filter(|_| !self.session.is_asking())
+                active.delivery.wanted_resend().filter(|_| !self.session.is_asking())
             {
                 self.session.ask_again(first, bytes);
             }
         }
-        Ok(current.delivery.may_take_more() && self.session.go_on(Instant::now().into_std()))
+        Ok(active.delivery.may_take_more() && self.session.go_on(Instant::now().into_std()))
     }
 
     /// Adds the likely cause to an end that the sender's silence explains.
-    fn explained(&self, ended: Ended) -> Ended {
+    fn with_likely_cause(&self, ended: Ended) -> Ended {
         let is_unheard = self.session.is_unheard(Instant::now().into_std());
         match ended {
             Ended::Closed | Ended::Stream(StreamError::Lost(_)) | Ended::Session(SessionError::Silent(_))
@@ -633,7 +646,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Logs how the connection ended.
+    /// Logs the end of the connection.
     fn log_end(&self, peer: SocketAddr, ended: &Ended) {
         let id = &self.known.sender;
         let sentence = |held_back| format!("session of {id} at {peer} ended: {ended}{}", More(held_back));
@@ -641,7 +654,7 @@ impl Connection<'_> {
             let (message_id, line) = match ended {
                 Ended::Unheard(_) => (receiver::SENDER_UNHEARD, SenderLine::Failed),
                 Ended::NotProven { .. } => (receiver::STREAM_NOT_PROVEN, SenderLine::NotProven),
-                Ended::Unseated(_) => (receiver::ID_IN_USE, SenderLine::InUse),
+                Ended::Superseded(_) => (receiver::ID_IN_USE, SenderLine::InUse),
                 _ => (receiver::SESSION_ENDED, SenderLine::Failed),
             };
             if let Some(held_back) = self.shared.sender_log.admit(id, line) {
@@ -650,32 +663,33 @@ impl Connection<'_> {
             return;
         }
         let held_back =
-            if self.was_told { Some(0) } else { self.shared.sender_log.admit(id, SenderLine::Session) };
+            if self.is_logged { Some(0) } else { self.shared.sender_log.admit(id, SenderLine::Session) };
         if let Some(held_back) = held_back {
             let message_id = receiver::SESSION_ENDED;
             tracing::info!(message_id, %peer, sender = %id, held_back, "{}", sentence(held_back));
         }
     }
 
-    /// Says the last words that fit the end, and closes.
-    async fn part(&mut self, stream: &mut Stream, ended: &Ended) {
+    /// Sends the last message for this end, and closes.
+    async fn close(&mut self, stream: &mut Stream, ended: &Ended) {
         match ended {
-            Ended::Expelled => {
+            Ended::AccessRevoked => {
                 self.session.refuse(
                     RefusalCode::NotAdmitted,
-                    "this sender is not let in any more as it was: the configuration was reloaded",
+                    "the receiver changed its configuration: this sender's key or name is no longer accepted",
                 );
             }
             Ended::NotProven { .. } => self.session.refuse(
                 RefusalCode::StreamNotProven,
-                "this sender did not prove that the stream is its own: something on the way changes the connection, or the \
-                 two sides disagree on the protocol; everything stays queued",
+                "this sender did not prove that the stream is its own: something on the path changes the \
+                 connection, or the two sides disagree on the protocol; all datagrams stay queued",
             ),
             Ended::OwnExpired | Ended::Expired => {
                 self.session.refuse(RefusalCode::NotAdmitted, &ended.to_string());
             }
-            Ended::Unseated(unseated) => {
-                self.session.refuse(refusal_code(*unseated), &format!("sender {}: {ended}", self.known.sender));
+            Ended::Superseded(superseded) => {
+                self.session
+                    .refuse(refusal_code(*superseded), &format!("sender {}: {ended}", self.known.sender));
             }
             Ended::Storage(error) if error.is_too_many_new() => {
                 self.session.refuse(RefusalCode::TooManyStreams, &error.to_string());
@@ -690,54 +704,54 @@ impl Connection<'_> {
             | Ended::NoHello => {}
             Ended::Crowded(_) => {
                 self.session.refuse(RefusalCode::TooManyConnections, &ended.to_string());
-                // Others wait for this place: the sender gets what the socket takes at once.
+                // Others wait for this place, so the sender gets only what the socket accepts at once.
                 if let Err(error) = stream.send(self.session.outbox()) {
-                    tracing::debug!(%error, "the sender did not take the last words");
+                    tracing::debug!(%error, "the sender did not accept the last message");
                 }
                 return;
             }
         }
-        farewell(stream, &mut self.session).await;
+        flush_and_close(stream, &mut self.session).await;
     }
 }
 
-fn refusal_code(unseated: Unseated) -> RefusalCode {
-    match unseated {
-        Unseated::Newer(_) | Unseated::KnownLonger(_) => RefusalCode::Superseded,
-        Unseated::InUse(_) => RefusalCode::IdInUse,
+fn refusal_code(superseded: Superseded) -> RefusalCode {
+    match superseded {
+        Superseded::Newer(_) | Superseded::KnownLonger(_) => RefusalCode::Superseded,
+        Superseded::InUse(_) => RefusalCode::IdInUse,
     }
 }
 
-/// Writes what `session` still has to say, and closes.
-async fn farewell(stream: &mut Stream, session: &mut ReceiverSession) {
+/// Sends pending messages of `session`, and closes.
+async fn flush_and_close(stream: &mut Stream, session: &mut ReceiverSession) {
     let last_words = async {
         stream.flush(session.outbox()).await?;
         stream.part().await?;
         Ok::<(), StreamError>(())
     };
-    if !matches!(timeout(FAREWELL, last_words).await, Ok(Ok(()))) {
-        tracing::debug!("the sender did not take the last words");
+    if !matches!(timeout(CLOSE_TIMEOUT, last_words).await, Ok(Ok(()))) {
+        tracing::debug!("the sender did not accept the last message");
     }
 }
 
-/// The next of the stream goes to the collectors.
-fn push(turn: &mut Turn, parcel: PendingBatch) {
-    match turn.current.as_mut() {
-        Some(current) => current.delivery.push(parcel),
-        // It is not acknowledged, so the sender keeps it.
-        None => note_internal_error("a batch came before its stream had a delivery"),
+/// Queues the next batch of the stream for delivery.
+fn push(guard: &mut StreamGuard, pending: PendingBatch) {
+    match guard.active.as_mut() {
+        Some(active) => active.delivery.push(pending),
+        // The batch is not acknowledged, so the sender keeps it.
+        None => note_internal_error("received a batch before its stream had a delivery"),
     }
 }
 
-/// What was asked for once more goes to the collectors that lack it.
-fn push_again(turn: &mut Turn, parcel: PendingBatch) {
-    match turn.current.as_mut() {
-        Some(current) => current.delivery.push_resent(parcel),
-        None => note_internal_error("a batch came again before its stream had a delivery"),
+/// Queues a resent batch for the collectors that lack it.
+fn push_resent(guard: &mut StreamGuard, pending: PendingBatch) {
+    match guard.active.as_mut() {
+        Some(active) => active.delivery.push_resent(pending),
+        None => note_internal_error("received a resent batch before its stream had a delivery"),
     }
 }
 
-/// Delivers what is under way.
+/// Delivers queued batches; never returns without a delivery.
 async fn deliver(delivery: Option<&mut Delivery>) {
     match delivery {
         Some(delivery) => delivery.run().await,

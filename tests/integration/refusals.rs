@@ -254,8 +254,8 @@ fn who_is_taken_off_the_list_is_told_and_nobody_else_is_disturbed() {
     goes.wait_state("connected", STALL);
     receiver.set_toml(&table(&receiver, "stays"));
     receiver.daemon().reload();
-    goes.daemon().wait_for_log(&["the receiver refuses", "not let in any more"], STALL);
-    receiver.daemon().wait_for_log(&["session of", "goes", "not let in any more"], STALL);
+    goes.daemon().wait_for_log(&["the receiver refuses", "no longer accepted"], STALL);
+    receiver.daemon().wait_for_log(&["session of", "goes", "no longer accepted"], STALL);
     let mut exporters = Exporters::new(0..1, stays.udp().addr(), pattern);
     exporters.send(20);
     collector.wait_for(20, STALL);

@@ -9,7 +9,7 @@ use nf_transport_core::sequence::SenderId;
 use tokio::sync::watch;
 
 use crate::receiver::accept::known_sources::PeerSource;
-use crate::receiver::state::positions::Owner;
+use crate::receiver::state::positions::StreamOwner;
 
 /// An authenticated sender, and the current access policy.
 #[derive(Debug)]
@@ -26,9 +26,9 @@ impl AuthenticatedSender {
     }
 
     /// Returns its identity for the limits on new streams, for a connection from `peer`.
-    pub(crate) fn owner_at(&self, peer: IpAddr) -> Owner {
+    pub(crate) fn owner_at(&self, peer: IpAddr) -> StreamOwner {
         let is_alone = self.admission.borrow().is_of_its_own(&self.sender, &self.pass);
-        Owner { sender: self.sender.clone(), source: (!is_alone).then(|| PeerSource::of(peer)) }
+        StreamOwner { sender: self.sender.clone(), source: (!is_alone).then(|| PeerSource::of(peer)) }
     }
 
     /// Waits until the access policy no longer accepts this sender.

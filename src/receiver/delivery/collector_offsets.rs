@@ -135,15 +135,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let list = [progress("127.0.0.1:1", 5), progress("[::1]:2", 9)];
         store(directory.path(), &list).unwrap();
-        let ahead = CollectorOffsets::recover(directory.path());
+        let offsets = CollectorOffsets::recover(directory.path());
         assert!(!file(directory.path()).exists());
         let brno: SenderId = "brno".parse().unwrap();
-        assert!(ahead.take(&"praha".parse().unwrap(), STREAM).0.is_empty());
-        let (taken, run) = ahead.take(&brno, STREAM);
+        assert!(offsets.take(&"praha".parse().unwrap(), STREAM).0.is_empty());
+        let (taken, run) = offsets.take(&brno, STREAM);
         assert_eq!(run, Some(RUN));
         assert_eq!(taken[&"[::1]:2".parse().unwrap()], Position(9));
         assert_eq!(taken.len(), 2);
-        assert_eq!(ahead.take(&brno, STREAM), (HashMap::new(), None));
+        assert_eq!(offsets.take(&brno, STREAM), (HashMap::new(), None));
     }
 
     #[test]

@@ -23,24 +23,24 @@ pub(super) struct CollectorCursor {
 
 impl CollectorCursor {
     /// Delivers the first of `batches` that the collector does not have completely.
-    pub(super) async fn run(&mut self, parcels: &VecDeque<Arc<PendingBatch>>) {
-        let next = parcels.iter().find(|parcel| parcel.end > self.progress.position);
-        let Some(parcel) = next else { return };
-        for (first, datagrams) in parcel.runs_from(self.progress.position) {
+    pub(super) async fn run(&mut self, batches: &VecDeque<Arc<PendingBatch>>) {
+        let next = batches.iter().find(|batch| batch.end > self.progress.position);
+        let Some(batch) = next else { return };
+        for (first, datagrams) in batch.runs_from(self.progress.position) {
             self.progress.position = first;
             self.output.deliver(&datagrams, &mut self.progress, &self.learner).await;
         }
-        self.progress.position = parcel.end;
+        self.progress.position = batch.end;
     }
 
     /// Skips the rest of `batch` for this collector.
-    pub(super) fn skip(&mut self, parcel: &PendingBatch) {
-        if self.progress.position < parcel.end {
-            let runs = parcel.runs_from(self.progress.position);
+    pub(super) fn skip(&mut self, batch: &PendingBatch) {
+        if self.progress.position < batch.end {
+            let runs = batch.runs_from(self.progress.position);
             let datagrams: Vec<Datagram<'_>> = runs.into_iter().flat_map(|(_, run)| run).collect();
             self.learner.learn(&datagrams, None);
             self.output.skip(&datagrams);
-            self.progress.position = parcel.end;
+            self.progress.position = batch.end;
         }
     }
 }
@@ -68,11 +68,11 @@ impl Lane {
     }
 
     /// Queues the batch that begins at `end`.
-    pub(super) fn push(&mut self, parcel: Arc<PendingBatch>) {
-        self.end = parcel.end;
+    pub(super) fn push(&mut self, batch: Arc<PendingBatch>) {
+        self.end = batch.end;
         if !self.cursors.is_empty() {
-            self.bytes += parcel.bytes();
-            self.batches.push_back(parcel);
+            self.bytes += batch.bytes();
+            self.batches.push_back(batch);
         }
     }
 
@@ -84,11 +84,11 @@ impl Lane {
     /// Removes the first batch if all of its collectors have it.
     pub(super) fn pop(&mut self) -> Option<Arc<PendingBatch>> {
         let position = self.position();
-        let is_done = |parcel: &&Arc<PendingBatch>| position.is_none_or(|position| parcel.end <= position);
+        let is_done = |batch: &&Arc<PendingBatch>| position.is_none_or(|position| batch.end <= position);
         self.batches.front().filter(is_done)?;
-        let parcel = self.batches.pop_front()?;
-        self.bytes -= parcel.bytes();
-        Some(parcel)
+        let batch = self.batches.pop_front()?;
+        self.bytes -= batch.bytes();
+        Some(batch)
     }
 
     /// Makes room for one more batch: the collectors furthest behind skip the oldest batches.
@@ -105,11 +105,11 @@ impl Lane {
     pub(super) fn clear(&mut self, collected: &ExporterFilter) -> Settled {
         let position = self.position().unwrap_or_default();
         self.bytes = 0;
-        self.batches.drain(..).map(|parcel| parcel.settled_below(position, collected)).collect()
+        self.batches.drain(..).map(|batch| batch.settled_below(position, collected)).collect()
     }
 
     /// Removes the batches that all of its collectors have. Returns the result for their datagrams.
     pub(super) fn settle(&mut self, collected: &ExporterFilter) -> Settled {
-        core::iter::from_fn(|| self.pop()).map(|parcel| parcel.settled_below(parcel.end, collected)).collect()
+        core::iter::from_fn(|| self.pop()).map(|batch| batch.settled_below(batch.end, collected)).collect()
     }
 }

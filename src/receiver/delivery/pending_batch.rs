@@ -135,8 +135,8 @@ impl PendingBatch {
             settled.lose(Self::loss(self.first_new, self.end.min(position).since(self.first_new), cause));
             return settled;
         }
-        let news = self.from(self.first_new).take(usize::try_from(count).unwrap_or(usize::MAX));
-        for (number, datagram) in (self.first_new.max(self.first).0..).zip(news) {
+        let new = self.from(self.first_new).take(usize::try_from(count).unwrap_or(usize::MAX));
+        for (number, datagram) in (self.first_new.max(self.first).0..).zip(new) {
             match datagram {
                 Some(datagram) => self.settle(&datagram, collected, &mut settled),
                 None => {

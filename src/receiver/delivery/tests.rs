@@ -80,23 +80,23 @@ fn begun(position: u64, outputs: &Outputs) -> Delivery {
 }
 
 /// A batch whose sender may deliver datagrams of all exporters.
-fn parcel(first: Position, end: Position, news: Position, records: Records) -> PendingBatch {
-    PendingBatch { first, end, first_new: news, records: Ok(records), exporters: Prefixes::default() }
+fn pending(first: Position, end: Position, first_new: Position, records: Records) -> PendingBatch {
+    PendingBatch { first, end, first_new, records: Ok(records), exporters: Prefixes::default() }
 }
 
 /// Queues the next batch of the stream.
 fn push(delivery: &mut Delivery, records: Records) {
     let first = Position(delivery.received_up_to.0);
     let count = u64::try_from(records.iter().count()).unwrap();
-    delivery.push(parcel(first, first.plus(count), first, records));
+    delivery.push(pending(first, first.plus(count), first, records));
 }
 
 /// A delivery of the first batch of the stream, of which all collectors have `done` datagrams.
 fn begun_within(records: Records, done: u64, outputs: &Outputs) -> Delivery {
     let mut delivery = begun(done, outputs);
     let count = u64::try_from(records.iter().count()).unwrap();
-    let (first, end, news) = (Position(0), Position(count), Position(done));
-    delivery.push(parcel(first, end, news, records));
+    let (first, end, first_new) = (Position(0), Position(count), Position(done));
+    delivery.push(pending(first, end, first_new, records));
     delivery
 }
 
@@ -377,7 +377,7 @@ async fn only_a_returning_collector_gets_resends() {
             let end = place.plus(u64::try_from(records.iter().count()).unwrap());
             if place >= first && room > 0 {
                 room = room.saturating_sub(records.len());
-                delivery.push_resent(parcel(place, end, place, records.clone()));
+                delivery.push_resent(pending(place, end, place, records.clone()));
             }
             place = end;
         }
@@ -408,7 +408,7 @@ async fn a_stuck_skipping_collector_delays_nobody() {
     }
     assert!(reader.join().unwrap() == payloads, "lost, repeated or out of order");
     let [_, stuck] = outputs.figures().try_into().unwrap();
-    let waiting: u64 = delivery.skipping.batches.iter().map(|parcel| parcel.end.since(parcel.first)).sum();
+    let waiting: u64 = delivery.skipping.batches.iter().map(|batch| batch.end.since(batch.first)).sum();
     let partly = stuck.counts.datagrams + stuck.counts.skipped;
     assert!(stuck.counts.skipped > 1000 && partly + waiting >= 3000, "{stuck:?}, {waiting} waiting");
 }
@@ -533,9 +533,9 @@ async fn a_delivery_resumes_among_dropped_datagrams() {
         }
         let batch = builder.finish(Position(0)).unwrap();
         let mut delivery = begun(done, &outputs);
-        let (first, end, news) = (batch.first(), batch.end(), Position(done));
+        let (first, end, first_new) = (batch.first(), batch.end(), Position(done));
         let (records, exporters) = (Ok(batch.records().unwrap()), Prefixes::default());
-        delivery.push(PendingBatch { first, end, first_new: news, records, exporters });
+        delivery.push(PendingBatch { first, end, first_new, records, exporters });
         delivery.run().await;
         let settled = delivery.settle();
         assert_eq!(delivery.settled(), Position(8), "dropped datagrams hold nothing up");

@@ -139,7 +139,7 @@ impl Destination {
         let same = before.filter(|before| before.settings.source == settings.source);
         let sources = same.map(|before| before.sockets.clone());
         let last = same.and_then(|before| before.figures().last);
-        let turn = SendState {
+        let sending = SendState {
             queue: QueueGuard::new(watch, last.and_then(|(_, socket)| socket)),
             reachability: Reachability::default(),
             refusals: Refusals::default(),
@@ -157,7 +157,7 @@ impl Destination {
             address,
             settings: DestinationSettings::of(settings),
             sockets: sources.unwrap_or_else(new_sources),
-            sending: tokio::sync::Mutex::new(turn),
+            sending: tokio::sync::Mutex::new(sending),
             waiting: tokio::sync::Mutex::default(),
             figures: Mutex::new(DestinationFigures { state, counts, held: None, last }),
         }
@@ -176,9 +176,9 @@ impl Destination {
             self.sources().remember(*sender, *exporter, *seen_as);
         }
         let Some(socket) = passed_on.socket else { return };
-        let turn = self.sending.get_mut();
-        turn.generation = passed_on.generation;
-        turn.queue.resume_at(socket);
+        let sending = self.sending.get_mut();
+        sending.generation = passed_on.generation;
+        sending.queue.resume_at(socket);
         self.figures().last = Some((passed_on.generation, Some(socket)));
     }
 
@@ -219,16 +219,16 @@ impl Destination {
 
     /// Tries once to deliver from the front of `run`, for a task that has been trying since `began`.
     async fn attempt(&self, run: &Run<'_>, began: Instant) -> Attempt {
-        let mut turn = self.sending.lock().await;
-        let obstacle = match self.try_run(&mut turn, run) {
+        let mut sending = self.sending.lock().await;
+        let obstacle = match self.try_run(&mut sending, run) {
             Ok((count, recipient)) => return Attempt::Done(RunOutcome { count, recipient: Some(recipient) }),
             Err(obstacle) => obstacle,
         };
-        let obstacle = match self.judge_refusal(&mut turn, run, obstacle) {
+        let obstacle = match self.judge_refusal(&mut sending, run, obstacle) {
             Ok(attempt) => return attempt,
             Err(obstacle) => obstacle,
         };
-        self.note_obstacle(&mut turn, &obstacle, began);
+        self.note_obstacle(&mut sending, &obstacle, began);
         match obstacle {
             Obstacle::Full | Obstacle::NoBuffer(_) => Attempt::WaitForCollector(QUEUE_PAUSE),
             Obstacle::Paced(due) => Attempt::TryAgainAt(due),
@@ -247,16 +247,16 @@ impl Destination {
     /// remains as `Err`.
     fn judge_refusal(
         &self,
-        turn: &mut SendState,
+        sending: &mut SendState,
         run: &Run<'_>,
         obstacle: Obstacle,
     ) -> Result<Attempt, Obstacle> {
         let (Some(first), now) = (run.datagrams.first(), Instant::now()) else { return Err(obstacle) };
         let exporter = first.exporter.ip();
         let (verdict, reason) = match obstacle {
-            Obstacle::Refused(reason) => (turn.refusals.judge(exporter, now), reason),
-            Obstacle::NoBuffer(reason) if turn.refusals.is_starved(exporter, now) => {
-                (turn.refusals.judge(exporter, now), reason)
+            Obstacle::Refused(reason) => (sending.refusals.judge(exporter, now), reason),
+            Obstacle::NoBuffer(reason) if sending.refusals.is_starved(exporter, now) => {
+                (sending.refusals.judge(exporter, now), reason)
             }
             other => return Err(other),
         };
@@ -267,7 +267,7 @@ impl Destination {
                 // The kernel may have refused repeats as well.
                 run.learner.forget_progress(first, run.place);
                 self.figures().counts.refused += 1;
-                turn.outage_log.note_refused(self.address, exporter, &reason);
+                sending.outage_log.note_refused(self.address, exporter, &reason);
                 Ok(Attempt::Done(RunOutcome { count: 1, recipient: None }))
             }
         }

@@ -1,4 +1,5 @@
-//! Log lines that an authenticated sender's messages cause: one of each kind for each sender in `LOG_INTERVAL`.
+//! Log lines caused by messages of an authenticated sender: one of each kind for each sender in
+//! `LOG_INTERVAL`.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -19,11 +20,11 @@ pub(crate) enum SenderLine {
     Replaced,
     /// The sender lost datagrams for this reason.
     Lost(GapReason),
-    /// A batch cannot be read.
+    /// A batch cannot be decoded.
     Unreadable,
     /// A connection named a stream of the sender without its secret.
     NotProven,
-    /// A connection was refused because another sender with the same id was connected.
+    /// A connection was rejected because another sender with the same id was connected.
     InUse,
 }
 
@@ -35,8 +36,8 @@ pub(crate) struct SenderLog {
 }
 
 impl SenderLog {
-    /// Returns how many lines of this kind about `sender` were suppressed since the last one, or `None` to suppress this
-    /// one, too.
+    /// Returns the number of suppressed lines of this kind about `sender` since the last one, or `None` to
+    /// suppress this one as well.
     pub(crate) fn admit(&self, sender: &SenderId, line: SenderLine) -> Option<u64> {
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         kinds.entry(line).or_default().admit(sender.clone(), Instant::now().into_std())

@@ -1,10 +1,12 @@
-//! One seat for each sender: who sits there delivers its stream, and nobody else does.
+//! Senders: one entry for each, whose holder delivers the sender's stream.
 //!
-//! Owns what outlives a connection: the position of the stream, and how much of it each collector has. A newer connection
-//! of the same stream asks the older one to rise, and goes on where that stands, so that a lost link repeats nothing.
+//! An entry keeps the state that outlives a connection: the position of the stream, and the offsets of the
+//! collectors. A newer connection of the same stream supersedes the older one and resumes at its state, so a
+//! lost link repeats nothing.
 //!
-//! A connection with another stream than the one of the session is another sender, or a new spool. It takes the seat only if its
-//! stream was known before. Where many can have the same id, nobody can end the sessions of a sender that was there first.
+//! A connection with another stream than that of the session belongs to another sender, or to a new spool. It
+//! supersedes the session only if its stream was known first. Several senders may have the same id, and none
+//! of them can end the session of one that was there first.
 
 mod known;
 
@@ -25,24 +27,24 @@ use crate::receiver::delivery::collector_offsets::CollectorOffset;
 use crate::receiver::delivery::denied::Denied;
 use crate::receiver::delivery::unmatched::Unmatched;
 use crate::receiver::delivery::{Delivery, Settled};
-use crate::receiver::session::senders::known::Known;
+use crate::receiver::session::senders::known::SenderTable;
 use crate::receiver::state::positions::{StreamInUse, StreamPosition};
 use crate::status::{PeerState, PeerStatus, SenderTotals, Tally};
 
-/// What the sender's current stream is, and how far it is delivered.
+/// The current stream of a sender, and its delivery.
 #[derive(Debug)]
-pub(crate) struct Current {
+pub(crate) struct ActiveStream {
     pub(crate) stream: StreamId,
     pub(crate) stored: Arc<StreamPosition>,
-    /// The use of it by the session; `None` while there is no session.
+    /// The use of `stored` by the session; `None` between sessions.
     pub(crate) in_use: Option<StreamInUse>,
     pub(crate) delivery: Delivery,
-    /// The run that sent the latest of what has come.
+    /// The run that sent the latest received datagrams.
     pub(crate) run: RunId,
 }
 
-impl Current {
-    /// Whether the stored position says all that there is to know.
+impl ActiveStream {
+    /// Returns whether the stored position describes the complete state.
     fn is_settled(&self) -> bool {
         self.delivery.is_even() && self.stored.get().unwrap_or_default() == self.delivery.position()
     }
@@ -61,8 +63,8 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    /// Adds what was delivered, denied or lost, and what matched no collector.
-    pub(crate) fn settled(&self, settled: &Settled) {
+    /// Adds delivered, denied, lost and unmatched datagrams.
+    pub(crate) fn add_settled(&self, settled: &Settled) {
         Self::add(&self.datagrams, settled.delivered.datagrams);
         Self::add(&self.bytes, settled.delivered.bytes);
         let now = boot_clock();
@@ -73,7 +75,7 @@ impl Counters {
         }
     }
 
-    /// All of them at this moment.
+    /// Returns the current counts.
     fn totals(&self) -> SenderTotals {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         SenderTotals {
@@ -84,7 +86,7 @@ impl Counters {
         }
     }
 
-    /// Adds `count`, which a sender may have chosen, and returns the sum. It stays at the largest number.
+    /// Adds `count`, which a sender may have chosen, and returns the sum. The counter saturates.
     pub(crate) fn add(counter: &AtomicU64, count: u64) -> u64 {
         let add = |sum: u64| sum.saturating_add(count);
         let before = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |sum| Some(add(sum)));
@@ -92,63 +94,64 @@ impl Counters {
     }
 }
 
-/// The seat of one sender.
+/// The entry of one sender.
 #[derive(Debug)]
-pub(crate) struct Seat {
-    /// Held by the connection that delivers.
-    turn: Arc<tokio::sync::Mutex<Option<Current>>>,
-    /// The newest connection that was to have the seat.
+pub(crate) struct SenderEntry {
+    /// Locked by the connection that delivers.
+    active: Arc<tokio::sync::Mutex<Option<ActiveStream>>>,
+    /// The newest connection that acquired the entry or waits for it.
     holder: watch::Sender<Holder>,
-    view: Mutex<View>,
+    view: Mutex<ConnectionView>,
     pub(crate) counters: Counters,
 }
 
-/// What the status shows beside the counters.
+/// Values of the status in addition to the counters.
 #[derive(Clone, Debug)]
-struct View {
+struct ConnectionView {
     peer: SocketAddr,
     stream: StreamId,
     state: PeerState,
-    /// What encrypts the connection.
+    /// Cipher of the connection.
     cipher: &'static str,
     /// The stream that this one continues, because the spool was rolled back or cloned.
     replaces: Option<StreamId>,
-    /// The last connection that a newer one took over from.
+    /// The last connection that a newer one superseded.
     superseded: Option<SocketAddr>,
-    /// The last connection that was refused because another sender had the seat.
+    /// The last connection that was rejected because another sender had the entry.
     rival: Option<SocketAddr>,
-    /// Why the last session ended; `None` while there is one.
+    /// Reason for the end of the last session; `None` during a session.
     ended: Option<String>,
 }
 
-/// A connection that has a seat, or is about to.
+/// A connection that has the entry, or waits for it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Holder {
     number: u64,
     peer: SocketAddr,
     stream: StreamId,
     begun: SystemTime,
-    /// Whether the connection still has the seat, or waits for it.
+    /// Whether the connection still has the entry, or waits for it.
     is_here: bool,
 }
 
 impl Holder {
-    /// Fails if this connection is there with another stream, and that of the newcomer did not begin before it.
-    fn check(&self, stream: StreamId, begun: Option<SystemTime>) -> Result<(), Unseated> {
+    /// Fails if this connection exists with another stream, and the stream of the new one did not begin
+    /// earlier.
+    fn check(&self, stream: StreamId, begun: Option<SystemTime>) -> Result<(), Superseded> {
         let gives_way =
             !self.is_here || self.stream == stream || begun.is_some_and(|begun| begun < self.begun);
-        if gives_way { Ok(()) } else { Err(Unseated::InUse(self.peer)) }
+        if gives_way { Ok(()) } else { Err(Superseded::InUse(self.peer)) }
     }
 
-    /// Why a connection with `stream` lost the seat to this one.
-    fn superseded(&self, stream: StreamId) -> Unseated {
-        if self.stream == stream { Unseated::Newer(self.peer) } else { Unseated::KnownLonger(self.peer) }
+    /// Returns the reason why a connection with `stream` lost the entry to this one.
+    fn superseded(&self, stream: StreamId) -> Superseded {
+        if self.stream == stream { Superseded::Newer(self.peer) } else { Superseded::KnownLonger(self.peer) }
     }
 }
 
-/// Why a connection does not get a seat, or lost it to another, with the address of that.
+/// Reason why a connection does not get an entry, or lost it to another, with the address of the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Unseated {
+pub(crate) enum Superseded {
     #[error(
         "a newer connection of the same sender, from {0}, took over; if this repeats, two machines use the same id \
          and key: give one of them an id of its own"
@@ -160,72 +163,74 @@ pub(crate) enum Unseated {
     )]
     KnownLonger(SocketAddr),
     #[error(
-        "its id is in use by another sender, at {0}: give each sender an id of its own (nf-receiver invite NAME). Everything stays \
-         queued until that one disconnects; if that is an old connection of this sender, it ends after three heartbeats"
+        "its id is in use by another sender, at {0}: give each sender an id of its own (nf-receiver invite \
+         NAME). All datagrams stay queued until that one disconnects; if that is an old connection of this \
+         sender, it ends after three heartbeats"
     )]
     InUse(SocketAddr),
 }
 
-/// The claim of one connection to a seat, until dropped.
+/// The claim of one connection to an entry, until dropped.
 #[derive(Debug)]
 struct Claim {
-    seat: Arc<Seat>,
+    entry: Arc<SenderEntry>,
     number: u64,
     stream: StreamId,
 }
 
 impl Claim {
-    /// Fails if a newer connection claims the seat.
-    fn check(&self) -> Result<(), Unseated> {
-        let holder = *self.seat.holder.borrow();
+    /// Fails if a newer connection claims the entry.
+    fn check(&self) -> Result<(), Superseded> {
+        let holder = *self.entry.holder.borrow();
         if holder.number == self.number { Ok(()) } else { Err(holder.superseded(self.stream)) }
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.seat.holder.send_if_modified(|holder| {
+        self.entry.holder.send_if_modified(|holder| {
             holder.is_here &= holder.number != self.number;
             false
         });
     }
 }
 
-/// The right to deliver a sender's stream, while it lasts.
+/// Exclusive right to deliver a sender's stream, until dropped.
 #[derive(Debug)]
-pub(crate) struct Turn {
-    pub(crate) seat: Arc<Seat>,
-    /// Given up before the seat is free, so that no newcomer is refused in between.
+pub(crate) struct StreamGuard {
+    pub(crate) entry: Arc<SenderEntry>,
+    /// Dropped before the entry is free, so that no new connection is rejected in between.
     claim: Claim,
-    pub(crate) current: OwnedMutexGuard<Option<Current>>,
-    /// Changes when another connection is to have the seat.
+    pub(crate) active: OwnedMutexGuard<Option<ActiveStream>>,
+    /// Changes when another connection claims the entry.
     pub(crate) holder: watch::Receiver<Holder>,
 }
 
-impl Turn {
-    /// Why another connection is to have the seat.
-    pub(crate) fn superseded(&self) -> Unseated {
+impl StreamGuard {
+    /// Returns the reason why another connection claims the entry.
+    pub(crate) fn superseded(&self) -> Superseded {
         self.holder.borrow().superseded(self.claim.stream)
     }
 }
 
-impl Drop for Turn {
-    /// Forgets what will come again, and what the stored position says, too. While a collector is behind others, how far each of
-    /// them is stays here until the sender is back. The file is closed in any case.
+impl Drop for StreamGuard {
+    /// Drops batches that will be sent again, and the stream state if the stored position describes it
+    /// completely. While a collector is behind others, their offsets stay here until the sender is back. The
+    /// file is closed in any case.
     fn drop(&mut self) {
-        if let Some(current) = self.current.as_mut() {
-            self.seat.counters.settled(&current.delivery.suspend());
+        if let Some(current) = self.active.as_mut() {
+            self.entry.counters.add_settled(&current.delivery.suspend());
             current.in_use = None;
         }
-        self.current.take_if(|current| current.is_settled());
-        self.seat.view().state = PeerState::Disconnected;
+        self.active.take_if(|current| current.is_settled());
+        self.entry.view().state = PeerState::Disconnected;
     }
 }
 
-impl Seat {
+impl SenderEntry {
     fn new(peer: SocketAddr, stream: StreamId, unmatched: Arc<Unmatched>) -> Self {
         Self {
-            turn: Arc::default(),
+            active: Arc::default(),
             holder: watch::Sender::new(Holder {
                 number: 0,
                 peer,
@@ -233,7 +238,7 @@ impl Seat {
                 begun: SystemTime::UNIX_EPOCH,
                 is_here: false,
             }),
-            view: Mutex::new(View {
+            view: Mutex::new(ConnectionView {
                 peer,
                 stream,
                 state: PeerState::Disconnected,
@@ -247,23 +252,23 @@ impl Seat {
         }
     }
 
-    fn view(&self) -> MutexGuard<'_, View> {
+    fn view(&self) -> MutexGuard<'_, ConnectionView> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes why the session ended.
+    /// Notes the reason for the end of the session.
     pub(crate) fn note_ended(&self, reason: String) {
         self.view().ended = Some(reason);
     }
 
-    /// Claims the seat for a connection with `stream`, which began at `begun`. Returns the address of the connection that loses
-    /// it thereby.
+    /// Claims the entry for a connection with `stream`, which began at `begun`. Returns the address of the
+    /// connection that it supersedes.
     fn claim(
         self: &Arc<Self>,
         peer: SocketAddr,
         stream: StreamId,
         begun: SystemTime,
-    ) -> Result<(Claim, Option<SocketAddr>), Unseated> {
+    ) -> Result<(Claim, Option<SocketAddr>), Superseded> {
         let mut outcome = Ok((0, None));
         self.holder.send_if_modified(|holder| {
             let before = holder.is_here.then_some(holder.peer);
@@ -275,142 +280,144 @@ impl Seat {
             outcome.is_ok()
         });
         match outcome {
-            Ok((number, before)) => Ok((Claim { seat: self.clone(), number, stream }, before)),
-            Err(unseated) => Err(self.refused(peer, unseated)),
+            Ok((number, before)) => Ok((Claim { entry: self.clone(), number, stream }, before)),
+            Err(superseded) => Err(self.note_rival(peer, superseded)),
         }
     }
 
-    /// Notes for the status that a connection of `peer` was refused.
-    fn refused(&self, peer: SocketAddr, unseated: Unseated) -> Unseated {
+    /// Notes for the status that a connection of `peer` was rejected.
+    fn note_rival(&self, peer: SocketAddr, superseded: Superseded) -> Superseded {
         self.view().rival = Some(peer);
-        unseated
+        superseded
     }
 
-    /// Takes the seat for a connection whose stream began at `begun`: a connection that has it ends. Fails if the seat is not for
-    /// this stream now, or as soon as another connection is to have it.
-    pub(crate) async fn take(
+    /// Acquires the entry for a connection whose stream began at `begun`; a connection that has it ends.
+    /// Fails if the entry is not available to this stream, or as soon as another connection claims it.
+    pub(crate) async fn acquire(
         self: Arc<Self>,
         peer: SocketAddr,
         hello: &Hello,
         begun: SystemTime,
         cipher: &'static str,
-    ) -> Result<Turn, Unseated> {
+    ) -> Result<StreamGuard, Superseded> {
         let (claim, before) = self.claim(peer, hello.stream, begun)?;
         let mut holder = self.holder.subscribe();
         let is_superseded = async {
             drop(holder.wait_for(|holder| holder.number != claim.number).await);
         };
         let current = tokio::select! {
-            current = self.turn.clone().lock_owned() => current,
-            () = is_superseded => return claim.check().and(Err(Unseated::Newer(peer))),
+            current = self.active.clone().lock_owned() => current,
+            () = is_superseded => return claim.check().and(Err(Superseded::Newer(peer))),
         };
         let holder = self.holder.subscribe();
         claim.check()?;
         let (stream, replaces, state) = (hello.stream, hello.replaces, PeerState::Connected);
         let mut view = self.view();
         let (superseded, rival) = (before.or(view.superseded), view.rival);
-        *view = View { peer, stream, state, cipher, replaces, superseded, rival, ended: None };
+        *view = ConnectionView { peer, stream, state, cipher, replaces, superseded, rival, ended: None };
         drop(view);
-        Ok(Turn { seat: self, claim, current, holder })
+        Ok(StreamGuard { entry: self, claim, active: current, holder })
     }
 
-    /// Whether nothing is under way.
+    /// Returns whether no connection has the entry and its state is stored.
     fn is_idle(&self) -> bool {
-        self.turn.try_lock().is_ok_and(|current| current.as_ref().is_none_or(Current::is_settled))
+        self.active.try_lock().is_ok_and(|current| current.as_ref().is_none_or(ActiveStream::is_settled))
     }
 }
 
-/// The seats of all senders seen.
+/// The entries of all known senders.
 #[derive(Debug, Default)]
-pub(crate) struct Seats {
-    known: Mutex<Known>,
+pub(crate) struct Senders {
+    table: Mutex<SenderTable>,
     unmatched: Arc<Unmatched>,
 }
 
-impl Seats {
-    /// Datagrams that match no collector.
+impl Senders {
+    /// Returns the datagrams that match no collector.
     pub(crate) fn unmatched(&self) -> &Unmatched {
         &self.unmatched
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, SenderTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The seat of `id`. With too many seats, free ones are given up.
-    pub(crate) fn seat(&self, id: &SenderId, peer: SocketAddr, stream: StreamId) -> Arc<Seat> {
-        let mut known = self.known();
+    /// Returns the entry of `id`. If there are too many, free ones are removed.
+    pub(crate) fn entry(&self, id: &SenderId, peer: SocketAddr, stream: StreamId) -> Arc<SenderEntry> {
+        let mut known = self.table();
         let forgotten = known.make_room(id);
-        let new = || Arc::new(Seat::new(peer, stream, self.unmatched.clone()));
-        let seat = known.seats.entry(id.clone()).or_insert_with(new).clone();
+        let new = || Arc::new(SenderEntry::new(peer, stream, self.unmatched.clone()));
+        let entry = known.entries.entry(id.clone()).or_insert_with(new).clone();
         drop(known);
-        for (id, seat) in forgotten {
-            seat.counters.denied.log(&id, Instant::now(), true);
+        for (id, entry) in forgotten {
+            entry.counters.denied.log(&id, Instant::now(), true);
         }
-        seat
+        entry
     }
 
-    /// The address of the sender `id`, if it was here with this stream.
+    /// Returns the address of the sender `id`, if it was connected with this stream.
     pub(crate) fn peer_of(&self, id: &SenderId, stream: StreamId) -> Option<SocketAddr> {
-        let seat = self.known().seats.get(id)?.clone();
-        let view = seat.view();
+        let entry = self.table().entries.get(id)?.clone();
+        let view = entry.view();
         (view.stream == stream).then_some(view.peer)
     }
 
-    /// Fails if `id` is in use by a sender with another stream that began before `begun`, or if this one has not begun at all.
+    /// Fails if `id` is in use by a sender with another stream that began before `begun`, or if this stream
+    /// has not begun at all.
     pub(crate) fn check(
         &self,
         id: &SenderId,
         peer: SocketAddr,
         stream: StreamId,
         begun: Option<SystemTime>,
-    ) -> Result<(), Unseated> {
-        let Some(seat) = self.known().seats.get(id).cloned() else { return Ok(()) };
-        let holder = *seat.holder.borrow();
-        holder.check(stream, begun).map_err(|unseated| seat.refused(peer, unseated))
+    ) -> Result<(), Superseded> {
+        let Some(entry) = self.table().entries.get(id).cloned() else { return Ok(()) };
+        let holder = *entry.holder.borrow();
+        holder.check(stream, begun).map_err(|superseded| entry.note_rival(peer, superseded))
     }
 
-    /// The rows of all senders by id.
+    /// Returns the rows of all senders, sorted by id.
     pub(crate) fn status(&self, admission: &Admission) -> Vec<PeerStatus> {
-        let row = |(id, seat): (&SenderId, &Arc<Seat>)| row(id, seat, &admission.exporters_of(id));
-        let mut rows: Vec<PeerStatus> = self.known().seats.iter().map(row).collect();
+        let row = |(id, entry): (&SenderId, &Arc<SenderEntry>)| row(id, entry, &admission.exporters_of(id));
+        let mut rows: Vec<PeerStatus> = self.table().entries.iter().map(row).collect();
         rows.sort_by(|a, b| a.id.cmp(&b.id));
         rows
     }
 
-    /// The counts of all senders together.
+    /// Returns the sum of the counts of all senders.
     pub(crate) fn totals(&self) -> SenderTotals {
-        self.known().totals()
+        self.table().totals()
     }
 
-    /// Logs denied datagrams that are not in the log yet: those that are due or, at the end, all. To be called once a second.
+    /// Logs denied datagrams that are not logged yet: those that are due or, at the end, all. Call it once a
+    /// second.
     pub(crate) fn log_denied(&self, is_end: bool) {
-        let seats: Vec<(SenderId, Arc<Seat>)> =
-            self.known().seats.iter().map(|(id, seat)| (id.clone(), seat.clone())).collect();
-        for (id, seat) in seats {
-            seat.counters.denied.log(&id, Instant::now(), is_end);
+        let senders: Vec<(SenderId, Arc<SenderEntry>)> =
+            self.table().entries.iter().map(|(id, entry)| (id.clone(), entry.clone())).collect();
+        for (id, entry) in senders {
+            entry.counters.denied.log(&id, Instant::now(), is_end);
         }
     }
 
-    /// Stores, for batches that were on their way when the daemon stopped, what every collector has of them. Gives
-    /// what some of the collectors have beyond that.
-    pub(crate) async fn settle(&self) -> Vec<CollectorOffset> {
-        let seats: Vec<(SenderId, Arc<Seat>)> =
-            self.known().seats.iter().map(|(id, seat)| (id.clone(), seat.clone())).collect();
-        let mut ahead = Vec::new();
-        for (id, seat) in seats {
-            let current = seat.turn.lock().await;
+    /// Stores, at an orderly stop, the position that every collector has of each stream. Returns the offsets
+    /// of collectors that are ahead of it.
+    pub(crate) async fn store_offsets(&self) -> Vec<CollectorOffset> {
+        let senders: Vec<(SenderId, Arc<SenderEntry>)> =
+            self.table().entries.iter().map(|(id, entry)| (id.clone(), entry.clone())).collect();
+        let mut offsets = Vec::new();
+        for (id, entry) in senders {
+            let current = entry.active.lock().await;
             let Some(current) = current.as_ref() else { continue };
             let stored = current.delivery.position();
             if let Err(error) = current.stored.store(stored, current.run) {
                 tracing::error!(
                     %error,
-                    "cannot store how far a stream is delivered, so that some of it will be repeated: \
-                     {error}"
+                    "cannot store the position of the stream of {id}: {error}; some of its datagrams will \
+                     be repeated"
                 );
             }
             let beyond = current.delivery.progress().filter(|(_, position)| *position > stored);
-            ahead.extend(beyond.map(|(collector, position)| CollectorOffset {
+            offsets.extend(beyond.map(|(collector, position)| CollectorOffset {
                 sender: id.to_string(),
                 stream: current.stream.to_string(),
                 collector,
@@ -418,14 +425,14 @@ impl Seats {
                 run: current.run.to_string(),
             }));
         }
-        ahead
+        offsets
     }
 }
 
-fn row(id: &SenderId, seat: &Seat, exporters: &Prefixes) -> PeerStatus {
-    let (view, now) = (seat.view().clone(), boot_clock());
+fn row(id: &SenderId, entry: &SenderEntry, exporters: &Prefixes) -> PeerStatus {
+    let (view, now) = (entry.view().clone(), boot_clock());
     let seconds_since = |moment: BootTime| now.since(moment).map_or(0, |time| time.as_secs());
-    let SenderTotals { delivered, duplicates, gaps, denied } = seat.counters.totals();
+    let SenderTotals { delivered, duplicates, gaps, denied } = entry.counters.totals();
     PeerStatus {
         id: id.to_string(),
         stream: view.stream.to_string(),
@@ -441,7 +448,7 @@ fn row(id: &SenderId, seat: &Seat, exporters: &Prefixes) -> PeerStatus {
         ended: view.ended,
         exporters: exporters.iter().map(ToString::to_string).collect(),
         denied,
-        denied_exporters: seat.counters.denied.exporters(seconds_since),
+        denied_exporters: entry.counters.denied.exporters(seconds_since),
     }
 }
 
@@ -456,7 +463,7 @@ mod tests {
     use super::*;
     use crate::limits::SEATS_MAX;
     use crate::receiver::output::Outputs;
-    use crate::receiver::state::positions::{Owner, Positions};
+    use crate::receiver::state::positions::{Positions, StreamOwner};
 
     const STREAM: StreamId = StreamId([1; 16]);
 
@@ -466,19 +473,19 @@ mod tests {
         Hello { stream: STREAM, first: Position(0), heartbeat, run, replaces: None, proof }
     }
 
-    async fn turn(seats: &Seats, id: &str) -> Turn {
+    async fn guard(senders: &Senders, id: &str) -> StreamGuard {
         let peer = "192.0.2.1:40000".parse().unwrap();
-        let seat = seats.seat(&id.parse().unwrap(), peer, STREAM);
-        seat.take(peer, &hello(), SystemTime::UNIX_EPOCH, "none").await.unwrap()
+        let entry = senders.entry(&id.parse().unwrap(), peer, STREAM);
+        entry.acquire(peer, &hello(), SystemTime::UNIX_EPOCH, "none").await.unwrap()
     }
 
     #[tokio::test]
-    async fn a_sender_that_is_gone_keeps_its_counters_and_no_open_file() {
+    async fn an_absent_sender_keeps_counters_but_no_file() {
         let state = tempfile::tempdir().unwrap();
         let positions = Positions::open(state.path()).unwrap();
-        let seats = Seats::default();
-        let mut turn = turn(&seats, "edge").await;
-        let owner = Owner { sender: "edge".parse().unwrap(), source: None };
+        let senders = Senders::default();
+        let mut guard = guard(&senders, "edge").await;
+        let owner = StreamOwner { sender: "edge".parse().unwrap(), source: None };
         let in_use = positions.stream(&owner, STREAM, Instant::now()).unwrap();
         let stored = in_use.position().clone();
         let file = Arc::downgrade(&stored);
@@ -486,42 +493,42 @@ mod tests {
         let sender = "edge".parse().unwrap();
         let delivery = Delivery::new(sender, Position(3), None, &Outputs::to(&[]), &HashMap::new());
         let in_use = Some(in_use);
-        *turn.current = Some(Current { stream: STREAM, stored, in_use, delivery, run: RunId::NONE });
-        Counters::add(&turn.seat.counters.datagrams, 3);
-        drop(turn);
+        *guard.active = Some(ActiveStream { stream: STREAM, stored, in_use, delivery, run: RunId::NONE });
+        Counters::add(&guard.entry.counters.datagrams, 3);
+        drop(guard);
         positions.sync().unwrap();
         assert!(file.upgrade().is_none());
-        assert_eq!(seats.status(&Admission::default())[0].delivered.datagrams, 3);
+        assert_eq!(senders.status(&Admission::default())[0].delivered.datagrams, 3);
     }
 
     #[test]
     fn counts_of_forgotten_senders_stay_in_the_totals() {
-        let seats = Seats::default();
+        let senders = Senders::default();
         let peer = "192.0.2.1:40000".parse().unwrap();
-        let seat = seats.seat(&"edge".parse().unwrap(), peer, STREAM);
-        Counters::add(&seat.counters.datagrams, 30);
-        Counters::add(&seat.counters.bytes, 3000);
-        Counters::add(&seat.counters.duplicates, 2);
-        Counters::add(&seat.counters.gaps, u64::MAX);
-        drop(seat);
-        let before = seats.totals();
+        let entry = senders.entry(&"edge".parse().unwrap(), peer, STREAM);
+        Counters::add(&entry.counters.datagrams, 30);
+        Counters::add(&entry.counters.bytes, 3000);
+        Counters::add(&entry.counters.duplicates, 2);
+        Counters::add(&entry.counters.gaps, u64::MAX);
+        drop(entry);
+        let before = senders.totals();
         for number in 0..=SEATS_MAX {
-            let seat = seats.seat(&format!("other-{number}").parse().unwrap(), peer, STREAM);
-            Counters::add(&seat.counters.gaps, 1);
+            let entry = senders.entry(&format!("other-{number}").parse().unwrap(), peer, STREAM);
+            Counters::add(&entry.counters.gaps, 1);
         }
-        let is_kept = seats.status(&Admission::default()).iter().any(|row| row.id == "edge");
-        assert!(!is_kept, "the seat made room");
-        assert_eq!(seats.totals(), before);
+        let is_kept = senders.status(&Admission::default()).iter().any(|row| row.id == "edge");
+        assert!(!is_kept, "the entry made room");
+        assert_eq!(senders.totals(), before);
         assert_eq!(before.delivered, Tally { datagrams: 30, bytes: 3000 });
         assert_eq!((before.duplicates, before.gaps), (2, u64::MAX));
     }
 
-    /// The seat of `edge`, and what a connection with stream `number`, which began then, is told when it wants it.
-    async fn take(seat: &Arc<Seat>, number: u8) -> Result<Turn, Unseated> {
+    /// Acquires `entry` for a connection with stream `number`, which began at that second.
+    async fn take(entry: &Arc<SenderEntry>, number: u8) -> Result<StreamGuard, Superseded> {
         let peer = SocketAddr::from(([192, 0, 2, number], 40_000));
         let begun = SystemTime::UNIX_EPOCH + core::time::Duration::from_secs(number.into());
         let hello = Hello { stream: StreamId([number; 16]), ..hello() };
-        seat.clone().take(peer, &hello, begun, "none").await
+        entry.clone().acquire(peer, &hello, begun, "none").await
     }
 
     fn peer(number: u8) -> SocketAddr {
@@ -530,47 +537,47 @@ mod tests {
 
     #[tokio::test]
     async fn a_superseded_connection_waits_no_longer() {
-        let seats = Seats::default();
-        let seat = seats.seat(&"edge".parse().unwrap(), peer(1), STREAM);
-        let held = take(&seat, 3).await.unwrap();
+        let senders = Senders::default();
+        let entry = senders.entry(&"edge".parse().unwrap(), peer(1), STREAM);
+        let held = take(&entry, 3).await.unwrap();
         let waiting = [2, 1].map(|number| {
-            let seat = seat.clone();
-            tokio::spawn(async move { take(&seat, number).await.map(drop) })
+            let entry = entry.clone();
+            tokio::spawn(async move { take(&entry, number).await.map(drop) })
         });
         let [earlier, later] = waiting;
-        assert_eq!(earlier.await.unwrap().unwrap_err(), Unseated::KnownLonger(peer(1)));
-        assert_eq!(held.superseded(), Unseated::KnownLonger(peer(1)));
-        assert_eq!(take(&seat, 2).await.unwrap_err(), Unseated::InUse(peer(1)));
+        assert_eq!(earlier.await.unwrap().unwrap_err(), Superseded::KnownLonger(peer(1)));
+        assert_eq!(held.superseded(), Superseded::KnownLonger(peer(1)));
+        assert_eq!(take(&entry, 2).await.unwrap_err(), Superseded::InUse(peer(1)));
         drop(held);
         later.await.unwrap().unwrap();
     }
 
     #[tokio::test]
-    async fn a_claim_that_is_cut_off_blocks_nobody() {
-        let seats = Seats::default();
-        let seat = seats.seat(&"edge".parse().unwrap(), peer(1), STREAM);
-        let held = take(&seat, 3).await.unwrap();
+    async fn a_cancelled_claim_blocks_no_connection() {
+        let senders = Senders::default();
+        let entry = senders.entry(&"edge".parse().unwrap(), peer(1), STREAM);
+        let held = take(&entry, 3).await.unwrap();
         let waiting = tokio::spawn({
-            let seat = seat.clone();
-            async move { take(&seat, 1).await.map(drop) }
+            let entry = entry.clone();
+            async move { take(&entry, 1).await.map(drop) }
         });
-        while held.superseded() != Unseated::KnownLonger(peer(1)) {
+        while held.superseded() != Superseded::KnownLonger(peer(1)) {
             tokio::task::yield_now().await;
         }
         waiting.abort();
         waiting.await.unwrap_err();
         drop(held);
-        take(&seat, 4).await.unwrap();
+        take(&entry, 4).await.unwrap();
     }
 
     #[tokio::test]
-    async fn a_seat_that_somebody_is_about_to_take_is_never_given_up() {
-        let seats = Seats::default();
+    async fn an_entry_about_to_be_acquired_is_kept() {
+        let senders = Senders::default();
         let peer = "192.0.2.1:40000".parse().unwrap();
-        let seat = seats.seat(&"edge".parse().unwrap(), peer, STREAM);
+        let entry = senders.entry(&"edge".parse().unwrap(), peer, STREAM);
         for number in 0..=SEATS_MAX {
-            seats.seat(&format!("other-{number}").parse().unwrap(), peer, STREAM);
+            senders.entry(&format!("other-{number}").parse().unwrap(), peer, STREAM);
         }
-        assert!(Arc::ptr_eq(&seat, &seats.seat(&"edge".parse().unwrap(), peer, STREAM)));
+        assert!(Arc::ptr_eq(&entry, &senders.entry(&"edge".parse().unwrap(), peer, STREAM)));
     }
 }

@@ -1,4 +1,4 @@
-//! Over real sockets on loopback: a sender of the test's own speaks to one connection.
+//! Tests over real sockets on loopback: a sender of the test talks to one connection.
 
 use core::net::SocketAddr;
 
@@ -16,13 +16,13 @@ use super::*;
 use crate::host::{Stopper, stop_channel};
 use crate::receiver::delivery::collector_offsets::CollectorOffsets;
 use crate::receiver::output::ResolvedCollector;
-use crate::receiver::state::positions::Owner;
+use crate::receiver::state::positions::StreamOwner;
 use crate::status::CollectorState;
 
-/// That of every connection.
+/// Binding of every connection.
 const BINDING: ChannelBinding = ChannelBinding([9; 32]);
 
-/// How long a receiver waits for HELLO.
+/// Time for which a receiver waits for HELLO.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn key(seed: u8) -> StreamKey {
@@ -34,7 +34,7 @@ fn stream() -> StreamId {
     key(1).id()
 }
 
-/// A receiver, its collector, and the directory of its state.
+/// A receiver, its collector, and its state directory.
 struct Receiver {
     shared: Arc<Shared>,
     collector: UdpSocket,
@@ -42,15 +42,15 @@ struct Receiver {
 }
 
 impl Receiver {
-    /// Whose collector gets these exporters only.
+    /// A receiver whose collector gets only these exporters.
     async fn new(exporters: &[&str]) -> Arc<Self> {
         Self::with(UdpSocket::bind("127.0.0.1:0").await.unwrap(), exporters)
     }
 
-    /// Whose collector gets these exporters only, and is down.
+    /// A receiver whose collector gets only these exporters, and is down.
     async fn down(exporters: &[&str]) -> Arc<Self> {
         let collector = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        // A connected socket takes nothing from others.
+        // A connected socket accepts nothing from others.
         collector.connect(collector.local_addr().unwrap()).await.unwrap();
         Self::with(collector, exporters)
     }
@@ -61,14 +61,14 @@ impl Receiver {
         resolved.settings.exporters = exporters.iter().map(|prefix| prefix.parse().unwrap()).collect();
         let outputs = Outputs::to(&[]).changed_to(&[resolved]);
         let shared = Arc::new(Shared {
-            seats: Seats::default(),
+            senders: Senders::default(),
             positions: Positions::open(state.path()).unwrap(),
             outputs: watch::channel(Arc::new(outputs)).1,
-            ahead: CollectorOffsets::recover(state.path()),
+            collector_offsets: CollectorOffsets::recover(state.path()),
             templates: Arc::default(),
-            complaints: Mutex::default(),
+            log_limit: Mutex::default(),
             sender_log: SenderLog::default(),
-            refused: Mutex::default(),
+            rejected: Mutex::default(),
             known_sources: Arc::default(),
             waiting: WaitingForSession::default(),
             confusion: Confusion::default(),
@@ -77,7 +77,7 @@ impl Receiver {
     }
 }
 
-/// A sender of the test's own, connected to a receiver.
+/// A sender of the test, connected to a receiver.
 struct Exchange {
     stream: TcpStream,
     decoder: Decoder,
@@ -87,7 +87,7 @@ struct Exchange {
 }
 
 impl Exchange {
-    /// A connection of this sender that has said nothing yet. The receiver wants HELLO within `patience`.
+    /// A connection of this sender that has sent nothing yet. The receiver expects HELLO within `patience`.
     async fn connected(receiver: &Arc<Receiver>, sender: &str, patience: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -114,7 +114,7 @@ impl Exchange {
         Self::agreed_for(&[]).await
     }
 
-    /// As [`Self::agreed`], where the collector gets these exporters only.
+    /// See [`Self::agreed`]; the collector gets only these exporters.
     async fn agreed_for(exporters: &[&str]) -> Self {
         let mut exchange = Self::connected(&Receiver::new(exporters).await, "edge", PATIENCE).await;
         exchange.greet(stream(), key(1).prove(BINDING)).await;
@@ -122,7 +122,7 @@ impl Exchange {
         exchange
     }
 
-    /// Says HELLO for `stream`.
+    /// Sends HELLO for `stream`.
     async fn greet(&mut self, stream: StreamId, proof: StreamProof) {
         let (heartbeat, run) = (Heartbeat::nearest(Duration::from_secs(5)), RunId([3; 16]));
         let hello = Hello { stream, first: Position(0), heartbeat, run, replaces: None, proof };
@@ -136,7 +136,7 @@ impl Exchange {
         self.stream.write_all(&batch).await.unwrap();
     }
 
-    /// The next message that is not a sign of life only.
+    /// Returns the next message that is not a ping.
     async fn hear(&mut self) -> Message {
         let mut input = [0; 1024];
         loop {
@@ -169,13 +169,13 @@ fn batch_of(first: Position, datagrams: &[(&str, &[u8])]) -> Batch {
     builder.finish(first).unwrap()
 }
 
-/// Rules by which the sender of an exchange may deliver datagrams of these exporters.
+/// A policy by which the sender of an exchange may deliver datagrams of these exporters.
 fn only(prefix: &str) -> Arc<Admission> {
     let exporters = vec![prefix.parse().unwrap()].into();
     Arc::new(Admission { exporters: [("edge".parse().unwrap(), exporters)].into(), ..Admission::default() })
 }
 
-/// Whole by its checksums, but its record ends nowhere.
+/// A batch with valid checksums whose record has no end.
 fn unreadable(first: Position) -> Bytes {
     let whole = batch(first, b"x");
     let body = [0xFF; 20];
@@ -188,7 +188,7 @@ fn unreadable(first: Position) -> Bytes {
 }
 
 #[tokio::test]
-async fn a_batch_that_cannot_be_read_is_counted_and_the_next_one_is_delivered() {
+async fn an_unreadable_batch_is_counted_and_skipped() {
     let mut exchange = Exchange::agreed().await;
     exchange.say(Message::Data(unreadable(Position(0)))).await;
     exchange.say(Message::Data(batch(Position(1), b"second").bytes().clone())).await;
@@ -196,12 +196,12 @@ async fn a_batch_that_cannot_be_read_is_counted_and_the_next_one_is_delivered() 
     let mut payload = [0; 16];
     let length = exchange.receiver.collector.recv(&mut payload).await.unwrap();
     assert_eq!(&payload[..length], b"second");
-    let [sender] = exchange.receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
+    let [sender] = exchange.receiver.shared.senders.status(&Admission::default()).try_into().unwrap();
     assert_eq!((sender.gaps, sender.delivered.datagrams), (1, 1));
 }
 
 #[tokio::test]
-async fn a_sender_that_is_not_let_in_any_more_is_told_so() {
+async fn a_revoked_sender_gets_the_reason() {
     let mut exchange = Exchange::agreed().await;
     let stricter = Admission { plaintext: true, ..Admission::default() };
     exchange.admission.send_replace(Arc::new(stricter));
@@ -210,7 +210,7 @@ async fn a_sender_that_is_not_let_in_any_more_is_told_so() {
     exchange.admission.send_replace(Arc::new(Admission { shared: vec![key], ..Admission::default() }));
     let Message::Refuse(refusal) = exchange.hear().await else { panic!("no refusal") };
     assert_eq!(refusal.code(), RefusalCode::NotAdmitted);
-    assert!(refusal.text().contains("not let in any more"), "{}", refusal.text());
+    assert!(refusal.text().contains("no longer accepted"), "{}", refusal.text());
 }
 
 #[tokio::test]
@@ -221,7 +221,7 @@ async fn datagrams_that_match_no_collector_are_counted() {
         exchange.say(Message::Data(from(ip, first))).await;
     }
     while exchange.hear().await != Message::Ack(Position(4)) {}
-    let unmatched = exchange.receiver.shared.seats.unmatched();
+    let unmatched = exchange.receiver.shared.senders.unmatched();
     let rows = unmatched.status(crate::host::boot_clock()).into_iter();
     let rows: Vec<_> = rows.map(|row| (row.address.to_string(), row.datagrams)).collect();
     assert_eq!(rows, [("192.0.2.7".to_owned(), 2), ("192.0.2.8".to_owned(), 1)]);
@@ -229,7 +229,7 @@ async fn datagrams_that_match_no_collector_are_counted() {
 }
 
 #[tokio::test]
-async fn what_a_reconnect_repeats_is_not_counted_before_the_ack() {
+async fn repeats_after_a_reconnect_are_counted_once() {
     let receiver = Receiver::down(&["192.0.2.1/32"]).await;
     let mut builder = BatchBuilder::new(stream(), Compression::None);
     for exporter in ["192.0.2.1:1", "192.0.2.7:1", "192.0.2.7:1"] {
@@ -249,22 +249,22 @@ async fn what_a_reconnect_repeats_is_not_counted_before_the_ack() {
             tokio::task::yield_now().await;
         }
     }
-    let [sender] = receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
-    assert_eq!((receiver.shared.seats.unmatched().count(), sender.gaps), (0, 0));
+    let [sender] = receiver.shared.senders.status(&Admission::default()).try_into().unwrap();
+    assert_eq!((receiver.shared.senders.unmatched().count(), sender.gaps), (0, 0));
 }
 
 #[tokio::test]
-async fn a_session_that_broke_off_counts_as_ended_and_not_as_rejected() {
+async fn a_broken_session_is_not_a_rejection() {
     let exchange = Exchange::agreed().await;
-    assert_eq!(exchange.receiver.shared.seats.status(&Admission::default())[0].ended, None);
+    assert_eq!(exchange.receiver.shared.senders.status(&Admission::default())[0].ended, None);
     let Exchange { stream, receiver, .. } = exchange;
     let shared = &receiver.shared;
     stream.set_zero_linger().unwrap();
     drop(stream);
-    while shared.seats.status(&Admission::default())[0].ended.is_none() {
+    while shared.senders.status(&Admission::default())[0].ended.is_none() {
         tokio::task::yield_now().await;
     }
-    assert_eq!(shared.refused().0, 0);
+    assert_eq!(shared.rejected().0, 0);
 }
 
 #[tokio::test]
@@ -272,24 +272,24 @@ async fn a_connection_without_hello_counts_as_rejected() {
     let mut connected =
         Exchange::connected(&Receiver::new(&[]).await, "edge", Duration::from_millis(1)).await;
     assert_eq!(connected.stream.read(&mut [0; 1]).await.unwrap(), 0);
-    let (count, peers) = connected.receiver.shared.refused();
+    let (count, peers) = connected.receiver.shared.rejected();
     assert_eq!(count, 1);
     assert!(peers[0].reason.contains("no HELLO in time"), "{peers:?}");
 }
 
 #[tokio::test]
-async fn who_knows_a_stream_id_only_is_refused_and_disturbs_nobody() {
+async fn a_stream_id_without_its_secret_is_rejected() {
     let mut victim = Exchange::agreed().await;
     let mut hostile = Exchange::connected(&victim.receiver, "edge", PATIENCE).await;
     hostile.greet(stream(), key(2).prove(BINDING)).await;
     let Message::Refuse(refusal) = hostile.hear().await else { panic!("no refusal") };
     assert_eq!(refusal.code(), RefusalCode::StreamNotProven);
-    let (_, refused) = victim.receiver.shared.refused();
+    let (_, refused) = victim.receiver.shared.rejected();
     let victim_at = victim.stream.local_addr().unwrap();
     for words in [stream().to_string(), format!("that of the sender at {victim_at}")] {
         assert!(refused[0].reason.contains(&words), "{refused:?}");
     }
-    // The session goes on, and nothing is stored.
+    // The session continues, and nothing is stored.
     victim.say(Message::Data(batch(Position(0), b"first").bytes().clone())).await;
     while victim.hear().await != Message::Ack(Position(1)) {}
     let files = std::fs::read_dir(victim.receiver.state.path().join("positions")).unwrap();
@@ -297,7 +297,7 @@ async fn who_knows_a_stream_id_only_is_refused_and_disturbs_nobody() {
 }
 
 #[tokio::test]
-async fn a_proof_of_another_connection_is_refused() {
+async fn a_proof_of_another_connection_is_rejected() {
     let mut exchange = Exchange::agreed().await;
     let mut hostile = Exchange::connected(&exchange.receiver, "edge", PATIENCE).await;
     hostile.greet(stream(), key(1).prove(ChannelBinding([8; 32]))).await;
@@ -327,7 +327,7 @@ async fn datagrams_of_denied_exporters_are_acknowledged() {
         assert_eq!(&payload[..length], expected);
     }
     let admission = exchange.admission.borrow().clone();
-    let [sender] = exchange.receiver.shared.seats.status(&admission).try_into().unwrap();
+    let [sender] = exchange.receiver.shared.senders.status(&admission).try_into().unwrap();
     assert_eq!((sender.delivered.datagrams, sender.denied), (3, 4));
     assert_eq!(sender.exporters, ["192.0.2.0/24"]);
     let denied: Vec<_> =
@@ -343,16 +343,16 @@ async fn denied_datagrams_count_without_any_collector() {
         [("192.0.2.7:1", b"forged"), ("10.0.0.1:1", b"unmatched"), ("192.0.2.7:1", b"forged")];
     exchange.say(Message::Data(batch_of(Position(0), &datagrams).bytes().clone())).await;
     while exchange.hear().await != Message::Ack(Position(3)) {}
-    let [sender] = exchange.receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
-    assert_eq!((sender.denied, exchange.receiver.shared.seats.unmatched().count()), (2, 1));
+    let [sender] = exchange.receiver.shared.senders.status(&Admission::default()).try_into().unwrap();
+    assert_eq!((sender.denied, exchange.receiver.shared.senders.unmatched().count()), (2, 1));
 }
 
 #[tokio::test]
-async fn a_slow_position_file_holds_up_no_other_sender() {
+async fn a_slow_position_file_delays_no_other_sender() {
     let mut served = Exchange::agreed().await;
     let positions = &served.receiver.clone().shared.positions;
     let mut waiting = Exchange::connected(&served.receiver, "other", PATIENCE).await;
-    // Stands for a slow disk: nothing else in this thread takes the lock.
+    // Simulates a slow disk: nothing else in this thread locks it.
     let slow = positions.hold();
     waiting.greet(key(2).id(), key(2).prove(BINDING)).await;
     while !positions.is_opening() {
@@ -364,7 +364,7 @@ async fn a_slow_position_file_holds_up_no_other_sender() {
     assert!(matches!(waiting.hear().await, Message::Welcome(_)));
 }
 
-/// A connection of the sender that has asked for a session with the stream of this key.
+/// A connection of the sender that has requested a session with the stream of this key.
 async fn greeted(receiver: &Arc<Receiver>, seed: u8) -> Exchange {
     let mut exchange = Exchange::connected(receiver, "edge", PATIENCE).await;
     exchange.greet(key(seed).id(), key(seed).prove(BINDING)).await;
@@ -372,7 +372,7 @@ async fn greeted(receiver: &Arc<Receiver>, seed: u8) -> Exchange {
 }
 
 impl Exchange {
-    /// The refusal that comes next.
+    /// Returns the refusal that comes next.
     async fn refusal(&mut self) -> nf_transport_core::framing::Refusal {
         match self.hear().await {
             Message::Refuse(refusal) => refusal,
@@ -380,7 +380,7 @@ impl Exchange {
         }
     }
 
-    /// Ends the session, and waits until the receiver has done so.
+    /// Ends the session, and waits until the receiver has closed the connection.
     async fn leave(mut self) {
         self.say(Message::Goodbye).await;
         while self.stream.read(&mut [0; 64]).await.is_ok_and(|count| count > 0) {}
@@ -388,7 +388,7 @@ impl Exchange {
 }
 
 #[tokio::test]
-async fn a_refused_new_stream_ends_no_session() {
+async fn a_rejected_new_stream_ends_no_session() {
     let receiver = Receiver::new(&[]).await;
     for seed in 1.. {
         let mut hostile = greeted(&receiver, seed).await;
@@ -420,10 +420,10 @@ async fn another_stream_ends_no_session() {
         assert_eq!(refusal.code(), RefusalCode::IdInUse);
         let words = format!("sender edge: its id is in use by another sender, at {victim_at}: give each");
         assert!(refusal.text().starts_with(&words), "{}", refusal.text());
-        let [row] = receiver.shared.seats.status(&Admission::default()).try_into().unwrap();
+        let [row] = receiver.shared.senders.status(&Admission::default()).try_into().unwrap();
         assert_eq!(row.rival, Some(rival.stream.local_addr().unwrap().to_string()));
     }
-    let (count, peers) = receiver.shared.refused();
+    let (count, peers) = receiver.shared.rejected();
     assert!(count >= 97 && peers[0].reason.contains("in use by another sender"), "{peers:?}");
     victim.say(Message::Data(batch(Position(0), b"first").bytes().clone())).await;
     while victim.hear().await != Message::Ack(Position(1)) {}
@@ -432,7 +432,7 @@ async fn another_stream_ends_no_session() {
 }
 
 #[tokio::test]
-async fn the_stream_known_first_takes_its_seat_back() {
+async fn the_stream_known_first_resumes_its_session() {
     let victim = Exchange::agreed().await;
     let receiver = victim.receiver.clone();
     victim.leave().await;
@@ -450,12 +450,12 @@ async fn the_stream_known_first_takes_its_seat_back() {
 }
 
 #[tokio::test]
-async fn a_greeting_cut_off_leaves_no_file_open() {
+async fn a_cancelled_hello_leaves_no_file_open() {
     let mut known = Exchange::agreed().await;
     let receiver = known.receiver.clone();
     let positions = &receiver.shared.positions;
-    // Stands for a seat that remembers how far each collector is.
-    let owner = Owner { sender: "edge".parse().unwrap(), source: None };
+    // Simulates an entry that keeps the offsets of collectors.
+    let owner = StreamOwner { sender: "edge".parse().unwrap(), source: None };
     let in_use = positions.stream(&owner, stream(), Instant::now().into_std()).unwrap();
     let kept = in_use.position().clone();
     drop(in_use);

@@ -17,8 +17,6 @@ use crate::host::Pulse;
 use crate::limits::{INTAKE_RING, INTAKE_SLOTS};
 use crate::sender::journal::Entry;
 use crate::sender::queue::recovery::Recovered;
-use nf_transport_core::batch::{Batch, BatchBuilder, Compression};
-use nf_transport_core::datagram::{Datagram, Timestamp};
 
 /// Batches in the ring, of one datagram each.
 const BATCHES: u64 = 12;

@@ -11,18 +11,18 @@ use crate::receiver::output::figures::Counts;
 use crate::status::CollectorState;
 
 impl Destination {
-    pub(super) fn note_sent(&self, turn: &mut SendState, sent: &[&[u8]], is_late: bool, now: Instant) {
-        turn.charge(sent.len(), is_late, now);
-        let is_down = turn.reachability.is_down();
+    pub(super) fn note_sent(&self, sending: &mut SendState, sent: &[&[u8]], is_late: bool, now: Instant) {
+        sending.charge(sent.len(), is_late, now);
+        let is_down = sending.reachability.is_down();
         if !is_down {
-            turn.outage_log.note_up(self.address);
+            sending.outage_log.note_up(self.address);
         }
         let bytes: usize = sent.iter().map(|payload| payload.len()).sum();
         let mut figures = self.figures();
         figures.held = None;
-        figures.last = Some((turn.generation(), turn.queue.last_socket()));
-        self.note_losses(turn, &mut figures);
-        figures.state = if turn.queue.is_watching() {
+        figures.last = Some((sending.generation(), sending.queue.last_socket()));
+        self.note_losses(sending, &mut figures);
+        figures.state = if sending.queue.is_watching() {
             CollectorState::Up
         } else if is_down {
             CollectorState::Down
@@ -33,9 +33,9 @@ impl Destination {
         figures.counts.bytes += u64::try_from(bytes).unwrap_or_default();
     }
 
-    pub(super) fn note_obstacle(&self, turn: &mut SendState, obstacle: &Obstacle, began: Instant) {
+    pub(super) fn note_obstacle(&self, sending: &mut SendState, obstacle: &Obstacle, began: Instant) {
         let mut figures = self.figures();
-        self.note_losses(turn, &mut figures);
+        self.note_losses(sending, &mut figures);
         match obstacle {
             Obstacle::Full | Obstacle::NoBuffer(_) => figures.waits(began),
             Obstacle::Paced(_) | Obstacle::Changed => {}
@@ -44,7 +44,7 @@ impl Destination {
                     figures.waits(began);
                 }
                 figures.state = CollectorState::Down;
-                turn.outage_log.note_down(self.address, reason);
+                sending.outage_log.note_down(self.address, reason);
             }
         }
     }
@@ -52,36 +52,36 @@ impl Destination {
     /// Returns the state, the counts, and the whole seconds for which datagrams have been held. Looks at the
     /// collector again if no task is sending.
     pub(in crate::receiver::output) fn refreshed_figures(&self) -> (CollectorState, Counts, u64) {
-        if let Ok(mut turn) = self.sending.try_lock() {
-            self.refresh_while_idle(&mut turn);
+        if let Ok(mut sending) = self.sending.try_lock() {
+            self.refresh_while_idle(&mut sending);
         }
         let figures = self.figures();
         (figures.state, figures.counts, figures.held.map_or(0, |(since, _)| since.elapsed().as_secs()))
     }
 
-    pub(super) fn refresh_while_idle(&self, turn: &mut SendState) {
+    pub(super) fn refresh_while_idle(&self, sending: &mut SendState) {
         let now = Instant::now();
-        let seen = turn.queue.is_watching().then(|| turn.queue.look());
+        let seen = sending.queue.is_watching().then(|| sending.queue.look());
         if let Some(error) = self.sources().take_error(now) {
-            turn.reachability.note_failure(error.to_string(), now);
+            sending.reachability.note_failure(error.to_string(), now);
         }
         let mut figures = self.figures();
         figures.held = figures.held.filter(|(_, tried)| now.duration_since(*tried) < HELD_EXPIRES);
-        self.note_losses(turn, &mut figures);
+        self.note_losses(sending, &mut figures);
         figures.state = match seen {
-            _ if turn.refusals.is_holding() => CollectorState::Down,
+            _ if sending.refusals.is_holding() => CollectorState::Down,
             Some(Ok(Some(_))) => CollectorState::Up,
             Some(_) => CollectorState::Down,
-            None if turn.reachability.is_down() => CollectorState::Down,
+            None if sending.reachability.is_down() => CollectorState::Down,
             None => figures.state,
         };
     }
 
     /// Counts and logs datagrams that were lost in the collector's own socket.
-    pub(super) fn note_losses(&self, turn: &mut SendState, figures: &mut DestinationFigures) {
-        let (dropped, unread) = (turn.queue.take_drops(), turn.queue.take_unread());
+    pub(super) fn note_losses(&self, sending: &mut SendState, figures: &mut DestinationFigures) {
+        let (dropped, unread) = (sending.queue.take_drops(), sending.queue.take_unread());
         figures.counts.socket_drops += dropped;
         figures.counts.unread += unread;
-        turn.outage_log.note_lost(self.address, dropped, unread);
+        sending.outage_log.note_lost(self.address, dropped, unread);
     }
 }

@@ -20,65 +20,70 @@ impl Destination {
     /// the recipient. Never waits.
     pub(super) fn try_run(
         &self,
-        turn: &mut SendState,
+        sending: &mut SendState,
         run: &Run<'_>,
     ) -> Result<(usize, Recipient), Obstacle> {
         let now = Instant::now();
         let Some(first) = run.datagrams.first() else { return Err(Obstacle::Changed) };
-        let mut count = turn.admit(run.datagrams.len().min(RUN_MAX), run.is_late, now)?;
+        let mut count = sending.admit(run.datagrams.len().min(RUN_MAX), run.is_late, now)?;
         if let Some(error) = self.sources().take_error(now) {
-            turn.reachability.note_failure(error.to_string(), now);
+            sending.reachability.note_failure(error.to_string(), now);
         }
-        let leave = turn.reachability.permit(first, now);
-        match &leave {
+        let permit = sending.reachability.permit(first, now);
+        match &permit {
             SendPermit::Blocked(reason) => return Err(Obstacle::Down(reason.clone())),
             SendPermit::ProbeArrived => {
-                let recipient = self.recipient(turn, run)?;
-                self.note_sent(turn, &[first.payload], run.is_late, now);
+                let recipient = self.recipient(sending, run)?;
+                self.note_sent(sending, &[first.payload], run.is_late, now);
                 return Ok((1, recipient));
             }
             SendPermit::OneProbe => count = 1,
             SendPermit::All => {}
         }
-        if !turn.queue.is_present().map_err(|error| Obstacle::Down(error.to_string()))? {
+        if !sending.queue.is_present().map_err(|error| Obstacle::Down(error.to_string()))? {
             return Err(Obstacle::absent());
         }
-        let recipient = self.recipient(turn, run)?;
+        let recipient = self.recipient(sending, run)?;
         let run_of = |count| Run { datagrams: run.datagrams.get(..count).unwrap_or_default(), ..*run };
-        count = self.repeat(turn, &run_of(count), &recipient)?;
+        count = self.repeat(sending, &run_of(count), &recipient)?;
         // Repeats may have used up the rate limit.
-        count = turn.admit(count, run.is_late, now)?;
+        count = sending.admit(count, run.is_late, now)?;
         let payloads: Vec<&[u8]> =
             run.datagrams.iter().take(count).map(|datagram| datagram.payload).collect();
-        let sent = self.send(turn, run, &recipient, &payloads)?;
-        if leave == SendPermit::OneProbe {
+        let sent = self.send(sending, run, &recipient, &payloads)?;
+        if permit == SendPermit::OneProbe {
             // A probe that is skipped counts as skipped, even if it arrives.
             let waits = self.settings.when_down == WhenDown::Hold;
-            return Err(Obstacle::Down(turn.reachability.note_probe(first, waits, now)));
+            return Err(Obstacle::Down(sending.reachability.note_probe(first, waits, now)));
         }
-        self.note_sent(turn, payloads.get(..sent).unwrap_or_default(), run.is_late, now);
+        self.note_sent(sending, payloads.get(..sent).unwrap_or_default(), run.is_late, now);
         Ok((sent, recipient))
     }
 
     /// Returns the recipient that datagrams of `run` would reach now.
-    fn recipient(&self, turn: &mut SendState, run: &Run<'_>) -> Result<Recipient, Obstacle> {
+    fn recipient(&self, sending: &mut SendState, run: &Run<'_>) -> Result<Recipient, Obstacle> {
         let exporter = run.exporter().ok_or(Obstacle::Changed)?;
         let mut sources = self.sources();
         let leaving = sources.socket(run.learner.number(), exporter).map_err(|error| unopened(&error))?;
         let (socket, has_moved) = (leaving.seen.number, leaving.has_moved);
-        Ok(Recipient { place: run.place, generation: turn.generation(), socket, has_moved })
+        Ok(Recipient { place: run.place, generation: sending.generation(), socket, has_moved })
     }
 
     /// Sends the templates that the recipient lacks to decode the first datagram of `run`. Returns the number
     /// of datagrams, at least one, that it can then decode.
-    fn repeat(&self, turn: &mut SendState, run: &Run<'_>, recipient: &Recipient) -> Result<usize, Obstacle> {
+    fn repeat(
+        &self,
+        sending: &mut SendState,
+        run: &Run<'_>,
+        recipient: &Recipient,
+    ) -> Result<usize, Obstacle> {
         if !self.settings.repeat_templates {
             return Ok(run.datagrams.len());
         }
         loop {
             match run.learner.before(run.datagrams, recipient, Instant::now().into_std()) {
                 None => return Ok(run.datagrams.len()),
-                Some((0, repeats)) => self.send_repeats(turn, run, recipient, &repeats)?,
+                Some((0, repeats)) => self.send_repeats(sending, run, recipient, &repeats)?,
                 Some((place, _)) => return Ok(place),
             }
         }
@@ -87,17 +92,17 @@ impl Destination {
     /// Sends those of `repeats` that the recipient does not have yet.
     fn send_repeats(
         &self,
-        turn: &mut SendState,
+        sending: &mut SendState,
         run: &Run<'_>,
         recipient: &Recipient,
         repeats: &Repeats,
     ) -> Result<(), Obstacle> {
         for (count, payload) in (1..).zip(&repeats.payloads).skip(repeats.sent) {
             let now = Instant::now();
-            turn.admit(1, run.is_late, now)?;
-            match self.send(turn, run, recipient, &[payload]) {
+            sending.admit(1, run.is_late, now)?;
+            match self.send(sending, run, recipient, &[payload]) {
                 Ok(_) => {
-                    turn.charge(1, run.is_late, now);
+                    sending.charge(1, run.is_late, now);
                     self.figures().counts.templates += 1;
                 }
                 // The datagram that follows shows whether the refusal concerns all datagrams of the exporter.
@@ -115,14 +120,14 @@ impl Destination {
     /// their number, at least one. Sends nothing if they would reach another recipient than `recipient`.
     fn send(
         &self,
-        turn: &mut SendState,
+        sending: &mut SendState,
         run: &Run<'_>,
         recipient: &Recipient,
         payloads: &[&[u8]],
     ) -> Result<usize, Obstacle> {
         let failing = |error: io::Error| Obstacle::Down(error.to_string());
         let exporter = run.exporter().ok_or(Obstacle::Changed)?;
-        let count = match turn.queue.admit(payloads).map_err(failing)? {
+        let count = match sending.queue.admit(payloads).map_err(failing)? {
             Budget::Send(count) => count,
             Budget::Full => return Err(Obstacle::Full),
             Budget::Absent => return Err(Obstacle::absent()),
@@ -131,34 +136,34 @@ impl Destination {
         let mut sources = self.sources();
         let SourceSocket { socket, segments, seen, .. } =
             sources.socket(run.learner.number(), exporter).map_err(|error| unopened(&error))?;
-        if turn.generation() != recipient.generation || seen.number != recipient.socket {
+        if sending.generation() != recipient.generation || seen.number != recipient.socket {
             return Err(Obstacle::Changed);
         }
-        turn.queue.note_sending();
+        sending.queue.note_sending();
         let mut attempt = || socket::send(socket, payloads, segments);
-        let is_watching = turn.queue.is_watching();
+        let is_watching = sending.queue.is_watching();
         let outcome = attempt()
             .or_else(|error| if may_be_left_behind(&error, is_watching) { attempt() } else { Err(error) });
         let handed = match outcome {
             Ok(handed) => handed,
-            Err(error) => return Err(turn.obstacle(&error)),
+            Err(error) => return Err(sending.obstacle(&error)),
         };
         let SendOutcome { offered: asked, accepted: taken, .. } = handed;
         let sent = if is_watching {
-            taken.saturating_sub(self.count_without_socket(&mut turn.queue, socket, handed))
+            taken.saturating_sub(self.count_without_socket(&mut sending.queue, socket, handed))
         } else {
             // Something stopped the run. If ICMP did, only the error queue shows it.
             let details = if taken < asked { socket::take_details(socket) } else { Vec::new() };
             if let Some(error) = details.iter().rfind(|error| is_unreachable(error)) {
-                turn.reachability.note_failure(error.to_string(), Instant::now());
+                sending.reachability.note_failure(error.to_string(), Instant::now());
             }
             taken
         };
         if sent == 0 {
             return Err(Obstacle::absent());
         }
-        turn.queue.note_sent(payloads.get(..sent).unwrap_or_default());
-        turn.refusals.note_sent(exporter.ip(), Instant::now());
+        sending.queue.note_sent(payloads.get(..sent).unwrap_or_default());
+        sending.refusals.note_sent(exporter.ip(), Instant::now());
         Ok(sent)
     }
 

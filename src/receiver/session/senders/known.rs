@@ -1,4 +1,4 @@
-//! The seats that are kept, and the counts of those that made room. The counts of all senders together never fall.
+//! The table of entries, and the counts of removed ones. The sum over all senders never falls.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,61 +6,63 @@ use std::sync::Arc;
 use nf_transport_core::sequence::SenderId;
 
 use crate::limits::{SEATS_MAX, UNEVEN_SEATS_MAX};
-use crate::receiver::session::senders::Seat;
+use crate::receiver::session::senders::SenderEntry;
 use crate::status::SenderTotals;
 
-/// The seats by sender.
+/// Entries by sender.
 #[derive(Debug, Default)]
-pub(super) struct Known {
-    pub(super) seats: HashMap<SenderId, Arc<Seat>>,
-    /// Counts of senders whose seats were given up.
+pub(super) struct SenderTable {
+    pub(super) entries: HashMap<SenderId, Arc<SenderEntry>>,
+    /// Counts of senders whose entries were removed.
     forgotten: SenderTotals,
 }
 
-/// Seats that were given up, with their senders.
-pub(super) type Forgotten = Vec<(SenderId, Arc<Seat>)>;
+/// Removed entries, with their senders.
+pub(super) type RemovedSenders = Vec<(SenderId, Arc<SenderEntry>)>;
 
-impl Known {
-    /// Gives up seats if there is no room for one of `id`. Returns them.
-    pub(super) fn make_room(&mut self, id: &SenderId) -> Forgotten {
+impl SenderTable {
+    /// Removes entries if there is no room for one of `id`. Returns them.
+    pub(super) fn make_room(&mut self, id: &SenderId) -> RemovedSenders {
         let mut forgotten = Vec::new();
-        if self.seats.len() >= SEATS_MAX && !self.seats.contains_key(id) {
-            forgotten = self.forget(usize::MAX, Seat::is_idle);
+        if self.entries.len() >= SEATS_MAX && !self.entries.contains_key(id) {
+            forgotten = self.forget(usize::MAX, SenderEntry::is_idle);
         }
-        if self.seats.len() >= SEATS_MAX + UNEVEN_SEATS_MAX && !self.seats.contains_key(id) {
+        if self.entries.len() >= SEATS_MAX + UNEVEN_SEATS_MAX && !self.entries.contains_key(id) {
             forgotten.extend(self.forget_uneven());
         }
         forgotten
     }
 
-    /// The counts of all senders together.
+    /// Returns the sum of the counts of all senders.
     pub(super) fn totals(&self) -> SenderTotals {
         let mut totals = self.forgotten;
-        for seat in self.seats.values() {
-            totals.add(seat.counters.totals());
+        for entry in self.entries.values() {
+            totals.add(entry.counters.totals());
         }
         totals
     }
 
-    /// Gives up an eighth of the seats whose senders are absent while some collectors have more of their streams than others.
-    fn forget_uneven(&mut self) -> Forgotten {
-        let absent = self.forget(UNEVEN_SEATS_MAX / 8, |seat| seat.turn.try_lock().is_ok());
+    /// Removes an eighth of the entries that were kept because collectors of an absent sender have different
+    /// offsets.
+    fn forget_uneven(&mut self) -> RemovedSenders {
+        let absent = self.forget(UNEVEN_SEATS_MAX / 8, |entry| entry.active.try_lock().is_ok());
         let count = absent.len();
         tracing::warn!(
             count,
-            "there are too many senders that are absent while a collector is behind: forgot how far each collector is for \
-             {count} of them; their next sessions repeat some datagrams to collectors that were ahead"
+            "too many absent senders with a collector behind: dropped the collector offsets of {count} of \
+             them; their next sessions repeat some datagrams to collectors that were ahead"
         );
         absent
     }
 
-    /// Gives up at most `most` of the seats that are free.
-    fn forget(&mut self, most: usize, is_free: impl Fn(&Seat) -> bool) -> Forgotten {
-        // A seat that is shared is about to be taken: there must never be a second one of the same sender.
-        let free = self.seats.extract_if(|_, seat| Arc::strong_count(seat) == 1 && is_free(seat));
-        let forgotten: Forgotten = free.take(most).collect();
-        for (_, seat) in &forgotten {
-            self.forgotten.add(seat.counters.totals());
+    /// Removes at most `most` of the entries that are free.
+    fn forget(&mut self, most: usize, is_free: impl Fn(&SenderEntry) -> bool) -> RemovedSenders {
+        // An entry with another reference is about to be acquired. A second entry of the same sender must
+        // never exist.
+        let free = self.entries.extract_if(|_, entry| Arc::strong_count(entry) == 1 && is_free(entry));
+        let forgotten: RemovedSenders = free.take(most).collect();
+        for (_, entry) in &forgotten {
+            self.forgotten.add(entry.counters.totals());
         }
         forgotten
     }

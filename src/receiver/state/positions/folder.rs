@@ -1,4 +1,4 @@
-//! The directory of the position files: which operations are done there.
+//! The directory of the position files, and the operations on it.
 
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -14,13 +14,13 @@ use crate::receiver::state::positions::{PositionsError, StreamName};
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    /// Entries read, and files opened, examined and removed.
+    /// Number of entries read, and of files opened, examined and removed.
     #[cfg(test)]
     operations: AtomicU64,
 }
 
 impl Folder {
-    /// The directory at `path`, which is made if it is not there.
+    /// Opens the directory at `path`, and creates it if needed.
     pub(super) fn open(path: PathBuf) -> Result<Self, PositionsError> {
         DirBuilder::new()
             .recursive(true)
@@ -34,19 +34,19 @@ impl Folder {
         })
     }
 
-    /// Where the directory is.
+    /// Returns the path of the directory.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The file of a stream, which is about to be opened.
+    /// Returns the path of a stream's file that is about to be opened.
     pub(super) fn file(&self, name: &StreamName) -> PathBuf {
         self.count();
         self.path.join(name.to_string())
     }
 
-    /// All position files, when each stream was seen last, and when its file was made, if the file system has that. Other files
-    /// are left out.
+    /// Lists all position files, with the time at which each stream was last seen, and the creation time of
+    /// its file if the file system has it. Skips other files.
     pub(super) fn list(&self) -> Result<Vec<(StreamName, SystemTime, Option<SystemTime>)>, PositionsError> {
         let list = || -> io::Result<_> {
             let mut files = Vec::new();
@@ -67,7 +67,7 @@ impl Folder {
         list().map_err(PositionsError::of("list", &self.path))
     }
 
-    /// Removes the file of a stream, unless that was done by somebody else.
+    /// Removes the file of a stream, if it exists.
     pub(super) fn remove(&self, name: &StreamName) -> Result<(), PositionsError> {
         let path = self.file(name);
         match std::fs::remove_file(&path) {
@@ -78,7 +78,7 @@ impl Folder {
         }
     }
 
-    /// Forces to disk which files there are.
+    /// Syncs the entries of the directory to disk.
     pub(super) fn sync(&self) -> Result<(), PositionsError> {
         File::open(&self.path)
             .and_then(|directory| directory.sync_all())
@@ -91,7 +91,7 @@ impl Folder {
         self.operations.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many operations there have been.
+    /// Returns the number of operations.
     #[cfg(test)]
     pub(super) fn operations(&self) -> u64 {
         self.operations.load(Ordering::Relaxed)

@@ -1,8 +1,10 @@
-//! Which streams have a file, and when each of them was seen last.
+//! Index of the streams that have a file, with the time at which each was last seen.
 //!
-//! Pure: made once of the directory's listing, and kept up by [`crate::receiver::state::positions::Positions`], so that no stream costs another listing.
+//! It does no I/O. It is built once from the directory listing and updated by
+//! [`crate::receiver::state::positions::Positions`], so that no stream needs another listing.
 //!
-//! Always holds: a stream is in `unused` exactly if it is known and not in use, with the time that `senders` has of it.
+//! Invariant: a stream is in `unused` exactly if it is known and not in use, with the time that `senders` has
+//! of it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -15,7 +17,7 @@ use crate::receiver::state::positions::StreamName;
 
 /// A known stream of one sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Known {
+pub(super) struct KnownStream {
     pub(super) stream: StreamId,
     seen: SystemTime,
     begun: SystemTime,
@@ -24,42 +26,43 @@ pub(super) struct Known {
 
 /// All streams that have a file.
 #[derive(Debug, Default)]
-pub(super) struct Index {
-    senders: HashMap<SenderId, Vec<Known>>,
-    /// Those not in use; the one unseen longest comes first.
+pub(super) struct StreamIndex {
+    senders: HashMap<SenderId, Vec<KnownStream>>,
+    /// Streams not in use, least recently seen first.
     unused: BTreeSet<(SystemTime, StreamName)>,
     length: usize,
 }
 
-impl Index {
-    /// Number of known streams.
+impl StreamIndex {
+    /// Returns the number of known streams.
     pub(super) fn len(&self) -> usize {
         self.length
     }
 
-    /// When this stream began; `None` if it is not known.
+    /// Returns the time at which this stream began; `None` if it is not known.
     pub(super) fn begun(&self, name: &StreamName) -> Option<SystemTime> {
         let known = self.of(&name.sender).iter().find(|known| known.stream == name.stream)?;
         Some(known.begun)
     }
 
-    /// The known streams of one sender.
-    pub(super) fn of(&self, sender: &SenderId) -> &[Known] {
+    /// Returns the known streams of one sender.
+    pub(super) fn of(&self, sender: &SenderId) -> &[KnownStream] {
         self.senders.get(sender).map_or(&[], Vec::as_slice)
     }
 
-    /// The senders that have known streams.
+    /// Iterates over the senders that have known streams.
     pub(super) fn senders(&self) -> impl Iterator<Item = &SenderId> {
         self.senders.keys()
     }
 
-    /// Notes that a stream has a file, which was seen at `seen`, and whether it is in use. One that was not known begins then.
+    /// Notes that a stream has a file, last seen at `seen`, and whether it is in use. An unknown stream
+    /// begins at `seen`.
     pub(super) fn note(&mut self, name: StreamName, seen: SystemTime, is_used: bool) {
         let begun = self.begun(&name).unwrap_or(seen);
         self.note_begun(name, seen, begun, is_used);
     }
 
-    /// As [`Self::note`], of a stream that began at `begun`.
+    /// See [`Self::note`]; the stream began at `begun`.
     pub(super) fn note_begun(
         &mut self,
         name: StreamName,
@@ -68,7 +71,7 @@ impl Index {
         is_used: bool,
     ) {
         self.remove(&name);
-        let known = Known { stream: name.stream, seen, begun, is_used };
+        let known = KnownStream { stream: name.stream, seen, begun, is_used };
         self.senders.entry(name.sender.clone()).or_default().push(known);
         self.length += 1;
         if !is_used {
@@ -88,29 +91,30 @@ impl Index {
         self.unused.remove(&(known.seen, name.clone()));
     }
 
-    /// The unused stream that was unseen longest.
+    /// Returns the unused stream that was least recently seen.
     pub(super) fn oldest(&self) -> Option<StreamName> {
         self.unused.first().map(|(_, name)| name.clone())
     }
 
-    /// The stream of `sender` that makes room for another, among those that are `free`: the one unseen longest if that is longer
-    /// than [`STREAM_KEPT`] before `now`, or else the one that began last.
+    /// Returns the stream of `sender` that makes room for another, among those that are `free`. It is the
+    /// least recently seen one if that was longer than [`STREAM_KEPT`] before `now`, else the one that began
+    /// last.
     pub(super) fn spare_of(
         &self,
         sender: &SenderId,
         now: SystemTime,
         is_free: impl Fn(&StreamName) -> bool,
     ) -> Option<StreamName> {
-        let name = |known: &Known| StreamName { sender: sender.clone(), stream: known.stream };
+        let name = |known: &KnownStream| StreamName { sender: sender.clone(), stream: known.stream };
         let free = || self.of(sender).iter().filter(|known| is_free(&name(known)));
         let is_stale =
-            |known: &&Known| now.duration_since(known.seen).is_ok_and(|unseen| unseen > STREAM_KEPT);
+            |known: &&KnownStream| now.duration_since(known.seen).is_ok_and(|unseen| unseen > STREAM_KEPT);
         let stale = free().filter(is_stale).min_by_key(|known| (known.seen, known.stream));
         let latest = || free().max_by_key(|known| (known.begun, Reverse(known.seen), known.stream));
         stale.or_else(latest).map(name)
     }
 
-    /// The time of the stream seen last.
+    /// Returns the time of the most recently seen stream.
     pub(super) fn newest(&self) -> Option<SystemTime> {
         self.senders.values().flatten().map(|known| known.seen).max()
     }
@@ -132,7 +136,7 @@ mod tests {
 
     #[test]
     fn the_stream_unseen_longest_is_the_oldest() {
-        let mut index = Index::default();
+        let mut index = StreamIndex::default();
         for (sender, stream, seen) in [("a", 1, 30), ("b", 2, 10), ("a", 3, 20)] {
             index.note(name(sender, stream), at(seen), false);
         }
@@ -143,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_stream_in_use_is_never_the_oldest() {
-        let mut index = Index::default();
+        let mut index = StreamIndex::default();
         index.note(name("a", 1), at(1), true);
         assert_eq!(index.oldest(), None);
         index.note(name("a", 1), at(1), false);
@@ -152,13 +156,13 @@ mod tests {
 
     #[test]
     fn the_stream_that_began_last_makes_room() {
-        let mut index = Index::default();
+        let mut index = StreamIndex::default();
         for stream in 1..=3 {
             index.note(name("a", stream), at(stream.into()), false);
         }
-        // Seen again, it still began first.
+        // It is seen again, and still began first.
         index.note(name("a", 1), at(9), false);
-        let spare = |index: &Index, is_free: &dyn Fn(&StreamName) -> bool| {
+        let spare = |index: &StreamIndex, is_free: &dyn Fn(&StreamName) -> bool| {
             index.spare_of(&"a".parse().unwrap(), at(9), is_free)
         };
         assert_eq!(spare(&index, &|_| true), Some(name("a", 3)));
@@ -168,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_stream_unseen_for_long_makes_room_first() {
-        let (mut index, later) = (Index::default(), at(0) + STREAM_KEPT);
+        let (mut index, later) = (StreamIndex::default(), at(0) + STREAM_KEPT);
         for stream in 0..3 {
             index.note(name("a", stream), at(stream.into()), false);
         }
@@ -179,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_removed_stream_leaves_nothing() {
-        let mut index = Index::default();
+        let mut index = StreamIndex::default();
         index.note(name("a", 1), at(1), false);
         index.remove(&name("a", 1));
         index.remove(&name("a", 1));
