@@ -71,7 +71,11 @@ impl Prose {
                 let is_fence = line.starts_with("```");
                 is_code ^= is_fence;
                 let is_prose = !is_code && !is_fence && !line.starts_with("    ") && !line.starts_with('|');
-                if is_prose { line.trim_start_matches(['#', '-', '>', ' ']).to_owned() } else { String::new() }
+                if is_prose {
+                    line.trim_start_matches(['#', '-', '>', ' ']).to_owned()
+                } else {
+                    String::new()
+                }
             }),
         )
     }
@@ -146,17 +150,17 @@ fn root() -> &'static Path {
 fn code() -> Vec<(PathBuf, String)> {
     let folders = ["src", "transport/src", "tests", "benches", "examples", "fuzz/fuzz_targets"];
     let files = folders.iter().flat_map(|folder| sources(&root().join(folder)));
-    files.map(read).collect()
+    files.map(|path| read(&path)).collect()
 }
 
-fn read(path: PathBuf) -> (PathBuf, String) {
-    let text = std::fs::read_to_string(&path).unwrap();
+fn read(path: &Path) -> (PathBuf, String) {
+    let text = std::fs::read_to_string(path).unwrap();
     (path.strip_prefix(root()).unwrap().to_owned(), text)
 }
 
 fn with_ending(folder: &str, ending: &str) -> Vec<(PathBuf, String)> {
     let entries = std::fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
-    entries.filter(|path| path.to_string_lossy().ends_with(ending)).map(read).collect()
+    entries.filter(|path| path.to_string_lossy().ends_with(ending)).map(|path| read(&path)).collect()
 }
 
 fn all_prose() -> Vec<Prose> {
@@ -193,7 +197,8 @@ fn what_is_rare_in_comments_and_documents() {
         })
         .collect();
     let words: usize = prose.iter().map(Prose::words).sum();
-    let rate = 1000.0 * f64::from(u32::try_from(places.len()).unwrap()) / f64::from(u32::try_from(words).unwrap());
+    let rate =
+        1000.0 * f64::from(u32::try_from(places.len()).unwrap()) / f64::from(u32::try_from(words).unwrap());
     println!("{} lines with \"what\" in {words} words: {rate:.1} in 1,000", places.len());
     assert!(rate <= WHAT_MAX, "{rate:.1} in 1,000 words:\n{}", places.join("\n"));
 }
@@ -229,7 +234,10 @@ fn riddles_are_found_and_quotes_are_not() {
     assert_eq!(prose.uses("at the most").map(|(at, _)| at).collect::<Vec<_>>(), [1]);
     assert_eq!(prose.uses("what waits").count(), 1);
     assert_eq!(prose.uses("anew").count(), 0);
-    assert_eq!(Prose::of_code(Path::new("x.rs"), "// One two three. Four five six seven.").sentences(), [3, 4]);
+    assert_eq!(
+        Prose::of_code(Path::new("x.rs"), "// One two three. Four five six seven.").sentences(),
+        [3, 4]
+    );
     let document = "# Title\n\nSome words here.\n\n    what waits\n\n```\nanew\n```\n";
     let document = Prose::of_document(Path::new("x.md"), document);
     assert_eq!(["what waits", "anew"].map(|turn| document.uses(turn).count()), [0, 0]);

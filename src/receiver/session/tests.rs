@@ -1,22 +1,28 @@
 //! Tests over real sockets on loopback: a sender of the test talks to one connection.
 
-use core::net::SocketAddr;
+use core::time::Duration;
+use std::sync::Mutex;
 
 use bytes::{Bytes, BytesMut};
-use nf_transport_core::batch::{BatchBuilder, BatchHeader, Compression, HEADER_LEN};
+use nf_transport_core::batch::{Batch, BatchBuilder, BatchHeader, Compression, HEADER_LEN};
 use nf_transport_core::datagram::{Datagram, Timestamp};
-use nf_transport_core::framing::{Decoder, Heartbeat, Message, StreamProof};
+use nf_transport_core::framing::{Decoder, Heartbeat, Hello, Message, StreamProof};
 use nf_transport_core::secure::{Admission, Channel, ChannelBinding, Pass, StreamKey};
-use nf_transport_core::sequence::StreamId;
+use nf_transport_core::sequence::{Position, StreamId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::*;
 use crate::host::{Stopper, stop_channel};
+use crate::receiver::accept::waiting::WaitingForSession;
+use crate::receiver::collectors::confusion::Confusion;
 use crate::receiver::delivery::collector_offsets::CollectorOffsets;
-use crate::receiver::output::ResolvedCollector;
-use crate::receiver::state::positions::StreamOwner;
+use crate::receiver::output::{Outputs, ResolvedCollector};
+use crate::receiver::session::sender_log::SenderLog;
+use crate::receiver::session::senders::Senders;
+use crate::receiver::state::positions::{Positions, StreamOwner};
 use crate::status::CollectorState;
 
 /// Binding of every connection.

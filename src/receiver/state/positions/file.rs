@@ -10,8 +10,8 @@ use std::time::SystemTime;
 use nf_transport_core::sequence::{Position, RunId, StreamId};
 use nf_transport_core::spool::disk::not_created;
 
+use crate::receiver::state::positions::error::PositionsError;
 use crate::receiver::state::positions::slot::{SLOT_LEN, Slot, StoredProgress};
-use crate::receiver::state::positions::{PositionsError, set_aside_path};
 
 /// Offsets of the slots. They are on pages of their own, so that damage to one spares the other.
 const SLOT_OFFSETS: [u64; 2] = [0, 4096];
@@ -301,4 +301,11 @@ fn set_aside(path: &std::path::Path) -> Result<File, PositionsError> {
         aside.display()
     );
     open_file(path).map(|(file, _)| file).map_err(PositionsError::of("open", path))
+}
+
+/// Returns the path to which the damaged file at `path` is renamed.
+pub(super) fn set_aside_path(path: &std::path::Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".damaged");
+    name.into()
 }

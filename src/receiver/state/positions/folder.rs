@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use crate::receiver::state::positions::{PositionsError, StreamName};
+use crate::receiver::state::positions::error::PositionsError;
+use crate::receiver::state::positions::stream_name::StreamName;
 
 /// The directory.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use nf_transport_core::sequence::{SenderId, StreamId};
 
 use crate::limits::STREAM_KEPT;
-use crate::receiver::state::positions::StreamName;
+use crate::receiver::state::positions::stream_name::StreamName;
 
 /// A known stream of one sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

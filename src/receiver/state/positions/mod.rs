@@ -31,55 +31,32 @@ mod error;
 mod file;
 mod folder;
 mod index;
+mod last_seen;
 mod new_streams;
 mod slot;
+mod stream_name;
 
-use core::fmt;
 use std::collections::HashMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 pub(crate) use error::PositionsError;
 pub(crate) use file::{StreamInUse, StreamPosition};
 use folder::Folder;
 use index::StreamIndex;
+use last_seen::LastSeen;
 use new_streams::NewStreams;
 pub(crate) use new_streams::StreamOwner;
 use nf_transport_core::sequence::{SenderId, StreamId};
+use stream_name::StreamName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::limits::{STREAMS_MAX, STREAMS_PER_SENDER};
 
 /// Name of the directory in the state directory.
 pub(crate) const DIRECTORY: &str = "positions";
-
-/// Separates sender id and stream id in a file name; no sender id contains it.
-const SEPARATOR: char = '@';
-
-/// A stream of one sender. Its text is the name of its file.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct StreamName {
-    sender: SenderId,
-    stream: StreamId,
-}
-
-impl StreamName {
-    /// Returns the stream whose file has this name.
-    fn parse(text: &str) -> Option<Self> {
-        let (sender, stream) = text.rsplit_once(SEPARATOR)?;
-        let stream = StreamId(u128::from_str_radix(stream, 16).ok()?.to_be_bytes());
-        let name = Self { sender: sender.parse().ok()?, stream };
-        (name.to_string() == text).then_some(name)
-    }
-}
-
-impl fmt::Display for StreamName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{SEPARATOR}{}", self.sender, self.stream)
-    }
-}
 
 /// The positions of all streams, one file each: at most [`STREAMS_PER_SENDER`] of each sender id, and at most
 /// [`STREAMS_MAX`] in all.
@@ -92,28 +69,6 @@ pub(crate) struct Positions {
     state: Mutex<PositionsState>,
     /// One stream is opened at a time, so that a slow disk blocks one thread, not one for each sender.
     opening: Arc<Semaphore>,
-}
-
-/// The order in which streams were last seen, as modification times of their files. It continues from the
-/// newest file, so a wrong or stepped wall clock does not change the order.
-#[derive(Debug)]
-struct LastSeen(SystemTime);
-
-impl LastSeen {
-    /// Shortest interval between the times of two files.
-    const STEP: Duration = Duration::from_micros(1);
-
-    /// Returns the time for a stream that is seen at `now`.
-    fn next(&mut self, now: SystemTime) -> SystemTime {
-        self.0 = now.max(self.0.checked_add(Self::STEP).unwrap_or(now));
-        self.0
-    }
-}
-
-impl Default for LastSeen {
-    fn default() -> Self {
-        Self(SystemTime::UNIX_EPOCH)
-    }
 }
 
 /// State of the directory: streams in use, or not synced to disk yet.
@@ -323,13 +278,6 @@ impl Positions {
     pub(crate) fn is_opening(&self) -> bool {
         self.opening.available_permits() == 0
     }
-}
-
-/// Returns the path to which the damaged file at `path` is renamed.
-fn set_aside_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".damaged");
-    name.into()
 }
 
 #[cfg(test)]

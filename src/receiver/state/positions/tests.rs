@@ -1,11 +1,13 @@
 use std::fs::File;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use nf_transport_core::sequence::{Position, RunId};
 use tempfile::TempDir;
 
 use super::*;
 use crate::limits::{NEW_STREAMS_BURST, STREAM_KEPT};
-use crate::receiver::state::positions::file::StreamPosition;
+use crate::receiver::state::positions::file::{StreamPosition, set_aside_path};
 
 const STREAM: StreamId = StreamId([7; 16]);
 const RUN: RunId = RunId([3; 16]);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nf_transport_core::sequence::SenderId;
 
 use crate::limits::{SEATS_MAX, UNEVEN_SEATS_MAX};
-use crate::receiver::session::senders::SenderEntry;
+use crate::receiver::session::senders::entry::SenderEntry;
 use crate::status::SenderTotals;
 
 /// Entries by sender.
