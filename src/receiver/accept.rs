@@ -125,7 +125,7 @@ impl Acceptor {
         let stream = Stream::new(tcp, channel);
         let Ok(_connection) = self.connections.clone().try_acquire_owned() else {
             self.log_rejection(peer, &Rejected::TooManyConnections);
-            // Until it is told so it stays in its place among the strangers, of which there are few.
+            // It keeps its bounded place among the unauthenticated connections until the reason is sent.
             return reject(stream, &Rejected::TooManyConnections.to_string()).await;
         };
         drop(place);
@@ -134,7 +134,7 @@ impl Acceptor {
             .await;
     }
 
-    /// Finds out who the peer is.
+    /// Authenticates the peer.
     async fn authenticate(
         &self,
         tcp: &mut TcpStream,

@@ -83,7 +83,9 @@ impl Collectors {
             Ok(()) = self.wanted.changed() => {
                 self.names.want(&self.wanted.borrow_and_update(), Instant::now());
             }
-            Some(Ok((name, answer))) = self.running.join_next() => self.names.note(&name, answer, Instant::now()),
+            Some(Ok((name, answer))) = self.running.join_next() => {
+                self.names.note(&name, answer, Instant::now());
+            }
             () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
             else => core::future::pending().await,
         }

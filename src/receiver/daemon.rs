@@ -319,7 +319,8 @@ type StoreState = (fn(&Templates, &Path) -> io::Result<()>, fn(&KnownSources, &P
 async fn sync(shared: Arc<Shared>, state: PathBuf, keep: StoreState) {
     let outcome = tokio::task::spawn_blocking(move || {
         if let Err(error) = keep.0(&shared.templates, &state) {
-            tracing::error!(%error, "cannot store the templates of exporters in {}: {error}", state.display());
+            let place = state.display();
+            tracing::error!(%error, "cannot store the templates of exporters in {place}: {error}");
         }
         shared.confusion.look(&shared.templates, &shared.outputs(), std::time::Instant::now());
         if let Err(error) = keep.1(&shared.known_sources, &state) {

@@ -103,7 +103,8 @@ pub(crate) fn run(
         };
         let key = match by_hand {
             Some(sender) if change == InvitationChange::Renew => {
-                let how = "put a new key into that file (nf-receiver keygen), and name the old one as previous-key-file";
+                let how = "put a new key into that file (nf-receiver keygen), and name the old one as \
+                           previous-key-file";
                 return Err(guest.not_ours(&rest, sender, how));
             }
             Some(sender) => {

@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(found.len(), 1);
         let sentence = found[0].sentence("127.0.0.1:9995".parse().unwrap());
         assert!(
-            sentence.starts_with("the exporters 192.0.2.1:2000 (a) and 192.0.2.1:2001 (a) both"),
+            sentence.starts_with("exporters 192.0.2.1:2000 (a) and 192.0.2.1:2001 (a) both"),
             "{sentence}"
         );
     }
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn own_addresses_confuse_makers_with_one_source_id() {
+    fn own_addresses_confuse_equal_source_ids() {
         let rows = [row("edge", "192.0.2.1", b"one"), row("edge", "192.0.2.2", b"two")];
         let own = CollectorSettings::at(&"127.0.0.1:9995");
         assert_eq!(found(&own, &rows), [["192.0.2.1@edge".to_owned(), "192.0.2.2@edge".to_owned()]]);

@@ -116,7 +116,8 @@ mod tests {
             ("collector", "listen = [\"0.0.0.0:0\"]\n"),
         ] {
             let told = guess(host_name, toml).unwrap_err();
-            assert!(told.ends_with(": say where senders reach this machine: --address HOST:PORT"), "{told}");
+            let remedy = "; name the address at which senders reach this machine (--address HOST:PORT)";
+            assert!(told.ends_with(remedy), "{told}");
         }
         assert!(given_address("0.0.0.0:2055").is_err() && given_address("[::]:2055").is_err());
         assert_eq!(given_address("127.0.0.1:2055").unwrap().to_string(), "127.0.0.1:2055");

@@ -192,8 +192,9 @@ fn state(collector: &str) -> (tempfile::TempDir, SocketAddr) {
     let is_free = |port: &u16| UdpSocket::bind(("127.0.0.1", *port)).is_ok();
     let port = SocketAddr::from(([127, 0, 0, 1], (first..20_000).find(is_free).unwrap()));
     let stored = format!(
-        "{{\"boot\": 0, \"collectors\": [{{\"collector\": \"{collector}\", \"socket\": null, \"complete\": [], \
-         \"exporters\": [{{\"sender\": \"edge\", \"exporter\": \"192.0.2.1:2055\", \"seen_as\": \"{port}\"}}]}}]}}"
+        "{{\"boot\": 0, \"collectors\": [{{\"collector\": \"{collector}\", \"socket\": null, \
+         \"complete\": [], \"exporters\": [{{\"sender\": \"edge\", \
+         \"exporter\": \"192.0.2.1:2055\", \"seen_as\": \"{port}\"}}]}}]}}"
     );
     std::fs::write(state.path().join("collectors.json"), stored).unwrap();
     (state, port)

@@ -5,8 +5,8 @@ use core::net::{IpAddr, SocketAddr};
 use std::io;
 
 /// How to give the installed service the capability.
-const REMEDY: &str = "put /usr/share/doc/nf-receiver/examples/nf-receiver-source-address.conf in place (systemctl edit \
-                      nf-receiver.service), then systemctl restart nf-receiver";
+const REMEDY: &str = "put /usr/share/doc/nf-receiver/examples/nf-receiver-source-address.conf in place \
+                      (systemctl edit nf-receiver.service), then systemctl restart nf-receiver";
 
 /// Strict value of `rp_filter`. RFC 3704, section 2.2.
 const STRICT: u8 = 1;

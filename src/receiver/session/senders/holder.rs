@@ -35,13 +35,13 @@ impl Holder {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Superseded {
     #[error(
-        "a newer connection of the same sender, from {0}, took over; if this repeats, two machines use the same id \
-         and key: give one of them an id of its own"
+        "a newer connection of the same sender, from {0}, took over; if this repeats, two machines use the \
+         same id and key: give one of them an id of its own"
     )]
     Newer(SocketAddr),
     #[error(
-        "another sender with the same id, at {0}, took over, because nf-receiver has known its stream for longer: give each sender an \
-         id of its own (nf-receiver invite NAME)"
+        "another sender with the same id, at {0}, took over, because nf-receiver has known its stream for \
+         longer: give each sender an id of its own (nf-receiver invite NAME)"
     )]
     KnownLonger(SocketAddr),
     #[error(

@@ -245,7 +245,8 @@ impl Positions {
             tracing::info!(
                 sender = %oldest.sender,
                 stream = %oldest.stream,
-                "there were more than {STREAMS_MAX} streams: forgot the position of the one unseen longest ({oldest})"
+                "there were more than {STREAMS_MAX} streams: forgot the position of the one unseen longest \
+                 ({oldest})"
             );
         }
         Ok(())

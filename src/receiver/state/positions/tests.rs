@@ -285,7 +285,7 @@ fn too_many_new_streams_of_a_sender_are_rejected() {
 }
 
 #[test]
-fn files_beyond_the_limits_are_removed_at_the_start() {
+fn excess_files_are_removed_at_the_start() {
     let state = TempDir::new().unwrap();
     std::fs::create_dir(state.path().join("positions")).unwrap();
     for number in 0..=STREAMS_PER_SENDER {
