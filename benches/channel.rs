@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use nf_transport::host::secure_stream::{Received, Stream, shake};
+use nf_transport::host::secure_stream::{Received, SecureStream, run_handshake};
 use nf_transport_core::secure::{
-    Admission, Channel, Handshake, Key, ReceiverHandshake, SenderHandshake, Suite,
+    AccessPolicy, Channel, Handshake, Key, ReceiverHandshake, SenderHandshake, Suite,
 };
 use nf_transport_core::sequence::SenderId;
 use tokio::net::{TcpListener, TcpStream};
@@ -101,7 +101,7 @@ impl Row {
 struct Sides {
     sender: SenderId,
     key: Key,
-    admission: Arc<Admission>,
+    policy: Arc<AccessPolicy>,
     runtime: Runtime,
 }
 
@@ -109,15 +109,10 @@ impl Sides {
     fn new() -> Self {
         let key = Key::generate().unwrap();
         let suites = KINDS.into_iter().flatten().collect();
-        let admission =
-            Admission { plaintext: true, suites, shared: vec![key.clone()], ..Admission::default() };
+        let policy =
+            AccessPolicy { plaintext: true, suites, shared: vec![key.clone()], ..AccessPolicy::default() };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        Self {
-            sender: "edge".parse().unwrap(),
-            key,
-            admission: Arc::new(admission),
-            runtime: runtime.unwrap(),
-        }
+        Self { sender: "edge".parse().unwrap(), key, policy: Arc::new(policy), runtime: runtime.unwrap() }
     }
 
     fn sender(&self, kind: Option<Suite>) -> SenderHandshake {
@@ -128,7 +123,7 @@ impl Sides {
     }
 
     fn receiver(&self) -> ReceiverHandshake {
-        ReceiverHandshake::new(self.admission.clone(), true)
+        ReceiverHandshake::new(self.policy.clone(), true)
     }
 
     /// Both ends of a channel.
@@ -177,10 +172,12 @@ impl Sides {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (mut server, _) = listener.accept().await.unwrap();
-            let (channel, admitted) =
-                tokio::join!(shake(&mut client, self.sender(kind)), shake(&mut server, self.receiver()));
-            let mut sending = Stream::new(client, channel.unwrap());
-            let mut receiving = Stream::new(server, admitted.unwrap().channel);
+            let (channel, admitted) = tokio::join!(
+                run_handshake(&mut client, self.sender(kind)),
+                run_handshake(&mut server, self.receiver())
+            );
+            let mut sending = SecureStream::new(client, channel.unwrap());
+            let mut receiving = SecureStream::new(server, admitted.unwrap().channel);
             let began = Instant::now();
             let sender = tokio::spawn(async move {
                 let piece = Bytes::from(vec![7; PIECES[0]]);

@@ -1,13 +1,13 @@
 //! The two daemons of nf-transport, nf-sender and nf-receiver.
 //!
-//! Formats, encryption and the spool are in the shared crate `nf_transport_core`. The modules here form floors above it; each imports
-//! only from floors below its own:
+//! The shared crate `nf_transport_core` contains formats, encryption and the spool. The modules here form layers
+//! above it; each imports only from layers below its own:
 //!
-//! | floor | modules | may touch |
+//! | layer | modules | may touch |
 //! |---|---|---|
-//! | 3 settings | [`config`], [`cli`], [`limits`] | the files they are told to read |
-//! | 4 the host | [`service`] | sockets, clock, runtime |
-//! | 5 figures | [`status`] | sockets, clock, runtime |
+//! | 3 settings | [`config`], [`cli`], [`limits`] | the files that they are given |
+//! | 4 the host | [`host`] | sockets, clock, runtime |
+//! | 5 status | [`status`] | sockets, clock, runtime |
 //! | 6 the daemons | [`sender`], [`receiver`] | everything below |
 
 pub mod host;

@@ -1,301 +1,345 @@
-//! Bounds of the two daemons, each with its unit and its reason. Those of the shared crate are in `nf_transport_core::limits`.
+//! Bounds of the two daemons, each with its unit and its reason. The bounds of the shared crate are in
+//! `nf_transport_core::limits`.
 
 use core::time::Duration;
 
-/// Bytes of batches read ahead from segments for the link.
+/// Bytes of batches that the uplink reads ahead from segments, so that it does not wait for the disk between
+/// batches.
 pub const READ_AHEAD: usize = 512 * 1024;
 
-/// A sender gives a session up after this many heartbeats for which TCP repeats a segment in vain although the receiver is
-/// heard: fewer than `HEARTBEATS_MISSED`, after which the receiver, which hears nothing, ends it without a reason.
+/// Heartbeats after which a sender ends a session if TCP repeats a segment in vain although the sender hears
+/// the receiver. Fewer than `HEARTBEATS_MISSED`: after that many, the receiver, which hears nothing, ends
+/// the session without a reason.
 pub const HEARTBEATS_UNACKNOWLEDGED: u32 = 2;
 
-/// Bytes of TCP segments that a sender tries one after the other where full ones are lost on the way: 1,200 pass every IPv6
-/// path (1,280 bytes, RFC 8200), 536 every host of IPv4 (576 bytes, RFC 1122).
+/// Bytes of TCP segments that a sender tries in turn if the path loses full ones. IPv6 paths pass 1,200
+/// bytes (RFC 8200: 1,280), IPv4 hosts 536 bytes (RFC 1122: 576).
 pub const SEGMENT_BYTES: [u16; 2] = [1200, 536];
 
-/// How long a sender makes connections with smaller segments before it tries full ones again: a path that was repaired is
-/// used fully within an hour, and one that was not costs two heartbeats.
+/// Time for which a sender connects with smaller segments before it tries full ones again. A repaired path
+/// is used fully within an hour; a broken one costs two heartbeats.
 pub const SEGMENT_BYTES_KEPT: Duration = Duration::from_secs(3600);
 
 /// Addresses of receivers whose segment size a sender remembers: some for each of `RECEIVERS_MAX` names.
 pub const SEGMENT_SIZES_MAX: usize = 64;
 
-/// How long a sender waits for an answer before it tries the next address or receiver, or waits for its schedule. The
-/// connection stays open: an answer that comes later is used at once.
+/// Time for which a sender waits for an answer before it tries the next address or receiver, or follows its
+/// schedule. The connection stays open: the sender uses a later answer at once.
 pub const DIAL_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a sender that connects again waits for acknowledgements of what is under way, so that nothing is sent twice.
+/// Time for which a reconnecting sender waits for outstanding acknowledgements, so that it sends nothing
+/// twice.
 pub const RECONNECT_GRACE: Duration = Duration::from_secs(5);
 
-/// A connection that its sender has closed ends after this time even if collectors do not take what it sent before: the sender
-/// still has that.
+/// Time after which nf-receiver ends a connection that its sender has closed, even if collectors have not
+/// received all of its datagrams. The sender still has these.
 pub const HANG_UP_GRACE: Duration = Duration::from_secs(2);
 
-/// Datagrams that one recvmmsg call takes at the most.
-pub const INTAKE_SLOTS: usize = 128;
+/// Datagrams of one recvmmsg call, at most. Each has a slot of `JOURNAL_SLOT_SIZE` bytes: 8 MiB in total.
+pub const JOURNAL_SLOTS: usize = 128;
 
-/// Bytes of each intake slot: any datagram fits, pages stay aligned.
-pub const INTAKE_SLOT_SIZE: usize = 64 * 1024;
+/// Bytes of each slot of the journal: any datagram fits, and pages stay aligned.
+pub const JOURNAL_SLOT_SIZE: usize = 64 * 1024;
 
-/// Bytes of the intake's ring: batches that are neither acknowledged nor in a segment.
-pub const INTAKE_RING: u64 = 12 * 1024 * 1024;
+/// Bytes of the journal's ring: batches that are neither acknowledged nor in a segment.
+pub const JOURNAL_RING: u64 = 12 * 1024 * 1024;
 
-/// Bytes of receive buffer that nf-sender asks for on each socket: over 2 s of 20,000 datagrams/s.
+/// Bytes of receive buffer that nf-sender requests for each socket: more than 2 s of 20,000 datagrams/s.
 pub const RECEIVE_BUFFER: usize = 64 * 1024 * 1024;
 
-/// Mappings of intakes that one process can guard against SIGBUS: nf-sender has three, its unit tests some for each core.
-pub const INTAKE_MAPPINGS_MAX: usize = 512;
+/// Journal mappings that one process can guard against SIGBUS: nf-sender has three, its unit tests some for
+/// each core.
+pub const JOURNAL_MAPPINGS_MAX: usize = 512;
 
-/// How long nf-sender lets datagrams gather in its sockets at the most, and only while they come more often than that.
-pub const GATHERING_MAX: Duration = Duration::from_millis(1);
+/// Longest time for which nf-sender coalesces datagrams in its sockets. It does so only while they arrive
+/// more often than that.
+pub const COALESCING_MAX: Duration = Duration::from_millis(1);
 
-/// UDP sockets that nf-sender listens on at the most.
+/// UDP sockets that nf-sender, or TCP sockets that nf-receiver listens on, at most: far more than any known
+/// setup needs.
 pub const LISTENERS_MAX: usize = 64;
 
-/// Bytes of templates of all senders and collectors: eight times the most of one; what takes most makes room.
+/// Bytes of templates of all senders and collectors: eight times the maximum of one. The largest user makes
+/// room.
 pub const TEMPLATES_TOTAL: usize = 32 * 1024 * 1024;
 
-/// Bytes of options data of all senders and collectors: four times the most of one; what takes most makes room.
+/// Bytes of options data of all senders and collectors: four times the maximum of one. The largest user
+/// makes room.
 pub const OPTIONS_TOTAL: usize = 64 * 1024 * 1024;
 
-/// How long nf-sender keeps sending after it was told to stop.
+/// Time for which nf-sender continues to send after a stop was requested.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// Streams whose position nf-receiver remembers for each sender id. One unseen for longer than `STREAM_KEPT` makes room, or else
-/// the one that began last: streams that somebody begins under another's id do not displace the streams before them.
+/// Streams per sender id whose position nf-receiver remembers. A new one replaces one unseen for longer than
+/// `STREAM_KEPT`, else the last that began of those that are neither among the first `STREAMS_FIRST` nor
+/// used for `STREAM_ESTABLISHED`, else the one that began last. So streams under a forged id displace each
+/// other.
 pub const STREAMS_PER_SENDER: usize = 8;
 
-/// A stream unseen for so long makes room for another of the same sender id before all others: no outage lasts as long, and its
-/// spool was probably given up.
+/// First streams per sender id, which are kept however briefly they were used: half of the places. So a
+/// client that began a few streams before the sender did cannot take all the others.
+pub const STREAMS_FIRST: usize = STREAMS_PER_SENDER / 2;
+
+/// Time of use after which a stream is kept in preference to briefly used ones. A client that begins streams
+/// at random has to return for each of them.
+pub const STREAM_ESTABLISHED: Duration = Duration::from_secs(3_600);
+
+/// Interval at which the file of a stream is marked as seen while its session has nothing to store.
+pub const STREAM_MARKED_EVERY: Duration = Duration::from_secs(86_400);
+
+/// Age after which an unseen stream is the first to make room for another of the same sender id. No outage
+/// lasts as long, and its spool was probably abandoned.
 pub const STREAM_KEPT: Duration = Duration::from_secs(30 * 86_400);
 
-/// Streams whose position nf-receiver remembers in all: no number of sender ids fills the disk.
+/// Streams whose position nf-receiver remembers in total, so that no number of sender ids fills the disk.
 pub const STREAMS_MAX: usize = 131_072;
 
-/// New streams that one sender id may begin at once, beyond one in each `NEW_STREAM_INTERVAL`: a sender that is set up restarts
-/// several times with an empty spool. With a shared key, or in clear text, each address counts apart.
+/// New streams that one sender id may begin at once, beyond one per `NEW_STREAM_INTERVAL`: during its setup
+/// a sender restarts several times with an empty spool. With a shared key, or in plaintext, each address
+/// counts separately.
 pub const NEW_STREAMS_BURST: u32 = 16;
 
-/// New streams that may begin at once at one address (of IPv6: one /64 network), with a shared key or in clear text, beyond one in each
-/// `NEW_STREAM_INTERVAL`: so many senders behind one NAT may start at the same time, each with an empty spool. Under many ids,
-/// `STREAMS_MAX` streams at one address take 15 days.
+/// New streams that one address (of IPv6: one /64 network) may begin at once, with a shared key or in
+/// plaintext, beyond one per `NEW_STREAM_INTERVAL`: as many senders behind one NAT may start at once, each
+/// with an empty spool. Under many ids, one address needs 15 days for `STREAMS_MAX` streams.
 pub const NEW_STREAMS_BURST_PER_SOURCE: u32 = 1024;
 
-/// One sender id may begin a new stream in each such time: a file is made for it, and one of another stream removed.
+/// Interval in which one sender id may begin one new stream: each creates a file and removes that of another
+/// stream.
 pub const NEW_STREAM_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The longest wait of nf-sender after a refusal that may soon be over: too many new streams began, or another sender has its id. An
-/// old connection of its own under that id ends after three heartbeats.
+/// Longest delay of nf-sender after a temporary rejection: too many new streams began, or another sender has
+/// its id. An old connection of its own under that id ends after three heartbeats.
 pub const REFUSED_FOR_NOW_DELAY_MAX: Duration = NEW_STREAM_INTERVAL;
 
-/// Sender ids, with their addresses where these count, whose new streams are counted at the same time.
+/// Sender ids, with their addresses where these count, whose new streams are counted at the same time:
+/// bounds the memory.
 pub const NEW_STREAM_OWNERS: usize = 16_384;
 
-/// Addresses whose new streams are counted at the same time.
+/// Addresses whose new streams are counted at the same time: bounds the memory.
 pub const NEW_STREAM_SOURCES: usize = 16_384;
 
-/// One log line about the same thing from the same peer in this time; the rest is counted.
+/// Interval between log lines about the same subject and peer. The lines in between are counted, so that no
+/// peer floods the log.
 pub const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long a listener rests when the system has no file descriptor left for a connection.
-pub const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// Pause of a listener when the system has no file descriptor left for a connection: without it the loop
+/// would spin.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Log lines that wait to be written; beyond, new ones are dropped and counted. Some 300 KiB: the journal takes as many within
-/// milliseconds.
+/// Log lines that wait to be written, about 300 KiB. Further lines are dropped and counted. The journal
+/// writes as many within milliseconds.
 pub const LOG_QUEUE_MAX: usize = 1024;
 
-/// How long a program that ends waits for its last log lines to be written.
+/// Time for which an ending program waits until its last log lines are written: a blocked journal must not
+/// prevent the end.
 pub const LOG_FLUSH: Duration = Duration::from_secs(2);
 
-/// Bytes of a control request line.
+/// Bytes of a control request line: several times the longest request.
 pub const CONTROL_REQUEST_MAX: u64 = 256;
 
-/// Bytes of a control reply: status with all of `EXPORTERS_MAX` exporters is below 2 MiB.
+/// Bytes of a control reply: a status with all of `EXPORTERS_MAX` exporters is below 2 MiB.
 pub const CONTROL_REPLY_MAX: u64 = 16 * 1024 * 1024;
 
-/// How long either side of the control socket waits for the other.
+/// Time for which either side of the control socket waits for the other, so that neither blocks the other.
 pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Control requests that are answered at once, and as many requests for metrics. The newest takes the place of the oldest.
+/// Control requests served at once, and as many requests for metrics. The newest replaces the oldest.
 pub const CONTROL_CONNECTIONS: usize = 16;
 
-/// Requests for metrics from one address that are answered at once: those of some scrapers behind one proxy.
+/// Requests for metrics from one address that are served at once: several scrapers behind one proxy.
 pub const SCRAPES_PER_ADDRESS: usize = 4;
 
-/// The shortest delay between attempts to connect: below it, a dead receiver costs the host work.
+/// Shortest delay between connection attempts: with a shorter one, a dead receiver would load the host.
 pub const RECONNECT_MIN: Duration = Duration::from_millis(10);
 
-/// The longest delay between attempts to connect: a link that is back is found within a day at the latest.
+/// Longest delay between connection attempts: nf-sender detects a restored link within a day.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(86_400);
 
-/// The least that a segment may be told to hold in bytes: a batch of any size fits beside its header.
+/// Smallest configurable segment size in bytes: a batch of any size and the header fit.
 pub const SEGMENT_MIN: u64 = 128 * 1024;
 
-/// The most that a spool may be told to hold in bytes: 1 PiB, far above any disk in use.
+/// Largest configurable spool size in bytes: 1 PiB, far above any disk in use.
 pub const SPOOL_MAX: u64 = 1 << 50;
 
-/// The shortest time in which segments may rotate or age: below it, files cost more than what they hold.
+/// Shortest configurable time for rotation and age of segments: below it, the files cost more than their
+/// content.
 pub const ROTATE_EVERY_MIN: Duration = Duration::from_millis(100);
 
-/// The longest time that segments may be told to last: ten years of 365.25 days.
+/// Longest configurable age of segments: ten years of 365.25 days, in effect unlimited.
 pub const MAX_AGE_MAX: Duration = Duration::from_secs(10 * 31_557_600);
 
-/// The longest time that unacknowledged data may be told to stay off the disk.
+/// Longest configurable time before unacknowledged data is synced to disk: a power loss costs no more than
+/// that.
 pub const SYNC_AFTER_MAX: Duration = Duration::from_secs(3600);
 
-/// Room in the spool for less than this time at the present rate is warned of: time enough for somebody to come and look.
+/// Remaining time, at the present rate, below which nf-sender warns of a filling spool: enough for an
+/// operator to react.
 pub const ROOM_SHORT: Duration = Duration::from_secs(3600);
 
-/// How long room must be that short before it is logged: a burst is over by then.
+/// Time for which the room must be that short before it is logged: a burst is over by then.
 pub const ROOM_SHORT_FOR: Duration = Duration::from_secs(10);
 
-/// Room that comes and goes is logged no more often.
+/// Interval between warnings about room that alternates between short and sufficient: keeps the log short.
 pub const ROOM_WARNING_EVERY: Duration = Duration::from_secs(600);
 
-/// Receivers that nf-sender tries in turn at the most.
+/// Receivers that nf-sender tries in turn, at most: each address that does not answer costs `DIAL_PATIENCE`.
 pub const RECEIVERS_MAX: usize = 16;
 
-/// Prefixes of allowed exporters at the most; each is compared with each datagram.
+/// Prefixes of allowed exporters, at most: nf-sender compares each datagram with each prefix.
 pub const PREFIXES_MAX: usize = 1024;
 
-/// Collectors that nf-receiver delivers to at the most.
+/// Collectors that nf-receiver delivers to, at most: each datagram may be sent to each of them.
 pub const COLLECTORS_MAX: usize = 64;
 
-/// Connections that nf-receiver may be told to hold at the most: each takes a file descriptor and buffers.
+/// Largest configurable number of connections of nf-receiver: each needs a file descriptor and buffers.
 pub const CONNECTIONS_MAX: u32 = 100_000;
 
-/// Authenticated connections of one sender that have no session at once: a new one, one that it replaces, and some that their
-/// sender has given up. More are no sender's.
+/// Authenticated connections of one sender (with a shared key or in clear text: from one address) that have no session at once: a new one, one that it replaces, and some that their
+/// sender has given up. Suppressed are no sender's.
 pub const WAITING_PER_SENDER: usize = 4;
 
-/// Sources of proven senders that nf-receiver remembers, so that they get through a flood of strangers.
+/// Addresses of authenticated senders that nf-receiver remembers. These senders reconnect even during a
+/// flood of unauthenticated connections.
 pub const KNOWN_SOURCES: usize = 4096;
 
-/// The same for one sender: a host that changes its address now and then. No sender makes others forgotten.
+/// Remembered addresses per sender: enough for a host that changes its address now and then. No sender
+/// displaces the addresses of others.
 pub const KNOWN_SOURCES_PER_SENDER: usize = 16;
 
-/// Exporters of each collector that the status shows with the address that they are seen as: of 64 collectors 6 MiB.
+/// Exporters of each collector that the status shows with their source address at the collector: 6 MiB for
+/// 64 collectors.
 pub const SEEN_AS_SHOWN: usize = 1024;
 
-/// Rows that nf-sender keeps of what each exporter holds in each segment: 16 MiB. Segments beyond it are read when the spool is
-/// full.
+/// Rows in memory, one per exporter and segment, for the datagrams of each exporter in the spool: 16 MiB.
+/// nf-sender reads further segments from disk when the spool is full.
 pub const HOLDINGS_MAX: usize = 262_144;
 
-/// Exporters of dropped datagrams of the queue that nf-sender counts one by one; the one that lost longest ago makes room.
+/// Exporters of dropped datagrams that nf-sender counts separately. A new one replaces the one that lost
+/// datagrams longest ago.
 pub const DROPPED_SHOWN: usize = 256;
 
-/// Exporters whose datagrams are denied that nf-sender, or nf-receiver for each sender, counts one by one; the one heard
-/// longest ago makes room.
+/// Exporters of denied datagrams that nf-sender, or nf-receiver for each sender, counts separately. A new
+/// one replaces the one heard longest ago.
 pub const DENIED_SHOWN: usize = 64;
 
-/// Exporters that match no collector and that nf-receiver counts one by one; the one heard longest ago makes room.
+/// Exporters that match no collector and that nf-receiver counts separately. A new one replaces the one
+/// heard longest ago.
 pub const UNMATCHED_SHOWN: usize = 64;
 
-/// Pairs of exporters that a collector mixes up which the status shows.
+/// Pairs of exporters that a collector confuses and that the status shows: bounds its size.
 pub const CONFUSED_SHOWN: usize = 64;
 
-/// Pairs of exporters that collectors mix up which the log names, in all, once each.
+/// Pairs of exporters that collectors confuse and that the log names, in total and once each: bounds log and
+/// memory.
 pub const CONFUSED_LOGGED: usize = 1024;
 
-/// Peers whose connections were rejected that the status shows.
-pub const REFUSED_SHOWN: usize = 64;
+/// Peers with rejected connections that the status shows: bounds its size.
+pub const REJECTED_SHOWN: usize = 64;
 
-/// Files that each connection of nf-receiver takes: its socket and the position of its stream.
+/// Files of each connection of nf-receiver: its socket and the position file of its stream.
 pub const FILES_PER_CONNECTION: u64 = 2;
 
-/// Sockets of one collector, each for one exporter, that nf-receiver may be told to hold at the most: there are no more ports.
+/// Largest configurable number of sockets per collector, one for each exporter: an address has no more
+/// ports.
 pub const EXPORTER_SOCKETS_MAX: u32 = 65_536;
 
-/// Datagrams a second that a collector may be told to get at the most: above it there is no limit to speak of.
+/// Largest configurable rate of a collector in datagrams per second: a higher one has no effect.
 pub const RATE_MAX: u32 = 1_000_000_000;
 
-/// How often faster than they arrived datagrams may be told to be delivered when they are late: above it there is no limit
-/// to speak of.
+/// Largest configurable ratio between delivery rate and arrival rate for late datagrams: a higher one has no
+/// effect.
 pub const CATCH_UP_PACE_MAX: u32 = 1_000_000;
 
-/// Datagrams a second that a collector on another machine gets, unless it is told otherwise, while it is caught up with. Its
-/// queue cannot be seen: the 208 KiB that Linux gives it by default hold 92 datagrams of 1,464 bytes, which is 4.6 ms at this
-/// rate, and collectors read three times as fast (nfcapd 65,000 a second).
+/// Default rate in datagrams per second for a collector on another machine while it catches up. Its queue is
+/// not visible: the 208 KiB that Linux grants by default hold 92 datagrams of 1,464 bytes, which is 4.6 ms
+/// at this rate. Collectors read three times as fast (nfcapd: 65,000 per second).
 pub const CATCH_UP_LIMIT: u32 = 20_000;
 
-/// A datagram counts as late, so that the limits for catching up hold for it, from this age on.
+/// Age from which a datagram counts as late, so that the limits for catching up apply to it.
 pub const LATE: Duration = Duration::from_secs(1);
 
-/// The longest time for which `catch-up-pace` makes one datagram wait. A longer distance between two arrivals is a quiet
-/// exporter, where no file gets too much, or a clock that was set: neither is worth stalling a stream for.
+/// Longest time for which `catch-up-pace` delays one datagram. A longer gap between two arrivals is a quiet
+/// exporter, where no file gets too much, or a clock change: neither justifies a stalled stream.
 pub const PACE_WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// The longest time after which datagrams may be told to go to a collector's address for late ones.
+/// Longest configurable age before datagrams go to a collector's address for late ones: ten years, in effect
+/// never.
 pub const LATE_AFTER_MAX: Duration = Duration::from_secs(10 * 31_557_600);
 
-/// Bytes that each of them takes beside its datagrams.
-pub const PARCEL_OVERHEAD: usize = 256;
+/// Bytes of each pending batch in addition to its datagrams: a generous estimate of its bookkeeping.
+pub const PENDING_BATCH_OVERHEAD: usize = 256;
 
-/// Bytes of such batches of all streams together; beyond, each stream holds one batch for each kind of collector.
+/// Bytes of pending batches of all streams together. Beyond that, each stream holds one batch for each kind
+/// of collector.
 pub const LANES_MAX: usize = 64 * 1024 * 1024;
 
-/// Ports of one exporter's address that have a socket of their own at a collector: as many exporters behind a NAT or a
-/// container's gateway are told apart. The address's other ports share one socket.
+/// Ports of one exporter address with a socket of their own at a collector: distinguishes as many exporters
+/// behind a NAT or a container gateway. The other ports of the address share one socket.
 pub const PORTS_PER_ADDRESS: usize = 64;
 
-/// How long a port of an exporter is unused before its socket goes to another port of a full address: exporters with active
-/// flows send within a few minutes.
+/// Idle time after which the socket of an exporter's port may go to another port of a full address:
+/// exporters with active flows send within a few minutes.
 pub const PORT_IDLE: Duration = Duration::from_secs(600);
 
-/// Ports that are remembered at one collector, of exporters whose sockets were closed: 16 times `limits.exporter-sockets`.
+/// Ports of exporters with closed sockets that nf-receiver remembers per collector: 16 times
+/// `limits.exporter-sockets`.
 pub const PORTS_REMEMBERED: usize = 16_384;
 
-/// Files that nf-receiver takes beside its connections, the strangers and the sockets for exporters: listeners, two for each
-/// of 64 collectors, control socket.
-pub const FILES_BESIDE: u64 = 256;
+/// Files of nf-receiver in addition to its connections and the sockets for exporters: listeners, two for
+/// each of 64 collectors, the control socket.
+pub const FILES_OTHER: u64 = 256;
 
-/// The shortest time that a peer may be given to agree on a session.
+/// Shortest configurable time for a peer to establish a session: a round trip within a continent fits.
 pub const HANDSHAKE_TIMEOUT_MIN: Duration = Duration::from_millis(100);
 
-/// The longest time that a peer may be given to agree on a session.
+/// Longest configurable time for a peer to establish a session: a silent peer occupies its place no longer.
 pub const HANDSHAKE_TIMEOUT_MAX: Duration = Duration::from_secs(300);
 
-/// Peers whose repeated log lines are counted one by one; the others share one count.
+/// Peers whose repeated log lines are counted separately; the others share one count. Bounds the memory.
 pub const LOG_KEYS_MAX: usize = 1024;
 
-/// Senders whose seat nf-receiver keeps, with counters and position at hand, before free seats are given up. Those of absent
-/// senders whose streams not all collectors have as far are not free: they come on top, up to `UNEVEN_SEATS_MAX`.
-pub const SEATS_MAX: usize = 16_384;
+/// Senders whose entry, with counters and position, nf-receiver keeps in memory before it drops idle
+/// entries. Entries of absent senders whose streams have not reached all collectors equally are not idle:
+/// nf-receiver keeps them in addition, up to `UNEVEN_SENDERS_MAX`.
+pub const SENDER_ENTRIES_MAX: usize = 16_384;
 
-/// Seats of absent senders that nf-receiver keeps because not all collectors have their streams as far, a few kilobytes each. Without
-/// its seat a sender's next session repeats some datagrams to collectors that were ahead.
-pub const UNEVEN_SEATS_MAX: usize = 16_384;
+/// Entries of absent senders that nf-receiver keeps because collectors differ in how far they have the
+/// stream: a few kilobytes each. Without its entry, a sender's next session repeats some datagrams to the
+/// collectors that were ahead.
+pub const UNEVEN_SENDERS_MAX: usize = 16_384;
 
-/// Time after which a sender makes a new handshake.
+/// Age of a connection after which the sender makes a new handshake, so that no key is used for longer.
 pub const CHANNEL_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Lists of revoked certificates at the most.
+/// Lists of revoked certificates, at most: each start and reload reads all of them.
 pub const REVOKED_MAX: usize = 64;
 
-/// Bytes of a PEM file.
+/// Bytes of a PEM file, at most: bounds the memory for a wrong file.
 pub const PEM_MAX: usize = 4 * 1024 * 1024;
 
-/// An own certificate that ends within this time is warned of, once a day.
+/// Time before the expiry of the own certificate in which nf-receiver and nf-sender warn once a day.
 pub const CERTIFICATE_WARNING: Duration = Duration::from_secs(14 * 86_400);
 
-/// A list of revoked certificates is warned of in this part of its time, at most for `CERTIFICATE_WARNING`: an authority that
-/// issues lists for a week replaces them daily.
+/// Part of a revocation list's validity in which its expiry is warned of, limited by `CERTIFICATE_WARNING`.
+/// An authority with weekly lists replaces them daily.
 pub const REVOCATION_WARNING_PART: i64 = 10;
 
-/// How often the wall clock is read while a session waits for the end of its certificates: somebody may set it.
+/// Interval at which a session reads the wall clock to detect expired certificates: an operator may set the
+/// clock.
 pub const CERTIFICATE_CHECK: Duration = Duration::from_secs(10);
 
-/// Senders with keys of their own at the most.
+/// Senders with keys of their own, at most: each start and reload reads all of the key files.
 pub const SENDERS_MAX: usize = 4096;
 
-/// Bytes of a file that holds a key or a passphrase.
+/// Bytes of a file with a key or a passphrase, at most: a pipe has room for as much.
 pub const KEY_FILE_MAX: usize = 4096;
 
-/// Passphrases whose derived keys are remembered over reloads: deriving one takes about 0.14 s.
+/// Passphrases whose derived keys are kept over reloads: deriving one takes about 0.14 s.
 pub const PASSPHRASES_REMEMBERED: usize = 1024;
 
-/// More time that the service manager is asked for at once by a start or a stop that takes long.
+/// Additional time that a slow start or stop requests from the service manager at once.
 pub const EXTENSION: Duration = Duration::from_secs(15);
 
-/// How long a start or a stop asks for more time at the most.
+/// Total time for which a start or stop requests more time. After that, the service manager may end it.
 pub const EXTENSIONS_MAX: Duration = Duration::from_secs(600);

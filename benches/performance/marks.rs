@@ -139,10 +139,10 @@ fn others(results: &Results) -> Vec<Mark> {
             wire(compression::ZSTD),
         ),
         Mark::new(
-            "bytes on the wire per byte of softflowd's v9, transposed",
+            "bytes on the wire per byte of softflowd's v9, columnar",
             Bound::AtMost(0.45),
             "",
-            wire(compression::TRANSPOSED),
+            wire(compression::COLUMNAR),
         ),
     ]
 }

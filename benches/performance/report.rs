@@ -261,7 +261,7 @@ fn compressed(results: &Results) -> Section {
         let figures = topics.into_iter().map(figure).collect::<Option<Vec<_>>>()?;
         Some([vec![format!("{}, {kind}", version.1)], figures].concat())
     };
-    let kinds = [compression::NONE, compression::ZSTD, compression::TRANSPOSED];
+    let kinds = [compression::NONE, compression::ZSTD, compression::COLUMNAR];
     let rows = compression::VERSIONS.into_iter().flat_map(|version| kinds.map(|kind| row(version, kind)));
     Section {
         title: "Compression",

@@ -7,115 +7,115 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use nf_transport_core::sequence::SenderId;
 
 use crate::cli::{
-    Invocation, Row, Takes, check_command, file_argument, keygen_command, keygen_file, parse, reload_command,
-    status_command, with_options,
+    Invocation, OptionArgument, OptionRow, check_command, file_argument, keygen_command, keygen_file, parse,
+    reload_command, status_command, with_options,
 };
 
-/// What nf-receiver is to do.
+/// An action of nf-receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReceiverAction {
     /// Run as the service.
     Run,
-    /// Say what a running service is doing.
+    /// Print the status of the running service.
     Status {
-        /// For programs.
+        /// Print JSON.
         json: bool,
-        /// Again and again.
+        /// Repeat every second.
         watch: bool,
     },
     /// Check the configuration.
     Check,
-    /// Tell a running service to take up its configuration.
+    /// Request a reload of the running service.
     Reload,
-    /// Make a key.
+    /// Generate a key.
     Keygen {
-        /// Where to; standard output if nowhere.
+        /// The new file; `None` prints to standard output.
         file: Option<PathBuf>,
     },
-    /// Give a sender a key of its own, or take it away.
+    /// Give a sender a key of its own, or revoke it.
     Invite {
         /// The sender.
         id: SenderId,
-        /// Where it will connect.
+        /// The receiver address for the token.
         address: Option<String>,
-        /// It gets another key.
+        /// Replace its key.
         renew: bool,
-        /// It loses its keys.
+        /// Remove its keys.
         revoke: bool,
     },
 }
 
-const ROWS: &[Row] = &[
-    Row {
+const ROWS: &[OptionRow] = &[
+    OptionRow {
         key: "listen",
         long: "listen",
         short: Some('l'),
         variable: Some("NF_RECEIVER_LISTEN"),
-        takes: Takes::Many("ADDR:PORT"),
-        help: "Take connections on this TCP address; may be repeated; sockets from systemd replace it \
+        argument: OptionArgument::Many("ADDR:PORT"),
+        help: "Listen for connections on this TCP address; may be repeated; sockets from systemd replace it \
                [default: [::]:2055]",
     },
-    Row {
+    OptionRow {
         key: "collector",
         long: "collector",
         short: Some('C'),
         variable: Some("NF_RECEIVER_COLLECTOR"),
-        takes: Takes::Many("HOST:PORT"),
-        help: "Deliver to this collector by UDP; may be repeated: every one of them \
+        argument: OptionArgument::Many("HOST:PORT"),
+        help: "Deliver to this collector by UDP; may be repeated to deliver to several \
                [default: 127.0.0.1:9995]",
     },
-    Row {
+    OptionRow {
         key: "source",
         long: "source",
         short: None,
         variable: Some("NF_RECEIVER_SOURCE"),
-        takes: Takes::One("own|exporter"),
-        help: "Deliver from this machine's own address, with a port for each exporter, or from the exporter's own \
-               address and port, which takes CAP_NET_RAW [default: own]",
+        argument: OptionArgument::One("own|exporter"),
+        help: "Source address of delivered datagrams: this machine's own, with a port for each exporter, or \
+               the exporter's address and port, which needs CAP_NET_RAW [default: own]",
     },
-    Row {
+    OptionRow {
         key: "key",
         long: "key",
         short: Some('k'),
         variable: None,
-        takes: Takes::One("KEY"),
-        help: "Use this shared key, or passphrase, of both sides; - reads it from standard input. On the command \
-               line others can read it: --key-file, or the systemd credential `key`, is safer",
+        argument: OptionArgument::One("KEY"),
+        help: "Use this shared key, or passphrase, of both sides; - reads it from standard input. Other \
+               users can read the command line: --key-file, or the systemd credential `key`, is safer",
     },
-    Row {
+    OptionRow {
         key: "key-file",
         long: "key-file",
         short: None,
         variable: Some("NF_RECEIVER_KEY_FILE"),
-        takes: Takes::One("FILE"),
-        help: "Use the shared key in this file, which nobody else may read; keygen makes keys \
-               [default: the systemd credential `key`, if there is one]",
+        argument: OptionArgument::One("FILE"),
+        help: "Use the shared key in this file, which only its owner may read; keygen makes keys \
+               [default: the systemd credential `key`, if it exists]",
     },
-    Row {
+    OptionRow {
         key: "plaintext",
         long: "plaintext",
         short: None,
         variable: Some("NF_RECEIVER_PLAINTEXT"),
-        takes: Takes::Nothing,
-        help: "Let senders in without encryption, on other machines too; without this and without a key, \
-               only those on this one",
+        argument: OptionArgument::Nothing,
+        help: "Accept senders without encryption, from other machines too. Without this and without a key, \
+               nf-receiver accepts senders on this machine only",
     },
-    Row {
+    OptionRow {
         key: "state",
         long: "state",
         short: None,
         variable: Some("NF_RECEIVER_STATE"),
-        takes: Takes::One("DIR"),
-        help: "Keep how far each sender was delivered in this directory \
+        argument: OptionArgument::One("DIR"),
+        help: "Store the delivered position of each sender in this directory \
                [default: $STATE_DIRECTORY, else /var/lib/nf-receiver]",
     },
-    Row {
+    OptionRow {
         key: "control",
         long: "control",
         short: None,
         variable: Some("NF_RECEIVER_CONTROL"),
-        takes: Takes::One("PATH"),
-        help: "Serve, or ask, at this control socket \
+        argument: OptionArgument::One("PATH"),
+        help: "Path of the control socket, of the service and of commands that ask it \
                [default: $RUNTIME_DIRECTORY/control.sock, else /run/nf-receiver/control.sock]",
     },
 ];
@@ -129,23 +129,23 @@ Examples:
   nf-receiver --config new.toml check
 
 Files:
-  /etc/nf-receiver/nf-receiver.toml           configuration; may be absent
-  /etc/nf-receiver/nf-receiver.toml.d/*.toml  drop-ins, read after it in the order of their names
+  /etc/nf-receiver/nf-receiver.toml           configuration (optional)
+  /etc/nf-receiver/nf-receiver.toml.d/*.toml  drop-ins, read after it in order of their names
 
-An option stands above its environment variable, that above drop-ins, those above the file.
-In variables, several values are separated by commas.
+Precedence, highest first: options, environment, drop-ins, configuration file.
+Variables separate several values by commas.
 
 Exit codes:
-  0 done   64 wrong usage   69 the service does not answer   71 refused by the system
-  73 cannot create or own a file   74 input or output failed   78 wrong configuration";
+  0 success   64 usage error   69 service does not answer   71 system error
+  73 cannot create or own a file   74 input/output error   78 invalid configuration";
 
-/// The command line, for whatever describes it.
+/// Returns the definition of the command line, also for completions and tests.
 pub fn receiver_command() -> Command {
     let command = Command::new("nf-receiver")
         .version(env!("CARGO_PKG_VERSION"))
         .about(
-            "Takes what nf-sender brings, checks and acknowledges it, and hands every datagram, byte for byte \
-             and in order, to collectors by UDP",
+            "Receives datagrams from nf-senders, verifies and acknowledges them, and delivers each of them, \
+             unchanged and in order, to collectors by UDP",
         )
         .after_help(AFTER_HELP)
         .arg(file_argument("NF_RECEIVER_CONFIG"))
@@ -163,8 +163,8 @@ fn invite_command() -> Command {
     };
     Command::new("invite")
         .about(
-            "Give the sender NAME a key of its own and print a token with which it joins (nf-sender join TOKEN); \
-             nobody without that key can take the name. The token holds the key: treat it like a password. Safe to \
+            "Give the sender NAME a key of its own and print a token for `nf-sender join`. Only the holder \
+             of that key can use the name. The token contains the key: treat it like a password. Safe to \
              repeat: the token stays the same",
         )
         .arg(
@@ -172,32 +172,34 @@ fn invite_command() -> Command {
                 .value_name("NAME")
                 .required(true)
                 .value_parser(|name: &str| name.parse::<SenderId>())
-                .help("What the sender is called: 1 to 64 of A-Z a-z 0-9 . _ -"),
+                .help("The name of the sender: 1 to 64 of A-Z a-z 0-9 . _ -"),
         )
-        .arg(
-            Arg::new("address")
-                .long("address")
-                .value_name("HOST:PORT")
-                .help("Where the sender reaches this receiver [default: this machine's name and the port listened on]"),
-        )
+        .arg(Arg::new("address").long("address").value_name("HOST:PORT").help(
+            "Address of this receiver for the sender [default: the host name and the listening \
+                       port]",
+        ))
         .arg(flag(
             "renew",
-            "Make another key; the one before it stays valid until the next renewal, so that nothing is lost",
+            "Replace the key; the previous one stays valid until the next renewal, so that the sender is \
+             never locked out",
         ))
-        .arg(flag("revoke", "Take the key away: the sender is not let in any more").conflicts_with_all(["renew", "address"]))
+        .arg(
+            flag("revoke", "Remove the key: the sender is rejected from then on")
+                .conflicts_with_all(["renew", "address"]),
+        )
 }
 
 fn invite_action(matches: &ArgMatches) -> ReceiverAction {
     ReceiverAction::Invite {
-        id: matches.get_one::<SenderId>("name").expect("a command line without it is refused").clone(),
+        id: matches.get_one::<SenderId>("name").expect("clap rejects a command line without it").clone(),
         address: matches.get_one::<String>("address").cloned(),
         renew: matches.get_flag("renew"),
         revoke: matches.get_flag("revoke"),
     }
 }
 
-/// What `arguments`, the program's name first, and the environment say; or what clap has to say, which may be
-/// the help.
+/// Parses `arguments`, which begin with the program's name, and the environment. The error may also be the
+/// help or the version.
 pub fn parse_receiver(
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<Invocation<ReceiverAction>, clap::Error> {

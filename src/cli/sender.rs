@@ -8,46 +8,46 @@ use clap::{Arg, ArgMatches, Command};
 use zeroize::Zeroizing;
 
 use crate::cli::{
-    Invocation, Row, Takes, check_command, file_argument, keygen_command, keygen_file, parse, reload_command,
-    status_command, with_options,
+    Invocation, OptionArgument, OptionRow, check_command, file_argument, keygen_command, keygen_file, parse,
+    reload_command, status_command, with_options,
 };
 
-/// What nf-sender is to do.
+/// An action of nf-sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SenderAction {
     /// Run as the service.
     Run,
-    /// Say what a running service is doing.
+    /// Print the status of the running service.
     Status {
-        /// For programs.
+        /// Print JSON.
         json: bool,
-        /// Again and again.
+        /// Repeat every second.
         watch: bool,
     },
-    /// Tell a running service to connect now.
+    /// Request a new connection of the running service.
     Reconnect,
     /// Check the configuration.
     Check,
-    /// Tell a running service to take up its configuration.
+    /// Request a reload of the running service.
     Reload,
-    /// Make a key.
+    /// Generate a key.
     Keygen {
-        /// Where to; standard output if nowhere.
+        /// The new file; `None` prints to standard output.
         file: Option<PathBuf>,
     },
-    /// Write what a token says into the configuration.
+    /// Write the settings of a token into the configuration.
     Join {
         /// The token, or `-` (default) for standard input.
         token: TypedToken,
     },
 }
 
-/// A token as it was typed. It is never shown.
+/// A token as it was typed. `Debug` does not reveal it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TypedToken(Zeroizing<String>);
 
 impl TypedToken {
-    /// What was typed.
+    /// Returns the token.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -59,82 +59,83 @@ impl fmt::Debug for TypedToken {
     }
 }
 
-const ROWS: &[Row] = &[
-    Row {
+const ROWS: &[OptionRow] = &[
+    OptionRow {
         key: "listen",
         long: "listen",
         short: Some('l'),
         variable: Some("NF_SENDER_LISTEN"),
-        takes: Takes::Many("ADDR:PORT"),
-        help: "Take datagrams on this UDP address; may be repeated; sockets from systemd replace it \
+        argument: OptionArgument::Many("ADDR:PORT"),
+        help: "Listen for datagrams on this UDP address; may be repeated; sockets from systemd replace it \
                [default: [::]:2055]",
     },
-    Row {
+    OptionRow {
         key: "receivers",
         long: "receiver",
         short: Some('r'),
         variable: Some("NF_SENDER_RECEIVER"),
-        takes: Takes::Many("HOST:PORT"),
+        argument: OptionArgument::Many("HOST:PORT"),
         help: "Connect to this nf-receiver; may be repeated: the first that answers, in order",
     },
-    Row {
+    OptionRow {
         key: "key",
         long: "key",
         short: Some('k'),
         variable: None,
-        takes: Takes::One("KEY"),
-        help: "Use this shared key, or passphrase, of both sides; - reads it from standard input. On the command \
-               line others can read it: --key-file, or the systemd credential `key`, is safer",
+        argument: OptionArgument::One("KEY"),
+        help: "Use this shared key, or passphrase, of both sides; - reads it from standard input. Other \
+               users can read the command line: --key-file, or the systemd credential `key`, is safer",
     },
-    Row {
+    OptionRow {
         key: "key-file",
         long: "key-file",
         short: None,
         variable: Some("NF_SENDER_KEY_FILE"),
-        takes: Takes::One("FILE"),
-        help: "Use the shared key in this file, which nobody else may read; keygen makes keys \
-               [default: the systemd credential `key`, if there is one]",
+        argument: OptionArgument::One("FILE"),
+        help: "Use the shared key in this file, which only its owner may read; keygen makes keys \
+               [default: the systemd credential `key`, if it exists]",
     },
-    Row {
+    OptionRow {
         key: "cipher",
         long: "cipher",
         short: None,
         variable: Some("NF_SENDER_CIPHER"),
-        takes: Takes::One("NAME"),
+        argument: OptionArgument::One("NAME"),
         help: "Encrypt with blowfish (as the original), chacha20-poly1305 or aes-256-gcm [default: blowfish]",
     },
-    Row {
+    OptionRow {
         key: "plaintext",
         long: "plaintext",
         short: None,
         variable: Some("NF_SENDER_PLAINTEXT"),
-        takes: Takes::Nothing,
-        help: "Send without encryption, to other machines too; without this and without a key, only to this one",
+        argument: OptionArgument::Nothing,
+        help: "Send without encryption, to other machines too. Without this and without a key, nf-sender \
+               sends to this machine only",
     },
-    Row {
+    OptionRow {
         key: "spool.directory",
         long: "spool",
         short: None,
         variable: Some("NF_SENDER_SPOOL"),
-        takes: Takes::One("DIR"),
-        help: "Keep datagrams that wait for the link in this directory \
+        argument: OptionArgument::One("DIR"),
+        help: "Queue datagrams in this directory \
                [default: $STATE_DIRECTORY, else /var/lib/nf-sender]",
     },
-    Row {
+    OptionRow {
         key: "id",
         long: "id",
         short: None,
         variable: Some("NF_SENDER_ID"),
-        takes: Takes::One("NAME"),
-        help: "Be known to the receiver by this name [default: the host name]",
+        argument: OptionArgument::One("NAME"),
+        help: "The name of this sender at the receiver [default: the host name]",
     },
-    Row {
+    OptionRow {
         key: "control",
         long: "control",
         short: None,
         variable: Some("NF_SENDER_CONTROL"),
-        takes: Takes::One("PATH"),
-        help: "Serve, or ask, at this control socket \
+        argument: OptionArgument::One("PATH"),
+        help: "Path of the control socket, of the service and of commands that ask it \
                [default: $RUNTIME_DIRECTORY/control.sock, else /run/nf-sender/control.sock]",
     },
 ];
@@ -149,30 +150,31 @@ Examples:
   nf-sender --config new.toml check
 
 Files:
-  /etc/nf-sender/nf-sender.toml           configuration; may be absent
-  /etc/nf-sender/nf-sender.toml.d/*.toml  drop-ins, read after it in the order of their names
+  /etc/nf-sender/nf-sender.toml           configuration (optional)
+  /etc/nf-sender/nf-sender.toml.d/*.toml  drop-ins, read after it in order of their names
 
-An option stands above its environment variable, that above drop-ins, those above the file.
-In variables, several values are separated by commas.
+Precedence, highest first: options, environment, drop-ins, configuration file.
+Variables separate several values by commas.
 
 Exit codes:
-  0 done   64 wrong usage   69 the service does not answer   71 refused by the system
-  73 cannot create or own a file   74 input or output failed   78 wrong configuration";
+  0 success   64 usage error   69 service does not answer   71 system error
+  73 cannot create or own a file   74 input/output error   78 invalid configuration";
 
-/// The command line, for whatever describes it.
+/// Returns the definition of the command line, also for completions and tests.
 pub fn sender_command() -> Command {
     let command = Command::new("nf-sender")
         .version(env!("CARGO_PKG_VERSION"))
         .about(
-            "Takes NetFlow and IPFIX datagrams from exporters by UDP, keeps them on disk, and brings each of \
-             them, in order, to an nf-receiver",
+            "Receives NetFlow and IPFIX datagrams from exporters by UDP, queues them on disk, and sends each \
+             of them, in order, to an nf-receiver",
         )
         .after_help(AFTER_HELP)
         .arg(file_argument("NF_SENDER_CONFIG"))
         .subcommand(status_command("Print state, queue and counters of the running nf-sender"))
         .subcommand(
             Command::new("reconnect")
-                .about("Make the running nf-sender try its receivers now, in order, also if it is connected"),
+                .about("Make the running nf-sender reconnect now: it tries its receivers in order, even \
+                        while it is connected"),
         )
         .subcommand(check_command())
         .subcommand(reload_command("nf-sender"))
@@ -180,20 +182,20 @@ pub fn sender_command() -> Command {
         .subcommand(
             Command::new("join")
                 .about(
-                    "Write what a token of `nf-receiver invite` says (receiver, id, key and cipher) into the \
-                     configuration, and make a running nf-sender take it up; safe to repeat",
+                    "Write the settings of a token of `nf-receiver invite` (receiver, id, key and cipher) \
+                     into the configuration, and reload a running nf-sender; safe to repeat",
                 )
                 .arg(Arg::new("token").value_name("TOKEN").default_value("-").allow_hyphen_values(true).help(
-                    "The token; - reads it from standard input, and a terminal does not show it. It holds the key: \
-                     treat it like a password. Written here, it is visible in `ps` for a moment and stays in the \
-                     shell's history",
+                    "The token; - reads it from standard input, without echo on a terminal. It contains the \
+                     key: treat it like a password. As an argument it is visible in `ps` for a moment and \
+                     stays in the shell's history",
                 )),
         );
     with_options(command, ROWS)
 }
 
-/// What `arguments`, the program's name first, and the environment say; or what clap has to say, which may be
-/// the help.
+/// Parses `arguments`, which begin with the program's name, and the environment. The error may also be the
+/// help or the version.
 pub fn parse_sender(
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<Invocation<SenderAction>, clap::Error> {

@@ -5,42 +5,42 @@ fn sender(line: &str) -> Result<Invocation<SenderAction>, clap::Error> {
 }
 
 #[test]
-fn a_bare_command_runs_the_service_with_nothing_given() {
+fn a_bare_command_runs_the_service() {
     let invocation = sender("nf-sender").unwrap();
-    assert_eq!(invocation, Invocation { file: None, given: Vec::new(), action: SenderAction::Run });
+    assert_eq!(invocation, Invocation { file: None, overrides: Vec::new(), action: SenderAction::Run });
 }
 
 #[test]
-fn repeated_options_and_commas_give_lists_in_order() {
+fn repeated_options_and_commas_give_lists() {
     let invocation = sender("nf-sender -r a:1 --receiver b:2,c:3 --plaintext --spool dir").unwrap();
-    let given = |key, words: &[&str], option| Given {
+    let given = |key, arguments: &[&str], option| Override {
         key,
-        words: words.iter().map(|word| (*word).to_owned()).collect(),
-        giver: Giver::Option(option),
+        arguments: arguments.iter().map(|word| (*word).to_owned()).collect(),
+        source: OverrideSource::Option(option),
     };
     let expected = [
         given("receivers", &["a:1", "b:2", "c:3"], "receiver"),
         given("plaintext", &["true"], "plaintext"),
         given("spool.directory", &["dir"], "spool"),
     ];
-    assert_eq!(invocation.given, expected);
+    assert_eq!(invocation.overrides, expected);
 }
 
 #[test]
-fn file_and_control_socket_may_be_named_before_or_after_a_subcommand() {
+fn global_options_may_follow_the_subcommand() {
     for line in [
         "nf-sender -c f.toml --control c.sock status --json",
         "nf-sender status --json --control c.sock -c f.toml",
     ] {
         let invocation = sender(line).unwrap();
         assert_eq!(invocation.file, Some(PathBuf::from("f.toml")), "{line}");
-        assert_eq!(invocation.given.len(), 1, "{line}");
+        assert_eq!(invocation.overrides.len(), 1, "{line}");
         assert_eq!(invocation.action, SenderAction::Status { json: true, watch: false }, "{line}");
     }
 }
 
 #[test]
-fn what_is_not_there_is_refused_as_unknown() {
+fn unknown_options_are_rejected() {
     for option in ["--metrics=x", "--encrypt"] {
         let error = sender(&format!("nf-sender {option}")).unwrap_err();
         assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument, "{option}");
@@ -53,13 +53,13 @@ fn what_is_not_there_is_refused_as_unknown() {
 }
 
 #[test]
-fn without_a_token_standard_input_is_read() {
+fn join_reads_standard_input_by_default() {
     let SenderAction::Join { token } = sender("nf-sender join").unwrap().action else { panic!("no join") };
     assert_eq!(token.as_str(), "-");
 }
 
 #[test]
-fn a_token_is_taken_as_it_is_and_never_shown() {
+fn a_token_is_kept_unchanged_and_hidden() {
     for typed in ["nft1_c2VjcmV0", "-", "--odd"] {
         let invocation = sender(&format!("nf-sender -c f.toml join {typed}")).unwrap();
         let SenderAction::Join { token } = &invocation.action else { panic!("{invocation:?}") };
@@ -69,7 +69,7 @@ fn a_token_is_taken_as_it_is_and_never_shown() {
 }
 
 #[test]
-fn an_invitation_has_one_name_and_is_either_renewed_or_revoked() {
+fn invite_takes_one_name_and_one_change() {
     let receiver = |line: &str| parse_receiver(line.split(' ').map(OsString::from));
     let invite = |address: Option<&str>, renew, revoke| ReceiverAction::Invite {
         id: "brno-edge".parse().unwrap(),
@@ -97,9 +97,9 @@ fn an_invitation_has_one_name_and_is_either_renewed_or_revoked() {
 }
 
 #[test]
-fn the_help_names_every_option_its_variable_and_the_files() {
+fn the_help_names_options_variables_and_files() {
     let help = sender("nf-sender --help").unwrap_err().to_string();
-    for words in [
+    for arguments in [
         "--listen",
         "NF_SENDER_LISTEN",
         "--plaintext",
@@ -107,6 +107,6 @@ fn the_help_names_every_option_its_variable_and_the_files() {
         "reconnect",
         "/etc/nf-sender/nf-sender.toml",
     ] {
-        assert!(help.contains(words), "{words} is not in:\n{help}");
+        assert!(help.contains(arguments), "{arguments} is not in:\n{help}");
     }
 }

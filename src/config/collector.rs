@@ -7,51 +7,53 @@ use std::collections::HashSet;
 use ipnet::IpNet;
 use nf_transport_core::sequence::SenderId;
 
-use crate::config::reader::{Noted, Reader};
+use crate::config::host_port::HostPort;
+use crate::config::parsers;
+use crate::config::reader::{Checked, Reader};
 use crate::config::value::Value;
-use crate::config::{HostPort, parsers};
 use crate::limits;
 
 /// One collector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CollectorSettings {
-    /// Where it takes UDP.
+    /// The UDP address.
     pub address: HostPort,
-    /// Which address its datagrams come from.
-    pub source: Source,
-    /// What becomes of datagrams while it takes none.
+    /// The source address of its datagrams.
+    pub source: SourceAddress,
+    /// The treatment of datagrams while the collector is down.
     pub when_down: WhenDown,
-    /// It gets datagrams of exporters in these prefixes only; empty: of all.
+    /// Prefixes of the exporters whose datagrams it receives; empty for all.
     pub exporters: Vec<IpNet>,
-    /// It gets datagrams of these senders only; empty: of all.
+    /// Senders whose datagrams it receives; empty for all.
     pub senders: Vec<SenderId>,
-    /// Collectors of one group share the exporters: each of these goes to one of them.
+    /// The group. Collectors of one group share the exporters: each exporter goes to one of them.
     pub group: Option<String>,
-    /// Datagrams a second that it gets at the most.
+    /// The highest rate in datagrams per second.
     pub rate_limit: Limit,
-    /// The same for datagrams that are late; `None` leaves it to where the collector is.
+    /// The highest rate for late datagrams. `None` applies the default, which depends on the collector's
+    /// machine.
     pub catch_up_limit: Option<Limit>,
-    /// Late datagrams come at most so many times as fast as they arrived.
+    /// The highest ratio between delivery rate and arrival rate for late datagrams.
     pub catch_up_pace: Option<NonZeroU32>,
-    /// Where datagrams go that are older than this.
+    /// The address for late datagrams.
     pub late: Option<LateSettings>,
-    /// Whether it is told the templates again when it comes back.
+    /// Repeat the templates when the collector restarts.
     pub repeat_templates: bool,
 }
 
-/// A rate in datagrams a second; `None` is no limit.
+/// A rate in datagrams per second; `None` is unlimited.
 pub type Limit = Option<NonZeroU32>;
 
-/// Which address datagrams come from.
+/// The source address of datagrams to a collector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// This machine's, with a port for each exporter.
+pub enum SourceAddress {
+    /// An address of this machine, with a port for each exporter.
     Own,
     /// The exporter's own address and port.
     Exporter,
 }
 
-impl Source {
+impl SourceAddress {
     fn word(self) -> &'static str {
         match self {
             Self::Own => "own",
@@ -60,99 +62,103 @@ impl Source {
     }
 }
 
-/// What becomes of datagrams while a collector takes none.
+/// The treatment of datagrams while a collector is down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenDown {
-    /// They wait at their sender.
+    /// The sender holds them.
     Hold,
-    /// They are counted and passed over.
+    /// They are counted and dropped.
     Skip,
 }
 
-/// Where old datagrams go.
+/// The address for late datagrams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LateSettings {
-    /// From this age on.
+    /// The age from which it is used.
     pub after: Duration,
-    /// The address for them.
+    /// The address.
     pub address: HostPort,
 }
 
-/// Reads all of them. The key `source` beside the tables stands for those that have none of their own, and for all if it
-/// was given by hand.
+/// Reads all collectors. The key `source` outside of the tables applies to collectors without one. As an
+/// option or variable, it applies to all.
 pub(super) fn read_all(reader: &mut Reader<'_>) -> Option<Vec<CollectorSettings>> {
-    let source = reader.take("source", "own", understand_source)?;
-    let given_by_hand = reader.is_given_by_hand("source");
+    let source = reader.take("source", "own", parse_source)?;
+    let is_overridden = reader.is_overridden("source");
     let count = 1..=limits::COLLECTORS_MAX;
     let collectors = reader.tables("collector", "address", ["127.0.0.1:9995"], count, |reader| {
         let mut settings = read_one(reader, source)?;
-        if given_by_hand {
+        if is_overridden {
             settings.source = source;
         }
         Some(settings)
     })?;
     let addresses: Vec<String> = collectors.iter().map(|collector| collector.address.to_string()).collect();
-    reader.refuse_twice("collector", "address", addresses.iter().map(String::as_str));
-    refuse_shared(reader, &collectors, addresses.into_iter().collect());
-    refuse_mixed(reader, &collectors);
+    reader.reject_duplicates("collector", "address", addresses.iter().map(String::as_str));
+    reject_shared(reader, &collectors, addresses.into_iter().collect());
+    reject_mixed(reader, &collectors);
     Some(collectors)
 }
 
-/// What goes to one address from two sides would fill its queue from two sides: an address for late datagrams is none of
-/// those that are `taken`, and none that another collector has for them.
-fn refuse_shared(reader: &mut Reader<'_>, collectors: &[CollectorSettings], mut taken: HashSet<String>) {
+/// Rejects late addresses that are also the address or late address of another collector, or in `taken`: two
+/// outputs would fill the queue of one collector.
+fn reject_shared(reader: &mut Reader<'_>, collectors: &[CollectorSettings], mut taken: HashSet<String>) {
     for late in collectors.iter().filter_map(|collector| collector.late.as_ref()) {
         let address = late.address.to_string();
         if taken.contains(&address) {
-            let expected = "one that is no other address or late-address".to_owned();
-            reader.refuse_last("collector", "late-address", &address, expected);
+            let expected = "an address that is no other address or late-address".to_owned();
+            reader.reject_last("collector", "late-address", &address, expected);
         }
         taken.insert(address);
     }
 }
 
-/// A group shares the exporters of the same senders: where its members differ in these, an exporter could have no member.
-fn refuse_mixed(reader: &mut Reader<'_>, collectors: &[CollectorSettings]) {
+/// Rejects groups whose members have different senders: an exporter could be without a collector.
+fn reject_mixed(reader: &mut Reader<'_>, collectors: &[CollectorSettings]) {
     for (place, collector) in collectors.iter().enumerate().filter(|(_, collector)| collector.group.is_some())
     {
         let senders: HashSet<&SenderId> = collector.senders.iter().collect();
         let first = collectors.iter().take(place).find(|other| other.group == collector.group);
         if first.is_some_and(|first| first.senders.iter().collect::<HashSet<_>>() != senders) {
             let expected = "the same senders as the first collector of its group".to_owned();
-            reader.refuse_last("collector", "address", &collector.address.to_string(), expected);
+            reader.reject_last("collector", "address", &collector.address.to_string(), expected);
         }
     }
 }
 
-/// Sentences about what is allowed, but probably not meant.
+/// Returns warnings about settings that are valid, but probably unintended.
 pub(super) fn warnings(collectors: &[CollectorSettings]) -> Vec<String> {
     let mut warnings = Vec::new();
     if collectors.iter().all(|collector| !collector.exporters.is_empty()) {
         warnings.push(
-            "every collector has prefixes in exporters: datagrams of exporters outside of all of them go nowhere"
+            "every collector has prefixes in exporters: datagrams of other exporters are not delivered"
                 .to_owned(),
         );
     }
     if collectors.iter().all(|collector| !collector.senders.is_empty()) {
-        warnings.push("every collector has senders: datagrams of other senders go nowhere".to_owned());
+        warnings.push("every collector has senders: datagrams of other senders are not delivered".to_owned());
     }
     for collector in collectors {
         let Some(group) = &collector.group else { continue };
         if collectors.iter().filter(|other| other.group.as_ref() == Some(group)).count() == 1 {
-            warnings
-                .push(format!("{} is alone in the group {group:?} and shares nothing", collector.address));
+            warnings.push(format!(
+                "{} is the only member of the group {group:?}, so the group has no effect",
+                collector.address
+            ));
         }
     }
     warnings
 }
 
-fn understand_source(value: &Value) -> parsers::Understood<Source> {
-    parsers::one_of([Source::Own, Source::Exporter].map(|source| (source.word(), source)))(value)
+fn parse_source(value: &Value) -> parsers::ParseResult<SourceAddress> {
+    parsers::one_of([SourceAddress::Own, SourceAddress::Exporter].map(|source| (source.word(), source)))(
+        value,
+    )
 }
 
-fn read_one(reader: &mut Reader<'_>, default_source: Source) -> Option<CollectorSettings> {
+fn read_one(reader: &mut Reader<'_>, default_source: SourceAddress) -> Option<CollectorSettings> {
     let address = reader.required("address", parsers::host_port);
-    let source = reader.take("source", default_source.word(), understand_source);
+    let source = reader.take("source", default_source.word(), parse_source);
     let when_down = reader.take(
         "when-down",
         "hold",
@@ -184,7 +190,7 @@ fn read_one(reader: &mut Reader<'_>, default_source: Source) -> Option<Collector
     })
 }
 
-fn read_late(reader: &mut Reader<'_>) -> Noted<Option<LateSettings>> {
+fn read_late(reader: &mut Reader<'_>) -> Checked<Option<LateSettings>> {
     let ages = parsers::duration(limits::LATE..=limits::LATE_AFTER_MAX);
     let after = reader.optional("late-after", ages);
     let address = reader.optional("late-address", parsers::host_port);
@@ -192,11 +198,11 @@ fn read_late(reader: &mut Reader<'_>) -> Noted<Option<LateSettings>> {
         (Some(after), Some(address)) => Some(Some(LateSettings { after, address })),
         (None, None) => Some(None),
         (Some(_), None) => {
-            reader.refuse_alone("late-after", "late-address");
+            reader.reject_without("late-after", "late-address");
             None
         }
         (None, Some(_)) => {
-            reader.refuse_alone("late-address", "late-after");
+            reader.reject_without("late-address", "late-after");
             None
         }
     }
@@ -204,11 +210,11 @@ fn read_late(reader: &mut Reader<'_>) -> Noted<Option<LateSettings>> {
 
 #[cfg(test)]
 impl CollectorSettings {
-    /// As the configuration makes it of an address alone.
+    /// Returns the settings that a table with only this address has.
     pub(crate) fn at(address: &impl ToString) -> Self {
         Self {
             address: address.to_string().parse().expect("the address of a collector"),
-            source: Source::Own,
+            source: SourceAddress::Own,
             when_down: WhenDown::Hold,
             exporters: Vec::new(),
             senders: Vec::new(),

@@ -1,17 +1,17 @@
-//! What can be wrong with a configuration.
+//! Errors in a configuration.
 
 use core::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use crate::config::Origin;
+use crate::config::value::Origin;
 
-/// Everything that is wrong, at least one thing; shown one below the other.
+/// All problems of a configuration, at least one; displayed one per line.
 #[derive(Debug)]
 pub struct ConfigError(pub(super) Vec<Problem>);
 
 impl ConfigError {
-    /// The problems one by one.
+    /// Returns the problems in the order in which they were found.
     pub fn problems(&self) -> &[Problem] {
         &self.0
     }
@@ -35,7 +35,7 @@ impl From<Problem> for ConfigError {
     }
 }
 
-/// One thing that is wrong with a configuration: where, what, and what would be right.
+/// One problem of a configuration: its place, the value found and the values allowed.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// A file or a directory of drop-ins cannot be read.
@@ -43,7 +43,7 @@ pub enum Problem {
     Unreadable {
         /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// A file is not TOML.
@@ -51,46 +51,46 @@ pub enum Problem {
     Syntax {
         /// The file.
         path: PathBuf,
-        /// From 1.
+        /// The line, from 1.
         line: usize,
-        /// From 1, in characters.
+        /// The column, from 1, in characters.
         column: usize,
-        /// What the parser said.
+        /// The parser's message.
         message: String,
     },
-    /// A key that means nothing.
+    /// An unknown key.
     #[error("{origin}: unknown key '{key}'; known keys here: {known}")]
     UnknownKey {
-        /// Where it stands.
+        /// The place of the key.
         origin: Origin,
         /// The key with its section.
         key: String,
-        /// The keys that would be right there.
+        /// The known keys of that table.
         known: String,
     },
-    /// A value that the key does not take.
+    /// A value that the key does not accept.
     #[error("{}found {found}, expected {expected}", place(origin, key))]
     Value {
-        /// Where it stands.
+        /// The place of the key.
         origin: Origin,
         /// The key with its section.
         key: String,
-        /// The value as found.
+        /// The value found.
         found: String,
-        /// What the key takes.
+        /// The values that the key accepts.
         expected: String,
     },
-    /// A key that must be given, in a table that does not have it.
+    /// A required key that a table lacks.
     #[error("{origin}: '{key}' is missing here")]
     Missing {
-        /// Where the table stands.
+        /// The place of the table.
         origin: Origin,
         /// The key with its section.
         key: String,
     },
 }
 
-/// Where a value stands; options and variables need no key beside their own name.
+/// Formats the place of a value. The name of an option or variable is enough without the key.
 fn place(origin: &Origin, key: &str) -> String {
     match origin {
         Origin::Default | Origin::File { .. } => format!("{origin}: {key}: "),

@@ -1,6 +1,6 @@
 //! Reads a configuration file and its drop-ins.
 //!
-//! The drop-ins of `FILE` are the files `FILE.d/*.toml` in the order of their names; each lies over what was
+//! The drop-ins of `FILE` are the files `FILE.d/*.toml` in the order of their names. Each overrides the files
 //! read before it.
 
 use std::path::{Path, PathBuf};
@@ -9,50 +9,50 @@ use std::{fs, io};
 
 use toml::de::{DeTable, DeValue};
 
-use crate::config::value::{Found, Table, Value};
-use crate::config::{ConfigError, Origin, Problem};
+use crate::config::error::{ConfigError, Problem};
+use crate::config::value::{Origin, Sourced, SourcedTable, Value};
 
-/// The files that were read, in that order, and what they say together.
+/// The files that were read, in that order, and their merged values.
 #[derive(Debug)]
-pub(super) struct Files {
-    /// The configuration file; absolute.
+pub(super) struct ReadFiles {
+    /// The absolute path of the configuration file.
     pub(super) path: PathBuf,
     pub(super) read: Vec<PathBuf>,
-    pub(super) table: Table,
+    pub(super) table: SourcedTable,
 }
 
-/// A drop-in as it is about to be, so that what would be in effect is known before anything is written.
+/// A planned change of one drop-in. It shows the settings that would be in effect before anything is written.
 #[derive(Clone, Copy, Debug)]
 pub struct Revision<'a> {
-    /// The drop-in, as a path that begins like the configuration file's.
+    /// The path of the drop-in, with the same beginning as the configuration file's.
     pub path: &'a Path,
-    /// What it will say; `None` if it will be gone.
+    /// The new content; `None` removes the drop-in.
     pub text: Option<&'a str>,
 }
 
-/// The file that is read where none is named.
+/// Returns the configuration file of `service` for command lines that name none.
 pub(super) fn default_path(service: &str) -> PathBuf {
     format!("/etc/{service}/{service}.toml").into()
 }
 
-/// Where the drop-ins of `file` are.
-pub(super) fn drop_in_directory(file: &Path) -> PathBuf {
+/// Returns the directory of the drop-ins of `file`.
+pub fn drop_in_directory(file: &Path) -> PathBuf {
     let mut directory = file.as_os_str().to_owned();
     directory.push(".d");
     directory.into()
 }
 
-/// Reads `file`, which must exist, or else the default file of `service`, which may be absent; one drop-in may be
-/// taken as it is about to be.
+/// Reads `file`, which must exist, or else the default file of `service`, which may be absent. `revision`
+/// replaces one drop-in.
 pub(super) fn read(
     service: &str,
     file: Option<&Path>,
     revision: Option<Revision<'_>>,
-) -> Result<Files, ConfigError> {
+) -> Result<ReadFiles, ConfigError> {
     let default = default_path(service);
     let path = file.unwrap_or(&default);
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let mut files = Files { path: absolute, read: Vec::new(), table: Table::default() };
+    let mut files = ReadFiles { path: absolute, read: Vec::new(), table: SourcedTable::default() };
     let may_be_absent = file.is_none();
     match fs::read_to_string(path) {
         Ok(text) => files.take(path, &text)?,
@@ -79,15 +79,15 @@ pub(super) fn read(
     Ok(files)
 }
 
-impl Files {
+impl ReadFiles {
     fn take(&mut self, path: &Path, text: &str) -> Result<(), Problem> {
-        self.table.lay_over(parse(path, text)?);
+        self.table.merge(parse(path, text)?);
         self.read.push(path.to_owned());
         Ok(())
     }
 }
 
-/// The drop-ins of `path`, sorted by name; hidden files are none.
+/// Returns the drop-ins of `path`, sorted by name. Hidden files do not count.
 fn drop_ins(path: &Path) -> Result<Vec<PathBuf>, Problem> {
     let directory = drop_in_directory(path);
     let unreadable = |source| Problem::Unreadable { path: directory.clone(), source };
@@ -109,9 +109,9 @@ fn drop_ins(path: &Path) -> Result<Vec<PathBuf>, Problem> {
     Ok(found)
 }
 
-/// Another configuration than `file`, in the same directory, in which `path` is the value of some key. One that cannot be
-/// read names nothing.
-pub(super) fn other_that_names(path: &Path, file: &Path) -> Option<PathBuf> {
+/// Returns another configuration file in the directory of `file` in which `path` is the value of some key.
+/// Unreadable files are skipped.
+pub fn other_file_naming(path: &Path, file: &Path) -> Option<PathBuf> {
     let names =
         |text: String| toml::from_str(&text).is_ok_and(|table: toml::Table| mentions(&table.into(), path));
     let mut others: Vec<PathBuf> =
@@ -135,28 +135,28 @@ fn mentions(value: &toml::Value, path: &Path) -> bool {
     }
 }
 
-/// What `text`, the content of `path`, says.
-pub(super) fn parse(path: &Path, text: &str) -> Result<Table, Problem> {
+/// Parses `text`, the content of `path`.
+pub(super) fn parse(path: &Path, text: &str) -> Result<SourcedTable, Problem> {
     let document = DeTable::parse(text).map_err(|error| {
         let (line, column) = line_and_column(text, error.span().map_or(0, |span| span.start));
         Problem::Syntax { path: path.to_owned(), line, column, message: error.message().to_owned() }
     })?;
-    let source = Source { path: Arc::new(path.to_owned()), text };
+    let source = TomlFile { path: Arc::new(path.to_owned()), text };
     Ok(source.table(document.get_ref()))
 }
 
-/// A file while its values are taken over.
-struct Source<'t> {
+/// A TOML file whose values are converted.
+struct TomlFile<'t> {
     path: Arc<PathBuf>,
     text: &'t str,
 }
 
-impl Source<'_> {
-    fn table(&self, table: &DeTable<'_>) -> Table {
-        let mut taken = Table::default();
+impl TomlFile<'_> {
+    fn table(&self, table: &DeTable<'_>) -> SourcedTable {
+        let mut taken = SourcedTable::default();
         for (key, value) in table {
             let origin = self.origin(key.span().start);
-            taken.insert(key.get_ref().to_string(), Found { value: self.value(value.get_ref()), origin });
+            taken.insert(key.get_ref().to_string(), Sourced { value: self.value(value.get_ref()), origin });
         }
         taken
     }
@@ -172,7 +172,7 @@ impl Source<'_> {
             DeValue::Array(items) => Value::List(
                 items
                     .iter()
-                    .map(|item| Found {
+                    .map(|item| Sourced {
                         value: self.value(item.get_ref()),
                         origin: self.origin(item.span().start),
                     })
@@ -186,12 +186,12 @@ impl Source<'_> {
     }
 }
 
-/// The digits of a number of any radix as decimal ones.
+/// Converts the digits of a number of any radix to decimal.
 fn decimal(digits: &str, radix: u32) -> String {
     i128::from_str_radix(digits, radix).map_or_else(|_| digits.to_owned(), |number| number.to_string())
 }
 
-/// The line and column of the byte at `offset`, both from 1, the column in characters.
+/// Returns line and column of the byte at `offset`, both from 1. The column counts characters.
 fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
     let line = before.matches('\n').count() + 1;

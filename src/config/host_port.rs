@@ -1,10 +1,10 @@
-//! Where to connect or deliver to: a host, by name or address, and a port.
+//! A destination: a host, by name or address, and a port.
 
 use core::fmt;
 use core::net::{IpAddr, Ipv6Addr};
 use core::str::FromStr;
 
-/// `host:port` or `[IPv6 address]:port`; the port is not 0. Shown as it was written.
+/// `host:port` or `[IPv6 address]:port`; the port is not 0. Displayed as it was written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HostPort {
     text: String,
@@ -13,23 +13,23 @@ pub struct HostPort {
 }
 
 impl HostPort {
-    /// The name, or the address without brackets.
+    /// Returns the name, or the address without brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The port, at least 1.
+    /// Returns the port, at least 1.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Whether this surely is the machine itself: a loopback address, or the name `localhost`.
+    /// Returns true for a loopback address and the name `localhost`: certainly this machine.
     pub fn is_loopback(&self) -> bool {
         self.host.eq_ignore_ascii_case("localhost")
             || self.host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
     }
 
-    /// Whether this is the address that stands for all of a machine, to which nobody can connect from elsewhere.
+    /// Returns true for the unspecified address, to which no other machine can connect.
     pub fn is_unspecified(&self) -> bool {
         self.host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_unspecified())
     }
@@ -41,22 +41,22 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// What is wrong with a text that should be a host and a port.
+/// Syntax errors in a host and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostPortError {
     /// There is no colon with a port.
     #[error("the port is missing, as in \"host:2055\"")]
     NoPort,
-    /// What stands after the last colon is no port.
+    /// The text after the last colon is not a port.
     #[error("the port must be a number from 1 to 65535")]
     Port,
-    /// An IPv6 address stands there without brackets.
+    /// An IPv6 address lacks brackets.
     #[error("an IPv6 address needs brackets, as in \"[2001:db8::1]:2055\"")]
     NoBrackets,
-    /// What stands in brackets is no IPv6 address.
+    /// The text in brackets is not an IPv6 address.
     #[error("only an IPv6 address goes in brackets")]
     NotIpv6,
-    /// What stands before the colon is no host name.
+    /// The text before the colon is not a host name.
     #[error("a host name is 1 to 253 of the characters A-Z a-z 0-9 . _ -")]
     Host,
 }
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_addresses_of_both_families_are_understood_and_shown_as_written() {
+    fn hosts_of_all_forms_parse_and_display_unchanged() {
         for (text, host, port, loopback) in [
             ("collector.example.net:2055", "collector.example.net", 2055, false),
             ("localhost:1", "localhost", 1, true),
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_host_and_port_is_refused_with_the_reason() {
+    fn invalid_hosts_are_rejected_with_the_reason() {
         for (text, error) in [
             ("collector", HostPortError::NoPort),
             ("", HostPortError::NoPort),

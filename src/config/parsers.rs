@@ -1,5 +1,5 @@
-//! The kinds of values that keys take. Each kind turns a value as found into the thing itself, or says what it
-//! expects; the same words serve every key of that kind.
+//! Parsers for the values of keys. Each returns the parsed value, or the description of the values that it
+//! expects.
 
 use core::fmt::Display;
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -13,17 +13,17 @@ use ipnet::{IpNet, Ipv4Net};
 use nf_transport_core::sequence::SenderId;
 use nf_transport_core::spool::MinFree;
 
-use crate::config::HostPort;
+use crate::config::host_port::HostPort;
 use crate::config::value::Value;
 
-/// What a kind makes of a value: the thing, or what it expects instead.
-pub(super) type Understood<T> = Result<T, String>;
+/// A parsed value, or the description of the expected values.
+pub(super) type ParseResult<T> = Result<T, String>;
 
-/// The text of a value that is one text.
+/// Returns the text of a value that is a single text.
 fn text(value: &Value) -> Option<&str> {
     match value {
         Value::Text(text) => Some(text),
-        Value::Words(words) => match words.as_slice() {
+        Value::Arguments(arguments) => match arguments.as_slice() {
             [word] => Some(word),
             _ => None,
         },
@@ -31,24 +31,24 @@ fn text(value: &Value) -> Option<&str> {
     }
 }
 
-/// A text that parses, or `expected` with the parser's reason.
-fn parsed<T: FromStr<Err: Display>>(value: &Value, expected: &str) -> Understood<T> {
+/// Parses a text. The error is `expected` with the parser's reason.
+fn parsed<T: FromStr<Err: Display>>(value: &Value, expected: &str) -> ParseResult<T> {
     let text = text(value).ok_or_else(|| expected.to_owned())?;
     text.parse().map_err(|error| format!("{expected}: {error}"))
 }
 
-pub(super) fn socket_address(value: &Value) -> Understood<SocketAddr> {
+pub(super) fn socket_address(value: &Value) -> ParseResult<SocketAddr> {
     let expected = "an address and a port such as \"[::]:2055\" or \"192.0.2.1:2055\"";
     text(value).and_then(|text| text.parse().ok()).ok_or_else(|| expected.to_owned())
 }
 
-pub(super) fn host_port(value: &Value) -> Understood<HostPort> {
+pub(super) fn host_port(value: &Value) -> ParseResult<HostPort> {
     parsed(value, "a host and a port such as \"collector.example.net:2055\"")
 }
 
-/// A prefix; its host bits are cleared. An address alone stands for itself. Prefixes of IPv4 addresses in the form of IPv6
-/// ones (`::ffff:10.0.0.0/104`) become IPv4, as the addresses do that they are compared with.
-pub(super) fn prefix(value: &Value) -> Understood<IpNet> {
+/// Parses a prefix and clears its host bits. An address is a prefix of full length. IPv4-mapped prefixes
+/// (`::ffff:10.0.0.0/104`) become IPv4, because the addresses that they are compared with do so too.
+pub(super) fn prefix(value: &Value) -> ParseResult<IpNet> {
     let expected = "a prefix such as \"192.0.2.0/24\" or \"2001:db8::/32\"";
     let text = text(value).ok_or(expected)?;
     let single = || text.parse().ok().map(|address: IpAddr| address.into());
@@ -56,59 +56,60 @@ pub(super) fn prefix(value: &Value) -> Understood<IpNet> {
     without_v4_mapping(net)
 }
 
-/// Bits that all IPv4 addresses in the form of IPv6 ones have in common (RFC 4291, 2.5.5.2).
+/// Length of the common prefix of all IPv4-mapped IPv6 addresses (RFC 4291, section 2.5.5.2).
 const V4_MAPPED_BITS: u8 = 96;
 
-fn without_v4_mapping(net: IpNet) -> Understood<IpNet> {
+fn without_v4_mapping(net: IpNet) -> ParseResult<IpNet> {
     let IpNet::V6(v6) = net else { return Ok(net.trunc()) };
     let mapped = v6.addr().to_ipv4_mapped();
     if let (Some(v4), Some(bits)) = (mapped, v6.prefix_len().checked_sub(V4_MAPPED_BITS)) {
         let expected = |error| format!("a prefix of IPv4 addresses: {error}");
         return Ok(Ipv4Net::new(v4, bits).map_err(expected)?.trunc().into());
     }
-    // "::/0" has all IPv6 addresses. Nobody who writes "::ffff:0:0/90" means those next to the IPv4 ones.
+    // "::/0" covers all IPv6 addresses. "::ffff:0:0/90" is almost certainly a mistake for an IPv4 prefix.
     if mapped.is_some()
         || (v6.prefix_len() > 0 && v6.trunc().contains(&Ipv4Addr::UNSPECIFIED.to_ipv6_mapped()))
     {
-        return Err("IPv4 prefixes in their own form, such as \"10.0.0.0/8\" or \"0.0.0.0/0\": IPv4 addresses in the form of \
-                    IPv6 ones are taken as IPv4, so this prefix matches none of them"
+        return Err("IPv4 prefixes in their own form, such as \"10.0.0.0/8\" or \"0.0.0.0/0\": IPv4-mapped \
+                    addresses count as IPv4, so this prefix matches none of them"
             .to_owned());
     }
     Ok(net.trunc())
 }
 
-/// A text that is understood elsewhere.
-pub(super) fn text_of_any_kind(value: &Value) -> Understood<String> {
+/// Accepts any text; the caller validates it.
+pub(super) fn any_text(value: &Value) -> ParseResult<String> {
     text(value).map(str::to_owned).ok_or_else(|| "a text".to_owned())
 }
 
-pub(super) fn sender_id(value: &Value) -> Understood<SenderId> {
+pub(super) fn sender_id(value: &Value) -> ParseResult<SenderId> {
     parsed(value, "an id such as \"brno-edge\"")
 }
 
-/// A path. In files it is absolute; options and variables may give one relative to the working directory.
-pub(super) fn path(value: &Value) -> Understood<PathBuf> {
+/// Parses a path. In files it must be absolute; in options and variables it may be relative to the working
+/// directory.
+pub(super) fn path(value: &Value) -> ParseResult<PathBuf> {
     let path = match value {
-        Value::Words(_) => text(value).and_then(|text| std::path::absolute(text).ok()),
+        Value::Arguments(_) => text(value).and_then(|text| std::path::absolute(text).ok()),
         _ => text(value).map(PathBuf::from).filter(|path| path.is_absolute()),
     };
     path.ok_or_else(|| "an absolute path".to_owned())
 }
 
-/// The word that stands for standard input. A key itself never gets here: one on the command line is moved to
-/// standard input first, and in files it would be read by too many.
-pub(super) fn standard_input(value: &Value) -> Understood<()> {
+/// Accepts `-`, which stands for standard input. A key itself is never a value here: `conceal_key` moves one
+/// on the command line to standard input first, and in a configuration file too many users could read it.
+pub(super) fn standard_input(value: &Value) -> ParseResult<()> {
     match value {
-        Value::Words(words) if words.iter().map(String::as_str).eq(["-"]) => Ok(()),
+        Value::Arguments(arguments) if arguments.iter().map(String::as_str).eq(["-"]) => Ok(()),
         _ => Err("a key from the command line only; name a file that holds it with key-file".to_owned()),
     }
 }
 
-pub(super) fn boolean(value: &Value) -> Understood<bool> {
+pub(super) fn boolean(value: &Value) -> ParseResult<bool> {
     if let Value::Boolean(value) = value {
         return Ok(*value);
     }
-    let Value::Words(_) = value else { return Err("true or false".to_owned()) };
+    let Value::Arguments(_) = value else { return Err("true or false".to_owned()) };
     match text(value) {
         Some("true" | "yes" | "on" | "1") => Ok(true),
         Some("false" | "no" | "off" | "0") => Ok(false),
@@ -116,8 +117,8 @@ pub(super) fn boolean(value: &Value) -> Understood<bool> {
     }
 }
 
-/// A duration within `bounds`.
-pub(super) fn duration(bounds: RangeInclusive<Duration>) -> impl Fn(&Value) -> Understood<Duration> {
+/// Parses a duration within `bounds`.
+pub(super) fn duration(bounds: RangeInclusive<Duration>) -> impl Fn(&Value) -> ParseResult<Duration> {
     move |value| {
         let (from, to) = (compact(*bounds.start()), compact(*bounds.end()));
         let duration = text(value).and_then(|text| humantime::parse_duration(text).ok());
@@ -127,10 +128,10 @@ pub(super) fn duration(bounds: RangeInclusive<Duration>) -> impl Fn(&Value) -> U
     }
 }
 
-/// A duration within `bounds`, or `None` for the word `unlimited`.
+/// Parses a duration within `bounds`, or `unlimited` as `None`.
 pub(super) fn duration_or_unlimited(
     bounds: RangeInclusive<Duration>,
-) -> impl Fn(&Value) -> Understood<Option<Duration>> {
+) -> impl Fn(&Value) -> ParseResult<Option<Duration>> {
     let duration = duration(bounds);
     move |value| match text(value) {
         Some("unlimited") => Ok(None),
@@ -138,13 +139,13 @@ pub(super) fn duration_or_unlimited(
     }
 }
 
-/// A duration as one would write it, such as `1day` or `10ms`.
+/// Formats a duration as in a configuration file, such as `1day` or `10ms`.
 fn compact(duration: Duration) -> String {
     humantime::format_duration(duration).to_string().replace(' ', "")
 }
 
-/// A number of bytes within `bounds`.
-pub(super) fn size(bounds: RangeInclusive<u64>) -> impl Fn(&Value) -> Understood<u64> {
+/// Parses a number of bytes within `bounds`.
+pub(super) fn size(bounds: RangeInclusive<u64>) -> impl Fn(&Value) -> ParseResult<u64> {
     move |value| {
         let size = text(value).and_then(|text| text.parse::<ByteSize>().ok()).map(|size| size.as_u64());
         size.filter(|size| bounds.contains(size)).ok_or_else(|| {
@@ -154,8 +155,8 @@ pub(super) fn size(bounds: RangeInclusive<u64>) -> impl Fn(&Value) -> Understood
     }
 }
 
-/// A number of bytes within `bounds` to keep free, or the word `auto`.
-pub(super) fn min_free(bounds: RangeInclusive<u64>) -> impl Fn(&Value) -> Understood<MinFree> {
+/// Parses a number of bytes to keep free within `bounds`, or `auto`.
+pub(super) fn min_free(bounds: RangeInclusive<u64>) -> impl Fn(&Value) -> ParseResult<MinFree> {
     let size = size(bounds);
     move |value| match text(value) {
         Some("auto") => Ok(MinFree::Auto),
@@ -163,7 +164,7 @@ pub(super) fn min_free(bounds: RangeInclusive<u64>) -> impl Fn(&Value) -> Unders
     }
 }
 
-pub(super) fn whole_number(bounds: RangeInclusive<u32>) -> impl Fn(&Value) -> Understood<u32> {
+pub(super) fn whole_number(bounds: RangeInclusive<u32>) -> impl Fn(&Value) -> ParseResult<u32> {
     move |value| {
         let number = if let Value::Number(digits) = value { digits.parse().ok() } else { None };
         number
@@ -172,10 +173,10 @@ pub(super) fn whole_number(bounds: RangeInclusive<u32>) -> impl Fn(&Value) -> Un
     }
 }
 
-/// A whole number within `bounds`, or `None` for the word `unlimited`.
+/// Parses a whole number within `bounds`, or `unlimited` as `None`.
 pub(super) fn whole_number_or_unlimited(
     bounds: RangeInclusive<u32>,
-) -> impl Fn(&Value) -> Understood<Option<u32>> {
+) -> impl Fn(&Value) -> ParseResult<Option<u32>> {
     let number = whole_number(bounds);
     move |value| match text(value) {
         Some("unlimited") => Ok(None),
@@ -183,22 +184,22 @@ pub(super) fn whole_number_or_unlimited(
     }
 }
 
-/// The name of a group: 1 to 64 characters.
-pub(super) fn group(value: &Value) -> Understood<String> {
+/// Parses the name of a group: 1 to 64 characters.
+pub(super) fn group(value: &Value) -> ParseResult<String> {
     let name = text(value).filter(|name| (1..=64).contains(&name.chars().count()));
     name.map(str::to_owned).ok_or_else(|| "a name of 1 to 64 characters".to_owned())
 }
 
-/// A number from 0 to 1.
-pub(super) fn share(value: &Value) -> Understood<f64> {
+/// Parses a number from 0 to 1.
+pub(super) fn share(value: &Value) -> ParseResult<f64> {
     let number = if let Value::Number(digits) = value { digits.parse().ok() } else { None };
     number.filter(|number| (0.0..=1.0).contains(number)).ok_or_else(|| "a number from 0.0 to 1.0".to_owned())
 }
 
-/// One of `choices`, by its word.
+/// Parses one of `choices` by its name.
 pub(super) fn one_of<T: Copy, const N: usize>(
     choices: [(&'static str, T); N],
-) -> impl Fn(&Value) -> Understood<T> {
+) -> impl Fn(&Value) -> ParseResult<T> {
     move |value| {
         let word = text(value);
         let chosen = choices.iter().find(|(name, _)| Some(*name) == word);

@@ -1,5 +1,4 @@
-//! What protects the way between the two sides: a key, or nothing. Settings say where a key is to be found, and
-//! never hold it.
+//! Settings for authentication and encryption. They contain the place of a key, never the key itself.
 
 use core::fmt;
 use std::path::{Path, PathBuf};
@@ -8,29 +7,31 @@ use nf_transport_core::prefixes::Prefixes;
 use nf_transport_core::secure::Suite;
 use nf_transport_core::sequence::SenderId;
 
-use crate::config::reader::{Noted, Reader};
-use crate::config::{HostPort, Surroundings, parsers};
+use crate::config::environment::Environment;
+use crate::config::host_port::HostPort;
+use crate::config::parsers;
+use crate::config::reader::{Checked, Reader};
 use crate::limits;
 
-/// Name of the systemd credential that holds the shared key.
+/// Name of the systemd credential with the shared key.
 const KEY_CREDENTIAL: &str = "key";
 
-/// Name of the systemd credential that holds the key of the spool.
+/// Name of the systemd credential with the key of the spool.
 const SPOOL_KEY_CREDENTIAL: &str = "spool-key";
 
-/// Where a key is to be found.
+/// The place of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
-    /// On standard input, up to its end.
+    /// Standard input, up to its end.
     StandardInput,
-    /// In a file that nobody else may read.
+    /// A file that only its owner may read.
     File(PathBuf),
-    /// In a file that systemd passed in `$CREDENTIALS_DIRECTORY`.
+    /// A file that systemd passed in `$CREDENTIALS_DIRECTORY`.
     Credential(PathBuf),
 }
 
 impl KeySource {
-    /// The file that the service itself opens; credentials are read for it.
+    /// Returns the file that the service itself opens. systemd reads credentials for it.
     fn file(&self) -> Option<&Path> {
         match self {
             Self::File(path) => Some(path),
@@ -49,31 +50,31 @@ impl fmt::Display for KeySource {
     }
 }
 
-/// How nf-sender protects what it sends.
+/// Protection of the connection from nf-sender to nf-receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SenderProtection {
-    /// Nothing was said: in clear text, and to this machine only.
+    /// Plaintext, and to this machine only: the default without any setting.
     LoopbackOnly,
-    /// In clear text, as the operator wants it.
+    /// Plaintext, as the operator requested it.
     Plaintext,
-    /// By a shared key.
+    /// Encryption with a shared key.
     Key {
-        /// Where the key is.
+        /// The place of the key.
         source: KeySource,
-        /// What it is used with.
+        /// The cipher.
         suite: Suite,
     },
-    /// By TLS.
+    /// TLS.
     Tls {
         /// The PEM files.
         files: TlsFiles,
-        /// What the receiver's certificate must be called, if not like the receiver.
+        /// The name in the receiver's certificate, if it differs from the receiver's host name.
         server_name: Option<String>,
     },
 }
 
 impl SenderProtection {
-    /// The files of keys and certificates.
+    /// Returns the files of keys and certificates.
     pub(super) fn files(&self) -> Vec<&Path> {
         match self {
             Self::LoopbackOnly | Self::Plaintext => Vec::new(),
@@ -86,11 +87,11 @@ impl SenderProtection {
 /// PEM files of one side of TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// Certificates of those who sign the other side's.
+    /// Certificates of the authorities that sign the peer's certificate.
     pub authority: PathBuf,
-    /// The own certificate.
+    /// This side's certificate.
     pub certificate: PathBuf,
-    /// The own private key.
+    /// This side's private key.
     pub key: PathBuf,
 }
 
@@ -100,45 +101,45 @@ impl TlsFiles {
     }
 }
 
-/// How nf-receiver speaks TLS.
+/// The TLS settings of nf-receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceiverTlsSettings {
     /// The PEM files.
     pub files: TlsFiles,
-    /// PEM files with lists of certificates that were revoked.
+    /// PEM files with lists of revoked certificates.
     pub revoked: Vec<PathBuf>,
-    /// Names that are let in; empty: all that the authority signed.
+    /// Accepted names; empty accepts all that the authority signed.
     pub senders: Vec<SenderId>,
 }
 
-/// Whom nf-receiver lets in.
+/// Credentials that nf-receiver accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceiverProtection {
-    /// Whether senders on any machine are let in in clear text.
+    /// Accept plaintext senders on any machine.
     pub plaintext: bool,
     /// Ciphers that senders may use; at least one.
     pub suites: Vec<Suite>,
-    /// The key of all senders that have none of their own.
+    /// The shared key of all senders without a key of their own.
     pub shared: Option<KeyPair>,
-    /// Senders with tables of their own; no two have one id.
+    /// Senders with tables of their own, with unique ids.
     pub senders: Vec<SenderKeys>,
-    /// How senders with certificates are let in, if they are.
+    /// TLS settings, if senders with certificates are accepted.
     pub tls: Option<ReceiverTlsSettings>,
 }
 
 impl ReceiverProtection {
-    /// Whether any sender can prove who it is.
-    pub fn has_proofs(&self) -> bool {
+    /// Returns whether any sender can authenticate.
+    pub fn can_authenticate(&self) -> bool {
         self.shared.is_some() || !self.senders.is_empty() || self.tls.is_some()
     }
 
-    /// Whether senders without a certificate can take the ids of those with one.
-    pub(super) fn takes_unreserved_ids(&self) -> bool {
+    /// Returns whether senders without a certificate can use the ids of those with one.
+    pub(super) fn leaves_certificate_ids_open(&self) -> bool {
         let names_none = self.tls.as_ref().is_some_and(|tls| tls.senders.is_empty());
         names_none && (self.shared.is_some() || self.plaintext)
     }
 
-    /// The files of keys and certificates.
+    /// Returns the files of keys and certificates.
     pub(super) fn files(&self) -> Vec<&Path> {
         let pairs = self.shared.iter().chain(self.senders.iter().filter_map(|sender| sender.keys.as_ref()));
         let keys =
@@ -151,54 +152,54 @@ impl ReceiverProtection {
     }
 }
 
-/// Where a key is to be found, and the one before it, which is let in as well while senders change over.
+/// The places of a key and of the previous one, which is accepted as well while senders change over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyPair {
-    /// The key.
+    /// The current key.
     pub current: KeySource,
-    /// The key before it.
+    /// The previous key.
     pub previous: Option<KeySource>,
 }
 
 /// A sender with a table of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SenderKeys {
-    /// Its id, which no other key authenticates.
+    /// The sender's id, which no other key authenticates.
     pub id: SenderId,
-    /// Its key; `None` if only a certificate authenticates it.
+    /// The sender's key; `None` if only a certificate authenticates it.
     pub keys: Option<KeyPair>,
-    /// The address that its tokens name; `None` if that is guessed.
+    /// The receiver address in the sender's tokens; `None` if `invite` guesses it.
     pub address: Option<HostPort>,
-    /// Exporters whose datagrams it may deliver.
+    /// Exporters whose datagrams the sender may deliver.
     pub exporters: Prefixes,
 }
 
-/// Whether the spool is encrypted, and where its keys are. Keys open what is there, whether more is encrypted or not.
+/// Encryption of the spool. The keys decrypt existing data even if new data is not encrypted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpoolEncryption {
-    /// Whether what goes to disk is encrypted; only with a `current` key.
+    /// Encrypt data written to disk; requires a `current` key.
     pub encrypt: bool,
-    /// The key.
+    /// The current key.
     pub current: Option<KeySource>,
-    /// The key before it.
+    /// The previous key.
     pub previous: Option<KeySource>,
 }
 
 impl SpoolEncryption {
-    /// The files of its keys.
+    /// Returns the files of the keys.
     pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
         self.current.iter().chain(&self.previous).filter_map(KeySource::file)
     }
 }
 
-pub(super) fn read_spool(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<SpoolEncryption> {
+pub(super) fn read_spool(reader: &mut Reader<'_>, environment: &Environment) -> Option<SpoolEncryption> {
     let encrypt = reader.take("encrypt", false, parsers::boolean);
     let file = reader.optional("key-file", parsers::path);
     let previous = previous_key(reader);
-    let credential = || surroundings.credential(SPOOL_KEY_CREDENTIAL).map(KeySource::Credential);
+    let credential = || environment.credential(SPOOL_KEY_CREDENTIAL).map(KeySource::Credential);
     let (encrypt, current) = (encrypt?, file?.map(KeySource::File).or_else(credential));
     if encrypt && current.is_none() {
-        reader.refuse_alone(
+        reader.reject_without(
             "encrypt",
             "key-file (nf-sender keygen makes keys) or the systemd credential spool-key",
         );
@@ -206,63 +207,68 @@ pub(super) fn read_spool(reader: &mut Reader<'_>, surroundings: &Surroundings) -
     Some(SpoolEncryption { encrypt, current, previous: previous? })
 }
 
-/// Where the key of either side is, if it has one: what was said last of -k and `key-file`, else the credential.
-fn key_source(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Noted<Option<KeySource>> {
-    // Both are read before either is judged, so that a mistake in one does not make the other unknown.
+/// Returns the place of the key of either side, if any: of -k and `key-file` the one that takes precedence,
+/// else the credential.
+fn key_source(reader: &mut Reader<'_>, environment: &Environment) -> Checked<Option<KeySource>> {
+    // Both are read before either is judged, so that an error in one does not make the other unknown.
     let typed = reader.optional_secret("key", parsers::standard_input);
     let file = reader.optional("key-file", parsers::path);
     let typed = typed?.map(|()| KeySource::StandardInput);
     let file = file?.map(KeySource::File);
     Some(match (typed, file) {
-        (Some(typed), Some(file)) => Some(if reader.chosen("key", "key-file")? { typed } else { file }),
-        (typed, file) => typed.or(file).or_else(|| credential(surroundings)),
+        (Some(typed), Some(file)) => {
+            Some(if reader.takes_precedence("key", "key-file")? { typed } else { file })
+        }
+        (typed, file) => typed.or(file).or_else(|| credential(environment)),
     })
 }
 
-fn credential(surroundings: &Surroundings) -> Option<KeySource> {
-    surroundings.credential(KEY_CREDENTIAL).map(KeySource::Credential)
+fn credential(environment: &Environment) -> Option<KeySource> {
+    environment.credential(KEY_CREDENTIAL).map(KeySource::Credential)
 }
 
-pub(super) fn read_sender(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<SenderProtection> {
+pub(super) fn read_sender(reader: &mut Reader<'_>, environment: &Environment) -> Option<SenderProtection> {
     let plaintext = reader.take("plaintext", false, parsers::boolean);
-    let source = key_source(reader, surroundings);
+    let source = key_source(reader, environment);
     let suite = reader.take("cipher", Suite::Blowfish.name(), parsers::one_of(Suite::NAMED));
     let tls = reader.section("tls", |reader| {
         let files = tls_files(reader);
-        let server_name = reader.optional("server-name", parsers::text_of_any_kind);
+        let server_name = reader.optional("server-name", parsers::any_text);
         Some((files?, server_name?))
     });
     let (plaintext, source, suite, (tls, server_name)) = (plaintext?, source?, suite?, tls?);
-    // Each alternative with the key that asks for it; a credential gives way to all that was said.
-    let mut said: Vec<(&str, SenderProtection)> = Vec::new();
+    // Each alternative with the key that selects it. A credential applies only if no other setting does.
+    let mut alternatives: Vec<(&str, SenderProtection)> = Vec::new();
     if plaintext {
-        said.push(("plaintext", SenderProtection::Plaintext));
+        alternatives.push(("plaintext", SenderProtection::Plaintext));
     }
     if let Some(files) = tls {
-        said.push(("tls.certificate", SenderProtection::Tls { files, server_name }));
+        alternatives.push(("tls.certificate", SenderProtection::Tls { files, server_name }));
     }
     match source {
         Some(source @ KeySource::StandardInput) => {
-            said.push(("key", SenderProtection::Key { source, suite }));
+            alternatives.push(("key", SenderProtection::Key { source, suite }));
         }
-        Some(source @ KeySource::File(_)) => said.push(("key-file", SenderProtection::Key { source, suite })),
-        Some(source @ KeySource::Credential(_)) if said.is_empty() => {
+        Some(source @ KeySource::File(_)) => {
+            alternatives.push(("key-file", SenderProtection::Key { source, suite }));
+        }
+        Some(source @ KeySource::Credential(_)) if alternatives.is_empty() => {
             return Some(SenderProtection::Key { source, suite });
         }
         _ => {}
     }
-    let mut said = said.into_iter();
-    let Some(mut chosen) = said.next() else { return Some(SenderProtection::LoopbackOnly) };
-    for other in said {
-        if !reader.chosen(chosen.0, other.0)? {
+    let mut alternatives = alternatives.into_iter();
+    let Some(mut chosen) = alternatives.next() else { return Some(SenderProtection::LoopbackOnly) };
+    for other in alternatives {
+        if !reader.takes_precedence(chosen.0, other.0)? {
             chosen = other;
         }
     }
     Some(chosen.1)
 }
 
-/// The PEM files of a `[tls]` table: all three, or none.
-fn tls_files(reader: &mut Reader<'_>) -> Noted<Option<TlsFiles>> {
+/// Reads the PEM files of a `[tls]` table: all three, or none.
+fn tls_files(reader: &mut Reader<'_>) -> Checked<Option<TlsFiles>> {
     let authority = reader.optional("authority", parsers::path)?;
     let certificate = reader.optional("certificate", parsers::path)?;
     let key = reader.optional("key", parsers::path)?;
@@ -274,7 +280,7 @@ fn tls_files(reader: &mut Reader<'_>) -> Noted<Option<TlsFiles>> {
         (authority, certificate, key) => {
             let missing = [("authority", authority), ("certificate", certificate), ("key", key)];
             for (name, _) in missing.into_iter().filter(|(_, path)| path.is_none()) {
-                reader.note_missing(name);
+                reader.reject_missing(name);
             }
             None
         }
@@ -283,10 +289,10 @@ fn tls_files(reader: &mut Reader<'_>) -> Noted<Option<TlsFiles>> {
 
 pub(super) fn read_receiver(
     reader: &mut Reader<'_>,
-    surroundings: &Surroundings,
+    environment: &Environment,
 ) -> Option<ReceiverProtection> {
     let plaintext = reader.take("plaintext", false, parsers::boolean);
-    let current = key_source(reader, surroundings);
+    let current = key_source(reader, environment);
     let previous = previous_key(reader);
     let names = Suite::NAMED.map(|(name, _)| name);
     let suites = reader.list("ciphers", names, 1..=names.len(), parsers::one_of(Suite::NAMED));
@@ -296,18 +302,18 @@ pub(super) fn read_receiver(
         let senders = reader.list("senders", [], 0..=limits::SENDERS_MAX, parsers::sender_id);
         Some(Some(ReceiverTlsSettings { files, revoked: revoked?, senders: senders? }))
     });
-    // Tables without a key are not judged if [tls] cannot be read.
+    // Tables without a key are not judged if [tls] is invalid.
     let needs_key = matches!(tls, Some(None));
     let read = |reader: &mut Reader<'_>| read_sender_keys(reader, needs_key);
     let senders = reader.tables("sender", "id", [], 0..=limits::SENDERS_MAX, read);
     let (current, previous) = (current?, previous?);
     if current.is_none() && previous.is_some() {
-        reader.refuse_alone("previous-key-file", "key-file");
+        reader.reject_without("previous-key-file", "key-file");
     }
     let senders = senders?;
-    reader.refuse_twice("sender", "id", senders.iter().map(|sender| sender.id.as_str()));
+    reader.reject_duplicates("sender", "id", senders.iter().map(|sender| sender.id.as_str()));
     if let Some(Some(tls)) = &tls {
-        refuse_unlisted(reader, &senders, &tls.senders);
+        reject_unlisted(reader, &senders, &tls.senders);
     }
     Some(ReceiverProtection {
         plaintext: plaintext?,
@@ -318,7 +324,7 @@ pub(super) fn read_receiver(
     })
 }
 
-fn previous_key(reader: &mut Reader<'_>) -> Noted<Option<KeySource>> {
+fn previous_key(reader: &mut Reader<'_>) -> Checked<Option<KeySource>> {
     Some(reader.optional("previous-key-file", parsers::path)?.map(KeySource::File))
 }
 
@@ -334,18 +340,19 @@ fn read_sender_keys(reader: &mut Reader<'_>, needs_key: bool) -> Option<SenderKe
     let exporters = reader.list("exporters", [], 0..=limits::PREFIXES_MAX, parsers::prefix);
     let (current, previous) = (current?, previous?);
     if current.is_none() && previous.is_some() {
-        reader.refuse_alone("previous-key-file", "key-file");
+        reader.reject_without("previous-key-file", "key-file");
     }
     let keys = current.map(|current| KeyPair { current: KeySource::File(current), previous });
     Some(SenderKeys { id: id?, keys, address: address?, exporters: exporters?.into() })
 }
 
-/// Refuses tables without a key whose id no certificate can have: `listed` are those of the `tls` section, all if it is empty.
-fn refuse_unlisted(reader: &mut Reader<'_>, senders: &[SenderKeys], listed: &[SenderId]) {
+/// Rejects tables without a key whose id no certificate can have. `listed` are the names in the `tls`
+/// section; if it is empty, every id is possible.
+fn reject_unlisted(reader: &mut Reader<'_>, senders: &[SenderKeys], listed: &[SenderId]) {
     let unlisted = senders.iter().filter(|sender| sender.keys.is_none() && !listed.contains(&sender.id));
     for sender in unlisted.filter(|_| !listed.is_empty()) {
         let expected = "an id of tls.senders, or key-file next to it".to_owned();
-        reader.refuse_last("sender", "id", sender.id.as_str(), expected);
+        reader.reject_last("sender", "id", sender.id.as_str(), expected);
     }
 }
 

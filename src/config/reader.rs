@@ -1,27 +1,27 @@
-//! Takes values out of a table, key by key, and notes everything that is wrong.
+//! Takes values out of a table, key by key, and collects all problems.
 //!
-//! What is taken is known; what is left at the end is an unknown key. So no list of keys stands anywhere else.
-//! A `None` from here always means that a problem was noted.
+//! A key that is taken is known; keys that remain at the end are unknown. So there is no other list of keys.
+//! `None` always means that a problem was recorded.
 
 use core::cmp::Ordering;
 use core::fmt::Display;
 use core::ops::RangeInclusive;
 use std::collections::HashSet;
 
-use crate::config::parsers::Understood;
+use crate::config::error::Problem;
+use crate::config::parsers::ParseResult;
 use crate::config::report::InEffect;
-use crate::config::value::{Found, Table, Value};
-use crate::config::{Origin, Problem};
+use crate::config::value::{Origin, Sourced, SourcedTable, Value};
 
-/// What was read; `None` means that a problem was noted.
-pub(super) type Noted<T> = Option<T>;
+/// A value that was read; `None` means that a problem was recorded.
+pub(super) type Checked<T> = Option<T>;
 
-/// A table being read.
+/// Reads one table.
 pub(super) struct Reader<'p> {
-    table: Table,
-    /// What stands before each key of this table, such as `spool.`; empty at the top.
+    table: SourcedTable,
+    /// The prefix of each key of this table, such as `spool.`; empty at the top level.
     prefix: String,
-    /// Where the table stands.
+    /// The place of the table.
     origin: Origin,
     known: Vec<&'static str>,
     values: Vec<InEffect>,
@@ -29,7 +29,7 @@ pub(super) struct Reader<'p> {
 }
 
 impl<'p> Reader<'p> {
-    pub(super) fn new(table: Table, problems: &'p mut Vec<Problem>) -> Self {
+    pub(super) fn new(table: SourcedTable, problems: &'p mut Vec<Problem>) -> Self {
         Self {
             table,
             prefix: String::new(),
@@ -40,102 +40,103 @@ impl<'p> Reader<'p> {
         }
     }
 
-    /// The value of `key`, or else `default`, as the kind `understand` makes it out.
+    /// Takes the value of `key`, or else `default`, and parses it.
     pub(super) fn take<T>(
         &mut self,
         key: &'static str,
         default: impl Into<Value>,
-        understand: impl FnOnce(&Value) -> Understood<T>,
+        parse: impl FnOnce(&Value) -> ParseResult<T>,
     ) -> Option<T> {
-        let found = self.found(key, default);
-        let understood = understand(&found.value);
-        let value = self.noted(key, &found, understood)?;
+        let found = self.take_or_default(key, default);
+        let parsed = parse(&found.value);
+        let value = self.check(key, &found, parsed)?;
         self.values.push(InEffect::new(format!("{}{key}", self.prefix), &found));
         Some(value)
     }
 
-    /// The value of `key`, which must be there.
+    /// Takes and parses the value of the required `key`.
     pub(super) fn required<T>(
         &mut self,
         key: &'static str,
-        understand: impl FnOnce(&Value) -> Understood<T>,
+        parse: impl FnOnce(&Value) -> ParseResult<T>,
     ) -> Option<T> {
         if self.table.contains(key) {
-            // The default is never looked at.
-            return self.take(key, "", understand);
+            // The default is never used.
+            return self.take(key, "", parse);
         }
         self.known.push(key);
-        self.note_missing(key);
+        self.reject_missing(key);
         None
     }
 
-    /// Notes that `key` must be here.
-    pub(super) fn note_missing(&mut self, key: &str) {
+    /// Records that the required `key` is missing.
+    pub(super) fn reject_missing(&mut self, key: &str) {
         let key = format!("{}{key}", self.prefix);
         self.problems.push(Problem::Missing { origin: self.origin.clone(), key });
     }
 
-    /// The value of `key`, if it is there.
+    /// Takes and parses the value of `key`, if present.
     pub(super) fn optional<T>(
         &mut self,
         key: &'static str,
-        understand: impl FnOnce(&Value) -> Understood<T>,
-    ) -> Noted<Option<T>> {
+        parse: impl FnOnce(&Value) -> ParseResult<T>,
+    ) -> Checked<Option<T>> {
         if self.table.contains(key) {
-            // The default is never looked at.
-            return self.take(key, "", understand).map(Some);
+            // The default is never used.
+            return self.take(key, "", parse).map(Some);
         }
         self.known.push(key);
         Some(None)
     }
 
-    /// The value of `key`, if it is there; what is found instead is not shown.
+    /// As [`Self::optional`], for a secret: an invalid value is never displayed.
     pub(super) fn optional_secret<T>(
         &mut self,
         key: &'static str,
-        understand: impl Fn(&Value) -> Understood<T>,
-    ) -> Noted<Option<T>> {
+        parse: impl Fn(&Value) -> ParseResult<T>,
+    ) -> Checked<Option<T>> {
         if let Some(found) = self.table.get_mut(key)
-            && understand(&found.value).is_err()
+            && parse(&found.value).is_err()
         {
             found.value = Value::Hidden;
         }
-        self.optional(key, understand)
+        self.optional(key, parse)
     }
 
-    /// The items of the list `key`, or else of `default`: as many as `count` allows, none twice.
+    /// Takes and parses the items of the list `key`, or else of `default`: as many as `count` allows, without
+    /// duplicates.
     pub(super) fn list<T: PartialEq>(
         &mut self,
         key: &'static str,
         default: impl Into<Value>,
         count: RangeInclusive<usize>,
-        understand: impl Fn(&Value) -> Understood<T>,
+        parse: impl Fn(&Value) -> ParseResult<T>,
     ) -> Option<Vec<T>> {
-        let found = self.found(key, default);
+        let found = self.take_or_default(key, default);
         let items = items(&found).ok_or_else(|| {
-            let example = understand(&Value::List(Vec::new())).err().unwrap_or_default();
+            let example = parse(&Value::List(Vec::new())).err().unwrap_or_default();
             format!("a list of entries, each {example}")
         });
-        let items = self.noted(key, &found, items)?;
-        let value = self.understood(key, items, understand)?;
-        let value = self.noted(key, &found, within(&count, value))?;
+        let items = self.check(key, &found, items)?;
+        let value = self.parse_items(key, items, parse)?;
+        let value = self.check(key, &found, within(&count, value))?;
         self.values.push(InEffect::new(format!("{}{key}", self.prefix), &found));
         Some(value)
     }
 
-    fn understood<T: PartialEq>(
+    fn parse_items<T: PartialEq>(
         &mut self,
         key: &'static str,
-        items: Vec<Found>,
-        understand: impl Fn(&Value) -> Understood<T>,
+        items: Vec<Sourced>,
+        parse: impl Fn(&Value) -> ParseResult<T>,
     ) -> Option<Vec<T>> {
         let mut all: Option<Vec<T>> = Some(Vec::new());
         for item in items {
             let seen = all.as_deref().unwrap_or_default();
-            let understood = understand(&item.value).and_then(|value| {
+            let parsed = parse(&item.value).and_then(|value| {
                 if seen.contains(&value) { Err("no entry twice".to_owned()) } else { Ok(value) }
             });
-            match (self.noted(key, &item, understood), &mut all) {
+            match (self.check(key, &item, parsed), &mut all) {
                 (Some(value), Some(all)) => all.push(value),
                 _ => all = None,
             }
@@ -143,38 +144,38 @@ impl<'p> Reader<'p> {
         all
     }
 
-    /// Reads the table under `key`, which may be absent, with `read`.
+    /// Reads the table `key`, which may be absent, with `read`.
     pub(super) fn section<T>(
         &mut self,
         key: &'static str,
         read: impl FnOnce(&mut Reader<'_>) -> Option<T>,
     ) -> Option<T> {
-        let found = self.found(key, Value::Table(Table::default()));
+        let found = self.take_or_default(key, Value::Table(SourcedTable::default()));
         let table = as_table(&found, key);
-        let table = self.noted(key, &found, table)?;
+        let table = self.check(key, &found, table)?;
         self.inner(key, table, &found.origin, read)
     }
 
-    /// Reads each of the tables `[[key]]` with `read`. Words from an option or a variable stand for tables
-    /// that have only the key `word_key`; without either, `defaults` are such words. As many as `count` allows,
-    /// none twice.
+    /// Reads each of the tables `[[key]]` with `read`: as many as `count` allows, without duplicates. Each
+    /// argument of an option or variable becomes a table with the only key `argument_key`. Without either,
+    /// `defaults` are such arguments.
     pub(super) fn tables<T: PartialEq, const N: usize>(
         &mut self,
         key: &'static str,
-        word_key: &'static str,
+        argument_key: &'static str,
         defaults: [&str; N],
         count: RangeInclusive<usize>,
         read: impl Fn(&mut Reader<'_>) -> Option<T>,
     ) -> Option<Vec<T>> {
-        let found = self.found(key, Value::Words(defaults.map(str::to_owned).into()));
-        let items = tables(&found, key, word_key).and_then(|items| within(&count, items));
-        let items = self.noted(key, &found, items)?;
+        let found = self.take_or_default(key, Value::Arguments(defaults.map(str::to_owned).into()));
+        let items = tables(&found, key, argument_key).and_then(|items| within(&count, items));
+        let items = self.check(key, &found, items)?;
         let mut all: Option<Vec<T>> = Some(Vec::new());
         for (table, item) in items {
             let value = self.inner(key, table, &item.origin, &read);
             let seen = all.as_deref().unwrap_or_default();
             let twice = value.as_ref().is_some_and(|value| seen.contains(value));
-            let value = if twice { self.noted(key, &item, Err("no entry twice".to_owned())) } else { value };
+            let value = if twice { self.check(key, &item, Err("no entry twice".to_owned())) } else { value };
             match (value, &mut all) {
                 (Some(value), Some(all)) => all.push(value),
                 _ => all = None,
@@ -183,11 +184,11 @@ impl<'p> Reader<'p> {
         all
     }
 
-    /// Reads `table`, which stands at `origin` under `key`.
+    /// Reads `table`, which is the value of `key` at `origin`.
     fn inner<T>(
         &mut self,
         key: &'static str,
-        table: Table,
+        table: SourcedTable,
         origin: &Origin,
         read: impl FnOnce(&mut Reader<'_>) -> Option<T>,
     ) -> Option<T> {
@@ -200,9 +201,9 @@ impl<'p> Reader<'p> {
         value
     }
 
-    /// Notes that the values of `smaller` and `larger`, both taken, stand the wrong way round. The one that
-    /// somebody gave is to blame, or the larger if both were.
-    pub(super) fn refuse_order(&mut self, smaller: &str, larger: &str) {
+    /// Records that the values of `smaller` and `larger`, both taken, are in the wrong order. Blames the one
+    /// that is not a default, or the larger one if neither is.
+    pub(super) fn reject_order(&mut self, smaller: &str, larger: &str) {
         let (Some(smaller), Some(larger)) = (self.taken(smaller), self.taken(larger)) else { return };
         let (blamed, bound, other) = if larger.origin == Origin::Default {
             (smaller, "at most", larger)
@@ -210,51 +211,56 @@ impl<'p> Reader<'p> {
             (larger, "at least", smaller)
         };
         let expected = format!("{bound} {}, which is {} ({})", other.key, other.text, other.origin);
-        self.refuse(blamed, expected);
+        self.reject(blamed, expected);
     }
 
-    /// Of two alternatives, both taken, the one that stands in the higher layer counts: whether that is `one`. In
-    /// the same layer they contradict each other.
-    pub(super) fn chosen(&mut self, one: &str, other: &str) -> Option<bool> {
+    /// Returns whether `one` takes precedence over `other`, its alternative; both were taken. In the same
+    /// layer they contradict each other, which is recorded.
+    pub(super) fn takes_precedence(&mut self, one: &str, other: &str) -> Option<bool> {
         let (one, other) = (self.taken(one)?, self.taken(other)?);
         match one.origin.layer().cmp(&other.origin.layer()) {
             Ordering::Greater => Some(true),
             Ordering::Less => Some(false),
             Ordering::Equal => {
                 let expected = format!("one of {} and {} ({})", one.key, other.key, other.origin);
-                self.refuse(one, expected);
+                self.reject(one, expected);
                 None
             }
         }
     }
 
-    /// Notes that `key`, which was taken, means nothing without `other`.
-    pub(super) fn refuse_alone(&mut self, key: &str, other: &str) {
+    /// Records that `key`, which was taken, has no effect without `other`.
+    pub(super) fn reject_without(&mut self, key: &str, other: &str) {
         if let Some(value) = self.taken(key) {
-            self.refuse(value, format!("{other} beside it"));
+            self.reject(value, format!("{other} next to it"));
         }
     }
 
-    /// Notes that several of the tables `[[table]]` have the same `key`, which names each: `names` are those of all.
-    pub(super) fn refuse_twice<'i>(&mut self, table: &str, key: &str, names: impl Iterator<Item = &'i str>) {
+    /// Records duplicates of `key` in the tables `[[table]]`. `names` are the values of all tables.
+    pub(super) fn reject_duplicates<'i>(
+        &mut self,
+        table: &str,
+        key: &str,
+        names: impl Iterator<Item = &'i str>,
+    ) {
         let mut seen = HashSet::new();
         for name in names.filter(|name| !seen.insert(*name)) {
-            self.refuse_last(table, key, name, format!("an {key} that no other table has"));
+            self.reject_last(table, key, name, format!("an {key} that no other table has"));
         }
     }
 
-    /// Notes that `expected` is wanted instead of the last `key` in the tables `[[table]]` that is `text`.
-    pub(super) fn refuse_last(&mut self, table: &str, key: &str, text: &str, expected: String) {
+    /// Records a problem with the last `key` in the tables `[[table]]` whose value is `text`.
+    pub(super) fn reject_last(&mut self, table: &str, key: &str, text: &str, expected: String) {
         let quoted = format!("{text:?}");
         let full = format!("{}{table}.{key}", self.prefix);
         let last = self.values.iter().rfind(|value| value.key == full && value.text == quoted);
         if let Some(value) = last.cloned() {
-            self.refuse(value, expected);
+            self.reject(value, expected);
         }
     }
 
-    /// Whether the value of `key`, which was taken, came from the command line or the environment.
-    pub(super) fn is_given_by_hand(&self, key: &str) -> bool {
+    /// Returns whether the value of `key`, which was taken, came from the command line or the environment.
+    pub(super) fn is_overridden(&self, key: &str) -> bool {
         self.taken(key).is_some_and(|value| value.origin.layer() > 1)
     }
 
@@ -263,12 +269,12 @@ impl<'p> Reader<'p> {
         self.values.iter().find(|value| value.key == key).cloned()
     }
 
-    fn refuse(&mut self, value: InEffect, expected: String) {
+    fn reject(&mut self, value: InEffect, expected: String) {
         let InEffect { key, text: found, origin } = value;
         self.problems.push(Problem::Value { origin, key, found, expected });
     }
 
-    /// Notes the keys that nobody took, and gives the values of those that were.
+    /// Records the keys that were not taken as unknown, and returns the values of the others.
     pub(super) fn finish(self) -> Vec<InEffect> {
         for (key, found) in self.table.into_entries() {
             self.problems.push(Problem::UnknownKey {
@@ -280,12 +286,12 @@ impl<'p> Reader<'p> {
         self.values
     }
 
-    fn found(&mut self, key: &'static str, default: impl Into<Value>) -> Found {
+    fn take_or_default(&mut self, key: &'static str, default: impl Into<Value>) -> Sourced {
         self.known.push(key);
-        self.table.remove(key).unwrap_or_else(|| Found { value: default.into(), origin: Origin::Default })
+        self.table.remove(key).unwrap_or_else(|| Sourced { value: default.into(), origin: Origin::Default })
     }
 
-    fn noted<T>(&mut self, key: &str, found: &Found, understood: Understood<T>) -> Option<T> {
+    fn check<T>(&mut self, key: &str, found: &Sourced, parsed: ParseResult<T>) -> Option<T> {
         let note = |expected: String| {
             self.problems.push(Problem::Value {
                 origin: found.origin.clone(),
@@ -294,39 +300,42 @@ impl<'p> Reader<'p> {
                 expected,
             });
         };
-        understood.map_err(note).ok()
+        parsed.map_err(note).ok()
     }
 }
 
-/// The items of a list; a text of an option or a variable is one.
-fn items(found: &Found) -> Option<Vec<Found>> {
+/// Returns the items of a list. Each argument of an option or variable is an item.
+fn items(found: &Sourced) -> Option<Vec<Sourced>> {
     match &found.value {
         Value::List(items) => Some(items.clone()),
-        Value::Words(words) => Some(
-            words
+        Value::Arguments(arguments) => Some(
+            arguments
                 .iter()
-                .map(|word| Found { value: Value::Words(vec![word.clone()]), origin: found.origin.clone() })
+                .map(|word| Sourced {
+                    value: Value::Arguments(vec![word.clone()]),
+                    origin: found.origin.clone(),
+                })
                 .collect(),
         ),
         _ => None,
     }
 }
 
-fn as_table(found: &Found, key: impl Display) -> Understood<Table> {
+fn as_table(found: &Sourced, key: impl Display) -> ParseResult<SourcedTable> {
     match &found.value {
         Value::Table(table) => Ok(table.clone()),
         _ => Err(format!("a table [{key}]")),
     }
 }
 
-/// The tables of a list, each with the item that it comes from.
-fn tables(found: &Found, key: &str, word_key: &str) -> Understood<Vec<(Table, Found)>> {
+/// Returns the tables of a list, each with its item.
+fn tables(found: &Sourced, key: &str, argument_key: &str) -> ParseResult<Vec<(SourcedTable, Sourced)>> {
     let expected = || format!("one table [[{key}]] for each");
-    let table = |item: Found| match &item.value {
+    let table = |item: Sourced| match &item.value {
         Value::Table(table) => Ok((table.clone(), item)),
-        Value::Words(_) => {
-            let mut table = Table::default();
-            table.insert(word_key.to_owned(), item.clone());
+        Value::Arguments(_) => {
+            let mut table = SourcedTable::default();
+            table.insert(argument_key.to_owned(), item.clone());
             Ok((table, item))
         }
         _ => Err(expected()),
@@ -334,8 +343,8 @@ fn tables(found: &Found, key: &str, word_key: &str) -> Understood<Vec<(Table, Fo
     items(found).ok_or_else(expected)?.into_iter().map(table).collect()
 }
 
-/// `entries`, if there are as many as `count` allows.
-fn within<T>(count: &RangeInclusive<usize>, entries: Vec<T>) -> Understood<Vec<T>> {
+/// Returns `entries` if `count` allows as many.
+fn within<T>(count: &RangeInclusive<usize>, entries: Vec<T>) -> ParseResult<Vec<T>> {
     if count.contains(&entries.len()) {
         Ok(entries)
     } else if entries.is_empty() {

@@ -1,48 +1,50 @@
-//! The settings of nf-receiver: every key of its configuration, its default, and what it may be.
+//! The settings of nf-receiver: every key of its configuration, its default and its range.
 
 use core::net::SocketAddr;
 use core::num::NonZeroUsize;
 use core::time::Duration;
 use std::path::PathBuf;
 
+use crate::config::changed_keys::keys_that_differ;
+use crate::config::collector::{self, CollectorSettings};
+use crate::config::environment::Environment;
+use crate::config::parsers;
+use crate::config::protection::{self, ReceiverProtection};
 use crate::config::reader::Reader;
+use crate::config::service_names::RECEIVER;
 use crate::config::value::Value;
-use crate::config::{
-    CollectorSettings, RECEIVER, ReceiverProtection, Surroundings, collector, parsers, protection,
-    that_differ,
-};
 use crate::limits;
 
-/// What nf-receiver is told to do.
+/// The settings of nf-receiver.
 #[derive(Clone, Debug)]
 pub struct ReceiverSettings {
-    /// TCP addresses to take connections on; `1 <= listen.len() <= LISTENERS_MAX`, no two alike.
+    /// TCP addresses to listen on, without duplicates; `1 <= listen.len() <= LISTENERS_MAX`.
     pub listen: Vec<SocketAddr>,
-    /// Whom it lets in.
+    /// Accepted credentials.
     pub protection: ReceiverProtection,
-    /// The directory that keeps the position of each stream.
+    /// The directory with the position of each stream.
     pub state: PathBuf,
-    /// Where to deliver: every one of them; `1 <= collectors.len() <= COLLECTORS_MAX`, no two alike.
+    /// Collectors, without duplicates; `1 <= collectors.len() <= COLLECTORS_MAX`.
     pub collectors: Vec<CollectorSettings>,
-    /// Connections at once; `1 <= connections`.
+    /// Connections at the same time; `1 <= connections`.
     pub connections: usize,
-    /// Connections that have not proven who they are: in all, and from one source; both at least 1.
-    pub strangers: (usize, usize),
+    /// Unauthenticated connections: in total, and from one source; both at least 1.
+    pub unauthenticated: (usize, usize),
     /// Sockets of each collector, one for each exporter; at least 1.
     pub exporter_sockets: NonZeroUsize,
-    /// A connection that is not agreed after this long is given up.
+    /// Time after which a connection without a session is closed.
     pub handshake_timeout: Duration,
-    /// Where metrics are given, if anywhere.
+    /// The HTTP address for metrics, if any.
     pub metrics: Option<SocketAddr>,
-    /// Where the control socket is.
+    /// The path of the control socket.
     pub control: PathBuf,
 }
 
-pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<ReceiverSettings> {
+pub(super) fn read(reader: &mut Reader<'_>, environment: &Environment) -> Option<ReceiverSettings> {
     let listen = reader.list("listen", ["[::]:2055"], 1..=limits::LISTENERS_MAX, parsers::socket_address);
-    let protection = protection::read_receiver(reader, surroundings);
-    let state = reader.take("state", surroundings.state_path(RECEIVER), parsers::path);
-    let control = reader.take("control", surroundings.control_path(RECEIVER), parsers::path);
+    let protection = protection::read_receiver(reader, environment);
+    let state = reader.take("state", environment.state_path(RECEIVER), parsers::path);
+    let control = reader.take("control", environment.control_path(RECEIVER), parsers::path);
     let collectors = collector::read_all(reader);
     let metrics = reader.section("metrics", |reader| reader.optional("listen", parsers::socket_address));
     let limits = reader.section("limits", |reader| {
@@ -51,13 +53,13 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
             Value::number("10000"),
             parsers::whole_number(1..=limits::CONNECTIONS_MAX),
         );
-        let strangers = reader.take(
-            "strangers",
+        let unauthenticated = reader.take(
+            "unauthenticated",
             Value::number("256"),
             parsers::whole_number(1..=limits::CONNECTIONS_MAX),
         );
         let per_source = reader.take(
-            "strangers-per-source",
+            "unauthenticated-per-source",
             Value::number("8"),
             parsers::whole_number(1..=limits::CONNECTIONS_MAX),
         );
@@ -71,19 +73,19 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
         let count = |count: u32| usize::try_from(count).ok();
         Some((
             count(connections?)?,
-            (count(strangers?)?, count(per_source?)?),
+            (count(unauthenticated?)?, count(per_source?)?),
             NonZeroUsize::new(count(exporter_sockets?)?)?,
             handshake_timeout?,
         ))
     });
-    let (connections, strangers, exporter_sockets, handshake_timeout) = limits?;
+    let (connections, unauthenticated, exporter_sockets, handshake_timeout) = limits?;
     Some(ReceiverSettings {
         listen: listen?,
         protection: protection?,
         state: state?,
         collectors: collectors?,
         connections,
-        strangers,
+        unauthenticated,
         exporter_sockets,
         handshake_timeout,
         metrics: metrics?,
@@ -92,13 +94,13 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
 }
 
 impl ReceiverSettings {
-    /// The keys that only a start takes up, and whose values in `other` are not these.
-    pub fn differs_at_start(&self, other: &Self) -> Vec<&'static str> {
+    /// Returns the keys that differ in `other` and that take effect only at a start.
+    pub fn changes_needing_restart(&self, other: &Self) -> Vec<&'static str> {
         let limits = |settings: &Self| {
-            let Self { connections, strangers, exporter_sockets, handshake_timeout, .. } = settings;
-            (*connections, *strangers, *exporter_sockets, *handshake_timeout)
+            let Self { connections, unauthenticated, exporter_sockets, handshake_timeout, .. } = settings;
+            (*connections, *unauthenticated, *exporter_sockets, *handshake_timeout)
         };
-        that_differ([
+        keys_that_differ([
             ("listen", self.listen != other.listen),
             ("state", self.state != other.state),
             ("control", self.control != other.control),
@@ -107,41 +109,42 @@ impl ReceiverSettings {
         ])
     }
 
-    /// Sentences about what is allowed, but probably not meant.
+    /// Returns warnings about settings that are valid, but probably unintended.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = self.warnings_of_protection();
         warnings.extend(self.warning_of_exporters());
-        warnings.extend(self.protection.takes_unreserved_ids().then(|| {
-            "holders of the shared key, or senders in clear text, can take the ids of senders with certificates: name these in \
-             'senders' of [tls]"
+        warnings.extend(self.protection.leaves_certificate_ids_open().then(|| {
+            "holders of the shared key, or plaintext senders, can use the ids of senders with certificates: \
+             list these ids in 'senders' of [tls]"
                 .to_owned()
         }));
         warnings.extend(collector::warnings(&self.collectors));
         warnings
     }
 
-    /// Senders that take another id are not restricted.
+    /// Warns that a sender can evade `exporters` with another id.
     fn warning_of_exporters(&self) -> Option<String> {
         let protection = &self.protection;
         let is_restricted = protection.senders.iter().any(|sender| !sender.exporters.has_all());
         let is_open = protection.plaintext || protection.shared.is_some();
         (is_restricted && is_open).then(|| {
-            "exporters restricts the senders of these [[sender]] tables only: with the shared key or in clear text a sender can \
-             take another id, and deliver datagrams of any exporter"
+            "exporters restricts only the senders of these [[sender]] tables: with the shared key or in \
+             plaintext, a sender can use another id and deliver datagrams of any exporter"
                 .to_owned()
         })
     }
 
     fn warnings_of_protection(&self) -> Vec<String> {
-        match (self.protection.has_proofs(), self.protection.plaintext) {
+        match (self.protection.can_authenticate(), self.protection.plaintext) {
             (true, true) => vec![
-                "senders with a key are let in, and senders in clear text as well: \
-                 set plaintext = false once all of them have a key"
+                "plaintext senders are accepted in addition to senders with a key: \
+                 set plaintext = false once all senders have a key"
                     .to_owned(),
             ],
             (false, false) => vec![
-                "there is no key, so senders on other machines are refused: invite them (nf-receiver invite NAME), \
-                 give both sides a key (key-file), or let clear text in with plaintext = true (--plaintext)"
+                "no key is configured, so senders on other machines are rejected: invite them (nf-receiver \
+                 invite NAME), give both sides a key (key-file), or accept plaintext with plaintext = true \
+                 (--plaintext)"
                     .to_owned(),
             ],
             (true, false) | (false, true) => Vec::new(),

@@ -1,4 +1,4 @@
-//! The settings of nf-sender: every key of its configuration, its default, and what it may be.
+//! The settings of nf-sender: every key of its configuration, its default and its range.
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -9,62 +9,67 @@ use nf_transport_core::batch::Compression;
 use nf_transport_core::sequence::SenderId;
 use nf_transport_core::spool::{Policy, WhenFull};
 
+use crate::config::changed_keys::keys_that_differ;
+use crate::config::environment::Environment;
+use crate::config::host_port::HostPort;
+use crate::config::parsers;
+use crate::config::protection::{self, SenderProtection, SpoolEncryption};
 use crate::config::reader::Reader;
+use crate::config::reconnect::Reconnect;
+use crate::config::service_names::SENDER;
 use crate::config::value::Value;
-use crate::config::{
-    HostPort, Reconnect, SENDER, SenderProtection, SpoolEncryption, Surroundings, parsers, protection,
-    that_differ,
-};
 use crate::limits;
 
-/// What nf-sender is told to do.
+/// The settings of nf-sender.
 #[derive(Clone, Debug)]
 pub struct SenderSettings {
-    /// UDP addresses to take datagrams on; `1 <= listen.len() <= LISTENERS_MAX`, no two alike.
+    /// UDP addresses to listen on, without duplicates; `1 <= listen.len() <= LISTENERS_MAX`.
     pub listen: Vec<SocketAddr>,
-    /// Exporters outside of these prefixes are denied; empty allows all.
+    /// Prefixes of allowed exporters; empty allows all.
     pub allow: Vec<IpNet>,
-    /// Where to connect: the first that answers, in order. Empty: datagrams are spooled only.
+    /// Receivers: nf-sender connects to the first that answers, in order. Without any, it only spools
+    /// datagrams.
     pub receivers: Vec<HostPort>,
-    /// How what is sent is protected.
+    /// Protection of the connection.
     pub protection: SenderProtection,
-    /// The name by which the receiver knows this sender.
+    /// The name of this sender at the receiver.
     pub id: SenderId,
-    /// Something is sent at least this often; `HEARTBEAT_MIN <= heartbeat <= HEARTBEAT_MAX`.
+    /// The longest time without sending anything; `HEARTBEAT_MIN <= heartbeat <= HEARTBEAT_MAX`.
     pub heartbeat: Duration,
-    /// When to try again after the link was lost.
+    /// Delays before reconnecting.
     pub reconnect: Reconnect,
-    /// Where and how datagrams wait for the link.
+    /// The disk queue.
     pub spool: SpoolSettings,
-    /// A directory that outlives this process but not the host's power: `$RUNTIME_DIRECTORY`, if there is one.
+    /// `$RUNTIME_DIRECTORY`, if set: a directory that survives this process, but not a power loss of the
+    /// host.
     pub runtime_directory: Option<PathBuf>,
-    /// Where metrics are given, if anywhere.
+    /// The HTTP address for metrics, if any.
     pub metrics: Option<SocketAddr>,
-    /// Where the control socket is.
+    /// The path of the control socket.
     pub control: PathBuf,
 }
 
-/// Where and how datagrams wait for the link.
+/// Settings of the disk queue.
 #[derive(Clone, Debug)]
 pub struct SpoolSettings {
     /// The spool's directory.
     pub directory: PathBuf,
-    /// How much it holds, for how long, and what gives way.
+    /// Limits of size and age, and the datagrams to drop at these limits.
     pub policy: Policy,
-    /// What stays unacknowledged longer is forced to disk.
+    /// Time after which unacknowledged data is synced to disk.
     pub sync_after: Duration,
-    /// How batches are stored and sent.
+    /// Compression of stored and sent batches.
     pub compression: Compression,
-    /// Whether they are encrypted on disk, and how.
+    /// Encryption on disk.
     pub encryption: SpoolEncryption,
 }
 
-pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<SenderSettings> {
+pub(super) fn read(reader: &mut Reader<'_>, environment: &Environment) -> Option<SenderSettings> {
     let listen = reader.list("listen", ["[::]:2055"], 1..=limits::LISTENERS_MAX, parsers::socket_address);
     let allow = reader.list("allow", [], 0..=limits::PREFIXES_MAX, parsers::prefix);
     let receivers = reader.list("receivers", [], 0..=limits::RECEIVERS_MAX, parsers::host_port);
-    let protection = protection::read_sender(reader, surroundings);
-    let id = reader.take("id", surroundings.default_id().as_str(), parsers::sender_id);
+    let protection = protection::read_sender(reader, environment);
+    let id = reader.take("id", environment.default_id().as_str(), parsers::sender_id);
     let heartbeat = reader.take(
         "heartbeat",
         "5s",
@@ -72,10 +77,10 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
             nf_transport_core::limits::HEARTBEAT_MIN..=nf_transport_core::limits::HEARTBEAT_MAX,
         ),
     );
-    let control = reader.take("control", surroundings.control_path(SENDER), parsers::path);
+    let control = reader.take("control", environment.control_path(SENDER), parsers::path);
     let metrics = reader.section("metrics", |reader| reader.optional("listen", parsers::socket_address));
     let reconnect = reader.section("reconnect", read_reconnect);
-    let spool = reader.section("spool", |reader| read_spool(reader, surroundings));
+    let spool = reader.section("spool", |reader| read_spool(reader, environment));
     Some(SenderSettings {
         listen: listen?,
         allow: allow?,
@@ -85,7 +90,7 @@ pub(super) fn read(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Opti
         heartbeat: heartbeat?,
         reconnect: reconnect?,
         spool: spool?,
-        runtime_directory: surroundings.runtime_directory.clone(),
+        runtime_directory: environment.runtime_directory.clone(),
         metrics: metrics?,
         control: control?,
     })
@@ -99,19 +104,19 @@ fn read_reconnect(reader: &mut Reader<'_>) -> Option<Reconnect> {
     let jitter = reader.take("jitter", Value::number("0.0"), parsers::share);
     let (first, longest) = (first?, longest?);
     if first > longest {
-        reader.refuse_order("first", "longest");
+        reader.reject_order("first", "longest");
     }
     Some(Reconnect { first, factor: factor?, longest, jitter: jitter? })
 }
 
-fn read_spool(reader: &mut Reader<'_>, surroundings: &Surroundings) -> Option<SpoolSettings> {
-    let directory = reader.take("directory", surroundings.state_path(SENDER), parsers::path);
+fn read_spool(reader: &mut Reader<'_>, environment: &Environment) -> Option<SpoolSettings> {
+    let directory = reader.take("directory", environment.state_path(SENDER), parsers::path);
     let policy = read_policy(reader);
     let sync_after =
         reader.take("sync-after", "1s", parsers::duration(Duration::ZERO..=limits::SYNC_AFTER_MAX));
     let compressions = parsers::one_of([("none", Compression::None), ("zstd", Compression::Zstd)]);
     let compression = reader.take("compression", "none", compressions);
-    let encryption = protection::read_spool(reader, surroundings);
+    let encryption = protection::read_spool(reader, environment);
     Some(SpoolSettings {
         directory: directory?,
         policy: policy?,
@@ -134,7 +139,7 @@ fn read_policy(reader: &mut Reader<'_>) -> Option<Policy> {
     let when_full = reader.take("when-full", "drop-oldest", choices);
     let (rotate_size, max_size) = (rotate_size?, max_size?);
     if rotate_size > max_size {
-        reader.refuse_order("rotate-size", "max-size");
+        reader.reject_order("rotate-size", "max-size");
     }
     Some(Policy {
         rotate_every: rotate_every?,
@@ -147,18 +152,18 @@ fn read_policy(reader: &mut Reader<'_>) -> Option<Policy> {
 }
 
 impl SenderSettings {
-    /// The keys that only a start takes up, and whose values in `other` are not these.
-    pub fn differs_at_start(&self, other: &Self) -> Vec<&'static str> {
-        that_differ([
+    /// Returns the keys that differ in `other` and that take effect only at a start.
+    pub fn changes_needing_restart(&self, other: &Self) -> Vec<&'static str> {
+        keys_that_differ([
             ("listen", self.listen != other.listen),
             ("control", self.control != other.control),
             ("metrics.listen", self.metrics != other.metrics),
             ("spool.directory", self.spool.directory != other.spool.directory),
-            ("the encryption of the spool", self.spool.encryption != other.spool.encryption),
+            ("spool.encrypt, spool.key-file", self.spool.encryption != other.spool.encryption),
         ])
     }
 
-    /// Sentences about what is allowed, but probably not meant.
+    /// Returns warnings about settings that are valid, but probably unintended.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.receivers.is_empty() {
@@ -167,8 +172,9 @@ impl SenderSettings {
         let is_bare = self.protection == SenderProtection::LoopbackOnly;
         for receiver in self.receivers.iter().filter(|receiver| is_bare && !receiver.is_loopback()) {
             warnings.push(format!(
-                "{receiver} may be another machine, to which nothing goes without a key: join it (nf-sender join TOKEN), \
-                 give both sides a key (key-file), or set plaintext = true (--plaintext)"
+                "{receiver} may be another machine, and without a key nothing is sent there: join it \
+                 (nf-sender join TOKEN), give both sides a key (key-file), or set plaintext = true \
+                 (--plaintext)"
             ));
         }
         warnings

@@ -1,14 +1,14 @@
-//! Values as they were found, each with the place that it came from; not yet understood.
+//! Values before parsing, each with its origin.
 
 use core::fmt;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Where a value came from.
+/// The origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody gave it.
+    /// The built-in default.
     Default,
     /// A line of a file; lines count from 1.
     File {
@@ -24,7 +24,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// What stands above what: a layer of a higher number counts.
+    /// The precedence: the value with the highest number applies.
     pub(super) fn layer(&self) -> u8 {
         match self {
             Self::Default => 0,
@@ -48,30 +48,30 @@ impl fmt::Display for Origin {
 
 /// A value and its origin.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Found {
+pub(super) struct Sourced {
     pub(super) value: Value,
     pub(super) origin: Origin,
 }
 
-/// What was found for a key.
+/// An unparsed value.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     Text(String),
-    /// A number as it was written, in decimal.
+    /// The decimal text of a number.
     Number(String),
     Boolean(bool),
-    /// A TOML date or time: no key takes one.
+    /// A TOML date or time, which no key accepts.
     Moment(String),
-    /// Something that must not be shown.
+    /// A secret, which must not be displayed.
     Hidden,
-    List(Vec<Found>),
-    Table(Table),
-    /// One or more texts from an option or a variable, which know no types.
-    Words(Vec<String>),
+    List(Vec<Sourced>),
+    Table(SourcedTable),
+    /// One or more texts from an option or a variable, which have no types.
+    Arguments(Vec<String>),
 }
 
 impl Value {
-    /// The number that is written as `digits`.
+    /// Returns the number with these decimal digits.
     pub(super) fn number(digits: &str) -> Self {
         Self::Number(digits.to_owned())
     }
@@ -83,12 +83,12 @@ impl fmt::Display for Value {
             Self::Text(text) => write!(f, "{text:?}"),
             Self::Number(text) | Self::Moment(text) => f.write_str(text),
             Self::Boolean(value) => value.fmt(f),
-            Self::Hidden => f.write_str("something that is not shown here"),
+            Self::Hidden => f.write_str("a value that is not shown"),
             Self::List(items) => separated(f, items.iter().map(|item| &item.value)),
             Self::Table(_) => f.write_str("a table"),
-            Self::Words(words) => match words.as_slice() {
+            Self::Arguments(arguments) => match arguments.as_slice() {
                 [word] => write!(f, "{word:?}"),
-                _ => f.debug_list().entries(words).finish(),
+                _ => f.debug_list().entries(arguments).finish(),
             },
         }
     }
@@ -123,17 +123,17 @@ impl From<bool> for Value {
 
 impl<const N: usize> From<[&str; N]> for Value {
     fn from(texts: [&str; N]) -> Self {
-        let found = |text: &str| Found { value: text.into(), origin: Origin::Default };
-        Self::List(texts.into_iter().map(found).collect())
+        let sourced = |text: &str| Sourced { value: text.into(), origin: Origin::Default };
+        Self::List(texts.into_iter().map(sourced).collect())
     }
 }
 
 /// Values by key.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Table(BTreeMap<String, Found>);
+pub(super) struct SourcedTable(BTreeMap<String, Sourced>);
 
-impl Table {
-    pub(super) fn insert(&mut self, key: String, found: Found) {
+impl SourcedTable {
+    pub(super) fn insert(&mut self, key: String, found: Sourced) {
         self.0.insert(key, found);
     }
 
@@ -141,29 +141,31 @@ impl Table {
         self.0.contains_key(key)
     }
 
-    pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut Found> {
+    pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut Sourced> {
         self.0.get_mut(key)
     }
 
-    pub(super) fn remove(&mut self, key: &str) -> Option<Found> {
+    pub(super) fn remove(&mut self, key: &str) -> Option<Sourced> {
         self.0.remove(key)
     }
 
-    pub(super) fn into_entries(self) -> impl Iterator<Item = (String, Found)> {
+    pub(super) fn into_entries(self) -> impl Iterator<Item = (String, Sourced)> {
         self.0.into_iter()
     }
 
-    /// Puts `later` above this: tables merge, the tables of a list add up, everything else is replaced as a whole.
-    pub(super) fn lay_over(&mut self, later: Self) {
+    /// Merges `later` into this table, with precedence: tables merge, tables of a list are appended, other
+    /// values are replaced.
+    pub(super) fn merge(&mut self, later: Self) {
         for (key, found) in later.0 {
             match (self.0.get_mut(&key), found) {
                 (
-                    Some(Found { value: Value::Table(table), .. }),
-                    Found { value: Value::Table(above), .. },
-                ) => table.lay_over(above),
-                (Some(Found { value: Value::List(items), .. }), Found { value: Value::List(above), .. })
-                    if items.iter().chain(&above).all(|item| matches!(item.value, Value::Table(_))) =>
-                {
+                    Some(Sourced { value: Value::Table(table), .. }),
+                    Sourced { value: Value::Table(above), .. },
+                ) => table.merge(above),
+                (
+                    Some(Sourced { value: Value::List(items), .. }),
+                    Sourced { value: Value::List(above), .. },
+                ) if items.iter().chain(&above).all(|item| matches!(item.value, Value::Table(_))) => {
                     items.extend(above);
                 }
                 (_, found) => self.insert(key, found),
@@ -171,17 +173,17 @@ impl Table {
         }
     }
 
-    /// Sets what the dotted `key` leads to.
-    pub(super) fn put_words(&mut self, key: &str, words: Vec<String>, origin: Origin) {
+    /// Sets the value of the dotted `key`.
+    pub(super) fn put_arguments(&mut self, key: &str, arguments: Vec<String>, origin: Origin) {
         let mut above = Self::default();
         match key.split_once('.') {
-            None => above.insert(key.to_owned(), Found { value: Value::Words(words), origin }),
+            None => above.insert(key.to_owned(), Sourced { value: Value::Arguments(arguments), origin }),
             Some((section, key)) => {
                 let mut table = Self::default();
-                table.put_words(key, words, origin.clone());
-                above.insert(section.to_owned(), Found { value: Value::Table(table), origin });
+                table.put_arguments(key, arguments, origin.clone());
+                above.insert(section.to_owned(), Sourced { value: Value::Table(table), origin });
             }
         }
-        self.lay_over(above);
+        self.merge(above);
     }
 }

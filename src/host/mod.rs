@@ -1,4 +1,4 @@
-//! The host: what a service gets from it and tells it, whether systemd runs it or a terminal.
+//! The interface to the host: sockets, files, process and service manager, under systemd or in a terminal.
 
 pub mod credentials;
 pub mod files;
@@ -8,30 +8,32 @@ pub mod secure_stream;
 pub mod systemd;
 mod tcp_info;
 
-pub use places::{Choice, Place, Places, Rank, source_of};
+pub use places::{ConnectionPlace, Eviction, Places, Rank, source_of};
 pub use tcp_info::TcpProgress;
 
 pub use crate::host::credentials::argv_key::{conceal_key, conceal_token};
-pub use crate::host::credentials::certificates::{TlsTrouble, read_receiver_tls, read_sender_tls};
+pub use crate::host::credentials::certificates::{TlsFileError, read_receiver_tls, read_sender_tls};
 pub use crate::host::credentials::expiry::{Expiry, ExpiryWatch};
-pub use crate::host::credentials::keys::{KeyReader, KeyTrouble, read_key};
+pub use crate::host::credentials::keys::{KeyFileError, KeyReader, read_key};
 pub use crate::host::credentials::secret_prompt::read_secret_line;
 pub use crate::host::credentials::session_expiry::{ExpiredCertificate, SessionExpiry};
 pub(crate) use crate::host::files::directory_lock::open_private_directory;
-pub use crate::host::files::directory_lock::{DirectoryLock, OwnershipError};
+pub use crate::host::files::directory_lock::{DirectoryLock, DirectoryLockError};
 pub use crate::host::process::clock::{boot_clock, both_clocks, wall_clock};
 pub use crate::host::process::command_line::overrides;
 pub use crate::host::process::count_log::CountLog;
 pub use crate::host::process::count_table::CountTable;
 pub use crate::host::process::error::DaemonError;
 pub use crate::host::process::internal_error_log::InternalErrorLog;
-pub use crate::host::process::log_limit::{LogLimit, More};
+pub use crate::host::process::log_limit::{LogLimit, Suppressed};
+#[cfg(test)]
+pub(crate) use crate::host::process::logged_lines::Lines;
 pub use crate::host::process::open_files::{FileShares, allow_open_files, is_out_of_files};
 pub use crate::host::process::panics::abort_on_panic;
 pub use crate::host::process::privilege::Privilege;
-pub use crate::host::process::reload::needs_restart;
-pub use crate::host::process::shutdown::{Stop, Stopper, stop_channel};
+pub use crate::host::process::reload::warn_restart_needed;
+pub use crate::host::process::shutdown::{Shutdown, ShutdownTrigger, shutdown_channel};
 pub use crate::host::process::signals::watch_for;
 pub use crate::host::systemd::sockets::SocketError;
-pub use crate::host::systemd::unit::Unit;
+pub use crate::host::systemd::unit::ServiceUnit;
 pub use crate::host::systemd::watchdog::{Pulse, ROUND, Watchdog};

@@ -1,5 +1,5 @@
-//! Places that connections hold until they are served: few in all and few for each key, such as an address. Where there is no
-//! room, one connection of the lowest rank makes room for the next.
+//! Places for connections until they are served: few in total and few for each key, such as an address. A new
+//! connection evicts one of the lowest rank if there is no free place.
 
 use core::hash::Hash;
 use core::net::{IpAddr, Ipv6Addr};
@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// The network that counts as one source of connections: an IPv4 address, or a /64 of IPv6, since one host may use all of it.
+/// Returns the network that counts as one source of connections: an IPv4 address, or the /64 of an IPv6
+/// address, because one host may use all of it.
 pub fn source_of(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
@@ -16,42 +17,42 @@ pub fn source_of(peer: IpAddr) -> IpAddr {
     }
 }
 
-/// Which of several connections of the lowest rank makes room.
+/// The choice between several connections of the lowest rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Choice {
+pub enum Eviction {
     /// The oldest.
     Oldest,
-    /// One drawn by lot: each has a chance to be served, however fast others come.
-    Lot,
+    /// A random one: so each has a chance to be served, however fast others arrive.
+    Random,
 }
 
-/// The places.
+/// The places of one kind of connection.
 #[derive(Debug)]
 pub struct Places<K, R = ()> {
-    inner: Mutex<Inner<K, R>>,
+    inner: Mutex<Occupants<K, R>>,
     in_all: usize,
     per_key: usize,
-    choice: Choice,
+    choice: Eviction,
 }
 
 #[derive(Debug)]
-struct Inner<K, R> {
-    /// By number, so oldest first. No key without a connection.
-    by_key: HashMap<K, BTreeMap<u64, Held<R>>>,
+struct Occupants<K, R> {
+    /// By number, so oldest first. Every key has a connection.
+    by_key: HashMap<K, BTreeMap<u64, Occupant<R>>>,
     count: usize,
     next: u64,
 }
 
 #[derive(Debug)]
-struct Held<R> {
+struct Occupant<R> {
     rank: R,
     /// Dropped to close the connection.
     _stay: oneshot::Sender<()>,
 }
 
-/// The place of one connection, given back when dropped.
+/// The place of one connection, released when dropped.
 #[derive(Debug)]
-pub struct Place<K: Clone + Eq + Hash, R: Copy + Ord = ()> {
+pub struct ConnectionPlace<K: Clone + Eq + Hash, R: Copy + Ord = ()> {
     held: Rank<K, R>,
     stay: oneshot::Receiver<()>,
 }
@@ -65,38 +66,38 @@ pub struct Rank<K, R> {
 }
 
 impl<K: Clone + Eq + Hash, R: Copy + Ord> Places<K, R> {
-    /// Places for `in_all` connections, and for `per_key` of each key; at least 1.
-    pub fn new(in_all: usize, per_key: usize, choice: Choice) -> Arc<Self> {
-        let inner = Mutex::new(Inner { by_key: HashMap::new(), count: 0, next: 0 });
+    /// Returns places for `in_all` connections, and for `per_key` of each key; both at least 1.
+    pub fn new(in_all: usize, per_key: usize, choice: Eviction) -> Arc<Self> {
+        let inner = Mutex::new(Occupants { by_key: HashMap::new(), count: 0, next: 0 });
         Arc::new(Self { inner, in_all, per_key, choice })
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner<K, R>> {
+    fn inner(&self) -> MutexGuard<'_, Occupants<K, R>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many connections hold a place.
+    /// Returns the number of occupied places.
     pub fn count(&self) -> usize {
         self.inner().count
     }
 
-    /// Gives a place to a connection; the one that has to make room for it loses its own.
-    pub fn enter(self: &Arc<Self>, key: K, rank: R) -> Place<K, R> {
+    /// Assigns a place to a connection, and evicts another one if none is free.
+    pub fn enter(self: &Arc<Self>, key: K, rank: R) -> ConnectionPlace<K, R> {
         let (sender, stay) = oneshot::channel();
         let mut inner = self.inner();
-        if let Some((key, number)) = self.to_leave(&inner, &key) {
+        if let Some((key, number)) = self.victim(&inner, &key) {
             inner.remove(&key, number);
         }
         let number = inner.next;
         inner.next += 1;
         inner.count += 1;
-        inner.by_key.entry(key.clone()).or_default().insert(number, Held { rank, _stay: sender });
+        inner.by_key.entry(key.clone()).or_default().insert(number, Occupant { rank, _stay: sender });
         drop(inner);
-        Place { held: Rank { places: self.clone(), key, number }, stay }
+        ConnectionPlace { held: Rank { places: self.clone(), key, number }, stay }
     }
 
-    /// Which connection has to make room for one more of `key`.
-    fn to_leave(&self, inner: &Inner<K, R>, key: &K) -> Option<(K, u64)> {
+    /// Returns the connection to evict for one more of `key`.
+    fn victim(&self, inner: &Occupants<K, R>, key: &K) -> Option<(K, u64)> {
         let own = inner.by_key.get(key).filter(|own| own.len() >= self.per_key);
         if let Some(own) = own {
             let ranked = own.iter().map(|(number, held)| (held.rank, *number, key)).collect();
@@ -105,13 +106,13 @@ impl<K: Clone + Eq + Hash, R: Copy + Ord> Places<K, R> {
         if inner.count < self.in_all {
             return None;
         }
-        let of_key = |(key, held): (_, &BTreeMap<u64, Held<R>>)| {
+        let of_key = |(key, held): (_, &BTreeMap<u64, Occupant<R>>)| {
             held.iter().map(|(number, held)| (held.rank, *number, key)).collect::<Vec<_>>()
         };
         self.choose(inner.by_key.iter().flat_map(of_key).collect())
     }
 
-    /// Chooses one of those with the lowest rank.
+    /// Chooses one of the connections with the lowest rank.
     fn choose(&self, ranked: Vec<(R, u64, &K)>) -> Option<(K, u64)> {
         let lowest = ranked.iter().map(|(rank, ..)| *rank).min()?;
         let mut candidates: Vec<(u64, &K)> = ranked
@@ -121,9 +122,9 @@ impl<K: Clone + Eq + Hash, R: Copy + Ord> Places<K, R> {
             .collect();
         candidates.sort_unstable_by_key(|(number, _)| *number);
         let drawn = match self.choice {
-            Choice::Oldest => 0,
-            // Without randomness, the oldest.
-            Choice::Lot => {
+            Eviction::Oldest => 0,
+            // If the system has no random numbers, the oldest.
+            Eviction::Random => {
                 getrandom::u64().unwrap_or(0) % u64::try_from(candidates.len()).unwrap_or(u64::MAX)
             }
         };
@@ -132,7 +133,7 @@ impl<K: Clone + Eq + Hash, R: Copy + Ord> Places<K, R> {
     }
 }
 
-impl<K: Clone + Eq + Hash, R> Inner<K, R> {
+impl<K: Clone + Eq + Hash, R> Occupants<K, R> {
     fn remove(&mut self, key: &K, number: u64) {
         let Some(of_key) = self.by_key.get_mut(key) else { return };
         self.count -= usize::from(of_key.remove(&number).is_some());
@@ -142,14 +143,14 @@ impl<K: Clone + Eq + Hash, R> Inner<K, R> {
     }
 }
 
-impl<K: Clone + Eq + Hash, R: Copy + Ord> Place<K, R> {
+impl<K: Clone + Eq + Hash, R: Copy + Ord> ConnectionPlace<K, R> {
     /// Waits until another connection needs this place.
-    pub async fn lost(&mut self) {
-        // An error is the only message that ever comes.
+    pub async fn evicted(&mut self) {
+        // Nothing is ever sent: the channel only closes.
         drop((&mut self.stay).await);
     }
 
-    /// A handle to change the rank by.
+    /// Returns a handle that changes the rank.
     pub fn rank(&self) -> Rank<K, R> {
         Rank { places: self.held.places.clone(), key: self.held.key.clone(), number: self.held.number }
     }
@@ -165,7 +166,7 @@ impl<K: Clone + Eq + Hash, R: Copy + Ord> Rank<K, R> {
     }
 }
 
-impl<K: Clone + Eq + Hash, R: Copy + Ord> Drop for Place<K, R> {
+impl<K: Clone + Eq + Hash, R: Copy + Ord> Drop for ConnectionPlace<K, R> {
     fn drop(&mut self) {
         self.held.places.inner().remove(&self.held.key, self.held.number);
     }
@@ -175,33 +176,33 @@ impl<K: Clone + Eq + Hash, R: Copy + Ord> Drop for Place<K, R> {
 mod tests {
     use super::*;
 
-    /// Whether this one has been sent away.
-    fn is_lost<K: Clone + Eq + Hash, R: Copy + Ord>(place: &mut Place<K, R>) -> bool {
+    /// Returns whether this connection was evicted.
+    fn is_lost<K: Clone + Eq + Hash, R: Copy + Ord>(place: &mut ConnectionPlace<K, R>) -> bool {
         place.stay.try_recv() == Err(oneshot::error::TryRecvError::Closed)
     }
 
-    fn lost<K: Clone + Eq + Hash, R: Copy + Ord>(places: &mut [Place<K, R>]) -> Vec<bool> {
+    fn lost<K: Clone + Eq + Hash, R: Copy + Ord>(places: &mut [ConnectionPlace<K, R>]) -> Vec<bool> {
         places.iter_mut().map(is_lost).collect()
     }
 
     #[test]
-    fn the_oldest_of_a_key_makes_room_for_its_next() {
-        let places = Places::new(100, 2, Choice::Oldest);
+    fn a_full_key_evicts_its_oldest_connection() {
+        let places = Places::new(100, 2, Eviction::Oldest);
         let mut other = places.enter("b", ());
         let mut own: Vec<_> = (0..3).map(|_| places.enter("a", ())).collect();
         assert_eq!((lost(&mut own), is_lost(&mut other)), (vec![true, false, false], false));
     }
 
     #[test]
-    fn the_oldest_of_all_makes_room_where_there_is_none() {
-        let places = Places::new(2, 2, Choice::Oldest);
+    fn a_full_table_evicts_the_oldest_connection() {
+        let places = Places::new(2, 2, Eviction::Oldest);
         let mut all: Vec<_> = ["a", "b", "c"].iter().map(|key| places.enter(*key, ())).collect();
         assert_eq!(lost(&mut all), [true, false, false]);
     }
 
     #[test]
-    fn the_lowest_rank_makes_room() {
-        let places = Places::new(2, 2, Choice::Lot);
+    fn the_lowest_rank_is_evicted() {
+        let places = Places::new(2, 2, Eviction::Random);
         let mut first = places.enter("a", 0);
         first.rank().update(|rank| *rank = 2);
         let mut second = places.enter("b", 1);
@@ -210,8 +211,8 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_is_given_back_is_free() {
-        let places = Places::new(1, 1, Choice::Oldest);
+    fn a_released_place_is_free() {
+        let places = Places::new(1, 1, Eviction::Oldest);
         drop(places.enter("a", ()));
         assert_eq!(places.count(), 0);
         let mut second = places.enter("a", ());
@@ -223,9 +224,9 @@ mod tests {
     }
 
     #[test]
-    fn the_lot_gives_a_chance_in_a_flood_of_equals() {
+    fn random_eviction_gives_a_chance_in_a_flood() {
         let survivors = (0..1000).filter(|_| {
-            let places = Places::new(100, 8, Choice::Lot);
+            let places = Places::new(100, 8, Eviction::Random);
             let mut first = places.enter("a", ());
             let flood: Vec<_> = (0..15).map(|_| places.enter("a", ())).collect();
             let survives = !is_lost(&mut first);

@@ -1,7 +1,8 @@
 //! A TCP connection and the channel over it, as both daemons use it.
 //!
-//! Nothing here waits but [`Stream::ready`], [`Stream::hung_up`], [`Stream::flush`], [`Stream::part`] and [`shake`]; all but the last may be
-//! given up at any moment without harm.
+//! Only [`SecureStream::ready`], [`SecureStream::hung_up`], [`SecureStream::flush`],
+//! [`SecureStream::close_gracefully`] and [`run_handshake`] wait. All of them except for the last are cancel
+//! safe.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -14,44 +15,45 @@ use tokio::net::TcpStream;
 
 use crate::host::TcpProgress;
 
-/// Pieces that one write takes at the most.
+/// Pieces of one vectored write, at most: more would not make it faster.
 const PIECES: usize = 64;
 
-/// How a connection with this cipher is protected, in words.
+/// Describes the protection of a connection with this cipher for the log.
 pub fn protection(cipher: &str) -> String {
     if cipher == "none" { "in clear text".to_owned() } else { format!("encrypted by {cipher}") }
 }
 
-/// Why a connection is of no more use.
+/// Errors that end a connection.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
-    /// The network, or this side's kernel, says no.
+    /// The network or this side's kernel failed.
     #[error("connection lost: {0}")]
     Lost(#[from] io::Error),
-    /// What came is not what the other side sent.
+    /// The received bytes differ from those that the peer sent.
     #[error("{0}")]
     Channel(#[from] ChannelError),
 }
 
-/// Why a handshake came to nothing.
+/// Errors of a handshake.
 #[derive(Debug)]
-pub enum ShakeError<E> {
+pub enum HandshakeError<E> {
     /// The connection ended.
     Lost(io::Error),
-    /// The handshake did.
+    /// The handshake failed.
     Failed(E),
 }
 
-/// Plays one side of a handshake over `tcp`. The last word of one that fails is written too.
-pub async fn shake<H: Handshake>(
+/// Runs one side of a handshake over `tcp`. If it fails, its last message is still sent, so that the peer
+/// learns the reason.
+pub async fn run_handshake<H: Handshake>(
     tcp: &mut TcpStream,
     mut handshake: H,
-) -> Result<H::Outcome, ShakeError<H::Error>> {
+) -> Result<H::Outcome, HandshakeError<H::Error>> {
     let mut outcome = Ok(());
     loop {
         let output = handshake.take_output();
-        tcp.write_all(&output).await.map_err(ShakeError::Lost)?;
-        outcome.map_err(ShakeError::Failed)?;
+        tcp.write_all(&output).await.map_err(HandshakeError::Lost)?;
+        outcome.map_err(HandshakeError::Failed)?;
         if let Some(derivation) = handshake.take_derivation() {
             let key = tokio::task::spawn_blocking(|| derivation.run()).await;
             outcome = handshake.handle_key(key.unwrap_or(Err(KeyError::System)));
@@ -59,61 +61,62 @@ pub async fn shake<H: Handshake>(
         }
         let wanted = handshake.wanted();
         if wanted == 0 {
-            let eof = || ShakeError::Lost(io::ErrorKind::UnexpectedEof.into());
+            let eof = || HandshakeError::Lost(io::ErrorKind::UnexpectedEof.into());
             return handshake.finish().ok_or_else(eof);
         }
         let mut bytes = vec![0; wanted];
-        let count = tcp.read(&mut bytes).await.map_err(ShakeError::Lost)?;
+        let count = tcp.read(&mut bytes).await.map_err(HandshakeError::Lost)?;
         if count == 0 {
-            return Err(ShakeError::Lost(io::ErrorKind::UnexpectedEof.into()));
+            return Err(HandshakeError::Lost(io::ErrorKind::UnexpectedEof.into()));
         }
         outcome = handshake.handle_bytes(bytes.get(..count).unwrap_or_default());
     }
 }
 
-/// What a read brought.
+/// The result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
-    /// Bytes.
+    /// Bytes arrived.
     Bytes,
-    /// Nothing yet.
+    /// Nothing arrived yet.
     Nothing,
-    /// The other side sends no more.
+    /// The peer has closed its direction.
     End,
 }
 
-/// A connection over which the session speaks.
+/// A connection with its channel, which carries a session.
 #[derive(Debug)]
-pub struct Stream {
+pub struct SecureStream {
     tcp: Arc<TcpStream>,
     channel: Channel,
-    /// What is sealed and not written yet.
+    /// Sealed bytes that are not written yet.
     sealed: BytesMut,
 }
 
-impl Stream {
-    /// A connection whose handshake led to `channel`.
+impl SecureStream {
+    /// Returns a connection whose handshake produced `channel`.
     pub fn new(tcp: TcpStream, channel: Channel) -> Self {
         Self { tcp: Arc::new(tcp), channel, sealed: BytesMut::new() }
     }
 
-    /// What protects it.
+    /// Returns the channel.
     pub fn channel(&self) -> &Channel {
         &self.channel
     }
 
-    /// Whether something is sealed and not written yet.
+    /// Returns whether sealed bytes are not written yet.
     pub fn has_output(&self) -> bool {
         !self.sealed.is_empty()
     }
 
-    /// Waits until the socket can be read or written: whichever of them is wanted as of now. Meanwhile others may use the stream.
+    /// Waits until the socket is readable or writable, as far as it is wanted at the time of the call. The
+    /// stream is not borrowed meanwhile.
     pub fn ready(
         &self,
         wants_bytes: bool,
         has_output: bool,
     ) -> impl Future<Output = io::Result<Ready>> + use<> {
-        let has_early = wants_bytes && self.channel.has_early();
+        let has_early = wants_bytes && self.channel.has_early_data();
         let interest = match (wants_bytes, has_output || self.has_output()) {
             (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
             (true, false) => Some(Interest::READABLE),
@@ -130,8 +133,8 @@ impl Stream {
         }
     }
 
-    /// Waits until the other side has closed the connection, or its half of it, although nothing is read. Meanwhile others may
-    /// use the stream.
+    /// Waits until the peer has closed the connection, or its direction of it, without reading. The stream is
+    /// not borrowed meanwhile.
     pub fn hung_up(&self) -> impl Future<Output = ()> + use<> {
         let tcp = self.tcp.clone();
         async move {
@@ -144,13 +147,13 @@ impl Stream {
         }
     }
 
-    /// Reads what is there, at most as much as `buffer` takes, and hands what it holds on to `take`.
+    /// Reads available bytes, at most the length of `buffer`, and passes the opened ones to `take`.
     pub fn receive(
         &mut self,
         buffer: &mut [u8],
         mut take: impl FnMut(&[u8]),
     ) -> Result<Received, StreamError> {
-        if self.channel.has_early() {
+        if self.channel.has_early_data() {
             self.channel.open(&[], &mut take)?;
             return Ok(Received::Bytes);
         }
@@ -165,7 +168,8 @@ impl Stream {
         }
     }
 
-    /// Reads what is there. If the buffer is larger than that, there is nothing to be read now, as if another read had said so.
+    /// Reads available bytes. A partly filled buffer marks the socket as drained, which saves the read that
+    /// would return `WouldBlock`.
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut count = 0;
         let room = buffer.len();
@@ -176,7 +180,7 @@ impl Stream {
         if count > 0 { Ok(count) } else { outcome.map(|()| 0) }
     }
 
-    /// Writes from the front of `output` what the socket takes at once.
+    /// Writes as much of `output` as the socket accepts at once, and advances it.
     pub fn send(&mut self, output: &mut impl Buf) -> Result<(), StreamError> {
         let written = if self.channel.is_plain() {
             let mut pieces = [IoSlice::new(&[]); PIECES];
@@ -193,8 +197,8 @@ impl Stream {
         }
     }
 
-    /// As [`Self::send`], without waiting to be told that the socket takes something. If the connection is lost whoever reads
-    /// from it learns that, after the last words that may lie there.
+    /// As [`Self::send`], without waiting for readiness. A lost connection is not an error here: the reader
+    /// detects it after it has read the peer's last messages.
     pub fn send_at_once(&mut self, output: &mut impl Buf) -> Result<(), StreamError> {
         if !output.has_remaining() && !self.has_output() {
             return Ok(());
@@ -214,18 +218,18 @@ impl Stream {
         Ok(())
     }
 
-    /// Asks the kernel how far TCP has come.
+    /// Returns the kernel's state of the TCP connection.
     pub fn tcp_progress(&self) -> io::Result<TcpProgress> {
         TcpProgress::of(&self.tcp)
     }
 
-    /// Makes the end of the connection a reset: what the kernel still holds is not sent any more, and the other side learns
-    /// of the end even if it misses something before it.
+    /// Makes the close of the connection a reset: the kernel discards unsent bytes, and the peer notices the
+    /// end even if it lacks earlier segments.
     pub fn abort(&self) -> io::Result<()> {
         self.tcp.set_zero_linger()
     }
 
-    /// Ends this side: nothing more is sent. Where the other side has torn the connection down, that is so already.
+    /// Closes this direction. If the peer has closed the connection already, nothing is left to do.
     pub fn end(&self) -> io::Result<()> {
         match rustix::net::shutdown(&self.tcp, Shutdown::Write) {
             Err(rustix::io::Errno::NOTCONN) => Ok(()),
@@ -233,9 +237,9 @@ impl Stream {
         }
     }
 
-    /// Ends this side, and reads on until the other side ends too: unread input would make the kernel answer with a
-    /// reset, which can eat what was just written.
-    pub async fn part(&mut self) -> io::Result<()> {
+    /// Closes this direction, and reads until the peer closes too. With unread input the kernel would send a
+    /// reset, which can destroy the bytes just written.
+    pub async fn close_gracefully(&mut self) -> io::Result<()> {
         self.end()?;
         let mut unread = [0; 1024];
         loop {

@@ -1,33 +1,34 @@
-//! The system call that asks the kernel how a TCP connection fares (`TCP_INFO`, tcp(7)); no library wraps it.
+//! The kernel's state of a TCP connection (`TCP_INFO`, tcp(7)); no library wraps this call.
 
 #![expect(unsafe_code, reason = "a system call")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// How far TCP has come with what was written to a connection, and what is in its way.
+/// Progress of the written bytes of a TCP connection, and signs of trouble on the path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpProgress {
-    /// Bytes that the other side's kernel has acknowledged.
+    /// Bytes that the peer's kernel has acknowledged.
     pub bytes_acknowledged: u64,
-    /// Segments under way. 0 while the other side's window is closed, however much waits to be sent.
+    /// Segments in flight. 0 while the peer's window is closed, even if bytes wait to be sent.
     pub segments_unacknowledged: u32,
-    /// Retransmission time-outs in a row since the last acknowledgement of something new.
+    /// Consecutive retransmission timeouts since the last acknowledgement of new bytes.
     pub timeouts: u8,
-    /// Bytes that wait although the other side's window has room for a whole segment: this host's own device refuses them.
-    /// 0 while segments are under way, and on kernels before 5.4, which do not report the window.
+    /// Bytes that wait although the peer's window has room for a full segment: this host's network device
+    /// refuses them. 0 while segments are in flight, and on kernels before 5.4, which do not report the
+    /// window.
     pub bytes_refused: u32,
     /// Segments that arrived while an earlier one was missing.
     pub segments_out_of_order: u32,
 }
 
 impl TcpProgress {
-    /// Whether nothing is under way or refused.
+    /// Returns whether nothing is in flight or refused.
     pub fn is_idle(&self) -> bool {
         self.segments_unacknowledged == 0 && self.bytes_refused == 0 && self.timeouts == 0
     }
 
-    /// Asks the kernel about `socket`. Fields that an older kernel does not have are 0.
+    /// Queries the kernel about `socket`. Fields that an older kernel lacks are 0.
     pub fn of(socket: impl AsFd) -> io::Result<Self> {
         // SAFETY: zeros are a valid value of this structure of integers.
         let mut info: libc::tcp_info = unsafe { core::mem::zeroed() };
@@ -64,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_counts_what_was_acknowledged() {
+    fn the_kernel_counts_acknowledged_bytes() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut server, _) = listener.accept().unwrap();
@@ -79,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_window_is_no_segment_under_way() {
+    fn a_closed_window_has_no_segment_in_flight() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();

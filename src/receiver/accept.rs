@@ -11,16 +11,18 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nf_transport_core::secure::{Admission, Admitted, Channel, Handshake, Pass, ReceiverHandshake, Turned};
+use nf_transport_core::secure::{
+    AcceptedSender, AccessPolicy, Channel, Credential, Handshake, HandshakeRejection, ReceiverHandshake,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::host::secure_stream::{ShakeError, Stream, shake};
+use crate::host::secure_stream::{HandshakeError, SecureStream, run_handshake};
 use crate::host::systemd::messages::receiver;
-use crate::host::{More, Pulse, ROUND, Stop, is_out_of_files};
-use crate::limits::ACCEPT_REST;
+use crate::host::{Pulse, ROUND, Shutdown, Suppressed, is_out_of_files};
+use crate::limits::ACCEPT_PAUSE;
 use crate::receiver::accept::authenticated::AuthenticatedSender;
 use crate::receiver::accept::unauthenticated::{
     PeerEvidence, UnauthenticatedConnections, UnauthenticatedPlace,
@@ -31,7 +33,7 @@ use crate::receiver::session::{CLOSE_TIMEOUT, Shared, reject, serve};
 #[derive(Debug, thiserror::Error)]
 enum Rejected {
     #[error("{0}")]
-    Handshake(Turned),
+    Handshake(HandshakeRejection),
     #[error("connection lost before authentication: {0}")]
     Lost(io::Error),
     #[error(
@@ -50,7 +52,7 @@ enum Rejected {
 pub(crate) struct Acceptor {
     pub(crate) shared: Arc<Shared>,
     /// The current access policy.
-    pub(crate) admission: watch::Receiver<Arc<Admission>>,
+    pub(crate) policy: watch::Receiver<Arc<AccessPolicy>>,
     pub(crate) handshake_timeout: Duration,
     /// Permits for authenticated connections.
     pub(crate) connections: Arc<Semaphore>,
@@ -59,7 +61,7 @@ pub(crate) struct Acceptor {
 
 impl Acceptor {
     /// Accepts connections of `listener` until shutdown. Returns once all of them have ended.
-    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, pulse: Pulse, stop: Stop) {
+    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, pulse: Pulse, stop: Shutdown) {
         let mut stopping = stop.clone();
         let mut sessions = JoinSet::new();
         loop {
@@ -81,15 +83,15 @@ impl Acceptor {
                                 %error,
                                 held_back,
                                 "cannot accept a connection: {error}{}",
-                                More(held_back)
+                                Suppressed(held_back)
                             );
                         }
-                        tokio::time::sleep(ACCEPT_REST).await;
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
                 Some(_) = sessions.join_next() => {}
                 () = tokio::time::sleep(ROUND) => {}
-                () = stopping.told() => break,
+                () = stopping.requested() => break,
             }
         }
         while sessions.join_next().await.is_some() {}
@@ -101,17 +103,17 @@ impl Acceptor {
         mut tcp: TcpStream,
         peer: SocketAddr,
         mut place: UnauthenticatedPlace,
-        mut stop: Stop,
+        mut stop: Shutdown,
     ) {
         let deadline = Instant::now() + self.handshake_timeout;
         let outcome = tokio::select! {
             outcome = timeout_at(deadline, self.authenticate(&mut tcp, peer, PeerEvidence::of(&place))) => {
                 outcome.unwrap_or(Err(Rejected::TimedOut))
             }
-            () = place.lost() => Err(Rejected::Crowded),
-            () = stop.told() => return,
+            () = place.evicted() => Err(Rejected::Crowded),
+            () = stop.requested() => return,
         };
-        let Admitted { channel, sender, pass } = match outcome {
+        let AcceptedSender { channel, sender, credential } = match outcome {
             Ok(admitted) => admitted,
             Err(rejected) => {
                 self.log_rejection(peer, &rejected);
@@ -119,18 +121,18 @@ impl Acceptor {
             }
         };
         // In clear text, any peer can claim any id.
-        if !matches!(pass, Pass::ClearText { .. }) {
+        if !matches!(credential, Credential::ClearText { .. }) {
             self.shared.known_sources.note(peer.ip(), &sender);
         }
-        let stream = Stream::new(tcp, channel);
+        let stream = SecureStream::new(tcp, channel);
         let Ok(_connection) = self.connections.clone().try_acquire_owned() else {
             self.log_rejection(peer, &Rejected::TooManyConnections);
             // It keeps its bounded place among the unauthenticated connections until the reason is sent.
             return reject(stream, &Rejected::TooManyConnections.to_string()).await;
         };
         drop(place);
-        let admission = self.admission.clone();
-        serve(&self.shared, stream, peer, AuthenticatedSender { sender, pass, admission }, deadline, stop)
+        let policy = self.policy.clone();
+        serve(&self.shared, stream, peer, AuthenticatedSender { sender, credential, policy }, deadline, stop)
             .await;
     }
 
@@ -140,16 +142,16 @@ impl Acceptor {
         tcp: &mut TcpStream,
         peer: SocketAddr,
         notes: PeerEvidence,
-    ) -> Result<Admitted, Rejected> {
+    ) -> Result<AcceptedSender, Rejected> {
         tcp.set_nodelay(true).map_err(Rejected::Lost)?;
-        let admission = self.admission.borrow().clone();
+        let policy = self.policy.borrow().clone();
         let handshake = RankedHandshake {
-            handshake: ReceiverHandshake::new(admission, peer.ip().is_loopback()),
+            handshake: ReceiverHandshake::new(policy, peer.ip().is_loopback()),
             evidence: notes,
         };
-        shake(tcp, handshake).await.map_err(|error| match error {
-            ShakeError::Lost(error) => Rejected::Lost(error),
-            ShakeError::Failed(turned) => Rejected::Handshake(turned),
+        run_handshake(tcp, handshake).await.map_err(|error| match error {
+            HandshakeError::Lost(error) => Rejected::Lost(error),
+            HandshakeError::Failed(turned) => Rejected::Handshake(turned),
         })
     }
 
@@ -157,11 +159,11 @@ impl Acceptor {
         self.shared.note_rejected(peer, rejected.to_string());
         if let Some(held_back) = self.shared.may_log(peer.ip()) {
             tracing::warn!(
-                message_id = receiver::TURNED_AWAY,
+                message_id = receiver::REJECTED,
                 %peer,
                 held_back,
                 "rejected connection from {peer}: {rejected}{}",
-                More(held_back)
+                Suppressed(held_back)
             );
         }
     }
@@ -174,8 +176,8 @@ struct RankedHandshake {
 }
 
 impl Handshake for RankedHandshake {
-    type Outcome = Admitted;
-    type Error = Turned;
+    type Outcome = AcceptedSender;
+    type Error = HandshakeRejection;
 
     fn take_output(&mut self) -> Vec<u8> {
         self.handshake.take_output()
@@ -185,13 +187,13 @@ impl Handshake for RankedHandshake {
         self.handshake.wanted()
     }
 
-    fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), Turned> {
+    fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), HandshakeRejection> {
         let outcome = self.handshake.handle_bytes(bytes);
-        self.evidence.record(self.handshake.shown());
+        self.evidence.record(self.handshake.evidence());
         outcome
     }
 
-    fn finish(self) -> Option<Admitted> {
+    fn finish(self) -> Option<AcceptedSender> {
         self.handshake.finish()
     }
 }
@@ -200,13 +202,17 @@ impl Handshake for RankedHandshake {
 /// data. Closing with unread data would make the kernel send a reset, and the sender would lose the alert
 /// with the reason.
 async fn linger(tcp: TcpStream, mut place: UnauthenticatedPlace, rejected: &Rejected) {
-    let is_tls =
-        matches!(rejected, Rejected::Handshake(Turned::Tls(_) | Turned::NoName | Turned::NameNotAdmitted(_)));
+    let is_tls = matches!(
+        rejected,
+        Rejected::Handshake(
+            HandshakeRejection::Tls(_) | HandshakeRejection::NoName | HandshakeRejection::NameNotAllowed(_)
+        )
+    );
     if is_tls {
-        let mut stream = Stream::new(tcp, Channel::plain());
+        let mut stream = SecureStream::new(tcp, Channel::plain());
         tokio::select! {
-            _ = timeout(CLOSE_TIMEOUT, stream.part()) => {}
-            () = place.lost() => {}
+            _ = timeout(CLOSE_TIMEOUT, stream.close_gracefully()) => {}
+            () = place.evicted() => {}
         }
     }
 }
@@ -215,17 +221,16 @@ async fn linger(tcp: TcpStream, mut place: UnauthenticatedPlace, rejected: &Reje
 mod tests {
     use std::sync::Mutex;
 
-    use nf_transport_core::secure::preface::{Mode, Parsed, Preface, REPLY_LEN, Status};
+    use nf_transport_core::secure::preface::{Mode, Partial, Preface, REPLY_LEN, ReplyStatus};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::host::{Stopper, stop_channel};
+    use crate::host::{ShutdownTrigger, shutdown_channel};
     use crate::receiver::accept::waiting::WaitingForSession;
     use crate::receiver::collectors::confusion::Confusion;
     use crate::receiver::delivery::collector_offsets::CollectorOffsets;
     use crate::receiver::output::Outputs;
-    use crate::receiver::session::sender_log::SenderLog;
     use crate::receiver::session::senders::Senders;
     use crate::receiver::state::positions::Positions;
 
@@ -241,13 +246,12 @@ mod tests {
                 collector_offsets: CollectorOffsets::recover(state.path()),
                 templates: Arc::default(),
                 log_limit: Mutex::default(),
-                sender_log: SenderLog::default(),
                 rejected: Mutex::default(),
                 known_sources: Arc::default(),
                 waiting: WaitingForSession::default(),
                 confusion: Confusion::default(),
             }),
-            admission: watch::channel(Arc::default()).1,
+            policy: watch::channel(Arc::default()).1,
             handshake_timeout: Duration::from_secs(300),
             connections: Arc::new(Semaphore::new(1)),
             unauthenticated: UnauthenticatedConnections::new(4, 2, Arc::default()),
@@ -260,11 +264,11 @@ mod tests {
     }
 
     /// A running acceptor, and its address.
-    async fn running() -> (Arc<Acceptor>, SocketAddr, tempfile::TempDir, Stopper, JoinHandle<()>) {
+    async fn running() -> (Arc<Acceptor>, SocketAddr, tempfile::TempDir, ShutdownTrigger, JoinHandle<()>) {
         let (gate, state) = gate();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (stopper, stop) = stop_channel();
+        let (stopper, stop) = shutdown_channel();
         let running = tokio::spawn(gate.clone().run(listener, Pulse::default(), stop));
         (gate, address, state, stopper, running)
     }
@@ -275,7 +279,10 @@ mod tests {
         peer.write_all(&preface()).await.unwrap();
         let mut reply = [0; REPLY_LEN];
         peer.read_exact(&mut reply).await.unwrap();
-        assert_eq!(Status::parse_reply(Mode::None, &reply), Ok(Parsed::Here(Status::Accepted)));
+        assert_eq!(
+            ReplyStatus::parse_reply(Mode::None, &reply),
+            Ok(Partial::Complete(ReplyStatus::Accepted))
+        );
         peer
     }
 
@@ -285,7 +292,7 @@ mod tests {
             let (_gate, address, _state, stopper, running) = running().await;
             let peer =
                 if says_who { greeted(address).await } else { TcpStream::connect(address).await.unwrap() };
-            stopper.stop();
+            stopper.request();
             timeout(Duration::from_secs(30), running).await.unwrap().unwrap();
             drop(peer);
         }

@@ -7,21 +7,21 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use nf_transport_core::secure::Admission;
+use nf_transport_core::secure::AccessPolicy;
 use tokio::net::TcpListener;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::config::{HostPort, Loaded, ReceiverSettings};
+use crate::config::{HostPort, Loaded, RECEIVER, ReceiverSettings};
 use crate::host::files::atomic_file;
 use crate::host::process::logging;
 use crate::host::systemd::messages::receiver;
 use crate::host::systemd::{notify, sockets};
 use crate::host::{
-    DaemonError, DirectoryLock, Expiry, ExpiryWatch, FileShares, InternalErrorLog, Pulse, ROUND, Stop,
-    Watchdog, abort_on_panic, allow_open_files, stop_channel, watch_for,
+    DaemonError, DirectoryLock, Expiry, ExpiryWatch, FileShares, InternalErrorLog, Pulse, ROUND, Shutdown,
+    Watchdog, abort_on_panic, allow_open_files, shutdown_channel, watch_for,
 };
 use crate::receiver::accept::Acceptor;
 use crate::receiver::accept::known_sources::KnownSources;
@@ -36,7 +36,6 @@ use crate::receiver::output::{Outputs, SocketBudget};
 use crate::receiver::reload::{Load, Reloader};
 use crate::receiver::report::{line, status};
 use crate::receiver::session::Shared;
-use crate::receiver::session::sender_log::SenderLog;
 use crate::receiver::session::senders::Senders;
 use crate::receiver::state::positions::{self, Positions};
 use crate::receiver::state::templates::Templates;
@@ -77,7 +76,7 @@ fn share_files(mut settings: ReceiverSettings) -> BoundedSettings {
     let destinations = settings.collectors.len() + late;
     let wanted = FileShares {
         connections: settings.connections,
-        unauthenticated: settings.strangers.0,
+        unauthenticated: settings.unauthenticated.0,
         exporter_sockets: destinations.saturating_mul(settings.exporter_sockets.get()),
     };
     let Some(allowed) = allow_open_files().filter(|allowed| *allowed < wanted.total()) else {
@@ -96,13 +95,13 @@ fn share_files(mut settings: ReceiverSettings) -> BoundedSettings {
          LimitNOFILE= (ulimit -Hn), or lower limits.connections or limits.exporter-sockets",
         wanted.total()
     );
-    (settings.connections, settings.strangers.0) = (connections, unauthenticated);
+    (settings.connections, settings.unauthenticated.0) = (connections, unauthenticated);
     BoundedSettings { settings, exporter_sockets }
 }
 
 /// Warns of certificates and revocation lists that expire.
-fn check_expiry(watch: &mut ExpiryWatch, admission: &Admission) {
-    let Some(tls) = &admission.tls else { return };
+fn check_expiry(watch: &mut ExpiryWatch, policy: &AccessPolicy) {
+    let Some(tls) = &policy.tls else { return };
     watch.look_at(receiver::CERTIFICATE_ENDS, &Expiry::of_certificate(&tls.certificate));
     for list in tls.revoked.iter().filter_map(Expiry::of_list) {
         watch.look_at(receiver::REVOCATION_LIST_ENDS, &list);
@@ -121,7 +120,7 @@ async fn supervise(bounded: BoundedSettings, reloader: Arc<Reloader>) -> Result<
     let control = ControlSocket::bind(&settings.control).map_err(DaemonError::cannot_create)?;
     let positions = open_positions(settings.state.clone()).await?;
     let state = settings.state.clone();
-    let (stop, stopped) = stop_channel();
+    let (stop, stopped) = shutdown_channel();
     let shared: Arc<OnceLock<Arc<Shared>>> = Arc::default();
     let missing: watch::Sender<Vec<HostPort>> = watch::Sender::default();
     let state_of = {
@@ -139,7 +138,7 @@ async fn supervise(bounded: BoundedSettings, reloader: Arc<Reloader>) -> Result<
         tokio::spawn(serve_metrics(sockets::bind_metrics(address)?, move || receiver_metrics(state_of())));
     }
     let answers = tokio::spawn(control.serve(answer(state_of, reloader.clone())));
-    let mut watchdog = Watchdog::new(receiver::LOOP_STUCK);
+    let mut watchdog = Watchdog::new(RECEIVER, receiver::LOOP_STUCK);
     let listeners = listeners.into_iter().map(|listener| (listener, watchdog.pulse("gate"))).collect();
     let mut serving = tokio::spawn(serve(
         bounded,
@@ -160,7 +159,7 @@ async fn supervise(bounded: BoundedSettings, reloader: Arc<Reloader>) -> Result<
     let mut unmatched = UnmatchedLog::default();
     let mut internal_errors = InternalErrorLog::new(receiver::INTERNAL_ERROR, INTERNAL_ERROR_COST);
     let mut syncing: Option<JoinHandle<()>> = None;
-    let admission = reloader.admission();
+    let policy = reloader.policy();
     let outcome = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
@@ -171,10 +170,10 @@ async fn supervise(bounded: BoundedSettings, reloader: Arc<Reloader>) -> Result<
                 watchdog.look();
                 clock.look();
                 internal_errors.look();
-                check_expiry(&mut expiry, &admission.borrow());
+                check_expiry(&mut expiry, &policy.borrow());
                 match shared.get() {
                     Some(shared) => {
-                        let senders = shared.senders.status(&admission.borrow());
+                        let senders = shared.senders.status(&policy.borrow());
                         shared.senders.log_denied(false);
                         let totals = shared.senders.totals();
                         pace.note((totals.delivered.datagrams, totals.delivered.bytes));
@@ -194,7 +193,7 @@ async fn supervise(bounded: BoundedSettings, reloader: Arc<Reloader>) -> Result<
     notify::stopping();
     notify::status("stopping");
     tracing::info!("stopping");
-    stop.stop();
+    stop.request();
     if !serving.is_finished() {
         notify::with_patience(serving).await.map_err(DaemonError::system)??;
     }
@@ -266,14 +265,14 @@ async fn serve(
     reloader: Arc<Reloader>,
     place: Arc<OnceLock<Arc<Shared>>>,
     missing: watch::Sender<Vec<HostPort>>,
-    mut stop: Stop,
+    mut stop: Shutdown,
 ) -> Result<(), DaemonError> {
     let templates = Templates::recovered(&settings.state);
     let sockets = SocketBudget::new(settings.exporter_sockets, exporter_sockets);
     let none = Outputs::none(sockets, templates.clone());
     let collectors = tokio::select! {
         collectors = Collectors::find(reloader.collectors(), &none, missing) => collectors,
-        () = stop.told() => return Ok(()),
+        () = stop.requested() => return Ok(()),
     };
     let offsets = CollectorOffsets::recover(&settings.state);
     let made = Arc::new(Shared {
@@ -283,7 +282,6 @@ async fn serve(
         collector_offsets: offsets,
         templates,
         log_limit: Mutex::default(),
-        sender_log: SenderLog::default(),
         rejected: Mutex::default(),
         known_sources: Arc::new(KnownSources::recover(&settings.state)),
         waiting: WaitingForSession::default(),
@@ -293,12 +291,12 @@ async fn serve(
     let known_sources = shared.known_sources.clone();
     let gate = Arc::new(Acceptor {
         shared,
-        admission: reloader.admission(),
+        policy: reloader.policy(),
         handshake_timeout: settings.handshake_timeout,
         connections: Arc::new(Semaphore::new(settings.connections)),
         unauthenticated: UnauthenticatedConnections::new(
-            settings.strangers.0,
-            settings.strangers.1,
+            settings.unauthenticated.0,
+            settings.unauthenticated.1,
             known_sources,
         ),
     });

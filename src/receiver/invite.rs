@@ -14,14 +14,14 @@ use nf_transport_core::sequence::SenderId;
 use serde::Serialize;
 
 use crate::config::{
-    self, ConfigError, HostPort, KeySource, Loaded, Overrides, RECEIVER, ReceiverSettings, Revision,
-    SenderKeys, Surroundings,
+    self, ConfigError, Environment, HostPort, KeySource, Loaded, Overrides, RECEIVER, ReceiverSettings,
+    Revision, SenderKeys,
 };
-use crate::host::credentials::pairing::{DropIn, Place};
+use crate::host::credentials::pairing::{ConfigLocation, DropIn};
 use crate::host::files::atomic_file;
 use crate::host::process::console;
 use crate::host::{DaemonError, read_key};
-use crate::status::take_up;
+use crate::status::apply_configuration;
 
 /// Suffix of the file with a sender's previous key. No sender id may end in it.
 const PREVIOUS: &str = ".previous";
@@ -59,7 +59,7 @@ struct SenderTable {
 /// The files of one invited sender, and the configuration around them.
 struct InvitedSender<'a> {
     id: &'a SenderId,
-    place: Place,
+    place: ConfigLocation,
     key: PathBuf,
     previous: PathBuf,
     /// Address to which it connects, if the operator named one.
@@ -67,14 +67,14 @@ struct InvitedSender<'a> {
     /// Exporters whose datagrams it may deliver, if the operator restricted them.
     exporters: Prefixes,
     overrides: Overrides,
-    surroundings: &'a Surroundings,
+    environment: &'a Environment,
 }
 
 /// Applies `change` to the sender `id`, which will connect to `address`.
 pub(crate) fn run(
     file: Option<&Path>,
     overrides: Overrides,
-    surroundings: &Surroundings,
+    environment: &Environment,
     id: &SenderId,
     address: Option<&str>,
     change: InvitationChange,
@@ -85,7 +85,7 @@ pub(crate) fn run(
         )));
     }
     let address = address.map(invitation::given_address).transpose()?;
-    let mut guest = InvitedSender::new(file, overrides, surroundings, id);
+    let mut guest = InvitedSender::new(file, overrides, environment, id);
     // A sender with a table in another file is found even if that table names the same key file.
     let rest = guest.configuration(None)?;
     let by_hand = rest.settings.protection.senders.iter().find(|sender| sender.id == *id);
@@ -99,7 +99,7 @@ pub(crate) fn run(
         guest.address = address.or(in_table).or(guest.address);
         let address = match &guest.address {
             Some(address) => address.clone(),
-            None => invitation::guessed_address(&rest.settings, surroundings)?,
+            None => invitation::guessed_address(&rest.settings, environment)?,
         };
         let key = match by_hand {
             Some(sender) if change == InvitationChange::Renew => {
@@ -122,7 +122,7 @@ pub(crate) fn run(
         };
         invitation::hand_out(&rest.settings, id, &address, key)?;
     }
-    console::note(&take_up(RECEIVER, &rest.settings.control, guest.place.path()));
+    console::note(&apply_configuration(RECEIVER, &rest.settings.control, guest.place.path()));
     Ok(())
 }
 
@@ -131,11 +131,11 @@ impl<'a> InvitedSender<'a> {
     fn new(
         file: Option<&Path>,
         overrides: Overrides,
-        surroundings: &'a Surroundings,
+        environment: &'a Environment,
         id: &'a SenderId,
     ) -> Self {
-        let place = Place::new(RECEIVER, file);
-        let key = place.beside("keys").join(id.as_str());
+        let place = ConfigLocation::new(RECEIVER, file);
+        let key = place.path_next_to("keys").join(id.as_str());
         let mut guest = Self {
             id,
             place,
@@ -144,7 +144,7 @@ impl<'a> InvitedSender<'a> {
             address: None,
             exporters: Prefixes::default(),
             overrides,
-            surroundings,
+            environment,
         };
         if guest.drop_in_path().exists()
             && let Some(invited) = guest.invited()
@@ -162,7 +162,7 @@ impl<'a> InvitedSender<'a> {
     /// Returns the sender's table in the current configuration.
     fn invited(&self) -> Option<SenderKeys> {
         let file = self.place.file();
-        let loaded = config::load_receiver(file, self.overrides.clone(), self.surroundings).ok()?;
+        let loaded = config::load_receiver(file, self.overrides.clone(), self.environment).ok()?;
         loaded.settings.protection.senders.into_iter().find(|sender| sender.id == *self.id)
     }
 
@@ -178,7 +178,12 @@ impl<'a> InvitedSender<'a> {
     fn configuration(&self, drop_in: Option<&DropIn>) -> Result<Loaded<ReceiverSettings>, ConfigError> {
         let path = self.drop_in_path();
         let revision = drop_in.map_or(Revision { path: &path, text: None }, DropIn::revision);
-        config::revised_receiver(self.place.file(), self.overrides.clone(), self.surroundings, Some(revision))
+        config::load_revised_receiver(
+            self.place.file(),
+            self.overrides.clone(),
+            self.environment,
+            Some(revision),
+        )
     }
 
     /// Builds the drop-in for the keys, and checks the configuration with it.
@@ -224,7 +229,7 @@ impl<'a> InvitedSender<'a> {
     /// Gives the sender a new key. The old key is valid as the previous one before the new one replaces it.
     fn renew(&self) -> Result<Key, DaemonError> {
         let Some(old) = self.place.key(&self.key)? else { return self.invite() };
-        self.place.refuse_key_of_another(&self.key)?;
+        self.place.reject_key_in_use(&self.key)?;
         let drop_in = self.drop_in(true)?;
         let key = Key::generate().map_err(DaemonError::system)?;
         self.place.write_key(&self.previous, &old)?;
@@ -244,7 +249,7 @@ impl<'a> InvitedSender<'a> {
     fn revoke(&self, rest: &ReceiverSettings) -> Result<(), DaemonError> {
         let mut removed = Vec::new();
         for path in [&self.drop_in_path(), &self.key, &self.previous] {
-            if let Some(other) = config::other_that_names(path, self.place.path()) {
+            if let Some(other) = config::other_file_naming(path, self.place.path()) {
                 console::note(&format!("{} stays: {} names it, too", path.display(), other.display()));
             } else if atomic_file::remove(path)? {
                 removed.push(path.display().to_string());

@@ -16,11 +16,11 @@ pub mod state;
 use std::{env, process};
 
 use crate::cli::{self, Invocation, ReceiverAction};
-use crate::config::{self, Loaded, RECEIVER, Surroundings};
+use crate::config::{self, Environment, Loaded, RECEIVER};
 use crate::host::credentials::pairing::keygen;
 use crate::host::process::console;
 use crate::host::systemd::messages::receiver;
-use crate::host::{DaemonError, Unit, conceal_key, overrides};
+use crate::host::{DaemonError, ServiceUnit, conceal_key, overrides};
 use crate::receiver::invite::InvitationChange;
 use crate::status::{self, Manner};
 
@@ -38,21 +38,21 @@ pub fn main() -> process::ExitCode {
 }
 
 fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
-    let Invocation { file, given, action } = invocation;
+    let Invocation { file, overrides: given, action } = invocation;
     conceal_key(&given)?;
     let overrides = overrides(given);
-    let surroundings = match action {
-        ReceiverAction::Run => Surroundings::of_this_process(),
-        _ => Surroundings::of_the_service(RECEIVER),
+    let environment = match action {
+        ReceiverAction::Run => Environment::of_this_process(),
+        _ => Environment::of_the_service(RECEIVER),
     };
     match action {
         ReceiverAction::Run => daemon::run(Box::new(move || {
-            config::load_receiver(file.as_deref(), overrides.clone(), &surroundings)
+            config::load_receiver(file.as_deref(), overrides.clone(), &environment)
         })),
         ReceiverAction::Check => {
-            let loaded = config::load_receiver(file.as_deref(), overrides, &surroundings)?;
+            let loaded = config::load_receiver(file.as_deref(), overrides, &environment)?;
             let ends = reload::check(&loaded.settings)?;
-            let access = Unit::of(RECEIVER).check_access(&loaded.files(), &loaded.settings.state)?;
+            let access = ServiceUnit::of(RECEIVER).check_access(&loaded.files(), &loaded.settings.state)?;
             let Loaded { settings, mut report, .. } = loaded;
             source_check::check(&settings, &mut report)?;
             report.warn(ends);
@@ -61,7 +61,7 @@ fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
             console::print(&report.to_string())
         }
         ReceiverAction::Reload => {
-            let path = config::control_path(RECEIVER, file.as_deref(), overrides, &surroundings)?;
+            let path = config::control_path(RECEIVER, file.as_deref(), overrides, &environment)?;
             status::reload(&path, DaemonError::configuration, DaemonError::unavailable)?;
             console::print("nf-receiver reloaded its configuration\n")
         }
@@ -72,10 +72,10 @@ fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
                 (true, _) => InvitationChange::Renew,
                 _ => InvitationChange::Invite,
             };
-            invite::run(file.as_deref(), overrides, &surroundings, &id, address.as_deref(), change)
+            invite::run(file.as_deref(), overrides, &environment, &id, address.as_deref(), change)
         }
         ReceiverAction::Status { json, watch } => {
-            let path = config::control_path(RECEIVER, file.as_deref(), overrides, &surroundings)?;
+            let path = config::control_path(RECEIVER, file.as_deref(), overrides, &environment)?;
             status::show(
                 &path,
                 Manner { json, watch },

@@ -5,14 +5,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nf_transport_core::secure::{Admission, Key, Salt};
+use nf_transport_core::secure::{AccessPolicy, Key, Salt};
 use tokio::sync::watch;
 
-use crate::config::{CollectorSettings, ConfigError, KeyPair, Loaded, ReceiverProtection, ReceiverSettings};
+use crate::config::{
+    CollectorSettings, ConfigError, KeyPair, Loaded, RECEIVER, ReceiverProtection, ReceiverSettings,
+};
 use crate::host::systemd::messages::receiver;
 use crate::host::systemd::notify;
 use crate::host::{
-    DaemonError, Expiry, KeyReader, KeyTrouble, TlsTrouble, needs_restart, read_receiver_tls, wall_clock,
+    DaemonError, Expiry, KeyFileError, KeyReader, TlsFileError, read_receiver_tls, wall_clock,
+    warn_restart_needed,
 };
 use crate::status::count_of;
 
@@ -29,22 +32,22 @@ pub(crate) struct Reloader {
     salt: Salt,
     /// The settings at the start.
     started_with: ReceiverSettings,
-    admission: watch::Sender<Arc<Admission>>,
+    policy: watch::Sender<Arc<AccessPolicy>>,
     collectors: watch::Sender<Vec<CollectorSettings>>,
 }
 
 impl Reloader {
     /// Returns a reloader that starts with `settings`, which `load` returned for the configuration `file`.
-    pub(crate) fn new(load: Load, file: PathBuf, settings: ReceiverSettings) -> Result<Self, TlsTrouble> {
+    pub(crate) fn new(load: Load, file: PathBuf, settings: ReceiverSettings) -> Result<Self, TlsFileError> {
         let mut keys = KeyReader::default();
-        let salt = Salt::generate().map_err(KeyTrouble::System)?;
-        let admission = admission(&settings.protection, &mut keys, salt)?;
+        let salt = Salt::generate().map_err(KeyFileError::System)?;
+        let policy = access_policy(&settings.protection, &mut keys, salt)?;
         Ok(Self {
             load,
             file,
             keys: Mutex::new(keys),
             salt,
-            admission: watch::Sender::new(Arc::new(admission)),
+            policy: watch::Sender::new(Arc::new(policy)),
             collectors: watch::Sender::new(settings.collectors.clone()),
             started_with: settings,
         })
@@ -56,8 +59,8 @@ impl Reloader {
     }
 
     /// Returns the current access policy.
-    pub(crate) fn admission(&self) -> watch::Receiver<Arc<Admission>> {
-        self.admission.subscribe()
+    pub(crate) fn policy(&self) -> watch::Receiver<Arc<AccessPolicy>> {
+        self.policy.subscribe()
     }
 
     /// Returns the current collectors.
@@ -68,7 +71,7 @@ impl Reloader {
     /// Loads and applies the settings. If any part of them is invalid, nothing changes.
     pub(crate) fn reload(&self) -> Result<(), DaemonError> {
         notify::reloading();
-        let outcome = self.read().map(|(settings, admission)| self.apply(&settings, admission));
+        let outcome = self.read().map(|(settings, policy)| self.apply(&settings, policy));
         if let Err(error) = &outcome {
             let message_id = receiver::NOT_RELOADED;
             tracing::error!(message_id, "not reloaded, everything stays as it was: {error}");
@@ -77,17 +80,17 @@ impl Reloader {
         outcome
     }
 
-    fn read(&self) -> Result<(ReceiverSettings, Admission), DaemonError> {
+    fn read(&self) -> Result<(ReceiverSettings, AccessPolicy), DaemonError> {
         let settings = (self.load)()?.settings;
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let admission = admission(&settings.protection, &mut keys, self.salt)?;
-        Ok((settings, admission))
+        let policy = access_policy(&settings.protection, &mut keys, self.salt)?;
+        Ok((settings, policy))
     }
 
-    fn apply(&self, settings: &ReceiverSettings, admission: Admission) {
-        let senders = admission.senders.len();
+    fn apply(&self, settings: &ReceiverSettings, policy: AccessPolicy) {
+        let senders = policy.senders.len();
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        self.admission.send_replace(Arc::new(admission));
+        self.policy.send_replace(Arc::new(policy));
         self.collectors.send_if_modified(|current| {
             let changed = *current != settings.collectors;
             current.clone_from(&settings.collectors);
@@ -101,33 +104,33 @@ impl Reloader {
             count_of(count(senders), "sender"),
             count_of(count(settings.collectors.len()), "collector")
         );
-        needs_restart(&self.started_with.differs_at_start(settings));
+        warn_restart_needed(RECEIVER, &self.started_with.changes_needing_restart(settings));
     }
 }
 
 /// Checks that nf-receiver can start with `settings`, or apply them, as far as files show: keys and
 /// certificates are readable. Returns warnings about those that expire.
 pub(crate) fn check(settings: &ReceiverSettings) -> Result<Vec<String>, DaemonError> {
-    let salt = Salt::generate().map_err(KeyTrouble::System)?;
-    let admission = admission(&settings.protection, &mut KeyReader::default(), salt)?;
-    let Some(tls) = admission.tls else { return Ok(Vec::new()) };
+    let salt = Salt::generate().map_err(KeyFileError::System)?;
+    let policy = access_policy(&settings.protection, &mut KeyReader::default(), salt)?;
+    let Some(tls) = policy.tls else { return Ok(Vec::new()) };
     let lists = tls.revoked.iter().filter_map(Expiry::of_list);
     let ends = core::iter::once(Expiry::of_certificate(&tls.certificate)).chain(lists);
     Ok(ends.filter_map(|end| end.warning(wall_clock())).collect())
 }
 
-fn admission(
+fn access_policy(
     protection: &ReceiverProtection,
     keys: &mut KeyReader,
     salt: Salt,
-) -> Result<Admission, TlsTrouble> {
+) -> Result<AccessPolicy, TlsFileError> {
     let mut read = |pair: &KeyPair| {
         let sources = [Some(&pair.current), pair.previous.as_ref()].into_iter().flatten();
         let read = |source| {
             let secret = keys.read(source, &protection.suites)?;
-            secret.derive(salt).map_err(|error| KeyTrouble::Bad { place: source.clone(), error })
+            secret.derive(salt).map_err(|error| KeyFileError::Invalid { place: source.clone(), error })
         };
-        sources.map(read).collect::<Result<Vec<Key>, KeyTrouble>>()
+        sources.map(read).collect::<Result<Vec<Key>, KeyFileError>>()
     };
     let shared = protection.shared.as_ref().map(&mut read).transpose()?;
     let senders = protection
@@ -137,10 +140,10 @@ fn admission(
             let own = sender.keys.as_ref().map(&mut read).transpose()?;
             Ok((sender.id.clone(), own.unwrap_or_default()))
         })
-        .collect::<Result<_, KeyTrouble>>()?;
+        .collect::<Result<_, KeyFileError>>()?;
     let exporters = protection.senders.iter().filter(|sender| !sender.exporters.has_all());
     let exporters = exporters.map(|sender| (sender.id.clone(), sender.exporters.clone())).collect();
-    Ok(Admission {
+    Ok(AccessPolicy {
         plaintext: protection.plaintext,
         salt,
         suites: protection.suites.clone(),

@@ -12,7 +12,7 @@ use crate::receiver::reload::Reloader;
 use crate::receiver::session::Shared;
 use crate::status::{
     CertificateStatus, CollectorState, CollectorStatus, LateStatus, Pace, PeerState, PeerStatus,
-    ReceiverStatus, SeenAs, SenderTotals, Tally, count_of,
+    ReceiverStatus, RevocationStatus, SeenAs, SenderTotals, Tally, count_of,
 };
 
 /// Returns the status, including collectors that are not resolved.
@@ -21,16 +21,19 @@ pub(crate) fn status(
     missing: &[HostPort],
     reloader: &Reloader,
 ) -> ReceiverStatus {
-    let admission = reloader.admission().borrow().clone();
+    let policy = reloader.policy().borrow().clone();
     let (refusals, refused) = shared.map_or_else(Default::default, |shared| shared.rejected());
     let found = shared.map_or_else(Vec::new, |shared| with_confused(shared));
     ReceiverStatus {
         service: "nf-receiver".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        senders: shared.map_or_else(Vec::new, |shared| shared.senders.status(&admission)),
+        senders: shared.map_or_else(Vec::new, |shared| shared.senders.status(&policy)),
         all_senders: shared.map_or_else(SenderTotals::default, |shared| shared.senders.totals()),
         collectors: found.into_iter().chain(missing.iter().map(unresolved)).collect(),
-        certificate: admission.tls.as_ref().map(|tls| CertificateStatus::of(&tls.certificate, wall_clock())),
+        certificate: policy.tls.as_ref().map(|tls| CertificateStatus::of(&tls.certificate, wall_clock())),
+        revocation_lists: policy.tls.as_ref().map_or_else(Vec::new, |tls| {
+            tls.revoked.iter().map(|list| RevocationStatus::of(list, wall_clock())).collect()
+        }),
         refusals,
         refused,
         internal_errors: internal_errors(),

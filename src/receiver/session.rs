@@ -7,7 +7,6 @@
 mod closing;
 mod connection;
 mod ended;
-mod loss_log;
 pub(crate) mod sender_log;
 pub(crate) mod senders;
 mod session_loop;
@@ -23,8 +22,8 @@ use nf_transport_core::session::ReceiverSession;
 pub(crate) use shared::Shared;
 use tokio::time::{Instant, timeout_at};
 
-use crate::host::secure_stream::Stream;
-use crate::host::{SessionExpiry, Stop};
+use crate::host::secure_stream::SecureStream;
+use crate::host::{SessionExpiry, Shutdown};
 use crate::receiver::accept::authenticated::AuthenticatedSender;
 use crate::receiver::session::closing::flush_and_close;
 use crate::receiver::session::connection::Connection;
@@ -33,11 +32,11 @@ use crate::receiver::session::ended::Ended;
 /// Serves `stream` until it ends. A session must be established before `greeted_by`.
 pub(crate) async fn serve(
     shared: &Arc<Shared>,
-    mut stream: Stream,
+    mut stream: SecureStream,
     peer: SocketAddr,
     sender: AuthenticatedSender,
     greeted_by: Instant,
-    stop: Stop,
+    stop: Shutdown,
 ) {
     let mut stopping = stop.clone();
     let id = sender.sender.clone();
@@ -53,12 +52,13 @@ pub(crate) async fn serve(
         deadline: None,
         expiry: SessionExpiry::of(stream.channel()),
     };
-    let mut place = shared.waiting.enter(&id);
-    let greeting = timeout_at(greeted_by, connection.open_session(&mut stream, peer, &id));
+    let owner = connection.sender.owner_at(peer.ip());
+    let mut place = shared.waiting.enter(&owner);
+    let greeting = timeout_at(greeted_by, connection.open_session(&mut stream, peer, &owner));
     let greeted = tokio::select! {
         greeted = greeting => greeted.unwrap_or(Err(Ended::NoHello)),
-        () = place.lost() => Err(Ended::Crowded(id.clone())),
-        () = stopping.told() => Err(Ended::Stopping),
+        () = place.evicted() => Err(Ended::Crowded(id.clone())),
+        () = stopping.requested() => Err(Ended::Stopping),
     };
     drop(place);
     let ended = match greeted {
@@ -79,18 +79,18 @@ pub(crate) async fn serve(
     if matches!(ended, Ended::Crowded(_)) {
         return connection.close(&mut stream, &ended).await;
     }
-    let mut place = shared.waiting.enter(&id);
+    let mut place = shared.waiting.enter(&owner);
     tokio::select! {
         () = connection.close(&mut stream, &ended) => {}
-        () = place.lost() => tracing::debug!("closed without a last message: newer connections of the \
+        () = place.evicted() => tracing::debug!("closed without a last message: newer connections of the \
                                               sender wait"),
     }
 }
 
 /// Rejects an authenticated sender for lack of a place, with `reason`.
-pub(crate) async fn reject(mut stream: Stream, reason: &str) {
+pub(crate) async fn reject(mut stream: SecureStream, reason: &str) {
     let mut session = ReceiverSession::new();
-    session.refuse(RefusalCode::TooManyConnections, reason);
+    session.reject(RefusalCode::TooManyConnections, reason);
     flush_and_close(&mut stream, &mut session).await;
 }
 

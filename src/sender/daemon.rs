@@ -13,13 +13,14 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::config::{Loaded, SenderSettings, SpoolSettings};
+use crate::config::{Loaded, SENDER, SenderSettings, SpoolSettings};
 use crate::host::process::logging;
 use crate::host::systemd::messages::sender;
 use crate::host::systemd::{notify, sockets};
 use crate::host::{
-    DaemonError, DirectoryLock, Expiry, ExpiryWatch, InternalErrorLog, Pulse, ROUND, Stop, Stopper, Watchdog,
-    abort_on_panic, allow_open_files, open_private_directory, stop_channel, watch_for,
+    DaemonError, DirectoryLock, Expiry, ExpiryWatch, InternalErrorLog, Pulse, ROUND, Shutdown,
+    ShutdownTrigger, Watchdog, abort_on_panic, allow_open_files, open_private_directory, shutdown_channel,
+    watch_for,
 };
 use crate::limits::{RECEIVE_BUFFER, STOP_GRACE};
 use crate::sender::ingest::counters::Tally;
@@ -82,7 +83,7 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, DaemonError> {
         tracing::info!(
             %address,
             from_systemd = outlives_us,
-            "taking datagrams at {address}{}",
+            "listening for datagrams on {address}{}",
             sockets::origin(outlives_us)
         );
         listeners.push(Listener::new(socket, outlives_us).map_err(told)?);
@@ -126,8 +127,8 @@ async fn supervise(
         pace: Arc::default(),
         intake: intake.clone(),
     };
-    let (stop_link, stop) = stop_channel();
-    let mut watchdog = Watchdog::new(sender::LOOP_STUCK);
+    let (stop_link, stop) = shutdown_channel();
+    let mut watchdog = Watchdog::new(SENDER, sender::LOOP_STUCK);
     let link = make_link(&reporter, &reloader, watchdog.pulse("link"), stop);
     let lent = link.lent.clone();
     let mut threads = start_threads(listeners, recovered, lent, tally, &reloader, &mut watchdog)?;
@@ -223,7 +224,7 @@ async fn open_spool(
     opening.await.map_err(DaemonError::system)?
 }
 
-fn make_link(reporter: &Reporter, reloader: &Reloader, pulse: Pulse, stop: Stop) -> Link {
+fn make_link(reporter: &Reporter, reloader: &Reloader, pulse: Pulse, stop: Shutdown) -> Link {
     Link {
         queue: reporter.queue.clone(),
         lent: Arc::default(),
@@ -249,8 +250,8 @@ fn start_threads(
     let stop_ingest = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| told(error.into()))?;
     let stop = stop_ingest.try_clone().map_err(told)?;
     let queue = recovered.queue.clone();
-    let keeper = Keeper::new(queue.clone(), reloader.keeper(), tally.clone(), watchdog.running("keeper"));
-    let keeper = thread::Builder::new().name("keeper".to_owned()).spawn(|| keeper.run()).map_err(told)?;
+    let keeper = Keeper::new(queue.clone(), reloader.keeper(), tally.clone(), watchdog.running("flusher"));
+    let keeper = thread::Builder::new().name("flusher".to_owned()).spawn(|| keeper.run()).map_err(told)?;
     let ingest =
         Ingest::new(listeners, stop, recovered, lent, tally, reloader.ingest(), watchdog.running("ingest"));
     let (ended, ingest_ended) = oneshot::channel();
@@ -264,7 +265,11 @@ fn start_threads(
 }
 
 /// Ends ingest, lets the link send what it can, and puts the rest on disk. Says whether all of it is there.
-async fn stop_threads(threads: Threads, stop_link: Stopper, link: tokio::task::JoinHandle<()>) -> bool {
+async fn stop_threads(
+    threads: Threads,
+    stop_link: ShutdownTrigger,
+    link: tokio::task::JoinHandle<()>,
+) -> bool {
     let Threads { queue, stop_ingest, ingest_ended, keeper } = threads;
     queue.go_on_to(Stage::Draining);
     if let Err(error) = rustix::io::write(&stop_ingest, &1_u64.to_ne_bytes()) {
@@ -273,7 +278,7 @@ async fn stop_threads(threads: Threads, stop_link: Stopper, link: tokio::task::J
     // If ingest ended by itself, that was heard already: what it still had is in the intake.
     let ingest_ended =
         !ingest_ended.is_terminated() && matches!(timeout(STOP_GRACE, ingest_ended).await, Ok(Ok(())));
-    stop_link.stop();
+    stop_link.request();
     if !link.is_finished() && timeout(STOP_GRACE * 2, link).await.is_err() {
         tracing::warn!("the link did not end in time");
     }

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use nf_transport_core::batch::{BatchBuilder, Compression, PushError};
-use nf_transport_core::datagram::{Datagram, FlowRun};
+use nf_transport_core::datagram::Datagram;
+use nf_transport_core::flow_layout::FlowRun;
 use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::limits::PAYLOAD_MAX;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -24,7 +25,7 @@ use tokio::sync::watch;
 
 use crate::host::systemd::messages::sender;
 use crate::host::{Pulse, ROUND, boot_clock, both_clocks};
-use crate::limits::INTAKE_SLOTS;
+use crate::limits::JOURNAL_SLOTS;
 use crate::sender::ingest::coalescing::Gathering;
 use crate::sender::ingest::counters::{SocketTally, Tally};
 use crate::sender::journal::{self, Backing, Entry, Marks, Place, Ring, Slots, ask_for_details};
@@ -317,7 +318,7 @@ impl Ingest {
         self.marks.set_slots(self.encoder.queue.next_position(), listener.local.port());
         match self.slots.receive(&listener.socket) {
             Ok(count) => {
-                self.encoder.is_flooded |= count == INTAKE_SLOTS;
+                self.encoder.is_flooded |= count == JOURNAL_SLOTS;
                 // What is denied filled the socket, too.
                 let datagrams = u64::try_from(count).unwrap_or(u64::MAX);
                 let source = Source::Socket { datagrams };
@@ -491,7 +492,7 @@ impl Encoder {
             };
             if let Some(exporter) = denied {
                 slots.deny(index);
-                self.tally.note_denied(exporter.ip(), socket, now);
+                self.tally.note_denied(exporter, socket, now);
                 count += 1;
             }
         }

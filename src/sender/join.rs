@@ -11,12 +11,12 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::config::{
-    self, HostPort, KeySource, Loaded, Overrides, SENDER, SenderProtection, SenderSettings, Surroundings,
+    self, Environment, HostPort, KeySource, Loaded, Overrides, SENDER, SenderProtection, SenderSettings,
 };
-use crate::host::credentials::pairing::{DropIn, Place};
+use crate::host::credentials::pairing::{ConfigLocation, DropIn};
 use crate::host::process::console;
 use crate::host::{DaemonError, read_secret_line};
-use crate::status::take_up;
+use crate::status::apply_configuration;
 
 const NAME: &str = "50-joined.toml";
 
@@ -34,7 +34,7 @@ struct Settings<'a> {
 pub(crate) fn run(
     file: Option<&Path>,
     overrides: &Overrides,
-    surroundings: &Surroundings,
+    environment: &Environment,
     token: &str,
 ) -> Result<(), DaemonError> {
     let text = if token == "-" { typed()? } else { Zeroizing::new(token.to_owned()) };
@@ -42,8 +42,8 @@ pub(crate) fn run(
     let receiver: HostPort = token.address.parse().map_err(|error| {
         DaemonError::usage(format_args!("the token's address {:?}: {error}", token.address))
     })?;
-    let place = Place::new(SENDER, file);
-    let key_file = place.beside("key");
+    let place = ConfigLocation::new(SENDER, file);
+    let key_file = place.path_next_to("key");
     let settings = Settings {
         receivers: [&token.address],
         id: token.id.as_str(),
@@ -52,7 +52,7 @@ pub(crate) fn run(
     };
     let drop_in = place.drop_in(NAME, "Written by nf-sender join; joining again replaces it.", &settings)?;
 
-    let load = |revision| config::revised_sender(place.file(), overrides.clone(), surroundings, revision);
+    let load = |revision| config::load_revised_sender(place.file(), overrides.clone(), environment, revision);
     let joined = load(Some(drop_in.revision())).map_err(|error| {
         DaemonError::configuration(format_args!(
             "{error}\nnothing was written: together with {} that is no good configuration: \
@@ -73,18 +73,18 @@ pub(crate) fn run(
         }
         console::note(&format!("this sender is {} at {receiver}, with key {}", token.id, token.key.id()));
     }
-    console::note(&take_up(SENDER, &joined.settings.control, place.path()));
+    console::note(&apply_configuration(SENDER, &joined.settings.control, place.path()));
     Ok(())
 }
 
 /// The first line of standard input.
 fn typed() -> Result<Zeroizing<String>, DaemonError> {
-    read_secret_line("the token (it is not shown), and Enter:", 2 * TOKEN_MAX).map_err(|error| {
-        DaemonError::input_output(format_args!("the token cannot be read from standard input: {error}"))
+    read_secret_line("Paste the token and press Enter (it is not shown):", 2 * TOKEN_MAX).map_err(|error| {
+        DaemonError::input_output(format_args!("cannot read the token from standard input: {error}"))
     })
 }
 
-/// What stands above the drop-in (a later one, a variable, an option) would make the token mean nothing.
+/// Rejects a token whose settings a later drop-in, a variable or an option overrides.
 fn refuse_if_overruled(
     joined: &Loaded<SenderSettings>,
     receiver: &HostPort,
@@ -108,7 +108,7 @@ fn refuse_if_overruled(
     let Some(key) = protected.or(id).or(others) else { return Ok(()) };
     let origin = joined.report.origin(key).map_or_else(|| "something".to_owned(), ToString::to_string);
     Err(DaemonError::configuration(format_args!(
-        "{origin}: {key} is set here, and stands above {}: the token would not be in effect, so nothing was written: \
+        "{origin}: {key} is set here and overrides {}: the token would not be in effect, so nothing was written: \
          remove it there, and join again",
         drop_in.path().display()
     )))
@@ -116,13 +116,17 @@ fn refuse_if_overruled(
 
 /// Another key than the token's stays beside the new one: whoever joined by mistake can go back. What there is to
 /// say about it.
-fn keep_previous(place: &Place, key_file: &Path, token: &Token) -> Result<Option<String>, DaemonError> {
+fn keep_previous(
+    place: &ConfigLocation,
+    key_file: &Path,
+    token: &Token,
+) -> Result<Option<String>, DaemonError> {
     let Some(old) = place.secret(key_file)?.filter(|old| *old != Secret::Key(token.key.clone())) else {
         return Ok(None);
     };
-    let previous = place.beside("key.previous");
-    place.refuse_key_of_another(key_file)?;
-    place.refuse_key_of_another(&previous)?;
+    let previous = place.path_next_to("key.previous");
+    place.reject_key_in_use(key_file)?;
+    place.reject_key_in_use(&previous)?;
     place.write_secret(&previous, &old)?;
     Ok(Some(format!("the previous secret, {old}, is kept in {}", previous.display())))
 }

@@ -12,11 +12,11 @@ mod uplink;
 use std::{env, process};
 
 use crate::cli::{self, Invocation, SenderAction};
-use crate::config::{self, SENDER, Surroundings};
+use crate::config::{self, Environment, SENDER};
 use crate::host::credentials::pairing::keygen;
 use crate::host::process::console;
 use crate::host::systemd::messages::sender;
-use crate::host::{DaemonError, Unit, conceal_key, conceal_token, overrides};
+use crate::host::{DaemonError, ServiceUnit, conceal_key, conceal_token, overrides};
 use crate::status::{self, Manner, Request};
 
 /// Does what the command line of this process asks for, and gives the exit code.
@@ -32,36 +32,37 @@ pub fn main() -> process::ExitCode {
 }
 
 fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
-    let Invocation { file, given, action } = invocation;
+    let Invocation { file, overrides: given, action } = invocation;
     conceal_key(&given)?;
     if let SenderAction::Join { token } = &action {
         conceal_token(token.as_str())?;
     }
     let overrides = overrides(given);
-    let surroundings = match action {
-        SenderAction::Run => Surroundings::of_this_process(),
-        _ => Surroundings::of_the_service(SENDER),
+    let environment = match action {
+        SenderAction::Run => Environment::of_this_process(),
+        _ => Environment::of_the_service(SENDER),
     };
     match action {
         SenderAction::Run => daemon::run(Box::new(move || {
-            config::load_sender(file.as_deref(), overrides.clone(), &surroundings)
+            config::load_sender(file.as_deref(), overrides.clone(), &environment)
         })),
         SenderAction::Check => {
-            let mut loaded = config::load_sender(file.as_deref(), overrides, &surroundings)?;
+            let mut loaded = config::load_sender(file.as_deref(), overrides, &environment)?;
             let end = reload::check(&loaded.settings)?;
-            let access = Unit::of(SENDER).check_access(&loaded.files(), &loaded.settings.spool.directory)?;
+            let access =
+                ServiceUnit::of(SENDER).check_access(&loaded.files(), &loaded.settings.spool.directory)?;
             let (note, warning) = queue::room::check(&loaded.settings.spool, &loaded.settings.control);
             loaded.report.note(note.into_iter().chain(access));
             loaded.report.warn(end.into_iter().chain(warning));
             console::print(&loaded.report.to_string())
         }
         SenderAction::Reload => {
-            let path = config::control_path(SENDER, file.as_deref(), overrides, &surroundings)?;
+            let path = config::control_path(SENDER, file.as_deref(), overrides, &environment)?;
             status::reload(&path, DaemonError::configuration, DaemonError::unavailable)?;
             console::print("nf-sender has taken up its configuration\n")
         }
         SenderAction::Status { json, watch } => {
-            let path = config::control_path(SENDER, file.as_deref(), overrides, &surroundings)?;
+            let path = config::control_path(SENDER, file.as_deref(), overrides, &environment)?;
             status::show(
                 &path,
                 Manner { json, watch },
@@ -71,9 +72,9 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
             )
         }
         SenderAction::Keygen { file } => keygen(file.as_deref()),
-        SenderAction::Join { token } => join::run(file.as_deref(), &overrides, &surroundings, token.as_str()),
+        SenderAction::Join { token } => join::run(file.as_deref(), &overrides, &environment, token.as_str()),
         SenderAction::Reconnect => {
-            let path = config::control_path(SENDER, file.as_deref(), overrides, &surroundings)?;
+            let path = config::control_path(SENDER, file.as_deref(), overrides, &environment)?;
             status::request(&path, Request::Reconnect).map_err(DaemonError::unavailable)?;
             console::print("nf-sender connects again now\n")
         }

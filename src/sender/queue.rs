@@ -30,7 +30,7 @@ use tokio::sync::Notify;
 
 use crate::host::systemd::messages::sender;
 use crate::host::{Pulse, ROUND};
-use crate::limits::INTAKE_RING;
+use crate::limits::JOURNAL_RING;
 use crate::sender::journal::{Held, Marks, Ring};
 use crate::sender::queue::ledger::{Counts, Ledger};
 use crate::status::count_of;
@@ -414,7 +414,7 @@ impl Queue {
 
     /// Whether the ring is so full that the tail must go to the spool at once.
     pub(crate) fn is_pressing(state: &State) -> bool {
-        state.tail_bytes() > INTAKE_RING / 2
+        state.tail_bytes() > JOURNAL_RING / 2
     }
 
     /// A segment reader at `position`; `None` if the position is not in a segment (any more). Blocks that cannot

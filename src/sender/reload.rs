@@ -7,11 +7,11 @@ use std::sync::{Mutex, PoisonError};
 use nf_transport_core::secure::SpoolKeys;
 use tokio::sync::watch;
 
-use crate::config::{ConfigError, KeySource, Loaded, SenderSettings, SpoolEncryption};
+use crate::config::{ConfigError, KeySource, Loaded, SENDER, SenderSettings, SpoolEncryption};
 use crate::host::systemd::messages::sender;
 use crate::host::systemd::notify;
 use crate::host::{
-    DaemonError, Expiry, KeyReader, KeyTrouble, TlsTrouble, needs_restart, read_key, wall_clock,
+    DaemonError, Expiry, KeyFileError, KeyReader, TlsFileError, read_key, wall_clock, warn_restart_needed,
 };
 use crate::sender::ingest::IngestSettings;
 use crate::sender::queue::flusher::KeeperSettings;
@@ -38,7 +38,7 @@ pub(crate) struct Reloader {
 
 impl Reloader {
     /// Begins with `settings`, which `load` gave, of the configuration `file`.
-    pub(crate) fn new(load: Load, file: PathBuf, settings: SenderSettings) -> Result<Self, TlsTrouble> {
+    pub(crate) fn new(load: Load, file: PathBuf, settings: SenderSettings) -> Result<Self, TlsFileError> {
         let mut keys = KeyReader::default();
         let link = link_settings(&settings, &mut keys)?;
         Ok(Self {
@@ -127,7 +127,7 @@ impl Reloader {
             changed.iter().filter(|(_, changed)| *changed).map(|(what, _)| *what).collect();
         let changed = if changed.is_empty() { "nothing has changed".to_owned() } else { changed.join("; ") };
         tracing::info!(message_id = sender::RELOADED, changed, "reloaded: {changed}");
-        needs_restart(&self.begun_with.differs_at_start(settings));
+        warn_restart_needed(SENDER, &self.begun_with.changes_needing_restart(settings));
         self.retry.send_replace(());
     }
 }
@@ -158,7 +158,7 @@ pub(crate) fn check(settings: &SenderSettings) -> Result<Option<String>, DaemonE
 }
 
 /// The keys of the spool, from where the settings say that they are.
-pub(crate) fn spool_keys(encryption: &SpoolEncryption) -> Result<SpoolKeys, KeyTrouble> {
+pub(crate) fn spool_keys(encryption: &SpoolEncryption) -> Result<SpoolKeys, KeyFileError> {
     let read = |source: &Option<KeySource>| source.as_ref().map(read_key).transpose();
     let (current, previous) = (read(&encryption.current)?, read(&encryption.previous)?);
     Ok(match current {
@@ -167,7 +167,7 @@ pub(crate) fn spool_keys(encryption: &SpoolEncryption) -> Result<SpoolKeys, KeyT
     })
 }
 
-fn link_settings(settings: &SenderSettings, keys: &mut KeyReader) -> Result<LinkSettings, TlsTrouble> {
+fn link_settings(settings: &SenderSettings, keys: &mut KeyReader) -> Result<LinkSettings, TlsFileError> {
     Ok(LinkSettings {
         id: settings.id.clone(),
         receivers: settings.receivers.clone(),

@@ -151,9 +151,10 @@ impl Reporter {
         let rows = self.tally.denied_exporters().rows();
         let sockets = self.tally.sockets();
         rows.into_iter()
-            .filter_map(|((address, socket), row)| {
+            .filter_map(|((exporter, socket), row)| {
                 Some(DeniedStatus {
-                    address,
+                    address: exporter.ip,
+                    interface: (exporter.interface != 0).then_some(exporter.interface),
                     socket: sockets.get(socket)?.address,
                     datagrams: row.count,
                     last_seen_s: seconds_since(row.last),

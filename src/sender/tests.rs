@@ -14,7 +14,7 @@ use nf_transport_core::spool::{MinFree, Policy, WhenFull};
 use tokio::sync::watch;
 
 use crate::host::Pulse;
-use crate::limits::INTAKE_RING;
+use crate::limits::JOURNAL_RING;
 use crate::sender::ingest::counters::Tally;
 use crate::sender::journal;
 use crate::sender::queue::flusher::{Keeper, KeeperSettings};
@@ -246,7 +246,7 @@ fn a_failing_disk_lets_the_oldest_or_the_newest_go_as_told() {
 fn whoever_looks_at_the_exporters_does_not_wait_for_room_in_the_ring() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
-    while run.queue.state().tail_bytes() + 2 * 61_000 < INTAKE_RING {
+    while run.queue.state().tail_bytes() + 2 * 61_000 < JOURNAL_RING {
         push(&mut run, 1, 60_000);
     }
     let full = run.queue.figures().counts.received;

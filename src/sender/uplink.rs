@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::{HostPort, Reconnect};
-use crate::host::{LogLimit, More, Pulse, ROUND, Stop};
+use crate::host::{LogLimit, Pulse, ROUND, Shutdown, Suppressed};
 use crate::sender::queue::Queue;
 use crate::sender::uplink::attempt::{Attempt, Follows, remedy};
 use crate::sender::uplink::backoff::Schedule;
@@ -102,7 +102,7 @@ pub(crate) struct Link {
     /// Beats as the link goes round.
     pub(crate) pulse: Pulse,
     /// True once the link is to end.
-    pub(crate) stop: Stop,
+    pub(crate) stop: Shutdown,
 }
 
 impl LinkView {
@@ -120,7 +120,7 @@ impl Link {
     }
 
     fn is_stopping(&self) -> bool {
-        self.stop.is_told()
+        self.stop.is_requested()
     }
 
     /// Connects, sends, and connects again, until told to stop.
@@ -198,7 +198,7 @@ impl Link {
                 receiver.unwrap_or("a receiver"),
                 attempt.reason,
                 delay.as_secs_f64().ceil(),
-                More(held_back)
+                Suppressed(held_back)
             );
         }
     }
@@ -239,7 +239,7 @@ impl Link {
             self.pulse.beat();
             tokio::select! {
                 event = &mut event => return Some(event),
-                () = self.stop.told() => return None,
+                () = self.stop.requested() => return None,
                 () = sleep(ROUND) => {}
             }
         }
@@ -293,7 +293,7 @@ impl Link {
         tokio::select! {
             Ok(()) = retry.changed() => true,
             Ok(()) = settings.changed() => false,
-            () = stop.told() => false,
+            () = stop.requested() => false,
         }
     }
 

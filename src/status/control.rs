@@ -1,39 +1,40 @@
 //! The control socket: a Unix stream socket that answers one request line with one line of JSON.
 //!
-//! A request is `status`, `configuration`, `reconnect` or `reload`; a reply is `{"ok": …}` or `{"error": "…"}`. Length and time of both are
-//! bounded on both sides, so neither can hold the other up. Each process has one request at a time, and the newest of all are
-//! answered: idle connections keep nobody out.
+//! A request is `status`, `configuration`, `reconnect` or `reload`. A reply is `{"ok": …}` or `{"error": "…"}`.
+//! Length and time of both are bounded on both sides, so neither can block the other. Each process has one
+//! request at a time. A new connection evicts the oldest, so idle connections block no other process.
 
 pub(crate) mod apply;
 
 use core::str::FromStr;
 use std::fs::{self, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
+use nix::unistd::{Gid, Group, Uid, User};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::host::{Choice, Places};
+use crate::host::{Eviction, Places};
 use crate::limits::{
-    ACCEPT_REST, CONTROL_CONNECTIONS, CONTROL_REPLY_MAX, CONTROL_REQUEST_MAX, CONTROL_TIMEOUT,
+    ACCEPT_PAUSE, CONTROL_CONNECTIONS, CONTROL_REPLY_MAX, CONTROL_REQUEST_MAX, CONTROL_TIMEOUT,
 };
 
-/// What a service is asked for.
+/// A request to a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Its status.
+    /// Return the status.
     Status,
-    /// The path of its configuration file.
+    /// Return the path of the configuration file.
     Configuration,
-    /// To connect now.
+    /// Reconnect now.
     Reconnect,
-    /// To take up its configuration as it is now.
+    /// Reload the configuration.
     Reload,
 }
 
@@ -55,83 +56,93 @@ impl FromStr for Request {
         [Self::Status, Self::Configuration, Self::Reconnect, Self::Reload]
             .into_iter()
             .find(|request| request.word() == word)
-            .ok_or_else(|| "unknown request; known are: status, configuration, reconnect, reload".to_owned())
+            .ok_or_else(|| {
+                "unknown request; known requests: status, configuration, reconnect, reload".to_owned()
+            })
     }
 }
 
-/// What it answers.
+/// The reply of a service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reply {
-    /// It was done; with what was asked for, if anything was.
+    /// Success, with the requested value, if any.
     Ok(serde_json::Value),
-    /// It was not done, and why.
+    /// Failure, with the reason.
     Error(String),
 }
 
-/// What goes wrong at a control socket, on either side.
+/// Errors at a control socket, on either side.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// There is no socket.
+    /// The socket does not exist.
     #[error(
-        "{}: no control socket is there: is the service running? --control names another socket",
+        "{}: no control socket: start the service, or name another socket with --control",
         path.display()
     )]
-    NotThere {
-        /// Where it should be.
+    Missing {
+        /// The path of the socket.
         path: PathBuf,
     },
-    /// There is one, but nobody behind it.
-    #[error("{}: nobody answers at this control socket: the service is not running", path.display())]
-    NobodyAnswers {
-        /// Where it is.
+    /// The socket exists, but no process listens on it.
+    #[error("{}: no process listens on this control socket: the service is not running", path.display())]
+    NotListening {
+        /// The path of the socket.
         path: PathBuf,
     },
-    /// Its permissions keep this user out.
-    #[error(
-        "{}: this user may not use the control socket: ask as root or as a member of the group that owns it",
-        path.display()
-    )]
+    /// The permissions of the socket deny this user access.
+    #[error("{}: permission denied: {remedy}", path.display())]
     NotPermitted {
-        /// Where it is.
+        /// The path of the socket.
         path: PathBuf,
+        /// The ways to get access, for this user and the group of the socket.
+        remedy: String,
     },
-    /// The answer is none.
-    #[error("{}: what answers there is not this service, or of another version: {reason}", path.display())]
-    Nonsense {
-        /// Where it is.
+    /// The service accepted the connection and does not answer in time.
+    #[error("{service} does not answer: its systemd unit restarts it within 30 s if it stays hung")]
+    NotResponding {
+        /// The name and the process id of the service, as far as they are known, else its socket.
+        service: String,
+    },
+    /// The reply is invalid.
+    #[error("{}: invalid reply, from another program or another version of the service: \
+             {reason}", path.display())]
+    InvalidReply {
+        /// The path of the socket.
         path: PathBuf,
-        /// What is wrong with the answer.
+        /// The problem of the reply.
         reason: String,
     },
-    /// The service runs, but does not do it.
-    #[error("the service refused: {0}")]
-    Refused(String),
-    /// Another process serves this path already.
-    #[error("{}: another process answers at this control socket: is the service running already?", path.display())]
+    /// The service rejected the request.
+    #[error("request rejected: {0}")]
+    Rejected(String),
+    /// Another process already listens on the path.
+    #[error("{}: another process listens on this control socket: is the service running \
+             already?", path.display())]
     Taken {
-        /// Where it is.
+        /// The path of the socket.
         path: PathBuf,
     },
-    /// Something that is no socket is in the way.
-    #[error("{}: this is no socket: remove it, or name another path for the control socket", path.display())]
-    InTheWay {
-        /// Where it is.
+    /// The path exists and is not a socket.
+    #[error("{}: not a socket: remove it, or name another path for the control socket", path.display())]
+    NotASocket {
+        /// The path of the socket.
         path: PathBuf,
     },
-    /// Anything else.
-    #[error("{}: the control socket cannot be {operation}: {source}: --control names another one", path.display())]
+    /// Another error.
+    #[error("{}: the control socket cannot be {operation}: {source}: name another one with \
+             --control", path.display())]
     Io {
-        /// Where it is, or should be.
+        /// The path of the socket.
         path: PathBuf,
-        /// What failed.
+        /// The failed operation.
         operation: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// A control socket that this process serves. Its file goes when it goes.
+/// The control socket of this process. Dropping it removes the socket file.
 #[derive(Debug)]
 pub struct ControlSocket {
     path: PathBuf,
@@ -139,14 +150,14 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Takes `path`, with mode 0660. Its directory is created if it is missing; a socket that nobody answers at
-    /// is replaced.
+    /// Listens on `path`, with mode 0660. Creates its directory if it is missing, and replaces a socket on
+    /// which no process listens.
     pub fn bind(path: &Path) -> Result<Self, ControlError> {
         let failed = |operation| move |source| ControlError::Io { path: path.to_owned(), operation, source };
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory).map_err(failed("given a directory"))?;
         }
-        make_way(path)?;
+        remove_stale_socket(path)?;
         let listener = UnixListener::bind(path).map_err(failed("created"))?;
         let socket = Self { path: path.to_owned(), listener };
         fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(failed("given its mode"))?;
@@ -154,7 +165,7 @@ impl ControlSocket {
         Ok(socket)
     }
 
-    /// Answers requests by `handler` until dropped. To be called within a tokio runtime.
+    /// Answers requests with `handler` until dropped. Requires a tokio runtime.
     pub async fn serve(
         self,
         handler: impl Fn(Request) -> Reply + Clone + Send + 'static,
@@ -162,7 +173,7 @@ impl ControlSocket {
         let failed = |source| ControlError::Io { path: self.path.clone(), operation: "served", source };
         let listener =
             self.listener.try_clone().and_then(tokio::net::UnixListener::from_std).map_err(failed)?;
-        let places = Places::new(CONTROL_CONNECTIONS, 1, Choice::Oldest);
+        let places = Places::new(CONTROL_CONNECTIONS, 1, Eviction::Oldest);
         let mut is_failing = false;
         loop {
             let stream = match listener.accept().await {
@@ -174,7 +185,7 @@ impl ControlSocket {
                     if !core::mem::replace(&mut is_failing, true) {
                         tracing::warn!(%error, "the control socket cannot accept connections: {error}");
                     }
-                    tokio::time::sleep(ACCEPT_REST).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
@@ -183,8 +194,8 @@ impl ControlSocket {
             tokio::spawn(async move {
                 let outcome = tokio::select! {
                     outcome = timeout(CONTROL_TIMEOUT, answer(stream, handler)) => outcome,
-                    () = place.lost() => {
-                        tracing::debug!("a control request made room for a newer one");
+                    () = place.evicted() => {
+                        tracing::debug!("a newer control request replaced this one");
                         return;
                     }
                 };
@@ -206,11 +217,11 @@ impl Drop for ControlSocket {
     }
 }
 
-/// Removes the socket of a service that is gone.
-fn make_way(path: &Path) -> Result<(), ControlError> {
+/// Removes the socket of a service that has ended.
+fn remove_stale_socket(path: &Path) -> Result<(), ControlError> {
     let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
     if !metadata.file_type().is_socket() {
-        return Err(ControlError::InTheWay { path: path.to_owned() });
+        return Err(ControlError::NotASocket { path: path.to_owned() });
     }
     match UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
@@ -220,7 +231,7 @@ fn make_way(path: &Path) -> Result<(), ControlError> {
     }
 }
 
-/// The user and the process that connected, as far as the kernel names them.
+/// Returns user and process of the peer, as far as the kernel knows them.
 fn process_of(stream: &tokio::net::UnixStream) -> Option<(u32, Option<i32>)> {
     stream.peer_cred().ok().map(|peer| (peer.uid(), peer.pid()))
 }
@@ -236,14 +247,15 @@ async fn answer(mut stream: tokio::net::UnixStream, handler: impl Fn(Request) ->
     writer.write_all(&line).await
 }
 
-/// Asks the service whose control socket is at `path`. Blocks until it has answered, for at most some seconds.
+/// Sends a request to the service whose control socket is at `path`. Blocks until the reply, at most for
+/// `CONTROL_TIMEOUT` per step.
 pub fn request(path: &Path, request: Request) -> Result<serde_json::Value, ControlError> {
     let mut reply = String::new();
     exchange(path, request, &mut reply).map_err(|source| explained(path, source))?;
-    let nonsense = |reason: String| ControlError::Nonsense { path: path.to_owned(), reason };
-    match serde_json::from_str(&reply).map_err(|error| nonsense(error.to_string()))? {
+    let invalid = |reason: String| ControlError::InvalidReply { path: path.to_owned(), reason };
+    match serde_json::from_str(&reply).map_err(|error| invalid(error.to_string()))? {
         Reply::Ok(value) => Ok(value),
-        Reply::Error(reason) => Err(ControlError::Refused(reason)),
+        Reply::Error(reason) => Err(ControlError::Rejected(reason)),
     }
 }
 
@@ -255,11 +267,11 @@ fn exchange(path: &Path, request: Request, reply: &mut String) -> io::Result<()>
     BufReader::new(stream.take(CONTROL_REPLY_MAX)).read_line(reply).map(drop)
 }
 
-/// The process that serves the control socket at `path`; `None` if there is none, or none that can be seen from here. It is
-/// asked nothing.
+/// Returns the process that listens on the control socket at `path`, without a request; `None` if there is
+/// none, or if it is in another pid namespace.
 pub fn serving_process(path: &Path) -> Option<u32> {
     let stream = UnixStream::connect(path).ok()?;
-    // The process that began to listen; 0 if it is in another pid namespace.
+    // The process that called listen(2); 0 if it is in another pid namespace.
     let process = getsockopt(&stream, PeerCredentials).ok()?.pid();
     u32::try_from(process).ok().filter(|process| *process > 0)
 }
@@ -267,12 +279,39 @@ pub fn serving_process(path: &Path) -> Option<u32> {
 fn explained(path: &Path, source: io::Error) -> ControlError {
     let path = path.to_owned();
     match source.kind() {
-        io::ErrorKind::NotFound => ControlError::NotThere { path },
-        io::ErrorKind::ConnectionRefused => ControlError::NobodyAnswers { path },
-        io::ErrorKind::PermissionDenied => ControlError::NotPermitted { path },
-        io::ErrorKind::InvalidData => ControlError::Nonsense { path, reason: source.to_string() },
-        _ => ControlError::Io { path, operation: "asked", source },
+        io::ErrorKind::NotFound => ControlError::Missing { path },
+        io::ErrorKind::ConnectionRefused => ControlError::NotListening { path },
+        io::ErrorKind::PermissionDenied => {
+            let remedy = access_remedy(&path);
+            ControlError::NotPermitted { path, remedy }
+        }
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            ControlError::NotResponding { service: describe_service(&path) }
+        }
+        io::ErrorKind::InvalidData => ControlError::InvalidReply { path, reason: source.to_string() },
+        _ => ControlError::Io { path, operation: "used", source },
     }
+}
+
+/// Names the ways to get access to the socket at `path`: root, or its group if it has one other than root's.
+fn access_remedy(path: &Path) -> String {
+    let group = fs::metadata(path).ok().map(|metadata| Gid::from_raw(metadata.gid()));
+    let group = group.filter(|group| group.as_raw() != 0);
+    let group = group.and_then(|group| Group::from_gid(group).ok().flatten());
+    let user = User::from_uid(Uid::effective()).ok().flatten();
+    match group.zip(user) {
+        Some((group, user)) => {
+            format!("run as root, or join group {0} (usermod -aG {0} {1})", group.name, user.name)
+        }
+        None => "run as root".to_owned(),
+    }
+}
+
+/// Names the service behind the socket at `path`, as in `nf-sender (pid 7369)`.
+fn describe_service(path: &Path) -> String {
+    let Some(process) = serving_process(path) else { return format!("the service at {}", path.display()) };
+    let name = fs::read_to_string(format!("/proc/{process}/comm"));
+    format!("{} (pid {process})", name.as_deref().map_or("the service", str::trim_end))
 }
 
 #[cfg(test)]

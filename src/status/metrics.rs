@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 
 use crate::status::{
     CertificateStatus, CollectorState, CollectorStatus, LateStatus, LinkState, PeerState, ReceiverStatus,
-    SenderStatus, SocketStatus,
+    RevocationStatus, SenderStatus, SocketStatus,
 };
 
 /// The metrics of nf-sender.
@@ -165,7 +165,8 @@ impl Collector for ReceiverStatus {
             "Connections that were rejected before a session was agreed",
             self.refusals,
         )?;
-        metrics.certificate(self.certificate.as_ref())
+        metrics.certificate(self.certificate.as_ref())?;
+        metrics.revocation_lists(&self.revocation_lists)
     }
 }
 
@@ -322,6 +323,24 @@ impl Metrics<'_> {
         let help = "When the own certificate ends, in seconds since 1970-01-01";
         self.gauge("certificate_not_after_seconds", help, certificate.not_after)
     }
+
+    /// A file may hold several lists: the one that expires first counts.
+    fn revocation_lists(&mut self, lists: &[RevocationStatus]) -> fmt::Result {
+        let (mut ages, mut ends) = (BTreeMap::new(), BTreeMap::new());
+        for list in lists {
+            let age = ages.entry(list.file.as_str()).or_insert(list.age_s);
+            *age = list.age_s.max(*age);
+            if let Some(expires_s) = list.expires_s {
+                let end = ends.entry(list.file.as_str()).or_insert(expires_s);
+                *end = expires_s.min(*end);
+            }
+        }
+        let help = "Seconds since the list of revoked certificates was issued, by file";
+        self.gauges(("revocation_list_age_seconds", help), "file", ages)?;
+        let help =
+            "Seconds until the list of revoked certificates expires, by file; below 0 if it has expired";
+        self.gauges(("revocation_list_expires_in_seconds", help), "file", ends)
+    }
 }
 
 fn amount(count: usize) -> i64 {
@@ -377,6 +396,22 @@ mod tests {
     }
 
     #[test]
+    fn the_list_of_a_file_that_expires_first_counts() {
+        let mut status = receiver();
+        let list = status.revocation_lists[0].clone();
+        status.revocation_lists.push(RevocationStatus { expires_s: Some(-60), ..list.clone() });
+        status.revocation_lists.push(RevocationStatus { expires_s: None, age_s: 7, ..list });
+        let text = receiver_metrics(status);
+        let samples: Vec<_> =
+            text.lines().filter(|line| line.starts_with("nf_receiver_revocation_list_")).collect();
+        let expected = [
+            "nf_receiver_revocation_list_age_seconds{file=\"/etc/crl\"} 90000",
+            "nf_receiver_revocation_list_expires_in_seconds{file=\"/etc/crl\"} -60",
+        ];
+        assert_eq!(samples, expected);
+    }
+
+    #[test]
     fn denied_datagrams_have_the_label_of_their_sender() {
         let mut status = receiver();
         assert!(!receiver_metrics(status.clone()).contains("denied"));
@@ -397,6 +432,8 @@ mod tests {
             "nf_receiver_unmatched_datagrams_total 44",
             "nf_receiver_internal_errors_total 0",
             "nf_receiver_certificate_not_after_seconds 1800000000",
+            "nf_receiver_revocation_list_age_seconds{file=\"/etc/crl\"} 90000",
+            "nf_receiver_revocation_list_expires_in_seconds{file=\"/etc/crl\"} 183600",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
         }

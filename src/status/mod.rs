@@ -12,7 +12,7 @@ use core::fmt::Display;
 pub use control::{ControlError, ControlSocket, Reply, Request, request, serving_process};
 pub use metrics::{receiver_metrics, sender_metrics};
 use nf_transport_core::datagram::Timestamp;
-use nf_transport_core::secure::Certificate;
+use nf_transport_core::secure::{Certificate, RevocationList};
 pub use receiver::{
     CollectorState, CollectorStatus, ConfusedStatus, DeniedExporter, LateStatus, PeerState, PeerStatus,
     ReceiverStatus, RefusedStatus, SeenAs, SenderTotals, UnmatchedStatus,
@@ -24,7 +24,7 @@ pub use sender::{
 use serde::{Deserialize, Serialize};
 pub use show::{Manner, show};
 
-pub use crate::status::control::apply::{reload, take_up};
+pub use crate::status::control::apply::{apply_configuration, reload};
 pub use crate::status::metrics::http::serve_metrics;
 pub use crate::status::show::pace::{Pace, to_f64};
 pub use crate::status::show::render::{Earlier, render_receiver, render_sender, span};
@@ -80,6 +80,34 @@ impl CertificateStatus {
     }
 }
 
+/// A list of revoked certificates (CRL).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevocationStatus {
+    /// The file that it is in.
+    pub file: String,
+    /// When its authority issued it, in seconds since 1970-01-01.
+    pub this_update: i64,
+    /// Seconds since then; below 0 if that is in the future.
+    pub age_s: i64,
+    /// By when its authority issues the next one, likewise; `None` if it does not say.
+    pub next_update: Option<i64>,
+    /// Seconds until then; below 0 if it has expired.
+    pub expires_s: Option<i64>,
+}
+
+impl RevocationStatus {
+    /// The status of `list` at `now`.
+    pub fn of(list: &RevocationList, now: Timestamp) -> Self {
+        Self {
+            file: list.path.display().to_string(),
+            this_update: list.this_update,
+            age_s: now.seconds().saturating_sub(list.this_update),
+            next_update: list.next_update,
+            expires_s: list.next_update.map(|next| next.saturating_sub(now.seconds())),
+        }
+    }
+}
+
 /// Datagrams, and the bytes of their payloads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
@@ -92,6 +120,15 @@ pub struct Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_revocation_list_has_its_age_and_its_end() {
+        let list = |next_update| RevocationList { path: "/crl".into(), this_update: 1000, next_update };
+        let now = Timestamp::from_unix(core::time::Duration::from_secs(1600));
+        let status = RevocationStatus::of(&list(Some(1500)), now);
+        assert_eq!((status.age_s, status.next_update, status.expires_s), (600, Some(1500), Some(-100)));
+        assert_eq!(RevocationStatus::of(&list(None), now).expires_s, None);
+    }
 
     #[test]
     fn a_line_names_the_first_few() {

@@ -4,7 +4,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::status::{CertificateStatus, Tally};
+use crate::status::{CertificateStatus, RevocationStatus, Tally};
 
 /// Everything that nf-receiver tells about itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,10 +23,13 @@ pub struct ReceiverStatus {
     /// The own certificate, if TLS is spoken.
     #[serde(default)]
     pub certificate: Option<CertificateStatus>,
+    /// The lists of revoked certificates, in the order of the settings.
+    #[serde(default)]
+    pub revocation_lists: Vec<RevocationStatus>,
     /// Connections that were rejected before a session was agreed.
     #[serde(default)]
     pub refusals: u64,
-    /// Peers whose connections were rejected, latest first; at most `limits::REFUSED_SHOWN`.
+    /// Peers whose connections were rejected, latest first; at most `limits::REJECTED_SHOWN`.
     #[serde(default)]
     pub refused: Vec<RefusedStatus>,
     /// Impossible states that the program met; each is a bug to report.

@@ -175,12 +175,23 @@ pub struct SocketStatus {
 pub struct DeniedStatus {
     /// Its address.
     pub address: IpAddr,
+    /// The index of the interface to which a link-local address belongs; `None` for other addresses.
+    #[serde(default)]
+    pub interface: Option<u32>,
     /// The socket that it sends to.
     pub socket: SocketAddr,
     /// Datagrams denied.
     pub datagrams: u64,
     /// Seconds since the last one.
     pub last_seen_s: u64,
+}
+
+impl DeniedStatus {
+    /// Its address, as in `fe80::1%2` if it is link-local.
+    pub(super) fn name(&self) -> String {
+        let interface = self.interface.map(|index| format!("%{index}")).unwrap_or_default();
+        format!("{}{interface}", self.address)
+    }
 }
 
 /// An exporter of queued datagrams that were dropped.

@@ -60,7 +60,7 @@ pub fn show<S: DeserializeOwned, E>(
         } else {
             let status: S = serde_json::from_value(answer).map_err(|error| {
                 let reason = error.to_string();
-                unavailable(ControlError::Nonsense { path: path.to_owned(), reason })
+                unavailable(ControlError::InvalidReply { path: path.to_owned(), reason })
             })?;
             let earlier =
                 before.as_ref().map(|(status, then)| Earlier { status, ago: now.duration_since(*then) });

@@ -38,7 +38,7 @@ fn reload(control: &Path, count: usize) {
 /// Reads what the daemon could not write before, and compares what it says was dropped with what is missing.
 fn assert_dropped_lines_are_reported(daemon: &mut Daemon) {
     daemon.read_stderr();
-    daemon.wait_for_log(&["stderr was blocked", "log lines were dropped"], STALL);
+    daemon.wait_for_log(&["stderr was blocked", "log lines dropped"], STALL);
     let written = daemon.logged(&["reloaded: "]).len();
     let reports = daemon.logged(&["stderr was blocked: "]);
     let count = |line: &String| {

@@ -142,28 +142,28 @@ fn ratios(version: u8) -> Option<(f64, f64)> {
         assert_eq!(payloads(&batches), exports.payloads());
         f64::from(u32::try_from(wire(&batches)).unwrap()) / f64::from(raw)
     };
-    let (base, transposed) = (ratio(Compression::Zstd), ratio(Compression::Transposed));
-    eprintln!("version {version}: {base:.3} with zstd alone, {transposed:.3} transposed; {what}");
-    Some((base, transposed))
+    let (base, columnar) = (ratio(Compression::Zstd), ratio(Compression::Columnar));
+    eprintln!("version {version}: {base:.3} with zstd alone, {columnar:.3} columnar; {what}");
+    Some((base, columnar))
 }
 
 #[test]
 fn softflowds_netflow_5_takes_much_less_room_in_columns() {
-    if let Some((base, transposed)) = ratios(5) {
-        assert!(base <= 0.6 && transposed <= 0.45 && transposed < 0.9 * base);
+    if let Some((base, columnar)) = ratios(5) {
+        assert!(base <= 0.6 && columnar <= 0.45 && columnar < 0.9 * base);
     }
 }
 
 #[test]
 fn softflowds_netflow_9_takes_much_less_room_in_columns() {
-    if let Some((base, transposed)) = ratios(9) {
-        assert!(base <= 0.6 && transposed <= 0.45 && transposed < 0.9 * base);
+    if let Some((base, columnar)) = ratios(9) {
+        assert!(base <= 0.6 && columnar <= 0.45 && columnar < 0.9 * base);
     }
 }
 
 #[test]
 fn softflowds_ipfix_takes_much_less_room_in_columns() {
-    if let Some((base, transposed)) = ratios(10) {
-        assert!(base <= 0.6 && transposed <= 0.45 && transposed < 0.9 * base);
+    if let Some((base, columnar)) = ratios(10) {
+        assert!(base <= 0.6 && columnar <= 0.45 && columnar < 0.9 * base);
     }
 }

@@ -54,7 +54,7 @@ fn connect(id: &str, receiver: &ReceiverHost) -> SenderHost {
 fn exporter_sockets_leave_files_for_new_senders() {
     let _running = shared();
     let mut crowd = Crowd::start("--nofile=128");
-    crowd.receiver.daemon().wait_for_log(&["only 128 files may be open", "LimitNOFILE="], STALL);
+    crowd.receiver.daemon().wait_for_log(&["file limit 128 is below", "LimitNOFILE="], STALL);
     let senders: Vec<_> = (0..10).map(|number| connect(&format!("new-{number}"), &crowd.receiver)).collect();
     let status = Program::Receiver.status(&crowd.receiver.control()).unwrap();
     assert_eq!(status["senders"].as_array().unwrap().len(), 11, "{status:#}");

@@ -10,7 +10,7 @@ use imports::{Crate, Module};
 
 /// Modules of the shared crate by floor, lowest first.
 const SHARED: &[&[&str]] = &[
-    &["datagram", "internal_error", "limits", "prefixes", "sequence"],
+    &["datagram", "flow_layout", "internal_error", "limits", "prefixes", "sequence"],
     &["batch", "clock", "framing", "netflow"],
     &["secure", "session", "spool"],
 ];

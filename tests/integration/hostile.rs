@@ -91,7 +91,7 @@ fn naming_flood(receiver: SocketAddr, seed: &'static str) -> Flood {
 #[test]
 fn known_senders_outlive_a_flood_after_a_restart() {
     let _running = alone();
-    let toml = "[limits]\nstrangers = 2\nstrangers-per-source = 2\n";
+    let toml = "[limits]\nunauthenticated = 2\nunauthenticated-per-source = 2\n";
     let mut receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], toml);
     receiver.use_key("one");
     receiver.start();
@@ -219,7 +219,7 @@ fn ten_thousand_reports_of_losses_are_one_line() {
     receiver.wait_status(STALL, |status| status["senders"][0]["gaps"] == REPORTS);
     let began = Instant::now();
     let mut sent = REPORTS;
-    while receiver.daemon().count_log(&["culprit lost", "more like this"]) == 0 {
+    while receiver.daemon().count_log(&["culprit lost", "similar message"]) == 0 {
         assert!(began.elapsed() < STALL, "{}", receiver.daemon().log());
         client.send(lost(sent, sent + 1)).unwrap();
         sent += 1;
@@ -228,7 +228,7 @@ fn ten_thousand_reports_of_losses_are_one_line() {
     let lines = receiver.daemon().logged(&["culprit lost"]);
     let suppressed = |line: &String| {
         let words: Vec<&str> = line.split(['(', ' ']).collect();
-        let count = words.windows(2).find(|words| words[1] == "more").map_or("0", |words| words[0]);
+        let count = words.windows(2).find(|words| words[1] == "similar").map_or("0", |words| words[0]);
         count.parse::<u64>().unwrap()
     };
     let accounted = lines.iter().map(|line| 1 + suppressed(line)).sum::<u64>();
@@ -264,7 +264,7 @@ fn ids_of_certificates_are_taken_by_no_other_proof() {
     let address = site.receiver.addr();
     assert!(Client::with_key(address, "edge", "shared").is_err());
     assert!(Client::in_clear_text(address, "edge").is_err());
-    site.receiver.daemon().wait_for_log(&["sender edge is accepted by its certificate only"], STALL);
+    site.receiver.daemon().wait_for_log(&["sender edge is accepted with its certificate only"], STALL);
     Client::with_key(address, "other", "shared").unwrap();
     Client::in_clear_text(address, "other").unwrap();
     site.sender.start();

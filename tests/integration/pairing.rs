@@ -100,7 +100,7 @@ fn two_commands_pair_what_runs_already_and_revoking_ends_it_without_a_loss() {
     let address = receiver.addr().to_string();
     let first = token(&receiver, &["brno-edge", "--address", &address]);
     let joined = join(&sender, &first);
-    assert!(joined.status.success() && told(&joined).contains("has taken this up"), "{joined:?}");
+    assert!(joined.status.success() && told(&joined).contains("has applied this"), "{joined:?}");
     collector.wait_for(50, STALL);
     let status = sender.wait_state("connected", STALL);
     assert_eq!(
@@ -140,7 +140,7 @@ fn what_is_written_has_the_right_modes_and_is_good_before_anything_runs() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let (receiver, sender) = (bare_receiver(&collector), bare_sender());
     let invited = invite(&receiver, &["brno-edge", "--address", "collector.example.net:2055"]);
-    assert!(told(&invited).contains("will take this up when it starts"), "{invited:?}");
+    assert!(told(&invited).contains("applies this at its next start"), "{invited:?}");
     let joined = join(&sender, &String::from_utf8(invited.stdout).unwrap());
     assert!(joined.status.success(), "{joined:?}");
     for (path, expected) in [
@@ -357,8 +357,8 @@ fn tokens_and_names_that_are_none_are_refused_and_nothing_is_written() {
     let good = token(&receiver, &["brno-edge", "--address", "a.example.net:2055"]);
     for (text, words) in [
         (&good[..good.len() - 1], "cut or mistyped"),
-        ("hello", "is no token"),
-        ("", "is no token"),
+        ("hello", "is not a token"),
+        ("", "is not a token"),
         ("nft9_x", "newer"),
     ] {
         let joined = join(&sender, text);

@@ -117,7 +117,7 @@ fn a_sender_in_clear_text_is_told_that_a_key_is_needed() {
         sender.protect(&[]);
         write_key(&sender.path("later"), "one");
     });
-    refusal.assert_refused("takes no clear text from here", "sender edge speaks clear text");
+    refusal.assert_refused("accepts no clear text from here", "sender edge uses clear text");
     let mut refusal = refusal;
     let file = refusal.sender.path("later");
     refusal.sender.set_toml(&format!("key-file = \"{}\"\n{QUICK_SENDER}", file.display()));
@@ -176,8 +176,8 @@ fn impostor(answer: &'static [u8]) -> SocketAddr {
 fn what_is_no_receiver_is_named_by_what_it_speaks_and_nothing_is_lost() {
     let _running = shared();
     for (answer, words) in [
-        (b"\x15\x03\x03\x00\x02\x02\x16".as_slice(), "speaks TLS"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "speaks HTTP"),
+        (b"\x15\x03\x03\x00\x02\x02\x16".as_slice(), "uses TLS"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "uses HTTP"),
         (b"220 mail.example.net ESMTP\r\n", "unknown protocol"),
     ] {
         let mut sender = SenderHost::new("edge", &impostor(answer), QUICK_SENDER);

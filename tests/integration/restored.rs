@@ -207,15 +207,19 @@ fn clones(is_stopped_for_the_copy: bool) {
     }
     // One of them stays connected, and the other waits for it.
     let began = Instant::now();
-    let is_refused =
-        |sender: &SenderHost| sender.status()["reason"].to_string().contains("in use by another");
-    while !is_refused(&original) && !is_refused(&clone) {
+    let has_delivered = |sender: &SenderHost| {
+        let status = sender.status();
+        status["state"] == "connected" && count(&status, "/queued/datagrams") == 0
+    };
+    let is_clone_connected = loop {
+        if let Some(connected) = [&original, &clone].iter().position(|sender| has_delivered(sender)) {
+            break connected == 1;
+        }
         assert!(began.elapsed() < STALL, "{}", receiver.daemon().log());
         std::thread::sleep(Duration::from_millis(10));
-    }
+    };
     let (connected, refused) =
-        if is_refused(&original) { (&mut clone, &original) } else { (&mut original, &clone) };
-    wait_until_delivered(connected);
+        if is_clone_connected { (&mut clone, &original) } else { (&mut original, &clone) };
     refused.daemon().wait_for_log(&["in use by another sender, at 127.0.0.1:"], STALL);
     receiver.daemon().wait_for_log(&["edge at 127.0.0.1:", "in use by another sender"], STALL);
     assert!(receiver.status()["senders"][0]["rival"].is_string());

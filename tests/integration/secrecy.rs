@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nf_transport_core::secure::Suite;
-use nf_transport_core::secure::preface::{Parsed, Preface, SALTED_REPLY_LEN, Status};
+use nf_transport_core::secure::preface::{Partial, Preface, ReplyStatus, SALTED_REPLY_LEN};
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::daemon::Program;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, key_text, write_secret};
@@ -220,7 +220,7 @@ fn join_on_a_terminal(configuration: &Path, typed: &str) -> String {
         .unwrap();
     let mut output = terminal.stdout.take().unwrap();
     let (mut shown, mut buffer) = (String::new(), [0; 4096]);
-    while !shown.contains("Enter:") {
+    while !shown.contains("(it is not shown):") {
         let count = output.read(&mut buffer).unwrap();
         assert_ne!(count, 0, "{shown}");
         shown += &String::from_utf8_lossy(&buffer[..count]);
@@ -245,7 +245,7 @@ fn a_token_that_is_typed_is_not_shown() {
 fn an_interrupted_prompt_leaves_the_terminal_as_it_was() {
     let directory = tempfile::tempdir().unwrap();
     let shown = join_on_a_terminal(&directory.path().join("nf-sender.toml"), "nft1\x03");
-    assert!(shown.contains("it was interrupted") && !shown.contains("status 0"), "{shown}");
+    assert!(shown.contains("interrupted") && !shown.contains("status 0"), "{shown}");
     for setting in ["echo", "isig", "icanon"] {
         assert!(shown.split_whitespace().any(|shown| shown == setting), "{setting}: {shown}");
     }
@@ -281,7 +281,7 @@ fn salt_of(receiver: SocketAddr) -> [u8; 16] {
     tcp.write_all(&Preface::encode_passphrase(&"edge".parse().unwrap(), Suite::Aes256Gcm)).unwrap();
     let mut reply = [0; SALTED_REPLY_LEN];
     tcp.read_exact(&mut reply).unwrap();
-    let Parsed::Here(salt) = Status::parse_salt(&reply) else { panic!("no salt") };
+    let Partial::Complete(salt) = ReplyStatus::parse_salt(&reply) else { panic!("no salt") };
     salt.0
 }
 
@@ -335,5 +335,5 @@ fn a_passphrase_that_can_be_guessed_is_refused() {
     let spool = format!("[spool]\nencrypt = true\nkey-file = \"{}\"\n", long.display());
     let (code, stderr) = check(Program::Sender, &spool, &long);
     assert_eq!(code, Some(78), "{stderr}");
-    assert!(stderr.contains("long: this is a passphrase, and a key is needed here"), "{stderr}");
+    assert!(stderr.contains("long: this is a passphrase, but a key is needed here"), "{stderr}");
 }

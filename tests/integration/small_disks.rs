@@ -387,5 +387,5 @@ fn a_second_sender_finds_a_read_only_spool_in_use() {
     disk.remount("ro");
     pair.sender.start();
     let (status, log) = pair.sender.launch().spawn().wait_exit(Duration::from_secs(20));
-    assert!(!status.success() && log.contains("another process has this directory in use"), "{log}");
+    assert!(!status.success() && log.contains("another process uses this directory"), "{log}");
 }

@@ -180,7 +180,7 @@ fn inside_rules_of_routing() {
         assert_said(&said, &["127.0.0.1:9995: the kernel does not send from 192.0.2.1", "ip rule"]);
         assert_said(&said, &["[::1]:9995: the kernel does not send from 2001:db8::1", "ip -6 rule"]);
         assert_eq!(said.matches(cause).count(), 2, "{said}");
-        assert!(!said.contains("configuration is good"), "{said}");
+        assert!(!said.contains("configuration is valid"), "{said}");
         assert!(ip("-4 rule del pref 10") && ip("-6 rule del pref 10"));
     }
 }
@@ -247,7 +247,7 @@ fn a_check_that_may_not_try_it_says_so_and_is_no_error() {
     ] {
         let (code, said) = receiver.check(before);
         assert_eq!(code, 0, "{said}");
-        assert_said(&said, &[words, "as root", "configuration is good"]);
+        assert_said(&said, &[words, "as root", "configuration is valid"]);
         assert_eq!(said.matches("warning").count(), 1, "{said}");
     }
 }

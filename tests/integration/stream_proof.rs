@@ -1,15 +1,18 @@
 //! Clients that are accepted, by a shared key or in clear text, and know the id of another sender's stream: they can neither
 //! have its queue acknowledged nor block it.
 
+use std::fs::File;
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use nf_transport::limits::STREAM_ESTABLISHED;
 use nf_transport_core::framing::{Message, RefusalCode};
 use nf_transport_core::secure::StreamKey;
 use nf_transport_core::sequence::{Gap, GapReason, Position, StreamId};
 use nf_transport_kit::chatter::{MIXED, Pattern};
-use nf_transport_kit::hostile::Client;
+use nf_transport_kit::hostile::{Client, Flood};
 use nf_transport_kit::hosts::QUICK_SENDER;
+use nf_transport_kit::link::Link;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 
@@ -214,6 +217,34 @@ fn new_streams_under_its_id_block_no_sender() {
 }
 
 #[test]
+fn streams_begun_before_it_displace_no_sender() {
+    let _running = shared();
+    let mut pair = Pair::new(2, Pattern::new(MIXED), QUICK_SENDER);
+    pair.sender.use_key("one");
+    pair.receiver.use_key("one");
+    pair.receiver.start();
+    let near = Ipv4Addr::LOCALHOST;
+    assert_eq!(ask_for_streams(&pair, near, 1..=8, RefusalCode::IdInUse), (8, 0));
+    pair.sender.start();
+    let exporters = go_on(&pair, pair.exporters(), STEP);
+    pair.collector.wait_for_all(exporters.sent(), STALL);
+    pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+    cut(&pair);
+    let exporters = go_on(&pair, exporters, 2 * STEP);
+    assert_eq!(pair.receiver.take().terminate().code(), Some(0));
+    // As if it had been connected for an hour.
+    let position = pair.receiver.path(&format!("state/positions/edge@{}", stream_of(&pair)));
+    let file = File::options().write(true).open(&position).unwrap();
+    file.set_modified(SystemTime::now() + STREAM_ESTABLISHED).unwrap();
+    pair.receiver.start();
+    let (began, _) = ask_for_streams(&pair, near, 9..=40, RefusalCode::TooManyStreams);
+    assert!(began >= 16, "{began} began");
+    assert!(position.exists(), "the position of the sender was forgotten");
+    pair.link.mend();
+    pair.assert_all_arrive(&exporters, true);
+}
+
+#[test]
 fn another_stream_ends_no_session_of_its_id() {
     let _running = shared();
     for key in [Some("one"), None] {
@@ -293,5 +324,30 @@ fn a_new_spool_follows_a_dead_connection() {
     let exporters = go_on(&pair, pair.exporters(), STEP);
     pair.sender.wait_state("connected", STALL);
     assert!(began.elapsed() < Duration::from_secs(6), "three heartbeats and a retry: {:?}", began.elapsed());
+    pair.assert_all_arrive(&exporters, true);
+}
+
+#[test]
+fn a_flood_under_its_id_keeps_no_sender_out() {
+    let _running = shared();
+    let mut pair = Pair::new(2, Pattern::new(MIXED), QUICK_SENDER);
+    pair.sender.use_key("one");
+    pair.receiver.use_key("one");
+    pair.receiver.start();
+    // While it connects, many more than a sender has places do so.
+    pair.link = Link::with_round_trip(pair.receiver.addr(), Duration::from_millis(50));
+    pair.sender.set_receiver(Some(pair.link.addr().to_string()));
+    let (source, target) = (Ipv4Addr::new(127, 0, 0, 2), pair.receiver.addr());
+    let flood = Flood::start(200, move |_| Client::with_key_from(source, target, "edge", "one"));
+    flood.wait_for_more(50);
+    pair.sender.start();
+    let mut exporters = pair.exporters();
+    for round in 1..=5 {
+        pair.sender.wait_state("connected", STALL);
+        exporters = go_on(&pair, exporters, round * 50);
+        pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+        cut(&pair);
+        pair.link.mend();
+    }
     pair.assert_all_arrive(&exporters, true);
 }

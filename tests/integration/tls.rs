@@ -165,6 +165,9 @@ fn an_expired_list_of_revoked_ones_is_warned_of() {
     expired(&site);
     site.receiver.daemon().reload();
     site.receiver.daemon().wait_for_log(&words, STALL);
+    let list = site.receiver.status()["revocation_lists"][0].clone();
+    assert!(list["file"].as_str().unwrap().ends_with("/crl"), "{list:#}");
+    assert!(list["age_s"].as_i64().unwrap() > 0 && list["expires_s"].as_i64().unwrap() < 0, "{list:#}");
     let configuration = site.receiver.path("nf-receiver.toml");
     let checked =
         Program::Receiver.run(&["-c", configuration.to_str().unwrap(), "-C", "127.0.0.1:9", "check"]);
@@ -230,7 +233,9 @@ fn a_certificate_that_ends_soon_is_warned_of_and_shown_in_status_and_metrics() {
     let _running = shared();
     let mut site = Site::new();
     site.receiver.start();
-    site.receiver.daemon().wait_for_log(&["the own certificate expires in 4 days", "renew it"], STALL);
+    site.receiver
+        .daemon()
+        .wait_for_log(&["the certificate of this machine expires in 4 days", "renew it"], STALL);
     let certificate = site.receiver.status()["certificate"].clone();
     let not_after = certificate["not_after"].as_i64().unwrap();
     assert!((4 * 86_400..=5 * 86_400).contains(&certificate["expires_s"].as_i64().unwrap()));

@@ -36,7 +36,7 @@ fn joining_by_another_file_leaves_the_daemon_alone() {
     // The same configuration by another path is no other one.
     std::os::unix::fs::symlink(sender.path("nf-sender.toml.d"), sender.path("link.toml.d")).unwrap();
     std::os::unix::fs::symlink(sender.path("nf-sender.toml"), sender.path("link.toml")).unwrap();
-    assert!(told(&join_by(&sender, "link.toml", &first)).contains("has taken this up"));
+    assert!(told(&join_by(&sender, "link.toml", &first)).contains("has applied this"));
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn a_key_of_another_configuration_is_not_replaced() {
     let second = token(&receiver, &[&["prague"], &AT[..]].concat());
     let refused = join(&sender, &second);
     assert_eq!(refused.status.code(), Some(78));
-    let names = format!("{} names this key, too: nothing was written", other.display());
+    let names = format!("{} uses this key as well: nothing was written", other.display());
     assert!(told(&refused).contains(&names), "{refused:?}");
     assert_eq!(std::fs::read(sender.path("key")).unwrap(), key);
 
@@ -81,7 +81,7 @@ fn inviting_by_another_file_spares_the_keys() {
     assert_eq!(token_of(&invite_by(&receiver, "dc2.toml", &invited)), first);
     let renewed = invite_by(&receiver, "dc2.toml", &["brno-edge", "--renew"]);
     assert_eq!(renewed.status.code(), Some(78));
-    assert!(told(&renewed).contains("names this key, too"), "{renewed:?}");
+    assert!(told(&renewed).contains("uses this key as well"), "{renewed:?}");
     let revoked = invite_by(&receiver, "dc2.toml", &["brno-edge", "--revoke"]);
     assert!(revoked.status.success() && !drop_in("dc2.toml").exists(), "{revoked:?}");
     assert!(told(&revoked).contains(&format!("{} stays", key.display())), "{revoked:?}");

@@ -1,7 +1,7 @@
-//! How the wall clock goes, measured with the boot clock: recognizes when it was set, and by how much.
+//! Detection of steps of the wall clock, measured with the boot clock.
 //!
-//! Reads no clock: every moment comes in as an argument. Always holds: a step of the wall clock changes no time span
-//! that was measured here.
+//! The module reads no clock: callers pass every moment as an argument. Invariant: a step of the wall clock
+//! changes no time span that was measured here.
 
 use core::fmt;
 use core::time::Duration;
@@ -9,24 +9,25 @@ use core::time::Duration;
 use crate::datagram::{BootTime, Moment, Timestamp, nanoseconds};
 use crate::limits::{CLOCK_EARLIEST, CLOCK_SETTLED_AFTER, CLOCK_STEADY_AFTER, CLOCK_STEP};
 
-/// A change of the wall clock that time alone does not explain: `CLOCK_STEP` or more.
+/// A change of the wall clock against the boot clock by `CLOCK_STEP` or more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockStep {
-    /// Whether the clock showed a later time afterwards.
+    /// True if the clock was set to a later time.
     pub is_forward: bool,
-    /// How far it was set.
+    /// Amount of the change.
     pub size: Duration,
 }
 
 impl ClockStep {
-    /// The step between two readings of [`Moment::wall_ahead`] of one boot; `None` if it is too small for one.
+    /// Step between two values of [`Moment::wall_ahead`] of one boot; `None` if the difference is below
+    /// `CLOCK_STEP`.
     pub fn between(before: i128, after: i128) -> Option<Self> {
         let nanos = u64::try_from((after - before).unsigned_abs()).unwrap_or(u64::MAX);
         let size = Duration::from_nanos(nanos);
         (size >= CLOCK_STEP).then_some(Self { is_forward: after > before, size })
     }
 
-    /// The step with sign, in milliseconds, for the fields of a log line.
+    /// Size in milliseconds, negative for a step back. For the fields of a log line.
     pub fn milliseconds(self) -> i64 {
         let size = i64::try_from(self.size.as_millis()).unwrap_or(i64::MAX);
         if self.is_forward { size } else { -size }
@@ -34,7 +35,8 @@ impl ClockStep {
 }
 
 impl fmt::Display for ClockStep {
-    /// As in "forward by 1h 30m", to the nearest second: the two clocks are not read at once.
+    /// Example: "forward by 1h 30m". Rounded to seconds, because the two clocks are not read at the same
+    /// instant.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let direction = if self.is_forward { "forward" } else { "back" };
         let seconds = self.size.saturating_add(Duration::from_millis(500)).as_secs();
@@ -42,52 +44,55 @@ impl fmt::Display for ClockStep {
     }
 }
 
-/// Recognizes steps of the wall clock as they happen.
+/// Detects steps of the wall clock when they happen.
 #[derive(Clone, Copy, Debug)]
 pub struct ClockWatch {
-    /// What [`Moment::wall_ahead`] was after the last step.
+    /// Value of [`Moment::wall_ahead`] after the last step.
     wall_ahead: i128,
-    /// The last step, or the first look.
+    /// Time of the last step, or of the first look if there was none.
     steady_since: BootTime,
 }
 
 impl ClockWatch {
-    /// Starts to watch.
+    /// Starts watching.
     pub fn new(now: Moment) -> Self {
         Self { wall_ahead: now.wall_ahead(), steady_since: now.boot }
     }
 
-    /// Returns the step since the last look, if there was one.
+    /// Returns the step since the last detected one, if any. Corrections below `CLOCK_STEP` add up.
     pub fn look(&mut self, now: Moment) -> Option<ClockStep> {
         let step = ClockStep::between(self.wall_ahead, now.wall_ahead())?;
         *self = Self::new(now);
         Some(step)
     }
 
-    /// Whether ages may be measured with the wall clock: it has not been set for `CLOCK_STEADY_AFTER`, and shows a time at
-    /// which this program existed.
+    /// True if the wall clock may be used to measure ages.
+    ///
+    /// It must not have been set for `CLOCK_STEADY_AFTER`, and it must show a time after `CLOCK_EARLIEST`.
     pub fn is_steady(&self, now: Moment) -> bool {
         let steady = now.boot.since(self.steady_since).unwrap_or_default();
         steady >= CLOCK_STEADY_AFTER && now.wall >= Timestamp::from_unix(CLOCK_EARLIEST)
     }
 }
 
-/// The wall clock without its steps, until a step has lasted for `CLOCK_SETTLED_AFTER`: a clock that is wrong for a moment
-/// is not followed.
+/// The wall clock without its short-lived steps.
+///
+/// It follows a step only after the step has lasted for `CLOCK_SETTLED_AFTER`, so it ignores a clock that is
+/// wrong for a moment.
 #[derive(Clone, Copy, Debug)]
 pub struct SettledClock {
     wall_ahead: i128,
-    /// What the wall clock shows instead, and since when.
+    /// Diverging value of the wall clock, and the time since which it shows that value.
     other: Option<(i128, BootTime)>,
 }
 
 impl SettledClock {
-    /// A clock that believes what the wall clock shows now.
+    /// Starts with the current time of the wall clock.
     pub fn new(now: Moment) -> Self {
         Self { wall_ahead: now.wall_ahead(), other: None }
     }
 
-    /// The time now, in nanoseconds since 1970.
+    /// Current time in nanoseconds since 1970-01-01T00:00:00Z.
     pub fn read(&mut self, now: Moment) -> i128 {
         let ahead = now.wall_ahead();
         if ClockStep::between(self.wall_ahead, ahead).is_none() {
@@ -112,14 +117,14 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
     const TEN_YEARS: Duration = Duration::from_secs(10 * 31_557_600);
 
-    /// In 2030, an hour after a boot.
+    /// A moment in 2030, an hour after a boot.
     fn start() -> Moment {
         let wall = Timestamp::from_unix(Duration::from_secs(1_900_000_000));
         Moment { wall, boot: BootTime { boot: BootId(7), elapsed: HOUR } }
     }
 
     #[test]
-    fn a_step_is_recognized_once_with_its_size() {
+    fn a_step_is_detected_once_with_its_size() {
         for is_forward in [true, false] {
             let mut watch = ClockWatch::new(start());
             let now = start().plus(HOUR).set(TEN_YEARS, is_forward);
@@ -130,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn small_corrections_are_a_step_once_they_add_up() {
+    fn small_corrections_add_up_to_a_step() {
         let mut watch = ClockWatch::new(start());
         let corrected = |count| start().set(Duration::from_millis(400) * count, false);
         assert_eq!([1, 2].map(|count| watch.look(corrected(count))), [None, None]);
@@ -139,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_is_steady_an_hour_after_its_last_step() {
+    fn a_clock_is_steady_an_hour_after_a_step() {
         let mut watch = ClockWatch::new(start());
         assert!(!watch.is_steady(start().plus(CLOCK_STEADY_AFTER / 2)));
         let set = start().plus(CLOCK_STEADY_AFTER).set(HOUR, true);
@@ -166,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_stays_set_is_followed_after_a_minute() {
+    fn a_lasting_step_is_followed_after_a_minute() {
         let mut clock = SettledClock::new(start());
         let set = start().set(HOUR, false);
         assert_eq!(clock.read(set), i128::from(start().wall.0));
@@ -175,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_named_by_direction_and_size() {
+    fn a_step_displays_its_direction_and_size() {
         for milliseconds in [3_599_999, 3_600_400] {
             let step = ClockStep { is_forward: false, size: Duration::from_millis(milliseconds) };
             assert_eq!(step.to_string(), "back by 1h");

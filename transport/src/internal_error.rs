@@ -1,5 +1,7 @@
-//! Impossible states. In debug builds they end the program. In release builds the program goes on, counts them, and the daemon
-//! logs them: a bug must not become a silent loss.
+//! Counter for impossible states.
+//!
+//! In debug builds they end the program. In release builds the program continues and counts them, and the
+//! daemon logs them: a bug must not become a silent loss.
 
 use core::fmt;
 use core::panic::Location;
@@ -9,24 +11,24 @@ use std::sync::{Mutex, PoisonError};
 static COUNT: AtomicU64 = AtomicU64::new(0);
 static LATEST: Mutex<Option<InternalError>> = Mutex::new(None);
 
-/// An impossible state, and where in the code the program met it.
+/// An impossible state and its location in the code.
 #[derive(Clone, Copy, Debug)]
 pub struct InternalError {
-    what: &'static str,
+    description: &'static str,
     location: &'static Location<'static>,
 }
 
 impl fmt::Display for InternalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}:{})", self.what, self.location.file(), self.location.line())
+        write!(f, "{} ({}:{})", self.description, self.location.file(), self.location.line())
     }
 }
 
-/// Counts an impossible state. `what` names it in a few words, without the content of a datagram.
+/// Counts an impossible state. `description` names it in a few words, without the content of a datagram.
 #[track_caller]
-pub fn note_internal_error(what: &'static str) {
+pub fn note_internal_error(description: &'static str) {
     COUNT.fetch_add(1, Ordering::Relaxed);
-    let error = InternalError { what, location: Location::caller() };
+    let error = InternalError { description, location: Location::caller() };
     *LATEST.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
     #[cfg(any(test, feature = "testing"))]
     if expected::count() {
@@ -35,12 +37,12 @@ pub fn note_internal_error(what: &'static str) {
     debug_assert!(false, "internal error: {error}");
 }
 
-/// The number of internal errors since the start of the process.
+/// Number of internal errors since the start of the process.
 pub fn internal_errors() -> u64 {
     COUNT.load(Ordering::Relaxed)
 }
 
-/// The latest internal error.
+/// Latest internal error of the process.
 pub fn latest_internal_error() -> Option<InternalError> {
     *LATEST.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -54,11 +56,11 @@ mod expected {
     use core::cell::Cell;
 
     thread_local! {
-        /// Internal errors that this thread met while it expected them; `None` while it expects none.
+            /// Internal errors of this thread while it expects some; `None` while it expects none.
         static EXPECTED: Cell<Option<u64>> = const { Cell::new(None) };
     }
 
-    /// Counts an internal error of this thread. Returns whether it is expected.
+    /// Counts an internal error of this thread. Returns true if it is expected.
     pub(super) fn count() -> bool {
         let count = EXPECTED.get();
         EXPECTED.set(count.map(|count| count + 1));
@@ -78,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_internal_error_is_counted_with_its_place() {
+    fn an_internal_error_is_counted_with_location() {
         let before = internal_errors();
         let ((), count) = expecting_internal_errors(|| note_internal_error("a test asked for it"));
         assert_eq!(count, 1);

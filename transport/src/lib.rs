@@ -1,11 +1,12 @@
 //! The shared crate of nf-sender and nf-receiver: framing, encryption and segment rotation.
 //!
-//! It opens no socket and reads no clock; moments come in as arguments. Files are touched by [`spool`] only, through a trait.
-//! The modules form three floors; each imports only from floors below its own:
+//! The crate opens no socket and reads no clock: callers pass the current moment as an argument.
+//! Only [`spool`] accesses files, through a trait.
+//! The modules form three floors. Each module imports only from the floors below its own:
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 values | [`datagram`], [`prefixes`], [`sequence`], [`limits`], [`internal_error`] |
+//! | 0 values | [`datagram`], [`flow_layout`], [`prefixes`], [`sequence`], [`limits`], [`internal_error`] |
 //! | 1 codecs and clock arithmetic | [`batch`], [`clock`], [`framing`], [`netflow`] |
 //! | 2 machines | [`spool`], [`secure`], [`session`] |
 
@@ -15,6 +16,7 @@
 )]
 
 pub mod datagram;
+pub mod flow_layout;
 pub mod internal_error;
 pub mod limits;
 pub mod prefixes;

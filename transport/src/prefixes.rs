@@ -1,4 +1,4 @@
-//! Prefixes of addresses, such as those of the exporters that a sender may deliver.
+//! Lists of address prefixes, for example of the exporters whose datagrams a sender may deliver.
 
 use core::fmt;
 use core::net::IpAddr;
@@ -6,23 +6,23 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-/// A list of prefixes; an empty one has all addresses. Cheap to clone.
+/// A list of address prefixes. An empty list contains all addresses. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prefixes(Arc<[IpNet]>);
 
 impl Prefixes {
-    /// Returns whether every address is in it.
+    /// True if the list contains every address.
     pub fn has_all(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Returns whether `address`, in whichever form it is written, is in it.
+    /// True if the list contains `address`. IPv4-mapped IPv6 addresses count as IPv4 addresses.
     pub fn has(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.has_all() || self.0.iter().any(|prefix| prefix.contains(&address))
     }
 
-    /// The prefixes.
+    /// Iterates over the prefixes.
     pub fn iter(&self) -> impl Iterator<Item = &IpNet> {
         self.0.iter()
     }
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_have_addresses_in_either_form() {
+    fn ipv4_mapped_addresses_match_ipv4_prefixes() {
         let some = prefixes(&["10.0.0.0/8", "2001:db8::/32"]);
         let has = |text: &str| some.has(text.parse().unwrap());
         assert!(has("10.255.0.1") && has("::ffff:10.0.0.1") && has("2001:db8::1"));
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn no_prefixes_have_every_address() {
+    fn an_empty_list_has_every_address() {
         let all = Prefixes::default();
         assert!(all.has_all() && all.has("192.0.2.1".parse().unwrap()) && all.has("::1".parse().unwrap()));
         assert!(!prefixes(&["192.0.2.1/32"]).has_all());

@@ -1,22 +1,22 @@
-//! The numbers and names by which both sides speak of the same datagrams.
+//! Positions, gaps and ids: the identifiers that sender and receiver share.
 
 use core::fmt;
 use core::str::FromStr;
 
-/// The number of a datagram in its stream. The first datagram of a stream has position 0.
+/// Number of a datagram in its stream. The first datagram of a stream has position 0.
 ///
-/// A position that stands for progress ("acknowledged up to") is exclusive: everything below it is meant.
+/// A position that expresses progress ("acknowledged up to") is exclusive: it covers all positions below it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(pub u64);
 
 impl Position {
-    /// The position `count` datagrams later; stays at the last possible one.
+    /// Position `count` datagrams later, at most `u64::MAX`.
     #[must_use]
     pub fn plus(self, count: u64) -> Self {
         Self(self.0.saturating_add(count))
     }
 
-    /// How many positions lie from `earlier` up to here; 0 if `earlier` is not earlier.
+    /// Number of positions from `earlier` up to this one; 0 if `earlier` is not earlier.
     pub fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
@@ -28,7 +28,9 @@ impl fmt::Display for Position {
     }
 }
 
-/// All that one spool ever numbers. A wiped spool is a new stream, and so is one that was rolled back or cloned.
+/// Identifies a stream: all datagrams that one spool ever numbers.
+///
+/// A wiped spool starts a new stream, and so does a spool that was rolled back or cloned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub [u8; 16]);
 
@@ -38,12 +40,14 @@ impl fmt::Display for StreamId {
     }
 }
 
-/// One run of nf-sender over one spool: drawn at random at every start, so that no two lives of a spool share one.
+/// Identifies one run of nf-sender on one spool.
+///
+/// It is random and new at every start, so that no two runs share one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunId(pub [u8; 16]);
 
 impl RunId {
-    /// Stands for no run: a position that was stored without one.
+    /// No run: the value of a position that was stored without one.
     pub const NONE: Self = Self([0; 16]);
 }
 
@@ -53,7 +57,7 @@ impl fmt::Display for RunId {
     }
 }
 
-/// A text that is no run id.
+/// The text is not a run id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a run id is 32 hexadecimal digits")]
 pub struct RunIdError;
@@ -67,7 +71,7 @@ impl FromStr for RunId {
     }
 }
 
-/// The name by which a receiver knows a sender: 1 to 64 of `A-Z a-z 0-9 . _ -`, not starting with a dot.
+/// Name of a sender at its receiver: 1 to 64 of `A-Z a-z 0-9 . _ -`, not starting with a dot.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SenderId(String);
 
@@ -84,7 +88,7 @@ impl fmt::Display for SenderId {
     }
 }
 
-/// What is wrong with a text that should be a sender id.
+/// The text is not a sender id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a sender id is 1 to 64 of the characters A-Z a-z 0-9 . _ - and does not start with a dot")]
 pub struct SenderIdError;
@@ -100,7 +104,7 @@ impl FromStr for SenderId {
     }
 }
 
-/// Why a range of positions will never be delivered.
+/// Reason why a range of positions will never be delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum GapReason {
     /// Dropped because the spool had no room left.
@@ -109,12 +113,12 @@ pub enum GapReason {
     TooOld,
     /// The spool's bytes were damaged or missing.
     Corrupt,
-    /// Never held a datagram: numbers passed over after the sender's host lost power.
+    /// Never used: numbers skipped after the sender's host lost power.
     Unused,
 }
 
 impl GapReason {
-    /// Every reason with its number on the wire and its word in file names and logs.
+    /// All reasons, each with its number on the wire and its word in file names and logs.
     const ALL: [(Self, u8, &'static str); 4] = [
         (Self::SpoolFull, 1, "spool-full"),
         (Self::TooOld, 2, "too-old"),
@@ -122,40 +126,40 @@ impl GapReason {
         (Self::Unused, 4, "unused"),
     ];
 
-    /// The number that stands for this reason on the wire.
+    /// Number of this reason on the wire.
     pub fn code(self) -> u8 {
         Self::ALL.iter().find(|row| row.0 == self).map_or(0, |row| row.1)
     }
 
-    /// The reason with this number on the wire.
+    /// Returns the reason with this number on the wire.
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.iter().find(|row| row.1 == code).map(|row| row.0)
     }
 
-    /// The reason's word, as in the names of gap files.
+    /// Word for this reason in the names of gap files and in logs.
     pub fn word(self) -> &'static str {
         Self::ALL.iter().find(|row| row.0 == self).map_or("", |row| row.2)
     }
 
-    /// The reason with this word.
+    /// Returns the reason with this word.
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.iter().find(|row| row.2 == word).map(|row| row.0)
     }
 }
 
-/// Positions that will never be delivered: `first <= position < end`, and why.
+/// Positions that will never be delivered, `first <= position < end`, and the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// The first position that is missing.
+    /// First missing position.
     pub first: Position,
-    /// The position after the last one that is missing.
+    /// Position after the last missing one.
     pub end: Position,
-    /// Why they are missing.
+    /// Reason of the loss.
     pub reason: GapReason,
 }
 
 impl Gap {
-    /// How many datagrams were lost here: every position stood for one, unless it was never used.
+    /// Number of lost datagrams: one for each position, or 0 if the positions were never used.
     pub fn datagrams(&self) -> u64 {
         if self.reason == GapReason::Unused { 0 } else { self.end.since(self.first) }
     }
@@ -176,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_id_survives_the_way_to_text_and_back() {
+    fn run_ids_round_trip_through_text() {
         let run = RunId([0x0a; 16]);
         assert_eq!(run.to_string().parse(), Ok(run));
         for bad in ["", "0a", &"x".repeat(32), &"0".repeat(33)] {
@@ -185,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn gap_reasons_survive_the_way_to_number_or_word_and_back() {
+    fn gap_reasons_round_trip_through_code_and_word() {
         for (reason, code, word) in GapReason::ALL {
             assert_eq!(GapReason::from_code(reason.code()), Some(reason));
             assert_eq!(GapReason::from_word(reason.word()), Some(reason));
@@ -196,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn unused_positions_count_as_no_lost_datagram() {
+    fn unused_positions_are_not_lost_datagrams() {
         let gap = |reason| Gap { first: Position(10), end: Position(15), reason };
         assert_eq!(gap(GapReason::Corrupt).datagrams(), 5);
         assert_eq!(gap(GapReason::Unused).datagrams(), 0);

@@ -1,5 +1,5 @@
 //! `compression`: what it saves, and what it costs: softflowd's exports of a capture as batches without compression, with
-//! zstd alone, and with zstd of the transposed records.
+//! zstd alone, and with zstd of the columnar form.
 
 use std::hint::black_box;
 use std::sync::OnceLock;
@@ -24,9 +24,9 @@ pub(crate) const DECODE: &str = "decode";
 /// The kinds, by name.
 pub(crate) const NONE: &str = "none";
 pub(crate) const ZSTD: &str = "zstd";
-pub(crate) const TRANSPOSED: &str = "transposed";
+pub(crate) const COLUMNAR: &str = "columnar";
 const KINDS: [(&str, Compression); 3] =
-    [(NONE, Compression::None), (ZSTD, Compression::Zstd), (TRANSPOSED, Compression::Transposed)];
+    [(NONE, Compression::None), (ZSTD, Compression::Zstd), (COLUMNAR, Compression::Columnar)];
 
 /// The versions that are exported, and their names.
 pub(crate) const VERSIONS: [(u8, &str); 3] = [(5, "NetFlow v5"), (9, "NetFlow v9"), (10, "IPFIX")];

@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::config::{Origin, Overrides, load_receiver, load_sender};
 
-fn surroundings() -> Surroundings {
-    Surroundings { host_name: "edge".to_owned(), ..Surroundings::default() }
+fn environment() -> Environment {
+    Environment { host_name: "edge".to_owned(), ..Environment::default() }
 }
 
-/// With the credentials `key` and `other`.
-fn with_credentials() -> Surroundings {
+/// Returns an environment with the credentials `key` and `other`.
+fn with_credentials() -> Environment {
     let file = |name: &str| (name.to_owned(), format!("/run/credentials/s/{name}").into());
     let credentials = ["other", "key"].map(file).into();
-    Surroundings { credentials, ..surroundings() }
+    Environment { credentials, ..environment() }
 }
 
 /// Options, each with its key and text.
@@ -24,7 +24,7 @@ fn options(given: &[(&'static str, &str)]) -> Overrides {
     overrides
 }
 
-/// A file of this name and text, and its directory.
+/// Writes a file with this text, and returns its directory and path.
 fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("c.toml");
@@ -32,28 +32,28 @@ fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
     (directory, path)
 }
 
-fn told(directory: &Path, error: &dyn ToString) -> String {
+fn without_directory(directory: &Path, error: &dyn ToString) -> String {
     error.to_string().replace(&format!("{}/", directory.display()), "")
 }
 
-/// What nf-sender makes of a file of this text and of options.
+/// Loads the protection of nf-sender from a file with this text and from options.
 fn sender(
     text: &str,
     given: &[(&'static str, &str)],
-    around: &Surroundings,
+    around: &Environment,
 ) -> Result<SenderProtection, String> {
     let (directory, path) = file(text);
     load_sender(Some(&path), options(given), around)
         .map(|loaded| loaded.settings.protection)
-        .map_err(|error| told(directory.path(), &error))
+        .map_err(|error| without_directory(directory.path(), &error))
 }
 
-/// What nf-receiver makes of a file of this text and of options.
+/// Loads the protection of nf-receiver from a file with this text and from options.
 fn receiver(text: &str, given: &[(&'static str, &str)]) -> Result<ReceiverProtection, String> {
     let (directory, path) = file(text);
-    load_receiver(Some(&path), options(given), &surroundings())
+    load_receiver(Some(&path), options(given), &environment())
         .map(|loaded| loaded.settings.protection)
-        .map_err(|error| told(directory.path(), &error))
+        .map_err(|error| without_directory(directory.path(), &error))
 }
 
 fn key(source: KeySource, suite: Suite) -> SenderProtection {
@@ -66,7 +66,7 @@ fn file_source(path: &str) -> KeySource {
 
 #[test]
 fn a_key_alone_means_blowfish() {
-    let bare = surroundings();
+    let bare = environment();
     assert_eq!(sender("", &[("key", "-")], &bare), Ok(key(KeySource::StandardInput, Suite::Blowfish)));
     assert_eq!(sender("key-file = \"/k\"\n", &[], &bare), Ok(key(file_source("/k"), Suite::Blowfish)));
     let suited = sender("cipher = \"aes-256-gcm\"\nkey-file = \"/k\"\n", &[], &bare);
@@ -76,18 +76,18 @@ fn a_key_alone_means_blowfish() {
 }
 
 #[test]
-fn the_credential_counts_where_nothing_else_is_said() {
+fn the_credential_is_the_default_key() {
     let credential = KeySource::Credential("/run/credentials/s/key".into());
     assert_eq!(sender("", &[], &with_credentials()), Ok(key(credential, Suite::Blowfish)));
     let named = sender("key-file = \"/k\"\n", &[], &with_credentials());
     assert_eq!(named, Ok(key(file_source("/k"), Suite::Blowfish)));
-    assert_eq!(sender("", &[], &surroundings()), Ok(SenderProtection::LoopbackOnly));
+    assert_eq!(sender("", &[], &environment()), Ok(SenderProtection::LoopbackOnly));
     assert_eq!(sender("plaintext = true\n", &[], &with_credentials()), Ok(SenderProtection::Plaintext));
 }
 
 #[test]
-fn of_keys_and_clear_text_the_one_in_the_higher_layer_counts() {
-    let bare = surroundings();
+fn the_higher_layer_selects_key_or_plaintext() {
+    let bare = environment();
     let typed = [("key", "-")];
     assert_eq!(
         sender("key-file = \"/k\"\n", &typed, &bare),
@@ -102,8 +102,8 @@ fn of_keys_and_clear_text_the_one_in_the_higher_layer_counts() {
 }
 
 #[test]
-fn in_one_layer_they_contradict_each_other() {
-    let bare = surroundings();
+fn key_and_plaintext_in_one_layer_conflict() {
+    let bare = environment();
     assert_eq!(
         sender("plaintext = true\nkey-file = \"/k\"\n", &[], &bare),
         Err("c.toml:1: plaintext: found true, expected one of plaintext and key-file (c.toml:2)".to_owned())
@@ -115,8 +115,8 @@ fn in_one_layer_they_contradict_each_other() {
 }
 
 #[test]
-fn a_key_in_a_configuration_file_is_refused_and_not_shown() {
-    let refusal = sender("key = \"hidden\"\n", &[], &surroundings()).unwrap_err();
+fn a_key_in_a_file_is_rejected_and_not_shown() {
+    let refusal = sender("key = \"hidden\"\n", &[], &environment()).unwrap_err();
     let expected = "a key from the command line only; name a file that holds it with key-file";
     assert!(refusal.ends_with(expected), "{refusal}");
     assert!(!refusal.contains("hidden"), "{refusal}");
@@ -128,7 +128,7 @@ fn senders_of_drop_ins_add_to_those_of_the_file() {
     fs::create_dir(directory.path().join("c.toml.d")).unwrap();
     let drop_in = "[[sender]]\nid = \"b\"\nkey-file = \"/b\"\nprevious-key-file = \"/old\"\n";
     fs::write(directory.path().join("c.toml.d/b.toml"), drop_in).unwrap();
-    let loaded = load_receiver(Some(&path), Overrides::default(), &surroundings()).unwrap();
+    let loaded = load_receiver(Some(&path), Overrides::default(), &environment()).unwrap();
     let sender = |id: &str, current, previous: Option<&str>| {
         let keys = KeyPair { current: file_source(current), previous: previous.map(file_source) };
         SenderKeys {
@@ -140,17 +140,17 @@ fn senders_of_drop_ins_add_to_those_of_the_file() {
     };
     let protection = loaded.settings.protection;
     assert_eq!(protection.senders, [sender("a", "/a", None), sender("b", "/b", Some("/old"))]);
-    assert!(protection.has_proofs());
+    assert!(protection.can_authenticate());
 }
 
 #[test]
-fn the_shared_key_may_have_one_before_it() {
+fn the_shared_key_may_have_a_previous_one() {
     let protection = receiver("key-file = \"/k\"\nprevious-key-file = \"/old\"\n", &[]).unwrap();
     let pair = KeyPair { current: file_source("/k"), previous: Some(file_source("/old")) };
     assert_eq!(protection.shared, Some(pair));
     assert_eq!(
         receiver("previous-key-file = \"/old\"\n", &[]),
-        Err("c.toml:1: previous-key-file: found \"/old\", expected key-file beside it".to_owned())
+        Err("c.toml:1: previous-key-file: found \"/old\", expected key-file next to it".to_owned())
     );
 }
 
@@ -164,10 +164,10 @@ fn one_id_has_one_table() {
 }
 
 #[test]
-fn ciphers_that_nobody_knows_are_refused_with_those_there_are() {
+fn unknown_ciphers_are_reported_with_known_ones() {
     let known = "\"blowfish\" or \"chacha20-poly1305\" or \"aes-256-gcm\"";
     assert_eq!(
-        sender("cipher = \"rot13\"\n", &[], &surroundings()),
+        sender("cipher = \"rot13\"\n", &[], &environment()),
         Err(format!("c.toml:1: cipher: found \"rot13\", expected {known}"))
     );
     assert_eq!(
@@ -181,10 +181,10 @@ fn ciphers_that_nobody_knows_are_refused_with_those_there_are() {
 }
 
 #[test]
-fn tls_needs_all_three_files_and_is_an_alternative_to_a_key() {
+fn tls_needs_three_files_and_replaces_a_key() {
     let files = "[tls]\nauthority = \"/ca\"\ncertificate = \"/c\"\nkey = \"/k\"\n";
     let tls = TlsFiles { authority: "/ca".into(), certificate: "/c".into(), key: "/k".into() };
-    let bare = surroundings();
+    let bare = environment();
     let expected = SenderProtection::Tls { files: tls.clone(), server_name: None };
     assert_eq!(sender(files, &[], &bare), Ok(expected.clone()));
     assert_eq!(sender(files, &[], &with_credentials()), Ok(expected));
@@ -201,7 +201,7 @@ fn tls_needs_all_three_files_and_is_an_alternative_to_a_key() {
         protection.tls,
         Some(ReceiverTlsSettings { files: tls, revoked: vec!["/crl".into()], senders })
     );
-    assert!(protection.has_proofs());
+    assert!(protection.can_authenticate());
 }
 
 #[test]
@@ -212,8 +212,8 @@ fn exporters_of_a_sender_are_prefixes() {
     assert_eq!(protection.senders[0].exporters.to_string(), "10.0.0.0/8, 2001:db8::1/128");
     assert_eq!(
         receiver(&format!("{table}exporters = [\"10.0.0.0/33\"]\n"), &[]),
-        Err("c.toml:4: sender.exporters: found \"10.0.0.0/33\", expected a prefix such as \"192.0.2.0/24\" or \
-             \"2001:db8::/32\""
+        Err("c.toml:4: sender.exporters: found \"10.0.0.0/33\", expected a prefix such as \"192.0.2.0/24\" \
+             or \"2001:db8::/32\""
             .to_owned())
     );
 }
@@ -233,22 +233,22 @@ fn a_sender_with_a_certificate_needs_no_key() {
     assert_eq!(receiver(table, &[]), Err("c.toml:1: 'sender.key-file' is missing here".to_owned()));
     assert_eq!(
         receiver(&format!("{tls}[[sender]]\nid = \"a\"\nprevious-key-file = \"/old\"\n"), &[]),
-        Err("c.toml:7: sender.previous-key-file: found \"/old\", expected key-file beside it".to_owned())
+        Err("c.toml:7: sender.previous-key-file: found \"/old\", expected key-file next to it".to_owned())
     );
 }
 
 #[test]
-fn restricted_exporters_next_to_a_shared_key_warn() {
+fn exporters_with_a_shared_key_are_warned_of() {
     let (directory, path) =
         file("key-file = \"/k\"\n[[sender]]\nid = \"a\"\nkey-file = \"/a\"\nexporters = [\"10.0.0.0/8\"]\n");
-    let loaded = load_receiver(Some(&path), Overrides::default(), &surroundings()).unwrap();
+    let loaded = load_receiver(Some(&path), Overrides::default(), &environment()).unwrap();
     let warnings: Vec<String> = loaded.report.warnings().to_vec();
     assert!(warnings.iter().any(|warning| warning.contains("any exporter")), "{warnings:?}");
     drop(directory);
 }
 
 #[test]
-fn ids_of_certificates_without_names_are_warned_of() {
+fn unlisted_certificate_ids_are_warned_of() {
     let tls = "[tls]\nauthority = \"/a\"\ncertificate = \"/c\"\nkey = \"/k\"\n";
     for (toml, is_warned) in [
         (format!("plaintext = true\n{tls}"), true),
@@ -257,8 +257,8 @@ fn ids_of_certificates_without_names_are_warned_of() {
         (tls.to_owned(), false),
     ] {
         let (_directory, path) = file(&toml);
-        let loaded = load_receiver(Some(&path), Overrides::default(), &surroundings()).unwrap();
+        let loaded = load_receiver(Some(&path), Overrides::default(), &environment()).unwrap();
         let warnings = loaded.report.warnings().join("\n");
-        assert_eq!(warnings.contains("can take the ids of senders with certificates"), is_warned, "{toml}");
+        assert_eq!(warnings.contains("can use the ids of senders with certificates"), is_warned, "{toml}");
     }
 }

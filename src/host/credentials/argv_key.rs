@@ -1,4 +1,4 @@
-//! Takes a key or token off the command line, where every user of the machine could read it (`ps`).
+//! Removes a key or token from the command line, where every user of the machine can read it (`ps`).
 
 use std::convert::Infallible;
 use std::env;
@@ -9,30 +9,30 @@ use std::process::Command;
 
 use nf_transport_core::limits::TOKEN_MAX;
 
-use crate::cli::Given;
+use crate::cli::Override;
 use crate::host::DaemonError;
 use crate::host::process::{console, logging};
 use crate::limits::KEY_FILE_MAX;
 
-/// The key that the command line holds in full, if it does.
-fn typed_key(given: &[Given]) -> Option<&str> {
-    let words = &given.iter().find(|given| given.key == "key")?.words;
-    words.first().map(String::as_str).filter(|word| *word != "-")
+/// Returns the key on the command line, if it is there in full.
+fn typed_key(overrides: &[Override]) -> Option<&str> {
+    let arguments = &overrides.iter().find(|found| found.key == "key")?.arguments;
+    arguments.first().map(String::as_str).filter(|word| *word != "-")
 }
 
-/// If the key was `given` on the command line, starts this program again in the same process with `-k -` in its
-/// place and the key on standard input. Nothing else changes: process id, open sockets and environment stay.
-pub fn conceal_key(given: &[Given]) -> Result<(), DaemonError> {
-    let Some(key) = typed_key(given) else { return Ok(()) };
+/// Restarts this program in the same process if its command line contains the key: with `-k -` instead, and
+/// the key on standard input. Process id, open sockets and environment stay the same.
+pub fn conceal_key(overrides: &[Override]) -> Result<(), DaemonError> {
+    let Some(key) = typed_key(overrides) else { return Ok(()) };
     if key.len() > KEY_FILE_MAX {
         return Err(DaemonError::configuration(format_args!(
-            "option --key: a key of {} bytes, where {KEY_FILE_MAX} are allowed",
+            "option --key: the key has {} bytes, more than the {KEY_FILE_MAX} allowed",
             key.len()
         )));
     }
     logging::start();
     tracing::warn!(
-        "the key was on the command line, where other users could read it until now, and where \
+        "the key was on the command line, where other users could read it until now, and where shell \
          histories and logs keep it: use --key-file, the systemd credential `key`, or `-k -` instead"
     );
     logging::finish();
@@ -40,42 +40,42 @@ pub fn conceal_key(given: &[Given]) -> Result<(), DaemonError> {
     restart(key, ["-k", "-"].map(OsString::from).into_iter().chain(arguments))
 }
 
-/// If the `token` of an invitation was given on the command line, starts this program again in the same process with `-` in
-/// its place and the token on standard input.
+/// Restarts this program in the same process if its command line contains the `token` of an invitation: with
+/// `-` instead, and the token on standard input.
 pub fn conceal_token(token: &str) -> Result<(), DaemonError> {
-    // What is longer is no token, and more than a pipe may have room for.
+    // A longer text is not a token, and may exceed the capacity of a pipe.
     if token == "-" || token.len() > TOKEN_MAX {
         return Ok(());
     }
     console::note(
-        "warning: the token was on the command line, where other users could read it until now, and where histories \
-         and logs keep it: use `nf-sender join` instead, which asks for it. If others may have seen it, have another one \
-         made: nf-receiver invite --renew",
+        "warning: the token was on the command line, where other users could read it until now, and where \
+         shell histories and logs keep it: use `nf-sender join` without it, which asks for the token. If \
+         others may have seen it, replace it: nf-receiver invite --renew",
     );
     restart(token, without_token(env::args_os().skip(1), token).into_iter())
 }
 
-/// Starts this program again with these `arguments` and `secret` on standard input. Returns only if that fails.
+/// Restarts this program with these `arguments` and `secret` on standard input. Returns only if that fails.
 fn restart(secret: &str, arguments: impl Iterator<Item = OsString>) -> Result<(), DaemonError> {
     let restart = || -> io::Result<Infallible> {
         let (reader, mut writer) = io::pipe()?;
-        // A pipe has room for more than `KEY_FILE_MAX` and `TOKEN_MAX`, so this never waits for a reader.
+        // A pipe has more capacity than `KEY_FILE_MAX` and `TOKEN_MAX`, so this never waits for a reader.
         writer.write_all(secret.as_bytes())?;
         drop(writer);
         let name = env::args_os().next().unwrap_or_default();
         Err(Command::new(env::current_exe()?).arg0(name).args(arguments).stdin(reader).exec())
     };
     let failed =
-        |error| DaemonError::system(format_args!("cannot take the secret off the command line: {error}"));
+        |error| DaemonError::system(format_args!("cannot remove the secret from the command line: {error}"));
     restart().map(|never| match never {}).map_err(failed)
 }
 
-/// The `arguments` with `-` in the place of the token.
+/// Replaces the token in `arguments` by `-`.
 fn without_token(arguments: impl Iterator<Item = OsString>, token: &str) -> Vec<OsString> {
     arguments.map(|argument| if argument == token { OsString::from("-") } else { argument }).collect()
 }
 
-/// The `arguments` without the option that gives a key, in each of the forms that it may have.
+/// Removes the option with the key from `arguments`, in each of its forms.
 fn without_key(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut is_key = false;
     arguments
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_key_is_gone_in_whatever_form_it_was_given() {
+    fn the_key_is_removed_in_each_of_its_forms() {
         for line in ["-k s3cret", "-ks3cret", "-k=s3cret", "--key s3cret", "--key=s3cret"] {
             let line = format!("--listen [::]:2055 {line} --key-file f check");
             let rest = without_key(line.split(' ').map(OsString::from));
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dash_takes_the_place_of_the_token() {
+    fn a_dash_replaces_the_token() {
         for line in ["-c dc2.toml join TOKEN", "-c dc2.toml join -- TOKEN"] {
             let rest = without_token(line.split(' ').map(OsString::from), "TOKEN");
             let rest: Vec<_> = rest.iter().map(|word| word.to_str().unwrap()).collect();
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_looks_like_an_option_is_gone_too() {
+    fn a_key_that_looks_like_an_option_is_removed() {
         let arguments = ["-k", "--key", "--id", "edge"].map(OsString::from);
         assert_eq!(without_key(arguments.into_iter()), ["--id", "edge"]);
     }

@@ -1,4 +1,4 @@
-//! Warns before certificates, and lists of revoked ones, expire.
+//! Warns before certificates and revocation lists expire.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,32 +10,32 @@ use tokio::time::Instant;
 use crate::host::wall_clock;
 use crate::limits::{CERTIFICATE_WARNING, REVOCATION_WARNING_PART};
 
-/// How often the same end is warned of.
+/// Interval between warnings about the same expiry.
 const WARN_EVERY: Duration = Duration::from_secs(86_400);
 
-/// The end of a certificate or of a list of revoked ones.
+/// The expiry of a certificate or of a revocation list.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Expiry {
     subject: String,
-    /// In seconds since 1970-01-01.
+    /// The moment in seconds since 1970-01-01.
     at: i64,
-    /// Seconds before the end from which on it is warned of.
+    /// Seconds before the expiry in which it is warned of.
     warn_before: i64,
     consequence: &'static str,
 }
 
 impl Expiry {
-    /// The end of the own certificate.
+    /// Returns the expiry of this side's certificate.
     pub fn of_certificate(certificate: &Certificate) -> Self {
         Self {
-            subject: "the own certificate".to_owned(),
+            subject: "the certificate of this machine".to_owned(),
             at: certificate.not_after,
             warn_before: seconds(CERTIFICATE_WARNING),
             consequence: "nothing is delivered from then on: renew it and reload (systemctl reload)",
         }
     }
 
-    /// The time by which the next list is due; `None` if its authority does not say.
+    /// Returns the expiry of a revocation list; `None` if its authority names none.
     pub fn of_list(list: &RevocationList) -> Option<Self> {
         let at = list.next_update?;
         let part = at.saturating_sub(list.this_update) / REVOCATION_WARNING_PART;
@@ -43,12 +43,12 @@ impl Expiry {
             subject: format!("the list of revoked certificates {}", list.path.display()),
             at,
             warn_before: part.clamp(0, seconds(CERTIFICATE_WARNING)),
-            consequence: "certificates that were revoked since it was issued are accepted: put the authority's next list \
-                          there and reload (systemctl reload)",
+            consequence: "certificates that were revoked since it was issued are accepted: install the \
+                          authority's next list and reload (systemctl reload)",
         })
     }
 
-    /// The warning that is due at `now`, if any is.
+    /// Returns the warning that is due at `now`, if any.
     pub fn warning(&self, now: Timestamp) -> Option<String> {
         let left = self.at.saturating_sub(now.seconds());
         (left <= self.warn_before).then(|| self.sentence(left))
@@ -71,15 +71,15 @@ fn seconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// Warns of each end once a day.
+/// Warns of each expiry once a day.
 #[derive(Debug, Default)]
 pub struct ExpiryWatch {
-    /// The ends that were warned of in the last [`WARN_EVERY`].
+    /// The expiries that were warned of within [`WARN_EVERY`].
     warned: HashMap<Expiry, Instant>,
 }
 
 impl ExpiryWatch {
-    /// Logs under `message_id` that `expiry` is near, if that is due. To be called now and then.
+    /// Logs a warning about `expiry` under `message_id` if it is due. Callers repeat this regularly.
     pub fn look_at(&mut self, message_id: &'static str, expiry: &Expiry) {
         if let Some(warning) = self.due(expiry, wall_clock()) {
             tracing::warn!(message_id, "{warning}");
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_certificate_is_warned_of_once_a_day_in_its_last_14_days_and_after() {
+    async fn certificates_are_warned_of_daily_for_14_days() {
         let mut watch = ExpiryWatch::default();
         let end = certificate(1000 * DAY);
         assert_eq!(watch.due(&end, at(985 * DAY)), None);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_list_is_warned_of_beside_the_certificate() {
+    async fn lists_and_certificates_warn_separately() {
         let mut watch = ExpiryWatch::default();
         let (certificate, list) = (certificate(5 * DAY), list(0, 5 * DAY));
         for _ in 0..2 {
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_warned_of_in_the_last_tenth_of_its_time() {
+    fn lists_are_warned_of_in_their_last_tenth() {
         for (end, first) in [(1, 86_400 - 8_640), (7, 544_320), (3000, 2986 * DAY)] {
             let end = list(0, end * DAY);
             assert_eq!(end.warning(at(first - 1)), None);
@@ -177,11 +177,13 @@ mod tests {
     }
 
     #[test]
-    fn the_time_that_is_left_is_said_in_days() {
-        let said = |left| certificate(1000 * DAY).warning(at(1000 * DAY - left)).unwrap();
-        assert!(said(3 * DAY + 5).starts_with("the own certificate expires in 3 days: nothing"));
-        assert!(said(DAY).starts_with("the own certificate expires in 1 day: nothing"));
-        assert!(said(60).starts_with("the own certificate expires within a day: nothing"));
-        assert!(said(-60).starts_with("the own certificate has expired: nothing"));
+    fn warnings_state_the_remaining_days() {
+        let warning = |left| certificate(1000 * DAY).warning(at(1000 * DAY - left)).unwrap();
+        assert!(
+            warning(3 * DAY + 5).starts_with("the certificate of this machine expires in 3 days: nothing")
+        );
+        assert!(warning(DAY).starts_with("the certificate of this machine expires in 1 day: nothing"));
+        assert!(warning(60).starts_with("the certificate of this machine expires within a day: nothing"));
+        assert!(warning(-60).starts_with("the certificate of this machine has expired: nothing"));
     }
 }

@@ -1,4 +1,4 @@
-//! Brings keys from where settings say that they are.
+//! Reads the keys that the settings name.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,18 +12,18 @@ use zeroize::Zeroizing;
 use crate::config::KeySource;
 use crate::limits::{KEY_FILE_MAX, PASSPHRASES_REMEMBERED};
 
-/// Why there is no key.
+/// Errors in a key or its file.
 #[derive(Debug, thiserror::Error)]
-pub enum KeyTrouble {
-    /// What should hold it cannot be read.
+pub enum KeyFileError {
+    /// The file is not readable.
     #[error("{place}: cannot be read: {source}{}", hint(source))]
     Unreadable {
-        /// Where the key should be.
+        /// The place of the key.
         place: KeySource,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Others may read it.
+    /// Other users may read the file.
     #[error(
         "{}: other users may read this key (its mode is {mode:04o}): chmod 600 {}",
         path.display(),
@@ -32,23 +32,23 @@ pub enum KeyTrouble {
     Exposed {
         /// The file.
         path: PathBuf,
-        /// Its permissions.
+        /// The mode of the file.
         mode: u32,
     },
-    /// It is far too long, or not text.
+    /// The content is much too long, or not text.
     #[error(
-        "{0}: this is no key: a key is 64 hexadecimal digits, as `keygen` prints, or a passphrase in one line"
+        "{0}: not a key: a key is 64 hexadecimal digits, as `keygen` prints, or a passphrase in one line"
     )]
-    NoText(KeySource),
-    /// The system refuses what keys need.
+    NotText(KeySource),
+    /// The system lacks a resource for keys, such as random numbers.
     #[error("{0}")]
     System(KeyError),
-    /// The text is no key.
+    /// The text is not a key.
     #[error("{place}: {error}")]
-    Bad {
-        /// Where it is.
+    Invalid {
+        /// The place of the key.
         place: KeySource,
-        /// What is wrong with it.
+        /// The problem.
         error: KeyError,
     },
 }
@@ -61,17 +61,18 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Reads keys again and again. What was typed, or came on standard input, is there only once: it stays.
+/// Reads keys repeatedly. It remembers a key from standard input, which can be read only once.
 #[derive(Debug, Default)]
 pub struct KeyReader {
     typed: Option<Secret>,
-    /// The latest passphrases, with their derived keys: a reload derives only new ones.
+    /// The latest passphrases with their derived keys: a reload derives only new ones.
     passphrases: Vec<Passphrase>,
 }
 
 impl KeyReader {
-    /// The key or passphrase at `source`, for these `suites`: a short passphrase only for Blowfish.
-    pub fn read(&mut self, source: &KeySource, suites: &[Suite]) -> Result<Secret, KeyTrouble> {
+    /// Reads the key or passphrase at `source` for these `suites`. Accepts a short passphrase only for
+    /// Blowfish.
+    pub fn read(&mut self, source: &KeySource, suites: &[Suite]) -> Result<Secret, KeyFileError> {
         let secret = match (source, &self.typed) {
             (KeySource::StandardInput, Some(secret)) => secret.clone(),
             (KeySource::StandardInput, None) => self.typed.insert(read_secret(source)?).clone(),
@@ -79,17 +80,21 @@ impl KeyReader {
         };
         if secret.strength() == Strength::ShortPassphrase {
             if !suites.contains(&Suite::Blowfish) {
-                return Err(KeyTrouble::Bad { place: source.clone(), error: KeyError::ShortPassphrase });
+                return Err(KeyFileError::Invalid {
+                    place: source.clone(),
+                    error: KeyError::ShortPassphrase,
+                });
             }
             tracing::warn!(
-                "{source}: this passphrase has fewer than {PASSPHRASE_SHORT} characters: anyone who records the traffic can \
-                 guess it; it is used with the cipher blowfish only; `keygen` makes a key that cannot be guessed"
+                "{source}: this passphrase has fewer than {PASSPHRASE_SHORT} characters: anyone who records \
+                 the traffic can guess it; only the cipher blowfish uses it; `keygen` makes a key that \
+                 cannot be guessed"
             );
         }
         Ok(self.with_derived_key(secret))
     }
 
-    /// The same secret; a passphrase that was read before with the key that was derived then.
+    /// Returns `secret`. A passphrase that was read before comes with its derived key.
     fn with_derived_key(&mut self, secret: Secret) -> Secret {
         let Secret::Passphrase(passphrase) = secret else { return secret };
         if let Some(known) = self.passphrases.iter().find(|known| **known == passphrase) {
@@ -103,27 +108,29 @@ impl KeyReader {
     }
 }
 
-/// The key or passphrase at `source`.
-fn read_secret(source: &KeySource) -> Result<Secret, KeyTrouble> {
-    Secret::from_text(&read_text(source)?).map_err(|error| KeyTrouble::Bad { place: source.clone(), error })
+/// Reads the key or passphrase at `source`.
+fn read_secret(source: &KeySource) -> Result<Secret, KeyFileError> {
+    Secret::from_text(&read_text(source)?)
+        .map_err(|error| KeyFileError::Invalid { place: source.clone(), error })
 }
 
-/// The key at `source`, which is no passphrase.
-pub fn read_key(source: &KeySource) -> Result<Key, KeyTrouble> {
-    Key::from_text(&read_text(source)?).map_err(|error| KeyTrouble::Bad { place: source.clone(), error })
+/// Reads the key at `source`. A passphrase is an error.
+pub fn read_key(source: &KeySource) -> Result<Key, KeyFileError> {
+    Key::from_text(&read_text(source)?)
+        .map_err(|error| KeyFileError::Invalid { place: source.clone(), error })
 }
 
-/// The bytes of a file that nobody but its owner may read, `most` of them at the most.
-pub(in crate::host) fn read_private(path: &Path, most: usize) -> Result<Zeroizing<Vec<u8>>, KeyTrouble> {
+/// Reads a file that only its owner may read: at most `most` bytes, and one more if it is longer.
+pub(in crate::host) fn read_private(path: &Path, most: usize) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
     let place = || KeySource::File(path.to_owned());
-    let unreadable = |source| KeyTrouble::Unreadable { place: place(), source };
+    let unreadable = |source| KeyFileError::Unreadable { place: place(), source };
     let file = File::open(path).map_err(unreadable)?;
     check_mode(path, &file)?;
     bounded(file, most).map_err(unreadable)
 }
 
-fn read_text(source: &KeySource) -> Result<Zeroizing<String>, KeyTrouble> {
-    let unreadable = |error| KeyTrouble::Unreadable { place: source.clone(), source: error };
+fn read_text(source: &KeySource) -> Result<Zeroizing<String>, KeyFileError> {
+    let unreadable = |error| KeyFileError::Unreadable { place: source.clone(), source: error };
     let bytes = match source {
         KeySource::StandardInput => bounded(io::stdin().lock(), KEY_FILE_MAX).map_err(unreadable),
         KeySource::File(path) => read_private(path, KEY_FILE_MAX),
@@ -135,27 +142,27 @@ fn read_text(source: &KeySource) -> Result<Zeroizing<String>, KeyTrouble> {
     let text = str::from_utf8(&bytes).ok().filter(|text| !text.trim().contains(char::is_control));
     match text {
         Some(text) if bytes.len() <= KEY_FILE_MAX => Ok(Zeroizing::new(text.to_owned())),
-        _ => Err(KeyTrouble::NoText(source.clone())),
+        _ => Err(KeyFileError::NotText(source.clone())),
     }
 }
 
-/// What `reader` holds; one byte more than a key may have tells that it is too long.
+/// Reads at most `most` bytes of `reader`, and one more if it is longer, so that callers notice.
 fn bounded(reader: impl Read, most: usize) -> io::Result<Zeroizing<Vec<u8>>> {
-    // Room for all of it at once, so that no copy is left behind when it grows.
+    // Allocated in full, so that growing does not leave a copy of the secret in memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(2 * KEY_FILE_MAX));
     reader.take(u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Only its owner may read a key. Credentials are not looked at here: systemd lets its service read them by an
-/// access list, which shows as the rights of a group, and keeps everybody else out of their directory.
-fn check_mode(path: &Path, file: &File) -> Result<(), KeyTrouble> {
+/// Checks that only the owner may read a key. Credentials are not checked: systemd grants its service access
+/// by an access list, which shows as group permissions, and denies all others access to their directory.
+fn check_mode(path: &Path, file: &File) -> Result<(), KeyFileError> {
     let metadata = file
         .metadata()
-        .map_err(|source| KeyTrouble::Unreadable { place: KeySource::File(path.to_owned()), source })?;
+        .map_err(|source| KeyFileError::Unreadable { place: KeySource::File(path.to_owned()), source })?;
     let mode = metadata.mode() & 0o7777;
     if metadata.is_file() && mode & 0o077 != 0 {
-        return Err(KeyTrouble::Exposed { path: path.to_owned(), mode });
+        return Err(KeyFileError::Exposed { path: path.to_owned(), mode });
     }
     Ok(())
 }
@@ -183,12 +190,12 @@ mod tests {
 
     fn refusal(text: &[u8], mode: u32) -> String {
         let (directory, path) = file(text, mode);
-        let told = read_key(&KeySource::File(path)).unwrap_err().to_string();
-        told.replace(&format!("{}/", directory.path().display()), "")
+        let message = read_key(&KeySource::File(path)).unwrap_err().to_string();
+        message.replace(&format!("{}/", directory.path().display()), "")
     }
 
     #[test]
-    fn a_key_in_a_file_of_its_owner_alone_is_read() {
+    fn a_private_key_file_is_read() {
         for mode in [0o600, 0o400] {
             let (_directory, path) = file(format!("{HEX}\n").as_bytes(), mode);
             assert_eq!(*read_key(&KeySource::File(path)).unwrap().to_text(), HEX);
@@ -196,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_passphrase_that_is_read_again_is_not_derived_again() {
+    fn a_known_passphrase_is_not_derived_again() {
         let (_directory, path) = file(b"correct horse battery staple", 0o600);
         let (source, salt) = (KeySource::File(path), Salt([7; SALT_LEN]));
         let mut keys = KeyReader::default();
@@ -208,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_others_may_read_is_refused_with_the_command_that_helps() {
+    fn a_key_file_others_may_read_is_rejected() {
         for mode in [0o640, 0o644, 0o604, 0o620] {
             assert_eq!(
                 refusal(HEX.as_bytes(), mode),
@@ -218,20 +225,20 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_may_show_the_rights_of_a_group() {
+    fn a_credential_may_have_group_permissions() {
         let (_directory, path) = file(HEX.as_bytes(), 0o440);
         assert_eq!(*read_key(&KeySource::Credential(path)).unwrap().to_text(), HEX);
     }
 
     #[test]
-    fn what_is_no_key_is_told_with_its_place() {
+    fn invalid_keys_are_rejected_with_their_place() {
         assert_eq!(refusal(b"\n", 0o600), "key: the key is empty");
         assert_eq!(
             refusal(&HEX.as_bytes()[1..], 0o600),
-            "key: this looks like a key, but has 63 hexadecimal digits instead of 64: it was cut or mistyped"
+            "key: this looks like a key, but has 63 hexadecimal digits instead of 64: it is cut or mistyped"
         );
         for text in [b"two\nlines".as_slice(), b"\xff\xfe", &[b'x'; KEY_FILE_MAX + 1]] {
-            assert!(refusal(text, 0o600).starts_with("key: this is no key: "), "{}", text.escape_ascii());
+            assert!(refusal(text, 0o600).starts_with("key: not a key: "), "{}", text.escape_ascii());
         }
         let absent = read_key(&KeySource::File("/nonexistent/key".into())).unwrap_err().to_string();
         assert_eq!(

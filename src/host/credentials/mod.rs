@@ -1,4 +1,4 @@
-//! Keys and certificates of both daemons: where they are stored, how they are read, when they expire.
+//! Keys and certificates of both daemons: their places, reading and expiry.
 
 pub(crate) mod argv_key;
 pub(crate) mod certificates;

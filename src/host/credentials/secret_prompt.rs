@@ -1,4 +1,4 @@
-//! Reads a secret from standard input: from a terminal without showing it.
+//! Reads a secret from standard input, without echo on a terminal.
 
 use std::io::{self, BufRead, IsTerminal, Read, Stdin};
 
@@ -7,14 +7,14 @@ use zeroize::Zeroizing;
 
 use crate::host::process::console;
 
-/// Bytes that a terminal sends for its control keys.
+/// Ctrl-C, as the other constants a byte that a terminal sends for a control key.
 const INTERRUPT: u8 = 0x03;
 const END: u8 = 0x04;
 const BACKSPACE: u8 = 0x08;
 const ERASE_LINE: u8 = 0x15;
 const DELETE: u8 = 0x7f;
 
-/// The first line of standard input, at most `most` bytes of it. On a terminal, `prompt` asks for it.
+/// Reads the first line of standard input, at most `most` bytes. On a terminal, `prompt` asks for it.
 pub fn read_secret_line(prompt: &str, most: usize) -> io::Result<Zeroizing<String>> {
     let input = io::stdin();
     if !input.is_terminal() {
@@ -28,13 +28,13 @@ pub fn read_secret_line(prompt: &str, most: usize) -> io::Result<Zeroizing<Strin
     edited_line(input.lock().bytes(), most)
 }
 
-/// The line that these bytes of a terminal make, at most `most` bytes long. Its control keys come as bytes, so that none of them ends the
-/// program while the terminal is hidden.
+/// Assembles the line that was typed, at most `most` bytes long. Control keys arrive as bytes, so that none
+/// of them ends the program while the terminal shows no echo.
 fn edited_line(typed: impl Iterator<Item = io::Result<u8>>, most: usize) -> io::Result<Zeroizing<String>> {
     let mut line = Zeroizing::new(Vec::with_capacity(most));
     for byte in typed {
         match byte? {
-            INTERRUPT => return Err(io::Error::other("it was interrupted")),
+            INTERRUPT => return Err(io::Error::other("interrupted")),
             b'\n' | b'\r' | END => break,
             BACKSPACE | DELETE => drop(line.pop()),
             ERASE_LINE => line.clear(),
@@ -42,11 +42,11 @@ fn edited_line(typed: impl Iterator<Item = io::Result<u8>>, most: usize) -> io::
             _ => {}
         }
     }
-    let text = str::from_utf8(&line).map_err(|_| io::Error::other("it is no text"))?;
+    let text = str::from_utf8(&line).map_err(|_| io::Error::other("not UTF-8 text"))?;
     Ok(Zeroizing::new(text.to_owned()))
 }
 
-/// A terminal that shows nothing of what is typed and sends its control keys as bytes. Dropped, it is as before.
+/// A terminal without echo that sends its control keys as bytes. Dropping this restores it.
 struct HiddenInput<'a> {
     terminal: &'a Stdin,
     before: Termios,
@@ -57,7 +57,7 @@ impl<'a> HiddenInput<'a> {
         let before = tcgetattr(terminal)?;
         let mut hidden = before.clone();
         hidden.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG | LocalModes::ICANON);
-        // Bytes that were typed before count, too.
+        // `Now` keeps bytes that were typed before the prompt.
         tcsetattr(terminal, OptionalActions::Now, &hidden)?;
         Ok(Self { terminal, before })
     }
@@ -66,9 +66,7 @@ impl<'a> HiddenInput<'a> {
 impl Drop for HiddenInput<'_> {
     fn drop(&mut self) {
         if let Err(error) = tcsetattr(self.terminal, OptionalActions::Now, &self.before) {
-            console::note(&format!(
-                "cannot make the terminal show again what is typed: {error}: run stty echo"
-            ));
+            console::note(&format!("cannot restore the echo of the terminal: {error}: run stty echo"));
         }
     }
 }
@@ -83,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hidden_line_is_edited_like_a_shown_one() {
+    fn a_hidden_line_is_edited_like_a_visible_one() {
         for (typed, line) in [
             (b"token\nmore".as_slice(), "token"),
             (b"token\r", "token"),
@@ -99,7 +97,7 @@ mod tests {
 
     #[test]
     fn an_interrupt_ends_the_prompt() {
-        assert_eq!(edited(b"tok\x03en\n", 8), Err("it was interrupted".to_owned()));
-        assert_eq!(edited(b"\xff\n", 8), Err("it is no text".to_owned()));
+        assert_eq!(edited(b"tok\x03en\n", 8), Err("interrupted".to_owned()));
+        assert_eq!(edited(b"\xff\n", 8), Err("not UTF-8 text".to_owned()));
     }
 }

@@ -1,40 +1,40 @@
-//! Ends sessions whose certificates expire: a handshake checks certificates only once.
+//! Ends sessions whose certificates expire: the handshake checks certificates only once.
 
 use core::future::pending;
 use std::time::Duration;
 
-use nf_transport_core::secure::{CertificateEnds, Channel};
+use nf_transport_core::secure::{CertificateExpiry, Channel};
 use tokio::time::sleep;
 
 use crate::host::wall_clock;
 use crate::limits::CERTIFICATE_CHECK;
 
-/// Whose certificate has expired.
+/// The side whose certificate has expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpiredCertificate {
-    /// That of this side.
+    /// This side.
     Own,
-    /// That of the other side.
+    /// The peer.
     Peer,
 }
 
-/// The end of the certificates of one connection.
+/// The first expiry of the certificates of one connection.
 ///
-/// One that had expired when the session began does not end it: the clock of the other side, which accepted it, differs.
-/// So no connection is made and ended again and again.
+/// A certificate that had expired when the session began does not end it: the peer accepted it, so the clocks
+/// differ. Otherwise both sides would connect and disconnect repeatedly.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionExpiry {
-    /// Seconds since 1970-01-01 up to which the certificate that ends first is valid.
+    /// The last second, since 1970-01-01, of the certificate that expires first, and its side.
     first: Option<(i64, ExpiredCertificate)>,
 }
 
 impl SessionExpiry {
-    /// The end of the certificates of `channel`, over which a session begins now.
+    /// Returns the first expiry of the certificates of `channel`, over which a session begins now.
     pub fn of(channel: &Channel) -> Self {
         Self::at(channel.certificates(), wall_clock().seconds())
     }
 
-    fn at(ends: Option<CertificateEnds>, now: i64) -> Self {
+    fn at(ends: Option<CertificateExpiry>, now: i64) -> Self {
         let both =
             ends.map(|ends| [(ends.peer, ExpiredCertificate::Peer), (ends.own, ExpiredCertificate::Own)]);
         let valid = both.into_iter().flatten().filter(|(until, _)| *until >= now);
@@ -51,7 +51,7 @@ impl SessionExpiry {
         loop {
             let left = until.saturating_sub(clock());
             let Ok(left) = u64::try_from(left) else { return whose };
-            // RFC 5280: valid up to and with that second.
+            // RFC 5280, section 4.1.2.5: valid through that second.
             sleep(Duration::from_secs(left.saturating_add(1)).min(CERTIFICATE_CHECK)).await;
         }
     }
@@ -66,14 +66,14 @@ mod tests {
     const NOW: i64 = 1_900_000_000;
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// A clock that is right, after a test began at `NOW`.
+    /// Returns a correct clock for a test that began at `NOW`.
     fn right_clock() -> impl Fn() -> i64 {
         let began = Instant::now();
         move || NOW + i64::try_from(began.elapsed().as_secs()).unwrap()
     }
 
     fn ends(own: i64, peer: i64) -> SessionExpiry {
-        SessionExpiry::at(Some(CertificateEnds { own: NOW + own, peer: NOW + peer }), NOW)
+        SessionExpiry::at(Some(CertificateExpiry { own: NOW + own, peer: NOW + peer }), NOW)
     }
 
     #[tokio::test(start_paused = true)]
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_expired_before_ends_no_session() {
+    async fn an_expired_certificate_ends_no_new_session() {
         let own_expired = timeout(HOUR, ends(-1, 86_400).expired_by(right_clock())).await;
         assert!(own_expired.is_err());
         let without = timeout(HOUR, SessionExpiry::at(None, NOW).expired_by(right_clock())).await;

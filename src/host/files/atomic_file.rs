@@ -1,8 +1,9 @@
-//! Files that are whole at every moment: what is written replaces what was there at once, or not at all.
+//! Atomic replacement of files: write a temporary file, sync it, rename it, sync the directory. A failure at
+//! any moment leaves the previous file.
 //!
-//! The one place where the programs write keys, settings and state. Root may write here into directories of the
-//! user that a service runs as, so nothing follows symbolic links, and modes and owners are given to files that are
-//! open, never to names.
+//! The programs write keys, settings and small state files by this module. Root may write into directories that
+//! belong to the user of a service. Therefore nothing follows symbolic links, and modes and owners are set on
+//! open files, never on names.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -15,7 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::limits::KEY_FILE_MAX;
 
-/// A file or directory that could not be read, written or removed. What was there before is there still.
+/// A failed operation on a file or directory. The previous content is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: cannot be {operation}: {source}{}", path.display(), hint(source))]
 pub struct FileError {
@@ -30,12 +31,12 @@ fn hint(error: &io::Error) -> &'static str {
             ": run this as root, or name a place that this user may write to (-c names another configuration)"
         }
         io::ErrorKind::AlreadyExists => {
-            ": what is there is never replaced: remove it first, or name another file"
+            ": an existing file is never replaced: remove it first, or name another file"
         }
-        io::ErrorKind::ReadOnlyFilesystem => ": name a place that can be written",
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ": make room there, and try again",
-        io::ErrorKind::NotFound => ": make the directory first",
-        io::ErrorKind::NotADirectory => ": a file is where a directory must be: move it away",
+        io::ErrorKind::ReadOnlyFilesystem => ": name a writable place",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ": free space there, and try again",
+        io::ErrorKind::NotFound => ": create the directory first",
+        io::ErrorKind::NotADirectory => ": a file is in the place of a directory: move it away",
         _ => "",
     }
 }
@@ -44,25 +45,25 @@ fn failed(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> Fil
     move |source| FileError { path: path.to_owned(), operation, source }
 }
 
-/// Who may read a secret: the user that a service runs as. Only root can give files away.
+/// The owner of a written file, such as the user that a service runs as. Only root can change the owner.
 #[derive(Clone, Copy, Debug)]
-pub struct Owner(Option<(u32, u32)>);
+pub struct FileOwner(Option<(u32, u32)>);
 
-impl Owner {
-    /// The user called `name`, if there is one and this is root; else nobody but who writes the file.
+impl FileOwner {
+    /// Returns the user `name`, if it exists and this process is root; else the writing process.
     pub fn named(name: &str) -> Self {
         let user = || User::from_name(name).ok().flatten();
         let user = if rustix::process::geteuid().is_root() { user() } else { None };
         Self(user.map(|user| (user.uid.as_raw(), user.gid.as_raw())))
     }
 
-    /// Whoever writes the file; root leaves a file that it replaces with the owner that it had.
+    /// Returns the writing process. Root keeps the owner of a file that it replaces.
     pub fn writer() -> Self {
         Self(None)
     }
 
-    /// This one, or else who has `file` now, as far as this process can give files away.
-    fn or_of(self, file: Option<&File>) -> io::Result<Self> {
+    /// Returns this owner, or else the present owner of `file` if this process can change owners.
+    fn or_current_owner(self, file: Option<&File>) -> io::Result<Self> {
         match (self.0, file) {
             (None, Some(file)) if rustix::process::geteuid().is_root() => {
                 let metadata = file.metadata()?;
@@ -72,8 +73,8 @@ impl Owner {
         }
     }
 
-    /// Gives `file`, which may be a directory, this mode and owner, as far as it has them not.
-    fn settle(self, file: &File, mode: u32) -> io::Result<()> {
+    /// Sets mode and owner of `file`, which may be a directory, if they differ.
+    fn apply(self, file: &File, mode: u32) -> io::Result<()> {
         let metadata = file.metadata()?;
         if let Some((user, group)) = self.0
             && (metadata.uid(), metadata.gid()) != (user, group)
@@ -93,66 +94,69 @@ impl Owner {
     }
 }
 
-/// Makes sure that `path` holds `content`, readable as `mode` says, even after a power loss. Whether anything had to
-/// be written for it.
-pub fn write(path: &Path, content: &[u8], mode: u32, owner: Owner) -> Result<bool, FileError> {
-    let there = open(path).map_err(failed(path, "replaced"))?;
-    let is_so = |file: &File| -> io::Result<bool> {
+/// Writes `content` to `path` with this mode and owner, so that it survives a power loss. Returns false if
+/// the file already had all of these.
+pub fn write(path: &Path, content: &[u8], mode: u32, owner: FileOwner) -> Result<bool, FileError> {
+    let existing = open(path).map_err(failed(path, "replaced"))?;
+    let is_unchanged = |file: &File| -> io::Result<bool> {
         Ok(owner.has(file, mode)? && content_of(file, content.len())?.as_slice() == content)
     };
-    if there.as_ref().is_some_and(|file| is_so(file).unwrap_or(false)) {
+    if existing.as_ref().is_some_and(|file| is_unchanged(file).unwrap_or(false)) {
         return Ok(false);
     }
-    replace(path, there.as_ref(), mode, owner, |file| file.write_all(content))?;
+    replace(path, existing.as_ref(), mode, owner, |file| file.write_all(content))?;
     Ok(true)
 }
 
-/// Replaces the file at `path` by what `fill` writes, readable as `mode` says: for what is too large to be held at once.
+/// Replaces the file at `path` by the output of `fill`, with this mode: for content that is too large for
+/// memory.
 pub fn write_with(
     path: &Path,
     mode: u32,
-    owner: Owner,
+    owner: FileOwner,
     fill: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> Result<(), FileError> {
-    let there = open(path).map_err(failed(path, "replaced"))?;
-    replace(path, there.as_ref(), mode, owner, fill)
+    let existing = open(path).map_err(failed(path, "replaced"))?;
+    replace(path, existing.as_ref(), mode, owner, fill)
 }
 
-/// Gives the file at `from` the name `to` in the same directory, in the place of what has that name, even after a power loss.
+/// Renames `from` to `to` in the same directory, which replaces a file of that name, so that it survives a
+/// power loss.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     sync_directory_of(to)
 }
 
-/// Puts what `fill` writes in the place of the file `there` at `path`, if there is one.
+/// Replaces the file `existing` at `path`, if any, by the output of `fill`.
 fn replace(
     path: &Path,
-    there: Option<&File>,
+    existing: Option<&File>,
     mode: u32,
-    owner: Owner,
+    owner: FileOwner,
     fill: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> Result<(), FileError> {
     let replace = || -> io::Result<()> {
-        let owner = owner.or_of(there)?;
-        prepared(path, mode, owner, fill)?.persist(path)?;
+        let owner = owner.or_current_owner(existing)?;
+        write_temporary(path, mode, owner, fill)?.persist(path)?;
         sync_directory_of(path)
     };
     replace().map_err(failed(path, "written"))
 }
 
-/// Writes `content` to a file that is made for it; one that is there stays.
+/// Writes `content` to a new file. Fails if the file exists.
 pub fn create(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
     let create = || -> io::Result<()> {
-        prepared(path, mode, Owner::writer(), |file| file.write_all(content))?.persist_noclobber(path)?;
+        write_temporary(path, mode, FileOwner::writer(), |file| file.write_all(content))?
+            .persist_noclobber(path)?;
         sync_directory_of(path)
     };
     create().map_err(failed(path, "written"))
 }
 
-/// What the names of files begin with that are not in their place yet.
+/// Prefix of the names of temporary files.
 const UNFINISHED: &str = ".new-";
 
-/// Removes what a run that was killed left unfinished in `directory`, which this process alone writes to.
+/// Removes the temporary files of a killed run in `directory`, to which only this process writes.
 pub fn remove_unfinished(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
@@ -163,28 +167,28 @@ pub fn remove_unfinished(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A file beside `path`, complete and on disk; dropped without being kept, it is gone.
-fn prepared(
+/// Writes a temporary file next to `path` and syncs it. It is removed when dropped, unless it is persisted.
+fn write_temporary(
     path: &Path,
     mode: u32,
-    owner: Owner,
+    owner: FileOwner,
     fill: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> io::Result<NamedTempFile> {
-    let mut beside = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory_of(path))?;
-    fill(beside.as_file_mut())?;
-    owner.settle(beside.as_file(), mode)?;
-    beside.as_file().sync_all()?;
-    Ok(beside)
+    let mut temporary = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory_of(path))?;
+    fill(temporary.as_file_mut())?;
+    owner.apply(temporary.as_file(), mode)?;
+    temporary.as_file().sync_all()?;
+    Ok(temporary)
 }
 
-/// What the file at `path` holds, if there is one. At most as much as a key file may have, and one byte more, which
-/// tells that it is too long.
+/// Reads the file at `path`, if it exists: at most as much as a key file may have, and one byte more if it is
+/// longer.
 pub fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, FileError> {
     let read = || open(path)?.map(|file| content_of(&file, KEY_FILE_MAX)).transpose();
     read().map_err(failed(path, "read"))
 }
 
-/// The regular file at `path`, if there is one.
+/// Opens the regular file at `path`, if it exists.
 fn open(path: &Path) -> io::Result<Option<File>> {
     match open_regular(OpenOptions::new().read(true), path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -192,32 +196,32 @@ fn open(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Opens the regular file at `path` with these `options`; neither follows a symbolic link nor waits for the other end of a
-/// pipe.
+/// Opens the regular file at `path` with these `options`. It does not follow a symbolic link, nor wait for
+/// the other end of a pipe.
 pub(crate) fn open_regular(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let file = match options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound && path.is_symlink() => {
             return Err(io::Error::other(
-                "it is a symbolic link, where a file must be: put the file itself there",
+                "it is a symbolic link, but must be a file: put the file itself there",
             ));
         }
         opened => opened?,
     };
     if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no file: move it away"));
+        return Err(io::Error::other("it is not a file: move it away"));
     }
     Ok(file)
 }
 
-/// What `file` holds, up to one byte more than `most`.
+/// Reads `file`, up to one byte more than `most`.
 fn content_of(file: &File, most: usize) -> io::Result<Zeroizing<Vec<u8>>> {
-    // Room for all of it at once, so that no copy of a secret is left behind when it grows.
+    // Allocated in full, so that growing does not leave a copy of a secret in memory.
     let mut content = Zeroizing::new(Vec::with_capacity(2 * most + 64));
     file.take(u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut content)?;
     Ok(content)
 }
 
-/// Makes sure that there is a directory at `path`, which everybody may look into if it is made now.
+/// Creates the directory `path` with mode 0755 if it does not exist.
 pub fn make_directory(path: &Path) -> Result<(), FileError> {
     if path.is_dir() {
         return Ok(());
@@ -225,22 +229,22 @@ pub fn make_directory(path: &Path) -> Result<(), FileError> {
     if let Some(above) = path.parent() {
         make_directory(above)?;
     }
-    // What the umask takes away, the service's user would miss.
+    // The umask could deny the service's user access.
     make(path, 0o755)
-        .and_then(|()| Owner::writer().settle(&File::open(path)?, 0o755))
-        .map_err(failed(path, "made"))
+        .and_then(|()| FileOwner::writer().apply(&File::open(path)?, 0o755))
+        .map_err(failed(path, "created"))
 }
 
-/// Makes sure that there is a directory at `path` that nobody but its owner may look into.
-pub fn make_secret_directory(path: &Path, owner: Owner) -> Result<(), FileError> {
+/// Creates the directory `path` if it does not exist, and allows access only to its owner.
+pub fn make_secret_directory(path: &Path, owner: FileOwner) -> Result<(), FileError> {
     const MODE: u32 = 0o700;
-    let settle = || -> io::Result<()> {
+    let apply = || -> io::Result<()> {
         let flags = libc::O_NOFOLLOW | libc::O_DIRECTORY;
-        owner.settle(&OpenOptions::new().read(true).custom_flags(flags).open(path)?, MODE)
+        owner.apply(&OpenOptions::new().read(true).custom_flags(flags).open(path)?, MODE)
     };
     make_directory(directory_of(path))?;
     let made = if path.is_dir() { Ok(()) } else { make(path, MODE) };
-    made.and_then(|()| settle()).map_err(failed(path, "made a directory of its owner alone"))
+    made.and_then(|()| apply()).map_err(failed(path, "created for its owner alone"))
 }
 
 fn make(path: &Path, mode: u32) -> io::Result<()> {
@@ -248,7 +252,7 @@ fn make(path: &Path, mode: u32) -> io::Result<()> {
     sync_directory_of(path)
 }
 
-/// Removes a file for good; whether it was there.
+/// Removes a file, so that it stays removed after a power loss. Returns whether it existed.
 pub fn remove(path: &Path) -> Result<bool, FileError> {
     match fs::remove_file(path) {
         Ok(()) => sync_directory_of(path).map_err(failed(path, "removed")).map(|()| true),

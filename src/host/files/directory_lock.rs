@@ -1,6 +1,8 @@
-//! One owner for each directory: the process that holds the locks on it and on its file `lock`, which names the process.
+//! Exclusive locks on directories: on the directory itself and on its file `lock`, which contains the process
+//! id.
 //!
-//! The lock on the directory itself needs nothing written: a disk that is full or read-only keeps no service from starting.
+//! The lock on the directory itself writes nothing, so that a service starts even on a full or read-only
+//! disk.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -9,25 +11,25 @@ use std::path::{Path, PathBuf};
 
 use crate::host::files::atomic_file::open_regular;
 
-/// The rights of a directory that let others than its owner create, rename and remove files in it.
+/// The mode bits by which users other than the owner can create, rename and remove files in a directory.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// Why a directory cannot be taken.
+/// Errors when locking a directory.
 #[derive(Debug, thiserror::Error)]
-pub enum OwnershipError {
-    /// Another process has it.
+pub enum DirectoryLockError {
+    /// Another process holds the lock.
     #[error(
-        "{}: {} has this directory in use: stop that one first, or name another directory",
+        "{}: {} uses this directory: stop it first, or name another directory",
         path.display(),
         holder(*process)
     )]
     Held {
         /// The directory.
         path: PathBuf,
-        /// The process that has it, as far as it said.
+        /// The process in the file `lock`, if any.
         process: Option<u32>,
     },
-    /// It belongs to another user.
+    /// The directory belongs to another user.
     #[error(
         "{}: this directory belongs to user id {owner}, and this process runs as user id {ours}: \
          run it as that user, change the owner, or name another directory",
@@ -41,7 +43,7 @@ pub enum OwnershipError {
         /// The user id of this process.
         ours: u32,
     },
-    /// Others than its owner may write to it.
+    /// Users other than the owner may write to the directory.
     #[error(
         "{}: other users may create, replace and remove files in this directory (its mode is {mode:04o}): \
          chmod go-w {}, or name another directory",
@@ -51,23 +53,23 @@ pub enum OwnershipError {
     Writable {
         /// The directory.
         path: PathBuf,
-        /// Its permissions.
+        /// The mode of the directory.
         mode: u32,
     },
-    /// It cannot be created, or nothing can be created in it.
+    /// The directory or a file in it cannot be created or opened.
     #[error(
-        "{}: {operation}, as user id {ours}: {source}: check that the directory may be written by that user, \
-         or name another one",
+        "{}: {operation}, as user id {ours}: {source}: check that this user may write to the directory, or \
+         name another one",
         path.display()
     )]
     Unusable {
         /// The directory.
         path: PathBuf,
-        /// What failed.
+        /// The failed operation.
         operation: &'static str,
         /// The user id of this process.
         ours: u32,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -76,7 +78,7 @@ fn holder(process: Option<u32>) -> String {
     process.map_or_else(|| "another process".to_owned(), |process| format!("process {process}"))
 }
 
-/// A directory that no other process has while this value lives.
+/// An exclusive lock on a directory, released when dropped.
 #[derive(Debug)]
 pub struct DirectoryLock {
     _directory: Option<File>,
@@ -84,9 +86,9 @@ pub struct DirectoryLock {
 }
 
 impl DirectoryLock {
-    /// Takes `directory`, which is created with mode 0700 if it is missing. Fails if others may write to it, or to one of the
-    /// directories `within` it, as far as these exist.
-    pub fn take(directory: &Path, within: &[&str]) -> Result<Self, OwnershipError> {
+    /// Locks `directory`, which is created with mode 0700 if it is missing. Fails if other users may write to
+    /// it, or to one of the existing directories `within` it.
+    pub fn take(directory: &Path, within: &[&str]) -> Result<Self, DirectoryLockError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -97,16 +99,17 @@ impl DirectoryLock {
             open_private_directory(&path)?;
         }
         let path = directory.join("lock");
-        let held = || OwnershipError::Held { path: directory.to_owned(), process: read_process(&path) };
+        let held = || DirectoryLockError::Held { path: directory.to_owned(), process: read_process(&path) };
         let handle = match handle.try_lock() {
             Ok(()) => Some(handle),
             Err(TryLockError::WouldBlock) => return Err(held()),
-            // Network file systems lock files only.
+            // Network file systems can lock files only.
             Err(TryLockError::Error(_)) => None,
         };
         let mut file = match open_lock_file(&path) {
             Err(error) if handle.is_some() && is_refused_by_disk(&error) => {
-                tracing::warn!(%error, "{}: the directory is locked without its file `lock`: {error}", directory.display());
+                tracing::warn!(%error, "{}: locked without the file `lock`, which cannot be written: \
+                                        {error}", directory.display());
                 return Ok(Self { _directory: handle, _file: None });
             }
             other => other.map_err(unusable(directory, "its file `lock` cannot be opened"))?,
@@ -119,48 +122,50 @@ impl DirectoryLock {
             }
         }
         if let Err(error) = name_this_process(&mut file) {
-            // A full disk must not keep a service from starting: the lock itself holds.
-            tracing::warn!(%error, "{}: the lock does not name its holder: {error}", directory.display());
+            // A full disk must not prevent a start: the lock itself is in effect.
+            tracing::warn!(%error, "{}: the file `lock` does not contain the process id: \
+                                    {error}", directory.display());
         }
         Ok(Self { _directory: handle, _file: Some(file) })
     }
 }
 
-/// Opens `path`, a directory of this user that nobody else may write to. The check is of the directory that is open: another
-/// one that takes its name later changes nothing.
-pub(crate) fn open_private_directory(path: &Path) -> Result<File, OwnershipError> {
+/// Opens the directory `path`, which must belong to this user, who alone may write to it. The check applies
+/// to the open directory, so that a later rename cannot evade it.
+pub(crate) fn open_private_directory(path: &Path) -> Result<File, DirectoryLockError> {
     let handle = File::open(path).map_err(unusable(path, "cannot be opened"))?;
     let metadata = handle.metadata().map_err(unusable(path, "cannot be examined"))?;
     let (owner, ours, path) = (metadata.uid(), rustix::process::geteuid().as_raw(), path.to_owned());
     if owner != ours {
-        return Err(OwnershipError::Foreign { path, owner, ours });
+        return Err(DirectoryLockError::Foreign { path, owner, ours });
     }
     let mode = metadata.mode() & 0o7777;
     if mode & WRITABLE_BY_OTHERS != 0 {
-        return Err(OwnershipError::Writable { path, mode });
+        return Err(DirectoryLockError::Writable { path, mode });
     }
     Ok(handle)
 }
 
-/// Puts words to an error of the system: `result.map_err(unusable(path, "cannot be opened"))`.
-fn unusable(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> OwnershipError {
+/// Adds path and operation to an error of the system: `result.map_err(unusable(path, "cannot be opened"))`.
+fn unusable(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> DirectoryLockError {
     let ours = rustix::process::geteuid().as_raw();
-    move |source| OwnershipError::Unusable { path: path.to_owned(), operation, ours, source }
+    move |source| DirectoryLockError::Unusable { path: path.to_owned(), operation, ours, source }
 }
 
-/// Opens the file to be locked, which is made if it is not there; a file on a read-only disk can be locked, too.
+/// Opens the lock file, and creates it if it is missing. An existing one on a read-only disk can be locked as
+/// well.
 fn open_lock_file(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     match open_regular(options.read(true).write(true).create(true).truncate(false).mode(0o600), path) {
         Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
-            // Without the file the error is that of the disk.
+            // If the file is missing, the error of the disk is the informative one.
             open_regular(OpenOptions::new().read(true), path).map_err(|_| error)
         }
         other => other,
     }
 }
 
-/// Returns whether the disk takes no writes at all.
+/// Returns whether the disk accepts no writes at all.
 fn is_refused_by_disk(error: &io::Error) -> bool {
     use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
@@ -189,14 +194,14 @@ mod tests {
     }
 
     #[test]
-    fn a_second_owner_is_told_which_process_has_the_directory() {
+    fn a_second_lock_names_the_first_process() {
         let parent = tempfile::tempdir().unwrap();
         let directory = parent.path().join("a/spool");
         let first = DirectoryLock::take(&directory, &[]).unwrap();
         assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
         let refused = DirectoryLock::take(&directory, &[]).unwrap_err().to_string();
         let expected = format!(
-            "{}: process {} has this directory in use: stop that one first, or name another directory",
+            "{}: process {} uses this directory: stop it first, or name another directory",
             directory.display(),
             std::process::id()
         );
@@ -206,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_of_another_user_is_refused_with_both_users() {
+    fn a_directory_of_another_user_is_rejected() {
         let directory = tempfile::tempdir().unwrap();
         let ours = rustix::process::geteuid().as_raw();
         let foreign = if ours == 0 {
@@ -227,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_can_be_no_directory_is_refused_with_the_reason() {
+    fn a_path_below_a_file_is_rejected() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let refused = DirectoryLock::take(&file.path().join("spool"), &[]).unwrap_err().to_string();
         assert!(refused.contains("cannot be created, as user id "), "{refused}");
@@ -235,15 +240,15 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_others_may_write_to_is_refused() {
+    fn a_directory_others_may_write_to_is_rejected() {
         let directory = tempfile::tempdir().unwrap();
         for mode in [0o777, 0o770, 0o720, 0o702, 0o1777, 0o2775] {
             set_mode(directory.path(), mode);
             assert_eq!(
                 DirectoryLock::take(directory.path(), &[]).unwrap_err().to_string(),
                 format!(
-                    "{0}: other users may create, replace and remove files in this directory (its mode is {mode:04o}): \
-                     chmod go-w {0}, or name another directory",
+                    "{0}: other users may create, replace and remove files in this directory (its mode is \
+                     {mode:04o}): chmod go-w {0}, or name another directory",
                     directory.path().display()
                 )
             );
@@ -256,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_below_that_others_may_write_to_is_refused() {
+    fn a_writable_subdirectory_is_rejected() {
         let directory = tempfile::tempdir().unwrap();
         let below = directory.path().join("positions");
         fs::create_dir(&below).unwrap();
@@ -289,11 +294,11 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_no_file_is_refused() {
+    fn a_lock_that_is_not_a_file_is_rejected() {
         let directory = tempfile::tempdir().unwrap();
         let lock = directory.path().join("lock");
         rustix::fs::mknodat(rustix::fs::CWD, &lock, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
         let refused = DirectoryLock::take(directory.path(), &[]).unwrap_err().to_string();
-        assert!(refused.contains("it is no file"), "{refused}");
+        assert!(refused.contains("it is not a file"), "{refused}");
     }
 }

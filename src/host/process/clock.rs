@@ -1,4 +1,4 @@
-//! The machine's clocks.
+//! Wall clock and boot clock of the machine.
 
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 use nf_transport_core::datagram::{BootId, BootTime, Moment, Timestamp};
 use rustix::time::{ClockId, clock_gettime};
 
-/// The time by the wall clock. A clock set before 1970 shows 1970.
+/// Returns the time of the wall clock; 1970-01-01 if it is set to an earlier time.
 pub fn wall_clock() -> Timestamp {
     Timestamp::from_unix(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
 
-/// The time by the boot clock.
+/// Returns the time of the boot clock.
 pub fn boot_clock() -> BootTime {
     static BOOT: OnceLock<BootId> = OnceLock::new();
     let time = clock_gettime(ClockId::Boottime);
@@ -20,12 +20,12 @@ pub fn boot_clock() -> BootTime {
     BootTime { boot: *BOOT.get_or_init(boot_id), elapsed }
 }
 
-/// The time by both clocks.
+/// Returns the time of both clocks.
 pub fn both_clocks() -> Moment {
     Moment { wall: wall_clock(), boot: boot_clock() }
 }
 
-/// The boot id; 0 where the kernel does not give it, so that nothing counts as written in this boot by an earlier run.
+/// Returns the boot id. It is 0 if the kernel provides none: then no earlier run counts as one of this boot.
 fn boot_id() -> BootId {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();

@@ -1,17 +1,17 @@
-//! Hands what a command line gave to the configuration, above whose files it stands.
+//! Converts the overrides of a command line for the configuration.
 
-use crate::cli::{Given, Giver};
+use crate::cli::{Override, OverrideSource};
 use crate::config::{Origin, Overrides};
 
-/// The values that options and variables gave, each with where it came from.
-pub fn overrides(given: Vec<Given>) -> Overrides {
+/// Converts the values of options and variables, each with its origin.
+pub fn overrides(given: Vec<Override>) -> Overrides {
     let mut overrides = Overrides::default();
-    for Given { key, words, giver } in given {
-        let origin = match giver {
-            Giver::Option(name) => Origin::Option(name),
-            Giver::Variable(name) => Origin::Variable(name),
+    for Override { key, arguments, source } in given {
+        let origin = match source {
+            OverrideSource::Option(name) => Origin::Option(name),
+            OverrideSource::Variable(name) => Origin::Variable(name),
         };
-        overrides.put(key, words, origin);
+        overrides.put(key, arguments, origin);
     }
     overrides
 }

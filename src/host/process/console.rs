@@ -1,5 +1,5 @@
-//! What the commands of both programs have in common: results go to stdout, errors to stderr, and the exit code
-//! tells which of them it was.
+//! Output of the commands of both programs: results go to stdout, notes and errors to stderr, and the exit
+//! code distinguishes success and failure.
 
 use std::io::{self, Write};
 
@@ -13,21 +13,21 @@ pub fn print(text: &str) -> Result<(), DaemonError> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     match written {
-        // Whoever read the output has seen enough.
+        // The reader of the pipe, such as `head`, has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(DaemonError::input_output(format_args!("the output cannot be written: {error}"))),
         Ok(()) => Ok(()),
     }
 }
 
-/// Says something beside the result, on stderr. Where that is closed, nobody wants to know.
+/// Writes a note to stderr. A closed stderr is not an error.
 pub fn note(sentence: &str) {
     drop(io::stderr().write_all(format!("{sentence}\n").as_bytes()));
 }
 
-/// The exit code of a command of `program`, after its error, if any, was said: in the journal if stderr leads there, where
-/// `refused` is the number of the message that its configuration cannot be followed. A service, which has such a number,
-/// ends even if nobody reads its stderr.
+/// Reports the error of a command of `program`, if any, and returns its exit code. The error goes to the
+/// journal if stderr is connected to it. There `refused` is the message id for an invalid configuration; only
+/// a service has one. A service ends even if nobody reads its stderr.
 pub fn concluded(program: &str, refused: Option<&'static str>, outcome: Result<(), DaemonError>) -> ExitCode {
     let is_journal = logging::stderr_is_the_journal();
     if refused.is_some() || (is_journal && outcome.is_err()) {
@@ -48,7 +48,7 @@ pub fn concluded(program: &str, refused: Option<&'static str>, outcome: Result<(
     code
 }
 
-/// The exit code for an `answer` of clap, after it was shown: 0 for help and version, else 64.
+/// Prints an `answer` of clap and returns the exit code: 0 for help and version, else 64.
 pub fn concluded_by_clap(answer: &clap::Error) -> ExitCode {
     let code = if answer.use_stderr() { ExitCode::Usage } else { ExitCode::Ok };
     answer.print().map_or(ExitCode::IoErr, |()| code)

@@ -1,10 +1,11 @@
-//! Logs counters that grow: the first step at once, then what came since, at most once in `LOG_INTERVAL`.
+//! Limits log lines about growing counters: the first increase at once, later ones at most once per
+//! `LOG_INTERVAL`.
 
 use std::time::Instant;
 
 use crate::limits::LOG_INTERVAL;
 
-/// How much of a counter is in the log.
+/// The part of a counter that is in the log.
 #[derive(Debug, Default)]
 pub struct CountLog {
     logged: u64,
@@ -12,15 +13,16 @@ pub struct CountLog {
 }
 
 impl CountLog {
-    /// The part of `total` that is to be logged now; `None` if there is none, or if it has to wait. To be called again
-    /// and again, also when the counter does not grow any more.
+    /// Returns the part of `total` to log now; `None` if there is none or if it has to wait. Callers repeat
+    /// this, even if the counter no longer grows.
     pub fn due(&mut self, total: u64, now: Instant) -> Option<u64> {
         let may_log =
             self.logged_at.is_none_or(|logged| now.saturating_duration_since(logged) >= LOG_INTERVAL);
         if may_log { self.rest(total, now) } else { None }
     }
 
-    /// The part of `total` that is not in the log, however short ago the last line was: for the end of a run.
+    /// Returns the part of `total` that is not in the log, without regard to the interval: for the end of a
+    /// run.
     pub fn rest(&mut self, total: u64, now: Instant) -> Option<u64> {
         let unlogged = total.checked_sub(self.logged).filter(|unlogged| *unlogged > 0)?;
         (self.logged, self.logged_at) = (total, Some(now));
@@ -35,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_count_is_logged_once_and_not_too_often() {
+    fn every_count_is_logged_once() {
         let mut log = CountLog::default();
         let start = Instant::now();
         let second = Duration::from_secs(1);

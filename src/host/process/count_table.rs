@@ -1,6 +1,6 @@
 //! Counts by key, such as the address of an exporter, in bounded memory.
 //!
-//! Always holds: the counts of all rows and `others` together are what was added.
+//! Invariant: the counts of all rows and `others` add up to the total that was added.
 
 use core::cmp::Reverse;
 use core::hash::Hash;
@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use nf_transport_core::datagram::BootTime;
 
-/// Counts by key. The key that was counted longest ago makes room for a new one.
+/// Counts by key. A new key replaces the one that was counted longest ago.
 #[derive(Debug)]
 pub struct CountTable<K> {
     rows: HashMap<K, CountRow>,
@@ -16,23 +16,23 @@ pub struct CountTable<K> {
     others: u64,
 }
 
-/// What is counted under one key.
+/// The count of one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CountRow {
-    /// All of it.
+    /// The total.
     pub count: u64,
-    /// When it grew last.
+    /// The time of the last increase.
     pub last: BootTime,
     unlogged: u64,
 }
 
 impl<K: Copy + Eq + Hash + Ord> CountTable<K> {
-    /// A table of at most `bound` rows.
+    /// Returns a table of at most `bound` rows.
     pub fn new(bound: usize) -> Self {
         Self { rows: HashMap::new(), bound, others: 0 }
     }
 
-    /// Counts so many more under `key`.
+    /// Adds `count` to `key`.
     pub fn add(&mut self, key: K, count: u64, now: BootTime) {
         if self.rows.len() >= self.bound && !self.rows.contains_key(&key) {
             let oldest = self.rows.iter().min_by_key(|(key, row)| (row.last.elapsed, **key));
@@ -46,19 +46,20 @@ impl<K: Copy + Eq + Hash + Ord> CountTable<K> {
         row.last = now;
     }
 
-    /// What was counted under keys that have no row any more.
+    /// Returns the total of keys whose rows were replaced.
     pub fn others(&self) -> u64 {
         self.others
     }
 
-    /// The rows, largest count first.
+    /// Returns the rows, largest count first.
     pub fn rows(&self) -> Vec<(K, CountRow)> {
         let mut rows: Vec<(K, CountRow)> = self.rows.iter().map(|(key, row)| (*key, *row)).collect();
         rows.sort_by_key(|(key, row)| (Reverse(row.count), *key));
         rows
     }
 
-    /// What was counted under the keys `of` a log line since the last such line, largest count first.
+    /// Returns the counts of the keys `of` a log line since the last such line, largest first, and marks them
+    /// as logged.
     pub fn take_unlogged(&mut self, of: impl Fn(&K) -> bool) -> Vec<(K, u64)> {
         let wanted = self.rows.iter_mut().filter(|(key, row)| row.unlogged > 0 && of(key));
         let mut taken: Vec<(K, u64)> =
@@ -79,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_counted_longest_ago_makes_room() {
+    fn a_new_key_replaces_the_oldest() {
         let mut table = CountTable::new(2);
         for (key, count, second) in [('a', 3, 1), ('b', 4, 2), ('a', 1, 3), ('c', 9, 4)] {
             table.add(key, count, at(second));

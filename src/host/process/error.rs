@@ -1,4 +1,4 @@
-//! Why a program ends, and the exit code that says so. No other file chooses exit codes.
+//! Errors that end a program, with their exit codes. No other file chooses exit codes.
 
 use core::fmt::Display;
 
@@ -6,9 +6,9 @@ use sysexits::ExitCode;
 
 use crate::config::ConfigError;
 use crate::host::files::atomic_file::FileError;
-use crate::host::{KeyTrouble, OwnershipError, SocketError, TlsTrouble};
+use crate::host::{DirectoryLockError, KeyFileError, SocketError, TlsFileError};
 
-/// A sentence for the operator, and the exit code of sysexits that goes with it.
+/// A message for the operator and its exit code (sysexits).
 #[derive(Debug, thiserror::Error)]
 #[error("{sentence}")]
 pub struct DaemonError {
@@ -21,37 +21,37 @@ impl DaemonError {
         Self { sentence: sentence.to_string(), code }
     }
 
-    /// The command line says something that cannot be (64).
+    /// An invalid command line (64).
     pub fn usage(sentence: impl Display) -> Self {
         Self::new(ExitCode::Usage, sentence)
     }
 
-    /// A service that should answer does not (69).
+    /// A service that does not answer (69).
     pub fn unavailable(sentence: impl Display) -> Self {
         Self::new(ExitCode::Unavailable, sentence)
     }
 
-    /// The system refuses what every service needs: a socket, a thread, memory (71).
+    /// The system denies a basic resource: a socket, a thread, memory (71).
     pub fn system(sentence: impl Display) -> Self {
         Self::new(ExitCode::OsErr, sentence)
     }
 
-    /// A file or directory cannot be created or owned (73).
+    /// A file or directory that cannot be created or locked (73).
     pub fn cannot_create(sentence: impl Display) -> Self {
         Self::new(ExitCode::CantCreat, sentence)
     }
 
-    /// Reading or writing failed (74).
+    /// A failed read or write (74).
     pub fn input_output(sentence: impl Display) -> Self {
         Self::new(ExitCode::IoErr, sentence)
     }
 
-    /// The configuration cannot be followed, and a restart will not change that (78).
+    /// An invalid configuration, which a restart does not fix (78).
     pub fn configuration(sentence: impl Display) -> Self {
         Self::new(ExitCode::Config, sentence)
     }
 
-    /// The exit code.
+    /// Returns the exit code.
     pub fn code(&self) -> ExitCode {
         self.code
     }
@@ -69,20 +69,20 @@ impl From<FileError> for DaemonError {
     }
 }
 
-impl From<TlsTrouble> for DaemonError {
-    fn from(error: TlsTrouble) -> Self {
+impl From<TlsFileError> for DaemonError {
+    fn from(error: TlsFileError) -> Self {
         Self::configuration(error)
     }
 }
 
-impl From<KeyTrouble> for DaemonError {
-    fn from(error: KeyTrouble) -> Self {
+impl From<KeyFileError> for DaemonError {
+    fn from(error: KeyFileError) -> Self {
         Self::configuration(error)
     }
 }
 
-impl From<OwnershipError> for DaemonError {
-    fn from(error: OwnershipError) -> Self {
+impl From<DirectoryLockError> for DaemonError {
+    fn from(error: DirectoryLockError) -> Self {
         Self::cannot_create(error)
     }
 }
@@ -104,14 +104,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_a_restart_cannot_change_ends_with_78() {
+    fn only_configuration_errors_exit_with_78() {
         let code = |error: DaemonError| u8::from(error.code());
         let address = "[::]:2055".parse().unwrap();
         assert_eq!(code(SocketError::InUse { protocol: sockets::Protocol::Udp, address }.into()), 71);
         let wrong =
             SocketError::WrongKind { fd: 3, name: None, found: "a unix socket", wanted: "a UDP socket" };
         assert_eq!(code(wrong.into()), 78);
-        let held = OwnershipError::Held { path: "/srv".into(), process: None };
+        let held = DirectoryLockError::Held { path: "/srv".into(), process: None };
         assert_eq!(code(held.into()), 73);
         assert_eq!(code(DaemonError::unavailable("x")), 69);
         assert_eq!(code(DaemonError::input_output("x")), 74);

@@ -9,15 +9,15 @@ use crate::host::CountLog;
 /// The log of internal errors.
 #[derive(Debug)]
 pub struct InternalErrorLog {
-    /// The event's id in the journal's catalog.
+    /// The message id in the journal's catalog.
     message_id: &'static str,
-    /// Their consequence for datagrams, which is the daemon's.
+    /// The consequence for datagrams, which depends on the daemon.
     consequence: &'static str,
     log: CountLog,
 }
 
 impl InternalErrorLog {
-    /// A log whose lines have the id `message_id` and name the `consequence` for datagrams.
+    /// Returns a log whose lines have the id `message_id` and state the `consequence` for datagrams.
     pub fn new(message_id: &'static str, consequence: &'static str) -> Self {
         Self { message_id, consequence, log: CountLog::default() }
     }
@@ -27,7 +27,7 @@ impl InternalErrorLog {
         self.log(CountLog::due);
     }
 
-    /// Logs internal errors that are not in the log yet: for the end of the run.
+    /// Logs the remaining internal errors at the end of the run.
     pub fn finish(mut self) {
         self.log(CountLog::rest);
     }
@@ -40,47 +40,31 @@ impl InternalErrorLog {
     fn line(&self, count: u64) -> String {
         let latest = latest_internal_error().map(|error| error.to_string()).unwrap_or_default();
         let consequence = self.consequence;
-        format!(
-            "internal errors of this program: {count}, the latest: {latest}; {consequence}; please report this"
-        )
+        format!("internal errors: {count}, latest: {latest}; {consequence}; please report this bug")
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
     use nf_transport_core::internal_error::{expecting_internal_errors, note_internal_error};
-    use tracing::{Event, Subscriber};
-    use tracing_subscriber::Layer;
-    use tracing_subscriber::layer::{Context, SubscriberExt};
 
     use super::*;
-
-    /// Keeps the fields of each event as text.
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<String>>>);
-
-    impl<S: Subscriber> Layer<S> for Lines {
-        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-            self.0.lock().unwrap().push(format!("{event:?}"));
-        }
-    }
+    use crate::host::Lines;
 
     #[test]
     fn internal_errors_before_a_stop_are_logged() {
         let lines = Lines::default();
         let mut log = InternalErrorLog::new("0123", "senders keep the rest");
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines.clone()), || {
+        tracing::subscriber::with_default(lines.clone().subscriber(), || {
             expecting_internal_errors(|| note_internal_error("the first"));
             log.look();
             expecting_internal_errors(|| note_internal_error("just before the stop"));
             log.look();
-            assert_eq!(lines.0.lock().unwrap().len(), 1, "the second has to wait");
+            assert_eq!(lines.all().len(), 1, "the second has to wait");
             log.finish();
         });
-        let lines = lines.0.lock().unwrap();
+        let lines = lines.all();
         assert_eq!(lines.len(), 2, "{lines:?}");
-        assert!(lines[1].contains("senders keep the rest; please report this"), "{lines:?}");
+        assert!(lines[1].contains("senders keep the rest; please report this bug"), "{lines:?}");
     }
 }

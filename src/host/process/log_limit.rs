@@ -1,4 +1,4 @@
-//! One log line about the same thing in a while; the rest is counted and told in the next line.
+//! Limits repeated log lines about the same subject. The next line states the number of suppressed ones.
 
 use core::fmt;
 use core::hash::Hash;
@@ -7,31 +7,31 @@ use std::time::Instant;
 
 use crate::limits::{LOG_INTERVAL, LOG_KEYS_MAX};
 
-/// Says which log lines to write, per key such as the address of a peer.
+/// Decides which log lines to write, per key such as the address of a peer.
 ///
-/// Keeps at most `LOG_KEYS_MAX` keys. While as many were heard within `LOG_INTERVAL`, all further ones share one
-/// line, so that many peers cannot flood a log either.
+/// Keeps at most `LOG_KEYS_MAX` keys. While all of them are younger than `LOG_INTERVAL`, further keys share
+/// one line, so that many peers cannot flood the log either.
 #[derive(Debug)]
 pub struct LogLimit<K> {
-    lines: HashMap<K, Line>,
-    shared: Option<Line>,
+    lines: HashMap<K, Suppression>,
+    shared: Option<Suppression>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Line {
+struct Suppression {
     written: Instant,
-    held_back: u64,
+    suppressed: u64,
 }
 
-impl Line {
-    /// Counts one more, or lets it through with the count of those held back.
+impl Suppression {
+    /// Admits a line, with the number of suppressed ones before it, or suppresses it.
     fn admit(&mut self, now: Instant) -> Option<u64> {
         if now.saturating_duration_since(self.written) < LOG_INTERVAL {
-            self.held_back += 1;
+            self.suppressed += 1;
             return None;
         }
-        let held_back = self.held_back;
-        *self = Self { written: now, held_back: 0 };
+        let held_back = self.suppressed;
+        *self = Self { written: now, suppressed: 0 };
         Some(held_back)
     }
 }
@@ -43,8 +43,8 @@ impl<K> Default for LogLimit<K> {
 }
 
 impl<K: Eq + Hash> LogLimit<K> {
-    /// Whether to write a line about `key` now: `None` holds it back, `Some` tells how many were held back since
-    /// the last one.
+    /// Returns `None` to suppress a line about `key`, or `Some` with the number of lines suppressed since the
+    /// last one.
     pub fn admit(&mut self, key: K, now: Instant) -> Option<u64> {
         if let Some(line) = self.lines.get_mut(&key) {
             return line.admit(now);
@@ -52,7 +52,7 @@ impl<K: Eq + Hash> LogLimit<K> {
         if self.lines.len() >= LOG_KEYS_MAX {
             self.lines.retain(|_, line| now.saturating_duration_since(line.written) < LOG_INTERVAL);
         }
-        let first = Line { written: now, held_back: 0 };
+        let first = Suppression { written: now, suppressed: 0 };
         if self.lines.len() < LOG_KEYS_MAX {
             self.lines.insert(key, first);
             return Some(0);
@@ -67,15 +67,16 @@ impl<K: Eq + Hash> LogLimit<K> {
     }
 }
 
-/// The end of a log line that tells how many like it were held back since the last one; nothing if none was.
+/// The end of a log line with the number of similar suppressed lines; empty if there are none.
 #[derive(Clone, Copy, Debug)]
-pub struct More(pub u64);
+pub struct Suppressed(pub u64);
 
-impl fmt::Display for More {
+impl fmt::Display for Suppressed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             0 => Ok(()),
-            count => write!(f, " ({count} more like this since the last one told)"),
+            1 => f.write_str(" (1 similar message suppressed)"),
+            count => write!(f, " ({count} similar messages suppressed)"),
         }
     }
 }
@@ -87,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_key_has_one_line_per_interval_and_the_next_tells_how_many_were_held_back() {
+    fn each_key_has_one_line_per_interval() {
         let mut limit = LogLimit::default();
         let start = Instant::now();
         let second = Duration::from_secs(1);
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_beyond_the_bound_share_one_line_until_there_is_room_again() {
+    fn keys_beyond_the_bound_share_one_line() {
         let mut limit = LogLimit::default();
         let start = Instant::now();
         for key in 0..LOG_KEYS_MAX {
@@ -111,5 +112,13 @@ mod tests {
         assert_eq!(limit.lines.len(), LOG_KEYS_MAX);
         assert_eq!(limit.admit(LOG_KEYS_MAX + 2, start + LOG_INTERVAL), Some(0));
         assert_eq!(limit.lines.len(), 1);
+    }
+
+    #[test]
+    fn suppressed_messages_are_counted_in_the_line() {
+        let lines = [0, 1, 39].map(|count| format!("lost{}", Suppressed(count)));
+        let expected =
+            ["lost", "lost (1 similar message suppressed)", "lost (39 similar messages suppressed)"];
+        assert_eq!(lines, expected);
     }
 }

@@ -1,4 +1,4 @@
-//! The process of a daemon: command line, log, clocks, exit codes, signals and the end.
+//! The process of a daemon: command line, log, clocks, exit codes, signals and shutdown.
 
 pub(crate) mod clock;
 pub(crate) mod command_line;
@@ -8,6 +8,8 @@ pub(crate) mod count_table;
 pub(crate) mod error;
 pub(crate) mod internal_error_log;
 pub(crate) mod log_limit;
+#[cfg(test)]
+pub(crate) mod logged_lines;
 pub mod logging;
 pub(crate) mod open_files;
 pub(crate) mod panics;

@@ -1,14 +1,15 @@
-//! How many files and sockets the process may have open at once, and for what.
+//! The limit of open files and sockets of the process, and its division by purpose.
 
 use std::io;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::limits::{FILES_BESIDE, FILES_PER_CONNECTION};
+use crate::limits::{FILES_OTHER, FILES_PER_CONNECTION};
 
-/// Raises the limit to what the process may raise it to, and gives it; `None` stands for no limit.
+/// Raises the soft limit of open files to the hard limit, and returns it; `None` if it is unlimited.
 ///
-/// systemd and shells set a low one (1,024) for the sake of programs that use `select(2)`; this one does not.
+/// systemd and shells set a low soft limit (1,024) for programs that use `select(2)`. The daemons do not use
+/// it.
 pub fn allow_open_files() -> Option<u64> {
     let mut limit = getrlimit(Resource::Nofile);
     let granted = limit.current;
@@ -16,16 +17,16 @@ pub fn allow_open_files() -> Option<u64> {
     if setrlimit(Resource::Nofile, limit).is_ok() { limit.maximum } else { granted }
 }
 
-/// Whether the error says that the process, or the system, has as many files open as it may have.
+/// Returns whether the process or the system has reached its limit of open files.
 pub fn is_out_of_files(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-/// Files of nf-receiver by purpose. No purpose takes the files of another, so that sockets for exporters never lock senders
-/// out.
+/// Files of nf-receiver by purpose. No purpose uses the files of another, so that sockets for exporters never
+/// prevent connections of senders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileShares {
-    /// Connections of senders, each with the file of its position.
+    /// Connections of senders, each with its position file.
     pub connections: usize,
     /// Connections before authentication.
     pub unauthenticated: usize,
@@ -34,7 +35,7 @@ pub struct FileShares {
 }
 
 impl FileShares {
-    /// The files that this takes, with those for everything else.
+    /// Returns the number of files for these purposes and all others.
     pub fn total(self) -> u64 {
         let [connections, unauthenticated, exporter_sockets] =
             [self.connections, self.unauthenticated, self.exporter_sockets].map(count);
@@ -42,13 +43,14 @@ impl FileShares {
         connections
             .saturating_add(unauthenticated)
             .saturating_add(exporter_sockets)
-            .saturating_add(FILES_BESIDE)
+            .saturating_add(FILES_OTHER)
     }
 
-    /// As much of this as fits into `allowed` files. What connections leave is for exporters, and at least a quarter is.
+    /// Reduces this to fit into `allowed` files. Exporter sockets get the files that connections leave, and
+    /// at least a quarter.
     #[must_use]
     pub fn within(self, allowed: u64) -> Self {
-        let left = allowed - FILES_BESIDE.min(allowed / 4);
+        let left = allowed - FILES_OTHER.min(allowed / 4);
         let unauthenticated = count(self.unauthenticated).min(left / 4);
         let left = left - unauthenticated;
         let for_exporters = count(self.exporter_sockets).min(left / 4);
@@ -75,7 +77,7 @@ mod tests {
         FileShares { connections: 10_000, unauthenticated: 256, exporter_sockets: 1024 };
 
     #[test]
-    fn enough_files_are_shared_out_as_wanted() {
+    fn enough_files_satisfy_all_purposes() {
         assert_eq!(WANTED.total(), 21_536);
         assert_eq!(WANTED.within(21_536), WANTED);
         assert_eq!(WANTED.within(u64::MAX), WANTED);
@@ -86,7 +88,7 @@ mod tests {
         for allowed in [8, 64, 256, 1024, 4096, 20_000] {
             let shares = WANTED.within(allowed);
             let taken = 2 * shares.connections + shares.unauthenticated + shares.exporter_sockets;
-            assert!(count(taken) + FILES_BESIDE.min(allowed / 4) <= allowed, "{allowed}: {shares:?}");
+            assert!(count(taken) + FILES_OTHER.min(allowed / 4) <= allowed, "{allowed}: {shares:?}");
             let least = usize::try_from(allowed).unwrap() / 8;
             assert!(
                 2 * shares.connections >= least && shares.exporter_sockets >= least.min(1024),

@@ -1,20 +1,21 @@
-//! Ends the process when any thread panics. Both daemons survive a kill by design. A daemon that went on without one of its
-//! threads would lose datagrams uncounted.
+//! Ends the process when any thread panics. Both daemons are designed to survive a kill. Without one of its
+//! threads, a daemon would lose datagrams uncounted.
 
 use std::backtrace::Backtrace;
 use std::{panic, process};
 
 use crate::host::process::logging;
 
-/// Makes every later panic log its message and place, and end the process (SIGABRT), in all builds. `message_id` is the event's
-/// id in the journal's catalog.
+/// Makes each panic log its message and place, and end the process (SIGABRT), in all builds. `message_id` is
+/// the id in the journal's catalog.
 pub fn abort_on_panic(message_id: &'static str) {
     panic::set_hook(Box::new(move |info| {
         let backtrace = Backtrace::force_capture();
         tracing::error!(
             message_id,
             %backtrace,
-            "{info}; this is a bug: the process ends, and the service manager restarts it; please report this"
+            "{info}; this is a bug: the process aborts, and the service manager restarts it; please report \
+             this bug"
         );
         logging::finish();
         process::abort();
@@ -29,10 +30,10 @@ mod tests {
 
     use super::*;
 
-    const INSIDE: &str = "service::panics::tests::inside_a_process_with_a_thread_that_panics";
+    const INSIDE: &str = "host::process::panics::tests::inside_a_process_with_a_thread_that_panics";
 
     #[test]
-    fn a_panic_of_any_thread_is_logged_and_ends_the_process() {
+    fn a_panic_is_logged_and_ends_the_process() {
         let mut child = Command::new(std::env::current_exe().unwrap());
         let output = child.args(["--exact", INSIDE, "--nocapture"]).env("PANICS", "1").output().unwrap();
         assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");

@@ -1,30 +1,31 @@
-//! Whether a process may send from addresses that are not its machine's (`IP_TRANSPARENT`), as far as `/proc` tells.
+//! The privilege of a process to send from addresses of other machines (`IP_TRANSPARENT`), as far as `/proc`
+//! shows it.
 //!
-//! That takes `CAP_NET_RAW`, or `CAP_NET_ADMIN`, in the user namespace of the network (`capabilities(7)`, `ip(7)`,
-//! `user_namespaces(7)`). Nothing is changed here.
+//! It needs `CAP_NET_RAW` or `CAP_NET_ADMIN` in the user namespace of the network (`capabilities(7)`,
+//! `ip(7)`, `user_namespaces(7)`). This module only reads.
 
 use std::ffi::OsString;
 use std::fs;
 
-/// `CAP_NET_ADMIN` (12) and `CAP_NET_RAW` (13): either will do.
+/// `CAP_NET_ADMIN` (12) and `CAP_NET_RAW` (13): either is sufficient.
 const SEND_AS_OTHERS: u64 = 1 << 12 | 1 << 13;
 
-/// What `/proc` tells of one process.
+/// The privilege and namespaces of one process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Privilege {
     has_capability: bool,
-    /// The namespaces; `None` where this user may not know.
+    /// The user namespace; `None`, as for the network, if this user may not read it.
     users: Option<OsString>,
     network: Option<OsString>,
 }
 
 impl Privilege {
-    /// That of this process; `None` if `/proc` cannot be read.
+    /// Reads that of this process; `None` if `/proc` is unreadable.
     pub fn of_this_process() -> Option<Self> {
         Self::of("self")
     }
 
-    /// That of the process `pid`; `None` if it has gone or is hidden from this user.
+    /// Reads that of the process `pid`; `None` if it does not exist or is hidden from this user.
     pub fn of_process(pid: u32) -> Option<Self> {
         Self::of(&pid.to_string())
     }
@@ -39,27 +40,27 @@ impl Privilege {
         })
     }
 
-    /// Whether it has one of the capabilities, wherever these count.
+    /// Returns whether the process has one of the capabilities, in any namespace.
     pub fn has_capability(&self) -> bool {
         self.has_capability
     }
 
-    /// Whether its user namespace surely is another one than that of `other`.
+    /// Returns whether its user namespace certainly differs from that of `other`.
     pub fn has_other_users(&self, other: &Self) -> bool {
-        surely_differ(self.users.as_ref(), other.users.as_ref())
+        certainly_differ(self.users.as_ref(), other.users.as_ref())
     }
 
-    /// Whether its network surely is another one than that of `other`.
+    /// Returns whether its network namespace certainly differs from that of `other`.
     pub fn has_other_network(&self, other: &Self) -> bool {
-        surely_differ(self.network.as_ref(), other.network.as_ref())
+        certainly_differ(self.network.as_ref(), other.network.as_ref())
     }
 }
 
-fn surely_differ(one: Option<&OsString>, other: Option<&OsString>) -> bool {
+fn certainly_differ(one: Option<&OsString>, other: Option<&OsString>) -> bool {
     one.zip(other).is_some_and(|(one, other)| one != other)
 }
 
-/// The effective capabilities in the text of `/proc/PID/status`.
+/// Extracts the effective capabilities from the text of `/proc/PID/status`.
 fn effective(status: &str) -> Option<u64> {
     let digits = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(digits.trim(), 16).ok()
@@ -70,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn effective_capabilities_are_found_among_the_others() {
+    fn effective_capabilities_are_parsed() {
         let status = "Name:\tnf-receiver\nCapPrm:\t000001ffffffffff\nCapEff:\t0000000000002000\nCapBnd:\t0\n";
         assert_eq!(effective(status), Some(1 << 13));
         assert_eq!(effective("CapEff:\t000001fffeffcfff\n").map(|set| set & SEND_AS_OTHERS), Some(0));
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_there_is_known_and_one_that_is_not_is_not() {
+    fn only_existing_processes_have_a_privilege() {
         assert_eq!(Privilege::of_process(std::process::id()), Privilege::of_this_process());
         assert!(Privilege::of_this_process().is_some());
         assert_eq!(Privilege::of_process(u32::MAX), None);

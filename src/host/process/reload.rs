@@ -1,9 +1,10 @@
-//! What both daemons say of a reload.
+//! Log lines about a reload, common to both daemons.
 
-/// Tells that these settings changed, if any, and that a reload cannot take them up.
-pub fn needs_restart(changed: &[&str]) {
+/// Warns that these settings changed, if any, and take effect only after a restart of `service`.
+pub fn warn_restart_needed(service: &str, changed: &[&str]) {
     if !changed.is_empty() {
         let keys = changed.join(", ");
-        tracing::warn!(keys, "changed, but taken up by a restart only (systemctl restart): {keys}");
+        let verb = if changed.len() == 1 { "takes" } else { "take" };
+        tracing::warn!(keys, "{keys} changed: {verb} effect after systemctl restart {service}");
     }
 }

@@ -1,38 +1,38 @@
-//! How the tasks of a daemon learn that it stops.
+//! The shutdown signal for the tasks of a daemon.
 
 use tokio::sync::watch;
 
-/// Tells every [`Stop`] made with it.
+/// Sends the shutdown signal to every [`Shutdown`] made with it.
 #[derive(Debug)]
-pub struct Stopper(watch::Sender<bool>);
+pub struct ShutdownTrigger(watch::Sender<bool>);
 
-/// A task's ear for the end.
+/// Receives the shutdown signal.
 #[derive(Clone, Debug)]
-pub struct Stop(watch::Receiver<bool>);
+pub struct Shutdown(watch::Receiver<bool>);
 
-/// A stopper, and the first of its ears.
-pub fn stop_channel() -> (Stopper, Stop) {
+/// Returns a trigger and the first receiver of its signal.
+pub fn shutdown_channel() -> (ShutdownTrigger, Shutdown) {
     let (sender, receiver) = watch::channel(false);
-    (Stopper(sender), Stop(receiver))
+    (ShutdownTrigger(sender), Shutdown(receiver))
 }
 
-impl Stopper {
-    /// It is time to stop.
-    pub fn stop(&self) {
+impl ShutdownTrigger {
+    /// Requests the shutdown.
+    pub fn request(&self) {
         self.0.send_replace(true);
     }
 }
 
-impl Stop {
-    /// Whether it is time to stop. A stopper that is gone stops too.
-    pub fn is_told(&self) -> bool {
+impl Shutdown {
+    /// Returns whether the shutdown was requested. A dropped trigger counts as a request.
+    pub fn is_requested(&self) -> bool {
         *self.0.borrow() || self.0.has_changed().is_err()
     }
 
-    /// Waits until it is time to stop.
-    pub async fn told(&mut self) {
-        if self.0.wait_for(|stop| *stop).await.is_err() {
-            tracing::debug!("the stopper is gone");
+    /// Waits until the shutdown is requested.
+    pub async fn requested(&mut self) {
+        if self.0.wait_for(|requested| *requested).await.is_err() {
+            tracing::debug!("the shutdown trigger was dropped");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The interface to systemd: sockets it passes, readiness, watchdog, journal message ids, the unit.
+//! The interface to systemd: passed sockets, readiness, watchdog, journal message ids, the unit.
 
 pub mod messages;
 pub mod notify;

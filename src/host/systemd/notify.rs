@@ -1,5 +1,5 @@
-//! What the service manager is told (`sd_notify(3)`). Without `NOTIFY_SOCKET` nobody is told anything; that a message did
-//! not get through is logged once, and changes nothing else.
+//! Notifications to the service manager (`sd_notify(3)`). Without `NOTIFY_SOCKET` they do nothing. The first
+//! failure is logged and has no other effect.
 
 use core::future::Future;
 use core::pin::pin;
@@ -10,38 +10,37 @@ use tokio::time::{Duration, Instant, sleep};
 
 use crate::limits::{EXTENSION, EXTENSIONS_MAX};
 
-static COMPLAINT: Once = Once::new();
+static FAILURE_LOGGED: Once = Once::new();
 
-/// The service has its sockets and its data, and works; also, that a reload is over.
+/// Reports that the service has its sockets and data, or that a reload is complete.
 pub fn ready() {
     send(&[NotifyState::Ready]);
 }
 
-/// The service is about to take up changed settings; [`ready`] says when that is over.
+/// Reports the begin of a reload. [`ready`] reports its end.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::warn!(%error, "the system's monotonic clock cannot be read: {error}"),
+        Err(error) => tracing::warn!(%error, "cannot read the monotonic clock: {error}"),
     }
 }
 
-/// The service is about to end.
+/// Reports that the service stops.
 pub fn stopping() {
     send(&[NotifyState::Stopping]);
 }
 
-/// One line for `systemctl status`.
+/// Reports one line for `systemctl status`.
 pub fn status(line: &str) {
     send(&[NotifyState::Status(line)]);
 }
 
-/// Every loop of the service goes round.
+/// Feeds the watchdog.
 pub fn watchdog() {
     send(&[NotifyState::Watchdog]);
 }
 
-/// Waits for a start or a stop that may take longer than the service manager's patience, and asks for more time
-/// meanwhile, up to a limit.
+/// Waits for a slow start or stop, and requests more time from the service manager meanwhile, up to a limit.
 pub async fn with_patience<T>(work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
     let begun = Instant::now();
@@ -62,8 +61,8 @@ fn microseconds(time: Duration) -> u32 {
 
 fn send(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        COMPLAINT.call_once(
-            || tracing::warn!(%error, "the service manager at NOTIFY_SOCKET cannot be told anything: {error}"),
+        FAILURE_LOGGED.call_once(
+            || tracing::warn!(%error, "cannot notify the service manager at NOTIFY_SOCKET: {error}"),
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Sockets: those that systemd passed, or else bound ones. All are non-blocking and closed on exec.
+//! Sockets passed by systemd, or else bound here. All of them are non-blocking and closed on exec.
 
 use core::fmt;
 use core::net::{Ipv4Addr, SocketAddr};
@@ -9,10 +9,10 @@ use bytesize::ByteSize;
 use listenfd::ListenFd;
 use socket2::{Domain, SockRef, Socket, Type};
 
-/// Connections that the kernel holds until they are accepted.
+/// Connections that the kernel queues until they are accepted.
 const BACKLOG: i32 = 1024;
 
-/// What a socket speaks.
+/// The transport protocol of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// Datagrams.
@@ -29,7 +29,7 @@ impl Protocol {
         }
     }
 
-    /// The letter by which `ss` knows it.
+    /// Returns the option letter of `ss`.
     fn letter(self) -> char {
         match self {
             Self::Udp => 'u',
@@ -47,67 +47,68 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// Why there is no socket.
+/// Errors when opening a socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// systemd passed something else.
+    /// systemd passed a file descriptor of the wrong kind.
     #[error(
         "file descriptor {fd}{} from systemd is {found}, but {wanted} is needed: \
          correct ListenDatagram= and ListenStream= in the socket unit",
         name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default()
     )]
     WrongKind {
-        /// Its number.
+        /// The file descriptor.
         fd: usize,
         /// Its name: `FileDescriptorName=` of the socket unit, or the unit's own.
         name: Option<String>,
-        /// What it is.
+        /// The kind of the descriptor.
         found: &'static str,
-        /// What it should be.
+        /// The kind that is needed.
         wanted: &'static str,
     },
-    /// Somebody else has the port.
+    /// Another process uses the port.
     #[error(
-        "{protocol} {address} is in use: \"ss -l{}np 'sport = :{}'\" shows by whom; stop that one, or listen elsewhere",
+        "{protocol} {address} is in use: \"ss -l{}np 'sport = :{}'\" shows the process; stop it, or listen \
+         on another port",
         protocol.letter(),
         address.port()
     )]
     InUse {
-        /// Of the socket.
+        /// The protocol.
         protocol: Protocol,
-        /// Where it should be.
+        /// The address.
         address: SocketAddr,
     },
-    /// The port is not for everybody.
+    /// The user may not listen on the port.
     #[error(
-        "{protocol} {address} is not permitted: ports below 1024 need root, CAP_NET_BIND_SERVICE, or a socket \
-         unit of systemd"
+        "{protocol} {address} is not permitted: ports below 1024 need root, CAP_NET_BIND_SERVICE, or a \
+         socket unit of systemd"
     )]
     Denied {
-        /// Of the socket.
+        /// The protocol.
         protocol: Protocol,
-        /// Where it should be.
+        /// The address.
         address: SocketAddr,
     },
-    /// The address is not one of this host's.
+    /// The host does not have the address.
     #[error(
-        "{protocol} {address}: this host does not have that address: \"ip address\" shows which it has; [::] \
-         stands for all of them"
+        "{protocol} {address}: this host does not have this address: \"ip address\" shows its addresses; \
+         [::] listens on all of them"
     )]
     NotHere {
-        /// Of the socket.
+        /// The protocol.
         protocol: Protocol,
-        /// Where it should be.
+        /// The address.
         address: SocketAddr,
     },
     /// Anything else.
     #[error("{protocol} {address} cannot be listened on: {source}")]
     Other {
-        /// Of the socket.
+        /// The protocol.
         protocol: Protocol,
-        /// Where it should be.
+        /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -123,7 +124,7 @@ impl SocketError {
     }
 }
 
-/// The UDP sockets that systemd passed; none if it passed nothing. To be called once.
+/// Returns the UDP sockets that systemd passed, if any. Programs call this once.
 pub fn inherited_udp() -> Result<Vec<UdpSocket>, SocketError> {
     let wanted = "a UDP socket";
     inherited(ListenFd::from_env(), wanted, |passed, index| {
@@ -133,7 +134,7 @@ pub fn inherited_udp() -> Result<Vec<UdpSocket>, SocketError> {
     })
 }
 
-/// The listening TCP sockets that systemd passed; none if it passed nothing. To be called once.
+/// Returns the listening TCP sockets that systemd passed, if any. Programs call this once.
 pub fn inherited_tcp_listeners() -> Result<Vec<TcpListener>, SocketError> {
     let wanted = "a listening TCP socket";
     inherited(ListenFd::from_env(), wanted, |passed, index| {
@@ -164,7 +165,7 @@ fn inherited<S>(
     Ok(sockets)
 }
 
-/// What is passed at `index`, or what `take` above took and found to be unfit.
+/// Describes the socket at `index`. If `take` above took it, it was a TCP socket that does not listen.
 fn kind_of(passed: &mut ListenFd, index: usize) -> &'static str {
     if matches!(passed.take_tcp_listener(index), Ok(Some(_))) {
         "a TCP socket"
@@ -181,27 +182,28 @@ fn kind_of(passed: &mut ListenFd, index: usize) -> &'static str {
     }
 }
 
-/// Where a socket comes from, as the end of a sentence.
+/// Describes the origin of a socket, for the end of a log line.
 pub fn origin(from_systemd: bool) -> &'static str {
-    if from_systemd { ", a socket that systemd holds" } else { "" }
+    if from_systemd { " (socket passed by systemd)" } else { "" }
 }
 
-/// A UDP socket on `address`. On `[::]` it takes IPv4 too; without IPv6 on the host, it is on `0.0.0.0`.
+/// Binds a UDP socket to `address`. `[::]` includes IPv4. If the host has no IPv6, it becomes `0.0.0.0`.
 pub fn bind_udp(address: SocketAddr) -> Result<UdpSocket, SocketError> {
     bind(Protocol::Udp, address).map(UdpSocket::from)
 }
 
-/// A listening TCP socket on `address`. On `[::]` it takes IPv4 too; without IPv6 on the host, it is on `0.0.0.0`.
+/// Binds a listening TCP socket to `address`. `[::]` includes IPv4. If the host has no IPv6, it becomes
+/// `0.0.0.0`.
 pub fn bind_tcp(address: SocketAddr) -> Result<TcpListener, SocketError> {
     bind(Protocol::Tcp, address).map(TcpListener::from)
 }
 
-/// Takes a TCP address for those who ask for metrics, inside a tokio runtime.
+/// Binds the TCP socket for metrics. Requires a tokio runtime.
 pub fn bind_metrics(address: SocketAddr) -> Result<tokio::net::TcpListener, SocketError> {
     let failed = |source| SocketError::new(Protocol::Tcp, address, source);
     let listener = tokio::net::TcpListener::from_std(bind_tcp(address)?).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    tracing::info!(%address, "giving metrics at http://{address}/metrics");
+    tracing::info!(%address, "serving metrics at http://{address}/metrics");
     Ok(listener)
 }
 
@@ -227,7 +229,7 @@ fn open(protocol: Protocol, address: SocketAddr) -> io::Result<Socket> {
         socket.set_only_v6(false)?;
     }
     if protocol == Protocol::Tcp {
-        // A restart need not wait for connections of the last run to be forgotten.
+        // Allows a restart while connections of the previous run are in TIME_WAIT.
         socket.set_reuse_address(true)?;
     }
     socket.set_nonblocking(true)?;
@@ -242,8 +244,8 @@ fn lacks_ipv6(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EAFNOSUPPORT) || error.kind() == io::ErrorKind::AddrNotAvailable
 }
 
-/// Raises the receive buffer of `socket` to `wanted` bytes, as far as the kernel grants it, and never lowers it.
-/// Gives what it is now, in bytes as one asks for them: the kernel itself counts the double.
+/// Raises the receive buffer of `socket` to `wanted` bytes, as far as the kernel grants it, and never lowers
+/// it. Returns the resulting size in requested bytes: the kernel itself counts twice as many.
 pub fn ensure_receive_buffer(socket: &UdpSocket, wanted: usize) -> io::Result<usize> {
     let granted = || SockRef::from(socket).recv_buffer_size().map(|doubled| doubled / 2);
     let before = granted()?;
@@ -251,8 +253,8 @@ pub fn ensure_receive_buffer(socket: &UdpSocket, wanted: usize) -> io::Result<us
         return Ok(before);
     }
     if rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, wanted).is_err() {
-        // Without CAP_NET_ADMIN. To ask for more than is permitted would set what is permitted, even if a
-        // socket unit has set more than that before.
+        // Without CAP_NET_ADMIN, a request above the permitted size sets the permitted size, even if a socket
+        // unit has set a larger one before.
         let allowed = permitted_receive_buffer().min(wanted);
         if allowed > before {
             SockRef::from(socket).set_recv_buffer_size(allowed)?;
@@ -261,13 +263,13 @@ pub fn ensure_receive_buffer(socket: &UdpSocket, wanted: usize) -> io::Result<us
     granted()
 }
 
-/// The receive buffer in bytes that anybody may ask for; 0 if the system does not say.
+/// Returns the receive buffer in bytes that any process may request; 0 if it is unknown.
 fn permitted_receive_buffer() -> usize {
     let text = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap_or_default();
     text.trim().parse().unwrap_or(0)
 }
 
-/// What to tell the operator about a receive buffer of `granted` bytes where `wanted` were asked for.
+/// Returns a warning if the kernel granted a smaller receive buffer than `wanted` bytes.
 pub fn receive_buffer_advice(wanted: usize, granted: usize) -> Option<String> {
     let size = |bytes: usize| ByteSize(u64::try_from(bytes).unwrap_or(u64::MAX));
     (granted < wanted).then(|| {
@@ -289,14 +291,14 @@ mod tests {
     }
 
     #[test]
-    fn a_port_in_use_says_how_to_find_who_has_it() {
+    fn a_port_in_use_names_the_command_to_run() {
         let first = bind_udp(address("127.0.0.1:0")).unwrap();
         let taken = first.local_addr().unwrap();
         assert_eq!(
             bind_udp(taken).unwrap_err().to_string(),
             format!(
-                "UDP {taken} is in use: \"ss -lunp 'sport = :{}'\" shows by whom; stop that one, or listen \
-                 elsewhere",
+                "UDP {taken} is in use: \"ss -lunp 'sport = :{}'\" shows the process; stop it, or listen on \
+                 another port",
                 taken.port()
             )
         );
@@ -306,13 +308,13 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_another_host_is_refused() {
+    fn an_address_of_another_host_is_rejected() {
         let refused = bind_udp(address("192.0.2.1:2055")).unwrap_err();
         assert!(matches!(refused, SocketError::NotHere { .. }), "{refused}");
     }
 
     #[test]
-    fn a_port_that_is_not_permitted_says_what_is_needed() {
+    fn a_denied_port_names_the_needed_privilege() {
         let denied =
             SocketError::new(Protocol::Udp, address("[::]:514"), io::ErrorKind::PermissionDenied.into());
         assert_eq!(
@@ -323,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn the_unspecified_address_takes_datagrams_of_both_families() {
+    fn the_unspecified_address_accepts_ipv4_and_ipv6() {
         let socket = bind_udp(address("[::]:0")).unwrap();
         socket.set_nonblocking(false).unwrap();
         let port = socket.local_addr().unwrap().port();
@@ -343,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receive_buffer_that_is_large_enough_is_left_alone() {
+    fn a_sufficient_receive_buffer_is_unchanged() {
         let socket = bind_udp(address("127.0.0.1:0")).unwrap();
         let before = SockRef::from(&socket).recv_buffer_size().unwrap();
         assert_eq!(ensure_receive_buffer(&socket, 4096).unwrap(), before / 2);
@@ -352,17 +354,18 @@ mod tests {
     }
 
     #[test]
-    fn a_receive_buffer_that_was_not_granted_is_told_with_the_remedy() {
+    fn a_small_receive_buffer_is_warned_of() {
         assert_eq!(receive_buffer_advice(67_108_864, 67_108_864), None);
         assert_eq!(
             receive_buffer_advice(67_108_864, 212_992).unwrap(),
-            "the kernel grants a receive buffer of 208.0 KiB for each socket instead of 64.0 MiB, so bursts may \
-             be lost: allow more with \"sysctl -w net.core.rmem_max=67108864\", and in /etc/sysctl.d to keep it"
+            "the kernel grants a receive buffer of 208.0 KiB for each socket instead of 64.0 MiB, so bursts \
+             may be lost: allow more with \"sysctl -w net.core.rmem_max=67108864\", and in /etc/sysctl.d to \
+             keep it"
         );
     }
 
     #[test]
-    fn a_passed_descriptor_of_the_wrong_kind_is_named() {
+    fn a_descriptor_of_the_wrong_kind_is_named() {
         let name = Some("netflow".to_owned());
         let wrong = SocketError::WrongKind { fd: 4, name, found: "a TCP socket", wanted: "a UDP socket" };
         assert_eq!(

@@ -1,5 +1,4 @@
-//! The unit of a service as systemd knows it: the user that it runs as, and which paths its sandbox leaves to it
-//! (systemd.exec(5)).
+//! The systemd unit of a service: its user, and the paths that its sandbox allows (systemd.exec(5)).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,37 +9,37 @@ use rustix::thread::{Gid, Uid};
 
 use crate::host::DaemonError;
 
-/// Properties of the unit that decide what the service can do.
-const PROPERTIES: &str = "LoadState,User,Group,SupplementaryGroups,ProtectSystem,ProtectHome,PrivateTmp,ReadWritePaths,\
-                          BindPaths,InaccessiblePaths,StateDirectory,RuntimeDirectory";
+/// Properties of the unit that determine the access of the service.
+const PROPERTIES: &str = "LoadState,User,Group,SupplementaryGroups,ProtectSystem,ProtectHome,PrivateTmp,\
+                          ReadWritePaths,BindPaths,InaccessiblePaths,StateDirectory,RuntimeDirectory";
 
-/// What a unit says of its service.
+/// The properties of a unit that determine the access of its service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unit {
+pub struct ServiceUnit {
     name: String,
     user: Option<String>,
     group: Option<String>,
     supplementary_groups: Vec<String>,
-    /// Paths that are there and cannot be written to, unless one of `writable` says otherwise.
+    /// Read-only paths, except for those in `writable`.
     read_only: Vec<PathBuf>,
     writable: Vec<PathBuf>,
-    /// Directories that systemd makes for the service.
+    /// Directories that systemd creates for the service.
     own: Vec<PathBuf>,
-    /// Paths that the service does not see, or sees other files at, and the setting that hides them.
+    /// Paths that are hidden from the service or replaced, each with the setting that does so.
     hidden: Vec<(PathBuf, String)>,
 }
 
-/// Who a service runs as.
+/// The user and groups of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Identity {
+struct ServiceIdentity {
     name: String,
     user: Uid,
     group: Gid,
     groups: Vec<Gid>,
 }
 
-impl Identity {
-    /// Makes this the identity of the calling thread, which it keeps to its end.
+impl ServiceIdentity {
+    /// Gives the calling thread this identity, until the thread ends.
     fn assume(&self) -> rustix::io::Result<()> {
         rustix::thread::set_thread_groups(&self.groups)?;
         rustix::thread::set_thread_res_gid(self.group, self.group, self.group)?;
@@ -48,8 +47,9 @@ impl Identity {
     }
 }
 
-impl Unit {
-    /// The unit of `service`. Without systemd, or without such a unit, it is known by the user of that name alone.
+impl ServiceUnit {
+    /// Reads the unit of `service`. Without systemd, or without such a unit, only a user of that name is
+    /// assumed.
     pub fn of(service: &str) -> Self {
         let name = format!("{service}.service");
         let output = Command::new("systemctl").args(["show", &name, "--property", PROPERTIES]).output();
@@ -58,7 +58,7 @@ impl Unit {
         unit.unwrap_or_else(|| Self { name, user: Some(service.to_owned()), ..Self::default() })
     }
 
-    /// Reads what `systemctl show` prints; `None` if no such unit is loaded.
+    /// Parses the output of `systemctl show`; `None` if no such unit is loaded.
     fn parse(name: &str, text: &str) -> Option<Self> {
         let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
         let words = |key: &str| value(key).unwrap_or_default().split_whitespace();
@@ -106,8 +106,8 @@ impl Unit {
         })
     }
 
-    /// Who the service runs as, if that is a user that is not root and that exists.
-    fn identity(&self) -> Option<Identity> {
+    /// Returns the identity of the service if its user exists and is not root.
+    fn identity(&self) -> Option<ServiceIdentity> {
         let name = self.user.as_deref()?;
         let user = User::from_name(name).ok()??;
         let group_of = |name: &String| Some(Group::from_name(name).ok()??.gid);
@@ -115,7 +115,7 @@ impl Unit {
         let group = self.group.as_ref().and_then(group_of).unwrap_or(user.gid);
         let mut groups = vec![gid(group)];
         groups.extend(self.supplementary_groups.iter().filter_map(group_of).map(gid));
-        (!user.uid.is_root()).then(|| Identity {
+        (!user.uid.is_root()).then(|| ServiceIdentity {
             name: name.to_owned(),
             user: Uid::from_raw(user.uid.as_raw()),
             group: gid(group),
@@ -123,23 +123,25 @@ impl Unit {
         })
     }
 
-    /// Checks that the service, which is not root, can read `files` and write to `directory`. Only root can tell; for others
-    /// nothing is checked. Returns a note that says who the service is.
+    /// Checks that the service, which is not root, can read `files` and write to `directory`. Only root can
+    /// check this; other users get `None`. Returns a note that names the user of the service.
     pub fn check_access(&self, files: &[&Path], directory: &Path) -> Result<Option<String>, DaemonError> {
         self.run_as_service(|identity| {
             let Some(identity) = identity else { return Ok(None) };
             let refused = files.iter().find_map(|file| self.refuses_file(file, identity));
             match refused.or_else(|| self.refuses_directory(directory, identity)) {
                 Some(problem) => Err(DaemonError::configuration(problem)),
-                None => {
-                    Ok(Some(format!("the user {}, as which {} runs, has access", identity.name, self.name)))
-                }
+                None => Ok(Some(format!(
+                    "the user {} of {} has access to all files and directories",
+                    identity.name, self.name
+                ))),
             }
         })
     }
 
-    /// Runs `work` as the user of the service, if this process is root and there is such a user, who is named to `work`.
-    fn run_as_service<T: Send>(&self, work: impl FnOnce(Option<&Identity>) -> T + Send) -> T {
+    /// Runs `work` as the user of the service, and passes its identity, if this process is root and the user
+    /// exists.
+    fn run_as_service<T: Send>(&self, work: impl FnOnce(Option<&ServiceIdentity>) -> T + Send) -> T {
         let identity = self.identity().filter(|_| rustix::process::geteuid().is_root());
         let Some(identity) = identity else { return work(None) };
         std::thread::scope(|scope| {
@@ -154,22 +156,24 @@ impl Unit {
         })
     }
 
-    /// Why the service cannot read `path`, and what to do. To be called as its user.
-    fn refuses_file(&self, path: &Path, identity: &Identity) -> Option<String> {
+    /// Returns the reason why the service cannot read `path`, with the remedy. Runs as the user of the
+    /// service.
+    fn refuses_file(&self, path: &Path, identity: &ServiceIdentity) -> Option<String> {
         if let Some(reason) = self.hides(path) {
             return Some(reason);
         }
         let error = std::fs::File::open(path).err()?;
         Some(format!(
-            "{}: the user {user}, as which {} runs, cannot read it: {error}: give it to that user (chown {user} {0})",
+            "{}: the user {user} of {} cannot read it: {error}: change its owner (chown {user} {0})",
             path.display(),
             self.name,
             user = identity.name
         ))
     }
 
-    /// Why the service cannot write to the directory `path`, and what to do. To be called as its user.
-    fn refuses_directory(&self, path: &Path, identity: &Identity) -> Option<String> {
+    /// Returns the reason why the service cannot write to the directory `path`, with the remedy. Runs as the
+    /// user of the service.
+    fn refuses_directory(&self, path: &Path, identity: &ServiceIdentity) -> Option<String> {
         let resolved = resolved(path);
         if self.own.iter().any(|own| resolved.starts_with(own)) {
             return None;
@@ -179,8 +183,8 @@ impl Unit {
         }
         if longest(&self.read_only, &resolved) > longest(&self.writable, &resolved) {
             return Some(format!(
-                "{path}: {name} may not write there (ProtectSystem): permit it with \"systemctl edit {name}\": [Service] \
-                 ReadWritePaths={path}",
+                "{path}: {name} cannot write there (ProtectSystem): permit it with \"systemctl edit \
+                 {name}\": [Service] ReadWritePaths={path}",
                 path = path.display(),
                 name = self.name
             ));
@@ -188,8 +192,8 @@ impl Unit {
         let existing = resolved.ancestors().find(|ancestor| ancestor.exists())?;
         let error = rustix::fs::access(existing, Access::WRITE_OK | Access::EXEC_OK).err()?;
         Some(format!(
-            "{}: the user {user}, as which {} runs, cannot write to {existing}: {error}: give it to that user \
-             (chown {user} {existing})",
+            "{}: the user {user} of {} cannot write to {existing}: {error}: change its owner (chown {user} \
+             {existing})",
             path.display(),
             self.name,
             user = identity.name,
@@ -197,13 +201,13 @@ impl Unit {
         ))
     }
 
-    /// Why the service does not see `path`, and what to do.
+    /// Returns the reason why `path` is hidden from the service, with the remedy.
     fn hides(&self, path: &Path) -> Option<String> {
         let resolved = resolved(path);
         let (place, setting) = self.hidden.iter().find(|(place, _)| resolved.starts_with(place))?;
         (longest(&self.writable, &resolved) < Some(place)).then(|| {
             format!(
-                "{}: {} does not see {} ({setting}): choose another place",
+                "{}: {} has no access to {} ({setting}): choose another directory",
                 path.display(),
                 self.name,
                 place.display()
@@ -212,13 +216,13 @@ impl Unit {
     }
 }
 
-/// The longest of `places` that holds `path`.
+/// Returns the longest of `places` that contains `path`.
 fn longest<'p>(places: &'p [PathBuf], path: &Path) -> Option<&'p Path> {
     let holding = places.iter().map(PathBuf::as_path).filter(|place| path.starts_with(place));
     holding.max_by_key(|place| place.as_os_str().len())
 }
 
-/// `path` with its links followed, as far as it exists.
+/// Resolves the links of `path`, as far as it exists.
 fn resolved(path: &Path) -> PathBuf {
     let existing = path.ancestors().find_map(|ancestor| Some((ancestor, ancestor.canonicalize().ok()?)));
     match existing {
@@ -234,17 +238,30 @@ fn resolved(path: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
-    const SHOWN: &str = "User=nf-sender\nGroup=nf-sender\nSupplementaryGroups=ssl-cert adm\nProtectSystem=strict\n\
-                         ProtectHome=yes\nPrivateTmp=yes\nReadWritePaths=-/srv/flows +/data\nBindPaths=/a:/mnt/b:rbind\n\
-                         InaccessiblePaths=\nStateDirectory=nf-sender\nRuntimeDirectory=nf-sender\nLoadState=loaded\n";
+    const SHOWN: &str = "User=nf-sender
+Group=nf-sender
+SupplementaryGroups=ssl-cert adm
+\
+                         ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+\
+                         ReadWritePaths=-/srv/flows +/data
+BindPaths=/a:/mnt/b:rbind
+InaccessiblePaths=
+\
+                         StateDirectory=nf-sender
+RuntimeDirectory=nf-sender
+LoadState=loaded
+";
 
-    fn unit() -> Unit {
-        Unit::parse("nf-sender.service", SHOWN).unwrap()
+    fn unit() -> ServiceUnit {
+        ServiceUnit::parse("nf-sender.service", SHOWN).unwrap()
     }
 
-    fn identity() -> Identity {
+    fn identity() -> ServiceIdentity {
         let (user, group) = (Uid::from_raw(1), Gid::from_raw(1));
-        Identity { name: "nf-sender".to_owned(), user, group, groups: Vec::new() }
+        ServiceIdentity { name: "nf-sender".to_owned(), user, group, groups: Vec::new() }
     }
 
     fn refused(path: &str) -> Option<String> {
@@ -252,14 +269,14 @@ mod tests {
     }
 
     #[test]
-    fn a_strict_unit_writes_where_it_says_only() {
+    fn a_strict_unit_writes_only_to_its_paths() {
         let text = refused("/opt/no-such/spool").unwrap();
         assert_eq!(
             text,
-            "/opt/no-such/spool: nf-sender.service may not write there (ProtectSystem): permit it with \"systemctl edit \
-             nf-sender.service\": [Service] ReadWritePaths=/opt/no-such/spool"
+            "/opt/no-such/spool: nf-sender.service cannot write there (ProtectSystem): permit it with \
+             \"systemctl edit nf-sender.service\": [Service] ReadWritePaths=/opt/no-such/spool"
         );
-        assert_eq!(refused("/var/lib/nf-sender"), None, "systemd makes it");
+        assert_eq!(refused("/var/lib/nf-sender"), None, "systemd creates it");
         assert!(!refused("/srv/flows/spool").is_some_and(|text| text.contains("ProtectSystem")));
         assert!(!refused("/mnt/b").is_some_and(|text| text.contains("ProtectSystem")));
     }
@@ -268,28 +285,31 @@ mod tests {
     fn homes_and_temporary_files_are_hidden() {
         for (path, setting) in [("/root/spool", "ProtectHome=yes"), ("/tmp/spool", "PrivateTmp=yes")] {
             let text = refused(path).unwrap();
-            assert!(text.contains(setting) && text.contains("does not see"), "{text}");
+            assert!(text.contains(setting) && text.contains("has no access to"), "{text}");
         }
     }
 
     #[test]
     fn a_longer_path_takes_precedence() {
         let text = SHOWN.replace("ReadWritePaths=-/srv/flows", "ReadWritePaths=/root/spool");
-        let unit = Unit::parse("nf-sender.service", &text).unwrap();
+        let unit = ServiceUnit::parse("nf-sender.service", &text).unwrap();
         let refused = unit.refuses_directory(Path::new("/root/spool/a"), &identity());
         assert!(!refused.is_some_and(|text| text.contains("ProtectHome")));
     }
 
     #[test]
-    fn a_unit_that_is_not_loaded_says_nothing() {
-        assert_eq!(Unit::parse("x.service", "LoadState=not-found\nUser=\n"), None);
-        assert_eq!(Unit::parse("x.service", ""), None);
+    fn a_unit_that_is_not_loaded_is_ignored() {
+        assert_eq!(ServiceUnit::parse("x.service", "LoadState=not-found\nUser=\n"), None);
+        assert_eq!(ServiceUnit::parse("x.service", ""), None);
     }
 
     #[test]
-    fn root_checks_the_access_of_the_service_s_user() {
-        let unit =
-            Unit { user: Some("nobody".to_owned()), name: "nf-x.service".to_owned(), ..Unit::default() };
+    fn root_checks_the_access_of_the_service_user() {
+        let unit = ServiceUnit {
+            user: Some("nobody".to_owned()),
+            name: "nf-x.service".to_owned(),
+            ..ServiceUnit::default()
+        };
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("key");
         std::fs::write(&file, "").unwrap();
@@ -304,18 +324,14 @@ mod tests {
         set_mode(directory.path(), 0o755);
         set_mode(&file, 0o600);
         let unreadable = checked().unwrap_err();
-        assert!(
-            unreadable
-                .contains("the user nobody, as which nf-x.service runs, cannot read it: Permission denied")
-        );
+        assert!(unreadable.contains("the user nobody of nf-x.service cannot read it: Permission denied"));
         set_mode(&file, 0o644);
-        assert!(
-            checked()
-                .unwrap_err()
-                .contains(": the user nobody, as which nf-x.service runs, cannot write to /")
-        );
+        assert!(checked().unwrap_err().contains(": the user nobody of nf-x.service cannot write to /"));
         set_mode(directory.path(), 0o777);
-        assert_eq!(checked(), Ok(Some("the user nobody, as which nf-x.service runs, has access".to_owned())));
-        assert!(rustix::process::geteuid().is_root(), "this thread is who it was");
+        assert_eq!(
+            checked(),
+            Ok(Some("the user nobody of nf-x.service has access to all files and directories".to_owned()))
+        );
+        assert!(rustix::process::geteuid().is_root(), "this thread keeps its identity");
     }
 }

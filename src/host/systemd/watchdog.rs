@@ -1,8 +1,8 @@
-//! The watchdog: tells the service manager that all is well, as long as every loop of the service goes round.
+//! The watchdog: feeds that of the service manager while every loop of the service makes progress.
 //!
-//! Each loop has a [`Pulse`] and beats it each time that it goes round, which it does at least every [`ROUND`] even if
-//! there is nothing to do. No timer beats for it. Who waits for something that a restart would not mend, such as a
-//! disk, is away for so long.
+//! Each loop has a [`Pulse`] and beats it in each iteration, at least every [`ROUND`] even if there is
+//! nothing to do. No timer beats for it. A loop is away while it waits for something that a restart would not
+//! fix, such as a disk.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -11,17 +11,17 @@ use tokio::time::{Duration, Instant};
 
 use crate::host::systemd::notify;
 
-/// How long a loop may wait for something to do before it goes round all the same.
+/// The longest time for which a loop waits for work before it starts its next iteration.
 pub const ROUND: Duration = Duration::from_secs(1);
 
-/// How long a loop may stand still where the service manager has no watchdog.
+/// Watchdog time if the service manager has no watchdog.
 const USUAL: Duration = Duration::from_secs(30);
 
 const STILL: u8 = 0;
 const BEAT: u8 = 1;
 const AWAY: u8 = 2;
 
-/// A loop's sign of life. Until its first beat the loop is not expected to go round.
+/// A loop's sign of life. Before its first beat, no progress of the loop is expected.
 #[derive(Clone, Debug)]
 pub struct Pulse(Arc<AtomicU8>);
 
@@ -32,25 +32,25 @@ impl Default for Pulse {
 }
 
 impl Pulse {
-    /// The loop went round.
+    /// Reports an iteration of the loop.
     pub fn beat(&self) {
         self.0.store(BEAT, Ordering::Relaxed);
     }
 
-    /// The loop waits for something outside of this process until the returned value is dropped.
+    /// Reports that the loop waits for something outside of this process until the returned value is dropped.
     pub fn away(&self) -> Away<'_> {
         self.0.store(AWAY, Ordering::Relaxed);
         Away(self)
     }
 
-    /// Whether the loop went round, or was away, since this was asked last.
+    /// Returns whether the loop beat or was away since the last call.
     fn is_alive(&self) -> bool {
         let beat = self.0.compare_exchange(BEAT, STILL, Ordering::Relaxed, Ordering::Relaxed);
         beat != Err(STILL)
     }
 }
 
-/// While this lives, a loop waits for something outside of this process.
+/// A guard that exists while a loop waits for something outside of this process.
 #[derive(Debug)]
 pub struct Away<'a>(&'a Pulse);
 
@@ -60,49 +60,50 @@ impl Drop for Away<'_> {
     }
 }
 
-/// Watches the loops, and feeds the service manager's watchdog.
+/// Watches the loops and feeds the service manager's watchdog.
 #[derive(Debug)]
 pub struct Watchdog {
-    loops: Vec<Watched>,
-    /// How long a loop may stand still.
+    service: &'static str,
+    loops: Vec<WatchedLoop>,
+    /// The longest time without progress of a loop.
     patience: Duration,
     looked: Instant,
     message_id: &'static str,
 }
 
 #[derive(Debug)]
-struct Watched {
+struct WatchedLoop {
     name: &'static str,
     pulse: Pulse,
     seen: Instant,
-    is_told: bool,
+    is_reported: bool,
 }
 
 impl Watchdog {
-    /// A watchdog that says under this number that a loop stands still.
+    /// Returns a watchdog that logs hung loops of `service` under `message_id`.
     ///
-    /// A loop may do so for half of the service manager's time (`WATCHDOG_USEC`). Then feeding stops, so that the
-    /// manager acts within that time after the last feed.
-    pub fn new(message_id: &'static str) -> Self {
+    /// A loop is hung after half of the service manager's time (`WATCHDOG_USEC`) without progress. Then
+    /// feeding stops, and the manager acts within that time after the last feed.
+    pub fn new(service: &'static str, message_id: &'static str) -> Self {
         let patience = sd_notify::watchdog_enabled().unwrap_or(USUAL) / 2;
-        Self { loops: Vec::new(), patience, looked: Instant::now(), message_id }
+        Self { service, loops: Vec::new(), patience, looked: Instant::now(), message_id }
     }
 
-    /// The pulse of another loop.
+    /// Registers a loop and returns its pulse.
     pub fn pulse(&mut self, name: &'static str) -> Pulse {
         let pulse = Pulse::default();
-        self.loops.push(Watched { name, pulse: pulse.clone(), seen: Instant::now(), is_told: false });
+        self.loops.push(WatchedLoop { name, pulse: pulse.clone(), seen: Instant::now(), is_reported: false });
         pulse
     }
 
-    /// The pulse of another loop that is about to begin, and is expected to go round from now on.
+    /// Registers a loop whose progress is expected from now on, and returns its pulse.
     pub fn running(&mut self, name: &'static str) -> Pulse {
         let pulse = self.pulse(name);
         pulse.beat();
         pulse
     }
 
-    /// To be called every [`ROUND`]: feeds the service manager's watchdog, unless a loop stands still.
+    /// Feeds the service manager's watchdog unless a loop is hung. Callers repeat this every [`ROUND`].
     pub fn look(&mut self) {
         if self.all_alive() {
             notify::watchdog();
@@ -110,33 +111,33 @@ impl Watchdog {
     }
 
     fn all_alive(&mut self) -> bool {
-        let (patience, message_id) = (self.patience, self.message_id);
-        // Who asks has gone round late: the whole process stood still, and no loop is to blame for that.
+        let (service, patience, message_id) = (self.service, self.patience, self.message_id);
+        // If this call is late, the whole process was stopped, and no loop is to blame.
         let late = self.looked.elapsed().saturating_sub(2 * ROUND);
         self.looked = Instant::now();
         self.loops.iter_mut().for_each(|watched| watched.seen += late);
         let mut all = true;
         for watched in &mut self.loops {
-            all &= watched.is_alive(patience, message_id);
+            all &= watched.is_alive(service, patience, message_id);
         }
         all
     }
 }
 
-impl Watched {
-    fn is_alive(&mut self, patience: Duration, message_id: &str) -> bool {
+impl WatchedLoop {
+    fn is_alive(&mut self, service: &str, patience: Duration, message_id: &str) -> bool {
         if self.pulse.is_alive() {
-            (self.seen, self.is_told) = (Instant::now(), false);
+            (self.seen, self.is_reported) = (Instant::now(), false);
             return true;
         }
         let still_s = self.seen.elapsed().as_secs();
         let is_alive = self.seen.elapsed() < patience;
-        if !is_alive && !core::mem::replace(&mut self.is_told, true) {
+        if !is_alive && !core::mem::replace(&mut self.is_reported, true) {
             tracing::error!(
                 message_id,
                 still_s,
-                "the loop {:?} does not go round any more: the service manager's watchdog restarts \
-                 this service",
+                "{service} is hung (internal thread {:?} made no progress for {still_s} s): the service \
+                 manager's watchdog restarts it; unacknowledged datagrams are kept",
                 self.name
             );
         }
@@ -151,8 +152,8 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn one_loop_that_stands_still_is_enough_to_stop_feeding_until_it_goes_round_again() {
-        let mut watchdog = Watchdog::new("");
+    async fn one_hung_loop_stops_feeding_until_it_recovers() {
+        let mut watchdog = Watchdog::new("nf-test", "");
         let (ingest, link) = (watchdog.pulse("ingest"), watchdog.pulse("link"));
         for _ in 0..60 {
             advance(ROUND).await;
@@ -172,8 +173,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_process_that_stood_still_as_a_whole_blames_no_loop() {
-        let mut watchdog = Watchdog::new("");
+    async fn a_stopped_process_blames_no_loop() {
+        let mut watchdog = Watchdog::new("nf-test", "");
         let ingest = watchdog.pulse("ingest");
         ingest.beat();
         assert!(watchdog.all_alive());
@@ -184,8 +185,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_running_loop_that_never_goes_round_stands_still_and_one_that_did_not_begin_does_not() {
-        let mut watchdog = Watchdog::new("");
+    async fn only_started_loops_can_hang() {
+        let mut watchdog = Watchdog::new("nf-test", "");
         let _gate = watchdog.pulse("gate");
         for _ in 0..60 {
             advance(ROUND).await;
@@ -200,10 +201,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_loop_that_waits_for_the_outside_is_alive_and_beats_when_it_is_back() {
-        let mut watchdog = Watchdog::new("");
-        let keeper = watchdog.pulse("keeper");
-        let away = keeper.away();
+    async fn a_loop_that_is_away_is_alive() {
+        let mut watchdog = Watchdog::new("nf-test", "");
+        let flusher = watchdog.pulse("flusher");
+        let away = flusher.away();
         for _ in 0..100 {
             advance(ROUND).await;
             assert!(watchdog.all_alive());

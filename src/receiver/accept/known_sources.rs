@@ -16,7 +16,7 @@ use std::time::Instant;
 use nf_transport_core::sequence::SenderId;
 use serde::{Deserialize, Serialize};
 
-use crate::host::files::atomic_file::{self, Owner};
+use crate::host::files::atomic_file::{self, FileOwner};
 use crate::host::source_of;
 use crate::limits::{KNOWN_SOURCES, KNOWN_SOURCES_PER_SENDER};
 use crate::receiver::state::newer::{self, StateFile};
@@ -146,7 +146,7 @@ impl KnownSources {
             inner.stored()
         };
         let text = serde_json::to_vec(&stored)?;
-        let written = atomic_file::write(&file(state_directory), &text, 0o600, Owner::writer());
+        let written = atomic_file::write(&file(state_directory), &text, 0o600, FileOwner::writer());
         if let Err(error) = written {
             self.inner().is_dirty = true;
             return Err(io::Error::other(error));

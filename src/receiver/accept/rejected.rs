@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use tokio::time::Instant;
 
-use crate::limits::REFUSED_SHOWN;
+use crate::limits::REJECTED_SHOWN;
 use crate::status::RefusedStatus;
 
 /// The last rejection of each peer. The peer whose last one is oldest makes room.
@@ -32,7 +32,7 @@ impl RejectedPeers {
             *entry = RejectedPeer { reason, count: entry.count + 1, last };
             return;
         }
-        if self.peers.len() >= REFUSED_SHOWN
+        if self.peers.len() >= REJECTED_SHOWN
             && let Some(oldest) = self.peers.iter().min_by_key(|(_, entry)| entry.last).map(|(peer, _)| *peer)
         {
             self.peers.remove(&oldest);
@@ -91,6 +91,6 @@ mod tests {
             advance(Duration::from_secs(1)).await;
         }
         let rows = refused.status();
-        assert_eq!((rows.len(), rows[0].peer), (REFUSED_SHOWN, peer(255).ip()));
+        assert_eq!((rows.len(), rows[0].peer), (REJECTED_SHOWN, peer(255).ip()));
     }
 }

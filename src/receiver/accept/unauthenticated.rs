@@ -7,13 +7,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use nf_transport_core::secure::Shown;
+use nf_transport_core::secure::Evidence;
 
-use crate::host::{Choice, Place, Places, Rank};
+use crate::host::{ConnectionPlace, Eviction, Places, Rank};
 use crate::receiver::accept::known_sources::{KnownSources, PeerSource};
 
 /// Whether the source is known, then the evidence that the peer has shown.
-type UnauthenticatedRank = (bool, Shown);
+type UnauthenticatedRank = (bool, Evidence);
 
 /// The unauthenticated connections of all listeners.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(crate) struct UnauthenticatedConnections {
 }
 
 /// The place of one unauthenticated connection, released when dropped.
-pub(crate) type UnauthenticatedPlace = Place<PeerSource, UnauthenticatedRank>;
+pub(crate) type UnauthenticatedPlace = ConnectionPlace<PeerSource, UnauthenticatedRank>;
 
 /// Evidence that one unauthenticated peer has shown.
 #[derive(Debug)]
@@ -32,14 +32,14 @@ pub(crate) struct PeerEvidence(Rank<PeerSource, UnauthenticatedRank>);
 impl UnauthenticatedConnections {
     /// Returns an empty set with these bounds: connections in all, and from one source.
     pub(crate) fn new(in_all: usize, per_source: usize, known: Arc<KnownSources>) -> Self {
-        Self { places: Places::new(in_all, per_source, Choice::Lot), known }
+        Self { places: Places::new(in_all, per_source, Eviction::Random), known }
     }
 
     /// Gives a place to a connection from `peer`. The connection that makes room for it, if any, loses its
     /// place.
     pub(crate) fn enter(&self, peer: IpAddr) -> UnauthenticatedPlace {
         let source = PeerSource::of(peer);
-        self.places.enter(source, (self.known.has(source), Shown::Nothing))
+        self.places.enter(source, (self.known.has(source), Evidence::Nothing))
     }
 }
 
@@ -50,7 +50,7 @@ impl PeerEvidence {
     }
 
     /// Records the evidence that the peer has shown so far.
-    pub(crate) fn record(&self, shown: Shown) {
+    pub(crate) fn record(&self, shown: Evidence) {
         self.0.update(|rank| rank.1 = shown);
     }
 }
@@ -73,7 +73,7 @@ mod tests {
 
     /// Returns whether this connection has lost its place.
     fn is_lost(place: &mut UnauthenticatedPlace) -> bool {
-        pin!(place.lost()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+        pin!(place.evicted()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     #[test]
@@ -93,7 +93,7 @@ mod tests {
         let flood: Vec<_> = (1..=200)
             .map(|number| {
                 let place = strangers.enter(from(&format!("192.0.2.{number}")));
-                PeerEvidence::of(&place).record(Shown::Key);
+                PeerEvidence::of(&place).record(Evidence::Key);
                 place
             })
             .collect();
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_named_a_key_survives_a_flood() {
-        for shown in [Shown::TlsHello, Shown::SenderName, Shown::KeyName, Shown::Key] {
+        for shown in [Evidence::TlsHello, Evidence::SenderName, Evidence::KeyName, Evidence::Key] {
             let strangers = strangers(100, 8);
             let mut named = strangers.enter(from("192.0.2.1"));
             PeerEvidence::of(&named).record(shown);

@@ -232,7 +232,7 @@ mod tests {
     use nf_transport_core::netflow::KeptTemplate;
 
     use super::*;
-    use crate::config::Source;
+    use crate::config::SourceAddress;
 
     fn row(sender: &str, exporter: &str, definition: &[u8]) -> (String, Kept) {
         let definition = definition.to_vec();
@@ -280,7 +280,7 @@ mod tests {
         let rows = [row("edge", "192.0.2.1", b"one"), row("edge", "192.0.2.2", b"two")];
         let own = CollectorSettings::at(&"127.0.0.1:9995");
         assert_eq!(found(&own, &rows), [["192.0.2.1@edge".to_owned(), "192.0.2.2@edge".to_owned()]]);
-        let exporter = CollectorSettings { source: Source::Exporter, ..own.clone() };
+        let exporter = CollectorSettings { source: SourceAddress::Exporter, ..own.clone() };
         assert_eq!(found(&exporter, &rows), Vec::<[String; 2]>::new());
         let one = CollectorSettings { exporters: vec!["192.0.2.1/32".parse().unwrap()], ..own };
         assert_eq!(found(&one, &rows), Vec::<[String; 2]>::new());
@@ -290,7 +290,7 @@ mod tests {
     fn exporter_addresses_confuse_equal_sites() {
         let rows = [row("east", "10.0.0.1", b"one"), row("west", "10.0.0.1", b"two")];
         let own = CollectorSettings::at(&"127.0.0.1:9995");
-        let exporter = CollectorSettings { source: Source::Exporter, ..own };
+        let exporter = CollectorSettings { source: SourceAddress::Exporter, ..own };
         assert_eq!(found(&exporter, &rows), [["10.0.0.1@east".to_owned(), "10.0.0.1@west".to_owned()]]);
         let east = CollectorSettings { senders: vec!["east".parse().unwrap()], ..exporter };
         assert_eq!(found(&east, &rows), Vec::<[String; 2]>::new());
@@ -300,7 +300,7 @@ mod tests {
     fn the_sentence_names_the_remedy() {
         let rows = [row("east", "10.0.0.1", b"one"), row("west", "10.0.0.1", b"two")];
         let own = CollectorSettings::at(&"127.0.0.1:9995");
-        let exporter = CollectorSettings { source: Source::Exporter, ..own.clone() };
+        let exporter = CollectorSettings { source: SourceAddress::Exporter, ..own.clone() };
         for (settings, remedy) in
             [(own, "source = \"exporter\", which needs CAP_NET_RAW"), (exporter, "(senders)")]
         {

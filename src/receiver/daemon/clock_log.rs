@@ -4,7 +4,7 @@ use nf_transport_core::clock::ClockWatch;
 use nf_transport_core::limits::CLOCK_SETTLED_AFTER;
 
 use crate::host::systemd::messages::receiver;
-use crate::host::{LogLimit, More, both_clocks};
+use crate::host::{LogLimit, Suppressed, both_clocks};
 
 /// Logs steps of the wall clock.
 pub(super) struct ClockLog {
@@ -29,7 +29,7 @@ impl ClockLog {
             "the system clock was set {step}: delivery continues; datagrams count as late by the new time \
              once it has been stable for {} s{}",
             CLOCK_SETTLED_AFTER.as_secs(),
-            More(held_back)
+            Suppressed(held_back)
         );
     }
 }

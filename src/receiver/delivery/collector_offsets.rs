@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use nf_transport_core::sequence::{Position, RunId, SenderId, StreamId};
 use serde::{Deserialize, Serialize};
 
-use crate::host::files::atomic_file::{self, Owner};
+use crate::host::files::atomic_file::{self, FileOwner};
 use crate::receiver::state::newer::{self, StateFile};
 
 /// Offset of one collector in one stream.
@@ -77,7 +77,7 @@ pub(crate) fn store(state_directory: &Path, list: &[CollectorOffset]) -> io::Res
         return Ok(());
     }
     let text = serde_json::to_vec(list)?;
-    atomic_file::write(&file(state_directory), &text, 0o600, Owner::writer())
+    atomic_file::write(&file(state_directory), &text, 0o600, FileOwner::writer())
         .map(drop)
         .map_err(io::Error::other)
 }

@@ -7,7 +7,7 @@ use nf_transport_core::datagram::Datagram;
 use nf_transport_core::prefixes::Prefixes;
 use nf_transport_core::sequence::{Gap, GapReason, Position};
 
-use crate::limits::PARCEL_OVERHEAD;
+use crate::limits::PENDING_BATCH_OVERHEAD;
 use crate::receiver::delivery::denied::ExporterCounts;
 use crate::receiver::output::ExporterFilter;
 use crate::status::Tally;
@@ -167,6 +167,6 @@ impl PendingBatch {
 
     /// Returns the bytes that it uses.
     pub(super) fn bytes(&self) -> usize {
-        PARCEL_OVERHEAD + self.records.as_ref().map_or(0, Records::len)
+        PENDING_BATCH_OVERHEAD + self.records.as_ref().map_or(0, Records::len)
     }
 }

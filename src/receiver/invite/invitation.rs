@@ -6,7 +6,7 @@ use nf_transport_core::secure::token::Token;
 use nf_transport_core::secure::{Key, Suite};
 use nf_transport_core::sequence::SenderId;
 
-use crate::config::{HostPort, ReceiverSettings, Surroundings};
+use crate::config::{Environment, HostPort, ReceiverSettings};
 use crate::host::DaemonError;
 use crate::host::process::console;
 
@@ -29,7 +29,7 @@ pub(crate) fn given_address(text: &str) -> Result<HostPort, DaemonError> {
 /// Guesses the address of this receiver from the host name, and prints a note that it is a guess.
 pub(crate) fn guessed_address(
     settings: &ReceiverSettings,
-    surroundings: &Surroundings,
+    environment: &Environment,
 ) -> Result<HostPort, DaemonError> {
     let unknown = |why: &str| {
         DaemonError::usage(format_args!(
@@ -41,7 +41,7 @@ pub(crate) fn guessed_address(
         return Err(unknown("nf-receiver listens on loopback addresses only"));
     }
     let port = settings.listen.first().map_or(0, SocketAddr::port);
-    let guess: Option<HostPort> = format!("{}:{port}", surroundings.host_name).parse().ok();
+    let guess: Option<HostPort> = format!("{}:{port}", environment.host_name).parse().ok();
     let address = guess
         .filter(|guess| !guess.is_loopback() && !guess.is_unspecified())
         .ok_or_else(|| unknown("the host name and the listening port form no valid address"))?;
@@ -87,14 +87,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("c.toml");
         std::fs::write(&path, toml).unwrap();
-        load_receiver(Some(Path::new(&path)), Overrides::default(), &Surroundings::default())
-            .unwrap()
-            .settings
+        load_receiver(Some(Path::new(&path)), Overrides::default(), &Environment::default()).unwrap().settings
     }
 
     fn guess(host_name: &str, toml: &str) -> Result<String, String> {
-        let surroundings = Surroundings { host_name: host_name.to_owned(), ..Surroundings::default() };
-        let address = guessed_address(&settings(toml), &surroundings);
+        let environment = Environment { host_name: host_name.to_owned(), ..Environment::default() };
+        let address = guessed_address(&settings(toml), &environment);
         address.map(|address| address.to_string()).map_err(|error| error.to_string())
     }
 

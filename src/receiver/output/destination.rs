@@ -21,7 +21,7 @@ use nf_transport_core::datagram::Datagram;
 use nf_transport_core::netflow::Recipient;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::config::{CollectorSettings, Limit, Source, WhenDown};
+use crate::config::{CollectorSettings, Limit, SourceAddress, WhenDown};
 use crate::limits::CATCH_UP_LIMIT;
 use crate::receiver::numbers::next_number;
 use crate::receiver::output::budget::SocketBudget;
@@ -94,7 +94,7 @@ pub(super) struct Destination {
 /// The part of a collector's settings that is fixed for the life of a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct DestinationSettings {
-    source: Source,
+    source: SourceAddress,
     when_down: WhenDown,
     rate_limit: Limit,
     catch_up_limit: Option<Limit>,

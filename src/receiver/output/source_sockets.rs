@@ -16,7 +16,7 @@ use std::sync::Arc;
 use socket2::Socket;
 use tokio::time::Instant;
 
-use crate::config::Source;
+use crate::config::SourceAddress;
 use crate::host::is_out_of_files;
 use crate::limits::{PORTS_PER_ADDRESS, PORTS_REMEMBERED, SEEN_AS_SHOWN};
 use crate::receiver::numbers::next_number;
@@ -40,7 +40,7 @@ const SHARE_OF_ADDRESS: usize = 4;
 #[derive(Debug)]
 pub(super) struct SourceSockets {
     collector: SocketAddr,
-    source: Source,
+    source: SourceAddress,
     /// Whether ICMP errors are read and reported.
     reads_icmp_errors: bool,
     /// By the number of the sender.
@@ -65,7 +65,7 @@ pub(super) fn can_bear(collector: SocketAddr, exporter: SocketAddr) -> bool {
 impl SourceSockets {
     pub(super) fn new(
         collector: SocketAddr,
-        source: Source,
+        source: SourceAddress,
         hears_errors: bool,
         budget: &Arc<SocketBudget>,
     ) -> Self {
@@ -153,7 +153,7 @@ impl SourceSockets {
 
     /// Returns whether datagrams of `exporter` must bear its own address.
     fn bears(&self, exporter: SocketAddr) -> bool {
-        self.source == Source::Exporter && can_bear(self.collector, exporter)
+        self.source == SourceAddress::Exporter && can_bear(self.collector, exporter)
     }
 
     /// Opens the socket of an exporter, or the one that several of its ports share.

@@ -4,7 +4,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use nf_transport_core::sequence::SenderId;
 
-use crate::config::{CollectorSettings, Source};
+use crate::config::{CollectorSettings, SourceAddress};
 use crate::receiver::output::share::Share;
 use crate::receiver::output::source_sockets::can_bear;
 
@@ -12,7 +12,7 @@ use crate::receiver::output::source_sockets::can_bear;
 #[derive(Clone, Debug)]
 pub(crate) struct CollectorView {
     address: SocketAddr,
-    source: Source,
+    source: SourceAddress,
     senders: Vec<SenderId>,
     share: Share,
 }
@@ -50,7 +50,8 @@ impl CollectorView {
             return None;
         }
         // Any port but 0 gives the same answer.
-        let bears = self.source == Source::Exporter && can_bear(self.address, SocketAddr::new(exporter, 1));
+        let bears =
+            self.source == SourceAddress::Exporter && can_bear(self.address, SocketAddr::new(exporter, 1));
         Some(if bears { SeenAt::Exporter(exporter) } else { SeenAt::OwnAddress })
     }
 }

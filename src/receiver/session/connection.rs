@@ -7,13 +7,13 @@ use std::sync::Arc;
 use nf_transport_core::framing::{Hello, RefusalCode};
 use nf_transport_core::secure::is_proven;
 use nf_transport_core::sequence::{RunId, SenderId};
-use nf_transport_core::session::{Place, ReceiverEvent, ReceiverSession, SessionError};
+use nf_transport_core::session::{ReceiverEvent, ReceiverSession, ResumePoint, SessionError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::host::secure_stream::{Received, Stream, StreamError};
+use crate::host::secure_stream::{Received, SecureStream, StreamError};
 use crate::host::systemd::messages::receiver;
-use crate::host::{More, SessionExpiry, Stop};
+use crate::host::{SessionExpiry, Shutdown, Suppressed};
 use crate::receiver::accept::authenticated::AuthenticatedSender;
 use crate::receiver::delivery::Delivery;
 use crate::receiver::output::Outputs;
@@ -22,7 +22,7 @@ use crate::receiver::session::ended::{Ended, refusal_code};
 use crate::receiver::session::sender_log::SenderLine;
 use crate::receiver::session::senders::{ActiveStream, StreamGuard};
 use crate::receiver::session::shared::Shared;
-use crate::receiver::state::positions::StreamInUse;
+use crate::receiver::state::positions::{StreamInUse, StreamOwner};
 
 /// Bytes read from a connection at once.
 const READ_SIZE: usize = 256 * 1024;
@@ -37,7 +37,7 @@ pub(super) struct Connection<'a> {
     pub(super) session: ReceiverSession,
     pub(super) outputs: watch::Receiver<Arc<Outputs>>,
     pub(super) sender: AuthenticatedSender,
-    pub(super) stop: Stop,
+    pub(super) stop: Shutdown,
     /// The run that the sender named in HELLO.
     pub(super) run: RunId,
     /// Whether the start of this session was logged. If so, its end is logged as well.
@@ -51,21 +51,22 @@ impl Connection<'_> {
     /// Waits for HELLO, acquires the sender's stream, and sends the position at which it resumes.
     pub(super) async fn open_session(
         &mut self,
-        stream: &mut Stream,
+        stream: &mut SecureStream,
         peer: SocketAddr,
-        id: &SenderId,
+        owner: &StreamOwner,
     ) -> Result<StreamGuard, Ended> {
+        let id = &owner.sender;
         let hello = self.hello(stream).await?;
         self.check_proof(stream, &hello)?;
         // Opened first, because a rejected stream must not end a session of the same sender.
-        let in_use = self.shared.position_of(self.sender.owner_at(peer.ip()), peer, hello.stream).await?;
+        let in_use = self.shared.position_of(owner.clone(), peer, hello.stream).await?;
         let entry = self.shared.senders.entry(id, peer, hello.stream);
         let cipher = stream.channel().cipher();
         let mut guard = entry.acquire(peer, &hello, in_use.begun(), cipher).await?;
         let (place, is_new) = self.resume_stream(&mut guard, in_use, id, &hello);
         self.run = hello.run;
         if let Some(replaced) = hello.replaces.filter(|_| is_new)
-            && let Some(held_back) = self.shared.sender_log.admit(id, SenderLine::Replaced)
+            && let Some(held_back) = self.shared.senders.sender_log().admit(id, SenderLine::Replaced)
         {
             tracing::warn!(
                 message_id = receiver::STREAM_REPLACED,
@@ -76,12 +77,12 @@ impl Connection<'_> {
                 "sender {id} at {peer} began a new stream: its spool was restored from a backup, is also \
                  used by another machine, or lost its file 'stream'; datagrams in flight may arrive twice, \
                  none is lost{}",
-                More(held_back)
+                Suppressed(held_back)
             );
         }
         let resume = place.delivered.max(hello.first);
         self.session.welcome(place, Instant::now().into_std());
-        if let Some(held_back) = self.shared.sender_log.admit(id, SenderLine::Session) {
+        if let Some(held_back) = self.shared.senders.sender_log().admit(id, SenderLine::Session) {
             let (stream, resume, held_back) = (hello.stream, resume.0, held_back);
             tracing::info!(
                 message_id = receiver::SESSION_BEGAN,
@@ -93,7 +94,7 @@ impl Connection<'_> {
                 held_back,
                 "sender {id} connected from {peer} ({}), resuming at datagram {resume}{}",
                 if cipher == "none" { "clear text" } else { cipher },
-                More(held_back)
+                Suppressed(held_back)
             );
             self.is_logged = true;
         }
@@ -102,7 +103,7 @@ impl Connection<'_> {
 
     /// Fails unless the sender holds the secret of its stream. Runs before anything changes for the sender
     /// that has the stream.
-    pub(super) fn check_proof(&self, stream: &Stream, hello: &Hello) -> Result<(), Ended> {
+    pub(super) fn check_proof(&self, stream: &SecureStream, hello: &Hello) -> Result<(), Ended> {
         let binding = stream.channel().binding().map_err(StreamError::from)?;
         if is_proven(hello.stream, &hello.proof, binding) {
             return Ok(());
@@ -118,14 +119,14 @@ impl Connection<'_> {
         in_use: StreamInUse,
         id: &SenderId,
         hello: &Hello,
-    ) -> (Place, bool) {
+    ) -> (ResumePoint, bool) {
         if let Some(active) = guard.active.as_mut().filter(|active| active.stream == hello.stream) {
             active.in_use = Some(in_use);
             let delivered = active.delivery.position();
             active.delivery.resume(delivered.max(hello.first));
             active.delivery.change(&self.outputs.borrow_and_update());
             return (
-                Place { delivered, received: active.delivery.highest_position(), run: active.run },
+                ResumePoint { delivered, received: active.delivery.highest_position(), run: active.run },
                 false,
             );
         }
@@ -138,13 +139,13 @@ impl Connection<'_> {
         let position = delivered.max(hello.first);
         let outputs = self.outputs.borrow_and_update();
         let delivery = Delivery::new(id.clone(), position, stored.skip_position(), &outputs, &offsets);
-        let place = Place { delivered, received: delivery.highest_position(), run };
+        let place = ResumePoint { delivered, received: delivery.highest_position(), run };
         let in_use = Some(in_use);
         *guard.active = Some(ActiveStream { stream: hello.stream, stored, in_use, delivery, run });
         (place, known.is_none())
     }
 
-    pub(super) async fn hello(&mut self, stream: &mut Stream) -> Result<Hello, Ended> {
+    pub(super) async fn hello(&mut self, stream: &mut SecureStream) -> Result<Hello, Ended> {
         loop {
             match self.session.poll_event()? {
                 Some(ReceiverEvent::Hello(hello)) => return Ok(hello),
@@ -157,7 +158,7 @@ impl Connection<'_> {
     }
 
     /// Reads and handles the available input.
-    pub(super) fn read(&mut self, stream: &mut Stream) -> Result<Received, Ended> {
+    pub(super) fn read(&mut self, stream: &mut SecureStream) -> Result<Received, Ended> {
         let now = Instant::now().into_std();
         let take = |bytes: &[u8]| self.session.handle_bytes(bytes, now);
         match BUFFER.with_borrow_mut(|buffer| stream.receive(buffer, take))? {
@@ -168,7 +169,7 @@ impl Connection<'_> {
 
     /// Adds the likely cause to an end that the sender's silence explains.
     pub(super) fn with_likely_cause(&self, ended: Ended) -> Ended {
-        let is_unheard = self.session.is_unheard(Instant::now().into_std());
+        let is_unheard = self.session.is_silent_since_welcome(Instant::now().into_std());
         match ended {
             Ended::Closed | Ended::Stream(StreamError::Lost(_)) | Ended::Session(SessionError::Silent(_))
                 if is_unheard =>
@@ -182,7 +183,8 @@ impl Connection<'_> {
     /// Logs the end of the connection.
     pub(super) fn log_end(&self, peer: SocketAddr, ended: &Ended) {
         let id = &self.sender.sender;
-        let sentence = |held_back| format!("session of {id} at {peer} ended: {ended}{}", More(held_back));
+        let sentence =
+            |held_back| format!("session of {id} at {peer} ended: {ended}{}", Suppressed(held_back));
         if ended.is_failure() {
             let (message_id, line) = match ended {
                 Ended::Unheard(_) => (receiver::SENDER_UNHEARD, SenderLine::Failed),
@@ -190,13 +192,16 @@ impl Connection<'_> {
                 Ended::Superseded(_) => (receiver::ID_IN_USE, SenderLine::InUse),
                 _ => (receiver::SESSION_ENDED, SenderLine::Failed),
             };
-            if let Some(held_back) = self.shared.sender_log.admit(id, line) {
+            if let Some(held_back) = self.shared.senders.sender_log().admit(id, line) {
                 tracing::warn!(message_id, %peer, sender = %id, held_back, "{}", sentence(held_back));
             }
             return;
         }
-        let held_back =
-            if self.is_logged { Some(0) } else { self.shared.sender_log.admit(id, SenderLine::Session) };
+        let held_back = if self.is_logged {
+            Some(0)
+        } else {
+            self.shared.senders.sender_log().admit(id, SenderLine::Session)
+        };
         if let Some(held_back) = held_back {
             let message_id = receiver::SESSION_ENDED;
             tracing::info!(message_id, %peer, sender = %id, held_back, "{}", sentence(held_back));
@@ -204,30 +209,30 @@ impl Connection<'_> {
     }
 
     /// Sends the last message for this end, and closes.
-    pub(super) async fn close(&mut self, stream: &mut Stream, ended: &Ended) {
+    pub(super) async fn close(&mut self, stream: &mut SecureStream, ended: &Ended) {
         match ended {
             Ended::AccessRevoked => {
-                self.session.refuse(
-                    RefusalCode::NotAdmitted,
+                self.session.reject(
+                    RefusalCode::NotAuthorized,
                     "the receiver changed its configuration: this sender's key or name is no longer accepted",
                 );
             }
-            Ended::NotProven { .. } => self.session.refuse(
+            Ended::NotProven { .. } => self.session.reject(
                 RefusalCode::StreamNotProven,
                 "this sender did not prove that the stream is its own: something on the path changes the \
                  connection, or the two sides disagree on the protocol; all datagrams stay queued",
             ),
             Ended::OwnExpired | Ended::Expired => {
-                self.session.refuse(RefusalCode::NotAdmitted, &ended.to_string());
+                self.session.reject(RefusalCode::NotAuthorized, &ended.to_string());
             }
             Ended::Superseded(superseded) => {
                 self.session
-                    .refuse(refusal_code(*superseded), &format!("sender {}: {ended}", self.sender.sender));
+                    .reject(refusal_code(*superseded), &format!("sender {}: {ended}", self.sender.sender));
             }
             Ended::Storage(error) if error.is_too_many_new() => {
-                self.session.refuse(RefusalCode::TooManyStreams, &error.to_string());
+                self.session.reject(RefusalCode::TooManyStreams, &error.to_string());
             }
-            Ended::Storage(error) => self.session.refuse(RefusalCode::StorageFailed, &error.to_string()),
+            Ended::Storage(error) => self.session.reject(RefusalCode::StorageFailed, &error.to_string()),
             Ended::Stopping => self.session.goodbye(),
             Ended::Closed
             | Ended::Goodbye
@@ -236,7 +241,7 @@ impl Connection<'_> {
             | Ended::Unheard(_)
             | Ended::NoHello => {}
             Ended::Crowded(_) => {
-                self.session.refuse(RefusalCode::TooManyConnections, &ended.to_string());
+                self.session.reject(RefusalCode::TooManyConnections, &ended.to_string());
                 // Others wait for this place, so the sender gets only what the socket accepts at once.
                 if let Err(error) = stream.send(self.session.outbox()) {
                     tracing::debug!(%error, "the sender did not accept the last message");

@@ -4,10 +4,14 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use nf_transport_core::batch::BatchError;
 use nf_transport_core::sequence::{GapReason, SenderId};
 use tokio::time::Instant;
 
-use crate::host::LogLimit;
+use crate::host::systemd::messages::receiver;
+use crate::host::{LogLimit, Suppressed};
+use crate::receiver::delivery::{Loss, LossCause};
+use crate::status::count_of;
 
 /// A kind of log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,6 +45,46 @@ impl SenderLog {
     pub(crate) fn admit(&self, sender: &SenderId, line: SenderLine) -> Option<u64> {
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         kinds.entry(line).or_default().admit(sender.clone(), Instant::now().into_std())
+    }
+
+    /// Logs lost datagrams. `sender` has now lost `in_all`.
+    pub(crate) fn log_loss(&self, sender: &SenderId, lost: &Loss, in_all: u64) {
+        match lost.cause {
+            LossCause::Reported(reason) => self.log_reported(sender, lost, reason, in_all),
+            LossCause::Unreadable(error) => self.log_unreadable(sender, lost, error, in_all),
+        }
+    }
+
+    fn log_reported(&self, sender: &SenderId, lost: &Loss, reason: GapReason, in_all: u64) {
+        let Some(held_back) = self.admit(sender, SenderLine::Lost(reason)) else { return };
+        let reason = reason.word();
+        tracing::warn!(
+            message_id = receiver::SENDER_LOST,
+            %sender,
+            first = lost.first.0,
+            lost = lost.datagrams,
+            in_all,
+            reason,
+            held_back,
+            "sender {sender} lost {}, {in_all} since nf-receiver started: {reason}{}",
+            count_of(lost.datagrams, "datagram"),
+            Suppressed(held_back)
+        );
+    }
+
+    fn log_unreadable(&self, sender: &SenderId, lost: &Loss, error: BatchError, in_all: u64) {
+        let Some(held_back) = self.admit(sender, SenderLine::Unreadable) else { return };
+        tracing::error!(
+            %error,
+            %sender,
+            first = lost.first.0,
+            lost = lost.datagrams,
+            in_all,
+            held_back,
+            "lost {} of {sender}, {in_all} since nf-receiver started: cannot decode a batch: {error}{}",
+            count_of(lost.datagrams, "datagram"),
+            Suppressed(held_back)
+        );
     }
 }
 

@@ -22,12 +22,13 @@ pub(crate) use entry::{ActiveStream, StreamGuard};
 pub(crate) use holder::Superseded;
 use nf_transport_core::datagram::BootTime;
 use nf_transport_core::prefixes::Prefixes;
-use nf_transport_core::secure::Admission;
+use nf_transport_core::secure::AccessPolicy;
 use nf_transport_core::sequence::{SenderId, StreamId};
 
 use crate::host::boot_clock;
 use crate::receiver::delivery::collector_offsets::CollectorOffset;
 use crate::receiver::delivery::unmatched::Unmatched;
+use crate::receiver::session::sender_log::SenderLog;
 use crate::receiver::session::senders::entry::SenderEntry;
 use crate::receiver::session::senders::table::SenderTable;
 use crate::status::{PeerStatus, SenderTotals};
@@ -37,12 +38,18 @@ use crate::status::{PeerStatus, SenderTotals};
 pub(crate) struct Senders {
     table: Mutex<SenderTable>,
     unmatched: Arc<Unmatched>,
+    sender_log: Arc<SenderLog>,
 }
 
 impl Senders {
     /// Returns the datagrams that match no collector.
     pub(crate) fn unmatched(&self) -> &Unmatched {
         &self.unmatched
+    }
+
+    /// Returns the log of lines about senders.
+    pub(crate) fn sender_log(&self) -> &SenderLog {
+        &self.sender_log
     }
 
     fn table(&self) -> MutexGuard<'_, SenderTable> {
@@ -53,7 +60,15 @@ impl Senders {
     pub(crate) fn entry(&self, id: &SenderId, peer: SocketAddr, stream: StreamId) -> Arc<SenderEntry> {
         let mut known = self.table();
         let forgotten = known.make_room(id);
-        let new = || Arc::new(SenderEntry::new(peer, stream, self.unmatched.clone()));
+        let new = || {
+            Arc::new(SenderEntry::new(
+                id.clone(),
+                peer,
+                stream,
+                self.unmatched.clone(),
+                self.sender_log.clone(),
+            ))
+        };
         let entry = known.entries.entry(id.clone()).or_insert_with(new).clone();
         drop(known);
         for (id, entry) in forgotten {
@@ -84,8 +99,8 @@ impl Senders {
     }
 
     /// Returns the rows of all senders, sorted by id.
-    pub(crate) fn status(&self, admission: &Admission) -> Vec<PeerStatus> {
-        let row = |(id, entry): (&SenderId, &Arc<SenderEntry>)| row(id, entry, &admission.exporters_of(id));
+    pub(crate) fn status(&self, policy: &AccessPolicy) -> Vec<PeerStatus> {
+        let row = |(id, entry): (&SenderId, &Arc<SenderEntry>)| row(id, entry, &policy.exporters_for(id));
         let mut rows: Vec<PeerStatus> = self.table().entries.iter().map(row).collect();
         rows.sort_by(|a, b| a.id.cmp(&b.id));
         rows

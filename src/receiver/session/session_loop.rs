@@ -1,7 +1,6 @@
 //! The loop of one session: input, delivery, acknowledgements and output.
 
 use std::io;
-use std::sync::atomic::Ordering;
 
 use nf_transport_core::batch::Batch;
 use nf_transport_core::internal_error::note_internal_error;
@@ -11,7 +10,7 @@ use tokio::io::Ready;
 use tokio::time::{Instant, sleep_until};
 
 use crate::host::ExpiredCertificate;
-use crate::host::secure_stream::{Received, Stream};
+use crate::host::secure_stream::{Received, SecureStream};
 use crate::limits::HANG_UP_GRACE;
 use crate::receiver::delivery::{Delivery, LossCause, PendingBatch};
 use crate::receiver::session::connection::Connection;
@@ -30,11 +29,11 @@ enum Wakeup {
     Superseded,
     AccessRevoked,
     Expired(ExpiredCertificate),
-    Stop,
+    Shutdown,
 }
 
 impl Connection<'_> {
-    pub(super) async fn run(&mut self, stream: &mut Stream, guard: &mut StreamGuard) -> Ended {
+    pub(super) async fn run(&mut self, stream: &mut SecureStream, guard: &mut StreamGuard) -> Ended {
         loop {
             // Handles all events that need no wait.
             loop {
@@ -72,14 +71,14 @@ impl Connection<'_> {
                 Wakeup::AccessRevoked => return Ended::AccessRevoked,
                 Wakeup::Expired(ExpiredCertificate::Own) => return Ended::OwnExpired,
                 Wakeup::Expired(ExpiredCertificate::Peer) => return Ended::Expired,
-                Wakeup::Stop => return Ended::Stopping,
+                Wakeup::Shutdown => return Ended::Stopping,
             }
         }
     }
 
     /// Reads the available input, or else writes pending output. Reads come first because an unread last
     /// message may explain why writes fail.
-    fn transfer(&mut self, stream: &mut Stream, ready: Ready) -> Result<(), Ended> {
+    fn transfer(&mut self, stream: &mut SecureStream, ready: Ready) -> Result<(), Ended> {
         if ready.is_readable() && self.read(stream)? == Received::Bytes {
             return Ok(());
         }
@@ -90,7 +89,7 @@ impl Connection<'_> {
     }
 
     /// Waits for the next event.
-    async fn next_wakeup(&mut self, stream: &Stream, guard: &mut StreamGuard) -> Wakeup {
+    async fn next_wakeup(&mut self, stream: &SecureStream, guard: &mut StreamGuard) -> Wakeup {
         let wake_at = self.session.poll_timeout().map(Instant::from_std);
         let wants_bytes = self.session.wants_bytes();
         let has_output = !self.session.outbox().is_empty();
@@ -110,7 +109,7 @@ impl Connection<'_> {
             Ok(()) = holder.changed() => Wakeup::Superseded,
             () = self.sender.access_revoked() => Wakeup::AccessRevoked,
             whose = self.expiry.expired() => Wakeup::Expired(whose),
-            () = self.stop.told() => Wakeup::Stop,
+            () = self.stop.requested() => Wakeup::Shutdown,
         }
     }
 
@@ -126,15 +125,15 @@ impl Connection<'_> {
                     self.adopt_run(guard);
                     push(guard, PendingBatch::of_gap(gap));
                 }
-                ReceiverEvent::Again(batch) => {
+                ReceiverEvent::ResentBatch(batch) => {
                     self.adopt_run(guard);
                     push_resent(guard, self.pending_batch(&batch, batch.first()));
                 }
-                ReceiverEvent::GapAgain(gap) => {
+                ReceiverEvent::ResentGap(gap) => {
                     self.adopt_run(guard);
                     push_resent(guard, PendingBatch::of_gap(gap));
                 }
-                ReceiverEvent::Repeat { datagrams } => {
+                ReceiverEvent::Duplicate { datagrams } => {
                     Counters::add(&guard.entry.counters.duplicates, u64::from(datagrams));
                 }
                 ReceiverEvent::Goodbye => return Err(Ended::Goodbye),
@@ -185,10 +184,7 @@ impl Connection<'_> {
     fn settle(&mut self, guard: &mut StreamGuard) -> Result<bool, PositionsError> {
         let Some(active) = guard.active.as_mut() else { return Ok(false) };
         let settled = active.delivery.settle();
-        guard.entry.counters.add_settled(&settled);
-        for loss in &settled.losses {
-            self.log_loss(loss, guard.entry.counters.gaps.load(Ordering::Relaxed));
-        }
+        guard.entry.note_settled(&settled);
         let position = active.delivery.settled();
         if active.stored.get().is_none_or(|stored| stored < position) {
             active.stored.store(position, active.run)?;
@@ -198,14 +194,14 @@ impl Connection<'_> {
             active.stored.store_skip_position(further, active.run)?;
         }
         if active.delivery.is_behind() {
-            self.session.take(active.delivery.received_up_to());
+            self.session.mark_received(active.delivery.received_up_to());
             if let Some((first, bytes)) =
-                active.delivery.wanted_resend().filter(|_| !self.session.is_asking())
+                active.delivery.wanted_resend().filter(|_| !self.session.is_resend_pending())
             {
-                self.session.ask_again(first, bytes);
+                self.session.request_resend(first, bytes);
             }
         }
-        Ok(active.delivery.may_take_more() && self.session.go_on(Instant::now().into_std()))
+        Ok(active.delivery.may_take_more() && self.session.resume_reading(Instant::now().into_std()))
     }
 }
 

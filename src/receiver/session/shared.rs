@@ -15,7 +15,6 @@ use crate::receiver::collectors::confusion::Confusion;
 use crate::receiver::delivery::collector_offsets::CollectorOffsets;
 use crate::receiver::output::Outputs;
 use crate::receiver::session::ended::Ended;
-use crate::receiver::session::sender_log::SenderLog;
 use crate::receiver::session::senders::Senders;
 use crate::receiver::state::positions::{Positions, PositionsError, StreamInUse, StreamOwner};
 use crate::receiver::state::templates::Templates;
@@ -31,7 +30,6 @@ pub(crate) struct Shared {
     pub(crate) collector_offsets: CollectorOffsets,
     pub(crate) templates: Arc<Templates>,
     pub(crate) log_limit: Mutex<LogLimit<IpAddr>>,
-    pub(crate) sender_log: SenderLog,
     pub(crate) rejected: Mutex<RejectedPeers>,
     pub(crate) known_sources: Arc<KnownSources>,
     pub(crate) waiting: WaitingForSession,

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use nf_transport_core::batch::{Batch, BatchBuilder, BatchHeader, Compression, HEADER_LEN};
 use nf_transport_core::datagram::{Datagram, Timestamp};
 use nf_transport_core::framing::{Decoder, Heartbeat, Hello, Message, StreamProof};
-use nf_transport_core::secure::{Admission, Channel, ChannelBinding, Pass, StreamKey};
+use nf_transport_core::secure::{AccessPolicy, Channel, ChannelBinding, Credential, StreamKey};
 use nf_transport_core::sequence::{Position, StreamId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -15,12 +15,11 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::*;
-use crate::host::{Stopper, stop_channel};
+use crate::host::{ShutdownTrigger, shutdown_channel};
 use crate::receiver::accept::waiting::WaitingForSession;
 use crate::receiver::collectors::confusion::Confusion;
 use crate::receiver::delivery::collector_offsets::CollectorOffsets;
 use crate::receiver::output::{Outputs, ResolvedCollector};
-use crate::receiver::session::sender_log::SenderLog;
 use crate::receiver::session::senders::Senders;
 use crate::receiver::state::positions::{Positions, StreamOwner};
 use crate::status::CollectorState;
@@ -73,7 +72,6 @@ impl Receiver {
             collector_offsets: CollectorOffsets::recover(state.path()),
             templates: Arc::default(),
             log_limit: Mutex::default(),
-            sender_log: SenderLog::default(),
             rejected: Mutex::default(),
             known_sources: Arc::default(),
             waiting: WaitingForSession::default(),
@@ -88,8 +86,8 @@ struct Exchange {
     stream: TcpStream,
     decoder: Decoder,
     receiver: Arc<Receiver>,
-    admission: watch::Sender<Arc<Admission>>,
-    stopper: Stopper,
+    policy: watch::Sender<Arc<AccessPolicy>>,
+    stopper: ShutdownTrigger,
 }
 
 impl Exchange {
@@ -98,22 +96,22 @@ impl Exchange {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, peer) = listener.accept().await.unwrap();
-        let (stopper, stop) = stop_channel();
+        let (stopper, stop) = shutdown_channel();
         let greeted_by = Instant::now() + patience;
         let of_connection = receiver.shared.clone();
-        let (admission, admissions) = watch::channel(Arc::default());
+        let (policy, policies) = watch::channel(Arc::default());
         let sender = sender.parse().unwrap();
         tokio::spawn(async move {
             let known = AuthenticatedSender {
                 sender,
-                pass: Pass::ClearText { is_local: true },
-                admission: admissions,
+                credential: Credential::ClearText { is_local: true },
+                policy: policies,
             };
-            let accepted = Stream::new(accepted, Channel::clear_text(BINDING));
+            let accepted = SecureStream::new(accepted, Channel::clear_text(BINDING));
             serve(&of_connection, accepted, peer, known, greeted_by, stop).await;
         });
         let decoder = Decoder::default();
-        Self { stream, decoder, receiver: receiver.clone(), admission, stopper }
+        Self { stream, decoder, receiver: receiver.clone(), policy, stopper }
     }
 
     async fn agreed() -> Self {
@@ -176,9 +174,12 @@ fn batch_of(first: Position, datagrams: &[(&str, &[u8])]) -> Batch {
 }
 
 /// A policy by which the sender of an exchange may deliver datagrams of these exporters.
-fn only(prefix: &str) -> Arc<Admission> {
+fn only(prefix: &str) -> Arc<AccessPolicy> {
     let exporters = vec![prefix.parse().unwrap()].into();
-    Arc::new(Admission { exporters: [("edge".parse().unwrap(), exporters)].into(), ..Admission::default() })
+    Arc::new(AccessPolicy {
+        exporters: [("edge".parse().unwrap(), exporters)].into(),
+        ..AccessPolicy::default()
+    })
 }
 
 /// A batch with valid checksums whose record has no end.
@@ -202,20 +203,20 @@ async fn an_unreadable_batch_is_counted_and_skipped() {
     let mut payload = [0; 16];
     let length = exchange.receiver.collector.recv(&mut payload).await.unwrap();
     assert_eq!(&payload[..length], b"second");
-    let [sender] = exchange.receiver.shared.senders.status(&Admission::default()).try_into().unwrap();
+    let [sender] = exchange.receiver.shared.senders.status(&AccessPolicy::default()).try_into().unwrap();
     assert_eq!((sender.gaps, sender.delivered.datagrams), (1, 1));
 }
 
 #[tokio::test]
 async fn a_revoked_sender_gets_the_reason() {
     let mut exchange = Exchange::agreed().await;
-    let stricter = Admission { plaintext: true, ..Admission::default() };
-    exchange.admission.send_replace(Arc::new(stricter));
+    let stricter = AccessPolicy { plaintext: true, ..AccessPolicy::default() };
+    exchange.policy.send_replace(Arc::new(stricter));
     exchange.say(Message::Ping).await;
     let key = nf_transport_core::secure::Key::generate().unwrap();
-    exchange.admission.send_replace(Arc::new(Admission { shared: vec![key], ..Admission::default() }));
+    exchange.policy.send_replace(Arc::new(AccessPolicy { shared: vec![key], ..AccessPolicy::default() }));
     let Message::Refuse(refusal) = exchange.hear().await else { panic!("no refusal") };
-    assert_eq!(refusal.code(), RefusalCode::NotAdmitted);
+    assert_eq!(refusal.code(), RefusalCode::NotAuthorized);
     assert!(refusal.text().contains("no longer accepted"), "{}", refusal.text());
 }
 
@@ -255,19 +256,19 @@ async fn repeats_after_a_reconnect_are_counted_once() {
             tokio::task::yield_now().await;
         }
     }
-    let [sender] = receiver.shared.senders.status(&Admission::default()).try_into().unwrap();
+    let [sender] = receiver.shared.senders.status(&AccessPolicy::default()).try_into().unwrap();
     assert_eq!((receiver.shared.senders.unmatched().count(), sender.gaps), (0, 0));
 }
 
 #[tokio::test]
 async fn a_broken_session_is_not_a_rejection() {
     let exchange = Exchange::agreed().await;
-    assert_eq!(exchange.receiver.shared.senders.status(&Admission::default())[0].ended, None);
+    assert_eq!(exchange.receiver.shared.senders.status(&AccessPolicy::default())[0].ended, None);
     let Exchange { stream, receiver, .. } = exchange;
     let shared = &receiver.shared;
     stream.set_zero_linger().unwrap();
     drop(stream);
-    while shared.senders.status(&Admission::default())[0].ended.is_none() {
+    while shared.senders.status(&AccessPolicy::default())[0].ended.is_none() {
         tokio::task::yield_now().await;
     }
     assert_eq!(shared.rejected().0, 0);
@@ -315,14 +316,14 @@ async fn a_proof_of_another_connection_is_rejected() {
 #[tokio::test]
 async fn datagrams_of_denied_exporters_are_acknowledged() {
     let mut exchange = Exchange::agreed().await;
-    exchange.admission.send_replace(only("10.0.0.0/8"));
+    exchange.policy.send_replace(only("10.0.0.0/8"));
     let (own, other) = ("10.0.0.1:2055", "[::ffff:192.0.2.7]:2055");
     let datagrams: [(&str, &[u8]); 4] =
         [(other, b"forged"), (own, b"one"), (other, b"forged"), (own, b"two")];
     exchange.say(Message::Data(batch_of(Position(0), &datagrams).bytes().clone())).await;
     exchange.say(Message::Data(batch_of(Position(4), &[(other, b"forged")]).bytes().clone())).await;
     while exchange.hear().await != Message::Ack(Position(5)) {}
-    exchange.admission.send_replace(only("192.0.2.0/24"));
+    exchange.policy.send_replace(only("192.0.2.0/24"));
     exchange
         .say(Message::Data(batch_of(Position(5), &[(own, b"late"), (other, b"three")]).bytes().clone()))
         .await;
@@ -332,8 +333,8 @@ async fn datagrams_of_denied_exporters_are_acknowledged() {
         let length = exchange.receiver.collector.recv(&mut payload).await.unwrap();
         assert_eq!(&payload[..length], expected);
     }
-    let admission = exchange.admission.borrow().clone();
-    let [sender] = exchange.receiver.shared.senders.status(&admission).try_into().unwrap();
+    let policy = exchange.policy.borrow().clone();
+    let [sender] = exchange.receiver.shared.senders.status(&policy).try_into().unwrap();
     assert_eq!((sender.delivered.datagrams, sender.denied), (3, 4));
     assert_eq!(sender.exporters, ["192.0.2.0/24"]);
     let denied: Vec<_> =
@@ -344,12 +345,12 @@ async fn datagrams_of_denied_exporters_are_acknowledged() {
 #[tokio::test]
 async fn denied_datagrams_count_without_any_collector() {
     let mut exchange = Exchange::agreed_for(&["198.51.100.0/24"]).await;
-    exchange.admission.send_replace(only("10.0.0.0/8"));
+    exchange.policy.send_replace(only("10.0.0.0/8"));
     let datagrams: [(&str, &[u8]); 3] =
         [("192.0.2.7:1", b"forged"), ("10.0.0.1:1", b"unmatched"), ("192.0.2.7:1", b"forged")];
     exchange.say(Message::Data(batch_of(Position(0), &datagrams).bytes().clone())).await;
     while exchange.hear().await != Message::Ack(Position(3)) {}
-    let [sender] = exchange.receiver.shared.senders.status(&Admission::default()).try_into().unwrap();
+    let [sender] = exchange.receiver.shared.senders.status(&AccessPolicy::default()).try_into().unwrap();
     assert_eq!((sender.denied, exchange.receiver.shared.senders.unmatched().count()), (2, 1));
 }
 
@@ -426,7 +427,7 @@ async fn another_stream_ends_no_session() {
         assert_eq!(refusal.code(), RefusalCode::IdInUse);
         let words = format!("sender edge: its id is in use by another sender, at {victim_at}: give each");
         assert!(refusal.text().starts_with(&words), "{}", refusal.text());
-        let [row] = receiver.shared.senders.status(&Admission::default()).try_into().unwrap();
+        let [row] = receiver.shared.senders.status(&AccessPolicy::default()).try_into().unwrap();
         assert_eq!(row.rival, Some(rival.stream.local_addr().unwrap().to_string()));
     }
     let (count, peers) = receiver.shared.rejected();
@@ -474,7 +475,7 @@ async fn a_cancelled_hello_leaves_no_file_open() {
     while !positions.is_opening() {
         tokio::task::yield_now().await;
     }
-    cut_off.stopper.stop();
+    cut_off.stopper.request();
     assert_eq!(cut_off.hear().await, Message::Goodbye);
     drop(slow);
     let closed = async {

@@ -9,7 +9,7 @@ mod texts;
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use crate::config::{CollectorSettings, HostPort, ReceiverSettings, Report, Source};
+use crate::config::{CollectorSettings, HostPort, ReceiverSettings, Report, SourceAddress};
 use crate::host::{DaemonError, Privilege};
 use crate::receiver::output::{Outcome, probe};
 use crate::receiver::source_check::texts::AddressFamily;
@@ -45,7 +45,7 @@ pub(crate) fn check(settings: &ReceiverSettings, report: &mut Report) -> Result<
 
 /// Returns the addresses that get datagrams with the exporters' addresses.
 fn wanted(collectors: &[CollectorSettings]) -> Vec<&HostPort> {
-    let wanted = collectors.iter().filter(|collector| collector.source == Source::Exporter);
+    let wanted = collectors.iter().filter(|collector| collector.source == SourceAddress::Exporter);
     let addresses = wanted.flat_map(|collector| {
         let late = collector.late.as_ref().map(|late| &late.address);
         [Some(&collector.address), late]

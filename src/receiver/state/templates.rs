@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use nf_transport_core::netflow::{Kept, News, TemplateMemory};
 use nf_transport_core::sequence::SenderId;
 
-use crate::limits::SEATS_MAX;
+use crate::limits::SENDER_ENTRIES_MAX;
 use crate::receiver::output::PassedOn;
 use crate::receiver::state::templates::dirty_file::DirtyFile;
 use crate::receiver::state::templates::learner::LearnerOwner;
@@ -105,7 +105,7 @@ impl Templates {
         model: Option<&TemplateLearner>,
     ) -> Vec<Arc<TemplateLearner>> {
         let mut all = self.learners();
-        if all.len() >= SEATS_MAX && !all.contains_key(sender) {
+        if all.len() >= SENDER_ENTRIES_MAX && !all.contains_key(sender) {
             all.retain(|_, learners| learners.iter().any(TemplateLearner::is_needed));
         }
         let known = all.entry(sender.clone()).or_default();

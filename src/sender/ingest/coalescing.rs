@@ -4,7 +4,7 @@
 use core::time::Duration;
 use std::time::Instant;
 
-use crate::limits::GATHERING_MAX;
+use crate::limits::COALESCING_MAX;
 
 /// How long the rest of a burst is waited for: the shortest sleep, which the kernel makes some 50 us long (its timer slack).
 const BURST: Duration = Duration::from_micros(1);
@@ -50,7 +50,7 @@ impl Gathering {
     pub(crate) fn new(capacity: usize, now: Instant) -> Self {
         let room = u64::try_from(capacity / 4).unwrap_or(u64::MAX);
         let time_at_peak = Duration::from_nanos(room.saturating_mul(1_000_000_000) / PEAK);
-        let longest = GATHERING_MAX.min(time_at_peak);
+        let longest = COALESCING_MAX.min(time_at_peak);
         Self { room, longest, began: now, pieces: 0, datagrams: 0, bytes: 0, time: Duration::ZERO }
     }
 
@@ -147,7 +147,7 @@ mod tests {
     fn what_comes_evenly_is_taken_about_once_a_millisecond() {
         for every in [16, 50, 333] {
             let (time, pieces) = after_a_second(usize::MAX, Duration::from_micros(every), 1);
-            assert!(time <= GATHERING_MAX, "{every}: {time:?}");
+            assert!(time <= COALESCING_MAX, "{every}: {time:?}");
             assert!((70..=210).contains(&pieces), "{every}: {pieces}");
         }
     }
@@ -156,7 +156,7 @@ mod tests {
     fn a_small_socket_is_not_filled_by_more_than_a_quarter_even_if_a_flood_begins_all_of_a_sudden() {
         for capacity in [2304_u32, 212_992, 425_984] {
             let (time, _) = after_a_second(usize::try_from(capacity).unwrap(), Duration::from_micros(50), 1);
-            assert!(time > Duration::ZERO && time < GATHERING_MAX);
+            assert!(time > Duration::ZERO && time < COALESCING_MAX);
             // 10 Gbit/s.
             assert!(time.as_secs_f64() * 1.25e9 <= f64::from(capacity) / 4.0, "{capacity}: {time:?}");
         }

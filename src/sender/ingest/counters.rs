@@ -1,11 +1,12 @@
 //! What ingest counts beside the queue's own counts: exporters, and what each socket lost.
 
+use core::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nf_transport_core::batch::Batch;
-use nf_transport_core::datagram::BootTime;
+use nf_transport_core::datagram::{BootTime, scope_of};
 use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::netflow::ExporterTable;
 
@@ -28,7 +29,28 @@ pub(crate) struct Tally {
 }
 
 /// An exporter that is denied, and the place of the socket that it sends to.
-pub(crate) type DeniedKey = (IpAddr, usize);
+pub(crate) type DeniedKey = (ExporterAddress, usize);
+
+/// The address of an exporter, with the interface to which it is local.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ExporterAddress {
+    pub(crate) ip: IpAddr,
+    /// The index of the interface of a link-local address; else 0.
+    pub(crate) interface: u32,
+}
+
+impl From<SocketAddr> for ExporterAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self { ip: address.ip(), interface: scope_of(address) }
+    }
+}
+
+impl fmt::Display for ExporterAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.ip)?;
+        if self.interface == 0 { Ok(()) } else { write!(f, "%{}", self.interface) }
+    }
+}
 
 /// What a socket lost.
 #[derive(Debug)]
@@ -83,8 +105,8 @@ impl Tally {
     }
 
     /// Notes a datagram of `exporter` that is denied.
-    pub(crate) fn note_denied(&self, exporter: IpAddr, socket: usize, now: BootTime) {
-        self.denied_exporters().add((exporter, socket), 1, now);
+    pub(crate) fn note_denied(&self, exporter: SocketAddr, socket: usize, now: BootTime) {
+        self.denied_exporters().add((exporter.into(), socket), 1, now);
         if let Some(socket) = self.sockets.get(socket) {
             socket.denied.fetch_add(1, Ordering::Relaxed);
         }

@@ -1,11 +1,10 @@
 //! Logs what is lost before it reaches the queue: dropped by the kernel, or denied.
 
-use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::host::CountLog;
 use crate::host::systemd::messages::sender;
-use crate::sender::ingest::counters::{SocketTally, Tally};
+use crate::sender::ingest::counters::{ExporterAddress, SocketTally, Tally};
 use crate::status::{count_of, name_first};
 
 /// How much of each count is in the log.
@@ -61,7 +60,7 @@ fn log_kernel_drops(socket: &SocketTally, count: u64) {
     );
 }
 
-fn log_denied(socket: &SocketTally, count: u64, exporters: impl Iterator<Item = (IpAddr, u64)>) {
+fn log_denied(socket: &SocketTally, count: u64, exporters: impl Iterator<Item = (ExporterAddress, u64)>) {
     let (address, exporters) = (socket.address, name_first(exporters));
     tracing::warn!(
         message_id = sender::DENIED,

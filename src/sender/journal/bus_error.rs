@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use rustix::mm::{MapFlags, MremapFlags, ProtFlags, mmap_anonymous, mremap_fixed, munmap};
 
-use crate::limits::INTAKE_MAPPINGS_MAX;
+use crate::limits::JOURNAL_MAPPINGS_MAX;
 
 /// `si_code` of a page that the file does not have (sigaction(2)).
 const BUS_ADRERR: c_int = 2;
@@ -53,7 +53,7 @@ struct Area {
     offset: AtomicU64,
 }
 
-static AREAS: [Area; INTAKE_MAPPINGS_MAX] = [const { Area::free() }; INTAKE_MAPPINGS_MAX];
+static AREAS: [Area; JOURNAL_MAPPINGS_MAX] = [const { Area::free() }; JOURNAL_MAPPINGS_MAX];
 
 /// A mapping under the protection of the handler, for as long as this lives.
 #[derive(Debug)]

@@ -39,7 +39,7 @@ use rustix::fs::{FallocateFlags, IFlags, MemfdFlags, ioctl_getflags, ioctl_setfl
 pub(crate) use slots::{Entry, Slots};
 
 use crate::host::files::atomic_file::open_regular;
-use crate::limits::INTAKE_RING;
+use crate::limits::JOURNAL_RING;
 use crate::sender::journal::checkpoint::Kind;
 pub(crate) use crate::sender::journal::checkpoint::Marks;
 
@@ -125,7 +125,7 @@ impl Intake {
         if !matches!(found, Found::Left(_)) {
             slots.clear();
         }
-        let ring = Ring::map(file, ring_at(), INTAKE_RING)?;
+        let ring = Ring::map(file, ring_at(), JOURNAL_RING)?;
         Ok((Self { marks: Arc::new(marks), slots, ring }, found))
     }
 
@@ -173,7 +173,7 @@ fn ring_at() -> u64 {
 
 /// Bytes of the file.
 fn file_len() -> u64 {
-    ring_at() + INTAKE_RING
+    ring_at() + JOURNAL_RING
 }
 
 /// The id of this boot of the machine; it changes when memory is lost.

@@ -15,7 +15,7 @@ use nf_transport_core::limits::POSITIONS_PER_RUN;
 use nf_transport_core::sequence::{Position, StreamId};
 
 use super::{Entry, Held, Kind, Marks, Ring, Slots, file_len, ring_at, slots_at};
-use crate::limits::INTAKE_RING;
+use crate::limits::JOURNAL_RING;
 use crate::sender::journal::checkpoint::HEAD_LEN;
 use crate::sender::journal::slots::Slot;
 
@@ -75,7 +75,7 @@ fn read(path: &Path) -> io::Result<Option<Content>> {
     if marks.kind(stream) != Kind::Ours {
         return Ok(None);
     }
-    let mut ring = Ring::map(file.clone(), ring_at(), INTAKE_RING)?;
+    let mut ring = Ring::map(file.clone(), ring_at(), JOURNAL_RING)?;
     let slots = Slots::map(file, slots_at())?;
     let is_searched = !marks.are_whole();
     let (mut batches, next) = if is_searched {

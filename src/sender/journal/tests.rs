@@ -6,7 +6,7 @@ use nf_transport_core::batch::{Batch, BatchBuilder, Compression};
 use nf_transport_core::datagram::{Datagram, Timestamp};
 
 use super::*;
-use crate::limits::INTAKE_SLOTS;
+use crate::limits::JOURNAL_SLOTS;
 
 const STREAM: StreamId = StreamId([4; 16]);
 const BOOT: [u8; 16] = [1; 16];
@@ -50,7 +50,7 @@ fn a_new_intake_holds_nothing() {
     let (mut intake, found) = open(&directory);
     assert_eq!(found, Found::New);
     assert!(intake.recover_ring(STREAM, true, Position(0)).is_empty());
-    assert!((0..=INTAKE_SLOTS).all(|slot| intake.slots.get(slot) == Entry::Empty));
+    assert!((0..=JOURNAL_SLOTS).all(|slot| intake.slots.get(slot) == Entry::Empty));
 }
 
 #[test]

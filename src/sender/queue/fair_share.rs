@@ -8,9 +8,9 @@
 //!
 //! A file is read and written again by a thread of its own, from the time on when the spool is nearly full, and takes the place of
 //! the old one when the room is needed. If the intake's ring fills meanwhile, the datagrams of the largest holders are dropped from
-//! the batches that are about to be spooled. A 32nd of `max-size` stays free for the rest of these batches. Exempt are the last
-//! segment and segments that are on their way to a receiver. If nothing else is left, the spool drops its oldest segment as a
-//! whole.
+//! the batches that are about to be spooled. A 32nd of `max-size` stays free for the rest of these batches. When that is used up, the
+//! next batch waits for the thinning. Exempt are the last segment and segments that are on their way to a receiver. If nothing can
+//! be thinned, the spool drops its oldest segment as a whole.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -22,7 +22,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nf_transport_core::batch::{Batch, BatchBuilder, Compression, PushError};
-use nf_transport_core::datagram::{Datagram, FlowRun, Timestamp};
+use nf_transport_core::datagram::{Datagram, Timestamp};
+use nf_transport_core::flow_layout::FlowRun;
 use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::netflow::ExporterTable;
 use nf_transport_core::sequence::{Gap, Position};
@@ -509,13 +510,14 @@ impl FairShare {
 
     /// `batch`, which is about to be spooled, without the datagrams of the largest holders, and what these lost; `None` if they have
     /// none in it.
-    pub(crate) fn sift_batch(&mut self, batch: &Batch) -> Option<(Batch, Lost)> {
+    pub(crate) fn sift_batch(&mut self, spool: &Spool<Directory>, batch: &Batch) -> Option<(Batch, Lost)> {
         let length = u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX);
         let shares = Shares::of(batch, length).ok()?;
         let held = self.holdings.largest_first();
         let most = lowest(&held);
-        // The highest level at which half of the batch goes, or the lowest one.
-        let mut wanted = length;
+        // The highest level at which half of the batch goes. The lowest one when half of the reserve is used up.
+        let is_short = spool.excess(length.saturating_add(spool.max_size() / (2 * RESERVE_PARTS))) > 0;
+        let mut wanted = if is_short { most } else { length };
         let level = loop {
             let level = level(&held, wanted.min(most));
             let may_go: u64 =

@@ -19,8 +19,8 @@ use nf_transport_core::spool::{AppendError, Policy, Spool, SyncJob, WhenFull, Wr
 use tokio::sync::watch;
 
 use crate::host::systemd::messages::sender;
-use crate::host::{CountLog, LogLimit, More, Pulse, both_clocks};
-use crate::limits::INTAKE_RING;
+use crate::host::{CountLog, LogLimit, Pulse, Suppressed, both_clocks};
+use crate::limits::JOURNAL_RING;
 use crate::sender::ingest::counters::Tally;
 use crate::sender::journal::Held;
 use crate::sender::queue::fair_share::{FairShare, Lost};
@@ -259,18 +259,22 @@ impl Keeper {
         }
         let yielding = self.yielding(is_pressing);
         let length = sealed.as_ref().and_then(|sealed| sealed.as_ref().ok()).map(batch_len);
-        let Room { mut lost, is_awaited, is_sifting } =
+        let Room { mut lost, mut is_awaited, is_sifting } =
             self.make_room(&mut spool, length, in_flight, is_crowded, now);
+        let max_size = if is_sifting { self.fair_share.ceiling() } else { 0 };
+        let mut sifted = None;
+        if let Some((held, _)) = task.spill.as_ref().filter(|_| is_sifting) {
+            if let Some((batch, of)) = self.sift(&spool, &held.batch) {
+                sealed = Some(queue.seal(&batch));
+                sifted = Some(batch);
+                lost.push(of);
+            }
+            // A thinning is under way, which costs the largest holders. The oldest segment would cost all of its exporters.
+            let length = sealed.as_ref().and_then(|sealed| sealed.as_ref().ok()).map_or(0, batch_len);
+            is_awaited = spool.size().saturating_add(length) > spool.max_size().max(max_size);
+        }
         if is_awaited {
             sealed = None;
-        }
-        let mut sifted = None;
-        if let Some((held, _)) = task.spill.as_ref().filter(|_| is_sifting)
-            && let Some((batch, of)) = self.sift(&held.batch)
-        {
-            sealed = Some(queue.seal(&batch));
-            sifted = Some(batch);
-            lost.push(of);
         }
         let outcome = task.spill.as_ref().zip(sealed).map(|((_, gaps), sealed)| {
             if spool.end().is_some() {
@@ -278,7 +282,6 @@ impl Keeper {
                     spool.record_gap(*gap);
                 }
             }
-            let max_size = if is_sifting { self.fair_share.ceiling() } else { 0 };
             spool.append_sifted(&sealed?, both_clocks(), in_flight, yielding, max_size)
         });
         let gaps = spool.take_dropped().into_iter();
@@ -354,8 +357,8 @@ impl Keeper {
 
     /// Drops the datagrams of the largest holders from `batch`, the oldest of the tail, if it is not on its way. Returns what is left
     /// of it, and what was dropped.
-    fn sift(&mut self, batch: &Batch) -> Option<(Batch, Lost)> {
-        let (sifted, lost) = self.fair_share.sift_batch(batch)?;
+    fn sift(&mut self, spool: &Spool<Directory>, batch: &Batch) -> Option<(Batch, Lost)> {
+        let (sifted, lost) = self.fair_share.sift_batch(spool, batch)?;
         let mut state = self.queue.state();
         let is_in_flight = state.in_flight > batch.first();
         let (held, _) = state.tail.front_mut()?;
@@ -457,7 +460,7 @@ impl Keeper {
 
     /// Whether the ring is nearly full.
     fn is_crowded(state: &State) -> bool {
-        state.tail_bytes() > INTAKE_RING / 4 * 3
+        state.tail_bytes() > JOURNAL_RING / 4 * 3
     }
 
     fn complain(&mut self, error: &AppendError) {
@@ -467,14 +470,14 @@ impl Keeper {
                 message_id = sender::SPOOL_FULL,
                 held_back,
                 "the spool is full (max-size is reached): incoming datagrams stay in memory while there is room{}",
-                More(held_back)
+                Suppressed(held_back)
             ),
             AppendError::NoRoom(error) => tracing::warn!(
                 message_id = sender::SPOOL_FULL,
                 %error,
                 held_back,
                 "the disk of the spool has no room: {error}; incoming datagrams stay in memory while there is room{}",
-                More(held_back)
+                Suppressed(held_back)
             ),
             AppendError::Disk(error) => {
                 tracing::error!(
@@ -483,7 +486,7 @@ impl Keeper {
                     held_back,
                     "cannot write to the spool: {error}; what arrives stays in memory while there is \
                      room; trying again{}",
-                    More(held_back)
+                    Suppressed(held_back)
                 );
             }
         }
@@ -500,7 +503,7 @@ impl Keeper {
                 held_back,
                 "cannot create a segment of the spool: {reason}; nothing is lost, the segment before it takes more \
                  than rotate-size and rotate-every say{}",
-                More(held_back)
+                Suppressed(held_back)
             );
         }
     }
@@ -544,7 +547,7 @@ impl Keeper {
             held_back,
             "the system clock {what}: nothing is dropped for it, as max-age does not follow; datagrams bear the times \
              of arrival that the clock showed{}",
-            More(held_back)
+            Suppressed(held_back)
         );
     }
 
@@ -607,7 +610,7 @@ impl Keeper {
                     %error,
                     held_back,
                     "cannot force the spool to disk: {error}; a power loss now would lose datagrams{}",
-                    More(held_back)
+                    Suppressed(held_back)
                 );
             }
         }

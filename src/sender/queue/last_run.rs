@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nf_transport_core::datagram::Timestamp;
 
-use crate::host::files::atomic_file::{self, FileError, Owner};
+use crate::host::files::atomic_file::{self, FileError, FileOwner};
 
 const FILE: &str = "boot";
 
@@ -31,7 +31,7 @@ impl Began {
     pub(crate) fn write(&self, directory: &Path) -> Result<(), FileError> {
         let path = directory.join(FILE);
         let line = format!("{:032x} {}\n", u128::from_be_bytes(self.boot), self.at.0);
-        match atomic_file::write(&path, line.as_bytes(), 0o600, Owner::writer()) {
+        match atomic_file::write(&path, line.as_bytes(), 0o600, FileOwner::writer()) {
             Ok(_) => Ok(()),
             Err(error) => atomic_file::remove(&path).and(Err(error)),
         }

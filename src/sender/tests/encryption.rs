@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use nf_transport_core::batch::{Parsed, Sealing};
+use nf_transport_core::batch::{ParsedBatch, Sealing};
 use nf_transport_core::secure::OpenError;
 use nf_transport_core::sequence::StreamId;
 use nf_transport_core::spool::SEGMENT_HEADER_LEN;
@@ -172,7 +172,7 @@ fn forge(segment: &Path, stream: StreamId, position: Position) {
     let mut forged = bytes[..SEGMENT_HEADER_LEN].to_vec();
     let mut rest = bytes.slice(SEGMENT_HEADER_LEN..);
     while !rest.is_empty() {
-        let Parsed::Batch(batch) = Batch::parse(stream, &rest).unwrap() else { panic!("a cut segment") };
+        let ParsedBatch::Batch(batch) = Batch::parse(stream, &rest).unwrap() else { panic!("a cut segment") };
         rest = rest.slice(batch.bytes().len()..);
         let mut body = batch.body().to_vec();
         *body.last_mut().unwrap() ^= u8::from(batch.first() == position);
@@ -195,7 +195,9 @@ fn a_batch_that_was_forged_is_damage_and_the_rest_is_delivered() {
     let aside = files(&directory.path().join("damaged"));
     assert_eq!(aside.len(), 1);
     let (_, piece) = aside.first_key_value().unwrap();
-    let Parsed::Batch(batch) = Batch::parse(stream, &Bytes::from(piece.clone())).unwrap() else { panic!() };
+    let ParsedBatch::Batch(batch) = Batch::parse(stream, &Bytes::from(piece.clone())).unwrap() else {
+        panic!()
+    };
     assert_eq!((batch.first(), batch.bytes().len()), (Position(2), piece.len()));
     assert!(!shows_payload(&directory));
 }

@@ -1,11 +1,13 @@
 //! What is lost at the sockets is counted, with who sent it and where to.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, SocketAddrV6, UdpSocket};
 use std::time::{Duration, Instant};
+
+use nf_transport_core::datagram::BootTime;
 
 use super::running::Running;
 use super::{policy, start};
-use crate::sender::ingest::counters::SocketTally;
+use crate::sender::ingest::counters::{ExporterAddress, SocketTally, Tally};
 use crate::sender::queue::Queue;
 
 fn wait_for(queue: &Queue, received: u64) {
@@ -65,6 +67,19 @@ fn denied_datagrams_count_by_exporter_and_socket() {
     assert_eq!(tally.sockets().iter().map(SocketTally::denied).collect::<Vec<_>>(), [4, 5]);
     let rows = tally.denied_exporters().rows();
     let rows: Vec<_> = rows.into_iter().map(|(key, row)| (key, row.count)).collect();
-    let [denied, other] = ["127.0.0.2", "127.0.0.3"].map(|address| address.parse::<IpAddr>().unwrap());
+    let [denied, other] = ["127.0.0.2", "127.0.0.3"]
+        .map(|address| ExporterAddress { ip: address.parse().unwrap(), interface: 0 });
     assert_eq!(rows, [((denied, 1), 5), ((denied, 0), 3), ((other, 0), 1)]);
+}
+
+#[test]
+fn denied_link_local_exporters_of_two_links_are_two() {
+    let tally = Tally::new(["[::]:2055".parse().unwrap()]);
+    let on = |index| SocketAddrV6::new("fe80::1".parse().unwrap(), 2055, 0, index).into();
+    for interface in [2, 3, 3] {
+        tally.note_denied(on(interface), 0, BootTime::default());
+    }
+    let rows = tally.denied_exporters().rows().into_iter();
+    let rows: Vec<_> = rows.map(|((exporter, _), row)| (exporter.to_string(), row.count)).collect();
+    assert_eq!(rows, [("fe80::1%3".to_owned(), 2), ("fe80::1%2".to_owned(), 1)]);
 }

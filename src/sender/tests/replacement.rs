@@ -62,7 +62,7 @@ impl Model {
                 Next::Nothing => break,
             };
             for batch in batches {
-                let records = batch.of_stream(hello.stream).records().unwrap();
+                let records = batch.with_stream(hello.stream).records().unwrap();
                 let skip = usize::try_from(position.since(batch.first())).unwrap();
                 self.delivered.extend(records.iter().skip(skip).map(|datagram| number(datagram.payload)));
                 position = batch.end();

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::config::HostPort;
 use crate::host::systemd::messages::sender;
-use crate::host::{LogLimit, More};
+use crate::host::{LogLimit, Suppressed};
 use crate::limits::REFUSED_FOR_NOW_DELAY_MAX;
 use crate::sender::uplink::dial::DialError;
 use crate::sender::uplink::ended::Ended;
@@ -94,7 +94,7 @@ impl Attempt {
         let line = format!("not connected to {receiver}: {}; trying the next receiver", self.reason);
         if let Some(held_back) = complaints.admit(line.clone(), Instant::now().into_std()) {
             let (message_id, receiver) = (self.message_id, receiver.to_string());
-            tracing::warn!(message_id, receiver, held_back, "{line}{}", More(held_back));
+            tracing::warn!(message_id, receiver, held_back, "{line}{}", Suppressed(held_back));
         }
     }
 }

@@ -10,10 +10,10 @@ use nf_transport_core::batch::Batch;
 use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::limits::LANE_MAX;
 use nf_transport_core::sequence::{Position, StreamId};
-use nf_transport_core::session::{OutOfTurn, SenderSession};
+use nf_transport_core::session::{OutOfOrder, SenderSession};
 use tokio::sync::Mutex;
 
-use crate::host::secure_stream::{Stream, StreamError};
+use crate::host::secure_stream::{SecureStream, StreamError};
 use crate::sender::queue::{Next, Queue};
 use crate::sender::uplink::unacknowledged::Unacknowledged;
 
@@ -32,7 +32,7 @@ pub(crate) enum Offered {
 #[derive(Debug)]
 pub(crate) struct Line {
     pub(crate) session: SenderSession,
-    pub(crate) stream: Stream,
+    pub(crate) stream: SecureStream,
     /// The stream that the session is about.
     sent_as: StreamId,
     /// Ends and payload bytes of batches sent and not acknowledged.
@@ -40,7 +40,7 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(crate) fn new(session: SenderSession, stream: Stream, sent_as: StreamId) -> Self {
+    pub(crate) fn new(session: SenderSession, stream: SecureStream, sent_as: StreamId) -> Self {
         Self { session, stream, sent_as, sent: Unacknowledged::default() }
     }
 
@@ -57,7 +57,7 @@ impl Line {
                 StreamError::Lost(io::Error::other(error))
             })?;
             self.stream.send_at_once(self.session.outbox())?;
-            if offered != Offered::Enough || self.session.wants().is_none() {
+            if offered != Offered::Enough || self.session.next_position().is_none() {
                 return Ok(offered);
             }
         }
@@ -68,8 +68,8 @@ impl Line {
         &mut self,
         queue: &Queue,
         mut read: impl FnMut(Position, bool) -> Option<Batch>,
-    ) -> Result<Offered, OutOfTurn> {
-        while let Some(position) = self.session.wants() {
+    ) -> Result<Offered, OutOfOrder> {
+        while let Some(position) = self.session.next_position() {
             let to_all = self.session.sends_to_all();
             match queue.next_to_send(position, to_all) {
                 Next::Batch(batch) => self.send(queue, &batch)?,
@@ -87,9 +87,9 @@ impl Line {
         Ok(Offered::Enough)
     }
 
-    fn send(&mut self, queue: &Queue, batch: &Batch) -> Result<(), OutOfTurn> {
+    fn send(&mut self, queue: &Queue, batch: &Batch) -> Result<(), OutOfOrder> {
         queue.note_sent(batch.end());
-        let restamped = (self.sent_as != queue.stream()).then(|| batch.of_stream(self.sent_as));
+        let restamped = (self.sent_as != queue.stream()).then(|| batch.with_stream(self.sent_as));
         self.session.send_batch(restamped.as_ref().unwrap_or(batch))?;
         self.sent.add(batch.first(), batch.end(), u64::from(batch.payload_bytes()));
         Ok(())

@@ -13,8 +13,8 @@ use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::config::SenderProtection;
-use crate::host::secure_stream::{ShakeError, Stream, shake};
-use crate::host::{KeyReader, TlsTrouble, read_sender_tls};
+use crate::host::secure_stream::{HandshakeError, SecureStream, run_handshake};
+use crate::host::{KeyReader, TlsFileError, read_sender_tls};
 use crate::limits::DIAL_PATIENCE;
 
 /// How a sender speaks to receivers.
@@ -32,7 +32,7 @@ pub(crate) enum Speech {
 
 impl Speech {
     /// What `protection` asks for, with the key that it tells of.
-    pub(crate) fn prepare(protection: &SenderProtection, keys: &mut KeyReader) -> Result<Self, TlsTrouble> {
+    pub(crate) fn prepare(protection: &SenderProtection, keys: &mut KeyReader) -> Result<Self, TlsFileError> {
         Ok(match protection {
             SenderProtection::LoopbackOnly => Self::LoopbackOnly,
             SenderProtection::Plaintext => Self::ClearText,
@@ -105,7 +105,7 @@ impl DialError {
     /// Whether the receiver, or this side's own settings, said no.
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
-            Self::Handshake(error) => error.is_refusal(),
+            Self::Handshake(error) => error.is_rejection(),
             Self::PlaintextNotAllowed => true,
             _ => false,
         }
@@ -119,15 +119,15 @@ pub(crate) async fn connect(
     segment_bytes: Option<u16>,
     handshake: SenderHandshake,
     connected: &OnceLock<OwnedFd>,
-) -> Result<Stream, DialError> {
+) -> Result<SecureStream, DialError> {
     let mut tcp = open(address, segment_bytes).await.map_err(DialError::Connect)?;
     tcp.set_nodelay(true).map_err(DialError::Connect)?;
     let socket = tcp.as_fd().try_clone_to_owned().map_err(DialError::Connect)?;
     connected.get_or_init(|| socket);
-    match shake(&mut tcp, handshake).await {
-        Err(ShakeError::Lost(error)) => Err(DialError::Lost(error)),
-        Err(ShakeError::Failed(error)) => Err(error.into()),
-        Ok(channel) => Ok(Stream::new(tcp, channel)),
+    match run_handshake(&mut tcp, handshake).await {
+        Err(HandshakeError::Lost(error)) => Err(DialError::Lost(error)),
+        Err(HandshakeError::Failed(error)) => Err(error.into()),
+        Ok(channel) => Ok(SecureStream::new(tcp, channel)),
     }
 }
 

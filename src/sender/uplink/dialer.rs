@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::config::HostPort;
 use crate::host::TcpProgress;
-use crate::host::secure_stream::Stream;
+use crate::host::secure_stream::SecureStream;
 use crate::host::systemd::messages::sender;
 use crate::limits::DIAL_PATIENCE;
 use crate::sender::uplink::dial::{DialError, Speech, connect};
@@ -30,7 +30,7 @@ pub(crate) struct Answer {
     pub(crate) address: SocketAddr,
     /// The most bytes of a TCP segment; `None` if TCP decides.
     pub(crate) segment_bytes: Option<u16>,
-    pub(crate) stream: Stream,
+    pub(crate) stream: SecureStream,
 }
 
 /// Dials receivers. Every method may be abandoned at any moment: attempts under way go on.
@@ -47,7 +47,7 @@ pub(crate) struct Dialler {
 #[derive(Debug)]
 struct Outcome {
     number: u64,
-    result: Result<Stream, DialError>,
+    result: Result<SecureStream, DialError>,
 }
 
 /// An attempt under way.

@@ -13,9 +13,9 @@ use tokio::io::Ready;
 use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::host::secure_stream::{Received, Stream, StreamError, protection};
+use crate::host::secure_stream::{Received, SecureStream, StreamError, protection};
 use crate::host::systemd::messages::sender;
-use crate::host::{ExpiredCertificate, LogLimit, More, ROUND, SessionExpiry, TcpProgress};
+use crate::host::{ExpiredCertificate, LogLimit, ROUND, SessionExpiry, Suppressed, TcpProgress};
 use crate::limits::CHANNEL_AGE_MAX;
 use crate::sender::uplink::closing::{Closing, Why};
 use crate::sender::uplink::connection::{Line, Offered};
@@ -74,7 +74,7 @@ impl<'a> Conversation<'a> {
     /// A session over `stream`.
     pub(crate) fn new(
         link: &'a Link,
-        stream: Stream,
+        stream: SecureStream,
         segment_bytes: Option<u16>,
         watched: Watched,
     ) -> Result<Self, StreamError> {
@@ -269,9 +269,9 @@ impl<'a> Conversation<'a> {
     }
 
     /// Whether the connection is too old to go on, or has carried too much for its keys.
-    fn is_worn(&self, stream: &Stream) -> bool {
+    fn is_worn(&self, stream: &SecureStream) -> bool {
         let channel = stream.channel();
-        !channel.is_plain() && (channel.is_worn() || self.renew_at <= Instant::now())
+        !channel.is_plain() && (channel.is_exhausted() || self.renew_at <= Instant::now())
     }
 
     /// Waits for whatever comes first. Meanwhile others may have the line.
@@ -303,7 +303,7 @@ impl<'a> Conversation<'a> {
             Ok(()) = self.watched.settings.changed(), if closing.is_none() => Happened::Close(Why::Renew),
             Ok(()) = self.watched.redial.changed(), if closing.is_none() => Happened::Close(Why::Asked),
             whose = self.expiry.expired(), if closing.is_none() => Happened::Expired(whose),
-            () = stop.told(), if !is_stopping => Happened::Close(Why::Stop),
+            () = stop.requested(), if !is_stopping => Happened::Close(Why::Stop),
         }
     }
 
@@ -315,11 +315,11 @@ impl<'a> Conversation<'a> {
                     self.acknowledged(line, position);
                     self.progressed(line);
                 }
-                SenderEvent::Taken(_) => {
+                SenderEvent::Received(_) => {
                     self.taken(line);
                     self.progressed(line);
                 }
-                SenderEvent::Refused(refusal) => return Err(Ended::refused(&refusal)),
+                SenderEvent::Rejected(refusal) => return Err(Ended::refused(&refusal)),
                 SenderEvent::Goodbye => return Err(Ended::Goodbye),
             }
         }
@@ -402,7 +402,7 @@ impl<'a> Conversation<'a> {
                 %error,
                 held_back,
                 "cannot read the spool: {error}; trying again{}",
-                More(held_back)
+                Suppressed(held_back)
             );
         }
         if outcome.is_ok() && self.link.doubt.is_some() {
@@ -442,7 +442,7 @@ impl<'a> Conversation<'a> {
 async fn farewell(line: &mut Line) {
     let last_words = async {
         line.stream.flush(line.session.outbox()).await?;
-        line.stream.part().await?;
+        line.stream.close_gracefully().await?;
         Ok::<(), StreamError>(())
     };
     if !matches!(timeout(FAREWELL, last_words).await, Ok(Ok(()))) {

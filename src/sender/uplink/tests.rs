@@ -3,16 +3,16 @@
 use nf_transport_core::batch::{BatchBuilder, Compression};
 use nf_transport_core::datagram::{Datagram, Timestamp};
 use nf_transport_core::framing::RefusalCode;
-use nf_transport_core::secure::{Admission, Key, Pass, ReceiverHandshake, Secret, Suite};
+use nf_transport_core::secure::{AccessPolicy, Credential, Key, ReceiverHandshake, Secret, Suite};
 use nf_transport_core::sequence::{Position, RunId, StreamId};
-use nf_transport_core::session::{Place, ReceiverEvent, ReceiverSession};
+use nf_transport_core::session::{ReceiverEvent, ReceiverSession, ResumePoint};
 use nf_transport_core::spool::{MinFree, Policy};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::host::secure_stream::{Received, Stream, shake};
-use crate::host::stop_channel;
+use crate::host::secure_stream::{Received, SecureStream, run_handshake};
+use crate::host::shutdown_channel;
 use crate::limits::CHANNEL_AGE_MAX;
 use crate::sender::journal::Ring;
 use crate::sender::queue::recovery::{Recovered, recover};
@@ -21,7 +21,7 @@ use crate::sender::queue::recovery::{Recovered, recover};
 #[derive(Debug)]
 struct Seen {
     began: Instant,
-    pass: Pass,
+    credential: Credential,
     /// Whether the sender said goodbye, rather than just being gone.
     in_good_order: bool,
 }
@@ -29,34 +29,35 @@ struct Seen {
 /// Lets in whoever has one of `keys`, one connection after the other, and tells of each when it has ended.
 async fn receive(listener: TcpListener, keys: Vec<Key>, seen: mpsc::UnboundedSender<Seen>, supersedes: bool) {
     let suites = Suite::NAMED.map(|(_, suite)| suite).into();
-    let admission = Arc::new(Admission { suites, shared: keys, ..Admission::default() });
+    let policy = Arc::new(AccessPolicy { suites, shared: keys, ..AccessPolicy::default() });
     while let Ok((mut tcp, _)) = listener.accept().await {
-        let handshake = ReceiverHandshake::new(admission.clone(), true);
-        let Ok(admitted) = shake(&mut tcp, handshake).await else { continue };
+        let handshake = ReceiverHandshake::new(policy.clone(), true);
+        let Ok(accepted) = run_handshake(&mut tcp, handshake).await else { continue };
         let began = Instant::now();
-        let in_good_order = serve(Stream::new(tcp, admitted.channel), supersedes).await;
-        seen.send(Seen { began, pass: admitted.pass, in_good_order }).unwrap();
+        let in_good_order = serve(SecureStream::new(tcp, accepted.channel), supersedes).await;
+        seen.send(Seen { began, credential: accepted.credential, in_good_order }).unwrap();
     }
 }
 
 /// Keeps a session until it ends; ends it at once where `supersedes`, as if a newer connection had come.
-async fn serve(mut stream: Stream, supersedes: bool) -> bool {
+async fn serve(mut stream: SecureStream, supersedes: bool) -> bool {
     let mut session = ReceiverSession::new();
     loop {
         let now = || Instant::now().into_std();
         while let Some(event) = session.poll_event().unwrap() {
             match event {
                 ReceiverEvent::Hello(_) => {
-                    let nothing = Place { delivered: Position(0), received: Position(0), run: RunId::NONE };
+                    let nothing =
+                        ResumePoint { delivered: Position(0), received: Position(0), run: RunId::NONE };
                     session.welcome(nothing, now());
                     if supersedes {
-                        session.refuse(RefusalCode::Superseded, "a newer connection took over");
+                        session.reject(RefusalCode::Superseded, "a newer connection took over");
                     }
                 }
                 ReceiverEvent::Goodbye => return true,
                 ReceiverEvent::Batch { batch, .. } => {
                     session.acknowledge(batch.end(), now());
-                    session.go_on(now());
+                    session.resume_reading(now());
                 }
                 other => panic!("{other:?}"),
             }
@@ -87,7 +88,7 @@ struct Running {
     queue: Arc<Queue>,
     lent: Arc<Lent>,
     ring: Ring,
-    _stopper: crate::host::Stopper,
+    _stopper: crate::host::ShutdownTrigger,
     _directory: tempfile::TempDir,
 }
 
@@ -110,7 +111,7 @@ impl Running {
         let directory = tempfile::tempdir().unwrap();
         let policy = Policy { min_free: MinFree::Bytes(0), ..Policy::default() };
         let recovered = recover(directory.path(), None, policy, &Arc::default()).unwrap();
-        let (stopper, stop) = stop_channel();
+        let (stopper, stop) = shutdown_channel();
         let view = LinkView::new(&receivers);
         let settings = watch::Sender::new(LinkSettings {
             id: "edge".parse().unwrap(),
@@ -187,12 +188,12 @@ async fn another_key_is_used_at_once_and_the_connection_before_ends_in_good_orde
         settings.speech = Speech::Keyed(Secret::Key(keys[1].clone()), Suite::ChaCha20Poly1305);
     });
     let first = running.seen.recv().await.unwrap();
-    assert_eq!(first.pass, Pass::Key { id: keys[0].id(), suite: Suite::Aes256Gcm });
+    assert_eq!(first.credential, Credential::Key { id: keys[0].id(), suite: Suite::Aes256Gcm });
     assert!(first.in_good_order);
     running.connected().await;
     running.settings.send_modify(|settings| settings.receivers.clear());
     let second = running.seen.recv().await.unwrap();
-    assert_eq!(second.pass, Pass::Key { id: keys[1].id(), suite: Suite::ChaCha20Poly1305 });
+    assert_eq!(second.credential, Credential::Key { id: keys[1].id(), suite: Suite::ChaCha20Poly1305 });
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }
 

@@ -11,7 +11,7 @@ fn place() -> (TempDir, PathBuf) {
     (directory, path)
 }
 
-/// Asks while a service serves at `path`, in a runtime that ends with the answer.
+/// Runs `ask` while a service listens on `path`, in a runtime that ends with the reply.
 fn asked(path: &Path, ask: impl FnOnce(&Path) -> Result<serde_json::Value, ControlError> + Send) -> String {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let socket = ControlSocket::bind(path).unwrap();
@@ -33,12 +33,12 @@ fn a_request_gets_its_reply() {
     assert_eq!(asked(&path, |path| request(path, Request::Reload)), "null");
     assert_eq!(
         asked(&path, |path| request(path, Request::Reconnect)),
-        "the service refused: there is nothing to connect to"
+        "request rejected: there is nothing to connect to"
     );
 }
 
 #[test]
-fn what_is_no_request_is_answered_with_an_error_and_its_length_is_bounded() {
+fn invalid_requests_get_an_error() {
     for sent in ["restart\n".to_owned(), "x".repeat(5_000)] {
         let (_directory, path) = place();
         let answer = asked(&path, |path| {
@@ -50,7 +50,7 @@ fn what_is_no_request_is_answered_with_an_error_and_its_length_is_bounded() {
         });
         assert_eq!(
             answer,
-            r#"{"error":"unknown request; known are: status, configuration, reconnect, reload"}"#
+            r#"{"error":"unknown request; known requests: status, configuration, reconnect, reload"}"#
         );
     }
 }
@@ -63,29 +63,29 @@ fn the_socket_is_for_its_user_and_group_only() {
 }
 
 #[test]
-fn a_socket_that_is_not_there_says_what_to_do() {
+fn a_missing_socket_names_the_remedy() {
     let (_directory, path) = place();
     assert_eq!(
         request(&path, Request::Status).unwrap_err().to_string(),
         format!(
-            "{}: no control socket is there: is the service running? --control names another socket",
+            "{}: no control socket: start the service, or name another socket with --control",
             path.display()
         )
     );
 }
 
 #[test]
-fn a_socket_left_behind_is_told_apart_and_replaced() {
+fn a_stale_socket_is_detected_and_replaced() {
     let (_directory, path) = place();
     fs::create_dir(path.parent().unwrap()).unwrap();
     drop(UnixListener::bind(&path).unwrap());
     let refused = request(&path, Request::Status).unwrap_err();
-    assert!(matches!(refused, ControlError::NobodyAnswers { .. }), "{refused}");
+    assert!(matches!(refused, ControlError::NotListening { .. }), "{refused}");
     ControlSocket::bind(&path).unwrap();
 }
 
 #[test]
-fn a_socket_that_somebody_serves_is_not_taken_away() {
+fn a_socket_in_use_is_not_replaced() {
     let (_directory, path) = place();
     let _first = ControlSocket::bind(&path).unwrap();
     let refused = ControlSocket::bind(&path).unwrap_err();
@@ -94,17 +94,17 @@ fn a_socket_that_somebody_serves_is_not_taken_away() {
 }
 
 #[test]
-fn a_file_in_the_way_is_left_alone() {
+fn a_file_in_place_of_the_socket_is_kept() {
     let (directory, _) = place();
     let path = directory.path().join("file");
     fs::write(&path, "precious").unwrap();
     let refused = ControlSocket::bind(&path).unwrap_err();
-    assert!(matches!(refused, ControlError::InTheWay { .. }), "{refused}");
+    assert!(matches!(refused, ControlError::NotASocket { .. }), "{refused}");
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
 }
 
 #[test]
-fn an_answer_that_is_none_is_refused() {
+fn an_invalid_reply_is_rejected() {
     for (answer, expected) in [("", "EOF while parsing"), ("HTTP/1.1 400\n", "expected value")] {
         let (_directory, path) = place();
         fs::create_dir(path.parent().unwrap()).unwrap();
@@ -116,23 +116,50 @@ fn an_answer_that_is_none_is_refused() {
         });
         let refused = request(&path, Request::Status).unwrap_err().to_string();
         served.join().unwrap();
-        assert!(refused.contains("what answers there is not this service"), "{refused}");
+        assert!(refused.contains("invalid reply, from another program"), "{refused}");
         assert!(refused.contains(expected), "{refused}");
     }
 }
 
+fn group_name(group: u32) -> String {
+    Group::from_gid(Gid::from_raw(group)).unwrap().unwrap().name
+}
+
 #[test]
-fn a_socket_that_is_not_permitted_says_who_may() {
-    let refused = explained(Path::new("/run/c.sock"), io::ErrorKind::PermissionDenied.into());
+fn a_service_that_does_not_answer_is_named() {
+    let (_directory, path) = place();
+    let _socket = ControlSocket::bind(&path).unwrap();
+    let name = fs::read_to_string("/proc/self/comm").unwrap();
     assert_eq!(
-        refused.to_string(),
-        "/run/c.sock: this user may not use the control socket: ask as root or as a member of the group \
-         that owns it"
+        explained(&path, io::ErrorKind::WouldBlock.into()).to_string(),
+        format!(
+            "{} (pid {}) does not answer: its systemd unit restarts it within 30 s if it stays hung",
+            name.trim_end(),
+            std::process::id()
+        )
     );
 }
 
 #[test]
-fn status_is_shown_as_a_table_or_as_json_and_what_has_another_shape_is_refused() {
+fn a_denied_socket_names_its_group() {
+    let refused = explained(Path::new("/run/c.sock"), io::ErrorKind::PermissionDenied.into());
+    assert_eq!(refused.to_string(), "/run/c.sock: permission denied: run as root");
+    let (_directory, path) = place();
+    let _socket = ControlSocket::bind(&path).unwrap();
+    if std::os::unix::fs::chown(&path, None, Some(1)).is_ok() {
+        let (group, user) = (group_name(1), User::from_uid(Uid::effective()).unwrap().unwrap().name);
+        assert_eq!(
+            explained(&path, io::ErrorKind::PermissionDenied.into()).to_string(),
+            format!(
+                "{}: permission denied: run as root, or join group {group} (usermod -aG {group} {user})",
+                path.display()
+            )
+        );
+    }
+}
+
+#[test]
+fn status_is_printed_as_a_table_or_as_json() {
     use std::sync::Mutex;
 
     use crate::status::{Manner, Tally, show};
@@ -161,7 +188,7 @@ fn status_is_shown_as_a_table_or_as_json_and_what_has_another_shape_is_refused()
 }
 
 #[test]
-fn the_process_that_serves_the_socket_is_known_while_it_does() {
+fn the_process_that_listens_is_known() {
     let (_directory, path) = place();
     assert_eq!(serving_process(&path), None);
     let socket = ControlSocket::bind(&path).unwrap();

@@ -1,4 +1,4 @@
-//! Answers whoever asks for metrics by HTTP: `GET /metrics`, and nothing else.
+//! Serves metrics by HTTP: `GET /metrics`, and nothing else.
 
 use core::convert::Infallible;
 
@@ -12,22 +12,22 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use crate::host::{Choice, Places, source_of};
-use crate::limits::{ACCEPT_REST, CONTROL_CONNECTIONS, CONTROL_TIMEOUT, SCRAPES_PER_ADDRESS};
+use crate::host::{Eviction, Places, source_of};
+use crate::limits::{ACCEPT_PAUSE, CONTROL_CONNECTIONS, CONTROL_TIMEOUT, SCRAPES_PER_ADDRESS};
 
-/// What OpenMetrics text is called.
+/// The media type of OpenMetrics text.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The rank of a connection whose request has not come yet: below that of the others.
+/// The rank of a connection without a request yet: below that of the others.
 const IDLE: bool = false;
 
-/// The rank of a connection whose request is being answered.
+/// The rank of a connection with a request.
 const ASKED: bool = true;
 
-/// Answers on `listener` with what `text` gives, until dropped. Connections are few and short: where there is no room, the oldest
-/// one makes room that has not sent its request.
+/// Answers requests on `listener` with `text` until dropped. Connections are few and short: a new one evicts
+/// the oldest one without a request if there is no free place.
 pub async fn serve_metrics(listener: TcpListener, text: impl Fn() -> String + Clone + Send + Sync + 'static) {
-    let places = Places::new(CONTROL_CONNECTIONS, SCRAPES_PER_ADDRESS, Choice::Oldest);
+    let places = Places::new(CONTROL_CONNECTIONS, SCRAPES_PER_ADDRESS, Eviction::Oldest);
     let mut is_failing = false;
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -39,7 +39,7 @@ pub async fn serve_metrics(listener: TcpListener, text: impl Fn() -> String + Cl
                 if !core::mem::replace(&mut is_failing, true) {
                     tracing::warn!(%error, "cannot accept connections for metrics: {error}");
                 }
-                tokio::time::sleep(ACCEPT_REST).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
@@ -58,7 +58,7 @@ pub async fn serve_metrics(listener: TcpListener, text: impl Fn() -> String + Cl
                 .serve_connection(TokioIo::new(stream), service);
             let is_answered = tokio::select! {
                 outcome = timeout(CONTROL_TIMEOUT, connection) => matches!(outcome, Ok(Ok(()))),
-                () = place.lost() => false,
+                () = place.evicted() => false,
             };
             if !is_answered {
                 tracing::debug!("a request for metrics was not answered");
@@ -72,7 +72,7 @@ fn answer<B>(request: &Request<B>, text: &impl Fn() -> String) -> Response<Full<
     let (status, kind, body) = if is_asked {
         (StatusCode::OK, OPEN_METRICS, text())
     } else {
-        (StatusCode::NOT_FOUND, "text/plain", "only GET /metrics is answered here\n".to_owned())
+        (StatusCode::NOT_FOUND, "text/plain", "not found: use GET /metrics\n".to_owned())
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn metrics_are_given_to_who_asks_for_them_and_nothing_to_others() {
+    async fn only_get_metrics_is_answered() {
         let answer = asked("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("nf_up 1\n# EOF\n"), "{answer}");
         assert!(answer.contains("application/openmetrics-text"), "{answer}");

@@ -7,8 +7,8 @@ use bytesize::ByteSize;
 use crate::status::show::exporters;
 use crate::status::show::table::{Align, Table};
 use crate::status::{
-    CertificateStatus, CollectorState, Kept, LinkState, PeerState, PeerStatus, ReceiverStatus, SenderStatus,
-    count_of, name_dropped, name_first,
+    CertificateStatus, CollectorState, Kept, LinkState, PeerState, PeerStatus, ReceiverStatus,
+    RevocationStatus, SenderStatus, count_of, name_dropped, name_first,
 };
 
 /// Exporters that are shown with the address that they are seen as.
@@ -148,7 +148,7 @@ fn dropped_remark(status: &SenderStatus) -> String {
 
 /// Whose datagrams were denied.
 fn denied_remark(status: &SenderStatus) -> String {
-    let named = name_first(status.denied_exporters.iter().map(|denied| (denied.address, denied.datagrams)));
+    let named = name_first(status.denied_exporters.iter().map(|denied| (denied.name(), denied.datagrams)));
     if named.is_empty() { named } else { format!("from {named}") }
 }
 
@@ -182,6 +182,7 @@ pub fn render_receiver(status: &ReceiverStatus, earlier: Option<Earlier<'_, Rece
     text += &unmatched(status);
     text += &internal_errors(status.internal_errors);
     text += &certificate(status.certificate.as_ref());
+    text += &revocation_lists(&status.revocation_lists);
     if !status.refused.is_empty() {
         text += "\n";
         text += &refused(status);
@@ -214,6 +215,24 @@ fn certificate(certificate: Option<&CertificateStatus>) -> String {
         Ok(left) => format!("\ncertificate: expires in {}\n", span(left)),
         Err(_) => "\ncertificate: EXPIRED, nothing is delivered; renew it and reload\n".to_owned(),
     }
+}
+
+/// The age and the end of each list of revoked certificates.
+fn revocation_lists(lists: &[RevocationStatus]) -> String {
+    let line = |list: &RevocationStatus| {
+        let age = span(u64::try_from(list.age_s).unwrap_or_default());
+        let end = match list.expires_s.map(u64::try_from) {
+            None => String::new(),
+            Some(Ok(left)) => format!(", expires in {}", span(left)),
+            Some(Err(_)) => {
+                ", EXPIRED: certificates revoked since are accepted; put the next list there and reload"
+                    .to_owned()
+            }
+        };
+        format!("revoked certificates {}: issued {age} ago{end}\n", list.file)
+    };
+    let lines: String = lists.iter().map(line).collect();
+    if lines.is_empty() { lines } else { format!("\n{lines}") }
 }
 
 fn refused(status: &ReceiverStatus) -> String {

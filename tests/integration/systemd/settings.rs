@@ -353,7 +353,9 @@ fn check_as_root_sees_what_the_service_sees() {
     for service in ["nf-sender", "nf-receiver"] {
         let good = machine.sh(&format!("{service} check"));
         assert!(
-            good.contains(&format!("the user {service}, as which {service}.service runs, has access")),
+            good.contains(&format!(
+                "the user {service} of {service}.service has access to all files and directories"
+            )),
             "{good}"
         );
 
@@ -362,7 +364,7 @@ fn check_as_root_sees_what_the_service_sees() {
         machine.sh(&format!("mkdir -p /etc/{service}/{service}.toml.d"));
         machine.write(&drop_in, &format!("key-file = \"/etc/{service}/root-key\"\n"));
         let unreadable = machine.sh_fails(&format!("{service} check 2>&1"));
-        assert!(unreadable.contains(&format!("cannot read it: Permission denied (os error 13): give it to that user (chown {service} /etc/{service}/root-key)")), "{unreadable}");
+        assert!(unreadable.contains(&format!("cannot read it: Permission denied (os error 13): change its owner (chown {service} /etc/{service}/root-key)")), "{unreadable}");
         machine.sh(&format!("chown {service} /etc/{service}/root-key && {service} check"));
 
         machine.sh(&format!("install -d -o {service} -m 700 /srv/{service}"));
@@ -370,7 +372,7 @@ fn check_as_root_sees_what_the_service_sees() {
         machine.write(&drop_in, &format!("{key} = \"/srv/{service}\"\n"));
         let forbidden = machine.sh_fails(&format!("{service} check 2>&1"));
         let remedy = format!("ReadWritePaths=/srv/{service}");
-        assert!(forbidden.contains("may not write there") && forbidden.contains(&remedy), "{forbidden}");
+        assert!(forbidden.contains("cannot write there") && forbidden.contains(&remedy), "{forbidden}");
         machine.edit(&format!("{service}.service"), &format!("[Service]\n{remedy}\n"));
         machine.sh(&format!("{service} check"));
         machine.sh(&format!("chown root /srv/{service}"));

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nf_transport_core::batch::{Batch, BatchBuilder, Compression, PushError};
-use nf_transport_core::datagram::{BootTime, Datagram, FlowRun, Timestamp};
+use nf_transport_core::datagram::{BootTime, Datagram, Timestamp};
+use nf_transport_core::flow_layout::FlowRun;
 use nf_transport_core::netflow::ExporterTable;
 use nf_transport_core::sequence::{Position, StreamId};
 use pcap_file::DataLink;
@@ -120,15 +121,16 @@ impl Exports {
         &self.payloads
     }
 
-    /// The batches that they make, each as full as can be or with as many datagrams as `most`. Transposed only if
-    /// that is the compression, whereas nf-sender does it whenever it can.
+    /// Encodes the payloads as batches, each full or with `most` datagrams.
+    ///
+    /// The columnar form is used only if `compression` is columnar. nf-sender uses it whenever it can.
     pub fn batches(&self, compression: Compression, most: u32) -> Vec<Batch> {
         let mut builder = BatchBuilder::new(STREAM, compression);
         let mut batches = Vec::new();
         let mut taken = 0;
         for ((number, payload), flows) in (0..).zip(&self.payloads).zip(&self.flows) {
             let datagram = datagram(number, payload);
-            let flows = if compression == Compression::Transposed { flows.as_slice() } else { &[] };
+            let flows = if compression == Compression::Columnar { flows.as_slice() } else { &[] };
             if taken == most || builder.push_flows(&datagram, flows) == Err(PushError::Full) {
                 batches.extend(builder.finish(Position(0)));
                 builder.push_flows(&datagram, flows).unwrap();

@@ -1,19 +1,20 @@
-//! Fills a batch, datagram by datagram.
+//! Encoder that fills a batch, datagram by datagram.
 
 use bytes::BytesMut;
 
 use crate::batch::chunks::Chunks;
+use crate::batch::columnar::FlowRows;
 use crate::batch::compression::Compressor;
-use crate::batch::transposed::Flows;
 use crate::batch::{Batch, BatchHeader, Compression, HEADER_LEN, Sealing, record};
-use crate::datagram::{Datagram, FlowRun, Timestamp};
+use crate::datagram::{Datagram, Timestamp};
+use crate::flow_layout::FlowRun;
 use crate::limits::{BATCH_BODY_TARGET, PAYLOAD_MAX};
 use crate::sequence::{Position, StreamId};
 
-/// Why a datagram does not go into this batch.
+/// Reason why a datagram was not added to the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PushError {
-    /// The batch is full: finish it and push again.
+    /// The batch is full. The caller finishes it and pushes the datagram again.
     #[error("the batch is full")]
     Full,
     /// The payload is longer than any UDP datagram can be.
@@ -21,12 +22,12 @@ pub enum PushError {
     TooLong,
 }
 
-/// A batch being filled. Reused for one batch after the other, so that no datagram costs an allocation.
+/// A batch that is being filled. It is reused for the next batch, so that no datagram needs an allocation.
 #[derive(Debug)]
 pub struct BatchBuilder {
     stream: StreamId,
     compression: Compression,
-    /// Room for the header, then the records so far; `encoded.len() <= HEADER_LEN + BATCH_BODY_MAX`.
+    /// Space for the header and the records so far; `encoded.len() <= HEADER_LEN + BATCH_BODY_MAX`.
     encoded: BytesMut,
     chunks: Chunks,
     datagrams: u32,
@@ -34,13 +35,13 @@ pub struct BatchBuilder {
     payload_bytes: u32,
     earliest: Timestamp,
     latest: Timestamp,
-    /// Where flow records lie; of use only for compression.
-    flows: Flows,
+    /// Locations of the flow records, which only compression uses.
+    flows: FlowRows,
     compressor: Compressor,
 }
 
 impl BatchBuilder {
-    /// An empty batch of `stream`.
+    /// Creates an empty batch of `stream`.
     pub fn new(stream: StreamId, compression: Compression) -> Self {
         let mut builder = Self {
             stream,
@@ -52,19 +53,19 @@ impl BatchBuilder {
             payload_bytes: 0,
             earliest: Timestamp::default(),
             latest: Timestamp::default(),
-            flows: Flows::default(),
+            flows: FlowRows::default(),
             compressor: Compressor::default(),
         };
         builder.clear();
         builder
     }
 
-    /// From the next batch on, batches are stored and sent like this.
+    /// Sets the compression that [`Self::finish`] uses from now on.
     pub fn set_compression(&mut self, compression: Compression) {
         self.compression = compression;
     }
 
-    /// Whether batches are compressed, so that it helps to know where flow records lie.
+    /// True if batches are compressed, so that locations of flow records are useful.
     pub fn compresses(&self) -> bool {
         self.compression != Compression::None
     }
@@ -81,31 +82,32 @@ impl BatchBuilder {
         self.latest = Timestamp(0);
     }
 
-    /// Empties it. Returns how many datagrams were in it.
+    /// Empties the batch. Returns the number of datagrams that were in it.
     pub fn discard(&mut self) -> u32 {
         let datagrams = self.datagrams;
         self.clear();
         datagrams
     }
 
-    /// Whether no datagram is in it yet.
+    /// True if the batch contains no datagram yet.
     pub fn is_empty(&self) -> bool {
         self.datagrams == 0
     }
 
-    /// Takes `datagram` in, in which `flows` lie. Compression makes use of them; if they are not where they are said
-    /// to be, it makes less of the batch, and nothing else comes of it.
+    /// Adds `datagram`, whose payload contains the flow records `flows`.
+    ///
+    /// Compression uses the locations of the flow records. Wrong locations only make it less effective.
     pub fn push_flows(&mut self, datagram: &Datagram<'_>, flows: &[FlowRun]) -> Result<(), PushError> {
         self.push(datagram)?;
         if self.compresses() {
             let end = self.encoded.len() - HEADER_LEN;
             let length = record::encoded_len(datagram);
-            self.flows.note(end - length, length - datagram.payload.len(), end, flows);
+            self.flows.add_record(end - length, length - datagram.payload.len(), end, flows);
         }
         Ok(())
     }
 
-    /// Takes `datagram` in, or says why not and stays as it was.
+    /// Adds `datagram`. After an error the batch is unchanged.
     pub fn push(&mut self, datagram: &Datagram<'_>) -> Result<(), PushError> {
         let length = u16::try_from(datagram.payload.len())
             .ok()
@@ -114,17 +116,17 @@ impl BatchBuilder {
         if !self.has_room(record::encoded_len(datagram)) {
             return Err(PushError::Full);
         }
-        record::put(&mut self.encoded, datagram, length);
+        record::encode(&mut self.encoded, datagram, length);
         self.payload_bytes += u32::from(length);
         self.count(datagram.arrival);
         Ok(())
     }
 
-    /// Leaves the position of a dropped datagram empty, which arrived at about `arrival`.
+    /// Adds an empty position for a dropped datagram that arrived at about `arrival`.
     pub fn push_dropped(&mut self, arrival: Timestamp) -> Result<(), PushError> {
         let dropped = self.dropped.checked_add(1).filter(|_| self.has_room(record::DROPPED_LEN));
         self.dropped = dropped.ok_or(PushError::Full)?;
-        record::put_dropped(&mut self.encoded);
+        record::encode_dropped(&mut self.encoded);
         self.count(arrival);
         Ok(())
     }
@@ -139,8 +141,9 @@ impl BatchBuilder {
         self.latest = self.latest.max(arrival);
     }
 
-    /// Closes the batch with `first` as the position of its first datagram, and starts the next one.
-    /// `None` if it is empty.
+    /// Finishes the batch with `first` as the position of its first datagram, and starts the next batch.
+    ///
+    /// Returns `None` if the batch is empty.
     pub fn finish(&mut self, first: Position) -> Option<Batch> {
         if self.is_empty() {
             return None;
@@ -167,8 +170,9 @@ impl BatchBuilder {
         Some(Batch { header, bytes })
     }
 
-    /// Replaces the records by their compressed form where that is wanted and shorter. `None` if the room for the header is
-    /// missing, which cannot be.
+    /// Replaces the records by their compressed form, if compression is on and the form is shorter.
+    ///
+    /// `None` means that the space for the header is missing, which cannot happen.
     fn compress(&mut self) -> Option<Compression> {
         if !self.compresses() {
             return Some(Compression::None);

@@ -1,4 +1,6 @@
-//! Memory that batches are encoded into: in large chunks, each used again once nothing of what lies in it is needed any more.
+//! Memory for encoding batches, in large chunks.
+//!
+//! A chunk is reused when no batch in it is referenced any more.
 
 use std::collections::VecDeque;
 
@@ -7,24 +9,25 @@ use bytes::BytesMut;
 use crate::batch::HEADER_LEN;
 use crate::limits::BATCH_BODY_MAX;
 
-/// Bytes of a chunk: seven full batches, or hundreds of small ones.
+/// Length of a chunk in bytes: seven full batches, or hundreds of small ones.
 const CHUNK_LEN: usize = 512 * 1024;
 
-/// Chunks that are waited for. What lies in others is forgotten with the last batch there.
-const WAITED_FOR: usize = 4;
+/// Full chunks that are kept for reuse. Others are freed with their last batch.
+const FULL_CHUNKS_MAX: usize = 4;
 
-/// Room that any batch needs at the most.
+/// Length of the longest batch in bytes.
 const BATCH_MAX: usize = HEADER_LEN + BATCH_BODY_MAX;
 
-/// The chunks of one builder.
+/// Chunks of one builder.
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
-    /// Those that are full, oldest first.
+    /// Full chunks, oldest first.
     full: VecDeque<BytesMut>,
 }
 
 impl Chunks {
-    /// Gives `chunk`, which is empty, room for a batch: goes on with another if that has none.
+    /// Ensures that the empty buffer `chunk` has room for a batch, and replaces it by another chunk if it has
+    /// not.
     pub(super) fn make_room(&mut self, chunk: &mut BytesMut) {
         if chunk.capacity() >= BATCH_MAX {
             return;
@@ -36,7 +39,7 @@ impl Chunks {
         if full.capacity() > 0 {
             self.full.push_back(full);
         }
-        if self.full.len() > WAITED_FOR {
+        if self.full.len() > FULL_CHUNKS_MAX {
             self.full.pop_front();
         }
     }
@@ -46,7 +49,7 @@ impl Chunks {
 mod tests {
     use super::*;
 
-    /// Takes a batch of the greatest length out of `chunk`, and says where it lies.
+    /// Splits a batch of the greatest length off `chunk`.
     fn take(chunks: &mut Chunks, chunk: &mut BytesMut) -> bytes::Bytes {
         chunks.make_room(chunk);
         assert!(chunk.is_empty());
@@ -55,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_used_again_once_all_in_it_is_gone() {
+    fn memory_of_dropped_batches_is_reused() {
         let (mut chunks, mut chunk) = (Chunks::default(), BytesMut::new());
         let mut places = std::collections::HashSet::new();
         for _ in 0..1000 {
@@ -65,12 +68,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_still_held_stays_as_it_is() {
+    fn batches_in_use_are_not_overwritten() {
         let (mut chunks, mut chunk) = (Chunks::default(), BytesMut::new());
         let held: Vec<_> = (0..100).map(|_| take(&mut chunks, &mut chunk)).collect();
         assert!(held.iter().all(|batch| batch.iter().all(|byte| *byte == 7)));
         let places: std::collections::HashSet<_> = held.iter().map(|batch| batch.as_ptr()).collect();
         assert_eq!(places.len(), 100);
-        assert!(chunks.full.len() <= WAITED_FOR);
+        assert!(chunks.full.len() <= FULL_CHUNKS_MAX);
     }
 }

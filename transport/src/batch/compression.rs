@@ -1,4 +1,4 @@
-//! How a batch's body is stored.
+//! Compression of the body of a batch.
 
 use core::cell::RefCell;
 use core::fmt;
@@ -6,21 +6,21 @@ use core::fmt;
 use zstd::bulk::{Compressor as Zstd, Decompressor};
 
 use crate::batch::BatchError;
-use crate::batch::transposed::{self, Flows};
+use crate::batch::columnar::{self, FlowRows};
 
-/// The compression of a batch's body.
+/// Compression of the body of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
-    /// The records as they are.
+    /// The uncompressed records.
     #[default]
     None,
     /// One zstd frame (RFC 8878).
     Zstd,
-    /// One zstd frame of the records' transposed form (`transposed`).
-    Transposed,
+    /// One zstd frame of the records in columnar form (module `columnar`).
+    Columnar,
 }
 
-/// Level 1: the fastest; flow data gains little from higher ones.
+/// Level 1 is the fastest one. Higher levels make flow data only a little smaller.
 const ZSTD_LEVEL: i32 = 1;
 
 impl Compression {
@@ -28,7 +28,7 @@ impl Compression {
         match self {
             Self::None => 0,
             Self::Zstd => 1,
-            Self::Transposed => 2,
+            Self::Columnar => 2,
         }
     }
 
@@ -36,16 +36,16 @@ impl Compression {
         match code {
             0 => Some(Self::None),
             1 => Some(Self::Zstd),
-            2 => Some(Self::Transposed),
+            2 => Some(Self::Columnar),
             _ => None,
         }
     }
 }
 
-/// Compresses one batch after the other with the same memory.
+/// Compresses one batch after another and reuses its memory.
 #[derive(Default)]
 pub(super) struct Compressor {
-    /// None until the first batch.
+    /// `None` until the first batch.
     zstd: Option<Zstd<'static>>,
     form: Vec<u8>,
     frame: Vec<u8>,
@@ -58,10 +58,13 @@ impl fmt::Debug for Compressor {
 }
 
 impl Compressor {
-    /// `records` in fewer bytes, and how; `None` if there is no such way. Transposed if `flows` are most of them.
-    pub(super) fn compress(&mut self, records: &[u8], flows: &Flows) -> Option<(Compression, &[u8])> {
-        let (compression, form) = if transposed::transpose(records, flows, &mut self.form) {
-            (Compression::Transposed, self.form.as_slice())
+    /// Compresses `records`, in columnar form if most of them are flow records (`flows`).
+    ///
+    /// Returns the compression and the frame; `None` if the frame is not shorter than the records or zstd
+    /// fails.
+    pub(super) fn compress(&mut self, records: &[u8], flows: &FlowRows) -> Option<(Compression, &[u8])> {
+        let (compression, form) = if columnar::encode(records, flows, &mut self.form) {
+            (Compression::Columnar, self.form.as_slice())
         } else {
             (Compression::Zstd, records)
         };
@@ -77,23 +80,23 @@ impl Compressor {
 }
 
 thread_local! {
-    /// Made once for a thread, not for each batch.
+    /// One decompressor for each thread, because creating one for each batch is slow.
     static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
-/// The `records_len` bytes that `frame` holds.
+/// Decompresses `frame` to exactly `records_len` bytes.
 pub(super) fn decompress(frame: &[u8], records_len: usize) -> Result<Vec<u8>, BatchError> {
-    let records = unpack(frame, records_len)?;
+    let records = decompress_up_to(frame, records_len)?;
     if records.len() == records_len { Ok(records) } else { Err(BatchError::Records) }
 }
 
-/// The `records_len` bytes whose transposed form `frame` holds.
-pub(super) fn decompress_transposed(frame: &[u8], records_len: usize) -> Result<Vec<u8>, BatchError> {
-    transposed::restore(&unpack(frame, transposed::longest(records_len))?, records_len)
+/// Decompresses `frame` and decodes its columnar form to exactly `records_len` bytes.
+pub(super) fn decompress_columnar(frame: &[u8], records_len: usize) -> Result<Vec<u8>, BatchError> {
+    columnar::decode(&decompress_up_to(frame, columnar::max_len(records_len))?, records_len)
 }
 
-/// What `frame` holds; never takes memory for more than `most` bytes, whatever the frame says.
-fn unpack(frame: &[u8], most: usize) -> Result<Vec<u8>, BatchError> {
+/// Decompresses `frame`. Never allocates more than `most` bytes, even if the frame states a greater length.
+fn decompress_up_to(frame: &[u8], most: usize) -> Result<Vec<u8>, BatchError> {
     DECOMPRESSOR
         .with_borrow_mut(|decompressor| match decompressor {
             Some(decompressor) => decompressor.decompress(frame, most),

@@ -1,20 +1,22 @@
-//! The entry of the fuzzers into this folder: batches of a sender, which can give any bytes the right checksums.
+//! Fuzzing entry for batches. A malicious sender can give any bytes the right checksums.
 
 use bytes::Bytes;
 
-use crate::batch::{Batch, BatchHeader, Compression, Parsed, Sealing};
+use crate::batch::{Batch, BatchHeader, Compression, ParsedBatch, Sealing};
 use crate::datagram::Timestamp;
 use crate::limits::BATCH_BODY_MAX;
 use crate::sequence::{Position, StreamId};
 
 const STREAM: StreamId = StreamId([7; 16]);
 
-/// Reads `bytes`, whatever they are: as a batch, and as the body of one. For that the first of them choose the compression,
-/// the numbers of datagrams and of dropped ones, the length of the records and the bytes of payload.
+/// Parses arbitrary `bytes` as a batch, and then as the body of a batch with a matching header.
+///
+/// For the second run the first 7 bytes choose the compression, the numbers of datagrams and of dropped ones,
+/// the length of the records and the number of payload bytes.
 ///
 /// # Panics
 ///
-/// If the records of a batch are not as its header says.
+/// If the records of an accepted batch contradict its header.
 pub fn fuzz_batch(bytes: &[u8]) {
     read(&Bytes::copy_from_slice(bytes));
     let Some(([compression, datagrams, dropped, a, b, c, d], body)) = bytes.split_first_chunk() else {
@@ -33,7 +35,7 @@ pub fn fuzz_batch(bytes: &[u8]) {
         body_len,
         records_len: match compression {
             Compression::None => body_len,
-            Compression::Zstd | Compression::Transposed => u32::from(u16::from_be_bytes([*a, *b])),
+            Compression::Zstd | Compression::Columnar => u32::from(u16::from_be_bytes([*a, *b])),
         },
         body_checksum: crc32c::crc32c(body),
         compression,
@@ -43,7 +45,7 @@ pub fn fuzz_batch(bytes: &[u8]) {
 }
 
 fn read(bytes: &Bytes) {
-    let Ok(Parsed::Batch(batch)) = Batch::parse(STREAM, bytes) else { return };
+    let Ok(ParsedBatch::Batch(batch)) = Batch::parse(STREAM, bytes) else { return };
     let Ok(records) = batch.records() else { return };
     assert_eq!(
         u32::try_from(records.by_position().count()),

@@ -1,54 +1,47 @@
-//! The fixed part of a batch: what can be known, checked and passed over without its body.
+//! The batch header: the fields that can be read, checked and skipped without the body.
 
 use bytes::{Buf, BufMut};
 
-use crate::batch::{BatchError, Compression, Needs, NewerBatch, Sealing};
+use crate::batch::format::{CHECKED_FROM, checksum, has_checksum};
+use crate::batch::{BatchError, Compression, HEADER_LEN, MAGIC, Needs, NewerBatch, Sealing};
 use crate::datagram::Timestamp;
 use crate::internal_error::note_internal_error;
 use crate::limits::{BATCH_BODY_MAX, SEAL_OVERHEAD};
 use crate::sequence::{Position, StreamId};
 
-/// Bytes of a batch header.
-pub const HEADER_LEN: usize = 56;
-
-/// The four bytes that every batch starts with.
-pub const MAGIC: [u8; 4] = *b"NFB1";
-
-/// Where the bytes start that the header's checksum covers.
-const CHECKED_FROM: usize = 8;
-
-/// Bytes that say which batch a seal belongs to.
-const CONTEXT_LEN: usize = 16 + HEADER_LEN - CHECKED_FROM;
+/// Length in bytes of the associated data of a seal.
+const ASSOCIATED_DATA_LEN: usize = 16 + HEADER_LEN - CHECKED_FROM;
 
 /// The fields of a batch header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchHeader {
     /// Position of the first datagram.
     pub first: Position,
-    /// When the earliest of the datagrams arrived.
+    /// Earliest arrival of a datagram in the batch.
     pub earliest: Timestamp,
-    /// When the latest of the datagrams arrived; `earliest <= latest`.
+    /// Latest arrival of a datagram in the batch; `earliest <= latest`.
     pub latest: Timestamp,
-    /// How many datagrams, one for each position; `1 <= datagrams`.
+    /// Number of datagrams, one for each position; `1 <= datagrams`.
     pub datagrams: u32,
-    /// How many of them the sender dropped since: their positions are empty; `dropped <= datagrams`.
+    /// Number of datagrams that the sender dropped, so that their positions are empty.
+    /// `dropped <= datagrams`.
     pub dropped: u16,
-    /// Bytes of all payloads together; `payload_bytes <= records_len`.
+    /// Payload bytes of all datagrams together; `payload_bytes <= records_len`.
     pub payload_bytes: u32,
-    /// Bytes of the body as stored; `body_len <= BATCH_BODY_MAX`, and `SEAL_OVERHEAD` more where it is sealed.
+    /// Length of the body as stored; at most `BATCH_BODY_MAX`, plus `SEAL_OVERHEAD` if it is sealed.
     pub body_len: u32,
-    /// Bytes of the body once decompressed; `records_len <= BATCH_BODY_MAX`.
+    /// Length of the decompressed body; `records_len <= BATCH_BODY_MAX`.
     pub records_len: u32,
     /// CRC32C of the body as stored.
     pub body_checksum: u32,
-    /// How the body is stored.
+    /// Compression of the body.
     pub compression: Compression,
-    /// Whether the body is sealed on top of that.
+    /// Sealing of the compressed body.
     pub sealing: Sealing,
 }
 
 impl BatchHeader {
-    /// Reads the header that `bytes` start with; `None` means that more bytes are needed.
+    /// Parses the header at the start of `bytes`; `None` means that more bytes are needed.
     pub fn parse(stream: StreamId, bytes: &[u8]) -> Result<Option<Self>, BatchError> {
         let start = bytes.get(..MAGIC.len().min(bytes.len())).unwrap_or_default();
         if !MAGIC.starts_with(start) {
@@ -58,9 +51,9 @@ impl BatchHeader {
         let Some(bytes) = bytes.get(..HEADER_LEN) else { return Ok(None) };
         match Self::parse_whole(stream, bytes) {
             Some(header) => Ok(Some(header)),
-            // With the right checksum it is no damage.
+            // The header is not damaged, because its checksum matches. So a newer version wrote it.
             None if has_checksum(stream, bytes) => {
-                let newer = NewerBatch::read(bytes, needs(bytes));
+                let newer = NewerBatch::read(bytes, missing_support(bytes));
                 Err(newer.map_or(BatchError::Header, BatchError::Newer))
             }
             None => Err(BatchError::Header),
@@ -100,7 +93,7 @@ impl BatchHeader {
             && within(self.records_len, BATCH_BODY_MAX)
     }
 
-    /// The header's bytes.
+    /// Encodes the header for `stream`.
     pub fn encode(&self, stream: StreamId) -> [u8; HEADER_LEN] {
         let mut header = [0; HEADER_LEN];
         let mut rest: &mut [u8] = &mut header;
@@ -127,15 +120,16 @@ impl BatchHeader {
         header
     }
 
-    /// What a seal of this batch's body is bound to: the stream id, then the header from its position on, with zeros
-    /// for the two fields that follow from the body as stored: its length and its checksum.
-    pub fn context(&self, stream: StreamId) -> [u8; CONTEXT_LEN] {
+    /// Associated data of a seal of this batch's body: the stream id and then bytes 8 to 55 of the header.
+    ///
+    /// Length and checksum of the body as stored are zero in it, because they result from the sealing.
+    pub fn associated_data(&self, stream: StreamId) -> [u8; ASSOCIATED_DATA_LEN] {
         let bare = Self { body_len: 0, body_checksum: 0, ..*self }.encode(stream);
-        let mut context = [0; CONTEXT_LEN];
-        let mut rest: &mut [u8] = &mut context;
+        let mut associated = [0; ASSOCIATED_DATA_LEN];
+        let mut rest: &mut [u8] = &mut associated;
         rest.put_slice(&stream.0);
         rest.put_slice(bare.get(CHECKED_FROM..).unwrap_or_default());
-        context
+        associated
     }
 
     /// Position after the last datagram.
@@ -143,27 +137,17 @@ impl BatchHeader {
         self.first.plus(u64::from(self.datagrams))
     }
 
-    /// Bytes of the whole batch, header and body.
+    /// Length of the whole batch in bytes, header and body.
     pub fn encoded_len(&self) -> usize {
         usize::try_from(self.body_len).unwrap_or(usize::MAX).saturating_add(HEADER_LEN)
     }
 }
 
-/// Whether `header` has its checksum, that of this stream.
-pub(super) fn has_checksum(stream: StreamId, header: &[u8]) -> bool {
-    let stated = header.get(MAGIC.len()..).and_then(|mut rest| rest.try_get_u32().ok());
-    stated.is_some() && stated == checksum(stream, header)
-}
-
-/// Why a header with the right checksum cannot be read.
-fn needs(header: &[u8]) -> Needs {
+/// Feature that is missing here to read a header whose checksum matches.
+fn missing_support(header: &[u8]) -> Needs {
     match (header.get(52).copied(), header.get(53).copied()) {
         (Some(code), _) if Compression::from_code(code).is_none() => Needs::Compression(code),
         (_, Some(code)) if Sealing::from_code(code).is_none() => Needs::Sealing(code),
         _ => Needs::Field,
     }
-}
-
-fn checksum(stream: StreamId, header: &[u8]) -> Option<u32> {
-    Some(crc32c::crc32c_append(crc32c::crc32c(&stream.0), header.get(CHECKED_FROM..HEADER_LEN)?))
 }

@@ -1,25 +1,25 @@
-//! Batches that a newer version wrote: whole, of this stream, and not to be understood here.
+//! Undamaged batches of this stream that a newer version wrote and this version cannot read.
 //!
-//! Every version keeps the place of the checksum and what it covers, and the fields up to the length of the body. So a
-//! batch of a newer version is known from a damaged one, and can be skipped.
+//! Every version keeps the offset and the coverage of the header checksum, and the fields up to the length of
+//! the body. So this version distinguishes a newer batch from a damaged one and can skip it.
 
 use core::fmt;
 
 use bytes::Buf;
 
-use crate::batch::header::{HEADER_LEN, MAGIC, has_checksum};
+use crate::batch::format::{HEADER_LEN, MAGIC, has_checksum};
 use crate::sequence::{Position, StreamId};
 
-/// What must be understood to read it.
+/// Feature that a version must support to read a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Needs {
-    /// The format of this number or letter.
+    /// The batch format with this number or letter.
     Format(char),
-    /// A compression with this code.
+    /// The compression with this code.
     Compression(u8),
-    /// A sealing with this code.
+    /// The sealing with this code.
     Sealing(u8),
-    /// A field with a value that has no meaning yet.
+    /// A field value that is not defined in this version.
     Field,
 }
 
@@ -34,27 +34,28 @@ impl fmt::Display for Needs {
     }
 }
 
-/// Whether this is the last byte of the magic of a version after the first. No version is called 3, 5 or 9: one flipped bit
-/// makes these of a 1.
+/// True if this is the last byte of the magic of a version after the first.
+///
+/// The versions 3, 5 and 9 do not exist, because one flipped bit turns a 1 into each of them.
 pub fn is_newer_than_1(version: u8) -> bool {
     matches!(version, b'2' | b'4' | b'6' | b'7' | b'8' | b'A'..=b'Z')
 }
 
-/// What can be known of a batch of a newer version.
+/// The known properties of a batch of a newer version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewerBatch {
     /// Position of the first datagram.
     pub first: Position,
-    /// Position after the last one; `first < end`.
+    /// Position after the last datagram; `first < end`.
     pub end: Position,
-    /// Bytes of the whole batch.
+    /// Length of the whole batch in bytes.
     pub encoded_len: usize,
-    /// Why it cannot be read.
+    /// Feature that reading it needs.
     pub needs: Needs,
 }
 
 impl NewerBatch {
-    /// The batch of a newer format that `bytes` start with; `None` if they start with anything else.
+    /// Parses the batch of a newer format at the start of `bytes`; `None` if they start with anything else.
     pub(super) fn of_format(stream: StreamId, bytes: &[u8]) -> Option<Self> {
         let header = bytes.get(..HEADER_LEN)?;
         let (prefix, version) = (MAGIC.get(..3)?, *header.get(3)?);
@@ -64,7 +65,7 @@ impl NewerBatch {
             .flatten()
     }
 
-    /// Reads the fields that are the same in every version.
+    /// Parses the fields that are the same in every version.
     pub(super) fn read(header: &[u8], needs: Needs) -> Option<Self> {
         let mut rest = header.get(8..)?;
         let first = Position(rest.try_get_u64().ok()?);

@@ -1,4 +1,4 @@
-//! One datagram inside a batch's body.
+//! The records in the body of a batch, one for each datagram.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::ops::RangeBounds;
@@ -13,25 +13,24 @@ const EXPORTER_IS_V6: u8 = 1;
 const LOCAL_IS_V6: u8 = 2;
 const EXPORTER_HAS_SCOPE: u8 = 4;
 
-/// Bytes of the exporter's scope id, where it has one.
+/// Length in bytes of the exporter's scope id, if it has one.
 const SCOPE_LEN: usize = 4;
 
-/// All of the record of a dropped datagram.
+/// The only byte of the record of a dropped datagram.
 const DROPPED: u8 = 0x80;
 
-/// Bytes of the record of a dropped datagram.
+/// Length in bytes of the record of a dropped datagram.
 pub(super) const DROPPED_LEN: usize = 1;
 
-/// Bytes of a record beside its addresses and its payload: kinds, length, arrival and two ports.
+/// Length in bytes of a record without addresses and payload: flags, length, arrival and two ports.
 const FIXED_LEN: usize = 1 + 2 + 8 + 2 + 2;
 
-/// One record.
 enum Record<'a> {
     Datagram(Datagram<'a>),
     Dropped,
 }
 
-/// The datagrams of a batch, decompressed and known to be well formed.
+/// The datagrams of a batch, decompressed and checked to be well formed.
 #[derive(Clone, Debug)]
 pub struct Records {
     bytes: Bytes,
@@ -48,7 +47,7 @@ impl Records {
             Compression::None if body.len() == records_len => body,
             Compression::None => return Err(BatchError::Records),
             Compression::Zstd => compression::decompress(&body, records_len)?.into(),
-            Compression::Transposed => compression::decompress_transposed(&body, records_len)?.into(),
+            Compression::Columnar => compression::decompress_columnar(&body, records_len)?.into(),
         };
         let records = Self { bytes, dropped: header.dropped };
         records.check(header).ok_or(BatchError::Records)?;
@@ -59,7 +58,7 @@ impl Records {
         let mut rest: &[u8] = &self.bytes;
         let (mut payload_bytes, mut dropped) = (0, 0);
         for _ in 0..header.datagrams {
-            match take(&mut rest)? {
+            match parse_record(&mut rest)? {
                 Record::Datagram(datagram) => payload_bytes += datagram.payload.len(),
                 Record::Dropped => dropped += 1,
             }
@@ -69,18 +68,18 @@ impl Records {
         (rest.is_empty() && is_as_stated).then_some(())
     }
 
-    /// Bytes that they take.
+    /// Length of all records in bytes.
     #[expect(clippy::len_without_is_empty, reason = "there is at least one datagram")]
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The datagrams in order of arrival, without those that were dropped.
+    /// Iterates over the datagrams in order of arrival, without dropped ones.
     pub fn iter(&self) -> impl Iterator<Item = Datagram<'_>> {
         self.by_position().flatten()
     }
 
-    /// How many of the datagrams at these places, counted from 0, were dropped.
+    /// Number of dropped datagrams among those at these places, counted from 0.
     pub fn dropped_in(&self, places: impl RangeBounds<usize>) -> u64 {
         if self.dropped == 0 {
             return 0;
@@ -90,10 +89,10 @@ impl Records {
         u64::try_from(dropped.count()).unwrap_or(u64::MAX)
     }
 
-    /// The datagram of each position; `None` for one that was dropped.
+    /// Iterates over the datagrams of all positions; `None` stands for a dropped one.
     pub fn by_position(&self) -> impl Iterator<Item = Option<Datagram<'_>>> {
         let mut rest: &[u8] = &self.bytes;
-        let records = core::iter::from_fn(move || take(&mut rest));
+        let records = core::iter::from_fn(move || parse_record(&mut rest));
         records.map(|record| match record {
             Record::Datagram(datagram) => Some(datagram),
             Record::Dropped => None,
@@ -101,7 +100,7 @@ impl Records {
     }
 }
 
-/// Bytes that the record of `datagram` takes.
+/// Length in bytes of the record of `datagram`.
 pub fn encoded_len(datagram: &Datagram<'_>) -> usize {
     let address_len = |address: &SocketAddr| if address.is_ipv6() { 16 } else { 4 };
     let scope_len = if scope_of(datagram.exporter) == 0 { 0 } else { SCOPE_LEN };
@@ -109,12 +108,12 @@ pub fn encoded_len(datagram: &Datagram<'_>) -> usize {
     FIXED_LEN + addresses_len + datagram.payload.len()
 }
 
-/// Appends the record of `datagram`, whose payload is `length` bytes long.
-pub(super) fn put(out: &mut impl BufMut, datagram: &Datagram<'_>, length: u16) {
-    let kind = |address: &SocketAddr, bit| if address.is_ipv6() { bit } else { 0 };
+/// Appends the record of `datagram`, whose payload has `length` bytes.
+pub(super) fn encode(out: &mut impl BufMut, datagram: &Datagram<'_>, length: u16) {
+    let flag = |address: &SocketAddr, bit| if address.is_ipv6() { bit } else { 0 };
     let scope = scope_of(datagram.exporter);
     let has_scope = if scope == 0 { 0 } else { EXPORTER_HAS_SCOPE };
-    out.put_u8(kind(&datagram.exporter, EXPORTER_IS_V6) | kind(&datagram.local, LOCAL_IS_V6) | has_scope);
+    out.put_u8(flag(&datagram.exporter, EXPORTER_IS_V6) | flag(&datagram.local, LOCAL_IS_V6) | has_scope);
     out.put_u16(length);
     out.put_u64(datagram.arrival.0);
     put_address(out, datagram.exporter);
@@ -134,12 +133,13 @@ fn put_address(out: &mut impl BufMut, address: SocketAddr) {
 }
 
 /// Appends the record of a dropped datagram.
-pub(super) fn put_dropped(out: &mut impl BufMut) {
+pub(super) fn encode_dropped(out: &mut impl BufMut) {
     out.put_u8(DROPPED);
 }
 
-/// Takes one record off the front, which may be that of a dropped datagram; `None` if `rest` does not start with a whole record.
-fn take<'a>(rest: &mut &'a [u8]) -> Option<Record<'a>> {
+/// Parses the record at the start of `rest` and advances `rest` behind it; `None` if no whole record is
+/// there.
+fn parse_record<'a>(rest: &mut &'a [u8]) -> Option<Record<'a>> {
     let kinds = rest.try_get_u8().ok()?;
     if kinds == DROPPED {
         return Some(Record::Dropped);
@@ -149,9 +149,9 @@ fn take<'a>(rest: &mut &'a [u8]) -> Option<Record<'a>> {
     }
     let length = usize::from(rest.try_get_u16().ok()?);
     let arrival = Timestamp(rest.try_get_u64().ok()?);
-    let exporter = take_address(rest, kinds & EXPORTER_IS_V6 != 0)?;
-    let exporter = if kinds & EXPORTER_HAS_SCOPE == 0 { exporter } else { take_scope(rest, exporter)? };
-    let local = take_address(rest, kinds & LOCAL_IS_V6 != 0)?;
+    let exporter = parse_address(rest, kinds & EXPORTER_IS_V6 != 0)?;
+    let exporter = if kinds & EXPORTER_HAS_SCOPE == 0 { exporter } else { parse_scope(rest, exporter)? };
+    let local = parse_address(rest, kinds & LOCAL_IS_V6 != 0)?;
     if length > PAYLOAD_MAX {
         return None;
     }
@@ -160,13 +160,13 @@ fn take<'a>(rest: &mut &'a [u8]) -> Option<Record<'a>> {
     Some(Record::Datagram(Datagram { exporter, local, arrival, payload }))
 }
 
-/// `address` with the scope id that follows it; `None` if it can have none.
-fn take_scope(rest: &mut &[u8], address: SocketAddr) -> Option<SocketAddr> {
+/// Parses the scope id that follows `address`; `None` if the scope id is 0 or the address cannot have one.
+fn parse_scope(rest: &mut &[u8], address: SocketAddr) -> Option<SocketAddr> {
     let scope = rest.try_get_u32().ok()?;
     Some(with_scope(address, scope)).filter(|address| scope != 0 && scope_of(*address) == scope)
 }
 
-fn take_address(rest: &mut &[u8], is_v6: bool) -> Option<SocketAddr> {
+fn parse_address(rest: &mut &[u8], is_v6: bool) -> Option<SocketAddr> {
     let ip: IpAddr = if is_v6 {
         Ipv6Addr::from(rest.try_get_u128().ok()?).into()
     } else {

@@ -1,13 +1,15 @@
-//! Whether a batch's body can be read by everyone.
+//! Sealing (encryption at rest) of the body of a batch.
 
-/// How the body of a batch is sealed. Only the spool holds sealed batches; none ever travels. What a seal is made
-/// of stands in [`crate::secure::at_rest`].
+/// Sealing of the body of a batch.
+///
+/// Only the spool holds sealed batches. They are never sent. [`crate::secure::at_rest`] describes a sealed
+/// body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sealing {
-    /// The body is the records, compressed or not.
+    /// Not sealed: the body is the records, compressed or not.
     #[default]
     None,
-    /// The body is sealed with AES-256-GCM, under a key of its own.
+    /// Sealed with AES-256-GCM, with a separate key for each batch.
     Aes256Gcm,
 }
 

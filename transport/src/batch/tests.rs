@@ -4,12 +4,14 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::datagram::{AddressFamily, Datagram, FlowAddresses, FlowLayout, FlowRun};
+use crate::datagram::{Datagram, Timestamp};
+use crate::flow_layout::{AddressFamily, FlowAddresses, FlowLayout, FlowRun};
 use crate::limits::{BATCH_BODY_MAX, PAYLOAD_MAX};
+use crate::sequence::{Position, StreamId};
 
 const STREAM: StreamId = StreamId([7; 16]);
 
-/// What a batch is made of, with payloads of its own.
+/// A datagram that owns its payload.
 #[derive(Clone, Debug, PartialEq)]
 struct Owned {
     exporter: SocketAddr,
@@ -55,7 +57,7 @@ fn batch_of(datagrams: &[Owned], compression: Compression) -> Batch {
     builder.finish(Position(100)).unwrap()
 }
 
-/// A NetFlow v5 datagram of ten flows, those of each two hosts one after the other.
+/// A NetFlow v5 datagram of ten flows. The flows of each pair of hosts are consecutive.
 fn v5(number: u8) -> Owned {
     let flow = |flow: u8| {
         let hosts = [[10, 0, number, flow / 2], [192, 0, 2, flow / 4]];
@@ -66,7 +68,7 @@ fn v5(number: u8) -> Owned {
     datagram(&[header, (0..10).flat_map(flow).collect()].concat())
 }
 
-/// Where the flows of a datagram of [`v5`] are.
+/// Location of the flows in a datagram of [`v5`].
 const V5_FLOWS: FlowRun = FlowRun {
     start: 24,
     records: 10,
@@ -77,7 +79,7 @@ const V5_FLOWS: FlowRun = FlowRun {
     },
 };
 
-/// All datagrams in one batch, with the flows of those that have them.
+/// Encodes all datagrams as one batch, with the flow runs of the NetFlow v5 datagrams.
 fn batch_of_flows(datagrams: &[Owned], compression: Compression) -> Batch {
     let mut builder = BatchBuilder::new(STREAM, compression);
     for datagram in datagrams {
@@ -104,7 +106,7 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn what_goes_into_a_batch_comes_out_in_order(
+    fn datagrams_round_trip_in_order(
         datagrams in proptest::collection::vec(any_datagram(), 1..40),
         zstd in any::<bool>(),
     ) {
@@ -119,18 +121,18 @@ proptest! {
     }
 
     #[test]
-    fn bytes_of_any_kind_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn arbitrary_bytes_are_never_a_batch(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let mut with_magic = MAGIC.to_vec();
         with_magic.extend(&bytes);
         for bytes in [bytes, with_magic] {
-            prop_assert!(!matches!(Batch::parse(STREAM, &bytes.into()), Ok(Parsed::Batch(_))));
+            prop_assert!(!matches!(Batch::parse(STREAM, &bytes.into()), Ok(ParsedBatch::Batch(_))));
         }
     }
 }
 
 proptest! {
     #[test]
-    fn a_body_of_any_kind_gives_what_its_header_says(
+    fn an_arbitrary_body_agrees_with_its_header(
         choice in any::<[u8; 7]>(),
         bytes in proptest::collection::vec(any::<u8>(), 0..400),
         datagrams in proptest::collection::vec(any_datagram(), 1..5),
@@ -155,7 +157,7 @@ proptest! {
 }
 
 #[test]
-fn every_flipped_bit_is_found() {
+fn every_flipped_bit_is_detected() {
     let batch = batch_of(&[datagram(b"one"), datagram(b""), datagram(b"three")], Compression::None);
     for bit in 0..batch.bytes().len() * 8 {
         let mut bytes = batch.bytes().to_vec();
@@ -167,22 +169,22 @@ fn every_flipped_bit_is_found() {
 }
 
 #[test]
-fn a_part_of_a_batch_says_how_much_is_needed() {
+fn a_cut_batch_reports_the_needed_length() {
     let batch = batch_of(&[datagram(b"some payload")], Compression::None);
     for cut in 0..batch.bytes().len() {
         let needed = if cut < HEADER_LEN { HEADER_LEN } else { batch.bytes().len() };
-        assert_eq!(Batch::parse(STREAM, &batch.bytes().slice(..cut)), Ok(Parsed::NeedMore(needed)));
+        assert_eq!(Batch::parse(STREAM, &batch.bytes().slice(..cut)), Ok(ParsedBatch::NeedMore(needed)));
     }
 }
 
 #[test]
-fn a_batch_of_another_stream_is_not_taken() {
+fn a_batch_of_another_stream_is_rejected() {
     let batch = batch_of(&[datagram(b"x")], Compression::None);
     assert_eq!(Batch::parse(StreamId([8; 16]), batch.bytes()), Err(BatchError::Header));
 }
 
 #[test]
-fn the_largest_datagram_fits_and_a_larger_one_is_refused() {
+fn only_datagrams_up_to_the_udp_limit_fit() {
     let mut largest = datagram(&vec![1; PAYLOAD_MAX]);
     largest.exporter = "[2001:db8::2]:1".parse().unwrap();
     let batch = batch_of(std::slice::from_ref(&largest), Compression::None);
@@ -196,20 +198,20 @@ fn the_largest_datagram_fits_and_a_larger_one_is_refused() {
 }
 
 #[test]
-fn a_full_batch_refuses_the_next_datagram_and_stays_as_it_was() {
+fn a_full_batch_rejects_the_next_datagram() {
     let mut builder = BatchBuilder::new(STREAM, Compression::None);
     let payload = datagram(&[5; 1464]);
-    let mut taken = 0;
+    let mut pushed = 0;
     while builder.push(&payload.as_datagram()).is_ok() {
-        taken += 1;
+        pushed += 1;
     }
     assert_eq!(builder.push(&payload.as_datagram()), Err(PushError::Full));
-    assert_eq!(builder.finish(Position(0)).unwrap().datagrams(), taken);
+    assert_eq!(builder.finish(Position(0)).unwrap().datagrams(), pushed);
     assert!(builder.finish(Position(0)).is_none());
 }
 
 #[test]
-fn records_that_decompress_to_more_than_the_header_says_are_refused() {
+fn records_longer_than_stated_are_rejected() {
     let batch = batch_of(&[datagram(&[0; 5000])], Compression::Zstd);
     let mut header = batch.header;
     assert_eq!(header.compression, Compression::Zstd);
@@ -219,19 +221,19 @@ fn records_that_decompress_to_more_than_the_header_says_are_refused() {
 }
 
 #[test]
-fn flow_records_are_transposed_where_compression_is_wanted() {
+fn flow_records_are_compressed_in_columnar_form() {
     let datagrams = [v5(1), datagram(b"no flows"), v5(2)];
-    let [none, transposed] =
+    let [none, columnar] =
         [Compression::None, Compression::Zstd].map(|wanted| batch_of_flows(&datagrams, wanted));
     let plain = batch_of(&datagrams, Compression::Zstd);
     assert_eq!(none.header.compression, Compression::None);
-    assert_eq!(plain.header.compression, Compression::Zstd, "where it is not known where flows are");
-    assert_eq!(transposed.header.compression, Compression::Transposed);
-    assert_eq!(transposed.records().unwrap().iter().map(owned).collect::<Vec<_>>(), datagrams);
+    assert_eq!(plain.header.compression, Compression::Zstd, "without flow runs");
+    assert_eq!(columnar.header.compression, Compression::Columnar);
+    assert_eq!(columnar.records().unwrap().iter().map(owned).collect::<Vec<_>>(), datagrams);
 }
 
 #[test]
-fn flows_of_a_datagram_that_did_not_go_into_a_batch_are_not_looked_for_in_it() {
+fn flow_runs_of_a_rejected_datagram_are_not_kept() {
     let mut builder = BatchBuilder::new(STREAM, Compression::Zstd);
     let (large, small) = (datagram(&vec![5; 65_000]), v5(1));
     builder.push_flows(&large.as_datagram(), &[]).unwrap();
@@ -242,12 +244,12 @@ fn flows_of_a_datagram_that_did_not_go_into_a_batch_are_not_looked_for_in_it() {
     );
     builder.push_flows(&small.as_datagram(), &[V5_FLOWS]).unwrap();
     let batch = builder.finish(Position(1)).unwrap();
-    assert_eq!(batch.header.compression, Compression::Transposed);
+    assert_eq!(batch.header.compression, Compression::Columnar);
     assert_eq!(batch.records().unwrap().iter().map(owned).collect::<Vec<_>>(), [small]);
 }
 
 #[test]
-fn flipped_bits_and_cuts_of_a_compressed_body_never_panic() {
+fn a_damaged_compressed_body_never_panics() {
     let batch = batch_of_flows(&[v5(1), v5(2)], Compression::Zstd);
     let body = batch.body();
     for cut in 0..body.len() {
@@ -264,13 +266,13 @@ fn flipped_bits_and_cuts_of_a_compressed_body_never_panic() {
 }
 
 #[test]
-fn the_golden_batches_of_version_1_stay_readable() {
+fn golden_batches_of_version_1_stay_readable() {
     let datagrams = [datagram(b"one"), datagram(b""), datagram(&[0xAB; 600])];
     let flows = [v5(1), datagram(b"no flows"), v5(2)];
-    let transposed = Bytes::from_static(include_bytes!("golden/v1-transposed.batch"));
-    let transposed = Batch::parse_exact(STREAM, &transposed).unwrap();
-    assert_eq!(transposed.header.compression, Compression::Transposed);
-    assert_eq!(transposed.records().unwrap().iter().map(owned).collect::<Vec<_>>(), flows);
+    let columnar = Bytes::from_static(include_bytes!("golden/v1-columnar.batch"));
+    let columnar = Batch::parse_exact(STREAM, &columnar).unwrap();
+    assert_eq!(columnar.header.compression, Compression::Columnar);
+    assert_eq!(columnar.records().unwrap().iter().map(owned).collect::<Vec<_>>(), flows);
     for (golden, compression) in [
         (include_bytes!("golden/v1-plain.batch").as_slice(), Compression::None),
         (include_bytes!("golden/v1-zstd.batch").as_slice(), Compression::Zstd),
@@ -282,11 +284,11 @@ fn the_golden_batches_of_version_1_stay_readable() {
     assert_eq!(
         batch_of(&datagrams, Compression::None).bytes().as_ref(),
         include_bytes!("golden/v1-plain.batch"),
-        "the encoding of a batch has changed: that needs a new version of the format"
+        "the encoding of a batch has changed, which needs a new version of the format"
     );
 }
 
-/// Three datagrams, the second of which was dropped.
+/// A batch of three datagrams, of which the second one was dropped.
 fn with_dropped(compression: Compression) -> Batch {
     let mut builder = BatchBuilder::new(STREAM, compression);
     builder.push(&datagram(b"one").as_datagram()).unwrap();
@@ -310,7 +312,7 @@ fn a_dropped_datagram_keeps_its_position() {
 }
 
 #[test]
-fn a_wrong_count_of_dropped_datagrams_is_refused() {
+fn a_wrong_count_of_dropped_datagrams_is_rejected() {
     let batch = with_dropped(Compression::None);
     for dropped in [0, 2, 3] {
         let header = BatchHeader { dropped, ..batch.header };
@@ -320,7 +322,7 @@ fn a_wrong_count_of_dropped_datagrams_is_refused() {
 }
 
 #[test]
-fn a_batch_of_dropped_datagrams_only_is_bounded() {
+fn a_batch_of_only_dropped_datagrams_is_bounded() {
     let mut builder = BatchBuilder::new(STREAM, Compression::None);
     let mut count = 0;
     while builder.push_dropped(Timestamp(5)).is_ok() {
@@ -332,7 +334,7 @@ fn a_batch_of_dropped_datagrams_only_is_bounded() {
     assert_eq!(batch.records().unwrap().iter().count(), 0);
 }
 
-/// Two exporters with one link-local address, on interfaces 2 and 3, and one without an interface.
+/// Two exporters with the same link-local address on interfaces 2 and 3, and one with a global address.
 fn link_local() -> [Owned; 3] {
     let of = |exporter: &str, payload| Owned { exporter: exporter.parse().unwrap(), ..datagram(payload) };
     [of("[fe80::1%2]:2055", b"two"), of("[fe80::1%3]:2055", b"three"), of("[2001:db8::1]:2055", b"none")]
@@ -347,11 +349,11 @@ fn exporters_keep_their_scope_id() {
 }
 
 #[test]
-fn flows_of_a_link_local_exporter_are_transposed() {
+fn flows_of_link_local_exporters_use_columnar_form() {
     let exporter = "[fe80::1%2]:2055".parse().unwrap();
     let flows = [1, 2, 3].map(|number| Owned { exporter, ..v5(number) });
     let batch = batch_of_flows(&flows, Compression::Zstd);
-    assert_eq!(batch.header.compression, Compression::Transposed);
+    assert_eq!(batch.header.compression, Compression::Columnar);
     assert_eq!(batch.records().unwrap().iter().map(owned).collect::<Vec<_>>(), flows);
 }
 
@@ -369,7 +371,7 @@ fn a_scope_id_of_another_address_is_malformed() {
     assert_eq!(of(&|body| body[0] |= 8), Err(BatchError::Records), "an unknown bit");
 }
 
-/// Writes the golden files anew: only for a new version of the format.
+/// Rewrites the golden files. Only for a new version of the format.
 #[test]
 #[ignore = "writes the golden files; run by hand for a new version of the format"]
 fn write_golden_batches() {
@@ -382,7 +384,7 @@ fn write_golden_batches() {
     std::fs::write(path, with_dropped(Compression::None).bytes()).unwrap();
     let path = format!("{}/src/batch/golden/v1-scope.batch", env!("CARGO_MANIFEST_DIR"));
     std::fs::write(path, batch_of(&link_local(), Compression::None).bytes()).unwrap();
-    let path = format!("{}/src/batch/golden/v1-transposed.batch", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/src/batch/golden/v1-columnar.batch", env!("CARGO_MANIFEST_DIR"));
     let batch = batch_of_flows(&[v5(1), datagram(b"no flows"), v5(2)], Compression::Zstd);
     std::fs::write(path, batch.bytes()).unwrap();
 }

@@ -1,31 +1,31 @@
-//! Cuts the bytes of a connection into messages.
+//! Decoder that splits the bytes of a connection into messages.
 
 use bytes::{Buf, BytesMut};
 
-use crate::framing::kind::Kind;
+use crate::framing::message_type::MessageType;
 use crate::framing::{FramingError, HEADER_LEN, Message, payload};
 
-/// Bytes that arrived and are no message yet.
+/// Buffer for received bytes that are not decoded yet.
 ///
-/// Whoever takes every message out before bringing more bytes makes it hold less than one message and what
-/// was brought last, and nothing while no message is begun.
+/// If the caller takes out every message before it adds more bytes, the buffer holds less than one message
+/// plus the latest bytes. Between two messages it holds no memory.
 #[derive(Debug, Default)]
 pub struct Decoder {
     buffer: BytesMut,
 }
 
 impl Decoder {
-    /// Takes in bytes in the order in which they arrived.
+    /// Appends received bytes.
     pub fn extend(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole message; `None` means that more bytes are needed.
+    /// Returns the next whole message; `None` means that more bytes are needed.
     ///
-    /// A header is checked as soon as its 5 bytes are there, so that neither memory nor time is spent on
-    /// a message that cannot be. An error is final: nothing that follows on this connection can be understood.
+    /// The header is checked as soon as its 5 bytes are complete, so that an invalid message costs neither
+    /// memory nor time. An error is final: no later byte of this connection can be decoded.
     pub fn next_message(&mut self) -> Result<Option<Message>, FramingError> {
-        let Some((kind, length)) = self.header()? else { return Ok(None) };
+        let Some((message_type, length)) = self.header()? else { return Ok(None) };
         let whole = HEADER_LEN + length;
         if self.buffer.len() < whole {
             self.buffer.reserve(whole - self.buffer.len());
@@ -33,17 +33,17 @@ impl Decoder {
         }
         let mut message = self.buffer.split_to(whole).freeze();
         if self.buffer.is_empty() {
-            // Without this the memory of the last message would stay for as long as the connection is idle.
+            // Otherwise an idle connection would keep the memory of its last message.
             self.buffer = BytesMut::new();
         }
         message.advance(HEADER_LEN);
-        payload::parse(kind, message).map(Some)
+        payload::parse(message_type, message).map(Some)
     }
 
-    fn header(&self) -> Result<Option<(Kind, usize)>, FramingError> {
+    fn header(&self) -> Result<Option<(MessageType, usize)>, FramingError> {
         let Some(mut header) = self.buffer.get(..HEADER_LEN) else { return Ok(None) };
         let length = header.try_get_u32()?;
-        let kind = Kind::from_code(header.try_get_u8()?)?;
-        Ok(Some((kind, kind.check_length(length)?)))
+        let message_type = MessageType::from_code(header.try_get_u8()?)?;
+        Ok(Some((message_type, message_type.check_length(length)?)))
     }
 }

@@ -1,4 +1,4 @@
-//! What can be wrong with the bytes of a message.
+//! Errors of decoding messages.
 
 use bytes::TryGetError;
 
@@ -6,72 +6,73 @@ use crate::framing::VERSION;
 use crate::limits::{HEARTBEAT_MAX, HEARTBEAT_MIN};
 use crate::sequence::Position;
 
-/// Why bytes are not a message. Nothing that follows on the same connection can be understood.
+/// Reason why bytes are not a message. No later byte of the same connection can be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FramingError {
-    /// The type is none that this version knows.
+    /// This version does not define the type.
     #[error("a message of the unknown type {0}")]
     UnknownType(u8),
-    /// The header announces a payload that no message of this type has.
+    /// The length in the header is not allowed for this type.
     #[error("a {name} message of {length} bytes, where {shortest} to {longest} are allowed")]
     Length {
-        /// The type's name.
+        /// Name of the type.
         name: &'static str,
-        /// What the header says.
+        /// Length in the header, in bytes.
         length: usize,
-        /// The fewest bytes that are allowed.
+        /// Shortest allowed length.
         shortest: usize,
-        /// The most bytes that are allowed.
+        /// Longest allowed length.
         longest: usize,
     },
     /// The payload ends inside a field.
     #[error("a message whose payload ends inside a field")]
     Short,
-    /// A HELLO speaks another version. The sender can be told so.
-    #[error("protocol version {0} is not spoken here, only version {VERSION}")]
+    /// A HELLO has another version. The receiver can still send a refusal.
+    #[error("protocol version {0} is not supported, only version {VERSION}: update the older side")]
     Version(u16),
-    /// A HELLO asks for a heartbeat that is too short or too long.
+    /// A HELLO requests a heartbeat that is too short or too long.
     #[error(
-        "a HELLO message with a heartbeat of {0} ms, where {shortest} to {longest} are allowed: change 'heartbeat' of the sender",
+        "a HELLO message with a heartbeat of {0} ms, where {shortest} to {longest} are allowed: \
+         change 'heartbeat' of the sender",
         shortest = HEARTBEAT_MIN.as_millis(),
         longest = HEARTBEAT_MAX.as_millis()
     )]
     Heartbeat(u32),
-    /// A WELCOME allows not one byte.
+    /// A WELCOME has an empty window.
     #[error("a WELCOME message with a window of 0 bytes")]
     Window,
-    /// A WELCOME has received less than it has delivered.
-    #[error("a WELCOME message that has received up to {received} and delivered up to {resume}")]
+    /// A WELCOME states a received position below the resume position.
+    #[error("a WELCOME message whose received position {received} is below its resume position {resume}")]
     Received {
-        /// The position to go on from.
+        /// Position from which the sender resumes.
         resume: Position,
-        /// Up to where everything has come; `received < resume`.
+        /// Position below which everything is received; `received < resume`.
         received: Position,
     },
-    /// An AGAIN asks for not one byte.
-    #[error("an AGAIN message for 0 bytes")]
-    Again,
-    /// A GAP holds no position.
-    #[error("a GAP message from position {first} to {end}, which is no range")]
+    /// A RESEND requests no bytes.
+    #[error("a RESEND message for 0 bytes")]
+    Resend,
+    /// A GAP contains no position.
+    #[error("a GAP message from position {first} to {end}, which is an empty range")]
     GapRange {
-        /// The first position that it names.
+        /// First position in the message.
         first: Position,
-        /// The end that it names; `end <= first`.
+        /// End in the message; `end <= first`.
         end: Position,
     },
-    /// A GAP gives a reason that this version does not know.
+    /// A GAP has a reason that this version does not define.
     #[error("a GAP message with the unknown reason {0}")]
     GapReason(u8),
-    /// A GAP counts other datagrams than its range and reason say.
-    #[error("a GAP message that counts {count} datagrams where its range means {expected}")]
+    /// A GAP has a count that contradicts its range and reason.
+    #[error("a GAP message that counts {count} datagrams instead of {expected} as its range requires")]
     GapCount {
-        /// What the message says.
+        /// Count in the message.
         count: u64,
-        /// What its range and reason say.
+        /// Count that results from range and reason.
         expected: u64,
     },
-    /// The sentence of a REFUSE is not fit for a log.
-    #[error("a REFUSE message whose text is not UTF-8 or holds control characters")]
+    /// The text of a REFUSE cannot be logged safely.
+    #[error("a REFUSE message whose text is not UTF-8 or contains control characters")]
     RefusalText,
 }
 

@@ -1,14 +1,14 @@
-//! The entry of the fuzzers into this folder.
+//! Fuzzing entry for the decoder.
 
 use bytes::BytesMut;
 
 use crate::framing::{Decoder, FramingError};
 
-/// Decodes `bytes`, whatever they are, in pieces whose lengths the bytes themselves choose.
+/// Decodes arbitrary `bytes` in pieces. The bytes themselves choose the lengths of the pieces.
 ///
 /// # Panics
 ///
-/// If a message that was understood does not have the bytes that it was read from.
+/// If a decoded message does not encode to the bytes that it was decoded from.
 pub fn fuzz_decoder(bytes: &[u8]) {
     let mut decoder = Decoder::default();
     let mut understood = BytesMut::new();

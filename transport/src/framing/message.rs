@@ -1,89 +1,93 @@
-//! The messages as values that cannot be wrong, and the way from value to bytes.
+//! Messages as valid values, and their encoding.
 
 use core::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::framing::VERSION;
-use crate::framing::kind::Kind;
+use crate::framing::message_type::MessageType;
 use crate::limits::{HEARTBEAT_MAX, HEARTBEAT_MIN, REFUSAL_TEXT_MAX};
 use crate::sequence::{Gap, Position, RunId, StreamId};
 
-/// Stands for no stream in HELLO.
+/// Value for "no stream" in HELLO.
 pub(super) const NO_STREAM: StreamId = StreamId([0; 16]);
 
-/// One message.
+/// A message of the protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// The sender names its stream and what it holds of it.
+    /// The sender opens a session: it names its stream and the first position that it holds.
     Hello(Hello),
-    /// The receiver agrees and says where to go on.
+    /// The receiver accepts the session and names the position from which the sender resumes.
     Welcome(Welcome),
-    /// A batch, encoded. `1 <= length <= MESSAGE_MAX`; what is in it is not looked at here.
+    /// An encoded batch, `1 <= length <= MESSAGE_MAX`. Framing does not parse it.
     Data(Bytes),
     /// Everything below this position is delivered.
     Ack(Position),
     /// Positions that will never be delivered; `first < end`.
     Gap(Gap),
-    /// Nothing but a sign of life.
+    /// A heartbeat without content.
     Ping,
-    /// The receiver ends the session and says why.
+    /// The receiver ends the session with a reason.
     Refuse(Refusal),
-    /// An orderly end.
+    /// Either side closes the session regularly.
     Goodbye,
-    /// Everything below this position has come and need not come again unless it is asked for. It is not all delivered.
-    Taken(Position),
-    /// The receiver asks for something once more.
-    Again(Again),
+    /// The receiver has everything below this position, although not all of it is delivered.
+    ///
+    /// The sender sends none of it again unless the receiver requests it.
+    Received(Position),
+    /// The receiver requests batches that it has already received.
+    Resend(Resend),
 }
 
-/// What a receiver asks for once more.
+/// A receiver's request to send batches again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Again {
-    /// The position to begin with.
+pub struct Resend {
+    /// First requested position.
     pub first: Position,
-    /// Batches are to come until they make up as many bytes, or there is no more; `1 <= bytes`.
+    /// Bytes of batches after which the sender stops; it stops earlier if it has no more. `1 <= bytes`.
     pub bytes: u32,
 }
 
-/// What a sender opens a session with.
+/// The message with which a sender opens a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// The stream whose positions all later messages speak of.
+    /// Stream to which the positions in all later messages belong.
     pub stream: StreamId,
-    /// The first position that the sender still holds.
+    /// First position that the sender still holds.
     pub first: Position,
-    /// How often both sides send something.
+    /// Longest time between two messages of either side.
     pub heartbeat: Heartbeat,
-    /// The sender's run.
+    /// Current run of the sender.
     pub run: RunId,
-    /// The stream that this one continues, because the spool was rolled back or cloned.
+    /// Stream that this one replaces, because the spool was rolled back or cloned.
     pub replaces: Option<StreamId>,
-    /// Shows that the stream is the sender's own.
+    /// Proof that the sender owns the stream.
     pub proof: StreamProof,
 }
 
-/// Shows, on one connection, that a sender holds the secret behind its stream id. What is in it is not looked at here.
+/// Proof, valid for one connection, that a sender holds the secret behind its stream id. Framing does not
+/// verify it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamProof {
-    /// The public key that the stream id is made of.
+    /// Ed25519 public key from which the stream id is derived.
     pub public_key: [u8; 32],
-    /// Its signature for this connection.
+    /// Signature for this connection.
     pub signature: [u8; 64],
 }
 
 #[cfg(any(test, feature = "testing"))]
 impl StreamProof {
-    /// Proves nothing, for tests that do not ask.
+    /// An invalid proof, for tests that do not verify it.
     pub const NONE: Self = Self { public_key: [0; 32], signature: [0; 64] };
 }
 
-/// How often either side sends something: whole milliseconds, `HEARTBEAT_MIN <= heartbeat <= HEARTBEAT_MAX`.
+/// Longest time between two messages of either side, in whole milliseconds from `HEARTBEAT_MIN` to
+/// `HEARTBEAT_MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Heartbeat(u32);
 
 impl Heartbeat {
-    /// The heartbeat nearest to `wanted` that is allowed.
+    /// Returns the allowed heartbeat that is nearest to `wanted`.
     pub fn nearest(wanted: Duration) -> Self {
         let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
         Self(millis(wanted).clamp(millis(HEARTBEAT_MIN), millis(HEARTBEAT_MAX)))
@@ -94,58 +98,58 @@ impl Heartbeat {
         (Self::nearest(heartbeat.duration()) == heartbeat).then_some(heartbeat)
     }
 
-    /// The time between two signs of life.
+    /// The heartbeat as a duration.
     pub fn duration(self) -> Duration {
         Duration::from_millis(u64::from(self.0))
     }
 }
 
-/// What a receiver answers to HELLO.
+/// A receiver's answer to HELLO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Welcome {
-    /// The position to go on from.
+    /// Position from which the sender resumes.
     pub resume: Position,
-    /// Bytes of batches that may be under way without an acknowledgement; `1 <= window`.
+    /// Bytes of unacknowledged batches that may be in flight; `1 <= window`.
     pub window: u32,
-    /// Everything below has come, delivered or not; `resume <= received`.
+    /// Position below which everything is received, delivered or not; `resume <= received`.
     pub received: Position,
-    /// The run that sent the latest of that; [`RunId::NONE`] if it is not known.
+    /// Run that sent the latest of it; [`RunId::NONE`] if unknown.
     pub run: RunId,
 }
 
-/// Why a receiver ends a session.
+/// Reason for which a receiver ends a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusalCode {
-    /// It does not speak the version of the sender's HELLO.
+    /// The receiver does not support the version of the sender's HELLO.
     UnsupportedVersion,
-    /// The sender's messages broke the protocol.
+    /// The sender violated the protocol.
     BrokenProtocol,
-    /// It cannot store the position, so it can acknowledge nothing.
+    /// The receiver cannot store the position, so it cannot acknowledge anything.
     StorageFailed,
-    /// The same sender opened a newer connection.
+    /// The same sender has opened a newer connection.
     Superseded,
-    /// The sender is not let in any more.
-    NotAdmitted,
-    /// The receiver carries as many connections as it may.
+    /// The sender is not authorized, or not any more.
+    NotAuthorized,
+    /// The receiver has reached its limit of connections.
     TooManyConnections,
-    /// The sender did not prove that the stream is its own.
+    /// The sender did not prove that it owns the stream.
     StreamNotProven,
-    /// The sender began too many new streams.
+    /// The sender started too many new streams.
     TooManyStreams,
     /// Another sender with the same id has a session.
     IdInUse,
-    /// A reason that only a newer receiver knows.
+    /// A reason that only newer versions define.
     Other(u8),
 }
 
 impl RefusalCode {
-    /// Every reason that this version knows, with its number on the wire.
+    /// All reasons of this version, each with its number on the wire.
     const ALL: [(Self, u8); 9] = [
         (Self::UnsupportedVersion, 1),
         (Self::BrokenProtocol, 2),
         (Self::StorageFailed, 3),
         (Self::Superseded, 4),
-        (Self::NotAdmitted, 5),
+        (Self::NotAuthorized, 5),
         (Self::TooManyConnections, 6),
         (Self::StreamNotProven, 7),
         (Self::TooManyStreams, 8),
@@ -164,7 +168,7 @@ impl RefusalCode {
     }
 }
 
-/// A refusal with a sentence for the operator: at most `REFUSAL_TEXT_MAX` bytes, no control characters.
+/// A refusal with a text for the operator: at most `REFUSAL_TEXT_MAX` bytes, no control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     code: RefusalCode,
@@ -172,7 +176,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// A refusal that says `text`: control characters become spaces, what is too long is cut.
+    /// Creates a refusal. Control characters in `text` become spaces, and a text that is too long is cut.
     pub fn new(code: RefusalCode, text: &str) -> Self {
         let mut text = text.replace(char::is_control, " ");
         let cut = (0..=REFUSAL_TEXT_MAX.min(text.len())).rev().find(|cut| text.is_char_boundary(*cut));
@@ -180,44 +184,46 @@ impl Refusal {
         Self { code, text }
     }
 
-    /// The reason, for programs.
+    /// Reason for programs.
     pub fn code(&self) -> RefusalCode {
         self.code
     }
 
-    /// The reason, for people.
+    /// Reason for operators.
     pub fn text(&self) -> &str {
         &self.text
     }
 }
 
 impl Message {
-    /// The message's name in the protocol.
+    /// Name of the message in the protocol.
     pub fn name(&self) -> &'static str {
-        self.kind().name()
+        self.message_type().name()
     }
 
-    fn kind(&self) -> Kind {
+    fn message_type(&self) -> MessageType {
         match self {
-            Self::Hello(_) => Kind::Hello,
-            Self::Welcome(_) => Kind::Welcome,
-            Self::Data(_) => Kind::Data,
-            Self::Ack(_) => Kind::Ack,
-            Self::Gap(_) => Kind::Gap,
-            Self::Ping => Kind::Ping,
-            Self::Refuse(_) => Kind::Refuse,
-            Self::Goodbye => Kind::Goodbye,
-            Self::Taken(_) => Kind::Taken,
-            Self::Again(_) => Kind::Again,
+            Self::Hello(_) => MessageType::Hello,
+            Self::Welcome(_) => MessageType::Welcome,
+            Self::Data(_) => MessageType::Data,
+            Self::Ack(_) => MessageType::Ack,
+            Self::Gap(_) => MessageType::Gap,
+            Self::Ping => MessageType::Ping,
+            Self::Refuse(_) => MessageType::Refuse,
+            Self::Goodbye => MessageType::Goodbye,
+            Self::Received(_) => MessageType::Received,
+            Self::Resend(_) => MessageType::Resend,
         }
     }
 
-    /// Appends the message to `out`; the batch of DATA is not copied there but given back, to follow.
+    /// Appends the message to `out`, except for the batch of DATA.
+    ///
+    /// Returns that batch, which must follow `out` on the wire. So it is never copied.
     #[must_use = "the batch of DATA is not in `out`"]
     pub fn encode(self, out: &mut BytesMut) -> Option<Bytes> {
         let start = out.len();
         out.put_u32(0);
-        out.put_u8(self.kind().code());
+        out.put_u8(self.message_type().code());
         let batch = self.put_payload(out);
         let length = out.len() - start - super::HEADER_LEN + batch.as_ref().map_or(0, Bytes::len);
         if let Some(mut place) = out.get_mut(start..) {
@@ -245,10 +251,10 @@ impl Message {
                 out.put_slice(&welcome.run.0);
             }
             Self::Data(batch) => return Some(batch),
-            Self::Ack(position) | Self::Taken(position) => out.put_u64(position.0),
-            Self::Again(again) => {
-                out.put_u64(again.first.0);
-                out.put_u32(again.bytes);
+            Self::Ack(position) | Self::Received(position) => out.put_u64(position.0),
+            Self::Resend(resend) => {
+                out.put_u64(resend.first.0);
+                out.put_u32(resend.bytes);
             }
             Self::Gap(gap) => {
                 out.put_u64(gap.first.0);

@@ -1,30 +1,30 @@
-//! The way from a payload's bytes back to the message.
+//! Parsers of message payloads.
 
 use bytes::{Buf, Bytes};
 
-use crate::framing::kind::Kind;
 use crate::framing::message::NO_STREAM;
+use crate::framing::message_type::MessageType;
 use crate::framing::{
-    Again, FramingError, Heartbeat, Hello, Message, Refusal, RefusalCode, StreamProof, VERSION, Welcome,
+    FramingError, Heartbeat, Hello, Message, Refusal, RefusalCode, Resend, StreamProof, VERSION, Welcome,
 };
 use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
 
-/// Bytes of the payload of a HELLO of this version.
+/// Length in bytes of the payload of a HELLO of this version.
 const HELLO_LEN: usize = 158;
 
-/// Reads the payload of a message of type `kind`, which may have as many bytes.
-pub(super) fn parse(kind: Kind, payload: Bytes) -> Result<Message, FramingError> {
-    match kind {
-        Kind::Hello => hello(&payload).map(Message::Hello),
-        Kind::Welcome => welcome(&payload).map(Message::Welcome),
-        Kind::Data => Ok(Message::Data(payload)),
-        Kind::Ack => Ok(Message::Ack(Position(payload.as_ref().try_get_u64()?))),
-        Kind::Gap => gap(&payload).map(Message::Gap),
-        Kind::Ping => Ok(Message::Ping),
-        Kind::Refuse => refusal(&payload).map(Message::Refuse),
-        Kind::Goodbye => Ok(Message::Goodbye),
-        Kind::Taken => Ok(Message::Taken(Position(payload.as_ref().try_get_u64()?))),
-        Kind::Again => again(&payload).map(Message::Again),
+/// Parses the payload of a message. The caller has checked that the length is allowed for `message_type`.
+pub(super) fn parse(message_type: MessageType, payload: Bytes) -> Result<Message, FramingError> {
+    match message_type {
+        MessageType::Hello => hello(&payload).map(Message::Hello),
+        MessageType::Welcome => welcome(&payload).map(Message::Welcome),
+        MessageType::Data => Ok(Message::Data(payload)),
+        MessageType::Ack => Ok(Message::Ack(Position(payload.as_ref().try_get_u64()?))),
+        MessageType::Gap => gap(&payload).map(Message::Gap),
+        MessageType::Ping => Ok(Message::Ping),
+        MessageType::Refuse => refusal(&payload).map(Message::Refuse),
+        MessageType::Goodbye => Ok(Message::Goodbye),
+        MessageType::Received => Ok(Message::Received(Position(payload.as_ref().try_get_u64()?))),
+        MessageType::Resend => resend(&payload).map(Message::Resend),
     }
 }
 
@@ -35,7 +35,7 @@ fn hello(payload: &[u8]) -> Result<Hello, FramingError> {
         return Err(FramingError::Version(version));
     }
     if payload.len() != HELLO_LEN {
-        return Err(Kind::Hello.wrong_length(payload.len(), &(HELLO_LEN..=HELLO_LEN)));
+        return Err(MessageType::Hello.wrong_length(payload.len(), &(HELLO_LEN..=HELLO_LEN)));
     }
     let stream = StreamId(bytes(&mut rest)?);
     let first = Position(rest.try_get_u64()?);
@@ -65,9 +65,9 @@ fn welcome(mut rest: &[u8]) -> Result<Welcome, FramingError> {
     Ok(Welcome { resume, window, received, run })
 }
 
-fn again(mut rest: &[u8]) -> Result<Again, FramingError> {
-    let again = Again { first: Position(rest.try_get_u64()?), bytes: rest.try_get_u32()? };
-    if again.bytes == 0 { Err(FramingError::Again) } else { Ok(again) }
+fn resend(mut rest: &[u8]) -> Result<Resend, FramingError> {
+    let resend = Resend { first: Position(rest.try_get_u64()?), bytes: rest.try_get_u32()? };
+    if resend.bytes == 0 { Err(FramingError::Resend) } else { Ok(resend) }
 }
 
 fn gap(mut rest: &[u8]) -> Result<Gap, FramingError> {

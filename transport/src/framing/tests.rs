@@ -34,7 +34,7 @@ fn hello(heartbeat: Duration) -> Message {
     })
 }
 
-/// One message of every type, with the name of its golden file.
+/// One message of each type, with the name of its golden file.
 fn examples() -> [(&'static str, Message); 10] {
     let gap = Gap { first: Position(10), end: Position(15), reason: GapReason::TooOld };
     let refusal =
@@ -50,8 +50,8 @@ fn examples() -> [(&'static str, Message); 10] {
         ("ping", Message::Ping),
         ("refuse", Message::Refuse(refusal)),
         ("goodbye", Message::Goodbye),
-        ("taken", Message::Taken(Position(0x1112_1314_1516_1718))),
-        ("again", Message::Again(Again { first: Position(0x2122_2324_2526_2728), bytes: 512 << 10 })),
+        ("received", Message::Received(Position(0x1112_1314_1516_1718))),
+        ("resend", Message::Resend(Resend { first: Position(0x2122_2324_2526_2728), bytes: 512 << 10 })),
     ]
 }
 
@@ -94,15 +94,15 @@ fn any_message() -> impl Strategy<Value = Message> {
         (any::<u8>(), ".{0,600}")
             .prop_map(|(code, text)| Message::Refuse(Refusal::new(RefusalCode::from_code(code), &text))),
         Just(Message::Goodbye),
-        any::<u64>().prop_map(|position| Message::Taken(Position(position))),
+        any::<u64>().prop_map(|position| Message::Received(Position(position))),
         (any::<u64>(), 1..=u32::MAX)
-            .prop_map(|(first, bytes)| Message::Again(Again { first: Position(first), bytes })),
+            .prop_map(|(first, bytes)| Message::Resend(Resend { first: Position(first), bytes })),
     ]
 }
 
 proptest! {
     #[test]
-    fn messages_come_out_as_they_went_in_however_their_bytes_are_cut(
+    fn messages_round_trip_in_any_pieces(
         messages in proptest::collection::vec(any_message(), 1..20),
         piece in 1_usize..500,
     ) {
@@ -119,7 +119,7 @@ proptest! {
     }
 
     #[test]
-    fn bytes_of_any_kind_never_panic(
+    fn arbitrary_bytes_never_panic(
         bytes in proptest::collection::vec(any::<u8>(), 0..200),
         kind in 0_u8..12,
         message in any_message(),
@@ -135,7 +135,7 @@ proptest! {
 }
 
 #[test]
-fn every_part_of_a_message_waits_for_the_rest() {
+fn a_cut_message_needs_more_bytes() {
     for (name, message) in examples() {
         let bytes = encoded(message);
         for cut in 0..bytes.len() {
@@ -145,7 +145,7 @@ fn every_part_of_a_message_waits_for_the_rest() {
 }
 
 #[test]
-fn a_length_that_no_message_of_its_type_has_is_refused_from_the_header_alone() {
+fn a_wrong_length_is_rejected_from_the_header() {
     let longest = u32::try_from(MESSAGE_MAX).unwrap();
     let hostile = [
         (1, 1),
@@ -181,7 +181,7 @@ fn a_length_that_no_message_of_its_type_has_is_refused_from_the_header_alone() {
 }
 
 #[test]
-fn an_unknown_type_is_refused_by_its_number() {
+fn an_unknown_type_is_rejected_with_its_number() {
     for kind in [0, 11, 255] {
         assert_eq!(decoded(&raw(0, kind, b"")), Err(FramingError::UnknownType(kind)));
     }
@@ -189,19 +189,22 @@ fn an_unknown_type_is_refused_by_its_number() {
 }
 
 #[test]
-fn a_hello_of_another_version_is_told_by_its_version_whatever_follows() {
+fn only_the_version_of_a_newer_hello_is_read() {
     for rest in [vec![], vec![0xFF; 28], vec![0xFF; 1022]] {
         let payload = [&[0, 7], rest.as_slice()].concat();
         let hello = raw(u32::try_from(payload.len()).unwrap(), 1, &payload);
         assert_eq!(decoded(&hello), Err(FramingError::Version(7)));
     }
-    assert_eq!(FramingError::Version(7).to_string(), "protocol version 7 is not spoken here, only version 1");
+    assert_eq!(
+        FramingError::Version(7).to_string(),
+        "protocol version 7 is not supported, only version 1: update the older side"
+    );
     let short = raw(157, 1, &[&[0, 1], [0; 155].as_slice()].concat());
     assert!(matches!(decoded(&short), Err(FramingError::Length { shortest: 158, longest: 158, .. })));
 }
 
 #[test]
-fn a_heartbeat_outside_its_bounds_is_refused_and_never_sent() {
+fn a_heartbeat_outside_its_bounds_is_rejected() {
     let of = |millis: u32| {
         let mut bytes = encoded(hello(Duration::from_secs(1)));
         let place = HEADER_LEN + 26;
@@ -217,13 +220,13 @@ fn a_heartbeat_outside_its_bounds_is_refused_and_never_sent() {
 }
 
 #[test]
-fn a_window_of_nothing_and_a_wish_for_nothing_are_refused() {
+fn an_empty_window_or_request_is_rejected() {
     assert_eq!(decoded(&raw(36, 2, &[0; 36])), Err(FramingError::Window));
-    assert_eq!(decoded(&raw(12, 10, &[0; 12])), Err(FramingError::Again));
+    assert_eq!(decoded(&raw(12, 10, &[0; 12])), Err(FramingError::Resend));
 }
 
 #[test]
-fn a_welcome_with_less_received_than_delivered_is_refused() {
+fn received_below_resume_is_rejected() {
     let (resume, received) = (Position(5), Position(4));
     let welcome = Welcome { resume, window: 1, received, run: RunId::NONE };
     assert_eq!(
@@ -233,7 +236,7 @@ fn a_welcome_with_less_received_than_delivered_is_refused() {
 }
 
 #[test]
-fn a_gap_that_contradicts_itself_is_refused() {
+fn an_inconsistent_gap_is_rejected() {
     let of = |first: u64, end: u64, reason: u8, count: u64| {
         let numbers = [first.to_be_bytes(), end.to_be_bytes()].concat();
         decoded(&raw(25, 5, &[&numbers, [reason].as_slice(), &count.to_be_bytes()].concat()))
@@ -247,7 +250,7 @@ fn a_gap_that_contradicts_itself_is_refused() {
 }
 
 #[test]
-fn the_text_of_a_refusal_is_fit_for_a_log() {
+fn a_refusal_text_is_safe_for_logs() {
     for text in [b"\xFF".as_slice(), b"one line\nand a forged one", b"\x1B[2J"] {
         let payload = [&[4], text].concat();
         let refused = decoded(&raw(u32::try_from(payload.len()).unwrap(), 7, &payload));
@@ -260,30 +263,30 @@ fn the_text_of_a_refusal_is_fit_for_a_log() {
 }
 
 #[test]
-fn a_refusal_for_a_reason_of_the_future_is_still_understood() {
+fn a_refusal_with_an_unknown_code_is_accepted() {
     let refusal = Refusal::new(RefusalCode::Other(200), "it is Sunday");
     assert_eq!(decoded(&raw(13, 7, b"\xC8it is Sunday")), Ok(Some(Message::Refuse(refusal))));
 }
 
 #[test]
-fn a_batch_is_never_copied_to_be_sent() {
+fn encoding_does_not_copy_the_batch() {
     let batch = Bytes::from(vec![5; 1000]);
     let mut out = BytesMut::new();
-    let given_back = Message::Data(batch.clone()).encode(&mut out).unwrap();
+    let returned = Message::Data(batch.clone()).encode(&mut out).unwrap();
     assert_eq!(out.as_ref(), [0, 0, 0x03, 0xE8, 3]);
-    assert_eq!(given_back.as_ptr(), batch.as_ptr());
+    assert_eq!(returned.as_ptr(), batch.as_ptr());
 }
 
 #[test]
-fn the_golden_messages_of_version_1_stay_as_they_are() {
+fn golden_messages_of_version_1_do_not_change() {
     for (name, message) in examples() {
         let golden = std::fs::read(golden_path(name)).unwrap();
-        assert_eq!(decoded(&golden), Ok(Some(message.clone())), "{name} is not understood any more");
-        assert_eq!(encoded(message), golden, "the bytes of {name} have changed: that needs a new version");
+        assert_eq!(decoded(&golden), Ok(Some(message.clone())), "{name} cannot be decoded any more");
+        assert_eq!(encoded(message), golden, "the bytes of {name} have changed, which needs a new version");
     }
 }
 
-/// Writes the golden files anew: only for a new version of the protocol.
+/// Rewrites the golden files. Only for a new version of the protocol.
 #[test]
 #[ignore = "writes the golden files; run by hand for a new version of the protocol"]
 fn write_golden_messages() {

@@ -10,7 +10,7 @@
 
 use bytes::Buf;
 
-use crate::datagram::{AddressFamily, FlowAddresses, FlowLayout, FlowRun};
+use crate::flow_layout::{AddressFamily, FlowAddresses, FlowLayout, FlowRun};
 
 /// Bytes of a NetFlow v5 header.
 const V5_HEADER_LEN: usize = 24;

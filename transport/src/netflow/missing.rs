@@ -46,13 +46,16 @@ pub(super) struct Missing {
     is_erratic: bool,
     /// The contents of the last datagram. The ways of a group agree on them, whatever the number.
     last: Option<Contents>,
+    /// The last number, and true if it was higher than the one before.
+    number: (u32, bool),
 }
 
 impl Missing {
     pub(super) fn new(format: ExportFormat) -> Self {
         let (settled, sound) = (0, 0);
         let groups = Group::all(format).into_iter().collect();
-        Self { format, groups, settled, sound, judged: Judged::default(), is_erratic: false, last: None }
+        let (judged, last, number) = (Judged::default(), None, (0, false));
+        Self { format, groups, settled, sound, judged, is_erratic: false, last, number }
     }
 
     /// One that begins where `missing` units are known to be missing.
@@ -60,9 +63,21 @@ impl Missing {
         Self { settled: missing, sound: missing, ..Self::new(format) }
     }
 
+    /// One that continues after the last number with all ways of counting, where `missing` units are known to be missing.
+    pub(super) fn restarted(&self, missing: u64, heard: Heard) -> Self {
+        let mut restarted = Self::starting_at(self.format, missing);
+        let (number, is_higher) = self.number;
+        // After a late one, those before the next number would seem to be missing.
+        if let Some(contents) = self.last.filter(|_| is_higher) {
+            restarted.note(number, &contents, heard);
+        }
+        restarted
+    }
+
     /// Follows a datagram that bears `number`. Returns the ways by which that was the expected one.
     pub(super) fn note(&mut self, number: u32, contents: &Contents, heard: Heard) -> Ways {
         let ways = Way::all(self.format);
+        self.number = (number, number.wrapping_sub(self.number.0) <= u32::MAX / 2);
         if self.last != Some(*contents) {
             self.split(ways, number, contents);
             self.last = Some(*contents);
@@ -100,6 +115,17 @@ impl Missing {
             Some(_) if self.is_erratic => Err(Unusable::Erratic),
             Some(_) if self.judged.is_blind() => Err(Unusable::NoTemplates),
             Some((group, _)) => Ok(self.settled.saturating_add(group.counter.missing())),
+        }
+    }
+
+    /// Units that are known to be missing, even if later numbers are unusable.
+    pub(super) fn known(&self) -> u64 {
+        match self.count() {
+            Ok(missing) => missing,
+            Err(Unusable::NoTemplates) => self
+                .believed()
+                .map_or(self.settled, |(group, _)| self.settled.saturating_add(group.counter.missing())),
+            Err(_) => self.sound,
         }
     }
 

@@ -6,7 +6,7 @@
 //! the addresses are; once it is known, a message costs no allocation. When there is no more room, all are forgotten: exporters repeat
 //! their templates over UDP, and until then the count is unknown, not wrong.
 
-use crate::datagram::{FlowLayout, FlowRun};
+use crate::flow_layout::{FlowLayout, FlowRun};
 use crate::limits::{RECORD_LENGTH_OVERHEAD, RECORD_LENGTHS_PER_EXPORTER};
 use crate::netflow::contents::Contents;
 use crate::netflow::sets::{DATA_MIN, Set, Sets};

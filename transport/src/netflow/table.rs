@@ -9,7 +9,8 @@ mod shared;
 
 pub use host::ExporterFigures;
 
-use crate::datagram::{BootTime, Datagram, FlowRun};
+use crate::datagram::{BootTime, Datagram};
+use crate::flow_layout::FlowRun;
 use crate::limits::{EXPORTERS_MAX, RECORD_LENGTHS_TOTAL, SEQUENCE_MEMORY};
 use crate::netflow::recent::Recent;
 use crate::netflow::table::exporter::{Arrived, Exporter};
@@ -49,7 +50,8 @@ impl ExporterTable {
         self.record_length_bytes -= host.record_length_bytes(place);
         self.sequence_bytes -= host.sequence_bytes(place);
         let room = RECORD_LENGTHS_TOTAL.saturating_sub(self.record_length_bytes);
-        self.sequence_bytes -= host.note(place, arrived, room, flows);
+        let more = host.note(place, arrived, room, flows);
+        self.sequence_bytes = self.sequence_bytes.saturating_add_signed(more);
         self.record_length_bytes += host.record_length_bytes(place);
         if self.sequence_bytes + host.sequence_bytes(place) > SEQUENCE_MEMORY {
             host.forget_numbers(place);

@@ -15,7 +15,7 @@
 
 use bytes::Buf;
 
-use crate::datagram::{AddressFamily, FlowAddresses};
+use crate::flow_layout::{AddressFamily, FlowAddresses};
 use crate::netflow::option_values::is_value;
 use crate::netflow::sets::{DATA_MIN, Format, Set};
 

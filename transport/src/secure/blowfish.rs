@@ -1,17 +1,18 @@
-//! The suite of the original, made sound: Blowfish in counter mode, encrypt-then-MAC with HMAC-SHA256.
+//! Blowfish in counter mode with HMAC-SHA256 (encrypt-then-MAC), a secure replacement for the cipher of the
+//! original.
 //!
-//! Every message has a Blowfish key of its own, so that none ever encrypts more than 8,190 blocks: the 64-bit
-//! blocks of Blowfish give nothing away by repeating (Sweet32, <https://sweet32.info>), however much is sent.
+//! Each message has a separate Blowfish key, so that no key encrypts more than 8,190 blocks. So collisions of
+//! the 64-bit blocks (Sweet32, <https://sweet32.info>) reveal nothing, however many bytes are sent.
 //!
-//! | what | how |
+//! | value | construction |
 //! |---|---|
 //! | keys of a channel | Ke = HMAC(k, `nf-transport bf enc v1`), Ka = HMAC(k, `nf-transport bf mac v1`) |
 //! | key of message n | HMAC(Ke, n), n as 8 bytes big-endian; 32 bytes of Blowfish key |
 //! | ciphertext C | Blowfish in counter mode, a counter of 64 bits big-endian, from 0 |
-//! | tag | HMAC(Ka, n, length of the associated data as 8 bytes big-endian, associated data, C), its first 16 bytes |
+//! | tag | first 16 bytes of HMAC(Ka, n, length of A, A, C); A: associated data, its length as 8 bytes |
 //! | rekey | k = HMAC(k, `nf-transport bf rekey v1`) |
 //!
-//! The tag is checked, in constant time, before anything else is done with a message.
+//! The tag is verified in constant time before the message is decrypted.
 
 use aws_lc_rs::constant_time;
 use aws_lc_rs::hmac::{self, HMAC_SHA256};
@@ -19,21 +20,21 @@ use blowfish::Blowfish;
 use ctr::cipher::{InnerIvInit, KeyInit, StreamCipher, StreamCipherCoreWrapper};
 use zeroize::{Zeroize, Zeroizing};
 
-/// Bytes of the tag behind each message.
+/// Length of the tag behind each message in bytes.
 pub(super) const TAG_LEN: usize = 16;
 
-type Counter = ctr::CtrCore<Blowfish, ctr::flavors::Ctr64BE>;
+type BlowfishCounter = ctr::CtrCore<Blowfish, ctr::flavors::Ctr64BE>;
 
-/// One direction of a channel.
+/// Cipher state of one direction of a channel.
 pub(super) struct BlowfishCtrHmac {
     key: Zeroizing<[u8; 32]>,
     encryption: hmac::Key,
     authentication: hmac::Key,
 }
 
-/// The message is not what was sealed, or not by this key, or not in this place.
+/// The message was changed, or sealed with another key, or for another place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Forged;
+pub(super) struct AuthenticationFailure;
 
 impl BlowfishCtrHmac {
     pub(super) fn new(key: &[u8; 32]) -> Self {
@@ -45,7 +46,7 @@ impl BlowfishCtrHmac {
         }
     }
 
-    /// Writes message `number` to the start of `out`; gives its length, `plaintext.len() + TAG_LEN`.
+    /// Encrypts message `number` to the start of `out`. Returns its length, `plaintext.len() + TAG_LEN`.
     ///
     /// # Panics
     ///
@@ -59,24 +60,24 @@ impl BlowfishCtrHmac {
         plaintext.len() + TAG_LEN
     }
 
-    /// Writes what message `number` holds to the start of `out`, and gives its length.
+    /// Verifies message `number` and decrypts it to the start of `out`. Returns the length of the plaintext.
     pub(super) fn open(
         &self,
         number: u64,
         associated: &[u8],
         sealed: &[u8],
         out: &mut [u8],
-    ) -> Result<usize, Forged> {
-        let (body, tag) = sealed.split_last_chunk::<TAG_LEN>().ok_or(Forged)?;
+    ) -> Result<usize, AuthenticationFailure> {
+        let (body, tag) = sealed.split_last_chunk::<TAG_LEN>().ok_or(AuthenticationFailure)?;
         let expected = self.tag(number, associated, body);
-        constant_time::verify_slices_are_equal(&expected, tag).map_err(|_| Forged)?;
-        let place = out.get_mut(..body.len()).ok_or(Forged)?;
+        constant_time::verify_slices_are_equal(&expected, tag).map_err(|_| AuthenticationFailure)?;
+        let place = out.get_mut(..body.len()).ok_or(AuthenticationFailure)?;
         place.copy_from_slice(body);
         self.apply_keystream(number, place);
         Ok(body.len())
     }
 
-    /// Goes on with a key from which the one before cannot be found.
+    /// Replaces the key by one from which the previous key cannot be derived.
     pub(super) fn rekey(&mut self) {
         *self = Self::new(&derive(&self.key, b"nf-transport bf rekey v1"));
     }
@@ -87,7 +88,7 @@ impl BlowfishCtrHmac {
         let cipher: Blowfish =
             Blowfish::new_from_slice(&key).expect("32 bytes are within the 4 to 56 allowed");
         key.zeroize();
-        let counter = Counter::inner_iv_init(cipher, &[0; 8].into());
+        let counter = BlowfishCounter::inner_iv_init(cipher, &[0; 8].into());
         StreamCipherCoreWrapper::from_core(counter).apply_keystream(bytes);
     }
 
@@ -125,8 +126,9 @@ mod tests {
     }
 
     #[test]
-    fn the_block_cipher_gives_the_vector_of_its_author() {
-        // Eric Young, https://www.schneier.com/wp-content/uploads/2015/12/vectors-2.txt: zero key, zero block.
+    fn the_block_cipher_matches_a_published_vector() {
+        // Eric Young, https://www.schneier.com/wp-content/uploads/2015/12/vectors-2.txt: zero key, zero
+        // block.
         let cipher: Blowfish = Blowfish::new_from_slice(&[0; 8]).unwrap();
         let mut block = [0; 8].into();
         cipher.encrypt_block(&mut block);
@@ -134,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn sealed_messages_are_those_that_another_implementation_computed() {
+    fn sealed_messages_match_another_implementation() {
         let mut cipher = BlowfishCtrHmac::new(&sequential_key());
         let sealed = seal(&cipher, 5, b"header", b"netflow record layer");
         let expected = "f91a769937d43041ca679d52091fff4a0466e4c019726b1b95d81f67bdf457fe6bfae70a";
@@ -145,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sealed_opens_in_its_place_only_and_no_flipped_bit_goes_unseen() {
+    fn changed_or_misplaced_messages_are_rejected() {
         let cipher = BlowfishCtrHmac::new(&sequential_key());
         let sealed = seal(&cipher, 7, b"ad", b"some flow records");
         let mut out = [0; 64];
@@ -154,16 +156,16 @@ mod tests {
         };
         assert_eq!(open(7, b"ad", &sealed, &mut out), Ok(17));
         assert_eq!(&out[..17], b"some flow records");
-        assert_eq!(open(8, b"ad", &sealed, &mut out), Err(Forged));
-        assert_eq!(open(7, b"da", &sealed, &mut out), Err(Forged));
-        assert_eq!(open(7, b"ad", &sealed, &mut [0; 16]), Err(Forged));
+        assert_eq!(open(8, b"ad", &sealed, &mut out), Err(AuthenticationFailure));
+        assert_eq!(open(7, b"da", &sealed, &mut out), Err(AuthenticationFailure));
+        assert_eq!(open(7, b"ad", &sealed, &mut [0; 16]), Err(AuthenticationFailure));
         for bit in 0..sealed.len() * 8 {
             let mut damaged = sealed.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(open(7, b"ad", &damaged, &mut out), Err(Forged), "bit {bit}");
+            assert_eq!(open(7, b"ad", &damaged, &mut out), Err(AuthenticationFailure), "bit {bit}");
         }
         for cut in 0..sealed.len() {
-            assert_eq!(open(7, b"ad", &sealed[..cut], &mut out), Err(Forged), "cut at {cut}");
+            assert_eq!(open(7, b"ad", &sealed[..cut], &mut out), Err(AuthenticationFailure), "cut at {cut}");
         }
     }
 }

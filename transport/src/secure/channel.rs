@@ -1,12 +1,19 @@
-//! A connection as the session sees it: a stream of bytes, whatever protects it on the way.
+//! The protected byte stream of a connection: clear text, encrypted records or TLS.
 //!
-//! What is to be sent goes through `seal` before it is written, what was read through `open`. A record is a length of
-//! two bytes and a Noise transport message (<https://noiseprotocol.org/noise.html>, section 7.1) of at most 65,535
-//! bytes; where records begin and end means nothing to the session. After each `REKEY_EVERY` records of one
-//! direction, both sides go on with a new key for it (section 11.3 there).
+//! `seal` converts outgoing bytes to their form on the wire, `open` converts received bytes back.
+//! A record of an encrypted connection:
 //!
-//! Always holds: nothing of a record is handed on before all of it was found to be what the other side sealed, in
-//! its place; after one that is not, nothing is opened any more.
+//! | width | field |
+//! |---|---|
+//! | 2 | length of the message, 16 to 65,535, big-endian |
+//! | length | Noise transport message with a tag of 16 bytes |
+//!
+//! Section 7.1 of <https://noiseprotocol.org/noise.html> defines the transport message.
+//! The boundaries of records have no meaning for the session. After every `REKEY_EVERY` records of one
+//! direction, both sides switch to a new key for it (section 11.3 of the same document).
+//!
+//! Invariants: no byte of a record is passed on before the whole record is authenticated, in its place. After
+//! a record that fails, nothing is opened any more.
 
 use core::fmt;
 use std::io::{self, Read, Write};
@@ -16,133 +23,138 @@ use bytes::{Buf, BufMut, BytesMut};
 use snow::TransportState;
 
 use crate::limits::{CHANNEL_BYTES_MAX, REKEY_EVERY, SEALED_AHEAD};
-use crate::secure::{Certificate, CertificateEnds, Suite};
+use crate::secure::{Certificate, CertificateExpiry, Suite};
 
-/// Bytes of the tag in each record.
+/// Length of the tag in each record in bytes.
 const TAG_LEN: usize = 16;
 
-/// Bytes of the length in front of it.
+/// Length of the length field in bytes.
 const LENGTH_LEN: usize = 2;
 
-/// Bytes of a record at the most, its length not counted.
+/// Longest Noise message of a record in bytes.
 const RECORD_MAX: usize = 65_535;
 
-/// Bytes of a record's payload at the most.
+/// Longest payload of a record in bytes.
 const PAYLOAD_MAX: usize = RECORD_MAX - TAG_LEN;
 
-/// Bytes of the payload of a TLS record at the most (RFC 8446, section 5.1).
+/// Longest payload of a TLS record in bytes (RFC 8446, section 5.1).
 const TLS_PAYLOAD_MAX: usize = 16 * 1024;
 
-/// What the two sides of one connection share and no other connection has. Both compute it; it is no secret.
+/// Value that both sides of one connection compute and that no other connection has. It is not secret.
 ///
 /// | channel | binding |
 /// |---|---|
 /// | key | the handshake hash of Noise (revision 34, section 11.2) |
 /// | TLS | the exporter `EXPORTER-Channel-Binding`, without a context (RFC 9266) |
-/// | clear text | SHA-256 of preface and reply, which has a challenge made by chance |
+/// | clear text | SHA-256 of preface and reply, which contains a random challenge |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelBinding(pub [u8; 32]);
 
 impl ChannelBinding {
-    /// The binding of a connection in clear text that began with `preface` and `reply`.
+    /// Binding of a connection in clear text that started with `preface` and `reply`.
     pub(super) fn of_clear_text(preface: &[u8], reply: &[u8]) -> Self {
         Self::from_hash(digest::digest(&digest::SHA256, &[preface, reply].concat()).as_ref())
     }
 
-    /// The binding that is this hash of 32 bytes.
+    /// Binding from a hash of 32 bytes.
     pub(super) fn from_hash(hash: &[u8]) -> Self {
         debug_assert_eq!(hash.len(), 32);
         Self(hash.first_chunk().copied().unwrap_or_default())
     }
 }
 
-/// Why a channel cannot go on. The connection is of no more use; all that is not acknowledged is sent again on the
-/// next.
+/// Reason why a channel failed.
+///
+/// The connection cannot be used any more. The sender sends all unacknowledged data again on the next
+/// connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChannelError {
-    /// A record is not what the other side sealed.
+    /// A record is not authentic.
     #[error(
-        "record {0} of the encrypted connection is not what was sent: somebody on the way changed, repeated or left \
-         out something"
+        "record {0} of the encrypted connection failed authentication: it was changed, repeated, reordered \
+         or removed on the way"
     )]
     Forged(u64),
-    /// A record that cannot hold its tag.
+    /// A record is shorter than its tag.
     #[error("a record of {0} bytes, where at least {TAG_LEN} are needed")]
     Short(usize),
-    /// TLS says no, on this side or the other.
+    /// TLS failed on this side or the other.
     #[error("TLS: {0}")]
     Tls(String),
-    /// There was no handshake.
-    #[error("nothing binds this connection: it had no handshake")]
+    /// The channel has no binding, because there was no handshake.
+    #[error("this connection has no channel binding, because it had no handshake")]
     Unbound,
-    /// Nothing can be sealed any more.
-    #[error("the encrypted connection cannot go on after {0} records")]
+    /// No further record can be sealed.
+    #[error("the encrypted connection is exhausted after {0} records")]
     Exhausted(u64),
 }
 
 /// One side of a connection.
 pub struct Channel {
     layer: Layer,
-    /// What came with the last bytes of the handshake and was not handed on yet.
-    early: Vec<u8>,
+    /// Data received together with the last bytes of the handshake and not passed on yet.
+    early_data: Vec<u8>,
 }
 
 enum Layer {
     /// `None` without a handshake.
     Plain(Option<ChannelBinding>),
-    Keyed(Box<Records>),
+    Keyed(Box<RecordLayer>),
     Tls(Box<Tls>),
 }
 
 /// A TLS connection whose handshake is done.
 struct Tls {
     connection: rustls::Connection,
-    /// When its certificates end to be valid.
-    certificates: Option<CertificateEnds>,
+    /// Expiry of the certificates of both sides.
+    certificates: Option<CertificateExpiry>,
 }
 
-/// The records of both directions.
-struct Records {
+/// Encryption of the records of both directions.
+struct RecordLayer {
     transport: TransportState,
     suite: Suite,
     binding: ChannelBinding,
-    /// The start of a record that is not whole; `input.len() < 2 + RECORD_MAX`.
+    /// Start of an incomplete record; `input.len() < 2 + RECORD_MAX`.
     input: BytesMut,
-    /// Bytes of all records, by direction.
+    /// Bytes of all sealed records.
     sealed: u64,
+    /// Bytes of all opened records.
     opened: u64,
-    is_broken: bool,
+    has_failed: bool,
 }
 
 impl Channel {
-    /// A channel in clear text without a handshake: no session can be agreed over it.
+    /// Creates a channel in clear text without a handshake. It has no binding, so no session can be opened
+    /// over it.
     pub fn plain() -> Self {
-        Self { layer: Layer::Plain(None), early: Vec::new() }
+        Self { layer: Layer::Plain(None), early_data: Vec::new() }
     }
 
-    /// A channel in clear text behind a handshake.
+    /// Creates a channel in clear text after a handshake.
     pub fn clear_text(binding: ChannelBinding) -> Self {
-        Self { layer: Layer::Plain(Some(binding)), early: Vec::new() }
+        Self { layer: Layer::Plain(Some(binding)), early_data: Vec::new() }
     }
 
-    /// A channel behind a handshake.
+    /// Creates an encrypted channel after a handshake.
     pub(super) fn keyed(transport: TransportState, suite: Suite, binding: ChannelBinding) -> Self {
         let input = BytesMut::new();
-        let records = Records { transport, suite, binding, input, sealed: 0, opened: 0, is_broken: false };
-        Self { layer: Layer::Keyed(Box::new(records)), early: Vec::new() }
+        let records =
+            RecordLayer { transport, suite, binding, input, sealed: 0, opened: 0, has_failed: false };
+        Self { layer: Layer::Keyed(Box::new(records)), early_data: Vec::new() }
     }
 
-    /// A channel over TLS, whose handshake is done and showed the certificate `own`.
+    /// Creates a channel over TLS after its handshake, in which this side presented the certificate `own`.
     pub(super) fn tls(connection: impl Into<rustls::Connection>, own: &Certificate) -> Self {
         let mut connection = connection.into();
-        let certificates = CertificateEnds::of(own, &connection);
-        let mut early = Vec::new();
-        // What is wrong with it is found again, and told, when the next bytes come.
-        drop(take_plain(&mut connection, &mut |bytes| early.extend_from_slice(bytes)));
-        Self { layer: Layer::Tls(Box::new(Tls { connection, certificates })), early }
+        let certificates = CertificateExpiry::of(own, &connection);
+        let mut early_data = Vec::new();
+        // An error is ignored here, because it occurs again and is reported with the next bytes.
+        drop(read_plain(&mut connection, &mut |bytes| early_data.extend_from_slice(bytes)));
+        Self { layer: Layer::Tls(Box::new(Tls { connection, certificates })), early_data }
     }
 
-    /// What binds a proof to this connection.
+    /// Value that binds a proof to this connection.
     pub fn binding(&self) -> Result<ChannelBinding, ChannelError> {
         match &self.layer {
             Layer::Plain(binding) => binding.ok_or(ChannelError::Unbound),
@@ -155,17 +167,17 @@ impl Channel {
         }
     }
 
-    /// Whether there is something to be handed on although nothing was read.
-    pub fn has_early(&self) -> bool {
-        !self.early.is_empty()
+    /// True if the handshake left received data, which `open` passes on without further input.
+    pub fn has_early_data(&self) -> bool {
+        !self.early_data.is_empty()
     }
 
-    /// Whether what is sent is what is written, so that it need not go through `seal`.
+    /// True for clear text, which is written unchanged and need not go through `seal`.
     pub fn is_plain(&self) -> bool {
         matches!(self.layer, Layer::Plain(_))
     }
 
-    /// What encrypts it, `none` if nothing does.
+    /// Name of the encryption: that of a suite, `tls`, or `none`.
     pub fn cipher(&self) -> &'static str {
         match &self.layer {
             Layer::Plain(_) => "none",
@@ -174,24 +186,24 @@ impl Channel {
         }
     }
 
-    /// When its certificates end to be valid: a handshake checks that once.
-    pub fn certificates(&self) -> Option<CertificateEnds> {
+    /// Expiry of the certificates, which the handshake checked only once; `None` without TLS.
+    pub fn certificates(&self) -> Option<CertificateExpiry> {
         match &self.layer {
             Layer::Plain(_) | Layer::Keyed(_) => None,
             Layer::Tls(tls) => tls.certificates,
         }
     }
 
-    /// Whether so much went over it that a new handshake is due.
-    pub fn is_worn(&self) -> bool {
+    /// True if either direction has carried `CHANNEL_BYTES_MAX`, so that a new handshake is due.
+    pub fn is_exhausted(&self) -> bool {
         match &self.layer {
-            // TLS changes its keys by itself.
+            // TLS updates its keys itself.
             Layer::Plain(_) | Layer::Tls(_) => false,
             Layer::Keyed(records) => records.sealed.max(records.opened) >= CHANNEL_BYTES_MAX,
         }
     }
 
-    /// Takes from the front of `plain` what `wire` has room for, and appends it there as it is to be written.
+    /// Seals bytes from the front of `plain` and appends them to `wire` until it holds `SEALED_AHEAD` bytes.
     pub fn seal(&mut self, plain: &mut impl Buf, wire: &mut BytesMut) -> Result<(), ChannelError> {
         match &mut self.layer {
             Layer::Plain(_) => {
@@ -207,10 +219,10 @@ impl Channel {
         }
     }
 
-    /// Takes in what was read, and hands on to `take` what it holds, in order.
+    /// Opens the bytes `wire` that were read and passes their content to `take`, in order.
     pub fn open(&mut self, wire: &[u8], take: &mut impl FnMut(&[u8])) -> Result<(), ChannelError> {
-        if self.has_early() {
-            take(&core::mem::take(&mut self.early));
+        if self.has_early_data() {
+            take(&core::mem::take(&mut self.early_data));
         }
         match &mut self.layer {
             Layer::Plain(_) => {
@@ -223,7 +235,7 @@ impl Channel {
     }
 }
 
-impl Records {
+impl RecordLayer {
     fn seal(&mut self, plain: &mut impl Buf, wire: &mut BytesMut) -> Result<(), ChannelError> {
         while plain.has_remaining() && wire.len() < SEALED_AHEAD {
             let payload = plain.copy_to_bytes(plain.remaining().min(PAYLOAD_MAX));
@@ -244,43 +256,43 @@ impl Records {
     }
 
     fn open(&mut self, wire: &[u8], take: &mut impl FnMut(&[u8])) -> Result<(), ChannelError> {
-        if self.is_broken {
+        if self.has_failed {
             return Err(ChannelError::Forged(self.transport.receiving_nonce()));
         }
         let outcome = self.open_all(wire, take);
-        self.is_broken = outcome.is_err();
+        self.has_failed = outcome.is_err();
         outcome
     }
 
-    /// Opens the records that are whole, most of them where they lie. Of the last one the start is kept.
+    /// Opens all whole records, most of them without copying. Keeps the start of an incomplete last one.
     fn open_all(&mut self, mut wire: &[u8], take: &mut impl FnMut(&[u8])) -> Result<(), ChannelError> {
         let mut payload = Vec::new();
-        let mut begun = core::mem::take(&mut self.input);
-        while !begun.is_empty() {
-            let whole = whole_len(&begun)?;
+        let mut partial = core::mem::take(&mut self.input);
+        while !partial.is_empty() {
+            let whole = record_len(&partial)?;
             let wanted = whole.unwrap_or(LENGTH_LEN);
-            let (more, rest) = wire.split_at(wire.len().min(wanted.saturating_sub(begun.len())));
-            begun.extend_from_slice(more);
+            let (more, rest) = wire.split_at(wire.len().min(wanted.saturating_sub(partial.len())));
+            partial.extend_from_slice(more);
             wire = rest;
-            if begun.len() < wanted {
-                self.input = begun;
+            if partial.len() < wanted {
+                self.input = partial;
                 return Ok(());
             }
             if whole.is_some() {
-                self.open_record(&begun, &mut payload, take)?;
-                begun.clear();
+                self.open_record(&partial, &mut payload, take)?;
+                partial.clear();
             }
         }
-        while let Some((record, rest)) = whole_len(wire)?.and_then(|whole| wire.split_at_checked(whole)) {
+        while let Some((record, rest)) = record_len(wire)?.and_then(|whole| wire.split_at_checked(whole)) {
             self.open_record(record, &mut payload, take)?;
             wire = rest;
         }
-        // A connection that rests holds no memory for its next record.
+        // An idle connection keeps no memory for its next record.
         self.input = BytesMut::from(wire);
         Ok(())
     }
 
-    /// Opens a whole record, its length in front.
+    /// Opens a whole record, which includes the length field.
     fn open_record(
         &mut self,
         record: &[u8],
@@ -301,8 +313,9 @@ impl Records {
     }
 }
 
-/// Bytes of the record that starts like this, its length included; `None` if more are needed to tell.
-fn whole_len(start: &[u8]) -> Result<Option<usize>, ChannelError> {
+/// Length of the record that begins with `start`, including the length field; `None` if more bytes are
+/// needed.
+fn record_len(start: &[u8]) -> Result<Option<usize>, ChannelError> {
     let Some(length) = start.first_chunk() else { return Ok(None) };
     let length = usize::from(u16::from_be_bytes(*length));
     if length < TAG_LEN { Err(ChannelError::Short(length)) } else { Ok(Some(LENGTH_LEN + length)) }
@@ -321,7 +334,7 @@ fn seal_tls(
         if !plain.has_remaining() || wire.len() >= SEALED_AHEAD {
             return Ok(());
         }
-        // It takes as much as it has room for, which was made above.
+        // The writer accepts as much as it has room for. The loop above has made room.
         let count = connection.writer().write(plain.chunk()).map_err(failed)?;
         plain.advance(count);
     }
@@ -335,17 +348,17 @@ fn open_tls(
     while !wire.is_empty() {
         connection.read_tls(&mut wire).map_err(|error| ChannelError::Tls(error.to_string()))?;
         connection.process_new_packets().map_err(|error| ChannelError::Tls(error.to_string()))?;
-        take_plain(connection, take)?;
+        read_plain(connection, take)?;
     }
     Ok(())
 }
 
-/// Hands on all that TLS has opened.
-fn take_plain(connection: &mut rustls::Connection, take: &mut impl FnMut(&[u8])) -> Result<(), ChannelError> {
+/// Passes on all plaintext that TLS has decrypted.
+fn read_plain(connection: &mut rustls::Connection, take: &mut impl FnMut(&[u8])) -> Result<(), ChannelError> {
     let mut payload = vec![0; TLS_PAYLOAD_MAX];
     loop {
         match connection.reader().read(&mut payload) {
-            // The other side ends in good order; the socket tells the same.
+            // The other side closed TLS regularly. The socket reports the same.
             Ok(0) => return Ok(()),
             Ok(count) => take(payload.get(..count).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),

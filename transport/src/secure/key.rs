@@ -1,10 +1,10 @@
-//! The shared key of both sides: 32 bytes, random or derived from a passphrase.
+//! Shared keys of 32 bytes, random or derived from a passphrase.
 //!
-//! Owns the bytes of keys. They are wiped when dropped, never shown by `Debug`, and never part of settings, which
-//! only name the place of a key.
+//! The bytes of a key are wiped when dropped and never shown by `Debug`. Settings contain only the location
+//! of a key.
 //!
-//! A text is a key if it is 64 hexadecimal digits, or 44 characters of base64 (RFC 4648, section 4). White space around it
-//! is ignored. Any other text is a [`Passphrase`](crate::secure::Passphrase).
+//! A text is a key if it consists of 64 hexadecimal digits, or of 44 characters of base64 (RFC 4648, section
+//! 4). White space around it is ignored. Any other text is a [`Passphrase`](crate::secure::Passphrase).
 
 use core::fmt;
 
@@ -13,15 +13,15 @@ use data_encoding::{BASE64, HEXLOWER, HEXLOWER_PERMISSIVE};
 use zeroize::Zeroizing;
 
 use crate::limits::PASSPHRASE_SHORT;
-use crate::secure::Strength;
 
-/// Bytes of a key.
+/// Length of a key in bytes.
 pub const KEY_LEN: usize = 32;
 
-/// Bytes of a key id.
+/// Length of a key id in bytes.
 pub(super) const KEY_ID_LEN: usize = 8;
 
-/// From this many hexadecimal digits on, a text of another length than a key's is a key that was cut or mistyped.
+/// Number of hexadecimal digits from which on a text of a wrong length is a cut or mistyped key, not a
+/// passphrase.
 const DAMAGED_FROM: usize = 40;
 
 /// A shared key.
@@ -31,42 +31,65 @@ pub struct Key {
     strength: Strength,
 }
 
-/// What a key is called in logs and on the wire: tells keys apart, and tells nothing else about them.
+/// Strength of the secret behind a key against guessing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strength {
+    /// 32 random bytes.
+    Random,
+    /// A passphrase of `PASSPHRASE_SHORT` characters or more.
+    Passphrase,
+    /// A shorter passphrase. Anyone who records a handshake can guess it.
+    ShortPassphrase,
+}
+
+impl Strength {
+    /// Name of the kind of secret in logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Random => "a key",
+            Self::Passphrase => "a passphrase",
+            Self::ShortPassphrase => "a short passphrase (for the cipher blowfish only)",
+        }
+    }
+}
+
+/// Identifier of a key in logs and on the wire. It reveals nothing else about the key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyId(pub(super) [u8; KEY_ID_LEN]);
 
-/// The reason why there is no key.
+/// Reason why a key is not available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// Nothing is there.
+    /// The text is empty.
     #[error("the key is empty")]
     Empty,
-    /// It was probably meant to be a key.
-    #[error("this looks like a key, but has {0} hexadecimal digits instead of 64: it was cut or mistyped")]
+    /// The text is probably a cut or mistyped key.
+    #[error("this looks like a key, but has {0} hexadecimal digits instead of 64: it is cut or mistyped")]
     Damaged(usize),
-    /// A passphrase, where a random key is needed.
-    #[error("this is a passphrase, and a key is needed here: make one with `keygen`")]
+    /// The text is a passphrase, but a random key is needed.
+    #[error("this is a passphrase, but a key is needed here: generate one with `keygen`")]
     IsPassphrase,
-    /// A passphrase that can be guessed, for a cipher other than Blowfish.
+    /// The passphrase is too short for ciphers other than Blowfish.
     #[error(
-        "this passphrase has fewer than {PASSPHRASE_SHORT} characters, so that a recording is enough to guess it: only the \
-         cipher blowfish accepts it; make a key with `keygen`, or choose a longer passphrase"
+        "this passphrase has fewer than {PASSPHRASE_SHORT} characters, so that a recording is enough to \
+         guess it: only the cipher blowfish accepts it; generate a key with `keygen`, or choose a longer \
+         passphrase"
     )]
     ShortPassphrase,
-    /// There is not enough memory for argon2id, or no randomness.
-    #[error("the system does not give the memory or randomness that making a key takes")]
+    /// The system provides no randomness, or not enough memory for argon2id.
+    #[error("the system provides no randomness or not enough memory to create a key")]
     System,
 }
 
 impl Key {
-    /// A new key, made by chance.
+    /// Generates a random key.
     pub fn generate() -> Result<Self, KeyError> {
         let mut bytes = Zeroizing::new([0; KEY_LEN]);
         rand::fill(bytes.as_mut_slice()).map_err(|_| KeyError::System)?;
         Ok(Self { bytes, strength: Strength::Random })
     }
 
-    /// The key that `text` is; never one that is derived from a passphrase.
+    /// Parses a key. Never derives one from a passphrase.
     pub fn from_text(text: &str) -> Result<Self, KeyError> {
         let text = text.trim();
         if text.is_empty() {
@@ -84,22 +107,22 @@ impl Key {
         Err(KeyError::IsPassphrase)
     }
 
-    /// The key with these bytes, which are derived from a passphrase of this strength.
+    /// Creates a key from bytes that were derived from a passphrase of this strength.
     pub(super) fn derived(bytes: Zeroizing<[u8; KEY_LEN]>, strength: Strength) -> Self {
         Self { bytes, strength }
     }
 
-    /// The strength of the secret that the key is derived from.
+    /// Strength of the secret behind the key.
     pub fn strength(&self) -> Strength {
         self.strength
     }
 
-    /// The key as 64 hexadecimal digits, as key files hold it.
+    /// The key as 64 hexadecimal digits, as in key files.
     pub fn to_text(&self) -> Zeroizing<String> {
         Zeroizing::new(HEXLOWER.encode(self.bytes.as_slice()))
     }
 
-    /// What it is called.
+    /// Id of the key: the first 8 bytes of HMAC-SHA256(key, `nf-transport key id v1`).
     pub fn id(&self) -> KeyId {
         let tag =
             hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, self.bytes.as_slice()), b"nf-transport key id v1");
@@ -144,7 +167,7 @@ mod tests {
     const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
     #[test]
-    fn hexadecimal_digits_of_both_cases_and_base64_are_the_same_key() {
+    fn hexadecimal_and_base64_give_the_same_key() {
         let bytes: [u8; KEY_LEN] = core::array::from_fn(|index| u8::try_from(index).unwrap());
         let base64 = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
         for text in [HEX, &HEX.to_uppercase(), base64, &format!(" {HEX}\n")] {
@@ -155,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_was_cut_is_not_taken_for_a_passphrase() {
+    fn a_cut_key_is_not_a_passphrase() {
         assert_eq!(Key::from_text(&HEX[..63]), Err(KeyError::Damaged(63)));
         assert_eq!(Key::from_text(&format!("{HEX}0")), Err(KeyError::Damaged(65)));
         assert_eq!(Key::from_text(" \n"), Err(KeyError::Empty));
@@ -163,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_never_shown_only_its_id() {
+    fn debug_output_shows_only_the_id_of_a_key() {
         let key = Key::from_text(HEX).unwrap();
         let shown = format!("{key:?}");
         assert_eq!(shown, format!("Key({})", key.id()));

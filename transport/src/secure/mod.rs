@@ -1,23 +1,23 @@
-//! How two sides come to trust a connection before any message is spoken, and what keeps it secret from then on.
+//! Authentication of both sides of a connection, and encryption of connections and of the spool.
 //!
-//! Everything here is without sockets, files and clocks: bytes go in, bytes and verdicts come out.
+//! The module uses no sockets, files or clocks. Its input and output are bytes.
 //!
-//! | file | owns |
+//! | file | content |
 //! |---|---|
-//! | [`key`] | the shared key |
-//! | [`passphrase`] | shared secrets as operators give them, and keys derived from them |
-//! | [`suite`] | which ciphers there are |
-//! | `blowfish`, `resolver` | the primitives of the channel |
-//! | [`at_rest`] | the seal of a batch on disk; no file but these three touches a cipher |
-//! | [`stream_key`] | the secret behind a stream id, and the proof of it |
-//! | [`token`] | what an invited sender needs to join |
-//! | [`preface`] | the first bytes, in clear text |
-//! | [`admission`] | whom a receiver lets in |
-//! | [`tls`] | certificates, and what TLS is told |
-//! | [`handshake`] | the way from the first bytes to a channel, for either side |
-//! | [`channel`] | the stream of bytes that the session speaks over |
+//! | [`key`] | shared keys |
+//! | [`passphrase`] | shared secrets as operators configure them, and keys derived from passphrases |
+//! | [`suite`] | cipher suites |
+//! | `blowfish`, `resolver` | cryptographic primitives of the channel |
+//! | [`at_rest`] | sealing of batches on disk; only this file and the two above touch a cipher |
+//! | [`stream_key`] | the secret behind a stream id, and its proof |
+//! | [`token`] | invitation tokens |
+//! | [`preface`] | the first bytes of a connection, in clear text |
+//! | [`access_policy`] | the credentials that a receiver accepts |
+//! | [`tls`] | certificates and the configuration of TLS |
+//! | [`handshake`] | the handshake of either side, from the first bytes to a channel |
+//! | [`channel`] | the protected byte stream for the session |
 
-pub mod admission;
+pub mod access_policy;
 pub mod at_rest;
 mod blowfish;
 pub mod channel;
@@ -32,17 +32,18 @@ pub mod suite;
 pub mod tls;
 pub mod token;
 
-pub use admission::{Admission, Pass};
+pub use access_policy::{AccessPolicy, Credential};
 pub use at_rest::{OpenError, SpoolKeys};
 pub use channel::{Channel, ChannelBinding, ChannelError};
 pub use fuzz::{fuzz_channel, fuzz_receiver_handshake, fuzz_sender_handshake};
 pub use handshake::{
-    Admitted, Handshake, ReceiverHandshake, SenderHandshake, SenderHandshakeError, Shown, Turned,
+    AcceptedSender, Evidence, Handshake, HandshakeRejection, ReceiverHandshake, SenderHandshake,
+    SenderHandshakeError,
 };
-pub use key::{Key, KeyError, KeyId};
-pub use passphrase::{Passphrase, Salt, Secret, Strength};
+pub use key::{Key, KeyError, KeyId, Strength};
+pub use passphrase::{Passphrase, Salt, Secret};
 pub use stream_key::{StreamKey, is_proven};
 pub use suite::Suite;
 pub use tls::{
-    Certificate, CertificateEnds, Pem, ReceiverTls, RevocationFile, RevocationList, SenderTls, TlsError,
+    Certificate, CertificateExpiry, Pem, ReceiverTls, RevocationFile, RevocationList, SenderTls, TlsError,
 };

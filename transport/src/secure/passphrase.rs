@@ -1,8 +1,8 @@
-//! Shared secrets as operators give them, and the keys derived from passphrases.
+//! Shared secrets as operators configure them, and the keys derived from passphrases.
 //!
-//! A passphrase becomes a key by argon2id (RFC 9106): version 0x13, 65,536 KiB, 3 passes, 1 lane, 32 bytes of output. The
-//! salt is random, chosen by nf-receiver at each start. So no table of guesses fits two receivers, or one receiver twice.
-//! A derivation takes about 0.14 s and 64 MiB, so the last one is remembered.
+//! Argon2id (RFC 9106) derives the key from a passphrase: version 0x13, 65,536 KiB, 3 passes, 1 lane, 32
+//! bytes of output. nf-receiver chooses a random salt at each start, so that precomputed guesses are useless.
+//! A derivation takes about 0.14 s and 64 MiB, so the last result is kept.
 
 use core::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,21 +13,21 @@ use zeroize::Zeroizing;
 
 use crate::limits::PASSPHRASE_SHORT;
 use crate::secure::key::KEY_LEN;
-use crate::secure::{Key, KeyError};
+use crate::secure::{Key, KeyError, Strength};
 
-/// Bytes of a salt: as many as RFC 9106, 3.1, recommends for passwords.
+/// Length of a salt in bytes, as RFC 9106, section 3.1, recommends for passwords.
 pub const SALT_LEN: usize = 16;
 
-/// Memory for argon2id in KiB, and its passes.
+/// Memory and passes of argon2id.
 const MEMORY_KIB: u32 = 64 * 1024;
 const PASSES: u32 = 3;
 
-/// The salt of keys that are derived from passphrases.
+/// Salt for deriving keys from passphrases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Salt(pub [u8; SALT_LEN]);
 
 impl Salt {
-    /// A random salt.
+    /// Generates a random salt.
     pub fn generate() -> Result<Self, KeyError> {
         let mut bytes = [0; SALT_LEN];
         rand::fill(&mut bytes).map_err(|_| KeyError::System)?;
@@ -35,33 +35,11 @@ impl Salt {
     }
 }
 
-/// How hard it is to guess the secret behind a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Strength {
-    /// 32 random bytes.
-    Random,
-    /// A passphrase of `PASSPHRASE_SHORT` characters or more.
-    Passphrase,
-    /// A shorter passphrase. Anyone who records a handshake can find it by guessing.
-    ShortPassphrase,
-}
-
-impl Strength {
-    /// The kind of secret, as logs name it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Random => "a key",
-            Self::Passphrase => "a passphrase",
-            Self::ShortPassphrase => "a short passphrase (for the cipher blowfish only)",
-        }
-    }
-}
-
-/// A passphrase that both sides share.
+/// A shared passphrase.
 #[derive(Clone)]
 pub struct Passphrase {
     text: Arc<Zeroizing<String>>,
-    /// The last salt and its key.
+    /// Salt and key of the last derivation.
     last: Arc<Mutex<Option<(Salt, Key)>>>,
 }
 
@@ -70,19 +48,19 @@ impl Passphrase {
         Self { text: Arc::new(Zeroizing::new(text.to_owned())), last: Arc::default() }
     }
 
-    /// [`Strength::Passphrase`], or [`Strength::ShortPassphrase`].
+    /// Strength: [`Strength::Passphrase`] or [`Strength::ShortPassphrase`].
     pub fn strength(&self) -> Strength {
         let is_short = self.text.chars().count() < PASSPHRASE_SHORT;
         if is_short { Strength::ShortPassphrase } else { Strength::Passphrase }
     }
 
-    /// The key for `salt`, if that is the last one for which [`Self::derive`] was called.
+    /// Key for `salt`, if the last [`Self::derive`] used the same salt.
     pub fn last_key(&self, salt: Salt) -> Option<Key> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.as_ref().filter(|(known, _)| *known == salt).map(|(_, key)| key.clone())
     }
 
-    /// Derives the key for `salt`: slow by design.
+    /// Derives the key for `salt`. It is slow by design.
     pub fn derive(&self, salt: Salt) -> Result<Key, KeyError> {
         if let Some(key) = self.last_key(salt) {
             return Ok(key);
@@ -107,13 +85,13 @@ impl PartialEq for Passphrase {
 impl Eq for Passphrase {}
 
 impl fmt::Debug for Passphrase {
-    /// Shows its kind, never the text.
+    /// Shows the kind of the passphrase, never the text.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Passphrase({})", self.strength().name())
     }
 }
 
-/// A secret that both sides share.
+/// A shared secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Secret {
     /// A random key.
@@ -123,7 +101,7 @@ pub enum Secret {
 }
 
 impl Secret {
-    /// The key or passphrase that `text` is. White space around it is ignored.
+    /// Parses a key or passphrase. White space around it is ignored.
     pub fn from_text(text: &str) -> Result<Self, KeyError> {
         match Key::from_text(text) {
             Ok(key) => Ok(Self::Key(key)),
@@ -132,7 +110,7 @@ impl Secret {
         }
     }
 
-    /// The strength of the secret.
+    /// Strength of the secret.
     pub fn strength(&self) -> Strength {
         match self {
             Self::Key(key) => key.strength(),
@@ -140,7 +118,7 @@ impl Secret {
         }
     }
 
-    /// The secret as key files hold it.
+    /// The secret as in key files.
     pub fn to_text(&self) -> Zeroizing<String> {
         match self {
             Self::Key(key) => key.to_text(),
@@ -148,7 +126,7 @@ impl Secret {
         }
     }
 
-    /// The key for `salt`, which only passphrases depend on.
+    /// Returns the key, or derives it from the passphrase and `salt`.
     pub fn derive(&self, salt: Salt) -> Result<Key, KeyError> {
         match self {
             Self::Key(key) => Ok(key.clone()),
@@ -186,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_derived_key_agrees_with_other_argon2id() {
+    fn a_derived_key_equals_that_of_the_argon2_tool() {
         // argon2 -id -t 3 -k 65536 -p 1 -l 32, with the salt "sixteen by chanc".
         let key = derived("correct horse battery staple", SALT);
         assert_eq!(*key.to_text(), "9403617614c6b8f088a1f69c914d120ae9a775fe8532c18ec97fdc39b4fbc8e2");

@@ -1,7 +1,9 @@
-//! The first bytes of a connection, in clear text: the sender says who it is and how it means to speak, the
-//! receiver accepts or says why not. Never reads a byte beyond the preface, and never more than 138 bytes.
+//! The first bytes of a connection, in clear text.
 //!
-//! The sender begins with its preface:
+//! The sender states its id and the mode of the connection. The receiver accepts or rejects it with a reason.
+//! The receiver never reads a byte beyond the preface, and at most 138 bytes.
+//!
+//! Preface of the sender:
 //!
 //! | offset | width | field | range |
 //! |---|---|---|---|
@@ -15,33 +17,33 @@
 //! | 10 | | key id | see [`KeyId`] |
 //! | | | sender id | `A-Z a-z 0-9 . _ -`, not starting with a dot |
 //!
-//! The receiver answers with a reply of 24 bytes, or of 40 if it accepts mode 2:
+//! Reply of the receiver, 24 bytes long, or 40 if it accepts mode 2:
 //!
 //! | offset | width | field | range |
 //! |---|---|---|---|
 //! | 0 | 4 | magic | `NFR1` |
-//! | 4 | 1 | status | 0 accepted, 1 to 5 refused, see [`Status`] |
+//! | 4 | 1 | status | 0 accepted, 1 to 5 rejected, see [`ReplyStatus`] |
 //! | 5 | 1 | mode | as in the preface |
 //! | 6 | 1 | suite | as in the preface |
 //! | 7 | 1 | zero | 0 |
-//! | 8 | 16 | challenge: made by chance for this connection; zero without encryption | |
-//! | 24 | 16 | only if mode 2 is accepted: the [`Salt`] of keys that are derived from passphrases | |
+//! | 8 | 16 | random challenge for this connection; 0 in a rejection | |
+//! | 24 | 16 | only if mode 2 is accepted: [`Salt`] for keys derived from passphrases | |
 
 use crate::secure::key::KEY_ID_LEN;
 use crate::secure::passphrase::SALT_LEN;
 use crate::secure::{KeyId, Salt, Suite};
 use crate::sequence::SenderId;
 
-/// The longest preface in bytes: its fixed part and two ids of 64 bytes.
+/// Length of the longest preface in bytes: its fixed part and two ids of 64 bytes.
 pub const PREFACE_MAX: usize = HEADER_LEN + 2 * ID_MAX;
 
-/// Bytes of the receiver's reply without a salt.
+/// Length of a reply without a salt in bytes.
 pub const REPLY_LEN: usize = 24;
 
-/// Bytes of a reply with a salt.
+/// Length of a reply with a salt in bytes.
 pub const SALTED_REPLY_LEN: usize = REPLY_LEN + SALT_LEN;
 
-/// Bytes of the receiver's challenge.
+/// Length of the receiver's challenge in bytes.
 pub const CHALLENGE_LEN: usize = 16;
 
 const MAGIC: [u8; 4] = *b"NFR1";
@@ -52,34 +54,35 @@ const MODE_NONE: u8 = 0;
 const MODE_KEY: u8 = 1;
 const MODE_PASSPHRASE: u8 = 2;
 
-/// Whether enough bytes are there to tell.
+/// Result of parsing bytes that may be incomplete.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Parsed<T> {
-    /// So many bytes, counted from the start, are needed to go on. Who never reads more than this leaves what
-    /// follows in the socket.
+pub enum Partial<T> {
+    /// Number of bytes, counted from the start, that are needed to continue.
+    ///
+    /// A caller that never reads more leaves all later bytes in the socket.
     NeedMore(usize),
-    /// It is here.
-    Here(T),
+    /// A complete value.
+    Complete(T),
 }
 
-/// How a sender means to speak.
+/// Mode of a connection, as the sender requests it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// In clear text.
+    /// Clear text.
     None,
-    /// Encrypted with a key that both sides have.
+    /// Encryption with a shared key.
     Key {
-        /// The number of the suite.
+        /// Number of the suite.
         suite: u8,
-        /// Which key it is; `None` if the id is none that this version makes.
+        /// Id of the key; `None` if the id has another length than in this version.
         key: Option<KeyId>,
     },
-    /// Encrypted with a key that both sides derive from a passphrase.
+    /// Encryption with a key that both sides derive from a shared passphrase.
     Passphrase {
-        /// The number of the suite.
+        /// Number of the suite.
         suite: u8,
     },
-    /// Encrypted in a way that this version does not know.
+    /// A mode that this version does not define.
     Unknown(u8),
 }
 
@@ -94,27 +97,27 @@ impl Mode {
     }
 }
 
-/// What a sender says first.
+/// The first message of a sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preface {
-    /// How it means to speak.
+    /// Requested mode.
     pub mode: Mode,
-    /// Who it says it is.
+    /// Claimed id of the sender.
     pub sender: SenderId,
 }
 
 impl Preface {
-    /// The preface of a sender that speaks without encryption.
+    /// Encodes the preface of a sender without encryption.
     pub fn encode_plain(sender: &SenderId) -> Vec<u8> {
         Self::encode(MODE_NONE, 0, &[], sender)
     }
 
-    /// The preface of a sender that has a key.
+    /// Encodes the preface of a sender with a key.
     pub fn encode_keyed(sender: &SenderId, key: KeyId, suite: Suite) -> Vec<u8> {
         Self::encode(MODE_KEY, suite.code(), &key.0, sender)
     }
 
-    /// The preface of a sender that has a passphrase.
+    /// Encodes the preface of a sender with a passphrase.
     pub fn encode_passphrase(sender: &SenderId, suite: Suite) -> Vec<u8> {
         Self::encode(MODE_PASSPHRASE, suite.code(), &[], sender)
     }
@@ -126,16 +129,16 @@ impl Preface {
         [MAGIC.as_slice(), &header, key, sender].concat()
     }
 
-    /// Reads the preface that `bytes` start with.
-    pub fn parse(bytes: &[u8]) -> Result<Parsed<Self>, PrefaceError> {
+    /// Parses the preface at the start of `bytes`.
+    pub fn parse(bytes: &[u8]) -> Result<Partial<Self>, PrefaceError> {
         if !starts_with_magic(bytes)? {
-            return Ok(Parsed::NeedMore(HEADER_LEN));
+            return Ok(Partial::NeedMore(HEADER_LEN));
         }
         if let Some(version) = bytes.get(MAGIC.len()).filter(|version| **version != VERSION) {
             return Err(PrefaceError::Version(*version));
         }
         let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
-            return Ok(Parsed::NeedMore(HEADER_LEN));
+            return Ok(Partial::NeedMore(HEADER_LEN));
         };
         let [_, _, _, _, _, mode, suite, zero, key_id_len, sender_len] = *header;
         let (key_id_len, sender_len) = (usize::from(key_id_len), usize::from(sender_len));
@@ -144,7 +147,7 @@ impl Preface {
         }
         let sender_at = HEADER_LEN + key_id_len;
         let Some(sender) = bytes.get(sender_at..sender_at + sender_len) else {
-            return Ok(Parsed::NeedMore(sender_at + sender_len));
+            return Ok(Partial::NeedMore(sender_at + sender_len));
         };
         let mode = match mode {
             MODE_NONE if suite != 0 || key_id_len != 0 => return Err(PrefaceError::Malformed),
@@ -154,7 +157,7 @@ impl Preface {
             MODE_PASSPHRASE => Mode::Passphrase { suite },
             mode => Mode::Unknown(mode),
         };
-        Ok(Parsed::Here(Self { mode, sender: sender_id(sender)? }))
+        Ok(Partial::Complete(Self { mode, sender: sender_id(sender)? }))
     }
 }
 
@@ -166,19 +169,20 @@ fn sender_id(bytes: &[u8]) -> Result<SenderId, PrefaceError> {
     core::str::from_utf8(bytes).ok().and_then(|id| id.parse().ok()).ok_or(PrefaceError::Malformed)
 }
 
-/// How a receiver answers a preface.
+/// A receiver's answer to a preface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Status {
-    /// What follows is in the mode of the preface.
+pub enum ReplyStatus {
+    /// The receiver accepts the mode of the preface.
     #[error("accepted")]
     Accepted,
-    /// The receiver does not know this version of the preface, or its mode.
-    #[error("the receiver does not speak this version of the protocol; update the older side")]
+    /// The receiver does not support the version of the preface, or its mode.
+    #[error("the receiver does not support this version of the protocol: update the older side")]
     UnsupportedVersion,
-    /// The receiver takes encrypted connections only.
+    /// The receiver accepts only encrypted connections from this sender.
     #[error(
-        "the receiver takes no clear text from here: invite this sender there and join it here, give both sides the \
-         same key (--key-file), or start the receiver with --plaintext if this network may read the flow data"
+        "the receiver accepts no clear text from here: invite this sender there and join it here, give both \
+         sides the same key (--key-file), or start the receiver with --plaintext if this network may read \
+         the flow data"
     )]
     EncryptionRequired,
     /// The receiver has no key.
@@ -186,18 +190,20 @@ pub enum Status {
         "this sender uses a key and the receiver has none: give it the same key, or invite this sender there"
     )]
     EncryptionNotConfigured,
-    /// The receiver does not take this suite.
-    #[error("the receiver does not allow this sender's cipher: set 'cipher' to one that its 'ciphers' has")]
+    /// The receiver does not allow the suite.
+    #[error(
+        "the receiver does not allow this sender's cipher: set 'cipher' to one of the receiver's 'ciphers'"
+    )]
     SuiteNotAllowed,
-    /// Key and sender do not fit together.
+    /// The key is wrong for this sender.
     #[error(
         "the receiver does not know this sender's key: both sides need the same key, for this sender's id"
     )]
     AuthenticationFailed,
 }
 
-impl Status {
-    /// Every status with its number on the wire.
+impl ReplyStatus {
+    /// All statuses, each with its number on the wire.
     const ALL: [(Self, u8); 6] = [
         (Self::Accepted, 0),
         (Self::UnsupportedVersion, 1),
@@ -216,7 +222,7 @@ impl Status {
         known.ok_or(PrefaceError::UnknownStatus(code))
     }
 
-    /// The reply that gives this answer to a preface of this `mode`.
+    /// Encodes the reply with this status to a preface of this `mode`.
     pub fn encode_reply(self, mode: Mode, challenge: [u8; CHALLENGE_LEN]) -> [u8; REPLY_LEN] {
         let mut reply = [0; REPLY_LEN];
         let (mode, suite) = mode.numbers();
@@ -228,26 +234,27 @@ impl Status {
         reply
     }
 
-    /// The reply that accepts a preface of this `mode`, with the receiver's `salt` if the mode needs it.
+    /// Encodes the reply that accepts a preface of this `mode`, with the receiver's `salt` if the mode needs
+    /// it.
     pub fn encode_acceptance(mode: Mode, challenge: [u8; CHALLENGE_LEN], salt: Salt) -> Vec<u8> {
         let reply = Self::Accepted.encode_reply(mode, challenge);
         let salt = if let Mode::Passphrase { .. } = mode { salt.0.as_slice() } else { &[] };
         [reply.as_slice(), salt].concat()
     }
 
-    /// Reads the salt behind an accepting reply.
-    pub fn parse_salt(bytes: &[u8]) -> Parsed<Salt> {
+    /// Parses the salt behind an accepting reply.
+    pub fn parse_salt(bytes: &[u8]) -> Partial<Salt> {
         let salt = bytes.get(REPLY_LEN..).and_then(<[u8]>::first_chunk::<SALT_LEN>);
-        salt.map_or(Parsed::NeedMore(SALTED_REPLY_LEN), |salt| Parsed::Here(Salt(*salt)))
+        salt.map_or(Partial::NeedMore(SALTED_REPLY_LEN), |salt| Partial::Complete(Salt(*salt)))
     }
 
-    /// Reads the reply that `bytes` start with, without a salt; the sender asked for `mode`.
-    pub fn parse_reply(mode: Mode, bytes: &[u8]) -> Result<Parsed<Self>, PrefaceError> {
+    /// Parses the reply at the start of `bytes`, without a salt. The sender has requested `mode`.
+    pub fn parse_reply(mode: Mode, bytes: &[u8]) -> Result<Partial<Self>, PrefaceError> {
         if !starts_with_magic(bytes)? {
-            return Ok(Parsed::NeedMore(REPLY_LEN));
+            return Ok(Partial::NeedMore(REPLY_LEN));
         }
         let Some([_, _, _, _, status, answered, suite, zero, ..]) = bytes.first_chunk::<REPLY_LEN>() else {
-            return Ok(Parsed::NeedMore(REPLY_LEN));
+            return Ok(Partial::NeedMore(REPLY_LEN));
         };
         let (asked, asked_suite) = mode.numbers();
         match Self::from_code(*status)? {
@@ -255,21 +262,21 @@ impl Status {
                 Err(PrefaceError::ModeChanged { asked, answered: *answered })
             }
             Self::Accepted if *suite != asked_suite || *zero != 0 => Err(PrefaceError::Malformed),
-            status => Ok(Parsed::Here(status)),
+            status => Ok(Partial::Complete(status)),
         }
     }
 }
 
-/// `false` if too few bytes are there to know who speaks.
+/// Checks the magic. Returns false if more bytes are needed.
 fn starts_with_magic(bytes: &[u8]) -> Result<bool, PrefaceError> {
     match bytes.first_chunk() {
         Some(start) if *start == MAGIC => Ok(true),
-        Some(start) => Err(PrefaceError::Foreign(Foreign::recognise(*start))),
+        Some(start) => Err(PrefaceError::Foreign(Foreign::recognize(*start))),
         None => Ok(false),
     }
 }
 
-/// What speaks on the other side instead of nf-transport.
+/// Protocol of a peer that is not nf-transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Foreign {
     /// A web client or server.
@@ -284,7 +291,7 @@ pub enum Foreign {
 }
 
 impl Foreign {
-    fn recognise(start: [u8; 4]) -> Self {
+    fn recognize(start: [u8; 4]) -> Self {
         match &start {
             b"GET " | b"POST" | b"HEAD" | b"PUT " | b"OPTI" | b"CONN" | b"HTTP" => Self::Http,
             [0x15 | 0x16, 0x03, ..] => Self::Tls,
@@ -293,30 +300,34 @@ impl Foreign {
     }
 }
 
-/// Why the first bytes of a connection are no preface or no reply.
+/// Reason why the first bytes of a connection are not a valid preface or reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PrefaceError {
-    /// Something else is connected. It would not understand an answer.
-    #[error("the other side speaks {0}, not the protocol of nf-transport; check its address and port")]
+    /// The peer uses another protocol. It gets no answer, because it would not understand one.
+    #[error("the other side uses {0}, not the protocol of nf-transport: check address and port")]
     Foreign(Foreign),
-    /// A sender of another version, to be answered with [`Status::UnsupportedVersion`].
-    #[error("the sender's preface has version {0}, only version 1 is spoken here; update the older side")]
+    /// The sender's preface has another version. The answer is [`ReplyStatus::UnsupportedVersion`].
+    #[error("the sender's preface has version {0}, but only version 1 is supported: update the older side")]
     Version(u8),
-    /// Fields that contradict their bounds.
-    #[error("the first bytes of the connection are damaged: they break the bounds of a preface")]
-    Malformed,
-    /// A refusal that only a newer receiver knows.
-    #[error("the receiver refused for reason {0}, which is not known here; it may be newer")]
-    UnknownStatus(u8),
-    /// The answer is for another way of speaking than the sender asked for.
+    /// A field is out of bounds.
     #[error(
-        "the receiver's answer is for mode {answered}, but this sender asked for mode {asked}: \
-         somebody on the way may have changed it"
+        "the first bytes of the connection are malformed: a field of the preface or reply is out of bounds"
+    )]
+    Malformed,
+    /// The receiver rejected the sender with a status that this version does not define.
+    #[error(
+        "the receiver rejected this sender for the unknown reason {0}: it may be newer, update this side"
+    )]
+    UnknownStatus(u8),
+    /// The reply is for another mode than the requested one.
+    #[error(
+        "the receiver's reply is for mode {answered}, but this sender requested mode {asked}: \
+         the connection may have been tampered with"
     )]
     ModeChanged {
-        /// What the sender asked for.
+        /// Requested mode.
         asked: u8,
-        /// What the answer is for.
+        /// Mode in the reply.
         answered: u8,
     },
 }

@@ -1,7 +1,8 @@
-//! The primitives under Noise: X25519, SHA-256, the ciphers and chance, all but Blowfish from AWS-LC.
+//! Cryptographic primitives for Noise: X25519, SHA-256, ciphers and randomness. All but Blowfish are from
+//! AWS-LC.
 //!
-//! The resolver knows its suite and looks at no other choice, so that snow can never fall back to another cipher
-//! than the one that the protocol's name says.
+//! The resolver ignores the cipher that snow requests and always uses its suite, so that snow can never fall
+//! back to another cipher than the one in the protocol's name.
 
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey, X25519};
@@ -15,17 +16,17 @@ use zeroize::Zeroizing;
 use crate::secure::Suite;
 use crate::secure::blowfish::{BlowfishCtrHmac, TAG_LEN};
 
-/// Gives the primitives of one suite.
+/// Provides the primitives of one suite.
 pub(super) struct Resolver(pub(super) Suite);
 
 impl CryptoResolver for Resolver {
     fn resolve_rng(&self) -> Option<Box<dyn Random>> {
-        Some(Box::new(Chance))
+        Some(Box::new(SystemRandom))
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
         match choice {
-            DHChoice::Curve25519 => Some(Box::new(Curve::default())),
+            DHChoice::Curve25519 => Some(Box::new(X25519Key::default())),
             DHChoice::Curve448 => None,
         }
     }
@@ -37,7 +38,7 @@ impl CryptoResolver for Resolver {
         }
     }
 
-    /// The suite's cipher. `_choice` is a placeholder: snow knows no Blowfish.
+    /// Returns the suite's cipher. `_choice` is a placeholder, because snow does not support Blowfish.
     fn resolve_cipher(&self, _choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
         Some(match self.0 {
             Suite::Blowfish => Box::new(Blowfish(BlowfishCtrHmac::new(&[0; 32]))),
@@ -47,22 +48,22 @@ impl CryptoResolver for Resolver {
     }
 }
 
-struct Chance;
+struct SystemRandom;
 
-impl Random for Chance {
+impl Random for SystemRandom {
     fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), Error> {
         rand::fill(dest).map_err(|_| Error::Rng)
     }
 }
 
-/// X25519, RFC 7748. AWS-LC refuses a result of zeros, which only a point of small order gives.
+/// X25519 (RFC 7748). AWS-LC rejects an all-zero result, which only a point of small order gives.
 #[derive(Default)]
-struct Curve {
+struct X25519Key {
     private: Zeroizing<[u8; 32]>,
     public: [u8; 32],
 }
 
-impl Dh for Curve {
+impl Dh for X25519Key {
     fn name(&self) -> &'static str {
         "25519"
     }
@@ -79,7 +80,7 @@ impl Dh for Curve {
         self.private.copy_from_slice(private);
         let public =
             PrivateKey::from_private_key(&X25519, private).ok().and_then(|key| key.compute_public_key().ok());
-        // With a key that gives no public one, every agreement fails.
+        // If the private key has no public key, every agreement fails.
         self.public = public.and_then(|key| key.as_ref().try_into().ok()).unwrap_or_default();
     }
 
@@ -147,7 +148,7 @@ impl Hash for Sha256 {
     }
 }
 
-/// One of AWS-LC's ciphers, with nonces as Noise forms them: four bytes 0, then the number of the message.
+/// A cipher of AWS-LC with the nonces of Noise: four zero bytes, then the number of the message.
 struct Aead {
     algorithm: &'static aead::Algorithm,
     number: fn(u64) -> [u8; 8],
@@ -176,8 +177,9 @@ impl Cipher for Aead {
         self.key = UnboundKey::new(self.algorithm, key).ok().map(LessSafeKey::new);
     }
 
-    /// snow asks only once a key is set, and with room for the tag; nothing leaves in clear text if that were not
-    /// so.
+    /// Panics if no key is set or `out` has no room for the tag, so that nothing is ever sent in clear text.
+    ///
+    /// snow always sets a key first and provides the room.
     fn encrypt(&self, number: u64, associated: &[u8], plaintext: &[u8], out: &mut [u8]) -> usize {
         let key = self.key.as_ref().expect("a key is set before anything is encrypted");
         let (body, rest) = out.split_at_mut(plaintext.len());
@@ -227,12 +229,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_point_of_small_order_gives_no_secret() {
-        let mut curve = Curve::default();
-        curve.generate(&mut Chance).unwrap();
+    fn a_point_of_small_order_is_rejected() {
+        let mut curve = X25519Key::default();
+        curve.generate(&mut SystemRandom).unwrap();
         assert_eq!(curve.dh(&[0; 32], &mut [0; 32]), Err(Error::Dh));
-        let mut other = Curve::default();
-        other.generate(&mut Chance).unwrap();
+        let mut other = X25519Key::default();
+        other.generate(&mut SystemRandom).unwrap();
         let (mut ours, mut theirs) = ([0; 32], [0; 32]);
         curve.dh(other.pubkey(), &mut ours).unwrap();
         other.dh(curve.pubkey(), &mut theirs).unwrap();
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn no_choice_of_snow_leads_to_another_cipher_than_the_suites_own() {
+    fn the_resolver_always_uses_the_suites_cipher() {
         for (suite, name) in [
             (Suite::Blowfish, "BlowfishCTRHMAC"),
             (Suite::ChaCha20Poly1305, "ChaChaPoly"),

@@ -1,7 +1,7 @@
 //! The secret behind a stream id, and the proof that a sender holds it.
 //!
-//! The secret of a stream is the seed of an Ed25519 key pair (RFC 8032, section 5.1.5). The stream id is made of the public
-//! key:
+//! The secret of a stream is the seed of an Ed25519 key pair (RFC 8032, section 5.1.5). The stream id is
+//! derived from the public key:
 //!
 //! | part | bytes | |
 //! |---|---|---|
@@ -9,8 +9,9 @@
 //! | proof | 32 | public key |
 //! | | 64 | signature of `nf-transport stream proof v1`, binding of the channel (32 bytes) |
 //!
-//! So a receiver checks a proof without having seen the stream before, and who knows a stream id can neither continue the
-//! stream nor take it first. A proof holds for one connection only: the [`ChannelBinding`] of every other one is different.
+//! So a receiver can verify a proof for a stream that it does not know yet. Knowledge of a stream id alone
+//! allows neither to continue the stream nor to claim it first. A proof is valid for one connection only,
+//! because every connection has a different [`ChannelBinding`].
 
 use core::fmt;
 
@@ -23,7 +24,7 @@ use crate::secure::KeyError;
 use crate::secure::channel::ChannelBinding;
 use crate::sequence::StreamId;
 
-/// Bytes of a stream's secret.
+/// Length of a stream's secret in bytes.
 pub const STREAM_SECRET_LEN: usize = 32;
 
 /// The secret of one stream.
@@ -34,31 +35,31 @@ pub struct StreamKey {
 }
 
 impl StreamKey {
-    /// A new secret, made by chance.
+    /// Generates a random secret.
     pub fn generate() -> Result<Self, KeyError> {
         let mut seed = Zeroizing::new([0; STREAM_SECRET_LEN]);
         rand::fill(seed.as_mut_slice()).map_err(|_| KeyError::System)?;
         Self::new(seed)
     }
 
-    /// The secret that was kept as `seed`.
+    /// Restores a secret from its `seed`.
     pub fn new(seed: Zeroizing<[u8; STREAM_SECRET_LEN]>) -> Result<Self, KeyError> {
         let pair = Ed25519KeyPair::from_seed_unchecked(seed.as_slice()).map_err(|_| KeyError::System)?;
         let id = id_of(pair.public_key().as_ref());
         Ok(Self { seed, pair, id })
     }
 
-    /// The bytes to keep.
+    /// Bytes to store.
     pub fn seed(&self) -> &Zeroizing<[u8; STREAM_SECRET_LEN]> {
         &self.seed
     }
 
-    /// The stream that this is the secret of.
+    /// Stream that belongs to the secret.
     pub fn id(&self) -> StreamId {
         self.id
     }
 
-    /// Proves to the other side of a connection that this side holds the secret.
+    /// Creates a proof for the other side of a connection that this side holds the secret.
     pub fn prove(&self, binding: ChannelBinding) -> StreamProof {
         let mut proof = StreamProof { public_key: [0; 32], signature: [0; 64] };
         proof.public_key.copy_from_slice(self.pair.public_key().as_ref());
@@ -67,7 +68,7 @@ impl StreamKey {
     }
 }
 
-/// Whether `proof`, which came over the connection of `binding`, was made with the secret of `stream`.
+/// True if `proof`, received over the connection with `binding`, was created with the secret of `stream`.
 pub fn is_proven(stream: StreamId, proof: &StreamProof, binding: ChannelBinding) -> bool {
     let key = UnparsedPublicKey::new(&ED25519, &proof.public_key);
     id_of(&proof.public_key) == stream && key.verify(&statement(binding), &proof.signature).is_ok()
@@ -78,7 +79,7 @@ fn id_of(public_key: &[u8]) -> StreamId {
     StreamId(hash.as_ref().first_chunk().copied().unwrap_or_default())
 }
 
-/// What a proof signs.
+/// The signed bytes of a proof.
 fn statement(binding: ChannelBinding) -> Vec<u8> {
     [b"nf-transport stream proof v1".as_slice(), &binding.0].concat()
 }
@@ -100,14 +101,14 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_gives_the_same_stream_after_a_restart() {
+    fn a_stored_secret_gives_the_same_stream() {
         let key = StreamKey::generate().unwrap();
         assert_eq!(StreamKey::new(key.seed().clone()).unwrap().id(), key.id());
         assert_ne!(StreamKey::generate().unwrap().id(), key.id());
     }
 
     #[test]
-    fn a_stream_and_its_proof_are_those_of_the_document() {
+    fn stream_id_and_proof_match_the_document() {
         let proof = key().prove(BINDING);
         let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
         let document = include_str!("../../../docs/protocol.md");
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_holds_for_one_connection_only() {
+    fn a_proof_is_valid_for_one_connection_only() {
         let key = StreamKey::generate().unwrap();
         let proof = key.prove(BINDING);
         assert!(is_proven(key.id(), &proof, BINDING));
@@ -130,7 +131,7 @@ mod tests {
         let (victim, own) = (StreamKey::generate().unwrap(), StreamKey::generate().unwrap());
         let proof = own.prove(BINDING);
         assert!(!is_proven(victim.id(), &proof, BINDING));
-        // Nor with the victim's public key, which every receiver sees.
+        // The victim's public key, which every receiver knows, does not help either.
         let public_key = victim.prove(BINDING).public_key;
         assert!(!is_proven(victim.id(), &StreamProof { public_key, ..proof }, BINDING));
     }

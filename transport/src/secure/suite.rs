@@ -1,13 +1,14 @@
-//! The ciphers that a channel can be encrypted with.
+//! Cipher suites of channels.
 
 use core::fmt;
 use core::str::FromStr;
 
-/// A cipher, with all that goes with it. The sender has one, the receiver allows some; nothing is negotiated.
+/// A cipher suite. The sender uses one, and the receiver allows some. Nothing is negotiated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Suite {
-    /// Blowfish in counter mode with a key of its own for every record, and HMAC-SHA256: what `-k` meant in the
-    /// original.
+    /// Blowfish in counter mode with a separate key for each record, and HMAC-SHA256.
+    ///
+    /// Replaces the cipher that the option `-k` selected in the original program.
     Blowfish,
     /// ChaCha20-Poly1305, RFC 8439.
     ChaCha20Poly1305,
@@ -16,26 +17,25 @@ pub enum Suite {
 }
 
 impl Suite {
-    /// Every suite with its number on the wire, its name in settings, and its name in the protocol that Noise
-    /// hashes.
+    /// All suites, each with its number on the wire, its name in settings and the name of its Noise protocol.
     const TABLE: [(Self, u8, &'static str, &'static str); 3] = [
         (Self::Blowfish, 1, "blowfish", "Noise_NNpsk0_25519_BlowfishCTRHMAC_SHA256"),
         (Self::ChaCha20Poly1305, 2, "chacha20-poly1305", "Noise_NNpsk0_25519_ChaChaPoly_SHA256"),
         (Self::Aes256Gcm, 3, "aes-256-gcm", "Noise_NNpsk0_25519_AESGCM_SHA256"),
     ];
 
-    /// Every suite, with its name in settings.
+    /// All suites, each with its name in settings.
     pub const NAMED: [(&'static str, Self); 3] = {
         let [a, b, c] = Self::TABLE;
         [(a.2, a.0), (b.2, b.0), (c.2, c.0)]
     };
 
-    /// Its name in settings, status and logs.
+    /// Name in settings, status and logs.
     pub fn name(self) -> &'static str {
         Self::TABLE.iter().find(|row| row.0 == self).map_or("", |row| row.2)
     }
 
-    /// The name of the Noise protocol with this suite.
+    /// Name of the Noise protocol with this suite.
     pub(super) fn protocol(self) -> &'static str {
         Self::TABLE.iter().find(|row| row.0 == self).map_or("", |row| row.3)
     }
@@ -55,9 +55,9 @@ impl fmt::Display for Suite {
     }
 }
 
-/// A text that names no suite.
+/// The text does not name a suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no cipher of this name: blowfish, chacha20-poly1305 and aes-256-gcm are known")]
+#[error("unknown cipher: use blowfish, chacha20-poly1305 or aes-256-gcm")]
 pub struct UnknownSuite;
 
 impl FromStr for Suite {

@@ -1,10 +1,12 @@
-//! Mutual TLS 1.3 (RFC 8446) as another way to a channel, for sites with a PKI.
+//! Mutual TLS 1.3 (RFC 8446) as an alternative to shared keys, for sites with a PKI.
 //!
-//! Owns what either side brings to a TLS handshake, made from PEM texts (RFC 7468). Always holds: only TLS 1.3 is spoken;
-//! both sides show a certificate; nothing is resumed and nothing sent early, so that every connection checks anew.
+//! The module creates the TLS configuration of either side from PEM texts (RFC 7468). Invariants: only TLS
+//! 1.3 is used, both sides present a certificate, and there is neither resumption nor early data, so that
+//! every connection verifies the certificates again.
 //!
-//! A sender is known by the name in its certificate: the first DNS name that can be a sender id, or else the common
-//! name. The application protocol (ALPN) is `nf-transport/1`.
+//! The name in its certificate identifies a sender: the first DNS name that is a valid sender id, or the
+//! common name if the certificate has no alternative names. The application protocol (ALPN, RFC 7301) is
+//! `nf-transport/1`.
 
 use core::fmt;
 use std::path::PathBuf;
@@ -22,43 +24,43 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, GeneralName, X509
 
 use crate::sequence::SenderId;
 
-/// What both sides must mean to speak.
+/// Application protocol that both sides must offer.
 const PROTOCOL: &[u8] = b"nf-transport/1";
 
 /// PEM texts of one side.
 #[derive(Clone, Copy, Debug)]
 pub struct Pem<'a> {
-    /// Certificates of those who sign the other side's.
+    /// Certificates of the authorities that sign the other side's certificate.
     pub authority: &'a [u8],
-    /// The own certificate, then those between it and its authority.
+    /// Certificate of this side, followed by intermediate certificates.
     pub certificate: &'a [u8],
-    /// The own private key.
+    /// Private key of this side.
     pub key: &'a [u8],
 }
 
-/// Why PEM texts are of no use.
+/// Reason why PEM texts or names cannot be used for TLS.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TlsError {
-    /// There is nothing of the kind in it.
-    #[error("{0}: no PEM block of that kind is in it")]
-    Nothing(&'static str),
-    /// It cannot be understood.
+    /// The text contains no PEM block of this kind.
+    #[error("{0}: it contains no PEM block of this kind")]
+    Missing(&'static str),
+    /// The text is invalid.
     #[error("{0}: {1}")]
     Unusable(&'static str, String),
-    /// The certificate has no name that a sender could have.
+    /// The certificate has no name that is a valid sender id.
     #[error("certificate: it has no name (DNS name or common name) that is 1 to 64 of A-Z a-z 0-9 . _ -")]
     NoName,
-    /// The name of the receiver is none.
-    #[error("{0} is no name that a certificate can have: set server-name in [tls]")]
+    /// The receiver's name cannot be in a certificate.
+    #[error("{0} is not a valid name for a certificate: set server-name in [tls]")]
     ServerName(String),
 }
 
-/// A certificate, as far as anybody asks.
+/// The relevant properties of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// Whose it is, if the name can be a sender's.
+    /// Name of the holder; `None` if it is not a valid sender id.
     pub name: Option<SenderId>,
-    /// When it ends to be valid, in seconds since 1970-01-01.
+    /// End of the validity, in seconds since 1970-01-01.
     pub not_after: i64,
 }
 
@@ -74,20 +76,20 @@ impl Certificate {
 /// A file with lists of revoked certificates (CRL, RFC 5280).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevocationFile {
-    /// Where it is.
+    /// Path of the file.
     pub path: PathBuf,
-    /// What it holds, as PEM.
+    /// Content of the file (PEM).
     pub text: Vec<u8>,
 }
 
-/// A list of revoked certificates, as far as its age goes.
+/// File and age of a list of revoked certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevocationList {
-    /// The file that it is in.
+    /// Path of its file.
     pub path: PathBuf,
-    /// When its authority issued it, in seconds since 1970-01-01.
+    /// Time at which the authority issued it, in seconds since 1970-01-01.
     pub this_update: i64,
-    /// By when its authority issues the next one, likewise; `None` if it does not say.
+    /// Time by which the authority issues the next one, in seconds since 1970-01-01; `None` if not stated.
     pub next_update: Option<i64>,
 }
 
@@ -100,17 +102,17 @@ impl RevocationList {
     }
 }
 
-/// When the certificates of a connection end to be valid, in seconds since 1970-01-01.
+/// End of the validity of the certificates of a connection, in seconds since 1970-01-01.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CertificateEnds {
-    /// That of this side.
+pub struct CertificateExpiry {
+    /// Certificate of this side.
     pub own: i64,
-    /// That of the other side.
+    /// Certificate of the other side.
     pub peer: i64,
 }
 
-impl CertificateEnds {
-    /// Those of `connection`, whose handshake is done; `None` if the other side showed no certificate.
+impl CertificateExpiry {
+    /// Reads them from `connection` after its handshake; `None` if the other side presented no certificate.
     pub(super) fn of(own: &Certificate, connection: &CommonState) -> Option<Self> {
         let leaf = connection.peer_certificates().and_then(|chain| chain.first())?;
         Some(Self { own: own.not_after, peer: Certificate::read(leaf).ok()?.not_after })
@@ -129,23 +131,24 @@ fn name_of(certificate: &X509Certificate<'_>) -> Option<SenderId> {
     if alternatives.is_some() { by_dns } else { common() }
 }
 
-/// What a sender brings.
+/// TLS configuration of a sender.
 #[derive(Clone)]
 pub struct SenderTls {
     config: Arc<ClientConfig>,
-    /// What the receiver's certificate must be called; the receiver's own name if not said.
+    /// Required name in the receiver's certificate; `None` for the host to which the sender connects.
     server_name: Option<ServerName<'static>>,
-    /// The sender's own certificate.
+    /// Certificate of the sender.
     pub certificate: Certificate,
-    /// Tells whether anything has changed.
+    /// Digest of all inputs, to detect changes.
     digest: [u8; 32],
 }
 
 impl SenderTls {
-    /// A sender with these PEM texts, whose receiver's certificate is called `server_name`.
+    /// Creates the configuration from PEM texts. `server_name` is the required name in the receiver's
+    /// certificate.
     pub fn new(pem: Pem<'_>, server_name: Option<&str>) -> Result<Self, TlsError> {
         let roots = roots(pem.authority)?;
-        let (chain, key, certificate) = own(pem)?;
+        let (chain, key, certificate) = own_identity(pem)?;
         certificate.name.as_ref().ok_or(TlsError::NoName)?;
         let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
@@ -169,7 +172,7 @@ impl SenderTls {
         })
     }
 
-    /// A connection to the receiver at `host`.
+    /// Starts a connection to the receiver at `host`.
     pub(super) fn connect(&self, host: &str) -> Result<ClientConnection, TlsError> {
         let name = match &self.server_name {
             Some(name) => name.clone(),
@@ -193,30 +196,32 @@ impl fmt::Debug for SenderTls {
     }
 }
 
-/// What a receiver brings.
+/// TLS configuration of a receiver.
 #[derive(Clone)]
 pub struct ReceiverTls {
     config: Arc<ServerConfig>,
-    /// Names that are let in; empty: all that the authority signed.
+    /// Accepted names; empty for all certificates of the authorities.
     pub senders: Vec<SenderId>,
-    /// The receiver's own certificate.
+    /// Certificate of the receiver.
     pub certificate: Certificate,
-    /// The lists of revoked certificates.
+    /// Lists of revoked certificates.
     pub revoked: Vec<RevocationList>,
-    /// Tells whether other certificates may be let in than before: by another authority, list or name.
+    /// Digest of authorities, revocation lists and names. A change means that earlier handshakes may be
+    /// outdated.
     pub trust: [u8; 32],
 }
 
 impl ReceiverTls {
-    /// A receiver with these PEM texts, which rejects the certificates in the lists `revoked`. A list past its next update
-    /// goes on to count: the caller warns of it.
+    /// Creates the configuration from PEM texts. It rejects the certificates in the lists `revoked`.
+    ///
+    /// A list past its next update remains in effect. The caller warns about it.
     pub fn new(pem: Pem<'_>, revoked: &[RevocationFile], senders: Vec<SenderId>) -> Result<Self, TlsError> {
         let (mut lists, mut ages) = (Vec::new(), Vec::new());
         for RevocationFile { path, text } in revoked {
             let found = CertificateRevocationListDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
             let found = found.map_err(|error| TlsError::Unusable("revoked", error.to_string()))?;
             if found.is_empty() {
-                return Err(TlsError::Nothing("revoked"));
+                return Err(TlsError::Missing("revoked"));
             }
             for list in &found {
                 ages.push(RevocationList::read(path.clone(), list)?);
@@ -228,7 +233,7 @@ impl ReceiverTls {
                 .with_crls(lists)
                 .build()
                 .map_err(|error| TlsError::Unusable("authority", error.to_string()))?;
-        let (chain, key, certificate) = own(pem)?;
+        let (chain, key, certificate) = own_identity(pem)?;
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(unusable("certificate"))?;
@@ -246,8 +251,8 @@ impl ReceiverTls {
         Ok(Self { config: Arc::new(config), senders, certificate, revoked: ages, trust })
     }
 
-    /// Whether a sender of this name is let in.
-    pub fn admits(&self, sender: &SenderId) -> bool {
+    /// True if a sender of this name is accepted.
+    pub fn accepts(&self, sender: &SenderId) -> bool {
         self.senders.is_empty() || self.senders.contains(sender)
     }
 
@@ -262,14 +267,14 @@ impl fmt::Debug for ReceiverTls {
     }
 }
 
-/// The name of the sender at the other end, once its certificate was found good.
+/// Name of the sender at the other end, after its certificate was verified.
 pub(super) fn peer_name(connection: &ServerConnection) -> Option<SenderId> {
     let leaf = connection.peer_certificates().and_then(|chain| chain.first())?;
     Certificate::read(leaf).ok()?.name
 }
 
-/// Whether the other side means this protocol.
-pub(super) fn is_meant(connection: &ServerConnection) -> bool {
+/// True if both sides agreed on this application protocol.
+pub(super) fn is_protocol_agreed(connection: &ServerConnection) -> bool {
     connection.alpn_protocol() == Some(PROTOCOL)
 }
 
@@ -285,12 +290,12 @@ fn roots(pem: &[u8]) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-type Own = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, Certificate);
+type OwnIdentity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, Certificate);
 
-fn own(pem: Pem<'_>) -> Result<Own, TlsError> {
+fn own_identity(pem: Pem<'_>) -> Result<OwnIdentity, TlsError> {
     let chain = certificates("certificate", pem.certificate)?;
-    let key = PrivateKeyDer::from_pem_slice(pem.key).map_err(|_| TlsError::Nothing("key"))?;
-    let leaf = chain.first().ok_or(TlsError::Nothing("certificate"))?;
+    let key = PrivateKeyDer::from_pem_slice(pem.key).map_err(|_| TlsError::Missing("key"))?;
+    let leaf = chain.first().ok_or(TlsError::Missing("certificate"))?;
     let certificate = Certificate::read(leaf)?;
     Ok((chain, key, certificate))
 }
@@ -298,7 +303,7 @@ fn own(pem: Pem<'_>) -> Result<Own, TlsError> {
 fn certificates(what: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match found {
-        Ok(found) if found.is_empty() => Err(TlsError::Nothing(what)),
+        Ok(found) if found.is_empty() => Err(TlsError::Missing(what)),
         Ok(found) => Ok(found),
         Err(error) => Err(TlsError::Unusable(what, error.to_string())),
     }

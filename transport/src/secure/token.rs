@@ -1,9 +1,13 @@
-//! What an invited sender needs to join, in one line: where the receiver is, what the sender is called there, its key
-//! and its cipher.
+//! Invitation tokens: the receiver's address, the sender's id, key and cipher in one line.
 //!
-//! A token is `nft1_` and base64 for URLs without padding (RFC 4648, section 5) of a JSON object and then the CRC32C of
-//! it in four bytes, big-endian. The object has the texts `address`, `id`, `key` (as in key files) and `cipher`.
-//! A token is as secret as the key in it: its text is wiped when dropped, and `Debug` shows the key's id only.
+//! A token is `nft1_` followed by base64url without padding (RFC 4648, section 5). The encoded bytes are:
+//!
+//! | width | field |
+//! |---|---|
+//! | | JSON object with the texts `address`, `id`, `key` (as in key files) and `cipher` |
+//! | 4 | CRC32C of the object, big-endian |
+//!
+//! A token is as secret as its key: its text is wiped when dropped, and `Debug` shows only the id of the key.
 
 use core::fmt;
 use core::str::FromStr;
@@ -18,38 +22,38 @@ use crate::sequence::SenderId;
 
 const START: &str = "nft1_";
 
-/// What every version of a token starts with; its number and `_` follow.
+/// Prefix of the tokens of all versions. The number of the version and `_` follow.
 const FAMILY: &str = "nft";
 
 /// An invitation.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
-    /// Where the receiver is: a host and a port.
+    /// Host and port of the receiver.
     pub address: String,
-    /// What the sender is called.
+    /// Id of the sender.
     pub id: SenderId,
-    /// Its key.
+    /// Key of the sender.
     pub key: Key,
-    /// What the key is used with.
+    /// Cipher suite for the key.
     pub suite: Suite,
 }
 
-/// Why a text is no token.
+/// Reason why a text is not a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Something else.
-    #[error("this is no token: a token is what `nf-receiver invite NAME` prints, and starts with {START}")]
+    /// The text is something else.
+    #[error("this is not a token: `nf-receiver invite NAME` prints one, which starts with {START}")]
     Foreign,
-    /// A later version.
-    #[error("this token was made by a newer nf-receiver: update this nf-sender")]
+    /// The token has a newer version.
+    #[error("this token is from a newer nf-receiver: update this nf-sender")]
     Newer,
-    /// Not what was printed.
-    #[error("this token was cut or mistyped: copy all of the line that `nf-receiver invite NAME` prints")]
+    /// The token is cut or mistyped.
+    #[error("this token is cut or mistyped: copy the whole line that `nf-receiver invite NAME` prints")]
     Damaged,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Fields<'a> {
+struct TokenFields<'a> {
     address: String,
     id: String,
     key: &'a str,
@@ -57,13 +61,14 @@ struct Fields<'a> {
 }
 
 impl Token {
-    /// The token as a line, without its end.
+    /// Encodes the token as one line without a line end.
     #[expect(clippy::missing_panics_doc, reason = "a few texts always make a JSON object")]
     pub fn encode(&self) -> Zeroizing<String> {
         let key = self.key.to_text();
         let (address, id) = (self.address.clone(), self.id.to_string());
-        let fields = Fields { address, id, key: &key, cipher: self.suite.to_string() };
-        // Room for all of it at once, so that no copy of the key is left behind when it grows.
+        let fields = TokenFields { address, id, key: &key, cipher: self.suite.to_string() };
+        // The capacity suffices for the whole text, because a reallocation would leave a copy of the key in
+        // memory.
         let mut bytes = Zeroizing::new(Vec::with_capacity(TOKEN_MAX));
         serde_json::to_writer(&mut *bytes, &fields).expect("a few texts are written to memory");
         let checksum = crc32c::crc32c(&bytes);
@@ -91,7 +96,7 @@ impl FromStr for Token {
     }
 }
 
-/// Whether `text` has the start of a token of another version.
+/// True if `text` starts like a token of another version.
 fn is_newer(text: &str) -> bool {
     let version = text.strip_prefix(FAMILY).and_then(|rest| rest.split_once('_')).map(|(version, _)| version);
     version.is_some_and(|version| {
@@ -105,7 +110,7 @@ impl Token {
         if crc32c::crc32c(object) != u32::from_be_bytes(*checksum) {
             return None;
         }
-        let fields: Fields<'_> = serde_json::from_slice(object).ok()?;
+        let fields: TokenFields<'_> = serde_json::from_slice(object).ok()?;
         Some(Self {
             address: fields.address,
             id: fields.id.parse().ok()?,
@@ -135,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_one_word_and_comes_back_as_it_was() {
+    fn a_token_is_one_word_and_round_trips() {
         let text = token().encode();
         assert!(text.len() < TOKEN_MAX / 4, "{}", text.len());
         assert!(text.starts_with("nft1_") && !text.contains(char::is_whitespace), "{}", *text);
@@ -144,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn no_cut_and_no_changed_character_goes_unseen() {
+    fn cut_and_changed_tokens_are_rejected() {
         let text = token().encode();
         for cut in START.len()..text.len() {
             assert_eq!(text[..cut].parse::<Token>(), Err(TokenError::Damaged), "cut at {cut}");
@@ -154,14 +159,14 @@ mod tests {
                 let mut changed = text.as_bytes().to_vec();
                 changed[place] ^= 1 << bit;
                 let changed = str::from_utf8(&changed).unwrap();
-                let told = changed.parse::<Token>().unwrap_err();
-                assert!(place < START.len() || told == TokenError::Damaged, "{told} at {place}, bit {bit}");
+                let error = changed.parse::<Token>().unwrap_err();
+                assert!(place < START.len() || error == TokenError::Damaged, "{error} at {place}, bit {bit}");
             }
         }
     }
 
     #[test]
-    fn what_is_no_token_is_told_from_one_of_the_future() {
+    fn foreign_texts_and_newer_tokens_differ() {
         assert_eq!("".parse::<Token>(), Err(TokenError::Foreign));
         assert_eq!("1f".repeat(32).parse::<Token>(), Err(TokenError::Foreign));
         for newer in ["nft2_AAAA", "nft10_AAAA", "nft9_"] {

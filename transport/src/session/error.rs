@@ -1,4 +1,4 @@
-//! Why a session cannot go on.
+//! Errors that end a session.
 
 use core::time::Duration;
 
@@ -6,62 +6,66 @@ use crate::batch::BatchError;
 use crate::framing::{FramingError, RefusalCode};
 use crate::sequence::Position;
 
-/// What ends a session. The connection is of no more use; all that is not acknowledged is sent again on the next.
+/// Reason why a session ended.
+///
+/// The connection cannot be used any more. The sender sends all unacknowledged data again on the next
+/// connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
-    /// The bytes are no message.
+    /// The bytes are not a message.
     #[error("the other side sent {0}")]
     Framing(FramingError),
-    /// A HELLO in a version that is not spoken here.
+    /// A HELLO has an unsupported version.
     #[error(transparent)]
     Version(FramingError),
-    /// A message that has no place at this moment.
-    #[error("the other side sent {message} {moment}")]
+    /// A message is not allowed in the current state of the session.
+    #[error("the other side sent {message} {state}")]
     Unexpected {
-        /// The message's name.
+        /// Name of the message.
         message: &'static str,
-        /// When it came.
-        moment: &'static str,
+        /// State of the session, as the end of a sentence.
+        state: &'static str,
     },
-    /// DATA that is not a batch of the session's stream.
+    /// DATA does not contain a valid batch of the session's stream.
     #[error("the other side sent DATA that is damaged: {0}")]
     Batch(#[from] BatchError),
-    /// The sender left positions out without a GAP.
-    #[error("the other side left out positions {expected} to {found} without a GAP")]
+    /// The sender skipped positions without a GAP.
+    #[error("the other side skipped positions {expected} to {found} without a GAP")]
     Hole {
-        /// The position that was to come.
+        /// Next expected position.
         expected: Position,
-        /// The position that came.
+        /// First position of the received message.
         found: Position,
     },
-    /// The receiver acknowledged what was never sent.
+    /// The receiver acknowledged positions that were never sent.
     #[error("the other side acknowledged position {acknowledged}, but only positions below {sent} were sent")]
     AcknowledgedTooMuch {
-        /// The position that it acknowledged.
+        /// Acknowledged position.
         acknowledged: Position,
-        /// The end of what was sent; `sent < acknowledged`.
+        /// Position after the last sent one; `sent < acknowledged`.
         sent: Position,
     },
-    /// The receiver has received what was never sent.
-    #[error("the other side received up to position {taken}, but only positions below {sent} were sent")]
-    TakenTooMuch {
-        /// The position up to which it has everything.
-        taken: Position,
-        /// The end of what was sent, in this session or before it; `sent < taken`.
+    /// The receiver reported positions as received that were never sent.
+    #[error("the other side received up to position {received}, but only positions below {sent} were sent")]
+    ReceivedTooMuch {
+        /// Position below which the receiver claims to have everything.
+        received: Position,
+        /// Position after the last one sent in this session or before it; `sent < received`.
         sent: Position,
     },
-    /// The receiver wants something once more that was never sent, or that it has acknowledged.
-    #[error("the other side asks again for position {wanted}; only positions below {sent} were sent")]
-    NotSent {
-        /// The position that it wants.
-        wanted: Position,
-        /// The end of what was sent.
-        sent: Position,
-    },
-    /// Not one byte came for too long.
+    /// The receiver requested positions that were never sent, or that it has acknowledged.
     #[error(
-        "nothing was heard from the other side for {0:?}: its host, its service or the way there is down"
+        "the other side requests position {wanted} again; only unacknowledged positions below {sent} \
+         were sent"
     )]
+    NotSent {
+        /// Requested position.
+        wanted: Position,
+        /// Position after the last sent one.
+        sent: Position,
+    },
+    /// No byte was received for too long.
+    #[error("no byte from the other side for {0:?}: its host, its service or the network is down")]
     Silent(Duration),
 }
 
@@ -75,7 +79,7 @@ impl From<FramingError> for SessionError {
 }
 
 impl SessionError {
-    /// The code with which a receiver tells the sender; `None` if nobody hears it.
+    /// Code of the refusal that a receiver sends; `None` if the sender is unreachable.
     pub(super) fn refusal_code(&self) -> Option<RefusalCode> {
         match self {
             Self::Version(_) => Some(RefusalCode::UnsupportedVersion),
@@ -85,12 +89,12 @@ impl SessionError {
     }
 }
 
-/// What was to be sent does not hold the position that is wanted. Nothing was sent.
+/// The batch or gap to send does not contain the next position. Nothing was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("positions {first} to {end} do not hold the position to be sent next")]
-pub struct OutOfTurn {
-    /// The first position of what was to be sent.
+#[error("positions {first} to {end} do not contain the next position to send")]
+pub struct OutOfOrder {
+    /// First position of the batch or gap.
     pub first: Position,
-    /// The position after its last one.
+    /// Position after its last one.
     pub end: Position,
 }

@@ -1,57 +1,57 @@
-//! Who has to speak by when, and when the other side counts as gone.
+//! Heartbeat timers: the next PING, and the time at which a silent peer counts as dead.
 
 use core::time::Duration;
 use std::time::Instant;
 
 use crate::limits::HEARTBEATS_MISSED;
 
-/// The two clocks of a connection.
+/// The two timers of a connection.
 #[derive(Debug)]
 pub(super) struct Liveness {
     heartbeat: Duration,
-    /// When the clock was last looked at.
+    /// Time of the last [`Self::advance_clock`].
     now: Instant,
     next_ping: Instant,
-    /// When the other side counts as gone, unless a byte comes; `None` while nobody listens.
-    gone_at: Option<Instant>,
+    /// Time at which the peer counts as dead unless a byte is received; `None` while nothing is read from it.
+    dead_at: Option<Instant>,
 }
 
 impl Liveness {
     pub(super) fn new(heartbeat: Duration, now: Instant) -> Self {
-        let mut liveness = Self { heartbeat, now, next_ping: now + heartbeat, gone_at: None };
-        liveness.listen(now);
+        let mut liveness = Self { heartbeat, now, next_ping: now + heartbeat, dead_at: None };
+        liveness.restart_silence_timer(now);
         liveness
     }
 
-    /// How long the other side may be silent.
-    pub(super) fn patience(&self) -> Duration {
+    /// Longest allowed silence of the peer.
+    pub(super) fn silence_limit(&self) -> Duration {
         self.heartbeat * HEARTBEATS_MISSED
     }
 
-    /// Bytes came.
-    pub(super) fn heard(&mut self, now: Instant) {
-        if self.gone_at.is_some() {
-            self.listen(now);
+    /// Notes that bytes were received.
+    pub(super) fn note_bytes(&mut self, now: Instant) {
+        if self.dead_at.is_some() {
+            self.restart_silence_timer(now);
         }
     }
 
-    /// From now on nobody reads what the other side says, so its silence means nothing.
-    pub(super) fn stop_listening(&mut self) {
-        self.gone_at = None;
+    /// Stops the silence timer, because nothing is read from the peer from now on.
+    pub(super) fn pause_silence_timer(&mut self) {
+        self.dead_at = None;
     }
 
-    /// Reading goes on: the other side has its whole time again.
-    pub(super) fn listen(&mut self, now: Instant) {
-        self.gone_at = Some(now + self.patience());
+    /// Starts the silence timer from the beginning.
+    pub(super) fn restart_silence_timer(&mut self, now: Instant) {
+        self.dead_at = Some(now + self.silence_limit());
     }
 
-    /// Whether the other side was silent for too long when the clock was last looked at.
-    pub(super) fn is_gone(&self) -> bool {
-        self.gone_at.is_some_and(|gone_at| gone_at <= self.now)
+    /// True if the peer had been silent for too long at the last [`Self::advance_clock`].
+    pub(super) fn is_peer_dead(&self) -> bool {
+        self.dead_at.is_some_and(|gone_at| gone_at <= self.now)
     }
 
-    /// Moves the time on. Whether a sign of life is due: `true` once for each heartbeat.
-    pub(super) fn look_at_clock(&mut self, now: Instant) -> bool {
+    /// Sets the current time. Returns true if a PING is due, once for each heartbeat.
+    pub(super) fn advance_clock(&mut self, now: Instant) -> bool {
         self.now = now;
         let is_ping_due = self.next_ping <= now;
         if is_ping_due {
@@ -60,8 +60,8 @@ impl Liveness {
         is_ping_due
     }
 
-    /// When one of the clocks runs out next.
+    /// Time at which the next timer expires.
     pub(super) fn poll_timeout(&self) -> Instant {
-        self.gone_at.map_or(self.next_ping, |gone_at| gone_at.min(self.next_ping))
+        self.dead_at.map_or(self.next_ping, |gone_at| gone_at.min(self.next_ping))
     }
 }

@@ -1,26 +1,34 @@
-//! The conversation of a sender and a receiver over one connection, from HELLO to its end.
+//! The session of a sender and a receiver over one connection, from HELLO to GOODBYE, refusal or error.
 //!
-//! Both sides are machines without sockets, files or clocks: bytes, commands and `now` go in, bytes and events
-//! come out. The preface was exchanged before; what lies in the spool or in the receiver's store is known to the
-//! daemons only. Where some collectors are ahead of others, the receiver takes more than it acknowledges, and asks for the
-//! rest once more. Neither side ever speaks of a position that it cannot vouch for: a sender sends without holes
-//! from where the receiver told it to go on, and a receiver acknowledges only what its daemon said is delivered.
+//! Both sides are state machines without sockets, files or clocks. Bytes, commands and `now` are their input,
+//! bytes and events their output. The preface is exchanged before the session starts. Only the daemons access
+//! the spool and the receiver's store.
 //!
-//! What a daemon does, over and over, in this order:
+//! Invariants:
 //!
-//! 1. bytes that the socket holds are read and given to `handle_bytes` (a receiver reads only while
-//!    [`ReceiverSession::wants_bytes`]), so that nobody is called silent whose bytes were only not read yet;
-//! 2. if `poll_timeout` has passed, `handle_timeout`;
-//! 3. `poll_event` until it gives `None`; an error ends the session;
-//! 4. a sender: while [`SenderSession::wants`] a position that the spool has, `send_batch` or `send_gap`;
-//! 5. what `outbox` holds is written; more bytes, room in the socket or `poll_timeout` begin the next round.
+//! - A sender sends all positions without holes, from the position that the receiver named in WELCOME.
+//! - A receiver acknowledges only positions that its daemon reported as delivered.
+//! - If some collectors are ahead of others, the receiver receives more than it acknowledges. It requests the
+//!   unacknowledged rest again when the slower collectors need it.
 //!
-//! Because every event is taken before more bytes are read, a session holds less than one message
-//! (`limits::MESSAGE_MAX`) and one read of what came in, and `limits::OUTBOX_MAX` of what goes out.
+//! A daemon repeats these steps in this order:
 //!
-//! After its end (an error, a refusal, a goodbye) a session gives no events and has no timeout. What its outbox
-//! still holds is the last word to the other side: write it, then close the connection. A refusal gets lost if
-//! the kernel answers unread bytes with a reset: shut down writing first, and read on for a moment.
+//! 1. Read bytes from the socket and pass them to `handle_bytes`. A receiver reads only while
+//!    [`ReceiverSession::wants_bytes`] is true. This step precedes the timeout, so that a peer whose bytes
+//!    are not read yet is not considered dead.
+//! 2. Call `handle_timeout` if the time of `poll_timeout` has passed.
+//! 3. Call `poll_event` until it returns `None`. An error ends the session.
+//! 4. Sender only: while the spool has the position that [`SenderSession::next_position`] returns, call
+//!    `send_batch` or `send_gap`.
+//! 5. Write the content of `outbox`. Then wait for bytes, for space in the socket, or for `poll_timeout`.
+//!
+//! Because all events are taken before more bytes are read, a session buffers less than one message
+//! (`limits::MESSAGE_MAX`) and one read of input, and `limits::OUTBOX_MAX` of output.
+//!
+//! After its end (an error, a refusal or GOODBYE) a session returns no events and has no timeout. Its outbox
+//! still holds the final messages: write them, then close the connection. The peer loses a refusal if the
+//! kernel answers unread bytes with a TCP reset. So shut down the writing side first, and continue to read
+//! for a moment.
 
 mod error;
 mod liveness;
@@ -29,9 +37,9 @@ mod receiver;
 mod sender;
 mod wire;
 
-pub use error::{OutOfTurn, SessionError};
+pub use error::{OutOfOrder, SessionError};
 pub use outbox::Outbox;
-pub use receiver::{Place, ReceiverEvent, ReceiverSession};
+pub use receiver::{ReceiverEvent, ReceiverSession, ResumePoint};
 pub use sender::{SenderEvent, SenderSession};
 
 #[cfg(test)]

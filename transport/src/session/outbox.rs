@@ -1,4 +1,4 @@
-//! What waits to be written to the connection. Batches lie here as they came, never copied.
+//! Output buffer of a session. Batches are queued by reference and never copied.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -7,24 +7,25 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::framing::Message;
 
-/// Messages as bytes, in order; whoever writes them takes off the front what went.
+/// Encoded messages in order. The daemon writes from the front and removes the written bytes with
+/// [`Buf::advance`].
 #[derive(Debug, Default)]
 pub struct Outbox {
-    /// None of them is empty.
+    /// Encoded parts, none of them empty.
     parts: VecDeque<Bytes>,
-    /// Bytes of all parts together.
+    /// Length of all parts together in bytes.
     len: usize,
-    /// Where small messages are put together, one behind the other, so that few allocations serve many.
+    /// Buffer in which small messages are encoded, so that many of them share an allocation.
     scratch: BytesMut,
 }
 
 impl Outbox {
-    /// Bytes that wait.
+    /// Unwritten bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether all is written.
+    /// True if everything is written.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -54,7 +55,7 @@ impl Buf for Outbox {
     }
 
     fn advance(&mut self, mut count: usize) {
-        assert!(count <= self.len, "more was written than waited");
+        assert!(count <= self.len, "more bytes were written than the outbox held");
         self.len -= count;
         while let Some(part) = self.parts.front_mut() {
             if count < part.len() {

@@ -1,52 +1,56 @@
-//! The receiver's side: says where to go on, hands out one batch at a time, and acknowledges what is delivered.
+//! The receiver's side of a session: returns one batch at a time and acknowledges delivered positions.
 
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use crate::batch::{Batch, BatchError};
-use crate::framing::{Again, Hello, Message, Refusal, RefusalCode, Welcome};
+use crate::framing::{Hello, Message, Refusal, RefusalCode, Resend, Welcome};
 use crate::limits::{ACK_BYTES, ACK_DELAY, WINDOW};
 use crate::sequence::{Gap, Position, RunId, StreamId};
 use crate::session::liveness::Liveness;
 use crate::session::wire::Wire;
 use crate::session::{Outbox, SessionError};
 
-/// What a receiver learns.
+/// An event of the receiver's side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReceiverEvent {
-    /// A sender asks for a session: `welcome` or `refuse` it.
+    /// A sender requests a session. The daemon calls `welcome` or `reject`.
     Hello(Hello),
-    /// The next batch: no other comes before `go_on`. Once it is delivered and that is stored, `acknowledge` its end.
+    /// The next batch. No other batch follows before `resume_reading`.
+    ///
+    /// When the batch is delivered and that is stored, the daemon calls `acknowledge` with its end.
     Batch {
-        /// The batch, whole and undamaged; its records are not looked at yet.
+        /// A whole and undamaged batch, whose records are not parsed yet.
         batch: Batch,
-        /// So many datagrams at its start were delivered before; `skip < batch.datagrams()`.
+        /// Number of datagrams at its start that were received before; `skip < batch.datagrams()`.
         skip: usize,
     },
-    /// The next positions will never come: `go_on` and `acknowledge` as with a batch. Starts at what was expected.
+    /// The next positions will never be sent. The gap starts at the expected position.
+    ///
+    /// The daemon calls `resume_reading` and `acknowledge` as for a batch.
     Gap(Gap),
-    /// A batch that was asked for once more: the position that was wanted is in it.
-    Again(Batch),
-    /// The next positions that were asked for once more will never come.
-    GapAgain(Gap),
-    /// A batch came of which everything was delivered before. Nothing is to be done.
-    Repeat {
-        /// How many datagrams it held.
+    /// A requested batch, which contains the next requested position.
+    ResentBatch(Batch),
+    /// A gap in place of requested positions. It starts at the next requested position.
+    ResentGap(Gap),
+    /// A batch that was completely received before. The daemon only counts it.
+    Duplicate {
+        /// Number of its datagrams, without dropped ones.
         datagrams: u32,
     },
-    /// The sender ended the session in good order.
+    /// The sender closed the session regularly.
     Goodbye,
 }
 
-/// How far a stream has come when its sender connects.
+/// Progress of a stream at the time its sender connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Everything below is delivered.
+pub struct ResumePoint {
+    /// Position below which everything is delivered.
     pub delivered: Position,
-    /// Everything below has come, delivered or not.
+    /// Position below which everything is received, delivered or not.
     pub received: Position,
-    /// The run of the sender that sent the latest of it.
+    /// Run of the sender that sent the latest of it.
     pub run: RunId,
 }
 
@@ -54,91 +58,95 @@ pub struct Place {
 #[derive(Debug, Default)]
 pub struct ReceiverSession {
     wire: Wire,
-    phase: Phase,
-    /// Everything below is delivered and the sender is not told yet.
-    unsaid: Option<Position>,
-    /// When it is to be told at the latest, and whether it is to be told now.
-    say_at: Option<Instant>,
-    is_due: bool,
-    /// Bytes of batches that came since the sender was told something.
-    since_said: usize,
-    /// Everything below has come and the sender is not told yet.
-    unsaid_taken: Option<Position>,
-    /// When the first bytes after HELLO are overdue; `None` once they have come.
-    overdue_at: Option<Instant>,
+    phase: ReceiverPhase,
+    /// Position of the next ACK; `None` if everything delivered is acknowledged.
+    pending_ack: Option<Position>,
+    /// Latest time at which the pending ACK is sent.
+    flush_at: Option<Instant>,
+    /// True if pending messages are sent as soon as the outbox is empty.
+    is_flush_due: bool,
+    /// Bytes of batches that were received since the last ACK or RECEIVED.
+    bytes_since_flush: usize,
+    /// Position of the next RECEIVED message, if one is pending.
+    pending_received: Option<Position>,
+    /// Time at which the first bytes after WELCOME are overdue; `None` before WELCOME or after the first
+    /// byte.
+    first_bytes_due: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
-enum Phase {
-    /// HELLO is not here yet.
+enum ReceiverPhase {
+    /// HELLO is not received yet.
     #[default]
     Greeting,
-    /// HELLO was handed out and not answered yet.
-    Asked(Hello),
-    Open(Progress),
+    /// The daemon has received HELLO and has not answered it yet.
+    HelloReceived(Hello),
+    Open(StreamState),
     Ended,
 }
 
-/// How far a stream came.
+/// Progress of the stream in an open session.
 #[derive(Debug)]
-struct Progress {
+struct StreamState {
     stream: StreamId,
-    /// The position that is to come next.
+    /// Next expected position.
     expected: Position,
-    /// Everything below is delivered; `delivered <= expected`.
+    /// Position below which everything is delivered; `delivered <= expected`.
     delivered: Position,
-    /// The sender was told that everything below has come.
-    taken: Position,
-    /// A batch or gap was handed out, and the next one is not wanted yet.
+    /// Position of the last RECEIVED message.
+    reported_received: Position,
+    /// True from the return of a batch or gap until `resume_reading`.
     is_paused: bool,
-    /// What was asked for once more and has not come: from where on, and how many bytes.
-    asked: Option<(Position, usize)>,
+    /// Outstanding part of a RESEND request: next position, and bytes of batches.
+    requested: Option<(Position, usize)>,
 }
 
-impl Progress {
-    fn take_batch(&mut self, bytes: &Bytes) -> Result<ReceiverEvent, SessionError> {
+impl StreamState {
+    fn accept_batch(&mut self, bytes: &Bytes) -> Result<ReceiverEvent, SessionError> {
         let batch = Batch::parse_exact(self.stream, bytes)?;
         if batch.is_sealed() {
             return Err(BatchError::Sealed.into());
         }
         let skip = self.expected.since(batch.first());
-        if self.take_asked(batch.first(), batch.end(), batch.bytes().len()).is_some() {
-            return Ok(ReceiverEvent::Again(batch));
+        if self.accept_resent(batch.first(), batch.end(), batch.bytes().len()).is_some() {
+            return Ok(ReceiverEvent::ResentBatch(batch));
         }
         if !self.advance(batch.first(), batch.end())? {
             let datagrams = batch.datagrams().saturating_sub(u32::from(batch.dropped()));
-            return Ok(ReceiverEvent::Repeat { datagrams });
+            return Ok(ReceiverEvent::Duplicate { datagrams });
         }
         Ok(ReceiverEvent::Batch { batch, skip: usize::try_from(skip).unwrap_or(usize::MAX) })
     }
 
-    fn take_gap(&mut self, gap: Gap) -> Result<Option<ReceiverEvent>, SessionError> {
+    fn accept_gap(&mut self, gap: Gap) -> Result<Option<ReceiverEvent>, SessionError> {
         let first = gap.first.max(self.expected);
-        if let Some(first) = self.take_asked(gap.first, gap.end, 0) {
-            return Ok(Some(ReceiverEvent::GapAgain(Gap { first, ..gap })));
+        if let Some(first) = self.accept_resent(gap.first, gap.end, 0) {
+            return Ok(Some(ReceiverEvent::ResentGap(Gap { first, ..gap })));
         }
-        let is_news = self.advance(gap.first, gap.end)?;
-        Ok(is_news.then_some(ReceiverEvent::Gap(Gap { first, ..gap })))
+        let is_new = self.advance(gap.first, gap.end)?;
+        Ok(is_new.then_some(ReceiverEvent::Gap(Gap { first, ..gap })))
     }
 
-    /// The first of the positions `first` to `end` that is wanted, if they are what was asked for once more; then what
-    /// follows them is waited for.
-    fn take_asked(&mut self, first: Position, end: Position, bytes: usize) -> Option<Position> {
-        let (next, wanted) = self.asked?;
+    /// Advances the outstanding request if the positions `first` to `end` contain its next position.
+    ///
+    /// Returns that position; `None` if the positions are not a part of the request.
+    fn accept_resent(&mut self, first: Position, end: Position, bytes: usize) -> Option<Position> {
+        let (next, wanted) = self.requested?;
         if !(first..end).contains(&next) {
             return None;
         }
         if end > self.expected {
-            // The front lies within it. All of it can be asked for once it has come.
-            self.asked = None;
+            // The batch also contains new positions, so it is handled as a new one. The daemon can request
+            // all of it afterwards.
+            self.requested = None;
             return None;
         }
         let wanted = wanted.saturating_sub(bytes);
-        self.asked = (end < self.expected && wanted > 0).then_some((end, wanted));
+        self.requested = (end < self.expected && wanted > 0).then_some((end, wanted));
         Some(next)
     }
 
-    /// Whether positions `first` to `end` hold news; then nothing else is wanted for now.
+    /// Advances the expected position to `end`. Returns true, and pauses reading, if there are new positions.
     fn advance(&mut self, first: Position, end: Position) -> Result<bool, SessionError> {
         if first > self.expected {
             return Err(SessionError::Hole { expected: self.expected, found: first });
@@ -150,72 +158,79 @@ impl Progress {
 }
 
 impl ReceiverSession {
-    /// A session that waits for HELLO, for as long as the daemon lets it: it has no timeout yet.
+    /// Creates a session that waits for HELLO. It has no timeout yet, so the daemon limits the wait.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes in what was read from the connection.
+    /// Processes bytes that were read from the connection.
     pub fn handle_bytes(&mut self, bytes: &[u8], now: Instant) {
         if !bytes.is_empty() {
-            self.overdue_at = None;
+            self.first_bytes_due = None;
         }
         self.wire.handle_bytes(bytes, now);
     }
 
-    /// Whether the daemon may read from the connection. Not while an event waits for its answer, or the next batch is not
-    /// wanted: what the sender sends meanwhile stays in its spool and on the way.
+    /// True if the daemon may read from the connection.
+    ///
+    /// It is false while HELLO is not answered and while reading is paused. The sender's backlog then stays
+    /// in its spool and in socket buffers.
     pub fn wants_bytes(&self) -> bool {
         match &self.phase {
-            Phase::Greeting => true,
-            Phase::Open(progress) => !progress.is_paused,
-            Phase::Asked(_) | Phase::Ended => false,
+            ReceiverPhase::Greeting => true,
+            ReceiverPhase::Open(progress) => !progress.is_paused,
+            ReceiverPhase::HelloReceived(_) | ReceiverPhase::Ended => false,
         }
     }
 
-    /// Looks at the clock: to be called when `poll_timeout` has passed, at any other time without harm.
+    /// Processes the expiry of timers. Call it when `poll_timeout` has passed. Other calls have no effect.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.wire.handle_timeout(now);
-        if self.say_at.is_some_and(|at| at <= now) {
-            self.is_due = true;
-            self.say_at = None;
+        if self.flush_at.is_some_and(|at| at <= now) {
+            self.is_flush_due = true;
+            self.flush_at = None;
         }
     }
 
-    /// When `handle_timeout` is to be called, unless something else happens first.
+    /// Time of the next `handle_timeout` call, unless another event happens first.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.wire.poll_timeout().into_iter().chain(self.say_at).min()
+        self.wire.poll_timeout().into_iter().chain(self.flush_at).min()
     }
 
-    /// What waits to be written. However many acknowledgements there were since the last one was written, only
-    /// the newest goes: once `ACK_BYTES` have come, after `ACK_DELAY`, or with what is said anyway.
+    /// Messages to be written to the connection.
+    ///
+    /// Of several acknowledgements only the newest is sent: after `ACK_BYTES` of batches, after `ACK_DELAY`,
+    /// or together with another message.
     pub fn outbox(&mut self) -> &mut Outbox {
-        if self.wire.outbox.is_empty() && (self.is_due || self.since_said >= ACK_BYTES) {
-            self.say_unsaid();
+        if self.wire.outbox.is_empty() && (self.is_flush_due || self.bytes_since_flush >= ACK_BYTES) {
+            self.flush_acks();
         }
         &mut self.wire.outbox
     }
 
-    fn say_unsaid(&mut self) {
-        // In this order: what the sender must keep for those that are waited for begins at what is acknowledged.
-        if let Some(position) = self.unsaid.take() {
+    /// Puts the pending ACK and RECEIVED into the outbox.
+    fn flush_acks(&mut self) {
+        // In this order: the data that the sender must keep for holding collectors begins at the acknowledged position.
+        if let Some(position) = self.pending_ack.take() {
             self.wire.outbox.push(Message::Ack(position));
         }
-        if let Some(position) = self.unsaid_taken.take() {
-            self.wire.outbox.push(Message::Taken(position));
+        if let Some(position) = self.pending_received.take() {
+            self.wire.outbox.push(Message::Received(position));
         }
-        self.since_said = 0;
-        self.is_due = false;
-        self.say_at = None;
+        self.bytes_since_flush = 0;
+        self.is_flush_due = false;
+        self.flush_at = None;
     }
 
-    /// The next event; `None` until more bytes or a timeout were handled, and while the last event still waits
-    /// for its answer. An error ends the session, and the sender is told.
+    /// Returns the next event.
+    ///
+    /// Returns `None` until more bytes or a timeout are processed, and while the last event is not answered
+    /// yet. An error ends the session and puts a refusal for the sender into the outbox.
     pub fn poll_event(&mut self) -> Result<Option<ReceiverEvent>, SessionError> {
         let event = self.next_event();
         match &event {
             Err(error) => match error.refusal_code() {
-                Some(code) => self.refuse(code, &error.to_string()),
+                Some(code) => self.reject(code, &error.to_string()),
                 None => self.end(),
             },
             Ok(Some(ReceiverEvent::Goodbye)) => self.end(),
@@ -236,140 +251,151 @@ impl ReceiverSession {
 
     fn handle_message(&mut self, message: Message) -> Result<Option<ReceiverEvent>, SessionError> {
         if let Message::Data(bytes) = &message {
-            self.since_said = self.since_said.saturating_add(bytes.len());
+            self.bytes_since_flush = self.bytes_since_flush.saturating_add(bytes.len());
         }
         let event = match (&mut self.phase, message) {
-            (Phase::Greeting, Message::Hello(hello)) => {
-                self.phase = Phase::Asked(hello);
+            (ReceiverPhase::Greeting, Message::Hello(hello)) => {
+                self.phase = ReceiverPhase::HelloReceived(hello);
                 return Ok(Some(ReceiverEvent::Hello(hello)));
             }
-            (Phase::Open(progress), Message::Data(bytes)) => Some(progress.take_batch(&bytes)?),
-            (Phase::Open(progress), Message::Gap(gap)) => progress.take_gap(gap)?,
-            (Phase::Open(_), Message::Ping) => return Ok(None),
-            (Phase::Open(_), Message::Goodbye) => return Ok(Some(ReceiverEvent::Goodbye)),
+            (ReceiverPhase::Open(progress), Message::Data(bytes)) => Some(progress.accept_batch(&bytes)?),
+            (ReceiverPhase::Open(progress), Message::Gap(gap)) => progress.accept_gap(gap)?,
+            (ReceiverPhase::Open(_), Message::Ping) => return Ok(None),
+            (ReceiverPhase::Open(_), Message::Goodbye) => return Ok(Some(ReceiverEvent::Goodbye)),
             (phase, message) => {
-                let moment = match phase {
-                    Phase::Open(_) | Phase::Ended => "in an open session",
-                    Phase::Greeting | Phase::Asked(_) => "before the session was agreed",
+                let state = match phase {
+                    ReceiverPhase::Open(_) | ReceiverPhase::Ended => "in an open session",
+                    ReceiverPhase::Greeting | ReceiverPhase::HelloReceived(_) => {
+                        "before the session was agreed"
+                    }
                 };
-                return Err(SessionError::Unexpected { message: message.name(), moment });
+                return Err(SessionError::Unexpected { message: message.name(), state });
             }
         };
-        self.acknowledge_repeats();
+        self.acknowledge_duplicate();
         if !self.wants_bytes()
             && let Some(liveness) = &mut self.wire.liveness
         {
-            liveness.stop_listening();
+            liveness.pause_silence_timer();
         }
         Ok(event)
     }
 
-    /// A sender that repeats does not know what was delivered.
-    fn acknowledge_repeats(&mut self) {
-        if let Phase::Open(Progress { delivered, is_paused: false, .. }) = &self.phase {
-            self.unsaid = Some(*delivered);
-            self.is_due = true;
+    /// Acknowledges again at once, because a sender that repeats data has not seen the last acknowledgement.
+    fn acknowledge_duplicate(&mut self) {
+        if let ReceiverPhase::Open(StreamState { delivered, is_paused: false, .. }) = &self.phase {
+            self.pending_ack = Some(*delivered);
+            self.is_flush_due = true;
         }
     }
 
-    /// Answers HELLO with how far the stream has come. The sender goes on from what is delivered, or from the first
-    /// position that it still holds if that is later. From now on both sides must give signs of life.
-    pub fn welcome(&mut self, place: Place, now: Instant) {
-        let Phase::Asked(hello) = &self.phase else { return };
+    /// Answers HELLO with the progress of the stream and opens the session.
+    ///
+    /// The sender resumes from the delivered position, or from its first position if that is later. From now
+    /// on the heartbeat applies to both sides.
+    pub fn welcome(&mut self, place: ResumePoint, now: Instant) {
+        let ReceiverPhase::HelloReceived(hello) = &self.phase else { return };
         let resume = place.delivered.max(hello.first);
         let (received, run) = (place.received.max(resume), place.run);
         let heartbeat = hello.heartbeat.duration();
         self.wire.liveness = Some(Liveness::new(heartbeat, now));
-        self.overdue_at = Some(now + heartbeat * 3 / 2);
+        self.first_bytes_due = Some(now + heartbeat * 3 / 2);
         let (stream, expected, delivered) = (hello.stream, resume, resume);
-        self.phase = Phase::Open(Progress {
+        self.phase = ReceiverPhase::Open(StreamState {
             stream,
             expected,
             delivered,
-            taken: resume,
+            reported_received: resume,
             is_paused: false,
-            asked: None,
+            requested: None,
         });
         self.wire.outbox.push(Message::Welcome(Welcome { resume, window: WINDOW, received, run }));
     }
 
-    /// Whether not one byte has come since WELCOME, although a heartbeat is overdue. Remains true after the end.
-    pub fn is_unheard(&self, now: Instant) -> bool {
-        self.overdue_at.is_some_and(|overdue_at| overdue_at <= now)
+    /// True if a heartbeat is overdue and no byte was received since WELCOME. Stays true after the end of the
+    /// session.
+    pub fn is_silent_since_welcome(&self, now: Instant) -> bool {
+        self.first_bytes_due.is_some_and(|overdue_at| overdue_at <= now)
     }
 
-    /// The next batch or gap may come. The time for which it was not wanted does not count as the sender's silence. Says
-    /// whether it was not wanted until now: then it may have come already.
-    pub fn go_on(&mut self, now: Instant) -> bool {
-        let Phase::Open(progress) = &mut self.phase else { return false };
+    /// Allows the next batch or gap.
+    ///
+    /// The pause does not count as silence of the sender. Returns true if reading was paused: the next
+    /// message may already be in the buffer.
+    pub fn resume_reading(&mut self, now: Instant) -> bool {
+        let ReceiverPhase::Open(progress) = &mut self.phase else { return false };
         let was_paused = core::mem::take(&mut progress.is_paused);
         if let Some(liveness) = self.wire.liveness.as_mut().filter(|_| was_paused) {
-            liveness.listen(now);
+            liveness.restart_silence_timer(now);
         }
         was_paused
     }
 
-    /// Everything below `position` is delivered, and that is stored: the sender is told before long.
+    /// Acknowledges everything below `position`, after `ACK_DELAY` at most.
+    ///
+    /// The daemon calls it when these positions are delivered and that fact is stored.
     pub fn acknowledge(&mut self, position: Position, now: Instant) {
-        let Phase::Open(progress) = &mut self.phase else { return };
+        let ReceiverPhase::Open(progress) = &mut self.phase else { return };
         let position = position.min(progress.expected);
         if position > progress.delivered {
             progress.delivered = position;
-            self.unsaid = Some(position);
-            if !self.is_due {
-                self.say_at.get_or_insert(now + ACK_DELAY);
+            self.pending_ack = Some(position);
+            if !self.is_flush_due {
+                self.flush_at.get_or_insert(now + ACK_DELAY);
             }
         }
     }
 
-    /// Everything below `position` has come, if not in this session then in an earlier one: the sender is told to send only
-    /// what follows. What lies between that and what is acknowledged can be asked for.
-    pub fn take(&mut self, position: Position) {
-        let Phase::Open(progress) = &mut self.phase else { return };
+    /// Reports to the sender that everything below `position` is received, in this session or an earlier one.
+    ///
+    /// The sender then sends only later positions. Unacknowledged ones below can be requested again.
+    pub fn mark_received(&mut self, position: Position) {
+        let ReceiverPhase::Open(progress) = &mut self.phase else { return };
         progress.expected = progress.expected.max(position);
-        if position > progress.delivered.max(progress.taken) {
-            progress.taken = position;
-            self.unsaid_taken = Some(position);
-            self.is_due = true;
+        if position > progress.delivered.max(progress.reported_received) {
+            progress.reported_received = position;
+            self.pending_received = Some(position);
+            self.is_flush_due = true;
         }
     }
 
-    /// Asks for batches from `first` on, which is not acknowledged, once more: as many as make up `bytes`, at least one.
-    pub fn ask_again(&mut self, first: Position, bytes: u32) {
-        let Phase::Open(progress) = &mut self.phase else { return };
+    /// Requests batches again from the unacknowledged position `first` on: `bytes` of them, at least one
+    /// batch.
+    pub fn request_resend(&mut self, first: Position, bytes: u32) {
+        let ReceiverPhase::Open(progress) = &mut self.phase else { return };
         if first < progress.expected {
-            progress.asked = Some((first, usize::try_from(bytes).unwrap_or(usize::MAX)));
-            // The sender must know first that everything has come.
-            self.say_unsaid();
-            self.wire.outbox.push(Message::Again(Again { first, bytes: bytes.max(1) }));
+            progress.requested = Some((first, usize::try_from(bytes).unwrap_or(usize::MAX)));
+            // RECEIVED precedes RESEND, so that the sender knows that everything was received.
+            self.flush_acks();
+            self.wire.outbox.push(Message::Resend(Resend { first, bytes: bytes.max(1) }));
         }
     }
 
-    /// Whether something that was asked for once more is still to come.
-    pub fn is_asking(&self) -> bool {
-        matches!(&self.phase, Phase::Open(Progress { asked: Some(_), .. }))
+    /// True if a request is not completely answered yet.
+    pub fn is_resend_pending(&self) -> bool {
+        matches!(&self.phase, ReceiverPhase::Open(StreamState { requested: Some(_), .. }))
     }
 
-    /// Ends the session and says why, in a sentence for the sender's operator.
-    pub fn refuse(&mut self, code: RefusalCode, text: &str) {
+    /// Ends the session with a refusal. `text` is for the sender's operator.
+    pub fn reject(&mut self, code: RefusalCode, text: &str) {
         self.end_with(Message::Refuse(Refusal::new(code, text)));
     }
 
-    /// Ends the session in good order.
+    /// Closes the session regularly.
     pub fn goodbye(&mut self) {
         self.end_with(Message::Goodbye);
     }
 
-    fn end_with(&mut self, last_word: Message) {
-        if !matches!(self.phase, Phase::Ended) {
-            self.say_unsaid();
-            self.wire.outbox.push(last_word);
+    fn end_with(&mut self, final_message: Message) {
+        if !matches!(self.phase, ReceiverPhase::Ended) {
+            self.flush_acks();
+            self.wire.outbox.push(final_message);
             self.end();
         }
     }
 
     fn end(&mut self) {
-        self.phase = Phase::Ended;
+        self.phase = ReceiverPhase::Ended;
         self.wire.liveness = None;
     }
 }

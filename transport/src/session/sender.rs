@@ -1,31 +1,35 @@
-//! The sender's side: says what it has, learns where to go on, sends, and is told what is delivered.
+//! The sender's side of a session: sends batches and gaps, and processes acknowledgements.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::batch::Batch;
-use crate::framing::{Again, HEADER_LEN, Hello, Message, Refusal, Welcome};
+use crate::framing::{HEADER_LEN, Hello, Message, Refusal, Resend, Welcome};
 use crate::limits::{MESSAGE_MAX, OUTBOX_MAX, WINDOW};
 use crate::sequence::{Gap, Position};
 use crate::session::liveness::Liveness;
 use crate::session::wire::Wire;
-use crate::session::{OutOfTurn, Outbox, SessionError};
+use crate::session::{OutOfOrder, Outbox, SessionError};
 
-/// What a sender learns.
+/// An event of the sender's side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SenderEvent {
-    /// The session is agreed. Everything below `resume` counts as acknowledged and is not acknowledged again; it
-    /// may be more than was ever acknowledged before, as acknowledgements get lost. The daemon has to check that the run
-    /// named by WELCOME sent all that the receiver says it has.
+    /// The receiver accepted the session.
+    ///
+    /// Everything below `resume` counts as acknowledged and is not acknowledged again. This may exceed all
+    /// earlier acknowledgements, because these can get lost. The daemon must check that the run named by
+    /// WELCOME sent all positions that the receiver claims to have.
     Welcomed(Welcome),
-    /// Everything below this position is delivered; more than was acknowledged before.
+    /// Everything below this position is delivered. The position is greater than the last acknowledged one.
     Acknowledged(Position),
-    /// Everything below this position has come, without being delivered, and is not to be sent unless it is asked for. It was
-    /// sent in this session, or WELCOME said that it had come.
-    Taken(Position),
-    /// The receiver ended the session and says why.
-    Refused(Refusal),
-    /// The receiver ended the session in good order.
+    /// The receiver has everything below this position, but not all of it is delivered.
+    ///
+    /// The sender does not send it again unless the receiver requests it. All of it was sent in this session
+    /// or was reported as received by WELCOME.
+    Received(Position),
+    /// The receiver ended the session with a reason.
+    Rejected(Refusal),
+    /// The receiver closed the session regularly.
     Goodbye,
 }
 
@@ -33,57 +37,57 @@ pub enum SenderEvent {
 #[derive(Debug)]
 pub struct SenderSession {
     wire: Wire,
-    phase: Phase,
+    phase: SenderPhase,
 }
 
 #[derive(Debug)]
-enum Phase {
-    /// HELLO is sent, WELCOME not here yet.
+enum SenderPhase {
+    /// HELLO is sent, WELCOME is not received yet.
     Greeting,
-    Open(UnderWay),
+    Open(InFlight),
     Ended,
 }
 
-/// What is sent and what of it is acknowledged; `acknowledged <= next`.
+/// Sent and acknowledged positions; `acknowledged <= next`.
 #[derive(Debug)]
-struct UnderWay {
+struct InFlight {
     acknowledged: Position,
-    /// The position to be sent next.
+    /// Next position to send for the first time.
     next: Position,
-    /// The receiver had everything below when the session began.
+    /// Position below which the receiver had everything at the start of the session.
     received: Position,
-    /// Ends and lengths of the batches that were sent and are not acknowledged, in order.
+    /// Ends and lengths of the sent batches that are neither acknowledged nor received, in order.
     batches: VecDeque<(Position, usize)>,
-    /// Bytes of them all.
+    /// Bytes of these batches.
     bytes: usize,
-    /// No further batch while as many bytes are under way.
+    /// Bytes in flight at which sending pauses.
     window: usize,
-    /// What the receiver wants once more.
-    again: Option<Once>,
-    /// Everything below has come, as the receiver last reported.
-    taken: Position,
-    /// Whether collectors that are waited for lack what others have, which the receiver has forgotten.
+    /// Request of the receiver to resend batches.
+    resend: Option<PendingResend>,
+    /// Position below which the receiver has all data, by its last RECEIVED.
+    reported: Position,
+    /// Whether holding collectors lack data that others have and that the receiver no longer holds.
     is_ahead: bool,
-    /// What was sent once more ends here at most.
+    /// Highest end of resent data.
     resent: Position,
-    /// When what was sent once more came as far as all that was sent, that ended here: the receiver sent a TAKEN up to here
-    /// before it had that.
+    /// End of everything sent at the time at which resent data caught up with it: the receiver sent a RECEIVED up to here before
+    /// it had that.
     caught_up: Position,
-    /// Until the first TAKEN: what is sent below this position had come before, and may come as what was asked for.
+    /// Until the first RECEIVED: data sent below this position was received before, and may count as resent.
     resumed_to: Position,
 }
 
-/// What is to be sent once more; `next < end`, `0 < bytes`.
+/// Remaining part of a request to resend batches; `next < end`, `0 < bytes`.
 #[derive(Clone, Copy, Debug)]
-struct Once {
+struct PendingResend {
     next: Position,
-    /// What was sent when the receiver asked ends here.
+    /// Position after the last one that was sent when the request was received.
     end: Position,
-    /// Bytes of batches that it still wants.
+    /// Bytes of batches that the receiver still wants.
     bytes: usize,
 }
 
-impl UnderWay {
+impl InFlight {
     fn new(welcome: Welcome) -> Self {
         Self {
             acknowledged: welcome.resume,
@@ -92,8 +96,8 @@ impl UnderWay {
             batches: VecDeque::new(),
             bytes: 0,
             window: usize::try_from(welcome.window.min(WINDOW)).unwrap_or(usize::MAX),
-            again: None,
-            taken: welcome.resume,
+            resend: None,
+            reported: welcome.resume,
             is_ahead: false,
             resent: welcome.resume,
             caught_up: welcome.resume,
@@ -101,23 +105,25 @@ impl UnderWay {
         }
     }
 
-    /// The position to be sent next: what is wanted once more goes first.
-    fn wanted(&self) -> Position {
-        self.again.map_or(self.next, |again| again.next)
+    /// Next position to send. Requested positions precede new ones.
+    fn next_position(&self) -> Position {
+        self.resend.map_or(self.next, |pending| pending.next)
     }
 
-    /// Goes on behind `end` with what is sent now, `bytes` of it. Whether it is sent for the first time.
-    fn take_turn(&mut self, first: Position, end: Position, bytes: usize) -> Result<bool, OutOfTurn> {
-        if !(first..end).contains(&self.wanted()) {
-            return Err(OutOfTurn { first, end });
+    /// Advances to `end` after sending the positions `first` to `end` in `bytes` bytes.
+    ///
+    /// Returns true if they are sent for the first time.
+    fn advance_past(&mut self, first: Position, end: Position, bytes: usize) -> Result<bool, OutOfOrder> {
+        if !(first..end).contains(&self.next_position()) {
+            return Err(OutOfOrder { first, end });
         }
-        let Some(again) = self.again.take() else {
+        let Some(pending) = self.resend.take() else {
             self.next = end;
             return Ok(true);
         };
-        let bytes = again.bytes.saturating_sub(bytes);
-        if end < again.end && bytes > 0 {
-            self.again = Some(Once { next: end, bytes, ..again });
+        let bytes = pending.bytes.saturating_sub(bytes);
+        if end < pending.end && bytes > 0 {
+            self.resend = Some(PendingResend { next: end, bytes, ..pending });
         }
         self.resent = self.resent.max(end);
         if end >= self.next {
@@ -128,8 +134,8 @@ impl UnderWay {
         Ok(false)
     }
 
-    /// Nothing below `position` is to be sent or counts as under way.
-    fn pass(&mut self, position: Position) {
+    /// Removes everything below `position` from the data to send and from the data in flight.
+    fn release_below(&mut self, position: Position) {
         while let Some((_, bytes)) = self.batches.front().filter(|(end, _)| *end <= position) {
             self.bytes -= bytes;
             self.batches.pop_front();
@@ -137,30 +143,31 @@ impl UnderWay {
         self.next = self.next.max(position);
     }
 
-    /// The receiver has everything below `position`.
-    fn take(&mut self, position: Position) -> Result<(), SessionError> {
+    /// Handles RECEIVED: the receiver has everything below `position`.
+    fn note_received(&mut self, position: Position) -> Result<(), SessionError> {
         let sent = self.next.max(self.received);
         if position > sent {
-            return Err(SessionError::TakenTooMuch { taken: position, sent });
+            return Err(SessionError::ReceivedTooMuch { received: position, sent });
         }
         let resumed_to = core::mem::take(&mut self.resumed_to);
         self.resent = self.resent.max(self.next.min(resumed_to));
         self.is_ahead |= position > self.caught_up.max(self.acknowledged);
-        self.taken = self.taken.max(position);
-        self.pass(position);
+        self.reported = self.reported.max(position);
+        self.release_below(position);
         Ok(())
     }
 
-    fn send_again(&mut self, wish: Again) -> Result<(), SessionError> {
-        if !(self.acknowledged..self.next).contains(&wish.first) {
-            return Err(SessionError::NotSent { wanted: wish.first, sent: self.next });
+    /// Handles RESEND: replaces an earlier request.
+    fn queue_resend(&mut self, request: Resend) -> Result<(), SessionError> {
+        if !(self.acknowledged..self.next).contains(&request.first) {
+            return Err(SessionError::NotSent { wanted: request.first, sent: self.next });
         }
-        let bytes = usize::try_from(wish.bytes).unwrap_or(usize::MAX);
-        self.again = Some(Once { next: wish.first, end: self.next, bytes });
+        let bytes = usize::try_from(request.bytes).unwrap_or(usize::MAX);
+        self.resend = Some(PendingResend { next: request.first, end: self.next, bytes });
         Ok(())
     }
 
-    /// Whether that was news.
+    /// Handles ACK. Returns true if `position` is greater than the last acknowledged one.
     fn acknowledge(&mut self, position: Position) -> Result<bool, SessionError> {
         if position > self.next {
             return Err(SessionError::AcknowledgedTooMuch { acknowledged: position, sent: self.next });
@@ -169,55 +176,55 @@ impl UnderWay {
             return Ok(false);
         }
         self.acknowledged = position;
-        self.pass(position);
-        self.is_ahead &= position < self.taken;
-        if let Some(again) = self.again.filter(|again| again.next < position) {
-            self.again = (position < again.end).then_some(Once { next: position, ..again });
+        self.release_below(position);
+        self.is_ahead &= position < self.reported;
+        if let Some(pending) = self.resend.filter(|pending| pending.next < position) {
+            self.resend = (position < pending.end).then_some(PendingResend { next: position, ..pending });
         }
         Ok(true)
     }
 }
 
 impl SenderSession {
-    /// Opens a session: HELLO waits in the outbox.
+    /// Opens a session and puts HELLO into the outbox.
     pub fn new(hello: Hello, now: Instant) -> Self {
         let mut wire = Wire::default();
         wire.liveness = Some(Liveness::new(hello.heartbeat.duration(), now));
         wire.outbox.push(Message::Hello(hello));
-        Self { wire, phase: Phase::Greeting }
+        Self { wire, phase: SenderPhase::Greeting }
     }
 
-    /// Takes in what was read from the connection.
+    /// Processes bytes that were read from the connection.
     pub fn handle_bytes(&mut self, bytes: &[u8], now: Instant) {
         self.wire.handle_bytes(bytes, now);
     }
 
-    /// Looks at the clock: to be called when `poll_timeout` has passed, at any other time without harm.
+    /// Processes the expiry of timers. Call it when `poll_timeout` has passed. Other calls have no effect.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.wire.handle_timeout(now);
     }
 
-    /// When `handle_timeout` is to be called, unless something else happens first.
+    /// Time of the next `handle_timeout` call, unless another event happens first.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.wire.poll_timeout()
     }
 
-    /// What waits to be written.
+    /// Messages to be written to the connection.
     pub fn outbox(&mut self) -> &mut Outbox {
         &mut self.wire.outbox
     }
 
-    /// The next event; `None` until more bytes or a timeout were handled. An error ends the session.
+    /// Returns the next event; `None` until more bytes or a timeout are processed. An error ends the session.
     pub fn poll_event(&mut self) -> Result<Option<SenderEvent>, SessionError> {
         let event = self.next_event();
-        if matches!(event, Err(_) | Ok(Some(SenderEvent::Refused(_) | SenderEvent::Goodbye))) {
+        if matches!(event, Err(_) | Ok(Some(SenderEvent::Rejected(_) | SenderEvent::Goodbye))) {
             self.end();
         }
         event
     }
 
     fn next_event(&mut self) -> Result<Option<SenderEvent>, SessionError> {
-        while !matches!(self.phase, Phase::Ended) {
+        while !matches!(self.phase, SenderPhase::Ended) {
             let Some(message) = self.wire.next_message()? else { break };
             if let Some(event) = self.handle_message(message)? {
                 return Ok(Some(event));
@@ -229,102 +236,102 @@ impl SenderSession {
     fn handle_message(&mut self, message: Message) -> Result<Option<SenderEvent>, SessionError> {
         match (&mut self.phase, message) {
             (_, Message::Ping) => Ok(None),
-            (_, Message::Refuse(refusal)) => Ok(Some(SenderEvent::Refused(refusal))),
+            (_, Message::Refuse(refusal)) => Ok(Some(SenderEvent::Rejected(refusal))),
             (_, Message::Goodbye) => Ok(Some(SenderEvent::Goodbye)),
-            (Phase::Greeting, Message::Welcome(welcome)) => {
-                self.phase = Phase::Open(UnderWay::new(welcome));
+            (SenderPhase::Greeting, Message::Welcome(welcome)) => {
+                self.phase = SenderPhase::Open(InFlight::new(welcome));
                 Ok(Some(SenderEvent::Welcomed(welcome)))
             }
-            (Phase::Open(under_way), Message::Ack(position)) => {
-                let is_news = under_way.acknowledge(position)?;
-                Ok(is_news.then_some(SenderEvent::Acknowledged(position)))
+            (SenderPhase::Open(in_flight), Message::Ack(position)) => {
+                let is_new = in_flight.acknowledge(position)?;
+                Ok(is_new.then_some(SenderEvent::Acknowledged(position)))
             }
-            (Phase::Open(under_way), Message::Taken(position)) => {
-                under_way.take(position)?;
-                Ok(Some(SenderEvent::Taken(position)))
+            (SenderPhase::Open(in_flight), Message::Received(position)) => {
+                in_flight.note_received(position)?;
+                Ok(Some(SenderEvent::Received(position)))
             }
-            (Phase::Open(under_way), Message::Again(wish)) => {
-                under_way.send_again(wish)?;
+            (SenderPhase::Open(in_flight), Message::Resend(request)) => {
+                in_flight.queue_resend(request)?;
                 Ok(None)
             }
             (phase, message) => {
-                let moment = match phase {
-                    Phase::Greeting => "before WELCOME",
-                    Phase::Open(_) | Phase::Ended => "to a sender that it had welcomed",
+                let state = match phase {
+                    SenderPhase::Greeting => "before WELCOME",
+                    SenderPhase::Open(_) | SenderPhase::Ended => "to a sender that it had welcomed",
                 };
-                Err(SessionError::Unexpected { message: message.name(), moment })
+                Err(SessionError::Unexpected { message: message.name(), state })
             }
         }
     }
 
-    /// The position to be sent next; `None` while nothing may be sent.
-    pub fn wants(&self) -> Option<Position> {
-        let Phase::Open(under_way) = &self.phase else { return None };
+    /// Next position to send; `None` while the window or the outbox is full or the session is not open.
+    pub fn next_position(&self) -> Option<Position> {
+        let SenderPhase::Open(in_flight) = &self.phase else { return None };
         let has_room = self.wire.outbox.len() + HEADER_LEN + MESSAGE_MAX <= OUTBOX_MAX;
-        let may_send = under_way.again.is_some() || under_way.bytes < under_way.window;
-        (has_room && may_send).then_some(under_way.wanted())
+        let may_send = in_flight.resend.is_some() || in_flight.bytes < in_flight.window;
+        (has_room && may_send).then_some(in_flight.next_position())
     }
 
-    /// Set while collectors that are waited for lack what others have. Then the receiver has forgotten what they lack: only what
-    /// it holds for them, and what it was sent once more, reaches them without being asked for again. The latter ends at the
-    /// position returned.
+    /// Highest end of resent data, while holding collectors lack data that others have; else `None`. In that time the receiver no
+    /// longer holds the missing data: only the data in its lane and resent data reach these collectors without a further RESEND.
     pub fn resent(&self) -> Option<Position> {
-        let Phase::Open(under_way) = &self.phase else { return None };
-        under_way.is_ahead.then(|| under_way.resent.max(under_way.acknowledged))
+        let SenderPhase::Open(in_flight) = &self.phase else { return None };
+        in_flight.is_ahead.then(|| in_flight.resent.max(in_flight.acknowledged))
     }
 
-    /// Whether what is sent next may reach all collectors that are waited for.
+    /// True if the next data sent can reach all holding collectors.
     pub fn sends_to_all(&self) -> bool {
-        matches!(&self.phase, Phase::Open(under_way) if !under_way.is_ahead || under_way.again.is_some())
+        matches!(&self.phase, SenderPhase::Open(in_flight) if !in_flight.is_ahead || in_flight.resend.is_some())
     }
 
-    /// The position after the last one that was sent or taken.
+    /// Position after the last one that was sent or received before.
     pub fn sent(&self) -> Position {
-        let Phase::Open(under_way) = &self.phase else { return Position::default() };
-        under_way.next
+        let SenderPhase::Open(in_flight) = &self.phase else { return Position::default() };
+        in_flight.next
     }
 
-    /// Whether anything was sent that is not acknowledged.
+    /// True if sent data is not acknowledged yet.
     pub fn has_unacknowledged(&self) -> bool {
-        matches!(&self.phase, Phase::Open(under_way) if under_way.acknowledged < under_way.next)
+        matches!(&self.phase, SenderPhase::Open(in_flight) if in_flight.acknowledged < in_flight.next)
     }
 
-    /// Sends a batch that holds the wanted position: after a resume in its middle, all of it.
-    pub fn send_batch(&mut self, batch: &Batch) -> Result<(), OutOfTurn> {
+    /// Sends a batch that contains the next position, always as a whole: the receiver skips the datagrams
+    /// that it has.
+    pub fn send_batch(&mut self, batch: &Batch) -> Result<(), OutOfOrder> {
         let (first, end) = (batch.first(), batch.end());
-        let Phase::Open(under_way) = &mut self.phase else { return Err(OutOfTurn { first, end }) };
+        let SenderPhase::Open(in_flight) = &mut self.phase else { return Err(OutOfOrder { first, end }) };
         let bytes = batch.bytes().clone();
-        if under_way.take_turn(first, end, bytes.len())? {
-            under_way.bytes += bytes.len();
-            under_way.batches.push_back((end, bytes.len()));
+        if in_flight.advance_past(first, end, bytes.len())? {
+            in_flight.bytes += bytes.len();
+            in_flight.batches.push_back((end, bytes.len()));
         }
         self.wire.outbox.push(Message::Data(bytes));
         Ok(())
     }
 
-    /// Says that positions, among them the wanted one, will never come.
-    pub fn send_gap(&mut self, gap: Gap) -> Result<(), OutOfTurn> {
+    /// Reports positions, including the next one, that will never be sent.
+    pub fn send_gap(&mut self, gap: Gap) -> Result<(), OutOfOrder> {
         let Gap { first, mut end, reason } = gap;
-        let Phase::Open(under_way) = &mut self.phase else { return Err(OutOfTurn { first, end }) };
-        if let Some(again) = under_way.again {
-            end = end.min(again.end);
+        let SenderPhase::Open(in_flight) = &mut self.phase else { return Err(OutOfOrder { first, end }) };
+        if let Some(pending) = in_flight.resend {
+            end = end.min(pending.end);
         }
         let gap = Gap { first, end, reason };
-        under_way.take_turn(first, end, 0)?;
+        in_flight.advance_past(first, end, 0)?;
         self.wire.outbox.push(Message::Gap(gap));
         Ok(())
     }
 
-    /// Ends the session in good order. Acknowledgements that are still on their way are not waited for.
+    /// Closes the session regularly, without waiting for outstanding acknowledgements.
     pub fn goodbye(&mut self) {
-        if !matches!(self.phase, Phase::Ended) {
+        if !matches!(self.phase, SenderPhase::Ended) {
             self.wire.outbox.push(Message::Goodbye);
             self.end();
         }
     }
 
     fn end(&mut self) {
-        self.phase = Phase::Ended;
+        self.phase = SenderPhase::Ended;
         self.wire.liveness = None;
     }
 }

@@ -1,6 +1,8 @@
-//! Facts about both sides, each shown with a pair of sessions in memory and a clock that the test moves.
+//! Tests with a pair of sessions in memory and virtual time.
 
-mod again;
+mod ending;
+mod liveness;
+mod resend;
 mod simulation;
 
 use core::time::Duration;
@@ -13,26 +15,26 @@ use super::*;
 use crate::batch::{Batch, BatchBuilder, Compression};
 use crate::datagram::{Datagram, Timestamp};
 use crate::framing::{Heartbeat, Hello, Message, Refusal, RefusalCode, StreamProof, Welcome};
-use crate::limits::{ACK_BYTES, ACK_DELAY, OUTBOX_MAX, REFUSAL_TEXT_MAX, WINDOW};
+use crate::limits::{ACK_BYTES, ACK_DELAY, OUTBOX_MAX, WINDOW};
 use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
 
 const STREAM: StreamId = StreamId([7; 16]);
 const RUN: RunId = RunId([3; 16]);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// Everything below `position` is delivered, and has been for so long that the sender is told.
+/// Acknowledges everything below `position` and lets `ACK_DELAY` pass.
 fn acknowledge_at_once(receiver: &mut ReceiverSession, position: Position, now: Instant) {
     receiver.acknowledge(position, now.checked_sub(ACK_DELAY).unwrap());
     receiver.handle_timeout(now);
 }
 
-/// What was handed out is delivered, and the next may come.
-fn all_is_delivered(receiver: &mut ReceiverSession, now: Instant) {
+/// Acknowledges all received data and resumes reading.
+fn deliver_everything(receiver: &mut ReceiverSession, now: Instant) {
     acknowledge_at_once(receiver, Position(u64::MAX), now);
-    receiver.go_on(now);
+    receiver.resume_reading(now);
 }
 
-/// A batch of datagrams whose payloads begin with their position and are `length` bytes long.
+/// A batch of datagrams whose payloads start with their position and have `length` bytes.
 fn batch_of(first: u64, datagrams: u64, length: usize) -> Batch {
     let mut builder = BatchBuilder::new(STREAM, Compression::None);
     for position in first..first + datagrams {
@@ -59,16 +61,16 @@ fn hello(first: u64) -> Hello {
     Hello { stream: STREAM, first, heartbeat, run: RUN, replaces: None, proof }
 }
 
-/// A stream of which everything below `position` is delivered and nothing else has come.
-fn place(position: Position) -> Place {
-    Place { delivered: position, received: position, run: RUN }
+/// A resume point at which everything below `position` is delivered and nothing else is received.
+fn place(position: Position) -> ResumePoint {
+    ResumePoint { delivered: position, received: position, run: RUN }
 }
 
 fn welcome(resume: u64, window: u32) -> Welcome {
     Welcome { resume: Position(resume), window, received: Position(resume), run: RUN }
 }
 
-/// Takes out all that waits.
+/// Removes and returns all unwritten bytes.
 fn written(outbox: &mut Outbox) -> Vec<u8> {
     outbox.copy_to_bytes(outbox.len()).to_vec()
 }
@@ -80,29 +82,29 @@ fn bytes_of(message: Message) -> Vec<u8> {
 }
 
 /// A sender and a receiver with a perfect connection between them.
-struct Pair {
+struct SessionPair {
     sender: SenderSession,
     receiver: ReceiverSession,
     now: Instant,
 }
 
-impl Pair {
+impl SessionPair {
     fn new(first: u64) -> Self {
         let now = Instant::now();
         Self { sender: SenderSession::new(hello(first), now), receiver: ReceiverSession::new(), now }
     }
 
-    /// A pair whose session is agreed, with everything below `resume` delivered.
+    /// A pair with an open session, in which everything below `resume` is delivered.
     fn open(resume: u64) -> Self {
         Self::open_with(resume, resume)
     }
 
-    /// As `open`, with everything below `received` received before.
+    /// Like `open`, with everything below `received` received earlier.
     fn open_with(resume: u64, received: u64) -> Self {
         let mut pair = Self::new(0);
         assert_eq!(pair.flow_up(), Ok(Some(ReceiverEvent::Hello(hello(0)))));
         let received = Position(received);
-        pair.receiver.welcome(Place { received, ..place(Position(resume)) }, pair.now);
+        pair.receiver.welcome(ResumePoint { received, ..place(Position(resume)) }, pair.now);
         let welcome = Welcome { received, ..welcome(resume, WINDOW) };
         assert_eq!(pair.flow_down(), Ok(Some(SenderEvent::Welcomed(welcome))));
         pair
@@ -118,13 +120,13 @@ impl Pair {
         self.sender.poll_event()
     }
 
-    /// Gives the receiver a message that no sender of this program would send.
-    fn say_to_receiver(&mut self, message: Message) -> Result<Option<ReceiverEvent>, SessionError> {
+    /// Passes the receiver a message that the sender of the pair did not send.
+    fn send_to_receiver(&mut self, message: Message) -> Result<Option<ReceiverEvent>, SessionError> {
         self.receiver.handle_bytes(&bytes_of(message), self.now);
         self.receiver.poll_event()
     }
 
-    fn say_to_sender(&mut self, message: Message) -> Result<Option<SenderEvent>, SessionError> {
+    fn send_to_sender(&mut self, message: Message) -> Result<Option<SenderEvent>, SessionError> {
         self.sender.handle_bytes(&bytes_of(message), self.now);
         self.sender.poll_event()
     }
@@ -135,11 +137,11 @@ impl Pair {
         self.receiver.handle_timeout(self.now);
     }
 
-    /// What the sender is told when the receiver ended the session.
+    /// The refusal that the sender receives.
     fn refusal(&mut self) -> Refusal {
         match self.flow_down() {
-            Ok(Some(SenderEvent::Refused(refusal))) => refusal,
-            other => panic!("no refusal but {other:?}"),
+            Ok(Some(SenderEvent::Rejected(refusal))) => refusal,
+            other => panic!("{other:?} instead of a refusal"),
         }
     }
 }
@@ -154,147 +156,147 @@ fn acknowledged(position: u64) -> SenderEvent {
 
 #[test]
 fn nothing_is_sent_before_the_welcome() {
-    let mut pair = Pair::new(0);
-    assert_eq!(pair.sender.wants(), None);
+    let mut pair = SessionPair::new(0);
+    assert_eq!(pair.sender.next_position(), None);
     assert!(pair.sender.send_batch(&batch(0, 1)).is_err());
     assert_eq!(pair.flow_up(), Ok(Some(ReceiverEvent::Hello(hello(0)))));
-    assert!(!pair.receiver.wants_bytes(), "an unanswered HELLO holds everything else up");
+    assert!(!pair.receiver.wants_bytes(), "nothing is read before HELLO is answered");
     pair.receiver.welcome(place(Position(0)), pair.now);
     assert!(pair.receiver.wants_bytes());
     assert_eq!(pair.flow_down(), Ok(Some(SenderEvent::Welcomed(welcome(0, WINDOW)))));
-    assert_eq!(pair.sender.wants(), Some(Position(0)));
+    assert_eq!(pair.sender.next_position(), Some(Position(0)));
 }
 
 #[test]
-fn a_session_goes_on_from_what_is_stored_or_from_the_first_position_held_if_that_is_later() {
+fn a_session_resumes_from_the_later_position() {
     for (first, stored, resume) in [(0, 70, 70), (50, 20, 50), (50, 50, 50)] {
-        let mut pair = Pair::new(first);
+        let mut pair = SessionPair::new(first);
         pair.flow_up().unwrap();
         pair.receiver.welcome(place(Position(stored)), pair.now);
         assert_eq!(pair.flow_down(), Ok(Some(SenderEvent::Welcomed(welcome(resume, WINDOW)))));
-        assert_eq!(pair.sender.wants(), Some(Position(resume)));
+        assert_eq!(pair.sender.next_position(), Some(Position(resume)));
     }
 }
 
 #[test]
-fn a_batch_is_acknowledged_once_the_daemon_says_so() {
-    let mut pair = Pair::open(0);
+fn a_delivered_batch_is_acknowledged_once() {
+    let mut pair = SessionPair::open(0);
     let sent = batch(0, 5);
     pair.sender.send_batch(&sent).unwrap();
-    assert_eq!(pair.sender.wants(), Some(Position(5)));
+    assert_eq!(pair.sender.next_position(), Some(Position(5)));
     assert_eq!(pair.flow_up(), Ok(Some(delivery(&sent, 0))));
     assert_eq!(pair.flow_down(), Ok(None));
-    all_is_delivered(&mut pair.receiver, pair.now);
+    deliver_everything(&mut pair.receiver, pair.now);
     assert_eq!(pair.flow_down(), Ok(Some(acknowledged(5))));
-    all_is_delivered(&mut pair.receiver, pair.now);
-    assert!(pair.receiver.outbox().is_empty(), "there is nothing to acknowledge twice");
+    deliver_everything(&mut pair.receiver, pair.now);
+    assert!(pair.receiver.outbox().is_empty(), "nothing is acknowledged twice");
 }
 
 #[test]
-fn a_session_that_goes_on_in_the_middle_of_a_batch_gets_all_of_it_and_skips_what_it_has() {
-    let mut pair = Pair::open(3);
+fn resuming_inside_a_batch_skips_known_datagrams() {
+    let mut pair = SessionPair::open(3);
     let sent = batch(0, 5);
     pair.sender.send_batch(&sent).unwrap();
-    assert_eq!(pair.sender.wants(), Some(Position(5)));
+    assert_eq!(pair.sender.next_position(), Some(Position(5)));
     assert_eq!(pair.flow_up(), Ok(Some(delivery(&sent, 3))));
 }
 
 #[test]
-fn what_does_not_hold_the_wanted_position_is_not_sent() {
-    let mut pair = Pair::open(5);
+fn data_without_the_next_position_is_not_sent() {
+    let mut pair = SessionPair::open(5);
     for (first, end) in [(0, 5), (6, 8)] {
-        let out_of_turn = Err(OutOfTurn { first: Position(first), end: Position(end) });
+        let out_of_turn = Err(OutOfOrder { first: Position(first), end: Position(end) });
         assert_eq!(pair.sender.send_batch(&batch(first, end)), out_of_turn);
         assert_eq!(pair.sender.send_gap(gap(first, end)), out_of_turn);
     }
     assert!(pair.sender.outbox().is_empty());
-    assert_eq!(pair.sender.wants(), Some(Position(5)));
+    assert_eq!(pair.sender.next_position(), Some(Position(5)));
 }
 
 #[test]
-fn a_repeated_batch_is_counted_and_acknowledged_but_not_delivered() {
-    let mut pair = Pair::open(5);
+fn a_duplicate_batch_is_not_delivered_again() {
+    let mut pair = SessionPair::open(5);
     let repeated = Message::Data(batch(1, 5).bytes().clone());
-    assert_eq!(pair.say_to_receiver(repeated), Ok(Some(ReceiverEvent::Repeat { datagrams: 4 })));
+    assert_eq!(pair.send_to_receiver(repeated), Ok(Some(ReceiverEvent::Duplicate { datagrams: 4 })));
     assert!(pair.receiver.wants_bytes());
     assert_eq!(written(pair.receiver.outbox()), bytes_of(Message::Ack(Position(5))));
 }
 
 #[test]
-fn a_hole_ends_the_session_and_both_sides_know_why() {
-    let mut pair = Pair::open(5);
+fn a_hole_ends_the_session_on_both_sides() {
+    let mut pair = SessionPair::open(5);
     let hole = SessionError::Hole { expected: Position(5), found: Position(6) };
-    assert_eq!(pair.say_to_receiver(Message::Data(batch(6, 8).bytes().clone())), Err(hole.clone()));
+    assert_eq!(pair.send_to_receiver(Message::Data(batch(6, 8).bytes().clone())), Err(hole.clone()));
     let refusal = pair.refusal();
     assert_eq!(refusal, Refusal::new(RefusalCode::BrokenProtocol, &hole.to_string()));
-    assert_eq!(refusal.text(), "the other side left out positions 5 to 6 without a GAP");
-    assert!(Pair::open(5).say_to_receiver(Message::Gap(gap(6, 8))).is_err());
+    assert_eq!(refusal.text(), "the other side skipped positions 5 to 6 without a GAP");
+    assert!(SessionPair::open(5).send_to_receiver(Message::Gap(gap(6, 8))).is_err());
 }
 
 #[test]
-fn a_gap_takes_the_place_of_its_positions() {
-    let mut pair = Pair::open(0);
+fn a_gap_replaces_its_positions() {
+    let mut pair = SessionPair::open(0);
     pair.sender.send_gap(gap(0, 9)).unwrap();
     pair.sender.send_batch(&batch(9, 10)).unwrap();
     assert_eq!(pair.flow_up(), Ok(Some(ReceiverEvent::Gap(gap(0, 9)))));
-    assert_eq!(pair.receiver.poll_event(), Ok(None), "a gap is to be acknowledged too");
-    all_is_delivered(&mut pair.receiver, pair.now);
+    assert_eq!(pair.receiver.poll_event(), Ok(None), "a gap needs an acknowledgement, too");
+    deliver_everything(&mut pair.receiver, pair.now);
     assert_eq!(pair.flow_down(), Ok(Some(acknowledged(9))));
     assert_eq!(pair.receiver.poll_event(), Ok(Some(delivery(&batch(9, 10), 0))));
 }
 
 #[test]
-fn of_a_gap_only_what_is_news_is_handed_out() {
-    let mut pair = Pair::open(5);
-    assert_eq!(pair.say_to_receiver(Message::Gap(gap(2, 5))), Ok(None));
+fn only_the_new_part_of_a_gap_is_returned() {
+    let mut pair = SessionPair::open(5);
+    assert_eq!(pair.send_to_receiver(Message::Gap(gap(2, 5))), Ok(None));
     assert_eq!(written(pair.receiver.outbox()), bytes_of(Message::Ack(Position(5))));
-    assert_eq!(pair.say_to_receiver(Message::Gap(gap(2, 8))), Ok(Some(ReceiverEvent::Gap(gap(5, 8)))));
+    assert_eq!(pair.send_to_receiver(Message::Gap(gap(2, 8))), Ok(Some(ReceiverEvent::Gap(gap(5, 8)))));
 }
 
 #[test]
-fn the_window_closes_when_it_is_full_and_opens_with_an_acknowledgement() {
-    let mut pair = Pair::new(0);
+fn an_acknowledgement_opens_a_full_window() {
+    let mut pair = SessionPair::new(0);
     let sent = [batch(0, 2), batch(2, 4)];
     let window = u32::try_from(sent[0].bytes().len() + 1).unwrap();
-    pair.say_to_sender(Message::Welcome(welcome(0, window))).unwrap();
+    pair.send_to_sender(Message::Welcome(welcome(0, window))).unwrap();
     for batch in &sent {
-        assert_eq!(pair.sender.wants(), Some(batch.first()));
+        assert_eq!(pair.sender.next_position(), Some(batch.first()));
         pair.sender.send_batch(batch).unwrap();
     }
-    assert_eq!(pair.sender.wants(), None);
-    assert_eq!(pair.say_to_sender(Message::Ack(Position(1))), Ok(Some(acknowledged(1))));
-    assert_eq!(pair.sender.wants(), None, "the first batch is not acknowledged as a whole");
-    assert_eq!(pair.say_to_sender(Message::Ack(Position(2))), Ok(Some(acknowledged(2))));
-    assert_eq!(pair.sender.wants(), Some(Position(4)));
+    assert_eq!(pair.sender.next_position(), None);
+    assert_eq!(pair.send_to_sender(Message::Ack(Position(1))), Ok(Some(acknowledged(1))));
+    assert_eq!(pair.sender.next_position(), None, "the first batch is not acknowledged as a whole");
+    assert_eq!(pair.send_to_sender(Message::Ack(Position(2))), Ok(Some(acknowledged(2))));
+    assert_eq!(pair.sender.next_position(), Some(Position(4)));
 }
 
 #[test]
 fn the_outbox_never_holds_more_than_its_limit() {
-    let mut pair = Pair::open(0);
-    while let Some(position) = pair.sender.wants() {
+    let mut pair = SessionPair::open(0);
+    while let Some(position) = pair.sender.next_position() {
         pair.sender.send_batch(&batch_of(position.0, 1, 65_507)).unwrap();
     }
     let length = pair.sender.outbox().len();
     assert!(length > OUTBOX_MAX / 2 && length <= OUTBOX_MAX);
     written(pair.sender.outbox());
-    assert!(pair.sender.wants().is_some());
+    assert!(pair.sender.next_position().is_some());
 }
 
 #[test]
-fn a_late_acknowledgement_is_ignored_and_one_of_what_was_never_sent_is_an_error() {
-    let mut pair = Pair::open(5);
+fn only_sent_positions_can_be_acknowledged() {
+    let mut pair = SessionPair::open(5);
     pair.sender.send_batch(&batch(5, 7)).unwrap();
-    assert_eq!(pair.say_to_sender(Message::Ack(Position(3))), Ok(None));
-    assert_eq!(pair.say_to_sender(Message::Ack(Position(7))), Ok(Some(acknowledged(7))));
-    assert_eq!(pair.say_to_sender(Message::Ack(Position(7))), Ok(None));
+    assert_eq!(pair.send_to_sender(Message::Ack(Position(3))), Ok(None));
+    assert_eq!(pair.send_to_sender(Message::Ack(Position(7))), Ok(Some(acknowledged(7))));
+    assert_eq!(pair.send_to_sender(Message::Ack(Position(7))), Ok(None));
     let too_much = SessionError::AcknowledgedTooMuch { acknowledged: Position(8), sent: Position(7) };
-    assert_eq!(pair.say_to_sender(Message::Ack(Position(8))), Err(too_much));
-    assert_eq!(pair.sender.wants(), None);
+    assert_eq!(pair.send_to_sender(Message::Ack(Position(8))), Err(too_much));
+    assert_eq!(pair.sender.next_position(), None);
 }
 
 #[test]
-fn one_batch_at_a_time_is_handed_out() {
-    let mut pair = Pair::open(0);
+fn one_batch_is_returned_at_a_time() {
+    let mut pair = SessionPair::open(0);
     let sent = [batch(0, 2), batch(2, 4)];
     for batch in &sent {
         pair.sender.send_batch(batch).unwrap();
@@ -302,18 +304,18 @@ fn one_batch_at_a_time_is_handed_out() {
     assert_eq!(pair.flow_up(), Ok(Some(delivery(&sent[0], 0))));
     assert!(!pair.receiver.wants_bytes());
     assert_eq!(pair.receiver.poll_event(), Ok(None));
-    all_is_delivered(&mut pair.receiver, pair.now);
+    deliver_everything(&mut pair.receiver, pair.now);
     assert_eq!(pair.receiver.poll_event(), Ok(Some(delivery(&sent[1], 0))));
 }
 
 #[test]
-fn an_acknowledgement_waits_a_moment_for_others() {
-    let mut pair = Pair::open(0);
+fn an_acknowledgement_waits_for_the_ack_delay() {
+    let mut pair = SessionPair::open(0);
     for first in 0..2 {
         pair.sender.send_batch(&batch(first, first + 1)).unwrap();
         assert!(matches!(pair.flow_up(), Ok(Some(ReceiverEvent::Batch { .. }))));
         pair.receiver.acknowledge(Position(first + 1), pair.now);
-        pair.receiver.go_on(pair.now);
+        pair.receiver.resume_reading(pair.now);
         assert!(pair.receiver.outbox().is_empty());
         assert_eq!(
             pair.receiver.poll_timeout(),
@@ -325,8 +327,8 @@ fn an_acknowledgement_waits_a_moment_for_others() {
 }
 
 #[test]
-fn many_bytes_are_acknowledged_at_once() {
-    let mut pair = Pair::open(0);
+fn ack_bytes_are_acknowledged_at_once() {
+    let mut pair = SessionPair::open(0);
     let mut sent = 0;
     for first in 0.. {
         let batch = batch_of(first, 1, 60_000);
@@ -334,7 +336,7 @@ fn many_bytes_are_acknowledged_at_once() {
         pair.sender.send_batch(&batch).unwrap();
         assert!(matches!(pair.flow_up(), Ok(Some(ReceiverEvent::Batch { .. }))));
         pair.receiver.acknowledge(Position(first + 1), pair.now);
-        pair.receiver.go_on(pair.now);
+        pair.receiver.resume_reading(pair.now);
         if sent >= ACK_BYTES {
             assert_eq!(written(pair.receiver.outbox()), bytes_of(Message::Ack(Position(first + 1))));
             break;
@@ -344,14 +346,14 @@ fn many_bytes_are_acknowledged_at_once() {
 }
 
 #[test]
-fn of_many_acknowledgements_only_the_newest_is_written() {
-    let mut pair = Pair::open(0);
+fn only_the_newest_acknowledgement_is_written() {
+    let mut pair = SessionPair::open(0);
     for first in 0..3 {
         pair.sender.send_batch(&batch(first, first + 1)).unwrap();
     }
     pair.flow_up().unwrap();
     for _ in 0..3 {
-        all_is_delivered(&mut pair.receiver, pair.now);
+        deliver_everything(&mut pair.receiver, pair.now);
         pair.receiver.poll_event().unwrap();
     }
     assert_eq!(written(pair.receiver.outbox()), bytes_of(Message::Ack(Position(3))));
@@ -359,224 +361,18 @@ fn of_many_acknowledgements_only_the_newest_is_written() {
 }
 
 #[test]
-fn an_idle_pair_pings_once_in_each_heartbeat_and_lives() {
-    let mut pair = Pair::open(0);
-    for _ in 0..100 {
-        assert_eq!(pair.sender.poll_timeout(), Some(pair.now + HEARTBEAT));
-        assert_eq!(pair.receiver.poll_timeout(), Some(pair.now + HEARTBEAT));
-        pair.wait(HEARTBEAT);
-        assert_eq!(pair.sender.outbox().len(), bytes_of(Message::Ping).len());
-        assert_eq!(pair.receiver.outbox().len(), bytes_of(Message::Ping).len());
-        assert_eq!(pair.flow_up(), Ok(None));
-        assert_eq!(pair.flow_down(), Ok(None));
-    }
-}
-
-#[test]
-fn pings_do_not_pile_up_behind_what_cannot_be_written() {
-    let mut pair = Pair::open(0);
-    pair.sender.send_batch(&batch(0, 1)).unwrap();
-    let length = pair.sender.outbox().len();
-    for _ in 0..2 {
-        pair.wait(HEARTBEAT);
-    }
-    assert_eq!(pair.sender.outbox().len(), length);
-    assert_eq!(pair.receiver.outbox().len(), bytes_of(Message::Ping).len());
-}
-
-#[test]
-fn a_silent_side_is_given_up_after_three_heartbeats_and_not_before() {
-    let mut pair = Pair::open(0);
-    let moment = Duration::from_millis(1);
-    for wait in [HEARTBEAT, HEARTBEAT, Duration::from_millis(4999)] {
-        pair.wait(wait);
-        assert_eq!(pair.sender.poll_event(), Ok(None));
-        assert_eq!(pair.receiver.poll_event(), Ok(None));
-    }
-    assert_eq!(pair.sender.poll_timeout(), Some(pair.now + moment));
-    pair.wait(moment);
-    let silent = SessionError::Silent(3 * HEARTBEAT);
-    assert_eq!(pair.sender.poll_event(), Err(silent.clone()));
-    assert_eq!(pair.receiver.poll_event(), Err(silent.clone()));
-    assert_eq!(
-        silent.to_string(),
-        "nothing was heard from the other side for 15s: its host, its service or the way there is down"
-    );
-}
-
-#[test]
-fn a_receiver_that_never_answers_hello_is_given_up_too() {
-    let mut pair = Pair::new(0);
-    pair.wait(3 * HEARTBEAT);
-    assert!(matches!(pair.sender.poll_event(), Err(SessionError::Silent(_))));
-    assert_eq!(pair.receiver.poll_timeout(), None, "before HELLO there is no heartbeat to judge by");
-}
-
-#[test]
-fn silence_since_the_welcome_is_noticed() {
-    let mut pair = Pair::open(0);
-    assert!(!pair.receiver.is_unheard(pair.now));
-    pair.wait(3 * HEARTBEAT);
-    assert!(matches!(pair.receiver.poll_event(), Err(SessionError::Silent(_))));
-    assert!(pair.receiver.is_unheard(pair.now));
-    let mut pair = Pair::open(0);
-    pair.receiver.handle_bytes(&[0], pair.now);
-    assert!(!pair.receiver.is_unheard(pair.now + 3 * HEARTBEAT), "half a message came");
-}
-
-#[test]
 fn sent_data_is_unacknowledged_until_its_end() {
-    let mut pair = Pair::open(0);
+    let mut pair = SessionPair::open(0);
     assert!(!pair.sender.has_unacknowledged());
     pair.sender.send_batch(&batch(0, 4)).unwrap();
-    pair.say_to_sender(Message::Ack(Position(3))).unwrap();
+    pair.send_to_sender(Message::Ack(Position(3))).unwrap();
     assert!(pair.sender.has_unacknowledged());
-    pair.say_to_sender(Message::Ack(Position(4))).unwrap();
+    pair.send_to_sender(Message::Ack(Position(4))).unwrap();
     assert!(!pair.sender.has_unacknowledged());
 }
 
 #[test]
-fn half_a_message_is_a_sign_of_life() {
-    let mut pair = Pair::open(0);
-    pair.sender.send_batch(&batch(0, 1)).unwrap();
-    for byte in written(pair.sender.outbox()).iter().take(40) {
-        pair.now += 2 * HEARTBEAT;
-        pair.receiver.handle_bytes(&[*byte], pair.now);
-        pair.receiver.handle_timeout(pair.now);
-        assert_eq!(pair.receiver.poll_event(), Ok(None));
-    }
-}
-
-#[test]
-fn a_delivery_that_takes_long_is_nobodys_death() {
-    let mut pair = Pair::open(0);
-    pair.sender.send_batch(&batch(0, 1)).unwrap();
-    assert_eq!(pair.flow_up(), Ok(Some(delivery(&batch(0, 1), 0))));
-    for _ in 0..50 {
-        pair.wait(HEARTBEAT);
-        written(pair.sender.outbox());
-        assert_eq!(pair.receiver.poll_event(), Ok(None));
-        assert!(!pair.receiver.outbox().is_empty(), "the sender hears that the receiver lives");
-        assert_eq!(pair.flow_down(), Ok(None));
-    }
-    all_is_delivered(&mut pair.receiver, pair.now);
-    pair.wait(2 * HEARTBEAT);
-    assert_eq!(pair.receiver.poll_event(), Ok(None), "the sender has its whole time again");
-    pair.wait(HEARTBEAT);
-    assert!(matches!(pair.receiver.poll_event(), Err(SessionError::Silent(_))));
-}
-
-#[test]
-fn a_refusal_reaches_the_sender_and_ends_both_sides() {
-    let mut pair = Pair::new(0);
-    pair.flow_up().unwrap();
-    pair.receiver.refuse(RefusalCode::StorageFailed, "no space left");
-    assert_eq!(pair.refusal().code(), RefusalCode::StorageFailed);
-    assert_eq!((pair.sender.poll_timeout(), pair.receiver.poll_timeout()), (None, None));
-    assert!(!pair.receiver.wants_bytes());
-    pair.receiver.refuse(RefusalCode::Superseded, "again");
-    assert!(pair.receiver.outbox().is_empty(), "a session ends once");
-}
-
-#[test]
-fn a_refusal_in_mid_session_still_acknowledges_what_was_delivered() {
-    let mut pair = Pair::open(0);
-    pair.sender.send_batch(&batch(0, 2)).unwrap();
-    pair.flow_up().unwrap();
-    all_is_delivered(&mut pair.receiver, pair.now);
-    pair.receiver.refuse(RefusalCode::Superseded, "a newer connection of this sender is open");
-    assert_eq!(pair.flow_down(), Ok(Some(acknowledged(2))));
-    assert_eq!(pair.refusal().code(), RefusalCode::Superseded);
-}
-
-#[test]
-fn a_hello_of_another_version_is_refused_with_both_versions_named() {
-    let mut pair = Pair::new(0);
-    let mut hello = bytes_of(Message::Hello(hello(0)));
-    hello[6] = 9;
-    pair.receiver.handle_bytes(&hello, pair.now);
-    assert!(matches!(pair.receiver.poll_event(), Err(SessionError::Version(_))));
-    let refusal = pair.refusal();
-    assert_eq!(refusal.code(), RefusalCode::UnsupportedVersion);
-    assert_eq!(refusal.text(), "protocol version 9 is not spoken here, only version 1");
-}
-
-#[test]
-fn garbage_ends_the_session_with_a_sentence_that_names_what_came() {
-    let mut pair = Pair::open(0);
-    pair.receiver.handle_bytes(b"GET / HTTP/1.1\r\n\r\n", pair.now);
-    let error = pair.receiver.poll_event().unwrap_err();
-    assert_eq!(error.to_string(), "the other side sent a message of the unknown type 47");
-    assert_eq!(pair.refusal().code(), RefusalCode::BrokenProtocol);
-
-    let mut pair = Pair::open(0);
-    pair.sender.handle_bytes(&[0xFF; 20], pair.now);
-    assert!(matches!(pair.sender.poll_event(), Err(SessionError::Framing(_))));
-    assert_eq!(pair.sender.poll_event(), Ok(None));
-}
-
-#[test]
-fn data_that_is_no_whole_batch_of_this_stream_is_never_handed_out() {
-    let good = batch(0, 3).bytes().to_vec();
-    for bit in 0..good.len() * 8 {
-        let mut bytes = good.clone();
-        bytes[bit / 8] ^= 1 << (bit % 8);
-        let refused = Pair::open(0).say_to_receiver(Message::Data(bytes.into()));
-        assert!(matches!(refused, Err(SessionError::Batch(_))), "bit {bit}");
-    }
-    let other = {
-        let mut builder = BatchBuilder::new(StreamId([8; 16]), Compression::None);
-        let address = "192.0.2.1:1".parse().unwrap();
-        let datagram = Datagram { exporter: address, local: address, arrival: Timestamp(1), payload: b"x" };
-        builder.push(&datagram).unwrap();
-        builder.finish(Position(0)).unwrap()
-    };
-    let refused = Pair::open(0).say_to_receiver(Message::Data(other.bytes().clone()));
-    assert!(matches!(refused, Err(SessionError::Batch(_))));
-}
-
-#[test]
-fn a_message_out_of_place_ends_the_session() {
-    let ack = || Message::Ack(Position(0));
-    let welcome = || Message::Welcome(welcome(0, 1));
-    for message in [ack(), Message::Ping, Message::Goodbye, Message::Gap(gap(0, 1)), welcome()] {
-        let mut pair = Pair::new(0);
-        let refused = pair.say_to_receiver(message);
-        assert!(matches!(refused, Err(SessionError::Unexpected { .. })), "{refused:?}");
-    }
-    for message in [ack(), welcome(), Message::Hello(hello(0))] {
-        let refused = Pair::open(0).say_to_receiver(message);
-        assert!(matches!(refused, Err(SessionError::Unexpected { .. })), "{refused:?}");
-    }
-    for message in [welcome(), Message::Hello(hello(0)), Message::Gap(gap(0, 1))] {
-        let refused = Pair::open(0).say_to_sender(message);
-        assert!(matches!(refused, Err(SessionError::Unexpected { .. })), "{refused:?}");
-    }
-    assert_eq!(
-        Pair::new(0).say_to_sender(ack()).unwrap_err().to_string(),
-        "the other side sent ACK before WELCOME"
-    );
-}
-
-#[test]
-fn a_goodbye_of_either_side_ends_both_in_good_order() {
-    let mut pair = Pair::open(0);
-    pair.sender.send_batch(&batch(0, 1)).unwrap();
-    pair.sender.goodbye();
-    assert_eq!((pair.sender.wants(), pair.sender.poll_timeout()), (None, None));
-    assert_eq!(pair.flow_up(), Ok(Some(delivery(&batch(0, 1), 0))));
-    all_is_delivered(&mut pair.receiver, pair.now);
-    assert_eq!(pair.receiver.poll_event(), Ok(Some(ReceiverEvent::Goodbye)));
-    assert_eq!(pair.say_to_receiver(Message::Ping), Ok(None), "what follows a goodbye is not looked at");
-
-    let mut pair = Pair::open(0);
-    pair.receiver.goodbye();
-    assert_eq!(pair.flow_down(), Ok(Some(SenderEvent::Goodbye)));
-    assert_eq!(pair.sender.wants(), None);
-}
-
-#[test]
-fn an_outbox_gives_the_same_bytes_however_they_are_taken() {
+fn an_outbox_is_read_in_steps_of_any_size() {
     let fill = || {
         let mut outbox = Outbox::default();
         outbox.push(Message::Ping);
@@ -586,23 +382,16 @@ fn an_outbox_gives_the_same_bytes_however_they_are_taken() {
     };
     let whole = written(&mut fill());
     for step in 1..=whole.len() {
-        let (mut outbox, mut taken) = (fill(), Vec::new());
+        let (mut outbox, mut read) = (fill(), Vec::new());
         while outbox.has_remaining() {
             let mut slices = [IoSlice::new(&[]); 3];
             let count = outbox.chunks_vectored(&mut slices);
             let visible: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect();
             let now = step.min(visible.len());
-            taken.extend_from_slice(&visible[..now]);
+            read.extend_from_slice(&visible[..now]);
             outbox.advance(now);
-            assert_eq!(outbox.len() + taken.len(), whole.len());
+            assert_eq!(outbox.len() + read.len(), whole.len());
         }
-        assert_eq!(taken, whole, "in steps of {step}");
+        assert_eq!(read, whole, "in steps of {step}");
     }
-}
-
-#[test]
-fn every_sentence_of_an_error_fits_into_a_refusal() {
-    let longest = Position(u64::MAX);
-    let error = SessionError::AcknowledgedTooMuch { acknowledged: longest, sent: longest };
-    assert!(error.to_string().len() < REFUSAL_TEXT_MAX);
 }

@@ -1,4 +1,4 @@
-//! What both sides of a session are made of: bytes to messages, messages to bytes, and the clocks.
+//! The parts that both sides of a session share: decoder, outbox and timers.
 
 use std::time::Instant;
 
@@ -6,12 +6,12 @@ use crate::framing::{Decoder, Message};
 use crate::session::liveness::Liveness;
 use crate::session::{Outbox, SessionError};
 
-/// One side's end of the connection.
+/// Decoder, outbox and timers of one side of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Wire {
     decoder: Decoder,
     pub(super) outbox: Outbox,
-    /// `None` before the heartbeat is agreed and after the end.
+    /// Timers; `None` before the heartbeat is agreed and after the end of the session.
     pub(super) liveness: Option<Liveness>,
 }
 
@@ -21,14 +21,14 @@ impl Wire {
         if let Some(liveness) = &mut self.liveness
             && !bytes.is_empty()
         {
-            liveness.heard(now);
+            liveness.note_bytes(now);
         }
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         let Some(liveness) = &mut self.liveness else { return };
-        // What still waits in the outbox is a sign of life too, and pings must not pile up behind it.
-        if liveness.look_at_clock(now) && self.outbox.is_empty() {
+        // Unwritten messages are a sign of life, too, and PINGs must not accumulate behind them.
+        if liveness.advance_clock(now) && self.outbox.is_empty() {
             self.outbox.push(Message::Ping);
         }
     }
@@ -37,12 +37,13 @@ impl Wire {
         self.liveness.as_ref().map(Liveness::poll_timeout)
     }
 
-    /// The next message; `None` means that more bytes are needed.
+    /// Returns the next message; `None` means that more bytes are needed. Fails if the peer is silent for too
+    /// long.
     pub(super) fn next_message(&mut self) -> Result<Option<Message>, SessionError> {
         let message = self.decoder.next_message()?;
         match &self.liveness {
-            Some(liveness) if message.is_none() && liveness.is_gone() => {
-                Err(SessionError::Silent(liveness.patience()))
+            Some(liveness) if message.is_none() && liveness.is_peer_dead() => {
+                Err(SessionError::Silent(liveness.silence_limit()))
             }
             _ => Ok(message),
         }

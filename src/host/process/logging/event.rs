@@ -1,4 +1,4 @@
-//! An event that outlives the call that logged it: its fields as text, to be written by another thread.
+//! A copy of a log event, with its fields as text, which another thread writes.
 
 use core::cell::Cell;
 use core::fmt;
@@ -9,10 +9,10 @@ use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
-/// Most fields of one event. Events of this program have fewer than ten.
+/// Fields of one event, at most. Events of these programs have fewer than ten.
 const FIELDS_MAX: usize = 32;
 
-/// An event with all of its fields, as the journal and text show them.
+/// An event with all of its fields as text.
 #[derive(Debug)]
 pub(super) struct StoredEvent {
     metadata: &'static Metadata<'static>,
@@ -21,20 +21,20 @@ pub(super) struct StoredEvent {
 }
 
 thread_local! {
-    /// When the event was logged that this thread is writing.
+    /// The time of the event that this thread is writing.
     static LOGGED: Cell<Option<SystemTime>> = const { Cell::new(None) };
 }
 
 impl StoredEvent {
-    /// Copies an event. Spans are not kept: this program has none.
+    /// Copies an event without its spans: these programs have none.
     pub(super) fn of(event: &Event<'_>) -> Self {
-        let mut fields = Fields(Vec::new());
+        let mut fields = FieldTexts(Vec::new());
         event.record(&mut fields);
         debug_assert!(fields.0.len() <= FIELDS_MAX, "{event:?}");
         Self { metadata: event.metadata(), fields: fields.0, time: SystemTime::now() }
     }
 
-    /// Passes the event on to `subscriber`, whose [`TimeOfEvent`] is the time at which it was logged.
+    /// Sends the event to `subscriber`. [`TimeOfEvent`] writes the time at which the event was logged.
     pub(super) fn replay(&self, subscriber: &dyn Subscriber) {
         let texts: Vec<_> = self.fields.iter().map(|(field, text)| (field, display(text))).collect();
         let Some((first, _)) = texts.first() else { return };
@@ -48,9 +48,9 @@ impl StoredEvent {
     }
 }
 
-struct Fields(Vec<(Field, String)>);
+struct FieldTexts(Vec<(Field, String)>);
 
-impl Visit for Fields {
+impl Visit for FieldTexts {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.0.push((field.clone(), value.to_owned()));
     }
@@ -60,7 +60,7 @@ impl Visit for Fields {
     }
 }
 
-/// Writes the time at which the replayed event was logged. RFC 3339, in UTC, with microseconds.
+/// Writes the time at which the replayed event was logged: RFC 3339, UTC, with microseconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TimeOfEvent;
 
@@ -82,13 +82,13 @@ mod tests {
     use super::*;
 
     /// Level and fields of an event.
-    type Shown = (tracing::Level, Vec<(String, String)>);
+    type LevelAndFields = (tracing::Level, Vec<(String, String)>);
 
     /// Keeps each event.
     #[derive(Clone, Default)]
-    struct Seen(Arc<Mutex<Vec<Shown>>>);
+    struct EventRecorder(Arc<Mutex<Vec<LevelAndFields>>>);
 
-    impl<S: Subscriber> Layer<S> for Seen {
+    impl<S: Subscriber> Layer<S> for EventRecorder {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
             let stored = StoredEvent::of(event);
             let fields = stored.fields.iter().map(|(field, text)| (field.name().to_owned(), text.clone()));
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn replaying_an_event_keeps_level_and_fields() {
-        let (direct, replayed) = (Seen::default(), Seen::default());
+        let (direct, replayed) = (EventRecorder::default(), EventRecorder::default());
         let registry = tracing_subscriber::registry();
         tracing::subscriber::with_default(registry.with(direct.clone()), log);
         let inner = tracing_subscriber::registry().with(replayed.clone());

@@ -1,7 +1,7 @@
-//! Where log lines go: to the journal with all their fields if stderr leads there, else to stderr as text.
+//! Writes log lines: to the journal with all fields if stderr is connected to it, else to stderr as text.
 //!
-//! A thread of its own writes them, so that a reader that is stuck (a full pipe, a stopped journald) never stops the loop
-//! that logs. [`queue`] bounds what waits for it.
+//! A separate thread writes them, so that a blocked reader (a full pipe, a stopped journald) never blocks the
+//! thread that logs. [`queue`] bounds the waiting lines.
 
 mod event;
 mod queue;
@@ -20,20 +20,20 @@ use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, Layer, fmt as text};
 
 use crate::host::process::logging::event::{StoredEvent, TimeOfEvent};
-use crate::host::process::logging::queue::{Entry, LogQueue};
+use crate::host::process::logging::queue::{LogEntry, LogQueue};
 use crate::limits::LOG_FLUSH;
 
-/// The queue of this process; inside, `None` if the thread that would write its entries could not be started.
+/// The queue of this process. The inner value is `None` if the writing thread could not be started.
 static QUEUE: OnceLock<Option<Arc<LogQueue>>> = OnceLock::new();
 
 /// Name of the thread that writes the log.
 const WRITER: &str = "log";
 
-/// Starts logging, if that was not done yet; to be called before anything is logged.
+/// Starts logging unless it is started already. Programs call this before they log anything.
 ///
-/// `RUST_LOG` chooses what is shown, `info` and above by default. Each event is a sentence that says it all. In the journal
-/// the event's fields are fields of the entry, their names in capitals. Text carries the time, which a service manager's
-/// log would add itself; colours are for terminals.
+/// `RUST_LOG` selects the levels, by default `info` and above. The message of an event is complete without
+/// its fields. In the journal the fields become fields of the entry, with names in capitals. Text lines have
+/// a time stamp, unless the journal adds it. Only terminals get colours.
 pub fn start() {
     QUEUE.get_or_init(|| {
         let queue = Arc::new(LogQueue::default());
@@ -45,17 +45,17 @@ pub fn start() {
     });
 }
 
-/// Logs `lines` as they are, each with its line end, on stderr.
+/// Writes `lines`, each with its line end, to stderr unchanged.
 pub fn print(lines: String) {
     match QUEUE.get() {
-        Some(Some(queue)) => queue.push(Entry::Text(lines)),
-        // The exit code is all that is left if this fails.
+        Some(Some(queue)) => queue.push(LogEntry::Text(lines)),
+        // If this fails, only the exit code reports the error.
         _ => drop(io::stderr().write_all(lines.as_bytes())),
     }
 }
 
-/// Waits until everything that was logged is written, but not for longer than [`LOG_FLUSH`]. To be called before the
-/// process ends or becomes another program.
+/// Waits until all log lines are written, at most for [`LOG_FLUSH`]. Programs call this before they exit or
+/// execute another program.
 pub fn finish() {
     if let Some(Some(queue)) = QUEUE.get() {
         queue.drain(LOG_FLUSH);
@@ -67,7 +67,7 @@ struct Queueing(Arc<LogQueue>);
 
 impl<S: Subscriber> Layer<S> for Queueing {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let entry = Entry::Event(StoredEvent::of(event));
+        let entry = LogEntry::Event(StoredEvent::of(event));
         if thread::current().name() == Some(WRITER) {
             self.0.push_report(entry);
         } else {
@@ -76,19 +76,19 @@ impl<S: Subscriber> Layer<S> for Queueing {
     }
 }
 
-/// Writes what is queued, for as long as the process lives. Connecting with the journal may block as well.
+/// Writes queued entries until the process ends. It also connects to the journal, because that may block.
 fn write_entries(queue: &LogQueue) {
     let is_journal = stderr_is_the_journal();
     let destination = if is_journal { "the journal" } else { "stderr" };
     let subscriber = subscriber(is_journal);
     loop {
         match queue.next() {
-            Entry::Event(event) => event.replay(&*subscriber),
-            // The exit code is all that is left if this fails.
-            Entry::Text(lines) => drop(io::stderr().write_all(lines.as_bytes())),
+            LogEntry::Event(event) => event.replay(&*subscriber),
+            // If this fails, only the exit code reports the error.
+            LogEntry::Text(lines) => drop(io::stderr().write_all(lines.as_bytes())),
         }
         if let Some(dropped) = queue.take_dropped() {
-            tracing::warn!(dropped, "{destination} was blocked: {dropped} log lines were dropped");
+            tracing::warn!(dropped, "{destination} was blocked: {dropped} log lines dropped");
         }
     }
 }
@@ -104,7 +104,7 @@ fn subscriber(is_journal: bool) -> Box<dyn Subscriber + Send + Sync> {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
-        // It would report a closed stderr on stderr, and panic.
+        // Otherwise it would report a closed stderr on stderr, and panic.
         .log_internal_errors(false)
         .fmt_fields(debug_fn(write_sentence));
     if is_journal {
@@ -114,16 +114,17 @@ fn subscriber(is_journal: bool) -> Box<dyn Subscriber + Send + Sync> {
     }
 }
 
-/// Whether stderr is the stream that the service manager connected with the journal: `JOURNAL_STREAM` names it by device
-/// and inode (systemd.exec(5)), and may be left over in processes whose stderr leads elsewhere.
+/// Returns whether stderr is the stream that the service manager connected to the journal. `JOURNAL_STREAM`
+/// identifies it by device and inode (systemd.exec(5)). A child process may inherit the variable with another
+/// stderr.
 pub fn stderr_is_the_journal() -> bool {
     let Ok(stream) = env::var("JOURNAL_STREAM") else { return false };
     let Ok(stderr) = rustix::fs::fstat(io::stderr()) else { return false };
     stream == format!("{}:{}", stderr.st_dev, stderr.st_ino)
 }
 
-/// Writes the sentence of an event and leaves out its fields: they repeat what it says, for programs and for searching in
-/// the journal.
+/// Writes the message of an event without its fields: these repeat its values for programs and for searches
+/// in the journal.
 fn write_sentence(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
     if field.name() == "message" { write!(writer, "{value:?}") } else { Ok(()) }
 }
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_text_are_the_sentences_alone() {
+    fn text_lines_contain_only_the_message() {
         let page = Page::default();
         let written = page.clone();
         let lines = text::layer()

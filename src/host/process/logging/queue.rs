@@ -1,6 +1,6 @@
-//! Log lines between the loops that log them and the thread that writes them.
+//! The queue of log lines between the threads that log and the thread that writes.
 //!
-//! [`LogQueue::push`] never waits: a line that finds the queue full is dropped and counted.
+//! [`LogQueue::push`] never waits: if the queue is full, the line is dropped and counted.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,32 +11,32 @@ use crate::limits::LOG_QUEUE_MAX;
 
 /// One entry of the log.
 #[derive(Debug)]
-pub(super) enum Entry {
+pub(super) enum LogEntry {
     /// An event with its fields.
     Event(StoredEvent),
-    /// Text that goes to stderr as it is.
+    /// Text for stderr.
     Text(String),
 }
 
 /// Bounded queue of log entries, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct LogQueue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    entries: VecDeque<Entry>,
-    /// Entries dropped since the last report of it.
+struct QueueState {
+    entries: VecDeque<LogEntry>,
+    /// Entries dropped since the last report.
     dropped: u64,
-    /// The writer has taken an entry and not come back for the next one.
+    /// The writer has taken an entry and not returned for the next one.
     is_writing: bool,
 }
 
 impl LogQueue {
     /// Appends `entry`, or drops and counts it if the queue is full.
-    pub(super) fn push(&self, entry: Entry) {
+    pub(super) fn push(&self, entry: LogEntry) {
         let mut state = self.state();
         if state.entries.len() < LOG_QUEUE_MAX {
             state.entries.push_back(entry);
@@ -46,14 +46,14 @@ impl LogQueue {
         }
     }
 
-    /// Appends the report of dropped entries. Only the writer calls this, at most once for each entry that it takes, so the
-    /// queue exceeds its bound by one entry at most.
-    pub(super) fn push_report(&self, entry: Entry) {
+    /// Appends the report of dropped entries. Only the writer calls this, at most once per entry, so the
+    /// queue exceeds its bound by at most one entry.
+    pub(super) fn push_report(&self, entry: LogEntry) {
         self.state().entries.push_back(entry);
     }
 
-    /// Takes the oldest entry; blocks until there is one. The entry taken before counts as written from then on.
-    pub(super) fn next(&self) -> Entry {
+    /// Takes the oldest entry, and blocks until there is one. The entry taken before then counts as written.
+    pub(super) fn next(&self) -> LogEntry {
         let mut state = self.state();
         state.is_writing = false;
         self.changed.notify_all();
@@ -66,21 +66,21 @@ impl LogQueue {
         }
     }
 
-    /// Returns how many entries were dropped since this last returned a number, once half of the queue is free again.
-    /// Until then a report would only take the place of another entry.
+    /// Returns the number of dropped entries since the last report once half of the queue is free. Earlier, a
+    /// report would only displace another entry.
     pub(super) fn take_dropped(&self) -> Option<u64> {
         let mut state = self.state();
         let is_due = state.dropped > 0 && state.entries.len() <= LOG_QUEUE_MAX / 2;
         is_due.then(|| core::mem::take(&mut state.dropped))
     }
 
-    /// Waits until everything is written, for at most `patience`.
+    /// Waits until all entries are written, at most for `patience`.
     pub(super) fn drain(&self, patience: Duration) {
-        let is_busy = |state: &mut State| state.is_writing || !state.entries.is_empty();
+        let is_busy = |state: &mut QueueState| state.is_writing || !state.entries.is_empty();
         drop(self.changed.wait_timeout_while(self.state(), patience, is_busy));
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -94,15 +94,15 @@ mod tests {
 
     fn text(queue: &LogQueue) -> String {
         match queue.next() {
-            Entry::Text(text) => text,
-            Entry::Event(event) => panic!("{event:?}"),
+            LogEntry::Text(text) => text,
+            LogEntry::Event(event) => panic!("{event:?}"),
         }
     }
 
     fn filled() -> LogQueue {
         let queue = LogQueue::default();
         for number in 0..LOG_QUEUE_MAX + 3 {
-            queue.push(Entry::Text(number.to_string()));
+            queue.push(LogEntry::Text(number.to_string()));
         }
         queue
     }
@@ -116,7 +116,7 @@ mod tests {
         }
         assert_eq!(queue.take_dropped(), Some(3));
         assert_eq!(queue.take_dropped(), None);
-        queue.push(Entry::Text("next".to_owned()));
+        queue.push(LogEntry::Text("next".to_owned()));
         assert_eq!(text(&queue), "next");
     }
 
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn draining_waits_for_the_entry_being_written() {
         let queue = Arc::new(LogQueue::default());
-        queue.push(Entry::Text("last".to_owned()));
+        queue.push(LogEntry::Text("last".to_owned()));
         assert_eq!(text(&queue), "last");
         let draining = {
             let queue = queue.clone();
@@ -144,7 +144,7 @@ mod tests {
             std::thread::spawn(move || text(&queue))
         };
         draining.join().unwrap();
-        queue.push(Entry::Text("end".to_owned()));
+        queue.push(LogEntry::Text("end".to_owned()));
         assert_eq!(writer.join().unwrap(), "end");
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use nf_transport_core::netflow::{Recipient, Repeats};
 use tokio::time::Instant;
 
-use crate::config::{Source, WhenDown};
+use crate::config::{SourceAddress, WhenDown};
 use crate::receiver::output::destination::obstacle::{Obstacle, may_be_left_behind, unopened};
 use crate::receiver::output::destination::send_state::SendState;
 use crate::receiver::output::destination::{Destination, Run};
@@ -183,7 +183,7 @@ impl Destination {
         let SendOutcome { offered: asked, accepted: taken, as_one } = handed;
         // An unknown result counts as delivered: sending again might repeat datagrams.
         let has_gone = |gate: &mut QueueGuard| gate.is_same_socket().is_ok_and(|same| !same);
-        let refused = if self.settings.source == Source::Exporter {
+        let refused = if self.settings.source == SourceAddress::Exporter {
             if has_gone(gate) { taken } else { 0 }
         } else if taken < asked {
             usize::from(has_gone(gate))

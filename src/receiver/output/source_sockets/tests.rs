@@ -9,7 +9,7 @@ use crate::limits::PORT_IDLE;
 const SENDER: u64 = 1;
 const OTHER: u64 = 2;
 
-fn sources(collector: &UdpSocket, source: Source, bound: usize) -> SourceSockets {
+fn sources(collector: &UdpSocket, source: SourceAddress, bound: usize) -> SourceSockets {
     let budget = SocketBudget::new(NonZeroUsize::new(bound).unwrap(), usize::MAX);
     SourceSockets::new(collector.local_addr().unwrap(), source, false, &budget)
 }
@@ -41,7 +41,7 @@ fn open(sources: &SourceSockets) -> usize {
 #[tokio::test]
 async fn each_exporter_has_its_own_port() {
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut sources = sources(&collector, Source::Own, 2);
+    let mut sources = sources(&collector, SourceAddress::Own, 2);
     let first = seen(&mut sources, &collector, exporter(1));
     let second = seen(&mut sources, &collector, exporter(2));
     assert_ne!(first, second);
@@ -67,7 +67,7 @@ fn remember(sources: &mut SourceSockets, exporter: SocketAddr, port: u16) -> See
 #[tokio::test]
 async fn a_port_is_remembered_when_its_socket_closes() {
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut sources = sources(&collector, Source::Own, 2);
+    let mut sources = sources(&collector, SourceAddress::Own, 2);
     let exporters: Vec<_> = (1..=20).map(exporter).collect();
     let ports = exporters.iter().zip(fixed_ports());
     let remembered: Vec<_> = ports.map(|(exporter, port)| remember(&mut sources, *exporter, port)).collect();
@@ -83,7 +83,7 @@ async fn a_port_is_remembered_when_its_socket_closes() {
 #[tokio::test]
 async fn a_port_taken_meanwhile_is_replaced() {
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut sources = sources(&collector, Source::Own, 1);
+    let mut sources = sources(&collector, SourceAddress::Own, 1);
     let port = fixed_ports().next().unwrap();
     let before = remember(&mut sources, exporter(1), port);
     let _taken = UdpSocket::bind(before.seen_as).unwrap();
@@ -95,7 +95,7 @@ async fn a_port_taken_meanwhile_is_replaced() {
 #[tokio::test]
 async fn changing_ports_use_few_sockets() {
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut sources = sources(&collector, Source::Own, 1024);
+    let mut sources = sources(&collector, SourceAddress::Own, 1024);
     let other = seen(&mut sources, &collector, exporter(9));
     let mut local = HashSet::new();
     let from_port = |port| SocketAddr::from(([192, 0, 2, 1], port));
@@ -109,7 +109,7 @@ async fn changing_ports_use_few_sockets() {
 #[tokio::test(start_paused = true)]
 async fn an_idle_port_makes_room_for_a_new_one() {
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut sources = sources(&collector, Source::Own, 8);
+    let mut sources = sources(&collector, SourceAddress::Own, 8);
     let from_port = |port| SocketAddr::from(([192, 0, 2, 1], port));
     let all = [1, 2, 3, 4].map(|port| seen(&mut sources, &collector, from_port(port)));
     assert_eq!(all[2], all[3], "two have sockets of their own");
@@ -123,7 +123,7 @@ async fn an_idle_port_makes_room_for_a_new_one() {
 #[tokio::test]
 async fn two_senders_of_one_exporter_have_two_ports() {
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut sources = sources(&collector, Source::Own, 8);
+    let mut sources = sources(&collector, SourceAddress::Own, 8);
     let ports = [SENDER, OTHER].map(|sender| seen_of(&mut sources, &collector, sender, exporter(1)));
     assert_ne!(ports[0], ports[1]);
 }
@@ -131,7 +131,7 @@ async fn two_senders_of_one_exporter_have_two_ports() {
 #[tokio::test]
 async fn many_exporters_take_no_socket_of_others() {
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut sources = sources(&collector, Source::Own, 10);
+    let mut sources = sources(&collector, SourceAddress::Own, 10);
     seen_of(&mut sources, &collector, OTHER, exporter(1));
     for number in 1..=100 {
         seen(&mut sources, &collector, exporter(number));
@@ -143,7 +143,7 @@ async fn many_exporters_take_no_socket_of_others() {
 #[tokio::test]
 async fn remembered_ports_are_bounded() {
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut sources = sources(&collector, Source::Own, 1);
+    let mut sources = sources(&collector, SourceAddress::Own, 1);
     for number in 0..u32::try_from(PORTS_REMEMBERED).unwrap() + 100 {
         sources.socket(u64::from(number % 7), (number.to_be_bytes(), 1).into()).unwrap();
     }
@@ -154,7 +154,7 @@ async fn remembered_ports_are_bounded() {
 #[tokio::test]
 async fn shedding_closes_unused_sockets_first() {
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut sources = sources(&collector, Source::Own, 100);
+    let mut sources = sources(&collector, SourceAddress::Own, 100);
     let seen: Vec<_> = (0..10).map(|number| seen(&mut sources, &collector, exporter(number + 1))).collect();
     assert_eq!(sources.close_some(), 8);
     assert_eq!(sources.seen_as().last(), Some(&(exporter(3), seen[2])));
@@ -168,7 +168,7 @@ async fn shedding_closes_unused_sockets_first() {
 async fn a_smaller_share_applies_at_the_next_open() {
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
     let budget = SocketBudget::new(NonZeroUsize::new(100).unwrap(), 10);
-    let mut sources = SourceSockets::new(collector.local_addr().unwrap(), Source::Own, false, &budget);
+    let mut sources = SourceSockets::new(collector.local_addr().unwrap(), SourceAddress::Own, false, &budget);
     for number in 1..=10 {
         seen(&mut sources, &collector, exporter(number));
     }
@@ -180,7 +180,7 @@ async fn a_smaller_share_applies_at_the_next_open() {
 #[tokio::test]
 async fn link_local_and_other_family_are_not_borne() {
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let v4 = sources(&collector, Source::Exporter, 2);
+    let v4 = sources(&collector, SourceAddress::Exporter, 2);
     for (exporter, expected) in [
         ("192.0.2.1:9", true),
         ("127.0.0.5:9", true),
@@ -194,7 +194,7 @@ async fn link_local_and_other_family_are_not_borne() {
         assert_eq!(can_bear(v4.collector, exporter.parse().unwrap()), expected, "{exporter}");
     }
     let collector = UdpSocket::bind("[::1]:0").unwrap();
-    let v6 = sources(&collector, Source::Exporter, 2);
+    let v6 = sources(&collector, SourceAddress::Exporter, 2);
     assert!(can_bear(v6.collector, "[2001:db8::1]:9".parse().unwrap()));
     assert!(!can_bear(v6.collector, "[fe80::1]:9".parse().unwrap()));
 }

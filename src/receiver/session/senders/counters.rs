@@ -23,7 +23,7 @@ pub(crate) struct Counters {
 
 impl Counters {
     /// Adds delivered, denied, lost and unmatched datagrams.
-    pub(crate) fn add_settled(&self, settled: &Settled) {
+    pub(super) fn add_settled(&self, settled: &Settled) {
         Self::add(&self.datagrams, settled.delivered.datagrams);
         Self::add(&self.bytes, settled.delivered.bytes);
         let now = boot_clock();

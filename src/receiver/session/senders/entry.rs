@@ -1,15 +1,17 @@
 //! The entry of one sender, and the exclusive right to deliver its stream.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use nf_transport_core::framing::Hello;
-use nf_transport_core::sequence::{RunId, StreamId};
+use nf_transport_core::sequence::{RunId, SenderId, StreamId};
 use tokio::sync::{OwnedMutexGuard, watch};
 
-use crate::receiver::delivery::Delivery;
 use crate::receiver::delivery::unmatched::Unmatched;
+use crate::receiver::delivery::{Delivery, Settled};
+use crate::receiver::session::sender_log::SenderLog;
 use crate::receiver::session::senders::counters::Counters;
 use crate::receiver::session::senders::holder::{Holder, Superseded};
 use crate::receiver::state::positions::{StreamInUse, StreamPosition};
@@ -24,10 +26,18 @@ pub(crate) struct SenderEntry {
     pub(super) holder: watch::Sender<Holder>,
     pub(super) view: Mutex<ConnectionView>,
     pub(crate) counters: Counters,
+    sender: SenderId,
+    log: Arc<SenderLog>,
 }
 
 impl SenderEntry {
-    pub(super) fn new(peer: SocketAddr, stream: StreamId, unmatched: Arc<Unmatched>) -> Self {
+    pub(super) fn new(
+        sender: SenderId,
+        peer: SocketAddr,
+        stream: StreamId,
+        unmatched: Arc<Unmatched>,
+        log: Arc<SenderLog>,
+    ) -> Self {
         Self {
             active: Arc::default(),
             holder: watch::Sender::new(Holder {
@@ -48,11 +58,21 @@ impl SenderEntry {
                 ended: None,
             }),
             counters: Counters { unmatched, ..Counters::default() },
+            sender,
+            log,
         }
     }
 
     pub(super) fn view(&self) -> MutexGuard<'_, ConnectionView> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts delivered, denied and lost datagrams, and logs the losses.
+    pub(crate) fn note_settled(&self, settled: &Settled) {
+        self.counters.add_settled(settled);
+        for loss in &settled.losses {
+            self.log.log_loss(&self.sender, loss, self.counters.gaps.load(Ordering::Relaxed));
+        }
     }
 
     /// Notes the reason for the end of the session.
@@ -210,7 +230,7 @@ impl Drop for StreamGuard {
     /// file is closed in any case.
     fn drop(&mut self) {
         if let Some(current) = self.active.as_mut() {
-            self.entry.counters.add_settled(&current.delivery.suspend());
+            self.entry.note_settled(&current.delivery.suspend());
             current.in_use = None;
         }
         self.active.take_if(|current| current.is_settled());

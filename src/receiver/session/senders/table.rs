@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nf_transport_core::sequence::SenderId;
 
-use crate::limits::{SEATS_MAX, UNEVEN_SEATS_MAX};
+use crate::limits::{SENDER_ENTRIES_MAX, UNEVEN_SENDERS_MAX};
 use crate::receiver::session::senders::entry::SenderEntry;
 use crate::status::SenderTotals;
 
@@ -24,10 +24,10 @@ impl SenderTable {
     /// Removes entries if there is no room for one of `id`. Returns them.
     pub(super) fn make_room(&mut self, id: &SenderId) -> RemovedSenders {
         let mut forgotten = Vec::new();
-        if self.entries.len() >= SEATS_MAX && !self.entries.contains_key(id) {
+        if self.entries.len() >= SENDER_ENTRIES_MAX && !self.entries.contains_key(id) {
             forgotten = self.forget(usize::MAX, SenderEntry::is_idle);
         }
-        if self.entries.len() >= SEATS_MAX + UNEVEN_SEATS_MAX && !self.entries.contains_key(id) {
+        if self.entries.len() >= SENDER_ENTRIES_MAX + UNEVEN_SENDERS_MAX && !self.entries.contains_key(id) {
             forgotten.extend(self.forget_uneven());
         }
         forgotten
@@ -45,7 +45,7 @@ impl SenderTable {
     /// Removes an eighth of the entries that were kept because collectors of an absent sender have different
     /// offsets.
     fn forget_uneven(&mut self) -> RemovedSenders {
-        let absent = self.forget(UNEVEN_SEATS_MAX / 8, |entry| entry.active.try_lock().is_ok());
+        let absent = self.forget(UNEVEN_SENDERS_MAX / 8, |entry| entry.active.try_lock().is_ok());
         let count = absent.len();
         tracing::warn!(
             count,

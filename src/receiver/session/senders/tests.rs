@@ -2,11 +2,12 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use nf_transport_core::framing::{Heartbeat, Hello, StreamProof};
-use nf_transport_core::sequence::{Position, RunId};
+use nf_transport_core::sequence::{Gap, GapReason, Position, RunId};
 
 use super::*;
-use crate::limits::SEATS_MAX;
-use crate::receiver::delivery::Delivery;
+use crate::host::Lines;
+use crate::limits::SENDER_ENTRIES_MAX;
+use crate::receiver::delivery::{Delivery, PendingBatch};
 use crate::receiver::output::Outputs;
 use crate::receiver::state::positions::{Positions, StreamOwner};
 use crate::status::Tally;
@@ -44,7 +45,32 @@ async fn an_absent_sender_keeps_counters_but_no_file() {
     drop(guard);
     positions.sync().unwrap();
     assert!(file.upgrade().is_none());
-    assert_eq!(senders.status(&Admission::default())[0].delivered.datagrams, 3);
+    assert_eq!(senders.status(&AccessPolicy::default())[0].delivered.datagrams, 3);
+}
+
+#[tokio::test]
+async fn a_loss_settled_after_the_session_is_logged() {
+    let state = tempfile::tempdir().unwrap();
+    let positions = Positions::open(state.path()).unwrap();
+    let senders = Senders::default();
+    let mut guard = guard(&senders, "edge").await;
+    let sender: SenderId = "edge".parse().unwrap();
+    let owner = StreamOwner { sender: sender.clone(), source: None };
+    let in_use = positions.stream(&owner, STREAM, Instant::now()).unwrap();
+    let stored = in_use.position().clone();
+    let mut delivery = Delivery::new(sender, Position(0), None, &Outputs::to(&[]), &HashMap::new());
+    delivery.push(PendingBatch::of_gap(Gap {
+        first: Position(0),
+        end: Position(3),
+        reason: GapReason::SpoolFull,
+    }));
+    let in_use = Some(in_use);
+    *guard.active = Some(ActiveStream { stream: STREAM, stored, in_use, delivery, run: RunId::NONE });
+    let lines = Lines::default();
+    tracing::subscriber::with_default(lines.clone().subscriber(), || drop(guard));
+    let lines = lines.all();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("edge lost 3 datagrams, 3 since nf-receiver started"), "{lines:?}");
 }
 
 #[test]
@@ -58,11 +84,11 @@ fn counts_of_forgotten_senders_stay_in_the_totals() {
     Counters::add(&entry.counters.gaps, u64::MAX);
     drop(entry);
     let before = senders.totals();
-    for number in 0..=SEATS_MAX {
+    for number in 0..=SENDER_ENTRIES_MAX {
         let entry = senders.entry(&format!("other-{number}").parse().unwrap(), peer, STREAM);
         Counters::add(&entry.counters.gaps, 1);
     }
-    let is_kept = senders.status(&Admission::default()).iter().any(|row| row.id == "edge");
+    let is_kept = senders.status(&AccessPolicy::default()).iter().any(|row| row.id == "edge");
     assert!(!is_kept, "the entry made room");
     assert_eq!(senders.totals(), before);
     assert_eq!(before.delivered, Tally { datagrams: 30, bytes: 3000 });
@@ -121,7 +147,7 @@ async fn an_entry_about_to_be_acquired_is_kept() {
     let senders = Senders::default();
     let peer = "192.0.2.1:40000".parse().unwrap();
     let entry = senders.entry(&"edge".parse().unwrap(), peer, STREAM);
-    for number in 0..=SEATS_MAX {
+    for number in 0..=SENDER_ENTRIES_MAX {
         senders.entry(&format!("other-{number}").parse().unwrap(), peer, STREAM);
     }
     assert!(Arc::ptr_eq(&entry, &senders.entry(&"edge".parse().unwrap(), peer, STREAM)));

@@ -10,6 +10,8 @@ use std::time::SystemTime;
 use nf_transport_core::sequence::{Position, RunId, StreamId};
 use nf_transport_core::spool::disk::not_created;
 
+use crate::limits::STREAM_MARKED_EVERY;
+use crate::receiver::state::positions::begun::{self, BEGUN_LEN, BEGUN_OFFSET};
 use crate::receiver::state::positions::error::PositionsError;
 use crate::receiver::state::positions::slot::{SLOT_LEN, Slot, StoredProgress};
 
@@ -96,12 +98,13 @@ impl Drop for StreamInUse {
 }
 
 impl StreamPosition {
-    /// Opens or creates the file at `path`, and sets its modification time to `seen`. A damaged file is set
-    /// aside. Returns `true` if the directory has changed.
+    /// Opens or creates the file at `path`, and sets its modification time to `seen`. A damaged one is set aside. A
+    /// file without the time at which the stream began gets `begun`. Returns `true` if the directory has changed.
     pub(super) fn open(
         path: PathBuf,
         stream: StreamId,
         seen: SystemTime,
+        begun: SystemTime,
     ) -> Result<(Self, bool), PositionsError> {
         let (file, is_made) = open_file(&path).map_err(PositionsError::of("open", &path))?;
         let slots = read_slots(&file, stream).map_err(PositionsError::of("read", &path))?;
@@ -115,6 +118,10 @@ impl StreamPosition {
             tracing::warn!("one of two slots of {} is damaged; using the other one", path.display());
         }
         let file = if lost { set_aside(&path)? } else { file };
+        if read_begun(&file, stream).is_none() {
+            file.write_all_at(&begun::encode(stream, begun), BEGUN_OFFSET)
+                .map_err(PositionsError::of("write", &path))?;
+        }
         file.set_modified(seen).map_err(PositionsError::of("mark as seen", &path))?;
         let further = if lost { None } else { read_slot(&file, stream, SKIP_POSITION_OFFSET).ok() };
         let further = further.and_then(Slot::progress);
@@ -180,9 +187,11 @@ impl StreamPosition {
     /// dropped them.
     ///
     /// Sets the modification time to `seen`: a write itself sets it by the wall clock, which may be wrong.
+    /// A stream in use without new data is marked once a day.
     pub(super) fn sync(&self, seen: SystemTime) -> Result<(), PositionsError> {
         let mut state = self.state();
-        if !state.dirty {
+        let is_idle = || seen.duration_since(state.seen).is_ok_and(|idle| idle >= STREAM_MARKED_EVERY);
+        if !state.dirty && (state.users == 0 || !is_idle()) {
             return Ok(());
         }
         let file = self.file(&mut state)?;
@@ -272,6 +281,13 @@ fn open_file(path: &std::path::Path) -> io::Result<(File, bool)> {
         }
         opened => Ok((opened?, false)),
     }
+}
+
+/// Returns the time at which the stream of `file` began, if the file has it.
+pub(super) fn read_begun(file: &File, stream: StreamId) -> Option<SystemTime> {
+    let mut record = [0; BEGUN_LEN];
+    file.read_exact_at(&mut record, BEGUN_OFFSET).ok()?;
+    begun::parse(stream, record)
 }
 
 fn read_slots(file: &File, stream: StreamId) -> io::Result<[Slot; 2]> {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use crate::receiver::state::positions::error::PositionsError;
+use crate::receiver::state::positions::file::read_begun;
 use crate::receiver::state::positions::stream_name::StreamName;
 
 /// The directory.
@@ -46,8 +47,9 @@ impl Folder {
         self.path.join(name.to_string())
     }
 
-    /// Lists all position files, with the time at which each stream was last seen, and the creation time of
-    /// its file if the file system has it. Skips other files.
+    /// Lists all position files, with the time at which each stream was last seen, and the time at which it began.
+    /// The latter comes from the file or, if it lacks it, is the creation time of the file, if the file system has
+    /// that. Skips other files.
     pub(super) fn list(&self) -> Result<Vec<(StreamName, SystemTime, Option<SystemTime>)>, PositionsError> {
         let list = || -> io::Result<_> {
             let mut files = Vec::new();
@@ -60,7 +62,9 @@ impl Folder {
                 if let Ok(file) = entry.metadata()
                     && let Ok(seen) = file.modified()
                 {
-                    files.push((name, seen, file.created().ok()));
+                    let opened = File::open(entry.path()).ok();
+                    let begun = opened.and_then(|opened| read_begun(&opened, name.stream));
+                    files.push((name, seen, begun.or_else(|| file.created().ok())));
                 }
             }
             Ok(files)

@@ -5,6 +5,7 @@
 //! | offset | width | field |
 //! |---|---|---|
 //! | 0 | 32 | slot 0 |
+//! | 2,048 | 16 | time at which the stream began; absent in files of earlier versions |
 //! | 4,096 | 32 | slot 1 |
 //! | 8,192 | 32 | slot of the collectors set to skip; absent while they are not ahead |
 //!
@@ -17,6 +18,9 @@
 //! | 8 | 8 | position after the last datagram delivered | |
 //! | 16 | 16 | run of the sender that sent the latest of them | |
 //!
+//! The record at 2,048 has `NFB1`, the CRC32C of the stream id and then bytes 8 to 15, and the microseconds since
+//! 1970 in 8 bytes. Without it, or if it is damaged, the creation time of the file counts.
+//!
 //! A slot of version 1, `NFP1`, ends before the run. A file with newer slots only is left unchanged, and the
 //! stream is not accepted.
 //!
@@ -27,6 +31,7 @@
 //! position of a stream never decreases. A damaged file never stops the service: it is set aside, and the
 //! stream starts as unknown.
 
+mod begun;
 mod error;
 mod file;
 mod folder;
@@ -159,7 +164,8 @@ impl Positions {
             self.make_room(&mut open, &owner.sender)?;
         }
         let seen = open.last_seen.next(SystemTime::now());
-        let (position, directory_changed) = StreamPosition::open(self.folder.file(&name), stream, seen)?;
+        let path = self.folder.file(&name);
+        let (position, directory_changed) = StreamPosition::open(path, stream, seen, begun.unwrap_or(seen))?;
         open.directory_changed |= directory_changed;
         if is_new {
             open.new_streams.note(owner, now);
@@ -239,14 +245,13 @@ impl Positions {
     /// Forgets unused streams of all senders until there are `limit`.
     fn forget(&self, open: &mut PositionsState, limit: usize) -> Result<(), PositionsError> {
         while open.index.len() > limit
-            && let Some(oldest) = open.index.oldest()
+            && let Some(oldest) = open.index.oldest(open.last_seen.0)
         {
             self.remove(open, &oldest)?;
             tracing::info!(
                 sender = %oldest.sender,
                 stream = %oldest.stream,
-                "there were more than {STREAMS_MAX} streams: forgot the position of the one unseen longest \
-                 ({oldest})"
+                "there were more than {STREAMS_MAX} streams: forgot the position of {oldest}"
             );
         }
         Ok(())

@@ -94,6 +94,7 @@ fn parse_progress(stream: StreamId, bytes: &[u8]) -> Option<StoredProgress> {
     Some(StoredProgress { position, run })
 }
 
-fn checksum(stream: StreamId, body: &[u8]) -> u32 {
+/// Returns the checksum of bytes of this stream.
+pub(super) fn checksum(stream: StreamId, body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&stream.0), body)
 }

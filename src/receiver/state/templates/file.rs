@@ -14,7 +14,7 @@ use nf_transport_core::netflow::Kept;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::host::files::atomic_file::{self, Owner};
+use crate::host::files::atomic_file::{self, FileOwner};
 use crate::receiver::state::newer::{self, StateFile};
 
 /// Definitions of one exporter that some collectors of one sender have seen.
@@ -107,7 +107,7 @@ pub(super) fn write(
         out.flush()
     };
     let path = path_of(state_directory, name);
-    atomic_file::write_with(&path, 0o600, Owner::writer(), fill).map_err(io::Error::other)
+    atomic_file::write_with(&path, 0o600, FileOwner::writer(), fill).map_err(io::Error::other)
 }
 
 pub(super) fn path_of(state_directory: &Path, name: &str) -> PathBuf {

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nf_transport_core::datagram::Timestamp;
 
 use crate::host::systemd::messages::sender;
-use crate::limits::{INTAKE_RING, INTAKE_SLOTS};
+use crate::limits::{JOURNAL_RING, JOURNAL_SLOTS};
 use crate::sender::journal::Found;
 use crate::sender::queue::last_run::Began;
 use crate::status::count_of;
@@ -51,7 +51,7 @@ impl LostIntake<'_> {
 
     fn line(&self) -> String {
         let path = self.path.unwrap_or_else(|| Path::new("intake")).display();
-        let bound = format!("at most {} MiB and {INTAKE_SLOTS} datagrams", INTAKE_RING >> 20);
+        let bound = format!("at most {} MiB and {JOURNAL_SLOTS} datagrams", JOURNAL_RING >> 20);
         if self.is_believed {
             return format!(
                 "the intake {path} cannot be written: if that was so before the last run was killed, datagrams that it \

@@ -16,21 +16,21 @@ enum Manner {
 }
 
 /// Nothing of the stream is known.
-const NOTHING: Place = Place { delivered: Position(0), received: Position(0), run: RunId::NONE };
+const NOTHING: ResumePoint = ResumePoint { delivered: Position(0), received: Position(0), run: RunId::NONE };
 
 /// Serves one connection after the other in clear text; reports when each began.
 async fn receive_by(listener: TcpListener, manner: Manner, began: mpsc::UnboundedSender<Instant>) {
-    let admission = Arc::new(Admission { plaintext: true, ..Admission::default() });
+    let policy = Arc::new(AccessPolicy { plaintext: true, ..AccessPolicy::default() });
     while let Ok((mut tcp, _)) = listener.accept().await {
         began.send(Instant::now()).unwrap();
-        let Ok(admitted) = shake(&mut tcp, ReceiverHandshake::new(admission.clone(), true)).await else {
+        let Ok(admitted) = run_handshake(&mut tcp, ReceiverHandshake::new(policy.clone(), true)).await else {
             continue;
         };
-        serve_by(Stream::new(tcp, admitted.channel), manner).await;
+        serve_by(SecureStream::new(tcp, admitted.channel), manner).await;
     }
 }
 
-async fn serve_by(mut stream: Stream, manner: Manner) {
+async fn serve_by(mut stream: SecureStream, manner: Manner) {
     let mut session = ReceiverSession::new();
     let mut end_at = Instant::now() + CHANNEL_AGE_MAX;
     loop {
@@ -38,7 +38,7 @@ async fn serve_by(mut stream: Stream, manner: Manner) {
         while let Some(event) = session.poll_event().unwrap() {
             match (event, manner) {
                 (ReceiverEvent::Hello(_), Manner::Refuses(code)) => {
-                    session.refuse(code, "no room");
+                    session.reject(code, "no room");
                 }
                 (ReceiverEvent::Hello(_), Manner::EndsAfter(time)) => {
                     session.welcome(NOTHING, now);

@@ -3,7 +3,8 @@ use nf_transport_core::sequence::StreamId;
 use super::*;
 use crate::status::{
     CollectorStatus, ConfusedStatus, DeniedExporter, DeniedStatus, Dropped, ExporterStatus, IntakeStatus,
-    LateStatus, Queued, Recovered, RefusedStatus, SeenAs, SenderTotals, SocketStatus, Tally, UnmatchedStatus,
+    LateStatus, Queued, Recovered, RefusedStatus, RevocationStatus, SeenAs, SenderTotals, SocketStatus,
+    Tally, UnmatchedStatus,
 };
 
 pub(in crate::status) fn sender() -> SenderStatus {
@@ -40,6 +41,7 @@ pub(in crate::status) fn sender() -> SenderStatus {
         sockets: vec![SocketStatus { address: "[::]:2055".parse().unwrap(), kernel_drops: 12, denied: 1331 }],
         denied_exporters: vec![DeniedStatus {
             address: "198.51.100.7".parse().unwrap(),
+            interface: None,
             socket: "[::]:2055".parse().unwrap(),
             datagrams: 1331,
             last_seen_s: 3,
@@ -221,6 +223,13 @@ pub(in crate::status) fn receiver() -> ReceiverStatus {
             confused: Vec::new(),
         }],
         certificate: Some(CertificateStatus { name: None, not_after: 1_800_000_000, expires_s: 183_600 }),
+        revocation_lists: vec![RevocationStatus {
+            file: "/etc/crl".to_owned(),
+            this_update: 1_799_000_000,
+            age_s: 90_000,
+            next_update: Some(1_800_000_000),
+            expires_s: Some(183_600),
+        }],
         refusals: 1200,
         refused: vec![RefusedStatus {
             peer: "192.0.2.9".parse().unwrap(),
@@ -257,6 +266,8 @@ unmatched: 44 datagrams of no collector, from 198.51.100.7 (44)
 
 certificate: expires in 2d 3h
 
+revoked certificates /etc/crl: issued 1d 1h ago, expires in 2d 3h
+
 rejected   times    last  why
 192.0.2.9  1,200  3s ago  the other side speaks HTTP
 ";
@@ -272,6 +283,27 @@ fn a_collector_that_is_paced_is_shown_so() {
         let text = render_receiver(&status, None);
         assert!(text.contains(&format!("127.0.0.1:9995          {state} ")), "{text}");
     }
+}
+
+#[test]
+fn denied_exporters_are_shown_with_their_interface() {
+    let mut status = sender();
+    status.denied_exporters[0].address = "fe80::1".parse().unwrap();
+    let rows = [2, 3].map(|index| DeniedStatus { interface: Some(index), ..status.denied_exporters[0] });
+    status.denied_exporters = rows.to_vec();
+    let text = render_sender(&status, None);
+    assert!(text.contains("from fe80::1%2 (1331), fe80::1%3 (1331)"), "{text}");
+}
+
+#[test]
+fn an_expired_revocation_list_is_shown() {
+    let mut status = receiver();
+    status.revocation_lists[0].expires_s = Some(-1);
+    let text = render_receiver(&status, None);
+    let line = "/etc/crl: issued 1d 1h ago, EXPIRED: certificates revoked since are accepted; put the next list there and reload\n";
+    assert!(text.contains(line), "{text}");
+    status.revocation_lists[0].expires_s = None;
+    assert!(render_receiver(&status, None).contains("/etc/crl: issued 1d 1h ago\n"));
 }
 
 #[test]

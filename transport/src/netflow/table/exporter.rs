@@ -1,6 +1,7 @@
 //! One exporter: a source of datagrams with a count of its own.
 
-use crate::datagram::{BootTime, Datagram, FlowRun};
+use crate::datagram::{BootTime, Datagram};
+use crate::flow_layout::FlowRun;
 use crate::netflow::Header;
 use crate::netflow::contents::Contents;
 use crate::netflow::export::{Export, ExportFormat, Source};
@@ -18,11 +19,23 @@ pub(super) struct Exporter {
     pub(super) duplicates: u64,
     pub(super) last_seen: BootTime,
     pub(super) missing: Missing,
+    pub(super) standing: Standing,
     copies: Copies,
     /// Lengths of records of IPFIX and NetFlow v9, to count and find them; `None` in other formats.
     record_lengths: Option<Box<RecordLengths>>,
     /// True once its numbers continued from another port.
     has_moved: bool,
+}
+
+/// Losses of an exporter whose source id may share a count with others.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Standing {
+    /// Losses up to the moment from which on it is in doubt whether the count is shared.
+    pub(super) settled: u64,
+    /// Its own count at that moment.
+    pub(super) mark: u64,
+    /// True if losses of the shared count are shown as its own.
+    pub(super) bears_shared: bool,
 }
 
 /// A datagram with its header.
@@ -71,6 +84,7 @@ impl Exporter {
             duplicates: 0,
             last_seen: BootTime::default(),
             missing: Missing::new(source.format),
+            standing: Standing::default(),
             copies: Copies::default(),
             record_lengths: has_templates.then(Box::default),
             has_moved: false,
@@ -124,6 +138,11 @@ impl Exporter {
             None => lengths.count(payload, room),
         };
         Contents { announced: arrived.export.contents.announced, ..contents }
+    }
+
+    /// Its own losses since [`Standing::mark`].
+    pub(super) fn own_since_mark(&self) -> u64 {
+        self.missing.known().saturating_sub(self.standing.mark)
     }
 
     /// Bytes of record lengths.

@@ -7,13 +7,14 @@
 use core::net::{IpAddr, SocketAddr};
 use core::ops::Range;
 
-use crate::datagram::{BootTime, FlowRun};
+use crate::datagram::BootTime;
+use crate::flow_layout::FlowRun;
 use crate::limits::{EXPORTERS_PER_ADDRESS, EXPORTERS_PER_SOURCE};
 use crate::netflow::export::{ExportFormat, Source};
-use crate::netflow::missing::{Missing, Unusable};
+use crate::netflow::missing::{Heard, Unusable};
 use crate::netflow::recent::Keyed;
 use crate::netflow::table::exporter::{Arrived, Exporter};
-use crate::netflow::table::shared::Shared;
+use crate::netflow::table::shared::{Change, Shared, Split};
 
 /// An address with the interface to which it is local.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,48 +98,75 @@ impl Host {
     pub(super) fn add(&mut self, arrived: &Arrived<'_>) -> usize {
         let source = arrived.export.source;
         let is_followed = self.shared.iter().any(|shared| shared.format == source.format);
-        let first = self.exporters.iter().find(|exporter| exporter.source.format == source.format);
+        let first = self.exporters.iter_mut().find(|exporter| exporter.source.format == source.format);
         if let Some(first) = first.filter(|first| first.source != source && !is_followed) {
             self.shared.push(Shared::new(first));
+            first.standing.bears_shared = true;
+            for exporter in self.exporters_of(source.format) {
+                exporter.standing.mark = exporter.missing.known();
+                exporter.standing.settled = exporter.standing.mark;
+            }
         }
         self.insert(Exporter::new(source, arrived.port()))
     }
 
+    /// The exporters of one format.
+    fn exporters_of(&mut self, format: ExportFormat) -> impl Iterator<Item = &mut Exporter> {
+        self.exporters.iter_mut().filter(move |exporter| exporter.source.format == format)
+    }
+
     /// Counts a datagram of the exporter at `place`, as [`Exporter::note`]. Returns how many bytes of recent numbers other
-    /// exporters gave up.
+    /// exporters need more, which may be negative.
     pub(super) fn note(
         &mut self,
         place: usize,
         arrived: &Arrived<'_>,
         room: usize,
         flows: Option<&mut Vec<FlowRun>>,
-    ) -> usize {
+    ) -> isize {
         let Some(exporter) = self.exporters.get_mut(place) else { return 0 };
         let is_first = exporter.datagrams == 0;
         let counted = exporter.note(arrived, room, flows);
         let format = arrived.export.source.format;
         let shared = self.shared.iter_mut().find(|shared| shared.format == format);
         match counted.zip(shared).and_then(|(counted, shared)| shared.note(&counted, is_first)) {
-            Some(missing) => self.count_apart(place, format, missing),
+            Some(Change::Doubted(more)) => {
+                self.settle(format, more);
+                0
+            }
+            Some(Change::Parted(split)) => self.count_apart(place, split, arrived),
             None => 0,
         }
     }
 
-    /// Gives the source ids that seemed to share a count counts of their own. `missing` of the shared count goes to the first one.
-    /// Returns how many bytes of recent numbers exporters other than that at `place` gave up.
-    fn count_apart(&mut self, place: usize, format: ExportFormat, missing: u64) -> usize {
-        let (mut missing, mut freed) = (Some(missing), 0);
-        for (other, exporter) in self.exporters.iter_mut().enumerate() {
-            if exporter.source.format != format {
-                continue;
+    /// Settles the losses of source ids that share a count, which has grown by `more`.
+    fn settle(&mut self, format: ExportFormat, more: u64) {
+        for exporter in self.exporters_of(format) {
+            let standing = &mut exporter.standing;
+            if standing.bears_shared {
+                standing.settled = standing.settled.saturating_add(more);
             }
-            let before = exporter.sequence_bytes();
-            exporter.missing = Missing::starting_at(format, missing.take().unwrap_or_default());
+            standing.mark = exporter.missing.known();
+        }
+    }
+
+    /// Gives the source ids that seemed to share a count counts of their own, which begin with the losses of
+    /// each. Returns how many bytes of recent numbers exporters other than that at `place` need more.
+    fn count_apart(&mut self, place: usize, mut split: Split, arrived: &Arrived<'_>) -> isize {
+        let (mut before, mut after) = (0, 0);
+        let is_alike = |exporter: &Exporter| exporter.source.format == arrived.export.source.format;
+        for (other, exporter) in self.exporters.iter_mut().enumerate().filter(|(_, other)| is_alike(other)) {
+            let missing = split.take(exporter);
+            let heard = Heard { boot: exporter.last_seen, ..arrived.heard() };
             if other != place {
-                freed += before.saturating_sub(exporter.sequence_bytes());
+                before += exporter.sequence_bytes();
+            }
+            exporter.missing = exporter.missing.restarted(missing, heard);
+            if other != place {
+                after += exporter.sequence_bytes();
             }
         }
-        freed
+        signed(after) - signed(before)
     }
 
     /// Removes the exporter that was unheard longest, and returns it, if there is no room for a further one of `source`.
@@ -164,8 +192,9 @@ impl Host {
         let oldest = places.min_by_key(heard).filter(|place| *place < self.exporters.len())?;
         let removed = self.exporters.remove(oldest);
         let format = removed.source.format;
-        if !self.exporters.iter().any(|exporter| exporter.source.format == format) {
-            self.shared.retain(|shared| shared.format != format);
+        match self.exporters.iter_mut().find(|exporter| exporter.source.format == format) {
+            Some(first) => first.standing.bears_shared |= removed.standing.bears_shared,
+            None => self.shared.retain(|shared| shared.format != format),
         }
         Some(removed)
     }
@@ -204,18 +233,17 @@ impl Host {
         self.shared.iter_mut().for_each(Shared::forget_numbers);
     }
 
-    /// The figures of all exporters, by source and port. Of those that share a count, the first one has all that is missing.
+    /// The figures of all exporters, by source and port. Of those that share a count, the one that was heard
+    /// before all others has the losses from then on.
     pub(super) fn figures(&self) -> impl Iterator<Item = ExporterFigures> {
-        let mut last_format = None;
+        let (mut last_format, mut split) = (None, None);
         self.exporters.iter().map(move |exporter| {
             let format = exporter.source.format;
-            let is_first = last_format.replace(format) != Some(format);
-            let shared = self.shared.iter().find(|shared| shared.format == format).and_then(Shared::count);
-            let (missing, unit) = match shared {
-                Some((Ok(_), unit)) if !is_first => (Ok(0), unit),
-                Some(shared) => shared,
-                None => (exporter.missing.count(), exporter.missing.unit()),
-            };
+            if last_format.replace(format) != Some(format) {
+                split = self.shared.iter().find(|shared| shared.format == format).and_then(Shared::split);
+            }
+            let own = || (exporter.missing.count(), exporter.missing.unit());
+            let (missing, unit) = split.as_mut().map_or_else(own, |split| split.next(exporter));
             let (datagrams, duplicates) = (exporter.datagrams, exporter.duplicates);
             let (port, source, last_seen) = (exporter.port, exporter.source, exporter.last_seen);
             ExporterFigures {
@@ -241,4 +269,8 @@ impl Host {
     fn place(&self, source: Source, port: u16) -> Result<usize, usize> {
         self.exporters.binary_search_by_key(&(source, port), |exporter| (exporter.source, exporter.port))
     }
+}
+
+fn signed(bytes: usize) -> isize {
+    isize::try_from(bytes).unwrap_or(isize::MAX)
 }

@@ -1,7 +1,8 @@
 //! Where flow records are found in datagrams of each version.
 
 use super::*;
-use crate::datagram::{AddressFamily, BootTime, FlowAddresses, FlowRun};
+use crate::datagram::BootTime;
+use crate::flow_layout::{AddressFamily, FlowAddresses, FlowRun};
 use crate::netflow::ExporterTable;
 
 /// Start, records, template and length of each run in the last of these datagrams of one exporter.

@@ -15,6 +15,7 @@ mod ports;
 mod repeating;
 mod sequences;
 mod shared_domain;
+mod sharing;
 mod templates;
 
 /// Uptime and export time of the datagrams, as far as their formats have them.

@@ -32,12 +32,12 @@ fn keys() -> SpoolKeys {
     SpoolKeys::sealing(key('1'), [])
 }
 
-/// `sealed` with another body, and checksums that match it: what only somebody makes who means to.
+/// A forgery: `sealed` with another body and matching checksums.
 fn forged(sealed: &Batch, body: &[u8]) -> Option<Batch> {
     sealed.with_body(STREAM, Sealing::Aes256Gcm, body)
 }
 
-/// `sealed` under another header, with checksums that match it.
+/// A forgery: `sealed` with another header and matching checksums.
 fn under(header: &BatchHeader, sealed: &Batch) -> Batch {
     let bytes = [&header.encode(STREAM)[..], &sealed.body()].concat();
     Batch::parse_exact(STREAM, &Bytes::from(bytes)).unwrap()
@@ -45,7 +45,7 @@ fn under(header: &BatchHeader, sealed: &Batch) -> Batch {
 
 proptest! {
     #[test]
-    fn what_is_sealed_comes_back_byte_for_byte_and_shows_no_payload(
+    fn sealed_batches_round_trip_and_hide_payloads(
         payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 12..400), 1..30),
         first in 0..u64::MAX / 2,
         zstd in any::<bool>(),
@@ -63,7 +63,10 @@ proptest! {
     }
 
     #[test]
-    fn a_body_of_any_bytes_is_refused(body in proptest::collection::vec(any::<u8>(), 0..200), ours in any::<bool>()) {
+    fn an_arbitrary_body_is_rejected(
+        body in proptest::collection::vec(any::<u8>(), 0..200),
+        ours in any::<bool>(),
+    ) {
         let mut with_id = if ours { key('1').id().0.to_vec() } else { Vec::new() };
         with_id.extend(body);
         let forged = forged(&few(), &with_id).unwrap();
@@ -80,7 +83,7 @@ fn the_largest_batch_can_be_sealed() {
 }
 
 #[test]
-fn every_flipped_bit_is_found_by_the_checksums() {
+fn checksums_detect_every_flipped_bit() {
     let sealed = keys().seal(STREAM, &few()).unwrap();
     for bit in 0..sealed.bytes().len() * 8 {
         let mut bytes = sealed.bytes().to_vec();
@@ -91,7 +94,7 @@ fn every_flipped_bit_is_found_by_the_checksums() {
 }
 
 #[test]
-fn every_flipped_bit_is_found_even_where_somebody_mends_the_checksums() {
+fn the_tag_detects_bits_hidden_from_checksums() {
     let sealed = keys().seal(STREAM, &few()).unwrap();
     let body = sealed.body();
     for bit in 0..body.len() * 8 {
@@ -103,7 +106,7 @@ fn every_flipped_bit_is_found_even_where_somebody_mends_the_checksums() {
 }
 
 #[test]
-fn a_body_cut_anywhere_or_longer_than_it_was_is_refused() {
+fn a_body_of_another_length_is_rejected() {
     let sealed = keys().seal(STREAM, &few()).unwrap();
     let body = sealed.body();
     for cut in 0..body.len() {
@@ -115,7 +118,7 @@ fn a_body_cut_anywhere_or_longer_than_it_was_is_refused() {
 }
 
 #[test]
-fn a_batch_put_in_the_place_of_another_is_refused() {
+fn a_swapped_batch_is_rejected() {
     let [one, other] =
         [0, 50].map(|first| keys().seal(STREAM, &batch(first, &[b"payload"], Compression::None)).unwrap());
     let swapped = forged(&one, &other.body()).unwrap();
@@ -123,7 +126,7 @@ fn a_batch_put_in_the_place_of_another_is_refused() {
 }
 
 #[test]
-fn every_field_of_the_header_is_bound_to_the_seal() {
+fn the_seal_covers_every_header_field() {
     let sealed = keys().seal(STREAM, &few()).unwrap();
     let header = *sealed.header();
     let later = Timestamp(header.latest.0 + 1);
@@ -143,13 +146,13 @@ fn every_field_of_the_header_is_bound_to_the_seal() {
 }
 
 #[test]
-fn a_batch_of_another_stream_is_refused() {
+fn a_batch_of_another_stream_is_rejected() {
     let sealed = keys().seal(STREAM, &few()).unwrap();
     assert_eq!(keys().open(StreamId([8; 16]), &sealed), Err(OpenError::Damaged));
 }
 
 #[test]
-fn a_seal_that_is_taken_off_the_header_alone_gives_no_records() {
+fn removing_the_seal_flag_gives_no_records() {
     let sealed = keys().seal(STREAM, &few()).unwrap();
     assert!(matches!(sealed.records(), Err(BatchError::Sealed)));
     let bare = sealed.with_body(STREAM, Sealing::None, &sealed.body()).unwrap();
@@ -157,7 +160,7 @@ fn a_seal_that_is_taken_off_the_header_alone_gives_no_records() {
 }
 
 #[test]
-fn a_key_that_is_not_here_is_named_and_nothing_else_is_said() {
+fn a_missing_key_is_reported_by_its_id() {
     let sealed = keys().seal(STREAM, &few()).unwrap();
     for others in [SpoolKeys::default(), SpoolKeys::opening([key('2')]), SpoolKeys::sealing(key('2'), [])] {
         assert_eq!(others.open(STREAM, &sealed), Err(OpenError::UnknownKey(key('1').id())));
@@ -177,35 +180,35 @@ fn the_previous_key_opens_and_the_current_one_seals() {
 }
 
 #[test]
-fn without_a_current_key_nothing_is_sealed_and_what_is_sealed_can_be_opened() {
+fn keys_for_opening_only_do_not_seal() {
     let sealed = keys().seal(STREAM, &few()).unwrap();
     let opening = SpoolKeys::opening([key('1')]);
     assert!(keys().seals() && !opening.seals());
     assert_eq!(opening.seal(STREAM, &few()), Ok(few()));
     assert_eq!(opening.open(STREAM, &sealed), Ok(few()));
-    assert_eq!(keys().open(STREAM, &few()), Ok(few()), "what was never sealed needs no key");
+    assert_eq!(keys().open(STREAM, &few()), Ok(few()), "an unsealed batch needs no key");
 }
 
 #[test]
-fn the_same_batch_is_never_sealed_twice_alike() {
+fn sealing_a_batch_twice_gives_different_bytes() {
     let [one, two] = [(); 2].map(|()| keys().seal(STREAM, &few()).unwrap().body());
     assert_ne!(one[KEY_ID_LEN..CIPHERTEXT_AT], two[KEY_ID_LEN..CIPHERTEXT_AT]);
     assert_ne!(one[CIPHERTEXT_AT..], two[CIPHERTEXT_AT..]);
 }
 
 #[test]
-fn the_golden_sealed_batch_of_version_1_stays_readable() {
+fn the_golden_sealed_batch_stays_readable() {
     let golden = include_bytes!("../golden/v1-sealed.batch").as_slice();
     let parsed = Batch::parse_exact(STREAM, &Bytes::from_static(golden)).unwrap();
     assert_eq!(keys().open(STREAM, &parsed), Ok(few()));
     assert_eq!(
         seal(&key('1'), SALT, STREAM, &few()).unwrap().bytes().as_ref(),
         golden,
-        "the sealing of a batch has changed: that needs a new version of the format"
+        "the sealing of a batch has changed, which needs a new version of the format"
     );
 }
 
-/// Writes the golden file anew: only for a new version of the format.
+/// Rewrites the golden file. Only for a new version of the format.
 #[test]
 #[ignore = "writes the golden file; run by hand for a new version of the format"]
 fn write_golden_sealed_batch() {

@@ -3,7 +3,7 @@ use bytes::{Bytes, BytesMut};
 use super::*;
 use crate::secure::handshake::tests::connected;
 
-/// What `from` writes for `plain`.
+/// Seals `plain` with `from`.
 fn sealed(from: &mut Channel, plain: &[u8]) -> BytesMut {
     let (mut plain, mut wire) = (Bytes::copy_from_slice(plain), BytesMut::new());
     while !plain.is_empty() {
@@ -14,7 +14,7 @@ fn sealed(from: &mut Channel, plain: &[u8]) -> BytesMut {
     wire
 }
 
-/// What `to` makes of `wire`, which comes in pieces of `piece` bytes.
+/// Opens `wire` with `to`, in pieces of `piece` bytes.
 fn opened(to: &mut Channel, wire: &[u8], piece: usize) -> Result<Vec<u8>, ChannelError> {
     let mut plain = Vec::new();
     for piece in wire.chunks(piece) {
@@ -33,7 +33,7 @@ fn text(length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn what_goes_in_on_one_side_comes_out_on_the_other_in_pieces_of_any_length() {
+fn bytes_round_trip_in_pieces_of_any_length() {
     for suite in suites() {
         let (mut sender, mut receiver) = connected(suite);
         assert_eq!(sender.cipher(), suite.name());
@@ -48,16 +48,16 @@ fn what_goes_in_on_one_side_comes_out_on_the_other_in_pieces_of_any_length() {
 }
 
 #[test]
-fn clear_text_passes_as_it_is() {
+fn clear_text_is_unchanged() {
     let (mut sender, mut receiver) = (Channel::plain(), Channel::plain());
     let wire = sealed(&mut sender, b"flows");
     assert_eq!(&wire[..], b"flows");
     assert_eq!(opened(&mut receiver, &wire, 2).unwrap(), b"flows");
-    assert!(sender.is_plain() && !sender.is_worn());
+    assert!(sender.is_plain() && !sender.is_exhausted());
 }
 
 #[test]
-fn no_flipped_bit_of_a_record_goes_unseen_and_nothing_is_handed_on_afterwards() {
+fn a_flipped_bit_ends_the_channel() {
     for suite in suites() {
         let (mut sender, _) = connected(suite);
         let wire = sealed(&mut sender, b"some flow records");
@@ -66,7 +66,7 @@ fn no_flipped_bit_of_a_record_goes_unseen_and_nothing_is_handed_on_afterwards() 
             let mut damaged = sealed(&mut sender, b"some flow records");
             let after = sealed(&mut sender, b"later");
             damaged[bit / 8] ^= 1 << (bit % 8);
-            // A longer length waits for what follows, and then finds that it is not what was sealed.
+            // A record with an increased length needs more bytes before it fails.
             let all = [&damaged[..], &after, &vec![0; 65_537]].concat();
             let mut handed_on = Vec::new();
             let outcome = receiver.open(&all, &mut |bytes| handed_on.extend_from_slice(bytes));
@@ -78,7 +78,7 @@ fn no_flipped_bit_of_a_record_goes_unseen_and_nothing_is_handed_on_afterwards() 
 }
 
 #[test]
-fn records_that_are_repeated_left_out_swapped_or_sent_back_are_refused() {
+fn reordered_or_replayed_records_are_rejected() {
     for suite in suites() {
         let records = |sender: &mut Channel| [b"one", b"two"].map(|plain| sealed(sender, plain));
         let (mut sender, mut receiver) = connected(suite);
@@ -99,13 +99,13 @@ fn records_that_are_repeated_left_out_swapped_or_sent_back_are_refused() {
 }
 
 #[test]
-fn a_record_too_short_for_its_tag_is_refused() {
+fn a_record_shorter_than_its_tag_is_rejected() {
     let (_, mut receiver) = connected(Suite::Aes256Gcm);
     assert_eq!(opened(&mut receiver, &[0, 15], 1), Err(ChannelError::Short(15)));
 }
 
 #[test]
-fn keys_change_in_both_directions_without_a_word() {
+fn keys_change_in_both_directions() {
     for suite in suites() {
         let (mut sender, mut receiver) = connected(suite);
         for number in 0..2 * REKEY_EVERY + 10 {
@@ -119,7 +119,7 @@ fn keys_change_in_both_directions_without_a_word() {
 }
 
 #[test]
-fn one_side_that_changes_its_key_alone_is_not_understood() {
+fn a_one_sided_key_change_fails() {
     let (mut sender, mut receiver) = connected(Suite::ChaCha20Poly1305);
     let Layer::Keyed(records) = &mut sender.layer else { panic!("not encrypted") };
     records.transport.rekey_outgoing();
@@ -128,17 +128,17 @@ fn one_side_that_changes_its_key_alone_is_not_understood() {
 }
 
 #[test]
-fn a_channel_is_worn_once_its_bytes_are_spent() {
+fn a_channel_is_exhausted_after_its_bytes() {
     let (mut sender, _) = connected(Suite::Blowfish);
-    assert!(!sender.is_worn());
+    assert!(!sender.is_exhausted());
     let Layer::Keyed(records) = &mut sender.layer else { panic!("not encrypted") };
     records.sealed = CHANNEL_BYTES_MAX - 1;
     sealed(&mut sender, b"x");
-    assert!(sender.is_worn());
+    assert!(sender.is_exhausted());
 }
 
 #[test]
-fn a_channel_at_rest_holds_no_memory_for_records() {
+fn an_idle_channel_holds_no_memory() {
     let (mut sender, mut receiver) = connected(Suite::Aes256Gcm);
     let wire = sealed(&mut sender, &text(60_000));
     opened(&mut receiver, &wire, 1000).unwrap();
@@ -148,9 +148,9 @@ fn a_channel_at_rest_holds_no_memory_for_records() {
 
 proptest::proptest! {
     #[test]
-    fn nothing_that_nobody_sealed_is_opened(suite: u8, bytes: Vec<u8>, length: u8) {
+    fn forged_records_are_never_opened(suite: u8, bytes: Vec<u8>, length: u8) {
         crate::secure::fuzz_channel(&[[suite].as_slice(), &bytes].concat());
-        // A record that is whole by its length.
+        // A record of the stated length.
         let record = [[suite, 0, length].as_slice(), &bytes, &[0; 256]].concat();
         crate::secure::fuzz_channel(&record);
     }

@@ -1,27 +1,34 @@
-//! How two sides that share a key prove it to each other, and agree on keys for this connection alone.
+//! Mutual authentication with a shared key, and agreement on keys for one connection.
 //!
 //! Noise `NNpsk0` (<https://noiseprotocol.org/noise.html>, revision 34) after a preface in clear text:
 //!
-//! | | bytes | |
+//! | side | bytes | content |
 //! |---|---|---|
-//! | sender | preface | who it is, which key and suite; or that it has a passphrase |
-//! | receiver | reply | accepted, with a challenge made by chance; for a passphrase with a salt |
+//! | sender | preface | sender id, mode, suite and, for a key, its id |
+//! | receiver | reply | accepted, with a random challenge; for a passphrase with a salt |
 //! | sender | length (2), message 1 (48) | `psk, e` |
-//! | receiver | length (2), message 2 (48) | `e, ee`; or length 1 and a [`Status`](crate::secure::preface::Status): refused |
-//! | sender | length (2), record 0 (16) | empty; proves that it is no replay |
+//! | receiver | length (2), message 2 (48) | `e, ee` |
+//! | sender | length (2), record 0 (16) | empty; proves that the handshake is not a replay |
 //!
-//! Preface and reply are the prologue, so nothing in them can be changed on the way. The challenge makes every message
-//! 1 that was recorded worthless. Neither side trusts the other before it has opened something that only a holder of
-//! the key can have sealed for this very connection: the sender with message 2, the receiver with record 0.
+//! Instead of message 2, a receiver that rejects the sender sends the length 1 and a
+//! [`ReplyStatus`](crate::secure::preface::ReplyStatus).
 //!
-//! A sender with a certificate begins with TLS instead of a preface; see [`crate::secure::tls`].
+//! Preface and reply are the Noise prologue, so a change on the way makes the handshake fail. The challenge
+//! makes a recorded message 1 useless. Each side trusts the other only after it has decrypted something that
+//! only a holder of the key can have encrypted for this connection: the sender message 2, the receiver record
+//! 0.
 //!
-//! Both sides are machines without sockets: [`Handshake`] says how they are driven.
+//! A sender with a certificate starts with TLS instead of a preface, see [`crate::secure::tls`].
+//!
+//! Both sides are state machines without sockets, which the caller drives through [`Handshake`].
 
+mod claim;
 mod receiver;
+mod rejection;
 mod sender;
 
-pub use receiver::{Admitted, ReceiverHandshake, Shown, Turned};
+pub use receiver::{AcceptedSender, Evidence, ReceiverHandshake};
+pub use rejection::HandshakeRejection;
 use rustls::{ConnectionCommon, SideData};
 pub use sender::{SenderHandshake, SenderHandshakeError};
 use snow::params::{
@@ -33,13 +40,13 @@ use snow::{Builder, HandshakeState};
 use crate::secure::resolver::Resolver;
 use crate::secure::{Key, KeyError, Passphrase, Salt, Suite};
 
-/// Bytes of either handshake message: a public key and the tag of an empty payload.
+/// Length of either handshake message in bytes: a public key and the tag of an empty payload.
 const MESSAGE_LEN: usize = 32 + 16;
 
-/// Bytes of the record that confirms the key: the tag of an empty payload.
+/// Length in bytes of the record that confirms the key: the tag of an empty payload.
 const CONFIRMATION_LEN: usize = 16;
 
-/// The derivation of a key that a handshake waits for. It is slow, so the caller runs it where it blocks nothing.
+/// A key derivation that a handshake waits for. It is slow, so the caller runs it on a thread that may block.
 #[derive(Debug)]
 pub struct Derivation {
     passphrase: Passphrase,
@@ -53,17 +60,18 @@ impl Derivation {
     }
 }
 
-/// One side of a handshake. What it has to say is written before anything more is read, also after an error.
+/// One side of a handshake. The caller writes all output before it reads more input, also after an error.
 pub trait Handshake {
-    /// What a good end gives.
+    /// Result of a successful handshake.
     type Outcome;
-    /// What a bad end gives.
+    /// Reason of a failed handshake.
     type Error;
 
-    /// What is to be written now; empty if nothing is.
+    /// Returns the bytes to write now; empty if there are none.
     fn take_output(&mut self) -> Vec<u8>;
 
-    /// The derivation that the handshake waits for, once; its result goes to [`Self::handle_key`].
+    /// Returns the derivation that the handshake waits for. The caller passes its result to
+    /// [`Self::handle_key`].
     fn take_derivation(&mut self) -> Option<Derivation> {
         None
     }
@@ -73,17 +81,18 @@ pub trait Handshake {
         Ok(())
     }
 
-    /// How many bytes may be read at the most; 0 once the handshake is done.
+    /// Most bytes that may be read now; 0 when the handshake is done.
     fn wanted(&self) -> usize;
 
-    /// Takes in what was read, not more than [`Self::wanted`]. After an error the handshake is over.
+    /// Processes bytes that were read, at most [`Self::wanted`]. After an error the handshake is over.
     fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), Self::Error>;
 
-    /// What it came to, once nothing is wanted any more.
+    /// Returns the result when [`Self::wanted`] is 0; `None` if the handshake did not succeed.
     fn finish(self) -> Option<Self::Outcome>;
 }
 
-/// The protocol of this suite. Its cipher is a placeholder: the resolver knows the suite's own.
+/// Noise parameters of a suite. The cipher is a placeholder, because the resolver uses the cipher of its
+/// suite.
 fn params(suite: Suite) -> NoiseParams {
     let modifiers = HandshakeModifierList { list: vec![HandshakeModifier::Psk(0)] };
     NoiseParams::new(
@@ -108,37 +117,36 @@ fn builder(suite: Suite) -> Builder<'static> {
     Builder::with_resolver(params(suite), Box::new(Resolver(suite)))
 }
 
-/// The next handshake message with an empty payload, behind its length.
+/// Writes the next handshake message with an empty payload and its length in front.
 fn framed(state: &mut HandshakeState) -> Result<Vec<u8>, snow::Error> {
     let mut message = [0; MESSAGE_LEN];
     let length = state.write_message(&[], &mut message)?;
     Ok(frame(message.get(..length).unwrap_or_default()))
 }
 
-/// `message` behind its length.
+/// Puts the length in front of `message`.
 fn frame(message: &[u8]) -> Vec<u8> {
     let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
     [length.to_be_bytes().as_slice(), message].concat()
 }
 
-/// How many bytes are missing until a frame is whole whose message may have as many bytes as `longest`; `Err` if its
-/// length says more.
+/// Number of bytes that a frame in `input` still lacks; `Err` with its length if that exceeds `longest`.
 fn missing_of_frame(input: &[u8], longest: usize) -> Result<usize, usize> {
     let Some(length) = input.first_chunk() else { return Ok(2 - input.len()) };
     let length = usize::from(u16::from_be_bytes(*length));
     if length > longest { Err(length) } else { Ok((2 + length).saturating_sub(input.len())) }
 }
 
-/// Bytes that a TLS handshake reads at once.
+/// Most bytes that a TLS handshake reads at once.
 const TLS_READ: usize = 4096;
 
-/// Appends to `output` what TLS has to say.
+/// Appends the pending TLS messages to `output`.
 fn tls_output(connection: &mut ConnectionCommon<impl SideData>, output: &mut Vec<u8>) {
-    // Writing to memory never fails, so this ends.
+    // Writing to memory never fails, so the loop ends.
     while connection.wants_write() && connection.write_tls(output).is_ok() {}
 }
 
-/// Hands `bytes` to TLS.
+/// Passes `bytes` to TLS.
 fn tls_input(connection: &mut ConnectionCommon<impl SideData>, mut bytes: &[u8]) -> Result<(), String> {
     while !bytes.is_empty() {
         connection.read_tls(&mut bytes).map_err(|error| error.to_string())?;

@@ -5,251 +5,180 @@ use std::sync::Arc;
 use aws_lc_rs::rand;
 use bytes::BytesMut;
 use rustls::ServerConnection;
-use snow::{HandshakeState, TransportState};
+use snow::TransportState;
 
 use crate::framing::{Message, Refusal, RefusalCode};
-use crate::secure::admission::{Admission, Pass};
+use crate::secure::access_policy::{AccessPolicy, Credential};
 use crate::secure::channel::{Channel, ChannelBinding};
+use crate::secure::handshake::claim::{Claim, key_name};
 use crate::secure::handshake::{
-    CONFIRMATION_LEN, Handshake, MESSAGE_LEN, TLS_READ, frame, framed, missing_of_frame, responder,
+    CONFIRMATION_LEN, Handshake, HandshakeRejection, MESSAGE_LEN, TLS_READ, frame, framed, missing_of_frame,
     tls_input, tls_output,
 };
-use crate::secure::preface::{CHALLENGE_LEN, Foreign, Mode, Parsed, Preface, PrefaceError, Status};
-use crate::secure::tls::{is_meant, peer_name};
+use crate::secure::preface::{CHALLENGE_LEN, Foreign, Mode, Partial, Preface, PrefaceError, ReplyStatus};
+use crate::secure::tls::{is_protocol_agreed, peer_name};
 use crate::secure::{Key, ReceiverTls, Strength, Suite};
 use crate::sequence::SenderId;
 
-/// A sender that was let in.
+/// A sender whose handshake succeeded.
 #[derive(Debug)]
-pub struct Admitted {
-    /// What connects it.
+pub struct AcceptedSender {
+    /// Channel of the connection.
     pub channel: Channel,
-    /// Who it is: proven, unless it speaks clear text.
+    /// Id of the sender. It is authenticated unless the connection is in clear text.
     pub sender: SenderId,
-    /// By what it was let in.
-    pub pass: Pass,
+    /// Credential with which it was accepted.
+    pub credential: Credential,
 }
 
-/// Evidence that a peer has shown before it is authenticated, the least first.
+/// Evidence that a peer has shown before it is authenticated, in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Shown {
+pub enum Evidence {
     /// Nothing that only a sender knows.
     Nothing,
-    /// That it speaks this protocol over TLS.
+    /// A TLS handshake for this protocol.
     TlsHello,
     /// The id of a sender that has a passphrase.
     SenderName,
-    /// The name of a key that its sender has.
+    /// The id of a key that its sender has.
     KeyName,
-    /// That it has that key.
+    /// Possession of that key.
     Key,
-}
-
-/// Why a peer was not let in.
-#[derive(Debug, thiserror::Error)]
-pub enum Turned {
-    /// What it says first cannot be understood.
-    #[error("{0}")]
-    Preface(#[from] PrefaceError),
-    /// It does not want encryption.
-    #[error(
-        "sender {0} speaks clear text, which is not let in from there: invite it (nf-receiver invite {0}), give both \
-         sides the same key, or start with --plaintext"
-    )]
-    ClearText(SenderId),
-    /// It wants encryption, and there is no key.
-    #[error(
-        "sender {0} uses a key and this receiver has none: give it the same key, or invite it (nf-receiver invite {0})"
-    )]
-    NoKeys(SenderId),
-    /// It uses a mode that only a newer receiver knows.
-    #[error(
-        "sender {sender} asks for mode {mode} of the protocol, which is not known here; update the older side"
-    )]
-    Mode {
-        /// Who it says it is.
-        sender: SenderId,
-        /// What it asks for.
-        mode: u8,
-    },
-    /// It uses a suite that it may not.
-    #[error("sender {sender} uses the cipher {suite}, which 'ciphers' does not allow; allowed: {allowed}")]
-    SuiteNotAllowed {
-        /// Who it says it is.
-        sender: SenderId,
-        /// What it uses.
-        suite: String,
-        /// What it could use.
-        allowed: String,
-    },
-    /// It has another key.
-    #[error(
-        "sender {sender} uses {given}, and the key of {sender} here is {known}: both sides need the same key"
-    )]
-    WrongKey {
-        /// Who it says it is.
-        sender: SenderId,
-        /// Which key it says it has.
-        given: String,
-        /// Which keys it could have.
-        known: String,
-    },
-    /// It claims an id that belongs to the holder of a certificate.
-    #[error(
-        "sender {0} is accepted by its certificate only ('senders' in [tls], or [[sender]] without a key): give the other \
-         sender an id of its own, or invite this one (nf-receiver invite {0})"
-    )]
-    Reserved(SenderId),
-    /// It names the right key and does not have it, or somebody changed or repeated what it said.
-    #[error(
-        "sender {0} could not prove that it has the key that it names: somebody on the way may have changed or \
-         repeated the handshake"
-    )]
-    Unproven(SenderId),
-    /// A handshake message of a length that none has.
-    #[error("the sender's handshake message has {0} bytes, where {1} are allowed")]
-    Length(usize, usize),
-    /// TLS says no.
-    #[error("TLS: {0}")]
-    Tls(String),
-    /// A certificate that is good, with a name that is none.
-    #[error("its certificate has no name (DNS name or common name) that can be a sender id")]
-    NoName,
-    /// A certificate of a sender that is not let in.
-    #[error("the certificate of {0} is good, but 'senders' in [tls] does not have this name")]
-    NameNotAdmitted(SenderId),
-    /// The system does not give what the handshake takes, such as randomness.
-    #[error("cannot prepare the handshake: the system gives no randomness")]
-    System,
 }
 
 /// The receiver's side of a handshake.
 #[derive(Debug)]
 pub struct ReceiverHandshake {
-    admission: Arc<Admission>,
-    /// Whether the peer is on this machine.
+    policy: Arc<AccessPolicy>,
+    /// True if the peer is on this host.
     is_local: bool,
     input: Vec<u8>,
     output: Vec<u8>,
-    phase: Phase,
-}
-
-/// The sender id of a preface, and the keys with which the peer may prove it.
-#[derive(Debug)]
-struct Claim {
-    sender: SenderId,
-    suite: Suite,
-    /// The kind or id of its key, as the peer gives it.
-    given: String,
-    /// The key that the preface names, if the sender has it; or all that are derived from passphrases.
-    keys: Vec<Key>,
+    phase: ReceiverHandshakePhase,
 }
 
 #[derive(Debug)]
-enum Phase {
+enum ReceiverHandshakePhase {
     Preface,
-    Message1 { claim: Claim, prologue: Vec<u8>, shown: Shown },
+    Message1 { claim: Claim, prologue: Vec<u8>, evidence: Evidence },
     Confirmation { claim: Claim, key: Option<Key>, transport: Box<TransportState>, binding: ChannelBinding },
     Tls(Box<ServerConnection>),
-    Done(Admitted),
+    Done(AcceptedSender),
     Over,
 }
 
 impl ReceiverHandshake {
-    /// A handshake with a peer, which is on this machine or not.
-    pub fn new(admission: Arc<Admission>, is_local: bool) -> Self {
-        Self { admission, is_local, input: Vec::new(), output: Vec::new(), phase: Phase::Preface }
-    }
-
-    /// What the peer has shown so far.
-    pub fn shown(&self) -> Shown {
-        match &self.phase {
-            Phase::Tls(connection) if is_meant(connection) => Shown::TlsHello,
-            Phase::Message1 { shown, .. } => *shown,
-            Phase::Confirmation { key: Some(_), .. } => Shown::Key,
-            _ => Shown::Nothing,
+    /// Starts a handshake with a peer. `is_local` states that the peer is on this host.
+    pub fn new(policy: Arc<AccessPolicy>, is_local: bool) -> Self {
+        Self {
+            policy,
+            is_local,
+            input: Vec::new(),
+            output: Vec::new(),
+            phase: ReceiverHandshakePhase::Preface,
         }
     }
 
-    fn take_preface(&mut self) -> Result<(), Turned> {
+    /// Evidence that the peer has shown so far.
+    pub fn evidence(&self) -> Evidence {
+        match &self.phase {
+            ReceiverHandshakePhase::Tls(connection) if is_protocol_agreed(connection) => Evidence::TlsHello,
+            ReceiverHandshakePhase::Message1 { evidence, .. } => *evidence,
+            ReceiverHandshakePhase::Confirmation { key: Some(_), .. } => Evidence::Key,
+            _ => Evidence::Nothing,
+        }
+    }
+
+    fn handle_preface(&mut self) -> Result<(), HandshakeRejection> {
         let Preface { mode, sender } = match Preface::parse(&self.input) {
-            Ok(Parsed::NeedMore(_)) => return Ok(()),
-            Ok(Parsed::Here(preface)) => preface,
+            Ok(Partial::NeedMore(_)) => return Ok(()),
+            Ok(Partial::Complete(preface)) => preface,
             Err(PrefaceError::Version(version)) => {
-                self.reply(Status::UnsupportedVersion, Mode::None, [0; CHALLENGE_LEN]);
+                self.reply(ReplyStatus::UnsupportedVersion, Mode::None, [0; CHALLENGE_LEN]);
                 return Err(PrefaceError::Version(version).into());
             }
             Err(PrefaceError::Foreign(Foreign::Tls)) => return self.begin_tls(),
             Err(error) => return Err(error.into()),
         };
-        match self.judge(mode, &sender) {
+        match self.check_mode(mode, &sender) {
             Ok(None) => self.accept_clear_text(sender),
             Ok(Some(suite)) => self.challenge(mode, sender, suite),
-            Err((status, turned)) => {
+            Err((status, rejection)) => {
                 self.reply(status, mode, [0; CHALLENGE_LEN]);
-                Err(turned)
+                Err(rejection)
             }
         }
     }
 
-    fn accept_clear_text(&mut self, sender: SenderId) -> Result<(), Turned> {
-        self.reply(Status::Accepted, Mode::None, challenge()?);
+    fn accept_clear_text(&mut self, sender: SenderId) -> Result<(), HandshakeRejection> {
+        self.reply(ReplyStatus::Accepted, Mode::None, challenge()?);
         let channel = Channel::clear_text(ChannelBinding::of_clear_text(&self.input, &self.output));
-        self.phase =
-            Phase::Done(Admitted { channel, sender, pass: Pass::ClearText { is_local: self.is_local } });
+        self.phase = ReceiverHandshakePhase::Done(AcceptedSender {
+            channel,
+            sender,
+            credential: Credential::ClearText { is_local: self.is_local },
+        });
         Ok(())
     }
 
-    /// What came is the start of TLS.
-    fn begin_tls(&mut self) -> Result<(), Turned> {
-        let connection = self.admission.tls.as_ref().map(ReceiverTls::accept);
-        let connection = connection.ok_or(PrefaceError::Foreign(Foreign::Tls))?.ok_or(Turned::System)?;
-        self.phase = Phase::Tls(Box::new(connection));
-        let begun = core::mem::take(&mut self.input);
-        self.take_tls(&begun)
+    /// Continues with TLS, because the first bytes are the start of a TLS handshake.
+    fn begin_tls(&mut self) -> Result<(), HandshakeRejection> {
+        let connection = self.policy.tls.as_ref().map(ReceiverTls::accept);
+        let connection =
+            connection.ok_or(PrefaceError::Foreign(Foreign::Tls))?.ok_or(HandshakeRejection::System)?;
+        self.phase = ReceiverHandshakePhase::Tls(Box::new(connection));
+        let received = core::mem::take(&mut self.input);
+        self.handle_tls(&received)
     }
 
-    fn take_tls(&mut self, bytes: &[u8]) -> Result<(), Turned> {
-        let Phase::Tls(connection) = &mut self.phase else { return Ok(()) };
-        let outcome = tls_input(&mut ***connection, bytes).map_err(Turned::Tls);
+    fn handle_tls(&mut self, bytes: &[u8]) -> Result<(), HandshakeRejection> {
+        let ReceiverHandshakePhase::Tls(connection) = &mut self.phase else { return Ok(()) };
+        let outcome = tls_input(&mut ***connection, bytes).map_err(HandshakeRejection::Tls);
         tls_output(&mut ***connection, &mut self.output);
         outcome?;
         if connection.is_handshaking() {
             return Ok(());
         }
-        let Phase::Tls(connection) = core::mem::replace(&mut self.phase, Phase::Over) else { return Ok(()) };
-        if !is_meant(&connection) {
-            return Err(Turned::Tls("the other side does not mean the protocol nf-transport/1".to_owned()));
+        let ReceiverHandshakePhase::Tls(connection) =
+            core::mem::replace(&mut self.phase, ReceiverHandshakePhase::Over)
+        else {
+            return Ok(());
+        };
+        if !is_protocol_agreed(&connection) {
+            return Err(HandshakeRejection::Tls(
+                "the other side does not offer the protocol nf-transport/1".to_owned(),
+            ));
         }
         let name = peer_name(&connection);
-        let own = self.admission.tls.as_ref().map(|tls| &tls.certificate).ok_or(Turned::System)?;
+        let own = self.policy.tls.as_ref().map(|tls| &tls.certificate).ok_or(HandshakeRejection::System)?;
         let mut channel = Channel::tls(*connection, own);
-        let admitted = name.ok_or(Turned::NoName).and_then(|sender| {
-            let tls = self.admission.tls.as_ref().filter(|tls| tls.admits(&sender));
+        let accepted = name.ok_or(HandshakeRejection::NoName).and_then(|sender| {
+            let tls = self.policy.tls.as_ref().filter(|tls| tls.accepts(&sender));
             match tls {
-                Some(tls) => Ok((sender, Pass::Certificate { trust: tls.trust })),
-                None => Err(Turned::NameNotAdmitted(sender)),
+                Some(tls) => Ok((sender, Credential::Certificate { trust: tls.trust })),
+                None => Err(HandshakeRejection::NameNotAllowed(sender)),
             }
         });
-        match admitted {
-            Ok((sender, pass)) => {
-                self.phase = Phase::Done(Admitted { channel, sender, pass });
+        match accepted {
+            Ok((sender, credential)) => {
+                self.phase = ReceiverHandshakePhase::Done(AcceptedSender { channel, sender, credential });
                 Ok(())
             }
-            Err(turned) => {
-                self.refuse_within(&mut channel, &turned);
-                Err(turned)
+            Err(rejection) => {
+                self.reject_in_channel(&mut channel, &rejection);
+                Err(rejection)
             }
         }
     }
 
-    /// Tells a sender with a good certificate why it is not let in: as a message of the session, as its channel is
-    /// there already.
-    fn refuse_within(&mut self, channel: &mut Channel, turned: &Turned) {
+    /// Sends the reason to a rejected sender with a valid certificate.
+    ///
+    /// The reason is a session message, because the TLS channel is already established.
+    fn reject_in_channel(&mut self, channel: &mut Channel, rejection: &HandshakeRejection) {
         let mut message = BytesMut::new();
-        let refusal = Refusal::new(RefusalCode::NotAdmitted, &format!("this sender: {turned}"));
+        let refusal = Refusal::new(RefusalCode::NotAuthorized, &format!("this sender: {rejection}"));
         let mut wire = BytesMut::new();
-        // A refusal has no batch to follow, and one that cannot be sealed is only not heard.
+        // A refusal has no batch. A failure to seal it only means that the sender does not get the reason.
         if Message::Refuse(refusal).encode(&mut message).is_none()
             && channel.seal(&mut message, &mut wire).is_ok()
         {
@@ -257,197 +186,200 @@ impl ReceiverHandshake {
         }
     }
 
-    /// Whether a sender may try this mode; with which suite, unless in clear text.
-    fn judge(&self, mode: Mode, sender: &SenderId) -> Result<Option<Suite>, (Status, Turned)> {
-        let admission = &self.admission;
+    /// Checks if a sender may use this mode. Returns the suite; `None` for clear text.
+    fn check_mode(
+        &self,
+        mode: Mode,
+        sender: &SenderId,
+    ) -> Result<Option<Suite>, (ReplyStatus, HandshakeRejection)> {
+        let policy = &self.policy;
         match mode {
-            Mode::None if admission.admits_clear_text(sender, self.is_local) => Ok(None),
-            Mode::None if admission.is_reserved(sender) => {
-                Err((Status::EncryptionRequired, Turned::Reserved(sender.clone())))
+            Mode::None if policy.accepts_clear_text(sender, self.is_local) => Ok(None),
+            Mode::None if policy.is_reserved(sender) => {
+                Err((ReplyStatus::EncryptionRequired, HandshakeRejection::Reserved(sender.clone())))
             }
-            Mode::None => Err((Status::EncryptionRequired, Turned::ClearText(sender.clone()))),
-            Mode::Unknown(mode) => {
-                Err((Status::UnsupportedVersion, Turned::Mode { sender: sender.clone(), mode }))
+            Mode::None => {
+                Err((ReplyStatus::EncryptionRequired, HandshakeRejection::ClearText(sender.clone())))
             }
-            Mode::Key { .. } | Mode::Passphrase { .. } if !admission.has_keys() => {
-                Err((Status::EncryptionNotConfigured, Turned::NoKeys(sender.clone())))
+            Mode::Unknown(mode) => Err((
+                ReplyStatus::UnsupportedVersion,
+                HandshakeRejection::Mode { sender: sender.clone(), mode },
+            )),
+            Mode::Key { .. } | Mode::Passphrase { .. } if !policy.has_keys() => {
+                Err((ReplyStatus::EncryptionNotConfigured, HandshakeRejection::NoKeys(sender.clone())))
             }
             Mode::Key { suite: code, .. } | Mode::Passphrase { suite: code } => {
                 let suite = Suite::from_code(code);
-                if let Some(suite) = suite.filter(|suite| admission.suites.contains(suite)) {
+                if let Some(suite) = suite.filter(|suite| policy.suites.contains(suite)) {
                     return Ok(Some(suite));
                 }
                 let name = suite.map_or_else(|| format!("number {code}"), |suite| suite.to_string());
-                let allowed = listed(admission.suites.iter(), "none");
-                let turned = Turned::SuiteNotAllowed { sender: sender.clone(), suite: name, allowed };
-                Err((Status::SuiteNotAllowed, turned))
+                let allowed = listed(policy.suites.iter(), "none");
+                let rejection =
+                    HandshakeRejection::SuiteNotAllowed { sender: sender.clone(), suite: name, allowed };
+                Err((ReplyStatus::SuiteNotAllowed, rejection))
             }
         }
     }
 
-    /// Continues with a peer that claims to have a key. An unknown key is answered like a wrong one, so that nobody finds
-    /// out which keys there are.
-    fn challenge(&mut self, mode: Mode, sender: SenderId, suite: Suite) -> Result<(), Turned> {
-        let (given, keys): (String, Vec<Key>) = match mode {
-            Mode::Key { key: given, .. } => {
+    /// Continues with a peer that claims to have a key.
+    ///
+    /// An unknown key gets the same answer as a wrong one, so that a peer cannot find out which keys exist.
+    fn challenge(&mut self, mode: Mode, sender: SenderId, suite: Suite) -> Result<(), HandshakeRejection> {
+        let (offered, keys): (String, Vec<Key>) = match mode {
+            Mode::Key { key: offered, .. } => {
                 let name =
-                    given.map_or_else(|| "a key of an unknown kind".to_owned(), |id| format!("key {id}"));
-                (name, self.admission.key_of(&sender, given).into_iter().cloned().collect())
+                    offered.map_or_else(|| "a key of an unknown kind".to_owned(), |id| format!("key {id}"));
+                (name, self.policy.key_by_id(&sender, offered).into_iter().cloned().collect())
             }
             Mode::Passphrase { .. } => {
                 let name = format!("a passphrase with the cipher {suite}");
-                (name, self.admission.derived_keys(&sender, suite).cloned().collect())
+                (name, self.policy.derived_keys(&sender, suite).cloned().collect())
             }
             Mode::None | Mode::Unknown(_) => return Ok(()),
         };
         let challenge = challenge()?;
         let preface = core::mem::take(&mut self.input);
-        self.output = Status::encode_acceptance(mode, challenge, self.admission.salt);
+        self.output = ReplyStatus::encode_acceptance(mode, challenge, self.policy.salt);
         let prologue = [preface.as_slice(), &self.output].concat();
-        let shown = match mode {
-            _ if keys.is_empty() => Shown::Nothing,
-            Mode::Key { .. } => Shown::KeyName,
-            _ => Shown::SenderName,
+        let evidence = match mode {
+            _ if keys.is_empty() => Evidence::Nothing,
+            Mode::Key { .. } => Evidence::KeyName,
+            _ => Evidence::SenderName,
         };
-        self.phase = Phase::Message1 { claim: Claim { sender, suite, given, keys }, prologue, shown };
+        self.phase = ReceiverHandshakePhase::Message1 {
+            claim: Claim { sender, suite, offered, keys },
+            prologue,
+            evidence,
+        };
         Ok(())
     }
 
-    fn reply(&mut self, status: Status, mode: Mode, challenge: [u8; CHALLENGE_LEN]) {
+    fn reply(&mut self, status: ReplyStatus, mode: Mode, challenge: [u8; CHALLENGE_LEN]) {
         self.output.extend_from_slice(&status.encode_reply(mode, challenge));
     }
 
-    fn take_message_1(&mut self) -> Result<(), Turned> {
+    fn handle_message_1(&mut self) -> Result<(), HandshakeRejection> {
         let Some(message) = self.take_frame(MESSAGE_LEN)? else { return Ok(()) };
-        let Phase::Message1 { claim, prologue, .. } = core::mem::replace(&mut self.phase, Phase::Over) else {
+        let ReceiverHandshakePhase::Message1 { claim, prologue, .. } =
+            core::mem::replace(&mut self.phase, ReceiverHandshakePhase::Over)
+        else {
             return Ok(());
         };
         let Some((key, mut state)) = claim.open(&prologue, &message)? else {
-            self.output = frame(&[Status::AuthenticationFailed.code()]);
-            return Err(self.unproven(claim));
+            self.output = frame(&[ReplyStatus::AuthenticationFailed.code()]);
+            return Err(self.wrong_key(claim));
         };
-        self.output = framed(&mut state).map_err(|_| Turned::Unproven(claim.sender.clone()))?;
+        self.output = framed(&mut state).map_err(|_| HandshakeRejection::Unproven(claim.sender.clone()))?;
         let binding = ChannelBinding::from_hash(state.get_handshake_hash());
-        let transport = Box::new(state.into_transport_mode().map_err(|_| Turned::System)?);
-        self.phase = Phase::Confirmation { claim, key, transport, binding };
+        let transport = Box::new(state.into_transport_mode().map_err(|_| HandshakeRejection::System)?);
+        self.phase = ReceiverHandshakePhase::Confirmation { claim, key, transport, binding };
         Ok(())
     }
 
-    fn take_confirmation(&mut self) -> Result<(), Turned> {
+    fn handle_confirmation(&mut self) -> Result<(), HandshakeRejection> {
         let Some(record) = self.take_frame(CONFIRMATION_LEN)? else { return Ok(()) };
-        let Phase::Confirmation { claim, key, mut transport, binding } =
-            core::mem::replace(&mut self.phase, Phase::Over)
+        let ReceiverHandshakePhase::Confirmation { claim, key, mut transport, binding } =
+            core::mem::replace(&mut self.phase, ReceiverHandshakePhase::Over)
         else {
             return Ok(());
         };
         let key = key.filter(|_| transport.read_message(&record, &mut []).is_ok());
-        let Some(key) = key else { return Err(Turned::Unproven(claim.sender)) };
+        let Some(key) = key else { return Err(HandshakeRejection::Unproven(claim.sender)) };
         let channel = Channel::keyed(*transport, claim.suite, binding);
-        let pass = Pass::Key { id: key.id(), suite: claim.suite };
-        self.phase = Phase::Done(Admitted { channel, sender: claim.sender, pass });
+        let credential = Credential::Key { id: key.id(), suite: claim.suite };
+        self.phase =
+            ReceiverHandshakePhase::Done(AcceptedSender { channel, sender: claim.sender, credential });
         Ok(())
     }
 
-    /// The message of `length` bytes that is to come, once it is whole.
-    fn take_frame(&mut self, length: usize) -> Result<Option<Vec<u8>>, Turned> {
-        let missing = missing_of_frame(&self.input, length).map_err(|found| Turned::Length(found, length))?;
+    /// Returns the expected message of `length` bytes when it is complete.
+    fn take_frame(&mut self, length: usize) -> Result<Option<Vec<u8>>, HandshakeRejection> {
+        let missing = missing_of_frame(&self.input, length)
+            .map_err(|found| HandshakeRejection::Length(found, length))?;
         if missing > 0 {
             return Ok(None);
         }
         let message = core::mem::take(&mut self.input).split_off(2);
-        if message.len() == length { Ok(Some(message)) } else { Err(Turned::Length(message.len(), length)) }
+        if message.len() == length {
+            Ok(Some(message))
+        } else {
+            Err(HandshakeRejection::Length(message.len(), length))
+        }
     }
 
-    fn unproven(&self, claim: Claim) -> Turned {
-        let Claim { sender, given, keys, .. } = claim;
-        // A peer that names a key claims to have it. One with a passphrase names none.
+    fn wrong_key(&self, claim: Claim) -> HandshakeRejection {
+        let Claim { sender, offered, keys, .. } = claim;
+        // A random key here means that the peer named this key, but did not prove it. Peers with a passphrase
+        // name none.
         if keys.iter().any(|key| key.strength() == Strength::Random) {
-            return Turned::Unproven(sender);
+            return HandshakeRejection::Unproven(sender);
         }
-        if self.admission.is_reserved(&sender) && self.admission.keys_of(&sender).is_empty() {
-            return Turned::Reserved(sender);
+        if self.policy.is_reserved(&sender) && self.policy.keys_for(&sender).is_empty() {
+            return HandshakeRejection::Reserved(sender);
         }
-        let known = listed(self.admission.keys_of(&sender).iter().map(name), "none");
-        Turned::WrongKey { sender, given, known }
+        let expected = listed(self.policy.keys_for(&sender).iter().map(key_name), "none");
+        HandshakeRejection::WrongKey { sender, offered, expected }
     }
 }
 
-impl Claim {
-    /// Opens message 1 with the first of the keys that fits. Without any key it tries a random one, so that an unknown sender is
-    /// answered like one with a wrong key.
-    fn open(&self, prologue: &[u8], message: &[u8]) -> Result<Option<(Option<Key>, HandshakeState)>, Turned> {
-        let unknown = Key::generate().map_err(|_| Turned::System)?;
-        let candidates = self.keys.iter().map(Some).chain(self.keys.is_empty().then_some(None));
-        for key in candidates {
-            let mut state =
-                responder(self.suite, key.unwrap_or(&unknown), prologue).map_err(|_| Turned::System)?;
-            if state.read_message(message, &mut []).is_ok() {
-                return Ok(Some((key.cloned(), state)));
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// The name of a key in a sentence: its id, unless that depends on the salt of the moment.
-fn name(key: &Key) -> String {
-    match key.strength() {
-        Strength::Random => key.id().to_string(),
-        derived => derived.name().to_owned(),
-    }
-}
-
-/// A challenge that no other connection has.
-fn challenge() -> Result<[u8; CHALLENGE_LEN], Turned> {
+/// Generates a random challenge, which no other connection has.
+fn challenge() -> Result<[u8; CHALLENGE_LEN], HandshakeRejection> {
     let mut challenge = [0; CHALLENGE_LEN];
-    rand::fill(&mut challenge).map_err(|_| Turned::System)?;
+    rand::fill(&mut challenge).map_err(|_| HandshakeRejection::System)?;
     Ok(challenge)
 }
 
-/// Names in a sentence.
+/// Joins names for a message; `none` if there are none.
 fn listed(names: impl Iterator<Item: ToString>, none: &str) -> String {
     let names: Vec<String> = names.map(|name| name.to_string()).collect();
     if names.is_empty() { none.to_owned() } else { names.join(" or ") }
 }
 
 impl Handshake for ReceiverHandshake {
-    type Outcome = Admitted;
-    type Error = Turned;
+    type Outcome = AcceptedSender;
+    type Error = HandshakeRejection;
 
     fn take_output(&mut self) -> Vec<u8> {
         core::mem::take(&mut self.output)
     }
 
     fn wanted(&self) -> usize {
-        // What is too long or damaged was told of when it came.
+        // `handle_bytes` has already returned an error for a malformed preface or an invalid length.
         match &self.phase {
-            Phase::Preface => match Preface::parse(&self.input) {
-                Ok(Parsed::NeedMore(total)) => total.saturating_sub(self.input.len()),
+            ReceiverHandshakePhase::Preface => match Preface::parse(&self.input) {
+                Ok(Partial::NeedMore(total)) => total.saturating_sub(self.input.len()),
                 _ => 0,
             },
-            Phase::Message1 { .. } => missing_of_frame(&self.input, MESSAGE_LEN).unwrap_or(0),
-            Phase::Confirmation { .. } => missing_of_frame(&self.input, CONFIRMATION_LEN).unwrap_or(0),
-            Phase::Tls(_) => TLS_READ,
-            Phase::Done(_) | Phase::Over => 0,
+            ReceiverHandshakePhase::Message1 { .. } => {
+                missing_of_frame(&self.input, MESSAGE_LEN).unwrap_or(0)
+            }
+            ReceiverHandshakePhase::Confirmation { .. } => {
+                missing_of_frame(&self.input, CONFIRMATION_LEN).unwrap_or(0)
+            }
+            ReceiverHandshakePhase::Tls(_) => TLS_READ,
+            ReceiverHandshakePhase::Done(_) | ReceiverHandshakePhase::Over => 0,
         }
     }
 
-    fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), Turned> {
-        if matches!(self.phase, Phase::Tls(_)) {
-            return self.take_tls(bytes);
+    fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), HandshakeRejection> {
+        if matches!(self.phase, ReceiverHandshakePhase::Tls(_)) {
+            return self.handle_tls(bytes);
         }
         self.input.extend_from_slice(bytes);
         match &self.phase {
-            Phase::Preface => self.take_preface(),
-            Phase::Message1 { .. } => self.take_message_1(),
-            Phase::Confirmation { .. } => self.take_confirmation(),
-            Phase::Tls(_) | Phase::Done(_) | Phase::Over => Ok(()),
+            ReceiverHandshakePhase::Preface => self.handle_preface(),
+            ReceiverHandshakePhase::Message1 { .. } => self.handle_message_1(),
+            ReceiverHandshakePhase::Confirmation { .. } => self.handle_confirmation(),
+            ReceiverHandshakePhase::Tls(_)
+            | ReceiverHandshakePhase::Done(_)
+            | ReceiverHandshakePhase::Over => Ok(()),
         }
     }
 
-    fn finish(self) -> Option<Admitted> {
+    fn finish(self) -> Option<AcceptedSender> {
         match self.phase {
-            Phase::Done(admitted) => Some(admitted),
+            ReceiverHandshakePhase::Done(accepted) => Some(accepted),
             _ => None,
         }
     }

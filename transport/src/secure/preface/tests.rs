@@ -10,7 +10,7 @@ fn plain() -> Vec<u8> {
 
 const KEY: KeyId = KeyId(*b"key-id-1");
 
-/// What a sender with a shared key asks for.
+/// Mode of a sender with a shared key.
 const KEYED: Mode = Mode::Key { suite: 2, key: Some(KEY) };
 
 /// The preface of a sender with a shared key.
@@ -29,9 +29,9 @@ fn with_passphrase() -> Vec<u8> {
 
 const SALT: Salt = Salt(*b"salt of one site");
 
-/// The replies that accept, each with the mode that was asked for.
+/// Accepting replies, each with the requested mode.
 fn acceptances() -> [(Mode, Vec<u8>); 3] {
-    let acceptance = |mode, challenge| (mode, Status::encode_acceptance(mode, challenge, SALT));
+    let acceptance = |mode, challenge| (mode, ReplyStatus::encode_acceptance(mode, challenge, SALT));
     [
         acceptance(Mode::None, [0; CHALLENGE_LEN]),
         acceptance(KEYED, CHALLENGE),
@@ -51,43 +51,47 @@ const GOLDEN_REPLIES: [&[u8]; 3] = [
 ];
 
 #[test]
-fn a_preface_comes_out_as_it_went_in() {
+fn a_preface_round_trips() {
     let longest: SenderId = "x".repeat(64).parse().unwrap();
     for sender in [sender(), longest] {
         let bytes = Preface::encode_plain(&sender);
-        assert_eq!(Preface::parse(&bytes), Ok(Parsed::Here(Preface { mode: Mode::None, sender })));
+        assert_eq!(Preface::parse(&bytes), Ok(Partial::Complete(Preface { mode: Mode::None, sender })));
     }
 }
 
 #[test]
-fn a_sender_with_a_key_says_which_and_how_it_uses_it() {
+fn a_keyed_preface_names_key_and_suite() {
     assert_eq!(with_key(), b"NFR1\x01\x01\x02\x00\x08\x09key-id-1brno-edge");
     let parsed = Preface::parse(&with_key());
-    assert_eq!(parsed, Ok(Parsed::Here(Preface { mode: KEYED, sender: sender() })));
+    assert_eq!(parsed, Ok(Partial::Complete(Preface { mode: KEYED, sender: sender() })));
 }
 
 #[test]
-fn a_sender_with_a_passphrase_names_no_key() {
+fn a_passphrase_preface_names_no_key() {
     assert_eq!(with_passphrase(), b"NFR1\x01\x02\x02\x00\x00\x09brno-edge");
     let parsed = Preface::parse(&with_passphrase());
-    assert_eq!(parsed, Ok(Parsed::Here(Preface { mode: PASSPHRASE, sender: sender() })));
+    assert_eq!(parsed, Ok(Partial::Complete(Preface { mode: PASSPHRASE, sender: sender() })));
     assert_eq!(Preface::parse(b"NFR1\x01\x02\x03\x00\x04\x01key1x"), Err(PrefaceError::Malformed));
 }
 
 #[test]
-fn the_salt_follows_the_reply_only_for_a_passphrase() {
+fn only_a_passphrase_reply_has_a_salt() {
     let [(_, plain), (_, keyed), (_, salted)] = acceptances();
     assert_eq!([plain.len(), keyed.len(), salted.len()], [REPLY_LEN, REPLY_LEN, SALTED_REPLY_LEN]);
-    assert_eq!(Status::parse_salt(&salted), Parsed::Here(SALT));
+    assert_eq!(ReplyStatus::parse_salt(&salted), Partial::Complete(SALT));
     for cut in 0..salted.len() {
-        assert_eq!(Status::parse_salt(&salted[..cut]), Parsed::NeedMore(SALTED_REPLY_LEN), "cut at {cut}");
+        assert_eq!(
+            ReplyStatus::parse_salt(&salted[..cut]),
+            Partial::NeedMore(SALTED_REPLY_LEN),
+            "cut at {cut}"
+        );
     }
 }
 
 #[test]
-fn key_ids_and_modes_of_the_future_are_understood_well_enough_to_be_refused_clearly() {
+fn unknown_key_ids_and_modes_are_parsed() {
     let other = |bytes: &[u8]| match Preface::parse(bytes) {
-        Ok(Parsed::Here(preface)) => preface.mode,
+        Ok(Partial::Complete(preface)) => preface.mode,
         other => panic!("{other:?}"),
     };
     assert_eq!(other(b"NFR1\x01\x01\x03\x00\x04\x01key1x"), Mode::Key { suite: 3, key: None });
@@ -95,30 +99,30 @@ fn key_ids_and_modes_of_the_future_are_understood_well_enough_to_be_refused_clea
 }
 
 #[test]
-fn a_part_of_a_preface_says_how_much_is_needed_and_never_more_than_the_whole() {
+fn a_cut_preface_reports_the_needed_length() {
     for whole in [plain(), with_key(), with_passphrase()] {
         for cut in 0..whole.len() {
             let needed = if cut < HEADER_LEN { HEADER_LEN } else { whole.len() };
-            assert_eq!(Preface::parse(&whole[..cut]), Ok(Parsed::NeedMore(needed)), "cut at {cut}");
+            assert_eq!(Preface::parse(&whole[..cut]), Ok(Partial::NeedMore(needed)), "cut at {cut}");
         }
     }
     for (mode, reply) in acceptances() {
         for cut in 0..REPLY_LEN {
-            let parsed = Status::parse_reply(mode, &reply[..cut]);
-            assert_eq!(parsed, Ok(Parsed::NeedMore(REPLY_LEN)), "cut at {cut}");
+            let parsed = ReplyStatus::parse_reply(mode, &reply[..cut]);
+            assert_eq!(parsed, Ok(Partial::NeedMore(REPLY_LEN)), "cut at {cut}");
         }
     }
 }
 
 #[test]
-fn nobody_is_ever_asked_for_more_than_the_longest_preface() {
+fn no_preface_needs_more_than_the_maximum() {
     assert_eq!(PREFACE_MAX, 138);
     for key_id_len in 0..=255 {
         for sender_len in 0..=255 {
             let header = [b"NFR1".as_slice(), &[1, 1, 1, 0, key_id_len, sender_len]].concat();
             let bounded = key_id_len <= 64 && (1..=64).contains(&sender_len);
             match Preface::parse(&header) {
-                Ok(Parsed::NeedMore(needed)) => assert!(bounded && needed <= PREFACE_MAX),
+                Ok(Partial::NeedMore(needed)) => assert!(bounded && needed <= PREFACE_MAX),
                 other => assert!(!bounded && other == Err(PrefaceError::Malformed)),
             }
         }
@@ -126,7 +130,7 @@ fn nobody_is_ever_asked_for_more_than_the_longest_preface() {
 }
 
 #[test]
-fn no_flipped_bit_leaves_a_preface_as_it_was() {
+fn every_flipped_bit_changes_a_preface() {
     for whole in [plain(), with_key(), with_passphrase()] {
         let original = Preface::parse(&whole);
         for bit in 0..whole.len() * 8 {
@@ -138,47 +142,51 @@ fn no_flipped_bit_leaves_a_preface_as_it_was() {
 }
 
 #[test]
-fn an_acceptance_with_a_flipped_bit_is_none() {
+fn a_flipped_bit_invalidates_an_acceptance() {
     for (mode, reply) in acceptances() {
         for bit in 0..8 * 8 {
             let mut bytes = reply.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert_ne!(Status::parse_reply(mode, &bytes), Ok(Parsed::Here(Status::Accepted)), "bit {bit}");
+            assert_ne!(
+                ReplyStatus::parse_reply(mode, &bytes),
+                Ok(Partial::Complete(ReplyStatus::Accepted)),
+                "bit {bit}"
+            );
         }
     }
 }
 
 #[test]
-fn every_status_survives_the_way_to_the_sender() {
-    for (status, code) in Status::ALL {
+fn every_status_round_trips() {
+    for (status, code) in ReplyStatus::ALL {
         for mode in [Mode::None, KEYED, PASSPHRASE] {
             let reply = status.encode_reply(mode, CHALLENGE);
             assert_eq!(reply[4], code);
-            assert_eq!(Status::parse_reply(mode, &reply), Ok(Parsed::Here(status)));
+            assert_eq!(ReplyStatus::parse_reply(mode, &reply), Ok(Partial::Complete(status)));
         }
     }
 }
 
 #[test]
-fn a_status_of_the_future_is_a_refusal_with_its_number() {
-    let mut reply = Status::Accepted.encode_reply(Mode::None, CHALLENGE);
+fn an_unknown_status_is_reported_by_its_number() {
+    let mut reply = ReplyStatus::Accepted.encode_reply(Mode::None, CHALLENGE);
     reply[4] = 77;
-    assert_eq!(Status::parse_reply(Mode::None, &reply), Err(PrefaceError::UnknownStatus(77)));
+    assert_eq!(ReplyStatus::parse_reply(Mode::None, &reply), Err(PrefaceError::UnknownStatus(77)));
 }
 
 #[test]
-fn an_acceptance_in_another_mode_is_not_taken() {
+fn an_acceptance_in_another_mode_is_rejected() {
     let [(plain, plain_reply), (keyed, keyed_reply), (passphrase, _)] = acceptances();
     let changed = |asked, answered| Err(PrefaceError::ModeChanged { asked, answered });
-    assert_eq!(Status::parse_reply(plain, &keyed_reply), changed(0, 1));
-    assert_eq!(Status::parse_reply(keyed, &plain_reply), changed(1, 0));
-    assert_eq!(Status::parse_reply(passphrase, &keyed_reply), changed(2, 1));
+    assert_eq!(ReplyStatus::parse_reply(plain, &keyed_reply), changed(0, 1));
+    assert_eq!(ReplyStatus::parse_reply(keyed, &plain_reply), changed(1, 0));
+    assert_eq!(ReplyStatus::parse_reply(passphrase, &keyed_reply), changed(2, 1));
     let other_suite = Mode::Key { suite: 1, key: Some(KEY) };
-    assert_eq!(Status::parse_reply(other_suite, &keyed_reply), Err(PrefaceError::Malformed));
+    assert_eq!(ReplyStatus::parse_reply(other_suite, &keyed_reply), Err(PrefaceError::Malformed));
 }
 
 #[test]
-fn another_version_is_named_before_anything_else_of_it_is_read() {
+fn only_the_version_of_a_newer_preface_is_read() {
     for rest in [b"".as_slice(), b"\xFF", b"\x01\x02\xFF\xFF\xFF and more"] {
         let bytes = [b"NFR1\x02", rest].concat();
         assert_eq!(Preface::parse(&bytes), Err(PrefaceError::Version(2)));
@@ -186,7 +194,7 @@ fn another_version_is_named_before_anything_else_of_it_is_read() {
 }
 
 #[test]
-fn a_preface_that_breaks_its_bounds_is_damaged() {
+fn a_preface_out_of_bounds_is_malformed() {
     for bytes in [
         b"NFR1\x01\x00\x01\x00\x00\x01x".as_slice(),
         b"NFR1\x01\x00\x00\x01\x00\x01x",
@@ -201,7 +209,7 @@ fn a_preface_that_breaks_its_bounds_is_damaged() {
 }
 
 #[test]
-fn foreign_protocols_are_recognised_by_either_side() {
+fn foreign_protocols_are_recognized() {
     let recognised = [
         (b"GET / HTTP/1.1\r\n".as_slice(), Foreign::Http),
         (b"POST", Foreign::Http),
@@ -217,22 +225,22 @@ fn foreign_protocols_are_recognised_by_either_side() {
     ];
     for (bytes, foreign) in recognised {
         assert_eq!(Preface::parse(bytes), Err(PrefaceError::Foreign(foreign)));
-        assert_eq!(Status::parse_reply(Mode::None, bytes), Err(PrefaceError::Foreign(foreign)));
+        assert_eq!(ReplyStatus::parse_reply(Mode::None, bytes), Err(PrefaceError::Foreign(foreign)));
     }
     assert_eq!(
         PrefaceError::Foreign(Foreign::Http).to_string(),
-        "the other side speaks HTTP, not the protocol of nf-transport; check its address and port"
+        "the other side uses HTTP, not the protocol of nf-transport: check address and port"
     );
 }
 
 #[test]
-fn the_golden_preface_and_reply_of_version_1_stay_as_they_are() {
-    let changed = "the bytes have changed: that needs a new version";
+fn golden_prefaces_and_replies_do_not_change() {
+    let changed = "the bytes have changed, which needs a new version";
     assert_eq!([plain(), with_key(), with_passphrase()], GOLDEN_PREFACES, "{changed}");
     assert_eq!(acceptances().map(|(_, reply)| reply), GOLDEN_REPLIES, "{changed}");
 }
 
-/// Writes the golden files anew: only for a new version of the protocol.
+/// Rewrites the golden files. Only for a new version of the protocol.
 #[test]
 #[ignore = "writes the golden files; run by hand for a new version of the protocol"]
 fn write_golden_preface_and_reply() {

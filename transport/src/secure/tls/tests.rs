@@ -7,7 +7,8 @@ use nf_transport_pki::{Authority, Issued};
 use super::*;
 use crate::secure::handshake::tests::{bindings, play};
 use crate::secure::{
-    Admission, Channel, Key, Pass, ReceiverHandshake, SenderHandshake, SenderHandshakeError, Suite, Turned,
+    AccessPolicy, Channel, Credential, HandshakeRejection, Key, ReceiverHandshake, SenderHandshake,
+    SenderHandshakeError, Suite,
 };
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
@@ -26,18 +27,18 @@ fn pem<'a>(authority: &'a Authority, own: &'a Issued) -> Pem<'a> {
     }
 }
 
-/// A sender with this certificate, which believes `authority`.
+/// A sender with this certificate, which trusts `authority`.
 fn sender(authority: &Authority, own: &Issued) -> SenderHandshake {
     SenderHandshake::tls(&SenderTls::new(pem(authority, own), None).unwrap(), RECEIVER).unwrap()
 }
 
-/// A receiver that lets in whom `authority` signed.
-fn receiver(authority: &Authority, revoked: &[&Issued], senders: &[&str]) -> Admission {
+/// Policy of a receiver that trusts `authority`.
+fn receiver(authority: &Authority, revoked: &[&Issued], senders: &[&str]) -> AccessPolicy {
     let own = authority.issue(RECEIVER, 1, in_a_year());
     let lists = if revoked.is_empty() { Vec::new() } else { vec![list_file(authority.revoke(revoked))] };
     let senders = senders.iter().map(|id| id.parse().unwrap()).collect();
     let tls = ReceiverTls::new(pem(authority, &own), &lists, senders).unwrap();
-    Admission { tls: Some(tls), ..Admission::default() }
+    AccessPolicy { tls: Some(tls), ..AccessPolicy::default() }
 }
 
 fn list_file(pem: String) -> RevocationFile {
@@ -56,15 +57,15 @@ fn a_list_names_its_file_and_its_next_update() {
 }
 
 #[test]
-fn an_expired_list_goes_on_to_reject_what_is_in_it() {
+fn an_expired_list_still_rejects_its_certificates() {
     let authority = Authority::new("one");
     let [own, bad, good] = [(RECEIVER, 1), ("bad", 2), ("good", 3)]
         .map(|(name, serial)| authority.issue(name, serial, in_a_year()));
     let expired = authority.revoke_until(&[&bad], SystemTime::now() - YEAR);
     let tls = ReceiverTls::new(pem(&authority, &own), &[list_file(expired)], Vec::new()).unwrap();
-    let admission = || Admission { tls: Some(tls.clone()), ..Admission::default() };
-    assert!(outcome(sender(&authority, &bad), admission()).1.unwrap_err().contains("evoked"));
-    assert_eq!(outcome(sender(&authority, &good), admission()).1.unwrap().as_str(), "good");
+    let policy = || AccessPolicy { tls: Some(tls.clone()), ..AccessPolicy::default() };
+    assert!(outcome(sender(&authority, &bad), policy()).1.unwrap_err().contains("evoked"));
+    assert_eq!(outcome(sender(&authority, &good), policy()).1.unwrap().as_str(), "good");
 }
 
 fn unchanged(_: usize, bytes: Vec<u8>) -> Vec<u8> {
@@ -72,30 +73,30 @@ fn unchanged(_: usize, bytes: Vec<u8>) -> Vec<u8> {
 }
 
 fn lost() -> String {
-    "nothing more came".to_owned()
+    "incomplete handshake".to_owned()
 }
 
-/// What either side says of a handshake.
+/// Outcome of a handshake at either side.
 fn outcome(
     sender: SenderHandshake,
-    admission: Admission,
+    policy: AccessPolicy,
 ) -> (Result<Channel, String>, Result<SenderId, String>) {
-    let receiver = ReceiverHandshake::new(Arc::new(admission), false);
+    let receiver = ReceiverHandshake::new(Arc::new(policy), false);
     let (at_sender, at_receiver) = play(sender, receiver, &mut unchanged);
-    let sender_says =
+    let sender_result =
         at_sender.ok_or_else(lost).and_then(|outcome| outcome.map_err(|error| error.to_string()));
-    let name = |outcome: Result<crate::secure::Admitted, Turned>| match outcome {
-        Ok(admitted) => {
-            assert!(matches!(admitted.pass, Pass::Certificate { .. }));
-            Ok(admitted.sender)
+    let name = |outcome: Result<crate::secure::AcceptedSender, HandshakeRejection>| match outcome {
+        Ok(accepted) => {
+            assert!(matches!(accepted.credential, Credential::Certificate { .. }));
+            Ok(accepted.sender)
         }
-        Err(turned) => Err(turned.to_string()),
+        Err(rejection) => Err(rejection.to_string()),
     };
-    (sender_says, at_receiver.ok_or_else(lost).and_then(name))
+    (sender_result, at_receiver.ok_or_else(lost).and_then(name))
 }
 
 #[test]
-fn a_sender_with_a_good_certificate_is_let_in_by_its_name() {
+fn a_valid_certificate_is_accepted_by_its_name() {
     let authority = Authority::new("one");
     let own = authority.issue("brno-edge", 2, in_a_year());
     for senders in [&[][..], &["other", "brno-edge"]] {
@@ -106,7 +107,7 @@ fn a_sender_with_a_good_certificate_is_let_in_by_its_name() {
 }
 
 #[test]
-fn both_ends_share_a_binding_that_no_other_connection_has() {
+fn each_connection_has_its_own_binding() {
     let authority = Authority::new("one");
     let own = authority.issue("brno-edge", 2, in_a_year());
     let connect = || {
@@ -119,13 +120,13 @@ fn both_ends_share_a_binding_that_no_other_connection_has() {
 }
 
 #[test]
-fn both_ends_carry_bytes_of_any_length_and_notice_what_is_changed() {
+fn a_channel_carries_any_length_detects_changes() {
     let authority = Authority::new("one");
     let own = authority.issue("brno-edge", 2, in_a_year());
     let connected = || {
         let receiver = ReceiverHandshake::new(Arc::new(receiver(&authority, &[], &[])), false);
         match play(sender(&authority, &own), receiver, &mut unchanged) {
-            (Some(Ok(sender)), Some(Ok(admitted))) => (sender, admitted.channel),
+            (Some(Ok(sender)), Some(Ok(accepted))) => (sender, accepted.channel),
             other => panic!("{other:?}"),
         }
     };
@@ -159,33 +160,36 @@ fn both_ends_carry_bytes_of_any_length_and_notice_what_is_changed() {
 }
 
 #[test]
-fn who_is_signed_by_another_has_ended_or_was_revoked_is_refused_with_the_reason() {
+fn invalid_certificates_are_rejected() {
     let (authority, other) = (Authority::new("one"), Authority::new("other"));
     let foreign = other.issue("brno-edge", 2, in_a_year());
     let ended = authority.issue("brno-edge", 3, SystemTime::now() - Duration::from_secs(3600));
     let revoked = authority.issue("brno-edge", 4, in_a_year());
     for (own, words) in [(&foreign, "UnknownIssuer"), (&ended, "Expired"), (&revoked, "Revoked")] {
-        let (_, said) = outcome(sender(&authority, own), receiver(&authority, &[&revoked], &[]));
-        let said = said.unwrap_err();
-        assert!(said.starts_with("TLS: ") && said.to_lowercase().contains(&words.to_lowercase()), "{said}");
+        let (_, error) = outcome(sender(&authority, own), receiver(&authority, &[&revoked], &[]));
+        let error = error.unwrap_err();
+        assert!(
+            error.starts_with("TLS: ") && error.to_lowercase().contains(&words.to_lowercase()),
+            "{error}"
+        );
     }
 }
 
 #[test]
-fn a_receiver_that_is_not_who_it_should_be_is_refused_by_the_sender() {
+fn a_sender_rejects_a_wrong_receiver() {
     let (authority, other) = (Authority::new("one"), Authority::new("other"));
     let own = authority.issue("brno-edge", 2, in_a_year());
-    let (said, _) = outcome(sender(&other, &own), receiver(&authority, &[], &[]));
-    assert!(said.unwrap_err().contains("UnknownIssuer"));
+    let (error, _) = outcome(sender(&other, &own), receiver(&authority, &[], &[]));
+    assert!(error.unwrap_err().contains("UnknownIssuer"));
     let wrong_name = SenderTls::new(pem(&authority, &own), Some("elsewhere.example.net")).unwrap();
     let wrong_name = SenderHandshake::tls(&wrong_name, RECEIVER).unwrap();
-    let (said, at_receiver) = outcome(wrong_name, receiver(&authority, &[], &[]));
-    assert!(said.unwrap_err().contains("elsewhere.example.net"));
+    let (error, at_receiver) = outcome(wrong_name, receiver(&authority, &[], &[]));
+    assert!(error.unwrap_err().contains("elsewhere.example.net"));
     assert!(at_receiver.is_err());
 }
 
 #[test]
-fn a_good_certificate_whose_name_is_not_let_in_is_told_so_inside_the_channel() {
+fn a_disallowed_name_gets_a_refusal() {
     let authority = Authority::new("one");
     let own = authority.issue("brno-edge", 2, in_a_year());
     let mut last = Vec::new();
@@ -195,69 +199,74 @@ fn a_good_certificate_whose_name_is_not_let_in_is_told_so_inside_the_channel() {
         }
         bytes
     };
-    let admission = receiver(&authority, &[], &["praha-edge"]);
-    let receiver = ReceiverHandshake::new(Arc::new(admission), false);
+    let policy = receiver(&authority, &[], &["praha-edge"]);
+    let receiver = ReceiverHandshake::new(Arc::new(policy), false);
     let (at_sender, at_receiver) = play(sender(&authority, &own), receiver, &mut keep);
-    assert!(matches!(at_receiver, Some(Err(Turned::NameNotAdmitted(name))) if name.as_str() == "brno-edge"));
-    let mut heard = Vec::new();
-    at_sender.unwrap().unwrap().open(&last, &mut |bytes| heard.extend_from_slice(bytes)).unwrap();
-    let heard = String::from_utf8_lossy(&heard).into_owned();
-    assert!(heard.contains("'senders' in [tls] does not have this name"), "{heard}");
+    let Some(Err(HandshakeRejection::NameNotAllowed(name))) = at_receiver else { panic!("{at_receiver:?}") };
+    assert_eq!(name.as_str(), "brno-edge");
+    let mut text = Vec::new();
+    at_sender.unwrap().unwrap().open(&last, &mut |bytes| text.extend_from_slice(bytes)).unwrap();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(text.contains("'senders' in [tls] does not contain this name"), "{text}");
 }
 
 #[test]
-fn a_name_among_the_certificates_is_taken_by_no_other_proof() {
+fn a_reserved_name_needs_its_certificate() {
     let authority = Authority::new("one");
     let [shared, own, unknown] = [(), (), ()].map(|()| Key::generate().unwrap());
-    let admission = || Admission {
+    let policy = || AccessPolicy {
         shared: vec![shared.clone()],
         suites: vec![Suite::Aes256Gcm],
         plaintext: true,
         ..receiver(&authority, &[], &["brno-edge"])
     };
     let keyed = |id: &str, key| SenderHandshake::keyed(&id.parse().unwrap(), key, Suite::Aes256Gcm);
-    let reserved = "accepted by its certificate only";
-    let (at_sender, at_receiver) = outcome(keyed("brno-edge", &shared), admission());
+    let reserved = "accepted with its certificate only";
+    let (at_sender, at_receiver) = outcome(keyed("brno-edge", &shared), policy());
     assert!(at_receiver.unwrap_err().contains(reserved));
-    let stranger = outcome(keyed("brno-edge", &unknown), admission()).0;
-    assert_eq!(at_sender.unwrap_err(), stranger.unwrap_err(), "the sender cannot tell which ids there are");
+    let unauthenticated = outcome(keyed("brno-edge", &unknown), policy()).0;
+    assert_eq!(
+        at_sender.unwrap_err(),
+        unauthenticated.unwrap_err(),
+        "the sender cannot find out which ids exist"
+    );
     let clear = |id: &str| SenderHandshake::plain(&id.parse().unwrap());
-    assert!(outcome(clear("brno-edge"), admission()).1.unwrap_err().contains(reserved));
+    assert!(outcome(clear("brno-edge"), policy()).1.unwrap_err().contains(reserved));
     let without_key =
-        || Admission { senders: [("keyless".parse().unwrap(), Vec::new())].into(), ..admission() };
+        || AccessPolicy { senders: [("keyless".parse().unwrap(), Vec::new())].into(), ..policy() };
     for sender in [keyed("keyless", &shared), clear("keyless")] {
         assert!(outcome(sender, without_key()).1.unwrap_err().contains(reserved));
     }
     let certificate = authority.issue("brno-edge", 2, in_a_year());
-    outcome(sender(&authority, &certificate), admission()).1.unwrap();
-    let accepts = |sender, admission| {
-        let receiver = ReceiverHandshake::new(Arc::new(admission), false);
+    outcome(sender(&authority, &certificate), policy()).1.unwrap();
+    let accepts = |sender, policy| {
+        let receiver = ReceiverHandshake::new(Arc::new(policy), false);
         matches!(play(sender, receiver, &mut unchanged).1, Some(Ok(_)))
     };
-    assert!(accepts(keyed("other", &shared), admission()) && accepts(clear("other"), admission()));
+    assert!(accepts(keyed("other", &shared), policy()) && accepts(clear("other"), policy()));
     let senders = [("brno-edge".parse().unwrap(), vec![own.clone()])].into();
-    assert!(accepts(keyed("brno-edge", &own), Admission { senders, ..admission() }));
+    assert!(accepts(keyed("brno-edge", &own), AccessPolicy { senders, ..policy() }));
 }
 
 #[test]
-fn a_name_that_is_reserved_now_ends_sessions_without_a_certificate() {
+fn a_newly_reserved_name_ends_other_sessions() {
     let authority = Authority::new("one");
     let (shared, id) = (Key::generate().unwrap(), "brno-edge".parse().unwrap());
-    let pass = Pass::Key { id: shared.id(), suite: Suite::Aes256Gcm };
-    let admission = |names: &[&str]| Admission {
+    let credential = Credential::Key { id: shared.id(), suite: Suite::Aes256Gcm };
+    let policy = |names: &[&str]| AccessPolicy {
         shared: vec![shared.clone()],
         suites: vec![Suite::Aes256Gcm],
         plaintext: true,
         ..receiver(&authority, &[], names)
     };
-    for pass in [pass, Pass::ClearText { is_local: true }] {
-        assert!(admission(&["praha-edge"]).still_admits(&id, &pass));
-        assert!(!admission(&["brno-edge"]).still_admits(&id, &pass));
+    for credential in [credential, Credential::ClearText { is_local: true }] {
+        assert!(policy(&["praha-edge"]).still_accepts(&id, &credential));
+        assert!(!policy(&["brno-edge"]).still_accepts(&id, &credential));
     }
 }
 
 #[test]
-fn a_sender_with_a_key_and_a_receiver_with_certificates_only_do_not_come_together_and_say_why() {
+fn keys_and_certificates_do_not_match() {
     let authority = Authority::new("one");
     let keyed =
         SenderHandshake::keyed(&"brno-edge".parse().unwrap(), &Key::generate().unwrap(), Suite::Aes256Gcm);
@@ -266,16 +275,17 @@ fn a_sender_with_a_key_and_a_receiver_with_certificates_only_do_not_come_togethe
     assert!(at_receiver.unwrap_err().contains("this receiver has none"));
     let own = authority.issue("brno-edge", 2, in_a_year());
     let shared = vec![Key::generate().unwrap()];
-    let (_, at_receiver) = outcome(sender(&authority, &own), Admission { shared, ..Admission::default() });
-    assert!(at_receiver.unwrap_err().contains("speaks TLS"));
+    let (_, at_receiver) =
+        outcome(sender(&authority, &own), AccessPolicy { shared, ..AccessPolicy::default() });
+    assert!(at_receiver.unwrap_err().contains("uses TLS"));
     let clear = SenderHandshake::plain(&"brno-edge".parse().unwrap());
     let receiver = ReceiverHandshake::new(Arc::new(receiver(&authority, &[], &[])), true);
-    let refused = play(clear, receiver, &mut unchanged).0;
-    assert!(matches!(refused, Some(Err(SenderHandshakeError::Refused(_)))), "clear text from this machine");
+    let rejected = play(clear, receiver, &mut unchanged).0;
+    assert!(matches!(rejected, Some(Err(SenderHandshakeError::Rejected(_)))), "clear text from this host");
 }
 
 #[test]
-fn the_name_and_the_end_of_a_certificate_are_known() {
+fn name_and_expiry_of_a_certificate_are_read() {
     let authority = Authority::new("one");
     let own = authority.issue("brno-edge", 2, in_a_year());
     let tls = SenderTls::new(pem(&authority, &own), None).unwrap();
@@ -286,24 +296,27 @@ fn the_name_and_the_end_of_a_certificate_are_known() {
 }
 
 #[test]
-fn files_that_hold_something_else_are_told_apart() {
+fn wrong_pem_files_are_reported_by_kind() {
     let authority = Authority::new("one");
     let own = authority.issue("brno-edge", 2, in_a_year());
     let good = pem(&authority, &own);
-    let refusal = |pem| SenderTls::new(pem, None).unwrap_err().to_string();
-    assert_eq!(refusal(Pem { authority: b"", ..good }), "authority: no PEM block of that kind is in it");
-    assert_eq!(refusal(Pem { certificate: b"x", ..good }), "certificate: no PEM block of that kind is in it");
-    assert_eq!(refusal(Pem { key: good.certificate, ..good }), "key: no PEM block of that kind is in it");
+    let error = |pem| SenderTls::new(pem, None).unwrap_err().to_string();
+    assert_eq!(error(Pem { authority: b"", ..good }), "authority: it contains no PEM block of this kind");
+    assert_eq!(
+        error(Pem { certificate: b"x", ..good }),
+        "certificate: it contains no PEM block of this kind"
+    );
+    assert_eq!(error(Pem { key: good.certificate, ..good }), "key: it contains no PEM block of this kind");
     let other = authority.issue("brno-edge", 3, in_a_year());
-    assert!(refusal(Pem { key: other.key.as_bytes(), ..good }).starts_with("key: "));
+    assert!(error(Pem { key: other.key.as_bytes(), ..good }).starts_with("key: "));
     let nameless = authority.issue("*.example.net", 4, in_a_year());
-    assert_eq!(refusal(pem(&authority, &nameless)), TlsError::NoName.to_string());
+    assert_eq!(error(pem(&authority, &nameless)), TlsError::NoName.to_string());
     let list = ReceiverTls::new(good, &[list_file("no list".to_owned())], Vec::new()).unwrap_err();
-    assert_eq!(list.to_string(), "revoked: no PEM block of that kind is in it");
+    assert_eq!(list.to_string(), "revoked: it contains no PEM block of this kind");
 }
 
 #[test]
-fn certificates_are_the_same_only_if_every_file_is() {
+fn configurations_are_equal_if_all_files_are() {
     let authority = Authority::new("one");
     let (own, renewed) =
         (authority.issue("brno-edge", 2, in_a_year()), authority.issue("brno-edge", 3, in_a_year()));
@@ -314,7 +327,7 @@ fn certificates_are_the_same_only_if_every_file_is() {
 }
 
 #[test]
-fn other_authorities_lists_or_names_ask_for_new_handshakes_and_another_own_certificate_does_not() {
+fn only_trust_changes_need_new_handshakes() {
     let (authority, other) = (Authority::new("one"), Authority::new("other"));
     let revoked = authority.issue("brno-edge", 2, in_a_year());
     let trust = |authority: &Authority, revoked: &[&Issued], senders: &[&str]| {

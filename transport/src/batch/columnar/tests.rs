@@ -1,28 +1,33 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::description::{LONGEST, Piece, Table, WideCell};
+use super::description::{DESCRIPTION_LEN_MAX, RowSection, TableShape, WideCell};
 use super::*;
-use crate::datagram::{AddressFamily, FlowAddresses, FlowLayout, FlowRun};
+use crate::flow_layout::{AddressFamily, FlowAddresses, FlowLayout, FlowRun};
 
-/// Flow records of `length` bytes, those of 8 and more with addresses of IPv4 at their end, the destination first.
+/// Layout of flow records of `length` bytes. From 8 bytes on they end with IPv4 addresses, the destination
+/// first.
 fn layout(length: u16) -> FlowLayout {
     let addresses = |source| FlowAddresses { source, destination: source - 4, family: AddressFamily::V4 };
     FlowLayout { length, addresses: (length >= 8).then(|| addresses(length - 4)) }
 }
 
-/// A record of a batch: its head, its payload, and where flows are said to be.
-type Record = (usize, Vec<u8>, Vec<FlowRun>);
+/// A record of a batch: length of its head, its bytes, and the stated flow runs.
+type RecordWithFlows = (usize, Vec<u8>, Vec<FlowRun>);
 
 prop_compose! {
-    /// Addresses that may lie beyond their record and over each other.
-    fn any_addresses()(source in 0..24_u16, destination in 0..24_u16, is_v6 in any::<bool>()) -> FlowAddresses {
-        FlowAddresses { source, destination, family: if is_v6 { AddressFamily::V6 } else { AddressFamily::V4 } }
+    /// Addresses that may exceed their record and overlap.
+    fn any_addresses()(
+        source in 0..24_u16,
+        destination in 0..24_u16,
+        family in prop_oneof![Just(AddressFamily::V4), Just(AddressFamily::V6)],
+    ) -> FlowAddresses {
+        FlowAddresses { source, destination, family }
     }
 }
 
 prop_compose! {
-    /// Runs that may lie over each other, in disorder, and beyond the payload.
+    /// Runs that may overlap, be out of order and exceed the payload.
     fn any_run()(
         start in 0..300_usize,
         records in 0..40_usize,
@@ -35,12 +40,12 @@ prop_compose! {
     }
 }
 
-/// Bytes of few values, so that addresses meet.
+/// Bytes of few values, so that equal addresses occur.
 fn any_bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![vec(0..2_u8, 0..most), vec(any::<u8>(), 0..most)]
 }
 
-fn any_record() -> impl Strategy<Value = Record> {
+fn any_record() -> impl Strategy<Value = RecordWithFlows> {
     (prop_oneof![Just(23), Just(47)], any_bytes(400), vec(any_run(), 0..4)).prop_map(
         |(head, payload, runs)| {
             let bytes = [vec![7; head], payload].concat();
@@ -49,69 +54,75 @@ fn any_record() -> impl Strategy<Value = Record> {
     )
 }
 
-fn noted(records: &[Record]) -> (Vec<u8>, Flows) {
-    let mut flows = Flows::default();
+fn noted(records: &[RecordWithFlows]) -> (Vec<u8>, FlowRows) {
+    let mut flows = FlowRows::default();
     let mut bytes = Vec::new();
     for (head, record, runs) in records {
         let start = bytes.len();
         bytes.extend(record);
-        flows.note(start, *head, bytes.len(), runs);
+        flows.add_record(start, *head, bytes.len(), runs);
     }
     (bytes, flows)
 }
 
-fn transposed(records: &[u8], flows: &Flows) -> Vec<u8> {
+fn columnar_form(records: &[u8], flows: &FlowRows) -> Vec<u8> {
     let mut form = Vec::new();
-    transpose_all(records, flows, &mut form).unwrap();
+    encode_all(records, flows, &mut form).unwrap();
     form
 }
 
 proptest! {
     #[test]
-    fn records_come_back_wherever_flows_are_said_to_be(records in vec(any_record(), 1..30)) {
+    fn records_round_trip_with_any_flow_runs(records in vec(any_record(), 1..30)) {
         let (bytes, flows) = noted(&records);
-        let form = transposed(&bytes, &flows);
-        prop_assert!(form.len() <= longest(bytes.len()));
-        prop_assert_eq!(restore(&form, bytes.len()), Ok(bytes));
+        let form = columnar_form(&bytes, &flows);
+        prop_assert!(form.len() <= max_len(bytes.len()));
+        prop_assert_eq!(decode(&form, bytes.len()), Ok(bytes));
     }
 
     #[test]
-    fn tables_of_any_size_come_back(row_len in 1..130_u16, rows in 1..40_usize, offset in 0..100_u16, wide in 1..20_u8) {
+    fn tables_of_any_size_round_trip(
+        row_len in 1..130_u16,
+        rows in 1..40_usize,
+        offset in 0..100_u16,
+        wide in 1..20_u8,
+    ) {
         let cell = WideCell { offset, length: wide };
         let cells = if cell.end() <= usize::from(row_len) { vec![cell] } else { Vec::new() };
         let mut description = Description::new();
-        description.tables.push(Table::new(row_len, cells));
-        description.add(1, rows).unwrap();
+        description.tables.push(TableShape::new(row_len, cells));
+        description.append_rows(1, rows).unwrap();
         let bytes: Vec<u8> = (0..=u8::MAX).cycle().step_by(7).take(usize::from(row_len) * rows).collect();
         let (mut columns, mut back) = (vec![0; bytes.len()], vec![0; bytes.len()]);
-        columns::of_rows(&bytes, &description, &mut columns).unwrap();
+        columns::from_rows(&bytes, &description, &mut columns).unwrap();
         columns::to_rows(&columns, &description, &mut back).unwrap();
         prop_assert_eq!(back, bytes);
     }
 
     #[test]
-    fn bytes_of_any_kind_are_refused_or_give_what_was_asked_for(bytes in vec(any::<u8>(), 0..400)) {
-        fuzz_transposed(&bytes);
-        fuzz_transposed(&[[1, 0, 2, 0, 9, 1, 0, 2, 4, 0, 1, 0, 0, 5, 2].as_slice(), &bytes].concat());
+    fn arbitrary_bytes_give_the_expected_length(bytes in vec(any::<u8>(), 0..400)) {
+        fuzz_columnar(&bytes);
+        fuzz_columnar(&[[1, 0, 2, 0, 9, 1, 0, 2, 4, 0, 1, 0, 0, 5, 2].as_slice(), &bytes].concat());
     }
 
     #[test]
-    fn a_damaged_form_is_refused_or_gives_as_many_bytes(
+    fn a_damaged_form_gives_the_expected_length(
         records in vec(any_record(), 1..10),
         damage in vec((any::<proptest::sample::Index>(), any::<u8>()), 1..4),
     ) {
         let (bytes, flows) = noted(&records);
-        let mut form = transposed(&bytes, &flows);
+        let mut form = columnar_form(&bytes, &flows);
         for (place, byte) in damage {
             let place = place.index(form.len());
             form[place] = byte;
         }
-        prop_assert!(restore(&form, bytes.len()).map_or(true, |restored| restored.len() == bytes.len()));
+        prop_assert!(decode(&form, bytes.len()).map_or(true, |restored| restored.len() == bytes.len()));
     }
 }
 
-/// Two flow records each way between two hosts, one more, and what leads up to them.
-fn small() -> (Vec<u8>, Flows) {
+/// A head of three bytes and five flow records: two pairs of both directions between two hosts, and a single
+/// one.
+fn small() -> (Vec<u8>, FlowRows) {
     let flow = |source: u8, destination: u8| [destination, 0, 0, 0, source, 0, 0, 0];
     let payload = [flow(1, 2), flow(2, 1), flow(3, 4), flow(5, 6), flow(6, 5)].concat();
     let run = FlowRun { start: 0, records: 5, template: 256, layout: layout(8) };
@@ -119,41 +130,41 @@ fn small() -> (Vec<u8>, Flows) {
 }
 
 #[test]
-fn two_ways_of_a_flow_are_a_row_and_addresses_side_by_side_a_cell() {
+fn both_directions_of_a_flow_share_a_row() {
     let (bytes, flows) = small();
-    let form = transposed(&bytes, &flows);
+    let form = columnar_form(&bytes, &flows);
     let tables =
         [[0, 3, 0].as_slice(), &[0, 8, 1, 0, 0, 8], &[0, 16, 4, 0, 0, 4, 0, 4, 4, 0, 8, 4, 0, 12, 4]];
-    let pieces = [[1, 3, 2, 3].as_slice(), &[0; 4], &[1; 4]];
+    let sections = [[1, 3, 2, 3].as_slice(), &[0; 4], &[1; 4]];
     let host = |number| [number, 0, 0, 0];
     let cells = [2, 6, 1, 5, 1, 5, 2, 6].map(host).concat();
     let data = [b"abc".as_slice(), &[4, 0, 0, 0, 3, 0, 0, 0], &cells];
-    let expected = [[3, 0, 4].as_slice(), &tables.concat(), &pieces.concat(), &data.concat()].concat();
+    let expected = [[3, 0, 4].as_slice(), &tables.concat(), &sections.concat(), &data.concat()].concat();
     assert_eq!(form, expected);
 }
 
 #[test]
-fn a_form_that_is_cut_short_or_too_long_is_refused() {
+fn a_form_of_wrong_length_is_rejected() {
     let (bytes, flows) = small();
-    let form = transposed(&bytes, &flows);
+    let form = columnar_form(&bytes, &flows);
     for cut in 0..form.len() {
         for records_len in 0..=bytes.len() {
-            assert_eq!(restore(&form[..cut], records_len), Err(BatchError::Records), "{cut} bytes");
+            assert_eq!(decode(&form[..cut], records_len), Err(BatchError::Records), "{cut} bytes");
         }
     }
-    assert_eq!(restore(&[form.as_slice(), &[0]].concat(), bytes.len()), Err(BatchError::Records));
-    assert_eq!(restore(&[form.as_slice(), &[0]].concat(), bytes.len() + 1), Err(BatchError::Records));
+    assert_eq!(decode(&[form.as_slice(), &[0]].concat(), bytes.len()), Err(BatchError::Records));
+    assert_eq!(decode(&[form.as_slice(), &[0]].concat(), bytes.len() + 1), Err(BatchError::Records));
 }
 
-/// The form of a record of nine bytes, by a table with these wide cells and one piece.
+/// The form of a record of nine bytes: a table with these wide cells, and one section.
 fn form(row_len: u8, wide: &[u8], table: u8, rows: u8) -> Vec<u8> {
     let cells = u8::try_from(wide.len() / 3).unwrap();
     [[1, 0, 1, 0, row_len, cells].as_slice(), wide, &[table, 0, rows], &[9; 9]].concat()
 }
 
 #[test]
-fn descriptions_that_make_no_sense_are_refused() {
-    let accepted = |form: Vec<u8>| restore(&form, 9).is_ok();
+fn invalid_descriptions_are_rejected() {
+    let accepted = |form: Vec<u8>| decode(&form, 9).is_ok();
     assert!(accepted(form(9, &[0, 0, 4, 0, 5, 4], 1, 1)));
     assert!(accepted(form(3, &[], 1, 3)));
     assert!(accepted(form(3, &[], 0, 9)));
@@ -164,39 +175,42 @@ fn descriptions_that_make_no_sense_are_refused() {
     assert!(!accepted(form(9, &[0, 0, 0], 1, 1)), "a cell of no length");
     assert!(!accepted(form(9, &[0, 0, 1, 0, 1, 1, 0, 2, 1, 0, 3, 1, 0, 4, 1], 1, 1)), "five wide cells");
     assert!(!accepted(form(9, &[], 2, 1)), "a table that there is not");
-    assert!(!accepted(form(9, &[], 1, 0)), "a piece of no rows");
+    assert!(!accepted(form(9, &[], 1, 0)), "a section without rows");
     assert!(!accepted(form(9, &[], 1, 2)), "more than there is");
     assert!(!accepted(form(3, &[], 1, 2)), "less than there is");
 }
 
 #[test]
-fn what_is_too_much_for_a_description_is_not_transposed() {
+fn records_with_too_many_sections_are_not_encoded() {
     let run = |template, records| FlowRun { start: 0, records, template, layout: layout(8) };
     let (bytes, flows) = noted(&(0..100).map(|id| (3, vec![0; 11], vec![run(id, 1)])).collect::<Vec<_>>());
-    let form = transposed(&bytes, &flows);
-    assert!(form.len() < LONGEST + bytes.len());
-    assert_eq!(restore(&form, bytes.len()), Ok(bytes), "what is beyond the tables stays as it was");
+    let form = columnar_form(&bytes, &flows);
+    assert!(form.len() < DESCRIPTION_LEN_MAX + bytes.len());
+    assert_eq!(decode(&form, bytes.len()), Ok(bytes), "rows beyond the last possible table are unchanged");
 
     let ways = |number: u8| {
         if number.is_multiple_of(3) { [1; 8] } else { [0, 0, 0, number % 3, 0, 0, 0, 3 - number % 3] }
     };
     let rows: Vec<u8> = (0..240).cycle().take(12_300).flat_map(ways).collect();
     let (bytes, flows) = noted(&[(0, rows, vec![run(1, 12_300)])]);
-    assert!(!transpose(&bytes, &flows, &mut Vec::new()));
+    assert!(!encode(&bytes, &flows, &mut Vec::new()));
 }
 
 #[test]
-fn records_that_are_not_mostly_flows_stay_as_they_are() {
+fn records_with_few_flows_are_not_encoded() {
     let run = FlowRun { start: 0, records: 5, template: 256, layout: layout(8) };
     let (bytes, flows) = noted(&[(3, vec![0; 3 + 40 + 38], vec![run])]);
-    assert!(!transpose(&bytes, &flows, &mut Vec::new()));
+    assert!(!encode(&bytes, &flows, &mut Vec::new()));
     let (bytes, flows) = noted(&[(3, vec![0; 3 + 40 + 37], vec![run])]);
-    assert!(transpose(&bytes, &flows, &mut Vec::new()));
+    assert!(encode(&bytes, &flows, &mut Vec::new()));
 }
 
 #[test]
-fn the_longest_piece_is_followed_by_another() {
+fn a_section_beyond_65535_rows_is_split() {
     let mut description = Description::new();
-    description.add(0, 65_600).unwrap();
-    assert_eq!(description.pieces, [Piece { table: 0, rows: 65_535 }, Piece { table: 0, rows: 65 }]);
+    description.append_rows(0, 65_600).unwrap();
+    assert_eq!(
+        description.sections,
+        [RowSection { table: 0, rows: 65_535 }, RowSection { table: 0, rows: 65 }]
+    );
 }

@@ -1,62 +1,70 @@
-//! Which of a batch's bytes are flow records, and what tables that makes.
+//! Locations of the flow records in the records of a batch, and the tables that result from them.
 
-use crate::batch::transposed::description::{Description, REST, Table, WideCell};
-use crate::datagram::{FlowAddresses, FlowLayout, FlowRun};
+use crate::batch::columnar::description::{Description, REST_TABLE, TableShape, WideCell};
+use crate::flow_layout::{FlowAddresses, FlowLayout, FlowRun};
 use crate::limits::TABLES_MAX;
 
-/// What leads up to the flow records of a datagram is a row of a table if it is no longer than this: the record's
-/// head, the export header and the set's header, but no set of templates.
+/// Longest run of bytes before the flow records of a datagram that becomes a row of a table.
+///
+/// It has room for the record's head, the export header and the set's header, but not for a set of templates.
 const HEAD_MAX: usize = 96;
 
-/// Where flow records lie in the records of a batch. Reused for one batch after the other.
+/// Locations of flow records in the records of a batch. Reused for the next batch.
 #[derive(Debug, Default)]
-pub(in crate::batch) struct Flows {
-    /// Ascending, not over each other.
-    runs: Vec<Run>,
-    /// Bytes of flow records: `bytes` is no more than all runs have.
+pub(in crate::batch) struct FlowRows {
+    /// Runs in ascending order, without overlap.
+    runs: Vec<RowRun>,
+    /// Bytes of flow records in all runs; the runs also contain other rows.
     bytes: usize,
 }
 
-/// Rows of one kind that follow each other.
+/// Consecutive rows of one kind.
 #[derive(Clone, Copy, Debug)]
-struct Run {
+struct RowRun {
     start: usize,
     rows: usize,
-    kind: Kind,
+    kind: RowKind,
 }
 
-/// What tells rows of one kind from others.
+/// Properties that rows of one table share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Kind {
-    /// The template of flow records; none of what leads up to these.
+struct RowKind {
+    /// Template id of flow records; `None` for the bytes before them.
     template: Option<u16>,
     layout: FlowLayout,
 }
 
-/// The tables of one kind of rows.
-struct Tables {
-    kind: Kind,
+/// Tables for one kind of rows.
+struct KindTables {
+    kind: RowKind,
     single: u8,
-    /// Two flow records in a row.
+    /// Table with two flow records in each row.
     double: Option<u8>,
 }
 
-impl Flows {
+impl FlowRows {
     pub(in crate::batch) fn clear(&mut self) {
         self.runs.clear();
         self.bytes = 0;
     }
 
-    /// Takes up the record that lies at `start`, whose payload begins `payload` bytes later and ends at `end`, and
-    /// where flow records lie in the payload.
-    pub(in crate::batch) fn note(&mut self, start: usize, payload: usize, end: usize, flows: &[FlowRun]) {
+    /// Adds the record at `start`, whose payload begins `payload` bytes later and ends at `end`.
+    ///
+    /// `flows` are the locations of flow records in the payload. Invalid locations are skipped.
+    pub(in crate::batch) fn add_record(
+        &mut self,
+        start: usize,
+        payload: usize,
+        end: usize,
+        flows: &[FlowRun],
+    ) {
         let mut at = start + payload;
         let before = flows.first().map_or(0, |first| first.start);
         let lead = payload.saturating_add(before);
         let head = if lead <= HEAD_MAX.min(end.saturating_sub(start)) { lead } else { payload };
         if let Ok(length) = u16::try_from(head) {
             let layout = FlowLayout { length, addresses: None };
-            self.runs.push(Run { start, rows: 1, kind: Kind { template: None, layout } });
+            self.runs.push(RowRun { start, rows: 1, kind: RowKind { template: None, layout } });
             at = start + head;
         }
         for flow in flows {
@@ -64,49 +72,51 @@ impl Flows {
             let length = flow.records.saturating_mul(usize::from(flow.layout.length));
             let run_end = run_start.saturating_add(length);
             if run_start >= at && run_end <= end && length > 0 {
-                let kind = Kind { template: Some(flow.template), layout: flow.layout };
-                self.runs.push(Run { start: run_start, rows: flow.records, kind });
+                let kind = RowKind { template: Some(flow.template), layout: flow.layout };
+                self.runs.push(RowRun { start: run_start, rows: flow.records, kind });
                 self.bytes += length;
                 at = run_end;
             }
         }
     }
 
-    /// Whether columns are worth their while: at least half of `records` is flow records.
-    pub(in crate::batch) fn are_most_of(&self, records: &[u8]) -> bool {
+    /// True if at least half of the bytes of `records` are flow records, so that columns are useful.
+    pub(in crate::batch) fn are_majority_of(&self, records: &[u8]) -> bool {
         self.bytes >= records.len().div_ceil(2)
     }
 
-    /// What `records` are put together of. `None` if there is more in them than a description can say.
+    /// Describes `records`; `None` if they need more sections than a description may have.
     pub(super) fn describe(&self, records: &[u8]) -> Option<Description> {
         let mut description = Description::new();
-        let mut known: Vec<Tables> = Vec::new();
+        let mut known: Vec<KindTables> = Vec::new();
         let mut at = 0;
         for run in &self.runs {
-            let Some(place) = place(&mut known, &mut description, run.kind) else { continue };
-            description.add(REST, run.start.checked_sub(at)?)?;
+            let Some(place) = tables_for(&mut known, &mut description, run.kind) else { continue };
+            description.append_rows(REST_TABLE, run.start.checked_sub(at)?)?;
             let length = run.rows.checked_mul(usize::from(run.kind.layout.length))?;
             let end = run.start.checked_add(length)?;
             let rows = records.get(run.start..end)?;
-            known.get_mut(place)?.add(&mut description, rows)?;
+            known.get_mut(place)?.append_rows(&mut description, rows)?;
             at = end;
         }
-        description.add(REST, records.len().checked_sub(at)?)?;
+        description.append_rows(REST_TABLE, records.len().checked_sub(at)?)?;
         Some(description)
     }
 }
 
-/// Where in `known` the tables for rows of `kind` are; `None` if there are too many tables already.
-fn place(known: &mut Vec<Tables>, description: &mut Description, kind: Kind) -> Option<usize> {
+/// Returns the index in `known` of the tables for rows of `kind`, and creates them if needed.
+///
+/// Returns `None` if there are too many tables already.
+fn tables_for(known: &mut Vec<KindTables>, description: &mut Description, kind: RowKind) -> Option<usize> {
     known.iter().position(|tables| tables.kind == kind).or_else(|| {
         let single = new_table(description, 1, kind.layout)?;
         let double = kind.layout.addresses.and_then(|_| new_table(description, 2, kind.layout));
-        known.push(Tables { kind, single, double });
+        known.push(KindTables { kind, single, double });
         known.len().checked_sub(1)
     })
 }
 
-/// Makes a table whose rows are `times` records each.
+/// Adds a table whose rows consist of `times` records each. Returns its number.
 fn new_table(description: &mut Description, times: u16, layout: FlowLayout) -> Option<u8> {
     let number =
         u8::try_from(description.tables.len()).ok().filter(|number| usize::from(*number) < TABLES_MAX)?;
@@ -118,16 +128,16 @@ fn new_table(description: &mut Description, times: u16, layout: FlowLayout) -> O
         );
     }
     if times == 1 {
-        join(&mut wide);
+        join_adjacent(&mut wide);
     }
-    let table = Table::new(row_len, wide);
-    // Whoever reads the batch refuses it for addresses that lie beyond their record or over each other.
-    let table = if table.is_sound() { table } else { Table::new(row_len, Vec::new()) };
+    let table = TableShape::new(row_len, wide);
+    // A reader rejects a batch with wide cells that overlap or exceed the row, so invalid ones are left out.
+    let table = if table.is_valid() { table } else { TableShape::new(row_len, Vec::new()) };
     description.tables.push(table);
     Some(number)
 }
 
-/// The addresses of a record that lies at `start` in its row.
+/// Wide cells for the addresses of a record that starts at offset `start` of its row.
 fn wide_cells(addresses: FlowAddresses, start: u16) -> [WideCell; 2] {
     let length = u8::try_from(addresses.family.address_len()).unwrap_or(u8::MAX);
     let mut cells = [addresses.source, addresses.destination]
@@ -136,8 +146,8 @@ fn wide_cells(addresses: FlowAddresses, start: u16) -> [WideCell; 2] {
     cells
 }
 
-/// Two addresses that stand side by side are one cell: hosts that talk to each other do so more than once.
-fn join(wide: &mut Vec<WideCell>) {
+/// Joins two adjacent addresses to one cell, because the same pair of hosts often has several flows.
+fn join_adjacent(wide: &mut Vec<WideCell>) {
     if let [first, second] = wide.as_slice()
         && first.end() == usize::from(second.offset)
         && let Some(length) = first.length.checked_add(second.length)
@@ -146,21 +156,21 @@ fn join(wide: &mut Vec<WideCell>) {
     }
 }
 
-impl Tables {
-    /// Describes rows of this kind that follow each other.
-    fn add(&mut self, description: &mut Description, mut rows: &[u8]) -> Option<()> {
+impl KindTables {
+    /// Appends consecutive rows of this kind to the description.
+    fn append_rows(&mut self, description: &mut Description, mut rows: &[u8]) -> Option<()> {
         let length = usize::from(self.kind.layout.length);
         let (Some(addresses), Some(double)) = (self.kind.layout.addresses, self.double) else {
-            return description.add(self.single, rows.len().checked_div(length)?);
+            return description.append_rows(self.single, rows.len().checked_div(length)?);
         };
         while let Some((row, after)) = rows.split_at_checked(length).filter(|(row, _)| !row.is_empty()) {
             rows = match after.split_at_checked(length) {
-                Some((next, later)) if are_two_ways(addresses, row, next) => {
-                    description.add(double, 1)?;
+                Some((next, later)) if are_both_directions(addresses, row, next) => {
+                    description.append_rows(double, 1)?;
                     later
                 }
                 _ => {
-                    description.add(self.single, 1)?;
+                    description.append_rows(self.single, 1)?;
                     after
                 }
             };
@@ -169,8 +179,8 @@ impl Tables {
     }
 }
 
-/// Whether two flow records are of the same two hosts, one each way.
-fn are_two_ways(addresses: FlowAddresses, one: &[u8], other: &[u8]) -> bool {
+/// True if two flow records are the two directions between the same two hosts.
+fn are_both_directions(addresses: FlowAddresses, one: &[u8], other: &[u8]) -> bool {
     let address = |record: &'_ [u8], offset: u16| -> Option<u128> {
         let start = usize::from(offset);
         let end = start + usize::from(addresses.family.address_len());
