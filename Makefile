@@ -148,7 +148,7 @@ fuzz-targets:
 # Writes docs/performance.md and its plot; takes about an hour. Compression is tried on real captures where there are some.
 bench: bench-tools
 	$(if $(wildcard $(CAPTURES)/*.pcap),NF_TRANSPORT_CAPTURES=$(CAPTURES)) $(CARGO) bench --bench performance --bench channel \
-		--bench strangers
+		--bench unauthenticated
 
 # Real captures, some hundred of one application each: those that nDPI is tested with, from Debian's source package of it
 # (127 MB). Needs a deb-src entry in the sources of apt.

@@ -1,12 +1,12 @@
-//! What the channel costs: bytes a second under each suite beside clear text, and the price of a handshake, good or
-//! refused. All kinds take turns in one run; medians are shown.
+//! Cost of the channel: throughput in clear text and with each suite, and the cost of a successful and of a
+//! rejected handshake. The kinds alternate within one run; the output shows medians.
 //!
-//! `NF_BENCH_TURNS` changes how many turns each kind gets.
+//! `NF_BENCH_TURNS` sets the number of rounds.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::print_stdout,
-    reason = "a benchmark that cannot go on ends there, and says what it saw"
+    reason = "a benchmark that cannot continue ends there and prints the reason"
 )]
 
 use std::sync::Arc;
@@ -21,17 +21,17 @@ use nf_transport_core::sequence::SenderId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
-/// Turns of each kind.
-const TURNS: usize = 7;
+/// Default number of rounds.
+const ROUNDS: usize = 7;
 
-/// Bytes that one turn seals and opens in memory, and that one turn sends over TCP.
+/// Bytes per round: sealed and opened in memory, and sent over TCP.
 const IN_MEMORY: usize = 64 << 20;
 const OVER_TCP: usize = 128 << 20;
 
-/// Bytes handed over at once: a full batch, and a lone datagram.
+/// Sizes of the pieces in bytes: a full batch and a lone datagram.
 const PIECES: [usize; 2] = [64 * 1024, 1400];
 
-/// Handshakes in one turn.
+/// Handshakes per round.
 const HANDSHAKES: u32 = 200;
 
 /// Clear text, then each suite.
@@ -39,21 +39,21 @@ const KINDS: [Option<Suite>; 4] =
     [None, Some(Suite::Blowfish), Some(Suite::ChaCha20Poly1305), Some(Suite::Aes256Gcm)];
 
 fn main() {
-    let turns =
-        std::env::var("NF_BENCH_TURNS").map_or(TURNS, |text| text.parse().expect("a number of turns"));
+    let rounds =
+        std::env::var("NF_BENCH_TURNS").map_or(ROUNDS, |text| text.parse().expect("a number of rounds"));
     let sides = Sides::new();
-    println!("the channel, medians of {turns} turns of each kind in turn\n");
+    println!("the channel, medians of {rounds} rounds\n");
     println!(
         "{:<20} {:>14} {:>14} {:>14} {:>12} {:>12}",
         "MB/s", "64 KiB", "1,400 B", "TCP (ratio)", "handshake", "wrong key"
     );
-    let mut measured: Vec<Row> = KINDS.iter().map(|_| Row::default()).collect();
-    for _ in 0..turns {
+    let mut measured: Vec<SuiteFigures> = KINDS.iter().map(|_| SuiteFigures::default()).collect();
+    for _ in 0..rounds {
         for (kind, row) in KINDS.into_iter().zip(&mut measured) {
             row.measure(&sides, kind);
         }
     }
-    let medians: Vec<[f64; 5]> = measured.into_iter().map(Row::medians).collect();
+    let medians: Vec<[f64; 5]> = measured.into_iter().map(SuiteFigures::medians).collect();
     for (kind, row) in KINDS.into_iter().zip(&medians) {
         let rate = |column: usize| format!("{:.0}", row[column]);
         let ratio = format!("{:.0} ({:.2})", row[2], row[2] / medians[0][2]);
@@ -70,23 +70,24 @@ fn main() {
         );
     }
     println!(
-        "\nin memory: one core seals and opens; TCP: over loopback, a thread for either side; handshake: both sides"
+        "\nin memory: one core seals and opens; TCP: over loopback with a thread per side; \
+         handshake: both sides together"
     );
-    println!("together, in memory; wrong key: what a receiver spends on refusing one");
+    println!("in memory; wrong key: time that a receiver spends to reject one handshake");
 }
 
-/// What each turn of one kind gave: rates in MB/s, costs in microseconds.
+/// Figures of one kind by round: rates in MB/s, costs in microseconds.
 #[derive(Default)]
-struct Row([Vec<f64>; 5]);
+struct SuiteFigures([Vec<f64>; 5]);
 
-impl Row {
+impl SuiteFigures {
     fn measure(&mut self, sides: &Sides, kind: Option<Suite>) {
         for (column, piece) in PIECES.into_iter().enumerate() {
             self.0[column].push(in_memory(sides, kind, piece));
         }
         self.0[2].push(sides.over_tcp(kind));
         self.0[3].push(kind.map_or(0.0, |suite| sides.handshake_cost(suite)));
-        self.0[4].push(kind.map_or(0.0, |suite| sides.refusal_cost(suite)));
+        self.0[4].push(kind.map_or(0.0, |suite| sides.rejection_cost(suite)));
     }
 
     fn medians(self) -> [f64; 5] {
@@ -97,7 +98,7 @@ impl Row {
     }
 }
 
-/// A receiver that lets clear text and one key in, and that key.
+/// A receiver that accepts clear text and one key, and a sender with that key.
 struct Sides {
     sender: SenderId,
     key: Key,
@@ -126,17 +127,17 @@ impl Sides {
         ReceiverHandshake::new(self.policy.clone(), true)
     }
 
-    /// Both ends of a channel.
+    /// Returns both ends of a channel.
     fn connected(&self, kind: Option<Suite>) -> (Channel, Channel) {
         let (mut sender, mut receiver) = (self.sender(kind), self.receiver());
         while sender.wanted() + receiver.wanted() > 0 {
-            hand_over(&mut sender, &mut receiver);
-            hand_over(&mut receiver, &mut sender);
+            pass(&mut sender, &mut receiver);
+            pass(&mut receiver, &mut sender);
         }
         (sender.finish().unwrap(), receiver.finish().unwrap().channel)
     }
 
-    /// Microseconds for a handshake, both sides together.
+    /// Returns the microseconds of one handshake, both sides together.
     fn handshake_cost(&self, suite: Suite) -> f64 {
         let began = Instant::now();
         for _ in 0..HANDSHAKES {
@@ -145,8 +146,8 @@ impl Sides {
         microseconds(began.elapsed())
     }
 
-    /// Microseconds that a receiver spends on a sender with another key.
-    fn refusal_cost(&self, suite: Suite) -> f64 {
+    /// Returns the microseconds that a receiver spends to reject a sender with another key.
+    fn rejection_cost(&self, suite: Suite) -> f64 {
         let other = Key::generate().unwrap();
         let mut spent = Duration::ZERO;
         for _ in 0..HANDSHAKES {
@@ -166,7 +167,7 @@ impl Sides {
         microseconds(spent)
     }
 
-    /// MB/s from one thread to another over loopback.
+    /// Returns the rate in MB/s from one thread to another over loopback.
     fn over_tcp(&self, kind: Option<Suite>) -> f64 {
         self.runtime.block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -203,13 +204,13 @@ impl Sides {
     }
 }
 
-/// Hands over what `from` has to say.
-fn hand_over(from: &mut impl Handshake, to: &mut impl Handshake) {
-    let said = from.take_output();
-    feed(to, &said);
+/// Passes the output of `from` to `to`.
+fn pass(from: &mut impl Handshake, to: &mut impl Handshake) {
+    let output = from.take_output();
+    feed(to, &output);
 }
 
-/// Hands over `bytes` in the pieces that are wanted.
+/// Passes `bytes` in pieces of the wanted size.
 fn feed(to: &mut impl Handshake, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         let (now, later) = bytes.split_at(to.wanted().min(bytes.len()));
@@ -218,10 +219,10 @@ fn feed(to: &mut impl Handshake, mut bytes: &[u8]) {
     }
 }
 
-/// MB/s of a channel that seals and opens pieces of so many bytes.
+/// Returns the rate in MB/s of a channel that seals and opens pieces of this size.
 fn in_memory(sides: &Sides, kind: Option<Suite>, piece: usize) -> f64 {
     let (mut sender, mut receiver) = sides.connected(kind);
-    // Blowfish is the slow one: less of it, for the turns to take about as long.
+    // Blowfish is slow, so it gets fewer bytes to keep the rounds equally long.
     let total = if kind == Some(Suite::Blowfish) { IN_MEMORY / 8 } else { IN_MEMORY };
     let text = Bytes::from(vec![7; piece]);
     let (mut wire, mut opened) = (BytesMut::new(), 0);

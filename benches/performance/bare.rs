@@ -1,6 +1,10 @@
-//! The bare loops: the least that a relay can do, as the limit. One takes datagrams by recvmmsg and sends them on by sendmmsg or
-//! GSO. Two have a TCP connection between them, and so are the least that a relay like the pair can do: nothing is framed,
-//! checked, kept, acknowledged or encrypted. Each is a process of its own: this program, started again with hidden words.
+//! Bare loops: the least work that a relay can do, as a limit for comparison.
+//!
+//! - One loop receives datagrams by recvmmsg and sends them by sendmmsg or GSO.
+//! - Two loops with a TCP connection between them are the least work for a relay like nf-sender and
+//!   nf-receiver: nothing is framed, checked, stored, acknowledged or encrypted.
+//!
+//! Each loop is a separate process: this program, started again with hidden arguments.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -16,10 +20,10 @@ use crate::messages::{COUNT, Messages};
 use crate::payload::LEN;
 use crate::process::Process;
 
-/// The word by which this program knows that it is to be the loop.
-pub(crate) const WORD: &str = "--bare-loop";
+/// Argument that makes this program run a bare loop.
+pub(crate) const LOOP_ARGUMENT: &str = "--bare-loop";
 
-/// The loop as a child. Dropping it ends it.
+/// A bare loop as a child process. Dropping it ends it.
 pub(crate) struct Bare {
     child: Child,
     addr: SocketAddr,
@@ -27,7 +31,7 @@ pub(crate) struct Bare {
 }
 
 impl Bare {
-    /// Starts one that sends on to `target`, or only receives.
+    /// Starts a loop that sends to `target`, or one that only receives.
     pub(crate) fn start(target: Option<SocketAddr>, sending: Sending) -> Self {
         let sending = if sending == Sending::Gso { "gso" } else { "plain" };
         match target {
@@ -36,12 +40,12 @@ impl Bare {
         }
     }
 
-    fn with(words: &[&str]) -> Self {
+    fn with(arguments: &[&str]) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        // What anybody may ask for, as the other relays have it.
+        // The size that any user may request, as for the other relays.
         rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER).unwrap();
         let (addr, kernel) = (socket.local_addr().unwrap(), KernelSocket::of(&socket));
-        Self { child: child(socket, words), addr, kernel }
+        Self { child: child(socket, arguments), addr, kernel }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -56,12 +60,12 @@ impl Bare {
         self.kernel.figures()
     }
 
-    /// Tells one that only receives to end; says how many datagrams it took.
+    /// Stops a loop that only receives, and returns the number of datagrams it received.
     pub(crate) fn finish(mut self) -> u64 {
         self.kernel.wait_until_drained();
         UdpSocket::bind("127.0.0.1:0").unwrap().send_to(&[], self.addr).unwrap();
-        let said = std::io::read_to_string(self.child.stdout.take().unwrap()).unwrap();
-        said.trim().parse().expect("the number of datagrams")
+        let output = std::io::read_to_string(self.child.stdout.take().unwrap()).unwrap();
+        output.trim().parse().expect("the number of datagrams")
     }
 }
 
@@ -72,7 +76,7 @@ pub(crate) struct BarePair {
 }
 
 impl BarePair {
-    /// Starts two that send on to `target`.
+    /// Starts two loops that send to `target`.
     pub(crate) fn start(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let between = listener.local_addr().unwrap().to_string();
@@ -96,10 +100,10 @@ impl Drop for BarePair {
     }
 }
 
-/// This program as a loop with these words, whose standard input is `socket`.
-fn child(socket: impl Into<OwnedFd>, words: &[&str]) -> Child {
+/// Starts this program as a loop with these arguments and `socket` as standard input.
+fn child(socket: impl Into<OwnedFd>, arguments: &[&str]) -> Child {
     let mut command = Command::new("/proc/self/exe");
-    command.arg(WORD).args(words).stdin(socket.into()).stdout(Stdio::piped());
+    command.arg(LOOP_ARGUMENT).args(arguments).stdin(socket.into()).stdout(Stdio::piped());
     command.spawn().unwrap()
 }
 
@@ -110,11 +114,11 @@ impl Drop for Bare {
     }
 }
 
-/// The loop itself: its socket is the standard input, its words say how to send, and where to.
-pub(crate) fn run(words: &[String]) {
+/// Runs the loop. Its socket is the standard input; its arguments are the way to send and the target.
+pub(crate) fn run(arguments: &[String]) {
     let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    match words[..] {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
         ["to-tcp", target] => to_tcp(&socket.into(), target),
         ["from-tcp", target] => from_tcp(&socket.into(), target),
         ["gso", target] => relay(&socket.into(), target, Sending::Gso),
@@ -123,7 +127,7 @@ pub(crate) fn run(words: &[String]) {
     }
 }
 
-/// Writes what comes to a connection. As nf-sender does it lets a burst gather before it takes it.
+/// Writes received datagrams to a TCP connection. Like nf-sender it waits for a burst to gather.
 fn to_tcp(socket: &UdpSocket, target: &str) {
     let mut connection = TcpStream::connect(target).unwrap();
     connection.set_nodelay(true).unwrap();
@@ -143,7 +147,7 @@ fn to_tcp(socket: &UdpSocket, target: &str) {
     }
 }
 
-/// Sends what comes by a connection.
+/// Sends datagrams that it reads from a TCP connection.
 fn from_tcp(listener: &TcpListener, target: &str) {
     let outgoing = UdpSocket::bind("127.0.0.1:0").unwrap();
     outgoing.connect(target).unwrap();
@@ -158,7 +162,7 @@ fn from_tcp(listener: &TcpListener, target: &str) {
         }
         let whole = filled - filled % LEN;
         for burst in buffer[..whole].chunks(COUNT * LEN) {
-            // A collector that is not there is no fault of the sender.
+            // Ignore errors: the collector may not be listening yet.
             drop(outgoing.send(burst));
         }
         buffer.copy_within(whole..filled, 0);
@@ -182,10 +186,10 @@ fn relay(socket: &UdpSocket, target: &str, sending: Sending) {
 
 fn assert_full(messages: &Messages, count: usize) {
     let is_full = (0..count).all(|at| messages.received(at).len() == LEN);
-    assert!(is_full, "the loop takes full datagrams only");
+    assert!(is_full, "the loop accepts full datagrams only");
 }
 
-/// Takes datagrams until an empty one comes; says how many.
+/// Receives datagrams until an empty one arrives, and returns their number.
 fn receive(socket: &UdpSocket) -> u64 {
     let mut messages = Messages::new(LEN);
     let mut total = 0;

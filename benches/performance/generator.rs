@@ -1,7 +1,8 @@
 //! The generator: exporters on loopback that send stamped datagrams at a rate, in bursts.
 //!
-//! A tick comes every millisecond, as exporters flush their caches in bursts: what a tick owes comes at once, and from one
-//! exporter; the next tick's from the next. A generator that cannot keep the rate says so.
+//! A tick of one millisecond models the bursts in which exporters flush their caches. All datagrams due at a
+//! tick are sent at once by one exporter; the next tick's by the next exporter. A generator that cannot keep
+//! the rate reports it.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -15,31 +16,31 @@ use crate::messages::{COUNT, Messages};
 use crate::numbers::{float, index};
 use crate::payload::{self, LEN, Stamp};
 
-/// From burst to burst.
+/// Time between bursts.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
-/// A generator that was held up catches up at this many times its rate, and not in one burst that nobody asked for.
+/// After a delay the generator catches up at this multiple of its rate, not in one large burst.
 const CATCH_UP: f64 = 4.0;
 
-/// By how much the whole may take longer than the rate says: a fiftieth, and one hold-up by the machine's other work.
+/// Allowed excess of the total time: 2 % plus one delay by other work of the machine.
 const LATENESS: f64 = 1.02;
 const HOLD_UP: Duration = Duration::from_millis(15);
 
-/// How a call sends datagrams.
+/// System call that sends datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sending {
-    /// sendmmsg.
+    /// One message per datagram (`sendmmsg`).
     Plain,
-    /// One long send that the kernel cuts into datagrams (`UDP_SEGMENT`).
+    /// One long message that the kernel cuts into datagrams (`UDP_SEGMENT`).
     Gso,
 }
 
 impl Sending {
-    /// Sends the first `count` datagrams by a socket that was made ready for it.
+    /// Sends the first `count` datagrams on a prepared socket.
     pub(crate) fn send(self, socket: &UdpSocket, messages: &mut Messages, count: usize) {
         match self {
             Self::Plain => messages.send(socket, count),
-            // A collector that is not there is no fault of the sender.
+            // Ignore errors: the collector may not be listening yet.
             Self::Gso => drop(socket.send(messages.joined(count))),
         }
     }
@@ -51,7 +52,7 @@ impl Sending {
     }
 }
 
-/// When each datagram of a run was sent.
+/// Times at which the datagrams of a run were sent.
 pub(crate) struct Timetable {
     pub(crate) run: u32,
     epoch: Instant,
@@ -74,7 +75,7 @@ impl Timetable {
         u64::try_from(self.epoch.elapsed().as_nanos()).unwrap()
     }
 
-    /// When this number was sent; nothing if the run has no such number.
+    /// Returns the time at which this number was sent; `None` if the run has no such number.
     pub(crate) fn sent_at(&self, number: u32) -> Option<u64> {
         self.sent.get(index(number)).map(|sent| sent.load(Ordering::Relaxed))
     }
@@ -88,18 +89,18 @@ pub(crate) struct Generator {
     messages: Messages,
 }
 
-/// How a run of the generator went.
+/// Result of a run of the generator.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sent {
+pub(crate) struct GeneratorResult {
     pub(crate) took: Duration,
-    /// Whether the rate was kept.
+    /// The rate was kept.
     pub(crate) kept: bool,
     /// Nanoseconds since the timetable's epoch.
     pub(crate) ended_at: u64,
 }
 
 impl Generator {
-    /// Exporters with ports and addresses of their own; they have the targets in turn.
+    /// Creates exporters with separate addresses and ports. The targets are assigned in turn.
     pub(crate) fn new(exporters: u16, targets: &[SocketAddr], sending: Sending) -> Self {
         let targets = targets.iter().cycle();
         let sockets: Vec<_> =
@@ -112,22 +113,22 @@ impl Generator {
         Self { sequences: vec![0; sockets.len()], sockets, sending, messages }
     }
 
-    /// How many datagrams each exporter has sent.
+    /// Returns the number of datagrams sent by each exporter.
     pub(crate) fn sequences(&self) -> &[u32] {
         &self.sequences
     }
 
-    /// Sends all that the timetable has room for.
-    pub(crate) fn run(&mut self, timetable: &Timetable, rate: f64) -> Sent {
+    /// Sends all datagrams of the timetable.
+    pub(crate) fn run(&mut self, timetable: &Timetable, rate: f64) -> GeneratorResult {
         let (total, began) = (timetable.total(), Instant::now());
-        let most = (CATCH_UP * rate * TICK.as_secs_f64()).ceil();
+        let burst_max = (CATCH_UP * rate * TICK.as_secs_f64()).ceil();
         let (mut sent, mut tick) = (0, 0);
         while sent < total {
             tick += 1;
             std::thread::sleep((began + TICK * tick).saturating_duration_since(Instant::now()));
             let owed = (began.elapsed().as_secs_f64() * rate).floor().min(float(total)) - float(sent);
             let exporter = index(tick) % self.sockets.len();
-            let mut burst = crate::numbers::count(owed.clamp(0.0, most));
+            let mut burst = crate::numbers::count(owed.clamp(0.0, burst_max));
             while burst > 0 {
                 let part = burst.min(u64::try_from(COUNT).unwrap());
                 self.send(timetable, exporter, sent, part);
@@ -137,10 +138,10 @@ impl Generator {
         }
         let took = began.elapsed();
         let planned = Duration::from_secs_f64(float(total) / rate * LATENESS);
-        Sent { took, kept: took <= planned + HOLD_UP, ended_at: timetable.now() }
+        GeneratorResult { took, kept: took <= planned + HOLD_UP, ended_at: timetable.now() }
     }
 
-    /// Sends all that the timetable has room for, as fast as `wait` lets it, which is asked before so many calls.
+    /// Sends all datagrams of the timetable as fast as possible. Calls `wait` before every `calls` calls.
     pub(crate) fn flood(&mut self, timetable: &Timetable, calls: usize, wait: impl Fn()) {
         let (total, part) = (timetable.total(), u64::try_from(COUNT).unwrap());
         for (call, first) in (0..total).step_by(COUNT).enumerate() {
@@ -151,7 +152,7 @@ impl Generator {
         }
     }
 
-    /// Sends the next datagrams of one exporter by one call.
+    /// Sends the next datagrams of one exporter with one call.
     fn send(&mut self, timetable: &Timetable, exporter: usize, first: u64, count: u64) {
         let first = u32::try_from(first).unwrap();
         let count = u32::try_from(count).unwrap();

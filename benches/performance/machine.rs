@@ -1,4 +1,4 @@
-//! The machine that measures, in words.
+//! Description of the measuring machine.
 
 use std::fs;
 use std::process::Command;
@@ -9,7 +9,7 @@ use nf_transport_kit::netflow_tools::find;
 use crate::numbers::grouped_bytes;
 use crate::relay::receive_buffer;
 
-/// Processor, cores, memory, kernel, receive buffers, and the other relays' versions.
+/// Describes processor, cores, memory, kernel, receive buffers and the versions of the other relays.
 pub(crate) fn description() -> String {
     let cores = available_parallelism().map_or(1, std::num::NonZero::get);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -30,20 +30,20 @@ fn memory() -> String {
     grouped_bytes(kibibytes.unwrap_or_default() * 1024)
 }
 
-/// What follows a name and a colon in a file of the kernel's.
+/// Returns the text after a name and a colon in a kernel file.
 fn field(path: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let line = text.lines().find(|line| line.starts_with(name))?;
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// What a relay says of its version.
+/// Returns a relay's version as it prints it.
 fn version(program: &str, before: &str) -> String {
     let Some(path) = find(program) else { return format!("{program} not installed") };
     let output = Command::new(path).arg("-V").output().unwrap();
-    let said =
+    let output_text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    let line = said.lines().find(|line| line.contains(before)).unwrap_or_default();
+    let line = output_text.lines().find(|line| line.contains(before)).unwrap_or_default();
     let (_, version) = line.rsplit_once(before).unwrap_or_default();
     format!("{program} {}", version.trim())
 }

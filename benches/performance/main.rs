@@ -1,19 +1,24 @@
-//! Generator, relay and verifying sink on loopback: what nf-sender and nf-receiver carry and what that costs, beside
-//! other relays and a bare loop, in turn in the same run; medians are shown.
+//! Throughput and cost of nf-sender and nf-receiver on loopback between a generator and a verifying sink,
+//! compared with other relays and a bare loop. The relays alternate within one run; the output shows medians.
 //!
-//! `cargo bench --bench performance -- MODE...` runs only these modes; without any it runs all, and writes
-//! `docs/performance.md` and its plot. `NF_BENCH_TURNS` (5) changes how many turns each relay gets,
-//! `NF_BENCH_PROBE_SECONDS` (1.5) and `NF_BENCH_RUN_SECONDS` (4) how long a probe of a rate and a run at a given rate
-//! last, `NF_BENCH_SECONDS` (60) how long is looked at what is written to disk, `NF_BENCH_BACKLOG_MIB` (1024) and
-//! `NF_BENCH_SEGMENTS` (10000) how much is caught up with and started with. With `NF_BENCH_VERBOSE=1` each run is
-//! shown; `NF_BENCH_RELAYS=plain,aes-256-gcm` measures only these relays. `NF_TRANSPORT_CAPTURES` names a directory of real
-//! captures, for compression.
+//! `cargo bench --bench performance -- MODE...` runs only these modes. Without a mode it runs all and writes
+//! `docs/performance.md` and its plot. Environment variables change the measurements:
+//!
+//! - `NF_BENCH_TURNS` (5): turns of each relay.
+//! - `NF_BENCH_PROBE_SECONDS` (1.5): duration of a probe of a rate.
+//! - `NF_BENCH_RUN_SECONDS` (4): duration of a run at a given rate.
+//! - `NF_BENCH_SECONDS` (60): duration of the measurement of disk writes.
+//! - `NF_BENCH_BACKLOG_MIB` (1024): size of the backlog for catching up.
+//! - `NF_BENCH_SEGMENTS` (10000): segments in the spool at start.
+//! - `NF_BENCH_VERBOSE=1`: print each run.
+//! - `NF_BENCH_RELAYS=plain,aes-256-gcm`: measure only these relays.
+//! - `NF_TRANSPORT_CAPTURES`: directory of real captures for the compression mode.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
-    reason = "a benchmark that cannot go on ends there, and says what it saw"
+    reason = "a benchmark that cannot continue ends there and prints the reason"
 )]
 
 mod bare;
@@ -40,11 +45,11 @@ use modes::{catch_up, compression, cost, disk, exporters, ingest, rate, senders,
 use results::Results;
 use settings::Settings;
 
-/// What a mode does in one turn.
-type Turn = fn(&Settings, &mut Results);
+/// Measures a mode for one turn.
+type ModeTurn = fn(&Settings, &mut Results);
 
-/// All modes, in the order of the report.
-const MODES: [(&str, Turn); 10] = [
+/// All modes in the order of the report.
+const MODES: [(&str, ModeTurn); 10] = [
     ("rate", rate::turn),
     ("cost", cost::turn),
     ("latency", cost::latency),
@@ -58,22 +63,22 @@ const MODES: [(&str, Turn); 10] = [
 ];
 
 fn main() {
-    let words: Vec<_> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
-    if words.first().is_some_and(|word| word == bare::WORD) {
-        return bare::run(&words[1..]);
+    let arguments: Vec<_> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    if arguments.first().is_some_and(|argument| argument == bare::LOOP_ARGUMENT) {
+        return bare::run(&arguments[1..]);
     }
-    lift_limit_of_files();
+    raise_file_limit();
     let settings = Settings::from_environment();
-    for word in &words {
+    for argument in &arguments {
         assert!(
-            MODES.iter().any(|(name, _)| name == word),
-            "no mode {word}; there are {:?}",
+            MODES.iter().any(|(name, _)| name == argument),
+            "unknown mode {argument}; the modes are {:?}",
             MODES.map(|(name, _)| name)
         );
     }
     let (mut results, began) = (Results::default(), std::time::Instant::now());
     for (name, turn) in MODES {
-        if words.is_empty() || words.iter().any(|word| word == name) {
+        if arguments.is_empty() || arguments.iter().any(|argument| argument == name) {
             for number in 1..=settings.turns {
                 let minutes = began.elapsed().as_secs_f64() / 60.0;
                 println!("{minutes:>5.1} min: {name}, turn {number} of {}", settings.turns);
@@ -82,13 +87,13 @@ fn main() {
         }
     }
     report::print(&results);
-    if words.is_empty() && !settings.is_partial() {
+    if arguments.is_empty() && !settings.is_partial() {
         report::write(&settings, &results);
     }
 }
 
-/// A thousand exporters have a socket each.
-fn lift_limit_of_files() {
+/// Raises the soft limit of open files to the hard limit: a thousand exporters need a socket each.
+fn raise_file_limit() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let lifted = rustix::process::Rlimit { current: limit.maximum, ..limit };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, lifted).unwrap();

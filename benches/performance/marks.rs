@@ -1,27 +1,27 @@
-//! The marks: what is to be reached, as ratios of medians where anything is compared, all in one place.
+//! The marks: target values of all measurements in one place, as ratios of medians where things are compared.
 
 use crate::modes::{catch_up, compression, cost, disk, exporters, ingest, rate, senders, start};
 use crate::numbers::{grouped, short};
 use crate::relay::Kind;
 use crate::results::Results;
 
-/// The rate of the cipher of the original that its mark compares with, datagrams a second.
+/// Rate of the original program with its cipher, in datagrams per second. One mark compares with it.
 const ORIGINAL: f64 = 3800.0;
 
-/// Which side of the mark is good.
+/// Direction in which a figure must differ from its mark.
 #[derive(Clone, Copy, Debug)]
 enum Bound {
     AtLeast(f64),
     AtMost(f64),
 }
 
-/// Something to reach.
+/// A target value and the measured figure.
 pub(crate) struct Mark {
     what: String,
     bound: Bound,
     unit: &'static str,
     figure: Option<f64>,
-    /// The figure behind a ratio, for people.
+    /// Numerator of a ratio, for the reader.
     behind: Option<f64>,
 }
 
@@ -35,7 +35,7 @@ impl Mark {
         Self { behind: of, ..Self::new(what, bound, "", figure) }
     }
 
-    /// Nothing if it was not measured.
+    /// Returns whether the mark was reached; `None` if it was not measured.
     pub(crate) fn is_reached(&self) -> Option<bool> {
         self.figure.map(|figure| match self.bound {
             Bound::AtLeast(bound) => figure >= bound,
@@ -44,7 +44,7 @@ impl Mark {
     }
 }
 
-/// All marks, with what was measured.
+/// Returns all marks with the measured figures.
 pub(crate) fn all(results: &Results) -> Vec<Mark> {
     [rates(results), costs(results), queues(results), others(results)].into_iter().flatten().collect()
 }
@@ -147,7 +147,7 @@ fn others(results: &Results) -> Vec<Mark> {
     ]
 }
 
-/// The rows of a table: what, figure, ratio or amount, mark, reached or not.
+/// Formats the rows of a table: name, figure, ratio or amount, mark, reached or not.
 pub(crate) fn rows(marks: &[Mark]) -> Vec<Vec<String>> {
     let row = |mark: &Mark| {
         let unit = if mark.unit.is_empty() { String::new() } else { format!(" {}", mark.unit) };

@@ -1,4 +1,4 @@
-//! pmacct's nfacctd with its tee plugin, which replicates datagrams as the relays of the field do.
+//! pmacct's nfacctd with its tee plugin, which replicates datagrams. It is a common relay in practice.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,30 +11,33 @@ use tempfile::TempDir;
 
 use crate::process::Process;
 
-/// The program, from Debian's package pmacct.
+/// The program from Debian's package pmacct.
 pub(crate) const PROGRAM: &str = "nfacctd";
 
-/// Bytes between its two processes, so that nothing is lost there that the socket's buffer could have held. Each datagram
-/// is handed over on its own, as is the default: with `plugin_buffer_size` it costs a third, but whatever does not fill a
-/// piece stays in it until more comes.
+/// Size in bytes of the pipe between nfacctd's two processes, so that the pipe loses nothing that the socket
+/// buffer could hold.
+///
+/// Each datagram is passed separately, which is the default. `plugin_buffer_size` would cut the cost to a
+/// third, but leave datagrams in an unfilled buffer until more arrive.
 const PIPE: u64 = 64 << 20;
 
 /// A running nfacctd. Dropping it ends it.
-pub(crate) struct Nfacctd {
+pub(crate) struct NfacctdTee {
     child: Child,
     addr: SocketAddr,
     _directory: TempDir,
 }
 
-impl Nfacctd {
-    /// Starts one that sends on to `target`, with this receive buffer in bytes.
+impl NfacctdTee {
+    /// Starts nfacctd with this target and receive buffer in bytes.
     pub(crate) fn start(target: SocketAddr, buffer: u64) -> Self {
         let directory = directory();
         let addr = free_port(Ipv4Addr::LOCALHOST.into());
         let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
         fs::write(path("receivers"), format!("id=1 ip={target}\n")).unwrap();
         let settings = format!(
-            "daemonize: false\nnfacctd_ip: {}\nnfacctd_port: {}\nnfacctd_pipe_size: {buffer}\nnfacctd_disable_checks: true\n\
+            "daemonize: false\nnfacctd_ip: {}\nnfacctd_port: {}\nnfacctd_pipe_size: {buffer}\n\
+             nfacctd_disable_checks: true\n\
              plugins: tee[a]\ntee_receivers[a]: {}\ntee_transparent[a]: false\ntee_pipe_size[a]: {buffer}\n\
              plugin_pipe_size[a]: {PIPE}\n",
             addr.ip(),
@@ -63,8 +66,8 @@ impl Nfacctd {
     }
 }
 
-impl Drop for Nfacctd {
-    /// It does not end when told to, and, killed alone, would leave its plugin behind.
+impl Drop for NfacctdTee {
+    /// nfacctd ignores SIGTERM. Killed alone it would leave its plugin running.
     fn drop(&mut self) {
         Process { name: PROGRAM, pid: self.pid() }.kill();
         drop(self.child.wait());

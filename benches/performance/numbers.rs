@@ -1,14 +1,14 @@
-//! Numbers: from one kind into another where all that occur are small, in the middle of others, and as people read them.
+//! Numbers: conversions for small values, medians, and formats for people.
 
 use std::fmt::Write as _;
 
-/// A count as a number to calculate with; exact up to 2^53.
+/// Converts a count to a floating-point number; exact up to 2^53.
 #[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "no count here is as large as 2^53")]
 pub(crate) fn float(count: u64) -> f64 {
     count as f64
 }
 
-/// A number that is not negative as a count, the fraction cut off.
+/// Converts a non-negative number to a count, without the fraction.
 #[expect(
     clippy::as_conversions,
     clippy::cast_possible_truncation,
@@ -23,12 +23,12 @@ pub(crate) fn index(number: u32) -> usize {
     usize::try_from(number).unwrap()
 }
 
-/// The one in the middle, of two the upper; nothing of none.
+/// Returns the median; of two middle values the upper; `None` of an empty slice.
 pub(crate) fn median(values: &[f64]) -> Option<f64> {
     quantile(values, 0.5)
 }
 
-/// The value that this share of all lies below.
+/// Returns the value below which this share of all values is.
 pub(crate) fn quantile(values: &[f64], share: f64) -> Option<f64> {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
@@ -36,7 +36,7 @@ pub(crate) fn quantile(values: &[f64], share: f64) -> Option<f64> {
     values.get(usize::try_from(place).unwrap()).or(values.last()).copied()
 }
 
-/// A number as people read it: three digits that matter.
+/// Formats a number with about three significant digits.
 pub(crate) fn short(number: f64) -> String {
     let size = number.abs();
     if size >= 1000.0 {
@@ -54,7 +54,7 @@ pub(crate) fn short(number: f64) -> String {
     }
 }
 
-/// A whole number with commas between thousands.
+/// Formats a whole number with commas between thousands.
 pub(crate) fn grouped(number: impl Into<Whole>) -> String {
     let digits = number.into().0.to_string();
     let mut out = String::new();
@@ -67,7 +67,7 @@ pub(crate) fn grouped(number: impl Into<Whole>) -> String {
     out
 }
 
-/// A number without fraction.
+/// A number without a fraction.
 pub(crate) struct Whole(u64);
 
 impl From<u64> for Whole {
@@ -82,7 +82,7 @@ impl From<f64> for Whole {
     }
 }
 
-/// Bytes as people read them.
+/// Formats bytes in MiB or GiB.
 pub(crate) fn grouped_bytes(bytes: u64) -> String {
     let mebibytes = float(bytes) / f64::from(1 << 20);
     if mebibytes < 1024.0 {

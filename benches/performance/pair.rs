@@ -1,4 +1,4 @@
-//! nf-sender and nf-receiver as they are installed: the spool on a disk, the runtime directory in memory.
+//! nf-sender and nf-receiver with their usual places: the spool on a disk, the runtime directory in memory.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
@@ -14,23 +14,24 @@ use crate::process::Process;
 /// A file system in memory, as `/run` is under systemd.
 const MEMORY: &str = "/dev/shm";
 
-/// The spool needs no spare room on the machine that measures, and the link is tried again soon.
+/// Settings without a minimum of free disk space and with short delays between connection attempts.
 pub(crate) const SETTINGS: &str =
     "[spool]\nmin-free = \"0B\"\n[reconnect]\nfirst = \"50ms\"\nfactor = 2\nlongest = \"200ms\"\n";
 
-/// The machine of nf-sender, and the memory that its runtime directory is in, if the system has such.
+/// The machine that runs nf-sender, and the memory file system of its runtime directory, if there is one.
 pub(crate) struct Sender {
     pub(crate) host: SenderHost,
     _memory: Option<TempDir>,
 }
 
 impl Sender {
-    /// One whose daemon, once started, connects to `receiver`; with the receive buffer that anybody may have.
+    /// Creates a machine whose daemon will connect to `receiver`, with the receive buffer that any user may
+    /// request.
     pub(crate) fn new(id: &str, receiver: SocketAddr) -> Self {
         Self::with(id, receiver, true)
     }
 
-    /// The same, and says whether its runtime directory is to be in memory.
+    /// Does the same; `in_memory` selects a memory file system for the runtime directory.
     fn with(id: &str, receiver: SocketAddr, in_memory: bool) -> Self {
         let mut host = SenderHost::new(id, &receiver, SETTINGS);
         host.limit_receive_buffer();
@@ -38,7 +39,7 @@ impl Sender {
         Self { host, _memory: memory }
     }
 
-    /// Bytes that the files of its runtime directory take: the intake.
+    /// Returns the disk space of the files in the runtime directory, in bytes.
     pub(crate) fn intake(&self) -> u64 {
         let files = std::fs::read_dir(self.host.path("run")).unwrap();
         files.map(|file| 512 * file.unwrap().metadata().unwrap().blocks()).sum()
@@ -49,7 +50,7 @@ impl Sender {
     }
 }
 
-/// Leads the runtime directory into memory.
+/// Replaces the runtime directory by a link into a memory file system.
 fn run_in_memory(host: &SenderHost) -> TempDir {
     let memory = tempfile::tempdir_in(MEMORY).unwrap();
     let run = host.path("run");
@@ -59,13 +60,13 @@ fn run_in_memory(host: &SenderHost) -> TempDir {
 }
 
 /// Both machines.
-pub(crate) struct Pair {
+pub(crate) struct BenchPair {
     pub(crate) sender: Sender,
     pub(crate) receiver: ReceiverHost,
 }
 
-impl Pair {
-    /// Both in place, no daemon started. nf-receiver delivers to `sink`.
+impl BenchPair {
+    /// Creates both machines without starting a daemon. nf-receiver will deliver to `sink`.
     pub(crate) fn new(sink: SocketAddr, suite: Option<Suite>) -> Self {
         Self::with(sink, suite, true)
     }
@@ -80,12 +81,12 @@ impl Pair {
         Self { sender, receiver }
     }
 
-    /// Both daemons run and are connected.
+    /// Starts both daemons and waits until they are connected.
     pub(crate) fn connected(sink: SocketAddr, suite: Option<Suite>) -> Self {
         Self::connected_with(sink, suite, true)
     }
 
-    /// The same, and says whether the runtime directory is to be in memory.
+    /// Does the same; `in_memory` selects a memory file system for the runtime directory.
     pub(crate) fn connected_with(sink: SocketAddr, suite: Option<Suite>, in_memory: bool) -> Self {
         let mut pair = Self::with(sink, suite, in_memory);
         pair.receiver.start();
@@ -94,7 +95,7 @@ impl Pair {
         pair
     }
 
-    /// Where nf-sender takes datagrams.
+    /// Returns the address on which nf-sender receives datagrams.
     pub(crate) fn input(&self) -> SocketAddr {
         self.sender.host.udp().addr()
     }

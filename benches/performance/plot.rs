@@ -1,4 +1,4 @@
-//! The plot: what a datagram costs, by rate and by number of exporters.
+//! The plot: cost per datagram by rate and by number of exporters.
 
 use std::error::Error;
 use std::path::Path;
@@ -13,27 +13,27 @@ use crate::numbers::{float, grouped};
 use crate::relay::Kind;
 use crate::results::Results;
 
-type Outcome<T = ()> = Result<T, Box<dyn Error>>;
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type PlotResult<T = ()> = Result<T, Box<dyn Error>>;
+type PlotArea<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 const SIZE: (u32, u32) = (1160, 440);
 const FONT: &str = "sans-serif";
 const INK: RGBColor = RGBColor(0x33, 0x33, 0x33);
 const GRID: RGBColor = RGBColor(0xe4, 0xe4, 0xe4);
 
-/// Where the axes have numbers: core-microseconds, and exporters.
+/// Numbers on the axes: core-microseconds, and exporters.
 const TICKS: [f64; 9] = [0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0];
 const COUNTS: [f64; 4] = [1.0, 10.0, 100.0, 1000.0];
 
-/// Points of a line, and whose it is.
-type Line = (Kind, Vec<(f64, f64)>);
+/// A relay and the points of its line.
+type RelayLine = (Kind, Vec<(f64, f64)>);
 
 /// Writes the plot as SVG.
 pub(crate) fn draw(path: &Path, results: &Results) {
     panels(path, results).expect("the plot can be drawn");
 }
 
-fn panels(path: &Path, results: &Results) -> Outcome {
+fn panels(path: &Path, results: &Results) -> PlotResult {
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let (left, rest) = root.split_horizontally(500);
@@ -46,15 +46,15 @@ fn panels(path: &Path, results: &Results) -> Outcome {
     Ok(())
 }
 
-fn lines(results: &Results, topic: &'static str, kinds: &[Kind]) -> Vec<Line> {
+fn lines(results: &Results, topic: &'static str, kinds: &[Kind]) -> Vec<RelayLine> {
     let points = |kind: &Kind| {
         let series = results.series(topic, kind.name());
         (*kind, series.into_iter().map(|(under, figure)| (float(under), figure)).collect())
     };
-    kinds.iter().map(points).filter(|(_, points): &Line| !points.is_empty()).collect()
+    kinds.iter().map(points).filter(|(_, points): &RelayLine| !points.is_empty()).collect()
 }
 
-fn draw_by_rate(area: &Area<'_>, lines: &[Line]) -> Outcome {
+fn draw_by_rate(area: &PlotArea<'_>, lines: &[RelayLine]) -> PlotResult {
     let (low, high) = extent(lines);
     let (low, high) = (low * 0.8, high * 1.25);
     let ticks = TICKS.into_iter().filter(|tick| (low..high).contains(tick)).collect();
@@ -73,7 +73,7 @@ fn draw_by_rate(area: &Area<'_>, lines: &[Line]) -> Outcome {
     draw_lines(&mut chart, lines)
 }
 
-fn draw_by_exporters(area: &Area<'_>, lines: &[Line]) -> Outcome {
+fn draw_by_exporters(area: &PlotArea<'_>, lines: &[RelayLine]) -> PlotResult {
     let (_, high) = extent(lines);
     let mut chart = ChartBuilder::on(area)
         .caption("Cost by exporters, 20,000 datagrams/s", (FONT, 17, &INK))
@@ -93,8 +93,8 @@ fn draw_by_exporters(area: &Area<'_>, lines: &[Line]) -> Outcome {
 /// Draws the lines with their points.
 fn draw_lines<'a, X, Y>(
     chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
-    lines: &[Line],
-) -> Outcome
+    lines: &[RelayLine],
+) -> PlotResult
 where
     X: Ranged<ValueType = f64>,
     Y: Ranged<ValueType = f64>,
@@ -106,10 +106,10 @@ where
     Ok(())
 }
 
-/// Says which line is whose, for both panels: from the highest at the end to the lowest.
-fn draw_names(area: &Area<'_>, lines: &[Line]) -> Outcome {
+/// Draws the legend for both panels, from the highest line to the lowest.
+fn draw_names(area: &PlotArea<'_>, lines: &[RelayLine]) -> PlotResult {
     let mut lines: Vec<_> = lines.iter().collect();
-    let end = |(_, points): &Line| points.last().map_or(0.0, |(_, figure)| *figure);
+    let end = |(_, points): &RelayLine| points.last().map_or(0.0, |(_, figure)| *figure);
     lines.sort_by(|one, other| end(other).total_cmp(&end(one)));
     for ((kind, _), y) in lines.into_iter().zip((70..).step_by(26)) {
         area.draw(&PathElement::new([(0, y), (24, y)], colour(*kind).stroke_width(2)))?;
@@ -120,8 +120,8 @@ fn draw_names(area: &Area<'_>, lines: &[Line]) -> Outcome {
     Ok(())
 }
 
-/// The least and the most of all figures.
-fn extent(lines: &[Line]) -> (f64, f64) {
+/// Returns the lowest and the highest figure.
+fn extent(lines: &[RelayLine]) -> (f64, f64) {
     let figures = || lines.iter().flat_map(|(_, points)| points.iter().map(|(_, figure)| *figure));
     (figures().fold(f64::MAX, f64::min), figures().fold(f64::MIN_POSITIVE, f64::max))
 }
@@ -130,7 +130,7 @@ fn name(kind: Kind) -> String {
     if let Kind::Pair(_) = kind { format!("pair, {}", kind.name()) } else { kind.name().to_owned() }
 }
 
-/// Colours that people with any sight can tell apart (Okabe, Ito).
+/// Returns a colour of a palette that is safe for colour blindness (Okabe, Ito).
 fn colour(kind: Kind) -> RGBColor {
     let place = Kind::all().into_iter().position(|other| other == kind).unwrap_or_default();
     [

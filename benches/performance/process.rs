@@ -1,4 +1,4 @@
-//! What processes use: processor time, memory, disk.
+//! CPU time, memory and disk writes of processes.
 
 use std::fs;
 use std::time::Duration;
@@ -7,27 +7,28 @@ use nix::sys::signal::{Signal, kill};
 use nix::time::ClockId;
 use nix::unistd::Pid;
 
-/// A process of a relay, with all that it starts.
+/// A process of a relay, with all its children.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Process {
     pub(crate) name: &'static str,
     pub(crate) pid: u32,
 }
 
-/// Bytes of memory.
+/// Memory in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory {
-    /// The most that was ever resident.
+    /// Peak of the resident memory.
     pub(crate) peak: u64,
-    /// Resident now: its own; of files, programs and libraries among them; shared, such as a mapping in `/run`.
+    /// Resident now: anonymous memory, mapped files (including programs and libraries), and shared memory
+    /// such as a mapping in `/run`.
     pub(crate) anonymous: u64,
     pub(crate) file: u64,
     pub(crate) shared: u64,
 }
 
 impl Process {
-    /// Processor time of it and its children so far. The clock of a process counts nanoseconds, and those of threads that
-    /// have ended, too.
+    /// Returns the CPU time of the process and its children so far. The clock of a process counts nanoseconds
+    /// and includes threads that have ended.
     pub(crate) fn cpu(&self) -> Duration {
         let clocks = self.tree().into_iter().filter_map(|pid| {
             ClockId::pid_cpu_clock_id(Pid::from_raw(i32::try_from(pid).unwrap())).ok()?.now().ok()
@@ -35,7 +36,7 @@ impl Process {
         clocks.map(Duration::from).sum()
     }
 
-    /// Memory of it and its children.
+    /// Returns the memory of the process and its children.
     pub(crate) fn memory(&self) -> Memory {
         let each = self.tree().into_iter().map(|pid| {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -56,7 +57,8 @@ impl Process {
         .unwrap_or_default()
     }
 
-    /// Bytes that it and its children caused to be written to storage, less those that were dropped before they got there.
+    /// Returns the bytes that the process and its children wrote to storage, without those that were
+    /// discarded before.
     pub(crate) fn written(&self) -> u64 {
         let each = self.tree().into_iter().map(|pid| {
             let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
@@ -65,15 +67,15 @@ impl Process {
         each.sum()
     }
 
-    /// Ends it and its children at once.
+    /// Kills the process and its children.
     pub(crate) fn kill(&self) {
         for pid in self.tree() {
-            // One that has ended already is no fault.
+            // A process that has already ended is not an error.
             kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap_or_default();
         }
     }
 
-    /// The process and all that came of it.
+    /// Returns the ids of the process and all its descendants.
     fn tree(&self) -> Vec<u32> {
         let mut pids = vec![self.pid];
         let mut at = 0;
@@ -86,7 +88,7 @@ impl Process {
     }
 }
 
-/// The number after a name at the beginning of a line.
+/// Returns the number after a name at the start of a line.
 fn figure(text: &str, name: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
     line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or_default()

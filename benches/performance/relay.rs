@@ -1,5 +1,5 @@
-//! The relays that are compared. Each takes datagrams at one UDP address of loopback and sends them to another. All have
-//! the same receive buffer: what `net.core.rmem_max` allows to anybody.
+//! The compared relays. Each receives datagrams at one UDP address of loopback and sends them to another. All
+//! have the receive buffer that `net.core.rmem_max` allows to any user.
 
 use std::any::Any;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,11 +10,11 @@ use nf_transport_kit::netflow_tools::{NfcapdSettings, find};
 
 use crate::bare::{Bare, BarePair};
 use crate::generator::Sending;
-use crate::nfacctd::{self, Nfacctd};
-use crate::pair::Pair;
+use crate::nfacctd::{self, NfacctdTee};
+use crate::pair::BenchPair;
 use crate::process::Process;
 
-/// Which relay.
+/// One of the relays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// nf-sender and nf-receiver, in clear text or with a cipher.
@@ -23,7 +23,7 @@ pub(crate) enum Kind {
     Nfcapd,
     /// nfacctd with its tee plugin.
     Nfacctd,
-    /// The loop of recvmmsg and sendmmsg, or GSO.
+    /// The bare loop with recvmmsg and sendmmsg or GSO.
     Bare(Sending),
     /// Two loops with a TCP connection between them.
     BarePair,
@@ -39,12 +39,12 @@ impl Kind {
     ];
     pub(crate) const BARE: Self = Self::Bare(Sending::Plain);
 
-    /// All that send plainly.
+    /// Returns all relays that send without GSO.
     pub(crate) fn all() -> Vec<Self> {
         Self::PAIRS.into_iter().chain([Self::Nfcapd, Self::Nfacctd, Self::BarePair, Self::BARE]).collect()
     }
 
-    /// As figures and tables name it.
+    /// Returns the name in tables and the plot.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Pair(None) => "plain",
@@ -57,7 +57,7 @@ impl Kind {
         }
     }
 
-    /// Whether what it takes is there.
+    /// Returns whether the needed program is installed.
     pub(crate) fn is_installed(self) -> bool {
         match self {
             Self::Nfcapd => find("nfcapd").is_some(),
@@ -66,16 +66,16 @@ impl Kind {
         }
     }
 
-    /// Starts it; it sends to `sink`.
+    /// Starts the relay with `sink` as its target.
     pub(crate) fn start(self, sink: SocketAddr) -> Relay {
         match self {
             Self::Pair(suite) => {
-                let pair = Pair::connected(sink, suite);
+                let pair = BenchPair::connected(sink, suite);
                 Relay { input: pair.input(), processes: pair.processes().to_vec(), _running: Box::new(pair) }
             }
             Self::Nfcapd => nfcapd(sink),
             Self::Nfacctd => {
-                let nfacctd = Nfacctd::start(sink, receive_buffer());
+                let nfacctd = NfacctdTee::start(sink, receive_buffer());
                 let process = Process { name: "nfacctd", pid: nfacctd.pid() };
                 let input = nfacctd.addr();
                 Relay { input, processes: vec![process], _running: Box::new(nfacctd) }
@@ -103,18 +103,18 @@ fn nfcapd(sink: SocketAddr) -> Relay {
     Relay { input, processes: vec![process], _running: Box::new((nfcapd, files)) }
 }
 
-/// Bytes of receive buffer that anybody may ask for.
+/// Returns the largest receive buffer that any user may request, in bytes.
 pub(crate) fn receive_buffer() -> u64 {
     let text =
-        std::fs::read_to_string("/proc/sys/net/core/rmem_max").expect("Linux says how large buffers may be");
+        std::fs::read_to_string("/proc/sys/net/core/rmem_max").expect("Linux provides net.core.rmem_max");
     text.trim().parse().unwrap()
 }
 
 /// A running relay. Dropping it ends it.
 pub(crate) struct Relay {
-    /// Where it takes datagrams.
+    /// Address on which the relay receives datagrams.
     pub(crate) input: SocketAddr,
     pub(crate) processes: Vec<Process>,
-    /// Whatever runs; it ends when it is dropped.
+    /// The running processes, which end on drop.
     _running: Box<dyn Any>,
 }

@@ -1,26 +1,27 @@
-//! One run: the generator sends at a rate for a while through a relay to the sink, and what it took is noted.
+//! One run: the generator sends at a rate for a while through a relay to the sink, and the usage is recorded.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::generator::{Generator, Sending, Sent, TICK, Timetable};
+use crate::generator::{Generator, GeneratorResult, Sending, TICK, Timetable};
 use crate::numbers::{count, float};
 use crate::process::Process;
 use crate::relay::{Kind, Relay};
 use crate::sink::{Arrivals, Sink};
 
-/// The last datagram arrives within this time of the last one sent, or the relay has only stored what it was to carry.
+/// Longest time between the last sent and the last arrived datagram. A slower relay has only stored its
+/// input.
 const PROMPT: Duration = Duration::from_millis(150);
 
-/// When nothing comes for so long, nothing more is waited for.
+/// Time without arrivals after which the wait ends.
 const STALL: Duration = Duration::from_millis(500);
 
-/// Exporters where nothing else is said.
+/// Default number of exporters.
 pub(crate) const EXPORTERS: u16 = 4;
 
-/// What a relay is warmed up with, so that its memory is in place and its sockets are made.
+/// Warm-up of a relay, so that its memory is allocated and its sockets exist.
 pub(crate) const WARM_UP_RATE: f64 = 20_000.0;
 pub(crate) const WARM_UP_SECONDS: f64 = 0.75;
 
@@ -32,21 +33,21 @@ pub(crate) struct Course {
     _relay: Option<Relay>,
 }
 
-/// What came of a run.
+/// Results of a run.
 #[derive(Clone, Debug)]
-pub(crate) struct Run {
+pub(crate) struct RelayRun {
     pub(crate) total: u64,
     pub(crate) rate: f64,
-    pub(crate) sent: Sent,
+    pub(crate) sent: GeneratorResult,
     pub(crate) arrivals: Arrivals,
-    /// Processor time of each process of the relay.
+    /// CPU time of each process of the relay.
     pub(crate) cpu: Vec<(&'static str, Duration)>,
     /// Bytes that all processes wrote to disk.
     pub(crate) written: u64,
 }
 
 impl Course {
-    /// A relay of this kind, warmed up.
+    /// Starts a relay of this kind and warms it up.
     pub(crate) fn new(kind: Kind, exporters: u16) -> Self {
         let sink = Sink::start();
         let relay = kind.start(sink.addr());
@@ -54,7 +55,7 @@ impl Course {
         Self { _relay: Some(relay), ..course }
     }
 
-    /// Processes that take datagrams there and send them to the sink, warmed up.
+    /// Uses running processes that receive on `inputs` and send to the sink, and warms them up.
     pub(crate) fn through(
         inputs: &[SocketAddr],
         processes: Vec<Process>,
@@ -63,14 +64,14 @@ impl Course {
     ) -> Self {
         let generator = Generator::new(exporters, inputs, Sending::Plain);
         let mut course = Self { generator, processes, sink, _relay: None };
-        // Each exporter has its turn twice.
+        // Each exporter sends twice.
         let turns = 2.0 * f64::from(exporters) * TICK.as_secs_f64();
         course.run(WARM_UP_RATE, WARM_UP_SECONDS.max(turns));
         course
     }
 
-    /// Sends at this rate for so many seconds, and waits for what arrives.
-    pub(crate) fn run(&mut self, rate: f64, seconds: f64) -> Run {
+    /// Sends at this rate for this duration and waits for the arrivals.
+    pub(crate) fn run(&mut self, rate: f64, seconds: f64) -> RelayRun {
         let timetable = Timetable::new(next_run(), count(rate * seconds));
         self.sink.begin(&timetable, self.generator.sequences());
         let measure = |processes: &[Process]| -> (Vec<Duration>, u64) {
@@ -82,7 +83,7 @@ impl Course {
         let (cpu, written) = measure(&self.processes);
         let each = cpu.iter().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
         let names = self.processes.iter().map(|process| process.name);
-        Run {
+        RelayRun {
             total: timetable.total(),
             rate,
             sent,
@@ -93,46 +94,46 @@ impl Course {
     }
 }
 
-/// Each run has a number, by which the sink knows its datagrams.
+/// Returns the number of the next run, by which the sink identifies the run's datagrams.
 pub(crate) fn next_run() -> u32 {
     static LAST: AtomicU32 = AtomicU32::new(0);
     LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-impl Run {
+impl RelayRun {
     pub(crate) fn lost(&self) -> u64 {
         self.total - self.arrivals.arrived
     }
 
-    /// Whether all came once, in order and unchanged.
+    /// Returns whether all datagrams arrived once, in order and unchanged.
     pub(crate) fn is_exact(&self) -> bool {
         let Arrivals { repeated, out_of_order, corrupted, .. } = self.arrivals;
         self.lost() + repeated + out_of_order + corrupted == 0
     }
 
-    /// From the last datagram sent to the last one that arrived.
+    /// Returns the time from the last sent to the last arrived datagram.
     pub(crate) fn tail(&self) -> Duration {
         Duration::from_nanos(self.arrivals.last_at.saturating_sub(self.sent.ended_at))
     }
 
-    /// Whether the relay carried the rate, and the generator kept it.
+    /// Returns whether the relay carried the rate and the generator kept it.
     pub(crate) fn is_reached(&self) -> bool {
         self.sent.kept && self.is_exact() && self.tail() <= PROMPT
     }
 
-    /// Processor time of all processes for each datagram, in microseconds.
+    /// Returns the CPU time of all processes per datagram, in microseconds.
     pub(crate) fn cost(&self) -> f64 {
         let spent: Duration = self.cpu.iter().map(|(_, spent)| spent).sum();
         spent.as_secs_f64() * 1e6 / float(self.total)
     }
 }
 
-impl fmt::Display for Run {
+impl fmt::Display for RelayRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Arrivals { repeated, out_of_order, corrupted, kernel_drops, .. } = self.arrivals;
         let (median, late) = (self.arrivals.latency(0.5), self.arrivals.latency(0.99));
         write!(f, "{:>7.0}/s: {} sent", self.rate, self.total)?;
-        for (what, count) in [
+        for (fault, count) in [
             ("lost", self.lost()),
             ("repeated", repeated),
             ("out of order", out_of_order),
@@ -140,7 +141,7 @@ impl fmt::Display for Run {
             ("dropped at the sink", kernel_drops),
         ] {
             if count > 0 {
-                write!(f, ", {count} {what}")?;
+                write!(f, ", {count} {fault}")?;
             }
         }
         write!(f, ", last after {:.1?}, p50 {median:.2} ms, p99 {late:.2} ms", self.tail())?;

@@ -1,8 +1,8 @@
-//! What the environment changes; see the documentation of the program.
+//! Settings from the environment; see the documentation of the program.
 
 use crate::relay::Kind;
 
-/// How long and how often is measured.
+/// Durations and repetitions of the measurements.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) turns: usize,
@@ -10,14 +10,14 @@ pub(crate) struct Settings {
     pub(crate) probe: f64,
     /// Seconds of a run at a given rate.
     pub(crate) run: f64,
-    /// Seconds on a healthy link, for what is written to disk.
+    /// Seconds of the measurement of disk writes on a healthy link.
     pub(crate) disk: f64,
-    /// MiB of payload.
+    /// Size of the backlog in MiB of payload.
     pub(crate) backlog: f64,
     pub(crate) segments: u64,
-    /// Names of the relays that are measured; all if there are none.
+    /// Names of the relays to measure; all if empty.
     relays: Vec<String>,
-    /// Whether each run is shown as it ends.
+    /// Prints each run as it ends.
     pub(crate) verbose: bool,
 }
 
@@ -36,19 +36,19 @@ impl Settings {
         }
     }
 
-    /// Whether relays are left out.
+    /// Returns whether some relays are excluded.
     pub(crate) fn is_partial(&self) -> bool {
         !self.relays.is_empty()
     }
 
-    /// Those of the relays that are installed and wanted.
+    /// Returns the relays that are installed and selected.
     pub(crate) fn chosen(&self, kinds: impl IntoIterator<Item = Kind>) -> impl Iterator<Item = Kind> {
         let is_wanted =
             |kind: &Kind| self.relays.is_empty() || self.relays.iter().any(|name| name == kind.name());
         kinds.into_iter().filter(|kind| kind.is_installed()).filter(is_wanted)
     }
 
-    /// Shows a run, if that is wanted.
+    /// Prints a run if `verbose` is set.
     pub(crate) fn note(&self, kind: &str, run: &dyn std::fmt::Display) {
         if self.verbose {
             println!("  {kind:<18} {run}");

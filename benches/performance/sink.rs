@@ -1,5 +1,6 @@
-//! The sink: a collector that checks every byte, the order, losses and repeats, and notes how long each datagram was on
-//! its way. It reads by recvmmsg without GRO, as nfcapd and its like do, and has a large receive buffer.
+//! The sink: a collector that checks every byte, the order, losses and repeats, and records the latency of
+//! each datagram. It reads by recvmmsg without GRO, as nfcapd and similar collectors do, and has a large
+//! receive buffer.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,26 +15,26 @@ use crate::messages::Messages;
 use crate::numbers::{float, index, quantile};
 use crate::payload::{self, Stamp};
 
-/// Longer than any datagram of these, so that a longer one is seen as such.
+/// Larger than any valid datagram, so that a longer one is detected.
 const SLOT: usize = 2048;
 
-/// How long the reader waits before it looks whether it is to end.
+/// Time after which the reader checks whether it must end.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// A socket, its reader, and what came of the present run.
+/// A socket, its reader, and the results of the current run.
 pub(crate) struct Sink {
     addr: SocketAddr,
     kernel: KernelSocket,
     capacity: u64,
-    tally: Arc<Mutex<Tally>>,
+    state: Arc<Mutex<RunArrivals>>,
     closing: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,
 }
 
-/// What came of a run.
+/// Arrivals of a run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Arrivals {
-    /// Different datagrams, whole or not.
+    /// Distinct datagrams that arrived.
     pub(crate) arrived: u64,
     pub(crate) repeated: u64,
     pub(crate) out_of_order: u64,
@@ -41,19 +42,20 @@ pub(crate) struct Arrivals {
     /// Nanoseconds since the timetable's epoch.
     pub(crate) first_at: u64,
     pub(crate) last_at: u64,
-    /// Milliseconds that each was on its way.
+    /// Latency of each datagram in milliseconds.
     latencies: Vec<f64>,
-    /// What the kernel dropped at the sink's own socket so far: no fault of the relay.
+    /// Datagrams that the kernel dropped at the sink's own socket so far. The relay is not at fault for
+    /// these.
     pub(crate) kernel_drops: u64,
 }
 
 impl Arrivals {
-    /// The milliseconds within which this share of all came.
+    /// Returns the latency in milliseconds that this share of the datagrams did not exceed.
     pub(crate) fn latency(&self, share: f64) -> f64 {
         quantile(&self.latencies, share).unwrap_or(f64::NAN)
     }
 
-    /// Datagrams a second from the first to the last arrival.
+    /// Returns the rate in datagrams per second from the first to the last arrival.
     pub(crate) fn rate(&self) -> f64 {
         float(self.arrived) / (float(self.last_at.saturating_sub(self.first_at)) / 1e9)
     }
@@ -66,30 +68,31 @@ impl Sink {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let (addr, kernel) = (socket.local_addr().unwrap(), KernelSocket::of(&socket));
         let capacity = u64::try_from(receive_buffer(&socket)).unwrap();
-        let tally = Arc::new(Mutex::new(Tally::new(Timetable::new(0, 0), &[])));
+        let state = Arc::new(Mutex::new(RunArrivals::new(Timetable::new(0, 0), &[])));
         let closing = Arc::new(AtomicBool::new(false));
-        let (notes, closed) = (Arc::clone(&tally), Arc::clone(&closing));
+        let (notes, closed) = (Arc::clone(&state), Arc::clone(&closing));
         let reader = std::thread::spawn(move || read(&socket, &notes, &closed));
-        Self { addr, kernel, capacity, tally, closing, reader: Some(reader) }
+        Self { addr, kernel, capacity, state, closing, reader: Some(reader) }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Begins a run: from now on only its datagrams count. The exporters have sent so many before.
+    /// Starts a run, so that only its datagrams count. `sequences` holds the number of earlier datagrams of
+    /// each exporter.
     pub(crate) fn begin(&self, timetable: &Arc<Timetable>, sequences: &[u32]) {
-        *self.tally.lock().unwrap() = Tally::new(Arc::clone(timetable), sequences);
+        *self.state.lock().unwrap() = RunArrivals::new(Arc::clone(timetable), sequences);
     }
 
-    /// Different datagrams of the run so far.
+    /// Returns the number of distinct datagrams of the run so far.
     pub(crate) fn arrived(&self) -> u64 {
-        self.tally.lock().unwrap().seen.arrived
+        self.state.lock().unwrap().seen.arrived
     }
 
-    /// Waits until all are there, or none has come for as long as `stall`; says whether all are.
+    /// Waits until all datagrams have arrived, or none has for as long as `stall`. Returns whether all have.
     pub(crate) fn wait_for_all(&self, stall: Duration) -> bool {
-        let total = self.tally.lock().unwrap().timetable.total();
+        let total = self.state.lock().unwrap().timetable.total();
         let (mut arrived, mut since) = (self.arrived(), Instant::now());
         while arrived < total && since.elapsed() < stall {
             std::thread::sleep(Duration::from_millis(1));
@@ -101,18 +104,18 @@ impl Sink {
         arrived >= total
     }
 
-    /// Bytes that its socket holds at the most.
+    /// Returns the capacity of the sink's socket in bytes.
     pub(crate) fn capacity(&self) -> u64 {
         self.capacity
     }
 
-    /// Bytes that wait at its socket.
+    /// Returns the bytes queued at the sink's socket.
     pub(crate) fn queued(&self) -> u64 {
         self.kernel.figures().queued
     }
 
     pub(crate) fn arrivals(&self) -> Arrivals {
-        let seen = self.tally.lock().unwrap().seen.clone();
+        let seen = self.state.lock().unwrap().seen.clone();
         Arrivals { kernel_drops: self.kernel.figures().dropped, ..seen }
     }
 }
@@ -124,38 +127,38 @@ impl Drop for Sink {
     }
 }
 
-fn read(socket: &UdpSocket, tally: &Mutex<Tally>, closing: &AtomicBool) {
+fn read(socket: &UdpSocket, state: &Mutex<RunArrivals>, closing: &AtomicBool) {
     let mut messages = Messages::new(SLOT);
     let mut expected = payload::template();
     while !closing.load(Ordering::Relaxed) {
         let count = messages.receive(socket);
-        let mut tally = tally.lock().unwrap();
-        let now = tally.timetable.now();
-        (0..count).for_each(|at| tally.note(messages.received(at), now, &mut expected));
+        let mut state = state.lock().unwrap();
+        let now = state.timetable.now();
+        (0..count).for_each(|at| state.note(messages.received(at), now, &mut expected));
     }
 }
 
-/// What the reader knows of a run.
-struct Tally {
+/// State of the reader for the current run.
+struct RunArrivals {
     timetable: Arc<Timetable>,
-    /// By number: whether it came.
-    came: Vec<bool>,
-    /// By exporter: the number of its own that should come next.
+    /// Arrived datagrams by number.
+    has_arrived: Vec<bool>,
+    /// Next sequence number of each exporter.
     next: Vec<u32>,
     seen: Arrivals,
 }
 
-impl Tally {
+impl RunArrivals {
     fn new(timetable: Arc<Timetable>, sequences: &[u32]) -> Self {
         let total = usize::try_from(timetable.total()).unwrap();
         let seen = Arrivals { latencies: Vec::with_capacity(total), ..Arrivals::default() };
-        Self { timetable, came: vec![false; total], next: sequences.to_vec(), seen }
+        Self { timetable, has_arrived: vec![false; total], next: sequences.to_vec(), seen }
     }
 
     fn note(&mut self, datagram: &[u8], now: u64, expected: &mut [u8]) {
         let stamp = Stamp::read(datagram);
         let Some(stamp) = stamp.filter(|stamp| stamp.run == self.timetable.run) else {
-            return; // a late one of another run
+            return; // late datagram of another run
         };
         stamp.write(expected);
         let sent_at = self.timetable.sent_at(stamp.number);
@@ -164,7 +167,7 @@ impl Tally {
             self.seen.corrupted += 1;
             return;
         };
-        if std::mem::replace(&mut self.came[index(stamp.number)], true) {
+        if std::mem::replace(&mut self.has_arrived[index(stamp.number)], true) {
             self.seen.repeated += 1;
             return;
         }

@@ -1,36 +1,36 @@
-//! The time line of a run: what the link and the queue were, and what was done to them.
+//! The time line of a run: the states of the link, the length of the queue, and the events.
 
 use std::fmt::Write;
 use std::time::Duration;
 
 use nf_transport_kit::samples::Sample;
 
-/// Characters of the time line.
+/// Width of the time line in characters.
 const WIDTH: usize = 72;
 
-/// Heights of the queue in an eighth of a line each.
+/// Bars for the queue's length, in steps of an eighth of a line.
 const HEIGHTS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// Something that the demo did.
+/// An action of the demo.
 pub(crate) struct Event {
-    /// Since the datagrams began to flow.
+    /// Time since the first datagram.
     pub(crate) at: Duration,
-    pub(crate) what: &'static str,
+    pub(crate) description: &'static str,
 }
 
-/// What the link was, from good to bad, and how the chart draws it.
+/// States of the link from best to worst, and their symbols in the chart.
 const LINK: [(&str, char); 3] = [("connected", '━'), ("not connected", '╌'), ("nf-sender down", '✕')];
 
-/// What happened in the time of one character.
+/// The samples in the time span of one character.
 #[derive(Clone, Copy, Default)]
 struct Column {
-    /// Index into `LINK`: the worst there was.
+    /// Index of the worst state in `LINK`.
     link: usize,
-    /// The longest queue there was.
+    /// Longest queue.
     queued: u64,
 }
 
-/// A line for the link, one for the queue, one for the time; and what was done when.
+/// Draws a line for the link, one for the queue and one for the time, then the list of events.
 pub(crate) fn chart(samples: &[Sample], events: &[Event]) -> String {
     let Some(end) = samples.last().map(|sample| sample.at.max(Duration::from_secs(1))) else {
         return String::new();
@@ -44,13 +44,13 @@ pub(crate) fn chart(samples: &[Sample], events: &[Event]) -> String {
     writeln!(out, "events   {}", marks(events, end)).unwrap();
     writeln!(out, "         0 s{:>1$.0} s\n", end.as_secs_f64(), WIDTH - 5).unwrap();
     for (number, event) in (1..).zip(events) {
-        writeln!(out, "  {number}  {:>5.1} s  {}", event.at.as_secs_f64(), event.what).unwrap();
+        writeln!(out, "  {number}  {:>5.1} s  {}", event.at.as_secs_f64(), event.description).unwrap();
     }
     writeln!(out, "\n  {legend}").unwrap();
     out
 }
 
-/// Columns in which no sample was taken are like the one before.
+/// Groups the samples into columns. A column without a sample repeats the one before.
 fn columns(samples: &[Sample], end: Duration) -> Vec<Column> {
     let mut columns: Vec<Option<Column>> = vec![None; WIDTH];
     for sample in samples {
@@ -78,7 +78,7 @@ fn height(queued: u64, most: u64) -> char {
     HEIGHTS[usize::try_from((queued * 8).div_ceil(most)).unwrap()]
 }
 
-/// The events' numbers, each where it belongs in time.
+/// Places the events' numbers on the time line.
 fn marks(events: &[Event], end: Duration) -> String {
     let mut line = [' '; WIDTH];
     for (number, event) in ('1'..).zip(events) {
@@ -87,7 +87,7 @@ fn marks(events: &[Event], end: Duration) -> String {
     line.iter().collect::<String>().trim_end().to_owned()
 }
 
-/// The column of a moment.
+/// Returns the column of a moment.
 fn place(at: Duration, end: Duration) -> usize {
     let width = u128::try_from(WIDTH).unwrap();
     usize::try_from(at.as_nanos() * width / end.as_nanos()).unwrap().min(WIDTH - 1)

@@ -1,13 +1,14 @@
-//! What the pair is for, in half a minute: exporters send NetFlow v5, v9 and IPFIX without a pause, while the link is
-//! cut and each daemon is killed and started again. In the end every datagram must have arrived.
+//! A demo of half a minute. Exporters send NetFlow v5, v9 and IPFIX without a pause while the link is cut and
+//! each daemon is killed and restarted. At the end every datagram must have arrived.
 //!
-//! Needs no root and no systemd: the demo holds the daemons' sockets, as systemd would. `make demo` builds and runs it.
+//! The demo needs neither root nor systemd: it holds the daemons' sockets, as systemd would. `make demo`
+//! builds and runs it.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a demo that cannot go on ends there, and says what it saw"
+    reason = "a demo that cannot continue ends there and prints the reason"
 )]
 
 mod chart;
@@ -19,19 +20,19 @@ use std::time::{Duration, Instant};
 
 use chart::Event;
 use nf_transport_kit::chatter::{MIXED, Pattern};
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::pair::Pair;
 use nf_transport_kit::samples::Sampler;
-use progress::Progress;
+use progress::DemoProgress;
 
 const EXPORTERS: u16 = 6;
 const DATAGRAMS_PER_SECOND: u32 = 2000;
 const DATAGRAMS: u64 = 50_000;
 
-/// The demo gives up when nothing has arrived for so long.
+/// Longest time without an arrival before the demo fails.
 const STALL: Duration = Duration::from_secs(30);
 
-/// The cipher that invitations name, and defaults, but for disks that are nearly full.
+/// The defaults with the cipher that invitations name, and no minimum of free disk space.
 const SETTINGS: &str = "cipher = \"chacha20-poly1305\"\n[spool]\nmin-free = \"0B\"\n";
 
 fn main() -> ExitCode {
@@ -47,51 +48,51 @@ fn main() -> ExitCode {
     pair.sender.wait_state("connected", STALL);
     let watch = Sampler::start(pair.sender.control(), Duration::from_millis(100));
     let load = pair.load(Some(DATAGRAMS_PER_SECOND), Until::Sent(DATAGRAMS));
-    let progress = Progress::new(DATAGRAMS);
+    let progress = DemoProgress::new(DATAGRAMS);
     let demo = Demo { pair, load, watch, progress, began: Instant::now(), events: Vec::new() };
     demo.run()
 }
 
 struct Demo {
     pair: Pair,
-    load: Load,
+    load: SteadyLoad,
     watch: Sampler,
-    progress: Progress,
+    progress: DemoProgress,
     began: Instant,
     events: Vec<Event>,
 }
 
 impl Demo {
     fn run(mut self) -> ExitCode {
-        self.go_on(4);
-        self.tell("the link is cut");
+        self.run_for(4);
+        self.print_event("the link is cut");
         self.pair.link.cut();
-        self.go_on(3);
-        self.tell("the link is mended; nf-sender tries again when its wait of 3 s is over");
-        self.pair.link.mend();
-        self.go_on(6);
-        self.tell("nf-sender is killed with -9 and started again");
+        self.run_for(3);
+        self.print_event("the link is back; nf-sender retries after its delay of 3 s");
+        self.pair.link.restore();
+        self.run_for(6);
+        self.print_event("nf-sender is killed with SIGKILL and restarted");
         self.pair.sender.take().kill();
         self.pair.sender.start();
-        self.go_on(4);
-        self.tell("nf-receiver is killed with -9");
+        self.run_for(4);
+        self.print_event("nf-receiver is killed with SIGKILL");
         self.pair.receiver.take().kill();
-        self.go_on(3);
-        self.tell("nf-receiver is started again");
+        self.run_for(3);
+        self.print_event("nf-receiver is restarted");
         self.pair.receiver.start();
         self.wait_for_the_rest();
         self.report()
     }
 
-    /// Lets the datagrams flow for so many seconds.
-    fn go_on(&self, seconds: u64) {
+    /// Waits this number of seconds while the exporters send.
+    fn run_for(&self, seconds: u64) {
         let end = Instant::now() + Duration::from_secs(seconds);
         while Instant::now() < end {
             self.show();
         }
     }
 
-    /// Lets the datagrams flow until all have arrived, or nothing has for long.
+    /// Waits until all datagrams have arrived, or until none has arrived for `STALL`.
     fn wait_for_the_rest(&self) {
         let (mut arrived, mut since) = (0, Instant::now());
         while arrived < DATAGRAMS && since.elapsed() < STALL {
@@ -114,9 +115,9 @@ impl Demo {
         );
     }
 
-    fn tell(&mut self, what: &'static str) {
-        let event = Event { at: self.began.elapsed(), what };
-        self.progress.tell(&event);
+    fn print_event(&mut self, description: &'static str) {
+        let event = Event { at: self.began.elapsed(), description };
+        self.progress.print_event(&event);
         self.events.push(event);
     }
 
@@ -130,7 +131,7 @@ impl Demo {
         println!("{}", chart::chart(&samples, &self.events));
         if held_back > 0 {
             println!(
-                "The exporters held back for {held_back} ms in all, while the kernel's socket buffer was half full."
+                "The exporters paused for {held_back} ms in total: the socket buffer of nf-sender was half full."
             );
         }
         table::verdict(&report, exporters.sent(), self.pair.sender.udp().dropped())

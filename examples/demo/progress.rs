@@ -1,4 +1,4 @@
-//! What the demo shows while it runs: bars on a terminal, a line now and then elsewhere.
+//! Progress of the demo: bars on a terminal, otherwise a line every few seconds.
 
 use std::cell::Cell;
 use std::io::IsTerminal;
@@ -9,16 +9,16 @@ use nf_transport_kit::samples::Sample;
 
 use crate::chart::Event;
 
-/// Time between two lines where there is no terminal.
+/// Time between two lines if there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
 /// The bars, or the time of the last line.
-pub(crate) enum Progress {
+pub(crate) enum DemoProgress {
     Bars { all: MultiProgress, sent: ProgressBar, arrived: ProgressBar, queue: ProgressBar },
     Lines { last: Cell<Duration> },
 }
 
-impl Progress {
+impl DemoProgress {
     pub(crate) fn new(datagrams: u64) -> Self {
         if !std::io::stderr().is_terminal() {
             return Self::Lines { last: Cell::new(Duration::ZERO) };
@@ -33,7 +33,7 @@ impl Progress {
         Self::Bars { all, sent, arrived, queue }
     }
 
-    /// Shows the figures of this moment.
+    /// Shows the current figures.
     pub(crate) fn show(&self, at: Duration, sent: u64, arrived: u64, sample: Option<&Sample>) {
         let queued = sample.map_or(0, |sample| sample.queued);
         let state = sample.and_then(|sample| sample.state.as_deref()).unwrap_or("down");
@@ -55,16 +55,16 @@ impl Progress {
         }
     }
 
-    /// Tells what the demo does to the pair.
-    pub(crate) fn tell(&self, event: &Event) {
-        let line = format!("{:>6.1} s  {}", event.at.as_secs_f64(), event.what);
+    /// Prints an action of the demo.
+    pub(crate) fn print_event(&self, event: &Event) {
+        let line = format!("{:>6.1} s  {}", event.at.as_secs_f64(), event.description);
         match self {
             Self::Bars { all, .. } => all.println(line).unwrap(),
             Self::Lines { .. } => eprintln!("{line}"),
         }
     }
 
-    /// Leaves the bars as they are.
+    /// Ends the bars at their last figures.
     pub(crate) fn finish(&self) {
         if let Self::Bars { sent, arrived, queue, .. } = self {
             for bar in [sent, arrived, queue] {

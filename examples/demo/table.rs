@@ -1,13 +1,13 @@
-//! What was sent and what became of it, exporter by exporter; and whether that is well.
+//! Sent and arrived datagrams by exporter, and the verdict.
 
 use std::fmt::Write;
 use std::process::ExitCode;
 
 use nf_transport_kit::chatter::Version;
-use nf_transport_kit::tally::Report;
+use nf_transport_kit::tally::CollectorReport;
 
-/// A row for each exporter and one for all of them.
-pub(crate) fn table(report: &Report, sent: &[u32]) -> String {
+/// Formats a row for each exporter and a total.
+pub(crate) fn table(report: &CollectorReport, sent: &[u32]) -> String {
     let mut out = String::from(
         "exporter                 sent   arrived   missing   changed   out of order   repeated\n",
     );
@@ -18,7 +18,9 @@ pub(crate) fn table(report: &Report, sent: &[u32]) -> String {
         let figures = [(*sent).into(), tally.arrived, missing.into(), tally.corrupted, tally.out_of_order];
         row(&mut out, &name, figures, tally.repeated);
     }
-    let sum = |figure: fn(&nf_transport_kit::tally::Tally) -> u64| report.exporters.iter().map(figure).sum();
+    let sum = |figure: fn(&nf_transport_kit::tally::ExporterTally) -> u64| {
+        report.exporters.iter().map(figure).sum()
+    };
     let all_sent = sent.iter().map(|sent| u64::from(*sent)).sum();
     let out_of_order = sum(|tally| tally.out_of_order);
     let figures =
@@ -36,21 +38,21 @@ fn row(out: &mut String, name: &str, figures: [u64; 5], repeated: u64) {
     .unwrap();
 }
 
-/// Says whether everything arrived as it was sent.
-pub(crate) fn verdict(report: &Report, sent: &[u32], refused: u64) -> ExitCode {
-    let bad = |tally: &nf_transport_kit::tally::Tally| tally.corrupted + tally.out_of_order > 0;
+/// Prints whether every datagram arrived unchanged and in order.
+pub(crate) fn verdict(report: &CollectorReport, sent: &[u32], kernel_drops: u64) -> ExitCode {
+    let bad = |tally: &nf_transport_kit::tally::ExporterTally| tally.corrupted + tally.out_of_order > 0;
     let missing = report.missing(sent);
-    if missing + report.foreign + refused > 0 || report.exporters.iter().any(bad) {
+    if missing + report.foreign + kernel_drops > 0 || report.exporters.iter().any(bad) {
         println!(
-            "FAILED: {missing} datagrams are missing, {} are none that was sent; the kernel refused {refused} at \
-             nf-sender's socket and {} at the collector's.",
+            "FAILED: {missing} datagrams are missing, {} are not from the exporters; the kernel dropped \
+             {kernel_drops} at nf-sender's socket and {} at the collector's.",
             report.foreign, report.kernel_drops
         );
         return ExitCode::FAILURE;
     }
     println!("Every datagram arrived, byte for byte and in order.");
     if report.repeated() > 0 {
-        println!("{} came twice: a killed nf-receiver repeats one batch at most.", report.repeated());
+        println!("{} arrived twice: a killed nf-receiver repeats at most one batch.", report.repeated());
     }
     ExitCode::SUCCESS
 }

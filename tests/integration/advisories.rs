@@ -1,16 +1,17 @@
-//! `make deny`: advisories are checked wherever their database can be reached.
+//! `make deny` checks advisories whenever their database can be reached.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-/// Puts a program at `path` that runs this script.
+/// Writes an executable shell script to `path`.
 fn program(path: &Path, script: &str) {
     std::fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Whether `make deny` succeeds, and what it prints, where `cargo deny fetch` and `git ls-remote` do this.
+/// Runs `make deny` with these scripts for `cargo deny fetch` and `git ls-remote`. Returns whether it
+/// succeeds, and its output.
 fn deny(fetch: &str, ls_remote: &str) -> (bool, String) {
     let directory = tempfile::tempdir().unwrap();
     let (cargo, git) = (directory.path().join("cargo"), directory.path().join("git"));
@@ -29,22 +30,25 @@ fn deny(fetch: &str, ls_remote: &str) -> (bool, String) {
 
 #[test]
 fn fetched_advisories_are_checked() {
-    let (is_good, said) = deny("true", "false");
-    assert!(is_good && said.contains("ran deny check advisories"), "{said}");
-    assert!(!said.contains("not checked"), "{said}");
+    let (is_good, output_text) = deny("true", "false");
+    assert!(is_good && output_text.contains("ran deny check advisories"), "{output_text}");
+    assert!(!output_text.contains("not checked"), "{output_text}");
 }
 
 #[test]
-fn advisories_within_reach_must_be_fetched() {
-    let (is_good, said) = deny("echo 'broken index'; exit 1", "echo abc HEAD");
-    assert!(!is_good && said.contains("broken index") && said.contains("could not be fetched"), "{said}");
+fn reachable_advisories_must_be_fetched() {
+    let (is_good, output_text) = deny("echo 'broken index'; exit 1", "echo abc HEAD");
+    assert!(
+        !is_good && output_text.contains("broken index") && output_text.contains("could not be fetched"),
+        "{output_text}"
+    );
 }
 
 #[test]
-fn advisories_out_of_reach_are_reported() {
-    let (is_good, said) = deny("exit 1", "echo 'fatal: Could not resolve host' >&2; exit 128");
-    assert!(is_good, "{said}");
-    let line = said.lines().last().unwrap();
+fn unreachable_advisories_are_reported() {
+    let (is_good, output_text) = deny("exit 1", "echo 'fatal: Could not resolve host' >&2; exit 128");
+    assert!(is_good, "{output_text}");
+    let line = output_text.lines().last().unwrap();
     assert!(
         line.starts_with("deny: advisories not checked: ") && line.ends_with("Could not resolve host"),
         "{line}"

@@ -1,4 +1,4 @@
-//! Standard error that nobody reads: a full pipe stops neither delivery nor the end, and what it cost is reported.
+//! A full standard error that nobody reads blocks neither delivery nor the exit. Dropped lines are reported.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -10,12 +10,12 @@ use nf_transport_kit::daemon::{Daemon, Launch, Program};
 use nf_transport_kit::hosts::QUICK_SENDER;
 use nf_transport_kit::pair::{Pair, STALL};
 
-use crate::running::shared;
+use crate::isolation::shared;
 
-/// Lines more than the queue of the log holds, and those that wait in the pipe.
+/// More lines than the log queue and the pipe hold together.
 const LINES: usize = LOG_QUEUE_MAX + 500;
 
-/// Both daemons run with a stuck stderr, and are connected.
+/// Starts both daemons with a blocked standard error and waits until they are connected.
 fn stuck_pair() -> Pair {
     let mut pair = Pair::new(2, Pattern::new(MIXED), QUICK_SENDER);
     pair.receiver.start_with_stuck_stderr();
@@ -35,7 +35,7 @@ fn reload(control: &Path, count: usize) {
     }
 }
 
-/// Reads what the daemon could not write before, and compares what it says was dropped with what is missing.
+/// Reads the blocked standard error and compares the reported number of dropped lines with the missing ones.
 fn assert_dropped_lines_are_reported(daemon: &mut Daemon) {
     daemon.read_stderr();
     daemon.wait_for_log(&["stderr was blocked", "log lines dropped"], STALL);
@@ -46,12 +46,12 @@ fn assert_dropped_lines_are_reported(daemon: &mut Daemon) {
         words.split(' ').next().unwrap().parse::<usize>().unwrap()
     };
     let reported: usize = reports.iter().map(count).sum();
-    // A cut and a new connection took some lines more.
+    // A cut and a new connection logged some more lines.
     assert!((LINES - written..LINES - written + 20).contains(&reported), "{written} written, {reports:?}");
 }
 
 #[test]
-fn a_full_stderr_stops_neither_delivery_nor_the_end() {
+fn a_full_stderr_blocks_no_delivery_and_no_exit() {
     let _running = shared();
     let mut pair = stuck_pair();
     let mut exporters = pair.exporters();
@@ -62,7 +62,7 @@ fn a_full_stderr_stops_neither_delivery_nor_the_end() {
     }
     pair.link.cut();
     pair.sender.wait_state("waiting", STALL);
-    pair.link.mend();
+    pair.link.restore();
     pair.sender.wait_state("connected", STALL);
     exporters.send(100);
     pair.assert_all_arrive(&exporters, true);
@@ -71,7 +71,7 @@ fn a_full_stderr_stops_neither_delivery_nor_the_end() {
 }
 
 #[test]
-fn dropped_log_lines_are_reported_once_stderr_is_read() {
+fn dropped_log_lines_are_reported() {
     let _running = shared();
     let mut pair = stuck_pair();
     reload(&pair.sender.control(), LINES);
@@ -83,7 +83,7 @@ fn dropped_log_lines_are_reported_once_stderr_is_read() {
 }
 
 #[test]
-fn a_failed_start_with_a_full_stderr_ends_with_78() {
+fn a_failed_start_with_a_full_stderr_exits() {
     let _running = shared();
     let directory = tempfile::tempdir().unwrap();
     let settings = directory.path().join("settings.toml");
@@ -95,7 +95,7 @@ fn a_failed_start_with_a_full_stderr_ends_with_78() {
 }
 
 #[test]
-fn the_last_lines_before_the_end_are_written() {
+fn the_last_log_lines_are_written() {
     let _running = shared();
     let mut pair = Pair::connected(1, Pattern::new(MIXED), QUICK_SENDER);
     for daemon in [pair.sender.take(), pair.receiver.take()] {

@@ -11,26 +11,26 @@ fn text(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap()
 }
 
-/// Every file below `directory` whose name ends in `.rs`.
+/// Lists all files below `directory` whose names end in `.rs`.
 fn sources(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     let files = entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] });
     files.filter(|path| path.extension().is_some_and(|kind| kind == "rs")).collect()
 }
 
-/// Every source file of the program: the daemons and the shared crate.
+/// Lists the source files of the daemons and the shared crate.
 fn own_sources() -> Vec<PathBuf> {
     let mut files = sources(&root().join("src"));
     files.extend(sources(&root().join("transport/src")));
     files
 }
 
-/// The words of `text` in backquotes.
+/// Returns the words of `text` in backquotes.
 fn quoted(text: &str) -> BTreeSet<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// The list item of SECURITY.md that begins with `start`.
+/// Returns the list item of SECURITY.md that starts with `start`.
 fn item(start: &str) -> String {
     let security = text("SECURITY.md");
     let from = security.split_once(&format!("\n- {start}")).expect("that item").1;

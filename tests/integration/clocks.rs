@@ -1,5 +1,5 @@
-//! Clocks that are wrong, or are set while daemons run or between two runs: nothing is dropped, nothing stalls, and the log
-//! says what happened.
+//! Wrong clocks, and clocks that are set while daemons run or between runs. Nothing is dropped, nothing
+//! stalls, and the log reports the change.
 
 use core::net::SocketAddr;
 use core::num::NonZeroU32;
@@ -15,21 +15,21 @@ use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::{Collector, Inbox};
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::count;
 use nf_transport_kit::wall_clock::WallClock;
 
-use crate::losses::{dropped, go_on, wait_until_spooled};
-use crate::running::shared;
+use crate::isolation::shared;
+use crate::loss_accounting::{dropped, go_on, wait_until_spooled};
 
 /// Datagrams of a backlog.
 const BACKLOG: u64 = 2000;
 
-/// How long `catch-up-pace` may make a datagram wait, and some more on a machine that does other things too.
+/// Longest delay by `catch-up-pace`, with a margin for a busy machine.
 const LONGEST_WAIT: Duration = Duration::from_secs(60 + 20);
 
-/// A pair whose link is cut, with a backlog in segments that are dropped after an hour.
+/// Starts a pair with a cut link and a backlog in segments that are dropped after an hour.
 fn spooled(clock: Option<&WallClock>) -> (Pair, Exporters) {
     let toml = format!("{QUICK_SENDER}sync-after = \"0s\"\nmax-age = \"1h\"\n");
     let mut pair = Pair::new(2, Pattern::new(MIXED), &toml);
@@ -51,9 +51,9 @@ fn assert_all_queued(pair: &Pair) {
 }
 
 #[test]
-fn a_clock_ten_years_ahead_for_a_moment_drops_nothing() {
+fn a_clock_briefly_ten_years_ahead_drops_nothing() {
     let _running = shared();
-    let clock = WallClock::right();
+    let clock = WallClock::correct();
     let (pair, exporters) = spooled(Some(&clock));
     clock.set("+10y");
     pair.sender.daemon().wait_for_log(&["clock was set forward", "nothing is dropped"], STALL);
@@ -61,31 +61,31 @@ fn a_clock_ten_years_ahead_for_a_moment_drops_nothing() {
     let last_seen = |status: &serde_json::Value| count(status, "/exporters/0/last_seen_s");
     let seen_before = last_seen(&pair.sender.status());
     clock.set("+0");
-    // The line about the step back may be suppressed, as it comes within the same 10 seconds.
+    // The line about the step back may be suppressed, since it follows within 10 seconds.
     pair.sender.wait_status(STALL, |status| last_seen(status) >= seen_before + 2);
     assert_all_queued(&pair);
-    pair.link.mend();
+    pair.link.restore();
     pair.assert_all_arrive(&exporters, true);
 }
 
 #[test]
-fn a_clock_set_between_two_runs_drops_nothing() {
+fn a_clock_set_forward_between_runs_drops_nothing() {
     let _running = shared();
     let (mut pair, exporters) = spooled(None);
-    let clock = WallClock::right();
+    let clock = WallClock::correct();
     clock.set("+10y");
     pair.sender.take().kill();
     pair.sender.set_clock(&clock);
     pair.sender.start();
     pair.sender.daemon().wait_for_log(&["clock was set forward", "before nf-sender started"], STALL);
     assert_all_queued(&pair);
-    pair.link.mend();
+    pair.link.restore();
     pair.assert_all_arrive(&exporters, true);
 }
 
-/// In its second run the boot clock counts two hours more, in which the wall clock has not moved.
+/// In the second run the boot clock is two hours ahead, while the wall clock has not moved.
 #[test]
-fn a_clock_set_back_between_two_runs_keeps_nothing() {
+fn a_clock_set_back_between_runs_keeps_max_age() {
     let _running = shared();
     if !may_make_namespaces() {
         return;
@@ -98,31 +98,32 @@ fn a_clock_set_back_between_two_runs_keeps_nothing() {
     pair.sender.wait_status(STALL, |status| dropped(status, "too_old") == BACKLOG);
 }
 
-/// Whether a time namespace can be made. Where continuous integration runs (`CI=true`) it must be.
+/// Returns whether a time namespace can be created. In continuous integration (`CI=true`) it must be
+/// possible.
 fn may_make_namespaces() -> bool {
     let is_root = rustix::process::geteuid().is_root();
     let required = std::env::var("CI").is_ok_and(|value| value == "true");
-    assert!(is_root || !required, "only root can make a time namespace");
+    assert!(is_root || !required, "only root can create a time namespace");
     if !is_root {
-        eprintln!("skipped: only root can make a time namespace");
+        eprintln!("skipped: only root can create a time namespace");
     }
     is_root
 }
 
 #[test]
-fn a_wrong_moment_of_the_receivers_clock_makes_nothing_late() {
+fn a_jump_of_the_receivers_clock_delays_nothing() {
     let _running = shared();
     let [fresh, late] = [(); 2].map(|()| Collector::start(1, Pattern::new(MIXED)));
     let (first, second) = (fresh.addr(), late.addr());
     let lines = format!("late-after = \"30s\"\nlate-address = \"{second}\"");
     let mut receiver = ReceiverHost::new(&[], &format!("[[collector]]\naddress = \"{first}\"\n{lines}\n"));
-    let clock = WallClock::right();
+    let clock = WallClock::correct();
     receiver.set_clock(&clock);
     let mut sender = SenderHost::new("edge", &receiver.addr(), QUICK_SENDER);
     receiver.start();
     sender.start();
     let exporters = sender.exporters(1, Pattern::new(MIXED));
-    let load = Load::start(exporters, sender.udp().clone(), Some(500), Until::Stopped);
+    let load = SteadyLoad::start(exporters, sender.udp().clone(), Some(500), Until::Stopped);
     fresh.wait_for(100, STALL);
     clock.set("+10y");
     receiver.daemon().wait_for_log(&["clock was set forward", "delivery goes on"], STALL);
@@ -134,7 +135,7 @@ fn a_wrong_moment_of_the_receivers_clock_makes_nothing_late() {
     assert_eq!(late.arrived(), 0);
 }
 
-/// Leaves a spool as a sender does that ran with these times of arrival, in seconds since 1970.
+/// Writes a spool like that of a sender with these arrival times, in seconds since 1970.
 fn leave_backlog(sender: &SenderHost, arrivals: &[u64]) {
     let address = SocketAddr::from(([127, 0, 0, 1], 2055));
     let key = StreamKey::generate().unwrap();
@@ -157,7 +158,7 @@ fn leave_backlog(sender: &SenderHost, arrivals: &[u64]) {
 }
 
 #[test]
-fn a_backlog_begun_in_1970_is_held_for_a_minute() {
+fn a_backlog_from_1970_is_held_for_a_minute() {
     let _running = shared();
     let inbox = Inbox::start("127.0.0.1:0");
     let pace = NonZeroU32::new(4).unwrap();
@@ -165,7 +166,7 @@ fn a_backlog_begun_in_1970_is_held_for_a_minute() {
     let mut receiver = ReceiverHost::new(&[], &toml);
     let mut sender = SenderHost::new("edge", &receiver.addr(), QUICK_SENDER);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-    // Before time synchronization, after it, and one that seems to come from the future.
+    // Arrivals before and after time synchronization, and one that seems to be in the future.
     let arrivals = [0, 1, 2, now - 600, now - 599, now + 3600];
     leave_backlog(&sender, &arrivals);
     receiver.start();

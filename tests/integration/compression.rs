@@ -1,5 +1,4 @@
-//! Compression that knows flows: whatever exporters send comes back as it was, and what softflowd exports takes much
-//! less room.
+//! Columnar compression restores exports exactly, and shrinks softflowd's exports considerably.
 
 use std::net::SocketAddr;
 
@@ -18,7 +17,7 @@ fn datagram(payload: &[u8]) -> Datagram<'_> {
     Datagram { exporter, local: exporter, arrival: Timestamp(7), payload }
 }
 
-/// The batches that nf-sender makes of datagrams of one exporter.
+/// Packs the datagrams of one exporter into batches as nf-sender does.
 fn batches(payloads: &[Vec<u8>]) -> Vec<Batch> {
     let mut table = ExporterTable::default();
     let mut builder = BatchBuilder::new(STREAM, Compression::Zstd);
@@ -35,7 +34,7 @@ fn batches(payloads: &[Vec<u8>]) -> Vec<Batch> {
     batches
 }
 
-/// The payloads of batches, read from their bytes.
+/// Reads the payloads of batches from their bytes.
 fn payloads(batches: &[Batch]) -> Vec<Vec<u8>> {
     let records = |batch: &Batch| Batch::parse_exact(STREAM, batch.bytes()).unwrap().records().unwrap();
     let owned = |batch| records(batch).iter().map(|datagram| datagram.payload.to_vec()).collect::<Vec<_>>();
@@ -50,14 +49,15 @@ fn set(id: u16, body: &[u8]) -> Vec<u8> {
     [numbers(&[id, u16::try_from(4 + body.len()).unwrap()]).as_slice(), body].concat()
 }
 
-/// Fields of a template: addresses, lengths of their own, variable length.
+/// Generates the fields of a template: addresses, fields of fixed length and of variable length.
 fn any_fields() -> impl Strategy<Value = Vec<(u16, u16)>> {
     let addresses = prop_oneof![Just(vec![(8, 4), (12, 4)]), Just(vec![(28, 16), (27, 16)]), Just(vec![])];
     let length = prop_oneof![9 => 0..9_u16, 1 => Just(65_535)];
     (addresses, vec((1..5_u16, length), 0..6)).prop_map(|(addresses, others)| [others, addresses].concat())
 }
 
-/// A set of v9 or IPFIX: templates of few ids, which are so defined again and again; or data of few values.
+/// Generates a set of v9 or IPFIX: templates of few ids, so that they are redefined often, or data of few
+/// values.
 fn any_set(is_ipfix: bool) -> impl Strategy<Value = Vec<u8>> {
     let templates = if is_ipfix { 2 } else { 0 };
     let template = (256..259_u16, any_fields()).prop_map(move |(id, fields)| {
@@ -71,7 +71,8 @@ fn any_set(is_ipfix: bool) -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![template, data]
 }
 
-/// A datagram of v5, v9 or IPFIX, the length or count in its header at times a lie, cut short at times.
+/// Generates a datagram of v5, v9 or IPFIX. Some have a wrong length or count in the header, some are
+/// truncated.
 fn any_netflow() -> impl Strategy<Value = Vec<u8>> {
     let v5 = (0..31_u16, vec(0..3_u8, 48 * 30)).prop_map(|(flows, body)| {
         [
@@ -87,7 +88,7 @@ fn any_netflow() -> impl Strategy<Value = Vec<u8>> {
         let length = u16::try_from(16 + sets.concat().len()).unwrap();
         [numbers(&[10, length]), vec![9; 12], sets.concat()].concat()
     });
-    let sound = prop_oneof![v5.prop_filter("30 flows at the most", |v5| v5.len() <= 1464), v9, ipfix];
+    let sound = prop_oneof![v5.prop_filter("at most 30 flows", |v5| v5.len() <= 1464), v9, ipfix];
     let damage = prop_oneof![4 => Just(None), 1 => any::<(proptest::sample::Index, u8)>().prop_map(Some)];
     (sound, damage).prop_map(|(mut payload, damage)| {
         if let Some((place, byte)) = damage {
@@ -104,21 +105,25 @@ fn any_netflow() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn what_exporters_send_comes_out_of_compressed_batches_as_it_was(sent in vec(any_netflow(), 1..60)) {
+    fn compressed_exports_are_restored(sent in vec(any_netflow(), 1..60)) {
         prop_assert_eq!(payloads(&batches(&sent)), sent);
     }
 
     #[test]
-    fn payloads_of_any_kind_come_out_of_compressed_batches_as_they_were(
-        sent in vec((prop_oneof![Just(5_u8), Just(9), Just(10), any::<u8>()], vec(any::<u8>(), 0..2000)), 1..40),
+    fn compressed_random_payloads_are_restored(
+        sent in vec(
+            (prop_oneof![Just(5_u8), Just(9), Just(10), any::<u8>()], vec(any::<u8>(), 0..2000)),
+            1..40,
+        ),
     ) {
-        let sent: Vec<_> = sent.into_iter().map(|(version, rest)| [[0, version].as_slice(), &rest].concat()).collect();
+        let payload = |(version, rest): (u8, Vec<u8>)| [[0, version].as_slice(), &rest].concat();
+        let sent: Vec<_> = sent.into_iter().map(payload).collect();
         prop_assert_eq!(payloads(&batches(&sent)), sent);
     }
 }
 
 #[test]
-fn datagrams_of_real_vendors_come_out_of_compressed_batches_as_they_were() {
+fn compressed_vendor_datagrams_are_restored() {
     let Some(sent) = corpus() else {
         eprintln!("skipped: NF_TRANSPORT_CORPUS names no directory of datagrams");
         return;
@@ -127,14 +132,14 @@ fn datagrams_of_real_vendors_come_out_of_compressed_batches_as_they_were() {
     assert_eq!(payloads(&batches(&twice)), twice);
 }
 
-/// Bytes of batches to bytes of payload: with zstd alone, and as nf-sender does it.
+/// Returns the ratio of batch bytes to payload bytes with zstd alone and with nf-sender's method.
 fn ratios(version: u8) -> Option<(f64, f64)> {
     if !installed() {
         eprintln!("skipped: needs softflowd and nfdump (Debian packages of these names)");
         return None;
     }
     let directory = tempfile::tempdir().unwrap();
-    let (capture, what) = capture(directory.path());
+    let (capture, description) = capture(directory.path());
     let exports = Exports::new(exported(&capture, version));
     let raw = u32::try_from(exports.raw()).unwrap();
     let ratio = |compression| {
@@ -143,26 +148,26 @@ fn ratios(version: u8) -> Option<(f64, f64)> {
         f64::from(u32::try_from(wire(&batches)).unwrap()) / f64::from(raw)
     };
     let (base, columnar) = (ratio(Compression::Zstd), ratio(Compression::Columnar));
-    eprintln!("version {version}: {base:.3} with zstd alone, {columnar:.3} columnar; {what}");
+    eprintln!("version {version}: {base:.3} with zstd alone, {columnar:.3} columnar; {description}");
     Some((base, columnar))
 }
 
 #[test]
-fn softflowds_netflow_5_takes_much_less_room_in_columns() {
+fn columns_shrink_netflow_5_of_softflowd() {
     if let Some((base, columnar)) = ratios(5) {
         assert!(base <= 0.6 && columnar <= 0.45 && columnar < 0.9 * base);
     }
 }
 
 #[test]
-fn softflowds_netflow_9_takes_much_less_room_in_columns() {
+fn columns_shrink_netflow_9_of_softflowd() {
     if let Some((base, columnar)) = ratios(9) {
         assert!(base <= 0.6 && columnar <= 0.45 && columnar < 0.9 * base);
     }
 }
 
 #[test]
-fn softflowds_ipfix_takes_much_less_room_in_columns() {
+fn columns_shrink_ipfix_of_softflowd() {
     if let Some((base, columnar)) = ratios(10) {
         assert!(base <= 0.6 && columnar <= 0.45 && columnar < 0.9 * base);
     }

@@ -1,4 +1,4 @@
-//! Exporters with one source id and different templates at a collector that gets both from one address.
+//! Exporters with one source id and different templates at a collector that receives both from one address.
 
 use std::net::UdpSocket;
 
@@ -8,15 +8,15 @@ use nf_transport_kit::hosts::ReceiverHost;
 use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::count;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
-/// What two makers send: under one source id and template id, with two templates.
-fn of_two_makers() -> [Vec<Vec<u8>>; 2] {
+/// Returns the datagrams of two vendors with the same source id and template id, but different templates.
+fn of_two_vendors() -> [Vec<Vec<u8>>; 2] {
     let all = payloads("j-layout-changed");
     [all[..2].to_vec(), all[5..7].to_vec()]
 }
 
-/// What `check` prints about these collectors and the state directory of a receiver that has stopped.
+/// Returns the output of `check` for these collectors and the state directory of a stopped receiver.
 fn checked(receiver: &mut ReceiverHost, collectors: &str) -> String {
     let state = receiver.path("state");
     receiver.set_toml(&format!("plaintext = true\nstate = \"{}\"\n{collectors}", state.display()));
@@ -27,13 +27,13 @@ fn checked(receiver: &mut ReceiverHost, collectors: &str) -> String {
 }
 
 #[test]
-fn makers_with_one_source_id_are_warned_of() {
+fn a_shared_source_id_causes_a_warning() {
     let _running = shared();
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = collector.local_addr().unwrap();
     let collectors = format!("[[collector]]\naddress = \"{address}\"\n");
     let (sender, _link, mut receiver) = connected_daemons(&collectors);
-    for (exporter, payloads) in ["127.0.0.8", "127.0.0.9"].into_iter().zip(of_two_makers()) {
+    for (exporter, payloads) in ["127.0.0.8", "127.0.0.9"].into_iter().zip(of_two_vendors()) {
         let exporter = UdpSocket::bind((exporter, 0)).unwrap();
         for payload in payloads {
             exporter.send_to(&payload, sender.udp().addr()).unwrap();
@@ -49,23 +49,23 @@ fn makers_with_one_source_id_are_warned_of() {
     receiver.daemon().wait_for_log(&words, STALL);
     let control = receiver.control();
     let shown = Program::Receiver.run(&["status", "--control", control.to_str().unwrap()]);
-    assert!(String::from_utf8_lossy(&shown.stdout).contains("\nwarning: exporters 127.0.0.8 (edge) and"));
-    assert_eq!(receiver.daemon().count_log(&words), 1, "once for the pair");
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("\nwarning: the exporters 127.0.0.8 (edge) and"));
+    assert_eq!(receiver.daemon().count_log(&words), 1, "the warning must appear once");
 
-    // The templates stay, and check finds them.
+    // The templates are stored, and `check` finds them.
     assert_eq!(receiver.take().terminate().code(), Some(0));
-    let said = checked(&mut receiver, &collectors);
-    assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    let printed = checked(&mut receiver, &collectors);
+    assert!(words.iter().all(|word| printed.contains(word)), "{printed}");
 }
 
 #[test]
-fn makers_with_source_ids_of_their_own_are_not_warned_of() {
+fn separate_source_ids_cause_no_warning() {
     let _running = shared();
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = collector.local_addr().unwrap();
     let collectors = format!("[[collector]]\naddress = \"{address}\"\n");
     let (sender, _link, mut receiver) = connected_daemons(&collectors);
-    let [one, mut other] = of_two_makers();
+    let [one, mut other] = of_two_vendors();
     // The source id is the last field of the header.
     for payload in &mut other {
         payload[19] = 2;
@@ -78,6 +78,6 @@ fn makers_with_source_ids_of_their_own_are_not_warned_of() {
     }
     sender.wait_status(STALL, |status| count(status, "/acknowledged/datagrams") == 4);
     assert_eq!(receiver.take().terminate().code(), Some(0));
-    let said = checked(&mut receiver, &collectors);
-    assert!(!said.contains("differently"), "{said}");
+    let printed = checked(&mut receiver, &collectors);
+    assert!(!printed.contains("differently"), "{printed}");
 }

@@ -1,30 +1,35 @@
-//! Datagrams of real exporters decode at real collectors as when the exporters send them directly, also if the collector restarts
-//! between templates and flows. Every group of datagrams is an exporter with an address of its own.
+//! Real collectors decode datagrams of real exporters as they decode a direct export, even if the collector
+//! restarts between templates and flows. Each group of datagrams has an exporter with its own address.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 
-use nf_transport_kit::corpus::{Group, groups};
-use nf_transport_kit::decoder::{Decoder, Tool};
+use nf_transport_kit::corpus::{ExporterGroup, groups};
+use nf_transport_kit::decoder::{DecodingCollector, Tool};
 use nf_transport_kit::exporter::bind_as;
 use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::count;
 use tempfile::TempDir;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
-/// Some of the datagrams of a group.
-type Part = fn(&Group) -> &[Vec<u8>];
+/// Selects some datagrams of a group.
+type Selection = fn(&ExporterGroup) -> &[Vec<u8>];
 
-/// An exporter for each group.
-fn exporters(groups: &[Group]) -> Vec<UdpSocket> {
+/// Creates an exporter for each group.
+fn exporters(groups: &[ExporterGroup]) -> Vec<UdpSocket> {
     let address = |number: usize| [127, 1, 0, u8::try_from(number + 1).unwrap()];
     (0..groups.len()).map(|number| bind_as(SocketAddr::from((address(number), 2055)))).collect()
 }
 
-/// All exporters send what `of` takes of their groups: no more than a receive buffer holds. Returns how many datagrams.
-fn send(exporters: &[UdpSocket], groups: &[Group], target: SocketAddr, of: fn(&Group) -> &[Vec<u8>]) -> u64 {
+/// Sends the datagrams that `of` selects, at most as many as a receive buffer holds. Returns their number.
+fn send(
+    exporters: &[UdpSocket],
+    groups: &[ExporterGroup],
+    target: SocketAddr,
+    of: fn(&ExporterGroup) -> &[Vec<u8>],
+) -> u64 {
     let mut sent = 0;
     for (exporter, group) in exporters.iter().zip(groups) {
         for payload in of(group) {
@@ -35,7 +40,7 @@ fn send(exporters: &[UdpSocket], groups: &[Group], target: SocketAddr, of: fn(&G
     sent
 }
 
-/// Packets and bytes by flow: a collector may print those of equal flows together.
+/// Sums packets and bytes by flow, since a collector may merge equal flows.
 fn totals(flows: &[String]) -> BTreeMap<String, (u64, u64)> {
     let mut totals: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     for flow in flows {
@@ -47,11 +52,11 @@ fn totals(flows: &[String]) -> BTreeMap<String, (u64, u64)> {
     totals
 }
 
-/// What each exporter sends first, and then.
-const PARTS: [Part; 2] = [|group| &group.templates, |group| &group.flows];
+/// Order of the datagrams: templates first, then flows.
+const PARTS: [Selection; 2] = [|group| &group.templates, |group| &group.flows];
 
-fn decoded_directly(tool: Tool, directory: &Path, groups: &[Group]) -> BTreeMap<String, (u64, u64)> {
-    let mut direct = Decoder::start(tool, directory, "direct");
+fn decoded_directly(tool: Tool, directory: &Path, groups: &[ExporterGroup]) -> BTreeMap<String, (u64, u64)> {
+    let mut direct = DecodingCollector::start(tool, directory, "direct");
     let exporters = exporters(groups);
     for part in PARTS {
         send(&exporters, groups, direct.addr(), part);
@@ -61,15 +66,16 @@ fn decoded_directly(tool: Tool, directory: &Path, groups: &[Group]) -> BTreeMap<
     totals(&direct.flows())
 }
 
-/// What the collector decodes of what comes through the pair; it restarts after the templates if `restarts`.
+/// Returns the flows that a collector decodes from nf-receiver. The collector restarts after the templates if
+/// `restarts`.
 fn decoded_carried(
     tool: Tool,
     directory: &Path,
-    groups: &[Group],
+    groups: &[ExporterGroup],
     restarts: bool,
 ) -> BTreeMap<String, (u64, u64)> {
     let name = if restarts { "restarted" } else { "carried" };
-    let mut collector = Decoder::start(tool, directory, name);
+    let mut collector = DecodingCollector::start(tool, directory, name);
     let table = format!("[[collector]]\naddress = \"{}\"\nsource = \"exporter\"\n", collector.addr());
     let (sender, _link, _receiver) = connected_daemons(&table);
     let exporters = exporters(groups);
@@ -103,9 +109,9 @@ fn real_datagrams_decode_as_from_a_direct_export() {
         assert!(!direct.is_empty());
         for restarts in [false, true] {
             let carried = decoded_carried(tool, directory.path(), &groups, restarts);
-            let alike = carried.iter().filter(|(flow, total)| direct.get(*flow) == Some(total)).count();
+            let equal = carried.iter().filter(|(flow, total)| direct.get(*flow) == Some(total)).count();
             println!(
-                "{tool:?}, restarts: {restarts}: {} exporters, {alike} of {} flows decode as directly",
+                "{tool:?}, restarts: {restarts}: {} exporters, {equal} of {} flows decode as directly",
                 groups.len(),
                 direct.len()
             );

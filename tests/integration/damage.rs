@@ -1,4 +1,5 @@
-//! A damaged spool: the smallest piece is set aside and counted, on both sides; all the rest is delivered.
+//! A damaged spool: the smallest possible piece is quarantined and counted on both sides, and the rest is
+//! delivered.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -10,35 +11,35 @@ use nf_transport_kit::load::Until;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 
-use crate::losses::{
-    Outcome, deliver_the_rest, dropped, first_position, length, segments, wait_until_spooled,
+use crate::isolation::shared;
+use crate::loss_accounting::{
+    LossOutcome, deliver_the_rest, dropped, first_position, length, segments, wait_until_spooled,
 };
-use crate::running::shared;
 
 /// Datagrams in the backlog: about ten segments of 256 KiB.
 const BACKLOG: u64 = 2000;
 
-/// Bytes in front of the first batch of a segment, and of a batch's header (docs/spool-format.md).
+/// Length of a segment's header, which precedes its first batch, in bytes (docs/spool-format.md).
 const SEGMENT_HEADER: u64 = 64;
 
-/// The longest batch holds so many datagrams of this pattern at most.
+/// Most datagrams of this pattern in one batch.
 const BATCH: u64 = 64 * 1024 / 1300;
 
-/// What a damage costs.
+/// Loss caused by a damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cost {
+enum DamageCost {
     Nothing,
-    /// One batch, and no more.
+    /// At most one batch.
     Batch,
-    /// So many datagrams.
+    /// This number of datagrams.
     Exactly(u64),
-    /// Any part of so many datagrams.
+    /// At least one and at most this number of datagrams.
     Within(u64),
 }
 
-/// Lets `damage` at the segments of a stopped sender with a backlog; then all but what that costs must arrive. Returns
-/// the sizes of the pieces set aside, in bytes.
-fn damaged(damage: impl FnOnce(&[PathBuf]) -> Cost) -> Vec<u64> {
+/// Applies `damage` to the segments of a stopped sender with a backlog. All datagrams except the expected
+/// loss must arrive. Returns the sizes of the quarantined pieces in bytes.
+fn damaged(damage: impl FnOnce(&[PathBuf]) -> DamageCost) -> Vec<u64> {
     let _running = shared();
     let toml = format!("{QUICK_SENDER}sync-after = \"0s\"\nrotate-size = \"256KiB\"\n");
     let mut pair = Pair::new(2, Pattern::new(LARGE), &toml);
@@ -55,16 +56,16 @@ fn damaged(damage: impl FnOnce(&[PathBuf]) -> Cost) -> Vec<u64> {
 
     pair.sender.start();
     assert_conserved(&pair.sender.status());
-    pair.link.mend();
-    let Outcome { status, missing, .. } = deliver_the_rest(&pair, &exporters);
+    pair.link.restore();
+    let LossOutcome { status, missing, .. } = deliver_the_rest(&pair, &exporters);
     assert_eq!(missing, dropped(&status, "corrupt"), "{status:#}");
-    let right = match cost {
-        Cost::Nothing => missing == 0,
-        Cost::Batch => (1..=BATCH).contains(&missing),
-        Cost::Exactly(datagrams) => missing == datagrams,
-        Cost::Within(datagrams) => (1..=datagrams).contains(&missing),
+    let is_expected = match cost {
+        DamageCost::Nothing => missing == 0,
+        DamageCost::Batch => (1..=BATCH).contains(&missing),
+        DamageCost::Exactly(datagrams) => missing == datagrams,
+        DamageCost::Within(datagrams) => (1..=datagrams).contains(&missing),
     };
-    assert!(right, "{missing} datagrams are missing where the damage costs {cost:?}\n{status:#}");
+    assert!(is_expected, "{missing} datagrams are missing where the damage costs {cost:?}\n{status:#}");
     if missing > 0 {
         pair.sender.daemon().wait_for_log(&["spool", "the rest is delivered"], STALL);
     }
@@ -77,7 +78,7 @@ fn damaged(damage: impl FnOnce(&[PathBuf]) -> Cost) -> Vec<u64> {
     aside
 }
 
-/// Turns over all bits of `count` bytes at `offset`.
+/// Flips all bits of `count` bytes at `offset`.
 fn flip(segment: &Path, offset: u64, count: usize) {
     let file = OpenOptions::new().read(true).write(true).open(segment).unwrap();
     let mut bytes = vec![0; count];
@@ -92,108 +93,108 @@ fn cut(segment: &Path, length: u64) {
     OpenOptions::new().write(true).open(segment).unwrap().set_len(length).unwrap();
 }
 
-/// How many positions the segment at `index` holds; the last one ends with the backlog.
+/// Returns the number of positions in the segment at `index`. The last segment ends with the backlog.
 fn positions(files: &[PathBuf], index: usize) -> u64 {
     let end = files.get(index + 1).map_or(BACKLOG, |next| first_position(next));
     end - first_position(&files[index])
 }
 
 #[test]
-fn a_flipped_byte_costs_one_batch_which_is_set_aside() {
+fn a_flipped_byte_loses_one_batch() {
     let aside = damaged(|files| {
         flip(&files[4], length(&files[4]) / 2, 1);
-        Cost::Batch
+        DamageCost::Batch
     });
     assert!(matches!(aside[..], [size] if size > 0), "{aside:?}");
 }
 
 #[test]
-fn a_damaged_segment_header_costs_nothing() {
+fn a_damaged_segment_header_loses_nothing() {
     damaged(|files| {
         flip(&files[0], 8, 4);
         flip(&files[3], 0, 64);
-        Cost::Nothing
+        DamageCost::Nothing
     });
 }
 
 #[test]
-fn a_damaged_batch_header_costs_one_batch() {
+fn a_damaged_batch_header_loses_one_batch() {
     let aside = damaged(|files| {
         flip(&files[2], SEGMENT_HEADER, 4);
-        Cost::Batch
+        DamageCost::Batch
     });
     assert!(matches!(aside[..], [size] if size > 0), "{aside:?}");
 }
 
 #[test]
-fn a_segment_that_is_cut_loses_what_was_behind_the_cut() {
+fn a_truncated_segment_loses_its_end() {
     damaged(|files| {
         cut(&files[3], length(&files[3]) / 2);
-        Cost::Within(positions(files, 3))
+        DamageCost::Within(positions(files, 3))
     });
 }
 
 #[test]
-fn a_last_segment_that_is_cut_loses_its_torn_end() {
+fn a_truncated_last_segment_loses_one_batch() {
     let aside = damaged(|files| {
         let last = files.last().unwrap();
         cut(last, length(last) - 1);
-        Cost::Batch
+        DamageCost::Batch
     });
     assert!(matches!(aside[..], [size] if size > 0), "{aside:?}");
 }
 
 #[test]
-fn a_segment_of_nothing_but_zeros_is_set_aside_whole() {
+fn a_segment_of_zeros_is_quarantined() {
     let aside = damaged(|files| {
         let size = length(&files[5]);
         cut(&files[5], 0);
         cut(&files[5], size);
-        Cost::Exactly(positions(files, 5))
+        DamageCost::Exactly(positions(files, 5))
     });
     assert!(matches!(aside[..], [size] if size > 0), "{aside:?}");
 }
 
 #[test]
-fn a_first_segment_that_is_gone_is_counted() {
+fn a_missing_first_segment_is_counted() {
     damaged(|files| {
         std::fs::remove_file(&files[0]).unwrap();
-        Cost::Exactly(positions(files, 0))
+        DamageCost::Exactly(positions(files, 0))
     });
 }
 
 #[test]
-fn a_segment_in_the_middle_that_is_gone_is_counted() {
+fn a_missing_middle_segment_is_counted() {
     damaged(|files| {
         std::fs::remove_file(&files[4]).unwrap();
-        Cost::Exactly(positions(files, 4))
+        DamageCost::Exactly(positions(files, 4))
     });
 }
 
 #[test]
-fn a_last_segment_that_is_gone_is_counted() {
+fn a_missing_last_segment_is_counted() {
     damaged(|files| {
         std::fs::remove_file(files.last().unwrap()).unwrap();
-        Cost::Exactly(positions(files, files.len() - 1))
+        DamageCost::Exactly(positions(files, files.len() - 1))
     });
 }
 
 #[test]
-fn an_empty_segment_and_foreign_files_harm_nothing_else() {
+fn foreign_files_and_an_empty_segment_are_ignored() {
     damaged(|files| {
         let spool = files[0].parent().unwrap();
         std::fs::write(spool.join("notes.txt"), "ours").unwrap();
         std::fs::create_dir(spool.join("lost+found")).unwrap();
         File::create(&files[6]).unwrap();
-        Cost::Exactly(positions(files, 6))
+        DamageCost::Exactly(positions(files, 6))
     });
 }
 
 #[test]
-fn a_damaged_stream_file_costs_nothing() {
+fn a_damaged_stream_file_loses_nothing() {
     damaged(|files| {
         let stream = files[0].with_file_name("stream");
         flip(&stream, 0, usize::try_from(length(&stream)).unwrap());
-        Cost::Nothing
+        DamageCost::Nothing
     });
 }

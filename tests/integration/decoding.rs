@@ -1,11 +1,11 @@
-//! Real collectors decode what comes through the pair as they decode what exporters send them directly, record for record:
-//! whatever was away, and whenever.
+//! Real collectors decode the datagrams of nf-receiver record for record as they decode a direct export,
+//! whichever part was down before.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
-use nf_transport_kit::decoder::{Decoder, Tool, decoded_directly};
+use nf_transport_kit::decoder::{DecodingCollector, Tool, decoded_directly};
 use nf_transport_kit::field_cases::payloads;
 use nf_transport_kit::hosts::{ReceiverHost, SenderHost};
 use nf_transport_kit::link::Link;
@@ -14,14 +14,14 @@ use nf_transport_kit::samples::count;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
-/// The exporters of these tests are on loopback.
-const EVERYBODY: &str = "";
-const NOBODY: &str = "exporters = [\"192.0.2.0/24\"]";
+/// Filters that match all exporters of these tests (which are on loopback) or none.
+const ALL_EXPORTERS: &str = "";
+const NO_EXPORTERS: &str = "exporters = [\"192.0.2.0/24\"]";
 
-/// The pair, one exporter, and how many datagrams it has sent.
-struct Field {
+/// A pair, one exporter, and the number of datagrams it has sent.
+struct DecodingSetup {
     sender: SenderHost,
     link: Link,
     receiver: ReceiverHost,
@@ -29,17 +29,17 @@ struct Field {
     sent: u64,
 }
 
-impl Field {
-    /// It runs and delivers to these collectors, with these lines of settings each.
-    fn running(collectors: &[(&Decoder, &str)]) -> Self {
-        let table = |(collector, lines): &(&Decoder, &str)| {
+impl DecodingSetup {
+    /// Starts a pair that delivers to these collectors with these settings.
+    fn running(collectors: &[(&DecodingCollector, &str)]) -> Self {
+        let table = |(collector, lines): &(&DecodingCollector, &str)| {
             format!("[[collector]]\naddress = \"{}\"\n{lines}\n", collector.addr())
         };
         let (sender, link, receiver) = connected_daemons(&collectors.iter().map(table).collect::<String>());
         Self { sender, link, receiver, exporter: UdpSocket::bind("127.0.0.1:0").unwrap(), sent: 0 }
     }
 
-    /// The exporter sends these, and nf-sender takes them.
+    /// Sends datagrams and waits until nf-sender has received them.
     fn send(&mut self, payloads: &[Vec<u8>]) {
         for payload in payloads {
             self.exporter.send_to(payload, self.sender.udp().addr()).unwrap();
@@ -48,7 +48,7 @@ impl Field {
         self.sender.wait_status(STALL, |status| count(status, "/received/datagrams") == self.sent);
     }
 
-    /// nf-receiver restarts as if the collector had seen the exporter at this port before.
+    /// Restarts nf-receiver as if the collector had seen the exporter at this port before.
     fn see_exporter_at(&mut self, port: u16, collector: &UdpSocket) {
         assert_eq!(self.receiver.take().terminate().code(), Some(0));
         let exporters = json!([{
@@ -59,26 +59,28 @@ impl Field {
         let collector = collector.local_addr().unwrap();
         let stored = json!({
             "boot": 0,
-            "collectors": [{ "collector": collector, "socket": null, "exporters": exporters, "complete": [] }],
+            "collectors": [
+                { "collector": collector, "socket": null, "exporters": exporters, "complete": [] },
+            ],
         });
         std::fs::write(self.receiver.path("state/collectors.json"), stored.to_string()).unwrap();
         self.receiver.start();
         self.sender.wait_state("connected", STALL);
     }
 
-    /// Waits until every collector has everything.
+    /// Waits until every collector has every datagram.
     fn wait_delivered(&self) {
         self.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
     }
 
-    /// Waits until a datagram waits for a collector.
+    /// Waits until nf-receiver holds a datagram for a collector.
     fn wait_held(&self) {
         let is_held = |collector: &Value| count(collector, "/held_s") >= 1;
         self.receiver
             .wait_status(STALL, |status| status["collectors"].as_array().unwrap().iter().any(is_held));
     }
 
-    /// Datagrams that were repeated to each collector, in the order of their tables.
+    /// Returns the number of datagrams repeated to each collector, in the order of the settings.
     fn repeats(&self) -> Vec<u64> {
         let status = self.receiver.status();
         status["collectors"]
@@ -90,7 +92,7 @@ impl Field {
     }
 }
 
-/// Runs a test with each collector that is installed, in a directory of its own.
+/// Runs a test with each installed collector, in its own directory.
 fn with_each_tool(test: impl Fn(Tool, &Path)) {
     let _running = shared();
     for tool in Tool::ALL {
@@ -102,8 +104,9 @@ fn with_each_tool(test: impl Fn(Tool, &Path)) {
     }
 }
 
-/// The case of sampled flows: the exporter's sampling is known from the second datagram alone, flows follow from the fourth
-/// on. nfcapd 1.7.1 understands a sampling interval (element 34) only where it stands alone.
+/// Returns the case of sampled flows. Only the second datagram defines the exporter's sampling; flows start
+/// with the fourth. nfcapd 1.7.1 understands a sampling interval (element 34) only as the only field of its
+/// record.
 fn sampled(tool: Tool) -> Vec<Vec<u8>> {
     let mut payloads = payloads("k-sampling-options");
     if tool == Tool::Nfcapd {
@@ -116,26 +119,26 @@ fn sampled(tool: Tool) -> Vec<Vec<u8>> {
     payloads
 }
 
-/// Packets of all flows, by the last column but one.
+/// Sums the packets of all flows: the second-last column.
 fn packets(flows: &[String]) -> u64 {
     let words = flows.iter().map(|flow| flow.split([' ', ',']).rev().nth(1).unwrap());
     words.map(|packets| packets.parse::<u64>().unwrap()).sum()
 }
 
-/// A collector restarts before flows whose sampling was known before, and `beside` happens while it is away.
-fn sampling_is_known_after(beside: impl Fn(&mut Field)) {
+/// Restarts a collector before flows whose sampling was sent earlier. `meanwhile` runs while it is down.
+fn sampling_is_known_after(meanwhile: impl Fn(&mut DecodingSetup)) {
     with_each_tool(|tool, directory| {
         let payloads = sampled(tool);
         let direct = decoded_directly(tool, directory, "direct", "127.0.0.1", &payloads);
-        let mut collector = Decoder::start(tool, directory, "carried");
-        let mut field = Field::running(&[(&collector, EVERYBODY)]);
-        field.send(&payloads[..4]);
-        field.wait_delivered();
+        let mut collector = DecodingCollector::start(tool, directory, "carried");
+        let mut setup = DecodingSetup::running(&[(&collector, ALL_EXPORTERS)]);
+        setup.send(&payloads[..4]);
+        setup.wait_delivered();
         collector.stop_when_drained();
-        beside(&mut field);
+        meanwhile(&mut setup);
         collector.start_again();
-        field.send(&payloads[4..]);
-        field.wait_delivered();
+        setup.send(&payloads[4..]);
+        setup.wait_delivered();
         collector.stop_when_drained();
         let flows = collector.flows();
         assert_eq!(packets(&flows), packets(&direct), "{tool:?}");
@@ -151,30 +154,31 @@ fn sampling_is_known_after_a_collector_restart() {
 
 #[test]
 fn sampling_is_known_after_a_restart_of_both() {
-    sampling_is_known_after(|field| {
-        assert_eq!(field.receiver.take().terminate().code(), Some(0));
-        field.receiver.start();
+    sampling_is_known_after(|setup| {
+        assert_eq!(setup.receiver.take().terminate().code(), Some(0));
+        setup.receiver.start();
     });
 }
 
-/// How long the link is down before flows are late.
+/// Duration of the outage that makes flows late.
 const OUTAGE: Duration = Duration::from_millis(1500);
 
 #[test]
-fn sampling_is_known_to_a_fresh_collector_of_late_data() {
+fn sampling_is_known_to_a_collector_of_late_data() {
     with_each_tool(|tool, directory| {
         let payloads = sampled(tool);
         let direct = decoded_directly(tool, directory, "direct", "127.0.0.1", &payloads);
-        let [mut main, mut late] = ["main", "late"].map(|name| Decoder::start(tool, directory, name));
+        let [mut main, mut late] =
+            ["main", "late"].map(|name| DecodingCollector::start(tool, directory, name));
         let lines = format!("late-after = \"1s\"\nlate-address = \"{}\"", late.addr());
-        let mut field = Field::running(&[(&main, &lines)]);
-        field.send(&payloads[..4]);
-        field.wait_delivered();
-        field.link.cut();
-        field.send(&payloads[4..]);
-        std::thread::sleep(OUTAGE); // what was sent is to become late
-        field.link.mend();
-        field.wait_delivered();
+        let mut setup = DecodingSetup::running(&[(&main, &lines)]);
+        setup.send(&payloads[..4]);
+        setup.wait_delivered();
+        setup.link.cut();
+        setup.send(&payloads[4..]);
+        std::thread::sleep(OUTAGE); // the sent datagrams must become late
+        setup.link.restore();
+        setup.wait_delivered();
         main.stop_when_drained();
         late.stop_when_drained();
         assert!(!late.flows().is_empty());
@@ -184,52 +188,54 @@ fn sampling_is_known_to_a_fresh_collector_of_late_data() {
     });
 }
 
-/// A template is redefined while one of two collectors is away, which both hold; the one that stays has these settings.
+/// Redefines a template while one of two collectors is down. Both are set to hold. The other collector has
+/// the settings `of_the_other`.
 fn redefined_while_one_is_away(of_the_other: &str) {
     with_each_tool(|tool, directory| {
         let payloads = payloads("j-layout-changed");
         let direct = decoded_directly(tool, directory, "direct", "127.0.0.1", &payloads);
-        let [mut stays, mut leaves] = ["stays", "leaves"].map(|name| Decoder::start(tool, directory, name));
-        let mut field = Field::running(&[(&stays, of_the_other), (&leaves, EVERYBODY)]);
-        field.send(&payloads[..2]);
-        field.wait_delivered();
+        let [mut stays, mut leaves] =
+            ["stays", "leaves"].map(|name| DecodingCollector::start(tool, directory, name));
+        let mut setup = DecodingSetup::running(&[(&stays, of_the_other), (&leaves, ALL_EXPORTERS)]);
+        setup.send(&payloads[..2]);
+        setup.wait_delivered();
         leaves.stop_when_drained();
-        field.send(&payloads[2..]);
-        field.wait_held();
+        setup.send(&payloads[2..]);
+        setup.wait_held();
         leaves.start_again();
-        field.wait_delivered();
-        assert_eq!(field.repeats()[0], 0, "to a collector that never went away");
+        setup.wait_delivered();
+        assert_eq!(setup.repeats()[0], 0, "templates repeated to a collector that was never down");
         stays.stop_when_drained();
         leaves.stop_when_drained();
         assert_eq!(leaves.flows(), direct, "{tool:?}");
-        let of_the_other = if of_the_other == NOBODY { Vec::new() } else { direct };
+        let of_the_other = if of_the_other == NO_EXPORTERS { Vec::new() } else { direct };
         assert_eq!(stays.flows(), of_the_other, "{tool:?}");
     });
 }
 
 #[test]
-fn a_template_redefined_while_one_of_two_is_away_decodes() {
-    redefined_while_one_is_away(EVERYBODY);
+fn a_redefined_template_decodes_after_an_absence() {
+    redefined_while_one_is_away(ALL_EXPORTERS);
 }
 
 #[test]
-fn a_template_redefined_while_one_of_two_is_away_decodes_with_other_exporters() {
-    redefined_while_one_is_away(NOBODY);
+fn a_redefined_template_decodes_with_a_filter() {
+    redefined_while_one_is_away(NO_EXPORTERS);
 }
 
 #[test]
-fn a_template_redefined_while_one_of_two_is_away_decodes_beside_one_that_skips() {
+fn a_redefined_template_decodes_next_to_skip() {
     redefined_while_one_is_away("when-down = \"skip\"");
 }
 
-/// A port that the kernel gives to no process by itself, so that it stays free over a restart.
+/// Returns a port outside the kernel's automatic range, so that it stays free during a restart.
 fn free_port_of_nobody() -> u16 {
     let first = 15_000 + u16::try_from(std::process::id() % 10_000).unwrap();
     (first..32_000).find(|port| UdpSocket::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 #[test]
-fn an_orderly_restart_of_nf_receiver_repeats_nothing() {
+fn a_clean_receiver_restart_repeats_nothing() {
     let _running = shared();
     let payloads = payloads("j-layout-changed");
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -241,22 +247,22 @@ fn an_orderly_restart_of_nf_receiver_repeats_nothing() {
     let toml = format!("[[collector]]\naddress = \"{}\"\n", collector.local_addr().unwrap());
     let (sender, link, receiver) = connected_daemons(&toml);
     let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut field = Field { sender, link, receiver, exporter, sent: 0 };
-    field.see_exporter_at(free_port_of_nobody(), &collector);
-    field.send(&payloads[..2]);
-    field.wait_delivered();
+    let mut setup = DecodingSetup { sender, link, receiver, exporter, sent: 0 };
+    setup.see_exporter_at(free_port_of_nobody(), &collector);
+    setup.send(&payloads[..2]);
+    setup.wait_delivered();
     assert_eq!(arrived().len(), 2);
 
-    assert_eq!(field.receiver.take().terminate().code(), Some(0));
-    field.receiver.start();
-    field.send(&payloads[2..4]);
-    field.wait_delivered();
-    assert_eq!((arrived().len(), field.repeats()), (2, vec![0]));
+    assert_eq!(setup.receiver.take().terminate().code(), Some(0));
+    setup.receiver.start();
+    setup.send(&payloads[2..4]);
+    setup.wait_delivered();
+    assert_eq!((arrived().len(), setup.repeats()), (2, vec![0]));
 
-    // Nobody can know what a killed nf-receiver has sent.
-    field.receiver.take().kill();
-    field.receiver.start();
-    field.send(&payloads[4..5]);
-    field.wait_delivered();
-    assert_eq!((arrived().len(), field.repeats()), (2, vec![1]));
+    // A killed nf-receiver cannot record its last datagrams, so the template is repeated.
+    setup.receiver.take().kill();
+    setup.receiver.start();
+    setup.send(&payloads[4..5]);
+    setup.wait_delivered();
+    assert_eq!((arrived().len(), setup.repeats()), (2, vec![1]));
 }

@@ -1,4 +1,4 @@
-//! The whole way of a datagram while nothing goes wrong.
+//! The complete path of a datagram without faults.
 
 use std::net::{SocketAddr, UdpSocket};
 
@@ -7,14 +7,14 @@ use nf_transport_kit::collector::{Collector, Inbox};
 use nf_transport_kit::corpus::{LONGEST, corpus};
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 use rustix::process::Signal;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
-/// Sends the payloads from `exporter` and waits until the inbox has each of them, byte for byte and in order.
+/// Sends the payloads from `exporter` and waits until the inbox has each of them unchanged and in order.
 fn assert_carried(exporter: &UdpSocket, target: SocketAddr, inbox: &Inbox, payloads: &[Vec<u8>]) {
     let mut sent = 0;
     for chunk in payloads.chunks(8) {
@@ -27,11 +27,11 @@ fn assert_carried(exporter: &UdpSocket, target: SocketAddr, inbox: &Inbox, paylo
     let arrived = inbox.wait_for(sent, STALL);
     assert_eq!(arrived.len(), payloads.len());
     for (number, (arrived, payload)) in arrived.iter().zip(payloads).enumerate() {
-        assert!(arrived == payload, "datagram {number} of {} bytes is not as it was sent", payload.len());
+        assert!(arrived == payload, "datagram {number} of {} bytes differs from the sent one", payload.len());
     }
 }
 
-/// Payloads of sizes where formats and buffers have their edges, with different bytes.
+/// Returns payloads of different bytes, with sizes at the limits of formats and buffers.
 fn payloads_of_all_sizes() -> Vec<Vec<u8>> {
     let sizes = [0, 1, 2, 255, 256, 512, 1400, 1464, 1472, 1473, 4096, 9000, 32_768, 65_000, LONGEST, 3, 0];
     let payload = |(seed, size): (u8, &usize)| {
@@ -41,7 +41,7 @@ fn payloads_of_all_sizes() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn datagrams_from_empty_to_the_longest_cross_byte_for_byte_over_ipv4() {
+fn datagrams_of_all_sizes_arrive_over_ipv4() {
     let _running = shared();
     let inbox = Inbox::start("127.0.0.1:0");
     let mut receiver = ReceiverHost::new(&[inbox.addr()], "");
@@ -53,7 +53,7 @@ fn datagrams_from_empty_to_the_longest_cross_byte_for_byte_over_ipv4() {
 }
 
 #[test]
-fn datagrams_from_empty_to_the_longest_cross_byte_for_byte_over_ipv6() {
+fn datagrams_of_all_sizes_arrive_over_ipv6() {
     let _running = shared();
     let inbox = Inbox::start("[::1]:0");
     let mut receiver = ReceiverHost::new(&[inbox.addr()], "");
@@ -68,7 +68,7 @@ fn datagrams_from_empty_to_the_longest_cross_byte_for_byte_over_ipv6() {
 }
 
 #[test]
-fn compressed_datagrams_cross_byte_for_byte() {
+fn compressed_datagrams_arrive_unchanged() {
     let _running = shared();
     let inbox = Inbox::start("127.0.0.1:0");
     let mut receiver = ReceiverHost::new(&[inbox.addr()], "");
@@ -81,14 +81,15 @@ fn compressed_datagrams_cross_byte_for_byte() {
 }
 
 #[test]
-fn datagrams_of_real_vendors_cross_byte_for_byte() {
+fn datagrams_of_real_vendors_arrive_unchanged() {
     let Some(payloads) = corpus() else {
         eprintln!("skipped: NF_TRANSPORT_CORPUS names no directory of datagrams");
         return;
     };
     let _running = shared();
     let inbox = Inbox::start("127.0.0.1:0");
-    // One exporter sends as many: some data before its templates, which nf-receiver would tell first.
+    // Each payload comes from a separate exporter. A single one would send data before its templates, so
+    // nf-receiver would send those first.
     let toml = format!("[[collector]]\naddress = \"{}\"\nrepeat-templates = false\n", inbox.addr());
     let mut receiver = ReceiverHost::new(&[], &toml);
     receiver.start();
@@ -99,7 +100,7 @@ fn datagrams_of_real_vendors_cross_byte_for_byte() {
 }
 
 #[test]
-fn two_collectors_each_get_everything() {
+fn two_collectors_each_get_every_datagram() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     let collectors = [Collector::start(3, pattern), Collector::start(3, pattern)];
@@ -108,14 +109,15 @@ fn two_collectors_each_get_everything() {
     let mut sender = SenderHost::new("edge", &receiver.addr(), QUICK_SENDER);
     sender.start();
     let exporters = sender.exporters(3, pattern);
-    let exporters = Load::start(exporters, sender.udp().clone(), Some(5000), Until::Sent(6000)).finish();
+    let exporters =
+        SteadyLoad::start(exporters, sender.udp().clone(), Some(5000), Until::Sent(6000)).finish();
     for collector in &collectors {
         collector.wait_for_all(exporters.sent(), STALL).assert_exact(exporters.sent());
     }
 }
 
 #[test]
-fn several_senders_at_once_each_keep_their_order() {
+fn several_senders_keep_their_own_order() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(6, pattern);
@@ -126,7 +128,7 @@ fn several_senders_at_once_each_keep_their_order() {
     let loads = [0..2, 2..4, 4..6].into_iter().zip(&mut senders).map(|(numbers, sender)| {
         sender.start();
         let exporters = Exporters::new(numbers, sender.udp().addr(), pattern);
-        Load::start(exporters, sender.udp().clone(), Some(2000), Until::Sent(2000))
+        SteadyLoad::start(exporters, sender.udp().clone(), Some(2000), Until::Sent(2000))
     });
     let loads: Vec<_> = loads.collect();
     let sent: Vec<_> = loads.into_iter().flat_map(|load| load.finish().sent().to_vec()).collect();
@@ -136,7 +138,7 @@ fn several_senders_at_once_each_keep_their_order() {
 }
 
 #[test]
-fn status_tells_what_came_what_went_and_that_all_is_well() {
+fn status_shows_received_and_delivered_datagrams() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(3, pattern);
@@ -166,7 +168,7 @@ fn status_tells_what_came_what_went_and_that_all_is_well() {
 }
 
 #[test]
-fn datagrams_that_the_kernel_drops_at_the_socket_are_counted() {
+fn kernel_drops_at_the_socket_are_counted() {
     let _running = shared();
     let pair = Pair::connected(1, Pattern::new(LARGE), QUICK_SENDER);
     let mut exporters = pair.sender.exporters(1, Pattern::new(LARGE));
@@ -176,7 +178,7 @@ fn datagrams_that_the_kernel_drops_at_the_socket_are_counted() {
     }
     pair.sender.daemon().signal(Signal::CONT);
     pair.sender.udp().wait_until_drained();
-    exporters.send(1); // a datagram tells how many were dropped before it
+    exporters.send(1); // the kernel reports earlier drops with the next datagram
     let dropped = pair.sender.udp().dropped();
     let status = pair.sender.wait_status(STALL, |status| {
         assert_conserved(status);

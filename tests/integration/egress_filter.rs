@@ -1,5 +1,5 @@
-//! Exporters whose datagrams the kernel refuses to send, because of a packet filter on nf-receiver's machine: only they lose
-//! something, and nf-receiver counts it.
+//! Exporters whose datagrams a packet filter on nf-receiver's machine blocks. Only their datagrams are lost,
+//! and nf-receiver counts them.
 
 use std::net::{SocketAddr, UdpSocket};
 
@@ -12,9 +12,9 @@ use nf_transport_kit::other_host::{NETWORK, OtherHost, shell};
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::count;
 
-use crate::running::{in_a_network, shared};
+use crate::isolation::{in_a_network, shared};
 
-/// By number; the filter forbids the second one.
+/// Exporters by number. The filter blocks the second one.
 const EXPORTERS: [&str; 3] = ["192.0.2.1:2055", "192.0.2.66:2055", "198.51.100.3:2055"];
 
 /// Datagrams of each exporter.
@@ -24,23 +24,23 @@ fn pattern() -> Pattern {
     Pattern::new(MIXED)
 }
 
-/// Makes the kernel refuse what matches `rule`.
-fn forbid(rule: &str) {
+/// Makes the kernel reject outgoing packets that match `rule`.
+fn block(rule: &str) {
     shell(&format!(
         "nft add table inet test; nft \"add chain inet test out {{ type filter hook output priority 0; }}\"; \
          nft add rule inet test out {rule} drop"
     ));
 }
 
-/// A receiver with one collector, and two senders that each exporter sends to in turn.
-struct Field {
+/// A receiver with one collector and two senders. Each exporter sends to both senders in turn.
+struct FilteredOutput {
     receiver: ReceiverHost,
     senders: [SenderHost; 2],
     exporters: [UdpSocket; 3],
     sent: [u32; 3],
 }
 
-impl Field {
+impl FilteredOutput {
     fn with_collector(address: SocketAddr) -> Self {
         let toml = format!("[[collector]]\naddress = \"{address}\"\nsource = \"exporter\"\n");
         let mut receiver = ReceiverHost::new(&[], &toml);
@@ -59,7 +59,7 @@ impl Field {
         }
     }
 
-    /// Sends the next datagram of `exporter` by `sender`.
+    /// Sends the next datagram of `exporter` to `sender`.
     fn send(&mut self, exporter: usize, sender: usize) {
         let (mut payload, sent) = (Vec::new(), &mut self.sent[exporter]);
         pattern().datagram(exporter.try_into().unwrap(), *sent, &mut payload);
@@ -67,7 +67,7 @@ impl Field {
         *sent += 1;
     }
 
-    /// Sends [`EACH`] datagrams of each exporter, no faster than nf-sender takes them.
+    /// Sends [`EACH`] datagrams of each exporter, no faster than nf-sender receives them.
     fn send_all(&mut self) {
         for number in 0..EACH {
             for exporter in 0..EXPORTERS.len() {
@@ -79,12 +79,13 @@ impl Field {
         }
     }
 
-    /// The figure of the collector by this name.
+    /// Returns the collector's figure with this name.
     fn collector(&self, name: &str) -> u64 {
         count(&self.receiver.status(), &format!("/collectors/0/{name}"))
     }
 
-    /// Panics unless `collector` gets all but what is refused, which is as much as the forbidden exporter sent.
+    /// Panics unless `collector` gets the datagrams of the other exporters, and those of the blocked one are
+    /// counted as refused.
     fn assert_others_arrive(&self, collector: &Collector) {
         let [first, refused, third] = self.sent;
         let status = self.receiver.wait_status(STALL, |status| {
@@ -98,106 +99,106 @@ impl Field {
         }
         assert_eq!(self.collector("refused"), u64::from(refused));
         assert_eq!(self.collector("skipped"), 0);
-        let told = ["kernel refused to send", "of exporter 192.0.2.66"];
-        let lines = self.receiver.daemon().count_log(&told);
+        let words = ["kernel refused to send", "of exporter 192.0.2.66"];
+        let lines = self.receiver.daemon().count_log(&words);
         assert!((1..=4).contains(&lines), "{}", self.receiver.daemon().log());
     }
 }
 
 #[test]
-fn a_forbidden_exporter_holds_up_no_other() {
+fn a_blocked_exporter_delays_no_other() {
     let _running = shared();
-    in_a_network("ip link set lo up", "egress_filter::inside_a_forbidden_exporter");
+    in_a_network("ip link set lo up", "egress_filter::inside_a_blocked_exporter");
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
-fn inside_a_forbidden_exporter() {
+#[ignore = "runs in a network namespace of another test"]
+fn inside_a_blocked_exporter() {
     let collector = Collector::start(3, pattern());
-    let mut field = Field::with_collector(collector.addr());
-    forbid(&format!("ip saddr 192.0.2.66 udp dport {}", collector.addr().port()));
-    field.send_all();
-    field.assert_others_arrive(&collector);
+    let mut setup = FilteredOutput::with_collector(collector.addr());
+    block(&format!("ip saddr 192.0.2.66 udp dport {}", collector.addr().port()));
+    setup.send_all();
+    setup.assert_others_arrive(&collector);
 }
 
-/// Where the collector on the other machine listens.
+/// Address of the collector on the other machine.
 const ELSEWHERE: &str = "10.77.0.2:9995";
 
 fn collector_elsewhere(there: &OtherHost) -> Collector {
     there.shell("ip route add default via 10.77.0.1");
     there.run(|process| {
-        kernel_socket::look_into(format!("/proc/{process}/net"));
+        kernel_socket::use_tables(format!("/proc/{process}/net"));
         Collector::start_on(ELSEWHERE, 3, pattern())
     })
 }
 
 #[test]
-fn a_forbidden_exporter_holds_up_no_other_elsewhere() {
+fn a_blocked_exporter_delays_no_other_remotely() {
     let _running = shared();
-    in_a_network(NETWORK, "egress_filter::inside_a_forbidden_exporter_elsewhere");
+    in_a_network(NETWORK, "egress_filter::inside_a_blocked_exporter_remotely");
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
-fn inside_a_forbidden_exporter_elsewhere() {
+#[ignore = "runs in a network namespace of another test"]
+fn inside_a_blocked_exporter_remotely() {
     let there = OtherHost::connected();
     let collector = collector_elsewhere(&there);
-    let mut field = Field::with_collector(ELSEWHERE.parse().unwrap());
-    forbid("ip saddr 192.0.2.66 udp dport 9995");
-    field.send_all();
-    field.assert_others_arrive(&collector);
+    let mut setup = FilteredOutput::with_collector(ELSEWHERE.parse().unwrap());
+    block("ip saddr 192.0.2.66 udp dport 9995");
+    setup.send_all();
+    setup.assert_others_arrive(&collector);
 }
 
 #[test]
-fn an_exporter_dropped_below_ip_holds_up_no_other() {
+fn an_exporter_dropped_below_ip_delays_no_other() {
     let _running = shared();
     in_a_network(NETWORK, "egress_filter::inside_an_exporter_dropped_below_ip");
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
+#[ignore = "runs in a network namespace of another test"]
 fn inside_an_exporter_dropped_below_ip() {
     let there = OtherHost::connected();
     let collector = collector_elsewhere(&there);
-    let mut field = Field::with_collector(ELSEWHERE.parse().unwrap());
-    // While the kernel looks for the other machine it takes everything.
-    field.send(0, 0);
+    let mut setup = FilteredOutput::with_collector(ELSEWHERE.parse().unwrap());
+    // While the kernel resolves the other machine's address it accepts every datagram.
+    setup.send(0, 0);
     collector.wait_for(1, STALL);
-    // The kernel says that it has no buffer for what is dropped here.
+    // The kernel reports ENOBUFS for packets dropped here.
     shell(
         "nft add table netdev test; \
          nft \"add chain netdev test out { type filter hook egress device here priority 0; }\"; \
          nft add rule netdev test out ip saddr 192.0.2.66 drop",
     );
-    field.send_all();
-    field.assert_others_arrive(&collector);
+    setup.send_all();
+    setup.assert_others_arrive(&collector);
 }
 
 #[test]
-fn a_filter_against_the_collector_loses_next_to_nothing() {
+fn a_filter_on_the_collector_loses_at_most_64() {
     let _running = shared();
     in_a_network("ip link set lo up", "egress_filter::inside_a_filter_against_the_collector");
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
+#[ignore = "runs in a network namespace of another test"]
 fn inside_a_filter_against_the_collector() {
     let collector = Collector::start(3, pattern());
-    let mut field = Field::with_collector(collector.addr());
+    let mut setup = FilteredOutput::with_collector(collector.addr());
     for exporter in 0..3 {
-        field.send(exporter, 0);
+        setup.send(exporter, 0);
     }
     collector.wait_for(3, STALL);
-    forbid(&format!("udp dport {}", collector.addr().port()));
-    field.send_all();
-    field.receiver.wait_status(STALL, |status| {
+    block(&format!("udp dport {}", collector.addr().port()));
+    setup.send_all();
+    setup.receiver.wait_status(STALL, |status| {
         status["collectors"][0]["state"] == "down" && count(status, "/collectors/0/held_s") >= 2
     });
     shell("nft delete table inet test");
-    let total: u64 = field.sent.iter().map(|sent| u64::from(*sent)).sum();
-    let refused = field.collector("refused");
+    let total: u64 = setup.sent.iter().map(|sent| u64::from(*sent)).sum();
+    let refused = setup.collector("refused");
     collector.wait_for(total - refused, STALL);
-    for sender in &field.senders {
+    for sender in &setup.senders {
         sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
     }
     assert_eq!(collector.report().exporters.iter().map(|tally| tally.repeated).sum::<u64>(), 0);

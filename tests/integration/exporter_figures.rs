@@ -9,9 +9,9 @@ use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::count;
 use serde_json::{Value, json};
 
-use crate::running::shared;
+use crate::isolation::shared;
 
-/// The cases in `tests/field-cases`, with the amount missing of each exporter.
+/// Cases of `tests/field-cases` with the number of missing records or datagrams of each exporter.
 const FIELD_CASES: [(&str, &[u64]); 6] = [
     ("a-v9-counts-flows", &[0]),
     ("b-ipfix-inclusive", &[0]),
@@ -21,22 +21,23 @@ const FIELD_CASES: [(&str, &[u64]); 6] = [
     ("h-restart-low", &[10]),
 ];
 
-/// A datagram of NetFlow v9 with this number.
+/// Returns a NetFlow v9 datagram with this number.
 fn v9(number: u32) -> Vec<u8> {
     [0x0009_0001, 1000, 1_700_000_000, number, 0].iter().flat_map(|field: &u32| field.to_be_bytes()).collect()
 }
 
-/// A datagram of sFlow v5 with this number, of sub-agent 3 of agent 192.0.2.77.
+/// Returns an sFlow v5 datagram with this number from sub-agent 3 of agent 192.0.2.77.
 fn sflow(number: u32) -> Vec<u8> {
     [5, 1, 0xC000_024D, 3, number, 1000, 0].iter().flat_map(|field: &u32| field.to_be_bytes()).collect()
 }
 
-/// The address of the exporter of this number.
+/// Returns the address of the exporter with this number.
 fn address(exporter: u8) -> IpAddr {
     Ipv4Addr::new(127, 0, 9, exporter).into()
 }
 
-/// Sends datagrams from an address, each from a port of its own if `new_ports`, and waits until nf-sender has them.
+/// Sends datagrams from an address, each from a new port if `new_ports`. Waits until nf-sender has received
+/// them.
 fn send(sender: &SenderHost, exporter: u8, new_ports: bool, payloads: &[Vec<u8>]) {
     let before = count(&sender.status(), "/received/datagrams");
     let bind = || UdpSocket::bind(SocketAddr::new(address(exporter), 0)).unwrap();
@@ -51,7 +52,7 @@ fn send(sender: &SenderHost, exporter: u8, new_ports: bool, payloads: &[Vec<u8>]
     sender.wait_status(STALL, |status| count(status, "/received/datagrams") == after);
 }
 
-/// The rows of an exporter in the status.
+/// Returns the rows of an exporter in the status.
 fn rows(sender: &SenderHost, exporter: u8) -> Vec<Value> {
     let address = address(exporter).to_string();
     let rows = sender.status()["exporters"].as_array().unwrap().clone();
@@ -59,7 +60,7 @@ fn rows(sender: &SenderHost, exporter: u8) -> Vec<Value> {
 }
 
 #[test]
-fn field_cases_have_the_right_figures() {
+fn field_cases_have_the_expected_figures() {
     let _running = shared();
     let (sender, _link, _receiver) = connected_daemons("");
     for (exporter, (case, expected)) in (1..).zip(FIELD_CASES) {
@@ -79,7 +80,7 @@ fn field_cases_have_the_right_figures() {
 }
 
 #[test]
-fn new_ports_copies_and_reasons_are_shown() {
+fn status_shows_new_ports_copies_and_reasons() {
     let _running = shared();
     let (sender, _link, _receiver) = connected_daemons("");
     let with_losses = (0..200).filter(|number| ![50, 51].contains(number));

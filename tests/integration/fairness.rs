@@ -3,23 +3,23 @@
 use nf_transport_kit::chatter::{LARGE, Pattern};
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::QUICK_SENDER;
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
-use nf_transport_kit::tally::Tally;
+use nf_transport_kit::tally::ExporterTally;
 
-use crate::losses::{dropped, gaps, wait_until_spooled};
-use crate::running::shared;
+use crate::isolation::shared;
+use crate::loss_accounting::{dropped, gaps, wait_until_spooled};
 
-/// Exporters that send few datagrams, and how many each.
+/// Exporters with few datagrams, and the number of datagrams of each.
 const QUIET: u16 = 4;
 const FEW: u64 = 200;
 
-/// Datagrams of the exporter that floods: 56 MB.
+/// Datagrams of the flooding exporter: 56 MB.
 const FLOOD: u64 = 40_000;
 
-/// An outage with a flood of more than the spool holds, after a session with `before` datagrams of each exporter. Ends it
-/// with kill -9 in between if `is_killed`.
+/// Runs an outage with a flood of more datagrams than the spool holds, after a session with `before`
+/// datagrams of each exporter. Kills and restarts nf-sender in between if `is_killed`.
 fn flood_in_an_outage(before: u64, is_killed: bool) {
     let _running = shared();
     let toml = format!("{QUICK_SENDER}sync-after = \"0s\"\nmax-size = \"16MiB\"\nrotate-size = \"2MiB\"\n");
@@ -31,13 +31,17 @@ fn flood_in_an_outage(before: u64, is_killed: bool) {
     flood.send(before);
     quiet.send(before * u64::from(QUIET));
     pair.collector.wait_for(before * u64::from(1 + QUIET), STALL);
-    // Else the spool may drop what has arrived.
+    // Otherwise the spool could drop datagrams that have arrived.
     pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
     pair.link.cut();
     for round in 1..=FEW {
-        flood =
-            Load::start(flood, pair.sender.udp().clone(), None, Until::Sent(before + FLOOD * round / FEW))
-                .finish();
+        flood = SteadyLoad::start(
+            flood,
+            pair.sender.udp().clone(),
+            None,
+            Until::Sent(before + FLOOD * round / FEW),
+        )
+        .finish();
         quiet.send(u64::from(QUIET));
     }
     let status = wait_until_spooled(&pair);
@@ -51,7 +55,7 @@ fn flood_in_an_outage(before: u64, is_killed: bool) {
         pair.sender.start();
     }
 
-    pair.link.mend();
+    pair.link.restore();
     let status = pair.sender.wait_status(STALL * 2, |status| count(status, "/queued/datagrams") == 0);
     assert_conserved(&status);
     pair.collector.wait_for(flood.total() + quiet.total() - full, STALL);
@@ -59,7 +63,8 @@ fn flood_in_an_outage(before: u64, is_killed: bool) {
     for (number, exporter) in report.exporters.iter().enumerate().skip(1) {
         assert_eq!(exporter.missing(quiet.sent()[number - 1]), [], "exporter {number}");
     }
-    let is_exact = |exporter: &Tally| exporter.repeated + exporter.out_of_order + exporter.corrupted == 0;
+    let is_exact =
+        |exporter: &ExporterTally| exporter.repeated + exporter.out_of_order + exporter.corrupted == 0;
     assert!(
         report.exporters.iter().all(is_exact),
         "{}",
@@ -74,12 +79,12 @@ fn flood_in_an_outage(before: u64, is_killed: bool) {
 }
 
 #[test]
-fn a_flood_costs_others_nothing_in_a_long_outage() {
+fn a_flood_in_an_outage_drops_no_other_exporter() {
     flood_in_an_outage(0, false);
 }
 
 #[test]
-fn a_flood_after_a_session_costs_others_nothing() {
+fn a_flood_after_a_session_drops_no_other() {
     flood_in_an_outage(50, false);
 }
 

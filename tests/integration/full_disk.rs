@@ -1,6 +1,6 @@
-//! A spool on a disk that is really full: nf-sender goes on, counts what it had to drop, and delivers the rest.
+//! A spool on a full disk: nf-sender continues, counts the dropped datagrams, and delivers the rest.
 //!
-//! Needs root, for a small file system of its own.
+//! Needs root to mount a small file system.
 
 use std::fs::{File, Permissions};
 use std::io::Write;
@@ -16,13 +16,14 @@ use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{Sampler, assert_conserved, count};
 use serde_json::Value;
 
-use crate::losses::{deliver_the_rest, dropped, go_on, wait_until_spooled};
-use crate::running::shared;
+use crate::isolation::shared;
+use crate::loss_accounting::{deliver_the_rest, dropped, go_on, wait_until_spooled};
 
-/// The least payload bytes that a datagram of `LARGE` has on average.
+/// Least average payload of a datagram of `LARGE`, in bytes.
 const DATAGRAM: u64 = 1358;
 
-/// Whether small file systems can be mounted. Where continuous integration runs (`CI=true`) they must be.
+/// Returns whether small file systems can be mounted. In continuous integration (`CI=true`) it must be
+/// possible.
 pub(crate) fn may_mount() -> bool {
     let is_root = rustix::process::geteuid().is_root();
     let required = std::env::var("CI").is_ok_and(|value| value == "true");
@@ -33,22 +34,22 @@ pub(crate) fn may_mount() -> bool {
     is_root
 }
 
-/// A small file system at a directory of its own.
-pub(crate) struct Disk {
+/// A small file system mounted at its own directory.
+pub(crate) struct SmallDisk {
     place: PathBuf,
 }
 
-impl Disk {
-    /// Mounts what these arguments of mount(8) name.
+impl SmallDisk {
+    /// Runs mount(8) with these arguments.
     pub(crate) fn mount(arguments: &[&str], place: &Path) -> Self {
         std::fs::create_dir(place).unwrap();
         run(Command::new("mount").args(arguments).arg(place));
-        // Some are open to everybody, as /tmp is.
+        // Some file systems are writable by everybody, as /tmp is.
         std::fs::set_permissions(place, Permissions::from_mode(0o700)).unwrap();
         Self { place: place.to_owned() }
     }
 
-    /// Makes `file` read-only, as if it lay on a file system that takes no more writes.
+    /// Makes `file` read-only, as if its file system were read-only.
     pub(crate) fn freeze(file: &Path) -> Self {
         run(Command::new("mount").arg("--bind").args([file, file]));
         let frozen = Self { place: file.to_owned() };
@@ -56,19 +57,19 @@ impl Disk {
         frozen
     }
 
-    /// An ext4 of so many MiB, in a file.
+    /// Creates an ext4 of this size in a file.
     pub(crate) fn ext4(mebibytes: u64, image: &Path, place: &Path) -> Self {
         Self::ext4_with(&[], mebibytes, image, place)
     }
 
-    /// As [`Self::ext4`], made with these arguments.
+    /// Does the same with these arguments of mkfs.
     pub(crate) fn ext4_with(arguments: &[&str], mebibytes: u64, image: &Path, place: &Path) -> Self {
         let mut make = Command::new("mkfs.ext4");
         make.args(["-q", "-m", "0"]).args(arguments);
         Self::make(&mut make, mebibytes, image, place)
     }
 
-    /// An XFS of so many MiB, in a file; 300 at least.
+    /// Creates an XFS of this size in a file; at least 300 MiB.
     pub(crate) fn xfs(mebibytes: u64, image: &Path, place: &Path) -> Self {
         Self::make(Command::new("mkfs.xfs").arg("-q"), mebibytes, image, place)
     }
@@ -79,14 +80,14 @@ impl Disk {
         Self::mount(&["-o", "loop", image.to_str().unwrap()], place)
     }
 
-    /// A btrfs of so many MiB, in a file; at least 110.
+    /// Creates a btrfs of this size in a file; at least 110 MiB.
     pub(crate) fn btrfs(mebibytes: u64, image: &Path, place: &Path) -> Self {
         File::create(image).unwrap().set_len(mebibytes << 20).unwrap();
         run(Command::new("mkfs.btrfs").args(["-q", "-m", "single"]).arg(image));
         Self::mount(&["-o", "loop", image.to_str().unwrap()], place)
     }
 
-    /// Takes a snapshot of a btrfs, so that from now on every page that is written needs new room.
+    /// Takes a snapshot of a btrfs, so that each later write of a page needs new space.
     pub(crate) fn snapshot(&self) {
         let (place, snapshot) = (self.place.clone(), self.place.join("snapshot"));
         run(Command::new("btrfs").args(["-q", "subvolume", "snapshot", "-r"]).args([place, snapshot]));
@@ -96,12 +97,12 @@ impl Disk {
         &self.place
     }
 
-    /// Mounts it again with this option, such as `ro`.
+    /// Remounts the file system with this option, such as `ro`.
     pub(crate) fn remount(&self, option: &str) {
         run(Command::new("mount").args(["-o", &format!("remount,{option}")]).arg(&self.place));
     }
 
-    /// Takes all the room that is left, as some other program might; gives the file that took it.
+    /// Fills the file system as another program might. Returns the file that fills it.
     pub(crate) fn fill(&self) -> PathBuf {
         let path = self.place.join("somebody-elses");
         let mut file = File::create(&path).unwrap();
@@ -110,7 +111,7 @@ impl Disk {
         path
     }
 
-    /// Takes room until so many bytes are left.
+    /// Fills the file system until this number of bytes is left.
     pub(crate) fn fill_up_to(&self, left: u64) {
         let file = File::create(self.place.join("somebody-elses")).unwrap();
         let facts = rustix::fs::statvfs(&self.place).unwrap();
@@ -119,7 +120,7 @@ impl Disk {
     }
 }
 
-impl Drop for Disk {
+impl Drop for SmallDisk {
     fn drop(&mut self) {
         drop(Command::new("umount").arg("--lazy").arg(&self.place).status());
     }
@@ -130,7 +131,7 @@ pub(crate) fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Waits until nf-sender has received so many datagrams and dropped some.
+/// Waits until nf-sender has received this number of datagrams and dropped some.
 fn wait_until_full(pair: &Pair, received: u64) -> Value {
     pair.sender.udp().wait_until_drained();
     pair.sender.wait_status(STALL, |status| {
@@ -139,9 +140,9 @@ fn wait_until_full(pair: &Pair, received: u64) -> Value {
     })
 }
 
-/// Fills a pair's disk with what the link does not take, kills nf-sender, gives it more, and lets the link up: all but
-/// what was dropped arrives.
-fn goes_on(toml: &str, mount: impl FnOnce(&Pair) -> Disk) {
+/// Fills the disk of a pair with a cut link, kills nf-sender, sends more, and restores the link. All
+/// datagrams except the counted drops arrive.
+fn goes_on(toml: &str, mount: impl FnOnce(&Pair) -> SmallDisk) {
     let mut pair = Pair::new(2, Pattern::new(LARGE), &format!("{QUICK_SENDER}{toml}"));
     let disk = mount(&pair);
     pair.link.cut();
@@ -158,7 +159,7 @@ fn goes_on(toml: &str, mount: impl FnOnce(&Pair) -> Disk) {
 
     std::fs::remove_file(filler).unwrap();
     let exporters = go_on(&pair, exporters, 42_000);
-    pair.link.mend();
+    pair.link.restore();
     let outcome = deliver_the_rest(&pair, &exporters);
     watch.finish();
     assert_eq!(outcome.missing, dropped(&outcome.status, "spool_full"), "{:#}", outcome.status);
@@ -168,24 +169,24 @@ fn goes_on(toml: &str, mount: impl FnOnce(&Pair) -> Disk) {
 }
 
 #[test]
-fn a_full_ext4_costs_the_oldest_and_nothing_else() {
+fn a_full_ext4_drops_only_the_oldest() {
     let _running = shared();
     if may_mount() {
         goes_on("rotate-size = \"1MiB\"\n", |pair| {
-            Disk::ext4(32, &pair.sender.path("disk"), &pair.sender.path("spool"))
+            SmallDisk::ext4(32, &pair.sender.path("disk"), &pair.sender.path("spool"))
         });
     }
 }
 
 #[test]
-fn a_full_ext4_that_keeps_the_oldest_costs_the_newest_only_and_an_orderly_stop_nothing_more() {
+fn drop_newest_on_a_full_ext4_keeps_the_oldest() {
     let _running = shared();
     if !may_mount() {
         return;
     }
     let toml = format!("{QUICK_SENDER}sync-after = \"0s\"\nwhen-full = \"drop-newest\"\n");
     let mut pair = Pair::new(2, Pattern::new(LARGE), &toml);
-    let disk = Disk::ext4(16, &pair.sender.path("disk"), &pair.sender.path("spool"));
+    let disk = SmallDisk::ext4(16, &pair.sender.path("disk"), &pair.sender.path("spool"));
     pair.link.cut();
     pair.receiver.start();
     pair.sender.start();
@@ -200,13 +201,13 @@ fn a_full_ext4_that_keeps_the_oldest_costs_the_newest_only_and_an_orderly_stop_n
     assert_eq!(pair.sender.take().terminate().code(), Some(0));
     pair.sender.start();
     assert_eq!(count(&pair.sender.status(), "/queued/datagrams"), held);
-    pair.link.mend();
+    pair.link.restore();
     assert_eq!(deliver_the_rest(&pair, &exporters).missing, full);
 }
 
-/// Few inodes from the start, and rotation that wants many.
+/// A file system with few inodes and a rotation that needs many.
 #[test]
-fn a_disk_with_few_inodes_drops_nothing_and_a_kill_costs_nothing() {
+fn a_disk_with_few_inodes_drops_nothing() {
     let _running = shared();
     if !may_mount() {
         return;
@@ -214,7 +215,7 @@ fn a_disk_with_few_inodes_drops_nothing_and_a_kill_costs_nothing() {
     let toml = format!("{QUICK_SENDER}sync-after = \"0s\"\nrotate-size = \"128KiB\"\n");
     let mut pair = Pair::new(2, Pattern::new(LARGE), &toml);
     let options = ["-t", "tmpfs", "-o", "size=64m,nr_inodes=24", "spool"];
-    let _disk = Disk::mount(&options, &pair.sender.path("spool"));
+    let _disk = SmallDisk::mount(&options, &pair.sender.path("spool"));
     pair.link.cut();
     pair.receiver.start();
     pair.sender.start();
@@ -224,7 +225,7 @@ fn a_disk_with_few_inodes_drops_nothing_and_a_kill_costs_nothing() {
     pair.sender.start();
     let exporters = go_on(&pair, exporters, 7000);
     wait_until_spooled(&pair);
-    pair.link.mend();
+    pair.link.restore();
     let outcome = deliver_the_rest(&pair, &exporters);
     assert_eq!(outcome.missing, 0, "{:#}", outcome.status);
 }

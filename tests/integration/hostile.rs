@@ -1,4 +1,4 @@
-//! Clients that try to keep others out, or to wear the receiver out: the others are served all the same.
+//! Clients that try to block other clients or to exhaust the receiver. Other clients must still be served.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -15,16 +15,16 @@ use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost, write_key}
 use nf_transport_kit::link::Link;
 use nf_transport_kit::pair::STALL;
 
-use crate::running::{alone, shared};
+use crate::isolation::{alone, shared};
 use crate::tls::Site;
 
-/// How long a sender far away waits for each answer.
+/// Round-trip time of a distant sender.
 const ROUND_TRIP: Duration = Duration::from_millis(200);
 
-/// Bare connections a second.
+/// Silent connections per second.
 const RATE: u32 = 100;
 
-/// A sender far away, with the key of `seed`.
+/// Creates a distant sender with the key of `seed`.
 fn distant_sender(receiver: SocketAddr, seed: &str) -> (SenderHost, Link) {
     let link = Link::with_round_trip(receiver, ROUND_TRIP);
     let mut sender = SenderHost::new("edge", &link.addr(), QUICK_SENDER);
@@ -32,21 +32,22 @@ fn distant_sender(receiver: SocketAddr, seed: &str) -> (SenderHost, Link) {
     (sender, link)
 }
 
-/// Connects from the address of all senders, and says nothing.
+/// Opens silent connections from the address of all senders.
 fn bare_flood(receiver: SocketAddr) -> Flood {
     let flood = Flood::start(RATE, move |_| TcpStream::connect(receiver));
     flood.wait_for_more(10);
     flood
 }
 
-/// Panics unless the sender was connected by its first or second attempt: one may be closed before its first bytes are read.
+/// Panics unless the sender connected at its first or second attempt. One attempt may be closed before its
+/// first bytes are read.
 fn assert_connected_soon(sender: &SenderHost) {
     let failures = sender.daemon().count_log(&["not connected"]);
     assert!(failures <= 1, "{}", sender.daemon().log());
 }
 
 #[test]
-fn bare_connects_from_its_address_keep_no_key_out() {
+fn silent_connections_do_not_block_a_key() {
     let _running = shared();
     let mut receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], "");
     receiver.use_key("one");
@@ -60,7 +61,7 @@ fn bare_connects_from_its_address_keep_no_key_out() {
 }
 
 #[test]
-fn bare_connects_from_its_address_keep_no_certificate_out() {
+fn silent_connections_do_not_block_a_certificate() {
     let _running = shared();
     let mut site = Site::new();
     site.give("edge", 2);
@@ -74,7 +75,7 @@ fn bare_connects_from_its_address_keep_no_certificate_out() {
     assert_connected_soon(&site.sender);
 }
 
-/// Connections from many addresses that name the key of `seed`, as an observer of a preface can.
+/// Opens connections from many addresses that name the key of `seed`, which an observer of a preface knows.
 fn naming_flood(receiver: SocketAddr, seed: &'static str) -> Flood {
     let flood = Flood::start(10 * RATE, move |number| {
         let [high, low] = u16::try_from(number % 50_000).unwrap().to_be_bytes();
@@ -89,7 +90,7 @@ fn naming_flood(receiver: SocketAddr, seed: &'static str) -> Flood {
 }
 
 #[test]
-fn known_senders_outlive_a_flood_after_a_restart() {
+fn known_senders_connect_during_a_flood() {
     let _running = alone();
     let toml = "[limits]\nunauthenticated = 2\nunauthenticated-per-source = 2\n";
     let mut receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], toml);
@@ -108,10 +109,10 @@ fn known_senders_outlive_a_flood_after_a_restart() {
     assert_connected_soon(&sender);
 }
 
-/// How many connections nf-receiver has for its senders in the test with one key.
+/// Connections that nf-receiver allows in the test with one key.
 const CONNECTIONS: usize = 50;
 
-/// A receiver with few connections and keys per sender, and a flood by the one with the key.
+/// Starts a receiver with few connections and a key per sender, and floods it with one of the keys.
 fn flood_by_one_key(connect: impl Fn(SocketAddr, u64) -> std::io::Result<Client> + Send + 'static) {
     let _running = alone();
     let toml = format!(
@@ -145,21 +146,21 @@ fn flood_by_one_key(connect: impl Fn(SocketAddr, u64) -> std::io::Result<Client>
 }
 
 #[test]
-fn one_key_takes_few_places_before_hello() {
+fn one_key_gets_few_connections_before_hello() {
     flood_by_one_key(|address, _| Client::with_key(address, "culprit", "bad"));
 }
 
 #[test]
-fn one_key_takes_few_places_after_hello() {
+fn one_key_gets_few_connections_after_hello() {
     flood_by_one_key(|address, number| {
         let mut client = Client::with_key(address, "culprit", "bad")?;
         client.hello(1, Duration::from_secs(60))?;
-        // Half of them say nothing.
+        // Half of the clients send nothing.
         if number % 2 == 0 { Ok(client) } else { Client::with_key(address, "culprit", "bad") }
     });
 }
 
-/// Asks for metrics, and returns the answer.
+/// Requests the metrics and returns the answer.
 fn scrape(metrics: SocketAddr) -> String {
     let mut stream = TcpStream::connect(metrics).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
@@ -169,7 +170,7 @@ fn scrape(metrics: SocketAddr) -> String {
 }
 
 #[test]
-fn slow_clients_keep_no_scraper_waiting() {
+fn slow_clients_do_not_delay_a_metrics_request() {
     let _running = shared();
     let toml = "[metrics]\nlisten = \"127.0.0.1:0\"\n";
     let mut receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], toml);
@@ -190,7 +191,7 @@ fn slow_clients_keep_no_scraper_waiting() {
 }
 
 #[test]
-fn idle_control_connections_keep_nobody_out() {
+fn idle_control_connections_block_no_command() {
     let _running = shared();
     let mut receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], "");
     receiver.start();
@@ -201,13 +202,13 @@ fn idle_control_connections_keep_nobody_out() {
     drop(idle);
 }
 
-/// The message by which a sender reports that it lost these positions.
+/// Returns the message with which a sender reports these positions as lost.
 fn lost(first: u64, end: u64) -> Message {
     Message::Gap(Gap { first: Position(first), end: Position(end), reason: GapReason::SpoolFull })
 }
 
 #[test]
-fn ten_thousand_reports_of_losses_are_one_line() {
+fn repeated_loss_reports_are_suppressed() {
     const REPORTS: u64 = 10_000;
     let _running = shared();
     let mut receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], "");
@@ -236,7 +237,7 @@ fn ten_thousand_reports_of_losses_are_one_line() {
 }
 
 #[test]
-fn losses_beyond_all_numbers_stay_at_the_largest() {
+fn loss_counts_saturate() {
     let _running = shared();
     let mut receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], "");
     receiver.use_key("one");
@@ -246,14 +247,14 @@ fn losses_beyond_all_numbers_stay_at_the_largest() {
         client.hello(stream, Duration::from_secs(60)).unwrap();
         client.send(lost(0, u64::MAX)).unwrap();
         while !matches!(client.receive().unwrap(), Message::Ack(Position(u64::MAX))) {}
-        client.part();
+        client.close_gracefully();
     }
     let status = receiver.status();
     assert_eq!(status["senders"][0]["gaps"], u64::MAX, "{status}");
 }
 
 #[test]
-fn ids_of_certificates_are_taken_by_no_other_proof() {
+fn certificate_ids_need_a_certificate() {
     let _running = shared();
     let mut site = Site::new();
     site.add_receiver_toml("senders = [\"edge\"]\n");
@@ -283,7 +284,7 @@ fn new_streams_of_one_sender_are_limited() {
         client.hello(number, Duration::from_secs(5)).unwrap();
         match client.receive().unwrap() {
             Message::Welcome(_) => {
-                client.part();
+                client.close_gracefully();
                 None
             }
             Message::Refuse(refusal) => Some(refusal),
@@ -304,7 +305,7 @@ fn new_streams_of_one_sender_are_limited() {
 }
 
 #[test]
-fn one_address_begins_few_streams_under_many_ids() {
+fn new_streams_of_one_address_are_limited() {
     let _running = alone();
     let toml = "[[sender]]\nid = \"edge\"\nkey-file = \"own\"\n";
     let mut receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], toml);

@@ -1,5 +1,5 @@
-//! The intake's file fails while nf-sender runs, or is damaged after a kill: the service goes on, and nothing is lost in
-//! silence.
+//! Faults of the intake's file while nf-sender runs, and damage after a kill. The service continues and
+//! counts or logs every loss.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -12,17 +12,17 @@ use nf_transport_kit::load::Until;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 
-use crate::full_disk::{Disk, may_mount, run};
-use crate::losses::{deliver_the_rest, dropped, go_on};
-use crate::running::shared;
+use crate::full_disk::{SmallDisk, may_mount, run};
+use crate::isolation::shared;
+use crate::loss_accounting::{deliver_the_rest, dropped, go_on};
 
-/// Datagrams that are in the intake when it fails: 1.3 MiB, of which nothing is in the spool yet.
+/// Datagrams in the intake when it fails: 1.3 MiB, none of which is in the spool yet.
 const HELD: u64 = 1000;
 
-/// Datagrams that one recvmmsg call takes at most.
+/// Most datagrams of one recvmmsg call.
 const SLOTS: u64 = 128;
 
-/// A pair without a link, whose sender holds `HELD` datagrams in its intake and spools nothing of them.
+/// Starts a pair with a cut link whose sender holds `HELD` datagrams in its intake and none in the spool.
 fn holding(prepare: impl FnOnce(&mut Pair)) -> (Pair, Exporters) {
     let toml = format!("{QUICK_SENDER}sync-after = \"1h\"\n");
     let mut pair = Pair::new(2, Pattern::new(LARGE), &toml);
@@ -46,7 +46,7 @@ fn open(path: &Path) -> File {
     OpenOptions::new().read(true).write(true).open(path).unwrap()
 }
 
-/// Panics unless nf-sender says that its intake is in memory, and why.
+/// Panics unless nf-sender reports that its intake is in memory, and the reason.
 fn assert_in_memory(pair: &Pair, reason: &str) {
     pair.sender.daemon().wait_for_log(&["the intake failed", reason, "in memory now"], STALL);
     let status = pair.sender.status();
@@ -54,17 +54,17 @@ fn assert_in_memory(pair: &Pair, reason: &str) {
     assert!(status["intake"]["reason"].as_str().unwrap().contains(reason), "{status:#}");
 }
 
-/// Panics unless all arrives but at most so many datagrams, which nf-sender counts: as corrupt, or as dropped by the kernel,
-/// which could not write a datagram into a page of the intake.
-fn assert_counted(pair: &Pair, exporters: &Exporters, most: u64) {
+/// Panics unless all datagrams arrive except at most `loss_max` counted ones. They count as corrupt, or as
+/// dropped by the kernel where it could not write to a page of the intake.
+fn assert_counted(pair: &Pair, exporters: &Exporters, loss_max: u64) {
     let status = pair.sender.wait_status(STALL, |status| {
         assert_conserved(status);
-        let came = ["/received/datagrams", "/recovered/datagrams", "/dropped/kernel"];
-        let came: u64 = came.iter().map(|place| count(status, place)).sum();
-        came == exporters.total() && count(status, "/queued/datagrams") == 0
+        let places = ["/received/datagrams", "/recovered/datagrams", "/dropped/kernel"];
+        let taken_in: u64 = places.iter().map(|place| count(status, place)).sum();
+        taken_in == exporters.total() && count(status, "/queued/datagrams") == 0
     });
     let lost = dropped(&status, "corrupt") + dropped(&status, "kernel");
-    assert!(lost <= most, "{status:#}");
+    assert!(lost <= loss_max, "{status:#}");
     pair.collector.wait_for(exporters.total() - lost, STALL);
     assert_eq!(pair.collector.report().missing(exporters.sent()), lost);
 }
@@ -79,14 +79,14 @@ fn a_truncated_intake_loses_nothing_queued() {
     open(&intake).set_len(0).unwrap();
     let exporters = go_on(&pair, exporters, 3 * HELD);
     assert_in_memory(&pair, "was truncated");
-    assert!(!intake.exists(), "no later start may believe it");
-    pair.link.mend();
+    assert!(!intake.exists(), "the truncated file must be removed");
+    pair.link.restore();
     assert_eq!(deliver_the_rest(&pair, &exporters).missing, 0);
     assert_eq!(pair.sender.daemon().pid(), process);
 }
 
 #[test]
-fn an_intake_truncated_under_load_counts_what_it_costs() {
+fn an_intake_truncated_under_load_counts_losses() {
     let _running = shared();
     let pair = Pair::connected(2, Pattern::new(LARGE), QUICK_SENDER);
     let load = pair.load(Some(20_000), Until::Sent(40_000));
@@ -98,15 +98,15 @@ fn an_intake_truncated_under_load_counts_what_it_costs() {
 }
 
 #[test]
-fn a_full_btrfs_loses_nothing_and_ends_nothing() {
+fn a_full_btrfs_loses_nothing() {
     let _running = shared();
     if !may_mount() {
         return;
     }
     let mut disk = None;
     let (pair, exporters) = holding(|pair| {
-        pair.sender.take_runtime_directory_away();
-        disk = Some(Disk::btrfs(128, &pair.sender.path("disk"), &pair.sender.path("spool")));
+        pair.sender.omit_runtime_directory();
+        disk = Some(SmallDisk::btrfs(128, &pair.sender.path("disk"), &pair.sender.path("spool")));
     });
     let disk = disk.unwrap();
     disk.snapshot();
@@ -114,7 +114,7 @@ fn a_full_btrfs_loses_nothing_and_ends_nothing() {
     let exporters = go_on(&pair, exporters, 3 * HELD);
     assert_in_memory(&pair, "spool/intake");
     std::fs::remove_file(filler).unwrap();
-    pair.link.mend();
+    pair.link.restore();
     assert_eq!(deliver_the_rest(&pair, &exporters).missing, 0);
 }
 
@@ -126,26 +126,26 @@ fn a_start_on_a_full_btrfs_recovers_the_intake() {
     }
     let mut disk = None;
     let (mut pair, exporters) = holding(|pair| {
-        pair.sender.take_runtime_directory_away();
-        disk = Some(Disk::btrfs(128, &pair.sender.path("disk"), &pair.sender.path("spool")));
+        pair.sender.omit_runtime_directory();
+        disk = Some(SmallDisk::btrfs(128, &pair.sender.path("disk"), &pair.sender.path("spool")));
     });
     let disk = disk.unwrap();
     pair.sender.take().kill();
     disk.snapshot();
     let filler = disk.fill();
-    // Room for what a start writes, and not for the pages of the intake.
+    // Space for the files of a start, but not for the pages of the intake.
     open(&filler).set_len(std::fs::metadata(&filler).unwrap().len() - (256 << 10)).unwrap();
     run(std::process::Command::new("btrfs").args(["filesystem", "sync"]).arg(pair.sender.path("spool")));
     pair.sender.start();
     assert_eq!(count(&pair.sender.status(), "/recovered/datagrams"), HELD);
     let exporters = go_on(&pair, exporters, 3 * HELD);
     assert_in_memory(&pair, "spool/intake");
-    pair.link.mend();
+    pair.link.restore();
     assert_counted(&pair, &exporters, 1);
 }
 
-/// Kills a sender that holds datagrams in its intake, lets `damage` at that, and starts it again. Returns the pair and
-/// how many datagrams were recovered.
+/// Kills a sender with datagrams in its intake, applies `damage` to it, and restarts the sender. Returns the
+/// pair, the exporters and the number of recovered datagrams.
 fn damaged(damage: impl FnOnce(PathBuf)) -> (Pair, Exporters, u64) {
     let (mut pair, exporters) = holding(|_| ());
     pair.sender.take().kill();
@@ -157,12 +157,12 @@ fn damaged(damage: impl FnOnce(PathBuf)) -> (Pair, Exporters, u64) {
     (pair, exporters, recovered)
 }
 
-/// Panics unless the log says what may be lost, and all that was recovered or comes later arrives.
+/// Panics unless the log reports the possible loss, and all recovered and later datagrams arrive.
 fn assert_bound_is_logged(pair: &Pair, exporters: Exporters, words: &str, recovered: u64) {
     let bound = ["the intake", words, "received after 20", "at most 12 MiB and 128 datagrams"];
     pair.sender.daemon().wait_for_log(&bound, STALL);
     let exporters = go_on(pair, exporters, 2 * HELD);
-    pair.link.mend();
+    pair.link.restore();
     pair.collector.wait_for(HELD + recovered, STALL);
     assert_eq!(pair.collector.report().missing(exporters.sent()), HELD - recovered);
     assert_eq!(pair.sender.daemon().count_log(&bound), 1, "{}", pair.sender.daemon().log());
@@ -185,7 +185,7 @@ fn an_emptied_intake_is_logged_with_its_bound() {
 }
 
 #[test]
-fn an_intake_of_a_wiped_spool_is_logged_with_its_bound() {
+fn a_wiped_spool_logs_the_lost_intake() {
     let _running = shared();
     let (mut pair, _) = holding(|_| {});
     pair.sender.take().kill();
@@ -194,7 +194,8 @@ fn an_intake_of_a_wiped_spool_is_logged_with_its_bound() {
     pair.sender.daemon().wait_for_log(&["the intake", "of another spool", "are lost, at most 12 MiB"], STALL);
 }
 
-/// Panics unless the log has one line about what a run in memory may have lost, and all but that arrives, once.
+/// Panics unless the log has one line about the possible loss of a run in memory, and all other datagrams
+/// arrive once.
 fn assert_memory_was_lost(pair: &Pair, exporters: Exporters, words: &str, lost: u64) {
     pair.sender.daemon().wait_for_log(&["the intake", words, "at most 12 MiB and 128 datagrams"], STALL);
     assert_eq!(
@@ -204,7 +205,7 @@ fn assert_memory_was_lost(pair: &Pair, exporters: Exporters, words: &str, lost: 
         pair.sender.daemon().log()
     );
     let exporters = go_on(pair, exporters, 3 * HELD);
-    pair.link.mend();
+    pair.link.restore();
     pair.collector.wait_for(3 * HELD - lost, STALL);
     let report = pair.collector.report();
     assert_eq!((report.missing(exporters.sent()), report.repeated()), (lost, 0));
@@ -218,7 +219,7 @@ fn a_kill_after_a_run_in_memory_is_logged() {
     }
     let (mut pair, exporters) = holding(|_| ());
     pair.sender.take().kill();
-    let frozen = Disk::freeze(&pair.sender.path("run/intake"));
+    let frozen = SmallDisk::freeze(&pair.sender.path("run/intake"));
     pair.sender.start();
     assert_eq!(pair.sender.status()["intake"]["in_memory"], true);
     assert_eq!(count(&pair.sender.status(), "/recovered/datagrams"), HELD);
@@ -227,17 +228,22 @@ fn a_kill_after_a_run_in_memory_is_logged() {
     pair.sender.take().kill();
     drop(frozen);
     pair.sender.start();
-    assert_eq!(count(&pair.sender.status(), "/recovered/datagrams"), HELD, "from the file that was left");
+    assert_eq!(
+        count(&pair.sender.status(), "/recovered/datagrams"),
+        HELD,
+        "recovered from the remaining file"
+    );
     assert_memory_was_lost(&pair, exporters, "is not that of the last run", HELD);
 }
 
-/// A sender whose intake has failed after `HELD` datagrams and cannot be removed, with as many more in memory.
-fn failed_and_frozen() -> (Pair, Exporters, Disk) {
+/// Starts a sender whose intake has failed after `HELD` datagrams and cannot be removed, with as many more in
+/// memory.
+fn failed_and_frozen() -> (Pair, Exporters, SmallDisk) {
     let (pair, exporters) = holding(|_| ());
     let path = pair.sender.path("run/intake");
     let intake = open(&path);
-    let frozen = Disk::freeze(&path);
-    // The marks stay whole, and the ring fails where the next batches would go.
+    let frozen = SmallDisk::freeze(&path);
+    // The marks stay intact. The ring fails at the place of the next batches.
     let ring = intake.metadata().unwrap().len() - (12 << 20);
     intake.set_len(ring + (1500 << 10)).unwrap();
     let exporters = go_on(&pair, exporters, 2 * HELD);
@@ -260,7 +266,7 @@ fn a_failed_intake_that_stays_is_not_trusted() {
     pair.sender.start();
     let recovered = count(&pair.sender.status(), "/recovered/datagrams");
     let lost = exporters.total() - recovered + dropped(&pair.sender.status(), "corrupt");
-    assert!(lost <= HELD, "the file still holds the first datagrams");
+    assert!(lost <= HELD, "the first datagrams were not recovered from the file");
     assert_memory_was_lost(&pair, exporters, "cannot be written", lost);
 }
 
@@ -280,7 +286,7 @@ fn a_failed_intake_is_removed_once_it_can_be() {
 }
 
 #[test]
-fn a_cut_ring_costs_what_is_counted() {
+fn losses_of_a_truncated_ring_are_counted() {
     let _running = shared();
     let (pair, exporters, recovered) = damaged(|intake| {
         let file = open(&intake);
@@ -290,19 +296,19 @@ fn a_cut_ring_costs_what_is_counted() {
     assert_eq!(recovered, HELD);
     let corrupt = dropped(&pair.sender.status(), "corrupt");
     assert!((300..HELD - 300).contains(&corrupt), "{corrupt}");
-    pair.link.mend();
+    pair.link.restore();
     assert_eq!(deliver_the_rest(&pair, &exporters).missing, corrupt);
 }
 
 #[test]
-fn an_intake_cut_before_its_ring_is_logged_with_its_bound() {
+fn an_intake_cut_before_its_ring_is_logged() {
     let _running = shared();
     let (pair, exporters, _) = damaged(|intake| open(&intake).set_len(100_000).unwrap());
     assert_bound_is_logged(&pair, exporters, "is truncated or damaged", 0);
 }
 
 #[test]
-fn damaged_marks_lose_nothing_of_the_ring() {
+fn damaged_marks_do_not_lose_the_ring() {
     let _running = shared();
     let (pair, exporters, recovered) =
         damaged(|intake| open(&intake).write_all_at(&[0xA5; 4096], 0).unwrap());
@@ -311,7 +317,7 @@ fn damaged_marks_lose_nothing_of_the_ring() {
 }
 
 #[test]
-fn a_damaged_ring_costs_what_is_counted() {
+fn losses_of_a_damaged_ring_are_counted() {
     let _running = shared();
     let (pair, exporters, recovered) = damaged(|intake| {
         let file = open(&intake);
@@ -321,6 +327,6 @@ fn a_damaged_ring_costs_what_is_counted() {
     assert_eq!(recovered, HELD);
     let corrupt = dropped(&pair.sender.status(), "corrupt");
     assert!((1..200).contains(&corrupt), "{corrupt}");
-    pair.link.mend();
+    pair.link.restore();
     assert_eq!(deliver_the_rest(&pair, &exporters).missing, corrupt);
 }

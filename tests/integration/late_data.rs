@@ -1,5 +1,5 @@
-//! Datagrams that are late when they are delivered: they can go to an address of their own, and no faster than a multiple of
-//! the pace at which they arrived.
+//! Late datagrams: they can go to a separate address, and no faster than a multiple of the pace at which they
+//! arrived.
 
 use std::time::{Duration, Instant};
 
@@ -7,40 +7,41 @@ use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
 use nf_transport_kit::hosts::{ReceiverHost, SenderHost};
 use nf_transport_kit::link::Link;
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::count;
 use serde_json::Value;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
-/// Datagrams a second of one exporter.
+/// Datagrams per second of one exporter.
 const RATE: u32 = 500;
 
-/// What is sent for so long while the link is down, and then waits for so long before the link is mended.
+/// Times of the outage. Datagrams sent during the first part wait for the second part before the link is
+/// restored.
 const OUTAGE: [Duration; 2] = [Duration::from_millis(2500), Duration::from_millis(1500)];
 
-/// What a machine that does other things too may take off the span between two datagrams.
+/// Allowed shortening of the span between two datagrams on a busy machine.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// One exporter under load, and a link that was down.
+/// One exporter under load after an outage of the link.
 struct Outage {
     sender: SenderHost,
     receiver: ReceiverHost,
     _link: Link,
-    load: Load,
-    /// Datagrams that were sent when the link was down, when it had been down for the first part of [`OUTAGE`], and just
-    /// before it was mended; and when each of that was.
+    load: SteadyLoad,
+    /// Sent datagrams and the time at three moments: when the link was cut, after the first part of
+    /// [`OUTAGE`], and when the link was restored.
     sent: [(u32, Instant); 3],
 }
 
 impl Outage {
-    /// Datagrams go to `collector`, which these lines are about, until the link breaks; it is mended after [`OUTAGE`].
+    /// Sends datagrams to `collector` with these settings, cuts the link, and restores it after [`OUTAGE`].
     fn of(collector: &Collector, lines: &str) -> Self {
         let toml = format!("[[collector]]\naddress = \"{}\"\n{lines}\n", collector.addr());
         let (sender, link, receiver) = connected_daemons(&toml);
         let exporters = sender.exporters(1, pattern());
-        let load = Load::start(exporters, sender.udp().clone(), Some(RATE), Until::Stopped);
+        let load = SteadyLoad::start(exporters, sender.udp().clone(), Some(RATE), Until::Stopped);
         collector.wait_for(u64::from(RATE), STALL);
         link.cut();
         let sent = || (u32::try_from(load.sent()).unwrap(), Instant::now());
@@ -49,12 +50,12 @@ impl Outage {
         let old = sent();
         std::thread::sleep(OUTAGE[1]);
         let sent = [cut, old, sent()];
-        link.mend();
+        link.restore();
         Self { sender, receiver, _link: link, load, sent }
     }
 
-    /// Ends the load, and waits until everything is delivered. Returns how many datagrams were sent, and the status of
-    /// nf-receiver's collector then.
+    /// Stops the load and waits until every datagram is delivered. Returns the number of datagrams and the
+    /// status of nf-receiver's collector.
     fn finish(self) -> (u32, Value) {
         let exporters = self.load.stop();
         let total = exporters.total();
@@ -67,7 +68,7 @@ fn pattern() -> Pattern {
     Pattern::new(MIXED)
 }
 
-/// The ranges of numbers that are missing in both.
+/// Returns the ranges of numbers that are missing in both.
 fn missing_in_both(one: &[(u32, u32)], other: &[(u32, u32)]) -> Vec<(u32, u32)> {
     let pairs = one.iter().flat_map(|one| other.iter().map(move |other| (one, other)));
     let common = pairs.map(|(one, other)| (one.0.max(other.0), one.1.min(other.1)));
@@ -75,12 +76,12 @@ fn missing_in_both(one: &[(u32, u32)], other: &[(u32, u32)]) -> Vec<(u32, u32)> 
 }
 
 #[test]
-fn after_an_outage_old_datagrams_go_to_the_address_for_late_ones_and_fresh_ones_to_the_first() {
+fn late_datagrams_go_to_the_late_address() {
     let _running = shared();
     let [fresh, late] = [(); 2].map(|()| Collector::start(1, pattern()));
     let outage = Outage::of(&fresh, &format!("late-after = \"1s\"\nlate-address = \"{}\"", late.addr()));
     let [(cut, _), (old, _), _] = outage.sent;
-    // Those that arrive there after the outage are fresh.
+    // Datagrams that arrive there after the outage are fresh.
     let before = fresh.arrived();
     fresh.wait_for(before + 2 * u64::from(RATE), STALL);
     let (sent, status) = outage.finish();
@@ -102,15 +103,15 @@ fn after_an_outage_old_datagrams_go_to_the_address_for_late_ones_and_fresh_ones_
 }
 
 #[test]
-fn after_an_outage_datagrams_come_no_faster_than_the_multiple_of_their_own_pace() {
+fn catch_up_keeps_the_multiple_of_the_pace() {
     let _running = shared();
     let collector = Collector::start(1, pattern());
     let outage = Outage::of(&collector, "catch-up-pace = 2");
     let [(_, cut), _, (waited, mended)] = outage.sent;
     collector.wait_for(waited.into(), STALL);
     let (took, recorded) = (mended.elapsed(), mended - cut);
-    println!("what was recorded for {recorded:?} came in {took:?}");
-    assert!(took + SLACK >= recorded / 2, "{recorded:?} of datagrams came in {took:?}");
+    println!("{recorded:?} of datagrams arrived in {took:?}");
+    assert!(took + SLACK >= recorded / 2, "{recorded:?} of datagrams arrived in {took:?}");
     let (sent, _) = outage.finish();
     collector.wait_for_all(&[sent], STALL).assert_exact(&[sent]);
 }

@@ -1,4 +1,4 @@
-//! Receivers that are stopped, held up or asked for again: how soon they are used.
+//! Suspended, blocked or requested receivers: nf-sender uses them as soon as they answer.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
@@ -7,37 +7,37 @@ use nf_transport_kit::chatter::{LARGE, MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
 use nf_transport_kit::daemon::Program;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::count;
 use rustix::process::Signal;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
-/// After two failed attempts the next one is 100 s away: who is used before that was heard.
+/// The third attempt comes only after 100 s, so a receiver used earlier was noticed by its answer.
 const SLOW_SCHEDULE: &str = "heartbeat = \"200ms\"\n[spool]\nmin-free = \"0B\"\n\
      [reconnect]\nfirst = \"100ms\"\nfactor = 1000\nlongest = \"1h\"\n";
 
-/// How soon a receiver that is back must be used.
+/// Longest time until a receiver that is back is used.
 const SOON: Duration = Duration::from_secs(5);
 
 fn pattern() -> Pattern {
     Pattern::new(MIXED)
 }
 
-/// An address where nobody listens.
+/// Returns an address where nothing listens.
 fn dead() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// A receiver that runs, and delivers to `collector`.
+/// Starts a receiver that delivers to `collector`.
 fn receiver_for(collector: &Collector) -> ReceiverHost {
     let mut receiver = ReceiverHost::new(&[collector.addr()], "");
     receiver.start();
     receiver
 }
 
-/// A sender of these receivers that runs.
+/// Starts a sender with these receivers.
 fn sender_of(receivers: &[SocketAddr], toml: &str) -> SenderHost {
     let names: Vec<String> = receivers.iter().map(|address| format!("\"{address}\"")).collect();
     let mut sender =
@@ -47,14 +47,14 @@ fn sender_of(receivers: &[SocketAddr], toml: &str) -> SenderHost {
     sender
 }
 
-/// Makes the running nf-sender connect again.
+/// Makes the running nf-sender reconnect.
 fn reconnect(sender: &SenderHost) {
     let output = Program::Sender.run(&["reconnect", "--control", sender.control().to_str().unwrap()]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Waits until the sender has tried a stopped receiver in vain and is far from the next attempt, then lets the receiver go on:
-/// it must be used at once, and everything arrives once.
+/// Waits until the sender has failed with a suspended receiver and its next attempt is far away, then resumes
+/// the receiver. The receiver must be used at once, and every datagram must arrive once.
 fn is_used_at_once(sender: &SenderHost, stopped: &ReceiverHost, collector: &Collector) {
     let mut exporters = sender.exporters(1, pattern());
     exporters.send(10);
@@ -69,7 +69,7 @@ fn is_used_at_once(sender: &SenderHost, stopped: &ReceiverHost, collector: &Coll
 }
 
 #[test]
-fn stopped_in_a_session_is_used_at_once() {
+fn a_receiver_suspended_in_a_session_is_reused() {
     let _running = shared();
     let collector = Collector::start(1, pattern());
     let receiver = receiver_for(&collector);
@@ -80,7 +80,7 @@ fn stopped_in_a_session_is_used_at_once() {
 }
 
 #[test]
-fn stopped_before_a_session_is_used_at_once() {
+fn a_receiver_suspended_before_dialing_is_used() {
     let _running = shared();
     let collector = Collector::start(1, pattern());
     let receiver = receiver_for(&collector);
@@ -90,7 +90,7 @@ fn stopped_before_a_session_is_used_at_once() {
 }
 
 #[test]
-fn a_stopped_first_of_two_is_used_at_once() {
+fn a_suspended_first_receiver_is_used_at_once() {
     let _running = shared();
     let collector = Collector::start(1, pattern());
     let receiver = receiver_for(&collector);
@@ -100,14 +100,14 @@ fn a_stopped_first_of_two_is_used_at_once() {
 }
 
 #[test]
-fn a_reconnect_while_a_dial_hangs_starts_over() {
+fn a_reconnect_interrupts_a_hung_dial() {
     let _running = shared();
     let collector = Collector::start(1, pattern());
     let hung = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = hung.local_addr().unwrap();
     let sender = sender_of(&[address, dead()], SLOW_SCHEDULE);
     let (first, _) = hung.accept().unwrap();
-    // Its place is taken by a receiver; the connection that hangs is never answered.
+    // The first connection is never answered. The command must start another one.
     let began = Instant::now();
     reconnect(&sender);
     let (second, _) = hung.accept().unwrap();
@@ -116,7 +116,7 @@ fn a_reconnect_while_a_dial_hangs_starts_over() {
 }
 
 #[test]
-fn a_reload_while_a_dial_hangs_applies_at_once() {
+fn a_reload_interrupts_a_hung_dial() {
     let _running = shared();
     let collector = Collector::start(1, pattern());
     let receiver = receiver_for(&collector);
@@ -149,7 +149,7 @@ fn reconnect_while_connected_connects_again() {
 }
 
 #[test]
-fn a_reload_that_changes_nothing_keeps_the_session() {
+fn a_reload_without_changes_keeps_the_session() {
     let _running = shared();
     let pair = Pair::connected(1, pattern(), QUICK_SENDER);
     pair.sender.daemon().reload();
@@ -171,7 +171,8 @@ fn reconnect_returns_to_the_first_receiver() {
     sender.wait_state("connected", STALL);
     assert_eq!(sender.status()["receiver"], second.addr().to_string());
     first.daemon().signal(Signal::CONT);
-    let load = Load::start(sender.exporters(3, pattern()), sender.udp().clone(), Some(3000), Until::Stopped);
+    let load =
+        SteadyLoad::start(sender.exporters(3, pattern()), sender.udp().clone(), Some(3000), Until::Stopped);
     collector.wait_for(1000, STALL);
     reconnect(&sender);
     let is_first = first.addr().to_string();
@@ -179,22 +180,22 @@ fn reconnect_returns_to_the_first_receiver() {
     let arrived = collector.arrived();
     collector.wait_for(arrived + 1000, STALL);
     let exporters = load.stop();
-    // What the second receiver delivered was acknowledged before the session ended: nothing is repeated.
+    // The second receiver's deliveries were acknowledged before the session ended, so nothing is repeated.
     collector.wait_for_all(exporters.sent(), STALL).assert_exact(exporters.sent());
 }
 
 #[test]
-fn a_reconnect_without_a_receiver_is_refused() {
+fn a_reconnect_without_a_receiver_is_rejected() {
     let _running = shared();
     let sender = sender_of(&[], QUICK_SENDER);
     let output = Program::Sender.run(&["reconnect", "--control", sender.control().to_str().unwrap()]);
     assert!(!output.status.success());
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("no receiver is configured"), "{said}");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains("no receiver is configured"), "{message}");
 }
 
 #[test]
-fn a_held_up_receiver_keeps_its_session() {
+fn a_blocked_receiver_keeps_its_session() {
     let _running = shared();
     let pattern = Pattern::new(LARGE);
     let absent = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -203,8 +204,9 @@ fn a_held_up_receiver_keeps_its_session() {
     receiver.start();
     let sender = sender_of(&[receiver.addr()], QUICK_SENDER);
     sender.wait_state("connected", STALL);
-    // More than nf-receiver and both sockets hold: TCP's window closes.
-    let load = Load::start(sender.exporters(3, pattern), sender.udp().clone(), None, Until::Sent(20_000));
+    // More data than nf-receiver and both sockets hold, so that the TCP window closes.
+    let load =
+        SteadyLoad::start(sender.exporters(3, pattern), sender.udp().clone(), None, Until::Sent(20_000));
     let exporters = load.finish();
     receiver.wait_status(STALL, |status| count(status, "/collectors/0/held_s") >= 5);
     let status = sender.status();

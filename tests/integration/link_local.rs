@@ -10,19 +10,19 @@ use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::count;
 use rustix::net::netdevice::name_to_index;
 
-use crate::running::{in_a_network, shared};
+use crate::isolation::{in_a_network, shared};
 
-/// The address of the exporter on each link, and that of nf-sender there.
+/// Addresses of the exporter and of nf-sender on each link.
 const EXPORTER: Ipv6Addr = Ipv6Addr::new(0xFE80, 0, 0, 0, 0, 0, 0, 1);
 const SENDER: Ipv6Addr = Ipv6Addr::new(0xFE80, 0, 0, 0, 0, 0, 0, 2);
 
 #[test]
-fn link_local_exporters_on_two_interfaces_are_two() {
+fn link_local_exporters_are_split_by_interface() {
     let _running = shared();
-    in_a_network("ip link set lo up", "link_local::inside_link_local_exporters_on_two_interfaces_are_two");
+    in_a_network("ip link set lo up", "link_local::inside_link_local_exporters");
 }
 
-/// The exporter on a link sends these from its port 2055 to this port of nf-sender.
+/// Sends these payloads from port 2055 of the exporter on a link to this port of nf-sender.
 fn export(there: &OtherHost, port: u16, payloads: Vec<Vec<u8>>) {
     there.run(move |_| {
         let any = UdpSocket::bind("[::]:0").unwrap();
@@ -36,7 +36,7 @@ fn export(there: &OtherHost, port: u16, payloads: Vec<Vec<u8>>) {
 
 #[test]
 #[ignore = "runs in a network namespace of its own"]
-fn inside_link_local_exporters_on_two_interfaces_are_two() {
+fn inside_link_local_exporters() {
     let links = ["left", "right"].map(OtherHost::on_link);
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = collector.local_addr().unwrap();
@@ -62,7 +62,7 @@ fn inside_link_local_exporters_on_two_interfaces_are_two() {
     assert_ne!(exporters[0]["interface"], exporters[1]["interface"], "{status:#}");
     assert_eq!(payloads_by_source(&collector, 2).len(), 2);
 
-    // The collector and nf-receiver restart: templates now come from what nf-receiver has kept.
+    // The collector and nf-receiver restart, so templates must come from nf-receiver's state.
     assert_eq!(receiver.take().terminate().code(), Some(0));
     drop(collector);
     let collector = UdpSocket::bind(address).unwrap();

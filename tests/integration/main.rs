@@ -1,21 +1,20 @@
-//! Tests of the two daemons as processes, with real sockets, on loopback; and of the kit that drives them.
+//! Tests of the two daemons as processes with real sockets on loopback, and of the test kit itself.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stderr,
-    reason = "a test that cannot go on fails there, and says what it saw"
+    reason = "a test that cannot continue fails there and prints the reason"
 )]
 
 mod advisories;
 mod backlog;
 mod bad_input;
-mod bind;
 mod blocked_log;
 mod chaos;
 mod claims;
 mod clocks;
-mod collector_elsewhere;
+mod closed_connections;
 mod compression;
 mod confusion;
 mod corpus_decoding;
@@ -25,20 +24,18 @@ mod delivery;
 mod egress_filter;
 mod exporter_figures;
 mod fairness;
-mod few_files;
+mod file_limit;
 mod floors;
 mod full_disk;
-mod hang_ups;
 mod hostile;
 mod intake;
-mod kit;
+mod isolation;
+mod kit_self_test;
 mod language;
-mod last_mile;
 mod late_data;
-mod limits;
 mod link_faults;
 mod link_local;
-mod losses;
+mod loss_accounting;
 mod newer;
 mod nfcapd;
 mod outage;
@@ -46,20 +43,22 @@ mod pairing;
 mod path_mtu;
 mod real_tools;
 mod receiver_disks;
-mod refusals;
-mod restored;
-mod rivals;
-mod running;
+mod rejected_senders;
+mod remote_collector;
+mod restored_spools;
+mod same_sender_twice;
 mod secrecy;
-mod service;
+mod service_manager;
 mod several_collectors;
 mod shipped;
+mod slow_collectors;
 mod small_disks;
 mod source_address;
 mod source_check;
 mod source_ports;
 mod spool_encryption;
 mod spool_faults;
+mod spool_limits;
 mod status_watch;
 mod stream_proof;
 mod systemd;
@@ -67,3 +66,4 @@ mod tampering;
 mod tenants;
 mod tls;
 mod two_configurations;
+mod wildcard_sockets;

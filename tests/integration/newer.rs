@@ -1,13 +1,14 @@
-//! A spool that a newer version wrote: nothing of it is lost, the rest is delivered, and an upgrade delivers it.
-//!
-//! Tests on small disks need root.
+//! A spool written by a newer version: none of its data is lost, readable data is delivered, and an upgrade
+//! delivers the rest.
+
+mod disks;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nf_transport_kit::chatter::{LARGE, Pattern};
-use nf_transport_kit::collector::{Collector, Pace, Reading};
+use nf_transport_kit::collector::{Collector, Reading, ReadingPace};
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::QUICK_SENDER;
 use nf_transport_kit::load::Until;
@@ -15,17 +16,18 @@ use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 use serde_json::Value;
 
-use crate::full_disk::{Disk, may_mount};
-use crate::losses::{deliver_the_rest, dropped, first_position, gaps, go_on, segments, wait_until_spooled};
-use crate::running::shared;
-use crate::small_disks::take_inodes;
+use crate::full_disk::SmallDisk;
+use crate::isolation::shared;
+use crate::loss_accounting::{
+    deliver_the_rest, dropped, first_position, gaps, go_on, segments, wait_until_spooled,
+};
 
 const BACKLOG: u64 = 2000;
 
-/// Settings of `[spool]` with which the backlog is in about a dozen segments.
+/// Settings in `[spool]` that split the backlog into about a dozen segments.
 const SEGMENTS: &str = "rotate-size = \"256KiB\"\n";
 
-/// Bytes of a segment's header, and of a batch's (docs/spool-format.md).
+/// Length of the headers of a segment and of a batch, in bytes (docs/spool-format.md).
 const SEGMENT_HEADER: u64 = 64;
 const BATCH_HEADER: usize = 56;
 
@@ -38,7 +40,7 @@ fn change<const N: usize>(file: &Path, offset: u64, change: impl FnOnce(&mut [u8
     file.write_all_at(&bytes, offset).unwrap();
 }
 
-/// Makes a segment one of this version of the format.
+/// Sets the format version of a segment.
 fn set_version(segment: &Path, version: u8) {
     change::<64>(segment, 0, |header| {
         header[13] = version;
@@ -47,7 +49,7 @@ fn set_version(segment: &Path, version: u8) {
     });
 }
 
-/// Gives the first batch of a segment this code of compression. Returns how many datagrams it holds.
+/// Sets the compression code of the first batch of a segment. Returns the batch's number of datagrams.
 fn set_compression(segment: &Path, code: u8) -> u64 {
     let bytes = std::fs::read(segment).unwrap();
     let mut datagrams = [0; 4];
@@ -60,7 +62,7 @@ fn set_compression(segment: &Path, code: u8) -> u64 {
     u64::from(u32::from_be_bytes(datagrams))
 }
 
-/// Makes a file of `newer/` one that this version reads, as an upgrade does.
+/// Converts a file of `newer/` to this version, so that it is readable as after an upgrade.
 fn make_readable(file: &Path) {
     if std::fs::read(file).unwrap()[13] == 1 {
         set_compression(file, 0);
@@ -69,13 +71,13 @@ fn make_readable(file: &Path) {
     }
 }
 
-/// A pair with a backlog that this version of nf-sender left in segments, and that is partly made one of a newer version.
+/// A pair with a backlog in segments, some of which are changed to a newer version.
 struct Downgrade {
     pair: Pair,
     exporters: Exporters,
-    /// The segments at the first stop, oldest first.
+    /// Segments at the first stop, oldest first.
     files: Vec<PathBuf>,
-    disk: Option<Disk>,
+    disk: Option<SmallDisk>,
 }
 
 fn pattern() -> Pattern {
@@ -83,13 +85,14 @@ fn pattern() -> Pattern {
 }
 
 impl Downgrade {
-    /// A stopped sender whose link is cut, with a backlog in segments. It has these settings in its section `[spool]`.
+    /// Creates a stopped sender with a cut link and a backlog in segments. `toml` holds settings for
+    /// `[spool]`.
     fn new(toml: &str) -> Self {
         Self::of(Self::pair(Collector::start(2, pattern()), toml), BACKLOG)
     }
 
-    /// As [`Self::new`], with the spool on a disk of its own.
-    fn on(toml: &str, mount: impl FnOnce(&Path, &Path) -> Disk) -> Self {
+    /// Does the same with the spool on its own disk.
+    fn on(toml: &str, mount: impl FnOnce(&Path, &Path) -> SmallDisk) -> Self {
         let pair = Self::pair(Collector::start(2, pattern()), toml);
         let disk = mount(&pair.sender.path("disk"), &pair.sender.path("spool"));
         Self { disk: Some(disk), ..Self::of(pair, BACKLOG) }
@@ -111,7 +114,7 @@ impl Downgrade {
         Self { pair, exporters, files, disk: None }
     }
 
-    /// Makes these segments ones of a newer version. Returns how many datagrams they hold.
+    /// Changes these segments to a newer version. Returns their number of datagrams.
     fn make_newer(&self, indices: impl IntoIterator<Item = usize>) -> u64 {
         let end = |index: usize| self.files.get(index + 1).map_or(BACKLOG, |next| first_position(next));
         let datagrams = |index: usize| {
@@ -121,12 +124,12 @@ impl Downgrade {
         indices.into_iter().map(datagrams).sum()
     }
 
-    /// Makes segments in the middle and at the end ones of a newer version. Returns how many datagrams they hold.
+    /// Changes segments in the middle and at the end to a newer version. Returns their number of datagrams.
     fn make_three_newer(&self) -> u64 {
         self.make_newer([2, 3, self.files.len() - 1])
     }
 
-    /// Goes on until the exporters have sent so many datagrams.
+    /// Sends datagrams until the exporters have sent `total`.
     fn go_on(mut self, total: u64) -> Self {
         self.exporters = go_on(&self.pair, self.exporters, total);
         self
@@ -136,10 +139,10 @@ impl Downgrade {
         segments(&self.pair.sender.path("spool").join("newer"))
     }
 
-    /// Delivers all but `kept` datagrams, of which neither side says that they are lost, and those that a limit dropped.
-    /// Returns how many the limit dropped.
+    /// Delivers all datagrams except `kept` ones, which neither side may count as lost, and those that a
+    /// limit dropped. Returns the number that the limit dropped.
     fn deliver_but(&self, kept: u64) -> u64 {
-        self.pair.link.mend();
+        self.pair.link.restore();
         let status = self.wait_until_empty();
         let full = dropped(&status, "spool_full");
         self.pair.collector.wait_for(self.exporters.total() - kept - full, STALL);
@@ -155,14 +158,14 @@ impl Downgrade {
         status
     }
 
-    /// Stops the older version in order, and starts one that reads everything.
+    /// Stops the older version cleanly and starts one that can read everything.
     fn upgrade(&mut self) {
         assert_eq!(self.pair.sender.take().terminate().code(), Some(0));
         self.kept().iter().for_each(|file| make_readable(file));
         self.pair.sender.start();
     }
 
-    /// Upgrades and waits until all has arrived but what a limit `lost`, each datagram once.
+    /// Upgrades and waits until all datagrams except the `lost` ones have arrived once.
     fn upgrade_and_deliver_but(&mut self, lost: u64) {
         self.upgrade();
         self.arrive_but(lost);
@@ -179,7 +182,7 @@ impl Downgrade {
 }
 
 #[test]
-fn a_newer_spool_is_kept_and_an_upgrade_delivers_it() {
+fn an_upgrade_delivers_a_newer_spool() {
     let _running = shared();
     let mut test = Downgrade::new(SEGMENTS);
     test.make_newer(0..test.files.len());
@@ -192,18 +195,18 @@ fn a_newer_spool_is_kept_and_an_upgrade_delivers_it() {
     assert_eq!(count(&status, "/newer/files"), u64::try_from(before.len()).unwrap(), "{status:#}");
     test = test.go_on(BACKLOG + 500);
     assert_eq!(test.deliver_but(BACKLOG), 0);
-    // A start over, killed and in order, changes nothing.
+    // Neither a kill nor a clean stop changes the files.
     test.pair.sender.take().kill();
     test.pair.sender.start();
     assert_eq!(test.pair.sender.take().terminate().code(), Some(0));
     let after: Vec<_> = test.kept().iter().map(|file| std::fs::read(file).unwrap()).collect();
-    assert!(after == before, "not a byte was changed");
+    assert!(after == before, "bytes of newer segments changed");
     test.pair.sender.start();
     test.upgrade_and_deliver_but(0);
 }
 
 #[test]
-fn newer_segments_in_the_middle_hold_nothing_up() {
+fn newer_segments_do_not_delay_the_others() {
     let _running = shared();
     let mut test = Downgrade::new(SEGMENTS);
     let middle = test.make_newer(2..4);
@@ -226,18 +229,19 @@ fn batches_of_a_newer_compression_are_kept() {
     test.upgrade_and_deliver_but(0);
 }
 
-/// While the collector is slow, the reader is ahead of what was sent: batches are in `newer/` and in the queue.
+/// The slow collector lets the reader run ahead of delivery, so batches are in `newer/` and still in the
+/// queue.
 #[test]
-fn a_newer_batch_that_is_still_queued_arrives_once() {
+fn a_queued_newer_batch_arrives_once() {
     let _running = shared();
-    let reading = Reading { pace: Pace::PerSecond(1000), ..Reading::default() };
+    let reading = Reading { pace: ReadingPace::PerSecond(1000), ..Reading::default() };
     let collector = Collector::start_reading("127.0.0.1:0", 2, pattern(), reading);
     let mut test = Downgrade::of(Downgrade::pair(collector, SEGMENTS), 8000);
     for file in &test.files {
         set_compression(file, 3);
     }
     test.pair.sender.start();
-    test.pair.link.mend();
+    test.pair.link.restore();
     // The window holds 24 of them.
     test.pair.sender.wait_status(STALL, |status| count(status, "/newer/files") >= 26);
     test.pair.link.cut();
@@ -248,14 +252,17 @@ fn a_newer_batch_that_is_still_queued_arrives_once() {
     }
     test.kept().iter().for_each(|file| make_readable(file));
     let from = last.file_stem().unwrap().to_str().unwrap().split_once('-').unwrap().0;
-    assert!(test.pair.sender.path("spool").join(format!("{from}.segment")).exists(), "it is in both");
+    assert!(
+        test.pair.sender.path("spool").join(format!("{from}.segment")).exists(),
+        "the segment is only in `newer`"
+    );
     test.pair.sender.start();
-    test.pair.link.mend();
+    test.pair.link.restore();
     test.arrive_but(0);
 }
 
 #[test]
-fn a_newer_segment_is_never_dropped_by_max_size() {
+fn max_size_never_drops_a_newer_segment() {
     let _running = shared();
     let mut test = Downgrade::new(&format!("{SEGMENTS}max-size = \"4MiB\"\n"));
     let kept = test.make_newer(0..3);
@@ -263,7 +270,7 @@ fn a_newer_segment_is_never_dropped_by_max_size() {
     test = test.go_on(3 * BACKLOG);
     let status = wait_until_spooled(&test.pair);
     test.pair.sender.daemon().wait_for_log(&["newer nf-sender", "segment format 2"], STALL);
-    assert!(count(&status, "/queued/datagrams") > BACKLOG, "4 MiB hold so many\n{status:#}");
+    assert!(count(&status, "/queued/datagrams") > BACKLOG, "4 MiB hold more datagrams\n{status:#}");
     let full = test.deliver_but(kept);
     assert!(full > 0);
     assert_eq!(test.kept().len(), 3);
@@ -271,103 +278,7 @@ fn a_newer_segment_is_never_dropped_by_max_size() {
 }
 
 #[test]
-fn a_newer_segment_is_never_dropped_for_min_free() {
-    let _running = shared();
-    if !may_mount() {
-        return;
-    }
-    let options = ["-t", "tmpfs", "-o", "size=16m", "spool"];
-    let toml = SEGMENTS.to_owned() + "max-size = \"1GiB\"\n";
-    let mut test = Downgrade::on(&toml, |_, place| Disk::mount(&options, place));
-    let kept = test.make_newer(0..3);
-    test.pair.sender.start();
-    test = test.go_on(10 * BACKLOG);
-    test.pair.sender.daemon().wait_for_log(&["dropped", "by the spool's limits"], STALL);
-    assert!(test.files[..3].iter().all(|file| file.exists()), "they make no room, and wait for their turn");
-    let full = test.deliver_but(kept);
-    assert!(full > 0);
-    test.upgrade_and_deliver_but(full);
-}
-
-#[test]
-fn a_newer_segment_on_a_read_only_disk_stops_nothing() {
-    let _running = shared();
-    if !may_mount() {
-        return;
-    }
-    let mut test = Downgrade::on(SEGMENTS, |image, place| Disk::ext4(32, image, place));
-    let kept = test.make_three_newer() + set_compression(&test.files[5], 3);
-    let remount = |test: &Downgrade, option| test.disk.as_ref().expect("a disk of its own").remount(option);
-    remount(&test, "ro");
-    for (run, total) in [(1, BACKLOG + 500), (2, BACKLOG + 1000)] {
-        test.pair.sender.start();
-        test = test.go_on(total);
-        assert_eq!(test.deliver_but(kept), 0, "run {run}");
-        let status = test.pair.sender.status();
-        assert_eq!(count(&status, "/newer/files"), 3, "run {run}: {status:#}");
-        let told =
-            test.pair.sender.daemon().count_log(&["cannot move what a newer nf-sender wrote", "Read-only"]);
-        assert_eq!(told, 1, "run {run}");
-        if run == 1 {
-            test.pair.sender.take().kill();
-        }
-    }
-    remount(&test, "rw");
-    test.pair
-        .sender
-        .daemon()
-        .wait_for_log(&["what a newer nf-sender wrote is in 'newer' of the spool"], STALL);
-    test.pair.sender.wait_status(STALL, |status| count(status, "/newer/files") == 4);
-    assert_eq!(segments(&test.pair.sender.path("spool")), Vec::<PathBuf>::new(), "all else was delivered");
-    test.upgrade_and_deliver_but(0);
-}
-
-/// A stopped spool with newer segments on a disk that has no inode left, where the directory `newer` is missing.
-fn without_inodes() -> (Downgrade, u64, PathBuf) {
-    let options = ["-t", "tmpfs", "-o", "size=64m,nr_inodes=100", "spool"];
-    let test = Downgrade::on(SEGMENTS, |_, place| Disk::mount(&options, place));
-    let kept = test.make_three_newer();
-    let spool = test.pair.sender.path("spool");
-    std::fs::remove_dir(spool.join("newer")).unwrap();
-    let others = take_inodes(&spool);
-    (test, kept, others)
-}
-
-#[test]
-fn a_newer_segment_moves_with_the_last_inode() {
-    let _running = shared();
-    if !may_mount() {
-        return;
-    }
-    let (mut test, kept, _) = without_inodes();
-    test.pair.sender.start();
-    assert_eq!(test.kept().len(), 1, "the spare file gave way to the directory");
-    assert_eq!(test.deliver_but(kept), 0);
-    test.upgrade_and_deliver_but(0);
-}
-
-#[test]
-fn a_newer_segment_without_inodes_stops_nothing() {
-    let _running = shared();
-    if !may_mount() {
-        return;
-    }
-    let (mut test, kept, others) = without_inodes();
-    let spool = test.pair.sender.path("spool");
-    std::fs::rename(spool.join("spare"), others.join("spare")).unwrap();
-    test.pair.sender.start();
-    let told = ["cannot move what a newer nf-sender wrote", "no inodes left"];
-    test.pair.sender.daemon().wait_for_log(&told, STALL);
-    test = test.go_on(BACKLOG + 500);
-    assert_eq!(test.deliver_but(kept), 0);
-    assert_eq!(test.pair.sender.daemon().count_log(&told), 1);
-    std::fs::remove_dir_all(others).unwrap();
-    test.pair.sender.wait_status(STALL, |_| spool.join("newer").exists() && test.kept().len() == 3);
-    test.upgrade_and_deliver_but(0);
-}
-
-#[test]
-fn a_newer_intake_is_kept_and_an_upgrade_delivers_it() {
+fn an_upgrade_delivers_a_newer_intake() {
     let _running = shared();
     let toml = format!("{QUICK_SENDER}sync-after = \"1h\"\n");
     let mut pair = Pair::new(2, pattern(), &toml);
@@ -381,14 +292,14 @@ fn a_newer_intake_is_kept_and_an_upgrade_delivers_it() {
         change::<8>(intake, 0, |bytes| *bytes = u64::from_be_bytes(magic).to_ne_bytes());
     };
     set_magic(&pair.sender.path("run/intake"), *b"NFINTAK3");
-    // A newer version leaves no whole copy of this version's header.
+    // A newer version leaves no valid copy of this version's header.
     change::<64>(&pair.sender.path("run/intake"), 384, |copy| copy.fill(0));
     pair.sender.start();
     pair.sender.daemon().wait_for_log(&["newer nf-sender", "intake format 3"], STALL);
     let mut test = Downgrade { pair, exporters, files: Vec::new(), disk: None }.go_on(700);
     assert_eq!(test.deliver_but(500), 0);
     let log = test.pair.sender.daemon();
-    assert_eq!(log.count_log(&["the intake", "are lost"]), 0, "all of it is kept");
+    assert_eq!(log.count_log(&["the intake", "are lost"]), 0, "the intake was counted as lost");
     assert_eq!(test.pair.sender.take().terminate().code(), Some(0));
 
     set_magic(&test.pair.sender.path("run/intake.newer-1"), *b"NFINTAK2");
@@ -397,13 +308,13 @@ fn a_newer_intake_is_kept_and_an_upgrade_delivers_it() {
 }
 
 #[test]
-fn a_damaged_header_is_not_taken_for_a_newer_one() {
+fn a_damaged_header_is_not_a_newer_version() {
     let _running = shared();
     let mut test = Downgrade::new(SEGMENTS);
-    // A version without its checksum, as a failing disk makes it up.
+    // A version with a wrong checksum, as from a failing disk.
     change::<1>(&test.files[3], 13, |version| version[0] = 2);
     test.pair.sender.start();
-    test.pair.link.mend();
+    test.pair.link.restore();
     assert_eq!(deliver_the_rest(&test.pair, &test.exporters).missing, 0);
     assert!(test.kept().is_empty());
 }

@@ -1,45 +1,48 @@
-//! nfcapd on the machine of nf-receiver: stopped, killed and started again, it gets all but what lay in its own socket;
-//! and it decodes at once.
+//! nfcapd on the machine of nf-receiver: after a stop, a kill and a restart it lacks at most the contents of
+//! its own socket, and decodes flows at once.
+
+mod formats;
+mod separation;
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::ops::Range;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use nf_transport_kit::chatter::{Mix, Pattern};
-use nf_transport_kit::exporter::{Exporters, bind_as};
+use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::netflow_tools::{Nfcapd, NfcapdSettings, installed};
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::count;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::running::{in_a_network, shared};
+use crate::isolation::shared;
+use formats::{ipfix, ipfix_record, template};
 
-/// Three flows in each datagram, and a template in the first of 1,000, if it needs one at all.
+/// Three flows per datagram, and a template in the first of 1,000 where the format needs one.
 const THREE_FLOWS: Mix = &[3; 1000];
 const FLOWS: u64 = 3;
 
-/// The exporter of the chatter that speaks NetFlow v5, and the one that speaks v9.
+/// The kit's exporters of NetFlow v5 and v9.
 const V5: u16 = 0;
 const V9: u16 = 1;
 
-/// Datagrams a second.
+/// Rate in datagrams per second.
 const RATE: u32 = 5000;
 
-/// How long nfcapd is stopped.
+/// Time for which nfcapd is stopped.
 const STOPPED: Duration = Duration::from_secs(60);
 
-/// How long a backlog of that time may take.
+/// Longest time for the delivery of a backlog of that length.
 const CATCH_UP: Duration = Duration::from_secs(120);
 
-/// What nfdump prints of each flow: enough to tell it from all others.
+/// Fields that nfdump prints, enough to identify each flow.
 const FORMAT: &str = "fmt:%sa %da %pkt %byt";
 
-/// One exporter, the pair, and nfcapd beside nf-receiver. What was declared first ends first.
-struct Field {
+/// One exporter, the pair, and nfcapd next to nf-receiver. Fields drop in this order.
+struct NfcapdSetup {
     sender: SenderHost,
     receiver: ReceiverHost,
     nfcapd: Nfcapd,
@@ -48,11 +51,12 @@ struct Field {
     _directory: TempDir,
 }
 
-impl Field {
-    /// All runs. nfcapd begins a new file so often, in seconds; nf-receiver has these settings.
+impl NfcapdSetup {
+    /// Starts everything. `rotation` is the time between two files of nfcapd in seconds; `toml` are settings
+    /// of nf-receiver.
     fn running(exporter: u16, rotation: u32, toml: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        // An address that no other test listens on, so that the port stays free while nfcapd is stopped.
+        // No other test uses this address, so the port stays free while nfcapd is stopped.
         let ip = IpAddr::from(Ipv4Addr::new(127, 77, 0, 1));
         let nfcapd =
             NfcapdSettings::of_all(ip, directory.path().join("flows")).rotate_every(rotation).start();
@@ -64,43 +68,43 @@ impl Field {
         Self { sender, receiver, nfcapd, exporter, pattern: Pattern::new(THREE_FLOWS), _directory: directory }
     }
 
-    /// The exporter, which has not sent yet.
+    /// Returns the exporter, which has not sent yet.
     fn exporter(&self) -> Exporters {
         Exporters::new(self.exporter..self.exporter + 1, self.sender.udp().addr(), self.pattern)
     }
 
-    fn load(&self, exporter: Exporters, until: Until) -> Load {
-        Load::start(exporter, self.sender.udp().clone(), Some(RATE), until)
+    fn load(&self, exporter: Exporters, until: Until) -> SteadyLoad {
+        SteadyLoad::start(exporter, self.sender.udp().clone(), Some(RATE), until)
     }
 
-    /// Waits until nf-receiver has handed so many datagrams to nfcapd's socket since it was started.
+    /// Waits until nf-receiver has delivered this number of datagrams to nfcapd's socket since it started.
     fn wait_delivered(&self, datagrams: u64) -> Value {
         self.receiver.wait_status(CATCH_UP, |status| delivered(status) >= datagrams)
     }
 
-    /// Waits until nothing is left in the sender, then ends nfcapd when it has read all. Returns what nf-receiver said before
-    /// that end.
+    /// Waits until nf-sender's queue is empty and nfcapd has read everything, then stops nfcapd. Returns
+    /// nf-receiver's status from before the stop.
     fn finish(&mut self, exporter: &Exporters) -> Value {
         self.sender.udp().wait_until_drained();
-        assert_eq!(self.sender.udp().dropped(), 0, "the load was to hold back while the held socket is full");
+        assert_eq!(self.sender.udp().dropped(), 0, "the kernel dropped datagrams at nf-sender's socket");
         self.sender.wait_status(CATCH_UP, |status| {
             count(status, "/received/datagrams") == exporter.total()
                 && count(status, "/queued/datagrams") == 0
         });
         self.nfcapd.kernel().wait_until_drained();
-        // Asked while nothing is under way, nf-receiver looks, and knows from then on that nothing is unread.
+        // A status request makes nf-receiver check the socket, so it knows that nothing is unread.
         let status = self.receiver.status();
         self.nfcapd.stop();
         status
     }
 
-    /// Flows in the files of nfcapd.
+    /// Counts the flows in nfcapd's files.
     fn flows(&self) -> u64 {
         u64::try_from(self.nfcapd.printed(0, FORMAT).lines().count()).unwrap()
     }
 
-    /// The numbers of datagrams of which nfcapd has no flow, of the first `sent`. Panics unless it has all flows of the
-    /// others, once, and no other flows.
+    /// Returns the numbers below `sent` of datagrams without flows in nfcapd's files. Panics unless all other
+    /// flows are there exactly once, and no others.
     fn missing(&self, sent: u64) -> Vec<u64> {
         let mut reference = HashMap::new();
         let mut payload = Vec::new();
@@ -108,7 +112,7 @@ impl Field {
             self.pattern.datagram(self.exporter, u32::try_from(number).unwrap(), &mut payload);
             let records = payload.len() - usize::try_from(FLOWS).unwrap() * 48;
             for record in payload[records..].chunks(48) {
-                assert_eq!(reference.insert(Flow::of(record), (number, 0)), None, "two flows look alike");
+                assert_eq!(reference.insert(Flow::of(record), (number, 0)), None, "two flows are equal");
             }
         }
         for line in self.nfcapd.printed(0, FORMAT).lines() {
@@ -122,7 +126,7 @@ impl Field {
         let is_missing = |(number, times): (u64, Vec<u8>)| {
             assert!(
                 times == [0, 0, 0] || times == [1, 1, 1],
-                "flows of datagram {number} came {times:?} times"
+                "flows of datagram {number} were stored {times:?} times"
             );
             (times[0] == 0).then_some(number)
         };
@@ -130,22 +134,22 @@ impl Field {
     }
 }
 
-/// The settings of an nf-receiver that delivers to nfcapd.
+/// Returns the settings of an nf-receiver that delivers to nfcapd.
 fn collector(nfcapd: &Nfcapd, toml: &str) -> String {
     format!("[[collector]]\naddress = \"{}\"\n{toml}", nfcapd.addr())
 }
 
-/// What tells a flow from all others: two addresses, packets and bytes.
+/// Identity of a flow: two addresses, packets and bytes.
 #[derive(PartialEq, Eq, Hash)]
 struct Flow([u32; 4]);
 
 impl Flow {
-    /// The flow of a record of NetFlow v5.
+    /// Reads the flow from a record of NetFlow v5.
     fn of(record: &[u8]) -> Self {
         Self([0, 4, 16, 20].map(|at| u32::from_be_bytes(*record[at..].first_chunk().unwrap())))
     }
 
-    /// The flow of a line of nfdump's.
+    /// Reads the flow from a line of nfdump.
     fn printed(line: &str) -> Self {
         let mut words = line.split_whitespace();
         let addresses = [(); 2].map(|()| words.next().unwrap().parse::<Ipv4Addr>().unwrap().to_bits());
@@ -159,44 +163,45 @@ fn delivered(status: &Value) -> u64 {
 }
 
 #[test]
-fn nfcapd_that_is_stopped_for_60_s_under_5000_datagrams_a_second_gets_all_that_was_sent_after_its_stop() {
+fn nfcapd_stopped_for_60_s_gets_the_backlog() {
     if !installed() {
         eprintln!("skipped: needs nfdump (Debian package of this name)");
         return;
     }
     let _running = shared();
-    let mut field = Field::running(V5, 3600, "");
-    let load = field.load(field.exporter(), Until::Stopped);
-    field.wait_delivered(10_000);
+    let mut setup = NfcapdSetup::running(V5, 3600, "");
+    let load = setup.load(setup.exporter(), Until::Stopped);
+    setup.wait_delivered(10_000);
 
-    field.nfcapd.stop();
+    setup.nfcapd.stop();
     let stopped = Instant::now();
-    // What the load sends in one go may have been on its way at the stop: what comes after the next go was sent later.
+    // One burst of the load may have been in flight at the stop. Datagrams after the next burst were sent
+    // later.
     let before = load.sent();
     while load.sent() == before {
         std::thread::yield_now();
     }
     let sent_before = load.sent();
-    std::thread::sleep(STOPPED); // the outage that is to be outlived
-    let held = field.receiver.wait_status(STALL, |status| count(status, "/collectors/0/held_s") >= 60);
-    let waiting = count(&field.sender.status(), "/queued/datagrams");
+    std::thread::sleep(STOPPED); // the outage to survive
+    let held = setup.receiver.wait_status(STALL, |status| count(status, "/collectors/0/held_s") >= 60);
+    let waiting = count(&setup.sender.status(), "/queued/datagrams");
     assert_eq!(held["collectors"][0]["state"], "down", "{held:#}");
     let sent_while_stopped = load.sent() - sent_before;
     let stopped = stopped.elapsed();
 
     let started = Instant::now();
-    field.nfcapd.start_again();
+    setup.nfcapd.start_again();
     let sent_at_start = load.sent();
-    field.wait_delivered(sent_at_start);
+    setup.wait_delivered(sent_at_start);
     let caught_up = started.elapsed();
-    field.wait_delivered(sent_at_start + 5000);
+    setup.wait_delivered(sent_at_start + 5000);
     let exporter = load.stop();
-    let status = field.finish(&exporter);
+    let status = setup.finish(&exporter);
     let unread = count(&status, "/collectors/0/unread");
-    let missing = field.missing(exporter.total());
+    let missing = setup.missing(exporter.total());
     println!(
-        "{} datagrams of {FLOWS} flows, {sent_while_stopped} of them while nfcapd was stopped for {stopped:?}, when \
-         {waiting} waited at the sender; caught up in {caught_up:?}; {} lost of {unread} unread at the stop",
+        "{} datagrams of {FLOWS} flows, {sent_while_stopped} of them while nfcapd was stopped for {stopped:?}, \
+         when {waiting} waited at the sender; caught up in {caught_up:?}; {} lost of {unread} unread at the stop",
         exporter.total(),
         missing.len(),
     );
@@ -206,95 +211,100 @@ fn nfcapd_that_is_stopped_for_60_s_under_5000_datagrams_a_second_gets_all_that_w
         missing.iter().all(|number| *number < sent_before),
         "{missing:?} of {sent_before} sent before the stop"
     );
-    assert!(u64::try_from(missing.len()).unwrap() <= unread, "{missing:?} lost, {unread} told: {status:#}");
+    assert!(
+        u64::try_from(missing.len()).unwrap() <= unread,
+        "{missing:?} lost, {unread} counted as unread: {status:#}"
+    );
     for nothing in ["skipped", "socket_drops", "held_s"] {
         assert_eq!(count(&status, &format!("/collectors/0/{nothing}")), 0, "{nothing} in {status:#}");
     }
 }
 
 #[test]
-fn nfcapd_that_is_killed_under_load_loses_at_most_what_lay_in_its_own_socket_and_status_says_so() {
+fn a_killed_nfcapd_loses_at_most_its_own_socket() {
     if !installed() {
         eprintln!("skipped: needs nfdump (Debian package of this name)");
         return;
     }
     let _running = shared();
-    let mut field = Field::running(V5, 2, "");
-    let exporter = field.load(field.exporter(), Until::Sent(5000)).finish();
-    field.wait_delivered(5000);
-    // What nfcapd has read and not written would be its own loss: all is to be in its files before.
+    let mut setup = NfcapdSetup::running(V5, 2, "");
+    let exporter = setup.load(setup.exporter(), Until::Sent(5000)).finish();
+    setup.wait_delivered(5000);
+    // nfcapd would lose flows that it has read but not written, so wait until all are in its files.
     let deadline = Instant::now() + STALL;
-    while field.flows() < 5000 * FLOWS {
-        assert!(Instant::now() < deadline, "nfcapd has written {} flows of {}", field.flows(), 5000 * FLOWS);
+    while setup.flows() < 5000 * FLOWS {
+        assert!(Instant::now() < deadline, "nfcapd has written {} flows of {}", setup.flows(), 5000 * FLOWS);
         std::thread::sleep(Duration::from_millis(200));
     }
-    field.nfcapd.freeze();
-    let load = field.load(exporter, Until::Stopped);
-    let full = field.receiver.wait_status(STALL, |status| count(status, "/collectors/0/held_s") >= 1);
+    setup.nfcapd.freeze();
+    let load = setup.load(exporter, Until::Stopped);
+    let full = setup.receiver.wait_status(STALL, |status| count(status, "/collectors/0/held_s") >= 1);
     assert_eq!((&full["collectors"][0]["state"], count(&full, "/collectors/0/unread")), (&"up".into(), 0));
-    field.nfcapd.kill();
-    let down = field.receiver.wait_status(STALL, |status| status["collectors"][0]["state"] == "down");
+    setup.nfcapd.kill();
+    let down = setup.receiver.wait_status(STALL, |status| status["collectors"][0]["state"] == "down");
     let unread = count(&down, "/collectors/0/unread");
-    field.nfcapd.start_again();
-    field.wait_delivered(load.sent() + 5000);
+    setup.nfcapd.start_again();
+    setup.wait_delivered(load.sent() + 5000);
     let exporter = load.stop();
-    let status = field.finish(&exporter);
+    let status = setup.finish(&exporter);
 
-    let missing = field.missing(exporter.total());
+    let missing = setup.missing(exporter.total());
     let lost = u64::try_from(missing.len()).unwrap();
     println!("{} datagrams of {FLOWS} flows; {lost} lost of {unread} unread at the kill", exporter.total());
-    assert!(0 < lost && lost <= unread, "{lost} lost, {unread} told: {down:#}");
+    assert!(0 < lost && lost <= unread, "{lost} lost, {unread} counted as unread: {down:#}");
     assert_eq!(
         missing,
         (5000..delivered(&full)).collect::<Vec<_>>(),
-        "what lay in the socket of the killed nfcapd"
+        "lost datagrams that were not in the socket of the killed nfcapd"
     );
     assert_eq!(count(&status, "/collectors/0/unread"), unread, "{status:#}");
     assert_eq!(count(&status, "/collectors/0/socket_drops"), 0, "{status:#}");
 }
 
-/// Sends datagrams of the exporter and waits until nf-receiver has taken them all into nfcapd's socket, and that is empty.
-fn carry(field: &Field, exporter: &mut Exporters, datagrams: u64) {
+/// Sends datagrams of the exporter. Waits until nf-receiver has delivered them all and nfcapd has emptied its
+/// socket.
+fn carry(setup: &NfcapdSetup, exporter: &mut Exporters, datagrams: u64) {
     exporter.send(datagrams);
-    field.sender.udp().wait_until_drained();
-    field.sender.wait_status(STALL, |status| {
+    setup.sender.udp().wait_until_drained();
+    setup.sender.wait_status(STALL, |status| {
         count(status, "/received/datagrams") == exporter.total() && count(status, "/queued/datagrams") == 0
     });
-    field.nfcapd.kernel().wait_until_drained();
+    setup.nfcapd.kernel().wait_until_drained();
 }
 
-/// Sends datagrams of the exporter that wait at nf-sender, as nfcapd or nf-receiver is away.
-fn queue(field: &Field, exporter: &mut Exporters, datagrams: u64) {
+/// Sends datagrams that stay queued at nf-sender, since nfcapd or nf-receiver is down.
+fn queue(setup: &NfcapdSetup, exporter: &mut Exporters, datagrams: u64) {
     exporter.send(datagrams);
-    field.sender.udp().wait_until_drained();
-    field.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == datagrams);
+    setup.sender.udp().wait_until_drained();
+    setup.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == datagrams);
 }
 
-/// The numbers of the datagrams that nfcapd cannot decode, of those that a v9 exporter sends in three parts of 20: the
-/// first has the only template, nfcapd is started anew before the second, and nf-receiver with it before the third.
+/// Returns the numbers of the datagrams that nfcapd cannot decode. A v9 exporter sends three parts of 20.
+/// Only the first has a template. nfcapd restarts before the second part, nfcapd and nf-receiver before the
+/// third.
 fn undecoded_after_restarts(toml: &str) -> Vec<u64> {
     let _running = shared();
-    let mut field = Field::running(V9, 3600, toml);
-    let mut exporter = field.exporter();
-    carry(&field, &mut exporter, 20);
+    let mut setup = NfcapdSetup::running(V9, 3600, toml);
+    let mut exporter = setup.exporter();
+    carry(&setup, &mut exporter, 20);
 
-    field.nfcapd.stop();
-    queue(&field, &mut exporter, 10);
-    field.nfcapd.start_again();
-    carry(&field, &mut exporter, 10);
+    setup.nfcapd.stop();
+    queue(&setup, &mut exporter, 10);
+    setup.nfcapd.start_again();
+    carry(&setup, &mut exporter, 10);
 
-    field.nfcapd.stop();
-    assert_eq!(field.receiver.take().terminate().code(), Some(0));
-    queue(&field, &mut exporter, 10);
-    field.receiver.start();
-    field.nfcapd.start_again();
-    carry(&field, &mut exporter, 10);
-    field.nfcapd.stop();
-    field.missing(60)
+    setup.nfcapd.stop();
+    assert_eq!(setup.receiver.take().terminate().code(), Some(0));
+    queue(&setup, &mut exporter, 10);
+    setup.receiver.start();
+    setup.nfcapd.start_again();
+    carry(&setup, &mut exporter, 10);
+    setup.nfcapd.stop();
+    setup.missing(60)
 }
 
 #[test]
-fn after_restarts_of_nfcapd_and_nf_receiver_the_first_datagram_of_a_v9_stream_decodes() {
+fn v9_decodes_at_once_after_restarts() {
     if !installed() {
         eprintln!("skipped: needs nfdump (Debian package of this name)");
         return;
@@ -303,7 +313,7 @@ fn after_restarts_of_nfcapd_and_nf_receiver_the_first_datagram_of_a_v9_stream_de
 }
 
 #[test]
-fn without_repeated_templates_nfcapd_decodes_nothing_until_the_next_refresh() {
+fn v9_without_repeated_templates_does_not_decode() {
     if !installed() {
         eprintln!("skipped: needs nfdump (Debian package of this name)");
         return;
@@ -311,22 +321,22 @@ fn without_repeated_templates_nfcapd_decodes_nothing_until_the_next_refresh() {
     assert_eq!(undecoded_after_restarts("repeat-templates = false"), (20..60).collect::<Vec<_>>());
 }
 
-/// Sends datagrams to nf-sender from one exporter, and waits until it has them all: `total`, since it was started.
-fn send(field: &Field, exporter: &UdpSocket, datagrams: &[Vec<u8>], total: u64) {
+/// Sends datagrams from one exporter and waits until nf-sender has received `total` since its start.
+fn send(setup: &NfcapdSetup, exporter: &UdpSocket, datagrams: &[Vec<u8>], total: u64) {
     for datagram in datagrams {
-        exporter.send_to(datagram, field.sender.udp().addr()).unwrap();
+        exporter.send_to(datagram, setup.sender.udp().addr()).unwrap();
     }
-    field.sender.wait_status(STALL, |status| count(status, "/received/datagrams") == total);
+    setup.sender.wait_status(STALL, |status| count(status, "/received/datagrams") == total);
 }
 
 #[test]
-fn what_waits_while_a_template_is_redefined_decodes_by_the_one_before() {
+fn queued_flows_decode_with_their_old_template() {
     if !installed() {
         eprintln!("skipped: needs nfdump (Debian package of this name)");
         return;
     }
     let _running = shared();
-    let mut field = Field::running(V5, 3600, "");
+    let mut setup = NfcapdSetup::running(V5, 3600, "");
     let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
     let mut swapped = template();
     swapped[4..12].rotate_left(4); // destination, source
@@ -335,187 +345,21 @@ fn what_waits_while_a_template_is_redefined_decodes_by_the_one_before() {
         record[..8].rotate_left(4);
         record
     };
-    send(&field, &exporter, &[ipfix(0, 2, &template()), ipfix(0, 256, &ipfix_record(1, 0))], 2);
-    field.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
-    field.nfcapd.stop_when_drained();
+    send(&setup, &exporter, &[ipfix(0, 2, &template()), ipfix(0, 256, &ipfix_record(1, 0))], 2);
+    setup.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+    setup.nfcapd.stop_when_drained();
     let waiting =
         [ipfix(1, 256, &ipfix_record(1, 1)), ipfix(2, 2, &swapped), ipfix(2, 256, &swapped_record(2))];
-    send(&field, &exporter, &waiting, 5);
-    field.receiver.wait_status(STALL, |status| count(status, "/collectors/0/held_s") >= 1);
-    field.nfcapd.start_again();
-    field.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
-    field.nfcapd.stop_when_drained();
-    let flows: Vec<_> = field.nfcapd.flows(0, "fmt:%sa %da").iter().map(|flow| one_space(flow)).collect();
+    send(&setup, &exporter, &waiting, 5);
+    setup.receiver.wait_status(STALL, |status| count(status, "/collectors/0/held_s") >= 1);
+    setup.nfcapd.start_again();
+    setup.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
+    setup.nfcapd.stop_when_drained();
+    let flows: Vec<_> = setup.nfcapd.flows(0, "fmt:%sa %da").iter().map(|flow| one_space(flow)).collect();
     assert_eq!(flows, [0, 1, 2].map(|flow| format!("10.1.0.{flow} 10.9.9.9")));
 }
 
-/// A line of nfdump's with single spaces.
+/// Replaces runs of spaces in a line of nfdump by single ones.
 fn one_space(flow: &str) -> String {
     flow.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// The exporters that nfcapd knows, three of each family. None of these addresses is this machine's.
-fn known_exporters(family: &str) -> Vec<SocketAddr> {
-    let address = |number| match family {
-        "v4" => format!("192.0.2.{number}:5000"),
-        _ => format!("[2001:db8::{number}]:5000"),
-    };
-    (1..=3).map(|number| address(number).parse().unwrap()).collect()
-}
-
-/// Flows of the datagrams of one exporter: those in 100 bytes of IPFIX, in 1,464 of NetFlow v5 and in 8,000 of IPFIX.
-const IN_100: Range<u16> = 0..4;
-const IN_1464: Range<u16> = 4..34;
-const IN_8000: Range<u16> = 34..433;
-
-/// What nfdump prints of such a flow.
-const SHORT_FORMAT: &str = "fmt:%sa %da %sp %pkt %byt";
-
-/// The datagrams of an exporter: a template of IPFIX, and one of each size.
-fn datagrams_of_each_size(exporter: u8) -> [Vec<u8>; 4] {
-    let datagrams = [
-        ipfix(0, 2, &template()),
-        ipfix(0, 256, &IN_100.flat_map(|flow| ipfix_record(exporter, flow)).collect::<Vec<_>>()),
-        netflow_5(exporter, IN_1464),
-        ipfix(4, 256, &IN_8000.flat_map(|flow| ipfix_record(exporter, flow)).collect::<Vec<_>>()),
-    ];
-    assert_eq!(datagrams.each_ref().map(Vec::len), [52, 100, 1464, 8000]);
-    datagrams
-}
-
-/// A message of RFC 7011 with one set.
-fn ipfix(sequence: u32, set: u16, content: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(content.len()).unwrap();
-    let mut message = Vec::new();
-    for word in [10, 20 + length] {
-        message.extend(u16::to_be_bytes(word));
-    }
-    for word in [1_700_000_000, sequence, 1] {
-        message.extend(u32::to_be_bytes(word));
-    }
-    for word in [set, 4 + length] {
-        message.extend(u16::to_be_bytes(word));
-    }
-    message.extend(content);
-    message
-}
-
-/// Template 256: source, destination, bytes, packets, source port, protocol, type of service.
-fn template() -> Vec<u8> {
-    let fields = [(8, 4), (12, 4), (1, 4), (2, 4), (7, 2), (4, 1), (5, 1)];
-    [(256, 7)]
-        .into_iter()
-        .chain(fields)
-        .flat_map(|(a, b)| [u16::to_be_bytes(a), u16::to_be_bytes(b)].concat())
-        .collect()
-}
-
-fn ipfix_record(exporter: u8, flow: u16) -> Vec<u8> {
-    let [high, low] = flow.to_be_bytes();
-    let bytes = (u32::from(flow) + 100).to_be_bytes();
-    [&[10, exporter, high, low, 10, 9, 9, 9], &bytes[..], &[0, 0, 0, 1, high, low, 17, 0]].concat()
-}
-
-/// NetFlow v5 with these flows.
-fn netflow_5(exporter: u8, flows: Range<u16>) -> Vec<u8> {
-    let mut datagram = Vec::new();
-    for word in [5, u16::try_from(flows.len()).unwrap()] {
-        datagram.extend(u16::to_be_bytes(word));
-    }
-    for word in [1000, 1_700_000_000, 0, 0, 0] {
-        datagram.extend(u32::to_be_bytes(word));
-    }
-    for flow in flows {
-        let [high, low] = flow.to_be_bytes();
-        let bytes = (u32::from(flow) + 100).to_be_bytes();
-        datagram.extend([10, exporter, high, low, 10, 9, 9, 9, 0, 0, 0, 0, 0, 1, 0, 2, 0, 0, 0, 1]);
-        datagram.extend(bytes);
-        datagram.extend([0, 0, 1, 0, 0, 0, 2, 0, high, low, 0, 0, 0, 0, 17, 0, 0, 0, 0, 0, 24, 24, 0, 0]);
-    }
-    datagram
-}
-
-/// What is to be in the directory of an exporter, with single spaces, sorted.
-fn flows_of_each_size(exporter: u8) -> Vec<String> {
-    let flow = |flow: u16| {
-        let [high, low] = flow.to_be_bytes();
-        format!("10.{exporter}.{high}.{low} 10.9.9.9 {flow} 1 {}", flow + 100)
-    };
-    let mut flows: Vec<_> = (IN_100.start..IN_8000.end).map(flow).collect();
-    flows.sort();
-    flows
-}
-
-#[test]
-fn nfcapd_separates_exporters_by_address_through_the_pair_as_it_does_directly() {
-    if !installed() {
-        eprintln!("skipped: needs nfdump (Debian package of this name)");
-        return;
-    }
-    let _running = shared();
-    in_a_network("ip link set lo up mtu 1500", "nfcapd::inside_nfcapd_separates_exporters");
-}
-
-#[test]
-#[ignore = "runs in a network namespace that the other test makes"]
-fn inside_nfcapd_separates_exporters() {
-    let directory = tempfile::tempdir().unwrap();
-    let fields = [("v4", "127.0.0.1"), ("v6", "::1")].map(|(family, ip)| {
-        let exporters = known_exporters(family);
-        let nfcapd = ["direct", "carried"].map(|way| {
-            let files = |exporter: &SocketAddr| {
-                // nfdump takes a name with colons for several.
-                directory.path().join(format!("{way}-{}", exporter.ip()).replace(':', "-"))
-            };
-            let sources: Vec<_> = exporters.iter().map(|exporter| (exporter.ip(), files(exporter))).collect();
-            NfcapdSettings::of_each(ip.parse().unwrap(), &sources).rotate_every(3600).start()
-        });
-        let incoming = UdpSocket::bind((ip, 0)).unwrap();
-        (exporters, nfcapd, incoming)
-    });
-    let collectors = fields.iter().zip(["0.0.0.0/0", "::/0"]).map(|((_, [_, carried], _), prefix)| {
-        collector(carried, &format!("source = \"exporter\"\nexporters = [{prefix:?}]\n"))
-    });
-    let mut receiver = ReceiverHost::new(&[], &collectors.collect::<String>());
-    if !receiver.run_as_nobody_with_net_raw() {
-        eprintln!("skipped: nobody cannot reach the program, or the directory for tests");
-        return;
-    }
-    receiver.start();
-    let mut sender = SenderHost::new("edge", &receiver.addr(), QUICK_SENDER);
-    for (_, _, incoming) in &fields {
-        sender.add_socket(incoming.try_clone().unwrap());
-    }
-    sender.start();
-
-    let mut sent = 0;
-    for (exporters, [direct, _], incoming) in &fields {
-        for (number, exporter) in (1..).zip(exporters) {
-            let socket = bind_as(*exporter);
-            for datagram in datagrams_of_each_size(number) {
-                for target in [direct.addr(), incoming.local_addr().unwrap()] {
-                    assert_eq!(socket.send_to(&datagram, target).unwrap(), datagram.len());
-                }
-                sent += 1;
-            }
-        }
-    }
-    sender.wait_status(STALL, |status| {
-        count(status, "/received/datagrams") == sent && count(status, "/queued/datagrams") == 0
-    });
-    let status = receiver.status();
-    for (number, (exporters, mut nfcapd, _)) in fields.into_iter().enumerate() {
-        assert_eq!(status["collectors"][number]["seen_as"], Value::Array(Vec::new()), "{status:#}");
-        nfcapd.iter_mut().for_each(Nfcapd::stop_when_drained);
-        for (place, exporter) in exporters.iter().enumerate() {
-            let [direct, carried] = nfcapd.each_ref().map(|nfcapd| {
-                let flows = nfcapd.flows(place, SHORT_FORMAT);
-                let mut flows: Vec<_> = flows.iter().map(|flow| one_space(flow)).collect();
-                flows.sort();
-                flows
-            });
-            assert_eq!(carried, flows_of_each_size(u8::try_from(place + 1).unwrap()), "of {exporter}");
-            assert_eq!(carried, direct, "of {exporter}");
-        }
-    }
 }

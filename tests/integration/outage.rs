@@ -1,4 +1,4 @@
-//! What breaks, one thing at a time, while datagrams keep coming; and that nothing is lost by it.
+//! Single faults during a steady load. No fault loses a datagram.
 
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 use rustix::process::Signal;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 const RATE: Option<u32> = Some(3000);
 
@@ -20,8 +20,8 @@ fn pattern() -> Pattern {
     Pattern::new(MIXED)
 }
 
-/// A connected pair under load; `fault` is called with part of the load carried, and the load goes on after it.
-/// Everything must arrive: exactly once if `once`.
+/// Runs a connected pair under load and calls `fault` after part of it. The load continues after the fault.
+/// Every datagram must arrive, and exactly once if `once`.
 fn carries_all_through(once: bool, fault: impl FnOnce(&mut Pair)) {
     let _running = shared();
     let mut pair = Pair::connected(3, pattern(), QUICK_SENDER);
@@ -34,7 +34,7 @@ fn carries_all_through(once: bool, fault: impl FnOnce(&mut Pair)) {
     pair.assert_all_arrive(&exporters, once);
 }
 
-/// Lets the load go on for so many datagrams, whether they arrive or not.
+/// Waits until the load has sent this number of datagrams, whether they arrive or not.
 fn let_queue(pair: &Pair, datagrams: u64) {
     pair.sender.wait_status(STALL, |status| {
         assert_conserved(status);
@@ -47,12 +47,12 @@ fn a_cut_link_loses_and_repeats_nothing() {
     carries_all_through(true, |pair| {
         pair.link.cut();
         let_queue(pair, 2000);
-        pair.link.mend();
+        pair.link.restore();
     });
 }
 
 #[test]
-fn a_killed_receiver_loses_nothing_and_repeats_at_most_a_batch() {
+fn a_killed_receiver_repeats_at_most_a_batch() {
     carries_all_through(false, |pair| {
         pair.receiver.take().kill();
         let_queue(pair, 2000);
@@ -61,7 +61,7 @@ fn a_killed_receiver_loses_nothing_and_repeats_at_most_a_batch() {
 }
 
 #[test]
-fn a_receiver_stopped_in_order_repeats_nothing() {
+fn a_cleanly_stopped_receiver_repeats_nothing() {
     carries_all_through(true, |pair| {
         let status = pair.receiver.take().terminate();
         assert_eq!(status.code(), Some(0));
@@ -79,7 +79,7 @@ fn a_killed_sender_loses_and_repeats_nothing() {
 }
 
 #[test]
-fn a_sender_killed_with_a_backlog_sends_it_after_the_restart() {
+fn a_killed_sender_delivers_its_backlog() {
     carries_all_through(true, |pair| {
         pair.link.cut();
         let_queue(pair, 3000);
@@ -87,12 +87,12 @@ fn a_sender_killed_with_a_backlog_sends_it_after_the_restart() {
         pair.sender.start();
         let status = pair.sender.status();
         assert!(count(&status, "/recovered/datagrams") >= 3000, "{status:#}");
-        pair.link.mend();
+        pair.link.restore();
     });
 }
 
 #[test]
-fn a_sender_told_to_stop_ends_with_0_and_the_next_one_sends_the_rest() {
+fn a_sender_stopped_with_a_backlog_exits_with_0() {
     carries_all_through(true, |pair| {
         pair.link.cut();
         let_queue(pair, 3000);
@@ -101,12 +101,12 @@ fn a_sender_told_to_stop_ends_with_0_and_the_next_one_sends_the_rest() {
         assert_eq!(status.code(), Some(0));
         assert!(asked.elapsed() < Duration::from_secs(8), "stopped after {:?}", asked.elapsed());
         pair.sender.start();
-        pair.link.mend();
+        pair.link.restore();
     });
 }
 
 #[test]
-fn a_sender_told_to_stop_on_a_good_link_leaves_nothing_behind() {
+fn a_clean_stop_on_a_good_link_leaves_no_backlog() {
     let _running = shared();
     let mut pair = Pair::connected(3, pattern(), QUICK_SENDER);
     let exporters = pair.load(RATE, Until::Sent(3000)).finish();
@@ -116,7 +116,7 @@ fn a_sender_told_to_stop_on_a_good_link_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_stopped_process_on_either_side_delays_but_loses_nothing() {
+fn a_suspended_process_loses_nothing() {
     carries_all_through(true, |pair| {
         pair.receiver.daemon().signal(Signal::STOP);
         let_queue(pair, 1500);
@@ -125,21 +125,21 @@ fn a_stopped_process_on_either_side_delays_but_loses_nothing() {
 }
 
 #[test]
-fn a_link_that_falls_silent_is_found_by_heartbeats_and_given_up() {
+fn heartbeats_detect_a_silent_link() {
     carries_all_through(true, |pair| {
         let before = pair.link.connections();
         pair.link.freeze();
         let frozen = Instant::now();
         pair.sender.wait_status(STALL, |status| status["state"] != "connected");
-        // Three heartbeats of 200 ms; the default of 5 s makes 15 s of it.
+        // Three heartbeats of 200 ms. With the default of 5 s this takes 15 s.
         assert!(frozen.elapsed() < Duration::from_secs(3), "found after {:?}", frozen.elapsed());
-        pair.link.mend();
+        pair.link.restore();
         pair.sender.wait_state("connected", STALL);
         assert!(pair.link.connections() > before);
     });
 }
 
-/// Makes a patient sender wait for its next attempt, mends the link, and asks for a retry by `ask`.
+/// Makes a patient sender wait for its next attempt, restores the link, and requests a retry with `ask`.
 fn retries_at_once_when(ask: impl FnOnce(&Pair)) {
     let _running = shared();
     let pair = Pair::connected(1, pattern(), PATIENT_SENDER);
@@ -148,7 +148,7 @@ fn retries_at_once_when(ask: impl FnOnce(&Pair)) {
     assert!(status["retry_in_s"].as_f64().unwrap() > 3000.0, "{status:#}");
     let mut exporters = pair.exporters();
     exporters.send(10);
-    pair.link.mend();
+    pair.link.restore();
     ask(&pair);
     pair.assert_all_arrive(&exporters, true);
 }
@@ -168,7 +168,7 @@ fn a_reload_retries_at_once() {
 }
 
 #[test]
-fn the_first_receiver_that_answers_is_taken() {
+fn the_first_receiver_that_answers_is_used() {
     let _running = shared();
     let mut pair = Pair::new(1, pattern(), "");
     let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -185,7 +185,7 @@ fn the_first_receiver_that_answers_is_taken() {
 }
 
 #[test]
-fn a_sender_without_a_receiver_spools_and_says_so() {
+fn a_sender_without_a_receiver_spools() {
     let _running = shared();
     let mut pair = Pair::new(1, pattern(), QUICK_SENDER);
     pair.sender.set_receiver(None);
@@ -200,7 +200,7 @@ fn a_sender_without_a_receiver_spools_and_says_so() {
 }
 
 #[test]
-fn an_orderly_restart_while_one_of_two_collectors_is_away_repeats_nothing_to_the_other() {
+fn a_clean_restart_repeats_nothing_to_a_collector() {
     let _running = shared();
     let there = Collector::start(1, pattern());
     let away = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -220,12 +220,12 @@ fn an_orderly_restart_while_one_of_two_collectors_is_away_repeats_nothing_to_the
 }
 
 #[test]
-fn a_receiver_is_found_by_its_name_whichever_of_its_addresses_answers() {
+fn every_address_of_a_receiver_name_is_tried() {
     let _running = shared();
     let collector = Collector::start(1, pattern());
     let mut receiver = ReceiverHost::new(&[collector.addr()], "");
     receiver.start();
-    // The receiver listens on IPv4 alone; where the name means the IPv6 address too, that one refuses.
+    // The receiver listens on IPv4 only. Where the name also has an IPv6 address, that one refuses.
     let name = format!("localhost:{}", receiver.addr().port());
     let mut sender = SenderHost::new("edge", &name, QUICK_SENDER);
     sender.start();

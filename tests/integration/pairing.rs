@@ -1,4 +1,6 @@
-//! Two commands pair a sender with a receiver, while both run or before; another takes it back.
+//! Two commands pair a sender with a receiver, before or while both run. Another command revokes the pairing.
+
+mod failures;
 
 use std::fs::Permissions;
 use std::io::Write;
@@ -13,9 +15,9 @@ use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::{assert_conserved, count};
 
-use crate::running::shared;
+use crate::isolation::shared;
 
-/// Runs `nf-receiver invite` at this host.
+/// Runs `nf-receiver invite` on this host.
 pub(crate) fn invite(host: &ReceiverHost, args: &[&str]) -> Output {
     invite_by(host, "nf-receiver.toml", args)
 }
@@ -27,12 +29,12 @@ pub(crate) fn invite_by(host: &ReceiverHost, toml: &str, args: &[&str]) -> Outpu
     Program::Receiver.run(&[&place, args].concat())
 }
 
-/// The token of an invitation that must work.
+/// Runs `nf-receiver invite`, which must succeed, and returns the token.
 pub(crate) fn token(host: &ReceiverHost, args: &[&str]) -> String {
     token_of(&invite(host, args))
 }
 
-/// The token that an invitation printed.
+/// Returns the token from the output of an invitation.
 pub(crate) fn token_of(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     let token = String::from_utf8(output.stdout.clone()).unwrap();
@@ -40,7 +42,7 @@ pub(crate) fn token_of(output: &Output) -> String {
     token.trim().to_owned()
 }
 
-/// Runs `nf-sender join` at this host, with the token on standard input.
+/// Runs `nf-sender join` on this host with the token on standard input.
 pub(crate) fn join(host: &SenderHost, token: &str) -> Output {
     join_by(host, "nf-sender.toml", token)
 }
@@ -56,7 +58,7 @@ pub(crate) fn join_by(host: &SenderHost, toml: &str, token: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
-pub(crate) fn told(output: &Output) -> String {
+pub(crate) fn stderr_of(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -64,23 +66,23 @@ fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
-/// A receiver with one collector that says nothing of keys or clear text.
+/// Creates a receiver with one collector and no arguments for keys or clear text.
 pub(crate) fn bare_receiver(collector: &Collector) -> ReceiverHost {
     let mut receiver = ReceiverHost::new(&[collector.addr()], "");
     receiver.protect(&[]);
     receiver
 }
 
-/// A sender that knows nothing yet.
+/// Creates a sender without id, receiver and key.
 pub(crate) fn bare_sender() -> SenderHost {
     let mut sender = SenderHost::new("", &"", QUICK_SENDER);
     sender.set_receiver(None);
-    sender.forget_id();
+    sender.omit_id();
     sender.protect(&[]);
     sender
 }
 
-/// Both of them, running.
+/// Starts both.
 pub(crate) fn bare_and_running(collector: &Collector) -> (ReceiverHost, SenderHost) {
     let (mut receiver, mut sender) = (bare_receiver(collector), bare_sender());
     receiver.start();
@@ -89,7 +91,7 @@ pub(crate) fn bare_and_running(collector: &Collector) -> (ReceiverHost, SenderHo
 }
 
 #[test]
-fn two_commands_pair_what_runs_already_and_revoking_ends_it_without_a_loss() {
+fn running_daemons_are_paired_and_revoked() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(1, pattern);
@@ -100,7 +102,7 @@ fn two_commands_pair_what_runs_already_and_revoking_ends_it_without_a_loss() {
     let address = receiver.addr().to_string();
     let first = token(&receiver, &["brno-edge", "--address", &address]);
     let joined = join(&sender, &first);
-    assert!(joined.status.success() && told(&joined).contains("has applied this"), "{joined:?}");
+    assert!(joined.status.success() && stderr_of(&joined).contains("has applied this"), "{joined:?}");
     collector.wait_for(50, STALL);
     let status = sender.wait_state("connected", STALL);
     assert_eq!(
@@ -115,7 +117,7 @@ fn two_commands_pair_what_runs_already_and_revoking_ends_it_without_a_loss() {
 
     let renewed = token(&receiver, &["brno-edge", "--address", &address, "--renew"]);
     assert_ne!(renewed, first);
-    exporters.send(50); // the key before is let in until the sender has the new one
+    exporters.send(50); // the previous key is accepted until the sender has the new one
     collector.wait_for(150, STALL);
     assert!(join(&sender, &renewed).status.success());
     assert!(sender.path("key.previous").exists());
@@ -126,7 +128,7 @@ fn two_commands_pair_what_runs_already_and_revoking_ends_it_without_a_loss() {
     sender.wait_status(STALL, |status| status["state"] == "refused");
     exporters.send(50);
     sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 50);
-    assert!(told(&invite(&receiver, &["brno-edge", "--revoke"])).contains("nothing to revoke"));
+    assert!(stderr_of(&invite(&receiver, &["brno-edge", "--revoke"])).contains("nothing to revoke"));
 
     let again = token(&receiver, &["brno-edge", "--address", &address]);
     assert!(again != first && again != renewed);
@@ -136,11 +138,11 @@ fn two_commands_pair_what_runs_already_and_revoking_ends_it_without_a_loss() {
 }
 
 #[test]
-fn what_is_written_has_the_right_modes_and_is_good_before_anything_runs() {
+fn pairing_before_the_start_writes_valid_files() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let (receiver, sender) = (bare_receiver(&collector), bare_sender());
     let invited = invite(&receiver, &["brno-edge", "--address", "collector.example.net:2055"]);
-    assert!(told(&invited).contains("applies this at its next start"), "{invited:?}");
+    assert!(stderr_of(&invited).contains("applies this at its next start"), "{invited:?}");
     let joined = join(&sender, &String::from_utf8(invited.stdout).unwrap());
     assert!(joined.status.success(), "{joined:?}");
     for (path, expected) in [
@@ -168,12 +170,12 @@ fn what_is_written_has_the_right_modes_and_is_good_before_anything_runs() {
 }
 
 #[test]
-fn inviting_again_gives_the_same_token_and_mends_what_is_not_as_it_must_be() {
+fn a_repeated_invite_repairs_and_keeps_the_token() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let receiver = bare_receiver(&collector);
     let arguments = ["brno-edge", "--address", "collector.example.net:2055"];
     let first = token(&receiver, &arguments);
-    assert!(told(&invite(&receiver, &arguments)).contains("is invited already, and keeps its key"));
+    assert!(stderr_of(&invite(&receiver, &arguments)).contains("is invited already, and keeps its key"));
 
     let (keys, key) = (receiver.path("keys"), receiver.path("keys/brno-edge"));
     let drop_in = receiver.path("nf-receiver.toml.d/sender-brno-edge.toml");
@@ -196,7 +198,7 @@ fn inviting_again_gives_the_same_token_and_mends_what_is_not_as_it_must_be() {
 }
 
 #[test]
-fn a_link_in_the_place_of_a_key_is_never_followed() {
+fn a_symbolic_link_as_key_is_never_followed() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let receiver = bare_receiver(&collector);
     let arguments = ["brno-edge", "--address", "collector.example.net:2055"];
@@ -208,7 +210,10 @@ fn a_link_in_the_place_of_a_key_is_never_followed() {
     for change in [&[][..], &["--renew"]] {
         let output = invite(&receiver, &[&arguments[..], change].concat());
         assert_eq!(output.status.code(), Some(73));
-        assert!(told(&output).contains("it is a symbolic link") && output.stdout.is_empty(), "{output:?}");
+        assert!(
+            stderr_of(&output).contains("it is a symbolic link") && output.stdout.is_empty(),
+            "{output:?}"
+        );
     }
     assert_eq!(mode(&precious), 0o644);
     assert!(invite(&receiver, &["brno-edge", "--revoke"]).status.success());
@@ -228,7 +233,7 @@ fn a_renewal_keeps_the_exporters_of_a_sender() {
 }
 
 #[test]
-fn a_renewal_keeps_one_key_before_and_revoking_takes_both() {
+fn revoking_removes_both_keys_of_a_renewal() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let receiver = bare_receiver(&collector);
     let renew = ["brno-edge", "--address", "collector.example.net:2055", "--renew"];
@@ -252,7 +257,7 @@ fn a_renewal_keeps_one_key_before_and_revoking_takes_both() {
 
     token(&receiver, &renew);
     let revoked = invite(&receiver, &["brno-edge", "--revoke"]);
-    assert!(told(&revoked).contains("revoked: removed"), "{revoked:?}");
+    assert!(stderr_of(&revoked).contains("revoked: removed"), "{revoked:?}");
     assert!(![key, previous, drop_in].iter().any(|path| path.exists()));
     let settings = receiver.path("nf-receiver.toml");
     let check = Program::Receiver.run(&["check", "-c", settings.to_str().unwrap()]);
@@ -260,35 +265,17 @@ fn a_renewal_keeps_one_key_before_and_revoking_takes_both() {
 }
 
 #[test]
-fn what_cannot_be_written_is_told_with_path_cause_and_remedy_and_hands_nothing_out() {
-    let collector = Collector::start(1, Pattern::new(MIXED));
-    let (receiver, sender) = (bare_receiver(&collector), bare_sender());
-    let arguments = ["brno-edge", "--address", "collector.example.net:2055"];
-    let good = token(&receiver, &arguments);
-    let blocked = receiver.path("keys");
-    std::fs::remove_dir_all(&blocked).unwrap();
-    std::fs::write(&blocked, "").unwrap();
-    let output = invite(&receiver, &arguments);
-    assert_eq!(output.status.code(), Some(73));
-    assert!(told(&output).contains(blocked.to_str().unwrap()) && output.stdout.is_empty(), "{output:?}");
-
-    std::fs::write(sender.path("nf-sender.toml.d"), "").unwrap();
-    let joined = join(&sender, &good);
-    assert_eq!(joined.status.code(), Some(78));
-    assert!(told(&joined).contains("nf-sender.toml.d") && !sender.path("key").exists(), "{joined:?}");
-}
-
-#[test]
-fn joining_again_says_what_changed_if_anything_did() {
+fn a_repeated_join_reports_the_change() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let (receiver, sender) = (bare_receiver(&collector), bare_sender());
     let invited = |name: &str, address: &str| token(&receiver, &[name, "--address", address]);
     let first = invited("brno-edge", "a.example.net:2055");
     assert!(
-        told(&join(&sender, &first)).contains("this sender is brno-edge at a.example.net:2055, with key ")
+        stderr_of(&join(&sender, &first))
+            .contains("this sender is brno-edge at a.example.net:2055, with key ")
     );
     let again = join(&sender, &first);
-    assert!(told(&again).contains("nothing to change: this sender is brno-edge"), "{again:?}");
+    assert!(stderr_of(&again).contains("nothing to change: this sender is brno-edge"), "{again:?}");
     assert!(!sender.path("key.previous").exists());
 
     let old = std::fs::read(sender.path("key")).unwrap();
@@ -298,118 +285,14 @@ fn joining_again_says_what_changed_if_anything_did() {
         "receivers: were a.example.net:2055, are b.example.net:2055",
         "is kept in ",
     ] {
-        assert!(told(&other).contains(words), "{other:?}");
+        assert!(stderr_of(&other).contains(words), "{other:?}");
     }
     assert_eq!(std::fs::read(sender.path("key.previous")).unwrap(), old);
     assert_eq!(mode(&sender.path("key.previous")), 0o600);
 }
 
 #[test]
-fn a_join_that_something_else_overrules_is_told_so() {
-    let collector = Collector::start(1, Pattern::new(MIXED));
-    let (receiver, mut sender) = (bare_receiver(&collector), bare_sender());
-    let token = token(&receiver, &["brno-edge", "--address", "a.example.net:2055"]);
-    sender.set_toml("plaintext = true\n");
-    let joined = join(&sender, &token);
-    assert_eq!(joined.status.code(), Some(78));
-    assert!(told(&joined).contains("one of plaintext and key-file"), "{joined:?}");
-    assert!(told(&joined).contains("nothing was written"), "{joined:?}");
-    assert!(!sender.path("key").exists() && !sender.path("nf-sender.toml.d").exists());
-
-    sender.set_toml("");
-    let later = sender.path("nf-sender.toml.d/90-mine.toml");
-    std::fs::create_dir(later.parent().unwrap()).unwrap();
-    for (text, key) in [
-        ("receivers = [\"b.example.net:1\"]\n", "receivers"),
-        ("id = \"other\"\n", "id"),
-        ("cipher = \"aes-256-gcm\"\n", "cipher"),
-        ("key-file = \"/nonexistent/key\"\n", "key-file"),
-    ] {
-        std::fs::write(&later, text).unwrap();
-        let joined = join(&sender, &token);
-        assert_eq!(joined.status.code(), Some(78));
-        let words = format!("{}:1: {key} is set here", later.display());
-        assert!(told(&joined).contains(&words), "{joined:?}");
-        assert!(!sender.path("key").exists());
-    }
-    std::fs::remove_file(&later).unwrap();
-    let settings = sender.path("nf-sender.toml");
-    let output = Program::Sender
-        .command()
-        .args(["-c", settings.to_str().unwrap(), "join", &token])
-        .env("NF_SENDER_PLAINTEXT", "true")
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(78));
-    assert!(
-        told(&output).contains("environment variable NF_SENDER_PLAINTEXT: plaintext is set here"),
-        "{output:?}"
-    );
-    // More receivers than one may be meant.
-    std::fs::write(&later, "receivers = [\"b.example.net:1\", \"a.example.net:2055\"]\n").unwrap();
-    assert!(join(&sender, &token).status.success());
-}
-
-#[test]
-fn tokens_and_names_that_are_none_are_refused_and_nothing_is_written() {
-    let collector = Collector::start(1, Pattern::new(MIXED));
-    let (receiver, sender) = (bare_receiver(&collector), bare_sender());
-    let good = token(&receiver, &["brno-edge", "--address", "a.example.net:2055"]);
-    for (text, words) in [
-        (&good[..good.len() - 1], "cut or mistyped"),
-        ("hello", "is not a token"),
-        ("", "is not a token"),
-        ("nft9_x", "newer"),
-    ] {
-        let joined = join(&sender, text);
-        assert_eq!(joined.status.code(), Some(64));
-        assert!(told(&joined).contains(words), "{joined:?}");
-    }
-    assert!(!sender.path("key").exists() && !sender.path("nf-sender.toml.d").exists());
-    for args in [
-        &["../key"][..],
-        &["brno-edge", "--address", "nowhere"],
-        &["brno-edge", "--address", "0.0.0.0:2055"],
-        &["brno-edge.previous", "--address", "a:1"],
-        &["x", "--renew", "--revoke"],
-    ] {
-        assert_eq!(invite(&receiver, args).status.code(), Some(64));
-    }
-}
-
-#[test]
-fn a_sender_that_the_operator_wrote_by_hand_is_not_changed() {
-    let collector = Collector::start(1, Pattern::new(MIXED));
-    let mut receiver = bare_receiver(&collector);
-    // Where an invitation would have put it, as the shipped example has it, and elsewhere.
-    std::fs::create_dir(receiver.path("keys")).unwrap();
-    for name in ["keys/brno-edge", "mine"] {
-        let key = receiver.path(name);
-        assert!(Program::Receiver.run(&["keygen", key.to_str().unwrap()]).status.success());
-        let before = std::fs::read(&key).unwrap();
-        receiver.set_toml(&format!("\n[[sender]]\nid = \"brno-edge\"\nkey-file = {key:?}\n"));
-        let address = ["--address", "a.example.net:2055"];
-        let first = token(&receiver, &[&["brno-edge"], &address[..]].concat());
-        assert_eq!(token(&receiver, &[&["brno-edge"], &address[..]].concat()), first);
-        for change in [&["--renew", "--address", "a:1"][..], &["--revoke"]] {
-            let output = invite(&receiver, &[&["brno-edge"], change].concat());
-            assert_eq!(output.status.code(), Some(78));
-            let place = format!(
-                "{}:3: brno-edge has its own [[sender]] table",
-                receiver.path("nf-receiver.toml").display()
-            );
-            assert!(
-                told(&output).contains(&place) && told(&output).contains("nothing was changed"),
-                "{output:?}"
-            );
-        }
-        assert_eq!(std::fs::read(&key).unwrap(), before);
-        assert!(!receiver.path("nf-receiver.toml.d").exists());
-    }
-}
-
-#[test]
-fn keys_are_made_for_a_reader_or_a_file_and_never_replaced() {
+fn a_generated_key_never_replaces_a_file() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("key");
     for program in [Program::Sender, Program::Receiver] {
@@ -425,6 +308,6 @@ fn keys_are_made_for_a_reader_or_a_file_and_never_replaced() {
     let before = std::fs::read(&file).unwrap();
     let again = Program::Sender.run(&["keygen", file.to_str().unwrap()]);
     assert_eq!(again.status.code(), Some(73));
-    assert!(told(&again).contains("never replaced"), "{again:?}");
+    assert!(stderr_of(&again).contains("never replaced"), "{again:?}");
     assert_eq!(std::fs::read(&file).unwrap(), before);
 }

@@ -1,4 +1,4 @@
-//! A path that takes shorter packets than some datagrams need.
+//! A path with an MTU below the length of some datagrams.
 
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
@@ -10,22 +10,22 @@ use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::count;
 use serde_json::Value;
 
-use crate::running::{in_a_network, shared};
+use crate::isolation::{in_a_network, shared};
 
-const INSIDE: &str = "path_mtu::inside_a_network_of_its_own";
+const INSIDE: &str = "path_mtu::inside_a_path_with_a_small_mtu";
 
-/// Payload lengths around and far above what fits into one packet of 1,500 bytes.
+/// Payload lengths around and far above the room in a packet of 1,500 bytes.
 const LENGTHS: [usize; 5] = [1472, 1473, 4000, 9000, 65_507];
 
 #[test]
-fn datagrams_longer_than_the_path_takes_are_fragmented_by_ip_and_arrive() {
+fn datagrams_above_the_path_mtu_are_fragmented() {
     let _running = shared();
     in_a_network("ip link set lo mtu 1500 up", INSIDE);
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
-fn inside_a_network_of_its_own() {
+#[ignore = "runs in a network namespace of another test"]
+fn inside_a_path_with_a_small_mtu() {
     let inbox = Inbox::start("127.0.0.1:0");
     let mut receiver = ReceiverHost::new(&[inbox.addr()], "");
     receiver.start();
@@ -40,7 +40,7 @@ fn inside_a_network_of_its_own() {
     assert!(fragmented() >= 8, "four datagrams twice: {} were fragmented", fragmented());
 }
 
-/// How many datagrams the kernel has fragmented in this network namespace (RFC 4293, `ipFragOKs`).
+/// Returns the number of fragmented datagrams in this network namespace (RFC 4293, `ipFragOKs`).
 fn fragmented() -> u64 {
     let snmp = std::fs::read_to_string("/proc/net/snmp").unwrap();
     let mut ip = snmp.lines().filter_map(|line| line.strip_prefix("Ip: "));
@@ -49,10 +49,10 @@ fn fragmented() -> u64 {
     values.split(' ').nth(column).unwrap().parse().unwrap()
 }
 
-/// Dead peers and black holes are found within seconds; the schedule of attempts is the default one.
+/// Settings that detect dead peers and black holes within seconds. The reconnect schedule is the default.
 const SENDER: &str = "heartbeat = \"1s\"\n[spool]\nmin-free = \"0B\"\n";
 
-/// A receiver on another machine, behind a path MTU black hole; and the machines.
+/// Starts a receiver on another machine behind a path MTU black hole. Returns it with the machines.
 fn behind_a_black_hole(mtu: u32, collector: SocketAddr) -> (ReceiverHost, [OtherHost; 2]) {
     let (there, switch) = OtherHost::behind_a_switch(mtu);
     let (mut receiver, other) = there.run(move |_| {
@@ -60,14 +60,14 @@ fn behind_a_black_hole(mtu: u32, collector: SocketAddr) -> (ReceiverHost, [Other
         receiver.listen_on("10.77.0.2:0");
         (receiver, TcpListener::bind("10.77.0.2:0").unwrap())
     });
-    // It listens there, and reaches the collector here.
+    // The receiver listens there and reaches the collector here.
     receiver.start();
-    // The first packets wait until the switch has learned its way: they must not slow TCP down later.
+    // The first packets wait until the switch knows the path. They must not slow TCP down later.
     drop(TcpStream::connect(other.local_addr().unwrap()).unwrap());
     (receiver, [there, switch])
 }
 
-/// Sends datagrams that make up several full segments.
+/// Sends datagrams that fill several segments.
 fn send_much(sender: &SenderHost) -> usize {
     let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
     for _ in 0..20 {
@@ -77,13 +77,13 @@ fn send_much(sender: &SenderHost) -> usize {
 }
 
 #[test]
-fn segments_that_vanish_are_sent_smaller() {
+fn vanished_segments_are_resent_smaller() {
     let _running = shared();
     in_a_network(NETWORK_WITH_SWITCH, "path_mtu::inside_a_black_hole");
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
+#[ignore = "runs in a network namespace of another test"]
 fn inside_a_black_hole() {
     let inbox = Inbox::start("127.0.0.1:0");
     let (receiver, _machines) = behind_a_black_hole(1280, inbox.addr());
@@ -96,7 +96,7 @@ fn inside_a_black_hole() {
     let reason = status["reason"].as_str().unwrap();
     assert!(reason.contains("nothing was acknowledged") && reason.contains("path MTU"), "{reason}");
     assert_eq!(inbox.wait_for(sent, STALL).len(), sent);
-    // Two heartbeats, the pause of 1 s, and the transfer.
+    // Two heartbeats, the delay of 1 s, and the transfer.
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     let status = sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
     assert_eq!(
@@ -109,13 +109,13 @@ fn inside_a_black_hole() {
 }
 
 #[test]
-fn a_path_that_takes_only_tiny_segments_is_used() {
+fn a_path_for_tiny_segments_only_is_used() {
     let _running = shared();
     in_a_network(NETWORK_WITH_SWITCH, "path_mtu::inside_a_narrow_black_hole");
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
+#[ignore = "runs in a network namespace of another test"]
 fn inside_a_narrow_black_hole() {
     let inbox = Inbox::start("127.0.0.1:0");
     let (receiver, _machines) = behind_a_black_hole(700, inbox.addr());
@@ -129,14 +129,14 @@ fn inside_a_narrow_black_hole() {
 }
 
 #[test]
-fn a_path_that_takes_no_segment_counts_as_down() {
+fn a_path_for_no_segment_counts_as_down() {
     let _running = shared();
-    in_a_network(NETWORK_WITH_SWITCH, "path_mtu::inside_a_path_that_takes_nothing");
+    in_a_network(NETWORK_WITH_SWITCH, "path_mtu::inside_a_path_for_no_segment");
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
-fn inside_a_path_that_takes_nothing() {
+#[ignore = "runs in a network namespace of another test"]
+fn inside_a_path_for_no_segment() {
     let inbox = Inbox::start("127.0.0.1:0");
     let (receiver, _machines) = behind_a_black_hole(400, inbox.addr());
     let mut sender = SenderHost::new("edge", &receiver.addr(), SENDER);
@@ -144,7 +144,7 @@ fn inside_a_path_that_takes_nothing() {
     sender.wait_state("connected", STALL);
     send_much(&sender);
     sender.wait_status(STALL, |status| status["state"] == "waiting");
-    // From the first failure on the status never reads "connected", and the schedule goes on: 1 s, 3 s, 9 s.
+    // After the first failure the status is never "connected", and the schedule continues: 1 s, 3 s, 9 s.
     let mut longest = 0;
     let until = Instant::now() + Duration::from_secs(20);
     while Instant::now() < until {
@@ -166,7 +166,7 @@ fn a_black_hole_fails_over_to_the_next_receiver() {
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
+#[ignore = "runs in a network namespace of another test"]
 fn inside_a_fail_over() {
     let inbox = Inbox::start("127.0.0.1:0");
     let (first, _machines) = behind_a_black_hole(1280, inbox.addr());

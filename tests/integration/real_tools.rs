@@ -1,4 +1,5 @@
-//! Real peers at both ends: what softflowd exports through the pair, nfcapd takes as if it had come straight.
+//! Real tools at both ends: nfcapd stores softflowd's flows from the pair exactly as it stores a direct
+//! export.
 
 use std::time::Duration;
 
@@ -6,10 +7,10 @@ use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::netflow_tools::{Nfcapd, export, installed, write_capture};
 use nf_transport_kit::samples::count;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
-/// Exports one capture both straight and through the pair, datagram by datagram the same, and compares what nfdump
-/// prints of both. Returns how many flows that were. `spool` is what nf-sender is told of its spool.
+/// Exports one capture directly and through the pair with identical datagrams, and compares nfdump's output.
+/// Returns the number of flows. `spool` holds spool settings of nf-sender.
 fn flows_that_arrive_alike(version: u8, spool: &str) -> Option<usize> {
     if !installed() {
         eprintln!("skipped: needs softflowd and nfdump (Debian packages of these names)");
@@ -39,28 +40,28 @@ fn flows_that_arrive_alike(version: u8, spool: &str) -> Option<usize> {
 }
 
 #[test]
-fn netflow_5_of_softflowd_reaches_nfcapd_as_if_sent_straight() {
+fn netflow_5_of_softflowd_arrives_as_if_direct() {
     if let Some(flows) = flows_that_arrive_alike(5, "") {
         assert_eq!(flows, 300, "v5 carries the IPv4 flows");
     }
 }
 
 #[test]
-fn netflow_9_of_softflowd_reaches_nfcapd_as_if_sent_straight() {
+fn netflow_9_of_softflowd_arrives_as_if_direct() {
     if let Some(flows) = flows_that_arrive_alike(9, "") {
         assert_eq!(flows, 600);
     }
 }
 
 #[test]
-fn ipfix_of_softflowd_reaches_nfcapd_as_if_sent_straight() {
+fn ipfix_of_softflowd_arrives_as_if_direct() {
     if let Some(flows) = flows_that_arrive_alike(10, "") {
         assert_eq!(flows, 600);
     }
 }
 
 #[test]
-fn compressed_flows_of_softflowd_reach_nfcapd_as_if_sent_straight() {
+fn compressed_flows_arrive_as_if_direct() {
     for version in [5, 9, 10] {
         flows_that_arrive_alike(version, "compression = \"zstd\"\n");
     }

@@ -1,5 +1,4 @@
-//! What can be seen from outside: nothing of the flow data and nothing of the keys, neither on the wire nor on the command
-//! line nor in the log.
+//! Secrecy: flow data and keys are visible neither on the wire nor on the command line nor in the log.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -18,42 +17,42 @@ use nf_transport_kit::netflow_tools::have;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::count;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 const CIPHERS: [&str; 3] = ["blowfish", "chacha20-poly1305", "aes-256-gcm"];
 
 /// Datagrams that each test sends.
 const SENT: u32 = 200;
 
-/// As many bytes of flow data in a row are no coincidence.
+/// Length of a run in bytes. A match of this length is no coincidence.
 const RUN: usize = 8;
 
-/// How many runs of flow data `seen` holds. Runs of few different bytes, such as zeros, stand for nothing.
+/// Counts the runs of flow data in `seen`. Runs of few different bytes, such as zeros, are ignored.
 fn runs(seen: &[u8], pattern: Pattern) -> usize {
     let mut sent = std::collections::HashSet::new();
     let mut payload = Vec::new();
     for number in 0..SENT {
         pattern.datagram(0, number, &mut payload);
-        sent.extend(payload.windows(RUN).filter(|run| is_telling(run)).map(<[u8]>::to_vec));
+        sent.extend(payload.windows(RUN).filter(|run| is_distinctive(run)).map(<[u8]>::to_vec));
     }
     seen.windows(RUN).filter(|run| sent.contains(*run)).count()
 }
 
-fn is_telling(run: &[u8]) -> bool {
+fn is_distinctive(run: &[u8]) -> bool {
     run.iter().collect::<std::collections::HashSet<_>>().len() >= 6
 }
 
-/// Panics if `seen` holds the key of `key`, as bytes or as text.
+/// Panics if `seen` contains the key of `key` as bytes or as text.
 fn assert_no_key(seen: &[u8], key: &str) {
     let text = key_text(key);
     let bytes: Vec<u8> = key.bytes().cycle().take(32).collect();
     for needle in [text.as_bytes(), &bytes[..16]] {
-        assert!(!seen.windows(needle.len()).any(|window| window == needle), "a key can be seen");
+        assert!(!seen.windows(needle.len()).any(|window| window == needle), "a key is visible");
     }
 }
 
 #[test]
-fn no_run_of_flow_data_and_no_key_is_on_the_wire_under_any_cipher_but_all_of_it_is_in_clear_text() {
+fn ciphers_hide_flow_data_and_keys() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     for cipher in CIPHERS {
@@ -81,7 +80,7 @@ struct Capture {
 }
 
 impl Capture {
-    /// Starts, and waits until the tool says that it captures.
+    /// Starts the capture and waits until the tool reports that it captures.
     fn start(port: u16) -> Self {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
@@ -92,21 +91,21 @@ impl Capture {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let mut said = std::io::BufReader::new(tool.stderr.take().unwrap());
+        let mut messages = std::io::BufReader::new(tool.stderr.take().unwrap());
         let mut line = String::new();
-        while std::io::BufRead::read_line(&mut said, &mut line).unwrap() > 0 && !line.contains("Capturing on")
-        {
-        }
+        while std::io::BufRead::read_line(&mut messages, &mut line).unwrap() > 0
+            && !line.contains("Capturing on")
+        {}
         assert!(line.contains("Capturing on"), "{line}");
-        // It says so a little before it does: the file's header is written when it does.
+        // The message comes a little too early. The capture has started once the file's header is written.
         while fs::metadata(file.path()).unwrap().len() == 0 {
             std::thread::yield_now();
         }
-        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        std::thread::spawn(move || std::io::copy(&mut messages, &mut std::io::sink()));
         Self { tool, file }
     }
 
-    /// What was captured, once that is more than `bytes`: the tool writes a little late.
+    /// Returns the captured bytes once there are more than `bytes`: the tool writes with a delay.
     fn finish(mut self, bytes: u64) -> Vec<u8> {
         let deadline = Instant::now() + STALL;
         while fs::metadata(self.file.path()).unwrap().len() < bytes {
@@ -124,7 +123,7 @@ impl Capture {
 }
 
 #[test]
-fn a_capture_shows_no_flow_data_and_no_key_and_one_of_clear_text_shows_it() {
+fn a_capture_shows_only_clear_text() {
     if !have(&["tshark"]) || !rustix::process::geteuid().is_root() {
         eprintln!("skipped: needs tshark (Debian package tshark) and root");
         return;
@@ -151,14 +150,14 @@ fn a_capture_shows_no_flow_data_and_no_key_and_one_of_clear_text_shows_it() {
     }
 }
 
-/// What any user can read of a process.
+/// Returns the command line and the environment of a process.
 fn visible(pid: u32) -> Vec<u8> {
     let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap();
     [read("cmdline"), read("environ")].concat()
 }
 
 #[test]
-fn a_key_on_the_command_line_is_gone_once_the_daemons_are_ready_and_means_blowfish() {
+fn a_key_on_the_command_line_is_erased() {
     let _running = shared();
     let key = "a passphrase of two daemons";
     let mut pair = Pair::new(1, Pattern::new(MIXED), QUICK_SENDER);
@@ -179,16 +178,16 @@ fn a_key_on_the_command_line_is_gone_once_the_daemons_are_ready_and_means_blowfi
     }
 }
 
-/// A token for sender `edge`.
+/// Creates a token for sender `edge`.
 fn token() -> String {
     let receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], "");
     crate::pairing::token(&receiver, &["edge", "--address", "collector.example.net:2055"])
 }
 
 #[test]
-fn a_token_on_the_command_line_is_hidden_and_warned_of() {
+fn a_token_on_the_command_line_is_hidden() {
     let (token, directory) = (token(), tempfile::tempdir().unwrap());
-    // A reader of this configuration waits for a writer.
+    // A process that opens this configuration blocks until it is written.
     let configuration = directory.path().join("nf-sender.toml");
     assert!(Command::new("mkfifo").arg(&configuration).status().unwrap().success());
     let mut command = Program::Sender.command();
@@ -202,12 +201,12 @@ fn a_token_on_the_command_line_is_hidden_and_warned_of() {
     }
     assert!(!String::from_utf8_lossy(&visible(child.id())).contains(&token));
     child.kill().unwrap();
-    let said = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
-    assert!(said.contains("token was on the command line") && !said.contains(&token), "{said}");
+    let message = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+    assert!(message.contains("token was on the command line") && !message.contains(&token), "{message}");
 }
 
-/// Runs `nf-sender join` on a terminal and types these bytes at its prompt. Returns everything that the terminal shows, with the
-/// exit status of `join` and the settings of the terminal after it.
+/// Runs `nf-sender join` in a terminal and types these bytes at its prompt. Returns all output of the
+/// terminal, the exit status of `join`, and the settings of the terminal afterwards.
 fn join_on_a_terminal(configuration: &Path, typed: &str) -> String {
     fs::write(configuration, "").unwrap();
     let sender = Program::Sender.path();
@@ -233,7 +232,7 @@ fn join_on_a_terminal(configuration: &Path, typed: &str) -> String {
 }
 
 #[test]
-fn a_token_that_is_typed_is_not_shown() {
+fn a_typed_token_is_not_shown() {
     let (token, directory) = (token(), tempfile::tempdir().unwrap());
     let shown = join_on_a_terminal(&directory.path().join("nf-sender.toml"), &format!("{token}\n"));
     assert!(shown.contains("this sender is edge at collector.example.net:2055"), "{shown}");
@@ -242,7 +241,7 @@ fn a_token_that_is_typed_is_not_shown() {
 }
 
 #[test]
-fn an_interrupted_prompt_leaves_the_terminal_as_it_was() {
+fn an_interrupted_prompt_restores_the_terminal() {
     let directory = tempfile::tempdir().unwrap();
     let shown = join_on_a_terminal(&directory.path().join("nf-sender.toml"), "nft1\x03");
     assert!(shown.contains("interrupted") && !shown.contains("status 0"), "{shown}");
@@ -253,7 +252,7 @@ fn an_interrupted_prompt_leaves_the_terminal_as_it_was() {
 }
 
 #[test]
-fn a_key_is_read_from_standard_input_and_from_the_credential_of_systemd() {
+fn a_key_is_read_from_stdin_and_from_a_credential() {
     let directory = tempfile::tempdir().unwrap();
     let credential = directory.path().join("key");
     fs::write(&credential, key_text("one")).unwrap();
@@ -262,7 +261,7 @@ fn a_key_is_read_from_standard_input_and_from_the_credential_of_systemd() {
         command.args(args).arg("check").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.envs(credentials.map(|path| ("CREDENTIALS_DIRECTORY", path)));
         let mut child = command.spawn().unwrap();
-        // Whoever needs no key does not read it.
+        // A command that needs no key does not read it.
         drop(child.stdin.take().unwrap().write_all(b"two\n"));
         String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
     };
@@ -275,7 +274,7 @@ fn a_key_is_read_from_standard_input_and_from_the_credential_of_systemd() {
     }
 }
 
-/// The salt that a receiver answers a sender with a passphrase.
+/// Returns the salt that a receiver sends to a sender with a passphrase.
 fn salt_of(receiver: SocketAddr) -> [u8; 16] {
     let mut tcp = TcpStream::connect(receiver).unwrap();
     tcp.write_all(&Preface::encode_passphrase(&"edge".parse().unwrap(), Suite::Aes256Gcm)).unwrap();
@@ -286,7 +285,7 @@ fn salt_of(receiver: SocketAddr) -> [u8; 16] {
 }
 
 #[test]
-fn a_passphrase_works_with_a_new_salt_at_each_start() {
+fn a_passphrase_works_with_a_new_salt_per_start() {
     let _running = shared();
     let mut pair = Pair::new(1, Pattern::new(MIXED), &format!("cipher = \"aes-256-gcm\"\n{QUICK_SENDER}"));
     let file = pair.sender.path("passphrase");
@@ -308,7 +307,7 @@ fn a_passphrase_works_with_a_new_salt_at_each_start() {
 }
 
 #[test]
-fn a_passphrase_that_can_be_guessed_is_refused() {
+fn a_weak_passphrase_is_rejected() {
     let directory = tempfile::tempdir().unwrap();
     let (short, long) = (directory.path().join("short"), directory.path().join("long"));
     write_secret(&short, "tajne");

@@ -1,4 +1,4 @@
-//! What is installed beside the programs says what they say: completions, manual pages, the journal's catalog, versions.
+//! Installed files that must match the programs: completions, manual pages, the journal's catalog, versions.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -23,19 +23,19 @@ fn command_of(program: Program) -> clap::Command {
     }
 }
 
-/// The command and all of its subcommands.
+/// Returns the command and all its subcommands.
 fn with_subcommands(command: &clap::Command) -> Vec<clap::Command> {
     [command.clone()].into_iter().chain(command.get_subcommands().flat_map(with_subcommands)).collect()
 }
 
-/// The keys that a program knows, as `table.key`: it names them when it refuses one that it does not know.
+/// Returns the keys that a program knows, as `table.key`. Its message about an unknown key lists them.
 fn known_keys(program: Program) -> BTreeSet<String> {
     let tables: &[&str] = match program {
         Program::Sender => &["", "[tls]", "[metrics]", "[reconnect]", "[spool]"],
         Program::Receiver => &["", "[tls]", "[metrics]", "[limits]", "[[collector]]", "[[sender]]"],
     };
     let text: String = tables.iter().flat_map(|table| [table, "\nzz = 1\n"]).collect();
-    // Some keys of this table are looked at only if these are there.
+    // Some keys of this table are only checked if these are present.
     let text = text.replace("[tls]\n", "[tls]\nauthority = \"/a\"\ncertificate = \"/c\"\nkey = \"/k\"\n");
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), text).unwrap();
@@ -50,13 +50,13 @@ fn known_keys(program: Program) -> BTreeSet<String> {
         keys.extend(names.split(", ").map(|name| format!("{table}{name}")));
     }
     assert_eq!(listed, tables.len(), "{refused}");
-    // Tables stand among the keys above them, and a key itself never in a file.
+    // Tables are listed among the keys above them. The key `key` never occurs in a file.
     let is_table =
         |key: &str| key == "key" || tables.iter().any(|table| table.trim_matches(['[', ']']) == key);
     keys.into_iter().filter(|key| !is_table(key)).collect()
 }
 
-/// The keys that a manual page explains, as `table.key`.
+/// Returns the keys that a manual page explains, as `table.key`.
 fn explained_keys(page: &str) -> BTreeSet<String> {
     let mut table = String::new();
     let mut keys = BTreeSet::new();
@@ -71,7 +71,7 @@ fn explained_keys(page: &str) -> BTreeSet<String> {
     keys
 }
 
-/// The options that a manual page names, as on a command line.
+/// Returns the options that a manual page names in their command-line form.
 fn named_options(page: &str) -> BTreeSet<String> {
     let words: Vec<&str> =
         page.lines().filter(|line| line.starts_with('.')).flat_map(str::split_whitespace).collect();
@@ -80,7 +80,7 @@ fn named_options(page: &str) -> BTreeSet<String> {
     after_flag.filter(is_option).map(|word| format!("-{word}")).collect()
 }
 
-/// The options of a command line, of its commands too, and those that clap adds.
+/// Returns the options of a command line with its subcommands, including those that clap adds.
 fn options(program: Program) -> BTreeSet<String> {
     let mut options = BTreeSet::from(["-h", "--help", "-V", "--version"].map(str::to_owned));
     for command in with_subcommands(&command_of(program)) {
@@ -93,7 +93,7 @@ fn options(program: Program) -> BTreeSet<String> {
 }
 
 #[test]
-fn completions_are_those_of_the_command_lines() {
+fn completions_match_the_command_lines() {
     for program in [Program::Sender, Program::Receiver] {
         let name = program.name();
         let files = [
@@ -110,14 +110,14 @@ fn completions_are_those_of_the_command_lines() {
             }
             assert!(
                 read(&path).as_bytes() == wanted,
-                "{path} is not what the command line says: UPDATE=1 cargo test completions_are"
+                "{path} differs from the command line: UPDATE=1 cargo test completions_match"
             );
         }
     }
 }
 
 #[test]
-fn manual_pages_name_the_options_of_the_command_lines_and_no_others() {
+fn manual_pages_name_exactly_the_options() {
     for program in [Program::Sender, Program::Receiver] {
         let page = read(&format!("man/{}.8", program.name()));
         assert_eq!(named_options(&page), options(program), "{}(8)", program.name());
@@ -125,7 +125,7 @@ fn manual_pages_name_the_options_of_the_command_lines_and_no_others() {
 }
 
 #[test]
-fn manual_pages_have_every_command_and_variable() {
+fn manual_pages_name_every_command_and_variable() {
     for program in [Program::Sender, Program::Receiver] {
         let page = read(&format!("man/{}.8", program.name()));
         for command in command_of(program).get_subcommands() {
@@ -141,14 +141,14 @@ fn manual_pages_have_every_command_and_variable() {
 }
 
 #[test]
-fn manual_pages_explain_the_keys_of_the_configuration_and_no_others() {
+fn manual_pages_explain_exactly_the_keys() {
     for program in [Program::Sender, Program::Receiver] {
         let page = read(&format!("man/{}.toml.5", program.name()));
         assert_eq!(explained_keys(&page), known_keys(program), "{}.toml(5)", program.name());
     }
 }
 
-/// The lines of a socket unit or drop-in that listen on one address.
+/// Returns the lines of a socket unit or drop-in that listen on a specific address.
 fn listens_on_an_address(text: &str) -> Vec<&str> {
     let value = |line: &str| {
         let value =
@@ -159,7 +159,7 @@ fn listens_on_an_address(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn socket_units_and_examples_with_an_address_are_free_to_bind() {
+fn socket_units_with_an_address_use_free_bind() {
     let directory = |path: &str| -> Vec<PathBuf> {
         std::fs::read_dir(source(path)).unwrap().map(|entry| entry.unwrap().path()).collect()
     };
@@ -180,7 +180,7 @@ fn socket_units_and_examples_with_an_address_are_free_to_bind() {
     }
 }
 
-/// The numbers of the messages in `messages.rs`, by the module that they stand in.
+/// Returns the message numbers of `messages.rs` by their module.
 fn numbers(module: &str) -> BTreeSet<String> {
     let text = read("src/host/systemd/messages.rs");
     let body = text.split(&format!("pub mod {module} {{")).nth(1).unwrap().split("\n}").next().unwrap();
@@ -188,7 +188,7 @@ fn numbers(module: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_catalogs_do_not_promise_that_nothing_is_lost() {
+fn the_catalogs_do_not_promise_zero_loss() {
     for program in [Program::Sender, Program::Receiver] {
         let path = format!("catalog/{}.catalog", program.name());
         let text = read(&path).split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
@@ -199,7 +199,7 @@ fn the_catalogs_do_not_promise_that_nothing_is_lost() {
 }
 
 #[test]
-fn the_catalogs_explain_every_message_that_has_a_number_and_no_other() {
+fn the_catalogs_explain_exactly_the_messages() {
     assert!(numbers("sender").contains(messages::sender::CONNECTED));
     for (program, module) in [(Program::Sender, "sender"), (Program::Receiver, "receiver")] {
         let catalog = read(&format!("catalog/{}.catalog", program.name()));
@@ -217,7 +217,7 @@ fn the_catalogs_explain_every_message_that_has_a_number_and_no_other() {
 }
 
 #[test]
-fn versions_agree_wherever_they_stand() {
+fn versions_agree_in_all_files() {
     let version = env!("CARGO_PKG_VERSION");
     let debian = read("debian/changelog");
     assert!(debian.starts_with(&format!("nf-transport ({version}) ")), "{}", debian.lines().next().unwrap());
@@ -233,7 +233,7 @@ fn versions_agree_wherever_they_stand() {
     }
 }
 
-/// The targets of the links of a page of Markdown that lead to other files.
+/// Returns the targets of the links from a Markdown page to other files.
 fn links(page: &str) -> Vec<&str> {
     let targets = page.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
     let files = targets.map(|(target, _)| target.split('#').next().unwrap_or_default());
@@ -241,9 +241,9 @@ fn links(page: &str) -> Vec<&str> {
 }
 
 #[test]
-fn links_of_installed_pages_lead_to_installed_files() {
+fn links_of_installed_pages_are_installed() {
     let directory = tempfile::tempdir().unwrap();
-    // Any file will do for the programs, which are not looked at.
+    // Any file can stand for the programs, whose contents are not checked.
     let binaries = directory.path().join("built");
     std::fs::create_dir(&binaries).unwrap();
     for program in ["nf-sender", "nf-receiver"] {

@@ -1,6 +1,7 @@
-//! Disks that others fill, that are too small, have no inodes left, or are read-only: nothing that was queued is lost by it.
+//! Disks that other programs fill, that are too small, have no free inodes, or are read-only. No queued
+//! datagram is lost.
 //!
-//! Needs root, for small file systems of its own.
+//! Needs root to mount small file systems.
 
 use std::fs::File;
 use std::io::Write;
@@ -11,26 +12,27 @@ use nf_transport_kit::chatter::{LARGE, Pattern};
 use nf_transport_kit::daemon::Program;
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::QUICK_SENDER;
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 use serde_json::Value;
 
-use crate::full_disk::{Disk, may_mount};
-use crate::losses::{deliver_the_rest, dropped, go_on, segments, wait_until_spooled};
-use crate::running::shared;
+use crate::full_disk::{SmallDisk, may_mount};
+use crate::isolation::shared;
+use crate::loss_accounting::{deliver_the_rest, dropped, go_on, segments, wait_until_spooled};
 
-/// Datagrams of a backlog.
+/// Datagrams in the backlog.
 const BACKLOG: u64 = 9000;
 
-/// Settings of a sender that spools at once, leaves so much free, and has these lines in its section `[spool]`.
+/// Returns settings of a sender that spools at once, with this `min-free` and these lines in its table
+/// `[spool]`.
 fn settings(min_free: &str, more: &str) -> String {
     let toml = QUICK_SENDER.replace("min-free = \"0B\"", &format!("min-free = \"{min_free}\""));
     format!("{toml}sync-after = \"0s\"\n{more}")
 }
 
-/// A pair whose link is cut and whose spool is on a disk of its own, with the daemons running.
-fn cut_pair(toml: &str, mount: impl FnOnce(&Path, &Path) -> Disk) -> (Pair, Disk) {
+/// Starts a pair with a cut link and with the spool on its own disk.
+fn cut_pair(toml: &str, mount: impl FnOnce(&Path, &Path) -> SmallDisk) -> (Pair, SmallDisk) {
     let mut pair = Pair::new(2, Pattern::new(LARGE), toml);
     let disk = mount(&pair.sender.path("disk"), &pair.sender.path("spool"));
     pair.link.cut();
@@ -39,14 +41,14 @@ fn cut_pair(toml: &str, mount: impl FnOnce(&Path, &Path) -> Disk) -> (Pair, Disk
     (pair, disk)
 }
 
-/// The link is mended: everything arrives, and nothing was dropped.
+/// Restores the link. Every datagram must arrive, and none may be dropped.
 fn deliver_all(pair: &Pair, exporters: &Exporters) {
-    pair.link.mend();
+    pair.link.restore();
     let outcome = deliver_the_rest(pair, exporters);
     assert_eq!(outcome.missing, 0, "{:#}", outcome.status);
 }
 
-/// Waits until nf-sender has received so many datagrams; none may be dropped.
+/// Waits until nf-sender has received this number of datagrams. None may be dropped.
 fn wait_received(pair: &Pair, total: u64) -> Value {
     pair.sender.udp().wait_until_drained();
     pair.sender.wait_status(STALL, |status| {
@@ -56,19 +58,19 @@ fn wait_received(pair: &Pair, total: u64) -> Value {
     })
 }
 
-/// Whether a warning of this status holds these words.
+/// Returns whether a warning of this status contains these words.
 fn warns(status: &Value, words: &str) -> bool {
     let warnings = status["warnings"].as_array().expect("a list of warnings");
     warnings.iter().any(|warning| warning.as_str().unwrap().contains(words))
 }
 
-/// Another program takes all of the disk for two seconds, and `min-free` is more than the spool holds.
-fn is_filled_for_a_while(mount: impl FnOnce(&Path, &Path) -> Disk) {
+/// Another program fills the disk for two seconds, and `min-free` exceeds the size of the spool.
+fn is_filled_for_a_while(mount: impl FnOnce(&Path, &Path) -> SmallDisk) {
     let (pair, disk) = cut_pair(&settings("128MiB", "rotate-size = \"1MiB\"\n"), mount);
     let exporters = pair.load(None, Until::Sent(40_000)).finish();
     wait_until_spooled(&pair);
     let filler = disk.fill();
-    let load = Load::start(exporters, pair.sender.udp().clone(), Some(1000), Until::Sent(42_000));
+    let load = SteadyLoad::start(exporters, pair.sender.udp().clone(), Some(1000), Until::Sent(42_000));
     let exporters = load.finish();
     let status = wait_received(&pair, 42_000);
     assert!(warns(&status, "min-free keeps"), "{status:#}");
@@ -82,36 +84,38 @@ fn is_filled_for_a_while(mount: impl FnOnce(&Path, &Path) -> Disk) {
 }
 
 #[test]
-fn an_ext4_that_is_full_for_2_s_costs_nothing() {
+fn an_ext4_full_for_2_s_drops_nothing() {
     let _running = shared();
     if may_mount() {
-        is_filled_for_a_while(|image, place| Disk::ext4(320, image, place));
+        is_filled_for_a_while(|image, place| SmallDisk::ext4(320, image, place));
     }
 }
 
 #[test]
-fn an_xfs_that_is_full_for_2_s_costs_nothing() {
+fn an_xfs_full_for_2_s_drops_nothing() {
     let _running = shared();
     if may_mount() {
-        is_filled_for_a_while(|image, place| Disk::xfs(400, image, place));
+        is_filled_for_a_while(|image, place| SmallDisk::xfs(400, image, place));
     }
 }
 
 #[test]
-fn a_tmpfs_that_is_full_for_2_s_costs_nothing() {
+fn a_tmpfs_full_for_2_s_drops_nothing() {
     let _running = shared();
     if may_mount() {
-        is_filled_for_a_while(|_, place| Disk::mount(&["-t", "tmpfs", "-o", "size=320m", "spool"], place));
+        is_filled_for_a_while(|_, place| {
+            SmallDisk::mount(&["-t", "tmpfs", "-o", "size=320m", "spool"], place)
+        });
     }
 }
 
 #[test]
-fn what_a_disk_cannot_take_is_refused_when_memory_is_full() {
+fn drops_of_a_full_disk_and_memory_are_counted() {
     let _running = shared();
     if !may_mount() {
         return;
     }
-    let (pair, disk) = cut_pair(&settings("64MiB", ""), |image, place| Disk::ext4(128, image, place));
+    let (pair, disk) = cut_pair(&settings("64MiB", ""), |image, place| SmallDisk::ext4(128, image, place));
     let exporters = pair.load(None, Until::Sent(2000)).finish();
     wait_until_spooled(&pair);
     let filler = disk.fill();
@@ -127,27 +131,27 @@ fn what_a_disk_cannot_take_is_refused_when_memory_is_full() {
     std::fs::remove_file(filler).unwrap();
     wait_until_spooled(&pair);
     let exporters = go_on(&pair, exporters, 22_000);
-    pair.link.mend();
+    pair.link.restore();
     let outcome = deliver_the_rest(&pair, &exporters);
     assert_eq!(outcome.missing, 20_000 - held, "{:#}", outcome.status);
 }
 
-/// On XFS the room of removed files shows up late: what is dropped to keep `min-free` is what is needed.
+/// XFS reports the space of removed files late. nf-sender must drop only as much as `min-free` needs.
 #[test]
-fn min_free_on_an_xfs_costs_no_more_than_it_takes() {
+fn min_free_on_an_xfs_drops_no_more_than_needed() {
     let _running = shared();
     if !may_mount() {
         return;
     }
     let toml = settings("64MiB", "rotate-size = \"8MiB\"\n");
-    let (pair, disk) = cut_pair(&toml, |image, place| Disk::xfs(320, image, place));
+    let (pair, disk) = cut_pair(&toml, |image, place| SmallDisk::xfs(320, image, place));
     disk.fill_up_to(140 << 20);
     let mut exporters = pair.load(None, Until::Sent(40_000)).finish();
-    // 56 MB of 76 MiB are taken; 42 MB more come.
+    // 56 MB of 76 MiB are used; 42 MB more follow.
     exporters = go_on(&pair, exporters, 70_000);
     pair.sender.udp().wait_until_drained();
     pair.sender.wait_status(STALL, |status| count(status, "/received/datagrams") == 70_000);
-    pair.link.mend();
+    pair.link.restore();
     let outcome = deliver_the_rest(&pair, &exporters);
     let lost = dropped(&outcome.status, "spool_full");
     assert_eq!(outcome.missing, lost);
@@ -161,7 +165,7 @@ fn a_small_volume_spools_by_default() {
         return;
     }
     let options = ["-t", "tmpfs", "-o", "size=900m", "spool"];
-    let (pair, _disk) = cut_pair(&settings("auto", ""), |_, place| Disk::mount(&options, place));
+    let (pair, _disk) = cut_pair(&settings("auto", ""), |_, place| SmallDisk::mount(&options, place));
     let exporters = pair.load(None, Until::Sent(30_000)).finish();
     let status = wait_until_spooled(&pair);
     assert_eq!(count(&status, "/queued/datagrams"), 30_000, "{status:#}");
@@ -170,7 +174,7 @@ fn a_small_volume_spools_by_default() {
     deliver_all(&pair, &exporters);
 }
 
-/// What `nf-sender check` prints for this `min-free`.
+/// Returns the output of `nf-sender check` for this `min-free`.
 fn check(pair: &Pair, min_free: &str) -> String {
     let file = pair.sender.path("check.toml");
     let paths = [pair.sender.path("spool"), pair.sender.control()];
@@ -185,13 +189,13 @@ fn check(pair: &Pair, min_free: &str) -> String {
 }
 
 #[test]
-fn a_volume_smaller_than_min_free_is_warned_of() {
+fn a_volume_below_min_free_causes_a_warning() {
     let _running = shared();
     if !may_mount() {
         return;
     }
     let options = ["-t", "tmpfs", "-o", "size=64m", "spool"];
-    let (pair, _disk) = cut_pair(&settings("1GiB", ""), |_, place| Disk::mount(&options, place));
+    let (pair, _disk) = cut_pair(&settings("1GiB", ""), |_, place| SmallDisk::mount(&options, place));
     let words = "64.0 MiB in all, and min-free keeps 1.0 GiB free: nothing can be spooled";
     pair.sender.daemon().wait_for_log(&[words], STALL);
     assert!(warns(&pair.sender.status(), words), "{:#}", pair.sender.status());
@@ -206,13 +210,13 @@ fn a_volume_smaller_than_min_free_is_warned_of() {
 }
 
 #[test]
-fn room_for_less_than_an_hour_is_warned_of() {
+fn room_for_under_an_hour_causes_a_warning() {
     let _running = shared();
     if !may_mount() {
         return;
     }
     let options = ["-t", "tmpfs", "-o", "size=64m", "spool"];
-    let (pair, _disk) = cut_pair(&settings("auto", ""), |_, place| Disk::mount(&options, place));
+    let (pair, _disk) = cut_pair(&settings("auto", ""), |_, place| SmallDisk::mount(&options, place));
     assert_eq!(pair.sender.status()["warnings"], Value::Array(Vec::new()));
     let load = pair.load(Some(500), Until::Stopped);
     let status = pair.sender.wait_status(STALL, |status| warns(status, "at the present rate"));
@@ -226,7 +230,7 @@ fn room_for_less_than_an_hour_is_warned_of() {
     deliver_all(&pair, &load.stop());
 }
 
-/// Takes all inodes that are left, as some other program might.
+/// Uses all free inodes, as another program might.
 pub(crate) fn take_inodes(disk: &Path) -> PathBuf {
     let others = disk.join("others");
     std::fs::create_dir(&others).unwrap();
@@ -237,8 +241,8 @@ pub(crate) fn take_inodes(disk: &Path) -> PathBuf {
     others
 }
 
-/// Another program takes all inodes while the spool holds so many datagrams; later it gives them back.
-fn has_no_inodes(backlog: u64, mount: impl FnOnce(&Path, &Path) -> Disk) {
+/// Another program uses all inodes while the spool holds this number of datagrams, and frees them later.
+fn has_no_inodes(backlog: u64, mount: impl FnOnce(&Path, &Path) -> SmallDisk) {
     let (mut pair, disk) = cut_pair(&settings("0B", "rotate-size = \"128KiB\"\n"), mount);
     let mut exporters = pair.load(None, Until::Sent(backlog)).finish();
     if backlog > 0 {
@@ -260,7 +264,8 @@ fn has_no_inodes(backlog: u64, mount: impl FnOnce(&Path, &Path) -> Disk) {
 
     std::fs::remove_dir_all(others).unwrap();
     let before = segments(&pair.sender.path("spool")).len();
-    let paced = Load::start(exporters, pair.sender.udp().clone(), Some(1000), Until::Sent(backlog + 26_000));
+    let paced =
+        SteadyLoad::start(exporters, pair.sender.udp().clone(), Some(1000), Until::Sent(backlog + 26_000));
     exporters = paced.finish();
     wait_until_spooled(&pair);
     assert!(segments(&pair.sender.path("spool")).len() > before, "segments are begun again");
@@ -271,15 +276,15 @@ fn has_no_inodes(backlog: u64, mount: impl FnOnce(&Path, &Path) -> Disk) {
 fn an_ext4_without_inodes_drops_nothing() {
     let _running = shared();
     if may_mount() {
-        has_no_inodes(2000, |image, place| Disk::ext4_with(&["-N", "128"], 128, image, place));
+        has_no_inodes(2000, |image, place| SmallDisk::ext4_with(&["-N", "128"], 128, image, place));
     }
 }
 
 #[test]
-fn an_ext4_without_inodes_takes_a_first_segment() {
+fn an_ext4_without_inodes_gets_a_first_segment() {
     let _running = shared();
     if may_mount() {
-        has_no_inodes(0, |image, place| Disk::ext4_with(&["-N", "128"], 128, image, place));
+        has_no_inodes(0, |image, place| SmallDisk::ext4_with(&["-N", "128"], 128, image, place));
     }
 }
 
@@ -288,12 +293,12 @@ fn a_tmpfs_without_inodes_drops_nothing() {
     let _running = shared();
     if may_mount() {
         let options = ["-t", "tmpfs", "-o", "size=128m,nr_inodes=100", "spool"];
-        has_no_inodes(2000, |_, place| Disk::mount(&options, place));
+        has_no_inodes(2000, |_, place| SmallDisk::mount(&options, place));
     }
 }
 
-/// nf-sender is killed with a backlog, and its disk is read-only when it starts again.
-fn starts_read_only(mount: impl FnOnce(&Path, &Path) -> Disk) {
+/// Kills nf-sender with a backlog and starts it again with a read-only disk.
+fn starts_read_only(mount: impl FnOnce(&Path, &Path) -> SmallDisk) {
     let (mut pair, disk) = cut_pair(&settings("0B", "rotate-size = \"1MiB\"\n"), mount);
     let exporters = pair.load(None, Until::Sent(BACKLOG)).finish();
     wait_until_spooled(&pair);
@@ -308,7 +313,7 @@ fn starts_read_only(mount: impl FnOnce(&Path, &Path) -> Disk) {
     pair.sender.daemon().wait_for_log(&["cannot write the file 'stream'", "trying again"], STALL);
     let exporters = go_on(&pair, exporters, BACKLOG + 2000);
     wait_received(&pair, 2000);
-    pair.link.mend();
+    pair.link.restore();
     let half = |status: &Value| count(status, "/queued/datagrams") == 0;
     assert_eq!(dropped(&pair.sender.wait_status(STALL, half), "spool_full"), 0);
 
@@ -322,23 +327,23 @@ fn starts_read_only(mount: impl FnOnce(&Path, &Path) -> Disk) {
 }
 
 #[test]
-fn a_read_only_ext4_delivers_its_backlog_and_goes_on() {
+fn a_read_only_ext4_delivers_its_backlog() {
     let _running = shared();
     if may_mount() {
-        starts_read_only(|image, place| Disk::ext4(64, image, place));
+        starts_read_only(|image, place| SmallDisk::ext4(64, image, place));
     }
 }
 
 #[test]
-fn a_read_only_xfs_delivers_its_backlog_and_goes_on() {
+fn a_read_only_xfs_delivers_its_backlog() {
     let _running = shared();
     if may_mount() {
-        starts_read_only(|image, place| Disk::xfs(320, image, place));
+        starts_read_only(|image, place| SmallDisk::xfs(320, image, place));
     }
 }
 
-/// nf-sender is killed with a backlog, and its disk is full when it starts again.
-fn starts_full(mount: impl FnOnce(&Path, &Path) -> Disk) {
+/// Kills nf-sender with a backlog and starts it again with a full disk.
+fn starts_full(mount: impl FnOnce(&Path, &Path) -> SmallDisk) {
     let (mut pair, disk) = cut_pair(&settings("0B", ""), mount);
     let exporters = pair.load(None, Until::Sent(BACKLOG)).finish();
     wait_until_spooled(&pair);
@@ -359,29 +364,29 @@ fn starts_full(mount: impl FnOnce(&Path, &Path) -> Disk) {
 }
 
 #[test]
-fn a_full_ext4_at_start_costs_nothing() {
+fn a_full_ext4_at_start_drops_nothing() {
     let _running = shared();
     if may_mount() {
-        starts_full(|image, place| Disk::ext4_with(&["-N", "64"], 64, image, place));
+        starts_full(|image, place| SmallDisk::ext4_with(&["-N", "64"], 64, image, place));
     }
 }
 
 #[test]
-fn a_full_tmpfs_at_start_costs_nothing() {
+fn a_full_tmpfs_at_start_drops_nothing() {
     let _running = shared();
     if may_mount() {
         let options = ["-t", "tmpfs", "-o", "size=64m,nr_inodes=64", "spool"];
-        starts_full(|_, place| Disk::mount(&options, place));
+        starts_full(|_, place| SmallDisk::mount(&options, place));
     }
 }
 
 #[test]
-fn a_second_sender_finds_a_read_only_spool_in_use() {
+fn a_read_only_spool_is_locked_against_a_second() {
     let _running = shared();
     if !may_mount() {
         return;
     }
-    let (mut pair, disk) = cut_pair(&settings("0B", ""), |image, place| Disk::ext4(64, image, place));
+    let (mut pair, disk) = cut_pair(&settings("0B", ""), |image, place| SmallDisk::ext4(64, image, place));
     pair.sender.take().kill();
     std::fs::remove_file(pair.sender.path("spool/lock")).unwrap();
     disk.remount("ro");

@@ -1,4 +1,5 @@
-//! The address that a collector sees: the exporter's own, or one of nf-receiver's that no other exporter has.
+//! Source addresses at the collector: the exporter's own address, or one of nf-receiver's with a separate
+//! port per exporter.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, UdpSocket};
@@ -9,12 +10,12 @@ use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::kernel_socket::enlarge;
 use nf_transport_kit::pair::STALL;
 
-use crate::running::{in_a_network, shared};
+use crate::isolation::{in_a_network, shared};
 
 /// `CAP_NET_RAW` alone, as /proc shows it.
 const NET_RAW: &str = "0000000000002000";
 
-/// A socket with room for many long datagrams, which gives up waiting for one that does not come.
+/// Creates a socket with room for many long datagrams and a time-out for receiving.
 fn bound(address: &str) -> UdpSocket {
     let socket = UdpSocket::bind(address).unwrap();
     enlarge(&socket);
@@ -22,7 +23,7 @@ fn bound(address: &str) -> UdpSocket {
     socket
 }
 
-/// The next datagram, and where it comes from.
+/// Receives the next datagram and its source address.
 fn receive(collector: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut buffer = vec![0; LONGEST + 1];
     let (length, from) = collector.recv_from(&mut buffer).expect("a datagram");
@@ -37,21 +38,21 @@ fn assert_empty(collector: &UdpSocket) {
     assert_eq!(more.unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "a datagram too many");
 }
 
-/// Datagrams of sizes where formats and buffers have their edges, with different bytes.
+/// Returns datagrams of different bytes, with sizes at the limits of formats and buffers.
 fn generated() -> impl Iterator<Item = Vec<u8>> {
     let payload = |size: usize| (0..size).map(|at| (at * 7 + size).to_le_bytes()[0]).collect();
     [0, 1, 100, 1464, 1472, 1473, 8000, LONGEST].into_iter().map(payload)
 }
 
 #[test]
-fn every_datagram_comes_from_its_exporters_own_address_and_port_byte_for_byte() {
+fn datagrams_keep_their_exporters_address() {
     let _running = shared();
-    in_a_network("ip link set lo up mtu 1500", "source_address::inside_every_datagram");
+    in_a_network("ip link set lo up mtu 1500", "source_address::inside_datagrams_keep_their_address");
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
-fn inside_every_datagram() {
+#[ignore = "runs in a network namespace of another test"]
+fn inside_datagrams_keep_their_address() {
     let families = ["127.0.0.1:0", "[::1]:0"].map(|address| (bound(address), bound(address)));
     let tables = families.iter().zip(["0.0.0.0/0", "::/0"]).map(|((_, collector), prefix)| {
         let address = collector.local_addr().unwrap();
@@ -78,7 +79,7 @@ fn inside_every_datagram() {
         eprintln!("without real datagrams: NF_TRANSPORT_CORPUS names no directory of them");
         Vec::new()
     });
-    // Every datagram has an exporter of its own, at addresses that are not this machine's.
+    // Every datagram has a different exporter. None of their addresses belongs to this machine.
     for (number, payload) in (1_u16..).zip(generated().chain(real)) {
         let [high, low] = number.to_be_bytes();
         let port = 20_000 + number;
@@ -97,7 +98,7 @@ fn inside_every_datagram() {
 }
 
 #[test]
-fn of_the_machines_own_addresses_each_exporter_has_a_port_of_its_own_and_status_tells_which() {
+fn each_exporter_gets_its_own_source_port() {
     let _running = shared();
     let families = ["127.0.0.1:0", "[::1]:0"].map(|address| (bound(address), bound(address)));
     let collectors = families.each_ref().map(|(_, collector)| collector.local_addr().unwrap());
@@ -131,7 +132,7 @@ fn of_the_machines_own_addresses_each_exporter_has_a_port_of_its_own_and_status_
         assert_eq!(seen.keys().copied().collect::<BTreeSet<_>>(), addresses);
         assert!(
             seen.values().all(|from| from.len() == 1),
-            "an exporter came from several addresses: {seen:?}"
+            "an exporter has several source addresses: {seen:?}"
         );
         let seen: BTreeMap<_, _> =
             seen.into_iter().map(|(exporter, from)| (exporter, from.into_iter().next().unwrap())).collect();
@@ -144,9 +145,9 @@ fn of_the_machines_own_addresses_each_exporter_has_a_port_of_its_own_and_status_
     let status = receiver.status();
     let address = |value: &serde_json::Value| value.as_str().unwrap().parse::<SocketAddr>().unwrap();
     for (collector, seen) in status["collectors"].as_array().unwrap().iter().zip(maps) {
-        let told = collector["seen_as"].as_array().unwrap().iter();
-        let told: BTreeMap<_, _> =
-            told.map(|told| (address(&told["exporter"]), address(&told["seen_as"]))).collect();
-        assert_eq!(told, seen, "{status:#}");
+        let rows = collector["seen_as"].as_array().unwrap().iter();
+        let shown: BTreeMap<_, _> =
+            rows.map(|row| (address(&row["exporter"]), address(&row["seen_as"]))).collect();
+        assert_eq!(shown, seen, "{status:#}");
     }
 }

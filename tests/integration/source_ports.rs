@@ -1,4 +1,4 @@
-//! Exporters that send from many ports, as some routers do for each datagram.
+//! Exporters that send from many ports. Some routers use a new port for each datagram.
 
 use std::collections::HashSet;
 use std::net::{SocketAddr, UdpSocket};
@@ -10,26 +10,26 @@ use nf_transport_kit::kernel_socket::enlarge;
 use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::count;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
-/// More ports than a collector has sockets by default.
+/// More ports than nf-receiver has sockets per collector by default.
 const PORTS: usize = 1060;
 
-/// How often each of them sends flows.
+/// Flow datagrams from each port.
 const ROUNDS: usize = 3;
 
-/// Datagrams of an exporter and what it takes to count them.
-struct Received {
+/// Datagrams of an exporter, and the figures to count them.
+struct ReceivedFlows {
     datagrams: usize,
     bytes: usize,
     ports: HashSet<SocketAddr>,
 }
 
-/// Takes datagrams until none has come for a while.
-fn receive(socket: UdpSocket) -> JoinHandle<Received> {
+/// Receives datagrams until none has arrived for a while.
+fn receive(socket: UdpSocket) -> JoinHandle<ReceivedFlows> {
     socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     std::thread::spawn(move || {
-        let mut received = Received { datagrams: 0, bytes: 0, ports: HashSet::new() };
+        let mut received = ReceivedFlows { datagrams: 0, bytes: 0, ports: HashSet::new() };
         let mut buffer = vec![0; 65_536];
         loop {
             match socket.recv_from(&mut buffer) {
@@ -50,7 +50,7 @@ fn v9(sequence: u32, sets: &[u8]) -> Vec<u8> {
     [header.iter().flat_map(|field: &u32| field.to_be_bytes()).collect(), sets.to_vec()].concat()
 }
 
-/// Defines 50 templates of 25 fields: what a large router has.
+/// Defines 50 templates of 25 fields, like a large router.
 fn templates() -> Vec<u8> {
     let template = |id: u16| {
         let head = [id.to_be_bytes(), 25u16.to_be_bytes()].concat();
@@ -62,7 +62,8 @@ fn templates() -> Vec<u8> {
     [[0, 0, length[0], length[1]].to_vec(), body].concat()
 }
 
-/// Sends these payloads, each from the next of the ports, not faster than nf-sender takes them. Returns how many bytes went.
+/// Sends these payloads from one port after the other, no faster than nf-sender receives them. Returns the
+/// number of bytes sent.
 fn send(
     sender: &SenderHost,
     ports: &[UdpSocket],
@@ -83,7 +84,7 @@ fn send(
 }
 
 #[test]
-fn an_exporter_with_1060_ports_is_delivered_as_it_sends() {
+fn an_exporter_with_1060_ports_is_delivered() {
     let _running = shared();
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
     enlarge(&collector);
@@ -105,7 +106,8 @@ fn an_exporter_with_1060_ports_is_delivered_as_it_sends() {
     let received = receiving.join().unwrap();
     let of_flows = received.bytes - defining;
     println!(
-        "{flows} bytes of flows from {PORTS} ports reached the collector as {of_flows} bytes from {} ports: {:.1} times",
+        "{flows} bytes of flows from {PORTS} ports reached the collector as {of_flows} bytes from {} ports: \
+         {:.1} times",
         received.ports.len(),
         f64::from(u32::try_from(of_flows).unwrap()) / f64::from(u32::try_from(flows).unwrap())
     );

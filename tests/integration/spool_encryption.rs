@@ -1,4 +1,4 @@
-//! A spool that is encrypted: what lies on disk shows nothing, and all of it arrives.
+//! An encrypted spool: its files reveal no data, and every datagram arrives.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use nf_transport_kit::hosts::{PATIENT_SENDER, ReceiverHost, SenderHost, write_ke
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::{assert_conserved, count};
 
-use crate::running::shared;
+use crate::isolation::shared;
 
-/// Nobody listens there: TCP's discard port.
+/// TCP's discard port, where nothing listens.
 const NOWHERE: &str = "127.0.0.1:9";
 
-/// Settings with the key files `keys` of this host: the one that seals, then the one before it.
+/// Returns settings with the key files `keys` of this host: first the current one, then the previous one.
 fn settings(host: &SenderHost, encrypt: bool, keys: &[&str]) -> String {
     let names = ["key-file", "previous-key-file"];
     let lines =
@@ -23,7 +23,7 @@ fn settings(host: &SenderHost, encrypt: bool, keys: &[&str]) -> String {
     format!("{PATIENT_SENDER}encrypt = {encrypt}\n{}", lines.collect::<String>())
 }
 
-/// Every file below `directory`, with what it holds.
+/// Returns all files below `directory` with their contents.
 fn contents(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {
@@ -38,7 +38,7 @@ fn contents(directory: &Path) -> Vec<(String, Vec<u8>)> {
     found
 }
 
-/// How many of the first `sent` datagrams of exporter 0 can be seen in the spool's files.
+/// Counts the first `sent` datagrams of exporter 0 that are visible in the spool's files.
 fn visible(host: &SenderHost, pattern: Pattern, sent: u32) -> usize {
     let files = contents(&host.path("spool"));
     let mut payload = Vec::new();
@@ -50,7 +50,7 @@ fn visible(host: &SenderHost, pattern: Pattern, sent: u32) -> usize {
     (0..sent).filter(shows).count()
 }
 
-/// Starts the host's daemon, gives it 100 more datagrams, and waits until the disk has them.
+/// Starts the daemon, sends 100 more datagrams, and waits until they are on disk.
 fn spool_100(host: &mut SenderHost, exporters: &mut nf_transport_kit::exporter::Exporters, queued: u64) {
     host.start();
     exporters.send(100);
@@ -60,7 +60,7 @@ fn spool_100(host: &mut SenderHost, exporters: &mut nf_transport_kit::exporter::
 }
 
 #[test]
-fn a_backlog_is_unreadable_on_disk_and_drains_through_kills_and_a_change_of_keys() {
+fn an_encrypted_backlog_survives_a_key_change() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(1, pattern);
@@ -94,7 +94,7 @@ fn a_backlog_is_unreadable_on_disk_and_drains_through_kills_and_a_change_of_keys
 }
 
 #[test]
-fn with_another_key_nothing_is_touched_and_the_sender_says_which_it_needs() {
+fn a_wrong_spool_key_changes_nothing() {
     let _running = shared();
     let mut sender = SenderHost::new("edge", &NOWHERE, "");
     for key in ["one", "two"] {
@@ -129,7 +129,7 @@ fn with_another_key_nothing_is_touched_and_the_sender_says_which_it_needs() {
 }
 
 #[test]
-fn encryption_without_a_key_is_refused_with_what_is_missing() {
+fn encryption_without_a_key_names_the_missing_one() {
     let output = {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("nf-sender.toml");
@@ -137,9 +137,9 @@ fn encryption_without_a_key_is_refused_with_what_is_missing() {
         Program::Sender.run(&["check", "-c", file.to_str().unwrap()])
     };
     assert_eq!(output.status.code(), Some(78));
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
-        told.contains("spool.encrypt") && told.contains("spool-key") && told.contains("keygen"),
-        "{told}"
+        message.contains("spool.encrypt") && message.contains("spool-key") && message.contains("keygen"),
+        "{message}"
     );
 }

@@ -1,5 +1,5 @@
-//! What goes wrong with an encrypted spool: kills, no runtime directory, a key that is missing half-way. Nothing is lost by it,
-//! and nothing is seen on the disk.
+//! Faults of an encrypted spool: kills, no runtime directory, a missing key for part of the backlog. No
+//! datagram is lost, and the files reveal no data.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -12,31 +12,31 @@ use nf_transport_kit::load::Until;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 
-use crate::losses::{go_on, wait_until_spooled};
-use crate::running::shared;
+use crate::isolation::shared;
+use crate::loss_accounting::{go_on, wait_until_spooled};
 
-/// How long a refusal may take.
+/// Longest time until a daemon exits.
 const REFUSAL: Duration = Duration::from_secs(20);
 
-/// Exit code of sysexits.h: a restart changes nothing.
+/// Exit code of sysexits.h for an error that a restart cannot fix.
 const CONFIG: i32 = 78;
 
 /// Datagrams that each step of a test adds to the backlog.
 const STEP: u64 = 1000;
 
-/// Bytes of a payload by which it is looked for.
+/// Range of a payload by which the tests search for it.
 const NEEDLE: usize = 16;
 
 fn pattern() -> Pattern {
     Pattern::new(MIXED)
 }
 
-/// The settings of a sender that spools at once, with these lines in its section `[spool]`.
+/// Returns settings of a sender that spools at once, with these lines in its table `[spool]`.
 fn settings(spool: &str) -> String {
     format!("{QUICK_SENDER}sync-after = \"0s\"\nrotate-size = \"256KiB\"\n{spool}")
 }
 
-/// A pair whose link is cut, with the sender not started.
+/// Creates a pair with a cut link and starts its receiver only.
 fn cut_pair() -> Pair {
     let mut pair = Pair::new(3, pattern(), &settings(""));
     pair.link.cut();
@@ -44,7 +44,7 @@ fn cut_pair() -> Pair {
     pair
 }
 
-/// The key file of this name, which is made if it is not there.
+/// Returns the key file with this name, and creates it if it does not exist.
 fn key(pair: &Pair, name: &str) -> String {
     let path = pair.sender.path(name);
     write_key(&path, name);
@@ -64,13 +64,13 @@ fn start(pair: &mut Pair, toml: &str) {
     pair.sender.start();
 }
 
-/// Stops the sender in order and starts it with other settings.
+/// Stops the sender cleanly and starts it with other settings.
 fn restart(pair: &mut Pair, toml: &str) {
     assert_eq!(pair.sender.take().terminate().code(), Some(0));
     start(pair, toml);
 }
 
-/// Adds a step to the backlog, and waits until it is in segments.
+/// Adds a step to the backlog and waits until it is in segments.
 fn add(pair: &Pair, exporters: Exporters) -> Exporters {
     let total = exporters.total() + STEP;
     let exporters = go_on(pair, exporters, total);
@@ -78,7 +78,7 @@ fn add(pair: &Pair, exporters: Exporters) -> Exporters {
     exporters
 }
 
-/// Every file below `path`, but for the lock, which names a process.
+/// Lists all files below `path`, without the lock file, which contains a process id.
 fn files(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(path).unwrap() {
@@ -93,7 +93,7 @@ fn files(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// Whether any file of the spool directory shows any part of a datagram that was sent.
+/// Returns whether any file of the spool directory contains part of a sent datagram.
 fn shows_payload(pair: &Pair, exporters: &Exporters) -> bool {
     let mut needles: HashSet<[u8; NEEDLE]> = HashSet::new();
     for (exporter, sent) in (0..).zip(exporters.sent()) {
@@ -108,7 +108,7 @@ fn shows_payload(pair: &Pair, exporters: &Exporters) -> bool {
 }
 
 #[test]
-fn an_encrypted_backlog_survives_kills_arrives_exactly_and_is_never_seen_on_the_disk() {
+fn an_encrypted_backlog_survives_kills() {
     let _running = shared();
     let mut pair = cut_pair();
     let key = key(&pair, "one");
@@ -121,14 +121,14 @@ fn an_encrypted_backlog_survives_kills_arrives_exactly_and_is_never_seen_on_the_
         pair.sender.start();
         assert_conserved(&pair.sender.status());
     }
-    // Killed once more wherever it is by then, and once more while it drains.
+    // Kills once more at a random point, and once more during delivery.
     let total = exporters.total() + STEP;
     exporters = go_on(&pair, exporters, total);
     pair.sender.udp().wait_until_drained();
     pair.sender.take().kill();
     assert!(!shows_payload(&pair, &exporters));
     pair.sender.start();
-    pair.link.mend();
+    pair.link.restore();
     pair.collector.wait_for(STEP, STALL);
     pair.sender.take().kill();
     pair.sender.start();
@@ -136,22 +136,22 @@ fn an_encrypted_backlog_survives_kills_arrives_exactly_and_is_never_seen_on_the_
 }
 
 #[test]
-fn on_a_good_link_encryption_is_not_noticed() {
+fn encryption_costs_nothing_on_a_good_link() {
     let _running = shared();
     let mut pair = cut_pair();
     let key = key(&pair, "one");
     start(&mut pair, &encrypted(&key));
-    pair.link.mend();
+    pair.link.restore();
     pair.sender.wait_state("connected", STALL);
     let exporters = pair.load(Some(3000), Until::Sent(3 * STEP)).finish();
     pair.assert_all_arrive(&exporters, true);
 }
 
 #[test]
-fn without_a_runtime_directory_the_sender_warns_and_nothing_is_seen_on_the_disk() {
+fn encryption_works_without_a_runtime_directory() {
     let _running = shared();
     let mut pair = cut_pair();
-    pair.sender.take_runtime_directory_away();
+    pair.sender.omit_runtime_directory();
     let key = key(&pair, "one");
     start(&mut pair, &encrypted(&key));
     pair.sender.daemon().wait_for_log(&["RUNTIME_DIRECTORY", "kill -9 would lose it"], STALL);
@@ -159,15 +159,15 @@ fn without_a_runtime_directory_the_sender_warns_and_nothing_is_seen_on_the_disk(
     assert!(!pair.sender.path("spool/intake").exists() && !shows_payload(&pair, &exporters));
     restart(&mut pair, &encrypted(&key));
     assert!(!pair.sender.path("spool/intake").exists() && !shows_payload(&pair, &exporters));
-    pair.link.mend();
+    pair.link.restore();
     pair.assert_all_arrive(&exporters, true);
 }
 
 #[test]
-fn what_an_earlier_run_left_in_clear_is_not_lost_when_encryption_is_turned_on() {
+fn a_clear_backlog_survives_turning_encryption_on() {
     let _running = shared();
     let mut pair = cut_pair();
-    pair.sender.take_runtime_directory_away();
+    pair.sender.omit_runtime_directory();
     let key = key(&pair, "one");
     start(&mut pair, &settings(""));
     let exporters = add(&pair, pair.exporters());
@@ -178,12 +178,12 @@ fn what_an_earlier_run_left_in_clear_is_not_lost_when_encryption_is_turned_on() 
     assert!(log.contains("start once without it and stop in order"), "{log}");
     start(&mut pair, &settings(""));
     restart(&mut pair, &encrypted(&key));
-    pair.link.mend();
+    pair.link.restore();
     pair.assert_all_arrive(&exporters, true);
 }
 
 #[test]
-fn a_key_that_only_the_middle_of_the_backlog_wants_is_waited_for() {
+fn delivery_waits_for_a_missing_spool_key() {
     let _running = shared();
     let mut pair = cut_pair();
     let (ends, middle) = (key(&pair, "one"), key(&pair, "two"));
@@ -195,7 +195,7 @@ fn a_key_that_only_the_middle_of_the_backlog_wants_is_waited_for() {
     let exporters = add(&pair, exporters);
 
     restart(&mut pair, &encrypted(&ends));
-    pair.link.mend();
+    pair.link.restore();
     let daemon = pair.sender.daemon();
     daemon.wait_for_log(&["is encrypted with the key", "spool.previous-key-file"], STALL);
     let waits = |status: &serde_json::Value| count(status, "/queued/datagrams") == 2 * STEP;

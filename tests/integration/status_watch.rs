@@ -9,13 +9,13 @@ use nf_transport_kit::hosts::{QUICK_SENDER, SenderHost};
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::count;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
-/// Exporters, far more than a terminal has rows.
+/// Number of exporters, far more than a terminal has rows.
 const EXPORTERS: u16 = 200;
 
 #[test]
-fn many_exporters_do_not_scroll_the_state_away() {
+fn many_exporters_do_not_hide_the_state() {
     let _running = shared();
     let mut sender = SenderHost::new("edge", &"127.0.0.1:1", QUICK_SENDER);
     sender.start();
@@ -48,7 +48,7 @@ fn many_exporters_do_not_scroll_the_state_away() {
     }
 }
 
-/// What a terminal shows after it was cleared for the second time.
+/// Returns the terminal's output after it was cleared for the second time.
 fn second_screen(output: &mut impl Read) -> String {
     let (mut text, mut buffer) = (String::new(), [0; 4096]);
     while text.matches("\x1b[J").count() < 3 {

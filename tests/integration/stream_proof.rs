@@ -1,5 +1,5 @@
-//! Clients that are accepted, by a shared key or in clear text, and know the id of another sender's stream: they can neither
-//! have its queue acknowledged nor block it.
+//! Accepted clients (with a shared key or in clear text) that know the id of another sender's stream. They
+//! can neither acknowledge its queue nor block it.
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -16,8 +16,8 @@ use nf_transport_kit::link::Link;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 
-use crate::losses::{gaps, go_on};
-use crate::running::shared;
+use crate::isolation::shared;
+use crate::loss_accounting::{gaps, go_on};
 
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
@@ -27,7 +27,7 @@ const FAR: Position = Position(1 << 40);
 /// Datagrams of the victim.
 const STEP: u64 = 500;
 
-/// A connected pair whose sender has the key of `key`, or speaks clear text.
+/// Starts a connected pair whose sender has the key of `key` or uses clear text.
 fn pair(key: Option<&str>) -> Pair {
     let mut pair = Pair::new(2, Pattern::new(MIXED), QUICK_SENDER);
     if let Some(key) = key {
@@ -40,7 +40,7 @@ fn pair(key: Option<&str>) -> Pair {
     pair
 }
 
-/// Who is accepted as the victim.
+/// Connects a client that is accepted as the victim.
 fn client(pair: &Pair, key: Option<&str>) -> Client {
     match key {
         Some(key) => Client::with_key(pair.receiver.addr(), "edge", key).unwrap(),
@@ -48,14 +48,14 @@ fn client(pair: &Pair, key: Option<&str>) -> Client {
     }
 }
 
-/// The id of the victim's stream, as its status shows it.
+/// Returns the id of the victim's stream from its status.
 fn stream_of(pair: &Pair) -> StreamId {
     let text = pair.sender.status()["stream"].as_str().unwrap().to_owned();
     StreamId(u128::from_str_radix(&text, 16).unwrap().to_be_bytes())
 }
 
-/// Tries to have everything of `stream` acknowledged, which begins at `first` by its HELLO; panics unless the receiver
-/// refuses that.
+/// Tries to acknowledge all of `stream` with a HELLO from position `first`. Panics unless the receiver
+/// rejects it.
 fn attack(client: &mut Client, stream: StreamId, first: Position) {
     client.claim(stream, &StreamKey::generate().unwrap(), first, HEARTBEAT).unwrap();
     let gap = Gap { first: Position(0), end: Position(2 * FAR.0), reason: GapReason::SpoolFull };
@@ -71,7 +71,7 @@ fn attack(client: &mut Client, stream: StreamId, first: Position) {
 }
 
 #[test]
-fn a_stream_id_alone_empties_no_queue() {
+fn a_stream_id_alone_acknowledges_nothing() {
     let _running = shared();
     for key in [Some("one"), None] {
         let pair = pair(key);
@@ -86,7 +86,7 @@ fn a_stream_id_alone_empties_no_queue() {
         }
         let refused = "did not prove that the stream is its own";
         pair.receiver.wait_status(STALL, |status| status["refused"].to_string().contains(refused));
-        pair.link.mend();
+        pair.link.restore();
         pair.assert_all_arrive(&exporters, true);
         assert_eq!(gaps(&pair.receiver), 0);
         assert!(pair.sender.status()["replaced_stream"].is_null());
@@ -112,24 +112,24 @@ fn a_stream_id_alone_disturbs_no_session() {
 }
 
 #[test]
-fn a_stream_cannot_be_taken_before_its_sender_comes() {
+fn an_unknown_stream_cannot_be_claimed() {
     let _running = shared();
     let mut pair = pair(Some("one"));
     let stream = stream_of(&pair);
     pair.link.cut();
-    // A receiver that knows no stream at all, as after the loss of its state, or another one.
+    // The receiver has lost its state and knows no stream.
     assert_eq!(pair.receiver.take().terminate().code(), Some(0));
     std::fs::remove_dir_all(pair.receiver.path("state")).unwrap();
     pair.receiver.start();
     attack(&mut client(&pair, Some("one")), stream, FAR);
-    pair.link.mend();
+    pair.link.restore();
     let exporters = go_on(&pair, pair.exporters(), STEP);
     pair.assert_all_arrive(&exporters, true);
     assert!(pair.sender.status()["replaced_stream"].is_null());
 }
 
 #[test]
-fn a_sender_whose_secret_is_lost_begins_a_new_stream() {
+fn a_lost_secret_starts_a_new_stream() {
     let _running = shared();
     let mut pair = pair(Some("one"));
     let before = stream_of(&pair);
@@ -145,14 +145,14 @@ fn a_sender_whose_secret_is_lost_begins_a_new_stream() {
     let status = pair.sender.status();
     assert_eq!(status["replaced_stream"], before.to_string(), "{status:#}");
     assert_eq!(count(&status, "/possible_repeats"), STEP, "{status:#}");
-    pair.link.mend();
+    pair.link.restore();
     pair.assert_all_arrive(&exporters, true);
     assert_ne!(stream_of(&pair), before);
     assert_conserved(&pair.sender.status());
 }
 
-/// Asks as the victim, from `source`, for sessions with streams of its own. Returns how many of them began, and were refused
-/// with `code`.
+/// Requests sessions as the victim from `source` with other streams. Returns the number of accepted ones and
+/// of those rejected with `code`.
 fn ask_for_streams(
     pair: &Pair,
     source: Ipv4Addr,
@@ -166,7 +166,7 @@ fn ask_for_streams(
         match client.receive().unwrap() {
             Message::Welcome(_) => {
                 began += 1;
-                client.part();
+                client.close_gracefully();
             }
             Message::Refuse(refusal) => {
                 assert_eq!(refusal.code(), code, "{}", refusal.text());
@@ -178,13 +178,13 @@ fn ask_for_streams(
     (began, refused)
 }
 
-/// Cuts the link, and waits until nf-receiver knows.
+/// Cuts the link and waits until nf-receiver has noticed.
 fn cut(pair: &Pair) {
     pair.link.cut();
     pair.receiver.wait_status(STALL, |status| status["senders"][0]["state"] == "disconnected");
 }
 
-/// Sessions of the victim so far.
+/// Counts the sessions of the victim so far.
 fn sessions(pair: &Pair) -> usize {
     pair.sender.daemon().count_log(&["connected to", " queued"])
 }
@@ -201,12 +201,12 @@ fn new_streams_under_its_id_block_no_sender() {
     let (near, far) = (Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2));
     for (source, numbers) in [(near, 1..=40), (far, 41..=80)] {
         let (began, refused) = ask_for_streams(&pair, source, numbers, RefusalCode::TooManyStreams);
-        // Its own stream was a new one of its address.
+        // The victim's own stream counts as a new one of its address.
         assert!(began >= 15 && refused > 0, "{began} began, {refused} were refused");
     }
     let position = pair.receiver.path(&format!("state/positions/edge@{}", stream_of(&pair)));
     assert!(position.exists(), "the position of the victim was forgotten");
-    pair.link.mend();
+    pair.link.restore();
     pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
     let before = sessions(&pair);
     assert_eq!(ask_for_streams(&pair, near, 81..=120, RefusalCode::IdInUse), (0, 40));
@@ -240,7 +240,7 @@ fn streams_begun_before_it_displace_no_sender() {
     let (began, _) = ask_for_streams(&pair, near, 9..=40, RefusalCode::TooManyStreams);
     assert!(began >= 16, "{began} began");
     assert!(position.exists(), "the position of the sender was forgotten");
-    pair.link.mend();
+    pair.link.restore();
     pair.assert_all_arrive(&exporters, true);
 }
 
@@ -288,7 +288,7 @@ fn a_sender_takes_its_place_back_from_a_newcomer() {
         let mut newcomer = client(&pair, Some("one"));
         newcomer.hello(round + 1, HEARTBEAT).unwrap();
         assert!(matches!(newcomer.receive().unwrap(), Message::Welcome(_)));
-        pair.link.mend();
+        pair.link.restore();
         let refusal = loop {
             match newcomer.receive().unwrap() {
                 Message::Refuse(refusal) => break refusal,
@@ -299,7 +299,7 @@ fn a_sender_takes_its_place_back_from_a_newcomer() {
         assert_eq!(refusal.code(), RefusalCode::Superseded, "{}", refusal.text());
         assert!(refusal.text().contains("has known its stream for longer"), "{}", refusal.text());
         pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
-        // Known by now, they are still younger.
+        // nf-receiver knows these streams now, but for a shorter time than the victim's.
         let asked = 1..=round + 1;
         let all = u32::from(round) + 1;
         assert_eq!(ask_for_streams(&pair, Ipv4Addr::LOCALHOST, asked, RefusalCode::IdInUse), (0, all));
@@ -313,7 +313,7 @@ fn a_new_spool_follows_a_dead_connection() {
     let _running = shared();
     let heartbeat = QUICK_SENDER.replace("heartbeat = \"200ms\"", "heartbeat = \"1s\"");
     let mut pair = Pair::connected(2, Pattern::new(MIXED), &heartbeat);
-    // nf-receiver does not see that the sender is gone.
+    // nf-receiver does not notice that the sender is gone.
     pair.link.freeze();
     pair.sender.take().kill();
     std::fs::remove_dir_all(pair.sender.path("spool")).unwrap();
@@ -347,7 +347,7 @@ fn a_flood_under_its_id_keeps_no_sender_out() {
         exporters = go_on(&pair, exporters, round * 50);
         pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
         cut(&pair);
-        pair.link.mend();
+        pair.link.restore();
     }
     pair.assert_all_arrive(&exporters, true);
 }

@@ -1,37 +1,38 @@
-//! Sites whose exporters have the same addresses, and a sender that claims the exporters of another.
+//! Sites whose exporters share an address, and a sender that claims the exporters of another one.
 
 use std::net::UdpSocket;
 
 use nf_transport_kit::collector::payloads_by_source;
 use nf_transport_kit::daemon::Program;
-use nf_transport_kit::decoder::{Decoder, Tool, decoded_directly};
+use nf_transport_kit::decoder::{DecodingCollector, Tool, decoded_directly};
 use nf_transport_kit::field_cases::payloads;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost, write_key};
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::count;
 use tempfile::TempDir;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
-/// The address of an exporter at each site.
+/// Address of the exporter at each site.
 const SHARED: &str = "127.0.0.9";
 
-/// What the exporter of the east sends, and that of the west: both under one source id and template id, with two templates.
+/// Returns the datagrams of the exporters east and west. Both use the same source id and template id with
+/// different templates.
 fn of_east_and_west() -> [Vec<Vec<u8>>; 2] {
     let all = payloads("j-layout-changed");
     let (east, west) = all.split_at(5);
     [east.to_vec(), west.to_vec()]
 }
 
-/// A site: nf-sender with a key of its own, and an exporter.
-struct Site {
+/// A site: nf-sender with its own key, and an exporter.
+struct TenantSite {
     sender: SenderHost,
     exporter: UdpSocket,
     sent: u64,
 }
 
-impl Site {
-    /// It is connected to `receiver`.
+impl TenantSite {
+    /// Starts a site and waits until it is connected to `receiver`.
     fn connected(id: &str, receiver: &ReceiverHost) -> Self {
         let mut sender =
             SenderHost::new(id, &receiver.addr(), &format!("cipher = \"aes-256-gcm\"\n{QUICK_SENDER}"));
@@ -41,7 +42,7 @@ impl Site {
         Self { sender, exporter: UdpSocket::bind((SHARED, 0)).unwrap(), sent: 0 }
     }
 
-    /// Its exporter sends these, and the receiver acknowledges them.
+    /// Sends datagrams and waits until the receiver has acknowledged them.
     fn send(&mut self, payloads: &[Vec<u8>]) {
         for payload in payloads {
             self.exporter.send_to(payload, self.sender.udp().addr()).unwrap();
@@ -53,7 +54,7 @@ impl Site {
     }
 }
 
-/// A receiver with these settings and the senders east and west, whose tables have these lines.
+/// Starts a receiver with these settings and the senders east and west, whose tables have these lines.
 fn receiver(settings: &str, of_senders: [&str; 2]) -> ReceiverHost {
     let mut receiver = ReceiverHost::new(&[], "");
     receiver.protect(&[]);
@@ -72,26 +73,27 @@ fn configure(receiver: &mut ReceiverHost, settings: &str, of_senders: [&str; 2])
 }
 
 #[test]
-fn sites_with_one_exporter_address_decode_right() {
+fn sites_with_one_exporter_address_decode() {
     let _running = shared();
     for tool in Tool::ALL.into_iter().filter(|tool| tool.is_installed()) {
         let directory = TempDir::new().unwrap();
         let of_sites = of_east_and_west();
-        let mut collectors = ["east", "west"].map(|name| Decoder::start(tool, directory.path(), name));
-        let table = |id: &str, collector: &Decoder| {
+        let mut collectors =
+            ["east", "west"].map(|name| DecodingCollector::start(tool, directory.path(), name));
+        let table = |id: &str, collector: &DecodingCollector| {
             format!("[[collector]]\naddress = \"{}\"\nsenders = [\"{id}\"]\n", collector.addr())
         };
         let settings = table("east", &collectors[0]) + &table("west", &collectors[1]);
         let mut receiver = receiver(&settings, [""; 2]);
         receiver.start();
-        let mut sites = ["east", "west"].map(|id| Site::connected(id, &receiver));
+        let mut sites = ["east", "west"].map(|id| TenantSite::connected(id, &receiver));
         for (site, payloads) in sites.iter_mut().zip(&of_sites) {
             site.send(&payloads[..2]);
         }
-        // Both collectors and nf-receiver restart: templates now come from what nf-receiver has kept.
-        collectors.iter_mut().for_each(Decoder::stop_when_drained);
+        // Both collectors and nf-receiver restart, so templates must come from nf-receiver's state.
+        collectors.iter_mut().for_each(DecodingCollector::stop_when_drained);
         assert_eq!(receiver.take().terminate().code(), Some(0));
-        collectors.iter_mut().for_each(Decoder::start_again);
+        collectors.iter_mut().for_each(DecodingCollector::start_again);
         receiver.start();
         for (site, payloads) in sites.iter_mut().zip(&of_sites) {
             site.sender.wait_state("connected", STALL);
@@ -107,13 +109,13 @@ fn sites_with_one_exporter_address_decode_right() {
 }
 
 #[test]
-fn sites_with_one_exporter_address_keep_templates_apart() {
+fn sites_with_one_address_keep_their_templates() {
     let _running = shared();
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = collector.local_addr().unwrap();
     let mut receiver = receiver(&format!("[[collector]]\naddress = \"{address}\"\n"), [""; 2]);
     receiver.start();
-    let mut sites = ["east", "west"].map(|id| Site::connected(id, &receiver));
+    let mut sites = ["east", "west"].map(|id| TenantSite::connected(id, &receiver));
     let of_sites = of_east_and_west();
     for (site, payloads) in sites.iter_mut().zip(&of_sites) {
         site.send(&payloads[..1]);
@@ -127,7 +129,7 @@ fn sites_with_one_exporter_address_keep_templates_apart() {
         site.sender.wait_state("connected", STALL);
         site.send(&payloads[1..]);
     }
-    // Each port has the flows of one site, behind the template of that site.
+    // Each port has the flows of one site after the template of that site.
     let all = of_sites.iter().map(Vec::len).sum();
     let mut sources: Vec<_> = payloads_by_source(&collector, all).into_values().collect();
     sources.sort_by_key(|payloads| payloads[1] != of_sites[0][1]);
@@ -149,7 +151,7 @@ fn a_claimed_exporter_address_is_denied() {
     let of_senders = ["exporters = [\"127.0.0.9/32\"]", "exporters = [\"127.0.0.8/32\"]"];
     let mut receiver = receiver(&settings, of_senders);
     receiver.start();
-    let [mut east, mut west] = ["east", "west"].map(|id| Site::connected(id, &receiver));
+    let [mut east, mut west] = ["east", "west"].map(|id| TenantSite::connected(id, &receiver));
     let [of_east, of_west] = of_east_and_west();
     east.send(&of_east);
     west.send(&of_west);
@@ -179,7 +181,7 @@ fn a_reload_changes_the_exporters_of_a_sender() {
     let settings = format!("[[collector]]\naddress = \"{}\"\n", collector.local_addr().unwrap());
     let mut receiver = receiver(&settings, ["exporters = [\"192.0.2.0/24\"]", ""]);
     receiver.start();
-    let mut east = Site::connected("east", &receiver);
+    let mut east = TenantSite::connected("east", &receiver);
     east.send(&[b"denied".to_vec()]);
     configure(&mut receiver, &settings, ["exporters = [\"192.0.2.0/24\", \"127.0.0.9/32\"]", ""]);
     receiver.daemon().reload();

@@ -13,11 +13,11 @@ use nf_transport_kit::samples::{assert_conserved, count};
 use nf_transport_kit::wall_clock::WallClock;
 use nf_transport_pki::{Authority, Issued};
 
-use crate::running::shared;
+use crate::isolation::shared;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// A sender, a receiver and an authority that both believe.
+/// A sender, a receiver, and an authority that both trust.
 pub(crate) struct Site {
     pub(crate) authority: Authority,
     pub(crate) sender: SenderHost,
@@ -27,7 +27,8 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Nothing runs yet. The receiver's certificate ends in four days and a half.
+    /// Creates both machines without starting a daemon. The receiver's certificate expires in four and a half
+    /// days.
     pub(crate) fn new() -> Self {
         let pattern = Pattern::new(MIXED);
         let collector = Collector::start(1, pattern);
@@ -62,7 +63,7 @@ impl Site {
         site
     }
 
-    /// Adds to the receiver's table `[tls]`.
+    /// Adds lines to the receiver's table `[tls]`.
     pub(crate) fn add_receiver_toml(&mut self, lines: &str) {
         let toml = std::fs::read_to_string(self.receiver.path("nf-receiver.toml")).unwrap();
         self.receiver.set_toml(&(toml + lines));
@@ -72,7 +73,7 @@ impl Site {
         write_secret(&self.receiver.path("crl"), &self.authority.revoke(issued));
     }
 
-    /// Gives the sender a certificate of this name.
+    /// Installs a certificate with this name at the sender.
     pub(crate) fn give(&self, name: &str, serial: u64) -> Issued {
         let issued = self.authority.issue(name, serial, SystemTime::now() + 300 * DAY);
         write_secret(&self.sender.path("certificate"), &issued.certificate);
@@ -82,7 +83,7 @@ impl Site {
 }
 
 #[test]
-fn flows_go_over_tls_and_a_renewed_certificate_is_taken_up_without_a_loss() {
+fn a_renewed_certificate_loses_nothing() {
     let _running = shared();
     let mut site = Site::new();
     site.give("brno-edge", 2);
@@ -108,7 +109,7 @@ fn flows_go_over_tls_and_a_renewed_certificate_is_taken_up_without_a_loss() {
 }
 
 #[test]
-fn a_revoked_certificate_is_refused_after_a_reload_and_a_new_one_delivers_what_was_kept() {
+fn a_revoked_certificate_is_rejected() {
     let _running = shared();
     let mut site = Site::new();
     let first = site.give("brno-edge", 2);
@@ -133,7 +134,7 @@ fn a_revoked_certificate_is_refused_after_a_reload_and_a_new_one_delivers_what_w
 }
 
 #[test]
-fn bad_files_on_a_reload_leave_everything_as_it_was() {
+fn invalid_files_on_a_reload_change_nothing() {
     let _running = shared();
     let mut site = Site::new();
     site.give("brno-edge", 2);
@@ -153,7 +154,7 @@ fn bad_files_on_a_reload_leave_everything_as_it_was() {
 }
 
 #[test]
-fn an_expired_list_of_revoked_ones_is_warned_of() {
+fn an_expired_revocation_list_causes_a_warning() {
     let _running = shared();
     let mut site = Site::new();
     let expired = |site: &Site| {
@@ -178,7 +179,7 @@ fn an_expired_list_of_revoked_ones_is_warned_of() {
     assert!(warned, "{report}{}", String::from_utf8_lossy(&checked.stderr));
 }
 
-/// A certificate of the sender that ends in a day, and a receiver whose wall clock the test sets.
+/// Issues a sender certificate that expires in a day, and sets a wall clock for the receiver.
 fn site_with_a_days_certificate(clock: &WallClock) -> Site {
     let mut site = Site::new();
     site.receiver.set_clock(clock);
@@ -190,9 +191,9 @@ fn site_with_a_days_certificate(clock: &WallClock) -> Site {
 }
 
 #[test]
-fn a_session_ends_when_the_sender_s_certificate_does() {
+fn an_expired_sender_certificate_ends_a_session() {
     let _running = shared();
-    let clock = WallClock::right();
+    let clock = WallClock::correct();
     let mut site = site_with_a_days_certificate(&clock);
     site.sender.start();
     site.sender.wait_state("connected", STALL);
@@ -213,10 +214,10 @@ fn a_session_ends_when_the_sender_s_certificate_does() {
 }
 
 #[test]
-fn a_session_ends_when_the_receiver_s_certificate_does() {
+fn an_expired_receiver_certificate_ends_a_session() {
     let _running = shared();
     let mut site = Site::new();
-    let clock = WallClock::right();
+    let clock = WallClock::correct();
     site.give("brno-edge", 2);
     site.sender.set_clock(&clock);
     site.receiver.start();
@@ -229,7 +230,7 @@ fn a_session_ends_when_the_receiver_s_certificate_does() {
 }
 
 #[test]
-fn a_certificate_that_ends_soon_is_warned_of_and_shown_in_status_and_metrics() {
+fn a_certificate_near_expiry_causes_a_warning() {
     let _running = shared();
     let mut site = Site::new();
     site.receiver.start();

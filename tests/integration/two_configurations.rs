@@ -1,18 +1,20 @@
-//! Two configurations in one directory: pairing by one of them leaves the other's keys and daemon alone.
+//! Two configurations in one directory: pairing with one of them does not change the keys and the daemon of
+//! the other.
 
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
 use nf_transport_kit::pair::STALL;
 
+use crate::isolation::shared;
 use crate::pairing::{
-    bare_and_running, bare_receiver, bare_sender, invite, invite_by, join, join_by, token, token_of, told,
+    bare_and_running, bare_receiver, bare_sender, invite, invite_by, join, join_by, stderr_of, token,
+    token_of,
 };
-use crate::running::shared;
 
 const AT: [&str; 2] = ["--address", "collector.example.net:2055"];
 
 #[test]
-fn joining_by_another_file_leaves_the_daemon_alone() {
+fn joining_with_another_file_spares_the_daemon() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(1, pattern);
@@ -28,15 +30,15 @@ fn joining_by_another_file_leaves_the_daemon_alone() {
     let joined = join_by(&sender, "dc2.toml", &other);
     assert!(joined.status.success(), "{joined:?}");
     let uses = format!("uses {}, so it was not reloaded", sender.path("nf-sender.toml").display());
-    assert!(told(&joined).contains(&uses), "{joined:?}");
+    assert!(stderr_of(&joined).contains(&uses), "{joined:?}");
     assert_eq!(std::fs::read(sender.path("key")).unwrap(), key);
     assert!(sender.path("dc2.key").exists() && !sender.path("key.previous").exists());
     assert_eq!(sender.status()["id"], "brno-edge");
 
-    // The same configuration by another path is no other one.
+    // The same file under another path is not another configuration.
     std::os::unix::fs::symlink(sender.path("nf-sender.toml.d"), sender.path("link.toml.d")).unwrap();
     std::os::unix::fs::symlink(sender.path("nf-sender.toml"), sender.path("link.toml")).unwrap();
-    assert!(told(&join_by(&sender, "link.toml", &first)).contains("has applied this"));
+    assert!(stderr_of(&join_by(&sender, "link.toml", &first)).contains("has applied this"));
 }
 
 #[test]
@@ -54,7 +56,7 @@ fn a_key_of_another_configuration_is_not_replaced() {
     let refused = join(&sender, &second);
     assert_eq!(refused.status.code(), Some(78));
     let names = format!("{} uses this key as well: nothing was written", other.display());
-    assert!(told(&refused).contains(&names), "{refused:?}");
+    assert!(stderr_of(&refused).contains(&names), "{refused:?}");
     assert_eq!(std::fs::read(sender.path("key")).unwrap(), key);
 
     std::fs::write(&other, "").unwrap();
@@ -65,7 +67,7 @@ fn a_key_of_another_configuration_is_not_replaced() {
 }
 
 #[test]
-fn inviting_by_another_file_spares_the_keys() {
+fn inviting_with_another_file_spares_the_keys() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let receiver = bare_receiver(&collector);
     let invited = [&["brno-edge"], &AT[..]].concat();
@@ -75,38 +77,38 @@ fn inviting_by_another_file_spares_the_keys() {
     assert_ne!(token_of(&invite_by(&receiver, "dc2.toml", &invited)), first);
     assert!(receiver.path("dc2.keys/brno-edge").exists());
 
-    // One key file that both name, as an earlier version left it.
+    // A key file that both configurations name, as an earlier version created it.
     let drop_in = |toml: &str| receiver.path(&format!("{toml}.d/sender-brno-edge.toml"));
     std::fs::copy(drop_in("nf-receiver.toml"), drop_in("dc2.toml")).unwrap();
     assert_eq!(token_of(&invite_by(&receiver, "dc2.toml", &invited)), first);
     let renewed = invite_by(&receiver, "dc2.toml", &["brno-edge", "--renew"]);
     assert_eq!(renewed.status.code(), Some(78));
-    assert!(told(&renewed).contains("uses this key as well"), "{renewed:?}");
+    assert!(stderr_of(&renewed).contains("uses this key as well"), "{renewed:?}");
     let revoked = invite_by(&receiver, "dc2.toml", &["brno-edge", "--revoke"]);
     assert!(revoked.status.success() && !drop_in("dc2.toml").exists(), "{revoked:?}");
-    assert!(told(&revoked).contains(&format!("{} stays", key.display())), "{revoked:?}");
+    assert!(stderr_of(&revoked).contains(&format!("{} stays", key.display())), "{revoked:?}");
     assert_eq!(token(&receiver, &invited), first);
 }
 
 #[test]
-fn a_renewal_keeps_the_address_given_at_first() {
+fn a_renewal_keeps_the_first_address() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let (receiver, sender) = (bare_receiver(&collector), bare_sender());
     token(&receiver, &[&["brno-edge"], &AT[..]].concat());
     let at_collector = |token: &str| {
         let joined = join(&sender, token);
         assert!(
-            told(&joined).contains("this sender is brno-edge at collector.example.net:2055"),
+            stderr_of(&joined).contains("this sender is brno-edge at collector.example.net:2055"),
             "{joined:?}"
         );
     };
     for change in [&["brno-edge", "--renew"][..], &["brno-edge"]] {
         let output = invite(&receiver, change);
-        assert!(!told(&output).contains("guessed"), "{output:?}");
+        assert!(!stderr_of(&output).contains("guessed"), "{output:?}");
         at_collector(&token_of(&output));
     }
     let moved = token(&receiver, &["brno-edge", "--address", "new.example.net:2055"]);
-    assert!(told(&join(&sender, &moved)).contains("at new.example.net:2055"));
+    assert!(stderr_of(&join(&sender, &moved)).contains("at new.example.net:2055"));
     let renewed = token(&receiver, &["brno-edge", "--renew"]);
-    assert!(told(&join(&sender, &renewed)).contains("at new.example.net:2055"));
+    assert!(stderr_of(&join(&sender, &renewed)).contains("at new.example.net:2055"));
 }

@@ -1,5 +1,6 @@
-//! `catch-up`: a backlog is delivered when the receiver comes up: datagrams a second from the first to the last arrival,
-//! and the most memory that the daemons had. Beside it a bare sender of prepared datagrams that looks at the sink's queue.
+//! `catch-up`: a backlog is delivered once the receiver starts. Measures the rate from the first to the last
+//! arrival, and the peak memory of the daemons. For comparison a bare sender sends prepared datagrams and
+//! watches the sink's queue.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use nf_transport_kit::samples;
 
 use crate::generator::{Generator, Sending, Timetable};
 use crate::numbers::{count, float};
-use crate::pair::{self, Pair};
+use crate::pair::{self, BenchPair};
 use crate::payload::LEN;
 use crate::process::Memory;
 use crate::results::Results;
@@ -17,22 +18,22 @@ use crate::run::{EXPORTERS, next_run};
 use crate::settings::Settings;
 use crate::sink::{Arrivals, Sink};
 
-/// Topic: datagrams a second.
+/// Topic: datagrams per second.
 pub(crate) const CATCH_UP: &str = "catch-up";
 
-/// Who is measured.
+/// Subjects.
 pub(crate) const PAIR: &str = "the pair";
 pub(crate) const PLAIN: &str = "bare sendmmsg";
 pub(crate) const GSO: &str = "bare GSO";
 
-/// Topics of the daemons' memory, MiB: at the most, with files in `/run` where these are memory; then, after catching up, its
-/// own; that of the program itself; and the files in `/run`.
+/// Topics: memory of the daemons in MiB. The peak includes files in `/run`, which are in memory. The others
+/// are taken after catching up: anonymous memory, the program, and the files in `/run`.
 pub(crate) const MEMORY_PEAK: &str = "memory peak";
 pub(crate) const MEMORY_OWN: &str = "memory of its own";
 pub(crate) const MEMORY_FILE: &str = "memory of files";
 pub(crate) const MEMORY_INTAKE: &str = "memory of the intake";
 
-/// Calls between two looks at the queue of nf-sender's socket, and at the sink's, which is larger.
+/// Calls between two checks of the queue of nf-sender's socket, and of the sink's larger one.
 const FILL_LOOKS: usize = 4;
 const SINK_LOOKS: usize = 64;
 
@@ -61,15 +62,16 @@ fn note(settings: &Settings, results: &mut Results, who: &'static str, total: u6
     } else {
         let Arrivals { repeated, out_of_order, corrupted, .. } = arrivals;
         println!(
-            "catch-up: {who} does not count: {lost} lost, {repeated} repeated, {out_of_order} out of order, {corrupted} corrupted"
+            "catch-up: {who} is not counted: {lost} lost, {repeated} repeated, \
+             {out_of_order} out of order, {corrupted} corrupted"
         );
     }
 }
 
-/// nf-sender fills its spool, then nf-receiver comes up.
+/// Fills nf-sender's spool, then starts nf-receiver.
 fn caught_up(total: u64) -> (Arrivals, [(&'static str, Memory, u64); 2]) {
     let sink = Sink::start();
-    let mut pair = Pair::new(sink.addr(), None);
+    let mut pair = BenchPair::new(sink.addr(), None);
     pair.sender.host.set_receiver(None);
     pair.sender.host.start();
     let timetable = Timetable::new(next_run(), total);
@@ -87,7 +89,7 @@ fn caught_up(total: u64) -> (Arrivals, [(&'static str, Memory, u64); 2]) {
     (sink.arrivals(), [(sender.0, sender.1, intake), (receiver.0, receiver.1, 0)])
 }
 
-/// Prepared datagrams, as fast as the sink takes them.
+/// Sends prepared datagrams as fast as the sink reads them.
 fn bare(sending: Sending, total: u64) -> Arrivals {
     let sink = Sink::start();
     let timetable = Timetable::new(next_run(), total);

@@ -1,5 +1,5 @@
-//! `compression`: what it saves, and what it costs: softflowd's exports of a capture as batches without compression, with
-//! zstd alone, and with zstd of the columnar form.
+//! `compression`: savings and cost. softflowd's exports of a capture are packed into batches without
+//! compression, with zstd alone, and with zstd of the columnar records.
 
 use std::hint::black_box;
 use std::sync::OnceLock;
@@ -13,37 +13,38 @@ use crate::numbers::float;
 use crate::results::Results;
 use crate::settings::Settings;
 
-/// Topics: bytes of batches for each byte of payload, by kind and version: of full batches, and of such with one datagram each.
+/// Topics: bytes of batches per byte of payload, by kind and version, for full batches and for batches of one
+/// datagram.
 pub(crate) const FULL: &str = "wire, full batches";
 pub(crate) const LONE: &str = "wire, lone datagrams";
 
-/// Topics: bytes of payload in a nanosecond on one core.
+/// Topics: bytes of payload per nanosecond on one core.
 pub(crate) const ENCODE: &str = "encode";
 pub(crate) const DECODE: &str = "decode";
 
-/// The kinds, by name.
+/// Kinds of compression by name.
 pub(crate) const NONE: &str = "none";
 pub(crate) const ZSTD: &str = "zstd";
 pub(crate) const COLUMNAR: &str = "columnar";
 const KINDS: [(&str, Compression); 3] =
     [(NONE, Compression::None), (ZSTD, Compression::Zstd), (COLUMNAR, Compression::Columnar)];
 
-/// The versions that are exported, and their names.
+/// Exported versions and their names.
 pub(crate) const VERSIONS: [(u8, &str); 3] = [(5, "NetFlow v5"), (9, "NetFlow v9"), (10, "IPFIX")];
 
-/// Bytes of payload that each turn encodes and decodes, at least.
+/// Least bytes of payload that each turn encodes and decodes.
 const BYTES: usize = 16 << 20;
 
-/// What all turns work on.
+/// Input of all turns.
 struct Material {
-    /// What was captured.
-    what: String,
+    /// Description of the capture.
+    description: String,
     exports: Vec<Exports>,
 }
 
-/// What was captured; nothing if nothing was.
+/// Returns the description of the capture; `None` before the first turn.
 pub(crate) fn captured() -> Option<&'static str> {
-    MATERIAL.get().map(|material| material.what.as_str())
+    MATERIAL.get().map(|material| material.description.as_str())
 }
 
 static MATERIAL: OnceLock<Material> = OnceLock::new();
@@ -55,9 +56,9 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
     }
     let material = MATERIAL.get_or_init(|| {
         let directory = tempfile::tempdir().unwrap();
-        let (capture, what) = capture(directory.path());
+        let (capture, description) = capture(directory.path());
         let exports = VERSIONS.map(|(version, _)| Exports::new(exported(&capture, version)));
-        Material { what, exports: exports.into() }
+        Material { description, exports: exports.into() }
     });
     for ((version, name), exports) in VERSIONS.into_iter().zip(&material.exports) {
         let rounds = BYTES.div_ceil(exports.raw());

@@ -1,31 +1,31 @@
-//! `cost` and `latency`: what a datagram costs at given rates, and how long it is on its way.
+//! `cost` and `latency`: CPU time and latency of a datagram at given rates.
 
 use crate::generator::Sending;
 use crate::numbers::{count, float};
 use crate::relay::Kind;
 use crate::results::Results;
-use crate::run::{Course, EXPORTERS, Run};
+use crate::run::{Course, EXPORTERS, RelayRun};
 use crate::settings::Settings;
 
-/// Topics: core-microseconds per datagram, in all and by process, by rate.
+/// Topics: core-microseconds per datagram by rate, in total and by process.
 pub(crate) const COST: &str = "cost";
 pub(crate) const COST_SENDER: &str = "cost of nf-sender";
 pub(crate) const COST_RECEIVER: &str = "cost of nf-receiver";
 
-/// Topic: datagrams of a thousand that were lost, by rate.
+/// Topic: lost datagrams per thousand, by rate.
 pub(crate) const LOSS: &str = "loss";
 
 /// Topics: milliseconds, by rate.
 pub(crate) const LATENCY_MEDIAN: &str = "latency p50";
 pub(crate) const LATENCY_LATE: &str = "latency p99";
 
-/// Datagrams a second.
+/// Rates in datagrams per second.
 pub(crate) const RATES: [u64; 4] = [5000, 20_000, 40_000, 60_000];
 
-/// The rate at which latencies are compared.
+/// Rate at which latencies are compared, in datagrams per second.
 pub(crate) const LATENCY_RATE: u64 = 20_000;
 
-/// One relay after the other at each rate: what else the machine does meets them alike.
+/// Measures one relay after the other at each rate, so that other work of the machine affects all alike.
 pub(crate) fn turn(settings: &Settings, results: &mut Results) {
     for rate in RATES {
         for kind in settings.chosen(Kind::all()) {
@@ -35,26 +35,26 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
     }
 }
 
-/// Only those whose latency is of interest.
+/// Measures the latency of the relays of interest.
 pub(crate) fn latency(settings: &Settings, results: &mut Results) {
     for kind in
         settings.chosen(Kind::PAIRS.into_iter().chain([Kind::BarePair, Kind::BARE, Kind::Bare(Sending::Gso)]))
     {
-        // The runs for the cost have told it, if there were any.
+        // The runs of `cost` may have measured it already.
         if results.count(LATENCY_MEDIAN, kind.name(), LATENCY_RATE) < settings.turns {
             note_latency(results, kind, &measure(settings, kind, LATENCY_RATE));
         }
     }
 }
 
-/// A relay of its own for each rate: none has to carry what another left behind.
-fn measure(settings: &Settings, kind: Kind, rate: u64) -> Run {
+/// Starts a new relay for each rate, so that no backlog of an earlier run remains.
+fn measure(settings: &Settings, kind: Kind, rate: u64) -> RelayRun {
     let run = Course::new(kind, EXPORTERS).run(float(rate), settings.run);
     settings.note(kind.name(), &run);
     run
 }
 
-fn note(results: &mut Results, kind: Kind, run: &Run) {
+fn note(results: &mut Results, kind: Kind, run: &RelayRun) {
     let rate = count(run.rate);
     if rate == LATENCY_RATE {
         note_latency(results, kind, run);
@@ -71,7 +71,7 @@ fn note(results: &mut Results, kind: Kind, run: &Run) {
     }
 }
 
-fn note_latency(results: &mut Results, kind: Kind, run: &Run) {
+fn note_latency(results: &mut Results, kind: Kind, run: &RelayRun) {
     results.add(LATENCY_MEDIAN, kind.name(), LATENCY_RATE, run.arrivals.latency(0.5));
     results.add(LATENCY_LATE, kind.name(), LATENCY_RATE, run.arrivals.latency(0.99));
 }

@@ -1,4 +1,4 @@
-//! `exporters`: what a datagram costs with few and with many exporters, at the same rate in all.
+//! `exporters`: cost of a datagram with few and with many exporters at the same total rate.
 
 use crate::numbers::float;
 use crate::relay::Kind;
@@ -9,13 +9,13 @@ use crate::settings::Settings;
 /// Topic: core-microseconds per datagram, by number of exporters.
 pub(crate) const EXPORTERS: &str = "exporters";
 
-/// How many exporters.
+/// Numbers of exporters.
 pub(crate) const COUNTS: [u16; 4] = [1, 10, 100, 1000];
 
-/// Datagrams a second of all together.
+/// Total rate in datagrams per second.
 pub(crate) const RATE: u64 = 20_000;
 
-/// Who is measured.
+/// Subjects.
 pub(crate) const KINDS: [Kind; 2] = [Kind::PLAIN, Kind::Nfacctd];
 
 pub(crate) fn turn(settings: &Settings, results: &mut Results) {

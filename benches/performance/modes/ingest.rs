@@ -1,5 +1,5 @@
-//! `ingest`: the highest rate that is taken without loss while the link is down, beside a bare loop that only receives.
-//! Both have the GSO generator, as there is no sink to make room for.
+//! `ingest`: the highest rate that nf-sender receives without loss while the link is down, compared with a
+//! bare loop that only receives. Both use the GSO generator, since there is no sink that needs CPU time.
 
 use std::time::Duration;
 
@@ -15,24 +15,24 @@ use crate::run::{EXPORTERS, WARM_UP_RATE, WARM_UP_SECONDS, next_run};
 use crate::search;
 use crate::settings::Settings;
 
-/// Topic: datagrams a second.
+/// Topic: datagrams per second.
 pub(crate) const INGEST: &str = "ingest";
 
-/// Who is measured.
+/// Subjects.
 pub(crate) const SENDER: &str = "nf-sender, link down";
 pub(crate) const BARE: &str = "bare recvmmsg loop";
 
-/// Nobody listens there: TCP's discard port.
+/// TCP's discard port, where nothing listens.
 pub(crate) const NOWHERE: ([u8; 4], u16) = ([127, 0, 0, 1], 9);
 
-/// Where the first search begins, datagrams a second.
+/// Start of the first search, in datagrams per second.
 const START: f64 = 150_000.0;
 
-/// After this time all must be taken, or it only lies in the socket.
+/// Longest time until all datagrams are received. Later ones were only waiting in the socket.
 const PROMPT: Duration = Duration::from_millis(150);
 
-/// What came of a probe.
-struct Probe {
+/// Result of a probe.
+struct IngestProbe {
     total: u64,
     taken: u64,
     dropped: u64,
@@ -44,10 +44,10 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
         let measure = if who == SENDER { sender } else { bare };
         let mut is_generator = false;
         let highest = search::highest(results.median(INGEST, who, 0), START, |rate| {
-            let Probe { total, taken, dropped, kept } = measure(rate, settings.probe);
-            let words =
+            let IngestProbe { total, taken, dropped, kept } = measure(rate, settings.probe);
+            let line =
                 format!("{rate:>7.0}/s: {total} sent, {taken} taken, {dropped} dropped, rate kept: {kept}");
-            settings.note(who, &words);
+            settings.note(who, &line);
             let is_taken = total == taken && dropped == 0;
             is_generator = if is_taken && kept { is_generator } else { is_taken };
             is_taken && kept
@@ -57,8 +57,8 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
     }
 }
 
-/// nf-sender, with all that it received in the spool.
-fn sender(rate: f64, seconds: f64) -> Probe {
+/// Measures nf-sender. Every received datagram must be in the spool.
+fn sender(rate: f64, seconds: f64) -> IngestProbe {
     let mut sender = Sender::new("edge", NOWHERE.into());
     sender.host.start();
     let udp = sender.host.udp();
@@ -68,21 +68,21 @@ fn sender(rate: f64, seconds: f64) -> Probe {
     std::thread::sleep(PROMPT);
     let status = sender.host.status();
     let taken = ["/received/datagrams", "/queued/datagrams"].map(|place| samples::count(&status, place));
-    Probe { total: warmed + sent, taken: taken[0].min(taken[1]), dropped: udp.dropped(), kept }
+    IngestProbe { total: warmed + sent, taken: taken[0].min(taken[1]), dropped: udp.dropped(), kept }
 }
 
-/// The loop that counts, and does nothing else.
-fn bare(rate: f64, seconds: f64) -> Probe {
+/// Measures the loop that only counts.
+fn bare(rate: f64, seconds: f64) -> IngestProbe {
     let bare = Bare::start(None, Sending::Plain);
     let mut generator = Generator::new(EXPORTERS, &[bare.addr()], Sending::Gso);
     let warmed = send(&mut generator, WARM_UP_RATE, WARM_UP_SECONDS).0;
     let (sent, kept) = send(&mut generator, rate, seconds);
     std::thread::sleep(PROMPT);
     let dropped = bare.kernel().dropped;
-    Probe { total: warmed + sent, taken: bare.finish(), dropped, kept }
+    IngestProbe { total: warmed + sent, taken: bare.finish(), dropped, kept }
 }
 
-/// How many were sent, and whether the rate was kept.
+/// Sends at this rate. Returns the number of sent datagrams and whether the rate was kept.
 fn send(generator: &mut Generator, rate: f64, seconds: f64) -> (u64, bool) {
     let timetable = Timetable::new(next_run(), count(rate * seconds));
     let sent = generator.run(&timetable, rate);

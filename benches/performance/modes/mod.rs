@@ -1,4 +1,4 @@
-//! The modes: each measures one thing and notes it in the results.
+//! The modes. Each measures one subject and adds its figures to the results.
 
 pub(crate) mod catch_up;
 pub(crate) mod compression;
@@ -11,5 +11,5 @@ pub(crate) mod senders;
 pub(crate) mod start;
 mod trace;
 
-/// Topic: 1 where the generator could not send faster, so that the relay's own limit is not known, else 0.
+/// Topic: 1 where the generator was the limit, so that the relay's own limit is unknown, otherwise 0.
 pub(crate) const GENERATOR: &str = "generator";

@@ -1,4 +1,5 @@
-//! `rate`: the highest rate end to end that loses nothing, comes in order and unchanged, and leaves nothing behind.
+//! `rate`: the highest rate end to end at which every datagram arrives once, in order, unchanged and without
+//! a backlog.
 
 use crate::modes::GENERATOR;
 use crate::relay::Kind;
@@ -7,10 +8,10 @@ use crate::run::{Course, EXPORTERS};
 use crate::search;
 use crate::settings::Settings;
 
-/// Topic: datagrams a second.
+/// Topic: datagrams per second.
 pub(crate) const RATE: &str = "rate";
 
-/// Where the first search begins, datagrams a second.
+/// Start of the first search, in datagrams per second.
 const START: f64 = 40_000.0;
 
 pub(crate) fn turn(settings: &Settings, results: &mut Results) {
@@ -22,7 +23,7 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
     }
 }
 
-/// The highest rate, and whether it is the generator that could not do more.
+/// Returns the highest rate, and whether the generator was the limit.
 fn highest(settings: &Settings, kind: Kind, guess: Option<f64>) -> (f64, bool) {
     let mut is_generator = false;
     let mut course = None;
@@ -30,7 +31,7 @@ fn highest(settings: &Settings, kind: Kind, guess: Option<f64>) -> (f64, bool) {
         let run = course.get_or_insert_with(|| Course::new(kind, EXPORTERS)).run(rate, settings.probe);
         settings.note(kind.name(), &run);
         if !run.is_exact() {
-            course = None; // nothing of it comes into the next probe
+            course = None; // leftovers must not reach the next probe
         }
         is_generator = if run.is_reached() { is_generator } else { run.is_exact() && !run.sent.kept };
         run.is_reached()

@@ -1,5 +1,5 @@
-//! `senders`: what a datagram costs nf-receiver with few and with many senders, at the same rate in all, and what memory a
-//! sender takes that is only connected.
+//! `senders`: cost of a datagram for nf-receiver with few and with many senders at the same total rate, and
+//! the memory of an idle connected sender.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,19 +18,19 @@ use crate::sink::Sink;
 /// Topic: core-microseconds of nf-receiver per datagram, by number of senders.
 pub(crate) const SENDERS: &str = "senders";
 
-/// Topic: KiB of nf-receiver's memory for each idle sender, by number of senders.
+/// Topic: KiB of nf-receiver's memory per idle sender, by number of senders.
 pub(crate) const IDLE: &str = "idle senders";
 
-/// Who is measured.
+/// Subject.
 pub(crate) const RECEIVER: &str = "nf-receiver";
 
-/// How many senders.
+/// Numbers of senders.
 pub(crate) const COUNTS: [u16; 3] = [1, 10, 100];
 
-/// Datagrams a second of all together.
+/// Total rate in datagrams per second.
 pub(crate) const RATE: u64 = 20_000;
 
-/// After this time what a connection made nf-receiver do is done.
+/// Time after which nf-receiver has finished the work for new connections.
 const SETTLED: Duration = Duration::from_millis(500);
 
 pub(crate) fn turn(settings: &Settings, results: &mut Results) {
@@ -55,7 +55,7 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
     }
 }
 
-/// So many senders, all connected.
+/// Starts this number of senders and waits until all are connected.
 fn connect(count: u16, receiver: SocketAddr) -> Vec<Sender> {
     let started = |number: u16| {
         let mut sender = Sender::new(&format!("edge-{number}"), receiver);

@@ -1,7 +1,7 @@
-//! `start`: how long nf-sender takes from its start to READY with many segments, against an empty spool.
+//! `start`: time from the start of nf-sender to READY with many segments, compared with an empty spool.
 //!
-//! The smallest segment that the configuration allows has 128 KiB, so the segments are written by the library, with one
-//! datagram each.
+//! The smallest segment that the configuration allows has 128 KiB. So the library writes the segments here,
+//! with one datagram each.
 
 use std::path::Path;
 use std::time::Duration;
@@ -24,10 +24,10 @@ use crate::settings::Settings;
 /// Topic: milliseconds from start to READY, by number of segments.
 pub(crate) const START: &str = "start";
 
-/// Who is measured.
+/// Subject.
 pub(crate) const SENDER: &str = "nf-sender";
 
-/// Starts of each kind in a turn.
+/// Starts of each kind per turn.
 const STARTS: usize = 3;
 
 pub(crate) fn turn(settings: &Settings, results: &mut Results) {
@@ -39,7 +39,7 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
         for (sender, segments) in [(&mut empty, 0), (&mut full, settings.segments)] {
             let took = sender.host.start().ready_after();
             let status = sender.host.status();
-            assert_eq!(samples::count(&status, "/queued/segments"), segments, "not taken up:\n{status:#}");
+            assert_eq!(samples::count(&status, "/queued/segments"), segments, "not recovered:\n{status:#}");
             sender.host.take().terminate();
             settings.note(SENDER, &format!("{segments} segments: ready after {took:.2?}"));
             results.add(START, SENDER, segments, took.as_secs_f64() * 1000.0);
@@ -47,7 +47,7 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
     }
 }
 
-/// Fills a spool with so many segments of a datagram each.
+/// Writes a spool with this number of segments of one datagram each.
 fn write_segments(directory: &Path, segments: u64) {
     let key = StreamKey::generate().unwrap();
     let own = OwnStream { id: key.id(), secret: StreamSecret(key.seed().clone()) };
@@ -66,14 +66,14 @@ fn write_segments(directory: &Path, segments: u64) {
     spool.end_run(Position(0), Position(segments)).unwrap();
 }
 
-/// Milliseconds that the start with segments takes longer.
+/// Returns the extra milliseconds of a start with segments.
 pub(crate) fn difference(results: &Results) -> Option<f64> {
     let series = results.series(START, SENDER);
     let [(0, empty), (_, full)] = *series else { return None };
     Some(full - empty)
 }
 
-/// How many segments there were.
+/// Returns the number of segments.
 pub(crate) fn segments(results: &Results) -> f64 {
     results.series(START, SENDER).last().map_or(0.0, |(segments, _)| float(*segments))
 }

@@ -1,4 +1,4 @@
-//! What a process forces to disk, as strace sees it.
+//! Forced disk writes of a process, as strace reports them.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,23 +9,23 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// System calls that write to files, and those that force what was written to disk.
+/// System calls that write to files, and those that force written data to disk.
 const CALLS: &str = "trace=pwrite64,write,fsync,fdatasync,sync_file_range,msync,syncfs";
 
-/// A strace that is attached to a process.
+/// A strace attached to a process.
 pub(super) struct Trace {
     strace: Child,
     log: PathBuf,
     _directory: TempDir,
 }
 
-/// What a process forced to disk.
+/// Forced disk writes of a process.
 #[derive(Debug, Default)]
 pub(super) struct Forced {
     pub(super) calls: u64,
-    /// Bytes written by system calls to the files that were forced, since they were last.
+    /// Bytes written by system calls to the forced files since the previous call that forced them.
     pub(super) bytes: u64,
-    /// Writes that nobody forced: the trace saw the process at work.
+    /// Writes seen at all, which prove that the trace was attached.
     writes: u64,
 }
 
@@ -36,23 +36,23 @@ impl fmt::Display for Forced {
 }
 
 impl Trace {
-    /// Attaches strace to a process; nothing if there is no strace, or it may not.
+    /// Attaches strace to a process; `None` if strace is missing or not permitted.
     pub(super) fn of(pid: u32) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("trace");
         let mut command = Command::new("strace");
         command.args(["-f", "-y", "-s", "0", "-e", CALLS, "-p", &pid.to_string(), "-o"]).arg(&log);
         let mut strace = command.stderr(Stdio::piped()).spawn().ok()?;
-        let mut said = String::new();
-        BufReader::new(strace.stderr.take().unwrap()).read_line(&mut said).unwrap();
-        if said.contains("attached") {
+        let mut output = String::new();
+        BufReader::new(strace.stderr.take().unwrap()).read_line(&mut output).unwrap();
+        if output.contains("attached") {
             return Some(Self { strace, log, _directory: directory });
         }
         strace.wait().unwrap();
         None
     }
 
-    /// Detaches it; what it saw.
+    /// Detaches strace and returns the figures.
     pub(super) fn end(mut self) -> Forced {
         kill_process(Pid::from_child(&self.strace), Signal::INT).unwrap();
         self.strace.wait().unwrap();
@@ -60,7 +60,8 @@ impl Trace {
     }
 }
 
-/// Reads a trace: lines such as `12 pwrite64(5</run/intake>, ""..., 1400, 0) = 1400` and `12 fdatasync(5</x>) = 0`.
+/// Reads a trace. Lines look like `12 pwrite64(5</run/intake>, ""..., 1400, 0) = 1400` and `12
+/// fdatasync(5</x>) = 0`.
 fn forced(trace: &str) -> Forced {
     let mut forced = Forced::default();
     let mut unforced: HashMap<&str, u64> = HashMap::new();

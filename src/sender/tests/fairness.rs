@@ -172,7 +172,9 @@ fn thinned_segments_do_not_pile_up() {
     crowd.flood(&mut run, 1600, &[2]);
     spooling.wait();
     assert_eq!(queued(&run.queue)[&2], all(0..1600));
-    assert!(segments(&directory) <= 24, "{} segments", segments(&directory));
+    // A thinned segment is joined with the next one until it is a quarter as large as an untouched one. An eighth of the spool is
+    // the size of these, so there are at most 32 thinned ones, and 8 others.
+    assert!(segments(&directory) <= 40, "{} segments", segments(&directory));
     spooling.stop();
 }
 

@@ -1,23 +1,23 @@
-//! What docs/install.md promises: two machines, a few commands, and flows arrive; also after a reboot.
+//! The promises of docs/install.md: after a few commands on two machines flows arrive, also after a reboot.
 
 use std::time::Duration;
 
 use nf_transport_kit::samples::count;
 
-use crate::running::shared;
-use crate::systemd::Site;
+use crate::isolation::shared;
+use crate::systemd::MachinePair;
 use crate::systemd::machine::{Machine, Parts};
 
 #[test]
-fn two_machines_are_paired_by_a_few_commands_and_flows_arrive_at_nfcapd() {
+fn two_machines_are_installed_and_paired() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let site = Site::new(&parts);
+    let site = MachinePair::new(&parts);
     site.center.sh(
         "mkdir /root/flows; systemd-run --quiet --unit=nfcapd nfcapd -b 127.0.0.1 -p 9995 -w /root/flows",
     );
     site.pair();
-    // Nothing has started nf-sender yet: the first datagram does.
+    // nf-sender is not running yet; the first datagram starts it.
     assert_eq!(site.edge.property("nf-sender.service", "ActiveState"), "inactive");
     let mut exporters = site.exporters();
     exporters.send(40);
@@ -30,7 +30,7 @@ fn two_machines_are_paired_by_a_few_commands_and_flows_arrive_at_nfcapd() {
     let flows = site.center.sh("nfdump -q -R /root/flows -o 'fmt:%sap %dap'");
     assert!(flows.lines().count() >= 40, "{flows}");
 
-    // Both say in one line how things stand, and the sockets have what the units ask for.
+    // Both report their state in one line, and the sockets have the options of the units.
     site.edge.wait_line("nf-sender", "Status: \"connected to 10.77.0.2:2055; 0 datagrams queued; ");
     site.center.wait_line("nf-receiver", "Status: \"1 sender connected; 40 datagrams delivered; ");
     let buffer = site.edge.sh("ss --udp --listening --no-header --memory 'sport = :2055'");
@@ -38,25 +38,25 @@ fn two_machines_are_paired_by_a_few_commands_and_flows_arrive_at_nfcapd() {
 }
 
 #[test]
-fn after_a_crash_of_the_senders_machine_the_backlog_drains_at_boot_without_a_new_datagram() {
+fn a_backlog_drains_at_boot_after_a_crash() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let mut site = Site::paired(&parts);
+    let mut site = MachinePair::paired(&parts);
     let collector = site.collector();
     let mut exporters = site.exporters();
     exporters.send(100);
     collector.wait_for(100, Duration::from_secs(20));
-    // What is delivered is acknowledged a moment later.
+    // Acknowledgements follow the delivery with a short delay.
     let is_empty = |status: &serde_json::Value| count(status, "/queued/datagrams") == 0;
     let before = count(&site.edge.wait_status("nf-sender", is_empty), "/received/bytes");
     site.center.cut();
     exporters.send(5000);
     let queued = |status: &serde_json::Value| count(status, "/queued/datagrams") == 5000;
     let bytes = count(&site.edge.wait_status("nf-sender", queued), "/received/bytes") - before;
-    // After half of sync-after, all of it is in segments, which outlive a power loss.
+    // After half of sync-after every datagram is in segments, which survive a power loss.
     site.edge.wait_spooled(bytes);
     site.edge.crash();
-    site.center.mend();
+    site.center.restore();
     site.edge.boot();
     assert_eq!(
         site.edge.property("nf-sender.service", "ActiveState"),
@@ -70,10 +70,10 @@ fn after_a_crash_of_the_senders_machine_the_backlog_drains_at_boot_without_a_new
 }
 
 #[test]
-fn both_services_run_as_users_of_their_own_without_capabilities_and_their_files_are_theirs_alone() {
+fn services_run_unprivileged_with_private_files() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let site = Site::paired(&parts);
+    let site = MachinePair::paired(&parts);
     site.exporters().send(1);
     site.wait_connected();
     for (machine, service) in site.services() {

@@ -1,4 +1,5 @@
-//! The packages on machines with a real systemd: installed, paired, restarted, upgraded, cut off, crashed, misconfigured.
+//! The packages on machines with a real systemd: installed, paired, restarted, upgraded, cut off, crashed,
+//! misconfigured.
 
 mod faults;
 mod installing;
@@ -21,22 +22,22 @@ use crate::systemd::machine::{Machine, Network, Parts};
 
 const EXPORTERS: u16 = 4;
 
-/// Two machines on one network, both with both packages; nothing is enabled.
-struct Site {
-    /// That of the exporters and nf-sender.
+/// Two machines on one network with both packages installed and no service enabled.
+struct MachinePair {
+    /// Machine of the exporters and nf-sender.
     edge: Machine,
-    /// That of nf-receiver and the collector.
+    /// Machine of nf-receiver and the collector.
     center: Machine,
 }
 
-impl Site {
+impl MachinePair {
     fn new(parts: &Parts) -> Self {
         let network = Network::new();
         let machine = |name, address| Machine::installed(name, address, &network, parts);
         Self { edge: machine("edge", "10.77.0.1/24"), center: machine("center", "10.77.0.2/24") }
     }
 
-    /// As [`Self::paired`], on machines without user namespaces.
+    /// Does the same as [`Self::paired`] on machines without user namespaces.
     fn hardened(parts: &Parts) -> Self {
         let network = Network::new();
         let machine = |name, address| Machine::hardened(name, address, &network, parts);
@@ -45,7 +46,7 @@ impl Site {
         site
     }
 
-    /// As [`Self::new`], with the services enabled and paired as docs/install.md says.
+    /// Does the same as [`Self::new`] with the services enabled and paired as docs/install.md describes.
     fn paired(parts: &Parts) -> Self {
         let site = Self::new(parts);
         site.pair();
@@ -60,22 +61,23 @@ impl Site {
         self.edge.sh_with("nf-sender join -", &token);
     }
 
-    /// Each service, and the machine that it is on.
+    /// Returns each service with its machine.
     fn services(&self) -> [(&Machine, &'static str); 2] {
         [(&self.edge, "nf-sender"), (&self.center, "nf-receiver")]
     }
 
-    /// A collector where nf-receiver delivers by default.
+    /// Starts a collector at nf-receiver's default target.
     fn collector(&self) -> Collector {
         self.center.inside(|| Collector::start_on("127.0.0.1:9995", EXPORTERS, pattern()))
     }
 
-    /// Exporters on the sender's machine.
+    /// Creates exporters on the sender's machine.
     fn exporters(&self) -> Exporters {
         self.edge.inside(|| Exporters::new(0..EXPORTERS, "127.0.0.1:2055".parse().unwrap(), pattern()))
     }
 
-    /// The socket that systemd holds for nf-sender. Looking at it fails once it is another one.
+    /// Returns the socket that systemd holds for nf-sender. Its figures become unavailable once it is
+    /// replaced.
     fn socket(&self) -> KernelSocket {
         self.edge.inside(|| KernelSocket::wait_for_port(2055))
     }
@@ -84,7 +86,7 @@ impl Site {
         self.edge.wait_status("nf-sender", |status| status["state"] == "connected");
     }
 
-    /// Panics unless everything that was sent is at the collector: in order, and exactly once if `once`.
+    /// Panics unless every sent datagram is at the collector in order, and exactly once if `once`.
     fn assert_all_arrive(&self, exporters: &Exporters, collector: &Collector, once: bool) {
         let report = collector.wait_for_all(exporters.sent(), STALL);
         assert_eq!(report.kernel_drops, 0, "the collector was too slow for its own socket");
@@ -102,17 +104,17 @@ fn pattern() -> Pattern {
     Pattern::new(MIXED)
 }
 
-/// The words of a journal's lines, for looking whether it tells a story in this order.
-fn assert_told(journal: &str, story: &[&str]) {
+/// Asserts that the journal contains these sentences in this order.
+fn assert_journal_order(journal: &str, story: &[&str]) {
     let mut rest = journal;
     for sentence in story {
         let at = rest.find(sentence);
-        let at = at.unwrap_or_else(|| panic!("the journal does not tell {sentence:?} then:\n{journal}"));
+        let at = at.unwrap_or_else(|| panic!("the journal lacks {sentence:?} at this point:\n{journal}"));
         rest = &rest[at + sentence.len()..];
     }
 }
 
-/// A machine with both packages that is alone on its network.
+/// Creates a machine with both packages, alone on its network.
 fn lone(name: &str, parts: &Parts) -> Machine {
     Machine::installed(name, "10.77.0.9/24", &Network::new(), parts)
 }

@@ -1,13 +1,13 @@
-//! The packages themselves: what checkers say of them, what they install, and what they leave behind.
+//! The packages: results of their checkers, installed files, and leftovers.
 
 use std::path::Path;
 use std::process::Command;
 
-use crate::running::shared;
+use crate::isolation::shared;
 use crate::systemd::lone;
 use crate::systemd::machine::{Machine, Network, Parts};
 
-/// What both packages bring, beside their documentation.
+/// Files of both packages except documentation.
 fn files(service: &str, options: &str, units: &str, zsh: &str) -> Vec<String> {
     [
         format!("/etc/{service}/{service}.toml"),
@@ -29,17 +29,17 @@ fn files(service: &str, options: &str, units: &str, zsh: &str) -> Vec<String> {
     .into()
 }
 
-/// The inode of the socket that nf-sender.socket holds.
+/// Returns the inode of the socket that nf-sender.socket holds.
 const SOCKET: &str = "ss --udp --listening --no-header --extended 'sport = :2055' | grep -o 'ino:[0-9]*'";
 
 fn checker(program: &str, args: &[&str], files: &[&Path]) {
     let output = Command::new(program).args(args).args(files).output().unwrap();
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{program}:\n{said}");
+    let printed = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{program}:\n{printed}");
 }
 
 #[test]
-fn lintian_and_rpmlint_find_nothing_that_is_not_explained() {
+fn lintian_and_rpmlint_are_satisfied() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let changes = parts.files("deb", ".changes");
@@ -52,7 +52,7 @@ fn lintian_and_rpmlint_find_nothing_that_is_not_explained() {
     checker("rpmlint", &["--strict", "--config", config.to_str().unwrap()], &files);
 }
 
-/// Nothing runs, listens or fails that nobody asked for, and the users are there.
+/// Asserts that nothing runs, listens or fails without being enabled, and that the users exist.
 fn assert_installed_and_asleep(machine: &Machine, files: &[String]) {
     for file in files {
         machine.sh(&format!("test -e {file} || test -e {file}.gz || {{ echo no {file} >&2; exit 1; }}"));
@@ -65,13 +65,13 @@ fn assert_installed_and_asleep(machine: &Machine, files: &[String]) {
         }
         let user = machine.sh(&format!("getent passwd {service}"));
         assert!(user.contains(&format!(":/var/lib/{service}:/usr/sbin/nologin")), "{user}");
-        let said = machine.sh(&format!("{service} check"));
-        assert!(said.contains(&format!("/etc/{service}/{service}.toml")), "{said}");
+        let printed = machine.sh(&format!("{service} check"));
+        assert!(printed.contains(&format!("/etc/{service}/{service}.toml")), "{printed}");
     }
 }
 
 #[test]
-fn the_debian_packages_install_in_a_fresh_debian_and_leave_no_data_behind_but_what_was_never_delivered() {
+fn debian_packages_install_and_purge() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let mut machine = Machine::fresh("fresh", "10.77.0.9/24", &Network::new(), &parts.root);
@@ -88,7 +88,7 @@ fn the_debian_packages_install_in_a_fresh_debian_and_leave_no_data_behind_but_wh
         assert_eq!(machine.property(&format!("{service}.service"), "UnitFileState"), "enabled");
         assert_eq!(machine.property(&format!("{service}.socket"), "ActiveState"), "active");
     }
-    // Something that is spooled and never delivered.
+    // A datagram that is spooled and never delivered.
     machine.sh("echo unsent > /root/datagram; nc -u -N -w 1 127.0.0.1 2055 < /root/datagram");
     machine.wait_status("nf-sender", |status| status["queued"]["datagrams"] == 1);
     machine.sh("systemctl start nf-receiver");
@@ -98,12 +98,16 @@ fn the_debian_packages_install_in_a_fresh_debian_and_leave_no_data_behind_but_wh
         machine.sh_fails(&format!("pgrep {service}"));
         assert_eq!(machine.property(&format!("{service}.socket"), "ActiveState"), "inactive");
     }
-    let said = machine.sh("dpkg --purge nf-sender nf-receiver 2>&1");
-    assert!(said.contains("datagrams that were never delivered") && said.contains("rm -r"), "{said}");
+    let printed = machine.sh("dpkg --purge nf-sender nf-receiver 2>&1");
+    assert!(
+        printed.contains("datagrams that were never delivered") && printed.contains("rm -r"),
+        "{printed}"
+    );
     machine.sh("ls /var/lib/nf-sender/*.segment; test ! -e /var/lib/nf-receiver; test ! -e /etc/nf-receiver");
     assert_eq!(machine.sh("find /etc/systemd -name 'nf[-_]*'"), "", "links are left");
 
-    // Installed again, the service takes up what was kept; once nothing is left to deliver, a purge leaves nothing.
+    // After a new installation the service recovers the kept spool. Once the spool is empty, a purge leaves
+    // nothing.
     machine.install(&parts.debs());
     machine.sh("systemctl start nf-sender");
     assert_eq!(machine.status("nf-sender").unwrap()["recovered"]["datagrams"], 1);
@@ -113,15 +117,15 @@ fn the_debian_packages_install_in_a_fresh_debian_and_leave_no_data_behind_but_wh
 }
 
 #[test]
-fn the_rpms_install_with_the_same_files_users_and_units_and_keep_data_when_erased() {
+fn rpms_install_and_keep_data_when_erased() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let mut machine = Machine::fresh("fedora", "10.77.0.9/24", &Network::new(), &parts.root);
     machine.boot();
-    // As distributions with RPM have it: nothing is enabled by being installed.
+    // As usual on distributions with RPM, installation enables nothing.
     machine.write("/etc/systemd/system-preset/99-default.preset", "disable *\n");
     let rpms: Vec<String> = parts.rpms().iter().map(|path| machine.put(path)).collect();
-    // The machine's own packages are Debian's, of which rpm knows nothing.
+    // The machine's own packages come from Debian, and rpm does not know them.
     machine.sh(&format!("rpm --install --nodeps {}", rpms.join(" ")));
     let units = "/usr/lib/systemd/system";
     let all =
@@ -137,7 +141,7 @@ fn the_rpms_install_with_the_same_files_users_and_units_and_keep_data_when_erase
     machine.sh("echo unsent > /root/datagram; nc -u -N -w 1 127.0.0.1 2055 < /root/datagram");
     machine.wait_status("nf-sender", |status| status["queued"]["datagrams"] == 1);
 
-    // An upgrade, here to the same version, restarts the service and leaves the socket alone.
+    // An upgrade (here to the same version) restarts the service and keeps the socket.
     let (process, socket) = (machine.property("nf-sender", "MainPID"), machine.sh(SOCKET));
     machine.sh(&format!("rpm --upgrade --force --nodeps {}", rpms.join(" ")));
     assert_ne!(machine.property("nf-sender", "MainPID"), process);
@@ -153,11 +157,11 @@ fn the_rpms_install_with_the_same_files_users_and_units_and_keep_data_when_erase
 }
 
 #[test]
-fn the_test_that_the_debian_packages_bring_passes_on_a_machine() {
+fn the_debian_packages_own_test_passes() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let machine = lone("tested", &parts);
     let script = machine.put(&Path::new(env!("CARGO_MANIFEST_DIR")).join("debian/tests/pair"));
-    let said = machine.sh(&format!("sh {script}"));
-    assert!(said.contains("192.0.2.1:1111"), "{said}");
+    let printed = machine.sh(&format!("sh {script}"));
+    assert!(printed.contains("192.0.2.1:1111"), "{printed}");
 }

@@ -1,25 +1,25 @@
-//! Restarts in good order under 20,000 datagrams a second: the socket's drop counter stays 0, and nothing is lost, repeated
-//! or out of order.
+//! Clean restarts under 20,000 datagrams a second: the socket's drop counter stays 0, and nothing is lost,
+//! repeated or out of order.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use nf_transport_kit::load::Load;
+use nf_transport_kit::load::SteadyLoad;
 
-use crate::running::alone;
-use crate::systemd::Site;
+use crate::isolation::alone;
+use crate::systemd::MachinePair;
 use crate::systemd::machine::{Machine, Parts};
 
 const RATE: u32 = 20_000;
 
-/// Does something to both services, one after the other, while datagrams keep coming.
+/// Runs an action on both services, one after the other, under load.
 fn under_load(what: impl Fn(&Machine, &str)) {
     let _running = alone();
     let Some(parts) = Parts::find() else { return };
-    let site = Site::paired(&parts);
+    let site = MachinePair::paired(&parts);
     let collector = site.collector();
-    let load = Load::relentless(site.exporters(), RATE);
+    let load = SteadyLoad::relentless(site.exporters(), RATE);
     let began = Instant::now();
     site.wait_connected();
     let socket = site.socket();
@@ -50,12 +50,12 @@ fn a_restart_under_load_loses_nothing() {
 }
 
 #[test]
-fn a_stop_and_a_start_five_seconds_later_under_load_lose_nothing_as_the_socket_starts_the_service_at_once() {
+fn socket_activation_after_a_stop_loses_nothing() {
     under_load(|machine, service| {
-        let said = machine.sh(&format!("systemctl stop {service} 2>&1"));
+        let printed = machine.sh(&format!("systemctl stop {service} 2>&1"));
         assert!(
-            said.contains("can still be activated by") && said.contains(&format!("{service}.socket")),
-            "{said}"
+            printed.contains("can still be activated by") && printed.contains(&format!("{service}.socket")),
+            "{printed}"
         );
         machine.sh("sleep 5");
         let started_by_socket = machine.property(service, "MainPID");
@@ -65,9 +65,9 @@ fn a_stop_and_a_start_five_seconds_later_under_load_lose_nothing_as_the_socket_s
     });
 }
 
-/// What arrives while no service runs waits in the socket: here for as long as three seconds.
+/// Datagrams wait in the socket while no service runs, here for three seconds.
 #[test]
-fn a_service_that_starts_slowly_under_load_loses_nothing() {
+fn a_slow_start_under_load_loses_nothing() {
     under_load(|machine, service| {
         machine.edit(&format!("{service}.service"), "[Service]\nExecStartPre=/bin/sleep 3\n");
         machine.sh(&format!("systemctl restart {service}"));
@@ -75,7 +75,7 @@ fn a_service_that_starts_slowly_under_load_loses_nothing() {
 }
 
 #[test]
-fn an_upgrade_of_the_packages_under_load_loses_nothing() {
+fn a_package_upgrade_under_load_loses_nothing() {
     let Some(parts) = Parts::find() else { return };
     let directory = tempfile::tempdir().unwrap();
     let newer: Vec<PathBuf> = parts.debs().iter().map(|deb| newer(deb, directory.path())).collect();
@@ -87,7 +87,7 @@ fn an_upgrade_of_the_packages_under_load_loses_nothing() {
     });
 }
 
-/// The same package under a higher version.
+/// Builds the same package with a higher version.
 fn newer(deb: &Path, directory: &Path) -> PathBuf {
     let tree = directory.join("tree");
     let path = directory.join(deb.file_name().unwrap());

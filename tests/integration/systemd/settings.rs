@@ -1,4 +1,4 @@
-//! Settings as administrators make them: drop-ins of units, reloads, and mistakes.
+//! Settings of administrators: drop-ins of units, reloads, and mistakes.
 
 use std::time::Duration;
 
@@ -6,15 +6,15 @@ use nf_transport_kit::collector::Inbox;
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::samples::count;
 
-use crate::running::shared;
+use crate::isolation::shared;
 use crate::systemd::machine::Parts;
-use crate::systemd::{EXPORTERS, Site, lone, pattern};
+use crate::systemd::{EXPORTERS, MachinePair, lone, pattern};
 
 #[test]
 fn a_drop_in_adds_a_port() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let site = Site::paired(&parts);
+    let site = MachinePair::paired(&parts);
     let collector = site.collector();
     let example = site.edge.sh("cat /usr/share/doc/nf-sender/examples/nf-sender-ports.conf");
     site.edge.edit("nf-sender.socket", &example);
@@ -26,10 +26,10 @@ fn a_drop_in_adds_a_port() {
 }
 
 #[test]
-fn a_drop_in_moves_the_receiver_to_another_port() {
+fn a_drop_in_changes_the_receivers_port() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let site = Site::new(&parts);
+    let site = MachinePair::new(&parts);
     site.center.edit("nf-receiver.socket", "[Socket]\nListenStream=\nListenStream=10.77.0.2:9000\n");
     site.center.sh("systemctl enable --quiet --now nf-receiver.socket");
     let token = site.center.sh("nf-receiver invite edge --address 10.77.0.2:9000");
@@ -40,12 +40,12 @@ fn a_drop_in_moves_the_receiver_to_another_port() {
 }
 
 #[test]
-fn drop_ins_limit_the_addresses_of_exporters_and_senders() {
+fn drop_ins_limit_exporters_and_senders() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let site = Site::paired(&parts);
+    let site = MachinePair::paired(&parts);
     let limit = |address: &str| format!("[Socket]\nIPAddressDeny=any\nIPAddressAllow={address}\n");
-    // The first exporter sends from this address, the others from others.
+    // Only the first exporter sends from this address.
     site.edge.edit("nf-sender.socket", &limit("127.0.0.2"));
     site.edge.sh("systemctl restart nf-sender.socket; systemctl start nf-sender");
     site.wait_connected();
@@ -65,7 +65,7 @@ fn drop_ins_limit_the_addresses_of_exporters_and_senders() {
 }
 
 #[test]
-fn a_socket_of_the_wrong_kind_is_named_and_not_tried_again() {
+fn a_socket_of_the_wrong_kind_is_not_retried() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let machine = lone("wrong", &parts);
@@ -81,16 +81,16 @@ fn a_socket_of_the_wrong_kind_is_named_and_not_tried_again() {
 }
 
 #[test]
-fn a_reload_takes_up_another_collector_key_and_limit_and_breaks_no_connection() {
+fn a_reload_applies_collectors_keys_and_limits() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let site = Site::paired(&parts);
+    let site = MachinePair::paired(&parts);
     let first = site.collector();
     let mut exporters = site.exporters();
     exporters.send(100);
     first.wait_for(100, Duration::from_secs(20));
 
-    // Another collector: the first one keeps what it had, the second gets what comes from now on.
+    // Another collector: the first one keeps its datagrams, the second gets all later ones.
     let second = site.center.inside(|| Inbox::start("127.0.0.1:0"));
     let collectors = format!("[[collector]]\naddress = \"{}\"\n", second.addr());
     site.center.write("/etc/nf-receiver/nf-receiver.toml.d/collector.toml", &collectors);
@@ -114,7 +114,7 @@ fn a_reload_takes_up_another_collector_key_and_limit_and_breaks_no_connection() 
     };
     assert_eq!(connections(), 1, "neither was a change that a connection depends on");
 
-    // Another key: the receiver lets both in, the sender changes over, the old one goes.
+    // Another key: the receiver accepts both, the sender changes to the new one, and the old one is removed.
     let token = site.center.sh("nf-receiver invite edge --renew --address 10.77.0.2:2055");
     site.edge.sh_with("nf-sender join -", &token);
     exporters.send(100);
@@ -126,10 +126,10 @@ fn a_reload_takes_up_another_collector_key_and_limit_and_breaks_no_connection() 
 }
 
 #[test]
-fn a_reload_that_leaves_the_link_alone_keeps_the_session() {
+fn an_unrelated_reload_keeps_the_session() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let site = Site::paired(&parts);
+    let site = MachinePair::paired(&parts);
     site.exporters().send(1);
     site.wait_connected();
     let sessions = || site.center.journal("nf-receiver", "-o cat").matches(" connected from ").count();
@@ -150,10 +150,10 @@ fn a_reload_that_leaves_the_link_alone_keeps_the_session() {
 }
 
 #[test]
-fn what_only_a_restart_takes_up_is_said_after_a_reload() {
+fn a_reload_names_settings_that_need_a_restart() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let site = Site::paired(&parts);
+    let site = MachinePair::paired(&parts);
     site.edge.sh("systemctl start nf-sender");
     site.edge.write("/etc/nf-sender/nf-sender.toml.d/m.toml", "[metrics]\nlisten = \"127.0.0.1:9255\"\n");
     site.edge.sh("systemctl reload nf-sender");
@@ -161,10 +161,10 @@ fn what_only_a_restart_takes_up_is_said_after_a_reload() {
 }
 
 #[test]
-fn a_broken_configuration_fails_the_reload_is_said_and_the_old_one_stays() {
+fn a_failed_reload_keeps_the_old_settings() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let site = Site::paired(&parts);
+    let site = MachinePair::paired(&parts);
     site.exporters().send(1);
     site.wait_connected();
     for (machine, service) in site.services() {
@@ -177,7 +177,7 @@ fn a_broken_configuration_fails_the_reload_is_said_and_the_old_one_stays() {
         machine.wait_journal(service, &["not reloaded, everything stays as it was"]);
         let explained = machine.journal(service, "-x");
         assert!(explained.contains("has refused a changed configuration"), "{explained}");
-        // A signal does the same.
+        // A signal has the same effect.
         machine.sh(&format!("rm {path}; kill -HUP {}", machine.property(service, "MainPID")));
         machine.wait_journal(service, &["reloaded: "]);
     }
@@ -185,7 +185,7 @@ fn a_broken_configuration_fails_the_reload_is_said_and_the_old_one_stays() {
 }
 
 #[test]
-fn a_wrong_configuration_ends_with_78_is_explained_and_not_tried_again_and_again() {
+fn an_invalid_configuration_is_not_retried() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let machine = lone("typo", &parts);
@@ -210,10 +210,10 @@ fn a_wrong_configuration_ends_with_78_is_explained_and_not_tried_again_and_again
 }
 
 #[test]
-fn datagrams_that_come_while_the_configuration_is_wrong_wait_without_a_storm_of_starts() {
+fn datagrams_wait_during_an_invalid_configuration() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let site = Site::paired(&parts);
+    let site = MachinePair::paired(&parts);
     let collector = site.collector();
     site.edge.write("/etc/nf-sender/nf-sender.toml.d/typo.toml", "lisen = []\n");
     let mut exporters = site.exporters();
@@ -232,7 +232,7 @@ fn datagrams_that_come_while_the_configuration_is_wrong_wait_without_a_storm_of_
 }
 
 #[test]
-fn options_of_the_environment_file_reach_the_daemon_and_names_of_the_original_work() {
+fn the_environment_file_sets_options() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let machine = lone("named", &parts);
@@ -250,7 +250,7 @@ fn options_of_the_environment_file_reach_the_daemon_and_names_of_the_original_wo
 fn keys_come_as_credentials() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let site = Site::new(&parts);
+    let site = MachinePair::new(&parts);
     let key = site.center.sh("nf-receiver keygen");
     site.center.write("/etc/credstore/nf-receiver.key", &key);
     site.edge.write("/etc/credstore/nf-sender.key", &key);
@@ -264,7 +264,7 @@ fn keys_come_as_credentials() {
     }
     let status = site.edge.wait_status("nf-sender", |status| status["state"] == "connected");
     assert_eq!(status["cipher"], "blowfish");
-    // An administrator's commands find them, too.
+    // An administrator's commands find the entries, too.
     for (machine, service) in [(&site.center, "nf-receiver"), (&site.edge, "nf-sender")] {
         machine.sh(&format!("{service} check; systemctl reload {service}"));
         machine.wait_journal(service, &["reloaded: "]);
@@ -273,10 +273,10 @@ fn keys_come_as_credentials() {
 }
 
 #[test]
-fn a_key_may_lie_encrypted_on_disk_as_the_example_says() {
+fn a_key_can_be_an_encrypted_credential() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let site = Site::new(&parts);
+    let site = MachinePair::new(&parts);
     let key = site.center.sh("nf-receiver keygen");
     for (machine, service) in [(&site.center, "nf-receiver"), (&site.edge, "nf-sender")] {
         let encrypt = "systemd-creds encrypt --quiet --name=key -";
@@ -293,7 +293,7 @@ fn a_key_may_lie_encrypted_on_disk_as_the_example_says() {
 }
 
 #[test]
-fn the_example_that_gives_the_receiver_cap_net_raw_gives_nothing_else() {
+fn the_cap_net_raw_example_grants_nothing_else() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let machine = lone("raw", &parts);
@@ -309,13 +309,14 @@ fn the_example_that_gives_the_receiver_cap_net_raw_gives_nothing_else() {
 }
 
 #[test]
-fn an_absent_receiver_never_ends_the_service() {
+fn an_absent_receiver_never_stops_the_service() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let machine = lone("lonely", &parts);
     machine.write(
         "/etc/nf-sender/nf-sender.toml.d/here.toml",
-        "receivers = [\"10.77.0.200:2055\", \"nowhere.invalid:2055\"]\nplaintext = true\n[reconnect]\nfirst = \"100ms\"\nlongest = \"100ms\"\n",
+        "receivers = [\"10.77.0.200:2055\", \"nowhere.invalid:2055\"]\nplaintext = true\n\
+         [reconnect]\nfirst = \"100ms\"\nlongest = \"100ms\"\n",
     );
     machine.sh("systemctl start nf-sender");
     let began = machine.property("nf-sender", "MainPID");
@@ -326,10 +327,10 @@ fn an_absent_receiver_never_ends_the_service() {
 }
 
 #[test]
-fn entries_of_the_journal_have_fields_to_search_by() {
+fn journal_entries_have_search_fields() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let site = Site::paired(&parts);
+    let site = MachinePair::paired(&parts);
     site.exporters().send(1);
     site.wait_connected();
     site.center.wait_journal("nf-receiver", &["sender edge connected from"]);

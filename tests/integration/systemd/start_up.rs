@@ -1,14 +1,15 @@
-//! Hosts on which units may fail to start: without user namespaces, without IPv4 on IPv6 sockets, without the address yet.
+//! Hosts on which units could fail to start: without user namespaces, without IPv4 on IPv6 sockets, without
+//! the address yet.
 
 use std::net::UdpSocket;
 
 use nf_transport_kit::samples::count;
 
-use crate::running::shared;
+use crate::isolation::shared;
 use crate::systemd::machine::{Machine, Parts};
-use crate::systemd::{Site, lone};
+use crate::systemd::{MachinePair, lone};
 
-/// Puts a shipped example in place as it is.
+/// Installs a shipped example unchanged.
 fn apply_example(machine: &Machine, unit: &str, example: &str) {
     let service = unit.split('.').next().unwrap();
     let text = machine.sh(&format!("cat /usr/share/doc/{service}/examples/{example}"));
@@ -19,7 +20,7 @@ fn apply_example(machine: &Machine, unit: &str, example: &str) {
 fn both_services_start_without_user_namespaces() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let site = Site::hardened(&parts);
+    let site = MachinePair::hardened(&parts);
     for (machine, service) in site.services() {
         assert_eq!(machine.sh("cat /proc/sys/user/max_user_namespaces"), "0\n");
         machine.sh_fails("unshare --user true");
@@ -33,10 +34,10 @@ fn both_services_start_without_user_namespaces() {
 }
 
 #[test]
-fn exporter_addresses_work_without_user_namespaces() {
+fn source_addresses_work_without_user_namespaces() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let site = Site::hardened(&parts);
+    let site = MachinePair::hardened(&parts);
     apply_example(&site.center, "nf-receiver.service", "nf-receiver-source-address.conf");
     let settings = "[[collector]]\naddress = \"127.0.0.1:9995\"\nsource = \"exporter\"\n";
     site.center.write("/etc/nf-receiver/nf-receiver.toml.d/source.toml", settings);
@@ -49,7 +50,7 @@ fn exporter_addresses_work_without_user_namespaces() {
 }
 
 #[test]
-fn the_example_ports_open_before_their_address_exists() {
+fn example_ports_open_before_their_address_exists() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
     let mut machine = lone("early", &parts);
@@ -66,10 +67,10 @@ fn the_example_ports_open_before_their_address_exists() {
 }
 
 #[test]
-fn the_example_receiver_port_opens_before_its_address_exists() {
+fn receiver_port_opens_before_its_address_exists() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let site = Site::new(&parts);
+    let site = MachinePair::new(&parts);
     apply_example(&site.center, "nf-receiver.socket", "nf-receiver-port.conf");
     site.center.sh("systemctl enable --quiet --now nf-receiver.socket");
     site.center.sh("ip address add 192.0.2.2/32 dev eth0");
@@ -82,10 +83,10 @@ fn the_example_receiver_port_opens_before_its_address_exists() {
 }
 
 #[test]
-fn the_socket_units_take_ipv4_where_bindv6only_is_set() {
+fn socket_units_accept_ipv4_with_bindv6only() {
     let _running = shared();
     let Some(parts) = Parts::find() else { return };
-    let site = Site::new(&parts);
+    let site = MachinePair::new(&parts);
     for (machine, _) in site.services() {
         machine.sh("sysctl --quiet --write net.ipv6.bindv6only=1");
     }

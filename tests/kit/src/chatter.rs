@@ -1,12 +1,13 @@
-//! The datagrams of made-up exporters: real NetFlow v5, v9 and IPFIX with templates, counts and sequence numbers.
+//! Datagrams of generated exporters: valid NetFlow v5, v9 and IPFIX with templates, counts and sequence
+//! numbers.
 //!
-//! Every byte follows from the pattern, the exporter's number and the datagram's number, and both numbers can be read
-//! back from the flow fields. So a collector needs no memory of what was sent to tell whether it got exactly that.
+//! The pattern, the exporter's number and the datagram's number determine every byte. Both numbers can be
+//! read back from the flow fields, so a collector can check a datagram without a copy of it.
 
-/// Bytes of a flow record; v9 and IPFIX announce the layout of a v5 record in their templates.
+/// Length of a flow record in bytes. The templates of v9 and IPFIX describe the layout of a v5 record.
 const RECORD_LEN: usize = 48;
 
-/// Where the number of the datagram lies in its first record: the field `dOctets`, `IN_BYTES`.
+/// Offset of the datagram's number in its first record: the field `dOctets`, `IN_BYTES`.
 const NUMBER_AT: usize = 20;
 
 /// Set id of the records in v9 and IPFIX.
@@ -36,7 +37,7 @@ const FIELDS: [(u16, u16); 20] = [
     (210, 2), // padding
 ];
 
-/// What an exporter speaks; it follows from the exporter's number.
+/// Format of an exporter. The exporter's number determines it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     V5,
@@ -57,7 +58,7 @@ impl Version {
         }
     }
 
-    /// The number in the first two bytes of a datagram.
+    /// Returns the version in the first two bytes of a datagram.
     fn code(self) -> u16 {
         match self {
             Self::V5 => 5,
@@ -67,7 +68,8 @@ impl Version {
     }
 }
 
-/// Whether a datagram of v9 or IPFIX holds nothing but templates: the pair repeats those to collectors that come back.
+/// Returns whether a v9 or IPFIX datagram contains only templates. nf-receiver repeats those to collectors
+/// that come back.
 pub fn is_templates_only(payload: &[u8]) -> bool {
     let header = match payload {
         [0, 9, ..] => 20,
@@ -86,8 +88,8 @@ pub fn is_templates_only(payload: &[u8]) -> bool {
     holds_something
 }
 
-/// How many flow records the datagrams hold, in turn: 1 to 28 each, so that every datagram fits an Ethernet frame.
-/// The first datagram of each turn carries the template.
+/// Flow records per datagram, repeated in this order: 1 to 28, so that each datagram fits an Ethernet frame.
+/// The first datagram of each round carries the template.
 pub type Mix = &'static [u8];
 
 /// Datagrams of all sizes, 72 to 1,468 bytes.
@@ -99,7 +101,7 @@ pub const MEDIUM: Mix = &[4, 28, 9, 20, 13, 28, 6, 24];
 /// Nearly all datagrams of about 1,400 bytes.
 pub const LARGE: Mix = &[27, 28, 28, 28];
 
-/// What fixes every byte of every datagram.
+/// Parameters that determine every byte of every datagram.
 #[derive(Clone, Copy, Debug)]
 pub struct Pattern {
     pub mix: Mix,
@@ -111,12 +113,12 @@ impl Pattern {
         Self { mix, seed: 1 }
     }
 
-    /// Length in bytes of the shortest datagram of any exporter.
+    /// Returns the length in bytes of the shortest datagram of any exporter.
     pub fn shortest(self) -> usize {
         16 + 4 + RECORD_LEN * usize::from(*self.mix.iter().min().unwrap())
     }
 
-    /// Writes datagram `number` of `exporter` to `out`, replacing what was in it.
+    /// Replaces the contents of `out` with datagram `number` of `exporter`.
     pub fn datagram(self, exporter: u16, number: u32, out: &mut Vec<u8>) {
         out.clear();
         match Version::of(exporter) {
@@ -199,28 +201,28 @@ impl Pattern {
     }
 
     fn has_template(self, number: u32) -> bool {
-        self.turn(number).1 == 0
+        self.round(number).1 == 0
     }
 
     fn records(self, number: u32) -> u16 {
-        u16::from(self.mix[self.turn(number).1])
+        u16::from(self.mix[self.round(number).1])
     }
 
-    /// How many records all earlier datagrams held, as a sequence number.
+    /// Returns the number of records in all earlier datagrams, as a sequence number.
     fn records_before(self, number: u32) -> u32 {
         let sum = |part: &[u8]| part.iter().map(|records| u32::from(*records)).sum::<u32>();
-        let (turns, place) = self.turn(number);
-        turns.wrapping_mul(sum(self.mix)).wrapping_add(sum(&self.mix[..place]))
+        let (rounds, place) = self.round(number);
+        rounds.wrapping_mul(sum(self.mix)).wrapping_add(sum(&self.mix[..place]))
     }
 
-    /// The turn of the mix that this datagram is in, and its place there.
-    fn turn(self, number: u32) -> (u32, usize) {
+    /// Returns the round of the mix for this datagram, and its index in the round.
+    fn round(self, number: u32) -> (u32, usize) {
         let length = u32::try_from(self.mix.len()).unwrap();
         (number / length, usize::try_from(number % length).unwrap())
     }
 }
 
-/// Reads back which datagram of which exporter a payload claims to be.
+/// Reads the exporter's number and the datagram's number from a payload.
 pub fn identify(payload: &[u8]) -> Option<(u16, u32)> {
     let record = match u16_at(payload, 0)? {
         5 => 24,

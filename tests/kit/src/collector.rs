@@ -1,6 +1,6 @@
-//! Collectors: a UDP socket and a thread that checks every datagram as it comes.
+//! Collectors: a UDP socket and a thread that checks each datagram on arrival.
 //!
-//! The pair sends from an address of its own, so the exporter is known by the payload alone.
+//! nf-receiver sends from its own address, so the payload alone identifies the exporter.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
@@ -12,62 +12,65 @@ use std::time::{Duration, Instant};
 use crate::chatter::{self, Pattern};
 use crate::kernel_socket::{KernelFigures, KernelSocket, enlarge, receive_buffer};
 use crate::pair::STALL;
-use crate::tally::{Report, Tally};
+use crate::tally::{CollectorReport, ExporterTally};
 
-/// Longer than any datagram, so that none is cut unnoticed.
+/// Larger than any datagram, so that none is truncated.
 const BUFFER: usize = 1 << 16;
 
-/// How a collector reads its socket.
+/// Settings with which a collector reads its socket.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reading {
-    /// Whether the receive buffer is the system's default, as most collectors have it; else it is as large as it can be.
+    /// Use the system's default receive buffer, as most collectors do, instead of the largest possible one.
     pub has_default_buffer: bool,
-    pub pace: Pace,
+    pub pace: ReadingPace,
 }
 
-/// How fast a collector reads.
+/// Speed at which a collector reads.
 #[derive(Clone, Copy, Debug, Default)]
-pub enum Pace {
-    /// As fast as it can.
+pub enum ReadingPace {
+    /// As fast as possible.
     #[default]
     Unhindered,
-    /// It computes for so long on each datagram.
+    /// Spends this CPU time on each datagram.
     Work(Duration),
-    /// At most so many datagrams a second.
+    /// At most this number of datagrams per second.
     PerSecond(u32),
 }
 
 impl Reading {
-    /// A collector with the system's default receive buffer.
-    pub fn by_default(pace: Pace) -> Self {
+    /// Settings with the system's default receive buffer.
+    pub fn by_default(pace: ReadingPace) -> Self {
         Self { has_default_buffer: true, pace }
     }
 }
 
-/// A collector of made-up datagrams: tells which are missing, repeated, out of order or changed.
+/// A collector of generated datagrams. It detects missing, repeated, reordered and altered ones.
 pub struct Collector {
-    intake: Intake,
-    shared: Arc<Shared<Report>>,
+    reader: SocketReader,
+    shared: Arc<Observed<CollectorReport>>,
 }
 
 impl Collector {
-    /// Starts to collect what `exporters` exporters send by `pattern`.
+    /// Starts a collector for the datagrams that `exporters` exporters send by `pattern`.
     pub fn start(exporters: u16, pattern: Pattern) -> Self {
         Self::start_on("127.0.0.1:0", exporters, pattern)
     }
 
-    /// As [`Self::start`], on this address.
+    /// Does the same on this address.
     pub fn start_on(bind: &str, exporters: u16, pattern: Pattern) -> Self {
         Self::start_reading(bind, exporters, pattern, Reading::default())
     }
 
-    /// As [`Self::start_on`], reading like this.
+    /// Does the same with these settings for reading.
     pub fn start_reading(bind: &str, exporters: u16, pattern: Pattern, reading: Reading) -> Self {
-        let report = Report { exporters: vec![Tally::default(); exporters.into()], ..Report::default() };
-        let shared = Arc::new(Shared::new(report));
+        let report = CollectorReport {
+            exporters: vec![ExporterTally::default(); exporters.into()],
+            ..CollectorReport::default()
+        };
+        let shared = Arc::new(Observed::new(report));
         let notes = Arc::clone(&shared);
         let mut expected = Vec::new();
-        let intake = Intake::start(bind, reading, move |payload| {
+        let reader = SocketReader::start(bind, reading, move |payload| {
             let claim = chatter::identify(payload);
             if let Some((exporter, number)) = claim {
                 pattern.datagram(exporter, number, &mut expected);
@@ -75,42 +78,42 @@ impl Collector {
             let templates_only = chatter::is_templates_only(payload);
             notes.update(|report| note(report, claim, payload == expected, templates_only));
         });
-        Self { intake, shared }
+        Self { reader, shared }
     }
 
     pub fn addr(&self) -> SocketAddr {
-        self.intake.addr
+        self.reader.addr
     }
 
-    /// What the kernel knows of its socket.
+    /// Returns the kernel's figures for the collector's socket.
     pub fn kernel(&self) -> KernelFigures {
-        self.intake.kernel.figures()
+        self.reader.kernel.figures()
     }
 
-    /// Bytes that the kernel queues at its socket at most.
+    /// Returns the receive buffer of the collector's socket, in bytes.
     pub fn capacity(&self) -> usize {
-        receive_buffer(&self.intake.socket)
+        receive_buffer(&self.reader.socket)
     }
 
-    /// Waits until it has read all that its socket holds.
+    /// Waits until the collector has read everything in its socket.
     pub fn wait_until_drained(&self) {
-        self.intake.kernel.wait_until_drained();
+        self.reader.kernel.wait_until_drained();
     }
 
-    /// What was seen so far.
-    pub fn report(&self) -> Report {
+    /// Returns the counts so far.
+    pub fn report(&self) -> CollectorReport {
         let mut report = self.shared.lock().seen.clone();
-        report.kernel_drops = self.intake.kernel.figures().dropped;
+        report.kernel_drops = self.reader.kernel.figures().dropped;
         report
     }
 
-    /// Different datagrams that arrived so far.
+    /// Returns the number of distinct datagrams so far.
     pub fn arrived(&self) -> u64 {
         self.shared.lock().arrived
     }
 
-    /// Waits until `total` different datagrams have arrived. Panics with the whole picture if no new one comes for
-    /// as long as `stall`.
+    /// Waits until `total` distinct datagrams have arrived. Panics with all counts if none arrives for as
+    /// long as `stall`.
     pub fn wait_for(&self, total: u64, stall: Duration) {
         if let Err(arrived) = self.shared.wait_for(total, stall) {
             let picture = self.report().picture(&vec![0; self.report().exporters.len()]);
@@ -118,8 +121,8 @@ impl Collector {
         }
     }
 
-    /// Waits until all of `sent` has arrived, as [`Self::wait_for`] does, and returns what was seen.
-    pub fn wait_for_all(&self, sent: &[u32], stall: Duration) -> Report {
+    /// Waits until all of `sent` has arrived, as [`Self::wait_for`] does, and returns the counts.
+    pub fn wait_for_all(&self, sent: &[u32], stall: Duration) -> CollectorReport {
         let total = sent.iter().map(|sent| u64::from(*sent)).sum();
         if let Err(arrived) = self.shared.wait_for(total, stall) {
             let picture = self.report().picture(sent);
@@ -129,8 +132,8 @@ impl Collector {
     }
 }
 
-/// Enters one datagram in the report; says whether it is a new one.
-fn note(report: &mut Report, claim: Option<(u16, u32)>, exact: bool, templates_only: bool) -> bool {
+/// Counts one datagram. Returns whether it is a new one.
+fn note(report: &mut CollectorReport, claim: Option<(u16, u32)>, exact: bool, templates_only: bool) -> bool {
     let Some((exporter, number)) = claim else {
         report.templates += u64::from(templates_only);
         report.foreign += u64::from(!templates_only);
@@ -149,62 +152,66 @@ fn note(report: &mut Report, claim: Option<(u16, u32)>, exact: bool, templates_o
     }
 }
 
-/// A collector that keeps every payload, for small numbers of arbitrary datagrams.
+/// A collector that keeps all payloads, for small numbers of arbitrary datagrams.
 pub struct Inbox {
-    intake: Intake,
-    shared: Arc<Shared<Vec<Vec<u8>>>>,
+    reader: SocketReader,
+    shared: Arc<Observed<Vec<Vec<u8>>>>,
 }
 
 impl Inbox {
-    /// Starts to collect on a free port of this address.
+    /// Starts a collector on a free port of this address.
     pub fn start(bind: &str) -> Self {
-        let shared = Arc::new(Shared::new(Vec::new()));
+        let shared = Arc::new(Observed::new(Vec::new()));
         let notes = Arc::clone(&shared);
-        let intake = Intake::start(bind, Reading::default(), move |payload| {
+        let reader = SocketReader::start(bind, Reading::default(), move |payload| {
             notes.update(|seen: &mut Vec<Vec<u8>>| {
                 seen.push(payload.to_vec());
                 true
             });
         });
-        Self { intake, shared }
+        Self { reader, shared }
     }
 
     pub fn addr(&self) -> SocketAddr {
-        self.intake.addr
+        self.reader.addr
     }
 
-    /// Waits for so many payloads and returns all, in order of arrival; gives up if none comes for as long as `stall`.
+    /// Waits for `total` payloads and returns all in order of arrival. Panics if none arrives for as long as
+    /// `stall`.
     pub fn wait_for(&self, total: usize, stall: Duration) -> Vec<Vec<u8>> {
         let outcome = self.shared.wait_for(u64::try_from(total).unwrap(), stall);
-        let drops = self.intake.kernel.figures().dropped;
-        assert_eq!(outcome, Ok(()), "of {total} datagrams only so many came ({drops} dropped at the inbox)");
+        let drops = self.reader.kernel.figures().dropped;
+        assert_eq!(outcome, Ok(()), "fewer than {total} datagrams arrived ({drops} dropped at the inbox)");
         self.shared.lock().seen.clone()
     }
 }
 
-/// What the reader thread writes and others wait for.
-struct Shared<T> {
-    state: Mutex<State<T>>,
+/// State that the reader thread updates and tests wait for.
+struct Observed<T> {
+    state: Mutex<ReaderState<T>>,
     reached: Condvar,
 }
 
-struct State<T> {
+struct ReaderState<T> {
     seen: T,
     arrived: u64,
-    /// Whoever waits is woken when so many have arrived.
+    /// Number of arrived datagrams at which the waiting thread is woken.
     wanted: u64,
 }
 
-impl<T> Shared<T> {
+impl<T> Observed<T> {
     fn new(seen: T) -> Self {
-        Self { state: Mutex::new(State { seen, arrived: 0, wanted: u64::MAX }), reached: Condvar::new() }
+        Self {
+            state: Mutex::new(ReaderState { seen, arrived: 0, wanted: u64::MAX }),
+            reached: Condvar::new(),
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
+    fn lock(&self) -> MutexGuard<'_, ReaderState<T>> {
         self.state.lock().unwrap()
     }
 
-    /// Enters a datagram by `note`, which says whether it counts as arrived.
+    /// Records a datagram with `note`, which returns whether it counts as arrived.
     fn update(&self, note: impl FnOnce(&mut T) -> bool) {
         let mut state = self.lock();
         state.arrived += u64::from(note(&mut state.seen));
@@ -213,7 +220,8 @@ impl<T> Shared<T> {
         }
     }
 
-    /// Waits for one waiter at a time; the error is how many arrived before none came for as long as `stall`.
+    /// Waits until `total` datagrams have arrived. Only one thread may wait at a time. The error is the
+    /// number of arrived datagrams when none arrived for as long as `stall`.
     fn wait_for(&self, total: u64, stall: Duration) -> Result<(), u64> {
         let mut state = self.lock();
         state.wanted = total;
@@ -231,7 +239,7 @@ impl<T> Shared<T> {
 }
 
 /// The socket and its reader thread.
-struct Intake {
+struct SocketReader {
     addr: SocketAddr,
     kernel: KernelSocket,
     socket: UdpSocket,
@@ -239,7 +247,7 @@ struct Intake {
     reader: Option<JoinHandle<()>>,
 }
 
-impl Intake {
+impl SocketReader {
     fn start(bind: &str, reading: Reading, mut take: impl FnMut(&[u8]) + Send + 'static) -> Self {
         let socket = UdpSocket::bind(bind).unwrap();
         if !reading.has_default_buffer {
@@ -259,14 +267,14 @@ impl Intake {
                 let began = Instant::now();
                 take(&buffer[..received.unwrap()]);
                 match reading.pace {
-                    Pace::Unhindered => {}
-                    Pace::Work(time) => {
+                    ReadingPace::Unhindered => {}
+                    ReadingPace::Work(time) => {
                         while began.elapsed() < time {
                             std::hint::spin_loop();
                         }
                     }
-                    Pace::PerSecond(rate) => {
-                        // What was missed by little is made good for, so that the rate is kept.
+                    ReadingPace::PerSecond(rate) => {
+                        // A delay of up to 20 ms is caught up, so that the rate is kept.
                         let lag_max = Duration::from_millis(20);
                         due = due.max(began.checked_sub(lag_max).unwrap_or(began));
                         due += Duration::from_secs(1) / rate;
@@ -280,16 +288,16 @@ impl Intake {
     }
 }
 
-impl Drop for Intake {
+impl Drop for SocketReader {
     fn drop(&mut self) {
         self.closing.store(true, Ordering::SeqCst);
-        // Linux wakes the reader of an unconnected UDP socket, although it also reports that there is no connection.
+        // Linux wakes the reader of an unconnected UDP socket, although it also returns an error.
         rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both).unwrap_or_default();
         drop(self.reader.take().map(JoinHandle::join));
     }
 }
 
-/// Receives this many payloads, and all others that are there then. Returns them by the address that they came from.
+/// Receives at least `expected` payloads and all others that are queued then. Returns them by source address.
 pub fn payloads_by_source(collector: &UdpSocket, expected: usize) -> HashMap<SocketAddr, Vec<Vec<u8>>> {
     collector.set_read_timeout(Some(STALL)).unwrap();
     let mut payloads: HashMap<SocketAddr, Vec<Vec<u8>>> = HashMap::new();
@@ -299,7 +307,7 @@ pub fn payloads_by_source(collector: &UdpSocket, expected: usize) -> HashMap<Soc
         match collector.recv_from(&mut buffer) {
             Ok((length, from)) => payloads.entry(from).or_default().push(buffer[..length].to_vec()),
             Err(error) => {
-                assert!(received >= expected, "{received} of {expected} payloads came: {error}");
+                assert!(received >= expected, "{received} of {expected} payloads arrived: {error}");
                 break;
             }
         }

@@ -1,4 +1,4 @@
-//! Real collectors that decode what they get: nfcapd and nfacctd, as they come with Debian's packages nfdump and pmacct.
+//! Real collectors that decode flows: nfcapd and nfacctd, from Debian's packages nfdump and pmacct.
 
 use std::cell::Cell;
 use std::fs::OpenOptions;
@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::kernel_socket::KernelSocket;
 use crate::netflow_tools::{Nfcapd, NfcapdSettings, find, free_port, have};
 
-/// Which collector.
+/// One of the collectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tool {
     Nfcapd,
@@ -22,7 +22,7 @@ pub enum Tool {
 impl Tool {
     pub const ALL: [Self; 2] = [Self::Nfcapd, Self::Nfacctd];
 
-    /// Whether it is installed.
+    /// Returns whether the collector is installed.
     pub fn is_installed(self) -> bool {
         match self {
             Self::Nfcapd => have(&["nfcapd", "nfdump"]),
@@ -31,20 +31,20 @@ impl Tool {
     }
 }
 
-/// How long nfacctd may take to print what it has got: it does so every second.
+/// Longest delay until nfacctd prints the flows it has received. It prints once a second.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What nfdump prints of each flow.
+/// Fields that nfdump prints for each flow.
 const FLOW: &str = "fmt:%sa %da %sp %dp %pr %pkt %byt";
 
-/// A collector that may be stopped and started again at the same address, and goes on with the same files.
-pub enum Decoder {
+/// A collector that can be stopped and started again with the same address and files.
+pub enum DecodingCollector {
     Nfcapd(Nfcapd),
     Nfacctd(Nfacctd),
 }
 
-impl Decoder {
-    /// Starts it on a free port; it keeps its files in `directory`, under this name.
+impl DecodingCollector {
+    /// Starts the collector on a free port. It keeps its files in `directory` under this name.
     pub fn start(tool: Tool, directory: &Path, name: &str) -> Self {
         let path = directory.join(name);
         match tool {
@@ -63,7 +63,7 @@ impl Decoder {
         }
     }
 
-    /// Lets it take what its socket holds and ends it.
+    /// Waits until the collector has read everything in its socket, then stops it.
     pub fn stop_when_drained(&mut self) {
         match self {
             Self::Nfcapd(nfcapd) => nfcapd.stop_when_drained(),
@@ -78,7 +78,7 @@ impl Decoder {
         }
     }
 
-    /// Waits until it has taken what its socket holds.
+    /// Waits until the collector has read everything in its socket.
     pub fn wait_until_drained(&self) {
         match self {
             Self::Nfcapd(nfcapd) => nfcapd.kernel().wait_until_drained(),
@@ -86,7 +86,7 @@ impl Decoder {
         }
     }
 
-    /// The flows that it has decoded while it ran, sorted. It must have been stopped.
+    /// Returns the decoded flows, sorted. The collector must be stopped.
     pub fn flows(&self) -> Vec<String> {
         match self {
             Self::Nfcapd(nfcapd) => {
@@ -104,19 +104,19 @@ impl Decoder {
     }
 }
 
-/// nfacctd: prints flows with their packets and bytes scaled by the sampling interval, where it knows that.
+/// nfacctd prints flows, with packets and bytes scaled by the sampling interval where it knows that interval.
 ///
-/// It hands flows from one process to another, and loses what is between them when it ends. So marks are sent to it, flows
-/// of their own, which come out behind all that came before them.
+/// nfacctd passes flows from one process to another and loses those in between when it exits. So the kit
+/// sends it marker flows, which are printed after all earlier flows.
 pub struct Nfacctd {
     addr: SocketAddr,
     path: PathBuf,
-    running: Option<Running>,
-    marks: Cell<u16>,
+    running: Option<RunningNfacctd>,
+    markers: Cell<u16>,
 }
 
-/// The process, and its socket.
-struct Running {
+/// The process and its socket.
+struct RunningNfacctd {
     child: Child,
     kernel: KernelSocket,
 }
@@ -139,7 +139,7 @@ impl Nfacctd {
         ];
         let text = settings.map(|(key, value)| [key, ": ", &value, "\n"].concat()).concat();
         std::fs::write(path.with_extension("conf"), text).unwrap();
-        let mut nfacctd = Self { addr, path, running: None, marks: Cell::new(0) };
+        let mut nfacctd = Self { addr, path, running: None, markers: Cell::new(0) };
         nfacctd.start_again();
         nfacctd
     }
@@ -158,25 +158,25 @@ impl Nfacctd {
             .stderr(output("stderr"))
             .spawn()
             .unwrap();
-        self.running = Some(Running { child, kernel: KernelSocket::wait_for(self.addr) });
+        self.running = Some(RunningNfacctd { child, kernel: KernelSocket::wait_for(self.addr) });
         self.wait_until_printed();
     }
 
-    fn running(&self) -> &Running {
+    fn running(&self) -> &RunningNfacctd {
         self.running.as_ref().expect("nfacctd runs")
     }
 
-    /// Waits until it has printed what it has got. It moves on only while something comes, so that marks are sent until the
-    /// first one is printed.
+    /// Waits until nfacctd has printed all received flows. It prints only while datagrams arrive, so markers
+    /// are sent until the first of them is printed.
     fn wait_until_printed(&self) {
         self.running().kernel.wait_until_drained();
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let first = format!("{MARK},{MARK},{},", self.marks.get() + 1);
+        let first = format!("{MARKER},{MARKER},{},", self.markers.get() + 1);
         let deadline = Instant::now() + PATIENCE;
         while !self.lines().iter().any(|line| line.starts_with(&first)) {
-            assert!(Instant::now() < deadline, "nfacctd does not print what it gets");
-            self.marks.set(self.marks.get() + 1);
-            socket.send_to(&mark(self.marks.get()), self.addr).unwrap();
+            assert!(Instant::now() < deadline, "nfacctd does not print the flows it received");
+            self.markers.set(self.markers.get() + 1);
+            socket.send_to(&marker(self.markers.get()), self.addr).unwrap();
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -192,27 +192,27 @@ impl Nfacctd {
     }
 
     fn flows(&self) -> Vec<String> {
-        let is_flow = |line: &String| !line.starts_with("SRC_IP") && !line.starts_with(MARK);
+        let is_flow = |line: &String| !line.starts_with("SRC_IP") && !line.starts_with(MARKER);
         let mut flows: Vec<_> = self.lines().into_iter().filter(is_flow).collect();
         flows.sort();
         flows
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningNfacctd {
     fn drop(&mut self) {
         kill_process(Pid::from_child(&self.child), Signal::INT).ok();
         drop(self.child.wait());
     }
 }
 
-/// The addresses of a mark.
-const MARK: &str = "203.0.113.77";
+/// Source and destination address of a marker.
+const MARKER: &str = "203.0.113.77";
 
-/// NetFlow v5 with one flow that bears this number.
-fn mark(number: u16) -> Vec<u8> {
+/// Returns a NetFlow v5 datagram with one flow that carries this number.
+fn marker(number: u16) -> Vec<u8> {
     let [high, low] = number.to_be_bytes();
-    let address = MARK.parse::<Ipv4Addr>().unwrap().octets();
+    let address = MARKER.parse::<Ipv4Addr>().unwrap().octets();
     let header =
         [0, 5, 0, 1, 0, 0, 3, 232, 0x65, 0x53, 0xF1, 0, 0, 0, 0, 0, 0, 0, 0, number.to_be_bytes()[1]];
     let mut payload = [&header[..], &[0; 4], &address, &address, &[0; 8]].concat();
@@ -222,8 +222,8 @@ fn mark(number: u16) -> Vec<u8> {
     payload
 }
 
-/// The flows that the collector decodes when an exporter at the address `source` sends these datagrams to it directly. The files of
-/// the collector have this name.
+/// Returns the flows that a collector decodes when an exporter at the address `source` sends it these
+/// datagrams directly. The collector's files are named `name`.
 pub fn decoded_directly(
     tool: Tool,
     directory: &Path,
@@ -231,13 +231,13 @@ pub fn decoded_directly(
     source: &str,
     payloads: &[Vec<u8>],
 ) -> Vec<String> {
-    let mut direct = Decoder::start(tool, directory, name);
+    let mut direct = DecodingCollector::start(tool, directory, name);
     let exporter = UdpSocket::bind((source, 0)).unwrap();
     for payload in payloads {
         exporter.send_to(payload, direct.addr()).unwrap();
     }
     direct.stop_when_drained();
     let flows = direct.flows();
-    assert!(!flows.is_empty(), "{tool:?} decodes the case");
+    assert!(!flows.is_empty(), "{tool:?} decoded no flow");
     flows
 }

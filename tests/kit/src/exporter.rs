@@ -1,4 +1,4 @@
-//! Exporters: sockets of their own on loopback that send the made-up datagrams, each numbered from 0.
+//! Exporters: sockets on loopback that send generated datagrams, numbered from 0 per exporter.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::ops::Range;
@@ -7,7 +7,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::chatter::Pattern;
 
-/// Some exporters with one target. Exporter `n` sends from 127.0.0.(n + 2) and a port of its own.
+/// A group of exporters with one target. Exporter `n` sends from 127.0.0.(n + 2) and its own port.
 pub struct Exporters {
     pattern: Pattern,
     first: u16,
@@ -18,24 +18,24 @@ pub struct Exporters {
 }
 
 impl Exporters {
-    /// The exporters with these numbers.
+    /// Creates the exporters with these numbers.
     pub fn new(numbers: Range<u16>, target: SocketAddr, pattern: Pattern) -> Self {
         let first = numbers.start;
         let sockets: Vec<_> = numbers.map(|exporter| connected(exporter, target)).collect();
         Self { pattern, first, sent: vec![0; sockets.len()], sockets, turn: 0, buffer: Vec::new() }
     }
 
-    /// How many datagrams each exporter has sent so far.
+    /// Returns the number of datagrams sent so far, by exporter.
     pub fn sent(&self) -> &[u32] {
         &self.sent
     }
 
-    /// How many datagrams all exporters have sent so far.
+    /// Returns the number of datagrams sent so far by all exporters.
     pub fn total(&self) -> u64 {
         self.sent.iter().map(|sent| u64::from(*sent)).sum()
     }
 
-    /// Sends the next datagrams, the exporters taking turns.
+    /// Sends the next datagrams, one exporter after another.
     pub fn send(&mut self, datagrams: u64) {
         for _ in 0..datagrams {
             let place = self.turn;
@@ -56,8 +56,8 @@ fn connected(exporter: u16, target: SocketAddr) -> UdpSocket {
     socket
 }
 
-/// A socket that sends as if from this address, which need not be this machine's. Takes root. Others that do the same may
-/// have the address, too.
+/// Binds a socket to this address, which need not be one of this machine's. Needs root. Several such sockets
+/// can have the same address.
 pub fn bind_as(addr: SocketAddr) -> UdpSocket {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP)).unwrap();
     if addr.is_ipv4() { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) }

@@ -1,7 +1,8 @@
-//! What softflowd exports of a capture, and the batches that this makes: to see what compression is worth.
+//! softflowd's exports of a capture and the batches made from them, to measure compression.
 //!
-//! The capture is made of real ones, where the environment variable `NF_TRANSPORT_CAPTURES` names a directory of them
-//! (`make captures` fetches some to target/captures): as if all had been taken at the same time on one link. Else it is the kit's own.
+//! The environment variable `NF_TRANSPORT_CAPTURES` may name a directory of real captures; `make captures`
+//! downloads some to target/captures. Their packets are merged as if all captures had started at the same
+//! time on one link. Without the variable the kit generates a capture.
 
 use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
@@ -18,16 +19,16 @@ use pcap_file::pcap::{PcapPacket, PcapReader, PcapWriter};
 
 use crate::netflow_tools::{export, write_capture};
 
-/// The stream of all batches made here.
+/// Stream id of all batches made here.
 pub const STREAM: StreamId = StreamId([7; 16]);
 
-/// Captures that last longer have gaps in which all flows expire.
+/// Longest capture that is used. Longer ones have gaps in which all flows expire.
 const LONGEST: Duration = Duration::from_secs(7200);
 
-/// Bytes of each packet that are kept: all headers.
+/// Bytes kept of each packet: enough for all headers.
 const SNAPLEN: usize = 128;
 
-/// A capture to export, in `directory`, and what it is.
+/// Writes a capture to `directory`. Returns its path and a description.
 pub fn capture(directory: &Path) -> (PathBuf, String) {
     let path = directory.join("capture.pcap");
     if let Some(real) = std::env::var_os("NF_TRANSPORT_CAPTURES") {
@@ -35,14 +36,14 @@ pub fn capture(directory: &Path) -> (PathBuf, String) {
         return (path, format!("{captures} real captures, as if taken at the same time on one link"));
     }
     write_capture(&path, 6000);
-    (path, "no real capture, but one made up: 6,000 flows, each seen in one direction".to_owned())
+    (path, "no real capture, but a generated one: 6,000 flows, each in one direction".to_owned())
 }
 
-/// Writes the packets of all captures in `from` as if these had begun at the same time; says how many captures.
+/// Merges all captures in `from` as if they had started at the same time. Returns the number of captures.
 fn merge(from: &Path, to: &Path) -> usize {
     let mut files: Vec<_> = std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    // Such damaged on purpose are no traffic.
+    // Captures that are damaged on purpose are not traffic.
     files.retain(|file| !file.file_name().unwrap().to_string_lossy().starts_with("fuzz"));
     let captures: Vec<_> = files.iter().filter_map(|file| packets(file)).collect();
     assert!(!captures.is_empty(), "no captures of Ethernet in {}", from.display());
@@ -57,8 +58,8 @@ fn merge(from: &Path, to: &Path) -> usize {
     count
 }
 
-/// Time since the first, length on the wire, and the start of each packet; `None` if that is no short capture of
-/// Ethernet.
+/// Returns time since the first packet, length on the wire, and the first bytes of each packet. Returns
+/// `None` unless the file is a short capture of Ethernet.
 fn packets(file: &Path) -> Option<Vec<(Duration, u32, Vec<u8>)>> {
     let mut reader = PcapReader::new(File::open(file).ok()?).ok()?;
     if reader.header().datalink != DataLink::ETHERNET {
@@ -76,7 +77,7 @@ fn packets(file: &Path) -> Option<Vec<(Duration, u32, Vec<u8>)>> {
     packets.iter().all(|(time, _, _)| *time <= LONGEST).then_some(packets)
 }
 
-/// The datagrams by which softflowd exports `capture` in this version (5, 9, or 10 for IPFIX).
+/// Returns the datagrams with which softflowd exports `capture` in this version (5, 9, or 10 for IPFIX).
 pub fn exported(capture: &Path, version: u8) -> Vec<Vec<u8>> {
     let inbox = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket2::SockRef::from(&inbox).set_recv_buffer_size(64 << 20).unwrap();
@@ -93,14 +94,14 @@ pub fn exported(capture: &Path, version: u8) -> Vec<Vec<u8>> {
     receiving.join().unwrap()
 }
 
-/// Datagrams, and where flow records lie in each.
+/// Datagrams, and the places of the flow records in each.
 pub struct Exports {
     payloads: Vec<Vec<u8>>,
     flows: Vec<Vec<FlowRun>>,
 }
 
 impl Exports {
-    /// The datagrams of one exporter.
+    /// Finds the flow records in the datagrams of one exporter.
     pub fn new(payloads: Vec<Vec<u8>>) -> Self {
         let mut table = ExporterTable::default();
         let flows = (0..).zip(&payloads).map(|(number, payload)| {
@@ -112,7 +113,7 @@ impl Exports {
         Self { payloads, flows }
     }
 
-    /// Bytes of all payloads.
+    /// Returns the total length of all payloads, in bytes.
     pub fn raw(&self) -> usize {
         self.payloads.iter().map(Vec::len).sum()
     }
@@ -121,9 +122,9 @@ impl Exports {
         &self.payloads
     }
 
-    /// Encodes the payloads as batches, each full or with `most` datagrams.
-    ///
-    /// The columnar form is used only if `compression` is columnar. nf-sender uses it whenever it can.
+    /// Packs the datagrams into batches. A batch ends when it is full or holds `most` datagrams.
+    /// The columnar form is used only with [`Compression::Columnar`], whereas nf-sender uses it wherever
+    /// possible.
     pub fn batches(&self, compression: Compression, most: u32) -> Vec<Batch> {
         let mut builder = BatchBuilder::new(STREAM, compression);
         let mut batches = Vec::new();
@@ -143,7 +144,7 @@ impl Exports {
     }
 }
 
-/// The datagram of this number: they come in a burst, a few microseconds apart.
+/// Returns datagram `number`. The arrivals are a few microseconds apart, as in a burst.
 fn datagram(number: u64, payload: &[u8]) -> Datagram<'_> {
     let exporter = SocketAddr::from(([192, 0, 2, 1], 50_123));
     let local = SocketAddr::from(([192, 0, 2, 9], 2055));
@@ -151,7 +152,7 @@ fn datagram(number: u64, payload: &[u8]) -> Datagram<'_> {
     Datagram { exporter, local, arrival, payload }
 }
 
-/// Bytes of all batches together, headers among them.
+/// Returns the total length of all batches with their headers, in bytes.
 pub fn wire(batches: &[Batch]) -> usize {
     batches.iter().map(|batch| batch.bytes().len()).sum()
 }

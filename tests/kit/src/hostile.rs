@@ -1,4 +1,5 @@
-//! A hostile client: speaks as much of the protocol as it likes, by the library's own codecs, and holds what it gets.
+//! A hostile client. It uses the shared crate's codecs to send any part of the protocol, and keeps its
+//! connections open.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -18,10 +19,10 @@ use socket2::{Domain, Socket, Type};
 use crate::hosts::key_text;
 use crate::pair::STALL;
 
-/// Connections that a flood holds at most; the oldest is closed for the next.
+/// Connections that a flood holds at most. Beyond that the oldest is closed.
 const HELD: usize = 1000;
 
-/// Connects again and again until dropped, and holds the connections.
+/// Opens connections at a fixed rate until dropped, and holds them open.
 pub struct Flood {
     stop: Arc<AtomicBool>,
     made: Arc<AtomicU64>,
@@ -29,7 +30,7 @@ pub struct Flood {
 }
 
 impl Flood {
-    /// Makes `rate` connections a second to `target`. `connect` makes one, by its number.
+    /// Opens `rate` connections a second. `connect` opens one and gets its number.
     pub fn start<C: Send + 'static>(
         rate: u32,
         connect: impl Fn(u64) -> io::Result<C> + Send + 'static,
@@ -57,16 +58,16 @@ impl Flood {
         Self { stop, made, thread: Some(thread) }
     }
 
-    /// How many connections were made.
+    /// Returns the number of connections opened so far.
     pub fn made(&self) -> u64 {
         self.made.load(Ordering::Relaxed)
     }
 
-    /// Waits until `count` more connections were made.
+    /// Waits until `count` more connections are open.
     pub fn wait_for_more(&self, count: u64) {
         let (wanted, began) = (self.made() + count, Instant::now());
         while self.made() < wanted {
-            assert!(began.elapsed() < STALL, "only {} connections", self.made());
+            assert!(began.elapsed() < STALL, "only {} of {wanted} connections were opened", self.made());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -79,7 +80,7 @@ impl Drop for Flood {
     }
 }
 
-/// Connects from this address, one of this machine's.
+/// Connects to `target` from this local address.
 pub fn connect_from(source: Ipv4Addr, target: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::new(IpAddr::V4(source), 0).into())?;
@@ -87,21 +88,21 @@ pub fn connect_from(source: Ipv4Addr, target: SocketAddr) -> io::Result<TcpStrea
     Ok(socket.into())
 }
 
-/// The key of `seed`, as [`write_key`](super::hosts::write_key) writes it.
+/// Returns the key of `seed` that [`write_key`](super::hosts::write_key) writes.
 pub fn key_of(seed: &str) -> Key {
     Key::from_text(&key_text(seed)).unwrap()
 }
 
-/// Bytes of the payload of HELLO, and where its heartbeat is.
+/// Length of the HELLO payload and offset of its heartbeat, in bytes.
 const HELLO_LEN: usize = 158;
 const HEARTBEAT_OFFSET: usize = 26;
 
-/// The secret of a client's own stream of this number.
+/// Returns the secret of the client's own stream with this number.
 fn own_key(stream: u8) -> StreamKey {
     StreamKey::new([stream; 32].into()).unwrap()
 }
 
-/// A connection whose handshake went well.
+/// A client with a finished handshake.
 pub struct Client {
     tcp: TcpStream,
     channel: Channel,
@@ -109,24 +110,24 @@ pub struct Client {
 }
 
 impl Client {
-    /// Authenticates as `id` by the key of `seed`.
+    /// Connects and authenticates as `id` with the key of `seed`.
     pub fn with_key(target: SocketAddr, id: &str, seed: &str) -> io::Result<Self> {
         Self::with_key_from(Ipv4Addr::LOCALHOST, target, id, seed)
     }
 
-    /// As [`Self::with_key`], from this address, one of this machine's.
+    /// Does the same from this local address.
     pub fn with_key_from(source: Ipv4Addr, target: SocketAddr, id: &str, seed: &str) -> io::Result<Self> {
         let handshake = SenderHandshake::keyed(&id.parse().unwrap(), &key_of(seed), Suite::ChaCha20Poly1305);
-        Self::shake(connect_from(source, target)?, handshake)
+        Self::run_handshake(connect_from(source, target)?, handshake)
     }
 
-    /// Says that it is `id`, in clear text.
+    /// Connects in clear text under the name `id`.
     pub fn in_clear_text(target: SocketAddr, id: &str) -> io::Result<Self> {
-        Self::shake(TcpStream::connect(target)?, SenderHandshake::plain(&id.parse().unwrap()))
+        Self::run_handshake(TcpStream::connect(target)?, SenderHandshake::plain(&id.parse().unwrap()))
     }
 
-    /// Plays the sender's side of a handshake.
-    pub fn shake(mut tcp: TcpStream, mut handshake: SenderHandshake) -> io::Result<Self> {
+    /// Runs the sender's side of a handshake.
+    pub fn run_handshake(mut tcp: TcpStream, mut handshake: SenderHandshake) -> io::Result<Self> {
         tcp.set_nodelay(true)?;
         tcp.set_read_timeout(Some(STALL))?;
         loop {
@@ -144,7 +145,7 @@ impl Client {
         }
     }
 
-    /// Sends a message.
+    /// Sends one message.
     pub fn send(&mut self, message: Message) -> io::Result<()> {
         let mut plain = BytesMut::new();
         if let Some(batch) = message.encode(&mut plain) {
@@ -162,13 +163,14 @@ impl Client {
         Ok(())
     }
 
-    /// Asks for a session with the stream of this number, which is the client's own.
+    /// Requests a session for the client's own stream with this number.
     pub fn hello(&mut self, stream: u8, heartbeat: Duration) -> io::Result<()> {
         let key = own_key(stream);
         self.claim(key.id(), &key, Position(0), heartbeat)
     }
 
-    /// Asks for a session with `stream` from `first` on, of which it has no other secret than `key`.
+    /// Requests a session for `stream` from position `first`. The proof is made with `key`, which need not be
+    /// the stream's secret.
     pub fn claim(
         &mut self,
         stream: StreamId,
@@ -180,14 +182,15 @@ impl Client {
         self.send(Message::Hello(Hello { stream, first, ..hello }))
     }
 
-    /// A HELLO for the stream of `key` from its first position on.
+    /// Builds a HELLO for the stream of `key` from position 0.
     fn hello_for(&self, key: &StreamKey, heartbeat: Duration) -> io::Result<Hello> {
         let proof = key.prove(self.channel.binding().map_err(io::Error::other)?);
         let (heartbeat, run) = (Heartbeat::nearest(heartbeat), RunId([1; 16]));
         Ok(Hello { stream: key.id(), first: Position(0), heartbeat, run, replaces: None, proof })
     }
 
-    /// As [`Self::hello`], with a heartbeat of so many milliseconds, allowed or not.
+    /// Does the same as [`Self::hello`] with a heartbeat in milliseconds that may be outside the allowed
+    /// range.
     pub fn hello_unchecked(&mut self, stream: u8, heartbeat: u32) -> io::Result<()> {
         let hello = self.hello_for(&own_key(stream), Duration::ZERO)?;
         let mut plain = BytesMut::new();
@@ -197,7 +200,7 @@ impl Client {
         self.write(plain)
     }
 
-    /// Sends the first datagram of the stream of this number.
+    /// Sends the first datagram of the client's own stream with this number.
     pub fn data(&mut self, stream: u8) -> io::Result<()> {
         let exporter = SocketAddr::from(([192, 0, 2, 1], 2055));
         let arrival = Timestamp::from_unix(Duration::from_secs(1_700_000_000));
@@ -208,18 +211,18 @@ impl Client {
         self.send(Message::Data(batch.bytes().clone()))
     }
 
-    /// Ends the session in good order. The receiver knows then that the sender is gone.
-    pub fn part(mut self) {
+    /// Ends the session cleanly. The receiver then knows that the sender is gone.
+    pub fn close_gracefully(mut self) {
         self.send(Message::Goodbye).unwrap();
         while self.receive().is_ok() {}
     }
 
-    /// Says no more, and listens on.
+    /// Closes the sending direction; the client can still receive.
     pub fn half_close(&self) -> io::Result<()> {
         self.tcp.shutdown(Shutdown::Write)
     }
 
-    /// The next message from the receiver.
+    /// Returns the next message from the receiver.
     pub fn receive(&mut self) -> io::Result<Message> {
         let mut bytes = [0; 4096];
         loop {

@@ -1,7 +1,7 @@
-//! What the kernel knows about a UDP socket: how full its queue is, and what it dropped.
+//! The kernel's figures for a UDP socket: bytes in its queue and dropped datagrams.
 //!
-//! The figures come from `/proc/self/net/udp` and `udp6`, which every user may read; for the network of another machine,
-//! from those of one of its processes.
+//! The figures come from `/proc/self/net/udp` and `udp6`, which every user may read. For the network of
+//! another machine they come from the same files of one of its processes.
 
 use std::cell::RefCell;
 use std::fs;
@@ -12,30 +12,30 @@ use std::time::{Duration, Instant};
 /// Bytes of receive buffer that the kit asks for.
 pub const RECEIVE_BUFFER: usize = 64 * 1024 * 1024;
 
-/// A socket, found again by its inode whoever holds it.
+/// A socket, identified by its inode, whichever process holds it.
 #[derive(Clone, Debug)]
 pub struct KernelSocket {
     inode: String,
-    /// Where the tables of its network are.
+    /// Directory of the tables for the socket's network.
     tables: String,
 }
 
 thread_local! {
-    /// Where the tables of the network are that this thread sees.
+    /// Directory of the tables for the network of this thread.
     static TABLES: RefCell<String> = RefCell::new("/proc/self/net".to_owned());
 }
 
-/// Sockets made by this thread from now on are in the network whose tables are in this directory.
-pub fn look_into(tables: String) {
+/// Sets the directory of the tables for sockets that this thread creates from now on.
+pub fn use_tables(tables: String) {
     TABLES.set(tables);
 }
 
-/// The figures of one moment.
+/// The figures at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KernelFigures {
-    /// Bytes that wait in the socket's queue, with the kernel's own overhead.
+    /// Bytes in the socket's queue, with the kernel's overhead.
     pub queued: u64,
-    /// Datagrams that found no room, since the socket was made.
+    /// Datagrams dropped for lack of room since the socket was created.
     pub dropped: u64,
 }
 
@@ -54,19 +54,19 @@ impl KernelSocket {
         Self { inode: inode.to_owned(), tables: TABLES.with_borrow(Clone::clone) }
     }
 
-    /// The socket that another process binds to this port; waits until it does.
+    /// Waits until another process binds this port, and returns its socket.
     pub fn wait_for_port(port: u16) -> Self {
         let suffix = format!(":{port:04X}");
         Self::wait_for_local(&format!("UDP port {port}"), |local| local.ends_with(&suffix))
     }
 
-    /// The socket that another process binds to exactly this address; waits until it does.
+    /// Waits until another process binds exactly this address, and returns its socket.
     pub fn wait_for(addr: SocketAddr) -> Self {
         let name = table_name(addr);
         Self::wait_for_local(&format!("UDP {addr}"), |local| local == name)
     }
 
-    /// The socket whose local address, as the tables name it, is the one wanted.
+    /// Waits until a row of the tables has the wanted local address, and returns its socket.
     fn wait_for_local(described: &str, is_wanted: impl Fn(&str) -> bool) -> Self {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -81,36 +81,36 @@ impl KernelSocket {
     }
 
     pub fn figures(&self) -> KernelFigures {
-        // The kernel gives the table out in pieces: while sockets elsewhere come and go between two of them, a row
-        // can slip through. A socket that is really gone is missing every time.
+        // The kernel returns the table in pieces. If other sockets come and go between two pieces, a row can
+        // be missing. A closed socket is missing every time.
         let look = || KernelFigures::find(&udp_table(&self.tables), &self.inode);
         let found = (0..100).find_map(|_| look());
         found.unwrap_or_else(|| panic!("no UDP socket with inode {} any more", self.inode))
     }
 
-    /// Waits until the process that reads the socket has taken all there is.
+    /// Waits until the process that reads the socket has emptied its queue.
     pub fn wait_until_drained(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while self.figures().queued > 0 {
-            assert!(Instant::now() < deadline, "a UDP socket is not drained after 10 s");
+            assert!(Instant::now() < deadline, "a UDP socket still has queued datagrams after 10 s");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
 
-/// Asks for a large receive buffer, past the system's limit where that is allowed.
+/// Requests a large receive buffer, above the system's limit where that is allowed.
 pub fn enlarge(socket: &UdpSocket) {
     if rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, RECEIVE_BUFFER).is_err() {
         rustix::net::sockopt::set_socket_recv_buffer_size(socket, RECEIVE_BUFFER).unwrap();
     }
 }
 
-/// Bytes that the kernel queues at a socket at most, its own overhead included.
+/// Returns the receive buffer in bytes, including the kernel's overhead.
 pub fn receive_buffer(socket: &UdpSocket) -> usize {
     rustix::net::sockopt::socket_recv_buffer_size(socket).unwrap()
 }
 
-/// An address as the tables name it: words of four bytes in the order of this machine, and the port.
+/// Formats an address as the tables do: words of four bytes in native byte order, then the port.
 fn table_name(addr: SocketAddr) -> String {
     let octets = match addr.ip() {
         IpAddr::V4(v4) => v4.octets().to_vec(),
@@ -125,7 +125,8 @@ fn udp_table(tables: &str) -> String {
     read("udp") + &read("udp6")
 }
 
-/// The rows that describe a socket, as words: 1 is the local address, 4 the queues, 9 the inode, 12 the drops.
+/// Returns the rows of sockets as words. Word 1 is the local address, 4 the queues, 9 the inode, 12 the
+/// drops.
 fn rows(table: &str) -> impl Iterator<Item = Vec<&str>> {
     table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).filter(|row| row.len() == 13)
 }

@@ -1,8 +1,8 @@
-//! What the tests, the demo and the benchmarks drive the real daemons with: exporters, collectors, a link that
-//! breaks on request, and the daemons themselves as processes.
+//! Exporters, collectors, a link that breaks on request, and the real daemons as processes. The tests, the
+//! demo and the benchmarks use them.
 //!
-//! Everything is on loopback and needs no privilege. Nothing waits by sleeping for luck: each wait is for a fact,
-//! and one that does not come true ends in a report of what was seen instead.
+//! Everything runs on loopback without privileges, unless an item states otherwise. No wait is a fixed sleep:
+//! each waits for a condition. A wait that times out reports the observed state.
 
 #![expect(
     missing_docs,

@@ -1,4 +1,4 @@
-//! The network between sender and receiver: a TCP proxy that can be cut, frozen and mended.
+//! The network between sender and receiver: a TCP proxy that can be cut, frozen and restored.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,23 +11,24 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-/// What the network does.
+/// State of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkState {
-    /// It forwards.
+pub enum NetworkState {
+    /// The link forwards.
     Up,
-    /// Connections are reset, new ones refused.
+    /// Existing connections are reset and new ones are refused.
     Cut,
-    /// Connections stay, nothing is forwarded, nobody is told: a half-open connection. New ones are left unanswered.
+    /// Connections stay open but nothing is forwarded, as with a half-open connection. New ones get no
+    /// answer.
     Frozen,
 }
 
-/// A link from a fixed address of its own to a target.
+/// A link from its own fixed address to a target.
 ///
-/// The address is held by a socket that never listens, so that nobody else gets it while the link is cut.
+/// A socket that never listens holds the address, so that no other process gets it while the link is cut.
 pub struct Link {
     addr: SocketAddr,
-    state: watch::Sender<LinkState>,
+    state: watch::Sender<NetworkState>,
     forwarded: Arc<AtomicU64>,
     connections: Arc<AtomicU64>,
     sockets: Arc<OpenSockets>,
@@ -36,16 +37,16 @@ pub struct Link {
 }
 
 impl Link {
-    /// A link that is up.
+    /// Creates a link that is up.
     pub fn to(target: SocketAddr) -> Self {
         Self::with_round_trip(target, Duration::ZERO)
     }
 
-    /// A link that is up, where an answer takes so long.
+    /// Creates a link that is up and delays each piece towards the client by `delay`.
     pub fn with_round_trip(target: SocketAddr, delay: Duration) -> Self {
         let place = bound((Ipv4Addr::LOCALHOST, 0).into());
         let addr = place.local_addr().unwrap().as_socket().unwrap();
-        let (state, states) = watch::channel(LinkState::Cut);
+        let (state, states) = watch::channel(NetworkState::Cut);
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let proxy = Proxy {
@@ -61,43 +62,43 @@ impl Link {
         let Proxy { forwarded, connections, sockets, .. } = proxy;
         let link =
             Self { addr, state, forwarded, connections, sockets, runtime: Some(runtime), _place: place };
-        link.mend();
+        link.restore();
         link
     }
 
-    /// Where the sender connects.
+    /// Returns the address for the sender.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Resets all connections and refuses new ones; when it returns, both is so.
+    /// Resets all connections and refuses new ones. Returns once both have happened.
     pub fn cut(&self) {
-        self.state.send_replace(LinkState::Cut);
+        self.state.send_replace(NetworkState::Cut);
         self.sockets.wait_until(|open| !open.listener && open.connections == 0);
     }
 
-    /// Keeps all connections and forwards nothing.
+    /// Keeps all connections open but forwards nothing.
     pub fn freeze(&self) {
-        self.state.send_replace(LinkState::Frozen);
+        self.state.send_replace(NetworkState::Frozen);
         self.sockets.wait_until(|open| open.frozen == open.connections);
     }
 
-    /// Forwards again, and lets new connections through; when it returns, they are no longer refused.
-    pub fn mend(&self) {
-        self.state.send_replace(LinkState::Up);
+    /// Forwards again and accepts new connections. Returns once they are no longer refused.
+    pub fn restore(&self) {
+        self.state.send_replace(NetworkState::Up);
         self.sockets.wait_until(|open| open.listener);
     }
 
-    pub fn state(&self) -> LinkState {
+    pub fn state(&self) -> NetworkState {
         *self.state.borrow()
     }
 
-    /// Bytes that were forwarded, both ways together.
+    /// Returns the number of forwarded bytes, both directions together.
     pub fn forwarded(&self) -> u64 {
         self.forwarded.load(Ordering::SeqCst)
     }
 
-    /// Connections that were let through so far.
+    /// Returns the number of connections forwarded so far.
     pub fn connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
     }
@@ -113,23 +114,23 @@ impl Drop for Link {
 struct Proxy {
     addr: SocketAddr,
     target: SocketAddr,
-    /// Of each piece on its way to the client.
+    /// Delay of each piece towards the client.
     delay: Duration,
-    states: watch::Receiver<LinkState>,
+    states: watch::Receiver<NetworkState>,
     forwarded: Arc<AtomicU64>,
     connections: Arc<AtomicU64>,
     sockets: Arc<OpenSockets>,
 }
 
 impl Proxy {
-    /// Listens unless the link is cut; ends with the link.
+    /// Listens unless the link is cut. Ends with the link.
     async fn run(mut self) {
-        while self.states.wait_for(|state| *state != LinkState::Cut).await.is_ok() {
+        while self.states.wait_for(|state| *state != NetworkState::Cut).await.is_ok() {
             let listener = listening(self.addr);
             self.sockets.update(|open| open.listener = true);
             let mut states = self.states.clone();
             tokio::select! {
-                _ = states.wait_for(|state| *state == LinkState::Cut) => {}
+                _ = states.wait_for(|state| *state == NetworkState::Cut) => {}
                 () = self.accept(listener) => {}
             }
             self.sockets.update(|open| open.listener = false);
@@ -138,22 +139,22 @@ impl Proxy {
 
     async fn accept(&self, listener: TcpListener) {
         let mut states = self.states.clone();
-        while states.wait_for(|state| *state == LinkState::Up).await.is_ok() {
+        while states.wait_for(|state| *state == NetworkState::Up).await.is_ok() {
             let Ok((client, _)) = listener.accept().await else { return };
             self.sockets.update(|open| open.connections += 1);
             let proxy = self.clone();
             tokio::spawn(async move {
                 let sockets = Arc::clone(&proxy.sockets);
-                proxy.carry(client).await;
+                proxy.forward_connection(client).await;
                 sockets.update(|open| open.connections -= 1);
             });
         }
     }
 
-    /// Carries one connection until it ends or the link is cut.
-    async fn carry(mut self, mut client: TcpStream) {
+    /// Forwards one connection until it ends or the link is cut.
+    async fn forward_connection(mut self, mut client: TcpStream) {
         let Ok(mut server) = TcpStream::connect(self.target).await else {
-            drop(client.set_zero_linger()); // the target refused: so does the link
+            drop(client.set_zero_linger()); // the target refused, so the link resets
             return;
         };
         self.connections.fetch_add(1, Ordering::Relaxed);
@@ -167,7 +168,7 @@ impl Proxy {
         }
     }
 
-    /// Forwards both ways while the link is up; an error means that the connection is to be reset.
+    /// Forwards in both directions while the link is up. An error means that the connection must be reset.
     async fn forward(&mut self, client: &mut TcpStream, server: &mut TcpStream) -> std::io::Result<()> {
         let (mut from_client, mut to_client) = client.split();
         let (mut from_server, mut to_server) = server.split();
@@ -183,14 +184,14 @@ impl Proxy {
             let state = *self.states.borrow_and_update();
             let change = async { self.states.changed().await.map_err(std::io::Error::other) };
             match state {
-                LinkState::Cut => return Err(std::io::ErrorKind::ConnectionReset.into()),
-                LinkState::Frozen => {
+                NetworkState::Cut => return Err(std::io::ErrorKind::ConnectionReset.into()),
+                NetworkState::Frozen => {
                     self.sockets.update(|open| open.frozen += 1);
                     let changed = change.await;
                     self.sockets.update(|open| open.frozen -= 1);
                     changed?;
                 }
-                LinkState::Up => tokio::select! {
+                NetworkState::Up => tokio::select! {
                     changed = change => changed?,
                     ended = &mut both => return ended.map(drop),
                 },
@@ -199,28 +200,28 @@ impl Proxy {
     }
 }
 
-/// What the proxy has open, for those who wait for it to change.
+/// Open sockets of the proxy, with a way to wait for changes.
 #[derive(Default)]
 struct OpenSockets {
-    open: Mutex<Open>,
+    open: Mutex<OpenCounts>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Open {
+struct OpenCounts {
     listener: bool,
     connections: u64,
-    /// Connections that forward nothing any more until the link changes.
+    /// Connections that forward nothing until the state of the link changes.
     frozen: u64,
 }
 
 impl OpenSockets {
-    fn update(&self, change: impl FnOnce(&mut Open)) {
+    fn update(&self, change: impl FnOnce(&mut OpenCounts)) {
         change(&mut self.open.lock().unwrap());
         self.changed.notify_all();
     }
 
-    fn wait_until(&self, wanted: impl Fn(&Open) -> bool) {
+    fn wait_until(&self, wanted: impl Fn(&OpenCounts) -> bool) {
         let open = self.open.lock().unwrap();
         drop(self.changed.wait_while(open, |open| !wanted(open)).unwrap());
     }
@@ -241,7 +242,7 @@ async fn pump(
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        // Counted first: whoever reads these bytes may look at the count at once.
+        // Count first: the reader of these bytes may check the count at once.
         forwarded.fetch_add(u64::try_from(length).unwrap(), Ordering::SeqCst);
         to.write_all(&buffer[..length]).await?;
     }

@@ -1,7 +1,7 @@
-//! Steady load: a thread that lets exporters send at a rate while the test goes on.
+//! Steady load: a thread in which exporters send at a rate while the test continues.
 //!
-//! What the kernel could not take is no fault of the daemons, so the load looks at the queue of the socket that it
-//! sends to and holds back while that is half full: whatever was sent was accepted.
+//! A datagram that the kernel drops at a full socket is no fault of the daemons. So the load pauses while the
+//! queue of its target socket is half full, and every sent datagram is accepted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,34 +11,34 @@ use std::time::{Duration, Instant};
 use crate::exporter::Exporters;
 use crate::hosts::HeldUdp;
 
-/// Datagrams between two looks at the queue, and how many bytes of receive buffer each may take in the kernel.
+/// Most datagrams between two checks of the queue, and the bytes of receive buffer that each can use.
 const BURST_MAX: u64 = 256;
 const KERNEL_BYTES: u64 = 4096;
 
-/// When the load ends by itself.
+/// Condition that ends the load.
 #[derive(Clone, Copy, Debug)]
 pub enum Until {
-    /// It goes on until it is stopped.
+    /// Runs until it is stopped.
     Stopped,
-    /// So many datagrams were sent, of all exporters together.
+    /// Runs until the exporters together have sent this number of datagrams.
     Sent(u64),
 }
 
-/// Exporters at work in a thread.
-pub struct Load {
+/// Exporters that send in a thread.
+pub struct SteadyLoad {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
     held_back: Arc<AtomicU64>,
     thread: JoinHandle<Exporters>,
 }
 
-impl Load {
-    /// Starts sending at `rate` datagrams a second, or, without one, as fast as `target` is read.
+impl SteadyLoad {
+    /// Starts to send `rate` datagrams a second, or without a rate as fast as `target` is read.
     pub fn start(exporters: Exporters, target: Arc<HeldUdp>, rate: Option<u32>, until: Until) -> Self {
         Self::start_worker(exporters, Some(target), rate, until)
     }
 
-    /// Starts sending at `rate` datagrams a second until stopped, whatever becomes of them.
+    /// Starts to send `rate` datagrams a second until stopped, even if the kernel drops them.
     pub fn relentless(exporters: Exporters, rate: u32) -> Self {
         Self::start_worker(exporters, None, Some(rate), Until::Stopped)
     }
@@ -64,22 +64,22 @@ impl Load {
         Self { stop, sent, held_back, thread }
     }
 
-    /// Datagrams sent so far.
+    /// Returns the number of datagrams sent so far.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// How often the load held back for a millisecond because the queue was half full.
+    /// Returns how often the load paused for a millisecond because the queue was half full.
     pub fn held_back(&self) -> u64 {
         self.held_back.load(Ordering::Relaxed)
     }
 
-    /// Waits until the load ends by itself.
+    /// Waits until the load ends by itself, and returns the exporters.
     pub fn finish(self) -> Exporters {
         self.thread.join().expect("the load failed")
     }
 
-    /// Ends the load.
+    /// Stops the load and returns the exporters.
     pub fn stop(self) -> Exporters {
         self.stop.store(true, Ordering::Relaxed);
         self.finish()
@@ -88,7 +88,7 @@ impl Load {
 
 struct Worker {
     exporters: Exporters,
-    /// Whose queue is not to be more than half full.
+    /// Socket whose queue must stay at most half full.
     target: Option<Arc<HeldUdp>>,
     until: Until,
     stop: Arc<AtomicBool>,
@@ -123,7 +123,7 @@ impl Worker {
     }
 }
 
-/// How many datagrams a rate asks for in this time.
+/// Returns the number of datagrams due at this rate after this time.
 fn due(rate: u32, elapsed: Duration) -> u64 {
     u64::try_from(u128::from(rate) * elapsed.as_nanos() / 1_000_000_000).unwrap()
 }

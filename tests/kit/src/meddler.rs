@@ -1,55 +1,55 @@
-//! A man in the middle: passes on what sender and receiver say, and on request changes one part of it.
+//! A man in the middle. It forwards everything that sender and receiver send, and on request alters one part.
 //!
-//! Knows how the encrypted protocol is cut into parts (preface or reply first, then a length of two bytes before each
-//! part), and keeps all that went through.
+//! It knows the parts of the encrypted protocol: first the preface or the reply, then parts with a length
+//! prefix of two bytes. It keeps a copy of every part.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// Who says something.
+/// The end that sent a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     Sender,
     Receiver,
 }
 
-/// What is done to the next part that a side says.
+/// An alteration of the next part that one side sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trick {
-    /// One bit of it is another.
+    /// One bit is flipped.
     Flip,
-    /// It does not arrive.
+    /// The part is dropped.
     Drop,
-    /// It arrives twice.
+    /// The part is sent twice.
     Double,
-    /// It arrives after the next one.
+    /// The part is sent after the next one.
     Swap,
-    /// Half of it arrives, then the end.
+    /// Half of the part is sent, then the connection is closed.
     Truncate,
-    /// This byte of it is another.
+    /// The byte at this offset is replaced.
     Set(usize, u8),
 }
 
-/// The man in the middle.
+/// The address of the man in the middle and its state.
 pub struct Meddler {
     addr: SocketAddr,
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Mutex<MeddlerState>>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct MeddlerState {
     armed: Option<(Side, Trick)>,
-    /// All that either side said, part by part, over all connections.
+    /// Every part that either side sent, over all connections.
     heard: Vec<(Side, Vec<u8>)>,
 }
 
 impl Meddler {
-    /// Stands between senders and `receiver`.
+    /// Starts a man in the middle in front of `receiver`.
     pub fn before(receiver: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        let shared = Arc::new(Mutex::new(Shared::default()));
+        let shared = Arc::new(Mutex::new(MeddlerState::default()));
         let of_connections = Arc::clone(&shared);
         std::thread::spawn(move || {
             for sender in listener.incoming() {
@@ -66,32 +66,32 @@ impl Meddler {
         Self { addr, shared }
     }
 
-    /// Where senders connect.
+    /// Returns the address for senders.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Does this to the next part that `side` says.
+    /// Applies `trick` to the next part that `side` sends.
     pub fn arm(&self, side: Side, trick: Trick) {
         self.shared.lock().unwrap().armed = Some((side, trick));
     }
 
-    /// Whether the trick was played.
+    /// Returns whether the trick has been applied.
     pub fn is_played(&self) -> bool {
         self.shared.lock().unwrap().armed.is_none()
     }
 
-    /// The parts that `side` said so far.
+    /// Returns the parts that `side` has sent so far.
     pub fn heard(&self, side: Side) -> Vec<Vec<u8>> {
         let shared = self.shared.lock().unwrap();
         shared.heard.iter().filter(|(of, _)| *of == side).map(|(_, part)| part.clone()).collect()
     }
 }
 
-/// Passes on what `from` says, which is `side`.
-fn spawn(side: Side, mut from: TcpStream, mut to: TcpStream, shared: Arc<Mutex<Shared>>) {
+/// Forwards the parts of `from`, which is `side`, to `to`.
+fn spawn(side: Side, mut from: TcpStream, mut to: TcpStream, shared: Arc<Mutex<MeddlerState>>) {
     std::thread::spawn(move || {
-        // Whichever end is gone, both are closed.
+        // Once either end is closed, close both.
         drop(pass_on(side, &mut from, &mut to, &shared));
         for stream in [from, to] {
             drop(stream.shutdown(Shutdown::Both));
@@ -103,7 +103,7 @@ fn pass_on(
     side: Side,
     from: &mut TcpStream,
     to: &mut TcpStream,
-    shared: &Mutex<Shared>,
+    shared: &Mutex<MeddlerState>,
 ) -> std::io::Result<()> {
     let mut is_first = true;
     let mut held_back = None;
@@ -141,7 +141,7 @@ fn pass_on(
     }
 }
 
-/// A preface or a reply.
+/// Reads a preface or a reply.
 fn first_part(side: Side, from: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let mut part = vec![0; if side == Side::Sender { 10 } else { 24 }];
     from.read_exact(&mut part)?;
@@ -153,7 +153,7 @@ fn first_part(side: Side, from: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     Ok(part)
 }
 
-/// A handshake message or a record, with its length.
+/// Reads a handshake message or a record, with its length.
 fn later_part(from: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let mut part = vec![0; 2];
     from.read_exact(&mut part)?;

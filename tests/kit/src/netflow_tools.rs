@@ -1,6 +1,7 @@
-//! Real peers: softflowd, which exports what a packet capture holds, and nfcapd, which collects and prints it.
+//! Real tools: softflowd exports the flows of a packet capture, nfcapd collects flows, and nfdump prints
+//! them.
 //!
-//! Both come from Debian's packages softflowd and nfdump. The demo does without them.
+//! They come from Debian's packages softflowd and nfdump. The demo works without them.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -15,16 +16,18 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::kernel_socket::KernelSocket;
 
-/// What nfdump prints of each flow: all that an exporter said, and nothing that depends on when it came.
+/// Fields that nfdump prints for each flow: all exported fields, but none that depends on the time of
+/// arrival.
 const FLOW_FORMAT: &str =
     "fmt:%ts %te %td %pr %sap %dap %flg %tos %pkt %byt %fl %in %out %sas %das %nfv %ra %eng";
 
-/// Whether real exporters and collectors are installed.
+/// Returns whether softflowd, nfcapd and nfdump are installed.
 pub fn installed() -> bool {
     have(&["softflowd", "nfcapd", "nfdump"])
 }
 
-/// Whether these tools are installed. Where continuous integration runs (`CI=true`) they must be.
+/// Returns whether these tools are installed. In continuous integration (`CI=true`) a missing tool is a
+/// failure.
 pub fn have(tools: &[&str]) -> bool {
     let missing: Vec<_> = tools.iter().filter(|tool| find(tool).is_none()).collect();
     let required = std::env::var("CI").is_ok_and(|value| value == "true");
@@ -32,7 +35,7 @@ pub fn have(tools: &[&str]) -> bool {
     missing.is_empty()
 }
 
-/// A daemon of Debian's may lie in a directory that only root's PATH has.
+/// Finds a program in PATH and in directories that only root's PATH contains on Debian.
 pub fn find(tool: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let more = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
@@ -72,21 +75,21 @@ fn packet(flow: u16, payload: usize) -> Vec<u8> {
     out
 }
 
-/// Exports a capture's flows in this version (5, 9, or 10 for IPFIX): each datagram to all of the targets.
+/// Exports a capture's flows in this version (5, 9, or 10 for IPFIX) and sends each datagram to all targets.
 pub fn export(capture: &Path, version: u8, targets: &[SocketAddr]) {
     let targets: Vec<_> = targets.iter().map(SocketAddr::to_string).collect();
     let output = Command::new(find("softflowd").unwrap())
         .args(["-d", "-a", "-v", &version.to_string(), "-n", &targets.join(",")])
         .args(["-r".as_ref(), capture.as_os_str()])
         .args(["-p".as_ref(), capture.with_extension("pid").as_os_str()])
-        .args(["-c", "none"]) // with a control socket softflowd 1.1.0 may wait for a connection to it instead of reading
+        .args(["-c", "none"]) // softflowd 1.1.0 may wait for a control connection instead of reading
         .stdin(Stdio::null())
         .output()
         .unwrap();
     assert!(output.status.success(), "softflowd: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// How an nfcapd is started: where it listens, and where its files go.
+/// Settings of an nfcapd: its address and its directories.
 pub struct NfcapdSettings {
     addr: SocketAddr,
     args: Vec<OsString>,
@@ -94,7 +97,7 @@ pub struct NfcapdSettings {
 }
 
 impl NfcapdSettings {
-    /// One that listens on a free port of this address.
+    /// Settings with a free port of this address.
     fn at(ip: IpAddr) -> Self {
         let addr = free_port(ip);
         let family = if ip.is_ipv4() { "-4" } else { "-6" };
@@ -102,13 +105,13 @@ impl NfcapdSettings {
         Self { addr, args: args.to_vec(), directories: Vec::new() }
     }
 
-    /// One that keeps what all exporters send in one directory.
+    /// Settings to store the flows of all exporters in one directory.
     pub fn of_all(ip: IpAddr, flows: PathBuf) -> Self {
         let settings = Self { directories: vec![flows.clone()], ..Self::at(ip) };
         settings.with(["-w".into(), flows.into_os_string()])
     }
 
-    /// One that knows these exporters by their addresses, and keeps what each sends in a directory of its own.
+    /// Settings to identify exporters by these addresses and store the flows of each in its own directory.
     pub fn of_each(ip: IpAddr, sources: &[(IpAddr, PathBuf)]) -> Self {
         let settings =
             Self { directories: sources.iter().map(|(_, flows)| flows.clone()).collect(), ..Self::at(ip) };
@@ -118,27 +121,27 @@ impl NfcapdSettings {
         })
     }
 
-    /// It asks for this receive buffer, in bytes, instead of that of the system.
+    /// Requests this receive buffer, in bytes, instead of the system's default.
     pub fn buffer(self, bytes: u32) -> Self {
         self.with(["-B".into(), bytes.to_string().into()])
     }
 
-    /// It repeats to this address what comes.
+    /// Repeats all received datagrams to this address.
     pub fn repeat_to(self, addr: SocketAddr) -> Self {
         self.with(["-R".into(), format!("{}/{}", addr.ip(), addr.port()).into()])
     }
 
-    /// It begins a new file so often, in seconds: 2 is the least.
+    /// Starts a new file at this interval, in seconds; at least 2.
     pub fn rotate_every(self, seconds: u32) -> Self {
         self.with(["-t".into(), seconds.to_string().into()])
     }
 
-    /// Starts it for the first time.
+    /// Creates the directories and starts nfcapd.
     pub fn start(self) -> Nfcapd {
         for directory in &self.directories {
             std::fs::create_dir(directory).unwrap();
         }
-        let running = Some(Running::start(&self));
+        let running = Some(RunningNfcapd::start(&self));
         Nfcapd { settings: self, running }
     }
 
@@ -148,14 +151,14 @@ impl NfcapdSettings {
     }
 }
 
-/// An nfcapd that may be stopped and started again at the same address, with the same files. Dropping it kills it.
+/// An nfcapd that can be stopped and started again with the same address and files. Dropping it kills it.
 pub struct Nfcapd {
     settings: NfcapdSettings,
-    running: Option<Running>,
+    running: Option<RunningNfcapd>,
 }
 
 impl Nfcapd {
-    /// Starts nfcapd on a free port; it keeps its files in `flows`.
+    /// Starts nfcapd on a free port with its files in `flows`.
     pub fn start(flows: PathBuf) -> Self {
         NfcapdSettings::of_all(Ipv4Addr::LOCALHOST.into(), flows).buffer(4 << 20).rotate_every(3600).start()
     }
@@ -168,12 +171,13 @@ impl Nfcapd {
         self.running().child.id()
     }
 
-    /// What the kernel knows about its socket.
+    /// Returns the kernel's view of nfcapd's socket.
     pub fn kernel(&self) -> &KernelSocket {
         &self.running().kernel
     }
 
-    /// Tells it to end, and waits until it has: it writes what it has read, and leaves what lies in its socket.
+    /// Sends SIGTERM and waits until nfcapd exits. nfcapd writes the flows that it has read and ignores the
+    /// rest in its socket.
     pub fn stop(&mut self) {
         let mut running = self.running.take().expect("nfcapd runs");
         running.signal(Signal::TERM);
@@ -181,29 +185,29 @@ impl Nfcapd {
         assert!(status.success(), "nfcapd: {status}");
     }
 
-    /// Ends it at once, as a crash would.
+    /// Kills nfcapd with SIGKILL, as a crash would end it.
     pub fn kill(&mut self) {
         drop(self.running.take().expect("nfcapd runs"));
     }
 
-    /// From now on it does nothing, as if it waited for a disk.
+    /// Suspends nfcapd with SIGSTOP, as if it waited for a disk.
     pub fn freeze(&self) {
         self.running().signal(Signal::STOP);
     }
 
-    /// Starts it again.
+    /// Starts nfcapd again.
     pub fn start_again(&mut self) {
         assert!(self.running.is_none(), "nfcapd runs already");
-        self.running = Some(Running::start(&self.settings));
+        self.running = Some(RunningNfcapd::start(&self.settings));
     }
 
-    /// Lets it take what its socket holds and ends it.
+    /// Waits until nfcapd has read everything in its socket, then stops it.
     pub fn stop_when_drained(&mut self) {
         self.kernel().wait_until_drained();
         self.stop();
     }
 
-    /// What nfdump prints in this format of the flows in the files of exporter `number`, or of all, sorted.
+    /// Returns nfdump's lines in this format for the flows of directory `number`, sorted.
     pub fn flows(&self, number: usize, format: &str) -> Vec<String> {
         let printed = self.printed(number, format);
         let mut flows: Vec<_> = printed.lines().map(str::to_owned).collect();
@@ -211,7 +215,7 @@ impl Nfcapd {
         flows
     }
 
-    /// The same, a line for each flow, in no order.
+    /// Returns nfdump's output in this format, one line per flow in no fixed order.
     pub fn printed(&self, number: usize, format: &str) -> String {
         let output = Command::new(find("nfdump").unwrap())
             .args(["-q", "-N", "-6", "-o", format, "-R"])
@@ -222,7 +226,8 @@ impl Nfcapd {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Lets nfcapd take what its socket holds, ends it, and returns the flows that nfdump prints, sorted.
+    /// Waits until nfcapd has read everything in its socket and stops it. Returns the flows that nfdump
+    /// prints, sorted.
     pub fn finish(mut self) -> Vec<String> {
         self.kernel().wait_until_drained();
         assert_eq!(self.kernel().figures().dropped, 0, "nfcapd's own socket was too small");
@@ -230,18 +235,18 @@ impl Nfcapd {
         self.flows(0, FLOW_FORMAT)
     }
 
-    fn running(&self) -> &Running {
+    fn running(&self) -> &RunningNfcapd {
         self.running.as_ref().expect("nfcapd runs")
     }
 }
 
-/// The process, and its socket.
-struct Running {
+/// The process and its socket.
+struct RunningNfcapd {
     child: Child,
     kernel: KernelSocket,
 }
 
-impl Running {
+impl RunningNfcapd {
     fn start(settings: &NfcapdSettings) -> Self {
         let log = settings.directories[0].with_extension("log");
         let child = Command::new(find("nfcapd").unwrap())
@@ -259,14 +264,14 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningNfcapd {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// A port of this address that nobody listens on at this moment.
+/// Returns a port of this address that is free at the moment.
 pub fn free_port(ip: IpAddr) -> SocketAddr {
     UdpSocket::bind((ip, 0)).unwrap().local_addr().unwrap()
 }

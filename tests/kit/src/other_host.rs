@@ -1,4 +1,4 @@
-//! Another machine at the end of a cable, or behind a switch: a network namespace of its own.
+//! Another machine, as a network namespace at the end of a cable or behind a switch.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -6,19 +6,20 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// Sets up this machine's end of the cable: device `here`, address 10.77.0.1. For `in_a_network`.
+/// Script for `in_a_network` that creates this machine's end of the cable: device `here`, address 10.77.0.1.
 pub const NETWORK: &str = "ip link set lo up; ip link add here type veth peer name there; \
      ip address add 10.77.0.1/24 dev here; ip link set here up";
 
-/// Sets up this machine's end of a cable to a switch. For `in_a_network`.
+/// Script for `in_a_network` that creates this machine's end of a cable to a switch.
 pub const NETWORK_WITH_SWITCH: &str = "ip link set lo up; ip link add here type veth peer name port; \
      ip address add 10.77.0.1/24 dev here; ip link set here up";
 
-/// The other machine, with device `there` and address 10.77.0.2: a process that does nothing but hold its network.
+/// The other machine, with device `there` and address 10.77.0.2. Its process only keeps the network namespace
+/// alive.
 pub struct OtherHost(Child);
 
 impl OtherHost {
-    /// Connects it to this machine's network.
+    /// Creates the machine and connects it to this machine's network.
     pub fn connected() -> Self {
         let there = Self::alone();
         shell(&format!("ip link set there netns {}", there.0.id()));
@@ -26,8 +27,8 @@ impl OtherHost {
         there
     }
 
-    /// Connects it by a cable of its own, whose end at this machine is the device `here` with the address `fe80::2`. The other
-    /// machine has the address `fe80::1`.
+    /// Creates the machine and connects it by a separate cable. This machine's end is the device `here` with
+    /// the address `fe80::2`; the other machine has the address `fe80::1`.
     pub fn on_link(here: &str) -> Self {
         let there = Self::alone();
         shell(&format!("ip link add {here} type veth peer name there netns {}", there.0.id()));
@@ -36,8 +37,10 @@ impl OtherHost {
         there
     }
 
-    /// Connects it to this machine's network by a switch, which silently drops frames with packets of more than `mtu` bytes on
-    /// their way to it, although both machines take 1,500: a path MTU black hole. Returns the machine and the switch.
+    /// Creates the machine and connects it to this machine's network by a switch. Returns the machine and the
+    /// switch.
+    /// The switch silently drops frames with packets of more than `mtu` bytes to the machine, although both
+    /// machines use an MTU of 1,500: a path MTU black hole.
     pub fn behind_a_switch(mtu: u32) -> (Self, Self) {
         let (there, switch) = (Self::alone(), Self::alone());
         shell(&format!("ip link set port netns {}", switch.0.id()));
@@ -53,7 +56,7 @@ impl OtherHost {
         (there, switch)
     }
 
-    /// A machine without a network.
+    /// Creates a machine without a network.
     fn alone() -> Self {
         let mut holder = Command::new("unshare")
             .args(["--net", "sh", "-ec", "ip link set lo up; echo ready; exec cat"])
@@ -66,12 +69,12 @@ impl OtherHost {
         Self(holder)
     }
 
-    /// Runs a shell script in its network.
+    /// Runs a shell script in the machine's network.
     pub fn shell(&self, script: &str) {
         shell(&format!("nsenter --net=/proc/{}/ns/net sh -ec '{script}'", self.0.id()));
     }
 
-    /// Runs `work` in a thread that is in its network. `work` gets the id of a process there.
+    /// Runs `work` in a thread inside the machine's network. `work` gets the id of a process there.
     pub fn run<T: Send + 'static>(&self, work: impl FnOnce(u32) -> T + Send + 'static) -> T {
         let id = self.0.id();
         let inside = move || {

@@ -1,4 +1,4 @@
-//! The whole field: exporters' target, nf-sender, a link that breaks on request, nf-receiver and a collector.
+//! The whole chain: exporters, nf-sender, a link that breaks on request, nf-receiver and a collector.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +8,14 @@ use crate::collector::Collector;
 use crate::exporter::Exporters;
 use crate::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use crate::link::Link;
-use crate::load::{Load, Until};
+use crate::load::{SteadyLoad, Until};
 use crate::samples::{assert_conserved, count};
 
-/// How long nothing new may arrive while something is under way.
+/// Longest time without progress before a test fails.
 pub const STALL: Duration = Duration::from_secs(20);
 
-/// One sender, one receiver, one collector. What was declared first ends first, so a daemon outlives its exporters.
+/// One sender, one receiver and one collector. Fields drop in this order, so the daemons end before the
+/// collector.
 pub struct Pair {
     pub sender: SenderHost,
     pub link: Link,
@@ -24,8 +25,8 @@ pub struct Pair {
     pattern: Pattern,
 }
 
-/// Both daemons, connected by a link: nf-receiver with these settings and without collectors beside them, nf-sender with
-/// [`QUICK_SENDER`].
+/// Starts both daemons and connects them by a link: nf-receiver with these settings and no other collectors,
+/// nf-sender with [`QUICK_SENDER`].
 pub fn connected_daemons(receiver_toml: &str) -> (SenderHost, Link, ReceiverHost) {
     let mut receiver = ReceiverHost::new(&[], receiver_toml);
     let link = Link::to(receiver.addr());
@@ -37,12 +38,12 @@ pub fn connected_daemons(receiver_toml: &str) -> (SenderHost, Link, ReceiverHost
 }
 
 impl Pair {
-    /// All in place, no daemon started.
+    /// Creates everything without starting a daemon.
     pub fn new(exporters: u16, pattern: Pattern, sender_toml: &str) -> Self {
         Self::around(Collector::start(exporters, pattern), exporters, pattern, sender_toml)
     }
 
-    /// As [`Self::new`], with this collector.
+    /// Does the same with this collector.
     pub fn around(collector: Collector, exporters: u16, pattern: Pattern, sender_toml: &str) -> Self {
         let receiver = ReceiverHost::new(&[collector.addr()], "");
         let link = Link::to(receiver.addr());
@@ -50,7 +51,7 @@ impl Pair {
         Self { sender, link, receiver, collector, exporters, pattern }
     }
 
-    /// Both daemons run and are connected.
+    /// Creates everything, starts both daemons and waits until they are connected.
     pub fn connected(exporters: u16, pattern: Pattern, sender_toml: &str) -> Self {
         let mut pair = Self::new(exporters, pattern, sender_toml);
         pair.receiver.start();
@@ -63,15 +64,19 @@ impl Pair {
         self.sender.exporters(self.exporters, self.pattern)
     }
 
-    /// Starts load from exporters that have not sent yet.
-    pub fn load(&self, rate: Option<u32>, until: Until) -> Load {
-        Load::start(self.exporters(), Arc::clone(self.sender.udp()), rate, until)
+    /// Starts a load from new exporters.
+    pub fn load(&self, rate: Option<u32>, until: Until) -> SteadyLoad {
+        SteadyLoad::start(self.exporters(), Arc::clone(self.sender.udp()), rate, until)
     }
 
-    /// Panics unless all that the exporters sent arrives in order, and exactly once if `once`; and unless the sender
-    /// then agrees that nothing is left.
+    /// Panics unless all sent datagrams arrive in order, and exactly once if `once`. Then nf-sender's queue
+    /// must be empty.
     pub fn assert_all_arrive(&self, exporters: &Exporters, once: bool) {
-        assert_eq!(self.sender.udp().dropped(), 0, "the load was to hold back while the held socket is full");
+        assert_eq!(
+            self.sender.udp().dropped(),
+            0,
+            "the kernel dropped datagrams at nf-sender's socket despite the pauses"
+        );
         let report = self.collector.wait_for_all(exporters.sent(), STALL);
         assert_eq!(report.kernel_drops, 0, "the collector was too slow for its own socket");
         if once {

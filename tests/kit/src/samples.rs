@@ -1,5 +1,5 @@
-//! Samples of nf-sender's status, taken all the time while the daemon comes and goes. In each, every datagram must be
-//! in exactly one place.
+//! Samples of nf-sender's status, taken at intervals across restarts of the daemon. Each sample is checked:
+//! every datagram must be counted in exactly one place.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,18 +11,18 @@ use serde_json::Value;
 
 use crate::daemon::Program;
 
-/// What one sample says.
+/// One sample of the status.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// Since the sampling began.
+    /// Time since the first sample.
     pub at: Duration,
-    /// The state of the link as nf-sender sees it; nothing if no daemon answered.
+    /// State of the link in the status; `None` if no daemon answered.
     pub state: Option<String>,
     /// Datagrams in the spool.
     pub queued: u64,
 }
 
-/// A thread that takes samples.
+/// Thread that takes samples.
 pub struct Sampler {
     stop: Arc<AtomicBool>,
     taken: Arc<Mutex<Vec<Sample>>>,
@@ -30,7 +30,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Takes a sample at every interval from the daemon behind this control socket.
+    /// Starts to take samples from the daemon at this control socket.
     pub fn start(control: PathBuf, interval: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let taken = Arc::new(Mutex::new(Vec::new()));
@@ -46,12 +46,12 @@ impl Sampler {
         Self { stop, taken, thread }
     }
 
-    /// The latest sample.
+    /// Returns the latest sample.
     pub fn latest(&self) -> Option<Sample> {
         self.taken.lock().unwrap().last().cloned()
     }
 
-    /// Ends the sampling; panics if any sample broke the law of conservation.
+    /// Stops sampling and returns all samples. Panics if the counters of a sample do not add up.
     pub fn finish(self) -> Vec<Sample> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("a sample of the status");
@@ -70,14 +70,17 @@ fn sample(control: &Path, at: Duration) -> Sample {
 
 /// Panics unless received + recovered = acknowledged + queued + dropped.
 pub fn assert_conserved(status: &Value) {
-    let came = count(status, "/received/datagrams") + count(status, "/recovered/datagrams");
+    let taken_in = count(status, "/received/datagrams") + count(status, "/recovered/datagrams");
     let reasons = ["spool_full", "too_old", "corrupt"];
     let dropped: u64 = reasons.iter().map(|reason| count(status, &format!("/dropped/{reason}"))).sum();
-    let is = count(status, "/acknowledged/datagrams") + count(status, "/queued/datagrams") + dropped;
-    assert_eq!(came, is, "received + recovered is not acknowledged + queued + dropped in\n{status:#}");
+    let accounted = count(status, "/acknowledged/datagrams") + count(status, "/queued/datagrams") + dropped;
+    assert_eq!(
+        taken_in, accounted,
+        "received + recovered differs from acknowledged + queued + dropped in\n{status:#}"
+    );
 }
 
-/// The number at this place of a status.
+/// Returns the number at this JSON pointer of a status.
 pub fn count(status: &Value, pointer: &str) -> u64 {
     status.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("no {pointer} in\n{status:#}"))
 }

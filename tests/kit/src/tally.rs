@@ -1,27 +1,27 @@
-//! What arrived of one exporter's datagrams, and of all of them.
+//! Counts of the datagrams that arrived, per exporter and in total.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// One exporter's datagrams.
+/// Counts for the datagrams of one exporter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// The number that should come next.
+pub struct ExporterTally {
+    /// Number of the next datagram in order.
     next: u32,
-    /// Ranges of numbers that were passed over: from first to end, exclusive.
+    /// Ranges of numbers that were skipped: first number to end (exclusive).
     missing: BTreeMap<u32, u32>,
-    /// Different datagrams that arrived.
+    /// Distinct datagrams that arrived.
     pub arrived: u64,
-    /// Datagrams that had arrived before.
+    /// Datagrams that had already arrived.
     pub repeated: u64,
-    /// Datagrams that arrived after a later one, for the first time.
+    /// Datagrams that arrived for the first time, but after a later one.
     pub out_of_order: u64,
-    /// Datagrams whose bytes are not those that were sent.
+    /// Datagrams whose bytes differ from those sent.
     pub corrupted: u64,
 }
 
-impl Tally {
-    /// Notes that datagram `number` arrived whole; says whether for the first time.
+impl ExporterTally {
+    /// Counts datagram `number` as arrived. Returns whether it arrived for the first time.
     pub fn note(&mut self, number: u32) -> bool {
         let new = if number >= self.next {
             if number > self.next {
@@ -30,7 +30,7 @@ impl Tally {
             self.next = number + 1;
             true
         } else {
-            let late = self.take_from_missing(number);
+            let late = self.remove_from_missing(number);
             self.out_of_order += u64::from(late);
             self.repeated += u64::from(!late);
             late
@@ -39,13 +39,13 @@ impl Tally {
         new
     }
 
-    /// The ranges of numbers below `sent` that did not arrive.
+    /// Returns the ranges of numbers below `sent` that did not arrive.
     pub fn missing(&self, sent: u32) -> Vec<(u32, u32)> {
         let tail = (self.next < sent).then_some((self.next, sent));
         self.missing.iter().map(|(first, end)| (*first, *end)).chain(tail).collect()
     }
 
-    fn take_from_missing(&mut self, number: u32) -> bool {
+    fn remove_from_missing(&mut self, number: u32) -> bool {
         let Some((&first, &end)) = self.missing.range(..=number).next_back() else { return false };
         if number >= end {
             return false;
@@ -61,21 +61,22 @@ impl Tally {
     }
 }
 
-/// What a collector has seen.
+/// Counts for one collector.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// By exporter number.
-    pub exporters: Vec<Tally>,
-    /// Datagrams that are none of any exporter's.
+pub struct CollectorReport {
+    /// Counts by exporter number.
+    pub exporters: Vec<ExporterTally>,
+    /// Datagrams that belong to none of the exporters.
     pub foreign: u64,
-    /// Datagrams that repeat templates, and nothing else.
+    /// Datagrams that contain only templates.
     pub templates: u64,
-    /// Datagrams that the kernel dropped at the collector's own socket: no fault of the pair.
+    /// Datagrams that the kernel dropped at the collector's own socket. The daemons are not at fault for
+    /// these.
     pub kernel_drops: u64,
 }
 
-impl Report {
-    /// Different datagrams that arrived.
+impl CollectorReport {
+    /// Distinct datagrams that arrived.
     pub fn arrived(&self) -> u64 {
         self.exporters.iter().map(|tally| tally.arrived).sum()
     }
@@ -84,26 +85,27 @@ impl Report {
         self.exporters.iter().map(|tally| tally.repeated).sum()
     }
 
-    /// How many of the datagrams sent did not arrive.
+    /// Counts the datagrams that were sent and did not arrive.
     pub fn missing(&self, sent: &[u32]) -> u64 {
         let ranges = self.exporters.iter().zip(sent).flat_map(|(tally, sent)| tally.missing(*sent));
         ranges.map(|(first, end)| u64::from(end - first)).sum()
     }
 
-    /// Panics with the whole picture unless all that was sent arrived in order and unchanged. Repeats are not looked at.
+    /// Panics with all counts unless every datagram arrived in order and unchanged. Repeated datagrams are
+    /// allowed.
     pub fn assert_complete_and_in_order(&self, sent: &[u32]) {
-        let faulty = |tally: &Tally| tally.out_of_order + tally.corrupted > 0;
+        let faulty = |tally: &ExporterTally| tally.out_of_order + tally.corrupted > 0;
         let fault = self.missing(sent) + self.foreign > 0 || self.exporters.iter().any(faulty);
-        assert!(!fault, "not all that was sent arrived in order and unchanged\n{}", self.picture(sent));
+        assert!(!fault, "not every datagram arrived in order and unchanged\n{}", self.picture(sent));
     }
 
-    /// The same, and nothing came twice.
+    /// Does the same and panics also if a datagram arrived twice.
     pub fn assert_exact(&self, sent: &[u32]) {
         self.assert_complete_and_in_order(sent);
-        assert_eq!(self.repeated(), 0, "datagrams came twice\n{}", self.picture(sent));
+        assert_eq!(self.repeated(), 0, "datagrams arrived twice\n{}", self.picture(sent));
     }
 
-    /// A line for each exporter, for people.
+    /// Formats one line for each exporter.
     pub fn picture(&self, sent: &[u32]) -> String {
         let lines = self.exporters.iter().zip(sent).enumerate().map(|(exporter, (tally, sent))| {
             format!("exporter {exporter}: sent {sent}, {tally}, missing {}\n", Ranges(&tally.missing(*sent)))
@@ -114,7 +116,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for ExporterTally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { arrived, repeated, out_of_order, corrupted, .. } = self;
         write!(
@@ -124,7 +126,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// The first few ranges, and how many more there are.
+/// Formats the first ranges and the number of further ones.
 struct Ranges<'a>(&'a [(u32, u32)]);
 
 impl fmt::Display for Ranges<'_> {

@@ -1,26 +1,27 @@
-//! A wall clock of a daemon's own, which a test can set: libfaketime puts it in place of the machine's. Nothing else is
-//! touched: not the clocks that count from the boot, nor the times of files, nor those at which the kernel receives datagrams.
+//! A separate wall clock for a daemon, which a test can set. libfaketime replaces the machine's wall clock in
+//! that process.
+//! Monotonic clocks, file times and the kernel's receive timestamps stay real.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-/// A wall clock, right at first.
+/// A wall clock for a daemon. It starts with the correct time.
 pub struct WallClock {
     directory: TempDir,
 }
 
 impl WallClock {
-    pub fn right() -> Self {
+    pub fn correct() -> Self {
         let clock = Self { directory: tempfile::tempdir().unwrap() };
         clock.set("+0");
         clock
     }
 
-    /// Sets it so far from the right time, as in `+10y` or `-3600s`.
+    /// Sets the offset from the correct time, such as `+10y` or `-3600s`.
     pub fn set(&self, offset: &str) {
-        // Replaced at once, as the daemon reads it whenever it asks the time.
+        // The rename makes the change atomic: the daemon reads the file each time it asks for the time.
         let new = self.directory.path().join("new");
         std::fs::write(&new, offset).unwrap();
         std::fs::rename(new, self.offset()).unwrap();
@@ -30,7 +31,7 @@ impl WallClock {
         self.directory.path().join("offset")
     }
 
-    /// The environment of a daemon that has this clock.
+    /// Returns the environment of a daemon that uses this clock.
     pub fn environment(&self) -> Vec<(&'static str, OsString)> {
         vec![
             ("LD_PRELOAD", library().into()),
@@ -42,7 +43,7 @@ impl WallClock {
     }
 }
 
-/// Where Debian's package libfaketime puts its library, or Fedora's.
+/// Finds the library of libfaketime where Debian's or Fedora's package installs it.
 fn library() -> PathBuf {
     let by_architecture = std::fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
     let mut places = by_architecture.chain(["/usr/lib64".into()]);

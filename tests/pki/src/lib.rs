@@ -1,4 +1,4 @@
-//! A PKI of the test's own: an authority that signs, and takes back what it signed.
+//! A certificate authority for tests. It issues certificates and revokes them.
 #![expect(
     missing_docs,
     clippy::missing_panics_doc,
@@ -13,14 +13,14 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 
-/// An authority.
+/// A certificate authority.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    /// Its own certificate, as PEM.
+    /// The authority's own certificate, as PEM.
     pub pem: String,
 }
 
-/// A certificate and its key, as PEM.
+/// A certificate and its private key, as PEM.
 pub struct Issued {
     pub certificate: String,
     pub key: String,
@@ -28,7 +28,7 @@ pub struct Issued {
 }
 
 impl Authority {
-    /// An authority of this name.
+    /// Creates an authority with this common name.
     pub fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -39,7 +39,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// Signs a certificate of this name that is good until then.
+    /// Issues a certificate for this name that expires at `until`.
     pub fn issue(&self, name: &str, serial: u64, until: SystemTime) -> Issued {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.not_after = date_time_ymd(1970, 1, 1) + until.duration_since(UNIX_EPOCH).unwrap();
@@ -49,12 +49,12 @@ impl Authority {
         Issued { certificate, key: key.serialize_pem(), serial }
     }
 
-    /// A list of these as revoked, for a long time to come.
+    /// Returns a revocation list with these certificates that stays valid for a long time.
     pub fn revoke(&self, issued: &[&Issued]) -> String {
         self.revoke_until(issued, UNIX_EPOCH + Duration::from_secs(4_000_000_000))
     }
 
-    /// A list of these as revoked, after which the next one is due then.
+    /// Returns a revocation list with these certificates whose next update is due at `until`.
     pub fn revoke_until(&self, issued: &[&Issued], until: SystemTime) -> String {
         let revoked = |issued: &&Issued| RevokedCertParams {
             serial_number: SerialNumber::from(issued.serial),

@@ -1,4 +1,5 @@
-//! Two senders with one id: the first stays connected, the other is refused with a reason, and neither loses data.
+//! Two senders with one id: the first stays connected, the second is rejected with a reason, and neither
+//! loses data.
 
 use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
@@ -8,16 +9,16 @@ use nf_transport_kit::hosts::{PATIENT_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::pair::STALL;
 use nf_transport_kit::samples::{assert_conserved, count};
 
-use crate::running::shared;
+use crate::isolation::shared;
 
-/// Makes a sender try again at once.
+/// Makes a sender retry at once.
 fn reconnect(sender: &SenderHost) {
     let asked = Program::Sender.run(&["reconnect", "--control", sender.control().to_str().unwrap()]);
     assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
 }
 
 #[test]
-fn of_two_senders_with_one_id_one_stays_connected() {
+fn one_of_two_senders_with_one_id_is_connected() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(2, pattern);
@@ -53,7 +54,7 @@ fn of_two_senders_with_one_id_one_stays_connected() {
     collector.wait_for_all(&sent, STALL).assert_exact(&sent);
     assert_conserved(&second.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0));
 
-    // Its stream was known first.
+    // nf-receiver has known the first stream for longer.
     first.start();
     first.wait_state("connected", STALL);
     let status = second.wait_state("refused", STALL);

@@ -1,5 +1,5 @@
-//! Spools that are restored from a backup or cloned, and numbers that jump: what is queued arrives, what is lost is counted,
-//! and nobody is alarmed about datagrams that never were.
+//! Spools that are restored from a backup or cloned, and positions that jump. Queued datagrams arrive and
+//! lost ones are counted. No warning appears for datagrams that never existed.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -8,12 +8,12 @@ use nf_transport_kit::chatter::{MIXED, Pattern};
 use nf_transport_kit::collector::Collector;
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 
-use crate::losses::{gaps, go_on, wait_until_spooled};
-use crate::running::shared;
+use crate::isolation::shared;
+use crate::loss_accounting::{gaps, go_on, wait_until_spooled};
 
 const STEP: u64 = 1000;
 
@@ -21,12 +21,12 @@ fn pattern() -> Pattern {
     Pattern::new(MIXED)
 }
 
-/// Copies the spool of `sender` into `to`, as a backup or a cloned disk has it.
+/// Copies the spool of `sender` to `to`, like a backup or a cloned disk.
 fn copy_spool(sender: &SenderHost, to: &Path) {
     replace_files(&sender.path("spool"), to);
 }
 
-/// Makes `to` hold the files of `from` and nothing else.
+/// Replaces the files of `to` by those of `from`.
 fn replace_files(from: &Path, to: &Path) {
     if to.exists() {
         std::fs::remove_dir_all(to).unwrap();
@@ -40,7 +40,8 @@ fn replace_files(from: &Path, to: &Path) {
     }
 }
 
-/// Stops nf-sender, and puts the backup in the place of its spool. Its memory is gone, as on another machine.
+/// Stops nf-sender and restores the backup of its spool. The intake in memory is removed, as on another
+/// machine.
 fn restore(sender: &mut SenderHost, backup: &Path) {
     stop(sender);
     replace_files(backup, &sender.path("spool"));
@@ -61,7 +62,7 @@ fn wait_until_delivered(sender: &SenderHost) {
     assert_conserved(&sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0));
 }
 
-/// A connected pair with one step delivered, the backup of its stopped spool, and another step delivered after that.
+/// Starts a connected pair that has delivered one step, copies its stopped spool, and delivers another step.
 fn backed_up() -> (Pair, Exporters, PathBuf) {
     let mut pair = Pair::connected(2, pattern(), QUICK_SENDER);
     let exporters = go_on(&pair, pair.exporters(), STEP);
@@ -93,7 +94,7 @@ fn a_restored_backup_loses_and_repeats_nothing() {
 }
 
 #[test]
-fn a_backup_restored_during_an_outage_loses_nothing() {
+fn a_backup_restored_in_an_outage_loses_nothing() {
     let _running = shared();
     let (mut pair, mut exporters, backup) = backed_up();
     pair.link.cut();
@@ -109,7 +110,7 @@ fn a_backup_restored_during_an_outage_loses_nothing() {
             restart(&mut pair.sender);
         }
     }
-    pair.link.mend();
+    pair.link.restore();
     pair.assert_all_arrive(&exporters, true);
 }
 
@@ -125,7 +126,7 @@ fn repeats_of_a_restored_backup_are_counted() {
     stop(&mut pair.sender);
     let backup = pair.sender.path("backup");
     copy_spool(&pair.sender, &backup);
-    pair.link.mend();
+    pair.link.restore();
     pair.sender.start();
     let exporters = go_on(&pair, exporters, 3 * STEP);
     wait_until_delivered(&pair.sender);
@@ -141,7 +142,7 @@ fn repeats_of_a_restored_backup_are_counted() {
 }
 
 #[test]
-fn what_one_collector_has_is_no_delivery() {
+fn one_of_two_collectors_is_not_delivery() {
     let _running = shared();
     let first = Collector::start(2, pattern());
     let second = Collector::start(2, pattern());
@@ -158,13 +159,13 @@ fn what_one_collector_has_is_no_delivery() {
     sender.start();
     let mut exporters = sender.exporters(2, pattern());
     exporters.send(20);
-    // The first batch, of one datagram, waits for the second collector.
+    // The first batch has one datagram and waits for the second collector.
     first.wait_for(1, STALL);
     restore(&mut sender, &backup);
     sender.start();
     exporters.send(20);
     let second = Collector::start_on(&absent.to_string(), 2, pattern());
-    // One datagram from the spool's other life, and all of this one, under the same positions.
+    // One datagram from the first copy of the spool and all datagrams of this one have the same positions.
     first.wait_for(21, STALL);
     second.wait_for(20, STALL);
     assert!(sender.status()["replaced_stream"].is_string());
@@ -179,7 +180,7 @@ fn clones(is_stopped_for_the_copy: bool) {
     let mut clone = SenderHost::new("edge", &receiver.addr(), QUICK_SENDER);
     original.start();
     let load = |exporters: Exporters, sender: &SenderHost, total| {
-        Load::start(exporters, sender.udp().clone(), None, Until::Sent(total)).finish()
+        SteadyLoad::start(exporters, sender.udp().clone(), None, Until::Sent(total)).finish()
     };
     let mut first = Exporters::new(0..1, original.udp().addr(), pattern());
     let mut second = Exporters::new(1..2, clone.udp().addr(), pattern());
@@ -260,7 +261,7 @@ fn a_hot_copy_restored_twice_loses_nothing() {
 }
 
 #[test]
-fn a_power_loss_with_an_empty_queue_alarms_nobody() {
+fn a_power_loss_with_an_empty_queue_warns_nobody() {
     let _running = shared();
     let mut pair = Pair::connected(2, pattern(), QUICK_SENDER);
     let exporters = go_on(&pair, pair.exporters(), STEP);
@@ -274,7 +275,7 @@ fn a_power_loss_with_an_empty_queue_alarms_nobody() {
 }
 
 #[test]
-fn a_return_to_the_first_receiver_alarms_nobody() {
+fn a_return_to_the_first_receiver_warns_nobody() {
     let _running = shared();
     let mut pair = Pair::connected(2, pattern(), QUICK_SENDER);
     let mut other = ReceiverHost::new(&[pair.collector.addr()], "");
@@ -294,7 +295,7 @@ fn a_return_to_the_first_receiver_alarms_nobody() {
     assert_no_alarm(&other);
 }
 
-/// nf-receiver neither warns of the sender nor counts a loss.
+/// Asserts that nf-receiver neither warns of the sender nor counts a loss.
 fn assert_no_alarm(receiver: &ReceiverHost) {
     assert_eq!(gaps(receiver), 0);
     let log = receiver.daemon().log();

@@ -1,4 +1,4 @@
-//! The kit itself: what it sends is what it finds, and what it does not find it tells.
+//! Tests of the kit: it finds every datagram it sends, and reports every fault.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -10,10 +10,10 @@ use nf_transport_kit::collector::{Collector, Inbox};
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::HeldUdp;
 use nf_transport_kit::kernel_socket::KernelSocket;
-use nf_transport_kit::link::{Link, LinkState};
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::link::{Link, NetworkState};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::netflow_tools::{Nfcapd, export, installed, write_capture};
-use nf_transport_kit::tally::Tally;
+use nf_transport_kit::tally::ExporterTally;
 
 const STALL: Duration = Duration::from_secs(5);
 
@@ -24,7 +24,7 @@ fn datagram(pattern: Pattern, exporter: u16, number: u32) -> Vec<u8> {
 }
 
 #[test]
-fn what_exporters_send_straight_to_a_collector_is_found_exact() {
+fn a_direct_export_is_found_exact() {
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(8, pattern);
     let mut exporters = Exporters::new(0..8, collector.addr(), pattern);
@@ -40,7 +40,7 @@ fn what_exporters_send_straight_to_a_collector_is_found_exact() {
 }
 
 #[test]
-fn every_datagram_tells_its_exporter_and_number_and_differs_from_all_others() {
+fn every_datagram_identifies_itself() {
     let pattern = Pattern::new(MIXED);
     let mut seen = std::collections::HashSet::new();
     for exporter in 0..9 {
@@ -54,7 +54,7 @@ fn every_datagram_tells_its_exporter_and_number_and_differs_from_all_others() {
 }
 
 #[test]
-fn sequence_numbers_count_records_in_v5_and_ipfix_and_datagrams_in_v9() {
+fn sequence_numbers_follow_their_formats() {
     let pattern = Pattern::new(MEDIUM);
     let number = |payload: &[u8], at: usize| u32::from_be_bytes(*payload[at..].first_chunk().unwrap());
     for (exporter, version, at) in [(0, Version::V5, 16), (1, Version::V9, 12), (2, Version::Ipfix, 8)] {
@@ -67,7 +67,7 @@ fn sequence_numbers_count_records_in_v5_and_ipfix_and_datagrams_in_v9() {
 }
 
 #[test]
-fn a_collector_tells_a_missing_a_repeated_a_late_and_a_changed_datagram() {
+fn a_collector_detects_every_kind_of_fault() {
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(1, pattern);
     let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -89,8 +89,8 @@ fn a_collector_tells_a_missing_a_repeated_a_late_and_a_changed_datagram() {
 }
 
 #[test]
-fn a_tally_splits_the_ranges_that_it_misses() {
-    let mut tally = Tally::default();
+fn a_tally_splits_missing_ranges() {
+    let mut tally = ExporterTally::default();
     assert!(tally.note(9));
     for number in [4, 0, 8] {
         assert!(tally.note(number));
@@ -104,7 +104,7 @@ fn a_tally_splits_the_ranges_that_it_misses() {
 #[should_panic(
     expected = "exporter 0: sent 3, arrived 2, repeated 0, out of order 0, corrupted 0, missing 1 [2..3)"
 )]
-fn a_wait_for_what_does_not_come_ends_with_the_whole_picture() {
+fn a_failed_wait_shows_all_counts() {
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(1, pattern);
     Exporters::new(0..1, collector.addr(), pattern).send(2);
@@ -123,7 +123,7 @@ fn an_inbox_keeps_payloads_of_any_size() {
 }
 
 #[test]
-fn the_kernel_tells_what_a_held_socket_queues_and_drops() {
+fn kernel_figures_count_queue_and_drops() {
     let held = HeldUdp::bind("127.0.0.1:0");
     let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
     assert_eq!((held.kernel().queued, held.dropped()), (0, 0));
@@ -139,7 +139,7 @@ fn the_kernel_tells_what_a_held_socket_queues_and_drops() {
 }
 
 #[test]
-fn one_export_of_softflowd_gives_two_nfcapd_the_same_flows() {
+fn two_nfcapd_get_the_same_flows_of_softflowd() {
     if !installed() {
         eprintln!("skipped: needs softflowd and nfdump (Debian packages of these names)");
         return;
@@ -154,14 +154,15 @@ fn one_export_of_softflowd_gives_two_nfcapd_the_same_flows() {
 }
 
 #[test]
-fn a_load_holds_back_while_a_socket_of_the_default_size_is_half_full() {
+fn a_load_pauses_while_a_socket_is_half_full() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 106_496).unwrap(); // the kernel doubles it
+    // The kernel doubles the value.
+    rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 106_496).unwrap();
     let reader = socket.try_clone().unwrap();
     let held = Arc::new(HeldUdp::of(socket));
     assert_eq!(held.capacity(), 212_992);
     let exporters = Exporters::new(0..2, held.addr(), Pattern::new(MIXED));
-    let load = Load::start(exporters, Arc::clone(&held), None, Until::Sent(3000));
+    let load = SteadyLoad::start(exporters, Arc::clone(&held), None, Until::Sent(3000));
     while load.held_back() == 0 {
         std::thread::yield_now();
     }
@@ -193,27 +194,27 @@ fn echo_server() -> std::net::SocketAddr {
 }
 
 #[test]
-fn a_cut_link_resets_what_runs_and_refuses_what_comes_until_mended() {
+fn a_cut_link_resets_and_refuses_connections() {
     let link = Link::to(echo_server());
     let mut stream = echo(&link).unwrap();
     assert_eq!((link.forwarded(), link.connections()), (4, 1));
     link.cut();
     assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(TcpStream::connect(link.addr()).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
-    link.mend();
+    link.restore();
     echo(&link).unwrap();
-    assert_eq!(link.state(), LinkState::Up);
+    assert_eq!(link.state(), NetworkState::Up);
 }
 
 #[test]
-fn a_frozen_link_forwards_nothing_and_loses_nothing() {
+fn a_frozen_link_loses_nothing() {
     let link = Link::to(echo_server());
     let mut stream = echo(&link).unwrap();
     link.freeze();
     stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     stream.write_all(b"b").unwrap();
     assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
-    link.mend();
+    link.restore();
     stream.set_read_timeout(Some(STALL)).unwrap();
     let mut rest = [0];
     stream.read_exact(&mut rest).unwrap();

@@ -1,4 +1,4 @@
-//! Few file descriptors: sockets for exporters leave enough for new senders.
+//! Few file descriptors: the sockets for exporters leave enough for new senders.
 
 use std::net::UdpSocket;
 
@@ -7,20 +7,20 @@ use nf_transport_kit::daemon::Program;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::pair::STALL;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
-/// More than the limit of the first test.
+/// More exporters than the limit of the first test allows.
 const EXPORTERS: usize = 150;
 
-/// A collector, and an established sender with many exporters of which each sends a datagram now and then.
-struct Crowd {
+/// A collector, and an established sender with many exporters that each send a datagram per round.
+struct ManyExporters {
     inbox: Inbox,
     receiver: ReceiverHost,
     sender: SenderHost,
     exporters: Vec<UdpSocket>,
 }
 
-impl Crowd {
+impl ManyExporters {
     fn start(limit: &'static str) -> Self {
         let inbox = Inbox::start("127.0.0.1:0");
         let mut receiver = ReceiverHost::new(&[inbox.addr()], "");
@@ -33,7 +33,7 @@ impl Crowd {
         crowd
     }
 
-    /// Each exporter sends a datagram; all of them, and those of the rounds before, are at the collector then.
+    /// Sends a datagram from each exporter and waits until the collector has all datagrams of all rounds.
     fn send_round(&mut self, round: usize) {
         for exporter in &self.exporters {
             exporter.send_to(b"x", self.sender.udp().addr()).unwrap();
@@ -42,7 +42,7 @@ impl Crowd {
     }
 }
 
-/// A new sender, connected.
+/// Starts a new sender and waits until it is connected.
 fn connect(id: &str, receiver: &ReceiverHost) -> SenderHost {
     let mut sender = SenderHost::new(id, &receiver.addr(), QUICK_SENDER);
     sender.start();
@@ -53,7 +53,7 @@ fn connect(id: &str, receiver: &ReceiverHost) -> SenderHost {
 #[test]
 fn exporter_sockets_leave_files_for_new_senders() {
     let _running = shared();
-    let mut crowd = Crowd::start("--nofile=128");
+    let mut crowd = ManyExporters::start("--nofile=128");
     crowd.receiver.daemon().wait_for_log(&["file limit 128 is below", "LimitNOFILE="], STALL);
     let senders: Vec<_> = (0..10).map(|number| connect(&format!("new-{number}"), &crowd.receiver)).collect();
     let status = Program::Receiver.status(&crowd.receiver.control()).unwrap();
@@ -63,7 +63,7 @@ fn exporter_sockets_leave_files_for_new_senders() {
 }
 
 #[test]
-fn senders_beyond_the_files_are_told_so() {
+fn senders_beyond_the_file_limit_get_a_reason() {
     let _running = shared();
     let mut receiver = ReceiverHost::new(&["127.0.0.1:9".parse().unwrap()], "");
     receiver.limit_open_files("--nofile=40");

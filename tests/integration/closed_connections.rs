@@ -1,4 +1,5 @@
-//! Clients that hang up while nf-receiver reads nothing from them, because a collector is down: nothing of theirs stays.
+//! Clients that close their connection while nf-receiver reads nothing from them, because a collector is
+//! down. nf-receiver must free all their resources.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -11,12 +12,12 @@ use nf_transport_kit::hostile::Client;
 use nf_transport_kit::hosts::{QUICK_SENDER, ReceiverHost, SenderHost};
 use nf_transport_kit::pair::STALL;
 
-use crate::running::shared;
+use crate::isolation::shared;
 
-/// The longest heartbeat that a sender may have.
+/// Longest heartbeat that a sender may announce.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
-/// Where no collector listens.
+/// Returns an address where no collector listens.
 fn down() -> SocketAddr {
     "127.0.0.1:9".parse().unwrap()
 }
@@ -28,7 +29,8 @@ fn receiver(collectors: &[SocketAddr], toml: &str) -> ReceiverHost {
     receiver
 }
 
-/// A client whose session holds a datagram that not all collectors take, so that nothing more is read from it.
+/// Connects a client with a datagram that one collector cannot get, so that nf-receiver reads nothing more
+/// from it.
 fn paused(receiver: &ReceiverHost, number: u8) -> Client {
     let mut client = Client::with_key(receiver.addr(), &format!("gone-{number}"), "one").unwrap();
     client.hello(number, HEARTBEAT).unwrap();
@@ -38,11 +40,11 @@ fn paused(receiver: &ReceiverHost, number: u8) -> Client {
 }
 
 #[test]
-fn gone_peers_free_their_places_while_a_collector_is_down() {
+fn closed_connections_are_freed_during_an_outage() {
     let _running = shared();
     let receiver = receiver(&[down()], "[limits]\nconnections = 4\n");
     let clients: Vec<Client> = (0..4).map(|number| paused(&receiver, number)).collect();
-    // Two of them close their half only.
+    // Two of them close only their sending direction.
     let mut half_closed = Vec::new();
     for (number, client) in clients.into_iter().enumerate() {
         if number % 2 == 0 {
@@ -61,7 +63,7 @@ fn gone_peers_free_their_places_while_a_collector_is_down() {
     }
 }
 
-/// How many position files a daemon has open.
+/// Counts the position files that a daemon has open.
 fn open_positions(daemon: &Daemon) -> usize {
     let files = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
     let paths = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
@@ -69,7 +71,7 @@ fn open_positions(daemon: &Daemon) -> usize {
 }
 
 #[test]
-fn gone_senders_leave_no_open_files() {
+fn closed_senders_leave_no_open_files() {
     let _running = shared();
     let inbox = Inbox::start("127.0.0.1:0");
     let receiver = receiver(&[inbox.addr(), down()], "");
@@ -82,7 +84,7 @@ fn gone_senders_leave_no_open_files() {
         assert!(began.elapsed() < STALL, "{} files", open_positions(receiver.daemon()));
         std::thread::sleep(Duration::from_millis(10));
     }
-    // For one that comes back, nf-receiver still knows that a collector has its datagram.
+    // When a client comes back, nf-receiver still knows that one collector has its datagram.
     let mut client = Client::with_key(receiver.addr(), "gone-7", "one").unwrap();
     client.hello(7, HEARTBEAT).unwrap();
     let Message::Welcome(welcome) = client.receive().unwrap() else { panic!("no session") };
@@ -90,7 +92,7 @@ fn gone_senders_leave_no_open_files() {
 }
 
 #[test]
-fn a_heartbeat_of_an_hour_is_refused() {
+fn a_heartbeat_of_an_hour_is_rejected() {
     let _running = shared();
     let receiver = receiver(&[down()], "");
     let mut client = Client::with_key(receiver.addr(), "slow", "one").unwrap();

@@ -1,4 +1,5 @@
-//! Senders that are not let in: nothing is delivered, nothing is lost, and both sides say why, until it is mended.
+//! Rejected senders: nothing is delivered, nothing is lost, and both daemons report the reason until the
+//! cause is fixed.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -13,18 +14,18 @@ use nf_transport_kit::load::Until;
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{assert_conserved, count};
 
-use crate::running::{in_a_network, shared};
+use crate::isolation::{in_a_network, shared};
 
-/// A sender that gets nowhere at first, and the receiver that turns it away.
-struct Refusal {
+/// A rejected sender and its receiver.
+struct RejectedSender {
     sender: SenderHost,
     receiver: ReceiverHost,
     collector: Collector,
     exporters: Exporters,
 }
 
-impl Refusal {
-    /// Starts both as `prepare` sets them up, and sends 50 datagrams.
+impl RejectedSender {
+    /// Starts both daemons after `prepare` has configured them, and sends 50 datagrams.
     fn of(prepare: impl FnOnce(&mut SenderHost, &mut ReceiverHost)) -> Self {
         let pattern = Pattern::new(MIXED);
         let collector = Collector::start(1, pattern);
@@ -38,28 +39,33 @@ impl Refusal {
         Self { sender, receiver, collector, exporters }
     }
 
-    /// Panics unless the sender keeps everything and both sides say why, in these words, without flooding their logs.
-    fn assert_refused(&self, at_sender: &str, at_receiver: &str) {
+    /// Panics unless the sender keeps all datagrams and both daemons report these reasons without flooding
+    /// their logs.
+    fn assert_rejected(&self, at_sender: &str, at_receiver: &str) {
         let status = self.sender.wait_status(STALL, |status| {
             status["state"] == "refused" && count(status, "/queued/datagrams") == 50
         });
         assert_conserved(&status);
         let reason = status["reason"].as_str().unwrap();
         assert!(reason.contains(at_sender), "{status:#}");
-        // The sender tries again every 200 ms: after as many refusals a flood would show.
+        // The sender retries every 200 ms, so after ten rejections a flood would be visible.
         let status = self.receiver.wait_status(STALL, |status| count(status, "/refusals") >= 10);
         assert!(status["refused"][0]["reason"].as_str().unwrap().contains(at_receiver), "{status:#}");
         assert_eq!(status["refused"][0]["peer"], "127.0.0.1");
-        let told = [
-            self.receiver.daemon().count_log(&["rejected connection from", at_receiver]),
+        let lines = [
+            self.receiver.daemon().count_log(&["turned a connection from", at_receiver]),
             self.sender.daemon().count_log(&["not connected", at_sender]),
         ];
-        assert!(told.iter().all(|lines| (1..=2).contains(lines)), "{told:?}\n{}", self.sender.daemon().log());
+        assert!(
+            lines.iter().all(|count| (1..=2).contains(count)),
+            "{lines:?}\n{}",
+            self.sender.daemon().log()
+        );
         assert_eq!(self.collector.arrived(), 0);
     }
 
-    /// Panics unless all arrives now, once and in order, and what comes later too.
-    fn assert_mended(mut self) {
+    /// Panics unless all datagrams, old and new, arrive exactly once and in order.
+    fn assert_recovers(mut self) {
         self.exporters.send(50);
         let report = self.collector.wait_for_all(self.exporters.sent(), STALL);
         report.assert_exact(self.exporters.sent());
@@ -68,104 +74,104 @@ impl Refusal {
 }
 
 #[test]
-fn with_another_key_everything_is_kept_until_the_senders_key_is_corrected() {
+fn a_wrong_key_of_the_sender_loses_nothing() {
     let _running = shared();
-    let refusal = Refusal::of(|sender, receiver| {
+    let rejected = RejectedSender::of(|sender, receiver| {
         sender.use_key("one");
         receiver.use_key("two");
     });
-    refusal.assert_refused("does not know this sender's key", "sender edge uses key");
-    write_key(&refusal.sender.path("key"), "two");
-    refusal.sender.daemon().reload();
-    refusal.assert_mended();
+    rejected.assert_rejected("does not know this sender's key", "sender edge uses key");
+    write_key(&rejected.sender.path("key"), "two");
+    rejected.sender.daemon().reload();
+    rejected.assert_recovers();
 }
 
 #[test]
-fn with_another_key_everything_is_kept_until_the_receivers_key_is_corrected() {
+fn a_wrong_key_of_the_receiver_loses_nothing() {
     let _running = shared();
-    let refusal = Refusal::of(|sender, receiver| {
+    let rejected = RejectedSender::of(|sender, receiver| {
         sender.use_key("one");
         receiver.use_key("two");
     });
-    refusal.assert_refused("both sides need the same key", "both sides need the same key");
-    write_key(&refusal.receiver.path("key"), "one");
-    refusal.receiver.daemon().reload();
-    refusal.assert_mended();
+    rejected.assert_rejected("both sides need the same key", "both sides need the same key");
+    write_key(&rejected.receiver.path("key"), "one");
+    rejected.receiver.daemon().reload();
+    rejected.assert_recovers();
 }
 
 #[test]
-fn the_shared_key_does_not_open_the_door_of_a_sender_with_a_key_of_its_own() {
+fn the_shared_key_is_rejected_for_a_keyed_sender() {
     let _running = shared();
-    let mut refusal = Refusal::of(|sender, receiver| {
+    let mut rejected = RejectedSender::of(|sender, receiver| {
         sender.use_key("shared");
         receiver.use_key("shared");
         let own = receiver.path("own");
         write_key(&own, "own");
         receiver.set_toml(&format!("[[sender]]\nid = \"edge\"\nkey-file = \"{}\"\n", own.display()));
     });
-    refusal.assert_refused("does not know this sender's key", "the key of edge here is");
-    refusal.receiver.set_toml("");
-    refusal.receiver.daemon().reload();
-    refusal.assert_mended();
+    rejected.assert_rejected("does not know this sender's key", "the key of edge here is");
+    rejected.receiver.set_toml("");
+    rejected.receiver.daemon().reload();
+    rejected.assert_recovers();
 }
 
 #[test]
-fn a_sender_in_clear_text_is_told_that_a_key_is_needed() {
+fn a_sender_in_clear_text_is_asked_for_a_key() {
     let _running = shared();
-    let refusal = Refusal::of(|sender, receiver| {
+    let rejected = RejectedSender::of(|sender, receiver| {
         receiver.use_key("one");
         sender.protect(&[]);
         write_key(&sender.path("later"), "one");
     });
-    refusal.assert_refused("accepts no clear text from here", "sender edge uses clear text");
-    let mut refusal = refusal;
-    let file = refusal.sender.path("later");
-    refusal.sender.set_toml(&format!("key-file = \"{}\"\n{QUICK_SENDER}", file.display()));
-    refusal.sender.daemon().reload();
-    refusal.assert_mended();
+    rejected.assert_rejected("accepts no clear text from here", "sender edge uses clear text");
+    let mut rejected = rejected;
+    let file = rejected.sender.path("later");
+    rejected.sender.set_toml(&format!("key-file = \"{}\"\n{QUICK_SENDER}", file.display()));
+    rejected.sender.daemon().reload();
+    rejected.assert_recovers();
 }
 
 #[test]
-fn a_receiver_without_a_key_says_so_to_a_sender_with_one() {
+fn a_receiver_without_a_key_rejects_a_keyed_one() {
     let _running = shared();
-    let mut refusal = Refusal::of(|sender, receiver| {
+    let mut rejected = RejectedSender::of(|sender, receiver| {
         sender.use_key("one");
         receiver.protect(&[]);
     });
-    refusal.assert_refused("uses a key and the receiver has none", "this receiver has none");
-    let file = refusal.receiver.path("later");
+    rejected.assert_rejected("uses a key and the receiver has none", "this receiver has none");
+    let file = rejected.receiver.path("later");
     write_key(&file, "one");
-    refusal.receiver.set_toml(&format!("key-file = \"{}\"\n", file.display()));
-    refusal.receiver.daemon().reload();
-    refusal.assert_mended();
+    rejected.receiver.set_toml(&format!("key-file = \"{}\"\n", file.display()));
+    rejected.receiver.daemon().reload();
+    rejected.assert_recovers();
 }
 
 #[test]
-fn a_cipher_that_the_receiver_does_not_allow_is_refused_with_those_it_does() {
+fn a_rejected_cipher_lists_the_allowed_ones() {
     let _running = shared();
-    let mut refusal = Refusal::of(|sender, receiver| {
+    let mut rejected = RejectedSender::of(|sender, receiver| {
         sender.use_key("one");
         receiver.use_key("one");
         receiver.set_toml("ciphers = [\"aes-256-gcm\"]\n");
     });
-    refusal.assert_refused(
+    rejected.assert_rejected(
         "does not allow this sender's cipher",
         "the cipher blowfish, which 'ciphers' does not allow; allowed: aes-256-gcm",
     );
-    refusal.sender.set_toml(&format!("cipher = \"aes-256-gcm\"\n{QUICK_SENDER}"));
-    refusal.sender.daemon().reload();
-    assert_eq!(refusal.sender.wait_state("connected", STALL)["cipher"], "aes-256-gcm");
-    refusal.assert_mended();
+    rejected.sender.set_toml(&format!("cipher = \"aes-256-gcm\"\n{QUICK_SENDER}"));
+    rejected.sender.daemon().reload();
+    assert_eq!(rejected.sender.wait_state("connected", STALL)["cipher"], "aes-256-gcm");
+    rejected.assert_recovers();
 }
 
-/// Something that is no receiver: answers whoever connects with these bytes, and hangs up.
+/// Starts a server that is no receiver: it answers each connection with these bytes and closes it.
 fn impostor(answer: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            // The sender may have hung up already.
+            // The sender may have closed the connection already.
             drop(stream.read(&mut [0; 200]).and_then(|_| stream.write_all(answer)));
         }
     });
@@ -173,7 +179,7 @@ fn impostor(answer: &'static [u8]) -> SocketAddr {
 }
 
 #[test]
-fn what_is_no_receiver_is_named_by_what_it_speaks_and_nothing_is_lost() {
+fn other_services_are_named_by_their_protocol() {
     let _running = shared();
     for (answer, words) in [
         (b"\x15\x03\x03\x00\x02\x02\x16".as_slice(), "uses TLS"),
@@ -184,18 +190,18 @@ fn what_is_no_receiver_is_named_by_what_it_speaks_and_nothing_is_lost() {
         sender.use_key("one");
         sender.start();
         sender.exporters(1, Pattern::new(MIXED)).send(5);
-        let told = |status: &serde_json::Value| {
+        let is_reported = |status: &serde_json::Value| {
             status["reason"].as_str().is_some_and(|reason| reason.contains(words))
         };
-        let status =
-            sender.wait_status(STALL, |status| told(status) && count(status, "/queued/datagrams") == 5);
+        let status = sender
+            .wait_status(STALL, |status| is_reported(status) && count(status, "/queued/datagrams") == 5);
         assert_conserved(&status);
         sender.daemon().wait_for_log(&["not connected", words], STALL);
     }
 }
 
 #[test]
-fn a_key_is_changed_on_both_sides_under_load_without_a_loss_or_a_repeat() {
+fn a_key_change_under_load_loses_nothing() {
     let _running = shared();
     let mut pair = Pair::new(4, Pattern::new(MIXED), QUICK_SENDER);
     let sender_key = pair.sender.use_key("old");
@@ -227,7 +233,7 @@ fn a_key_is_changed_on_both_sides_under_load_without_a_loss_or_a_repeat() {
 }
 
 #[test]
-fn who_is_taken_off_the_list_is_told_and_nobody_else_is_disturbed() {
+fn a_removed_sender_is_rejected_alone() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     let collector = Collector::start(2, pattern);
@@ -263,7 +269,7 @@ fn who_is_taken_off_the_list_is_told_and_nobody_else_is_disturbed() {
 }
 
 #[test]
-fn a_reload_of_settings_that_are_wrong_is_refused_and_said_and_nothing_changes() {
+fn a_reload_of_invalid_settings_changes_nothing() {
     let _running = shared();
     let mut pair = Pair::new(1, Pattern::new(MIXED), QUICK_SENDER);
     pair.sender.use_key("one");
@@ -284,9 +290,9 @@ fn a_reload_of_settings_that_are_wrong_is_refused_and_said_and_nothing_changes()
 }
 
 #[test]
-fn without_a_key_nothing_goes_to_other_machines_and_the_sender_says_what_to_do() {
+fn a_sender_without_a_key_stays_on_its_machine() {
     let _running = shared();
-    // An address for documentation: nobody answers there, and nobody is asked (RFC 5737).
+    // An address for documentation (RFC 5737), where nothing answers.
     let mut sender = SenderHost::new("edge", &"192.0.2.1:2055", QUICK_SENDER);
     sender.protect(&[]);
     sender.start();
@@ -303,22 +309,22 @@ fn without_a_key_nothing_goes_to_other_machines_and_the_sender_says_what_to_do()
         "--spool",
         "/dev/null/x",
     ]);
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(78), "{told}");
-    assert!(told.contains(&format!("chmod 600 {}", key.display())), "{told}");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(78), "{message}");
+    assert!(message.contains(&format!("chmod 600 {}", key.display())), "{message}");
 }
 
-const INSIDE: &str = "refusals::inside_a_network_where_the_sender_has_the_address_of_another_machine";
+const INSIDE: &str = "rejected_senders::inside_a_sender_with_another_address";
 
 #[test]
-fn a_receiver_without_a_key_serves_this_machine_only_and_says_what_to_do() {
+fn a_receiver_without_a_key_stays_on_its_machine() {
     let _running = shared();
     in_a_network("ip link set lo up; ip addr add 192.0.2.1/32 dev lo", INSIDE);
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
-fn inside_a_network_where_the_sender_has_the_address_of_another_machine() {
+#[ignore = "runs in a network namespace of another test"]
+fn inside_a_sender_with_another_address() {
     let collector = Collector::start(1, Pattern::new(MIXED));
     let mut receiver = ReceiverHost::new(&[collector.addr()], "");
     receiver.protect(&[]);

@@ -1,4 +1,5 @@
-//! Sockets that the daemons bind themselves, without a service manager, on hosts with unusual network settings.
+//! Sockets that the daemons bind themselves, without a service manager, on hosts with unusual network
+//! settings.
 
 use std::net::{TcpStream, UdpSocket};
 
@@ -8,23 +9,23 @@ use nf_transport_kit::hosts::directory;
 use nf_transport_kit::pair::STALL;
 use tempfile::TempDir;
 
-use crate::running::{in_a_network, shared};
+use crate::isolation::{in_a_network, shared};
 
-const INSIDE: &str = "bind::inside_every_wildcard_socket_takes_ipv4";
+const INSIDE: &str = "wildcard_sockets::inside_every_wildcard_socket_accepts_ipv4";
 
 #[test]
-fn wildcard_sockets_take_ipv4_with_bindv6only() {
+fn wildcard_sockets_accept_ipv4_with_bindv6only() {
     let _running = shared();
     in_a_network("ip link set lo up; sysctl -qw net.ipv6.bindv6only=1", INSIDE);
 }
 
 #[test]
-fn wildcard_sockets_take_ipv4_without_ipv6() {
+fn wildcard_sockets_accept_ipv4_without_ipv6() {
     let _running = shared();
     in_a_network("ip link set lo up; sysctl -qw net.ipv6.conf.all.disable_ipv6=1", INSIDE);
 }
 
-/// A daemon with the default `listen`, and metrics on the wildcard address.
+/// Starts a daemon with the default `listen` and with metrics on the wildcard address.
 fn start(program: Program, directory: &TempDir, args: &[&str]) -> Daemon {
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let (settings, control) = (path(&format!("{}.toml", program.name())), path(program.name()));
@@ -41,8 +42,8 @@ fn start(program: Program, directory: &TempDir, args: &[&str]) -> Daemon {
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
-fn inside_every_wildcard_socket_takes_ipv4() {
+#[ignore = "runs in a network namespace of another test"]
+fn inside_every_wildcard_socket_accepts_ipv4() {
     let directory = directory();
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let inbox = Inbox::start("127.0.0.1:0");

@@ -1,5 +1,5 @@
-//! A collector on another machine, which is a network of its own at the end of a cable: nf-receiver knows of it what the
-//! network says, and no more.
+//! A collector on another machine, in a network namespace at the end of a cable. nf-receiver learns about it
+//! only from the network.
 
 use std::time::{Duration, Instant};
 
@@ -8,14 +8,14 @@ use nf_transport_kit::collector::Collector;
 use nf_transport_kit::hosts::{ReceiverHost, SenderHost};
 use nf_transport_kit::kernel_socket;
 use nf_transport_kit::link::Link;
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::other_host::{NETWORK, OtherHost};
 use nf_transport_kit::pair::{STALL, connected_daemons};
 use nf_transport_kit::samples::{assert_conserved, count};
 
-use crate::running::{in_a_network, shared};
+use crate::isolation::{in_a_network, shared};
 
-/// Where the collector listens, and where another one on the same machine does.
+/// Addresses of a collector and of another one on the same machine.
 const COLLECTOR: &str = "10.77.0.2:9995";
 const ANOTHER: &str = "10.77.0.2:9996";
 
@@ -23,24 +23,25 @@ fn pattern() -> Pattern {
     Pattern::new(MIXED)
 }
 
-/// Starts a collector on the other machine, at this address.
+/// Starts a collector on the other machine at this address.
 fn collector_on(there: &OtherHost, address: &'static str) -> Collector {
     there.run(move |process| {
-        kernel_socket::look_into(format!("/proc/{process}/net"));
+        kernel_socket::use_tables(format!("/proc/{process}/net"));
         Collector::start_on(address, 1, pattern())
     })
 }
 
-/// A pair whose collector is elsewhere.
-struct Field {
+/// A pair with a collector on another machine.
+struct RemoteCollector {
     sender: SenderHost,
     link: Link,
     receiver: ReceiverHost,
     there: OtherHost,
 }
 
-impl Field {
-    /// Both daemons run and are connected, these collectors are set up with these lines and are not there yet.
+impl RemoteCollector {
+    /// Starts and connects both daemons, configured with these collectors and lines. The collectors are not
+    /// running yet.
     fn with(collectors: &[&str], lines: &str) -> Self {
         let there = OtherHost::connected();
         let table = |address: &&str| format!("[[collector]]\naddress = \"{address}\"\n{lines}\n");
@@ -49,11 +50,11 @@ impl Field {
         Self { sender, link, receiver, there }
     }
 
-    fn load(&self, rate: Option<u32>, until: Until) -> Load {
-        Load::start(self.sender.exporters(1, pattern()), self.sender.udp().clone(), rate, until)
+    fn load(&self, rate: Option<u32>, until: Until) -> SteadyLoad {
+        SteadyLoad::start(self.sender.exporters(1, pattern()), self.sender.udp().clone(), rate, until)
     }
 
-    /// Waits until so many datagrams wait at the sender.
+    /// Waits until this number of datagrams is queued at nf-sender.
     fn wait_queued(&self, datagrams: u64) {
         self.sender.wait_status(STALL, |status| {
             assert_conserved(status);
@@ -61,52 +62,52 @@ impl Field {
         });
     }
 
-    /// Waits until nf-receiver says this of the collector.
+    /// Waits until nf-receiver reports this state of the collector.
     fn wait_state(&self, state: &str) {
         self.receiver.wait_status(STALL, |status| status["collectors"][0]["state"] == state);
     }
 }
 
 #[test]
-fn a_collector_elsewhere_that_goes_is_noticed_and_all_after_that_is_held_for_it() {
+fn datagrams_wait_for_an_absent_collector() {
     let _running = shared();
-    in_a_network(NETWORK, "collector_elsewhere::inside_a_collector_that_goes");
+    in_a_network(NETWORK, "remote_collector::inside_a_remote_collector_that_ends");
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
-fn inside_a_collector_that_goes() {
+#[ignore = "runs in a network namespace of another test"]
+fn inside_a_remote_collector_that_ends() {
     const RATE: u32 = 1000;
-    // What is sent after the collector's end and before ICMP is heard and asked for is lost, and nobody counts it: about
-    // 20 ms of datagrams, and a run of 64 that is under way; ten times as much on a machine that does other things too.
+    // Datagrams sent between the collector's end and the first ICMP error are lost uncounted: about 20 ms of
+    // datagrams and a run of 64. The bound is ten times as high for a busy machine.
     const LOST_MAX: u32 = 10 * (RATE / 50 + 64);
-    let field = Field::with(&[COLLECTOR], "");
-    let collector = collector_on(&field.there, COLLECTOR);
-    let load = field.load(Some(RATE), Until::Stopped);
+    let setup = RemoteCollector::with(&[COLLECTOR], "");
+    let collector = collector_on(&setup.there, COLLECTOR);
+    let load = setup.load(Some(RATE), Until::Stopped);
     collector.wait_for(2000, STALL);
-    field.wait_state("unknown");
+    setup.wait_state("unknown");
     let before = collector.report().exporters[0].clone();
     let end_of_first = u32::try_from(collector.arrived()).unwrap();
     drop(collector);
-    field.wait_state("down");
-    field.wait_queued(2000);
-    field.receiver.wait_status(STALL, |status| count(status, "/collectors/0/held_s") >= 2);
-    let held = count(&field.receiver.status(), "/collectors/0/delivered/datagrams");
+    setup.wait_state("down");
+    setup.wait_queued(2000);
+    setup.receiver.wait_status(STALL, |status| count(status, "/collectors/0/held_s") >= 2);
+    let held = count(&setup.receiver.status(), "/collectors/0/delivered/datagrams");
 
-    let collector = collector_on(&field.there, COLLECTOR);
+    let collector = collector_on(&setup.there, COLLECTOR);
     collector.wait_for(2000, STALL);
     let exporters = load.stop();
     let sent = exporters.sent()[0];
-    field.sender.wait_status(STALL, |status| count(status, "/acknowledged/datagrams") == u64::from(sent));
-    field.wait_state("unknown");
-    let delivered = count(&field.receiver.status(), "/collectors/0/delivered/datagrams");
+    setup.sender.wait_status(STALL, |status| count(status, "/acknowledged/datagrams") == u64::from(sent));
+    setup.wait_state("unknown");
+    let delivered = count(&setup.receiver.status(), "/collectors/0/delivered/datagrams");
     assert_eq!(delivered, u64::from(sent), "nf-receiver counts each datagram once");
-    // What the first one had not read when it ended is missing too.
+    // Datagrams that the first collector had not read are missing, too.
     collector.wait_for(delivered - held, STALL);
     let after = collector.report().exporters[0].clone();
     let missing = after.missing(sent);
     println!("{sent} sent; before: {before}; after: {after}, missing {missing:?}");
-    let &[(0, first)] = missing.as_slice() else { panic!("the second collector misses {missing:?}") };
+    let &[(0, first)] = missing.as_slice() else { panic!("the second collector lacks {missing:?}") };
     let lost = first.saturating_sub(end_of_first);
     println!("lost: {lost} datagrams");
     assert!(lost <= LOST_MAX, "{lost} datagrams are lost");
@@ -116,28 +117,28 @@ fn inside_a_collector_that_goes() {
 }
 
 #[test]
-fn collectors_on_one_machine_elsewhere_that_are_away_are_all_held_for() {
+fn datagrams_wait_for_two_absent_collectors() {
     let _running = shared();
-    in_a_network(NETWORK, "collector_elsewhere::inside_collectors_that_are_away");
+    in_a_network(NETWORK, "remote_collector::inside_two_absent_collectors");
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
-fn inside_collectors_that_are_away() {
+#[ignore = "runs in a network namespace of another test"]
+fn inside_two_absent_collectors() {
     const RATE: u32 = 500;
     const LOST_MAX: u32 = 10 * (RATE / 50 + 64);
     let addresses = [COLLECTOR, ANOTHER];
-    let field = Field::with(&addresses, "");
-    let load = field.load(Some(RATE), Until::Stopped);
-    // So long that each of them is probed several times; the other machine says little more than once a second that nobody
-    // is there, whoever is asked for.
-    field.wait_queued(u64::from(RATE) * 12);
-    let collectors = addresses.map(|address| collector_on(&field.there, address));
+    let setup = RemoteCollector::with(&addresses, "");
+    let load = setup.load(Some(RATE), Until::Stopped);
+    // Long enough to probe each collector several times. The other machine sends little more than one ICMP
+    // error a second for all of them.
+    setup.wait_queued(u64::from(RATE) * 12);
+    let collectors = addresses.map(|address| collector_on(&setup.there, address));
     for collector in &collectors {
         collector.wait_for(u64::from(RATE) * 6, STALL);
     }
     let sent = load.stop().sent()[0];
-    field.sender.wait_status(STALL, |status| count(status, "/acknowledged/datagrams") == u64::from(sent));
+    setup.sender.wait_status(STALL, |status| count(status, "/acknowledged/datagrams") == u64::from(sent));
     for collector in &collectors {
         collector.wait_until_drained();
         let tally = collector.report().exporters[0].clone();
@@ -151,25 +152,26 @@ fn inside_collectors_that_are_away() {
 }
 
 #[test]
-fn a_collector_elsewhere_never_gets_more_than_its_limit() {
+fn a_remote_collector_gets_at_most_its_rate_limit() {
     let _running = shared();
-    in_a_network(NETWORK, "collector_elsewhere::inside_a_limit");
+    in_a_network(NETWORK, "remote_collector::inside_a_rate_limit");
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
-fn inside_a_limit() {
+#[ignore = "runs in a network namespace of another test"]
+fn inside_a_rate_limit() {
     const LIMIT: u64 = 500;
     const SECONDS: u64 = 5;
-    // A hundredth of a second's worth at once, and as much that was saved; and one whose time is not over yet.
+    // A hundredth of a second's worth at once, as much again that was saved, and one datagram whose time has
+    // not passed.
     const BURST: u64 = LIMIT / 50 + 1;
-    let field = Field::with(&[COLLECTOR], &format!("rate-limit = {LIMIT}"));
-    let collector = collector_on(&field.there, COLLECTOR);
+    let setup = RemoteCollector::with(&[COLLECTOR], &format!("rate-limit = {LIMIT}"));
+    let collector = collector_on(&setup.there, COLLECTOR);
     let began = Instant::now();
-    let load = field.load(Some(3 * u32::try_from(LIMIT).unwrap()), Until::Sent(LIMIT * SECONDS));
+    let load = setup.load(Some(3 * u32::try_from(LIMIT).unwrap()), Until::Sent(LIMIT * SECONDS));
     let (mut arrived, mut by_second) = (0, Vec::new());
     while arrived < LIMIT * SECONDS {
-        // Looked at first: what arrives meanwhile had more time.
+        // Read before the clock, so that later arrivals are not compared with an earlier time.
         arrived = collector.arrived();
         let elapsed = began.elapsed();
         let allowed = BURST + LIMIT * u64::try_from(elapsed.as_millis()).unwrap() / 1000;
@@ -186,24 +188,24 @@ fn inside_a_limit() {
 }
 
 #[test]
-fn a_collector_elsewhere_is_caught_up_with_at_20_000_datagrams_a_second() {
+fn a_remote_collector_catches_up_at_20000() {
     let _running = shared();
-    in_a_network(NETWORK, "collector_elsewhere::inside_catching_up");
+    in_a_network(NETWORK, "remote_collector::inside_catching_up");
 }
 
 #[test]
-#[ignore = "runs in a network namespace that the other test makes"]
+#[ignore = "runs in a network namespace of another test"]
 fn inside_catching_up() {
     const BACKLOG: u64 = 60_000;
-    let field = Field::with(&[COLLECTOR], "");
-    let collector = collector_on(&field.there, COLLECTOR);
-    field.link.cut();
-    let exporters = field.load(None, Until::Sent(BACKLOG)).finish();
-    field.wait_queued(BACKLOG);
-    // From an age of a second on datagrams are late.
+    let setup = RemoteCollector::with(&[COLLECTOR], "");
+    let collector = collector_on(&setup.there, COLLECTOR);
+    setup.link.cut();
+    let exporters = setup.load(None, Until::Sent(BACKLOG)).finish();
+    setup.wait_queued(BACKLOG);
+    // Datagrams count as late from an age of 1 s.
     std::thread::sleep(Duration::from_millis(1100));
     let began = Instant::now();
-    field.link.mend();
+    setup.link.restore();
     let report = collector.wait_for_all(exporters.sent(), STALL);
     let took = began.elapsed();
     println!("{BACKLOG} datagrams in {took:?}");

@@ -1,4 +1,5 @@
-//! The bounds of the spool: what gives way, that both sides count it, and that the rest arrives in order.
+//! Limits of the spool: the policy decides which datagrams are dropped, both daemons count them, and the rest
+//! arrives in order.
 
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -6,30 +7,31 @@ use std::time::Duration;
 use nf_transport_kit::chatter::{LARGE, MIXED, Pattern};
 use nf_transport_kit::exporter::Exporters;
 use nf_transport_kit::hosts::{QUICK_SENDER, SenderHost};
-use nf_transport_kit::load::{Load, Until};
+use nf_transport_kit::load::{SteadyLoad, Until};
 use nf_transport_kit::pair::{Pair, STALL};
 use nf_transport_kit::samples::{Sampler, assert_conserved, count};
 use rustix::process::Signal;
 
-use crate::losses::{REASONS, deliver_the_rest, dropped, gaps, go_on, wait_until_spooled};
-use crate::running::shared;
+use crate::isolation::shared;
+use crate::loss_accounting::{REASONS, deliver_the_rest, dropped, gaps, go_on, wait_until_spooled};
 
 const EXPORTERS: u16 = 3;
 
-/// The least payload bytes that a datagram of `LARGE` has on average.
+/// Least average payload of a datagram of `LARGE`, in bytes.
 const DATAGRAM: u64 = 1358;
 
-/// How often the status is looked at while things change.
+/// Interval between two samples of the status.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A spool of 4 MiB that takes up at once what the link does not.
+/// Returns settings for a spool of 4 MiB that stores unacknowledged datagrams at once.
 fn small_spool(when_full: &str) -> String {
     format!(
-        "{QUICK_SENDER}sync-after = \"0s\"\nmax-size = \"4MiB\"\nrotate-size = \"1MiB\"\nwhen-full = \"{when_full}\"\n"
+        "{QUICK_SENDER}sync-after = \"0s\"\nmax-size = \"4MiB\"\nrotate-size = \"1MiB\"\n\
+         when-full = \"{when_full}\"\n"
     )
 }
 
-/// A pair whose link has been down from the start.
+/// Starts a pair whose link is cut from the start.
 fn apart(toml: &str) -> Pair {
     let mut pair = Pair::new(EXPORTERS, Pattern::new(LARGE), toml);
     pair.link.cut();
@@ -39,7 +41,7 @@ fn apart(toml: &str) -> Pair {
 }
 
 #[test]
-fn a_full_spool_drops_the_oldest_and_says_so_over_a_kill_too() {
+fn a_full_spool_counts_drops_across_a_kill() {
     let _running = shared();
     let mut pair = apart(&small_spool("drop-oldest"));
     let watch = Sampler::start(pair.sender.control(), LOOK);
@@ -51,7 +53,7 @@ fn a_full_spool_drops_the_oldest_and_says_so_over_a_kill_too() {
     let exporters = go_on(&pair, exporters, 10_000);
     let held = wait_until_spooled(&pair);
     assert!(count(&held, "/queued/bytes") <= 4 << 20, "{held:#}");
-    pair.link.mend();
+    pair.link.restore();
     let outcome = deliver_the_rest(&pair, &exporters);
     watch.finish();
     assert_eq!(outcome.missing, first_run + dropped(&outcome.status, "spool_full"));
@@ -63,22 +65,22 @@ fn a_full_spool_drops_the_oldest_and_says_so_over_a_kill_too() {
 }
 
 #[test]
-fn what_was_delivered_before_a_kill_under_load_and_what_was_kept_arrive_around_one_gap() {
+fn a_kill_of_a_full_sender_leaves_one_gap() {
     let _running = shared();
     let mut pair = apart(&small_spool("drop-oldest"));
-    pair.link.mend();
+    pair.link.restore();
     let watch = Sampler::start(pair.sender.control(), LOOK);
     let exporters = go_on(&pair, pair.exporters(), 300);
     pair.collector.wait_for_all(exporters.sent(), STALL);
     pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
     pair.link.cut();
-    let load = Load::start(exporters, pair.sender.udp().clone(), Some(8000), Until::Sent(10_000));
+    let load = SteadyLoad::start(exporters, pair.sender.udp().clone(), Some(8000), Until::Sent(10_000));
     pair.sender.wait_status(STALL, |status| dropped(status, "spool_full") > 500);
     pair.sender.take().kill();
     pair.sender.start();
     let exporters = load.finish();
     wait_until_spooled(&pair);
-    pair.link.mend();
+    pair.link.restore();
     let outcome = deliver_the_rest(&pair, &exporters);
     watch.finish();
     assert_eq!(dropped(&outcome.status, "corrupt"), 0, "{:#}", outcome.status);
@@ -88,27 +90,27 @@ fn what_was_delivered_before_a_kill_under_load_and_what_was_kept_arrive_around_o
     }
 }
 
-/// Sends more than spool and intake take while the link is down, and returns how much of it was sent.
+/// Sends more datagrams than the spool and the intake hold while the link is down. Returns the exporters.
 fn overfill(pair: &Pair) -> Exporters {
     let exporters = go_on(pair, pair.exporters(), 22_000);
     pair.sender.udp().wait_until_drained();
     let status = pair.sender.wait_status(STALL, |status| {
         assert_conserved(status);
-        let came = count(status, "/received/datagrams");
-        came == exporters.total() && dropped(status, "spool_full") > 0
+        let received = count(status, "/received/datagrams");
+        received == exporters.total() && dropped(status, "spool_full") > 0
     });
-    // The spool has 4 MiB and the intake 12 MiB, each but for the last batch that did not fit.
+    // The spool holds 4 MiB and the intake 12 MiB, each without the last batch that did not fit.
     assert!(count(&status, "/queued/datagrams") * DATAGRAM > 15 << 20, "{status:#}");
     exporters
 }
 
 #[test]
-fn a_full_spool_that_drops_the_newest_keeps_what_came_first() {
+fn drop_newest_keeps_the_oldest_datagrams() {
     let _running = shared();
     let pair = apart(&small_spool("drop-newest"));
     let watch = Sampler::start(pair.sender.control(), LOOK);
     let exporters = overfill(&pair);
-    pair.link.mend();
+    pair.link.restore();
     let outcome = deliver_the_rest(&pair, &exporters);
     assert_eq!(outcome.missing, dropped(&outcome.status, "spool_full"));
     for (tally, sent) in outcome.report.exporters.iter().zip(exporters.sent()) {
@@ -122,7 +124,7 @@ fn a_full_spool_that_drops_the_newest_keeps_what_came_first() {
 }
 
 #[test]
-fn what_a_full_spool_could_not_take_is_not_lost_by_an_orderly_stop() {
+fn a_clean_stop_keeps_datagrams_in_memory() {
     let _running = shared();
     let mut pair = apart(&small_spool("drop-newest"));
     let exporters = overfill(&pair);
@@ -132,17 +134,18 @@ fn what_a_full_spool_could_not_take_is_not_lost_by_an_orderly_stop() {
     pair.sender.start();
     let status = pair.sender.status();
     assert_eq!(count(&status, "/recovered/datagrams"), held, "{status:#}");
-    pair.link.mend();
+    pair.link.restore();
     let outcome = deliver_the_rest(&pair, &exporters);
     assert_eq!(outcome.missing, full);
     assert_eq!(REASONS.map(|reason| dropped(&outcome.status, reason)), [0; 3], "{:#}", outcome.status);
 }
 
 #[test]
-fn what_is_older_than_max_age_is_dropped_as_too_old_and_the_younger_arrives() {
+fn datagrams_older_than_max_age_are_dropped() {
     let _running = shared();
     let toml = format!(
-        "{QUICK_SENDER}sync-after = \"0s\"\nmax-age = \"3s\"\nrotate-every = \"200ms\"\nwhen-full = \"drop-newest\"\n"
+        "{QUICK_SENDER}sync-after = \"0s\"\nmax-age = \"3s\"\nrotate-every = \"200ms\"\n\
+         when-full = \"drop-newest\"\n"
     );
     let pair = apart(&toml);
     let mut exporters = pair.exporters();
@@ -154,7 +157,7 @@ fn what_is_older_than_max_age_is_dropped_as_too_old_and_the_younger_arrives() {
     assert_eq!(count(&status, "/queued/datagrams"), 0, "{status:#}");
     exporters.send(300);
     pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 300);
-    pair.link.mend();
+    pair.link.restore();
     let outcome = deliver_the_rest(&pair, &exporters);
     assert_eq!((outcome.missing, dropped(&outcome.status, "too_old")), (300, 300));
     for (tally, sent) in outcome.report.exporters.iter().zip(exporters.sent()) {
@@ -163,12 +166,12 @@ fn what_is_older_than_max_age_is_dropped_as_too_old_and_the_younger_arrives() {
 }
 
 #[test]
-fn exporters_outside_of_the_allowed_prefixes_are_counted_and_not_delivered() {
+fn denied_exporters_are_counted() {
     let _running = shared();
     // Exporter 1 sends from 127.0.0.3, exporter 2 from 127.0.0.4.
     let toml = format!("allow = [\"127.0.0.3\", \"127.0.0.4/31\", \"2001:db8::/32\"]\n{QUICK_SENDER}");
     let mut pair = Pair::new(EXPORTERS, Pattern::new(MIXED), &toml);
-    // A socket of both families shows IPv4 exporters as IPv6 ones.
+    // A socket of both families shows IPv4 exporters with mapped IPv6 addresses.
     let both = UdpSocket::bind("[::]:0").unwrap();
     let port = both.local_addr().unwrap().port();
     pair.sender.add_socket(both);
@@ -188,7 +191,7 @@ fn exporters_outside_of_the_allowed_prefixes_are_counted_and_not_delivered() {
     let report = pair.collector.report();
     let arrived: Vec<_> = report.exporters.iter().map(|tally| tally.arrived).collect();
     assert_eq!(arrived, [0, 100, 100]);
-    assert_eq!(gaps(&pair.receiver), 0, "what is denied was never part of the stream");
+    assert_eq!(gaps(&pair.receiver), 0, "denied datagrams are not part of the stream");
     let mut allowed = Exporters::new(1..2, ([127, 0, 0, 1], port).into(), Pattern::new(MIXED));
     allowed.send(101);
     pair.collector.wait_for(201, STALL);
@@ -217,7 +220,7 @@ fn kernel_drops_are_logged_with_their_socket() {
 }
 
 #[test]
-fn two_sockets_are_taken_from_at_once_and_each_exporter_keeps_its_order() {
+fn two_sockets_keep_the_order_of_each_exporter() {
     let _running = shared();
     let pattern = Pattern::new(MIXED);
     let mut pair = Pair::new(4, pattern, QUICK_SENDER);
@@ -238,7 +241,7 @@ fn two_sockets_are_taken_from_at_once_and_each_exporter_keeps_its_order() {
 }
 
 #[test]
-fn a_sender_whose_spool_was_wiped_begins_a_new_stream_and_is_delivered() {
+fn a_wiped_spool_starts_a_new_stream() {
     let _running = shared();
     let mut pair = Pair::connected(1, Pattern::new(MIXED), QUICK_SENDER);
     let stream = |sender: &SenderHost| sender.status()["stream"].as_str().unwrap().to_owned();
@@ -268,12 +271,12 @@ fn a_sender_whose_spool_was_wiped_begins_a_new_stream_and_is_delivered() {
 }
 
 #[test]
-fn a_small_spool_whose_receiver_hangs_goes_on_taking_datagrams_and_counts_what_it_drops() {
+fn a_full_spool_with_a_hung_receiver_counts_drops() {
     let _running = shared();
-    // Nobody gives the link up, so all that was sent stays on its way and may not be dropped.
+    // No heartbeat times out, so all sent datagrams stay in flight and must not be dropped.
     let toml = small_spool("drop-oldest").replace("200ms\"\n[reconnect]", "1m\"\n[reconnect]");
     let pair = apart(&toml);
-    pair.link.mend();
+    pair.link.restore();
     pair.sender.daemon().signal(Signal::HUP);
     pair.sender.wait_state("connected", STALL);
     pair.receiver.daemon().signal(Signal::STOP);
