@@ -1,5 +1,5 @@
-//! From the collectors in the settings to outputs: at the start, whenever a reload changes them, and whenever a name leads
-//! elsewhere.
+//! Resolution of the configured collectors to outputs: at the start, after each reload, and whenever a name
+//! resolves to another address.
 
 pub(crate) mod confusion;
 mod names;
@@ -12,25 +12,26 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::{CollectorSettings, HostPort};
-use crate::receiver::collectors::names::{Answer, Found, Names};
-use crate::receiver::output::{Outputs, Resolved};
+use crate::receiver::collectors::names::{Found, LookUpResult, Names};
+use crate::receiver::output::{Outputs, ResolvedCollector};
 
 /// Follows the collectors of the settings.
 #[derive(Debug)]
 pub(crate) struct Collectors {
     wanted: watch::Receiver<Vec<CollectorSettings>>,
     names: Names,
-    /// Look-ups under way, side by side.
-    running: JoinSet<(HostPort, Answer)>,
-    found: Vec<Resolved>,
-    /// Collectors that are delivered without.
+    /// Look-ups in progress, concurrently.
+    running: JoinSet<(HostPort, LookUpResult)>,
+    found: Vec<ResolvedCollector>,
+    /// Unresolved collectors that the others do not wait for.
     missing: watch::Sender<Vec<HostPort>>,
     outputs: watch::Sender<Arc<Outputs>>,
 }
 
 impl Collectors {
-    /// Finds the collectors, which go where `none` says; those that are delivered without for now are shown in `missing`.
-    /// Tries again and again while the name of one that is set to hold does not resolve: senders keep their data.
+    /// Resolves the collectors of the settings to outputs, based on `none`. Unresolved ones that the others
+    /// do not wait for are listed in `missing`. Retries without limit while the name of a collector set to
+    /// hold does not resolve: senders keep their data in the meantime.
     pub(crate) async fn find(
         mut wanted: watch::Receiver<Vec<CollectorSettings>>,
         none: &Outputs,
@@ -47,31 +48,32 @@ impl Collectors {
             }
             collectors.wait().await;
         };
-        warn_of_twins(&found.collectors);
+        warn_of_duplicates(&found.collectors);
         collectors.outputs.send_replace(Arc::new(none.changed_to(&found.collectors)));
         collectors.note_missing(found.missing);
         collectors.found = found.collectors;
         collectors
     }
 
-    /// What the collectors are as of now.
+    /// Returns the current outputs.
     pub(crate) fn outputs(&self) -> watch::Receiver<Arc<Outputs>> {
         self.outputs.subscribe()
     }
 
-    /// Follows changes, until dropped. Until all collectors are found that are waited for, those before them stay.
+    /// Applies changes until dropped. The previous collectors stay until all new ones are resolved that must
+    /// be waited for.
     pub(crate) async fn follow(mut self) {
         loop {
             self.wait().await;
             let Some(Found { collectors, missing }) = self.names.found(Instant::now()) else { continue };
             if collectors != self.found {
-                self.take_up(collectors);
+                self.apply(collectors);
             }
             self.note_missing(missing);
         }
     }
 
-    /// Waits until something may have changed.
+    /// Waits until a change is possible.
     async fn wait(&mut self) {
         for name in self.names.take_due(Instant::now()) {
             self.running.spawn(look_up(name));
@@ -81,18 +83,20 @@ impl Collectors {
             Ok(()) = self.wanted.changed() => {
                 self.names.want(&self.wanted.borrow_and_update(), Instant::now());
             }
-            Some(Ok((name, answer))) = self.running.join_next() => self.names.note(&name, answer, Instant::now()),
+            Some(Ok((name, answer))) = self.running.join_next() => {
+                self.names.note(&name, answer, Instant::now());
+            }
             () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
             else => core::future::pending().await,
         }
     }
 
-    fn take_up(&mut self, found: Vec<Resolved>) {
-        warn_of_twins(&found);
+    fn apply(&mut self, found: Vec<ResolvedCollector>) {
+        warn_of_duplicates(&found);
         let outputs = self.outputs.borrow().changed_to(&found);
         let collectors: Vec<String> = outputs.addresses().map(|address| address.to_string()).collect();
         let collectors = collectors.join(", ");
-        tracing::info!(collectors, "delivering to these collectors from now on: {collectors}");
+        tracing::info!(collectors, "now delivering to collectors {collectors}");
         self.outputs.send_replace(Arc::new(outputs));
         self.found = found;
     }
@@ -102,7 +106,8 @@ impl Collectors {
             if !self.missing.borrow().contains(collector) {
                 tracing::warn!(
                     %collector,
-                    "the collector {collector} is set to skip and cannot be found: what comes until then goes on without it"
+                    "cannot find collector {collector}, which is set to skip: it gets no datagrams until \
+                     its name resolves"
                 );
             }
         }
@@ -110,22 +115,23 @@ impl Collectors {
     }
 }
 
-/// Two names may lead to one address: what is there gets everything once, as the first of them has it.
-fn warn_of_twins(found: &[Resolved]) {
+/// Warns if two names resolve to one address. The collector there gets everything once, by the settings of
+/// the first.
+fn warn_of_duplicates(found: &[ResolvedCollector]) {
     for (place, second) in found.iter().enumerate() {
-        let first = found.iter().take(place).find(|first| first.leads_where(second));
+        let first = found.iter().take(place).find(|first| first.has_same_address(second));
         if let Some(first) = first {
             let (first, second) = (&first.settings.address, &second.settings.address);
             tracing::warn!(
                 collector = %second,
-                "the collectors {first} and {second} are at one address: the settings of the first are in effect, and \
-                 those of the second are not"
+                "collectors {first} and {second} resolve to one address: only the settings of {first} \
+                 apply; remove one of them"
             );
         }
     }
 }
 
-async fn look_up(name: HostPort) -> (HostPort, Answer) {
+async fn look_up(name: HostPort) -> (HostPort, LookUpResult) {
     let found = lookup_host((name.host(), name.port())).await;
     let answer = found.map(Iterator::collect).map_err(|error| error.to_string());
     (name, answer)
@@ -138,7 +144,7 @@ mod tests {
     use crate::receiver::output::SocketBudget;
 
     #[tokio::test]
-    async fn collectors_are_delivered_to_without_one_set_to_skip_that_no_name_server_knows() {
+    async fn an_unresolved_skipping_collector_delays_none() {
         let gone = CollectorSettings {
             when_down: WhenDown::Skip,
             ..CollectorSettings::at(&"no-such-host.invalid:9995")
@@ -152,7 +158,7 @@ mod tests {
         let mut outputs = collectors.outputs();
         assert_eq!(outputs.borrow().addresses().count(), 2);
 
-        // A reload is taken up while that goes on.
+        // A reload is applied while that goes on.
         let following = tokio::spawn(collectors.follow());
         wanted.send_replace(others[..1].to_vec());
         outputs.changed().await.unwrap();
@@ -161,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_of_this_machine_is_found() {
+    async fn a_local_name_resolves() {
         let wanted = watch::Sender::new(vec![CollectorSettings::at(&"localhost:9995")]);
         let none = Outputs::none(SocketBudget::of_sixteen(), Arc::default());
         let collectors = Collectors::find(wanted.subscribe(), &none, watch::Sender::default()).await;

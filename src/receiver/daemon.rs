@@ -1,12 +1,12 @@
-//! The daemon: takes what it needs, serves senders, and ends in good order.
+//! The daemon: acquires its resources, serves senders, and stops in an orderly way.
+
+mod clock_log;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use nf_transport_core::clock::ClockWatch;
-use nf_transport_core::limits::CLOCK_SETTLED_AFTER;
 use nf_transport_core::secure::AccessPolicy;
 use tokio::net::TcpListener;
 use tokio::signal::unix::SignalKind;
@@ -20,28 +20,28 @@ use crate::host::process::logging;
 use crate::host::systemd::messages::receiver;
 use crate::host::systemd::{notify, sockets};
 use crate::host::{
-    DaemonError, DirectoryLock, Expiry, ExpiryWatch, FileShares, InternalErrorLog, LogLimit, Pulse, ROUND,
-    Shutdown, Suppressed, Watchdog, abort_on_panic, allow_open_files, both_clocks, shutdown_channel,
-    watch_for,
+    DaemonError, DirectoryLock, Expiry, ExpiryWatch, FileShares, InternalErrorLog, Pulse, ROUND, Shutdown,
+    Watchdog, abort_on_panic, allow_open_files, shutdown_channel, watch_for,
 };
-use crate::receiver::accept::Gate;
+use crate::receiver::accept::Acceptor;
 use crate::receiver::accept::known_sources::KnownSources;
-use crate::receiver::accept::unauthenticated::Strangers;
-use crate::receiver::accept::waiting::Waiting;
+use crate::receiver::accept::unauthenticated::UnauthenticatedConnections;
+use crate::receiver::accept::waiting::WaitingForSession;
 use crate::receiver::collectors::Collectors;
 use crate::receiver::collectors::confusion::Confusion;
-use crate::receiver::delivery::collector_offsets::{self, Ahead, Left};
+use crate::receiver::daemon::clock_log::ClockLog;
+use crate::receiver::delivery::collector_offsets::{self, CollectorOffset, CollectorOffsets};
 use crate::receiver::delivery::unmatched::UnmatchedLog;
 use crate::receiver::output::{Outputs, SocketBudget};
 use crate::receiver::reload::{Load, Reloader};
 use crate::receiver::report::{line, status};
 use crate::receiver::session::Shared;
-use crate::receiver::session::senders::Seats;
+use crate::receiver::session::senders::Senders;
 use crate::receiver::state::positions::{self, Positions};
 use crate::receiver::state::templates::Templates;
 use crate::status::{ControlSocket, Pace, ReceiverStatus, Reply, Request, receiver_metrics, serve_metrics};
 
-/// Runs nf-receiver until it is told to stop.
+/// Runs nf-receiver until shutdown.
 pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     let loaded = load()?;
     logging::start();
@@ -53,7 +53,7 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     let reloader = Reloader::new(load, file, settings.clone())?;
     let _lock = DirectoryLock::take(&settings.state, &[positions::DIRECTORY])?;
     if let Err(error) = atomic_file::remove_unfinished(&settings.state) {
-        tracing::warn!(%error, "{}: cannot remove unfinished files: {error}", settings.state.display());
+        tracing::warn!(%error, "cannot remove unfinished files in {}: {error}", settings.state.display());
     }
     let bounded = share_files(settings);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -63,15 +63,15 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     runtime.block_on(supervise(bounded, Arc::new(reloader)))
 }
 
-/// Settings whose limits fit into the files that may be open.
-struct Bounded {
+/// Settings with limits that fit the number of open files.
+struct BoundedSettings {
     settings: ReceiverSettings,
-    /// Sockets for exporters that all collectors may have together.
+    /// Bound of exporter sockets for all collectors together.
     exporter_sockets: usize,
 }
 
-/// Lowers the limits of `settings` to fit into the limit of open files, and warns if it does.
-fn share_files(mut settings: ReceiverSettings) -> Bounded {
+/// Lowers the limits of `settings` to the allowed number of open files, and warns if it does.
+fn share_files(mut settings: ReceiverSettings) -> BoundedSettings {
     let late = settings.collectors.iter().filter(|collector| collector.late.is_some()).count();
     let destinations = settings.collectors.len() + late;
     let wanted = FileShares {
@@ -80,7 +80,7 @@ fn share_files(mut settings: ReceiverSettings) -> Bounded {
         exporter_sockets: destinations.saturating_mul(settings.exporter_sockets.get()),
     };
     let Some(allowed) = allow_open_files().filter(|allowed| *allowed < wanted.total()) else {
-        return Bounded { settings, exporter_sockets: usize::MAX };
+        return BoundedSettings { settings, exporter_sockets: usize::MAX };
     };
     let shares = wanted.within(allowed);
     let FileShares { connections, unauthenticated, exporter_sockets } = shares;
@@ -90,17 +90,17 @@ fn share_files(mut settings: ReceiverSettings) -> Bounded {
         connections,
         unauthenticated,
         exporter_sockets,
-        "file limit {allowed} is below the {} that the configured limits may need: allowing only {connections} \
-         connections, {unauthenticated} unauthenticated ones and {exporter_sockets} exporter sockets: raise LimitNOFILE= \
-         (ulimit -Hn), or lower limits.connections or limits.exporter-sockets",
+        "only {allowed} files may be open, and the limits need {}: allowing {connections} connections, \
+         {unauthenticated} before authentication, and {exporter_sockets} sockets for exporters; raise \
+         LimitNOFILE= (ulimit -Hn), or lower limits.connections or limits.exporter-sockets",
         wanted.total()
     );
     (settings.connections, settings.unauthenticated.0) = (connections, unauthenticated);
-    Bounded { settings, exporter_sockets }
+    BoundedSettings { settings, exporter_sockets }
 }
 
-/// Warns of certificates and lists that expire.
-fn look_at_ends(watch: &mut ExpiryWatch, policy: &AccessPolicy) {
+/// Warns of certificates and revocation lists that expire.
+fn check_expiry(watch: &mut ExpiryWatch, policy: &AccessPolicy) {
     let Some(tls) = &policy.tls else { return };
     watch.look_at(receiver::CERTIFICATE_ENDS, &Expiry::of_certificate(&tls.certificate));
     for list in tls.revoked.iter().filter_map(Expiry::of_list) {
@@ -108,10 +108,10 @@ fn look_at_ends(watch: &mut ExpiryWatch, policy: &AccessPolicy) {
     }
 }
 
-/// The consequence of an internal error for datagrams.
+/// Consequence of an internal error for datagrams.
 const INTERNAL_ERROR_COST: &str = "senders keep all unacknowledged datagrams";
 
-async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), DaemonError> {
+async fn supervise(bounded: BoundedSettings, reloader: Arc<Reloader>) -> Result<(), DaemonError> {
     let settings = &bounded.settings;
     let mut terminate = watch_for(SignalKind::terminate())?;
     let mut interrupt = watch_for(SignalKind::interrupt())?;
@@ -127,7 +127,7 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
         let (shared, reloader, missing) = (shared.clone(), reloader.clone(), missing.subscribe());
         let all: Vec<HostPort> =
             settings.collectors.iter().map(|collector| collector.address.clone()).collect();
-        // Before any is found, none of them is.
+        // Until the collectors are resolved, all of them are listed as missing.
         move || match shared.get() {
             Some(shared) => status(Some(shared), &missing.borrow(), &reloader),
             None => status(None, &all, &reloader),
@@ -159,28 +159,28 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
     let mut unmatched = UnmatchedLog::default();
     let mut internal_errors = InternalErrorLog::new(receiver::INTERNAL_ERROR, INTERNAL_ERROR_COST);
     let mut syncing: Option<JoinHandle<()>> = None;
-    let policy = reloader.access_policy();
+    let policy = reloader.policy();
     let outcome = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
-            // What is wrong with the settings is in the log; the daemon goes on.
+            // An error in the settings is logged, and the daemon continues.
             _ = hangup.recv() => drop(reloader.reload()),
             _ = tick.tick() => {
                 watchdog.look();
                 clock.look();
                 internal_errors.look();
-                look_at_ends(&mut expiry, &policy.borrow());
+                check_expiry(&mut expiry, &policy.borrow());
                 match shared.get() {
                     Some(shared) => {
-                        let senders = shared.seats.status(&policy.borrow());
-                        shared.seats.log_denied(false);
-                        let totals = shared.seats.totals();
+                        let senders = shared.senders.status(&policy.borrow());
+                        shared.senders.log_denied(false);
+                        let totals = shared.senders.totals();
                         pace.note((totals.delivered.datagrams, totals.delivered.bytes));
-                        unmatched.look(shared.seats.unmatched());
+                        unmatched.look(shared.senders.unmatched());
                         notify::status(&line(&senders, totals, &shared.outputs(), &pace));
                         if syncing.as_ref().is_none_or(JoinHandle::is_finished) {
-                            let keep: Keep = (Templates::keep_at_times, KnownSources::keep_at_times);
+                            let keep: StoreState = (Templates::keep_at_times, KnownSources::keep_at_times);
                             syncing = Some(tokio::spawn(sync(shared.clone(), state.clone(), keep)));
                         }
                     }
@@ -198,9 +198,9 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
         notify::with_patience(serving).await.map_err(DaemonError::system)??;
     }
     if let Some(shared) = shared.get() {
-        unmatched.finish(shared.seats.unmatched());
-        shared.seats.log_denied(true);
-        let progress = notify::with_patience(shared.seats.settle()).await;
+        unmatched.finish(shared.senders.unmatched());
+        shared.senders.log_denied(true);
+        let progress = notify::with_patience(shared.senders.store_offsets()).await;
         pass_on(shared, &state, &progress);
         notify::with_patience(sync(shared.clone(), state, (Templates::keep, KnownSources::keep))).await;
     }
@@ -209,51 +209,24 @@ async fn supervise(bounded: Bounded, reloader: Arc<Reloader>) -> Result<(), Daem
     outcome
 }
 
-/// Passes on what the next run has to know about collectors, so that it repeats nothing to those that stay.
-fn pass_on(shared: &Shared, state: &Path, progress: &[Left]) {
-    if let Err(error) = collector_offsets::leave(state, progress) {
+/// Stores the state of collectors for the next run, so that it repeats nothing to those that stay.
+fn pass_on(shared: &Shared, state: &Path, progress: &[CollectorOffset]) {
+    if let Err(error) = collector_offsets::store(state, progress) {
         tracing::error!(
             %error,
-            "cannot store what some collectors have, so that part of a batch will be repeated to them: {error}"
+            "cannot store the offsets of collectors: {error}; part of a batch will be repeated to some of \
+             them"
         );
     }
-    if let Err(error) = shared.templates.pass_on(state, &shared.outputs()) {
+    if let Err(error) = shared.templates.pass_on(state, shared.outputs().passed_on()) {
         tracing::error!(
             %error,
-            "cannot store what collectors have got, so that templates are repeated to all of them once: {error}"
+            "cannot store the state of collectors: {error}; templates are repeated once to all of them"
         );
     }
 }
 
-/// Logs when the wall clock was set.
-struct ClockLog {
-    watch: ClockWatch,
-    /// By direction: a clock that was set and is right again is two lines.
-    limit: LogLimit<bool>,
-}
-
-impl ClockLog {
-    fn new() -> Self {
-        Self { watch: ClockWatch::new(both_clocks()), limit: LogLimit::default() }
-    }
-
-    /// To be called once a second.
-    fn look(&mut self) {
-        let Some(step) = self.watch.look(both_clocks()) else { return };
-        let Some(held_back) = self.limit.admit(step.is_forward, std::time::Instant::now()) else { return };
-        tracing::warn!(
-            message_id = receiver::CLOCK_SET,
-            milliseconds = step.milliseconds(),
-            held_back,
-            "the system clock was set {step}: delivery goes on; which datagrams are late follows the clock once it has \
-             stayed like this for {} s{}",
-            CLOCK_SETTLED_AFTER.as_secs(),
-            Suppressed(held_back)
-        );
-    }
-}
-
-/// The sockets from systemd, else those of the settings.
+/// Returns the sockets passed by systemd, else opens those of the settings.
 fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
     let inherited = sockets::inherited_tcp_listeners()?;
     let from_systemd = !inherited.is_empty();
@@ -277,15 +250,16 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
     Ok(listeners)
 }
 
-/// Opens the positions in the directory `state`, whose listing may take a while.
+/// Opens the positions in the directory `state`. Blocking work runs on another thread, because listing the
+/// directory may be slow.
 async fn open_positions(state: PathBuf) -> Result<Positions, DaemonError> {
     let opening = tokio::task::spawn_blocking(move || Positions::open(&state));
     opening.await.map_err(DaemonError::system)?.map_err(DaemonError::cannot_create)
 }
 
-/// Finds the collectors, then serves every listener until told to stop.
+/// Resolves the collectors, then serves every listener until shutdown.
 async fn serve(
-    Bounded { settings, exporter_sockets }: Bounded,
+    BoundedSettings { settings, exporter_sockets }: BoundedSettings,
     listeners: Vec<(TcpListener, Pulse)>,
     positions: Positions,
     reloader: Arc<Reloader>,
@@ -300,27 +274,31 @@ async fn serve(
         collectors = Collectors::find(reloader.collectors(), &none, missing) => collectors,
         () = stop.requested() => return Ok(()),
     };
-    let ahead = Ahead::take_up(&settings.state);
+    let offsets = CollectorOffsets::recover(&settings.state);
     let made = Arc::new(Shared {
-        seats: Seats::default(),
+        senders: Senders::default(),
         positions,
         outputs: collectors.outputs(),
-        ahead,
+        collector_offsets: offsets,
         templates,
-        complaints: Mutex::default(),
-        refused: Mutex::default(),
-        known_sources: Arc::new(KnownSources::take_up(&settings.state)),
-        waiting: Waiting::default(),
+        log_limit: Mutex::default(),
+        rejected: Mutex::default(),
+        known_sources: Arc::new(KnownSources::recover(&settings.state)),
+        waiting: WaitingForSession::default(),
         confusion: Confusion::default(),
     });
     let shared = place.get_or_init(|| made).clone();
     let known_sources = shared.known_sources.clone();
-    let gate = Arc::new(Gate {
+    let gate = Arc::new(Acceptor {
         shared,
-        policy: reloader.access_policy(),
+        policy: reloader.policy(),
         handshake_timeout: settings.handshake_timeout,
         connections: Arc::new(Semaphore::new(settings.connections)),
-        strangers: Strangers::new(settings.unauthenticated.0, settings.unauthenticated.1, known_sources),
+        unauthenticated: UnauthenticatedConnections::new(
+            settings.unauthenticated.0,
+            settings.unauthenticated.1,
+            known_sources,
+        ),
     });
     let following = tokio::spawn(collectors.follow());
     let mut gates = JoinSet::new();
@@ -332,23 +310,24 @@ async fn serve(
     Ok(())
 }
 
-/// How templates and known sources are kept in the state directory.
-type Keep = (fn(&Templates, &Path) -> io::Result<()>, fn(&KnownSources, &Path) -> io::Result<()>);
+/// Functions that store templates and known sources in the state directory.
+type StoreState = (fn(&Templates, &Path) -> io::Result<()>, fn(&KnownSources, &Path) -> io::Result<()>);
 
-/// Forces the positions to disk, and has the rest kept there by `keep`.
-async fn sync(shared: Arc<Shared>, state: PathBuf, keep: Keep) {
+/// Syncs the positions to disk, and stores the rest with `keep`.
+async fn sync(shared: Arc<Shared>, state: PathBuf, keep: StoreState) {
     let outcome = tokio::task::spawn_blocking(move || {
         if let Err(error) = keep.0(&shared.templates, &state) {
-            tracing::error!(%error, "cannot keep the templates of exporters in {}: {error}", state.display());
+            let place = state.display();
+            tracing::error!(%error, "cannot store the templates of exporters in {place}: {error}");
         }
         shared.confusion.look(&shared.templates, &shared.outputs(), std::time::Instant::now());
         if let Err(error) = keep.1(&shared.known_sources, &state) {
-            tracing::error!(%error, "cannot keep the addresses from which senders authenticated: {error}");
+            tracing::error!(%error, "cannot store the addresses of authenticated senders: {error}");
         }
         shared.positions.sync()
     });
     if let Ok(Err(error)) = outcome.await {
-        tracing::error!(%error, "{error}: after a power loss now, more would be repeated");
+        tracing::error!(%error, "{error}; a power loss now would repeat more datagrams");
     }
 }
 

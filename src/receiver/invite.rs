@@ -1,7 +1,8 @@
 //! `nf-receiver invite`: gives a sender a key of its own, and prints the token with which it joins.
 //!
-//! Always holds: a key that a sender may be using is let in until it is revoked or two renewals old, whatever fails in
-//! between; and no drop-in names a key file that is not there.
+//! Two invariants hold, after a failure at any step as well:
+//! - a key that a sender may be using is accepted until it is revoked or two renewals old;
+//! - no drop-in names a key file that does not exist.
 
 pub(crate) mod invitation;
 
@@ -22,29 +23,29 @@ use crate::host::process::console;
 use crate::host::{DaemonError, read_key};
 use crate::status::apply_configuration;
 
-/// What the file with a sender's key before the present one ends in. No sender is called so.
+/// Suffix of the file with a sender's previous key. No sender id may end in it.
 const PREVIOUS: &str = ".previous";
 
-/// What is to be done about a sender.
+/// Change to a sender's invitation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
-    /// It gets a key, or keeps the one that it has.
+pub(crate) enum InvitationChange {
+    /// Gives it a key, or keeps the one that it has.
     Invite,
-    /// It gets another key; the one before it stays valid.
+    /// Gives it a new key; the previous one stays valid.
     Renew,
-    /// It loses its keys.
+    /// Removes its keys.
     Revoke,
 }
 
-/// What a drop-in says.
+/// Content of a drop-in.
 #[derive(Serialize)]
-struct Settings {
-    sender: [Entry; 1],
+struct SenderDropIn {
+    sender: [SenderTable; 1],
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Entry {
+struct SenderTable {
     id: String,
     key_file: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,40 +56,40 @@ struct Entry {
     exporters: Vec<String>,
 }
 
-/// One sender, as far as invitations are about it: its files, and the configuration around them.
-struct Guest<'a> {
+/// The files of one invited sender, and the configuration around them.
+struct InvitedSender<'a> {
     id: &'a SenderId,
     place: ConfigLocation,
     key: PathBuf,
     previous: PathBuf,
-    /// Where it connects, if the operator has said so.
+    /// Address to which it connects, if the operator named one.
     address: Option<HostPort>,
-    /// Exporters whose datagrams it may deliver, if the operator has restricted them.
+    /// Exporters whose datagrams it may deliver, if the operator restricted them.
     exporters: Prefixes,
     overrides: Overrides,
     environment: &'a Environment,
 }
 
-/// Does what `change` says about the sender `id`; `address` is where it will connect.
+/// Applies `change` to the sender `id`, which will connect to `address`.
 pub(crate) fn run(
     file: Option<&Path>,
     overrides: Overrides,
     environment: &Environment,
     id: &SenderId,
     address: Option<&str>,
-    change: Change,
+    change: InvitationChange,
 ) -> Result<(), DaemonError> {
     if id.as_str().ends_with(PREVIOUS) {
         return Err(DaemonError::usage(format_args!(
-            "{id}: no sender can be invited by a name that ends in {PREVIOUS}: old keys are called so"
+            "sender id {id} is invalid: the suffix {PREVIOUS} is reserved for previous keys"
         )));
     }
     let address = address.map(invitation::given_address).transpose()?;
-    let mut guest = Guest::new(file, overrides, environment, id);
-    // A sender with a table in another file is found even if that names the same key file.
+    let mut guest = InvitedSender::new(file, overrides, environment, id);
+    // A sender with a table in another file is found even if that table names the same key file.
     let rest = guest.configuration(None)?;
     let by_hand = rest.settings.protection.senders.iter().find(|sender| sender.id == *id);
-    if change == Change::Revoke {
+    if change == InvitationChange::Revoke {
         if let Some(sender) = by_hand {
             return Err(guest.not_ours(&rest, sender, "remove that table, and the key file"));
         }
@@ -101,8 +102,9 @@ pub(crate) fn run(
             None => invitation::guessed_address(&rest.settings, environment)?,
         };
         let key = match by_hand {
-            Some(sender) if change == Change::Renew => {
-                let how = "put a new key into that file (nf-receiver keygen), and name the old one as previous-key-file";
+            Some(sender) if change == InvitationChange::Renew => {
+                let how = "put a new key into that file (nf-receiver keygen), and name the old one as \
+                           previous-key-file";
                 return Err(guest.not_ours(&rest, sender, how));
             }
             Some(sender) => {
@@ -113,9 +115,9 @@ pub(crate) fn run(
                 return invitation::hand_out(&rest.settings, id, &address, key);
             }
             None => {
-                // Two at once must not hand out two keys, of which one is none.
+                // Two runs at once must not hand out two keys, of which one is overwritten.
                 let _alone = guest.place.lock_keys(guest.key.parent().unwrap_or(Path::new("/")))?;
-                if change == Change::Renew { guest.renew()? } else { guest.invite()? }
+                if change == InvitationChange::Renew { guest.renew()? } else { guest.invite()? }
             }
         };
         invitation::hand_out(&rest.settings, id, &address, key)?;
@@ -124,8 +126,8 @@ pub(crate) fn run(
     Ok(())
 }
 
-impl<'a> Guest<'a> {
-    /// The sender `id`, with the key file and the address that its invitation names, if it has one.
+impl<'a> InvitedSender<'a> {
+    /// Returns the sender `id`, with the key file and the address of its invitation, if it has one.
     fn new(
         file: Option<&Path>,
         overrides: Overrides,
@@ -157,7 +159,7 @@ impl<'a> Guest<'a> {
         guest
     }
 
-    /// The sender's table in the configuration as it is.
+    /// Returns the sender's table in the current configuration.
     fn invited(&self) -> Option<SenderKeys> {
         let file = self.place.file();
         let loaded = config::load_receiver(file, self.overrides.clone(), self.environment).ok()?;
@@ -172,7 +174,7 @@ impl<'a> Guest<'a> {
         self.place.drop_in_path(&self.drop_in_name())
     }
 
-    /// The configuration with this drop-in in the place of the one that may be there; with none at all for `None`.
+    /// Loads the configuration with this drop-in in place of the existing one; without any for `None`.
     fn configuration(&self, drop_in: Option<&DropIn>) -> Result<Loaded<ReceiverSettings>, ConfigError> {
         let path = self.drop_in_path();
         let revision = drop_in.map_or(Revision { path: &path, text: None }, DropIn::revision);
@@ -184,9 +186,9 @@ impl<'a> Guest<'a> {
         )
     }
 
-    /// The drop-in for the keys that there will be. The configuration is good with it.
+    /// Builds the drop-in for the keys, and checks the configuration with it.
     fn drop_in(&self, has_previous: bool) -> Result<DropIn, DaemonError> {
-        let entry = Entry {
+        let entry = SenderTable {
             id: self.id.to_string(),
             key_file: self.key.clone(),
             previous_key_file: has_previous.then(|| self.previous.clone()),
@@ -196,13 +198,13 @@ impl<'a> Guest<'a> {
         let id = self.id;
         let origin =
             format!("Written by nf-receiver invite {id}; nf-receiver invite --revoke {id} removes it.");
-        let drop_in = self.place.drop_in(&self.drop_in_name(), &origin, &Settings { sender: [entry] })?;
+        let drop_in = self.place.drop_in(&self.drop_in_name(), &origin, &SenderDropIn { sender: [entry] })?;
         self.configuration(Some(&drop_in))?;
         Ok(drop_in)
     }
 
-    /// Makes sure that the sender has a key, with the mode and owner that it must have, and that the configuration
-    /// says so.
+    /// Ensures that the sender has a key with the required mode and owner, and that the configuration names
+    /// it.
     fn invite(&self) -> Result<Key, DaemonError> {
         let had_key = self.place.key(&self.key)?;
         let previous = self.place.key(&self.previous)?;
@@ -217,14 +219,14 @@ impl<'a> Guest<'a> {
         console::note(&match (is_new, written) {
             (true, _) => format!("{} is invited: its new key is in {}", self.id, self.key.display()),
             (false, true) => {
-                format!("{} keeps its key; its files are as they must be again", self.id)
+                format!("{} keeps its key; its files were repaired", self.id)
             }
             (false, false) => format!("{} is invited already, and keeps its key", self.id),
         });
         Ok(key)
     }
 
-    /// Gives the sender another key. The old one is valid as the previous one before the new one takes its place.
+    /// Gives the sender a new key. The old key is valid as the previous one before the new one replaces it.
     fn renew(&self) -> Result<Key, DaemonError> {
         let Some(old) = self.place.key(&self.key)? else { return self.invite() };
         self.place.reject_key_in_use(&self.key)?;
@@ -234,8 +236,8 @@ impl<'a> Guest<'a> {
         self.place.write_drop_in(&drop_in)?;
         self.place.write_key(&self.key, &key)?;
         console::note(&format!(
-            "the key of {id} is new; the one before, {}, is let in as well until the next renewal, so that nothing is \
-             lost meanwhile. To end it once {id} has joined: rm {}, then nf-receiver invite {id}",
+            "{id} has a new key; its previous key {} stays accepted until the next renewal, so that no \
+             datagrams are lost. To remove it once {id} has joined: rm {}, then nf-receiver invite {id}",
             old.id(),
             self.previous.display(),
             id = self.id,
@@ -243,7 +245,7 @@ impl<'a> Guest<'a> {
         Ok(key)
     }
 
-    /// The drop-in goes first: without its keys it would be an error.
+    /// Removes the drop-in first: without its key files it would be an error.
     fn revoke(&self, rest: &ReceiverSettings) -> Result<(), DaemonError> {
         let mut removed = Vec::new();
         for path in [&self.drop_in_path(), &self.key, &self.previous] {
@@ -255,23 +257,23 @@ impl<'a> Guest<'a> {
         }
         let id = self.id;
         console::note(&if removed.is_empty() {
-            format!("{id} had no invitation: there is nothing to revoke")
+            format!("{id} has no invitation: nothing to revoke")
         } else {
             format!("the invitation of {id} is revoked: removed {}", removed.join(", "))
         });
         let protection = &rest.protection;
         if protection.shared.is_some() {
-            console::note(&format!("warning: whoever has the shared key can still come as {id}"));
+            console::note(&format!("warning: anyone with the shared key can still connect as {id}"));
         }
         if protection.plaintext {
             console::note(&format!(
-                "warning: in clear text, anybody can still come as {id} (plaintext = true)"
+                "warning: anyone can still connect as {id} in clear text (plaintext = true)"
             ));
         }
         Ok(())
     }
 
-    /// Where a table stands that no invitation wrote, and which key it names.
+    /// Describes a table that no invitation wrote: its place, and the key that it names.
     fn table(&self, rest: &Loaded<ReceiverSettings>, sender: &SenderKeys) -> String {
         let origin = rest.report.origin_among("sender.id", self.id.as_str());
         let origin = origin.map_or_else(|| "the configuration".to_owned(), ToString::to_string);
@@ -285,7 +287,7 @@ impl<'a> Guest<'a> {
     fn not_ours(&self, rest: &Loaded<ReceiverSettings>, sender: &SenderKeys, how: &str) -> DaemonError {
         let table = self.table(rest, sender);
         DaemonError::configuration(format_args!(
-            "{table}, and no invitation wrote it: nothing was changed: {how}, by hand"
+            "{table}, which no invitation wrote; nothing was changed; {how}"
         ))
     }
 }

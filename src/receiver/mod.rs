@@ -1,10 +1,11 @@
-//! nf-receiver: what its command line asks for is done here or by the daemon.
+//! nf-receiver: commands of its command line run here, and the daemon in `daemon`.
 
 mod accept;
 mod collectors;
 mod daemon;
 mod delivery;
 mod invite;
+mod numbers;
 mod output;
 mod reload;
 mod report;
@@ -20,14 +21,14 @@ use crate::host::credentials::pairing::keygen;
 use crate::host::process::console;
 use crate::host::systemd::messages::receiver;
 use crate::host::{DaemonError, ServiceUnit, conceal_key, overrides};
-use crate::receiver::invite::Change;
+use crate::receiver::invite::InvitationChange;
 use crate::status::{self, Manner};
 
-/// Does what the command line of this process asks for, and gives the exit code.
+/// Runs the command line of this process. Returns the exit code.
 pub fn main() -> process::ExitCode {
     match cli::parse_receiver(env::args_os()) {
         Ok(invocation) => {
-            // Only a service that does not start is told as such.
+            // Only the service reports a rejected configuration to systemd's log.
             let refused =
                 (invocation.action == ReceiverAction::Run).then_some(receiver::CONFIGURATION_REFUSED);
             console::concluded(RECEIVER, refused, run(invocation)).into()
@@ -62,14 +63,14 @@ fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
         ReceiverAction::Reload => {
             let path = config::control_path(RECEIVER, file.as_deref(), overrides, &environment)?;
             status::reload(&path, DaemonError::configuration, DaemonError::unavailable)?;
-            console::print("nf-receiver has taken up its configuration\n")
+            console::print("nf-receiver reloaded its configuration\n")
         }
         ReceiverAction::Keygen { file } => keygen(file.as_deref()),
         ReceiverAction::Invite { id, address, renew, revoke } => {
             let change = match (renew, revoke) {
-                (_, true) => Change::Revoke,
-                (true, _) => Change::Renew,
-                _ => Change::Invite,
+                (_, true) => InvitationChange::Revoke,
+                (true, _) => InvitationChange::Renew,
+                _ => InvitationChange::Invite,
             };
             invite::run(file.as_deref(), overrides, &environment, &id, address.as_deref(), change)
         }

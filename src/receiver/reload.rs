@@ -1,6 +1,6 @@
-//! Takes up changed settings while nf-receiver runs: whom it lets in, and where it delivers. Senders that are still let
-//! in stay connected; those that are not are told so. For what belongs to the start, such as sockets and directories, the
-//! log tells that a restart is needed.
+//! Applies changed settings at run time: the access policy and the collectors. Senders that are still
+//! accepted stay connected; others get the reason and are disconnected. Settings that apply at the start
+//! only, such as sockets and directories, are logged as needing a restart.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,10 +19,10 @@ use crate::host::{
 };
 use crate::status::count_of;
 
-/// Reads the settings again, from where they came at the start.
+/// Loads the settings again from their original sources.
 pub(crate) type Load = Box<dyn Fn() -> Result<Loaded<ReceiverSettings>, ConfigError> + Send + Sync>;
 
-/// What a reload needs.
+/// State for reloads.
 pub(crate) struct Reloader {
     load: Load,
     /// The configuration file.
@@ -30,14 +30,14 @@ pub(crate) struct Reloader {
     keys: Mutex<KeyReader>,
     /// The salt of keys that are derived from passphrases.
     salt: Salt,
-    /// The settings that the daemon began with.
-    begun_with: ReceiverSettings,
+    /// The settings at the start.
+    started_with: ReceiverSettings,
     policy: watch::Sender<Arc<AccessPolicy>>,
     collectors: watch::Sender<Vec<CollectorSettings>>,
 }
 
 impl Reloader {
-    /// Begins with `settings`, which `load` gave, of the configuration `file`.
+    /// Returns a reloader that starts with `settings`, which `load` returned for the configuration `file`.
     pub(crate) fn new(load: Load, file: PathBuf, settings: ReceiverSettings) -> Result<Self, TlsFileError> {
         let mut keys = KeyReader::default();
         let salt = Salt::generate().map_err(KeyFileError::System)?;
@@ -49,7 +49,7 @@ impl Reloader {
             salt,
             policy: watch::Sender::new(Arc::new(policy)),
             collectors: watch::Sender::new(settings.collectors.clone()),
-            begun_with: settings,
+            started_with: settings,
         })
     }
 
@@ -58,20 +58,20 @@ impl Reloader {
         &self.file
     }
 
-    /// Whom to let in.
-    pub(crate) fn access_policy(&self) -> watch::Receiver<Arc<AccessPolicy>> {
+    /// Returns the current access policy.
+    pub(crate) fn policy(&self) -> watch::Receiver<Arc<AccessPolicy>> {
         self.policy.subscribe()
     }
 
-    /// Where to deliver.
+    /// Returns the current collectors.
     pub(crate) fn collectors(&self) -> watch::Receiver<Vec<CollectorSettings>> {
         self.collectors.subscribe()
     }
 
-    /// Takes up what changed. If anything is wrong, nothing changes.
+    /// Loads and applies the settings. If any part of them is invalid, nothing changes.
     pub(crate) fn reload(&self) -> Result<(), DaemonError> {
         notify::reloading();
-        let outcome = self.read().map(|(settings, policy)| self.take_up(&settings, policy));
+        let outcome = self.read().map(|(settings, policy)| self.apply(&settings, policy));
         if let Err(error) = &outcome {
             let message_id = receiver::NOT_RELOADED;
             tracing::error!(message_id, "not reloaded, everything stays as it was: {error}");
@@ -87,7 +87,7 @@ impl Reloader {
         Ok((settings, policy))
     }
 
-    fn take_up(&self, settings: &ReceiverSettings, policy: AccessPolicy) {
+    fn apply(&self, settings: &ReceiverSettings, policy: AccessPolicy) {
         let senders = policy.senders.len();
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         self.policy.send_replace(Arc::new(policy));
@@ -100,16 +100,16 @@ impl Reloader {
             message_id = receiver::RELOADED,
             senders,
             collectors = settings.collectors.len(),
-            "reloaded: keys and ciphers, {} with keys of their own, {}",
+            "reloaded the configuration: keys and ciphers, {} with keys of their own, {}",
             count_of(count(senders), "sender"),
             count_of(count(settings.collectors.len()), "collector")
         );
-        warn_restart_needed(RECEIVER, &self.begun_with.changes_needing_restart(settings));
+        warn_restart_needed(RECEIVER, &self.started_with.changes_needing_restart(settings));
     }
 }
 
-/// Whether nf-receiver can start with `settings`, or take them up, as far as files can tell: their keys and certificates
-/// can be read. Returns warnings of those that expire.
+/// Checks that nf-receiver can start with `settings`, or apply them, as far as files show: keys and
+/// certificates are readable. Returns warnings about those that expire.
 pub(crate) fn check(settings: &ReceiverSettings) -> Result<Vec<String>, DaemonError> {
     let salt = Salt::generate().map_err(KeyFileError::System)?;
     let policy = access_policy(&settings.protection, &mut KeyReader::default(), salt)?;

@@ -1,4 +1,4 @@
-//! What nf-receiver reports about itself: its status, and one line of it for the service manager.
+//! Status of nf-receiver, and its one-line summary for the service manager.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,20 +15,20 @@ use crate::status::{
     ReceiverStatus, RevocationStatus, SeenAs, SenderTotals, Tally, count_of,
 };
 
-/// The status, with what is known of collectors that are not found.
+/// Returns the status, including collectors that are not resolved.
 pub(crate) fn status(
     shared: Option<&Arc<Shared>>,
     missing: &[HostPort],
     reloader: &Reloader,
 ) -> ReceiverStatus {
-    let policy = reloader.access_policy().borrow().clone();
-    let (refusals, refused) = shared.map_or_else(Default::default, |shared| shared.refused());
+    let policy = reloader.policy().borrow().clone();
+    let (refusals, refused) = shared.map_or_else(Default::default, |shared| shared.rejected());
     let found = shared.map_or_else(Vec::new, |shared| with_confused(shared));
     ReceiverStatus {
         service: "nf-receiver".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        senders: shared.map_or_else(Vec::new, |shared| shared.seats.status(&policy)),
-        all_senders: shared.map_or_else(SenderTotals::default, |shared| shared.seats.totals()),
+        senders: shared.map_or_else(Vec::new, |shared| shared.senders.status(&policy)),
+        all_senders: shared.map_or_else(SenderTotals::default, |shared| shared.senders.totals()),
         collectors: found.into_iter().chain(missing.iter().map(unresolved)).collect(),
         certificate: policy.tls.as_ref().map(|tls| CertificateStatus::of(&tls.certificate, wall_clock())),
         revocation_lists: policy.tls.as_ref().map_or_else(Vec::new, |tls| {
@@ -37,13 +37,13 @@ pub(crate) fn status(
         refusals,
         refused,
         internal_errors: internal_errors(),
-        unmatched: shared.map_or(0, |shared| shared.seats.unmatched().count()),
+        unmatched: shared.map_or(0, |shared| shared.senders.unmatched().count()),
         unmatched_exporters: shared
-            .map_or_else(Vec::new, |shared| shared.seats.unmatched().status(boot_clock())),
+            .map_or_else(Vec::new, |shared| shared.senders.unmatched().status(boot_clock())),
     }
 }
 
-/// The collectors that are found, with the exporters that they mix up.
+/// Returns the resolved collectors, with the exporters that they confuse.
 fn with_confused(shared: &Shared) -> Vec<CollectorStatus> {
     let outputs = shared.outputs();
     let mut found = collectors(&outputs);
@@ -53,7 +53,7 @@ fn with_confused(shared: &Shared) -> Vec<CollectorStatus> {
     found
 }
 
-/// A collector that is not found.
+/// Returns the status of a collector that is not resolved.
 fn unresolved(name: &HostPort) -> CollectorStatus {
     CollectorStatus {
         address: name.to_string(),
@@ -108,8 +108,8 @@ fn collectors(outputs: &Outputs) -> Vec<CollectorStatus> {
         .collect()
 }
 
-/// One line: state, what is delivered, how fast, and what waits. For that each idle collector's socket is looked at, so that
-/// what has been read by then does not count as unread if it goes away.
+/// Returns one line with connections, delivered datagrams, rate and backlog. It also looks at each idle
+/// collector's socket, so that datagrams read by then do not count as unread if the socket closes.
 pub(crate) fn line(senders: &[PeerStatus], totals: SenderTotals, outputs: &Outputs, pace: &Pace) -> String {
     let connected = senders.iter().filter(|sender| sender.state == PeerState::Connected).count();
     let connected = count_of(u64::try_from(connected).unwrap_or(u64::MAX), "sender");

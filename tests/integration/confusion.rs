@@ -45,7 +45,7 @@ fn a_shared_source_id_causes_a_warning() {
     let confused = status["collectors"][0]["confused"].as_array().unwrap();
     assert_eq!(confused.len(), 1, "{status:#}");
     assert_eq!(confused[0]["exporters"], serde_json::json!(["127.0.0.8", "127.0.0.9"]), "{status:#}");
-    let words = ["127.0.0.8", "127.0.0.9", "source = \"exporter\", which takes CAP_NET_RAW"];
+    let words = ["127.0.0.8", "127.0.0.9", "source = \"exporter\", which needs CAP_NET_RAW"];
     receiver.daemon().wait_for_log(&words, STALL);
     let control = receiver.control();
     let shown = Program::Receiver.run(&["status", "--control", control.to_str().unwrap()]);

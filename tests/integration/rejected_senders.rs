@@ -229,7 +229,7 @@ fn a_key_change_under_load_loses_nothing() {
     assert_eq!(pair.link.connections(), before + 1);
     let exporters = load.stop();
     pair.assert_all_arrive(&exporters, true);
-    assert_eq!(pair.receiver.daemon().count_log(&["turned a connection from"]), 0);
+    assert_eq!(pair.receiver.daemon().count_log(&["rejected connection from"]), 0);
 }
 
 #[test]
@@ -260,8 +260,8 @@ fn a_removed_sender_is_rejected_alone() {
     goes.wait_state("connected", STALL);
     receiver.set_toml(&table(&receiver, "stays"));
     receiver.daemon().reload();
-    goes.daemon().wait_for_log(&["the receiver refuses", "not let in any more"], STALL);
-    receiver.daemon().wait_for_log(&["session of", "goes", "not let in any more"], STALL);
+    goes.daemon().wait_for_log(&["the receiver refuses", "no longer accepted"], STALL);
+    receiver.daemon().wait_for_log(&["session of", "goes", "no longer accepted"], STALL);
     let mut exporters = Exporters::new(0..1, stays.udp().addr(), pattern);
     exporters.send(20);
     collector.wait_for(20, STALL);

@@ -135,8 +135,8 @@ fn inside_both_address_families() {
     let (code, printed) = receiver.check(&[]);
     assert_eq!(code, 0, "{printed}");
     for line in [
-        "10.77.0.1:9995: tried, datagrams of IPv4 exporters (those of IPv6 exporters have an address of this machine) arrive",
-        "[::1]:9995: tried, datagrams of IPv6 exporters (those of IPv4 exporters have an address of this machine) arrive",
+        "10.77.0.1:9995: tested, datagrams of IPv4 exporters (those of IPv6 exporters have an address of this machine) arrive",
+        "[::1]:9995: tested, datagrams of IPv6 exporters (those of IPv4 exporters have an address of this machine) arrive",
     ] {
         assert_printed(&printed, &[line]);
     }
@@ -249,7 +249,7 @@ fn check_without_the_capability_only_warns() {
     }
     let receiver = CheckedReceiver::with(&["127.0.0.1:9995", "[::1]:9995"]);
     for (before, words) in [
-        (WITHOUT_CAPABILITY, "warning: without CAP_NET_RAW it cannot be tried"),
+        (WITHOUT_CAPABILITY, "warning: without CAP_NET_RAW this command cannot test"),
         (IN_ITS_OWN_USER_NAMESPACE, "warning: in a user namespace of its own (PrivateUsers=)"),
     ] {
         let (code, printed) = receiver.check(before);

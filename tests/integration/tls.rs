@@ -118,7 +118,7 @@ fn a_revoked_certificate_is_rejected() {
     site.sender.wait_state("connected", STALL);
     site.revoke(&[&first]);
     site.receiver.daemon().reload();
-    site.receiver.daemon().wait_for_log(&["turned a connection from", "revoked"], STALL);
+    site.receiver.daemon().wait_for_log(&["rejected connection from", "revoked"], STALL);
     let mut exporters = site.sender.exporters(1, site.pattern);
     exporters.send(100);
     let status = site.sender.wait_status(STALL, |status| {

@@ -1,5 +1,5 @@
-//! The peers whose connections were rejected, for the status: an operator who looks for a sender that does not come
-//! finds the reason here.
+//! The peers whose connections were rejected, for the status. An operator finds there why a sender does not
+//! connect.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -9,27 +9,27 @@ use tokio::time::Instant;
 use crate::limits::REJECTED_SHOWN;
 use crate::status::RefusedStatus;
 
-/// The last word on each peer; the one unheard longest makes room.
+/// The last rejection of each peer. The peer whose last one is oldest makes room.
 #[derive(Debug, Default)]
-pub(crate) struct Refused {
-    peers: HashMap<IpAddr, Entry>,
+pub(crate) struct RejectedPeers {
+    peers: HashMap<IpAddr, RejectedPeer>,
     count: u64,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct RejectedPeer {
     reason: String,
     count: u64,
     last: Instant,
 }
 
-impl Refused {
+impl RejectedPeers {
     /// Notes that a connection of `peer` was rejected.
     pub(crate) fn note(&mut self, peer: SocketAddr, reason: String) {
         let last = Instant::now();
         self.count += 1;
         if let Some(entry) = self.peers.get_mut(&peer.ip()) {
-            *entry = Entry { reason, count: entry.count + 1, last };
+            *entry = RejectedPeer { reason, count: entry.count + 1, last };
             return;
         }
         if self.peers.len() >= REJECTED_SHOWN
@@ -37,17 +37,17 @@ impl Refused {
         {
             self.peers.remove(&oldest);
         }
-        self.peers.insert(peer.ip(), Entry { reason, count: 1, last });
+        self.peers.insert(peer.ip(), RejectedPeer { reason, count: 1, last });
     }
 
-    /// How many connections were rejected.
+    /// Returns the number of rejected connections.
     pub(crate) fn count(&self) -> u64 {
         self.count
     }
 
-    /// What the status shows, latest first.
+    /// Returns the rows of the status, latest first.
     pub(crate) fn status(&self) -> Vec<RefusedStatus> {
-        let row = |(peer, entry): (&IpAddr, &Entry)| RefusedStatus {
+        let row = |(peer, entry): (&IpAddr, &RejectedPeer)| RefusedStatus {
             peer: *peer,
             count: entry.count,
             last_s: entry.last.elapsed().as_secs(),
@@ -72,8 +72,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_peer_has_one_row_with_its_last_reason_and_the_latest_stands_first() {
-        let mut refused = Refused::default();
+    async fn each_peer_has_one_row_latest_first() {
+        let mut refused = RejectedPeers::default();
         refused.note(peer(1), "first".to_owned());
         refused.note(peer(2), "other".to_owned());
         advance(Duration::from_secs(5)).await;
@@ -84,8 +84,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn many_peers_take_no_more_room_than_there_is() {
-        let mut refused = Refused::default();
+    async fn the_number_of_peers_is_bounded() {
+        let mut refused = RejectedPeers::default();
         for number in 0..=u8::MAX {
             refused.note(peer(number), String::new());
             advance(Duration::from_secs(1)).await;

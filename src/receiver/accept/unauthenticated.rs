@@ -1,7 +1,8 @@
-//! Connections that have not come to a channel yet: few in all and few from each source, so that nobody keeps senders
-//! out by opening many. Where there is no room, one of those that have shown least goes, drawn by lot.
+//! Connections that have not authenticated yet: few in all and few from each source, so that no peer locks
+//! senders out by opening many. If there is no room, one of those with least evidence is closed, chosen at
+//! random.
 //!
-//! Of all, those from known sources ([`KnownSources`]) are spared while unknown ones are there.
+//! Connections from known sources ([`KnownSources`]) keep their places in the total while unknown ones exist.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,46 +10,47 @@ use std::sync::Arc;
 use nf_transport_core::secure::Evidence;
 
 use crate::host::{ConnectionPlace, Eviction, Places, Rank};
-use crate::receiver::accept::known_sources::{KnownSources, Source};
+use crate::receiver::accept::known_sources::{KnownSources, PeerSource};
 
-/// Whether the source is known, then what the peer has shown.
-type Spared = (bool, Evidence);
+/// Whether the source is known, then the evidence that the peer has shown.
+type UnauthenticatedRank = (bool, Evidence);
 
-/// The strangers of all listeners.
+/// The unauthenticated connections of all listeners.
 #[derive(Debug)]
-pub(crate) struct Strangers {
-    places: Arc<Places<Source, Spared>>,
+pub(crate) struct UnauthenticatedConnections {
+    places: Arc<Places<PeerSource, UnauthenticatedRank>>,
     known: Arc<KnownSources>,
 }
 
-/// The place of one stranger, given back when dropped.
-pub(crate) type StrangersPlace = ConnectionPlace<Source, Spared>;
+/// The place of one unauthenticated connection, released when dropped.
+pub(crate) type UnauthenticatedPlace = ConnectionPlace<PeerSource, UnauthenticatedRank>;
 
 /// Evidence that one unauthenticated peer has shown.
 #[derive(Debug)]
-pub(crate) struct Notes(Rank<Source, Spared>);
+pub(crate) struct PeerEvidence(Rank<PeerSource, UnauthenticatedRank>);
 
-impl Strangers {
-    /// Nobody yet; at the most so many at once, in all and from one source.
+impl UnauthenticatedConnections {
+    /// Returns an empty set with these bounds: connections in all, and from one source.
     pub(crate) fn new(in_all: usize, per_source: usize, known: Arc<KnownSources>) -> Self {
         Self { places: Places::new(in_all, per_source, Eviction::Random), known }
     }
 
-    /// Gives a place to a connection from `peer`; whoever has to make room for it loses its own.
-    pub(crate) fn enter(&self, peer: IpAddr) -> StrangersPlace {
-        let source = Source::of(peer);
+    /// Gives a place to a connection from `peer`. The connection that makes room for it, if any, loses its
+    /// place.
+    pub(crate) fn enter(&self, peer: IpAddr) -> UnauthenticatedPlace {
+        let source = PeerSource::of(peer);
         self.places.enter(source, (self.known.has(source), Evidence::Nothing))
     }
 }
 
-impl Notes {
-    /// The notes of the peer in `place`.
-    pub(crate) fn of(place: &StrangersPlace) -> Self {
+impl PeerEvidence {
+    /// Returns the evidence of the peer in `place`.
+    pub(crate) fn of(place: &UnauthenticatedPlace) -> Self {
         Self(place.rank())
     }
 
-    /// Records what the peer has shown so far.
-    pub(crate) fn shows(&self, shown: Evidence) {
+    /// Records the evidence that the peer has shown so far.
+    pub(crate) fn record(&self, shown: Evidence) {
         self.0.update(|rank| rank.1 = shown);
     }
 }
@@ -65,12 +67,12 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn strangers(in_all: usize, per_source: usize) -> Strangers {
-        Strangers::new(in_all, per_source, Arc::default())
+    fn strangers(in_all: usize, per_source: usize) -> UnauthenticatedConnections {
+        UnauthenticatedConnections::new(in_all, per_source, Arc::default())
     }
 
-    /// Whether this one has been sent away.
-    fn is_lost(place: &mut StrangersPlace) -> bool {
+    /// Returns whether this connection has lost its place.
+    fn is_lost(place: &mut UnauthenticatedPlace) -> bool {
         pin!(place.evicted()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
@@ -84,14 +86,14 @@ mod tests {
     }
 
     #[test]
-    fn a_known_source_keeps_its_place_in_a_flood_of_unknown_ones() {
+    fn a_known_source_survives_a_flood() {
         let strangers = strangers(4, 2);
         strangers.known.note(from("198.51.100.7"), &"edge".parse().unwrap());
         let mut known = strangers.enter(from("198.51.100.7"));
         let flood: Vec<_> = (1..=200)
             .map(|number| {
                 let place = strangers.enter(from(&format!("192.0.2.{number}")));
-                Notes::of(&place).shows(Evidence::Key);
+                PeerEvidence::of(&place).record(Evidence::Key);
                 place
             })
             .collect();
@@ -101,11 +103,11 @@ mod tests {
     }
 
     #[test]
-    fn who_named_a_key_outlives_a_flood_from_its_own_address() {
+    fn a_peer_that_named_a_key_survives_a_flood() {
         for shown in [Evidence::TlsHello, Evidence::SenderName, Evidence::KeyName, Evidence::Key] {
             let strangers = strangers(100, 8);
             let mut named = strangers.enter(from("192.0.2.1"));
-            Notes::of(&named).shows(shown);
+            PeerEvidence::of(&named).record(shown);
             let flood: Vec<_> = (0..10_000).map(|_| strangers.enter(from("192.0.2.1"))).collect();
             assert!(!is_lost(&mut named), "{shown:?}");
             drop(flood);

@@ -1,8 +1,9 @@
-//! Exporters that a collector confuses if it goes by the address alone: they have one observation domain, define a template id
-//! differently, and come from one address.
+//! Exporters that a collector confuses if it identifies them by address alone: they share an observation
+//! domain and an address, and define a template id differently.
 //!
-//! Found from the templates that are kept for each collector, and of exporters only whose datagrams went to it. A collector that
-//! goes by address and port keeps exporters apart that each have a port of nf-receiver's machine.
+//! They are found from the templates stored for each collector, limited to exporters whose datagrams it got.
+//! A collector that identifies exporters by address and port is not confused, as each has a port of its own
+//! on nf-receiver's machine.
 
 use core::fmt;
 use std::collections::{HashMap, HashSet};
@@ -15,14 +16,14 @@ use nf_transport_core::netflow::{Kept, SharedDomain, shared_domains};
 use crate::config::{CollectorSettings, ReceiverSettings};
 use crate::host::systemd::messages::receiver;
 use crate::limits::{CONFUSED_LOGGED, CONFUSED_SHOWN};
-use crate::receiver::output::{Outputs, SeenAt, View};
+use crate::receiver::output::{CollectorView, Outputs, SeenAt};
 use crate::receiver::state::templates::{self, Templates};
 use crate::status::{ConfusedStatus, count_of};
 
-/// How often templates are looked through at most.
+/// Shortest interval between two scans of the templates.
 const LOOKED_EVERY: Duration = Duration::from_secs(10);
 
-/// Log lines that one look writes at most. The next look writes others.
+/// Most log lines of one scan. The next scan logs others.
 const LINES_AT_ONCE: usize = 8;
 
 /// One exporter.
@@ -46,7 +47,7 @@ impl fmt::Display for Origin {
 
 /// Two exporters that a collector confuses.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Confused {
+pub(crate) struct ConfusedPair {
     exporters: [Origin; 2],
     version: u16,
     source_id: u32,
@@ -54,30 +55,32 @@ pub(crate) struct Confused {
     seen_at: SeenAt,
 }
 
-impl Confused {
-    /// What it means for the flows, and what to do.
+impl ConfusedPair {
+    /// Returns a sentence with the consequence for the flows, and the remedy.
     pub(crate) fn sentence(&self, collector: SocketAddr) -> String {
         let Self { exporters: [one, two], version, source_id, template_id, seen_at } = self;
         let id = if *version == 9 { "source id" } else { "observation domain" };
         let (address, remedy) = match seen_at {
             SeenAt::OwnAddress => (
                 "an address of this machine".to_owned(),
-                "a collector that goes by address and port decodes them right, one that goes by the address alone (nfcapd, nfacctd) \
-                 mixes them up: give the exporters different ids, or set source = \"exporter\", which takes CAP_NET_RAW and a network \
-                 that lets such sources pass (nf-receiver check tries it)",
+                "a collector that uses address and port decodes them correctly, one that uses the address \
+                 alone (nfcapd, nfacctd) confuses them; give the exporters different ids, or set source = \
+                 \"exporter\", which needs CAP_NET_RAW and a network that passes such sources (nf-receiver \
+                 check tests it)",
             ),
             SeenAt::Exporter(exporter) if one.sender == two.sender => (
                 exporter.to_string(),
-                "collectors mix them up, as with a direct export: give the exporters different ids",
+                "collectors confuse them, as with direct export; give the exporters different ids",
             ),
             SeenAt::Exporter(exporter) => (
                 exporter.to_string(),
-                "collectors mix them up, as with a direct export: give each sender a collector of its own (senders)",
+                "collectors confuse them, as with direct export; give each sender a collector of its own \
+                 (senders)",
             ),
         };
         format!(
-            "the exporters {one} and {two} both use {id} {source_id} and define template {template_id} differently, and {collector} gets \
-             both from {address}: {remedy}"
+            "exporters {one} and {two} both use {id} {source_id} but define template {template_id} \
+             differently, and collector {collector} sees both at {address}: {remedy}"
         )
     }
 
@@ -93,15 +96,16 @@ impl Confused {
     }
 }
 
-/// Finds the exporters that the collector of `view` confuses among `rows`: senders, and what their exporters define.
-pub(crate) fn confused(view: &View, rows: &[(String, Kept)]) -> Vec<Confused> {
+/// Finds the exporters that the collector of `view` confuses among `rows`: senders, and the templates of
+/// their exporters.
+pub(crate) fn confused(view: &CollectorView, rows: &[(String, Kept)]) -> Vec<ConfusedPair> {
     let origin = |(sender, kept): &(String, Kept)| Origin {
         sender: sender.clone(),
         address: kept.exporter,
         scope: kept.scope,
         port: kept.port,
     };
-    // In one order, whatever templates came last, so that a pair is always the same.
+    // Sorted, so that a pair is always the same, in any order of the templates.
     let mut origins: Vec<(Origin, &(String, Kept))> = rows.iter().map(|row| (origin(row), row)).collect();
     origins.sort_by(|(one, _), (two, _)| one.cmp(two));
     let domains = origins
@@ -111,56 +115,53 @@ pub(crate) fn confused(view: &View, rows: &[(String, Kept)]) -> Vec<Confused> {
         let [one, two] = shared.exporters;
         let SharedDomain { version, source_id, template_id, .. } = shared;
         let seen_at = view.sees(&one.sender, one.address)?;
-        Some(Confused { exporters: [one.clone(), two.clone()], version, source_id, template_id, seen_at })
+        Some(ConfusedPair { exporters: [one.clone(), two.clone()], version, source_id, template_id, seen_at })
     };
     shared_domains(domains).into_iter().filter_map(of_pair).collect()
 }
 
-/// What the templates that the last run has kept show, for `check`.
+/// Returns warnings for `check`, from the templates that the last run stored.
 pub(crate) fn of_last_run(settings: &ReceiverSettings) -> Vec<String> {
     let kept = templates::kept_in(&settings.state);
     let all: Vec<&CollectorSettings> = settings.collectors.iter().collect();
     let mut sentences = Vec::new();
     for collector in &settings.collectors {
         let name = (collector.address.host(), collector.address.port());
-        // A name that leads nowhere is reported elsewhere.
+        // A name that does not resolve is reported elsewhere.
         let addresses: Vec<SocketAddr> = name.to_socket_addrs().into_iter().flatten().collect();
         let seen =
             kept.iter().filter(|(_, collectors, _)| collectors.iter().any(|at| addresses.contains(at)));
         let rows: Vec<(String, Kept)> =
             seen.map(|(sender, _, kept)| (sender.clone(), kept.clone())).collect();
         let Some(address) = addresses.first() else { continue };
-        let found = confused(&View::of(collector, &all, *address), &rows);
+        let found = confused(&CollectorView::of(collector, &all, *address), &rows);
         sentences.extend(found.first().map(|first| {
             let pairs = count_of(u64::try_from(found.len()).unwrap_or(u64::MAX), "pair");
-            format!(
-                "by the templates kept of the last run ({pairs} of exporters): {}",
-                first.sentence(*address)
-            )
+            format!("in the templates of the last run, {pairs} of exporters: {}", first.sentence(*address))
         }));
     }
     sentences
 }
 
-/// What all collectors confuse.
+/// The exporters that collectors confuse.
 #[derive(Debug, Default)]
-pub(crate) struct Confusion(Mutex<State>);
+pub(crate) struct Confusion(Mutex<ConfusionState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct ConfusionState {
     looked: Option<Instant>,
-    found: HashMap<SocketAddr, Vec<Confused>>,
-    /// The collectors and pairs that are in the log, with the version and the source id.
+    found: HashMap<SocketAddr, Vec<ConfusedPair>>,
+    /// The collectors and pairs that are logged, with version and source id.
     logged: HashSet<(SocketAddr, [Origin; 2], u16, u32)>,
 }
 
 impl Confusion {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ConfusionState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks through the templates, if that was not done shortly before, and logs what is new. May take a while: call it where that
-    /// is allowed, again and again.
+    /// Scans the templates, unless that was done recently, and logs new pairs. Blocks; call it repeatedly
+    /// where that is allowed.
     pub(crate) fn look(&self, templates: &Templates, outputs: &Arc<Outputs>, now: Instant) {
         let mut state = self.state();
         if state.looked.is_some_and(|looked| now.duration_since(looked) < LOOKED_EVERY) {
@@ -170,7 +171,7 @@ impl Confusion {
         drop(state);
         let mut found = HashMap::new();
         for output in outputs.iter() {
-            let (view, had) = (output.view(), output.had());
+            let (view, had) = (output.view(), output.served());
             let rows = templates.delivered(view.address(), &had);
             let mut confused = confused(&view, &rows);
             confused.truncate(CONFUSED_SHOWN);
@@ -181,7 +182,7 @@ impl Confusion {
         state.log();
     }
 
-    /// What the status shows of the collector at this address.
+    /// Returns the pairs of the collector at this address, for the status.
     pub(crate) fn status(&self, collector: SocketAddr) -> Vec<ConfusedStatus> {
         let state = self.state();
         let found = state.found.get(&collector).into_iter().flatten();
@@ -189,13 +190,13 @@ impl Confusion {
     }
 }
 
-impl State {
+impl ConfusionState {
     /// Logs each pair once.
     fn log(&mut self) {
         let all = self.found.iter().flat_map(|(collector, confused)| {
             confused.iter().map(move |confused| (*collector, confused.clone()))
         });
-        let key = |(collector, confused): &(SocketAddr, Confused)| {
+        let key = |(collector, confused): &(SocketAddr, ConfusedPair)| {
             (*collector, confused.exporters.clone(), confused.version, confused.source_id)
         };
         let new: Vec<_> = all.filter(|pair| !self.logged.contains(&key(pair))).take(LINES_AT_ONCE).collect();
@@ -207,7 +208,8 @@ impl State {
             if self.logged.len() == CONFUSED_LOGGED {
                 tracing::warn!(
                     message_id = receiver::EXPORTERS_CONFUSED,
-                    "{CONFUSED_LOGGED} pairs of exporters that collectors mix up are in the log: nf-receiver status shows others"
+                    "{CONFUSED_LOGGED} pairs of exporters that collectors confuse are logged; further pairs \
+                     are only in nf-receiver status"
                 );
                 return;
             }
@@ -242,39 +244,39 @@ mod tests {
     }
 
     fn found(settings: &CollectorSettings, rows: &[(String, Kept)]) -> Vec<[String; 2]> {
-        let view = View::of(settings, &[settings], "127.0.0.1:9995".parse().unwrap());
-        let names = |confused: Confused| {
+        let view = CollectorView::of(settings, &[settings], "127.0.0.1:9995".parse().unwrap());
+        let names = |confused: ConfusedPair| {
             confused.exporters.map(|origin| format!("{}@{}", origin.address, origin.sender))
         };
         confused(&view, rows).into_iter().map(names).collect()
     }
 
     #[test]
-    fn exporters_behind_one_address_are_told_by_port() {
+    fn exporters_behind_one_address_differ_by_port() {
         let settings = CollectorSettings::at(&"127.0.0.1:9995");
         let [mut one, mut two] = [row("a", "192.0.2.1", b"one"), row("a", "192.0.2.1", b"two")];
         (one.1.port, two.1.port) = (Some(2000), Some(2001));
-        let view = View::of(&settings, &[&settings], "127.0.0.1:9995".parse().unwrap());
+        let view = CollectorView::of(&settings, &[&settings], "127.0.0.1:9995".parse().unwrap());
         let found = confused(&view, &[one, two]);
         assert_eq!(found.len(), 1);
         let sentence = found[0].sentence("127.0.0.1:9995".parse().unwrap());
         assert!(
-            sentence.starts_with("the exporters 192.0.2.1:2000 (a) and 192.0.2.1:2001 (a) both"),
+            sentence.starts_with("exporters 192.0.2.1:2000 (a) and 192.0.2.1:2001 (a) both"),
             "{sentence}"
         );
     }
 
     #[test]
-    fn a_pair_is_the_same_whatever_came_last() {
+    fn a_pair_is_independent_of_the_order() {
         let settings = CollectorSettings::at(&"127.0.0.1:9995");
         let [one, two] = [row("a", "192.0.2.1", b"one"), row("a", "192.0.2.2", b"two")];
-        let view = View::of(&settings, &[&settings], "127.0.0.1:9995".parse().unwrap());
+        let view = CollectorView::of(&settings, &[&settings], "127.0.0.1:9995".parse().unwrap());
         let found = confused(&view, &[one.clone(), two.clone()]);
         assert_eq!((found.len(), &found), (1, &confused(&view, &[two, one])));
     }
 
     #[test]
-    fn own_addresses_confuse_makers_with_one_source_id() {
+    fn own_addresses_confuse_equal_source_ids() {
         let rows = [row("edge", "192.0.2.1", b"one"), row("edge", "192.0.2.2", b"two")];
         let own = CollectorSettings::at(&"127.0.0.1:9995");
         assert_eq!(found(&own, &rows), [["192.0.2.1@edge".to_owned(), "192.0.2.2@edge".to_owned()]]);
@@ -285,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn exporter_addresses_confuse_sites_with_the_same_ones() {
+    fn exporter_addresses_confuse_equal_sites() {
         let rows = [row("east", "10.0.0.1", b"one"), row("west", "10.0.0.1", b"two")];
         let own = CollectorSettings::at(&"127.0.0.1:9995");
         let exporter = CollectorSettings { source: SourceAddress::Exporter, ..own };
@@ -300,10 +302,10 @@ mod tests {
         let own = CollectorSettings::at(&"127.0.0.1:9995");
         let exporter = CollectorSettings { source: SourceAddress::Exporter, ..own.clone() };
         for (settings, remedy) in
-            [(own, "source = \"exporter\", which takes CAP_NET_RAW"), (exporter, "(senders)")]
+            [(own, "source = \"exporter\", which needs CAP_NET_RAW"), (exporter, "(senders)")]
         {
             let collector = "127.0.0.1:9995".parse().unwrap();
-            let view = View::of(&settings, &[&settings], collector);
+            let view = CollectorView::of(&settings, &[&settings], collector);
             let sentence = confused(&view, &rows)[0].sentence(collector);
             assert!(sentence.contains(remedy) && sentence.contains("source id 0"), "{sentence}");
         }

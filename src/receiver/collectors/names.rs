@@ -1,4 +1,4 @@
-//! Where names of collectors lead: which to look up when, and what is known of them.
+//! Name resolution of collectors: schedule of look-ups, and their results.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -7,59 +7,59 @@ use tokio::time::{Duration, Instant};
 
 use crate::config::{CollectorSettings, HostPort, WhenDown};
 use crate::host::systemd::messages::receiver;
-use crate::receiver::output::Resolved;
+use crate::receiver::output::ResolvedCollector;
 
-/// How long after a collector's name did not resolve that is tried again, while nothing is known of it; and how long a
-/// collector that is not waited for has time to be found.
+/// Interval between look-ups of a name without a known address. Also the time for which the start waits for
+/// collectors set to skip.
 pub(super) const TRY_AGAIN: Duration = Duration::from_secs(5);
 
-/// How often names are looked up anew.
+/// Interval between look-ups of a name with a known address.
 pub(super) const LOOK_UP_EVERY: Duration = Duration::from_secs(60);
 
-/// What looking up a name gave, or why it gave nothing.
-pub(super) type Answer = Result<Vec<SocketAddr>, String>;
+/// Result of a look-up: addresses, or the reason for the failure.
+pub(super) type LookUpResult = Result<Vec<SocketAddr>, String>;
 
-/// What is known of the names that are wanted.
+/// Names of the configured collectors.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     wanted: Vec<CollectorSettings>,
-    /// Until then those are waited for, too, that are set to skip and of which nothing was heard yet.
-    patience_ends: Option<Instant>,
-    known: HashMap<HostPort, Name>,
+    /// Until this time, collectors set to skip without an answer are waited for as well.
+    skip_timeout: Option<Instant>,
+    known: HashMap<HostPort, NameState>,
 }
 
-/// What is known of one name.
+/// State of one name.
 #[derive(Debug)]
-struct Name {
+struct NameState {
     /// Kept while the name cannot be resolved.
     address: Option<SocketAddr>,
     /// Whether it was looked up at least once.
     is_answered: bool,
-    /// When to look it up; `None` while that is under way, and for what is an address.
+    /// Time of the next look-up; `None` during a look-up, and for literal addresses.
     due: Option<Instant>,
 }
 
-/// What is found of the collectors that are wanted.
+/// Resolved collectors.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Found {
-    pub(super) collectors: Vec<Resolved>,
-    /// Those that the others do not wait for.
+    pub(super) collectors: Vec<ResolvedCollector>,
+    /// Unresolved collectors that the others do not wait for.
     pub(super) missing: Vec<HostPort>,
 }
 
 impl Names {
-    /// These collectors are wanted from now on.
+    /// Sets the configured collectors.
     pub(super) fn want(&mut self, wanted: &[CollectorSettings], now: Instant) {
         self.wanted = wanted.to_vec();
-        self.patience_ends = Some(now + TRY_AGAIN);
+        self.skip_timeout = Some(now + TRY_AGAIN);
         let all: Vec<&HostPort> = wanted.iter().flat_map(names_of).collect();
         self.known.retain(|name, _| all.contains(&name));
         for name in all {
-            self.known.entry(name.clone()).or_insert_with(|| Name::new(name, now));
+            self.known.entry(name.clone()).or_insert_with(|| NameState::new(name, now));
         }
     }
 
-    /// The names to look up now. An answer to each is to be noted.
+    /// Takes the names that must be looked up now. Each result must be passed to [`Self::note`].
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<HostPort> {
         let due = self.known.iter_mut().filter_map(|(text, name)| {
             name.due.take_if(|due| *due <= now)?;
@@ -68,17 +68,19 @@ impl Names {
         due.collect()
     }
 
-    /// When something changes without an answer: names are due, or patience ends.
+    /// Returns the time of the next change without an answer: a look-up is due, or the wait for collectors
+    /// set to skip ends.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.known.values().filter_map(|name| name.due).chain(self.patience_ends).min()
+        self.known.values().filter_map(|name| name.due).chain(self.skip_timeout).min()
     }
 
-    /// What a look-up gave. An address found before is kept while the name still has it, or does not resolve.
-    pub(super) fn note(&mut self, text: &HostPort, answer: Answer, now: Instant) {
+    /// Notes the result of a look-up. A known address is kept while the name still has it, or does not
+    /// resolve.
+    pub(super) fn note(&mut self, text: &HostPort, answer: LookUpResult, now: Instant) {
         let Some(name) = self.known.get_mut(text) else { return };
         let found = answer.and_then(|found| {
             let kept = name.address.filter(|before| found.contains(before));
-            kept.or(found.first().copied()).ok_or_else(|| "it has no address".to_owned())
+            kept.or(found.first().copied()).ok_or_else(|| "the name has no address".to_owned())
         });
         name.is_answered = true;
         match found {
@@ -88,10 +90,11 @@ impl Names {
         name.due = Some(now + if name.address.is_some() { LOOK_UP_EVERY } else { TRY_AGAIN });
     }
 
-    /// Where the collectors are; `None` while one of them is waited for: one that is set to hold until it is found, and
-    /// others until it is known that they cannot be found now. Without any there would be nobody to deliver to.
+    /// Returns the resolved collectors; `None` while one of them must be waited for. Collectors set to hold
+    /// are always waited for. Others are waited for until a look-up failed or the wait ends. If no collector
+    /// is resolved, there is no destination, so the result is `None` as well.
     pub(super) fn found(&mut self, now: Instant) -> Option<Found> {
-        self.patience_ends = self.patience_ends.filter(|end| *end > now);
+        self.skip_timeout = self.skip_timeout.filter(|end| *end > now);
         let mut found = Found { collectors: Vec::new(), missing: Vec::new() };
         for settings in &self.wanted {
             match self.resolved(settings) {
@@ -103,24 +106,24 @@ impl Names {
         Some(found).filter(|found| !found.collectors.is_empty())
     }
 
-    /// Where a collector is, if all of its names are known.
-    fn resolved(&self, settings: &CollectorSettings) -> Option<Resolved> {
+    /// Returns the collector's addresses, if all of its names are resolved.
+    fn resolved(&self, settings: &CollectorSettings) -> Option<ResolvedCollector> {
         let address = |name: &HostPort| self.known.get(name).and_then(|name| name.address);
         let late = match &settings.late {
             Some(late) => Some(address(&late.address)?),
             None => None,
         };
-        Some(Resolved { settings: settings.clone(), address: address(&settings.address)?, late })
+        Some(ResolvedCollector { settings: settings.clone(), address: address(&settings.address)?, late })
     }
 
     fn is_waited_for(&self, settings: &CollectorSettings) -> bool {
         let is_open = |name: &HostPort| self.known.get(name).is_some_and(|name| !name.is_answered);
         settings.when_down == WhenDown::Hold
-            || (self.patience_ends.is_some() && names_of(settings).any(is_open))
+            || (self.skip_timeout.is_some() && names_of(settings).any(is_open))
     }
 }
 
-impl Name {
+impl NameState {
     fn new(text: &HostPort, now: Instant) -> Self {
         match text.host().parse() {
             Ok(ip) => Self { address: Some(SocketAddr::new(ip, text.port())), is_answered: true, due: None },
@@ -129,7 +132,7 @@ impl Name {
     }
 }
 
-/// Where a collector listens, and where for late datagrams.
+/// Iterates over the names of a collector: its main address and the one for late datagrams.
 fn names_of(settings: &CollectorSettings) -> impl Iterator<Item = &HostPort> {
     let late = settings.late.as_ref().map(|late| &late.address);
     [Some(&settings.address), late].into_iter().flatten()
@@ -137,13 +140,13 @@ fn names_of(settings: &CollectorSettings) -> impl Iterator<Item = &HostPort> {
 
 fn complain(name: &HostPort, before: Option<SocketAddr>, cause: &str) {
     let (again, taken_to_be) = match before {
-        Some(before) => (LOOK_UP_EVERY, format!("; it is taken to be at {before} as before")),
+        Some(before) => (LOOK_UP_EVERY, format!("; still using its last address {before}")),
         None => (TRY_AGAIN, String::new()),
     };
     tracing::error!(
         message_id = receiver::COLLECTOR_UNKNOWN,
         collector = %name,
-        "the name of the collector {name} cannot be resolved: {cause}{taken_to_be}; trying again in {} s",
+        "cannot resolve the name of collector {name}: {cause}{taken_to_be}; retrying in {} s",
         again.as_secs()
     );
 }
@@ -161,7 +164,7 @@ mod tests {
         vec![address.parse().unwrap()]
     }
 
-    fn failed() -> Answer {
+    fn failed() -> LookUpResult {
         Err("no such name".to_owned())
     }
 
@@ -169,14 +172,14 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// Where the collectors are that are found.
+    /// The main addresses of the resolved collectors.
     fn addresses(names: &mut Names, now: Instant) -> Option<Vec<String>> {
         let found = names.found(now)?;
         Some(found.collectors.iter().map(|collector| collector.address.to_string()).collect())
     }
 
     #[test]
-    fn all_names_are_looked_up_at_once_and_addresses_never() {
+    fn names_are_looked_up_at_once_addresses_never() {
         let (mut names, now) = (Names::default(), Instant::now());
         let all = ["a.example:1", "192.0.2.1:2", "[2001:db8::1]:3", "b.example:4"];
         names.want(&all.map(|text| settings(text, WhenDown::Hold)), now);
@@ -192,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_found_before_is_kept_while_the_name_still_has_it_or_does_not_resolve() {
+    fn a_known_address_is_kept() {
         let (mut names, now) = (Names::default(), Instant::now());
         let collector = name("a.example:1");
         names.want(&[settings("a.example:1", WhenDown::Hold)], now);
@@ -213,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_collector_set_to_skip_that_is_not_found_is_done_without_and_taken_in_later() {
+    fn a_missing_skipping_collector_joins_later() {
         let (mut names, now) = (Names::default(), Instant::now());
         let missing = name("gone.example:1");
         let all = [settings("gone.example:1", WhenDown::Skip), settings("192.0.2.2:2", WhenDown::Hold)];
@@ -230,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_up_that_takes_long_keeps_others_waiting_for_so_long_only() {
+    fn a_slow_look_up_delays_others_briefly() {
         let (mut names, now) = (Names::default(), Instant::now());
         let all = [settings("slow.example:1", WhenDown::Skip), settings("192.0.2.2:2", WhenDown::Skip)];
         names.want(&all, now);
@@ -244,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_collector_set_to_hold_is_waited_for_and_any_if_none_is_found() {
+    fn a_holding_collector_is_waited_for() {
         for when_down in [WhenDown::Hold, WhenDown::Skip] {
             let (mut names, mut now) = (Names::default(), Instant::now());
             let mut all = vec![settings("gone.example:1", when_down)];
@@ -264,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn without_its_address_for_late_datagrams_a_collector_is_not_found() {
+    fn an_unresolved_late_address_counts_as_missing() {
         for when_down in [WhenDown::Hold, WhenDown::Skip] {
             let (mut names, now) = (Names::default(), Instant::now());
             let address = name("late.example:3");
@@ -282,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reload_keeps_what_is_known_and_forgets_what_is_not_wanted_any_more() {
+    fn a_reload_forgets_only_removed_names() {
         let (mut names, now) = (Names::default(), Instant::now());
         names.want(&["a.example:1", "b.example:2"].map(|text| settings(text, WhenDown::Hold)), now);
         for (text, address) in [("a.example:1", "192.0.2.1:1"), ("b.example:2", "192.0.2.2:2")] {

@@ -1,9 +1,9 @@
-//! What some collectors have of a batch that others still wait for, from an orderly stop to the next start.
+//! Offsets of collectors that had more of a stream than others at an orderly stop, kept until the next start.
 //!
-//! The position of a stream says what every collector has. Where one collector held a batch up when the daemon
-//! stopped, others may have more of it; that is written to the file `ahead.json` of the state directory, and
-//! taken up once by the next start, so that nothing is repeated to them. Without the file, or with a damaged
-//! one, they get part of one batch twice.
+//! The position of a stream covers the datagrams that every collector has. If one collector delayed a batch
+//! when the daemon stopped, others may have more of it. Their offsets are written to the file `ahead.json` of
+//! the state directory and read once by the next start, so that nothing is repeated to them. Without the
+//! file, or with a damaged one, they get part of one batch twice.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,50 +15,51 @@ use nf_transport_core::sequence::{Position, RunId, SenderId, StreamId};
 use serde::{Deserialize, Serialize};
 
 use crate::host::files::atomic_file::{self, FileOwner};
-use crate::receiver::state::newer::{self, State};
+use crate::receiver::state::newer::{self, StateFile};
 
-/// What one collector has of one stream.
+/// Offset of one collector in one stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Left {
+pub(crate) struct CollectorOffset {
     pub(crate) sender: String,
     pub(crate) stream: String,
     pub(crate) collector: SocketAddr,
-    /// Everything below was handed to the kernel for this collector.
+    /// The kernel accepted everything below for this collector.
     pub(crate) position: u64,
-    /// The run of the sender that sent the last of that, in hexadecimal; empty if it is not known.
+    /// Run of the sender that sent the last of it, in hexadecimal; empty if it is not known.
     #[serde(default)]
     pub(crate) run: String,
 }
 
-/// What the last run left, as far as it was not taken yet.
+/// Offsets of the last run that no stream has taken yet.
 #[derive(Debug)]
-pub(crate) struct Ahead {
-    left: Mutex<HashMap<(String, String), Vec<Left>>>,
+pub(crate) struct CollectorOffsets {
+    offsets: Mutex<HashMap<(String, String), Vec<CollectorOffset>>>,
 }
 
-impl Ahead {
-    /// Takes up what the last run left in the state directory.
-    pub(crate) fn take_up(state_directory: &Path) -> Self {
+impl CollectorOffsets {
+    /// Reads and removes the offsets of the last run in the state directory.
+    pub(crate) fn recover(state_directory: &Path) -> Self {
         let path = file(state_directory);
-        let mut left: HashMap<_, Vec<Left>> = HashMap::new();
-        // What a collector had it has for ever, so that an old file is right, too.
-        let kept = newer::take_up_kept::<Vec<Left>>(&path).unwrap_or_default();
+        let mut left: HashMap<_, Vec<CollectorOffset>> = HashMap::new();
+        // A collector never loses its datagrams, so offsets of an old file are still correct.
+        let kept = newer::recover_kept::<Vec<CollectorOffset>>(&path).unwrap_or_default();
         for progress in kept.into_iter().chain(read_and_remove(&path)) {
             let key = (progress.sender.clone(), progress.stream.clone());
             left.entry(key).or_default().push(progress);
         }
-        Self { left: Mutex::new(left) }
+        Self { offsets: Mutex::new(left) }
     }
 
-    /// What collectors had of this stream when the last run stopped, and the sender's run that sent the furthest of it, if
-    /// any is further. Given once.
+    /// Takes the offsets of the collectors in this stream at the last stop, and the sender's run of the
+    /// highest one. Returns them only once.
     pub(crate) fn take(
         &self,
         sender: &SenderId,
         stream: StreamId,
     ) -> (HashMap<SocketAddr, Position>, Option<RunId>) {
         let key = (sender.to_string(), stream.to_string());
-        let taken = self.left.lock().unwrap_or_else(PoisonError::into_inner).remove(&key).unwrap_or_default();
+        let taken =
+            self.offsets.lock().unwrap_or_else(PoisonError::into_inner).remove(&key).unwrap_or_default();
         let furthest = taken.iter().max_by_key(|progress| progress.position);
         let run = furthest.map(|progress| progress.run.parse().unwrap_or(RunId::NONE));
         let mut positions = HashMap::new();
@@ -70,8 +71,8 @@ impl Ahead {
     }
 }
 
-/// Writes down, at an orderly stop, what collectors have beyond the positions of their streams.
-pub(crate) fn leave(state_directory: &Path, list: &[Left]) -> io::Result<()> {
+/// Stores, at an orderly stop, the offsets of collectors that are ahead of the positions of their streams.
+pub(crate) fn store(state_directory: &Path, list: &[CollectorOffset]) -> io::Result<()> {
     if list.is_empty() {
         return Ok(());
     }
@@ -85,28 +86,29 @@ fn file(state_directory: &Path) -> PathBuf {
     state_directory.join("ahead.json")
 }
 
-/// The file is removed before it is believed: a run that is killed later must not find it again.
-fn read_and_remove(path: &Path) -> Vec<Left> {
-    let read = State::read(path);
-    if let State::Newer(error) = &read {
+/// Removes the file before its content is used: if this run is killed later, the next one must not find it
+/// again.
+fn read_and_remove(path: &Path) -> Vec<CollectorOffset> {
+    let read = StateFile::read(path);
+    if let StateFile::Newer(error) = &read {
         newer::keep(path, error);
         return Vec::new();
     }
-    if matches!(read, State::Absent) {
+    if matches!(read, StateFile::Absent) {
         return Vec::new();
     }
     let removed = std::fs::remove_file(path);
     match (read, removed) {
-        (State::Read(list), Ok(())) => list,
-        (State::Unreadable(error), _) | (_, Err(error)) => {
+        (StateFile::Read(list), Ok(())) => list,
+        (StateFile::Unreadable(error), _) | (_, Err(error)) => {
             tracing::warn!(
                 %error,
-                "{}: cannot be taken up, so that part of a batch may be repeated to some collectors: {error}",
+                "cannot recover {}: {error}; part of a batch may be repeated to some collectors",
                 path.display()
             );
             Vec::new()
         }
-        (State::Absent | State::Newer(_), Ok(())) => Vec::new(),
+        (StateFile::Absent | StateFile::Newer(_), Ok(())) => Vec::new(),
     }
 }
 
@@ -117,61 +119,69 @@ mod tests {
     const STREAM: StreamId = StreamId([7; 16]);
     const RUN: RunId = RunId([3; 16]);
 
-    fn progress(collector: &str, position: u64) -> Left {
+    fn progress(collector: &str, position: u64) -> CollectorOffset {
         let (sender, stream) = ("brno".to_owned(), STREAM.to_string());
-        Left { sender, stream, collector: collector.parse().unwrap(), position, run: RUN.to_string() }
+        CollectorOffset {
+            sender,
+            stream,
+            collector: collector.parse().unwrap(),
+            position,
+            run: RUN.to_string(),
+        }
     }
 
     #[test]
-    fn what_is_left_is_taken_up_once() {
+    fn stored_offsets_are_recovered_once() {
         let directory = tempfile::tempdir().unwrap();
         let list = [progress("127.0.0.1:1", 5), progress("[::1]:2", 9)];
-        leave(directory.path(), &list).unwrap();
-        let ahead = Ahead::take_up(directory.path());
+        store(directory.path(), &list).unwrap();
+        let offsets = CollectorOffsets::recover(directory.path());
         assert!(!file(directory.path()).exists());
         let brno: SenderId = "brno".parse().unwrap();
-        assert!(ahead.take(&"praha".parse().unwrap(), STREAM).0.is_empty());
-        let (taken, run) = ahead.take(&brno, STREAM);
+        assert!(offsets.take(&"praha".parse().unwrap(), STREAM).0.is_empty());
+        let (taken, run) = offsets.take(&brno, STREAM);
         assert_eq!(run, Some(RUN));
         assert_eq!(taken[&"[::1]:2".parse().unwrap()], Position(9));
         assert_eq!(taken.len(), 2);
-        assert_eq!(ahead.take(&brno, STREAM), (HashMap::new(), None));
+        assert_eq!(offsets.take(&brno, STREAM), (HashMap::new(), None));
     }
 
     #[test]
     fn the_old_file_stays_whole_until_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let (path, linked) = (file(directory.path()), directory.path().join("linked"));
-        leave(directory.path(), &[progress("127.0.0.1:1", 5)]).unwrap();
+        store(directory.path(), &[progress("127.0.0.1:1", 5)]).unwrap();
         let before = std::fs::read(&path).unwrap();
         std::fs::hard_link(&path, &linked).unwrap();
-        leave(directory.path(), &[progress("127.0.0.1:1", 9)]).unwrap();
+        store(directory.path(), &[progress("127.0.0.1:1", 9)]).unwrap();
         assert_eq!(std::fs::read(&linked).unwrap(), before, "it was written over");
         assert_ne!(std::fs::read(&path).unwrap(), before);
         assert_eq!(directory.path().read_dir().unwrap().count(), 2, "only these two files");
     }
 
     #[test]
-    fn a_damaged_file_is_done_without() {
+    fn a_damaged_file_is_ignored() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(file(directory.path()), b"{nonsense").unwrap();
-        assert!(Ahead::take_up(directory.path()).take(&"brno".parse().unwrap(), STREAM).0.is_empty());
+        assert!(
+            CollectorOffsets::recover(directory.path()).take(&"brno".parse().unwrap(), STREAM).0.is_empty()
+        );
         assert!(!file(directory.path()).exists());
     }
 
     #[test]
-    fn a_newer_file_is_kept_and_taken_up_by_a_version_that_reads_it() {
+    fn a_newer_file_is_kept_and_recovered_later() {
         let directory = tempfile::tempdir().unwrap();
         let path = file(directory.path());
         std::fs::write(&path, "{\"version\": 2, \"left\": []}").unwrap();
         let brno: SenderId = "brno".parse().unwrap();
-        assert!(Ahead::take_up(directory.path()).take(&brno, STREAM).0.is_empty());
+        assert!(CollectorOffsets::recover(directory.path()).take(&brno, STREAM).0.is_empty());
         assert!(newer::kept(&path).exists() && !path.exists());
-        // The version that it needs.
+        // The version that can read it.
         std::fs::write(newer::kept(&path), serde_json::to_vec(&[progress("127.0.0.1:1", 9)]).unwrap())
             .unwrap();
-        leave(directory.path(), &[progress("127.0.0.1:1", 5)]).unwrap();
-        let (taken, _) = Ahead::take_up(directory.path()).take(&brno, STREAM);
+        store(directory.path(), &[progress("127.0.0.1:1", 5)]).unwrap();
+        let (taken, _) = CollectorOffsets::recover(directory.path()).take(&brno, STREAM);
         assert_eq!(taken[&"127.0.0.1:1".parse().unwrap()], Position(9));
         assert_eq!(directory.path().read_dir().unwrap().count(), 0);
     }

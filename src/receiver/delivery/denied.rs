@@ -1,5 +1,5 @@
-//! Datagrams that a sender may not deliver, as `exporters` of its table does not name their exporter: counted by exporter,
-//! and logged.
+//! Datagrams that a sender may not deliver, because `exporters` of its `[[sender]]` table does not include
+//! their exporter: counted by exporter, and logged.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,10 +19,10 @@ pub(crate) type ExporterCounts = BTreeMap<IpAddr, u64>;
 
 /// The denied datagrams of one sender, from the start of the process.
 #[derive(Debug)]
-pub(crate) struct Denied(Mutex<State>);
+pub(crate) struct Denied(Mutex<DeniedState>);
 
 #[derive(Debug)]
-struct State {
+struct DeniedState {
     total: u64,
     exporters: CountTable<IpAddr>,
     log: CountLog,
@@ -31,12 +31,12 @@ struct State {
 impl Default for Denied {
     fn default() -> Self {
         let exporters = CountTable::new(DENIED_SHOWN);
-        Self(Mutex::new(State { total: 0, exporters, log: CountLog::default() }))
+        Self(Mutex::new(DeniedState { total: 0, exporters, log: CountLog::default() }))
     }
 }
 
 impl Denied {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, DeniedState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -52,12 +52,12 @@ impl Denied {
         }
     }
 
-    /// Their number.
+    /// Returns their number.
     pub(crate) fn total(&self) -> u64 {
         self.state().total
     }
 
-    /// The exporters, the one with most datagrams first.
+    /// Returns the exporters, the one with most datagrams first.
     pub(crate) fn exporters(&self, seconds_since: impl Fn(BootTime) -> u64) -> Vec<DeniedExporter> {
         let rows = self.state().exporters.rows().into_iter();
         rows.map(|(address, row)| DeniedExporter {
@@ -68,7 +68,8 @@ impl Denied {
         .collect()
     }
 
-    /// Logs those of `sender` that are not in the log yet and are due. To be called once a second.
+    /// Logs the datagrams of `sender` that are not logged yet and are due; all of them if `is_end`. Call it
+    /// once a second.
     pub(crate) fn log(&self, sender: &SenderId, now: Instant, is_end: bool) {
         let mut state = self.state();
         let (total, due) = (state.total, if is_end { CountLog::rest } else { CountLog::due });
@@ -80,8 +81,8 @@ impl Denied {
             %sender,
             datagrams = count,
             exporters,
-            "denied {} of {sender}, from {exporters}: 'exporters' in its [[sender]] table does not name the exporter; no \
-             collector gets them",
+            "denied {} of {sender}, from {exporters}; no collector gets them; add these exporters to \
+             'exporters' of the sender's [[sender]] table, or deny them at nf-sender",
             count_of(count, "datagram")
         );
     }

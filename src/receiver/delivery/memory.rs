@@ -1,42 +1,42 @@
-//! The memory that the lanes of all streams take together.
+//! The memory that the lanes of all streams use together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::limits::LANES_MAX;
 
-/// What all lanes hold, in bytes.
+/// Bytes in all lanes.
 #[derive(Debug, Default)]
 pub(crate) struct LaneMemory {
     used: AtomicUsize,
 }
 
-/// What the lanes of one stream hold.
+/// Bytes in the lanes of one stream.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct StreamMemory {
     all: Arc<LaneMemory>,
     bytes: usize,
 }
 
-impl Part {
+impl StreamMemory {
     pub(super) fn of(all: &Arc<LaneMemory>) -> Self {
         Self { all: all.clone(), bytes: 0 }
     }
 
-    /// These lanes hold so many bytes now.
+    /// Sets the number of bytes in these lanes.
     pub(super) fn set(&mut self, bytes: usize) {
         self.all.used.fetch_add(bytes, Ordering::Relaxed);
         self.all.used.fetch_sub(self.bytes, Ordering::Relaxed);
         self.bytes = bytes;
     }
 
-    /// Whether all lanes together hold as much as they may.
+    /// Returns whether all lanes together have reached their bound.
     pub(super) fn is_spent(&self) -> bool {
         self.all.used.load(Ordering::Relaxed) >= LANES_MAX
     }
 }
 
-impl Drop for Part {
+impl Drop for StreamMemory {
     fn drop(&mut self) {
         self.set(0);
     }
@@ -47,9 +47,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_one_stream_holds_is_missing_to_the_others_until_it_is_let_go() {
+    fn streams_share_one_bound_of_memory() {
         let all = Arc::default();
-        let (mut one, mut other) = (Part::of(&all), Part::of(&all));
+        let (mut one, mut other) = (StreamMemory::of(&all), StreamMemory::of(&all));
         one.set(LANES_MAX - 1);
         other.set(1);
         assert!(one.is_spent() && other.is_spent());

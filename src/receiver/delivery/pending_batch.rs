@@ -9,50 +9,51 @@ use nf_transport_core::sequence::{Gap, GapReason, Position};
 
 use crate::limits::PENDING_BATCH_OVERHEAD;
 use crate::receiver::delivery::denied::ExporterCounts;
-use crate::receiver::output::Exporters;
+use crate::receiver::output::ExporterFilter;
 use crate::status::Tally;
 
-/// A batch on its way, or positions that will never come.
+/// A batch on its way, or a range of positions that will never be delivered.
 #[derive(Debug)]
-pub(crate) struct Parcel {
+pub(crate) struct PendingBatch {
     pub(crate) first: Position,
     pub(crate) end: Position,
-    /// Datagrams from here on were not delivered before.
-    pub(crate) news: Position,
-    /// One datagram for each position, or the note that the sender dropped it; or why none of them will ever come.
+    /// First position that was not delivered before.
+    pub(crate) first_new: Position,
+    /// One entry for each position: a datagram, or a note that the sender dropped it. `Err` if none of them
+    /// will ever be delivered.
     pub(crate) records: Result<Records, LossCause>,
-    /// Exporters whose datagrams the sender may deliver. No collector gets those of others.
+    /// Exporters whose datagrams the sender may deliver. No collector gets datagrams of others.
     pub(crate) exporters: Prefixes,
 }
 
-/// Why datagrams are lost.
+/// Cause of a loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LossCause {
-    /// The sender reports it.
+    /// The sender reports the loss.
     Reported(GapReason),
-    /// Their batch cannot be read.
+    /// The batch cannot be decoded.
     Unreadable(BatchError),
 }
 
 /// Datagrams that are lost for one cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Loss {
-    /// The position of the first one.
+    /// Position of the first one.
     pub(crate) first: Position,
     pub(crate) datagrams: u64,
     pub(crate) cause: LossCause,
 }
 
-/// The result for datagrams that are done with.
+/// Result for datagrams that are completed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Settled {
-    /// They went to the collectors, or were skipped.
+    /// Sent to the collectors, or skipped.
     pub(crate) delivered: Tally,
-    /// They were denied.
+    /// Denied, by exporter.
     pub(crate) denied: ExporterCounts,
-    /// No collector gets them. They are among those that were delivered, too.
+    /// Matched by no collector, by exporter. They count as delivered as well.
     pub(crate) unmatched: ExporterCounts,
-    /// They are lost: one entry for each cause.
+    /// Lost, one entry for each cause.
     pub(crate) losses: Vec<Loss>,
 }
 
@@ -90,21 +91,21 @@ impl FromIterator<Self> for Settled {
     }
 }
 
-impl Parcel {
-    /// The positions of `gap`, which will never come.
-    pub(crate) fn never(gap: Gap) -> Self {
+impl PendingBatch {
+    /// Returns the positions of `gap`, which will never be delivered.
+    pub(crate) fn of_gap(gap: Gap) -> Self {
         let (records, exporters) = (Err(LossCause::Reported(gap.reason)), Prefixes::default());
-        Self { first: gap.first, end: gap.end, news: gap.first, records, exporters }
+        Self { first: gap.first, end: gap.end, first_new: gap.first, records, exporters }
     }
 
-    /// Its datagrams from `position` on, by position; `None` for those that the sender dropped.
+    /// Iterates over its datagrams from `position` on, by position; `None` for those that the sender dropped.
     fn from(&self, position: Position) -> impl Iterator<Item = Option<Datagram<'_>>> {
         let done = usize::try_from(position.since(self.first)).unwrap_or(usize::MAX);
         self.records.iter().flat_map(Records::by_position).skip(done)
     }
 
-    /// Runs of datagrams from `position` on that collectors may get, each with its first position. Between them are datagrams
-    /// that the sender dropped, or that it may not deliver.
+    /// Returns the runs of datagrams from `position` on that collectors may get, each with its first
+    /// position. Between two runs are datagrams that the sender dropped or may not deliver.
     pub(super) fn runs_from(&self, position: Position) -> Vec<(Position, Vec<Datagram<'_>>)> {
         let mut runs: Vec<(Position, Vec<Datagram<'_>>)> = Vec::new();
         let mut follows = false;
@@ -125,16 +126,17 @@ impl Parcel {
         self.exporters.has(datagram.exporter.ip())
     }
 
-    /// The result for those below `position` that were not delivered before. Collectors get those of `collected` exporters.
-    pub(super) fn settled_below(&self, position: Position, collected: &Exporters) -> Settled {
-        let count = position.since(self.news);
+    /// Returns the result for the datagrams below `position` that were not delivered before. Collectors get
+    /// those of `collected` exporters.
+    pub(super) fn settled_below(&self, position: Position, collected: &ExporterFilter) -> Settled {
+        let count = position.since(self.first_new);
         let mut settled = Settled::default();
         if let Err(cause) = self.records {
-            settled.lose(Self::loss(self.news, self.end.min(position).since(self.news), cause));
+            settled.lose(Self::loss(self.first_new, self.end.min(position).since(self.first_new), cause));
             return settled;
         }
-        let news = self.from(self.news).take(usize::try_from(count).unwrap_or(usize::MAX));
-        for (number, datagram) in (self.news.max(self.first).0..).zip(news) {
+        let new = self.from(self.first_new).take(usize::try_from(count).unwrap_or(usize::MAX));
+        for (number, datagram) in (self.first_new.max(self.first).0..).zip(new) {
             match datagram {
                 Some(datagram) => self.settle(&datagram, collected, &mut settled),
                 None => {
@@ -145,7 +147,7 @@ impl Parcel {
         settled
     }
 
-    fn settle(&self, datagram: &Datagram<'_>, collected: &Exporters, settled: &mut Settled) {
+    fn settle(&self, datagram: &Datagram<'_>, collected: &ExporterFilter, settled: &mut Settled) {
         let exporter = datagram.exporter.ip();
         if !self.allows(datagram) {
             return settled.deny(exporter);
@@ -163,7 +165,7 @@ impl Parcel {
         Loss { first, datagrams, cause }
     }
 
-    /// Bytes that it takes.
+    /// Returns the bytes that it uses.
     pub(super) fn bytes(&self) -> usize {
         PENDING_BATCH_OVERHEAD + self.records.as_ref().map_or(0, Records::len)
     }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use nf_transport_core::batch::{BatchBuilder, BatchError, Compression, Records};
-use nf_transport_core::datagram::Timestamp;
+use nf_transport_core::datagram::{Datagram, Timestamp};
 use nf_transport_core::limits::PAYLOAD_MAX;
 use nf_transport_core::prefixes::Prefixes;
 use nf_transport_core::sequence::{Gap, GapReason, Position, StreamId};
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::receiver::output::Resolved;
+use crate::receiver::output::ResolvedCollector;
 use crate::receiver::state::templates::{netflow_9, test_sender};
 use crate::status::CollectorState;
 
@@ -33,7 +33,7 @@ fn batches(payloads: &[Vec<u8>]) -> Vec<Records> {
     batches
 }
 
-/// Payloads that say their number, of `length` bytes each.
+/// Payloads of `length` bytes that contain their number.
 fn numbered(count: u32, length: usize) -> Vec<Vec<u8>> {
     let numbered = |number: u32| {
         let mut payload = number.to_be_bytes().to_vec();
@@ -80,23 +80,23 @@ fn begun(position: u64, outputs: &Outputs) -> Delivery {
 }
 
 /// A batch whose sender may deliver datagrams of all exporters.
-fn parcel(first: Position, end: Position, news: Position, records: Records) -> Parcel {
-    Parcel { first, end, news, records: Ok(records), exporters: Prefixes::default() }
+fn pending(first: Position, end: Position, first_new: Position, records: Records) -> PendingBatch {
+    PendingBatch { first, end, first_new, records: Ok(records), exporters: Prefixes::default() }
 }
 
-/// The next batch of the stream.
+/// Queues the next batch of the stream.
 fn push(delivery: &mut Delivery, records: Records) {
-    let first = Position(delivery.front.0);
+    let first = Position(delivery.received_up_to.0);
     let count = u64::try_from(records.iter().count()).unwrap();
-    delivery.push(parcel(first, first.plus(count), first, records));
+    delivery.push(pending(first, first.plus(count), first, records));
 }
 
-/// The first batch of the stream, of which all have `done` datagrams.
+/// A delivery of the first batch of the stream, of which all collectors have `done` datagrams.
 fn begun_within(records: Records, done: u64, outputs: &Outputs) -> Delivery {
     let mut delivery = begun(done, outputs);
     let count = u64::try_from(records.iter().count()).unwrap();
-    let (first, end, news) = (Position(0), Position(count), Position(done));
-    delivery.push(parcel(first, end, news, records));
+    let (first, end, first_new) = (Position(0), Position(count), Position(done));
+    delivery.push(pending(first, end, first_new, records));
     delivery
 }
 
@@ -110,7 +110,7 @@ async fn deliver_all(outputs: &Outputs, payloads: &[Vec<u8>]) {
 }
 
 #[tokio::test]
-async fn datagrams_of_every_length_arrive_byte_for_byte_at_every_collector() {
+async fn every_length_arrives_byte_for_byte() {
     let payloads: Vec<Vec<u8>> =
         [0, 1, 1464, 0, 9000, PAYLOAD_MAX, 3].iter().map(|length| vec![0xA5; *length]).collect();
     let sockets = ["127.0.0.1:0", "[::1]:0", "0.0.0.0:0"].map(collector);
@@ -136,7 +136,7 @@ async fn datagrams_of_every_length_arrive_byte_for_byte_at_every_collector() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_collector_with_a_small_queue_loses_nothing() {
+async fn a_slow_collector_loses_nothing() {
     let payloads = numbered(20_000, 1000);
     let socket = collector("127.0.0.1:0");
     let outputs = Outputs::to(&[socket.local_addr().unwrap()]);
@@ -150,7 +150,7 @@ async fn a_slow_collector_with_a_small_queue_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_while_no_collector_listens_arrives_in_order_once_it_does() {
+async fn held_datagrams_arrive_in_order() {
     let payloads = numbered(500, 200);
     let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let outputs = Outputs::to(&[address]);
@@ -165,7 +165,7 @@ async fn what_comes_while_no_collector_listens_arrives_in_order_once_it_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_collectors_change_those_that_stay_get_nothing_twice_and_a_new_one_what_was_not_with_all() {
+async fn a_changed_set_of_collectors_repeats_nothing() {
     let payloads = numbered(50, 200);
     let [stays, comes] = ["127.0.0.1:0", "127.0.0.1:0"].map(collector);
     let [stays_at, comes_at] = [&stays, &comes].map(|socket| socket.local_addr().unwrap());
@@ -175,7 +175,8 @@ async fn when_collectors_change_those_that_stay_get_nothing_twice_and_a_new_one_
     tokio::time::timeout(Duration::from_secs(5), delivery.run()).await.unwrap_err();
     assert_eq!(delivery.progress().collect::<Vec<_>>(), [(stays_at, Position(50)), (absent, Position(10))]);
 
-    delivery.change(&outputs.changed_to(&[comes_at, stays_at].map(|address| Resolved::at(&address))));
+    delivery
+        .change(&outputs.changed_to(&[comes_at, stays_at].map(|address| ResolvedCollector::at(&address))));
     assert_eq!(delivery.position().0, 10);
     delivery.run().await;
     assert_eq!(delivery.position().0, 50);
@@ -185,7 +186,7 @@ async fn when_collectors_change_those_that_stay_get_nothing_twice_and_a_new_one_
 }
 
 #[tokio::test]
-async fn a_delivery_that_is_dropped_and_taken_up_again_repeats_and_loses_nothing() {
+async fn a_cancelled_delivery_resumes_exactly() {
     let mut random = rand::rngs::StdRng::seed_from_u64(7);
     let payloads = numbered(5000, 1200);
     let sockets = ["127.0.0.1:0", "[::1]:0"].map(collector);
@@ -199,7 +200,7 @@ async fn a_delivery_that_is_dropped_and_taken_up_again_repeats_and_loses_nothing
     for records in batches(&payloads) {
         let mut before = delivery.position().0;
         push(&mut delivery, records);
-        let end = delivery.front.0;
+        let end = delivery.received_up_to.0;
         while delivery.position().0 < end {
             let patience = Duration::from_micros(random.random_range(0..1500));
             let whole = tokio::time::timeout(patience, delivery.run()).await;
@@ -216,7 +217,7 @@ async fn a_delivery_that_is_dropped_and_taken_up_again_repeats_and_loses_nothing
 }
 
 #[tokio::test]
-async fn a_delivery_that_goes_on_after_a_restart_leaves_out_what_was_delivered() {
+async fn a_restart_skips_delivered_datagrams() {
     let payloads = numbered(10, 20);
     let socket = collector("127.0.0.1:0");
     let outputs = Outputs::to(&[socket.local_addr().unwrap()]);
@@ -228,7 +229,7 @@ async fn a_delivery_that_goes_on_after_a_restart_leaves_out_what_was_delivered()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_senders_share_a_collector_and_each_keeps_its_order() {
+async fn each_sender_keeps_its_order_at_one_collector() {
     let socket = collector("127.0.0.1:0");
     let outputs = Arc::new(Outputs::to(&[socket.local_addr().unwrap()]));
     let reader = read_slowly(socket, 4 * 2000, 500);
@@ -249,14 +250,14 @@ async fn many_senders_share_a_collector_and_each_keeps_its_order() {
     }
 }
 
-/// Outputs to `hold` and `skip`, which are set to that.
+/// Outputs to `hold` and `skip`, with these settings.
 fn of_both_kinds(hold: SocketAddr, skip: SocketAddr) -> Outputs {
-    let mut skipping = Resolved::at(&skip);
+    let mut skipping = ResolvedCollector::at(&skip);
     skipping.settings.when_down = WhenDown::Skip;
-    Outputs::to(&[]).changed_to(&[Resolved::at(&hold), skipping])
+    Outputs::to(&[]).changed_to(&[ResolvedCollector::at(&hold), skipping])
 }
 
-/// Batches of 100 datagrams of 1,000 bytes, as many as fill more than two lanes, and all payloads.
+/// Batches of 100 datagrams of 1,000 bytes, more than fit in two lanes, and all payloads.
 fn long_stream() -> (Vec<Records>, Vec<Vec<u8>>) {
     let payloads = numbered(3000, 1000);
     (batches(&payloads), payloads)
@@ -266,7 +267,7 @@ fn nobody() -> SocketAddr {
     UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// Pushes the next batch of the stream, and delivers until another may come.
+/// Queues the next batch of the stream, and delivers until another one may follow.
 async fn push_and_make_way(delivery: &mut Delivery, records: Records) {
     push(delivery, records);
     while !delivery.may_take_more() {
@@ -275,7 +276,7 @@ async fn push_and_make_way(delivery: &mut Delivery, records: Records) {
     }
 }
 
-/// Delivers until nothing moves any more.
+/// Delivers until there is no progress any more.
 async fn run_to_the_end(delivery: &mut Delivery) {
     while delivery.is_under_way() {
         if tokio::time::timeout(Duration::from_millis(300), delivery.run()).await.is_err() {
@@ -286,7 +287,7 @@ async fn run_to_the_end(delivery: &mut Delivery) {
 }
 
 #[tokio::test]
-async fn a_collector_that_is_down_and_holds_does_not_delay_one_that_skips() {
+async fn holding_does_not_delay_collectors_that_skip() {
     let (stream, payloads) = long_stream();
     let skip = collector("127.0.0.1:0");
     let absent = nobody();
@@ -302,13 +303,13 @@ async fn a_collector_that_is_down_and_holds_does_not_delay_one_that_skips() {
     assert_eq!((delivery.position(), delivery.settled()), (Position(0), Position(0)));
     assert_eq!(outputs.figures()[1].counts.skipped, 0);
     assert!(delivery.is_behind());
-    assert_eq!(delivery.wants_again(), None, "there is no room before the collector is back");
+    assert_eq!(delivery.wanted_resend(), None, "there is no room before the collector is back");
 }
 
 /// Outputs to these, all set to skip.
 fn skipping(addresses: [SocketAddr; 2]) -> Outputs {
     let collectors = addresses.map(|address| {
-        let mut resolved = Resolved::at(&address);
+        let mut resolved = ResolvedCollector::at(&address);
         resolved.settings.when_down = WhenDown::Skip;
         resolved
     });
@@ -316,7 +317,7 @@ fn skipping(addresses: [SocketAddr; 2]) -> Outputs {
 }
 
 #[tokio::test]
-async fn a_collector_that_is_down_and_skips_does_not_set_the_pace_of_the_others() {
+async fn a_down_collector_sets_no_pace() {
     let (stream, payloads) = long_stream();
     let slow = collector("127.0.0.1:0");
     let outputs = skipping([nobody(), slow.local_addr().unwrap()]);
@@ -331,7 +332,7 @@ async fn a_collector_that_is_down_and_skips_does_not_set_the_pace_of_the_others(
 }
 
 #[tokio::test]
-async fn a_collector_that_is_added_and_skips_gets_what_comes_from_then_on() {
+async fn a_new_skipping_collector_starts_at_the_end() {
     let (stream, _) = long_stream();
     let (skip, absent) = (collector("127.0.0.1:0"), nobody());
     let both = of_both_kinds(absent, skip.local_addr().unwrap());
@@ -342,10 +343,10 @@ async fn a_collector_that_is_added_and_skips_gets_what_comes_from_then_on() {
         push(&mut delivery, stream.next().unwrap());
         run_to_the_end(&mut delivery).await;
     }
-    let front = delivery.front();
-    delivery.change(&both.changed_to(&[Resolved::at(&absent)]));
+    let front = delivery.received_up_to();
+    delivery.change(&both.changed_to(&[ResolvedCollector::at(&absent)]));
     delivery.change(&both);
-    assert_eq!((delivery.skipping.position(), delivery.further()), (Some(front), Some(front)));
+    assert_eq!((delivery.skipping.position(), delivery.skip_position()), (Some(front), Some(front)));
     let skipping = skipping([absent, both.figures()[1].address]);
     delivery.change(&skipping);
     assert_eq!(skipping.figures()[0].counts.skipped, front.0, "it was waited for until now");
@@ -353,7 +354,7 @@ async fn a_collector_that_is_added_and_skips_gets_what_comes_from_then_on() {
 }
 
 #[tokio::test]
-async fn a_collector_that_holds_and_comes_back_gets_what_has_gone_by_once_more_and_no_other_does() {
+async fn only_a_returning_collector_gets_resends() {
     let (stream, payloads) = long_stream();
     let skip = collector("127.0.0.1:0");
     let absent = nobody();
@@ -370,13 +371,13 @@ async fn a_collector_that_holds_and_comes_back_gets_what_has_gone_by_once_more_a
     while delivery.position() < Position(3000) {
         delivery.run().await;
         delivery.settle();
-        let Some((first, bytes)) = delivery.wants_again() else { continue };
+        let Some((first, bytes)) = delivery.wanted_resend() else { continue };
         let (mut place, mut room) = (Position(0), usize::try_from(bytes).unwrap());
         for records in &stream {
             let end = place.plus(u64::try_from(records.iter().count()).unwrap());
             if place >= first && room > 0 {
                 room = room.saturating_sub(records.len());
-                delivery.push_again(parcel(place, end, place, records.clone()));
+                delivery.push_resent(pending(place, end, place, records.clone()));
             }
             place = end;
         }
@@ -390,10 +391,10 @@ async fn a_collector_that_holds_and_comes_back_gets_what_has_gone_by_once_more_a
 }
 
 #[tokio::test]
-async fn a_collector_that_skips_and_cannot_follow_is_passed_over_and_delays_nobody() {
+async fn a_stuck_skipping_collector_delays_nobody() {
     let (stream, payloads) = long_stream();
     let hold = collector("127.0.0.1:0");
-    // It is there, and reads nothing.
+    // Its socket exists, and it reads nothing.
     let stuck = collector("127.0.0.1:0");
     let outputs = of_both_kinds(hold.local_addr().unwrap(), stuck.local_addr().unwrap());
     let reader = read_slowly(hold, payloads.len(), 1000);
@@ -407,27 +408,27 @@ async fn a_collector_that_skips_and_cannot_follow_is_passed_over_and_delays_nobo
     }
     assert!(reader.join().unwrap() == payloads, "lost, repeated or out of order");
     let [_, stuck] = outputs.figures().try_into().unwrap();
-    let waiting: u64 = delivery.skipping.parcels.iter().map(|parcel| parcel.end.since(parcel.first)).sum();
+    let waiting: u64 = delivery.skipping.batches.iter().map(|batch| batch.end.since(batch.first)).sum();
     let partly = stuck.counts.datagrams + stuck.counts.skipped;
     assert!(stuck.counts.skipped > 1000 && partly + waiting >= 3000, "{stuck:?}, {waiting} waiting");
 }
 
 #[tokio::test]
-async fn after_a_lost_link_those_that_are_ahead_go_on_and_the_others_ask_for_what_they_lack() {
+async fn after_a_lost_link_each_collector_resumes() {
     let skip = collector("127.0.0.1:0");
     let outputs = of_both_kinds(nobody(), skip.local_addr().unwrap());
     let payloads = numbered(50, 100);
     let mut delivery = begun(0, &outputs);
     push(&mut delivery, batches(&payloads).remove(0));
     run_to_the_end(&mut delivery).await;
-    assert_eq!(delivery.further(), Some(Position(50)));
-    assert_eq!(delivery.leave(), Settled::default());
+    assert_eq!(delivery.skip_position(), Some(Position(50)));
+    assert_eq!(delivery.suspend(), Settled::default());
     delivery.resume(Position(0));
-    assert_eq!((delivery.position(), delivery.front()), (Position(0), Position(50)));
+    assert_eq!((delivery.position(), delivery.received_up_to()), (Position(0), Position(50)));
     assert!(delivery.is_behind());
-    assert_eq!(delivery.wants_again().unwrap().0, Position(0));
+    assert_eq!(delivery.wanted_resend().unwrap().0, Position(0));
     let again = Delivery::new(test_sender(), Position(0), Some(Position(50)), &outputs, &HashMap::new());
-    assert_eq!((again.position(), again.front()), (Position(0), Position(50)));
+    assert_eq!((again.position(), again.received_up_to()), (Position(0), Position(50)));
 }
 
 /// A datagram that defines template 256 with one field of this length.
@@ -437,24 +438,24 @@ fn defining(length: u8) -> Vec<u8> {
     payload
 }
 
-/// Everything that `socket` has got.
+/// All datagrams that `socket` has received.
 fn received(socket: &UdpSocket) -> Vec<Vec<u8>> {
     socket.set_nonblocking(true).unwrap();
     let mut buffer = [0; 2048];
     core::iter::from_fn(|| socket.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec())).collect()
 }
 
-/// The lengths of the field of template 256, as it is defined in these payloads; `None` for others.
+/// The lengths of the field of template 256, as these payloads define it; `None` for others.
 fn definitions(payloads: &[Vec<u8>]) -> Vec<Option<u8>> {
     payloads.iter().map(|payload| (payload[20..22] == [0, 0]).then(|| payload[31])).collect()
 }
 
-/// Two collectors get a definition; then one of them is away while it is changed and back after that. Returns what that one
-/// gets then, and what the other one gets.
+/// Two collectors get a definition. Then one of them is down while it changes, and back afterwards. Returns
+/// the definitions that each one gets after that.
 async fn redefined_while_away(when_down: [WhenDown; 2]) -> [Vec<Option<u8>>; 2] {
     let [stays, leaves] = ["127.0.0.1:0", "127.0.0.1:0"].map(collector);
     let addresses = [&stays, &leaves].map(|socket| socket.local_addr().unwrap());
-    let mut resolved = addresses.map(|address| Resolved::at(&address));
+    let mut resolved = addresses.map(|address| ResolvedCollector::at(&address));
     for (resolved, when_down) in resolved.iter_mut().zip(when_down) {
         resolved.settings.when_down = when_down;
     }
@@ -475,7 +476,7 @@ async fn redefined_while_away(when_down: [WhenDown; 2]) -> [Vec<Option<u8>>; 2] 
 }
 
 #[tokio::test]
-async fn a_collector_that_was_away_gets_the_templates_of_its_own_position() {
+async fn a_returning_collector_gets_its_own_templates() {
     for when_down in [[WhenDown::Hold; 2], [WhenDown::Skip, WhenDown::Hold]] {
         let [back, stayed] = redefined_while_away(when_down).await;
         assert_eq!(back, [Some(4), None, Some(8), None], "{when_down:?}");
@@ -484,12 +485,12 @@ async fn a_collector_that_was_away_gets_the_templates_of_its_own_position() {
 }
 
 #[tokio::test]
-async fn a_collector_without_the_exporter_teaches_the_other_nothing() {
+async fn an_unrelated_collector_teaches_nothing() {
     let [stays, leaves] = ["127.0.0.1:0", "127.0.0.1:0"].map(collector);
     let [stays_at, leaves_at] = [&stays, &leaves].map(|socket| socket.local_addr().unwrap());
-    let mut others = Resolved::at(&stays_at);
+    let mut others = ResolvedCollector::at(&stays_at);
     others.settings.exporters = vec!["198.51.100.0/24".parse().unwrap()];
-    let outputs = Outputs::to(&[]).changed_to(&[others, Resolved::at(&leaves_at)]);
+    let outputs = Outputs::to(&[]).changed_to(&[others, ResolvedCollector::at(&leaves_at)]);
     let mut delivery = begun(0, &outputs);
     push(&mut delivery, batches(&[defining(4)]).remove(0));
     run_to_the_end(&mut delivery).await;
@@ -532,9 +533,9 @@ async fn a_delivery_resumes_among_dropped_datagrams() {
         }
         let batch = builder.finish(Position(0)).unwrap();
         let mut delivery = begun(done, &outputs);
-        let (first, end, news) = (batch.first(), batch.end(), Position(done));
+        let (first, end, first_new) = (batch.first(), batch.end(), Position(done));
         let (records, exporters) = (Ok(batch.records().unwrap()), Prefixes::default());
-        delivery.push(Parcel { first, end, news, records, exporters });
+        delivery.push(PendingBatch { first, end, first_new, records, exporters });
         delivery.run().await;
         let settled = delivery.settle();
         assert_eq!(delivery.settled(), Position(8), "dropped datagrams hold nothing up");
@@ -548,9 +549,9 @@ async fn a_delivery_resumes_among_dropped_datagrams() {
 }
 
 #[tokio::test]
-async fn a_batch_that_comes_again_is_counted_once() {
+async fn a_repeated_batch_is_counted_once() {
     let socket = collector("127.0.0.1:0");
-    let mut of_others = Resolved::at(&socket.local_addr().unwrap());
+    let mut of_others = ResolvedCollector::at(&socket.local_addr().unwrap());
     of_others.settings.exporters = vec!["198.51.100.0/24".parse().unwrap()];
     let outputs = Outputs::to(&[]).changed_to(&[of_others]);
     let mut delivery = begun(0, &outputs);
@@ -558,19 +559,19 @@ async fn a_batch_that_comes_again_is_counted_once() {
     let mut settled = Settled::default();
     for connection in 0..4 {
         push(&mut delivery, batches(&numbered(5, 100)).remove(0));
-        delivery.push(Parcel::never(gap));
+        delivery.push(PendingBatch::of_gap(gap));
         let cause = LossCause::Unreadable(BatchError::Records);
         let (first, end, exporters) = (Position(8), Position(10), Prefixes::default());
-        delivery.push(Parcel { first, end, news: first, records: Err(cause), exporters });
+        delivery.push(PendingBatch { first, end, first_new: first, records: Err(cause), exporters });
         let unused = Gap { first: Position(10), end: Position(1000), reason: GapReason::Unused };
-        delivery.push(Parcel::never(unused));
+        delivery.push(PendingBatch::of_gap(unused));
         if connection == 3 {
             while delivery.is_under_way() {
                 delivery.run().await;
                 settled.add(delivery.settle());
             }
         }
-        settled.add(delivery.leave());
+        settled.add(delivery.suspend());
         delivery.resume(delivery.position());
     }
     assert_eq!(settled.unmatched, [("192.0.2.1".parse().unwrap(), 5)].into());

@@ -1,4 +1,5 @@
-//! Datagrams that no collector gets, as no collector's `senders` and `exporters` name them: counted, and logged seldom enough.
+//! Datagrams that no collector gets, because `senders` and `exporters` of no collector include them: counted,
+//! and logged at intervals.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,12 +36,12 @@ impl Unmatched {
         }
     }
 
-    /// How many there were.
+    /// Returns their number.
     pub(crate) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// What the status shows of their exporters.
+    /// Returns their exporters, for the status.
     pub(crate) fn status(&self, now: BootTime) -> Vec<UnmatchedStatus> {
         let rows = self.exporters().rows().into_iter();
         rows.map(|(address, row)| UnmatchedStatus {
@@ -56,17 +57,17 @@ impl Unmatched {
     }
 }
 
-/// How much of that is in the log.
+/// The part of that which is logged.
 #[derive(Debug, Default)]
 pub(crate) struct UnmatchedLog(CountLog);
 
 impl UnmatchedLog {
-    /// To be called once a second.
+    /// Call it once a second.
     pub(crate) fn look(&mut self, unmatched: &Unmatched) {
         self.log(unmatched, CountLog::due);
     }
 
-    /// Logs what is not in the log yet: for the end of the run.
+    /// Logs the datagrams that are not logged yet, at the end of the run.
     pub(crate) fn finish(mut self, unmatched: &Unmatched) {
         self.log(unmatched, CountLog::rest);
     }
@@ -78,8 +79,8 @@ impl UnmatchedLog {
             message_id = receiver::UNMATCHED,
             datagrams = count,
             exporters,
-            "{} match no collector, from {exporters}: they are acknowledged and not delivered; add their exporters to \
-             'exporters', or their sender to 'senders', of a [[collector]], or deny them at nf-sender",
+            "{} match no collector, from {exporters}: acknowledged but not delivered; add these exporters \
+             to 'exporters', or their sender to 'senders', of a [[collector]], or deny them at nf-sender",
             count_of(count, "datagram")
         );
     }

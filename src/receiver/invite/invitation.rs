@@ -1,4 +1,4 @@
-//! What an invitation says: where senders reach this receiver, and the token that tells them.
+//! Content of an invitation: the address of this receiver, and the token.
 
 use core::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use crate::config::{Environment, HostPort, ReceiverSettings};
 use crate::host::DaemonError;
 use crate::host::process::console;
 
-/// The address that the command line gave.
+/// Parses the address of the command line.
 pub(crate) fn given_address(text: &str) -> Result<HostPort, DaemonError> {
     let address: HostPort = text.parse().map_err(|error| {
         DaemonError::usage(format_args!(
@@ -19,36 +19,40 @@ pub(crate) fn given_address(text: &str) -> Result<HostPort, DaemonError> {
     })?;
     if address.is_unspecified() {
         return Err(DaemonError::usage(format_args!(
-            "option --address: {address} is no place to connect to: name the address by which senders reach this machine"
+            "option --address: senders cannot connect to {address}; name the address at which they reach \
+             this machine"
         )));
     }
     Ok(address)
 }
 
-/// Where senders probably reach this receiver, and a word to the operator that it was guessed.
+/// Guesses the address of this receiver from the host name, and prints a note that it is a guess.
 pub(crate) fn guessed_address(
     settings: &ReceiverSettings,
     environment: &Environment,
 ) -> Result<HostPort, DaemonError> {
     let unknown = |why: &str| {
-        DaemonError::usage(format_args!("{why}: say where senders reach this machine: --address HOST:PORT"))
+        DaemonError::usage(format_args!(
+            "{why}; name the address at which senders reach this machine \
+                                         (--address HOST:PORT)"
+        ))
     };
     if settings.listen.iter().all(|address| address.ip().to_canonical().is_loopback()) {
-        return Err(unknown("nf-receiver listens to its own machine only"));
+        return Err(unknown("nf-receiver listens on loopback addresses only"));
     }
     let port = settings.listen.first().map_or(0, SocketAddr::port);
     let guess: Option<HostPort> = format!("{}:{port}", environment.host_name).parse().ok();
     let address = guess
         .filter(|guess| !guess.is_loopback() && !guess.is_unspecified())
-        .ok_or_else(|| unknown("this machine's name and the port listened on make no address"))?;
+        .ok_or_else(|| unknown("the host name and the listening port form no valid address"))?;
     console::note(&format!(
-        "the token says {address}, guessed from this machine's name: if senders reach it by another, repeat this with \
-         --address HOST:PORT"
+        "the token names {address}, guessed from the host name; if senders reach this machine at another \
+         address, repeat this with --address HOST:PORT"
     ));
     Ok(address)
 }
 
-/// Prints the token, and says what to do with it.
+/// Prints the token, and how to use it.
 pub(crate) fn hand_out(
     settings: &ReceiverSettings,
     id: &SenderId,
@@ -57,15 +61,15 @@ pub(crate) fn hand_out(
 ) -> Result<(), DaemonError> {
     let token = Token { address: address.to_string(), id: id.clone(), key, suite: suite(settings) };
     console::note(&format!(
-        "Anyone with this token can connect as {id}. Treat it like a password. On the sender's machine run: \
-         nf-sender join (it asks for the token), or nf-sender join < FILE"
+        "anyone with this token can connect as {id}: keep it secret. On the sender's machine, run nf-sender \
+         join TOKEN (nf-sender join - reads it from standard input)"
     ));
     let mut line = token.encode();
     line.push('\n');
     console::print(&line)
 }
 
-/// The best cipher that is let in.
+/// Returns the best of the accepted ciphers.
 fn suite(settings: &ReceiverSettings) -> Suite {
     let allowed = &settings.protection.suites;
     let preferred = [Suite::ChaCha20Poly1305, Suite::Aes256Gcm, Suite::Blowfish];
@@ -93,14 +97,14 @@ mod tests {
     }
 
     #[test]
-    fn the_machine_s_name_and_the_first_port_are_guessed() {
+    fn host_name_and_first_port_are_guessed() {
         assert_eq!(guess("collector.example.net", "").unwrap(), "collector.example.net:2055");
         let two = "listen = [\"192.0.2.1:9000\", \"127.0.0.1:9001\"]\n";
         assert_eq!(guess("collector", two).unwrap(), "collector:9000");
     }
 
     #[test]
-    fn what_nobody_could_reach_is_not_guessed() {
+    fn unreachable_addresses_are_not_guessed() {
         for (host_name, toml) in [
             ("localhost", ""),
             ("", ""),
@@ -110,14 +114,15 @@ mod tests {
             ("collector", "listen = [\"0.0.0.0:0\"]\n"),
         ] {
             let told = guess(host_name, toml).unwrap_err();
-            assert!(told.ends_with(": say where senders reach this machine: --address HOST:PORT"), "{told}");
+            let remedy = "; name the address at which senders reach this machine (--address HOST:PORT)";
+            assert!(told.ends_with(remedy), "{told}");
         }
         assert!(given_address("0.0.0.0:2055").is_err() && given_address("[::]:2055").is_err());
         assert_eq!(given_address("127.0.0.1:2055").unwrap().to_string(), "127.0.0.1:2055");
     }
 
     #[test]
-    fn the_token_names_a_cipher_that_is_let_in() {
+    fn the_token_names_an_accepted_cipher() {
         assert_eq!(suite(&settings("")), Suite::ChaCha20Poly1305);
         assert_eq!(suite(&settings("ciphers = [\"blowfish\", \"aes-256-gcm\"]\n")), Suite::Aes256Gcm);
         assert_eq!(suite(&settings("ciphers = [\"blowfish\"]\n")), Suite::Blowfish);

@@ -1,14 +1,15 @@
-//! How many sockets for exporters the destinations may have, so that files are left for senders.
+//! The bound on exporter sockets, which keeps file descriptors free for senders.
 
 use core::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bounds of sockets for exporters: of each destination, and of all together, which share theirs evenly.
+/// Bounds of exporter sockets: for each destination, and for all together. Destinations share the total
+/// evenly.
 #[derive(Debug)]
 pub(crate) struct SocketBudget {
     each: NonZeroUsize,
-    /// What is left of `total` however often it is lowered: an eighth of it.
+    /// Lower bound of `total` after any number of reductions: an eighth of its first value.
     least: usize,
     total: AtomicUsize,
     destinations: AtomicUsize,
@@ -20,8 +21,8 @@ impl SocketBudget {
         Arc::new(Self { each, least, total: AtomicUsize::new(total), destinations: AtomicUsize::new(0) })
     }
 
-    /// Lowers the bound of all together to `total`, if it is higher, but never below an eighth of the first one. Returns the
-    /// new bound if it changed.
+    /// Lowers the total bound to `total` if it is higher, but never below an eighth of its first value.
+    /// Returns the new bound if it changed.
     pub(super) fn lower_to(&self, total: usize) -> Option<usize> {
         let total = total.max(self.least);
         (self.total.fetch_min(total, Ordering::Relaxed) > total).then_some(total)
@@ -30,13 +31,13 @@ impl SocketBudget {
 
 #[cfg(test)]
 impl SocketBudget {
-    /// Sixteen sockets for each destination, however many there are.
+    /// Sixteen sockets for each destination, without a total bound.
     pub(crate) fn of_sixteen() -> Arc<Self> {
         Self::new(NonZeroUsize::new(16).expect("a number"), usize::MAX)
     }
 }
 
-/// The share of one destination: others get it once this is dropped.
+/// The share of one destination, released when dropped.
 #[derive(Debug)]
 pub(super) struct SocketShare(Arc<SocketBudget>);
 
@@ -46,7 +47,7 @@ impl SocketShare {
         Self(budget.clone())
     }
 
-    /// How many sockets the destination may have now: at least one.
+    /// Returns the number of sockets that the destination may have now, at least one.
     pub(super) fn sockets(&self) -> usize {
         let destinations = self.0.destinations.load(Ordering::Relaxed).max(1);
         (self.0.total.load(Ordering::Relaxed) / destinations).clamp(1, self.0.each.get())

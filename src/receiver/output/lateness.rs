@@ -1,14 +1,17 @@
-//! How old datagrams are when they are delivered.
+//! The age of datagrams at their delivery.
 //!
-//! A datagram bears the time at which it arrived, by the wall clock of nf-sender's machine; nf-receiver compares it with its
-//! own. Both clocks may be set while a stream is on its way, which makes no datagram older. Three facts keep steps out:
+//! A datagram carries its arrival time by the wall clock of nf-sender's machine, and nf-receiver compares it
+//! with its own clock. Both clocks may be stepped while a stream is on its way. A step must not make a
+//! datagram older. Three rules exclude steps:
 //!
-//! - nf-receiver's clock is read without steps that do not last ([`SettledClock`]);
-//! - no datagram has arrived in the future: one that bears a later time than now has just come;
-//! - datagrams come in the order of their arrival. Where their times go back, the sender's clock was set back: from there on
-//!   they are as much younger than their times say, until the sender's clock shows a time in the future by this measure.
+//! - nf-receiver's clock is read without short-lived steps ([`SettledClock`]);
+//! - no datagram arrives in the future: one with a later time than now has just arrived;
+//! - datagrams are in order of arrival. If their times go back, the sender's clock was set back. From there
+//!   on, they are younger
+//!   than their times by that step, until the sender's clock shows a time in the future by this measure.
 //!
-//! Not recognized is a sender's clock that is behind from the beginning: what comes from there looks late until it is set.
+//! A sender's clock that is behind from the start is not recognized: its datagrams count as late until it is
+//! set.
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -19,22 +22,22 @@ use nf_transport_core::limits::CLOCK_STEP;
 
 use crate::limits::{LATE, LISTENERS_MAX};
 
-/// The ages of the datagrams of one stream, asked in their order.
+/// The ages of the datagrams of one stream, which must be asked for in order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lateness {
     /// The clock of this machine; `None` until it is first read.
     clock: Option<SettledClock>,
-    /// By how much the sender's clock was set back since it last agreed.
+    /// Amount by which the sender's clock was set back since it last agreed with this one.
     set_back: Duration,
-    /// Whether the last datagram whose age was asked was not late.
+    /// Whether the last datagram whose age was asked for was not late.
     was_fresh: bool,
-    /// The last time of arrival at each of the sender's sockets. Its sockets take turns, so that only within one of them times
-    /// have an order.
+    /// Last arrival time at each of the sender's sockets. Datagrams of several sockets are interleaved, so
+    /// times are ordered within one socket only.
     last: Vec<(SocketAddr, Timestamp)>,
 }
 
 impl Lateness {
-    /// How long ago `datagram` arrived at the sender.
+    /// Returns the time since `datagram` arrived at the sender.
     pub(super) fn age(&mut self, datagram: &Datagram<'_>, now: Moment) -> Duration {
         let now = self.clock.get_or_insert_with(|| SettledClock::new(now)).read(now);
         let last = self.note(datagram);
@@ -45,8 +48,8 @@ impl Lateness {
         self.set_back = self.set_back.min(apparent);
         let age = apparent.saturating_sub(self.set_back);
         if let Some(last) = last.filter(|last| age >= LATE && went_back(*last, datagram.arrival)) {
-            // The times go back by the step, less the time between the two arrivals. That is known to be short in a backlog
-            // only; a stream that was fresh stays so.
+            // The times go back by the step, less the time between the two arrivals. That time is known to be
+            // short only in a backlog. A stream that was fresh stays fresh.
             let step = if self.was_fresh { age } else { last.since(datagram.arrival) };
             self.set_back += step.min(age);
         }
@@ -55,7 +58,7 @@ impl Lateness {
         age
     }
 
-    /// Notes that `datagram` is the last of those that were delivered, and returns when the one before it arrived at the same
+    /// Notes `datagram` as the last one delivered. Returns the arrival time of the previous one at the same
     /// socket.
     pub(super) fn note(&mut self, datagram: &Datagram<'_>) -> Option<Timestamp> {
         if let Some((_, last)) = self.last.iter_mut().find(|(local, _)| *local == datagram.local) {
@@ -69,7 +72,7 @@ impl Lateness {
     }
 }
 
-/// Whether the sender's clock was set back between two arrivals at one socket.
+/// Returns whether the sender's clock was set back between two arrivals at one socket.
 pub(super) fn went_back(before: Timestamp, after: Timestamp) -> bool {
     before.since(after) >= CLOCK_STEP
 }
@@ -85,13 +88,13 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
     const TEN_YEARS: Duration = Duration::from_secs(10 * 31_557_600);
 
-    /// In 2030, ten days after a boot.
+    /// A moment in 2030, ten days after a boot.
     fn start() -> Moment {
         let wall = Timestamp::from_unix(Duration::from_secs(1_900_000_000));
         Moment { wall, boot: BootTime { boot: BootId(7), elapsed: HOUR * 240 } }
     }
 
-    /// Asks the age of a datagram that arrived at `port` at this moment of the sender's clocks.
+    /// Returns the age of a datagram that arrived at `port` at this moment of the sender's clocks.
     fn age(lateness: &mut Lateness, port: u16, arrival: Moment, now: Moment) -> Duration {
         let local = SocketAddr::from(([192, 0, 2, 1], port));
         let exporter = SocketAddr::from(([192, 0, 2, 7], 1));
@@ -99,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn with_clocks_in_step_a_datagram_is_as_old_as_it_is() {
+    fn synchronized_clocks_give_the_true_age() {
         let mut lateness = Lateness::default();
         for late in [HOUR, 30 * SECOND, SECOND, Duration::ZERO] {
             let now = start().plus(HOUR);
@@ -108,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn an_arrival_in_the_future_has_just_come() {
+    fn a_future_arrival_has_just_arrived() {
         for ahead in [HOUR, TEN_YEARS] {
             let mut lateness = Lateness::default();
             for second in 0..100 {
@@ -119,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn fresh_stays_fresh_while_the_senders_clock_is_wrong() {
+    fn fresh_stays_fresh_with_a_wrong_sender_clock() {
         for is_forward in [true, false] {
             let mut lateness = Lateness::default();
             for second in 0..200 {
@@ -132,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn late_is_late_again_after_the_senders_clock_was_wrong() {
+    fn late_returns_once_the_sender_clock_is_right() {
         for is_forward in [true, false] {
             let mut lateness = Lateness::default();
             age(&mut lateness, 1, start(), start());
@@ -144,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_set_back_in_a_backlog_makes_nothing_later() {
+    fn a_step_back_in_a_backlog_adds_no_age() {
         let mut lateness = Lateness::default();
         let now = start().plus(HOUR);
         assert_eq!(age(&mut lateness, 1, start(), now), HOUR);
@@ -154,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_moment_of_the_own_clock_makes_nothing_late() {
+    fn a_short_step_of_the_own_clock_is_ignored() {
         let mut lateness = Lateness::default();
         for second in 0..100 {
             let now = start().plus(second * SECOND);
@@ -164,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn an_own_clock_that_is_set_right_counts_after_a_minute() {
+    fn a_corrected_own_clock_counts_after_a_minute() {
         let mut lateness = Lateness::default();
         let an_hour_ahead = start().set(HOUR, true);
         assert_eq!(age(&mut lateness, 1, start(), an_hour_ahead), HOUR);
@@ -174,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_that_take_turns_are_no_step() {
+    fn interleaved_sockets_are_no_clock_step() {
         let mut lateness = Lateness::default();
         let now = start().plus(HOUR);
         assert_eq!(age(&mut lateness, 1, now, now), Duration::ZERO);

@@ -1,4 +1,4 @@
-//! How fast datagrams may go: a limit of datagrams a second, and a multiple of the pace at which they arrived.
+//! Pacing: a limit in datagrams a second, and a multiple of the rate of arrival.
 
 use core::num::NonZeroU32;
 use core::time::Duration;
@@ -8,29 +8,30 @@ use tokio::time::Instant;
 
 use crate::limits::PACE_WAIT_MAX;
 
-/// For how long ahead may be sent at once, and for how long after it may be made good: together a fiftieth of a second's
-/// worth, which timers of a millisecond keep up with.
+/// Time by which sending may run ahead, and also by which it may catch up after a delay. Together they allow
+/// a fiftieth of a second's datagrams at once, which timers with a resolution of a millisecond can follow.
 const BURST: Duration = Duration::from_millis(10);
 
-/// How far catching up may lag behind its schedule, for whatever reason, and make good for it by going faster.
+/// Longest lag behind the catch-up schedule that is made up by sending faster.
 const LAG_MAX: Duration = Duration::from_secs(1);
 
-/// A token bucket: datagrams a second, and at most [`BURST`] of them at once.
+/// A token bucket in datagrams a second, with a burst of at most [`BURST`].
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bucket {
-    /// The time that each datagram takes.
+pub(super) struct TokenBucket {
+    /// Time that each datagram costs.
     cost: Duration,
-    /// When the next datagram is due.
+    /// Due time of the next datagram.
     due: Instant,
 }
 
-impl Bucket {
-    /// A full bucket that gives `rate` datagrams a second.
+impl TokenBucket {
+    /// Returns a full bucket with `rate` datagrams a second.
     pub(super) fn new(rate: NonZeroU32) -> Self {
         Self { cost: Duration::from_secs(1) / rate.get(), due: Instant::now() }
     }
 
-    /// How many of `wanted` datagrams may go now, at least one; or else when the next one may.
+    /// Returns how many of `wanted` datagrams, at least one, may be sent now; or the due time of the next one
+    /// as `Err`.
     pub(super) fn admit(&self, wanted: usize, now: Instant) -> Result<usize, Instant> {
         if self.due > now {
             return Err(self.due);
@@ -40,29 +41,30 @@ impl Bucket {
         Ok(wanted.min(usize::try_from(more).unwrap_or(usize::MAX).max(1)))
     }
 
-    /// Notes that `count` datagrams went.
+    /// Charges `count` sent datagrams.
     pub(super) fn take(&mut self, count: usize, now: Instant) {
         let began = now.checked_sub(BURST).map_or(self.due, |earliest| self.due.max(earliest));
         self.due = began + self.cost * u32::try_from(count).unwrap_or(u32::MAX);
     }
 }
 
-/// The schedule of one stream while a collector catches up with it: late datagrams keep the distances in which they
-/// arrived, divided by the pace.
+/// The schedule of one stream while a collector catches up. Late datagrams keep the intervals of their
+/// arrival, divided by the pace.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct CatchUp {
-    /// When catching up began, and the arrival of the datagram that was first then.
+    /// Start of the catch-up, and the arrival time of its first datagram.
     began: Option<(Instant, Timestamp)>,
 }
 
 impl CatchUp {
-    /// The datagrams that go now are not late.
+    /// Ends the catch-up: the current datagrams are not late.
     pub(super) fn is_over(&mut self) {
         self.began = None;
     }
 
-    /// When a late datagram that arrived at `arrival` may go, at `pace` times the speed of then; `None`: at once. No datagram
-    /// waits for longer than `PACE_WAIT_MAX`: the schedule goes on from there.
+    /// Returns the due time of a late datagram that arrived at `arrival`, at `pace` times the original rate;
+    /// `None` if it may be sent at once. No datagram waits longer than [`PACE_WAIT_MAX`]: the schedule
+    /// restarts from there.
     pub(super) fn due(&mut self, pace: NonZeroU32, arrival: Timestamp, now: Instant) -> Option<Instant> {
         let (began, first) = *self.began.get_or_insert((now, arrival));
         let wait = (arrival.since(first) / pace.get()).saturating_sub(now.duration_since(began));
@@ -89,8 +91,9 @@ mod tests {
         NonZeroU32::new(number).unwrap()
     }
 
-    /// How many datagrams a bucket lets through in `time`, asked every millisecond for more than it gives.
-    async fn through(bucket: &mut Bucket, time: Duration) -> usize {
+    /// Number of datagrams that a bucket admits in `time`, if it is asked every millisecond for more than it
+    /// has.
+    async fn through(bucket: &mut TokenBucket, time: Duration) -> usize {
         let end = Instant::now() + time;
         let mut count = 0;
         while Instant::now() < end {
@@ -104,9 +107,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_bucket_gives_its_rate_and_little_more_at_once() {
+    async fn a_bucket_limits_rate_and_burst() {
         for per_second in [1, 10, 500, 1000, 7777, 20_000, 1_000_000] {
-            let mut bucket = Bucket::new(rate(per_second));
+            let mut bucket = TokenBucket::new(rate(per_second));
             let first = through(&mut bucket, Duration::from_millis(1)).await;
             let burst = usize::try_from(per_second).unwrap() / 50;
             assert!((1..=burst + 2).contains(&first), "{per_second}/s: {first} at once");
@@ -118,8 +121,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_bucket_saves_nothing_for_later_but_one_burst() {
-        let mut bucket = Bucket::new(rate(1000));
+    async fn an_idle_bucket_saves_one_burst() {
+        let mut bucket = TokenBucket::new(rate(1000));
         through(&mut bucket, Duration::from_secs(1)).await;
         tokio::time::advance(Duration::from_secs(3600)).await;
         let count = through(&mut bucket, Duration::from_secs(1)).await;
@@ -127,7 +130,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn late_datagrams_keep_their_distances_divided_by_the_pace() {
+    async fn late_datagrams_keep_scaled_intervals() {
         let mut catch_up = CatchUp::default();
         let began = Instant::now();
         for second in 0..60 {
@@ -141,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_held_on_the_way_is_not_made_good_for_in_a_burst() {
+    async fn a_long_delay_causes_no_burst() {
         let mut catch_up = CatchUp::default();
         assert_eq!(catch_up.due(rate(2), Timestamp(0), Instant::now()), None);
         tokio::time::advance(Duration::from_secs(100)).await;
@@ -150,7 +153,7 @@ mod tests {
         assert_eq!(next, Some(Instant::now() + Duration::from_secs(1)));
     }
 
-    /// How long each of the datagrams with these arrivals, in seconds, waits at a pace of 4.
+    /// Waiting time of each datagram with these arrival times, in seconds, at a pace of 4.
     async fn waits(arrivals: &[u64]) -> Vec<Duration> {
         let mut catch_up = CatchUp::default();
         let mut waits = Vec::new();
@@ -190,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_clock_that_was_set_back_stops_nothing() {
+    async fn a_clock_set_back_stops_nothing() {
         let mut catch_up = CatchUp::default();
         assert_eq!(catch_up.due(rate(2), Timestamp(9_000_000_000), Instant::now()), None);
         assert_eq!(catch_up.due(rate(2), Timestamp(1_000_000_000), Instant::now()), None);

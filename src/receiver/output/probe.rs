@@ -1,7 +1,8 @@
-//! Whether datagrams with addresses of others reach a collector on this machine, found out with test datagrams.
+//! A test whether datagrams with foreign source addresses reach a collector on this machine.
 //!
-//! They go the way of the collector's own, as if from an address that no exporter has, to a socket beside the collector's:
-//! on its IP address, and on a port that is free. So the collector never notices.
+//! Test datagrams take the same path as those to the collector. Their source is an address that no exporter
+//! has. Their target is a socket on the collector's IP address and a free port, so the collector does not
+//! receive them.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
@@ -9,58 +10,61 @@ use std::io;
 use std::net::UdpSocket;
 use std::time::Instant;
 
-use crate::receiver::output::{route, socket, without_v4_mapping};
+use crate::receiver::output::resolved::without_v4_mapping;
+use crate::receiver::output::{route, socket};
 
-/// How long a test datagram may take within one machine.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Time that a test datagram may take within one machine.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Payload lengths that are tried: one that passes any link whole, and one that few do.
+/// Payload lengths of the test datagrams: one that passes any link unfragmented, and one that few links pass
+/// so.
 const SHORT: usize = 64;
 const LONG: usize = 8000;
 
-/// Bytes at the front of each payload that nobody can guess.
+/// Length in bytes of the random token at the front of each payload.
 const TOKEN: usize = 16;
 
 /// Addresses for documentation, which no exporter has. RFC 5737.
 const FOREIGN_V4: [Ipv4Addr; 3] =
     [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(198, 51, 100, 1), Ipv4Addr::new(203, 0, 113, 1)];
 
-/// The same of IPv6. RFC 3849, RFC 9637.
+/// IPv6 addresses for documentation. RFC 3849, RFC 9637.
 const FOREIGN_V6: [Ipv6Addr; 2] =
     [Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 1)];
 
-/// What became of the test datagrams.
+/// Result of the test.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// They arrived as they were sent.
+    /// All test datagrams arrived unchanged.
     Arrived,
     /// None were sent: the collector is on another machine.
     Elsewhere,
-    /// None were sent: this process may not send from addresses of others.
+    /// None were sent: this process may not send from foreign addresses.
     NotPermitted,
-    /// None were sent: there was no way to try it.
+    /// None were sent: the test could not be run.
     NotTried(io::Error),
-    /// The kernel did not take one that was to come from this address.
+    /// The kernel refused to send one from this address.
     Refused(IpAddr, io::Error),
-    /// One from this address was taken and did not arrive.
+    /// One from this address was sent and did not arrive.
     Lost(IpAddr),
-    /// One from this address, with so many bytes of payload, was taken and did not arrive; a short one did.
+    /// One from this address with this payload length was sent and did not arrive; a short one did.
     LongLost(IpAddr, usize),
     /// One from the first of these addresses and ports arrived as if from the second.
     Rewritten(SocketAddr, SocketAddr),
 }
 
-/// Tries it for the collector at `collector`. Takes a few milliseconds, or up to a second if nothing arrives.
+/// Tests the path to `collector`. Takes a few milliseconds, or up to a second if a test datagram does not
+/// arrive.
 pub(crate) fn probe(collector: SocketAddr) -> Outcome {
     attempt(without_v4_mapping(collector)).err().unwrap_or(Outcome::Arrived)
 }
 
-/// Anything but an arrival is an error.
+/// Every outcome but an arrival is an `Err`, so that `?` ends the test.
 fn attempt(collector: SocketAddr) -> Result<(), Outcome> {
     match is_here(collector).map_err(Outcome::NotTried)? {
         Some(true) => {}
         Some(false) => return Err(Outcome::Elsewhere),
-        None => return Err(Outcome::NotTried(io::Error::other("no route leads there"))),
+        None => return Err(Outcome::NotTried(io::Error::other("there is no route to it"))),
     }
     let inbox = inbox(collector).map_err(Outcome::NotTried)?;
     let beside = inbox.local_addr().map_err(Outcome::NotTried)?;
@@ -85,19 +89,20 @@ fn attempt(collector: SocketAddr) -> Result<(), Outcome> {
     Ok(())
 }
 
-/// Whether the address is one of this machine's; `None` if there is no route to it.
+/// Returns whether the address is one of this machine's; `None` if there is no route to it.
 fn is_here(address: SocketAddr) -> io::Result<Option<bool>> {
     Ok(route::source_to(address)?.map(|source| route::is_own(address, source)))
 }
 
-/// A socket on the collector's address, with a port that nobody has.
+/// Opens a socket on the collector's address and a free port.
 fn inbox(collector: SocketAddr) -> io::Result<UdpSocket> {
     let mut beside = collector;
     beside.set_port(0);
     UdpSocket::bind(beside)
 }
 
-/// An address, and any port, of the family of `collector` that is neither this machine's nor an exporter's.
+/// Returns an address with port 0, of the family of `collector`, that is neither this machine's nor an
+/// exporter's.
 fn foreign_address(collector: SocketAddr) -> io::Result<SocketAddr> {
     let v4 = FOREIGN_V4.map(IpAddr::from);
     let v6 = FOREIGN_V6.map(IpAddr::from);
@@ -107,19 +112,19 @@ fn foreign_address(collector: SocketAddr) -> io::Result<SocketAddr> {
             return Ok(SocketAddr::new(*ip, 0));
         }
     }
-    Err(io::Error::other("this machine has all of the addresses that are meant for examples"))
+    Err(io::Error::other("all documentation addresses belong to this machine"))
 }
 
-/// A payload like no other.
+/// Returns a payload with a random token.
 fn payload(length: usize) -> io::Result<Vec<u8>> {
     let mut token = [0; TOKEN];
     getrandom::fill(&mut token).map_err(io::Error::other)?;
     Ok(token.into_iter().cycle().take(length).collect())
 }
 
-/// Waits for `payload`, and says where it came from; `None` if it does not come.
+/// Waits for `payload`. Returns its source address, or `None` if it does not arrive in time.
 fn arrived(inbox: &UdpSocket, payload: &[u8]) -> io::Result<Option<SocketAddr>> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PROBE_TIMEOUT;
     let mut room = vec![0; payload.len() + 1];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -129,7 +134,7 @@ fn arrived(inbox: &UdpSocket, payload: &[u8]) -> io::Result<Option<SocketAddr>> 
         inbox.set_read_timeout(Some(left))?;
         match inbox.recv_from(&mut room) {
             Ok((length, from)) if room.get(..length) == Some(payload) => return Ok(Some(from)),
-            // Somebody else's.
+            // A datagram of another process.
             Ok(_) => {}
             Err(error) if is_passing(&error) => {}
             Err(error) => return Err(error),
@@ -137,7 +142,7 @@ fn arrived(inbox: &UdpSocket, payload: &[u8]) -> io::Result<Option<SocketAddr>> 
     }
 }
 
-/// Whether these are the same address and port; scopes and flow labels need not be.
+/// Returns whether address and port are equal. Scopes and flow labels may differ.
 fn is_same(one: SocketAddr, other: SocketAddr) -> bool {
     (one.ip(), one.port()) == (other.ip(), other.port())
 }
@@ -151,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_collector_elsewhere_is_not_tried() {
+    fn a_remote_collector_is_not_tested() {
         for address in ["192.0.2.77:9995", "[2001:db8::77]:9995"] {
             let outcome = probe(address.parse().unwrap());
             assert!(matches!(outcome, Outcome::Elsewhere | Outcome::NotTried(_)), "{outcome:?}");
@@ -159,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_expected_payload_counts_as_arrived_and_its_origin_is_told() {
+    fn only_the_expected_payload_counts_as_arrived() {
         let inbox = UdpSocket::bind("127.0.0.1:0").unwrap();
         let from = UdpSocket::bind("127.0.0.2:0").unwrap();
         let expected = payload(64).unwrap();
@@ -170,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_stands_for_an_exporter_is_of_the_collectors_family_and_not_this_machines() {
+    fn test_addresses_are_foreign_and_of_one_family() {
         for collector in ["127.0.0.1:9995", "[::1]:9995"] {
             let collector: SocketAddr = collector.parse().unwrap();
             let foreign = foreign_address(collector).unwrap();

@@ -1,7 +1,8 @@
-//! Whether a collector on another machine takes datagrams, as far as the network tells.
+//! Reachability of a collector on another machine, as reported by ICMP.
 //!
-//! When ICMP says that it does not, it is down. From then on one datagram at a time is sent to it, the next that waits, as a
-//! probe: if ICMP says nothing for a while, the collector is back and has that datagram.
+//! An ICMP error marks the collector as down. From then on one datagram at a time is sent to it as a probe:
+//! the next in order. If no ICMP error follows within [`PROBE_WAIT`], the collector is up again and has that
+//! datagram.
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -9,32 +10,34 @@ use core::time::Duration;
 use nf_transport_core::datagram::{Datagram, Timestamp};
 use tokio::time::Instant;
 
-/// How long after a probe that failed the next one goes: routers and hosts send about one ICMP message a second.
+/// Interval between a failed probe and the next one. Routers and hosts limit ICMP to about one message a
+/// second.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
-/// How long a probe waits for what ICMP says: longer than any way there and back, and than the 3 s after which the kernel
-/// gives up looking for a neighbour on the own link (`mcast_solicit` in arp(7)).
+/// Time for which a probe waits for an ICMP error. It is longer than any round trip, and than the 3 s after
+/// which the kernel stops looking for a neighbour on its own link (`mcast_solicit` in arp(7)).
 pub(super) const PROBE_WAIT: Duration = Duration::from_secs(4);
 
-/// What is known.
+/// Reachability state of one collector.
 #[derive(Debug, Default)]
-pub(super) struct Reach {
-    trouble: Option<Trouble>,
-    /// The probe that has arrived, until the datagram that it was is asked for: others may be asked for before it.
+pub(super) struct Reachability {
+    outage: Option<Outage>,
+    /// The probe that arrived, until its datagram is asked for. Other datagrams may be asked for first.
     arrived: Option<Probe>,
-    /// How often something did not arrive.
+    /// Number of failures, for `failures`.
     failures: u64,
 }
 
 #[derive(Debug)]
-struct Trouble {
+struct Outage {
     reason: String,
     probe_at: Instant,
-    /// What was sent, unless its datagram was given up, and when it is known to have arrived.
+    /// The probe that was sent and the time at which it counts as arrived. The probe is `None` if its
+    /// datagram was skipped.
     probe: Option<(Option<Probe>, Instant)>,
 }
 
-/// What tells the datagram that serves as a probe from others.
+/// Identifies the datagram that serves as a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Probe(SocketAddr, Timestamp, usize);
 
@@ -44,59 +47,60 @@ impl Probe {
     }
 }
 
-/// What may be sent.
+/// Permission to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Leave {
-    /// Everything.
-    Free,
-    /// One datagram, as a probe: then [`Reach::probed`] is to be called.
-    Probe,
-    /// The datagram has arrived, as a probe: it is not to be sent again.
-    Arrived,
-    /// Nothing, for this reason.
-    None(String),
+pub(super) enum SendPermit {
+    /// Everything may be sent.
+    All,
+    /// One datagram may be sent as a probe. The caller then calls [`Reachability::note_probe`].
+    OneProbe,
+    /// The datagram has arrived as a probe and must not be sent again.
+    ProbeArrived,
+    /// Nothing may be sent, for this reason.
+    Blocked(String),
 }
 
-impl Reach {
-    /// What may be sent of what begins with `datagram`.
-    pub(super) fn ask(&mut self, datagram: &Datagram<'_>, now: Instant) -> Leave {
-        if let Some(trouble) = &self.trouble
+impl Reachability {
+    /// Returns the permission for datagrams of which `datagram` is the first.
+    pub(super) fn permit(&mut self, datagram: &Datagram<'_>, now: Instant) -> SendPermit {
+        if let Some(trouble) = &self.outage
             && let Some((probe, until)) = trouble.probe
             && until <= now
         {
             self.arrived = probe;
-            self.trouble = None;
+            self.outage = None;
         }
         if self.arrived.take_if(|arrived| *arrived == Probe::of(datagram)).is_some() {
-            return Leave::Arrived;
+            return SendPermit::ProbeArrived;
         }
-        match &self.trouble {
-            None => Leave::Free,
-            Some(trouble) if trouble.probe.is_none() && trouble.probe_at <= now => Leave::Probe,
-            Some(trouble) => Leave::None(trouble.reason.clone()),
+        match &self.outage {
+            None => SendPermit::All,
+            Some(trouble) if trouble.probe.is_none() && trouble.probe_at <= now => SendPermit::OneProbe,
+            Some(trouble) => SendPermit::Blocked(trouble.reason.clone()),
         }
     }
 
-    /// `datagram` was sent as a probe; if it `waits`, it is asked for again. Nothing else may go, for the reason that is
-    /// given, until it is known what came of it.
-    pub(super) fn probed(&mut self, datagram: &Datagram<'_>, waits: bool, now: Instant) -> String {
-        let Some(trouble) = &mut self.trouble else { return String::new() };
+    /// Notes that `datagram` was sent as a probe. If it `waits`, the caller asks for it again. Returns the
+    /// reason for which nothing else may be sent until the result is known.
+    pub(super) fn note_probe(&mut self, datagram: &Datagram<'_>, waits: bool, now: Instant) -> String {
+        let Some(trouble) = &mut self.outage else { return String::new() };
         trouble.probe = Some((waits.then(|| Probe::of(datagram)), now + PROBE_WAIT));
         trouble.reason.clone()
     }
 
-    /// What was sent did not arrive.
-    pub(super) fn failed(&mut self, reason: String, now: Instant) {
+    /// Notes that a sent datagram did not arrive.
+    pub(super) fn note_failure(&mut self, reason: String, now: Instant) {
         self.failures += 1;
-        self.trouble = Some(Trouble { reason, probe_at: now + PROBE_EVERY, probe: None });
+        self.outage = Some(Outage { reason, probe_at: now + PROBE_EVERY, probe: None });
     }
 
-    /// Whether the collector is down.
+    /// Returns whether the collector is down.
     pub(super) fn is_down(&self) -> bool {
-        self.trouble.is_some()
+        self.outage.is_some()
     }
 
-    /// How often something did not arrive: after each time the collector may be another one, or one that lost what it knew.
+    /// Returns the number of failures. After each one the collector may be another process, or have lost its
+    /// templates.
     pub(super) fn failures(&self) -> u64 {
         self.failures
     }
@@ -114,61 +118,61 @@ mod tests {
     const REASON: &str = "refused";
 
     #[tokio::test(start_paused = true)]
-    async fn a_collector_is_probed_each_second_until_a_probe_is_not_refused() {
+    async fn a_down_collector_is_probed_each_second() {
         let (one, two) = (datagram(1), datagram(2));
-        let mut reach = Reach::default();
-        assert_eq!(reach.ask(&one, Instant::now()), Leave::Free);
-        reach.failed(REASON.to_owned(), Instant::now());
-        assert_eq!(reach.ask(&one, Instant::now()), Leave::None(REASON.to_owned()));
+        let mut reach = Reachability::default();
+        assert_eq!(reach.permit(&one, Instant::now()), SendPermit::All);
+        reach.note_failure(REASON.to_owned(), Instant::now());
+        assert_eq!(reach.permit(&one, Instant::now()), SendPermit::Blocked(REASON.to_owned()));
         tokio::time::advance(PROBE_EVERY).await;
-        assert_eq!(reach.ask(&one, Instant::now()), Leave::Probe);
-        reach.probed(&one, true, Instant::now());
+        assert_eq!(reach.permit(&one, Instant::now()), SendPermit::OneProbe);
+        reach.note_probe(&one, true, Instant::now());
         tokio::time::advance(PROBE_WAIT / 2).await;
-        assert_eq!(reach.ask(&one, Instant::now()), Leave::None(REASON.to_owned()));
-        reach.failed(REASON.to_owned(), Instant::now());
+        assert_eq!(reach.permit(&one, Instant::now()), SendPermit::Blocked(REASON.to_owned()));
+        reach.note_failure(REASON.to_owned(), Instant::now());
         tokio::time::advance(PROBE_EVERY).await;
-        assert_eq!(reach.ask(&one, Instant::now()), Leave::Probe);
-        reach.probed(&one, true, Instant::now());
+        assert_eq!(reach.permit(&one, Instant::now()), SendPermit::OneProbe);
+        reach.note_probe(&one, true, Instant::now());
         tokio::time::advance(PROBE_WAIT).await;
         assert!(reach.is_down());
-        assert_eq!(reach.ask(&one, Instant::now()), Leave::Arrived);
+        assert_eq!(reach.permit(&one, Instant::now()), SendPermit::ProbeArrived);
         assert!(!reach.is_down());
-        assert_eq!(reach.ask(&two, Instant::now()), Leave::Free);
+        assert_eq!(reach.permit(&two, Instant::now()), SendPermit::All);
         assert_eq!(reach.failures(), 2);
     }
 
-    /// What is known once a probe with `datagram` has arrived.
-    async fn probed_with(datagram: &Datagram<'_>, waits: bool) -> Reach {
-        let mut reach = Reach::default();
-        reach.failed(REASON.to_owned(), Instant::now());
+    /// The state after a probe with `datagram` has arrived.
+    async fn probed_with(datagram: &Datagram<'_>, waits: bool) -> Reachability {
+        let mut reach = Reachability::default();
+        reach.note_failure(REASON.to_owned(), Instant::now());
         tokio::time::advance(PROBE_EVERY).await;
-        reach.probed(datagram, waits, Instant::now());
+        reach.note_probe(datagram, waits, Instant::now());
         tokio::time::advance(PROBE_WAIT).await;
         reach
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_probe_of_another_stream_clears_the_way_for_all_and_is_not_sent_again() {
+    async fn a_probe_serves_all_streams_and_is_sent_once() {
         let (probe, other) = (datagram(1), datagram(2));
         let mut reach = probed_with(&probe, true).await;
-        let answers = [&other, &other, &probe, &probe].map(|asked| reach.ask(asked, Instant::now()));
-        assert_eq!(answers, [Leave::Free, Leave::Free, Leave::Arrived, Leave::Free]);
+        let answers = [&other, &other, &probe, &probe].map(|asked| reach.permit(asked, Instant::now()));
+        assert_eq!(answers, [SendPermit::All, SendPermit::All, SendPermit::ProbeArrived, SendPermit::All]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_probe_that_arrived_has_arrived_whatever_comes_then() {
+    async fn an_arrived_probe_survives_a_later_failure() {
         let (probe, other) = (datagram(1), datagram(2));
         let mut reach = probed_with(&probe, true).await;
-        assert_eq!(reach.ask(&other, Instant::now()), Leave::Free);
-        reach.failed(REASON.to_owned(), Instant::now());
-        assert_eq!(reach.ask(&probe, Instant::now()), Leave::Arrived);
-        assert_eq!(reach.ask(&other, Instant::now()), Leave::None(REASON.to_owned()));
+        assert_eq!(reach.permit(&other, Instant::now()), SendPermit::All);
+        reach.note_failure(REASON.to_owned(), Instant::now());
+        assert_eq!(reach.permit(&probe, Instant::now()), SendPermit::ProbeArrived);
+        assert_eq!(reach.permit(&other, Instant::now()), SendPermit::Blocked(REASON.to_owned()));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_probe_that_was_passed_over_is_no_other_datagram_that_looks_like_it() {
+    async fn a_skipped_probe_matches_no_other_datagram() {
         let probe = datagram(1);
         let mut reach = probed_with(&probe, false).await;
-        assert_eq!(reach.ask(&probe, Instant::now()), Leave::Free);
+        assert_eq!(reach.permit(&probe, Instant::now()), SendPermit::All);
     }
 }

@@ -1,9 +1,9 @@
-//! Datagrams that the kernel refuses to send although the collector is reachable: an egress filter forbids the address of
-//! their exporter, for example.
+//! Datagrams that the kernel refuses to send although the collector is reachable, for example because an
+//! egress filter forbids the exporter's address.
 //!
-//! A refused datagram is dropped while others get through, so one exporter never holds up another. If the kernel refuses
-//! everything, the filter concerns the collector: then datagrams are held, and from time to time a few are dropped to find
-//! out whether others would pass.
+//! A refused datagram is dropped while others are sent, so one exporter never delays another. If the kernel
+//! refuses everything, the filter concerns the collector. Datagrams are then held, and a few are dropped at
+//! intervals to find out whether later ones would pass.
 
 use core::net::IpAddr;
 use core::num::NonZeroUsize;
@@ -13,56 +13,59 @@ use lru::LruCache;
 use nf_transport_core::limits::EXPORTERS_MAX;
 use tokio::time::Instant;
 
-/// How long a datagram is tried again before it is dropped: a filter that limits a rate lets it pass then.
+/// Time for which a datagram is retried before it is dropped. A filter that limits a rate lets it pass within
+/// this time.
 pub(super) const RETRY_FOR: Duration = Duration::from_millis(20);
 
-/// A lack of buffers for an exporter counts as a refusal after this time: congestion lets some datagrams pass.
+/// A lack of buffers for one exporter counts as a refusal after this time. Congestion lets some datagrams
+/// pass.
 const STARVED_FOR: Duration = Duration::from_secs(1);
 
-/// The refusals concern single exporters if a datagram of another one was sent within this time.
+/// Refusals concern single exporters if a datagram of another one was sent within this time.
 const RECENTLY: Duration = Duration::from_secs(10);
 
 /// Datagrams in a row that may be dropped before one is sent again.
 const ALLOWANCE: u32 = 64;
 
-/// The same after a time of holding: as many as a batch of small datagrams has, to see what comes behind it.
+/// The allowance after a hold: as many datagrams as a batch of small ones has, so that the datagrams after it
+/// are tried.
 const ALLOWANCE_AFTER_HOLDING: u32 = 1024;
 
-/// How long everything is held at first, once the allowance is used up; each time twice as long as before.
+/// Duration of the first hold once the allowance is used up. Each further hold takes twice as long.
 const HOLD_AT_FIRST: Duration = Duration::from_secs(10);
 
-/// How long it is held at most.
+/// Longest hold.
 const HOLD_AT_MOST: Duration = Duration::from_secs(600);
 
-/// What to do with a refused datagram.
+/// Decision about a refused datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Drop it.
     Drop,
-    /// Try it again after [`RETRY_FOR`].
+    /// Retry it after [`RETRY_FOR`].
     Retry,
     /// Hold it: the kernel refuses everything.
     Hold,
 }
 
-/// What is known of an exporter. Both are forgotten with the exporter, see [`EXPORTERS_MAX`].
+/// Times of one exporter. They are forgotten with the exporter, see [`EXPORTERS_MAX`].
 #[derive(Clone, Copy, Debug, Default)]
-struct Known {
-    /// When the kernel last took one of its datagrams.
+struct RefusalTimes {
+    /// Time at which the kernel last accepted one of its datagrams.
     sent: Option<Instant>,
-    /// Since when it has refused them.
+    /// Time since which the kernel has refused them.
     refused: Option<Instant>,
 }
 
 /// The refusals of one destination.
 #[derive(Debug)]
 pub(super) struct Refusals {
-    exporters: LruCache<IpAddr, Known>,
-    /// When the kernel last took a datagram of any exporter.
+    exporters: LruCache<IpAddr, RefusalTimes>,
+    /// Time at which the kernel last accepted a datagram of any exporter.
     sent: Option<Instant>,
-    /// Datagrams that may still be dropped before the next one that is sent.
+    /// Datagrams that may still be dropped before the next one is sent.
     allowance: u32,
-    /// When there is a new allowance, once this one is used up.
+    /// Time of the next allowance, once this one is used up.
     next_allowance: Option<Instant>,
     hold_for: Duration,
 }
@@ -75,14 +78,14 @@ impl Default for Refusals {
 }
 
 impl Refusals {
-    /// The kernel took a datagram of `exporter`.
+    /// Notes that the kernel accepted a datagram of `exporter`.
     pub(super) fn note_sent(&mut self, exporter: IpAddr, now: Instant) {
-        self.exporters.put(exporter, Known { sent: Some(now), refused: None });
+        self.exporters.put(exporter, RefusalTimes { sent: Some(now), refused: None });
         self.sent = Some(now);
         (self.allowance, self.next_allowance, self.hold_for) = (ALLOWANCE, None, HOLD_AT_FIRST);
     }
 
-    /// The kernel refused a datagram of `exporter`.
+    /// Decides about a datagram of `exporter` that the kernel refused.
     pub(super) fn judge(&mut self, exporter: IpAddr, now: Instant) -> Verdict {
         let known = self.note_refused(exporter, now);
         let is_recent = |sent: Option<Instant>| sent.is_some_and(|sent| now.duration_since(sent) < RECENTLY);
@@ -105,20 +108,20 @@ impl Refusals {
         Verdict::Drop
     }
 
-    /// Whether everything is held.
+    /// Returns whether all datagrams are held.
     pub(super) fn is_holding(&self) -> bool {
         self.next_allowance.is_some()
     }
 
-    /// The kernel had no buffer for a datagram of `exporter`. Returns whether that counts as a refusal, because a filter drops
-    /// its datagrams below IP.
+    /// Notes that the kernel had no buffer for a datagram of `exporter`. Returns whether that counts as a
+    /// refusal, because a filter drops its datagrams below IP.
     pub(super) fn is_starved(&mut self, exporter: IpAddr, now: Instant) -> bool {
         let known = self.note_refused(exporter, now);
         known.refused.is_some_and(|since| now.duration_since(since) >= STARVED_FOR)
     }
 
-    fn note_refused(&mut self, exporter: IpAddr, now: Instant) -> Known {
-        let known = self.exporters.get_or_insert_mut(exporter, Known::default);
+    fn note_refused(&mut self, exporter: IpAddr, now: Instant) -> RefusalTimes {
+        let known = self.exporters.get_or_insert_mut(exporter, RefusalTimes::default);
         known.refused.get_or_insert(now);
         *known
     }
@@ -132,7 +135,7 @@ mod tests {
     const BAD: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(192, 0, 2, 66));
 
     #[test]
-    fn an_exporter_never_taken_is_dropped_beside_others() {
+    fn an_exporter_always_refused_is_dropped() {
         let (mut refusals, now) = (Refusals::default(), Instant::now());
         refusals.note_sent(GOOD, now);
         let later = now + RECENTLY / 2;
@@ -140,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_datagram_of_a_good_exporter_is_retried_once() {
+    fn a_refused_datagram_is_retried_once() {
         let (mut refusals, now) = (Refusals::default(), Instant::now());
         for _ in 0..1000 {
             refusals.note_sent(GOOD, now);
@@ -149,7 +152,8 @@ mod tests {
         }
     }
 
-    /// How many datagrams of `exporter` are dropped within `duration` if the kernel refuses all of them.
+    /// Number of datagrams of `exporter` that are dropped within `duration` if the kernel refuses all of
+    /// them.
     fn dropped(refusals: &mut Refusals, exporter: IpAddr, start: Instant, duration: Duration) -> u32 {
         let moments = (0..).map(|step| start + step * RETRY_FOR);
         let verdicts = moments.take_while(|now| *now < start + duration).flat_map(|now| {
@@ -161,16 +165,16 @@ mod tests {
     }
 
     #[test]
-    fn nearly_everything_is_held_if_everything_is_refused() {
+    fn refusing_everything_holds_datagrams() {
         let (mut refusals, now) = (Refusals::default(), Instant::now());
         refusals.note_sent(GOOD, now);
         let count = dropped(&mut refusals, GOOD, now, Duration::from_secs(3600));
-        // After 10 s, 20 s and so on, ten times within the hour.
+        // After 10 s, 20 s and so on: ten times within the hour.
         assert_eq!(count, ALLOWANCE + 10 * ALLOWANCE_AFTER_HOLDING);
     }
 
     #[test]
-    fn an_exporter_refused_from_now_on_stops_nobody_for_long() {
+    fn a_newly_refused_exporter_delays_others_briefly() {
         let (mut refusals, now) = (Refusals::default(), Instant::now());
         for exporter in [GOOD, BAD] {
             refusals.note_sent(exporter, now);
@@ -182,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lack_of_buffers_that_lasts_is_a_refusal() {
+    fn a_lasting_lack_of_buffers_is_a_refusal() {
         let (mut refusals, now) = (Refusals::default(), Instant::now());
         assert!(!refusals.is_starved(BAD, now));
         let later = now + STARVED_FOR;

@@ -1,16 +1,16 @@
-//! The kernel's route to a collector: where datagrams leave from, and whether they leave this machine at all.
+//! The kernel's route to a collector: source address, and whether datagrams leave this machine.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::io;
 use std::net::UdpSocket;
 
-/// Any port of any address in the family of `address`.
+/// Returns the unspecified address with port 0, in the family of `address`.
 pub(super) fn any_port(address: SocketAddr) -> SocketAddr {
     if address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() }
 }
 
-/// The address that datagrams to `address` leave from; `None` if there is no route. Connecting a UDP socket looks
-/// the route up and sends nothing.
+/// Returns the source address of datagrams to `address`; `None` if there is no route. Connecting a UDP socket
+/// looks up the route and sends nothing.
 pub(super) fn source_to(address: SocketAddr) -> io::Result<Option<IpAddr>> {
     let socket = UdpSocket::bind(any_port(address))?;
     match socket.connect(address) {
@@ -24,7 +24,7 @@ fn is_unreachable(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable)
 }
 
-/// Whether datagrams to `address`, which leave from `source`, stay on this machine: to an address of its own the
+/// Returns whether datagrams from `source` to `address` stay on this machine. To an address of its own, the
 /// kernel sends from that same address.
 pub(super) fn is_own(address: SocketAddr, source: IpAddr) -> bool {
     let ip = address.ip().to_canonical();
@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_local_and_documentation_addresses_are_not() {
+    fn loopback_is_local_test_networks_are_not() {
         for (address, expected) in [
             ("127.0.0.1:9995", true),
             ("127.9.9.9:9995", true),
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_that_this_machine_sends_from_is_local() {
+    fn the_source_address_is_local() {
         if let Some(own) = source_to("192.0.2.77:9".parse().unwrap()).unwrap() {
             assert!(is_local(SocketAddr::new(own, 9995)), "{own}");
         }

@@ -1,8 +1,8 @@
-//! Which exporters a collector gets: those in its prefixes, and of these, in a group, its share.
+//! The exporters that a collector gets: those in its prefixes and, in a group, its share of them.
 //!
-//! A group shares by rendezvous hashing: each exporter goes to the member with the highest hash of both. So a member
-//! that is added takes its share from all others, one that is removed leaves its share to all others, and nothing else
-//! moves. The hash is one that no version of the program changes.
+//! A group shares by rendezvous hashing: each exporter goes to the member with the highest hash of member and
+//! exporter. A new member takes its share from all others, and a removed one leaves its share to all others.
+//! Nothing else moves. The hash function must not change between versions.
 
 use core::hash::Hasher;
 use core::net::IpAddr;
@@ -20,7 +20,7 @@ pub(super) struct Share {
     others: Vec<Member>,
 }
 
-/// A collector as its group sees it.
+/// A collector as a member of its group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Member {
     name: String,
@@ -36,7 +36,7 @@ impl Member {
         self.prefixes.is_empty() || self.prefixes.iter().any(|prefix| prefix.contains(&exporter))
     }
 
-    /// What this member bids for the exporter; no two members bid the same.
+    /// Returns this member's bid for the exporter. No two members bid the same.
     fn bid(&self, exporter: IpAddr) -> (u64, &str) {
         let mut hasher = SipHasher13::new();
         match exporter {
@@ -49,7 +49,7 @@ impl Member {
 }
 
 impl Share {
-    /// The share of the collector with these `settings` among `all`.
+    /// Returns the share of the collector with these `settings` among `all`.
     pub(super) fn of(settings: &CollectorSettings, all: &[&CollectorSettings]) -> Self {
         let is_other = |other: &&&CollectorSettings| {
             settings.group.is_some() && other.group == settings.group && other.address != settings.address
@@ -58,12 +58,12 @@ impl Share {
         Self { own: Member::of(settings), others }
     }
 
-    /// Whether every exporter is in this share, or in that of another member of the group.
+    /// Returns whether every exporter is in this share, or in that of another member of the group.
     pub(super) fn is_any(&self) -> bool {
         self.own.prefixes.is_empty()
     }
 
-    /// Whether the collector gets the datagrams of this exporter.
+    /// Returns whether the collector gets the datagrams of this exporter.
     pub(super) fn admits(&self, exporter: IpAddr) -> bool {
         let exporter = exporter.to_canonical();
         if !self.own.admits(exporter) {
@@ -87,7 +87,7 @@ mod tests {
         }
     }
 
-    /// Which of `collectors`, by number, get `exporter`.
+    /// Indexes of those of `collectors` that get `exporter`.
     fn takers(collectors: &[CollectorSettings], exporter: IpAddr) -> Vec<usize> {
         let all: Vec<&CollectorSettings> = collectors.iter().collect();
         let gets = |place: &usize| Share::of(&collectors[*place], &all).admits(exporter);
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn without_prefixes_and_group_a_collector_gets_all() {
+    fn a_collector_without_prefixes_gets_all() {
         let alone = [CollectorSettings::at(&"a:1"), CollectorSettings::at(&"b:1")];
         for exporter in exporters() {
             assert_eq!(takers(&alone, exporter), [0, 1]);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_admit_what_lies_in_them_in_whichever_form_it_is_written() {
+    fn prefixes_admit_v4_mapped_addresses() {
         let edges = [
             CollectorSettings { group: None, ..collector("a:1", "", &["192.0.2.0/24", "2001:db8::/32"]) },
             CollectorSettings { group: None, ..collector("b:1", "", &["198.51.100.7/32"]) },
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn each_exporter_goes_to_one_member_of_a_group_and_shares_are_about_equal() {
+    fn group_shares_are_disjoint_and_about_equal() {
         let group = ["a:1", "b:1", "c:1"].map(|name| collector(name, "g", &[]));
         let mut counts = [0; 3];
         for exporter in exporters() {
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_is_added_takes_its_share_and_nothing_else_moves() {
+    fn a_new_member_moves_only_its_own_share() {
         let before = ["a:1", "b:1", "c:1"].map(|name| collector(name, "g", &[]));
         let after = ["a:1", "b:1", "c:1", "d:1"].map(|name| collector(name, "g", &[]));
         let mut moved = 0;
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn members_share_only_what_both_of_their_prefixes_admit() {
+    fn members_share_only_common_prefixes() {
         let group = [collector("a:1", "g", &["10.0.0.0/8"]), collector("b:1", "g", &[])];
         assert_eq!(takers(&group, "192.0.2.1".parse().unwrap()), [1]);
         let in_both = (0..100u32).map(|number| takers(&group, IpAddr::V4((0x0A00_0000 + number).into())));
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_share_is_any_every_exporter_has_a_taker() {
+    fn an_open_share_leaves_no_exporter_out() {
         let group = [collector("a:1", "g", &["10.0.0.0/8"]), collector("b:1", "g", &[])];
         let all: Vec<&CollectorSettings> = group.iter().collect();
         assert_eq!(group.each_ref().map(|settings| Share::of(settings, &all).is_any()), [false, true]);
@@ -169,13 +169,13 @@ mod tests {
     }
 
     #[test]
-    fn groups_do_not_see_each_other() {
+    fn groups_are_independent() {
         let two = [collector("a:1", "g", &[]), collector("b:1", "h", &[])];
         assert!(exporters().all(|exporter| takers(&two, exporter) == [0, 1]));
     }
 
     #[test]
-    fn the_hash_is_the_same_for_ever() {
+    fn the_hash_never_changes() {
         let bid = Member::of(&CollectorSettings::at(&"collector.example.net:9995"))
             .bid("192.0.2.1".parse().unwrap())
             .0;

@@ -1,4 +1,4 @@
-//! The sockets that datagrams leave from, and runs of datagrams through them.
+//! The sockets that send datagrams, and runs of datagrams through them.
 
 use core::net::SocketAddr;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -15,14 +15,14 @@ use rustix::net::sockopt::{
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::receiver::output::gate::RUN_MAX;
+use crate::receiver::output::queue_guard::RUN_MAX;
 use crate::receiver::output::route;
 use crate::receiver::output::watch::Watch;
 
-/// Bytes of send buffer asked for, so that a run of large datagrams to a slow interface goes in one call.
+/// Requested send buffer in bytes, so that a run of large datagrams to a slow interface fits in one call.
 const SEND_BUFFER: usize = 4 * 1024 * 1024;
 
-/// A socket on a port of its own, from which datagrams go to `collector`: on the `wanted` port if it is free.
+/// Opens a socket on a port of its own, connected to `collector`. It gets the `wanted` port if that is free.
 pub(super) fn open_own(collector: SocketAddr, wanted: Option<u16>) -> io::Result<Socket> {
     let socket = unbound(collector)?;
     let mut address = route::any_port(collector);
@@ -34,29 +34,29 @@ pub(super) fn open_own(collector: SocketAddr, wanted: Option<u16>) -> io::Result
     Ok(socket)
 }
 
-/// A socket from which datagrams go to `collector` as if from `exporter`, which is of the same family. Takes
+/// Opens a socket bound to the address of `exporter`, connected to `collector` of the same family. Needs
 /// `CAP_NET_RAW` in the user namespace of the network.
 pub(super) fn open_as(exporter: SocketAddr, collector: SocketAddr) -> io::Result<Socket> {
     let socket = unbound(collector)?;
     allow_foreign_address(&socket, collector)?;
-    // On a machine of exporter and collector both, other sockets may have that address, too.
+    // If exporter and collector are both on this machine, other sockets may be bound to that address as well.
     socket.set_reuse_address(true)?;
     socket.bind(&exporter.into())?;
     socket.connect(&collector.into())?;
     Ok(socket)
 }
 
-/// Whether this process may send as if from others at all: what [`open_as`] needs first.
+/// Fails if this process may not send from foreign addresses, which [`open_as`] needs.
 pub(super) fn may_open_as(collector: SocketAddr) -> io::Result<()> {
     allow_foreign_address(&unbound(collector)?, collector)
 }
 
-/// Lets `socket` be bound to addresses that are not this machine's.
+/// Allows `socket` to be bound to addresses that are not this machine's.
 fn allow_foreign_address(socket: &Socket, collector: SocketAddr) -> io::Result<()> {
     if collector.is_ipv4() { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) }
 }
 
-/// A non-blocking socket whose datagrams IP fragments where the path asks for it.
+/// Opens a non-blocking socket whose datagrams IP fragments where the path needs it.
 fn unbound(collector: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(collector), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
@@ -69,7 +69,7 @@ fn unbound(collector: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// From now on `socket` tells of everything that ICMP says about what it sent, not of ports that nobody has alone.
+/// Makes `socket` report all ICMP errors about its datagrams, not only closed ports.
 pub(super) fn report_errors(socket: &Socket, collector: SocketAddr) -> io::Result<()> {
     if collector.is_ipv4() {
         setsockopt(socket, sockopt::Ipv4RecvErr, &true)?;
@@ -79,21 +79,21 @@ pub(super) fn report_errors(socket: &Socket, collector: SocketAddr) -> io::Resul
     Ok(())
 }
 
-/// What became of datagrams that `socket` sent before, if the network told that they did not arrive.
+/// Takes the pending ICMP error about datagrams that `socket` sent earlier.
 pub(super) fn take_error(socket: &Socket) -> Option<io::Error> {
     let error = socket.take_error().ok().flatten()?;
-    // The queue of details holds memory until it is read.
+    // The error queue holds memory until it is read.
     take_details(socket);
     Some(error)
 }
 
-/// The same of what the details tell, oldest first. The kernel says nothing else of an error that it meets in the middle of a
-/// call of [`send`]: the call comes to its end before that, as if all were well.
+/// Takes the errors in the socket's error queue, oldest first. The kernel reports an error in the middle of a
+/// call of [`send`] only here: that call stops early, as if it had succeeded.
 pub(super) fn take_details(socket: &Socket) -> Vec<io::Error> {
     core::iter::from_fn(|| next_detail(socket).ok()).flatten().collect()
 }
 
-/// Reads one entry of the queue of details, and says what error it tells of; an error of the call if the queue is empty.
+/// Reads one entry of the error queue and returns its error. Fails if the queue is empty.
 fn next_detail(socket: &Socket) -> nix::Result<Option<io::Error>> {
     let mut payload = [0u8; 1];
     let mut payload = [IoSliceMut::new(&mut payload)];
@@ -109,53 +109,54 @@ fn next_detail(socket: &Socket) -> nix::Result<Option<io::Error>> {
     Ok(detail.map(io::Error::from_raw_os_error))
 }
 
-/// A watch on the collector's socket; `None` if the collector is on another machine.
+/// Opens a watch on the collector's socket. Returns `None` for a collector on another machine.
 pub(super) fn watch(collector: SocketAddr) -> io::Result<Option<Watch>> {
     let Some(ip) = route::source_to(collector)?.filter(|ip| route::is_own(collector, *ip)) else {
         return Ok(None);
     };
-    // Without the kernel's part for UDP every socket seems absent: ask for one that is there.
+    // Without the kernel module for UDP every socket seems absent, so look up one that exists.
     let asker = UdpSocket::bind(route::any_port(collector))?;
     let source = SocketAddr::new(ip, asker.local_addr()?.port());
     if Watch::open(source, source)?.look()?.is_none() {
-        return Err(io::Error::other("the kernel does not tell about UDP sockets (module udp_diag)"));
+        return Err(io::Error::other("the kernel does not report UDP sockets (module udp_diag)"));
     }
     Watch::open(source, collector).map(Some)
 }
 
-/// What of a run was handed to the kernel in one call.
+/// Result of handing a run to the kernel in one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Handed {
-    /// So many from the front it was asked to take: at least one.
-    pub(super) asked: usize,
-    /// So many it took: at least one.
-    pub(super) taken: usize,
-    /// Whether they went as one, to be cut up at the other end or in the interface: what happens to one happens to all.
+pub(super) struct SendOutcome {
+    /// Datagrams handed over from the front of the run, at least one.
+    pub(super) offered: usize,
+    /// Datagrams that the kernel accepted, at least one.
+    pub(super) accepted: usize,
+    /// Whether they went as one segmented send, which succeeds or fails as a whole.
     pub(super) as_one: bool,
 }
 
-/// Hands payloads from the front of a run of 1 to [`RUN_MAX`] to the kernel: as one those of equal length, with a shorter one
-/// behind them perhaps, where that works for the length (`UDP_SEGMENT`, udp(7)); else each for itself.
-pub(super) fn send(socket: &Socket, run: &[&[u8]], segments: &mut Segments) -> io::Result<Handed> {
+/// Hands payloads from the front of a run of 1 to [`RUN_MAX`] to the kernel. Payloads of equal length, and a
+/// shorter one after them, go as one segmented send where that works for their length (`UDP_SEGMENT`,
+/// udp(7)). Others go one by one.
+pub(super) fn send(socket: &Socket, run: &[&[u8]], segments: &mut Segments) -> io::Result<SendOutcome> {
     let equal = segments.fitting(run);
     if equal > 1 {
         match send_as_one(socket, run.get(..equal).unwrap_or_default()) {
-            Ok(()) => return Ok(Handed { asked: equal, taken: equal, as_one: true }),
+            Ok(()) => return Ok(SendOutcome { offered: equal, accepted: equal, as_one: true }),
             Err(error) if is_unfit(&error) => segments.are_unfit(run.first().map_or(0, |first| first.len())),
-            // A filter may refuse one of them, or all of them because they are so long as one.
+            // A filter may refuse one datagram, or all of them because the combined packet is too long.
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
             Err(error) => return Err(error),
         }
     }
     let run = run.get(..segments.unequal(run)).unwrap_or_default();
     let taken = send_each(socket, run)?;
-    Ok(Handed { asked: run.len(), taken, as_one: false })
+    Ok(SendOutcome { offered: run.len(), accepted: taken, as_one: false })
 }
 
-/// Which payloads can go from a socket as one.
+/// The payloads that can go from a socket as one segmented send.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Segments {
-    /// The longest that may work. One that IP would have to fragment does not.
+    /// The longest length that may work. Lengths that IP would have to fragment do not.
     longest: usize,
 }
 
@@ -166,7 +167,7 @@ impl Default for Segments {
 }
 
 impl Segments {
-    /// How many from the front of `run` may go as one; 1 if none may.
+    /// Returns how many from the front of `run` may go as one segmented send; 1 if none may.
     fn fitting(self, run: &[&[u8]]) -> usize {
         let length = run.first().map_or(0, |first| first.len());
         if length == 0 || length > self.longest {
@@ -178,19 +179,19 @@ impl Segments {
         equal + usize::from(last.is_some_and(|last| equal * length + last.len() <= PAYLOAD_MAX))
     }
 
-    /// How many from the front of `run` go each for itself before some that may go as one.
+    /// Returns how many from the front of `run` go one by one before a segmented send is possible.
     fn unequal(self, run: &[&[u8]]) -> usize {
         let worth_it = |from: &usize| self.fitting(run.get(*from..).unwrap_or_default()) > 2;
         (1..run.len()).find(worth_it).unwrap_or(run.len())
     }
 
-    /// Payloads of this length do not work.
+    /// Notes that payloads of this length do not work.
     fn are_unfit(&mut self, length: usize) {
         self.longest = self.longest.min(length.saturating_sub(1));
     }
 }
 
-/// Whether an error tells that the interface cannot cut up, or not into pieces of this length.
+/// Returns whether the error means that the interface cannot segment, or not to this length.
 fn is_unfit(error: &io::Error) -> bool {
     let unfit = [libc::EINVAL, libc::EMSGSIZE, libc::EIO, libc::EOPNOTSUPP, libc::ENOPROTOOPT];
     error.raw_os_error().is_some_and(|errno| unfit.contains(&errno))
@@ -204,7 +205,8 @@ fn send_as_one(socket: &Socket, run: &[&[u8]]) -> io::Result<()> {
     Ok(())
 }
 
-/// Hands the payloads of a run of 1 to [`RUN_MAX`] to the kernel, each for itself, and says how many it took: at least one.
+/// Hands the payloads of a run of 1 to [`RUN_MAX`] to the kernel one by one. Returns how many it accepted, at
+/// least one.
 pub(super) fn send_each(socket: &Socket, run: &[&[u8]]) -> io::Result<usize> {
     let payloads: Vec<_> = run.iter().map(|payload| [IoSlice::new(payload)]).collect();
     let mut no_control: [_; RUN_MAX] = core::array::from_fn(|_| SendAncillaryBuffer::default());
@@ -221,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_network_says_in_the_middle_of_a_run_is_in_the_details() {
+    fn errors_within_a_run_are_in_the_error_queue() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let gone = UdpSocket::bind(address).unwrap().local_addr().unwrap();
             let socket = open_own(gone, None).unwrap();
@@ -235,15 +237,15 @@ mod tests {
         }
     }
 
-    /// Sends all of `payloads`; says how many went in each call, and whether as one.
+    /// Sends all of `payloads`. Returns the number sent in each call, and whether as one segmented send.
     fn send_all(socket: &Socket, payloads: &[Vec<u8>], segments: &mut Segments) -> Vec<(usize, bool)> {
         let run: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
         let (mut rest, mut calls) = (&run[..], Vec::new());
         while !rest.is_empty() {
             let handed = send(socket, rest, segments).unwrap();
-            assert_eq!(handed.taken, handed.asked);
-            calls.push((handed.taken, handed.as_one));
-            rest = &rest[handed.taken..];
+            assert_eq!(handed.accepted, handed.offered);
+            calls.push((handed.accepted, handed.as_one));
+            rest = &rest[handed.accepted..];
         }
         calls
     }
@@ -253,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_of_equal_length_go_as_one_and_arrive_as_they_were() {
+    fn equal_lengths_go_as_one_segmented_send() {
         let cases = [
             (vec![100, 100, 100, 100], vec![(4, true)]),
             (vec![100, 100, 100, 7], vec![(4, true)]),
@@ -280,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_that_cannot_go_as_one_is_not_tried_twice() {
+    fn an_unfit_length_is_not_tried_twice() {
         let mut segments = Segments::default();
         segments.are_unfit(1465);
         let run = payloads(&[1465, 1465, 1464, 1464, 1464, 1464]);
@@ -291,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_as_one_to_nobody_is_refused_as_one() {
+    fn a_segmented_send_is_refused_as_a_whole() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let gone = UdpSocket::bind(address).unwrap().local_addr().unwrap();
             let socket = open_own(gone, None).unwrap();

@@ -1,4 +1,4 @@
-//! A collector reached by UDP: which datagrams it gets, where they go, and when.
+//! A collector reached over UDP: selection, destination and timing of its datagrams.
 
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
@@ -12,37 +12,40 @@ use crate::config::CollectorSettings;
 use crate::host::both_clocks;
 use crate::limits::LATE;
 use crate::receiver::output::budget::SocketBudget;
-use crate::receiver::output::destination::{Destination, PassedOn, Run};
-use crate::receiver::output::gate::RUN_MAX;
+use crate::receiver::output::destination::{Destination, Run};
+use crate::receiver::output::figures::{CollectorFigures, LateFigures};
 use crate::receiver::output::lateness::went_back;
+use crate::receiver::output::passed_on::PassedOn;
+use crate::receiver::output::progress::DeliveryProgress;
+use crate::receiver::output::queue_guard::RUN_MAX;
+use crate::receiver::output::resolved::ResolvedCollector;
 use crate::receiver::output::share::Share;
-use crate::receiver::output::view::View;
-use crate::receiver::output::{CollectorFigures, LateFigures, Progress, Resolved};
+use crate::receiver::output::view::CollectorView;
+
 use crate::receiver::state::templates::TemplateLearner;
 
-/// Which address of a collector: its own, and that for late datagrams.
+/// Indexes of a collector's addresses: the main address, and the address for late datagrams.
 const MAIN: usize = 0;
 const LATE_ADDRESS: usize = 1;
 
-/// A collector counts as paced for so long after a datagram that waited has gone.
+/// A collector counts as paced for this long after a delayed datagram was sent.
 const PACED: Duration = Duration::from_secs(1);
 
-/// A collector reached by UDP.
 #[derive(Debug)]
 pub(crate) struct UdpOutput {
-    resolved: Resolved,
+    resolved: ResolvedCollector,
     share: Share,
     main: Arc<Destination>,
     late: Option<(Duration, Arc<Destination>)>,
-    /// When the datagram is due that `catch-up-pace` makes wait, or made wait last.
+    /// Due time of the datagram that `catch-up-pace` delays, or last delayed.
     paced_until: Mutex<Option<Instant>>,
 }
 
 impl UdpOutput {
-    /// An output to the collector that `resolved` tells of, one of `all`, inside a tokio runtime. It goes on with the sockets
-    /// of the one `before` it at the same address, unless other ones are wanted, and with its counts.
+    /// Opens an output to the collector `resolved`, one of `all`, inside a tokio runtime. It keeps the counts
+    /// of `before`, the output at the same address, and its sockets unless the settings need others.
     pub(super) fn open(
-        resolved: &Resolved,
+        resolved: &ResolvedCollector,
         all: &[&CollectorSettings],
         sockets: &Arc<SocketBudget>,
         before: Option<&Self>,
@@ -50,12 +53,12 @@ impl UdpOutput {
     ) -> Self {
         let settings = &resolved.settings;
         let open = |address, before: Option<&Arc<Destination>>, passed_on: Option<&PassedOn>| {
-            if let Some(same) = before.filter(|before| before.is(address, settings)) {
+            if let Some(same) = before.filter(|before| before.matches(address, settings)) {
                 return same.clone();
             }
             let mut new = Destination::open(address, settings, sockets, before.map(Arc::as_ref));
             if let Some(passed_on) = passed_on {
-                new.go_on(passed_on);
+                new.resume_from(passed_on);
             }
             Arc::new(new)
         };
@@ -67,47 +70,45 @@ impl UdpOutput {
         Self { resolved: resolved.clone(), share, main, late, paced_until: Mutex::default() }
     }
 
-    /// Whether it is what `resolved`, one of `all`, asks for.
-    pub(super) fn is(&self, resolved: &Resolved, all: &[&CollectorSettings]) -> bool {
+    /// Returns whether it fits `resolved`, one of `all`.
+    pub(super) fn matches(&self, resolved: &ResolvedCollector, all: &[&CollectorSettings]) -> bool {
         self.resolved == *resolved && self.share == Share::of(&resolved.settings, all)
     }
 
-    /// Where the collector listens.
+    /// Returns the address on which the collector listens.
     pub(super) fn address(&self) -> SocketAddr {
         self.main.address()
     }
 
-    /// Which exporters it gets, and at which address it sees them.
-    pub(super) fn view(&self) -> View {
+    /// Returns the exporters that its collector gets, and the addresses under which it sees them.
+    pub(super) fn view(&self) -> CollectorView {
         let settings = self.settings();
-        View::new(self.address(), settings, self.share.clone())
+        CollectorView::new(self.address(), settings, self.share.clone())
     }
 
-    /// What a later run has to know about its main address to go on as this one.
+    /// Returns the state of its main address that the next run needs to continue without repeats.
     pub(super) fn passed_on(&self) -> PassedOn {
         self.main.passed_on()
     }
 
-    /// The exporters whose datagrams went to its main address, each with the number of its sender.
-    pub(super) fn had(&self) -> HashSet<(u64, IpAddr)> {
-        self.main.had()
+    /// Returns the exporters of datagrams sent to its main address, each with the number of its sender.
+    pub(super) fn served(&self) -> HashSet<(u64, IpAddr)> {
+        self.main.served()
     }
 
-    /// Its settings.
     pub(super) fn settings(&self) -> &CollectorSettings {
         &self.resolved.settings
     }
 
-    /// Which exporters it gets.
     pub(super) fn share(&self) -> &Share {
         &self.share
     }
 
-    /// As [`Output::deliver`](super::Output::deliver).
+    /// See [`Output::deliver`](super::Output::deliver).
     pub(super) async fn deliver(
         &self,
         datagrams: &[Datagram<'_>],
-        progress: &mut Progress,
+        progress: &mut DeliveryProgress,
         learner: &TemplateLearner,
     ) {
         let begin = progress.position;
@@ -130,7 +131,7 @@ impl UdpOutput {
                         sleep_until(due).await;
                         continue;
                     }
-                    // What is not due yet waits for the next round.
+                    // Datagrams that are not due yet are handled in the next iteration.
                     count = 1;
                 } else {
                     progress.catch_up.is_over();
@@ -139,7 +140,7 @@ impl UdpOutput {
             let datagrams = waiting.get(..count).unwrap_or_default();
             let late = self.late.as_ref().filter(|(after, _)| age >= *after).map(|(_, late)| late);
             let (destination, place) = late.map_or((&self.main, MAIN), |late| (late, LATE_ADDRESS));
-            let taken = destination.take(&Run { datagrams, is_late, place, learner }).await;
+            let taken = destination.deliver(&Run { datagrams, is_late, place, learner }).await;
             let taken_datagrams = datagrams.get(..taken.count).unwrap_or_default();
             taken_datagrams.last().and_then(|last| progress.lateness.note(last));
             progress.advance(taken_datagrams, learner, taken.recipient.as_ref());
@@ -149,13 +150,13 @@ impl UdpOutput {
         }
     }
 
-    /// Counts those of `datagrams` that it should have got, and will not get.
-    pub(super) fn pass_over(&self, datagrams: &[Datagram<'_>]) {
+    /// Counts those of `datagrams` as skipped that its collector should get.
+    pub(super) fn skip(&self, datagrams: &[Datagram<'_>]) {
         let own = datagrams.iter().filter(|datagram| self.share.admits(datagram.exporter.ip()));
         self.count_skipped(u64::try_from(own.count()).unwrap_or(u64::MAX));
     }
 
-    /// As [`Output::count_skipped`](super::Output::count_skipped).
+    /// See [`Output::count_skipped`](super::Output::count_skipped).
     pub(super) fn count_skipped(&self, count: u64) {
         self.main.count_skipped(count);
     }
@@ -164,31 +165,33 @@ impl UdpOutput {
         self.paced_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a datagram waits for its turn by `catch-up-pace`.
+    /// Notes that `catch-up-pace` delays a datagram until `due`.
     fn note_paced(&self, due: Instant) {
         let mut until = self.paced_until();
         *until = (*until).max(Some(due));
     }
 
-    /// Whole seconds, rounded up, until a datagram is due that `catch-up-pace` makes wait: 0 between two of them, `None` once
-    /// none has waited for a while.
+    /// Returns whole seconds, rounded up, until the datagram that `catch-up-pace` delays is due. It is 0
+    /// between two such datagrams, and `None` once none was delayed for [`PACED`].
     fn paced_s(&self) -> Option<u64> {
         let (until, now) = ((*self.paced_until())?, Instant::now());
         let left = until.saturating_duration_since(now).as_millis().div_ceil(1000);
         (now < until + PACED).then(|| u64::try_from(left).unwrap_or(u64::MAX))
     }
 
-    /// As [`Output::give_up_sockets`](super::Output::give_up_sockets).
-    pub(super) fn give_up_sockets(&self) -> usize {
+    pub(super) fn close_idle_sockets(&self) -> usize {
         let late = self.late.as_ref().map(|(_, late)| late);
-        [Some(&self.main), late].into_iter().flatten().map(|destination| destination.give_up_sockets()).sum()
+        [Some(&self.main), late]
+            .into_iter()
+            .flatten()
+            .map(|destination| destination.close_idle_sockets())
+            .sum()
     }
 
-    /// What is known of it.
     pub(super) fn figures(&self) -> CollectorFigures {
-        let (state, counts, held_s) = self.main.figures_now();
+        let (state, counts, held_s) = self.main.refreshed_figures();
         let late = self.late.as_ref().map(|(_, late)| {
-            let (state, counts, held_s) = late.figures_now();
+            let (state, counts, held_s) = late.refreshed_figures();
             LateFigures { address: late.address(), state, counts, held_s }
         });
         CollectorFigures {
@@ -203,8 +206,8 @@ impl UdpOutput {
     }
 }
 
-/// How many of `waiting`, from the first one on and at most a run, come from the same exporter, with no step of the sender's
-/// clock between them.
+/// Returns the length of the run at the front of `waiting`, at most [`RUN_MAX`]: datagrams of one exporter,
+/// with no step of the sender's clock between them.
 fn same_exporter(waiting: &[Datagram<'_>]) -> usize {
     let Some(first) = waiting.first() else { return 0 };
     let mut last = first.arrival;

@@ -1,4 +1,4 @@
-//! Which exporters a collector gets, and at which address it sees them.
+//! The exporters that a collector gets, and the addresses under which it sees them.
 
 use core::net::{IpAddr, SocketAddr};
 
@@ -8,41 +8,42 @@ use crate::config::{CollectorSettings, SourceAddress};
 use crate::receiver::output::share::Share;
 use crate::receiver::output::source_sockets::can_bear;
 
-/// A collector as the settings have it.
+/// A collector as the settings describe it.
 #[derive(Clone, Debug)]
-pub(crate) struct View {
+pub(crate) struct CollectorView {
     address: SocketAddr,
     source: SourceAddress,
     senders: Vec<SenderId>,
     share: Share,
 }
 
-/// The address at which a collector sees an exporter.
+/// The address under which a collector sees an exporter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum SeenAt {
-    /// That of nf-receiver's machine.
+    /// An address of nf-receiver's machine.
     OwnAddress,
-    /// The exporter's.
+    /// The exporter's own address.
     Exporter(IpAddr),
 }
 
-impl View {
-    /// That of the collector with these `settings`, one of `all`, at this address.
+impl CollectorView {
+    /// Returns the view of the collector with these `settings`, one of `all`, at this address.
     pub(crate) fn of(settings: &CollectorSettings, all: &[&CollectorSettings], address: SocketAddr) -> Self {
         Self::new(address, settings, Share::of(settings, all))
     }
 
-    /// That of the collector at this address with these `settings`, which gets this share.
+    /// Returns the view of the collector at this address with these `settings`, which gets `share`.
     pub(super) fn new(address: SocketAddr, settings: &CollectorSettings, share: Share) -> Self {
         Self { address, source: settings.source, senders: settings.senders.clone(), share }
     }
 
-    /// Where the collector listens.
+    /// Returns the address on which the collector listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// At which address the collector sees an exporter of `sender`; `None` if it gets nothing of it.
+    /// Returns the address under which the collector sees an exporter of `sender`; `None` if it gets none of
+    /// its datagrams.
     pub(crate) fn sees(&self, sender: &str, exporter: IpAddr) -> Option<SeenAt> {
         let gets_sender = self.senders.is_empty() || self.senders.iter().any(|id| id.as_str() == sender);
         if !gets_sender || !self.share.admits(exporter) {

@@ -1,6 +1,6 @@
-//! What the kernel tells about the socket that a datagram to a collector on this machine would reach
-//! (`sock_diag(7)`): the same look-up that delivery itself makes, so wildcard, dual-stack and shared ports are
-//! found as they are.
+//! The kernel's view of the socket that a datagram to a collector on this machine would reach
+//! (`sock_diag(7)`). The kernel uses the same look-up as for delivery, so wildcard, dual-stack and shared
+//! ports are found correctly.
 
 use core::net::SocketAddr;
 use std::io;
@@ -13,31 +13,31 @@ use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, 
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
-/// The index of the loopback interface in every network namespace: datagrams to the machine's own addresses
+/// Index of the loopback interface in every network namespace. Datagrams to the machine's own addresses
 /// arrive there.
 const LOOPBACK_INDEX: u32 = 1;
 
-/// The cookie that stands for any socket.
+/// The cookie that matches any socket.
 const ANY_COOKIE: [u8; 8] = [0xFF; 8];
 
-/// Room for a reply: one socket and its attributes.
+/// Buffer size for a reply: one socket and its attributes.
 const REPLY_ROOM: usize = 4096;
 
 /// The receive queue of the collector's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ReceiveQueue {
-    /// Tells this socket from another one in its place.
+    /// Identifies the socket; another socket on the same port has another cookie.
     pub(super) cookie: [u8; 8],
-    /// Bytes of kernel memory that wait to be read. While the queue is not empty, up to a quarter of `limit`
-    /// that the collector has read already may still count.
+    /// Bytes of kernel memory in the queue. Unless the queue is empty, this may include up to a quarter of
+    /// `limit` for datagrams that the collector has already read.
     pub(super) queued: u32,
-    /// Bytes of kernel memory from which on the kernel drops.
+    /// Bytes of kernel memory above which the kernel drops.
     pub(super) limit: u32,
     /// Datagrams dropped so far, modulo 2^32.
     pub(super) drops: u32,
 }
 
-/// A question to the kernel, ready to be asked again and again.
+/// A reusable query to the kernel.
 #[derive(Debug)]
 pub(super) struct Watch {
     netlink: Socket,
@@ -53,7 +53,8 @@ impl Watch {
         Ok(Self { netlink, request, reply: Vec::with_capacity(REPLY_ROOM) })
     }
 
-    /// Asks the kernel; `None` if no socket is there. Never waits: the kernel answers while it is asked.
+    /// Queries the kernel. Returns `None` if no such socket exists. Never waits: the kernel replies within
+    /// the call.
     pub(super) fn look(&mut self) -> io::Result<Option<ReceiveQueue>> {
         self.netlink.send(&self.request, 0)?;
         self.reply.clear();
@@ -65,20 +66,20 @@ impl Watch {
             }
             NetlinkPayload::Error(error) if error.to_io().kind() == io::ErrorKind::NotFound => Ok(None),
             NetlinkPayload::Error(error) => Err(error.to_io()),
-            _ => Err(io::Error::other("the kernel's answer about the collector's socket is not understood")),
+            _ => Err(io::Error::other("cannot parse the kernel's reply about the collector's socket")),
         }
     }
 }
 
-/// Bytes of kernel memory that a datagram takes in a receive queue, or somewhat more: the kernel rounds its
-/// buffer, with headers and bookkeeping, up to a power of two and adds a structure of its own. Measured on
-/// Linux 6.18: 832 for 0 bytes, 2,304 for 1,464, 16,640 for 8,000, 66,342 for 65,507.
+/// Returns an upper estimate of the kernel memory that a datagram occupies in a receive queue, in bytes. The
+/// kernel rounds its buffer, including headers and bookkeeping, up to a power of two and adds a structure of
+/// its own. Measured on Linux 6.18: 832 for 0 bytes, 2,304 for 1,464, 16,640 for 8,000, 66,342 for 65,507.
 pub(super) fn memory_of(payload_len: usize) -> u64 {
     let buffer = payload_len.saturating_add(512).checked_next_power_of_two().unwrap_or(usize::MAX);
     u64::try_from(buffer).unwrap_or(u64::MAX).saturating_add(512)
 }
 
-/// Bytes of kernel memory that a datagram takes in a receive queue, or somewhat less.
+/// Returns a lower estimate of the kernel memory that a datagram occupies in a receive queue, in bytes.
 pub(super) fn memory_at_least(payload_len: usize) -> u64 {
     u64::try_from(payload_len).unwrap_or(u64::MAX).saturating_add(512)
 }
@@ -88,7 +89,7 @@ fn receive_queue(response: &InetResponse) -> io::Result<ReceiveQueue> {
         Nla::MemInfo(memory) => Some(memory),
         _ => None,
     });
-    let memory = memory.ok_or_else(|| io::Error::other("the kernel does not tell a socket's memory"))?;
+    let memory = memory.ok_or_else(|| io::Error::other("the kernel's reply lacks the socket's memory"))?;
     Ok(ReceiveQueue {
         cookie: response.header.socket_id.cookie,
         queued: memory.receive_queue,
@@ -107,8 +108,8 @@ fn request(source: SocketAddr, collector: SocketAddr) -> Vec<u8> {
         protocol: IPPROTO_UDP,
         extensions: ExtensionFlags::SKMEMINFO,
         states: StateFlags::all(),
-        // For UDP the kernel takes source and destination as they stand in the datagram, not as seen from the
-        // socket that it looks for.
+        // For UDP the kernel expects source and destination as in the datagram, not as seen from the socket
+        // that it looks up.
         socket_id: SocketId {
             source_port: source.port(),
             destination_port: collector.port(),
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_on_the_address_or_on_a_wildcard_is_found_and_none_is_told() {
+    fn bound_and_wildcard_sockets_are_found() {
         for (from, listen, to) in [
             ("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1"),
             ("127.0.0.1:0", "0.0.0.0:0", "127.0.0.1"),
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_take_no_more_and_no_less_memory_than_expected() {
+    fn memory_estimates_bound_the_kernels_value() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let from = UdpSocket::bind(address).unwrap();
             let to = UdpSocket::bind(address).unwrap();

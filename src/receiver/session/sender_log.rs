@@ -1,4 +1,5 @@
-//! Log lines that an authenticated sender's messages cause: one of each kind for each sender in `LOG_INTERVAL`.
+//! Log lines caused by messages of an authenticated sender: one of each kind for each sender in
+//! `LOG_INTERVAL`.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -23,11 +24,11 @@ pub(crate) enum SenderLine {
     Replaced,
     /// The sender lost datagrams for this reason.
     Lost(GapReason),
-    /// A batch cannot be read.
+    /// A batch cannot be decoded.
     Unreadable,
     /// A connection named a stream of the sender without its secret.
     NotProven,
-    /// A connection was refused because another sender with the same id was connected.
+    /// A connection was rejected because another sender with the same id was connected.
     InUse,
 }
 
@@ -39,14 +40,14 @@ pub(crate) struct SenderLog {
 }
 
 impl SenderLog {
-    /// Returns how many lines of this kind about `sender` were suppressed since the last one, or `None` to suppress this
-    /// one, too.
+    /// Returns the number of suppressed lines of this kind about `sender` since the last one, or `None` to
+    /// suppress this one as well.
     pub(crate) fn admit(&self, sender: &SenderId, line: SenderLine) -> Option<u64> {
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         kinds.entry(line).or_default().admit(sender.clone(), Instant::now().into_std())
     }
 
-    /// Logs datagrams that were lost; with them `sender` has lost `in_all`.
+    /// Logs lost datagrams. `sender` has now lost `in_all`.
     pub(crate) fn log_loss(&self, sender: &SenderId, lost: &Loss, in_all: u64) {
         match lost.cause {
             LossCause::Reported(reason) => self.log_reported(sender, lost, reason, in_all),
@@ -65,7 +66,7 @@ impl SenderLog {
             in_all,
             reason,
             held_back,
-            "{sender} lost {}, {in_all} since nf-receiver started: {reason}{}",
+            "sender {sender} lost {}, {in_all} since nf-receiver started: {reason}{}",
             count_of(lost.datagrams, "datagram"),
             Suppressed(held_back)
         );
@@ -80,7 +81,7 @@ impl SenderLog {
             lost = lost.datagrams,
             in_all,
             held_back,
-            "lost {} of {sender}, {in_all} since nf-receiver started: a batch cannot be read: {error}{}",
+            "lost {} of {sender}, {in_all} since nf-receiver started: cannot decode a batch: {error}{}",
             count_of(lost.datagrams, "datagram"),
             Suppressed(held_back)
         );

@@ -1,28 +1,33 @@
-//! Over real sockets on loopback: a sender of the test's own speaks to one connection.
+//! Tests over real sockets on loopback: a sender of the test talks to one connection.
 
-use core::net::SocketAddr;
+use core::time::Duration;
+use std::sync::Mutex;
 
 use bytes::{Bytes, BytesMut};
-use nf_transport_core::batch::{BatchBuilder, BatchHeader, Compression, HEADER_LEN};
+use nf_transport_core::batch::{Batch, BatchBuilder, BatchHeader, Compression, HEADER_LEN};
 use nf_transport_core::datagram::{Datagram, Timestamp};
-use nf_transport_core::framing::{Decoder, Heartbeat, Message, StreamProof};
+use nf_transport_core::framing::{Decoder, Heartbeat, Hello, Message, StreamProof};
 use nf_transport_core::secure::{AccessPolicy, Channel, ChannelBinding, Credential, StreamKey};
-use nf_transport_core::sequence::StreamId;
+use nf_transport_core::sequence::{Position, StreamId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::*;
 use crate::host::{ShutdownTrigger, shutdown_channel};
-use crate::receiver::delivery::collector_offsets::Ahead;
-use crate::receiver::output::Resolved;
-use crate::receiver::state::positions::Owner;
+use crate::receiver::accept::waiting::WaitingForSession;
+use crate::receiver::collectors::confusion::Confusion;
+use crate::receiver::delivery::collector_offsets::CollectorOffsets;
+use crate::receiver::output::{Outputs, ResolvedCollector};
+use crate::receiver::session::senders::Senders;
+use crate::receiver::state::positions::{Positions, StreamOwner};
 use crate::status::CollectorState;
 
-/// That of every connection.
+/// Binding of every connection.
 const BINDING: ChannelBinding = ChannelBinding([9; 32]);
 
-/// How long a receiver waits for HELLO.
+/// Time for which a receiver waits for HELLO.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn key(seed: u8) -> StreamKey {
@@ -34,7 +39,7 @@ fn stream() -> StreamId {
     key(1).id()
 }
 
-/// A receiver, its collector, and the directory of its state.
+/// A receiver, its collector, and its state directory.
 struct Receiver {
     shared: Arc<Shared>,
     collector: UdpSocket,
@@ -42,41 +47,41 @@ struct Receiver {
 }
 
 impl Receiver {
-    /// Whose collector gets these exporters only.
+    /// A receiver whose collector gets only these exporters.
     async fn new(exporters: &[&str]) -> Arc<Self> {
         Self::with(UdpSocket::bind("127.0.0.1:0").await.unwrap(), exporters)
     }
 
-    /// Whose collector gets these exporters only, and is down.
+    /// A receiver whose collector gets only these exporters, and is down.
     async fn down(exporters: &[&str]) -> Arc<Self> {
         let collector = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        // A connected socket takes nothing from others.
+        // A connected socket accepts nothing from others.
         collector.connect(collector.local_addr().unwrap()).await.unwrap();
         Self::with(collector, exporters)
     }
 
     fn with(collector: UdpSocket, exporters: &[&str]) -> Arc<Self> {
         let state = tempfile::tempdir().unwrap();
-        let mut resolved = Resolved::at(&collector.local_addr().unwrap());
+        let mut resolved = ResolvedCollector::at(&collector.local_addr().unwrap());
         resolved.settings.exporters = exporters.iter().map(|prefix| prefix.parse().unwrap()).collect();
         let outputs = Outputs::to(&[]).changed_to(&[resolved]);
         let shared = Arc::new(Shared {
-            seats: Seats::default(),
+            senders: Senders::default(),
             positions: Positions::open(state.path()).unwrap(),
             outputs: watch::channel(Arc::new(outputs)).1,
-            ahead: Ahead::take_up(state.path()),
+            collector_offsets: CollectorOffsets::recover(state.path()),
             templates: Arc::default(),
-            complaints: Mutex::default(),
-            refused: Mutex::default(),
+            log_limit: Mutex::default(),
+            rejected: Mutex::default(),
             known_sources: Arc::default(),
-            waiting: Waiting::default(),
+            waiting: WaitingForSession::default(),
             confusion: Confusion::default(),
         });
         Arc::new(Self { shared, collector, state })
     }
 }
 
-/// A sender of the test's own, connected to a receiver.
+/// A sender of the test, connected to a receiver.
 struct Exchange {
     stream: TcpStream,
     decoder: Decoder,
@@ -86,7 +91,7 @@ struct Exchange {
 }
 
 impl Exchange {
-    /// A connection of this sender that has said nothing yet. The receiver wants HELLO within `patience`.
+    /// A connection of this sender that has sent nothing yet. The receiver expects HELLO within `patience`.
     async fn connected(receiver: &Arc<Receiver>, sender: &str, patience: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -113,7 +118,7 @@ impl Exchange {
         Self::agreed_for(&[]).await
     }
 
-    /// As [`Self::agreed`], where the collector gets these exporters only.
+    /// See [`Self::agreed`]; the collector gets only these exporters.
     async fn agreed_for(exporters: &[&str]) -> Self {
         let mut exchange = Self::connected(&Receiver::new(exporters).await, "edge", PATIENCE).await;
         exchange.greet(stream(), key(1).prove(BINDING)).await;
@@ -121,7 +126,7 @@ impl Exchange {
         exchange
     }
 
-    /// Says HELLO for `stream`.
+    /// Sends HELLO for `stream`.
     async fn greet(&mut self, stream: StreamId, proof: StreamProof) {
         let (heartbeat, run) = (Heartbeat::nearest(Duration::from_secs(5)), RunId([3; 16]));
         let hello = Hello { stream, first: Position(0), heartbeat, run, replaces: None, proof };
@@ -135,7 +140,7 @@ impl Exchange {
         self.stream.write_all(&batch).await.unwrap();
     }
 
-    /// The next message that is not a sign of life only.
+    /// Returns the next message that is not a ping.
     async fn hear(&mut self) -> Message {
         let mut input = [0; 1024];
         loop {
@@ -168,7 +173,7 @@ fn batch_of(first: Position, datagrams: &[(&str, &[u8])]) -> Batch {
     builder.finish(first).unwrap()
 }
 
-/// Rules by which the sender of an exchange may deliver datagrams of these exporters.
+/// A policy by which the sender of an exchange may deliver datagrams of these exporters.
 fn only(prefix: &str) -> Arc<AccessPolicy> {
     let exporters = vec![prefix.parse().unwrap()].into();
     Arc::new(AccessPolicy {
@@ -177,7 +182,7 @@ fn only(prefix: &str) -> Arc<AccessPolicy> {
     })
 }
 
-/// Whole by its checksums, but its record ends nowhere.
+/// A batch with valid checksums whose record has no end.
 fn unreadable(first: Position) -> Bytes {
     let whole = batch(first, b"x");
     let body = [0xFF; 20];
@@ -190,7 +195,7 @@ fn unreadable(first: Position) -> Bytes {
 }
 
 #[tokio::test]
-async fn a_batch_that_cannot_be_read_is_counted_and_the_next_one_is_delivered() {
+async fn an_unreadable_batch_is_counted_and_skipped() {
     let mut exchange = Exchange::agreed().await;
     exchange.say(Message::Data(unreadable(Position(0)))).await;
     exchange.say(Message::Data(batch(Position(1), b"second").bytes().clone())).await;
@@ -198,12 +203,12 @@ async fn a_batch_that_cannot_be_read_is_counted_and_the_next_one_is_delivered() 
     let mut payload = [0; 16];
     let length = exchange.receiver.collector.recv(&mut payload).await.unwrap();
     assert_eq!(&payload[..length], b"second");
-    let [sender] = exchange.receiver.shared.seats.status(&AccessPolicy::default()).try_into().unwrap();
+    let [sender] = exchange.receiver.shared.senders.status(&AccessPolicy::default()).try_into().unwrap();
     assert_eq!((sender.gaps, sender.delivered.datagrams), (1, 1));
 }
 
 #[tokio::test]
-async fn a_sender_that_is_not_let_in_any_more_is_told_so() {
+async fn a_revoked_sender_gets_the_reason() {
     let mut exchange = Exchange::agreed().await;
     let stricter = AccessPolicy { plaintext: true, ..AccessPolicy::default() };
     exchange.policy.send_replace(Arc::new(stricter));
@@ -212,7 +217,7 @@ async fn a_sender_that_is_not_let_in_any_more_is_told_so() {
     exchange.policy.send_replace(Arc::new(AccessPolicy { shared: vec![key], ..AccessPolicy::default() }));
     let Message::Refuse(refusal) = exchange.hear().await else { panic!("no refusal") };
     assert_eq!(refusal.code(), RefusalCode::NotAuthorized);
-    assert!(refusal.text().contains("not let in any more"), "{}", refusal.text());
+    assert!(refusal.text().contains("no longer accepted"), "{}", refusal.text());
 }
 
 #[tokio::test]
@@ -223,7 +228,7 @@ async fn datagrams_that_match_no_collector_are_counted() {
         exchange.say(Message::Data(from(ip, first))).await;
     }
     while exchange.hear().await != Message::Ack(Position(4)) {}
-    let unmatched = exchange.receiver.shared.seats.unmatched();
+    let unmatched = exchange.receiver.shared.senders.unmatched();
     let rows = unmatched.status(crate::host::boot_clock()).into_iter();
     let rows: Vec<_> = rows.map(|row| (row.address.to_string(), row.datagrams)).collect();
     assert_eq!(rows, [("192.0.2.7".to_owned(), 2), ("192.0.2.8".to_owned(), 1)]);
@@ -231,7 +236,7 @@ async fn datagrams_that_match_no_collector_are_counted() {
 }
 
 #[tokio::test]
-async fn what_a_reconnect_repeats_is_not_counted_before_the_ack() {
+async fn repeats_after_a_reconnect_are_counted_once() {
     let receiver = Receiver::down(&["192.0.2.1/32"]).await;
     let mut builder = BatchBuilder::new(stream(), Compression::None);
     for exporter in ["192.0.2.1:1", "192.0.2.7:1", "192.0.2.7:1"] {
@@ -251,22 +256,22 @@ async fn what_a_reconnect_repeats_is_not_counted_before_the_ack() {
             tokio::task::yield_now().await;
         }
     }
-    let [sender] = receiver.shared.seats.status(&AccessPolicy::default()).try_into().unwrap();
-    assert_eq!((receiver.shared.seats.unmatched().count(), sender.gaps), (0, 0));
+    let [sender] = receiver.shared.senders.status(&AccessPolicy::default()).try_into().unwrap();
+    assert_eq!((receiver.shared.senders.unmatched().count(), sender.gaps), (0, 0));
 }
 
 #[tokio::test]
-async fn a_session_that_broke_off_counts_as_ended_and_not_as_rejected() {
+async fn a_broken_session_is_not_a_rejection() {
     let exchange = Exchange::agreed().await;
-    assert_eq!(exchange.receiver.shared.seats.status(&AccessPolicy::default())[0].ended, None);
+    assert_eq!(exchange.receiver.shared.senders.status(&AccessPolicy::default())[0].ended, None);
     let Exchange { stream, receiver, .. } = exchange;
     let shared = &receiver.shared;
     stream.set_zero_linger().unwrap();
     drop(stream);
-    while shared.seats.status(&AccessPolicy::default())[0].ended.is_none() {
+    while shared.senders.status(&AccessPolicy::default())[0].ended.is_none() {
         tokio::task::yield_now().await;
     }
-    assert_eq!(shared.refused().0, 0);
+    assert_eq!(shared.rejected().0, 0);
 }
 
 #[tokio::test]
@@ -274,24 +279,24 @@ async fn a_connection_without_hello_counts_as_rejected() {
     let mut connected =
         Exchange::connected(&Receiver::new(&[]).await, "edge", Duration::from_millis(1)).await;
     assert_eq!(connected.stream.read(&mut [0; 1]).await.unwrap(), 0);
-    let (count, peers) = connected.receiver.shared.refused();
+    let (count, peers) = connected.receiver.shared.rejected();
     assert_eq!(count, 1);
     assert!(peers[0].reason.contains("no HELLO in time"), "{peers:?}");
 }
 
 #[tokio::test]
-async fn who_knows_a_stream_id_only_is_refused_and_disturbs_nobody() {
+async fn a_stream_id_without_its_secret_is_rejected() {
     let mut victim = Exchange::agreed().await;
     let mut hostile = Exchange::connected(&victim.receiver, "edge", PATIENCE).await;
     hostile.greet(stream(), key(2).prove(BINDING)).await;
     let Message::Refuse(refusal) = hostile.hear().await else { panic!("no refusal") };
     assert_eq!(refusal.code(), RefusalCode::StreamNotProven);
-    let (_, refused) = victim.receiver.shared.refused();
+    let (_, refused) = victim.receiver.shared.rejected();
     let victim_at = victim.stream.local_addr().unwrap();
     for words in [stream().to_string(), format!("that of the sender at {victim_at}")] {
         assert!(refused[0].reason.contains(&words), "{refused:?}");
     }
-    // The session goes on, and nothing is stored.
+    // The session continues, and nothing is stored.
     victim.say(Message::Data(batch(Position(0), b"first").bytes().clone())).await;
     while victim.hear().await != Message::Ack(Position(1)) {}
     let files = std::fs::read_dir(victim.receiver.state.path().join("positions")).unwrap();
@@ -299,7 +304,7 @@ async fn who_knows_a_stream_id_only_is_refused_and_disturbs_nobody() {
 }
 
 #[tokio::test]
-async fn a_proof_of_another_connection_is_refused() {
+async fn a_proof_of_another_connection_is_rejected() {
     let mut exchange = Exchange::agreed().await;
     let mut hostile = Exchange::connected(&exchange.receiver, "edge", PATIENCE).await;
     hostile.greet(stream(), key(1).prove(ChannelBinding([8; 32]))).await;
@@ -329,7 +334,7 @@ async fn datagrams_of_denied_exporters_are_acknowledged() {
         assert_eq!(&payload[..length], expected);
     }
     let policy = exchange.policy.borrow().clone();
-    let [sender] = exchange.receiver.shared.seats.status(&policy).try_into().unwrap();
+    let [sender] = exchange.receiver.shared.senders.status(&policy).try_into().unwrap();
     assert_eq!((sender.delivered.datagrams, sender.denied), (3, 4));
     assert_eq!(sender.exporters, ["192.0.2.0/24"]);
     let denied: Vec<_> =
@@ -345,16 +350,16 @@ async fn denied_datagrams_count_without_any_collector() {
         [("192.0.2.7:1", b"forged"), ("10.0.0.1:1", b"unmatched"), ("192.0.2.7:1", b"forged")];
     exchange.say(Message::Data(batch_of(Position(0), &datagrams).bytes().clone())).await;
     while exchange.hear().await != Message::Ack(Position(3)) {}
-    let [sender] = exchange.receiver.shared.seats.status(&AccessPolicy::default()).try_into().unwrap();
-    assert_eq!((sender.denied, exchange.receiver.shared.seats.unmatched().count()), (2, 1));
+    let [sender] = exchange.receiver.shared.senders.status(&AccessPolicy::default()).try_into().unwrap();
+    assert_eq!((sender.denied, exchange.receiver.shared.senders.unmatched().count()), (2, 1));
 }
 
 #[tokio::test]
-async fn a_slow_position_file_holds_up_no_other_sender() {
+async fn a_slow_position_file_delays_no_other_sender() {
     let mut served = Exchange::agreed().await;
     let positions = &served.receiver.clone().shared.positions;
     let mut waiting = Exchange::connected(&served.receiver, "other", PATIENCE).await;
-    // Stands for a slow disk: nothing else in this thread takes the lock.
+    // Simulates a slow disk: nothing else in this thread locks it.
     let slow = positions.hold();
     waiting.greet(key(2).id(), key(2).prove(BINDING)).await;
     while !positions.is_opening() {
@@ -366,7 +371,7 @@ async fn a_slow_position_file_holds_up_no_other_sender() {
     assert!(matches!(waiting.hear().await, Message::Welcome(_)));
 }
 
-/// A connection of the sender that has asked for a session with the stream of this key.
+/// A connection of the sender that has requested a session with the stream of this key.
 async fn greeted(receiver: &Arc<Receiver>, seed: u8) -> Exchange {
     let mut exchange = Exchange::connected(receiver, "edge", PATIENCE).await;
     exchange.greet(key(seed).id(), key(seed).prove(BINDING)).await;
@@ -374,7 +379,7 @@ async fn greeted(receiver: &Arc<Receiver>, seed: u8) -> Exchange {
 }
 
 impl Exchange {
-    /// The refusal that comes next.
+    /// Returns the refusal that comes next.
     async fn refusal(&mut self) -> nf_transport_core::framing::Refusal {
         match self.hear().await {
             Message::Refuse(refusal) => refusal,
@@ -382,7 +387,7 @@ impl Exchange {
         }
     }
 
-    /// Ends the session, and waits until the receiver has done so.
+    /// Ends the session, and waits until the receiver has closed the connection.
     async fn leave(mut self) {
         self.say(Message::Goodbye).await;
         while self.stream.read(&mut [0; 64]).await.is_ok_and(|count| count > 0) {}
@@ -390,7 +395,7 @@ impl Exchange {
 }
 
 #[tokio::test]
-async fn a_refused_new_stream_ends_no_session() {
+async fn a_rejected_new_stream_ends_no_session() {
     let receiver = Receiver::new(&[]).await;
     for seed in 1.. {
         let mut hostile = greeted(&receiver, seed).await;
@@ -422,10 +427,10 @@ async fn another_stream_ends_no_session() {
         assert_eq!(refusal.code(), RefusalCode::IdInUse);
         let words = format!("sender edge: its id is in use by another sender, at {victim_at}: give each");
         assert!(refusal.text().starts_with(&words), "{}", refusal.text());
-        let [row] = receiver.shared.seats.status(&AccessPolicy::default()).try_into().unwrap();
+        let [row] = receiver.shared.senders.status(&AccessPolicy::default()).try_into().unwrap();
         assert_eq!(row.rival, Some(rival.stream.local_addr().unwrap().to_string()));
     }
-    let (count, peers) = receiver.shared.refused();
+    let (count, peers) = receiver.shared.rejected();
     assert!(count >= 97 && peers[0].reason.contains("in use by another sender"), "{peers:?}");
     victim.say(Message::Data(batch(Position(0), b"first").bytes().clone())).await;
     while victim.hear().await != Message::Ack(Position(1)) {}
@@ -434,7 +439,7 @@ async fn another_stream_ends_no_session() {
 }
 
 #[tokio::test]
-async fn the_stream_known_first_takes_its_seat_back() {
+async fn the_stream_known_first_resumes_its_session() {
     let victim = Exchange::agreed().await;
     let receiver = victim.receiver.clone();
     victim.leave().await;
@@ -452,12 +457,12 @@ async fn the_stream_known_first_takes_its_seat_back() {
 }
 
 #[tokio::test]
-async fn a_greeting_cut_off_leaves_no_file_open() {
+async fn a_cancelled_hello_leaves_no_file_open() {
     let mut known = Exchange::agreed().await;
     let receiver = known.receiver.clone();
     let positions = &receiver.shared.positions;
-    // Stands for a seat that remembers how far each collector is.
-    let owner = Owner { sender: "edge".parse().unwrap(), source: None };
+    // Simulates an entry that keeps the offsets of collectors.
+    let owner = StreamOwner { sender: "edge".parse().unwrap(), source: None };
     let in_use = positions.stream(&owner, stream(), Instant::now().into_std()).unwrap();
     let kept = in_use.position().clone();
     drop(in_use);

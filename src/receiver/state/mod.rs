@@ -1,4 +1,4 @@
-//! State files of nf-receiver: positions of streams, and templates that collectors know.
+//! State files of nf-receiver: positions of streams, and templates that collectors have seen.
 
 pub(crate) mod newer;
 pub(crate) mod positions;

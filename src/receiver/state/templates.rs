@@ -1,8 +1,10 @@
-//! The templates and options data of all exporters, as each collector has seen them, for collectors that restart.
+//! The templates and options data of all exporters, as each collector has seen them, for collectors that
+//! restart.
 //!
-//! Kept by sender and collector: senders may have exporters with the same addresses, and collectors may be hours apart in
-//! one stream.
+//! They are kept by sender and collector. Exporters of two senders may have the same address, and two
+//! collectors may be hours apart in one stream.
 
+mod dirty_file;
 mod file;
 mod learner;
 mod passed_on;
@@ -13,98 +15,61 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use nf_transport_core::netflow::{Kept, News, TemplateMemory};
 use nf_transport_core::sequence::SenderId;
 
 use crate::limits::SENDER_ENTRIES_MAX;
-use crate::receiver::output::{Outputs, PassedOn};
+use crate::receiver::output::PassedOn;
+use crate::receiver::state::templates::dirty_file::DirtyFile;
+use crate::receiver::state::templates::learner::LearnerOwner;
 pub(crate) use crate::receiver::state::templates::learner::TemplateLearner;
-use crate::receiver::state::templates::usage::{Kind, Usage};
+use crate::receiver::state::templates::usage::{MemoryKind, MemoryUsage};
 
 /// The file of templates, and that of options data.
 const TEMPLATES_FILE: &str = "templates.json";
 const OPTIONS_FILE: &str = "options.json";
 
-/// How often the files are written at most, except at the end. Options data may be large, and change with each refresh.
+/// Shortest intervals between two writes of the files; an orderly stop does not wait for them. Options data
+/// may be large, and changes with each refresh.
 const TEMPLATES_KEPT_EVERY: Duration = Duration::from_secs(10);
 const OPTIONS_KEPT_EVERY: Duration = Duration::from_secs(300);
 
-/// Where memory is full, more than needed is freed, so that not each new template takes a search.
+/// If memory is full, this fraction of the bound is freed in addition, so that not every new template
+/// triggers a search.
 const FREED_AT_ONCE: usize = 16;
 
-/// A number that is higher than all before it in this process.
-pub(crate) fn next_number() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-/// A file that is written if there is news, and not too often.
-#[derive(Debug, Default)]
-struct NewsFile {
-    /// Whether the file is older than what is known.
-    is_news: AtomicBool,
-    /// When it was written last.
-    written: Mutex<Option<Instant>>,
-}
-
-impl NewsFile {
-    /// Whether it is to be written, if it was not written within `every`. A disk that refuses is not asked more often.
-    fn is_due(&self, every: Duration) -> bool {
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due =
-            self.is_news.load(Ordering::Relaxed) && written.is_none_or(|last| last.elapsed() >= every);
-        if is_due {
-            *written = Some(Instant::now());
-        }
-        is_due
-    }
-
-    /// Calls `write` if there is news.
-    fn keep(&self, write: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        if !self.is_news.swap(false, Ordering::Relaxed) {
-            return Ok(());
-        }
-        let outcome = write();
-        if outcome.is_err() {
-            self.is_news.store(true, Ordering::Relaxed);
-        }
-        outcome
-    }
-}
-
-/// What all collectors have seen.
+/// The templates of all collectors.
 #[derive(Debug, Default)]
 pub(crate) struct Templates {
     learners: Mutex<HashMap<SenderId, Vec<Arc<TemplateLearner>>>>,
-    /// Of all learners.
-    usage: Usage,
-    on_disk: NewsFile,
-    options_on_disk: NewsFile,
-    /// What the last run passed on about collectors that have no output yet.
+    /// Sum over all learners.
+    usage: MemoryUsage,
+    on_disk: DirtyFile,
+    options_on_disk: DirtyFile,
+    /// State handed over by the last run, of collectors without an output so far.
     passed_on: Mutex<HashMap<SocketAddr, PassedOn>>,
 }
 
-/// The templates that a run of nf-receiver has kept in the state directory, with the sender of each and the collectors that have
-/// seen them. Empty if they cannot be read. Changes nothing.
+/// Returns the templates that a run of nf-receiver stored in the state directory, with the sender of each and
+/// the collectors that have seen them. Empty if they cannot be read. Changes nothing.
 pub(crate) fn kept_in(state_directory: &Path) -> Vec<(String, Vec<SocketAddr>, Kept)> {
     let rows = file::look(state_directory, TEMPLATES_FILE);
     rows.into_iter().map(|row| (row.sender, row.collectors, row.kept)).collect()
 }
 
 impl Templates {
-    /// What the last run knew, from the files in the state directory.
+    /// Recovers the state of the last run from the files in the state directory.
     pub(crate) fn recovered(state_directory: &Path) -> Arc<Self> {
         let templates = Arc::<Self>::default();
         let (rows, is_news) = file::read(state_directory, TEMPLATES_FILE);
         templates.restore(&rows, TemplateMemory::restore_templates);
-        templates.on_disk.is_news.store(is_news, Ordering::Relaxed);
+        templates.on_disk.is_dirty.store(is_news, Ordering::Relaxed);
         let (rows, is_news) = file::read(state_directory, OPTIONS_FILE);
         templates.restore(&rows, TemplateMemory::restore_options);
-        templates.options_on_disk.is_news.store(is_news, Ordering::Relaxed);
+        templates.options_on_disk.is_dirty.store(is_news, Ordering::Relaxed);
         templates.make_room();
         templates.restore_passed_on(state_directory);
         templates
@@ -119,7 +84,7 @@ impl Templates {
         *self.passed_on.lock().unwrap_or_else(PoisonError::into_inner) = passed_on;
     }
 
-    fn restore(self: &Arc<Self>, rows: &[file::Row], restore: fn(&mut TemplateMemory, &Kept)) {
+    fn restore(self: &Arc<Self>, rows: &[file::TemplateRow], restore: fn(&mut TemplateMemory, &Kept)) {
         let mut learners = self.learners();
         for row in rows {
             let Ok(sender) = row.sender.parse::<SenderId>() else { continue };
@@ -131,8 +96,8 @@ impl Templates {
         }
     }
 
-    /// The learner of this sender at each of its collectors, in their order. A new one begins with what `model` knows, else
-    /// with what is known at any other collector. Those of other collectors are forgotten.
+    /// Returns the learner of this sender at each of `collectors`, in their order. A new one copies `model`,
+    /// or the learner with most templates at any other collector. Learners of other collectors are dropped.
     pub(crate) fn of_sender(
         self: &Arc<Self>,
         sender: &SenderId,
@@ -144,7 +109,7 @@ impl Templates {
             all.retain(|_, learners| learners.iter().any(TemplateLearner::is_needed));
         }
         let known = all.entry(sender.clone()).or_default();
-        let fullest = known.iter().max_by_key(|learner| learner.bytes(Kind::Templates)).cloned();
+        let fullest = known.iter().max_by_key(|learner| learner.bytes(MemoryKind::Templates)).cloned();
         let model = model.or(fullest.as_deref());
         let mut wanted = Vec::new();
         for collector in collectors {
@@ -158,7 +123,8 @@ impl Templates {
         wanted
     }
 
-    /// The learner for a collector among those that are `known`, and whether it was not.
+    /// Returns the learner for a collector among those that are `known`, or adds one. The flag is `true` for
+    /// an added one.
     fn find_or_add(
         self: &Arc<Self>,
         known: &mut Vec<Arc<TemplateLearner>>,
@@ -168,36 +134,13 @@ impl Templates {
         if let Some(learner) = known.iter().find(|learner| learner.collector() == collector) {
             return (learner.clone(), false);
         }
-        let new = Arc::new(TemplateLearner::new(sender.clone(), collector, Arc::downgrade(self)));
+        let owner: Weak<Self> = Arc::downgrade(self);
+        let new = Arc::new(TemplateLearner::new(sender.clone(), collector, owner));
         known.push(new.clone());
         (new, true)
     }
 
-    fn note_news(&self, news: News) {
-        self.on_disk.is_news.fetch_or(news.templates, Ordering::Relaxed);
-        self.options_on_disk.is_news.fetch_or(news.options, Ordering::Relaxed);
-    }
-
-    /// Keeps the bounds of all memories together: the sender and collector that take most make room.
-    fn make_room(&self) {
-        for kind in Kind::ALL {
-            let mut surplus = self.usage.of(kind).saturating_sub(kind.bound());
-            if surplus > 0 {
-                surplus += kind.bound() / FREED_AT_ONCE;
-            }
-            while surplus > 0 {
-                let learners: Vec<_> = self.learners().values().flatten().cloned().collect();
-                let largest = learners.iter().max_by_key(|learner| learner.bytes(kind));
-                let freed = largest.map_or(0, |learner| learner.shrink(kind, surplus));
-                if freed == 0 {
-                    break;
-                }
-                surplus = surplus.saturating_sub(freed);
-            }
-        }
-    }
-
-    /// Writes the files, if there is news and they were not written shortly before. Blocks: call it where that is allowed.
+    /// Writes the files that are dirty, unless they were written recently. Blocks.
     pub(crate) fn keep_at_times(&self, state_directory: &Path) -> io::Result<()> {
         if self.on_disk.is_due(TEMPLATES_KEPT_EVERY) {
             self.keep_templates(state_directory)?;
@@ -208,7 +151,7 @@ impl Templates {
         Ok(())
     }
 
-    /// Writes the files, if there is news. Blocks.
+    /// Writes the files that are dirty. Blocks.
     pub(crate) fn keep(&self, state_directory: &Path) -> io::Result<()> {
         self.keep_templates(state_directory)?;
         self.keep_options(state_directory)
@@ -228,7 +171,7 @@ impl Templates {
         })
     }
 
-    /// What `kept` takes of each memory, with its sender and collector.
+    /// Returns the entries that `kept` extracts from each memory, with its sender and collector.
     fn rows(
         &self,
         kept: impl Fn(&TemplateMemory) -> Vec<Kept>,
@@ -240,19 +183,23 @@ impl Templates {
         })
     }
 
-    /// What the last run passed on about the collector at this address. Given once.
+    /// Takes the state that the last run handed over for the collector at this address. Returns it only once.
     pub(in crate::receiver) fn take_passed_on(&self, collector: SocketAddr) -> Option<PassedOn> {
         self.passed_on.lock().unwrap_or_else(PoisonError::into_inner).remove(&collector)
     }
 
-    /// Passes on, at an orderly stop, what the next run has to know about these collectors.
-    pub(crate) fn pass_on(&self, state_directory: &Path, outputs: &Outputs) -> io::Result<()> {
+    /// Stores, at an orderly stop, the state of these collectors for the next run.
+    pub(crate) fn pass_on(
+        &self,
+        state_directory: &Path,
+        collectors: impl Iterator<Item = (SocketAddr, PassedOn)>,
+    ) -> io::Result<()> {
         let learners: Vec<_> = self.learners().values().flatten().cloned().collect();
-        passed_on::write(state_directory, outputs, &learners)
+        passed_on::write(state_directory, collectors, &learners)
     }
 
-    /// The templates that the collector at this address has seen of exporters whose datagrams it got: those in `had`, each with the
-    /// number of its sender. With the ids of the senders.
+    /// Returns the templates that the collector at this address has seen of exporters in `had`, with the ids
+    /// of the senders. `had` lists the exporters whose datagrams it got, each with the number of its sender.
     pub(crate) fn delivered(
         &self,
         collector: SocketAddr,
@@ -273,9 +220,39 @@ impl Templates {
     }
 }
 
+impl LearnerOwner for Templates {
+    fn usage(&self) -> &MemoryUsage {
+        &self.usage
+    }
+
+    fn note_dirty(&self, news: News) {
+        self.on_disk.is_dirty.fetch_or(news.templates, Ordering::Relaxed);
+        self.options_on_disk.is_dirty.fetch_or(news.options, Ordering::Relaxed);
+    }
+
+    /// Enforces the bounds of all memories together: the sender and collector that use most make room.
+    fn make_room(&self) {
+        for kind in MemoryKind::ALL {
+            let mut surplus = self.usage.of(kind).saturating_sub(kind.bound());
+            if surplus > 0 {
+                surplus += kind.bound() / FREED_AT_ONCE;
+            }
+            while surplus > 0 {
+                let learners: Vec<_> = self.learners().values().flatten().cloned().collect();
+                let largest = learners.iter().max_by_key(|learner| learner.bytes(kind));
+                let freed = largest.map_or(0, |learner| learner.shrink(kind, surplus));
+                if freed == 0 {
+                    break;
+                }
+                surplus = surplus.saturating_sub(freed);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 impl Templates {
-    /// What `datagrams` of a sender define, on their way to a collector.
+    /// A learner of a sender that has seen `datagrams`, on their way to a collector.
     pub(crate) fn learned(
         collector: SocketAddr,
         datagrams: &[nf_transport_core::datagram::Datagram<'_>],
@@ -292,8 +269,8 @@ pub(crate) fn test_sender() -> SenderId {
     "edge".parse().expect("an id")
 }
 
-/// A NetFlow v9 datagram of sequence 7 and source 1 that defines template 256 with one field of four bytes, or that has
-/// a record of it.
+/// A NetFlow v9 datagram of sequence 7 and source 1 that defines template 256 with one field of four bytes,
+/// or that has a record of it.
 #[cfg(test)]
 pub(crate) fn netflow_9(defines: bool) -> Vec<u8> {
     let mut payload = vec![0, 9, 0, 1, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 7, 0, 0, 0, 1];

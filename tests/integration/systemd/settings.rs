@@ -132,7 +132,7 @@ fn an_unrelated_reload_keeps_the_session() {
     let site = MachinePair::paired(&parts);
     site.exporters().send(1);
     site.wait_connected();
-    let sessions = || site.center.journal("nf-receiver", "-o cat").matches(" agreed, ").count();
+    let sessions = || site.center.journal("nf-receiver", "-o cat").matches(" connected from ").count();
     let before = sessions();
     site.edge.write("/etc/nf-sender/nf-sender.toml.d/limits.toml", "[spool]\nmax-age = \"1h\"\n");
     site.center
@@ -333,10 +333,13 @@ fn journal_entries_have_search_fields() {
     let site = MachinePair::paired(&parts);
     site.exporters().send(1);
     site.wait_connected();
-    site.center.wait_journal("nf-receiver", &["session of edge", "agreed"]);
+    site.center.wait_journal("nf-receiver", &["sender edge connected from"]);
     let found = site.center.journal("nf-receiver", "-o json SENDER=edge");
     let entry: serde_json::Value = serde_json::from_str(found.lines().next().unwrap()).unwrap();
-    assert!(entry["MESSAGE"].as_str().unwrap().starts_with("session of edge at 10.77.0.1:"), "{entry}");
+    assert!(
+        entry["MESSAGE"].as_str().unwrap().starts_with("sender edge connected from 10.77.0.1:"),
+        "{entry}"
+    );
     assert_eq!(entry["CIPHER"], "chacha20-poly1305");
     assert_eq!(entry["PRIORITY"], "5");
     let fields: Vec<&str> = entry.as_object().unwrap().keys().map(String::as_str).collect();

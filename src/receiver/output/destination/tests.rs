@@ -1,8 +1,10 @@
 use core::num::NonZeroUsize;
+use std::io;
 
 use nf_transport_core::datagram::Timestamp;
 
 use super::*;
+use crate::receiver::output::destination::obstacle::may_be_left_behind;
 use crate::receiver::state::templates::{Templates, netflow_9};
 
 fn datagrams<'a>(payloads: &[&'a [u8]]) -> Vec<Datagram<'a>> {
@@ -15,7 +17,7 @@ fn sockets(each: usize) -> Arc<SocketBudget> {
     SocketBudget::new(NonZeroUsize::new(each).unwrap(), usize::MAX)
 }
 
-/// A destination, and what its collector has seen of one sender's exporters.
+/// A destination, and the templates that its collector has seen of one sender's exporters.
 struct Tested {
     destination: Destination,
     learner: Arc<TemplateLearner>,
@@ -31,7 +33,8 @@ impl core::ops::Deref for Tested {
 }
 
 impl Tested {
-    /// With room for so many exporters' sockets, and what these datagrams define known.
+    /// Opens a destination with room for `each` exporter sockets, which knows the templates that `known`
+    /// defines.
     fn open(settings: &CollectorSettings, each: usize, known: &[Datagram<'_>]) -> Self {
         let address = settings.address.to_string().parse().unwrap();
         let destination = Destination::open(address, settings, &sockets(each), None);
@@ -39,15 +42,15 @@ impl Tested {
         Self { destination, learner, _templates: templates }
     }
 
-    /// As [`Destination::take`]; what is taken is learned.
-    async fn take(&self, datagrams: &[Datagram<'_>], is_late: bool) -> Taken {
+    /// See [`Destination::deliver`]; the delivered datagrams are also learned.
+    async fn take(&self, datagrams: &[Datagram<'_>], is_late: bool) -> RunOutcome {
         let run = Run { datagrams, is_late, place: 0, learner: &self.learner };
-        let taken = self.destination.take(&run).await;
+        let taken = self.destination.deliver(&run).await;
         self.learner.learn(&datagrams[..taken.count], taken.recipient.as_ref());
         taken
     }
 
-    /// Repeats before `datagram` that a collector which has nothing lacks.
+    /// Repeats before `datagram` for a collector that has no templates.
     fn repeats(&self, datagram: &Datagram<'_>) -> Vec<Vec<u8>> {
         let recipient = Recipient { place: 1, generation: 1, socket: 1, has_moved: false };
         let repeats = self.learner.before(&[*datagram], &recipient, Instant::now().into_std());
@@ -60,10 +63,10 @@ fn destination(address: SocketAddr, settings: &CollectorSettings) -> Tested {
     Tested::open(settings, 8, &[])
 }
 
-/// How far from its schedule what a limit paces may be.
+/// Tolerated deviation from the schedule of a rate limit.
 const BUCKET_TOLERANCE: Duration = Duration::from_millis(50);
 
-/// A destination with room for two exporters' sockets that knows what `datagram` defines.
+/// A destination with room for two exporter sockets that knows the templates that `datagram` defines.
 fn with_templates(address: SocketAddr, datagram: &Datagram<'_>) -> Tested {
     Tested::open(&CollectorSettings::at(&address), 2, &[*datagram])
 }
@@ -72,7 +75,7 @@ fn holding(address: SocketAddr) -> Tested {
     destination(address, &CollectorSettings::at(&address))
 }
 
-/// Delivers the datagrams from number `done` on, which counts up with each one that is delivered.
+/// Delivers the datagrams from index `done` on, and advances `done`.
 async fn deliver(destination: &Tested, datagrams: &[Datagram<'_>], done: &mut usize) {
     while let Some(waiting) = datagrams.get(*done..).filter(|waiting| !waiting.is_empty()) {
         *done += destination.take(waiting, false).await.count;
@@ -80,7 +83,7 @@ async fn deliver(destination: &Tested, datagrams: &[Datagram<'_>], done: &mut us
 }
 
 fn state(destination: &Destination) -> CollectorState {
-    destination.figures_now().0
+    destination.refreshed_figures().0
 }
 
 fn received(listener: &std::net::UdpSocket) -> Vec<Vec<u8>> {
@@ -89,9 +92,9 @@ fn received(listener: &std::net::UdpSocket) -> Vec<Vec<u8>> {
     std::iter::from_fn(|| listener.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec())).collect()
 }
 
-/// Time stands still, so that the last look at the collector's socket counts although the socket has gone.
+/// Time is paused, so the last look at the collector's socket stays valid after the socket closed.
 #[tokio::test(start_paused = true)]
-async fn datagrams_that_find_the_collectors_socket_just_gone_are_held() {
+async fn a_socket_that_just_closed_holds_datagrams() {
     for listen in ["127.0.0.1:0", "[::1]:0"] {
         for waiting in 1..4 {
             let listener = std::net::UdpSocket::bind(listen).unwrap();
@@ -111,7 +114,7 @@ async fn datagrams_that_find_the_collectors_socket_just_gone_are_held() {
             let listener = std::net::UdpSocket::bind(address).unwrap();
             deliver(&output, &datagrams, &mut done).await;
             assert_eq!(received(&listener), payloads[..waiting]);
-            let (state, counts, _) = output.figures_now();
+            let (state, counts, _) = output.refreshed_figures();
             assert_eq!((state, counts.unread), (CollectorState::Up, 0));
             assert_eq!(counts.datagrams, u64::try_from(waiting).unwrap());
         }
@@ -119,7 +122,7 @@ async fn datagrams_that_find_the_collectors_socket_just_gone_are_held() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn datagrams_are_held_for_as_long_as_nothing_listens() {
+async fn datagrams_are_held_while_nothing_listens() {
     let address = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let output = holding(address);
     let datagrams = datagrams(&[b"x"]);
@@ -127,16 +130,16 @@ async fn datagrams_are_held_for_as_long_as_nothing_listens() {
     {
         let mut delivery = Box::pin(deliver(&output, &datagrams, &mut done));
         tokio::time::timeout(Duration::from_secs(60), &mut delivery).await.unwrap_err();
-        let (state, _, held_s) = output.figures_now();
+        let (state, _, held_s) = output.refreshed_figures();
         assert_eq!((state, held_s), (CollectorState::Down, 60));
     }
-    tokio::time::advance(WAITING).await;
-    let (state, _, held_s) = output.figures_now();
+    tokio::time::advance(HELD_EXPIRES).await;
+    let (state, _, held_s) = output.refreshed_figures();
     assert_eq!((state, held_s), (CollectorState::Down, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_delivery_left_and_taken_up_again_does_not_begin_the_time_of_holding_anew() {
+async fn a_resumed_delivery_keeps_its_hold_time() {
     let address = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let output = holding(address);
     let datagrams = datagrams(&[b"x"]);
@@ -144,12 +147,12 @@ async fn a_delivery_left_and_taken_up_again_does_not_begin_the_time_of_holding_a
     for round in 1..12 {
         let delivery = deliver(&output, &datagrams, &mut done);
         tokio::time::timeout(Duration::from_secs(5), delivery).await.unwrap_err();
-        assert_eq!(output.figures_now().2, 5 * round, "asked while nobody tries");
+        assert_eq!(output.refreshed_figures().2, 5 * round, "asked while nobody tries");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_queue_of_a_collector_that_does_not_read_stays_half_empty() {
+async fn an_unread_queue_stays_half_empty() {
     let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let output = holding(listener.local_addr().unwrap());
     let payloads = [[7; 1464].as_slice(); 1000];
@@ -157,7 +160,7 @@ async fn the_queue_of_a_collector_that_does_not_read_stays_half_empty() {
     let mut done = 0;
     let held = tokio::time::timeout(Duration::from_secs(60), deliver(&output, &datagrams, &mut done));
     held.await.unwrap_err();
-    let queue = output.turn.lock().await.gate.look().unwrap().unwrap();
+    let queue = output.sending.lock().await.queue.look().unwrap().unwrap();
     assert!(queue.queued < queue.limit / 2, "{queue:?}");
     assert!(queue.queued > queue.limit / 3, "{queue:?}");
     assert_eq!((queue.drops, state(&output)), (0, CollectorState::Up));
@@ -165,8 +168,8 @@ async fn the_queue_of_a_collector_that_does_not_read_stays_half_empty() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_collector_that_cannot_be_reached_is_down_and_the_datagram_is_held() {
-    // The address of all is refused by the kernel (EACCES) whatever the routes are.
+async fn an_unreachable_collector_is_down() {
+    // The kernel refuses the broadcast address (EACCES) with any routes.
     let output = holding("255.255.255.255:9".parse().unwrap());
     assert_eq!(state(&output), CollectorState::Unknown);
     let mut done = 0;
@@ -178,7 +181,7 @@ async fn a_collector_that_cannot_be_reached_is_down_and_the_datagram_is_held() {
 }
 
 #[test]
-fn errors_that_say_nothing_of_the_collector_are_those_of_earlier_datagrams() {
+fn errors_of_earlier_datagrams_are_recognized() {
     for (errno, expected) in [
         (libc::EMSGSIZE, [true, true]),
         (libc::ECONNREFUSED, [true, false]),
@@ -193,7 +196,7 @@ fn errors_that_say_nothing_of_the_collector_are_those_of_earlier_datagrams() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn datagrams_for_a_collector_that_is_set_to_skip_are_passed_over_while_nothing_listens() {
+async fn a_down_collector_set_to_skip_skips() {
     let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -203,17 +206,17 @@ async fn datagrams_for_a_collector_that_is_set_to_skip_are_passed_over_while_not
     let began = Instant::now();
     let mut done = 0;
     deliver(&output, &datagrams, &mut done).await;
-    let (state, counts, held_s) = output.figures_now();
+    let (state, counts, held_s) = output.refreshed_figures();
     assert_eq!((state, counts.skipped, counts.datagrams, held_s), (CollectorState::Down, 3, 0, 0));
     let listener = std::net::UdpSocket::bind(address).unwrap();
     deliver(&output, &datagrams, &mut 1).await;
     assert_eq!(began.elapsed(), Duration::ZERO);
     assert_eq!(received(&listener), [b"two".as_slice(), b"three"]);
-    assert_eq!(output.figures_now().1.skipped, 3);
+    assert_eq!(output.refreshed_figures().1.skipped, 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_collector_had_not_read_when_it_went_is_counted_and_what_it_had_read_is_not() {
+async fn only_unread_datagrams_count_as_unread() {
     let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let output = holding(listener.local_addr().unwrap());
     let payloads = [[7; 1464].as_slice(); 30];
@@ -222,12 +225,12 @@ async fn what_a_collector_had_not_read_when_it_went_is_counted_and_what_it_had_r
     assert_eq!(state(&output), CollectorState::Up);
     deliver(&output, &datagrams(&payloads[..10]), &mut 0).await;
     drop(listener);
-    let (state, counts, _) = output.figures_now();
+    let (state, counts, _) = output.refreshed_figures();
     assert_eq!((state, counts.unread), (CollectorState::Down, 10));
 }
 
 #[tokio::test(start_paused = true)]
-async fn templates_come_first_and_again_after_others_were_skipped() {
+async fn skipped_templates_are_repeated() {
     let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let (defining, data) = (netflow_9(true), netflow_9(false));
     let mut redefining = defining.clone();
@@ -250,10 +253,10 @@ async fn templates_come_first_and_again_after_others_were_skipped() {
         assert_eq!(received(&listener), wanted, "{skipped:?}");
         expected += u64::from(is_repeated);
     }
-    assert_eq!(output.figures_now().1.templates, expected);
+    assert_eq!(output.refreshed_figures().1.templates, expected);
 }
 
-/// A NetFlow v9 datagram, of the same source as `netflow_9`, with templates that it takes ten datagrams to repeat.
+/// A NetFlow v9 datagram of the same source as `netflow_9`, with templates that need ten datagrams to repeat.
 fn many_templates() -> Vec<u8> {
     let mut payload = netflow_9(true)[..20].to_vec();
     payload.extend([0, 0]);
@@ -266,13 +269,13 @@ fn many_templates() -> Vec<u8> {
     payload
 }
 
-/// Goes on with a delivery for a while, and leaves it then if it is not over.
+/// Continues a delivery for `time`, then cancels it.
 async fn deliver_for(time: Duration, destination: &Tested, datagrams: &[Datagram<'_>]) {
     drop(tokio::time::timeout(time, deliver(destination, datagrams, &mut 0)).await);
 }
 
 #[tokio::test(start_paused = true)]
-async fn telling_templates_goes_on_where_a_full_queue_stopped_it() {
+async fn repeats_resume_after_a_full_queue() {
     let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     socket2::SockRef::from(&listener).set_recv_buffer_size(1).unwrap();
     let data = netflow_9(false);
@@ -285,11 +288,11 @@ async fn telling_templates_goes_on_where_a_full_queue_stopped_it() {
         deliver_for(QUEUE_PAUSE * 3, &output, &[*data]).await;
         assert_eq!(received(&listener), [payload.as_slice()]);
     }
-    assert_eq!(output.figures_now().1.templates, 10);
+    assert_eq!(output.refreshed_figures().1.templates, 10);
 }
 
 #[tokio::test(start_paused = true)]
-async fn templates_that_are_told_count_for_the_limits() {
+async fn repeats_count_for_the_rate_limit() {
     let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let settings = CollectorSettings { rate_limit: NonZeroU32::new(10), ..CollectorSettings::at(&address) };
@@ -301,7 +304,7 @@ async fn templates_that_are_told_count_for_the_limits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_probe_comes_behind_its_templates_and_what_follows_the_return_does_not() {
+async fn each_probe_follows_its_templates() {
     let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let (defining, data) = (netflow_9(true), netflow_9(false));
     let output = with_templates(listener.local_addr().unwrap(), &datagrams(&[&defining])[0]);
@@ -311,7 +314,7 @@ async fn each_probe_comes_behind_its_templates_and_what_follows_the_return_does_
     deliver(&output, &waiting, &mut 0).await;
     assert_eq!(received(&listener), both);
     for _ in 0..3 {
-        output.turn.lock().await.reach.failed("refused".to_owned(), Instant::now());
+        output.sending.lock().await.reachability.note_failure("refused".to_owned(), Instant::now());
         deliver_for(Duration::from_secs(2), &output, &waiting).await;
         assert_eq!(received(&listener), both, "the probe");
     }
@@ -321,7 +324,8 @@ async fn each_probe_comes_behind_its_templates_and_what_follows_the_return_does_
     assert_eq!(received(&listener), [data.as_slice()]);
 }
 
-/// How many datagrams the collector gets when the exporter sends data once more after others have sent some.
+/// Number of datagrams that the collector gets when the exporter sends data again after others have sent
+/// some.
 async fn received_after(others: u8, output: &Tested, listener: &std::net::UdpSocket) -> usize {
     for other in 0..others {
         let exporter = SocketAddr::from(([192, 0, 2, 100 + other], 1));
@@ -334,7 +338,7 @@ async fn received_after(others: u8, output: &Tested, listener: &std::net::UdpSoc
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_exporter_whose_socket_was_closed_comes_back_on_its_port() {
+async fn a_reopened_socket_keeps_its_port() {
     let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let output = with_templates(listener.local_addr().unwrap(), &datagrams(&[&netflow_9(true)])[0]);
     assert_eq!(received_after(0, &output, &listener).await, 2);
@@ -346,7 +350,7 @@ async fn an_exporter_whose_socket_was_closed_comes_back_on_its_port() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn templates_come_again_from_another_port() {
+async fn templates_are_repeated_from_another_port() {
     let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let output = with_templates(listener.local_addr().unwrap(), &datagrams(&[&netflow_9(true)])[0]);
     assert_eq!(received_after(0, &output, &listener).await, 2);
@@ -362,7 +366,7 @@ async fn templates_come_again_from_another_port() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_limits_make_no_repeats_and_no_other_port() {
+async fn new_limits_keep_port_and_templates() {
     let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let mut output = with_templates(address, &datagrams(&[&netflow_9(true)])[0]);
@@ -379,7 +383,7 @@ async fn other_limits_make_no_repeats_and_no_other_port() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rate_limit_paces_and_one_for_catching_up_holds_for_late_datagrams_only() {
+async fn the_catch_up_limit_applies_to_late_datagrams() {
     let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let limit = NonZeroU32::new;
@@ -403,7 +407,7 @@ async fn a_rate_limit_paces_and_one_for_catching_up_holds_for_late_datagrams_onl
 }
 
 #[tokio::test(start_paused = true)]
-async fn late_datagrams_that_wait_for_their_limit_do_not_hold_up_others() {
+async fn paced_late_datagrams_do_not_delay_others() {
     let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let settings =
@@ -422,12 +426,12 @@ async fn late_datagrams_that_wait_for_their_limit_do_not_hold_up_others() {
     assert_eq!(received(&listener), [b"late", b"live", b"late"]);
 }
 
-/// A payload that no UDP datagram can have: the kernel refuses it for good.
+/// A payload that is too long for UDP: the kernel always refuses it.
 fn unsendable() -> Vec<u8> {
     vec![0; nf_transport_core::limits::PAYLOAD_MAX + 1]
 }
 
-/// A collector with room for such a payload beside others.
+/// A collector with room for such a payload in addition to others.
 fn roomy_listener() -> std::net::UdpSocket {
     let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     socket2::SockRef::from(&listener).set_recv_buffer_size(1 << 20).unwrap();
@@ -442,14 +446,14 @@ async fn a_refused_datagram_is_dropped_and_counted() {
     let payloads = [b"one".as_slice(), &refused, b"two", &refused, &refused, b"three"];
     deliver(&output, &datagrams(&payloads), &mut 0).await;
     assert_eq!(received(&listener), [b"one".as_slice(), b"two", b"three"]);
-    let (state, counts, held_s) = output.figures_now();
+    let (state, counts, held_s) = output.refreshed_figures();
     assert_eq!((counts.datagrams, counts.refused, counts.skipped), (3, 3, 0));
     assert_eq!((state, held_s), (CollectorState::Up, 0));
     assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn refused_datagrams_of_one_sender_do_not_delay_another() {
+async fn refused_datagrams_do_not_delay_other_senders() {
     let listener = roomy_listener();
     let output = holding(listener.local_addr().unwrap());
     let refused = unsendable();
@@ -473,7 +477,7 @@ async fn refused_datagrams_of_one_sender_do_not_delay_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_collector_is_free_while_a_task_waits_for_it() {
+async fn a_waiting_task_holds_no_lock() {
     let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -482,7 +486,7 @@ async fn the_collector_is_free_while_a_task_waits_for_it() {
     let is_free = async {
         for _ in 0..10 {
             sleep(DOWN_PAUSE / 3).await;
-            assert!(output.turn.try_lock().is_ok());
+            assert!(output.sending.try_lock().is_ok());
         }
     };
     tokio::select! {

@@ -1,6 +1,6 @@
-//! When a stream began, as its position file says.
+//! The time at which a stream began, as a record in its position file.
 //!
-//! The birth time of the file is not enough: not every file system has it, and a copy is born when it is made.
+//! The creation time of the file is not enough: not every file system has it, and a copy has a new one.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,13 +12,13 @@ use crate::receiver::state::positions::slot::checksum;
 /// Bytes of the record.
 pub(super) const BEGUN_LEN: usize = 16;
 
-/// Where the record is: behind slot 0, in a sector of its own.
+/// Offset of the record: after slot 0, in a sector of its own.
 pub(super) const BEGUN_OFFSET: u64 = 2048;
 
-/// The bytes that the record starts with.
+/// First bytes of the record.
 const MAGIC: [u8; 4] = *b"NFB1";
 
-/// The record of `stream`, which began at `begun`.
+/// Encodes the record of `stream`, which began at `begun`.
 pub(super) fn encode(stream: StreamId, begun: SystemTime) -> [u8; BEGUN_LEN] {
     let begun = begun.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let micros = u64::try_from(begun.as_micros()).unwrap_or(u64::MAX).to_be_bytes();
@@ -30,7 +30,7 @@ pub(super) fn encode(stream: StreamId, begun: SystemTime) -> [u8; BEGUN_LEN] {
     record
 }
 
-/// When `stream` began by this record; `None` if it is absent or damaged.
+/// Returns the time at which `stream` began by this record; `None` if it is absent or damaged.
 pub(super) fn parse(stream: StreamId, record: [u8; BEGUN_LEN]) -> Option<SystemTime> {
     let mut rest = record.strip_prefix(&MAGIC)?;
     let expected = rest.try_get_u32().ok()?;

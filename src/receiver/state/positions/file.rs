@@ -12,44 +12,44 @@ use nf_transport_core::spool::disk::not_created;
 
 use crate::limits::STREAM_MARKED_EVERY;
 use crate::receiver::state::positions::begun::{self, BEGUN_LEN, BEGUN_OFFSET};
-use crate::receiver::state::positions::slot::{Progress, SLOT_LEN, Slot};
-use crate::receiver::state::positions::{PositionsError, set_aside_path};
+use crate::receiver::state::positions::error::PositionsError;
+use crate::receiver::state::positions::slot::{SLOT_LEN, Slot, StoredProgress};
 
-/// Where the slots lie: on pages of their own, so that what damages the one spares the other.
+/// Offsets of the slots. They are on pages of their own, so that damage to one spares the other.
 const SLOT_OFFSETS: [u64; 2] = [0, 4096];
 
-/// Where the slot lies that tells how far those collectors are that are not waited for.
-const FURTHER_OFFSET: u64 = 8192;
+/// Offset of the slot with the position of collectors set to skip.
+const SKIP_POSITION_OFFSET: u64 = 8192;
 
-/// Why a file is left alone that a newer version wrote.
-const NEWER: &str = "a newer version of nf-receiver wrote it: install that version again, or remove the file to have \
-                     all delivered that the sender still holds";
+/// Reason why a file of a newer version is left unchanged.
+const NEWER: &str = "a newer version of nf-receiver wrote it; install that version again, or remove the \
+                     file to have all datagrams delivered again that the sender still has";
 
-/// Up to where one stream has been delivered.
+/// Stored position of one stream.
 #[derive(Debug)]
 pub(crate) struct StreamPosition {
     path: PathBuf,
     stream: StreamId,
-    state: Mutex<State>,
+    state: Mutex<StreamState>,
 }
 
 #[derive(Debug)]
-struct State {
-    /// What the newest slot holds; `None` before the first store.
-    delivered: Option<Progress>,
-    /// Where the next store goes: never to the newest slot.
+struct StreamState {
+    /// Content of the newest slot; `None` before the first store.
+    delivered: Option<StoredProgress>,
+    /// Offset of the next store: never that of the newest slot.
     next_offset: u64,
-    /// The offset that the store after the next one goes to.
+    /// Offset of the store after the next one.
     newest_offset: u64,
-    /// Up to where those collectors are that are not waited for, if that is further.
-    further: Option<Progress>,
-    /// Something was stored since the last sync.
+    /// Position of collectors set to skip, if it is higher.
+    skip_position: Option<StoredProgress>,
+    /// Whether anything was stored since the last sync.
     dirty: bool,
-    /// The time that the file is marked with.
+    /// Modification time of the file.
     seen: SystemTime,
-    /// Opened when it is needed.
+    /// Opened on demand.
     file: Option<Arc<File>>,
-    /// Sessions that use the stream. Without any the file is closed whenever nothing is done with it.
+    /// Number of sessions that use the stream. Without any, the file is open only during an operation.
     users: usize,
 }
 
@@ -61,7 +61,7 @@ pub(crate) struct StreamInUse {
 }
 
 impl StreamInUse {
-    /// Uses `stream`, which began at `begun`, and whose file is opened if it is not.
+    /// Uses `stream`, which began at `begun`. Opens its file if needed.
     pub(super) fn of(stream: Arc<StreamPosition>, begun: SystemTime) -> Result<Self, PositionsError> {
         let mut state = stream.state();
         stream.file(&mut state)?;
@@ -70,12 +70,12 @@ impl StreamInUse {
         Ok(Self { position: stream, begun })
     }
 
-    /// The stream, which may outlive its use.
+    /// Returns the stream, which may outlive its use.
     pub(crate) fn position(&self) -> &Arc<StreamPosition> {
         &self.position
     }
 
-    /// When the stream began.
+    /// Returns the time at which the stream began.
     pub(crate) fn begun(&self) -> SystemTime {
         self.begun
     }
@@ -98,8 +98,8 @@ impl Drop for StreamInUse {
 }
 
 impl StreamPosition {
-    /// Opens the file at `path`, or makes it, and marks it as `seen`. A damaged one is set aside. One that does not say when the
-    /// stream began says `begun` from now on. Returns `true` if the directory has changed.
+    /// Opens or creates the file at `path`, and sets its modification time to `seen`. A damaged one is set aside. A
+    /// file without the time at which the stream began gets `begun`. Returns `true` if the directory has changed.
     pub(super) fn open(
         path: PathBuf,
         stream: StreamId,
@@ -115,7 +115,7 @@ impl StreamPosition {
         let damaged = slots.contains(&Slot::Damaged);
         let lost = damaged && !is_known;
         if damaged && !lost {
-            tracing::warn!("{}: one of two slots is damaged; the other one counts", path.display());
+            tracing::warn!("one of two slots of {} is damaged; using the other one", path.display());
         }
         let file = if lost { set_aside(&path)? } else { file };
         if read_begun(&file, stream).is_none() {
@@ -123,31 +123,33 @@ impl StreamPosition {
                 .map_err(PositionsError::of("write", &path))?;
         }
         file.set_modified(seen).map_err(PositionsError::of("mark as seen", &path))?;
-        let further = if lost { None } else { read_slot(&file, stream, FURTHER_OFFSET).ok() };
+        let further = if lost { None } else { read_slot(&file, stream, SKIP_POSITION_OFFSET).ok() };
         let further = further.and_then(Slot::progress);
-        let state = Mutex::new(State { further, ..State::of(slots, seen, file) });
+        let state = Mutex::new(StreamState { skip_position: further, ..StreamState::of(slots, seen, file) });
         Ok((Self { path, stream, state }, lost || is_made))
     }
 
-    /// The position after the last datagram delivered; `None` if the stream is not known.
+    /// Returns the position after the last datagram delivered; `None` if the stream is not known.
     pub(crate) fn get(&self) -> Option<Position> {
         self.state().delivered.map(|stored| stored.position)
     }
 
-    /// The run that sent the latest of what is stored; [`RunId::NONE`] if it is not known.
+    /// Returns the run that sent the latest of the stored datagrams; [`RunId::NONE`] if it is not known.
     pub(crate) fn run(&self) -> RunId {
         let state = self.state();
-        let latest = state.delivered.into_iter().chain(state.further).max_by_key(|stored| stored.position);
+        let latest =
+            state.delivered.into_iter().chain(state.skip_position).max_by_key(|stored| stored.position);
         latest.map_or(RunId::NONE, |stored| stored.run)
     }
 
-    /// Stores `position`, sent by `run`, unless one as high is stored already. If it fails, the one before it stays.
+    /// Stores `position`, sent by `run`, unless it is not higher than the stored one. After a failure the
+    /// previous position stays.
     pub(crate) fn store(&self, position: Position, run: RunId) -> Result<(), PositionsError> {
         let mut state = self.state();
         if state.delivered.is_some_and(|stored| stored.position >= position) {
             return Ok(());
         }
-        let progress = Progress { position, run };
+        let progress = StoredProgress { position, run };
         let offset = state.next_offset;
         self.file(&mut state)?
             .write_all_at(&Slot::encode(self.stream, progress), offset)
@@ -157,32 +159,35 @@ impl StreamPosition {
         Ok(())
     }
 
-    /// Up to where those collectors have the stream that are not waited for, if that was further than the position. One slot
-    /// only: without it they get something twice.
-    pub(crate) fn further(&self) -> Option<Position> {
-        self.state().further.map(|stored| stored.position)
+    /// Returns the position of collectors set to skip, if it was stored. It has one slot only: without it
+    /// they get some datagrams twice.
+    pub(crate) fn skip_position(&self) -> Option<Position> {
+        self.state().skip_position.map(|stored| stored.position)
     }
 
-    /// Stores how far those collectors are that are not waited for, sent by `run`, unless as much is stored already.
-    pub(crate) fn store_further(&self, further: Position, run: RunId) -> Result<(), PositionsError> {
+    /// Stores the position of collectors set to skip, sent by `run`, unless it is not higher than the stored
+    /// one.
+    pub(crate) fn store_skip_position(&self, further: Position, run: RunId) -> Result<(), PositionsError> {
         let mut state = self.state();
-        if state.further.is_some_and(|stored| stored.position >= further) {
+        if state.skip_position.is_some_and(|stored| stored.position >= further) {
             return Ok(());
         }
-        let further = Progress { position: further, run };
+        let further = StoredProgress { position: further, run };
         self.file(&mut state)?
-            .write_all_at(&Slot::encode(self.stream, further), FURTHER_OFFSET)
+            .write_all_at(&Slot::encode(self.stream, further), SKIP_POSITION_OFFSET)
             .map_err(PositionsError::of("write", &self.path))?;
-        state.further = Some(further);
+        state.skip_position = Some(further);
         state.dirty = true;
         state.close_if_unused();
         Ok(())
     }
 
-    /// Forces to disk what was stored since the last call. If that fails, the next call tries again; by then
-    /// newer stores have written the same pages anew, as a failed sync may have dropped them.
-    /// What was written is `seen`: a write itself leaves the time of the wall clock, which may be wrong. So is, once a day, a stream
-    /// whose session has nothing to store.
+    /// Syncs the position to disk if it was stored since the last call. After a failure the next call
+    /// retries. By then newer stores have written the same pages again, because a failed sync may have
+    /// dropped them.
+    ///
+    /// Sets the modification time to `seen`: a write itself sets it by the wall clock, which may be wrong.
+    /// A stream in use without new data is marked once a day.
     pub(super) fn sync(&self, seen: SystemTime) -> Result<(), PositionsError> {
         let mut state = self.state();
         let is_idle = || seen.duration_since(state.seen).is_ok_and(|idle| idle >= STREAM_MARKED_EVERY);
@@ -203,12 +208,12 @@ impl StreamPosition {
         outcome.map_err(PositionsError::of("sync", &self.path))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, StreamState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The file, opened if it is not.
-    fn file(&self, state: &mut State) -> Result<Arc<File>, PositionsError> {
+    /// Returns the file, opened if needed.
+    fn file(&self, state: &mut StreamState) -> Result<Arc<File>, PositionsError> {
         if let Some(file) = &state.file {
             return Ok(file.clone());
         }
@@ -216,18 +221,18 @@ impl StreamPosition {
         Ok(state.file.insert(Arc::new(file)).clone())
     }
 
-    /// When the stream was seen last.
+    /// Returns the time at which the stream was last seen.
     pub(super) fn seen(&self) -> SystemTime {
         self.state().seen
     }
 
-    /// Whether something was stored since the last sync.
+    /// Returns whether anything was stored since the last sync.
     pub(super) fn is_dirty(&self) -> bool {
         self.state().dirty
     }
 }
 
-impl State {
+impl StreamState {
     fn of([first, second]: [Slot; 2], seen: SystemTime, file: File) -> Self {
         let [first_offset, second_offset] = SLOT_OFFSETS;
         let (first, second) = (first.progress(), second.progress());
@@ -239,7 +244,7 @@ impl State {
             delivered,
             next_offset,
             newest_offset,
-            further: None,
+            skip_position: None,
             dirty: false,
             seen,
             file: Some(Arc::new(file)),
@@ -253,18 +258,18 @@ impl State {
         }
     }
 
-    fn stored(&mut self, progress: Progress) {
+    fn stored(&mut self, progress: StoredProgress) {
         self.delivered = Some(progress);
         std::mem::swap(&mut self.next_offset, &mut self.newest_offset);
         self.dirty = true;
     }
 }
 
-fn position_of(progress: Option<Progress>) -> Option<Position> {
+fn position_of(progress: Option<StoredProgress>) -> Option<Position> {
     progress.map(|progress| progress.position)
 }
 
-/// Opens the file at `path`, or makes it. Returns `true` if it made it.
+/// Opens or creates the file at `path`. Returns `true` if it created it.
 fn open_file(path: &std::path::Path) -> io::Result<(File, bool)> {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
@@ -278,7 +283,7 @@ fn open_file(path: &std::path::Path) -> io::Result<(File, bool)> {
     }
 }
 
-/// When the stream of `file` began, if the file says that.
+/// Returns the time at which the stream of `file` began, if the file has it.
 pub(super) fn read_begun(file: &File, stream: StreamId) -> Option<SystemTime> {
     let mut record = [0; BEGUN_LEN];
     file.read_exact_at(&mut record, BEGUN_OFFSET).ok()?;
@@ -302,14 +307,21 @@ fn read_slot(file: &File, stream: StreamId, offset: u64) -> io::Result<Slot> {
     Ok(Slot::parse(stream, bytes.get(..filled).unwrap_or_default()))
 }
 
-/// Renames the damaged file at `path`, and starts a new one in its place.
+/// Renames the damaged file at `path`, and creates a new one in its place.
 fn set_aside(path: &std::path::Path) -> Result<File, PositionsError> {
     let aside = set_aside_path(path);
     rename(path, &aside).map_err(PositionsError::of("rename", path))?;
     tracing::warn!(
-        "{}: the position of a stream was damaged and is set aside here; what its sender still holds \
-         is delivered again",
+        "the position of a stream was damaged; its file was renamed to {}, and all datagrams that its \
+         sender still has are delivered again",
         aside.display()
     );
     open_file(path).map(|(file, _)| file).map_err(PositionsError::of("open", path))
+}
+
+/// Returns the path to which the damaged file at `path` is renamed.
+pub(super) fn set_aside_path(path: &std::path::Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".damaged");
+    name.into()
 }

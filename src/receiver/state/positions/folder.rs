@@ -1,4 +1,4 @@
-//! The directory of the position files: which operations are done there.
+//! The directory of the position files, and the operations on it.
 
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -8,20 +8,21 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use crate::receiver::state::positions::error::PositionsError;
 use crate::receiver::state::positions::file::read_begun;
-use crate::receiver::state::positions::{PositionsError, StreamName};
+use crate::receiver::state::positions::stream_name::StreamName;
 
 /// The directory.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    /// Entries read, and files opened, examined and removed.
+    /// Number of entries read, and of files opened, examined and removed.
     #[cfg(test)]
     operations: AtomicU64,
 }
 
 impl Folder {
-    /// The directory at `path`, which is made if it is not there.
+    /// Opens the directory at `path`, and creates it if needed.
     pub(super) fn open(path: PathBuf) -> Result<Self, PositionsError> {
         DirBuilder::new()
             .recursive(true)
@@ -35,19 +36,20 @@ impl Folder {
         })
     }
 
-    /// Where the directory is.
+    /// Returns the path of the directory.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The file of a stream, which is about to be opened.
+    /// Returns the path of a stream's file that is about to be opened.
     pub(super) fn file(&self, name: &StreamName) -> PathBuf {
         self.count();
         self.path.join(name.to_string())
     }
 
-    /// All position files, when each stream was seen last, and when it began: by its file or, if that does not say so, when the file
-    /// was made, if the file system has that. Other files are left out.
+    /// Lists all position files, with the time at which each stream was last seen, and the time at which it began.
+    /// The latter comes from the file or, if it lacks it, is the creation time of the file, if the file system has
+    /// that. Skips other files.
     pub(super) fn list(&self) -> Result<Vec<(StreamName, SystemTime, Option<SystemTime>)>, PositionsError> {
         let list = || -> io::Result<_> {
             let mut files = Vec::new();
@@ -70,7 +72,7 @@ impl Folder {
         list().map_err(PositionsError::of("list", &self.path))
     }
 
-    /// Removes the file of a stream, unless that was done by somebody else.
+    /// Removes the file of a stream, if it exists.
     pub(super) fn remove(&self, name: &StreamName) -> Result<(), PositionsError> {
         let path = self.file(name);
         match std::fs::remove_file(&path) {
@@ -81,7 +83,7 @@ impl Folder {
         }
     }
 
-    /// Forces to disk which files there are.
+    /// Syncs the entries of the directory to disk.
     pub(super) fn sync(&self) -> Result<(), PositionsError> {
         File::open(&self.path)
             .and_then(|directory| directory.sync_all())
@@ -94,7 +96,7 @@ impl Folder {
         self.operations.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many operations there have been.
+    /// Returns the number of operations.
     #[cfg(test)]
     pub(super) fn operations(&self) -> u64 {
         self.operations.load(Ordering::Relaxed)

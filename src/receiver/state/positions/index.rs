@@ -1,8 +1,10 @@
-//! Which streams have a file, and when each of them was seen last.
+//! Index of the streams that have a file, with the time at which each was last seen.
 //!
-//! Pure: made once of the directory's listing, and kept up by [`crate::receiver::state::positions::Positions`], so that no stream costs another listing.
+//! It does no I/O. It is built once from the directory listing and updated by
+//! [`crate::receiver::state::positions::Positions`], so that no stream needs another listing.
 //!
-//! Always holds: a stream is in one of the sets of unused ones exactly if it is known and not in use, with the time that `senders` has of it.
+//! Invariant: a stream is in one of the sets of unused ones exactly if it is known and not in use, with the time
+//! that `senders` has of it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -11,69 +13,70 @@ use std::time::SystemTime;
 use nf_transport_core::sequence::{SenderId, StreamId};
 
 use crate::limits::{STREAM_ESTABLISHED, STREAM_KEPT, STREAMS_FIRST};
-use crate::receiver::state::positions::StreamName;
+use crate::receiver::state::positions::stream_name::StreamName;
 
 /// A known stream of one sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Known {
+pub(super) struct KnownStream {
     pub(super) stream: StreamId,
     seen: SystemTime,
     begun: SystemTime,
     is_used: bool,
 }
 
-impl Known {
-    /// Whether the stream was used for long enough to be kept before those that were only begun.
+impl KnownStream {
+    /// Returns whether the stream was used long enough to take precedence over those that only began.
     fn is_established(&self) -> bool {
         self.seen.duration_since(self.begun).is_ok_and(|used| used >= STREAM_ESTABLISHED)
     }
 }
 
-/// Whether a stream that was last seen at `seen` may be forgotten before all others.
+/// Returns whether a stream that was last seen at `seen` may be forgotten before all others.
 fn is_stale(seen: SystemTime, now: SystemTime) -> bool {
     now.duration_since(seen).is_ok_and(|unseen| unseen > STREAM_KEPT)
 }
 
 /// All streams that have a file.
 #[derive(Debug, Default)]
-pub(super) struct Index {
-    senders: HashMap<SenderId, Vec<Known>>,
-    /// Those not in use and not established; the one unseen longest comes first.
+pub(super) struct StreamIndex {
+    senders: HashMap<SenderId, Vec<KnownStream>>,
+    /// Streams not in use and not established, least recently seen first.
     unused_brief: BTreeSet<(SystemTime, StreamName)>,
-    /// Those not in use and established, in the same order.
+    /// Streams not in use and established, in the same order.
     unused_established: BTreeSet<(SystemTime, StreamName)>,
     length: usize,
 }
 
-impl Index {
-    /// Number of known streams.
+impl StreamIndex {
+    /// Returns the number of known streams.
     pub(super) fn len(&self) -> usize {
         self.length
     }
 
-    /// When this stream began; `None` if it is not known.
+    /// Returns the time at which this stream began; `None` if it is not known.
     pub(super) fn begun(&self, name: &StreamName) -> Option<SystemTime> {
         let known = self.of(&name.sender).iter().find(|known| known.stream == name.stream)?;
         Some(known.begun)
     }
 
-    /// The known streams of one sender.
-    pub(super) fn of(&self, sender: &SenderId) -> &[Known] {
+    /// Returns the known streams of one sender.
+    pub(super) fn of(&self, sender: &SenderId) -> &[KnownStream] {
         self.senders.get(sender).map_or(&[], Vec::as_slice)
     }
 
-    /// The senders that have known streams.
+    /// Iterates over the senders that have known streams.
     pub(super) fn senders(&self) -> impl Iterator<Item = &SenderId> {
         self.senders.keys()
     }
 
-    /// Notes that a stream has a file, which was seen at `seen`, and whether it is in use. One that was not known begins then.
+    /// Notes that a stream has a file, last seen at `seen`, and whether it is in use. An unknown stream
+    /// begins at `seen`.
     pub(super) fn note(&mut self, name: StreamName, seen: SystemTime, is_used: bool) {
         let begun = self.begun(&name).unwrap_or(seen);
         self.note_begun(name, seen, begun, is_used);
     }
 
-    /// As [`Self::note`], of a stream that began at `begun`.
+    /// See [`Self::note`]; the stream began at `begun`.
     pub(super) fn note_begun(
         &mut self,
         name: StreamName,
@@ -82,7 +85,7 @@ impl Index {
         is_used: bool,
     ) {
         self.remove(&name);
-        let known = Known { stream: name.stream, seen, begun, is_used };
+        let known = KnownStream { stream: name.stream, seen, begun, is_used };
         self.senders.entry(name.sender.clone()).or_default().push(known);
         self.length += 1;
         if !is_used {
@@ -102,32 +105,33 @@ impl Index {
         self.unused_like(known).remove(&(known.seen, name.clone()));
     }
 
-    /// The set that holds this stream while it is not in use.
-    fn unused_like(&mut self, known: Known) -> &mut BTreeSet<(SystemTime, StreamName)> {
+    /// Returns the set for this stream while it is not in use.
+    fn unused_like(&mut self, known: KnownStream) -> &mut BTreeSet<(SystemTime, StreamName)> {
         if known.is_established() { &mut self.unused_established } else { &mut self.unused_brief }
     }
 
-    /// The unused stream that makes room for another of any sender: the one unseen longest, of those that are not established
-    /// unless that of the others is longer than [`STREAM_KEPT`] before `now`.
+    /// Returns the unused stream that makes room for another of any sender. It is the least recently seen one of those
+    /// that are not established, unless an established one was last seen longer than [`STREAM_KEPT`] before `now`.
     pub(super) fn oldest(&self, now: SystemTime) -> Option<StreamName> {
         let (brief, established) = (self.unused_brief.first(), self.unused_established.first());
         let stale = established.filter(|(seen, _)| is_stale(*seen, now));
         stale.or(brief).or(established).map(|(_, name)| name.clone())
     }
 
-    /// The stream of `sender` that makes room for another, among those that are `free`: the one unseen longest if that is longer
-    /// than [`STREAM_KEPT`] before `now`, or else the one that began last beyond the first [`STREAMS_FIRST`]. If any of these is not
-    /// established, it is one that is not. `None` if those are all in use.
+    /// Returns the stream of `sender` that makes room for another, among those that are `free`. It is the least
+    /// recently seen one if that was longer than [`STREAM_KEPT`] before `now`. Otherwise it is the one that began last,
+    /// except the first [`STREAMS_FIRST`]. If any of these is not established, only such streams make room; `None` if
+    /// they are all in use.
     pub(super) fn spare_of(
         &self,
         sender: &SenderId,
         now: SystemTime,
         is_free: impl Fn(&StreamName) -> bool,
     ) -> Option<StreamName> {
-        let name = |known: &Known| StreamName { sender: sender.clone(), stream: known.stream };
+        let name = |known: &KnownStream| StreamName { sender: sender.clone(), stream: known.stream };
         let free = || self.of(sender).iter().filter(|known| is_free(&name(known)));
-        let order = |known: &Known| (known.begun, Reverse(known.seen), known.stream);
-        let is_first = |known: &Known| {
+        let order = |known: &KnownStream| (known.begun, Reverse(known.seen), known.stream);
+        let is_first = |known: &KnownStream| {
             let before = self.of(sender).iter().filter(|other| order(other) < order(known));
             before.count() < STREAMS_FIRST
         };
@@ -135,13 +139,13 @@ impl Index {
         if let Some(stale) = stale.min_by_key(|known| (known.seen, known.stream)) {
             return Some(name(stale));
         }
-        let is_brief = |known: &Known| !known.is_established() && !is_first(known);
+        let is_brief = |known: &KnownStream| !known.is_established() && !is_first(known);
         let has_brief = self.of(sender).iter().any(is_brief);
         let others = free().filter(|known| if has_brief { is_brief(known) } else { !is_first(known) });
         others.max_by_key(|known| order(known)).map(name)
     }
 
-    /// The time of the stream seen last.
+    /// Returns the time of the most recently seen stream.
     pub(super) fn newest(&self) -> Option<SystemTime> {
         self.senders.values().flatten().map(|known| known.seen).max()
     }
@@ -163,7 +167,7 @@ mod tests {
 
     #[test]
     fn the_stream_unseen_longest_is_the_oldest() {
-        let mut index = Index::default();
+        let mut index = StreamIndex::default();
         for (sender, stream, seen) in [("a", 1, 30), ("b", 2, 10), ("a", 3, 20)] {
             index.note(name(sender, stream), at(seen), false);
         }
@@ -174,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_stream_in_use_is_never_the_oldest() {
-        let mut index = Index::default();
+        let mut index = StreamIndex::default();
         index.note(name("a", 1), at(1), true);
         assert_eq!(index.oldest(at(100)), None);
         index.note(name("a", 1), at(1), false);
@@ -183,19 +187,19 @@ mod tests {
 
     #[test]
     fn the_stream_that_began_last_makes_room() {
-        let mut index = Index::default();
+        let mut index = StreamIndex::default();
         for stream in 1..=6 {
             index.note(name("a", stream), at(stream.into()), false);
         }
-        // Seen again, it still began first.
+        // It is seen again, and still began first.
         index.note(name("a", 1), at(9), false);
-        let spare = |index: &Index, is_free: &dyn Fn(&StreamName) -> bool| {
+        let spare = |index: &StreamIndex, is_free: &dyn Fn(&StreamName) -> bool| {
             index.spare_of(&"a".parse().unwrap(), at(9), is_free)
         };
         assert_eq!(spare(&index, &|_| true), Some(name("a", 6)));
         assert_eq!(spare(&index, &|free| *free != name("a", 6)), Some(name("a", 5)));
         assert_eq!(spare(&index, &|free| *free < name("a", 5)), None, "the first four are kept");
-        // One that was used for long stays while a later one is in use.
+        // A stream with long use stays while a later one is in use.
         index.note(name("a", 5), at(5000), false);
         assert_eq!(spare(&index, &|free| *free != name("a", 6)), None);
         index.note(name("a", 6), at(5000), false);
@@ -204,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_stream_unseen_for_long_makes_room_first() {
-        let (mut index, later) = (Index::default(), at(0) + STREAM_KEPT);
+        let (mut index, later) = (StreamIndex::default(), at(0) + STREAM_KEPT);
         for stream in 0..6 {
             index.note(name("a", stream), at(stream.into()), false);
         }
@@ -213,10 +217,10 @@ mod tests {
         assert_eq!(spare(later + Duration::from_secs(2)), Some(name("a", 0)));
     }
 
-    /// The streams of `a` after `newcomers` more began, each in the place of a spare one. Each of `before` began and was seen at these
-    /// hours.
+    /// The remaining streams of `a` after `newcomers` more began, each in place of a spare one. Each of `before` began
+    /// and was last seen at these hours.
     fn left_after(before: &[(u64, u64)], newcomers: u8) -> Vec<u8> {
-        let mut index = Index::default();
+        let mut index = StreamIndex::default();
         for (stream, (begun, seen)) in (1..).zip(before) {
             index.note_begun(name("a", stream), at(seen * 3600), at(begun * 3600), false);
         }
@@ -244,7 +248,7 @@ mod tests {
 
     #[test]
     fn streams_of_one_visit_make_room_for_all_senders() {
-        let mut index = Index::default();
+        let mut index = StreamIndex::default();
         index.note_begun(name("a", 1), at(3600), at(0), false);
         for stream in 2..5 {
             index.note(name("b", stream), at(7000 + u64::from(stream)), false);
@@ -260,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_removed_stream_leaves_nothing() {
-        let mut index = Index::default();
+        let mut index = StreamIndex::default();
         index.note(name("a", 1), at(1), false);
         index.remove(&name("a", 1));
         index.remove(&name("a", 1));

@@ -1,8 +1,10 @@
-//! How many new streams may begin: of each owner `NEW_STREAMS_BURST` at once, then one in each `NEW_STREAM_INTERVAL`, and of each
-//! address `NEW_STREAMS_BURST_PER_SOURCE` under ids that many can have.
+//! Limits of new streams. Each owner may begin `NEW_STREAMS_BURST` at once, then one in each
+//! `NEW_STREAM_INTERVAL`. Each address may begin `NEW_STREAMS_BURST_PER_SOURCE` under ids that several
+//! senders may have.
 //!
-//! A token bucket for each, kept as the time at which it is full again (GCRA, ITU-T I.371). Pure: `now` comes in as an argument. A
-//! full bucket has no entry, and the number of others is bounded: beyond, the bucket that is full soonest counts as full.
+//! Each limit is a token bucket, stored as the time at which it is full again (GCRA, ITU-T I.371). There is
+//! no I/O, and `now` is an argument. A full bucket has no entry. The number of other buckets is bounded:
+//! beyond the bound, the one that is full soonest counts as full.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
@@ -14,36 +16,36 @@ use crate::limits::{
     NEW_STREAM_INTERVAL, NEW_STREAM_OWNERS, NEW_STREAM_SOURCES, NEW_STREAMS_BURST,
     NEW_STREAMS_BURST_PER_SOURCE,
 };
-use crate::receiver::accept::known_sources::Source;
+use crate::receiver::accept::known_sources::PeerSource;
 use crate::receiver::state::positions::PositionsError;
 
-/// Who begins a stream. Where many can have the same sender id, those at other addresses count apart.
+/// Owner of a stream. If several senders may have the same id, those at other addresses count separately.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Owner {
+pub(crate) struct StreamOwner {
     pub(crate) sender: SenderId,
-    /// Where it connects from; `None` if a key or certificate of its own proves the sender id.
-    pub(crate) source: Option<Source>,
+    /// Source of the connection; `None` if a key or certificate of its own proves the sender id.
+    pub(crate) source: Option<PeerSource>,
 }
 
-/// The buckets of all owners, and of all addresses of those whose id many can have.
+/// The buckets of all owners, and of all addresses of owners with shared ids.
 #[derive(Debug)]
 pub(super) struct NewStreams {
-    owners: Buckets<Owner>,
-    sources: Buckets<Source>,
+    owners: NewStreamBuckets<StreamOwner>,
+    sources: NewStreamBuckets<PeerSource>,
 }
 
 impl Default for NewStreams {
     fn default() -> Self {
         Self {
-            owners: Buckets::new(NEW_STREAMS_BURST, NEW_STREAM_OWNERS),
-            sources: Buckets::new(NEW_STREAMS_BURST_PER_SOURCE, NEW_STREAM_SOURCES),
+            owners: NewStreamBuckets::new(NEW_STREAMS_BURST, NEW_STREAM_OWNERS),
+            sources: NewStreamBuckets::new(NEW_STREAMS_BURST_PER_SOURCE, NEW_STREAM_SOURCES),
         }
     }
 }
 
 impl NewStreams {
     /// Fails if `owner` has to wait before it may begin a new stream.
-    pub(super) fn check(&self, owner: &Owner, now: Instant) -> Result<(), PositionsError> {
+    pub(super) fn check(&self, owner: &StreamOwner, now: Instant) -> Result<(), PositionsError> {
         let wait = self.owners.wait(owner, now);
         if !wait.is_zero() {
             return Err(PositionsError::TooManyNew { sender: owner.sender.clone(), wait });
@@ -56,8 +58,8 @@ impl NewStreams {
         }
     }
 
-    /// Notes that `owner` begins one.
-    pub(super) fn note(&mut self, owner: &Owner, now: Instant) {
+    /// Notes that `owner` begins a stream.
+    pub(super) fn note(&mut self, owner: &StreamOwner, now: Instant) {
         self.owners.note(owner, now);
         owner.source.inspect(|source| self.sources.note(source, now));
     }
@@ -65,28 +67,28 @@ impl NewStreams {
 
 /// Token buckets: `burst` at once, then one in each `NEW_STREAM_INTERVAL`.
 #[derive(Debug)]
-struct Buckets<K> {
+struct NewStreamBuckets<K> {
     burst: u32,
-    /// Buckets that are not full.
+    /// Bound of the buckets that are not full.
     most: usize,
     full_at: HashMap<K, Instant>,
-    /// The same, in the order of time.
+    /// The same entries, sorted by time.
     by_time: BTreeSet<(Instant, K)>,
 }
 
-impl<K: Clone + Ord + Hash> Buckets<K> {
+impl<K: Clone + Ord + Hash> NewStreamBuckets<K> {
     fn new(burst: u32, most: usize) -> Self {
         Self { burst, most, full_at: HashMap::new(), by_time: BTreeSet::new() }
     }
 
-    /// How long until `key` may take one.
+    /// Returns the time until `key` may take a token.
     fn wait(&self, key: &K, now: Instant) -> Duration {
         let full_at = self.full_at.get(key).copied().unwrap_or(now);
         let spare = NEW_STREAM_INTERVAL * (self.burst - 1);
         full_at.saturating_duration_since(now).saturating_sub(spare)
     }
 
-    /// Notes that `key` takes one.
+    /// Takes a token of `key`.
     fn note(&mut self, key: &K, now: Instant) {
         while let Some((full_at, first)) = self.by_time.first()
             && (*full_at <= now || self.full_at.len() >= self.most)
@@ -106,15 +108,15 @@ impl<K: Clone + Ord + Hash> Buckets<K> {
 mod tests {
     use super::*;
 
-    /// The owner of the streams of this sender at this address.
-    fn owner_at(name: &str, source: Option<&str>) -> Owner {
-        let source = source.map(|source| Source::of(source.parse().unwrap()));
-        Owner { sender: name.parse().unwrap(), source }
+    /// The owner of streams of this sender at this address.
+    fn owner_at(name: &str, source: Option<&str>) -> StreamOwner {
+        let source = source.map(|source| PeerSource::of(source.parse().unwrap()));
+        StreamOwner { sender: name.parse().unwrap(), source }
     }
 
     #[test]
     fn a_burst_passes_then_one_in_each_interval() {
-        let (mut buckets, start) = (Buckets::new(3, 10), Instant::now());
+        let (mut buckets, start) = (NewStreamBuckets::new(3, 10), Instant::now());
         for _ in 0..3 {
             assert_eq!(buckets.wait(&1, start), Duration::ZERO);
             buckets.note(&1, start);
@@ -158,7 +160,7 @@ mod tests {
 
     #[test]
     fn the_number_of_buckets_is_bounded() {
-        let (mut buckets, start) = (Buckets::new(3, 10), Instant::now());
+        let (mut buckets, start) = (NewStreamBuckets::new(3, 10), Instant::now());
         (0..15).for_each(|key| buckets.note(&key, start));
         assert_eq!((buckets.full_at.len(), buckets.by_time.len()), (10, 10));
         buckets.note(&1, start + NEW_STREAM_INTERVAL);

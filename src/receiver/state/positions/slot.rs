@@ -1,4 +1,4 @@
-//! The bytes of one slot of a position file.
+//! The format of one slot of a position file.
 
 use bytes::{Buf, BufMut};
 use nf_transport_core::sequence::{Position, RunId, StreamId};
@@ -6,39 +6,39 @@ use nf_transport_core::sequence::{Position, RunId, StreamId};
 /// Bytes of a slot.
 pub(super) const SLOT_LEN: usize = 32;
 
-/// The bytes that a slot of any version starts with; the version follows as a digit.
+/// First bytes of a slot of any version. The version follows as a digit.
 const MAGIC: [u8; 3] = *b"NFP";
 
-/// The version that is written.
+/// Version that is written.
 const VERSION: u8 = b'2';
 
-/// The version before it, whose slots are of 16 bytes and name no run.
+/// Previous version, whose slots have 16 bytes and no run.
 const VERSION_1: u8 = b'1';
 
-/// What the bytes in the place of a slot are.
+/// Content of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Slot {
     /// Never written.
     Empty,
     /// A position of this stream.
-    Valid(Progress),
+    Valid(StoredProgress),
     /// Written by a newer version of nf-receiver.
     Newer,
     /// None of these.
     Damaged,
 }
 
-/// How far a stream has come, and by which run of its sender.
+/// Position of a stream, and the run of its sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Progress {
-    /// Everything below has come.
+pub(crate) struct StoredProgress {
+    /// Everything below was delivered.
     pub(crate) position: Position,
-    /// The run that sent the latest of it; [`RunId::NONE`] in a slot of version 1.
+    /// Run that sent the latest of it; [`RunId::NONE`] in a slot of version 1.
     pub(crate) run: RunId,
 }
 
 impl Slot {
-    /// Reads a slot of `stream` from the bytes in its place, which may be fewer than a slot has.
+    /// Parses a slot of `stream`. The file may end before the slot does.
     pub(super) fn parse(stream: StreamId, bytes: &[u8]) -> Self {
         if bytes.iter().all(|byte| *byte == 0) {
             return Self::Empty;
@@ -56,8 +56,8 @@ impl Slot {
         .map_or(Self::Damaged, Self::Valid)
     }
 
-    /// The bytes of a slot that holds `progress`.
-    pub(super) fn encode(stream: StreamId, progress: Progress) -> [u8; SLOT_LEN] {
+    /// Encodes a slot with `progress`.
+    pub(super) fn encode(stream: StreamId, progress: StoredProgress) -> [u8; SLOT_LEN] {
         let mut slot = [0; SLOT_LEN];
         let (head, body) = slot.split_at_mut(8);
         let mut rest: &mut [u8] = body;
@@ -70,8 +70,8 @@ impl Slot {
         slot
     }
 
-    /// What the slot holds, if it is valid.
-    pub(super) fn progress(self) -> Option<Progress> {
+    /// Returns the content of the slot, if it is valid.
+    pub(super) fn progress(self) -> Option<StoredProgress> {
         match self {
             Self::Valid(progress) => Some(progress),
             Self::Empty | Self::Newer | Self::Damaged => None,
@@ -79,8 +79,8 @@ impl Slot {
     }
 }
 
-/// Reads what follows the version: a checksum, a position and, from version 2 on, a run.
-fn parse_progress(stream: StreamId, bytes: &[u8]) -> Option<Progress> {
+/// Parses the bytes after the version: a checksum, a position and, from version 2 on, a run.
+fn parse_progress(stream: StreamId, bytes: &[u8]) -> Option<StoredProgress> {
     let (mut head, body) = bytes.split_at_checked(4)?;
     if head.try_get_u32().ok()? != checksum(stream, body) {
         return None;
@@ -91,10 +91,10 @@ fn parse_progress(stream: StreamId, bytes: &[u8]) -> Option<Progress> {
     if !rest.is_empty() {
         rest.try_copy_to_slice(&mut run.0).ok()?;
     }
-    Some(Progress { position, run })
+    Some(StoredProgress { position, run })
 }
 
-/// The checksum of bytes of this stream.
+/// Returns the checksum of bytes of this stream.
 pub(super) fn checksum(stream: StreamId, body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&stream.0), body)
 }

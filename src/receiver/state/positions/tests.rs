@@ -1,11 +1,13 @@
 use std::fs::File;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use nf_transport_core::sequence::{Position, RunId};
 use tempfile::TempDir;
 
 use super::*;
 use crate::limits::{NEW_STREAMS_BURST, STREAM_KEPT};
-use crate::receiver::state::positions::file::StreamPosition;
+use crate::receiver::state::positions::file::{StreamPosition, set_aside_path};
 
 const STREAM: StreamId = StreamId([7; 16]);
 const RUN: RunId = RunId([3; 16]);
@@ -17,8 +19,8 @@ fn sender() -> SenderId {
 }
 
 /// The only sender with its id.
-fn owner() -> Owner {
-    Owner { sender: sender(), source: None }
+fn owner() -> StreamOwner {
+    StreamOwner { sender: sender(), source: None }
 }
 
 fn stream_of(positions: &Positions, stream: StreamId) -> Result<StreamInUse, PositionsError> {
@@ -29,7 +31,7 @@ fn file_of(state: &TempDir, stream: StreamId) -> PathBuf {
     state.path().join("positions").join(format!("brno-edge@{stream}"))
 }
 
-/// What a daemon that starts on the file's bytes takes for the position.
+/// The position that a daemon finds when it starts with these bytes in the file.
 fn position_in(bytes: &[u8]) -> Option<Position> {
     let state = TempDir::new().unwrap();
     let positions = Positions::open(state.path()).unwrap();
@@ -42,7 +44,7 @@ fn position_in(bytes: &[u8]) -> Option<Position> {
 }
 
 #[test]
-fn a_position_is_there_again_after_a_restart() {
+fn a_position_survives_a_restart() {
     let state = TempDir::new().unwrap();
     for stored in 0..5u64 {
         let positions = Positions::open(state.path()).unwrap();
@@ -75,7 +77,7 @@ fn two_connections_of_a_stream_share_its_position() {
 }
 
 #[test]
-fn a_write_cut_short_leaves_the_position_before_it() {
+fn an_interrupted_write_keeps_the_last_position() {
     let state = TempDir::new().unwrap();
     let positions = Positions::open(state.path()).unwrap();
     let position = stream_of(&positions, STREAM).unwrap();
@@ -91,7 +93,7 @@ fn a_write_cut_short_leaves_the_position_before_it() {
 }
 
 #[test]
-fn every_flipped_bit_costs_one_slot_at_the_most() {
+fn a_flipped_bit_damages_one_slot_only() {
     assert_eq!(position_in(GOLDEN), Some(Position(0x0102_0304_0506_0709)));
     // The newest slot of the golden file is the first one.
     for (offset, left) in [(0, 0x0102_0304_0506_0708), (4096, 0x0102_0304_0506_0709)] {
@@ -104,7 +106,7 @@ fn every_flipped_bit_costs_one_slot_at_the_most() {
 }
 
 #[test]
-fn a_file_cut_short_anywhere_keeps_its_first_slot_or_is_set_aside() {
+fn a_truncated_file_keeps_its_first_slot() {
     for length in (0..=slot::SLOT_LEN).chain(4096..4096 + slot::SLOT_LEN) {
         let expected = (length >= slot::SLOT_LEN).then_some(Position(0x0102_0304_0506_0709));
         assert_eq!(position_in(&GOLDEN[..length]), expected, "{length} bytes");
@@ -112,7 +114,7 @@ fn a_file_cut_short_anywhere_keeps_its_first_slot_or_is_set_aside() {
 }
 
 #[test]
-fn a_file_with_both_slots_damaged_is_set_aside_and_the_stream_is_unknown() {
+fn a_file_with_two_damaged_slots_is_set_aside() {
     let state = TempDir::new().unwrap();
     let positions = Positions::open(state.path()).unwrap();
     let path = file_of(&state, STREAM);
@@ -127,19 +129,19 @@ fn a_file_with_both_slots_damaged_is_set_aside_and_the_stream_is_unknown() {
 }
 
 #[test]
-fn the_file_of_another_stream_is_not_taken() {
+fn the_file_of_another_stream_is_rejected() {
     let state = TempDir::new().unwrap();
     let positions = Positions::open(state.path()).unwrap();
     std::fs::write(file_of(&state, StreamId([8; 16])), GOLDEN).unwrap();
     assert_eq!(stream_of(&positions, StreamId([8; 16])).unwrap().get(), None);
 }
 
-/// The stream whose id is made of this number.
+/// The stream whose id consists of this number.
 fn stream(number: usize) -> StreamId {
     StreamId([u8::try_from(number).unwrap(); 16])
 }
 
-/// Stores something of these streams, one after the other, which nobody uses then.
+/// Stores a position in each of these streams, one after the other, and ends its use.
 fn store_each(positions: &Positions, numbers: impl Iterator<Item = usize>) {
     for number in numbers {
         stream_of(positions, stream(number)).unwrap().store(Position(1), RUN).unwrap();
@@ -168,7 +170,7 @@ fn new_streams_displace_no_known_one_in_a_sync() {
     store_each(&positions, 0..1);
     positions.sync().unwrap();
     store_each(&positions, 1..STREAMS_PER_SENDER);
-    // As where the disk syncs that file at this moment.
+    // Simulates a sync of that file at this moment.
     let syncing = positions.lock().streams.get(&StreamName { sender: sender(), stream: stream(7) }).cloned();
     store_each(&positions, 8..2 * STREAMS_PER_SENDER);
     drop(syncing);
@@ -187,7 +189,7 @@ fn streams_that_stay_are_synced_later() {
 }
 
 #[test]
-fn the_order_of_streams_survives_a_copy_of_the_state() {
+fn the_order_of_streams_survives_a_copy() {
     let (state, copy) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let positions = Positions::open(state.path()).unwrap();
     store_each(&positions, 0..STREAMS_PER_SENDER);
@@ -221,9 +223,9 @@ fn a_session_without_data_keeps_its_stream_seen() {
     assert_eq!(stored.seen(), opened + Duration::from_secs(48 * 3600), "not in use");
 }
 
-/// The clock was years ahead when the streams were seen first, and is right since the restart.
+/// The clock was years ahead when the streams were first seen, and is right since the restart.
 #[test]
-fn a_clock_set_back_forgets_no_stream_seen_lately() {
+fn a_clock_set_back_keeps_recent_streams() {
     let state = TempDir::new().unwrap();
     let seen = |positions: &Positions, number| {
         stream_of(positions, stream(number)).unwrap().store(Position(1), RunId::NONE).unwrap();
@@ -249,7 +251,7 @@ fn a_clock_set_back_forgets_no_stream_seen_lately() {
 }
 
 #[test]
-fn other_senders_and_damaged_files_do_not_count_towards_the_limit() {
+fn other_files_do_not_count_towards_the_limit() {
     let state = TempDir::new().unwrap();
     std::fs::create_dir(state.path().join("positions")).unwrap();
     for number in 0..STREAMS_PER_SENDER {
@@ -262,7 +264,8 @@ fn other_senders_and_damaged_files_do_not_count_towards_the_limit() {
     assert_eq!(left, 2 * STREAMS_PER_SENDER + 1);
 }
 
-/// Operations in the directory for a new stream of a sender that has as many as it may, among files of so many others.
+/// Number of operations in the directory for a new stream of a sender at its limit, among files of `others`
+/// other senders.
 fn operations_among(others: usize) -> u64 {
     let state = TempDir::new().unwrap();
     std::fs::create_dir(state.path().join("positions")).unwrap();
@@ -287,7 +290,7 @@ fn a_new_stream_costs_the_same_among_many_files() {
 }
 
 #[test]
-fn streams_that_follow_each_other_fast_keep_to_the_limit() {
+fn fast_new_streams_stay_within_the_limit() {
     let state = TempDir::new().unwrap();
     let positions = Positions::open(state.path()).unwrap();
     for number in 0..NEW_STREAMS_BURST {
@@ -299,7 +302,7 @@ fn streams_that_follow_each_other_fast_keep_to_the_limit() {
 }
 
 #[test]
-fn too_many_new_streams_of_a_sender_are_refused() {
+fn too_many_new_streams_of_a_sender_are_rejected() {
     let state = TempDir::new().unwrap();
     let (positions, start) = (Positions::open(state.path()).unwrap(), Instant::now());
     let begin = |number: u8, now| positions.stream(&owner(), StreamId([number; 16]), now);
@@ -310,15 +313,15 @@ fn too_many_new_streams_of_a_sender_are_refused() {
     assert!(error.contains("may begin the next one in 11 s"), "{error}");
     assert!(error.len() <= nf_transport_core::limits::REFUSAL_TEXT_MAX, "{error}");
     assert!(!file_of(&state, StreamId([99; 16])).exists());
-    // A known one is no new one, and others are not concerned.
+    // A known stream is not a new one, and other senders are not affected.
     begin(15, start).unwrap();
-    let other = Owner { sender: "other".parse().unwrap(), source: None };
+    let other = StreamOwner { sender: "other".parse().unwrap(), source: None };
     positions.stream(&other, STREAM, start).unwrap();
     begin(99, start + crate::limits::NEW_STREAM_INTERVAL).unwrap();
 }
 
 #[test]
-fn files_beyond_the_limits_are_removed_at_the_start() {
+fn excess_files_are_removed_at_the_start() {
     let state = TempDir::new().unwrap();
     std::fs::create_dir(state.path().join("positions")).unwrap();
     for number in 0..=STREAMS_PER_SENDER {
@@ -333,7 +336,7 @@ fn files_beyond_the_limits_are_removed_at_the_start() {
 }
 
 #[test]
-fn a_stream_that_nobody_uses_has_no_open_file() {
+fn an_unused_stream_has_no_open_file() {
     let state = TempDir::new().unwrap();
     let positions = Positions::open(state.path()).unwrap();
     let (older, newer) = (stream_of(&positions, STREAM).unwrap(), stream_of(&positions, STREAM).unwrap());
@@ -343,9 +346,9 @@ fn a_stream_that_nobody_uses_has_no_open_file() {
     assert_eq!(positions.open_files(), 1);
     drop(newer);
     assert_eq!(positions.open_files(), 0);
-    // As when the daemon stops.
+    // This happens when the daemon stops.
     position.store(Position(2), RUN).unwrap();
-    position.store_further(Position(3), RUN).unwrap();
+    position.store_skip_position(Position(3), RUN).unwrap();
     positions.sync().unwrap();
     assert_eq!((positions.open_files(), position.is_dirty()), (0, false));
     let again = stream_of(&positions, STREAM).unwrap();
@@ -356,7 +359,7 @@ fn a_stream_that_nobody_uses_has_no_open_file() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_made_is_told_with_its_path() {
+fn a_missing_directory_is_reported_with_its_path() {
     let state = TempDir::new().unwrap();
     std::fs::write(state.path().join("positions"), b"a file").unwrap();
     let error = Positions::open(state.path()).unwrap_err().to_string();
@@ -376,7 +379,7 @@ fn the_run_that_sent_the_latest_is_stored_with_it() {
     assert_eq!(open().run(), RunId::NONE);
     open().store(Position(5), RUN).unwrap();
     assert_eq!(open().run(), RUN);
-    open().store_further(Position(9), RunId([4; 16])).unwrap();
+    open().store_skip_position(Position(9), RunId([4; 16])).unwrap();
     assert_eq!(open().run(), RunId([4; 16]));
     open().store(Position(20), RunId([5; 16])).unwrap();
     assert_eq!(open().run(), RunId([5; 16]));
@@ -411,13 +414,13 @@ fn golden() -> Vec<u8> {
         position.store(Position(0x0102_0304_0506_0700 + last_byte), RUN).unwrap();
     }
     let mut bytes = std::fs::read(file_of(&state, STREAM)).unwrap();
-    // When the stream began is another time in each run.
+    // The time at which the stream began differs in each run.
     let begun = usize::try_from(begun::BEGUN_OFFSET).unwrap();
     bytes[begun..begun + begun::BEGUN_LEN].fill(0);
     bytes
 }
 
-/// Writes the golden file anew: only for a new version of the format.
+/// Writes the golden file again: only for a new version of the format.
 #[test]
 #[ignore = "writes the golden file; run by hand for a new version of the format"]
 fn write_golden_position() {

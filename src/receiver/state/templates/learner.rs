@@ -1,4 +1,4 @@
-//! What one collector has seen of the exporters of one sender.
+//! The templates that one collector has seen of the exporters of one sender.
 
 use core::fmt;
 use std::net::SocketAddr;
@@ -6,32 +6,33 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use nf_transport_core::datagram::Datagram;
-use nf_transport_core::netflow::{Recipient, Repeats, TemplateMemory};
+use nf_transport_core::netflow::{News, Recipient, Repeats, TemplateMemory};
 use nf_transport_core::sequence::SenderId;
 
-use crate::receiver::state::templates::usage::{Kind, Usage};
-use crate::receiver::state::templates::{Templates, next_number};
+use crate::receiver::numbers::next_number;
+use crate::receiver::state::templates::usage::{MemoryKind, MemoryUsage};
 
-/// Learns templates and options data as the datagrams of one sender reach one collector, or are skipped for it. So it knows
-/// what is in force at the collector's own position in the stream, wherever other collectors are.
+/// Learns templates and options data as datagrams of one sender are sent to one collector, or skipped for it.
+/// So it knows the definitions in force at that collector's position in the stream, independent of other
+/// collectors.
 pub(crate) struct TemplateLearner {
     sender: SenderId,
     collector: SocketAddr,
     /// Unique among the senders at the collector's sockets.
     number: u64,
     memory: Mutex<TemplateMemory>,
-    usage: Usage,
-    templates: Weak<Templates>,
+    usage: MemoryUsage,
+    templates: Weak<dyn LearnerOwner>,
 }
 
 impl TemplateLearner {
-    pub(super) fn new(sender: SenderId, collector: SocketAddr, templates: Weak<Templates>) -> Self {
+    pub(super) fn new(sender: SenderId, collector: SocketAddr, templates: Weak<dyn LearnerOwner>) -> Self {
         Self {
             sender,
             collector,
             number: next_number(),
             memory: Mutex::default(),
-            usage: Usage::default(),
+            usage: MemoryUsage::default(),
             templates,
         }
     }
@@ -40,9 +41,9 @@ impl TemplateLearner {
         &self.sender
     }
 
-    /// Whether a stream uses it, or it knows anything.
+    /// Returns whether a stream uses it, or it has learned anything.
     pub(super) fn is_needed(self: &Arc<Self>) -> bool {
-        Arc::strong_count(self) > 1 || Kind::ALL.into_iter().any(|kind| self.bytes(kind) > 0)
+        Arc::strong_count(self) > 1 || MemoryKind::ALL.into_iter().any(|kind| self.bytes(kind) > 0)
     }
 
     pub(super) fn collector(&self) -> SocketAddr {
@@ -54,7 +55,7 @@ impl TemplateLearner {
         self.number
     }
 
-    /// Learns what `datagrams` define, which went to `recipient`, or to nobody.
+    /// Learns the definitions in `datagrams`, which were sent to `recipient`, or skipped if that is `None`.
     pub(crate) fn learn<'d>(
         &self,
         datagrams: impl IntoIterator<Item = &'d Datagram<'d>>,
@@ -68,13 +69,13 @@ impl TemplateLearner {
         let has_grown = self.note_usage(&memory);
         drop(memory);
         let Some(templates) = self.templates.upgrade() else { return };
-        templates.note_news(news);
+        templates.note_dirty(news);
         if has_grown {
             templates.make_room();
         }
     }
 
-    /// As [`TemplateMemory::before`].
+    /// See [`TemplateMemory::before`].
     pub(crate) fn before(
         &self,
         run: &[Datagram<'_>],
@@ -84,17 +85,17 @@ impl TemplateLearner {
         self.memory().before(run, recipient, now)
     }
 
-    /// As [`TemplateMemory::note_repeated`].
+    /// See [`TemplateMemory::note_repeated`].
     pub(crate) fn note_repeated(&self, repeats: &Repeats, count: usize, recipient: &Recipient, now: Instant) {
         self.memory().note_repeated(repeats, count, recipient, now);
     }
 
-    /// As [`TemplateMemory::forget_progress`].
+    /// See [`TemplateMemory::forget_progress`].
     pub(crate) fn forget_progress(&self, datagram: &Datagram<'_>, place: usize) {
         self.memory().forget_progress(datagram, place);
     }
 
-    /// From now on it knows what `other` knows, of which no recipient has anything.
+    /// Replaces its definitions by those of `other`, of which no recipient has any.
     pub(crate) fn copy(&self, other: &Self) {
         if !core::ptr::eq(self, other) {
             let copied = other.memory().copied();
@@ -102,15 +103,16 @@ impl TemplateLearner {
         }
     }
 
-    /// Changes what it knows, otherwise than by learning.
+    /// Changes its memory otherwise than by learning.
     pub(super) fn change(&self, change: impl FnOnce(&mut TemplateMemory)) {
         let mut memory = self.memory();
         change(&mut memory);
         self.note_usage(&memory);
     }
 
-    /// Forgets the oldest of this kind until `surplus` bytes are free, or nothing is left. Returns how many are free.
-    pub(super) fn shrink(&self, kind: Kind, surplus: usize) -> usize {
+    /// Forgets the oldest entries of this kind until `surplus` bytes are free, or none are left. Returns the
+    /// bytes freed.
+    pub(super) fn shrink(&self, kind: MemoryKind, surplus: usize) -> usize {
         let before = self.bytes(kind);
         self.change(|memory| {
             while before.saturating_sub(kind.bytes_of(memory)) < surplus && kind.forget_oldest(memory) {}
@@ -118,20 +120,20 @@ impl TemplateLearner {
         before.saturating_sub(self.bytes(kind))
     }
 
-    /// Bytes that it takes.
-    pub(super) fn bytes(&self, kind: Kind) -> usize {
+    /// Returns the bytes that it uses.
+    pub(super) fn bytes(&self, kind: MemoryKind) -> usize {
         self.usage.of(kind)
     }
 
-    /// Keeps the account up to date. Returns whether more is taken than before.
+    /// Updates the account of memory. Returns whether the memory has grown.
     fn note_usage(&self, memory: &TemplateMemory) -> bool {
         let templates = self.templates.upgrade();
         let mut has_grown = false;
-        for kind in Kind::ALL {
+        for kind in MemoryKind::ALL {
             let bytes = kind.bytes_of(memory);
             let before = self.usage.replace(kind, bytes);
             if let Some(templates) = &templates {
-                templates.usage.change(kind, bytes, before);
+                templates.usage().change(kind, bytes, before);
             }
             has_grown |= bytes > before;
         }
@@ -143,11 +145,23 @@ impl TemplateLearner {
     }
 }
 
+/// The owner of all learners, which enforces the bounds of their memory.
+pub(super) trait LearnerOwner: Send + Sync {
+    /// Returns the sum of the memory of all learners.
+    fn usage(&self) -> &MemoryUsage;
+
+    /// Notes that the state files lack `news`.
+    fn note_dirty(&self, news: News);
+
+    /// Frees memory if a bound is exceeded.
+    fn make_room(&self);
+}
+
 impl Drop for TemplateLearner {
     fn drop(&mut self) {
         if let Some(templates) = self.templates.upgrade() {
-            for kind in Kind::ALL {
-                templates.usage.change(kind, 0, self.bytes(kind));
+            for kind in MemoryKind::ALL {
+                templates.usage().change(kind, 0, self.bytes(kind));
             }
         }
     }

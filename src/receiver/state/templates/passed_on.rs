@@ -1,9 +1,12 @@
-//! `collectors.json` in the state directory: what collectors have got, from an orderly stop to the next start.
+//! `collectors.json` in the state directory: the state of collectors, from an orderly stop to the next start.
 //!
-//! Names, for each collector, its socket and the local port of each exporter, and the domains of which the collector has everything.
-//! If the collector is still at the same socket, it is the same process, and nothing is repeated to it. The file is removed
-//! before it is believed: after kill -9 everything is repeated once. So it is for collectors on other machines, of which nobody
-//! can know whether they were restarted, and for addresses of late datagrams.
+//! For each collector it lists the collector's socket, the local port of each exporter, and the domains of
+//! which the collector has all definitions. A collector at the same socket is the same process, so nothing is
+//! repeated to it.
+//!
+//! The file is removed before its content is used: after kill -9 everything is repeated once. Everything is
+//! also repeated to collectors on other machines, which may have restarted unnoticed, and to addresses for
+//! late datagrams.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -17,17 +20,18 @@ use nf_transport_core::sequence::SenderId;
 use serde::{Deserialize, Serialize};
 
 use crate::host::boot_clock;
-use crate::receiver::output::{Outputs, PassedOn};
-use crate::receiver::state::newer::{self, State};
-use crate::receiver::state::templates::{TemplateLearner, next_number};
+use crate::receiver::numbers::next_number;
+use crate::receiver::output::PassedOn;
+use crate::receiver::state::newer::{self, StateFile};
+use crate::receiver::state::templates::learner::TemplateLearner;
 
-/// The place of a collector's main address among the recipients.
+/// Index of a collector's main address among the recipients.
 const MAIN: usize = 0;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Stored {
-    /// The boot of the machine, since the numbers of sockets mean nothing after another one.
+struct CollectorsFile {
+    /// Boot id of the machine. Cookies of sockets are meaningless after a reboot.
     boot: u64,
     collectors: Vec<StoredCollector>,
 }
@@ -36,7 +40,7 @@ struct Stored {
 #[serde(deny_unknown_fields)]
 struct StoredCollector {
     collector: SocketAddr,
-    /// The cookie of its socket, if it is on this machine.
+    /// Cookie of its socket, if it is on this machine.
     socket: Option<u64>,
     exporters: Vec<StoredExporter>,
     complete: Vec<StoredDomain>,
@@ -64,15 +68,14 @@ fn path_of(state_directory: &Path) -> PathBuf {
 /// Writes the file.
 pub(super) fn write(
     state_directory: &Path,
-    outputs: &Outputs,
+    collectors: impl Iterator<Item = (SocketAddr, PassedOn)>,
     learners: &[Arc<TemplateLearner>],
 ) -> io::Result<()> {
-    let collectors = outputs.iter().map(|output| {
-        let collector = output.view().address();
+    let collectors = collectors.map(|(collector, passed_on)| {
         let own: Vec<_> = learners.iter().filter(|learner| learner.collector() == collector).collect();
-        stored(collector, output.passed_on(), &own)
+        stored(collector, passed_on, &own)
     });
-    let content = Stored { boot: boot_clock().boot.0, collectors: collectors.collect() };
+    let content = CollectorsFile { boot: boot_clock().boot.0, collectors: collectors.collect() };
     let path = path_of(state_directory);
     let new_path = path.with_extension("json.new");
     let new = File::create(&new_path)?;
@@ -105,20 +108,20 @@ fn stored(collector: SocketAddr, passed_on: PassedOn, learners: &[&Arc<TemplateL
     }
 }
 
-/// Reads and removes the file. `learner` finds the learner of a sender at a collector, or makes one.
+/// Reads and removes the file. `learner` finds or adds the learner of a sender at a collector.
 pub(super) fn read(
     state_directory: &Path,
     mut learner: impl FnMut(&SenderId, SocketAddr) -> Arc<TemplateLearner>,
 ) -> HashMap<SocketAddr, PassedOn> {
     let path = path_of(state_directory);
-    let content = match State::<Stored>::read(&path) {
-        State::Absent => return HashMap::new(),
-        State::Newer(error) => {
+    let content = match StateFile::<CollectorsFile>::read(&path) {
+        StateFile::Absent => return HashMap::new(),
+        StateFile::Newer(error) => {
             newer::keep(&path, &error);
             return HashMap::new();
         }
-        State::Read(content) => Ok(content),
-        State::Unreadable(error) => Err(error),
+        StateFile::Read(content) => Ok(content),
+        StateFile::Unreadable(error) => Err(error),
     };
     let removed = std::fs::remove_file(&path);
     match content.and_then(|content| removed.map(|()| content)) {
@@ -130,7 +133,7 @@ pub(super) fn read(
         Err(error) => {
             tracing::warn!(
                 %error,
-                "{}: cannot be used, so that templates are repeated to all collectors once: {error}",
+                "cannot recover {}: {error}; templates are repeated once to all collectors",
                 path.display()
             );
             HashMap::new()
@@ -145,7 +148,8 @@ fn restored(
 ) -> (SocketAddr, PassedOn) {
     let collector = stored.collector;
     let mut of = |sender: &str| sender.parse().ok().map(|sender: SenderId| learner(&sender, collector));
-    // Sockets are numbered after it, as those that are opened in a generation.
+    // The number of the socket is higher than the generation, like that of a socket opened in that
+    // generation.
     let generation = next_number();
     let recipient = Recipient { place: MAIN, generation, socket: next_number(), has_moved: false };
     let socket = stored.socket.filter(|_| is_same_boot).map(u64::to_ne_bytes);

@@ -1,3 +1,5 @@
+use std::time::Instant;
+
 use nf_transport_core::datagram::{Datagram, Timestamp};
 use nf_transport_core::limits::TEMPLATE_BYTES_PER_EXPORTER;
 use nf_transport_core::netflow::Recipient;
@@ -15,7 +17,7 @@ fn collector(port: u16) -> SocketAddr {
     ([127, 0, 0, 1], port).into()
 }
 
-/// What the learner's collector lacks before flows of the exporter.
+/// The repeats that the learner's collector needs before flows of the exporter.
 fn lacking(learner: &TemplateLearner) -> Vec<Vec<u8>> {
     let recipient = Recipient { place: 0, generation: 1, socket: 2, has_moved: false };
     let repeats = learner.before(&[of_exporter(&netflow_9(false))], &recipient, Instant::now());
@@ -44,7 +46,7 @@ fn learned(payloads: &[Vec<u8>]) -> (Arc<Templates>, Arc<TemplateLearner>) {
 }
 
 #[test]
-fn each_collector_knows_what_it_has_seen_itself() {
+fn each_collector_learns_separately() {
     let templates = Arc::<Templates>::default();
     let learners = templates.of_sender(&test_sender(), [collector(1), collector(2)], None);
     for learner in &learners {
@@ -56,7 +58,7 @@ fn each_collector_knows_what_it_has_seen_itself() {
 }
 
 #[test]
-fn exporters_with_one_address_behind_two_senders_are_two() {
+fn equal_exporters_of_two_senders_are_separate() {
     let (templates, learner) = learned(&[defining(4)]);
     let other = templates.of_sender(&"other".parse().unwrap(), [collector(1)], None).remove(0);
     assert!(lacking(&other).is_empty());
@@ -65,7 +67,7 @@ fn exporters_with_one_address_behind_two_senders_are_two() {
 }
 
 #[test]
-fn a_collector_that_is_added_knows_what_its_model_knows() {
+fn an_added_collector_copies_its_model() {
     let (templates, first) = learned(&[defining(4)]);
     let all = [1, 2, 3].map(collector);
     let learners = templates.of_sender(&test_sender(), all, None);
@@ -79,7 +81,7 @@ fn a_collector_that_is_added_knows_what_its_model_knows() {
 }
 
 #[test]
-fn what_was_learned_outlives_the_process() {
+fn templates_survive_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let (templates, learner) = learned(&[netflow_9(true), with_options()]);
     let other = templates.of_sender(&"other".parse().unwrap(), [1, 2].map(collector), None);
@@ -101,7 +103,7 @@ fn what_was_learned_outlives_the_process() {
 }
 
 #[test]
-fn nothing_is_written_without_news() {
+fn nothing_is_written_without_changes() {
     let directory = tempfile::tempdir().unwrap();
     let (templates, learner) = learned(&[netflow_9(true), with_options()]);
     templates.keep(directory.path()).unwrap();
@@ -114,7 +116,7 @@ fn nothing_is_written_without_news() {
 }
 
 #[test]
-fn news_that_come_fast_are_written_at_times_and_at_the_end() {
+fn fast_changes_are_written_at_intervals() {
     let directory = tempfile::tempdir().unwrap();
     let (templates, learner) = learned(&[netflow_9(true)]);
     let file = directory.path().join(TEMPLATES_FILE);
@@ -129,7 +131,7 @@ fn news_that_come_fast_are_written_at_times_and_at_the_end() {
 }
 
 #[test]
-fn what_could_not_be_written_is_written_later() {
+fn a_failed_write_is_repeated() {
     let directory = tempfile::tempdir().unwrap();
     let (templates, _learner) = learned(&[netflow_9(true)]);
     templates.keep(&directory.path().join("not there")).unwrap_err();
@@ -138,25 +140,25 @@ fn what_could_not_be_written_is_written_later() {
 }
 
 #[test]
-fn a_damaged_file_is_done_without() {
+fn a_damaged_file_is_ignored() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join(TEMPLATES_FILE), "[{\"exporter\": 7}").unwrap();
     let templates = Templates::recovered(directory.path());
-    assert_eq!(templates.usage.of(Kind::Templates), 0);
+    assert_eq!(templates.usage.of(MemoryKind::Templates), 0);
 }
 
 #[test]
-fn a_file_without_senders_is_done_without() {
+fn a_file_without_senders_is_ignored() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(TEMPLATES_FILE);
     std::fs::write(&path, "{\"hold\": [{\"exporter\": \"192.0.2.1:1\"}], \"skip\": []}").unwrap();
     let templates = Templates::recovered(directory.path());
-    assert_eq!(templates.usage.of(Kind::Templates), 0);
+    assert_eq!(templates.usage.of(MemoryKind::Templates), 0);
     assert!(!newer::kept(&path).exists());
 }
 
 #[test]
-fn a_newer_file_is_kept_and_read_by_a_version_that_can() {
+fn a_newer_file_is_kept_for_its_version() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(TEMPLATES_FILE);
     let (templates, learner) = learned(&[netflow_9(true)]);
@@ -164,8 +166,8 @@ fn a_newer_file_is_kept_and_read_by_a_version_that_can() {
     let of_this_version = std::fs::read(&path).unwrap();
     std::fs::write(&path, "{\"version\": 2, \"exporters\": []}").unwrap();
     let templates = Templates::recovered(directory.path());
-    assert_eq!(templates.usage.of(Kind::Templates), 0);
-    templates.on_disk.is_news.store(true, Ordering::Relaxed);
+    assert_eq!(templates.usage.of(MemoryKind::Templates), 0);
+    templates.on_disk.is_dirty.store(true, Ordering::Relaxed);
     templates.keep(directory.path()).unwrap();
     assert_eq!(std::fs::read(newer::kept(&path)).unwrap(), b"{\"version\": 2, \"exporters\": []}");
 
@@ -192,7 +194,7 @@ fn fill(learner: &TemplateLearner, source_ids: u32) {
 }
 
 #[test]
-fn the_sender_with_most_templates_makes_room_for_others() {
+fn the_largest_sender_makes_room() {
     let templates = Arc::<Templates>::default();
     let learner = |name: &str| templates.of_sender(&name.parse().unwrap(), [collector(1)], None).remove(0);
     let small = learner("small");
@@ -201,12 +203,12 @@ fn the_sender_with_most_templates_makes_room_for_others() {
     for large in &large {
         fill(large, 60);
     }
-    assert!(templates.usage.of(Kind::Templates) <= TEMPLATES_TOTAL);
-    assert!(large.iter().all(|large| large.bytes(Kind::Templates) > 0));
+    assert!(templates.usage.of(MemoryKind::Templates) <= TEMPLATES_TOTAL);
+    assert!(large.iter().all(|large| large.bytes(MemoryKind::Templates) > 0));
     assert_eq!(lacking(&small).len(), 1);
-    let before = templates.usage.of(Kind::Templates);
+    let before = templates.usage.of(MemoryKind::Templates);
     drop((large, small));
     templates.learners().clear();
     assert!(before > 0);
-    assert_eq!(templates.usage.of(Kind::Templates), 0, "the account of bytes adds up");
+    assert_eq!(templates.usage.of(MemoryKind::Templates), 0, "the account of bytes adds up");
 }

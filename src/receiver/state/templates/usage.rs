@@ -1,4 +1,4 @@
-//! How much memory templates and options data take.
+//! Memory used by templates and options data.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -6,17 +6,17 @@ use nf_transport_core::netflow::TemplateMemory;
 
 use crate::limits::{OPTIONS_TOTAL, TEMPLATES_TOTAL};
 
-/// What takes memory, each with a bound of its own.
+/// A kind of memory, with a bound of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum MemoryKind {
     Templates,
     Options,
 }
 
-impl Kind {
+impl MemoryKind {
     pub(super) const ALL: [Self; 2] = [Self::Templates, Self::Options];
 
-    /// Bytes that all memories together may take.
+    /// Returns the bound in bytes for all memories together.
     pub(super) fn bound(self) -> usize {
         match self {
             Self::Templates => TEMPLATES_TOTAL,
@@ -24,7 +24,7 @@ impl Kind {
         }
     }
 
-    /// Bytes that `memory` takes.
+    /// Returns the bytes of this kind that `memory` uses.
     pub(super) fn bytes_of(self, memory: &TemplateMemory) -> usize {
         let (templates, options) = memory.bytes();
         match self {
@@ -33,7 +33,7 @@ impl Kind {
         }
     }
 
-    /// Forgets the oldest of it; false if there is none.
+    /// Forgets the oldest entry of this kind. Returns `false` if there is none.
     pub(super) fn forget_oldest(self, memory: &mut TemplateMemory) -> bool {
         match self {
             Self::Templates => memory.forget_oldest(),
@@ -44,31 +44,31 @@ impl Kind {
 
 /// Bytes by kind.
 #[derive(Debug, Default)]
-pub(super) struct Usage {
+pub(super) struct MemoryUsage {
     templates: AtomicUsize,
     options: AtomicUsize,
 }
 
-impl Usage {
-    pub(super) fn of(&self, kind: Kind) -> usize {
+impl MemoryUsage {
+    pub(super) fn of(&self, kind: MemoryKind) -> usize {
         self.counter(kind).load(Ordering::Relaxed)
     }
 
-    /// Replaces the value by `bytes`, and returns the one before.
-    pub(super) fn replace(&self, kind: Kind, bytes: usize) -> usize {
+    /// Replaces the value by `bytes`. Returns the previous value.
+    pub(super) fn replace(&self, kind: MemoryKind, bytes: usize) -> usize {
         self.counter(kind).swap(bytes, Ordering::Relaxed)
     }
 
-    /// Adds `more`, then takes `less` away.
-    pub(super) fn change(&self, kind: Kind, more: usize, less: usize) {
+    /// Adds `more`, then subtracts `less`, so that the value never underflows.
+    pub(super) fn change(&self, kind: MemoryKind, more: usize, less: usize) {
         self.counter(kind).fetch_add(more, Ordering::Relaxed);
         self.counter(kind).fetch_sub(less, Ordering::Relaxed);
     }
 
-    fn counter(&self, kind: Kind) -> &AtomicUsize {
+    fn counter(&self, kind: MemoryKind) -> &AtomicUsize {
         match kind {
-            Kind::Templates => &self.templates,
-            Kind::Options => &self.options,
+            MemoryKind::Templates => &self.templates,
+            MemoryKind::Options => &self.options,
         }
     }
 }

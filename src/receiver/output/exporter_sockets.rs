@@ -1,71 +1,83 @@
 //! The sockets of one sender's exporters at one collector, and the ports that the collector saw before.
 //!
-//! An address has a bounded number of sockets, so that an exporter that sends from ever new ports takes no
-//! other's: its other ports share one more or, where datagrams bear the exporter's port, make room for each other.
+//! Each address has a bounded number of sockets, so an exporter that keeps changing its port uses up no other
+//! exporter's sockets. Its further ports share one socket. Where datagrams bear the exporter's port, they
+//! replace each other instead.
 
 use core::net::SocketAddr;
 use std::collections::HashMap;
 
 use lru::LruCache;
+use socket2::Socket;
 use tokio::time::Instant;
 
 use crate::limits::PORT_IDLE;
-use crate::receiver::output::source_sockets::Leaving;
+use crate::receiver::output::socket::Segments;
 
-/// The port that stands for all ports of an address that have no socket of their own.
+/// Stands for all ports of an address that have no socket of their own.
 const SHARED: u16 = 0;
 
-/// What the collector sees of an exporter.
+/// The socket of one exporter.
+#[derive(Debug)]
+pub(super) struct SourceSocket {
+    pub(super) socket: Socket,
+    pub(super) segments: Segments,
+    /// The source that the collector sees.
+    pub(super) seen: SeenSource,
+    /// Whether the collector saw the same exporter at another port before.
+    pub(super) has_moved: bool,
+    pub(super) used: Instant,
+}
+/// The source address under which the collector sees an exporter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
-    /// The address and port.
+pub(super) struct SeenSource {
+    /// Address and port.
     pub(super) seen_as: SocketAddr,
-    /// Unique among the addresses and ports that the collector sees.
+    /// Unique among the sources that the collector sees.
     pub(super) number: u64,
 }
 
-/// The sockets.
 #[derive(Debug)]
-pub(super) struct Exporters {
-    /// The one used last comes first.
-    open: LruCache<SocketAddr, Leaving>,
-    /// The ports of each address that have a socket of their own.
+pub(super) struct ExporterSockets {
+    /// Most recently used first.
+    open: LruCache<SocketAddr, SourceSocket>,
+    /// Ports with a socket of their own, by address with port 0.
     addresses: HashMap<SocketAddr, Ports>,
-    /// Of sockets that were closed.
-    remembered: LruCache<SocketAddr, Seen>,
+    /// Sources of closed sockets.
+    remembered: LruCache<SocketAddr, SeenSource>,
 }
 
 #[derive(Debug, Default)]
 struct Ports {
     ports: Vec<u16>,
-    /// When they were last looked through for one that is idle.
+    /// Time of the last search for an idle port.
     looked: Option<Instant>,
 }
 
-impl Default for Exporters {
+impl Default for ExporterSockets {
     fn default() -> Self {
         Self { open: LruCache::unbounded(), addresses: HashMap::new(), remembered: LruCache::unbounded() }
     }
 }
 
-impl Exporters {
-    /// Sockets that are open.
+impl ExporterSockets {
+    /// Returns the number of open sockets.
     pub(super) fn open(&self) -> usize {
         self.open.len()
     }
 
-    /// Ports that are remembered of closed ones.
+    /// Returns the number of remembered sources of closed sockets.
     pub(super) fn remembered(&self) -> usize {
         self.remembered.len()
     }
 
-    /// All sockets, the one used last first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&SocketAddr, &Leaving)> {
+    /// Iterates over the open sockets, most recently used first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&SocketAddr, &SourceSocket)> {
         self.open.iter()
     }
 
-    /// The addresses and ports of all sockets, closed ones too; port 0 stands for several.
-    pub(super) fn had(&self) -> impl Iterator<Item = SocketAddr> {
+    /// Iterates over the exporters of all sockets, including closed ones. Port 0 stands for several ports.
+    pub(super) fn served(&self) -> impl Iterator<Item = SocketAddr> {
         self.open.iter().map(|(key, _)| *key).chain(self.remembered.iter().map(|(key, _)| *key))
     }
 
@@ -73,25 +85,27 @@ impl Exporters {
         self.open.contains(key)
     }
 
-    pub(super) fn get_mut(&mut self, key: &SocketAddr) -> Option<&mut Leaving> {
+    pub(super) fn get_mut(&mut self, key: &SocketAddr) -> Option<&mut SourceSocket> {
         self.open.get_mut(key)
     }
 
-    /// All addresses and ports, of closed sockets too, and what the collector saw of each; the one used last comes last.
-    pub(super) fn seen(&self) -> impl Iterator<Item = (SocketAddr, Seen)> {
+    /// Iterates over the exporters of all sockets, including closed ones, with the source that the collector
+    /// saw. The most recently used comes last.
+    pub(super) fn seen(&self) -> impl Iterator<Item = (SocketAddr, SeenSource)> {
         let closed = self.remembered.iter().rev().map(|(key, seen)| (*key, *seen));
         closed.chain(self.open.iter().rev().map(|(key, leaving)| (*key, leaving.seen)))
     }
 
-    /// What the collector saw of an exporter whose socket was closed.
-    pub(super) fn seen_before(&self, key: &SocketAddr) -> Option<Seen> {
+    /// Returns the source under which the collector saw an exporter whose socket was closed.
+    pub(super) fn seen_before(&self, key: &SocketAddr) -> Option<SeenSource> {
         self.remembered.peek(key).copied()
     }
 
-    /// The address and port by which the socket of `exporter`, which has none open, is to be found: its own, or that which
-    /// others of its ports share.
-    /// At most `most` ports of an address have sockets of their own. Where datagrams bear the exporter's port, or a port is
-    /// idle, the oldest one's socket is closed for it.
+    /// Returns the key for the socket of `exporter`, which has none open: its own address and port, or the
+    /// shared port of its address.
+    ///
+    /// At most `most` ports of an address have sockets of their own. If datagrams bear the exporter's port,
+    /// or a port is idle, the least recently used socket is closed to make room.
     pub(super) fn key_of(
         &mut self,
         exporter: SocketAddr,
@@ -118,7 +132,7 @@ impl Exporters {
         }
     }
 
-    pub(super) fn put(&mut self, key: SocketAddr, leaving: Leaving) {
+    pub(super) fn put(&mut self, key: SocketAddr, leaving: SourceSocket) {
         self.remembered.pop(&key);
         if key.port() != SHARED {
             self.addresses.entry(with_port(key, SHARED)).or_default().ports.push(key.port());
@@ -126,18 +140,18 @@ impl Exporters {
         self.open.put(key, leaving);
     }
 
-    /// Closes the socket that was used longest ago; false if there is none.
+    /// Closes the least recently used socket. Returns `false` if there is none.
     pub(super) fn close_oldest(&mut self) -> bool {
         let oldest = self.open.peek_lru().map(|(key, _)| *key);
         oldest.is_some_and(|key| self.close(&key))
     }
 
-    /// Keeps what the collector saw of an exporter that has no socket now.
-    pub(super) fn remember(&mut self, key: SocketAddr, seen: Seen) {
+    /// Remembers the source of an exporter that has no socket now.
+    pub(super) fn remember(&mut self, key: SocketAddr, seen: SeenSource) {
         self.remembered.put(key, seen);
     }
 
-    /// Forgets the port that was remembered first; false if there is none.
+    /// Forgets the source that was remembered first. Returns `false` if there is none.
     pub(super) fn forget_oldest(&mut self) -> bool {
         self.remembered.pop_lru().is_some()
     }

@@ -1,8 +1,9 @@
-//! How many datagrams a collector can take now.
+//! A guard of the collector's receive queue: the number of datagrams that the collector can accept now.
 //!
-//! A collector elsewhere takes any number. One on this machine is watched: its receive queue is kept below half
-//! of its limit, the other half being for other senders and for what the kernel has not counted yet. One question
-//! to the kernel is worth as many datagrams as fit then, for a millisecond.
+//! A remote collector accepts any number. For a collector on this machine, the guard keeps the receive queue
+//! below half of its limit. The other half is for other senders and for datagrams that the kernel has not
+//! counted yet. One query of the kernel permits as many datagrams as fit then, and is valid for a
+//! millisecond.
 
 use core::time::Duration;
 use std::collections::VecDeque;
@@ -12,62 +13,63 @@ use tokio::time::Instant;
 
 use crate::receiver::output::watch::{ReceiveQueue, Watch, memory_at_least, memory_of};
 
-/// Datagrams in one run at the most: what one sendmmsg call takes.
+/// Most datagrams in one run, for one sendmmsg call.
 pub(super) const RUN_MAX: usize = 64;
 
-/// The longest time for which one look at the collector's socket counts.
+/// Longest time for which one look at the collector's socket is valid.
 const LOOK_VALID: Duration = Duration::from_millis(1);
 
-/// Bytes of kernel memory that one look is worth at the most, so that other senders find room too.
+/// Most bytes of kernel memory that one look permits, so that other senders find room as well.
 const ROOM_MAX: u64 = 1024 * 1024;
 
-/// What may be sent now.
+/// Datagrams that may be sent now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Admission {
-    /// So many of the datagrams; at least 1, at most [`RUN_MAX`].
-    Go(usize),
-    /// None: the collector's queue is near full.
+pub(super) enum Budget {
+    /// This many of the datagrams; at least 1, at most [`RUN_MAX`].
+    Send(usize),
+    /// None: the collector's queue is almost full.
     Full,
-    /// None: the collector's socket is not there.
+    /// None: the collector has no socket.
     Absent,
 }
 
-/// The gate before one collector.
+/// The queue guard of one collector.
 #[derive(Debug)]
-pub(super) struct Gate {
-    /// Looks at the collector's socket; `None` if the collector is elsewhere.
+pub(super) struct QueueGuard {
+    /// Query of the collector's socket; `None` for a remote collector.
     watch: Option<Watch>,
-    /// What the last look found, and when.
+    /// Result and time of the last look.
     seen: Option<(ReceiveQueue, Instant)>,
     /// Bytes of kernel memory that may still be filled before the next look; `room <= ROOM_MAX`.
     room: u64,
     /// The socket that the last look found.
     found: Option<[u8; 8]>,
-    /// The last socket that was ever found, and how often another one than before was found.
-    known: Option<[u8; 8]>,
-    found_again: u64,
-    /// Memory of each datagram that was sent and may lie unread in the collector's queue, oldest first.
+    /// The last socket that any look found, and how often it changed.
+    last_socket: Option<[u8; 8]>,
+    socket_changes: u64,
+    /// Memory of each sent datagram that may still be unread in the collector's queue, oldest first.
     unread: VecDeque<u64>,
-    /// All of it together.
+    /// Sum of `unread`.
     unread_memory: u64,
-    /// Whether something was sent since the last look.
+    /// Whether anything was sent since the last look.
     sent: bool,
-    /// Not told yet: datagrams dropped at the collector's socket, and those that may have lain unread in sockets that
-    /// are gone.
+    /// Losses not reported yet: datagrams dropped at the collector's socket, and those that may have been
+    /// unread in closed sockets.
     drops: u64,
     lost: u64,
 }
 
-impl Gate {
-    /// A gate that looks through `watch`, or that is always open. The last socket that was ever found may be known.
+impl QueueGuard {
+    /// Returns a guard that looks through `watch`, or one without a limit. `known` is the last socket that an
+    /// earlier guard found.
     pub(super) fn new(watch: Option<Watch>, known: Option<[u8; 8]>) -> Self {
         Self {
             watch,
             seen: None,
             room: 0,
             found: None,
-            known,
-            found_again: 0,
+            last_socket: known,
+            socket_changes: 0,
             unread: VecDeque::new(),
             unread_memory: 0,
             sent: false,
@@ -76,60 +78,61 @@ impl Gate {
         }
     }
 
-    /// Whether the collector is watched.
+    /// Returns whether the collector is watched.
     pub(super) fn is_watching(&self) -> bool {
         self.watch.is_some()
     }
 
-    /// Datagrams that the kernel dropped at the collector's socket between two looks between which some were sent. Told once.
+    /// Takes the number of datagrams that the kernel dropped at the collector's socket, between looks between
+    /// which some were sent.
     pub(super) fn take_drops(&mut self) -> u64 {
         core::mem::take(&mut self.drops)
     }
 
-    /// Datagrams, at the most, that lay unread in sockets of the collector when these went away. Told once.
-    pub(super) fn take_lost(&mut self) -> u64 {
+    /// Takes the upper bound of datagrams that were unread in sockets of the collector when these closed.
+    pub(super) fn take_unread(&mut self) -> u64 {
         core::mem::take(&mut self.lost)
     }
 
-    /// How often the collector was found at a socket that it was not at before.
-    pub(super) fn found_again(&self) -> u64 {
-        self.found_again
+    /// Returns how often the collector was found at a new socket.
+    pub(super) fn socket_changes(&self) -> u64 {
+        self.socket_changes
     }
 
-    /// The last socket that an earlier run found.
-    pub(super) fn expect(&mut self, socket: [u8; 8]) {
-        self.known = Some(socket);
+    /// Sets the last socket that an earlier run found.
+    pub(super) fn resume_at(&mut self, socket: [u8; 8]) {
+        self.last_socket = Some(socket);
     }
 
-    /// The last socket that was ever found.
-    pub(super) fn known(&self) -> Option<[u8; 8]> {
-        self.known
+    /// Returns the last socket that any look found.
+    pub(super) fn last_socket(&self) -> Option<[u8; 8]> {
+        self.last_socket
     }
 
-    /// Whether the collector's socket is there, if it is watched, by a look that still counts.
+    /// Returns whether the collector is not watched or its socket exists, by a look that is still valid.
     pub(super) fn is_present(&mut self) -> io::Result<bool> {
         let is_fresh = self.seen.is_some_and(|(_, when)| when.elapsed() < LOOK_VALID);
         Ok(!self.is_watching() || is_fresh || self.look()?.is_some())
     }
 
-    /// How many of the `payloads`, at least one, may be sent now.
-    pub(super) fn admit(&mut self, payloads: &[&[u8]]) -> io::Result<Admission> {
+    /// Returns how many of the `payloads` may be sent now.
+    pub(super) fn admit(&mut self, payloads: &[&[u8]]) -> io::Result<Budget> {
         if !self.is_watching() {
-            return Ok(Admission::Go(payloads.len().min(RUN_MAX)));
+            return Ok(Budget::Send(payloads.len().min(RUN_MAX)));
         }
         let fresh = self.seen.is_some_and(|(_, when)| when.elapsed() < LOOK_VALID);
         if fresh && let Some(count) = self.fitting(payloads) {
-            return Ok(Admission::Go(count));
+            return Ok(Budget::Send(count));
         }
-        let Some(queue) = self.look()? else { return Ok(Admission::Absent) };
+        let Some(queue) = self.look()? else { return Ok(Budget::Absent) };
         Ok(match self.fitting(payloads) {
-            Some(count) => Admission::Go(count),
-            None if queue.queued == 0 => Admission::Go(1),
-            None => Admission::Full,
+            Some(count) => Budget::Send(count),
+            None if queue.queued == 0 => Budget::Send(1),
+            None => Budget::Full,
         })
     }
 
-    /// How many of the payloads fit in the room that is left; `None` if none fits.
+    /// Returns how many of the payloads fit in the remaining room; `None` if none fits.
     fn fitting(&self, payloads: &[&[u8]]) -> Option<usize> {
         let mut room = self.room;
         let fits = |payload: &&&[u8]| match room.checked_sub(memory_of(payload.len())) {
@@ -143,13 +146,13 @@ impl Gate {
         (count > 0).then_some(count)
     }
 
-    /// Something is about to be sent: what the kernel drops from now on counts.
-    pub(super) fn sending(&mut self) {
+    /// Notes that something is about to be sent: drops from now on count as losses.
+    pub(super) fn note_sending(&mut self) {
         self.sent = true;
     }
 
-    /// These payloads went to the collector's socket.
-    pub(super) fn sent(&mut self, payloads: &[&[u8]]) {
+    /// Notes that these payloads went to the collector's socket.
+    pub(super) fn note_sent(&mut self, payloads: &[&[u8]]) {
         if !self.is_watching() {
             return;
         }
@@ -161,7 +164,7 @@ impl Gate {
         }
     }
 
-    /// Looks at the collector's socket now; `None` if it is not there or not watched.
+    /// Looks at the collector's socket now. Returns `None` if it does not exist or is not watched.
     pub(super) fn look(&mut self) -> io::Result<Option<ReceiveQueue>> {
         let Some(watch) = &mut self.watch else { return Ok(None) };
         let before = self.seen.take();
@@ -173,9 +176,9 @@ impl Gate {
             self.unread_memory = 0;
             self.found = found.map(|queue| queue.cookie);
         }
-        if let Some(cookie) = self.found.filter(|cookie| self.known != Some(*cookie)) {
-            self.known = Some(cookie);
-            self.found_again += 1;
+        if let Some(cookie) = self.found.filter(|cookie| self.last_socket != Some(*cookie)) {
+            self.last_socket = Some(cookie);
+            self.socket_changes += 1;
         }
         let Some(queue) = found else { return Ok(None) };
         if let Some((before, _)) = before.filter(|(before, _)| before.cookie == queue.cookie && self.sent) {
@@ -188,7 +191,8 @@ impl Gate {
         Ok(Some(queue))
     }
 
-    /// Of what was sent, only what makes up the last `queued` bytes of memory can be unread.
+    /// Removes datagrams that must have been read. Only the latest with `queued` bytes of memory can be
+    /// unread.
     fn forget_read(&mut self, queued: u64) {
         while let Some(oldest) = self.unread.front().filter(|oldest| self.unread_memory - **oldest >= queued)
         {
@@ -197,14 +201,14 @@ impl Gate {
         }
     }
 
-    /// Whether the socket that the last look found is still there.
+    /// Returns whether the socket that the last look found still exists.
     pub(super) fn is_same_socket(&mut self) -> io::Result<bool> {
         let before = self.seen.map(|(queue, _)| queue.cookie);
         Ok(self.look()?.map(|queue| queue.cookie) == before)
     }
 
-    /// What the last look found does not count any more.
-    pub(super) fn forget(&mut self) {
+    /// Invalidates the last look.
+    pub(super) fn invalidate(&mut self) {
         self.room = 0;
     }
 }

@@ -1,0 +1,231 @@
+//! The loop of one session: input, delivery, acknowledgements and output.
+
+use std::io;
+
+use nf_transport_core::batch::Batch;
+use nf_transport_core::internal_error::note_internal_error;
+use nf_transport_core::sequence::Position;
+use nf_transport_core::session::ReceiverEvent;
+use tokio::io::Ready;
+use tokio::time::{Instant, sleep_until};
+
+use crate::host::ExpiredCertificate;
+use crate::host::secure_stream::{Received, SecureStream};
+use crate::limits::HANG_UP_GRACE;
+use crate::receiver::delivery::{Delivery, LossCause, PendingBatch};
+use crate::receiver::session::connection::Connection;
+use crate::receiver::session::ended::Ended;
+use crate::receiver::session::senders::{Counters, StreamGuard};
+use crate::receiver::state::positions::PositionsError;
+
+/// Event that ended a wait.
+enum Wakeup {
+    Socket(io::Result<Ready>),
+    HungUp,
+    Overdue,
+    Delivered,
+    Time,
+    Collectors,
+    Superseded,
+    AccessRevoked,
+    Expired(ExpiredCertificate),
+    Shutdown,
+}
+
+impl Connection<'_> {
+    pub(super) async fn run(&mut self, stream: &mut SecureStream, guard: &mut StreamGuard) -> Ended {
+        loop {
+            // Handles all events that need no wait.
+            loop {
+                match self.handle_events(guard).and_then(|()| Ok(self.settle(guard)?)) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(ended) => return ended,
+                }
+            }
+            if let Err(error) = stream.send_at_once(self.session.outbox()) {
+                return error.into();
+            }
+            match self.next_wakeup(stream, guard).await {
+                Wakeup::Socket(Ok(ready)) => {
+                    if let Err(ended) = self.transfer(stream, ready) {
+                        return ended;
+                    }
+                }
+                Wakeup::Socket(Err(error)) => return Ended::Stream(error.into()),
+                Wakeup::HungUp => self.deadline = Some(Instant::now() + HANG_UP_GRACE),
+                Wakeup::Overdue => return Ended::Closed,
+                Wakeup::Delivered => {}
+                Wakeup::Time => {
+                    // Reads available input before the sender counts as silent: this process may have been
+                    // stopped.
+                    if self.session.wants_bytes()
+                        && let Err(ended) = self.read(stream)
+                    {
+                        return ended;
+                    }
+                    self.session.handle_timeout(Instant::now().into_std());
+                }
+                Wakeup::Collectors => self.follow_collectors(guard),
+                Wakeup::Superseded => return guard.superseded().into(),
+                Wakeup::AccessRevoked => return Ended::AccessRevoked,
+                Wakeup::Expired(ExpiredCertificate::Own) => return Ended::OwnExpired,
+                Wakeup::Expired(ExpiredCertificate::Peer) => return Ended::Expired,
+                Wakeup::Shutdown => return Ended::Stopping,
+            }
+        }
+    }
+
+    /// Reads the available input, or else writes pending output. Reads come first because an unread last
+    /// message may explain why writes fail.
+    fn transfer(&mut self, stream: &mut SecureStream, ready: Ready) -> Result<(), Ended> {
+        if ready.is_readable() && self.read(stream)? == Received::Bytes {
+            return Ok(());
+        }
+        if ready.is_writable() {
+            stream.send(self.session.outbox())?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the next event.
+    async fn next_wakeup(&mut self, stream: &SecureStream, guard: &mut StreamGuard) -> Wakeup {
+        let wake_at = self.session.poll_timeout().map(Instant::from_std);
+        let wants_bytes = self.session.wants_bytes();
+        let has_output = !self.session.outbox().is_empty();
+        let StreamGuard { active, holder, .. } = guard;
+        let delivery = active.as_mut().map(|active| &mut active.delivery);
+        let delivery = delivery.filter(|delivery| delivery.is_under_way());
+        let is_delivering = delivery.is_some();
+        let ends_by = self.deadline;
+        tokio::select! {
+            ready = stream.ready(wants_bytes, has_output) => Wakeup::Socket(ready),
+            // While bytes are wanted, a read finds the end.
+            () = stream.hung_up(), if ends_by.is_none() && !wants_bytes => Wakeup::HungUp,
+            () = sleep_until(ends_by.unwrap_or_else(Instant::now)), if ends_by.is_some() => Wakeup::Overdue,
+            () = deliver(delivery), if is_delivering => Wakeup::Delivered,
+            () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Wakeup::Time,
+            Ok(()) = self.outputs.changed() => Wakeup::Collectors,
+            Ok(()) = holder.changed() => Wakeup::Superseded,
+            () = self.sender.access_revoked() => Wakeup::AccessRevoked,
+            whose = self.expiry.expired() => Wakeup::Expired(whose),
+            () = self.stop.requested() => Wakeup::Shutdown,
+        }
+    }
+
+    fn handle_events(&mut self, guard: &mut StreamGuard) -> Result<(), Ended> {
+        while let Some(event) = self.session.poll_event()? {
+            match event {
+                ReceiverEvent::Hello(_) => {}
+                ReceiverEvent::Batch { batch, skip } => {
+                    self.adopt_run(guard);
+                    self.push_batch(guard, &batch, skip);
+                }
+                ReceiverEvent::Gap(gap) => {
+                    self.adopt_run(guard);
+                    push(guard, PendingBatch::of_gap(gap));
+                }
+                ReceiverEvent::ResentBatch(batch) => {
+                    self.adopt_run(guard);
+                    push_resent(guard, self.pending_batch(&batch, batch.first()));
+                }
+                ReceiverEvent::ResentGap(gap) => {
+                    self.adopt_run(guard);
+                    push_resent(guard, PendingBatch::of_gap(gap));
+                }
+                ReceiverEvent::Duplicate { datagrams } => {
+                    Counters::add(&guard.entry.counters.duplicates, u64::from(datagrams));
+                }
+                ReceiverEvent::Goodbye => return Err(Ended::Goodbye),
+            }
+        }
+        Ok(())
+    }
+
+    /// Assigns the stream to the current run. By sending, the sender has accepted the stream state of
+    /// WELCOME.
+    fn adopt_run(&self, guard: &mut StreamGuard) {
+        if let Some(active) = guard.active.as_mut() {
+            active.run = self.run;
+        }
+    }
+
+    /// Redirects pending batches to the current collectors.
+    fn follow_collectors(&mut self, guard: &mut StreamGuard) {
+        let outputs = self.outputs.borrow_and_update();
+        if let Some(active) = guard.active.as_mut() {
+            active.delivery.change(&outputs);
+        }
+    }
+
+    /// Queues `batch`, of which the first `skip` datagrams were delivered before.
+    fn push_batch(&self, guard: &mut StreamGuard, batch: &Batch, skip: usize) {
+        let skipped = u64::try_from(skip).unwrap_or(u64::MAX);
+        let pending = self.pending_batch(batch, batch.first().plus(skipped));
+        let dropped_before = pending.records.as_ref().map_or(0, |records| records.dropped_in(..skip));
+        Counters::add(&guard.entry.counters.duplicates, skipped.saturating_sub(dropped_before));
+        push(guard, pending);
+    }
+
+    /// Returns `batch` as a pending batch, in which datagrams from `news` on are new.
+    fn pending_batch(&self, batch: &Batch, news: Position) -> PendingBatch {
+        let (first, end, exporters) = (batch.first(), batch.end(), self.sender.exporters());
+        PendingBatch {
+            first,
+            end,
+            first_new: news,
+            records: batch.records().map_err(LossCause::Unreadable),
+            exporters,
+        }
+    }
+
+    /// Stores the settled position, acknowledges it, and requests more if there is room. Returns whether more
+    /// may be received that could not before.
+    fn settle(&mut self, guard: &mut StreamGuard) -> Result<bool, PositionsError> {
+        let Some(active) = guard.active.as_mut() else { return Ok(false) };
+        let settled = active.delivery.settle();
+        guard.entry.note_settled(&settled);
+        let position = active.delivery.settled();
+        if active.stored.get().is_none_or(|stored| stored < position) {
+            active.stored.store(position, active.run)?;
+        }
+        self.session.acknowledge(position, Instant::now().into_std());
+        if let Some(further) = active.delivery.skip_position() {
+            active.stored.store_skip_position(further, active.run)?;
+        }
+        if active.delivery.is_behind() {
+            self.session.mark_received(active.delivery.received_up_to());
+            if let Some((first, bytes)) =
+                active.delivery.wanted_resend().filter(|_| !self.session.is_resend_pending())
+            {
+                self.session.request_resend(first, bytes);
+            }
+        }
+        Ok(active.delivery.may_take_more() && self.session.resume_reading(Instant::now().into_std()))
+    }
+}
+
+/// Queues the next batch of the stream for delivery.
+fn push(guard: &mut StreamGuard, pending: PendingBatch) {
+    match guard.active.as_mut() {
+        Some(active) => active.delivery.push(pending),
+        // The batch is not acknowledged, so the sender keeps it.
+        None => note_internal_error("received a batch before its stream had a delivery"),
+    }
+}
+
+/// Queues a resent batch for the collectors that lack it.
+fn push_resent(guard: &mut StreamGuard, pending: PendingBatch) {
+    match guard.active.as_mut() {
+        Some(active) => active.delivery.push_resent(pending),
+        None => note_internal_error("received a resent batch before its stream had a delivery"),
+    }
+}
+
+/// Delivers queued batches; never returns without a delivery.
+async fn deliver(delivery: Option<&mut Delivery>) {
+    match delivery {
+        Some(delivery) => delivery.run().await,
+        None => core::future::pending().await,
+    }
+}

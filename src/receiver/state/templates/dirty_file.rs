@@ -1,0 +1,42 @@
+//! The write schedule of a state file.
+
+use core::time::Duration;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// A file that is written when its content has changed, and not too often.
+#[derive(Debug, Default)]
+pub(super) struct DirtyFile {
+    /// Whether memory has changes that the file lacks.
+    pub(super) is_dirty: AtomicBool,
+    /// Time of the last attempt to write it.
+    written: Mutex<Option<Instant>>,
+}
+
+impl DirtyFile {
+    /// Returns whether the file must be written, if the last attempt was at least `every` ago. A disk that
+    /// fails is not retried sooner.
+    pub(super) fn is_due(&self, every: Duration) -> bool {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due =
+            self.is_dirty.load(Ordering::Relaxed) && written.is_none_or(|last| last.elapsed() >= every);
+        if is_due {
+            *written = Some(Instant::now());
+        }
+        is_due
+    }
+
+    /// Calls `write` if the file is dirty.
+    pub(super) fn keep(&self, write: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        if !self.is_dirty.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let outcome = write();
+        if outcome.is_err() {
+            self.is_dirty.store(true, Ordering::Relaxed);
+        }
+        outcome
+    }
+}
