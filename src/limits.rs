@@ -32,22 +32,22 @@ pub const RECONNECT_GRACE: Duration = Duration::from_secs(5);
 pub const HANG_UP_GRACE: Duration = Duration::from_secs(2);
 
 /// Datagrams that one recvmmsg call takes at the most.
-pub const INTAKE_SLOTS: usize = 128;
+pub const JOURNAL_SLOTS: usize = 128;
 
 /// Bytes of each intake slot: any datagram fits, pages stay aligned.
-pub const INTAKE_SLOT_SIZE: usize = 64 * 1024;
+pub const JOURNAL_SLOT_SIZE: usize = 64 * 1024;
 
 /// Bytes of the intake's ring: batches that are neither acknowledged nor in a segment.
-pub const INTAKE_RING: u64 = 12 * 1024 * 1024;
+pub const JOURNAL_RING: u64 = 12 * 1024 * 1024;
 
 /// Bytes of receive buffer that nf-sender asks for on each socket: over 2 s of 20,000 datagrams/s.
 pub const RECEIVE_BUFFER: usize = 64 * 1024 * 1024;
 
 /// Mappings of intakes that one process can guard against SIGBUS: nf-sender has three, its unit tests some for each core.
-pub const INTAKE_MAPPINGS_MAX: usize = 512;
+pub const JOURNAL_MAPPINGS_MAX: usize = 512;
 
 /// How long nf-sender lets datagrams gather in its sockets at the most, and only while they come more often than that.
-pub const GATHERING_MAX: Duration = Duration::from_millis(1);
+pub const COALESCING_MAX: Duration = Duration::from_millis(1);
 
 /// UDP sockets that nf-sender listens on at the most.
 pub const LISTENERS_MAX: usize = 64;

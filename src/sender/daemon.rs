@@ -22,19 +22,19 @@ use crate::host::{
     abort_on_panic, allow_open_files, open_private_directory, stop_channel, watch_for,
 };
 use crate::limits::{RECEIVE_BUFFER, STOP_GRACE};
-use crate::sender::ingest::counters::Tally;
+use crate::sender::ingest::counters::IngestCounters;
 use crate::sender::ingest::exporter_log::ExporterLog;
 use crate::sender::ingest::loss_log::LossLog;
 use crate::sender::ingest::{Ingest, Listener};
 use crate::sender::journal;
-use crate::sender::queue::flusher::Keeper;
+use crate::sender::queue::flusher::Flusher;
 use crate::sender::queue::recovery::{Recovered, recover};
 use crate::sender::queue::room::RoomWatch;
-use crate::sender::queue::{Queue, Stage};
+use crate::sender::queue::{Queue, ShutdownStage};
 use crate::sender::reload::{Load, Reloader, spool_keys};
 use crate::sender::report::Reporter;
-use crate::sender::uplink::connection::Lent;
-use crate::sender::uplink::{Link, LinkView};
+use crate::sender::uplink::connection::SharedConnection;
+use crate::sender::uplink::state::{Uplink, UplinkView};
 use crate::status::{ControlSocket, Reply, Request, count_of, sender_metrics, serve_metrics};
 
 /// Runs nf-sender until it is told to stop.
@@ -99,7 +99,7 @@ struct Threads {
     /// Writing to it ends ingest.
     stop_ingest: OwnedFd,
     ingest_ended: oneshot::Receiver<()>,
-    keeper: thread::JoinHandle<()>,
+    flusher: thread::JoinHandle<()>,
 }
 
 async fn supervise(
@@ -115,21 +115,21 @@ async fn supervise(
     let spool = &settings.spool;
     let recovered = notify::with_patience(open_spool(spool, runtime_directory)).await?;
 
-    let intake = recovered.intake.clone();
-    let tally = Arc::new(Tally::new(listeners.iter().map(Listener::address)));
+    let intake = recovered.location.clone();
+    let tally = Arc::new(IngestCounters::new(listeners.iter().map(Listener::address)));
     let reporter = Reporter {
-        settings: reloader.link(),
+        settings: reloader.uplink(),
         queue: recovered.queue.clone(),
         directory: spool.directory.clone(),
-        tally: tally.clone(),
-        view: LinkView::new(&settings.receivers),
+        counters: tally.clone(),
+        view: UplinkView::new(&settings.receivers),
         pace: Arc::default(),
-        intake: intake.clone(),
+        journal: intake.clone(),
     };
     let (stop_link, stop) = stop_channel();
     let mut watchdog = Watchdog::new(sender::LOOP_STUCK);
-    let link = make_link(&reporter, &reloader, watchdog.pulse("link"), stop);
-    let lent = link.lent.clone();
+    let link = make_uplink(&reporter, &reloader, watchdog.pulse("link"), stop);
+    let lent = link.connection.clone();
     let mut threads = start_threads(listeners, recovered, lent, tally, &reloader, &mut watchdog)?;
     if let Some(address) = settings.metrics {
         let reporter = reporter.clone();
@@ -144,7 +144,7 @@ async fn supervise(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut expiry = ExpiryWatch::default();
     let mut room = RoomWatch::default();
-    let mut losses = LossLog::new(&reporter.tally);
+    let mut losses = LossLog::new(&reporter.counters);
     let mut internal_errors =
         InternalErrorLog::new(sender::INTERNAL_ERROR, "lost datagrams are counted as corrupt");
     let mut exporters = ExporterLog::default();
@@ -157,12 +157,12 @@ async fn supervise(
             _ = tick.tick() => {
                 watchdog.look();
                 reporter.note_pace();
-                room.look(&reporter);
-                losses.look(&reporter.tally);
+                room.look(reporter.shortage());
+                losses.look(&reporter.counters);
                 internal_errors.look();
-                exporters.look(&reporter.tally, Instant::now());
+                exporters.look(&reporter.counters, Instant::now());
                 notify::status(&reporter.line());
-                if let Some(certificate) = reporter.settings.borrow().speech.certificate() {
+                if let Some(certificate) = reporter.settings.borrow().channel_mode.certificate() {
                     expiry.look_at(sender::CERTIFICATE_ENDS, &Expiry::of_certificate(certificate));
                 }
             }
@@ -179,10 +179,10 @@ async fn supervise(
         // Without it the next start would know neither where the numbering stands nor that nothing is missing.
         tracing::warn!("the spool takes no record of this stop: the next start works it out from the intake");
     } else {
-        leave(intake.path(), everything_spooled);
+        settle_journal(intake.path(), everything_spooled);
     }
     answers.abort();
-    losses.finish(&reporter.tally);
+    losses.finish(&reporter.counters);
     internal_errors.finish();
     let figures = reporter.queue.figures();
     tracing::info!(queued = figures.queued, "stopped; {} in the spool", count_of(figures.queued, "datagram"));
@@ -190,7 +190,7 @@ async fn supervise(
 }
 
 /// Leaves the intake to the next start if something is in it, or removes it.
-fn leave(intake: Option<&Path>, everything_spooled: bool) {
+fn settle_journal(intake: Option<&Path>, everything_spooled: bool) {
     match intake {
         Some(intake) if everything_spooled => {
             if let Err(error) = journal::remove(intake) {
@@ -223,15 +223,15 @@ async fn open_spool(
     opening.await.map_err(DaemonError::system)?
 }
 
-fn make_link(reporter: &Reporter, reloader: &Reloader, pulse: Pulse, stop: Stop) -> Link {
-    Link {
+fn make_uplink(reporter: &Reporter, reloader: &Reloader, pulse: Pulse, stop: Stop) -> Uplink {
+    Uplink {
         queue: reporter.queue.clone(),
-        lent: Arc::default(),
-        settings: reloader.link(),
+        connection: Arc::default(),
+        settings: reloader.uplink(),
         view: reporter.view.clone(),
         retry: reloader.retry(),
         redial: reloader.redial(),
-        doubt: None,
+        failure: None,
         pulse,
         stop,
     }
@@ -240,8 +240,8 @@ fn make_link(reporter: &Reporter, reloader: &Reloader, pulse: Pulse, stop: Stop)
 fn start_threads(
     listeners: Vec<Listener>,
     recovered: Recovered,
-    lent: Arc<Lent>,
-    tally: Arc<Tally>,
+    lent: Arc<SharedConnection>,
+    tally: Arc<IngestCounters>,
     reloader: &Reloader,
     watchdog: &mut Watchdog,
 ) -> Result<Threads, DaemonError> {
@@ -249,7 +249,7 @@ fn start_threads(
     let stop_ingest = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| told(error.into()))?;
     let stop = stop_ingest.try_clone().map_err(told)?;
     let queue = recovered.queue.clone();
-    let keeper = Keeper::new(queue.clone(), reloader.keeper(), tally.clone(), watchdog.running("keeper"));
+    let keeper = Flusher::new(queue.clone(), reloader.flusher(), tally.clone(), watchdog.running("keeper"));
     let keeper = thread::Builder::new().name("keeper".to_owned()).spawn(|| keeper.run()).map_err(told)?;
     let ingest =
         Ingest::new(listeners, stop, recovered, lent, tally, reloader.ingest(), watchdog.running("ingest"));
@@ -260,13 +260,13 @@ fn start_threads(
         let _nobody = ended.send(());
     };
     thread::Builder::new().name("ingest".to_owned()).spawn(run).map_err(told)?;
-    Ok(Threads { queue, stop_ingest, ingest_ended, keeper })
+    Ok(Threads { queue, stop_ingest, ingest_ended, flusher: keeper })
 }
 
 /// Ends ingest, lets the link send what it can, and puts the rest on disk. Says whether all of it is there.
 async fn stop_threads(threads: Threads, stop_link: Stopper, link: tokio::task::JoinHandle<()>) -> bool {
-    let Threads { queue, stop_ingest, ingest_ended, keeper } = threads;
-    queue.go_on_to(Stage::Draining);
+    let Threads { queue, stop_ingest, ingest_ended, flusher: keeper } = threads;
+    queue.advance_to(ShutdownStage::Draining);
     if let Err(error) = rustix::io::write(&stop_ingest, &1_u64.to_ne_bytes()) {
         tracing::error!(%error, "cannot stop taking datagrams: {error}");
     }
@@ -277,7 +277,7 @@ async fn stop_threads(threads: Threads, stop_link: Stopper, link: tokio::task::J
     if !link.is_finished() && timeout(STOP_GRACE * 2, link).await.is_err() {
         tracing::warn!("the link did not end in time");
     }
-    queue.go_on_to(Stage::Stopped);
+    queue.advance_to(ShutdownStage::Stopped);
     let keeper = tokio::task::spawn_blocking(move || keeper.join());
     let keeper_ended = matches!(timeout(STOP_GRACE * 2, keeper).await, Ok(Ok(Ok(()))));
     ingest_ended && keeper_ended && queue.state().tail.is_empty()

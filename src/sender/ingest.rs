@@ -24,13 +24,15 @@ use tokio::sync::watch;
 
 use crate::host::systemd::messages::sender;
 use crate::host::{Pulse, ROUND, boot_clock, both_clocks};
-use crate::limits::INTAKE_SLOTS;
-use crate::sender::ingest::coalescing::Gathering;
-use crate::sender::ingest::counters::{SocketTally, Tally};
-use crate::sender::journal::{self, Backing, Entry, Marks, Place, Ring, Slots, ask_for_details};
+use crate::limits::JOURNAL_SLOTS;
+use crate::sender::ingest::coalescing::Coalescing;
+use crate::sender::ingest::counters::{IngestCounters, SocketCounters};
+use crate::sender::journal::{
+    self, Backing, Checkpoint, JournalLocation, Ring, SlotEntry, Slots, enable_ancillary_data,
+};
 use crate::sender::queue::Queue;
 use crate::sender::queue::recovery::Recovered;
-use crate::sender::uplink::connection::Lent;
+use crate::sender::uplink::connection::SharedConnection;
 use crate::status::count_of;
 
 /// What of the settings ingest follows. A reload may change all of it.
@@ -42,7 +44,7 @@ pub(crate) struct IngestSettings {
 }
 
 /// How long ingest waits before it tries again to remove a failed intake.
-const REMOVE_AGAIN: Duration = Duration::from_secs(1);
+const REMOVE_RETRY: Duration = Duration::from_secs(1);
 
 /// Drops, at most, that a socket counted while what it queues now was queued.
 const QUEUED_BEFORE: u32 = 1 << 24;
@@ -55,7 +57,7 @@ pub(crate) struct Listener {
     /// Bytes that the kernel queues at it.
     capacity: usize,
     /// Whether systemd holds the socket too, so that what it queues waits for the next run.
-    outlives_us: bool,
+    is_held_by_systemd: bool,
     /// What the kernel had dropped at it when the first datagram came that this process took.
     dropped_before: Option<u32>,
 }
@@ -64,9 +66,9 @@ impl Listener {
     /// A listener on `socket`, which does not block.
     pub(crate) fn new(socket: UdpSocket, outlives_us: bool) -> std::io::Result<Self> {
         let local = socket.local_addr()?;
-        ask_for_details(&socket, local.is_ipv6())?;
+        enable_ancillary_data(&socket, local.is_ipv6())?;
         let capacity = rustix::net::sockopt::socket_recv_buffer_size(&socket)?;
-        Ok(Self { socket, local, capacity, outlives_us, dropped_before: None })
+        Ok(Self { socket, local, capacity, is_held_by_systemd: outlives_us, dropped_before: None })
     }
 
     /// Where it listens.
@@ -76,7 +78,7 @@ impl Listener {
 
     /// The kernel had dropped `last` datagrams when it queued the last one that was taken, and `first` when it queued the
     /// first one.
-    fn note_drops(&mut self, first: u32, last: u32, tally: &SocketTally) {
+    fn note_drops(&mut self, first: u32, last: u32, tally: &SocketCounters) {
         let before = *self.dropped_before.get_or_insert(first);
         let since = last.wrapping_sub(before);
         // One that was queued before the count began shows fewer.
@@ -86,9 +88,9 @@ impl Listener {
     }
 
     /// Notes what the kernel has dropped until now: with a datagram it says so only if one comes after the drops.
-    fn look_at_drops(&mut self, tally: &SocketTally) {
+    fn read_kernel_drops(&mut self, tally: &SocketCounters) {
         if let Some(first) = self.dropped_before
-            && let Some(last) = journal::dropped(&self.socket)
+            && let Some(last) = journal::kernel_drops(&self.socket)
         {
             self.note_drops(first, last, tally);
         }
@@ -104,29 +106,29 @@ pub(crate) struct Ingest {
     /// What a reload may change.
     settings: watch::Receiver<IngestSettings>,
     slots: Slots,
-    marks: Arc<Marks>,
+    checkpoint: Arc<Checkpoint>,
     /// Where slots, marks and ring are.
-    place: Arc<Place>,
-    tally: Arc<Tally>,
-    encoder: Encoder,
-    gathering: Gathering,
+    location: Arc<JournalLocation>,
+    counters: Arc<IngestCounters>,
+    batcher: Batcher,
+    coalescing: Coalescing,
     slots_done: Option<u64>,
     /// When the removal of a failed intake is tried again.
-    remove_again_at: Option<Instant>,
+    remove_retry_at: Option<Instant>,
     /// When the sockets are asked next what the kernel has dropped.
-    look_at_drops_at: Instant,
+    next_drops_check: Instant,
 }
 
 /// Makes batches of datagrams and pushes them.
 #[derive(Debug)]
-struct Encoder {
+struct Batcher {
     builder: BatchBuilder,
     /// Where flow records lie in the datagram at hand, for compression; the vector is reused.
     flows: Vec<FlowRun>,
     ring: Ring,
     queue: Arc<Queue>,
-    tally: Arc<Tally>,
-    lent: Arc<Lent>,
+    counters: Arc<IngestCounters>,
+    connection: Arc<SharedConnection>,
     allow: Vec<IpNet>,
     pulse: Pulse,
     /// More datagrams may wait than the slots could take.
@@ -139,62 +141,63 @@ impl Ingest {
         listeners: Vec<Listener>,
         stop: OwnedFd,
         recovered: Recovered,
-        lent: Arc<Lent>,
-        tally: Arc<Tally>,
+        lent: Arc<SharedConnection>,
+        tally: Arc<IngestCounters>,
         mut settings: watch::Receiver<IngestSettings>,
         pulse: Pulse,
     ) -> Self {
-        let Recovered { queue, stream, ring, slots, marks, slots_done, intake: place } = recovered;
+        let Recovered { queue, stream, ring, slots, checkpoint: marks, slots_done, location: place } =
+            recovered;
         let IngestSettings { allow, compression } = settings.borrow_and_update().clone();
         let builder = BatchBuilder::new(stream, compression);
-        let encoder = Encoder {
+        let encoder = Batcher {
             builder,
             flows: Vec::new(),
             ring,
             queue,
-            tally: tally.clone(),
-            lent,
+            counters: tally.clone(),
+            connection: lent,
             allow,
             pulse,
             is_flooded: false,
         };
         let capacities = listeners.iter().map(|listener| listener.capacity);
-        let gathering = Gathering::new(capacities.min().unwrap_or_default(), Instant::now());
+        let gathering = Coalescing::new(capacities.min().unwrap_or_default(), Instant::now());
         Self {
             listeners,
             stop,
             settings,
             slots,
-            marks,
-            place,
-            tally,
-            encoder,
-            gathering,
+            checkpoint: marks,
+            location: place,
+            counters: tally,
+            batcher: encoder,
+            coalescing: gathering,
             slots_done,
-            remove_again_at: None,
-            look_at_drops_at: Instant::now() + ROUND,
+            remove_retry_at: None,
+            next_drops_check: Instant::now() + ROUND,
         }
     }
 
     /// Takes datagrams until told to stop; then those that are queued at sockets which end with the process.
     pub(crate) fn run(mut self) {
-        self.take_up_slots();
+        self.recover_slots();
         self.slots.clear();
         loop {
-            self.encoder.pulse.beat();
-            self.take_up_settings();
-            self.look_after_intake();
-            self.look_at_drops();
+            self.batcher.pulse.beat();
+            self.apply_settings();
+            self.replace_failed_journal();
+            self.read_kernel_drops();
             match self.wait() {
-                Ok(Ready::Listeners(readable)) => {
-                    if !core::mem::take(&mut self.encoder.is_flooded) && !readable.is_empty() {
-                        sleep(self.gathering.time());
+                Ok(Readiness::Listeners(readable)) => {
+                    if !core::mem::take(&mut self.batcher.is_flooded) && !readable.is_empty() {
+                        sleep(self.coalescing.time());
                     }
                     for index in readable {
-                        self.take(index);
+                        self.receive(index);
                     }
                 }
-                Ok(Ready::Stop) => break,
+                Ok(Readiness::Stop) => break,
                 Err(error) => {
                     tracing::error!(%error, "cannot wait for datagrams: {error}");
                     break;
@@ -202,32 +205,32 @@ impl Ingest {
             }
         }
         for index in 0..self.listeners.len() {
-            let ends_with_us = self.listeners.get(index).is_some_and(|listener| !listener.outlives_us);
-            while ends_with_us && self.take(index) > 0 {}
+            let ends_with_us = self.listeners.get(index).is_some_and(|listener| !listener.is_held_by_systemd);
+            while ends_with_us && self.receive(index) > 0 {}
         }
-        self.look_at_drops_at = Instant::now();
-        self.look_at_drops();
+        self.next_drops_check = Instant::now();
+        self.read_kernel_drops();
     }
 
-    fn look_at_drops(&mut self) {
+    fn read_kernel_drops(&mut self) {
         let now = Instant::now();
-        if self.look_at_drops_at <= now {
-            self.look_at_drops_at = now + ROUND;
-            for (listener, tally) in self.listeners.iter_mut().zip(self.tally.sockets()) {
-                listener.look_at_drops(tally);
+        if self.next_drops_check <= now {
+            self.next_drops_check = now + ROUND;
+            for (listener, tally) in self.listeners.iter_mut().zip(self.counters.sockets()) {
+                listener.read_kernel_drops(tally);
             }
         }
     }
 
     /// What the last run's recvmmsg returned and its ring does not have.
-    fn take_up_slots(&mut self) {
+    fn recover_slots(&mut self) {
         let Some(done) = self.slots_done.take() else { return };
-        let port = self.marks.slots_port();
+        let port = self.checkpoint.slots_port();
         let local = SocketAddr::new([0, 0, 0, 0].into(), port);
         let same = self.listeners.iter().position(|listener| listener.local.port() == port);
         // Of a socket that is not listened on any more, what is denied counts for the first one.
         let at = ListenedAt { socket: same.unwrap_or(0), local };
-        let taken = self.encoder.encode(&mut self.slots, at, Source::LastRun { done });
+        let taken = self.batcher.batch_slots(&mut self.slots, at, SlotSource::LastRun { done });
         if taken.admitted > done {
             tracing::info!(
                 datagrams = taken.admitted - done,
@@ -238,36 +241,36 @@ impl Ingest {
     }
 
     /// Goes on in memory with all of the intake if part of its file has failed.
-    fn look_after_intake(&mut self) {
-        if self.remove_again_at.is_some_and(|at| at <= Instant::now()) {
-            self.remove_failed_intake();
+    fn replace_failed_journal(&mut self) {
+        if self.remove_retry_at.is_some_and(|at| at <= Instant::now()) {
+            self.remove_failed_journal();
         }
-        let backings = [self.marks.backing(), self.slots.backing(), self.encoder.ring.backing()];
-        if self.place.path().is_none() || backings == [Backing::File; 3] {
+        let backings = [self.checkpoint.backing(), self.slots.backing(), self.batcher.ring.backing()];
+        if self.location.path().is_none() || backings == [Backing::File; 3] {
             return;
         }
         let moved = self
-            .marks
+            .checkpoint
             .move_to_memory()
             .and_then(|()| self.slots.move_to_memory())
-            .and_then(|()| self.encoder.ring.move_to_memory());
+            .and_then(|()| self.batcher.ring.move_to_memory());
         if let Err(error) = moved {
             tracing::error!(%error, "cannot move the intake to memory: {error}; trying again");
             return;
         }
-        if let Some(reason) = self.place.leave_file() {
-            self.remove_failed_intake();
+        if let Some(reason) = self.location.note_failed_file() {
+            self.remove_failed_journal();
             tracing::error!(
-                message_id = sender::INTAKE_IN_MEMORY,
+                message_id = sender::JOURNAL_IN_MEMORY,
                 "the intake failed: {reason}; it is in memory now: kill -9 would lose what is received and not yet in \
                  the spool; remove the cause and restart"
             );
         }
     }
 
-    fn remove_failed_intake(&mut self) {
-        let was_refused = self.remove_again_at.is_some();
-        self.remove_again_at = match self.place.remove_failed_file() {
+    fn remove_failed_journal(&mut self) {
+        let was_refused = self.remove_retry_at.is_some();
+        self.remove_retry_at = match self.location.remove_failed_file() {
             Ok(()) => {
                 if was_refused {
                     tracing::info!("removed the file of the failed intake: the disk allows it again");
@@ -278,22 +281,22 @@ impl Ingest {
                 if !was_refused {
                     tracing::error!(%error, "cannot remove the file of the failed intake: {error}; trying again");
                 }
-                Some(Instant::now() + REMOVE_AGAIN)
+                Some(Instant::now() + REMOVE_RETRY)
             }
         };
     }
 
     /// What a reload changed counts from the next datagram on.
-    fn take_up_settings(&mut self) {
+    fn apply_settings(&mut self) {
         if self.settings.has_changed().unwrap_or(false) {
             let IngestSettings { allow, compression } = self.settings.borrow_and_update().clone();
-            self.encoder.allow = allow;
-            self.encoder.builder.set_compression(compression);
+            self.batcher.allow = allow;
+            self.batcher.builder.set_compression(compression);
         }
     }
 
     /// Waits for datagrams, or to be stopped, for a while.
-    fn wait(&self) -> std::io::Result<Ready> {
+    fn wait(&self) -> std::io::Result<Readiness> {
         let mut waiting: Vec<PollFd<'_>> =
             self.listeners.iter().map(|listener| PollFd::new(&listener.socket, PollFlags::IN)).collect();
         waiting.push(PollFd::new(&self.stop, PollFlags::IN));
@@ -305,27 +308,29 @@ impl Ingest {
         }
         let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
         if waiting.pop().is_some_and(|stop| is_ready(&stop)) {
-            return Ok(Ready::Stop);
+            return Ok(Readiness::Stop);
         }
         let ready = waiting.iter().enumerate().filter(|(_, fd)| is_ready(fd));
-        Ok(Ready::Listeners(ready.map(|(index, _)| index).collect()))
+        Ok(Readiness::Listeners(ready.map(|(index, _)| index).collect()))
     }
 
     /// Takes what waits at one listener, as much as there are slots. Says how many datagrams that were.
-    fn take(&mut self, index: usize) -> usize {
+    fn receive(&mut self, index: usize) -> usize {
         let Some(listener) = self.listeners.get_mut(index) else { return 0 };
-        self.marks.set_slots(self.encoder.queue.next_position(), listener.local.port());
+        self.checkpoint.set_slots(self.batcher.queue.next_position(), listener.local.port());
         match self.slots.receive(&listener.socket) {
             Ok(count) => {
-                self.encoder.is_flooded |= count == INTAKE_SLOTS;
+                self.batcher.is_flooded |= count == JOURNAL_SLOTS;
                 // What is denied filled the socket, too.
                 let datagrams = u64::try_from(count).unwrap_or(u64::MAX);
-                let source = Source::Socket { datagrams };
+                let source = SlotSource::Socket { datagrams };
                 let at = ListenedAt { socket: index, local: listener.local };
-                let taken = self.encoder.encode(&mut self.slots, at, source);
+                let taken = self.batcher.batch_slots(&mut self.slots, at, source);
                 self.slots.clear();
-                self.gathering.note(datagrams, taken.bytes, Instant::now());
-                if let (Some((first, last)), Some(tally)) = (taken.dropped, self.tally.sockets().get(index)) {
+                self.coalescing.note(datagrams, taken.bytes, Instant::now());
+                if let (Some((first, last)), Some(tally)) =
+                    (taken.dropped, self.counters.sockets().get(index))
+                {
                     listener.note_drops(first, last, tally);
                 }
                 count
@@ -334,7 +339,7 @@ impl Ingest {
                 // The kernel could not write the datagram, and counts it as dropped.
                 if error.raw_os_error() == Some(libc::EFAULT)
                     && let (Some(last), Some(tally)) =
-                        (journal::dropped(&listener.socket), self.tally.sockets().get(index))
+                        (journal::kernel_drops(&listener.socket), self.counters.sockets().get(index))
                 {
                     listener.note_drops(last.wrapping_sub(1), last, tally);
                 } else if error.kind() != std::io::ErrorKind::WouldBlock {
@@ -348,7 +353,7 @@ impl Ingest {
 
 /// What a wait ended with.
 #[derive(Debug)]
-enum Ready {
+enum Readiness {
     /// Datagrams wait at these listeners.
     Listeners(Vec<usize>),
     /// It is time to stop.
@@ -357,7 +362,7 @@ enum Ready {
 
 /// Where the datagrams of a run of slots come from.
 #[derive(Clone, Copy, Debug)]
-enum Source {
+enum SlotSource {
     /// So many were just taken from a socket.
     Socket { datagrams: u64 },
     /// The last run left them; the first `done` of those that are admitted lie in the ring already.
@@ -374,7 +379,7 @@ struct ListenedAt {
 
 /// What came of a run of slots.
 #[derive(Debug, Default)]
-struct Taken {
+struct SlotSummary {
     admitted: u64,
     /// Bytes of their payloads.
     bytes: u64,
@@ -382,30 +387,30 @@ struct Taken {
     dropped: Option<(u32, u32)>,
 }
 
-impl Encoder {
+impl Batcher {
     /// Pushes the datagrams of the filled slots. Which are not admitted is decided, and marked in the slots, before the
     /// first is pushed: should this process be killed, the next one decides nothing twice.
-    fn encode(&mut self, slots: &mut Slots, at: ListenedAt, source: Source) -> Taken {
+    fn batch_slots(&mut self, slots: &mut Slots, at: ListenedAt, source: SlotSource) -> SlotSummary {
         let backing = slots.backing();
         let (skip, denied) = match source {
-            Source::LastRun { done } if done > 0 => (done, 0),
-            Source::LastRun { .. } | Source::Socket { .. } => (0, self.deny(slots, at.socket)),
+            SlotSource::LastRun { done } if done > 0 => (done, 0),
+            SlotSource::LastRun { .. } | SlotSource::Socket { .. } => (0, self.deny(slots, at.socket)),
         };
         let now = both_clocks();
-        let mut taken = Taken::default();
+        let mut taken = SlotSummary::default();
         for index in 0.. {
             let slot = match slots.get(index) {
-                Entry::Filled(slot) => slot,
-                Entry::Denied => continue,
-                Entry::Damaged if is_torn(slots, backing) => break,
-                Entry::Damaged => {
+                SlotEntry::Filled(slot) => slot,
+                SlotEntry::Denied => continue,
+                SlotEntry::Damaged if is_torn(slots, backing) => break,
+                SlotEntry::Damaged => {
                     taken.admitted += 1;
                     if taken.admitted > skip {
                         self.lose_damaged(source);
                     }
                     continue;
                 }
-                Entry::Empty => break,
+                SlotEntry::Empty => break,
             };
             // The kernel says nothing where it has dropped nothing.
             let dropped = slot.dropped.unwrap_or_default();
@@ -424,9 +429,9 @@ impl Encoder {
             // Held for one line only: a push may wait for room, and the status must not wait with it.
             self.flows.clear();
             if self.builder.compresses() {
-                self.tally.exporters().note_flows(&datagram, now.boot, &mut self.flows);
+                self.counters.exporters().note_flows(&datagram, now.boot, &mut self.flows);
             } else {
-                self.tally.exporters().note(&datagram, now.boot);
+                self.counters.exporters().note(&datagram, now.boot);
             }
             self.push(&datagram);
             if is_torn(slots, backing) {
@@ -434,20 +439,20 @@ impl Encoder {
             }
         }
         if is_torn(slots, backing) {
-            self.give_slots_up(&mut taken, denied, source);
+            self.discard_torn_slots(&mut taken, denied, source);
         }
         self.flush();
-        if !self.is_flooded && !self.lent.speak(&self.queue) {
+        if !self.is_flooded && !self.connection.send_pending(&self.queue) {
             self.queue.announce();
         }
         taken
     }
 
     /// Counts as lost a datagram whose slot cannot be read.
-    fn lose_damaged(&mut self, source: Source) {
+    fn lose_damaged(&mut self, source: SlotSource) {
         match source {
-            Source::Socket { .. } => note_internal_error("a slot that the kernel filled cannot be read"),
-            Source::LastRun { .. } => tracing::error!(
+            SlotSource::Socket { .. } => note_internal_error("a slot that the kernel filled cannot be read"),
+            SlotSource::LastRun { .. } => tracing::error!(
                 message_id = sender::SPOOL_DAMAGED,
                 "a datagram that the last run had just received is damaged in the intake: it is lost and counts as corrupt"
             ),
@@ -457,16 +462,18 @@ impl Encoder {
 
     /// Part of the slots was lost while they were read: all that is not in a batch yet counts as lost, as parts of it may
     /// have been read as zeros.
-    fn give_slots_up(&mut self, taken: &mut Taken, denied: u64, source: Source) {
+    fn discard_torn_slots(&mut self, taken: &mut SlotSummary, denied: u64, source: SlotSource) {
         taken.admitted -= u64::from(self.builder.discard());
         let lost = match source {
-            Source::Socket { datagrams } => datagrams.saturating_sub(denied).saturating_sub(taken.admitted),
+            SlotSource::Socket { datagrams } => {
+                datagrams.saturating_sub(denied).saturating_sub(taken.admitted)
+            }
             // How many there were was known to the slots alone.
-            Source::LastRun { .. } => 0,
+            SlotSource::LastRun { .. } => 0,
         };
         self.queue.note_lost(lost);
         tracing::error!(
-            message_id = sender::INTAKE_IN_MEMORY,
+            message_id = sender::JOURNAL_IN_MEMORY,
             datagrams = lost,
             "the intake failed while {} were in it that had just been received: they are lost",
             count_of(lost, "datagram")
@@ -483,15 +490,17 @@ impl Encoder {
         let now = boot_clock();
         for index in 0.. {
             let denied = match slots.get(index) {
-                Entry::Filled(slot) if !self.allows(slot.exporter) || slot.payload.len() > PAYLOAD_MAX => {
+                SlotEntry::Filled(slot)
+                    if !self.allows(slot.exporter) || slot.payload.len() > PAYLOAD_MAX =>
+                {
                     Some(slot.exporter)
                 }
-                Entry::Filled(_) | Entry::Denied | Entry::Damaged => None,
-                Entry::Empty => break,
+                SlotEntry::Filled(_) | SlotEntry::Denied | SlotEntry::Damaged => None,
+                SlotEntry::Empty => break,
             };
             if let Some(exporter) = denied {
                 slots.deny(index);
-                self.tally.note_denied(exporter.ip(), socket, now);
+                self.counters.note_denied(exporter.ip(), socket, now);
                 count += 1;
             }
         }
@@ -530,7 +539,7 @@ impl Encoder {
             return;
         };
         if let Some(dropped) = self.queue.push(batch, &mut self.ring, &self.pulse) {
-            self.tally.note_dropped_batch(&dropped);
+            self.counters.note_dropped_batch(&dropped);
         }
         // Of a flood, the link sends one part while the next is taken.
         if self.is_flooded {

@@ -23,7 +23,7 @@ const NAME: &str = "50-joined.toml";
 /// What the drop-in says.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Settings<'a> {
+struct JoinedSettings<'a> {
     receivers: [&'a str; 1],
     id: &'a str,
     key_file: &'a Path,
@@ -44,7 +44,7 @@ pub(crate) fn run(
     })?;
     let place = Place::new(SENDER, file);
     let key_file = place.beside("key");
-    let settings = Settings {
+    let settings = JoinedSettings {
         receivers: [&token.address],
         id: token.id.as_str(),
         key_file: &key_file,

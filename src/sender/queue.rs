@@ -30,9 +30,9 @@ use tokio::sync::Notify;
 
 use crate::host::systemd::messages::sender;
 use crate::host::{Pulse, ROUND};
-use crate::limits::INTAKE_RING;
-use crate::sender::journal::{Held, Marks, Ring};
-use crate::sender::queue::ledger::{Counts, Ledger};
+use crate::limits::JOURNAL_RING;
+use crate::sender::journal::{Checkpoint, Ring, RingEntry};
+use crate::sender::queue::ledger::{Ledger, LedgerCounts};
 use crate::status::count_of;
 
 /// What follows at a position.
@@ -60,7 +60,7 @@ pub(crate) struct OpenedSegment {
 
 /// How far a stop has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Stage {
+pub(crate) enum ShutdownStage {
     /// Datagrams are taken and sent.
     Running,
     /// None is taken any more; what is in the tail goes to the spool, and what the link can send is sent.
@@ -71,8 +71,8 @@ pub(crate) enum Stage {
 
 /// Figures of the queue at one moment.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Figures {
-    pub(crate) counts: Counts,
+pub(crate) struct QueueFigures {
+    pub(crate) counts: LedgerCounts,
     pub(crate) queued: u64,
     /// Bytes that the queue occupies, in memory and on disk.
     pub(crate) bytes: u64,
@@ -144,10 +144,10 @@ impl SpoolFigures {
 }
 
 #[derive(Debug)]
-pub(crate) struct State {
+pub(crate) struct QueueState {
     pub(crate) ledger: Ledger,
     /// Batches in the ring, oldest first, each with when it came.
-    pub(crate) tail: VecDeque<(Held, Instant)>,
+    pub(crate) tail: VecDeque<(RingEntry, Instant)>,
     /// Positions below may be on their way to all collectors that are waited for: in the receiver or to it.
     pub(crate) in_flight: Position,
     /// Which stream the queue is sent as, and by which runs.
@@ -165,12 +165,12 @@ pub(crate) struct State {
     pub(crate) trouble: Option<String>,
     /// Why no new segment can be created; `None` if it can.
     pub(crate) stuck: Option<String>,
-    pub(crate) stage: Stage,
+    pub(crate) stage: ShutdownStage,
     pub(crate) spool: SpoolFigures,
     head: u64,
 }
 
-impl State {
+impl QueueState {
     /// What follows at `position`.
     pub(crate) fn next(&self, position: Position) -> Next {
         if let Some(gap) = self.ledger.gap_at(position) {
@@ -198,12 +198,12 @@ impl State {
 /// The queue.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     pub(crate) spool: Mutex<Spool<Directory>>,
     stream: StreamId,
     /// What lies in the spool is sealed with these, if it is.
     keys: Arc<SpoolKeys>,
-    marks: Arc<Marks>,
+    checkpoint: Arc<Checkpoint>,
     /// Something changed that the keeper may have to act on.
     pub(crate) work: Condvar,
     /// The ring has more room.
@@ -217,14 +217,14 @@ impl Queue {
         ledger: Ledger,
         spool: Spool<Directory>,
         stream_key: StreamKey,
-        held: Vec<Held>,
-        marks: Arc<Marks>,
+        held: Vec<RingEntry>,
+        marks: Arc<Checkpoint>,
         keys: Arc<SpoolKeys>,
     ) -> Self {
         let now = Instant::now();
         let ring_head = held.last().map_or(0, |newest| newest.end);
         let figures = SpoolFigures::of(&spool);
-        let state = State {
+        let state = QueueState {
             in_flight: ledger.acknowledged(),
             lineage: spool.lineage().clone(),
             stream_key,
@@ -235,7 +235,7 @@ impl Queue {
             is_full: false,
             trouble: None,
             stuck: None,
-            stage: Stage::Running,
+            stage: ShutdownStage::Running,
             spool: figures,
             head: ring_head,
         };
@@ -244,14 +244,14 @@ impl Queue {
             stream: spool.stream(),
             spool: Mutex::new(spool),
             keys,
-            marks,
+            checkpoint: marks,
             work: Condvar::new(),
             room: Condvar::new(),
             arrived: Notify::new(),
         }
     }
 
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -284,7 +284,7 @@ impl Queue {
                 state.head = held.end;
                 state.tail.push_back((held, Instant::now()));
                 // Else the keeper looks at the tail before anything in it gets too old.
-                if Self::is_pressing(&state) || state.stage > Stage::Running {
+                if Self::is_pressing(&state) || state.stage > ShutdownStage::Running {
                     self.work.notify_one();
                 }
                 None
@@ -295,7 +295,7 @@ impl Queue {
             }
         };
         drop(state);
-        self.marks.set_next(end);
+        self.checkpoint.set_next(end);
         refused
     }
 
@@ -307,7 +307,7 @@ impl Queue {
         let end = state.ledger.next();
         state.ledger.lose(Gap { first, end, reason: GapReason::Corrupt });
         drop(state);
-        self.marks.set_next(end);
+        self.checkpoint.set_next(end);
     }
 
     /// Tells the link that something was pushed.
@@ -384,7 +384,7 @@ impl Queue {
         let mut state = self.state();
         state.ledger.acknowledge(position, bytes);
         let acknowledged = state.ledger.acknowledged();
-        self.marks.set_acknowledged(acknowledged);
+        self.checkpoint.set_acknowledged(acknowledged);
         self.pop_tail(&mut state, acknowledged);
         let spool_has_some = state.spool.size > 0;
         drop(state);
@@ -394,7 +394,7 @@ impl Queue {
     }
 
     /// Everything below `position` needs the tail no longer.
-    pub(crate) fn pop_tail(&self, state: &mut State, position: Position) {
+    pub(crate) fn pop_tail(&self, state: &mut QueueState, position: Position) {
         let mut popped = false;
         while state.tail.front().is_some_and(|(held, _)| held.batch.end() <= position) {
             state.tail.pop_front();
@@ -402,7 +402,7 @@ impl Queue {
         }
         if popped {
             let tail = state.tail.front().map_or(state.head, |(oldest, _)| oldest.start);
-            self.marks.set_ring_tail(tail);
+            self.checkpoint.set_ring_tail(tail);
             self.room.notify_one();
         }
     }
@@ -413,8 +413,8 @@ impl Queue {
     }
 
     /// Whether the ring is so full that the tail must go to the spool at once.
-    pub(crate) fn is_pressing(state: &State) -> bool {
-        state.tail_bytes() > INTAKE_RING / 2
+    pub(crate) fn is_pressing(state: &QueueState) -> bool {
+        state.tail_bytes() > JOURNAL_RING / 2
     }
 
     /// A segment reader at `position`; `None` if the position is not in a segment (any more). Blocks that cannot
@@ -461,7 +461,7 @@ impl Queue {
     }
 
     /// A piece of the segment that starts at `segment` is damaged: it is set aside and counted.
-    pub(crate) fn give_up(&self, segment: Position, damage: Damage) {
+    pub(crate) fn quarantine(&self, segment: Position, damage: Damage) {
         let (set_aside, aside) = {
             let mut spool = self.spool();
             let set_aside = if damage.length > 0 {
@@ -508,11 +508,7 @@ impl Queue {
         state.spool.newer = aside;
         let kept = state.ledger.keep_apart(gap);
         drop(state);
-        tell_newer(
-            format_args!("{} in the spool", count_of(kept, "datagram")),
-            NEWER_DIRECTORY,
-            &newer.needs,
-        );
+        log_newer(format_args!("{} in the spool", count_of(kept, "datagram")), NEWER_DIRECTORY, &newer.needs);
         Ok(())
     }
 
@@ -521,12 +517,12 @@ impl Queue {
         for KeptApart { gap, needs } in kept {
             self.state().ledger.keep_apart(gap);
             let what = format_args!("datagrams in the spool, from position {} on,", gap.first.0);
-            tell_newer(what, NEWER_DIRECTORY, &needs);
+            log_newer(what, NEWER_DIRECTORY, &needs);
         }
     }
 
     /// Goes on to the `next` stage.
-    pub(crate) fn go_on_to(&self, next: Stage) {
+    pub(crate) fn advance_to(&self, next: ShutdownStage) {
         let mut state = self.state();
         state.stage = state.stage.max(next);
         drop(state);
@@ -548,11 +544,11 @@ impl Queue {
     }
 
     /// The figures at this moment: they agree with each other.
-    pub(crate) fn figures(&self) -> Figures {
+    pub(crate) fn figures(&self) -> QueueFigures {
         let state = self.state();
         let in_memory = state.tail.front().map(|(_, since)| Oldest::InMemory(*since));
         let queued = state.ledger.queued();
-        Figures {
+        QueueFigures {
             counts: state.ledger.counts(),
             queued,
             bytes: if queued == 0 { 0 } else { state.spool.size + state.tail_bytes() },
@@ -572,7 +568,7 @@ impl Queue {
 pub(crate) const NEWER_DIRECTORY: &str = "the directory 'newer'";
 
 /// Logs that `what` a newer version wrote is kept in `place`, and what it needs.
-pub(crate) fn tell_newer(what: impl core::fmt::Display, place: impl core::fmt::Display, needs: &str) {
+pub(crate) fn log_newer(what: impl core::fmt::Display, place: impl core::fmt::Display, needs: &str) {
     tracing::error!(
         message_id = sender::NEWER_FORMAT,
         needs,

@@ -14,9 +14,9 @@ use crate::host::{
     DaemonError, Expiry, KeyReader, KeyTrouble, TlsTrouble, needs_restart, read_key, wall_clock,
 };
 use crate::sender::ingest::IngestSettings;
-use crate::sender::queue::flusher::KeeperSettings;
-use crate::sender::uplink::LinkSettings;
-use crate::sender::uplink::dial::Speech;
+use crate::sender::queue::flusher::FlusherSettings;
+use crate::sender::uplink::dial::ChannelMode;
+use crate::sender::uplink::state::UplinkSettings;
 
 /// Reads the settings again, from where they came at the start.
 pub(crate) type Load = Box<dyn Fn() -> Result<Loaded<SenderSettings>, ConfigError> + Send + Sync>;
@@ -30,8 +30,8 @@ pub(crate) struct Reloader {
     /// The settings that the daemon began with.
     begun_with: SenderSettings,
     ingest: watch::Sender<IngestSettings>,
-    keeper: watch::Sender<KeeperSettings>,
-    link: watch::Sender<LinkSettings>,
+    flusher: watch::Sender<FlusherSettings>,
+    uplink: watch::Sender<UplinkSettings>,
     retry: watch::Sender<()>,
     redial: watch::Sender<()>,
 }
@@ -40,14 +40,14 @@ impl Reloader {
     /// Begins with `settings`, which `load` gave, of the configuration `file`.
     pub(crate) fn new(load: Load, file: PathBuf, settings: SenderSettings) -> Result<Self, TlsTrouble> {
         let mut keys = KeyReader::default();
-        let link = link_settings(&settings, &mut keys)?;
+        let link = uplink_settings(&settings, &mut keys)?;
         Ok(Self {
             load,
             file,
             keys: Mutex::new(keys),
             ingest: watch::Sender::new(ingest_settings(&settings)),
-            keeper: watch::Sender::new(keeper_settings(&settings)),
-            link: watch::Sender::new(link),
+            flusher: watch::Sender::new(flusher_settings(&settings)),
+            uplink: watch::Sender::new(link),
             retry: watch::Sender::new(()),
             redial: watch::Sender::new(()),
             begun_with: settings,
@@ -65,13 +65,13 @@ impl Reloader {
     }
 
     /// What the keeper follows.
-    pub(crate) fn keeper(&self) -> watch::Receiver<KeeperSettings> {
-        self.keeper.subscribe()
+    pub(crate) fn flusher(&self) -> watch::Receiver<FlusherSettings> {
+        self.flusher.subscribe()
     }
 
     /// What the link follows.
-    pub(crate) fn link(&self) -> watch::Receiver<LinkSettings> {
-        self.link.subscribe()
+    pub(crate) fn uplink(&self) -> watch::Receiver<UplinkSettings> {
+        self.uplink.subscribe()
     }
 
     /// Changes when the next attempt to connect must be made at once, unless there is a session.
@@ -86,7 +86,7 @@ impl Reloader {
 
     /// Tries the receivers at once, in order. A session ends in good order before. Fails if there is no receiver.
     pub(crate) fn reconnect(&self) -> Result<(), String> {
-        if self.link.borrow().receivers.is_empty() {
+        if self.uplink.borrow().receivers.is_empty() {
             return Err("no receiver is configured: set 'receivers' in the configuration".to_owned());
         }
         self.redial.send_replace(());
@@ -100,7 +100,7 @@ impl Reloader {
         notify::reloading();
         let outcome = self.read();
         match &outcome {
-            Ok((settings, link)) => self.take_up(settings, link),
+            Ok((settings, link)) => self.apply(settings, link),
             Err(error) => tracing::error!(
                 message_id = sender::NOT_RELOADED,
                 "not reloaded, everything stays as it was: {error}"
@@ -110,18 +110,18 @@ impl Reloader {
         outcome.map(drop)
     }
 
-    fn read(&self) -> Result<(SenderSettings, LinkSettings), DaemonError> {
+    fn read(&self) -> Result<(SenderSettings, UplinkSettings), DaemonError> {
         let settings = (self.load)()?.settings;
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let link = link_settings(&settings, &mut keys)?;
+        let link = uplink_settings(&settings, &mut keys)?;
         Ok((settings, link))
     }
 
-    fn take_up(&self, settings: &SenderSettings, link: &LinkSettings) {
+    fn apply(&self, settings: &SenderSettings, link: &UplinkSettings) {
         let changed = [
             ("allow, compression", follow(&self.ingest, &ingest_settings(settings))),
-            ("limits of the spool", follow(&self.keeper, &keeper_settings(settings))),
-            ("receivers, keys and times of the link", follow(&self.link, link)),
+            ("limits of the spool", follow(&self.flusher, &flusher_settings(settings))),
+            ("receivers, keys and times of the link", follow(&self.uplink, link)),
         ];
         let changed: Vec<&str> =
             changed.iter().filter(|(_, changed)| *changed).map(|(what, _)| *what).collect();
@@ -145,16 +145,16 @@ fn ingest_settings(settings: &SenderSettings) -> IngestSettings {
     IngestSettings { allow: settings.allow.clone(), compression: settings.spool.compression }
 }
 
-fn keeper_settings(settings: &SenderSettings) -> KeeperSettings {
-    KeeperSettings { policy: settings.spool.policy, sync_after: settings.spool.sync_after }
+fn flusher_settings(settings: &SenderSettings) -> FlusherSettings {
+    FlusherSettings { policy: settings.spool.policy, sync_after: settings.spool.sync_after }
 }
 
 /// Whether nf-sender can start with `settings`, or take them up, as far as files can tell: their keys and certificates can
 /// be read. Returns a warning of a certificate that expires.
 pub(crate) fn check(settings: &SenderSettings) -> Result<Option<String>, DaemonError> {
-    let link = link_settings(settings, &mut KeyReader::default())?;
+    let link = uplink_settings(settings, &mut KeyReader::default())?;
     spool_keys(&settings.spool.encryption)?;
-    Ok(link.speech.certificate().and_then(|own| Expiry::of_certificate(own).warning(wall_clock())))
+    Ok(link.channel_mode.certificate().and_then(|own| Expiry::of_certificate(own).warning(wall_clock())))
 }
 
 /// The keys of the spool, from where the settings say that they are.
@@ -167,11 +167,11 @@ pub(crate) fn spool_keys(encryption: &SpoolEncryption) -> Result<SpoolKeys, KeyT
     })
 }
 
-fn link_settings(settings: &SenderSettings, keys: &mut KeyReader) -> Result<LinkSettings, TlsTrouble> {
-    Ok(LinkSettings {
+fn uplink_settings(settings: &SenderSettings, keys: &mut KeyReader) -> Result<UplinkSettings, TlsTrouble> {
+    Ok(UplinkSettings {
         id: settings.id.clone(),
         receivers: settings.receivers.clone(),
-        speech: Speech::prepare(&settings.protection, keys)?,
+        channel_mode: ChannelMode::from_protection(&settings.protection, keys)?,
         heartbeat: settings.heartbeat,
         reconnect: settings.reconnect,
     })

@@ -12,28 +12,28 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::host::{boot_clock, both_clocks, wall_clock};
-use crate::sender::ingest::counters::Tally;
-use crate::sender::journal::Place;
+use crate::sender::ingest::counters::IngestCounters;
+use crate::sender::journal::JournalLocation;
 use crate::sender::queue::room::{Shortage, time_left};
-use crate::sender::queue::{Figures, Queue};
-use crate::sender::uplink::{LinkSettings, LinkState, LinkView};
+use crate::sender::queue::{Queue, QueueFigures};
+use crate::sender::uplink::state::{UplinkSettings, UplinkState, UplinkView};
 use crate::status;
 use crate::status::{
-    CertificateStatus, DeniedStatus, Dropped, DroppedStatus, ExporterStatus, IntakeStatus, Kept, Pace,
+    CertificateStatus, DeniedStatus, Dropped, DroppedStatus, ExporterStatus, JournalStatus, Kept, Pace,
     Queued, Recovered, SenderStatus, SocketStatus,
 };
 
 /// All that the status is made of.
 #[derive(Clone, Debug)]
 pub(crate) struct Reporter {
-    pub(crate) settings: watch::Receiver<LinkSettings>,
+    pub(crate) settings: watch::Receiver<UplinkSettings>,
     pub(crate) queue: Arc<Queue>,
     /// Where the spool is.
     pub(crate) directory: PathBuf,
-    pub(crate) tally: Arc<Tally>,
-    pub(crate) view: Arc<Mutex<LinkView>>,
+    pub(crate) counters: Arc<IngestCounters>,
+    pub(crate) view: Arc<Mutex<UplinkView>>,
     pub(crate) pace: Arc<Mutex<Pace>>,
-    pub(crate) intake: Arc<Place>,
+    pub(crate) journal: Arc<JournalLocation>,
 }
 
 impl Reporter {
@@ -76,10 +76,10 @@ impl Reporter {
         let figures = self.queue.figures();
         let counts = figures.counts;
         let (state, retry_at) = match view.state {
-            LinkState::Connected => (status::LinkState::Connected, None),
-            LinkState::Connecting => (status::LinkState::Connecting, None),
-            LinkState::Waiting(at) => (status::LinkState::Waiting, at),
-            LinkState::Refused(at) => (status::LinkState::Refused, Some(at)),
+            UplinkState::Connected => (status::LinkState::Connected, None),
+            UplinkState::Connecting => (status::LinkState::Connecting, None),
+            UplinkState::Waiting(at) => (status::LinkState::Waiting, at),
+            UplinkState::Refused(at) => (status::LinkState::Refused, Some(at)),
         };
         let retry_in = |at: Instant| at.saturating_duration_since(Instant::now()).as_secs_f64().ceil();
         SenderStatus {
@@ -94,7 +94,7 @@ impl Reporter {
             certificate: self
                 .settings
                 .borrow()
-                .speech
+                .channel_mode
                 .certificate()
                 .map(|own| CertificateStatus::of(own, wall_clock())),
             cipher: view.cipher.map(str::to_owned),
@@ -109,8 +109,8 @@ impl Reporter {
             damaged: kept(figures.damaged),
             newer: kept(figures.newer),
             dropped: Dropped {
-                kernel: self.tally.kernel_drops(),
-                denied: self.tally.denied(),
+                kernel: self.counters.kernel_drops(),
+                denied: self.counters.denied(),
                 spool_full: counts.spool_full,
                 too_old: counts.too_old,
                 corrupt: counts.corrupt,
@@ -125,7 +125,7 @@ impl Reporter {
     }
 
     fn sockets(&self) -> Vec<SocketStatus> {
-        let sockets = self.tally.sockets().iter();
+        let sockets = self.counters.sockets().iter();
         sockets
             .map(|socket| SocketStatus {
                 address: socket.address,
@@ -136,7 +136,7 @@ impl Reporter {
     }
 
     fn dropped_exporters(&self) -> Vec<DroppedStatus> {
-        let rows = self.tally.dropped_exporters().rows().into_iter();
+        let rows = self.counters.dropped_exporters().rows().into_iter();
         rows.map(|(address, row)| DroppedStatus {
             address,
             datagrams: row.count,
@@ -146,8 +146,8 @@ impl Reporter {
     }
 
     fn denied_exporters(&self) -> Vec<DeniedStatus> {
-        let rows = self.tally.denied_exporters().rows();
-        let sockets = self.tally.sockets();
+        let rows = self.counters.denied_exporters().rows();
+        let sockets = self.counters.sockets();
         rows.into_iter()
             .filter_map(|((address, socket), row)| {
                 Some(DeniedStatus {
@@ -160,9 +160,9 @@ impl Reporter {
             .collect()
     }
 
-    fn intake(&self) -> IntakeStatus {
-        let reason = self.intake.why_in_memory().map(str::to_owned);
-        IntakeStatus { in_memory: reason.is_some(), reason }
+    fn intake(&self) -> JournalStatus {
+        let reason = self.journal.why_in_memory().map(str::to_owned);
+        JournalStatus { in_memory: reason.is_some(), reason }
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -177,7 +177,7 @@ impl Reporter {
         Shortage::of(&room, self.rates().1, &self.directory)
     }
 
-    fn queued(&self, figures: &Figures) -> Queued {
+    fn queued(&self, figures: &QueueFigures) -> Queued {
         let (_, bytes_per_s) = self.rates();
         let room_bytes = figures.room.map_or(0, |room| room.bytes);
         Queued {
@@ -192,7 +192,7 @@ impl Reporter {
     }
 
     fn exporters(&self) -> Vec<ExporterStatus> {
-        let table = self.tally.exporters();
+        let table = self.counters.exporters();
         let mut rows: Vec<ExporterStatus> = table.figures().map(|figures| exporter(&figures)).collect();
         drop(table);
         rows.sort_by_key(|row| (row.address, row.interface, row.port, row.version, row.agent, row.source_id));

@@ -14,13 +14,13 @@ use nf_transport_core::spool::{MinFree, Policy, WhenFull};
 use tokio::sync::watch;
 
 use crate::host::Pulse;
-use crate::limits::INTAKE_RING;
-use crate::sender::ingest::counters::Tally;
+use crate::limits::JOURNAL_RING;
+use crate::sender::ingest::counters::IngestCounters;
 use crate::sender::journal;
-use crate::sender::queue::flusher::{Keeper, KeeperSettings};
+use crate::sender::queue::flusher::{Flusher, FlusherSettings};
 use crate::sender::queue::recovery::{Recovered, RecoveryError, recover};
-use crate::sender::queue::{Next, Queue, Stage};
-use crate::sender::uplink::segment_source::Backlog;
+use crate::sender::queue::{Next, Queue, ShutdownStage};
+use crate::sender::uplink::segment_source::SegmentSource;
 
 fn policy() -> Policy {
     Policy { min_free: MinFree::Bytes(0), ..Policy::default() }
@@ -50,22 +50,22 @@ fn push(run: &mut Recovered, batches: u64, length: usize) {
 }
 
 /// A keeper of the run's queue.
-fn keeper(run: &Recovered, policy: Policy, sync_after: Duration) -> Keeper {
-    let settings = watch::channel(KeeperSettings { policy, sync_after }).1;
-    Keeper::new(run.queue.clone(), settings, Arc::new(Tally::new([])), Pulse::default())
+fn keeper(run: &Recovered, policy: Policy, sync_after: Duration) -> Flusher {
+    let settings = watch::channel(FlusherSettings { policy, sync_after }).1;
+    Flusher::new(run.queue.clone(), settings, Arc::new(IngestCounters::new([])), Pulse::default())
 }
 
 /// Runs a keeper until it has put everything into the spool and on disk.
 fn spool_all(run: &Recovered, policy: Policy) {
     let keeper = keeper(run, policy, Duration::from_secs(1));
     let thread = std::thread::spawn(move || keeper.run());
-    run.queue.go_on_to(Stage::Stopped);
+    run.queue.advance_to(ShutdownStage::Stopped);
     thread.join().unwrap();
 }
 
 /// Hands every batch that the queue gives from `position` on, from memory or from disk, to `take`.
 fn each_batch(queue: &Arc<Queue>, mut position: Position, take: &mut dyn FnMut(&Batch)) {
-    let mut backlog = Backlog::new(queue.clone());
+    let mut backlog = SegmentSource::new(queue.clone());
     loop {
         let next = queue.state().next(position);
         match next {
@@ -125,7 +125,7 @@ fn what_is_acknowledged_in_time_never_touches_the_spool() {
         run.queue.acknowledge(run.queue.next_position(), 14_640);
     }
     assert_eq!((run.queue.figures().queued, segments(&directory)), (0, 0));
-    run.queue.go_on_to(Stage::Stopped);
+    run.queue.advance_to(ShutdownStage::Stopped);
     thread.join().unwrap();
     assert_eq!(segments(&directory), 0);
 }
@@ -144,7 +144,7 @@ fn what_stays_unacknowledged_goes_to_the_spool_by_itself() {
     }
     assert_eq!(drain(&run.queue, Position(0)), (0..10).collect::<Vec<_>>());
     run.queue.acknowledge(Position(10), 0);
-    run.queue.go_on_to(Stage::Stopped);
+    run.queue.advance_to(ShutdownStage::Stopped);
     thread.join().unwrap();
     assert_eq!(segments(&directory), 0, "what is acknowledged is removed");
 }
@@ -215,7 +215,7 @@ fn held_without_disk(full: Policy, breaking: impl FnOnce(&Path)) -> Vec<u64> {
     assert_balanced(&run.queue);
     let given = drain(&run.queue, run.queue.acknowledged());
     run.queue.acknowledge(run.queue.next_position(), 0);
-    run.queue.go_on_to(Stage::Stopped);
+    run.queue.advance_to(ShutdownStage::Stopped);
     thread.join().unwrap();
     given
 }
@@ -246,7 +246,7 @@ fn a_failing_disk_lets_the_oldest_or_the_newest_go_as_told() {
 fn whoever_looks_at_the_exporters_does_not_wait_for_room_in_the_ring() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
-    while run.queue.state().tail_bytes() + 2 * 61_000 < INTAKE_RING {
+    while run.queue.state().tail_bytes() + 2 * 61_000 < JOURNAL_RING {
         push(&mut run, 1, 60_000);
     }
     let full = run.queue.figures().counts.received;
@@ -279,8 +279,8 @@ fn an_interrupted_start_after_a_reboot_does_not_make_old_marks_believed() {
     kill(run);
     let path = directory.path().join("intake");
     // The machine is booted: the marks bear another boot's id, and may be older than what was given out.
-    let open = || journal::Intake::open(&path, stream, journal::boot_id().unwrap()).unwrap().0;
-    open().marks.set_boot([0; 16]);
+    let open = || journal::ReceiveJournal::open(&path, stream, journal::boot_id().unwrap()).unwrap().0;
+    open().checkpoint.set_boot([0; 16]);
     drop(open());
     let run = start(&directory, policy());
     assert!(run.queue.next_position() >= Position(POSITIONS_PER_RUN));
@@ -405,7 +405,7 @@ fn a_segment_in_the_middle_whose_key_is_missing_is_waited_for_and_never_given_up
         kill(run);
     }
     let run = start_sealed(&directory, &runtime, SpoolKeys::sealing(spool_key('1'), [])).unwrap();
-    let mut backlog = Backlog::new(run.queue.clone());
+    let mut backlog = SegmentSource::new(run.queue.clone());
     let first = backlog.read(Position(0)).unwrap();
     assert_eq!(first.last().unwrap().end(), Position(5));
     for _ in 0..10 {

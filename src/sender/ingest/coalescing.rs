@@ -4,7 +4,7 @@
 use core::time::Duration;
 use std::time::Instant;
 
-use crate::limits::GATHERING_MAX;
+use crate::limits::COALESCING_MAX;
 
 /// How long the rest of a burst is waited for: the shortest sleep, which the kernel makes some 50 us long (its timer slack).
 const BURST: Duration = Duration::from_micros(1);
@@ -32,7 +32,7 @@ const PEAK: u64 = 1_250_000_000;
 
 /// What came in the present span, and what follows from the last one.
 #[derive(Debug)]
-pub(crate) struct Gathering {
+pub(crate) struct Coalescing {
     /// Bytes of kernel memory that may fill while nobody takes datagrams: of the smallest socket.
     room: u64,
     /// The longest time to gather: at the peak the room does not fill.
@@ -45,12 +45,12 @@ pub(crate) struct Gathering {
     time: Duration,
 }
 
-impl Gathering {
+impl Coalescing {
     /// Where the smallest socket queues `capacity` bytes. Most of that stays free for what comes while ingest is at work.
     pub(crate) fn new(capacity: usize, now: Instant) -> Self {
         let room = u64::try_from(capacity / 4).unwrap_or(u64::MAX);
         let time_at_peak = Duration::from_nanos(room.saturating_mul(1_000_000_000) / PEAK);
-        let longest = GATHERING_MAX.min(time_at_peak);
+        let longest = COALESCING_MAX.min(time_at_peak);
         Self { room, longest, began: now, pieces: 0, datagrams: 0, bytes: 0, time: Duration::ZERO }
     }
 
@@ -104,7 +104,7 @@ mod tests {
     /// long ingest lets them gather, after a second, and how many pieces it took in the last tenth of that.
     fn after_a_second(capacity: usize, every: Duration, datagrams: u64) -> (Duration, u64) {
         let began = Instant::now();
-        let mut gathering = Gathering::new(capacity, began);
+        let mut gathering = Coalescing::new(capacity, began);
         let (mut now, mut waiting, mut pieces) = (began, 0, 0);
         let mut bursts = (1..).map(|number| began + every * number).peekable();
         while now < began + Duration::from_secs(1) {
@@ -147,7 +147,7 @@ mod tests {
     fn what_comes_evenly_is_taken_about_once_a_millisecond() {
         for every in [16, 50, 333] {
             let (time, pieces) = after_a_second(usize::MAX, Duration::from_micros(every), 1);
-            assert!(time <= GATHERING_MAX, "{every}: {time:?}");
+            assert!(time <= COALESCING_MAX, "{every}: {time:?}");
             assert!((70..=210).contains(&pieces), "{every}: {pieces}");
         }
     }
@@ -156,7 +156,7 @@ mod tests {
     fn a_small_socket_is_not_filled_by_more_than_a_quarter_even_if_a_flood_begins_all_of_a_sudden() {
         for capacity in [2304_u32, 212_992, 425_984] {
             let (time, _) = after_a_second(usize::try_from(capacity).unwrap(), Duration::from_micros(50), 1);
-            assert!(time > Duration::ZERO && time < GATHERING_MAX);
+            assert!(time > Duration::ZERO && time < COALESCING_MAX);
             // 10 Gbit/s.
             assert!(time.as_secs_f64() * 1.25e9 <= f64::from(capacity) / 4.0, "{capacity}: {time:?}");
         }
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn the_end_of_a_flood_is_seen_with_the_next_datagram() {
         let mut now = Instant::now();
-        let mut gathering = Gathering::new(usize::MAX, now);
+        let mut gathering = Coalescing::new(usize::MAX, now);
         for _ in 0..200 {
             now += Duration::from_micros(100);
             gathering.note(30, 43_920, now);

@@ -14,9 +14,9 @@ use crate::limits::{DENIED_SHOWN, DROPPED_SHOWN};
 
 /// Counts of ingest, from the start of the process. Shared with the status and the log.
 #[derive(Debug)]
-pub(crate) struct Tally {
+pub(crate) struct IngestCounters {
     exporters: Mutex<ExporterTable>,
-    sockets: Vec<SocketTally>,
+    sockets: Vec<SocketCounters>,
     /// By exporter, and by the socket that it sent to.
     denied_exporters: Mutex<CountTable<DeniedKey>>,
     /// Datagrams of the queue that were dropped, as the spool was full or they were too old.
@@ -28,7 +28,7 @@ pub(crate) type DeniedKey = (IpAddr, usize);
 
 /// What a socket lost.
 #[derive(Debug)]
-pub(crate) struct SocketTally {
+pub(crate) struct SocketCounters {
     /// Where it listens.
     pub(crate) address: SocketAddr,
     /// How many datagrams the kernel has dropped since the first one that this process took.
@@ -36,7 +36,7 @@ pub(crate) struct SocketTally {
     denied: AtomicU64,
 }
 
-impl SocketTally {
+impl SocketCounters {
     /// Datagrams that the kernel dropped.
     pub(crate) fn kernel_drops(&self) -> u64 {
         self.kernel_drops.load(Ordering::Relaxed)
@@ -53,11 +53,11 @@ impl SocketTally {
     }
 }
 
-impl Tally {
+impl IngestCounters {
     /// A tally of sockets that listen at these addresses.
     pub(crate) fn new(sockets: impl IntoIterator<Item = SocketAddr>) -> Self {
         let socket =
-            |address| SocketTally { address, kernel_drops: AtomicU64::new(0), denied: AtomicU64::new(0) };
+            |address| SocketCounters { address, kernel_drops: AtomicU64::new(0), denied: AtomicU64::new(0) };
         Self {
             exporters: Mutex::default(),
             sockets: sockets.into_iter().map(socket).collect(),
@@ -72,7 +72,7 @@ impl Tally {
     }
 
     /// The sockets, in the order of their places.
-    pub(crate) fn sockets(&self) -> &[SocketTally] {
+    pub(crate) fn sockets(&self) -> &[SocketCounters] {
         &self.sockets
     }
 
@@ -86,7 +86,7 @@ impl Tally {
 
     /// Datagrams from exporters that are not allowed, or too long.
     pub(crate) fn denied(&self) -> u64 {
-        self.sockets.iter().map(SocketTally::denied).sum()
+        self.sockets.iter().map(SocketCounters::denied).sum()
     }
 
     /// The same by exporter.
@@ -116,6 +116,6 @@ impl Tally {
 
     /// Datagrams that the kernel dropped at the sockets.
     pub(crate) fn kernel_drops(&self) -> u64 {
-        self.sockets.iter().map(SocketTally::kernel_drops).sum()
+        self.sockets.iter().map(SocketCounters::kernel_drops).sum()
     }
 }

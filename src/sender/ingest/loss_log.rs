@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::host::CountLog;
 use crate::host::systemd::messages::sender;
-use crate::sender::ingest::counters::{SocketTally, Tally};
+use crate::sender::ingest::counters::{IngestCounters, SocketCounters};
 use crate::status::{count_of, name_first};
 
 /// How much of each count is in the log.
@@ -21,21 +21,21 @@ struct SocketLog {
 }
 
 impl LossLog {
-    pub(crate) fn new(tally: &Tally) -> Self {
+    pub(crate) fn new(tally: &IngestCounters) -> Self {
         Self { sockets: tally.sockets().iter().map(|_| SocketLog::default()).collect() }
     }
 
     /// To be called once a second.
-    pub(crate) fn look(&mut self, tally: &Tally) {
+    pub(crate) fn look(&mut self, tally: &IngestCounters) {
         self.log(tally, CountLog::due);
     }
 
     /// Logs what is not in the log yet: for the end of the run.
-    pub(crate) fn finish(mut self, tally: &Tally) {
+    pub(crate) fn finish(mut self, tally: &IngestCounters) {
         self.log(tally, CountLog::rest);
     }
 
-    fn log(&mut self, tally: &Tally, due: fn(&mut CountLog, u64, Instant) -> Option<u64>) {
+    fn log(&mut self, tally: &IngestCounters, due: fn(&mut CountLog, u64, Instant) -> Option<u64>) {
         let now = Instant::now();
         for (place, (socket, log)) in tally.sockets().iter().zip(&mut self.sockets).enumerate() {
             if let Some(count) = due(&mut log.kernel_drops, socket.kernel_drops(), now) {
@@ -49,7 +49,7 @@ impl LossLog {
     }
 }
 
-fn log_kernel_drops(socket: &SocketTally, count: u64) {
+fn log_kernel_drops(socket: &SocketCounters, count: u64) {
     let address = socket.address;
     tracing::warn!(
         message_id = sender::KERNEL_DROPS,
@@ -61,7 +61,7 @@ fn log_kernel_drops(socket: &SocketTally, count: u64) {
     );
 }
 
-fn log_denied(socket: &SocketTally, count: u64, exporters: impl Iterator<Item = (IpAddr, u64)>) {
+fn log_denied(socket: &SocketCounters, count: u64, exporters: impl Iterator<Item = (IpAddr, u64)>) {
     let (address, exporters) = (socket.address, name_first(exporters));
     tracing::warn!(
         message_id = sender::DENIED,

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use rustix::mm::{MapFlags, MremapFlags, ProtFlags, mmap_anonymous, mremap_fixed, munmap};
 
-use crate::limits::INTAKE_MAPPINGS_MAX;
+use crate::limits::JOURNAL_MAPPINGS_MAX;
 
 /// `si_code` of a page that the file does not have (sigaction(2)).
 const BUS_ADRERR: c_int = 2;
@@ -45,7 +45,7 @@ const INCOMPLETE: u8 = 5;
 
 /// A mapping that the handler knows.
 #[derive(Debug)]
-struct Area {
+struct MappedArea {
     state: AtomicU8,
     start: AtomicUsize,
     length: AtomicUsize,
@@ -53,15 +53,15 @@ struct Area {
     offset: AtomicU64,
 }
 
-static AREAS: [Area; INTAKE_MAPPINGS_MAX] = [const { Area::free() }; INTAKE_MAPPINGS_MAX];
+static AREAS: [MappedArea; JOURNAL_MAPPINGS_MAX] = [const { MappedArea::free() }; JOURNAL_MAPPINGS_MAX];
 
 /// A mapping under the protection of the handler, for as long as this lives.
 #[derive(Debug)]
-pub(super) struct Guard {
-    area: &'static Area,
+pub(super) struct MappingGuard {
+    area: &'static MappedArea,
 }
 
-impl Guard {
+impl MappingGuard {
     /// Protects the `length` bytes of memory at `start`, which map `file` from `offset` on.
     ///
     /// # Safety
@@ -74,7 +74,7 @@ impl Guard {
         offset: u64,
     ) -> io::Result<Self> {
         install()?;
-        let is_claimed = |area: &&Area| {
+        let is_claimed = |area: &&MappedArea| {
             area.state.compare_exchange(FREE, CLAIMED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         };
         let area = AREAS.iter().find(is_claimed).ok_or(io::ErrorKind::QuotaExceeded)?;
@@ -102,13 +102,13 @@ impl Guard {
     }
 }
 
-impl Drop for Guard {
+impl Drop for MappingGuard {
     fn drop(&mut self) {
         self.area.state.store(FREE, Ordering::Release);
     }
 }
 
-impl Area {
+impl MappedArea {
     const fn free() -> Self {
         Self {
             state: AtomicU8::new(FREE),

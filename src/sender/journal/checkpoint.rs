@@ -33,10 +33,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::sequence::{Position, RunId, StreamId};
 
-use crate::sender::journal::SharedFile;
 use crate::sender::journal::bus_error::Backing;
-use crate::sender::journal::header::{self, Header};
+use crate::sender::journal::header::{self, CheckpointHeader};
 use crate::sender::journal::mapping::Mapping;
+use crate::sender::journal::shared_file::SharedFile;
 
 /// Bytes of the marks: a page, so that the slots start on one.
 pub(super) const LEN: usize = 4096;
@@ -65,7 +65,7 @@ const MARKS: usize = 5;
 
 /// What the first bytes of an intake show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum JournalKind {
     /// An intake of this stream.
     Ours,
     /// An intake of another stream.
@@ -80,11 +80,11 @@ pub(super) enum Kind {
 
 /// The marks of an intake. Shared by all threads: every mark is written by one thread.
 #[derive(Debug)]
-pub(crate) struct Marks {
+pub(crate) struct Checkpoint {
     map: Mapping,
 }
 
-impl Marks {
+impl Checkpoint {
     pub(super) fn map(file: SharedFile) -> io::Result<Self> {
         Ok(Self { map: Mapping::of(file, 0, LEN)? })
     }
@@ -144,13 +144,13 @@ impl Marks {
         }
     }
 
-    fn header(&self) -> Header {
-        Header::of(HEADERS_AT.map(|at| core::array::from_fn(|word| self.word(at + word))), MAGIC)
+    fn header(&self) -> CheckpointHeader {
+        CheckpointHeader::of(HEADERS_AT.map(|at| core::array::from_fn(|word| self.word(at + word))), MAGIC)
     }
 
     /// Writes one copy after the other, so that one is whole whenever the process is killed. The first copy comes last: an
     /// intake of version 1 has only that one.
-    fn set_header(&self, header: Header) {
+    fn set_header(&self, header: CheckpointHeader) {
         for at in HEADERS_AT.into_iter().rev() {
             for (word, value) in (at..).zip(header.encode()) {
                 self.set_word(word, value);
@@ -164,17 +164,17 @@ impl Marks {
     }
 
     /// What these are the marks of, for a run of `stream`.
-    pub(super) fn kind(&self, stream: StreamId) -> Kind {
-        let Header { magic, stream: own, .. } = self.header();
+    pub(super) fn kind(&self, stream: StreamId) -> JournalKind {
+        let CheckpointHeader { magic, stream: own, .. } = self.header();
         match magic {
-            MAGIC | MAGIC_1 if own == stream.0 => return Kind::Ours,
-            MAGIC | MAGIC_1 => return Kind::OtherStream,
+            MAGIC | MAGIC_1 if own == stream.0 => return JournalKind::Ours,
+            MAGIC | MAGIC_1 => return JournalKind::OtherStream,
             _ => {}
         }
         match newer_version(magic.to_be_bytes()) {
-            Some(version) => Kind::Newer(version),
-            _ if self.words().iter().all(|word| word.load(Ordering::Acquire) == 0) => Kind::Blank,
-            _ => Kind::Unknown,
+            Some(version) => JournalKind::Newer(version),
+            _ if self.words().iter().all(|word| word.load(Ordering::Acquire) == 0) => JournalKind::Blank,
+            _ => JournalKind::Unknown,
         }
     }
 
@@ -195,18 +195,18 @@ impl Marks {
 
     /// Makes these the marks of `stream`, in the present version. Whole marks of that stream keep their values.
     pub(super) fn claim(&self, stream: StreamId) {
-        let keep = self.kind(stream) == Kind::Ours && self.are_whole();
+        let keep = self.kind(stream) == JournalKind::Ours && self.are_whole();
         let values: [u64; MARKS] = core::array::from_fn(|mark| if keep { self.whole(mark) } else { 0 });
         for (mark, value) in values.into_iter().enumerate() {
             self.set(mark, value);
         }
-        let old = if keep { self.header() } else { Header::default() };
-        self.set_header(Header { magic: MAGIC, stream: stream.0, ..old });
+        let old = if keep { self.header() } else { CheckpointHeader::default() };
+        self.set_header(CheckpointHeader { magic: MAGIC, stream: stream.0, ..old });
     }
 
     /// From now on the marks are believed by the next start in this boot: to be called once they are right.
     pub(crate) fn set_boot(&self, boot: [u8; 16]) {
-        self.set_header(Header { boot, ..self.header() });
+        self.set_header(CheckpointHeader { boot, ..self.header() });
     }
 
     /// The run whose marks these are; `RunId::NONE` if that is not known.
@@ -216,7 +216,7 @@ impl Marks {
 
     /// Makes these the marks of `run`, which the file `stream` names as the last one.
     pub(crate) fn set_run(&self, run: RunId) {
-        self.set_header(Header { run: run.0, ..self.header() });
+        self.set_header(CheckpointHeader { run: run.0, ..self.header() });
     }
 
     #[track_caller]
@@ -272,7 +272,7 @@ pub(super) fn newer_version_of(bytes: &[u8; HEAD_LEN]) -> Option<char> {
     let copy = |at: usize| {
         core::array::from_fn(|word| words.get(at + word).map_or(0, |word| u64::from_ne_bytes(*word)))
     };
-    newer_version(Header::of(HEADERS_AT.map(copy), MAGIC).magic.to_be_bytes())
+    newer_version(CheckpointHeader::of(HEADERS_AT.map(copy), MAGIC).magic.to_be_bytes())
 }
 
 fn newer_version(magic: [u8; 8]) -> Option<char> {
@@ -298,13 +298,13 @@ mod tests {
 
     const STREAM: StreamId = StreamId([4; 16]);
 
-    fn marks() -> Marks {
+    fn marks() -> Checkpoint {
         let file = tempfile::tempfile().unwrap();
         file.set_len(4096).unwrap();
-        Marks::map(Arc::new(file)).unwrap()
+        Checkpoint::map(Arc::new(file)).unwrap()
     }
 
-    fn claimed() -> Marks {
+    fn claimed() -> Checkpoint {
         let marks = marks();
         marks.claim(STREAM);
         marks.set_next(Position(9));
@@ -345,11 +345,11 @@ mod tests {
 
     #[test]
     fn a_mark_with_two_damaged_copies_is_reported() {
-        type Read = fn(&Marks) -> u64;
+        type Read = fn(&Checkpoint) -> u64;
         let reads: [Read; MARKS] = [
             |marks| marks.next().0,
             |marks| marks.acknowledged().0,
-            Marks::ring_tail,
+            Checkpoint::ring_tail,
             |marks| marks.slots_first().0,
             |marks| marks.slots_port().into(),
         ];
@@ -371,7 +371,7 @@ mod tests {
         for value in [0, u64::MAX] {
             let marks = claimed();
             (MARKS_AT..WORDS).for_each(|word| marks.set_word(word, value));
-            assert_eq!(marks.kind(STREAM), Kind::Ours);
+            assert_eq!(marks.kind(STREAM), JournalKind::Ours);
             assert!(!marks.are_whole());
         }
     }
@@ -379,14 +379,15 @@ mod tests {
     #[test]
     fn version_1_is_read_and_becomes_version_2() {
         let marks = marks();
-        assert_eq!(marks.kind(STREAM), Kind::Blank);
-        let [unchecked @ .., _] = Header { magic: MAGIC_1, stream: STREAM.0, ..Header::default() }.encode();
+        assert_eq!(marks.kind(STREAM), JournalKind::Blank);
+        let [unchecked @ .., _] =
+            CheckpointHeader { magic: MAGIC_1, stream: STREAM.0, ..CheckpointHeader::default() }.encode();
         unchecked.into_iter().enumerate().for_each(|(word, value)| marks.set_word(word, value));
         (0..MARKS)
             .zip([90, 70, 5, 88, 2055])
             .for_each(|(mark, value)| marks.set_word(MARKS_1_AT + mark, value));
         for _ in 0..2 {
-            assert_eq!((marks.kind(STREAM), marks.are_whole()), (Kind::Ours, true));
+            assert_eq!((marks.kind(STREAM), marks.are_whole()), (JournalKind::Ours, true));
             assert_eq!((marks.next(), marks.acknowledged()), (Position(90), Position(70)));
             assert_eq!((marks.ring_tail(), marks.slots_first()), (5, Position(88)));
             assert_eq!(marks.slots_port(), 2055);
@@ -399,13 +400,13 @@ mod tests {
     fn a_newer_version_is_known_from_damage() {
         let marks = claimed();
         for (magic, kind) in [
-            (b"NFINTAK3", Kind::Newer('3')),
-            (b"NFINTAKB", Kind::Newer('B')),
-            (b"NFINTAK\0", Kind::Unknown),
-            (b"\0FINTAK3", Kind::Unknown),
+            (b"NFINTAK3", JournalKind::Newer('3')),
+            (b"NFINTAKB", JournalKind::Newer('B')),
+            (b"NFINTAK\0", JournalKind::Unknown),
+            (b"\0FINTAK3", JournalKind::Unknown),
         ] {
             marks.set_word(0, u64::from_be_bytes(*magic));
-            assert_eq!(marks.kind(STREAM), Kind::Ours, "the other copy is whole");
+            assert_eq!(marks.kind(STREAM), JournalKind::Ours, "the other copy is whole");
             marks.set_word(SECOND_HEADER_AT, 0);
             assert_eq!(marks.kind(STREAM), kind);
             marks.claim(STREAM);
@@ -433,12 +434,12 @@ mod tests {
         marks.set_boot([6; 16]);
         marks.set_slots(Position(8), 2055);
         marks.set_ring_tail(4096);
-        let said = |marks: &Marks| {
+        let said = |marks: &Checkpoint| {
             let values: Vec<_> = (0..MARKS).map(|mark| marks.get(mark)).collect();
             (marks.kind(STREAM), marks.are_whole(), marks.run(), marks.boot(), values)
         };
         let before = said(&marks);
-        assert_eq!((before.0, before.1), (Kind::Ours, true));
+        assert_eq!((before.0, before.1), (JournalKind::Ours, true));
         for bit in 0..WORDS * 64 {
             let word = marks.word(bit / 64);
             marks.set_word(bit / 64, word ^ 1 << (bit % 64));

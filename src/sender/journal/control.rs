@@ -11,7 +11,7 @@ const HEADER_LEN: usize = 16;
 
 /// What was told with one datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Details {
+pub(super) struct AncillaryData {
     /// When the kernel received it.
     pub(super) arrival: Option<Timestamp>,
     /// The address that it was sent to.
@@ -20,7 +20,7 @@ pub(super) struct Details {
     pub(super) dropped: Option<u32>,
 }
 
-impl Details {
+impl AncillaryData {
     /// Reads control messages up to the first that is not well formed.
     pub(super) fn parse(mut control: &[u8]) -> Self {
         let mut details = Self::default();
@@ -91,21 +91,21 @@ mod tests {
             message(libc::IPPROTO_IP, libc::IP_PKTINFO, &info),
         ]
         .concat();
-        let details = Details {
+        let details = AncillaryData {
             arrival: Some(Timestamp(7_000_000_009)),
             local: Some("192.0.2.1".parse().unwrap()),
             dropped: Some(5),
         };
-        assert_eq!(Details::parse(&control), details);
+        assert_eq!(AncillaryData::parse(&control), details);
         for cut in 0..control.len() {
-            Details::parse(&control[..cut]);
+            AncillaryData::parse(&control[..cut]);
         }
     }
 
     #[test]
     fn an_ipv4_address_told_by_an_ipv6_socket_is_ipv4() {
         let info = [&"::ffff:192.0.2.9".parse::<Ipv6Addr>().unwrap().octets()[..], &[0; 4]].concat();
-        let details = Details::parse(&message(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info));
+        let details = AncillaryData::parse(&message(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info));
         assert_eq!(details.local, Some("192.0.2.9".parse().unwrap()));
     }
 
@@ -114,7 +114,7 @@ mod tests {
         for length in [0_u64, 15, 17, u64::MAX, u64::MAX - 8] {
             let mut control = message(libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &5_u32.to_ne_bytes());
             control[..8].copy_from_slice(&length.to_ne_bytes());
-            assert_eq!(Details::parse(&control).arrival, None);
+            assert_eq!(AncillaryData::parse(&control).arrival, None);
         }
     }
 }

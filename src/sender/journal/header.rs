@@ -16,14 +16,14 @@ pub(super) const WORDS: usize = 8;
 
 /// The fields of the header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Header {
+pub(super) struct CheckpointHeader {
     pub(super) magic: u64,
     pub(super) stream: [u8; 16],
     pub(super) boot: [u8; 16],
     pub(super) run: [u8; 16],
 }
 
-impl Header {
+impl CheckpointHeader {
     /// Returns the first whole copy. Without one, returns the fields of the first copy as they are, unless `checked` is its
     /// magic, which only a whole copy may have: then its magic is 0.
     pub(super) fn of(copies: [[u64; WORDS]; 2], checked: u64) -> Self {
@@ -68,7 +68,8 @@ fn halves(id: [u8; 16]) -> [u64; 2] {
 mod tests {
     use super::*;
 
-    const HEADER: Header = Header { magic: 7, stream: [1; 16], boot: [2; 16], run: [3; 16] };
+    const HEADER: CheckpointHeader =
+        CheckpointHeader { magic: 7, stream: [1; 16], boot: [2; 16], run: [3; 16] };
 
     #[test]
     fn either_copy_is_enough() {
@@ -77,8 +78,8 @@ mod tests {
             let mut damaged = copy;
             damaged[bit / 64] ^= 1 << (bit % 64);
             assert!(!is_whole(damaged), "bit {bit}");
-            assert_eq!(Header::of([damaged, copy], HEADER.magic), HEADER);
-            assert_eq!(Header::of([copy, damaged], HEADER.magic), HEADER);
+            assert_eq!(CheckpointHeader::of([damaged, copy], HEADER.magic), HEADER);
+            assert_eq!(CheckpointHeader::of([copy, damaged], HEADER.magic), HEADER);
         }
     }
 
@@ -87,7 +88,7 @@ mod tests {
         let mut unchecked = HEADER.encode();
         unchecked[WORDS - 1] = 0;
         let copies = [unchecked, [0; WORDS]];
-        assert_eq!(Header::of(copies, HEADER.magic + 1), HEADER);
-        assert_eq!(Header::of(copies, HEADER.magic), Header { magic: 0, ..HEADER });
+        assert_eq!(CheckpointHeader::of(copies, HEADER.magic + 1), HEADER);
+        assert_eq!(CheckpointHeader::of(copies, HEADER.magic), CheckpointHeader { magic: 0, ..HEADER });
     }
 }

@@ -6,14 +6,14 @@ use std::io;
 
 use memmap2::{MmapOptions, MmapRaw};
 
-use crate::sender::journal::SharedFile;
-use crate::sender::journal::bus_error::{Backing, Guard};
+use crate::sender::journal::bus_error::{Backing, MappingGuard};
+use crate::sender::journal::shared_file::SharedFile;
 
 /// A part of the intake's file.
 #[derive(Debug)]
 pub(super) struct Mapping {
     /// Dropped before the mapping, and the file after it: fields are dropped in order.
-    guard: Guard,
+    guard: MappingGuard,
     map: MmapRaw,
     /// Holds the lock, too.
     _file: SharedFile,
@@ -24,7 +24,7 @@ impl Mapping {
     pub(super) fn of(file: SharedFile, offset: u64, length: usize) -> io::Result<Self> {
         let map = MmapOptions::new().offset(offset).len(length).map_raw(&*file)?;
         // SAFETY: mapping and file live as long as the guard, and are used as bytes and numbers only.
-        let guard = unsafe { Guard::protect(map.as_mut_ptr(), length, &file, offset)? };
+        let guard = unsafe { MappingGuard::protect(map.as_mut_ptr(), length, &file, offset)? };
         Ok(Self { guard, map, _file: file })
     }
 

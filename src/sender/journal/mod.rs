@@ -3,7 +3,7 @@
 //! What recvmmsg returned and what was encoded since, but is neither acknowledged nor in a segment, lies in one
 //! file: in the runtime directory (memory), else in the spool directory. A process that is killed loses nothing
 //! of it; the next one takes it up first. A reboot may lose it. Where the file fails, the intake goes on in the memory
-//! of the process ([`bus_error`], [`place`]).
+//! of the process ([`bus_error`], [`location`]).
 //!
 //! | offset | width | part |
 //! |---|---|---|
@@ -17,11 +17,13 @@ mod bus_error;
 mod checkpoint;
 mod control;
 mod header;
+mod layout;
+mod location;
 mod mapping;
 pub(crate) mod newer;
-mod place;
 mod recvmmsg;
 mod ring;
+mod shared_file;
 mod slots;
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -31,43 +33,41 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub(crate) use bus_error::Backing;
+pub(crate) use location::JournalLocation;
 use nf_transport_core::sequence::{Position, RunId, StreamId};
-pub(crate) use place::Place;
-pub(crate) use recvmmsg::{ask_for_details, dropped};
-pub(crate) use ring::{Held, Ring};
+pub(crate) use recvmmsg::{enable_ancillary_data, kernel_drops};
+pub(crate) use ring::{Ring, RingEntry};
 use rustix::fs::{FallocateFlags, IFlags, MemfdFlags, ioctl_getflags, ioctl_setflags};
-pub(crate) use slots::{Entry, Slots};
+pub(crate) use slots::{SlotEntry, Slots};
 
 use crate::host::files::atomic_file::open_regular;
-use crate::limits::INTAKE_RING;
-use crate::sender::journal::checkpoint::Kind;
-pub(crate) use crate::sender::journal::checkpoint::Marks;
-
-/// The intake's file as its parts share it. Its lock lasts as long as any of them.
-type SharedFile = Arc<File>;
+use crate::limits::JOURNAL_RING;
+pub(crate) use crate::sender::journal::checkpoint::Checkpoint;
+use crate::sender::journal::checkpoint::JournalKind;
+use crate::sender::journal::layout::{file_len, ring_at, slots_at};
 
 /// The intake of a run.
 #[derive(Debug)]
-pub(crate) struct Intake {
-    pub(crate) marks: Arc<Marks>,
+pub(crate) struct ReceiveJournal {
+    pub(crate) checkpoint: Arc<Checkpoint>,
     pub(crate) slots: Slots,
     pub(crate) ring: Ring,
 }
 
 /// What an earlier run left in the intake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum JournalState {
     /// Nothing: the intake was made now.
     New,
     /// Marks that are whole, and what they say.
-    Left(Left),
+    Intact(PreviousRun),
     /// A file that was truncated or damaged, or another stream's. Batches may still be found in its ring.
     Damaged,
 }
 
 /// What whole marks say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Left {
+pub(crate) struct PreviousRun {
     /// Whether it was left in this boot, so that its marks are to be believed.
     pub(crate) same_boot: bool,
     /// The run that left it; `RunId::NONE` if that is not known.
@@ -78,70 +78,81 @@ pub(crate) struct Left {
     pub(crate) acknowledged: Position,
 }
 
-impl Intake {
+impl ReceiveJournal {
     /// Opens the intake at `path` for `stream`, making it if it is not there or belongs to something else. What
     /// is left stays as it is: a start that is cut short here leaves it to the next one.
-    pub(crate) fn open(path: &Path, stream: StreamId, boot: [u8; 16]) -> io::Result<(Self, Found)> {
+    pub(crate) fn open(path: &Path, stream: StreamId, boot: [u8; 16]) -> io::Result<(Self, JournalState)> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = open_regular(&mut options, path)?;
         if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, "another nf-sender has it in use"));
         }
-        Self::lay_out(file, stream, boot)
+        Self::map_parts(file, stream, boot)
     }
 
     /// An intake that ends with the process: better than none where no file can be had.
     pub(crate) fn in_memory(stream: StreamId) -> io::Result<Self> {
         let file = rustix::fs::memfd_create("intake", MemfdFlags::CLOEXEC)?;
-        Ok(Self::lay_out(file.into(), stream, [0; 16])?.0)
+        Ok(Self::map_parts(file.into(), stream, [0; 16])?.0)
     }
 
     /// The intake at `path`, whose file cannot be written, copied into memory with what an earlier run left in it.
-    pub(crate) fn copied(path: &Path, stream: StreamId, boot: [u8; 16]) -> io::Result<(Self, Found)> {
+    pub(crate) fn copy_to_memory(
+        path: &Path,
+        stream: StreamId,
+        boot: [u8; 16],
+    ) -> io::Result<(Self, JournalState)> {
         let copy = File::from(rustix::fs::memfd_create("intake", MemfdFlags::CLOEXEC)?);
         io::copy(&mut File::open(path)?, &mut &copy)?;
-        Self::lay_out(copy, stream, boot)
+        Self::map_parts(copy, stream, boot)
     }
 
-    fn lay_out(file: File, stream: StreamId, boot: [u8; 16]) -> io::Result<(Self, Found)> {
+    fn map_parts(file: File, stream: StreamId, boot: [u8; 16]) -> io::Result<(Self, JournalState)> {
         let old_len = file.metadata()?.len();
         prepare(&file, old_len)?;
         let file = Arc::new(file);
-        let marks = Marks::map(file.clone())?;
+        let marks = Checkpoint::map(file.clone())?;
         let found = match marks.kind(stream) {
-            _ if old_len == 0 => Found::New,
+            _ if old_len == 0 => JournalState::New,
             // Where part of the ring is cut off, the marks say what is missing.
-            Kind::Ours if old_len >= ring_at() && marks.are_whole() => Found::Left(Left {
-                same_boot: marks.boot() == boot,
-                run: marks.run(),
-                next: marks.next(),
-                acknowledged: marks.acknowledged(),
-            }),
-            _ => Found::Damaged,
+            JournalKind::Ours if old_len >= ring_at() && marks.are_whole() => {
+                JournalState::Intact(PreviousRun {
+                    same_boot: marks.boot() == boot,
+                    run: marks.run(),
+                    next: marks.next(),
+                    acknowledged: marks.acknowledged(),
+                })
+            }
+            _ => JournalState::Damaged,
         };
         marks.claim(stream);
         let mut slots = Slots::map(file.clone(), slots_at())?;
-        if !matches!(found, Found::Left(_)) {
+        if !matches!(found, JournalState::Intact(_)) {
             slots.clear();
         }
-        let ring = Ring::map(file, ring_at(), INTAKE_RING)?;
-        Ok((Self { marks: Arc::new(marks), slots, ring }, found))
+        let ring = Ring::map(file, ring_at(), JOURNAL_RING)?;
+        Ok((Self { checkpoint: Arc::new(marks), slots, ring }, found))
     }
 
     /// Recovers what an earlier run left in the ring and no segment holds: batches that end above `floor`. Where the
     /// marks are `trusted`, they say where to find these; else, and where that does not lead to all of them, the ring
     /// is searched.
-    pub(crate) fn recover_ring(&mut self, stream: StreamId, trusted: bool, floor: Position) -> Vec<Held> {
-        let marks = trusted.then(|| (self.marks.ring_tail(), self.marks.next()));
+    pub(crate) fn recover_ring(
+        &mut self,
+        stream: StreamId,
+        trusted: bool,
+        floor: Position,
+    ) -> Vec<RingEntry> {
+        let marks = trusted.then(|| (self.checkpoint.ring_tail(), self.checkpoint.next()));
         let held = self.ring.recover_all(stream, marks, floor);
-        self.marks.set_ring_tail(held.first().map_or(self.ring.head(), |first| first.start));
+        self.checkpoint.set_ring_tail(held.first().map_or(self.ring.head(), |first| first.start));
         held
     }
 
     /// Begins the ring anew: what lies in it is of no use.
-    pub(crate) fn forget_ring(&mut self) {
-        self.marks.set_ring_tail(self.ring.head());
+    pub(crate) fn reset_ring(&mut self) {
+        self.checkpoint.set_ring_tail(self.ring.head());
     }
 }
 
@@ -161,19 +172,6 @@ fn prepare(file: &File, old_len: u64) -> io::Result<()> {
         Err(_) if old_len == file_len() => Ok(()),
         other => other.map_err(io::Error::from),
     }
-}
-
-fn slots_at() -> u64 {
-    u64::try_from(checkpoint::LEN).unwrap_or(u64::MAX)
-}
-
-fn ring_at() -> u64 {
-    slots_at() + u64::try_from(slots::total_len()).unwrap_or(u64::MAX)
-}
-
-/// Bytes of the file.
-fn file_len() -> u64 {
-    ring_at() + INTAKE_RING
 }
 
 /// The id of this boot of the machine; it changes when memory is lost.

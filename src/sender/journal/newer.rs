@@ -14,10 +14,11 @@ use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::limits::POSITIONS_PER_RUN;
 use nf_transport_core::sequence::{Position, StreamId};
 
-use super::{Entry, Held, Kind, Marks, Ring, Slots, file_len, ring_at, slots_at};
-use crate::limits::INTAKE_RING;
-use crate::sender::journal::checkpoint::HEAD_LEN;
-use crate::sender::journal::slots::Slot;
+use crate::limits::JOURNAL_RING;
+use crate::sender::journal::checkpoint::{Checkpoint, HEAD_LEN, JournalKind, newer_version_of};
+use crate::sender::journal::layout::{file_len, ring_at, slots_at};
+use crate::sender::journal::ring::{Ring, RingEntry};
+use crate::sender::journal::slots::{FilledSlot, SlotEntry, Slots};
 
 /// Intakes of newer versions that are kept at once.
 const KEPT_MAX: u32 = 9;
@@ -33,7 +34,7 @@ pub(crate) fn move_away(path: &Path) -> io::Result<Option<(PathBuf, char)>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
-    let Some(version) = crate::sender::journal::checkpoint::newer_version_of(&head(&file)?) else {
+    let Some(version) = newer_version_of(&head(&file)?) else {
         return Ok(None);
     };
     let place = kept(path).find(|place| !place.exists()).ok_or_else(|| {
@@ -46,7 +47,7 @@ pub(crate) fn move_away(path: &Path) -> io::Result<Option<(PathBuf, char)>> {
 
 /// The content of an intake of a newer version, as far as this version reads it.
 #[derive(Debug)]
-pub(crate) struct Content {
+pub(crate) struct JournalContent {
     pub(crate) stream: StreamId,
     pub(crate) batches: Vec<Batch>,
     /// Datagrams that are missing in the ring or damaged in the slots.
@@ -56,7 +57,7 @@ pub(crate) struct Content {
 }
 
 /// The intakes that were moved away from `path` and that this version reads.
-pub(crate) fn readable(path: &Path) -> Vec<(PathBuf, Content)> {
+pub(crate) fn readable(path: &Path) -> Vec<(PathBuf, JournalContent)> {
     let read = |place: PathBuf| {
         let content = read(&place).ok()??;
         Some((place, content))
@@ -64,18 +65,18 @@ pub(crate) fn readable(path: &Path) -> Vec<(PathBuf, Content)> {
     kept(path).filter(|place| place.exists()).filter_map(read).collect()
 }
 
-fn read(path: &Path) -> io::Result<Option<Content>> {
+fn read(path: &Path) -> io::Result<Option<JournalContent>> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     if file.metadata()?.len() != file_len() {
         return Ok(None);
     }
     let file = Arc::new(file);
-    let marks = Marks::map(file.clone())?;
+    let marks = Checkpoint::map(file.clone())?;
     let stream = marks.stream();
-    if marks.kind(stream) != Kind::Ours {
+    if marks.kind(stream) != JournalKind::Ours {
         return Ok(None);
     }
-    let mut ring = Ring::map(file.clone(), ring_at(), INTAKE_RING)?;
+    let mut ring = Ring::map(file.clone(), ring_at(), JOURNAL_RING)?;
     let slots = Slots::map(file, slots_at())?;
     let is_searched = !marks.are_whole();
     let (mut batches, next) = if is_searched {
@@ -98,10 +99,10 @@ fn read(path: &Path) -> io::Result<Option<Content>> {
     };
     let (encoded, damaged) = encoded(&slots, done, port, stream, next);
     batches.extend(encoded);
-    Ok(Some(Content { stream, batches, lost: missing + damaged, is_searched }))
+    Ok(Some(JournalContent { stream, batches, lost: missing + damaged, is_searched }))
 }
 
-fn batches_of(held: Vec<Held>) -> Vec<Batch> {
+fn batches_of(held: Vec<RingEntry>) -> Vec<Batch> {
     held.into_iter().map(|held| held.batch).collect()
 }
 
@@ -114,19 +115,20 @@ fn local_port(batch: &Batch) -> Option<u16> {
 /// as the last batches end with.
 fn done_in(slots: &Slots, batches: &[Batch]) -> usize {
     let in_slots: Vec<_> =
-        admitted(slots).map(|slot| slot.map(|slot| told(&datagram_of(&slot, 0)))).collect();
+        admitted(slots).map(|slot| slot.map(|slot| datagram_key(&datagram_of(&slot, 0)))).collect();
     let mut in_ring: VecDeque<_> = VecDeque::new();
     for batch in batches.iter().rev() {
         if in_ring.len() >= in_slots.len() {
             break;
         }
         let Ok(records) = batch.records() else { break };
-        let datagrams: Vec<_> = records.iter().map(|datagram| told(&datagram)).collect();
+        let datagrams: Vec<_> = records.iter().map(|datagram| datagram_key(&datagram)).collect();
         datagrams.into_iter().rev().for_each(|datagram| in_ring.push_front(datagram));
     }
     // A damaged slot is like any datagram.
-    let is_same =
-        |(slot, datagram): (&Option<Told>, &Told)| slot.as_ref().is_none_or(|slot| slot == datagram);
+    let is_same = |(slot, datagram): (&Option<DatagramKey>, &DatagramKey)| {
+        slot.as_ref().is_none_or(|slot| slot == datagram)
+    };
     let most = in_slots.len().min(in_ring.len());
     let ends_with = |done: &usize| {
         in_slots.iter().zip(in_ring.iter().skip(in_ring.len() - done)).take(*done).all(is_same)
@@ -135,9 +137,9 @@ fn done_in(slots: &Slots, batches: &[Batch]) -> usize {
 }
 
 /// What both a slot and the ring tell of a datagram.
-type Told = (SocketAddr, Timestamp, Vec<u8>);
+type DatagramKey = (SocketAddr, Timestamp, Vec<u8>);
 
-fn told(datagram: &Datagram<'_>) -> Told {
+fn datagram_key(datagram: &Datagram<'_>) -> DatagramKey {
     (datagram.exporter, datagram.arrival, datagram.payload.to_vec())
 }
 
@@ -163,16 +165,16 @@ fn head(file: &File) -> io::Result<[u8; HEAD_LEN]> {
 }
 
 /// The datagrams of the slots that are to be carried; `None` for those that are damaged.
-fn admitted(slots: &Slots) -> impl Iterator<Item = Option<Slot<'_>>> {
-    let filled = (0..).map(|slot| slots.get(slot)).take_while(|entry| *entry != Entry::Empty);
+fn admitted(slots: &Slots) -> impl Iterator<Item = Option<FilledSlot<'_>>> {
+    let filled = (0..).map(|slot| slots.get(slot)).take_while(|entry| *entry != SlotEntry::Empty);
     filled.filter_map(|entry| match entry {
-        Entry::Filled(slot) => Some(Some(slot)),
-        Entry::Damaged => Some(None),
-        Entry::Denied | Entry::Empty => None,
+        SlotEntry::Filled(slot) => Some(Some(slot)),
+        SlotEntry::Damaged => Some(None),
+        SlotEntry::Denied | SlotEntry::Empty => None,
     })
 }
 
-fn datagram_of<'a>(slot: &Slot<'a>, port: u16) -> Datagram<'a> {
+fn datagram_of<'a>(slot: &FilledSlot<'a>, port: u16) -> Datagram<'a> {
     let local = SocketAddr::new(slot.local.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), port);
     let arrival = slot.arrival.unwrap_or(Timestamp(0));
     Datagram { exporter: slot.exporter, local, arrival, payload: slot.payload }

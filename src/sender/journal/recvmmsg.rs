@@ -24,7 +24,7 @@ pub(super) unsafe fn recvmmsg(socket: impl AsFd, headers: *mut mmsghdr, count: c
 
 /// Asks the kernel to tell with each datagram when it arrived, which of our addresses it was sent to, and how
 /// many the socket has dropped.
-pub(crate) fn ask_for_details(socket: impl AsFd, is_v6: bool) -> io::Result<()> {
+pub(crate) fn enable_ancillary_data(socket: impl AsFd, is_v6: bool) -> io::Result<()> {
     let (level, packet_info) = if is_v6 {
         (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
     } else {
@@ -36,7 +36,7 @@ pub(crate) fn ask_for_details(socket: impl AsFd, is_v6: bool) -> io::Result<()> 
 }
 
 /// How many datagrams the socket has dropped since it was made; `None` before Linux 4.12.
-pub(crate) fn dropped(socket: impl AsFd) -> Option<u32> {
+pub(crate) fn kernel_drops(socket: impl AsFd) -> Option<u32> {
     // struct sk_meminfo of <linux/sock_diag.h>: SK_MEMINFO_DROPS is the last of nine.
     let mut figures = [0_u32; 9];
     let mut length = libc::socklen_t::try_from(size_of_val(&figures)).ok()?;

@@ -10,13 +10,13 @@ use bytes::Bytes;
 use nf_transport_core::batch::{Batch, BatchHeader, MAGIC};
 use nf_transport_core::sequence::{Position, StreamId};
 
-use crate::sender::journal::SharedFile;
 use crate::sender::journal::bus_error::Backing;
 use crate::sender::journal::mapping::Mapping;
+use crate::sender::journal::shared_file::SharedFile;
 
 /// A batch in the ring.
 #[derive(Clone, Debug)]
-pub(crate) struct Held {
+pub(crate) struct RingEntry {
     /// The batch.
     pub(crate) batch: Batch,
     /// While this batch and later ones are held, nothing from this offset on is overwritten. It is the offset of its first
@@ -69,14 +69,14 @@ impl Ring {
 
     /// Writes `batch`, which must fit; gives it back if it is longer than the ring, which stays as it is. Once this returns
     /// the batch survives the process, however that ends, unless the ring is in memory.
-    pub(crate) fn write(&mut self, batch: Batch) -> Result<Held, Batch> {
+    pub(crate) fn write(&mut self, batch: Batch) -> Result<RingEntry, Batch> {
         let length = encoded_len(&batch);
         let start = self.start(length);
         let place = range(start % self.size, length).and_then(|range| self.map.bytes_mut().get_mut(range));
         let Some(place) = place else { return Err(batch) };
         place.copy_from_slice(batch.bytes());
         self.head = start + length;
-        Ok(Held { batch, start, end: self.head })
+        Ok(RingEntry { batch, start, end: self.head })
     }
 
     /// Recovers the batches of an earlier run that end above `floor`. `marks` are the offset of the oldest batch and the position
@@ -86,7 +86,7 @@ impl Ring {
         stream: StreamId,
         marks: Option<(u64, Position)>,
         floor: Position,
-    ) -> Vec<Held> {
+    ) -> Vec<RingEntry> {
         let held = marks.map_or_else(Vec::new, |(tail, _)| self.recover(stream, tail, floor));
         match self.salvaged(stream, &held, floor, marks.map(|(_, next)| next)) {
             Some(found) => self.keep_in_place(found),
@@ -95,7 +95,7 @@ impl Ring {
     }
 
     /// Reads what an earlier run left: batches from `tail` on that end above `floor`. The ring goes on after them.
-    pub(super) fn recover(&mut self, stream: StreamId, tail: u64, floor: Position) -> Vec<Held> {
+    pub(super) fn recover(&mut self, stream: StreamId, tail: u64, floor: Position) -> Vec<RingEntry> {
         let mut held = Vec::new();
         let mut expected = Position(0);
         let mut at = tail;
@@ -118,10 +118,10 @@ impl Ring {
     pub(super) fn salvaged(
         &self,
         stream: StreamId,
-        held: &[Held],
+        held: &[RingEntry],
         floor: Position,
         next: Option<Position>,
-    ) -> Option<Vec<Held>> {
+    ) -> Option<Vec<RingEntry>> {
         // A damaged batch before the end of the ring leads to its start, where batches are newer.
         let contiguous_end = held
             .iter()
@@ -135,8 +135,8 @@ impl Ring {
 
     /// Searches all of the ring for whole batches that end above `floor`, wherever they are. Their offsets are those in the
     /// first lap.
-    pub(super) fn searched(&self, stream: StreamId, floor: Position) -> Vec<Held> {
-        let mut found: Vec<Held> = Vec::new();
+    pub(super) fn searched(&self, stream: StreamId, floor: Position) -> Vec<RingEntry> {
+        let mut found: Vec<RingEntry> = Vec::new();
         let mut at = 0;
         while let Some(place) = self.find_magic(at) {
             let start = u64::try_from(place).unwrap_or(u64::MAX);
@@ -144,7 +144,7 @@ impl Ring {
             at = place + batch.as_ref().map_or(1, |batch| batch.bytes().len());
             if let Some(batch) = batch.filter(|batch| batch.end() > floor) {
                 let end = start + encoded_len(&batch);
-                found.push(Held { batch, start, end });
+                found.push(RingEntry { batch, start, end });
             }
         }
         found.sort_by_key(|held| held.batch.first());
@@ -161,7 +161,7 @@ impl Ring {
 
     /// Goes on after the newest of the batches that a search found. They stay where they are: a kill at any moment finds all
     /// of them there.
-    fn keep_in_place(&mut self, mut found: Vec<Held>) -> Vec<Held> {
+    fn keep_in_place(&mut self, mut found: Vec<RingEntry>) -> Vec<RingEntry> {
         let newest_end = found.last().map_or(0, |newest| newest.end);
         self.head = newest_end + self.size;
         // What lies behind the newest one is of the lap before.
@@ -184,12 +184,12 @@ impl Ring {
     }
 
     /// The batch at offset `at`, or at the beginning of the ring if it is not there.
-    fn read(&self, stream: StreamId, at: u64, expected: Position) -> Option<Held> {
+    fn read(&self, stream: StreamId, at: u64, expected: Position) -> Option<RingEntry> {
         let wrapped = at + (self.size - at % self.size);
         [at, wrapped].into_iter().find_map(|start| {
             let batch = self.read_at(stream, start).filter(|batch| batch.first() >= expected)?;
             let end = start + encoded_len(&batch);
-            Some(Held { batch, start, end })
+            Some(RingEntry { batch, start, end })
         })
     }
 

@@ -25,22 +25,22 @@ use std::os::fd::AsFd;
 use libc::{iovec, mmsghdr, msghdr};
 use nf_transport_core::datagram::with_scope;
 
-use crate::limits::{INTAKE_SLOT_SIZE, INTAKE_SLOTS};
-use crate::sender::journal::SharedFile;
+use crate::limits::{JOURNAL_SLOT_SIZE, JOURNAL_SLOTS};
 use crate::sender::journal::bus_error::Backing;
-use crate::sender::journal::control::Details;
+use crate::sender::journal::control::AncillaryData;
 use crate::sender::journal::mapping::Mapping;
 use crate::sender::journal::recvmmsg::recvmmsg;
+use crate::sender::journal::shared_file::SharedFile;
 
 const HEADER: usize = size_of::<mmsghdr>();
 const VECTOR: usize = size_of::<iovec>();
 const NAME: usize = 128;
 const CONTROL: usize = 128;
 
-const VECTORS_AT: usize = INTAKE_SLOTS * HEADER;
-const NAMES_AT: usize = VECTORS_AT + INTAKE_SLOTS * VECTOR;
-const CONTROLS_AT: usize = NAMES_AT + INTAKE_SLOTS * NAME;
-const PAYLOADS_AT: usize = (CONTROLS_AT + INTAKE_SLOTS * CONTROL).next_multiple_of(4096);
+const VECTORS_AT: usize = JOURNAL_SLOTS * HEADER;
+const NAMES_AT: usize = VECTORS_AT + JOURNAL_SLOTS * VECTOR;
+const CONTROLS_AT: usize = NAMES_AT + JOURNAL_SLOTS * NAME;
+const PAYLOADS_AT: usize = (CONTROLS_AT + JOURNAL_SLOTS * CONTROL).next_multiple_of(4096);
 
 /// The length that an empty slot shows.
 const EMPTY: u32 = u32::MAX;
@@ -54,12 +54,12 @@ const CONTROL_LENGTH_AT: usize = offset_of!(mmsghdr, msg_hdr) + offset_of!(msghd
 
 /// Bytes of all slots together.
 pub(super) fn total_len() -> usize {
-    PAYLOADS_AT + INTAKE_SLOTS * INTAKE_SLOT_SIZE
+    PAYLOADS_AT + JOURNAL_SLOTS * JOURNAL_SLOT_SIZE
 }
 
 /// One filled slot.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Slot<'a> {
+pub(crate) struct FilledSlot<'a> {
     /// Where the datagram came from.
     pub(crate) exporter: SocketAddr,
     /// The address that it was sent to, where the kernel told.
@@ -74,9 +74,9 @@ pub(crate) struct Slot<'a> {
 
 /// What a slot holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Entry<'a> {
+pub(crate) enum SlotEntry<'a> {
     /// A datagram.
-    Filled(Slot<'a>),
+    Filled(FilledSlot<'a>),
     /// A datagram that is not to be carried.
     Denied,
     /// A datagram that is not well formed, as only a damaged file has them.
@@ -98,7 +98,7 @@ pub(crate) struct Slots {
 impl Slots {
     pub(super) fn map(file: SharedFile, offset: u64) -> io::Result<Self> {
         let map = Mapping::of(file, offset, total_len())?;
-        Ok(Self { map, backing: Backing::File, used: INTAKE_SLOTS })
+        Ok(Self { map, backing: Backing::File, used: JOURNAL_SLOTS })
     }
 
     pub(crate) fn backing(&self) -> Backing {
@@ -115,7 +115,7 @@ impl Slots {
         let was_moved = backing != self.backing;
         if was_moved {
             self.backing = backing;
-            self.used = INTAKE_SLOTS;
+            self.used = JOURNAL_SLOTS;
         }
         was_moved
     }
@@ -143,12 +143,12 @@ impl Slots {
             self.clear_used();
             self.arm();
         }
-        let count = u32::try_from(INTAKE_SLOTS).unwrap_or_default();
+        let count = u32::try_from(JOURNAL_SLOTS).unwrap_or_default();
         // SAFETY: `arm` has made every header point to its own parts of this mapping, which `self` borrows
         // exclusively; the mapping starts with the headers and is page-aligned.
         let taken = unsafe { recvmmsg(socket, self.map.as_mut_ptr().cast(), count) };
         // The call may have ended in the middle of one more.
-        self.used = taken.as_ref().map_or(0, |taken| *taken).saturating_add(1).min(INTAKE_SLOTS);
+        self.used = taken.as_ref().map_or(0, |taken| *taken).saturating_add(1).min(JOURNAL_SLOTS);
         if taken.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EFAULT)) {
             // Where a process would get SIGBUS, the kernel fails, and the datagram at hand counts as dropped by it.
             self.map.move_to_memory()?;
@@ -162,7 +162,7 @@ impl Slots {
         for slot in 0..self.used {
             let at = |part: usize, size: usize| base.wrapping_add(part + slot * size);
             let vector =
-                iovec { iov_base: at(PAYLOADS_AT, INTAKE_SLOT_SIZE).cast(), iov_len: INTAKE_SLOT_SIZE };
+                iovec { iov_base: at(PAYLOADS_AT, JOURNAL_SLOT_SIZE).cast(), iov_len: JOURNAL_SLOT_SIZE };
             let vector_at = at(VECTORS_AT, VECTOR).cast::<iovec>();
             let header_at = at(0, HEADER).cast::<mmsghdr>();
             // SAFETY: both places lie inside the mapping, are aligned (the parts start at multiples of 16) and
@@ -183,23 +183,23 @@ impl Slots {
     }
 
     /// What `slot` holds; slots past the last one are empty.
-    pub(crate) fn get(&self, slot: usize) -> Entry<'_> {
+    pub(crate) fn get(&self, slot: usize) -> SlotEntry<'_> {
         match self.length(slot) {
-            None => Entry::Empty,
-            Some(DENIED) => Entry::Denied,
-            Some(length) => self.filled(slot, length).map_or(Entry::Damaged, Entry::Filled),
+            None => SlotEntry::Empty,
+            Some(DENIED) => SlotEntry::Denied,
+            Some(length) => self.filled(slot, length).map_or(SlotEntry::Damaged, SlotEntry::Filled),
         }
     }
 
     /// Bytes of the longest payload; 0 if there is none.
     pub(crate) fn longest(&self) -> usize {
-        let lengths = (0..INTAKE_SLOTS).map_while(|slot| self.length(slot));
+        let lengths = (0..JOURNAL_SLOTS).map_while(|slot| self.length(slot));
         usize::try_from(lengths.filter(|length| *length != DENIED).max().unwrap_or(0)).unwrap_or(usize::MAX)
     }
 
     /// What `slot` shows as its length, unless it is empty.
     fn length(&self, slot: usize) -> Option<u32> {
-        let length = (slot < INTAKE_SLOTS).then(|| self.word(slot * HEADER + LENGTH_AT)).flatten();
+        let length = (slot < JOURNAL_SLOTS).then(|| self.word(slot * HEADER + LENGTH_AT)).flatten();
         length.filter(|length| *length != EMPTY)
     }
 
@@ -208,18 +208,18 @@ impl Slots {
         self.put(slot * HEADER + LENGTH_AT, &DENIED.to_ne_bytes());
     }
 
-    fn filled(&self, slot: usize, length: u32) -> Option<Slot<'_>> {
+    fn filled(&self, slot: usize, length: u32) -> Option<FilledSlot<'_>> {
         let header = slot * HEADER;
-        let length = usize::try_from(length).ok().filter(|length| *length <= INTAKE_SLOT_SIZE)?;
+        let length = usize::try_from(length).ok().filter(|length| *length <= JOURNAL_SLOT_SIZE)?;
         let name_length = usize::try_from(self.word(header + NAME_LENGTH_AT)?).ok()?.min(NAME);
         let control_length = usize::try_from(self.word(header + CONTROL_LENGTH_AT)?).ok()?.min(CONTROL);
-        let details = Details::parse(self.part(CONTROLS_AT + slot * CONTROL, control_length)?);
-        Some(Slot {
+        let details = AncillaryData::parse(self.part(CONTROLS_AT + slot * CONTROL, control_length)?);
+        Some(FilledSlot {
             exporter: parse_name(self.part(NAMES_AT + slot * NAME, name_length)?)?,
             local: details.local,
             arrival: details.arrival,
             dropped: details.dropped,
-            payload: self.part(PAYLOADS_AT + slot * INTAKE_SLOT_SIZE, length)?,
+            payload: self.part(PAYLOADS_AT + slot * JOURNAL_SLOT_SIZE, length)?,
         })
     }
 

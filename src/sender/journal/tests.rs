@@ -6,7 +6,7 @@ use nf_transport_core::batch::{Batch, BatchBuilder, Compression};
 use nf_transport_core::datagram::{Datagram, Timestamp};
 
 use super::*;
-use crate::limits::INTAKE_SLOTS;
+use crate::limits::JOURNAL_SLOTS;
 
 const STREAM: StreamId = StreamId([4; 16]);
 const BOOT: [u8; 16] = [1; 16];
@@ -26,8 +26,8 @@ fn path(directory: &tempfile::TempDir) -> std::path::PathBuf {
     directory.path().join("intake")
 }
 
-fn open(directory: &tempfile::TempDir) -> (Intake, Found) {
-    Intake::open(&path(directory), STREAM, BOOT).unwrap()
+fn open(directory: &tempfile::TempDir) -> (ReceiveJournal, JournalState) {
+    ReceiveJournal::open(&path(directory), STREAM, BOOT).unwrap()
 }
 
 /// The intake's file as somebody else opens it.
@@ -35,12 +35,12 @@ fn file(directory: &tempfile::TempDir) -> File {
     File::options().read(true).write(true).open(path(directory)).unwrap()
 }
 
-fn left(found: Found) -> Left {
-    let Found::Left(left) = found else { panic!("{found:?}") };
+fn left(found: JournalState) -> PreviousRun {
+    let JournalState::Intact(left) = found else { panic!("{found:?}") };
     left
 }
 
-fn firsts(held: &[Held]) -> Vec<u64> {
+fn firsts(held: &[RingEntry]) -> Vec<u64> {
     held.iter().map(|held| held.batch.first().0).collect()
 }
 
@@ -48,23 +48,23 @@ fn firsts(held: &[Held]) -> Vec<u64> {
 fn a_new_intake_holds_nothing() {
     let directory = directory();
     let (mut intake, found) = open(&directory);
-    assert_eq!(found, Found::New);
+    assert_eq!(found, JournalState::New);
     assert!(intake.recover_ring(STREAM, true, Position(0)).is_empty());
-    assert!((0..=INTAKE_SLOTS).all(|slot| intake.slots.get(slot) == Entry::Empty));
+    assert!((0..=JOURNAL_SLOTS).all(|slot| intake.slots.get(slot) == SlotEntry::Empty));
 }
 
 #[test]
 fn what_recvmmsg_took_is_there_for_the_next_process() {
     let directory = directory();
     let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
-    ask_for_details(&receiver, false).unwrap();
+    enable_ancillary_data(&receiver, false).unwrap();
     let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
     let payloads: [&[u8]; 3] = [b"one", b"", &[7; 9000]];
     for payload in payloads {
         exporter.send_to(payload, receiver.local_addr().unwrap()).unwrap();
     }
     let (mut intake, _) = open(&directory);
-    intake.marks.set_boot(BOOT);
+    intake.checkpoint.set_boot(BOOT);
     intake.slots.clear();
     assert_eq!(intake.slots.receive(&receiver).unwrap(), 3);
     // As a killed process does: nothing more is written, the kernel lets go of the file.
@@ -73,26 +73,26 @@ fn what_recvmmsg_took_is_there_for_the_next_process() {
     let (intake, found) = open(&directory);
     assert!(left(found).same_boot);
     for (slot, payload) in payloads.into_iter().enumerate() {
-        let Entry::Filled(filled) = intake.slots.get(slot) else { panic!("slot {slot} holds nothing") };
+        let SlotEntry::Filled(filled) = intake.slots.get(slot) else { panic!("slot {slot} holds nothing") };
         assert_eq!(filled.payload, payload);
         assert_eq!(filled.exporter, exporter.local_addr().unwrap());
         assert_eq!(filled.local, Some("127.0.0.1".parse().unwrap()));
         assert!(filled.arrival.is_some());
     }
-    assert!(intake.slots.get(3) == Entry::Empty);
+    assert!(intake.slots.get(3) == SlotEntry::Empty);
 }
 
 #[test]
 fn a_socket_that_serves_both_families_tells_ipv4_exporters_by_their_ipv4_address() {
     let directory = directory();
     let receiver = UdpSocket::bind("[::]:0").unwrap();
-    ask_for_details(&receiver, true).unwrap();
+    enable_ancillary_data(&receiver, true).unwrap();
     let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
     exporter.send_to(b"x", ("127.0.0.1", receiver.local_addr().unwrap().port())).unwrap();
     let (mut intake, _) = open(&directory);
     intake.slots.clear();
     assert_eq!(intake.slots.receive(&receiver).unwrap(), 1);
-    let Entry::Filled(filled) = intake.slots.get(0) else { panic!("slot {} holds nothing", 0) };
+    let SlotEntry::Filled(filled) = intake.slots.get(0) else { panic!("slot {} holds nothing", 0) };
     assert_eq!(filled.exporter, exporter.local_addr().unwrap());
     assert_eq!(filled.local, Some("127.0.0.1".parse().unwrap()));
 }
@@ -109,7 +109,7 @@ fn batches_in_the_ring_are_there_for_the_next_process_in_order() {
     let held = intake.recover_ring(STREAM, true, Position(2));
     assert_eq!(firsts(&held), [2, 3, 4]);
     assert_eq!(held[0].batch, batch(2, b"payload"));
-    assert_eq!(intake.marks.ring_tail(), held[0].start);
+    assert_eq!(intake.checkpoint.ring_tail(), held[0].start);
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn a_ring_that_went_round_many_times_gives_back_only_what_is_live() {
     file.set_len(4096 + 3000).unwrap();
     let file = Arc::new(file);
     let mut ring = Ring::map(file.clone(), 4096, 3000).unwrap();
-    let mut live: Vec<Held> = Vec::new();
+    let mut live: Vec<RingEntry> = Vec::new();
     for first in 0..400 {
         let next = batch(first, &vec![3; usize::try_from(first * 37 % 700).unwrap()]);
         while !ring.fits(&next, live.first().map_or(ring.head(), |oldest| oldest.start)) {
@@ -149,18 +149,18 @@ fn a_ring_that_went_round_many_times_gives_back_only_what_is_live() {
 fn marks_outlive_the_process_and_tell_another_boot_and_another_stream() {
     let directory = directory();
     let (intake, _) = open(&directory);
-    intake.marks.set_next(Position(77));
-    intake.marks.set_acknowledged(Position(70));
-    intake.marks.set_boot(BOOT);
+    intake.checkpoint.set_next(Position(77));
+    intake.checkpoint.set_acknowledged(Position(70));
+    intake.checkpoint.set_boot(BOOT);
     drop(intake);
     let path = path(&directory);
-    let same = left(Intake::open(&path, STREAM, BOOT).unwrap().1);
+    let same = left(ReceiveJournal::open(&path, STREAM, BOOT).unwrap().1);
     assert_eq!(
         same,
-        Left { same_boot: true, run: RunId::NONE, next: Position(77), acknowledged: Position(70) }
+        PreviousRun { same_boot: true, run: RunId::NONE, next: Position(77), acknowledged: Position(70) }
     );
-    assert!(!left(Intake::open(&path, STREAM, [2; 16]).unwrap().1).same_boot);
-    assert_eq!(Intake::open(&path, StreamId([5; 16]), BOOT).unwrap().1, Found::Damaged);
+    assert!(!left(ReceiveJournal::open(&path, STREAM, [2; 16]).unwrap().1).same_boot);
+    assert_eq!(ReceiveJournal::open(&path, StreamId([5; 16]), BOOT).unwrap().1, JournalState::Damaged);
 }
 
 #[test]
@@ -177,8 +177,8 @@ fn a_denied_datagram_stays_denied_for_the_next_process_and_hides_none_behind_it(
     intake.slots.deny(0);
     drop(intake);
     let (intake, _) = open(&directory);
-    assert!(intake.slots.get(0) == Entry::Denied);
-    let Entry::Filled(filled) = intake.slots.get(1) else { panic!("slot 1 holds nothing") };
+    assert!(intake.slots.get(0) == SlotEntry::Denied);
+    let SlotEntry::Filled(filled) = intake.slots.get(1) else { panic!("slot 1 holds nothing") };
     assert_eq!(filled.payload, b"other");
 }
 
@@ -186,16 +186,16 @@ fn a_denied_datagram_stays_denied_for_the_next_process_and_hides_none_behind_it(
 fn an_intake_that_another_process_has_is_refused() {
     let directory = directory();
     let _held = open(&directory);
-    let refused = Intake::open(&directory.path().join("intake"), STREAM, BOOT).unwrap_err();
+    let refused = ReceiveJournal::open(&directory.path().join("intake"), STREAM, BOOT).unwrap_err();
     assert_eq!(refused.to_string(), "another nf-sender has it in use");
 }
 
 #[test]
 fn an_intake_in_memory_serves_as_well() {
-    let mut intake = Intake::in_memory(STREAM).unwrap();
+    let mut intake = ReceiveJournal::in_memory(STREAM).unwrap();
     let held = intake.ring.write(batch(0, b"payload")).unwrap();
     assert_eq!(intake.ring.head(), held.end);
-    assert!(intake.slots.get(0) == Entry::Empty);
+    assert!(intake.slots.get(0) == SlotEntry::Empty);
 }
 
 /// An intake whose ring holds batches 0 to 4, as a killed process left it.
@@ -203,9 +203,9 @@ fn killed(directory: &tempfile::TempDir) {
     let (mut intake, _) = open(directory);
     for first in 0..5 {
         intake.ring.write(batch(first, &[7; 100])).unwrap();
-        intake.marks.set_next(Position(first + 1));
+        intake.checkpoint.set_next(Position(first + 1));
     }
-    intake.marks.set_boot(BOOT);
+    intake.checkpoint.set_boot(BOOT);
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn a_ring_is_searched_where_the_marks_are_damaged() {
     killed(&directory);
     file(&directory).write_all_at(&[0xFF; 4096], 0).unwrap();
     let (mut intake, found) = open(&directory);
-    assert_eq!(found, Found::Damaged);
+    assert_eq!(found, JournalState::Damaged);
     let held = intake.recover_ring(STREAM, false, Position(1));
     assert_eq!(firsts(&held), [1, 2, 3, 4]);
     assert_eq!(intake.ring.head(), held[3].end, "it goes on after the newest batch");
@@ -238,7 +238,7 @@ const SMALL_RING: u64 = 3000;
 fn a_flipped_bit_in_a_wrapped_ring_costs_one_batch() {
     let (file, live, whole) = wrapped_ring();
     let (tail, floor) = (live[0].start, live[0].batch.first());
-    let lap = |held: &Held| held.start / SMALL_RING;
+    let lap = |held: &RingEntry| held.start / SMALL_RING;
     assert!(lap(&live[5]) == lap(&live[0]) && lap(&live[11]) > lap(&live[0]), "{:?}", firsts(&live));
     for hit in &live {
         let start = hit.start % SMALL_RING * 8;
@@ -257,11 +257,11 @@ fn a_flipped_bit_in_a_wrapped_ring_costs_one_batch() {
 }
 
 /// A small ring in which the batches `live` lie, all of them after a few laps; its bytes, and its file.
-fn wrapped_ring() -> (Arc<File>, Vec<Held>, Vec<u8>) {
+fn wrapped_ring() -> (Arc<File>, Vec<RingEntry>, Vec<u8>) {
     let file = Arc::new(File::from(rustix::fs::memfd_create("ring", MemfdFlags::CLOEXEC).unwrap()));
     file.set_len(SMALL_RING).unwrap();
     let mut ring = Ring::map(file.clone(), 0, SMALL_RING).unwrap();
-    let mut live: Vec<Held> = Vec::new();
+    let mut live: Vec<RingEntry> = Vec::new();
     for first in 0..26 {
         let next = batch(first, &[7; 100]);
         while !ring.fits(&next, live.first().map_or(ring.head(), |oldest| oldest.start)) {
@@ -355,7 +355,7 @@ fn a_shorter_intake_gives_what_is_left_of_it() {
     assert_eq!(firsts(&intake.recover_ring(STREAM, true, Position(0))), [0, 1, 2]);
     drop(intake);
     file(&directory).set_len(ring_at() - 1).unwrap();
-    assert_eq!(open(&directory).1, Found::Damaged);
+    assert_eq!(open(&directory).1, JournalState::Damaged);
 }
 
 #[test]
@@ -369,15 +369,18 @@ fn a_truncated_file_ends_nothing() {
     file(&directory).set_len(0).unwrap();
 
     intake.ring.write(batch(0, b"payload")).unwrap();
-    intake.marks.set_next(Position(1));
-    assert_eq!((intake.ring.backing(), intake.marks.backing()), (Backing::Incomplete, Backing::Incomplete));
-    assert_eq!(intake.marks.next(), Position(1));
+    intake.checkpoint.set_next(Position(1));
+    assert_eq!(
+        (intake.ring.backing(), intake.checkpoint.backing()),
+        (Backing::Incomplete, Backing::Incomplete)
+    );
+    assert_eq!(intake.checkpoint.next(), Position(1));
     for payload in [b"one", b"two"] {
         send(payload);
         assert_eq!(intake.slots.receive(&receiver).unwrap(), 1);
-        let Entry::Filled(filled) = intake.slots.get(0) else { panic!("slot {} holds nothing", 0) };
+        let SlotEntry::Filled(filled) = intake.slots.get(0) else { panic!("slot {} holds nothing", 0) };
         assert_eq!(filled.payload, payload);
-        assert!(intake.slots.get(1) == Entry::Empty);
+        assert!(intake.slots.get(1) == SlotEntry::Empty);
         intake.slots.clear();
     }
     assert_eq!(intake.slots.backing(), Backing::Incomplete);
@@ -388,7 +391,7 @@ fn a_file_truncated_under_the_kernel_costs_one_datagram() {
     let directory = directory();
     let (mut intake, _) = open(&directory);
     let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
-    ask_for_details(&receiver, false).unwrap();
+    enable_ancillary_data(&receiver, false).unwrap();
     let exporter = UdpSocket::bind("127.0.0.1:0").unwrap();
     let send = |payload| exporter.send_to(payload, receiver.local_addr().unwrap()).unwrap();
     intake.slots.clear();
@@ -397,10 +400,10 @@ fn a_file_truncated_under_the_kernel_costs_one_datagram() {
     send(b"one");
     let error = intake.slots.receive(&receiver).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
-    assert_eq!(dropped(&receiver), Some(1));
+    assert_eq!(kernel_drops(&receiver), Some(1));
     send(b"two");
     assert_eq!(intake.slots.receive(&receiver).unwrap(), 1);
-    let Entry::Filled(filled) = intake.slots.get(0) else { panic!("slot {} holds nothing", 0) };
+    let SlotEntry::Filled(filled) = intake.slots.get(0) else { panic!("slot {} holds nothing", 0) };
     assert_eq!((filled.payload, filled.dropped), (&b"two"[..], Some(1)), "the kernel counts the one before");
 }
 
@@ -420,11 +423,11 @@ fn a_failed_file_is_left_with_its_reason() {
     let directory = directory();
     drop(open(&directory));
     file(&directory).set_len(0).unwrap();
-    let place = Place::file(path(&directory));
-    let reason = place.leave_file().unwrap();
+    let place = JournalLocation::file(path(&directory));
+    let reason = place.note_failed_file().unwrap();
     assert!(reason.ends_with("/intake was truncated"), "{reason}");
     assert_eq!(place.why_in_memory(), Some(reason.as_str()));
-    assert_eq!((place.path(), place.leave_file()), (None, None));
+    assert_eq!((place.path(), place.note_failed_file()), (None, None));
     place.remove_failed_file().unwrap();
     assert_eq!(path(&directory).metadata().unwrap_err().kind(), ErrorKind::NotFound);
 }
@@ -436,11 +439,15 @@ fn a_copy_holds_what_the_file_holds() {
     for first in 0..3 {
         intake.ring.write(batch(first, b"payload")).unwrap();
     }
-    intake.marks.set_next(Position(3));
-    intake.marks.set_boot(BOOT);
+    intake.checkpoint.set_next(Position(3));
+    intake.checkpoint.set_boot(BOOT);
     drop(intake);
-    let (mut copy, found) = Intake::copied(&directory.path().join("intake"), STREAM, BOOT).unwrap();
-    assert!(matches!(found, Found::Left(Left { same_boot: true, next: Position(3), .. })), "{found:?}");
+    let (mut copy, found) =
+        ReceiveJournal::copy_to_memory(&directory.path().join("intake"), STREAM, BOOT).unwrap();
+    assert!(
+        matches!(found, JournalState::Intact(PreviousRun { same_boot: true, next: Position(3), .. })),
+        "{found:?}"
+    );
     assert_eq!(copy.recover_ring(STREAM, true, Position(0)).len(), 3);
 }
 

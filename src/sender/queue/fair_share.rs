@@ -24,7 +24,7 @@ use nf_transport_core::spool::disk::Directory;
 use nf_transport_core::spool::{Candidate, Item, SegmentReader, Sieve, Spool, Thinned};
 
 use crate::host::boot_clock;
-use crate::sender::ingest::counters::Tally;
+use crate::sender::ingest::counters::IngestCounters;
 use crate::sender::queue::Queue;
 use crate::sender::queue::holdings::{Holding, Holdings, Shares};
 
@@ -35,7 +35,7 @@ const PARTS: u64 = 4;
 #[derive(Debug)]
 pub(crate) struct FairShare {
     queue: Arc<Queue>,
-    tally: Arc<Tally>,
+    tally: Arc<IngestCounters>,
     holdings: Holdings,
     /// Segments that cannot be read, or of which too little could be dropped.
     stubborn: BTreeSet<Position>,
@@ -46,7 +46,7 @@ pub(crate) struct FairShare {
 }
 
 impl FairShare {
-    pub(crate) fn new(queue: Arc<Queue>, tally: Arc<Tally>) -> Self {
+    pub(crate) fn new(queue: Arc<Queue>, tally: Arc<IngestCounters>) -> Self {
         let (holdings, stubborn, newer, flows) = Default::default();
         Self { queue, tally, holdings, stubborn, newer, flows }
     }

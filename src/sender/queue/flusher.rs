@@ -19,11 +19,11 @@ use tokio::sync::watch;
 
 use crate::host::systemd::messages::sender;
 use crate::host::{CountLog, LogLimit, More, Pulse, both_clocks};
-use crate::limits::INTAKE_RING;
-use crate::sender::ingest::counters::Tally;
-use crate::sender::journal::Held;
+use crate::limits::JOURNAL_RING;
+use crate::sender::ingest::counters::IngestCounters;
+use crate::sender::journal::RingEntry;
 use crate::sender::queue::fair_share::FairShare;
-use crate::sender::queue::{Queue, SpoolFigures, Stage, State};
+use crate::sender::queue::{Queue, QueueState, ShutdownStage, SpoolFigures};
 use crate::status::{count_of, name_first};
 
 /// How long the keeper waits at the most before it looks at the spool again.
@@ -40,7 +40,7 @@ const RETRY: Duration = Duration::from_millis(250);
 
 /// What of the settings the keeper follows. A reload may change all of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct KeeperSettings {
+pub(crate) struct FlusherSettings {
     /// The bounds of the spool.
     pub(crate) policy: Policy,
     /// What stays unacknowledged longer is forced to disk.
@@ -50,9 +50,9 @@ pub(crate) struct KeeperSettings {
 /// What the keeper is to do now.
 struct Task {
     acknowledged: Position,
-    stage: Stage,
+    stage: ShutdownStage,
     /// The oldest batch of the tail, if it is time for it, and the gaps in front of it.
-    spill: Option<(Held, Vec<Gap>)>,
+    spill: Option<(RingEntry, Vec<Gap>)>,
 }
 
 /// What the keeper complains of, each once in a while.
@@ -69,9 +69,9 @@ enum Complaint {
 
 /// The keeper's own view of time and trouble.
 #[derive(Debug)]
-pub(crate) struct Keeper {
+pub(crate) struct Flusher {
     queue: Arc<Queue>,
-    settings: watch::Receiver<KeeperSettings>,
+    settings: watch::Receiver<FlusherSettings>,
     pulse: Pulse,
     when_full: WhenFull,
     half: Duration,
@@ -90,21 +90,21 @@ pub(crate) struct Keeper {
     complaints: LogLimit<Complaint>,
     /// Makes room in a full spool.
     fair_share: FairShare,
-    tally: Arc<Tally>,
+    tally: Arc<IngestCounters>,
     /// Datagrams that the spool's limits dropped.
     dropped: u64,
     dropped_log: CountLog,
 }
 
-impl Keeper {
+impl Flusher {
     /// A keeper of `queue`, whose spool has the bounds of `settings` already.
     pub(crate) fn new(
         queue: Arc<Queue>,
-        mut settings: watch::Receiver<KeeperSettings>,
-        tally: Arc<Tally>,
+        mut settings: watch::Receiver<FlusherSettings>,
+        tally: Arc<IngestCounters>,
         pulse: Pulse,
     ) -> Self {
-        let KeeperSettings { policy, sync_after } = *settings.borrow_and_update();
+        let FlusherSettings { policy, sync_after } = *settings.borrow_and_update();
         let (spool_end, figures) = {
             let spool = queue.spool();
             (spool.end(), SpoolFigures::of(&spool))
@@ -137,7 +137,7 @@ impl Keeper {
             self.take_up_settings();
             let task = self.wait();
             let is_refused = !self.work(&task);
-            if task.stage == Stage::Stopped && (task.spill.is_none() || is_refused) {
+            if task.stage == ShutdownStage::Stopped && (task.spill.is_none() || is_refused) {
                 break;
             }
         }
@@ -147,7 +147,7 @@ impl Keeper {
     /// What a reload changed counts from now on. Within a second it is seen.
     fn take_up_settings(&mut self) {
         if self.settings.has_changed().unwrap_or(false) {
-            let KeeperSettings { policy, sync_after } = *self.settings.borrow_and_update();
+            let FlusherSettings { policy, sync_after } = *self.settings.borrow_and_update();
             (self.when_full, self.half) = (policy.when_full, sync_after / 2);
             let disk = self.pulse.away();
             self.queue.spool().set_policy(policy);
@@ -172,9 +172,9 @@ impl Keeper {
     }
 
     /// When there is something to do.
-    fn due(&self, state: &State, now: Instant) -> Instant {
+    fn due(&self, state: &QueueState, now: Instant) -> Instant {
         let spool_has_acknowledged = state.spool.size > 0 && self.is_spool_acknowledged(state);
-        if state.stage == Stage::Stopped || spool_has_acknowledged {
+        if state.stage == ShutdownStage::Stopped || spool_has_acknowledged {
             return now;
         }
         // What comes into an empty tail from now on is not told.
@@ -187,21 +187,22 @@ impl Keeper {
     }
 
     /// Whether all that the spool holds is acknowledged, so that its files can go at once.
-    fn is_spool_acknowledged(&self, state: &State) -> bool {
+    fn is_spool_acknowledged(&self, state: &QueueState) -> bool {
         self.spool_end.is_some_and(|end| end <= state.ledger.acknowledged())
     }
 
     /// When the oldest batch of the tail goes to the spool.
-    fn spill_at(&self, state: &State, now: Instant) -> Option<Instant> {
+    fn spill_at(&self, state: &QueueState, now: Instant) -> Option<Instant> {
         let (_, since) = state.tail.front()?;
-        let hurry = state.stage > Stage::Running || Queue::is_pressing(state);
+        let hurry = state.stage > ShutdownStage::Running || Queue::is_pressing(state);
         let wanted = if hurry { now } else { *since + self.half };
-        let is_at_once = state.stage == Stage::Stopped || (self.is_holding && Queue::is_pressing(state));
+        let is_at_once =
+            state.stage == ShutdownStage::Stopped || (self.is_holding && Queue::is_pressing(state));
         let retry_at = self.retry_at.filter(|_| !is_at_once);
         Some(retry_at.map_or(wanted, |retry| wanted.max(retry)))
     }
 
-    fn task(&self, state: &State, now: Instant) -> Task {
+    fn task(&self, state: &QueueState, now: Instant) -> Task {
         let is_due = self.spill_at(state, now).is_some_and(|at| at <= now);
         let acknowledged = state.ledger.acknowledged();
         let spill = state.tail.front().filter(|_| is_due).map(|(held, _)| {
@@ -229,7 +230,7 @@ impl Keeper {
             (state.in_flight, Queue::is_pressing(&state))
         };
         spool.acknowledge(task.acknowledged);
-        if task.stage == Stage::Stopped {
+        if task.stage == ShutdownStage::Stopped {
             // The ring may not outlive the service, and what it holds is bounded.
             spool.lift_max_size();
         }
@@ -338,7 +339,7 @@ impl Keeper {
     }
 
     /// The spool takes nothing, as `error` says: whether what does not fit into the ring is to be dropped.
-    fn is_given_up(&mut self, error: &AppendError, state: &mut State) -> bool {
+    fn is_given_up(&mut self, error: &AppendError, state: &mut QueueState) -> bool {
         match error {
             // Nothing that is queued makes room on a disk that others fill: when the ring is full, too, new datagrams
             // are refused.
@@ -351,7 +352,7 @@ impl Keeper {
     }
 
     /// The spool takes nothing: if the ring is nearly full too, its oldest batches make room for newer ones.
-    fn relieve(&self, state: &mut State) -> u64 {
+    fn relieve(&self, state: &mut QueueState) -> u64 {
         let mut lost = 0;
         if self.when_full == WhenFull::DropOldest && Self::is_crowded(state) {
             while Queue::is_pressing(state)
@@ -368,8 +369,8 @@ impl Keeper {
     }
 
     /// Whether the ring is nearly full.
-    fn is_crowded(state: &State) -> bool {
-        state.tail_bytes() > INTAKE_RING / 4 * 3
+    fn is_crowded(state: &QueueState) -> bool {
+        state.tail_bytes() > JOURNAL_RING / 4 * 3
     }
 
     fn complain(&mut self, error: &AppendError) {

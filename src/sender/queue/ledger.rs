@@ -11,7 +11,7 @@ use nf_transport_core::spool::Thinned;
 
 /// Counts since the start of the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
+pub(crate) struct LedgerCounts {
     pub(crate) received: u64,
     pub(crate) received_bytes: u64,
     /// What the spool held when the process started.
@@ -33,15 +33,15 @@ pub(crate) struct Ledger {
     /// Positions from `acknowledged` to `next` that are not held, in order, none touching another of its reason.
     gaps: Vec<Gap>,
     /// Datagrams that were dropped one by one, by segment. While a segment is acknowledged, they count as its last ones.
-    thinned: BTreeMap<Position, Dropped>,
+    thinned: BTreeMap<Position, ThinnedSegment>,
     /// All of them; a segment that the gaps cover has none.
     thinned_total: u64,
-    counts: Counts,
+    counts: LedgerCounts,
 }
 
 /// Datagrams that were dropped from the segment that reaches up to `end`.
 #[derive(Clone, Copy, Debug)]
-struct Dropped {
+struct ThinnedSegment {
     end: Position,
     datagrams: u64,
 }
@@ -60,7 +60,7 @@ impl Ledger {
             gaps: Vec::new(),
             thinned: BTreeMap::new(),
             thinned_total: 0,
-            counts: Counts::default(),
+            counts: LedgerCounts::default(),
         };
         for gap in gaps {
             ledger.insert(gap);
@@ -73,7 +73,7 @@ impl Ledger {
     }
 
     /// Counts since the start of the process.
-    pub(crate) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> LedgerCounts {
         self.counts
     }
 
@@ -178,12 +178,12 @@ impl Ledger {
         let before = self.queued();
         let Thinned { first, end, datagrams } = thinned;
         self.thinned_total += datagrams;
-        let (mut begin, mut all) = (first, Dropped { end, datagrams });
+        let (mut begin, mut all) = (first, ThinnedSegment { end, datagrams });
         // One file may hold several former segments.
         for (part_first, part) in self.thinned_within(first, end) {
             self.thinned.remove(&part_first);
             begin = begin.min(part_first);
-            all = Dropped { end: all.end.max(part.end), datagrams: all.datagrams + part.datagrams };
+            all = ThinnedSegment { end: all.end.max(part.end), datagrams: all.datagrams + part.datagrams };
         }
         self.thinned.insert(begin, all);
         self.bound_thinned(first, end);
@@ -191,7 +191,7 @@ impl Ledger {
     }
 
     /// The thinned segments that have positions within `from..to`.
-    fn thinned_within(&self, from: Position, to: Position) -> Vec<(Position, Dropped)> {
+    fn thinned_within(&self, from: Position, to: Position) -> Vec<(Position, ThinnedSegment)> {
         let below = self.thinned.range(..to).rev().map(|(first, dropped)| (*first, *dropped));
         below.take_while(|(_, dropped)| dropped.end > from).collect()
     }
@@ -207,7 +207,7 @@ impl Ledger {
             if datagrams == 0 {
                 self.thinned.remove(&first);
             } else {
-                self.thinned.insert(first, Dropped { datagrams, ..dropped });
+                self.thinned.insert(first, ThinnedSegment { datagrams, ..dropped });
             }
         }
     }
@@ -270,7 +270,7 @@ mod tests {
     fn gaps_of_earlier_runs_are_neither_recovered_nor_dropped_again() {
         let gaps = [gap(10, 20, GapReason::SpoolFull), gap(30, 1000, GapReason::Unused)];
         let mut ledger = Ledger::new(Position(5), Position(1000), gaps.into_iter(), empty());
-        assert_eq!(ledger.counts(), Counts { recovered: 15, ..Counts::default() });
+        assert_eq!(ledger.counts(), LedgerCounts { recovered: 15, ..LedgerCounts::default() });
         assert_eq!(ledger.acknowledge(Position(1000), 0), 15);
         assert!(is_balanced(&ledger));
     }

@@ -4,14 +4,14 @@
 //! `stream` file, if the last run stopped in order. Else the numbering leaps so far ahead that no position can
 //! have been given out twice, and the leap is an `unused` gap.
 
-mod lost_intake;
+mod lost_journal;
 mod newer;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lost_intake::LostIntake;
+use lost_journal::LostJournal;
 use nf_transport_core::limits::POSITIONS_PER_RUN;
 use nf_transport_core::secure::{KeyError, KeyId, SpoolKeys, StreamKey};
 use nf_transport_core::sequence::{Gap, GapReason, Position, RunId, StreamId};
@@ -21,9 +21,11 @@ use nf_transport_core::spool::{self, LastRun, OwnStream, Policy, Spool, StreamSe
 use crate::host::files::atomic_file;
 use crate::host::systemd::messages::sender;
 use crate::host::{DaemonError, wall_clock};
-use crate::sender::journal::{self, Entry, Found, Held, Intake, Left, Place, Ring, Slots};
+use crate::sender::journal::{
+    self, JournalLocation, JournalState, PreviousRun, ReceiveJournal, Ring, RingEntry, SlotEntry, Slots,
+};
 use crate::sender::queue::Queue;
-use crate::sender::queue::last_run::Began;
+use crate::sender::queue::last_run::RunStart;
 use crate::sender::queue::ledger::Ledger;
 use crate::status::count_of;
 
@@ -63,7 +65,7 @@ pub(crate) enum RecoveryError {
          in order, which moves them; nothing was changed",
         path.display()
     )]
-    BareIntake {
+    UnencryptedJournal {
         /// The intake.
         path: PathBuf,
     },
@@ -78,7 +80,9 @@ impl From<RecoveryError> for DaemonError {
         match error {
             RecoveryError::Failed { .. } => Self::cannot_create(error),
             RecoveryError::Secret(_) => Self::system(error),
-            RecoveryError::KeyMissing { .. } | RecoveryError::BareIntake { .. } => Self::configuration(error),
+            RecoveryError::KeyMissing { .. } | RecoveryError::UnencryptedJournal { .. } => {
+                Self::configuration(error)
+            }
         }
     }
 }
@@ -90,11 +94,11 @@ pub(crate) struct Recovered {
     pub(crate) stream: StreamId,
     pub(crate) ring: Ring,
     pub(crate) slots: Slots,
-    pub(crate) marks: Arc<journal::Marks>,
+    pub(crate) checkpoint: Arc<journal::Checkpoint>,
     /// How many datagrams of the slots are in the ring already; `None` if the slots hold nothing to take up.
     pub(crate) slots_done: Option<u64>,
     /// Where the intake is.
-    pub(crate) intake: Arc<Place>,
+    pub(crate) location: Arc<JournalLocation>,
 }
 
 /// Takes up the spool in `directory`, which this process owns. Nothing is changed there before it is known that
@@ -109,20 +113,20 @@ pub(crate) fn recover(
     let unreadable = || failed("read the spool directory", directory);
     let survey = spool::survey(disk).map_err(unreadable())?;
     check_keys(directory, &survey, keys)?;
-    let path = intake_path(directory, runtime_directory, keys)?;
+    let path = journal_path(directory, runtime_directory, keys)?;
     let new = StreamKey::generate()?;
     let mut opened = survey.take_up(own_stream(&new), policy).map_err(unreadable())?;
     let stream = opened.spool.stream();
     let boot = journal::boot_id().map_err(failed("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
     let newer = match &path {
         Some(path) => move_newer_away(path)?,
-        None => NewerIntake::None,
+        None => NewerJournal::None,
     };
-    let OpenedIntake { mut intake, place, found, is_copy } =
-        open_intake(path.as_deref(), &newer, stream, boot)?;
+    let OpenedJournal { journal: mut intake, place, found, is_copy } =
+        open_journal(path.as_deref(), &newer, stream, boot)?;
     let any_left = match found {
-        Found::Left(left) => Some(left),
-        Found::New | Found::Damaged => None,
+        JournalState::Intact(left) => Some(left),
+        JournalState::New | JournalState::Damaged => None,
     };
     let left = any_left.filter(|left| is_current(left, &opened));
     let trusted = left.as_ref().filter(|left| left.same_boot);
@@ -142,23 +146,23 @@ pub(crate) fn recover(
     let floor = known.into_iter().flatten().max().unwrap_or_default();
     let was_cut_short = matches!(opened.last_run, Some(LastRun::CutShort { .. }));
     // Marks that cannot be believed do not make the ring useless: what a receiver has of it is a repeat, which it drops.
-    let held = if left.is_some() || (was_cut_short && found != Found::New) {
+    let held = if left.is_some() || (was_cut_short && found != JournalState::New) {
         intake.recover_ring(stream, left.is_some(), floor)
     } else {
-        intake.forget_ring();
+        intake.reset_ring();
         Vec::new()
     };
     // A spool that was wiped, or never recorded its run, does not say that there was one: the intake does.
-    let was_forgotten = opened.last_run.is_none() && found == Found::Damaged;
+    let was_forgotten = opened.last_run.is_none() && found == JournalState::Damaged;
     if (was_cut_short || was_forgotten)
         && (trusted.is_none() || is_copy)
-        && matches!(newer, NewerIntake::None)
+        && matches!(newer, NewerJournal::None)
     {
-        let lost = LostIntake {
+        let lost = LostJournal {
             path: path.as_deref(),
             found,
             is_believed: trusted.is_some(),
-            began: Began::read(directory),
+            began: RunStart::read(directory),
             boot,
             newest: opened.newest,
             salvaged: held.iter().map(|held| u64::from(held.batch.datagrams())).sum(),
@@ -174,11 +178,11 @@ pub(crate) fn recover(
         opened.last_run,
         opened.newer,
     );
-    let slots_done = trusted.map(|_| numbering.next.since(intake.marks.slots_first()));
+    let slots_done = trusted.map(|_| numbering.next.since(intake.checkpoint.slots_first()));
     if slots_done.is_none() {
         intake.slots.clear();
         // Old marks must not be believed with the record of the run that begins.
-        intake.marks.set_boot([0; 16]);
+        intake.checkpoint.set_boot([0; 16]);
     }
     let mut ledger = make_ledger(&numbering, &opened);
     for gap in &numbering.gaps {
@@ -189,7 +193,7 @@ pub(crate) fn recover(
     // What is taken in below belongs to this run: no run before it can have sent it.
     let start = ledger.next();
     let is_at_end = opened.spool.end().is_none_or(|end| end == ledger.next());
-    if held.is_empty() && slots_done.is_none_or(|_| intake.slots.get(0) == Entry::Empty) && is_at_end {
+    if held.is_empty() && slots_done.is_none_or(|_| intake.slots.get(0) == SlotEntry::Empty) && is_at_end {
         let taken_in = newer::take_in(&mut opened.spool, &mut ledger, keys, path.as_deref());
         if let Err(error) = taken_in {
             let directory = directory.display();
@@ -197,10 +201,10 @@ pub(crate) fn recover(
         }
     }
     let (stream_key, is_abandoned) = stream_key(&mut opened.spool, new);
-    begin_run(directory, &mut opened.spool, &intake.marks, &ledger, start, boot);
-    tell(&opened, &ledger, &held);
+    begin_run(directory, &mut opened.spool, &intake.checkpoint, &ledger, start, boot);
+    log_recovery(&opened, &ledger, &held);
 
-    let queue = Queue::new(ledger, opened.spool, stream_key, held, intake.marks.clone(), keys.clone());
+    let queue = Queue::new(ledger, opened.spool, stream_key, held, intake.checkpoint.clone(), keys.clone());
     if is_abandoned {
         queue.note_abandoned_stream();
     }
@@ -209,9 +213,9 @@ pub(crate) fn recover(
         stream,
         ring: intake.ring,
         slots: intake.slots,
-        marks: intake.marks,
+        checkpoint: intake.checkpoint,
         slots_done,
-        intake: Arc::new(place),
+        location: Arc::new(place),
     })
 }
 
@@ -220,7 +224,7 @@ pub(crate) fn recover(
 fn begin_run(
     directory: &Path,
     spool: &mut Spool<Directory>,
-    marks: &journal::Marks,
+    marks: &journal::Checkpoint,
     ledger: &Ledger,
     start: Position,
     boot: [u8; 16],
@@ -241,7 +245,7 @@ fn begin_run(
     if let Err(error) = atomic_file::remove_unfinished(directory) {
         tracing::debug!(%error, "cannot remove unfinished files of the spool: {error}");
     }
-    if let Err(error) = (Began { boot, at: wall_clock() }).write(directory) {
+    if let Err(error) = (RunStart { boot, at: wall_clock() }).write(directory) {
         tracing::debug!(%error, "cannot write the file 'boot' of the spool: {error}");
     }
     marks.set_boot(boot);
@@ -264,7 +268,7 @@ fn check_keys(path: &Path, survey: &Survey<Directory>, keys: &SpoolKeys) -> Resu
 
 /// Where the intake is to be. What lies in it is in clear, so that with an encrypted spool it is never in the spool
 /// directory: without a runtime directory it is in memory then, which `None` stands for.
-fn intake_path(
+fn journal_path(
     directory: &Path,
     runtime_directory: Option<&Path>,
     keys: &SpoolKeys,
@@ -282,7 +286,7 @@ fn intake_path(
             }
             Ok(Some(runtime_directory.join("intake")))
         }
-        None if is_bare => Err(RecoveryError::BareIntake { path: in_spool }),
+        None if is_bare => Err(RecoveryError::UnencryptedJournal { path: in_spool }),
         None if keys.seals() => {
             tracing::warn!(
                 "without a runtime directory in memory (RUNTIME_DIRECTORY), what is received and not \
@@ -295,7 +299,7 @@ fn intake_path(
 }
 
 /// An intake that a newer version left at the place of this run's.
-enum NewerIntake {
+enum NewerJournal {
     /// There is none.
     None,
     /// It is out of the way.
@@ -305,69 +309,81 @@ enum NewerIntake {
 }
 
 /// Moves the intake at `path` away if a newer version left it.
-fn move_newer_away(path: &Path) -> Result<NewerIntake, RecoveryError> {
-    match newer::move_intake_away(path) {
-        Ok(true) => Ok(NewerIntake::Moved),
-        Ok(false) => Ok(NewerIntake::None),
+fn move_newer_away(path: &Path) -> Result<NewerJournal, RecoveryError> {
+    match newer::move_journal_away(path) {
+        Ok(true) => Ok(NewerJournal::Moved),
+        Ok(false) => Ok(NewerJournal::None),
         Err(error) if has_no_room(&error) || error.kind() == io::ErrorKind::AlreadyExists => {
-            Ok(NewerIntake::Stays(error))
+            Ok(NewerJournal::Stays(error))
         }
         Err(error) => Err(failed("move away the intake of a newer version", path)(error)),
     }
 }
 
 /// The intake of a run that begins.
-struct OpenedIntake {
-    intake: Intake,
-    place: Place,
-    found: Found,
+struct OpenedJournal {
+    journal: ReceiveJournal,
+    place: JournalLocation,
+    found: JournalState,
     /// Whether it is a copy in memory of a file that cannot be written.
     is_copy: bool,
 }
 
 /// Opens the intake at `path`; one in memory without a path, and where the disk has no room for it, as the queue must drain
 /// all the same.
-fn open_intake(
+fn open_journal(
     path: Option<&Path>,
-    newer: &NewerIntake,
+    newer: &NewerJournal,
     stream: StreamId,
     boot: [u8; 16],
-) -> Result<OpenedIntake, RecoveryError> {
+) -> Result<OpenedJournal, RecoveryError> {
     let in_memory = |reason: String| {
-        let intake = Intake::in_memory(stream).map_err(failed("make in memory", Path::new("intake")))?;
-        Ok(OpenedIntake { intake, place: Place::memory(reason), found: Found::New, is_copy: false })
+        let intake =
+            ReceiveJournal::in_memory(stream).map_err(failed("make in memory", Path::new("intake")))?;
+        Ok(OpenedJournal {
+            journal: intake,
+            place: JournalLocation::memory(reason),
+            found: JournalState::New,
+            is_copy: false,
+        })
     };
     let Some(path) = path else {
         return in_memory(
             "the spool is encrypted, and there is no runtime directory (RUNTIME_DIRECTORY)".to_owned(),
         );
     };
-    if let NewerIntake::Stays(error) = newer {
+    if let NewerJournal::Stays(error) = newer {
         let reason = format!("the intake of a newer nf-sender stays at {}: {error}", path.display());
         tracing::error!(
-            message_id = sender::INTAKE_IN_MEMORY,
+            message_id = sender::JOURNAL_IN_MEMORY,
             "{reason}; the intake is in memory now: kill -9 would lose datagrams that are not yet in the spool; make it \
              possible to rename that file, and restart"
         );
         return in_memory(reason);
     }
-    match Intake::open(path, stream, boot) {
-        Ok((intake, found)) => {
-            Ok(OpenedIntake { intake, place: Place::file(path.to_owned()), found, is_copy: false })
-        }
+    match ReceiveJournal::open(path, stream, boot) {
+        Ok((intake, found)) => Ok(OpenedJournal {
+            journal: intake,
+            place: JournalLocation::file(path.to_owned()),
+            found,
+            is_copy: false,
+        }),
         Err(error) if has_no_room(&error) => {
             tracing::error!(
-                message_id = sender::INTAKE_IN_MEMORY,
+                message_id = sender::JOURNAL_IN_MEMORY,
                 %error,
                 "no room for the intake {}: {error}; it is in memory now: kill -9 would lose what is received and not \
                  yet in the spool; make room and restart",
                 path.display()
             );
             let reason = format!("no room for {}: {error}", path.display());
-            match Intake::copied(path, stream, boot) {
-                Ok((intake, found)) => {
-                    Ok(OpenedIntake { intake, place: Place::memory(reason), found, is_copy: true })
-                }
+            match ReceiveJournal::copy_to_memory(path, stream, boot) {
+                Ok((intake, found)) => Ok(OpenedJournal {
+                    journal: intake,
+                    place: JournalLocation::memory(reason),
+                    found,
+                    is_copy: true,
+                }),
                 Err(_) => in_memory(reason),
             }
         }
@@ -412,7 +428,7 @@ fn random_id() -> [u8; 16] {
 
 /// Whether the intake is the last run's. One of an earlier run is found where a later run had its own elsewhere, or in
 /// memory. It knows no more than the `stream` file.
-fn is_current(left: &Left, opened: &spool::Opened<Directory>) -> bool {
+fn is_current(left: &PreviousRun, opened: &spool::Opened<Directory>) -> bool {
     let known = match opened.last_run {
         Some(LastRun::CutShort { start }) => start,
         Some(LastRun::Orderly { next, .. }) => next,
@@ -436,7 +452,7 @@ impl Numbering {
     fn work_out(
         acknowledged: Option<Position>,
         spool: Option<(Position, Position)>,
-        held: &[Held],
+        held: &[RingEntry],
         trusted_next: Option<Position>,
         last_run: Option<LastRun>,
         newer: Option<Position>,
@@ -486,7 +502,7 @@ fn make_ledger(numbering: &Numbering, opened: &spool::Opened<Directory>) -> Ledg
     ledger
 }
 
-fn tell(opened: &spool::Opened<Directory>, ledger: &Ledger, held: &[Held]) {
+fn log_recovery(opened: &spool::Opened<Directory>, ledger: &Ledger, held: &[RingEntry]) {
     let counts = ledger.counts();
     if counts.recovered > 0 {
         let segments = opened.spool.segments();

@@ -11,7 +11,6 @@ use nf_transport_core::spool::{Room, is_segment};
 use crate::config::SpoolSettings;
 use crate::host::systemd::messages::sender;
 use crate::limits::{ROOM_SHORT, ROOM_SHORT_FOR, ROOM_WARNING_EVERY};
-use crate::sender::report::Reporter;
 use crate::status::{self, Request, SenderStatus, span};
 
 /// A spool that has no room, or little.
@@ -83,8 +82,8 @@ pub(crate) struct RoomWatch {
 
 impl RoomWatch {
     /// To be called once a second.
-    pub(crate) fn look(&mut self, reporter: &Reporter) {
-        match reporter.shortage() {
+    pub(crate) fn look(&mut self, shortage: Option<Shortage>) {
+        match shortage {
             Some(shortage) if self.is_due(shortage.is_total, Instant::now()) => {
                 tracing::warn!(message_id = sender::ROOM_SHORT, "{}", shortage.text);
             }

@@ -11,12 +11,12 @@ use tempfile::TempDir;
 
 use super::running::Running;
 use super::{assert_balanced, drain, kill, policy, push, start};
+use crate::host::Pulse;
+use crate::limits::{JOURNAL_RING, JOURNAL_SLOTS};
+use crate::sender::journal::SlotEntry;
+use crate::sender::queue::recovery::Recovered;
 use nf_transport_core::batch::{Batch, BatchBuilder, Compression};
 use nf_transport_core::datagram::{Datagram, Timestamp};
-use crate::host::Pulse;
-use crate::limits::{INTAKE_RING, INTAKE_SLOTS};
-use crate::sender::journal::Entry;
-use crate::sender::queue::recovery::Recovered;
 
 /// Batches in the ring, of one datagram each.
 const BATCHES: u64 = 12;
@@ -65,7 +65,7 @@ fn recovered_with_flipped(original: &TempDir, bit: u64) -> (Vec<u64>, u64) {
 
 /// Where the ring of the intake in `directory` begins.
 fn ring_at(directory: &TempDir) -> u64 {
-    directory.path().join("intake").metadata().unwrap().len() - INTAKE_RING
+    directory.path().join("intake").metadata().unwrap().len() - JOURNAL_RING
 }
 
 #[test]
@@ -119,7 +119,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
     fn any_flipped_bit_costs_at_most_one_counted_batch(
-        bit in prop_oneof![0..4096_u64 * 8, 0..INTAKE_RING * 8, 0..BATCHES * BATCH_LEN * 8],
+        bit in prop_oneof![0..4096_u64 * 8, 0..JOURNAL_RING * 8, 0..BATCHES * BATCH_LEN * 8],
         is_in_ring in any::<bool>(),
     ) {
         let original = killed_run();
@@ -133,7 +133,7 @@ proptest! {
 /// Gives the exporter's address in a slot an unknown family.
 fn damage_slot(intake: &Path, slot: u64) {
     let file = File::options().read(true).write(true).open(intake).unwrap();
-    let slots = u64::try_from(INTAKE_SLOTS).unwrap();
+    let slots = u64::try_from(JOURNAL_SLOTS).unwrap();
     let names = 4096 + slots * (64 + 16);
     file.write_all_at(&[0xFF; 2], names + slot * 128).unwrap();
 }
@@ -151,7 +151,7 @@ fn killed_with_slots(batches: u64) -> (TempDir, UdpSocket) {
         exporter.send_to(&payload, socket.local_addr().unwrap()).unwrap();
     }
     run.slots.clear();
-    run.marks.set_slots(run.queue.next_position(), socket.local_addr().unwrap().port());
+    run.checkpoint.set_slots(run.queue.next_position(), socket.local_addr().unwrap().port());
     assert_eq!(run.slots.receive(&socket).unwrap(), 5);
     kill(run);
     (directory, socket)
@@ -209,7 +209,7 @@ fn newer_with_damaged_marks(done: u64) -> TempDir {
 fn encoded_slots(run: &Recovered, local: SocketAddr, count: u64) -> Batch {
     let mut builder = BatchBuilder::new(run.stream, Compression::None);
     for slot in 0..usize::try_from(count).unwrap() {
-        let Entry::Filled(slot) = run.slots.get(slot) else { panic!("a datagram") };
+        let SlotEntry::Filled(slot) = run.slots.get(slot) else { panic!("a datagram") };
         let arrival = slot.arrival.unwrap_or(Timestamp(0));
         let datagram = Datagram { exporter: slot.exporter, local, arrival, payload: slot.payload };
         builder.push(&datagram).unwrap();

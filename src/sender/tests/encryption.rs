@@ -12,7 +12,7 @@ use nf_transport_core::spool::SEGMENT_HEADER_LEN;
 
 use super::*;
 use crate::host::DaemonError;
-use crate::sender::uplink::segment_source::BacklogError;
+use crate::sender::uplink::segment_source::SegmentSourceError;
 
 fn key(digit: char) -> Key {
     Key::from_text(&digit.to_string().repeat(64)).unwrap()
@@ -48,7 +48,7 @@ fn run_with(directory: &tempfile::TempDir, keys: SpoolKeys, batches: u64) {
     let mut run = start_with(directory, policy(), keys).unwrap();
     push(&mut run, batches, 300);
     spool_all(&run, policy());
-    if let Some(intake) = run.intake.path() {
+    if let Some(intake) = run.location.path() {
         journal::remove(intake).unwrap();
     }
 }
@@ -136,12 +136,14 @@ fn with_a_locked_middle(directory: &tempfile::TempDir) {
 fn assert_the_middle_waits(directory: &tempfile::TempDir) {
     let before = all_segments(directory);
     let run = start_with(directory, policy(), sealing('1', &[])).unwrap();
-    let mut backlog = Backlog::new(run.queue.clone());
+    let mut backlog = SegmentSource::new(run.queue.clone());
     let front = backlog.read(Position(0)).unwrap();
     assert_eq!(front.iter().map(|batch| batch.first().0).collect::<Vec<_>>(), [0, 1, 2]);
     for _ in 0..10 {
         match backlog.read(Position(3)) {
-            Err(BacklogError::Sealed(OpenError::UnknownKey(missing))) => assert_eq!(missing, key('2').id()),
+            Err(SegmentSourceError::Sealed(OpenError::UnknownKey(missing))) => {
+                assert_eq!(missing, key('2').id())
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -204,7 +206,7 @@ fn a_batch_that_was_forged_is_damage_and_the_rest_is_delivered() {
 fn without_a_runtime_directory_nothing_unencrypted_lies_in_the_spool_directory_even_after_a_kill() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start_with(&directory, policy(), sealing('1', &[])).unwrap();
-    assert_eq!(run.intake.path(), None);
+    assert_eq!(run.location.path(), None);
     push(&mut run, 5, 300);
     kill(run);
     assert!(!directory.path().join("intake").exists() && !shows_payload(&directory));

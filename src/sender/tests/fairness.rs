@@ -78,15 +78,15 @@ fn queued(queue: &Arc<Queue>) -> BTreeMap<u8, Vec<u32>> {
 /// A keeper at work that spools everything at once.
 struct Spooling {
     thread: JoinHandle<()>,
-    tally: Arc<Tally>,
+    tally: Arc<IngestCounters>,
     queue: Arc<Queue>,
 }
 
 impl Spooling {
     fn new(run: &Recovered, policy: Policy) -> Self {
-        let settings = watch::channel(KeeperSettings { policy, sync_after: Duration::ZERO }).1;
-        let tally = Arc::new(Tally::new([]));
-        let keeper = Keeper::new(run.queue.clone(), settings, tally.clone(), Pulse::default());
+        let settings = watch::channel(FlusherSettings { policy, sync_after: Duration::ZERO }).1;
+        let tally = Arc::new(IngestCounters::new([]));
+        let keeper = Flusher::new(run.queue.clone(), settings, tally.clone(), Pulse::default());
         Self { thread: std::thread::spawn(move || keeper.run()), tally, queue: run.queue.clone() }
     }
 
@@ -106,7 +106,7 @@ impl Spooling {
     }
 
     fn stop(self) {
-        self.queue.go_on_to(Stage::Stopped);
+        self.queue.advance_to(ShutdownStage::Stopped);
         self.thread.join().unwrap();
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::running::Running;
 use super::{policy, start};
-use crate::sender::ingest::counters::SocketTally;
+use crate::sender::ingest::counters::SocketCounters;
 use crate::sender::queue::Queue;
 
 fn wait_for(queue: &Queue, received: u64) {
@@ -62,7 +62,7 @@ fn denied_datagrams_count_by_exporter_and_socket() {
     wait_for(&queue, 1);
     let tally = tally.stop();
     assert_eq!((tally.denied(), queue.figures().counts.received), (9, 1));
-    assert_eq!(tally.sockets().iter().map(SocketTally::denied).collect::<Vec<_>>(), [4, 5]);
+    assert_eq!(tally.sockets().iter().map(SocketCounters::denied).collect::<Vec<_>>(), [4, 5]);
     let rows = tally.denied_exporters().rows();
     let rows: Vec<_> = rows.into_iter().map(|(key, row)| (key, row.count)).collect();
     let [denied, other] = ["127.0.0.2", "127.0.0.3"].map(|address| address.parse::<IpAddr>().unwrap());

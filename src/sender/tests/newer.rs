@@ -120,7 +120,7 @@ fn a_skipped_newer_batch_is_copied_after_a_kill() {
     change(&file, |segment| set_header_byte(segment, SEGMENT_HEADER_LEN, 52, 3));
     let run = start(&directory, ten_to_a_segment());
     // As on a disk that refused the copy after the start.
-    run.marks.set_acknowledged(Position(1));
+    run.checkpoint.set_acknowledged(Position(1));
     kill(run);
     let _run = start(&directory, ten_to_a_segment());
     assert_eq!(kept(&directory).len(), 1);
@@ -143,7 +143,7 @@ fn a_newer_intake_that_cannot_be_moved_is_not_touched() {
     }
     let before = std::fs::read(&path).unwrap();
     let mut run = start(&directory, policy());
-    let reason = run.intake.why_in_memory().unwrap();
+    let reason = run.location.why_in_memory().unwrap();
     assert!(reason.contains("9 intakes of newer versions are kept already"), "{reason}");
     push(&mut run, 2, 100);
     assert!(std::fs::read(&path).unwrap() == before, "not a byte was changed");

@@ -49,7 +49,7 @@ impl Model {
         };
         queue.acknowledge(resume, 0);
         let mut position = resume;
-        let mut backlog = Backlog::new(queue.clone());
+        let mut backlog = SegmentSource::new(queue.clone());
         for _ in 0..most {
             let next = queue.state().next(position);
             let batches = match next {
@@ -127,7 +127,7 @@ impl Life {
     fn stop(&mut self) {
         if let Some(run) = self.run.take() {
             spool_all(&run, policy());
-            let intake = run.intake.clone();
+            let intake = run.location.clone();
             drop(run);
             journal::remove(intake.path().unwrap()).unwrap();
             self.on_disk.clone_from(&self.received);

@@ -10,12 +10,12 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::watch;
 
 use crate::host::Pulse;
-use crate::sender::ingest::counters::Tally;
+use crate::sender::ingest::counters::IngestCounters;
 use crate::sender::ingest::{Ingest, IngestSettings, Listener};
 use crate::sender::queue::recovery::Recovered;
 
 pub(super) struct Running {
-    pub(super) tally: Arc<Tally>,
+    pub(super) tally: Arc<IngestCounters>,
     stop: OwnedFd,
     thread: JoinHandle<()>,
 }
@@ -27,7 +27,7 @@ impl Running {
         let settings = watch::channel(IngestSettings { allow, compression: Compression::None }).1;
         let listeners: Vec<Listener> =
             sockets.into_iter().map(|socket| Listener::new(socket, true).unwrap()).collect();
-        let tally = Arc::new(Tally::new(listeners.iter().map(Listener::address)));
+        let tally = Arc::new(IngestCounters::new(listeners.iter().map(Listener::address)));
         let stop = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         let stopped = stop.try_clone().unwrap();
         let ingest =
@@ -36,7 +36,7 @@ impl Running {
     }
 
     /// Ends it, and waits for that.
-    pub(super) fn stop(self) -> Arc<Tally> {
+    pub(super) fn stop(self) -> Arc<IngestCounters> {
         rustix::io::write(&self.stop, &1_u64.to_ne_bytes()).unwrap();
         self.thread.join().unwrap();
         self.tally

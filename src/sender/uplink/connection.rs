@@ -19,7 +19,7 @@ use crate::sender::uplink::unacknowledged::Unacknowledged;
 
 /// How much the session was handed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Offered {
+pub(crate) enum SendProgress {
     /// As much as it takes now.
     Enough,
     /// All that was read from the spool.
@@ -30,7 +30,7 @@ pub(crate) enum Offered {
 
 /// A session and its connection.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct Connection {
     pub(crate) session: SenderSession,
     pub(crate) stream: Stream,
     /// The stream that the session is about.
@@ -39,36 +39,36 @@ pub(crate) struct Line {
     sent: Unacknowledged,
 }
 
-impl Line {
+impl Connection {
     pub(crate) fn new(session: SenderSession, stream: Stream, sent_as: StreamId) -> Self {
         Self { session, stream, sent_as, sent: Unacknowledged::default() }
     }
 
     /// Hands the session, and the socket, all that they take now. What lies in the spool only, `read` has to know: the batch that
     /// holds this position, and whether it may reach all collectors that are waited for.
-    pub(crate) fn speak(
+    pub(crate) fn send_pending(
         &mut self,
         queue: &Queue,
         mut read: impl FnMut(Position, bool) -> Option<Batch>,
-    ) -> Result<Offered, StreamError> {
+    ) -> Result<SendProgress, StreamError> {
         loop {
-            let offered = self.offer(queue, &mut read).map_err(|error| {
+            let offered = self.fill_session(queue, &mut read).map_err(|error| {
                 note_internal_error("the session does not take what it asked for");
                 StreamError::Lost(io::Error::other(error))
             })?;
             self.stream.send_at_once(self.session.outbox())?;
-            if offered != Offered::Enough || self.session.wants().is_none() {
+            if offered != SendProgress::Enough || self.session.wants().is_none() {
                 return Ok(offered);
             }
         }
     }
 
     /// Hands the session all that it takes now.
-    fn offer(
+    fn fill_session(
         &mut self,
         queue: &Queue,
         mut read: impl FnMut(Position, bool) -> Option<Batch>,
-    ) -> Result<Offered, OutOfTurn> {
+    ) -> Result<SendProgress, OutOfTurn> {
         while let Some(position) = self.session.wants() {
             let to_all = self.session.sends_to_all();
             match queue.next_to_send(position, to_all) {
@@ -79,12 +79,12 @@ impl Line {
                 }
                 Next::InSpool => match read(position, to_all) {
                     Some(batch) => self.send(queue, &batch)?,
-                    None => return Ok(Offered::AllRead),
+                    None => return Ok(SendProgress::AllRead),
                 },
-                Next::Nothing => return Ok(Offered::All),
+                Next::Nothing => return Ok(SendProgress::All),
             }
         }
-        Ok(Offered::Enough)
+        Ok(SendProgress::Enough)
     }
 
     fn send(&mut self, queue: &Queue, batch: &Batch) -> Result<(), OutOfTurn> {
@@ -102,9 +102,9 @@ impl Line {
 
     /// Where what may be on its way to all collectors that are waited for ends; `None` if that is all that was sent. Else it is
     /// what nf-receiver may hold for them, and what they were sent once more.
-    pub(crate) fn on_its_way(&self) -> Option<Position> {
+    pub(crate) fn in_flight_end(&self) -> Option<Position> {
         let resent = self.session.resent()?;
-        Some(resent.max(self.sent.reach(u64::try_from(LANE_MAX).unwrap_or(u64::MAX))))
+        Some(resent.max(self.sent.end_of_first_bytes(u64::try_from(LANE_MAX).unwrap_or(u64::MAX))))
     }
 
     /// Whether something waits to be written.
@@ -115,20 +115,20 @@ impl Line {
 
 /// Where the link leaves its line for ingest.
 #[derive(Debug, Default)]
-pub(crate) struct Lent {
-    line: std::sync::Mutex<Option<Arc<Mutex<Line>>>>,
+pub(crate) struct SharedConnection {
+    connection: std::sync::Mutex<Option<Arc<Mutex<Connection>>>>,
 }
 
-impl Lent {
+impl SharedConnection {
     /// From now on ingest sends by this line, or by none.
-    pub(crate) fn set(&self, line: Option<Arc<Mutex<Line>>>) {
-        *self.line.lock().unwrap_or_else(PoisonError::into_inner) = line;
+    pub(crate) fn set(&self, line: Option<Arc<Mutex<Connection>>>) {
+        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = line;
     }
 
     /// Sends what the queue holds; nothing is waited for. Whether that was all, so that the link has nothing to do.
-    pub(crate) fn speak(&self, queue: &Queue) -> bool {
-        let line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn send_pending(&self, queue: &Queue) -> bool {
+        let line = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut line) = line.as_ref().and_then(|line| line.try_lock().ok()) else { return false };
-        matches!(line.speak(queue, |_, _| None), Ok(Offered::All)) && !line.has_output()
+        matches!(line.send_pending(queue, |_, _| None), Ok(SendProgress::All)) && !line.has_output()
     }
 }

@@ -19,7 +19,7 @@ use crate::limits::DIAL_PATIENCE;
 
 /// How a sender speaks to receivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Speech {
+pub(crate) enum ChannelMode {
     /// In clear text, and to this machine only.
     LoopbackOnly,
     /// In clear text.
@@ -30,9 +30,12 @@ pub(crate) enum Speech {
     Tls(SenderTls),
 }
 
-impl Speech {
+impl ChannelMode {
     /// What `protection` asks for, with the key that it tells of.
-    pub(crate) fn prepare(protection: &SenderProtection, keys: &mut KeyReader) -> Result<Self, TlsTrouble> {
+    pub(crate) fn from_protection(
+        protection: &SenderProtection,
+        keys: &mut KeyReader,
+    ) -> Result<Self, TlsTrouble> {
         Ok(match protection {
             SenderProtection::LoopbackOnly => Self::LoopbackOnly,
             SenderProtection::Plaintext => Self::ClearText,

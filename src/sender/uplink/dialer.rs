@@ -20,12 +20,12 @@ use crate::host::TcpProgress;
 use crate::host::secure_stream::Stream;
 use crate::host::systemd::messages::sender;
 use crate::limits::DIAL_PATIENCE;
-use crate::sender::uplink::dial::{DialError, Speech, connect};
+use crate::sender::uplink::dial::{ChannelMode, DialError, connect};
 use crate::sender::uplink::segment_sizes::SegmentSizes;
 
 /// A receiver with which a channel was agreed.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct EstablishedChannel {
     pub(crate) receiver: HostPort,
     pub(crate) address: SocketAddr,
     /// The most bytes of a TCP segment; `None` if TCP decides.
@@ -35,51 +35,51 @@ pub(crate) struct Answer {
 
 /// Dials receivers. Every method may be abandoned at any moment: attempts under way go on.
 #[derive(Debug, Default)]
-pub(crate) struct Dialler {
-    attempts: JoinSet<Outcome>,
+pub(crate) struct Dialer {
+    attempts: JoinSet<DialOutcome>,
     /// The attempts under way, oldest first.
-    open: Vec<Open>,
+    open: Vec<OpenDial>,
     next_number: u64,
     pub(crate) sizes: SegmentSizes,
 }
 
 /// How an attempt ended.
 #[derive(Debug)]
-struct Outcome {
+struct DialOutcome {
     number: u64,
     result: Result<Stream, DialError>,
 }
 
 /// An attempt under way.
 #[derive(Debug)]
-struct Open {
+struct OpenDial {
     number: u64,
     receiver: HostPort,
     address: SocketAddr,
     segment_bytes: Option<u16>,
-    speaks_tls: bool,
+    uses_tls: bool,
     /// The socket, once TCP is connected.
     socket: Arc<OnceLock<OwnedFd>>,
     task: AbortHandle,
 }
 
-impl Drop for Open {
+impl Drop for OpenDial {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Dialler {
+impl Dialer {
     /// Connects to the first address of `receiver` that answers as a receiver does, unless an earlier attempt is answered first.
     pub(crate) async fn dial(
         &mut self,
         receiver: &HostPort,
         id: &SenderId,
-        speech: &Speech,
-    ) -> Result<Answer, DialError> {
+        speech: &ChannelMode,
+    ) -> Result<EstablishedChannel, DialError> {
         let addresses = tokio::select! {
             addresses = lookup_host((receiver.host(), receiver.port())) => addresses.map_err(DialError::Resolve)?,
-            answer = self.answered() => return Ok(answer),
+            answer = self.late_answer() => return Ok(answer),
         };
         let mut outcome = Err(DialError::NoAddress);
         for address in addresses {
@@ -102,7 +102,7 @@ impl Dialler {
     }
 
     /// Waits until an earlier attempt leads to a connection. A refusal that comes late changes nothing: the schedule goes on.
-    pub(crate) async fn answered(&mut self) -> Answer {
+    pub(crate) async fn late_answer(&mut self) -> EstablishedChannel {
         loop {
             match self.finished().await.1 {
                 Ok(answer) => return answer,
@@ -125,7 +125,7 @@ impl Dialler {
     }
 
     /// Waits for the end of this attempt, or for a connection by any other.
-    async fn outcome(&mut self, number: u64) -> Result<Answer, DialError> {
+    async fn outcome(&mut self, number: u64) -> Result<EstablishedChannel, DialError> {
         loop {
             let (finished, result) = self.finished().await;
             if result.is_ok() || finished == number {
@@ -135,10 +135,10 @@ impl Dialler {
     }
 
     /// Waits for the next attempt to end; forever while there is none.
-    async fn finished(&mut self) -> (u64, Result<Answer, DialError>) {
+    async fn finished(&mut self) -> (u64, Result<EstablishedChannel, DialError>) {
         loop {
             match self.attempts.join_next().await {
-                Some(Ok(Outcome { number, result })) => {
+                Some(Ok(DialOutcome { number, result })) => {
                     // One that is not open any more was ended just now.
                     let Some(place) = self.open.iter().position(|open| open.number == number) else {
                         continue;
@@ -146,7 +146,8 @@ impl Dialler {
                     let open = self.open.remove(place);
                     let (receiver, address) = (open.receiver.clone(), open.address);
                     let segment_bytes = open.segment_bytes;
-                    let answer = result.map(|stream| Answer { receiver, address, segment_bytes, stream });
+                    let answer =
+                        result.map(|stream| EstablishedChannel { receiver, address, segment_bytes, stream });
                     return (number, answer);
                 }
                 Some(Err(_)) => {}
@@ -161,10 +162,10 @@ impl Dialler {
         receiver: &HostPort,
         address: SocketAddr,
         id: &SenderId,
-        speech: &Speech,
+        speech: &ChannelMode,
     ) -> Result<u64, DialError> {
         let handshake = speech.handshake(id, receiver.host())?;
-        if *speech == Speech::LoopbackOnly && !address.ip().to_canonical().is_loopback() {
+        if *speech == ChannelMode::LoopbackOnly && !address.ip().to_canonical().is_loopback() {
             return Err(DialError::PlaintextNotAllowed);
         }
         self.keep_newest(address);
@@ -174,11 +175,19 @@ impl Dialler {
         let socket = Arc::new(OnceLock::new());
         let connected = socket.clone();
         let task = self.attempts.spawn(async move {
-            Outcome { number, result: connect(address, segment_bytes, handshake, &connected).await }
+            DialOutcome { number, result: connect(address, segment_bytes, handshake, &connected).await }
         });
         let speaks_tls = speech.certificate().is_some();
         let receiver = receiver.clone();
-        self.open.push(Open { number, receiver, address, segment_bytes, speaks_tls, socket, task });
+        self.open.push(OpenDial {
+            number,
+            receiver,
+            address,
+            segment_bytes,
+            uses_tls: speaks_tls,
+            socket,
+            task,
+        });
         Ok(number)
     }
 
@@ -197,7 +206,7 @@ impl Dialler {
         let Some(open) = self.open.get(place) else { return DialError::TimedOut };
         let Some(socket) = open.socket.get() else { return DialError::TimedOut };
         // Only the messages of a TLS handshake are longer than a segment.
-        let progress = TcpProgress::of(socket).ok().filter(|_| open.speaks_tls);
+        let progress = TcpProgress::of(socket).ok().filter(|_| open.uses_tls);
         let loses_segments = progress.is_some_and(|tcp| {
             tcp.segments_unacknowledged > 0 && tcp.timeouts > 0 || tcp.segments_out_of_order > 0
         });

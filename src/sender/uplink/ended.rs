@@ -12,7 +12,7 @@ use crate::host::secure_stream::StreamError;
 
 /// How a session ended.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Ended {
+pub(crate) enum SessionEnd {
     #[error("the receiver closed the connection")]
     Closed,
     #[error("the receiver ended the session")]
@@ -54,7 +54,7 @@ pub(crate) enum Ended {
     Stopped,
 }
 
-impl Ended {
+impl SessionEnd {
     /// The receiver said no.
     pub(crate) fn refused(refusal: &Refusal) -> Self {
         let text = refusal.text().to_owned();

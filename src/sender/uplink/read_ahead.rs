@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::sender::queue::{Next, Queue};
-use crate::sender::uplink::segment_source::{Backlog, BacklogError};
+use crate::sender::uplink::segment_source::{SegmentSource, SegmentSourceError};
 
 /// How long after a failed read of the spool the link tries again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ const READ_AGAIN: Duration = Duration::from_secs(1);
 const READ_ON: usize = 4;
 
 /// The spool's reader, and what it read.
-type Read = (Backlog, Result<Vec<Batch>, BacklogError>);
+type ReadOutcome = (SegmentSource, Result<Vec<Batch>, SegmentSourceError>);
 
 /// Batches that were read, and what reads the next ones.
 #[derive(Debug)]
@@ -30,8 +30,8 @@ pub(crate) struct ReadAhead {
     queue: Arc<Queue>,
     batches: VecDeque<Batch>,
     /// The spool's reader, while it does not read.
-    idle: Option<Backlog>,
-    reading: Option<JoinHandle<Read>>,
+    idle: Option<SegmentSource>,
+    reading: Option<JoinHandle<ReadOutcome>>,
     /// A read failed: not before this time again.
     resting_until: Option<Instant>,
 }
@@ -41,7 +41,7 @@ impl ReadAhead {
         Self {
             queue: queue.clone(),
             batches: VecDeque::new(),
-            idle: Some(Backlog::new(queue.clone())),
+            idle: Some(SegmentSource::new(queue.clone())),
             reading: None,
             resting_until: None,
         }
@@ -90,9 +90,9 @@ impl ReadAhead {
     }
 
     /// Waits for a read under way, and says how it ended; for ever if there is none.
-    pub(crate) async fn finished(&mut self) -> Result<(), BacklogError> {
+    pub(crate) async fn finished(&mut self) -> Result<(), SegmentSourceError> {
         let Some(reading) = &mut self.reading else { return core::future::pending().await };
-        let failed = |error| (Backlog::new(self.queue.clone()), Err(io::Error::other(error).into()));
+        let failed = |error| (SegmentSource::new(self.queue.clone()), Err(io::Error::other(error).into()));
         let (backlog, outcome) = reading.await.unwrap_or_else(failed);
         (self.reading, self.idle) = (None, Some(backlog));
         match outcome {

@@ -11,7 +11,7 @@ use nf_transport_core::spool::Divergence;
 
 use crate::host::systemd::messages::sender;
 use crate::sender::queue::recovery::own_stream;
-use crate::sender::queue::{Queue, State};
+use crate::sender::queue::{Queue, QueueState};
 use crate::status::count_of;
 
 impl Queue {
@@ -97,7 +97,7 @@ impl Queue {
 }
 
 /// How many datagrams are queued below `position`.
-fn queued_below(state: &State, position: Position) -> u64 {
+fn queued_below(state: &QueueState, position: Position) -> u64 {
     let acknowledged = state.ledger.acknowledged();
     let gone: u64 =
         state.ledger.gaps_within(acknowledged, position).map(|gap| gap.end.since(gap.first)).sum();

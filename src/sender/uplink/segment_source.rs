@@ -20,7 +20,7 @@ const PATIENCE: u32 = 3;
 
 /// Why nothing was read. A later try may succeed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BacklogError {
+pub(crate) enum SegmentSourceError {
     #[error("{0}")]
     Disk(#[from] io::Error),
     #[error("{0}: start with that key as spool.previous-key-file")]
@@ -29,27 +29,27 @@ pub(crate) enum BacklogError {
 
 /// A reader of all that the spool holds.
 #[derive(Debug)]
-pub(crate) struct Backlog {
+pub(crate) struct SegmentSource {
     queue: Arc<Queue>,
     /// The segment being read, by its first position.
     open: Option<OpenedSegment>,
     failures: u32,
 }
 
-impl Backlog {
+impl SegmentSource {
     pub(crate) fn new(queue: Arc<Queue>) -> Self {
         Self { queue, open: None, failures: 0 }
     }
 
     /// Batches from `position` on, about `READ_AHEAD` bytes of them. None if damage or a gap comes first, or if
     /// the position is no longer in the spool: whoever asks looks at the queue again.
-    pub(crate) fn read(&mut self, position: Position) -> Result<Vec<Batch>, BacklogError> {
+    pub(crate) fn read(&mut self, position: Position) -> Result<Vec<Batch>, SegmentSourceError> {
         let outcome = self.read_segment(position);
         match &outcome {
             Ok(_) => self.failures = 0,
             // However often: the data is whole, and comes as soon as its key does.
-            Err(BacklogError::Sealed(_)) => self.open = None,
-            Err(BacklogError::Disk(_)) => {
+            Err(SegmentSourceError::Sealed(_)) => self.open = None,
+            Err(SegmentSourceError::Disk(_)) => {
                 self.failures += 1;
                 self.open = None;
             }
@@ -57,7 +57,7 @@ impl Backlog {
         outcome
     }
 
-    fn read_segment(&mut self, position: Position) -> Result<Vec<Batch>, BacklogError> {
+    fn read_segment(&mut self, position: Position) -> Result<Vec<Batch>, SegmentSourceError> {
         let mut batches = Vec::new();
         if !self.seek(position)? {
             return Ok(batches);
@@ -72,7 +72,7 @@ impl Backlog {
                         batches.push(batch);
                     }
                     Err(OpenError::Damaged) => {
-                        self.queue.give_up(*segment, whole(&batch, reader, position));
+                        self.queue.quarantine(*segment, whole(&batch, reader, position));
                         break;
                     }
                     // What comes before it is sent first.
@@ -80,7 +80,7 @@ impl Backlog {
                     Err(error) => return Err(error.into()),
                 },
                 Some(Item::Damage(damage)) => {
-                    self.queue.give_up(*segment, damage);
+                    self.queue.quarantine(*segment, damage);
                     break;
                 }
                 Some(Item::Newer(newer)) => {
@@ -105,7 +105,7 @@ impl Backlog {
         self.open = match self.queue.reader(position, self.failures >= PATIENCE) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if let Some(damage) = self.queue.rest_of_segment(position) {
-                    self.queue.give_up(position, damage);
+                    self.queue.quarantine(position, damage);
                 }
                 None
             }

@@ -80,12 +80,12 @@ async fn serve(mut stream: Stream, supersedes: bool) -> bool {
 
 /// A link that runs, with its settings, and what its receiver saw.
 struct Running {
-    settings: watch::Sender<LinkSettings>,
+    settings: watch::Sender<UplinkSettings>,
     seen: mpsc::UnboundedReceiver<Seen>,
-    view: Arc<Mutex<LinkView>>,
+    view: Arc<Mutex<UplinkView>>,
     stream: StreamId,
     queue: Arc<Queue>,
-    lent: Arc<Lent>,
+    lent: Arc<SharedConnection>,
     ring: Ring,
     _stopper: crate::host::Stopper,
     _directory: tempfile::TempDir,
@@ -102,20 +102,20 @@ impl Running {
         let receivers = vec![listener.local_addr().unwrap().to_string().parse().unwrap()];
         let (told, seen) = mpsc::unbounded_channel();
         tokio::spawn(receive(listener, known, told, supersedes));
-        Self { seen, ..Self::link(receivers, Speech::Keyed(Secret::Key(key), Suite::Aes256Gcm)) }
+        Self { seen, ..Self::link(receivers, ChannelMode::Keyed(Secret::Key(key), Suite::Aes256Gcm)) }
     }
 
     /// A link to these receivers.
-    fn link(receivers: Vec<HostPort>, speech: Speech) -> Self {
+    fn link(receivers: Vec<HostPort>, speech: ChannelMode) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let policy = Policy { min_free: MinFree::Bytes(0), ..Policy::default() };
         let recovered = recover(directory.path(), None, policy, &Arc::default()).unwrap();
         let (stopper, stop) = stop_channel();
-        let view = LinkView::new(&receivers);
-        let settings = watch::Sender::new(LinkSettings {
+        let view = UplinkView::new(&receivers);
+        let settings = watch::Sender::new(UplinkSettings {
             id: "edge".parse().unwrap(),
             receivers,
-            speech,
+            channel_mode: speech,
             heartbeat: Duration::from_secs(3600),
             reconnect: Reconnect {
                 first: Duration::from_secs(1),
@@ -124,16 +124,16 @@ impl Running {
                 jitter: 0.0,
             },
         });
-        let (queue, lent) = (recovered.queue.clone(), Arc::<Lent>::default());
-        let link = Link {
+        let (queue, lent) = (recovered.queue.clone(), Arc::<SharedConnection>::default());
+        let link = Uplink {
             pulse: Pulse::default(),
             queue: queue.clone(),
-            lent: lent.clone(),
+            connection: lent.clone(),
             settings: settings.subscribe(),
             view: view.clone(),
             retry: watch::channel(()).1,
             redial: watch::channel(()).1,
-            doubt: None,
+            failure: None,
             stop,
         };
         tokio::spawn(link.run());
@@ -160,7 +160,7 @@ impl Running {
     }
 
     async fn connected(&self) {
-        while self.view.lock().unwrap().state != LinkState::Connected {
+        while self.view.lock().unwrap().state != UplinkState::Connected {
             sleep(Duration::from_millis(1)).await;
         }
     }
@@ -184,7 +184,7 @@ async fn another_key_is_used_at_once_and_the_connection_before_ends_in_good_orde
     running.connected().await;
     let began = Instant::now();
     running.settings.send_modify(|settings| {
-        settings.speech = Speech::Keyed(Secret::Key(keys[1].clone()), Suite::ChaCha20Poly1305);
+        settings.channel_mode = ChannelMode::Keyed(Secret::Key(keys[1].clone()), Suite::ChaCha20Poly1305);
     });
     let first = running.seen.recv().await.unwrap();
     assert_eq!(first.pass, Pass::Key { id: keys[0].id(), suite: Suite::Aes256Gcm });
@@ -200,7 +200,7 @@ async fn another_key_is_used_at_once_and_the_connection_before_ends_in_good_orde
 async fn a_key_that_is_corrected_is_tried_at_once_whatever_the_schedule_says() {
     let keys = [Key::generate().unwrap(), Key::generate().unwrap()];
     let running = Running::start(keys[0].clone(), vec![keys[1].clone()]).await;
-    while !matches!(running.view.lock().unwrap().state, LinkState::Refused(at) if at > Instant::now() + Duration::from_secs(200))
+    while !matches!(running.view.lock().unwrap().state, UplinkState::Refused(at) if at > Instant::now() + Duration::from_secs(200))
     {
         sleep(Duration::from_millis(100)).await;
     }
@@ -208,7 +208,7 @@ async fn a_key_that_is_corrected_is_tried_at_once_whatever_the_schedule_says() {
     assert!(reason.contains("does not know this sender's key"), "{reason}");
     let corrected = Instant::now();
     running.settings.send_modify(|settings| {
-        settings.speech = Speech::Keyed(Secret::Key(keys[1].clone()), Suite::Aes256Gcm);
+        settings.channel_mode = ChannelMode::Keyed(Secret::Key(keys[1].clone()), Suite::Aes256Gcm);
     });
     running.connected().await;
     assert!(corrected.elapsed() < Duration::from_secs(1), "{:?}", corrected.elapsed());
@@ -219,16 +219,16 @@ async fn ingest_sends_by_the_line_of_an_agreed_session_without_the_link() {
     let key = Key::generate().unwrap();
     let mut running = Running::start(key.clone(), vec![key]).await;
     running.push();
-    assert!(!running.lent.speak(&running.queue), "nobody is connected yet");
+    assert!(!running.lent.send_pending(&running.queue), "nobody is connected yet");
     running.connected().await;
     running.acknowledged(Position(1)).await;
     running.push();
-    assert!(running.lent.speak(&running.queue));
+    assert!(running.lent.send_pending(&running.queue));
     running.acknowledged(Position(2)).await;
     running.settings.send_modify(|settings| settings.receivers.clear());
     running.seen.recv().await.unwrap();
     running.push();
-    assert!(!running.lent.speak(&running.queue), "the session has ended");
+    assert!(!running.lent.send_pending(&running.queue), "the session has ended");
 }
 
 #[tokio::test(start_paused = true)]

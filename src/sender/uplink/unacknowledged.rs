@@ -50,7 +50,7 @@ impl Unacknowledged {
 
     /// The end of the batch with which those that were sent, from the oldest on, have `bytes` of payload; of the last one if all
     /// have less.
-    pub(crate) fn reach(&self, bytes: u64) -> Position {
+    pub(crate) fn end_of_first_bytes(&self, bytes: u64) -> Position {
         let mut sum = 0;
         for (end, sent) in &self.sent {
             sum += sent.bytes;
@@ -88,16 +88,19 @@ mod tests {
     #[test]
     fn reach_ends_with_the_batch_that_fills_it() {
         let mut sent = Unacknowledged::default();
-        assert_eq!(sent.reach(1), Position(0));
+        assert_eq!(sent.end_of_first_bytes(1), Position(0));
         for end in 11..20 {
             sent.add(Position(end - 1), Position(end), 100);
         }
         assert_eq!(
-            (sent.reach(1), sent.reach(100), sent.reach(101)),
+            (sent.end_of_first_bytes(1), sent.end_of_first_bytes(100), sent.end_of_first_bytes(101)),
             (Position(11), Position(11), Position(12))
         );
         sent.acknowledge(Position(12));
-        assert_eq!((sent.reach(150), sent.reach(10_000)), (Position(14), Position(19)));
+        assert_eq!(
+            (sent.end_of_first_bytes(150), sent.end_of_first_bytes(10_000)),
+            (Position(14), Position(19))
+        );
     }
 
     #[test]

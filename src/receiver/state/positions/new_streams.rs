@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 
 use nf_transport_core::sequence::SenderId;
 
-use crate::limits::{NEW_STREAM_INTERVAL, NEW_STREAM_OWNERS, NEW_STREAM_SOURCES, NEW_STREAMS_BURST, NEW_STREAMS_BURST_PER_SOURCE};
+use crate::limits::{
+    NEW_STREAM_INTERVAL, NEW_STREAM_OWNERS, NEW_STREAM_SOURCES, NEW_STREAMS_BURST,
+    NEW_STREAMS_BURST_PER_SOURCE,
+};
 use crate::receiver::accept::known_sources::Source;
 use crate::receiver::state::positions::PositionsError;
 

@@ -10,14 +10,14 @@ use nf_transport_core::spool::{Broken, Spool, TakenIn, Unusable};
 use crate::host::systemd::messages::sender;
 use crate::sender::journal;
 use crate::sender::queue::ledger::Ledger;
-use crate::sender::queue::{NEWER_DIRECTORY, tell_newer};
+use crate::sender::queue::{NEWER_DIRECTORY, log_newer};
 use crate::status::count_of;
 
 /// Moves the intake at `path` out of the way if a newer version left it. Says whether it did.
-pub(super) fn move_intake_away(path: &Path) -> io::Result<bool> {
+pub(super) fn move_journal_away(path: &Path) -> io::Result<bool> {
     let Some((place, version)) = journal::newer::move_away(path)? else { return Ok(false) };
     let needs = format!("intake format {version}, this version reads up to 2");
-    tell_newer("datagrams in the intake", place.display(), &needs);
+    log_newer("datagrams in the intake", place.display(), &needs);
     Ok(true)
 }
 
@@ -30,7 +30,7 @@ pub(super) fn take_in(
     intake: Option<&Path>,
 ) -> io::Result<()> {
     for (place, content) in intake.map(journal::newer::readable).unwrap_or_default() {
-        let journal::newer::Content { stream, batches, lost, is_searched } = content;
+        let journal::newer::JournalContent { stream, batches, lost, is_searched } = content;
         // An intake is in clear text, the spool may not be.
         let sealed: Result<Vec<_>, _> = batches.iter().map(|batch| keys.seal(stream, batch)).collect();
         spool.put_newer(stream, &sealed.map_err(io::Error::other)?)?;
@@ -94,7 +94,7 @@ pub(super) fn take_in(
     }
     if let Some(needs) = stays.first() {
         let files = count_of(u64::try_from(stays.len()).unwrap_or(u64::MAX), "file");
-        tell_newer(format_args!("{files} in the spool"), NEWER_DIRECTORY, needs);
+        log_newer(format_args!("{files} in the spool"), NEWER_DIRECTORY, needs);
     }
     Ok(())
 }

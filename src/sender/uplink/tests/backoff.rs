@@ -77,7 +77,7 @@ async fn link_to(manners: &[Manner]) -> (Running, Vec<mpsc::UnboundedReceiver<In
         tokio::spawn(receive_by(listener, *manner, report));
         began.push(reports);
     }
-    (Running::link(receivers, Speech::LoopbackOnly), began)
+    (Running::link(receivers, ChannelMode::LoopbackOnly), began)
 }
 
 /// Whole seconds between the first `count` connections.
@@ -146,10 +146,10 @@ async fn refusals_for_now_delay_10_seconds_at_most() {
 async fn a_late_answer_is_used_whatever_the_schedule() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let receivers = vec![listener.local_addr().unwrap().to_string().parse().unwrap()];
-    let mut running = Running::link(receivers, Speech::LoopbackOnly);
+    let mut running = Running::link(receivers, ChannelMode::LoopbackOnly);
     running.push();
     // The kernel accepts for a receiver that does not run; three attempts fail, the next one is 27 s away.
-    while !matches!(running.view.lock().unwrap().state, LinkState::Waiting(Some(at)) if at > Instant::now() + Duration::from_secs(20))
+    while !matches!(running.view.lock().unwrap().state, UplinkState::Waiting(Some(at)) if at > Instant::now() + Duration::from_secs(20))
     {
         sleep(Duration::from_millis(100)).await;
     }

@@ -10,22 +10,22 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nf_transport_core::datagram::Timestamp;
 
 use crate::host::systemd::messages::sender;
-use crate::limits::{INTAKE_RING, INTAKE_SLOTS};
-use crate::sender::journal::Found;
-use crate::sender::queue::last_run::Began;
+use crate::limits::{JOURNAL_RING, JOURNAL_SLOTS};
+use crate::sender::journal::JournalState;
+use crate::sender::queue::last_run::RunStart;
 use crate::status::count_of;
 
 /// What is known of it.
 #[derive(Debug)]
-pub(super) struct LostIntake<'a> {
+pub(super) struct LostJournal<'a> {
     /// Where it was looked for; `None` if this run has none on disk.
     pub(super) path: Option<&'a Path>,
-    pub(super) found: Found,
+    pub(super) found: JournalState,
     /// Whether it is the last run's and whole, and yet cannot be written: so it may be that this run could not write it
     /// either, and went on in memory.
     pub(super) is_believed: bool,
     /// When the last run began, and in which boot.
-    pub(super) began: Option<Began>,
+    pub(super) began: Option<RunStart>,
     pub(super) boot: [u8; 16],
     /// When the newest datagram arrived that the spool holds.
     pub(super) newest: Option<Timestamp>,
@@ -33,7 +33,7 @@ pub(super) struct LostIntake<'a> {
     pub(super) salvaged: u64,
 }
 
-impl LostIntake<'_> {
+impl LostJournal<'_> {
     /// Logs it. That memory is lost with a reboot is no fault.
     pub(super) fn log(&self) {
         let line = self.line();
@@ -41,7 +41,7 @@ impl LostIntake<'_> {
         if self.was_rebooted() {
             tracing::info!(salvaged, "{line}");
         } else {
-            tracing::warn!(message_id = sender::INTAKE_LOST, salvaged, "{line}");
+            tracing::warn!(message_id = sender::JOURNAL_LOST, salvaged, "{line}");
         }
     }
 
@@ -51,7 +51,7 @@ impl LostIntake<'_> {
 
     fn line(&self) -> String {
         let path = self.path.unwrap_or_else(|| Path::new("intake")).display();
-        let bound = format!("at most {} MiB and {INTAKE_SLOTS} datagrams", INTAKE_RING >> 20);
+        let bound = format!("at most {} MiB and {JOURNAL_SLOTS} datagrams", JOURNAL_RING >> 20);
         if self.is_believed {
             return format!(
                 "the intake {path} cannot be written: if that was so before the last run was killed, datagrams that it \
@@ -64,16 +64,18 @@ impl LostIntake<'_> {
                 "the machine was rebooted while nf-sender ran, and the intake was lost with its memory"
                     .to_owned()
             }
-            Found::New => {
+            JournalState::New => {
                 format!("the intake {path}, which the last run left when it was killed, is gone or empty")
             }
-            Found::Damaged => {
+            JournalState::Damaged => {
                 format!(
                     "the intake {path}, which the last run left when it was killed, is truncated or damaged, or is of \
                      another spool"
                 )
             }
-            Found::Left(_) => format!("the intake {path} is not that of the last run, which was killed"),
+            JournalState::Intact(_) => {
+                format!("the intake {path} is not that of the last run, which was killed")
+            }
         };
         let salvaged = match self.salvaged {
             0 => String::new(),
@@ -102,15 +104,15 @@ impl LostIntake<'_> {
 mod tests {
     use super::*;
 
-    fn lost(found: Found, began: Option<Began>) -> LostIntake<'static> {
+    fn lost(found: JournalState, began: Option<RunStart>) -> LostJournal<'static> {
         let path = Some(Path::new("/run/nf-sender/intake"));
-        LostIntake { path, found, is_believed: false, began, boot: [1; 16], newest: None, salvaged: 0 }
+        LostJournal { path, found, is_believed: false, began, boot: [1; 16], newest: None, salvaged: 0 }
     }
 
     #[test]
     fn the_line_names_the_bound() {
-        let began = Some(Began { boot: [1; 16], at: Timestamp(1_000_000_000) });
-        let mut gone = lost(Found::New, began);
+        let began = Some(RunStart { boot: [1; 16], at: Timestamp(1_000_000_000) });
+        let mut gone = lost(JournalState::New, began);
         assert_eq!(
             gone.line(),
             "the intake /run/nf-sender/intake, which the last run left when it was killed, is gone or empty: datagrams that \
@@ -119,14 +121,14 @@ mod tests {
         );
         gone.newest = Some(Timestamp(61_000_000_000));
         assert!(gone.line().contains("after 1970-01-01T00:01:01Z"));
-        (gone.found, gone.salvaged) = (Found::Damaged, 7);
+        (gone.found, gone.salvaged) = (JournalState::Damaged, 7);
         assert!(gone.line().contains("damaged"));
         assert!(gone.line().ends_with("; recovered 7 datagrams from it"));
     }
 
     #[test]
     fn an_intake_that_cannot_be_written_may_be_old() {
-        let mut lost = lost(Found::Damaged, None);
+        let mut lost = lost(JournalState::Damaged, None);
         lost.is_believed = true;
         assert!(
             lost.line()
@@ -136,8 +138,8 @@ mod tests {
 
     #[test]
     fn a_reboot_is_told_from_a_removed_file() {
-        let began = Some(Began { boot: [2; 16], at: Timestamp(0) });
-        assert!(lost(Found::New, began).line().starts_with("the machine was rebooted"));
-        assert!(!lost(Found::New, None).was_rebooted());
+        let began = Some(RunStart { boot: [2; 16], at: Timestamp(0) });
+        assert!(lost(JournalState::New, began).line().starts_with("the machine was rebooted"));
+        assert!(!lost(JournalState::New, None).was_rebooted());
     }
 }

@@ -5,15 +5,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use crate::sender::journal::layout::file_len;
+
 /// Where the intake of this run is. Shared by ingest, which notices that the file fails, and the status.
 #[derive(Debug, Default)]
-pub(crate) struct Place {
+pub(crate) struct JournalLocation {
     path: Option<PathBuf>,
     /// Why it is in memory.
     in_memory: OnceLock<String>,
 }
 
-impl Place {
+impl JournalLocation {
     /// The file at `path`.
     pub(crate) fn file(path: PathBuf) -> Self {
         Self { path: Some(path), in_memory: OnceLock::new() }
@@ -36,7 +38,7 @@ impl Place {
 
     /// Notes that the file has failed, and memory has taken its place. Returns the reason; `None` if that was known
     /// already. [`Self::remove_failed_file`] must follow.
-    pub(crate) fn leave_file(&self) -> Option<String> {
+    pub(crate) fn note_failed_file(&self) -> Option<String> {
         let reason = why_failed(self.path()?);
         self.in_memory.set(reason.clone()).ok().map(|()| reason)
     }
@@ -58,7 +60,7 @@ impl Place {
 fn why_failed(path: &Path) -> String {
     let path_shown = path.display();
     match std::fs::metadata(path) {
-        Ok(metadata) if metadata.len() < crate::sender::journal::file_len() => {
+        Ok(metadata) if metadata.len() < file_len() => {
             format!("{path_shown} was truncated")
         }
         Ok(_) if rustix::fs::statvfs(path).is_ok_and(|facts| facts.f_bavail == 0) => {
