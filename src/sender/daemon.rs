@@ -1,4 +1,4 @@
-//! The daemon: takes what it needs, joins ingest, keeper and link, and ends them in the right order.
+//! The daemon: sets up ingest, flusher and uplink, and stops them in order.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -37,7 +37,7 @@ use crate::sender::uplink::connection::SharedConnection;
 use crate::sender::uplink::state::{Uplink, UplinkView};
 use crate::status::{ControlSocket, Reply, Request, count_of, sender_metrics, serve_metrics};
 
-/// Runs nf-sender until it is told to stop.
+/// Runs nf-sender until the shutdown signal.
 pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     let loaded = load()?;
     logging::start();
@@ -49,7 +49,7 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     let reloader = Reloader::new(load, file, settings.clone())?;
     allow_open_files();
     let _lock = DirectoryLock::take(&settings.spool.directory, &spool::KEPT_APART)?;
-    // The intake is in there.
+    // The receive journal is in there.
     if let Some(directory) = settings.runtime_directory.as_deref().filter(|directory| directory.exists()) {
         open_private_directory(directory)?;
     }
@@ -59,12 +59,12 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
         .build()
         .map_err(|error| DaemonError::system(format_args!("cannot start the runtime: {error}")))?;
     let outcome = runtime.block_on(supervise(settings, listeners, Arc::new(reloader)));
-    // A blocking task that still reads the spool has nothing to finish.
+    // A blocking task that still reads the spool need not finish.
     runtime.shutdown_background();
     outcome
 }
 
-/// The sockets from systemd, else those of the settings.
+/// Returns listeners on the sockets from systemd, or else on those of the settings.
 fn listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, DaemonError> {
     let inherited = sockets::inherited_udp()?;
     let outlives_us = !inherited.is_empty();
@@ -76,16 +76,17 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, DaemonError> {
     let mut smallest = usize::MAX;
     let mut listeners = Vec::new();
     for socket in sockets {
-        let told = |error| DaemonError::system(format_args!("cannot set up a UDP socket: {error}"));
-        smallest = smallest.min(sockets::ensure_receive_buffer(&socket, RECEIVE_BUFFER).map_err(told)?);
-        let address = socket.local_addr().map_err(told)?;
+        let system_error = |error| DaemonError::system(format_args!("cannot set up a UDP socket: {error}"));
+        smallest =
+            smallest.min(sockets::ensure_receive_buffer(&socket, RECEIVE_BUFFER).map_err(system_error)?);
+        let address = socket.local_addr().map_err(system_error)?;
         tracing::info!(
             %address,
             from_systemd = outlives_us,
-            "taking datagrams at {address}{}",
+            "listening for datagrams on {address}{}",
             sockets::origin(outlives_us)
         );
-        listeners.push(Listener::new(socket, outlives_us).map_err(told)?);
+        listeners.push(Listener::new(socket, outlives_us).map_err(system_error)?);
     }
     if let Some(advice) = sockets::receive_buffer_advice(RECEIVE_BUFFER, smallest) {
         tracing::warn!(message_id = sender::BUFFER_SMALL, "{advice}");
@@ -93,10 +94,10 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, DaemonError> {
     Ok(listeners)
 }
 
-/// The threads beside the runtime.
+/// The threads outside of the runtime.
 struct Threads {
     queue: Arc<Queue>,
-    /// Writing to it ends ingest.
+    /// A write to it ends ingest.
     stop_ingest: OwnedFd,
     ingest_ended: oneshot::Receiver<()>,
     flusher: thread::JoinHandle<()>,
@@ -115,29 +116,29 @@ async fn supervise(
     let spool = &settings.spool;
     let recovered = notify::with_patience(open_spool(spool, runtime_directory)).await?;
 
-    let intake = recovered.location.clone();
-    let tally = Arc::new(IngestCounters::new(listeners.iter().map(Listener::address)));
+    let location = recovered.location.clone();
+    let counters = Arc::new(IngestCounters::new(listeners.iter().map(Listener::address)));
     let reporter = Reporter {
         settings: reloader.uplink(),
         queue: recovered.queue.clone(),
         directory: spool.directory.clone(),
-        counters: tally.clone(),
+        counters: counters.clone(),
         view: UplinkView::new(&settings.receivers),
         pace: Arc::default(),
-        journal: intake.clone(),
+        journal: location.clone(),
     };
-    let (stop_link, stop) = stop_channel();
+    let (stop_uplink, stop) = stop_channel();
     let mut watchdog = Watchdog::new(sender::LOOP_STUCK);
-    let link = make_uplink(&reporter, &reloader, watchdog.pulse("link"), stop);
-    let lent = link.connection.clone();
-    let mut threads = start_threads(listeners, recovered, lent, tally, &reloader, &mut watchdog)?;
+    let uplink = make_uplink(&reporter, &reloader, watchdog.pulse("uplink"), stop);
+    let connection = uplink.connection.clone();
+    let mut threads = start_threads(listeners, recovered, connection, counters, &reloader, &mut watchdog)?;
     if let Some(address) = settings.metrics {
         let reporter = reporter.clone();
         let listener = sockets::bind_metrics(address)?;
         tokio::spawn(serve_metrics(listener, move || sender_metrics(reporter.status())));
     }
     let answers = tokio::spawn(control.serve(answer(reporter.clone(), reloader.clone())));
-    let mut link = tokio::spawn(link.run());
+    let mut uplink = tokio::spawn(uplink.run());
     notify::ready();
 
     let mut tick = interval(ROUND);
@@ -152,34 +153,36 @@ async fn supervise(
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
-            // What is wrong with the settings is in the log; the daemon goes on.
+            // The cause is in the log, and the daemon continues.
             _ = hangup.recv() => drop(reloader.reload()),
             _ = tick.tick() => {
                 watchdog.look();
                 reporter.note_pace();
                 room.look(reporter.shortage());
-                losses.look(&reporter.counters);
+                losses.poll(&reporter.counters);
                 internal_errors.look();
-                exporters.look(&reporter.counters, Instant::now());
+                exporters.poll(&reporter.counters, Instant::now());
                 notify::status(&reporter.line());
                 if let Some(certificate) = reporter.settings.borrow().channel_mode.certificate() {
                     expiry.look_at(sender::CERTIFICATE_ENDS, &Expiry::of_certificate(certificate));
                 }
             }
-            _ = &mut threads.ingest_ended => break Err(DaemonError::system("cannot take datagrams any more")),
-            _ = &mut link => break Err(DaemonError::system("the link's task ended")),
+            _ = &mut threads.ingest_ended => break Err(DaemonError::system("the ingest thread ended: cannot receive datagrams any more")),
+            _ = &mut uplink => break Err(DaemonError::system("the uplink task ended")),
         }
     };
     notify::stopping();
     let queued = count_of(reporter.queue.figures().queued, "datagram");
     notify::status(&format!("stopping; {queued} queued"));
-    tracing::info!("stopping: what the link does not take in {} s stays in the spool", STOP_GRACE.as_secs());
-    let everything_spooled = notify::with_patience(stop_threads(threads, stop_link, link)).await;
-    if everything_spooled && !reporter.queue.spool().is_run_recorded() {
-        // Without it the next start would know neither where the numbering stands nor that nothing is missing.
-        tracing::warn!("the spool takes no record of this stop: the next start works it out from the intake");
+    tracing::info!("stopping: sending for up to {} s; the rest stays in the spool", STOP_GRACE.as_secs());
+    let is_all_spooled = notify::with_patience(stop_threads(threads, stop_uplink, uplink)).await;
+    if is_all_spooled && !reporter.queue.spool().is_run_recorded() {
+        // Without the record, the next start would know neither the numbering nor that nothing is missing.
+        tracing::warn!(
+            "cannot record this stop in the spool: the next start recovers the positions from the receive journal"
+        );
     } else {
-        settle_journal(intake.path(), everything_spooled);
+        settle_journal(location.path(), is_all_spooled);
     }
     answers.abort();
     losses.finish(&reporter.counters);
@@ -189,28 +192,28 @@ async fn supervise(
     outcome
 }
 
-/// Leaves the intake to the next start if something is in it, or removes it.
-fn settle_journal(intake: Option<&Path>, everything_spooled: bool) {
-    match intake {
-        Some(intake) if everything_spooled => {
-            if let Err(error) = journal::remove(intake) {
-                tracing::debug!("cannot remove the intake: {error}");
+/// Leaves the receive journal to the next start if it holds datagrams; removes it otherwise.
+fn settle_journal(location: Option<&Path>, is_all_spooled: bool) {
+    match location {
+        Some(location) if is_all_spooled => {
+            if let Err(error) = journal::remove(location) {
+                tracing::debug!("cannot remove the receive journal {}: {error}", location.display());
             }
         }
-        Some(intake) => tracing::error!(
-            "the spool did not take everything: what is left stays in {} for the next start",
-            intake.display()
+        Some(location) => tracing::error!(
+            "not everything could be written to the spool: the rest stays in {} for the next start",
+            location.display()
         ),
-        None if everything_spooled => {}
+        None if is_all_spooled => {}
         None => {
             tracing::error!(
-                "the spool did not take everything: what is left was in memory only, and is lost"
+                "not everything could be written to the spool: the rest was in memory only and is lost"
             );
         }
     }
 }
 
-/// Opens the spool and takes up what the last run left, in a thread of its own: it may take a while.
+/// Opens the spool and recovers the previous run in a blocking task, as it may take a while.
 async fn open_spool(
     spool: &SpoolSettings,
     runtime_directory: Option<&Path>,
@@ -240,47 +243,58 @@ fn make_uplink(reporter: &Reporter, reloader: &Reloader, pulse: Pulse, stop: Sto
 fn start_threads(
     listeners: Vec<Listener>,
     recovered: Recovered,
-    lent: Arc<SharedConnection>,
-    tally: Arc<IngestCounters>,
+    connection: Arc<SharedConnection>,
+    counters: Arc<IngestCounters>,
     reloader: &Reloader,
     watchdog: &mut Watchdog,
 ) -> Result<Threads, DaemonError> {
-    let told = |error| DaemonError::system(format_args!("cannot start a thread: {error}"));
-    let stop_ingest = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| told(error.into()))?;
-    let stop = stop_ingest.try_clone().map_err(told)?;
+    let system_error = |error| DaemonError::system(format_args!("cannot start a thread: {error}"));
+    let stop_ingest = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| system_error(error.into()))?;
+    let stop = stop_ingest.try_clone().map_err(system_error)?;
     let queue = recovered.queue.clone();
-    let keeper = Flusher::new(queue.clone(), reloader.flusher(), tally.clone(), watchdog.running("keeper"));
-    let keeper = thread::Builder::new().name("keeper".to_owned()).spawn(|| keeper.run()).map_err(told)?;
-    let ingest =
-        Ingest::new(listeners, stop, recovered, lent, tally, reloader.ingest(), watchdog.running("ingest"));
+    let flusher =
+        Flusher::new(queue.clone(), reloader.flusher(), counters.clone(), watchdog.running("flusher"));
+    let flusher =
+        thread::Builder::new().name("flusher".to_owned()).spawn(|| flusher.run()).map_err(system_error)?;
+    let ingest = Ingest::new(
+        listeners,
+        stop,
+        recovered,
+        connection,
+        counters,
+        reloader.ingest(),
+        watchdog.running("ingest"),
+    );
     let (ended, ingest_ended) = oneshot::channel();
     let run = move || {
         ingest.run();
-        // Nobody listens once the daemon has stopped waiting.
+        // The daemon may have stopped waiting.
         let _nobody = ended.send(());
     };
-    thread::Builder::new().name("ingest".to_owned()).spawn(run).map_err(told)?;
-    Ok(Threads { queue, stop_ingest, ingest_ended, flusher: keeper })
+    thread::Builder::new().name("ingest".to_owned()).spawn(run).map_err(system_error)?;
+    Ok(Threads { queue, stop_ingest, ingest_ended, flusher })
 }
 
-/// Ends ingest, lets the link send what it can, and puts the rest on disk. Says whether all of it is there.
-async fn stop_threads(threads: Threads, stop_link: Stopper, link: tokio::task::JoinHandle<()>) -> bool {
-    let Threads { queue, stop_ingest, ingest_ended, flusher: keeper } = threads;
+/// Ends ingest, lets the uplink send for a while, and writes the rest to disk. Returns `true` if all of it is
+/// there.
+async fn stop_threads(threads: Threads, stop_uplink: Stopper, uplink: tokio::task::JoinHandle<()>) -> bool {
+    let Threads { queue, stop_ingest, ingest_ended, flusher } = threads;
     queue.advance_to(ShutdownStage::Draining);
     if let Err(error) = rustix::io::write(&stop_ingest, &1_u64.to_ne_bytes()) {
-        tracing::error!(%error, "cannot stop taking datagrams: {error}");
+        tracing::error!(%error, "cannot stop the ingest thread: {error}");
     }
-    // If ingest ended by itself, that was heard already: what it still had is in the intake.
+    // If ingest ended by itself, the main loop has seen it: the rest of its datagrams is in the receive
+    // journal.
     let ingest_ended =
         !ingest_ended.is_terminated() && matches!(timeout(STOP_GRACE, ingest_ended).await, Ok(Ok(())));
-    stop_link.stop();
-    if !link.is_finished() && timeout(STOP_GRACE * 2, link).await.is_err() {
-        tracing::warn!("the link did not end in time");
+    stop_uplink.stop();
+    if !uplink.is_finished() && timeout(STOP_GRACE * 2, uplink).await.is_err() {
+        tracing::warn!("the uplink did not end in time");
     }
     queue.advance_to(ShutdownStage::Stopped);
-    let keeper = tokio::task::spawn_blocking(move || keeper.join());
-    let keeper_ended = matches!(timeout(STOP_GRACE * 2, keeper).await, Ok(Ok(Ok(()))));
-    ingest_ended && keeper_ended && queue.state().tail.is_empty()
+    let flusher = tokio::task::spawn_blocking(move || flusher.join());
+    let flusher_ended = matches!(timeout(STOP_GRACE * 2, flusher).await, Ok(Ok(Ok(()))));
+    ingest_ended && flusher_ended && queue.state().tail.is_empty()
 }
 
 fn answer(reporter: Reporter, reloader: Arc<Reloader>) -> impl Fn(Request) -> Reply + Clone + Send + 'static {

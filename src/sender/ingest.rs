@@ -1,7 +1,8 @@
-//! The ingest thread: takes datagrams from every socket, makes batches of them, and pushes these into the queue.
+//! The ingest thread: receives datagrams from all sockets, batches them and pushes the batches into the
+//! queue.
 //!
-//! Owns the sockets, the slots and the ring. Never waits for disk or network. Always holds: a datagram that left
-//! the kernel lies in the slots until the ring has it.
+//! Owns the sockets, the slots and the ring. Never waits for disk or network. Always holds: a datagram that
+//! left the kernel stays in the slots until the ring has it.
 
 pub(crate) mod coalescing;
 pub(crate) mod counters;
@@ -35,7 +36,7 @@ use crate::sender::queue::recovery::Recovered;
 use crate::sender::uplink::connection::SharedConnection;
 use crate::status::count_of;
 
-/// What of the settings ingest follows. A reload may change all of it.
+/// Settings that ingest reloads at run time.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct IngestSettings {
     /// Exporters outside of these prefixes are denied; empty allows all.
@@ -43,27 +44,27 @@ pub(crate) struct IngestSettings {
     pub(crate) compression: Compression,
 }
 
-/// How long ingest waits before it tries again to remove a failed intake.
+/// The delay before another attempt to remove the file of a failed journal.
 const REMOVE_RETRY: Duration = Duration::from_secs(1);
 
-/// Drops, at most, that a socket counted while what it queues now was queued.
+/// The largest number of drops between the first datagram in a socket queue and the newest one.
 const QUEUED_BEFORE: u32 = 1 << 24;
 
-/// A socket that datagrams come to.
+/// A UDP socket that receives datagrams from exporters.
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: UdpSocket,
     local: SocketAddr,
-    /// Bytes that the kernel queues at it.
+    /// The receive buffer of the socket, in bytes.
     capacity: usize,
-    /// Whether systemd holds the socket too, so that what it queues waits for the next run.
+    /// systemd holds the socket too: datagrams in it stay for the next run.
     is_held_by_systemd: bool,
-    /// What the kernel had dropped at it when the first datagram came that this process took.
+    /// The drop counter of the kernel when this process received its first datagram.
     dropped_before: Option<u32>,
 }
 
 impl Listener {
-    /// A listener on `socket`, which does not block.
+    /// Sets up a listener on `socket`, which does not block.
     pub(crate) fn new(socket: UdpSocket, outlives_us: bool) -> std::io::Result<Self> {
         let local = socket.local_addr()?;
         enable_ancillary_data(&socket, local.is_ipv6())?;
@@ -71,59 +72,59 @@ impl Listener {
         Ok(Self { socket, local, capacity, is_held_by_systemd: outlives_us, dropped_before: None })
     }
 
-    /// Where it listens.
+    /// The local address.
     pub(crate) fn address(&self) -> SocketAddr {
         self.local
     }
 
-    /// The kernel had dropped `last` datagrams when it queued the last one that was taken, and `first` when it queued the
-    /// first one.
-    fn note_drops(&mut self, first: u32, last: u32, tally: &SocketCounters) {
+    /// Notes the drop counters of the kernel: `first` with the first datagram of a run of slots, `last` with
+    /// the last one.
+    fn note_drops(&mut self, first: u32, last: u32, counters: &SocketCounters) {
         let before = *self.dropped_before.get_or_insert(first);
         let since = last.wrapping_sub(before);
-        // One that was queued before the count began shows fewer.
+        // A datagram that was queued before counting began has a lower counter.
         if since <= u32::MAX - QUEUED_BEFORE {
-            tally.note_kernel_drops(u64::from(since));
+            counters.note_kernel_drops(u64::from(since));
         }
     }
 
-    /// Notes what the kernel has dropped until now: with a datagram it says so only if one comes after the drops.
-    fn read_kernel_drops(&mut self, tally: &SocketCounters) {
+    /// Reads the drop counter of the kernel. A datagram carries it too, but none may follow the drops.
+    fn read_kernel_drops(&mut self, counters: &SocketCounters) {
         if let Some(first) = self.dropped_before
             && let Some(last) = journal::kernel_drops(&self.socket)
         {
-            self.note_drops(first, last, tally);
+            self.note_drops(first, last, counters);
         }
     }
 }
 
-/// The ingest thread's belongings.
+/// The state of the ingest thread.
 #[derive(Debug)]
 pub(crate) struct Ingest {
     listeners: Vec<Listener>,
-    /// Readable once datagrams are to be taken no more.
+    /// Becomes readable on shutdown.
     stop: OwnedFd,
-    /// What a reload may change.
+    /// The settings that a reload may change.
     settings: watch::Receiver<IngestSettings>,
     slots: Slots,
     checkpoint: Arc<Checkpoint>,
-    /// Where slots, marks and ring are.
+    /// The location of slots, checkpoint and ring.
     location: Arc<JournalLocation>,
     counters: Arc<IngestCounters>,
     batcher: Batcher,
     coalescing: Coalescing,
     slots_done: Option<u64>,
-    /// When the removal of a failed intake is tried again.
+    /// The time of the next attempt to remove a failed journal.
     remove_retry_at: Option<Instant>,
-    /// When the sockets are asked next what the kernel has dropped.
+    /// The time at which the drop counters are read next.
     next_drops_check: Instant,
 }
 
-/// Makes batches of datagrams and pushes them.
+/// Encodes datagrams into batches and pushes them into the queue.
 #[derive(Debug)]
 struct Batcher {
     builder: BatchBuilder,
-    /// Where flow records lie in the datagram at hand, for compression; the vector is reused.
+    /// The flow records of the current datagram, for compression. The vector is reused.
     flows: Vec<FlowRun>,
     ring: Ring,
     queue: Arc<Queue>,
@@ -131,55 +132,54 @@ struct Batcher {
     connection: Arc<SharedConnection>,
     allow: Vec<IpNet>,
     pulse: Pulse,
-    /// More datagrams may wait than the slots could take.
+    /// The last receive filled all slots, so more datagrams may be waiting.
     is_flooded: bool,
 }
 
 impl Ingest {
-    /// Ingest from `listeners`, until `stop` is readable.
+    /// Sets up ingest from `listeners`, which runs until `stop` is readable.
     pub(crate) fn new(
         listeners: Vec<Listener>,
         stop: OwnedFd,
         recovered: Recovered,
-        lent: Arc<SharedConnection>,
-        tally: Arc<IngestCounters>,
+        connection: Arc<SharedConnection>,
+        counters: Arc<IngestCounters>,
         mut settings: watch::Receiver<IngestSettings>,
         pulse: Pulse,
     ) -> Self {
-        let Recovered { queue, stream, ring, slots, checkpoint: marks, slots_done, location: place } =
-            recovered;
+        let Recovered { queue, stream, ring, slots, checkpoint, slots_done, location } = recovered;
         let IngestSettings { allow, compression } = settings.borrow_and_update().clone();
         let builder = BatchBuilder::new(stream, compression);
-        let encoder = Batcher {
+        let batcher = Batcher {
             builder,
             flows: Vec::new(),
             ring,
             queue,
-            counters: tally.clone(),
-            connection: lent,
+            counters: counters.clone(),
+            connection,
             allow,
             pulse,
             is_flooded: false,
         };
         let capacities = listeners.iter().map(|listener| listener.capacity);
-        let gathering = Coalescing::new(capacities.min().unwrap_or_default(), Instant::now());
+        let coalescing = Coalescing::new(capacities.min().unwrap_or_default(), Instant::now());
         Self {
             listeners,
             stop,
             settings,
             slots,
-            checkpoint: marks,
-            location: place,
-            counters: tally,
-            batcher: encoder,
-            coalescing: gathering,
+            checkpoint,
+            location,
+            counters,
+            batcher,
+            coalescing,
             slots_done,
             remove_retry_at: None,
             next_drops_check: Instant::now() + ROUND,
         }
     }
 
-    /// Takes datagrams until told to stop; then those that are queued at sockets which end with the process.
+    /// Receives datagrams until shutdown. Then drains the sockets that end with the process.
     pub(crate) fn run(mut self) {
         self.recover_slots();
         self.slots.clear();
@@ -199,7 +199,7 @@ impl Ingest {
                 }
                 Ok(Readiness::Stop) => break,
                 Err(error) => {
-                    tracing::error!(%error, "cannot wait for datagrams: {error}");
+                    tracing::error!(%error, "cannot wait for datagrams on the UDP sockets: {error}; nf-sender stops");
                     break;
                 }
             }
@@ -216,31 +216,31 @@ impl Ingest {
         let now = Instant::now();
         if self.next_drops_check <= now {
             self.next_drops_check = now + ROUND;
-            for (listener, tally) in self.listeners.iter_mut().zip(self.counters.sockets()) {
-                listener.read_kernel_drops(tally);
+            for (listener, counters) in self.listeners.iter_mut().zip(self.counters.sockets()) {
+                listener.read_kernel_drops(counters);
             }
         }
     }
 
-    /// What the last run's recvmmsg returned and its ring does not have.
+    /// Recovers the datagrams that the previous run had received and not yet written to the ring.
     fn recover_slots(&mut self) {
         let Some(done) = self.slots_done.take() else { return };
         let port = self.checkpoint.slots_port();
         let local = SocketAddr::new([0, 0, 0, 0].into(), port);
         let same = self.listeners.iter().position(|listener| listener.local.port() == port);
-        // Of a socket that is not listened on any more, what is denied counts for the first one.
+        // Denied datagrams of a socket that does not exist any more count for the first socket.
         let at = ListenedAt { socket: same.unwrap_or(0), local };
-        let taken = self.batcher.batch_slots(&mut self.slots, at, SlotSource::LastRun { done });
-        if taken.admitted > done {
+        let summary = self.batcher.batch_slots(&mut self.slots, at, SlotSource::PreviousRun { done });
+        if summary.admitted > done {
             tracing::info!(
-                datagrams = taken.admitted - done,
-                "took up {} that the last run had just received",
-                count_of(taken.admitted - done, "datagram")
+                datagrams = summary.admitted - done,
+                "recovered {} that the previous run had received and not yet written to its ring",
+                count_of(summary.admitted - done, "datagram")
             );
         }
     }
 
-    /// Goes on in memory with all of the intake if part of its file has failed.
+    /// Moves all of the journal to memory if part of its file has failed.
     fn replace_failed_journal(&mut self) {
         if self.remove_retry_at.is_some_and(|at| at <= Instant::now()) {
             self.remove_failed_journal();
@@ -255,38 +255,40 @@ impl Ingest {
             .and_then(|()| self.slots.move_to_memory())
             .and_then(|()| self.batcher.ring.move_to_memory());
         if let Err(error) = moved {
-            tracing::error!(%error, "cannot move the intake to memory: {error}; trying again");
+            tracing::error!(%error, "cannot move the receive journal to memory: {error}; trying again");
             return;
         }
         if let Some(reason) = self.location.note_failed_file() {
             self.remove_failed_journal();
             tracing::error!(
                 message_id = sender::JOURNAL_IN_MEMORY,
-                "the intake failed: {reason}; it is in memory now: kill -9 would lose what is received and not yet in \
-                 the spool; remove the cause and restart"
+                "the receive journal failed: {reason}; it is in memory now: kill -9 would lose received datagrams that are \
+                 not yet in the spool; remove the cause and restart nf-sender"
             );
         }
     }
 
     fn remove_failed_journal(&mut self) {
-        let was_refused = self.remove_retry_at.is_some();
+        let has_failed_before = self.remove_retry_at.is_some();
         self.remove_retry_at = match self.location.remove_failed_file() {
             Ok(()) => {
-                if was_refused {
-                    tracing::info!("removed the file of the failed intake: the disk allows it again");
+                if has_failed_before {
+                    tracing::info!(
+                        "removed the file of the failed receive journal: the disk allows it again"
+                    );
                 }
                 None
             }
             Err(error) => {
-                if !was_refused {
-                    tracing::error!(%error, "cannot remove the file of the failed intake: {error}; trying again");
+                if !has_failed_before {
+                    tracing::error!(%error, "cannot remove the file of the failed receive journal: {error}; trying again");
                 }
                 Some(Instant::now() + REMOVE_RETRY)
             }
         };
     }
 
-    /// What a reload changed counts from the next datagram on.
+    /// Applies reloaded settings from the next datagram on.
     fn apply_settings(&mut self) {
         if self.settings.has_changed().unwrap_or(false) {
             let IngestSettings { allow, compression } = self.settings.borrow_and_update().clone();
@@ -295,7 +297,7 @@ impl Ingest {
         }
     }
 
-    /// Waits for datagrams, or to be stopped, for a while.
+    /// Waits for datagrams or shutdown, for at most one round.
     fn wait(&self) -> std::io::Result<Readiness> {
         let mut waiting: Vec<PollFd<'_>> =
             self.listeners.iter().map(|listener| PollFd::new(&listener.socket, PollFlags::IN)).collect();
@@ -314,34 +316,34 @@ impl Ingest {
         Ok(Readiness::Listeners(ready.map(|(index, _)| index).collect()))
     }
 
-    /// Takes what waits at one listener, as much as there are slots. Says how many datagrams that were.
+    /// Receives waiting datagrams of one listener, as many as there are slots. Returns their number.
     fn receive(&mut self, index: usize) -> usize {
         let Some(listener) = self.listeners.get_mut(index) else { return 0 };
         self.checkpoint.set_slots(self.batcher.queue.next_position(), listener.local.port());
         match self.slots.receive(&listener.socket) {
             Ok(count) => {
                 self.batcher.is_flooded |= count == JOURNAL_SLOTS;
-                // What is denied filled the socket, too.
+                // Denied datagrams filled the socket, too.
                 let datagrams = u64::try_from(count).unwrap_or(u64::MAX);
                 let source = SlotSource::Socket { datagrams };
                 let at = ListenedAt { socket: index, local: listener.local };
-                let taken = self.batcher.batch_slots(&mut self.slots, at, source);
+                let summary = self.batcher.batch_slots(&mut self.slots, at, source);
                 self.slots.clear();
-                self.coalescing.note(datagrams, taken.bytes, Instant::now());
-                if let (Some((first, last)), Some(tally)) =
-                    (taken.dropped, self.counters.sockets().get(index))
+                self.coalescing.note(datagrams, summary.bytes, Instant::now());
+                if let (Some((first, last)), Some(counters)) =
+                    (summary.dropped, self.counters.sockets().get(index))
                 {
-                    listener.note_drops(first, last, tally);
+                    listener.note_drops(first, last, counters);
                 }
                 count
             }
             Err(error) => {
-                // The kernel could not write the datagram, and counts it as dropped.
+                // The kernel could not write the datagram to the slots and counts it as dropped.
                 if error.raw_os_error() == Some(libc::EFAULT)
-                    && let (Some(last), Some(tally)) =
+                    && let (Some(last), Some(counters)) =
                         (journal::kernel_drops(&listener.socket), self.counters.sockets().get(index))
                 {
-                    listener.note_drops(last.wrapping_sub(1), last, tally);
+                    listener.note_drops(last.wrapping_sub(1), last, counters);
                 } else if error.kind() != std::io::ErrorKind::WouldBlock {
                     tracing::debug!("recvmmsg: {error}");
                 }
@@ -351,73 +353,73 @@ impl Ingest {
     }
 }
 
-/// What a wait ended with.
+/// The event that ended a wait.
 #[derive(Debug)]
 enum Readiness {
-    /// Datagrams wait at these listeners.
+    /// These listeners have datagrams.
     Listeners(Vec<usize>),
-    /// It is time to stop.
+    /// Shutdown was requested.
     Stop,
 }
 
-/// Where the datagrams of a run of slots come from.
+/// The origin of the datagrams in the slots.
 #[derive(Clone, Copy, Debug)]
 enum SlotSource {
-    /// So many were just taken from a socket.
+    /// This number was just received from a socket.
     Socket { datagrams: u64 },
-    /// The last run left them; the first `done` of those that are admitted lie in the ring already.
-    LastRun { done: u64 },
+    /// The previous run left them. The first `done` of the admitted ones are in the ring already.
+    PreviousRun { done: u64 },
 }
 
-/// The socket that the datagrams of a run of slots came to.
+/// The socket that received the datagrams in the slots.
 #[derive(Clone, Copy, Debug)]
 struct ListenedAt {
-    /// Its place among the listeners.
+    /// The index of the listener.
     socket: usize,
     local: SocketAddr,
 }
 
-/// What came of a run of slots.
+/// The result of batching the datagrams in the slots.
 #[derive(Debug, Default)]
 struct SlotSummary {
     admitted: u64,
-    /// Bytes of their payloads.
+    /// The bytes of their payloads.
     bytes: u64,
-    /// What the socket had dropped when the first datagram came, and when the last one did.
+    /// The drop counters of the socket with the first and with the last datagram.
     dropped: Option<(u32, u32)>,
 }
 
 impl Batcher {
-    /// Pushes the datagrams of the filled slots. Which are not admitted is decided, and marked in the slots, before the
-    /// first is pushed: should this process be killed, the next one decides nothing twice.
+    /// Pushes the datagrams of the filled slots. First decides which of them are denied and checkpoint these in
+    /// the slots. So after a kill the next run decides nothing twice.
     fn batch_slots(&mut self, slots: &mut Slots, at: ListenedAt, source: SlotSource) -> SlotSummary {
         let backing = slots.backing();
         let (skip, denied) = match source {
-            SlotSource::LastRun { done } if done > 0 => (done, 0),
-            SlotSource::LastRun { .. } | SlotSource::Socket { .. } => (0, self.deny(slots, at.socket)),
+            SlotSource::PreviousRun { done } if done > 0 => (done, 0),
+            SlotSource::PreviousRun { .. } | SlotSource::Socket { .. } => (0, self.deny(slots, at.socket)),
         };
         let now = both_clocks();
-        let mut taken = SlotSummary::default();
+        let mut summary = SlotSummary::default();
         for index in 0.. {
             let slot = match slots.get(index) {
                 SlotEntry::Filled(slot) => slot,
                 SlotEntry::Denied => continue,
                 SlotEntry::Damaged if is_torn(slots, backing) => break,
                 SlotEntry::Damaged => {
-                    taken.admitted += 1;
-                    if taken.admitted > skip {
+                    summary.admitted += 1;
+                    if summary.admitted > skip {
                         self.lose_damaged(source);
                     }
                     continue;
                 }
                 SlotEntry::Empty => break,
             };
-            // The kernel says nothing where it has dropped nothing.
+            // Without drops the kernel sends no counter.
             let dropped = slot.dropped.unwrap_or_default();
-            taken.dropped = Some((taken.dropped.map_or(dropped, |(first, _)| first), dropped));
-            taken.admitted += 1;
-            taken.bytes += u64::try_from(slot.payload.len()).unwrap_or_default();
-            if taken.admitted <= skip {
+            summary.dropped = Some((summary.dropped.map_or(dropped, |(first, _)| first), dropped));
+            summary.admitted += 1;
+            summary.bytes += u64::try_from(slot.payload.len()).unwrap_or_default();
+            if summary.admitted <= skip {
                 continue;
             }
             let datagram = Datagram {
@@ -426,7 +428,8 @@ impl Batcher {
                 arrival: slot.arrival.unwrap_or(now.wall),
                 payload: slot.payload,
             };
-            // Held for one line only: a push may wait for room, and the status must not wait with it.
+            // The lock is held for one line only: a push may wait for room, and the status must not wait with
+            // it.
             self.flows.clear();
             if self.builder.compresses() {
                 self.counters.exporters().note_flows(&datagram, now.boot, &mut self.flows);
@@ -439,48 +442,49 @@ impl Batcher {
             }
         }
         if is_torn(slots, backing) {
-            self.discard_torn_slots(&mut taken, denied, source);
+            self.discard_torn_slots(&mut summary, denied, source);
         }
         self.flush();
         if !self.is_flooded && !self.connection.send_pending(&self.queue) {
             self.queue.announce();
         }
-        taken
+        summary
     }
 
-    /// Counts as lost a datagram whose slot cannot be read.
+    /// Counts a datagram as lost because its slot cannot be read.
     fn lose_damaged(&mut self, source: SlotSource) {
         match source {
             SlotSource::Socket { .. } => note_internal_error("a slot that the kernel filled cannot be read"),
-            SlotSource::LastRun { .. } => tracing::error!(
+            SlotSource::PreviousRun { .. } => tracing::error!(
                 message_id = sender::SPOOL_DAMAGED,
-                "a datagram that the last run had just received is damaged in the intake: it is lost and counts as corrupt"
+                "a datagram that the previous run had just received is damaged in the receive journal: it is lost and \
+                 counts as corrupt"
             ),
         }
         self.lose_one();
     }
 
-    /// Part of the slots was lost while they were read: all that is not in a batch yet counts as lost, as parts of it may
-    /// have been read as zeros.
-    fn discard_torn_slots(&mut self, taken: &mut SlotSummary, denied: u64, source: SlotSource) {
-        taken.admitted -= u64::from(self.builder.discard());
+    /// Counts all datagrams that are not in a batch yet as lost, because part of the slots failed while they
+    /// were read. Some bytes may have been read as zeros.
+    fn discard_torn_slots(&mut self, summary: &mut SlotSummary, denied: u64, source: SlotSource) {
+        summary.admitted -= u64::from(self.builder.discard());
         let lost = match source {
             SlotSource::Socket { datagrams } => {
-                datagrams.saturating_sub(denied).saturating_sub(taken.admitted)
+                datagrams.saturating_sub(denied).saturating_sub(summary.admitted)
             }
-            // How many there were was known to the slots alone.
-            SlotSource::LastRun { .. } => 0,
+            // Only the slots knew how many there were.
+            SlotSource::PreviousRun { .. } => 0,
         };
         self.queue.note_lost(lost);
         tracing::error!(
             message_id = sender::JOURNAL_IN_MEMORY,
             datagrams = lost,
-            "the intake failed while {} were in it that had just been received: they are lost",
+            "the receive journal failed with {} in it that had just been received: they are lost",
             count_of(lost, "datagram")
         );
     }
 
-    /// Marks the slots whose datagrams are not to be carried. Returns how many that are.
+    /// Marks the slots with denied datagrams. Returns their number.
     fn deny(&self, slots: &mut Slots, socket: usize) -> u64 {
         let mut count = 0;
         // Over IPv6 a payload can be longer than the 65,507 bytes that IPv4 could deliver.
@@ -518,12 +522,12 @@ impl Batcher {
             pushed = self.builder.push_flows(datagram, &self.flows);
         }
         if pushed.is_err() {
-            note_internal_error("an empty batch does not take a datagram that was admitted");
+            note_internal_error("an empty batch rejects an admitted datagram");
             self.lose_one();
         }
     }
 
-    /// Counts as lost the datagram that follows what is in the batch.
+    /// Counts the datagram after the current batch as lost.
     fn lose_one(&mut self) {
         self.flush();
         self.queue.note_lost(1);
@@ -541,14 +545,14 @@ impl Batcher {
         if let Some(dropped) = self.queue.push(batch, &mut self.ring, &self.pulse) {
             self.counters.note_dropped_batch(&dropped);
         }
-        // Of a flood, the link sends one part while the next is taken.
+        // In a flood, the uplink sends one part while ingest receives the next.
         if self.is_flooded {
             self.queue.announce();
         }
     }
 }
 
-/// Whether part of what lay in `slots` was lost since `backing` held them.
+/// Returns `true` if part of `slots` was lost since their backing was `backing`.
 fn is_torn(slots: &Slots, backing: Backing) -> bool {
     backing != Backing::Incomplete && slots.backing() == Backing::Incomplete
 }

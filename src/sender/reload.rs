@@ -1,5 +1,5 @@
-//! Takes up changed settings while nf-sender runs: all but those that belong to its start, such as its sockets and
-//! directories, for which the log tells that a restart is needed.
+//! Applies changed settings while nf-sender runs. Settings of the start, such as sockets and directories,
+//! need a restart, which the log states.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -18,17 +18,17 @@ use crate::sender::queue::flusher::FlusherSettings;
 use crate::sender::uplink::dial::ChannelMode;
 use crate::sender::uplink::state::UplinkSettings;
 
-/// Reads the settings again, from where they came at the start.
+/// Reads the settings again from their original sources.
 pub(crate) type Load = Box<dyn Fn() -> Result<Loaded<SenderSettings>, ConfigError> + Send + Sync>;
 
-/// What a reload needs.
+/// Reloads the settings and passes them to ingest, flusher and uplink.
 pub(crate) struct Reloader {
     load: Load,
     /// The configuration file.
     file: PathBuf,
     keys: Mutex<KeyReader>,
-    /// The settings that the daemon began with.
-    begun_with: SenderSettings,
+    /// The settings at the start of the daemon.
+    started_with: SenderSettings,
     ingest: watch::Sender<IngestSettings>,
     flusher: watch::Sender<FlusherSettings>,
     uplink: watch::Sender<UplinkSettings>,
@@ -37,7 +37,7 @@ pub(crate) struct Reloader {
 }
 
 impl Reloader {
-    /// Begins with `settings`, which `load` gave, of the configuration `file`.
+    /// Begins with `settings`, as read by `load` from the configuration `file`.
     pub(crate) fn new(load: Load, file: PathBuf, settings: SenderSettings) -> Result<Self, TlsTrouble> {
         let mut keys = KeyReader::default();
         let link = uplink_settings(&settings, &mut keys)?;
@@ -50,7 +50,7 @@ impl Reloader {
             uplink: watch::Sender::new(link),
             retry: watch::Sender::new(()),
             redial: watch::Sender::new(()),
-            begun_with: settings,
+            started_with: settings,
         })
     }
 
@@ -59,17 +59,17 @@ impl Reloader {
         &self.file
     }
 
-    /// What ingest follows.
+    /// The settings of ingest.
     pub(crate) fn ingest(&self) -> watch::Receiver<IngestSettings> {
         self.ingest.subscribe()
     }
 
-    /// What the keeper follows.
+    /// The settings of the flusher.
     pub(crate) fn flusher(&self) -> watch::Receiver<FlusherSettings> {
         self.flusher.subscribe()
     }
 
-    /// What the link follows.
+    /// The settings of the uplink.
     pub(crate) fn uplink(&self) -> watch::Receiver<UplinkSettings> {
         self.uplink.subscribe()
     }
@@ -84,7 +84,7 @@ impl Reloader {
         self.redial.subscribe()
     }
 
-    /// Tries the receivers at once, in order. A session ends in good order before. Fails if there is no receiver.
+    /// Ends the session in order and tries the receivers again. Fails if no receiver is configured.
     pub(crate) fn reconnect(&self) -> Result<(), String> {
         if self.uplink.borrow().receivers.is_empty() {
             return Err("no receiver is configured: set 'receivers' in the configuration".to_owned());
@@ -94,8 +94,8 @@ impl Reloader {
         Ok(())
     }
 
-    /// Takes up what changed, and connects at once where there is no connection. A connection ends only if something
-    /// that it depends on changed. If anything is wrong, nothing changes.
+    /// Applies changed settings and connects at once if there is no connection. A connection ends only if a
+    /// setting that it depends on changed. On an error nothing changes.
     pub(crate) fn reload(&self) -> Result<(), DaemonError> {
         notify::reloading();
         let outcome = self.read();
@@ -119,21 +119,21 @@ impl Reloader {
 
     fn apply(&self, settings: &SenderSettings, link: &UplinkSettings) {
         let changed = [
-            ("allow, compression", follow(&self.ingest, &ingest_settings(settings))),
-            ("limits of the spool", follow(&self.flusher, &flusher_settings(settings))),
-            ("receivers, keys and times of the link", follow(&self.uplink, link)),
+            ("allow, compression", update(&self.ingest, &ingest_settings(settings))),
+            ("limits of the spool", update(&self.flusher, &flusher_settings(settings))),
+            ("receivers, keys and times of the uplink", update(&self.uplink, link)),
         ];
         let changed: Vec<&str> =
-            changed.iter().filter(|(_, changed)| *changed).map(|(what, _)| *what).collect();
+            changed.iter().filter(|(_, changed)| *changed).map(|(name, _)| *name).collect();
         let changed = if changed.is_empty() { "nothing has changed".to_owned() } else { changed.join("; ") };
         tracing::info!(message_id = sender::RELOADED, changed, "reloaded: {changed}");
-        needs_restart(&self.begun_with.differs_at_start(settings));
+        needs_restart(&self.started_with.differs_at_start(settings));
         self.retry.send_replace(());
     }
 }
 
-/// Shows `now` to whoever follows, and says whether it is new.
-fn follow<T: Clone + PartialEq>(settings: &watch::Sender<T>, now: &T) -> bool {
+/// Publishes `now`. Returns `true` if it differs from the previous settings.
+fn update<T: Clone + PartialEq>(settings: &watch::Sender<T>, now: &T) -> bool {
     settings.send_if_modified(|current| {
         let changed = current != now;
         current.clone_from(now);
@@ -149,15 +149,15 @@ fn flusher_settings(settings: &SenderSettings) -> FlusherSettings {
     FlusherSettings { policy: settings.spool.policy, sync_after: settings.spool.sync_after }
 }
 
-/// Whether nf-sender can start with `settings`, or take them up, as far as files can tell: their keys and certificates can
-/// be read. Returns a warning of a certificate that expires.
+/// Checks that nf-sender can start with `settings` or reload them: all keys and certificates are readable.
+/// Returns a warning for a certificate that expires soon.
 pub(crate) fn check(settings: &SenderSettings) -> Result<Option<String>, DaemonError> {
     let link = uplink_settings(settings, &mut KeyReader::default())?;
     spool_keys(&settings.spool.encryption)?;
     Ok(link.channel_mode.certificate().and_then(|own| Expiry::of_certificate(own).warning(wall_clock())))
 }
 
-/// The keys of the spool, from where the settings say that they are.
+/// Reads the keys of the spool from their configured sources.
 pub(crate) fn spool_keys(encryption: &SpoolEncryption) -> Result<SpoolKeys, KeyTrouble> {
     let read = |source: &Option<KeySource>| source.as_ref().map(read_key).transpose();
     let (current, previous) = (read(&encryption.current)?, read(&encryption.previous)?);

@@ -1,4 +1,4 @@
-//! What nf-sender tells about itself: its status, and one line of it for the service manager.
+//! The status of nf-sender, in full and as one line for the service manager.
 
 use core::time::Duration;
 use std::path::PathBuf;
@@ -23,12 +23,12 @@ use crate::status::{
     Queued, Recovered, SenderStatus, SocketStatus,
 };
 
-/// All that the status is made of.
+/// The sources of the status.
 #[derive(Clone, Debug)]
 pub(crate) struct Reporter {
     pub(crate) settings: watch::Receiver<UplinkSettings>,
     pub(crate) queue: Arc<Queue>,
-    /// Where the spool is.
+    /// The directory of the spool.
     pub(crate) directory: PathBuf,
     pub(crate) counters: Arc<IngestCounters>,
     pub(crate) view: Arc<Mutex<UplinkView>>,
@@ -37,7 +37,7 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    /// To be called once a second.
+    /// Measures the rates. The caller calls it once a second.
     pub(crate) fn note_pace(&self) {
         let figures = self.queue.figures();
         self.pace
@@ -50,10 +50,11 @@ impl Reporter {
         self.pace.lock().unwrap_or_else(PoisonError::into_inner).rates()
     }
 
-    /// One line: state, queue and rate.
+    /// Returns one line with state, queue and rate.
     pub(crate) fn line(&self) -> String {
         let status = self.status();
         let receiver = status.receiver.as_deref().unwrap_or("no receiver");
+        let not_connected = self.view.lock().unwrap_or_else(PoisonError::into_inner).not_connected();
         let state = match (status.state, status.retry_in_s) {
             (status::LinkState::Connected, _) => format!("connected to {receiver}"),
             (status::LinkState::Connecting, _) => {
@@ -61,8 +62,8 @@ impl Reporter {
                 format!("connecting to {receiver}{reason}")
             }
             (_, Some(seconds)) => {
-                let reason = status.reason.as_deref().unwrap_or("no reason is known");
-                format!("not connected to {receiver}: {reason}; next try in {seconds} s")
+                let reason = status.reason.as_deref().unwrap_or("unknown reason");
+                format!("{not_connected}: {reason}; next try in {seconds} s")
             }
             (_, None) => "no receiver configured, spooling only".to_owned(),
         };
@@ -70,7 +71,7 @@ impl Reporter {
         format!("{state}; {queued} queued; {:.0} datagrams/s in", self.rates().0)
     }
 
-    /// The status at this moment.
+    /// Returns the current status.
     pub(crate) fn status(&self) -> SenderStatus {
         let view = self.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let figures = self.queue.figures();
@@ -105,7 +106,7 @@ impl Reporter {
             recovered: Recovered { datagrams: counts.recovered },
             acknowledged: status::Tally { datagrams: counts.acknowledged, bytes: counts.acknowledged_bytes },
             queued: self.queued(&figures),
-            intake: self.intake(),
+            intake: self.journal(),
             damaged: kept(figures.damaged),
             newer: kept(figures.newer),
             dropped: Dropped {
@@ -160,7 +161,7 @@ impl Reporter {
             .collect()
     }
 
-    fn intake(&self) -> JournalStatus {
+    fn journal(&self) -> JournalStatus {
         let reason = self.journal.why_in_memory().map(str::to_owned);
         JournalStatus { in_memory: reason.is_some(), reason }
     }
@@ -171,7 +172,7 @@ impl Reporter {
         warnings
     }
 
-    /// Whether the spool is short of room at this moment.
+    /// Returns the current shortage of room in the spool, if any.
     pub(crate) fn shortage(&self) -> Option<Shortage> {
         let room = self.queue.figures().room?;
         Shortage::of(&room, self.rates().1, &self.directory)
@@ -200,7 +201,7 @@ impl Reporter {
     }
 }
 
-/// The row of one exporter.
+/// Returns the row of one exporter.
 fn exporter(figures: &ExporterFigures) -> ExporterStatus {
     let Source { format, agent, id } = figures.source;
     let has_id = !matches!(format, ExportFormat::V1 | ExportFormat::V7 | ExportFormat::Other);

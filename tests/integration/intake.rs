@@ -48,7 +48,7 @@ fn open(path: &Path) -> File {
 
 /// Panics unless nf-sender says that its intake is in memory, and why.
 fn assert_in_memory(pair: &Pair, reason: &str) {
-    pair.sender.daemon().wait_for_log(&["the intake failed", reason, "in memory now"], STALL);
+    pair.sender.daemon().wait_for_log(&["the receive journal failed", reason, "in memory now"], STALL);
     let status = pair.sender.status();
     assert_eq!(status["intake"]["in_memory"], true, "{status:#}");
     assert!(status["intake"]["reason"].as_str().unwrap().contains(reason), "{status:#}");

@@ -1,4 +1,4 @@
-//! What ingest counts beside the queue's own counts: exporters, and what each socket lost.
+//! The counters of ingest: exporters, and the losses of each socket.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,26 +12,26 @@ use nf_transport_core::netflow::ExporterTable;
 use crate::host::{CountTable, boot_clock};
 use crate::limits::{DENIED_SHOWN, DROPPED_SHOWN};
 
-/// Counts of ingest, from the start of the process. Shared with the status and the log.
+/// The counters of ingest since the start of the process, shared with status and log.
 #[derive(Debug)]
 pub(crate) struct IngestCounters {
     exporters: Mutex<ExporterTable>,
     sockets: Vec<SocketCounters>,
-    /// By exporter, and by the socket that it sent to.
+    /// Denied datagrams by exporter and by the socket that received them.
     denied_exporters: Mutex<CountTable<DeniedKey>>,
-    /// Datagrams of the queue that were dropped, as the spool was full or they were too old.
+    /// Queued datagrams that were dropped because the spool was full or they were too old.
     dropped_exporters: Mutex<CountTable<IpAddr>>,
 }
 
-/// An exporter that is denied, and the place of the socket that it sends to.
+/// A denied exporter and the index of the socket that received its datagrams.
 pub(crate) type DeniedKey = (IpAddr, usize);
 
-/// What a socket lost.
+/// The losses of a socket.
 #[derive(Debug)]
 pub(crate) struct SocketCounters {
-    /// Where it listens.
+    /// The local address.
     pub(crate) address: SocketAddr,
-    /// How many datagrams the kernel has dropped since the first one that this process took.
+    /// Datagrams that the kernel has dropped since this process received its first one.
     kernel_drops: AtomicU64,
     denied: AtomicU64,
 }
@@ -47,14 +47,14 @@ impl SocketCounters {
         self.denied.load(Ordering::Relaxed)
     }
 
-    /// Notes that the kernel has dropped so many in all.
+    /// Notes the total number of kernel drops.
     pub(crate) fn note_kernel_drops(&self, total: u64) {
         self.kernel_drops.fetch_max(total, Ordering::Relaxed);
     }
 }
 
 impl IngestCounters {
-    /// A tally of sockets that listen at these addresses.
+    /// Creates the counters of sockets with these local addresses.
     pub(crate) fn new(sockets: impl IntoIterator<Item = SocketAddr>) -> Self {
         let socket =
             |address| SocketCounters { address, kernel_drops: AtomicU64::new(0), denied: AtomicU64::new(0) };
@@ -66,17 +66,17 @@ impl IngestCounters {
         }
     }
 
-    /// The exporters heard so far.
+    /// The exporters seen so far.
     pub(crate) fn exporters(&self) -> MutexGuard<'_, ExporterTable> {
         self.exporters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The sockets, in the order of their places.
+    /// The sockets by index.
     pub(crate) fn sockets(&self) -> &[SocketCounters] {
         &self.sockets
     }
 
-    /// Notes a datagram of `exporter` that is denied.
+    /// Notes a denied datagram of `exporter`.
     pub(crate) fn note_denied(&self, exporter: IpAddr, socket: usize, now: BootTime) {
         self.denied_exporters().add((exporter, socket), 1, now);
         if let Some(socket) = self.sockets.get(socket) {
@@ -89,12 +89,12 @@ impl IngestCounters {
         self.sockets.iter().map(SocketCounters::denied).sum()
     }
 
-    /// The same by exporter.
+    /// The denied datagrams by exporter.
     pub(crate) fn denied_exporters(&self) -> MutexGuard<'_, CountTable<DeniedKey>> {
         self.denied_exporters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes whose datagrams of the queue were dropped, and how many of each.
+    /// Notes dropped datagrams of the queue, by exporter.
     pub(crate) fn note_dropped(&self, exporters: impl Iterator<Item = (IpAddr, u64)>, now: BootTime) {
         let mut dropped = self.dropped_exporters();
         exporters.for_each(|(exporter, count)| dropped.add(exporter, count, now));
@@ -109,7 +109,7 @@ impl IngestCounters {
         self.note_dropped(records.iter().map(|datagram| (datagram.exporter.ip(), 1)), boot_clock());
     }
 
-    /// Datagrams of the queue that were dropped, by exporter.
+    /// Queued datagrams that were dropped, by exporter.
     pub(crate) fn dropped_exporters(&self) -> MutexGuard<'_, CountTable<IpAddr>> {
         self.dropped_exporters.lock().unwrap_or_else(PoisonError::into_inner)
     }

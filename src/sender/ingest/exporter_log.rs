@@ -1,4 +1,4 @@
-//! Logs exporters whose losses cannot be counted, as their sequence numbers are unusable.
+//! Logs exporters with unusable sequence numbers, whose losses cannot be counted.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -12,15 +12,15 @@ use crate::limits::LOG_INTERVAL;
 use crate::sender::ingest::counters::IngestCounters;
 use crate::status::{count_of, name_first};
 
-/// The exporters that are in the log.
+/// The exporters that are in the log already.
 #[derive(Debug, Default)]
 pub(crate) struct ExporterLog {
-    /// Never more than the exporter table has.
+    /// Bounded by the size of the exporter table.
     unusable: HashSet<ExporterKey>,
     logged_at: Option<Instant>,
 }
 
-/// An address and its source id, whatever port it uses.
+/// An exporter address and source id, with any port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct ExporterKey {
     address: IpAddr,
@@ -51,18 +51,18 @@ struct UsabilityChanges {
 
 impl ExporterLog {
     /// Logs the changes since the last call, at most once in a [`LOG_INTERVAL`]. Call it once a second.
-    pub(crate) fn look(&mut self, tally: &IngestCounters, now: Instant) {
+    pub(crate) fn poll(&mut self, counters: &IngestCounters, now: Instant) {
         if self.logged_at.is_some_and(|logged| now.saturating_duration_since(logged) < LOG_INTERVAL) {
             return;
         }
-        let changes = self.note(tally.exporters().figures());
+        let changes = self.note(counters.exporters().figures());
         if changes != UsabilityChanges::default() {
             self.logged_at = Some(now);
             changes.log();
         }
     }
 
-    /// Takes over the figures of all exporters.
+    /// Compares the figures of all exporters with the log.
     fn note(&mut self, figures: impl Iterator<Item = ExporterFigures>) -> UsabilityChanges {
         let mut changes = UsabilityChanges::default();
         let mut unusable = HashSet::new();
@@ -77,7 +77,7 @@ impl ExporterLog {
                 _ => {}
             }
         }
-        // With two ports of one source id, both must be usable.
+        // A source id with two ports is usable only if both are.
         changes.usable.retain(|key| !unusable.contains(key));
         changes.usable.dedup();
         self.unusable = unusable;

@@ -1,4 +1,4 @@
-//! Logs what is lost before it reaches the queue: dropped by the kernel, or denied.
+//! Logs datagrams that are lost before the queue: dropped by the kernel, or denied.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use crate::host::systemd::messages::sender;
 use crate::sender::ingest::counters::{IngestCounters, SocketCounters};
 use crate::status::{count_of, name_first};
 
-/// How much of each count is in the log.
+/// The part of each counter that is in the log already.
 #[derive(Debug)]
 pub(crate) struct LossLog {
     sockets: Vec<SocketLog>,
@@ -21,28 +21,28 @@ struct SocketLog {
 }
 
 impl LossLog {
-    pub(crate) fn new(tally: &IngestCounters) -> Self {
-        Self { sockets: tally.sockets().iter().map(|_| SocketLog::default()).collect() }
+    pub(crate) fn new(counters: &IngestCounters) -> Self {
+        Self { sockets: counters.sockets().iter().map(|_| SocketLog::default()).collect() }
     }
 
-    /// To be called once a second.
-    pub(crate) fn look(&mut self, tally: &IngestCounters) {
-        self.log(tally, CountLog::due);
+    /// Logs new losses. The caller calls it once a second.
+    pub(crate) fn poll(&mut self, counters: &IngestCounters) {
+        self.log(counters, CountLog::due);
     }
 
-    /// Logs what is not in the log yet: for the end of the run.
-    pub(crate) fn finish(mut self, tally: &IngestCounters) {
-        self.log(tally, CountLog::rest);
+    /// Logs the rest at the end of the run.
+    pub(crate) fn finish(mut self, counters: &IngestCounters) {
+        self.log(counters, CountLog::rest);
     }
 
-    fn log(&mut self, tally: &IngestCounters, due: fn(&mut CountLog, u64, Instant) -> Option<u64>) {
+    fn log(&mut self, counters: &IngestCounters, due: fn(&mut CountLog, u64, Instant) -> Option<u64>) {
         let now = Instant::now();
-        for (place, (socket, log)) in tally.sockets().iter().zip(&mut self.sockets).enumerate() {
+        for (place, (socket, log)) in counters.sockets().iter().zip(&mut self.sockets).enumerate() {
             if let Some(count) = due(&mut log.kernel_drops, socket.kernel_drops(), now) {
                 log_kernel_drops(socket, count);
             }
             if let Some(count) = due(&mut log.denied, socket.denied(), now) {
-                let denied = tally.denied_exporters().take_unlogged(|(_, at)| *at == place);
+                let denied = counters.denied_exporters().take_unlogged(|(_, at)| *at == place);
                 log_denied(socket, count, denied.into_iter().map(|((exporter, _), count)| (exporter, count)));
             }
         }
@@ -55,7 +55,7 @@ fn log_kernel_drops(socket: &SocketCounters, count: u64) {
         message_id = sender::KERNEL_DROPS,
         socket = %address,
         datagrams = count,
-        "the kernel dropped {} at {address}: the receive buffer was full; they are lost. Give nf-sender more processor \
+        "the kernel dropped {} on {address}: the receive buffer was full; they are lost. Give nf-sender more processor \
          time, or raise ReceiveBuffer= of nf-sender.socket",
         count_of(count, "datagram")
     );
@@ -68,8 +68,8 @@ fn log_denied(socket: &SocketCounters, count: u64, exporters: impl Iterator<Item
         socket = %address,
         datagrams = count,
         exporters,
-        "denied {} at {address}, from {exporters}: 'allow' does not name the exporter, or the datagram is longer than \
-         65,507 bytes",
+        "denied {} on {address} from {exporters}: the exporter is not in 'allow', or the datagram is longer than 65,507 \
+         bytes; they are lost. Add the exporters to 'allow' if they are yours",
         count_of(count, "datagram")
     );
 }

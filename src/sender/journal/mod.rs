@@ -1,17 +1,18 @@
-//! The intake: datagrams between the kernel's socket and the spool, in a file that outlives the process.
+//! The receive journal: datagrams between the sockets of the kernel and the spool, in a file that survives a
+//! kill.
 //!
-//! What recvmmsg returned and what was encoded since, but is neither acknowledged nor in a segment, lies in one
-//! file: in the runtime directory (memory), else in the spool directory. A process that is killed loses nothing
-//! of it; the next one takes it up first. A reboot may lose it. Where the file fails, the intake goes on in the memory
-//! of the process ([`bus_error`], [`location`]).
+//! The file holds received and encoded datagrams that are neither acknowledged nor in a segment. It is in the
+//! runtime directory (memory) or else in the spool directory, under the name `intake`. A killed process loses
+//! none of these datagrams: the next run recovers them first. A reboot may lose them. If the file fails, the
+//! journal continues in the memory of the process ([`bus_error`], [`location`]).
 //!
 //! | offset | width | part |
 //! |---|---|---|
-//! | 0 | 4096 | marks: where everything stands ([`marks`]) |
-//! | 4096 | 12 MiB at most | slots: what recvmmsg fills ([`slots`]) |
+//! | 0 | 4096 | checkpoint: positions and offsets ([`checkpoint`]) |
+//! | 4096 | 12 MiB at most | slots: datagrams as recvmmsg returned them ([`slots`]) |
 //! | after that | 12 MiB | ring: encoded batches ([`ring`]) |
 //!
-//! The file is only ever read on the machine, and in the boot, that wrote it; numbers are in the machine's order.
+//! Only the machine and the boot that wrote the file read it. Numbers are in native byte order.
 
 mod bus_error;
 mod checkpoint;
@@ -46,7 +47,7 @@ pub(crate) use crate::sender::journal::checkpoint::Checkpoint;
 use crate::sender::journal::checkpoint::JournalKind;
 use crate::sender::journal::layout::{file_len, ring_at, slots_at};
 
-/// The intake of a run.
+/// The receive journal of a run.
 #[derive(Debug)]
 pub(crate) struct ReceiveJournal {
     pub(crate) checkpoint: Arc<Checkpoint>,
@@ -54,50 +55,51 @@ pub(crate) struct ReceiveJournal {
     pub(crate) ring: Ring,
 }
 
-/// What an earlier run left in the intake.
+/// The state in which a run finds the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum JournalState {
-    /// Nothing: the intake was made now.
+    /// The journal was created now.
     New,
-    /// Marks that are whole, and what they say.
+    /// An intact checkpoint, with its content.
     Intact(PreviousRun),
-    /// A file that was truncated or damaged, or another stream's. Batches may still be found in its ring.
+    /// The file was truncated or damaged, or belongs to another stream. Its ring may still hold batches.
     Damaged,
 }
 
-/// What whole marks say.
+/// The content of an intact checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PreviousRun {
-    /// Whether it was left in this boot, so that its marks are to be believed.
+    /// It was written in this boot, so that the checkpoint can be trusted.
     pub(crate) same_boot: bool,
-    /// The run that left it; `RunId::NONE` if that is not known.
+    /// The run that wrote it; `RunId::NONE` if unknown.
     pub(crate) run: RunId,
-    /// The position after the last one given out.
+    /// The position after the last assigned one.
     pub(crate) next: Position,
-    /// Acknowledged up to here.
+    /// The position up to which everything is acknowledged.
     pub(crate) acknowledged: Position,
 }
 
 impl ReceiveJournal {
-    /// Opens the intake at `path` for `stream`, making it if it is not there or belongs to something else. What
-    /// is left stays as it is: a start that is cut short here leaves it to the next one.
+    /// Opens the journal at `path` for `stream`. Creates it if it does not exist or belongs to another
+    /// stream. The datagrams in it stay as they are, so that an interrupted start leaves them to the next
+    /// one.
     pub(crate) fn open(path: &Path, stream: StreamId, boot: [u8; 16]) -> io::Result<(Self, JournalState)> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = open_regular(&mut options, path)?;
         if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
-            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "another nf-sender has it in use"));
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "another nf-sender uses it"));
         }
         Self::map_parts(file, stream, boot)
     }
 
-    /// An intake that ends with the process: better than none where no file can be had.
+    /// Creates a journal in memory, which ends with the process, for use where no file can be created.
     pub(crate) fn in_memory(stream: StreamId) -> io::Result<Self> {
         let file = rustix::fs::memfd_create("intake", MemfdFlags::CLOEXEC)?;
         Ok(Self::map_parts(file.into(), stream, [0; 16])?.0)
     }
 
-    /// The intake at `path`, whose file cannot be written, copied into memory with what an earlier run left in it.
+    /// Copies the journal at `path`, whose file cannot be written, into memory with its datagrams.
     pub(crate) fn copy_to_memory(
         path: &Path,
         stream: StreamId,
@@ -112,76 +114,76 @@ impl ReceiveJournal {
         let old_len = file.metadata()?.len();
         prepare(&file, old_len)?;
         let file = Arc::new(file);
-        let marks = Checkpoint::map(file.clone())?;
-        let found = match marks.kind(stream) {
+        let checkpoint = Checkpoint::map(file.clone())?;
+        let found = match checkpoint.kind(stream) {
             _ if old_len == 0 => JournalState::New,
-            // Where part of the ring is cut off, the marks say what is missing.
-            JournalKind::Ours if old_len >= ring_at() && marks.are_whole() => {
+            // If part of the ring is cut off, the checkpoint shows which datagrams are missing.
+            JournalKind::Ours if old_len >= ring_at() && checkpoint.is_intact() => {
                 JournalState::Intact(PreviousRun {
-                    same_boot: marks.boot() == boot,
-                    run: marks.run(),
-                    next: marks.next(),
-                    acknowledged: marks.acknowledged(),
+                    same_boot: checkpoint.boot() == boot,
+                    run: checkpoint.run(),
+                    next: checkpoint.next(),
+                    acknowledged: checkpoint.acknowledged(),
                 })
             }
             _ => JournalState::Damaged,
         };
-        marks.claim(stream);
+        checkpoint.claim(stream);
         let mut slots = Slots::map(file.clone(), slots_at())?;
         if !matches!(found, JournalState::Intact(_)) {
             slots.clear();
         }
         let ring = Ring::map(file, ring_at(), JOURNAL_RING)?;
-        Ok((Self { checkpoint: Arc::new(marks), slots, ring }, found))
+        Ok((Self { checkpoint: Arc::new(checkpoint), slots, ring }, found))
     }
 
-    /// Recovers what an earlier run left in the ring and no segment holds: batches that end above `floor`. Where the
-    /// marks are `trusted`, they say where to find these; else, and where that does not lead to all of them, the ring
-    /// is searched.
+    /// Recovers the batches of an earlier run that end above `floor`, which no segment holds. If `trusted`,
+    /// the checkpoint shows where they are. Otherwise, and if the checkpoint does not lead to all of them,
+    /// searches the ring.
     pub(crate) fn recover_ring(
         &mut self,
         stream: StreamId,
         trusted: bool,
         floor: Position,
     ) -> Vec<RingEntry> {
-        let marks = trusted.then(|| (self.checkpoint.ring_tail(), self.checkpoint.next()));
-        let held = self.ring.recover_all(stream, marks, floor);
-        self.checkpoint.set_ring_tail(held.first().map_or(self.ring.head(), |first| first.start));
-        held
+        let hints = trusted.then(|| (self.checkpoint.ring_tail(), self.checkpoint.next()));
+        let entries = self.ring.recover_all(stream, hints, floor);
+        self.checkpoint.set_ring_tail(entries.first().map_or(self.ring.head(), |first| first.start));
+        entries
     }
 
-    /// Begins the ring anew: what lies in it is of no use.
+    /// Empties the ring, whose batches are not needed.
     pub(crate) fn reset_ring(&mut self) {
         self.checkpoint.set_ring_tail(self.ring.head());
     }
 }
 
-/// Gives `file`, which is `old_len` bytes long, its length and its room.
+/// Sets the length of `file` and allocates its blocks. Its length was `old_len`.
 fn prepare(file: &File, old_len: u64) -> io::Result<()> {
     if old_len == 0 {
-        // Where the file system copies on write, room that is taken now serves no later write. Most can do without
-        // for one file; those that cannot say so.
+        // On a copy-on-write file system, allocated blocks do not serve later writes. Most support NOCOW for
+        // one file; others return an error.
         let _unsupported = ioctl_getflags(file).and_then(|flags| ioctl_setflags(file, flags | IFlags::NOCOW));
     }
     if old_len != file_len() {
         file.set_len(file_len())?;
     }
-    // Room is taken now, so that no later write can fail for want of it.
+    // Allocate now, so that no later write fails for lack of space.
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, file_len()) {
-        // What the last run left is worth more than the room: it is read, and pages that fail are noticed.
+        // Recovering the previous run matters more than the allocation. Pages that fail later are noticed.
         Err(_) if old_len == file_len() => Ok(()),
         other => other.map_err(io::Error::from),
     }
 }
 
-/// The id of this boot of the machine; it changes when memory is lost.
+/// Reads the boot id of the machine, which changes when memory is lost.
 pub(crate) fn boot_id() -> io::Result<[u8; 16]> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let hex: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     u128::from_str_radix(&hex, 16).map(u128::to_ne_bytes).map_err(io::Error::other)
 }
 
-/// Removes the intake after an orderly stop, which has put everything into segments.
+/// Removes the journal after an orderly stop, which has moved everything into segments.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     std::fs::remove_file(path)
 }

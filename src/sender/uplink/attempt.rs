@@ -53,7 +53,7 @@ impl AttemptOutcome {
     pub(crate) fn dial_failed(count: usize, error: &DialError) -> Self {
         let mut reason = error.to_string();
         if count > 1 {
-            reason = format!("none of {count} receivers answers; the last: {reason}");
+            reason = format!("none of {count} receivers accepts the connection; the last: {reason}");
         }
         let is_refusal = error.is_refusal();
         Self {
@@ -91,7 +91,7 @@ impl AttemptOutcome {
 
     /// Logs the fail-over from this receiver to the next one.
     pub(crate) fn log_fail_over(&self, receiver: &HostPort, complaints: &mut LogLimit<String>) {
-        let line = format!("not connected to {receiver}: {}; trying the next receiver", self.reason);
+        let line = format!("not connected to {receiver}: {}; failing over to the next receiver", self.reason);
         if let Some(held_back) = complaints.admit(line.clone(), Instant::now().into_std()) {
             let (message_id, receiver) = (self.message_id, receiver.to_string());
             tracing::warn!(message_id, receiver, held_back, "{line}{}", More(held_back));

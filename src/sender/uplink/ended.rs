@@ -1,4 +1,4 @@
-//! How a session with a receiver ended, and what follows.
+//! The end of a session with a receiver, and the next step.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use nf_transport_core::spool::Divergence;
 
 use crate::host::secure_stream::StreamError;
 
-/// How a session ended.
+/// The reason why a session ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionEnd {
     #[error("the receiver closed the connection")]
@@ -21,7 +21,8 @@ pub(crate) enum SessionEnd {
     Stream(#[from] StreamError),
     #[error("the receiver refuses: {0}")]
     Refused(String),
-    /// As `Refused`; the receiver may accept the stream within [`REFUSED_FOR_NOW_DELAY_MAX`](crate::limits::REFUSED_FOR_NOW_DELAY_MAX).
+    /// As `Refused`, but the receiver may accept the stream within
+    /// [`REFUSED_FOR_NOW_DELAY_MAX`](crate::limits::REFUSED_FOR_NOW_DELAY_MAX).
     #[error("the receiver refuses: {0}")]
     RefusedForNow(String),
     #[error("{0}")]
@@ -34,20 +35,22 @@ pub(crate) enum SessionEnd {
     )]
     Diverged {
         divergence: Divergence,
-        /// What the receiver has delivered of the stream.
+        /// The position up to which the receiver has delivered the stream.
         delivered: Position,
     },
-    #[error("the receiver asks for positions from {0} on, which it has acknowledged up to {1}")]
+    #[error(
+        "the receiver asks for positions from {0} on, but has acknowledged them up to {1} before: it may have lost its state"
+    )]
     BehindUs(Position, Position),
     #[error(
-        "nothing was acknowledged for {} s although the receiver is heard: large packets are probably lost on the way (path MTU \
+        "nothing was acknowledged for {} s although the receiver answers: large packets are probably lost on the path (MTU \
          black hole)",
         .0.as_secs()
     )]
     Stalled(Duration),
     #[error("connecting again")]
     Renewed,
-    /// As `Renewed`, because somebody asked for it.
+    /// As `Renewed`, on a reconnect request.
     #[error("connecting again")]
     Asked,
     #[error("stopping")]
@@ -55,7 +58,7 @@ pub(crate) enum SessionEnd {
 }
 
 impl SessionEnd {
-    /// The receiver said no.
+    /// Maps a REFUSE message of the receiver to a reason.
     pub(crate) fn refused(refusal: &Refusal) -> Self {
         let text = refusal.text().to_owned();
         match refusal.code() {
@@ -65,7 +68,7 @@ impl SessionEnd {
         }
     }
 
-    /// Whether one of the two sides said no.
+    /// Returns `true` if one of the two sides rejected the other.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(
             self,
@@ -76,7 +79,8 @@ impl SessionEnd {
         )
     }
 
-    /// Whether the next receiver is tried at once: the session came to nothing, and that may be different there.
+    /// Returns `true` if the next receiver is tried at once, as the session did not work and another receiver
+    /// may accept it.
     pub(crate) fn fails_over(&self, is_agreed: bool, has_worked: bool) -> bool {
         match self {
             Self::Renewed

@@ -1,7 +1,7 @@
-//! Reads ahead in the spool for the link.
+//! Reads batches from the segments of the spool.
 //!
-//! Owns a place in one segment. Used from a blocking task: it reads files. Damage that it meets is told to the
-//! queue, which counts it and shows it as a gap from then on.
+//! Owns a position in one segment. Runs in a blocking task, as it reads files. Reports damage to the queue,
+//! which counts it and turns it into a gap.
 
 use std::fs::File;
 use std::io;
@@ -15,10 +15,10 @@ use nf_transport_core::spool::{Damage, Item, SegmentReader};
 use crate::limits::READ_AHEAD;
 use crate::sender::queue::{OpenedSegment, Queue};
 
-/// After so many failed reads in a row, what cannot be read counts as damage.
-const PATIENCE: u32 = 3;
+/// The number of consecutive failed reads after which unreadable data counts as damage.
+const FAILED_READS_MAX: u32 = 3;
 
-/// Why nothing was read. A later try may succeed.
+/// The reason why nothing was read. A later read may succeed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SegmentSourceError {
     #[error("{0}")]
@@ -27,7 +27,7 @@ pub(crate) enum SegmentSourceError {
     Sealed(#[from] OpenError),
 }
 
-/// A reader of all that the spool holds.
+/// A reader of the whole spool.
 #[derive(Debug)]
 pub(crate) struct SegmentSource {
     queue: Arc<Queue>,
@@ -41,13 +41,13 @@ impl SegmentSource {
         Self { queue, open: None, failures: 0 }
     }
 
-    /// Batches from `position` on, about `READ_AHEAD` bytes of them. None if damage or a gap comes first, or if
-    /// the position is no longer in the spool: whoever asks looks at the queue again.
+    /// Reads batches from `position` on, about `READ_AHEAD` bytes of them. Returns none if damage or a gap
+    /// comes first, or if the position is no longer in the spool. The caller then asks the queue again.
     pub(crate) fn read(&mut self, position: Position) -> Result<Vec<Batch>, SegmentSourceError> {
         let outcome = self.read_segment(position);
         match &outcome {
             Ok(_) => self.failures = 0,
-            // However often: the data is whole, and comes as soon as its key does.
+            // No retry limit: the data is intact and is read once its key is given.
             Err(SegmentSourceError::Sealed(_)) => self.open = None,
             Err(SegmentSourceError::Disk(_)) => {
                 self.failures += 1;
@@ -72,10 +72,10 @@ impl SegmentSource {
                         batches.push(batch);
                     }
                     Err(OpenError::Damaged) => {
-                        self.queue.quarantine(*segment, whole(&batch, reader, position));
+                        self.queue.quarantine(*segment, as_damage(&batch, reader, position));
                         break;
                     }
-                    // What comes before it is sent first.
+                    // Return the batches before it first.
                     Err(OpenError::UnknownKey(_)) if !batches.is_empty() => break,
                     Err(error) => return Err(error.into()),
                 },
@@ -93,7 +93,7 @@ impl SegmentSource {
         Ok(batches)
     }
 
-    /// Makes the open segment stand at `position`; false if no segment holds it.
+    /// Moves to `position`. Returns `false` if no segment holds it.
     fn seek(&mut self, position: Position) -> io::Result<bool> {
         if let Some(segment) = &mut self.open
             && segment.reader.position() == position
@@ -102,7 +102,7 @@ impl SegmentSource {
             segment.reader.extend(end, size);
             return Ok(true);
         }
-        self.open = match self.queue.reader(position, self.failures >= PATIENCE) {
+        self.open = match self.queue.reader(position, self.failures >= FAILED_READS_MAX) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if let Some(damage) = self.queue.rest_of_segment(position) {
                     self.queue.quarantine(position, damage);
@@ -115,8 +115,8 @@ impl SegmentSource {
     }
 }
 
-/// All of `batch`, which `reader` has just given, as damage from `position` on.
-fn whole(batch: &Batch, reader: &SegmentReader<File>, position: Position) -> Damage {
+/// Returns all of `batch`, the last one from `reader`, as damage from `position` on.
+fn as_damage(batch: &Batch, reader: &SegmentReader<File>, position: Position) -> Damage {
     let length = u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX);
     Damage {
         offset: reader.offset().saturating_sub(length),
