@@ -158,7 +158,7 @@ async fn supervise(
             _ = tick.tick() => {
                 watchdog.look();
                 reporter.note_pace();
-                room.look(reporter.shortage());
+                room.poll(reporter.shortage());
                 losses.poll(&reporter.counters);
                 internal_errors.look();
                 exporters.poll(&reporter.counters, Instant::now());

@@ -167,7 +167,7 @@ impl Reporter {
     }
 
     fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.queue.trouble();
+        let mut warnings = self.queue.problems();
         warnings.extend(self.shortage().map(|shortage| shortage.text));
         warnings
     }

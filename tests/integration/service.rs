@@ -281,7 +281,7 @@ fn stop_thread(thread: Traced) {
 #[test]
 fn one_thread_that_stands_still_is_enough_to_feed_the_watchdog_no_more() {
     let _running = shared();
-    for name in ["ingest", "keeper"] {
+    for name in ["ingest", "flusher"] {
         let listen = free_udp().to_string();
         let mut sender = Told::start_with(Program::Sender, &listen, "127.0.0.1:9", &WATCHDOG);
         let (process, mut thread) = (sender.child.id(), None);

@@ -1,13 +1,14 @@
-//! Makes room in a full spool at the cost of the exporters that hold most.
+//! Makes room in a full spool at the expense of the exporters that hold most.
 //!
-//! The largest holders lose: of all exporters, sorted by what they hold, the first ones that together hold a quarter of the spool,
-//! and those that hold nearly as much as the last of these. Their oldest datagrams are dropped, from the oldest segment
-//! on of which at least a quarter is theirs. There is such a segment, as they hold a quarter of all. So an exporter loses nothing
-//! while others that hold clearly more than it hold a quarter of the spool.
+//! The largest holders lose. Of all exporters sorted by holding, these are the first ones that together hold
+//! a quarter of the spool, and those that hold nearly as much as the last of them. Their oldest datagrams are
+//! dropped, beginning with the oldest segment of which they hold at least a quarter. There is such a segment,
+//! as they hold a quarter of the spool. So an exporter loses nothing while others that hold clearly more hold
+//! a quarter of the spool.
 //!
-//! For each byte that is dropped at most nine are written again, and a segment that would free less stays. Exempt are the last
-//! segment and segments that are on their way to a receiver. If nothing else is left, the spool drops its oldest segment as
-//! a whole.
+//! At most nine bytes are rewritten for each dropped byte, and a segment that would free less stays. Exempt
+//! are the last segment and segments in flight. If nothing else is left, the spool drops its oldest segment
+//! as a whole.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -28,30 +29,31 @@ use crate::sender::ingest::counters::IngestCounters;
 use crate::sender::queue::Queue;
 use crate::sender::queue::holdings::{Holding, Holdings, Shares};
 
-/// Largest holders together hold at least one part of so many of the spool; so does what is dropped of a segment.
+/// The largest holders together hold at least one of this many parts of the spool. The dropped part of a
+/// segment is at least as large.
 const PARTS: u64 = 4;
 
 /// Makes room by the shares of exporters.
 #[derive(Debug)]
 pub(crate) struct FairShare {
     queue: Arc<Queue>,
-    tally: Arc<IngestCounters>,
+    counters: Arc<IngestCounters>,
     holdings: Holdings,
     /// Segments that cannot be read, or of which too little could be dropped.
     stubborn: BTreeSet<Position>,
     /// Those of them that a newer version wrote.
     newer: BTreeSet<Position>,
-    /// Where the flows of datagrams that stay are, so that their batches are compressed as well as before.
+    /// The flows of datagrams that stay, so that their batches compress as well as before.
     flows: ExporterTable,
 }
 
 impl FairShare {
-    pub(crate) fn new(queue: Arc<Queue>, tally: Arc<IngestCounters>) -> Self {
+    pub(crate) fn new(queue: Arc<Queue>, counters: Arc<IngestCounters>) -> Self {
         let (holdings, stubborn, newer, flows) = Default::default();
-        Self { queue, tally, holdings, stubborn, newer, flows }
+        Self { queue, counters, holdings, stubborn, newer, flows }
     }
 
-    /// Counts `batch`, which was appended, sealed to `length` bytes.
+    /// Counts the appended `batch`, encrypted to `length` bytes.
     pub(crate) fn note_appended(&mut self, spool: &Spool<Directory>, batch: &Batch, length: u64) {
         let Some((first, ..)) = spool.segment_at(batch.first()) else { return };
         match Shares::of(batch, length) {
@@ -66,7 +68,7 @@ impl FairShare {
         }
     }
 
-    /// Counts for each exporter what it lost with the segments that the spool dropped in `gap`.
+    /// Counts the losses of each exporter in the segments that the spool dropped in `gap`.
     pub(crate) fn note_dropped(&mut self, spool: &Spool<Directory>, gap: Gap) {
         for first in self.holdings.within(gap.first, gap.end) {
             if spool.segment_at(first).is_none_or(|(found, ..)| found != first) {
@@ -76,8 +78,8 @@ impl FairShare {
         }
     }
 
-    /// Reads one segment of an earlier run, if the spool is more than half full, so that its shares are known when the spool is
-    /// full. Called every second.
+    /// Reads one segment of an earlier run if the spool is more than half full, so that its shares are known
+    /// once it is full. Called every second.
     pub(crate) fn learn_one(&mut self) {
         let unknown = {
             let spool = self.queue.spool();
@@ -94,14 +96,15 @@ impl FairShare {
         self.holdings.of_segment(first).is_none() && !self.stubborn.contains(&first)
     }
 
-    /// Notes what each exporter holds in the segment that starts at `first` and that `reader` reads.
+    /// Notes the holdings in the segment that starts at `first`, read by `reader`.
     fn learn(&mut self, first: Position, reader: io::Result<Option<SegmentReader<File>>>) {
-        let shares = reader
-            .and_then(|reader| reader.map_or(Ok(Found::Damage), |reader| shares_of(&self.queue, reader)));
+        let shares = reader.and_then(|reader| {
+            reader.map_or(Ok(SegmentContent::Damage), |reader| shares_of(&self.queue, reader))
+        });
         match shares {
-            Ok(Found::Shares(shares)) => self.holdings.set(first, shares),
-            Ok(Found::Newer) => drop(self.newer.insert(first)),
-            Ok(Found::Damage) => {}
+            Ok(SegmentContent::Shares(shares)) => self.holdings.set(first, shares),
+            Ok(SegmentContent::Newer) => drop(self.newer.insert(first)),
+            Ok(SegmentContent::Damage) => {}
             Err(error) => {
                 tracing::debug!(%error, segment = first.0, "cannot read a segment of the spool: {error}");
             }
@@ -111,8 +114,8 @@ impl FairShare {
         }
     }
 
-    /// Makes room for `length` bytes within `max-size`, as far as that can be done fairly. Returns the datagrams that were dropped
-    /// one by one; of whole segments the spool itself keeps account.
+    /// Makes room for `length` bytes within `max-size`, as far as this is possible fairly. Returns the
+    /// datagrams that were dropped one by one. The spool itself accounts for whole segments.
     pub(crate) fn make_room(
         &mut self,
         spool: &mut Spool<Directory>,
@@ -122,11 +125,11 @@ impl FairShare {
         let mut thinned = Vec::new();
         while spool.excess(length) > 0 {
             let Some((segment, least)) = self.find(spool, in_flight) else { break };
-            match self.relieve(spool, segment, least, in_flight) {
-                Ok(Some(Relief::Thinned(dropped))) => thinned.push(dropped),
-                Ok(Some(Relief::Dropped)) => {}
+            match self.thin_or_drop(spool, segment, least, in_flight) {
+                Ok(Some(MadeRoom::Thinned(dropped))) => thinned.push(dropped),
+                Ok(Some(MadeRoom::Dropped)) => {}
                 Ok(None) => drop(self.stubborn.insert(segment.first)),
-                // The disk may allow it later, so the segment stays a candidate.
+                // The disk may accept it later, so the segment stays a candidate.
                 Err(error) => {
                     tracing::debug!(%error, segment = segment.first.0, "cannot thin a segment: {error}");
                     break;
@@ -136,14 +139,15 @@ impl FairShare {
         thinned
     }
 
-    /// The oldest segment of which enough may go, and the least that an exporter who loses holds in all.
+    /// Returns the oldest segment of which enough may be dropped, and the smallest total holding of an
+    /// exporter that loses.
     fn find(&mut self, spool: &Spool<Directory>, in_flight: Position) -> Option<(Candidate, u64)> {
         let candidates: Vec<Candidate> = spool.candidates(in_flight).collect();
-        // One at a time: after a start with a full spool, reading all of it would stop everything else for minutes.
+        // One at a time: to read a whole full spool after a start would block everything else for minutes.
         if let Some(unknown) = candidates.iter().find(|segment| self.is_unknown(segment.first)) {
             self.learn(unknown.first, spool.reader(unknown.first, false));
         }
-        // The spool keeps apart what a newer version wrote, which makes room as well.
+        // The spool keeps data of newer versions apart, which makes room as well.
         if candidates.first().is_some_and(|oldest| self.newer.contains(&oldest.first)) {
             return None;
         }
@@ -163,20 +167,21 @@ impl FairShare {
         self.holdings.totals().get(exporter).bytes >= least
     }
 
-    /// Drops the datagrams of `segment` whose exporters hold at least `least` in all; `None` if it stays as it is.
-    fn relieve(
+    /// Drops the datagrams of `segment` whose exporters hold at least `least` in total. Returns `None` if the
+    /// segment stays unchanged.
+    fn thin_or_drop(
         &mut self,
         spool: &mut Spool<Directory>,
         segment: Candidate,
         least: u64,
         in_flight: Position,
-    ) -> io::Result<Option<Relief>> {
+    ) -> io::Result<Option<MadeRoom>> {
         let Some(held) = self.holdings.of_segment(segment.first) else { return Ok(None) };
         if held.iter().all(|(exporter, _)| self.loses(exporter, least)) {
             spool.drop_candidate(segment)?;
             let lost = self.holdings.take(segment.first).unwrap_or_default();
             self.count_lost(&lost);
-            return Ok(Some(Relief::Dropped));
+            return Ok(Some(MadeRoom::Dropped));
         }
         if !spool.may_take(segment.size) {
             return Err(io::ErrorKind::StorageFull.into());
@@ -196,10 +201,10 @@ impl FairShare {
         let lost = sieve.lost;
         self.count_lost(&lost);
         self.note_thinned(spool, segment, &lost);
-        Ok(Some(Relief::Thinned(thinned)))
+        Ok(Some(MadeRoom::Thinned(thinned)))
     }
 
-    /// Takes over that `segment` lost `lost`, and may have become one with the segment before it.
+    /// Updates the holdings after `segment` lost `lost` and was possibly merged with the previous segment.
     fn note_thinned(&mut self, spool: &Spool<Directory>, segment: Candidate, lost: &Shares) {
         let mut left = self.holdings.take(segment.first).unwrap_or_default();
         left.remove_all(lost);
@@ -213,21 +218,22 @@ impl FairShare {
     }
 
     fn count_lost(&self, lost: &Shares) {
-        self.tally.note_dropped(lost.iter().map(|(exporter, held)| (exporter, held.datagrams)), boot_clock());
+        self.counters
+            .note_dropped(lost.iter().map(|(exporter, held)| (exporter, held.datagrams)), boot_clock());
     }
 }
 
-/// How a segment made room.
-enum Relief {
+/// The way in which a segment made room.
+enum MadeRoom {
     /// Some of its datagrams were dropped.
     Thinned(Thinned),
     /// All of it was dropped.
     Dropped,
 }
 
-/// What a segment holds.
-enum Found {
-    /// So much of each exporter.
+/// The content of a segment.
+enum SegmentContent {
+    /// The holdings of each exporter.
     Shares(Shares),
     /// Batches that a newer version wrote.
     Newer,
@@ -235,30 +241,30 @@ enum Found {
     Damage,
 }
 
-/// Finds what each exporter holds in the segment that `reader` reads.
-fn shares_of(queue: &Queue, mut reader: SegmentReader<File>) -> io::Result<Found> {
+/// Computes the holdings of each exporter in the segment of `reader`.
+fn shares_of(queue: &Queue, mut reader: SegmentReader<File>) -> io::Result<SegmentContent> {
     let mut shares = Shares::default();
     while let Some(item) = reader.next_item()? {
         let batch = match item {
             Item::Batch(batch) => batch,
-            Item::Newer(_) => return Ok(Found::Newer),
-            Item::Damage(_) => return Ok(Found::Damage),
+            Item::Newer(_) => return Ok(SegmentContent::Newer),
+            Item::Damage(_) => return Ok(SegmentContent::Damage),
         };
         let length = u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX);
         let opened = queue.open(&batch).map_err(io::Error::other)?;
         shares.add_all(&Shares::of(&opened, length).map_err(io::Error::other)?);
     }
-    Ok(Found::Shares(shares))
+    Ok(SegmentContent::Shares(shares))
 }
 
 /// Drops the datagrams of some exporters.
 struct ByExporter<'a, F> {
     queue: &'a Queue,
     loses: F,
-    /// Datagrams that stay, and the positions of dropped ones, which are in no batch yet.
+    /// Kept datagrams and positions of dropped ones that are not in a batch yet.
     builder: BatchBuilder,
     table: &'a mut ExporterTable,
-    /// The flows of the present datagram.
+    /// The flows of the current datagram.
     flows: Vec<FlowRun>,
     /// The position of the first of them.
     next: Position,

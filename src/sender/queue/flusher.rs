@@ -1,9 +1,9 @@
-//! The keeper: a thread that moves what stays unacknowledged from the tail into the spool, forces it to disk,
-//! and removes what is acknowledged.
+//! The flusher: a thread that moves unacknowledged batches from the tail into the spool, syncs them to disk,
+//! and removes acknowledged ones.
 //!
-//! Half of `sync-after` goes by before a batch is written, and at most the other half before it is forced, so
-//! that nothing older than `sync-after` depends on the machine's memory. On a healthy link nothing gets that old
-//! and nothing is written at all.
+//! A batch is written after half of `sync-after` and synced within the other half. So no datagram older than
+//! `sync-after` depends on the memory of the machine. On a healthy connection no batch gets that old, and
+//! nothing is written.
 
 use std::fs::File;
 use std::io;
@@ -11,6 +11,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use bytesize::ByteSize;
 use nf_transport_core::batch::Batch;
 use nf_transport_core::clock::ClockStep;
 use nf_transport_core::sequence::{Gap, GapReason, Position};
@@ -26,48 +27,48 @@ use crate::sender::queue::fair_share::FairShare;
 use crate::sender::queue::{Queue, QueueState, ShutdownStage, SpoolFigures};
 use crate::status::{count_of, name_first};
 
-/// How long the keeper waits at the most before it looks at the spool again.
-const TEND_EVERY: Duration = Duration::from_secs(1);
+/// The longest wait before the flusher enforces the limits of the spool again.
+const ENFORCE_EVERY: Duration = Duration::from_secs(1);
 
-/// The shortest time after which the keeper looks whether something has come into an empty tail.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// The shortest interval at which the flusher checks an empty tail for new batches.
+const TAIL_CHECK_MIN: Duration = Duration::from_millis(1);
 
-/// How long the keeper waits before it looks again whether what was written is on disk.
-const LOOK_AT_SYNC: Duration = Duration::from_millis(10);
+/// The interval at which the flusher checks a running sync.
+const SYNC_CHECK: Duration = Duration::from_millis(10);
 
-/// How long the keeper waits before it tries again a disk that refused.
+/// The delay before a retry after the disk rejected a write.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// What of the settings the keeper follows. A reload may change all of it.
+/// Settings that the flusher reloads at run time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct FlusherSettings {
     /// The bounds of the spool.
     pub(crate) policy: Policy,
-    /// What stays unacknowledged longer is forced to disk.
+    /// The age at which unacknowledged batches are synced to disk.
     pub(crate) sync_after: Duration,
 }
 
-/// What the keeper is to do now.
-struct Task {
+/// The work of one round.
+struct FlushTask {
     acknowledged: Position,
     stage: ShutdownStage,
-    /// The oldest batch of the tail, if it is time for it, and the gaps in front of it.
+    /// The oldest batch of the tail, if it is due, and the gaps before it.
     spill: Option<(RingEntry, Vec<Gap>)>,
 }
 
-/// What the keeper complains of, each once in a while.
+/// The kinds of problems, each logged once per log interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Complaint {
-    Refused,
-    Stuck,
+    Rejected,
+    NoSegment,
     Unsynced,
-    /// By direction: a clock that was set and is right again is two lines.
+    /// By direction: a clock that is set wrong and corrected gives two lines.
     Clock {
         is_forward: bool,
     },
 }
 
-/// The keeper's own view of time and trouble.
+/// The state of the flusher thread.
 #[derive(Debug)]
 pub(crate) struct Flusher {
     queue: Arc<Queue>,
@@ -75,33 +76,33 @@ pub(crate) struct Flusher {
     pulse: Pulse,
     when_full: WhenFull,
     half: Duration,
-    /// The end of the spool as this thread left it.
+    /// The end of the spool after the last round.
     spool_end: Option<Position>,
-    /// What the spool occupied then.
+    /// The space of the spool after the last round.
     figures: SpoolFigures,
     unsynced_since: Option<Instant>,
-    /// What was written before is being forced to disk, in a thread of its own, as that may take long; and when to look again
-    /// whether it is.
+    /// A running sync of earlier batches, in a thread of its own as it may take long, and the time of the
+    /// next check.
     syncing: Option<(JoinHandle<io::Result<()>>, Instant)>,
-    tend_at: Instant,
+    enforce_at: Instant,
     retry_at: Option<Instant>,
-    /// The disk has no room, and nothing was dropped for it as the ring has some.
+    /// The disk has no room, and nothing was dropped for it, as the ring has room.
     is_holding: bool,
     complaints: LogLimit<Complaint>,
     /// Makes room in a full spool.
     fair_share: FairShare,
-    tally: Arc<IngestCounters>,
-    /// Datagrams that the spool's limits dropped.
+    counters: Arc<IngestCounters>,
+    /// Datagrams that were dropped by the limits of the spool.
     dropped: u64,
     dropped_log: CountLog,
 }
 
 impl Flusher {
-    /// A keeper of `queue`, whose spool has the bounds of `settings` already.
+    /// Creates the flusher of `queue`, whose spool already has the bounds of `settings`.
     pub(crate) fn new(
         queue: Arc<Queue>,
         mut settings: watch::Receiver<FlusherSettings>,
-        tally: Arc<IngestCounters>,
+        counters: Arc<IngestCounters>,
         pulse: Pulse,
     ) -> Self {
         let FlusherSettings { policy, sync_after } = *settings.borrow_and_update();
@@ -110,7 +111,7 @@ impl Flusher {
             (spool.end(), SpoolFigures::of(&spool))
         };
         Self {
-            fair_share: FairShare::new(queue.clone(), tally.clone()),
+            fair_share: FairShare::new(queue.clone(), counters.clone()),
             queue,
             settings,
             pulse,
@@ -120,21 +121,21 @@ impl Flusher {
             figures,
             unsynced_since: None,
             syncing: None,
-            tend_at: Instant::now(),
+            enforce_at: Instant::now(),
             retry_at: None,
             is_holding: false,
             complaints: LogLimit::default(),
-            tally,
+            counters,
             dropped: 0,
             dropped_log: CountLog::default(),
         }
     }
 
-    /// Runs until the queue is stopped; then everything is on disk, but for what the disk does not take.
+    /// Runs until the queue is stopped. Then everything that the disk accepts is on disk.
     pub(crate) fn run(mut self) {
         loop {
             self.pulse.beat();
-            self.take_up_settings();
+            self.apply_settings();
             let task = self.wait();
             let is_refused = !self.work(&task);
             if task.stage == ShutdownStage::Stopped && (task.spill.is_none() || is_refused) {
@@ -144,20 +145,20 @@ impl Flusher {
         self.finish();
     }
 
-    /// What a reload changed counts from now on. Within a second it is seen.
-    fn take_up_settings(&mut self) {
+    /// Applies reloaded settings, within a second.
+    fn apply_settings(&mut self) {
         if self.settings.has_changed().unwrap_or(false) {
             let FlusherSettings { policy, sync_after } = *self.settings.borrow_and_update();
             (self.when_full, self.half) = (policy.when_full, sync_after / 2);
             let disk = self.pulse.away();
             self.queue.spool().set_policy(policy);
             drop(disk);
-            self.tend_at = Instant::now();
+            self.enforce_at = Instant::now();
             self.retry_at = None;
         }
     }
 
-    fn wait(&self) -> Task {
+    fn wait(&self) -> FlushTask {
         let mut state = self.queue.state();
         loop {
             let now = Instant::now();
@@ -171,27 +172,27 @@ impl Flusher {
         }
     }
 
-    /// When there is something to do.
+    /// Returns the time at which there is work.
     fn due(&self, state: &QueueState, now: Instant) -> Instant {
         let spool_has_acknowledged = state.spool.size > 0 && self.is_spool_acknowledged(state);
         if state.stage == ShutdownStage::Stopped || spool_has_acknowledged {
             return now;
         }
-        // What comes into an empty tail from now on is not told.
-        let spill_at = self.spill_at(state, now).unwrap_or(now + self.half.max(LOOK_EVERY));
+        // A push into an empty tail does not wake this thread.
+        let spill_at = self.spill_at(state, now).unwrap_or(now + self.half.max(TAIL_CHECK_MIN));
         let sync_at = match &self.syncing {
-            Some((_, look_at)) => Some(*look_at),
+            Some((_, check_at)) => Some(*check_at),
             None => self.unsynced_since.map(|since| since + self.half),
         };
-        [Some(spill_at), sync_at].into_iter().flatten().fold(self.tend_at, Instant::min)
+        [Some(spill_at), sync_at].into_iter().flatten().fold(self.enforce_at, Instant::min)
     }
 
-    /// Whether all that the spool holds is acknowledged, so that its files can go at once.
+    /// Returns `true` if everything in the spool is acknowledged, so that its files can be removed at once.
     fn is_spool_acknowledged(&self, state: &QueueState) -> bool {
         self.spool_end.is_some_and(|end| end <= state.ledger.acknowledged())
     }
 
-    /// When the oldest batch of the tail goes to the spool.
+    /// Returns the time at which the oldest batch of the tail moves to the spool.
     fn spill_at(&self, state: &QueueState, now: Instant) -> Option<Instant> {
         let (_, since) = state.tail.front()?;
         let hurry = state.stage > ShutdownStage::Running || Queue::is_pressing(state);
@@ -202,41 +203,42 @@ impl Flusher {
         Some(retry_at.map_or(wanted, |retry| wanted.max(retry)))
     }
 
-    fn task(&self, state: &QueueState, now: Instant) -> Task {
+    fn task(&self, state: &QueueState, now: Instant) -> FlushTask {
         let is_due = self.spill_at(state, now).is_some_and(|at| at <= now);
         let acknowledged = state.ledger.acknowledged();
-        let spill = state.tail.front().filter(|_| is_due).map(|(held, _)| {
-            let from = self.spool_end.unwrap_or(held.batch.first()).max(acknowledged);
-            (held.clone(), state.ledger.gaps_within(from, held.batch.first()).collect())
+        let spill = state.tail.front().filter(|_| is_due).map(|(entry, _)| {
+            let from = self.spool_end.unwrap_or(entry.batch.first()).max(acknowledged);
+            (entry.clone(), state.ledger.gaps_within(from, entry.batch.first()).collect())
         });
-        Task { acknowledged, stage: state.stage, spill }
+        FlushTask { acknowledged, stage: state.stage, spill }
     }
 
-    /// Does `task`. Says whether the spool took what was to go there.
-    fn work(&mut self, task: &Task) -> bool {
+    /// Does `task`. Returns `true` if the spool accepted the batch.
+    fn work(&mut self, task: &FlushTask) -> bool {
         let now = Instant::now();
         let queue = self.queue.clone();
-        let sealed = task.spill.as_ref().map(|(held, _)| queue.seal(&held.batch));
-        if now >= self.tend_at {
+        let sealed = task.spill.as_ref().map(|(entry, _)| queue.seal(&entry.batch));
+        if now >= self.enforce_at {
             let _disk = self.pulse.away();
             self.fair_share.learn_one();
         }
-        // Others hold the spool while they wait for the disk, too.
+        // Other threads hold the spool while they wait for the disk, too.
         let disk = self.pulse.away();
         let mut spool = queue.spool();
-        // What the link reads from now on waits for the spool, and finds what is dropped gone.
+        // Lock order: spool, then state. A read by the uplink from now on waits for the spool, and finds
+        // dropped batches gone.
         let (in_flight, is_pressing) = {
             let state = queue.state();
             (state.in_flight, Queue::is_pressing(&state))
         };
         spool.acknowledge(task.acknowledged);
         if task.stage == ShutdownStage::Stopped {
-            // The ring may not outlive the service, and what it holds is bounded.
+            // The ring may not outlive the service, and it is bounded.
             spool.lift_max_size();
         }
-        if now >= self.tend_at {
+        if now >= self.enforce_at {
             spool.tend(both_clocks(), in_flight);
-            self.tend_at = now + TEND_EVERY;
+            self.enforce_at = now + ENFORCE_EVERY;
         }
         let yielding = self.yielding(is_pressing);
         let thinned = match &sealed {
@@ -253,7 +255,7 @@ impl Flusher {
             }
             spool.append_yielding(&sealed?, both_clocks(), in_flight, yielding)
         });
-        if yielding == Yielding::Nothing && may_drop(outcome.as_ref(), is_pressing) {
+        if yielding == Yielding::Nothing && needs_room(outcome.as_ref(), is_pressing) {
             drop(disk);
             drop(spool);
             self.end_sync();
@@ -263,14 +265,14 @@ impl Flusher {
         if let Some(outcome) = &outcome {
             self.is_holding = !is_pressing && matches!(outcome, Err(AppendError::NoRoom(_)));
         }
-        let stuck = spool.stuck().map(str::to_owned);
+        let segment_error = spool.stuck().map(str::to_owned);
         let dropped = spool.take_dropped();
         let kept_apart = spool.take_kept_apart();
         for gap in &dropped {
             self.fair_share.note_dropped(&spool, *gap);
         }
-        if let (Some(Ok(())), Some((held, _))) = (&outcome, &task.spill) {
-            self.fair_share.note_appended(&spool, &held.batch, length(&held.batch));
+        if let (Some(Ok(())), Some((entry, _))) = (&outcome, &task.spill) {
+            self.fair_share.note_appended(&spool, &entry.batch, length(&entry.batch));
         }
         let wrong_clock = spool.take_wrong_clock();
         self.spool_end = spool.end();
@@ -279,14 +281,14 @@ impl Flusher {
         drop(spool);
         queue.note_kept_apart(kept_apart);
         self.account(task, outcome, &dropped, &thinned);
-        self.note_stuck(stuck, task.spill.is_some());
+        self.note_segment_error(segment_error, task.spill.is_some());
         self.log_wrong_clock(wrong_clock);
         self.sync_if_due();
         is_taken
     }
 
-    /// What the next append may drop. What is dropped while it is forced to disk makes no room. For a full disk, which may be
-    /// a matter of seconds, nothing is dropped while the ring has room.
+    /// Returns the extent to which the next append may drop data. Data dropped during a sync makes no room.
+    /// For a full disk, which may recover within seconds, nothing is dropped while the ring has room.
     fn yielding(&self, is_pressing: bool) -> Yielding {
         match (self.syncing.is_some(), is_pressing) {
             (true, _) => Yielding::Nothing,
@@ -295,39 +297,39 @@ impl Flusher {
         }
     }
 
-    /// Takes over into the queue's state what happened to the spool.
+    /// Updates the state of the queue after a round.
     fn account(
         &mut self,
-        task: &Task,
+        task: &FlushTask,
         outcome: Option<Result<(), AppendError>>,
         dropped: &[Gap],
         thinned: &[Thinned],
     ) {
         let queue = self.queue.clone();
         let mut state = queue.state();
-        // A segment may be thinned first, and dropped as a whole then.
+        // A segment may be thinned first and then dropped as a whole.
         let mut lost: u64 = thinned.iter().map(|thinned| state.ledger.lose_thinned(*thinned)).sum();
         lost += dropped.iter().map(|gap| state.ledger.lose(*gap)).sum::<u64>();
         state.spool = self.figures;
         self.dropped += lost;
         match (outcome, &task.spill) {
-            (Some(Ok(())), Some((held, _))) => {
+            (Some(Ok(())), Some((entry, _))) => {
                 self.retry_at = None;
                 state.is_full = false;
-                state.trouble = None;
-                queue.pop_tail(&mut state, held.batch.end());
+                state.write_error = None;
+                queue.pop_tail(&mut state, entry.batch.end());
                 self.unsynced_since.get_or_insert_with(Instant::now);
             }
             (Some(Err(error)), _) => {
                 self.retry_at = Some(Instant::now() + RETRY);
-                state.trouble = Some(error.to_string());
-                state.is_full = self.is_given_up(&error, &mut state);
+                state.write_error = Some(error.to_string());
+                state.is_full = self.drops_new_batches(&error, &mut state);
                 queue.room_changed();
-                self.complain(&error);
+                self.report_append_error(&error);
             }
             _ if state.tail.is_empty() => {
                 state.is_full = false;
-                state.trouble = None;
+                state.write_error = None;
             }
             _ => {}
         }
@@ -338,29 +340,31 @@ impl Flusher {
         self.log_dropped(CountLog::due);
     }
 
-    /// The spool takes nothing, as `error` says: whether what does not fit into the ring is to be dropped.
-    fn is_given_up(&mut self, error: &AppendError, state: &mut QueueState) -> bool {
+    /// Handles that the spool rejects batches. Returns `true` if batches that do not fit into the ring are
+    /// dropped.
+    fn drops_new_batches(&mut self, error: &AppendError, state: &mut QueueState) -> bool {
         match error {
-            // Nothing that is queued makes room on a disk that others fill: when the ring is full, too, new datagrams
-            // are refused.
+            // Dropping queued datagrams makes no room on a disk that others fill. If the ring is full, too,
+            // new datagrams are dropped.
             AppendError::NoRoom(_) => !self.is_holding,
             AppendError::Full | AppendError::Disk(_) => {
-                self.dropped += self.relieve(state);
+                self.dropped += self.drop_from_ring(state);
                 self.when_full == WhenFull::DropNewest || Self::is_crowded(state)
             }
         }
     }
 
-    /// The spool takes nothing: if the ring is nearly full too, its oldest batches make room for newer ones.
-    fn relieve(&self, state: &mut QueueState) -> u64 {
+    /// Drops the oldest batches of a nearly full ring, as the spool rejects them. Returns the number of
+    /// datagrams.
+    fn drop_from_ring(&self, state: &mut QueueState) -> u64 {
         let mut lost = 0;
         if self.when_full == WhenFull::DropOldest && Self::is_crowded(state) {
             while Queue::is_pressing(state)
-                && let Some((held, _)) = state.tail.front()
-                && state.in_flight <= held.batch.first()
+                && let Some((entry, _)) = state.tail.front()
+                && state.in_flight <= entry.batch.first()
             {
-                let (first, end) = (held.batch.first(), held.batch.end());
-                self.tally.note_dropped_batch(&held.batch);
+                let (first, end) = (entry.batch.first(), entry.batch.end());
+                self.counters.note_dropped_batch(&entry.batch);
                 lost += state.ledger.lose(Gap { first, end, reason: GapReason::SpoolFull });
                 self.queue.pop_tail(state, end);
             }
@@ -368,25 +372,37 @@ impl Flusher {
         lost
     }
 
-    /// Whether the ring is nearly full.
+    /// Returns `true` if the ring is nearly full.
     fn is_crowded(state: &QueueState) -> bool {
         state.tail_bytes() > JOURNAL_RING / 4 * 3
     }
 
-    fn complain(&mut self, error: &AppendError) {
-        let Some(held_back) = self.complaints.admit(Complaint::Refused, Instant::now()) else { return };
+    /// Names the bound that is reached.
+    fn max_size_reached(&self) -> String {
+        match self.figures.room {
+            Some(room) => format!("it holds {} of max-size {}", ByteSize(room.held), ByteSize(room.max_size)),
+            None => "max-size is reached".to_owned(),
+        }
+    }
+
+    fn report_append_error(&mut self, error: &AppendError) {
+        let Some(held_back) = self.complaints.admit(Complaint::Rejected, Instant::now()) else { return };
         match error {
             AppendError::Full => tracing::warn!(
                 message_id = sender::SPOOL_FULL,
                 held_back,
-                "the spool is full (max-size is reached): incoming datagrams stay in memory while there is room{}",
+                "spool full: {}. Datagrams stay in memory while there is room, then the {} are dropped. Raise \
+                 spool.max-size{}",
+                self.max_size_reached(),
+                if self.when_full == WhenFull::DropOldest { "oldest" } else { "newest" },
                 More(held_back)
             ),
             AppendError::NoRoom(error) => tracing::warn!(
                 message_id = sender::SPOOL_FULL,
                 %error,
                 held_back,
-                "the disk of the spool has no room: {error}; incoming datagrams stay in memory while there is room{}",
+                "spool full: no room on its disk: {error}. Datagrams stay in memory while there is room, then the newest \
+                 are dropped. Free space on the disk or lower spool.min-free{}",
                 More(held_back)
             ),
             AppendError::Disk(error) => {
@@ -394,34 +410,35 @@ impl Flusher {
                     message_id = sender::SPOOL_FAILS,
                     %error,
                     held_back,
-                    "cannot write to the spool: {error}; what arrives stays in memory while there is \
-                     room; trying again{}",
+                    "cannot write to the spool: {error}; datagrams stay in memory while there is room; trying \
+                     again. Check the disk{}",
                     More(held_back)
                 );
             }
         }
     }
 
-    /// Whether new segments can be created, and why not. What was `spilled` just now went into the segment before.
-    fn note_stuck(&mut self, stuck: Option<String>, spilled: bool) {
-        self.queue.state().stuck.clone_from(&stuck);
-        let Some(reason) = stuck.filter(|_| spilled) else { return };
-        if let Some(held_back) = self.complaints.admit(Complaint::Stuck, Instant::now()) {
+    /// Reports that no new segment can be created. If a batch was `spilled` now, it was appended to the
+    /// previous segment.
+    fn note_segment_error(&mut self, segment_error: Option<String>, spilled: bool) {
+        self.queue.state().segment_error.clone_from(&segment_error);
+        let Some(reason) = segment_error.filter(|_| spilled) else { return };
+        if let Some(held_back) = self.complaints.admit(Complaint::NoSegment, Instant::now()) {
             tracing::error!(
                 message_id = sender::SPOOL_FAILS,
                 error = reason,
                 held_back,
-                "cannot create a segment of the spool: {reason}; nothing is lost, the segment before it takes more \
-                 than rotate-size and rotate-every say{}",
+                "cannot create a segment of the spool: {reason}; nothing is lost: the previous segment grows beyond \
+                 rotate-size and rotate-every{}",
                 More(held_back)
             );
         }
     }
 
-    /// Logs how many datagrams the spool's limits dropped, and of which exporters.
+    /// Logs the number of datagrams dropped by the limits of the spool, by exporter.
     fn log_dropped(&mut self, due: fn(&mut CountLog, u64, Instant) -> Option<u64>) {
         let Some(count) = due(&mut self.dropped_log, self.dropped, Instant::now()) else { return };
-        let exporters = name_first(self.tally.dropped_exporters().take_unlogged(|_| true));
+        let exporters = name_first(self.counters.dropped_exporters().take_unlogged(|_| true));
         let of = if exporters.is_empty() { String::new() } else { format!(", of {exporters}") };
         tracing::warn!(
             message_id = sender::DATAGRAMS_DROPPED,
@@ -432,10 +449,10 @@ impl Flusher {
         );
     }
 
-    /// Logs that the wall clock is or was wrong: ages do not follow it, but times of arrival do.
+    /// Logs that the wall clock is or was wrong. Ages do not follow it, but arrival times do.
     fn log_wrong_clock(&mut self, wrong: Option<WrongClock>) {
         let Some(wrong) = wrong else { return };
-        let (what, milliseconds) = match wrong {
+        let (change, milliseconds) = match wrong {
             WrongClock::Set(step) => (format!("was set {step}"), step.milliseconds()),
             WrongClock::SetBefore(step) => {
                 (format!("was set {step} before nf-sender started"), step.milliseconds())
@@ -452,21 +469,21 @@ impl Flusher {
             message_id = sender::CLOCK_SET,
             milliseconds,
             held_back,
-            "the system clock {what}: nothing is dropped for it, as max-age does not follow; datagrams bear the times \
-             of arrival that the clock showed{}",
+            "the system clock {change}: no datagrams are dropped, as max-age does not follow it; datagrams carry the \
+             arrival times that the clock showed{}",
             More(held_back)
         );
     }
 
-    /// Forces to disk what the spool holds once that is due. It can be used meanwhile.
+    /// Starts a sync of the spool once it is due. The spool can be used meanwhile.
     fn sync_if_due(&mut self) {
         match &mut self.syncing {
-            Some((syncing, look_at)) if !syncing.is_finished() => *look_at = Instant::now() + LOOK_AT_SYNC,
+            Some((syncing, check_at)) if !syncing.is_finished() => *check_at = Instant::now() + SYNC_CHECK,
             _ => {
                 self.end_sync();
                 if self.unsynced_since.is_some_and(|since| since.elapsed() >= self.half) {
                     let outcome = self.start_sync();
-                    self.is_synced(outcome);
+                    self.note_sync(outcome);
                 }
             }
         }
@@ -475,39 +492,39 @@ impl Flusher {
     fn start_sync(&mut self) -> io::Result<()> {
         let Some(job) = self.sync_job()? else { return Ok(()) };
         let syncing = thread::Builder::new().name("sync".to_owned()).spawn(move || job.run())?;
-        self.syncing = Some((syncing, Instant::now() + LOOK_AT_SYNC));
+        self.syncing = Some((syncing, Instant::now() + SYNC_CHECK));
         Ok(())
     }
 
-    /// Forces to disk what the spool holds, at once.
+    /// Syncs the spool now.
     fn sync(&mut self) {
         self.end_sync();
         let job = self.sync_job();
         let disk = self.pulse.away();
         let outcome = job.and_then(|job| job.map_or(Ok(()), |job| job.run()));
         drop(disk);
-        self.is_synced(outcome);
+        self.note_sync(outcome);
     }
 
-    /// Waits until what is being forced to disk is there.
+    /// Waits for the end of the running sync.
     fn end_sync(&mut self) {
         if let Some((syncing, _)) = self.syncing.take() {
             let disk = self.pulse.away();
-            let outcome = ended(syncing);
+            let outcome = sync_outcome(syncing);
             drop(disk);
-            self.is_synced(outcome);
+            self.note_sync(outcome);
         }
     }
 
-    /// What is to be forced to disk now, and counts as if it were.
+    /// Returns the sync that is due, and counts everything as synced.
     fn sync_job(&mut self) -> io::Result<Option<SyncJob<File>>> {
         self.unsynced_since = None;
         let _disk = self.pulse.away();
         self.queue.spool().sync_job()
     }
 
-    /// Notes how forcing to disk ended.
-    fn is_synced(&mut self, outcome: io::Result<()>) {
+    /// Handles the outcome of a sync.
+    fn note_sync(&mut self, outcome: io::Result<()>) {
         if let Err(error) = outcome {
             self.queue.spool().sync_failed();
             self.unsynced_since = Some(Instant::now());
@@ -516,7 +533,7 @@ impl Flusher {
                     message_id = sender::SPOOL_FAILS,
                     %error,
                     held_back,
-                    "cannot force the spool to disk: {error}; a power loss now would lose datagrams{}",
+                    "cannot sync the spool to disk: {error}; a power loss now would lose datagrams; check the disk{}",
                     More(held_back)
                 );
             }
@@ -529,7 +546,7 @@ impl Flusher {
             let state = self.queue.state();
             let (acknowledged, next) = (state.ledger.acknowledged(), state.ledger.next());
             let from = self.spool_end.unwrap_or_default().max(acknowledged);
-            // Behind a tail that the disk did not take, a record would have to stand alone.
+            // After a tail that the disk rejected, a gap record would have nothing before it.
             let dropped_last: Vec<Gap> = if state.tail.is_empty() {
                 state.ledger.gaps_within(from, next).collect()
             } else {
@@ -554,8 +571,8 @@ fn length(batch: &Batch) -> u64 {
     u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX)
 }
 
-/// Whether an append that dropped nothing ended for want of room that may be made.
-fn may_drop(outcome: Option<&Result<(), AppendError>>, is_pressing: bool) -> bool {
+/// Returns `true` if an append that dropped nothing failed for lack of room that can be made.
+fn needs_room(outcome: Option<&Result<(), AppendError>>, is_pressing: bool) -> bool {
     match outcome {
         Some(Err(AppendError::Full)) => true,
         Some(Err(AppendError::NoRoom(_))) => is_pressing,
@@ -563,7 +580,7 @@ fn may_drop(outcome: Option<&Result<(), AppendError>>, is_pressing: bool) -> boo
     }
 }
 
-/// What came of a thread.
-fn ended(thread: JoinHandle<io::Result<()>>) -> io::Result<()> {
-    thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that does it has failed")))
+/// Returns the outcome of a sync thread.
+fn sync_outcome(thread: JoinHandle<io::Result<()>>) -> io::Result<()> {
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("the sync thread has failed")))
 }

@@ -1,6 +1,6 @@
-//! Bytes and datagrams that each exporter has in the spool, by segment.
+//! The bytes and datagrams of each exporter in the spool, by segment.
 //!
-//! Bytes are bytes on disk: those of a batch are shared out among its datagrams by their lengths.
+//! Bytes are bytes on disk: those of a batch are divided among its datagrams by their lengths.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use nf_transport_core::sequence::Position;
 
 use crate::limits::HOLDINGS_MAX;
 
-/// What one exporter holds, or lost.
+/// The datagrams and bytes that one exporter holds or lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Holding {
     pub(crate) datagrams: u64,
@@ -19,7 +19,7 @@ pub(crate) struct Holding {
 }
 
 impl Holding {
-    /// What `datagram` takes of `batch`, which takes `length` bytes on disk.
+    /// Returns the share of `datagram` in `batch`, which occupies `length` bytes on disk.
     pub(crate) fn of(datagram: &Datagram<'_>, batch: &Batch, length: u64) -> Self {
         let record = u64::try_from(record_len(datagram)).unwrap_or(u64::MAX);
         let records_len = u64::from(batch.header().records_len).max(1);
@@ -27,12 +27,12 @@ impl Holding {
     }
 }
 
-/// What each exporter holds of something.
+/// The holdings of all exporters in one thing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Shares(HashMap<IpAddr, Holding>);
 
 impl Shares {
-    /// The shares of a batch that takes `length` bytes on disk.
+    /// Computes the shares of a batch that occupies `length` bytes on disk.
     pub(crate) fn of(batch: &Batch, length: u64) -> Result<Self, BatchError> {
         let mut shares = Self::default();
         for datagram in batch.records()?.iter() {
@@ -51,7 +51,7 @@ impl Shares {
         others.iter().for_each(|(exporter, held)| self.add(exporter, held));
     }
 
-    /// Takes `others` away, which are part of this.
+    /// Subtracts `others`, which are part of this.
     pub(crate) fn remove_all(&mut self, others: &Self) {
         for (exporter, less) in others.iter() {
             if let Some(held) = self.0.get_mut(&exporter) {
@@ -68,34 +68,34 @@ impl Shares {
         self.0.iter().map(|(exporter, held)| (*exporter, *held))
     }
 
-    /// What `exporter` holds.
+    /// Returns the holding of `exporter`.
     pub(crate) fn get(&self, exporter: IpAddr) -> Holding {
         self.0.get(&exporter).copied().unwrap_or_default()
     }
 
-    /// How many exporters hold something.
+    /// Returns the number of exporters that hold something.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 }
 
-/// What each exporter holds in each segment, and in all.
+/// The holdings of all exporters by segment and in total.
 #[derive(Debug, Default)]
 pub(crate) struct Holdings {
     segments: BTreeMap<Position, Shares>,
     totals: Shares,
-    /// Rows of all segments together: at most `HOLDINGS_MAX`, beyond which segments are not known.
+    /// The rows of all segments together: at most `HOLDINGS_MAX`. Further segments are unknown.
     rows: usize,
 }
 
 impl Holdings {
-    /// What all known segments hold together.
+    /// Returns the total of all known segments.
     pub(crate) fn totals(&self) -> &Shares {
         &self.totals
     }
 
-    /// The least that an exporter holds in all who is among the largest. These are the first ones, by size, that together hold one
-    /// part of `parts` of all, and those that hold at least three quarters of what the last of them does.
+    /// Returns the smallest holding of the largest exporters. These are the first ones by size that together
+    /// hold one of `parts` parts, and those that hold at least three quarters of the last of them.
     pub(crate) fn least_of_largest(&self, parts: u64) -> u64 {
         let mut held: Vec<u64> = self.totals.iter().map(|(_, holding)| holding.bytes).collect();
         held.sort_unstable_by_key(|bytes| core::cmp::Reverse(*bytes));
@@ -108,12 +108,12 @@ impl Holdings {
         last.map_or(u64::MAX, |last| last - last / 4)
     }
 
-    /// What is held in the segment that starts at `first`, if that is known.
+    /// Returns the holdings in the segment that starts at `first`, if known.
     pub(crate) fn of_segment(&self, first: Position) -> Option<&Shares> {
         self.segments.get(&first)
     }
 
-    /// The segment that starts at `first` holds `shares`, and nothing else.
+    /// Sets the holdings of the segment that starts at `first`.
     pub(crate) fn set(&mut self, first: Position, shares: Shares) {
         self.take(first);
         if self.rows + shares.len() <= HOLDINGS_MAX {
@@ -123,7 +123,7 @@ impl Holdings {
         }
     }
 
-    /// The segment that starts at `first`, and holds what is known of it, got `more`.
+    /// Adds `more` to the segment that starts at `first`, if its holdings are known.
     pub(crate) fn append(&mut self, first: Position, more: &Shares) {
         let Some(shares) = self.segments.get_mut(&first) else { return };
         let before = shares.len();
@@ -135,7 +135,8 @@ impl Holdings {
         }
     }
 
-    /// The segment that starts at `first` is gone, or nothing is known of it any more. Returns what it held.
+    /// Removes the segment that starts at `first`, which was dropped or is not known any more. Returns its
+    /// holdings.
     pub(crate) fn take(&mut self, first: Position) -> Option<Shares> {
         let shares = self.segments.remove(&first)?;
         self.totals.remove_all(&shares);
@@ -143,7 +144,7 @@ impl Holdings {
         Some(shares)
     }
 
-    /// Segments below `position` are gone.
+    /// Forgets the segments below `position`.
     pub(crate) fn forget_below(&mut self, position: Position) {
         while let Some((first, _)) = self.segments.first_key_value().filter(|(first, _)| **first < position) {
             let first = *first;
@@ -151,7 +152,7 @@ impl Holdings {
         }
     }
 
-    /// The known segments that start in `from..to`.
+    /// Returns the known segments that start in `from..to`.
     pub(crate) fn within(&self, from: Position, to: Position) -> Vec<Position> {
         self.segments.range(from..to.max(from)).map(|(first, _)| *first).collect()
     }
@@ -178,7 +179,7 @@ mod tests {
         assert_eq!(holdings.least_of_largest(4), u64::MAX);
         for (segment, rows, least) in [
             (0, vec![(1, 60), (2, 20), (3, 20)], 4500),
-            // All hold alike: all are among the largest.
+            // All hold the same: all are among the largest.
             (1, vec![(2, 40), (3, 40)], 4500),
             (2, vec![(1, 900), (2, 500)], 72_000),
         ] {

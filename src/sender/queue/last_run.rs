@@ -1,7 +1,7 @@
-//! The file `boot` of the spool: in which boot of the machine the last run began, and when.
+//! The file `boot` of the spool: the boot and the time in which the last run began.
 //!
-//! One line of text: the boot id in hexadecimal, a space, nanoseconds since 1970-01-01. It serves one log line only:
-//! whether an intake that is missing went with the machine's memory, or was removed. Without it, that is not known.
+//! One line of text: the boot id in hexadecimal, a space, nanoseconds since 1970-01-01. It serves one log
+//! line only: it shows if a missing receive journal was lost with the memory of the machine or was removed.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::host::files::atomic_file::{self, FileError, Owner};
 
 const FILE: &str = "boot";
 
-/// When and in which boot a run began.
+/// The time and the boot in which a run began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RunStart {
     pub(crate) boot: [u8; 16],
@@ -19,7 +19,7 @@ pub(crate) struct RunStart {
 }
 
 impl RunStart {
-    /// Of the last run whose spool is in `directory`, as far as it is known.
+    /// Reads the start of the last run of the spool in `directory`, if known.
     pub(crate) fn read(directory: &Path) -> Option<Self> {
         let text = std::fs::read_to_string(directory.join(FILE)).ok()?;
         let (boot, at) = text.trim_end().split_once(' ')?;
@@ -27,7 +27,7 @@ impl RunStart {
         Some(Self { boot, at: Timestamp(at.parse().ok()?) })
     }
 
-    /// Replaces the file for the next run. If that fails, it removes the file: one of an earlier run would be wrong.
+    /// Replaces the file for the next run. On failure, removes it: the one of an earlier run would be wrong.
     pub(crate) fn write(&self, directory: &Path) -> Result<(), FileError> {
         let path = directory.join(FILE);
         let line = format!("{:032x} {}\n", u128::from_be_bytes(self.boot), self.at.0);

@@ -8,12 +8,12 @@ use super::*;
 
 const MIB: u64 = 1 << 20;
 
-/// A spool of so many bytes, in eight segments.
+/// A spool of `max_size` bytes in eight segments.
 fn small(max_size: u64) -> Policy {
     Policy { max_size, ..policy() }
 }
 
-/// 500 bytes that follow from `seed` and have no pattern.
+/// 500 pseudo-random bytes from `seed`.
 fn noise(seed: u32) -> impl Iterator<Item = u8> {
     (0..125_u64).flat_map(move |word| {
         let mixed = (u64::from(seed) << 32 | word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -52,7 +52,7 @@ impl Crowd {
         assert_eq!(run.queue.push(batch, &mut run.ring, &Pulse::default()), None);
     }
 
-    /// Exporter 1 sends so many times 50 datagrams, and the `others` one each in between.
+    /// Exporter 1 sends 50 datagrams `times` times, and the `others` one each in between.
     fn flood(&mut self, run: &mut Recovered, times: u32, others: &[u8]) {
         for _ in 0..times {
             let batch: Vec<u8> = [&[1; 25][..], others, &[1; 25]].concat();
@@ -61,7 +61,7 @@ impl Crowd {
     }
 }
 
-/// The numbers of each exporter's datagrams in the queue, in the queue's order.
+/// The numbers of each exporter's datagrams in the queue, in order.
 fn queued(queue: &Arc<Queue>) -> BTreeMap<u8, Vec<u32>> {
     let mut found: BTreeMap<u8, Vec<u32>> = BTreeMap::new();
     let mut take = |batch: &Batch| {
@@ -75,7 +75,7 @@ fn queued(queue: &Arc<Queue>) -> BTreeMap<u8, Vec<u32>> {
     found
 }
 
-/// A keeper at work that spools everything at once.
+/// A running flusher that spools everything at once.
 struct Spooling {
     thread: JoinHandle<()>,
     tally: Arc<IngestCounters>,
@@ -86,11 +86,11 @@ impl Spooling {
     fn new(run: &Recovered, policy: Policy) -> Self {
         let settings = watch::channel(FlusherSettings { policy, sync_after: Duration::ZERO }).1;
         let tally = Arc::new(IngestCounters::new([]));
-        let keeper = Flusher::new(run.queue.clone(), settings, tally.clone(), Pulse::default());
-        Self { thread: std::thread::spawn(move || keeper.run()), tally, queue: run.queue.clone() }
+        let flusher = Flusher::new(run.queue.clone(), settings, tally.clone(), Pulse::default());
+        Self { thread: std::thread::spawn(move || flusher.run()), tally, queue: run.queue.clone() }
     }
 
-    /// Waits until all is in the spool.
+    /// Waits until everything is in the spool.
     fn wait(&self) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !self.queue.state().tail.is_empty() {
@@ -208,7 +208,7 @@ fn data_on_its_way_is_not_dropped() {
     let spooling = Spooling::new(&run, full);
     let mut crowd = Crowd::new(Compression::None);
     crowd.flood(&mut run, 4, &[2]);
-    // A link sends the first half of that.
+    // The uplink sends the first half of it.
     for position in 0..100 {
         run.queue.next_to_send(Position(position), true);
     }

@@ -1,4 +1,4 @@
-//! What is lost at the sockets is counted, with who sent it and where to.
+//! Losses at the sockets are counted by exporter and by socket.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Ingest at work in a thread of its own.
+//! Ingest in a thread of its own.
 
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
@@ -21,7 +21,7 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Ingest from these sockets, which stay open behind it, of exporters in the prefixes `allow`.
+    /// Starts ingest from these sockets, which stay open after it, for exporters in the prefixes `allow`.
     pub(super) fn start(run: Recovered, sockets: Vec<UdpSocket>, allow: &[&str]) -> Self {
         let allow = allow.iter().map(|prefix| prefix.parse().unwrap()).collect();
         let settings = watch::channel(IngestSettings { allow, compression: Compression::None }).1;
@@ -35,7 +35,7 @@ impl Running {
         Self { tally, stop, thread: std::thread::spawn(move || ingest.run()) }
     }
 
-    /// Ends it, and waits for that.
+    /// Ends ingest and waits for its end.
     pub(super) fn stop(self) -> Arc<IngestCounters> {
         rustix::io::write(&self.stop, &1_u64.to_ne_bytes()).unwrap();
         self.thread.join().unwrap();

@@ -1,7 +1,7 @@
-//! The report of an intake that the last run should have left, and that is missing or damaged.
+//! The report of a receive journal of the last run that is missing or damaged.
 //!
-//! How many datagrams were in it cannot be known. The log line gives the bound: when they were received, and the most
-//! that can have been there.
+//! The number of lost datagrams is unknown. The log line gives the bounds: when they were received, and the
+//! most that the journal can have held.
 
 use core::time::Duration;
 use std::path::Path;
@@ -15,26 +15,26 @@ use crate::sender::journal::JournalState;
 use crate::sender::queue::last_run::RunStart;
 use crate::status::count_of;
 
-/// What is known of it.
+/// The known facts.
 #[derive(Debug)]
 pub(super) struct LostJournal<'a> {
-    /// Where it was looked for; `None` if this run has none on disk.
+    /// Its expected path; `None` if this run has none on disk.
     pub(super) path: Option<&'a Path>,
     pub(super) found: JournalState,
-    /// Whether it is the last run's and whole, and yet cannot be written: so it may be that this run could not write it
-    /// either, and went on in memory.
-    pub(super) is_believed: bool,
-    /// When the last run began, and in which boot.
+    /// It is intact and that of the last run, but cannot be written. So the last run may have failed to write
+    /// it, too, and continued in memory.
+    pub(super) is_trusted: bool,
+    /// The time and the boot in which the last run began.
     pub(super) began: Option<RunStart>,
     pub(super) boot: [u8; 16],
-    /// When the newest datagram arrived that the spool holds.
+    /// The arrival time of the newest datagram in the spool.
     pub(super) newest: Option<Timestamp>,
-    /// Datagrams that were found in the ring all the same.
+    /// Datagrams that were recovered from the ring nevertheless.
     pub(super) salvaged: u64,
 }
 
 impl LostJournal<'_> {
-    /// Logs it. That memory is lost with a reboot is no fault.
+    /// Logs the loss. The loss of memory by a reboot is expected.
     pub(super) fn log(&self) {
         let line = self.line();
         let salvaged = self.salvaged;
@@ -50,31 +50,31 @@ impl LostJournal<'_> {
     }
 
     fn line(&self) -> String {
-        let path = self.path.unwrap_or_else(|| Path::new("intake")).display();
+        let path = self.path.unwrap_or_else(|| Path::new("in memory")).display();
         let bound = format!("at most {} MiB and {JOURNAL_SLOTS} datagrams", JOURNAL_RING >> 20);
-        if self.is_believed {
+        if self.is_trusted {
             return format!(
-                "the intake {path} cannot be written: if that was so before the last run was killed, datagrams that it \
-                 received after {} and neither delivered nor spooled are lost, {bound}",
+                "the receive journal {path} cannot be written: if it failed before the last run was killed, datagrams \
+                 received after {} that were neither delivered nor spooled are lost, {bound}",
                 self.since()
             );
         }
         let happened = match self.found {
             _ if self.was_rebooted() => {
-                "the machine was rebooted while nf-sender ran, and the intake was lost with its memory"
+                "the machine was rebooted while nf-sender ran, and the receive journal was lost with its memory"
                     .to_owned()
             }
             JournalState::New => {
-                format!("the intake {path}, which the last run left when it was killed, is gone or empty")
+                format!("the receive journal {path} of the last run, which was killed, is missing or empty")
             }
             JournalState::Damaged => {
                 format!(
-                    "the intake {path}, which the last run left when it was killed, is truncated or damaged, or is of \
+                    "the receive journal {path} of the last run, which was killed, is truncated or damaged, or belongs to \
                      another spool"
                 )
             }
             JournalState::Intact(_) => {
-                format!("the intake {path} is not that of the last run, which was killed")
+                format!("the receive journal {path} is not that of the last run, which was killed")
             }
         };
         let salvaged = match self.salvaged {
@@ -82,13 +82,14 @@ impl LostJournal<'_> {
             datagrams => format!("; recovered {} from it", count_of(datagrams, "datagram")),
         };
         format!(
-            "{happened}: datagrams that were received after {} and neither delivered nor in the spool are lost, \
+            "{happened}: datagrams received after {} that were neither delivered nor in the spool are lost, \
              {bound}{salvaged}",
             self.since(),
         )
     }
 
-    /// What was there arrived after the newest datagram of the spool, and after the run began.
+    /// Returns the earliest time of arrival of the lost datagrams: after the newest datagram of the spool,
+    /// and after the run began.
     fn since(&self) -> String {
         match self.began.map(|began| began.at).max(self.newest) {
             Some(Timestamp(nanos)) => {
@@ -106,7 +107,7 @@ mod tests {
 
     fn lost(found: JournalState, began: Option<RunStart>) -> LostJournal<'static> {
         let path = Some(Path::new("/run/nf-sender/intake"));
-        LostJournal { path, found, is_believed: false, began, boot: [1; 16], newest: None, salvaged: 0 }
+        LostJournal { path, found, is_trusted: false, began, boot: [1; 16], newest: None, salvaged: 0 }
     }
 
     #[test]
@@ -115,8 +116,8 @@ mod tests {
         let mut gone = lost(JournalState::New, began);
         assert_eq!(
             gone.line(),
-            "the intake /run/nf-sender/intake, which the last run left when it was killed, is gone or empty: datagrams that \
-             were received after 1970-01-01T00:00:01Z and neither delivered nor in the spool are lost, at most 12 MiB \
+            "the receive journal /run/nf-sender/intake of the last run, which was killed, is missing or empty: datagrams \
+             received after 1970-01-01T00:00:01Z that were neither delivered nor in the spool are lost, at most 12 MiB \
              and 128 datagrams"
         );
         gone.newest = Some(Timestamp(61_000_000_000));
@@ -127,17 +128,18 @@ mod tests {
     }
 
     #[test]
-    fn an_intake_that_cannot_be_written_may_be_old() {
+    fn an_unwritable_journal_may_be_old() {
         let mut lost = lost(JournalState::Damaged, None);
-        lost.is_believed = true;
+        lost.is_trusted = true;
         assert!(
-            lost.line()
-                .starts_with("the intake /run/nf-sender/intake cannot be written: if that was so before")
+            lost.line().starts_with(
+                "the receive journal /run/nf-sender/intake cannot be written: if it failed before"
+            )
         );
     }
 
     #[test]
-    fn a_reboot_is_told_from_a_removed_file() {
+    fn a_reboot_differs_from_a_removed_file() {
         let began = Some(RunStart { boot: [2; 16], at: Timestamp(0) });
         assert!(lost(JournalState::New, began).line().starts_with("the machine was rebooted"));
         assert!(!lost(JournalState::New, None).was_rebooted());

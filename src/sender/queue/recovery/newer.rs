@@ -1,4 +1,4 @@
-//! What newer versions left: what this one reads of it goes to the end of the queue again, the rest stays where it is.
+//! Data of newer versions: readable data is queued again at the end, and the rest stays in its place.
 
 use std::io;
 use std::path::Path;
@@ -13,25 +13,25 @@ use crate::sender::queue::ledger::Ledger;
 use crate::sender::queue::{NEWER_DIRECTORY, log_newer};
 use crate::status::count_of;
 
-/// Moves the intake at `path` out of the way if a newer version left it. Says whether it did.
+/// Moves the journal at `path` away if a newer version left it. Returns `true` if it did.
 pub(super) fn move_journal_away(path: &Path) -> io::Result<bool> {
     let Some((place, version)) = journal::newer::move_away(path)? else { return Ok(false) };
-    let needs = format!("intake format {version}, this version reads up to 2");
-    log_newer("datagrams in the intake", place.display(), &needs);
+    let needs = format!("receive journal format {version}, this version reads up to 2");
+    log_newer("datagrams in the receive journal", place.display(), &needs);
     Ok(true)
 }
 
-/// Takes what newer versions left into the queue, as far as this version reads it. The spool ends where the ledger does,
-/// and nothing else is held.
+/// Queues the data of newer versions, as far as this version can read it. The spool must end where the ledger
+/// does, and nothing else may be held.
 pub(super) fn take_in(
     spool: &mut Spool<Directory>,
     ledger: &mut Ledger,
     keys: &SpoolKeys,
-    intake: Option<&Path>,
+    journal_path: Option<&Path>,
 ) -> io::Result<()> {
-    for (place, content) in intake.map(journal::newer::readable).unwrap_or_default() {
+    for (place, content) in journal_path.map(journal::newer::readable).unwrap_or_default() {
         let journal::newer::JournalContent { stream, batches, lost, is_searched } = content;
-        // An intake is in clear text, the spool may not be.
+        // A journal is unencrypted; the spool may be encrypted.
         let sealed: Result<Vec<_>, _> = batches.iter().map(|batch| keys.seal(stream, batch)).collect();
         spool.put_newer(stream, &sealed.map_err(io::Error::other)?)?;
         std::fs::remove_file(&place)?;
@@ -41,8 +41,8 @@ pub(super) fn take_in(
                 message_id = sender::SPOOL_DAMAGED,
                 datagrams = found,
                 lost,
-                "the marks of the intake {} of a newer version were damaged: recovered all {} that a search found in it; \
-                 some may arrive twice, as nothing shows what was delivered",
+                "the checkpoint of the receive journal {} of a newer version was damaged: recovered all {} that a search found; \
+                 some may arrive twice, as nothing shows which were delivered",
                 place.display(),
                 count_of(found, "datagram")
             );
@@ -52,7 +52,7 @@ pub(super) fn take_in(
             tracing::error!(
                 message_id = sender::SPOOL_DAMAGED,
                 lost,
-                "the intake {} of a newer version was damaged: lost {}, which count as corrupt; the rest is queued",
+                "the receive journal {} of a newer version was damaged: {} are lost and count as corrupt; the rest is queued",
                 place.display(),
                 count_of(lost, "datagram")
             );
@@ -90,7 +90,7 @@ pub(super) fn take_in(
     }
     if taken > 0 {
         let what = count_of(taken, "datagram");
-        tracing::info!(datagrams = taken, "took {what} into the queue that a newer version had left");
+        tracing::info!(datagrams = taken, "recovered {what} of a newer version");
     }
     if let Some(needs) = stays.first() {
         let files = count_of(u64::try_from(stays.len()).unwrap_or(u64::MAX), "file");
@@ -99,7 +99,7 @@ pub(super) fn take_in(
     Ok(())
 }
 
-/// Counts what was lost with damaged pieces of `file` in `newer/`, and logs it.
+/// Counts and logs the losses in damaged pieces of `file` in `newer/`.
 fn lose_broken(ledger: &mut Ledger, file: &str, broken: Broken, rest: &str) {
     let Broken { bytes, datagrams, may_be_more } = broken;
     ledger.lose_taken_in(datagrams);
