@@ -22,15 +22,17 @@ use crate::host::{
     abort_on_panic, allow_open_files, open_private_directory, stop_channel, watch_for,
 };
 use crate::limits::{RECEIVE_BUFFER, STOP_GRACE};
+use crate::sender::ingest::Ingest;
 use crate::sender::ingest::counters::IngestCounters;
 use crate::sender::ingest::exporter_log::ExporterLog;
+use crate::sender::ingest::listener::Listener;
 use crate::sender::ingest::loss_log::LossLog;
-use crate::sender::ingest::{Ingest, Listener};
 use crate::sender::journal;
+use crate::sender::queue::Queue;
 use crate::sender::queue::flusher::Flusher;
 use crate::sender::queue::recovery::{Recovered, recover};
 use crate::sender::queue::room::RoomWatch;
-use crate::sender::queue::{Queue, ShutdownStage};
+use crate::sender::queue::state::ShutdownStage;
 use crate::sender::reload::{Load, Reloader, spool_keys};
 use crate::sender::report::Reporter;
 use crate::sender::uplink::connection::SharedConnection;
@@ -167,7 +169,8 @@ async fn supervise(
                     expiry.look_at(sender::CERTIFICATE_ENDS, &Expiry::of_certificate(certificate));
                 }
             }
-            _ = &mut threads.ingest_ended => break Err(DaemonError::system("the ingest thread ended: cannot receive datagrams any more")),
+            _ = &mut threads.ingest_ended => break Err(DaemonError::system("the ingest thread ended: cannot \
+             receive datagrams any more")),
             _ = &mut uplink => break Err(DaemonError::system("the uplink task ended")),
         }
     };
@@ -179,7 +182,8 @@ async fn supervise(
     if is_all_spooled && !reporter.queue.spool().is_run_recorded() {
         // Without the record, the next start would know neither the numbering nor that nothing is missing.
         tracing::warn!(
-            "cannot record this stop in the spool: the next start recovers the positions from the receive journal"
+            "cannot record this stop in the spool: the next start recovers the positions from the receive \
+             journal"
         );
     } else {
         settle_journal(location.path(), is_all_spooled);

@@ -4,34 +4,32 @@
 //! Owns the sockets, the slots and the ring. Never waits for disk or network. Always holds: a datagram that
 //! left the kernel stays in the slots until the ring has it.
 
+mod batcher;
 pub(crate) mod coalescing;
 pub(crate) mod counters;
 pub(crate) mod exporter_log;
+pub(crate) mod listener;
 pub(crate) mod loss_log;
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use nf_transport_core::batch::{BatchBuilder, Compression, PushError};
-use nf_transport_core::datagram::{Datagram, FlowRun};
-use nf_transport_core::internal_error::note_internal_error;
-use nf_transport_core::limits::PAYLOAD_MAX;
+use nf_transport_core::batch::{BatchBuilder, Compression};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::sync::watch;
 
 use crate::host::systemd::messages::sender;
-use crate::host::{Pulse, ROUND, boot_clock, both_clocks};
+use crate::host::{Pulse, ROUND};
 use crate::limits::JOURNAL_SLOTS;
+use crate::sender::ingest::batcher::{Batcher, ListenedAt, SlotSource};
 use crate::sender::ingest::coalescing::Coalescing;
-use crate::sender::ingest::counters::{IngestCounters, SocketCounters};
-use crate::sender::journal::{
-    self, Backing, Checkpoint, JournalLocation, Ring, SlotEntry, Slots, enable_ancillary_data,
-};
-use crate::sender::queue::Queue;
+use crate::sender::ingest::counters::IngestCounters;
+use crate::sender::ingest::listener::Listener;
+use crate::sender::journal::{self, Backing, Checkpoint, JournalLocation, Slots};
 use crate::sender::queue::recovery::Recovered;
 use crate::sender::uplink::connection::SharedConnection;
 use crate::status::count_of;
@@ -46,57 +44,6 @@ pub(crate) struct IngestSettings {
 
 /// The delay before another attempt to remove the file of a failed journal.
 const REMOVE_RETRY: Duration = Duration::from_secs(1);
-
-/// The largest number of drops between the first datagram in a socket queue and the newest one.
-const QUEUED_BEFORE: u32 = 1 << 24;
-
-/// A UDP socket that receives datagrams from exporters.
-#[derive(Debug)]
-pub(crate) struct Listener {
-    socket: UdpSocket,
-    local: SocketAddr,
-    /// The receive buffer of the socket, in bytes.
-    capacity: usize,
-    /// systemd holds the socket too: datagrams in it stay for the next run.
-    is_held_by_systemd: bool,
-    /// The drop counter of the kernel when this process received its first datagram.
-    dropped_before: Option<u32>,
-}
-
-impl Listener {
-    /// Sets up a listener on `socket`, which does not block.
-    pub(crate) fn new(socket: UdpSocket, outlives_us: bool) -> std::io::Result<Self> {
-        let local = socket.local_addr()?;
-        enable_ancillary_data(&socket, local.is_ipv6())?;
-        let capacity = rustix::net::sockopt::socket_recv_buffer_size(&socket)?;
-        Ok(Self { socket, local, capacity, is_held_by_systemd: outlives_us, dropped_before: None })
-    }
-
-    /// The local address.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.local
-    }
-
-    /// Notes the drop counters of the kernel: `first` with the first datagram of a run of slots, `last` with
-    /// the last one.
-    fn note_drops(&mut self, first: u32, last: u32, counters: &SocketCounters) {
-        let before = *self.dropped_before.get_or_insert(first);
-        let since = last.wrapping_sub(before);
-        // A datagram that was queued before counting began has a lower counter.
-        if since <= u32::MAX - QUEUED_BEFORE {
-            counters.note_kernel_drops(u64::from(since));
-        }
-    }
-
-    /// Reads the drop counter of the kernel. A datagram carries it too, but none may follow the drops.
-    fn read_kernel_drops(&mut self, counters: &SocketCounters) {
-        if let Some(first) = self.dropped_before
-            && let Some(last) = journal::kernel_drops(&self.socket)
-        {
-            self.note_drops(first, last, counters);
-        }
-    }
-}
 
 /// The state of the ingest thread.
 #[derive(Debug)]
@@ -118,22 +65,6 @@ pub(crate) struct Ingest {
     remove_retry_at: Option<Instant>,
     /// The time at which the drop counters are read next.
     next_drops_check: Instant,
-}
-
-/// Encodes datagrams into batches and pushes them into the queue.
-#[derive(Debug)]
-struct Batcher {
-    builder: BatchBuilder,
-    /// The flow records of the current datagram, for compression. The vector is reused.
-    flows: Vec<FlowRun>,
-    ring: Ring,
-    queue: Arc<Queue>,
-    counters: Arc<IngestCounters>,
-    connection: Arc<SharedConnection>,
-    allow: Vec<IpNet>,
-    pulse: Pulse,
-    /// The last receive filled all slots, so more datagrams may be waiting.
-    is_flooded: bool,
 }
 
 impl Ingest {
@@ -199,7 +130,8 @@ impl Ingest {
                 }
                 Ok(Readiness::Stop) => break,
                 Err(error) => {
-                    tracing::error!(%error, "cannot wait for datagrams on the UDP sockets: {error}; nf-sender stops");
+                    tracing::error!(%error, "cannot wait for datagrams on the UDP sockets: {error}; \
+                     nf-sender stops");
                     break;
                 }
             }
@@ -262,8 +194,8 @@ impl Ingest {
             self.remove_failed_journal();
             tracing::error!(
                 message_id = sender::JOURNAL_IN_MEMORY,
-                "the receive journal failed: {reason}; it is in memory now: kill -9 would lose received datagrams that are \
-                 not yet in the spool; remove the cause and restart nf-sender"
+                "the receive journal failed: {reason}; it is in memory now: kill -9 would lose received \
+                 datagrams that are not yet in the spool; remove the cause and restart nf-sender"
             );
         }
     }
@@ -281,7 +213,8 @@ impl Ingest {
             }
             Err(error) => {
                 if !has_failed_before {
-                    tracing::error!(%error, "cannot remove the file of the failed receive journal: {error}; trying again");
+                    tracing::error!(%error, "cannot remove the file of the failed receive journal: {error}; \
+                     trying again");
                 }
                 Some(Instant::now() + REMOVE_RETRY)
             }
@@ -360,199 +293,4 @@ enum Readiness {
     Listeners(Vec<usize>),
     /// Shutdown was requested.
     Stop,
-}
-
-/// The origin of the datagrams in the slots.
-#[derive(Clone, Copy, Debug)]
-enum SlotSource {
-    /// This number was just received from a socket.
-    Socket { datagrams: u64 },
-    /// The previous run left them. The first `done` of the admitted ones are in the ring already.
-    PreviousRun { done: u64 },
-}
-
-/// The socket that received the datagrams in the slots.
-#[derive(Clone, Copy, Debug)]
-struct ListenedAt {
-    /// The index of the listener.
-    socket: usize,
-    local: SocketAddr,
-}
-
-/// The result of batching the datagrams in the slots.
-#[derive(Debug, Default)]
-struct SlotSummary {
-    admitted: u64,
-    /// The bytes of their payloads.
-    bytes: u64,
-    /// The drop counters of the socket with the first and with the last datagram.
-    dropped: Option<(u32, u32)>,
-}
-
-impl Batcher {
-    /// Pushes the datagrams of the filled slots. First decides which of them are denied and checkpoint these in
-    /// the slots. So after a kill the next run decides nothing twice.
-    fn batch_slots(&mut self, slots: &mut Slots, at: ListenedAt, source: SlotSource) -> SlotSummary {
-        let backing = slots.backing();
-        let (skip, denied) = match source {
-            SlotSource::PreviousRun { done } if done > 0 => (done, 0),
-            SlotSource::PreviousRun { .. } | SlotSource::Socket { .. } => (0, self.deny(slots, at.socket)),
-        };
-        let now = both_clocks();
-        let mut summary = SlotSummary::default();
-        for index in 0.. {
-            let slot = match slots.get(index) {
-                SlotEntry::Filled(slot) => slot,
-                SlotEntry::Denied => continue,
-                SlotEntry::Damaged if is_torn(slots, backing) => break,
-                SlotEntry::Damaged => {
-                    summary.admitted += 1;
-                    if summary.admitted > skip {
-                        self.lose_damaged(source);
-                    }
-                    continue;
-                }
-                SlotEntry::Empty => break,
-            };
-            // Without drops the kernel sends no counter.
-            let dropped = slot.dropped.unwrap_or_default();
-            summary.dropped = Some((summary.dropped.map_or(dropped, |(first, _)| first), dropped));
-            summary.admitted += 1;
-            summary.bytes += u64::try_from(slot.payload.len()).unwrap_or_default();
-            if summary.admitted <= skip {
-                continue;
-            }
-            let datagram = Datagram {
-                exporter: slot.exporter,
-                local: SocketAddr::new(slot.local.unwrap_or(at.local.ip()), at.local.port()),
-                arrival: slot.arrival.unwrap_or(now.wall),
-                payload: slot.payload,
-            };
-            // The lock is held for one line only: a push may wait for room, and the status must not wait with
-            // it.
-            self.flows.clear();
-            if self.builder.compresses() {
-                self.counters.exporters().note_flows(&datagram, now.boot, &mut self.flows);
-            } else {
-                self.counters.exporters().note(&datagram, now.boot);
-            }
-            self.push(&datagram);
-            if is_torn(slots, backing) {
-                break;
-            }
-        }
-        if is_torn(slots, backing) {
-            self.discard_torn_slots(&mut summary, denied, source);
-        }
-        self.flush();
-        if !self.is_flooded && !self.connection.send_pending(&self.queue) {
-            self.queue.announce();
-        }
-        summary
-    }
-
-    /// Counts a datagram as lost because its slot cannot be read.
-    fn lose_damaged(&mut self, source: SlotSource) {
-        match source {
-            SlotSource::Socket { .. } => note_internal_error("a slot that the kernel filled cannot be read"),
-            SlotSource::PreviousRun { .. } => tracing::error!(
-                message_id = sender::SPOOL_DAMAGED,
-                "a datagram that the previous run had just received is damaged in the receive journal: it is lost and \
-                 counts as corrupt"
-            ),
-        }
-        self.lose_one();
-    }
-
-    /// Counts all datagrams that are not in a batch yet as lost, because part of the slots failed while they
-    /// were read. Some bytes may have been read as zeros.
-    fn discard_torn_slots(&mut self, summary: &mut SlotSummary, denied: u64, source: SlotSource) {
-        summary.admitted -= u64::from(self.builder.discard());
-        let lost = match source {
-            SlotSource::Socket { datagrams } => {
-                datagrams.saturating_sub(denied).saturating_sub(summary.admitted)
-            }
-            // Only the slots knew how many there were.
-            SlotSource::PreviousRun { .. } => 0,
-        };
-        self.queue.note_lost(lost);
-        tracing::error!(
-            message_id = sender::JOURNAL_IN_MEMORY,
-            datagrams = lost,
-            "the receive journal failed with {} in it that had just been received: they are lost",
-            count_of(lost, "datagram")
-        );
-    }
-
-    /// Marks the slots with denied datagrams. Returns their number.
-    fn deny(&self, slots: &mut Slots, socket: usize) -> u64 {
-        let mut count = 0;
-        // Over IPv6 a payload can be longer than the 65,507 bytes that IPv4 could deliver.
-        if self.allow.is_empty() && slots.longest() <= PAYLOAD_MAX {
-            return count;
-        }
-        let now = boot_clock();
-        for index in 0.. {
-            let denied = match slots.get(index) {
-                SlotEntry::Filled(slot)
-                    if !self.allows(slot.exporter) || slot.payload.len() > PAYLOAD_MAX =>
-                {
-                    Some(slot.exporter)
-                }
-                SlotEntry::Filled(_) | SlotEntry::Denied | SlotEntry::Damaged => None,
-                SlotEntry::Empty => break,
-            };
-            if let Some(exporter) = denied {
-                slots.deny(index);
-                self.counters.note_denied(exporter.ip(), socket, now);
-                count += 1;
-            }
-        }
-        count
-    }
-
-    fn allows(&self, exporter: SocketAddr) -> bool {
-        self.allow.is_empty() || self.allow.iter().any(|prefix| prefix.contains(&exporter.ip()))
-    }
-
-    fn push(&mut self, datagram: &Datagram<'_>) {
-        let mut pushed = self.builder.push_flows(datagram, &self.flows);
-        if pushed == Err(PushError::Full) {
-            self.flush();
-            pushed = self.builder.push_flows(datagram, &self.flows);
-        }
-        if pushed.is_err() {
-            note_internal_error("an empty batch rejects an admitted datagram");
-            self.lose_one();
-        }
-    }
-
-    /// Counts the datagram after the current batch as lost.
-    fn lose_one(&mut self) {
-        self.flush();
-        self.queue.note_lost(1);
-    }
-
-    fn flush(&mut self) {
-        if self.builder.is_empty() {
-            return;
-        }
-        let Some(batch) = self.builder.finish(self.queue.next_position()) else {
-            note_internal_error("a batch with datagrams in it cannot be finished");
-            self.queue.note_lost(u64::from(self.builder.discard()));
-            return;
-        };
-        if let Some(dropped) = self.queue.push(batch, &mut self.ring, &self.pulse) {
-            self.counters.note_dropped_batch(&dropped);
-        }
-        // In a flood, the uplink sends one part while ingest receives the next.
-        if self.is_flooded {
-            self.queue.announce();
-        }
-    }
-}
-
-/// Returns `true` if part of `slots` was lost since their backing was `backing`.
-fn is_torn(slots: &Slots, backing: Backing) -> bool {
-    backing != Backing::Incomplete && slots.backing() == Backing::Incomplete
 }

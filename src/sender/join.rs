@@ -109,8 +109,8 @@ fn reject_if_overridden(
     let Some(key) = protected.or(id).or(others) else { return Ok(()) };
     let origin = joined.report.origin(key).map_or_else(|| "something".to_owned(), ToString::to_string);
     Err(DaemonError::configuration(format_args!(
-        "{origin}: {key} is set here and overrides {}: the token would have no effect, so nothing was written; \
-         remove it there and join again",
+        "{origin}: {key} is set here and overrides {}: the token would have no effect, so nothing was \
+         written; remove it there and join again",
         drop_in.path().display()
     )))
 }

@@ -12,41 +12,27 @@ pub(crate) mod last_run;
 pub(crate) mod ledger;
 pub(crate) mod recovery;
 pub(crate) mod room;
+pub(crate) mod state;
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nf_transport_core::batch::Batch;
-use nf_transport_core::datagram::Moment;
 use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::secure::{OpenError, SpoolKeys, StreamKey};
 use nf_transport_core::sequence::{Gap, GapReason, Position, StreamId};
 use nf_transport_core::spool::disk::Directory;
-use nf_transport_core::spool::{Aside, Begun, Damage, KeptApart, Lineage, Newer, Room, SegmentReader, Spool};
+use nf_transport_core::spool::{Damage, KeptApart, Newer, SegmentReader, Spool};
 use tokio::sync::Notify;
 
 use crate::host::systemd::messages::sender;
 use crate::host::{Pulse, ROUND};
-use crate::limits::JOURNAL_RING;
 use crate::sender::journal::{Checkpoint, Ring, RingEntry};
-use crate::sender::queue::ledger::{Ledger, LedgerCounts};
+use crate::sender::queue::ledger::Ledger;
+use crate::sender::queue::state::{Next, Oldest, QueueFigures, QueueState, ShutdownStage, SpoolFigures};
 use crate::status::count_of;
-
-/// The content of the queue at a position.
-#[derive(Clone, Debug)]
-pub(crate) enum Next {
-    /// A batch that holds the position.
-    Batch(Batch),
-    /// The position was dropped, like all positions up to the end of the gap.
-    Gap(Gap),
-    /// It must be read from the spool.
-    InSpool,
-    /// It is not assigned yet.
-    Nothing,
-}
 
 /// A segment that is being read.
 #[derive(Debug)]
@@ -56,145 +42,6 @@ pub(crate) struct OpenedSegment {
     pub(crate) reader: SegmentReader<File>,
     /// The number of thinned segments when it was opened.
     thinnings: u64,
-}
-
-/// The stages of a shutdown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum ShutdownStage {
-    /// Datagrams are received and sent.
-    Running,
-    /// Ingest has stopped. The tail moves to the spool, and the uplink still sends.
-    Draining,
-    /// The uplink has stopped, too.
-    Stopped,
-}
-
-/// The figures of the queue at one moment.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct QueueFigures {
-    pub(crate) counts: LedgerCounts,
-    pub(crate) queued: u64,
-    /// The bytes that the queue occupies in memory and on disk.
-    pub(crate) bytes: u64,
-    pub(crate) segments: usize,
-    /// The arrival of the oldest queued datagram, to the precision of a segment.
-    pub(crate) oldest: Option<Oldest>,
-    /// The room left in the spool; `None` if the disk does not report it.
-    pub(crate) room: Option<Room>,
-    /// The stream that the queue is sent as, and the previous one.
-    pub(crate) stream: StreamId,
-    pub(crate) replaced: Option<StreamId>,
-    /// Datagrams that were queued when the stream was replaced, and that the receiver may have had before.
-    pub(crate) possible_repeats: u64,
-    /// Copies of damaged pieces.
-    pub(crate) damaged: Aside,
-    /// Data that a newer version wrote.
-    pub(crate) newer: Aside,
-}
-
-/// The arrival of the oldest queued datagram.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Oldest {
-    /// It is in a segment, which was begun then.
-    Segment(Begun),
-    /// It is in memory, and arrived then.
-    InMemory(Instant),
-}
-
-impl Oldest {
-    /// Returns the time since then.
-    pub(crate) fn age(self, now: Moment) -> Duration {
-        match self {
-            Self::Segment(begun) => begun.age(now),
-            Self::InMemory(since) => since.elapsed(),
-        }
-    }
-}
-
-/// The space that the spool occupies, as of the last update by the flusher.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct SpoolFigures {
-    pub(crate) size: u64,
-    pub(crate) segments: usize,
-    pub(crate) oldest: Option<Begun>,
-    pub(crate) room: Option<Room>,
-    pub(crate) damaged: Aside,
-    pub(crate) newer: Aside,
-    /// The first position of the spool when `oldest` was read.
-    first: Option<Position>,
-}
-
-impl SpoolFigures {
-    pub(crate) fn of(spool: &Spool<Directory>) -> Self {
-        let mut figures = Self::default();
-        figures.update(spool);
-        figures
-    }
-
-    pub(crate) fn update(&mut self, spool: &Spool<Directory>) {
-        self.size = spool.size();
-        self.segments = spool.segments();
-        self.room = spool.room().ok();
-        (self.damaged, self.newer) = (spool.damaged(), spool.newer());
-        if self.first != spool.first() {
-            self.first = spool.first();
-            self.oldest = spool.oldest();
-        }
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct QueueState {
-    pub(crate) ledger: Ledger,
-    /// The batches in the ring, oldest first, with their arrival times.
-    pub(crate) tail: VecDeque<(RingEntry, Instant)>,
-    /// Positions below may be in flight to all collectors that are waited for: on the network, or entry by the
-    /// receiver.
-    pub(crate) in_flight: Position,
-    /// The stream that the queue is sent as, and the runs that sent it.
-    pub(crate) lineage: Lineage,
-    /// The secret of that stream.
-    pub(crate) stream_key: StreamKey,
-    /// The position below which this run has sent. Earlier runs may have sent everything below the start of
-    /// its numbering.
-    pub(crate) highest_sent: Position,
-    /// Datagrams that were queued when the stream was replaced, and that the receiver may have had already.
-    pub(crate) possible_repeats: u64,
-    /// The spool had no room at the last attempt, and no batch in the ring may be dropped. Batches that do
-    /// not fit into the ring are dropped.
-    pub(crate) is_full: bool,
-    /// The reason why the spool cannot store batches; `None` if it can.
-    pub(crate) write_error: Option<String>,
-    /// The reason why no new segment can be created; `None` if it can.
-    pub(crate) segment_error: Option<String>,
-    pub(crate) stage: ShutdownStage,
-    pub(crate) spool: SpoolFigures,
-    head: u64,
-}
-
-impl QueueState {
-    /// Returns the content at `position`.
-    pub(crate) fn next(&self, position: Position) -> Next {
-        if let Some(gap) = self.ledger.gap_at(position) {
-            return Next::Gap(gap);
-        }
-        let index = self.tail.partition_point(|(entry, _)| entry.batch.end() <= position);
-        match self.tail.get(index) {
-            Some((entry, _)) if entry.batch.first() <= position => Next::Batch(entry.batch.clone()),
-            _ if position < self.ledger.next() => Next::InSpool,
-            _ => Next::Nothing,
-        }
-    }
-
-    /// The used bytes of the ring.
-    pub(crate) fn tail_bytes(&self) -> u64 {
-        self.tail.front().map_or(0, |(oldest, _)| {
-            self.head.checked_sub(oldest.start).unwrap_or_else(|| {
-                note_internal_error("the tail begins after the head of the ring");
-                0
-            })
-        })
-    }
 }
 
 /// The queue.
@@ -287,7 +134,7 @@ impl Queue {
                 state.head = entry.end;
                 state.tail.push_back((entry, Instant::now()));
                 // Otherwise the flusher wakes by itself before a batch in the tail gets too old.
-                if Self::is_pressing(&state) || state.stage > ShutdownStage::Running {
+                if state.is_pressing() || state.stage > ShutdownStage::Running {
                     self.work.notify_one();
                 }
                 None
@@ -418,11 +265,6 @@ impl Queue {
         self.room.notify_one();
     }
 
-    /// Returns `true` if the ring is so full that the tail must move to the spool at once.
-    pub(crate) fn is_pressing(state: &QueueState) -> bool {
-        state.tail_bytes() > JOURNAL_RING / 2
-    }
-
     /// Opens a segment reader at `position`. Returns `None` if no segment holds the position any more.
     /// Unreadable blocks are errors, or damage if `quarantine_unreadable`.
     pub(crate) fn reader(
@@ -493,12 +335,13 @@ impl Queue {
             offset = damage.offset,
             bytes = damage.length,
             lost,
-            "a piece of the spool is damaged: {} in it are lost; it is kept in the directory 'damaged', and the rest \
-             is delivered; check the disk",
+            "a piece of the spool is damaged: {} in it are lost; it is kept in the directory 'damaged', and \
+             the rest is delivered; check the disk",
             count_of(lost, "datagram")
         );
         if let Err(error) = set_aside {
-            tracing::warn!(%error, "cannot keep a copy of the damaged piece in the directory 'damaged': {error}");
+            tracing::warn!(%error, "cannot keep a copy of the damaged piece in the directory 'damaged': \
+             {error}");
         }
     }
 
@@ -581,7 +424,7 @@ pub(crate) fn log_newer(data: impl core::fmt::Display, place: impl core::fmt::Di
     tracing::error!(
         message_id = sender::NEWER_FORMAT,
         needs,
-        "{data} come from a newer nf-sender ({needs}): they are kept in {place} and not sent; start a version that \
-         reads them, which queues them again"
+        "{data} come from a newer nf-sender ({needs}): they are kept in {place} and not sent; start a \
+         version that reads them, which queues them again"
     );
 }

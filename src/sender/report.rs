@@ -14,8 +14,9 @@ use tokio::time::Instant;
 use crate::host::{boot_clock, both_clocks, wall_clock};
 use crate::sender::ingest::counters::IngestCounters;
 use crate::sender::journal::JournalLocation;
+use crate::sender::queue::Queue;
 use crate::sender::queue::room::{Shortage, time_left};
-use crate::sender::queue::{Queue, QueueFigures};
+use crate::sender::queue::state::QueueFigures;
 use crate::sender::uplink::state::{UplinkSettings, UplinkState, UplinkView};
 use crate::status;
 use crate::status::{

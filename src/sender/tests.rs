@@ -17,9 +17,11 @@ use crate::host::Pulse;
 use crate::limits::JOURNAL_RING;
 use crate::sender::ingest::counters::IngestCounters;
 use crate::sender::journal;
+use crate::sender::queue::Queue;
 use crate::sender::queue::flusher::{Flusher, FlusherSettings};
-use crate::sender::queue::recovery::{Recovered, RecoveryError, recover};
-use crate::sender::queue::{Next, Queue, ShutdownStage};
+use crate::sender::queue::recovery::error::RecoveryError;
+use crate::sender::queue::recovery::{Recovered, recover};
+use crate::sender::queue::state::{Next, ShutdownStage};
 use crate::sender::uplink::segment_source::SegmentSource;
 
 fn policy() -> Policy {

@@ -120,8 +120,8 @@ impl Uplink {
         }
     }
 
-    /// Waits until the next attempt is due. A reload, a reconnect request or a late answer of a receiver ends the
-    /// wait early. Returns the channel of the receiver that answered late.
+    /// Waits until the next attempt is due. A reload, a reconnect request or a late answer of a receiver ends
+    /// the wait early. Returns the channel of the receiver that answered late.
     async fn wait(&mut self, delay: Duration, dialer: &mut Dialer) -> Option<EstablishedChannel> {
         // A clone, so that `connect_by` still sees the change.
         let mut settings = self.settings.clone();
@@ -202,8 +202,8 @@ impl Uplink {
         last
     }
 
-    /// Waits for an event that makes the current attempt obsolete: a request for another one, changed settings or
-    /// shutdown. Returns `true` for a request.
+    /// Waits for an event that makes the current attempt obsolete: a request for another one, changed
+    /// settings or shutdown. Returns `true` for a request.
     async fn interrupted(&self) -> bool {
         let (mut retry, mut settings, mut stop) =
             (self.retry.clone(), self.settings.clone(), self.stop.clone());

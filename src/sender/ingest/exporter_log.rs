@@ -92,8 +92,8 @@ impl UsabilityChanges {
             tracing::warn!(
                 message_id = sender::EXPORTERS_UNUSABLE,
                 exporters = named,
-                "the sequence numbers of {} are unusable: {named}; losses before nf-sender are not counted for them, all \
-                 received datagrams are delivered",
+                "the sequence numbers of {} are unusable: {named}; losses before nf-sender are not counted \
+                 for them, all received datagrams are delivered",
                 count_of(u64::try_from(exporters).unwrap_or(u64::MAX), "exporter")
             );
         }

@@ -55,8 +55,8 @@ fn log_kernel_drops(socket: &SocketCounters, count: u64) {
         message_id = sender::KERNEL_DROPS,
         socket = %address,
         datagrams = count,
-        "the kernel dropped {} on {address}: the receive buffer was full; they are lost. Give nf-sender more processor \
-         time, or raise ReceiveBuffer= of nf-sender.socket",
+        "the kernel dropped {} on {address}: the receive buffer was full; they are lost. Give nf-sender \
+         more processor time, or raise ReceiveBuffer= of nf-sender.socket",
         count_of(count, "datagram")
     );
 }
@@ -68,8 +68,8 @@ fn log_denied(socket: &SocketCounters, count: u64, exporters: impl Iterator<Item
         socket = %address,
         datagrams = count,
         exporters,
-        "denied {} on {address} from {exporters}: the exporter is not in 'allow', or the datagram is longer than 65,507 \
-         bytes; they are lost. Add the exporters to 'allow' if they are yours",
+        "denied {} on {address} from {exporters}: the exporter is not in 'allow', or the datagram is longer \
+         than 65,507 bytes; they are lost. Add the exporters to 'allow' if they are yours",
         count_of(count, "datagram")
     );
 }

@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unchecked_copy_counts_for_other_versions_only() {
+    fn an_unchecked_copy_has_another_version() {
         let mut unchecked = HEADER.encode();
         unchecked[WORDS - 1] = 0;
         let copies = [unchecked, [0; WORDS]];

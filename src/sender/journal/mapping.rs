@@ -44,9 +44,9 @@ impl Mapping {
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        // SAFETY: the mapping is as long, and lives as long as `self`. The file is ours alone (mode 0600, locked), and
-        // this part of it is changed only through `self`. Should another process write to it nevertheless,
-        // its content is checked before use.
+        // SAFETY: the mapping is as long, and lives as long as `self`. The file is ours alone (mode 0600,
+        // locked), and this part of it is changed only through `self`. Should another process write to it
+        // nevertheless, its content is checked before use.
         unsafe { core::slice::from_raw_parts(self.map.as_ptr(), self.map.len()) }
     }
 

@@ -12,8 +12,8 @@ use libc::{c_int, c_uint, mmsghdr};
 ///
 /// # Safety
 ///
-/// `headers` points to `count` message headers whose buffers are valid for writes, and nothing else uses any of
-/// that memory during the call.
+/// `headers` points to `count` message headers whose buffers are valid for writes, and nothing else uses any
+/// of that memory during the call.
 pub(super) unsafe fn recvmmsg(socket: impl AsFd, headers: *mut mmsghdr, count: c_uint) -> io::Result<usize> {
     // SAFETY: the caller guarantees the buffers; no time-out is passed.
     let received = unsafe {

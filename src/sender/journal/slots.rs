@@ -168,8 +168,8 @@ impl Slots {
                 iovec { iov_base: at(PAYLOADS_AT, JOURNAL_SLOT_SIZE).cast(), iov_len: JOURNAL_SLOT_SIZE };
             let vector_at = at(VECTORS_AT, VECTOR).cast::<iovec>();
             let header_at = at(0, HEADER).cast::<mmsghdr>();
-            // SAFETY: both places lie inside the mapping, are aligned (the parts start at multiples of 16) and
-            // overlap nothing else; the types are plain data.
+            // SAFETY: both places lie inside the mapping, are aligned (the parts start at multiples of 16)
+            // and overlap nothing else; the types are plain data.
             unsafe {
                 vector_at.write(vector);
                 (*header_at).msg_hdr = msghdr {

@@ -235,7 +235,7 @@ fn a_damaged_batch_hides_no_later_one() {
 const SMALL_RING: u64 = 3000;
 
 #[test]
-fn a_flipped_bit_in_a_wrapped_ring_costs_one_batch() {
+fn a_flipped_bit_in_a_wrapped_ring_hits_one_batch() {
     let (file, live, whole) = wrapped_ring();
     let (tail, floor) = (live[0].start, live[0].batch.first());
     let lap = |held: &RingEntry| held.start / SMALL_RING;
@@ -387,7 +387,7 @@ fn a_truncated_file_does_not_end_the_process() {
 }
 
 #[test]
-fn a_file_truncated_under_the_kernel_costs_one_datagram() {
+fn a_file_truncated_in_recvmmsg_costs_one() {
     let directory = directory();
     let (mut journal, _) = open(&directory);
     let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();

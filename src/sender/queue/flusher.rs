@@ -23,8 +23,9 @@ use crate::host::{CountLog, LogLimit, More, Pulse, both_clocks};
 use crate::limits::JOURNAL_RING;
 use crate::sender::ingest::counters::IngestCounters;
 use crate::sender::journal::RingEntry;
+use crate::sender::queue::Queue;
 use crate::sender::queue::fair_share::FairShare;
-use crate::sender::queue::{Queue, QueueState, ShutdownStage, SpoolFigures};
+use crate::sender::queue::state::{QueueState, ShutdownStage, SpoolFigures};
 use crate::status::{count_of, name_first};
 
 /// The longest wait before the flusher enforces the limits of the spool again.
@@ -195,10 +196,9 @@ impl Flusher {
     /// Returns the time at which the oldest batch of the tail moves to the spool.
     fn spill_at(&self, state: &QueueState, now: Instant) -> Option<Instant> {
         let (_, since) = state.tail.front()?;
-        let hurry = state.stage > ShutdownStage::Running || Queue::is_pressing(state);
+        let hurry = state.stage > ShutdownStage::Running || state.is_pressing();
         let wanted = if hurry { now } else { *since + self.half };
-        let is_at_once =
-            state.stage == ShutdownStage::Stopped || (self.is_holding && Queue::is_pressing(state));
+        let is_at_once = state.stage == ShutdownStage::Stopped || (self.is_holding && state.is_pressing());
         let retry_at = self.retry_at.filter(|_| !is_at_once);
         Some(retry_at.map_or(wanted, |retry| wanted.max(retry)))
     }
@@ -229,7 +229,7 @@ impl Flusher {
         // dropped batches gone.
         let (in_flight, is_pressing) = {
             let state = queue.state();
-            (state.in_flight, Queue::is_pressing(&state))
+            (state.in_flight, state.is_pressing())
         };
         spool.acknowledge(task.acknowledged);
         if task.stage == ShutdownStage::Stopped {
@@ -359,7 +359,7 @@ impl Flusher {
     fn drop_from_ring(&self, state: &mut QueueState) -> u64 {
         let mut lost = 0;
         if self.when_full == WhenFull::DropOldest && Self::is_crowded(state) {
-            while Queue::is_pressing(state)
+            while state.is_pressing()
                 && let Some((entry, _)) = state.tail.front()
                 && state.in_flight <= entry.batch.first()
             {
@@ -391,8 +391,8 @@ impl Flusher {
             AppendError::Full => tracing::warn!(
                 message_id = sender::SPOOL_FULL,
                 held_back,
-                "spool full: {}. Datagrams stay in memory while there is room, then the {} are dropped. Raise \
-                 spool.max-size{}",
+                "spool full: {}. Datagrams stay in memory while there is room, then the {} are dropped. \
+                 Raise spool.max-size{}",
                 self.max_size_reached(),
                 if self.when_full == WhenFull::DropOldest { "oldest" } else { "newest" },
                 More(held_back)
@@ -401,8 +401,8 @@ impl Flusher {
                 message_id = sender::SPOOL_FULL,
                 %error,
                 held_back,
-                "spool full: no room on its disk: {error}. Datagrams stay in memory while there is room, then the newest \
-                 are dropped. Free space on the disk or lower spool.min-free{}",
+                "spool full: no room on its disk: {error}. Datagrams stay in memory while there is room, \
+                 then the newest are dropped. Free space on the disk or lower spool.min-free{}",
                 More(held_back)
             ),
             AppendError::Disk(error) => {
@@ -410,8 +410,8 @@ impl Flusher {
                     message_id = sender::SPOOL_FAILS,
                     %error,
                     held_back,
-                    "cannot write to the spool: {error}; datagrams stay in memory while there is room; trying \
-                     again. Check the disk{}",
+                    "cannot write to the spool: {error}; datagrams stay in memory while there is room; \
+                     trying again. Check the disk{}",
                     More(held_back)
                 );
             }
@@ -428,8 +428,8 @@ impl Flusher {
                 message_id = sender::SPOOL_FAILS,
                 error = reason,
                 held_back,
-                "cannot create a segment of the spool: {reason}; nothing is lost: the previous segment grows beyond \
-                 rotate-size and rotate-every{}",
+                "cannot create a segment of the spool: {reason}; nothing is lost: the previous segment \
+                 grows beyond rotate-size and rotate-every{}",
                 More(held_back)
             );
         }
@@ -469,8 +469,8 @@ impl Flusher {
             message_id = sender::CLOCK_SET,
             milliseconds,
             held_back,
-            "the system clock {change}: no datagrams are dropped, as max-age does not follow it; datagrams carry the \
-             arrival times that the clock showed{}",
+            "the system clock {change}: no datagrams are dropped, as max-age does not follow it; datagrams \
+             carry the arrival times that the clock showed{}",
             More(held_back)
         );
     }
@@ -533,7 +533,8 @@ impl Flusher {
                     message_id = sender::SPOOL_FAILS,
                     %error,
                     held_back,
-                    "cannot sync the spool to disk: {error}; a power loss now would lose datagrams; check the disk{}",
+                    "cannot sync the spool to disk: {error}; a power loss now would lose datagrams; check \
+                     the disk{}",
                     More(held_back)
                 );
             }

@@ -4,88 +4,32 @@
 //! the `stream` file shows it, if the last run stopped in order. Otherwise the numbering skips so far ahead
 //! that no position can be assigned twice, and the skipped range is an `unused` gap.
 
+pub(crate) mod error;
 mod lost_journal;
 mod newer;
+mod numbering;
+mod opened_journal;
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
+use error::{RecoveryError, failed};
 use lost_journal::LostJournal;
-use nf_transport_core::limits::POSITIONS_PER_RUN;
-use nf_transport_core::secure::{KeyError, KeyId, SpoolKeys, StreamKey};
-use nf_transport_core::sequence::{Gap, GapReason, Position, RunId, StreamId};
+use nf_transport_core::secure::{SpoolKeys, StreamKey};
+use nf_transport_core::sequence::{GapReason, Position, RunId, StreamId};
 use nf_transport_core::spool::disk::Directory;
 use nf_transport_core::spool::{self, LastRun, OwnStream, Policy, Spool, StreamSecret, Survey};
+use numbering::{Numbering, is_current};
+use opened_journal::{NewerJournal, OpenedJournal, journal_path, move_newer_away, open_journal};
 
 use crate::host::files::atomic_file;
 use crate::host::systemd::messages::sender;
-use crate::host::{DaemonError, wall_clock};
-use crate::sender::journal::{
-    self, JournalLocation, JournalState, PreviousRun, ReceiveJournal, Ring, RingEntry, SlotEntry, Slots,
-};
+use crate::host::wall_clock;
+use crate::sender::journal::{self, JournalLocation, JournalState, Ring, RingEntry, SlotEntry, Slots};
 use crate::sender::queue::Queue;
 use crate::sender::queue::last_run::RunStart;
 use crate::sender::queue::ledger::Ledger;
 use crate::status::count_of;
-
-/// The reason why nf-sender cannot recover its spool. The spool stays unchanged.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RecoveryError {
-    /// A system call failed.
-    #[error("cannot {action} {path}: {cause}")]
-    Failed {
-        /// The action that failed.
-        action: &'static str,
-        /// Its path.
-        path: PathBuf,
-        /// The error of the system.
-        cause: io::Error,
-    },
-    /// No secret for a new stream can be created.
-    #[error("cannot create the secret of a stream: {0}")]
-    Secret(#[from] KeyError),
-    /// The spool cannot be read with the given keys.
-    #[error(
-        "{}: the spool is encrypted with key {missing}, and {given}: name the file with that key as \
-         spool.previous-key-file; nothing was changed",
-        path.display()
-    )]
-    KeyMissing {
-        /// The spool.
-        path: PathBuf,
-        /// The key that is needed.
-        missing: KeyId,
-        /// The given keys, as text.
-        given: String,
-    },
-    /// The spool directory holds unencrypted datagrams of an earlier run, although encryption is required.
-    #[error(
-        "{}: an earlier run without spool.encrypt left datagrams in this file: start once without spool.encrypt and \
-         stop in order, which moves them; nothing was changed",
-        path.display()
-    )]
-    UnencryptedJournal {
-        /// The journal.
-        path: PathBuf,
-    },
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RecoveryError {
-    move |cause| RecoveryError::Failed { action, path: path.to_owned(), cause }
-}
-
-impl From<RecoveryError> for DaemonError {
-    fn from(error: RecoveryError) -> Self {
-        match error {
-            RecoveryError::Failed { .. } => Self::cannot_create(error),
-            RecoveryError::Secret(_) => Self::system(error),
-            RecoveryError::KeyMissing { .. } | RecoveryError::UnencryptedJournal { .. } => {
-                Self::configuration(error)
-            }
-        }
-    }
-}
 
 /// The state with which a run starts.
 #[derive(Debug)]
@@ -123,32 +67,32 @@ pub(crate) fn recover(
         Some(path) => move_newer_away(path)?,
         None => NewerJournal::None,
     };
-    let OpenedJournal { mut journal, place, found, is_copy } =
+    let OpenedJournal { mut journal, location, found, is_copy } =
         open_journal(path.as_deref(), &newer, stream, boot)?;
     let any_previous = match found {
-        JournalState::Intact(left) => Some(left),
+        JournalState::Intact(previous) => Some(previous),
         JournalState::New | JournalState::Damaged => None,
     };
-    let left = any_previous.filter(|left| is_current(left, &opened));
-    let trusted = left.as_ref().filter(|left| left.same_boot);
+    let previous = any_previous.filter(|previous| is_current(previous, &opened));
+    let trusted = previous.as_ref().filter(|previous| previous.same_boot);
 
     let acknowledged = match (trusted, opened.last_run) {
-        (Some(left), _) => Some(left.acknowledged),
+        (Some(previous), _) => Some(previous.acknowledged),
         (None, Some(LastRun::Orderly { acknowledged, .. })) => Some(acknowledged),
         (None, _) => None,
     };
-    if let Some(left) = trusted {
+    if let Some(previous) = trusted {
         // The disk may have rejected copies until that run was killed.
-        opened.spool.keep_passed(left.acknowledged, &opened.copied);
+        opened.spool.keep_passed(previous.acknowledged, &opened.copied);
     }
     opened.spool.acknowledge(acknowledged.unwrap_or_default());
-    let acknowledged_there = any_previous.map(|left| left.acknowledged);
+    let acknowledged_there = any_previous.map(|previous| previous.acknowledged);
     let known = [opened.spool.end(), acknowledged, acknowledged_there];
     let floor = known.into_iter().flatten().max().unwrap_or_default();
     let was_cut_short = matches!(opened.last_run, Some(LastRun::CutShort { .. }));
     // An untrusted checkpoint does not make the ring useless: the receiver drops repeated datagrams.
-    let entries = if left.is_some() || (was_cut_short && found != JournalState::New) {
-        journal.recover_ring(stream, left.is_some(), floor)
+    let entries = if previous.is_some() || (was_cut_short && found != JournalState::New) {
+        journal.recover_ring(stream, previous.is_some(), floor)
     } else {
         journal.reset_ring();
         Vec::new()
@@ -175,7 +119,7 @@ pub(crate) fn recover(
         acknowledged,
         opened.spool.first().zip(opened.spool.end()),
         &entries,
-        trusted.map(|left| left.next),
+        trusted.map(|previous| previous.next),
         opened.last_run,
         opened.newer,
     );
@@ -196,11 +140,7 @@ pub(crate) fn recover(
     let is_at_end = opened.spool.end().is_none_or(|end| end == ledger.next());
     if entries.is_empty() && slots_done.is_none_or(|_| journal.slots.get(0) == SlotEntry::Empty) && is_at_end
     {
-        let taken_in = newer::take_in(&mut opened.spool, &mut ledger, keys, path.as_deref());
-        if let Err(error) = taken_in {
-            let directory = directory.display();
-            tracing::error!(%error, "{directory}: cannot recover the data of a newer version: {error}; it stays there");
-        }
+        newer::recover(directory, &mut opened.spool, &mut ledger, keys, path.as_deref());
     }
     let (stream_key, is_abandoned) = stream_key(&mut opened.spool, new);
     begin_run(directory, &mut opened.spool, &journal.checkpoint, &ledger, start, boot);
@@ -218,7 +158,7 @@ pub(crate) fn recover(
         slots: journal.slots,
         checkpoint: journal.checkpoint,
         slots_done,
-        location: Arc::new(place),
+        location: Arc::new(location),
     })
 }
 
@@ -270,136 +210,6 @@ fn check_keys(path: &Path, survey: &Survey<Directory>, keys: &SpoolKeys) -> Resu
     Err(RecoveryError::KeyMissing { path: path.to_owned(), missing, given })
 }
 
-/// Returns the path of the journal. Its content is unencrypted, so with an encrypted spool it is never in the
-/// spool directory. Without a runtime directory it is then in memory, which `None` stands for.
-fn journal_path(
-    directory: &Path,
-    runtime_directory: Option<&Path>,
-    keys: &SpoolKeys,
-) -> Result<Option<PathBuf>, RecoveryError> {
-    let in_spool = directory.join("intake");
-    let is_bare = keys.seals() && in_spool.exists();
-    match runtime_directory {
-        Some(runtime_directory) => {
-            if is_bare {
-                tracing::warn!(
-                    "{}: a run without a runtime directory left this file, which may hold unencrypted datagrams; it is not \
-                     used any more: remove it",
-                    in_spool.display()
-                );
-            }
-            Ok(Some(runtime_directory.join("intake")))
-        }
-        None if is_bare => Err(RecoveryError::UnencryptedJournal { path: in_spool }),
-        None if keys.seals() => {
-            tracing::warn!(
-                "no runtime directory in memory (RUNTIME_DIRECTORY): received datagrams that are not yet encrypted stay in \
-                 the memory of this process; kill -9 would lose them"
-            );
-            Ok(None)
-        }
-        None => Ok(Some(in_spool)),
-    }
-}
-
-/// A journal of a newer version at the path of the journal.
-enum NewerJournal {
-    /// There is none.
-    None,
-    /// It was moved away.
-    Moved,
-    /// It cannot be moved, for this reason, and must not be changed.
-    Stays(io::Error),
-}
-
-/// Moves the journal at `path` away if a newer version left it.
-fn move_newer_away(path: &Path) -> Result<NewerJournal, RecoveryError> {
-    match newer::move_journal_away(path) {
-        Ok(true) => Ok(NewerJournal::Moved),
-        Ok(false) => Ok(NewerJournal::None),
-        Err(error) if has_no_room(&error) || error.kind() == io::ErrorKind::AlreadyExists => {
-            Ok(NewerJournal::Stays(error))
-        }
-        Err(error) => Err(failed("move away the receive journal of a newer version", path)(error)),
-    }
-}
-
-/// The journal of a new run.
-struct OpenedJournal {
-    journal: ReceiveJournal,
-    place: JournalLocation,
-    found: JournalState,
-    /// It is a copy in memory of a file that cannot be written.
-    is_copy: bool,
-}
-
-/// Opens the journal at `path`. Without a path, or if the disk has no room, creates it in memory: the queue
-/// must drain in any case.
-fn open_journal(
-    path: Option<&Path>,
-    newer: &NewerJournal,
-    stream: StreamId,
-    boot: [u8; 16],
-) -> Result<OpenedJournal, RecoveryError> {
-    let in_memory = |reason: String| {
-        let journal = ReceiveJournal::in_memory(stream)
-            .map_err(failed("create in memory", Path::new("the receive journal")))?;
-        Ok(OpenedJournal {
-            journal,
-            place: JournalLocation::memory(reason),
-            found: JournalState::New,
-            is_copy: false,
-        })
-    };
-    let Some(path) = path else {
-        return in_memory(
-            "the spool is encrypted, and there is no runtime directory (RUNTIME_DIRECTORY)".to_owned(),
-        );
-    };
-    if let NewerJournal::Stays(error) = newer {
-        let reason = format!("the receive journal of a newer nf-sender stays at {}: {error}", path.display());
-        tracing::error!(
-            message_id = sender::JOURNAL_IN_MEMORY,
-            "{reason}; the receive journal is in memory now: kill -9 would lose datagrams that are not yet in the spool; \
-             make it possible to rename that file, and restart"
-        );
-        return in_memory(reason);
-    }
-    match ReceiveJournal::open(path, stream, boot) {
-        Ok((journal, found)) => Ok(OpenedJournal {
-            journal,
-            place: JournalLocation::file(path.to_owned()),
-            found,
-            is_copy: false,
-        }),
-        Err(error) if has_no_room(&error) => {
-            tracing::error!(
-                message_id = sender::JOURNAL_IN_MEMORY,
-                %error,
-                "no room for the receive journal {}: {error}; it is in memory now: kill -9 would lose received datagrams \
-                 that are not yet in the spool; free space and restart nf-sender",
-                path.display()
-            );
-            let reason = format!("no room for {}: {error}", path.display());
-            match ReceiveJournal::copy_to_memory(path, stream, boot) {
-                Ok((journal, found)) => Ok(OpenedJournal {
-                    journal,
-                    place: JournalLocation::memory(reason),
-                    found,
-                    is_copy: true,
-                }),
-                Err(_) => in_memory(reason),
-            }
-        }
-        Err(error) => Err(failed("create the receive journal", path)(error)),
-    }
-}
-
-fn has_no_room(error: &io::Error) -> bool {
-    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull, Unsupported};
-    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem | Unsupported)
-}
-
 /// Returns the secret of the stream that the spool is sent as. If it is lost, the spool becomes the stream of
 /// `new`, and the second value is `true`.
 fn stream_key(spool: &mut Spool<Directory>, new: StreamKey) -> (StreamKey, bool) {
@@ -429,69 +239,6 @@ fn random_id() -> [u8; 16] {
         id = (u128::from(wall_clock().0) << 64 | u128::from(std::process::id())).to_be_bytes();
     }
     id
-}
-
-/// Returns `true` if the journal is that of the last run. A journal of an earlier run is found if a later run
-/// had its own elsewhere or in memory. It knows no more than the `stream` file.
-fn is_current(left: &PreviousRun, opened: &spool::Opened<Directory>) -> bool {
-    let known = match opened.last_run {
-        Some(LastRun::CutShort { start }) => start,
-        Some(LastRun::Orderly { next, .. }) => next,
-        None => return false,
-    };
-    let last = opened.spool.lineage().run();
-    let is_of_last = [left.run, last].contains(&RunId::NONE) || left.run == last;
-    left.next > known || (is_of_last && left.next == known)
-}
-
-/// The positions with which a run starts.
-#[derive(Debug, PartialEq, Eq)]
-struct Numbering {
-    acknowledged: Position,
-    next: Position,
-    /// Positions from `acknowledged` to `next` that neither spool nor ring has.
-    gaps: Vec<Gap>,
-}
-
-impl Numbering {
-    fn derive(
-        acknowledged: Option<Position>,
-        spool: Option<(Position, Position)>,
-        entries: &[RingEntry],
-        trusted_next: Option<Position>,
-        last_run: Option<LastRun>,
-        newer: Option<Position>,
-    ) -> Self {
-        let mut runs: Vec<(Position, Position)> = Vec::from_iter(spool);
-        runs.extend(entries.iter().map(|entry| (entry.batch.first(), entry.batch.end())));
-        let known_end = runs.last().map_or(Position(0), |(_, end)| *end);
-        let next = match (trusted_next, last_run) {
-            (Some(next), _) | (None, Some(LastRun::Orderly { next, .. })) => next.max(known_end),
-            (None, Some(LastRun::CutShort { start })) => start.max(known_end).plus(POSITIONS_PER_RUN),
-            (None, None) => known_end,
-        };
-        let first = runs.first().map_or(next, |(first, _)| *first);
-        let acknowledged = acknowledged.unwrap_or(first).min(next);
-        // Positions below the start of a run were skipped by an earlier start.
-        let leap_to = match (trusted_next, last_run) {
-            (Some(_), Some(LastRun::CutShort { start })) => start,
-            (None, Some(LastRun::CutShort { .. })) => next,
-            _ => Position(0),
-        };
-        let mut gaps = Vec::new();
-        let mut at = acknowledged;
-        runs.push((next, next));
-        for (first, end) in runs {
-            // Data of a newer version at the end is kept apart, and its positions are not used any more.
-            let leap_to = if newer.is_some_and(|newer| newer <= at) { first } else { leap_to };
-            let leapt = leap_to.max(at).min(first);
-            gaps.push(Gap { first: at, end: leapt, reason: GapReason::Unused });
-            gaps.push(Gap { first: leapt, end: first, reason: GapReason::Corrupt });
-            at = at.max(end);
-        }
-        gaps.retain(|gap| gap.first < gap.end);
-        Self { acknowledged, next, gaps }
-    }
 }
 
 /// Creates a ledger that counts all expected datagrams as recovered, and those found missing now as corrupt.
@@ -531,81 +278,9 @@ fn log_recovery(opened: &spool::Opened<Directory>, ledger: &Ledger, entries: &[R
     if opened.torn > 0 {
         tracing::warn!(
             bytes = opened.torn,
-            "the last segment ended with an incomplete batch of {} bytes; it is kept in the directory 'damaged'",
+            "the last segment ended with an incomplete batch of {} bytes; it is kept in the directory \
+             'damaged'",
             opened.torn
         );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const fn at(position: u64) -> Position {
-        Position(position)
-    }
-
-    fn gap(first: u64, end: u64, reason: GapReason) -> Gap {
-        Gap { first: at(first), end: at(end), reason }
-    }
-
-    const KILLED: Option<LastRun> = Some(LastRun::CutShort { start: at(50) });
-
-    #[test]
-    fn a_first_run_starts_at_zero() {
-        let numbering = Numbering::derive(None, None, &[], None, None, None);
-        assert_eq!(numbering, Numbering { acknowledged: at(0), next: at(0), gaps: vec![] });
-    }
-
-    #[test]
-    fn after_a_kill_the_journal_has_the_numbers() {
-        let numbering =
-            Numbering::derive(Some(at(70)), Some((at(60), at(90))), &[], Some(at(90)), KILLED, None);
-        assert_eq!(numbering, Numbering { acknowledged: at(70), next: at(90), gaps: vec![] });
-    }
-
-    #[test]
-    fn numbered_datagrams_that_are_missing_are_corrupt() {
-        let numbering =
-            Numbering::derive(Some(at(70)), Some((at(75), at(90))), &[], Some(at(99)), KILLED, None);
-        let gaps = vec![gap(70, 75, GapReason::Corrupt), gap(90, 99, GapReason::Corrupt)];
-        assert_eq!(numbering, Numbering { acknowledged: at(70), next: at(99), gaps });
-    }
-
-    #[test]
-    fn after_a_power_loss_the_numbering_skips_ahead() {
-        let numbering = Numbering::derive(None, Some((at(60), at(90))), &[], None, KILLED, None);
-        let next = 90 + POSITIONS_PER_RUN;
-        let gaps = vec![gap(90, next, GapReason::Unused)];
-        assert_eq!(numbering, Numbering { acknowledged: at(60), next: at(next), gaps });
-        let nothing_held = Numbering::derive(None, None, &[], None, KILLED, None);
-        let next = at(50 + POSITIONS_PER_RUN);
-        assert_eq!(nothing_held, Numbering { acknowledged: next, next, gaps: vec![] });
-    }
-
-    #[test]
-    fn skipped_positions_stay_unused_after_a_kill() {
-        let last_run = Some(LastRun::CutShort { start: at(1000) });
-        let numbering =
-            Numbering::derive(Some(at(60)), Some((at(60), at(90))), &[], Some(at(1010)), last_run, None);
-        let gaps = vec![gap(90, 1000, GapReason::Unused), gap(1000, 1010, GapReason::Corrupt)];
-        assert_eq!(numbering, Numbering { acknowledged: at(60), next: at(1010), gaps });
-    }
-
-    #[test]
-    fn an_orderly_stop_leaves_exact_numbers() {
-        let last_run = Some(LastRun::Orderly { acknowledged: at(70), next: at(90) });
-        let numbering = Numbering::derive(Some(at(70)), None, &[], None, last_run, None);
-        let gaps = vec![gap(70, 90, GapReason::Corrupt)];
-        assert_eq!(numbering, Numbering { acknowledged: at(70), next: at(90), gaps });
-    }
-
-    #[test]
-    fn data_of_a_newer_version_is_not_lost() {
-        let last_run = Some(LastRun::Orderly { acknowledged: at(40), next: at(90) });
-        let numbering =
-            Numbering::derive(Some(at(40)), Some((at(50), at(70))), &[], None, last_run, Some(at(70)));
-        let gaps = vec![gap(40, 50, GapReason::Corrupt), gap(70, 90, GapReason::Unused)];
-        assert_eq!(numbering, Numbering { acknowledged: at(40), next: at(90), gaps });
     }
 }

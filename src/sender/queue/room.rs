@@ -55,18 +55,18 @@ fn no_room(room: &Room, directory: &Path) -> String {
         format!("the file system of the spool in {directory} is mounted read-only: nothing can be spooled")
     } else if room.space.total <= room.min_free {
         format!(
-            "the file system of the spool in {directory} has {total} in all, and min-free keeps {min_free} free: \
-             nothing can be spooled; lower spool.min-free"
+            "the file system of the spool in {directory} has {total} in all, and min-free keeps {min_free} \
+             free: nothing can be spooled; lower spool.min-free"
         )
     } else if room.space.free <= room.min_free {
         format!(
-            "the spool in {directory} has no room: {free} are free on its file system, and min-free keeps {min_free}; \
-             make room on the disk, or lower spool.min-free"
+            "the spool in {directory} has no room: {free} are free on its file system, and min-free keeps \
+             {min_free}; make room on the disk, or lower spool.min-free"
         )
     } else {
         format!(
-            "the spool in {directory} has no room: it holds {held} of max-size {max_size}; raise spool.max-size if the \
-             disk has more"
+            "the spool in {directory} has no room: it holds {held} of max-size {max_size}; raise \
+             spool.max-size if the disk has more"
         )
     }
 }
@@ -121,7 +121,8 @@ fn room_of(settings: &SpoolSettings) -> Option<Room> {
 pub(crate) fn check(settings: &SpoolSettings, control: &Path) -> (Option<String>, Option<String>) {
     let Some(room) = room_of(settings) else { return (None, None) };
     let note = format!(
-        "the spool in {} may take {} more: its file system has {} in all and {} free, of which min-free keeps {}",
+        "the spool in {} may take {} more: its file system has {} in all and {} free, of which min-free \
+         keeps {}",
         settings.directory.display(),
         ByteSize(room.bytes),
         ByteSize(room.space.total),

@@ -95,7 +95,7 @@ fn a_flipped_bit_in_the_checkpoint_costs_nothing() {
 }
 
 #[test]
-fn a_flipped_bit_in_a_wrapped_ring_loses_one_datagram() {
+fn a_flipped_bit_in_a_wrapped_ring_loses_one() {
     // The ring holds 209 batches of this length; batches 120 to 299 are live, and 209 is at its start.
     const LENGTH: usize = 60_000;
     const BATCH_LEN: u64 = 56 + 23 + 60_000;
@@ -118,7 +118,7 @@ fn a_flipped_bit_in_a_wrapped_ring_loses_one_datagram() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
-    fn any_flipped_bit_costs_at_most_one_counted_batch(
+    fn any_flipped_bit_costs_one_batch_at_most(
         bit in prop_oneof![0..4096_u64 * 8, 0..JOURNAL_RING * 8, 0..BATCHES * BATCH_LEN * 8],
         is_in_ring in any::<bool>(),
     ) {

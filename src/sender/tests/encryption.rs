@@ -143,7 +143,7 @@ fn assert_the_middle_waits(directory: &tempfile::TempDir) {
     for _ in 0..10 {
         match backlog.read(Position(3)) {
             Err(SegmentSourceError::Sealed(OpenError::UnknownKey(missing))) => {
-                assert_eq!(missing, key('2').id())
+                assert_eq!(missing, key('2').id());
             }
             other => panic!("{other:?}"),
         }
@@ -214,7 +214,7 @@ fn without_a_runtime_directory_all_is_encrypted() {
 }
 
 #[test]
-fn a_sealed_segment_of_a_newer_version_waits_for_its_key() {
+fn a_newer_encrypted_segment_waits_for_its_key() {
     let directory = tempfile::tempdir().unwrap();
     run_with(&directory, sealing('1', &[]), 251);
     let segment = all_segments(&directory).remove(0);

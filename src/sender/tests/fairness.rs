@@ -223,7 +223,7 @@ fn data_on_its_way_is_not_dropped() {
 }
 
 #[test]
-fn acknowledging_a_thinned_segment_counts_what_it_held() {
+fn acknowledged_thinned_segments_count_once() {
     let directory = tempfile::tempdir().unwrap();
     let full = small(4 * MIB);
     let mut run = start(&directory, full);

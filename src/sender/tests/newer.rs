@@ -71,7 +71,7 @@ fn dropped_meanwhile(account: impl FnOnce(&Recovered, &Newer)) {
 }
 
 #[test]
-fn a_newer_segment_that_a_limit_took_is_counted_once() {
+fn a_newer_segment_at_a_limit_counts_once() {
     let policy = ten_to_a_segment();
     dropped_meanwhile(|run, newer| {
         run.queue.keep_newer(Position(0), newer).unwrap();
@@ -206,7 +206,7 @@ fn unknown_damage_in_newer_counts_at_least_one() {
 }
 
 #[test]
-fn a_file_of_newer_without_a_whole_batch_is_counted() {
+fn a_newer_file_without_intact_batch_is_counted() {
     let bodies = |bytes: &mut Vec<u8>| (0..10).for_each(|number| bytes[body_of(number)] ^= 1);
     assert_eq!(recovered_with(bodies), (30, 10, 20, 1));
     assert_eq!(recovered_with(|bytes| bytes[SEGMENT_HEADER_LEN..].fill(0)), (21, 1, 20, 1));

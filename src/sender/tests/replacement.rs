@@ -242,7 +242,7 @@ fn a_hot_copy_restored_twice_loses_nothing() {
 }
 
 #[test]
-fn restarts_of_one_spool_never_begin_a_new_stream() {
+fn restarts_of_a_spool_begin_no_new_stream() {
     let (mut life, mut model) = stopped();
     let stream = life.queue().figures().stream;
     for round in 0..20_u64 {
@@ -310,7 +310,7 @@ fn random_lives(seed: u64) {
 }
 
 #[test]
-fn no_order_of_copies_and_restarts_loses_anything() {
+fn copies_and_restarts_in_any_order_lose_nothing() {
     for seed in 0..60 {
         println!("seed {seed}");
         random_lives(seed);

@@ -11,7 +11,8 @@ use tokio::sync::watch;
 
 use crate::host::Pulse;
 use crate::sender::ingest::counters::IngestCounters;
-use crate::sender::ingest::{Ingest, IngestSettings, Listener};
+use crate::sender::ingest::listener::Listener;
+use crate::sender::ingest::{Ingest, IngestSettings};
 use crate::sender::queue::recovery::Recovered;
 
 pub(super) struct Running {

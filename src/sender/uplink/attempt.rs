@@ -110,6 +110,7 @@ pub(crate) fn segment_size_advice(next: Option<u16>) -> String {
         None => "smaller TCP segments did not help".to_owned(),
     };
     format!(
-        "; {next}. Let ICMP \"fragmentation needed\" and \"packet too big\" pass, or lower the MTU of the route"
+        "; {next}. Let ICMP \"fragmentation needed\" and \"packet too big\" pass, or lower the MTU of the \
+         route"
     )
 }

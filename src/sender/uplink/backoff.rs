@@ -17,8 +17,9 @@ impl Backoff {
         Self { reconnect, failures: 0 }
     }
 
-    /// Returns the delay after an attempt. A session that worked resets the backoff, no matter why it ended. An
-    /// accepted connection does not reset it, nor a session in which data was sent and nothing acknowledged.
+    /// Returns the delay after an attempt. A session that worked resets the backoff, no matter why it ended.
+    /// An accepted connection does not reset it, nor a session in which data was sent and nothing
+    /// acknowledged.
     pub(crate) fn delay_after(&mut self, has_worked: bool) -> Duration {
         if has_worked {
             self.reset();

@@ -17,7 +17,8 @@ pub(crate) struct Closing {
 pub(crate) enum CloseReason {
     /// Shutdown: everything queued is sent before.
     Stop,
-    /// Another connection follows. Nothing new is sent, so that everything sent is acknowledged before the close.
+    /// Another connection follows. Nothing new is sent, so that everything sent is acknowledged before the
+    /// close.
     Renew,
     /// As `Renew`, on a reconnect request.
     Asked,

@@ -15,7 +15,8 @@ use nf_transport_core::session::{OutOfTurn, SenderSession};
 use tokio::sync::Mutex;
 
 use crate::host::secure_stream::{Stream, StreamError};
-use crate::sender::queue::{Next, Queue};
+use crate::sender::queue::Queue;
+use crate::sender::queue::state::Next;
 use crate::sender::uplink::unacknowledged::Unacknowledged;
 
 /// The progress of filling the session with queued batches.

@@ -85,14 +85,14 @@ pub(crate) enum DialError {
     )]
     TimedOut(SocketAddr),
     #[error(
-        "{0} accepts TCP but does not speak nf-transport within {patience} s: another service, or nf-receiver is stopped or \
-         overloaded",
+        "{0} accepts TCP but does not speak nf-transport within {patience} s: another service, or \
+         nf-receiver is stopped or overloaded",
         patience = DIAL_PATIENCE.as_secs()
     )]
     Silent(SocketAddr),
     #[error(
-        "no answer within {} s, and TCP retransmits without success: large packets are probably lost on the path (MTU \
-         black hole); trying smaller segments",
+        "no answer within {} s, and TCP retransmits without success: large packets are probably lost on the \
+         path (MTU black hole); trying smaller segments",
         DIAL_PATIENCE.as_secs()
     )]
     SegmentsLost,
@@ -101,8 +101,9 @@ pub(crate) enum DialError {
     #[error("{0}")]
     Handshake(#[from] SenderHandshakeError),
     #[error(
-        "not sent in clear text to another machine: join the receiver (nf-sender join TOKEN), give both sides a key \
-         (--key-file), or set 'plaintext = true' (or --plaintext) if this network may read the flow data"
+        "not sent in clear text to another machine: join the receiver (nf-sender join TOKEN), give both \
+         sides a key (--key-file), or set 'plaintext = true' (or --plaintext) if this network may read the \
+         flow data"
     )]
     PlaintextNotAllowed,
 }
@@ -132,7 +133,8 @@ fn connect_cause(error: &io::Error) -> String {
     }
 }
 
-/// Names the cause of a failed name resolution. The resolver has no error codes here, only the texts of `gai_strerror`.
+/// Names the cause of a failed name resolution. The resolver has no error codes here, only the texts of
+/// `gai_strerror`.
 fn resolve_cause(error: &io::Error) -> String {
     let text = error.to_string();
     let has = |part: &str| text.contains(part);

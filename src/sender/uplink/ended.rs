@@ -25,13 +25,13 @@ pub(crate) enum SessionEnd {
     /// [`REFUSED_FOR_NOW_DELAY_MAX`](crate::limits::REFUSED_FOR_NOW_DELAY_MAX).
     #[error("the receiver refuses: {0}")]
     RefusedForNow(String),
-    #[error("{0}")]
+    #[error("{}", session_error(.0))]
     Session(#[from] SessionError),
     #[error("the receiver refuses: {0}")]
     Superseded(String),
     #[error(
-        "the receiver has datagrams of this stream that this spool never sent: it was restored from a backup, or \
-         another machine uses a copy of it; sending all that is queued as a new stream"
+        "the receiver has datagrams of this stream that this spool never sent: it was restored from a \
+         backup, or another machine uses a copy of it; sending all that is queued as a new stream"
     )]
     Diverged {
         divergence: Divergence,
@@ -39,12 +39,13 @@ pub(crate) enum SessionEnd {
         delivered: Position,
     },
     #[error(
-        "the receiver asks for positions from {0} on, but has acknowledged them up to {1} before: it may have lost its state"
+        "the receiver asks for positions from {0} on, but has acknowledged them up to {1} before: it may \
+         have lost its state"
     )]
     BehindUs(Position, Position),
     #[error(
-        "nothing was acknowledged for {} s although the receiver answers: large packets are probably lost on the path (MTU \
-         black hole)",
+        "nothing was acknowledged for {} s although the receiver answers: large packets are probably lost \
+         on the path (MTU black hole)",
         .0.as_secs()
     )]
     Stalled(Duration),
@@ -55,6 +56,16 @@ pub(crate) enum SessionEnd {
     Asked,
     #[error("stopping")]
     Stopped,
+}
+
+/// Describes a protocol error, and names the usual causes of a silent receiver.
+fn session_error(error: &SessionError) -> String {
+    match error {
+        SessionError::Silent(silence) => {
+            format!("no heartbeat for {} s: host, nf-receiver or network is down", silence.as_secs())
+        }
+        error => error.to_string(),
+    }
 }
 
 impl SessionEnd {
@@ -93,5 +104,16 @@ impl SessionEnd {
             Self::Stalled(_) => true,
             Self::Closed | Self::Goodbye | Self::Stream(_) | Self::Session(_) => !has_worked,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_receiver_is_described_by_its_causes() {
+        let ended = SessionEnd::from(SessionError::Silent(Duration::from_secs(15)));
+        assert_eq!(ended.to_string(), "no heartbeat for 15 s: host, nf-receiver or network is down");
     }
 }

@@ -12,7 +12,8 @@ use nf_transport_core::sequence::Position;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::sender::queue::{Next, Queue};
+use crate::sender::queue::Queue;
+use crate::sender::queue::state::Next;
 use crate::sender::uplink::segment_source::{SegmentSource, SegmentSourceError};
 
 /// The delay after a failed read of the spool.

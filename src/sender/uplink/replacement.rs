@@ -10,8 +10,9 @@ use nf_transport_core::sequence::Position;
 use nf_transport_core::spool::Divergence;
 
 use crate::host::systemd::messages::sender;
+use crate::sender::queue::Queue;
 use crate::sender::queue::recovery::own_stream;
-use crate::sender::queue::{Queue, QueueState};
+use crate::sender::queue::state::QueueState;
 use crate::status::count_of;
 
 impl Queue {
@@ -45,8 +46,9 @@ impl Queue {
             %stream,
             queued,
             possible_repeats = queued,
-            "the file 'stream' of the spool is missing or damaged, or an older version wrote it: sending all {} that are \
-             queued as the new stream {stream}; what receivers have and did not acknowledge may arrive twice, none is lost",
+            "the file 'stream' of the spool is missing or damaged, or an older version wrote it: sending \
+             all {} that are queued as the new stream {stream}; what receivers have and did not acknowledge \
+             may arrive twice, none is lost",
             count_of(queued, "datagram")
         );
     }
@@ -82,15 +84,16 @@ impl Queue {
             %stream,
             queued,
             possible_repeats,
-            "{peer} has datagrams of this stream that this spool never sent: the spool was restored from a backup, or \
-             another machine uses a copy of it; sending all {} that are queued as the new stream {stream}; {possible_repeats} \
-             of them may arrive twice, none is lost",
+            "{peer} has datagrams of this stream that this spool never sent: the spool was restored from a \
+             backup, or another machine uses a copy of it; sending all {} that are queued as the new stream \
+             {stream}; {possible_repeats} of them may arrive twice, none is lost",
             count_of(queued, "datagram")
         );
         if let Err(error) = recorded {
             tracing::warn!(
                 %error,
-                "cannot record the new stream in the spool: {error}; after a restart queued datagrams may arrive twice"
+                "cannot record the new stream in the spool: {error}; after a restart queued datagrams may \
+                 arrive twice"
             );
         }
     }

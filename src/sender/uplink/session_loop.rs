@@ -160,7 +160,8 @@ impl<'a> SessionLoop<'a> {
             if closing.is_none() && self.needs_new_keys(&connection.stream) {
                 tracing::info!(
                     peer,
-                    "reconnecting to {peer}: the keys of this connection have reached their maximum age or volume"
+                    "reconnecting to {peer}: the keys of this connection have reached their maximum age or \
+                     volume"
                 );
                 closing = Some(self.begin_close(CloseReason::Renew));
                 continue;

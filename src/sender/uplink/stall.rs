@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_repeated_for_two_heartbeats_is_a_stall() {
+    fn a_segment_resent_for_two_heartbeats_stalls() {
         assert_eq!(stalls_after(60, |_| tcp(7, 10, 3), |_| true), Some(10));
     }
 
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn unacknowledged_data_without_timeouts_is_no_stall() {
+    fn no_timeouts_mean_no_stall() {
         assert_eq!(stalls_after(3600, |_| tcp(7, 10, 0), |_| true), None);
     }
 

@@ -25,7 +25,8 @@ pub(crate) struct Uplink {
     pub(crate) retry: watch::Receiver<()>,
     /// Changes when a session must end and the receivers be tried again, in order.
     pub(crate) redial: watch::Receiver<()>,
-    /// Why the last session did not work. Until a session works, the status does not show the uplink as connected.
+    /// Why the last session did not work. Until a session works, the status does not show the uplink as
+    /// connected.
     pub(crate) failure: Option<String>,
     /// Beats as long as the task makes progress.
     pub(crate) pulse: Pulse,

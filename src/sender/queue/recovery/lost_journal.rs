@@ -54,14 +54,15 @@ impl LostJournal<'_> {
         let bound = format!("at most {} MiB and {JOURNAL_SLOTS} datagrams", JOURNAL_RING >> 20);
         if self.is_trusted {
             return format!(
-                "the receive journal {path} cannot be written: if it failed before the last run was killed, datagrams \
-                 received after {} that were neither delivered nor spooled are lost, {bound}",
+                "the receive journal {path} cannot be written: if it failed before the last run was killed, \
+                 datagrams received after {} that were neither delivered nor spooled are lost, {bound}",
                 self.since()
             );
         }
         let happened = match self.found {
             _ if self.was_rebooted() => {
-                "the machine was rebooted while nf-sender ran, and the receive journal was lost with its memory"
+                "the machine was rebooted while nf-sender ran, and the receive journal was lost with its \
+                 memory"
                     .to_owned()
             }
             JournalState::New => {
@@ -69,8 +70,8 @@ impl LostJournal<'_> {
             }
             JournalState::Damaged => {
                 format!(
-                    "the receive journal {path} of the last run, which was killed, is truncated or damaged, or belongs to \
-                     another spool"
+                    "the receive journal {path} of the last run, which was killed, is truncated or damaged, \
+                     or belongs to another spool"
                 )
             }
             JournalState::Intact(_) => {
@@ -116,9 +117,9 @@ mod tests {
         let mut gone = lost(JournalState::New, began);
         assert_eq!(
             gone.line(),
-            "the receive journal /run/nf-sender/intake of the last run, which was killed, is missing or empty: datagrams \
-             received after 1970-01-01T00:00:01Z that were neither delivered nor in the spool are lost, at most 12 MiB \
-             and 128 datagrams"
+            "the receive journal /run/nf-sender/intake of the last run, which was killed, is missing or \
+             empty: datagrams received after 1970-01-01T00:00:01Z that were neither delivered nor in the \
+             spool are lost, at most 12 MiB and 128 datagrams"
         );
         gone.newest = Some(Timestamp(61_000_000_000));
         assert!(gone.line().contains("after 1970-01-01T00:01:01Z"));

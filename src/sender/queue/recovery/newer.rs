@@ -21,9 +21,26 @@ pub(super) fn move_journal_away(path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Queues the data of newer versions in `directory`; logs a failure, after which the data stays there.
+pub(super) fn recover(
+    directory: &Path,
+    spool: &mut Spool<Directory>,
+    ledger: &mut Ledger,
+    keys: &SpoolKeys,
+    journal_path: Option<&Path>,
+) {
+    if let Err(error) = queue_readable(spool, ledger, keys, journal_path) {
+        let directory = directory.display();
+        tracing::error!(
+            %error,
+            "{directory}: cannot recover the data of a newer version: {error}; it stays there"
+        );
+    }
+}
+
 /// Queues the data of newer versions, as far as this version can read it. The spool must end where the ledger
 /// does, and nothing else may be held.
-pub(super) fn take_in(
+fn queue_readable(
     spool: &mut Spool<Directory>,
     ledger: &mut Ledger,
     keys: &SpoolKeys,
@@ -41,8 +58,8 @@ pub(super) fn take_in(
                 message_id = sender::SPOOL_DAMAGED,
                 datagrams = found,
                 lost,
-                "the checkpoint of the receive journal {} of a newer version was damaged: recovered all {} that a search found; \
-                 some may arrive twice, as nothing shows which were delivered",
+                "the checkpoint of the receive journal {} of a newer version was damaged: recovered all {} \
+                 that a search found; some may arrive twice, as nothing shows which were delivered",
                 place.display(),
                 count_of(found, "datagram")
             );
@@ -52,7 +69,8 @@ pub(super) fn take_in(
             tracing::error!(
                 message_id = sender::SPOOL_DAMAGED,
                 lost,
-                "the receive journal {} of a newer version was damaged: {} are lost and count as corrupt; the rest is queued",
+                "the receive journal {} of a newer version was damaged: {} are lost and count as corrupt; \
+                 the rest is queued",
                 place.display(),
                 count_of(lost, "datagram")
             );
@@ -112,9 +130,9 @@ fn lose_broken(ledger: &mut Ledger, file: &str, broken: Broken, rest: &str) {
         bytes,
         lost = datagrams,
         may_be_more,
-        "{file:?} of the spool, which a newer nf-sender wrote, is damaged: {} cannot be read, and {at_least}{} in them \
-         are lost{number}; they count as corrupt, and {rest}; the damaged bytes are kept in the directory 'damaged'; \
-         check the disk",
+        "{file:?} of the spool, which a newer nf-sender wrote, is damaged: {} cannot be read, and \
+         {at_least}{} in them are lost{number}; they count as corrupt, and {rest}; the damaged bytes are \
+         kept in the directory 'damaged'; check the disk",
         count_of(bytes, "byte"),
         count_of(datagrams, "datagram"),
     );
