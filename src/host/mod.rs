@@ -25,6 +25,7 @@ pub use crate::host::process::count_log::CountLog;
 pub use crate::host::process::count_table::CountTable;
 pub use crate::host::process::error::DaemonError;
 pub use crate::host::process::internal_error_log::InternalErrorLog;
+pub use crate::host::process::locked::locked;
 pub use crate::host::process::log_limit::{LogLimit, More};
 pub use crate::host::process::open_files::{FileShares, allow_open_files, is_out_of_files};
 pub use crate::host::process::panics::abort_on_panic;

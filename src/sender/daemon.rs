@@ -30,17 +30,17 @@ use crate::sender::ingest::loss_log::LossLog;
 use crate::sender::journal;
 use crate::sender::queue::Queue;
 use crate::sender::queue::flusher::Flusher;
-use crate::sender::queue::recovery::{Recovered, recover};
+use crate::sender::queue::recovery::{RecoveredRun, recover};
 use crate::sender::queue::room::RoomWatch;
 use crate::sender::queue::state::ShutdownStage;
-use crate::sender::reload::{Load, Reloader, spool_keys};
+use crate::sender::reload::{LoadSettings, SenderReloader, spool_keys};
 use crate::sender::report::Reporter;
 use crate::sender::uplink::connection::SharedConnection;
 use crate::sender::uplink::state::{Uplink, UplinkView};
 use crate::status::{ControlSocket, Reply, Request, count_of, sender_metrics, serve_metrics};
 
 /// Runs nf-sender until the shutdown signal.
-pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
+pub(crate) fn run(load: LoadSettings) -> Result<(), DaemonError> {
     let loaded = load()?;
     logging::start();
     abort_on_panic(sender::INTERNAL_ERROR);
@@ -48,7 +48,7 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
         tracing::warn!("{warning}");
     }
     let Loaded { file, settings, .. } = loaded;
-    let reloader = Reloader::new(load, file, settings.clone())?;
+    let reloader = SenderReloader::new(load, file, settings.clone())?;
     allow_open_files();
     let _lock = DirectoryLock::take(&settings.spool.directory, &spool::KEPT_APART)?;
     // The receive journal is in there.
@@ -108,7 +108,7 @@ struct Threads {
 async fn supervise(
     settings: SenderSettings,
     listeners: Vec<Listener>,
-    reloader: Arc<Reloader>,
+    reloader: Arc<SenderReloader>,
 ) -> Result<(), DaemonError> {
     let mut terminate = watch_for(SignalKind::terminate())?;
     let mut interrupt = watch_for(SignalKind::interrupt())?;
@@ -221,7 +221,7 @@ fn settle_journal(location: Option<&Path>, is_all_spooled: bool) {
 async fn open_spool(
     spool: &SpoolSettings,
     runtime_directory: Option<&Path>,
-) -> Result<Recovered, DaemonError> {
+) -> Result<RecoveredRun, DaemonError> {
     let (spool, runtime_directory) = (spool.clone(), runtime_directory.map(Path::to_owned));
     let opening = tokio::task::spawn_blocking(move || {
         let keys = Arc::new(spool_keys(&spool.encryption)?);
@@ -230,7 +230,7 @@ async fn open_spool(
     opening.await.map_err(DaemonError::system)?
 }
 
-fn make_uplink(reporter: &Reporter, reloader: &Reloader, pulse: Pulse, stop: Stop) -> Uplink {
+fn make_uplink(reporter: &Reporter, reloader: &SenderReloader, pulse: Pulse, stop: Stop) -> Uplink {
     Uplink {
         queue: reporter.queue.clone(),
         connection: Arc::default(),
@@ -246,10 +246,10 @@ fn make_uplink(reporter: &Reporter, reloader: &Reloader, pulse: Pulse, stop: Sto
 
 fn start_threads(
     listeners: Vec<Listener>,
-    recovered: Recovered,
+    recovered: RecoveredRun,
     connection: Arc<SharedConnection>,
     counters: Arc<IngestCounters>,
-    reloader: &Reloader,
+    reloader: &SenderReloader,
     watchdog: &mut Watchdog,
 ) -> Result<Threads, DaemonError> {
     let system_error = |error| DaemonError::system(format_args!("cannot start a thread: {error}"));
@@ -301,7 +301,10 @@ async fn stop_threads(threads: Threads, stop_uplink: Stopper, uplink: tokio::tas
     ingest_ended && flusher_ended && queue.state().tail.is_empty()
 }
 
-fn answer(reporter: Reporter, reloader: Arc<Reloader>) -> impl Fn(Request) -> Reply + Clone + Send + 'static {
+fn answer(
+    reporter: Reporter,
+    reloader: Arc<SenderReloader>,
+) -> impl Fn(Request) -> Reply + Clone + Send + 'static {
     move |request| match request {
         Request::Status => match serde_json::to_value(reporter.status()) {
             Ok(status) => Reply::Ok(status),

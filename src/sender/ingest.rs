@@ -30,7 +30,7 @@ use crate::sender::ingest::coalescing::Coalescing;
 use crate::sender::ingest::counters::IngestCounters;
 use crate::sender::ingest::listener::Listener;
 use crate::sender::journal::{self, Backing, Checkpoint, JournalLocation, Slots};
-use crate::sender::queue::recovery::Recovered;
+use crate::sender::queue::recovery::RecoveredRun;
 use crate::sender::uplink::connection::SharedConnection;
 use crate::status::count_of;
 
@@ -72,13 +72,13 @@ impl Ingest {
     pub(crate) fn new(
         listeners: Vec<Listener>,
         stop: OwnedFd,
-        recovered: Recovered,
+        recovered: RecoveredRun,
         connection: Arc<SharedConnection>,
         counters: Arc<IngestCounters>,
         mut settings: watch::Receiver<IngestSettings>,
         pulse: Pulse,
     ) -> Self {
-        let Recovered { queue, stream, ring, slots, checkpoint, slots_done, location } = recovered;
+        let RecoveredRun { queue, stream, ring, slots, checkpoint, slots_done, location } = recovered;
         let IngestSettings { allow, compression } = settings.borrow_and_update().clone();
         let builder = BatchBuilder::new(stream, compression);
         let batcher = Batcher {

@@ -28,7 +28,7 @@ use nf_transport_core::spool::{Damage, KeptApart, Newer, SegmentReader, Spool};
 use tokio::sync::Notify;
 
 use crate::host::systemd::messages::sender;
-use crate::host::{Pulse, ROUND};
+use crate::host::{Pulse, ROUND, locked};
 use crate::sender::journal::{Checkpoint, Ring, RingEntry};
 use crate::sender::queue::ledger::Ledger;
 use crate::sender::queue::state::{Next, Oldest, QueueFigures, QueueState, ShutdownStage, SpoolFigures};
@@ -101,11 +101,11 @@ impl Queue {
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     pub(crate) fn spool(&self) -> MutexGuard<'_, Spool<Directory>> {
-        self.spool.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.spool)
     }
 
     /// The position of the next datagram.

@@ -2,7 +2,7 @@
 //! need a restart, which the log states.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use nf_transport_core::secure::SpoolKeys;
 use tokio::sync::watch;
@@ -11,7 +11,7 @@ use crate::config::{ConfigError, KeySource, Loaded, SenderSettings, SpoolEncrypt
 use crate::host::systemd::messages::sender;
 use crate::host::systemd::notify;
 use crate::host::{
-    DaemonError, Expiry, KeyReader, KeyTrouble, TlsTrouble, needs_restart, read_key, wall_clock,
+    DaemonError, Expiry, KeyReader, KeyTrouble, TlsTrouble, locked, needs_restart, read_key, wall_clock,
 };
 use crate::sender::ingest::IngestSettings;
 use crate::sender::queue::flusher::FlusherSettings;
@@ -19,11 +19,11 @@ use crate::sender::uplink::dial::ChannelMode;
 use crate::sender::uplink::state::UplinkSettings;
 
 /// Reads the settings again from their original sources.
-pub(crate) type Load = Box<dyn Fn() -> Result<Loaded<SenderSettings>, ConfigError> + Send + Sync>;
+pub(crate) type LoadSettings = Box<dyn Fn() -> Result<Loaded<SenderSettings>, ConfigError> + Send + Sync>;
 
 /// Reloads the settings and passes them to ingest, flusher and uplink.
-pub(crate) struct Reloader {
-    load: Load,
+pub(crate) struct SenderReloader {
+    load: LoadSettings,
     /// The configuration file.
     file: PathBuf,
     keys: Mutex<KeyReader>,
@@ -36,9 +36,13 @@ pub(crate) struct Reloader {
     redial: watch::Sender<()>,
 }
 
-impl Reloader {
+impl SenderReloader {
     /// Begins with `settings`, as read by `load` from the configuration `file`.
-    pub(crate) fn new(load: Load, file: PathBuf, settings: SenderSettings) -> Result<Self, TlsTrouble> {
+    pub(crate) fn new(
+        load: LoadSettings,
+        file: PathBuf,
+        settings: SenderSettings,
+    ) -> Result<Self, TlsTrouble> {
         let mut keys = KeyReader::default();
         let link = uplink_settings(&settings, &mut keys)?;
         Ok(Self {
@@ -112,7 +116,7 @@ impl Reloader {
 
     fn read(&self) -> Result<(SenderSettings, UplinkSettings), DaemonError> {
         let settings = (self.load)()?.settings;
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = locked(&self.keys);
         let link = uplink_settings(&settings, &mut keys)?;
         Ok((settings, link))
     }

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use nf_transport_core::datagram::BootTime;
 use nf_transport_core::internal_error::internal_errors;
@@ -11,7 +11,7 @@ use nf_transport_core::spool::Aside;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::host::{boot_clock, both_clocks, wall_clock};
+use crate::host::{boot_clock, both_clocks, locked, wall_clock};
 use crate::sender::ingest::counters::IngestCounters;
 use crate::sender::journal::JournalLocation;
 use crate::sender::queue::Queue;
@@ -41,21 +41,18 @@ impl Reporter {
     /// Measures the rates. The caller calls it once a second.
     pub(crate) fn note_pace(&self) {
         let figures = self.queue.figures();
-        self.pace
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .note((figures.counts.received, figures.counts.received_bytes));
+        locked(&self.pace).note((figures.counts.received, figures.counts.received_bytes));
     }
 
     fn rates(&self) -> (f64, f64) {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner).rates()
+        locked(&self.pace).rates()
     }
 
     /// Returns one line with state, queue and rate.
     pub(crate) fn line(&self) -> String {
         let status = self.status();
         let receiver = status.receiver.as_deref().unwrap_or("no receiver");
-        let not_connected = self.view.lock().unwrap_or_else(PoisonError::into_inner).not_connected();
+        let not_connected = locked(&self.view).not_connected();
         let state = match (status.state, status.retry_in_s) {
             (status::LinkState::Connected, _) => format!("connected to {receiver}"),
             (status::LinkState::Connecting, _) => {
@@ -74,7 +71,7 @@ impl Reporter {
 
     /// Returns the current status.
     pub(crate) fn status(&self) -> SenderStatus {
-        let view = self.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let view = locked(&self.view).clone();
         let figures = self.queue.figures();
         let counts = figures.counts;
         let (state, retry_at) = match view.state {

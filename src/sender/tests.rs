@@ -20,7 +20,7 @@ use crate::sender::journal;
 use crate::sender::queue::Queue;
 use crate::sender::queue::flusher::{Flusher, FlusherSettings};
 use crate::sender::queue::recovery::error::RecoveryError;
-use crate::sender::queue::recovery::{Recovered, recover};
+use crate::sender::queue::recovery::{RecoveredRun, recover};
 use crate::sender::queue::state::{Next, ShutdownStage};
 use crate::sender::uplink::segment_source::SegmentSource;
 
@@ -28,17 +28,17 @@ fn policy() -> Policy {
     Policy { min_free: MinFree::Bytes(0), ..Policy::default() }
 }
 
-fn start(directory: &tempfile::TempDir, policy: Policy) -> Recovered {
+fn start(directory: &tempfile::TempDir, policy: Policy) -> RecoveredRun {
     recover(directory.path(), None, policy, &Arc::default()).unwrap()
 }
 
 /// Ends a run like kill -9: nothing is written any more, and the kernel closes the files.
-fn kill(recovered: Recovered) {
+fn kill(recovered: RecoveredRun) {
     drop(recovered);
 }
 
 /// Pushes `batches` batches of one datagram of `length` bytes.
-fn push(run: &mut Recovered, batches: u64, length: usize) {
+fn push(run: &mut RecoveredRun, batches: u64, length: usize) {
     let mut builder = BatchBuilder::new(run.stream, Compression::None);
     let address = "192.0.2.7:1".parse().unwrap();
     for _ in 0..batches {
@@ -52,13 +52,13 @@ fn push(run: &mut Recovered, batches: u64, length: usize) {
 }
 
 /// Creates a flusher of the queue of the run.
-fn flusher(run: &Recovered, policy: Policy, sync_after: Duration) -> Flusher {
+fn flusher(run: &RecoveredRun, policy: Policy, sync_after: Duration) -> Flusher {
     let settings = watch::channel(FlusherSettings { policy, sync_after }).1;
     Flusher::new(run.queue.clone(), settings, Arc::new(IngestCounters::new([])), Pulse::default())
 }
 
 /// Runs a flusher until everything is synced in the spool.
-fn spool_all(run: &Recovered, policy: Policy) {
+fn spool_all(run: &RecoveredRun, policy: Policy) {
     let flusher = flusher(run, policy, Duration::from_secs(1));
     let thread = std::thread::spawn(move || flusher.run());
     run.queue.advance_to(ShutdownStage::Stopped);
@@ -258,7 +258,7 @@ fn the_exporter_table_is_free_while_a_push_waits() {
         exporter.send_to(&vec![7; 60_000], socket.local_addr().unwrap()).unwrap();
     }
     let queue = run.queue.clone();
-    let ingest = running::Running::start(run, vec![socket], &[]);
+    let ingest = running::RunningIngest::start(run, vec![socket], &[]);
     while queue.figures().counts.received == full {
         std::thread::yield_now();
     }
@@ -331,7 +331,7 @@ fn start_sealed(
     directory: &tempfile::TempDir,
     runtime: &tempfile::TempDir,
     keys: SpoolKeys,
-) -> Result<Recovered, RecoveryError> {
+) -> Result<RecoveredRun, RecoveryError> {
     recover(directory.path(), Some(runtime.path()), policy(), &Arc::new(keys))
 }
 

@@ -2,14 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use nf_transport_core::batch::Batch;
 use nf_transport_core::datagram::BootTime;
 use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::netflow::ExporterTable;
 
-use crate::host::{CountTable, boot_clock};
+use crate::host::{CountTable, boot_clock, locked};
 use crate::limits::{DENIED_SHOWN, DROPPED_SHOWN};
 
 /// The counters of ingest since the start of the process, shared with status and log.
@@ -68,7 +68,7 @@ impl IngestCounters {
 
     /// The exporters seen so far.
     pub(crate) fn exporters(&self) -> MutexGuard<'_, ExporterTable> {
-        self.exporters.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.exporters)
     }
 
     /// The sockets by index.
@@ -91,7 +91,7 @@ impl IngestCounters {
 
     /// The denied datagrams by exporter.
     pub(crate) fn denied_exporters(&self) -> MutexGuard<'_, CountTable<DeniedKey>> {
-        self.denied_exporters.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.denied_exporters)
     }
 
     /// Notes dropped datagrams of the queue, by exporter.
@@ -111,7 +111,7 @@ impl IngestCounters {
 
     /// Queued datagrams that were dropped, by exporter.
     pub(crate) fn dropped_exporters(&self) -> MutexGuard<'_, CountTable<IpAddr>> {
-        self.dropped_exporters.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.dropped_exporters)
     }
 
     /// Datagrams that the kernel dropped at the sockets.

@@ -33,7 +33,7 @@ use crate::status::count_of;
 
 /// The state with which a run starts.
 #[derive(Debug)]
-pub(crate) struct Recovered {
+pub(crate) struct RecoveredRun {
     pub(crate) queue: Arc<Queue>,
     pub(crate) stream: StreamId,
     pub(crate) ring: Ring,
@@ -53,7 +53,7 @@ pub(crate) fn recover(
     runtime_directory: Option<&Path>,
     policy: Policy,
     keys: &Arc<SpoolKeys>,
-) -> Result<Recovered, RecoveryError> {
+) -> Result<RecoveredRun, RecoveryError> {
     let disk = Directory::open(directory).map_err(failed("open the spool directory", directory))?;
     let unreadable = || failed("read the spool directory", directory);
     let survey = spool::survey(disk).map_err(unreadable())?;
@@ -151,7 +151,7 @@ pub(crate) fn recover(
     if is_abandoned {
         queue.note_abandoned_stream();
     }
-    Ok(Recovered {
+    Ok(RecoveredRun {
         queue: Arc::new(queue),
         stream,
         ring: journal.ring,
@@ -162,9 +162,9 @@ pub(crate) fn recover(
     })
 }
 
-/// Records a run that numbers datagrams from `start` on. The order matters: after a kill between any two
-/// steps, the next start recognizes the journal as that of the last run, and trusts it only if its checkpoint
-/// is valid.
+/// Records a run that numbers datagrams from `start` on. The order matters, as a kill may come between any
+/// two steps. The next start then recognizes the journal as that of the last run. It trusts the journal only
+/// if the checkpoint is valid.
 fn begin_run(
     directory: &Path,
     spool: &mut Spool<Directory>,

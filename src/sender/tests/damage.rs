@@ -9,12 +9,12 @@ use nf_transport_core::sequence::Position;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::running::Running;
+use super::running::RunningIngest;
 use super::{assert_balanced, drain, kill, policy, push, start};
 use crate::host::Pulse;
 use crate::limits::{JOURNAL_RING, JOURNAL_SLOTS};
 use crate::sender::journal::SlotEntry;
-use crate::sender::queue::recovery::Recovered;
+use crate::sender::queue::recovery::RecoveredRun;
 use nf_transport_core::batch::{Batch, BatchBuilder, Compression};
 use nf_transport_core::datagram::{Datagram, Timestamp};
 
@@ -164,7 +164,7 @@ fn a_damaged_slot_costs_its_datagram_only() {
 
     let run = start(&directory, policy());
     let queue = run.queue.clone();
-    Running::start(run, vec![socket], &[]).stop();
+    RunningIngest::start(run, vec![socket], &[]).stop();
     assert_balanced(&queue);
     assert_eq!(drain(&queue, Position(0)), [0, 1, 2, 4, 5, 6]);
     assert_eq!(queue.figures().counts.corrupt, 1);
@@ -185,9 +185,9 @@ fn damage_in_a_newer_journal_is_counted() {
     assert_balanced(&run.queue);
 }
 
-/// Leaves a journal of a newer version as this version finds it after an upgrade: 4 batches in the ring, 5
-/// datagrams in the slots, of which one is damaged, and a damaged checkpoint. `done` of the slots are in the
-/// ring.
+/// Leaves a journal of a newer version as this version finds it after an upgrade. It has 4 batches in the
+/// ring, 5 datagrams in the slots, of which one is damaged, and a damaged checkpoint. `done` of the slots are
+/// in the ring.
 fn newer_with_damaged_checkpoint(done: u64) -> TempDir {
     let (directory, socket) = killed_with_slots(4);
     if done > 0 {
@@ -207,7 +207,7 @@ fn newer_with_damaged_checkpoint(done: u64) -> TempDir {
 }
 
 /// Encodes the first `count` datagrams of the slots like ingest.
-fn encoded_slots(run: &Recovered, local: SocketAddr, count: u64) -> Batch {
+fn encoded_slots(run: &RecoveredRun, local: SocketAddr, count: u64) -> Batch {
     let mut builder = BatchBuilder::new(run.stream, Compression::None);
     for slot in 0..usize::try_from(count).unwrap() {
         let SlotEntry::Filled(slot) = run.slots.get(slot) else { panic!("a datagram") };

@@ -63,7 +63,7 @@ fn start_with(
     directory: &tempfile::TempDir,
     policy: Policy,
     keys: SpoolKeys,
-) -> Result<Recovered, RecoveryError> {
+) -> Result<RecoveredRun, RecoveryError> {
     recover(directory.path(), None, policy, &Arc::new(keys))
 }
 

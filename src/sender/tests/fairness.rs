@@ -23,18 +23,18 @@ fn noise(seed: u32) -> impl Iterator<Item = u8> {
 }
 
 /// Exporters that number their datagrams.
-struct Crowd {
+struct NumberedExporters {
     compression: Compression,
     sent: BTreeMap<u8, u32>,
 }
 
-impl Crowd {
+impl NumberedExporters {
     fn new(compression: Compression) -> Self {
         Self { compression, sent: BTreeMap::new() }
     }
 
     /// Pushes the next datagrams of these exporters as one batch, in this order.
-    fn push(&mut self, run: &mut Recovered, exporters: &[u8]) {
+    fn push(&mut self, run: &mut RecoveredRun, exporters: &[u8]) {
         let mut builder = BatchBuilder::new(run.stream, self.compression);
         let local = "192.0.2.200:2055".parse().unwrap();
         for exporter in exporters {
@@ -53,7 +53,7 @@ impl Crowd {
     }
 
     /// Exporter 1 sends 50 datagrams `times` times, and the `others` one each in between.
-    fn flood(&mut self, run: &mut Recovered, times: u32, others: &[u8]) {
+    fn flood(&mut self, run: &mut RecoveredRun, times: u32, others: &[u8]) {
         for _ in 0..times {
             let batch: Vec<u8> = [&[1; 25][..], others, &[1; 25]].concat();
             self.push(run, &batch);
@@ -83,7 +83,7 @@ struct Spooling {
 }
 
 impl Spooling {
-    fn new(run: &Recovered, policy: Policy) -> Self {
+    fn new(run: &RecoveredRun, policy: Policy) -> Self {
         let settings = watch::channel(FlusherSettings { policy, sync_after: Duration::ZERO }).1;
         let tally = Arc::new(IngestCounters::new([]));
         let flusher = Flusher::new(run.queue.clone(), settings, tally.clone(), Pulse::default());
@@ -122,7 +122,7 @@ fn a_flood_does_not_drop_the_datagrams_of_others() {
         let full = small(4 * MIB);
         let mut run = start(&directory, full);
         let spooling = Spooling::new(&run, full);
-        let mut crowd = Crowd::new(compression);
+        let mut crowd = NumberedExporters::new(compression);
         for _ in 0..100 {
             crowd.push(&mut run, &[2]);
         }
@@ -147,7 +147,7 @@ fn thinned_segments_do_not_pile_up() {
     let full = small(4 * MIB);
     let mut run = start(&directory, full);
     let spooling = Spooling::new(&run, full);
-    let mut crowd = Crowd::new(Compression::None);
+    let mut crowd = NumberedExporters::new(Compression::None);
     // Twenty times as much as the spool holds: 160 segments.
     crowd.flood(&mut run, 1600, &[2]);
     spooling.wait();
@@ -157,12 +157,12 @@ fn thinned_segments_do_not_pile_up() {
 }
 
 #[test]
-fn exporters_that_hold_alike_lose_alike() {
+fn exporters_with_equal_shares_lose_equally() {
     let directory = tempfile::tempdir().unwrap();
     let full = small(4 * MIB);
     let mut run = start(&directory, full);
     let spooling = Spooling::new(&run, full);
-    let mut crowd = Crowd::new(Compression::None);
+    let mut crowd = NumberedExporters::new(Compression::None);
     for _ in 0..400 {
         crowd.push(&mut run, &[1, 2, 3, 4].repeat(10));
     }
@@ -183,7 +183,7 @@ fn a_start_goes_on_with_fair_shares() {
     let full = small(8 * MIB);
     let mut run = start(&directory, full);
     let spooling = Spooling::new(&run, full);
-    let mut crowd = Crowd::new(Compression::None);
+    let mut crowd = NumberedExporters::new(Compression::None);
     crowd.flood(&mut run, 300, &[2]);
     spooling.stop();
     let before = run.queue.figures();
@@ -206,7 +206,7 @@ fn data_on_its_way_is_not_dropped() {
     let full = small(4 * MIB);
     let mut run = start(&directory, full);
     let spooling = Spooling::new(&run, full);
-    let mut crowd = Crowd::new(Compression::None);
+    let mut crowd = NumberedExporters::new(Compression::None);
     crowd.flood(&mut run, 4, &[2]);
     // The uplink sends the first half of it.
     for position in 0..100 {
@@ -228,7 +228,7 @@ fn acknowledged_thinned_segments_count_once() {
     let full = small(4 * MIB);
     let mut run = start(&directory, full);
     let spooling = Spooling::new(&run, full);
-    Crowd::new(Compression::None).flood(&mut run, 400, &[2]);
+    NumberedExporters::new(Compression::None).flood(&mut run, 400, &[2]);
     spooling.wait();
     let queued = run.queue.figures().queued;
     for position in (0..20_400).step_by(100) {

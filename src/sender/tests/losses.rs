@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use super::running::Running;
+use super::running::RunningIngest;
 use super::{policy, start};
 use crate::sender::ingest::counters::SocketCounters;
 use crate::sender::queue::Queue;
@@ -34,7 +34,7 @@ fn kernel_drops_count_without_a_later_datagram() {
     }
     exporter.send_to(&[7; 1000], target(&second)).unwrap();
     let addresses = [target(&first), target(&second)];
-    let tally = Running::start(run, vec![first, second], &[]);
+    let tally = RunningIngest::start(run, vec![first, second], &[]);
     wait_for(&queue, 2);
     let tally = tally.stop();
     let received = queue.figures().counts.received - 1;
@@ -58,7 +58,7 @@ fn denied_datagrams_count_by_exporter_and_socket() {
         }
     }
     allowed.send_to(b"x", target(&first)).unwrap();
-    let tally = Running::start(run, vec![first, second], &["127.0.0.1/32"]);
+    let tally = RunningIngest::start(run, vec![first, second], &["127.0.0.1/32"]);
     wait_for(&queue, 1);
     let tally = tally.stop();
     assert_eq!((tally.denied(), queue.figures().counts.received), (9, 1));

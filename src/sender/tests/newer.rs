@@ -40,7 +40,7 @@ fn kept(directory: &tempfile::TempDir) -> Vec<std::path::PathBuf> {
 }
 
 /// Returns the item that the uplink finds at the first position.
-fn first_newer(run: &Recovered) -> Newer {
+fn first_newer(run: &RecoveredRun) -> Newer {
     let OpenedSegment { first, mut reader, .. } = run.queue.reader(Position(0), false).unwrap().unwrap();
     assert_eq!(first, Position(0));
     let Some(Item::Newer(newer)) = reader.next_item().unwrap() else { panic!("a newer segment") };
@@ -49,7 +49,7 @@ fn first_newer(run: &Recovered) -> Newer {
 
 /// Lets the first segment be one of a newer version that reaches a limit of the spool after the uplink has
 /// read it.
-fn dropped_meanwhile(account: impl FnOnce(&Recovered, &Newer)) {
+fn dropped_meanwhile(account: impl FnOnce(&RecoveredRun, &Newer)) {
     let (directory, file) = stopped();
     change(&file, |segment| set_version(segment, 2));
     let before = std::fs::read(&file).unwrap();
@@ -94,7 +94,7 @@ fn a_copy_in_newer_is_not_queued_twice() {
     let run = start(&directory, ten_to_a_segment());
     assert_eq!(drain(&run.queue, Position(0)), (1..BATCHES).collect::<Vec<_>>());
     kill(run);
-    let counts = |run: &Recovered| (run.queue.figures().counts.recovered, run.queue.figures().queued);
+    let counts = |run: &RecoveredRun| (run.queue.figures().counts.recovered, run.queue.figures().queued);
     let run = start(&directory, ten_to_a_segment());
     assert_eq!(counts(&run), (BATCHES - 1, BATCHES - 1), "a restart does not queue it again");
     spool_all(&run, ten_to_a_segment());

@@ -84,7 +84,7 @@ fn number(payload: &[u8]) -> u64 {
 /// One spool directory and the datagrams expected of it.
 struct Life {
     directory: tempfile::TempDir,
-    run: Option<Recovered>,
+    run: Option<RecoveredRun>,
     /// The numbers of all datagrams that it received or that were in the copy it began as.
     received: BTreeSet<u64>,
     /// Those of them that are in segments or were delivered.
@@ -97,7 +97,7 @@ impl Life {
         Self { directory, run: None, received: BTreeSet::new(), on_disk: BTreeSet::new() }
     }
 
-    fn run(&mut self) -> &mut Recovered {
+    fn run(&mut self) -> &mut RecoveredRun {
         let directory = &self.directory;
         self.run.get_or_insert_with(|| start(directory, policy()))
     }

@@ -13,17 +13,17 @@ use crate::host::Pulse;
 use crate::sender::ingest::counters::IngestCounters;
 use crate::sender::ingest::listener::Listener;
 use crate::sender::ingest::{Ingest, IngestSettings};
-use crate::sender::queue::recovery::Recovered;
+use crate::sender::queue::recovery::RecoveredRun;
 
-pub(super) struct Running {
+pub(super) struct RunningIngest {
     pub(super) tally: Arc<IngestCounters>,
     stop: OwnedFd,
     thread: JoinHandle<()>,
 }
 
-impl Running {
+impl RunningIngest {
     /// Starts ingest from these sockets, which stay open after it, for exporters in the prefixes `allow`.
-    pub(super) fn start(run: Recovered, sockets: Vec<UdpSocket>, allow: &[&str]) -> Self {
+    pub(super) fn start(run: RecoveredRun, sockets: Vec<UdpSocket>, allow: &[&str]) -> Self {
         let allow = allow.iter().map(|prefix| prefix.parse().unwrap()).collect();
         let settings = watch::channel(IngestSettings { allow, compression: Compression::None }).1;
         let listeners: Vec<Listener> =

@@ -1,11 +1,11 @@
 //! The connection to a receiver: the session and the secure stream that carries it.
 //!
-//! The uplink task owns it. After WELCOME, ingest also sends over it the batches that are in memory: to wake
-//! the uplink task for each burst costs more than to send the burst. Only the uplink task sends batches from
-//! the spool.
+//! The uplink task owns it. After WELCOME, ingest also sends over it the batches that are in memory. To wake
+//! the uplink task for each burst would cost more than to send the burst. Only the uplink task sends batches
+//! from the spool.
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use nf_transport_core::batch::Batch;
 use nf_transport_core::internal_error::note_internal_error;
@@ -14,6 +14,7 @@ use nf_transport_core::sequence::{Position, StreamId};
 use nf_transport_core::session::{OutOfTurn, SenderSession};
 use tokio::sync::Mutex;
 
+use crate::host::locked;
 use crate::host::secure_stream::{Stream, StreamError};
 use crate::sender::queue::Queue;
 use crate::sender::queue::state::Next;
@@ -46,9 +47,9 @@ impl Connection {
         Self { session, stream, sent_as, sent: Unacknowledged::default() }
     }
 
-    /// Fills the session and the socket with as much as they accept now. For positions that are only in the
-    /// spool, calls `read` with the position and with `true` if the batch may reach all collectors that are
-    /// waited for.
+    /// Fills the session and the socket with as much as they accept now. Calls `read` for positions that are
+    /// only in the spool. Its second argument is `true` if the batch may reach all collectors that are waited
+    /// for.
     pub(crate) fn send_pending(
         &mut self,
         queue: &Queue,
@@ -127,13 +128,13 @@ pub(crate) struct SharedConnection {
 impl SharedConnection {
     /// Sets the connection over which ingest sends, or none.
     pub(crate) fn set(&self, connection: Option<Arc<Mutex<Connection>>>) {
-        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = connection;
+        *locked(&self.connection) = connection;
     }
 
     /// Sends the queue without waiting. Returns `true` if everything was sent, so that the uplink task need
     /// not wake up.
     pub(crate) fn send_pending(&self, queue: &Queue) -> bool {
-        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = locked(&self.connection);
         let Some(mut connection) = connection.as_ref().and_then(|connection| connection.try_lock().ok())
         else {
             return false;

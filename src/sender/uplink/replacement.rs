@@ -33,8 +33,8 @@ impl Queue {
         state.lineage.check(welcome.received, welcome.run, state.highest_sent)
     }
 
-    /// Counts and logs that the whole queue is sent as a new stream, because the file `stream` does not name
-    /// the old one or has not its secret.
+    /// Counts and logs that the whole queue is sent as a new stream. The file `stream` does not name the old
+    /// one, or lacks its secret.
     pub(crate) fn note_abandoned_stream(&self) {
         let mut state = self.state();
         let queued = state.ledger.queued();

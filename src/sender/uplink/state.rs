@@ -1,6 +1,6 @@
 //! The state that the uplink task shares: its settings, its handles, and its part of the status.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use nf_transport_core::sequence::SenderId;
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::{HostPort, Reconnect};
-use crate::host::{Pulse, Stop};
+use crate::host::{Pulse, Stop, locked};
 use crate::sender::queue::Queue;
 use crate::sender::uplink::connection::SharedConnection;
 use crate::sender::uplink::dial::ChannelMode;
@@ -36,7 +36,7 @@ pub(crate) struct Uplink {
 
 impl Uplink {
     pub(crate) fn view(&self) -> MutexGuard<'_, UplinkView> {
-        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.view)
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

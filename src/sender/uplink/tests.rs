@@ -20,7 +20,7 @@ use crate::host::stop_channel;
 use crate::limits::CHANNEL_AGE_MAX;
 use crate::sender::journal::Ring;
 use crate::sender::queue::Queue;
-use crate::sender::queue::recovery::{Recovered, recover};
+use crate::sender::queue::recovery::{RecoveredRun, recover};
 use crate::sender::uplink::connection::SharedConnection;
 use crate::sender::uplink::dial::ChannelMode;
 use crate::sender::uplink::state::UplinkView;
@@ -151,7 +151,7 @@ impl RunningUplink {
             stop,
         };
         tokio::spawn(link.run());
-        let Recovered { stream, ring, .. } = recovered;
+        let RecoveredRun { stream, ring, .. } = recovered;
         let seen = mpsc::unbounded_channel().1;
         Self { settings, seen, view, stream, queue, shared, ring, _stopper: stopper, _directory: directory }
     }

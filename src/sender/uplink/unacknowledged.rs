@@ -12,12 +12,12 @@ const ENTRIES_MAX: usize = 4096;
 #[derive(Debug, Default)]
 pub(crate) struct Unacknowledged {
     /// By the end of each batch or merged entry. Entries do not overlap.
-    sent: BTreeMap<Position, Sent>,
+    sent: BTreeMap<Position, SentBatches>,
 }
 
 /// One batch, or several adjacent ones.
 #[derive(Clone, Copy, Debug)]
-struct Sent {
+struct SentBatches {
     first: Position,
     /// Of payload.
     bytes: u64,
@@ -29,7 +29,7 @@ impl Unacknowledged {
     pub(crate) fn add(&mut self, first: Position, end: Position, bytes: u64) {
         let next = self.sent.range(end..).next();
         if next.is_none_or(|(_, next)| next.first >= end) {
-            self.sent.insert(end, Sent { first, bytes });
+            self.sent.insert(end, SentBatches { first, bytes });
         }
         if self.sent.len() > ENTRIES_MAX {
             self.merge(|before, after| before == after);
@@ -66,11 +66,11 @@ impl Unacknowledged {
     /// next.
     fn merge(&mut self, may: impl Fn(Position, Position) -> bool) {
         let mut merged = BTreeMap::new();
-        let mut carried: Option<(Position, Sent)> = None;
+        let mut carried: Option<(Position, SentBatches)> = None;
         for (end, sent) in core::mem::take(&mut self.sent) {
             match carried.take() {
                 Some((before_end, before)) if may(before_end, sent.first) => {
-                    merged.insert(end, Sent { first: before.first, bytes: before.bytes + sent.bytes });
+                    merged.insert(end, SentBatches { first: before.first, bytes: before.bytes + sent.bytes });
                 }
                 other => {
                     merged.extend(other);

@@ -107,8 +107,8 @@ fn queue_readable(
         }
     }
     if taken > 0 {
-        let what = count_of(taken, "datagram");
-        tracing::info!(datagrams = taken, "recovered {what} of a newer version");
+        let count = count_of(taken, "datagram");
+        tracing::info!(datagrams = taken, "recovered {count} that a newer version had left");
     }
     if let Some(needs) = stays.first() {
         let files = count_of(u64::try_from(stays.len()).unwrap_or(u64::MAX), "file");

@@ -4,7 +4,7 @@ use super::*;
 
 /// The behavior of a test receiver in each session.
 #[derive(Clone, Copy, Debug)]
-enum Manner {
+enum SessionManner {
     /// Agrees and closes when the first batch has arrived, without an acknowledgement.
     EndsAtBatch,
     /// Agrees, acknowledges the first batch and closes.
@@ -19,7 +19,7 @@ enum Manner {
 const NOTHING: Place = Place { delivered: Position(0), received: Position(0), run: RunId::NONE };
 
 /// Serves one connection after the other in clear text; reports when each began.
-async fn receive_by(listener: TcpListener, manner: Manner, began: mpsc::UnboundedSender<Instant>) {
+async fn receive_by(listener: TcpListener, manner: SessionManner, began: mpsc::UnboundedSender<Instant>) {
     let admission = Arc::new(Admission { plaintext: true, ..Admission::default() });
     while let Ok((mut tcp, _)) = listener.accept().await {
         began.send(Instant::now()).unwrap();
@@ -30,22 +30,22 @@ async fn receive_by(listener: TcpListener, manner: Manner, began: mpsc::Unbounde
     }
 }
 
-async fn serve_by(mut stream: Stream, manner: Manner) {
+async fn serve_by(mut stream: Stream, manner: SessionManner) {
     let mut session = ReceiverSession::new();
     let mut end_at = Instant::now() + CHANNEL_AGE_MAX;
     loop {
         let now = Instant::now().into_std();
         while let Some(event) = session.poll_event().unwrap() {
             match (event, manner) {
-                (ReceiverEvent::Hello(_), Manner::Refuses(code)) => {
+                (ReceiverEvent::Hello(_), SessionManner::Refuses(code)) => {
                     session.refuse(code, "no room");
                 }
-                (ReceiverEvent::Hello(_), Manner::EndsAfter(time)) => {
+                (ReceiverEvent::Hello(_), SessionManner::EndsAfter(time)) => {
                     session.welcome(NOTHING, now);
                     end_at = Instant::now() + time;
                 }
                 (ReceiverEvent::Hello(_), _) => session.welcome(NOTHING, now),
-                (ReceiverEvent::Batch { batch, .. }, Manner::Acknowledges) => {
+                (ReceiverEvent::Batch { batch, .. }, SessionManner::Acknowledges) => {
                     session.acknowledge(batch.end(), now);
                     session.goodbye();
                 }
@@ -68,7 +68,7 @@ async fn serve_by(mut stream: Stream, manner: Manner) {
 
 /// Starts an uplink in clear text to receivers of these manners. Returns the start times of the connections
 /// to each.
-async fn uplink_to(manners: &[Manner]) -> (RunningUplink, Vec<mpsc::UnboundedReceiver<Instant>>) {
+async fn uplink_to(manners: &[SessionManner]) -> (RunningUplink, Vec<mpsc::UnboundedReceiver<Instant>>) {
     let mut receivers = Vec::new();
     let mut began = Vec::new();
     for manner in manners {
@@ -92,20 +92,20 @@ async fn pauses(began: &mut mpsc::UnboundedReceiver<Instant>, count: usize) -> V
 
 #[tokio::test(start_paused = true)]
 async fn sessions_without_acknowledgement_back_off() {
-    let (mut running, mut began) = uplink_to(&[Manner::EndsAtBatch]).await;
+    let (mut running, mut began) = uplink_to(&[SessionManner::EndsAtBatch]).await;
     running.push();
     assert_eq!(pauses(&mut began[0], 5).await, [1, 3, 9, 27]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn idle_sessions_restart_the_schedule() {
-    let (_running, mut began) = uplink_to(&[Manner::EndsAfter(Duration::from_secs(10))]).await;
+    let (_running, mut began) = uplink_to(&[SessionManner::EndsAfter(Duration::from_secs(10))]).await;
     assert_eq!(pauses(&mut began[0], 4).await, [11, 11, 11]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_session_ending_with_data_has_worked() {
-    let (mut running, mut began) = uplink_to(&[Manner::EndsAtBatch]).await;
+    let (mut running, mut began) = uplink_to(&[SessionManner::EndsAtBatch]).await;
     for _ in 0..3 {
         began[0].recv().await.unwrap();
         running.connected().await;
@@ -122,7 +122,7 @@ async fn an_idle_session_ending_with_data_has_worked() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_session_fails_over_at_once() {
     let (mut running, mut began) =
-        uplink_to(&[Manner::Refuses(RefusalCode::StorageFailed), Manner::Acknowledges]).await;
+        uplink_to(&[SessionManner::Refuses(RefusalCode::StorageFailed), SessionManner::Acknowledges]).await;
     running.push();
     let started = Instant::now();
     began[0].recv().await.unwrap();
@@ -133,18 +133,19 @@ async fn a_refused_session_fails_over_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn refusals_for_now_delay_10_seconds_at_most() {
-    let refuses = Manner::Refuses(RefusalCode::TooManyStreams);
-    for refuses in [refuses, Manner::Refuses(RefusalCode::IdInUse)] {
+    let refuses = SessionManner::Refuses(RefusalCode::TooManyStreams);
+    for refuses in [refuses, SessionManner::Refuses(RefusalCode::IdInUse)] {
         let (_running, mut began) = uplink_to(&[refuses]).await;
         assert_eq!(pauses(&mut began[0], 7).await, [1, 3, 9, 10, 10, 10]);
     }
     // The receiver that would soon begin the stream is not the last one.
-    let (_running, mut began) = uplink_to(&[refuses, Manner::Refuses(RefusalCode::StorageFailed)]).await;
+    let (_running, mut began) =
+        uplink_to(&[refuses, SessionManner::Refuses(RefusalCode::StorageFailed)]).await;
     assert_eq!(pauses(&mut began[0], 6).await, [1, 3, 9, 10, 10]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_answer_is_used_whatever_the_schedule() {
+async fn a_late_answer_is_used_before_the_backoff() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let receivers = vec![listener.local_addr().unwrap().to_string().parse().unwrap()];
     let mut running = RunningUplink::uplink(receivers, ChannelMode::LoopbackOnly);
@@ -156,7 +157,7 @@ async fn a_late_answer_is_used_whatever_the_schedule() {
     }
     let runs = Instant::now();
     let (began, _reports) = mpsc::unbounded_channel();
-    tokio::spawn(receive_by(listener, Manner::Acknowledges, began));
+    tokio::spawn(receive_by(listener, SessionManner::Acknowledges, began));
     running.acknowledged(Position(1)).await;
     assert!(runs.elapsed() < Duration::from_secs(1), "{:?}", runs.elapsed());
 }
