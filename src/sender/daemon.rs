@@ -298,7 +298,7 @@ async fn stop_threads(threads: Threads, stop_uplink: Stopper, uplink: tokio::tas
     queue.advance_to(ShutdownStage::Stopped);
     let flusher = tokio::task::spawn_blocking(move || flusher.join());
     let flusher_ended = matches!(timeout(STOP_GRACE * 2, flusher).await, Ok(Ok(Ok(()))));
-    ingest_ended && flusher_ended && queue.state().tail.is_empty()
+    ingest_ended && flusher_ended && queue.is_all_spooled()
 }
 
 fn answer(

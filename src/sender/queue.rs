@@ -11,6 +11,7 @@ pub(crate) mod holdings;
 pub(crate) mod last_run;
 pub(crate) mod ledger;
 pub(crate) mod recovery;
+mod replacement;
 pub(crate) mod room;
 pub(crate) mod state;
 
@@ -48,13 +49,13 @@ pub(crate) struct OpenedSegment {
 #[derive(Debug)]
 pub(crate) struct Queue {
     state: Mutex<QueueState>,
-    pub(crate) spool: Mutex<Spool<Directory>>,
+    spool: Mutex<Spool<Directory>>,
     stream: StreamId,
     /// The keys that encrypt the spool, if it is encrypted.
     keys: Arc<SpoolKeys>,
     checkpoint: Arc<Checkpoint>,
     /// Signals the flusher that there may be work.
-    pub(crate) work: Condvar,
+    work: Condvar,
     /// Signals that the ring has more room.
     room: Condvar,
     /// Signals the uplink that there is something to send.
@@ -100,8 +101,14 @@ impl Queue {
         }
     }
 
-    pub(crate) fn state(&self) -> MutexGuard<'_, QueueState> {
+    fn state(&self) -> MutexGuard<'_, QueueState> {
         locked(&self.state)
+    }
+
+    /// Locks the state, to look at it in a test.
+    #[cfg(test)]
+    pub(crate) fn inspect(&self) -> MutexGuard<'_, QueueState> {
+        self.state()
     }
 
     pub(crate) fn spool(&self) -> MutexGuard<'_, Spool<Directory>> {
@@ -247,7 +254,7 @@ impl Queue {
     }
 
     /// Removes batches below `position` from the tail.
-    pub(crate) fn pop_tail(&self, state: &mut QueueState, position: Position) {
+    fn pop_tail(&self, state: &mut QueueState, position: Position) {
         let mut popped = false;
         while state.tail.front().is_some_and(|(entry, _)| entry.batch.end() <= position) {
             state.tail.pop_front();
@@ -369,6 +376,11 @@ impl Queue {
             let data = format_args!("datagrams in the spool, from position {} on,", gap.first.0);
             log_newer(data, NEWER_DIRECTORY, &needs);
         }
+    }
+
+    /// Returns `true` if every queued batch is in the spool.
+    pub(crate) fn is_all_spooled(&self) -> bool {
+        self.state().tail.is_empty()
     }
 
     /// Advances to the `next` stage.

@@ -69,7 +69,7 @@ fn spool_all(run: &RecoveredRun, policy: Policy) {
 fn each_batch(queue: &Arc<Queue>, mut position: Position, take: &mut dyn FnMut(&Batch)) {
     let mut backlog = SegmentSource::new(queue.clone());
     loop {
-        let next = queue.state().next(position);
+        let next = queue.inspect().next(position);
         match next {
             Next::Batch(batch) => {
                 take(&batch);
@@ -140,7 +140,8 @@ fn unacknowledged_batches_move_to_the_spool() {
     let thread = std::thread::spawn(move || flusher.run());
     push(&mut run, 10, 100);
     let deadline = Instant::now() + Duration::from_secs(20);
-    while run.queue.figures().segments == 0 || !matches!(run.queue.state().next(Position(9)), Next::InSpool) {
+    while run.queue.figures().segments == 0 || !matches!(run.queue.inspect().next(Position(9)), Next::InSpool)
+    {
         assert!(Instant::now() < deadline);
         std::thread::yield_now();
     }
@@ -248,7 +249,7 @@ fn a_failing_disk_drops_by_when_full() {
 fn the_exporter_table_is_free_while_a_push_waits() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
-    while run.queue.state().tail_bytes() + 2 * 61_000 < JOURNAL_RING {
+    while run.queue.inspect().tail_bytes() + 2 * 61_000 < JOURNAL_RING {
         push(&mut run, 1, 60_000);
     }
     let full = run.queue.figures().counts.received;
@@ -311,15 +312,15 @@ fn sent_and_read_batches_are_in_flight_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
     push(&mut run, 10, 100);
-    assert!(matches!(run.queue.state().next(Position(0)), Next::Batch(_)));
-    assert_eq!(run.queue.state().in_flight, Position(0), "somebody only looked");
+    assert!(matches!(run.queue.inspect().next(Position(0)), Next::Batch(_)));
+    assert_eq!(run.queue.inspect().in_flight, Position(0), "somebody only looked");
     assert!(matches!(run.queue.next_to_send(Position(0), true), Next::Batch(_)));
-    assert_eq!(run.queue.state().in_flight, Position(1));
+    assert_eq!(run.queue.inspect().in_flight, Position(1));
     spool_all(&run, policy());
     assert!(matches!(run.queue.next_to_send(Position(9), false), Next::InSpool));
-    assert_eq!(run.queue.state().in_flight, Position(1), "only some collectors get it");
+    assert_eq!(run.queue.inspect().in_flight, Position(1), "only some collectors get it");
     assert!(matches!(run.queue.next_to_send(Position(7), true), Next::InSpool));
-    assert_eq!(run.queue.state().in_flight, Position(8));
+    assert_eq!(run.queue.inspect().in_flight, Position(8));
 }
 
 fn spool_key(byte: char) -> Key {

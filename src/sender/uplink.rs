@@ -10,7 +10,6 @@ pub(crate) mod dial;
 pub(crate) mod dialer;
 pub(crate) mod ended;
 pub(crate) mod read_ahead;
-pub(crate) mod replacement;
 pub(crate) mod segment_sizes;
 pub(crate) mod segment_source;
 pub(crate) mod session_loop;

@@ -182,7 +182,7 @@ fn begin_run(
         Err(error) => tracing::error!(
             message_id = sender::SPOOL_FAILS,
             %error,
-            "{}: cannot write the file 'stream': {error}; nf-sender continues and tries again",
+            "{}: cannot write the file 'stream': {error}; continuing, and trying again",
             directory.display()
         ),
     }

@@ -93,7 +93,7 @@ impl Spooling {
     /// Waits until everything is in the spool.
     fn wait(&self) {
         let deadline = Instant::now() + Duration::from_secs(60);
-        while !self.queue.state().tail.is_empty() {
+        while !self.queue.inspect().tail.is_empty() {
             assert!(Instant::now() < deadline, "{:?}", self.queue.figures());
             std::thread::sleep(Duration::from_millis(1));
         }

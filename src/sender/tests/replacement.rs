@@ -52,7 +52,7 @@ impl Model {
         let mut position = resume;
         let mut backlog = SegmentSource::new(queue.clone());
         for _ in 0..most {
-            let next = queue.state().next(position);
+            let next = queue.inspect().next(position);
             let batches = match next {
                 Next::Batch(batch) => vec![batch],
                 Next::InSpool => backlog.read(position).unwrap(),
