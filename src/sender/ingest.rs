@@ -1,40 +1,40 @@
-//! The ingest thread: takes datagrams from every socket, makes batches of them, and pushes these into the queue.
+//! The ingest thread: receives datagrams from all sockets, batches them and pushes the batches into the
+//! queue.
 //!
-//! Owns the sockets, the slots and the ring. Never waits for disk or network. Always holds: a datagram that left
-//! the kernel lies in the slots until the ring has it.
+//! Owns the sockets, the slots and the ring. Never waits for disk or network. Always holds: a datagram that
+//! left the kernel stays in the slots until the ring has it.
 
+mod batcher;
 pub(crate) mod coalescing;
 pub(crate) mod counters;
 pub(crate) mod exporter_log;
+pub(crate) mod listener;
 pub(crate) mod loss_log;
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use nf_transport_core::batch::{BatchBuilder, Compression, PushError};
-use nf_transport_core::datagram::Datagram;
-use nf_transport_core::flow_layout::FlowRun;
-use nf_transport_core::internal_error::note_internal_error;
-use nf_transport_core::limits::PAYLOAD_MAX;
+use nf_transport_core::batch::{BatchBuilder, Compression};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::sync::watch;
 
 use crate::host::systemd::messages::sender;
-use crate::host::{Pulse, ROUND, boot_clock, both_clocks};
+use crate::host::{Pulse, ROUND};
 use crate::limits::JOURNAL_SLOTS;
-use crate::sender::ingest::coalescing::Gathering;
-use crate::sender::ingest::counters::{SocketTally, Tally};
-use crate::sender::journal::{self, Backing, Entry, Marks, Place, Ring, Slots, ask_for_details};
-use crate::sender::queue::Queue;
-use crate::sender::queue::recovery::Recovered;
-use crate::sender::uplink::connection::Lent;
+use crate::sender::ingest::batcher::{Batcher, ListenedAt, SlotSource};
+use crate::sender::ingest::coalescing::Coalescing;
+use crate::sender::ingest::counters::IngestCounters;
+use crate::sender::ingest::listener::Listener;
+use crate::sender::journal::{self, Backing, Checkpoint, JournalLocation, Slots};
+use crate::sender::queue::recovery::RecoveredRun;
+use crate::sender::uplink::connection::SharedConnection;
 use crate::status::count_of;
 
-/// What of the settings ingest follows. A reload may change all of it.
+/// Settings that ingest reloads at run time.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct IngestSettings {
     /// Exporters outside of these prefixes are denied; empty allows all.
@@ -42,259 +42,196 @@ pub(crate) struct IngestSettings {
     pub(crate) compression: Compression,
 }
 
-/// How long ingest waits before it tries again to remove a failed intake.
-const REMOVE_AGAIN: Duration = Duration::from_secs(1);
+/// The delay before another attempt to remove the file of a failed journal.
+const REMOVE_RETRY: Duration = Duration::from_secs(1);
 
-/// Drops, at most, that a socket counted while what it queues now was queued.
-const QUEUED_BEFORE: u32 = 1 << 24;
-
-/// A socket that datagrams come to.
-#[derive(Debug)]
-pub(crate) struct Listener {
-    socket: UdpSocket,
-    local: SocketAddr,
-    /// Bytes that the kernel queues at it.
-    capacity: usize,
-    /// Whether systemd holds the socket too, so that what it queues waits for the next run.
-    outlives_us: bool,
-    /// What the kernel had dropped at it when the first datagram came that this process took.
-    dropped_before: Option<u32>,
-}
-
-impl Listener {
-    /// A listener on `socket`, which does not block.
-    pub(crate) fn new(socket: UdpSocket, outlives_us: bool) -> std::io::Result<Self> {
-        let local = socket.local_addr()?;
-        ask_for_details(&socket, local.is_ipv6())?;
-        let capacity = rustix::net::sockopt::socket_recv_buffer_size(&socket)?;
-        Ok(Self { socket, local, capacity, outlives_us, dropped_before: None })
-    }
-
-    /// Where it listens.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.local
-    }
-
-    /// The kernel had dropped `last` datagrams when it queued the last one that was taken, and `first` when it queued the
-    /// first one.
-    fn note_drops(&mut self, first: u32, last: u32, tally: &SocketTally) {
-        let before = *self.dropped_before.get_or_insert(first);
-        let since = last.wrapping_sub(before);
-        // One that was queued before the count began shows fewer.
-        if since <= u32::MAX - QUEUED_BEFORE {
-            tally.note_kernel_drops(u64::from(since));
-        }
-    }
-
-    /// Notes what the kernel has dropped until now: with a datagram it says so only if one comes after the drops.
-    fn look_at_drops(&mut self, tally: &SocketTally) {
-        if let Some(first) = self.dropped_before
-            && let Some(last) = journal::dropped(&self.socket)
-        {
-            self.note_drops(first, last, tally);
-        }
-    }
-}
-
-/// The ingest thread's belongings.
+/// The state of the ingest thread.
 #[derive(Debug)]
 pub(crate) struct Ingest {
     listeners: Vec<Listener>,
-    /// Readable once datagrams are to be taken no more.
+    /// Becomes readable on shutdown.
     stop: OwnedFd,
-    /// What a reload may change.
+    /// The settings that a reload may change.
     settings: watch::Receiver<IngestSettings>,
     slots: Slots,
-    marks: Arc<Marks>,
-    /// Where slots, marks and ring are.
-    place: Arc<Place>,
-    tally: Arc<Tally>,
-    encoder: Encoder,
-    gathering: Gathering,
+    checkpoint: Arc<Checkpoint>,
+    /// The location of slots, checkpoint and ring.
+    location: Arc<JournalLocation>,
+    counters: Arc<IngestCounters>,
+    batcher: Batcher,
+    coalescing: Coalescing,
     slots_done: Option<u64>,
-    /// When the removal of a failed intake is tried again.
-    remove_again_at: Option<Instant>,
-    /// When the sockets are asked next what the kernel has dropped.
-    look_at_drops_at: Instant,
-}
-
-/// Makes batches of datagrams and pushes them.
-#[derive(Debug)]
-struct Encoder {
-    builder: BatchBuilder,
-    /// Where flow records lie in the datagram at hand, for compression; the vector is reused.
-    flows: Vec<FlowRun>,
-    ring: Ring,
-    queue: Arc<Queue>,
-    tally: Arc<Tally>,
-    lent: Arc<Lent>,
-    allow: Vec<IpNet>,
-    pulse: Pulse,
-    /// More datagrams may wait than the slots could take.
-    is_flooded: bool,
+    /// The time of the next attempt to remove a failed journal.
+    remove_retry_at: Option<Instant>,
+    /// The time at which the drop counters are read next.
+    next_drops_check: Instant,
 }
 
 impl Ingest {
-    /// Ingest from `listeners`, until `stop` is readable.
+    /// Sets up ingest from `listeners`, which runs until `stop` is readable.
     pub(crate) fn new(
         listeners: Vec<Listener>,
         stop: OwnedFd,
-        recovered: Recovered,
-        lent: Arc<Lent>,
-        tally: Arc<Tally>,
+        recovered: RecoveredRun,
+        connection: Arc<SharedConnection>,
+        counters: Arc<IngestCounters>,
         mut settings: watch::Receiver<IngestSettings>,
         pulse: Pulse,
     ) -> Self {
-        let Recovered { queue, stream, ring, slots, marks, slots_done, intake: place } = recovered;
+        let RecoveredRun { queue, stream, ring, slots, checkpoint, slots_done, location } = recovered;
         let IngestSettings { allow, compression } = settings.borrow_and_update().clone();
         let builder = BatchBuilder::new(stream, compression);
-        let encoder = Encoder {
+        let batcher = Batcher {
             builder,
             flows: Vec::new(),
             ring,
             queue,
-            tally: tally.clone(),
-            lent,
+            counters: counters.clone(),
+            connection,
             allow,
             pulse,
             is_flooded: false,
         };
         let capacities = listeners.iter().map(|listener| listener.capacity);
-        let gathering = Gathering::new(capacities.min().unwrap_or_default(), Instant::now());
+        let coalescing = Coalescing::new(capacities.min().unwrap_or_default(), Instant::now());
         Self {
             listeners,
             stop,
             settings,
             slots,
-            marks,
-            place,
-            tally,
-            encoder,
-            gathering,
+            checkpoint,
+            location,
+            counters,
+            batcher,
+            coalescing,
             slots_done,
-            remove_again_at: None,
-            look_at_drops_at: Instant::now() + ROUND,
+            remove_retry_at: None,
+            next_drops_check: Instant::now() + ROUND,
         }
     }
 
-    /// Takes datagrams until told to stop; then those that are queued at sockets which end with the process.
+    /// Receives datagrams until shutdown. Then drains the sockets that end with the process.
     pub(crate) fn run(mut self) {
-        self.take_up_slots();
+        self.recover_slots();
         self.slots.clear();
         loop {
-            self.encoder.pulse.beat();
-            self.take_up_settings();
-            self.look_after_intake();
-            self.look_at_drops();
+            self.batcher.pulse.beat();
+            self.apply_settings();
+            self.replace_failed_journal();
+            self.read_kernel_drops();
             match self.wait() {
-                Ok(Ready::Listeners(readable)) => {
-                    if !core::mem::take(&mut self.encoder.is_flooded) && !readable.is_empty() {
-                        sleep(self.gathering.time());
+                Ok(Readiness::Listeners(readable)) => {
+                    if !core::mem::take(&mut self.batcher.is_flooded) && !readable.is_empty() {
+                        sleep(self.coalescing.time());
                     }
                     for index in readable {
-                        self.take(index);
+                        self.receive(index);
                     }
                 }
-                Ok(Ready::Stop) => break,
+                Ok(Readiness::Shutdown) => break,
                 Err(error) => {
-                    tracing::error!(%error, "cannot wait for datagrams: {error}");
+                    tracing::error!(%error, "cannot wait for datagrams on the UDP sockets: {error}; \
+                     nf-sender stops");
                     break;
                 }
             }
         }
         for index in 0..self.listeners.len() {
-            let ends_with_us = self.listeners.get(index).is_some_and(|listener| !listener.outlives_us);
-            while ends_with_us && self.take(index) > 0 {}
+            let ends_with_us = self.listeners.get(index).is_some_and(|listener| !listener.is_held_by_systemd);
+            while ends_with_us && self.receive(index) > 0 {}
         }
-        self.look_at_drops_at = Instant::now();
-        self.look_at_drops();
+        self.next_drops_check = Instant::now();
+        self.read_kernel_drops();
     }
 
-    fn look_at_drops(&mut self) {
+    fn read_kernel_drops(&mut self) {
         let now = Instant::now();
-        if self.look_at_drops_at <= now {
-            self.look_at_drops_at = now + ROUND;
-            for (listener, tally) in self.listeners.iter_mut().zip(self.tally.sockets()) {
-                listener.look_at_drops(tally);
+        if self.next_drops_check <= now {
+            self.next_drops_check = now + ROUND;
+            for (listener, counters) in self.listeners.iter_mut().zip(self.counters.sockets()) {
+                listener.read_kernel_drops(counters);
             }
         }
     }
 
-    /// What the last run's recvmmsg returned and its ring does not have.
-    fn take_up_slots(&mut self) {
+    /// Recovers the datagrams that the previous run had received and not yet written to the ring.
+    fn recover_slots(&mut self) {
         let Some(done) = self.slots_done.take() else { return };
-        let port = self.marks.slots_port();
+        let port = self.checkpoint.slots_port();
         let local = SocketAddr::new([0, 0, 0, 0].into(), port);
         let same = self.listeners.iter().position(|listener| listener.local.port() == port);
-        // Of a socket that is not listened on any more, what is denied counts for the first one.
+        // Denied datagrams of a socket that does not exist any more count for the first socket.
         let at = ListenedAt { socket: same.unwrap_or(0), local };
-        let taken = self.encoder.encode(&mut self.slots, at, Source::LastRun { done });
-        if taken.admitted > done {
+        let summary = self.batcher.batch_slots(&mut self.slots, at, SlotSource::PreviousRun { done });
+        if summary.admitted > done {
             tracing::info!(
-                datagrams = taken.admitted - done,
-                "took up {} that the last run had just received",
-                count_of(taken.admitted - done, "datagram")
+                datagrams = summary.admitted - done,
+                "recovered {} that the previous run had received and not yet written to its ring",
+                count_of(summary.admitted - done, "datagram")
             );
         }
     }
 
-    /// Goes on in memory with all of the intake if part of its file has failed.
-    fn look_after_intake(&mut self) {
-        if self.remove_again_at.is_some_and(|at| at <= Instant::now()) {
-            self.remove_failed_intake();
+    /// Moves all of the journal to memory if part of its file has failed.
+    fn replace_failed_journal(&mut self) {
+        if self.remove_retry_at.is_some_and(|at| at <= Instant::now()) {
+            self.remove_failed_journal();
         }
-        let backings = [self.marks.backing(), self.slots.backing(), self.encoder.ring.backing()];
-        if self.place.path().is_none() || backings == [Backing::File; 3] {
+        let backings = [self.checkpoint.backing(), self.slots.backing(), self.batcher.ring.backing()];
+        if self.location.path().is_none() || backings == [Backing::File; 3] {
             return;
         }
         let moved = self
-            .marks
+            .checkpoint
             .move_to_memory()
             .and_then(|()| self.slots.move_to_memory())
-            .and_then(|()| self.encoder.ring.move_to_memory());
+            .and_then(|()| self.batcher.ring.move_to_memory());
         if let Err(error) = moved {
-            tracing::error!(%error, "cannot move the intake to memory: {error}; trying again");
+            tracing::error!(%error, "cannot move the receive journal to memory: {error}; trying again");
             return;
         }
-        if let Some(reason) = self.place.leave_file() {
-            self.remove_failed_intake();
+        if let Some(reason) = self.location.note_failed_file() {
+            self.remove_failed_journal();
             tracing::error!(
-                message_id = sender::INTAKE_IN_MEMORY,
-                "the intake failed: {reason}; it is in memory now: kill -9 would lose what is received and not yet in \
-                 the spool; remove the cause and restart"
+                message_id = sender::JOURNAL_IN_MEMORY,
+                "the receive journal failed: {reason}; it is in memory now: kill -9 would lose received \
+                 datagrams that are not yet in the spool; remove the cause and restart nf-sender"
             );
         }
     }
 
-    fn remove_failed_intake(&mut self) {
-        let was_refused = self.remove_again_at.is_some();
-        self.remove_again_at = match self.place.remove_failed_file() {
+    fn remove_failed_journal(&mut self) {
+        let has_failed_before = self.remove_retry_at.is_some();
+        self.remove_retry_at = match self.location.remove_failed_file() {
             Ok(()) => {
-                if was_refused {
-                    tracing::info!("removed the file of the failed intake: the disk allows it again");
+                if has_failed_before {
+                    tracing::info!(
+                        "removed the file of the failed receive journal: the disk allows it again"
+                    );
                 }
                 None
             }
             Err(error) => {
-                if !was_refused {
-                    tracing::error!(%error, "cannot remove the file of the failed intake: {error}; trying again");
+                if !has_failed_before {
+                    tracing::error!(%error, "cannot remove the file of the failed receive journal: {error}; \
+                     trying again");
                 }
-                Some(Instant::now() + REMOVE_AGAIN)
+                Some(Instant::now() + REMOVE_RETRY)
             }
         };
     }
 
-    /// What a reload changed counts from the next datagram on.
-    fn take_up_settings(&mut self) {
+    /// Applies reloaded settings from the next datagram on.
+    fn apply_settings(&mut self) {
         if self.settings.has_changed().unwrap_or(false) {
             let IngestSettings { allow, compression } = self.settings.borrow_and_update().clone();
-            self.encoder.allow = allow;
-            self.encoder.builder.set_compression(compression);
+            self.batcher.allow = allow;
+            self.batcher.builder.set_compression(compression);
         }
     }
 
-    /// Waits for datagrams, or to be stopped, for a while.
-    fn wait(&self) -> std::io::Result<Ready> {
+    /// Waits for datagrams or shutdown, for at most one round.
+    fn wait(&self) -> std::io::Result<Readiness> {
         let mut waiting: Vec<PollFd<'_>> =
             self.listeners.iter().map(|listener| PollFd::new(&listener.socket, PollFlags::IN)).collect();
         waiting.push(PollFd::new(&self.stop, PollFlags::IN));
@@ -306,38 +243,40 @@ impl Ingest {
         }
         let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
         if waiting.pop().is_some_and(|stop| is_ready(&stop)) {
-            return Ok(Ready::Stop);
+            return Ok(Readiness::Shutdown);
         }
         let ready = waiting.iter().enumerate().filter(|(_, fd)| is_ready(fd));
-        Ok(Ready::Listeners(ready.map(|(index, _)| index).collect()))
+        Ok(Readiness::Listeners(ready.map(|(index, _)| index).collect()))
     }
 
-    /// Takes what waits at one listener, as much as there are slots. Says how many datagrams that were.
-    fn take(&mut self, index: usize) -> usize {
+    /// Receives waiting datagrams of one listener, as many as there are slots. Returns their number.
+    fn receive(&mut self, index: usize) -> usize {
         let Some(listener) = self.listeners.get_mut(index) else { return 0 };
-        self.marks.set_slots(self.encoder.queue.next_position(), listener.local.port());
+        self.checkpoint.set_slots(self.batcher.queue.next_position(), listener.local.port());
         match self.slots.receive(&listener.socket) {
             Ok(count) => {
-                self.encoder.is_flooded |= count == JOURNAL_SLOTS;
-                // What is denied filled the socket, too.
+                self.batcher.is_flooded |= count == JOURNAL_SLOTS;
+                // Denied datagrams filled the socket, too.
                 let datagrams = u64::try_from(count).unwrap_or(u64::MAX);
-                let source = Source::Socket { datagrams };
+                let source = SlotSource::Socket { datagrams };
                 let at = ListenedAt { socket: index, local: listener.local };
-                let taken = self.encoder.encode(&mut self.slots, at, source);
+                let summary = self.batcher.batch_slots(&mut self.slots, at, source);
                 self.slots.clear();
-                self.gathering.note(datagrams, taken.bytes, Instant::now());
-                if let (Some((first, last)), Some(tally)) = (taken.dropped, self.tally.sockets().get(index)) {
-                    listener.note_drops(first, last, tally);
+                self.coalescing.note(datagrams, summary.bytes, Instant::now());
+                if let (Some((first, last)), Some(counters)) =
+                    (summary.dropped, self.counters.sockets().get(index))
+                {
+                    listener.note_drops(first, last, counters);
                 }
                 count
             }
             Err(error) => {
-                // The kernel could not write the datagram, and counts it as dropped.
+                // The kernel could not write the datagram to the slots and counts it as dropped.
                 if error.raw_os_error() == Some(libc::EFAULT)
-                    && let (Some(last), Some(tally)) =
-                        (journal::dropped(&listener.socket), self.tally.sockets().get(index))
+                    && let (Some(last), Some(counters)) =
+                        (journal::kernel_drops(&listener.socket), self.counters.sockets().get(index))
                 {
-                    listener.note_drops(last.wrapping_sub(1), last, tally);
+                    listener.note_drops(last.wrapping_sub(1), last, counters);
                 } else if error.kind() != std::io::ErrorKind::WouldBlock {
                     tracing::debug!("recvmmsg: {error}");
                 }
@@ -347,200 +286,11 @@ impl Ingest {
     }
 }
 
-/// What a wait ended with.
+/// The event that ended a wait.
 #[derive(Debug)]
-enum Ready {
-    /// Datagrams wait at these listeners.
+enum Readiness {
+    /// These listeners have datagrams.
     Listeners(Vec<usize>),
-    /// It is time to stop.
-    Stop,
-}
-
-/// Where the datagrams of a run of slots come from.
-#[derive(Clone, Copy, Debug)]
-enum Source {
-    /// So many were just taken from a socket.
-    Socket { datagrams: u64 },
-    /// The last run left them; the first `done` of those that are admitted lie in the ring already.
-    LastRun { done: u64 },
-}
-
-/// The socket that the datagrams of a run of slots came to.
-#[derive(Clone, Copy, Debug)]
-struct ListenedAt {
-    /// Its place among the listeners.
-    socket: usize,
-    local: SocketAddr,
-}
-
-/// What came of a run of slots.
-#[derive(Debug, Default)]
-struct Taken {
-    admitted: u64,
-    /// Bytes of their payloads.
-    bytes: u64,
-    /// What the socket had dropped when the first datagram came, and when the last one did.
-    dropped: Option<(u32, u32)>,
-}
-
-impl Encoder {
-    /// Pushes the datagrams of the filled slots. Which are not admitted is decided, and marked in the slots, before the
-    /// first is pushed: should this process be killed, the next one decides nothing twice.
-    fn encode(&mut self, slots: &mut Slots, at: ListenedAt, source: Source) -> Taken {
-        let backing = slots.backing();
-        let (skip, denied) = match source {
-            Source::LastRun { done } if done > 0 => (done, 0),
-            Source::LastRun { .. } | Source::Socket { .. } => (0, self.deny(slots, at.socket)),
-        };
-        let now = both_clocks();
-        let mut taken = Taken::default();
-        for index in 0.. {
-            let slot = match slots.get(index) {
-                Entry::Filled(slot) => slot,
-                Entry::Denied => continue,
-                Entry::Damaged if is_torn(slots, backing) => break,
-                Entry::Damaged => {
-                    taken.admitted += 1;
-                    if taken.admitted > skip {
-                        self.lose_damaged(source);
-                    }
-                    continue;
-                }
-                Entry::Empty => break,
-            };
-            // The kernel says nothing where it has dropped nothing.
-            let dropped = slot.dropped.unwrap_or_default();
-            taken.dropped = Some((taken.dropped.map_or(dropped, |(first, _)| first), dropped));
-            taken.admitted += 1;
-            taken.bytes += u64::try_from(slot.payload.len()).unwrap_or_default();
-            if taken.admitted <= skip {
-                continue;
-            }
-            let datagram = Datagram {
-                exporter: slot.exporter,
-                local: SocketAddr::new(slot.local.unwrap_or(at.local.ip()), at.local.port()),
-                arrival: slot.arrival.unwrap_or(now.wall),
-                payload: slot.payload,
-            };
-            // Held for one line only: a push may wait for room, and the status must not wait with it.
-            self.flows.clear();
-            if self.builder.compresses() {
-                self.tally.exporters().note_flows(&datagram, now.boot, &mut self.flows);
-            } else {
-                self.tally.exporters().note(&datagram, now.boot);
-            }
-            self.push(&datagram);
-            if is_torn(slots, backing) {
-                break;
-            }
-        }
-        if is_torn(slots, backing) {
-            self.give_slots_up(&mut taken, denied, source);
-        }
-        self.flush();
-        if !self.is_flooded && !self.lent.speak(&self.queue) {
-            self.queue.announce();
-        }
-        taken
-    }
-
-    /// Counts as lost a datagram whose slot cannot be read.
-    fn lose_damaged(&mut self, source: Source) {
-        match source {
-            Source::Socket { .. } => note_internal_error("a slot that the kernel filled cannot be read"),
-            Source::LastRun { .. } => tracing::error!(
-                message_id = sender::SPOOL_DAMAGED,
-                "a datagram that the last run had just received is damaged in the intake: it is lost and counts as corrupt"
-            ),
-        }
-        self.lose_one();
-    }
-
-    /// Part of the slots was lost while they were read: all that is not in a batch yet counts as lost, as parts of it may
-    /// have been read as zeros.
-    fn give_slots_up(&mut self, taken: &mut Taken, denied: u64, source: Source) {
-        taken.admitted -= u64::from(self.builder.discard());
-        let lost = match source {
-            Source::Socket { datagrams } => datagrams.saturating_sub(denied).saturating_sub(taken.admitted),
-            // How many there were was known to the slots alone.
-            Source::LastRun { .. } => 0,
-        };
-        self.queue.note_lost(lost);
-        tracing::error!(
-            message_id = sender::INTAKE_IN_MEMORY,
-            datagrams = lost,
-            "the intake failed while {} were in it that had just been received: they are lost",
-            count_of(lost, "datagram")
-        );
-    }
-
-    /// Marks the slots whose datagrams are not to be carried. Returns how many that are.
-    fn deny(&self, slots: &mut Slots, socket: usize) -> u64 {
-        let mut count = 0;
-        // Over IPv6 a payload can be longer than the 65,507 bytes that IPv4 could deliver.
-        if self.allow.is_empty() && slots.longest() <= PAYLOAD_MAX {
-            return count;
-        }
-        let now = boot_clock();
-        for index in 0.. {
-            let denied = match slots.get(index) {
-                Entry::Filled(slot) if !self.allows(slot.exporter) || slot.payload.len() > PAYLOAD_MAX => {
-                    Some(slot.exporter)
-                }
-                Entry::Filled(_) | Entry::Denied | Entry::Damaged => None,
-                Entry::Empty => break,
-            };
-            if let Some(exporter) = denied {
-                slots.deny(index);
-                self.tally.note_denied(exporter, socket, now);
-                count += 1;
-            }
-        }
-        count
-    }
-
-    fn allows(&self, exporter: SocketAddr) -> bool {
-        self.allow.is_empty() || self.allow.iter().any(|prefix| prefix.contains(&exporter.ip()))
-    }
-
-    fn push(&mut self, datagram: &Datagram<'_>) {
-        let mut pushed = self.builder.push_flows(datagram, &self.flows);
-        if pushed == Err(PushError::Full) {
-            self.flush();
-            pushed = self.builder.push_flows(datagram, &self.flows);
-        }
-        if pushed.is_err() {
-            note_internal_error("an empty batch does not take a datagram that was admitted");
-            self.lose_one();
-        }
-    }
-
-    /// Counts as lost the datagram that follows what is in the batch.
-    fn lose_one(&mut self) {
-        self.flush();
-        self.queue.note_lost(1);
-    }
-
-    fn flush(&mut self) {
-        if self.builder.is_empty() {
-            return;
-        }
-        let Some(batch) = self.builder.finish(self.queue.next_position()) else {
-            note_internal_error("a batch with datagrams in it cannot be finished");
-            self.queue.note_lost(u64::from(self.builder.discard()));
-            return;
-        };
-        if let Some(dropped) = self.queue.push(batch, &mut self.ring, &self.pulse) {
-            self.tally.note_dropped_batch(&dropped);
-        }
-        // Of a flood, the link sends one part while the next is taken.
-        if self.is_flooded {
-            self.queue.announce();
-        }
-    }
-}
-
-/// Whether part of what lay in `slots` was lost since `backing` held them.
-fn is_torn(slots: &Slots, backing: Backing) -> bool {
-    backing != Backing::Incomplete && slots.backing() == Backing::Incomplete
+    /// Shutdown was requested.
+    Shutdown,
 }

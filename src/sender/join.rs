@@ -1,6 +1,6 @@
-//! `nf-sender join`: writes what a token says into the configuration.
+//! `nf-sender join`: writes the settings of a token into the configuration.
 //!
-//! Always holds: nothing is written unless all of it will be in effect, and no key that was there is lost.
+//! Always holds: nothing is written unless all of it takes effect, and no existing key is lost.
 
 use std::path::Path;
 
@@ -20,31 +20,31 @@ use crate::status::apply_configuration;
 
 const NAME: &str = "50-joined.toml";
 
-/// What the drop-in says.
+/// The content of the drop-in.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Settings<'a> {
+struct JoinedSettings<'a> {
     receivers: [&'a str; 1],
     id: &'a str,
     key_file: &'a Path,
     cipher: &'a str,
 }
 
-/// Joins the receiver that invited this sender. `-` stands for a token on standard input.
+/// Joins the receiver that issued the token. `-` reads the token from standard input.
 pub(crate) fn run(
     file: Option<&Path>,
     overrides: &Overrides,
     environment: &Environment,
     token: &str,
 ) -> Result<(), DaemonError> {
-    let text = if token == "-" { typed()? } else { Zeroizing::new(token.to_owned()) };
+    let text = if token == "-" { read_token()? } else { Zeroizing::new(token.to_owned()) };
     let token: Token = text.parse().map_err(DaemonError::usage)?;
     let receiver: HostPort = token.address.parse().map_err(|error| {
         DaemonError::usage(format_args!("the token's address {:?}: {error}", token.address))
     })?;
     let place = ConfigLocation::new(SENDER, file);
     let key_file = place.path_next_to("key");
-    let settings = Settings {
+    let settings = JoinedSettings {
         receivers: [&token.address],
         id: token.id.as_str(),
         key_file: &key_file,
@@ -55,12 +55,12 @@ pub(crate) fn run(
     let load = |revision| config::load_revised_sender(place.file(), overrides.clone(), environment, revision);
     let joined = load(Some(drop_in.revision())).map_err(|error| {
         DaemonError::configuration(format_args!(
-            "{error}\nnothing was written: together with {} that is no good configuration: \
-             change it there, and join again",
+            "{error}\nnothing was written: together with {} the configuration is invalid: \
+             correct it there and join again",
             drop_in.path().display()
         ))
     })?;
-    refuse_if_overruled(&joined, &receiver, &token, &key_file, &drop_in)?;
+    reject_if_overridden(&joined, &receiver, &token, &key_file, &drop_in)?;
     let before = load(None).ok();
 
     let kept = keep_previous(&place, &key_file, &token)?;
@@ -77,15 +77,16 @@ pub(crate) fn run(
     Ok(())
 }
 
-/// The first line of standard input.
-fn typed() -> Result<Zeroizing<String>, DaemonError> {
+/// Reads the first line of standard input.
+fn read_token() -> Result<Zeroizing<String>, DaemonError> {
     read_secret_line("Paste the token and press Enter (it is not shown):", 2 * TOKEN_MAX).map_err(|error| {
         DaemonError::input_output(format_args!("cannot read the token from standard input: {error}"))
     })
 }
 
-/// Rejects a token whose settings a later drop-in, a variable or an option overrides.
-fn refuse_if_overruled(
+/// Fails if another source (a later drop-in, a variable, an option) overrides the drop-in, as the token would
+/// have no effect.
+fn reject_if_overridden(
     joined: &Loaded<SenderSettings>,
     receiver: &HostPort,
     token: &Token,
@@ -102,20 +103,20 @@ fn refuse_if_overruled(
         SenderProtection::Tls { .. } => Some("tls.certificate"),
         SenderProtection::Plaintext | SenderProtection::LoopbackOnly => Some("plaintext"),
     };
-    // More receivers than the one that invited may be meant.
+    // The operator may want more receivers than this one.
     let others = (!settings.receivers.contains(receiver)).then_some("receivers");
     let id = (settings.id != token.id).then_some("id");
     let Some(key) = protected.or(id).or(others) else { return Ok(()) };
     let origin = joined.report.origin(key).map_or_else(|| "something".to_owned(), ToString::to_string);
     Err(DaemonError::configuration(format_args!(
-        "{origin}: {key} is set here and overrides {}: the token would not be in effect, so nothing was written: \
-         remove it there, and join again",
+        "{origin}: {key} is set here and overrides {}: the token would have no effect, so nothing was \
+         written; remove it there and join again",
         drop_in.path().display()
     )))
 }
 
-/// Another key than the token's stays beside the new one: whoever joined by mistake can go back. What there is to
-/// say about it.
+/// Keeps a previous key next to the new one, so that an accidental join can be undone. Returns the note about
+/// it.
 fn keep_previous(
     place: &ConfigLocation,
     key_file: &Path,
@@ -131,7 +132,7 @@ fn keep_previous(
     Ok(Some(format!("the previous secret, {old}, is kept in {}", previous.display())))
 }
 
-/// How the settings differ from those before, if these could be read.
+/// Returns the differences from the previous settings, if these could be read.
 fn changes(before: Option<&Loaded<SenderSettings>>, now: &Loaded<SenderSettings>) -> Vec<String> {
     let Some(before) = before else { return Vec::new() };
     let (before, now) = (&before.settings, &now.settings);

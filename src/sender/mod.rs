@@ -1,4 +1,4 @@
-//! nf-sender: what its command line asks for is done here or by the daemon.
+//! nf-sender: the actions of its command line, and the daemon.
 
 mod daemon;
 mod ingest;
@@ -19,11 +19,11 @@ use crate::host::systemd::messages::sender;
 use crate::host::{DaemonError, ServiceUnit, conceal_key, conceal_token, overrides};
 use crate::status::{self, Manner, Request};
 
-/// Does what the command line of this process asks for, and gives the exit code.
+/// Runs the action of the command line and returns the exit code.
 pub fn main() -> process::ExitCode {
     match cli::parse_sender(env::args_os()) {
         Ok(invocation) => {
-            // Only a service that does not start is told as such.
+            // Only a failed start of the service is logged with this message id.
             let refused = (invocation.action == SenderAction::Run).then_some(sender::CONFIGURATION_REFUSED);
             console::concluded(SENDER, refused, run(invocation)).into()
         }
@@ -59,7 +59,7 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
         SenderAction::Reload => {
             let path = config::control_path(SENDER, file.as_deref(), overrides, &environment)?;
             status::reload(&path, DaemonError::configuration, DaemonError::unavailable)?;
-            console::print("nf-sender has taken up its configuration\n")
+            console::print("nf-sender has reloaded its configuration\n")
         }
         SenderAction::Status { json, watch } => {
             let path = config::control_path(SENDER, file.as_deref(), overrides, &environment)?;
@@ -76,7 +76,7 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
         SenderAction::Reconnect => {
             let path = config::control_path(SENDER, file.as_deref(), overrides, &environment)?;
             status::request(&path, Request::Reconnect).map_err(DaemonError::unavailable)?;
-            console::print("nf-sender connects again now\n")
+            console::print("nf-sender is reconnecting now\n")
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The queue between the sockets and the link: in memory while the link keeps up, in the spool when it does not.
+//! The queue between the sockets and the uplink: in memory while the uplink keeps up, in the spool otherwise.
 //!
-//! Owns the ledger, the tail (batches that lie in the intake's ring, and in memory) and the spool. Shared by
-//! the ingest thread, which pushes; the keeper thread, which moves what stays too long from the tail into the
-//! spool; and the link, which reads and acknowledges. Nothing waits for the disk while it holds `state`.
+//! Owns the ledger, the tail (batches in memory and in the ring of the receive journal) and the spool. Three
+//! threads share it. Ingest pushes batches. The flusher moves batches from the tail into the spool if they
+//! stay too long. The uplink reads and acknowledges. No thread waits for the disk while it holds `state`.
 //! Always holds: every position from `acknowledged` to `next` is in the tail, in the spool, or in a gap.
 
 pub(crate) mod fair_share;
@@ -11,42 +11,29 @@ pub(crate) mod holdings;
 pub(crate) mod last_run;
 pub(crate) mod ledger;
 pub(crate) mod recovery;
+mod replacement;
 pub(crate) mod room;
+pub(crate) mod state;
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nf_transport_core::batch::Batch;
-use nf_transport_core::datagram::Moment;
 use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::secure::{OpenError, SpoolKeys, StreamKey};
 use nf_transport_core::sequence::{Gap, GapReason, Position, StreamId};
 use nf_transport_core::spool::disk::Directory;
-use nf_transport_core::spool::{Aside, Begun, Damage, KeptApart, Lineage, Newer, Room, SegmentReader, Spool};
+use nf_transport_core::spool::{Damage, KeptApart, Newer, SegmentReader, Spool};
 use tokio::sync::Notify;
 
 use crate::host::systemd::messages::sender;
-use crate::host::{Pulse, ROUND};
-use crate::limits::JOURNAL_RING;
-use crate::sender::journal::{Held, Marks, Ring};
-use crate::sender::queue::ledger::{Counts, Ledger};
+use crate::host::{Pulse, ROUND, locked};
+use crate::sender::journal::{Checkpoint, Ring, RingEntry};
+use crate::sender::queue::ledger::Ledger;
+use crate::sender::queue::state::{Next, Oldest, QueueFigures, QueueState, ShutdownStage, SpoolFigures};
 use crate::status::count_of;
-
-/// What follows at a position.
-#[derive(Clone, Debug)]
-pub(crate) enum Next {
-    /// A batch that holds the position.
-    Batch(Batch),
-    /// The position is gone, and so is what follows up to the gap's end.
-    Gap(Gap),
-    /// It is to be read from the spool.
-    InSpool,
-    /// It is not given out yet.
-    Nothing,
-}
 
 /// A segment that is being read.
 #[derive(Debug)]
@@ -54,161 +41,24 @@ pub(crate) struct OpenedSegment {
     /// Its first position.
     pub(crate) first: Position,
     pub(crate) reader: SegmentReader<File>,
-    /// How many segments had been thinned by then.
+    /// The number of thinned segments when it was opened.
     thinnings: u64,
-}
-
-/// How far a stop has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Stage {
-    /// Datagrams are taken and sent.
-    Running,
-    /// None is taken any more; what is in the tail goes to the spool, and what the link can send is sent.
-    Draining,
-    /// The link is done too.
-    Stopped,
-}
-
-/// Figures of the queue at one moment.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Figures {
-    pub(crate) counts: Counts,
-    pub(crate) queued: u64,
-    /// Bytes that the queue occupies, in memory and on disk.
-    pub(crate) bytes: u64,
-    pub(crate) segments: usize,
-    /// When the oldest datagram of the queue came into it; to the precision of a segment.
-    pub(crate) oldest: Option<Oldest>,
-    /// How much the spool may still take; `None` if the disk does not say.
-    pub(crate) room: Option<Room>,
-    /// The stream that the queue is sent as, and the one that it was sent as before.
-    pub(crate) stream: StreamId,
-    pub(crate) replaced: Option<StreamId>,
-    /// Datagrams that were queued when the stream was replaced, and that the receiver may have had already.
-    pub(crate) possible_repeats: u64,
-    /// Copies of damaged pieces.
-    pub(crate) damaged: Aside,
-    /// What a newer version wrote.
-    pub(crate) newer: Aside,
-}
-
-/// When the oldest datagram of the queue came into it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Oldest {
-    /// The oldest segment was begun then.
-    Segment(Begun),
-    /// The oldest batch came then, and is in memory.
-    InMemory(Instant),
-}
-
-impl Oldest {
-    /// The time since then.
-    pub(crate) fn age(self, now: Moment) -> Duration {
-        match self {
-            Self::Segment(begun) => begun.age(now),
-            Self::InMemory(since) => since.elapsed(),
-        }
-    }
-}
-
-/// What the spool occupies, as the keeper last saw it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct SpoolFigures {
-    pub(crate) size: u64,
-    pub(crate) segments: usize,
-    pub(crate) oldest: Option<Begun>,
-    pub(crate) room: Option<Room>,
-    pub(crate) damaged: Aside,
-    pub(crate) newer: Aside,
-    /// Where the spool began when `oldest` was read.
-    first: Option<Position>,
-}
-
-impl SpoolFigures {
-    pub(crate) fn of(spool: &Spool<Directory>) -> Self {
-        let mut figures = Self::default();
-        figures.update(spool);
-        figures
-    }
-
-    pub(crate) fn update(&mut self, spool: &Spool<Directory>) {
-        self.size = spool.size();
-        self.segments = spool.segments();
-        self.room = spool.room().ok();
-        (self.damaged, self.newer) = (spool.damaged(), spool.newer());
-        if self.first != spool.first() {
-            self.first = spool.first();
-            self.oldest = spool.oldest();
-        }
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct State {
-    pub(crate) ledger: Ledger,
-    /// Batches in the ring, oldest first, each with when it came.
-    pub(crate) tail: VecDeque<(Held, Instant)>,
-    /// Positions below may be on their way to all collectors that are waited for: in the receiver or to it.
-    pub(crate) in_flight: Position,
-    /// Which stream the queue is sent as, and by which runs.
-    pub(crate) lineage: Lineage,
-    /// The secret of that stream.
-    pub(crate) stream_key: StreamKey,
-    /// What this run sent ends here; what earlier runs may have sent ends where it began to number.
-    pub(crate) highest_sent: Position,
-    /// Datagrams that were queued when the stream was replaced, and that the receiver may have had already.
-    pub(crate) possible_repeats: u64,
-    /// The spool took no more when it was last tried, and nothing in the ring may give way: what does not fit
-    /// into the ring is dropped.
-    pub(crate) is_full: bool,
-    /// Why the spool does not take what it should; `None` if it does.
-    pub(crate) trouble: Option<String>,
-    /// Why no new segment can be created; `None` if it can.
-    pub(crate) stuck: Option<String>,
-    pub(crate) stage: Stage,
-    pub(crate) spool: SpoolFigures,
-    head: u64,
-}
-
-impl State {
-    /// What follows at `position`.
-    pub(crate) fn next(&self, position: Position) -> Next {
-        if let Some(gap) = self.ledger.gap_at(position) {
-            return Next::Gap(gap);
-        }
-        let index = self.tail.partition_point(|(held, _)| held.batch.end() <= position);
-        match self.tail.get(index) {
-            Some((held, _)) if held.batch.first() <= position => Next::Batch(held.batch.clone()),
-            _ if position < self.ledger.next() => Next::InSpool,
-            _ => Next::Nothing,
-        }
-    }
-
-    /// Bytes of the ring that are taken.
-    pub(crate) fn tail_bytes(&self) -> u64 {
-        self.tail.front().map_or(0, |(oldest, _)| {
-            self.head.checked_sub(oldest.start).unwrap_or_else(|| {
-                note_internal_error("the tail begins behind the ring's head");
-                0
-            })
-        })
-    }
 }
 
 /// The queue.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    state: Mutex<State>,
-    pub(crate) spool: Mutex<Spool<Directory>>,
+    state: Mutex<QueueState>,
+    spool: Mutex<Spool<Directory>>,
     stream: StreamId,
-    /// What lies in the spool is sealed with these, if it is.
+    /// The keys that encrypt the spool, if it is encrypted.
     keys: Arc<SpoolKeys>,
-    marks: Arc<Marks>,
-    /// Something changed that the keeper may have to act on.
-    pub(crate) work: Condvar,
-    /// The ring has more room.
+    checkpoint: Arc<Checkpoint>,
+    /// Signals the flusher that there may be work.
+    work: Condvar,
+    /// Signals that the ring has more room.
     room: Condvar,
-    /// Something can be sent.
+    /// Signals the uplink that there is something to send.
     arrived: Notify,
 }
 
@@ -217,25 +67,25 @@ impl Queue {
         ledger: Ledger,
         spool: Spool<Directory>,
         stream_key: StreamKey,
-        held: Vec<Held>,
-        marks: Arc<Marks>,
+        entries: Vec<RingEntry>,
+        marks: Arc<Checkpoint>,
         keys: Arc<SpoolKeys>,
     ) -> Self {
         let now = Instant::now();
-        let ring_head = held.last().map_or(0, |newest| newest.end);
+        let ring_head = entries.last().map_or(0, |newest| newest.end);
         let figures = SpoolFigures::of(&spool);
-        let state = State {
+        let state = QueueState {
             in_flight: ledger.acknowledged(),
             lineage: spool.lineage().clone(),
             stream_key,
             highest_sent: ledger.acknowledged(),
             possible_repeats: 0,
             ledger,
-            tail: held.into_iter().map(|held| (held, now)).collect(),
+            tail: entries.into_iter().map(|entry| (entry, now)).collect(),
             is_full: false,
-            trouble: None,
-            stuck: None,
-            stage: Stage::Running,
+            write_error: None,
+            segment_error: None,
+            stage: ShutdownStage::Running,
             spool: figures,
             head: ring_head,
         };
@@ -244,34 +94,41 @@ impl Queue {
             stream: spool.stream(),
             spool: Mutex::new(spool),
             keys,
-            marks,
+            checkpoint: marks,
             work: Condvar::new(),
             room: Condvar::new(),
             arrived: Notify::new(),
         }
     }
 
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, QueueState> {
+        locked(&self.state)
+    }
+
+    /// Locks the state, to look at it in a test.
+    #[cfg(test)]
+    pub(crate) fn inspect(&self) -> MutexGuard<'_, QueueState> {
+        self.state()
     }
 
     pub(crate) fn spool(&self) -> MutexGuard<'_, Spool<Directory>> {
-        self.spool.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.spool)
     }
 
-    /// The position that the next datagram gets.
+    /// The position of the next datagram.
     pub(crate) fn next_position(&self) -> Position {
         self.state().ledger.next()
     }
 
-    /// Takes a batch in, which starts at `next_position`. Once this returns, it survives the process. Waits for
-    /// room until the keeper has tried to make some; drops the batch if there is none then, and returns it.
+    /// Adds a batch, which starts at `next_position`. Once this returns, the batch survives a kill of the
+    /// process. Waits for room until the flusher has tried to make some. If there is none then, drops the
+    /// batch and returns it.
     pub(crate) fn push(&self, batch: Batch, ring: &mut Ring, pulse: &Pulse) -> Option<Batch> {
         let (datagrams, bytes) = (u64::from(batch.datagrams()), u64::from(batch.payload_bytes()));
         let (first, end) = (batch.first(), batch.end());
         let written = if self.wait_for_room(&batch, ring, pulse) {
             ring.write(batch).map_err(|batch| {
-                note_internal_error("the ring does not take a batch that fits into it");
+                note_internal_error("the ring rejects a batch that fits into it");
                 (batch, GapReason::Corrupt)
             })
         } else {
@@ -280,11 +137,11 @@ impl Queue {
         let mut state = self.state();
         state.ledger.receive(datagrams, bytes);
         let refused = match written {
-            Ok(held) => {
-                state.head = held.end;
-                state.tail.push_back((held, Instant::now()));
-                // Else the keeper looks at the tail before anything in it gets too old.
-                if Self::is_pressing(&state) || state.stage > Stage::Running {
+            Ok(entry) => {
+                state.head = entry.end;
+                state.tail.push_back((entry, Instant::now()));
+                // Otherwise the flusher wakes by itself before a batch in the tail gets too old.
+                if state.is_pressing() || state.stage > ShutdownStage::Running {
                     self.work.notify_one();
                 }
                 None
@@ -295,11 +152,11 @@ impl Queue {
             }
         };
         drop(state);
-        self.marks.set_next(end);
+        self.checkpoint.set_next(end);
         refused
     }
 
-    /// So many datagrams were received, and lost before they could be made a batch.
+    /// Notes datagrams that were received and lost before they were in a batch.
     pub(crate) fn note_lost(&self, datagrams: u64) {
         let mut state = self.state();
         let first = state.ledger.next();
@@ -307,15 +164,15 @@ impl Queue {
         let end = state.ledger.next();
         state.ledger.lose(Gap { first, end, reason: GapReason::Corrupt });
         drop(state);
-        self.marks.set_next(end);
+        self.checkpoint.set_next(end);
     }
 
-    /// Tells the link that something was pushed.
+    /// Wakes the uplink after a push.
     pub(crate) fn announce(&self) {
         self.arrived.notify_one();
     }
 
-    /// Waits until `batch` fits into the ring; false if it is to be dropped instead.
+    /// Waits until `batch` fits into the ring. Returns `false` if it must be dropped.
     fn wait_for_room(&self, batch: &Batch, ring: &Ring, pulse: &Pulse) -> bool {
         let mut state = self.state();
         loop {
@@ -332,8 +189,9 @@ impl Queue {
         }
     }
 
-    /// What follows at `position`, for a link that sends it, or reads it to be sent. If it may reach all collectors that are
-    /// waited for (`to_all`), it may be on its way to them from now on, so that it is not dropped to make room.
+    /// Returns the content at `position` for the uplink, which sends it or reads it from the spool to be
+    /// sent. With `to_all`, the content may reach all collectors that are waited for. It counts as in flight
+    /// from now on, so that it is not dropped to make room.
     pub(crate) fn next_to_send(&self, position: Position, to_all: bool) -> Next {
         let mut state = self.state();
         let next = state.next(position);
@@ -343,7 +201,7 @@ impl Queue {
         let end = match &next {
             Next::Batch(batch) => batch.end(),
             Next::Gap(gap) => gap.end,
-            // With one position of a segment all of it is kept.
+            // One position in flight protects the whole segment.
             Next::InSpool => position.plus(1),
             Next::Nothing => position,
         };
@@ -351,40 +209,42 @@ impl Queue {
         next
     }
 
-    /// Waits until something was announced since the last call.
+    /// Waits for a push since the last call.
     pub(crate) async fn arrived(&self) {
         self.arrived.notified().await;
     }
 
-    /// From now on only positions below `position` may be on their way.
+    /// Sets the position below which datagrams may be in flight.
     pub(crate) fn set_in_flight(&self, position: Position) {
         self.state().in_flight = position;
     }
 
-    /// Positions from `position` on reach the collectors that are waited for only if they are sent once more.
+    /// Lowers the in-flight position to `position`: positions from there on reach the collectors that are
+    /// waited for only if they are sent once more.
     pub(crate) fn bound_in_flight(&self, position: Position) {
         let mut state = self.state();
         state.in_flight = state.in_flight.min(position);
     }
 
-    /// All positions below `position` may be on their way.
+    /// Raises the in-flight position to `position`.
     pub(crate) fn raise_in_flight(&self, position: Position) {
         let mut state = self.state();
         state.in_flight = state.in_flight.max(position);
     }
 
-    /// Positions below `position` were sent.
+    /// Notes that positions below `position` were sent.
     pub(crate) fn note_sent(&self, position: Position) {
         let mut state = self.state();
         state.highest_sent = state.highest_sent.max(position);
     }
 
-    /// The receiver has everything below `position`, of which `bytes` of payload were sent by this process.
+    /// Handles the acknowledgement of everything below `position`, of which this process sent `bytes` of
+    /// payload.
     pub(crate) fn acknowledge(&self, position: Position, bytes: u64) {
         let mut state = self.state();
         state.ledger.acknowledge(position, bytes);
         let acknowledged = state.ledger.acknowledged();
-        self.marks.set_acknowledged(acknowledged);
+        self.checkpoint.set_acknowledged(acknowledged);
         self.pop_tail(&mut state, acknowledged);
         let spool_has_some = state.spool.size > 0;
         drop(state);
@@ -393,75 +253,71 @@ impl Queue {
         }
     }
 
-    /// Everything below `position` needs the tail no longer.
-    pub(crate) fn pop_tail(&self, state: &mut State, position: Position) {
+    /// Removes batches below `position` from the tail.
+    fn pop_tail(&self, state: &mut QueueState, position: Position) {
         let mut popped = false;
-        while state.tail.front().is_some_and(|(held, _)| held.batch.end() <= position) {
+        while state.tail.front().is_some_and(|(entry, _)| entry.batch.end() <= position) {
             state.tail.pop_front();
             popped = true;
         }
         if popped {
             let tail = state.tail.front().map_or(state.head, |(oldest, _)| oldest.start);
-            self.marks.set_ring_tail(tail);
+            self.checkpoint.set_ring_tail(tail);
             self.room.notify_one();
         }
     }
 
-    /// The ring's room is looked at anew by whoever waits for it.
+    /// Wakes the thread that waits for room in the ring.
     pub(crate) fn room_changed(&self) {
         self.room.notify_one();
     }
 
-    /// Whether the ring is so full that the tail must go to the spool at once.
-    pub(crate) fn is_pressing(state: &State) -> bool {
-        state.tail_bytes() > JOURNAL_RING / 2
-    }
-
-    /// A segment reader at `position`; `None` if the position is not in a segment (any more). Blocks that cannot
-    /// be read are errors, or damage if they are given up.
+    /// Opens a segment reader at `position`. Returns `None` if no segment holds the position any more.
+    /// Unreadable blocks are errors, or damage if `quarantine_unreadable`.
     pub(crate) fn reader(
         &self,
         position: Position,
-        give_unreadable_up: bool,
+        quarantine_unreadable: bool,
     ) -> io::Result<Option<OpenedSegment>> {
         let spool = self.spool();
         let Some((first, _, _)) = spool.segment_at(position) else { return Ok(None) };
         let thinnings = spool.thinnings();
-        let reader = spool.reader(position, give_unreadable_up)?;
+        let reader = spool.reader(position, quarantine_unreadable)?;
         Ok(reader.map(|reader| OpenedSegment { first, reader, thinnings }))
     }
 
-    /// The stream id that batches of the queue bear.
+    /// The stream id of batches in the queue.
     pub(crate) fn stream(&self) -> StreamId {
         self.stream
     }
 
-    /// `batch` as it goes into the spool.
+    /// Encrypts `batch` for the spool, if the spool is encrypted.
     pub(crate) fn seal(&self, batch: &Batch) -> io::Result<Batch> {
         self.keys.seal(self.stream, batch).map_err(io::Error::other)
     }
 
-    /// A batch of the spool as it was before it went there.
+    /// Decrypts a batch of the spool.
     pub(crate) fn open(&self, batch: &Batch) -> Result<Batch, OpenError> {
         self.keys.open(self.stream, batch)
     }
 
-    /// How far `segment`, which holds `position`, reaches now, and its size in bytes. `None` if it may have been thinned since
-    /// it was opened.
+    /// Returns the current end of `segment`, which holds `position`, and its size in bytes. Returns `None` if
+    /// it may have been thinned since it was opened.
     pub(crate) fn segment_end(&self, segment: &OpenedSegment, position: Position) -> Option<(Position, u64)> {
         let spool = self.spool();
         let (found, end, size) = spool.segment_at(position)?;
         (found == segment.first && spool.thinnings() == segment.thinnings).then_some((end, size))
     }
 
-    /// The segment that holds `position` cannot be read from there on: its positions.
+    /// Returns all positions from `position` to the end of its segment, which cannot be read.
     pub(crate) fn rest_of_segment(&self, position: Position) -> Option<Damage> {
         let (_, end, _) = self.spool().segment_at(position)?;
         Some(Damage { offset: 0, length: 0, first: position, end })
     }
 
-    /// A piece of the segment that starts at `segment` is damaged: it is set aside and counted.
-    pub(crate) fn give_up(&self, segment: Position, damage: Damage) {
+    /// Quarantines a damaged piece of the segment that starts at `segment`: counts it and moves a copy to
+    /// `damaged/`.
+    pub(crate) fn quarantine(&self, segment: Position, damage: Damage) {
         let (set_aside, aside) = {
             let mut spool = self.spool();
             let set_aside = if damage.length > 0 {
@@ -477,7 +333,7 @@ impl Queue {
         let lost = state.ledger.lose(gap);
         drop(state);
         if lost == 0 && damage.length == 0 {
-            // Positions of a gap whose record gave its place to a segment.
+            // Positions of a gap whose record was replaced by a segment.
             return;
         }
         tracing::error!(
@@ -486,47 +342,49 @@ impl Queue {
             offset = damage.offset,
             bytes = damage.length,
             lost,
-            "a piece of the spool is damaged, and {} with it; it is set aside in the directory \
-             'damaged', the rest is delivered",
+            "a piece of the spool is damaged: {} in it are lost; it is kept in the directory 'damaged', and \
+             the rest is delivered; check the disk",
             count_of(lost, "datagram")
         );
         if let Err(error) = set_aside {
-            tracing::warn!(%error, "cannot keep a copy of the damaged piece: {error}");
+            tracing::warn!(%error, "cannot keep a copy of the damaged piece in the directory 'damaged': \
+             {error}");
         }
     }
 
-    /// A newer version wrote a piece of the segment that starts at `segment`: it is taken out of the queue and kept. The
-    /// receiver hears that its positions are unused, as they are; what lies there gets others once it can be read.
+    /// Removes a piece that a newer version wrote from the queue and keeps it in `newer/`. The receiver is
+    /// informed that its positions are unused. Its datagrams get new positions once a version can read it.
     pub(crate) fn keep_newer(&self, segment: Position, newer: &Newer) -> io::Result<()> {
         let (gap, aside) = {
             let mut spool = self.spool();
             (spool.keep_newer(segment, newer.place)?, spool.newer())
         };
-        // If it left the queue since it was read, the keeper accounts for it.
+        // If it has left the queue since it was read, the flusher accounts for it.
         let Some(gap) = gap else { return Ok(()) };
         let mut state = self.state();
         state.spool.newer = aside;
         let kept = state.ledger.keep_apart(gap);
         drop(state);
-        tell_newer(
-            format_args!("{} in the spool", count_of(kept, "datagram")),
-            NEWER_DIRECTORY,
-            &newer.needs,
-        );
+        log_newer(format_args!("{} in the spool", count_of(kept, "datagram")), NEWER_DIRECTORY, &newer.needs);
         Ok(())
     }
 
-    /// Takes over that the spool kept these apart, as a newer version wrote them.
+    /// Accounts for pieces of newer versions that the spool has kept apart.
     pub(crate) fn note_kept_apart(&self, kept: Vec<KeptApart>) {
         for KeptApart { gap, needs } in kept {
             self.state().ledger.keep_apart(gap);
-            let what = format_args!("datagrams in the spool, from position {} on,", gap.first.0);
-            tell_newer(what, NEWER_DIRECTORY, &needs);
+            let data = format_args!("datagrams in the spool, from position {} on,", gap.first.0);
+            log_newer(data, NEWER_DIRECTORY, &needs);
         }
     }
 
-    /// Goes on to the `next` stage.
-    pub(crate) fn go_on_to(&self, next: Stage) {
+    /// Returns `true` if every queued batch is in the spool.
+    pub(crate) fn is_all_spooled(&self) -> bool {
+        self.state().tail.is_empty()
+    }
+
+    /// Advances to the `next` stage.
+    pub(crate) fn advance_to(&self, next: ShutdownStage) {
         let mut state = self.state();
         state.stage = state.stage.max(next);
         drop(state);
@@ -534,25 +392,27 @@ impl Queue {
         self.room.notify_one();
     }
 
-    /// Everything below is acknowledged or gone.
+    /// The position below which everything is acknowledged or dropped.
     pub(crate) fn acknowledged(&self) -> Position {
         self.state().ledger.acknowledged()
     }
 
-    /// What is wrong with the spool.
-    pub(crate) fn trouble(&self) -> Vec<String> {
+    /// Returns the current problems of the spool.
+    pub(crate) fn problems(&self) -> Vec<String> {
         let state = self.state();
-        let stuck =
-            state.stuck.as_ref().map(|reason| format!("cannot create a segment of the spool: {reason}"));
-        state.trouble.iter().cloned().chain(stuck).collect()
+        let segment_error = state
+            .segment_error
+            .as_ref()
+            .map(|reason| format!("cannot create a segment of the spool: {reason}"));
+        state.write_error.iter().cloned().chain(segment_error).collect()
     }
 
-    /// The figures at this moment: they agree with each other.
-    pub(crate) fn figures(&self) -> Figures {
+    /// Returns the current figures, which are consistent with each other.
+    pub(crate) fn figures(&self) -> QueueFigures {
         let state = self.state();
         let in_memory = state.tail.front().map(|(_, since)| Oldest::InMemory(*since));
         let queued = state.ledger.queued();
-        Figures {
+        QueueFigures {
             counts: state.ledger.counts(),
             queued,
             bytes: if queued == 0 { 0 } else { state.spool.size + state.tail_bytes() },
@@ -568,15 +428,15 @@ impl Queue {
     }
 }
 
-/// Where the spool keeps what a newer version wrote, in words.
+/// The place of data from newer versions, for messages.
 pub(crate) const NEWER_DIRECTORY: &str = "the directory 'newer'";
 
-/// Logs that `what` a newer version wrote is kept in `place`, and what it needs.
-pub(crate) fn tell_newer(what: impl core::fmt::Display, place: impl core::fmt::Display, needs: &str) {
+/// Logs that `data` of a newer version is kept in `place`, and the version it needs.
+pub(crate) fn log_newer(data: impl core::fmt::Display, place: impl core::fmt::Display, needs: &str) {
     tracing::error!(
         message_id = sender::NEWER_FORMAT,
         needs,
-        "{what} come from a newer nf-sender ({needs}): they are kept in {place} and not sent; start a version that \
-         reads them, which takes them into the queue again"
+        "{data} come from a newer nf-sender ({needs}): they are kept in {place} and not sent; start a \
+         version that reads them, which queues them again"
     );
 }

@@ -1,8 +1,8 @@
-//! Takes up changed settings while nf-sender runs: all but those that belong to its start, such as its sockets and
-//! directories, for which the log tells that a restart is needed.
+//! Applies changed settings while nf-sender runs. Settings of the start, such as sockets and directories,
+//! need a restart, which the log states.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use nf_transport_core::secure::SpoolKeys;
 use tokio::sync::watch;
@@ -11,46 +11,51 @@ use crate::config::{ConfigError, KeySource, Loaded, SENDER, SenderSettings, Spoo
 use crate::host::systemd::messages::sender;
 use crate::host::systemd::notify;
 use crate::host::{
-    DaemonError, Expiry, KeyFileError, KeyReader, TlsFileError, read_key, wall_clock, warn_restart_needed,
+    DaemonError, Expiry, KeyFileError, KeyReader, TlsFileError, locked, read_key, wall_clock,
+    warn_restart_needed,
 };
 use crate::sender::ingest::IngestSettings;
-use crate::sender::queue::flusher::KeeperSettings;
-use crate::sender::uplink::LinkSettings;
-use crate::sender::uplink::dial::Speech;
+use crate::sender::queue::flusher::FlusherSettings;
+use crate::sender::uplink::dial::ChannelMode;
+use crate::sender::uplink::state::UplinkSettings;
 
-/// Reads the settings again, from where they came at the start.
-pub(crate) type Load = Box<dyn Fn() -> Result<Loaded<SenderSettings>, ConfigError> + Send + Sync>;
+/// Reads the settings again from their original sources.
+pub(crate) type LoadSettings = Box<dyn Fn() -> Result<Loaded<SenderSettings>, ConfigError> + Send + Sync>;
 
-/// What a reload needs.
-pub(crate) struct Reloader {
-    load: Load,
+/// Reloads the settings and passes them to ingest, flusher and uplink.
+pub(crate) struct SenderReloader {
+    load: LoadSettings,
     /// The configuration file.
     file: PathBuf,
     keys: Mutex<KeyReader>,
-    /// The settings that the daemon began with.
-    begun_with: SenderSettings,
+    /// The settings at the start of the daemon.
+    started_with: SenderSettings,
     ingest: watch::Sender<IngestSettings>,
-    keeper: watch::Sender<KeeperSettings>,
-    link: watch::Sender<LinkSettings>,
+    flusher: watch::Sender<FlusherSettings>,
+    uplink: watch::Sender<UplinkSettings>,
     retry: watch::Sender<()>,
     redial: watch::Sender<()>,
 }
 
-impl Reloader {
-    /// Begins with `settings`, which `load` gave, of the configuration `file`.
-    pub(crate) fn new(load: Load, file: PathBuf, settings: SenderSettings) -> Result<Self, TlsFileError> {
+impl SenderReloader {
+    /// Begins with `settings`, as read by `load` from the configuration `file`.
+    pub(crate) fn new(
+        load: LoadSettings,
+        file: PathBuf,
+        settings: SenderSettings,
+    ) -> Result<Self, TlsFileError> {
         let mut keys = KeyReader::default();
-        let link = link_settings(&settings, &mut keys)?;
+        let link = uplink_settings(&settings, &mut keys)?;
         Ok(Self {
             load,
             file,
             keys: Mutex::new(keys),
             ingest: watch::Sender::new(ingest_settings(&settings)),
-            keeper: watch::Sender::new(keeper_settings(&settings)),
-            link: watch::Sender::new(link),
+            flusher: watch::Sender::new(flusher_settings(&settings)),
+            uplink: watch::Sender::new(link),
             retry: watch::Sender::new(()),
             redial: watch::Sender::new(()),
-            begun_with: settings,
+            started_with: settings,
         })
     }
 
@@ -59,19 +64,19 @@ impl Reloader {
         &self.file
     }
 
-    /// What ingest follows.
+    /// The settings of ingest.
     pub(crate) fn ingest(&self) -> watch::Receiver<IngestSettings> {
         self.ingest.subscribe()
     }
 
-    /// What the keeper follows.
-    pub(crate) fn keeper(&self) -> watch::Receiver<KeeperSettings> {
-        self.keeper.subscribe()
+    /// The settings of the flusher.
+    pub(crate) fn flusher(&self) -> watch::Receiver<FlusherSettings> {
+        self.flusher.subscribe()
     }
 
-    /// What the link follows.
-    pub(crate) fn link(&self) -> watch::Receiver<LinkSettings> {
-        self.link.subscribe()
+    /// The settings of the uplink.
+    pub(crate) fn uplink(&self) -> watch::Receiver<UplinkSettings> {
+        self.uplink.subscribe()
     }
 
     /// Changes when the next attempt to connect must be made at once, unless there is a session.
@@ -84,9 +89,9 @@ impl Reloader {
         self.redial.subscribe()
     }
 
-    /// Tries the receivers at once, in order. A session ends in good order before. Fails if there is no receiver.
+    /// Ends the session in order and tries the receivers again. Fails if no receiver is configured.
     pub(crate) fn reconnect(&self) -> Result<(), String> {
-        if self.link.borrow().receivers.is_empty() {
+        if self.uplink.borrow().receivers.is_empty() {
             return Err("no receiver is configured: set 'receivers' in the configuration".to_owned());
         }
         self.redial.send_replace(());
@@ -94,13 +99,13 @@ impl Reloader {
         Ok(())
     }
 
-    /// Takes up what changed, and connects at once where there is no connection. A connection ends only if something
-    /// that it depends on changed. If anything is wrong, nothing changes.
+    /// Applies changed settings and connects at once if there is no connection. A connection ends only if a
+    /// setting that it depends on changed. On an error nothing changes.
     pub(crate) fn reload(&self) -> Result<(), DaemonError> {
         notify::reloading();
         let outcome = self.read();
         match &outcome {
-            Ok((settings, link)) => self.take_up(settings, link),
+            Ok((settings, link)) => self.apply(settings, link),
             Err(error) => tracing::error!(
                 message_id = sender::NOT_RELOADED,
                 "not reloaded, everything stays as it was: {error}"
@@ -110,30 +115,30 @@ impl Reloader {
         outcome.map(drop)
     }
 
-    fn read(&self) -> Result<(SenderSettings, LinkSettings), DaemonError> {
+    fn read(&self) -> Result<(SenderSettings, UplinkSettings), DaemonError> {
         let settings = (self.load)()?.settings;
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let link = link_settings(&settings, &mut keys)?;
+        let mut keys = locked(&self.keys);
+        let link = uplink_settings(&settings, &mut keys)?;
         Ok((settings, link))
     }
 
-    fn take_up(&self, settings: &SenderSettings, link: &LinkSettings) {
+    fn apply(&self, settings: &SenderSettings, link: &UplinkSettings) {
         let changed = [
-            ("allow, compression", follow(&self.ingest, &ingest_settings(settings))),
-            ("limits of the spool", follow(&self.keeper, &keeper_settings(settings))),
-            ("receivers, keys and times of the link", follow(&self.link, link)),
+            ("allow, compression", update(&self.ingest, &ingest_settings(settings))),
+            ("limits of the spool", update(&self.flusher, &flusher_settings(settings))),
+            ("receivers, keys and times of the uplink", update(&self.uplink, link)),
         ];
         let changed: Vec<&str> =
-            changed.iter().filter(|(_, changed)| *changed).map(|(what, _)| *what).collect();
+            changed.iter().filter(|(_, changed)| *changed).map(|(name, _)| *name).collect();
         let changed = if changed.is_empty() { "nothing has changed".to_owned() } else { changed.join("; ") };
         tracing::info!(message_id = sender::RELOADED, changed, "reloaded: {changed}");
-        warn_restart_needed(SENDER, &self.begun_with.changes_needing_restart(settings));
+        warn_restart_needed(SENDER, &self.started_with.changes_needing_restart(settings));
         self.retry.send_replace(());
     }
 }
 
-/// Shows `now` to whoever follows, and says whether it is new.
-fn follow<T: Clone + PartialEq>(settings: &watch::Sender<T>, now: &T) -> bool {
+/// Publishes `now`. Returns `true` if it differs from the previous settings.
+fn update<T: Clone + PartialEq>(settings: &watch::Sender<T>, now: &T) -> bool {
     settings.send_if_modified(|current| {
         let changed = current != now;
         current.clone_from(now);
@@ -145,19 +150,19 @@ fn ingest_settings(settings: &SenderSettings) -> IngestSettings {
     IngestSettings { allow: settings.allow.clone(), compression: settings.spool.compression }
 }
 
-fn keeper_settings(settings: &SenderSettings) -> KeeperSettings {
-    KeeperSettings { policy: settings.spool.policy, sync_after: settings.spool.sync_after }
+fn flusher_settings(settings: &SenderSettings) -> FlusherSettings {
+    FlusherSettings { policy: settings.spool.policy, sync_after: settings.spool.sync_after }
 }
 
-/// Whether nf-sender can start with `settings`, or take them up, as far as files can tell: their keys and certificates can
-/// be read. Returns a warning of a certificate that expires.
+/// Checks that nf-sender can start with `settings` or reload them: all keys and certificates are readable.
+/// Returns a warning for a certificate that expires soon.
 pub(crate) fn check(settings: &SenderSettings) -> Result<Option<String>, DaemonError> {
-    let link = link_settings(settings, &mut KeyReader::default())?;
+    let link = uplink_settings(settings, &mut KeyReader::default())?;
     spool_keys(&settings.spool.encryption)?;
-    Ok(link.speech.certificate().and_then(|own| Expiry::of_certificate(own).warning(wall_clock())))
+    Ok(link.channel_mode.certificate().and_then(|own| Expiry::of_certificate(own).warning(wall_clock())))
 }
 
-/// The keys of the spool, from where the settings say that they are.
+/// Reads the keys of the spool from their configured sources.
 pub(crate) fn spool_keys(encryption: &SpoolEncryption) -> Result<SpoolKeys, KeyFileError> {
     let read = |source: &Option<KeySource>| source.as_ref().map(read_key).transpose();
     let (current, previous) = (read(&encryption.current)?, read(&encryption.previous)?);
@@ -167,11 +172,11 @@ pub(crate) fn spool_keys(encryption: &SpoolEncryption) -> Result<SpoolKeys, KeyF
     })
 }
 
-fn link_settings(settings: &SenderSettings, keys: &mut KeyReader) -> Result<LinkSettings, TlsFileError> {
-    Ok(LinkSettings {
+fn uplink_settings(settings: &SenderSettings, keys: &mut KeyReader) -> Result<UplinkSettings, TlsFileError> {
+    Ok(UplinkSettings {
         id: settings.id.clone(),
         receivers: settings.receivers.clone(),
-        speech: Speech::prepare(&settings.protection, keys)?,
+        channel_mode: ChannelMode::from_protection(&settings.protection, keys)?,
         heartbeat: settings.heartbeat,
         reconnect: settings.reconnect,
     })

@@ -1,8 +1,8 @@
-//! What nf-sender tells about itself: its status, and one line of it for the service manager.
+//! The status of nf-sender, in full and as one line for the service manager.
 
 use core::time::Duration;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use nf_transport_core::datagram::BootTime;
 use nf_transport_core::internal_error::internal_errors;
@@ -11,49 +11,48 @@ use nf_transport_core::spool::Aside;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::host::{boot_clock, both_clocks, wall_clock};
-use crate::sender::ingest::counters::Tally;
-use crate::sender::journal::Place;
+use crate::host::{boot_clock, both_clocks, locked, wall_clock};
+use crate::sender::ingest::counters::IngestCounters;
+use crate::sender::journal::JournalLocation;
+use crate::sender::queue::Queue;
 use crate::sender::queue::room::{Shortage, time_left};
-use crate::sender::queue::{Figures, Queue};
-use crate::sender::uplink::{LinkSettings, LinkState, LinkView};
+use crate::sender::queue::state::QueueFigures;
+use crate::sender::uplink::state::{UplinkSettings, UplinkState, UplinkView};
 use crate::status;
 use crate::status::{
-    CertificateStatus, DeniedStatus, Dropped, DroppedStatus, ExporterStatus, IntakeStatus, Kept, Pace,
+    CertificateStatus, DeniedStatus, Dropped, DroppedStatus, ExporterStatus, JournalStatus, Kept, Pace,
     Queued, Recovered, SenderStatus, SocketStatus,
 };
 
-/// All that the status is made of.
+/// The sources of the status.
 #[derive(Clone, Debug)]
 pub(crate) struct Reporter {
-    pub(crate) settings: watch::Receiver<LinkSettings>,
+    pub(crate) settings: watch::Receiver<UplinkSettings>,
     pub(crate) queue: Arc<Queue>,
-    /// Where the spool is.
+    /// The directory of the spool.
     pub(crate) directory: PathBuf,
-    pub(crate) tally: Arc<Tally>,
-    pub(crate) view: Arc<Mutex<LinkView>>,
+    pub(crate) counters: Arc<IngestCounters>,
+    pub(crate) view: Arc<Mutex<UplinkView>>,
     pub(crate) pace: Arc<Mutex<Pace>>,
-    pub(crate) intake: Arc<Place>,
+    pub(crate) journal: Arc<JournalLocation>,
 }
 
 impl Reporter {
-    /// To be called once a second.
+    /// Measures the rates. The caller calls it once a second.
     pub(crate) fn note_pace(&self) {
         let figures = self.queue.figures();
-        self.pace
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .note((figures.counts.received, figures.counts.received_bytes));
+        locked(&self.pace).note((figures.counts.received, figures.counts.received_bytes));
     }
 
     fn rates(&self) -> (f64, f64) {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner).rates()
+        locked(&self.pace).rates()
     }
 
-    /// One line: state, queue and rate.
+    /// Returns one line with state, queue and rate.
     pub(crate) fn line(&self) -> String {
         let status = self.status();
         let receiver = status.receiver.as_deref().unwrap_or("no receiver");
+        let not_connected = locked(&self.view).not_connected();
         let state = match (status.state, status.retry_in_s) {
             (status::LinkState::Connected, _) => format!("connected to {receiver}"),
             (status::LinkState::Connecting, _) => {
@@ -61,8 +60,8 @@ impl Reporter {
                 format!("connecting to {receiver}{reason}")
             }
             (_, Some(seconds)) => {
-                let reason = status.reason.as_deref().unwrap_or("no reason is known");
-                format!("not connected to {receiver}: {reason}; next try in {seconds} s")
+                let reason = status.reason.as_deref().unwrap_or("unknown reason");
+                format!("{not_connected}: {reason}; next try in {seconds} s")
             }
             (_, None) => "no receiver configured, spooling only".to_owned(),
         };
@@ -70,16 +69,16 @@ impl Reporter {
         format!("{state}; {queued} queued; {:.0} datagrams/s in", self.rates().0)
     }
 
-    /// The status at this moment.
+    /// Returns the current status.
     pub(crate) fn status(&self) -> SenderStatus {
-        let view = self.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let view = locked(&self.view).clone();
         let figures = self.queue.figures();
         let counts = figures.counts;
         let (state, retry_at) = match view.state {
-            LinkState::Connected => (status::LinkState::Connected, None),
-            LinkState::Connecting => (status::LinkState::Connecting, None),
-            LinkState::Waiting(at) => (status::LinkState::Waiting, at),
-            LinkState::Refused(at) => (status::LinkState::Refused, Some(at)),
+            UplinkState::Connected => (status::LinkState::Connected, None),
+            UplinkState::Connecting => (status::LinkState::Connecting, None),
+            UplinkState::Waiting(at) => (status::LinkState::Waiting, at),
+            UplinkState::Refused(at) => (status::LinkState::Refused, Some(at)),
         };
         let retry_in = |at: Instant| at.saturating_duration_since(Instant::now()).as_secs_f64().ceil();
         SenderStatus {
@@ -94,7 +93,7 @@ impl Reporter {
             certificate: self
                 .settings
                 .borrow()
-                .speech
+                .channel_mode
                 .certificate()
                 .map(|own| CertificateStatus::of(own, wall_clock())),
             cipher: view.cipher.map(str::to_owned),
@@ -105,12 +104,12 @@ impl Reporter {
             recovered: Recovered { datagrams: counts.recovered },
             acknowledged: status::Tally { datagrams: counts.acknowledged, bytes: counts.acknowledged_bytes },
             queued: self.queued(&figures),
-            intake: self.intake(),
+            intake: self.journal(),
             damaged: kept(figures.damaged),
             newer: kept(figures.newer),
             dropped: Dropped {
-                kernel: self.tally.kernel_drops(),
-                denied: self.tally.denied(),
+                kernel: self.counters.kernel_drops(),
+                denied: self.counters.denied(),
                 spool_full: counts.spool_full,
                 too_old: counts.too_old,
                 corrupt: counts.corrupt,
@@ -118,8 +117,8 @@ impl Reporter {
             sockets: self.sockets(),
             denied_exporters: self.denied_exporters(),
             dropped_exporters: self.dropped_exporters(),
-            dropped_of_others: self.tally.dropped_exporters().others(),
-            dropped_of_unknown: self.tally.dropped_unknown(),
+            dropped_of_others: self.counters.dropped_exporters().others(),
+            dropped_of_unknown: self.counters.dropped_unknown(),
             internal_errors: internal_errors(),
             warnings: self.warnings(),
             exporters: self.exporters(),
@@ -127,7 +126,7 @@ impl Reporter {
     }
 
     fn sockets(&self) -> Vec<SocketStatus> {
-        let sockets = self.tally.sockets().iter();
+        let sockets = self.counters.sockets().iter();
         sockets
             .map(|socket| SocketStatus {
                 address: socket.address,
@@ -138,7 +137,7 @@ impl Reporter {
     }
 
     fn dropped_exporters(&self) -> Vec<DroppedStatus> {
-        let rows = self.tally.dropped_exporters().rows().into_iter();
+        let rows = self.counters.dropped_exporters().rows().into_iter();
         rows.map(|(address, row)| DroppedStatus {
             address,
             datagrams: row.count,
@@ -148,8 +147,8 @@ impl Reporter {
     }
 
     fn denied_exporters(&self) -> Vec<DeniedStatus> {
-        let rows = self.tally.denied_exporters().rows();
-        let sockets = self.tally.sockets();
+        let rows = self.counters.denied_exporters().rows();
+        let sockets = self.counters.sockets();
         rows.into_iter()
             .filter_map(|((exporter, socket), row)| {
                 Some(DeniedStatus {
@@ -163,24 +162,24 @@ impl Reporter {
             .collect()
     }
 
-    fn intake(&self) -> IntakeStatus {
-        let reason = self.intake.why_in_memory().map(str::to_owned);
-        IntakeStatus { in_memory: reason.is_some(), reason }
+    fn journal(&self) -> JournalStatus {
+        let reason = self.journal.why_in_memory().map(str::to_owned);
+        JournalStatus { in_memory: reason.is_some(), reason }
     }
 
     fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.queue.trouble();
+        let mut warnings = self.queue.problems();
         warnings.extend(self.shortage().map(|shortage| shortage.text));
         warnings
     }
 
-    /// Whether the spool is short of room at this moment.
+    /// Returns the current shortage of room in the spool, if any.
     pub(crate) fn shortage(&self) -> Option<Shortage> {
         let room = self.queue.figures().room?;
         Shortage::of(&room, self.rates().1, &self.directory)
     }
 
-    fn queued(&self, figures: &Figures) -> Queued {
+    fn queued(&self, figures: &QueueFigures) -> Queued {
         let (_, bytes_per_s) = self.rates();
         let room_bytes = figures.room.map_or(0, |room| room.bytes);
         Queued {
@@ -195,7 +194,7 @@ impl Reporter {
     }
 
     fn exporters(&self) -> Vec<ExporterStatus> {
-        let table = self.tally.exporters();
+        let table = self.counters.exporters();
         let mut rows: Vec<ExporterStatus> = table.figures().map(|figures| exporter(&figures)).collect();
         drop(table);
         rows.sort_by_key(|row| (row.address, row.interface, row.port, row.version, row.agent, row.source_id));
@@ -203,7 +202,7 @@ impl Reporter {
     }
 }
 
-/// The row of one exporter.
+/// Returns the row of one exporter.
 fn exporter(figures: &ExporterFigures) -> ExporterStatus {
     let Source { format, agent, id } = figures.source;
     let has_id = !matches!(format, ExportFormat::V1 | ExportFormat::V7 | ExportFormat::Other);

@@ -1,4 +1,4 @@
-//! The queue with its spool and intake in a real directory, without sockets and link.
+//! The queue with spool and receive journal in a real directory, without sockets and uplink.
 
 use std::net::UdpSocket;
 use std::path::Path;
@@ -15,28 +15,30 @@ use tokio::sync::watch;
 
 use crate::host::Pulse;
 use crate::limits::JOURNAL_RING;
-use crate::sender::ingest::counters::Tally;
+use crate::sender::ingest::counters::IngestCounters;
 use crate::sender::journal;
-use crate::sender::queue::flusher::{Keeper, KeeperSettings};
-use crate::sender::queue::recovery::{Recovered, RecoveryError, recover};
-use crate::sender::queue::{Next, Queue, Stage};
-use crate::sender::uplink::segment_source::Backlog;
+use crate::sender::queue::Queue;
+use crate::sender::queue::flusher::{Flusher, FlusherSettings};
+use crate::sender::queue::recovery::error::RecoveryError;
+use crate::sender::queue::recovery::{RecoveredRun, recover};
+use crate::sender::queue::state::{Next, ShutdownStage};
+use crate::sender::uplink::segment_source::SegmentSource;
 
 fn policy() -> Policy {
     Policy { min_free: MinFree::Bytes(0), ..Policy::default() }
 }
 
-fn start(directory: &tempfile::TempDir, policy: Policy) -> Recovered {
+fn start(directory: &tempfile::TempDir, policy: Policy) -> RecoveredRun {
     recover(directory.path(), None, policy, &Arc::default()).unwrap()
 }
 
-/// Ends a run as kill -9 does: nothing is written any more, only the kernel lets go of the files.
-fn kill(recovered: Recovered) {
+/// Ends a run like kill -9: nothing is written any more, and the kernel closes the files.
+fn kill(recovered: RecoveredRun) {
     drop(recovered);
 }
 
-/// Pushes so many batches of one datagram of `length` bytes.
-fn push(run: &mut Recovered, batches: u64, length: usize) {
+/// Pushes `batches` batches of one datagram of `length` bytes.
+fn push(run: &mut RecoveredRun, batches: u64, length: usize) {
     let mut builder = BatchBuilder::new(run.stream, Compression::None);
     let address = "192.0.2.7:1".parse().unwrap();
     for _ in 0..batches {
@@ -49,25 +51,25 @@ fn push(run: &mut Recovered, batches: u64, length: usize) {
     }
 }
 
-/// A keeper of the run's queue.
-fn keeper(run: &Recovered, policy: Policy, sync_after: Duration) -> Keeper {
-    let settings = watch::channel(KeeperSettings { policy, sync_after }).1;
-    Keeper::new(run.queue.clone(), settings, Arc::new(Tally::new([])), Pulse::default())
+/// Creates a flusher of the queue of the run.
+fn flusher(run: &RecoveredRun, policy: Policy, sync_after: Duration) -> Flusher {
+    let settings = watch::channel(FlusherSettings { policy, sync_after }).1;
+    Flusher::new(run.queue.clone(), settings, Arc::new(IngestCounters::new([])), Pulse::default())
 }
 
-/// Runs a keeper until it has put everything into the spool and on disk.
-fn spool_all(run: &Recovered, policy: Policy) {
-    let keeper = keeper(run, policy, Duration::from_secs(1));
-    let thread = std::thread::spawn(move || keeper.run());
-    run.queue.go_on_to(Stage::Stopped);
+/// Runs a flusher until everything is synced in the spool.
+fn spool_all(run: &RecoveredRun, policy: Policy) {
+    let flusher = flusher(run, policy, Duration::from_secs(1));
+    let thread = std::thread::spawn(move || flusher.run());
+    run.queue.advance_to(ShutdownStage::Stopped);
     thread.join().unwrap();
 }
 
-/// Hands every batch that the queue gives from `position` on, from memory or from disk, to `take`.
+/// Passes every batch of the queue from `position` on, from memory or disk, to `take`.
 fn each_batch(queue: &Arc<Queue>, mut position: Position, take: &mut dyn FnMut(&Batch)) {
-    let mut backlog = Backlog::new(queue.clone());
+    let mut backlog = SegmentSource::new(queue.clone());
     loop {
-        let next = queue.state().next(position);
+        let next = queue.inspect().next(position);
         match next {
             Next::Batch(batch) => {
                 take(&batch);
@@ -85,7 +87,7 @@ fn each_batch(queue: &Arc<Queue>, mut position: Position, take: &mut dyn FnMut(&
     }
 }
 
-/// The positions of all datagrams that the queue gives from `position` on.
+/// Returns the positions of all datagrams in the queue from `position` on.
 fn drain(queue: &Arc<Queue>, position: Position) -> Vec<u64> {
     let mut given = Vec::new();
     let mut take = |batch: &Batch| {
@@ -115,42 +117,43 @@ fn assert_balanced(queue: &Queue) {
 }
 
 #[test]
-fn what_is_acknowledged_in_time_never_touches_the_spool() {
+fn batches_acknowledged_in_time_are_not_spooled() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
-    let keeper = keeper(&run, Policy::default(), Duration::from_secs(3600));
-    let thread = std::thread::spawn(move || keeper.run());
+    let flusher = flusher(&run, Policy::default(), Duration::from_secs(3600));
+    let thread = std::thread::spawn(move || flusher.run());
     for _ in 0..100 {
         push(&mut run, 10, 1464);
         run.queue.acknowledge(run.queue.next_position(), 14_640);
     }
     assert_eq!((run.queue.figures().queued, segments(&directory)), (0, 0));
-    run.queue.go_on_to(Stage::Stopped);
+    run.queue.advance_to(ShutdownStage::Stopped);
     thread.join().unwrap();
     assert_eq!(segments(&directory), 0);
 }
 
 #[test]
-fn what_stays_unacknowledged_goes_to_the_spool_by_itself() {
+fn unacknowledged_batches_move_to_the_spool() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
-    let keeper = keeper(&run, Policy::default(), Duration::ZERO);
-    let thread = std::thread::spawn(move || keeper.run());
+    let flusher = flusher(&run, Policy::default(), Duration::ZERO);
+    let thread = std::thread::spawn(move || flusher.run());
     push(&mut run, 10, 100);
     let deadline = Instant::now() + Duration::from_secs(20);
-    while run.queue.figures().segments == 0 || !matches!(run.queue.state().next(Position(9)), Next::InSpool) {
+    while run.queue.figures().segments == 0 || !matches!(run.queue.inspect().next(Position(9)), Next::InSpool)
+    {
         assert!(Instant::now() < deadline);
         std::thread::yield_now();
     }
     assert_eq!(drain(&run.queue, Position(0)), (0..10).collect::<Vec<_>>());
     run.queue.acknowledge(Position(10), 0);
-    run.queue.go_on_to(Stage::Stopped);
+    run.queue.advance_to(ShutdownStage::Stopped);
     thread.join().unwrap();
     assert_eq!(segments(&directory), 0, "what is acknowledged is removed");
 }
 
 #[test]
-fn what_was_pushed_survives_a_kill_in_memory_in_the_spool_or_in_both() {
+fn pushed_datagrams_survive_a_kill() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
     push(&mut run, 5, 100);
@@ -170,7 +173,7 @@ fn what_was_pushed_survives_a_kill_in_memory_in_the_spool_or_in_both() {
 }
 
 #[test]
-fn what_was_acknowledged_before_a_kill_is_not_given_again() {
+fn acknowledged_datagrams_do_not_come_back() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
     push(&mut run, 10, 100);
@@ -182,13 +185,13 @@ fn what_was_acknowledged_before_a_kill_is_not_given_again() {
 }
 
 #[test]
-fn a_position_is_never_given_out_twice_even_if_the_intake_is_lost() {
+fn positions_stay_unique_without_the_journal() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
     push(&mut run, 10, 100);
     spool_all(&run, policy());
     push(&mut run, 3, 100);
-    // The stop above wrote the end of an orderly run; a later one was cut short.
+    // The stop above recorded an orderly end; a later run was cut short.
     kill(run);
     kill(start(&directory, policy()));
     std::fs::remove_file(directory.path().join("intake")).unwrap();
@@ -200,30 +203,30 @@ fn a_position_is_never_given_out_twice_even_if_the_intake_is_lost() {
     assert_balanced(&run.queue);
 }
 
-/// What a run without a link holds in the end of 600 datagrams of 60,000 bytes, which the disk of its spool does not take
-/// after `breaking` it.
+/// Returns the datagrams that a run without uplink holds at the end of 600 datagrams of 60,000 bytes. The
+/// disk of its spool fails after `breaking` it.
 fn held_without_disk(full: Policy, breaking: impl FnOnce(&Path)) -> Vec<u64> {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, full);
     breaking(directory.path());
-    let keeper = keeper(&run, full, Duration::ZERO);
-    let thread = std::thread::spawn(move || keeper.run());
+    let flusher = flusher(&run, full, Duration::ZERO);
+    let thread = std::thread::spawn(move || flusher.run());
     push(&mut run, 600, 60_000);
     let figures = run.queue.figures();
     assert!(figures.counts.spool_full > 0 && figures.queued > 0, "{figures:?}");
-    assert!(!run.queue.trouble().is_empty());
+    assert!(!run.queue.problems().is_empty());
     assert_balanced(&run.queue);
     let given = drain(&run.queue, run.queue.acknowledged());
     run.queue.acknowledge(run.queue.next_position(), 0);
-    run.queue.go_on_to(Stage::Stopped);
+    run.queue.advance_to(ShutdownStage::Stopped);
     thread.join().unwrap();
     given
 }
 
 #[test]
-fn a_disk_that_others_fill_refuses_new_datagrams() {
+fn a_disk_filled_by_others_drops_new_datagrams() {
     for when_full in [WhenFull::DropOldest, WhenFull::DropNewest] {
-        // Nothing fits: whatever is free must stay free.
+        // Nothing fits: all free space must stay free.
         let full = Policy { min_free: MinFree::Bytes(u64::MAX / 2), when_full, ..policy() };
         let given = held_without_disk(full, |_| {});
         assert_eq!((given.first(), given.last() == Some(&599)), (Some(&0), false), "{when_full:?}");
@@ -232,7 +235,7 @@ fn a_disk_that_others_fill_refuses_new_datagrams() {
 }
 
 #[test]
-fn a_failing_disk_lets_the_oldest_or_the_newest_go_as_told() {
+fn a_failing_disk_drops_by_when_full() {
     for (when_full, first_is_kept) in [(WhenFull::DropOldest, false), (WhenFull::DropNewest, true)] {
         let given = held_without_disk(Policy { when_full, ..policy() }, |spool| {
             std::fs::remove_dir_all(spool).unwrap();
@@ -243,10 +246,10 @@ fn a_failing_disk_lets_the_oldest_or_the_newest_go_as_told() {
 }
 
 #[test]
-fn whoever_looks_at_the_exporters_does_not_wait_for_room_in_the_ring() {
+fn the_exporter_table_is_free_while_a_push_waits() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
-    while run.queue.state().tail_bytes() + 2 * 61_000 < JOURNAL_RING {
+    while run.queue.inspect().tail_bytes() + 2 * 61_000 < JOURNAL_RING {
         push(&mut run, 1, 60_000);
     }
     let full = run.queue.figures().counts.received;
@@ -256,7 +259,7 @@ fn whoever_looks_at_the_exporters_does_not_wait_for_room_in_the_ring() {
         exporter.send_to(&vec![7; 60_000], socket.local_addr().unwrap()).unwrap();
     }
     let queue = run.queue.clone();
-    let ingest = running::Running::start(run, vec![socket], &[]);
+    let ingest = running::RunningIngest::start(run, vec![socket], &[]);
     while queue.figures().counts.received == full {
         std::thread::yield_now();
     }
@@ -271,23 +274,24 @@ fn whoever_looks_at_the_exporters_does_not_wait_for_room_in_the_ring() {
 }
 
 #[test]
-fn an_interrupted_start_after_a_reboot_does_not_make_old_marks_believed() {
+fn an_interrupted_start_trusts_no_old_checkpoint() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
     push(&mut run, 3, 100);
     let stream = run.stream;
     kill(run);
     let path = directory.path().join("intake");
-    // The machine is booted: the marks bear another boot's id, and may be older than what was given out.
-    let open = || journal::Intake::open(&path, stream, journal::boot_id().unwrap()).unwrap().0;
-    open().marks.set_boot([0; 16]);
+    // The machine was rebooted: the checkpoint has another boot id and may be older than the last assigned
+    // position.
+    let open = || journal::ReceiveJournal::open(&path, stream, journal::boot_id().unwrap()).unwrap().0;
+    open().checkpoint.set_boot([0; 16]);
     drop(open());
     let run = start(&directory, policy());
     assert!(run.queue.next_position() >= Position(POSITIONS_PER_RUN));
 }
 
 #[test]
-fn an_intake_of_an_older_run_does_not_hide_what_comes_into_it_now() {
+fn a_journal_of_an_older_run_hides_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
@@ -304,35 +308,35 @@ fn an_intake_of_an_older_run_does_not_hide_what_comes_into_it_now() {
 }
 
 #[test]
-fn what_a_link_sends_or_reads_is_on_its_way_from_that_moment_on() {
+fn sent_and_read_batches_are_in_flight_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
     push(&mut run, 10, 100);
-    assert!(matches!(run.queue.state().next(Position(0)), Next::Batch(_)));
-    assert_eq!(run.queue.state().in_flight, Position(0), "somebody only looked");
+    assert!(matches!(run.queue.inspect().next(Position(0)), Next::Batch(_)));
+    assert_eq!(run.queue.inspect().in_flight, Position(0), "somebody only looked");
     assert!(matches!(run.queue.next_to_send(Position(0), true), Next::Batch(_)));
-    assert_eq!(run.queue.state().in_flight, Position(1));
+    assert_eq!(run.queue.inspect().in_flight, Position(1));
     spool_all(&run, policy());
     assert!(matches!(run.queue.next_to_send(Position(9), false), Next::InSpool));
-    assert_eq!(run.queue.state().in_flight, Position(1), "only some collectors get it");
+    assert_eq!(run.queue.inspect().in_flight, Position(1), "only some collectors get it");
     assert!(matches!(run.queue.next_to_send(Position(7), true), Next::InSpool));
-    assert_eq!(run.queue.state().in_flight, Position(8));
+    assert_eq!(run.queue.inspect().in_flight, Position(8));
 }
 
 fn spool_key(byte: char) -> Key {
     Key::from_text(&byte.to_string().repeat(64)).unwrap()
 }
 
-/// Starts with these keys, and a runtime directory so that the intake is not beside the spool.
+/// Starts with these keys and a runtime directory, so that the journal is not in the spool directory.
 fn start_sealed(
     directory: &tempfile::TempDir,
     runtime: &tempfile::TempDir,
     keys: SpoolKeys,
-) -> Result<Recovered, RecoveryError> {
+) -> Result<RecoveredRun, RecoveryError> {
     recover(directory.path(), Some(runtime.path()), policy(), &Arc::new(keys))
 }
 
-/// Every file of the spool with what it holds.
+/// Returns every file of the spool with its content.
 fn contents(directory: &tempfile::TempDir) -> std::collections::BTreeMap<String, Vec<u8>> {
     let files = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
     let files = files.filter(|path| path.is_file());
@@ -340,7 +344,7 @@ fn contents(directory: &tempfile::TempDir) -> std::collections::BTreeMap<String,
 }
 
 #[test]
-fn a_spool_that_is_encrypted_shows_no_payload_and_drains_in_order_through_a_change_of_keys() {
+fn an_encrypted_spool_drains_after_a_key_change() {
     let (directory, runtime) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let runs = [
         SpoolKeys::opening([]),
@@ -369,7 +373,7 @@ fn a_spool_that_is_encrypted_shows_no_payload_and_drains_in_order_through_a_chan
 }
 
 #[test]
-fn without_its_key_an_encrypted_spool_is_left_exactly_as_it_is() {
+fn without_its_key_a_spool_stays_unchanged() {
     let (directory, runtime) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut run = start_sealed(&directory, &runtime, SpoolKeys::sealing(spool_key('1'), [])).unwrap();
     push(&mut run, 10, 100);
@@ -395,7 +399,7 @@ fn without_its_key_an_encrypted_spool_is_left_exactly_as_it_is() {
 }
 
 #[test]
-fn a_segment_in_the_middle_whose_key_is_missing_is_waited_for_and_never_given_up() {
+fn a_segment_without_its_key_is_waited_for() {
     let (directory, runtime) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for key in ['1', '2', '1'] {
         let keys = SpoolKeys::sealing(spool_key(key), [spool_key('1'), spool_key('2')]);
@@ -405,7 +409,7 @@ fn a_segment_in_the_middle_whose_key_is_missing_is_waited_for_and_never_given_up
         kill(run);
     }
     let run = start_sealed(&directory, &runtime, SpoolKeys::sealing(spool_key('1'), [])).unwrap();
-    let mut backlog = Backlog::new(run.queue.clone());
+    let mut backlog = SegmentSource::new(run.queue.clone());
     let first = backlog.read(Position(0)).unwrap();
     assert_eq!(first.last().unwrap().end(), Position(5));
     for _ in 0..10 {
@@ -422,14 +426,14 @@ fn a_segment_in_the_middle_whose_key_is_missing_is_waited_for_and_never_given_up
 }
 
 #[test]
-fn datagrams_of_a_bare_intake_on_the_disk_are_not_lost_to_encryption() {
+fn encryption_loses_no_unencrypted_journal() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
     push(&mut run, 3, 100);
     kill(run);
     let sealing = || Arc::new(SpoolKeys::sealing(spool_key('1'), []));
     let refusal = recover(directory.path(), None, policy(), &sealing()).unwrap_err().to_string();
-    assert!(refusal.contains("start once without it and stop in order"), "{refusal}");
+    assert!(refusal.contains("start once without spool.encrypt and stop in order"), "{refusal}");
     let run = start(&directory, policy());
     assert_eq!(drain(&run.queue, Position(0)), [0, 1, 2]);
     spool_all(&run, policy());

@@ -18,7 +18,7 @@ pub use receiver::{
     ReceiverStatus, RefusedStatus, SeenAs, SenderTotals, UnmatchedStatus,
 };
 pub use sender::{
-    DeniedStatus, Dropped, DroppedStatus, ExporterStatus, IntakeStatus, Kept, LinkState, Queued, Recovered,
+    DeniedStatus, Dropped, DroppedStatus, ExporterStatus, JournalStatus, Kept, LinkState, Queued, Recovered,
     SenderStatus, SocketStatus,
 };
 use serde::{Deserialize, Serialize};

@@ -49,7 +49,7 @@ pub struct SenderStatus {
     pub queued: Queued,
     /// Where datagrams are that were received and are in no segment yet.
     #[serde(default)]
-    pub intake: IntakeStatus,
+    pub intake: JournalStatus,
     /// Copies of damaged pieces of the spool, in its directory `damaged`.
     #[serde(default)]
     pub damaged: Kept,
@@ -137,7 +137,7 @@ pub struct Kept {
 
 /// Where the intake is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IntakeStatus {
+pub struct JournalStatus {
     /// Whether it is in the memory of the process, so that kill -9 would lose what it holds.
     pub in_memory: bool,
     /// Why.

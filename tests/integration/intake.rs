@@ -48,7 +48,7 @@ fn open(path: &Path) -> File {
 
 /// Panics unless nf-sender reports that its intake is in memory, and the reason.
 fn assert_in_memory(pair: &Pair, reason: &str) {
-    pair.sender.daemon().wait_for_log(&["the intake failed", reason, "in memory now"], STALL);
+    pair.sender.daemon().wait_for_log(&["the receive journal failed", reason, "in memory now"], STALL);
     let status = pair.sender.status();
     assert_eq!(status["intake"]["in_memory"], true, "{status:#}");
     assert!(status["intake"]["reason"].as_str().unwrap().contains(reason), "{status:#}");
@@ -159,7 +159,7 @@ fn damaged(damage: impl FnOnce(PathBuf)) -> (Pair, Exporters, u64) {
 
 /// Panics unless the log reports the possible loss, and all recovered and later datagrams arrive.
 fn assert_bound_is_logged(pair: &Pair, exporters: Exporters, words: &str, recovered: u64) {
-    let bound = ["the intake", words, "received after 20", "at most 12 MiB and 128 datagrams"];
+    let bound = ["the receive journal", words, "received after 20", "at most 12 MiB and 128 datagrams"];
     pair.sender.daemon().wait_for_log(&bound, STALL);
     let exporters = go_on(pair, exporters, 2 * HELD);
     pair.link.restore();
@@ -173,7 +173,7 @@ fn a_removed_intake_is_logged_with_its_bound() {
     let _running = shared();
     let (pair, exporters, recovered) = damaged(|intake| std::fs::remove_file(intake).unwrap());
     assert_eq!(recovered, 0);
-    assert_bound_is_logged(&pair, exporters, "is gone or empty", 0);
+    assert_bound_is_logged(&pair, exporters, "is missing or empty", 0);
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn an_emptied_intake_is_logged_with_its_bound() {
     let _running = shared();
     let (pair, exporters, recovered) = damaged(|intake| open(&intake).set_len(0).unwrap());
     assert_eq!(recovered, 0);
-    assert_bound_is_logged(&pair, exporters, "is gone or empty", 0);
+    assert_bound_is_logged(&pair, exporters, "is missing or empty", 0);
 }
 
 #[test]
@@ -191,15 +191,20 @@ fn a_wiped_spool_logs_the_lost_intake() {
     pair.sender.take().kill();
     std::fs::remove_dir_all(pair.sender.path("spool")).unwrap();
     pair.sender.start();
-    pair.sender.daemon().wait_for_log(&["the intake", "of another spool", "are lost, at most 12 MiB"], STALL);
+    pair.sender.daemon().wait_for_log(
+        &["the receive journal", "belongs to another spool", "are lost, at most 12 MiB"],
+        STALL,
+    );
 }
 
 /// Panics unless the log has one line about the possible loss of a run in memory, and all other datagrams
 /// arrive once.
 fn assert_memory_was_lost(pair: &Pair, exporters: Exporters, words: &str, lost: u64) {
-    pair.sender.daemon().wait_for_log(&["the intake", words, "at most 12 MiB and 128 datagrams"], STALL);
+    pair.sender
+        .daemon()
+        .wait_for_log(&["the receive journal", words, "at most 12 MiB and 128 datagrams"], STALL);
     assert_eq!(
-        pair.sender.daemon().count_log(&["the intake", "are lost"]),
+        pair.sender.daemon().count_log(&["the receive journal", "are lost"]),
         1,
         "{}",
         pair.sender.daemon().log()
@@ -251,7 +256,7 @@ fn failed_and_frozen() -> (Pair, Exporters, SmallDisk) {
     assert_in_memory(&pair, "was truncated");
     pair.sender
         .daemon()
-        .wait_for_log(&["cannot remove the file of the failed intake", "trying again"], STALL);
+        .wait_for_log(&["cannot remove the file of the failed receive journal", "trying again"], STALL);
     (pair, exporters, frozen)
 }
 
@@ -278,11 +283,11 @@ fn a_failed_intake_is_removed_once_it_can_be() {
     }
     let (mut pair, exporters, frozen) = failed_and_frozen();
     drop(frozen);
-    pair.sender.daemon().wait_for_log(&["removed the file of the failed intake"], STALL);
+    pair.sender.daemon().wait_for_log(&["removed the file of the failed receive journal"], STALL);
     assert!(!pair.sender.path("run/intake").exists());
     pair.sender.take().kill();
     pair.sender.start();
-    assert_memory_was_lost(&pair, exporters, "is gone or empty", 2 * HELD);
+    assert_memory_was_lost(&pair, exporters, "is missing or empty", 2 * HELD);
 }
 
 #[test]

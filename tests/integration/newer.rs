@@ -295,11 +295,11 @@ fn an_upgrade_delivers_a_newer_intake() {
     // A newer version leaves no valid copy of this version's header.
     change::<64>(&pair.sender.path("run/intake"), 384, |copy| copy.fill(0));
     pair.sender.start();
-    pair.sender.daemon().wait_for_log(&["newer nf-sender", "intake format 3"], STALL);
+    pair.sender.daemon().wait_for_log(&["newer nf-sender", "receive journal format 3"], STALL);
     let mut test = Downgrade { pair, exporters, files: Vec::new(), disk: None }.go_on(700);
     assert_eq!(test.deliver_but(500), 0);
     let log = test.pair.sender.daemon();
-    assert_eq!(log.count_log(&["the intake", "are lost"]), 0, "the intake was counted as lost");
+    assert_eq!(log.count_log(&["the receive journal", "are lost"]), 0, "all of it is kept");
     assert_eq!(test.pair.sender.take().terminate().code(), Some(0));
 
     set_magic(&test.pair.sender.path("run/intake.newer-1"), *b"NFINTAK2");

@@ -74,7 +74,7 @@ fn is_filled_for_a_while(mount: impl FnOnce(&Path, &Path) -> SmallDisk) {
     let exporters = load.finish();
     let status = wait_received(&pair, 42_000);
     assert!(warns(&status, "min-free keeps"), "{status:#}");
-    pair.sender.daemon().wait_for_log(&["the disk of the spool has no room", "min-free keeps"], STALL);
+    pair.sender.daemon().wait_for_log(&["spool full: no room on its disk", "min-free keeps"], STALL);
 
     std::fs::remove_file(filler).unwrap();
     let exporters = go_on(&pair, exporters, 50_000);

@@ -154,7 +154,7 @@ fn encryption_works_without_a_runtime_directory() {
     pair.sender.omit_runtime_directory();
     let key = key(&pair, "one");
     start(&mut pair, &encrypted(&key));
-    pair.sender.daemon().wait_for_log(&["RUNTIME_DIRECTORY", "kill -9 would lose it"], STALL);
+    pair.sender.daemon().wait_for_log(&["RUNTIME_DIRECTORY", "kill -9 would lose them"], STALL);
     let exporters = add(&pair, pair.exporters());
     assert!(!pair.sender.path("spool/intake").exists() && !shows_payload(&pair, &exporters));
     restart(&mut pair, &encrypted(&key));
@@ -175,7 +175,7 @@ fn a_clear_backlog_survives_turning_encryption_on() {
     pair.sender.set_toml(&encrypted(&key));
     let (status, log) = pair.sender.launch().spawn().wait_exit(REFUSAL);
     assert_eq!(status.code(), Some(CONFIG), "{log}");
-    assert!(log.contains("start once without it and stop in order"), "{log}");
+    assert!(log.contains("start once without spool.encrypt and stop in order"), "{log}");
     start(&mut pair, &settings(""));
     restart(&mut pair, &encrypted(&key));
     pair.link.restore();

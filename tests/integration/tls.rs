@@ -224,7 +224,7 @@ fn an_expired_receiver_certificate_ends_a_session() {
     site.sender.start();
     site.sender.wait_state("connected", STALL);
     clock.set("+6d");
-    site.sender.daemon().wait_for_log(&["again: its certificate has expired"], STALL);
+    site.sender.daemon().wait_for_log(&["the certificate of the receiver has expired"], STALL);
     let status = site.sender.wait_state("refused", STALL);
     assert!(status["reason"].as_str().unwrap().contains("xpired"), "{status:#}");
 }

@@ -7,6 +7,7 @@ pub(crate) mod count_log;
 pub(crate) mod count_table;
 pub(crate) mod error;
 pub(crate) mod internal_error_log;
+pub(crate) mod locked;
 pub(crate) mod log_limit;
 #[cfg(test)]
 pub(crate) mod logged_lines;

@@ -37,9 +37,9 @@ pub mod sender {
     /// The spool contains data of a newer version, which is kept and not sent.
     pub const NEWER_FORMAT: &str = "34efc2fa7cc14df493c74998884fa2b2";
     /// The journal is in memory only: its file failed, or there is no space for it.
-    pub const INTAKE_IN_MEMORY: &str = "27a729b0a9e044b590eb0daf30249a83";
+    pub const JOURNAL_IN_MEMORY: &str = "27a729b0a9e044b590eb0daf30249a83";
     /// The journal of a killed run is missing or damaged.
-    pub const INTAKE_LOST: &str = "8f28317d7ff04111b6e3380d4748c636";
+    pub const JOURNAL_LOST: &str = "8f28317d7ff04111b6e3380d4748c636";
     /// The system clock was set, or is wrong.
     pub const CLOCK_SET: &str = "e0a30076483f4bababe3ef1e23015241";
     /// The program met an impossible state, or panicked.

@@ -3,22 +3,22 @@
 use core::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use nf_transport_core::batch::Batch;
 use nf_transport_core::datagram::{BootTime, scope_of};
 use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::netflow::ExporterTable;
 
-use crate::host::{CountTable, boot_clock};
+use crate::host::{CountTable, boot_clock, locked};
 use crate::limits::{DENIED_SHOWN, DROPPED_SHOWN};
 use crate::sender::queue::holdings::{Shares, share_out};
 
 /// Counts of ingest, from the start of the process. Shared with the status and the log.
 #[derive(Debug)]
-pub(crate) struct Tally {
+pub(crate) struct IngestCounters {
     exporters: Mutex<ExporterTable>,
-    sockets: Vec<SocketTally>,
+    sockets: Vec<SocketCounters>,
     /// By exporter, and by the socket that it sent to.
     denied_exporters: Mutex<CountTable<DeniedKey>>,
     /// Datagrams of the queue that were dropped, as the spool was full or they were too old.
@@ -54,7 +54,7 @@ impl fmt::Display for ExporterAddress {
 
 /// What a socket lost.
 #[derive(Debug)]
-pub(crate) struct SocketTally {
+pub(crate) struct SocketCounters {
     /// Where it listens.
     pub(crate) address: SocketAddr,
     /// How many datagrams the kernel has dropped since the first one that this process took.
@@ -62,7 +62,7 @@ pub(crate) struct SocketTally {
     denied: AtomicU64,
 }
 
-impl SocketTally {
+impl SocketCounters {
     /// Datagrams that the kernel dropped.
     pub(crate) fn kernel_drops(&self) -> u64 {
         self.kernel_drops.load(Ordering::Relaxed)
@@ -79,11 +79,11 @@ impl SocketTally {
     }
 }
 
-impl Tally {
-    /// A tally of sockets that listen at these addresses.
+impl IngestCounters {
+    /// A counters of sockets that listen at these addresses.
     pub(crate) fn new(sockets: impl IntoIterator<Item = SocketAddr>) -> Self {
         let socket =
-            |address| SocketTally { address, kernel_drops: AtomicU64::new(0), denied: AtomicU64::new(0) };
+            |address| SocketCounters { address, kernel_drops: AtomicU64::new(0), denied: AtomicU64::new(0) };
         Self {
             exporters: Mutex::default(),
             sockets: sockets.into_iter().map(socket).collect(),
@@ -96,11 +96,11 @@ impl Tally {
 
     /// The exporters heard so far.
     pub(crate) fn exporters(&self) -> MutexGuard<'_, ExporterTable> {
-        self.exporters.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.exporters)
     }
 
     /// The sockets, in the order of their places.
-    pub(crate) fn sockets(&self) -> &[SocketTally] {
+    pub(crate) fn sockets(&self) -> &[SocketCounters] {
         &self.sockets
     }
 
@@ -114,12 +114,12 @@ impl Tally {
 
     /// Datagrams from exporters that are not allowed, or too long.
     pub(crate) fn denied(&self) -> u64 {
-        self.sockets.iter().map(SocketTally::denied).sum()
+        self.sockets.iter().map(SocketCounters::denied).sum()
     }
 
     /// The same by exporter.
     pub(crate) fn denied_exporters(&self) -> MutexGuard<'_, CountTable<DeniedKey>> {
-        self.denied_exporters.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.denied_exporters)
     }
 
     /// Notes whose datagrams of the queue were dropped, and how many of each.
@@ -157,11 +157,11 @@ impl Tally {
 
     /// Datagrams of the queue that were dropped, by exporter.
     pub(crate) fn dropped_exporters(&self) -> MutexGuard<'_, CountTable<IpAddr>> {
-        self.dropped_exporters.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.dropped_exporters)
     }
 
     /// Datagrams that the kernel dropped at the sockets.
     pub(crate) fn kernel_drops(&self) -> u64 {
-        self.sockets.iter().map(SocketTally::kernel_drops).sum()
+        self.sockets.iter().map(SocketCounters::kernel_drops).sum()
     }
 }

@@ -1,4 +1,4 @@
-//! Logs exporters whose losses cannot be counted, as their sequence numbers are unusable.
+//! Logs exporters with unusable sequence numbers, whose losses cannot be counted.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -9,26 +9,26 @@ use nf_transport_core::netflow::{ExporterFigures, Source, Unusable};
 
 use crate::host::systemd::messages::sender;
 use crate::limits::LOG_INTERVAL;
-use crate::sender::ingest::counters::Tally;
+use crate::sender::ingest::counters::IngestCounters;
 use crate::status::{count_of, name_first};
 
-/// The exporters that are in the log.
+/// The exporters that are in the log already.
 #[derive(Debug, Default)]
 pub(crate) struct ExporterLog {
-    /// Never more than the exporter table has.
-    unusable: HashSet<Key>,
+    /// Bounded by the size of the exporter table.
+    unusable: HashSet<ExporterKey>,
     logged_at: Option<Instant>,
 }
 
-/// An address and its source id, whatever port it uses.
+/// An exporter address and source id, with any port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Key {
+struct ExporterKey {
     address: IpAddr,
     interface: u32,
     source: Source,
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for ExporterKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.address)?;
         if self.interface != 0 {
@@ -44,31 +44,31 @@ impl fmt::Display for Key {
 
 /// Exporters whose sequence numbers changed between usable and unusable.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Changes {
-    unusable: Vec<(Key, Unusable)>,
-    usable: Vec<Key>,
+struct UsabilityChanges {
+    unusable: Vec<(ExporterKey, Unusable)>,
+    usable: Vec<ExporterKey>,
 }
 
 impl ExporterLog {
     /// Logs the changes since the last call, at most once in a [`LOG_INTERVAL`]. Call it once a second.
-    pub(crate) fn look(&mut self, tally: &Tally, now: Instant) {
+    pub(crate) fn poll(&mut self, counters: &IngestCounters, now: Instant) {
         if self.logged_at.is_some_and(|logged| now.saturating_duration_since(logged) < LOG_INTERVAL) {
             return;
         }
-        let changes = self.note(tally.exporters().figures());
-        if changes != Changes::default() {
+        let changes = self.note(counters.exporters().figures());
+        if changes != UsabilityChanges::default() {
             self.logged_at = Some(now);
             changes.log();
         }
     }
 
-    /// Takes over the figures of all exporters.
-    fn note(&mut self, figures: impl Iterator<Item = ExporterFigures>) -> Changes {
-        let mut changes = Changes::default();
+    /// Compares the figures of all exporters with the log.
+    fn note(&mut self, figures: impl Iterator<Item = ExporterFigures>) -> UsabilityChanges {
+        let mut changes = UsabilityChanges::default();
         let mut unusable = HashSet::new();
         for figures in figures.filter(|figures| figures.source.format.is_numbered()) {
             let ExporterFigures { address, interface, source, .. } = figures;
-            let key = Key { address, interface, source };
+            let key = ExporterKey { address, interface, source };
             match figures.missing {
                 Err(reason) if unusable.insert(key) && !self.unusable.contains(&key) => {
                     changes.unusable.push((key, reason));
@@ -77,7 +77,7 @@ impl ExporterLog {
                 _ => {}
             }
         }
-        // With two ports of one source id, both must be usable.
+        // A source id with two ports is usable only if both are.
         changes.usable.retain(|key| !unusable.contains(key));
         changes.usable.dedup();
         self.unusable = unusable;
@@ -85,15 +85,15 @@ impl ExporterLog {
     }
 }
 
-impl Changes {
+impl UsabilityChanges {
     fn log(self) {
         if !self.unusable.is_empty() {
             let (exporters, named) = (self.unusable.len(), name_first(self.unusable));
             tracing::warn!(
                 message_id = sender::EXPORTERS_UNUSABLE,
                 exporters = named,
-                "the sequence numbers of {} are unusable: {named}; losses before nf-sender are not counted for them, all \
-                 received datagrams are delivered",
+                "the sequence numbers of {} are unusable: {named}; losses before nf-sender are not counted \
+                 for them, all received datagrams are delivered",
                 count_of(u64::try_from(exporters).unwrap_or(u64::MAX), "exporter")
             );
         }
@@ -133,7 +133,7 @@ mod tests {
     fn note(log: &mut ExporterLog, rows: &[ExporterFigures]) -> (Vec<String>, Vec<String>) {
         let changes = log.note(rows.iter().cloned());
         let unusable = changes.unusable.iter().map(|(key, reason)| format!("{key} ({reason})"));
-        (unusable.collect(), changes.usable.iter().map(Key::to_string).collect())
+        (unusable.collect(), changes.usable.iter().map(ExporterKey::to_string).collect())
     }
 
     #[test]

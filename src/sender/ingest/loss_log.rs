@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::host::CountLog;
 use crate::host::systemd::messages::sender;
-use crate::sender::ingest::counters::{ExporterAddress, SocketTally, Tally};
+use crate::sender::ingest::counters::{ExporterAddress, IngestCounters, SocketCounters};
 use crate::status::{count_of, name_first};
 
 /// How much of each count is in the log.
@@ -20,35 +20,35 @@ struct SocketLog {
 }
 
 impl LossLog {
-    pub(crate) fn new(tally: &Tally) -> Self {
-        Self { sockets: tally.sockets().iter().map(|_| SocketLog::default()).collect() }
+    pub(crate) fn new(counters: &IngestCounters) -> Self {
+        Self { sockets: counters.sockets().iter().map(|_| SocketLog::default()).collect() }
     }
 
     /// To be called once a second.
-    pub(crate) fn look(&mut self, tally: &Tally) {
-        self.log(tally, CountLog::due);
+    pub(crate) fn poll(&mut self, counters: &IngestCounters) {
+        self.log(counters, CountLog::due);
     }
 
     /// Logs what is not in the log yet: for the end of the run.
-    pub(crate) fn finish(mut self, tally: &Tally) {
-        self.log(tally, CountLog::rest);
+    pub(crate) fn finish(mut self, counters: &IngestCounters) {
+        self.log(counters, CountLog::rest);
     }
 
-    fn log(&mut self, tally: &Tally, due: fn(&mut CountLog, u64, Instant) -> Option<u64>) {
+    fn log(&mut self, counters: &IngestCounters, due: fn(&mut CountLog, u64, Instant) -> Option<u64>) {
         let now = Instant::now();
-        for (place, (socket, log)) in tally.sockets().iter().zip(&mut self.sockets).enumerate() {
+        for (place, (socket, log)) in counters.sockets().iter().zip(&mut self.sockets).enumerate() {
             if let Some(count) = due(&mut log.kernel_drops, socket.kernel_drops(), now) {
                 log_kernel_drops(socket, count);
             }
             if let Some(count) = due(&mut log.denied, socket.denied(), now) {
-                let denied = tally.denied_exporters().take_unlogged(|(_, at)| *at == place);
+                let denied = counters.denied_exporters().take_unlogged(|(_, at)| *at == place);
                 log_denied(socket, count, denied.into_iter().map(|((exporter, _), count)| (exporter, count)));
             }
         }
     }
 }
 
-fn log_kernel_drops(socket: &SocketTally, count: u64) {
+fn log_kernel_drops(socket: &SocketCounters, count: u64) {
     let address = socket.address;
     tracing::warn!(
         message_id = sender::KERNEL_DROPS,
@@ -60,7 +60,7 @@ fn log_kernel_drops(socket: &SocketTally, count: u64) {
     );
 }
 
-fn log_denied(socket: &SocketTally, count: u64, exporters: impl Iterator<Item = (ExporterAddress, u64)>) {
+fn log_denied(socket: &SocketCounters, count: u64, exporters: impl Iterator<Item = (ExporterAddress, u64)>) {
     let (address, exporters) = (socket.address, name_first(exporters));
     tracing::warn!(
         message_id = sender::DENIED,

@@ -1,8 +1,8 @@
-//! SIGBUS in the intake's mappings: the page that a thread touched cannot be had from the file any more.
+//! SIGBUS in the mappings of the journal: a page of the file cannot be accessed.
 //!
-//! It happens when somebody truncates the file, when a copy-on-write file system has no room for the new copy of a
-//! page, and when the disk fails. The handler puts memory in the place of the whole mapping, filled with all that
-//! can still be read from the file, and the thread goes on where it was. Any other SIGBUS ends the process as usual.
+//! The causes are a truncated file, a copy-on-write file system without room for the new copy of a page, and
+//! a failed disk. The handler replaces the whole mapping by memory, filled with all data that can still be
+//! read from the file. The thread then continues. Any other SIGBUS ends the process as usual.
 //!
 //! The handler calls nothing but system calls and atomics (signal-safety(7)).
 
@@ -20,19 +20,19 @@ use rustix::mm::{MapFlags, MremapFlags, ProtFlags, mmap_anonymous, mremap_fixed,
 
 use crate::limits::JOURNAL_MAPPINGS_MAX;
 
-/// `si_code` of a page that the file does not have (sigaction(2)).
+/// `si_code` of a page that is not in the file (sigaction(2)).
 const BUS_ADRERR: c_int = 2;
 
 const PAGE: usize = 4096;
 
-/// What holds a mapping's pages.
+/// The storage behind the pages of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Backing {
     /// The file.
     File,
-    /// Memory of this process, with all that the file held.
+    /// Memory of this process, with the complete content of the file.
     Memory,
-    /// Memory of this process. Part of what the file held could not be read; zeros are in its place.
+    /// Memory of this process. Unreadable parts of the file are zeros.
     Incomplete,
 }
 
@@ -43,9 +43,9 @@ const MOVING: u8 = 3;
 const IN_MEMORY: u8 = 4;
 const INCOMPLETE: u8 = 5;
 
-/// A mapping that the handler knows.
+/// A mapping that the handler protects.
 #[derive(Debug)]
-struct Area {
+struct MappedArea {
     state: AtomicU8,
     start: AtomicUsize,
     length: AtomicUsize,
@@ -53,20 +53,21 @@ struct Area {
     offset: AtomicU64,
 }
 
-static AREAS: [Area; JOURNAL_MAPPINGS_MAX] = [const { Area::free() }; JOURNAL_MAPPINGS_MAX];
+static AREAS: [MappedArea; JOURNAL_MAPPINGS_MAX] = [const { MappedArea::free() }; JOURNAL_MAPPINGS_MAX];
 
-/// A mapping under the protection of the handler, for as long as this lives.
+/// The protection of a mapping, until dropped.
 #[derive(Debug)]
-pub(super) struct Guard {
-    area: &'static Area,
+pub(super) struct MappingGuard {
+    area: &'static MappedArea,
 }
 
-impl Guard {
+impl MappingGuard {
     /// Protects the `length` bytes of memory at `start`, which map `file` from `offset` on.
     ///
     /// # Safety
     ///
-    /// The mapping and the file stay as they are until the guard is dropped, and all of that memory is plain data.
+    /// The mapping and the file stay unchanged until the guard is dropped, and all of that memory is plain
+    /// data.
     pub(super) unsafe fn protect(
         start: *mut u8,
         length: usize,
@@ -74,7 +75,7 @@ impl Guard {
         offset: u64,
     ) -> io::Result<Self> {
         install()?;
-        let is_claimed = |area: &&Area| {
+        let is_claimed = |area: &&MappedArea| {
             area.state.compare_exchange(FREE, CLAIMED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         };
         let area = AREAS.iter().find(is_claimed).ok_or(io::ErrorKind::QuotaExceeded)?;
@@ -87,7 +88,7 @@ impl Guard {
         Ok(Self { area })
     }
 
-    /// What holds the pages now.
+    /// Returns the current backing of the pages.
     pub(super) fn backing(&self) -> Backing {
         match self.area.state.load(Ordering::Acquire) {
             IN_MEMORY => Backing::Memory,
@@ -96,19 +97,19 @@ impl Guard {
         }
     }
 
-    /// Puts memory in the place of the file's pages, if that was not done before.
+    /// Replaces the pages of the file by memory, unless done before.
     pub(super) fn move_to_memory(&self) -> io::Result<()> {
         self.area.move_to_memory().map_err(io::Error::from)
     }
 }
 
-impl Drop for Guard {
+impl Drop for MappingGuard {
     fn drop(&mut self) {
         self.area.state.store(FREE, Ordering::Release);
     }
 }
 
-impl Area {
+impl MappedArea {
     const fn free() -> Self {
         Self {
             state: AtomicU8::new(FREE),
@@ -125,7 +126,7 @@ impl Area {
         is_used && address.checked_sub(start).is_some_and(|at| at < self.length.load(Ordering::Relaxed))
     }
 
-    /// Signal-safe. Threads that come while another one is at it wait for that.
+    /// Signal-safe. Concurrent callers spin until the first one is done.
     fn move_to_memory(&self) -> rustix::io::Result<()> {
         loop {
             match self.state.compare_exchange(IN_FILE, MOVING, Ordering::AcqRel, Ordering::Acquire) {
@@ -145,7 +146,7 @@ impl Area {
         }
     }
 
-    /// Whether the memory that is in the place of the file now holds all that the file did.
+    /// Replaces the mapping. Returns `true` if the memory holds all data of the file.
     fn replace(&self) -> rustix::io::Result<bool> {
         let length = self.length.load(Ordering::Relaxed);
         let place = core::ptr::with_exposed_provenance_mut::<c_void>(self.start.load(Ordering::Relaxed));
@@ -155,8 +156,8 @@ impl Area {
         // SAFETY: the memory just made is as long, zeroed, and nobody else knows it.
         let bytes = unsafe { core::slice::from_raw_parts_mut(memory.cast::<u8>(), length) };
         let is_whole = self.copy(bytes);
-        // SAFETY: the new memory takes the place of a mapping that is as long and, as the guard's maker has
-        // promised, there and plain data; at no moment is there nothing.
+        // SAFETY: the new memory replaces a mapping of the same length. The creator of the guard guarantees that
+        // it exists and is plain data. The replacement is atomic.
         let moved = unsafe { mremap_fixed(memory, length, length, MremapFlags::MAYMOVE, place) };
         if let Err(error) = moved {
             // SAFETY: the memory made above, which nothing refers to any more.
@@ -166,7 +167,7 @@ impl Area {
         Ok(is_whole)
     }
 
-    /// Reads what the file has for `memory`, without the pages that cannot be read. Whether that was all.
+    /// Copies the file into `memory`, without unreadable pages. Returns `true` if everything was read.
     fn copy(&self, memory: &mut [u8]) -> bool {
         // SAFETY: the file stays open for as long as the guard lives.
         let file = unsafe { BorrowedFd::borrow_raw(self.fd.load(Ordering::Relaxed)) };
@@ -188,12 +189,12 @@ impl Area {
     }
 }
 
-/// Makes the handler that of the process, once.
+/// Installs the handler for the process, once.
 fn install() -> io::Result<()> {
     static INSTALL: Once = Once::new();
     let mut outcome = Ok(());
     INSTALL.call_once(|| {
-        // The stack for signals, where a thread has one: the thread's own may be what is exhausted.
+        // Use the signal stack if the thread has one: its own may be exhausted.
         let flags = SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK;
         let action = SigAction::new(SigHandler::SigAction(on_bus_error), flags, SigSet::empty());
         // SAFETY: the handler calls nothing that is not signal-safe.
@@ -207,12 +208,12 @@ extern "C" fn on_bus_error(_: c_int, info: *mut libc::siginfo_t, _: *mut c_void)
     let address = unsafe { ((*info).si_code == BUS_ADRERR).then(|| (*info).si_addr().addr()) };
     let area = address.and_then(|address| AREAS.iter().find(|area| area.holds(address)));
     if area.is_none_or(|area| area.move_to_memory().is_err()) {
-        end_the_process();
+        restore_default_action();
     }
 }
 
-/// Lets the signal do what it does without a handler, once this one returns.
-fn end_the_process() {
+/// Restores the default action of the signal, which ends the process after the handler returns.
+fn restore_default_action() {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: no handler of ours is called any more.
     let _never_fails = unsafe { sigaction(Signal::SIGBUS, &default) };

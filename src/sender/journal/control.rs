@@ -1,4 +1,4 @@
-//! What the kernel tells beside a datagram: control messages (recvmsg(2), cmsg(3)).
+//! The control messages that the kernel attaches to a datagram (recvmsg(2), cmsg(3)).
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
@@ -6,32 +6,32 @@ use core::time::Duration;
 use bytes::Buf;
 use nf_transport_core::datagram::Timestamp;
 
-/// Bytes before the content of a control message: its length (the content's included), level and type.
+/// The bytes before the content of a control message: its length (including the content), level and type.
 const HEADER_LEN: usize = 16;
 
-/// What was told with one datagram.
+/// The control messages of one datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Details {
-    /// When the kernel received it.
+pub(super) struct AncillaryData {
+    /// The time at which the kernel received it.
     pub(super) arrival: Option<Timestamp>,
-    /// The address that it was sent to.
+    /// The destination address.
     pub(super) local: Option<IpAddr>,
-    /// How many datagrams the socket had dropped by then, since it was made.
+    /// The drop counter of the socket at that time.
     pub(super) dropped: Option<u32>,
 }
 
-impl Details {
-    /// Reads control messages up to the first that is not well formed.
+impl AncillaryData {
+    /// Parses control messages up to the first malformed one.
     pub(super) fn parse(mut control: &[u8]) -> Self {
         let mut details = Self::default();
         while let Some((level, kind, content, rest)) = split(control) {
-            details.take(level, kind, content);
+            details.apply(level, kind, content);
             control = rest;
         }
         details
     }
 
-    fn take(&mut self, level: i32, kind: i32, mut content: &[u8]) {
+    fn apply(&mut self, level: i32, kind: i32, mut content: &[u8]) {
         match (level, kind) {
             (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
                 if let (Ok(seconds), Ok(nanos)) = (content.try_get_i64_ne(), content.try_get_i64_ne())
@@ -58,7 +58,7 @@ impl Details {
     }
 }
 
-/// The first message's level, type and content, and what follows it.
+/// Splits off the first message: level, type, content, and the remaining messages.
 fn split(control: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
     let mut header = control;
     let length = usize::try_from(header.try_get_u64_ne().ok()?).ok()?;
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_told_is_read() {
+    fn all_control_messages_are_read() {
         let time = [7_i64.to_ne_bytes(), 9_i64.to_ne_bytes()].concat();
         let info = [&[0; 4][..], &[10, 0, 0, 1], &[192, 0, 2, 1]].concat();
         let control = [
@@ -91,30 +91,30 @@ mod tests {
             message(libc::IPPROTO_IP, libc::IP_PKTINFO, &info),
         ]
         .concat();
-        let details = Details {
+        let details = AncillaryData {
             arrival: Some(Timestamp(7_000_000_009)),
             local: Some("192.0.2.1".parse().unwrap()),
             dropped: Some(5),
         };
-        assert_eq!(Details::parse(&control), details);
+        assert_eq!(AncillaryData::parse(&control), details);
         for cut in 0..control.len() {
-            Details::parse(&control[..cut]);
+            AncillaryData::parse(&control[..cut]);
         }
     }
 
     #[test]
-    fn an_ipv4_address_told_by_an_ipv6_socket_is_ipv4() {
+    fn a_mapped_ipv4_destination_becomes_ipv4() {
         let info = [&"::ffff:192.0.2.9".parse::<Ipv6Addr>().unwrap().octets()[..], &[0; 4]].concat();
-        let details = Details::parse(&message(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info));
+        let details = AncillaryData::parse(&message(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info));
         assert_eq!(details.local, Some("192.0.2.9".parse().unwrap()));
     }
 
     #[test]
-    fn a_length_that_cannot_be_ends_the_reading() {
+    fn an_impossible_length_ends_parsing() {
         for length in [0_u64, 15, 17, u64::MAX, u64::MAX - 8] {
             let mut control = message(libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &5_u32.to_ne_bytes());
             control[..8].copy_from_slice(&length.to_ne_bytes());
-            assert_eq!(Details::parse(&control).arrival, None);
+            assert_eq!(AncillaryData::parse(&control).arrival, None);
         }
     }
 }

@@ -1,12 +1,12 @@
-//! The header of the marks: which stream, boot and run the intake belongs to. It is stored twice, each copy with a check, so that
-//! one damaged copy costs nothing.
+//! The header of the checkpoint: the stream, boot and run of the journal. It is stored twice, each copy with
+//! a checksum, so that one damaged copy does no harm.
 //!
 //! | word | content |
 //! |---|---|
 //! | 0 | magic and version |
 //! | 1, 2 | stream id |
 //! | 3, 4 | boot id |
-//! | 5, 6 | id of the run that fills the intake |
+//! | 5, 6 | id of the run that fills the receive journal |
 //! | 7 | check: CRC32C of words 0 to 6 as big-endian bytes, in the upper half; its complement in the lower half |
 //!
 //! Version 1 had one copy, and zero in word 7.
@@ -16,16 +16,16 @@ pub(super) const WORDS: usize = 8;
 
 /// The fields of the header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Header {
+pub(super) struct CheckpointHeader {
     pub(super) magic: u64,
     pub(super) stream: [u8; 16],
     pub(super) boot: [u8; 16],
     pub(super) run: [u8; 16],
 }
 
-impl Header {
-    /// Returns the first whole copy. Without one, returns the fields of the first copy as they are, unless `checked` is its
-    /// magic, which only a whole copy may have: then its magic is 0.
+impl CheckpointHeader {
+    /// Returns the first intact copy. Without one, returns the fields of the first copy unchecked, unless its
+    /// magic is `checked`. Only an intact copy may have that magic, so the returned magic is 0 then.
     pub(super) fn of(copies: [[u64; WORDS]; 2], checked: u64) -> Self {
         let [first, _] = copies;
         let unchecked = || {
@@ -40,7 +40,7 @@ impl Header {
         Self { magic, stream: id(s1, s2), boot: id(b1, b2), run: id(r1, r2) }
     }
 
-    /// The words of a copy.
+    /// Encodes the words of a copy.
     pub(super) fn encode(&self) -> [u64; WORDS] {
         let [[s1, s2], [b1, b2], [r1, r2]] = [self.stream, self.boot, self.run].map(halves);
         let words = [self.magic, s1, s2, b1, b2, r1, r2];
@@ -48,7 +48,7 @@ impl Header {
     }
 }
 
-/// Whether a copy matches its check.
+/// Returns `true` if a copy matches its checksum.
 fn is_whole([w0, w1, w2, w3, w4, w5, w6, check]: [u64; WORDS]) -> bool {
     check == check_of([w0, w1, w2, w3, w4, w5, w6])
 }
@@ -68,7 +68,8 @@ fn halves(id: [u8; 16]) -> [u64; 2] {
 mod tests {
     use super::*;
 
-    const HEADER: Header = Header { magic: 7, stream: [1; 16], boot: [2; 16], run: [3; 16] };
+    const HEADER: CheckpointHeader =
+        CheckpointHeader { magic: 7, stream: [1; 16], boot: [2; 16], run: [3; 16] };
 
     #[test]
     fn either_copy_is_enough() {
@@ -77,17 +78,17 @@ mod tests {
             let mut damaged = copy;
             damaged[bit / 64] ^= 1 << (bit % 64);
             assert!(!is_whole(damaged), "bit {bit}");
-            assert_eq!(Header::of([damaged, copy], HEADER.magic), HEADER);
-            assert_eq!(Header::of([copy, damaged], HEADER.magic), HEADER);
+            assert_eq!(CheckpointHeader::of([damaged, copy], HEADER.magic), HEADER);
+            assert_eq!(CheckpointHeader::of([copy, damaged], HEADER.magic), HEADER);
         }
     }
 
     #[test]
-    fn an_unchecked_copy_counts_for_other_versions_only() {
+    fn an_unchecked_copy_has_another_version() {
         let mut unchecked = HEADER.encode();
         unchecked[WORDS - 1] = 0;
         let copies = [unchecked, [0; WORDS]];
-        assert_eq!(Header::of(copies, HEADER.magic + 1), HEADER);
-        assert_eq!(Header::of(copies, HEADER.magic), Header { magic: 0, ..HEADER });
+        assert_eq!(CheckpointHeader::of(copies, HEADER.magic + 1), HEADER);
+        assert_eq!(CheckpointHeader::of(copies, HEADER.magic), CheckpointHeader { magic: 0, ..HEADER });
     }
 }

@@ -1,4 +1,5 @@
-//! A part of the intake's file in memory. It stays usable whatever becomes of the file ([`crate::sender::journal::bus_error`]).
+//! A memory mapping of one part of the journal file. It stays usable if the file fails
+//! ([`crate::sender::journal::bus_error`]).
 
 #![expect(unsafe_code, reason = "a mapping is made")]
 
@@ -6,34 +7,34 @@ use std::io;
 
 use memmap2::{MmapOptions, MmapRaw};
 
-use crate::sender::journal::SharedFile;
-use crate::sender::journal::bus_error::{Backing, Guard};
+use crate::sender::journal::bus_error::{Backing, MappingGuard};
+use crate::sender::journal::shared_file::SharedFile;
 
-/// A part of the intake's file.
+/// A mapped part of the journal file.
 #[derive(Debug)]
 pub(super) struct Mapping {
-    /// Dropped before the mapping, and the file after it: fields are dropped in order.
-    guard: Guard,
+    /// Must be dropped before the mapping, and the file after it. Fields are dropped in order.
+    guard: MappingGuard,
     map: MmapRaw,
-    /// Holds the lock, too.
+    /// Holds the file lock, too.
     _file: SharedFile,
 }
 
 impl Mapping {
-    /// The `length` bytes from `offset` on, a multiple of the page size, which no other mapping covers.
+    /// Maps `length` bytes from `offset` on, a multiple of the page size. No other mapping may cover them.
     pub(super) fn of(file: SharedFile, offset: u64, length: usize) -> io::Result<Self> {
         let map = MmapOptions::new().offset(offset).len(length).map_raw(&*file)?;
-        // SAFETY: mapping and file live as long as the guard, and are used as bytes and numbers only.
-        let guard = unsafe { Guard::protect(map.as_mut_ptr(), length, &file, offset)? };
+        // SAFETY: mapping and file live as long as the guard, and hold plain bytes and numbers only.
+        let guard = unsafe { MappingGuard::protect(map.as_mut_ptr(), length, &file, offset)? };
         Ok(Self { guard, map, _file: file })
     }
 
-    /// What holds it now.
+    /// Returns the current backing of the pages.
     pub(super) fn backing(&self) -> Backing {
         self.guard.backing()
     }
 
-    /// Holds it in memory from now on, with what can be read from the file.
+    /// Moves the content to memory, as far as the file can be read.
     pub(super) fn move_to_memory(&self) -> io::Result<()> {
         self.guard.move_to_memory()
     }
@@ -43,9 +44,9 @@ impl Mapping {
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        // SAFETY: the mapping is as long, and lives as long as `self`. The file is ours alone (mode 0600, locked), and
-        // this part of it is changed only through `self`. Where somebody else writes to it all the same, what lies in
-        // it is checked before it is used.
+        // SAFETY: the mapping is as long, and lives as long as `self`. The file is ours alone (mode 0600,
+        // locked), and this part of it is changed only through `self`. Should another process write to it
+        // nevertheless, its content is checked before use.
         unsafe { core::slice::from_raw_parts(self.map.as_ptr(), self.map.len()) }
     }
 

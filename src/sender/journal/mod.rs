@@ -1,27 +1,30 @@
-//! The intake: datagrams between the kernel's socket and the spool, in a file that outlives the process.
+//! The receive journal: datagrams between the sockets of the kernel and the spool, in a file that survives a
+//! kill.
 //!
-//! What recvmmsg returned and what was encoded since, but is neither acknowledged nor in a segment, lies in one
-//! file: in the runtime directory (memory), else in the spool directory. A process that is killed loses nothing
-//! of it; the next one takes it up first. A reboot may lose it. Where the file fails, the intake goes on in the memory
-//! of the process ([`bus_error`], [`place`]).
+//! The file holds received and encoded datagrams that are neither acknowledged nor in a segment. It is in the
+//! runtime directory (memory) or else in the spool directory, under the name `intake`. A killed process loses
+//! none of these datagrams: the next run recovers them first. A reboot may lose them. If the file fails, the
+//! journal continues in the memory of the process ([`bus_error`], [`location`]).
 //!
 //! | offset | width | part |
 //! |---|---|---|
-//! | 0 | 4096 | marks: where everything stands ([`marks`]) |
-//! | 4096 | 12 MiB at most | slots: what recvmmsg fills ([`slots`]) |
+//! | 0 | 4096 | checkpoint: positions and offsets ([`checkpoint`]) |
+//! | 4096 | 12 MiB at most | slots: datagrams as recvmmsg returned them ([`slots`]) |
 //! | after that | 12 MiB | ring: encoded batches ([`ring`]) |
 //!
-//! The file is only ever read on the machine, and in the boot, that wrote it; numbers are in the machine's order.
+//! Only the machine and the boot that wrote the file read it. Numbers are in native byte order.
 
 mod bus_error;
 mod checkpoint;
 mod control;
 mod header;
+mod layout;
+mod location;
 mod mapping;
 pub(crate) mod newer;
-mod place;
 mod recvmmsg;
 mod ring;
+mod shared_file;
 mod slots;
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -31,159 +34,156 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub(crate) use bus_error::Backing;
+pub(crate) use location::JournalLocation;
 use nf_transport_core::sequence::{Position, RunId, StreamId};
-pub(crate) use place::Place;
-pub(crate) use recvmmsg::{ask_for_details, dropped};
-pub(crate) use ring::{Held, Ring};
+pub(crate) use recvmmsg::{enable_ancillary_data, kernel_drops};
+pub(crate) use ring::{Ring, RingEntry};
 use rustix::fs::{FallocateFlags, IFlags, MemfdFlags, ioctl_getflags, ioctl_setflags};
-pub(crate) use slots::{Entry, Slots};
+pub(crate) use slots::{SlotEntry, Slots};
 
 use crate::host::files::atomic_file::open_regular;
 use crate::limits::JOURNAL_RING;
-use crate::sender::journal::checkpoint::Kind;
-pub(crate) use crate::sender::journal::checkpoint::Marks;
+pub(crate) use crate::sender::journal::checkpoint::Checkpoint;
+use crate::sender::journal::checkpoint::JournalKind;
+use crate::sender::journal::layout::{file_len, ring_at, slots_at};
 
-/// The intake's file as its parts share it. Its lock lasts as long as any of them.
-type SharedFile = Arc<File>;
-
-/// The intake of a run.
+/// The receive journal of a run.
 #[derive(Debug)]
-pub(crate) struct Intake {
-    pub(crate) marks: Arc<Marks>,
+pub(crate) struct ReceiveJournal {
+    pub(crate) checkpoint: Arc<Checkpoint>,
     pub(crate) slots: Slots,
     pub(crate) ring: Ring,
 }
 
-/// What an earlier run left in the intake.
+/// The state in which a run finds the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
-    /// Nothing: the intake was made now.
+pub(crate) enum JournalState {
+    /// The journal was created now.
     New,
-    /// Marks that are whole, and what they say.
-    Left(Left),
-    /// A file that was truncated or damaged, or another stream's. Batches may still be found in its ring.
+    /// An intact checkpoint, with its content.
+    Intact(PreviousRun),
+    /// The file was truncated or damaged, or belongs to another stream. Its ring may still hold batches.
     Damaged,
 }
 
-/// What whole marks say.
+/// The content of an intact checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Left {
-    /// Whether it was left in this boot, so that its marks are to be believed.
+pub(crate) struct PreviousRun {
+    /// It was written in this boot, so that the checkpoint can be trusted.
     pub(crate) same_boot: bool,
-    /// The run that left it; `RunId::NONE` if that is not known.
+    /// The run that wrote it; `RunId::NONE` if unknown.
     pub(crate) run: RunId,
-    /// The position after the last one given out.
+    /// The position after the last assigned one.
     pub(crate) next: Position,
-    /// Acknowledged up to here.
+    /// The position up to which everything is acknowledged.
     pub(crate) acknowledged: Position,
 }
 
-impl Intake {
-    /// Opens the intake at `path` for `stream`, making it if it is not there or belongs to something else. What
-    /// is left stays as it is: a start that is cut short here leaves it to the next one.
-    pub(crate) fn open(path: &Path, stream: StreamId, boot: [u8; 16]) -> io::Result<(Self, Found)> {
+impl ReceiveJournal {
+    /// Opens the journal at `path` for `stream`. Creates it if it does not exist or belongs to another
+    /// stream. The datagrams in it stay as they are, so that an interrupted start leaves them to the next
+    /// one.
+    pub(crate) fn open(path: &Path, stream: StreamId, boot: [u8; 16]) -> io::Result<(Self, JournalState)> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = open_regular(&mut options, path)?;
         if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
-            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "another nf-sender has it in use"));
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "another nf-sender uses it"));
         }
-        Self::lay_out(file, stream, boot)
+        Self::map_parts(file, stream, boot)
     }
 
-    /// An intake that ends with the process: better than none where no file can be had.
+    /// Creates a journal in memory, which ends with the process, for use where no file can be created.
     pub(crate) fn in_memory(stream: StreamId) -> io::Result<Self> {
         let file = rustix::fs::memfd_create("intake", MemfdFlags::CLOEXEC)?;
-        Ok(Self::lay_out(file.into(), stream, [0; 16])?.0)
+        Ok(Self::map_parts(file.into(), stream, [0; 16])?.0)
     }
 
-    /// The intake at `path`, whose file cannot be written, copied into memory with what an earlier run left in it.
-    pub(crate) fn copied(path: &Path, stream: StreamId, boot: [u8; 16]) -> io::Result<(Self, Found)> {
+    /// Copies the journal at `path`, whose file cannot be written, into memory with its datagrams.
+    pub(crate) fn copy_to_memory(
+        path: &Path,
+        stream: StreamId,
+        boot: [u8; 16],
+    ) -> io::Result<(Self, JournalState)> {
         let copy = File::from(rustix::fs::memfd_create("intake", MemfdFlags::CLOEXEC)?);
         io::copy(&mut File::open(path)?, &mut &copy)?;
-        Self::lay_out(copy, stream, boot)
+        Self::map_parts(copy, stream, boot)
     }
 
-    fn lay_out(file: File, stream: StreamId, boot: [u8; 16]) -> io::Result<(Self, Found)> {
+    fn map_parts(file: File, stream: StreamId, boot: [u8; 16]) -> io::Result<(Self, JournalState)> {
         let old_len = file.metadata()?.len();
         prepare(&file, old_len)?;
         let file = Arc::new(file);
-        let marks = Marks::map(file.clone())?;
-        let found = match marks.kind(stream) {
-            _ if old_len == 0 => Found::New,
-            // Where part of the ring is cut off, the marks say what is missing.
-            Kind::Ours if old_len >= ring_at() && marks.are_whole() => Found::Left(Left {
-                same_boot: marks.boot() == boot,
-                run: marks.run(),
-                next: marks.next(),
-                acknowledged: marks.acknowledged(),
-            }),
-            _ => Found::Damaged,
+        let checkpoint = Checkpoint::map(file.clone())?;
+        let found = match checkpoint.kind(stream) {
+            _ if old_len == 0 => JournalState::New,
+            // If part of the ring is cut off, the checkpoint shows which datagrams are missing.
+            JournalKind::Ours if old_len >= ring_at() && checkpoint.is_intact() => {
+                JournalState::Intact(PreviousRun {
+                    same_boot: checkpoint.boot() == boot,
+                    run: checkpoint.run(),
+                    next: checkpoint.next(),
+                    acknowledged: checkpoint.acknowledged(),
+                })
+            }
+            _ => JournalState::Damaged,
         };
-        marks.claim(stream);
+        checkpoint.claim(stream);
         let mut slots = Slots::map(file.clone(), slots_at())?;
-        if !matches!(found, Found::Left(_)) {
+        if !matches!(found, JournalState::Intact(_)) {
             slots.clear();
         }
         let ring = Ring::map(file, ring_at(), JOURNAL_RING)?;
-        Ok((Self { marks: Arc::new(marks), slots, ring }, found))
+        Ok((Self { checkpoint: Arc::new(checkpoint), slots, ring }, found))
     }
 
-    /// Recovers what an earlier run left in the ring and no segment holds: batches that end above `floor`. Where the
-    /// marks are `trusted`, they say where to find these; else, and where that does not lead to all of them, the ring
-    /// is searched.
-    pub(crate) fn recover_ring(&mut self, stream: StreamId, trusted: bool, floor: Position) -> Vec<Held> {
-        let marks = trusted.then(|| (self.marks.ring_tail(), self.marks.next()));
-        let held = self.ring.recover_all(stream, marks, floor);
-        self.marks.set_ring_tail(held.first().map_or(self.ring.head(), |first| first.start));
-        held
+    /// Recovers the batches of an earlier run that end above `floor`, which no segment holds. If `trusted`,
+    /// the checkpoint shows where they are. Otherwise, and if the checkpoint does not lead to all of them,
+    /// searches the ring.
+    pub(crate) fn recover_ring(
+        &mut self,
+        stream: StreamId,
+        trusted: bool,
+        floor: Position,
+    ) -> Vec<RingEntry> {
+        let hints = trusted.then(|| (self.checkpoint.ring_tail(), self.checkpoint.next()));
+        let entries = self.ring.recover_all(stream, hints, floor);
+        self.checkpoint.set_ring_tail(entries.first().map_or(self.ring.head(), |first| first.start));
+        entries
     }
 
-    /// Begins the ring anew: what lies in it is of no use.
-    pub(crate) fn forget_ring(&mut self) {
-        self.marks.set_ring_tail(self.ring.head());
+    /// Empties the ring, whose batches are not needed.
+    pub(crate) fn reset_ring(&mut self) {
+        self.checkpoint.set_ring_tail(self.ring.head());
     }
 }
 
-/// Gives `file`, which is `old_len` bytes long, its length and its room.
+/// Sets the length of `file` and allocates its blocks. Its length was `old_len`.
 fn prepare(file: &File, old_len: u64) -> io::Result<()> {
     if old_len == 0 {
-        // Where the file system copies on write, room that is taken now serves no later write. Most can do without
-        // for one file; those that cannot say so.
+        // On a copy-on-write file system, allocated blocks do not serve later writes. Most support NOCOW for
+        // one file; others return an error.
         let _unsupported = ioctl_getflags(file).and_then(|flags| ioctl_setflags(file, flags | IFlags::NOCOW));
     }
     if old_len != file_len() {
         file.set_len(file_len())?;
     }
-    // Room is taken now, so that no later write can fail for want of it.
+    // Allocate now, so that no later write fails for lack of space.
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, file_len()) {
-        // What the last run left is worth more than the room: it is read, and pages that fail are noticed.
+        // Recovering the previous run matters more than the allocation. Pages that fail later are noticed.
         Err(_) if old_len == file_len() => Ok(()),
         other => other.map_err(io::Error::from),
     }
 }
 
-fn slots_at() -> u64 {
-    u64::try_from(checkpoint::LEN).unwrap_or(u64::MAX)
-}
-
-fn ring_at() -> u64 {
-    slots_at() + u64::try_from(slots::total_len()).unwrap_or(u64::MAX)
-}
-
-/// Bytes of the file.
-fn file_len() -> u64 {
-    ring_at() + JOURNAL_RING
-}
-
-/// The id of this boot of the machine; it changes when memory is lost.
+/// Reads the boot id of the machine, which changes when memory is lost.
 pub(crate) fn boot_id() -> io::Result<[u8; 16]> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let hex: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     u128::from_str_radix(&hex, 16).map(u128::to_ne_bytes).map_err(io::Error::other)
 }
 
-/// Removes the intake after an orderly stop, which has put everything into segments.
+/// Removes the journal after an orderly stop, which has moved everything into segments.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     std::fs::remove_file(path)
 }

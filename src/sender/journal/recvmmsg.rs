@@ -1,5 +1,5 @@
-//! The system calls of the intake that no library wraps: recvmmsg for memory of the caller's own layout, and two socket
-//! options.
+//! The system calls of the journal that no library wraps: recvmmsg into memory with our own layout, and three
+//! socket options.
 
 #![expect(unsafe_code, reason = "system calls on memory that outlives the process")]
 
@@ -8,23 +8,23 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use libc::{c_int, c_uint, mmsghdr};
 
-/// Takes up to `count` datagrams that wait at `socket`, without waiting for more. Says how many.
+/// Receives up to `count` datagrams that wait at `socket`, without blocking. Returns their number.
 ///
 /// # Safety
 ///
-/// `headers` points to `count` message headers whose buffers are valid for writes, and nothing else uses any of
-/// that memory during the call.
+/// `headers` points to `count` message headers whose buffers are valid for writes, and nothing else uses any
+/// of that memory during the call.
 pub(super) unsafe fn recvmmsg(socket: impl AsFd, headers: *mut mmsghdr, count: c_uint) -> io::Result<usize> {
-    // SAFETY: the caller promises what the call asks for; no time-out is given.
-    let taken = unsafe {
+    // SAFETY: the caller guarantees the buffers; no time-out is passed.
+    let received = unsafe {
         libc::recvmmsg(socket.as_fd().as_raw_fd(), headers, count, libc::MSG_DONTWAIT, core::ptr::null_mut())
     };
-    usize::try_from(taken).map_err(|_| io::Error::last_os_error())
+    usize::try_from(received).map_err(|_| io::Error::last_os_error())
 }
 
-/// Asks the kernel to tell with each datagram when it arrived, which of our addresses it was sent to, and how
-/// many the socket has dropped.
-pub(crate) fn ask_for_details(socket: impl AsFd, is_v6: bool) -> io::Result<()> {
+/// Enables control messages with the arrival time, the destination address and the drop counter of the
+/// socket.
+pub(crate) fn enable_ancillary_data(socket: impl AsFd, is_v6: bool) -> io::Result<()> {
     let (level, packet_info) = if is_v6 {
         (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
     } else {
@@ -35,8 +35,8 @@ pub(crate) fn ask_for_details(socket: impl AsFd, is_v6: bool) -> io::Result<()> 
     turn_on(&socket, level, packet_info)
 }
 
-/// How many datagrams the socket has dropped since it was made; `None` before Linux 4.12.
-pub(crate) fn dropped(socket: impl AsFd) -> Option<u32> {
+/// Reads the drop counter of the socket; `None` before Linux 4.12.
+pub(crate) fn kernel_drops(socket: impl AsFd) -> Option<u32> {
     // struct sk_meminfo of <linux/sock_diag.h>: SK_MEMINFO_DROPS is the last of nine.
     let mut figures = [0_u32; 9];
     let mut length = libc::socklen_t::try_from(size_of_val(&figures)).ok()?;

@@ -1,8 +1,9 @@
 //! The ring: encoded batches that are neither acknowledged nor in a segment.
 //!
-//! Batches lie one after the other; one that would cross the end starts at the beginning instead. Offsets count
-//! bytes since the ring was made; the place in the file is the offset modulo the ring's size. Which batches are
-//! live shows in their positions alone: they rise, so what an earlier lap left behind is never taken for newer.
+//! Batches are stored one after the other. A batch that would cross the end starts at the beginning instead.
+//! Offsets count bytes since the ring was created; the place in the file is the offset modulo the size. Only
+//! the positions show which batches are live. They rise, so batches of an earlier lap are never mistaken for
+//! newer ones.
 
 use std::io;
 
@@ -10,33 +11,32 @@ use bytes::Bytes;
 use nf_transport_core::batch::{Batch, BatchHeader, MAGIC};
 use nf_transport_core::sequence::{Position, StreamId};
 
-use crate::sender::journal::SharedFile;
 use crate::sender::journal::bus_error::Backing;
 use crate::sender::journal::mapping::Mapping;
+use crate::sender::journal::shared_file::SharedFile;
 
 /// A batch in the ring.
 #[derive(Clone, Debug)]
-pub(crate) struct Held {
-    /// The batch.
+pub(crate) struct RingEntry {
     pub(crate) batch: Batch,
-    /// While this batch and later ones are held, nothing from this offset on is overwritten. It is the offset of its first
-    /// byte, unless a search found a later batch before it.
+    /// While this batch and later ones are held, nothing from this offset on is overwritten. It is the offset
+    /// of the first byte, unless a search found a later batch before it.
     pub(crate) start: u64,
-    /// Offset after its last byte; `start < end`.
+    /// The offset after the last byte; `start < end`.
     pub(crate) end: u64,
 }
 
-/// The writing end of the ring.
+/// The writer of the ring.
 #[derive(Debug)]
 pub(crate) struct Ring {
     map: Mapping,
     size: u64,
-    /// Offset after the newest batch.
+    /// The offset after the newest batch.
     head: u64,
 }
 
 impl Ring {
-    /// The ring that starts at `base` in the file and is `size` bytes long.
+    /// Maps the ring of `size` bytes that starts at `base` in the file.
     pub(super) fn map(file: SharedFile, base: u64, size: u64) -> io::Result<Self> {
         let length = usize::try_from(size).map_err(io::Error::other)?;
         Ok(Self { map: Mapping::of(file, base, length)?, size, head: 0 })
@@ -55,38 +55,39 @@ impl Ring {
         self.head
     }
 
-    /// Where a batch of `length` bytes comes to lie.
+    /// Returns the offset for a batch of `length` bytes.
     fn start(&self, length: u64) -> u64 {
         let left = self.size - self.head % self.size;
         if length <= left { self.head } else { self.head + left }
     }
 
-    /// Whether `batch` fits while everything from `tail` on must stay.
+    /// Returns `true` if `batch` fits while everything from `tail` on stays.
     pub(crate) fn fits(&self, batch: &Batch, tail: u64) -> bool {
         let length = encoded_len(batch);
         self.start(length) + length - tail <= self.size
     }
 
-    /// Writes `batch`, which must fit; gives it back if it is longer than the ring, which stays as it is. Once this returns
-    /// the batch survives the process, however that ends, unless the ring is in memory.
-    pub(crate) fn write(&mut self, batch: Batch) -> Result<Held, Batch> {
+    /// Writes `batch`, which must fit. Returns it if it is longer than the ring, which then stays unchanged.
+    /// A written batch survives a kill of the process unless the ring is in memory.
+    pub(crate) fn write(&mut self, batch: Batch) -> Result<RingEntry, Batch> {
         let length = encoded_len(&batch);
         let start = self.start(length);
         let place = range(start % self.size, length).and_then(|range| self.map.bytes_mut().get_mut(range));
         let Some(place) = place else { return Err(batch) };
         place.copy_from_slice(batch.bytes());
         self.head = start + length;
-        Ok(Held { batch, start, end: self.head })
+        Ok(RingEntry { batch, start, end: self.head })
     }
 
-    /// Recovers the batches of an earlier run that end above `floor`. `marks` are the offset of the oldest batch and the position
-    /// after the newest one. Searches the ring without them, and where they do not lead to all batches.
+    /// Recovers the batches of an earlier run that end above `floor`. `marks` are the offset of the oldest
+    /// batch and the position after the newest one. Without them, and if they do not lead to all batches,
+    /// searches the ring.
     pub(super) fn recover_all(
         &mut self,
         stream: StreamId,
         marks: Option<(u64, Position)>,
         floor: Position,
-    ) -> Vec<Held> {
+    ) -> Vec<RingEntry> {
         let held = marks.map_or_else(Vec::new, |(tail, _)| self.recover(stream, tail, floor));
         match self.salvaged(stream, &held, floor, marks.map(|(_, next)| next)) {
             Some(found) => self.keep_in_place(found),
@@ -94,8 +95,9 @@ impl Ring {
         }
     }
 
-    /// Reads what an earlier run left: batches from `tail` on that end above `floor`. The ring goes on after them.
-    pub(super) fn recover(&mut self, stream: StreamId, tail: u64, floor: Position) -> Vec<Held> {
+    /// Reads the batches of an earlier run from `tail` on that end above `floor`. The ring continues after
+    /// them.
+    pub(super) fn recover(&mut self, stream: StreamId, tail: u64, floor: Position) -> Vec<RingEntry> {
         let mut held = Vec::new();
         let mut expected = Position(0);
         let mut at = tail;
@@ -113,16 +115,17 @@ impl Ring {
         held
     }
 
-    /// Searches the ring if `held`, the recovered batches, lack a position between `floor` and `next`, or `next` is not known.
-    /// Returns the batches that end above `floor` if there are more of them than in `held`.
+    /// Searches the ring if the recovered batches in `held` lack a position between `floor` and `next`, or if
+    /// `next` is unknown. Returns the batches that end above `floor` if these are more than in `held`.
     pub(super) fn salvaged(
         &self,
         stream: StreamId,
-        held: &[Held],
+        held: &[RingEntry],
         floor: Position,
         next: Option<Position>,
-    ) -> Option<Vec<Held>> {
-        // A damaged batch before the end of the ring leads to its start, where batches are newer.
+    ) -> Option<Vec<RingEntry>> {
+        // After a damaged batch near the end, reading continues at the start of the ring, where batches are
+        // newer.
         let contiguous_end = held
             .iter()
             .map(|held| &held.batch)
@@ -133,10 +136,10 @@ impl Ring {
         Some(self.searched(stream, floor)).filter(|found| found.len() > held.len())
     }
 
-    /// Searches all of the ring for whole batches that end above `floor`, wherever they are. Their offsets are those in the
+    /// Searches the whole ring for intact batches that end above `floor`. Their offsets are those of the
     /// first lap.
-    pub(super) fn searched(&self, stream: StreamId, floor: Position) -> Vec<Held> {
-        let mut found: Vec<Held> = Vec::new();
+    pub(super) fn searched(&self, stream: StreamId, floor: Position) -> Vec<RingEntry> {
+        let mut found: Vec<RingEntry> = Vec::new();
         let mut at = 0;
         while let Some(place) = self.find_magic(at) {
             let start = u64::try_from(place).unwrap_or(u64::MAX);
@@ -144,7 +147,7 @@ impl Ring {
             at = place + batch.as_ref().map_or(1, |batch| batch.bytes().len());
             if let Some(batch) = batch.filter(|batch| batch.end() > floor) {
                 let end = start + encoded_len(&batch);
-                found.push(Held { batch, start, end });
+                found.push(RingEntry { batch, start, end });
             }
         }
         found.sort_by_key(|held| held.batch.first());
@@ -159,12 +162,12 @@ impl Ring {
         found
     }
 
-    /// Goes on after the newest of the batches that a search found. They stay where they are: a kill at any moment finds all
-    /// of them there.
-    fn keep_in_place(&mut self, mut found: Vec<Held>) -> Vec<Held> {
+    /// Continues after the newest of the batches found by a search. They stay in place, so that a kill at any
+    /// moment loses none of them.
+    fn keep_in_place(&mut self, mut found: Vec<RingEntry>) -> Vec<RingEntry> {
         let newest_end = found.last().map_or(0, |newest| newest.end);
         self.head = newest_end + self.size;
-        // What lies behind the newest one is of the lap before.
+        // Batches behind the newest one belong to the previous lap.
         for held in found.iter_mut().filter(|held| held.start < newest_end) {
             held.start += self.size;
             held.end += self.size;
@@ -177,19 +180,19 @@ impl Ring {
         found
     }
 
-    /// Where the next batch can start, from `at` on.
+    /// Finds the next possible start of a batch, from `at` on.
     fn find_magic(&self, at: usize) -> Option<usize> {
         let rest = self.map.bytes().get(at..)?;
         rest.windows(MAGIC.len()).position(|window| window == MAGIC).map(|found| at + found)
     }
 
-    /// The batch at offset `at`, or at the beginning of the ring if it is not there.
-    fn read(&self, stream: StreamId, at: u64, expected: Position) -> Option<Held> {
+    /// Reads the batch at offset `at`, or else at the beginning of the ring.
+    fn read(&self, stream: StreamId, at: u64, expected: Position) -> Option<RingEntry> {
         let wrapped = at + (self.size - at % self.size);
         [at, wrapped].into_iter().find_map(|start| {
             let batch = self.read_at(stream, start).filter(|batch| batch.first() >= expected)?;
             let end = start + encoded_len(&batch);
-            Some(Held { batch, start, end })
+            Some(RingEntry { batch, start, end })
         })
     }
 
@@ -202,7 +205,7 @@ impl Ring {
     }
 }
 
-/// The bytes from `start` on.
+/// Returns the byte range from `start` on.
 fn range(start: u64, length: u64) -> Option<core::ops::Range<usize>> {
     Some(usize::try_from(start).ok()?..usize::try_from(start + length).ok()?)
 }

@@ -1,11 +1,12 @@
-//! The slots that recvmmsg fills: message headers, addresses, control messages and payloads, in the intake file.
+//! The slots that recvmmsg fills: message headers, addresses, control messages and payloads, in the journal
+//! file.
 //!
-//! The kernel writes a slot's length last. A slot armed with a length that no datagram has is therefore known
-//! to be empty until the kernel has filled all of it, even for a process that died in the call.
+//! The kernel writes the length of a slot last. Each slot is armed with a length that no datagram has. So it
+//! counts as empty until the kernel has filled all of it, even if the process dies in the call.
 //!
 //! | part | bytes each | content |
 //! |---|---|---|
-//! | headers | 64 | `struct mmsghdr`: pointers (of no use to the next process), lengths, flags |
+//! | headers | 64 | `struct mmsghdr`: pointers (invalid in the next process), lengths, flags |
 //! | vectors | 16 | `struct iovec` |
 //! | names | 128 | `struct sockaddr_storage`: the exporter |
 //! | controls | 128 | control messages ([`crate::sender::journal::control`]) |
@@ -26,11 +27,11 @@ use libc::{iovec, mmsghdr, msghdr};
 use nf_transport_core::datagram::with_scope;
 
 use crate::limits::{JOURNAL_SLOT_SIZE, JOURNAL_SLOTS};
-use crate::sender::journal::SharedFile;
 use crate::sender::journal::bus_error::Backing;
-use crate::sender::journal::control::Details;
+use crate::sender::journal::control::AncillaryData;
 use crate::sender::journal::mapping::Mapping;
 use crate::sender::journal::recvmmsg::recvmmsg;
+use crate::sender::journal::shared_file::SharedFile;
 
 const HEADER: usize = size_of::<mmsghdr>();
 const VECTOR: usize = size_of::<iovec>();
@@ -42,56 +43,56 @@ const NAMES_AT: usize = VECTORS_AT + JOURNAL_SLOTS * VECTOR;
 const CONTROLS_AT: usize = NAMES_AT + JOURNAL_SLOTS * NAME;
 const PAYLOADS_AT: usize = (CONTROLS_AT + JOURNAL_SLOTS * CONTROL).next_multiple_of(4096);
 
-/// The length that an empty slot shows.
+/// The length in an empty slot.
 const EMPTY: u32 = u32::MAX;
 
-/// The length that a slot shows whose datagram is not to be carried.
+/// The length in a slot whose datagram is denied.
 const DENIED: u32 = u32::MAX - 1;
 
 const LENGTH_AT: usize = offset_of!(mmsghdr, msg_len);
 const NAME_LENGTH_AT: usize = offset_of!(mmsghdr, msg_hdr) + offset_of!(msghdr, msg_namelen);
 const CONTROL_LENGTH_AT: usize = offset_of!(mmsghdr, msg_hdr) + offset_of!(msghdr, msg_controllen);
 
-/// Bytes of all slots together.
+/// The length of all slots in bytes.
 pub(super) fn total_len() -> usize {
     PAYLOADS_AT + JOURNAL_SLOTS * JOURNAL_SLOT_SIZE
 }
 
 /// One filled slot.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Slot<'a> {
-    /// Where the datagram came from.
+pub(crate) struct FilledSlot<'a> {
+    /// The source address.
     pub(crate) exporter: SocketAddr,
-    /// The address that it was sent to, where the kernel told.
+    /// The destination address, if the kernel sent it.
     pub(crate) local: Option<IpAddr>,
-    /// When it arrived, where the kernel told.
+    /// The arrival time, if the kernel sent it.
     pub(crate) arrival: Option<nf_transport_core::datagram::Timestamp>,
-    /// How many datagrams the socket had dropped by then, where the kernel told.
+    /// The drop counter of the socket at that time, if the kernel sent it.
     pub(crate) dropped: Option<u32>,
-    /// What the exporter sent.
+    /// The payload.
     pub(crate) payload: &'a [u8],
 }
 
-/// What a slot holds.
+/// The content of a slot.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Entry<'a> {
+pub(crate) enum SlotEntry<'a> {
     /// A datagram.
-    Filled(Slot<'a>),
-    /// A datagram that is not to be carried.
+    Filled(FilledSlot<'a>),
+    /// A datagram that is denied.
     Denied,
-    /// A datagram that is not well formed, as only a damaged file has them.
+    /// A malformed datagram, which only a damaged file has.
     Damaged,
-    /// Nothing, and nothing in the slots behind it either.
+    /// Empty, like all slots after it.
     Empty,
 }
 
-/// The slots of an intake.
+/// The slots of a journal.
 #[derive(Debug)]
 pub(crate) struct Slots {
     map: Mapping,
-    /// What holds them, as far as `used` follows from it.
+    /// The backing of the pages for which `used` is valid.
     backing: Backing,
-    /// So many, from the first one on, may have changed since they were armed; the others are armed and empty.
+    /// The number of first slots that may have changed since they were armed. The others are armed and empty.
     used: usize,
 }
 
@@ -109,7 +110,7 @@ impl Slots {
         self.map.move_to_memory()
     }
 
-    /// Whether memory has taken the place of the file since this was last asked: then any slot may have changed.
+    /// Returns `true` if memory has replaced the file since the last call. Then any slot may have changed.
     fn was_moved(&mut self) -> bool {
         let backing = self.map.backing();
         let was_moved = backing != self.backing;
@@ -135,8 +136,8 @@ impl Slots {
         }
     }
 
-    /// Takes the datagrams that wait at `socket`, as many as there are slots. Says how many.
-    /// All slots must have been emptied.
+    /// Receives waiting datagrams of `socket`, at most one per slot. Returns their number. All slots must be
+    /// empty.
     pub(crate) fn receive(&mut self, socket: impl AsFd) -> io::Result<usize> {
         self.arm();
         if self.was_moved() {
@@ -146,17 +147,19 @@ impl Slots {
         let count = u32::try_from(JOURNAL_SLOTS).unwrap_or_default();
         // SAFETY: `arm` has made every header point to its own parts of this mapping, which `self` borrows
         // exclusively; the mapping starts with the headers and is page-aligned.
-        let taken = unsafe { recvmmsg(socket, self.map.as_mut_ptr().cast(), count) };
-        // The call may have ended in the middle of one more.
-        self.used = taken.as_ref().map_or(0, |taken| *taken).saturating_add(1).min(JOURNAL_SLOTS);
-        if taken.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EFAULT)) {
-            // Where a process would get SIGBUS, the kernel fails, and the datagram at hand counts as dropped by it.
+        let received = unsafe { recvmmsg(socket, self.map.as_mut_ptr().cast(), count) };
+        // The call may have ended in the middle of one more slot.
+        self.used = received.as_ref().map_or(0, |count| *count).saturating_add(1).min(JOURNAL_SLOTS);
+        if received.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EFAULT)) {
+            // Where a process would get SIGBUS, the system call fails instead. The kernel counts the current
+            // datagram as dropped.
             self.map.move_to_memory()?;
         }
-        taken
+        received
     }
 
-    /// Points the header of each slot that was used to the slot's vector, name and control, and the vector to the payload.
+    /// Points the header of each used slot to its vector, name and control buffer, and the vector to the
+    /// payload.
     fn arm(&mut self) {
         let base = self.map.as_mut_ptr();
         for slot in 0..self.used {
@@ -165,8 +168,8 @@ impl Slots {
                 iovec { iov_base: at(PAYLOADS_AT, JOURNAL_SLOT_SIZE).cast(), iov_len: JOURNAL_SLOT_SIZE };
             let vector_at = at(VECTORS_AT, VECTOR).cast::<iovec>();
             let header_at = at(0, HEADER).cast::<mmsghdr>();
-            // SAFETY: both places lie inside the mapping, are aligned (the parts start at multiples of 16) and
-            // overlap nothing else; the types are plain data.
+            // SAFETY: both places lie inside the mapping, are aligned (the parts start at multiples of 16)
+            // and overlap nothing else; the types are plain data.
             unsafe {
                 vector_at.write(vector);
                 (*header_at).msg_hdr = msghdr {
@@ -182,39 +185,39 @@ impl Slots {
         }
     }
 
-    /// What `slot` holds; slots past the last one are empty.
-    pub(crate) fn get(&self, slot: usize) -> Entry<'_> {
+    /// Returns the content of `slot`. Slots past the last one are empty.
+    pub(crate) fn get(&self, slot: usize) -> SlotEntry<'_> {
         match self.length(slot) {
-            None => Entry::Empty,
-            Some(DENIED) => Entry::Denied,
-            Some(length) => self.filled(slot, length).map_or(Entry::Damaged, Entry::Filled),
+            None => SlotEntry::Empty,
+            Some(DENIED) => SlotEntry::Denied,
+            Some(length) => self.filled(slot, length).map_or(SlotEntry::Damaged, SlotEntry::Filled),
         }
     }
 
-    /// Bytes of the longest payload; 0 if there is none.
+    /// Returns the length of the longest payload in bytes; 0 if there is none.
     pub(crate) fn longest(&self) -> usize {
         let lengths = (0..JOURNAL_SLOTS).map_while(|slot| self.length(slot));
         usize::try_from(lengths.filter(|length| *length != DENIED).max().unwrap_or(0)).unwrap_or(usize::MAX)
     }
 
-    /// What `slot` shows as its length, unless it is empty.
+    /// Returns the length in `slot`, unless it is empty.
     fn length(&self, slot: usize) -> Option<u32> {
         let length = (slot < JOURNAL_SLOTS).then(|| self.word(slot * HEADER + LENGTH_AT)).flatten();
         length.filter(|length| *length != EMPTY)
     }
 
-    /// The datagram in `slot` is not to be carried.
+    /// Marks the datagram in `slot` as denied.
     pub(crate) fn deny(&mut self, slot: usize) {
         self.put(slot * HEADER + LENGTH_AT, &DENIED.to_ne_bytes());
     }
 
-    fn filled(&self, slot: usize, length: u32) -> Option<Slot<'_>> {
+    fn filled(&self, slot: usize, length: u32) -> Option<FilledSlot<'_>> {
         let header = slot * HEADER;
         let length = usize::try_from(length).ok().filter(|length| *length <= JOURNAL_SLOT_SIZE)?;
         let name_length = usize::try_from(self.word(header + NAME_LENGTH_AT)?).ok()?.min(NAME);
         let control_length = usize::try_from(self.word(header + CONTROL_LENGTH_AT)?).ok()?.min(CONTROL);
-        let details = Details::parse(self.part(CONTROLS_AT + slot * CONTROL, control_length)?);
-        Some(Slot {
+        let details = AncillaryData::parse(self.part(CONTROLS_AT + slot * CONTROL, control_length)?);
+        Some(FilledSlot {
             exporter: parse_name(self.part(NAMES_AT + slot * NAME, name_length)?)?,
             local: details.local,
             arrival: details.arrival,
@@ -238,8 +241,8 @@ impl Slots {
     }
 }
 
-/// Reads a `struct sockaddr_in` or `sockaddr_in6`. An IPv4 address in IPv6 form becomes IPv4; a link-local one keeps the
-/// number of its interface.
+/// Parses a `struct sockaddr_in` or `sockaddr_in6`. A mapped IPv4 address becomes IPv4; a link-local address
+/// keeps the number of its interface.
 fn parse_name(name: &[u8]) -> Option<SocketAddr> {
     let family = i32::from(u16::from_ne_bytes(name.get(..2)?.try_into().ok()?));
     let port = u16::from_be_bytes(name.get(2..4)?.try_into().ok()?);

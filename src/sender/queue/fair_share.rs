@@ -17,7 +17,7 @@ use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ use nf_transport_core::spool::{
     Candidate, Item, SegmentReader, Sieve, Spool, Thinned, ThinnedSegment, ThinningJob,
 };
 
-use crate::host::boot_clock;
+use crate::host::{boot_clock, locked};
 use crate::sender::queue::Queue;
 use crate::sender::queue::holdings::{Holding, Holdings, Shares, level};
 
@@ -172,7 +172,7 @@ impl FairShare {
         self.holdings.of_segment(first).is_some()
     }
 
-    /// Begins a turn of the keeper: what is acknowledged has left the spool, and nothing was dropped yet.
+    /// Begins a turn of the flusher: what is acknowledged has left the spool, and nothing was dropped yet.
     pub(crate) fn begin_turn(&mut self, spool: &Spool<Directory>) {
         self.partly = None;
         self.gone.clear();
@@ -610,7 +610,7 @@ fn thin(
     budgets: Budgets,
     is_abandoned: &AtomicBool,
 ) -> io::Result<Option<(ThinnedSegment<File>, Shares)>> {
-    let mut table = flows.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut table = locked(flows);
     let mut sieve = ByExporter {
         queue,
         budgets,

@@ -1,4 +1,4 @@
-//! The keeper: a thread that moves what stays unacknowledged from the tail into the spool, forces it to disk,
+//! The flusher: a thread that moves what stays unacknowledged from the tail into the spool, forces it to disk,
 //! and removes what is acknowledged.
 //!
 //! Half of `sync-after` goes by before a batch is written, and at most the other half before it is forced, so
@@ -21,43 +21,44 @@ use tokio::sync::watch;
 use crate::host::systemd::messages::sender;
 use crate::host::{CountLog, LogLimit, Pulse, Suppressed, both_clocks};
 use crate::limits::JOURNAL_RING;
-use crate::sender::ingest::counters::Tally;
-use crate::sender::journal::Held;
+use crate::sender::ingest::counters::IngestCounters;
+use crate::sender::journal::RingEntry;
+use crate::sender::queue::Queue;
 use crate::sender::queue::fair_share::{FairShare, Lost};
 use crate::sender::queue::holdings::Shares;
-use crate::sender::queue::{Queue, SpoolFigures, Stage, State};
+use crate::sender::queue::state::{QueueState, ShutdownStage, SpoolFigures};
 use crate::status::{count_of, name_dropped};
 
-/// How long the keeper waits at the most before it looks at the spool again.
+/// How long the flusher waits at the most before it looks at the spool again.
 const TEND_EVERY: Duration = Duration::from_secs(1);
 
-/// The shortest time after which the keeper looks whether something has come into an empty tail.
+/// The shortest time after which the flusher looks whether something has come into an empty tail.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
-/// How long the keeper waits before it looks again whether what was written is on disk.
+/// How long the flusher waits before it looks again whether what was written is on disk.
 const LOOK_AT_SYNC: Duration = Duration::from_millis(10);
 
-/// How long the keeper waits before it looks again whether room was made in a full spool.
+/// How long the flusher waits before it looks again whether room was made in a full spool.
 const LOOK_AT_ROOM: Duration = Duration::from_millis(10);
 
-/// How long the keeper waits before it tries again a disk that refused.
+/// How long the flusher waits before it tries again a disk that refused.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// What of the settings the keeper follows. A reload may change all of it.
+/// What of the settings the flusher follows. A reload may change all of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct KeeperSettings {
+pub(crate) struct FlusherSettings {
     /// The bounds of the spool.
     pub(crate) policy: Policy,
     /// What stays unacknowledged longer is forced to disk.
     pub(crate) sync_after: Duration,
 }
 
-/// What the keeper is to do now.
+/// What the flusher is to do now.
 struct Task {
     acknowledged: Position,
-    stage: Stage,
+    stage: ShutdownStage,
     /// The oldest batch of the tail, if it is time for it, and the gaps in front of it.
-    spill: Option<(Held, Vec<Gap>)>,
+    spill: Option<(RingEntry, Vec<Gap>)>,
 }
 
 /// What came of making room for a batch.
@@ -71,7 +72,7 @@ struct Room {
     is_sifting: bool,
 }
 
-/// What the keeper complains of, each once in a while.
+/// What the flusher complains of, each once in a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Complaint {
     Refused,
@@ -83,11 +84,11 @@ enum Complaint {
     },
 }
 
-/// The keeper's own view of time and trouble.
+/// The flusher's own view of time and trouble.
 #[derive(Debug)]
-pub(crate) struct Keeper {
+pub(crate) struct Flusher {
     queue: Arc<Queue>,
-    settings: watch::Receiver<KeeperSettings>,
+    settings: watch::Receiver<FlusherSettings>,
     pulse: Pulse,
     when_full: WhenFull,
     half: Duration,
@@ -106,21 +107,21 @@ pub(crate) struct Keeper {
     complaints: LogLimit<Complaint>,
     /// Makes room in a full spool.
     fair_share: FairShare,
-    tally: Arc<Tally>,
+    counters: Arc<IngestCounters>,
     /// Datagrams that the spool's limits dropped.
     dropped: u64,
     dropped_log: CountLog,
 }
 
-impl Keeper {
-    /// A keeper of `queue`, whose spool has the bounds of `settings` already.
+impl Flusher {
+    /// A flusher of `queue`, whose spool has the bounds of `settings` already.
     pub(crate) fn new(
         queue: Arc<Queue>,
-        mut settings: watch::Receiver<KeeperSettings>,
-        tally: Arc<Tally>,
+        mut settings: watch::Receiver<FlusherSettings>,
+        counters: Arc<IngestCounters>,
         pulse: Pulse,
     ) -> Self {
-        let KeeperSettings { policy, sync_after } = *settings.borrow_and_update();
+        let FlusherSettings { policy, sync_after } = *settings.borrow_and_update();
         let (spool_end, figures) = {
             let spool = queue.spool();
             (spool.end(), SpoolFigures::of(&spool))
@@ -140,7 +141,7 @@ impl Keeper {
             retry_at: None,
             is_holding: false,
             complaints: LogLimit::default(),
-            tally,
+            counters,
             dropped: 0,
             dropped_log: CountLog::default(),
         }
@@ -159,7 +160,7 @@ impl Keeper {
             self.take_up_settings();
             let task = self.wait();
             let is_refused = !self.work(&task);
-            if task.stage == Stage::Stopped && (task.spill.is_none() || is_refused) {
+            if task.stage == ShutdownStage::Stopped && (task.spill.is_none() || is_refused) {
                 break;
             }
         }
@@ -169,7 +170,7 @@ impl Keeper {
     /// What a reload changed counts from now on. Within a second it is seen.
     fn take_up_settings(&mut self) {
         if self.settings.has_changed().unwrap_or(false) {
-            let KeeperSettings { policy, sync_after } = *self.settings.borrow_and_update();
+            let FlusherSettings { policy, sync_after } = *self.settings.borrow_and_update();
             (self.when_full, self.half) = (policy.when_full, sync_after / 2);
             let disk = self.pulse.away();
             self.queue.spool().set_policy(policy);
@@ -194,9 +195,9 @@ impl Keeper {
     }
 
     /// When there is something to do.
-    fn due(&self, state: &State, now: Instant) -> Instant {
+    fn due(&self, state: &QueueState, now: Instant) -> Instant {
         let spool_has_acknowledged = state.spool.size > 0 && self.is_spool_acknowledged(state);
-        if state.stage == Stage::Stopped || spool_has_acknowledged {
+        if state.stage == ShutdownStage::Stopped || spool_has_acknowledged {
             return now;
         }
         // What comes into an empty tail from now on is not told.
@@ -209,21 +210,21 @@ impl Keeper {
     }
 
     /// Whether all that the spool holds is acknowledged, so that its files can go at once.
-    fn is_spool_acknowledged(&self, state: &State) -> bool {
+    fn is_spool_acknowledged(&self, state: &QueueState) -> bool {
         self.spool_end.is_some_and(|end| end <= state.ledger.acknowledged())
     }
 
     /// When the oldest batch of the tail goes to the spool.
-    fn spill_at(&self, state: &State, now: Instant) -> Option<Instant> {
+    fn spill_at(&self, state: &QueueState, now: Instant) -> Option<Instant> {
         let (_, since) = state.tail.front()?;
-        let hurry = state.stage > Stage::Running || Queue::is_pressing(state);
+        let hurry = state.stage > ShutdownStage::Running || state.is_pressing();
         let wanted = if hurry { now } else { *since + self.half };
-        let is_at_once = state.stage == Stage::Stopped || (self.is_holding && Queue::is_pressing(state));
+        let is_at_once = state.stage == ShutdownStage::Stopped || (self.is_holding && state.is_pressing());
         let retry_at = self.retry_at.filter(|_| !is_at_once);
         Some(retry_at.map_or(wanted, |retry| wanted.max(retry)))
     }
 
-    fn task(&self, state: &State, now: Instant) -> Task {
+    fn task(&self, state: &QueueState, now: Instant) -> Task {
         let is_due = self.spill_at(state, now).is_some_and(|at| at <= now);
         let acknowledged = state.ledger.acknowledged();
         let spill = state.tail.front().filter(|_| is_due).map(|(held, _)| {
@@ -245,11 +246,11 @@ impl Keeper {
         // What the link reads from now on waits for the spool, and finds what is dropped gone.
         let (in_flight, is_pressing, is_crowded) = {
             let state = queue.state();
-            (state.in_flight, Queue::is_pressing(&state), Self::is_crowded(&state))
+            (state.in_flight, state.is_pressing(), Self::is_crowded(&state))
         };
         spool.acknowledge(task.acknowledged);
         self.fair_share.begin_turn(&spool);
-        if task.stage == Stage::Stopped {
+        if task.stage == ShutdownStage::Stopped {
             // The ring may not outlive the service, and what it holds is bounded.
             spool.lift_max_size();
         }
@@ -374,13 +375,13 @@ impl Keeper {
         let mut state = self.queue.state();
         for Lost { thinned, shares } in lost {
             let count = state.ledger.lose_thinned(*thinned);
-            self.tally.note_dropped_shares(count, shares);
+            self.counters.note_dropped_shares(count, shares);
             self.dropped += count;
         }
         // A segment may be thinned first, and dropped as a whole then.
         for (gap, shares) in dropped {
             let count = state.ledger.lose(*gap);
-            self.tally.note_dropped_shares(count, shares);
+            self.counters.note_dropped_shares(count, shares);
             self.dropped += count;
         }
     }
@@ -404,20 +405,20 @@ impl Keeper {
             (Some(Ok(())), Some((held, _))) => {
                 self.retry_at = None;
                 state.is_full = false;
-                state.trouble = None;
+                state.write_error = None;
                 queue.pop_tail(&mut state, held.batch.end());
                 self.unsynced_since.get_or_insert_with(Instant::now);
             }
             (Some(Err(error)), _) => {
                 self.retry_at = Some(Instant::now() + RETRY);
-                state.trouble = Some(error.to_string());
+                state.write_error = Some(error.to_string());
                 state.is_full = self.is_given_up(&error, &mut state);
                 queue.room_changed();
                 self.complain(&error);
             }
             _ if state.tail.is_empty() => {
                 state.is_full = false;
-                state.trouble = None;
+                state.write_error = None;
             }
             _ => {}
         }
@@ -429,7 +430,7 @@ impl Keeper {
     }
 
     /// The spool takes nothing, as `error` says: whether what does not fit into the ring is to be dropped.
-    fn is_given_up(&mut self, error: &AppendError, state: &mut State) -> bool {
+    fn is_given_up(&mut self, error: &AppendError, state: &mut QueueState) -> bool {
         match error {
             // Nothing that is queued makes room on a disk that others fill: when the ring is full, too, new datagrams
             // are refused.
@@ -442,15 +443,15 @@ impl Keeper {
     }
 
     /// The spool takes nothing: if the ring is nearly full too, its oldest batches make room for newer ones.
-    fn relieve(&self, state: &mut State) -> u64 {
+    fn relieve(&self, state: &mut QueueState) -> u64 {
         let mut lost = 0;
         if self.when_full == WhenFull::DropOldest && Self::is_crowded(state) {
-            while Queue::is_pressing(state)
+            while state.is_pressing()
                 && let Some((held, _)) = state.tail.front()
                 && state.in_flight <= held.batch.first()
             {
                 let (first, end) = (held.batch.first(), held.batch.end());
-                self.tally.note_dropped_batch(&held.batch);
+                self.counters.note_dropped_batch(&held.batch);
                 lost += state.ledger.lose(Gap { first, end, reason: GapReason::SpoolFull });
                 self.queue.pop_tail(state, end);
             }
@@ -459,7 +460,7 @@ impl Keeper {
     }
 
     /// Whether the ring is nearly full.
-    fn is_crowded(state: &State) -> bool {
+    fn is_crowded(state: &QueueState) -> bool {
         state.tail_bytes() > JOURNAL_RING / 4 * 3
     }
 
@@ -494,7 +495,7 @@ impl Keeper {
 
     /// Whether new segments can be created, and why not. What was `spilled` just now went into the segment before.
     fn note_stuck(&mut self, stuck: Option<String>, spilled: bool) {
-        self.queue.state().stuck.clone_from(&stuck);
+        self.queue.state().segment_error.clone_from(&stuck);
         let Some(reason) = stuck.filter(|_| spilled) else { return };
         if let Some(held_back) = self.complaints.admit(Complaint::Stuck, Instant::now()) {
             tracing::error!(
@@ -512,8 +513,8 @@ impl Keeper {
     fn log_dropped(&mut self, due: fn(&mut CountLog, u64, Instant) -> Option<u64>) {
         let Some(count) = due(&mut self.dropped_log, self.dropped, Instant::now()) else { return };
         let exporters = name_dropped(
-            self.tally.dropped_exporters().take_unlogged(|_| true),
-            self.tally.take_unlogged_unknown(),
+            self.counters.dropped_exporters().take_unlogged(|_| true),
+            self.counters.take_unlogged_unknown(),
         );
         let of = if exporters.is_empty() { String::new() } else { format!(", of {exporters}") };
         tracing::warn!(
@@ -651,9 +652,9 @@ fn batch_len(batch: &Batch) -> u64 {
 }
 
 /// `spill` with the batch that took the place of its own, if there is one.
-fn with_batch(spill: (Held, Vec<Gap>), batch: Option<Batch>) -> (Held, Vec<Gap>) {
+fn with_batch(spill: (RingEntry, Vec<Gap>), batch: Option<Batch>) -> (RingEntry, Vec<Gap>) {
     let (held, gaps) = spill;
-    (Held { batch: batch.unwrap_or(held.batch), ..held }, gaps)
+    (RingEntry { batch: batch.unwrap_or(held.batch), ..held }, gaps)
 }
 
 /// Whether an append that dropped nothing ended for want of room that may be made.

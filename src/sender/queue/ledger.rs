@@ -1,7 +1,7 @@
-//! The sender's account of every datagram: each is in exactly one place.
+//! The account of every datagram of the sender: each is in exactly one place.
 //!
-//! Owns positions and counts, nothing else. Always holds:
-//! received + recovered = acknowledged + queued + dropped (spool-full, too-old and corrupt).
+//! Owns positions and counts only. Always holds: received + recovered = acknowledged + queued + dropped
+//! (spool-full, too-old and corrupt).
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use nf_transport_core::spool::Thinned;
 
 /// Counts since the start of the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
+pub(crate) struct LedgerCounts {
     pub(crate) received: u64,
     pub(crate) received_bytes: u64,
-    /// What the spool held when the process started.
+    /// Datagrams in the spool at the start of the process.
     pub(crate) recovered: u64,
     pub(crate) acknowledged: u64,
     pub(crate) acknowledged_bytes: u64,
@@ -23,31 +23,34 @@ pub(crate) struct Counts {
     pub(crate) corrupt: u64,
 }
 
-/// Which positions are acknowledged, held or gone.
+/// The state of each position: acknowledged, queued or dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger {
-    /// Everything below is acknowledged or gone; `acknowledged <= next`.
+    /// Everything below is acknowledged or dropped; `acknowledged <= next`.
     acknowledged: Position,
     /// The position of the next datagram.
     next: Position,
-    /// Positions from `acknowledged` to `next` that are not held, in order, none touching another of its reason.
+    /// Positions from `acknowledged` to `next` that are not queued, in order. No gap touches another one of
+    /// its reason.
     gaps: Vec<Gap>,
-    /// Datagrams that were dropped one by one, by segment. While a segment is acknowledged, they count as its last ones.
-    thinned: BTreeMap<Position, Dropped>,
-    /// All of them; a segment that the gaps cover has none.
+    /// Datagrams that were dropped one by one, by segment. While a segment is acknowledged, they count as its
+    /// last ones.
+    thinned: BTreeMap<Position, ThinnedSegment>,
+    /// The sum of `thinned`. A segment covered by gaps has none.
     thinned_total: u64,
-    counts: Counts,
+    counts: LedgerCounts,
 }
 
-/// Datagrams that were dropped from the segment that reaches up to `end`.
+/// The datagrams that were dropped from the segment that ends at `end`.
 #[derive(Clone, Copy, Debug)]
-struct Dropped {
+struct ThinnedSegment {
     end: Position,
     datagrams: u64,
 }
 
 impl Ledger {
-    /// A ledger of the positions `acknowledged..next`. Earlier runs gave up those in `gaps`, and dropped `thinned`.
+    /// Creates a ledger of the positions `acknowledged..next`. Earlier runs dropped those in `gaps`, and
+    /// `thinned`.
     pub(crate) fn new(
         acknowledged: Position,
         next: Position,
@@ -60,7 +63,7 @@ impl Ledger {
             gaps: Vec::new(),
             thinned: BTreeMap::new(),
             thinned_total: 0,
-            counts: Counts::default(),
+            counts: LedgerCounts::default(),
         };
         for gap in gaps {
             ledger.insert(gap);
@@ -73,47 +76,47 @@ impl Ledger {
     }
 
     /// Counts since the start of the process.
-    pub(crate) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> LedgerCounts {
         self.counts
     }
 
-    /// Everything below is acknowledged or gone.
+    /// The position below which everything is acknowledged or dropped.
     pub(crate) fn acknowledged(&self) -> Position {
         self.acknowledged
     }
 
-    /// The position that the next datagram gets.
+    /// The position of the next datagram.
     pub(crate) fn next(&self) -> Position {
         self.next
     }
 
-    /// How many datagrams are held.
+    /// The number of queued datagrams.
     pub(crate) fn queued(&self) -> u64 {
         let gone: u64 = self.gaps.iter().map(|gap| gap.end.since(gap.first)).sum();
         less(self.next.since(self.acknowledged), gone + self.thinned_total)
     }
 
-    /// The gap that `position` is in, from there on.
+    /// Returns the gap at `position`, from there on.
     pub(crate) fn gap_at(&self, position: Position) -> Option<Gap> {
         let index = self.gaps.partition_point(|gap| gap.end <= position);
         let gap = self.gaps.get(index).filter(|gap| gap.first <= position)?;
         Some(Gap { first: position, ..*gap })
     }
 
-    /// The gaps within `from..to`, cut to that range.
+    /// Returns the gaps within `from..to`, cut to that range.
     pub(crate) fn gaps_within(&self, from: Position, to: Position) -> impl Iterator<Item = Gap> {
         let cut = move |gap: &Gap| Gap { first: gap.first.max(from), end: gap.end.min(to), ..*gap };
         self.gaps.iter().map(cut).filter(|gap| gap.first < gap.end)
     }
 
-    /// Datagrams were taken from the sockets, with so many bytes of payload.
+    /// Counts received datagrams and their payload bytes.
     pub(crate) fn receive(&mut self, datagrams: u64, bytes: u64) {
         self.next = self.next.plus(datagrams);
         self.counts.received += datagrams;
         self.counts.received_bytes += bytes;
     }
 
-    /// Datagrams up to `end` were taken in that a newer version had left. Returns how many that are.
+    /// Adds recovered datagrams of a newer version up to `end`. Returns their number.
     pub(crate) fn take_in(&mut self, end: Position) -> u64 {
         let datagrams = end.since(self.next);
         self.next = self.next.max(end);
@@ -121,13 +124,13 @@ impl Ledger {
         datagrams
     }
 
-    /// Counts datagrams that a newer version had left and that are damaged. They have no positions.
+    /// Counts damaged datagrams of a newer version, which have no positions.
     pub(crate) fn lose_taken_in(&mut self, datagrams: u64) {
         self.counts.recovered += datagrams;
         self.counts.corrupt += datagrams;
     }
 
-    /// What is held of `gap` is lost. Says how many datagrams that are.
+    /// Drops the queued datagrams in `gap`. Returns their number.
     pub(crate) fn lose(&mut self, gap: Gap) -> u64 {
         let lost = self.insert(gap);
         match gap.reason {
@@ -139,22 +142,23 @@ impl Ledger {
         lost
     }
 
-    /// Datagrams of a segment were dropped, as the spool is full. Says how many of them were held.
+    /// Counts datagrams that were dropped from a full segment. Returns the number of those that were queued.
     pub(crate) fn lose_thinned(&mut self, thinned: Thinned) -> u64 {
         let lost = self.insert_thinned(thinned);
         self.counts.spool_full += lost;
         lost
     }
 
-    /// What is held of `gap` is kept apart: it is not in the queue any more, as if it had never been recovered. Returns
-    /// how many datagrams that are.
+    /// Removes the queued datagrams in `gap`, which are kept apart, as if they had never been recovered.
+    /// Returns their number.
     pub(crate) fn keep_apart(&mut self, gap: Gap) -> u64 {
         let kept = self.insert(gap);
         self.counts.recovered = less(self.counts.recovered, kept);
         kept
     }
 
-    /// The receiver has everything below `position`. Says how many datagrams of it were held.
+    /// Handles the acknowledgement of everything below `position`. Returns the number of queued datagrams in
+    /// it.
     pub(crate) fn acknowledge(&mut self, position: Position, bytes: u64) -> u64 {
         let position = position.min(self.next);
         if position <= self.acknowledged {
@@ -173,30 +177,31 @@ impl Ledger {
         datagrams
     }
 
-    /// Adds datagrams that were dropped from a segment. Says how many of them were held.
+    /// Adds datagrams that were dropped from a segment. Returns the number of those that were queued.
     fn insert_thinned(&mut self, thinned: Thinned) -> u64 {
         let before = self.queued();
         let Thinned { first, end, datagrams } = thinned;
         self.thinned_total += datagrams;
-        let (mut begin, mut all) = (first, Dropped { end, datagrams });
-        // One file may hold several former segments.
+        let (mut begin, mut all) = (first, ThinnedSegment { end, datagrams });
+        // One file may contain several former segments.
         for (part_first, part) in self.thinned_within(first, end) {
             self.thinned.remove(&part_first);
             begin = begin.min(part_first);
-            all = Dropped { end: all.end.max(part.end), datagrams: all.datagrams + part.datagrams };
+            all = ThinnedSegment { end: all.end.max(part.end), datagrams: all.datagrams + part.datagrams };
         }
         self.thinned.insert(begin, all);
         self.bound_thinned(first, end);
         less(before, self.queued())
     }
 
-    /// The thinned segments that have positions within `from..to`.
-    fn thinned_within(&self, from: Position, to: Position) -> Vec<(Position, Dropped)> {
+    /// Returns the thinned segments with positions within `from..to`.
+    fn thinned_within(&self, from: Position, to: Position) -> Vec<(Position, ThinnedSegment)> {
         let below = self.thinned.range(..to).rev().map(|(first, dropped)| (*first, *dropped));
         below.take_while(|(_, dropped)| dropped.end > from).collect()
     }
 
-    /// Bounds what was dropped from segments within `from..to` by what of them is neither acknowledged nor in a gap.
+    /// Limits the dropped datagrams of segments within `from..to` to those that are neither acknowledged nor
+    /// in a gap.
     fn bound_thinned(&mut self, from: Position, to: Position) {
         for (first, dropped) in self.thinned_within(from, to) {
             let begin = first.max(self.acknowledged);
@@ -207,12 +212,12 @@ impl Ledger {
             if datagrams == 0 {
                 self.thinned.remove(&first);
             } else {
-                self.thinned.insert(first, Dropped { datagrams, ..dropped });
+                self.thinned.insert(first, ThinnedSegment { datagrams, ..dropped });
             }
         }
     }
 
-    /// Adds what of `gap` is held now. Says how many positions that are.
+    /// Adds the queued part of `gap`. Returns the number of its positions.
     fn insert(&mut self, gap: Gap) -> u64 {
         let end = gap.end.min(self.next);
         let mut first = gap.first.max(self.acknowledged);
@@ -239,7 +244,7 @@ impl Ledger {
     }
 }
 
-/// `count` without `part`, which is part of it.
+/// Subtracts `part` from `count`, of which it is a part.
 #[track_caller]
 fn less(count: u64, part: u64) -> u64 {
     count.checked_sub(part).unwrap_or_else(|| {
@@ -267,16 +272,16 @@ mod tests {
     }
 
     #[test]
-    fn gaps_of_earlier_runs_are_neither_recovered_nor_dropped_again() {
+    fn gaps_of_earlier_runs_count_nowhere() {
         let gaps = [gap(10, 20, GapReason::SpoolFull), gap(30, 1000, GapReason::Unused)];
         let mut ledger = Ledger::new(Position(5), Position(1000), gaps.into_iter(), empty());
-        assert_eq!(ledger.counts(), Counts { recovered: 15, ..Counts::default() });
+        assert_eq!(ledger.counts(), LedgerCounts { recovered: 15, ..LedgerCounts::default() });
         assert_eq!(ledger.acknowledge(Position(1000), 0), 15);
         assert!(is_balanced(&ledger));
     }
 
     #[test]
-    fn a_position_in_a_gap_is_told_with_the_rest_of_the_gap() {
+    fn a_gap_is_returned_from_the_position_on() {
         let mut ledger = Ledger::new(Position(0), Position(100), empty(), empty());
         ledger.lose(gap(10, 20, GapReason::Corrupt));
         assert_eq!(ledger.gap_at(Position(9)), None);
@@ -285,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_twice_counts_once() {
+    fn a_position_lost_twice_counts_once() {
         let mut ledger = Ledger::new(Position(0), Position(100), empty(), empty());
         assert_eq!(ledger.lose(gap(10, 20, GapReason::Corrupt)), 10);
         assert_eq!(ledger.lose(gap(5, 40, GapReason::SpoolFull)), 25);
@@ -334,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_apart_was_never_recovered() {
+    fn datagrams_kept_apart_were_not_recovered() {
         let mut ledger = Ledger::new(Position(0), Position(100), empty(), empty());
         assert_eq!(ledger.keep_apart(gap(10, 20, GapReason::Unused)), 10);
         assert_eq!((ledger.counts().recovered, ledger.queued()), (90, 90));
@@ -347,7 +352,7 @@ mod tests {
             steps in proptest::collection::vec((0_u8..3, 0_u64..300, 1_u64..50, 1_u8..4), 1..60),
         ) {
             let mut ledger = Ledger::new(Position(0), Position(20), empty(), empty());
-            // What each position is, kept the slow and plain way: held, acknowledged or lost.
+            // A plain model of each position: queued, acknowledged or lost.
             let mut held: Vec<bool> = vec![true; 20];
             for (step, at, length, reason) in steps {
                 let range = |held: &Vec<bool>| {

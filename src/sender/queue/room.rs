@@ -1,4 +1,5 @@
-//! Warns of a spool that has no room, or less than an hour of it: in the log, in the status and in `check`.
+//! Warns of a spool without room, or with room for less than an hour: in the log, in the status and in
+//! `check`.
 
 use core::time::Duration;
 use std::path::Path;
@@ -11,20 +12,19 @@ use nf_transport_core::spool::{Room, is_segment};
 use crate::config::SpoolSettings;
 use crate::host::systemd::messages::sender;
 use crate::limits::{ROOM_SHORT, ROOM_SHORT_FOR, ROOM_WARNING_EVERY};
-use crate::sender::report::Reporter;
 use crate::status::{self, Request, SenderStatus, span};
 
-/// A spool that has no room, or little.
+/// A shortage of room in the spool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shortage {
-    /// There is none at all.
+    /// There is no room at all.
     is_total: bool,
-    /// What is short, and what to do.
+    /// The bound that is reached, and the remedy.
     pub(crate) text: String,
 }
 
 impl Shortage {
-    /// The shortage in `room` of the spool in `directory`, while `bytes_per_s` arrive.
+    /// Returns the shortage in `room` of the spool in `directory` at an input of `bytes_per_s`.
     pub(crate) fn of(room: &Room, bytes_per_s: f64, directory: &Path) -> Option<Self> {
         if room.bytes == 0 {
             return Some(Self { is_total: true, text: no_room(room, directory) });
@@ -41,7 +41,7 @@ impl Shortage {
     }
 }
 
-/// The time in which `bytes_per_s` fill `bytes`; `None` while nothing arrives.
+/// Returns the time in which `bytes_per_s` fill `bytes`; `None` without input.
 pub(crate) fn time_left(bytes: u64, bytes_per_s: f64) -> Option<Duration> {
     (bytes_per_s > 0.0)
         .then(|| Duration::try_from_secs_f64(status::to_f64(bytes) / bytes_per_s).unwrap_or(Duration::MAX))
@@ -55,18 +55,18 @@ fn no_room(room: &Room, directory: &Path) -> String {
         format!("the file system of the spool in {directory} is mounted read-only: nothing can be spooled")
     } else if room.space.total <= room.min_free {
         format!(
-            "the file system of the spool in {directory} has {total} in all, and min-free keeps {min_free} free: \
-             nothing can be spooled; lower spool.min-free"
+            "the file system of the spool in {directory} has {total} in all, and min-free keeps {min_free} \
+             free: nothing can be spooled; lower spool.min-free"
         )
     } else if room.space.free <= room.min_free {
         format!(
-            "the spool in {directory} has no room: {free} are free on its file system, and min-free keeps {min_free}; \
-             make room on the disk, or lower spool.min-free"
+            "the spool in {directory} has no room: {free} are free on its file system, and min-free keeps \
+             {min_free}; make room on the disk, or lower spool.min-free"
         )
     } else {
         format!(
-            "the spool in {directory} has no room: it holds {held} of max-size {max_size}; raise spool.max-size if the \
-             disk has more"
+            "the spool in {directory} has no room: it holds {held} of max-size {max_size}; raise \
+             spool.max-size if the disk has more"
         )
     }
 }
@@ -74,17 +74,17 @@ fn no_room(room: &Room, directory: &Path) -> String {
 /// Logs a shortage when it begins.
 #[derive(Debug, Default)]
 pub(crate) struct RoomWatch {
-    /// Since when there is a shortage.
+    /// The start of the current shortage.
     since: Option<Instant>,
-    /// The shortage of this moment is in the log.
+    /// The current shortage is in the log.
     is_logged: bool,
     logged_at: Option<Instant>,
 }
 
 impl RoomWatch {
-    /// To be called once a second.
-    pub(crate) fn look(&mut self, reporter: &Reporter) {
-        match reporter.shortage() {
+    /// Logs the shortage if it is due. The caller calls it once a second.
+    pub(crate) fn poll(&mut self, shortage: Option<Shortage>) {
+        match shortage {
             Some(shortage) if self.is_due(shortage.is_total, Instant::now()) => {
                 tracing::warn!(message_id = sender::ROOM_SHORT, "{}", shortage.text);
             }
@@ -93,7 +93,7 @@ impl RoomWatch {
         }
     }
 
-    /// Whether to log now a shortage, which is total or not: a burst is none.
+    /// Returns `true` if the shortage is logged now. A short burst is not a shortage.
     fn is_due(&mut self, is_total: bool, now: Instant) -> bool {
         let since = *self.since.get_or_insert(now);
         let lasts = is_total || now.duration_since(since) >= ROOM_SHORT_FOR;
@@ -106,9 +106,9 @@ impl RoomWatch {
     }
 }
 
-/// The room that a spool with these settings would have now, as far as its directory can be read.
+/// Returns the current room of a spool with these settings, if its directory can be read.
 fn room_of(settings: &SpoolSettings) -> Option<Room> {
-    // The directory may not be there yet.
+    // The directory may not exist yet.
     let space = settings.directory.ancestors().find_map(|path| Space::of(path).ok())?;
     let entries = std::fs::read_dir(&settings.directory).into_iter().flatten().flatten();
     let segments = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_segment));
@@ -116,12 +116,13 @@ fn room_of(settings: &SpoolSettings) -> Option<Room> {
     Some(Room::new(space, &settings.policy, held))
 }
 
-/// The lines of `check` about the room for the spool: a note, and a warning if it is short. The nf-sender behind `control`, if one
-/// runs, knows the rate.
+/// Returns the note of `check` about the room in the spool, and a warning if it is short. A running nf-sender
+/// behind `control` provides the rate.
 pub(crate) fn check(settings: &SpoolSettings, control: &Path) -> (Option<String>, Option<String>) {
     let Some(room) = room_of(settings) else { return (None, None) };
     let note = format!(
-        "the spool in {} may take {} more: its file system has {} in all and {} free, of which min-free keeps {}",
+        "the spool in {} may take {} more: its file system has {} in all and {} free, of which min-free \
+         keeps {}",
         settings.directory.display(),
         ByteSize(room.bytes),
         ByteSize(room.space.total),
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reason_for_no_room_has_its_words() {
+    fn each_reason_for_no_room_has_its_text() {
         let small = room(900 * MIB, 800 * MIB, 0, MinFree::Bytes(1024 * MIB));
         assert!(text(&small, 0.0).contains("has 900.0 MiB in all, and min-free keeps 1.0 GiB"));
         let filled = room(900 * MIB, 50 * MIB, 0, MinFree::Auto);
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shortage_is_logged_when_it_begins_and_not_too_often() {
+    fn a_shortage_is_logged_once_when_it_begins() {
         let mut watch = RoomWatch::default();
         let start = Instant::now();
         assert!(!watch.is_due(false, start));

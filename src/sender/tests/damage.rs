@@ -1,4 +1,4 @@
-//! Damage in the intake of a killed run.
+//! Damage in the receive journal of a killed run.
 
 use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
@@ -11,23 +11,23 @@ use nf_transport_core::sequence::Position;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::running::Running;
+use super::running::RunningIngest;
 use super::{assert_balanced, drain, kill, policy, push, start};
 use crate::host::Pulse;
 use crate::limits::{JOURNAL_RING, JOURNAL_SLOTS};
-use crate::sender::journal::Entry;
-use crate::sender::queue::recovery::Recovered;
+use crate::sender::journal::SlotEntry;
+use crate::sender::queue::recovery::RecoveredRun;
 
-/// Batches in the ring, of one datagram each.
+/// The number of batches in the ring, of one datagram each.
 const BATCHES: u64 = 12;
 
-/// Bytes of a payload.
+/// The length of a payload in bytes.
 const LENGTH: usize = 90;
 
-/// Bytes of a batch: header, record and payload.
+/// The length of a batch in bytes: header, record and payload.
 const BATCH_LEN: u64 = 56 + 23 + 90;
 
-/// Bytes of the marks that are in use.
+/// The used bytes of the checkpoint.
 const MARKS_LEN: u64 = 448;
 
 fn flip(intake: &Path, bit: u64) {
@@ -38,7 +38,7 @@ fn flip(intake: &Path, bit: u64) {
     file.write_all_at(&byte, bit / 8).unwrap();
 }
 
-/// The directory of a killed run with `BATCHES` batches in its ring.
+/// Returns the directory of a killed run with `BATCHES` batches in its ring.
 fn killed_run() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
@@ -47,8 +47,8 @@ fn killed_run() -> TempDir {
     directory
 }
 
-/// Starts a copy of the killed run in `original` with `bit` of its intake flipped. Returns the datagrams that it recovers, and
-/// the number that it counts as corrupt.
+/// Starts a copy of the killed run in `original` with `bit` of its journal flipped. Returns the recovered
+/// datagrams and the number counted as corrupt.
 fn recovered_with_flipped(original: &TempDir, bit: u64) -> (Vec<u64>, u64) {
     let damaged = tempfile::tempdir().unwrap();
     for name in ["stream", "boot", "intake"] {
@@ -63,7 +63,7 @@ fn recovered_with_flipped(original: &TempDir, bit: u64) -> (Vec<u64>, u64) {
     (given, corrupt)
 }
 
-/// Where the ring of the intake in `directory` begins.
+/// Returns the offset of the ring in the journal of `directory`.
 fn ring_at(directory: &TempDir) -> u64 {
     directory.path().join("intake").metadata().unwrap().len() - JOURNAL_RING
 }
@@ -73,7 +73,7 @@ fn a_flipped_bit_in_the_ring_costs_one_batch() {
     let original = killed_run();
     let ring = ring_at(&original) * 8;
     let mut lost = Vec::new();
-    // A prime step: one batch after the other is hit, each at another place.
+    // A prime step hits one batch after the other, each at another place.
     for bit in (0..BATCHES * BATCH_LEN * 8).step_by(1201) {
         let (given, corrupt) = recovered_with_flipped(&original, ring + bit);
         let missing: Vec<u64> = (0..BATCHES).filter(|number| !given.contains(number)).collect();
@@ -86,7 +86,7 @@ fn a_flipped_bit_in_the_ring_costs_one_batch() {
 }
 
 #[test]
-fn a_flipped_bit_in_the_marks_costs_nothing() {
+fn a_flipped_bit_in_the_checkpoint_costs_nothing() {
     let original = killed_run();
     for bit in (0..MARKS_LEN * 8).step_by(251) {
         let expected = ((0..BATCHES).collect(), 0);
@@ -95,7 +95,7 @@ fn a_flipped_bit_in_the_marks_costs_nothing() {
 }
 
 #[test]
-fn a_flipped_bit_in_a_wrapped_ring_loses_one_datagram() {
+fn a_flipped_bit_in_a_wrapped_ring_loses_one() {
     // The ring holds 209 batches of this length; batches 120 to 299 are live, and 209 is at its start.
     const LENGTH: usize = 60_000;
     const BATCH_LEN: u64 = 56 + 23 + 60_000;
@@ -118,7 +118,7 @@ fn a_flipped_bit_in_a_wrapped_ring_loses_one_datagram() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
-    fn any_flipped_bit_costs_at_most_one_counted_batch(
+    fn any_flipped_bit_costs_one_batch_at_most(
         bit in prop_oneof![0..4096_u64 * 8, 0..JOURNAL_RING * 8, 0..BATCHES * BATCH_LEN * 8],
         is_in_ring in any::<bool>(),
     ) {
@@ -130,7 +130,7 @@ proptest! {
     }
 }
 
-/// Gives the exporter's address in a slot an unknown family.
+/// Sets an unknown address family in a slot.
 fn damage_slot(intake: &Path, slot: u64) {
     let file = File::options().read(true).write(true).open(intake).unwrap();
     let slots = u64::try_from(JOURNAL_SLOTS).unwrap();
@@ -138,8 +138,8 @@ fn damage_slot(intake: &Path, slot: u64) {
     file.write_all_at(&[0xFF; 2], names + slot * 128).unwrap();
 }
 
-/// The directory of a run that was killed when recvmmsg had returned five datagrams: `batches` batches of one datagram are in
-/// the ring. Returns also the socket.
+/// Returns the directory and the socket of a run that was killed when recvmmsg had returned five datagrams.
+/// `batches` batches of one datagram are in the ring.
 fn killed_with_slots(batches: u64) -> (TempDir, UdpSocket) {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
@@ -151,7 +151,7 @@ fn killed_with_slots(batches: u64) -> (TempDir, UdpSocket) {
         exporter.send_to(&payload, socket.local_addr().unwrap()).unwrap();
     }
     run.slots.clear();
-    run.marks.set_slots(run.queue.next_position(), socket.local_addr().unwrap().port());
+    run.checkpoint.set_slots(run.queue.next_position(), socket.local_addr().unwrap().port());
     assert_eq!(run.slots.receive(&socket).unwrap(), 5);
     kill(run);
     (directory, socket)
@@ -164,20 +164,20 @@ fn a_damaged_slot_costs_its_datagram_only() {
 
     let run = start(&directory, policy());
     let queue = run.queue.clone();
-    Running::start(run, vec![socket], &[]).stop();
+    RunningIngest::start(run, vec![socket], &[]).stop();
     assert_balanced(&queue);
     assert_eq!(drain(&queue, Position(0)), [0, 1, 2, 4, 5, 6]);
     assert_eq!(queue.figures().counts.corrupt, 1);
 }
 
 #[test]
-fn damage_in_the_intake_of_a_newer_version_is_counted() {
+fn damage_in_a_newer_journal_is_counted() {
     let (directory, _socket) = killed_with_slots(4);
     let intake = directory.path().join("intake");
     damage_slot(&intake, 1);
     flip(&intake, (ring_at(&directory) + BATCH_LEN + 70) * 8);
     flip(&intake, (ring_at(&directory) + 3 * BATCH_LEN + 70) * 8);
-    // As it is after an upgrade: an older version moved it away, and this version reads it.
+    // The state after an upgrade: an older version moved the journal away, and this version can read it.
     std::fs::rename(&intake, directory.path().join("intake.newer-1")).unwrap();
     let run = start(&directory, policy());
     let figures = run.queue.figures();
@@ -185,9 +185,10 @@ fn damage_in_the_intake_of_a_newer_version_is_counted() {
     assert_balanced(&run.queue);
 }
 
-/// An intake that a newer version left, with 4 batches in the ring and 5 datagrams in the slots, of which slot 1 is damaged, as
-/// this version finds it after an upgrade. Its marks are damaged, too. `done` of the slots are in the ring.
-fn newer_with_damaged_marks(done: u64) -> TempDir {
+/// Leaves a journal of a newer version as this version finds it after an upgrade. It has 4 batches in the
+/// ring, 5 datagrams in the slots, of which one is damaged, and a damaged checkpoint. `done` of the slots are
+/// in the ring.
+fn newer_with_damaged_checkpoint(done: u64) -> TempDir {
     let (directory, socket) = killed_with_slots(4);
     if done > 0 {
         // Ingest has encoded these already, and not yet the others.
@@ -205,11 +206,11 @@ fn newer_with_damaged_marks(done: u64) -> TempDir {
     directory
 }
 
-/// The first `count` datagrams of the slots, as ingest encodes them.
-fn encoded_slots(run: &Recovered, local: SocketAddr, count: u64) -> Batch {
+/// Encodes the first `count` datagrams of the slots like ingest.
+fn encoded_slots(run: &RecoveredRun, local: SocketAddr, count: u64) -> Batch {
     let mut builder = BatchBuilder::new(run.stream, Compression::None);
     for slot in 0..usize::try_from(count).unwrap() {
-        let Entry::Filled(slot) = run.slots.get(slot) else { panic!("a datagram") };
+        let SlotEntry::Filled(slot) = run.slots.get(slot) else { panic!("a datagram") };
         let arrival = slot.arrival.unwrap_or(Timestamp(0));
         let datagram = Datagram { exporter: slot.exporter, local, arrival, payload: slot.payload };
         builder.push(&datagram).unwrap();
@@ -218,9 +219,9 @@ fn encoded_slots(run: &Recovered, local: SocketAddr, count: u64) -> Batch {
 }
 
 #[test]
-fn slots_of_a_newer_intake_with_damaged_marks() {
+fn slots_of_a_newer_damaged_journal() {
     for done in [0, 3] {
-        let directory = newer_with_damaged_marks(done);
+        let directory = newer_with_damaged_checkpoint(done);
         let run = start(&directory, policy());
         let figures = run.queue.figures();
         let counts = (figures.counts.recovered, figures.counts.corrupt, figures.queued);

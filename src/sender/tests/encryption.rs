@@ -1,4 +1,4 @@
-//! An encrypted spool: what lies on disk, and what becomes of it with the right key, another one, or none.
+//! An encrypted spool: its content on disk, and its recovery with the right key, another one, or none.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
@@ -12,7 +12,7 @@ use nf_transport_core::spool::SEGMENT_HEADER_LEN;
 
 use super::*;
 use crate::host::DaemonError;
-use crate::sender::uplink::segment_source::BacklogError;
+use crate::sender::uplink::segment_source::SegmentSourceError;
 
 fn key(digit: char) -> Key {
     Key::from_text(&digit.to_string().repeat(64)).unwrap()
@@ -22,7 +22,7 @@ fn sealing(current: char, others: &[char]) -> SpoolKeys {
     SpoolKeys::sealing(key(current), others.iter().map(|digit| key(*digit)))
 }
 
-/// Every file below `path` with its bytes.
+/// Returns every file below `path` with its bytes.
 fn files(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(path).unwrap() {
@@ -37,18 +37,19 @@ fn files(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// Whether any file of the spool holds part of a payload that [`push`] made: one byte, other than zero, many times.
+/// Returns `true` if a file of the spool contains part of a payload of [`push`]: one non-zero byte many
+/// times.
 fn shows_payload(directory: &tempfile::TempDir) -> bool {
     let is_payload = |window: &[u8]| window[0] != 0 && window.iter().all(|byte| *byte == window[0]);
     files(directory.path()).values().any(|bytes| bytes.windows(16).any(is_payload))
 }
 
-/// A run with these keys that puts so many batches into a segment of its own and stops in order.
+/// Runs with these keys, puts `batches` batches into one segment and stops in order.
 fn run_with(directory: &tempfile::TempDir, keys: SpoolKeys, batches: u64) {
     let mut run = start_with(directory, policy(), keys).unwrap();
     push(&mut run, batches, 300);
     spool_all(&run, policy());
-    if let Some(intake) = run.intake.path() {
+    if let Some(intake) = run.location.path() {
         journal::remove(intake).unwrap();
     }
 }
@@ -62,7 +63,7 @@ fn start_with(
     directory: &tempfile::TempDir,
     policy: Policy,
     keys: SpoolKeys,
-) -> Result<Recovered, RecoveryError> {
+) -> Result<RecoveredRun, RecoveryError> {
     recover(directory.path(), None, policy, &Arc::new(keys))
 }
 
@@ -73,10 +74,10 @@ fn refusal(directory: &tempfile::TempDir, keys: SpoolKeys) -> (u8, String) {
 }
 
 #[test]
-fn with_another_key_or_none_nothing_starts_and_nothing_is_changed() {
+fn a_start_without_the_key_changes_nothing() {
     let directory = tempfile::tempdir().unwrap();
     run_with(&directory, sealing('1', &[]), 5);
-    // A torn end, a gap that covers a segment: what an ordinary start would put in order.
+    // An incomplete batch at the end and a gap that covers a segment, which an ordinary start would repair.
     let segment = all_segments(&directory).pop().unwrap();
     let torn = [&std::fs::read(&segment).unwrap()[..], b"NFB1 torn"].concat();
     std::fs::write(&segment, torn).unwrap();
@@ -95,53 +96,55 @@ fn with_another_key_or_none_nothing_starts_and_nothing_is_changed() {
             format!("the keys given for it are {} and {}", ids[1], ids[2]),
         ),
     ] {
-        let told = format!("DIR: the spool is encrypted with key {}, and {given}: {advice}", ids[0]);
-        assert_eq!(refusal(&directory, keys), (78, told));
+        let message = format!("DIR: the spool is encrypted with key {}, and {given}: {advice}", ids[0]);
+        assert_eq!(refusal(&directory, keys), (78, message));
         assert_eq!(files(directory.path()), before);
     }
 }
 
 #[test]
-fn a_damaged_first_batch_does_not_hide_which_key_is_missing() {
+fn a_damaged_first_batch_hides_no_missing_key() {
     let directory = tempfile::tempdir().unwrap();
     run_with(&directory, sealing('1', &[]), 3);
     let segment = all_segments(&directory).pop().unwrap();
     let file = std::fs::File::options().write(true).open(&segment).unwrap();
     file.write_all_at(b"????", u64::try_from(SEGMENT_HEADER_LEN).unwrap()).unwrap();
     let before = files(directory.path());
-    let (code, told) = refusal(&directory, SpoolKeys::default());
-    assert!(code == 78 && told.contains(&key('1').id().to_string()), "{told}");
+    let (code, message) = refusal(&directory, SpoolKeys::default());
+    assert!(code == 78 && message.contains(&key('1').id().to_string()), "{message}");
     assert_eq!(files(directory.path()), before);
 }
 
 #[test]
-fn the_newest_segment_counts_as_well_as_the_oldest() {
+fn the_key_of_the_newest_segment_is_checked() {
     let directory = tempfile::tempdir().unwrap();
     run_with(&directory, SpoolKeys::default(), 3);
     run_with(&directory, sealing('1', &[]), 3);
     let before = files(directory.path());
-    let (code, told) = refusal(&directory, sealing('2', &[]));
-    assert!(code == 78 && told.contains(&key('1').id().to_string()), "{told}");
+    let (code, message) = refusal(&directory, sealing('2', &[]));
+    assert!(code == 78 && message.contains(&key('1').id().to_string()), "{message}");
     assert_eq!(files(directory.path()), before);
 }
 
-/// A spool of which the batches from 3 to 6 are sealed with another key than those around them.
+/// Creates a spool whose batches from 3 to 6 are encrypted with another key than the others.
 fn with_a_locked_middle(directory: &tempfile::TempDir) {
     run_with(directory, sealing('1', &[]), 3);
     run_with(directory, sealing('2', &['1']), 3);
     run_with(directory, sealing('1', &['2']), 3);
 }
 
-/// With the key of the ends alone, what is in front of the middle is read, and the middle waits.
+/// Checks that with the key of the ends alone, the start is read and the middle waits.
 fn assert_the_middle_waits(directory: &tempfile::TempDir) {
     let before = all_segments(directory);
     let run = start_with(directory, policy(), sealing('1', &[])).unwrap();
-    let mut backlog = Backlog::new(run.queue.clone());
+    let mut backlog = SegmentSource::new(run.queue.clone());
     let front = backlog.read(Position(0)).unwrap();
     assert_eq!(front.iter().map(|batch| batch.first().0).collect::<Vec<_>>(), [0, 1, 2]);
     for _ in 0..10 {
         match backlog.read(Position(3)) {
-            Err(BacklogError::Sealed(OpenError::UnknownKey(missing))) => assert_eq!(missing, key('2').id()),
+            Err(SegmentSourceError::Sealed(OpenError::UnknownKey(missing))) => {
+                assert_eq!(missing, key('2').id());
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -155,7 +158,7 @@ fn assert_the_middle_waits(directory: &tempfile::TempDir) {
 }
 
 #[test]
-fn batches_of_an_unknown_key_within_a_segment_wait_too() {
+fn batches_of_an_unknown_key_wait() {
     let directory = tempfile::tempdir().unwrap();
     with_a_locked_middle(&directory);
     let segments = all_segments(&directory);
@@ -166,7 +169,7 @@ fn batches_of_an_unknown_key_within_a_segment_wait_too() {
     assert_the_middle_waits(&directory);
 }
 
-/// Changes the sealed body of the batch at `position` and mends the checksums, as only somebody does who means to.
+/// Changes the encrypted body of the batch at `position` and corrects the checksums, as an attacker would.
 fn forge(segment: &Path, stream: StreamId, position: Position) {
     let bytes = Bytes::from(std::fs::read(segment).unwrap());
     let mut forged = bytes[..SEGMENT_HEADER_LEN].to_vec();
@@ -182,13 +185,13 @@ fn forge(segment: &Path, stream: StreamId, position: Position) {
 }
 
 #[test]
-fn a_batch_that_was_forged_is_damage_and_the_rest_is_delivered() {
+fn a_forged_batch_counts_as_damage() {
     let directory = tempfile::tempdir().unwrap();
     run_with(&directory, sealing('1', &[]), 5);
     let stream = start_with(&directory, policy(), sealing('1', &[])).unwrap().stream;
     forge(&all_segments(&directory)[0], stream, Position(2));
     let run = start_with(&directory, policy(), sealing('1', &[])).unwrap();
-    // The start before was cut short and had its intake in memory: the numbering has leapt.
+    // The last start was cut short with its journal in memory, so the numbering skipped ahead.
     assert_eq!(drain(&run.queue, Position(0)), [0, 1, 3, 4]);
     assert_eq!(run.queue.figures().counts.corrupt, 1);
     assert_balanced(&run.queue);
@@ -203,17 +206,17 @@ fn a_batch_that_was_forged_is_damage_and_the_rest_is_delivered() {
 }
 
 #[test]
-fn without_a_runtime_directory_nothing_unencrypted_lies_in_the_spool_directory_even_after_a_kill() {
+fn without_a_runtime_directory_all_is_encrypted() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start_with(&directory, policy(), sealing('1', &[])).unwrap();
-    assert_eq!(run.intake.path(), None);
+    assert_eq!(run.location.path(), None);
     push(&mut run, 5, 300);
     kill(run);
     assert!(!directory.path().join("intake").exists() && !shows_payload(&directory));
 }
 
 #[test]
-fn a_sealed_segment_of_a_newer_version_waits_for_its_key() {
+fn a_newer_encrypted_segment_waits_for_its_key() {
     let directory = tempfile::tempdir().unwrap();
     run_with(&directory, sealing('1', &[]), 251);
     let segment = all_segments(&directory).remove(0);

@@ -36,7 +36,7 @@ impl Crowd {
     }
 
     /// Pushes the next datagrams of these exporters as one batch, in this order.
-    fn push(&mut self, run: &mut Recovered, exporters: &[u8]) {
+    fn push(&mut self, run: &mut RecoveredRun, exporters: &[u8]) {
         let mut builder = BatchBuilder::new(run.stream, self.compression);
         let local = "192.0.2.200:2055".parse().unwrap();
         for exporter in exporters {
@@ -55,7 +55,7 @@ impl Crowd {
     }
 
     /// Exporter 1 sends so many times 50 datagrams, and the `others` one each in between.
-    fn flood(&mut self, run: &mut Recovered, times: u32, others: &[u8]) {
+    fn flood(&mut self, run: &mut RecoveredRun, times: u32, others: &[u8]) {
         for _ in 0..times {
             let batch: Vec<u8> = [&[1; 25][..], others, &[1; 25]].concat();
             self.push(run, &batch);
@@ -77,27 +77,27 @@ fn queued(queue: &Arc<Queue>) -> BTreeMap<u8, Vec<u32>> {
     found
 }
 
-fn at_once(policy: Policy) -> KeeperSettings {
-    KeeperSettings { policy, sync_after: Duration::ZERO }
+fn at_once(policy: Policy) -> FlusherSettings {
+    FlusherSettings { policy, sync_after: Duration::ZERO }
 }
 
-/// A keeper at work that spools everything at once.
+/// A flusher at work that spools everything at once.
 struct Spooling {
     thread: JoinHandle<()>,
-    tally: Arc<Tally>,
+    counters: Arc<IngestCounters>,
     queue: Arc<Queue>,
-    settings: watch::Sender<KeeperSettings>,
+    settings: watch::Sender<FlusherSettings>,
     /// While it is held, no segment is read to make room.
     gate: Arc<Mutex<()>>,
 }
 
 impl Spooling {
-    fn new(run: &Recovered, policy: Policy) -> Self {
-        let (settings, keeper_settings) = watch::channel(at_once(policy));
-        let (tally, queue) = (Arc::new(Tally::new([])), run.queue.clone());
-        let keeper = Keeper::new(queue.clone(), keeper_settings, tally.clone(), Pulse::default());
-        let gate = keeper.gate();
-        Self { thread: std::thread::spawn(move || keeper.run()), tally, queue, settings, gate }
+    fn new(run: &RecoveredRun, policy: Policy) -> Self {
+        let (settings, flusher_settings) = watch::channel(at_once(policy));
+        let (counters, queue) = (Arc::new(IngestCounters::new([])), run.queue.clone());
+        let flusher = Flusher::new(queue.clone(), flusher_settings, counters.clone(), Pulse::default());
+        let gate = flusher.gate();
+        Self { thread: std::thread::spawn(move || flusher.run()), counters, queue, settings, gate }
     }
 
     /// From now on what is spooled is too old. Waits until all of it is dropped.
@@ -113,7 +113,7 @@ impl Spooling {
     /// Waits until all is in the spool.
     fn wait(&self) {
         let deadline = Instant::now() + Duration::from_secs(60);
-        while !self.queue.state().tail.is_empty() {
+        while !self.queue.inspect().tail.is_empty() {
             assert!(Instant::now() < deadline, "{:?}", self.queue.figures());
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -121,12 +121,12 @@ impl Spooling {
 
     /// Datagrams that each exporter lost, as the status shows them.
     fn lost(&self) -> BTreeMap<String, u64> {
-        let rows = self.tally.dropped_exporters().rows();
+        let rows = self.counters.dropped_exporters().rows();
         rows.into_iter().map(|(exporter, row)| (exporter.to_string(), row.count)).collect()
     }
 
     fn stop(self) {
-        self.queue.go_on_to(Stage::Stopped);
+        self.queue.advance_to(ShutdownStage::Stopped);
         self.thread.join().unwrap();
     }
 }
@@ -339,7 +339,7 @@ fn drops_of_a_part_of_a_segment_name_exporters() {
     let lost = spooling.lost();
     assert_eq!(lost.values().sum::<u64>(), run.queue.figures().counts.too_old);
     assert_eq!(lost, [("192.0.2.1".to_owned(), 450), ("192.0.2.2".to_owned(), 9)].into());
-    assert_eq!(spooling.tally.dropped_unknown(), 0);
+    assert_eq!(spooling.counters.dropped_unknown(), 0);
     spooling.stop();
 }
 
@@ -354,9 +354,9 @@ fn drops_of_unread_segments_count_as_unknown() {
     let run = start(&directory, policy());
     let spooling = Spooling::new(&run, policy());
     spooling.drop_all(policy());
-    assert_eq!((spooling.lost().len(), spooling.tally.dropped_unknown()), (0, 510));
+    assert_eq!((spooling.lost().len(), spooling.counters.dropped_unknown()), (0, 510));
     assert_eq!(run.queue.figures().counts.too_old, 510);
-    assert_eq!(spooling.tally.take_unlogged_unknown(), 0, "it is in the log");
+    assert_eq!(spooling.counters.take_unlogged_unknown(), 0, "it is in the log");
     spooling.stop();
 }
 

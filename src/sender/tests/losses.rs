@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use nf_transport_core::datagram::BootTime;
 
-use super::running::Running;
+use super::running::RunningIngest;
 use super::{policy, start};
-use crate::sender::ingest::counters::{ExporterAddress, SocketTally, Tally};
+use crate::sender::ingest::counters::{ExporterAddress, IngestCounters, SocketCounters};
 use crate::sender::queue::Queue;
 
 fn wait_for(queue: &Queue, received: u64) {
@@ -36,13 +36,13 @@ fn kernel_drops_count_without_a_later_datagram() {
     }
     exporter.send_to(&[7; 1000], target(&second)).unwrap();
     let addresses = [target(&first), target(&second)];
-    let tally = Running::start(run, vec![first, second], &[]);
+    let counters = RunningIngest::start(run, vec![first, second], &[]);
     wait_for(&queue, 2);
-    let tally = tally.stop();
+    let counters = counters.stop();
     let received = queue.figures().counts.received - 1;
     assert!(received < sent);
     let by_socket: Vec<_> =
-        tally.sockets().iter().map(|socket| (socket.address, socket.kernel_drops())).collect();
+        counters.sockets().iter().map(|socket| (socket.address, socket.kernel_drops())).collect();
     assert_eq!(by_socket, [(addresses[0], sent - received), (addresses[1], 0)]);
 }
 
@@ -60,12 +60,12 @@ fn denied_datagrams_count_by_exporter_and_socket() {
         }
     }
     allowed.send_to(b"x", target(&first)).unwrap();
-    let tally = Running::start(run, vec![first, second], &["127.0.0.1/32"]);
+    let counters = RunningIngest::start(run, vec![first, second], &["127.0.0.1/32"]);
     wait_for(&queue, 1);
-    let tally = tally.stop();
-    assert_eq!((tally.denied(), queue.figures().counts.received), (9, 1));
-    assert_eq!(tally.sockets().iter().map(SocketTally::denied).collect::<Vec<_>>(), [4, 5]);
-    let rows = tally.denied_exporters().rows();
+    let counters = counters.stop();
+    assert_eq!((counters.denied(), queue.figures().counts.received), (9, 1));
+    assert_eq!(counters.sockets().iter().map(SocketCounters::denied).collect::<Vec<_>>(), [4, 5]);
+    let rows = counters.denied_exporters().rows();
     let rows: Vec<_> = rows.into_iter().map(|(key, row)| (key, row.count)).collect();
     let [denied, other] = ["127.0.0.2", "127.0.0.3"]
         .map(|address| ExporterAddress { ip: address.parse().unwrap(), interface: 0 });
@@ -74,12 +74,12 @@ fn denied_datagrams_count_by_exporter_and_socket() {
 
 #[test]
 fn denied_link_local_exporters_of_two_links_are_two() {
-    let tally = Tally::new(["[::]:2055".parse().unwrap()]);
+    let counters = IngestCounters::new(["[::]:2055".parse().unwrap()]);
     let on = |index| SocketAddrV6::new("fe80::1".parse().unwrap(), 2055, 0, index).into();
     for interface in [2, 3, 3] {
-        tally.note_denied(on(interface), 0, BootTime::default());
+        counters.note_denied(on(interface), 0, BootTime::default());
     }
-    let rows = tally.denied_exporters().rows().into_iter();
+    let rows = counters.denied_exporters().rows().into_iter();
     let rows: Vec<_> = rows.map(|((exporter, _), row)| (exporter.to_string(), row.count)).collect();
     assert_eq!(rows, [("fe80::1%3".to_owned(), 2), ("fe80::1%2".to_owned(), 1)]);
 }

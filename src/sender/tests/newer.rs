@@ -1,4 +1,5 @@
-//! Segments and batches of a newer version in the queue: every position is counted once, by the link or by the keeper.
+//! Segments and batches of a newer version in the queue: every position is counted once, by uplink or
+//! flusher.
 
 use nf_transport_core::spool::as_newer::{set_header_byte, set_version};
 use nf_transport_core::spool::{Item, Newer, SEGMENT_HEADER_LEN};
@@ -14,7 +15,8 @@ fn ten_to_a_segment() -> Policy {
     Policy { rotate_size: 11_000, ..policy() }
 }
 
-/// A spool of `BATCHES` batches in three segments, stopped in order; and the file of its first segment.
+/// Creates a spool of `BATCHES` batches in three segments, stopped in order. Returns it and the file of its
+/// first segment.
 fn stopped() -> (tempfile::TempDir, std::path::PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, ten_to_a_segment());
@@ -37,23 +39,24 @@ fn kept(directory: &tempfile::TempDir) -> Vec<std::path::PathBuf> {
     entries.map(|entry| entry.unwrap().path()).collect()
 }
 
-/// What the link finds at the first position.
-fn first_newer(run: &Recovered) -> Newer {
+/// Returns the item that the uplink finds at the first position.
+fn first_newer(run: &RecoveredRun) -> Newer {
     let OpenedSegment { first, mut reader, .. } = run.queue.reader(Position(0), false).unwrap().unwrap();
     assert_eq!(first, Position(0));
     let Some(Item::Newer(newer)) = reader.next_item().unwrap() else { panic!("a newer segment") };
     newer
 }
 
-/// The first segment is of a newer version and reached by a limit of the spool, while the link has read it.
-fn dropped_meanwhile(account: impl FnOnce(&Recovered, &Newer)) {
+/// Lets the first segment be one of a newer version that reaches a limit of the spool after the uplink has
+/// read it.
+fn dropped_meanwhile(account: impl FnOnce(&RecoveredRun, &Newer)) {
     let (directory, file) = stopped();
     change(&file, |segment| set_version(segment, 2));
     let before = std::fs::read(&file).unwrap();
     let aged = Policy { max_age: Some(Duration::ZERO), ..ten_to_a_segment() };
     let run = start(&directory, aged);
     let newer = first_newer(&run);
-    // As the keeper does it, which accounts for it later.
+    // Like the flusher, which accounts for it later.
     let now = both_clocks();
     for moment in [now, now.plus(Duration::from_secs(10))] {
         run.queue.spool().tend(moment, Position(0));
@@ -68,11 +71,11 @@ fn dropped_meanwhile(account: impl FnOnce(&Recovered, &Newer)) {
 }
 
 #[test]
-fn a_newer_segment_that_a_limit_took_is_counted_once() {
+fn a_newer_segment_at_a_limit_counts_once() {
     let policy = ten_to_a_segment();
     dropped_meanwhile(|run, newer| {
         run.queue.keep_newer(Position(0), newer).unwrap();
-        assert_eq!(run.queue.figures().counts.recovered, BATCHES, "the keeper accounts for it");
+        assert_eq!(run.queue.figures().counts.recovered, BATCHES, "the flusher accounts for it");
         spool_all(run, policy);
     });
     dropped_meanwhile(|run, newer| {
@@ -91,7 +94,7 @@ fn a_copy_in_newer_is_not_queued_twice() {
     let run = start(&directory, ten_to_a_segment());
     assert_eq!(drain(&run.queue, Position(0)), (1..BATCHES).collect::<Vec<_>>());
     kill(run);
-    let counts = |run: &Recovered| (run.queue.figures().counts.recovered, run.queue.figures().queued);
+    let counts = |run: &RecoveredRun| (run.queue.figures().counts.recovered, run.queue.figures().queued);
     let run = start(&directory, ten_to_a_segment());
     assert_eq!(counts(&run), (BATCHES - 1, BATCHES - 1), "a restart does not queue it again");
     spool_all(&run, ten_to_a_segment());
@@ -105,7 +108,7 @@ fn a_copy_in_newer_is_not_queued_twice() {
 }
 
 #[test]
-fn the_directory_for_newer_files_is_made_when_it_is_needed() {
+fn the_directory_newer_is_created_when_needed() {
     let (directory, file) = stopped();
     change(&file, |segment| set_version(segment, 2));
     let run = start(&directory, ten_to_a_segment());
@@ -119,15 +122,15 @@ fn a_skipped_newer_batch_is_copied_after_a_kill() {
     let (directory, file) = stopped();
     change(&file, |segment| set_header_byte(segment, SEGMENT_HEADER_LEN, 52, 3));
     let run = start(&directory, ten_to_a_segment());
-    // As on a disk that refused the copy after the start.
-    run.marks.set_acknowledged(Position(1));
+    // Like on a disk that rejected the copy after the start.
+    run.checkpoint.set_acknowledged(Position(1));
     kill(run);
     let _run = start(&directory, ten_to_a_segment());
     assert_eq!(kept(&directory).len(), 1);
 }
 
 #[test]
-fn a_newer_intake_that_cannot_be_moved_is_not_touched() {
+fn an_unmovable_newer_journal_is_not_touched() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
     push(&mut run, 3, 100);
@@ -143,8 +146,8 @@ fn a_newer_intake_that_cannot_be_moved_is_not_touched() {
     }
     let before = std::fs::read(&path).unwrap();
     let mut run = start(&directory, policy());
-    let reason = run.intake.why_in_memory().unwrap();
-    assert!(reason.contains("9 intakes of newer versions are kept already"), "{reason}");
+    let reason = run.location.why_in_memory().unwrap();
+    assert!(reason.contains("9 journals of newer versions are kept already"), "{reason}");
     push(&mut run, 2, 100);
     assert!(std::fs::read(&path).unwrap() == before, "not a byte was changed");
 }
@@ -152,9 +155,9 @@ fn a_newer_intake_that_cannot_be_moved_is_not_touched() {
 /// Bytes of a batch of [`stopped`].
 const BATCH_LEN: usize = 56 + 23 + 1000;
 
-/// A newer version's segment of ten batches is kept, and then damaged as `damage` does it. Returns recovered, corrupt and
-/// queued datagrams of the start that takes it in, and the number of copies in `damaged/`.
-fn taken_in_with(damage: impl FnOnce(&mut Vec<u8>)) -> (u64, u64, u64, u64) {
+/// Keeps a segment of ten batches of a newer version and damages it. Returns the recovered, corrupt and
+/// queued datagrams of the start that recovers it, and the number of copies in `damaged/`.
+fn recovered_with(damage: impl FnOnce(&mut Vec<u8>)) -> (u64, u64, u64, u64) {
     let (directory, file) = stopped();
     change(&file, |segment| set_version(segment, 2));
     let run = start(&directory, ten_to_a_segment());
@@ -172,7 +175,7 @@ fn taken_in_with(damage: impl FnOnce(&mut Vec<u8>)) -> (u64, u64, u64, u64) {
     (figures.counts.recovered, figures.counts.corrupt, figures.queued, figures.damaged.files)
 }
 
-/// The place of a byte in the body of a batch, or of one in its header.
+/// Returns the offset of a byte in the body or in the header of a batch.
 fn body_of(number: usize) -> usize {
     SEGMENT_HEADER_LEN + number * BATCH_LEN + 500
 }
@@ -183,28 +186,28 @@ fn header_of(number: usize) -> usize {
 
 #[test]
 fn damage_in_a_file_of_newer_is_counted() {
-    assert_eq!(taken_in_with(|_| {}), (30, 0, 30, 0));
-    assert_eq!(taken_in_with(|bytes| bytes[body_of(3)] ^= 1), (30, 1, 29, 1));
-    assert_eq!(taken_in_with(|bytes| bytes[header_of(0)] ^= 1), (30, 1, 29, 1));
+    assert_eq!(recovered_with(|_| {}), (30, 0, 30, 0));
+    assert_eq!(recovered_with(|bytes| bytes[body_of(3)] ^= 1), (30, 1, 29, 1));
+    assert_eq!(recovered_with(|bytes| bytes[header_of(0)] ^= 1), (30, 1, 29, 1));
     let two_pieces = |bytes: &mut Vec<u8>| {
         bytes[header_of(2)..body_of(4)].fill(0);
         bytes[body_of(7)] ^= 1;
     };
-    assert_eq!(taken_in_with(two_pieces), (30, 4, 26, 2));
-    assert_eq!(taken_in_with(|bytes| bytes[body_of(9)] ^= 1), (30, 1, 29, 1), "the header tells");
+    assert_eq!(recovered_with(two_pieces), (30, 4, 26, 2));
+    assert_eq!(recovered_with(|bytes| bytes[body_of(9)] ^= 1), (30, 1, 29, 1), "the header tells");
 }
 
 #[test]
 fn unknown_damage_in_newer_counts_at_least_one() {
-    assert_eq!(taken_in_with(|bytes| bytes[header_of(9)] ^= 1), (30, 1, 29, 1));
-    assert_eq!(taken_in_with(|bytes| bytes[header_of(8)..].fill(0)), (29, 1, 28, 1));
+    assert_eq!(recovered_with(|bytes| bytes[header_of(9)] ^= 1), (30, 1, 29, 1));
+    assert_eq!(recovered_with(|bytes| bytes[header_of(8)..].fill(0)), (29, 1, 28, 1));
     let torn = |bytes: &mut Vec<u8>| bytes.truncate(body_of(8));
-    assert_eq!(taken_in_with(torn), (29, 1, 28, 1), "the header of a torn batch is whole");
+    assert_eq!(recovered_with(torn), (29, 1, 28, 1), "the header of a torn batch is whole");
 }
 
 #[test]
-fn a_file_of_newer_without_a_whole_batch_is_counted() {
+fn a_newer_file_without_intact_batch_is_counted() {
     let bodies = |bytes: &mut Vec<u8>| (0..10).for_each(|number| bytes[body_of(number)] ^= 1);
-    assert_eq!(taken_in_with(bodies), (30, 10, 20, 1));
-    assert_eq!(taken_in_with(|bytes| bytes[SEGMENT_HEADER_LEN..].fill(0)), (21, 1, 20, 1));
+    assert_eq!(recovered_with(bodies), (30, 10, 20, 1));
+    assert_eq!(recovered_with(|bytes| bytes[SEGMENT_HEADER_LEN..].fill(0)), (21, 1, 20, 1));
 }

@@ -1,4 +1,4 @@
-//! Restored and cloned spools, against a model of the receiver: nothing that is queued is ever missing there.
+//! Restored and cloned spools against a model of the receiver, which never misses a queued datagram.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -11,10 +11,10 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 
-/// That of the only connection there is.
+/// The binding of the only connection.
 const BINDING: ChannelBinding = ChannelBinding([9; 32]);
 
-/// What a receiver remembers, and the payloads that it has delivered.
+/// The state of a receiver, and the payloads that it has delivered.
 #[derive(Default)]
 struct Model {
     streams: HashMap<StreamId, (Position, RunId)>,
@@ -30,7 +30,8 @@ impl Model {
         self.delivered.len() - self.has().len()
     }
 
-    /// A session that delivers at most `most` batches, and acknowledges all of them or only what WELCOME says.
+    /// Runs a session that delivers at most `most` batches. It acknowledges all of them, or only the position
+    /// in WELCOME.
     fn session(&mut self, queue: &Arc<Queue>, most: usize, acknowledges: bool) {
         let mut attempts = 0;
         let (hello, resume) = loop {
@@ -49,9 +50,9 @@ impl Model {
         };
         queue.acknowledge(resume, 0);
         let mut position = resume;
-        let mut backlog = Backlog::new(queue.clone());
+        let mut backlog = SegmentSource::new(queue.clone());
         for _ in 0..most {
-            let next = queue.state().next(position);
+            let next = queue.inspect().next(position);
             let batches = match next {
                 Next::Batch(batch) => vec![batch],
                 Next::InSpool => backlog.read(position).unwrap(),
@@ -80,13 +81,13 @@ fn number(payload: &[u8]) -> u64 {
     u64::from_be_bytes(payload.try_into().unwrap())
 }
 
-/// One spool directory and what may be expected of it.
+/// One spool directory and the datagrams expected of it.
 struct Life {
     directory: tempfile::TempDir,
-    run: Option<Recovered>,
-    /// Numbers of all datagrams that it received, or that were in the copy that it began as.
+    run: Option<RecoveredRun>,
+    /// The numbers of all datagrams that it received or that were in the copy it began as.
     received: BTreeSet<u64>,
-    /// Those of them that lie in segments or were delivered.
+    /// Those of them that are in segments or were delivered.
     on_disk: BTreeSet<u64>,
 }
 
@@ -96,7 +97,7 @@ impl Life {
         Self { directory, run: None, received: BTreeSet::new(), on_disk: BTreeSet::new() }
     }
 
-    fn run(&mut self) -> &mut Recovered {
+    fn run(&mut self) -> &mut RecoveredRun {
         let directory = &self.directory;
         self.run.get_or_insert_with(|| start(directory, policy()))
     }
@@ -127,7 +128,7 @@ impl Life {
     fn stop(&mut self) {
         if let Some(run) = self.run.take() {
             spool_all(&run, policy());
-            let intake = run.intake.clone();
+            let intake = run.location.clone();
             drop(run);
             journal::remove(intake.path().unwrap()).unwrap();
             self.on_disk.clone_from(&self.received);
@@ -138,11 +139,11 @@ impl Life {
         self.run = None;
     }
 
-    /// A copy, as a backup or a cloned machine has it; of what lies in memory only where `with_intake`.
-    fn copy(&self, with_intake: bool) -> Self {
+    /// Copies the spool like a backup or a cloned machine, and its memory only if `with_journal`.
+    fn copy(&self, with_journal: bool) -> Self {
         let mut copy = Self::new();
-        copy_files(self.directory.path(), copy.directory.path(), with_intake);
-        let received = if with_intake { &self.received } else { &self.on_disk };
+        copy_files(self.directory.path(), copy.directory.path(), with_journal);
+        let received = if with_journal { &self.received } else { &self.on_disk };
         (copy.received, copy.on_disk) = (received.clone(), self.on_disk.clone());
         copy
     }
@@ -157,10 +158,10 @@ impl Life {
     }
 }
 
-fn copy_files(from: &Path, to: &Path, with_intake: bool) {
+fn copy_files(from: &Path, to: &Path, with_journal: bool) {
     for entry in std::fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_file() && (with_intake || !path.ends_with("intake")) {
+        if path.is_file() && (with_journal || !path.ends_with("intake")) {
             std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
         }
     }
@@ -194,9 +195,9 @@ fn a_restored_spool_loses_nothing_after_restarts() {
 }
 
 #[test]
-fn where_the_parting_is_known_nothing_repeats() {
+fn with_a_known_divergence_nothing_repeats() {
     let (mut original, mut model) = stopped();
-    // The copy is made while the run goes on whose id it knows.
+    // The copy is made while the run continues whose id it knows.
     original.receive(100..110);
     model.session(&original.queue(), 3, false);
     let mut copy = original.copy(true);
@@ -241,7 +242,7 @@ fn a_hot_copy_restored_twice_loses_nothing() {
 }
 
 #[test]
-fn restarts_of_one_spool_never_begin_a_new_stream() {
+fn restarts_of_a_spool_begin_no_new_stream() {
     let (mut life, mut model) = stopped();
     let stream = life.queue().figures().stream;
     for round in 0..20_u64 {
@@ -293,8 +294,8 @@ fn random_lives(seed: u64) {
             6 => life.stop(),
             7 => life.kill(),
             _ if count < 4 => {
-                let with_intake = rng.random_bool(0.5);
-                let copy = life.copy(with_intake);
+                let with_journal = rng.random_bool(0.5);
+                let copy = life.copy(with_journal);
                 lives.push(copy);
             }
             _ => {
@@ -309,7 +310,7 @@ fn random_lives(seed: u64) {
 }
 
 #[test]
-fn no_order_of_copies_and_restarts_loses_anything() {
+fn copies_and_restarts_in_any_order_lose_nothing() {
     for seed in 0..60 {
         println!("seed {seed}");
         random_lives(seed);

@@ -1,4 +1,4 @@
-//! Ingest at work in a thread of its own.
+//! Ingest in a thread of its own.
 
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
@@ -10,24 +10,25 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::watch;
 
 use crate::host::Pulse;
-use crate::sender::ingest::counters::Tally;
-use crate::sender::ingest::{Ingest, IngestSettings, Listener};
-use crate::sender::queue::recovery::Recovered;
+use crate::sender::ingest::counters::IngestCounters;
+use crate::sender::ingest::listener::Listener;
+use crate::sender::ingest::{Ingest, IngestSettings};
+use crate::sender::queue::recovery::RecoveredRun;
 
-pub(super) struct Running {
-    pub(super) tally: Arc<Tally>,
+pub(super) struct RunningIngest {
+    pub(super) tally: Arc<IngestCounters>,
     stop: OwnedFd,
     thread: JoinHandle<()>,
 }
 
-impl Running {
-    /// Ingest from these sockets, which stay open behind it, of exporters in the prefixes `allow`.
-    pub(super) fn start(run: Recovered, sockets: Vec<UdpSocket>, allow: &[&str]) -> Self {
+impl RunningIngest {
+    /// Starts ingest from these sockets, which stay open after it, for exporters in the prefixes `allow`.
+    pub(super) fn start(run: RecoveredRun, sockets: Vec<UdpSocket>, allow: &[&str]) -> Self {
         let allow = allow.iter().map(|prefix| prefix.parse().unwrap()).collect();
         let settings = watch::channel(IngestSettings { allow, compression: Compression::None }).1;
         let listeners: Vec<Listener> =
             sockets.into_iter().map(|socket| Listener::new(socket, true).unwrap()).collect();
-        let tally = Arc::new(Tally::new(listeners.iter().map(Listener::address)));
+        let tally = Arc::new(IngestCounters::new(listeners.iter().map(Listener::address)));
         let stop = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         let stopped = stop.try_clone().unwrap();
         let ingest =
@@ -35,8 +36,8 @@ impl Running {
         Self { tally, stop, thread: std::thread::spawn(move || ingest.run()) }
     }
 
-    /// Ends it, and waits for that.
-    pub(super) fn stop(self) -> Arc<Tally> {
+    /// Ends ingest and waits for its end.
+    pub(super) fn stop(self) -> Arc<IngestCounters> {
         rustix::io::write(&self.stop, &1_u64.to_ne_bytes()).unwrap();
         self.thread.join().unwrap();
         self.tally

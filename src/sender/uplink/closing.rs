@@ -3,37 +3,38 @@
 use tokio::time::Instant;
 
 use crate::limits::{RECONNECT_GRACE, STOP_GRACE};
-use crate::sender::uplink::ended::Ended;
+use crate::sender::uplink::ended::SessionEnd;
 
-/// The orderly end of a session, while it is still waited for.
+/// A session that is being closed in order.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Closing {
-    pub(crate) why: Why,
-    /// When it is not waited for any more.
+    pub(crate) reason: CloseReason,
+    /// The deadline of the close.
     pub(crate) until: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Why {
-    /// The program stops: all that is queued is sent before.
-    Stop,
-    /// Another connection follows: nothing new is sent, so that all that was sent is acknowledged before.
+pub(crate) enum CloseReason {
+    /// Shutdown: everything queued is sent before.
+    Shutdown,
+    /// Another connection follows. Nothing new is sent, so that everything sent is acknowledged before the
+    /// close.
     Renew,
-    /// As `Renew`, because somebody asked for it.
+    /// As `Renew`, on a reconnect request.
     Asked,
 }
 
 impl Closing {
-    pub(crate) fn new(why: Why) -> Self {
-        let grace = if why == Why::Stop { STOP_GRACE } else { RECONNECT_GRACE };
-        Self { why, until: Instant::now() + grace }
+    pub(crate) fn new(why: CloseReason) -> Self {
+        let grace = if why == CloseReason::Shutdown { STOP_GRACE } else { RECONNECT_GRACE };
+        Self { reason: why, until: Instant::now() + grace }
     }
 
-    pub(crate) fn ended(self) -> Ended {
-        match self.why {
-            Why::Stop => Ended::Stopped,
-            Why::Renew => Ended::Renewed,
-            Why::Asked => Ended::Asked,
+    pub(crate) fn ended(self) -> SessionEnd {
+        match self.reason {
+            CloseReason::Shutdown => SessionEnd::Stopped,
+            CloseReason::Renew => SessionEnd::Renewed,
+            CloseReason::Asked => SessionEnd::Asked,
         }
     }
 }

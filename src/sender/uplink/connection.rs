@@ -1,10 +1,11 @@
-//! The line to a receiver: the session with it, and the connection that this goes over.
+//! The connection to a receiver: the session and the secure stream that carries it.
 //!
-//! The link keeps it. From WELCOME on ingest sends by it, too, what lies in memory: to wake the link up for each burst costs
-//! more than to send the burst. What lies in the spool only the link sends.
+//! The uplink task owns it. After WELCOME, ingest also sends over it the batches that are in memory. To wake
+//! the uplink task for each burst would cost more than to send the burst. Only the uplink task sends batches
+//! from the spool.
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use nf_transport_core::batch::Batch;
 use nf_transport_core::internal_error::note_internal_error;
@@ -13,62 +14,65 @@ use nf_transport_core::sequence::{Position, StreamId};
 use nf_transport_core::session::{OutOfOrder, SenderSession};
 use tokio::sync::Mutex;
 
+use crate::host::locked;
 use crate::host::secure_stream::{SecureStream, StreamError};
-use crate::sender::queue::{Next, Queue};
+use crate::sender::queue::Queue;
+use crate::sender::queue::state::Next;
 use crate::sender::uplink::unacknowledged::Unacknowledged;
 
-/// How much the session was handed.
+/// The progress of filling the session with queued batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Offered {
-    /// As much as it takes now.
+pub(crate) enum SendProgress {
+    /// The session accepts no more now.
     Enough,
-    /// All that was read from the spool.
+    /// The next batch must be read from the spool first.
     AllRead,
-    /// All that there is.
+    /// The queue is empty.
     All,
 }
 
 /// A session and its connection.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct Connection {
     pub(crate) session: SenderSession,
     pub(crate) stream: SecureStream,
-    /// The stream that the session is about.
+    /// The stream id that the receiver knows.
     sent_as: StreamId,
     /// Ends and payload bytes of batches sent and not acknowledged.
     sent: Unacknowledged,
 }
 
-impl Line {
+impl Connection {
     pub(crate) fn new(session: SenderSession, stream: SecureStream, sent_as: StreamId) -> Self {
         Self { session, stream, sent_as, sent: Unacknowledged::default() }
     }
 
-    /// Hands the session, and the socket, all that they take now. What lies in the spool only, `read` has to know: the batch that
-    /// holds this position, and whether it may reach all collectors that are waited for.
-    pub(crate) fn speak(
+    /// Fills the session and the socket with as much as they accept now. Calls `read` for positions that are
+    /// only in the spool. Its second argument is `true` if the batch may reach all collectors that are waited
+    /// for.
+    pub(crate) fn send_pending(
         &mut self,
         queue: &Queue,
         mut read: impl FnMut(Position, bool) -> Option<Batch>,
-    ) -> Result<Offered, StreamError> {
+    ) -> Result<SendProgress, StreamError> {
         loop {
-            let offered = self.offer(queue, &mut read).map_err(|error| {
-                note_internal_error("the session does not take what it asked for");
+            let progress = self.fill_session(queue, &mut read).map_err(|error| {
+                note_internal_error("the session rejects a batch that it asked for");
                 StreamError::Lost(io::Error::other(error))
             })?;
             self.stream.send_at_once(self.session.outbox())?;
-            if offered != Offered::Enough || self.session.next_position().is_none() {
-                return Ok(offered);
+            if progress != SendProgress::Enough || self.session.next_position().is_none() {
+                return Ok(progress);
             }
         }
     }
 
-    /// Hands the session all that it takes now.
-    fn offer(
+    /// Fills the session with as much as it accepts now.
+    fn fill_session(
         &mut self,
         queue: &Queue,
         mut read: impl FnMut(Position, bool) -> Option<Batch>,
-    ) -> Result<Offered, OutOfOrder> {
+    ) -> Result<SendProgress, OutOfOrder> {
         while let Some(position) = self.session.next_position() {
             let to_all = self.session.sends_to_all();
             match queue.next_to_send(position, to_all) {
@@ -79,12 +83,12 @@ impl Line {
                 }
                 Next::InSpool => match read(position, to_all) {
                     Some(batch) => self.send(queue, &batch)?,
-                    None => return Ok(Offered::AllRead),
+                    None => return Ok(SendProgress::AllRead),
                 },
-                Next::Nothing => return Ok(Offered::All),
+                Next::Nothing => return Ok(SendProgress::All),
             }
         }
-        Ok(Offered::Enough)
+        Ok(SendProgress::Enough)
     }
 
     fn send(&mut self, queue: &Queue, batch: &Batch) -> Result<(), OutOfOrder> {
@@ -95,40 +99,47 @@ impl Line {
         Ok(())
     }
 
-    /// The receiver has everything below `position`: how many bytes of payload that are which were sent by this line.
+    /// Handles the acknowledgement of everything below `position`. Returns the payload bytes of it that this
+    /// connection sent.
     pub(crate) fn acknowledge(&mut self, position: Position) -> u64 {
         self.sent.acknowledge(position)
     }
 
-    /// Where what may be on its way to all collectors that are waited for ends; `None` if that is all that was sent. Else it is
-    /// what nf-receiver may hold for them, and what they were sent once more.
-    pub(crate) fn on_its_way(&self) -> Option<Position> {
+    /// Returns the position below which datagrams may be in flight to all collectors that are waited for. It
+    /// covers the datagrams that nf-receiver may hold for them and those that were sent once more. Returns
+    /// `None` if everything sent is in flight.
+    pub(crate) fn in_flight_end(&self) -> Option<Position> {
         let resent = self.session.resent()?;
-        Some(resent.max(self.sent.reach(u64::try_from(LANE_MAX).unwrap_or(u64::MAX))))
+        Some(resent.max(self.sent.end_of_first_bytes(u64::try_from(LANE_MAX).unwrap_or(u64::MAX))))
     }
 
-    /// Whether something waits to be written.
+    /// Returns `true` if unsent bytes are left.
     fn has_output(&mut self) -> bool {
         !self.session.outbox().is_empty() || self.stream.has_output()
     }
 }
 
-/// Where the link leaves its line for ingest.
+/// The handle by which ingest reaches the connection of the uplink task.
 #[derive(Debug, Default)]
-pub(crate) struct Lent {
-    line: std::sync::Mutex<Option<Arc<Mutex<Line>>>>,
+pub(crate) struct SharedConnection {
+    connection: std::sync::Mutex<Option<Arc<Mutex<Connection>>>>,
 }
 
-impl Lent {
-    /// From now on ingest sends by this line, or by none.
-    pub(crate) fn set(&self, line: Option<Arc<Mutex<Line>>>) {
-        *self.line.lock().unwrap_or_else(PoisonError::into_inner) = line;
+impl SharedConnection {
+    /// Sets the connection over which ingest sends, or none.
+    pub(crate) fn set(&self, connection: Option<Arc<Mutex<Connection>>>) {
+        *locked(&self.connection) = connection;
     }
 
-    /// Sends what the queue holds; nothing is waited for. Whether that was all, so that the link has nothing to do.
-    pub(crate) fn speak(&self, queue: &Queue) -> bool {
-        let line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(mut line) = line.as_ref().and_then(|line| line.try_lock().ok()) else { return false };
-        matches!(line.speak(queue, |_, _| None), Ok(Offered::All)) && !line.has_output()
+    /// Sends the queue without waiting. Returns `true` if everything was sent, so that the uplink task need
+    /// not wake up.
+    pub(crate) fn send_pending(&self, queue: &Queue) -> bool {
+        let connection = locked(&self.connection);
+        let Some(mut connection) = connection.as_ref().and_then(|connection| connection.try_lock().ok())
+        else {
+            return false;
+        };
+        matches!(connection.send_pending(queue, |_, _| None), Ok(SendProgress::All))
+            && !connection.has_output()
     }
 }

@@ -1,4 +1,4 @@
-//! Connects to one address of a receiver, and agrees on a channel with it.
+//! Connects to one address of a receiver and agrees on a secure channel.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,12 +17,12 @@ use crate::host::secure_stream::{HandshakeError, SecureStream, run_handshake};
 use crate::host::{KeyReader, TlsFileError, read_sender_tls};
 use crate::limits::DIAL_PATIENCE;
 
-/// How a sender speaks to receivers.
+/// The protection of connections to receivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Speech {
-    /// In clear text, and to this machine only.
+pub(crate) enum ChannelMode {
+    /// Clear text, to this machine only.
     LoopbackOnly,
-    /// In clear text.
+    /// Clear text.
     ClearText,
     /// Encrypted under a shared key or passphrase.
     Keyed(Secret, Suite),
@@ -30,9 +30,12 @@ pub(crate) enum Speech {
     Tls(SenderTls),
 }
 
-impl Speech {
-    /// What `protection` asks for, with the key that it tells of.
-    pub(crate) fn prepare(protection: &SenderProtection, keys: &mut KeyReader) -> Result<Self, TlsFileError> {
+impl ChannelMode {
+    /// Reads the keys and certificates that `protection` names.
+    pub(crate) fn from_protection(
+        protection: &SenderProtection,
+        keys: &mut KeyReader,
+    ) -> Result<Self, TlsFileError> {
         Ok(match protection {
             SenderProtection::LoopbackOnly => Self::LoopbackOnly,
             SenderProtection::Plaintext => Self::ClearText,
@@ -43,7 +46,7 @@ impl Speech {
         })
     }
 
-    /// The own certificate, where TLS is spoken.
+    /// The own certificate, with TLS.
     pub(crate) fn certificate(&self) -> Option<&Certificate> {
         match self {
             Self::Tls(tls) => Some(&tls.certificate),
@@ -67,26 +70,29 @@ impl Speech {
     }
 }
 
-/// Why a receiver could not be spoken to.
+/// The reason why no channel could be agreed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
-    #[error("cannot resolve the name: {0}")]
-    Resolve(io::Error),
-    #[error("the name has no address")]
-    NoAddress,
-    #[error("cannot connect: {0}")]
+    #[error("cannot resolve {host}: {}", resolve_cause(.error))]
+    Resolve { host: String, error: io::Error },
+    #[error("cannot resolve {0}: the name has no address")]
+    NoAddress(String),
+    #[error("{}", connect_cause(.0))]
     Connect(io::Error),
-    #[error("no answer within {} s", DIAL_PATIENCE.as_secs())]
-    TimedOut,
     #[error(
-        "the connection was accepted, but there was no answer within {} s: the receiver is stopped, overloaded or not a \
-         receiver",
-        DIAL_PATIENCE.as_secs()
+        "no answer to TCP from {0} within {patience} s: host down, or a firewall drops it",
+        patience = DIAL_PATIENCE.as_secs()
     )]
-    Silent,
+    TimedOut(SocketAddr),
     #[error(
-        "no answer within {} s, and TCP repeats segments in vain: large packets are probably lost on the way (path MTU \
-         black hole); trying smaller ones",
+        "{0} accepts TCP but does not speak nf-transport within {patience} s: another service, or \
+         nf-receiver is stopped or overloaded",
+        patience = DIAL_PATIENCE.as_secs()
+    )]
+    Silent(SocketAddr),
+    #[error(
+        "no answer within {} s, and TCP retransmits without success: large packets are probably lost on the \
+         path (MTU black hole); trying smaller segments",
         DIAL_PATIENCE.as_secs()
     )]
     SegmentsLost,
@@ -95,14 +101,16 @@ pub(crate) enum DialError {
     #[error("{0}")]
     Handshake(#[from] SenderHandshakeError),
     #[error(
-        "not sent in clear text to another machine: join the receiver (nf-sender join TOKEN), give both sides a key \
-         (--key-file), or set 'plaintext = true' (or --plaintext) if this network may read the flow data"
+        "not sent in clear text to another machine: join the receiver (nf-sender join TOKEN), give both \
+         sides a key (--key-file), or set 'plaintext = true' (or --plaintext) if this network may read the \
+         flow data"
     )]
     PlaintextNotAllowed,
 }
 
 impl DialError {
-    /// Whether the receiver, or this side's own settings, said no.
+    /// Returns `true` if the receiver or the settings of this side rejected the connection, so that a retry
+    /// alone does not help.
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
             Self::Handshake(error) => error.is_rejection(),
@@ -112,8 +120,35 @@ impl DialError {
     }
 }
 
-/// Connects to `address`, in TCP segments of at most as many bytes, and agrees on a channel. Puts the socket into `connected` as
-/// soon as TCP is connected. Waits for as long as TCP does.
+/// Names the cause of a failed connect, and the remedy for the usual one.
+fn connect_cause(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            "connection refused (is nf-receiver.socket active there?)".to_owned()
+        }
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            format!("{error}: check the route and the firewall")
+        }
+        _ => format!("cannot connect: {error}"),
+    }
+}
+
+/// Names the cause of a failed name resolution. The resolver has no error codes here, only the texts of
+/// `gai_strerror`.
+fn resolve_cause(error: &io::Error) -> String {
+    let text = error.to_string();
+    let has = |part: &str| text.contains(part);
+    if has("Name or service not known") || has("No address associated") || has("Name does not resolve") {
+        "no such host".to_owned()
+    } else if has("Temporary failure") || has("Try again") {
+        "name server did not answer".to_owned()
+    } else {
+        text
+    }
+}
+
+/// Connects to `address` with TCP segments of at most `segment_bytes` and agrees on a channel. Sets
+/// `connected` to the socket as soon as TCP is connected. Has no time-out of its own.
 pub(crate) async fn connect(
     address: SocketAddr,
     segment_bytes: Option<u16>,
@@ -134,8 +169,43 @@ pub(crate) async fn connect(
 async fn open(address: SocketAddr, segment_bytes: Option<u16>) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     if let Some(bytes) = segment_bytes {
-        // Set before connecting, it holds for the other direction, too.
+        // Set before connecting, so that the peer also sends segments of at most this size.
         SockRef::from(&socket).set_tcp_mss(bytes.into())?;
     }
     socket.connect(address).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unresolved_name_is_in_the_message() {
+        let message = |text: &str| {
+            let error = io::Error::other(format!("failed to lookup address information: {text}"));
+            DialError::Resolve { host: "collector.example.net".to_owned(), error }.to_string()
+        };
+        let unknown = "cannot resolve collector.example.net: no such host";
+        let unanswered = "cannot resolve collector.example.net: name server did not answer";
+        assert_eq!(message("Name or service not known"), unknown);
+        assert_eq!(message("Temporary failure in name resolution"), unanswered);
+    }
+
+    #[test]
+    fn a_refused_connection_names_the_socket_unit() {
+        let error = DialError::Connect(io::ErrorKind::ConnectionRefused.into());
+        assert_eq!(error.to_string(), "connection refused (is nf-receiver.socket active there?)");
+    }
+
+    #[test]
+    fn silence_of_host_and_of_service_differ() {
+        let address: SocketAddr = "10.88.0.1:2055".parse().unwrap();
+        let down = DialError::TimedOut(address).to_string();
+        assert_eq!(
+            down,
+            "no answer to TCP from 10.88.0.1:2055 within 10 s: host down, or a firewall drops it"
+        );
+        let other = DialError::Silent(address).to_string();
+        assert!(other.starts_with("10.88.0.1:2055 accepts TCP but does not speak nf-transport"), "{other}");
+    }
 }

@@ -1,8 +1,8 @@
-//! The attempts to connect: the one that is waited for, and earlier ones that nobody has answered yet.
+//! The connection attempts: the current one, and earlier ones that nobody has answered yet.
 //!
-//! The kernel of a receiver accepts connections for a process that is stopped or overloaded, or has not begun to run. Such a
-//! connection stays open until it is answered or the next but one is made to the same address, so that the first answer is used
-//! whatever the schedule says. Holds at most two connections for each address.
+//! The kernel accepts connections for a receiver that is stopped, overloaded or not yet running. Such a
+//! connection stays open until it is answered, or until two newer ones to the same address exist. The first
+//! answer is used at once, without regard to the backoff. At most two connections per address are open.
 
 use core::future::pending;
 use std::net::SocketAddr;
@@ -20,68 +20,71 @@ use crate::host::TcpProgress;
 use crate::host::secure_stream::SecureStream;
 use crate::host::systemd::messages::sender;
 use crate::limits::DIAL_PATIENCE;
-use crate::sender::uplink::dial::{DialError, Speech, connect};
+use crate::sender::uplink::dial::{ChannelMode, DialError, connect};
 use crate::sender::uplink::segment_sizes::SegmentSizes;
 
-/// A receiver with which a channel was agreed.
+/// A secure channel to a receiver, ready for a session.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct EstablishedChannel {
     pub(crate) receiver: HostPort,
     pub(crate) address: SocketAddr,
-    /// The most bytes of a TCP segment; `None` if TCP decides.
+    /// The largest TCP segment in bytes; `None` if TCP decides.
     pub(crate) segment_bytes: Option<u16>,
     pub(crate) stream: SecureStream,
 }
 
-/// Dials receivers. Every method may be abandoned at any moment: attempts under way go on.
+/// Dials receivers. Every method is cancel-safe: attempts that were begun continue.
 #[derive(Debug, Default)]
-pub(crate) struct Dialler {
-    attempts: JoinSet<Outcome>,
+pub(crate) struct Dialer {
+    attempts: JoinSet<DialOutcome>,
     /// The attempts under way, oldest first.
-    open: Vec<Open>,
+    open: Vec<OpenDial>,
     next_number: u64,
     pub(crate) sizes: SegmentSizes,
 }
 
-/// How an attempt ended.
+/// The outcome of one attempt.
 #[derive(Debug)]
-struct Outcome {
+struct DialOutcome {
     number: u64,
     result: Result<SecureStream, DialError>,
 }
 
 /// An attempt under way.
 #[derive(Debug)]
-struct Open {
+struct OpenDial {
     number: u64,
     receiver: HostPort,
     address: SocketAddr,
     segment_bytes: Option<u16>,
-    speaks_tls: bool,
+    uses_tls: bool,
     /// The socket, once TCP is connected.
     socket: Arc<OnceLock<OwnedFd>>,
     task: AbortHandle,
 }
 
-impl Drop for Open {
+impl Drop for OpenDial {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Dialler {
-    /// Connects to the first address of `receiver` that answers as a receiver does, unless an earlier attempt is answered first.
+impl Dialer {
+    /// Connects to the first address of `receiver` that answers. An earlier attempt may be answered before.
     pub(crate) async fn dial(
         &mut self,
         receiver: &HostPort,
         id: &SenderId,
-        speech: &Speech,
-    ) -> Result<Answer, DialError> {
+        speech: &ChannelMode,
+    ) -> Result<EstablishedChannel, DialError> {
+        let host = || receiver.host().to_owned();
         let addresses = tokio::select! {
-            addresses = lookup_host((receiver.host(), receiver.port())) => addresses.map_err(DialError::Resolve)?,
-            answer = self.answered() => return Ok(answer),
+            addresses = lookup_host((receiver.host(), receiver.port())) => {
+                addresses.map_err(|error| DialError::Resolve { host: host(), error })?
+            }
+            answer = self.late_answer() => return Ok(answer),
         };
-        let mut outcome = Err(DialError::NoAddress);
+        let mut outcome = Err(DialError::NoAddress(host()));
         for address in addresses {
             let number = match self.begin(receiver, address, id, speech) {
                 Ok(number) => number,
@@ -92,7 +95,7 @@ impl Dialler {
             };
             outcome = match timeout(DIAL_PATIENCE, self.outcome(number)).await {
                 Ok(outcome) => outcome,
-                Err(_) => Err(self.unanswered(number)),
+                Err(_) => Err(self.time_out(number, address)),
             };
             if outcome.is_ok() {
                 break;
@@ -101,8 +104,8 @@ impl Dialler {
         outcome
     }
 
-    /// Waits until an earlier attempt leads to a connection. A refusal that comes late changes nothing: the schedule goes on.
-    pub(crate) async fn answered(&mut self) -> Answer {
+    /// Waits until an earlier attempt leads to a channel. Late rejections are only logged.
+    pub(crate) async fn late_answer(&mut self) -> EstablishedChannel {
         loop {
             match self.finished().await.1 {
                 Ok(answer) => return answer,
@@ -110,7 +113,7 @@ impl Dialler {
                     tracing::warn!(
                         message_id = sender::REFUSED,
                         %error,
-                        "a receiver that was silent has answered late: {error}"
+                        "a receiver answered late and rejected the connection: {error}"
                     );
                 }
                 Err(_) => {}
@@ -118,14 +121,14 @@ impl Dialler {
         }
     }
 
-    /// Ends all attempts.
+    /// Aborts all attempts.
     pub(crate) fn clear(&mut self) {
         self.open.clear();
         self.attempts = JoinSet::new();
     }
 
-    /// Waits for the end of this attempt, or for a connection by any other.
-    async fn outcome(&mut self, number: u64) -> Result<Answer, DialError> {
+    /// Waits for the end of attempt `number`, or for a channel by any other attempt.
+    async fn outcome(&mut self, number: u64) -> Result<EstablishedChannel, DialError> {
         loop {
             let (finished, result) = self.finished().await;
             if result.is_ok() || finished == number {
@@ -134,19 +137,20 @@ impl Dialler {
         }
     }
 
-    /// Waits for the next attempt to end; forever while there is none.
-    async fn finished(&mut self) -> (u64, Result<Answer, DialError>) {
+    /// Waits for the next attempt to end. Never returns while there is none.
+    async fn finished(&mut self) -> (u64, Result<EstablishedChannel, DialError>) {
         loop {
             match self.attempts.join_next().await {
-                Some(Ok(Outcome { number, result })) => {
-                    // One that is not open any more was ended just now.
-                    let Some(place) = self.open.iter().position(|open| open.number == number) else {
+                Some(Ok(DialOutcome { number, result })) => {
+                    // The task may end just before it is aborted.
+                    let Some(index) = self.open.iter().position(|open| open.number == number) else {
                         continue;
                     };
-                    let open = self.open.remove(place);
+                    let open = self.open.remove(index);
                     let (receiver, address) = (open.receiver.clone(), open.address);
                     let segment_bytes = open.segment_bytes;
-                    let answer = result.map(|stream| Answer { receiver, address, segment_bytes, stream });
+                    let answer =
+                        result.map(|stream| EstablishedChannel { receiver, address, segment_bytes, stream });
                     return (number, answer);
                 }
                 Some(Err(_)) => {}
@@ -155,16 +159,16 @@ impl Dialler {
         }
     }
 
-    /// Begins another attempt; returns its number.
+    /// Begins an attempt and returns its number.
     fn begin(
         &mut self,
         receiver: &HostPort,
         address: SocketAddr,
         id: &SenderId,
-        speech: &Speech,
+        speech: &ChannelMode,
     ) -> Result<u64, DialError> {
         let handshake = speech.handshake(id, receiver.host())?;
-        if *speech == Speech::LoopbackOnly && !address.ip().to_canonical().is_loopback() {
+        if *speech == ChannelMode::LoopbackOnly && !address.ip().to_canonical().is_loopback() {
             return Err(DialError::PlaintextNotAllowed);
         }
         self.keep_newest(address);
@@ -174,37 +178,45 @@ impl Dialler {
         let socket = Arc::new(OnceLock::new());
         let connected = socket.clone();
         let task = self.attempts.spawn(async move {
-            Outcome { number, result: connect(address, segment_bytes, handshake, &connected).await }
+            DialOutcome { number, result: connect(address, segment_bytes, handshake, &connected).await }
         });
         let speaks_tls = speech.certificate().is_some();
         let receiver = receiver.clone();
-        self.open.push(Open { number, receiver, address, segment_bytes, speaks_tls, socket, task });
+        self.open.push(OpenDial {
+            number,
+            receiver,
+            address,
+            segment_bytes,
+            uses_tls: speaks_tls,
+            socket,
+            task,
+        });
         Ok(number)
     }
 
-    /// Ends all attempts to `address` but the last one, which has the best place in the receiver's queue of those that may
-    /// still be good.
+    /// Aborts all attempts to `address` except the newest one, which is most likely to be answered.
     fn keep_newest(&mut self, address: SocketAddr) {
         let newest = self.open.iter().rev().find(|open| open.address == address).map(|open| open.number);
         self.open.retain(|open| open.address != address || Some(open.number) == newest);
     }
 
-    /// Nobody has answered this attempt in time. It goes on, unless TCP shows that it cannot lead anywhere.
-    fn unanswered(&mut self, number: u64) -> DialError {
-        let Some(place) = self.open.iter().position(|open| open.number == number) else {
-            return DialError::TimedOut;
+    /// Handles an attempt that was not answered in time. It stays open unless TCP shows that segments are
+    /// lost.
+    fn time_out(&mut self, number: u64, address: SocketAddr) -> DialError {
+        let Some(index) = self.open.iter().position(|open| open.number == number) else {
+            return DialError::TimedOut(address);
         };
-        let Some(open) = self.open.get(place) else { return DialError::TimedOut };
-        let Some(socket) = open.socket.get() else { return DialError::TimedOut };
+        let Some(open) = self.open.get(index) else { return DialError::TimedOut(address) };
+        let Some(socket) = open.socket.get() else { return DialError::TimedOut(address) };
         // Only the messages of a TLS handshake are longer than a segment.
-        let progress = TcpProgress::of(socket).ok().filter(|_| open.speaks_tls);
+        let progress = TcpProgress::of(socket).ok().filter(|_| open.uses_tls);
         let loses_segments = progress.is_some_and(|tcp| {
             tcp.segments_unacknowledged > 0 && tcp.timeouts > 0 || tcp.segments_out_of_order > 0
         });
         if !loses_segments {
-            return DialError::Silent;
+            return DialError::Silent(address);
         }
-        let open = self.open.remove(place);
+        let open = self.open.remove(index);
         self.sizes.reduce(open.address, open.segment_bytes, Instant::now());
         DialError::SegmentsLost
     }

@@ -1,4 +1,4 @@
-//! How a session with a receiver ended, and what follows.
+//! The end of a session with a receiver, and the next step.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use nf_transport_core::spool::Divergence;
 
 use crate::host::secure_stream::StreamError;
 
-/// How a session ended.
+/// The reason why a session ended.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Ended {
+pub(crate) enum SessionEnd {
     #[error("the receiver closed the connection")]
     Closed,
     #[error("the receiver ended the session")]
@@ -21,41 +21,55 @@ pub(crate) enum Ended {
     Stream(#[from] StreamError),
     #[error("the receiver refuses: {0}")]
     Refused(String),
-    /// As `Refused`; the receiver may accept the stream within [`REFUSED_FOR_NOW_DELAY_MAX`](crate::limits::REFUSED_FOR_NOW_DELAY_MAX).
+    /// As `Refused`, but the receiver may accept the stream within
+    /// [`REFUSED_FOR_NOW_DELAY_MAX`](crate::limits::REFUSED_FOR_NOW_DELAY_MAX).
     #[error("the receiver refuses: {0}")]
     RefusedForNow(String),
-    #[error("{0}")]
+    #[error("{}", session_error(.0))]
     Session(#[from] SessionError),
     #[error("the receiver refuses: {0}")]
     Superseded(String),
     #[error(
-        "the receiver has datagrams of this stream that this spool never sent: it was restored from a backup, or \
-         another machine uses a copy of it; sending all that is queued as a new stream"
+        "the receiver has datagrams of this stream that this spool never sent: it was restored from a \
+         backup, or another machine uses a copy of it; sending all that is queued as a new stream"
     )]
     Diverged {
         divergence: Divergence,
-        /// What the receiver has delivered of the stream.
+        /// The position up to which the receiver has delivered the stream.
         delivered: Position,
     },
-    #[error("the receiver asks for positions from {0} on, which it has acknowledged up to {1}")]
+    #[error(
+        "the receiver asks for positions from {0} on, but has acknowledged them up to {1} before: it may \
+         have lost its state"
+    )]
     BehindUs(Position, Position),
     #[error(
-        "nothing was acknowledged for {} s although the receiver is heard: large packets are probably lost on the way (path MTU \
-         black hole)",
+        "nothing was acknowledged for {} s although the receiver answers: large packets are probably lost \
+         on the path (MTU black hole)",
         .0.as_secs()
     )]
     Stalled(Duration),
     #[error("connecting again")]
     Renewed,
-    /// As `Renewed`, because somebody asked for it.
+    /// As `Renewed`, on a reconnect request.
     #[error("connecting again")]
     Asked,
     #[error("stopping")]
     Stopped,
 }
 
-impl Ended {
-    /// The receiver said no.
+/// Describes a protocol error, and names the usual causes of a silent receiver.
+fn session_error(error: &SessionError) -> String {
+    match error {
+        SessionError::Silent(silence) => {
+            format!("no heartbeat for {} s: host, nf-receiver or network is down", silence.as_secs())
+        }
+        error => error.to_string(),
+    }
+}
+
+impl SessionEnd {
+    /// Maps a REFUSE message of the receiver to a reason.
     pub(crate) fn refused(refusal: &Refusal) -> Self {
         let text = refusal.text().to_owned();
         match refusal.code() {
@@ -65,7 +79,7 @@ impl Ended {
         }
     }
 
-    /// Whether one of the two sides said no.
+    /// Returns `true` if one of the two sides rejected the other.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(
             self,
@@ -76,7 +90,8 @@ impl Ended {
         )
     }
 
-    /// Whether the next receiver is tried at once: the session came to nothing, and that may be different there.
+    /// Returns `true` if the next receiver is tried at once, as the session did not work and another receiver
+    /// may accept it.
     pub(crate) fn fails_over(&self, is_agreed: bool, has_worked: bool) -> bool {
         match self {
             Self::Renewed
@@ -89,5 +104,16 @@ impl Ended {
             Self::Stalled(_) => true,
             Self::Closed | Self::Goodbye | Self::Stream(_) | Self::Session(_) => !has_worked,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_receiver_is_described_by_its_causes() {
+        let ended = SessionEnd::from(SessionError::Silent(Duration::from_secs(15)));
+        assert_eq!(ended.to_string(), "no heartbeat for 15 s: host, nf-receiver or network is down");
     }
 }

@@ -1,4 +1,4 @@
-//! What the link reads ahead in the spool, while it sends what was read before.
+//! Reads batches of the spool ahead while the uplink task sends earlier ones.
 //!
 //! Never holds more than twice `READ_AHEAD` bytes.
 
@@ -12,28 +12,29 @@ use nf_transport_core::sequence::Position;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::sender::queue::{Next, Queue};
-use crate::sender::uplink::segment_source::{Backlog, BacklogError};
+use crate::sender::queue::Queue;
+use crate::sender::queue::state::Next;
+use crate::sender::uplink::segment_source::{SegmentSource, SegmentSourceError};
 
-/// How long after a failed read of the spool the link tries again.
-const READ_AGAIN: Duration = Duration::from_secs(1);
+/// The delay after a failed read of the spool.
+const READ_RETRY: Duration = Duration::from_secs(1);
 
-/// Batches with which it is time to read more: half of `READ_AHEAD`, where they are full.
+/// The number of read batches below which more are read: half of `READ_AHEAD` if they are full.
 const READ_ON: usize = 4;
 
-/// The spool's reader, and what it read.
-type Read = (Backlog, Result<Vec<Batch>, BacklogError>);
+/// The spool's reader, returned by its task, and the outcome.
+type ReadOutcome = (SegmentSource, Result<Vec<Batch>, SegmentSourceError>);
 
-/// Batches that were read, and what reads the next ones.
+/// Batches that were read from the spool, and the reader of the next ones.
 #[derive(Debug)]
 pub(crate) struct ReadAhead {
     queue: Arc<Queue>,
     batches: VecDeque<Batch>,
-    /// The spool's reader, while it does not read.
-    idle: Option<Backlog>,
-    reading: Option<JoinHandle<Read>>,
-    /// A read failed: not before this time again.
-    resting_until: Option<Instant>,
+    /// The spool's reader, while no read is running.
+    idle: Option<SegmentSource>,
+    reading: Option<JoinHandle<ReadOutcome>>,
+    /// After a failed read, the earliest time of the next one.
+    retry_at: Option<Instant>,
 }
 
 impl ReadAhead {
@@ -41,14 +42,14 @@ impl ReadAhead {
         Self {
             queue: queue.clone(),
             batches: VecDeque::new(),
-            idle: Some(Backlog::new(queue.clone())),
+            idle: Some(SegmentSource::new(queue.clone())),
             reading: None,
-            resting_until: None,
+            retry_at: None,
         }
     }
 
-    /// The batch that holds `position`. What is not read yet will be. It may reach all collectors that are waited for where
-    /// `to_all`.
+    /// Returns the batch that holds `position`, or starts to read it. `to_all` is `true` if the batch may
+    /// reach all collectors that are waited for.
     pub(crate) fn take(&mut self, position: Position, to_all: bool) -> Option<Batch> {
         while self.batches.front().is_some_and(|batch| batch.end() <= position) {
             self.batches.pop_front();
@@ -63,55 +64,55 @@ impl ReadAhead {
         batch
     }
 
-    /// The next batches are read while the last ones are sent.
+    /// Starts to read the next batches while the last ones are sent.
     fn read_on(&mut self, to_all: bool) {
         let next = self.batches.back().map(Batch::end).filter(|_| self.batches.len() <= READ_ON);
         if let Some(next) = next
-            && self.may_read()
+            && self.can_read()
             && matches!(self.queue.next_to_send(next, to_all), Next::InSpool)
         {
             self.start(next);
         }
     }
 
-    fn may_read(&self) -> bool {
-        self.idle.is_some() && self.resting_until.is_none()
+    fn can_read(&self) -> bool {
+        self.idle.is_some() && self.retry_at.is_none()
     }
 
     fn start(&mut self, position: Position) {
-        if self.may_read()
-            && let Some(mut backlog) = self.idle.take()
+        if self.can_read()
+            && let Some(mut source) = self.idle.take()
         {
             self.reading = Some(tokio::task::spawn_blocking(move || {
-                let outcome = backlog.read(position);
-                (backlog, outcome)
+                let outcome = source.read(position);
+                (source, outcome)
             }));
         }
     }
 
-    /// Waits for a read under way, and says how it ended; for ever if there is none.
-    pub(crate) async fn finished(&mut self) -> Result<(), BacklogError> {
+    /// Waits for the running read and returns its outcome. Never returns while none is running.
+    pub(crate) async fn finished(&mut self) -> Result<(), SegmentSourceError> {
         let Some(reading) = &mut self.reading else { return core::future::pending().await };
-        let failed = |error| (Backlog::new(self.queue.clone()), Err(io::Error::other(error).into()));
-        let (backlog, outcome) = reading.await.unwrap_or_else(failed);
-        (self.reading, self.idle) = (None, Some(backlog));
+        let failed = |error| (SegmentSource::new(self.queue.clone()), Err(io::Error::other(error).into()));
+        let (source, outcome) = reading.await.unwrap_or_else(failed);
+        (self.reading, self.idle) = (None, Some(source));
         match outcome {
             Ok(batches) => self.batches.extend(batches),
             Err(error) => {
-                self.resting_until = Some(Instant::now() + READ_AGAIN);
+                self.retry_at = Some(Instant::now() + READ_RETRY);
                 return Err(error);
             }
         }
         Ok(())
     }
 
-    /// Until when nothing is read, after a read that failed.
-    pub(crate) fn resting_until(&self) -> Option<Instant> {
-        self.resting_until
+    /// The end of the delay after a failed read.
+    pub(crate) fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
     }
 
-    /// After its time of rest the reader may read again, whether or not it is wanted at once.
-    pub(crate) fn end_rest(&mut self) {
-        self.resting_until = self.resting_until.filter(|until| *until > Instant::now());
+    /// Ends the delay after a failed read once its time has passed.
+    pub(crate) fn end_delay(&mut self) {
+        self.retry_at = self.retry_at.filter(|until| *until > Instant::now());
     }
 }

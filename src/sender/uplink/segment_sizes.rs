@@ -1,4 +1,4 @@
-//! How large TCP segments to each receiver may be, where full ones were lost on the way.
+//! The TCP segment sizes for receivers on whose path full segments were lost.
 //!
 //! Does no I/O and never reads the clock.
 
@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::limits::{SEGMENT_BYTES, SEGMENT_BYTES_KEPT, SEGMENT_SIZES_MAX};
 
-/// The receivers to which smaller segments go.
+/// The receivers with reduced segment sizes.
 #[derive(Debug, Default)]
 pub(crate) struct SegmentSizes {
     reduced: HashMap<SocketAddr, Reduced>,
@@ -18,19 +18,20 @@ pub(crate) struct SegmentSizes {
 struct Reduced {
     /// Bytes of a segment: one of [`SEGMENT_BYTES`].
     bytes: u16,
-    /// Connections made later try full segments again.
+    /// Connections that are made later try full segments again.
     until: Instant,
 }
 
 impl SegmentSizes {
-    /// The most bytes of a segment on a connection to `receiver` that is made now; `None` if TCP decides.
+    /// Returns the segment size in bytes for a new connection to `receiver`; `None` if TCP decides.
     pub(crate) fn size(&mut self, receiver: SocketAddr, now: Instant) -> Option<u16> {
         self.reduced.retain(|_, reduced| now < reduced.until);
         self.reduced.get(&receiver).map(|reduced| reduced.bytes)
     }
 
-    /// Segments of `tried` bytes, or full ones, were lost on the way to `receiver`. Returns the size to try next, or `None`
-    /// for full segments: where the smallest do not help, size is not the cause.
+    /// Notes that segments of `tried` bytes, or full ones, were lost on the path to `receiver`. Returns the
+    /// size to try next, or `None` for full segments: if the smallest size does not help, size is not the
+    /// cause.
     pub(crate) fn reduce(&mut self, receiver: SocketAddr, tried: Option<u16>, now: Instant) -> Option<u16> {
         let next = SEGMENT_BYTES.into_iter().find(|bytes| tried.is_none_or(|tried| *bytes < tried));
         self.reduced.remove(&receiver);
@@ -39,7 +40,7 @@ impl SegmentSizes {
         Some(bytes)
     }
 
-    /// Full segments are tried again everywhere.
+    /// Forgets all reduced sizes.
     pub(crate) fn forget(&mut self) {
         self.reduced.clear();
     }
@@ -83,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn receivers_that_are_remembered_are_bounded() {
+    fn the_number_of_reduced_sizes_is_bounded() {
         let (mut sizes, now) = (SegmentSizes::default(), Instant::now());
         for number in 0..=u8::MAX {
             sizes.reduce(receiver(number), None, now);

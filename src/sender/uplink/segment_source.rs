@@ -1,7 +1,7 @@
-//! Reads ahead in the spool for the link.
+//! Reads batches from the segments of the spool.
 //!
-//! Owns a place in one segment. Used from a blocking task: it reads files. Damage that it meets is told to the
-//! queue, which counts it and shows it as a gap from then on.
+//! Owns a position in one segment. Runs in a blocking task, as it reads files. Reports damage to the queue,
+//! which counts it and turns it into a gap.
 
 use std::fs::File;
 use std::io;
@@ -15,41 +15,41 @@ use nf_transport_core::spool::{Damage, Item, SegmentReader};
 use crate::limits::READ_AHEAD;
 use crate::sender::queue::{OpenedSegment, Queue};
 
-/// After so many failed reads in a row, what cannot be read counts as damage.
-const PATIENCE: u32 = 3;
+/// The number of consecutive failed reads after which unreadable data counts as damage.
+const FAILED_READS_MAX: u32 = 3;
 
-/// Why nothing was read. A later try may succeed.
+/// The reason why nothing was read. A later read may succeed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BacklogError {
+pub(crate) enum SegmentSourceError {
     #[error("{0}")]
     Disk(#[from] io::Error),
     #[error("{0}: start with that key as spool.previous-key-file")]
     Sealed(#[from] OpenError),
 }
 
-/// A reader of all that the spool holds.
+/// A reader of the whole spool.
 #[derive(Debug)]
-pub(crate) struct Backlog {
+pub(crate) struct SegmentSource {
     queue: Arc<Queue>,
     /// The segment being read, by its first position.
     open: Option<OpenedSegment>,
     failures: u32,
 }
 
-impl Backlog {
+impl SegmentSource {
     pub(crate) fn new(queue: Arc<Queue>) -> Self {
         Self { queue, open: None, failures: 0 }
     }
 
-    /// Batches from `position` on, about `READ_AHEAD` bytes of them. None if damage or a gap comes first, or if
-    /// the position is no longer in the spool: whoever asks looks at the queue again.
-    pub(crate) fn read(&mut self, position: Position) -> Result<Vec<Batch>, BacklogError> {
+    /// Reads batches from `position` on, about `READ_AHEAD` bytes of them. Returns none if damage or a gap
+    /// comes first, or if the position is no longer in the spool. The caller then asks the queue again.
+    pub(crate) fn read(&mut self, position: Position) -> Result<Vec<Batch>, SegmentSourceError> {
         let outcome = self.read_segment(position);
         match &outcome {
             Ok(_) => self.failures = 0,
-            // However often: the data is whole, and comes as soon as its key does.
-            Err(BacklogError::Sealed(_)) => self.open = None,
-            Err(BacklogError::Disk(_)) => {
+            // No retry limit: the data is intact and is read once its key is given.
+            Err(SegmentSourceError::Sealed(_)) => self.open = None,
+            Err(SegmentSourceError::Disk(_)) => {
                 self.failures += 1;
                 self.open = None;
             }
@@ -57,7 +57,7 @@ impl Backlog {
         outcome
     }
 
-    fn read_segment(&mut self, position: Position) -> Result<Vec<Batch>, BacklogError> {
+    fn read_segment(&mut self, position: Position) -> Result<Vec<Batch>, SegmentSourceError> {
         let mut batches = Vec::new();
         if !self.seek(position)? {
             return Ok(batches);
@@ -72,15 +72,15 @@ impl Backlog {
                         batches.push(batch);
                     }
                     Err(OpenError::Damaged) => {
-                        self.queue.give_up(*segment, whole(&batch, reader, position));
+                        self.queue.quarantine(*segment, as_damage(&batch, reader, position));
                         break;
                     }
-                    // What comes before it is sent first.
+                    // Return the batches before it first.
                     Err(OpenError::UnknownKey(_)) if !batches.is_empty() => break,
                     Err(error) => return Err(error.into()),
                 },
                 Some(Item::Damage(damage)) => {
-                    self.queue.give_up(*segment, damage);
+                    self.queue.quarantine(*segment, damage);
                     break;
                 }
                 Some(Item::Newer(newer)) => {
@@ -93,7 +93,7 @@ impl Backlog {
         Ok(batches)
     }
 
-    /// Makes the open segment stand at `position`; false if no segment holds it.
+    /// Moves to `position`. Returns `false` if no segment holds it.
     fn seek(&mut self, position: Position) -> io::Result<bool> {
         if let Some(segment) = &mut self.open
             && segment.reader.position() == position
@@ -102,10 +102,10 @@ impl Backlog {
             segment.reader.extend(end, size);
             return Ok(true);
         }
-        self.open = match self.queue.reader(position, self.failures >= PATIENCE) {
+        self.open = match self.queue.reader(position, self.failures >= FAILED_READS_MAX) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if let Some(damage) = self.queue.rest_of_segment(position) {
-                    self.queue.give_up(position, damage);
+                    self.queue.quarantine(position, damage);
                 }
                 None
             }
@@ -115,8 +115,8 @@ impl Backlog {
     }
 }
 
-/// All of `batch`, which `reader` has just given, as damage from `position` on.
-fn whole(batch: &Batch, reader: &SegmentReader<File>, position: Position) -> Damage {
+/// Returns all of `batch`, the last one from `reader`, as damage from `position` on.
+fn as_damage(batch: &Batch, reader: &SegmentReader<File>, position: Position) -> Damage {
     let length = u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX);
     Damage {
         offset: reader.offset().saturating_sub(length),

@@ -1,6 +1,7 @@
-//! One session with a receiver: sends what the queue holds, and frees what is acknowledged.
+//! One session with a receiver: sends the queue and removes acknowledged datagrams from it.
 //!
-//! Never holds more than twice `READ_AHEAD`, and `OUTBOX_MAX`, bytes of the backlog. Lends its line to ingest.
+//! Holds at most twice `READ_AHEAD` plus `OUTBOX_MAX` bytes of the spool in memory. Shares its connection
+//! with ingest.
 
 use std::io;
 use std::sync::Arc;
@@ -17,66 +18,66 @@ use crate::host::secure_stream::{Received, SecureStream, StreamError, protection
 use crate::host::systemd::messages::sender;
 use crate::host::{ExpiredCertificate, LogLimit, ROUND, SessionExpiry, Suppressed, TcpProgress};
 use crate::limits::CHANNEL_AGE_MAX;
-use crate::sender::uplink::closing::{Closing, Why};
-use crate::sender::uplink::connection::{Line, Offered};
-use crate::sender::uplink::ended::Ended;
+use crate::sender::uplink::closing::{CloseReason, Closing};
+use crate::sender::uplink::connection::{Connection, SendProgress};
+use crate::sender::uplink::ended::SessionEnd;
 use crate::sender::uplink::read_ahead::ReadAhead;
-use crate::sender::uplink::segment_source::BacklogError;
+use crate::sender::uplink::segment_source::SegmentSourceError;
 use crate::sender::uplink::stall::StallDetector;
-use crate::sender::uplink::{Link, LinkSettings, LinkState};
+use crate::sender::uplink::state::{Uplink, UplinkSettings, UplinkState};
 use crate::status::count_of;
 
-/// How long the last words to a receiver may take.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// The longest time for the last messages of a session.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Bytes read from the connection at once: acknowledgements and heartbeats are small.
+/// Bytes per read from the connection. Acknowledgements and heartbeats are small.
 const READ_SIZE: usize = 4096;
 
-/// One session.
-pub(crate) struct Conversation<'a> {
-    link: &'a Link,
-    line: Arc<Mutex<Line>>,
-    /// Whether the receiver has welcomed this sender.
+/// The event loop of one session.
+pub(crate) struct SessionLoop<'a> {
+    uplink: &'a Uplink,
+    connection: Arc<Mutex<Connection>>,
+    /// The receiver has sent WELCOME and the streams agree.
     pub(crate) is_agreed: bool,
-    ahead: ReadAhead,
-    /// When the channel is too old to go on.
+    read_ahead: ReadAhead,
+    /// The time at which the channel is too old and a new handshake is due.
     renew_at: Instant,
     expiry: SessionExpiry,
-    watched: Watched,
-    complaints: LogLimit<()>,
+    signals: SessionSignals,
+    read_errors: LogLimit<()>,
     stall: StallDetector,
-    /// Whether the receiver has acknowledged something, or had nothing to acknowledge.
+    /// The receiver has acknowledged something, or nothing was queued.
     has_progressed: bool,
-    /// The most bytes of a TCP segment; `None` if TCP decides.
+    /// The largest TCP segment in bytes; `None` if TCP decides.
     segment_bytes: Option<u16>,
 }
 
-/// What a session follows while it lasts.
+/// The signals that end a session early.
 #[derive(Debug)]
-pub(crate) struct Watched {
-    /// Changes when there are other settings to go on with.
-    pub(crate) settings: watch::Receiver<LinkSettings>,
-    /// Changes when somebody asks to connect again.
+pub(crate) struct SessionSignals {
+    /// Changes when the settings were reloaded.
+    pub(crate) settings: watch::Receiver<UplinkSettings>,
+    /// Changes on a reconnect request.
     pub(crate) redial: watch::Receiver<()>,
 }
 
-/// What ended a wait.
-enum Happened {
+/// The event that ended a wait.
+enum Wakeup {
     Socket(io::Result<Ready>),
-    ReadAhead(Result<(), BacklogError>),
+    ReadAhead(Result<(), SegmentSourceError>),
     Arrived,
     Time,
-    Close(Why),
+    Close(CloseReason),
     Expired(ExpiredCertificate),
 }
 
-impl<'a> Conversation<'a> {
-    /// A session over `stream`.
+impl<'a> SessionLoop<'a> {
+    /// Begins a session over `stream`.
     pub(crate) fn new(
-        link: &'a Link,
+        link: &'a Uplink,
         stream: SecureStream,
         segment_bytes: Option<u16>,
-        watched: Watched,
+        watched: SessionSignals,
     ) -> Result<Self, StreamError> {
         let heartbeat = Heartbeat::nearest(watched.settings.borrow().heartbeat);
         let hello = link.queue.hello(heartbeat, stream.channel().binding()?);
@@ -84,109 +85,110 @@ impl<'a> Conversation<'a> {
         let session = SenderSession::new(hello, now);
         let expiry = SessionExpiry::of(stream.channel());
         Ok(Self {
-            link,
-            line: Arc::new(Mutex::new(Line::new(session, stream, hello.stream))),
+            uplink: link,
+            connection: Arc::new(Mutex::new(Connection::new(session, stream, hello.stream))),
             is_agreed: false,
-            ahead: ReadAhead::new(&link.queue),
+            read_ahead: ReadAhead::new(&link.queue),
             renew_at: Instant::now() + CHANNEL_AGE_MAX,
             expiry,
-            watched,
-            complaints: LogLimit::default(),
+            signals: watched,
+            read_errors: LogLimit::default(),
             stall: StallDetector::new(heartbeat.duration(), now),
             has_progressed: false,
             segment_bytes,
         })
     }
 
-    /// Whether the session was of use: the receiver acknowledged something, unless there was nothing to acknowledge.
+    /// Returns `true` if the receiver acknowledged something, or everything was acknowledged already.
     pub(crate) fn has_worked(&self) -> bool {
-        self.has_progressed || self.is_done()
+        self.has_progressed || self.is_all_acknowledged()
     }
 
-    /// Keeps the session until it ends.
-    pub(crate) async fn run(&mut self, peer: &str) -> Ended {
-        let shared = self.line.clone();
-        let ended = self.speak(&shared, peer).await;
-        let ended = self.explained(ended);
-        self.link.lent.set(None);
-        let mut line = shared.lock().await;
+    /// Runs the session until it ends, and closes the connection.
+    pub(crate) async fn run(&mut self, peer: &str) -> SessionEnd {
+        let shared = self.connection.clone();
+        let ended = self.run_until_end(&shared, peer).await;
+        let ended = self.explain_end(ended);
+        self.uplink.connection.set(None);
+        let mut connection = shared.lock().await;
         match ended {
-            // The receiver has had its say.
-            Ended::Closed | Ended::Stream(_) => {}
-            // A goodbye would not get through either.
-            Ended::Stalled(_) => {
-                if let Err(error) = line.stream.abort() {
+            // The receiver has closed: nothing more can be sent.
+            SessionEnd::Closed | SessionEnd::Stream(_) => {}
+            // GOODBYE would not arrive either.
+            SessionEnd::Stalled(_) => {
+                if let Err(error) = connection.stream.abort() {
                     tracing::debug!(%error, "cannot reset the connection: {error}");
                 }
             }
-            Ended::Renewed | Ended::Asked | Ended::Stopped => {
-                self.link.view().state = LinkState::Connecting;
-                line.session.goodbye();
-                farewell(&mut line).await;
+            SessionEnd::Renewed | SessionEnd::Asked | SessionEnd::Stopped => {
+                self.uplink.view().state = UplinkState::Connecting;
+                connection.session.goodbye();
+                close(&mut connection).await;
             }
-            Ended::Goodbye
-            | Ended::Refused(_)
-            | Ended::RefusedForNow(_)
-            | Ended::Session(_)
-            | Ended::Superseded(_)
-            | Ended::Diverged { .. }
-            | Ended::BehindUs(..) => farewell(&mut line).await,
+            SessionEnd::Goodbye
+            | SessionEnd::Refused(_)
+            | SessionEnd::RefusedForNow(_)
+            | SessionEnd::Session(_)
+            | SessionEnd::Superseded(_)
+            | SessionEnd::Diverged { .. }
+            | SessionEnd::BehindUs(..) => close(&mut connection).await,
         }
         ended
     }
 
-    /// Speaks with the receiver until there is nothing more to say.
-    async fn speak(&mut self, shared: &Mutex<Line>, peer: &str) -> Ended {
+    /// Exchanges messages with the receiver until the session ends.
+    async fn run_until_end(&mut self, shared: &Mutex<Connection>, peer: &str) -> SessionEnd {
         let mut closing: Option<Closing> = None;
         loop {
-            self.link.pulse.beat();
-            let mut line = shared.lock().await;
-            if let Err(ended) = self.take_events(&mut line, peer) {
+            self.uplink.pulse.beat();
+            let mut connection = shared.lock().await;
+            if let Err(ended) = self.handle_events(&mut connection, peer) {
                 return ended;
             }
-            let waits_for_more = match self.send(&mut line, closing) {
-                Ok(offered) => offered == Offered::All,
+            let is_queue_empty = match self.send(&mut connection, closing) {
+                Ok(progress) => progress == SendProgress::All,
                 Err(error) => return error.into(),
             };
-            if let Err(ended) = self.watch_tcp(&line) {
+            if let Err(ended) = self.check_for_stall(&connection) {
                 return ended;
             }
             if let Some(closing) = closing
-                && self.is_closed(&line, closing)
+                && self.is_closed(&connection, closing)
             {
                 return closing.ended();
             }
-            if closing.is_none() && self.is_worn(&line.stream) {
+            if closing.is_none() && self.needs_new_keys(&connection.stream) {
                 tracing::info!(
                     peer,
-                    "connecting to {peer} again: the keys of this connection have served their time"
+                    "reconnecting to {peer}: the keys of this connection have reached their maximum age or \
+                     volume"
                 );
-                closing = Some(self.close(Why::Renew));
+                closing = Some(self.begin_close(CloseReason::Renew));
                 continue;
             }
-            match self.happens(line, waits_for_more, closing).await {
-                Happened::Socket(Ok(ready)) => match self.transfer(&mut *shared.lock().await, ready) {
+            match self.wait(connection, is_queue_empty, closing).await {
+                Wakeup::Socket(Ok(ready)) => match self.transfer(&mut *shared.lock().await, ready) {
                     Ok(Received::Bytes | Received::Nothing) => {}
-                    Ok(Received::End) => return Ended::Closed,
+                    Ok(Received::End) => return SessionEnd::Closed,
                     Err(error) => return error.into(),
                 },
-                Happened::Socket(Err(error)) => return Ended::Stream(error.into()),
-                Happened::ReadAhead(outcome) => self.note_read(outcome),
-                Happened::Arrived => {}
-                Happened::Close(why) => closing = Some(self.close(why)),
-                Happened::Expired(whose) => {
+                Wakeup::Socket(Err(error)) => return SessionEnd::Stream(error.into()),
+                Wakeup::ReadAhead(outcome) => self.report_read(outcome),
+                Wakeup::Arrived => {}
+                Wakeup::Close(why) => closing = Some(self.begin_close(why)),
+                Wakeup::Expired(whose) => {
                     let whose = match whose {
-                        ExpiredCertificate::Own => "the own certificate",
-                        ExpiredCertificate::Peer => "its certificate",
+                        ExpiredCertificate::Own => "the certificate of this sender",
+                        ExpiredCertificate::Peer => "the certificate of the receiver",
                     };
-                    tracing::warn!(peer, "connecting to {peer} again: {whose} has expired");
-                    closing = Some(self.close(Why::Renew));
+                    tracing::warn!(peer, "reconnecting to {peer}: {whose} has expired");
+                    closing = Some(self.begin_close(CloseReason::Renew));
                 }
-                Happened::Time => {
+                Wakeup::Time => {
                     if let Some(closing) = closing.filter(|closing| closing.until <= Instant::now()) {
                         return closing.ended();
                     }
-                    if let Err(ended) = self.look_at_clock(&mut *shared.lock().await) {
+                    if let Err(ended) = self.handle_timeout(&mut *shared.lock().await) {
                         return ended;
                     }
                 }
@@ -194,154 +196,166 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    /// Hands the socket what it takes: of what is queued too, unless the session closes for another.
-    fn send(&mut self, line: &mut Line, closing: Option<Closing>) -> Result<Offered, StreamError> {
-        if closing.is_some_and(|closing| closing.why != Why::Stop) {
-            line.stream.send_at_once(line.session.outbox())?;
-            return Ok(Offered::Enough);
+    /// Sends as much as the socket accepts. Sends no queued datagrams if another connection follows this one.
+    fn send(
+        &mut self,
+        connection: &mut Connection,
+        closing: Option<Closing>,
+    ) -> Result<SendProgress, StreamError> {
+        if closing.is_some_and(|closing| closing.reason != CloseReason::Shutdown) {
+            connection.stream.send_at_once(connection.session.outbox())?;
+            return Ok(SendProgress::Enough);
         }
-        let read = |position, to_all| self.ahead.take(position, to_all);
-        line.speak(&self.link.queue, read)
+        let read = |position, to_all| self.read_ahead.take(position, to_all);
+        connection.send_pending(&self.uplink.queue, read)
     }
 
-    /// Begins to close the session.
-    fn close(&self, why: Why) -> Closing {
-        if why != Why::Stop {
-            self.link.lent.set(None);
+    /// Begins to close the session in order.
+    fn begin_close(&self, why: CloseReason) -> Closing {
+        if why != CloseReason::Shutdown {
+            self.uplink.connection.set(None);
         }
         Closing::new(why)
     }
 
-    /// Whether nothing is waited for any more.
-    fn is_closed(&self, line: &Line, closing: Closing) -> bool {
-        match closing.why {
-            Why::Stop => self.is_done(),
-            Why::Renew | Why::Asked => !line.session.has_unacknowledged(),
+    /// Returns `true` if everything that the close waits for is done.
+    fn is_closed(&self, connection: &Connection, closing: Closing) -> bool {
+        match closing.reason {
+            CloseReason::Shutdown => self.is_all_acknowledged(),
+            CloseReason::Renew | CloseReason::Asked => !connection.session.has_unacknowledged(),
         }
     }
 
-    /// Does what is due by now.
-    fn look_at_clock(&mut self, line: &mut Line) -> Result<(), Ended> {
-        self.ahead.end_rest();
-        // What has come already is heard before anybody counts as silent: this process may have been stopped, too.
-        if self.transfer(line, Ready::READABLE)? == Received::End {
-            return Err(Ended::Closed);
+    /// Handles time-outs that have passed.
+    fn handle_timeout(&mut self, connection: &mut Connection) -> Result<(), SessionEnd> {
+        self.read_ahead.end_delay();
+        // Read before the time-out check: after a pause of this process, heartbeats may wait unread in the
+        // socket.
+        if self.transfer(connection, Ready::READABLE)? == Received::End {
+            return Err(SessionEnd::Closed);
         }
-        line.session.handle_timeout(Instant::now().into_std());
-        if self.is_done() {
-            self.progressed(line);
+        connection.session.handle_timeout(Instant::now().into_std());
+        if self.is_all_acknowledged() {
+            self.note_progress(connection);
         }
         Ok(())
     }
 
-    /// Looks from time to time whether TCP brings what was sent to the receiver.
-    fn watch_tcp(&mut self, line: &Line) -> Result<(), Ended> {
+    /// Checks at intervals whether TCP delivers what was sent.
+    fn check_for_stall(&mut self, connection: &Connection) -> Result<(), SessionEnd> {
         let now = Instant::now().into_std();
-        if now < self.stall.look_at() || !line.session.has_unacknowledged() {
+        if now < self.stall.next_check() || !connection.session.has_unacknowledged() {
             return Ok(());
         }
-        match line.stream.tcp_progress() {
+        match connection.stream.tcp_progress() {
             Ok(tcp) => {
                 self.stall.observe(tcp, now);
-                // All has reached the receiver: if nothing is acknowledged, a collector holds it up.
-                if self.link.doubt.is_some() && tcp.is_idle() {
-                    self.show_connected(line);
+                // The path works. If nothing is acknowledged, a collector blocks the receiver.
+                if self.uplink.failure.is_some() && tcp.is_idle() {
+                    self.show_connected(connection);
                 }
             }
-            // Not before the next look.
+            // Try again at the next check.
             Err(error) => {
-                tracing::debug!(%error, "the kernel does not report on the connection: {error}");
+                tracing::debug!(%error, "cannot read TCP_INFO of the connection: {error}");
                 self.stall.observe(TcpProgress::default(), now);
             }
         }
-        if self.stall.is_stalled(now) { Err(Ended::Stalled(self.stall.patience())) } else { Ok(()) }
+        if self.stall.is_stalled(now) { Err(SessionEnd::Stalled(self.stall.patience())) } else { Ok(()) }
     }
 
-    /// What has ended the session, where the receiver ended it because it heard nothing.
-    fn explained(&mut self, ended: Ended) -> Ended {
+    /// Returns the stall as the reason if the receiver ended the session because it received nothing.
+    fn explain_end(&mut self, ended: SessionEnd) -> SessionEnd {
         let now = Instant::now().into_std();
         match ended {
-            Ended::Closed | Ended::Goodbye | Ended::Stream(StreamError::Lost(_)) => {
-                self.stall.explains_end(now).map_or(ended, Ended::Stalled)
+            SessionEnd::Closed | SessionEnd::Goodbye | SessionEnd::Stream(StreamError::Lost(_)) => {
+                self.stall.explains_end(now).map_or(ended, SessionEnd::Stalled)
             }
             ended => ended,
         }
     }
 
-    /// Whether the connection is too old to go on, or has carried too much for its keys.
-    fn is_worn(&self, stream: &SecureStream) -> bool {
+    /// Returns `true` if the channel is too old, or its keys have encrypted too much.
+    fn needs_new_keys(&self, stream: &SecureStream) -> bool {
         let channel = stream.channel();
         !channel.is_plain() && (channel.is_exhausted() || self.renew_at <= Instant::now())
     }
 
-    /// Waits for whatever comes first. Meanwhile others may have the line.
-    async fn happens(
+    /// Waits for the next event. Releases the connection meanwhile, so that ingest can send.
+    async fn wait(
         &mut self,
-        mut line: MutexGuard<'_, Line>,
-        waits_for_more: bool,
+        mut connection: MutexGuard<'_, Connection>,
+        is_queue_empty: bool,
         closing: Option<Closing>,
-    ) -> Happened {
-        let session_timeout = line.session.poll_timeout().map(Instant::from_std);
-        let renew_at = Some(self.renew_at).filter(|_| closing.is_none() && !line.stream.channel().is_plain());
-        let has_output = !line.session.outbox().is_empty();
-        let ready = line.stream.ready(true, has_output);
-        let look_at = line.session.has_unacknowledged().then(|| Instant::from_std(self.stall.look_at()));
-        drop(line);
+    ) -> Wakeup {
+        let session_timeout = connection.session.poll_timeout().map(Instant::from_std);
+        let renew_at =
+            Some(self.renew_at).filter(|_| closing.is_none() && !connection.stream.channel().is_plain());
+        let has_output = !connection.session.outbox().is_empty();
+        let ready = connection.stream.ready(true, has_output);
+        let next_check =
+            connection.session.has_unacknowledged().then(|| Instant::from_std(self.stall.next_check()));
+        drop(connection);
         let round = Some(Instant::now() + ROUND);
         let close_at = closing.map(|closing| closing.until);
-        let wake_at = [round, session_timeout, self.ahead.resting_until(), close_at, renew_at, look_at]
+        let wake_at = [round, session_timeout, self.read_ahead.retry_at(), close_at, renew_at, next_check]
             .into_iter()
             .flatten()
             .min();
-        let mut stop = self.link.stop.clone();
-        let is_stopping = closing.is_some_and(|closing| closing.why == Why::Stop);
+        let mut stop = self.uplink.stop.clone();
+        let is_stopping = closing.is_some_and(|closing| closing.reason == CloseReason::Shutdown);
         tokio::select! {
-            ready = ready => Happened::Socket(ready),
-            outcome = self.ahead.finished() => Happened::ReadAhead(outcome),
-            () = self.link.queue.arrived(), if waits_for_more => Happened::Arrived,
-            () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Happened::Time,
-            Ok(()) = self.watched.settings.changed(), if closing.is_none() => Happened::Close(Why::Renew),
-            Ok(()) = self.watched.redial.changed(), if closing.is_none() => Happened::Close(Why::Asked),
-            whose = self.expiry.expired(), if closing.is_none() => Happened::Expired(whose),
-            () = stop.requested(), if !is_stopping => Happened::Close(Why::Stop),
+            ready = ready => Wakeup::Socket(ready),
+            outcome = self.read_ahead.finished() => Wakeup::ReadAhead(outcome),
+            () = self.uplink.queue.arrived(), if is_queue_empty => Wakeup::Arrived,
+            () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Wakeup::Time,
+            Ok(()) = self.signals.settings.changed(), if closing.is_none() => Wakeup::Close(CloseReason::Renew),
+            Ok(()) = self.signals.redial.changed(), if closing.is_none() => Wakeup::Close(CloseReason::Asked),
+            whose = self.expiry.expired(), if closing.is_none() => Wakeup::Expired(whose),
+            () = stop.requested(), if !is_stopping => Wakeup::Close(CloseReason::Shutdown),
         }
     }
 
-    fn take_events(&mut self, line: &mut Line, peer: &str) -> Result<(), Ended> {
-        while let Some(event) = line.session.poll_event()? {
+    fn handle_events(&mut self, connection: &mut Connection, peer: &str) -> Result<(), SessionEnd> {
+        while let Some(event) = connection.session.poll_event()? {
             match event {
-                SenderEvent::Welcomed(welcome) => self.welcomed(line, &welcome, peer)?,
+                SenderEvent::Welcomed(welcome) => self.welcomed(connection, &welcome, peer)?,
                 SenderEvent::Acknowledged(position) => {
-                    self.acknowledged(line, position);
-                    self.progressed(line);
+                    self.acknowledged(connection, position);
+                    self.note_progress(connection);
                 }
                 SenderEvent::Received(_) => {
-                    self.taken(line);
-                    self.progressed(line);
+                    self.bound_in_flight(connection);
+                    self.note_progress(connection);
                 }
-                SenderEvent::Rejected(refusal) => return Err(Ended::refused(&refusal)),
-                SenderEvent::Goodbye => return Err(Ended::Goodbye),
+                SenderEvent::Rejected(refusal) => return Err(SessionEnd::refused(&refusal)),
+                SenderEvent::Goodbye => return Err(SessionEnd::Goodbye),
             }
         }
         Ok(())
     }
 
-    fn welcomed(&mut self, line: &mut Line, welcome: &Welcome, peer: &str) -> Result<(), Ended> {
+    fn welcomed(
+        &mut self,
+        connection: &mut Connection,
+        welcome: &Welcome,
+        peer: &str,
+    ) -> Result<(), SessionEnd> {
         let resume = welcome.resume;
-        if let Err(divergence) = self.link.queue.check_lineage(welcome) {
-            return Err(Ended::Diverged { divergence, delivered: resume });
+        if let Err(divergence) = self.uplink.queue.check_lineage(welcome) {
+            return Err(SessionEnd::Diverged { divergence, delivered: resume });
         }
-        let acknowledged = self.link.queue.acknowledged();
+        let acknowledged = self.uplink.queue.acknowledged();
         if resume < acknowledged {
-            return Err(Ended::BehindUs(resume, acknowledged));
+            return Err(SessionEnd::BehindUs(resume, acknowledged));
         }
         self.is_agreed = true;
-        self.acknowledged(line, resume);
-        self.link.queue.set_in_flight(resume);
-        self.link.queue.note_sent(resume);
-        self.link.lent.set(Some(self.line.clone()));
-        let cipher = line.stream.channel().cipher();
-        let queued = self.link.queue.figures().queued;
+        self.acknowledged(connection, resume);
+        self.uplink.queue.set_in_flight(resume);
+        self.uplink.queue.note_sent(resume);
+        self.uplink.connection.set(Some(self.connection.clone()));
+        let cipher = connection.stream.channel().cipher();
+        let queued = self.uplink.queue.figures().queued;
         tracing::info!(
             message_id = sender::CONNECTED,
             peer,
@@ -352,51 +366,52 @@ impl<'a> Conversation<'a> {
             protection(cipher),
             count_of(queued, "datagram")
         );
-        if self.link.doubt.is_none() || queued == 0 {
-            self.show_connected(line);
+        if self.uplink.failure.is_none() || queued == 0 {
+            self.show_connected(connection);
         }
         Ok(())
     }
 
-    fn show_connected(&self, line: &Line) {
-        let mut view = self.link.view();
-        view.state = LinkState::Connected;
+    fn show_connected(&self, connection: &Connection) {
+        let mut view = self.uplink.view();
+        view.state = UplinkState::Connected;
         view.reason = None;
-        view.cipher = Some(line.stream.channel().cipher());
+        view.cipher = Some(connection.stream.channel().cipher());
         view.segment_bytes = self.segment_bytes;
+        view.disconnected_since = None;
     }
 
-    /// The session works: the receiver has taken what was sent, or there is nothing to send.
-    fn progressed(&mut self, line: &Line) {
+    /// Notes progress: the receiver has accepted data, or nothing is queued.
+    fn note_progress(&mut self, connection: &Connection) {
         self.stall.acknowledged();
         if !self.has_progressed {
             self.has_progressed = true;
-            if self.link.doubt.is_some() {
-                self.show_connected(line);
+            if self.uplink.failure.is_some() {
+                self.show_connected(connection);
             }
         }
     }
 
-    fn acknowledged(&self, line: &mut Line, position: Position) {
-        let bytes = line.acknowledge(position);
-        self.link.queue.acknowledge(position, bytes);
-        if line.session.resent().is_none() {
-            self.link.queue.raise_in_flight(line.session.sent());
+    fn acknowledged(&self, connection: &mut Connection, position: Position) {
+        let bytes = connection.acknowledge(position);
+        self.uplink.queue.acknowledge(position, bytes);
+        if connection.session.resent().is_none() {
+            self.uplink.queue.raise_in_flight(connection.session.sent());
         }
     }
 
-    /// The receiver is ahead with some of its collectors. It asks for what others lack. Until then that is not on its way, but for
-    /// what it holds for them.
-    fn taken(&self, line: &Line) {
-        if let Some(end) = line.on_its_way() {
-            self.link.queue.bound_in_flight(end);
+    /// Handles that some collectors are ahead of others. The receiver will request the datagrams that the
+    /// others lack. Until then only those that it holds for them are in flight.
+    fn bound_in_flight(&self, connection: &Connection) {
+        if let Some(end) = connection.in_flight_end() {
+            self.uplink.queue.bound_in_flight(end);
         }
     }
 
-    /// A read of the spool has ended like this.
-    fn note_read(&mut self, outcome: Result<(), BacklogError>) {
+    /// Reports the outcome of a read of the spool.
+    fn report_read(&mut self, outcome: Result<(), SegmentSourceError>) {
         if let Err(error) = &outcome
-            && let Some(held_back) = self.complaints.admit((), Instant::now().into_std())
+            && let Some(held_back) = self.read_errors.admit((), Instant::now().into_std())
         {
             tracing::error!(
                 %error,
@@ -405,16 +420,16 @@ impl<'a> Conversation<'a> {
                 Suppressed(held_back)
             );
         }
-        if outcome.is_ok() && self.link.doubt.is_some() {
+        if outcome.is_ok() && self.uplink.failure.is_some() {
             return;
         }
-        self.link.view().reason = outcome.err().map(|error| format!("cannot read the spool: {error}"));
+        self.uplink.view().reason = outcome.err().map(|error| format!("cannot read the spool: {error}"));
     }
 
-    /// Reads what the socket has, or else writes what it takes: a last word that lies there tells why nothing can be written
-    /// any more.
-    fn transfer(&mut self, line: &mut Line, ready: Ready) -> Result<Received, StreamError> {
-        let Line { session, stream, .. } = line;
+    /// Reads from the socket, or else writes to it. Reading comes first: the last message of the receiver
+    /// explains a failed write.
+    fn transfer(&mut self, connection: &mut Connection, ready: Ready) -> Result<Received, StreamError> {
+        let Connection { session, stream, .. } = connection;
         if ready.is_readable() {
             let now = Instant::now().into_std();
             let take = |bytes: &[u8]| session.handle_bytes(bytes, now);
@@ -432,20 +447,20 @@ impl<'a> Conversation<'a> {
         Ok(Received::Nothing)
     }
 
-    /// Whether everything is acknowledged.
-    fn is_done(&self) -> bool {
-        self.is_agreed && self.link.queue.figures().queued == 0
+    /// Returns `true` if everything queued is acknowledged.
+    fn is_all_acknowledged(&self) -> bool {
+        self.is_agreed && self.uplink.queue.figures().queued == 0
     }
 }
 
-/// Writes what the outbox still holds, and waits for the receiver to end its side, for a moment at most.
-async fn farewell(line: &mut Line) {
-    let last_words = async {
-        line.stream.flush(line.session.outbox()).await?;
-        line.stream.close_gracefully().await?;
+/// Sends the outbox and waits briefly until the receiver closes its side.
+async fn close(connection: &mut Connection) {
+    let last_messages = async {
+        connection.stream.flush(connection.session.outbox()).await?;
+        connection.stream.close_gracefully().await?;
         Ok::<(), StreamError>(())
     };
-    if !matches!(timeout(FAREWELL, last_words).await, Ok(Ok(()))) {
-        tracing::debug!("the receiver did not take the last words");
+    if !matches!(timeout(CLOSE_TIMEOUT, last_messages).await, Ok(Ok(()))) {
+        tracing::debug!("the receiver did not close the connection in time");
     }
 }

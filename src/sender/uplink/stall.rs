@@ -1,9 +1,11 @@
-//! Distinguishes a path that loses large packets from a receiver that is held up.
+//! Distinguishes a path that loses large packets from a receiver that is blocked.
 //!
-//! Both look alike to the session: data is under way and nothing is acknowledged, while heartbeats arrive. TCP knows the
-//! difference. A receiver that does not read closes its window, and then no segment is under way. On a path that loses large
-//! packets (a path MTU black hole), TCP repeats a segment over and over and nothing new is acknowledged. A device of this host
-//! that drops them, such as a tunnel, leaves them unsent although the window is open.
+//! Both look alike to the session: data is in flight and nothing is acknowledged, while heartbeats arrive.
+//! TCP shows the difference:
+//!
+//! - A receiver that does not read closes its window, and no segment is in flight.
+//! - On a path that loses large packets (an MTU black hole), TCP retransmits a segment without success.
+//! - A device of this host that drops them, such as a tunnel, leaves them unsent although the window is open.
 //!
 //! Does no I/O and never reads the clock: the caller passes both.
 
@@ -16,26 +18,26 @@ use crate::limits::HEARTBEATS_UNACKNOWLEDGED;
 #[derive(Debug)]
 pub(crate) struct StallDetector {
     heartbeat: Duration,
-    /// When the receiver was heard last.
+    /// The time of the last bytes from the receiver.
     heard: Instant,
-    /// Since when nothing new was acknowledged by TCP, and how many bytes were acknowledged then.
+    /// Since when TCP acknowledged nothing new, and the bytes acknowledged until then.
     since: Option<(Instant, u64)>,
-    /// Whether TCP has repeated a segment, or could not send one, as of the last look.
-    is_repeating: bool,
-    /// When to look at TCP next.
-    look_at: Instant,
+    /// TCP retransmitted a segment or could not send one, as of the last check.
+    is_retransmitting: bool,
+    /// The time of the next check.
+    next_check: Instant,
 }
 
-/// The longest time between two looks at TCP.
-const LOOK_EVERY_MAX: Duration = Duration::from_secs(1);
+/// The longest interval between two checks of TCP.
+const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 impl StallDetector {
     pub(crate) fn new(heartbeat: Duration, now: Instant) -> Self {
-        Self { heartbeat, heard: now, since: None, is_repeating: false, look_at: now }
+        Self { heartbeat, heard: now, since: None, is_retransmitting: false, next_check: now }
     }
 
-    /// The receiver was heard. If it was silent for longer than heartbeats explain, the path was down in both directions: then
-    /// the time before does not count.
+    /// Notes bytes from the receiver. After a longer silence than heartbeats explain, the path was down in
+    /// both directions, and the time before does not count.
     pub(crate) fn heard(&mut self, now: Instant) {
         if self.is_silent(now) {
             self.since = None;
@@ -43,20 +45,20 @@ impl StallDetector {
         self.heard = now;
     }
 
-    /// The receiver acknowledged something: all was well until now.
+    /// Notes an acknowledgement of the receiver, which ends a stall.
     pub(crate) fn acknowledged(&mut self) {
         self.since = None;
     }
 
-    /// When to call [`Self::observe`] next while data is under way.
-    pub(crate) fn look_at(&self) -> Instant {
-        self.look_at
+    /// The time of the next call of [`Self::observe`] while data is in flight.
+    pub(crate) fn next_check(&self) -> Instant {
+        self.next_check
     }
 
-    /// Takes in how TCP fares at the moment.
+    /// Evaluates the state of TCP.
     pub(crate) fn observe(&mut self, tcp: TcpProgress, now: Instant) {
-        self.look_at = now + (self.heartbeat / 4).min(LOOK_EVERY_MAX);
-        self.is_repeating = tcp.timeouts > 0 || tcp.bytes_refused > 0;
+        self.next_check = now + (self.heartbeat / 4).min(CHECK_INTERVAL_MAX);
+        self.is_retransmitting = tcp.timeouts > 0 || tcp.bytes_refused > 0;
         let acknowledged = tcp.bytes_acknowledged;
         let is_same = self.since.is_some_and(|(_, before)| before == acknowledged);
         if tcp.segments_unacknowledged == 0 && tcp.bytes_refused == 0 {
@@ -66,24 +68,26 @@ impl StallDetector {
         }
     }
 
-    /// For how long nothing new was acknowledged by TCP although something is under way and the receiver is heard.
+    /// Returns for how long TCP has acknowledged nothing new while data is in flight and the receiver
+    /// answers.
     fn stalled_for(&self, now: Instant) -> Option<Duration> {
         let (since, _) = self.since.filter(|_| !self.is_silent(now))?;
         Some(now.saturating_duration_since(since))
     }
 
-    /// The time after which a session counts as not working. It ends before the receiver, which hears nothing, ends it.
+    /// The duration of a stall that ends the session. It ends before the receiver, which receives nothing,
+    /// ends it.
     pub(crate) fn patience(&self) -> Duration {
         self.heartbeat * HEARTBEATS_UNACKNOWLEDGED
     }
 
-    /// Whether the session must be given up now.
+    /// Returns `true` if the session must end now.
     pub(crate) fn is_stalled(&self, now: Instant) -> bool {
-        self.is_repeating && self.stalled_for(now).is_some_and(|stalled| stalled >= self.patience())
+        self.is_retransmitting && self.stalled_for(now).is_some_and(|stalled| stalled >= self.patience())
     }
 
-    /// For how long the connection has stalled, if that explains why the receiver has ended it now. TCP's first time-out may
-    /// still be to come.
+    /// Returns the duration of the stall if it explains why the receiver has ended the session now. The first
+    /// time-out of TCP may not have passed yet.
     pub(crate) fn explains_end(&self, now: Instant) -> Option<Duration> {
         self.stalled_for(now).filter(|stalled| *stalled >= self.heartbeat)
     }
@@ -99,7 +103,7 @@ mod tests {
 
     const HEARTBEAT: Duration = Duration::from_secs(5);
 
-    /// A detector, and a clock that stands at its beginning.
+    /// A detector and its start time.
     fn detector() -> (StallDetector, Instant) {
         let now = Instant::now();
         (StallDetector::new(HEARTBEAT, now), now)
@@ -109,7 +113,7 @@ mod tests {
         TcpProgress { bytes_acknowledged, segments_unacknowledged, timeouts, ..TcpProgress::default() }
     }
 
-    /// Looks once a second for `seconds`, with a heartbeat every 5 s; returns after how many seconds it stalls.
+    /// Checks once a second for `seconds`, with a heartbeat every 5 s. Returns the second in which it stalls.
     fn stalls_after(
         seconds: u64,
         look: impl Fn(u64) -> TcpProgress,
@@ -127,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_repeated_for_two_heartbeats_is_a_stall() {
+    fn a_segment_resent_for_two_heartbeats_stalls() {
         assert_eq!(stalls_after(60, |_| tcp(7, 10, 3), |_| true), Some(10));
     }
 
@@ -149,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn unacknowledged_data_without_timeouts_is_no_stall() {
+    fn no_timeouts_mean_no_stall() {
         assert_eq!(stalls_after(3600, |_| tcp(7, 10, 0), |_| true), None);
     }
 
@@ -165,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_acknowledged_since_does_not_explain_an_end() {
+    fn an_acknowledged_stall_explains_no_end() {
         let (mut detector, now) = detector();
         detector.observe(tcp(7, 1, 0), now);
         detector.acknowledged();

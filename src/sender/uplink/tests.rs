@@ -1,4 +1,6 @@
-//! A link and a receiver of the test's own, over real sockets on loopback and in virtual time.
+//! An uplink and a receiver of the test, over real sockets on loopback and in virtual time.
+
+use std::sync::{Arc, Mutex};
 
 use nf_transport_core::batch::{BatchBuilder, Compression};
 use nf_transport_core::datagram::{Datagram, Timestamp};
@@ -8,38 +10,48 @@ use nf_transport_core::sequence::{Position, RunId, StreamId};
 use nf_transport_core::session::{ReceiverEvent, ReceiverSession, ResumePoint};
 use nf_transport_core::spool::{MinFree, Policy};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::*;
+use crate::config::Reconnect;
 use crate::host::secure_stream::{Received, SecureStream, run_handshake};
-use crate::host::shutdown_channel;
+use crate::host::{Pulse, shutdown_channel};
 use crate::limits::CHANNEL_AGE_MAX;
 use crate::sender::journal::Ring;
-use crate::sender::queue::recovery::{Recovered, recover};
+use crate::sender::queue::Queue;
+use crate::sender::queue::recovery::{RecoveredRun, recover};
+use crate::sender::uplink::connection::SharedConnection;
+use crate::sender::uplink::dial::ChannelMode;
+use crate::sender::uplink::state::UplinkView;
 
 /// One session that the receiver had.
 #[derive(Debug)]
-struct Seen {
+struct SeenSession {
     began: Instant,
     credential: Credential,
-    /// Whether the sender said goodbye, rather than just being gone.
-    in_good_order: bool,
+    /// The sender sent GOODBYE before it closed.
+    is_orderly: bool,
 }
 
-/// Lets in whoever has one of `keys`, one connection after the other, and tells of each when it has ended.
-async fn receive(listener: TcpListener, keys: Vec<Key>, seen: mpsc::UnboundedSender<Seen>, supersedes: bool) {
+/// Serves senders with one of `keys`, one connection after the other, and reports each when it has ended.
+async fn receive(
+    listener: TcpListener,
+    keys: Vec<Key>,
+    seen: mpsc::UnboundedSender<SeenSession>,
+    supersedes: bool,
+) {
     let suites = Suite::NAMED.map(|(_, suite)| suite).into();
     let policy = Arc::new(AccessPolicy { suites, shared: keys, ..AccessPolicy::default() });
     while let Ok((mut tcp, _)) = listener.accept().await {
         let handshake = ReceiverHandshake::new(policy.clone(), true);
         let Ok(accepted) = run_handshake(&mut tcp, handshake).await else { continue };
         let began = Instant::now();
-        let in_good_order = serve(SecureStream::new(tcp, accepted.channel), supersedes).await;
-        seen.send(Seen { began, credential: accepted.credential, in_good_order }).unwrap();
+        let is_orderly = serve(SecureStream::new(tcp, accepted.channel), supersedes).await;
+        seen.send(SeenSession { began, credential: accepted.credential, is_orderly }).unwrap();
     }
 }
 
-/// Keeps a session until it ends; ends it at once where `supersedes`, as if a newer connection had come.
+/// Serves a session until it ends. If `supersedes`, ends it at once, as if a newer connection had come.
 async fn serve(mut stream: SecureStream, supersedes: bool) -> bool {
     let mut session = ReceiverSession::new();
     loop {
@@ -79,21 +91,21 @@ async fn serve(mut stream: SecureStream, supersedes: bool) -> bool {
     }
 }
 
-/// A link that runs, with its settings, and what its receiver saw.
-struct Running {
-    settings: watch::Sender<LinkSettings>,
-    seen: mpsc::UnboundedReceiver<Seen>,
-    view: Arc<Mutex<LinkView>>,
+/// A running uplink with its settings, and the sessions that its receiver saw.
+struct RunningUplink {
+    settings: watch::Sender<UplinkSettings>,
+    seen: mpsc::UnboundedReceiver<SeenSession>,
+    view: Arc<Mutex<UplinkView>>,
     stream: StreamId,
     queue: Arc<Queue>,
-    lent: Arc<Lent>,
+    shared: Arc<SharedConnection>,
     ring: Ring,
     _stopper: crate::host::ShutdownTrigger,
     _directory: tempfile::TempDir,
 }
 
-impl Running {
-    /// A link that uses `key`, to a receiver that knows `known`.
+impl RunningUplink {
+    /// Starts an uplink with `key` to a receiver that accepts `known`.
     async fn start(key: Key, known: Vec<Key>) -> Self {
         Self::with(key, known, false).await
     }
@@ -101,22 +113,22 @@ impl Running {
     async fn with(key: Key, known: Vec<Key>, supersedes: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let receivers = vec![listener.local_addr().unwrap().to_string().parse().unwrap()];
-        let (told, seen) = mpsc::unbounded_channel();
-        tokio::spawn(receive(listener, known, told, supersedes));
-        Self { seen, ..Self::link(receivers, Speech::Keyed(Secret::Key(key), Suite::Aes256Gcm)) }
+        let (reports, seen) = mpsc::unbounded_channel();
+        tokio::spawn(receive(listener, known, reports, supersedes));
+        Self { seen, ..Self::uplink(receivers, ChannelMode::Keyed(Secret::Key(key), Suite::Aes256Gcm)) }
     }
 
-    /// A link to these receivers.
-    fn link(receivers: Vec<HostPort>, speech: Speech) -> Self {
+    /// Starts an uplink to these receivers.
+    fn uplink(receivers: Vec<HostPort>, speech: ChannelMode) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let policy = Policy { min_free: MinFree::Bytes(0), ..Policy::default() };
         let recovered = recover(directory.path(), None, policy, &Arc::default()).unwrap();
         let (stopper, stop) = shutdown_channel();
-        let view = LinkView::new(&receivers);
-        let settings = watch::Sender::new(LinkSettings {
+        let view = UplinkView::new(&receivers);
+        let settings = watch::Sender::new(UplinkSettings {
             id: "edge".parse().unwrap(),
             receivers,
-            speech,
+            channel_mode: speech,
             heartbeat: Duration::from_secs(3600),
             reconnect: Reconnect {
                 first: Duration::from_secs(1),
@@ -125,25 +137,25 @@ impl Running {
                 jitter: 0.0,
             },
         });
-        let (queue, lent) = (recovered.queue.clone(), Arc::<Lent>::default());
-        let link = Link {
+        let (queue, shared) = (recovered.queue.clone(), Arc::<SharedConnection>::default());
+        let link = Uplink {
             pulse: Pulse::default(),
             queue: queue.clone(),
-            lent: lent.clone(),
+            connection: shared.clone(),
             settings: settings.subscribe(),
             view: view.clone(),
             retry: watch::channel(()).1,
             redial: watch::channel(()).1,
-            doubt: None,
+            failure: None,
             stop,
         };
         tokio::spawn(link.run());
-        let Recovered { stream, ring, .. } = recovered;
+        let RecoveredRun { stream, ring, .. } = recovered;
         let seen = mpsc::unbounded_channel().1;
-        Self { settings, seen, view, stream, queue, lent, ring, _stopper: stopper, _directory: directory }
+        Self { settings, seen, view, stream, queue, shared, ring, _stopper: stopper, _directory: directory }
     }
 
-    /// A datagram comes, and nobody tells the link.
+    /// Queues a datagram without waking the uplink.
     fn push(&mut self) {
         let address = "192.0.2.7:1".parse().unwrap();
         let datagram =
@@ -161,35 +173,35 @@ impl Running {
     }
 
     async fn connected(&self) {
-        while self.view.lock().unwrap().state != LinkState::Connected {
+        while self.view.lock().unwrap().state != UplinkState::Connected {
             sleep(Duration::from_millis(1)).await;
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_24_hours_a_sender_makes_a_new_handshake_in_good_order() {
+async fn a_channel_is_replaced_after_24_hours() {
     let key = Key::generate().unwrap();
-    let mut running = Running::start(key.clone(), vec![key]).await;
+    let mut running = RunningUplink::start(key.clone(), vec![key]).await;
     let first = running.seen.recv().await.unwrap();
-    assert!(first.in_good_order);
+    assert!(first.is_orderly);
     running.connected().await;
     let age = Instant::now().duration_since(first.began);
     assert!((CHANNEL_AGE_MAX..CHANNEL_AGE_MAX + Duration::from_secs(1)).contains(&age), "{age:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_key_is_used_at_once_and_the_connection_before_ends_in_good_order() {
+async fn a_new_key_replaces_the_connection_in_order() {
     let keys = [Key::generate().unwrap(), Key::generate().unwrap()];
-    let mut running = Running::start(keys[0].clone(), keys.to_vec()).await;
+    let mut running = RunningUplink::start(keys[0].clone(), keys.to_vec()).await;
     running.connected().await;
     let began = Instant::now();
     running.settings.send_modify(|settings| {
-        settings.speech = Speech::Keyed(Secret::Key(keys[1].clone()), Suite::ChaCha20Poly1305);
+        settings.channel_mode = ChannelMode::Keyed(Secret::Key(keys[1].clone()), Suite::ChaCha20Poly1305);
     });
     let first = running.seen.recv().await.unwrap();
     assert_eq!(first.credential, Credential::Key { id: keys[0].id(), suite: Suite::Aes256Gcm });
-    assert!(first.in_good_order);
+    assert!(first.is_orderly);
     running.connected().await;
     running.settings.send_modify(|settings| settings.receivers.clear());
     let second = running.seen.recv().await.unwrap();
@@ -198,10 +210,10 @@ async fn another_key_is_used_at_once_and_the_connection_before_ends_in_good_orde
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_that_is_corrected_is_tried_at_once_whatever_the_schedule_says() {
+async fn a_corrected_key_is_tried_without_delay() {
     let keys = [Key::generate().unwrap(), Key::generate().unwrap()];
-    let running = Running::start(keys[0].clone(), vec![keys[1].clone()]).await;
-    while !matches!(running.view.lock().unwrap().state, LinkState::Refused(at) if at > Instant::now() + Duration::from_secs(200))
+    let running = RunningUplink::start(keys[0].clone(), vec![keys[1].clone()]).await;
+    while !matches!(running.view.lock().unwrap().state, UplinkState::Refused(at) if at > Instant::now() + Duration::from_secs(200))
     {
         sleep(Duration::from_millis(100)).await;
     }
@@ -209,33 +221,33 @@ async fn a_key_that_is_corrected_is_tried_at_once_whatever_the_schedule_says() {
     assert!(reason.contains("does not know this sender's key"), "{reason}");
     let corrected = Instant::now();
     running.settings.send_modify(|settings| {
-        settings.speech = Speech::Keyed(Secret::Key(keys[1].clone()), Suite::Aes256Gcm);
+        settings.channel_mode = ChannelMode::Keyed(Secret::Key(keys[1].clone()), Suite::Aes256Gcm);
     });
     running.connected().await;
     assert!(corrected.elapsed() < Duration::from_secs(1), "{:?}", corrected.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn ingest_sends_by_the_line_of_an_agreed_session_without_the_link() {
+async fn ingest_sends_over_the_agreed_connection() {
     let key = Key::generate().unwrap();
-    let mut running = Running::start(key.clone(), vec![key]).await;
+    let mut running = RunningUplink::start(key.clone(), vec![key]).await;
     running.push();
-    assert!(!running.lent.speak(&running.queue), "nobody is connected yet");
+    assert!(!running.shared.send_pending(&running.queue), "nobody is connected yet");
     running.connected().await;
     running.acknowledged(Position(1)).await;
     running.push();
-    assert!(running.lent.speak(&running.queue));
+    assert!(running.shared.send_pending(&running.queue));
     running.acknowledged(Position(2)).await;
     running.settings.send_modify(|settings| settings.receivers.clear());
     running.seen.recv().await.unwrap();
     running.push();
-    assert!(!running.lent.speak(&running.queue), "the session has ended");
+    assert!(!running.shared.send_pending(&running.queue), "the session has ended");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_superseded_sender_waits_longer_each_time() {
     let key = Key::generate().unwrap();
-    let mut link = Running::with(key.clone(), vec![key], true).await;
+    let mut link = RunningUplink::with(key.clone(), vec![key], true).await;
     let mut began = Vec::new();
     for _ in 0..5 {
         began.push(link.seen.recv().await.unwrap().began);

@@ -1,45 +1,46 @@
-//! How many bytes of payload an acknowledgement stands for: those of the batches that were sent and end below it.
+//! The payload bytes of the batches that were sent and are not acknowledged.
 
 use std::collections::BTreeMap;
 
 use nf_transport_core::sequence::Position;
 
-/// Batches that are told apart at the most. A receiver may take far more than it acknowledges; then those next to each other
-/// count as one, which is acknowledged with the last of them.
+/// The largest number of separate entries. A receiver may accept far more than it acknowledges. Adjacent
+/// batches are then merged into one entry, which is acknowledged with the last of them.
 const ENTRIES_MAX: usize = 4096;
 
-/// What was sent and is not acknowledged.
+/// The batches that were sent and are not acknowledged.
 #[derive(Debug, Default)]
 pub(crate) struct Unacknowledged {
-    /// By the end of each batch, or of the last of several. They do not overlap.
-    sent: BTreeMap<Position, Sent>,
+    /// By the end of each batch or merged entry. Entries do not overlap.
+    sent: BTreeMap<Position, SentBatches>,
 }
 
-/// One batch, or several next to each other.
+/// One batch, or several adjacent ones.
 #[derive(Clone, Copy, Debug)]
-struct Sent {
+struct SentBatches {
     first: Position,
     /// Of payload.
     bytes: u64,
 }
 
 impl Unacknowledged {
-    /// The batch of the positions from `first` to before `end` was sent, perhaps once more.
+    /// Notes that the batch of positions from `first` to before `end` was sent. A batch that is sent again
+    /// does not count twice.
     pub(crate) fn add(&mut self, first: Position, end: Position, bytes: u64) {
         let next = self.sent.range(end..).next();
         if next.is_none_or(|(_, next)| next.first >= end) {
-            self.sent.insert(end, Sent { first, bytes });
+            self.sent.insert(end, SentBatches { first, bytes });
         }
         if self.sent.len() > ENTRIES_MAX {
             self.merge(|before, after| before == after);
-            // With many holes. What is sent into one that is merged over counts for nothing.
+            // With many holes, merge over holes too. Batches sent into a merged hole later are not counted.
             if self.sent.len() > ENTRIES_MAX / 4 * 3 {
                 self.merge(|_, _| true);
             }
         }
     }
 
-    /// Everything below `position` is acknowledged: how many bytes that are, beyond those that were before.
+    /// Handles the acknowledgement of everything below `position`. Returns the newly acknowledged bytes.
     pub(crate) fn acknowledge(&mut self, position: Position) -> u64 {
         let mut bytes = 0;
         while let Some(first) = self.sent.first_entry().filter(|first| *first.key() <= position) {
@@ -48,9 +49,9 @@ impl Unacknowledged {
         bytes
     }
 
-    /// The end of the batch with which those that were sent, from the oldest on, have `bytes` of payload; of the last one if all
-    /// have less.
-    pub(crate) fn reach(&self, bytes: u64) -> Position {
+    /// Returns the end of the batch with which the oldest unacknowledged batches reach `bytes` of payload.
+    /// Returns the end of the last batch if all together have less.
+    pub(crate) fn end_of_first_bytes(&self, bytes: u64) -> Position {
         let mut sum = 0;
         for (end, sent) in &self.sent {
             sum += sent.bytes;
@@ -61,14 +62,15 @@ impl Unacknowledged {
         self.sent.keys().next_back().copied().unwrap_or_default()
     }
 
-    /// Two next to each other become one, where `may` allows it between the end of the one and the beginning of the other.
+    /// Merges pairs of adjacent entries where `may` allows it between the end of one and the start of the
+    /// next.
     fn merge(&mut self, may: impl Fn(Position, Position) -> bool) {
         let mut merged = BTreeMap::new();
-        let mut carried: Option<(Position, Sent)> = None;
+        let mut carried: Option<(Position, SentBatches)> = None;
         for (end, sent) in core::mem::take(&mut self.sent) {
             match carried.take() {
                 Some((before_end, before)) if may(before_end, sent.first) => {
-                    merged.insert(end, Sent { first: before.first, bytes: before.bytes + sent.bytes });
+                    merged.insert(end, SentBatches { first: before.first, bytes: before.bytes + sent.bytes });
                 }
                 other => {
                     merged.extend(other);
@@ -88,20 +90,23 @@ mod tests {
     #[test]
     fn reach_ends_with_the_batch_that_fills_it() {
         let mut sent = Unacknowledged::default();
-        assert_eq!(sent.reach(1), Position(0));
+        assert_eq!(sent.end_of_first_bytes(1), Position(0));
         for end in 11..20 {
             sent.add(Position(end - 1), Position(end), 100);
         }
         assert_eq!(
-            (sent.reach(1), sent.reach(100), sent.reach(101)),
+            (sent.end_of_first_bytes(1), sent.end_of_first_bytes(100), sent.end_of_first_bytes(101)),
             (Position(11), Position(11), Position(12))
         );
         sent.acknowledge(Position(12));
-        assert_eq!((sent.reach(150), sent.reach(10_000)), (Position(14), Position(19)));
+        assert_eq!(
+            (sent.end_of_first_bytes(150), sent.end_of_first_bytes(10_000)),
+            (Position(14), Position(19))
+        );
     }
 
     #[test]
-    fn bytes_count_once_however_often_they_are_sent() {
+    fn repeated_batches_count_once() {
         let mut sent = Unacknowledged::default();
         for end in 10..20 {
             sent.add(Position(end - 1), Position(end), 100);
@@ -115,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_receiver_took_before_this_session_counts_when_it_is_sent() {
+    fn earlier_positions_count_when_they_are_sent() {
         let mut sent = Unacknowledged::default();
         sent.add(Position(60), Position(100), 7);
         sent.add(Position(40), Position(50), 5);
@@ -125,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_can_be_told_apart_is_still_counted_to_the_byte() {
+    fn merged_batches_are_counted_to_the_byte() {
         let mut sent = Unacknowledged::default();
         let count = 100_000;
         for end in 1..=count {
@@ -140,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_again_counts_once_when_it_is_one_with_others_already() {
+    fn repeats_of_merged_batches_count_once() {
         let mut sent = Unacknowledged::default();
         let batch = |number: u64| (Position(10 * number), Position(10 * number + 10));
         let count = 3 * u64::try_from(ENTRIES_MAX).unwrap();
@@ -156,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_into_a_hole_counts_however_much_was_sent_beyond_it() {
+    fn a_hole_filled_late_is_counted() {
         let mut sent = Unacknowledged::default();
         let count = 3 * u64::try_from(ENTRIES_MAX).unwrap();
         let (before, hole, beyond) = (0..100, 100..200, 200..count);
@@ -167,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_holes_there_are_the_bound_holds() {
+    fn the_number_of_entries_is_bounded() {
         let mut sent = Unacknowledged::default();
         for number in 0..100_000 {
             sent.add(Position(2 * number), Position(2 * number + 1), 1);

@@ -66,7 +66,7 @@ fn a_backlog_drains_at_boot_after_a_crash() {
     let report = collector.wait_for_all(exporters.sent(), Duration::from_secs(20));
     report.assert_complete_and_in_order(exporters.sent());
     assert_eq!(count(&site.edge.status("nf-sender").unwrap(), "/received/datagrams"), 0);
-    site.edge.wait_journal("nf-sender", &["took up 5000 datagrams that the last run left"]);
+    site.edge.wait_journal("nf-sender", &["recovered 5000 datagrams from the previous run"]);
 }
 
 #[test]

@@ -119,7 +119,7 @@ fn a_reload_applies_collectors_keys_and_limits() {
     site.edge.sh_with("nf-sender join -", &token);
     exporters.send(100);
     second.wait_for(200, Duration::from_secs(20));
-    site.edge.wait_journal("nf-sender", &["reloaded: receivers, keys and times of the link"]);
+    site.edge.wait_journal("nf-sender", &["reloaded: receivers, keys and times of the uplink"]);
 
     assert_eq!(site.edge.property("nf-sender", "NRestarts"), "0");
     assert_eq!(count(&site.edge.status("nf-sender").unwrap(), "/received/datagrams"), 300);
@@ -321,7 +321,7 @@ fn an_absent_receiver_never_stops_the_service() {
     machine.sh("systemctl start nf-sender");
     let began = machine.property("nf-sender", "MainPID");
     machine.wait_status("nf-sender", |status| status["state"] == "waiting");
-    machine.wait_journal("nf-sender", &["not connected", "none of 2 receivers answers"]);
+    machine.wait_journal("nf-sender", &["not connected", "none of 2 receivers accepts the connection"]);
     assert_eq!(machine.property("nf-sender", "ActiveState"), "active");
     assert_eq!(machine.property("nf-sender", "MainPID"), began);
 }

@@ -1,4 +1,4 @@
-//! What newer versions left: what this one reads of it goes to the end of the queue again, the rest stays where it is.
+//! Data of newer versions: readable data is queued again at the end, and the rest stays in its place.
 
 use std::io;
 use std::path::Path;
@@ -10,28 +10,45 @@ use nf_transport_core::spool::{Broken, Spool, TakenIn, Unusable};
 use crate::host::systemd::messages::sender;
 use crate::sender::journal;
 use crate::sender::queue::ledger::Ledger;
-use crate::sender::queue::{NEWER_DIRECTORY, tell_newer};
+use crate::sender::queue::{NEWER_DIRECTORY, log_newer};
 use crate::status::count_of;
 
-/// Moves the intake at `path` out of the way if a newer version left it. Says whether it did.
-pub(super) fn move_intake_away(path: &Path) -> io::Result<bool> {
+/// Moves the journal at `path` away if a newer version left it. Returns `true` if it did.
+pub(super) fn move_journal_away(path: &Path) -> io::Result<bool> {
     let Some((place, version)) = journal::newer::move_away(path)? else { return Ok(false) };
-    let needs = format!("intake format {version}, this version reads up to 2");
-    tell_newer("datagrams in the intake", place.display(), &needs);
+    let needs = format!("receive journal format {version}, this version reads up to 2");
+    log_newer("datagrams in the receive journal", place.display(), &needs);
     Ok(true)
 }
 
-/// Takes what newer versions left into the queue, as far as this version reads it. The spool ends where the ledger does,
-/// and nothing else is held.
-pub(super) fn take_in(
+/// Queues the data of newer versions in `directory`; logs a failure, after which the data stays there.
+pub(super) fn recover(
+    directory: &Path,
     spool: &mut Spool<Directory>,
     ledger: &mut Ledger,
     keys: &SpoolKeys,
-    intake: Option<&Path>,
+    journal_path: Option<&Path>,
+) {
+    if let Err(error) = queue_readable(spool, ledger, keys, journal_path) {
+        let directory = directory.display();
+        tracing::error!(
+            %error,
+            "{directory}: cannot recover the data of a newer version: {error}; it stays there"
+        );
+    }
+}
+
+/// Queues the data of newer versions, as far as this version can read it. The spool must end where the ledger
+/// does, and nothing else may be held.
+fn queue_readable(
+    spool: &mut Spool<Directory>,
+    ledger: &mut Ledger,
+    keys: &SpoolKeys,
+    journal_path: Option<&Path>,
 ) -> io::Result<()> {
-    for (place, content) in intake.map(journal::newer::readable).unwrap_or_default() {
-        let journal::newer::Content { stream, batches, lost, is_searched } = content;
-        // An intake is in clear text, the spool may not be.
+    for (place, content) in journal_path.map(journal::newer::readable).unwrap_or_default() {
+        let journal::newer::JournalContent { stream, batches, lost, is_searched } = content;
+        // A journal is unencrypted; the spool may be encrypted.
         let sealed: Result<Vec<_>, _> = batches.iter().map(|batch| keys.seal(stream, batch)).collect();
         spool.put_newer(stream, &sealed.map_err(io::Error::other)?)?;
         std::fs::remove_file(&place)?;
@@ -41,8 +58,8 @@ pub(super) fn take_in(
                 message_id = sender::SPOOL_DAMAGED,
                 datagrams = found,
                 lost,
-                "the marks of the intake {} of a newer version were damaged: recovered all {} that a search found in it; \
-                 some may arrive twice, as nothing shows what was delivered",
+                "the checkpoint of the receive journal {} of a newer version was damaged: recovered all {} \
+                 that a search found; some may arrive twice, as nothing shows which were delivered",
                 place.display(),
                 count_of(found, "datagram")
             );
@@ -52,7 +69,8 @@ pub(super) fn take_in(
             tracing::error!(
                 message_id = sender::SPOOL_DAMAGED,
                 lost,
-                "the intake {} of a newer version was damaged: lost {}, which count as corrupt; the rest is queued",
+                "the receive journal {} of a newer version was damaged: {} are lost and count as corrupt; \
+                 the rest is queued",
                 place.display(),
                 count_of(lost, "datagram")
             );
@@ -89,17 +107,17 @@ pub(super) fn take_in(
         }
     }
     if taken > 0 {
-        let what = count_of(taken, "datagram");
-        tracing::info!(datagrams = taken, "took {what} into the queue that a newer version had left");
+        let count = count_of(taken, "datagram");
+        tracing::info!(datagrams = taken, "recovered {count} that a newer version had left");
     }
     if let Some(needs) = stays.first() {
         let files = count_of(u64::try_from(stays.len()).unwrap_or(u64::MAX), "file");
-        tell_newer(format_args!("{files} in the spool"), NEWER_DIRECTORY, needs);
+        log_newer(format_args!("{files} in the spool"), NEWER_DIRECTORY, needs);
     }
     Ok(())
 }
 
-/// Counts what was lost with damaged pieces of `file` in `newer/`, and logs it.
+/// Counts and logs the losses in damaged pieces of `file` in `newer/`.
 fn lose_broken(ledger: &mut Ledger, file: &str, broken: Broken, rest: &str) {
     let Broken { bytes, datagrams, may_be_more } = broken;
     ledger.lose_taken_in(datagrams);
@@ -112,9 +130,9 @@ fn lose_broken(ledger: &mut Ledger, file: &str, broken: Broken, rest: &str) {
         bytes,
         lost = datagrams,
         may_be_more,
-        "{file:?} of the spool, which a newer nf-sender wrote, is damaged: {} cannot be read, and {at_least}{} in them \
-         are lost{number}; they count as corrupt, and {rest}; the damaged bytes are kept in the directory 'damaged'; \
-         check the disk",
+        "{file:?} of the spool, which a newer nf-sender wrote, is damaged: {} cannot be read, and \
+         {at_least}{} in them are lost{number}; they count as corrupt, and {rest}; the damaged bytes are \
+         kept in the directory 'damaged'; check the disk",
         count_of(bytes, "byte"),
         count_of(datagrams, "datagram"),
     );

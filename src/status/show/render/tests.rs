@@ -2,7 +2,7 @@ use nf_transport_core::sequence::StreamId;
 
 use super::*;
 use crate::status::{
-    CollectorStatus, ConfusedStatus, DeniedExporter, DeniedStatus, Dropped, ExporterStatus, IntakeStatus,
+    CollectorStatus, ConfusedStatus, DeniedExporter, DeniedStatus, Dropped, ExporterStatus, JournalStatus,
     LateStatus, Queued, Recovered, RefusedStatus, RevocationStatus, SeenAs, SenderTotals, SocketStatus,
     Tally, UnmatchedStatus,
 };
@@ -34,7 +34,7 @@ pub(in crate::status) fn sender() -> SenderStatus {
             room_bytes: 432_000_000,
             arriving_bytes_per_s: 1000,
         },
-        intake: IntakeStatus::default(),
+        intake: JournalStatus::default(),
         damaged: Kept::default(),
         newer: Kept::default(),
         dropped: Dropped { kernel: 12, denied: 1331, ..Dropped::default() },
@@ -426,7 +426,7 @@ fn what_is_kept_beside_the_queue_has_lines_of_its_own() {
     status.newer = Kept { files: 2, bytes: 3_000_000 };
     status.damaged = Kept { files: 1, bytes: 70_000 };
     let reason = Some("/run/nf-sender/intake was truncated".to_owned());
-    status.intake = IntakeStatus { in_memory: true, reason };
+    status.intake = JournalStatus { in_memory: true, reason };
     let text = render_sender(&status, None);
     assert!(
         text.contains("\nnewer/: 2 files, 2.9 MiB: of a newer version, not sent by this one\n"),

@@ -1,48 +1,50 @@
-//! Where the intake is: in its file, or in memory because the file failed.
+//! The location of the receive journal: its file, or memory after the file failed.
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Where the intake of this run is. Shared by ingest, which notices that the file fails, and the status.
+use crate::sender::journal::layout::file_len;
+
+/// The location of the journal of this run. Shared by ingest, which detects a failed file, and the status.
 #[derive(Debug, Default)]
-pub(crate) struct Place {
+pub(crate) struct JournalLocation {
     path: Option<PathBuf>,
-    /// Why it is in memory.
+    /// The reason why the journal is in memory.
     in_memory: OnceLock<String>,
 }
 
-impl Place {
-    /// The file at `path`.
+impl JournalLocation {
+    /// A journal in the file at `path`.
     pub(crate) fn file(path: PathBuf) -> Self {
         Self { path: Some(path), in_memory: OnceLock::new() }
     }
 
-    /// The memory of this process, for this reason.
+    /// A journal in memory, for `reason`.
     pub(crate) fn memory(reason: String) -> Self {
         Self { path: None, in_memory: OnceLock::from(reason) }
     }
 
-    /// The file; `None` if the intake is in memory.
+    /// The path of the file; `None` if the journal is in memory.
     pub(crate) fn path(&self) -> Option<&Path> {
         self.path.as_deref().filter(|_| self.in_memory.get().is_none())
     }
 
-    /// Why the intake is in memory, if it is.
+    /// The reason why the journal is in memory, if it is.
     pub(crate) fn why_in_memory(&self) -> Option<&str> {
         self.in_memory.get().map(String::as_str)
     }
 
-    /// Notes that the file has failed, and memory has taken its place. Returns the reason; `None` if that was known
-    /// already. [`Self::remove_failed_file`] must follow.
-    pub(crate) fn leave_file(&self) -> Option<String> {
+    /// Notes that the file has failed and was replaced by memory. Returns the reason, or `None` if this was
+    /// noted before. The caller must call [`Self::remove_failed_file`] next.
+    pub(crate) fn note_failed_file(&self) -> Option<String> {
         let reason = why_failed(self.path()?);
         self.in_memory.set(reason.clone()).ok().map(|()| reason)
     }
 
-    /// Removes the failed file, or empties it at least: it no longer shows where the numbering stands, and a start after a
-    /// kill would believe it.
+    /// Removes the failed file, or at least truncates it. Its positions are stale, and a start after a kill
+    /// would trust them.
     pub(crate) fn remove_failed_file(&self) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
         match std::fs::remove_file(path) {
@@ -54,11 +56,11 @@ impl Place {
     }
 }
 
-/// What can be seen of the file at `path` that explains why pages of it are missing.
+/// Finds the cause of missing pages in the file at `path`.
 fn why_failed(path: &Path) -> String {
     let path_shown = path.display();
     match std::fs::metadata(path) {
-        Ok(metadata) if metadata.len() < crate::sender::journal::file_len() => {
+        Ok(metadata) if metadata.len() < file_len() => {
             format!("{path_shown} was truncated")
         }
         Ok(_) if rustix::fs::statvfs(path).is_ok_and(|facts| facts.f_bavail == 0) => {

@@ -1,8 +1,8 @@
-//! Detects a second life of the spool, and gives this one a stream of its own.
+//! Detects that another copy of the spool was used, and replaces the stream of this one.
 //!
-//! A receiver may have datagrams that this spool never sent, because the spool was restored from a backup or is used by a
-//! second machine. Then positions mean different datagrams to both, and nothing that is queued may count as delivered:
-//! all of it goes out as a new stream.
+//! A receiver may have datagrams that this spool never sent. The spool was restored from a backup, or a
+//! second machine uses a copy. Then one position means different datagrams, and no queued datagram may count
+//! as delivered. All of them are sent as a new stream.
 
 use nf_transport_core::framing::{Heartbeat, Hello, Welcome};
 use nf_transport_core::secure::{ChannelBinding, StreamKey};
@@ -10,12 +10,13 @@ use nf_transport_core::sequence::Position;
 use nf_transport_core::spool::Divergence;
 
 use crate::host::systemd::messages::sender;
+use crate::sender::queue::Queue;
 use crate::sender::queue::recovery::own_stream;
-use crate::sender::queue::{Queue, State};
+use crate::sender::queue::state::QueueState;
 use crate::status::count_of;
 
 impl Queue {
-    /// What a session begins with over the connection of `binding`.
+    /// Builds the HELLO message for the connection of `binding`.
     pub(crate) fn hello(&self, heartbeat: Heartbeat, binding: ChannelBinding) -> Hello {
         let state = self.state();
         let (lineage, proof) = (&state.lineage, state.stream_key.prove(binding));
@@ -23,7 +24,7 @@ impl Queue {
         Hello { stream, first: state.ledger.acknowledged(), heartbeat, run, replaces, proof }
     }
 
-    /// Checks that this spool sent all that a receiver has, as far as it is not acknowledged.
+    /// Checks that this spool sent all unacknowledged datagrams that the receiver has.
     pub(crate) fn check_lineage(&self, welcome: &Welcome) -> Result<(), Divergence> {
         let state = self.state();
         if welcome.received <= state.ledger.acknowledged() {
@@ -32,8 +33,8 @@ impl Queue {
         state.lineage.check(welcome.received, welcome.run, state.highest_sent)
     }
 
-    /// Counts and logs that all of the queue goes out as a new stream, because the spool does not say which one it was sent as,
-    /// or has not the secret of that one.
+    /// Counts and logs that the whole queue is sent as a new stream. The file `stream` does not name the old
+    /// one, or lacks its secret.
     pub(crate) fn note_abandoned_stream(&self) {
         let mut state = self.state();
         let queued = state.ledger.queued();
@@ -45,14 +46,15 @@ impl Queue {
             %stream,
             queued,
             possible_repeats = queued,
-            "the file 'stream' of the spool is missing or damaged, or an older version wrote it: sending all {} that are \
-             queued as the new stream {stream}; what receivers have and did not acknowledge may arrive twice, none is lost",
+            "the file 'stream' of the spool is missing or damaged, or an older version wrote it: sending \
+             all {} that are queued as the new stream {stream}; what receivers have and did not acknowledge \
+             may arrive twice, none is lost",
             count_of(queued, "datagram")
         );
     }
 
-    /// Sends the queue as the stream `new` from now on, as `peer` has the present one from another life of the spool, up
-    /// to `delivered`. Blocks: the change is written to disk.
+    /// Replaces the stream by `new`. `peer` has datagrams of the old stream from another copy of the spool,
+    /// and has delivered them up to `delivered`. Blocks while the change is written to disk.
     pub(crate) fn replace_stream(
         &self,
         new: StreamKey,
@@ -82,22 +84,23 @@ impl Queue {
             %stream,
             queued,
             possible_repeats,
-            "{peer} has datagrams of this stream that this spool never sent: the spool was restored from a backup, or \
-             another machine uses a copy of it; sending all {} that are queued as the new stream {stream}; {possible_repeats} \
-             of them may arrive twice, none is lost",
+            "{peer} has datagrams of this stream that this spool never sent: the spool was restored from a \
+             backup, or another machine uses a copy of it; sending all {} that are queued as the new stream \
+             {stream}; {possible_repeats} of them may arrive twice, none is lost",
             count_of(queued, "datagram")
         );
         if let Err(error) = recorded {
             tracing::warn!(
                 %error,
-                "cannot record the new stream in the spool: {error}; after a restart queued datagrams may arrive twice"
+                "cannot record the new stream in the spool: {error}; after a restart queued datagrams may \
+                 arrive twice"
             );
         }
     }
 }
 
-/// How many datagrams are queued below `position`.
-fn queued_below(state: &State, position: Position) -> u64 {
+/// Returns the number of datagrams queued below `position`.
+fn queued_below(state: &QueueState, position: Position) -> u64 {
     let acknowledged = state.ledger.acknowledged();
     let gone: u64 =
         state.ledger.gaps_within(acknowledged, position).map(|gap| gap.end.since(gap.first)).sum();
