@@ -78,16 +78,16 @@ fn queued(queue: &Arc<Queue>) -> BTreeMap<u8, Vec<u32>> {
 /// A running flusher that spools everything at once.
 struct Spooling {
     thread: JoinHandle<()>,
-    tally: Arc<IngestCounters>,
+    counters: Arc<IngestCounters>,
     queue: Arc<Queue>,
 }
 
 impl Spooling {
     fn new(run: &RecoveredRun, policy: Policy) -> Self {
         let settings = watch::channel(FlusherSettings { policy, sync_after: Duration::ZERO }).1;
-        let tally = Arc::new(IngestCounters::new([]));
-        let flusher = Flusher::new(run.queue.clone(), settings, tally.clone(), Pulse::default());
-        Self { thread: std::thread::spawn(move || flusher.run()), tally, queue: run.queue.clone() }
+        let counters = Arc::new(IngestCounters::new([]));
+        let flusher = Flusher::new(run.queue.clone(), settings, counters.clone(), Pulse::default());
+        Self { thread: std::thread::spawn(move || flusher.run()), counters, queue: run.queue.clone() }
     }
 
     /// Waits until everything is in the spool.
@@ -101,7 +101,7 @@ impl Spooling {
 
     /// Datagrams that each exporter lost, as the status shows them.
     fn lost(&self) -> BTreeMap<String, u64> {
-        let rows = self.tally.dropped_exporters().rows();
+        let rows = self.counters.dropped_exporters().rows();
         rows.into_iter().map(|(exporter, row)| (exporter.to_string(), row.count)).collect()
     }
 

@@ -34,13 +34,13 @@ fn kernel_drops_count_without_a_later_datagram() {
     }
     exporter.send_to(&[7; 1000], target(&second)).unwrap();
     let addresses = [target(&first), target(&second)];
-    let tally = RunningIngest::start(run, vec![first, second], &[]);
+    let counters = RunningIngest::start(run, vec![first, second], &[]);
     wait_for(&queue, 2);
-    let tally = tally.stop();
+    let counters = counters.stop();
     let received = queue.figures().counts.received - 1;
     assert!(received < sent);
     let by_socket: Vec<_> =
-        tally.sockets().iter().map(|socket| (socket.address, socket.kernel_drops())).collect();
+        counters.sockets().iter().map(|socket| (socket.address, socket.kernel_drops())).collect();
     assert_eq!(by_socket, [(addresses[0], sent - received), (addresses[1], 0)]);
 }
 
@@ -58,12 +58,12 @@ fn denied_datagrams_count_by_exporter_and_socket() {
         }
     }
     allowed.send_to(b"x", target(&first)).unwrap();
-    let tally = RunningIngest::start(run, vec![first, second], &["127.0.0.1/32"]);
+    let counters = RunningIngest::start(run, vec![first, second], &["127.0.0.1/32"]);
     wait_for(&queue, 1);
-    let tally = tally.stop();
-    assert_eq!((tally.denied(), queue.figures().counts.received), (9, 1));
-    assert_eq!(tally.sockets().iter().map(SocketCounters::denied).collect::<Vec<_>>(), [4, 5]);
-    let rows = tally.denied_exporters().rows();
+    let counters = counters.stop();
+    assert_eq!((counters.denied(), queue.figures().counts.received), (9, 1));
+    assert_eq!(counters.sockets().iter().map(SocketCounters::denied).collect::<Vec<_>>(), [4, 5]);
+    let rows = counters.denied_exporters().rows();
     let rows: Vec<_> = rows.into_iter().map(|(key, row)| (key, row.count)).collect();
     let [denied, other] = ["127.0.0.2", "127.0.0.3"].map(|address| address.parse::<IpAddr>().unwrap());
     assert_eq!(rows, [((denied, 1), 5), ((denied, 0), 3), ((other, 0), 1)]);
