@@ -264,8 +264,8 @@ fn the_exporter_table_is_free_while_a_push_waits() {
         std::thread::yield_now();
     }
     let (told, hears) = std::sync::mpsc::channel();
-    let tally = ingest.tally.clone();
-    let onlooker = std::thread::spawn(move || told.send(tally.exporters().figures().count()));
+    let counters = ingest.counters.clone();
+    let onlooker = std::thread::spawn(move || told.send(counters.exporters().figures().count()));
     let seen = hears.recv_timeout(Duration::from_secs(20));
     queue.acknowledge(queue.next_position(), 0);
     ingest.stop();

@@ -156,8 +156,8 @@ impl MappedArea {
         // SAFETY: the memory just made is as long, zeroed, and nobody else knows it.
         let bytes = unsafe { core::slice::from_raw_parts_mut(memory.cast::<u8>(), length) };
         let is_whole = self.copy(bytes);
-        // SAFETY: the new memory replaces a mapping of the same length. The creator of the guard guarantees that
-        // it exists and is plain data. The replacement is atomic.
+        // SAFETY: the new memory replaces a mapping of the same length. The creator of the guard guarantees
+        // that it exists and is plain data. The replacement is atomic.
         let moved = unsafe { mremap_fixed(memory, length, length, MremapFlags::MAYMOVE, place) };
         if let Err(error) = moved {
             // SAFETY: the memory made above, which nothing refers to any more.

@@ -30,8 +30,8 @@ const BATCH_LEN: u64 = 56 + 23 + 90;
 /// The used bytes of the checkpoint.
 const MARKS_LEN: u64 = 448;
 
-fn flip(intake: &Path, bit: u64) {
-    let file = File::options().read(true).write(true).open(intake).unwrap();
+fn flip(journal: &Path, bit: u64) {
+    let file = File::options().read(true).write(true).open(journal).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, bit / 8).unwrap();
     byte[0] ^= 1 << (bit % 8);
@@ -131,8 +131,8 @@ proptest! {
 }
 
 /// Sets an unknown address family in a slot.
-fn damage_slot(intake: &Path, slot: u64) {
-    let file = File::options().read(true).write(true).open(intake).unwrap();
+fn damage_slot(journal: &Path, slot: u64) {
+    let file = File::options().read(true).write(true).open(journal).unwrap();
     let slots = u64::try_from(JOURNAL_SLOTS).unwrap();
     let names = 4096 + slots * (64 + 16);
     file.write_all_at(&[0xFF; 2], names + slot * 128).unwrap();
@@ -173,12 +173,12 @@ fn a_damaged_slot_costs_its_datagram_only() {
 #[test]
 fn damage_in_a_newer_journal_is_counted() {
     let (directory, _socket) = killed_with_slots(4);
-    let intake = directory.path().join("intake");
-    damage_slot(&intake, 1);
-    flip(&intake, (ring_at(&directory) + BATCH_LEN + 70) * 8);
-    flip(&intake, (ring_at(&directory) + 3 * BATCH_LEN + 70) * 8);
+    let journal = directory.path().join("intake");
+    damage_slot(&journal, 1);
+    flip(&journal, (ring_at(&directory) + BATCH_LEN + 70) * 8);
+    flip(&journal, (ring_at(&directory) + 3 * BATCH_LEN + 70) * 8);
     // The state after an upgrade: an older version moved the journal away, and this version can read it.
-    std::fs::rename(&intake, directory.path().join("intake.newer-1")).unwrap();
+    std::fs::rename(&journal, directory.path().join("intake.newer-1")).unwrap();
     let run = start(&directory, policy());
     let figures = run.queue.figures();
     assert_eq!((figures.counts.recovered, figures.counts.corrupt, figures.queued), (9, 3, 6));
@@ -197,12 +197,12 @@ fn newer_with_damaged_checkpoint(done: u64) -> TempDir {
         assert!(run.queue.push(batch, &mut run.ring, &Pulse::default()).is_none());
         kill(run);
     }
-    let intake = directory.path().join("intake");
-    damage_slot(&intake, 4);
-    let file = File::options().write(true).open(&intake).unwrap();
+    let journal = directory.path().join("intake");
+    damage_slot(&journal, 4);
+    let file = File::options().write(true).open(&journal).unwrap();
     // All marks, but not the header.
     file.write_all_at(&[0xFF; 160], 128).unwrap();
-    std::fs::rename(&intake, directory.path().join("intake.newer-1")).unwrap();
+    std::fs::rename(&journal, directory.path().join("intake.newer-1")).unwrap();
     directory
 }
 

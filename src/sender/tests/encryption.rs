@@ -49,8 +49,8 @@ fn run_with(directory: &tempfile::TempDir, keys: SpoolKeys, batches: u64) {
     let mut run = start_with(directory, policy(), keys).unwrap();
     push(&mut run, batches, 300);
     spool_all(&run, policy());
-    if let Some(intake) = run.location.path() {
-        journal::remove(intake).unwrap();
+    if let Some(path) = run.location.path() {
+        journal::remove(path).unwrap();
     }
 }
 

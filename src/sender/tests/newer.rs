@@ -136,10 +136,10 @@ fn an_unmovable_newer_journal_is_not_touched() {
     push(&mut run, 3, 100);
     kill(run);
     let path = directory.path().join("intake");
-    change(&path, |intake| {
-        intake[..8].copy_from_slice(&u64::from_be_bytes(*b"NFINTAK3").to_ne_bytes());
+    change(&path, |journal| {
+        journal[..8].copy_from_slice(&u64::from_be_bytes(*b"NFINTAK3").to_ne_bytes());
         // A newer version leaves no copy of this version's header.
-        intake[384..448].fill(0);
+        journal[384..448].fill(0);
     });
     for number in 1..=9 {
         std::fs::write(path.with_extension(format!("newer-{number}")), "").unwrap();

@@ -128,9 +128,9 @@ impl Life {
     fn stop(&mut self) {
         if let Some(run) = self.run.take() {
             spool_all(&run, policy());
-            let intake = run.location.clone();
+            let location = run.location.clone();
             drop(run);
-            journal::remove(intake.path().unwrap()).unwrap();
+            journal::remove(location.path().unwrap()).unwrap();
             self.on_disk.clone_from(&self.received);
         }
     }

@@ -16,7 +16,7 @@ use crate::sender::ingest::{Ingest, IngestSettings};
 use crate::sender::queue::recovery::RecoveredRun;
 
 pub(super) struct RunningIngest {
-    pub(super) tally: Arc<IngestCounters>,
+    pub(super) counters: Arc<IngestCounters>,
     stop: OwnedFd,
     thread: JoinHandle<()>,
 }
@@ -28,18 +28,25 @@ impl RunningIngest {
         let settings = watch::channel(IngestSettings { allow, compression: Compression::None }).1;
         let listeners: Vec<Listener> =
             sockets.into_iter().map(|socket| Listener::new(socket, true).unwrap()).collect();
-        let tally = Arc::new(IngestCounters::new(listeners.iter().map(Listener::address)));
+        let counters = Arc::new(IngestCounters::new(listeners.iter().map(Listener::address)));
         let stop = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         let stopped = stop.try_clone().unwrap();
-        let ingest =
-            Ingest::new(listeners, stopped, run, Arc::default(), tally.clone(), settings, Pulse::default());
-        Self { tally, stop, thread: std::thread::spawn(move || ingest.run()) }
+        let ingest = Ingest::new(
+            listeners,
+            stopped,
+            run,
+            Arc::default(),
+            counters.clone(),
+            settings,
+            Pulse::default(),
+        );
+        Self { counters, stop, thread: std::thread::spawn(move || ingest.run()) }
     }
 
     /// Ends ingest and waits for its end.
     pub(super) fn stop(self) -> Arc<IngestCounters> {
         rustix::io::write(&self.stop, &1_u64.to_ne_bytes()).unwrap();
         self.thread.join().unwrap();
-        self.tally
+        self.counters
     }
 }

@@ -92,7 +92,7 @@ pub(crate) enum DialError {
     Silent(SocketAddr),
     #[error(
         "no answer within {} s, and TCP retransmits without success: large packets are probably lost on the \
-         path (MTU black hole); trying smaller segments",
+         path (path MTU black hole); trying smaller segments",
         DIAL_PATIENCE.as_secs()
     )]
     SegmentsLost,

@@ -45,7 +45,7 @@ pub(crate) enum SessionEnd {
     BehindUs(Position, Position),
     #[error(
         "nothing was acknowledged for {} s although the receiver answers: large packets are probably lost \
-         on the path (MTU black hole)",
+         on the path (path MTU black hole)",
         .0.as_secs()
     )]
     Stalled(Duration),
