@@ -242,7 +242,7 @@ impl Connection<'_> {
             | Ended::NoHello => {}
             Ended::Crowded(_) => {
                 self.session.reject(RefusalCode::TooManyConnections, &ended.to_string());
-                // Others wait for this place, so the sender gets only what the socket accepts at once.
+                // Others wait for this place, so only output that the socket accepts at once is sent.
                 if let Err(error) = stream.send(self.session.outbox()) {
                     tracing::debug!(%error, "the sender did not accept the last message");
                 }

@@ -98,8 +98,9 @@ impl Drop for StreamInUse {
 }
 
 impl StreamPosition {
-    /// Opens or creates the file at `path`, and sets its modification time to `seen`. A damaged one is set aside. A
-    /// file without the time at which the stream began gets `begun`. Returns `true` if the directory has changed.
+    /// Opens or creates the file at `path`, and sets its modification time to `seen`. A damaged one is set
+    /// aside. A file without the time at which the stream began gets `begun`. Returns `true` if the directory
+    /// has changed.
     pub(super) fn open(
         path: PathBuf,
         stream: StreamId,
