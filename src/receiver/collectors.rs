@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::{CollectorSettings, HostPort};
-use crate::receiver::collectors::names::{Found, LookUpResult, Names};
+use crate::receiver::collectors::names::{LookUpResult, Names, ResolvedNames};
 use crate::receiver::output::{Outputs, ResolvedCollector};
 
 /// Follows the collectors of the settings.
@@ -65,7 +65,9 @@ impl Collectors {
     pub(crate) async fn follow(mut self) {
         loop {
             self.wait().await;
-            let Some(Found { collectors, missing }) = self.names.found(Instant::now()) else { continue };
+            let Some(ResolvedNames { collectors, missing }) = self.names.found(Instant::now()) else {
+                continue;
+            };
             if collectors != self.found {
                 self.apply(collectors);
             }

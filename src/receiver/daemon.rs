@@ -90,9 +90,9 @@ fn share_files(mut settings: ReceiverSettings) -> BoundedSettings {
         connections,
         unauthenticated,
         exporter_sockets,
-        "only {allowed} files may be open, and the limits need {}: allowing {connections} connections, \
-         {unauthenticated} before authentication, and {exporter_sockets} sockets for exporters; raise \
-         LimitNOFILE= (ulimit -Hn), or lower limits.connections or limits.exporter-sockets",
+        "file limit {allowed} is below the {} that the configured limits may need: allowing only \
+         {connections} connections, {unauthenticated} unauthenticated ones and {exporter_sockets} exporter \
+         sockets; raise LimitNOFILE= (ulimit -Hn), or lower limits.connections or limits.exporter-sockets",
         wanted.total()
     );
     (settings.connections, settings.unauthenticated.0) = (connections, unauthenticated);

@@ -40,12 +40,12 @@ pub(crate) enum InvitationChange {
 /// Content of a drop-in.
 #[derive(Serialize)]
 struct SenderDropIn {
-    sender: [SenderTable; 1],
+    sender: [DropInSender; 1],
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct SenderTable {
+struct DropInSender {
     id: String,
     key_file: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -188,7 +188,7 @@ impl<'a> InvitedSender<'a> {
 
     /// Builds the drop-in for the keys, and checks the configuration with it.
     fn drop_in(&self, has_previous: bool) -> Result<DropIn, DaemonError> {
-        let entry = SenderTable {
+        let entry = DropInSender {
             id: self.id.to_string(),
             key_file: self.key.clone(),
             previous_key_file: has_previous.then(|| self.previous.clone()),

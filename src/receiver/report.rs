@@ -7,7 +7,7 @@ use nf_transport_core::internal_error::internal_errors;
 
 use crate::config::HostPort;
 use crate::host::{boot_clock, wall_clock};
-use crate::receiver::output::{Counts, LateFigures, Outputs};
+use crate::receiver::output::{LateFigures, OutputCounts, Outputs};
 use crate::receiver::reload::Reloader;
 use crate::receiver::session::Shared;
 use crate::status::{
@@ -74,7 +74,7 @@ fn unresolved(name: &HostPort) -> CollectorStatus {
 }
 
 fn collectors(outputs: &Outputs) -> Vec<CollectorStatus> {
-    let delivered = |counts: Counts| Tally { datagrams: counts.datagrams, bytes: counts.bytes };
+    let delivered = |counts: OutputCounts| Tally { datagrams: counts.datagrams, bytes: counts.bytes };
     let seen_as = |(exporter, seen_as): (SocketAddr, SocketAddr)| SeenAs { exporter, seen_as };
     let late = |late: LateFigures| LateStatus {
         address: late.address.to_string(),

@@ -27,7 +27,7 @@ use crate::host::{SessionExpiry, Shutdown};
 use crate::receiver::accept::authenticated::AuthenticatedSender;
 use crate::receiver::session::closing::flush_and_close;
 use crate::receiver::session::connection::Connection;
-use crate::receiver::session::ended::Ended;
+use crate::receiver::session::ended::ConnectionEnd;
 
 /// Serves `stream` until it ends. A session must be established before `greeted_by`.
 pub(crate) async fn serve(
@@ -56,9 +56,9 @@ pub(crate) async fn serve(
     let mut place = shared.waiting.enter(&owner);
     let greeting = timeout_at(greeted_by, connection.open_session(&mut stream, peer, &owner));
     let greeted = tokio::select! {
-        greeted = greeting => greeted.unwrap_or(Err(Ended::NoHello)),
-        () = place.evicted() => Err(Ended::Crowded(id.clone())),
-        () = stopping.requested() => Err(Ended::Stopping),
+        greeted = greeting => greeted.unwrap_or(Err(ConnectionEnd::NoHello)),
+        () = place.evicted() => Err(ConnectionEnd::Crowded(id.clone())),
+        () = stopping.requested() => Err(ConnectionEnd::Stopping),
     };
     drop(place);
     let ended = match greeted {
@@ -76,7 +76,7 @@ pub(crate) async fn serve(
         }
     };
     connection.log_end(peer, &ended);
-    if matches!(ended, Ended::Crowded(_)) {
+    if matches!(ended, ConnectionEnd::Crowded(_)) {
         return connection.close(&mut stream, &ended).await;
     }
     let mut place = shared.waiting.enter(&owner);

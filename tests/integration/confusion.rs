@@ -49,7 +49,7 @@ fn a_shared_source_id_causes_a_warning() {
     receiver.daemon().wait_for_log(&words, STALL);
     let control = receiver.control();
     let shown = Program::Receiver.run(&["status", "--control", control.to_str().unwrap()]);
-    assert!(String::from_utf8_lossy(&shown.stdout).contains("\nwarning: the exporters 127.0.0.8 (edge) and"));
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("\nwarning: exporters 127.0.0.8 (edge) and"));
     assert_eq!(receiver.daemon().count_log(&words), 1, "the warning must appear once");
 
     // The templates are stored, and `check` finds them.

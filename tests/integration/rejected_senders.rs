@@ -53,7 +53,7 @@ impl RejectedSender {
         assert!(status["refused"][0]["reason"].as_str().unwrap().contains(at_receiver), "{status:#}");
         assert_eq!(status["refused"][0]["peer"], "127.0.0.1");
         let lines = [
-            self.receiver.daemon().count_log(&["turned a connection from", at_receiver]),
+            self.receiver.daemon().count_log(&["rejected connection from", at_receiver]),
             self.sender.daemon().count_log(&["not connected", at_sender]),
         ];
         assert!(

@@ -108,7 +108,7 @@ fn a_cut_inside_a_record_delivers_nothing_of_it() {
 fn an_altered_handshake_is_rejected() {
     let _running = shared();
     let at_receiver = |setup: &TamperedLink, words: &str| {
-        setup.receiver.daemon().wait_for_log(&["turned a connection from", words], STALL);
+        setup.receiver.daemon().wait_for_log(&["rejected connection from", words], STALL);
     };
     // Another id, another suite and another mode in the preface, then a mode that was not requested in the
     // reply.
@@ -159,7 +159,7 @@ fn a_replayed_session_is_rejected() {
         assert!(recorded.len() > 4, "a preface, a message, and records: {}", recorded.len());
         let delivered = count(&setup.receiver.status(), "/senders/0/delivered/datagrams");
         replay(setup.receiver.addr(), &recorded);
-        setup.receiver.daemon().wait_for_log(&["turned a connection from", "replayed on the way"], STALL);
+        setup.receiver.daemon().wait_for_log(&["rejected connection from", "replayed on the way"], STALL);
         let status = setup.receiver.status();
         assert_eq!(count(&status, "/senders/0/delivered/datagrams"), delivered, "{status:#}");
         assert_eq!(

@@ -25,8 +25,8 @@ impl AuthenticatedSender {
         self.policy.borrow().exporters_for(&self.sender)
     }
 
-    /// Returns its identity for the limits on connections without a session and on new streams, for a connection
-    /// from `peer`.
+    /// Returns its identity for the limits on connections without a session and on new streams, for a
+    /// connection from `peer`.
     pub(crate) fn owner_at(&self, peer: IpAddr) -> StreamOwner {
         let is_alone = self.policy.borrow().is_exclusive(&self.sender, &self.credential);
         StreamOwner { sender: self.sender.clone(), source: (!is_alone).then(|| PeerSource::of(peer)) }

@@ -41,7 +41,7 @@ struct NameState {
 
 /// Resolved collectors.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct ResolvedNames {
     pub(super) collectors: Vec<ResolvedCollector>,
     /// Unresolved collectors that the others do not wait for.
     pub(super) missing: Vec<HostPort>,
@@ -93,9 +93,9 @@ impl Names {
     /// Returns the resolved collectors; `None` while one of them must be waited for. Collectors set to hold
     /// are always waited for. Others are waited for until a look-up failed or the wait ends. If no collector
     /// is resolved, there is no destination, so the result is `None` as well.
-    pub(super) fn found(&mut self, now: Instant) -> Option<Found> {
+    pub(super) fn found(&mut self, now: Instant) -> Option<ResolvedNames> {
         self.skip_timeout = self.skip_timeout.filter(|end| *end > now);
-        let mut found = Found { collectors: Vec::new(), missing: Vec::new() };
+        let mut found = ResolvedNames { collectors: Vec::new(), missing: Vec::new() };
         for settings in &self.wanted {
             match self.resolved(settings) {
                 Some(resolved) => found.collectors.push(resolved),

@@ -61,8 +61,8 @@ pub(crate) fn hand_out(
 ) -> Result<(), DaemonError> {
     let token = Token { address: address.to_string(), id: id.clone(), key, suite: suite(settings) };
     console::note(&format!(
-        "anyone with this token can connect as {id}: keep it secret. On the sender's machine, run nf-sender \
-         join TOKEN (nf-sender join - reads it from standard input)"
+        "anyone with this token can connect as {id}: treat it like a password. On the sender's machine run: \
+         nf-sender join (it asks for the token), or nf-sender join < FILE"
     ));
     let mut line = token.encode();
     line.push('\n');

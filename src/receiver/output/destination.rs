@@ -28,13 +28,13 @@ use crate::receiver::output::budget::SocketBudget;
 use crate::receiver::output::destination::figures::DestinationFigures;
 use crate::receiver::output::destination::obstacle::Obstacle;
 use crate::receiver::output::destination::send_state::SendState;
-use crate::receiver::output::figures::Counts;
+use crate::receiver::output::figures::OutputCounts;
 use crate::receiver::output::outage_log::OutageLog;
 use crate::receiver::output::pace::TokenBucket;
 use crate::receiver::output::passed_on::PassedOn;
 use crate::receiver::output::queue_guard::QueueGuard;
 use crate::receiver::output::reachability::Reachability;
-use crate::receiver::output::refusals::{RETRY_FOR, Refusals, Verdict};
+use crate::receiver::output::refusals::{RETRY_FOR, RefusalVerdict, Refusals};
 use crate::receiver::output::socket;
 use crate::receiver::output::source_sockets::SourceSockets;
 use crate::receiver::state::templates::TemplateLearner;
@@ -60,7 +60,7 @@ pub(super) struct RunOutcome {
 
 /// Datagrams of one exporter for one destination.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Run<'a> {
+pub(super) struct ExporterRun<'a> {
     /// Never empty.
     pub(super) datagrams: &'a [Datagram<'a>],
     /// Whether they arrived at the sender at least `LATE` ago.
@@ -71,7 +71,7 @@ pub(super) struct Run<'a> {
     pub(super) learner: &'a TemplateLearner,
 }
 
-impl Run<'_> {
+impl ExporterRun<'_> {
     fn exporter(&self) -> Option<SocketAddr> {
         self.datagrams.first().map(|first| first.exporter)
     }
@@ -103,7 +103,7 @@ struct DestinationSettings {
 
 /// Result of one attempt to deliver.
 #[derive(Debug)]
-enum Attempt {
+enum SendAttempt {
     /// Datagrams were sent, skipped or dropped.
     Done(RunOutcome),
     /// Nothing can be sent now. Other datagrams may be sent before the next attempt.
@@ -134,7 +134,7 @@ impl Destination {
         let catch_up_default = if is_watched { None } else { NonZeroU32::new(CATCH_UP_LIMIT) };
         let bucket = |limit: Limit| limit.map(TokenBucket::new);
         let state = if is_watched { CollectorState::Down } else { CollectorState::Unknown };
-        let counts = before.map_or_else(Counts::default, |before| before.refreshed_figures().1);
+        let counts = before.map_or_else(OutputCounts::default, |before| before.refreshed_figures().1);
         let before = before.filter(|before| before.address == address);
         let same = before.filter(|before| before.settings.source == settings.source);
         let sources = same.map(|before| before.sockets.clone());
@@ -198,30 +198,32 @@ impl Destination {
 
     /// Delivers or skips datagrams from the front of `run`, at least one. Waits as long as that takes. Cancel
     /// safe.
-    pub(super) async fn deliver(&self, run: &Run<'_>) -> RunOutcome {
+    pub(super) async fn deliver(&self, run: &ExporterRun<'_>) -> RunOutcome {
         let began = Instant::now();
         let mut waiting = None;
         loop {
             match self.attempt(run, began).await {
-                Attempt::Done(taken) => return taken,
-                Attempt::TryAgainAt(due) => {
+                SendAttempt::Done(taken) => return taken,
+                SendAttempt::TryAgainAt(due) => {
                     // The collector may accept other datagrams in the meantime.
                     waiting = None;
                     sleep_until(due).await;
                 }
-                Attempt::WaitForCollector(_) if waiting.is_none() => {
+                SendAttempt::WaitForCollector(_) if waiting.is_none() => {
                     waiting = Some(self.waiting.lock().await);
                 }
-                Attempt::WaitForCollector(pause) => sleep(pause).await,
+                SendAttempt::WaitForCollector(pause) => sleep(pause).await,
             }
         }
     }
 
     /// Tries once to deliver from the front of `run`, for a task that has been trying since `began`.
-    async fn attempt(&self, run: &Run<'_>, began: Instant) -> Attempt {
+    async fn attempt(&self, run: &ExporterRun<'_>, began: Instant) -> SendAttempt {
         let mut sending = self.sending.lock().await;
         let obstacle = match self.try_run(&mut sending, run) {
-            Ok((count, recipient)) => return Attempt::Done(RunOutcome { count, recipient: Some(recipient) }),
+            Ok((count, recipient)) => {
+                return SendAttempt::Done(RunOutcome { count, recipient: Some(recipient) });
+            }
             Err(obstacle) => obstacle,
         };
         let obstacle = match self.judge_refusal(&mut sending, run, obstacle) {
@@ -230,16 +232,16 @@ impl Destination {
         };
         self.note_obstacle(&mut sending, &obstacle, began);
         match obstacle {
-            Obstacle::Full | Obstacle::NoBuffer(_) => Attempt::WaitForCollector(QUEUE_PAUSE),
-            Obstacle::Paced(due) => Attempt::TryAgainAt(due),
-            Obstacle::Changed => Attempt::TryAgainAt(Instant::now()),
+            Obstacle::Full | Obstacle::NoBuffer(_) => SendAttempt::WaitForCollector(QUEUE_PAUSE),
+            Obstacle::Paced(due) => SendAttempt::TryAgainAt(due),
+            Obstacle::Changed => SendAttempt::TryAgainAt(Instant::now()),
             _ if self.settings.when_down == WhenDown::Skip => {
                 let count = run.datagrams.len();
                 self.count_skipped(u64::try_from(count).unwrap_or(u64::MAX));
-                Attempt::Done(RunOutcome { count, recipient: None })
+                SendAttempt::Done(RunOutcome { count, recipient: None })
             }
-            Obstacle::Down(_) => Attempt::WaitForCollector(DOWN_PAUSE),
-            Obstacle::Held(_) | Obstacle::Refused(_) => Attempt::TryAgainAt(Instant::now() + DOWN_PAUSE),
+            Obstacle::Down(_) => SendAttempt::WaitForCollector(DOWN_PAUSE),
+            Obstacle::Held(_) | Obstacle::Refused(_) => SendAttempt::TryAgainAt(Instant::now() + DOWN_PAUSE),
         }
     }
 
@@ -248,9 +250,9 @@ impl Destination {
     fn judge_refusal(
         &self,
         sending: &mut SendState,
-        run: &Run<'_>,
+        run: &ExporterRun<'_>,
         obstacle: Obstacle,
-    ) -> Result<Attempt, Obstacle> {
+    ) -> Result<SendAttempt, Obstacle> {
         let (Some(first), now) = (run.datagrams.first(), Instant::now()) else { return Err(obstacle) };
         let exporter = first.exporter.ip();
         let (verdict, reason) = match obstacle {
@@ -261,14 +263,14 @@ impl Destination {
             other => return Err(other),
         };
         match verdict {
-            Verdict::Retry => Ok(Attempt::TryAgainAt(now + RETRY_FOR)),
-            Verdict::Hold => Err(Obstacle::Held(reason)),
-            Verdict::Drop => {
+            RefusalVerdict::Retry => Ok(SendAttempt::TryAgainAt(now + RETRY_FOR)),
+            RefusalVerdict::Hold => Err(Obstacle::Held(reason)),
+            RefusalVerdict::Drop => {
                 // The kernel may have refused repeats as well.
                 run.learner.forget_progress(first, run.place);
                 self.figures().counts.refused += 1;
                 sending.outage_log.note_refused(self.address, exporter, &reason);
-                Ok(Attempt::Done(RunOutcome { count: 1, recipient: None }))
+                Ok(SendAttempt::Done(RunOutcome { count: 1, recipient: None }))
             }
         }
     }

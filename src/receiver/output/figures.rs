@@ -12,7 +12,7 @@ pub(crate) struct CollectorFigures {
     /// State of the collector's socket or path.
     pub(crate) state: CollectorState,
     /// Counts of its main address.
-    pub(crate) counts: Counts,
+    pub(crate) counts: OutputCounts,
     /// Whole seconds for which datagrams have been held for it; 0 if none are held.
     pub(crate) held_s: u64,
     /// Figures of its address for late datagrams, if it has one.
@@ -31,14 +31,14 @@ pub(crate) struct LateFigures {
     /// State of the socket or path there.
     pub(crate) state: CollectorState,
     /// Counts of this address.
-    pub(crate) counts: Counts,
+    pub(crate) counts: OutputCounts,
     /// Whole seconds for which datagrams have been held for it; 0 if none are held.
     pub(crate) held_s: u64,
 }
 
 /// Counters of a destination, from the start of the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
+pub(crate) struct OutputCounts {
     /// Datagrams that the kernel accepted for it.
     pub(crate) datagrams: u64,
     /// Bytes of their payloads.

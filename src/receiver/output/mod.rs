@@ -33,11 +33,11 @@ use std::sync::Arc;
 
 pub(crate) use budget::SocketBudget;
 pub(crate) use exporter_filter::ExporterFilter;
-pub(crate) use figures::{CollectorFigures, Counts, LateFigures};
+pub(crate) use figures::{CollectorFigures, LateFigures, OutputCounts};
 use nf_transport_core::datagram::Datagram;
 use nf_transport_core::sequence::SenderId;
 pub(crate) use passed_on::PassedOn;
-pub(crate) use probe::{Outcome, probe};
+pub(crate) use probe::{ProbeOutcome, probe};
 pub(crate) use progress::DeliveryProgress;
 pub(crate) use resolved::ResolvedCollector;
 pub(crate) use view::{CollectorView, SeenAt};

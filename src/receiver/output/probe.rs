@@ -34,7 +34,7 @@ const FOREIGN_V6: [Ipv6Addr; 2] =
 
 /// Result of the test.
 #[derive(Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum ProbeOutcome {
     /// All test datagrams arrived unchanged.
     Arrived,
     /// None were sent: the collector is on another machine.
@@ -55,34 +55,34 @@ pub(crate) enum Outcome {
 
 /// Tests the path to `collector`. Takes a few milliseconds, or up to a second if a test datagram does not
 /// arrive.
-pub(crate) fn probe(collector: SocketAddr) -> Outcome {
-    attempt(without_v4_mapping(collector)).err().unwrap_or(Outcome::Arrived)
+pub(crate) fn probe(collector: SocketAddr) -> ProbeOutcome {
+    attempt(without_v4_mapping(collector)).err().unwrap_or(ProbeOutcome::Arrived)
 }
 
 /// Every outcome but an arrival is an `Err`, so that `?` ends the test.
-fn attempt(collector: SocketAddr) -> Result<(), Outcome> {
-    match is_here(collector).map_err(Outcome::NotTried)? {
+fn attempt(collector: SocketAddr) -> Result<(), ProbeOutcome> {
+    match is_here(collector).map_err(ProbeOutcome::NotTried)? {
         Some(true) => {}
-        Some(false) => return Err(Outcome::Elsewhere),
-        None => return Err(Outcome::NotTried(io::Error::other("there is no route to it"))),
+        Some(false) => return Err(ProbeOutcome::Elsewhere),
+        None => return Err(ProbeOutcome::NotTried(io::Error::other("there is no route to it"))),
     }
-    let inbox = inbox(collector).map_err(Outcome::NotTried)?;
-    let beside = inbox.local_addr().map_err(Outcome::NotTried)?;
+    let inbox = inbox(collector).map_err(ProbeOutcome::NotTried)?;
+    let beside = inbox.local_addr().map_err(ProbeOutcome::NotTried)?;
     socket::may_open_as(beside).map_err(|error| match error.raw_os_error() {
-        Some(libc::EPERM) => Outcome::NotPermitted,
-        _ => Outcome::NotTried(error),
+        Some(libc::EPERM) => ProbeOutcome::NotPermitted,
+        _ => ProbeOutcome::NotTried(error),
     })?;
-    let exporter = foreign_address(beside).map_err(Outcome::NotTried)?;
-    let refused = |error| Outcome::Refused(exporter.ip(), error);
+    let exporter = foreign_address(beside).map_err(ProbeOutcome::NotTried)?;
+    let refused = |error| ProbeOutcome::Refused(exporter.ip(), error);
     let outlet = socket::open_as(exporter, beside).map_err(refused)?;
-    let sent_as = outlet.local_addr().map_err(Outcome::NotTried)?.as_socket().unwrap_or(exporter);
+    let sent_as = outlet.local_addr().map_err(ProbeOutcome::NotTried)?.as_socket().unwrap_or(exporter);
     for length in [SHORT, LONG] {
-        let payload = payload(length).map_err(Outcome::NotTried)?;
+        let payload = payload(length).map_err(ProbeOutcome::NotTried)?;
         socket::send_each(&outlet, &[&payload]).map_err(refused)?;
-        match arrived(&inbox, &payload).map_err(Outcome::NotTried)? {
-            None if length == SHORT => return Err(Outcome::Lost(exporter.ip())),
-            None => return Err(Outcome::LongLost(exporter.ip(), length)),
-            Some(from) if !is_same(from, sent_as) => return Err(Outcome::Rewritten(sent_as, from)),
+        match arrived(&inbox, &payload).map_err(ProbeOutcome::NotTried)? {
+            None if length == SHORT => return Err(ProbeOutcome::Lost(exporter.ip())),
+            None => return Err(ProbeOutcome::LongLost(exporter.ip(), length)),
+            Some(from) if !is_same(from, sent_as) => return Err(ProbeOutcome::Rewritten(sent_as, from)),
             Some(_) => {}
         }
     }
@@ -159,7 +159,7 @@ mod tests {
     fn a_remote_collector_is_not_tested() {
         for address in ["192.0.2.77:9995", "[2001:db8::77]:9995"] {
             let outcome = probe(address.parse().unwrap());
-            assert!(matches!(outcome, Outcome::Elsewhere | Outcome::NotTried(_)), "{outcome:?}");
+            assert!(matches!(outcome, ProbeOutcome::Elsewhere | ProbeOutcome::NotTried(_)), "{outcome:?}");
         }
     }
 

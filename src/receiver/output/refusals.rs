@@ -39,7 +39,7 @@ const HOLD_AT_MOST: Duration = Duration::from_secs(600);
 
 /// Decision about a refused datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum RefusalVerdict {
     /// Drop it.
     Drop,
     /// Retry it after [`RETRY_FOR`].
@@ -86,26 +86,26 @@ impl Refusals {
     }
 
     /// Decides about a datagram of `exporter` that the kernel refused.
-    pub(super) fn judge(&mut self, exporter: IpAddr, now: Instant) -> Verdict {
+    pub(super) fn judge(&mut self, exporter: IpAddr, now: Instant) -> RefusalVerdict {
         let known = self.note_refused(exporter, now);
         let is_recent = |sent: Option<Instant>| sent.is_some_and(|sent| now.duration_since(sent) < RECENTLY);
         if is_recent(self.sent) && !is_recent(known.sent) {
-            return Verdict::Drop;
+            return RefusalVerdict::Drop;
         }
         if known.refused.is_none_or(|since| now.duration_since(since) < RETRY_FOR) {
-            return Verdict::Retry;
+            return RefusalVerdict::Retry;
         }
         if self.allowance == 0 {
             let due = *self.next_allowance.get_or_insert(now + self.hold_for);
             if now < due {
-                return Verdict::Hold;
+                return RefusalVerdict::Hold;
             }
             self.next_allowance = None;
             self.hold_for = (self.hold_for * 2).min(HOLD_AT_MOST);
             self.allowance = ALLOWANCE_AFTER_HOLDING;
         }
         self.allowance -= 1;
-        Verdict::Drop
+        RefusalVerdict::Drop
     }
 
     /// Returns whether all datagrams are held.
@@ -139,7 +139,7 @@ mod tests {
         let (mut refusals, now) = (Refusals::default(), Instant::now());
         refusals.note_sent(GOOD, now);
         let later = now + RECENTLY / 2;
-        assert!((0..100_000).all(|_| refusals.judge(BAD, later) == Verdict::Drop));
+        assert!((0..100_000).all(|_| refusals.judge(BAD, later) == RefusalVerdict::Drop));
     }
 
     #[test]
@@ -147,8 +147,8 @@ mod tests {
         let (mut refusals, now) = (Refusals::default(), Instant::now());
         for _ in 0..1000 {
             refusals.note_sent(GOOD, now);
-            assert_eq!(refusals.judge(GOOD, now), Verdict::Retry);
-            assert_eq!(refusals.judge(GOOD, now + RETRY_FOR), Verdict::Drop);
+            assert_eq!(refusals.judge(GOOD, now), RefusalVerdict::Retry);
+            assert_eq!(refusals.judge(GOOD, now + RETRY_FOR), RefusalVerdict::Drop);
         }
     }
 
@@ -158,7 +158,7 @@ mod tests {
         let moments = (0..).map(|step| start + step * RETRY_FOR);
         let verdicts = moments.take_while(|now| *now < start + duration).flat_map(|now| {
             core::iter::from_fn(|| Some(refusals.judge(exporter, now)))
-                .take_while(|verdict| *verdict == Verdict::Drop)
+                .take_while(|verdict| *verdict == RefusalVerdict::Drop)
                 .collect::<Vec<_>>()
         });
         verdicts.map(|_| 1).sum()
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(dropped(&mut refusals, BAD, now, HOLD_AT_FIRST), ALLOWANCE);
         let later = now + RECENTLY;
         refusals.note_sent(GOOD, later);
-        assert!((0..100_000).all(|_| refusals.judge(BAD, later) == Verdict::Drop));
+        assert!((0..100_000).all(|_| refusals.judge(BAD, later) == RefusalVerdict::Drop));
     }
 
     #[test]

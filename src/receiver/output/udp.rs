@@ -12,7 +12,7 @@ use crate::config::CollectorSettings;
 use crate::host::both_clocks;
 use crate::limits::LATE;
 use crate::receiver::output::budget::SocketBudget;
-use crate::receiver::output::destination::{Destination, Run};
+use crate::receiver::output::destination::{Destination, ExporterRun};
 use crate::receiver::output::figures::{CollectorFigures, LateFigures};
 use crate::receiver::output::lateness::went_back;
 use crate::receiver::output::passed_on::PassedOn;
@@ -140,7 +140,7 @@ impl UdpOutput {
             let datagrams = waiting.get(..count).unwrap_or_default();
             let late = self.late.as_ref().filter(|(after, _)| age >= *after).map(|(_, late)| late);
             let (destination, place) = late.map_or((&self.main, MAIN), |late| (late, LATE_ADDRESS));
-            let taken = destination.deliver(&Run { datagrams, is_late, place, learner }).await;
+            let taken = destination.deliver(&ExporterRun { datagrams, is_late, place, learner }).await;
             let taken_datagrams = datagrams.get(..taken.count).unwrap_or_default();
             taken_datagrams.last().and_then(|last| progress.lateness.note(last));
             progress.advance(taken_datagrams, learner, taken.recipient.as_ref());

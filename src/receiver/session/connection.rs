@@ -18,7 +18,7 @@ use crate::receiver::accept::authenticated::AuthenticatedSender;
 use crate::receiver::delivery::Delivery;
 use crate::receiver::output::Outputs;
 use crate::receiver::session::closing::flush_and_close;
-use crate::receiver::session::ended::{Ended, refusal_code};
+use crate::receiver::session::ended::{ConnectionEnd, refusal_code};
 use crate::receiver::session::sender_log::SenderLine;
 use crate::receiver::session::senders::{ActiveStream, StreamGuard};
 use crate::receiver::session::shared::Shared;
@@ -54,7 +54,7 @@ impl Connection<'_> {
         stream: &mut SecureStream,
         peer: SocketAddr,
         owner: &StreamOwner,
-    ) -> Result<StreamGuard, Ended> {
+    ) -> Result<StreamGuard, ConnectionEnd> {
         let id = &owner.sender;
         let hello = self.hello(stream).await?;
         self.check_proof(stream, &hello)?;
@@ -103,13 +103,13 @@ impl Connection<'_> {
 
     /// Fails unless the sender holds the secret of its stream. Runs before anything changes for the sender
     /// that has the stream.
-    pub(super) fn check_proof(&self, stream: &SecureStream, hello: &Hello) -> Result<(), Ended> {
+    pub(super) fn check_proof(&self, stream: &SecureStream, hello: &Hello) -> Result<(), ConnectionEnd> {
         let binding = stream.channel().binding().map_err(StreamError::from)?;
         if is_proven(hello.stream, &hello.proof, binding) {
             return Ok(());
         }
         let holder = self.shared.senders.peer_of(&self.sender.sender, hello.stream);
-        Err(Ended::NotProven { stream: hello.stream, holder })
+        Err(ConnectionEnd::NotProven { stream: hello.stream, holder })
     }
 
     /// Returns the position of the stream of `hello`, and whether the stream is new here.
@@ -145,11 +145,11 @@ impl Connection<'_> {
         (place, known.is_none())
     }
 
-    pub(super) async fn hello(&mut self, stream: &mut SecureStream) -> Result<Hello, Ended> {
+    pub(super) async fn hello(&mut self, stream: &mut SecureStream) -> Result<Hello, ConnectionEnd> {
         loop {
             match self.session.poll_event()? {
                 Some(ReceiverEvent::Hello(hello)) => return Ok(hello),
-                Some(ReceiverEvent::Goodbye) => return Err(Ended::Goodbye),
+                Some(ReceiverEvent::Goodbye) => return Err(ConnectionEnd::Goodbye),
                 Some(_) | None => {}
             }
             stream.ready(true, false).await.map_err(StreamError::from)?;
@@ -158,38 +158,40 @@ impl Connection<'_> {
     }
 
     /// Reads and handles the available input.
-    pub(super) fn read(&mut self, stream: &mut SecureStream) -> Result<Received, Ended> {
+    pub(super) fn read(&mut self, stream: &mut SecureStream) -> Result<Received, ConnectionEnd> {
         let now = Instant::now().into_std();
         let take = |bytes: &[u8]| self.session.handle_bytes(bytes, now);
         match BUFFER.with_borrow_mut(|buffer| stream.receive(buffer, take))? {
-            Received::End => Err(Ended::Closed),
+            Received::End => Err(ConnectionEnd::Closed),
             received => Ok(received),
         }
     }
 
     /// Adds the likely cause to an end that the sender's silence explains.
-    pub(super) fn with_likely_cause(&self, ended: Ended) -> Ended {
+    pub(super) fn with_likely_cause(&self, ended: ConnectionEnd) -> ConnectionEnd {
         let is_unheard = self.session.is_silent_since_welcome(Instant::now().into_std());
         match ended {
-            Ended::Closed | Ended::Stream(StreamError::Lost(_)) | Ended::Session(SessionError::Silent(_))
+            ConnectionEnd::Closed
+            | ConnectionEnd::Stream(StreamError::Lost(_))
+            | ConnectionEnd::Session(SessionError::Silent(_))
                 if is_unheard =>
             {
-                Ended::Unheard(Box::new(ended))
+                ConnectionEnd::Unheard(Box::new(ended))
             }
             ended => ended,
         }
     }
 
     /// Logs the end of the connection.
-    pub(super) fn log_end(&self, peer: SocketAddr, ended: &Ended) {
+    pub(super) fn log_end(&self, peer: SocketAddr, ended: &ConnectionEnd) {
         let id = &self.sender.sender;
         let sentence =
             |held_back| format!("session of {id} at {peer} ended: {ended}{}", Suppressed(held_back));
         if ended.is_failure() {
             let (message_id, line) = match ended {
-                Ended::Unheard(_) => (receiver::SENDER_UNHEARD, SenderLine::Failed),
-                Ended::NotProven { .. } => (receiver::STREAM_NOT_PROVEN, SenderLine::NotProven),
-                Ended::Superseded(_) => (receiver::ID_IN_USE, SenderLine::InUse),
+                ConnectionEnd::Unheard(_) => (receiver::SENDER_UNHEARD, SenderLine::Failed),
+                ConnectionEnd::NotProven { .. } => (receiver::STREAM_NOT_PROVEN, SenderLine::NotProven),
+                ConnectionEnd::Superseded(_) => (receiver::ID_IN_USE, SenderLine::InUse),
                 _ => (receiver::SESSION_ENDED, SenderLine::Failed),
             };
             if let Some(held_back) = self.shared.senders.sender_log().admit(id, line) {
@@ -209,40 +211,42 @@ impl Connection<'_> {
     }
 
     /// Sends the last message for this end, and closes.
-    pub(super) async fn close(&mut self, stream: &mut SecureStream, ended: &Ended) {
+    pub(super) async fn close(&mut self, stream: &mut SecureStream, ended: &ConnectionEnd) {
         match ended {
-            Ended::AccessRevoked => {
+            ConnectionEnd::AccessRevoked => {
                 self.session.reject(
                     RefusalCode::NotAuthorized,
                     "the receiver changed its configuration: this sender's key or name is no longer accepted",
                 );
             }
-            Ended::NotProven { .. } => self.session.reject(
+            ConnectionEnd::NotProven { .. } => self.session.reject(
                 RefusalCode::StreamNotProven,
                 "this sender did not prove that the stream is its own: something on the path changes the \
                  connection, or the two sides disagree on the protocol; all datagrams stay queued",
             ),
-            Ended::OwnExpired | Ended::Expired => {
+            ConnectionEnd::OwnExpired | ConnectionEnd::Expired => {
                 self.session.reject(RefusalCode::NotAuthorized, &ended.to_string());
             }
-            Ended::Superseded(superseded) => {
+            ConnectionEnd::Superseded(superseded) => {
                 self.session
                     .reject(refusal_code(*superseded), &format!("sender {}: {ended}", self.sender.sender));
             }
-            Ended::Storage(error) if error.is_too_many_new() => {
+            ConnectionEnd::Storage(error) if error.is_too_many_new() => {
                 self.session.reject(RefusalCode::TooManyStreams, &error.to_string());
             }
-            Ended::Storage(error) => self.session.reject(RefusalCode::StorageFailed, &error.to_string()),
-            Ended::Stopping => self.session.goodbye(),
-            Ended::Closed
-            | Ended::Goodbye
-            | Ended::Stream(_)
-            | Ended::Session(_)
-            | Ended::Unheard(_)
-            | Ended::NoHello => {}
-            Ended::Crowded(_) => {
+            ConnectionEnd::Storage(error) => {
+                self.session.reject(RefusalCode::StorageFailed, &error.to_string());
+            }
+            ConnectionEnd::Stopping => self.session.goodbye(),
+            ConnectionEnd::Closed
+            | ConnectionEnd::Goodbye
+            | ConnectionEnd::Stream(_)
+            | ConnectionEnd::Session(_)
+            | ConnectionEnd::Unheard(_)
+            | ConnectionEnd::NoHello => {}
+            ConnectionEnd::Crowded(_) => {
                 self.session.reject(RefusalCode::TooManyConnections, &ended.to_string());
-                // Others wait for this place, so the sender gets only what the socket accepts at once.
+                // Others wait for this place, so only output that the socket accepts at once is sent.
                 if let Err(error) = stream.send(self.session.outbox()) {
                     tracing::debug!(%error, "the sender did not accept the last message");
                 }

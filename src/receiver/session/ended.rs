@@ -13,7 +13,7 @@ use crate::receiver::state::positions::PositionsError;
 
 /// Reason for the end of a connection.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Ended {
+pub(super) enum ConnectionEnd {
     #[error("the sender closed the connection")]
     Closed,
     #[error("the sender ended the session")]
@@ -60,7 +60,7 @@ pub(super) enum Ended {
     Stopping,
 }
 
-impl Ended {
+impl ConnectionEnd {
     /// Returns whether something failed, in contrast to a deliberate end by either side.
     pub(super) fn is_failure(&self) -> bool {
         match self {

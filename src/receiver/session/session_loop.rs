@@ -14,7 +14,7 @@ use crate::host::secure_stream::{Received, SecureStream};
 use crate::limits::HANG_UP_GRACE;
 use crate::receiver::delivery::{Delivery, LossCause, PendingBatch};
 use crate::receiver::session::connection::Connection;
-use crate::receiver::session::ended::Ended;
+use crate::receiver::session::ended::ConnectionEnd;
 use crate::receiver::session::senders::{Counters, StreamGuard};
 use crate::receiver::state::positions::PositionsError;
 
@@ -33,7 +33,7 @@ enum Wakeup {
 }
 
 impl Connection<'_> {
-    pub(super) async fn run(&mut self, stream: &mut SecureStream, guard: &mut StreamGuard) -> Ended {
+    pub(super) async fn run(&mut self, stream: &mut SecureStream, guard: &mut StreamGuard) -> ConnectionEnd {
         loop {
             // Handles all events that need no wait.
             loop {
@@ -52,9 +52,9 @@ impl Connection<'_> {
                         return ended;
                     }
                 }
-                Wakeup::Socket(Err(error)) => return Ended::Stream(error.into()),
+                Wakeup::Socket(Err(error)) => return ConnectionEnd::Stream(error.into()),
                 Wakeup::HungUp => self.deadline = Some(Instant::now() + HANG_UP_GRACE),
-                Wakeup::Overdue => return Ended::Closed,
+                Wakeup::Overdue => return ConnectionEnd::Closed,
                 Wakeup::Delivered => {}
                 Wakeup::Time => {
                     // Reads available input before the sender counts as silent: this process may have been
@@ -68,17 +68,17 @@ impl Connection<'_> {
                 }
                 Wakeup::Collectors => self.follow_collectors(guard),
                 Wakeup::Superseded => return guard.superseded().into(),
-                Wakeup::AccessRevoked => return Ended::AccessRevoked,
-                Wakeup::Expired(ExpiredCertificate::Own) => return Ended::OwnExpired,
-                Wakeup::Expired(ExpiredCertificate::Peer) => return Ended::Expired,
-                Wakeup::Shutdown => return Ended::Stopping,
+                Wakeup::AccessRevoked => return ConnectionEnd::AccessRevoked,
+                Wakeup::Expired(ExpiredCertificate::Own) => return ConnectionEnd::OwnExpired,
+                Wakeup::Expired(ExpiredCertificate::Peer) => return ConnectionEnd::Expired,
+                Wakeup::Shutdown => return ConnectionEnd::Stopping,
             }
         }
     }
 
     /// Reads the available input, or else writes pending output. Reads come first because an unread last
     /// message may explain why writes fail.
-    fn transfer(&mut self, stream: &mut SecureStream, ready: Ready) -> Result<(), Ended> {
+    fn transfer(&mut self, stream: &mut SecureStream, ready: Ready) -> Result<(), ConnectionEnd> {
         if ready.is_readable() && self.read(stream)? == Received::Bytes {
             return Ok(());
         }
@@ -113,7 +113,7 @@ impl Connection<'_> {
         }
     }
 
-    fn handle_events(&mut self, guard: &mut StreamGuard) -> Result<(), Ended> {
+    fn handle_events(&mut self, guard: &mut StreamGuard) -> Result<(), ConnectionEnd> {
         while let Some(event) = self.session.poll_event()? {
             match event {
                 ReceiverEvent::Hello(_) => {}
@@ -136,7 +136,7 @@ impl Connection<'_> {
                 ReceiverEvent::Duplicate { datagrams } => {
                     Counters::add(&guard.entry.counters.duplicates, u64::from(datagrams));
                 }
-                ReceiverEvent::Goodbye => return Err(Ended::Goodbye),
+                ReceiverEvent::Goodbye => return Err(ConnectionEnd::Goodbye),
             }
         }
         Ok(())

@@ -14,7 +14,7 @@ use crate::receiver::accept::waiting::WaitingForSession;
 use crate::receiver::collectors::confusion::Confusion;
 use crate::receiver::delivery::collector_offsets::CollectorOffsets;
 use crate::receiver::output::Outputs;
-use crate::receiver::session::ended::Ended;
+use crate::receiver::session::ended::ConnectionEnd;
 use crate::receiver::session::senders::Senders;
 use crate::receiver::state::positions::{Positions, PositionsError, StreamInUse, StreamOwner};
 use crate::receiver::state::templates::Templates;
@@ -50,7 +50,7 @@ impl Shared {
         owner: StreamOwner,
         peer: SocketAddr,
         stream: StreamId,
-    ) -> Result<StreamInUse, Ended> {
+    ) -> Result<StreamInUse, ConnectionEnd> {
         let permit = self.positions.opening_permit().await;
         let shared = self.clone();
         let opening = tokio::task::spawn_blocking(move || {

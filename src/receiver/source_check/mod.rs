@@ -11,8 +11,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use crate::config::{CollectorSettings, HostPort, ReceiverSettings, Report, SourceAddress};
 use crate::host::{DaemonError, Privilege};
-use crate::receiver::output::{Outcome, probe};
-use crate::receiver::source_check::texts::AddressFamily;
+use crate::receiver::output::{ProbeOutcome, probe};
+use crate::receiver::source_check::texts::IpFamily;
 use crate::status::serving_process;
 
 /// The interface on which datagrams to this machine's own addresses arrive.
@@ -77,23 +77,23 @@ impl CheckFindings {
         let mut not_permitted = false;
         for (address, names) in self.resolve(wanted).0 {
             match probe(address) {
-                Outcome::Arrived => {
+                ProbeOutcome::Arrived => {
                     self.has_arrived = true;
-                    self.notes.push(texts::arrived(&names, AddressFamily::of(address)));
+                    self.notes.push(texts::arrived(&names, IpFamily::of(address)));
                 }
-                Outcome::Elsewhere => elsewhere.add(AddressFamily::of(address), names),
-                Outcome::NotPermitted => not_permitted = true,
-                Outcome::NotTried(error) => self.warnings.push(texts::not_tried(&names, &error)),
-                Outcome::Refused(exporter, error) => {
+                ProbeOutcome::Elsewhere => elsewhere.add(IpFamily::of(address), names),
+                ProbeOutcome::NotPermitted => not_permitted = true,
+                ProbeOutcome::NotTried(error) => self.warnings.push(texts::not_tried(&names, &error)),
+                ProbeOutcome::Refused(exporter, error) => {
                     self.errors.push(texts::refused(&names, exporter, &error));
                 }
-                Outcome::Lost(exporter) => {
+                ProbeOutcome::Lost(exporter) => {
                     self.errors.push(texts::lost(&names, exporter, strict_filters(address).as_deref()));
                 }
-                Outcome::LongLost(exporter, length) => {
+                ProbeOutcome::LongLost(exporter, length) => {
                     self.errors.push(texts::long_lost(&names, exporter, length));
                 }
-                Outcome::Rewritten(exporter, seen_as) => {
+                ProbeOutcome::Rewritten(exporter, seen_as) => {
                     self.errors.push(texts::rewritten(&names, exporter, seen_as));
                 }
             }

@@ -13,12 +13,12 @@ const STRICT: u8 = 1;
 
 /// Family of IP addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AddressFamily {
+pub(super) enum IpFamily {
     V4,
     V6,
 }
 
-impl AddressFamily {
+impl IpFamily {
     pub(super) fn of(address: SocketAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
@@ -31,7 +31,7 @@ impl AddressFamily {
     }
 }
 
-impl Display for AddressFamily {
+impl Display for IpFamily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::V4 => "IPv4",
@@ -40,11 +40,11 @@ impl Display for AddressFamily {
     }
 }
 
-pub(super) fn arrived(names: &[String], family: AddressFamily) -> String {
+pub(super) fn arrived(names: &[String], family: IpFamily) -> String {
     format!("{}: tested, {} arrive with their own addresses", names.join(", "), datagrams_of(family))
 }
 
-pub(super) fn elsewhere(names: &[String], family: AddressFamily) -> String {
+pub(super) fn elsewhere(names: &[String], family: IpFamily) -> String {
     format!(
         "{}: on another machine, so nf-receiver cannot test from here whether {} arrive with their own \
          addresses. Routers on the path and the collector's machine must pass such sources (rp_filter; \
@@ -56,7 +56,7 @@ pub(super) fn elsewhere(names: &[String], family: AddressFamily) -> String {
 }
 
 /// A collector is reached in one family only.
-fn datagrams_of(family: AddressFamily) -> String {
+fn datagrams_of(family: IpFamily) -> String {
     format!(
         "datagrams of {family} exporters (those of {} exporters have an address of this machine)",
         family.other()
@@ -228,11 +228,11 @@ mod tests {
 
     #[test]
     fn the_family_decides_which_exporters_pass() {
-        let v4 = arrived(&names(), AddressFamily::V4);
+        let v4 = arrived(&names(), IpFamily::V4);
         let expected =
             "datagrams of IPv4 exporters (those of IPv6 exporters have an address of this machine) arrive";
         assert!(v4.contains(expected), "{v4}");
-        let v6 = elsewhere(&names(), AddressFamily::V6);
+        let v6 = elsewhere(&names(), IpFamily::V6);
         assert!(v6.contains("datagrams of IPv6 exporters (those of IPv4 exporters have"), "{v6}");
     }
 

@@ -44,7 +44,7 @@ fn source_addresses_need_the_shipped_example() {
 
     // The service does not run yet, so `check` tries it and reports the needs of the service.
     let printed = center.sh("systemctl stop nf-receiver.socket nf-receiver; nf-receiver check");
-    assert!(printed.contains("127.0.0.1:9995: tried") && printed.contains(EXAMPLE), "{printed}");
+    assert!(printed.contains("127.0.0.1:9995: tested") && printed.contains(EXAMPLE), "{printed}");
     assert!(printed.ends_with("configuration is valid\n"), "{printed}");
 
     center.sh("systemctl start nf-receiver.socket nf-receiver");
@@ -75,5 +75,5 @@ fn source_addresses_need_the_shipped_example() {
     exporter.send_to(b"next", "10.77.0.1:2055").unwrap();
     assert_eq!(next(&collector), (b"next".to_vec(), address));
     let printed = center.sh("nf-receiver check");
-    assert!(printed.contains("127.0.0.1:9995: tried") && !printed.contains("running"), "{printed}");
+    assert!(printed.contains("127.0.0.1:9995: tested") && !printed.contains("running"), "{printed}");
 }

@@ -2,13 +2,13 @@
 
 use tokio::time::Instant;
 
-use crate::receiver::output::figures::Counts;
+use crate::receiver::output::figures::OutputCounts;
 use crate::status::CollectorState;
 
 #[derive(Debug)]
 pub(super) struct DestinationFigures {
     pub(super) state: CollectorState,
-    pub(super) counts: Counts,
+    pub(super) counts: OutputCounts,
     /// Start of the current hold and time of the last attempt by any task; `None` while nothing is held.
     pub(super) held: Option<(Instant, Instant)>,
     /// Generation and collector socket of the last datagram that was sent.

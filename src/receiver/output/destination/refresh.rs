@@ -7,7 +7,7 @@ use crate::receiver::output::destination::figures::DestinationFigures;
 use crate::receiver::output::destination::obstacle::Obstacle;
 use crate::receiver::output::destination::send_state::SendState;
 use crate::receiver::output::destination::{Destination, HELD_EXPIRES};
-use crate::receiver::output::figures::Counts;
+use crate::receiver::output::figures::OutputCounts;
 use crate::status::CollectorState;
 
 impl Destination {
@@ -51,7 +51,7 @@ impl Destination {
 
     /// Returns the state, the counts, and the whole seconds for which datagrams have been held. Looks at the
     /// collector again if no task is sending.
-    pub(in crate::receiver::output) fn refreshed_figures(&self) -> (CollectorState, Counts, u64) {
+    pub(in crate::receiver::output) fn refreshed_figures(&self) -> (CollectorState, OutputCounts, u64) {
         if let Ok(mut sending) = self.sending.try_lock() {
             self.refresh_while_idle(&mut sending);
         }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::config::{SourceAddress, WhenDown};
 use crate::receiver::output::destination::obstacle::{Obstacle, may_be_left_behind, unopened};
 use crate::receiver::output::destination::send_state::SendState;
-use crate::receiver::output::destination::{Destination, Run};
+use crate::receiver::output::destination::{Destination, ExporterRun};
 use crate::receiver::output::exporter_sockets::SourceSocket;
 use crate::receiver::output::queue_guard::{Budget, QueueGuard, RUN_MAX};
 use crate::receiver::output::reachability::SendPermit;
@@ -21,7 +21,7 @@ impl Destination {
     pub(super) fn try_run(
         &self,
         sending: &mut SendState,
-        run: &Run<'_>,
+        run: &ExporterRun<'_>,
     ) -> Result<(usize, Recipient), Obstacle> {
         let now = Instant::now();
         let Some(first) = run.datagrams.first() else { return Err(Obstacle::Changed) };
@@ -44,7 +44,8 @@ impl Destination {
             return Err(Obstacle::absent());
         }
         let recipient = self.recipient(sending, run)?;
-        let run_of = |count| Run { datagrams: run.datagrams.get(..count).unwrap_or_default(), ..*run };
+        let run_of =
+            |count| ExporterRun { datagrams: run.datagrams.get(..count).unwrap_or_default(), ..*run };
         count = self.repeat(sending, &run_of(count), &recipient)?;
         // Repeats may have used up the rate limit.
         count = sending.admit(count, run.is_late, now)?;
@@ -61,7 +62,7 @@ impl Destination {
     }
 
     /// Returns the recipient that datagrams of `run` would reach now.
-    fn recipient(&self, sending: &mut SendState, run: &Run<'_>) -> Result<Recipient, Obstacle> {
+    fn recipient(&self, sending: &mut SendState, run: &ExporterRun<'_>) -> Result<Recipient, Obstacle> {
         let exporter = run.exporter().ok_or(Obstacle::Changed)?;
         let mut sources = self.sources();
         let leaving = sources.socket(run.learner.number(), exporter).map_err(|error| unopened(&error))?;
@@ -74,7 +75,7 @@ impl Destination {
     fn repeat(
         &self,
         sending: &mut SendState,
-        run: &Run<'_>,
+        run: &ExporterRun<'_>,
         recipient: &Recipient,
     ) -> Result<usize, Obstacle> {
         if !self.settings.repeat_templates {
@@ -93,7 +94,7 @@ impl Destination {
     fn send_repeats(
         &self,
         sending: &mut SendState,
-        run: &Run<'_>,
+        run: &ExporterRun<'_>,
         recipient: &Recipient,
         repeats: &Repeats,
     ) -> Result<(), Obstacle> {
@@ -121,7 +122,7 @@ impl Destination {
     fn send(
         &self,
         sending: &mut SendState,
-        run: &Run<'_>,
+        run: &ExporterRun<'_>,
         recipient: &Recipient,
         payloads: &[&[u8]],
     ) -> Result<usize, Obstacle> {

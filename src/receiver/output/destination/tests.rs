@@ -44,7 +44,7 @@ impl Tested {
 
     /// See [`Destination::deliver`]; the delivered datagrams are also learned.
     async fn take(&self, datagrams: &[Datagram<'_>], is_late: bool) -> RunOutcome {
-        let run = Run { datagrams, is_late, place: 0, learner: &self.learner };
+        let run = ExporterRun { datagrams, is_late, place: 0, learner: &self.learner };
         let taken = self.destination.deliver(&run).await;
         self.learner.learn(&datagrams[..taken.count], taken.recipient.as_ref());
         taken

@@ -87,7 +87,7 @@ impl SenderEntry {
         peer: SocketAddr,
         stream: StreamId,
         begun: SystemTime,
-    ) -> Result<(Claim, Option<SocketAddr>), Superseded> {
+    ) -> Result<(EntryClaim, Option<SocketAddr>), Superseded> {
         let mut outcome = Ok((0, None));
         self.holder.send_if_modified(|holder| {
             let before = holder.is_here.then_some(holder.peer);
@@ -99,7 +99,7 @@ impl SenderEntry {
             outcome.is_ok()
         });
         match outcome {
-            Ok((number, before)) => Ok((Claim { entry: self.clone(), number, stream }, before)),
+            Ok((number, before)) => Ok((EntryClaim { entry: self.clone(), number, stream }, before)),
             Err(superseded) => Err(self.note_rival(peer, superseded)),
         }
     }
@@ -183,13 +183,13 @@ impl ActiveStream {
 
 /// The claim of one connection to an entry, until dropped.
 #[derive(Debug)]
-struct Claim {
+struct EntryClaim {
     entry: Arc<SenderEntry>,
     number: u64,
     stream: StreamId,
 }
 
-impl Claim {
+impl EntryClaim {
     /// Fails if a newer connection claims the entry.
     fn check(&self) -> Result<(), Superseded> {
         let holder = *self.entry.holder.borrow();
@@ -197,7 +197,7 @@ impl Claim {
     }
 }
 
-impl Drop for Claim {
+impl Drop for EntryClaim {
     fn drop(&mut self) {
         self.entry.holder.send_if_modified(|holder| {
             holder.is_here &= holder.number != self.number;
@@ -211,7 +211,7 @@ impl Drop for Claim {
 pub(crate) struct StreamGuard {
     pub(crate) entry: Arc<SenderEntry>,
     /// Dropped before the entry is free, so that no new connection is rejected in between.
-    claim: Claim,
+    claim: EntryClaim,
     pub(crate) active: OwnedMutexGuard<Option<ActiveStream>>,
     /// Changes when another connection claims the entry.
     pub(crate) holder: watch::Receiver<Holder>,

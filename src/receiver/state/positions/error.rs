@@ -40,9 +40,9 @@ pub(crate) enum PositionsError {
     },
     /// Too many new streams begin at one address, under ids that several senders may have.
     #[error(
-        "more than {NEW_STREAMS_BURST_PER_SOURCE} new streams began at {at} in a short time, and this one may \
-         begin in {} s; its datagrams stay queued. Senders with keys of their own (nf-receiver invite NAME) \
-         do not count there",
+        "more than {NEW_STREAMS_BURST_PER_SOURCE} new streams began at {at} in a short time, and this one \
+         may begin in {} s; its datagrams stay queued. Senders with keys of their own \
+         (nf-receiver invite NAME) do not count there",
         wait.as_secs() + 1
     )]
     TooManyNewAt {

@@ -30,11 +30,11 @@ const NEWER: &str = "a newer version of nf-receiver wrote it; install that versi
 pub(crate) struct StreamPosition {
     path: PathBuf,
     stream: StreamId,
-    state: Mutex<StreamState>,
+    state: Mutex<PositionFileState>,
 }
 
 #[derive(Debug)]
-struct StreamState {
+struct PositionFileState {
     /// Content of the newest slot; `None` before the first store.
     delivered: Option<StoredProgress>,
     /// Offset of the next store: never that of the newest slot.
@@ -98,8 +98,9 @@ impl Drop for StreamInUse {
 }
 
 impl StreamPosition {
-    /// Opens or creates the file at `path`, and sets its modification time to `seen`. A damaged one is set aside. A
-    /// file without the time at which the stream began gets `begun`. Returns `true` if the directory has changed.
+    /// Opens or creates the file at `path`, and sets its modification time to `seen`. A damaged one is set
+    /// aside. A file without the time at which the stream began gets `begun`. Returns `true` if the directory
+    /// has changed.
     pub(super) fn open(
         path: PathBuf,
         stream: StreamId,
@@ -125,7 +126,10 @@ impl StreamPosition {
         file.set_modified(seen).map_err(PositionsError::of("mark as seen", &path))?;
         let further = if lost { None } else { read_slot(&file, stream, SKIP_POSITION_OFFSET).ok() };
         let further = further.and_then(Slot::progress);
-        let state = Mutex::new(StreamState { skip_position: further, ..StreamState::of(slots, seen, file) });
+        let state = Mutex::new(PositionFileState {
+            skip_position: further,
+            ..PositionFileState::of(slots, seen, file)
+        });
         Ok((Self { path, stream, state }, lost || is_made))
     }
 
@@ -208,12 +212,12 @@ impl StreamPosition {
         outcome.map_err(PositionsError::of("sync", &self.path))
     }
 
-    fn state(&self) -> MutexGuard<'_, StreamState> {
+    fn state(&self) -> MutexGuard<'_, PositionFileState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the file, opened if needed.
-    fn file(&self, state: &mut StreamState) -> Result<Arc<File>, PositionsError> {
+    fn file(&self, state: &mut PositionFileState) -> Result<Arc<File>, PositionsError> {
         if let Some(file) = &state.file {
             return Ok(file.clone());
         }
@@ -232,7 +236,7 @@ impl StreamPosition {
     }
 }
 
-impl StreamState {
+impl PositionFileState {
     fn of([first, second]: [Slot; 2], seen: SystemTime, file: File) -> Self {
         let [first_offset, second_offset] = SLOT_OFFSETS;
         let (first, second) = (first.progress(), second.progress());

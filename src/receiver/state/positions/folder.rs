@@ -47,9 +47,9 @@ impl Folder {
         self.path.join(name.to_string())
     }
 
-    /// Lists all position files, with the time at which each stream was last seen, and the time at which it began.
-    /// The latter comes from the file or, if it lacks it, is the creation time of the file, if the file system has
-    /// that. Skips other files.
+    /// Lists all position files, with the time at which each stream was last seen, and the time at which it
+    /// began. The latter comes from the file or, if it lacks it, is the creation time of the file, if the
+    /// file system has that. Skips other files.
     pub(super) fn list(&self) -> Result<Vec<(StreamName, SystemTime, Option<SystemTime>)>, PositionsError> {
         let list = || -> io::Result<_> {
             let mut files = Vec::new();

@@ -3,8 +3,8 @@
 //! It does no I/O. It is built once from the directory listing and updated by
 //! [`crate::receiver::state::positions::Positions`], so that no stream needs another listing.
 //!
-//! Invariant: a stream is in one of the sets of unused ones exactly if it is known and not in use, with the time
-//! that `senders` has of it.
+//! Invariant: a stream is in one of the sets of unused ones exactly if it is known and not in use, with the
+//! time that `senders` has of it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -110,18 +110,19 @@ impl StreamIndex {
         if known.is_established() { &mut self.unused_established } else { &mut self.unused_brief }
     }
 
-    /// Returns the unused stream that makes room for another of any sender. It is the least recently seen one of those
-    /// that are not established, unless an established one was last seen longer than [`STREAM_KEPT`] before `now`.
+    /// Returns the unused stream that makes room for another of any sender. It is the least recently seen one
+    /// of those that are not established, unless an established one was last seen longer than [`STREAM_KEPT`]
+    /// before `now`.
     pub(super) fn oldest(&self, now: SystemTime) -> Option<StreamName> {
         let (brief, established) = (self.unused_brief.first(), self.unused_established.first());
         let stale = established.filter(|(seen, _)| is_stale(*seen, now));
         stale.or(brief).or(established).map(|(_, name)| name.clone())
     }
 
-    /// Returns the stream of `sender` that makes room for another, among those that are `free`. It is the least
-    /// recently seen one if that was longer than [`STREAM_KEPT`] before `now`. Otherwise it is the one that began last,
-    /// except the first [`STREAMS_FIRST`]. If any of these is not established, only such streams make room; `None` if
-    /// they are all in use.
+    /// Returns the stream of `sender` that makes room for another, among those that are `free`. It is the
+    /// least recently seen one if that was longer than [`STREAM_KEPT`] before `now`. Otherwise it is the one
+    /// that began last, except the first [`STREAMS_FIRST`]. If any of these is not established, only such
+    /// streams make room; `None` if they are all in use.
     pub(super) fn spare_of(
         &self,
         sender: &SenderId,
@@ -217,8 +218,8 @@ mod tests {
         assert_eq!(spare(later + Duration::from_secs(2)), Some(name("a", 0)));
     }
 
-    /// The remaining streams of `a` after `newcomers` more began, each in place of a spare one. Each of `before` began
-    /// and was last seen at these hours.
+    /// The remaining streams of `a` after `newcomers` more began, each in place of a spare one. Each of
+    /// `before` began and was last seen at these hours.
     fn left_after(before: &[(u64, u64)], newcomers: u8) -> Vec<u8> {
         let mut index = StreamIndex::default();
         for (stream, (begun, seen)) in (1..).zip(before) {

@@ -18,8 +18,8 @@
 //! | 8 | 8 | position after the last datagram delivered | |
 //! | 16 | 16 | run of the sender that sent the latest of them | |
 //!
-//! The record at 2,048 has `NFB1`, the CRC32C of the stream id and then bytes 8 to 15, and the microseconds since
-//! 1970 in 8 bytes. Without it, or if it is damaged, the creation time of the file counts.
+//! The record at 2,048 has `NFB1`, the CRC32C of the stream id and then bytes 8 to 15, and the microseconds
+//! since 1970 in 8 bytes. Without it, or if it is damaged, the creation time of the file counts.
 //!
 //! A slot of version 1, `NFP1`, ends before the run. A file with newer slots only is left unchanged, and the
 //! stream is not accepted.
