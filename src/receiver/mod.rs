@@ -21,7 +21,7 @@ use crate::host::process::console;
 use crate::host::systemd::messages::receiver;
 use crate::host::{DaemonError, ServiceUnit, conceal_key, overrides};
 use crate::receiver::invite::Change;
-use crate::status::{self, Manner};
+use crate::status::{self, StatusFormat};
 
 /// Does what the command line of this process asks for, and gives the exit code.
 pub fn main() -> process::ExitCode {
@@ -77,7 +77,7 @@ fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
             let path = config::control_path(RECEIVER, file.as_deref(), overrides, &environment)?;
             status::show(
                 &path,
-                Manner { json, watch },
+                StatusFormat { json, watch },
                 status::render_receiver,
                 console::print,
                 DaemonError::unavailable,
