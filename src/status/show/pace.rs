@@ -10,7 +10,7 @@ use crate::status::show::units::grouped;
 /// Seconds over which rates are averaged.
 const WINDOW: usize = 10;
 
-/// Counts of the last [`WINDOW`] seconds, one sample a second.
+/// Counts of the last ten seconds, one sample a second.
 #[derive(Debug, Default)]
 pub struct Pace {
     /// The time of each sample, and the datagrams and bytes counted by then; oldest first.
